@@ -1,0 +1,217 @@
+"""A model is a folder: weights as safetensors, everything else as JSON, so loading it cannot run code.
+
+    weights.safetensors   the generator (its moving average where one is kept)
+    model.json            settings, codecs, grid, fingerprint of the training data, versions, training curve
+    training.*            in ``last`` only: all networks, optimizers and memory, for an exact resume
+"""
+
+import hashlib
+import json
+import platform
+import subprocess
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from medgen.config import Section, Settings, parse_settings
+from medgen.data.codecs import Range, TargetRange
+from medgen.io.folder import recovered
+from medgen.methods import method_class
+from medgen.types import InputError, Method
+
+FORMAT = 1
+
+
+class RangeInfo(Section):
+    low: float
+    high: float
+    outside: str = "clip"
+
+
+class ModelInfo(Section):
+    """What ``model.json`` holds; anything else in it is refused."""
+
+    format: int
+    settings: dict[str, Any]
+    source_range: RangeInfo
+    target_range: RangeInfo
+    spacing: tuple[float, float, float]
+    training_scans: list[dict[str, Any]] = Field(description="look of each, see data.fingerprint")
+    training_data: dict[str, Any] = Field(description="case names and a hash over the files")
+    step: int
+    validation: dict[str, float] = Field(description="scores at the time of writing")
+    curve: list[dict[str, float]] = Field(description="validation scores so far")
+    versions: dict[str, str]
+    commit: str | None
+    weights_sha256: str
+
+
+@dataclass
+class Model:
+    """A loaded model: everything that a new scan needs."""
+
+    method: Method
+    settings: Settings
+    info: ModelInfo
+    folder: Path | None = None
+
+    @property
+    def generator(self) -> nn.Module:
+        return self.method.networks[self.method.generator]
+
+    @property
+    def target_range(self) -> TargetRange:
+        ranges = (self.info.target_range, self.info.source_range)
+        target, source = (Range(**r.model_dump()) for r in ranges)
+        return TargetRange(target, source, self.settings.codec.target.follow)
+
+
+def build_method(settings: Settings) -> Method:
+    """The method that the settings name, freshly initialised.
+
+    Raises:
+        InputError: its arguments contradict each other.
+    """
+    arguments = {k: v for k, v in settings.method.items() if k != "name"}
+    try:
+        return method_class(settings.method["name"])(**arguments)
+    except ValueError as error:
+        raise InputError(f"method {settings.method['name']}: {error}") from None
+
+
+def save_model(folder: Path, generator: nn.Module, info: dict[str, Any]) -> None:
+    """Write weights and ``model.json`` into an existing folder (see ``io.folder``)."""
+    weights = folder / "weights.safetensors"
+    save_file(_tensors(generator), weights)
+    info = {**info, "format": FORMAT, "versions": versions(), "commit": git_commit(), "weights_sha256": _sha256(weights)}
+    (folder / "model.json").write_text(json.dumps(ModelInfo.model_validate(info).model_dump(mode="json"), indent=1))
+
+
+def load_model(folder: Path, device: torch.device | str = "cpu") -> Model:
+    """Load a model folder for inference.
+
+    Raises:
+        InputError: not a model folder, another format version, or content that is damaged or was changed.
+    """
+    folder = recovered(Path(folder))
+    if not (folder / "model.json").is_file():
+        raise InputError(f"{folder} is not a model folder: it has no model.json; give RUN/best or RUN/last of a training run")
+    try:
+        values = json.loads((folder / "model.json").read_text())
+        if not isinstance(values, dict):
+            raise ValueError("not an object")
+        if values.get("format") != FORMAT:
+            raise InputError(
+                f"{folder} is a model of format {values.get('format')!r}, but this medgen reads format {FORMAT}; "
+                "use the medgen version that wrote it or train again"
+            )
+        info = ModelInfo.model_validate(values)
+    except ValidationError as error:
+        key = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise InputError(f"{folder}/model.json is damaged at {key}; restore the folder or train again") from None
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}/model.json cannot be read ({error}); restore the folder or train again") from None
+    settings = parse_settings(info.settings, f"{folder}/model.json")
+    with torch.device("meta"):  # no memory is taken before the shapes are known to be those of the file
+        method = build_method(settings)
+    model = Model(method, settings, info, folder)
+    _load_weights(model.generator, folder / "weights.safetensors", info.weights_sha256)
+    model.generator.to(device).eval()
+    return model
+
+
+def _load_weights(network: nn.Module, path: Path, sha256: str) -> None:
+    try:
+        if _sha256(path) != sha256:
+            raise InputError(f"{path} is not the file this model was saved with (its hash differs); restore it or train again")
+        network.load_state_dict(load_file(path), assign=True)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} does not hold the weights of this model ({reason}); restore it or train again") from None
+
+
+def save_training(folder: Path, state: dict[str, Any], rank: int = 0) -> None:
+    """Write a nested state of dicts, lists, numbers, text and tensors as safetensors + JSON."""
+    tensors: dict[str, Tensor] = {}
+    text = json.dumps(_flatten(state, tensors, "state"))
+    save_file(tensors, folder / f"training-{rank}.safetensors")
+    (folder / f"training-{rank}.json").write_text(text)
+
+
+def load_training(folder: Path, rank: int = 0) -> dict[str, Any]:
+    """Inverse of ``save_training``.
+
+    Raises:
+        InputError: no training state there, or a damaged one.
+    """
+    path = recovered(folder) / f"training-{rank}"
+    try:
+        tensors = load_file(path.with_suffix(".safetensors"))
+        return _unflatten(json.loads(path.with_suffix(".json").read_text()), tensors)
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise InputError(f"{folder} holds no complete training state ({error}); start again without --resume") from None
+
+
+def _flatten(value: Any, tensors: dict[str, Tensor], path: str) -> Any:
+    if isinstance(value, Tensor):
+        tensors[path] = value.detach().cpu().contiguous().clone()
+        return {"tensor": path}
+    if isinstance(value, dict):
+        return {"dict": [[k, _flatten(v, tensors, f"{path}/{k}")] for k, v in value.items()]}
+    if isinstance(value, list | tuple):
+        kind = "list" if isinstance(value, list) else "tuple"
+        return {kind: [_flatten(v, tensors, f"{path}/{i}") for i, v in enumerate(value)]}
+    return {"value": value}
+
+
+def _unflatten(node: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
+    ((kind, content),) = node.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {k: _unflatten(v, tensors) for k, v in content}
+    if kind in ("list", "tuple"):
+        items = [_unflatten(v, tensors) for v in content]
+        return items if kind == "list" else tuple(items)
+    return content
+
+
+def _tensors(network: nn.Module) -> dict[str, Tensor]:
+    return {k: v.detach().cpu().contiguous().clone() for k, v in network.state_dict().items()}
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    found = {"python": platform.python_version()}
+    for name in ("medgen", "torch", "monai", "numpy", "scipy", "nibabel", "SimpleITK", "pydicom", "lightning-fabric"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+def git_commit() -> str | None:
+    """Commit of the medgen checkout that runs, with ``+`` if it has changes; None outside a checkout."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        head = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+        dirty = subprocess.run(["git", "-C", root, "status", "--porcelain", "-uno"], capture_output=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return head.stdout.strip() + ("+" if dirty.stdout else "") if head.returncode == 0 else None

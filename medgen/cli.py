@@ -1,0 +1,182 @@
+"""The command line: parse, call, print. Every command is a thin wrapper; imports are lazy so that help is quick."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medgen.types import InputError
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="3D medical image translation: train, convert cohorts, and measure whether the result can be trusted.",
+)
+REFUSED = 2  # exit code: bad input, or some case of a cohort failed
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from medgen import __version__
+
+        print(f"medgen {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def main_options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def phantom(
+    out: Annotated[Path, typer.Argument(help="Cohort folder to write.")],
+    patients: Annotated[int, typer.Option(help="Number of patients (on each side, if unpaired).")] = 16,
+    seed: Annotated[int, typer.Option(help="Another seed gives other patients.")] = 0,
+    size: Annotated[tuple[int, int, int], typer.Option(help="Voxels along x, y, z.")] = (160, 128, 96),
+    spacing: Annotated[float, typer.Option(help="Voxel size in mm.")] = 2.5,
+    phase: Annotated[str, typer.Option(help="arterial, portal_venous, late or mixed.")] = "portal_venous",
+    unpaired: Annotated[bool, typer.Option("--unpaired", help="Different patients in source and target.")] = False,
+    noise_free: Annotated[bool, typer.Option("--noise-free", help="Leave noise and bias out.")] = False,
+) -> None:
+    """Write the embedded CT cohort: contrast scans as source, non-contrast as target, with labels."""
+    from medgen.data.phantom import write_cohort
+
+    write_cohort(
+        out, patients=patients, seed=seed, size=size, spacing=spacing, phase=phase, unpaired=unpaired,
+        noise_free=noise_free,
+    )
+    print(f"{patients} patients{' a side' if unpaired else ''} in {out}")
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML file, e.g. configs/ct_contrast_pix2pix.yaml.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, e.g. data.root=COHORT.")] = None,
+    out: Annotated[Path, typer.Option(help="Run folder; gets the model folders last and best.")] = ...,  # type: ignore
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from RUN/last.")] = False,
+) -> None:
+    """Train a translator."""
+    from medgen.config import load_settings
+
+    settings = load_settings(shipped(config), overrides or [])
+    from medgen.train import train as run
+
+    run(settings, out, resume=resume)
+
+
+@app.command()
+def translate(
+    model: Annotated[Path, typer.Argument(help="Model folder, e.g. RUN/best.")],
+    input: Annotated[Path, typer.Argument(help="A volume, a folder of volumes, or a DICOM series folder.")],
+    output: Annotated[Path, typer.Argument(help="A folder, or a volume's file name for one input.")],
+    format: Annotated[str | None, typer.Option(help="nifti, mha or nrrd; else the input's own.")] = None,
+    series: Annotated[str | None, typer.Option(help="DICOM series: UID, number or part of its description.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    memory_gb: Annotated[float | None, typer.Option(help="Bound on the memory of a whole-volume pass, GiB.")] = None,
+    report: Annotated[bool, typer.Option(help="Write report.html into the output folder.")] = True,
+) -> None:
+    """Translate scans; geometry and format stay the input's."""
+    from medgen.checkpoint import load_model
+    from medgen.inference.convert import Converted, convert
+    from medgen.io.volume import ENDINGS, has_ending
+
+    loaded = load_model(model, pick_device(device))
+
+    def show(entry: Converted, i: int, n: int) -> None:
+        print(f"[{i}/{n}] {entry.case}: {entry.status} {f'({entry.seconds:.1f} s)' if entry.seconds else ''}", flush=True)
+        for warning in entry.warnings:
+            print(f"  warning: {warning}")
+
+    results = convert(loaded, input, output, format=format, series=series, memory_gb=memory_gb, done=show)
+    if report and not has_ending(output, ENDINGS):
+        from medgen.reports.conversion import conversion_report
+
+        conversion_report(results, output / "report.html", model=str(model))
+        print(f"report: {output / 'report.html'}")
+    finish([f"{r.error}" for r in results if r.error], len(results))
+
+
+@app.command()
+def evaluate(
+    reference: Annotated[Path, typer.Option(help="Folder of true volumes.")],
+    prediction: Annotated[Path, typer.Option(help="Folder of translated volumes, same case names.")],
+    out: Annotated[Path, typer.Option(help="Folder for cases.csv, regions.csv, summary.json, report.html.")],
+    source: Annotated[Path | None, typer.Option(help="Folder of unconverted inputs: the baseline.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Folder of label maps (labels.json in or beside it).")] = None,
+    mask: Annotated[Path | None, typer.Option(help="Folder of masks inside which errors count.")] = None,
+    data_range: Annotated[float | None, typer.Option(help="Range for PSNR and SSIM; HU images need none.")] = None,
+) -> None:
+    """Measure translations against the truth, with the unconverted source beside them."""
+    from medgen.evaluation.evaluate import evaluate as run
+    from medgen.reports.evaluation import write_report
+
+    result = run(reference, prediction, out, source=source, labels=labels, mask=mask, data_range=data_range)
+    write_report(result, out / "report.html", title=f"Evaluation of {prediction}")
+    print(f"report: {out / 'report.html'}")
+    finish([str(failure) for failure in result.failures], len(result.failures) + len(result.cases))
+
+
+@app.command()
+def doctor() -> None:
+    """Versions, devices, and what is missing."""
+    from medgen.checkpoint import git_commit, versions
+
+    for name, version in versions().items():
+        print(f"{name:20s} {version}")
+    print(f"{'commit':20s} {git_commit() or 'not a checkout'}")
+    import torch
+
+    print(f"{'threads':20s} {torch.get_num_threads()}")
+    for i in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(i)
+        print(f"{f'cuda:{i}':20s} {properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+    if not torch.cuda.is_available():
+        print(f"{'cuda':20s} not available; training and conversion run on the CPU")
+
+
+def shipped(config: Path) -> Path:
+    """A config by path, or one that came with the package by its name."""
+    inside = Path(__file__).parent / "configs" / f"{config.name.removesuffix('.yaml')}.yaml"
+    return inside if not config.exists() and inside.exists() else config
+
+
+def pick_device(name: str) -> str:
+    import torch
+
+    if name != "auto":
+        try:
+            torch.empty(0, device=name)
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from None
+        return name
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def finish(errors: list[str], count: int) -> None:
+    """Report what failed; the exit code tells."""
+    for error in errors:
+        print(f"medgen: error: {error}", file=sys.stderr)
+    if errors:
+        if count > 1:
+            print(f"medgen: {len(errors)} of {count} cases failed", file=sys.stderr)
+        raise typer.Exit(REFUSED)
+
+
+def main() -> None:
+    """Entry point: errors that a user can mend become one sentence and exit code 2."""
+    try:
+        app()
+    except (InputError, FloatingPointError) as error:
+        print(f"medgen: error: {error}", file=sys.stderr)
+        sys.exit(REFUSED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

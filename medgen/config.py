@@ -1,0 +1,218 @@
+"""Settings: a YAML file plus ``key=value`` overrides → checked values.
+
+An unknown key is an error that names the nearest right one. Settings stop here: classes and functions
+take plain keyword arguments, so no config object travels into them.
+"""
+
+import difflib
+import inspect
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from medgen.types import InputError
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Spacing = tuple[float, float, float]
+M = TypeVar("M", bound=BaseModel)
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Data(Section):
+    root: Path | None = Field(None, description="cohort folder, datalist JSON or nnU-Net raw folder")
+    paired: bool = Field(True, description="source and target of one case are the same scan, voxel by voxel")
+    validation: Fraction = Field(0.15, description="share of the patients kept for validation")
+    test: Fraction = Field(0.0, description="share of the patients never shown to training")
+    split: Path | None = Field(None, description="a split.json of an earlier run, used instead of a new split")
+    align: Literal["refuse", "resample", "rigid", "bspline"] = Field(
+        "refuse", description="pairs on different grids: refuse them, or bring the source onto the target's grid"
+    )
+    patient_pattern: str | None = Field(None, description="regex whose first group in the case name is the patient")
+    source_channel: int = Field(0, ge=0, description="nnU-Net and Decathlon layouts: the input's channel")
+    target_channel: int = Field(1, ge=0, description="nnU-Net and Decathlon layouts: the target's channel")
+    spacing: Spacing | None = Field(
+        None, description="grid of the model in mm; none: the volumes' own, which must then agree"
+    )
+    cache: Path | None = Field(None, description="folder of decompressed volumes; none: RUN/cache")
+
+
+class Codec(Section):
+    kind: Literal["window", "percentile", "zscore"] = Field("window", description="how a case finds its range")
+    low: float | None = Field(None, description="window: value (HU) encoded as -1; percentile: lower percentile")
+    high: float | None = Field(None, description="window: value (HU) encoded as 1; percentile: upper percentile")
+    width: float = Field(4.0, gt=0, description="zscore: standard deviations from the mean to ±1")
+    outside: Literal["carry", "clip"] = Field(
+        "clip", description="source values beyond the range: carried over to the output unchanged, or clipped"
+    )
+    follow: bool = Field(
+        False,
+        description="target, per-case kinds: decode a new scan in the range of its own source times the "
+        "training cases' ratio (scanner gain is shared by the sequences of one visit), not in the typical range",
+    )
+
+
+class Codecs(Section):
+    source: Codec = Codec()
+    target: Codec = Codec()
+
+
+class Artefact(Section):
+    name: str = Field(description="a TorchIO transform, e.g. RandomBiasField")
+    probability: float = Field(0.2, ge=0, le=1)
+    options: dict[str, Any] = Field(default_factory=dict, description="its arguments")
+
+
+class Sampling(Section):
+    patch: tuple[Positive, Positive, Positive] = Field((64, 64, 64), description="voxels of a training patch")
+    batch: Positive = Field(1, description="patches a step and process")
+    body: float = Field(0.9, ge=0, le=1, description="share of the patches centred inside the body")
+    match_position: bool = Field(
+        True, description="unpaired: take the target patch from the same relative place of its body"
+    )
+    flip: tuple[Literal["x", "y", "z"], ...] = Field((), description="axes (RAS) that may be mirrored")
+    rotate: float = Field(0.0, ge=0, le=180, description="largest random rotation about each axis, degrees")
+    scale: float = Field(0.0, ge=0, lt=1, description="largest random change of size, as a fraction")
+    gamma: float = Field(
+        0.0, ge=0, lt=1, description="largest random change of the source's contrast curve (log2 of the exponent)"
+    )
+    artefacts: tuple[Artefact, ...] = Field((), description="TorchIO artefacts added to the source only")
+    workers: int = Field(0, ge=0, description="loader processes beside the training process")
+
+
+class Train(Section):
+    steps: Positive = Field(1000, description="steps of the schedule")
+    minutes: float | None = Field(None, gt=0, description="stop after so much wall-clock, schedule included")
+    seed: int = Field(0, ge=0, lt=2**31)
+    decay_from: float = Field(0.5, ge=0, le=1, description="part of the run with a constant learning rate")
+    clip: float | None = Field(None, gt=0, description="largest gradient norm of each network")
+    ema: float = Field(0.999, ge=0, lt=1, description="decay of the generator's moving average; 0: off")
+    validate_every: Positive = Field(500, description="steps between validations on whole volumes")
+    validation_cases: Positive = Field(4, description="whole volumes translated at a validation, at most")
+    checkpoint_every: Positive = Field(200, description="steps between writes of RUN/last")
+    log_every: Positive = Field(20, description="steps between rows of log.csv")
+    accelerator: str = Field("auto", description="auto, cpu, cuda, mps")
+    devices: int = Field(1, ge=1, description="processes, one a device")
+    nodes: int = Field(1, ge=1)
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+
+
+class Inference(Section):
+    window: Literal["auto", "patch", "whole"] = Field(
+        "auto", description="patch: slide the training patch; whole: one pass; auto: whole where it fits"
+    )
+    overlap: float = Field(0.5, ge=0, lt=1, description="of neighbouring windows, as a part of the window")
+    batch: Positive = Field(2, description="windows a forward pass")
+    memory_gb: float = Field(8.0, gt=0, description="bound on the memory of a whole-volume pass")
+    spacing: Literal["resample", "refuse", "ignore"] = Field(
+        "resample", description="input of another spacing than the model's"
+    )
+    transfer: Literal["difference", "image"] = Field(
+        "image",
+        description="after resampling: bring back the change and add it to the input (keeps its "
+        "resolution; same modality only), or the translated image itself",
+    )
+
+
+class Settings(Section):
+    data: Data = Data()
+    codec: Codecs = Codecs()
+    sampling: Sampling = Sampling()
+    method: dict[str, Any] = Field(description="name, and the constructor's arguments")
+    train: Train = Train()
+    inference: Inference = Inference()
+
+
+def load_settings(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Settings:
+    """Read a YAML file and apply ``section.key=value`` overrides (values are parsed as YAML).
+
+    Raises:
+        InputError: missing or malformed file, unknown key (names the nearest right one), wrong type or range.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise InputError(f"config {path} cannot be read: {reason}; give the path of a YAML file") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"config {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"config {path} must hold sections (data:, method:, train:, ...), not {type(values).__name__}")
+    for text in overrides:
+        _override(values, text)
+    return parse_settings(values, str(path))
+
+
+def parse_settings(values: dict[str, Any], where: str) -> Settings:
+    """Check a nested dict of settings, the method's section included; ``where`` names it in errors."""
+    from medgen.methods import method_class  # here: methods import torch, which is slow to import
+
+    settings = check(Settings, values, where)
+    if "name" not in settings.method:
+        raise InputError(f"{where}: method.name is missing; see configs/ for complete files")
+    arguments = {k: v for k, v in settings.method.items() if k != "name"}
+    cls = method_class(settings.method["name"], where)
+    checked = check(arguments_model(cls), arguments, where, prefix="method.")
+    method = {"name": settings.method["name"], **checked.model_dump(exclude_unset=True)}
+    return settings.model_copy(update={"method": method})
+
+
+def arguments_model(cls: type) -> type[BaseModel]:
+    """A pydantic model of the keyword arguments of ``cls``: the schema of its section of a config."""
+    fields: dict[str, Any] = {}
+    for name, parameter in inspect.signature(cls).parameters.items():
+        default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+        fields[name] = (parameter.annotation, default)
+    return create_model(cls.__name__, __base__=Section, **fields)
+
+
+def check(model: type[M], values: dict[str, Any], where: str, prefix: str = "") -> M:
+    """Validate ``values``; the first fault becomes one sentence."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = prefix + ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            raise InputError(f"{where}: unknown key {key}{_nearest(model, fault['loc'], prefix)}") from None
+        message = fault["msg"][0].lower() + fault["msg"][1:]
+        raise InputError(f"{where}: {key} = {fault['input']!r}: {message}") from None
+
+
+def _nearest(model: type[BaseModel], location: tuple[int | str, ...], prefix: str) -> str:
+    for part in location[:-1]:
+        if isinstance(part, str) and part in model.model_fields:
+            annotation: Any = model.model_fields[part].annotation
+            inner = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type)]
+            model = next((a for a in inner if issubclass(a, BaseModel)), model)
+    path = prefix + "".join(f"{part}." for part in location[:-1])
+    close = difflib.get_close_matches(str(location[-1]), model.model_fields, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {path}{close[0]}?"
+    return f"; known here: {', '.join(path + name for name in model.model_fields)}"
+
+
+def _override(values: dict[str, Any], text: str) -> None:
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip():
+        raise InputError(f"override {text!r} must have the form section.key=value, e.g. train.steps=100")
+    *path, last = key.strip().split(".")
+    node: Any = values
+    for part in path:
+        node = node.setdefault(part, {})
+        if not isinstance(node, dict):
+            raise InputError(f"override {text!r}: {part} is a value, not a section")
+    try:
+        node[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        node[last] = value
+
+
+def config_key(settings: Settings) -> dict[str, Any]:
+    """Settings as plain JSON values (paths as text)."""
+    return settings.model_dump(mode="json")

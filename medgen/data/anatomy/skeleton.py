@@ -1,0 +1,132 @@
+"""Rib cage, pelvis rim and spine: thin bright cortex around darker marrow."""
+
+import numpy as np
+
+from medgen.data.anatomy.labels import LABELS
+from medgen.data.anatomy.shapes import WHOLE, Canvas, ellipsoid, smin, stream
+from medgen.data.anatomy.torso import Trunk, spine_depth
+
+# (height of the vertebra's centre in mm, end of the bony rib as a fraction of the way round, its descent in mm)
+RIBS = {
+    "T12": (33, 0.36, 50),
+    "T11": (63, 0.50, 68),
+    "T10": (92, 0.64, 88),
+    "T9": (120, 0.69, 95),
+    "T8": (147, 0.72, 98),
+    "T7": (174, 0.75, 100),
+    "T6": (200, 0.78, 100),
+    "T5": (226, 0.80, 100),
+}
+LUMBAR = (-252, -216, -180, -144, -108, -72, -36, 0)
+
+
+def paint_ribs(canvas: Canvas, trunk: Trunk) -> None:
+    """Ribs in the shell outside the cavity: each descends as it goes round, then turns up as cartilage."""
+    cavity = trunk.cavity
+    index = np.nonzero((cavity > -5) & (cavity < 24) & (trunk.skin < -4))
+    if len(index[0]) == 0:
+        return
+    x, y, z, d = canvas.x[index], canvas.y[index], canvas.z[index], cavity[index]
+    s = np.arctan2(np.abs(x), -y) / np.float32(np.pi)
+    rng = stream(canvas.seed, "ribs")
+    bone, cartilage = np.full(len(x), 1e3, np.float32), np.full(len(x), 1e3, np.float32)
+    for head, end, drop in RIBS.values():
+        for side in (-1, 1):
+            fall = drop * (1 + rng.normal(0, 0.03))
+            ramp = np.clip((s - 0.04) / (end - 0.04), 0, 1)
+            centre = head + 4 + rng.normal(0, 1.5) - fall * ramp ** np.float32(0.9)
+            rise = np.clip(s - end, 0, None) * 260
+            p = np.abs(d - 5.0) - 0.8
+            q = np.abs(z - centre - rise) * 0.9 - 2.9
+            bar = np.hypot(np.clip(p, 0, None), np.clip(q, 0, None)) + np.minimum(np.maximum(p, q), 0) - 2.1
+            bar = np.where(x * side > 0, bar, 1e3)
+            bone = np.minimum(bone, np.maximum(bar, (s - end) * 300))
+            if end > 0.6:
+                cartilage = np.minimum(
+                    cartilage, np.maximum(bar - 0.5, np.maximum((end - s) * 300, (s - 0.97) * 300))
+                )
+    sternum = np.hypot(np.clip(np.abs(x) - 9, 0, None), 1.2 * (d - 6)) - 6.5
+    bone = np.minimum(bone, np.maximum(sternum, np.maximum(82 - z, -y)))
+    crest = -100 + rng.normal(0, 5) - 90 * (s - 0.40) ** 2 * np.pi**2
+    blade = (
+        np.hypot(np.clip(np.abs(d - 8.5) - 1.5 - 0.02 * (crest - z), 0, None), np.clip(z - crest, 0, None))
+        - 2.5
+    )
+    bone = np.minimum(bone, blade)
+    for tissue, sd in (("cartilage", cartilage), ("cortical_bone", bone), ("rib_marrow", bone + 1.0)):
+        field = np.full(canvas.size, 1e3, np.float32)
+        field[index] = sd
+        canvas.paint(tissue, LABELS["bone"] if sd is not cartilage else LABELS["cartilage"], WHOLE, field)
+
+
+def paint_spine(canvas: Canvas) -> None:
+    heights = np.array([*LUMBAR, *sorted(v[0] for v in RIBS.values())], float)
+    whole = canvas.box((-50, -115, -400), (50, 5, 400))
+    x, y, z = canvas.at(whole)
+    y = y - spine_depth(z)
+    radius = np.sqrt((x / 1.28) ** 2 + np.where(y > 0, y, y * 1.12) ** 2)
+    canvas.paint("disc", LABELS["bone"], whole, radius - 17.0)
+    for k, height in enumerate(heights):
+        gap_up = heights[min(k + 1, len(heights) - 1)] - height or 27
+        gap_down = height - heights[max(k - 1, 0)] or 36
+        paint_vertebra(canvas, float(height), float(min(gap_up, gap_down)))
+    for side in (-1, 1):  # heads and necks of the ribs
+        for head, _, _ in RIBS.values():
+            depth = float(spine_depth(head + 6))
+            box, tube = canvas.path(
+                [
+                    (side * 20, depth - 10, head + 8),
+                    (side * 34, depth - 27, head + 4),
+                    (side * 48, depth - 34, head - 2),
+                ],
+                [4.2, 3.8, 4.2],
+            )
+            canvas.paint("cortical_bone", LABELS["bone"], box, tube)
+            canvas.paint("trabecular_bone", LABELS["bone"], box, tube + 1.4)
+    canal = np.hypot(x / 1.25, y + 25) - 8.2
+    canvas.paint("fat_visceral", LABELS["fat"], whole, canal, opacity=0.6)
+    canvas.paint("cord", LABELS["spinal_canal"], whole, canal + 1.3)
+
+
+def paint_vertebra(canvas: Canvas, height: float, gap: float) -> None:
+    box = canvas.box((-50, -115, height - 34), (50, 0, height + 28), 6)
+    x, y, z = canvas.at(box)
+    if x.size == 0:
+        return
+    size = 1.0 if height <= 0 else 1.0 - 0.0012 * height
+    y, z = (y - spine_depth(z)) / size, z - height
+    x = x / size
+    bump = canvas.bumps(f"vertebra {height}", box, 9, 0.5)
+    half = gap / 2 - (4.6 if height <= 20 else 3.0)
+    radius = np.sqrt((x / 1.3) ** 2 + np.where(y > 0, y, y * 1.12) ** 2)
+    body = (
+        np.maximum(
+            radius - 17.3 + 2.2 * (1 - (z / half) ** 2).clip(-1, 1),
+            np.abs(z) - half + 1.4 * np.exp(-((radius / 9) ** 2)),
+        )
+        + bump
+    )
+    arch = np.hypot(x / 1.2, y + 25)
+    ring = np.maximum(np.abs(arch - 12.0) - 2.8, np.abs(z + 2) - 0.36 * gap)
+    ring = np.maximum(ring, y + 13)
+    pedicle = np.hypot(np.abs(x) - 14.5, z - 3) * 1.0 - 4.8
+    pedicle = np.maximum(pedicle, np.maximum(y + 10, -30 - y))
+    spine = np.maximum(
+        np.abs(x) - 3.2, np.maximum(np.abs(z + 6 + 0.25 * (y + 45) * -1) - 8.5, np.abs(y + 47) - 15)
+    )
+    facet = ellipsoid(np.abs(x), y, z, (16.5, -32, -gap / 2), (7, 6, 10))
+    reach = 40 if height <= 0 else 30
+    t = np.clip((np.abs(x) - 14) / (reach - 14), 0, 1)
+    wing = np.maximum(
+        np.hypot(y + 26 + 8 * t, (z - 2) * 0.7) - 3.6, np.maximum(np.abs(x) - reach, 14 - np.abs(x))
+    )
+    rear = smin(smin(ring, spine, 3.0), smin(np.minimum(facet, pedicle), wing, 3.0), 2.0) + bump
+    bone = np.minimum(body, rear)
+    canvas.paint("cortical_bone", LABELS["bone"], box, bone, opacity=0.92)
+    canvas.paint(
+        "trabecular_bone",
+        LABELS["bone"],
+        box,
+        np.minimum(body + 1.3, rear + 2.2),
+        shade=canvas.bumps(f"marrow {height}", box, 8, 14),
+    )

@@ -1,0 +1,43 @@
+"""The body in a scan: where patches are taken and where errors count."""
+
+import numpy as np
+from scipy import ndimage
+
+
+def body_mask(data: np.ndarray, *, threshold: float = -300.0) -> np.ndarray:
+    """Mask of the body: largest connected part above ``threshold``, holes filled slice by slice along z.
+
+    Args:
+        data: volume (X, Y, Z); HU for CT.
+        threshold: HU above which a voxel is tissue; -300 parts fat (-100) from lung and air. For images
+            without units pass ``foreground_threshold(data)``.
+
+    Returns:
+        Boolean array (X, Y, Z). All True when nothing lies above the threshold, so that callers always
+        have somewhere to look.
+    """
+    above = data > threshold
+    # A table or clothes touch the body by thin bridges: opening parts them before the largest part is taken.
+    opened = ndimage.binary_opening(above, iterations=1) if min(data.shape) > 4 else above
+    labels, count = ndimage.label(opened if opened.any() else above)
+    if count == 0:
+        return np.ones(data.shape, bool)
+    largest = labels == np.bincount(labels.ravel())[1:].argmax() + 1
+    body = ndimage.binary_dilation(largest, iterations=1) & above
+    for z in range(body.shape[2]):
+        body[:, :, z] = ndimage.binary_fill_holes(body[:, :, z])
+    return body
+
+
+def foreground_threshold(data: np.ndarray) -> float:
+    """A threshold between background and tissue for images without units: the mean of the volume.
+
+    In MR most voxels are background near zero, so tissue lies above the mean (as in TorchIO's
+    ``ZNormalization`` masking). Skull-stripped volumes hold exact zeros: they end below it as well.
+    """
+    return float(data.mean())
+
+
+def looks_like_hu(data: np.ndarray) -> bool:
+    """Whether a volume can be CT in Hounsfield units: air (≤ -200 HU) is present."""
+    return bool(data.min() <= -200)

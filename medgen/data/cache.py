@@ -1,0 +1,103 @@
+"""Decompressed volumes on disk: the second epoch reads a patch, not a gzip stream.
+
+Each volume is stored once as a memory-mapped ``.npy`` on the model's grid (canonical axes, resampled if a
+spacing is set), int16 where that is lossless, beside its intensity range and a sample of its body voxels.
+The file's name is a hash of the input's path, size, time and the settings: a changed input is a new entry.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medgen.data.body import body_mask, foreground_threshold, looks_like_hu
+from medgen.data.codecs import Range, fit_range
+from medgen.io.volume import Volume, read_volume, to_canonical
+from medgen.types import InputError
+
+BODY_VOXELS = 20_000  # a sample of the body is enough to centre patches
+
+
+@dataclass(frozen=True)
+class Cached:
+    """One volume ready for sampling: ``data`` (X, Y, Z) memory-mapped, ``body`` (n, 3) voxel indices."""
+
+    data: np.ndarray
+    body: np.ndarray
+    range: Range
+    spacing: tuple[float, float, float]
+
+
+def cached(
+    folder: Path,
+    path: Path,
+    codec: dict[str, Any],
+    *,
+    spacing: tuple[float, ...] | None,
+    make: Callable[[], Volume] | None = None,
+    key: str = "",
+) -> Cached:
+    """The entry of one file, made on first use.
+
+    Args:
+        folder: cache folder, made when missing.
+        path: the volume's file.
+        codec: arguments of ``fit_range``.
+        spacing: mm of the model's grid, or None for the file's own.
+        make: gives the volume in place of the file's content (an aligned source), and ``key`` says which.
+
+    Raises:
+        InputError: unreadable volume, or a constant one.
+    """
+    stat = path.stat()
+    text = json.dumps([str(path.resolve()), stat.st_size, stat.st_mtime_ns, codec, spacing, key if make else ""])
+    stem = folder / f"{path.name.split('.')[0]}-{hashlib.sha1(text.encode()).hexdigest()[:16]}"
+    info = stem.with_suffix(".json")
+    if not info.exists():  # written last, so its presence says the entry is whole
+        _fill(stem, path, make() if make else read_volume(path), codec, spacing)
+    values = json.loads(info.read_text())
+    data = np.load(stem.with_suffix(".npy"), mmap_mode="r")
+    body = np.load(stem.with_suffix(".body.npy"))
+    return Cached(data, body, Range(**values["range"]), tuple(values["spacing"]))
+
+
+def _fill(stem: Path, path: Path, volume: Volume, codec: dict[str, Any], spacing: tuple[float, ...] | None) -> None:
+    from medgen.data.grid import resample  # here: SimpleITK is slow to import and rarely needed
+
+    volume = to_canonical(volume)
+    if spacing is not None and not np.allclose(volume.spacing, spacing, rtol=0.02):
+        volume = resample(volume, spacing)
+    try:
+        codes = fit_range(volume.data, **codec)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    threshold = -300.0 if looks_like_hu(volume.data) else foreground_threshold(volume.data)
+    body = np.argwhere(body_mask(volume.data, threshold=threshold)).astype(np.int16)
+    if len(body) > BODY_VOXELS:
+        body = body[np.random.default_rng(0).choice(len(body), BODY_VOXELS, replace=False)]
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        _save(stem.with_suffix(".npy"), _compact(volume.data))
+        _save(stem.with_suffix(".body.npy"), body)
+        aside = stem.with_suffix(f".{os.getpid()}.tmp")
+        aside.write_text(json.dumps({"range": codes.to_dict(), "spacing": volume.spacing, "path": str(path)}))
+        os.replace(aside, stem.with_suffix(".json"))
+    except OSError as error:
+        raise InputError(f"cache {stem.parent} cannot be written: {error.strerror}; set data.cache") from None
+
+
+def _compact(data: np.ndarray) -> np.ndarray:
+    whole = np.abs(data).max() < 2**15 - 1 and np.array_equal(data, np.rint(data))
+    return data.astype(np.int16 if whole else np.float32)
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    aside = path.with_suffix(f".{os.getpid()}.tmp")
+    with open(aside, "wb") as file:
+        np.save(file, array)
+    os.replace(aside, path)

@@ -1,0 +1,111 @@
+"""Intensity codecs: HU or scanner units → the network's [-1, 1] and exactly back.
+
+Every codec is a linear map of one range [low, high] onto [-1, 1]; the kinds differ in how a case finds its
+range: a fixed window (HU), the case's percentiles, or its mean and standard deviation. Beyond the range
+the code is clipped, and ``outside`` declares what the output does there (docs/decisions/codecs.md).
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from medgen.data.body import foreground_threshold
+from medgen.types import InputError
+
+
+@dataclass(frozen=True)
+class Range:
+    """Linear code of one case: ``low`` ↦ -1, ``high`` ↦ 1, clipped beyond.
+
+    ``outside="carry"``: what lies beyond the range (bone, metal, air below the window) is handed to the
+    output unchanged by ``excess``; only sound where source and target share units. ``"clip"``: it is lost.
+    """
+
+    low: float
+    high: float
+    outside: Literal["carry", "clip"] = "clip"
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite([self.low, self.high]).all() and self.low < self.high):
+            raise ValueError(f"a code needs low < high, both finite; got {self.low} and {self.high}")
+
+    def encode(self, x: np.ndarray) -> np.ndarray:
+        """Any shape, units of the image → float32 in [-1, 1]."""
+        x = np.clip(x, self.low, self.high).astype(np.float32)
+        return (x - np.float32(self.low)) * np.float32(2 / (self.high - self.low)) - np.float32(1)
+
+    def decode(self, y: np.ndarray) -> np.ndarray:
+        """Inverse of ``encode`` inside the range (to float32 rounding); codes beyond ±1 extrapolate."""
+        half = np.float32((self.high - self.low) / 2)
+        return (y.astype(np.float32) + np.float32(1)) * half + np.float32(self.low)
+
+    def excess(self, x: np.ndarray) -> np.ndarray:
+        """What ``encode`` cut off and the output gets back: x - clip(x) if carried, else 0."""
+        if self.outside == "clip":
+            return np.zeros(x.shape, np.float32)
+        return (x - np.clip(x, self.low, self.high)).astype(np.float32)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def fit_range(
+    data: np.ndarray,
+    *,
+    kind: Literal["window", "percentile", "zscore"] = "window",
+    low: float | None = None,
+    high: float | None = None,
+    width: float = 4.0,
+    outside: Literal["carry", "clip"] = "clip",
+) -> Range:
+    """The code of one case.
+
+    Args:
+        data: (X, Y, Z) in the image's units.
+        kind: ``window``: low and high are values, default -1000 and 1000 HU. ``percentile``: low and high
+            are percentiles of the foreground, default 0 (then the volume's background is the lower end:
+            min(0, its minimum clipped at the foreground's 0.1 %)) and 99.5. ``zscore``: mean ± width · sd
+            of the foreground.
+
+    Raises:
+        InputError: the image is constant, so no range exists.
+    """
+    if kind == "window":
+        return Range(-1000.0 if low is None else low, 1000.0 if high is None else high, outside)
+    foreground = data[data > foreground_threshold(data)]
+    if foreground.size == 0:
+        raise InputError("the image is constant, so it has no intensity range; remove it from the cohort")
+    if kind == "zscore":
+        mean, sd = float(foreground.mean()), float(foreground.std()) or 1.0
+        return Range(mean - width * sd, mean + width * sd, outside)
+    bottom = float(np.percentile(data, 0.1)) if not low else float(np.percentile(foreground, low))
+    top = float(np.percentile(foreground, 99.5 if high is None else high))
+    return Range(min(bottom, top - 1e-6 * max(abs(top), 1)), top, outside)
+
+
+def typical_range(ranges: list[Range]) -> Range:
+    """The range of a cohort: the median of its cases' ends."""
+    low, high = (float(np.median([getattr(r, end) for r in ranges])) for end in ("low", "high"))
+    return Range(low, high, ranges[0].outside)
+
+
+@dataclass(frozen=True)
+class TargetRange:
+    """Where outputs are decoded when a case's target is unknown, as always with a new scan.
+
+    ``typical`` is the training targets' median range. With ``follow`` the source's own range decides, times
+    the training cases' ratio of target to source: the gain of a scanner is shared by the sequences of one
+    visit, so a scan that is brighter than usual has a brighter partner too.
+    """
+
+    typical: Range
+    source: Range
+    follow: bool = False
+
+    def of(self, source: Range) -> Range:
+        """The range in which the translation of a scan with this ``source`` range is decoded."""
+        if not self.follow:
+            return self.typical
+        gain = (source.high - source.low) / (self.source.high - self.source.low)
+        return Range(self.typical.low * gain, self.typical.high * gain, self.typical.outside)

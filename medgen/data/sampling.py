@@ -1,0 +1,201 @@
+"""Training patches: paired and unpaired, body-aware, augmented, and the same whenever asked again.
+
+Sample n of a run is a pure function of (seed, n): its case, its place and its augmentation come from a
+generator seeded by the two. So a resumed run goes on at sample n without any saved sampler state, loader
+workers need no seeding of their own, and two processes together draw what one would.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import Compose, RandAffined, RandFlipd
+from monai.transforms.compose import Compose as ComposeType
+from torch.utils.data import DataLoader, Dataset
+
+from medgen.data.cache import Cached
+from medgen.types import Batch, InputError
+
+AXES = {"x": 0, "y": 1, "z": 2}
+
+
+class Patches(Dataset):
+    """Patches of a cohort, indexed by sample number.
+
+    Args:
+        sources, targets: case name → volume. Paired: the same names on both sides.
+        paired: take both patches from one case and one place.
+        patch: voxels (X, Y, Z); smaller volumes are padded by their edge values.
+        body: share of patches centred on a body voxel; the others lie anywhere.
+        match_position: unpaired: centre the target's patch at the same place relative to its body's box.
+        flip, rotate, scale, gamma, artefacts: see ``config.Sampling``.
+    """
+
+    def __init__(
+        self,
+        sources: dict[str, Cached],
+        targets: dict[str, Cached],
+        *,
+        paired: bool,
+        patch: tuple[int, int, int],
+        seed: int,
+        body: float = 0.9,
+        match_position: bool = True,
+        flip: tuple[str, ...] = (),
+        rotate: float = 0.0,
+        scale: float = 0.0,
+        gamma: float = 0.0,
+        artefacts: tuple[dict[str, Any], ...] = (),
+    ) -> None:
+        if paired and set(sources) != set(targets):
+            raise ValueError(f"paired sampling needs the same cases on both sides; got {sources} and {targets}")
+        self.sources, self.targets, self.paired, self.seed = sources, targets, paired, seed
+        self.patch, self.body, self.match_position, self.gamma = np.asarray(patch), body, match_position, gamma
+        self.spatial = _spatial(patch, flip, rotate, scale)
+        self.artefacts = _artefacts(artefacts)
+        # Rotated patches need neighbours beyond their edge: crop more, transform, cut the centre out.
+        margin = 1.25 if rotate or scale else 1.0
+        self.crop = np.ceil(self.patch * margin).astype(int)
+
+    def __getitem__(self, n: int) -> Batch:
+        rng = np.random.default_rng([self.seed, n])
+        source_name = self._case(sorted(self.sources), n, side=0)
+        target_name = source_name if self.paired else self._case(sorted(self.targets), n, side=1)
+        source, target = self.sources[source_name], self.targets[target_name]
+        start = self._start(source, rng)
+        start_target = start if self.paired else self._start(target, rng, match=(source, start))
+        x = source.range.encode(_crop(source.data, start, self.crop))[None]
+        y = target.range.encode(_crop(target.data, start_target, self.crop))[None]
+        x, y = self._augment(x, y, rng)
+        return {
+            "source": torch.from_numpy(np.ascontiguousarray(x)),
+            "target": torch.from_numpy(np.ascontiguousarray(y)),
+            "source_case": source_name,
+            "target_case": target_name,
+        }
+
+    def _case(self, names: list[str], n: int, side: int) -> str:
+        """Every case once an epoch, in a new order each epoch."""
+        epoch, i = divmod(n, len(names))
+        return names[np.random.default_rng([self.seed, side, epoch, 1]).permutation(len(names))[i]]
+
+    def _start(
+        self, case: Cached, rng: np.random.Generator, match: tuple[Cached, np.ndarray] | None = None
+    ) -> np.ndarray:
+        shape = np.asarray(case.data.shape)
+        if match is not None and self.match_position:
+            other, start = match
+            low, high = _box(other)
+            place = (start + self.crop / 2 - low) / np.maximum(high - low, 1)
+            low, high = _box(case)
+            centre = low + place * (high - low) + rng.normal(0, 0.05, 3) * (high - low)
+        elif rng.random() < self.body and len(case.body):
+            # A patch centred somewhere in reach of the voxel, so that the body's rim is seen from both sides.
+            centre = case.body[rng.integers(len(case.body))] + rng.uniform(-0.25, 0.25, 3) * self.crop
+        else:
+            centre = rng.uniform(0, 1, 3) * shape
+        start = np.rint(centre - self.crop / 2).astype(int)
+        return np.clip(start, 0, np.maximum(shape - self.crop, 0))
+
+    def _augment(self, x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        if self.gamma:
+            exponent = 2.0 ** rng.uniform(-self.gamma, self.gamma)
+            x = (((x + 1) / 2) ** exponent * 2 - 1).astype(np.float32)
+        if self.spatial is not None:
+            if self.paired:
+                x, y = self._transform({"x": x, "y": y}, rng)
+            else:
+                x, y = self._transform({"x": x}, rng)[0], self._transform({"y": y}, rng)[0]
+        offset = (self.crop - self.patch) // 2
+        cut = (slice(None), *(slice(o, o + p) for o, p in zip(offset, self.patch, strict=True)))
+        x, y = x[cut], y[cut]
+        if self.artefacts:
+            with torch.random.fork_rng(devices=[]):  # TorchIO draws from torch's global generator
+                torch.manual_seed(int(rng.integers(2**62)))
+                for transform in self.artefacts:
+                    x = transform(torch.from_numpy(np.ascontiguousarray(x))).numpy()
+        return x, y
+
+    def _transform(self, patches: dict[str, np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
+        assert self.spatial is not None
+        self.spatial.set_random_state(seed=int(rng.integers(2**31)))
+        out = self.spatial(patches)
+        return [np.asarray(out[key]) for key in patches]
+
+
+def _spatial(patch: tuple[int, ...], flip: tuple[str, ...], rotate: float, scale: float) -> ComposeType | None:
+    keys = ("x", "y")
+    steps: list[Any] = [RandFlipd(keys, prob=0.5, spatial_axis=AXES[a], allow_missing_keys=True) for a in flip]
+    if rotate or scale:
+        turn = (float(np.deg2rad(rotate)),) * 3
+        steps.append(
+            RandAffined(
+                keys,
+                prob=0.8,
+                rotate_range=turn,
+                scale_range=(scale,) * 3,
+                padding_mode="border",
+                mode="bilinear",
+                allow_missing_keys=True,
+            )
+        )
+    return Compose(steps) if steps else None
+
+
+def _artefacts(specs: tuple[dict[str, Any], ...]) -> list[Any]:
+    if not specs:
+        return []
+    import torchio
+
+    transforms = []
+    for spec in specs:
+        transform = getattr(torchio, spec["name"], None)
+        if not (isinstance(transform, type) and issubclass(transform, torchio.Transform)):
+            raise InputError(f"sampling.artefacts: TorchIO has no transform named {spec['name']!r}")
+        try:
+            transforms.append(transform(p=spec.get("probability", 0.2), **spec.get("options", {})))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"sampling.artefacts: {spec['name']}: {error}") from None
+    return transforms
+
+
+def _box(case: Cached) -> tuple[np.ndarray, np.ndarray]:
+    if not len(case.body):
+        return np.zeros(3), np.asarray(case.data.shape, float)
+    return case.body.min(0).astype(float), case.body.max(0).astype(float)
+
+
+def _crop(data: np.ndarray, start: np.ndarray, size: np.ndarray) -> np.ndarray:
+    cut = np.asarray(data[tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))], np.float32)
+    short = size - cut.shape
+    if (short > 0).any():
+        cut = np.pad(cut, [(s // 2, s - s // 2) for s in short], mode="edge")
+    return cut
+
+
+def batches(
+    patches: Patches, *, batch: int, first_step: int, steps: int, rank: int = 0, world: int = 1, workers: int = 0
+) -> Iterator[Batch]:
+    """Batches of steps first_step … steps-1 for process ``rank`` of ``world``.
+
+    Step s of the whole run uses samples s·batch·world … (s+1)·batch·world-1, each process its own part.
+    """
+    numbers = [
+        [(step * world + rank) * batch + i for i in range(batch)] for step in range(first_step, steps)
+    ]
+    loader = DataLoader(
+        patches,
+        batch_sampler=numbers,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=False,
+        worker_init_fn=_one_thread,
+        multiprocessing_context="spawn" if workers else None,
+        prefetch_factor=4 if workers else None,
+    )
+    yield from loader
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)

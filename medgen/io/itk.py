@@ -1,0 +1,175 @@
+"""NRRD, MHA and MHD, by SimpleITK: reading beside writing, LPS outside, RAS inside."""
+
+import os
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from medgen.io.volume import (
+    Geometry,
+    Volume,
+    brief,
+    checked_affine,
+    checked_finite,
+    checked_shape,
+    has_ending,
+    scaled_values,
+    slope_inter,
+    stored_values,
+    written_aside,
+)
+from medgen.types import InputError
+
+LPS_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+META_ENDINGS = (".mha", ".mhd")
+META_BYTES = {"CHAR": 1, "SHORT": 2, "INT": 4, "LONG": 4, "LONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}
+
+
+def read_itk(path: Path) -> Volume:
+    """The volume of a .mha, .mhd, .nrrd or .nhdr file. Raises InputError."""
+    reader, geometry = _itk_header(path)
+    (_check_meta_voxels if has_ending(path, META_ENDINGS) else _check_nrrd_voxels)(path)
+    with _itk_errors(path, "cannot be read"):
+        raw = sitk.GetArrayFromImage(reader.Execute())
+    raw = raw.reshape(geometry.shape[::-1]).transpose()
+    data = scaled_values(raw, 1.0, 0.0)
+    return Volume(checked_finite(data, path), geometry.affine, raw.dtype, None, path)
+
+
+def read_itk_geometry(path: Path) -> Geometry:
+    """Grid of a .mha, .mhd, .nrrd or .nhdr file from its header. Raises InputError."""
+    return _itk_header(path)[1]
+
+
+def write_itk(path: Path, volume: Volume) -> None:
+    """Write .mha, .mhd, .nrrd or .nhdr, compressed; .mhd and .nhdr get their data file beside them."""
+    slope, inter = slope_inter(volume.header)
+    fractional = not (slope.is_integer() and inter.is_integer())  # there is no slope to keep in these formats
+    raw = stored_values(volume.data, np.dtype(np.float32) if fractional else volume.dtype)
+    image = to_itk(raw, volume.affine)
+    with written_aside(path) as aside:
+        # In a folder of its own under the final name: .mhd and .nhdr carry the name of their data file.
+        with tempfile.TemporaryDirectory(prefix=".medgen-", dir=path.parent) as folder:
+            with _itk_errors(path, "cannot be written", "choose another place"):
+                sitk.WriteImage(image, str(Path(folder, path.name)), useCompression=True)
+            os.replace(Path(folder, path.name), aside)
+            for data_file in Path(folder).iterdir():
+                os.replace(data_file, path.parent / data_file.name)
+
+
+def to_itk(array: np.ndarray, affine: np.ndarray) -> sitk.Image:
+    """(X, Y, Z) array with a voxel -> RAS mm affine as a SimpleITK image (LPS)."""
+    lps = LPS_RAS @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    return image
+
+
+def itk_affine(image: Any) -> np.ndarray:
+    """Voxel -> RAS mm affine of a SimpleITK image or of a reader that has read the header."""
+    n = image.GetDimension()
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(image.GetDirection(), (n, n))[:3, :3] * np.asarray(image.GetSpacing()[:3])
+    affine[:3, 3] = image.GetOrigin()[:3]
+    return LPS_RAS @ affine
+
+
+def _itk_header(path: Path) -> tuple[sitk.ImageFileReader, Geometry]:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    meta = has_ending(path, META_ENDINGS)
+    reader.SetImageIO("MetaImageIO" if meta else "NrrdImageIO")
+    if meta:
+        _meta_fields(path)
+    with _itk_errors(path, "cannot be read"):
+        reader.ReadImageInformation()
+    shape = checked_shape(reader.GetSize(), path)
+    pixel = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+    if reader.GetNumberOfComponents() != 1 or "complex" in pixel:
+        raise InputError(f"{path} holds {pixel} voxels, not one number per voxel; convert it first")
+    return reader, Geometry(shape, checked_affine(itk_affine(reader), path))
+
+
+def _meta_fields(path: Path) -> tuple[dict[str, str], int]:
+    """Fields of a MetaImage header, and where it ends. ITK would print its complaint to the terminal."""
+    fields: dict[str, str] = {}
+    with open(path, "rb") as file:
+        while "ElementDataFile" not in fields and b"=" in (line := file.readline(4096)):
+            key, value = line.decode("latin-1").split("=", 1)
+            fields[key.strip()] = value.strip()
+        if not {"NDims", "DimSize", "ElementType", "ElementDataFile"} <= fields.keys():
+            raise InputError(f"{path} is not a readable MetaImage file (no complete header); export it anew")
+        return fields, file.tell()
+
+
+def _check_meta_voxels(path: Path) -> None:
+    """Refuse truncated or corrupt voxels of a .mha or .mhd file."""
+    fields, offset = _meta_fields(path)
+    name, kind = fields["ElementDataFile"], fields["ElementType"]
+    kind = kind.removeprefix("MET_").removeprefix("U").removesuffix("_ARRAY")
+    needed = int(np.prod([int(n) for n in fields["DimSize"].split()], dtype=object)) * META_BYTES.get(kind, 1)
+    zipped = fields.get("CompressedData", "False").lower() == "true"
+    if name == "LOCAL":
+        _check_voxel_bytes(path, path, offset, needed, zipped)
+    elif name != "LIST" and "%" not in name:  # else one file per slice: ITK checks their sizes
+        _check_voxel_bytes(path, path.parent / name, 0, needed, zipped)
+
+
+def _check_nrrd_voxels(path: Path) -> None:
+    """Refuse truncated or corrupt gzip voxels of a .nrrd or .nhdr file; ITK checks the other encodings."""
+    fields: dict[str, str] = {}
+    with open(path, "rb") as file:
+        while line := file.readline(4096).strip():  # an empty line ends the header
+            key, _, value = line.decode("latin-1").partition(":")
+            fields[key.strip().lower().replace(" ", "")] = value.strip()
+        offset = file.tell()
+    name = fields.get("datafile", "")
+    if fields.get("encoding") in ("gzip", "gz") and "lineskip" not in fields and "byteskip" not in fields:
+        if not name:
+            _check_voxel_bytes(path, path, offset, 0, zipped=True)
+        elif not name.startswith("LIST") and "%" not in name:
+            _check_voxel_bytes(path, path.parent / name, 0, 0, zipped=True)
+
+
+def _check_voxel_bytes(path: Path, data_path: Path, offset: int, needed: int, zipped: bool) -> None:
+    """Refuse fewer than ``needed`` bytes, or a stream that does not inflate to its checksum.
+
+    Without this ITK fills the rest of a damaged compressed volume with garbage and says nothing.
+    """
+    if not data_path.is_file():
+        raise InputError(f"{path} names a data file {data_path.name} that does not exist; put it there")
+    held, whole = data_path.stat().st_size - offset, True
+    if zipped:
+        held, inflate = 0, zlib.decompressobj(wbits=47)  # 47: zlib or gzip, told apart by the header
+        with open(data_path, "rb") as file:
+            file.seek(offset)
+            try:
+                while not inflate.eof and (block := file.read(1 << 20)):
+                    held += len(inflate.decompress(block))
+                whole = inflate.eof
+            except zlib.error:
+                whole = False
+    if held < needed or not whole:
+        raise InputError(f"{path} is truncated or its voxels are corrupt; copy or export it again")
+
+
+@contextmanager
+def _itk_errors(path: Path, what: str, remedy: str = "check or export it again") -> Iterator[None]:
+    """SimpleITK's RuntimeError as one sentence; its warnings on the terminal are silenced."""
+    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    except RuntimeError as error:
+        raise InputError(f"{path} {what} ({brief(error)}); {remedy}") from error
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(shown)

@@ -1,0 +1,172 @@
+"""NIfTI-1 and NIfTI-2, by nibabel: reading beside writing."""
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.fileholders import FileHolder
+from nibabel.imageglobals import logger as nibabel_logger
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
+
+from medgen.io.volume import (
+    Geometry,
+    Volume,
+    brief,
+    checked_affine,
+    checked_finite,
+    checked_shape,
+    has_ending,
+    scaled_values,
+    slope_inter,
+    stored_values,
+    written_aside,
+)
+from medgen.types import InputError
+
+MM_PER_UNIT = {1: 1000.0, 3: 0.001}  # NIfTI spatial unit codes metre and micrometre; all else is taken as mm
+MAX_DEFLATE_RATIO = 1032  # zlib cannot expand one byte to more (zlib manual, "maximum compression factor")
+
+
+def read_nifti(path: Path) -> Volume:
+    """The volume of a .nii or .nii.gz file (NIfTI-1 or -2, either byte order). Raises InputError."""
+    with _nifti_errors(path), _opened(path) as stream:
+        image = _nifti_image(stream)
+        geometry = _nifti_geometry(image.header, path)
+        _check_size(image.header, path)
+        raw = image.dataobj.get_unscaled()
+        while stream.read(1 << 20):  # to the end, where gzip compares its checksum
+            pass
+    slope, inter = float(image.dataobj.slope), float(image.dataobj.inter)
+    data = scaled_values(raw.reshape(geometry.shape, order="F"), slope, inter)
+    header = image.header.copy()
+    if (slope, inter) != (1.0, 0.0):
+        header.set_slope_inter(slope, inter)  # nibabel blanks them on load
+    dtype = header.get_data_dtype().newbyteorder("=")
+    return Volume(checked_finite(data, path), geometry.affine, dtype, header, path)
+
+
+def read_nifti_geometry(path: Path) -> Geometry:
+    """Grid of a .nii or .nii.gz file from its header. Raises InputError."""
+    with _nifti_errors(path), _opened(path) as stream:
+        return _nifti_geometry(_nifti_image(stream).header, path)
+
+
+def write_nifti(path: Path, volume: Volume) -> None:
+    """Write .nii or .nii.gz; a header that came from NIfTI is kept to the byte wherever it still holds."""
+    header = _nifti_header(volume)
+    slope, inter = slope_inter(header)
+    raw = stored_values(volume.data, volume.dtype, slope, inter)
+    header.set_data_dtype(raw.dtype.newbyteorder(header.endianness))
+    kind = nib.Nifti2Image if header["sizeof_hdr"] == 540 else nib.Nifti1Image
+    image = kind(raw.reshape(_stored_shape(header, raw.shape)), None, header)
+    # Floats are stored as they are; explicit numbers keep nibabel from inventing a scaling of its own.
+    image.header.set_slope_inter(*((slope, inter) if raw.dtype.kind in "iu" else (1.0, 0.0)))
+    with written_aside(path) as aside:
+        image.to_filename(aside)
+
+
+def _nifti_image(stream: Any) -> Any:
+    start = stream.read(348)
+    stream.seek(0)
+    if start[344:347] == b"ni1" or start[4:7] == b"ni2":
+        raise ImageFileError("it is the header of an .hdr/.img pair, without voxels")
+    version2 = 540 in (int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big"))
+    kind = nib.Nifti2Image if version2 else nib.Nifti1Image
+    return kind.from_file_map({"image": FileHolder(fileobj=stream)}, mmap=False)
+
+
+def _nifti_geometry(header: Any, path: Path) -> Geometry:
+    shape = checked_shape(header.get_data_shape(), path)
+    dtype = header.get_data_dtype()
+    if dtype.names or dtype.kind == "c":
+        kind = "RGB colour" if dtype.names else "complex"
+        raise InputError(f"{path} holds {kind} voxels, not one number per voxel; convert it first")
+    with np.errstate(all="ignore"):
+        affine = checked_affine(header.get_best_affine(), path)
+    affine[:3] *= _mm_per_unit(header)
+    return Geometry(shape, affine)
+
+
+def _nifti_header(volume: Volume) -> Any:
+    """Header to write: the volume's own, its forms replaced only where the affine is another one."""
+    if volume.header is not None:
+        header = volume.header.copy()
+    else:
+        header = nib.Nifti2Header() if max(volume.data.shape) > 32767 else nib.Nifti1Header()
+        header.set_xyzt_units("mm")
+    header.set_data_shape(_stored_shape(header, volume.data.shape))
+    scale = _mm_per_unit(header)
+    current = header.get_best_affine()
+    current[:3] *= scale
+    if volume.header is not None and np.array_equal(current, volume.affine):
+        return header
+    affine = volume.affine.copy()
+    affine[:3] /= scale
+    header.set_sform(affine, int(header["sform_code"]) or 1)  # 1: scanner coordinates
+    header.set_qform(affine, int(header["qform_code"]) or 1)
+    extent = np.array([*volume.data.shape, 1])
+    if np.abs((header.get_qform() - affine) @ extent).max() > 1e-2:
+        header.set_qform(None, 0)  # a quaternion cannot shear: better none than a wrong one
+    return header
+
+
+def _stored_shape(header: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """``shape`` with the trailing axes of length 1 that the header's file had."""
+    former = tuple(header.get_data_shape())
+    return former if former[:3] == shape and set(former[3:]) <= {1} else shape
+
+
+def _mm_per_unit(header: Any) -> float:
+    return MM_PER_UNIT.get(int(header["xyzt_units"]) % 8, 1.0)
+
+
+def _check_size(header: Any, path: Path) -> None:
+    """Refuse a header that asks for more voxels than the file can hold, before memory is claimed for them."""
+    needed = int(np.prod(header.get_data_shape(), dtype=object)) * header.get_data_dtype().itemsize
+    size = path.stat().st_size
+    if needed > size * (MAX_DEFLATE_RATIO if has_ending(path, (".gz",)) else 1):
+        raise InputError(
+            f"{path} has {size} bytes where its header asks for {needed}: it is truncated or its header is "
+            "damaged; copy or export it again"
+        )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The uncompressed bytes of the file."""
+    with open(path, "rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        if zipped != has_ending(path, (".gz",)):
+            state = "is gzip-compressed" if zipped else "is not gzip-compressed"
+            raise ImageFileError(f"it {state}, against its name")
+        if not zipped:
+            yield file
+            return
+        with gzip.open(file) as stream:
+            yield stream
+
+
+@contextmanager
+def _nifti_errors(path: Path) -> Iterator[None]:
+    """What nibabel and gzip raise on bad files, as one sentence; nibabel's own log lines are silenced."""
+    disabled, nibabel_logger.disabled = nibabel_logger.disabled, True
+    try:
+        yield
+    except InputError:
+        raise
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path} is truncated or corrupt ({brief(error)}); copy it again") from error
+    except (ImageFileError, HeaderDataError, WrapStructError, KeyError, ValueError) as error:
+        raise InputError(f"{path} is not a readable NIfTI file ({brief(error)}); export it anew") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({brief(error)}); copy it again") from error
+    finally:
+        nibabel_logger.disabled = disabled

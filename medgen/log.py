@@ -1,0 +1,118 @@
+"""What a run tells: ``log.csv``, ``validation.csv``, TensorBoard, and a progress line."""
+
+import csv
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bar
+from torch import Tensor
+
+from medgen.io.volume import written_aside
+
+
+class Log:
+    """Rows of a run. Opened at step n it drops what an interrupted run wrote beyond n.
+
+    Args:
+        out: run folder.
+        step: the step that the run goes on from.
+    """
+
+    def __init__(self, out: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+        self.out = out
+        for name in ("log.csv", "validation.csv"):
+            _drop_after(out / name, step)
+        self.board = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1 if step else None)
+
+    def losses(self, step: int, seconds: float, losses: dict[str, float], rates: dict[str, float]) -> None:
+        row = {"step": step, "seconds": round(seconds, 2), **losses, **rates}
+        _append(self.out / "log.csv", row)
+        for key, value in (losses | rates).items():
+            self.board.add_scalar(key, value, step)
+
+    def validation(self, step: int, scores: Any) -> None:
+        _append(self.out / "validation.csv", {"step": step, **scores.values})
+        for key, value in scores.values.items():
+            self.board.add_scalar(f"validation/{key}", value, step)
+
+    def close(self) -> None:
+        self.board.close()
+
+
+def _append(path: Path, row: dict[str, Any]) -> None:
+    new = not path.exists()
+    with open(path, "a", newline="") as file:
+        writer = csv.DictWriter(file, row)
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def _drop_after(path: Path, step: int) -> None:
+    if not path.exists():
+        return
+    header, *rows = path.read_text().splitlines() or [""]
+    kept = [row for row in rows if row.partition(",")[0].isdigit() and int(row.partition(",")[0]) <= step]
+    with written_aside(path) as aside:
+        aside.write_text("\n".join([header, *kept]) + "\n")
+
+
+class Progress:
+    """A bar with losses, speed and time left; plain lines every ten seconds where there is no terminal."""
+
+    def __init__(self, steps: int, minutes: float | None, shown: bool) -> None:
+        self.steps, self.minutes, self.shown = steps, minutes, shown
+        self.console = Console(stderr=False, highlight=False, soft_wrap=True)
+        self.bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[text]}"),
+            console=self.console,
+            transient=True,
+            disable=not (shown and self.console.is_terminal),
+        )
+        self.spoken = 0.0
+        self.first: tuple[int, float] | None = None
+
+    def __enter__(self) -> "Progress":
+        self.bar.start()
+        self.task = self.bar.add_task("training", total=1.0, text="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def show(self, step: int, seconds: float, losses: dict[str, Tensor]) -> None:
+        """Update the bar; reads the losses (a device sync) at most twice a second."""
+        if not self.shown:
+            return
+        pause = 0.5 if self.console.is_terminal else 10.0
+        self.first = self.first or (step, seconds)
+        if time.monotonic() - self.spoken < pause:
+            return
+        self.spoken = time.monotonic()
+        speed = (step - self.first[0]) / max(seconds - self.first[1], 1e-9)
+        left = (self.steps - step) / speed if speed else 0.0
+        if self.minutes:
+            left = min(left, self.minutes * 60 - seconds) if speed else self.minutes * 60 - seconds
+        shown = " ".join(f"{k} {float(v.detach()):.3g}" for k, v in losses.items())
+        text = f"step {step}/{self.steps}  {shown}  {speed:.2f} steps/s  {_clock(left)} left"
+        done = max(step / self.steps, seconds / (60 * self.minutes) if self.minutes else 0.0)
+        if self.console.is_terminal:
+            self.bar.update(self.task, completed=done, text=text)
+        else:
+            print(text, flush=True)
+
+    def say(self, line: str) -> None:
+        self.console.print(line, markup=False)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(max(seconds, 0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,117 @@
+"""CycleGAN: unpaired translation with cycle-consistent adversarial networks (Zhu et al., ICCV 2017).
+
+    L(G, F, D_X, D_Y) = L_GAN(G, D_Y) + L_GAN(F, D_X) + λ L_cyc(G, F)                           (eq. 3)
+
+x ∈ X: source, y ∈ Y: target, of different patients. G: X → Y, F: Y → X. L_cyc = ‖F(G(x)) − x‖₁ +
+‖G(F(y)) − y‖₁ (eq. 2); the identity loss of section 5.2, ‖G(y) − y‖₁ + ‖F(x) − x‖₁, weighs
+λ · weight_identity. D sees a pool of the last 50 translations (section 4).
+"""
+
+from itertools import chain
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from medgen.losses.adversarial import Objective, discriminator_loss, generator_loss
+from medgen.networks.discriminator import Discriminator, frozen
+from medgen.networks.generator import GeneratorName, Norm, build_generator
+from medgen.networks.image_pool import ImagePool
+from medgen.types import Batch, Update
+
+Count = Annotated[int, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0)]
+
+
+class CycleGAN:
+    """Unpaired translation.
+
+    Args:
+        spatial_dims: 3, or 2 for slices.
+        in_channels, out_channels: contrasts of X and of Y.
+        generator, filters, levels, blocks, kernel, norm, dropout, upsample: see ``networks.resnet`` and ``unet``.
+        residual: G and F predict the difference from their input.
+        discriminator_filters, layers, scales: see ``networks.discriminator``.
+        objective: adversarial loss (paper: least_squares).
+        pool: translations kept for D (paper: 50).
+        weight_gan, weight_cycle, weight_identity: the last as a part of the cycle's (paper: 0.5 where used;
+            needs as many channels in as out).
+        lr, betas: of Adam, for all networks.
+    """
+
+    generator = "G"
+
+    def __init__(
+        self,
+        *,
+        spatial_dims: Literal[2, 3] = 3,
+        in_channels: Count = 1,
+        out_channels: Count = 1,
+        generator: GeneratorName = "resnet",
+        filters: Count = 64,
+        levels: Count = 8,
+        blocks: Count = 9,
+        kernel: Count = 7,
+        norm: Norm = "instance",
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        upsample: Literal["deconv", "resize"] = "deconv",
+        residual: bool = False,
+        discriminator_filters: Count = 64,
+        discriminator_layers: Count = 3,
+        discriminator_scales: Count = 1,
+        objective: Objective = "least_squares",
+        pool: Annotated[int, Field(ge=0)] = 50,
+        weight_gan: Weight = 1.0,
+        weight_cycle: Weight = 10.0,
+        weight_identity: Weight = 0.5,
+        lr: Annotated[float, Field(gt=0)] = 2e-4,
+        betas: tuple[float, float] = (0.5, 0.999),
+    ) -> None:
+        if weight_identity and in_channels != out_channels:
+            raise ValueError("the identity loss needs as many channels in as out; set weight_identity to 0")
+        shape = {"spatial_dims": spatial_dims, "filters": filters, "norm": norm, "residual": residual}
+        depth = {"levels": levels, "blocks": blocks, "kernel": kernel, "dropout": dropout, "upsample": upsample}
+        judge = {"filters": discriminator_filters, "layers": discriminator_layers, "scales": discriminator_scales}
+        n_x, n_y = in_channels, out_channels
+        self.networks: dict[str, nn.Module] = {
+            "G": build_generator(generator, in_channels=n_x, out_channels=n_y, **shape, **depth),
+            "F": build_generator(generator, in_channels=n_y, out_channels=n_x, **shape, **depth),
+            "D_X": Discriminator(spatial_dims=spatial_dims, in_channels=n_x, **judge),
+            "D_Y": Discriminator(spatial_dims=spatial_dims, in_channels=n_y, **judge),
+        }
+        self.memory = {"X": ImagePool(pool), "Y": ImagePool(pool)}
+        self.objective, self.weight_gan = objective, weight_gan
+        self.weight_cycle, self.weight_identity = weight_cycle, weight_identity * weight_cycle
+        self.lr, self.betas = lr, betas
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        G, F, D_X, D_Y = (self.networks[k].parameters() for k in ("G", "F", "D_X", "D_Y"))
+        return {
+            "G": Adam(chain(G, F), self.lr, self.betas),
+            "D": Adam(chain(D_X, D_Y), self.lr, self.betas),
+        }
+
+    def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
+        """One update of G and F, then one of both D. ``batch``: "source" x, "target" y (B, C, X, Y, Z) in [-1, 1]."""
+        x, y = batch["source"], batch["target"]
+        G, F, D_X, D_Y = (self.networks[k] for k in ("G", "F", "D_X", "D_Y"))
+        y_hat, x_hat = G(x), F(y)
+        losses = {"cycle": (F(y_hat) - x).abs().mean() + (G(x_hat) - y).abs().mean()}
+        with frozen(D_X, D_Y):
+            losses["G_gan"] = generator_loss(self.objective, D_Y(y_hat))
+            losses["F_gan"] = generator_loss(self.objective, D_X(x_hat))
+        total = self.weight_gan * (losses["G_gan"] + losses["F_gan"]) + self.weight_cycle * losses["cycle"]
+        if self.weight_identity:
+            losses["identity"] = (G(y) - y).abs().mean() + (F(x) - x).abs().mean()
+            total = total + self.weight_identity * losses["identity"]
+        update("G", total)
+
+        losses["D_Y"] = 0.5 * discriminator_loss(self.objective, D_Y(y), D_Y(self.memory["Y"](y_hat.detach())))
+        losses["D_X"] = 0.5 * discriminator_loss(self.objective, D_X(x), D_X(self.memory["X"](x_hat.detach())))
+        update("D", losses["D_Y"] + losses["D_X"])
+        return losses
+
+    def translate(self, x: Tensor) -> Tensor:
+        """(B, C, X, Y, Z) in [-1, 1] → the same grid."""
+        return self.networks["G"](x)

@@ -1,0 +1,56 @@
+"""One call that builds the generator a config names."""
+
+from typing import Literal
+
+from torch import nn
+
+from medgen.networks.init import initialise
+from medgen.networks.residual import Residual
+from medgen.networks.resnet import ResNet
+from medgen.networks.unet import UNet
+
+Norm = Literal["batch", "instance", "group", "none"]
+GeneratorName = Literal["unet", "resnet"]
+
+
+def build_generator(
+    name: GeneratorName,
+    *,
+    spatial_dims: int,
+    in_channels: int,
+    out_channels: int,
+    filters: int,
+    norm: Norm,
+    residual: bool,
+    init: Literal["normal", "xavier"] = "normal",
+    levels: int = 8,
+    blocks: int = 9,
+    kernel: int = 7,
+    dropout: float = 0.5,
+    upsample: Literal["deconv", "resize"] = "deconv",
+) -> nn.Module:
+    """U-Net (``levels``, ``dropout``, ``upsample``) or ResNet (``blocks``, ``kernel``); see their classes.
+
+    The result has ``divisor``: input sides must be multiples of it, and ``smallest``: the least side.
+
+    Raises:
+        ValueError: a residual generator with more than one output channel.
+    """
+    if residual and out_channels != 1:
+        raise ValueError(f"a residual generator has one output channel, got {out_channels}")
+    common = {"spatial_dims": spatial_dims, "in_channels": in_channels, "out_channels": out_channels}
+    common |= {"filters": filters, "norm": norm_spec(norm, filters), "tanh": not residual}
+    network: nn.Module
+    if name == "unet":
+        network = UNet(**common, levels=levels, dropout=dropout, upsample=upsample)
+    else:
+        network = ResNet(**common, blocks=blocks, kernel=kernel)
+    initialise(network, init)
+    return Residual(network) if residual else network
+
+
+def norm_spec(norm: Norm, filters: int) -> str | tuple | None:
+    """MONAI's name of a norm; group norm takes groups of at most 8 that divide every layer's channels."""
+    if norm == "none":
+        return None
+    return ("group", {"num_groups": min(8, filters)}) if norm == "group" else norm

@@ -1,0 +1,24 @@
+"""Weight initialisation as the papers: normal (pix2pix, CycleGAN) or Xavier (CUT, SPADE), gain 0.02."""
+
+from typing import Literal
+
+from torch import nn
+
+CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
+AFFINE_NORMS = (nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.GroupNorm)
+
+
+def initialise(network: nn.Module, kind: Literal["normal", "xavier"] = "normal", gain: float = 0.02) -> nn.Module:
+    """Set weights ~ N(0, gain²) or Xavier-normal with ``gain``, biases 0, norm scales ~ N(1, gain²)."""
+    for module in network.modules():
+        if isinstance(module, CONVOLUTIONS):
+            if kind == "normal":
+                nn.init.normal_(module.weight, 0.0, gain)
+            else:
+                nn.init.xavier_normal_(module.weight, gain)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, AFFINE_NORMS) and module.weight is not None:
+            nn.init.normal_(module.weight, 1.0, gain)
+            nn.init.zeros_(module.bias)
+    return network

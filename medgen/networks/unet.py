@@ -1,0 +1,85 @@
+"""The U-Net generator of pix2pix (Isola 2017, appendix 6.1.1), in 3D or 2D, on MONAI's convolution blocks."""
+
+from typing import Literal
+
+import torch
+from monai.networks.blocks import Convolution
+from torch import Tensor, nn
+
+LEAKY = ("LEAKYRELU", {"negative_slope": 0.2})
+
+
+class UNet(nn.Module):
+    """Encoder of stride-2 convolutions C64-C128-C256-C512-C512..., decoder with skips to the mirrored layer.
+
+    Args:
+        spatial_dims: 3 or 2.
+        in_channels, out_channels: channels of input and output.
+        filters: channels of the first layer (paper: 64); layer i has filters · 2^min(i, 3).
+        levels: halvings of the grid (paper: 8 for 256²). Input sides must be multiples of 2^levels.
+        norm: MONAI norm name ("batch" in the paper, "instance", "group", ...) or None.
+        dropout: in the decoder's three innermost layers with 8 · filters channels, as in the paper.
+        upsample: "deconv" (paper: 4-wide transposed convolution) or "resize" (nearest, then a 3-wide
+            convolution), which has no checkerboard by construction.
+        tanh: end in tanh; off for a ``Residual`` generator.
+    """
+
+    def __init__(
+        self,
+        *,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        filters: int = 64,
+        levels: int = 8,
+        norm: str | tuple | None = "batch",
+        dropout: float = 0.5,
+        upsample: Literal["deconv", "resize"] = "deconv",
+        tanh: bool = True,
+    ) -> None:
+        super().__init__()
+        if levels < 2:
+            raise ValueError(f"a U-Net needs at least 2 levels, got {levels}")
+        self.divisor = self.smallest = 2**levels
+        width = [filters * 2 ** min(i, 3) for i in range(levels)]
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        for i, n in enumerate(width):
+            bare = i in (0, levels - 1)  # no norm on the first layer, nor on the (often 1-voxel) innermost
+            self.down.append(
+                Convolution(
+                    spatial_dims,
+                    in_channels if i == 0 else width[i - 1],
+                    n,
+                    strides=2,
+                    kernel_size=4,
+                    padding=1,
+                    act=LEAKY if i < levels - 1 else "RELU",
+                    norm=None if bare else norm,
+                )
+            )
+        for i in reversed(range(levels)):
+            n_in = width[i] * (1 if i == levels - 1 else 2)
+            n_out = out_channels if i == 0 else width[i - 1]
+            deep = dropout if 4 <= i <= 6 else 0.0
+            last = {"act": "TANH" if tanh else None, "norm": None}
+            inner = {"act": "RELU", "norm": norm, "dropout": deep}
+            self.up.append(_upsample(spatial_dims, n_in, n_out, upsample, **(last if i == 0 else inner)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, X, Y[, Z]), sides multiples of ``divisor`` → (B, C_out, same grid)."""
+        skips = []
+        for layer in self.down:
+            x = layer(x)
+            skips.append(x)
+        x = self.up[0](skips.pop())
+        for layer in self.up[1:]:
+            x = layer(torch.cat([x, skips.pop()], 1))
+        return x
+
+
+def _upsample(dims: int, n_in: int, n_out: int, kind: str, **adn) -> nn.Module:
+    if kind == "deconv":
+        return Convolution(
+            dims, n_in, n_out, strides=2, kernel_size=4, padding=1, output_padding=0, is_transposed=True, **adn
+        )
+    return nn.Sequential(nn.Upsample(scale_factor=2), Convolution(dims, n_in, n_out, kernel_size=3, **adn))

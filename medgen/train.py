@@ -1,0 +1,357 @@
+"""The training loop, the only one: data in, one method's steps, validation, checkpoints, resume.
+
+A run folder holds ``config.yaml`` (as run), ``split.json``, ``log.csv``, ``validation.csv``, ``tensorboard/``,
+``panels/``, ``cache/`` and the model folders ``last`` and ``best``.
+
+Nothing random is carried from step to step: the patches of a step are a function of (seed, step), and torch's
+generator is seeded anew at each step. So ``last`` plus the step's number is the whole state of a run, and a
+run killed at any moment goes on to the weights that it would have reached undisturbed.
+"""
+
+import copy
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from medgen import checkpoint
+from medgen.config import Settings, config_key
+from medgen.data.prepare import Prepared, prepare
+from medgen.data.sampling import Patches, batches
+from medgen.io.folder import folder_written_aside, recovered
+from medgen.log import Log, Progress
+from medgen.types import Batch, InputError, Method
+from medgen.validate import Validation, validate
+
+
+class Run:
+    """The state of a run, and what one step does to it."""
+
+    def __init__(self, settings: Settings, fabric: Fabric) -> None:
+        torch.manual_seed(settings.train.seed)
+        self.settings, self.fabric = settings, fabric
+        self.method: Method = checkpoint.build_method(settings)
+        for module in (*self.method.networks.values(), *self.method.memory.values()):
+            module.to(fabric.device)
+        self.raw_optimizers = self.method.optimizers()
+        for optimizer in self.raw_optimizers.values():
+            for group in optimizer.param_groups:
+                group["initial_lr"] = group["lr"]
+        self.optimizers = {k: fabric.setup_optimizers(o) for k, o in self.raw_optimizers.items()}
+        self.generator = self.method.networks[self.method.generator]
+        self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
+        self.step, self.seconds = 0, 0.0
+        self.best: float | None = None
+        self.curve: list[dict[str, float]] = []
+
+    def train_step(self, batch: Batch) -> dict[str, Tensor]:
+        """One step of the method on this process's batch; returns its losses, checked to be finite.
+
+        Raises:
+            FloatingPointError: a loss is not finite; names the step, the losses and the cases.
+        """
+        train, fabric = self.settings.train, self.fabric
+        torch.manual_seed(hash((train.seed, self.step, fabric.global_rank)) % 2**63)
+        self._set_learning_rates()
+        for network in self.method.networks.values():
+            network.train()
+        with fabric.autocast():
+            losses = self.method.step(batch, self._update)
+        if not torch.stack([loss.detach().float() for loss in losses.values()]).isfinite().all():
+            shown = ", ".join(f"{k} {v:.4g}" for k, v in _floats(losses).items())
+            cases = ", ".join(dict.fromkeys((*batch["source_case"], *batch["target_case"])))
+            raise FloatingPointError(
+                f"step {self.step + 1}: a loss is not finite ({shown}) on cases {cases}; the last checkpoint is "
+                "untouched; lower method.lr, set train.clip, or look at these cases"
+            )
+        self._update_average()
+        self.step += 1
+        return losses
+
+    def _update(self, name: str, loss: Tensor) -> None:
+        """Zero grad, backward, mean over processes, clip, step.
+
+        Gradients are averaged here rather than by DDP wrappers, which break on GANs in several ways
+        (docs/decisions/data_parallel.md).
+        """
+        optimizer, parameters = self.optimizers[name], _parameters(self.raw_optimizers[name])
+        optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(loss)
+        if self.fabric.world_size > 1:
+            _average([p.grad for p in parameters if p.grad is not None])
+        if self.settings.train.clip is not None:
+            self.fabric.strategy.precision.unscale_gradients(self.raw_optimizers[name])
+            nn.utils.clip_grad_norm_(parameters, self.settings.train.clip)
+        optimizer.step()
+
+    def _set_learning_rates(self) -> None:
+        """Constant, then linear to zero, over steps or over the minutes given, whichever runs out first."""
+        start, done = self.settings.train.decay_from, self.progress
+        factor = 1.0 if done <= start else max(0.0, (1 - done) / (1 - start))
+        for optimizer in self.raw_optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * factor
+
+    @property
+    def progress(self) -> float:
+        train = self.settings.train
+        by_time = self.seconds / (60 * train.minutes) if train.minutes else 0.0
+        return max(self.step / train.steps, by_time)
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        # A young average follows faster, or it would keep the untrained weights for 1/(1 - ema) steps.
+        decay = min(self.settings.train.ema, (1 + self.step) / (10 + self.step))
+        for mean, now in zip(self.average.parameters(), self.generator.parameters(), strict=True):
+            mean.lerp_(now, 1 - decay)
+        for mean, now in zip(self.average.buffers(), self.generator.buffers(), strict=True):
+            mean.copy_(now)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "seconds": self.seconds,
+            "best": self.best,
+            "curve": self.curve,
+            "networks": {k: n.state_dict() for k, n in self.method.networks.items()},
+            "memory": {k: m.state_dict() for k, m in self.method.memory.items()},
+            "optimizers": {k: o.state_dict() for k, o in self.raw_optimizers.items()},
+            "average": self.average.state_dict(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.best, self.curve = state["best"], state["curve"]
+        for part in ("networks", "memory"):
+            for k, module in getattr(self.method, part).items():
+                module.load_state_dict(state[part][k])
+        for k, optimizer in self.raw_optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][k])
+        self.average.load_state_dict(state["average"])
+
+
+def train(
+    settings: Settings, out: Path, *, resume: bool = False, say: Callable[[str], None] = print
+) -> Path:
+    """Train as the settings say.
+
+    Args:
+        settings: with ``data.root`` set.
+        out: run folder; made when missing.
+        resume: go on from ``out/last``; a run that is complete is left as it is.
+        say: takes lines for the user.
+
+    Returns:
+        The best model's folder, ``out/best``.
+
+    Raises:
+        InputError: data or settings that cannot be used, or ``out`` holds a run and resume is off.
+        FloatingPointError: a loss became non-finite; ``last`` and ``best`` are intact.
+    """
+    _check_folder(out, resume)
+    fabric = _launch(settings)
+    prepared = prepare(settings, out, say=say if fabric.is_global_zero else lambda _: None)
+    run = Run(settings, fabric)
+    last = recovered(out / "last")
+    if resume and last.exists():
+        _check_same(settings, last)
+        run.load_state(checkpoint.load_training(last, fabric.global_rank))
+        say(f"resumed at step {run.step}")
+    if fabric.is_global_zero:
+        _write_settings(settings, out)
+    fabric.barrier()
+    _loop(run, prepared, out, say)
+    return out / "best"
+
+
+def _loop(run: Run, prepared: Prepared, out: Path, say: Callable[[str], None]) -> None:
+    settings, fabric = run.settings, run.fabric
+    log = Log(out, run.step) if fabric.is_global_zero else None
+    sampling = settings.sampling.model_dump(exclude={"batch", "workers"})
+    patches = Patches(
+        prepared.sources, prepared.targets, paired=settings.data.paired, seed=settings.train.seed, **sampling
+    )
+    stream = batches(
+        patches,
+        batch=settings.sampling.batch,
+        first_step=run.step,
+        steps=settings.train.steps,
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+        workers=settings.sampling.workers,
+    )
+    started, before = time.monotonic(), run.seconds
+    with Progress(settings.train.steps, settings.train.minutes, log is not None) as progress:
+        for batch in stream:
+            if _agree(fabric, run.progress >= 1):
+                break
+            losses = run.train_step(_to(batch, fabric))
+            run.seconds = before + time.monotonic() - started
+            finished = _agree(fabric, run.progress >= 1)
+            if log:
+                if run.step % settings.train.log_every == 0 or finished:
+                    log.losses(run.step, run.seconds, _floats(losses), _rates(run))
+                progress.show(run.step, run.seconds, losses)
+            if run.step % settings.train.validate_every == 0 or finished:
+                _validate(run, prepared, out, log, progress.say)
+            if run.step % settings.train.checkpoint_every == 0 or finished:
+                _save(run, prepared, out / "last", training=True)
+            run.seconds = before + time.monotonic() - started
+            if finished:
+                break
+    if log:
+        log.close()
+        say(f"trained {run.step} steps in {run.seconds / 60:.1f} min; best model: {out / 'best'}")
+
+
+def _validate(run: Run, prepared: Prepared, out: Path, log: Log | None, say: Callable[[str], None]) -> None:
+    """Score whole volumes on the first process; keep the best model."""
+    if log is not None:
+        model = checkpoint.Model(run.method, run.settings, _info(run, prepared))
+        with _averaged(run):
+            scores: Validation = validate(model, prepared, out / "panels" / f"step_{run.step:07d}.png")
+        run.curve.append({"step": run.step, **scores.values})
+        log.validation(run.step, scores)
+        say(f"step {run.step}: {scores}")
+        better = run.best is None or scores.objective < run.best
+        if better:
+            run.best = scores.objective
+            _save(run, prepared, out / "best", training=False)
+    run.fabric.barrier()
+
+
+class _averaged:
+    """Within, the method translates with the generator's moving average, in evaluation mode."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def __enter__(self) -> None:
+        self.run.method.networks[self.run.method.generator] = self.run.average.eval()
+
+    def __exit__(self, *_: object) -> None:
+        self.run.method.networks[self.run.method.generator] = self.run.generator
+
+
+def _info(run: Run, prepared: Prepared) -> Any:
+    values = {
+        "format": checkpoint.FORMAT,
+        "settings": config_key(run.settings),
+        "source_range": prepared.source_range.to_dict(),
+        "target_range": prepared.target_range.to_dict(),
+        "spacing": prepared.spacing,
+        "training_scans": prepared.scans,
+        "training_data": prepared.record,
+        "step": run.step,
+        "validation": run.curve[-1] if run.curve else {},
+        "curve": run.curve,
+        "versions": {},
+        "commit": None,
+        "weights_sha256": "",
+    }
+    return checkpoint.ModelInfo.model_validate(values)
+
+
+def _save(run: Run, prepared: Prepared, folder: Path, *, training: bool) -> None:
+    """Write a model folder aside and rename it; every process adds its own training state."""
+    fabric = run.fabric
+    weights = run.average if run.settings.train.ema else run.generator
+    if fabric.world_size == 1 or not training:
+        with folder_written_aside(folder) as aside:
+            checkpoint.save_model(aside, weights, _info(run, prepared).model_dump())
+            if training:
+                checkpoint.save_training(aside, run.state())
+        return
+    shared = folder.with_name(f".{folder.name}.parts")
+    shared.mkdir(exist_ok=True)
+    checkpoint.save_training(shared, run.state(), fabric.global_rank)
+    fabric.barrier()
+    if fabric.is_global_zero:
+        with folder_written_aside(folder) as aside:
+            checkpoint.save_model(aside, weights, _info(run, prepared).model_dump())
+            for part in shared.iterdir():
+                part.rename(aside / part.name)
+    fabric.barrier()
+
+
+def _launch(settings: Settings) -> Fabric:
+    train = settings.train
+    several = train.devices * train.nodes > 1
+    try:
+        fabric = Fabric(
+            accelerator=train.accelerator,
+            devices=train.devices,
+            num_nodes=train.nodes,
+            precision=train.precision,
+            strategy="ddp" if several else "auto",
+        )
+        fabric.launch()
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"train.accelerator={train.accelerator}, devices={train.devices}: {error}") from None
+    torch.backends.cudnn.benchmark = True  # patches keep one size
+    torch.set_float32_matmul_precision("high")
+    return fabric
+
+
+def _check_folder(out: Path, resume: bool) -> None:
+    if not resume and recovered(out / "last").exists():
+        raise InputError(f"{out} already holds a run; add --resume to go on with it, or choose another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"run folder {out} cannot be written: {error.strerror}; choose another --out") from None
+
+
+def _check_same(settings: Settings, last: Path) -> None:
+    """A run may go on for longer, but not as another one."""
+    old = checkpoint.load_model(last).settings
+    for section in ("data", "codec", "sampling", "method"):
+        if getattr(old, section) != getattr(settings, section):
+            raise InputError(f"{last}: the run was started with another {section} section; resume it with its own config.yaml")
+
+
+def _write_settings(settings: Settings, out: Path) -> None:
+    (out / "config.yaml").write_text(yaml.safe_dump(config_key(settings), sort_keys=False))
+
+
+def _agree(fabric: Fabric, stop: bool) -> bool:
+    """Whether any process wants to stop: clocks differ, decisions must not."""
+    if fabric.world_size == 1:
+        return stop
+    return bool(fabric.all_reduce(torch.tensor(float(stop), device=fabric.device), reduce_op="max") > 0)
+
+
+def _average(gradients: list[Tensor]) -> None:
+    """In place: the mean over processes, in one message."""
+    flat = torch.cat([g.reshape(-1) for g in gradients])
+    torch.distributed.all_reduce(flat)
+    flat /= torch.distributed.get_world_size()
+    offset = 0
+    for g in gradients:
+        g.copy_(flat[offset : offset + g.numel()].view_as(g))
+        offset += g.numel()
+
+
+def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _to(batch: Batch, fabric: Fabric) -> Batch:
+    return {k: fabric.to_device(v) if isinstance(v, Tensor) else v for k, v in batch.items()}
+
+
+def _floats(losses: dict[str, Tensor]) -> dict[str, float]:
+    return {k: float(v.detach()) for k, v in losses.items()}
+
+
+def _rates(run: Run) -> dict[str, float]:
+    return {f"lr_{k}": o.param_groups[0]["lr"] for k, o in run.raw_optimizers.items()}

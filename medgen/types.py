@@ -1,0 +1,49 @@
+"""What every part of medgen hands to the next: cases, batches, methods, and the error a user can mend."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+class InputError(ValueError):
+    """Input or settings that the user can mend.
+
+    The message is one sentence that names the file or key, what is wrong and what to do;
+    the command line prints it without a traceback and exits with code 2.
+    """
+
+
+@dataclass(frozen=True)
+class Case:
+    """One entry of a cohort. ``patient`` decides the split; any file may be absent (unpaired cohorts)."""
+
+    name: str
+    patient: str
+    source: Path | None = None
+    target: Path | None = None
+    labels: Path | None = None
+
+
+# "source" and "target": float tensors (B, C, X, Y, Z) in [-1, 1]; "source_case", "target_case": list of names.
+Batch = dict[str, Any]
+
+# update(name, loss): zero grad, backward, clip and step of the optimizer called ``name``.
+Update = Callable[[str, Tensor], None]
+
+
+class Method(Protocol):
+    """A translation method: one published method, one file in ``medgen/methods``."""
+
+    networks: dict[str, nn.Module]  # every network that learns
+    memory: dict[str, nn.Module]  # other state of training, e.g. image pools; saved for resume
+    generator: str  # key in ``networks`` of the network that ``translate`` runs; the loop keeps its EMA
+
+    def optimizers(self) -> dict[str, Optimizer]: ...
+
+    def step(self, batch: Batch, update: Update) -> dict[str, Tensor]: ...
+
+    def translate(self, x: Tensor) -> Tensor: ...

@@ -1,0 +1,37 @@
+import numpy as np
+
+from medgen.data.body import body_mask, foreground_threshold, looks_like_hu
+
+
+def phantom():
+    data = np.full((40, 30, 20), -1000, np.float32)
+    data[5:35, 5:20, :] = 40  # body
+    data[10:16, 8:14, 4:16] = -800  # lung
+    data[4:36, 24:26, :] = 0  # table
+    return data
+
+
+def test_lung_is_inside_and_table_outside():
+    mask = body_mask(phantom())
+    assert mask[12, 10, 10] and mask[20, 10, 10]
+    assert not mask[20, 25, 10] and not mask[1, 1, 1]
+    expected = np.zeros_like(mask)
+    expected[5:35, 5:20, :] = True
+    assert (mask == expected).mean() > 0.99
+
+
+def test_nothing_above_the_threshold_gives_everything():
+    assert body_mask(np.full((5, 6, 7), -1000.0)).all()
+
+
+def test_foreground_of_skull_stripped_mr():
+    data = np.zeros((20, 20, 20), np.float32)
+    data[5:15, 5:15, 5:15] = 300
+    mask = body_mask(data, threshold=foreground_threshold(data))
+    assert not (mask & (data == 0)).any()
+    assert mask.sum() >= 1000 - 8  # the opening rounds a cube's corners off
+
+
+def test_hu_is_told_by_its_air():
+    assert looks_like_hu(phantom())
+    assert not looks_like_hu(np.array([[-60.0, 900.0]]))

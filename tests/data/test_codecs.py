@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medgen.data.codecs import Range, TargetRange, fit_range, typical_range
+from medgen.types import InputError
+
+
+@given(st.floats(-2000, 0), st.floats(1, 4000), st.integers(0, 2**31))
+def test_round_trip_inside_the_range(low, width, seed):
+    code = Range(low, low + width)
+    x = np.random.default_rng(seed).uniform(low, low + width, 100).astype(np.float32)
+    kept = x.copy()
+    y = code.encode(x)
+    assert np.abs(y).max() <= 1 + 1e-6
+    np.testing.assert_allclose(code.decode(y), x, atol=2e-6 * (abs(low) + width))
+    assert np.array_equal(x, kept)
+
+
+def test_ends_map_to_plus_and_minus_one():
+    np.testing.assert_array_equal(Range(-1000, 1000).encode(np.array([-1000.0, 0, 1000, 5000, -3000])), [-1, 0, 1, 1, -1])
+
+
+def test_carried_excess_makes_the_identity_exact_for_metal_and_air():
+    code = Range(-1000, 1000, "carry")
+    x = np.array([-1024, -500, 40, 1000, 1800, 3071, 20000], np.float32)
+    y = code.decode(code.encode(x)) + code.excess(x)
+    np.testing.assert_allclose(y, x, atol=1e-3)
+
+
+def test_clip_loses_what_lies_beyond():
+    code = Range(0, 100)
+    assert code.excess(np.array([-5.0, 150])).tolist() == [0, 0]
+
+
+def test_percentile_covers_background_and_bright_tissue():
+    rng = np.random.default_rng(0)
+    data = np.zeros((20, 20, 20), np.float32)
+    data[5:15, 5:15, 5:15] = rng.normal(300, 30, (10, 10, 10))
+    code = fit_range(data, kind="percentile")
+    assert code.low == 0
+    assert code.high == pytest.approx(np.percentile(data[data > data.mean()], 99.5))
+
+
+@given(st.floats(0.01, 1e6))
+def test_percentile_and_zscore_follow_the_scale(gain):
+    data = np.random.default_rng(0).gamma(2, 50, (8, 8, 8)).astype(np.float32)
+    for kind in ("percentile", "zscore"):
+        a, b = fit_range(data, kind=kind), fit_range(data * np.float32(gain), kind=kind)
+        np.testing.assert_allclose(a.encode(data), b.encode(data * np.float32(gain)), atol=2e-3)
+
+
+def test_zscore_range_is_mean_and_width():
+    data = np.random.default_rng(0).normal(100, 10, (10, 10, 10)).astype(np.float32)
+    inside = data[data > data.mean()]
+    code = fit_range(data, kind="zscore", width=3)
+    assert (code.low + code.high) / 2 == pytest.approx(inside.mean(), rel=1e-5)
+    assert (code.high - code.low) / 6 == pytest.approx(inside.std(), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["percentile", "zscore"])
+def test_constant_image_is_refused(kind):
+    with pytest.raises(InputError, match="constant"):
+        fit_range(np.full((4, 4, 4), 7, np.float32), kind=kind)
+
+
+def test_target_range_follows_the_sources_gain():
+    typical = typical_range([Range(0, 10), Range(0, 30), Range(0, 20)])
+    assert (typical.low, typical.high) == (0, 20)
+    assert TargetRange(typical, Range(0, 100)).of(Range(0, 200)) == typical
+    assert TargetRange(typical, Range(0, 100), follow=True).of(Range(0, 200)) == Range(0, 40)

@@ -1,0 +1,279 @@
+import csv
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medgen.data.body import body_mask
+from medgen.evaluation.evaluate import evaluate, takes_up_contrast
+from medgen.types import InputError
+
+SHAPE = (20, 18, 16)
+AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
+LABELS = {"liver": 1, "lesion_hypovascular": 2, "aorta": 3}
+
+
+def _write(path, data, affine=AFFINE):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(data, affine), path)
+
+
+def _arrays(seed):
+    """Tissue in air; the source has 100 HU more in the liver and 200 in the aorta, the prediction 10."""
+    rng = np.random.default_rng(seed)
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[5:10, 5:10, 4:10], labels[11:13, 5:8, 4:10], labels[14:16, 5:8, 4:10] = 1, 2, 3
+    truth = np.full(SHAPE, -1000.0, np.float32)
+    truth[3:17, 3:15, 2:14] = 40 + rng.normal(0, 5, (14, 12, 12))
+    source = truth + 100 * (labels == 1) + 200 * (labels == 3)
+    prediction = truth + 10 * np.isin(labels, (1, 3)) - 3 * (labels == 2)
+    return truth, source.astype(np.float32), prediction.astype(np.float32), labels
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    for seed, case in enumerate(("a", "b")):
+        truth, source, prediction, labels = _arrays(seed)
+        _write(tmp_path / "target" / f"{case}.nii.gz", truth)
+        _write(tmp_path / "source" / f"{case}.nii.gz", source)
+        _write(tmp_path / "converted" / f"{case}.nii.gz", prediction)
+        _write(tmp_path / "labels" / f"{case}.nii.gz", labels)
+    (tmp_path / "labels.json").write_text(json.dumps(LABELS))
+    return tmp_path
+
+
+def _run(cohort, **options):
+    return evaluate(cohort / "target", cohort / "converted", cohort / "results", **options)
+
+
+def _rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_number_of_a_case(cohort):
+    evaluation = _run(cohort, source=cohort / "source", labels=cohort / "labels")
+    assert not evaluation.failures and not evaluation.warnings
+    rows = _rows(cohort / "results" / "cases.csv")
+    assert list(rows[0])[:7] == ["case", "mae", "psnr", "ssim", "source_mae", "source_psnr", "source_ssim"]
+    assert [row["case"] for row in rows] == ["a", "b"]
+    truth, source, prediction, labels = _arrays(0)
+    row = {name: float(value) for name, value in rows[0].items() if name != "case"}
+    body = body_mask(truth)
+    enhancing = np.isin(labels, (1, 3))
+    for prefix, image in (("", prediction), ("source_", source)):
+        error = np.abs(image - truth)
+        square = np.mean((image - truth) ** 2)
+        assert row[f"{prefix}mae"] == pytest.approx(error.mean(), rel=1e-5)
+        assert row[f"{prefix}rmse"] == pytest.approx(square**0.5, rel=1e-5)
+        assert row[f"{prefix}psnr"] == pytest.approx(10 * np.log10(4095**2 / square), rel=1e-5)
+        assert row[f"{prefix}body_mae"] == pytest.approx(error[body].mean(), rel=1e-5)
+        assert row[f"{prefix}enhancing_mae"] == pytest.approx(error[enhancing].mean(), rel=1e-5)
+    assert row["ssim"] > row["source_ssim"] and row["body_ssim"] > row["source_body_ssim"]
+
+
+def test_regions_and_the_way_from_source_to_truth(cohort):
+    evaluation = _run(cohort, source=cohort / "source", labels=cohort / "labels")
+    rows = _rows(cohort / "results" / "regions.csv")
+    fixed = ["case", "region", "voxels", "mean_prediction", "mean_reference", "mean_source"]
+    assert list(rows[0])[:6] == fixed
+    assert [row["region"] for row in rows if row["case"] == "a"] == ["body", *LABELS]
+    truth, source, _, labels = _arrays(0)
+    liver = next(row for row in rows if row["region"] == "liver")
+    assert int(liver["voxels"]) == (labels == 1).sum()
+    assert float(liver["mean_reference"]) == pytest.approx(truth[labels == 1].mean(), rel=1e-5)
+    assert float(liver["mean_source"]) == pytest.approx(source[labels == 1].mean(), rel=1e-5)
+    assert float(liver["error"]) == pytest.approx(10, rel=1e-4)
+    regions = {row["region"]: row for row in evaluation.regions()}
+    assert regions["liver"]["fraction"] == pytest.approx(0.9, rel=1e-4)
+    assert regions["aorta"]["fraction"] == pytest.approx(0.95, rel=1e-4)
+    assert regions["lesion_hypovascular"]["fraction"] is None  # the source is as dark as the truth there
+    assert regions["lesion_hypovascular"]["abs_error"] == pytest.approx(3, rel=1e-4)
+    assert regions["liver"]["cases"] == 2
+
+
+def test_summary_is_strict_json_and_holds_statistics(cohort):
+    _write(cohort / "converted" / "a.nii.gz", _arrays(0)[0])  # identical to the truth: PSNR is infinite
+    _run(cohort, source=cohort / "source", labels=cohort / "labels")
+    text = (cohort / "results" / "summary.json").read_text()
+    summary = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert summary["number_of_cases"] == 2 and summary["data_range"] == 4095
+    assert "synthrad2025" in summary["data_range_origin"]
+    assert summary["settings"]["structures_that_take_up_contrast"] == ["liver", "aorta"]
+    assert summary["cases"][0]["psnr"] is None and summary["metrics"]["psnr"]["n"] == 1
+    rows = _rows(cohort / "results" / "cases.csv")
+    assert rows[0]["psnr"] == "inf"
+    errors = [float(row["mae"]) for row in rows]
+    assert summary["metrics"]["mae"]["mean"] == pytest.approx(np.mean(errors))
+    assert summary["metrics"]["mae"]["std"] == pytest.approx(np.std(errors, ddof=1))
+    assert not [path for path in (cohort / "results").iterdir() if path.name.startswith(".")]
+
+
+def test_without_source_and_labels_their_cells_are_empty(cohort):
+    evaluation = _run(cohort)
+    row = _rows(cohort / "results" / "cases.csv")[0]
+    assert row["mae"] and row["body_ssim"]
+    for column in ("source_mae", "source_ssim", "source_body_mae", "enhancing_mae", "source_enhancing_mae"):
+        assert row[column] == ""
+    regions = _rows(cohort / "results" / "regions.csv")
+    assert [row["region"] for row in regions] == ["body", "body"] and regions[0]["mean_source"] == ""
+    assert not evaluation.has_source and not evaluation.failures
+
+
+def test_the_main_columns_count_inside_the_mask(cohort):
+    truth, _, prediction, labels = _arrays(0)
+    for case in ("a", "b"):
+        _write(cohort / "mask" / f"{case}.nii.gz", (labels == 1).astype(np.uint8))
+    evaluation = _run(cohort, mask=cohort / "mask")
+    assert evaluation.cases[0].metrics["mae"] == pytest.approx(10, rel=1e-4)
+    assert [row["region"] for row in evaluation.cases[0].regions] == ["mask", "body"]
+
+
+def test_one_failing_case_is_reported_and_the_others_go_on(cohort):
+    wrong = AFFINE.copy()
+    wrong[0, 3] = 5
+    _write(cohort / "converted" / "a.nii.gz", _arrays(0)[2], wrong)
+    (cohort / "converted" / "extra.nii.gz").write_bytes((cohort / "converted" / "b.nii.gz").read_bytes())
+    _write(cohort / "target" / "c.nii.gz", _arrays(2)[0])
+    (cohort / "target" / "d.nii.gz").write_bytes(b"not a volume")
+    (cohort / "converted" / "d.nii.gz").write_bytes(b"not a volume")
+    seen = []
+    evaluation = _run(cohort, progress=lambda *step: seen.append(step))
+    assert [case.name for case in evaluation.cases] == ["b"]
+    errors = {failure.case: failure.error for failure in evaluation.failures}
+    assert set(errors) == {"a", "c", "d"}
+    assert "(5, 0, 0)" in errors["a"] and "(0, 0, 0)" in errors["a"]  # both geometries
+    assert "no prediction" in errors["c"] and "c.nii.gz" in errors["c"]
+    assert "d.nii.gz" in errors["d"]
+    assert any("extra.nii.gz" in warning for warning in evaluation.warnings)
+    summary = json.loads((cohort / "results" / "summary.json").read_text())
+    assert summary["number_of_failures"] == 3 and summary["failures"][0]["case"] == "a"
+    assert seen == [(1, 4, "a"), (2, 4, "b"), (3, 4, "c"), (4, 4, "d")]
+
+
+@pytest.mark.parametrize("role", ["source", "labels", "mask"])
+def test_source_labels_and_mask_must_lie_on_the_grid_too(cohort, role):
+    for case in ("a", "b"):
+        _write(cohort / role / f"{case}.nii.gz", np.ones((4, 4, 4), np.uint8))
+    evaluation = _run(cohort, **{role: cohort / role})
+    assert not evaluation.cases and len(evaluation.failures) == 2
+    assert "4 x 4 x 4" in evaluation.failures[0].error and "20 x 18 x 16" in evaluation.failures[0].error
+
+
+def test_missing_source_and_labels_of_a_case_are_warned_of_and_a_missing_mask_fails(cohort):
+    (cohort / "source" / "a.nii.gz").unlink()
+    (cohort / "labels" / "a.nii.gz").unlink()
+    evaluation = _run(cohort, source=cohort / "source", labels=cohort / "labels")
+    assert len(evaluation.cases) == 2 and len(evaluation.warnings) == 2
+    assert "source_mae" not in evaluation.cases[0].metrics
+    _write(cohort / "mask" / "a.nii.gz", np.ones(SHAPE, np.uint8))
+    _write(cohort / "mask" / "b.nii.gz", np.zeros(SHAPE, np.uint8))
+    evaluation = _run(cohort, mask=cohort / "mask")
+    assert ["empty" in failure.error for failure in evaluation.failures] == [True]
+    (cohort / "mask" / "b.nii.gz").unlink()
+    assert "no mask" in _run(cohort, mask=cohort / "mask").failures[0].error
+
+
+def test_images_not_in_hu_need_a_data_range(cohort):
+    for folder in ("target", "converted"):
+        for case in ("a", "b"):
+            data = np.random.default_rng(len(folder)).random(SHAPE, np.float32)
+            _write(cohort / folder / f"{case}.nii.gz", data)
+    with pytest.raises(InputError, match="--data-range"):
+        _run(cohort)
+    evaluation = _run(cohort, data_range=1.0)
+    assert evaluation.data_range == 1 and evaluation.data_range_origin == "given by the user"
+    assert "body_mae" not in evaluation.cases[0].metrics and evaluation.unit == ""
+    with pytest.raises(InputError, match="above 0"):
+        _run(cohort, data_range=0)
+
+
+def test_a_prediction_that_is_not_in_hu_is_warned_of(cohort):
+    _write(cohort / "converted" / "a.nii.gz", np.zeros(SHAPE, np.float32))
+    assert "is it in HU" in _run(cohort).warnings[0]
+
+
+def test_orientation_on_disk_does_not_matter(cohort):
+    """The same volume stored with its axes turned gives the same numbers, body mask and regions included."""
+    plain = _run(cohort, source=cohort / "source", labels=cohort / "labels")
+    for folder in ("target", "source", "converted", "labels"):
+        for path in (cohort / folder).glob("*.nii.gz"):
+            turned = nib.load(path).as_reoriented(np.array([[1, -1], [2, 1], [0, -1]]))
+            nib.save(nib.Nifti1Image(np.asarray(turned.dataobj), turned.affine), path)
+    turned = _run(cohort, source=cohort / "source", labels=cohort / "labels")
+    for a, b in zip(plain.cases, turned.cases, strict=True):
+        assert a.metrics == pytest.approx(b.metrics, rel=1e-5)
+
+
+def test_single_files_are_a_pair_whatever_their_names(cohort):
+    evaluation = evaluate(
+        cohort / "target" / "a.nii.gz",
+        cohort / "converted" / "b.nii.gz",
+        cohort / "one",
+        source=cohort / "source",
+        labels=cohort / "labels" / "b.nii.gz",
+    )
+    assert [case.name for case in evaluation.cases] == ["a"]
+    assert evaluation.cases[0].files["source"].name == "a.nii.gz"
+    assert "liver" in [row["region"] for row in evaluation.cases[0].regions]  # labels.json one folder above
+    with pytest.raises(InputError, match="is one file but"):
+        evaluate(cohort / "target", cohort / "converted" / "b.nii.gz", cohort / "one")
+
+
+def test_label_values_without_a_name_are_numbered(cohort):
+    (cohort / "labels.json").unlink()
+    evaluation = _run(cohort, labels=cohort / "labels")
+    assert [row["region"] for row in evaluation.cases[0].regions] == ["body", "label_1", "label_2", "label_3"]
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[1]", '{"liver": "1"}', '{"liver": true}', '{"liver": 1, "spleen": 1}']
+)
+def test_a_broken_labels_json_is_refused(cohort, text):
+    (cohort / "labels.json").write_text(text)
+    with pytest.raises(InputError, match="labels.json"):
+        _run(cohort, labels=cohort / "labels")
+
+
+def test_labels_that_are_not_whole_numbers_fail_that_case(cohort):
+    _write(cohort / "labels" / "a.nii.gz", np.full(SHAPE, 0.5, np.float32))
+    evaluation = _run(cohort, labels=cohort / "labels")
+    assert [case.name for case in evaluation.cases] == ["b"]
+    assert "labels/a.nii.gz" in evaluation.failures[0].error
+
+
+def test_paths_that_cannot_work_are_refused(cohort):
+    with pytest.raises(InputError, match="does not exist"):
+        evaluate(cohort / "nowhere", cohort / "converted", cohort / "results")
+    (cohort / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no volumes"):
+        evaluate(cohort / "target", cohort / "empty", cohort / "results")
+    (cohort / "other").mkdir()
+    (cohort / "converted" / "a.nii.gz").rename(cohort / "other" / "x.nii.gz")
+    with pytest.raises(InputError, match="has the name of one"):
+        evaluate(cohort / "target", cohort / "other", cohort / "results")
+    (cohort / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be made"):
+        evaluate(cohort / "target", cohort / "converted", cohort / "file" / "results")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("aorta", True),
+        ("inferior_vena_cava", True),
+        ("hepatic vessels", True),
+        ("kidney_left", True),
+        ("kidney_cyst_left", False),
+        ("lesion_hyper", True),
+        ("lesion_hypo", False),
+        ("bone", False),
+        ("arteries", True),
+        ("collecting_system", True),
+        ("adrenal_glands", False),
+        ("Liver", True),
+    ],
+)
+def test_structures_that_take_up_contrast(name, expected):
+    assert takes_up_contrast(name) is expected

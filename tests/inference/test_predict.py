@@ -1,0 +1,122 @@
+import numpy as np
+import pytest
+import torch
+from conftest import make_model, small_settings
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nibabel.orientations import apply_orientation, inv_ornt_aff
+from scipy.spatial.transform import Rotation
+
+from medgen.inference.predict import pass_bytes, translate_array, translate_volume, use_whole
+from medgen.io.volume import Volume
+from medgen.types import InputError
+
+MODEL = make_model()
+IDENTITY = make_model(train=False)
+
+
+def scan(shape=(19, 22, 17), seed=0):
+    rng = np.random.default_rng(seed)
+    return np.rint(rng.uniform(-1024, 1500, shape)).astype(np.float32)
+
+
+def affine(spacing=(2.0, 2.0, 2.0), angles=(0, 0, 0)):
+    matrix = np.eye(4)
+    matrix[:3, :3] = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() * spacing
+    matrix[:3, 3] = (-31, 12, 400)
+    return matrix
+
+
+def test_an_untrained_residual_model_returns_the_scan_metal_and_air_included():
+    volume = Volume(scan() * 10, affine(), np.dtype(np.int16))
+    out = translate_volume(IDENTITY, volume)
+    np.testing.assert_allclose(out.data, volume.data, atol=2e-3)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    axes=st.permutations([0, 1, 2]),
+    signs=st.tuples(*[st.sampled_from([-1, 1])] * 3),
+    angles=st.tuples(*[st.floats(-40, 40)] * 3),
+    shape=st.tuples(*[st.integers(3, 24)] * 3),
+)
+def test_geometry_is_the_inputs_for_every_orientation(axes, signs, angles, shape):
+    volume = Volume(scan(shape), affine(angles=angles))
+    orientation = np.array(list(zip(axes, signs, strict=True)), float)
+    turned = Volume(
+        apply_orientation(volume.data, orientation), volume.affine @ inv_ornt_aff(orientation, shape), np.dtype(np.int16)
+    )
+    out = translate_volume(MODEL, turned)
+    assert out.data.shape == turned.data.shape
+    assert np.array_equal(out.affine, turned.affine)
+    assert out.dtype == turned.dtype
+
+
+@pytest.mark.parametrize("orientation", [[(0, 1), (1, 1), (2, 1)], [(2, 1), (0, -1), (1, 1)], [(1, -1), (2, 1), (0, -1)]])
+def test_the_same_scan_stored_otherwise_gives_the_same_image(orientation):
+    volume = Volume(scan((16, 20, 24)), affine())
+    orientation = np.array(orientation, float)
+    turned = Volume(
+        apply_orientation(volume.data, orientation), volume.affine @ inv_ornt_aff(orientation, volume.data.shape)
+    )
+    a, b = translate_volume(MODEL, volume), translate_volume(MODEL, turned)
+    np.testing.assert_allclose(apply_orientation(a.data, orientation), b.data, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5), (1, 40, 2), (16, 16, 16), (17, 33, 18)])
+@pytest.mark.parametrize("window", ["whole", "patch"])
+@pytest.mark.parametrize("generator", ["unet", "resnet"])
+def test_any_size_goes_through(shape, window, generator):
+    method = {**MODEL.settings.method, "generator": generator, "blocks": 1}
+    model = make_model(small_settings(inference={"window": window}, method=method))
+    assert translate_array(model, np.zeros(shape, np.float32)).shape == shape
+
+
+def test_windows_with_overlap_agree_with_one_pass_inside():
+    """Batch norm does not look at the window, so only the padding at window borders differs; blending hides it."""
+    x = np.random.default_rng(0).uniform(-1, 1, (40, 40, 40)).astype(np.float32)
+    whole = translate_array(make_model(small_settings(inference={"window": "whole"})), x)
+    tiled = translate_array(make_model(small_settings(inference={"window": "patch", "overlap": 0.75})), x)
+    change = np.abs(whole - x).mean()
+    assert change > 1e-3
+    assert np.abs(whole - tiled).mean() < 0.15 * change
+
+
+def test_auto_window_minds_memory_and_norm():
+    network = MODEL.generator
+    need = pass_bytes(network, (1, 1, 64, 64, 64)) / 2**30
+    assert use_whole("auto", network, (1, 1, 64, 64, 64), need * 1.1)
+    assert not use_whole("auto", network, (1, 1, 64, 64, 64), need * 0.9)
+    with pytest.raises(InputError, match="inference.memory_gb"):
+        use_whole("whole", network, (1, 1, 64, 64, 64), need * 0.9)
+    instance = make_model(small_settings(method={**MODEL.settings.method, "norm": "instance"})).generator
+    assert not use_whole("auto", instance, (1, 1, 8, 8, 8), 100)
+
+
+def test_pass_bytes_counts_every_layer():
+    network = torch.nn.Sequential(torch.nn.Conv3d(1, 4, 3, padding=1), torch.nn.ReLU())
+    assert pass_bytes(network, (1, 1, 10, 10, 10)) == 2 * 4 * 1000 * 4
+
+
+def test_other_spacing_is_resampled_there_and_back():
+    volume = Volume(scan((30, 30, 30)), affine((1.0, 1.0, 1.0)))
+    model = make_model(small_settings(inference={"transfer": "difference"}), train=False)
+    out = translate_volume(model, volume)
+    np.testing.assert_allclose(out.data, volume.data, atol=2e-3)  # a change of nothing keeps every detail
+    smoothed = translate_volume(make_model(small_settings(inference={"transfer": "image"}), train=False), volume)
+    assert np.abs(smoothed.data - volume.data).max() > 100  # the image itself went through the coarse grid
+
+
+def test_other_spacing_is_refused_or_ignored_as_the_config_says():
+    volume = Volume(scan((16, 16, 16)), affine((1.0, 1.0, 1.0)))
+    with pytest.raises(InputError, match="inference.spacing"):
+        translate_volume(make_model(small_settings(inference={"spacing": "refuse"})), volume)
+    out = translate_volume(make_model(small_settings(inference={"spacing": "ignore"}), train=False), volume)
+    np.testing.assert_allclose(out.data, volume.data, atol=2e-3)
+
+
+def test_input_is_untouched():
+    volume = Volume(scan(), affine())
+    kept = volume.data.copy()
+    translate_volume(MODEL, volume)
+    assert np.array_equal(volume.data, kept)

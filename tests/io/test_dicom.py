@@ -1,0 +1,319 @@
+"""DICOM series: voxels and geometry beside SimpleITK's reader, on series written here with pydicom."""
+
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless, generate_uid
+from scipy.spatial.transform import Rotation
+
+from medgen.io.dicom import list_series, read_series, series_uid
+from medgen.io.itk import itk_affine
+from medgen.io.volume import read_geometry, read_volume, same_geometry, write_volume
+from medgen.types import InputError
+
+LIDC = Path(__file__).parents[3] / "shared/data/lidc_dicom"
+AXIAL = np.eye(3)
+OBLIQUE = Rotation.from_euler("xyz", (12, -25, 40), degrees=True).as_matrix()
+ORIENTATIONS = {
+    "axial": AXIAL,
+    "feet first, prone": np.diag([-1.0, -1.0, 1.0]),
+    "coronal": np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]),
+    "sagittal": np.array([[0.0, 0, -1], [1, 0, 0], [0, -1, 0]]),
+    "oblique": OBLIQUE,
+}
+
+
+def scan(slices=6, rows=5, columns=7, low=0, high=4000):
+    return np.random.default_rng(1).integers(low, high, (slices, rows, columns))
+
+
+def write_series(
+    folder, stored, axes=AXIAL, *, kind="u2", step=2.5, names=None, positions=None, uid=None, **tags
+):
+    """One file a slice; ``axes`` has row direction, column direction and normal (LPS) as its columns."""
+    folder.mkdir(parents=True, exist_ok=True)
+    uid = uid or generate_uid()
+    for k, pixels in enumerate(stored):
+        ds = FileDataset(None, {}, file_meta=FileMetaDataset(), preamble=b"\0" * 128)
+        ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        ds.SOPClassUID, ds.SOPInstanceUID = CTImageStorage, generate_uid()
+        ds.SeriesInstanceUID, ds.StudyInstanceUID, ds.FrameOfReferenceUID = (
+            uid,
+            uid[:60] + ".1",
+            uid[:60] + ".2",
+        )
+        ds.PatientID, ds.Modality, ds.SeriesNumber, ds.SeriesDescription = "p", "CT", 3, "thin"
+        ds.InstanceNumber = len(stored) - k  # against the position: must not matter
+        position = (
+            np.array([-100.5, 20.25, 30]) + k * step * axes[:, 2] if positions is None else positions[k]
+        )
+        ds.ImagePositionPatient = [f"{x:.8f}"[:16] for x in position]
+        ds.ImageOrientationPatient = [f"{x:.12f}"[:16] for x in axes[:, :2].T.ravel()]
+        ds.PixelSpacing, ds.SliceThickness = ["0.8", "0.6"], "2.5"
+        ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+        ds.Rows, ds.Columns = pixels.shape
+        ds.BitsAllocated = ds.BitsStored = 8 * np.dtype(kind).itemsize
+        ds.HighBit, ds.PixelRepresentation = ds.BitsStored - 1, int(np.dtype(kind).kind == "i")
+        ds.RescaleSlope, ds.RescaleIntercept = "1", "-1024"
+        ds.PixelData = pixels.astype(kind).tobytes()
+        for keyword, value in tags.items():
+            value = value(k) if callable(value) else value
+            delattr(ds, keyword) if value is None else setattr(ds, keyword, value)
+        ds.save_as(folder / (names[k] if names else f"{k:03}.dcm"), enforce_file_format=True)
+    return uid
+
+
+def by_simpleitk(folder, uid):
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder), uid))
+    image = reader.Execute()
+    return sitk.GetArrayFromImage(image).transpose(), itk_affine(image)
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_agrees_with_simpleitk_in_any_orientation(tmp_path, orientation):
+    uid = write_series(tmp_path, scan(), ORIENTATIONS[orientation])
+    volume = read_volume(tmp_path)
+    array, affine = by_simpleitk(tmp_path, uid)
+    np.testing.assert_array_equal(volume.data, array)
+    np.testing.assert_allclose(volume.affine, affine, atol=1e-6)
+    assert volume.spacing == pytest.approx((0.6, 0.8, 2.5)) and volume.dtype == np.int16
+    assert same_geometry(read_geometry(tmp_path), volume.geometry, tolerance=0.0)
+
+
+def test_a_voxel_lies_where_its_slice_says(tmp_path):
+    """From the standard (C.7.6.2.1.1): P = S + X * column spacing * column + Y * row spacing * row."""
+    stored = scan()
+    write_series(tmp_path, stored, OBLIQUE)
+    volume = read_volume(tmp_path)
+    for k, row, column in ((0, 0, 0), (5, 4, 6), (2, 3, 1)):
+        ds = pydicom.dcmread(tmp_path / f"{k:03}.dcm")
+        x, y = np.reshape(ds.ImageOrientationPatient, (2, 3)).astype(float)
+        lps = np.array(ds.ImagePositionPatient, float) + x * 0.6 * column + y * 0.8 * row
+        index = np.linalg.solve(volume.affine, (*(lps * (-1, -1, 1)), 1))[:3]
+        np.testing.assert_allclose(index, np.rint(index), atol=1e-4)
+        assert volume.data[tuple(np.rint(index).astype(int))] == stored[k, row, column] - 1024
+
+
+def test_order_of_files_does_not_matter(tmp_path):
+    stored, names = scan(), ["d", "b.dcm", "a", "f.IMA", "c.dcm", "e.dcm"]
+    write_series(tmp_path, stored, OBLIQUE, names=names)
+    volume = read_volume(tmp_path)
+    np.testing.assert_array_equal(volume.data, stored.transpose(2, 1, 0) - 1024.0)
+    # one file stands for its series, with and without extension
+    for name in ("a", "b.dcm"):
+        np.testing.assert_array_equal(read_volume(tmp_path / name).data, volume.data)
+        assert read_geometry(tmp_path / name).shape == volume.data.shape
+
+
+@pytest.mark.parametrize("kind, low", [("i2", -2000), ("u2", 0), ("u1", 0)])
+def test_rescale_is_applied_slice_by_slice(tmp_path, kind, low):
+    stored = scan(low=low, high=250 if kind == "u1" else 3000)
+    slope, inter = [1, 1, 2, 2, 0.5, 0.25], [-1024, 0, 7, 1, -3.5, 0]
+    tags = {"RescaleSlope": lambda k: str(slope[k]), "RescaleIntercept": lambda k: str(inter[k])}
+    write_series(tmp_path, stored, kind=kind, **tags)
+    volume = read_volume(tmp_path)
+    expected = stored * np.reshape(slope, (-1, 1, 1)) + np.reshape(inter, (-1, 1, 1))
+    np.testing.assert_array_equal(volume.data, expected.transpose(2, 1, 0))
+    assert volume.dtype == np.float32  # not all whole
+
+
+@pytest.mark.parametrize("high, kind", [(4000, np.int16), (60000, np.int32)])
+def test_stored_type_holds_the_values_and_goes_to_nifti(tmp_path, high, kind):
+    write_series(tmp_path / "dicom", scan(high=high))
+    volume = read_volume(tmp_path / "dicom")
+    assert volume.dtype == kind
+    write_volume(tmp_path / "a.nii.gz", volume)
+    back = read_volume(tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(back.data, volume.data)
+    assert back.dtype == kind and same_geometry(back.geometry, volume.geometry)
+
+
+def test_without_rescale_the_stored_values_are_the_values(tmp_path):
+    stored = scan()
+    uid = write_series(tmp_path, stored, RescaleSlope=None, RescaleIntercept=None)
+    volume = read_volume(tmp_path)
+    np.testing.assert_array_equal(volume.data, stored.transpose(2, 1, 0))
+    np.testing.assert_array_equal(volume.data, by_simpleitk(tmp_path, uid)[0])
+
+
+def test_monochrome1_does_not_change_hu(tmp_path):
+    """It asks a viewer to show low values bright (C.7.6.3.1.2). ITK inverts the values: not followed here."""
+    stored = scan()
+    write_series(tmp_path, stored, PhotometricInterpretation="MONOCHROME1")
+    np.testing.assert_array_equal(read_volume(tmp_path).data, stored.transpose(2, 1, 0) - 1024.0)
+
+
+def test_rle_is_decoded_and_a_missing_decoder_is_named(tmp_path):
+    stored = scan(slices=3)
+    write_series(tmp_path, stored)
+    for path in tmp_path.iterdir():
+        ds = pydicom.dcmread(path)
+        ds.compress(RLELossless)
+        ds.save_as(path)
+    np.testing.assert_array_equal(read_volume(tmp_path).data, stored.transpose(2, 1, 0) - 1024.0)
+    for path in tmp_path.iterdir():  # not JPEG 2000 data: refused whether a decoder is there or not
+        ds = pydicom.dcmread(path)
+        ds.file_meta.TransferSyntaxUID = JPEG2000Lossless
+        ds.save_as(path)
+    with pytest.raises(InputError, match="pip install|cannot be decoded"):
+        read_volume(tmp_path)
+
+
+def test_several_series_are_listed_and_chosen(tmp_path):
+    first, second = scan(slices=4), scan(slices=6, low=1000)
+    a = write_series(tmp_path, first, names=[f"a{k}" for k in range(4)])
+    b = write_series(
+        tmp_path,
+        second,
+        names=[f"b{k}" for k in range(6)],
+        SeriesNumber=2,
+        SeriesDescription="Thick Arterial",
+    )
+    assert [(s.uid, s.description, s.modality, len(s.files)) for s in list_series(tmp_path)] == [
+        (b, "Thick Arterial", "CT", 6),
+        (a, "thin", "CT", 4),
+    ]
+    with pytest.raises(InputError) as info:
+        read_volume(tmp_path)
+    for part in ("--series", a, b, "'thin'", "'Thick Arterial'", "4 slices", "6 slices", "1)", "2)"):
+        assert part in str(info.value)
+    for wanted, expected in ((a, first), ("2", first), ("thin", first), ("1", second), ("arterial", second)):
+        volume = read_volume(tmp_path, series=wanted)
+        np.testing.assert_array_equal(volume.data, expected.transpose(2, 1, 0) - 1024.0)
+        assert read_geometry(tmp_path, series=wanted).shape == volume.data.shape
+    assert series_uid(tmp_path / "a0") == a
+    assert read_volume(tmp_path / "a0").data.shape[2] == 4  # a file names its own series
+    for wanted in ("3", "th", "venous", ""):
+        with pytest.raises(InputError, match=f"'{wanted}' fits"):
+            read_volume(tmp_path, series=wanted)
+
+
+def test_localisers_segmentations_and_strangers_are_passed_over(tmp_path):
+    stored = scan()
+    write_series(tmp_path, stored)
+    write_series(tmp_path / "x", scan(2), names=["s0", "s1"], ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    write_series(tmp_path / "y", scan(1), names=["seg"], Modality="SEG")
+    for path in (tmp_path / "x/s0", tmp_path / "x/s1", tmp_path / "y/seg"):
+        path.rename(tmp_path / path.name)
+    (tmp_path / "report.txt").write_text("not DICOM")
+    (tmp_path / "empty").touch()
+    np.testing.assert_array_equal(read_volume(tmp_path).data, stored.transpose(2, 1, 0) - 1024.0)
+    assert [s.remark for s in list_series(tmp_path)].count("localiser") == 1
+
+
+def test_a_folder_of_folders(tmp_path):
+    stored = scan()
+    write_series(tmp_path / "study" / "series", stored)
+    np.testing.assert_array_equal(read_volume(tmp_path).data, stored.transpose(2, 1, 0) - 1024.0)
+
+
+def test_rounded_positions_are_accepted_and_the_stack_is_straight(tmp_path):
+    positions = [np.round([-10, -10, 0.625 * k], 1) for k in range(30)]
+    write_series(tmp_path, scan(30), positions=positions)
+    volume = read_volume(tmp_path)
+    np.testing.assert_allclose(volume.affine[:3, 2], (0, 0, positions[-1][2] / 29))
+
+
+def test_a_tilted_gantry_gives_a_sheared_affine(tmp_path):
+    shift = np.array([0, np.sin(np.radians(15)), np.cos(np.radians(15))]) * 3
+    write_series(tmp_path, scan(), positions=[shift * k for k in range(6)])
+    volume = read_volume(tmp_path)
+    for k in range(6):
+        np.testing.assert_allclose((volume.affine @ (0, 0, k, 1))[:3], shift * k * (-1, -1, 1), atol=1e-6)
+
+
+def test_a_single_slice_needs_its_thickness(tmp_path):
+    write_series(tmp_path, scan(1))
+    assert read_volume(tmp_path).spacing == pytest.approx((0.6, 0.8, 2.5))
+    write_series(tmp_path, scan(1), SliceThickness=None)
+    with pytest.raises(InputError, match="single slice without SliceThickness"):
+        read_volume(tmp_path)
+
+
+# Refused, each with one sentence that names the folder or file --------------------------------------------
+
+
+def refused(folder, match, series=None):
+    for read in (read_volume, read_geometry):
+        with pytest.raises(InputError, match=match) as info:
+            read(folder, series=series)
+        assert str(folder) in str(info.value) and "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize("slices, gone", [(8, 3), (3, 1), (50, 48)])
+def test_a_missing_slice_is_named_with_its_gap(tmp_path, slices, gone):
+    write_series(tmp_path, scan(slices + 1), OBLIQUE)
+    (tmp_path / f"{gone:03}.dcm").unlink()
+    refused(tmp_path, rf"5.000 mm between {gone - 1:03}.dcm and {gone + 1:03}.dcm.*(2.500|3.750) mm is usual")
+
+
+def test_uneven_and_duplicate_slices(tmp_path):
+    heights = [0, 1, 2, 3.3, 4.3, 5.3]
+    write_series(tmp_path / "uneven", scan(), positions=[np.array([0, 0, z]) for z in heights])
+    refused(tmp_path / "uneven", "1.300 mm between 002.dcm and 003.dcm where 1.000 mm is usual")
+    heights = [0, 1, 2, 2, 3, 4]
+    write_series(tmp_path / "twice", scan(), positions=[np.array([0, 0, z]) for z in heights])
+    refused(tmp_path / "twice", "two slices of one series at the same place.*002.dcm and 003.dcm")
+    wander = [np.array([0.5 * (k == 3), 0, k]) for k in range(6)]
+    write_series(tmp_path / "wander", scan(), positions=wander)
+    refused(tmp_path / "wander", "unevenly spaced")
+
+
+def test_mixed_slices(tmp_path):
+    turned = OBLIQUE[:, :2].T.ravel().round(6).tolist()
+    straight = AXIAL[:, :2].T.ravel().tolist()
+    write_series(
+        tmp_path / "turned", scan(), ImageOrientationPatient=lambda k: turned if k == 4 else straight
+    )
+    refused(tmp_path / "turned", "004.dcm differs in orientation")
+    write_series(tmp_path / "zoom", scan(), PixelSpacing=lambda k: [1, 1] if k == 2 else [2, 2])
+    refused(tmp_path / "zoom", "differs in pixel spacing")
+    uid = write_series(tmp_path / "size", scan(4))
+    write_series(tmp_path / "size", scan(1, rows=9), names=["z"], uid=uid)
+    refused(tmp_path / "size", "differs in size")
+
+
+@pytest.mark.parametrize(
+    "tags, match",
+    [
+        ({"ImagePositionPatient": None}, "no usable ImagePositionPatient"),
+        ({"ImageOrientationPatient": None}, "no usable ImageOrientationPatient"),
+        ({"PixelSpacing": None}, "no usable PixelSpacing"),
+        ({"PixelSpacing": [0, 1]}, "no usable PixelSpacing"),
+        ({"NumberOfFrames": 2}, "multi-frame"),
+        ({"SamplesPerPixel": 3}, "colour"),
+        ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "right-angled"),
+    ],
+)
+def test_images_without_a_place_are_refused(tmp_path, tags, match):
+    write_series(tmp_path, scan(2), **tags)
+    refused(tmp_path, match)
+
+
+def test_damaged_files(tmp_path):
+    write_series(tmp_path, scan(rows=40))
+    path = tmp_path / "003.dcm"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    with pytest.raises(InputError, match="003.dcm has voxels that cannot be decoded"):
+        read_volume(tmp_path)
+    for content in (whole[:400], whole[:200], b"", b"text file, not DICOM"):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="003.dcm is"):
+            read_volume(tmp_path)
+
+
+@pytest.mark.skipif(not LIDC.is_dir(), reason="../shared/data/lidc_dicom is absent")
+def test_a_scanner_series_agrees_with_simpleitk():
+    volume = read_series(LIDC)
+    uid = list_series(LIDC)[0].uid
+    folder = list_series(LIDC)[0].files[0].parent
+    array, affine = by_simpleitk(folder, uid)
+    np.testing.assert_array_equal(volume.data, array)
+    np.testing.assert_allclose(volume.affine, affine, atol=1e-4)
+    assert volume.data.shape == (512, 512, 40) and volume.spacing == pytest.approx((0.78, 0.78, 1), abs=0.01)

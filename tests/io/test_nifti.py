@@ -1,0 +1,289 @@
+"""NIfTI: what survives a round trip, what is refused with one sentence; files made by nibabel or by hand."""
+
+import gzip
+import struct
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from scipy.spatial.transform import Rotation
+
+from medgen.io.volume import Volume, read_geometry, read_volume, write_volume
+from medgen.types import InputError
+
+OBLIQUE = np.eye(4)
+OBLIQUE[:3, :3] = Rotation.from_euler("xyz", (10, -20, 35), degrees=True).as_matrix() @ np.diag(
+    [-0.7, 0.8, 2.5]
+)
+OBLIQUE[:3, 3] = (-120.3, 55.1, 700.7)
+
+
+def raw_values(shape=(5, 6, 7), low=-1024, high=3072):
+    return np.random.default_rng(0).integers(low, high, shape)
+
+
+def saved(path, data, affine=OBLIQUE, kind=nib.Nifti1Image, **fields):
+    image = kind(data, affine, dtype=data.dtype)
+    for key, value in fields.items():
+        image.header[key] = value
+    nib.save(image, path)
+    return path
+
+
+def round_trip(path, ending=".nii.gz"):
+    volume = read_volume(path)
+    copy = path.parent / f"copy{ending}"
+    write_volume(copy, volume)
+    return volume, nib.load(copy)
+
+
+def test_header_survives_to_the_byte(tmp_path):
+    """Two different forms with odd codes, units, description, intent, calibration and an extension."""
+    image = nib.Nifti1Image(raw_values().astype(np.int16), None)
+    image.header.set_qform(OBLIQUE, 1)
+    other = OBLIQUE.copy()
+    other[:3, 3] += 5
+    other[0, 1] += 0.1  # a form a quaternion cannot hold
+    image.header.set_sform(other, 4)
+    image.header.set_xyzt_units("mm", "sec")
+    image.header["descrip"] = b"made by hand"
+    image.header["cal_max"] = 300
+    image.header["dim_info"] = 57
+    image.header["intent_name"] = b"HU"
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"kept as well"))
+    path = tmp_path / "a.nii"
+    nib.save(image, path)
+    volume = read_volume(path)
+    write_volume(tmp_path / "b.nii", volume)
+    before, after = path.read_bytes(), (tmp_path / "b.nii").read_bytes()
+    # scl_slope: nibabel writes 1 for "no scaling"; every other byte, voxels included, is equal
+    assert {i for i, (x, y) in enumerate(zip(before, after, strict=True)) if x != y} <= set(range(112, 120))
+    np.testing.assert_array_equal(volume.affine, nib.load(path).affine)
+
+
+@pytest.mark.parametrize("forms", [(0, 0), (1, 0), (0, 2)])
+def test_form_codes_survive(tmp_path, forms):
+    image = nib.Nifti1Image(raw_values().astype(np.int16), None)
+    image.header.set_qform(OBLIQUE, forms[0])
+    image.header.set_sform(OBLIQUE, forms[1])
+    nib.save(image, tmp_path / "a.nii.gz")
+    volume, back = round_trip(tmp_path / "a.nii.gz")
+    assert (int(back.header["qform_code"]), int(back.header["sform_code"])) == forms
+    np.testing.assert_array_equal(back.affine, nib.load(tmp_path / "a.nii.gz").affine)
+    np.testing.assert_array_equal(volume.affine, back.affine)
+
+
+@pytest.mark.parametrize("kind", ["u1", "i1", "i2", "u2", "i4", "u4", "i8", "f4", "f8", ">i2", ">f4"])
+@pytest.mark.parametrize("image_kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_stored_types_and_versions(tmp_path, kind, image_kind):
+    data = raw_values(low=0, high=100).astype(kind)
+    path = tmp_path / "a.nii.gz"
+    header = image_kind.header_class(endianness=">" if kind.startswith(">") else "<")
+    header.set_data_dtype(kind)
+    nib.save(image_kind(data, OBLIQUE, header), path)
+    volume, back = round_trip(path)
+    np.testing.assert_array_equal(volume.data, data)
+    assert volume.data.dtype == np.float32 and volume.dtype == np.dtype(kind).newbyteorder("=")
+    assert back.get_data_dtype() == np.dtype(kind) and type(back) is image_kind
+    np.testing.assert_array_equal(np.asanyarray(back.dataobj), data)
+    np.testing.assert_array_equal(back.affine, nib.load(path).affine)
+
+
+@pytest.mark.parametrize("slope, inter", [(1.0, -1024.0), (0.1, -3.7), (2.5, 0.0), (-0.5, 10.0)])
+def test_slope_and_intercept_are_applied_and_kept(tmp_path, slope, inter):
+    raw = raw_values(low=-3000, high=3000).astype(np.int16)
+    image = nib.Nifti1Image(raw, OBLIQUE)
+    image.header.set_slope_inter(slope, inter)
+    nib.save(image, tmp_path / "a.nii.gz")
+    volume, back = round_trip(tmp_path / "a.nii.gz")
+    slope, inter = float(np.float32(slope)), float(np.float32(inter))
+    np.testing.assert_array_equal(volume.data, (raw * slope + inter).astype(np.float32))
+    np.testing.assert_array_equal(back.dataobj.get_unscaled(), raw)
+    assert (back.dataobj.slope, back.dataobj.inter) == (slope, inter)
+    # values the type cannot hold: wider raw values under the same scaling, nothing wrapped
+    write_volume(tmp_path / "wide.nii.gz", volume.replaced(volume.data + 40000))
+    wide = nib.load(tmp_path / "wide.nii.gz")
+    assert wide.get_data_dtype().kind in "iu" and wide.get_data_dtype().itemsize >= 2
+    np.testing.assert_allclose(wide.get_fdata(), volume.data + 40000, atol=abs(slope) / 2 + 0.01)
+    # no slope in MHA: fractions are not rounded away
+    write_volume(tmp_path / "a.mha", volume)
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.mha").data, volume.data)
+
+
+def test_trailing_axes_of_one_are_one_volume_and_stay(tmp_path):
+    data = raw_values((4, 5, 6, 1)).astype(np.int16)
+    volume, back = round_trip(saved(tmp_path / "a.nii.gz", data))
+    assert volume.data.shape == (4, 5, 6) and read_geometry(tmp_path / "a.nii.gz").shape == (4, 5, 6)
+    assert back.shape == (4, 5, 6, 1)
+    np.testing.assert_array_equal(np.asanyarray(back.dataobj), data)
+
+
+def test_units_of_metres_and_micrometres_become_mm(tmp_path):
+    for code, factor in ((1, 1000), (3, 0.001)):
+        path = saved(tmp_path / f"{code}.nii", raw_values().astype(np.int16), xyzt_units=code)
+        volume, back = round_trip(path)
+        np.testing.assert_allclose(volume.affine[:3], nib.load(path).affine[:3] * factor)
+        np.testing.assert_allclose(sitk.ReadImage(str(path)).GetSpacing(), volume.spacing, rtol=1e-5)
+        np.testing.assert_array_equal(back.affine, nib.load(path).affine)
+
+
+def test_a_volume_without_header_is_written_for_other_tools(tmp_path):
+    volume = Volume(raw_values(), OBLIQUE, np.dtype(np.int16))
+    write_volume(tmp_path / "a.nii.gz", volume)
+    back = nib.load(tmp_path / "a.nii.gz")
+    np.testing.assert_allclose(back.get_sform(), OBLIQUE, atol=1e-4)
+    np.testing.assert_allclose(back.get_qform(), OBLIQUE, atol=1e-4)
+    assert back.header.get_xyzt_units()[0] == "mm" and int(back.header["sform_code"]) == 1
+    image = sitk.ReadImage(str(tmp_path / "a.nii.gz"))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image).transpose(), volume.data)
+    corner = np.array(image.TransformIndexToPhysicalPoint((4, 5, 6))) * (-1, -1, 1)
+    np.testing.assert_allclose(corner, (OBLIQUE @ (4, 5, 6, 1))[:3], atol=1e-3)
+
+
+def test_a_changed_affine_replaces_both_forms_and_keeps_the_codes(tmp_path):
+    path = saved(tmp_path / "a.nii", raw_values().astype(np.int16), sform_code=4, qform_code=1)
+    volume = read_volume(path)
+    moved = Volume(volume.data, np.diag([1.0, 2, 3, 1]), volume.dtype, volume.header)
+    write_volume(tmp_path / "b.nii", moved)
+    back = nib.load(tmp_path / "b.nii")
+    np.testing.assert_allclose(back.get_sform(), moved.affine)
+    np.testing.assert_allclose(back.get_qform(), moved.affine, atol=1e-5)
+    assert (int(back.header["sform_code"]), int(back.header["qform_code"])) == (4, 1)
+
+
+def test_a_sheared_affine_is_kept_and_the_quaternion_left_out(tmp_path):
+    sheared = OBLIQUE.copy()
+    sheared[:3, 2] += 0.3 * sheared[:3, 0]
+    write_volume(tmp_path / "a.nii", Volume(raw_values(), sheared, np.dtype(np.int16)))
+    back = nib.load(tmp_path / "a.nii")
+    np.testing.assert_allclose(back.affine, sheared, atol=1e-4)
+    assert int(back.header["qform_code"]) == 0
+
+
+def test_writing_twice_gives_the_same_bytes_and_an_untouched_input(tmp_path):
+    volume = read_volume(saved(tmp_path / "a.nii.gz", raw_values().astype(np.int16)))
+    data, header = volume.data.copy(), volume.header.copy()
+    for name in ("b", "c"):
+        write_volume(tmp_path / f"{name}.nii.gz", volume)
+    assert (tmp_path / "b.nii.gz").read_bytes() == (tmp_path / "c.nii.gz").read_bytes()
+    np.testing.assert_array_equal(volume.data, data)
+    assert volume.header == header
+
+
+# Refused, each with one sentence that names the file ------------------------------------------------------
+
+
+def refused(path, match, capfd, readers=(read_volume, read_geometry)):
+    for read in readers:
+        with pytest.raises(InputError, match=match) as info:
+            read(path)
+        assert str(path) in str(info.value) and "\n" not in str(info.value)
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", "")  # nothing printed beside the sentence
+
+
+@pytest.mark.parametrize(
+    "shape, match",
+    [((5, 6), "is 2D"), ((5, 6, 7, 3), "is 4D"), ((5, 6, 7, 1, 3), "is 5D")],
+)
+def test_other_dimensions(tmp_path, capfd, shape, match):
+    refused(saved(tmp_path / "a.nii.gz", np.ones(shape, np.int16)), match, capfd)
+
+
+def test_zero_size(tmp_path, capfd):
+    path = saved(tmp_path / "a.nii", np.ones((5, 6, 7), np.int16))
+    content = bytearray(path.read_bytes())
+    content[40:56] = struct.pack("<8h", 3, 5, 0, 7, 1, 1, 1, 1)
+    path.write_bytes(content)
+    refused(path, "dimension has size zero", capfd)
+
+
+def test_colour_and_complex(tmp_path, capfd):
+    rgb = np.zeros((4, 4, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    refused(saved(tmp_path / "rgb.nii.gz", rgb), "RGB", capfd)
+    refused(saved(tmp_path / "complex.nii.gz", np.ones((4, 4, 4), np.complex64)), "complex", capfd)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_not_finite_voxels(tmp_path, capfd, bad):
+    data = np.zeros((4, 4, 4), np.float32)
+    data[1, 2, 3] = bad
+    refused(saved(tmp_path / "a.nii.gz", data), "holds 1 NaN or infinite", capfd, [read_volume])
+
+
+def test_float64_beyond_float32(tmp_path, capfd):
+    refused(saved(tmp_path / "a.nii.gz", np.full((2, 2, 2), 1e300)), "NaN or infinite", capfd, [read_volume])
+
+
+def test_bad_affines(tmp_path, capfd):
+    data = np.ones((4, 4, 4), np.int16)
+    flat, broken = np.diag([1.0, 0, 1, 1]), OBLIQUE.copy()
+    broken[0, 3] = np.nan
+    for name, affine, match in (("flat", flat, "singular"), ("broken", broken, "NaN")):
+        image = nib.Nifti1Image(data, None)
+        image.header.set_sform(affine, 1)
+        nib.save(image, tmp_path / f"{name}.nii.gz")
+        refused(tmp_path / f"{name}.nii.gz", match, capfd)
+
+
+def test_truncated(tmp_path, capfd):
+    noise = np.random.default_rng(0).integers(-30000, 30000, (20, 20, 20)).astype(np.int16)
+    whole = saved(tmp_path / "a.nii.gz", noise).read_bytes()
+    for keep in (0, 1, 10, 200, len(whole) // 2, len(whole) - 5):
+        path = tmp_path / "cut.nii.gz"
+        path.write_bytes(whole[:keep])
+        refused(path, "cut.nii.gz", capfd, [read_volume])
+    plain = saved(tmp_path / "a.nii", noise).read_bytes()
+    for keep in (0, 100, 348, 400, len(plain) - 1):
+        path = tmp_path / "cut.nii"
+        path.write_bytes(plain[:keep])
+        refused(path, "cut.nii", capfd, [read_volume])
+
+
+def test_a_flipped_bit_is_found_by_the_checksum(tmp_path, capfd):
+    content = bytearray(
+        saved(tmp_path / "a.nii.gz", np.zeros((30, 30, 30), np.int16) + raw_values((30, 30, 30))).read_bytes()
+    )
+    content[len(content) // 2] ^= 16
+    (tmp_path / "a.nii.gz").write_bytes(content)
+    refused(tmp_path / "a.nii.gz", "truncated or corrupt", capfd, [read_volume])
+
+
+def test_not_nifti_at_all(tmp_path, capfd):
+    (tmp_path / "text.nii.gz").write_text("this is a text file\n" * 50)
+    refused(tmp_path / "text.nii.gz", "not gzip-compressed", capfd)
+    (tmp_path / "text.nii").write_text("this is a text file\n" * 50)
+    refused(tmp_path / "text.nii", "not a readable NIfTI", capfd)
+    (tmp_path / "zipped.nii.gz").write_bytes(gzip.compress(b"this is a text file\n" * 50))
+    refused(tmp_path / "zipped.nii.gz", "not a readable NIfTI", capfd)
+    saved(tmp_path / "b.nii.gz", raw_values().astype(np.int16)).rename(tmp_path / "b.nii")
+    refused(tmp_path / "b.nii", "is gzip-compressed, against its name", capfd)
+
+
+def test_the_header_of_a_pair(tmp_path, capfd):
+    nib.save(nib.Nifti1Pair(raw_values().astype(np.int16), OBLIQUE), tmp_path / "a.hdr")
+    (tmp_path / "a.hdr").rename(tmp_path / "a.nii")
+    refused(tmp_path / "a.nii", "not a readable NIfTI", capfd)
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("shape, match", [((2000, 2000, 1000), "header asks for"), ((30000,) * 3, "claims")])
+def test_absurd_headers_claim_no_memory(tmp_path, capfd, ending, shape, match):
+    header = nib.Nifti1Header()
+    header.set_data_dtype(np.int16)
+    header.set_data_shape(shape)
+    header["vox_offset"], header["magic"] = 352, b"n+1"
+    content = header.binaryblock + b"\0" * 1000
+    path = tmp_path / f"a{ending}"
+    path.write_bytes(gzip.compress(content) if ending == ".nii.gz" else content)
+    refused(path, match, capfd, [read_volume])
+
+
+def test_a_header_nibabel_has_to_mend_prints_nothing(tmp_path, capfd):
+    path = saved(tmp_path / "a.nii", raw_values().astype(np.int16))
+    content = bytearray(path.read_bytes())
+    content[80:92] = struct.pack("<3f", -1.0, 0.0, 1.0)  # pixdim; the sform holds the truth
+    path.write_bytes(content)
+    np.testing.assert_allclose(read_volume(path).affine, OBLIQUE, atol=1e-4)
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,210 @@
+"""Volumes at the edge: dispatch, canonical axes, geometry comparison, atomic writing, type policy."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from nibabel.orientations import aff2axcodes
+from scipy.spatial.transform import Rotation
+
+from medgen.io.volume import (
+    ENDINGS,
+    Geometry,
+    Volume,
+    case_name,
+    find_volumes,
+    from_canonical,
+    read_geometry,
+    read_volume,
+    same_geometry,
+    stored_values,
+    to_canonical,
+    write_volume,
+    written_aside,
+)
+from medgen.types import InputError
+
+
+@st.composite
+def oriented(draw) -> Volume:
+    """A volume with any axis permutation, flips and an oblique rotation on top."""
+    shape = draw(st.tuples(*[st.integers(1, 6)] * 3))
+    turn = Rotation.from_euler("xyz", draw(st.tuples(*[st.floats(-40, 40)] * 3)), degrees=True).as_matrix()
+    axes = np.eye(3)[:, draw(st.permutations(range(3)))] * draw(st.tuples(*[st.sampled_from([-1, 1])] * 3))
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ axes @ np.diag(draw(st.tuples(*[st.floats(0.2, 8)] * 3)))
+    affine[:3, 3] = draw(st.tuples(*[st.floats(-500, 500)] * 3))
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    return Volume(rng.integers(-1024, 3072, shape), affine, np.dtype(np.int16))
+
+
+@settings(max_examples=60, deadline=None)
+@given(oriented())
+def test_canonical_axes_are_exactly_undone_and_move_no_voxel(volume):
+    before = volume.data.copy()
+    canonical = to_canonical(volume)
+    np.testing.assert_array_equal(from_canonical(canonical.data, volume), volume.data)
+    np.testing.assert_array_equal(volume.data, before)
+    assert aff2axcodes(canonical.affine) == ("R", "A", "S")
+    # every canonical voxel, found through world coordinates in the original, has the same value there
+    index = np.indices(canonical.data.shape).reshape(3, -1)
+    world = canonical.affine[:3, :3] @ index + canonical.affine[:3, 3:]
+    original = np.linalg.solve(volume.affine[:3, :3], world - volume.affine[:3, 3:])
+    np.testing.assert_allclose(original, np.rint(original), atol=1e-6)
+    values = volume.data[tuple(np.rint(original).astype(int))]
+    np.testing.assert_array_equal(values, canonical.data.ravel())
+
+
+@settings(max_examples=40, deadline=None)
+@given(oriented(), st.sampled_from(ENDINGS))
+def test_every_format_keeps_any_orientation(tmp_path_factory, volume, ending):
+    path = tmp_path_factory.mktemp("any") / f"case{ending}"
+    write_volume(path, volume)
+    back = read_volume(path)
+    np.testing.assert_array_equal(back.data, volume.data)
+    assert back.dtype == np.int16
+    # NIfTI-1 holds float32: 1e-3 mm leaves room for 500 mm
+    assert same_geometry(back.geometry, volume.geometry)
+    assert same_geometry(read_geometry(path), back.geometry, tolerance=0.0)
+    # the second generation no longer changes at all
+    write_volume(path, back)
+    np.testing.assert_allclose(read_volume(path).affine, back.affine, rtol=1e-12, atol=1e-12)
+
+
+def test_same_geometry_looks_at_the_far_corner():
+    a = Geometry((100, 100, 100), np.eye(4))
+    turned = np.eye(4)
+    turned[:3, :3] = Rotation.from_euler("z", 1e-4).as_matrix()  # 1e-4 rad: 0.014 mm at 140 mm
+    assert not same_geometry(a, Geometry((100, 100, 100), turned))
+    assert same_geometry(a, Geometry((100, 100, 100), turned), tolerance=0.02)
+    assert not same_geometry(a, Geometry((100, 100, 99), np.eye(4)))
+
+
+def test_spacing_and_description():
+    geometry = Geometry((4, 5, 6), np.array([[0, 0, -3, 1], [-1, 0, 0, 2], [0, 2, 0, 3], [0, 0, 0, 1.0]]))
+    assert geometry.spacing == (1.0, 2.0, 3.0)
+    text = geometry.describe()
+    assert "4 x 5 x 6" in text and "1 x 2 x 3 mm" in text and "PSL" in text and "(1, 2, 3)" in text
+
+
+def test_replaced_keeps_the_grid_and_refuses_another():
+    volume = Volume(np.zeros((2, 3, 4)), np.eye(4), np.dtype(np.int16))
+    new = volume.replaced(np.ones((2, 3, 4)))
+    assert new.dtype == np.int16 and new.data.dtype == np.float32 and new.data.all() and not volume.data.any()
+    assert volume.replaced(new.data, np.uint8).dtype == np.uint8
+    with pytest.raises(ValueError, match="does not fit"):
+        volume.replaced(np.ones((2, 3, 5)))
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    hnp.arrays(np.float32, (2, 2, 2), elements=st.floats(-(2.0**40), 2.0**40, width=32)),
+    st.sampled_from(["u1", "i1", "u2", "i2", "u4", "i4", "i8"]),
+)
+def test_integers_are_rounded_and_widened_never_wrapped(data, kind):
+    raw = stored_values(data, np.dtype(kind))
+    np.testing.assert_array_equal(raw.astype(np.float64), np.rint(data.astype(np.float64)))
+    assert raw.dtype.itemsize >= np.dtype(kind).itemsize
+
+
+@pytest.mark.parametrize(
+    "values, kind, expected",
+    [
+        ([-1024, 3071], "i2", "i2"),
+        ([0, 300], "u1", "u2"),
+        ([-5, 200], "u1", "i2"),
+        ([-1024, 40000], "i2", "i4"),
+        ([0.0, 1.0], "?", "u1"),
+        ([1e30, 0.0], "i2", "f4"),
+        ([0.5, 1e30], "f8", "f8"),
+    ],
+)
+def test_stored_type(values, kind, expected):
+    data = np.float32(values)
+    raw = stored_values(data, np.dtype(kind))
+    assert raw.dtype == expected
+    np.testing.assert_array_equal(raw.astype(np.float32), data)
+
+
+def test_case_name_and_find_volumes(tmp_path):
+    for name in ("b.nii.gz", "a.MHA", "c.nrrd", "._b.nii.gz", ".tmp.nii", "notes.txt", "a.raw"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.nii").mkdir()
+    assert [p.name for p in find_volumes(tmp_path)] == ["a.MHA", "b.nii.gz", "c.nrrd"]
+    assert [case_name(p) for p in find_volumes(tmp_path)] == ["a", "b", "c"]
+    assert case_name("series.1.2") == "series.1.2"
+    assert case_name(tmp_path / "case.7_0000.nii.gz") == "case.7_0000"
+
+
+@pytest.mark.parametrize("read", [read_volume, read_geometry, find_volumes])
+def test_missing_path_is_named(tmp_path, read):
+    with pytest.raises(InputError, match="absent.nii.gz does not exist"):
+        read(tmp_path / "absent.nii.gz")
+
+
+@pytest.mark.parametrize("read", [read_volume, read_geometry])
+def test_unknown_extension_and_empty_folder_are_refused(tmp_path, read):
+    (tmp_path / "scan.png").write_bytes(b"\x89PNG")
+    with pytest.raises(InputError, match="scan.png is not a volume medgen reads"):
+        read(tmp_path / "scan.png")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="empty holds no DICOM image series"):
+        read(tmp_path / "empty")
+    with pytest.raises(InputError, match="unknown extension"):
+        write_volume(tmp_path / "scan.jpg", Volume(np.zeros((2, 2, 2)), np.eye(4)))
+    with pytest.raises(InputError, match="is a file where a folder"):
+        find_volumes(tmp_path / "scan.png")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_nothing_not_finite_is_written(tmp_path, ending):
+    data = np.zeros((2, 2, 2))
+    data[0, 0, 0] = np.nan
+    with pytest.raises(InputError, match="NaN"):
+        write_volume(tmp_path / f"x{ending}", Volume(data, np.eye(4)))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_unwritable_output_is_named(tmp_path, ending):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match=f"x{ending} cannot be written"):
+        write_volume(tmp_path / "file" / f"x{ending}", Volume(np.zeros((2, 2, 2)), np.eye(4)))
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "x.txt"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), written_aside(path) as aside:
+        aside.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+FULL_DISK = """
+import resource, sys, numpy as np
+from medgen.io.volume import Volume, write_volume
+from medgen.types import InputError
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # as a full disk: writing further fails
+noise = np.random.default_rng(0).integers(-30000, 30000, (20, 20, 20))
+try:
+    write_volume(sys.argv[1], Volume(noise, np.eye(4), np.int16))
+except InputError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".mha"])
+def test_a_full_disk_gives_one_sentence_and_leaves_nothing(tmp_path, ending):
+    path = tmp_path / f"x{ending}"
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, path], cwd=Path(__file__).parents[2], capture_output=True, text=True
+    )
+    assert f"x{ending} cannot be written" in done.stdout, done.stderr
+    assert not list(tmp_path.iterdir())

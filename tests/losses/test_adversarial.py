@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+import torch
+
+from medgen.losses.adversarial import discriminator_loss, generator_loss
+
+RNG = np.random.default_rng(0)
+REAL, FAKE = RNG.normal(0, 3, (2, 1, 4, 5, 3)), RNG.normal(0, 3, (2, 1, 4, 5, 3))
+
+
+def log_sigmoid(x):
+    return -np.logaddexp(0, -x)
+
+
+# Table of reference: what D and G minimise, written out in numpy and float64.
+D = {
+    "minimax": lambda r, f: (-log_sigmoid(r)).mean() + (-log_sigmoid(-f)).mean(),
+    "non_saturating": lambda r, f: (-log_sigmoid(r)).mean() + (-log_sigmoid(-f)).mean(),
+    "least_squares": lambda r, f: (0.5 * (r - 1) ** 2).mean() + (0.5 * f**2).mean(),
+    "hinge": lambda r, f: np.maximum(0, 1 - r).mean() + np.maximum(0, 1 + f).mean(),
+}
+G = {
+    "minimax": lambda f: log_sigmoid(-f).mean(),
+    "non_saturating": lambda f: -log_sigmoid(f).mean(),
+    "least_squares": lambda f: (0.5 * (f - 1) ** 2).mean(),
+    "hinge": lambda f: -f.mean(),
+}
+
+
+@pytest.mark.parametrize("objective", D)
+def test_equals_formula_on_one_scale(objective):
+    real, fake = torch.tensor(REAL), torch.tensor(FAKE)
+    assert discriminator_loss(objective, [real], [fake]).item() == pytest.approx(D[objective](REAL, FAKE), rel=1e-5)
+    assert generator_loss(objective, [fake]).item() == pytest.approx(G[objective](FAKE), rel=1e-5)
+
+
+@pytest.mark.parametrize("objective", D)
+def test_scales_weigh_the_same_whatever_their_size(objective):
+    real, fake = torch.tensor(REAL), torch.tensor(FAKE)
+    small_r, small_f = real[..., :2, :2], fake[..., :2, :2]
+    expected = (D[objective](REAL, FAKE) + D[objective](small_r.numpy(), small_f.numpy())) / 2
+    assert discriminator_loss(objective, [real, small_r], [fake, small_f]).item() == pytest.approx(expected, rel=1e-5)
+    expected = (G[objective](FAKE) + G[objective](small_f.numpy())) / 2
+    assert generator_loss(objective, [fake, small_f]).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_large_logits_stay_finite():
+    huge = [torch.tensor([1e4, -1e4])]
+    for objective in D:
+        assert torch.isfinite(discriminator_loss(objective, huge, huge))
+        assert torch.isfinite(generator_loss(objective, huge))

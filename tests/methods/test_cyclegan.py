@@ -1,0 +1,31 @@
+import pytest
+import torch
+
+from medgen.methods.cyclegan import CycleGAN
+
+SMALL = dict(filters=4, blocks=1, kernel=3, discriminator_filters=4, discriminator_layers=1)
+
+
+def test_losses_are_equation_3():
+    torch.manual_seed(0)
+    method = CycleGAN(**SMALL, pool=0)
+    x, y = torch.randn(1, 1, 16, 16, 16), torch.randn(1, 1, 16, 16, 16)
+    seen = {}
+    method.step({"source": x, "target": y}, lambda k, loss: seen.update({k: loss.detach()}))
+    G, F, D_X, D_Y = (method.networks[k] for k in ("G", "F", "D_X", "D_Y"))
+    l1, mse = torch.nn.functional.l1_loss, torch.nn.functional.mse_loss
+    gan = sum(0.5 * mse(d, torch.ones_like(d)) for d in (D_Y(G(x))[0], D_X(F(y))[0]))
+    cycle = l1(F(G(x)), x) + l1(G(F(y)), y)
+    identity = l1(G(y), y) + l1(F(x), x)
+    assert seen["G"].item() == pytest.approx((gan + 10 * cycle + 5 * identity).item(), rel=1e-4)
+    d = 0.0
+    for D, real, fake in ((D_Y, y, G(x)), (D_X, x, F(y))):
+        r, f = D(real)[0], D(fake)[0]
+        d += 0.5 * (0.5 * mse(r, torch.ones_like(r)) + 0.5 * mse(f, torch.zeros_like(f)))
+    assert seen["D"].item() == pytest.approx(d.item(), rel=1e-4)
+
+
+def test_identity_needs_equal_channels():
+    with pytest.raises(ValueError, match="weight_identity"):
+        CycleGAN(**SMALL, in_channels=2)
+    CycleGAN(**SMALL, in_channels=2, weight_identity=0.0)

@@ -1,0 +1,110 @@
+"""Holds for every file in medgen/methods, found by globbing: what learns, what stays, which loss drives whom."""
+
+import copy
+
+import pytest
+import torch
+
+from medgen.methods import method_class, method_names
+
+SMALL = dict(filters=4, levels=2, blocks=1, kernel=3, discriminator_filters=4, discriminator_layers=1, norm="instance")
+
+
+def build(name, **more):
+    torch.manual_seed(0)
+    cls = method_class(name)
+    import inspect
+
+    known = inspect.signature(cls).parameters
+    return cls(**{k: v for k, v in {**SMALL, **more}.items() if k in known})
+
+
+def batch(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x, y = (torch.rand(1, 1, 16, 16, 16, generator=generator) * 2 - 1 for _ in range(2))
+    return {"source": x, "target": y, "source_case": ["a"], "target_case": ["b"]}
+
+
+def weights(method):
+    return {k: torch.cat([p.detach().flatten().clone() for p in n.parameters()]) for k, n in method.networks.items()}
+
+
+def owned(optimizer):
+    return {id(p) for group in optimizer.param_groups for p in group["params"]}
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_every_network_learns_in_a_step(name):
+    method = build(name)
+    optimizers = method.optimizers()
+    for seed in range(2):  # a residual generator's inner layers begin to learn at the second step
+        before = weights(method)
+
+        def update(key, loss):
+            optimizers[key].zero_grad()
+            loss.backward()
+            optimizers[key].step()
+
+        method.step(batch(seed), update)
+        after = weights(method)
+        assert all((before[k] != after[k]).any() for k in before), "a network that never moves"
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_each_update_moves_only_what_its_optimizer_owns(name):
+    method = build(name)
+    optimizers = method.optimizers()
+    parameters = {id(p): p for n in method.networks.values() for p in n.parameters()}
+    assert set().union(*map(owned, optimizers.values())) == set(parameters), "a weight without an optimizer"
+    assert sum(len(owned(o)) for o in optimizers.values()) == len(parameters), "a weight with two optimizers"
+
+    def update(key, loss):
+        for p in parameters.values():
+            p.grad = None
+        loss.backward()
+        mine = owned(optimizers[key])
+        for i, p in parameters.items():
+            if i not in mine:
+                assert p.grad is None, f"the update of {key} reaches a weight of another network"
+        assert any(parameters[i].grad is not None and parameters[i].grad.abs().max() > 0 for i in mine)
+        optimizers[key].step()
+
+    method.step(batch(), update)
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_losses_are_named_finite_scalars(name):
+    method = build(name)
+    losses = method.step(batch(), lambda key, loss: None)
+    assert losses and all(v.ndim == 0 and torch.isfinite(v) for v in losses.values())
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_gan_gradient_reaches_the_generator(name):
+    """With every other weight at zero the adversarial loss alone must move the generator."""
+    import inspect
+
+    known = inspect.signature(method_class(name)).parameters
+    if "weight_gan" not in known:
+        pytest.skip("no adversarial loss")
+    others = {k: 0.0 for k in known if k.startswith("weight_") and k != "weight_gan"}
+    method = build(name, **others)
+    seen = {}
+
+    def update(key, loss):
+        loss.backward()
+        if key == "G":
+            generator = method.networks[method.generator]
+            seen["G"] = max(float(p.grad.abs().max()) for p in generator.parameters() if p.grad is not None)
+
+    method.step(batch(), update)
+    assert seen["G"] > 0
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_translate_keeps_the_grid_and_the_input(name):
+    method = build(name)
+    x = batch()["source"]
+    kept = copy.deepcopy(x)
+    assert method.translate(x).shape == x.shape
+    assert torch.equal(x, kept)

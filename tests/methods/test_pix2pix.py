@@ -1,0 +1,25 @@
+import pytest
+import torch
+
+from medgen.methods.pix2pix import Pix2Pix
+
+SMALL = dict(filters=4, levels=2, norm="instance", dropout=0.0, discriminator_filters=4, discriminator_layers=1)
+
+
+def test_losses_are_equation_4():
+    torch.manual_seed(0)
+    method = Pix2Pix(**SMALL, weight_l1=7.0)
+    x, y = torch.randn(2, 1, 16, 16, 16), torch.randn(2, 1, 16, 16, 16)
+    seen = {}
+    losses = method.step({"source": x, "target": y}, lambda k, loss: seen.update({k: loss.detach()}))
+    G, D = method.networks["G"], method.networks["D"]
+    y_hat = G(x)
+    real, fake = torch.sigmoid(D(torch.cat([x, y], 1))[0]), torch.sigmoid(D(torch.cat([x, y_hat], 1))[0])
+    assert losses["D"].item() == pytest.approx((-(real.log().mean() + (1 - fake).log().mean()) / 2).item(), rel=1e-4)
+    l1 = torch.nn.functional.l1_loss(y_hat, y)
+    assert seen["G"].item() == pytest.approx((-fake.log().mean() + 7 * l1).item(), rel=1e-4)
+
+
+def test_without_gan_there_is_no_discriminator():
+    method = Pix2Pix(**SMALL, weight_gan=0.0)
+    assert set(method.networks) == {"G"} and set(method.optimizers()) == {"G"}

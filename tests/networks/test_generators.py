@@ -1,0 +1,81 @@
+import pytest
+import torch
+
+from medgen.networks.generator import build_generator
+from medgen.networks.residual import Residual
+from medgen.networks.unet import UNet
+
+
+@pytest.mark.parametrize("name", ["unet", "resnet"])
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("residual", [False, True])
+def test_keeps_the_grid(name, dims, residual):
+    network = build_generator(
+        name, spatial_dims=dims, in_channels=1, out_channels=1, filters=4, norm="instance",
+        residual=residual, levels=3, blocks=1, kernel=3,
+    )
+    shape = (1, 1, *[network.divisor * n for n in (2, 3, 4)[:dims]])
+    y = network(torch.randn(shape))
+    assert y.shape == shape
+    if not residual:
+        assert y.abs().max() <= 1
+
+
+def test_channels_may_differ():
+    network = build_generator(
+        "unet", spatial_dims=3, in_channels=2, out_channels=3, filters=4, norm="none", residual=False, levels=2
+    )
+    assert network(torch.randn(1, 2, 8, 8, 8)).shape == (1, 3, 8, 8, 8)
+
+
+@pytest.mark.parametrize("name", ["unet", "resnet"])
+def test_residual_starts_as_the_identity_and_learns(name):
+    torch.manual_seed(0)
+    network = build_generator(
+        name, spatial_dims=3, in_channels=1, out_channels=1, filters=4, norm="batch", residual=True,
+        levels=2, blocks=1, kernel=3,
+    )
+    x = torch.randn(1, 1, 8, 8, 8) * 3
+    assert torch.equal(network(x), x)
+    network(x).pow(2).sum().backward()
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in network.parameters())
+
+
+def test_residual_refuses_several_outputs():
+    with pytest.raises(ValueError, match="one output channel"):
+        build_generator("unet", spatial_dims=3, in_channels=1, out_channels=2, filters=4, norm="none", residual=True)
+
+
+def test_unet_layers_are_the_papers():
+    # C64-C128-C256-C512-C512-C512-C512-C512 for 256², section 6.1.1 of Isola 2017: 54.4 million weights
+    network = UNet(spatial_dims=2, in_channels=3, out_channels=3)
+    widths = [layer.conv.out_channels for layer in network.down]
+    assert widths == [64, 128, 256, 512, 512, 512, 512, 512]
+    millions = sum(p.numel() for p in network.parameters()) / 1e6
+    assert millions == pytest.approx(54.4, abs=0.1)
+
+
+def test_resnet_has_the_size_of_the_reference():
+    # The authors' ResNet with 9 blocks and instance norm has 11.378 million weights
+    network = build_generator(
+        "resnet", spatial_dims=2, in_channels=3, out_channels=3, filters=64, norm="instance", residual=False
+    )
+    millions = sum(p.numel() for p in network.parameters()) / 1e6
+    assert millions == pytest.approx(11.378, abs=0.01)
+
+
+def test_initialisation_is_normal_with_gain():
+    network = build_generator(
+        "unet", spatial_dims=2, in_channels=1, out_channels=1, filters=32, norm="none", residual=False, levels=4
+    )
+    weights = torch.cat([p.flatten() for name, p in network.named_parameters() if name.endswith("weight")])
+    assert weights.std().item() == pytest.approx(0.02, rel=0.02)
+    assert abs(weights.mean().item()) < 1e-3
+
+
+def test_residual_adds_to_the_named_channel():
+    inner = torch.nn.Conv3d(2, 1, 1)
+    inner.divisor = inner.smallest = 1
+    network = Residual(inner, channel=1)
+    x = torch.randn(1, 2, 3, 3, 3)
+    assert torch.equal(network(x), x[:, 1:])

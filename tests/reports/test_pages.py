@@ -1,0 +1,38 @@
+import math
+
+import pytest
+
+from medgen.reports.pages import number, percent, signed, write_page
+from medgen.types import InputError
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (math.nan, "–"),
+        (math.inf, "∞"),
+        (-math.inf, "−∞"),
+        (0.0, "0.0"),
+        (-0.04, "0.0"),
+        (-12.34, "−12.3"),
+        (12345.6, "12\u2009345.6"),
+    ],
+)
+def test_numbers_read_as_in_print(value, text):
+    assert number(value) == text
+
+
+def test_signs_and_percent():
+    assert [signed(v) for v in (3.0, -3.0, 0.0, 0.01, None)] == ["+3.0", "−3.0", "0.0", "0.0", "–"]
+    assert [percent(v) for v in (0.873, -0.1, None)] == ["87\u00a0%", "−10\u00a0%", "–"]
+
+
+def test_a_place_that_cannot_be_written_is_refused_and_leaves_nothing(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be made"):
+        write_page("page.html.j2", tmp_path / "file" / "report.html", title="t")
+    (tmp_path / "report.html").mkdir()
+    with pytest.raises(InputError, match=r"report\.html cannot be written"):
+        write_page("page.html.j2", tmp_path / "report.html", title="t")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "report.html"]

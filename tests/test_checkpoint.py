@@ -1,0 +1,151 @@
+import json
+import pickle
+
+import pytest
+import torch
+from conftest import make_model
+
+from medgen.checkpoint import load_model, load_training, save_model, save_training
+from medgen.io.folder import folder_written_aside, recovered
+from medgen.types import InputError
+
+
+@pytest.fixture
+def folder(tmp_path, model):
+    path = tmp_path / "best"
+    with folder_written_aside(path) as aside:
+        save_model(aside, model.generator, model.info.model_dump())
+    return path
+
+
+def test_a_folder_alone_gives_the_same_translation(folder, model):
+    loaded = load_model(folder)
+    x = torch.randn(1, 1, 8, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(loaded.method.translate(x), model.method.translate(x))
+    assert loaded.settings == model.settings
+    assert loaded.info.versions["torch"] == torch.__version__.split("+")[0] or loaded.info.versions["torch"]
+
+
+def edit(folder, **changes):
+    info = json.loads((folder / "model.json").read_text())
+    info.update(changes)
+    (folder / "model.json").write_text(json.dumps(info))
+
+
+def refused(folder, *words):
+    with pytest.raises(InputError) as caught:
+        load_model(folder)
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_other_format_is_named(folder):
+    edit(folder, format=99)
+    refused(folder, str(folder), "99", "format 1")
+
+
+def test_swapped_weights_are_refused(folder):
+    other = make_model(seed=5)
+    from safetensors.torch import save_file
+
+    save_file({k: v.contiguous() for k, v in other.generator.state_dict().items()}, folder / "weights.safetensors")
+    refused(folder, "weights.safetensors", "hash")
+
+
+def test_a_pickle_is_never_opened(folder, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "pwned"), "w"))
+
+    (folder / "weights.safetensors").write_bytes(pickle.dumps(Evil()))
+    import hashlib
+
+    edit(folder, weights_sha256=hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest())
+    refused(folder, "weights.safetensors")
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize("name", ["../../evil", "os", "pix2pix.x", ""])
+def test_method_names_are_looked_up_not_imported(folder, name):
+    settings = json.loads((folder / "model.json").read_text())["settings"]
+    settings["method"]["name"] = name
+    edit(folder, settings=settings)
+    refused(folder, "unknown method")
+
+
+def test_settings_that_do_not_fit_the_weights(folder):
+    settings = json.loads((folder / "model.json").read_text())["settings"]
+    settings["method"]["filters"] = 8
+    edit(folder, settings=settings)
+    refused(folder, "weights.safetensors")
+
+
+def test_huge_network_takes_no_memory_before_it_is_refused(folder):
+    settings = json.loads((folder / "model.json").read_text())["settings"]
+    settings["method"]["filters"] = 100_000
+    edit(folder, settings=settings)
+    refused(folder, "weights.safetensors")
+
+
+@pytest.mark.parametrize("key", ["spacing", "source_range", "training_scans", "weights_sha256"])
+def test_missing_parts_are_named(folder, key):
+    info = json.loads((folder / "model.json").read_text())
+    del info[key]
+    (folder / "model.json").write_text(json.dumps(info))
+    refused(folder, key)
+
+
+def test_unknown_parts_and_broken_json(folder):
+    edit(folder, surprise=1)
+    refused(folder, "surprise")
+    (folder / "model.json").write_text('{"format": 1,')
+    refused(folder, "model.json")
+    (folder / "model.json").write_text("[]")
+    refused(folder, "model.json")
+
+
+def test_no_model_folder(tmp_path):
+    refused(tmp_path, "not a model folder", "RUN/best")
+    refused(tmp_path / "none", "not a model folder")
+
+
+def test_training_state_round_trip(tmp_path):
+    state = {
+        "step": 3, "best": None, "curve": [{"mae": 1.5}], "pair": (0.9, 0.999), 
+        "optimizer": {"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.randn(2, 3)}}, "param_groups": [{"params": [0]}]},
+        "pool": torch.empty(0),
+    }  # fmt: skip
+    save_training(tmp_path, state)
+    again = load_training(tmp_path)
+    assert again["step"] == 3 and again["best"] is None and again["pair"] == (0.9, 0.999)
+    assert list(again["optimizer"]["state"]) == [0]
+    assert torch.equal(again["optimizer"]["state"][0]["exp_avg"], state["optimizer"]["state"][0]["exp_avg"])
+    assert again["pool"].numel() == 0
+
+
+def test_missing_training_state(tmp_path):
+    with pytest.raises(InputError, match="no complete training state"):
+        load_training(tmp_path)
+
+
+def test_a_kill_between_the_renames_is_undone(tmp_path):
+    (tmp_path / ".last.old").mkdir()
+    (tmp_path / ".last.old" / "a").write_text("1")
+    assert (recovered(tmp_path / "last") / "a").read_text() == "1"
+    assert not (tmp_path / ".last.old").exists()
+
+
+def test_a_failed_write_leaves_the_old_folder(tmp_path):
+    folder = tmp_path / "last"
+    with folder_written_aside(folder) as aside:
+        (aside / "a").write_text("1")
+    with pytest.raises(RuntimeError):
+        with folder_written_aside(folder) as aside:
+            (aside / "a").write_text("2")
+            raise RuntimeError
+    assert (folder / "a").read_text() == "1"
+    with folder_written_aside(folder) as aside:
+        (aside / "b").write_text("3")
+    assert [p.name for p in folder.iterdir()] == ["b"]

@@ -1,0 +1,78 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from medgen.config import config_key, load_settings, parse_settings
+from medgen.types import InputError
+
+MINIMAL = {"method": {"name": "pix2pix", "filters": 4}}
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL))
+    return path
+
+
+def test_overrides_reach_sections_and_method(file):
+    settings = load_settings(file, ["data.root=/x", "train.minutes=1.5", "method.filters=8", "sampling.patch=[8, 16, 8]"])
+    assert settings.data.root == Path("/x")
+    assert settings.train.minutes == 1.5
+    assert settings.method == {"name": "pix2pix", "filters": 8}
+    assert settings.sampling.patch == (8, 16, 8)
+
+
+def test_settings_survive_json(file):
+    settings = load_settings(file, ["train.seed=3", "data.spacing=[1, 1, 2]"])
+    assert parse_settings(config_key(settings), "again") == settings
+
+
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        ("train.stepz=5", ["train.stepz", "train.steps"]),
+        ("trian.steps=5", ["trian", "train"]),
+        ("method.fliters=5", ["method.fliters", "method.filters"]),
+        ("codec.source.hihg=5", ["codec.source.hihg", "codec.source.high"]),
+        ("train.steps=many", ["train.steps", "'many'", "integer"]),
+        ("train.steps=-5", ["train.steps", "greater than 0"]),
+        ("method.name=pix2pixx", ["pix2pixx", "pix2pix"]),
+        ("method.filters=four", ["method.filters", "integer"]),
+        ("method.norm=btach", ["method.norm", "'batch'"]),
+        ("codec.source.outside=keep", ["codec.source.outside", "'carry'"]),
+        ("train.steps", ["section.key=value"]),
+        ("method.name.x=1", ["name is a value"]),
+        ("train.minutes=.nan", ["train.minutes", "finite"]),
+    ],
+)
+def test_faults_are_one_sentence_that_names_the_key(file, override, words):
+    with pytest.raises(InputError) as caught:
+        load_settings(file, [override])
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_unreadable_files(tmp_path):
+    with pytest.raises(InputError, match="No such file"):
+        load_settings(tmp_path / "none.yaml")
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("a: [1,")
+    with pytest.raises(InputError, match="not valid YAML"):
+        load_settings(bad)
+    bad.write_text("- 1")
+    with pytest.raises(InputError, match="sections"):
+        load_settings(bad)
+    bad.write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_settings(bad)
+
+
+def test_yaml_cannot_build_objects(tmp_path):
+    bad = tmp_path / "evil.yaml"
+    bad.write_text("method: !!python/object/apply:os.system ['touch /tmp/pwned']")
+    with pytest.raises(InputError, match="not valid YAML"):
+        load_settings(bad)

@@ -1,0 +1,223 @@
+"""The loop: what it writes, and that a run killed at any moment reaches the weights of an undisturbed one."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SMALL_METHOD, write_cohort
+from safetensors.torch import load_file
+
+from medgen.checkpoint import load_model
+from medgen.config import parse_settings
+from medgen.methods import method_class, method_names
+from medgen.train import train
+from medgen.types import InputError
+
+TRAIN = {"steps": 6, "validate_every": 3, "checkpoint_every": 2, "log_every": 1}
+
+
+def settings_of(cohort, name="pix2pix", **sections):
+    import inspect
+
+    known = inspect.signature(method_class(name)).parameters
+    arguments = {k: v for k, v in {**SMALL_METHOD, "blocks": 1, "kernel": 3, "pool": 2}.items() if k in known}
+    paired = name == "pix2pix"
+    values = {
+        "data": {"root": str(cohort), "paired": paired, "validation": 0.25},
+        "codec": {"source": {"outside": "carry"}},
+        "sampling": {"patch": [16, 16, 16], "flip": ["x"], **sections.pop("sampling", {})},
+        "method": {"name": name, **arguments, **sections.pop("method", {})},
+        "train": {**TRAIN, **sections.pop("train", {})},
+        **sections,
+    }
+    return parse_settings(values, "test")
+
+
+def weights(run, model="last"):
+    folder = run / model
+    found = load_file(folder / "weights.safetensors")
+    if (folder / "training-0.safetensors").exists():
+        found |= load_file(folder / "training-0.safetensors")
+    return found
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    return write_cohort(tmp_path_factory.mktemp("cohort"))
+
+
+@pytest.fixture(scope="module")
+def unpaired(tmp_path_factory):
+    return write_cohort(tmp_path_factory.mktemp("unpaired"), cases=6, unpaired=True)
+
+
+def test_files_of_a_run(cohort, tmp_path):
+    best = train(settings_of(cohort), tmp_path / "run")
+    names = {p.name for p in (tmp_path / "run").iterdir()}
+    assert names == {
+        "best", "last", "cache", "panels", "tensorboard", "config.yaml", "split.json", "log.csv", "validation.csv"
+    }  # fmt: skip
+    assert {p.name for p in best.iterdir()} == {"model.json", "weights.safetensors"}
+    rows = list(csv.DictReader(open(tmp_path / "run" / "log.csv")))
+    assert [int(r["step"]) for r in rows] == [1, 2, 3, 4, 5, 6]
+    assert {"D", "G_gan", "G_l1", "lr_G"} <= set(rows[0])
+    rows = list(csv.DictReader(open(tmp_path / "run" / "validation.csv")))
+    assert [int(r["step"]) for r in rows] == [3, 6]
+    assert sorted(p.name for p in (tmp_path / "run" / "panels").iterdir()) == ["step_0000003.png", "step_0000006.png"]
+    info = load_model(best).info
+    assert len(info.training_data["training"]) == 3 and info.spacing == (2.0, 2.0, 2.0)
+    assert info.validation["mae"] == min(float(r["mae"]) for r in rows)
+
+
+def test_learning_rate_is_constant_then_linear_to_zero(cohort, tmp_path):
+    train(settings_of(cohort, train={"decay_from": 0.5}), tmp_path / "run")
+    rates = [float(r["lr_G"]) for r in csv.DictReader(open(tmp_path / "run" / "log.csv"))]
+    base = rates[0]
+    assert rates == pytest.approx([base, base, base, base, base * 2 / 3, base / 3])
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_resumed_run_equals_an_undisturbed_one(method, cohort, unpaired, tmp_path):
+    root = cohort if method == "pix2pix" else unpaired
+    train(settings_of(root, method), tmp_path / "whole")
+    train(settings_of(root, method, train={"steps": 4}), tmp_path / "parts")
+    # The shorter schedule decays earlier; only the constant part may be compared.
+    flat = {"decay_from": 1.0}
+    train(settings_of(root, method, train=flat), tmp_path / "flat")
+    train(settings_of(root, method, train={**flat, "steps": 4}), tmp_path / "flat_parts")
+    train(settings_of(root, method, train=flat), tmp_path / "flat_parts", resume=True)
+    assert same(weights(tmp_path / "flat"), weights(tmp_path / "flat_parts"))
+    assert not same(weights(tmp_path / "whole"), weights(tmp_path / "flat"))
+    kept = (tmp_path / "flat_parts" / "log.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in kept[1:]] == ["1", "2", "3", "4", "5", "6"]
+
+
+KILLER = """
+import os, signal, sys
+from pathlib import Path
+import medgen.train, medgen.checkpoint, medgen.io.folder
+from test_train import settings_of
+moment, root, out, method = sys.argv[1:5]
+def die(*_): os.kill(os.getpid(), signal.SIGKILL)
+calls = {"n": 0}
+def on_call(function, n, after):
+    def wrapped(*args, **options):
+        calls["n"] += 1
+        if calls["n"] == n and not after: die()
+        result = function(*args, **options)
+        if calls["n"] == n: die()
+        return result
+    return wrapped
+if moment == "step":        # in the middle of the fifth step, between two updates
+    medgen.train.Run._update = on_call(medgen.train.Run._update, 10, True)
+if moment == "checkpoint":  # weights written, training state half there
+    medgen.checkpoint.save_training = on_call(medgen.checkpoint.save_training, 2, False)
+if moment == "rename":      # the old folder moved away, the new one not yet in place
+    os.rename = on_call(os.rename, 4, False)
+if moment == "best":
+    medgen.train._validate = on_call(medgen.train._validate, 2, True)
+medgen.train.train(settings_of(Path(root), method), Path(out), resume=(Path(out) / "last").exists())
+"""
+
+
+@pytest.mark.parametrize(
+    "moment, method", [("step", "cyclegan"), ("checkpoint", "pix2pix"), ("rename", "pix2pix"), ("best", "pix2pix")]
+)
+def test_sigkill_then_resume_equals_an_undisturbed_run(moment, method, cohort, unpaired, tmp_path):
+    root = cohort if method == "pix2pix" else unpaired
+    train(settings_of(root, method), tmp_path / "whole")
+    here = str(Path(__file__).parent)
+    command = [sys.executable, "-c", KILLER, moment, str(root), str(tmp_path / "killed"), method]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([here, str(Path(here).parent)])}
+    environment["OMP_NUM_THREADS"] = "1"
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == -signal.SIGKILL, result.stderr
+    train(settings_of(root, method), tmp_path / "killed", resume=True)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+    assert same(weights(tmp_path / "whole", "best"), weights(tmp_path / "killed", "best"))
+    for name in ("log.csv", "validation.csv"):
+        whole, killed = (list(csv.reader(open(tmp_path / run / name))) for run in ("whole", "killed"))
+        assert [row[0] for row in whole] == [row[0] for row in killed]
+    assert not [p for p in (tmp_path / "killed").iterdir() if p.name.startswith(".")]
+
+
+def test_non_finite_loss_names_step_and_cases_and_keeps_the_checkpoint(cohort, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    train(settings_of(cohort, train={"steps": 4}), out)
+    before = weights(out)
+    step = method_class("pix2pix").step
+
+    def poisoned(self, batch, update):
+        return {**step(self, batch, update), "G_l1": torch.tensor(float("nan"))}
+
+    monkeypatch.setattr(method_class("pix2pix"), "step", poisoned)
+    with pytest.raises(FloatingPointError, match=r"step 5: .*G_l1 nan.*cases case\d"):
+        train(settings_of(cohort), out, resume=True)
+    assert same(before, weights(out))
+
+
+def test_a_run_is_not_overwritten(cohort, tmp_path):
+    train(settings_of(cohort, train={"steps": 1}), tmp_path / "run")
+    with pytest.raises(InputError, match="--resume"):
+        train(settings_of(cohort), tmp_path / "run")
+    with pytest.raises(InputError, match="method section"):
+        train(settings_of(cohort, method={"weight_l1": 5.0}), tmp_path / "run", resume=True)
+
+
+def test_minutes_bound_a_run(cohort, tmp_path):
+    train(settings_of(cohort, train={"steps": 10**6, "minutes": 0.05, "validate_every": 10**6}), tmp_path / "run")
+    info = load_model(tmp_path / "run" / "last").info
+    assert 1 <= info.step < 10**6
+
+
+def test_average_follows_the_generator(cohort, tmp_path):
+    train(settings_of(cohort, train={"ema": 0.0}), tmp_path / "off")
+    state = weights(tmp_path / "off")
+    key = next(k for k in state if k.startswith("state/networks/G") and k.endswith("weight"))
+    assert torch.equal(state[key], state[key.replace("networks/G", "average")])
+    train(settings_of(cohort, train={"ema": 0.9}), tmp_path / "on")
+    state = weights(tmp_path / "on")
+    assert not torch.equal(state[key], state[key.replace("networks/G", "average")])
+
+
+def test_no_root_and_no_pairs(cohort, unpaired, tmp_path):
+    with pytest.raises(InputError, match="data.root"):
+        train(settings_of(cohort).model_copy(update={"data": settings_of(cohort).data.model_copy(update={"root": None})}), tmp_path / "a")
+    with pytest.raises(InputError, match="both a source and a target"):
+        train(settings_of(unpaired), tmp_path / "b")
+
+
+TWO = """
+import sys
+from pathlib import Path
+from medgen.train import train
+from test_train import settings_of
+devices, batch, root, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+train(settings_of(Path(root), train={"devices": devices, "accelerator": "cpu", "ema": 0.5}, sampling={"batch": batch},
+      method={"norm": "instance"}), Path(out))
+"""
+
+
+def test_two_processes_equal_one_on_the_same_global_batch(cohort, tmp_path):
+    """Gloo on the CPU; Adam divides by √v, so equal gradients to 1e-7 stay equal weights to 1e-5."""
+    script = tmp_path / "two.py"
+    script.write_text(TWO)
+    here = str(Path(__file__).parent)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([here, str(Path(here).parent)]), "OMP_NUM_THREADS": "1"}
+    for devices, batch in ((1, 2), (2, 1)):
+        command = [sys.executable, str(script), str(devices), str(batch), str(cohort), str(tmp_path / f"run{devices}")]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stderr
+    one, two = load_file(tmp_path / "run1/last/weights.safetensors"), load_file(tmp_path / "run2/last/weights.safetensors")
+    for k in one:
+        torch.testing.assert_close(one[k], two[k], atol=1e-5, rtol=1e-4)
+    assert (tmp_path / "run2/last/training-1.safetensors").exists()
