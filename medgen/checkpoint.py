@@ -1,8 +1,8 @@
 """A model is a folder: weights as safetensors, everything else as JSON, so loading it cannot run code.
 
-    weights.safetensors   the generator (its moving average where one is kept)
-    model.json            settings, codecs, grid, fingerprint of the training data, versions, training curve
-    training.*            in ``last`` only: all networks, optimizers and memory, for an exact resume
+weights.safetensors   the generator (its moving average where one is kept)
+model.json            settings, codecs, grid, fingerprint of the training data, versions, training curve
+training.*            in ``last`` only: all networks, optimizers and memory, for an exact resume
 """
 
 import hashlib
@@ -90,7 +90,13 @@ def save_model(folder: Path, generator: nn.Module, info: dict[str, Any]) -> None
     """Write weights and ``model.json`` into an existing folder (see ``io.folder``)."""
     weights = folder / "weights.safetensors"
     save_file(_tensors(generator), weights)
-    info = {**info, "format": FORMAT, "versions": versions(), "commit": git_commit(), "weights_sha256": _sha256(weights)}
+    info = {
+        **info,
+        "format": FORMAT,
+        "versions": versions(),
+        "commit": git_commit(),
+        "weights_sha256": _sha256(weights),
+    }
     (folder / "model.json").write_text(json.dumps(ModelInfo.model_validate(info).model_dump(mode="json"), indent=1))
 
 
@@ -102,7 +108,9 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> Model:
     """
     folder = recovered(Path(folder))
     if not (folder / "model.json").is_file():
-        raise InputError(f"{folder} is not a model folder: it has no model.json; give RUN/best or RUN/last of a training run")
+        raise InputError(
+            f"{folder} is not a model folder: it has no model.json; give RUN/best or RUN/last of a training run"
+        )
     try:
         values = json.loads((folder / "model.json").read_text())
         if not isinstance(values, dict):
@@ -132,11 +140,15 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> Model:
 def _load_weights(network: nn.Module, path: Path, sha256: str) -> None:
     try:
         if _sha256(path) != sha256:
-            raise InputError(f"{path} is not the file this model was saved with (its hash differs); restore it or train again")
+            raise InputError(
+                f"{path} is not the file this model was saved with (its hash differs); restore it or train again"
+            )
         network.load_state_dict(load_file(path), assign=True)
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"{path} does not hold the weights of this model ({reason}); restore it or train again") from None
+        raise InputError(
+            f"{path} does not hold the weights of this model ({reason}); restore it or train again"
+        ) from None
 
 
 def save_training(folder: Path, state: dict[str, Any], rank: int = 0) -> None:
@@ -196,7 +208,17 @@ def _sha256(path: Path) -> str:
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
     found = {"python": platform.python_version()}
-    for name in ("medgen", "torch", "monai", "numpy", "scipy", "nibabel", "SimpleITK", "pydicom", "lightning-fabric"):
+    for name in (
+        "medgen",
+        "torch",
+        "monai",
+        "numpy",
+        "scipy",
+        "nibabel",
+        "SimpleITK",
+        "pydicom",
+        "lightning-fabric",
+    ):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +11,13 @@ import typer
 from medgen.types import InputError
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     help="3D medical image translation: train, convert cohorts, and measure whether the result can be trusted.",
 )
+SYNTHETIC = "Converted images are synthetic and not for diagnosis."
 REFUSED = 2  # exit code: bad input, or some case of a cohort failed
 
 
@@ -26,7 +31,9 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def main_options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass
 
@@ -46,7 +53,13 @@ def phantom(
     from medgen.data.phantom import write_cohort
 
     write_cohort(
-        out, patients=patients, seed=seed, size=size, spacing=spacing, phase=phase, unpaired=unpaired,
+        out,
+        patients=patients,
+        seed=seed,
+        size=size,
+        spacing=spacing,
+        phase=phase,
+        unpaired=unpaired,
         noise_free=noise_free,
     )
     print(f"{patients} patients{' a side' if unpaired else ''} in {out}")
@@ -87,7 +100,10 @@ def translate(
     loaded = load_model(model, pick_device(device))
 
     def show(entry: Converted, i: int, n: int) -> None:
-        print(f"[{i}/{n}] {entry.case}: {entry.status} {f'({entry.seconds:.1f} s)' if entry.seconds else ''}", flush=True)
+        print(
+            f"[{i}/{n}] {entry.case}: {entry.status} {f'({entry.seconds:.1f} s)' if entry.seconds else ''}",
+            flush=True,
+        )
         for warning in entry.warnings:
             print(f"  warning: {warning}")
 
@@ -95,7 +111,8 @@ def translate(
     if report and not has_ending(output, ENDINGS):
         from medgen.reports.conversion import conversion_report
 
-        conversion_report(results, output / "report.html", model=str(model))
+        notes = [f"Model: {model}, step {loaded.info.step}, weights {loaded.info.weights_sha256[:12]}."]
+        conversion_report([asdict(r) for r in results], output / "report.html", notes=[*notes, SYNTHETIC])
         print(f"report: {output / 'report.html'}")
     finish([f"{r.error}" for r in results if r.error], len(results))
 
@@ -117,7 +134,10 @@ def evaluate(
     result = run(reference, prediction, out, source=source, labels=labels, mask=mask, data_range=data_range)
     write_report(result, out / "report.html", title=f"Evaluation of {prediction}")
     print(f"report: {out / 'report.html'}")
-    finish([str(failure) for failure in result.failures], len(result.failures) + len(result.cases))
+    finish(
+        [f"{failure.case}: {failure.error}" for failure in result.failures],
+        len(result.failures) + len(result.cases),
+    )
 
 
 @app.command()

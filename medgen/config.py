@@ -31,7 +31,8 @@ class Data(Section):
     test: Fraction = Field(0.0, description="share of the patients never shown to training")
     split: Path | None = Field(None, description="a split.json of an earlier run, used instead of a new split")
     align: Literal["refuse", "resample", "rigid", "bspline"] = Field(
-        "refuse", description="pairs on different grids: refuse them, or bring the source onto the target's grid"
+        "refuse",
+        description="pairs on different grids: refuse them, or bring the source onto the target's grid",
     )
     patient_pattern: str | None = Field(None, description="regex whose first group in the case name is the patient")
     source_channel: int = Field(0, ge=0, description="nnU-Net and Decathlon layouts: the input's channel")
@@ -79,7 +80,10 @@ class Sampling(Section):
     rotate: float = Field(0.0, ge=0, le=180, description="largest random rotation about each axis, degrees")
     scale: float = Field(0.0, ge=0, lt=1, description="largest random change of size, as a fraction")
     gamma: float = Field(
-        0.0, ge=0, lt=1, description="largest random change of the source's contrast curve (log2 of the exponent)"
+        0.0,
+        ge=0,
+        lt=1,
+        description="largest random change of the source's contrast curve (log2 of the exponent)",
     )
     artefacts: tuple[Artefact, ...] = Field((), description="TorchIO artefacts added to the source only")
     workers: int = Field(0, ge=0, description="loader processes beside the training process")

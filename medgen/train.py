@@ -43,7 +43,7 @@ class Run:
         for optimizer in self.raw_optimizers.values():
             for group in optimizer.param_groups:
                 group["initial_lr"] = group["lr"]
-        self.optimizers = {k: fabric.setup_optimizers(o) for k, o in self.raw_optimizers.items()}
+        self.optimizers: dict[str, Any] = {k: fabric.setup_optimizers(o) for k, o in self.raw_optimizers.items()}
         self.generator = self.method.networks[self.method.generator]
         self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
         self.step, self.seconds = 0, 0.0
@@ -110,8 +110,8 @@ class Run:
         decay = min(self.settings.train.ema, (1 + self.step) / (10 + self.step))
         for mean, now in zip(self.average.parameters(), self.generator.parameters(), strict=True):
             mean.lerp_(now, 1 - decay)
-        for mean, now in zip(self.average.buffers(), self.generator.buffers(), strict=True):
-            mean.copy_(now)
+        for kept, buffer in zip(self.average.buffers(), self.generator.buffers(), strict=True):
+            kept.copy_(buffer)
 
     def state(self) -> dict[str, Any]:
         return {
@@ -136,9 +136,7 @@ class Run:
         self.average.load_state_dict(state["average"])
 
 
-def train(
-    settings: Settings, out: Path, *, resume: bool = False, say: Callable[[str], None] = print
-) -> Path:
+def train(settings: Settings, out: Path, *, resume: bool = False, say: Callable[[str], None] = print) -> Path:
     """Train as the settings say.
 
     Args:
@@ -316,7 +314,9 @@ def _check_same(settings: Settings, last: Path) -> None:
     old = checkpoint.load_model(last).settings
     for section in ("data", "codec", "sampling", "method"):
         if getattr(old, section) != getattr(settings, section):
-            raise InputError(f"{last}: the run was started with another {section} section; resume it with its own config.yaml")
+            raise InputError(
+                f"{last}: the run was started with another {section} section; resume it with its own config.yaml"
+            )
 
 
 def _write_settings(settings: Settings, out: Path) -> None:
@@ -327,7 +327,9 @@ def _agree(fabric: Fabric, stop: bool) -> bool:
     """Whether any process wants to stop: clocks differ, decisions must not."""
     if fabric.world_size == 1:
         return stop
-    return bool(fabric.all_reduce(torch.tensor(float(stop), device=fabric.device), reduce_op="max") > 0)
+    flag = torch.tensor(float(stop), device=fabric.device)
+    torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
+    return bool(flag > 0)
 
 
 def _average(gradients: list[Tensor]) -> None:

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from medgen.cli import pick_device
+from medgen.cli import SYNTHETIC, pick_device
 from medgen.config import Settings, load_settings
 from medgen.data.cohort import load_split, read_cohort
 from medgen.types import InputError
@@ -87,12 +87,12 @@ def run(settings: Settings, out: Path) -> list[str]:
         notes=[
             f"Model: {settings.method['name']}, step {info.step}, weights {info.weights_sha256[:12]}, "
             f"trained on {len(info.training_data['training'])} patients; none of the cases below was among them.",
-            "Converted images are synthetic and not for diagnosis.",
+            SYNTHETIC,
         ],
         warnings=[f"{entry.case}: {text}" for entry in converted for text in entry.warnings],
     )
     print(f"report: {out / 'report.html'}")
-    return failures + [str(failure) for failure in result.failures]
+    return failures + [f"{failure.case}: {failure.error}" for failure in result.failures]
 
 
 def make_cohort(folder: Path) -> None:

@@ -114,7 +114,7 @@ def test_no_model_folder(tmp_path):
 def test_training_state_round_trip(tmp_path):
     state = {
         "step": 3, "best": None, "curve": [{"mae": 1.5}], "pair": (0.9, 0.999), 
-        "optimizer": {"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.randn(2, 3)}}, "param_groups": [{"params": [0]}]},
+        "optimizer": {"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.randn(2, 3)}}, "param_groups": []},
         "pool": torch.empty(0),
     }  # fmt: skip
     save_training(tmp_path, state)

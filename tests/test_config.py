@@ -17,7 +17,9 @@ def file(tmp_path):
 
 
 def test_overrides_reach_sections_and_method(file):
-    settings = load_settings(file, ["data.root=/x", "train.minutes=1.5", "method.filters=8", "sampling.patch=[8, 16, 8]"])
+    settings = load_settings(
+        file, ["data.root=/x", "train.minutes=1.5", "method.filters=8", "sampling.patch=[8, 16, 8]"]
+    )
     assert settings.data.root == Path("/x")
     assert settings.train.minutes == 1.5
     assert settings.method == {"name": "pix2pix", "filters": 8}

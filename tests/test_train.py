@@ -72,7 +72,10 @@ def test_files_of_a_run(cohort, tmp_path):
     assert {"D", "G_gan", "G_l1", "lr_G"} <= set(rows[0])
     rows = list(csv.DictReader(open(tmp_path / "run" / "validation.csv")))
     assert [int(r["step"]) for r in rows] == [3, 6]
-    assert sorted(p.name for p in (tmp_path / "run" / "panels").iterdir()) == ["step_0000003.png", "step_0000006.png"]
+    assert sorted(p.name for p in (tmp_path / "run" / "panels").iterdir()) == [
+        "step_0000003.png",
+        "step_0000006.png",
+    ]
     info = load_model(best).info
     assert len(info.training_data["training"]) == 3 and info.spacing == (2.0, 2.0, 2.0)
     assert info.validation["mae"] == min(float(r["mae"]) for r in rows)
@@ -130,7 +133,8 @@ medgen.train.train(settings_of(Path(root), method), Path(out), resume=(Path(out)
 
 
 @pytest.mark.parametrize(
-    "moment, method", [("step", "cyclegan"), ("checkpoint", "pix2pix"), ("rename", "pix2pix"), ("best", "pix2pix")]
+    "moment, method",
+    [("step", "cyclegan"), ("checkpoint", "pix2pix"), ("rename", "pix2pix"), ("best", "pix2pix")],
 )
 def test_sigkill_then_resume_equals_an_undisturbed_run(moment, method, cohort, unpaired, tmp_path):
     root = cohort if method == "pix2pix" else unpaired
@@ -174,7 +178,10 @@ def test_a_run_is_not_overwritten(cohort, tmp_path):
 
 
 def test_minutes_bound_a_run(cohort, tmp_path):
-    train(settings_of(cohort, train={"steps": 10**6, "minutes": 0.05, "validate_every": 10**6}), tmp_path / "run")
+    train(
+        settings_of(cohort, train={"steps": 10**6, "minutes": 0.05, "validate_every": 10**6}),
+        tmp_path / "run",
+    )
     info = load_model(tmp_path / "run" / "last").info
     assert 1 <= info.step < 10**6
 
@@ -191,7 +198,10 @@ def test_average_follows_the_generator(cohort, tmp_path):
 
 def test_no_root_and_no_pairs(cohort, unpaired, tmp_path):
     with pytest.raises(InputError, match="data.root"):
-        train(settings_of(cohort).model_copy(update={"data": settings_of(cohort).data.model_copy(update={"root": None})}), tmp_path / "a")
+        train(
+            settings_of(cohort).model_copy(update={"data": settings_of(cohort).data.model_copy(update={"root": None})}),
+            tmp_path / "a",
+        )
     with pytest.raises(InputError, match="both a source and a target"):
         train(settings_of(unpaired), tmp_path / "b")
 
@@ -212,12 +222,26 @@ def test_two_processes_equal_one_on_the_same_global_batch(cohort, tmp_path):
     script = tmp_path / "two.py"
     script.write_text(TWO)
     here = str(Path(__file__).parent)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([here, str(Path(here).parent)]), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([here, str(Path(here).parent)]),
+        "OMP_NUM_THREADS": "1",
+    }
     for devices, batch in ((1, 2), (2, 1)):
-        command = [sys.executable, str(script), str(devices), str(batch), str(cohort), str(tmp_path / f"run{devices}")]
+        command = [
+            sys.executable,
+            str(script),
+            str(devices),
+            str(batch),
+            str(cohort),
+            str(tmp_path / f"run{devices}"),
+        ]
         result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert result.returncode == 0, result.stderr
-    one, two = load_file(tmp_path / "run1/last/weights.safetensors"), load_file(tmp_path / "run2/last/weights.safetensors")
+    one, two = (
+        load_file(tmp_path / "run1/last/weights.safetensors"),
+        load_file(tmp_path / "run2/last/weights.safetensors"),
+    )
     for k in one:
         torch.testing.assert_close(one[k], two[k], atol=1e-5, rtol=1e-4)
     assert (tmp_path / "run2/last/training-1.safetensors").exists()

@@ -18,7 +18,7 @@ from medgen.io.volume import Volume, same_geometry
 from medgen.types import InputError
 
 METHODS = ("resample", "rigid", "bspline")
-SEED = 0
+SEED = 1  # of the jitter of the sampled voxels; SimpleITK takes 0 for the wall clock
 BINS = 32  # of the joint histogram
 SAMPLES = 50_000  # voxels the metric looks at, regularly spread over the fixed volume
 CONTROL_MM = 60.0

@@ -63,9 +63,7 @@ def read_cohort(
         cases, labels = datalist(root, source_channel, target_channel)
     elif any((root / side).is_dir() for side in ("source", "target")):
         cases, labels = folders(root)
-    elif (root / "dataset.json").is_file() and isinstance(
-        read_json(root / "dataset.json").get("training"), list
-    ):
+    elif (root / "dataset.json").is_file() and isinstance(read_json(root / "dataset.json").get("training"), list):
         cases, labels = datalist(root / "dataset.json", source_channel, target_channel)
     elif (root / "imagesTr").is_dir():
         cases, labels = nnunet(root, source_channel, target_channel)
@@ -74,9 +72,7 @@ def read_cohort(
             f"{root} is no cohort: there is no source/ or target/, no imagesTr/ and no datalist dataset.json"
         )
     if not any(case.source or case.target for case in cases):
-        raise InputError(
-            f"{root} holds no volumes ({' '.join(ENDINGS)}); put source/ and target/ images there"
-        )
+        raise InputError(f"{root} holds no volumes ({' '.join(ENDINGS)}); put source/ and target/ images there")
     cases = sorted((_with_patient(case, patient_pattern) for case in cases), key=lambda case: case.name)
     return Cohort(root, cases, _label_values(labels, cases))
 
@@ -119,9 +115,7 @@ def _label_values(named: dict[str, int] | None, cases: list[Case]) -> dict[str, 
         if case.labels is not None:
             found = np.unique(read_volume(case.labels).data)
             if (found < 0).any() or (found != np.rint(found)).any():
-                raise InputError(
-                    f"{case.labels} holds values that are no labels; use whole numbers of 0 or more"
-                )
+                raise InputError(f"{case.labels} holds values that are no labels; use whole numbers of 0 or more")
             values |= set(found.astype(int).tolist())
     return {f"label_{value}": value for value in sorted(values - {0})}
 
@@ -142,16 +136,15 @@ def split_cases(cases: list[Case], *, validation: float, test: float, seed: int)
     if not cases:
         raise InputError("there are no cases to split; check data.root and data.paired")
     if min(validation, test) < 0 or not validation + test < 1:
-        raise InputError(
-            f"data.validation = {validation} and data.test = {test} must leave patients to train on"
-        )
+        raise InputError(f"data.validation = {validation} and data.test = {test} must leave patients to train on")
     sides: dict[str, set[str]] = {}
     for case in cases:
         kinds = {"paired"} if case.source and case.target else {"source"} if case.source else {"target"}
         sides.setdefault(case.patient, set()).update(kinds)
     part: dict[str, str] = {}
-    for kind in sorted({min(kinds) for kinds in sides.values()}):  # "paired" comes first where there is one
-        patients = sorted((p for p in sides if min(sides[p]) == kind), key=lambda p: _rank(p, seed))
+    kind_of = {p: "paired" if "paired" in kinds else "+".join(sorted(kinds)) for p, kinds in sides.items()}
+    for kind in set(kind_of.values()):
+        patients = sorted((p for p in sides if kind_of[p] == kind), key=lambda p: _rank(p, seed))
         part.update(_parts(patients, validation, test))
     if validation > 0 and "validation" not in part.values():
         spare = [p for p in sorted(sides, key=lambda p: _rank(p, seed)) if _can_spare(p, sides, part)]
@@ -209,9 +202,7 @@ def load_split(path: str | Path, cases: list[Case]) -> dict[str, list[Case]]:
             raise InputError(f"{path} is not a split: it needs the keys {', '.join(SPLITS)} with case names")
         for name in names:
             if name not in known:
-                raise InputError(
-                    f"{path} names case {name}, which this cohort lacks; use the cohort's own split"
-                )
+                raise InputError(f"{path} names case {name}, which this cohort lacks; use the cohort's own split")
             if part_of.setdefault(known[name].patient, part) != part:
                 raise InputError(f"{path} has patient {known[name].patient} in two parts; keep each in one")
         split[part] = [known[name] for name in sorted(names)]

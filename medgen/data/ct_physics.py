@@ -1,7 +1,7 @@
 """What a scanner adds to the true HU: correlated noise, and the slow bias that beam hardening leaves.
 
 Noise: white noise shaped in the slice by a ramp with a smooth cut-off, the noise power spectrum of filtered
-back-projection (Riederer et al., Phys Med Biol 1978;23:446; Boedeker et al., Phys Med Biol 2007;52:4047), a little
+back-projection (Riederer et al., Phys Med Biol 1978;23:446; Boedeker et al., ibid. 2007;52:4047), a little
 correlated between slices, and larger where the X-ray path through the body is longer.
 Bias: cupping and dark bands between dense parts (Barrett & Keat, RadioGraphics 2004;24:1679).
 """
@@ -38,10 +38,7 @@ def grown(coarse: Array, shape: tuple[int, ...]) -> Array:
         at = np.linspace(0, m - 1, n).astype(np.float32)
         low = np.minimum(at.astype(int), max(m - 2, 0))
         weight = (at - low).reshape([-1 if a == axis else 1 for a in range(3)])
-        coarse = (
-            np.take(coarse, low, axis) * (1 - weight)
-            + np.take(coarse, np.minimum(low + 1, m - 1), axis) * weight
-        )
+        coarse = np.take(coarse, low, axis) * (1 - weight) + np.take(coarse, np.minimum(low + 1, m - 1), axis) * weight
     return coarse.astype(np.float32)
 
 

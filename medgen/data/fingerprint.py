@@ -46,7 +46,8 @@ def strangeness(scan: dict[str, Any], training: list[dict[str, Any]]) -> list[st
         limit = max(2 * float(between.min(1).max()), 0.02)
     if distance > limit:
         sentences.append(
-            f"intensities inside the body differ from every training scan's (distance {distance:.3f}, limit {limit:.3f})"
+            f"intensities inside the body differ from every training scan's "
+            f"(distance {distance:.3f}, limit {limit:.3f})"
         )
     for key, words in (("extent", "size of the body in the scan"), ("spacing", "voxel size")):
         known = np.array([t[key] for t in training])

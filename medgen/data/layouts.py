@@ -23,9 +23,7 @@ def folders(root: Path) -> tuple[list[Case], Labels]:
     sides = {side: _by_case(root / side) for side in ("source", "target", "labels")}
     names = sides["source"].keys() | sides["target"].keys()
     _refuse_orphans(sides["labels"], names, root)
-    cases = [
-        Case(n, "", sides["source"].get(n), sides["target"].get(n), sides["labels"].get(n)) for n in names
-    ]
+    cases = [Case(n, "", sides["source"].get(n), sides["target"].get(n), sides["labels"].get(n)) for n in sorted(names)]
     named = root / "labels.json"
     return cases, _named_labels(read_json(named), named) if named.exists() else None
 
@@ -35,18 +33,14 @@ def _by_case(folder: Path, name: Callable[[Path], Any] = case_name) -> dict[Any,
     for path in find_volumes(folder) if folder.exists() else []:
         key = name(path)
         if key in found:
-            raise InputError(
-                f"{folder} has two files for one case, {found[key].name} and {path.name}; keep one"
-            )
+            raise InputError(f"{folder} has two files for one case, {found[key].name} and {path.name}; keep one")
         found[key] = path
     return found
 
 
 def _refuse_orphans(labels: dict[str, Path], names: Iterable[str], root: Path) -> None:
     for name in sorted(labels.keys() - set(names)):
-        raise InputError(
-            f"{labels[name]} labels case {name}, which has no image in {root}; add it or remove it"
-        )
+        raise InputError(f"{labels[name]} labels case {name}, which has no image in {root}; add it or remove it")
 
 
 def nnunet(root: Path, source_channel: int, target_channel: int) -> tuple[list[Case], Labels]:
@@ -67,17 +61,17 @@ def nnunet(root: Path, source_channel: int, target_channel: int) -> tuple[list[C
         )
     labels = _by_case(root / "labelsTr")
     _refuse_orphans(labels, names, root)
-    pairs = {n: (images.get((n, source_channel)), images.get((n, target_channel))) for n in names}
+    pairs = {n: (images.get((n, source_channel)), images.get((n, target_channel))) for n in sorted(names)}
     cases = [Case(n, "", *pair, labels.get(n)) for n, pair in pairs.items() if any(pair)]
     named = root / "dataset.json"
     return cases, _named_labels(read_json(named).get("labels"), named) if named.exists() else None
 
 
 def datalist(path: Path, source_channel: int, target_channel: int) -> tuple[list[Case], Labels]:
-    """A list of entries, or {"training": entries, "validation": entries, "labels": ...}, paths from its folder.
+    """A list of entries, or {"training": entries, "validation": entries, "labels": ...}.
 
-    An entry has "source" and "target", or "image" (one path, or one per channel); "label", "patient" and
-    "name" are optional.
+    Paths start at the file's folder. An entry has "source" and "target", or "image" (one path, or one per
+    channel); "label", "patient" and "name" are optional.
     """
     content = read_json(path, (dict, list))
     if isinstance(content, list):
@@ -96,9 +90,7 @@ def datalist(path: Path, source_channel: int, target_channel: int) -> tuple[list
 def _entries(content: dict, key: str, path: Path) -> list[dict]:
     entries = content.get(key, [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise InputError(
-            f"{path}: '{key}' must be a list of entries such as {{'source': ..., 'target': ...}}"
-        )
+        raise InputError(f"{path}: '{key}' must be a list of entries such as {{'source': ..., 'target': ...}}")
     return entries
 
 
@@ -113,9 +105,7 @@ def _listed(entry: dict, path: Path, source_channel: int, target_channel: int) -
     files = {role: _listed_file(value, path) for role, value in picked.items() if value is not None}
     image = files.get("source") or files.get("target")
     if image is None:
-        raise InputError(
-            f"{path}: the entry {json.dumps(entry)[:200]} has no image; give it a source or a target"
-        )
+        raise InputError(f"{path}: the entry {json.dumps(entry)[:200]} has no image; give it a source or a target")
     name = str(entry.get("name") or case_name(image))
     if Path(name).name != name:
         raise InputError(f"{path}: the name {name} is no file name; leave out slashes")
@@ -124,9 +114,7 @@ def _listed(entry: dict, path: Path, source_channel: int, target_channel: int) -
 
 def _listed_file(value: Any, path: Path) -> Path:
     if not isinstance(value, str):
-        raise InputError(
-            f"{path}: {json.dumps(value)[:200]} is not the path of a file; give one path as text"
-        )
+        raise InputError(f"{path}: {json.dumps(value)[:200]} is not the path of a file; give one path as text")
     file = path.parent / value
     if not file.is_file():
         raise InputError(f"{path} lists {value}, but there is no file {file}; correct the list")
@@ -142,14 +130,12 @@ def _with_folder(case: Case) -> str:
 def _named_labels(labels: Any, path: Path) -> Labels:
     """{structure: value}, background left out; None where there are none.
 
-    Decathlon's {"1": structure} is turned round; nnU-Net's regions (lists of values) and "ignore" are left out.
+    Decathlon's {"1": structure} is turned round; nnU-Net's regions (lists of values) and "ignore" go.
     """
     if labels is None:
         return None
     if not isinstance(labels, dict):
-        raise InputError(
-            f"{path}: labels must be {{structure: value}}, not {type(labels).__name__}; correct it"
-        )
+        raise InputError(f"{path}: labels must be {{structure: value}}, not {type(labels).__name__}; correct it")
     if labels and all(key.isdecimal() and isinstance(value, str) for key, value in labels.items()):
         labels = {name: int(value) for value, name in labels.items()}
     found: dict[str, int] = {}
@@ -157,9 +143,7 @@ def _named_labels(labels: Any, path: Path) -> Labels:
         if isinstance(value, list) or name == "ignore":
             continue
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise InputError(
-                f"{path}: label {name} has the value {value!r}; give a whole number of 0 or more"
-            )
+            raise InputError(f"{path}: label {name} has the value {value!r}; give a whole number of 0 or more")
         if value in found.values():
             raise InputError(f"{path}: two labels have the value {value}; give each structure its own")
         if value > 0:

@@ -1,7 +1,7 @@
 """The embedded CT cohort: an abdomen and lower chest per seed, with and without contrast, and its labels.
 
-Anatomy (``medgen.data.anatomy``) is drawn once per patient; ``render`` gives its HU at any phase; a scan adds noise
-and bias (``medgen.data.ct_physics``). Nothing here is a real person.
+Anatomy (``medgen.data.anatomy``) is drawn once per patient; ``render`` scans it at any phase, with noise and
+bias (``medgen.data.ct_physics``). Nothing here is a real person.
 """
 
 import gzip
@@ -92,15 +92,13 @@ def make_patient(
     )
 
 
-def checked(
-    seed: int, size: Any, spacing: Any, phase: str
-) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
+def checked(seed: int, size: Any, spacing: Any, phase: str) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
     grid = tuple(int(n) for n in size)
-    step = tuple(float(s) for s in np.broadcast_to(spacing, 3))
+    step = tuple(float(s) for s in (spacing if np.ndim(spacing) else (spacing,) * 3))
     if len(grid) != 3 or min(grid) < 8:
         raise InputError(f"size {size} must be three numbers of voxels of at least 8.")
-    if not all(0 < s < 100 for s in step):
-        raise InputError(f"spacing {spacing} must be between 0 and 100 mm.")
+    if len(step) != 3 or not all(0 < s < 100 for s in step):
+        raise InputError(f"spacing {spacing} must be one number or three, between 0 and 100 mm.")
     if phase not in PHASES:
         raise InputError(f"phase {phase!r} is unknown; choose one of {', '.join(PHASES)}.")
     if seed < 0:
@@ -129,21 +127,25 @@ def write_cohort(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Write a cohort: ``source/CASE.nii.gz`` with contrast, ``target/CASE.nii.gz`` without, ``labels/CASE.nii.gz``,
-    ``labels.json`` ({structure: value}) and ``patients.json`` (settings, and each patient's parameters).
+    """Write a cohort: ``source/CASE.nii.gz`` with contrast, ``target/CASE.nii.gz`` without (int16 HU),
+    ``labels/CASE.nii.gz`` (uint8), ``labels.json`` ({structure: value}) and ``patients.json`` (settings, and
+    each patient's parameters).
 
-    Cases are patient_000, patient_001, ...; with ``unpaired`` the source holds the first ``patients`` of them and
-    the target as many others. ``phase`` may be "mixed": each patient one of arterial, portal_venous and late.
-    A patient depends on ``seed`` and its number alone, not on the number of patients or ``workers`` (default 2
-    processes). Cases already there from the same settings are kept, so an interrupted call goes on.
+    Cases are patient_000, patient_001, ...; with ``unpaired`` the source holds the first ``patients`` of them
+    and the target as many others. ``phase`` may be "mixed": each patient arterial, portal_venous or late.
+    A patient depends on ``seed`` and its number alone, not on the number of patients or of ``workers``
+    (default 2 processes, spawned: a calling script needs ``if __name__ == "__main__"``, or workers=1).
+    Cases already there from the same settings are kept, so an interrupted call goes on.
     ``progress(done, total, case)`` is called after each case.
 
-    Raises InputError for arguments out of range, a folder that holds another cohort, or one that cannot be written.
+    Raises InputError for arguments out of range, a folder that holds another cohort or cannot be written.
     """
     first = PHASES[1] if phase == "mixed" else phase
     grid, step = checked(seed, size, spacing, first)
     if patients < 1:
         raise InputError(f"patients {patients} must be at least 1.")
+    if workers is not None and workers < 1:
+        raise InputError(f"workers {workers} must be at least 1.")
     settings = {
         "generator": GENERATOR,
         "seed": seed,
@@ -167,9 +169,7 @@ def write_cohort(
             if progress:
                 progress(finished, total, case)
     except OSError as error:
-        raise InputError(
-            f"{out} cannot be written: {error.strerror or error}; choose another folder."
-        ) from error
+        raise InputError(f"{out} cannot be written: {error.strerror or error}; choose another folder.") from error
 
 
 def prepare(out: Path, settings: dict[str, Any], total: int) -> dict[str, Any]:
@@ -181,20 +181,14 @@ def prepare(out: Path, settings: dict[str, Any], total: int) -> dict[str, Any]:
             old = json.loads(record.read_text())
             done, before = dict(old["patients"]), old["settings"]
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{record} is not a record of an embedded cohort; choose another folder."
-            ) from error
+            raise InputError(f"{record} is not a record of an embedded cohort; choose another folder.") from error
         other = [key for key in settings if before.get(key) != settings[key]]
         if other:
             was = ", ".join(f"{key} {before.get(key)}" for key in other)
             raise InputError(f"{out} holds another cohort ({was}); remove it or choose another folder.")
         if len(done) > total:
-            raise InputError(
-                f"{out} holds {len(done)} cases, more than {total}; remove it or choose another folder."
-            )
-    elif any(
-        (out / part).is_dir() and any((out / part).iterdir()) for part in ("source", "target", "labels")
-    ):
+            raise InputError(f"{out} holds {len(done)} cases, more than {total}; remove it or choose another folder.")
+    elif any((out / part).is_dir() and any((out / part).iterdir()) for part in ("source", "target", "labels")):
         raise InputError(f"{out} holds scans that are not of this cohort; choose another folder.")
     for part in ("source", "target", "labels"):
         (out / part).mkdir(parents=True, exist_ok=True)

@@ -51,7 +51,12 @@ class Patches(Dataset):
         if paired and set(sources) != set(targets):
             raise ValueError(f"paired sampling needs the same cases on both sides; got {sources} and {targets}")
         self.sources, self.targets, self.paired, self.seed = sources, targets, paired, seed
-        self.patch, self.body, self.match_position, self.gamma = np.asarray(patch), body, match_position, gamma
+        self.patch, self.body, self.match_position, self.gamma = (
+            np.asarray(patch),
+            body,
+            match_position,
+            gamma,
+        )
         self.spatial = _spatial(patch, flip, rotate, scale)
         self.artefacts = _artefacts(artefacts)
         # Rotated patches need neighbours beyond their edge: crop more, transform, cut the centre out.
@@ -175,15 +180,20 @@ def _crop(data: np.ndarray, start: np.ndarray, size: np.ndarray) -> np.ndarray:
 
 
 def batches(
-    patches: Patches, *, batch: int, first_step: int, steps: int, rank: int = 0, world: int = 1, workers: int = 0
+    patches: Patches,
+    *,
+    batch: int,
+    first_step: int,
+    steps: int,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
 ) -> Iterator[Batch]:
     """Batches of steps first_step … steps-1 for process ``rank`` of ``world``.
 
     Step s of the whole run uses samples s·batch·world … (s+1)·batch·world-1, each process its own part.
     """
-    numbers = [
-        [(step * world + rank) * batch + i for i in range(batch)] for step in range(first_step, steps)
-    ]
+    numbers = [[(step * world + rank) * batch + i for i in range(batch)] for step in range(first_step, steps)]
     loader = DataLoader(
         patches,
         batch_sampler=numbers,

@@ -6,7 +6,7 @@ with its reason, and the others go on; `medgen.evaluation.summary` writes what c
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ def evaluate(
     labels: Path | None = None,
     mask: Path | None = None,
     data_range: float | None = None,
+    cases: Collection[str] | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Measure converted volumes against the truth and write ``cases.csv``, ``regions.csv``, ``summary.json``.
@@ -63,6 +64,7 @@ def evaluate(
         labels: label volumes, named by ``labels.json`` = {structure: value} beside them or one folder above.
         mask: where ``mae``, ``psnr`` and ``ssim`` count (non-zero voxels); default the whole volume.
         data_range: span of possible values for PSNR and SSIM; default 4095 for CT in HU.
+        cases: names of the reference cases that count, such as a test split; None for all.
         progress: called after each case.
 
     Returns:
@@ -72,7 +74,7 @@ def evaluate(
         InputError: no case in common, a path that does not exist, a ``labels.json`` that is not one, images
             not in HU without ``data_range``, or an ``out`` that cannot be written.
     """
-    run = _match(reference, prediction, source=source, labels=labels, mask=mask, data_range=data_range)
+    run = _match(reference, prediction, cases, data_range, source=source, labels=labels, mask=mask)
     out = Path(out)
     _make_folder(out)
     results: list[CaseResult] = []
@@ -133,11 +135,22 @@ class _Run:
     data_range: float | None
 
 
-def _match(reference: Path, prediction: Path, *, data_range: float | None, **given: Path | None) -> _Run:
+def _match(
+    reference: Path,
+    prediction: Path,
+    wanted: Collection[str] | None,
+    data_range: float | None,
+    **given: Path | None,
+) -> _Run:
     """Find the files of every case; InputError for paths and settings that allow no measurement."""
     if data_range is not None and not (np.isfinite(data_range) and data_range > 0):
         raise InputError(f"--data-range must be a number above 0, not {data_range}")
     cases = _files(reference, {})
+    if wanted is not None:
+        missing = sorted(set(wanted) - set(cases))
+        if missing:
+            raise InputError(f"{reference} holds no case named {missing[0]}; it has {_first(cases)}, ...")
+        cases = {name: file for name, file in cases.items() if name in wanted}
     if Path(prediction).is_file() and len(cases) > 1:
         raise InputError(f"{prediction} is one file but {reference} holds {len(cases)} cases: give a folder")
     predictions = _files(prediction, cases)
@@ -158,9 +171,7 @@ def _evaluate_case(case: str, run: _Run) -> CaseResult:
     files |= {role: found[case] for role, found in run.optional.items() if case in found}
     if "mask" in run.optional and "mask" not in files:
         raise InputError(f"no mask for the reference {run.cases[case]} in {run.given['mask']}")
-    warnings = [
-        f"no {role} file for this case in {run.given[role]}" for role in run.optional if role not in files
-    ]
+    warnings = [f"no {role} file for this case in {run.given[role]}" for role in run.optional if role not in files]
 
     volumes = _read(files)
     reference = volumes["reference"].data
@@ -171,9 +182,7 @@ def _evaluate_case(case: str, run: _Run) -> CaseResult:
             "--data-range, the span of values that such images can take"
         )
     if hu and not looks_like_hu(volumes["prediction"].data):
-        warnings.append(
-            "the prediction has no air at or below -200 HU although the reference has: is it in HU?"
-        )
+        warnings.append("the prediction has no air at or below -200 HU although the reference has: is it in HU?")
     masks = {"mask": volumes["mask"].data > 0} if "mask" in volumes else {}
     if "mask" in masks and not masks["mask"].any():
         raise InputError(f"the mask {files['mask']} is empty: there is no voxel to measure in")
@@ -248,8 +257,7 @@ def _regions(
         means = fidelity.label_means(volumes["labels"].data, images)
         rows |= {names.get(value, f"label_{value}"): row for value, row in means.items()}
     return [
-        {"region": name, **row, "error": row["mean_prediction"] - row["mean_reference"]}
-        for name, row in rows.items()
+        {"region": name, **row, "error": row["mean_prediction"] - row["mean_reference"]} for name, row in rows.items()
     ]
 
 

@@ -181,9 +181,7 @@ def _mean_square(difference: Array) -> float:
 
 def _check_pair(reference: Array, other: Array) -> None:
     if reference.shape != other.shape:
-        raise InputError(
-            f"images of shapes {reference.shape} and {other.shape} cannot be compared voxel by voxel"
-        )
+        raise InputError(f"images of shapes {reference.shape} and {other.shape} cannot be compared voxel by voxel")
     if reference.size == 0:
         raise InputError(f"an image of shape {reference.shape} has no voxels to compare")
     for name, image in (("reference", reference), ("prediction", other)):

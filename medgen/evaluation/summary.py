@@ -120,9 +120,7 @@ def write_results(evaluation: Evaluation) -> None:
     region_rows = [{"case": case.name, **row} for case in evaluation.cases for row in case.regions]
     write_text(out / "cases.csv", _csv(("case", *METRICS), case_rows))
     write_text(out / "regions.csv", _csv(("case", "region", *REGION_COLUMNS), region_rows))
-    write_text(
-        out / "summary.json", json.dumps(_strict(summary(evaluation)), indent=1, allow_nan=False) + "\n"
-    )
+    write_text(out / "summary.json", json.dumps(_strict(summary(evaluation)), indent=1, allow_nan=False) + "\n")
 
 
 def summary(evaluation: Evaluation) -> dict[str, Any]:
@@ -178,12 +176,7 @@ def _region_row(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     mean = {column: _mean([row[column] for row in rows if column in row]) for column in REGION_COLUMNS}
     source, truth, converted = (mean[f"mean_{role}"] for role in ("source", "reference", "prediction"))
     fraction = None
-    if (
-        source is not None
-        and truth is not None
-        and converted is not None
-        and abs(source - truth) > LEAST_CHANGE
-    ):
+    if source is not None and truth is not None and converted is not None and abs(source - truth) > LEAST_CHANGE:
         fraction = (source - converted) / (source - truth)
     abs_error = _mean([abs(row["error"]) for row in rows])
     return {"region": name, "cases": len(rows), **mean, "abs_error": abs_error, "fraction": fraction}

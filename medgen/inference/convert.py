@@ -12,8 +12,17 @@ from medgen.checkpoint import Model
 from medgen.data.codecs import fit_range
 from medgen.data.fingerprint import describe, strangeness
 from medgen.inference.predict import translate_volume
-from medgen.io.volume import ENDINGS, Volume, case_name, find_volumes, has_ending, read_volume, to_canonical, write_volume
-from medgen.io.volume import written_aside
+from medgen.io.volume import (
+    ENDINGS,
+    Volume,
+    case_name,
+    find_volumes,
+    has_ending,
+    read_volume,
+    to_canonical,
+    write_volume,
+    written_aside,
+)
 from medgen.types import InputError
 
 FORMATS = {"nifti": ".nii.gz", "mha": ".mha", "nrrd": ".nrrd"}
@@ -69,7 +78,7 @@ def convert(
     if single and len(inputs) > 1:
         raise InputError(f"{source} holds {len(inputs)} scans but {output} is one file; give a folder as output")
     manifest = Manifest(None if single else output, model)
-    results = []
+    results: list[Converted] = []
     for i, path in enumerate(inputs):
         target = output if single else output / (case_name(path) + _ending(path, format))
         entry = Converted(case_name(path), str(path), str(target))
@@ -82,7 +91,13 @@ def convert(
 
 
 def _convert_one(
-    model: Model, path: Path, target: Path, entry: Converted, manifest: "Manifest", earlier: list[Converted], **options: Any
+    model: Model,
+    path: Path,
+    target: Path,
+    entry: Converted,
+    manifest: "Manifest",
+    earlier: list[Converted],
+    **options: Any,
 ) -> None:
     started = time.monotonic()
     try:
@@ -111,7 +126,11 @@ class Manifest:
 
     def __init__(self, folder: Path | None, model: Model) -> None:
         self.path = None if folder is None else folder / "manifest.json"
-        self.model = {"folder": str(model.folder), "weights_sha256": model.info.weights_sha256, "step": model.info.step}
+        self.model = {
+            "folder": str(model.folder),
+            "weights_sha256": model.info.weights_sha256,
+            "step": model.info.step,
+        }
         self.cases: dict[str, dict[str, Any]] = {}
         if self.path is not None and self.path.exists():
             try:
@@ -119,7 +138,9 @@ class Manifest:
                 if old["model"]["weights_sha256"] == model.info.weights_sha256:
                     self.cases = dict(old["cases"])
             except (ValueError, KeyError, TypeError, OSError):
-                raise InputError(f"{self.path} is not a manifest of medgen; move it away or choose another output") from None
+                raise InputError(
+                    f"{self.path} is not a manifest of medgen; move it away or choose another output"
+                ) from None
 
     def holds(self, entry: Converted) -> bool:
         """Whether this input was converted by this model before and its output is still the same."""

@@ -82,7 +82,7 @@ def translate_array(model: Model, x: np.ndarray, *, memory_gb: float | None = No
     if use_whole(inference.window, network, batch.shape, bound):
         y = model.method.translate(batch.to(device)).float().cpu()
     else:
-        y = sliding_window_inference(
+        y = sliding_window_inference(  # type: ignore[assignment]  # one tensor in, one out
             batch,
             roi_size=model.settings.sampling.patch,
             sw_batch_size=inference.batch,

@@ -324,7 +324,5 @@ def _check_decoder(file: Path, syntax: UID) -> None:
 
 def _stored_type(data: np.ndarray, whole: bool) -> np.dtype:
     low, high = float(data.min()), float(data.max())
-    fitting = (
-        t for t in (np.dtype("i2"), np.dtype("i4")) if np.iinfo(t).min <= low and high <= np.iinfo(t).max
-    )
+    fitting = (t for t in (np.dtype("i2"), np.dtype("i4")) if np.iinfo(t).min <= low and high <= np.iinfo(t).max)
     return next(fitting, np.dtype(np.float32)) if whole else np.dtype(np.float32)

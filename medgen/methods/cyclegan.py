@@ -8,7 +8,7 @@ x ∈ X: source, y ∈ Y: target, of different patients. G: X → Y, F: Y → X.
 """
 
 from itertools import chain
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -70,9 +70,19 @@ class CycleGAN:
     ) -> None:
         if weight_identity and in_channels != out_channels:
             raise ValueError("the identity loss needs as many channels in as out; set weight_identity to 0")
-        shape = {"spatial_dims": spatial_dims, "filters": filters, "norm": norm, "residual": residual}
-        depth = {"levels": levels, "blocks": blocks, "kernel": kernel, "dropout": dropout, "upsample": upsample}
-        judge = {"filters": discriminator_filters, "layers": discriminator_layers, "scales": discriminator_scales}
+        shape: dict[str, Any] = {"spatial_dims": spatial_dims, "filters": filters, "norm": norm, "residual": residual}
+        depth: dict[str, Any] = {
+            "levels": levels,
+            "blocks": blocks,
+            "kernel": kernel,
+            "dropout": dropout,
+            "upsample": upsample,
+        }
+        judge: dict[str, Any] = {
+            "filters": discriminator_filters,
+            "layers": discriminator_layers,
+            "scales": discriminator_scales,
+        }
         n_x, n_y = in_channels, out_channels
         self.networks: dict[str, nn.Module] = {
             "G": build_generator(generator, in_channels=n_x, out_channels=n_y, **shape, **depth),

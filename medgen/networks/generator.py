@@ -1,6 +1,6 @@
 """One call that builds the generator a config names."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -38,7 +38,7 @@ def build_generator(
     """
     if residual and out_channels != 1:
         raise ValueError(f"a residual generator has one output channel, got {out_channels}")
-    common = {"spatial_dims": spatial_dims, "in_channels": in_channels, "out_channels": out_channels}
+    common: dict[str, Any] = {"spatial_dims": spatial_dims, "in_channels": in_channels, "out_channels": out_channels}
     common |= {"filters": filters, "norm": norm_spec(norm, filters), "tanh": not residual}
     network: nn.Module
     if name == "unet":
@@ -49,7 +49,7 @@ def build_generator(
     return Residual(network) if residual else network
 
 
-def norm_spec(norm: Norm, filters: int) -> str | tuple | None:
+def norm_spec(norm: Norm, filters: int) -> Any:
     """MONAI's name of a norm; group norm takes groups of at most 8 that divide every layer's channels."""
     if norm == "none":
         return None

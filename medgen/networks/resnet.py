@@ -56,9 +56,7 @@ class ResNet(nn.Module):
                 )
             )
             n //= 2
-        layers.append(
-            _reflect(spatial_dims, n, out_channels, kernel, act="TANH" if tanh else None, norm=None)
-        )
+        layers.append(_reflect(spatial_dims, n, out_channels, kernel, act="TANH" if tanh else None, norm=None))
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:

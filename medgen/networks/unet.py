@@ -80,6 +80,14 @@ class UNet(nn.Module):
 def _upsample(dims: int, n_in: int, n_out: int, kind: str, **adn) -> nn.Module:
     if kind == "deconv":
         return Convolution(
-            dims, n_in, n_out, strides=2, kernel_size=4, padding=1, output_padding=0, is_transposed=True, **adn
+            dims,
+            n_in,
+            n_out,
+            strides=2,
+            kernel_size=4,
+            padding=1,
+            output_padding=0,
+            is_transposed=True,
+            **adn,
         )
     return nn.Sequential(nn.Upsample(scale_factor=2), Convolution(dims, n_in, n_out, kernel_size=3, **adn))

@@ -74,9 +74,7 @@ def _shown(item: Mapping[str, Any]) -> dict[str, Any]:
     shown: dict[str, Any] = {"shown": True, "picture": None, "geometry": ""}
     try:
         before, after = read_geometry(item["input"]), read_geometry(item["output"])
-        same = (
-            "identical in input and output" if same_geometry(before, after) else f"input {before.describe()}"
-        )
+        same = "identical in input and output" if same_geometry(before, after) else f"input {before.describe()}"
         shown["geometry"] = f"{after.describe()} ({same})"
         shown["picture"] = conversion_picture(Path(item["input"]), Path(item["output"]))
     except InputError as error:

@@ -75,9 +75,7 @@ def _worst_by(evaluation: Evaluation) -> str:
 
 def _label(name: str, evaluation: Evaluation) -> str:
     label = next(label for measure, label, *_ in MEASURES if measure == name)
-    where = (
-        "" if "_" in name else " in the mask" if evaluation.settings.get("mask") else " in the whole volume"
-    )
+    where = "" if "_" in name else " in the mask" if evaluation.settings.get("mask") else " in the whole volume"
     return label + where
 
 
@@ -119,9 +117,7 @@ def _verdict(evaluation: Evaluation, worst_by: str) -> dict[str, Any]:
     }
 
 
-def _main_row(
-    evaluation: Evaluation, name: str, label: str, in_units: bool, higher: bool
-) -> dict[str, Any] | None:
+def _main_row(evaluation: Evaluation, name: str, label: str, in_units: bool, higher: bool) -> dict[str, Any] | None:
     """A line of the main table; None if nobody has the measure. Changes compare the cases that have both."""
     stats = evaluation.statistics()
     if name not in stats:
@@ -147,9 +143,7 @@ def _main_row(
 
 def _pairs(evaluation: Evaluation, name: str) -> list[tuple[float, float]]:
     """(converted, source) of the cases in which both were measured and are finite."""
-    pairs = [
-        (c.metrics.get(name, math.nan), c.metrics.get(f"source_{name}", math.nan)) for c in evaluation.cases
-    ]
+    pairs = [(c.metrics.get(name, math.nan), c.metrics.get(f"source_{name}", math.nan)) for c in evaluation.cases]
     return [pair for pair in pairs if all(map(math.isfinite, pair))]
 
 
@@ -188,9 +182,7 @@ def _figure(case: CaseResult, why: str, evaluation: Evaluation) -> dict[str, Any
         if in_units and name in case.metrics:
             text = f"{_label(name, evaluation)} {number(case.metrics[name], digits)} {evaluation.unit}"
             source = case.metrics.get(f"source_{name}")
-            numbers.append(
-                text.strip() + (f" (source {number(source, digits)})" if source is not None else "")
-            )
+            numbers.append(text.strip() + (f" (source {number(source, digits)})" if source is not None else ""))
     item: dict[str, Any] = {"case": case, "why": why, "numbers": "; ".join(numbers), "picture": None}
     try:
         item["picture"] = case_picture(case.files)
@@ -203,9 +195,7 @@ def _settings(evaluation: Evaluation) -> list[tuple[str, str]]:
     """What was compared with what, in words."""
     given: Mapping[str, Any] = evaluation.settings
     lines = [
-        (role, str(given[role]))
-        for role in ("reference", "prediction", "source", "labels", "mask")
-        if given.get(role)
+        (role, str(given[role])) for role in ("reference", "prediction", "source", "labels", "mask") if given.get(role)
     ]
     lines.append(("data range", f"{evaluation.data_range:g} ({evaluation.data_range_origin})"))
     if enhancing := given.get("structures_that_take_up_contrast"):

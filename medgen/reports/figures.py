@@ -64,9 +64,7 @@ def case_picture(files: Mapping[str, Path]) -> Picture:
     ``files``: paths by role: reference, prediction, and maybe source and labels; read here, so that one case
     at a time is in memory. Raises `InputError` if one cannot be read or the grids differ.
     """
-    volumes = _read(
-        {role: files[role] for role in ("reference", "prediction", "source", "labels") if role in files}
-    )
+    volumes = _read({role: files[role] for role in ("reference", "prediction", "source", "labels") if role in files})
     truth, output = volumes["reference"], volumes["prediction"].data
     source = volumes["source"].data if "source" in volumes else None
     labels = volumes["labels"].data if "labels" in volumes else None
@@ -183,9 +181,7 @@ def _scale_bar(axes, width: int, scale: float) -> None:
     length = 50 if width / scale > 120 else 10
     x = 0.04, 0.04 + length * scale / width
     axes.plot(x, (0.05, 0.05), color=INK, linewidth=2, transform=axes.transAxes, scalex=False, scaley=False)
-    axes.text(
-        x[0], 0.065, f"{length} mm", color=INK, size=8, ha="left", va="bottom", transform=axes.transAxes
-    )
+    axes.text(x[0], 0.065, f"{length} mm", color=INK, size=8, ha="left", va="bottom", transform=axes.transAxes)
 
 
 def _colour_bar(figure: Figure, part: Column, width: int, height: int, rows: int, unit: str) -> None:

@@ -38,9 +38,7 @@ def write_page(template: str, out_html: Path, **context: Any) -> Path:
     try:
         out_html.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(
-            f"{out_html.parent} cannot be made for the report: {error.strerror or error}"
-        ) from error
+        raise InputError(f"{out_html.parent} cannot be made for the report: {error.strerror or error}") from error
     write_text(out_html, environment.get_template(template).render(versions=versions(), **context))
     return out_html
 

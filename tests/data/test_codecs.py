@@ -19,7 +19,9 @@ def test_round_trip_inside_the_range(low, width, seed):
 
 
 def test_ends_map_to_plus_and_minus_one():
-    np.testing.assert_array_equal(Range(-1000, 1000).encode(np.array([-1000.0, 0, 1000, 5000, -3000])), [-1, 0, 1, 1, -1])
+    np.testing.assert_array_equal(
+        Range(-1000, 1000).encode(np.array([-1000.0, 0, 1000, 5000, -3000])), [-1, 0, 1, 1, -1]
+    )
 
 
 def test_carried_excess_makes_the_identity_exact_for_metal_and_air():

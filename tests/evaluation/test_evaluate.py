@@ -227,9 +227,7 @@ def test_label_values_without_a_name_are_numbered(cohort):
     assert [row["region"] for row in evaluation.cases[0].regions] == ["body", "label_1", "label_2", "label_3"]
 
 
-@pytest.mark.parametrize(
-    "text", ["{", "[1]", '{"liver": "1"}', '{"liver": true}', '{"liver": 1, "spleen": 1}']
-)
+@pytest.mark.parametrize("text", ["{", "[1]", '{"liver": "1"}', '{"liver": true}', '{"liver": 1, "spleen": 1}'])
 def test_a_broken_labels_json_is_refused(cohort, text):
     (cohort / "labels.json").write_text(text)
     with pytest.raises(InputError, match="labels.json"):

@@ -88,9 +88,7 @@ def test_identical_and_constant_images():
     c1 = (0.01 * 100) ** 2
     expected = (2 * 40 * 60 + c1) / (40**2 + 60**2 + c1)
     assert ssim(flat, flat + 20, data_range=100) == pytest.approx(expected, abs=1e-5)
-    assert ssim(flat, flat + 20, data_range=19) == pytest.approx(
-        (4800 + 0.19**2) / (5200 + 0.19**2), abs=1e-6
-    )
+    assert ssim(flat, flat + 20, data_range=19) == pytest.approx((4800 + 0.19**2) / (5200 + 0.19**2), abs=1e-6)
 
 
 def test_unsigned_integers_do_not_wrap():

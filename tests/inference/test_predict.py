@@ -44,7 +44,9 @@ def test_geometry_is_the_inputs_for_every_orientation(axes, signs, angles, shape
     volume = Volume(scan(shape), affine(angles=angles))
     orientation = np.array(list(zip(axes, signs, strict=True)), float)
     turned = Volume(
-        apply_orientation(volume.data, orientation), volume.affine @ inv_ornt_aff(orientation, shape), np.dtype(np.int16)
+        apply_orientation(volume.data, orientation),
+        volume.affine @ inv_ornt_aff(orientation, shape),
+        np.dtype(np.int16),
     )
     out = translate_volume(MODEL, turned)
     assert out.data.shape == turned.data.shape
@@ -52,12 +54,15 @@ def test_geometry_is_the_inputs_for_every_orientation(axes, signs, angles, shape
     assert out.dtype == turned.dtype
 
 
-@pytest.mark.parametrize("orientation", [[(0, 1), (1, 1), (2, 1)], [(2, 1), (0, -1), (1, 1)], [(1, -1), (2, 1), (0, -1)]])
+@pytest.mark.parametrize(
+    "orientation", [[(0, 1), (1, 1), (2, 1)], [(2, 1), (0, -1), (1, 1)], [(1, -1), (2, 1), (0, -1)]]
+)
 def test_the_same_scan_stored_otherwise_gives_the_same_image(orientation):
     volume = Volume(scan((16, 20, 24)), affine())
     orientation = np.array(orientation, float)
     turned = Volume(
-        apply_orientation(volume.data, orientation), volume.affine @ inv_ornt_aff(orientation, volume.data.shape)
+        apply_orientation(volume.data, orientation),
+        volume.affine @ inv_ornt_aff(orientation, volume.data.shape),
     )
     a, b = translate_volume(MODEL, volume), translate_volume(MODEL, turned)
     np.testing.assert_allclose(apply_orientation(a.data, orientation), b.data, atol=1e-3)

@@ -31,9 +31,7 @@ def scan(slices=6, rows=5, columns=7, low=0, high=4000):
     return np.random.default_rng(1).integers(low, high, (slices, rows, columns))
 
 
-def write_series(
-    folder, stored, axes=AXIAL, *, kind="u2", step=2.5, names=None, positions=None, uid=None, **tags
-):
+def write_series(folder, stored, axes=AXIAL, *, kind="u2", step=2.5, names=None, positions=None, uid=None, **tags):
     """One file a slice; ``axes`` has row direction, column direction and normal (LPS) as its columns."""
     folder.mkdir(parents=True, exist_ok=True)
     uid = uid or generate_uid()
@@ -48,9 +46,7 @@ def write_series(
         )
         ds.PatientID, ds.Modality, ds.SeriesNumber, ds.SeriesDescription = "p", "CT", 3, "thin"
         ds.InstanceNumber = len(stored) - k  # against the position: must not matter
-        position = (
-            np.array([-100.5, 20.25, 30]) + k * step * axes[:, 2] if positions is None else positions[k]
-        )
+        position = np.array([-100.5, 20.25, 30]) + k * step * axes[:, 2] if positions is None else positions[k]
         ds.ImagePositionPatient = [f"{x:.8f}"[:16] for x in position]
         ds.ImageOrientationPatient = [f"{x:.12f}"[:16] for x in axes[:, :2].T.ravel()]
         ds.PixelSpacing, ds.SliceThickness = ["0.8", "0.6"], "2.5"
@@ -267,9 +263,7 @@ def test_uneven_and_duplicate_slices(tmp_path):
 def test_mixed_slices(tmp_path):
     turned = OBLIQUE[:, :2].T.ravel().round(6).tolist()
     straight = AXIAL[:, :2].T.ravel().tolist()
-    write_series(
-        tmp_path / "turned", scan(), ImageOrientationPatient=lambda k: turned if k == 4 else straight
-    )
+    write_series(tmp_path / "turned", scan(), ImageOrientationPatient=lambda k: turned if k == 4 else straight)
     refused(tmp_path / "turned", "004.dcm differs in orientation")
     write_series(tmp_path / "zoom", scan(), PixelSpacing=lambda k: [1, 1] if k == 2 else [2, 2])
     refused(tmp_path / "zoom", "differs in pixel spacing")

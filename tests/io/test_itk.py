@@ -32,9 +32,7 @@ def test_reads_and_writes_what_simpleitk_does(tmp_path, ending, compressed, kind
     np.testing.assert_array_equal(volume.data, sitk.GetArrayFromImage(original).transpose())
     for index in ((0, 0, 0), (4, 5, 6), (4, 0, 3)):
         lps = original.TransformIndexToPhysicalPoint(index)
-        np.testing.assert_allclose(
-            (volume.affine @ (*index, 1))[:3], np.multiply(lps, (-1, -1, 1)), atol=1e-9
-        )
+        np.testing.assert_allclose((volume.affine @ (*index, 1))[:3], np.multiply(lps, (-1, -1, 1)), atol=1e-9)
     np.testing.assert_array_equal(read_geometry(path).affine, volume.affine)
     write_volume(copy, volume)
     back, read_again = sitk.ReadImage(str(copy)), sitk.ReadImage(str(path))
@@ -110,9 +108,7 @@ def test_truncated_or_corrupt_voxels_are_refused(tmp_path, capfd, ending, compre
         refused(path, "a" + ending, capfd, [read_volume])
     if compressed:  # seen: ITK returns thousands of wrong voxels without an error
         middle = len(whole) // 2
-        path.write_bytes(
-            whole[:middle] + bytes(b ^ 255 for b in whole[middle : middle + 4]) + whole[middle + 4 :]
-        )
+        path.write_bytes(whole[:middle] + bytes(b ^ 255 for b in whole[middle : middle + 4]) + whole[middle + 4 :])
         refused(path, "a" + ending, capfd, [read_volume])
 
 

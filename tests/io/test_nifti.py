@@ -13,9 +13,7 @@ from medgen.io.volume import Volume, read_geometry, read_volume, write_volume
 from medgen.types import InputError
 
 OBLIQUE = np.eye(4)
-OBLIQUE[:3, :3] = Rotation.from_euler("xyz", (10, -20, 35), degrees=True).as_matrix() @ np.diag(
-    [-0.7, 0.8, 2.5]
-)
+OBLIQUE[:3, :3] = Rotation.from_euler("xyz", (10, -20, 35), degrees=True).as_matrix() @ np.diag([-0.7, 0.8, 2.5])
 OBLIQUE[:3, 3] = (-120.3, 55.1, 700.7)
 
 

@@ -11,8 +11,16 @@ from medgen.networks.unet import UNet
 @pytest.mark.parametrize("residual", [False, True])
 def test_keeps_the_grid(name, dims, residual):
     network = build_generator(
-        name, spatial_dims=dims, in_channels=1, out_channels=1, filters=4, norm="instance",
-        residual=residual, levels=3, blocks=1, kernel=3,
+        name,
+        spatial_dims=dims,
+        in_channels=1,
+        out_channels=1,
+        filters=4,
+        norm="instance",
+        residual=residual,
+        levels=3,
+        blocks=1,
+        kernel=3,
     )
     shape = (1, 1, *[network.divisor * n for n in (2, 3, 4)[:dims]])
     y = network(torch.randn(shape))
@@ -23,7 +31,14 @@ def test_keeps_the_grid(name, dims, residual):
 
 def test_channels_may_differ():
     network = build_generator(
-        "unet", spatial_dims=3, in_channels=2, out_channels=3, filters=4, norm="none", residual=False, levels=2
+        "unet",
+        spatial_dims=3,
+        in_channels=2,
+        out_channels=3,
+        filters=4,
+        norm="none",
+        residual=False,
+        levels=2,
     )
     assert network(torch.randn(1, 2, 8, 8, 8)).shape == (1, 3, 8, 8, 8)
 
@@ -32,8 +47,16 @@ def test_channels_may_differ():
 def test_residual_starts_as_the_identity_and_learns(name):
     torch.manual_seed(0)
     network = build_generator(
-        name, spatial_dims=3, in_channels=1, out_channels=1, filters=4, norm="batch", residual=True,
-        levels=2, blocks=1, kernel=3,
+        name,
+        spatial_dims=3,
+        in_channels=1,
+        out_channels=1,
+        filters=4,
+        norm="batch",
+        residual=True,
+        levels=2,
+        blocks=1,
+        kernel=3,
     )
     x = torch.randn(1, 1, 8, 8, 8) * 3
     assert torch.equal(network(x), x)
@@ -66,7 +89,14 @@ def test_resnet_has_the_size_of_the_reference():
 
 def test_initialisation_is_normal_with_gain():
     network = build_generator(
-        "unet", spatial_dims=2, in_channels=1, out_channels=1, filters=32, norm="none", residual=False, levels=4
+        "unet",
+        spatial_dims=2,
+        in_channels=1,
+        out_channels=1,
+        filters=32,
+        norm="none",
+        residual=False,
+        levels=4,
     )
     weights = torch.cat([p.flatten() for name, p in network.named_parameters() if name.endswith("weight")])
     assert weights.std().item() == pytest.approx(0.02, rel=0.02)

@@ -26,9 +26,7 @@ class Page(HTMLParser):
         self.scripts += tag == "script"
         if tag == "img":
             self.images.append(attributes["src"])
-        self.links += [
-            v for k, v in attrs if k in ("href", "src", "action", "data", "srcset") and tag != "img"
-        ]
+        self.links += [v for k, v in attrs if k in ("href", "src", "action", "data", "srcset") and tag != "img"]
 
     def handle_data(self, data):
         self.words.append(data)

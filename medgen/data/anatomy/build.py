@@ -30,7 +30,8 @@ from medgen.data.anatomy.viscera import (
 
 @dataclass(frozen=True)
 class Anatomy:
-    """One patient before any scan: tissue layers bottom to top, HU of each tissue at each phase, labels (X, Y, Z)."""
+    """One patient before any scan: tissue layers bottom to top, HU of each tissue at each phase,
+    texture in HU and labels (X, Y, Z)."""
 
     seed: int
     size: tuple[int, int, int]

@@ -23,9 +23,7 @@ def paint_lungs(canvas: Canvas, trunk: Trunk) -> None:
     canvas.paint("lung", LABELS["lung"], box, lung, shade=shade)
     for side, name in ((1, "right"), (-1, "left")):
         rng = stream(canvas.seed, f"lung vessels {name}")
-        tips = np.stack(
-            [side * rng.uniform(20, 130, 1400), rng.uniform(-80, 85, 1400), rng.uniform(-20, 150, 1400)], 1
-        )
+        tips = np.stack([side * rng.uniform(20, 130, 1400), rng.uniform(-80, 85, 1400), rng.uniform(-20, 150, 1400)], 1)
         tips = tips[canvas.inside(tips, box, lung, -3.0)][:520]
         hilum = np.array([[side * 22, -8, 150], [side * 34, -12, 128.0]])
         if len(tips):
@@ -56,12 +54,8 @@ def paint_heart(canvas: Canvas, trunk: Trunk) -> None:
     atrium_left = np.maximum(ellipsoid(u, v, w, (30, -24, 16), (26, 20, 26)) + bump, -(left - 2))
     canvas.paint("blood_right", label, box, np.maximum(right, inner))
     canvas.paint("blood_right", label, box, np.maximum(atrium_right, whole + 3))
-    canvas.paint(
-        "blood_left", label, box, np.maximum(atrium_left, np.maximum(whole + 3, -(atrium_right - 3)))
-    )
+    canvas.paint("blood_left", label, box, np.maximum(atrium_left, np.maximum(whole + 3, -(atrium_right - 3))))
     canvas.paint("blood_left", label, box, np.maximum(left, whole + 9))
-    where, tube = canvas.path(
-        [(-10, -16, 150), (-9, -14, 90), (-16, -4, 62), (-34, 4, 50)], [7, 7, 8, 8], "gullet", 1
-    )
+    where, tube = canvas.path([(-10, -16, 150), (-9, -14, 90), (-16, -4, 62), (-34, 4, 50)], [7, 7, 8, 8], "gullet", 1)
     canvas.paint("gut_wall", LABELS["bowel"], where, tube)
     canvas.paint("gas", LABELS["bowel"], where, tube + 5.2)

@@ -1,6 +1,5 @@
 """Cysts and tumours of the liver, and cysts of the kidneys, with a record of each."""
 
-
 import numpy as np
 
 from medgen.data.anatomy.labels import LABELS
@@ -8,7 +7,7 @@ from medgen.data.anatomy.shapes import Array, Box, Canvas, Region, crop, ellipso
 
 
 def paint_lesions(canvas: Canvas, region: Region, kidneys: list[Region]) -> list[dict[str, object]]:
-    """Cysts, hypovascular lesions with a faint rim, hypervascular ones; each list entry records one lesion."""
+    """Cysts, hypovascular lesions with a faint rim, hypervascular ones; returns a record of each."""
     box, liver = region
     rng = stream(canvas.seed, "lesions")
     found: list[dict[str, object]] = []
@@ -73,23 +72,17 @@ def paint_lesion(
     x, y, z = canvas.at(box)
     radii = tuple(radius * rng.uniform(0.8, 1.2, 3))
     rough = 0.05 if kind == "cyst" else 0.12
-    sd = ellipsoid(x, y, z, tuple(centre), radii) + canvas.bumps(
-        name, box, max(5.0, 0.7 * radius), rough * radius
-    )
+    sd = ellipsoid(x, y, z, tuple(centre), radii) + canvas.bumps(name, box, max(5.0, 0.7 * radius), rough * radius)
     sd = np.maximum(sd, crop(liver, liver_box, box) + 1.0)
     if kind == "lesion_hypovascular":
         canvas.paint("lesion_rim", LABELS[kind], box, sd)
-        canvas.paint(
-            kind, LABELS[kind], box, sd + 0.18 * radius, shade=canvas.bumps(name + " core", box, 5, 4)
-        )
+        canvas.paint(kind, LABELS[kind], box, sd + 0.18 * radius, shade=canvas.bumps(name + " core", box, 5, 4))
     else:
         tissue = "cyst_fluid" if kind == "cyst" else kind
         canvas.paint(tissue, LABELS[kind], box, sd)
 
 
-def paint_kidney_cyst(
-    canvas: Canvas, rng: np.random.Generator, kidney: Region, found: list[dict[str, object]]
-) -> None:
+def paint_kidney_cyst(canvas: Canvas, rng: np.random.Generator, kidney: Region, found: list[dict[str, object]]) -> None:
     box, sd = kidney
     edge = np.argwhere((sd < -1) & (sd > -6))
     if len(edge) == 0:

@@ -1,4 +1,4 @@
-"""Geometry of the embedded anatomy: smooth random fields, signed distances, antialiased painting, vessel trees.
+"""Geometry of the embedded anatomy: random fields, signed distances, antialiased painting, vessel trees.
 
 Lengths are millimetres. A signed distance is negative inside. Everything random is a function of position in
 mm, never of the voxel grid, so one seed is the same patient at any size and spacing.
@@ -24,12 +24,12 @@ SPLINE_SD = (151 / 315) ** 1.5  # standard deviation of a cubic B-spline field o
 
 
 def stream(seed: int, name: str) -> np.random.Generator:
-    """A random stream of its own for each named part, so that a change in one part leaves the others alone."""
+    """A random stream of its own for each named part, so that changing one leaves the others alone."""
     return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
 def spline_weights(coordinates: Array, scale: float) -> tuple[Array, int]:
-    """Cubic B-spline weights (N, M) of N positions (mm) for M consecutive knots, and the first knot's index."""
+    """Cubic B-spline weights (N, M) of N positions (mm) for M knots, and the first knot's index."""
     t = np.clip((coordinates + REACH) / scale, 1.0, 2 * REACH / scale - 1.0)
     first, last = int(np.floor(t.min())) - 1, int(np.floor(t.max())) + 3
     d = np.abs(t[:, None] - np.arange(first, last)[None, :])
@@ -102,9 +102,9 @@ class Canvas:
         self.seed, self.size = seed, size
         self.spacing = tuple(s / k for s, k in zip(spacing, scale, strict=True))
         self.axes = tuple(
-            ((np.arange(n) - (n - 1) / 2) * s).astype(np.float32)
-            for n, s in zip(size, self.spacing, strict=True)
+            ((np.arange(n) - (n - 1) / 2) * s).astype(np.float32) for n, s in zip(size, self.spacing, strict=True)
         )
+        self.axes[1][:] -= 8  # the spine lies behind the middle of the field of view
         self.h = float(np.cbrt(np.prod(self.spacing)))
         self.shift = [warp * smooth_field(stream(seed, f"warp {a}"), self.axes, 65.0) for a in range(3)]
         grid = np.meshgrid(*self.axes, indexing="ij", sparse=True)
@@ -112,7 +112,7 @@ class Canvas:
         self.layers: list[Layer] = []
 
     def box(self, low: tuple[float, ...], high: tuple[float, ...], margin: float = 14.0) -> Box:
-        """Slices of the grid that hold the block low..high (mm); may be empty when out of the field of view."""
+        """Slices of the grid that hold the block low..high (mm); empty when out of view."""
         return tuple(
             slice(int(np.searchsorted(a, lo - margin)), int(np.searchsorted(a, hi + margin)))
             for a, lo, hi in zip(self.axes, low, high, strict=True)
@@ -140,8 +140,8 @@ class Canvas:
         return places
 
     def inside(self, points: Array, box: Box, sd: Array, limit: float) -> Array:
-        """Which points (N, 3) lie where ``sd``, known in ``box``, is below ``limit``; points off the grid: the
-        nearest voxel decides."""
+        """Which points (N, 3) lie where ``sd``, known in ``box``, is below ``limit``; off the grid
+        the nearest voxel decides."""
         places = self.to_grid(points)
         index = [
             np.clip(
@@ -154,7 +154,7 @@ class Canvas:
         return sd[tuple(index)] < limit
 
     def tubes(self, points: Array, radii: Array, segments: Array, reach: float = 8.0) -> tuple[Box, Array]:
-        """Signed distance to round cones: ``segments`` (S, 2) indexes ``points`` (N, 3) and ``radii`` (N,)."""
+        """Signed distance to round cones: ``segments`` (S, 2) index ``points`` (N, 3), ``radii`` (N,)."""
         places, radii = self.to_grid(points), np.asarray(radii, np.float32)
         top = float(radii.max()) + reach
         whole = self.box(tuple(places.min(0)), tuple(places.max(0)), top)
@@ -209,9 +209,7 @@ class Canvas:
         alpha = np.clip(0.5 - sd / np.float32(self.h), 0, 1) * np.float32(opacity)
         self.layers.append(Layer(tissue, label, box, alpha.astype(np.float32, copy=False), shade))
 
-    def shell(
-        self, tissue: str, label: int, box: Box, sd: Array, thickness: float, opacity: float = 1.0
-    ) -> None:
+    def shell(self, tissue: str, label: int, box: Box, sd: Array, thickness: float, opacity: float = 1.0) -> None:
         """Paint the band 0 .. -thickness below the surface."""
         self.paint(tissue, label, box, np.maximum(sd, -thickness - sd), opacity=opacity)
 
@@ -225,13 +223,7 @@ def curve(points: Array, radii: Array, step: float) -> tuple[Array, Array]:
         n = max(2, int(np.linalg.norm(p2 - p1) / step) + 1)
         t = np.linspace(0, 1, n, endpoint=i == len(full) - 3)[:, None]
         places.append(
-            0.5
-            * (
-                2 * p1
-                + (p2 - p0) * t
-                + (2 * p0 - 5 * p1 + 4 * p2 - p3) * t**2
-                + (3 * p1 - p0 - 3 * p2 + p3) * t**3
-            )
+            0.5 * (2 * p1 + (p2 - p0) * t + (2 * p0 - 5 * p1 + 4 * p2 - p3) * t**2 + (3 * p1 - p0 - 3 * p2 + p3) * t**3)
         )
         radius.append(radii[i - 1] + (radii[i] - radii[i - 1]) * t[:, 0])
     return np.concatenate(places), np.concatenate(radius)

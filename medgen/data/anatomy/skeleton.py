@@ -6,16 +6,17 @@ from medgen.data.anatomy.labels import LABELS
 from medgen.data.anatomy.shapes import WHOLE, Canvas, ellipsoid, smin, stream
 from medgen.data.anatomy.torso import Trunk, spine_depth
 
-# (height of the vertebra's centre in mm, end of the bony rib as a fraction of the way round, its descent in mm)
+# (height of the vertebra's centre in mm, end of the bony rib as fraction of the way round, descent in mm)
 RIBS = {
-    "T12": (33, 0.36, 50),
-    "T11": (63, 0.50, 68),
-    "T10": (92, 0.64, 88),
-    "T9": (120, 0.69, 95),
-    "T8": (147, 0.72, 98),
-    "T7": (174, 0.75, 100),
-    "T6": (200, 0.78, 100),
-    "T5": (226, 0.80, 100),
+    "T12": (33, 0.36, 58),
+    "T11": (63, 0.50, 88),
+    "T10": (92, 0.64, 118),
+    "T9": (120, 0.69, 134),
+    "T8": (147, 0.72, 140),
+    "T7": (174, 0.75, 142),
+    "T6": (200, 0.78, 142),
+    "T5": (226, 0.80, 142),
+    "T4": (252, 0.80, 142),
 }
 LUMBAR = (-252, -216, -180, -144, -108, -72, -36, 0)
 
@@ -37,21 +38,16 @@ def paint_ribs(canvas: Canvas, trunk: Trunk) -> None:
             centre = head + 4 + rng.normal(0, 1.5) - fall * ramp ** np.float32(0.9)
             rise = np.clip(s - end, 0, None) * 260
             p = np.abs(d - 5.0) - 0.8
-            q = np.abs(z - centre - rise) * 0.9 - 2.9
+            q = np.abs(z - centre - rise) * 0.85 - 2.4
             bar = np.hypot(np.clip(p, 0, None), np.clip(q, 0, None)) + np.minimum(np.maximum(p, q), 0) - 2.1
             bar = np.where(x * side > 0, bar, 1e3)
             bone = np.minimum(bone, np.maximum(bar, (s - end) * 300))
             if end > 0.6:
-                cartilage = np.minimum(
-                    cartilage, np.maximum(bar - 0.5, np.maximum((end - s) * 300, (s - 0.97) * 300))
-                )
+                cartilage = np.minimum(cartilage, np.maximum(bar - 0.5, np.maximum((end - s) * 300, (s - 0.97) * 300)))
     sternum = np.hypot(np.clip(np.abs(x) - 9, 0, None), 1.2 * (d - 6)) - 6.5
     bone = np.minimum(bone, np.maximum(sternum, np.maximum(82 - z, -y)))
     crest = -100 + rng.normal(0, 5) - 90 * (s - 0.40) ** 2 * np.pi**2
-    blade = (
-        np.hypot(np.clip(np.abs(d - 8.5) - 1.5 - 0.02 * (crest - z), 0, None), np.clip(z - crest, 0, None))
-        - 2.5
-    )
+    blade = np.hypot(np.clip(np.abs(d - 8.5) - 1.5 - 0.02 * (crest - z), 0, None), np.clip(z - crest, 0, None)) - 2.5
     bone = np.minimum(bone, blade)
     for tissue, sd in (("cartilage", cartilage), ("cortical_bone", bone), ("rib_marrow", bone + 1.0)):
         field = np.full(canvas.size, 1e3, np.float32)
@@ -111,15 +107,11 @@ def paint_vertebra(canvas: Canvas, height: float, gap: float) -> None:
     ring = np.maximum(ring, y + 13)
     pedicle = np.hypot(np.abs(x) - 14.5, z - 3) * 1.0 - 4.8
     pedicle = np.maximum(pedicle, np.maximum(y + 10, -30 - y))
-    spine = np.maximum(
-        np.abs(x) - 3.2, np.maximum(np.abs(z + 6 + 0.25 * (y + 45) * -1) - 8.5, np.abs(y + 47) - 15)
-    )
+    spine = np.maximum(np.abs(x) - 3.2, np.maximum(np.abs(z + 6 + 0.25 * (y + 45) * -1) - 8.5, np.abs(y + 47) - 15))
     facet = ellipsoid(np.abs(x), y, z, (16.5, -32, -gap / 2), (7, 6, 10))
     reach = 40 if height <= 0 else 30
     t = np.clip((np.abs(x) - 14) / (reach - 14), 0, 1)
-    wing = np.maximum(
-        np.hypot(y + 26 + 8 * t, (z - 2) * 0.7) - 3.6, np.maximum(np.abs(x) - reach, 14 - np.abs(x))
-    )
+    wing = np.maximum(np.hypot(y + 26 + 8 * t, (z - 2) * 0.7) - 3.6, np.maximum(np.abs(x) - reach, 14 - np.abs(x)))
     rear = smin(smin(ring, spine, 3.0), smin(np.minimum(facet, pedicle), wing, 3.0), 2.0) + bump
     bone = np.minimum(body, rear)
     canvas.paint("cortical_bone", LABELS["bone"], box, bone, opacity=0.92)

@@ -2,11 +2,11 @@
 
 Unenhanced soft tissue: Lamba et al., AJR 2014;203:1013 (liver 55-60, spleen 45-50, kidney 30-33, pancreas
 40, aorta about 40 HU); muscle 50-55 and fat -90..-115 HU: Aubrey et al., Acta Physiol 2014;210:489.
-Vertebral trabecular bone by age 90-220 HU: Pickhardt et al., Ann Intern Med 2013;158:588. Lung, cortical bone, bile,
-cartilage: ICRU Report 44 tissues through the calibration of Schneider et al., Phys Med Biol 1996;41:111.
+Vertebral trabecular bone 90-220 HU by age: Pickhardt et al., Ann Intern Med 2013;158:588. Lung,
+cortical bone, bile, cartilage: ICRU Report 44, calibrated as Schneider et al., Phys Med Biol 1996;41:111.
 Enhancement (HU added by iodine) of aorta, liver, spleen, kidney, pancreas and veins by phase: Bae, Radiology
-2010;256:32 and Heiken et al., Radiology 1995;195:353. Hypervascular and hypovascular lesions: Baron & Brancatelli,
-Gastroenterology 2004;127:S133. Attenuation is linear in iodine concentration, so enhancement simply adds.
+2010;256:32 and Heiken et al., Radiology 1995;195:353. Hypervascular and hypovascular lesions: Baron &
+Brancatelli, Gastroenterology 2004;127:S133. Attenuation is linear in iodine concentration: enhancement adds.
 """
 
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ PHASES = ("none", "arterial", "portal_venous", "late")
 
 @dataclass(frozen=True)
 class Tissue:
-    """HU without contrast, its spread between patients, texture within the tissue, and HU added at the arterial
-    (35 s), portal venous (70 s) and late (3-5 min) phase."""
+    """HU without contrast, its spread between patients, texture within the tissue, and HU added at the
+    arterial (35 s), portal venous (70 s) and late (3-5 min) phase."""
 
     hu: float
     spread: float = 0.0
@@ -38,7 +38,7 @@ TISSUES: dict[str, Tissue] = {
     "table_core": Tissue(-900, 15),
     "skin": Tissue(15, 8, 4, 2, 5, 6),
     "fat_subcutaneous": Tissue(-106, 4, 4),
-    "fat_visceral": Tissue(-100, 4, 6),
+    "fat_visceral": Tissue(-100, 4, 8),
     "fascia": Tissue(20, 8, 0, 3, 6, 6),
     "muscle": Tissue(54, 4, 5, 5, 10, 12),
     "cortical_bone": Tissue(660, 70, 40),
@@ -80,14 +80,12 @@ TISSUES: dict[str, Tissue] = {
 def draw_values(seed: int) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
     """HU of every tissue at every phase for one patient, and the factors behind the enhancement.
 
-    Returns ``({phase: {tissue: HU}}, {"dose_factor": ..., "timing": ...})``: ``dose_factor`` scales all iodine
-    (dose by body weight and cardiac output), ``timing`` shifts the balance of arteries to veins and parenchyma.
+    Returns ``({phase: {tissue: HU}}, {"dose_factor": ..., "timing": ...})``: ``dose_factor`` scales all
+    iodine (dose by body weight), ``timing`` shifts the balance of arteries to veins and parenchyma.
     """
     rng = stream(seed, "tissues")
     dose, timing = float(np.clip(rng.normal(1, 0.1), 0.8, 1.22)), float(np.clip(rng.normal(0, 1), -1.8, 1.8))
-    blood = float(
-        np.clip(rng.normal(0, 3.5), -7, 7)
-    )  # haematocrit: blood differs between patients, not vessels
+    blood = float(np.clip(rng.normal(0, 3.5), -7, 7))  # haematocrit: blood differs between patients, not vessels
     values: dict[str, dict[str, float]] = {phase: {} for phase in PHASES}
     for name, tissue in TISSUES.items():
         own = float(np.clip(rng.normal(0, tissue.spread), -1.8 * tissue.spread, 1.8 * tissue.spread))

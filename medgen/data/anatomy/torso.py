@@ -23,13 +23,14 @@ def draw_habitus(seed: int) -> Habitus:
     rng = stream(seed, "habitus")
     build = rng.beta(2, 2.6)
     frame = 1 + rng.normal(0, 0.025) + rng.normal(0, 0.015, 3)
+    frame = frame.clip(0.94, 1.05)
     return Habitus(
         fat=float(7 + 27 * build + np.clip(rng.normal(0, 2), -3, 3)),
         belly=float(np.clip(0.75 * build + 0.4 * rng.beta(2, 2) - 0.08, 0.02, 1)),
         muscle=float(rng.uniform(0.85, 1.15)),
         age=float(rng.uniform(0, 1)),
-        frame=tuple(float(v) for v in frame.clip(0.94, 1.05)),
-    )  # type: ignore[arg-type]
+        frame=(float(frame[0]), float(frame[1]), float(frame[2])),
+    )
 
 
 def squircle(
@@ -67,7 +68,7 @@ def paint_wall(canvas: Canvas, habitus: Habitus) -> Trunk:
     erector = back_muscle(x, y, z, low, habitus.muscle)
     cavity, muscle = wall_surfaces(canvas, habitus, low, erector)
     skin = muscle - fat_thickness(canvas, habitus, low)
-    flat = -y - (101 + 0.7 * habitus.fat)  # lying on the table flattens the back
+    flat = -y - (109 + 0.7 * habitus.fat)  # lying on the table flattens the back
     skin = -smin(-skin, -flat, 10.0)
     paint_table(canvas, skin)
     canvas.paint("skin", LABELS["skin"], WHOLE, skin)
@@ -89,7 +90,7 @@ def wall_surfaces(canvas: Canvas, habitus: Habitus, low: Array, erector: Array) 
     x, y, heights = canvas.x, canvas.y, canvas.axes[2][None, None, :]
     waist = 5 * np.exp(-(((heights + 40) / 45) ** 2)) + 9 / (1 + np.exp(-(heights - 75) / 25))
     width = 137 + 7 * habitus.belly * low - waist
-    front = 84 + 34 * habitus.belly * low + 8 * (1 - low)
+    front = 84 + 26 * habitus.belly * low + 8 * (1 - low)
     cavity = squircle(x, y, width, front, 76, 2.45) + canvas.bumps("cavity", WHOLE, 45, 1.2)
     cavity = -smin(-cavity, erector - 1.0, 8.0)
     angle = np.arctan2(np.abs(x), -y)  # 0 at the back, pi in front
@@ -133,8 +134,8 @@ def paint_fat_planes(
 
 def back_muscle(x: Array, y: Array, z: Array, low: Array, muscle: float) -> Array:
     """Erector spinae and multifidus, thick in the lumbar region, thin in the chest: distance in mm."""
-    wide, deep = (24 + 6 * low) * muscle, (13 + 10 * low) * muscle
-    f = np.hypot((np.abs(x) - 27) / wide, (y - spine_depth(z) + 40 - 4 * low) / deep)
+    wide, deep = (25 + 9 * low) * muscle, (15 + 12 * low) * muscle
+    f = np.hypot((np.abs(x) - 28 - 4 * low) / wide, (y - spine_depth(z) + 43 + 5 * low) / deep)
     return ((f - 1) * 0.5 * (wide + deep)).astype(np.float32)
 
 
@@ -158,10 +159,7 @@ def diaphragm(canvas: Canvas, cavity: Array) -> Array:
     right, left = 74 + rng.normal(0, 5), 62 + rng.normal(0, 5)
     behind = np.clip((4 - y) / 78, 0, None) ** 2 * 88 + np.clip((y - 4) / 78, 0, None) ** 2 * 20
     wall = 44 * np.exp(np.clip(cavity, -60, 0) / 5.5) * (0.4 + 0.6 / (1 + np.exp((y - 25) / 18)))
-    domes = [
-        top - 46 * np.abs((x - cx) / 68) ** 2.2
-        for top, cx in ((right, 66.0), (left, -66.0), (right - 22, 0.0))
-    ]
+    domes = [top - 46 * np.abs((x - cx) / 68) ** 2.2 for top, cx in ((right, 66.0), (left, -66.0), (right - 22, 0.0))]
     height = -smin(smin(-domes[0], -domes[1], 12.0), -domes[2], 12.0)
     above = z - (height - behind - wall)
     if min(above.shape) < 2:

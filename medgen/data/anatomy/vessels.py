@@ -48,9 +48,7 @@ def paint_great_vessels(canvas: Canvas, habitus: Habitus) -> None:
     canvas.paint("gut_wall", LABELS["aorta"], box, sd - 1.2, opacity=0.8)
     canvas.paint("blood_left", LABELS["aorta"], box, sd)
     plaque = canvas.bumps("plaque", box, 7, 1.0) - (3.4 - 2.0 * habitus.age)
-    canvas.paint(
-        "calcification", LABELS["aorta"], box, np.maximum(np.abs(sd - 0.4) - 1.0, -3 * plaque), opacity=0.8
-    )
+    canvas.paint("calcification", LABELS["aorta"], box, np.maximum(np.abs(sd - 0.4) - 1.0, -3 * plaque), opacity=0.8)
     s = spine(20, 38)
     branch(
         canvas,
@@ -157,9 +155,7 @@ def paint_liver_vessels(canvas: Canvas, region: Region) -> None:
     ]
     for points, radii, segments in veins:
         where, sd = canvas.tubes(points, radii, segments, reach=4.0)
-        canvas.paint(
-            "blood_hepatic", LABELS["hepatic_vessels"], where, np.maximum(sd, crop(liver, box, where) + 2)
-        )
+        canvas.paint("blood_hepatic", LABELS["hepatic_vessels"], where, np.maximum(sd, crop(liver, box, where) + 2))
     points, radii, segments = portal
     radii[: len(main)] = 6.2
     where, sd = canvas.tubes(points, radii, segments, reach=4.0)

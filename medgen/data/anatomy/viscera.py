@@ -1,4 +1,4 @@
-"""Abdominal organs, drawn into the fat of the cavity: gut first, then solid organs, kidneys and gallbladder."""
+"""Abdominal organs, drawn into the fat of the cavity: gut first, then solid organs."""
 
 import numpy as np
 
@@ -60,8 +60,8 @@ def paint_gut(canvas: Canvas, trunk: Trunk, habitus: Habitus) -> None:
             gas=float(rng.choice([0, 0, 0.3])),
         )
     low = -46 - rng.uniform(0, 26)
-    right = [(84, -4, -150), (88, 2, -110), (92, 6, -76), (84, 26, -52)]
-    across = [
+    right: list[tuple[float, ...]] = [(84, -4, -150), (88, 2, -110), (92, 6, -76), (84, 26, -52)]
+    across: list[tuple[float, ...]] = [
         (66, front - 2, low),
         (20, front + 10, low - 16),
         (-30, front + 8, low - 10),
@@ -79,9 +79,7 @@ def paint_gut(canvas: Canvas, trunk: Trunk, habitus: Habitus) -> None:
         gas=0.45,
         folds=3.5,
     )
-    paint_tube(
-        canvas, trunk, "sigmoid", left, [17 * wide] * 2 + [14 * wide] * 2, "faeces", gas=0.3, folds=2.5
-    )
+    paint_tube(canvas, trunk, "sigmoid", left, [17 * wide] * 2 + [14 * wide] * 2, "faeces", gas=0.3, folds=2.5)
     paint_stomach(canvas, trunk)
 
 
@@ -110,9 +108,7 @@ def paint_tube(
     texture = canvas.bumps(name + " content", box, 6, 14.0 if content == "faeces" else 5.0) + rng.normal(0, 9)
     canvas.paint(content, LABELS["bowel"], box, sd + wall, shade=texture)
     if content == "faeces":
-        bubbles = (
-            canvas.bumps(name + " bubbles", box, 5, 2.2) + 2.4 + 2.5 * canvas.bumps(name + " dry", box, 40, 1)
-        )
+        bubbles = canvas.bumps(name + " bubbles", box, 5, 2.2) + 2.4 + 2.5 * canvas.bumps(name + " dry", box, 40, 1)
         canvas.paint("gas", LABELS["bowel"], box, np.maximum(bubbles, sd + wall + 1), opacity=0.75)
     if gas:
         level = float(np.percentile(canvas.axes[1][box[1]], 100 * (1 - gas * rng.uniform(0.5, 1.1))))
@@ -182,9 +178,7 @@ def liver(canvas: Canvas, trunk: Trunk) -> Region:
     )
     under = ellipsoid(x, y, z, (30, 10, -62), (58, 62, 54))  # hilum, duodenum and colon press from below
     cleft = x - 2 - 0.3 * (y - 40) + canvas.bumps("fissure", box, 16, 3)
-    fissure = np.maximum(
-        np.abs(cleft) - 0.035 * np.clip(y - 22, 0, None), np.maximum(22 - y, z - 34 + 0.4 * (70 - y))
-    )
+    fissure = np.maximum(np.abs(cleft) - 0.035 * np.clip(y - 22, 0, None), np.maximum(22 - y, z - 34 + 0.4 * (70 - y)))
     hilum = ellipsoid(x, y, z, (30, 14, 6), (24, 9, 9))
     sd = -smin(-sd, under, 9.0)
     sd = np.maximum(np.maximum(sd, -fissure), -hilum)
@@ -201,9 +195,7 @@ def spleen(canvas: Canvas, trunk: Trunk) -> Region:
     x, y, z = canvas.at(box)
     grow = float(np.clip(1 + rng.normal(0, 0.1), 0.82, 1.25))
     u, v = rotated(x + 100, y + 30, -0.35)
-    sd = ellipsoid(u, v, z, (0, 0, 14), (36 * grow, 54 * grow, 58 * grow)) + canvas.bumps(
-        "spleen", box, 30, 2.5
-    )
+    sd = ellipsoid(u, v, z, (0, 0, 14), (36 * grow, 54 * grow, 58 * grow)) + canvas.bumps("spleen", box, 30, 2.5)
     sd = -smin(-sd, ellipsoid(x, y, z, (-52, -4, 12), (38, 46, 60)), 8.0)
     return box, -smin(-sd, -np.maximum(trunk.cavity[box] + 3.5, trunk.dome[box] + 2.4), 5.0)
 
@@ -233,9 +225,7 @@ def paint_kidney(canvas: Canvas, side: int) -> Region:
     )
     notch = ellipsoid(u, v, w, (-28, 0, 0), (17, 8, 19))
     sd = -smin(-sd, notch, 5.0)
-    sinus = ellipsoid(u, v, w, (-9, 0, 0), (16, 8.5, 0.56 * long)) + canvas.bumps(
-        name + " sinus", box, 9, 2.2
-    )
+    sinus = ellipsoid(u, v, w, (-9, 0, 0), (16, 8.5, 0.56 * long)) + canvas.bumps(name + " sinus", box, 9, 2.2)
     capsule = sd - 7 - canvas.bumps(name + " capsule", box, 30, 2)
     canvas.paint("fat_visceral", LABELS["fat"], box, capsule)
     canvas.shell("fascia", LABELS["fat"], box, capsule, 0.9, opacity=0.5)

@@ -1,0 +1,302 @@
+"""Cohorts on disk in three layouts, splits by patient, grids of pairs; every mistake gets a sentence."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medgen.data.cohort import check_pairs, load_split, read_cohort, save_split, split_cases
+from medgen.io.volume import Volume, write_volume
+from medgen.types import Case, InputError
+
+
+def put(path, shape=(3, 4, 5), spacing=1.0, values=None):
+    data = np.zeros(shape) if values is None else np.resize(values, shape)
+    write_volume(path, Volume(data, np.diag([spacing, 1, 1, 1.0]), np.dtype(np.int16)))
+    return path
+
+
+def refused(root, match, **how):
+    with pytest.raises(InputError, match=match) as info:
+        read_cohort(root, **how)
+    assert "\n" not in str(info.value)
+
+
+# Folder convention ---------------------------------------------------------------------------------------
+
+
+def test_folders_of_mixed_formats_and_incomplete_cases(tmp_path):
+    put(tmp_path / "source/b.nii.gz"), put(tmp_path / "target/b.mha"), put(tmp_path / "labels/b.nrrd")
+    put(tmp_path / "source/a.nii"), put(tmp_path / "target/c.nii.gz")
+    (tmp_path / "labels.json").write_text('{"liver": 3, "background": 0, "aorta": 1}')
+    cohort = read_cohort(tmp_path)
+    assert cohort.cases == [
+        Case("a", "a", source=tmp_path / "source/a.nii"),
+        Case("b", "b", tmp_path / "source/b.nii.gz", tmp_path / "target/b.mha", tmp_path / "labels/b.nrrd"),
+        Case("c", "c", target=tmp_path / "target/c.nii.gz"),
+    ]
+    assert cohort.label_values == {"liver": 3, "aorta": 1} and cohort.root == tmp_path
+
+
+def test_labels_without_names_are_numbered_as_found(tmp_path):
+    put(tmp_path / "source/a.nii"), put(tmp_path / "labels/a.nii", values=[0, 2, 7])
+    put(tmp_path / "source/b.nii"), put(tmp_path / "labels/b.nii", values=[0, 1])
+    assert read_cohort(tmp_path).label_values == {"label_1": 1, "label_2": 2, "label_7": 7}
+    put(tmp_path / "labels/b.nii", values=[-1])
+    refused(tmp_path, "b.nii holds values that are no labels")
+
+
+def test_patients_from_a_pattern(tmp_path):
+    for name in ("p01_day1", "p01_day2", "p02_day1"):
+        put(tmp_path / f"source/{name}.nii")
+    assert [c.patient for c in read_cohort(tmp_path, patient_pattern=r"^(p\d+)_").cases] == [
+        "p01",
+        "p01",
+        "p02",
+    ]
+    assert [c.patient for c in read_cohort(tmp_path, patient_pattern=r"p\d+").cases] == ["p01", "p01", "p02"]
+    refused(tmp_path, "finds no patient in the case name p01_day1", patient_pattern="x(.)")
+    refused(tmp_path, "no regular expression", patient_pattern="(")
+
+
+def test_mistakes_in_folders(tmp_path):
+    refused(tmp_path / "absent", "absent does not exist")
+    refused(tmp_path, "is no cohort")
+    (tmp_path / "source").mkdir()
+    refused(tmp_path, "holds no volumes")
+    put(tmp_path / "source/a.nii.gz")
+    put(tmp_path / "labels/z.nii.gz")
+    refused(tmp_path, "z.nii.gz labels case z, which has no image")
+    (tmp_path / "labels/z.nii.gz").unlink()
+    put(tmp_path / "source/a.mha")
+    refused(tmp_path, "two files for one case, a.mha and a.nii.gz")
+    (tmp_path / "note.txt").write_text("x")
+    refused(tmp_path / "note.txt", "neither a folder nor a datalist")
+
+
+@pytest.mark.parametrize(
+    "content, match",
+    [
+        ("{", "not readable JSON"),
+        ("[1]", "must hold a JSON object, not list"),
+        ('{"liver": "3"}', "liver has the value '3'"),
+        ('{"liver": 1.5}', "liver has the value 1.5"),
+        ('{"liver": true}', "liver has the value True"),
+        ('{"liver": -1}', "liver has the value -1"),
+        ('{"liver": 2, "aorta": 2}', "two labels have the value 2"),
+    ],
+)
+def test_ill_typed_label_names(tmp_path, content, match):
+    put(tmp_path / "source/a.nii")
+    (tmp_path / "labels.json").write_text(content)
+    refused(tmp_path, match)
+
+
+# Datalists -----------------------------------------------------------------------------------------------
+
+
+def test_a_datalist_of_pairs(tmp_path):
+    for name in ("p1/ct.nii", "p1/nc.nii", "p1/seg.nii", "p2/ct.nii", "p2/nc.nii", "elsewhere/x.mha"):
+        put(tmp_path / "data" / name)
+    entries = [
+        {"source": "data/p1/ct.nii", "target": "data/p1/nc.nii", "label": "data/p1/seg.nii", "patient": 7},
+        {"source": "data/p2/ct.nii", "target": "data/p2/nc.nii"},
+        {"target": str(tmp_path / "data/elsewhere/x.mha"), "name": "other"},
+    ]
+    for content in (entries, {"training": entries[:2], "validation": entries[2:], "labels": {"liver": 1}}):
+        (tmp_path / "list.json").write_text(json.dumps(content))
+        cases = read_cohort(tmp_path / "list.json").cases
+        assert [(c.name, c.patient) for c in cases] == [
+            ("other", "other"),
+            ("p1_ct", "7"),
+            ("p2_ct", "p2_ct"),
+        ]
+        assert cases[0].source is None and cases[0].target.samefile(tmp_path / "data/elsewhere/x.mha")
+        assert cases[1].labels.samefile(tmp_path / "data/p1/seg.nii")
+    assert read_cohort(tmp_path / "list.json").label_values == {"liver": 1}
+
+
+def test_decathlon(tmp_path):
+    for name in (
+        "imagesTr/a.nii.gz",
+        "labelsTr/a.nii.gz",
+        "imagesTr/b.nii.gz",
+        "labelsTr/b.nii.gz",
+        "imagesTs/t.nii.gz",
+    ):
+        put(tmp_path / name)
+    content = {
+        "labels": {"0": "background", "1": "Anterior", "2": "Posterior"},
+        "training": [{"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in "ab"],
+        "test": ["./imagesTs/t.nii.gz"],
+    }
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    cohort = read_cohort(tmp_path)  # the folder finds its dataset.json
+    assert [(c.name, c.target) for c in cohort.cases] == [("a", None), ("b", None)]
+    assert cohort.cases[1].source.samefile(tmp_path / "imagesTr/b.nii.gz")
+    assert cohort.label_values == {"Anterior": 1, "Posterior": 2}
+    content["training"] = [{"image": ["imagesTr/a.nii.gz", "imagesTr/b.nii.gz"]}]
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    case = read_cohort(tmp_path, source_channel=1, target_channel=0).cases[0]
+    assert (case.source.name, case.target.name) == ("b.nii.gz", "a.nii.gz")
+
+
+@pytest.mark.parametrize(
+    "content, match",
+    [
+        ({"training": [{"source": "gone.nii"}]}, "lists gone.nii, but there is no file"),
+        ({"training": [{"source": "."}]}, "there is no file"),
+        ({"training": [{"source": 3}]}, "3 is not the path of a file"),
+        ({"training": [{"label": "a.nii"}]}, "has no image"),
+        ({"training": ["a.nii"]}, "must be a list of entries"),
+        ({"training": []}, "holds no volumes"),
+        ([{"source": "a.nii"}, {"target": "a.nii"}], "lists case .* 2 times"),
+        ([{"source": "a.nii", "name": "../a"}], "no file name"),
+        (3, "must hold a JSON object"),
+    ],
+)
+def test_mistakes_in_datalists(tmp_path, content, match):
+    put(tmp_path / "a.nii")
+    (tmp_path / "list.json").write_text(json.dumps(content))
+    refused(tmp_path / "list.json", match)
+
+
+# nnU-Net raw ---------------------------------------------------------------------------------------------
+
+
+def nnunet(root):
+    for case, channels in (("liver_1", (0, 1, 2)), ("liver_2", (0, 1, 2)), ("liver_3", (1,))):
+        for channel in channels:
+            put(root / f"imagesTr/{case}_{channel:04}.nii.gz")
+    put(root / "labelsTr/liver_1.nii.gz")
+    labels = {"background": 0, "liver": 1, "tumour": 2, "whole": [1, 2], "ignore": 3}
+    content = {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 3, "file_ending": ".nii.gz"}
+    (root / "dataset.json").write_text(json.dumps(content))
+
+
+def test_nnunet_channels_are_chosen(tmp_path):
+    nnunet(tmp_path)
+    cohort = read_cohort(tmp_path)
+    assert cohort.label_values == {"liver": 1, "tumour": 2}
+    assert [(c.name, c.patient, bool(c.source), bool(c.target), bool(c.labels)) for c in cohort.cases] == [
+        ("liver_1", "liver_1", True, True, True),
+        ("liver_2", "liver_2", True, True, False),
+        ("liver_3", "liver_3", False, True, False),
+    ]
+    case = read_cohort(tmp_path, source_channel=2, target_channel=0).cases[0]
+    assert (case.source.name, case.target.name) == ("liver_1_0002.nii.gz", "liver_1_0000.nii.gz")
+    refused(tmp_path, r"has channels \[0, 1, 2\]", source_channel=5, target_channel=6)
+
+
+def test_mistakes_in_nnunet(tmp_path):
+    nnunet(tmp_path)
+    put(tmp_path / "labelsTr/liver_9.nii.gz")
+    refused(tmp_path, "liver_9.nii.gz labels case liver_9, which has no image")
+    (tmp_path / "labelsTr/liver_9.nii.gz").unlink()
+    put(tmp_path / "imagesTr/liver_1_0000.nrrd")
+    refused(tmp_path, "two files for one case")
+    (tmp_path / "imagesTr/liver_1_0000.nrrd").rename(tmp_path / "imagesTr/liver_1.nrrd")
+    refused(tmp_path, "lacks the channel number")
+
+
+# Splits --------------------------------------------------------------------------------------------------
+
+
+def pair(name, patient=None, source=True, target=True):
+    return Case(name, patient or name, "s" if source else None, "t" if target else None)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 12), st.sampled_from([(1, 1), (1, 0), (0, 1)])), min_size=1, max_size=40),
+    st.floats(0, 0.6),
+    st.integers(0, 5),
+    st.randoms(use_true_random=False),
+)
+def test_no_patient_is_in_two_parts_and_order_does_not_matter(drawn, validation, seed, random):
+    cases = [pair(f"c{i:02}", f"p{p}", *sides) for i, (p, sides) in enumerate(drawn)]
+    split = split_cases(cases, validation=validation, test=0.0, seed=seed)
+    assert sorted(c.name for part in split.values() for c in part) == [c.name for c in cases]
+    patients = {part: {c.patient for c in found} for part, found in split.items()}
+    assert not patients["train"] & patients["validation"] and not patients["test"]
+    assert split["train"]
+    for side in ("source", "target"):  # no side is taken away from training
+        if any(getattr(c, side) for c in cases):
+            assert any(getattr(c, side) for c in split["train"])
+    shuffled = random.sample(cases, len(cases))
+    assert split_cases(shuffled, validation=validation, test=0.0, seed=seed) == split
+
+
+def test_shares_and_kinds():
+    cases = [pair(f"p{i}") for i in range(40)]
+    split = split_cases(cases, validation=0.15, test=0.25, seed=0)
+    assert [len(split[k]) for k in ("train", "validation", "test")] == [24, 6, 10]
+    assert split != split_cases(cases, validation=0.15, test=0.25, seed=1)
+    unpaired = [pair(f"s{i}", target=False) for i in range(8)] + [pair(f"t{i}", source=False) for i in range(8)]
+    split = split_cases(unpaired, validation=0.1, test=0.1, seed=0)
+    for part, count in (("train", 6), ("validation", 1), ("test", 1)):
+        assert sum(bool(c.source) for c in split[part]) == sum(bool(c.target) for c in split[part]) == count
+
+
+def test_few_patients():
+    two = split_cases([pair("a"), pair("b")], validation=0.01, test=0, seed=0)
+    assert len(two["train"]) == len(two["validation"]) == 1
+    assert split_cases([pair("a"), pair("b")], validation=0, test=0, seed=0)["validation"] == []
+    one = split_cases([pair("a")], validation=0.2, test=0, seed=0)
+    assert [c.name for c in one["train"]] == ["a"] and not one["validation"]
+    # one pair and one extra source: the extra is what training can spare
+    mixed = split_cases([pair("a"), pair("b", target=False)], validation=0.2, test=0, seed=0)
+    assert [c.name for c in mixed["validation"]] == ["b"]
+    # one source, one target: neither can be spared
+    assert not split_cases([pair("a", target=False), pair("b", source=False)], validation=0.5, test=0, seed=0)[
+        "validation"
+    ]
+
+
+def test_impossible_splits():
+    for validation, test in ((0.5, 0.5), (1.0, 0), (-0.1, 0), (0, float("nan"))):
+        with pytest.raises(InputError, match="must leave patients to train on"):
+            split_cases([pair("a")], validation=validation, test=test, seed=0)
+    with pytest.raises(InputError, match="no cases to split"):
+        split_cases([], validation=0.1, test=0, seed=0)
+    with pytest.raises(InputError, match="2 patients are too few"):
+        split_cases([pair("a"), pair("b")], validation=0.1, test=0.1, seed=0)
+
+
+def test_a_recorded_split_comes_back(tmp_path):
+    cases = [pair(f"c{i}", f"p{i // 2}") for i in range(12)]
+    split = split_cases(cases, validation=0.2, test=0.2, seed=3)
+    save_split(tmp_path / "run/split.json", split)
+    assert load_split(tmp_path / "run/split.json", cases[::-1]) == split
+    assert load_split(tmp_path / "run/split.json", [*cases, pair("new")]) == split
+    with pytest.raises(InputError, match="names case c1.*, which this cohort lacks"):
+        load_split(tmp_path / "run/split.json", [c for c in cases if c.name != "c1"])
+    for content, match in (
+        ('{"train": ["c0"], "validation": ["c1"]}', "patient p0 in two parts"),
+        ('{"train": 3}', "not a split"),
+        ('{"training": ["c0"]}', "not a split"),
+        ("x", "not readable JSON"),
+    ):
+        (tmp_path / "bad.json").write_text(content)
+        with pytest.raises(InputError, match=match):
+            load_split(tmp_path / "bad.json", cases)
+
+
+# Grids ---------------------------------------------------------------------------------------------------
+
+
+def test_pairs_on_one_grid_pass_and_others_are_shown(tmp_path):
+    same = Case("a", "a", put(tmp_path / "s.nii"), put(tmp_path / "t.mha"), put(tmp_path / "l.nrrd"))
+    alone = Case("b", "b", source=same.source)
+    check_pairs([same, alone])
+    for other, numbers in (
+        (put(tmp_path / "spacing.nii", spacing=1.5), "1.5 x 1 x 1 mm"),
+        (put(tmp_path / "shape.nii", shape=(3, 4, 6)), "3 x 4 x 6 voxels"),
+    ):
+        for case in (Case("c", "c", other, same.target), Case("c", "c", same.source, None, other)):
+            with pytest.raises(InputError) as info:
+                check_pairs([same, case])
+            for part in ("case c", str(other), numbers, "3 x 4 x 5 voxels of 1 x 1 x 1 mm", "data.align"):
+                assert part in str(info.value)
