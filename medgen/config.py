@@ -65,7 +65,7 @@ class Codecs(Section):
 
 class Artefact(Section):
     name: str = Field(description="a TorchIO transform, e.g. RandomBiasField")
-    probability: float = Field(0.2, ge=0, le=1)
+    probability: float = Field(0.2, ge=0, le=1, description="that a patch gets it")
     options: dict[str, Any] = Field(default_factory=dict, description="its arguments")
 
 
@@ -92,7 +92,7 @@ class Sampling(Section):
 class Train(Section):
     steps: Positive = Field(1000, description="steps of the schedule")
     minutes: float | None = Field(None, gt=0, description="stop after so much wall-clock, schedule included")
-    seed: int = Field(0, ge=0, lt=2**31)
+    seed: int = Field(0, ge=0, lt=2**31, description="of everything random: split, weights, patches, pool")
     decay_from: float = Field(0.5, ge=0, le=1, description="part of the run with a constant learning rate")
     clip: float | None = Field(None, gt=0, description="largest gradient norm of each network")
     ema: float = Field(0.999, ge=0, lt=1, description="decay of the generator's moving average; 0: off")
@@ -102,8 +102,10 @@ class Train(Section):
     log_every: Positive = Field(20, description="steps between rows of log.csv")
     accelerator: str = Field("auto", description="auto, cpu, cuda, mps")
     devices: int = Field(1, ge=1, description="processes, one a device")
-    nodes: int = Field(1, ge=1)
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    nodes: int = Field(1, ge=1, description="machines; start one process group with torchrun or SLURM")
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
+        "32-true", description="mixed precision pays on GPUs, and on CPUs that have bfloat16"
+    )
 
 
 class Inference(Section):

@@ -89,7 +89,7 @@ def _rigid(fixed: sitk.Image, moving: sitk.Image) -> sitk.Transform:
     """Fixed -> moving world coordinates, starting from the coordinates as they are."""
     start = sitk.Euler3DTransform()
     start.SetCenter(fixed.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in fixed.GetSize()]))
-    registration = _registration(fixed, levels=3)
+    registration = _registration(fixed, levels=3, least=2000)
     registration.SetInitialTransform(start, inPlace=False)
     registration.SetOptimizerAsRegularStepGradientDescent(
         learningRate=1.0,
@@ -107,7 +107,7 @@ def _bspline(fixed: sitk.Image, moving: sitk.Image, rigid: sitk.Transform) -> si
     extent = np.multiply(fixed.GetSize(), fixed.GetSpacing())
     mesh = [max(1, int(round(length / CONTROL_MM))) for length in extent]
     start = sitk.BSplineTransformInitializer(fixed, mesh, 3)
-    registration = _registration(fixed, levels=2)
+    registration = _registration(fixed, levels=2, least=20 * BINS**2)  # fewer, and the deformation fits noise
     registration.SetMovingInitialTransform(rigid)
     registration.SetInitialTransform(start, inPlace=False)
     registration.SetOptimizerAsLBFGSB(
@@ -117,14 +117,13 @@ def _bspline(fixed: sitk.Image, moving: sitk.Image, rigid: sitk.Transform) -> si
     return sitk.CompositeTransform([rigid, deformation])  # applied from the last to the first
 
 
-def _registration(fixed: sitk.Image, levels: int) -> sitk.ImageRegistrationMethod:
-    """Mattes mutual information on a pyramid that keeps at least 8 voxels along the shortest side."""
+def _registration(fixed: sitk.Image, levels: int, least: int = 0) -> sitk.ImageRegistrationMethod:
+    """Mattes mutual information on a pyramid whose shrunken levels keep at least ``least`` voxels."""
     registration = sitk.ImageRegistrationMethod()
     registration.SetMetricAsMattesMutualInformation(BINS)
     registration.SetMetricSamplingStrategy(registration.REGULAR)
-    factors = [f for f in (4, 2, 1)[-levels:] if f == 1 or min(fixed.GetSize()) / f >= 8]
-    spacing = float(min(fixed.GetSpacing()))
-    voxels = np.prod(fixed.GetSize(), dtype=float)
+    spacing, voxels = float(min(fixed.GetSpacing())), float(np.prod(fixed.GetSize(), dtype=float))
+    factors = [f for f in (4, 2, 1)[-levels:] if f == 1 or voxels / f**3 >= least]
     shares = [float(np.clip(SAMPLES * f**3 / voxels, 0.001, 1)) for f in factors]
     registration.SetMetricSamplingPercentagePerLevel(shares, SEED)
     registration.SetShrinkFactorsPerLevel(factors)

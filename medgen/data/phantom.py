@@ -59,7 +59,7 @@ def render(anatomy: Anatomy, phase: str, *, noise_free: bool = False) -> np.ndar
     hu = anatomy.mixture(phase)
     if noise_free:
         return hu
-    sigma = stream(anatomy.seed, "dose").uniform(9.5, 14.5)
+    sigma = stream(anatomy.seed, "dose").uniform(9.5, 15)
     return add_scan(hu, anatomy.spacing, stream(anatomy.seed, f"scan {phase}"), float(sigma))
 
 

@@ -45,7 +45,7 @@ def build_generator(
         network = UNet(**common, levels=levels, dropout=dropout, upsample=upsample)
     else:
         network = ResNet(**common, blocks=blocks, kernel=kernel)
-    initialise(network, init)
+    initialise(network, "kaiming" if norm == "none" else init)
     return Residual(network) if residual else network
 
 

@@ -87,20 +87,24 @@ def test_resnet_has_the_size_of_the_reference():
     assert millions == pytest.approx(11.378, abs=0.01)
 
 
-def test_initialisation_is_normal_with_gain():
+def weights(norm):
+    torch.manual_seed(0)
     network = build_generator(
-        "unet",
-        spatial_dims=2,
-        in_channels=1,
-        out_channels=1,
-        filters=32,
-        norm="none",
-        residual=False,
-        levels=4,
+        "unet", spatial_dims=2, in_channels=1, out_channels=1, filters=32, norm=norm, residual=False, levels=4
     )
-    weights = torch.cat([p.flatten() for name, p in network.named_parameters() if name.endswith("weight")])
-    assert weights.std().item() == pytest.approx(0.02, rel=0.02)
-    assert abs(weights.mean().item()) < 1e-3
+    return [p for name, p in network.named_parameters() if name.endswith("weight") and p.ndim > 1]
+
+
+def test_initialisation_is_normal_with_gain():
+    flat = torch.cat([w.flatten() for w in weights("instance")])
+    assert flat.std().item() == pytest.approx(0.02, rel=0.02)
+    assert abs(flat.mean().item()) < 1e-3
+
+
+def test_without_norms_signals_keep_their_size():
+    # He 2015, eq. 15 with slope 0.2: std = sqrt(2 / (1.04 · fan_in))
+    second = weights("none")[1]
+    assert second.std().item() == pytest.approx((2 / (1.04 * 32 * 16)) ** 0.5, rel=0.02)
 
 
 def test_residual_adds_to_the_named_channel():

@@ -161,21 +161,18 @@ class Canvas:
         sd = np.full([max(0, s.stop - s.start) for s in whole], 1e3, np.float32)
         if sd.size == 0:
             return whole, sd
-        for i, j in segments:
-            self._cone(sd, whole, places[i], places[j], radii[i], radii[j], reach)
+        p, q = places[segments[:, 0]], places[segments[:, 1]]
+        around = np.maximum(radii[segments[:, 0]], radii[segments[:, 1]])[:, None] + reach
+        low, high = np.minimum(p, q) - around, np.maximum(p, q) + around
+        first = np.stack([np.searchsorted(a, low[:, k]) - whole[k].start for k, a in enumerate(self.axes)], 1)
+        last = np.stack([np.searchsorted(a, high[:, k]) - whole[k].start for k, a in enumerate(self.axes)], 1)
+        seen = np.nonzero((last > first).all(1))[0]
+        axes = [a[w] for a, w in zip(self.axes, whole, strict=True)]
+        for s, lo, hi in zip(seen, first[seen].tolist(), last[seen].tolist(), strict=True):
+            inner = tuple(slice(a, b) for a, b in zip(lo, hi, strict=True))
+            cone = cone_distance([a[b] for a, b in zip(axes, inner, strict=True)], p[s], q[s], *radii[segments[s]])
+            sd[inner] = np.minimum(sd[inner], cone)
         return whole, sd
-
-    def _cone(self, sd: Array, whole: Box, p: Array, q: Array, rp: float, rq: float, reach: float) -> None:
-        box = self.box(tuple(np.minimum(p, q)), tuple(np.maximum(p, q)), max(rp, rq) + reach)
-        if any(s.stop <= s.start for s in box):
-            return
-        d = q - p
-        x, y, z = (a[s] - c for a, s, c in zip(self.axes, box, p, strict=True))
-        x, y, z = x[:, None, None], y[None, :, None], z[None, None, :]
-        t = np.clip((x * d[0] + y * d[1] + z * d[2]) / (float(d @ d) + 1e-6), 0, 1)
-        r2 = (x - t * d[0]) ** 2 + (y - t * d[1]) ** 2 + (z - t * d[2]) ** 2
-        inner = tuple(slice(s.start - w.start, s.stop - w.start) for s, w in zip(box, whole, strict=True))
-        sd[inner] = np.minimum(sd[inner], np.sqrt(r2) - (rp + t * (rq - rp)))
 
     def path(
         self,
@@ -214,6 +211,15 @@ class Canvas:
         self.paint(tissue, label, box, np.maximum(sd, -thickness - sd), opacity=opacity)
 
 
+def cone_distance(axes: list[Array], p: Array, q: Array, rp: float, rq: float) -> Array:
+    """Signed distance on the grid of ``axes`` to a rod from ``p`` to ``q`` whose radius goes from rp to rq."""
+    d = q - p
+    x, y, z = (axes[0] - p[0])[:, None, None], (axes[1] - p[1])[:, None], axes[2] - p[2]
+    t = np.clip((x * d[0] + y * d[1] + z * d[2]) / (d @ d + np.float32(1e-6)), 0, 1)
+    away = np.sqrt((x - t * d[0]) ** 2 + (y - t * d[1]) ** 2 + (z - t * d[2]) ** 2)
+    return away - (rp + t * (rq - rp))
+
+
 def curve(points: Array, radii: Array, step: float) -> tuple[Array, Array]:
     """Catmull-Rom curve through ``points`` (N, 3), sampled about every ``step`` mm, with radii to match."""
     full = np.vstack([2 * points[0] - points[1], points, 2 * points[-1] - points[-2]])
@@ -250,31 +256,31 @@ def grow_tree(
 
     Returns points (M, 3), radii (M,) and segments (S, 2).
     """
-    places = [np.asarray(p, float) for p in trunk]
-    parent = [-1, *range(len(places) - 1)]
-    depth = [0.0]
-    for a, b in zip(places, places[1:], strict=False):
-        depth.append(depth[-1] + float(np.linalg.norm(b - a)))
-    ends = [len(places) - 1]
-    for tip in tips[np.argsort(np.linalg.norm(tips - places[-1], axis=1))]:
-        away = np.linalg.norm(np.array(places) - tip, axis=1)
-        best = int(np.argmin(away + 0.25 * np.array(depth)))
+    length = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(trunk, axis=0), axis=1))])
+    room = len(trunk) + int(sum((np.linalg.norm(tips - trunk[-1], axis=1) + 0.25 * length[-1]) / step + 2))
+    places, depth = np.full((room, 3), np.inf), np.zeros(room)
+    parent = np.arange(-1, room - 1)
+    used = len(trunk)
+    places[:used] = trunk
+    depth[:used] = length
+    ends = [used - 1]
+    for tip in tips[np.argsort(np.linalg.norm(tips - trunk[-1], axis=1))]:
+        away = np.sqrt(((places[:used] - tip) ** 2).sum(1))
+        best = int(np.argmin(away + 0.25 * depth[:used]))
         n = max(1, int(away[best] / step))
-        start = places[best]
+        f = np.arange(1, n + 1)[:, None] / n
         bend = rng.normal(0, 0.06 * away[best], 3)
-        for k in range(1, n + 1):
-            f = k / n
-            places.append(start + (tip - start) * f + bend * np.sin(np.pi * f))
-            parent.append(best if k == 1 else len(places) - 2)
-            depth.append(depth[best] + away[best] * f if k == 1 else depth[-1] + away[best] / n)
-        ends.append(len(places) - 1)
-    load = np.zeros(len(places))
+        places[used : used + n] = places[best] + (tip - places[best]) * f + bend * np.sin(np.pi * f)
+        depth[used : used + n] = depth[best] + away[best] * f[:, 0]
+        parent[used] = best
+        used += n
+        ends.append(used - 1)
+    load = np.zeros(used)
     load[ends] = 1
-    for i in range(len(places) - 1, 0, -1):
+    for i in range(used - 1, 0, -1):
         load[parent[i]] += load[i]
     radii = np.minimum(tip_radius * load ** (1 / exponent), largest)
-    segments = np.array([(parent[i], i) for i in range(1, len(places))])
-    return np.array(places), radii, segments
+    return places[:used], radii, np.stack([parent[1:used], np.arange(1, used)], 1)
 
 
 def crop(sd: Array, box: Box, where: Box) -> Array:

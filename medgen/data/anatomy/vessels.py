@@ -3,7 +3,7 @@
 import numpy as np
 
 from medgen.data.anatomy.labels import LABELS
-from medgen.data.anatomy.shapes import Array, Canvas, Places, Region, crop, grow_tree, stream
+from medgen.data.anatomy.shapes import WHOLE, Array, Canvas, Places, Region, crop, grow_tree, stream
 from medgen.data.anatomy.torso import Habitus, Trunk, spine_depth
 
 
@@ -110,9 +110,12 @@ def branch(
 def paint_mesentery(canvas: Canvas, trunk: Trunk, habitus: Habitus) -> None:
     """Small vessels that make the fat between the loops look alive."""
     rng = stream(canvas.seed, "mesentery")
+    strands = np.abs(canvas.bumps("strands", WHOLE, 11, 8.0)) - 0.5
+    strands = np.maximum(strands, np.maximum(trunk.cavity + 4, trunk.dome + 6))
+    canvas.paint("fascia", LABELS["fat"], WHOLE, strands, opacity=0.17)
     for tissue, label, shift, count in (
-        ("blood_portal", "veins", 5.0, 70),
-        ("blood_left", "arteries", -3.0, 50),
+        ("blood_portal", "veins", 5.0, 90),
+        ("blood_left", "arteries", -3.0, 60),
     ):
         tips = np.stack(
             [
@@ -123,7 +126,7 @@ def paint_mesentery(canvas: Canvas, trunk: Trunk, habitus: Habitus) -> None:
             1,
         )
         trunk_line = np.array([(shift, 18, -20), (shift, 22, -60), (shift, 24, -110), (shift, 22, -140)])
-        points, radii, segments = grow_tree(rng, trunk_line, tips, 0.85, largest=3.0)
+        points, radii, segments = grow_tree(rng, trunk_line, tips, 1.0, largest=3.2)
         box, sd = canvas.tubes(points, radii, segments, reach=3.0)
         canvas.paint(tissue, LABELS[label], box, np.maximum(sd, trunk.cavity[box] + 4))
 
