@@ -7,6 +7,7 @@ bias (``medgen.data.ct_physics``). Nothing here is a real person.
 import gzip
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -74,7 +75,8 @@ def make_patient(
 ) -> Patient:
     """The patient of a seed, scanned with and without contrast.
 
-    ``size`` in voxels, ``spacing`` in mm; the field of view is centred in front of the first lumbar vertebra.
+    ``size`` in voxels, ``spacing`` in mm; the field of view is centred on the patient at the first lumbar
+    vertebra.
     ``noise_free`` leaves out noise and bias: contrast minus noncontrast is then the iodine alone.
     Raises InputError for a size below 8, a spacing not above 0, a negative seed or an unknown phase.
     """
@@ -134,8 +136,7 @@ def write_cohort(
     Cases are patient_000, patient_001, ...; with ``unpaired`` the source holds the first ``patients`` of them
     and the target as many others. ``phase`` may be "mixed": each patient arterial, portal_venous or late.
     A patient depends on ``seed`` and its number alone, not on the number of patients or of ``workers``
-    (default 2 processes, spawned: a calling script needs ``if __name__ == "__main__"``, or workers=1).
-    Cases already there from the same settings are kept, so an interrupted call goes on.
+    (processes; default 2). Cases already there from the same settings are kept, so an interrupted call goes on.
     ``progress(done, total, case)`` is called after each case.
 
     Raises InputError for arguments out of range, a folder that holds another cohort or cannot be written.
@@ -227,7 +228,9 @@ def run(jobs: list[dict[str, Any]], workers: int) -> Iterator[tuple[str, dict[st
     if workers <= 1 or len(jobs) <= 1:
         yield from map(write_case, jobs)
         return
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
+    # Workers use numpy and scipy alone, which survive a fork; spawn would need a guarded __main__ and import torch.
+    context = get_context("fork" if sys.platform == "linux" else "spawn")
+    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
         waiting = [pool.submit(write_case, j) for j in jobs]
         try:
             for future in as_completed(waiting):

@@ -29,7 +29,7 @@ def translate_volume(model: Model, volume: Volume, *, memory_gb: float | None = 
         memory_gb: bound for a whole-volume pass, instead of the settings' one.
 
     Returns:
-        The translation: geometry and stored type of the input.
+        The translation: geometry of the input, and its stored type unless that is too coarse for the target.
 
     Raises:
         InputError: the spacing is refused by the settings, or the scan is constant where its code needs a range.
@@ -47,7 +47,9 @@ def translate_volume(model: Model, volume: Volume, *, memory_gb: float | None = 
             translated = upright.data + resample_like(change, upright)
         else:
             translated = resample_like(grid.replaced(translated), upright)
-    return volume.replaced(from_canonical(translated, volume))
+    # Whole numbers are fine enough for HU, not for a target whose range is 0..1: that is stored as float32.
+    coarse = np.issubdtype(volume.dtype, np.integer) and decode.high - decode.low < 500
+    return volume.replaced(from_canonical(translated, volume), np.float32 if coarse else None)
 
 
 def _on_model_grid(volume: Volume, model: Model) -> Volume:

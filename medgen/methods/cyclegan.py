@@ -32,7 +32,7 @@ class CycleGAN:
         in_channels, out_channels: contrasts of X and of Y.
         generator, filters, levels, blocks, kernel, norm, dropout, upsample: see ``networks.resnet`` and ``unet``.
         residual: G and F predict the difference from their input.
-        discriminator_filters, layers, scales: see ``networks.discriminator``.
+        discriminator_filters, layers, scales, norm: see ``networks.discriminator``.
         objective: adversarial loss (paper: least_squares).
         pool: translations kept for D (paper: 50).
         weight_gan, weight_cycle, weight_identity: the last as a part of the cycle's (paper: 0.5 where used;
@@ -60,6 +60,7 @@ class CycleGAN:
         discriminator_filters: Count = 64,
         discriminator_layers: Count = 3,
         discriminator_scales: Count = 1,
+        discriminator_norm: Norm = "instance",
         objective: Objective = "least_squares",
         pool: Annotated[int, Field(ge=0)] = 50,
         weight_gan: Weight = 1.0,
@@ -82,6 +83,7 @@ class CycleGAN:
             "filters": discriminator_filters,
             "layers": discriminator_layers,
             "scales": discriminator_scales,
+            "norm": discriminator_norm,
         }
         n_x, n_y = in_channels, out_channels
         self.networks: dict[str, nn.Module] = {

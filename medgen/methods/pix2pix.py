@@ -31,7 +31,7 @@ class Pix2Pix:
         in_channels, out_channels: contrasts in and out.
         generator, filters, levels, blocks, kernel, norm, dropout, upsample: see ``networks.unet`` and ``resnet``.
         residual: G predicts the difference from its input.
-        discriminator_filters, layers, scales: see ``networks.discriminator``.
+        discriminator_filters, layers, scales, norm: see ``networks.discriminator``.
         objective: adversarial loss (paper: non_saturating).
         weight_gan: 0 leaves L1 regression alone, without a discriminator step.
         weight_l1: λ.
@@ -59,6 +59,7 @@ class Pix2Pix:
         discriminator_filters: Count = 64,
         discriminator_layers: Count = 3,
         discriminator_scales: Count = 1,
+        discriminator_norm: Norm = "instance",
         objective: Objective = "non_saturating",
         weight_gan: Weight = 1.0,
         weight_l1: Weight = 100.0,
@@ -87,6 +88,7 @@ class Pix2Pix:
                 filters=discriminator_filters,
                 layers=discriminator_layers,
                 scales=discriminator_scales,
+                norm=discriminator_norm,
             )
         self.memory = {}
         self.objective, self.weight_gan, self.weight_l1 = objective, weight_gan, weight_l1

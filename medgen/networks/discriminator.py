@@ -22,7 +22,8 @@ class Discriminator(nn.Module):
         filters: channels of the first layer (paper: 64).
         layers: layers between first and last (3: the 70-voxel PatchGAN).
         scales: number of discriminators.
-        norm: "instance" rather than the paper's batch: real and fake batches do not mix their statistics.
+        norm: "instance" rather than the paper's batch: real and fake batches do not mix their statistics;
+            "none" leaves absolute values (HU) in sight, which instance norm takes away.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Discriminator(nn.Module):
             )
             for _ in range(scales)
         )
-        initialise(self)
+        initialise(self, "kaiming" if norm == "none" else "normal")
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, C, X, Y[, Z]) → raw logits (B, 1, x, y[, z]) of every scale, finest first."""

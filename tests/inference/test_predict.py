@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 from scipy.spatial.transform import Rotation
 
+from medgen.checkpoint import RangeInfo
 from medgen.inference.predict import pass_bytes, translate_array, translate_volume, use_whole
 from medgen.io.volume import Volume
 from medgen.types import InputError
@@ -118,6 +119,14 @@ def test_other_spacing_is_refused_or_ignored_as_the_config_says():
         translate_volume(make_model(small_settings(inference={"spacing": "refuse"})), volume)
     out = translate_volume(make_model(small_settings(inference={"spacing": "ignore"}), train=False), volume)
     np.testing.assert_allclose(out.data, volume.data, atol=2e-3)
+
+
+def test_integers_stay_for_hu_but_not_for_a_target_of_small_range():
+    volume = Volume(scan(), affine(), np.dtype(np.int16))
+    assert translate_volume(MODEL, volume).dtype == np.int16
+    small = make_model()
+    small.info = small.info.model_copy(update={"target_range": RangeInfo(low=0, high=1)})
+    assert translate_volume(small, volume).dtype == np.float32
 
 
 def test_input_is_untouched():

@@ -10,7 +10,7 @@ from medgen.data.anatomy.lesions import paint_lesions
 from medgen.data.anatomy.shapes import WHOLE, Array, Canvas, Layer, stream
 from medgen.data.anatomy.skeleton import paint_ribs, paint_spine
 from medgen.data.anatomy.tissues import TISSUES, draw_values
-from medgen.data.anatomy.torso import draw_habitus, paint_wall
+from medgen.data.anatomy.torso import draw_habitus, paint_wall, table_height
 from medgen.data.anatomy.vessels import (
     paint_great_vessels,
     paint_liver_vessels,
@@ -58,7 +58,7 @@ def build_anatomy(
 ) -> Anatomy:
     """Draw the patient of this seed on a grid; the same seed is the same patient on every grid."""
     habitus = draw_habitus(seed)
-    canvas = Canvas(size, spacing, seed, habitus.frame)
+    canvas = Canvas(size, spacing, seed, habitus.frame, table_height(habitus))
     trunk = paint_wall(canvas, habitus)
     paint_lungs(canvas, trunk)
     paint_heart(canvas, trunk)

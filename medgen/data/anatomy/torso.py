@@ -33,6 +33,12 @@ def draw_habitus(seed: int) -> Habitus:
     )
 
 
+def table_height(habitus: Habitus) -> float:
+    """y (mm) of the middle of the field of view: a radiographer centres the patient, thick or thin."""
+    front, back = 96 + 26 * habitus.belly + 1.2 * habitus.fat, 109 + 0.7 * habitus.fat
+    return (front - back) / 2 - 5
+
+
 def squircle(
     x: Array, y: Array, width: Array | float, front: Array | float, back: Array | float, power: float
 ) -> Array:
