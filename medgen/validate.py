@@ -41,7 +41,8 @@ def validate(model: Model, prepared: Prepared, panel: Path) -> Validation:
         device = next(model.generator.parameters()).device
         with torch.autocast(device.type, enabled=False):
             y = translate_array(model, code.encode(x))
-        y = model.target_range.of(code).decode(y) + code.excess(x)
+        y = model.target_range.of(code).decode(y)
+        y += code.excess(x, y)
         body = _body(x)
         if truth is not None:
             t = np.asarray(truth.data, np.float32)

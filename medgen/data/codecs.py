@@ -40,11 +40,22 @@ class Range:
         half = np.float32((self.high - self.low) / 2)
         return (y.astype(np.float32) + np.float32(1)) * half + np.float32(self.low)
 
-    def excess(self, x: np.ndarray) -> np.ndarray:
-        """What ``encode`` cut off and the output gets back: x - clip(x) if carried, else 0."""
+    def excess(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """What ``encode`` cut off ``x`` and its translation ``y`` gets back; 0 unless carried.
+
+        Bone above the window is left at the window's end by the translation, and gets its excess back whole.
+        Dense contrast above the window is taken down, and its excess goes with it: the share given back falls
+        linearly from 1 to 0 while y moves from an eighth to a quarter of the range away from the end.
+
+        Args:
+            x, y: source and decoded translation, same shape and units.
+        """
         if self.outside == "clip":
             return np.zeros(x.shape, np.float32)
-        return (x - np.clip(x, self.low, self.high)).astype(np.float32)
+        width = self.high - self.low
+        end = np.clip(x, self.low, self.high)
+        share = np.clip(2 - np.abs(end - y) / (width / 8), 0, 1)
+        return ((x - end) * share).astype(np.float32)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -40,7 +40,8 @@ def translate_volume(model: Model, volume: Volume, *, memory_gb: float | None = 
     code = fit_range(grid.data, **settings.codec.source.model_dump(exclude={"follow"}))
     y = translate_array(model, code.encode(grid.data), memory_gb=memory_gb)
     decode = model.target_range.of(code)
-    translated = decode.decode(y) + code.excess(grid.data)
+    translated = decode.decode(y)
+    translated += code.excess(grid.data, translated)
     if grid is not upright:
         if settings.inference.transfer == "difference":
             change = grid.replaced(translated - grid.data)

@@ -27,13 +27,21 @@ def test_ends_map_to_plus_and_minus_one():
 def test_carried_excess_makes_the_identity_exact_for_metal_and_air():
     code = Range(-1000, 1000, "carry")
     x = np.array([-1024, -500, 40, 1000, 1800, 3071, 20000], np.float32)
-    y = code.decode(code.encode(x)) + code.excess(x)
-    np.testing.assert_allclose(y, x, atol=1e-3)
+    y = code.decode(code.encode(x))
+    np.testing.assert_allclose(y + code.excess(x, y), x, atol=1e-3)
+
+
+def test_excess_stays_with_bone_and_goes_with_contrast():
+    code = Range(-200, 400, "carry")
+    x = np.array([900, 900, 900, -1000], np.float32)  # bone, contrast medium, in between, lung
+    y = np.array([380, 50, 400 - 600 * 3 / 16, -190], np.float32)
+    np.testing.assert_allclose(code.excess(x, y), [500, 0, 250, -800], atol=1e-3)
 
 
 def test_clip_loses_what_lies_beyond():
     code = Range(0, 100)
-    assert code.excess(np.array([-5.0, 150])).tolist() == [0, 0]
+    x = np.array([-5.0, 150])
+    assert code.excess(x, x).tolist() == [0, 0]
 
 
 def test_percentile_covers_background_and_bright_tissue():
