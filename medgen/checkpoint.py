@@ -10,18 +10,21 @@ import json
 import platform
 import subprocess
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, PositiveFloat, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from medgen import __version__
 from medgen.config import Section, Settings, parse_settings
 from medgen.data.codecs import Range, TargetRange
+from medgen.data.fingerprint import QUANTILES
 from medgen.io.folder import recovered
 from medgen.methods import method_class
 from medgen.types import InputError, Method
@@ -32,7 +35,19 @@ FORMAT = 1
 class RangeInfo(Section):
     low: float
     high: float
-    outside: str = "clip"
+    outside: Literal["carry", "clip"] = "clip"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "RangeInfo":
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low} must lie below high {self.high}")
+        return self
+
+
+class ScanInfo(Section):
+    quantiles: list[float] = Field(min_length=len(QUANTILES), max_length=len(QUANTILES))
+    extent: tuple[float, float, float]
+    spacing: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
 
 
 class ModelInfo(Section):
@@ -42,8 +57,8 @@ class ModelInfo(Section):
     settings: dict[str, Any]
     source_range: RangeInfo
     target_range: RangeInfo
-    spacing: tuple[float, float, float]
-    training_scans: list[dict[str, Any]] = Field(description="look of each, see data.fingerprint")
+    spacing: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+    training_scans: list[ScanInfo] = Field(min_length=1, description="look of each, see data.fingerprint")
     training_data: dict[str, Any] = Field(description="case names and a hash over the files")
     step: int
     validation: dict[str, float] = Field(description="scores at the time of writing")
@@ -51,6 +66,11 @@ class ModelInfo(Section):
     versions: dict[str, str]
     commit: str | None
     weights_sha256: str
+    sha256: str = Field("", description="of all the above, so that a changed range or spacing is noticed")
+
+    def hash(self) -> str:
+        text = json.dumps(self.model_dump(mode="json", exclude={"sha256"}), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass
@@ -81,23 +101,21 @@ def build_method(settings: Settings) -> Method:
     """
     arguments = {k: v for k, v in settings.method.items() if k != "name"}
     try:
-        return method_class(settings.method["name"])(**arguments)
+        method = method_class(settings.method["name"])(**arguments)
+        method.optimizers()  # Adam checks its own arguments
     except ValueError as error:
         raise InputError(f"method {settings.method['name']}: {error}") from None
+    return method
 
 
-def save_model(folder: Path, generator: nn.Module, info: dict[str, Any]) -> None:
+def save_model(folder: Path, generator: nn.Module, info: ModelInfo) -> None:
     """Write weights and ``model.json`` into an existing folder (see ``io.folder``)."""
     weights = folder / "weights.safetensors"
     save_file(_tensors(generator), weights)
-    info = {
-        **info,
-        "format": FORMAT,
-        "versions": versions(),
-        "commit": git_commit(),
-        "weights_sha256": _sha256(weights),
-    }
-    (folder / "model.json").write_text(json.dumps(ModelInfo.model_validate(info).model_dump(mode="json"), indent=1))
+    about = {"versions": versions(), "commit": git_commit(), "weights_sha256": _sha256(weights)}
+    info = info.model_copy(update=about)
+    info = info.model_copy(update={"sha256": info.hash()})
+    (folder / "model.json").write_text(info.model_dump_json(indent=1))
 
 
 def load_model(folder: Path, device: torch.device | str = "cpu") -> Model:
@@ -121,6 +139,8 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> Model:
                 "use the medgen version that wrote it or train again"
             )
         info = ModelInfo.model_validate(values)
+        if info.sha256 != info.hash():
+            raise InputError(f"{folder}/model.json was changed since the model was saved; restore it or train again")
     except ValidationError as error:
         key = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise InputError(f"{folder}/model.json is damaged at {key}; restore the folder or train again") from None
@@ -207,9 +227,8 @@ def _sha256(path: Path) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "medgen": __version__}
     for name in (
-        "medgen",
         "torch",
         "monai",
         "numpy",
@@ -226,6 +245,7 @@ def versions() -> dict[str, str]:
     return found
 
 
+@cache
 def git_commit() -> str | None:
     """Commit of the medgen checkout that runs, with ``+`` if it has changes; None outside a checkout."""
     root = Path(__file__).resolve().parent.parent

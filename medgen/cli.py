@@ -1,5 +1,6 @@
 """The command line: parse, call, print. Every command is a thin wrapper; imports are lazy so that help is quick."""
 
+import importlib.util
 import os
 import sys
 from dataclasses import asdict
@@ -18,6 +19,10 @@ app = typer.Typer(
     help="3D medical image translation: train, convert cohorts, and measure whether the result can be trusted.",
 )
 SYNTHETIC = "Converted images are synthetic and not for diagnosis."
+OPTIONAL = {
+    "torchio": "sampling.artefacts needs it: pip install 'medgen[artefacts]'",
+    "pylibjpeg": "some compressed DICOM needs it: pip install 'pydicom[pixeldata]' 'pylibjpeg[all]'",
+}
 REFUSED = 2  # exit code: bad input, or some case of a cohort failed
 
 
@@ -61,6 +66,7 @@ def phantom(
         phase=phase,
         unpaired=unpaired,
         noise_free=noise_free,
+        progress=lambda i, n, case: print(f"[{i}/{n}] {case}", flush=True),
     )
     print(f"{patients} patients{' a side' if unpaired else ''} in {out}")
 
@@ -71,11 +77,16 @@ def train(
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, e.g. data.root=COHORT.")] = None,
     out: Annotated[Path, typer.Option(help="Run folder; gets the model folders last and best.")] = ...,  # type: ignore
     resume: Annotated[bool, typer.Option("--resume", help="Go on from RUN/last.")] = False,
+    accelerator: Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps; as train.accelerator.")] = None,
+    devices: Annotated[int | None, typer.Option(help="Processes, one a device; as train.devices.")] = None,
+    precision: Annotated[str | None, typer.Option(help="32-true, bf16-mixed, 16-mixed; as train.precision.")] = None,
 ) -> None:
     """Train a translator."""
     from medgen.config import load_settings
 
-    settings = load_settings(shipped(config), overrides or [])
+    flags = {"accelerator": accelerator, "devices": devices, "precision": precision}
+    given = [f"train.{key}={value}" for key, value in flags.items() if value is not None]
+    settings = load_settings(shipped(config), [*(overrides or []), *given])
     from medgen.train import train as run
 
     run(settings, out, resume=resume)
@@ -114,6 +125,8 @@ def translate(
         notes = [f"Model: {model}, step {loaded.info.step}, weights {loaded.info.weights_sha256[:12]}."]
         conversion_report([asdict(r) for r in results], output / "report.html", notes=[*notes, SYNTHETIC])
         print(f"report: {output / 'report.html'}")
+    counts = {status: sum(r.status == status for r in results) for status in ("converted", "skipped", "failed")}
+    print(", ".join(f"{n} {status}" for status, n in counts.items()))
     finish([f"{r.error}" for r in results if r.error], len(results))
 
 
@@ -156,6 +169,9 @@ def doctor() -> None:
         print(f"{f'cuda:{i}':20s} {properties.name}, {properties.total_memory / 2**30:.0f} GiB")
     if not torch.cuda.is_available():
         print(f"{'cuda':20s} not available; training and conversion run on the CPU")
+    for module, use in OPTIONAL.items():
+        if importlib.util.find_spec(module) is None:
+            print(f"{module:20s} missing; {use}")
 
 
 def shipped(config: Path) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from medgen.types import InputError
 
@@ -56,6 +56,17 @@ class Codec(Section):
         description="target, per-case kinds: decode a new scan in the range of its own source times the "
         "training cases' ratio (scanner gain is shared by the sequences of one visit), not in the typical range",
     )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Codec":
+        low = {"window": -1000.0, "percentile": 0.0}.get(self.kind) if self.low is None else self.low
+        high = {"window": 1000.0, "percentile": 99.5}.get(self.kind) if self.high is None else self.high
+        if self.kind != "zscore" and low is not None and high is not None:
+            if low >= high:
+                raise ValueError(f"low {low:g} must lie below high {high:g}")
+            if self.kind == "percentile" and not (0 <= low and high <= 100):
+                raise ValueError(f"percentiles lie between 0 and 100, got {low:g} and {high:g}")
+        return self
 
 
 class Codecs(Section):
@@ -186,8 +197,10 @@ def check(model: type[M], values: dict[str, Any], where: str, prefix: str = "") 
         key = prefix + ".".join(str(part) for part in fault["loc"])
         if fault["type"] == "extra_forbidden":
             raise InputError(f"{where}: unknown key {key}{_nearest(model, fault['loc'], prefix)}") from None
-        message = fault["msg"][0].lower() + fault["msg"][1:]
-        raise InputError(f"{where}: {key} = {fault['input']!r}: {message}") from None
+        message = fault["msg"].removeprefix("Value error, ")
+        message = message[0].lower() + message[1:]
+        given = "" if isinstance(fault["input"], dict) else f" = {fault['input']!r}"
+        raise InputError(f"{where}: {key}{given}: {message}") from None
 
 
 def _nearest(model: type[BaseModel], location: tuple[int | str, ...], prefix: str) -> str:
@@ -219,6 +232,6 @@ def _override(values: dict[str, Any], text: str) -> None:
         node[last] = value
 
 
-def config_key(settings: Settings) -> dict[str, Any]:
+def plain(settings: Settings) -> dict[str, Any]:
     """Settings as plain JSON values (paths as text)."""
     return settings.model_dump(mode="json")

@@ -4,11 +4,14 @@ A run folder holds ``config.yaml`` (as run), ``split.json``, ``log.csv``, ``vali
 ``panels/``, ``cache/`` and the model folders ``last`` and ``best``.
 
 Nothing random is carried from step to step: the patches of a step are a function of (seed, step), and torch's
-generator is seeded anew at each step. So ``last`` plus the step's number is the whole state of a run, and a
-run killed at any moment goes on to the weights that it would have reached undisturbed.
+generator is seeded anew at each step. So ``last`` is the whole state of a run, and a run killed at any moment
+goes on to the weights that it would have reached undisturbed; bit for bit on CPU, and with ``train.minutes``
+as far as the clock, which then sets the learning rate, allows.
 """
 
 import copy
+import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +24,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from medgen import checkpoint
-from medgen.config import Settings, config_key
+from medgen.config import Settings, plain
 from medgen.data.prepare import Prepared, prepare
 from medgen.data.sampling import Patches, batches
 from medgen.io.folder import folder_written_aside, recovered
@@ -63,7 +66,8 @@ class Run:
             network.train()
         with fabric.autocast():
             losses = self.method.step(batch, self._update)
-        if not torch.stack([loss.detach().float() for loss in losses.values()]).isfinite().all():
+        finite = bool(torch.stack([loss.detach().float() for loss in losses.values()]).isfinite().all())
+        if _agree(fabric, not finite):
             shown = ", ".join(f"{k} {v:.4g}" for k, v in _floats(losses).items())
             cases = ", ".join(dict.fromkeys((*batch["source_case"], *batch["target_case"])))
             raise FloatingPointError(
@@ -82,13 +86,15 @@ class Run:
         """
         optimizer, parameters = self.optimizers[name], _parameters(self.raw_optimizers[name])
         optimizer.zero_grad(set_to_none=True)
-        self.fabric.backward(loss)
-        if self.fabric.world_size > 1:
-            _average([p.grad for p in parameters if p.grad is not None])
-        if self.settings.train.clip is not None:
-            self.fabric.strategy.precision.unscale_gradients(self.raw_optimizers[name])
-            nn.utils.clip_grad_norm_(parameters, self.settings.train.clip)
-        optimizer.step()
+        with torch.autocast(self.fabric.device.type, enabled=False):
+            self.fabric.backward(loss)
+            if self.fabric.world_size > 1:
+                _average([p.grad for p in parameters if p.grad is not None])
+            if self.settings.train.clip is not None:
+                self.fabric.strategy.precision.unscale_gradients(self.raw_optimizers[name])
+                nn.utils.clip_grad_norm_(parameters, self.settings.train.clip)
+            optimizer.step()
+        torch.clear_autocast_cache()  # else the step goes on with the low-precision copies of the old weights
 
     def _set_learning_rates(self) -> None:
         """Constant, then linear to zero, over steps or over the minutes given, whichever runs out first."""
@@ -123,6 +129,8 @@ class Run:
             "memory": {k: m.state_dict() for k, m in self.method.memory.items()},
             "optimizers": {k: o.state_dict() for k, o in self.raw_optimizers.items()},
             "average": self.average.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),  # the loss scale of 16-mixed
+            "processes": self.fabric.world_size,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -134,6 +142,12 @@ class Run:
         for k, optimizer in self.raw_optimizers.items():
             optimizer.load_state_dict(state["optimizers"][k])
         self.average.load_state_dict(state["average"])
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
+        if state["processes"] != self.fabric.world_size:
+            raise InputError(
+                f"the run was trained by {state['processes']} processes and cannot go on with "
+                f"{self.fabric.world_size}; set train.devices and train.nodes as they were"
+            )
 
 
 def train(settings: Settings, out: Path, *, resume: bool = False, say: Callable[[str], None] = print) -> Path:
@@ -152,13 +166,23 @@ def train(settings: Settings, out: Path, *, resume: bool = False, say: Callable[
         InputError: data or settings that cannot be used, or ``out`` holds a run and resume is off.
         FloatingPointError: a loss became non-finite; ``last`` and ``best`` are intact.
     """
+    _check_method(settings)
     _check_folder(out, resume)
     fabric = _launch(settings)
-    prepared = prepare(settings, out, say=say if fabric.is_global_zero else lambda _: None)
-    run = Run(settings, fabric)
-    last = recovered(out / "last")
-    if resume and last.exists():
+    say = say if fabric.is_global_zero else lambda _: None
+    last = recovered(out / "last") if fabric.is_global_zero else out / "last"
+    fabric.barrier()
+    resume = resume and last.exists()
+    if resume:
         _check_same(settings, last)
+    if fabric.is_global_zero:  # registration and cache are made once; the others then find them
+        prepared = prepare(settings, out, resume=resume, say=say)
+    fabric.barrier()
+    if not fabric.is_global_zero:
+        prepared = prepare(settings, out, resume=True, say=say)
+    run = Run(settings, fabric)
+    if resume:
+        _check_data(prepared, last)
         run.load_state(checkpoint.load_training(last, fabric.global_rank))
         say(f"resumed at step {run.step}")
     if fabric.is_global_zero:
@@ -187,11 +211,11 @@ def _loop(run: Run, prepared: Prepared, out: Path, say: Callable[[str], None]) -
     started, before = time.monotonic(), run.seconds
     with Progress(settings.train.steps, settings.train.minutes, log is not None) as progress:
         for batch in stream:
-            if _agree(fabric, run.progress >= 1):
+            if run.progress >= 1:
                 break
             losses = run.train_step(_to(batch, fabric))
-            run.seconds = before + time.monotonic() - started
-            finished = _agree(fabric, run.progress >= 1)
+            run.seconds = _same_clock(run, before + time.monotonic() - started)
+            finished = run.progress >= 1
             if log:
                 if run.step % settings.train.log_every == 0 or finished:
                     log.losses(run.step, run.seconds, _floats(losses), _rates(run))
@@ -200,7 +224,7 @@ def _loop(run: Run, prepared: Prepared, out: Path, say: Callable[[str], None]) -
                 _validate(run, prepared, out, log, progress.say)
             if run.step % settings.train.checkpoint_every == 0 or finished:
                 _save(run, prepared, out / "last", training=True)
-            run.seconds = before + time.monotonic() - started
+            run.seconds = _same_clock(run, before + time.monotonic() - started)
             if finished:
                 break
     if log:
@@ -237,10 +261,10 @@ class _averaged:
         self.run.method.networks[self.run.method.generator] = self.run.generator
 
 
-def _info(run: Run, prepared: Prepared) -> Any:
+def _info(run: Run, prepared: Prepared) -> checkpoint.ModelInfo:
     values = {
         "format": checkpoint.FORMAT,
-        "settings": config_key(run.settings),
+        "settings": plain(run.settings),
         "source_range": prepared.source_range.to_dict(),
         "target_range": prepared.target_range.to_dict(),
         "spacing": prepared.spacing,
@@ -262,17 +286,20 @@ def _save(run: Run, prepared: Prepared, folder: Path, *, training: bool) -> None
     weights = run.average if run.settings.train.ema else run.generator
     if fabric.world_size == 1 or not training:
         with folder_written_aside(folder) as aside:
-            checkpoint.save_model(aside, weights, _info(run, prepared).model_dump())
+            checkpoint.save_model(aside, weights, _info(run, prepared))
             if training:
                 checkpoint.save_training(aside, run.state())
         return
     shared = folder.with_name(f".{folder.name}.parts")
-    shared.mkdir(exist_ok=True)
+    if fabric.is_global_zero:  # parts of a killed run do not belong to this one
+        shutil.rmtree(shared, ignore_errors=True)
+        shared.mkdir()
+    fabric.barrier()
     checkpoint.save_training(shared, run.state(), fabric.global_rank)
     fabric.barrier()
     if fabric.is_global_zero:
         with folder_written_aside(folder) as aside:
-            checkpoint.save_model(aside, weights, _info(run, prepared).model_dump())
+            checkpoint.save_model(aside, weights, _info(run, prepared))
             for part in shared.iterdir():
                 part.rename(aside / part.name)
     fabric.barrier()
@@ -290,11 +317,35 @@ def _launch(settings: Settings) -> Fabric:
             strategy="ddp" if several else "auto",
         )
         fabric.launch()
-    except (ValueError, RuntimeError) as error:
-        raise InputError(f"train.accelerator={train.accelerator}, devices={train.devices}: {error}") from None
+    except Exception as error:  # Fabric's MisconfigurationException derives from nothing narrower
+        reason = " ".join(str(error).split())
+        raise InputError(f"train.accelerator={train.accelerator}, train.devices={train.devices}: {reason}") from None
     torch.backends.cudnn.benchmark = True  # patches keep one size
     torch.set_float32_matmul_precision("high")
     return fabric
+
+
+def _check_method(settings: Settings) -> None:
+    """That the method's networks take the patch: one step on the meta device, where nothing is computed."""
+    if settings.method.get("spatial_dims", 3) != 3:
+        raise InputError("method.spatial_dims=2: training on slices is not there yet; use 3")
+    patch = settings.sampling.patch
+    with torch.device("meta"):
+        method = checkpoint.build_method(settings)
+        batch = {side: torch.empty(2, 1, *patch) for side in ("source", "target")}
+        divisor: int = method.networks[method.generator].divisor  # type: ignore[assignment]
+        if any(n % divisor for n in patch):
+            raise InputError(
+                f"sampling.patch={list(patch)}: every side must be a multiple of {divisor} for this generator"
+            )
+        try:
+            method.step(batch, lambda name, loss: None)
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"sampling.patch={list(patch)} does not fit the networks of the method ({reason}); "
+                "raise sampling.patch or lower method.levels and method.discriminator_layers"
+            ) from None
 
 
 def _check_folder(out: Path, resume: bool) -> None:
@@ -302,16 +353,24 @@ def _check_folder(out: Path, resume: bool) -> None:
         raise InputError(f"{out} already holds a run; add --resume to go on with it, or choose another --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".probe"
-        probe.touch()
-        probe.unlink()
+        tempfile.TemporaryFile(dir=out).close()
     except OSError as error:
         raise InputError(f"run folder {out} cannot be written: {error.strerror}; choose another --out") from None
+
+
+def _check_data(prepared: Prepared, last: Path) -> None:
+    old = checkpoint.load_model(last).info.training_data
+    if old["sha256"] != prepared.record["sha256"]:
+        raise InputError(
+            f"{last}: the training images have changed since the run began; start a new run with another --out"
+        )
 
 
 def _check_same(settings: Settings, last: Path) -> None:
     """A run may go on for longer, but not as another one."""
     old = checkpoint.load_model(last).settings
+    if old.train.seed != settings.train.seed:
+        raise InputError(f"{last}: the run was started with train.seed={old.train.seed}; resume it with the same")
     for section in ("data", "codec", "sampling", "method"):
         if getattr(old, section) != getattr(settings, section):
             raise InputError(
@@ -320,11 +379,20 @@ def _check_same(settings: Settings, last: Path) -> None:
 
 
 def _write_settings(settings: Settings, out: Path) -> None:
-    (out / "config.yaml").write_text(yaml.safe_dump(config_key(settings), sort_keys=False))
+    (out / "config.yaml").write_text(yaml.safe_dump(plain(settings), sort_keys=False))
+
+
+def _same_clock(run: Run, seconds: float) -> float:
+    """The first process's clock: learning rates follow it under ``train.minutes`` and must not differ."""
+    if run.fabric.world_size == 1 or run.settings.train.minutes is None:
+        return seconds
+    clock = torch.tensor(seconds, dtype=torch.float64, device=run.fabric.device)
+    torch.distributed.broadcast(clock, 0)
+    return float(clock)
 
 
 def _agree(fabric: Fabric, stop: bool) -> bool:
-    """Whether any process wants to stop: clocks differ, decisions must not."""
+    """Whether any process wants to stop; all must, or the others would wait for it for ever."""
     if fabric.world_size == 1:
         return stop
     flag = torch.tensor(float(stop), device=fabric.device)

@@ -8,8 +8,7 @@ import torch
 from PIL import Image
 
 from medgen.checkpoint import Model
-from medgen.data.body import body_mask, foreground_threshold, looks_like_hu
-from medgen.data.cache import Cached
+from medgen.data.body import body_mask, looks_like_hu
 from medgen.data.fingerprint import QUANTILES
 from medgen.data.prepare import Prepared
 from medgen.inference.predict import translate_array
@@ -43,29 +42,23 @@ def validate(model: Model, prepared: Prepared, panel: Path) -> Validation:
             y = translate_array(model, code.encode(x))
         y = model.target_range.of(code).decode(y)
         y += code.excess(x, y)
-        body = _body(x)
+        body = body_mask(x)
         if truth is not None:
             t = np.asarray(truth.data, np.float32)
             errors.append(float(np.abs(y - t)[body].mean()))
             before.append(float(np.abs(x - t)[body].mean()))
-        quantiles.append(np.quantile(y[body], QUANTILES))
+        # as the real targets' quantiles are kept: within the code's range
+        target = model.target_range.of(code)
+        quantiles.append(target.decode(np.quantile(target.encode(y[body]), QUANTILES)))
         rows.append(_row(x, y, None if truth is None else np.asarray(truth.data, np.float32)))
     _save_panel(panel, rows)
     if errors:
         mae = float(np.mean(errors))
         return Validation(mae, {"mae": mae, "source_mae": float(np.mean(before))})
-    real = np.mean([_quantiles(c) for c in prepared.real_targets.values()], 0)
+    looks = [c.range.decode(np.array(c.look["quantiles"])) for c in prepared.real_targets.values()]
+    real = np.mean(looks, 0)
     distance = float(np.abs(np.mean(quantiles, 0) - real).mean())
     return Validation(distance, {"quantile_distance": distance})
-
-
-def _body(x: np.ndarray) -> np.ndarray:
-    return body_mask(x, threshold=-300.0 if looks_like_hu(x) else foreground_threshold(x))
-
-
-def _quantiles(case: Cached) -> np.ndarray:
-    data = np.asarray(case.data, np.float32)
-    return np.quantile(data[_body(data)], QUANTILES)
 
 
 def _row(x: np.ndarray, y: np.ndarray, truth: np.ndarray | None) -> np.ndarray:

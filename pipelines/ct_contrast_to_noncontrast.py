@@ -50,13 +50,18 @@ def run(settings: Settings, out: Path) -> list[str]:
     from medgen.reports.evaluation import write_report
     from medgen.train import train
 
-    best = train(settings, out / "run", resume=(out / "run" / "last").exists())
+    assert settings.data.root is not None
+    folder = settings.data.root
+    if not (folder / "target").is_dir():
+        raise InputError(f"{folder}: this pipeline evaluates a cohort folder with source/ and target/, which it is not")
+    if not settings.data.test:
+        raise InputError("data.test is 0, so no patient would be left to evaluate; set it, e.g. data.test=0.2")
+    best = train(settings, out / "run", resume=True)
     with folder_written_aside(out / "model") as aside:
         shutil.copytree(best, aside, dirs_exist_ok=True)
     model = load_model(out / "model", pick_device("auto"))
 
-    assert settings.data.root is not None
-    cohort = read_cohort(settings.data.root)
+    cohort = read_cohort(folder, patient_pattern=settings.data.patient_pattern)
     test = load_split(out / "run" / "split.json", cohort.cases)["test"]
     if not test:
         raise InputError("the split has no test patients; raise data.test")
@@ -69,7 +74,6 @@ def run(settings: Settings, out: Path) -> list[str]:
     )
     failures = [entry.error for entry in converted if entry.error]
 
-    folder = settings.data.root
     labels = folder / "labels"
     result = evaluate(
         folder / "target",
@@ -77,7 +81,7 @@ def run(settings: Settings, out: Path) -> list[str]:
         out / "results",
         source=folder / "source",
         labels=labels if labels.exists() else None,
-        cases=[case.name for case in test],
+        cases=[case.name for case in test if case.source and case.target],
     )
     info = model.info
     write_report(
@@ -99,7 +103,7 @@ def make_cohort(folder: Path) -> None:
     from medgen.data.phantom import write_cohort
 
     print(f"writing the embedded cohort to {folder}", flush=True)
-    write_cohort(folder, patients=16, seed=0)
+    write_cohort(folder, patients=16, seed=0, progress=lambda i, n, case: print(f"[{i}/{n}] {case}", flush=True))
 
 
 def parse() -> argparse.Namespace:

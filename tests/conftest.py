@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from medgen.checkpoint import FORMAT, Model, ModelInfo, build_method
-from medgen.config import config_key, parse_settings
+from medgen.config import parse_settings, plain
 
 # Test workers share the cores: more threads than cores makes each wait for the others at every operation.
 torch.set_num_threads(1)
@@ -38,7 +38,7 @@ def make_model(settings=None, spacing=(2.0, 2.0, 2.0), seed=0, train=True):
     quantiles = np.linspace(-0.1, 0.1, 25).tolist()
     info = ModelInfo(
         format=FORMAT,
-        settings=config_key(settings),
+        settings=plain(settings),
         source_range={"low": -1000, "high": 1000, "outside": "carry"},
         target_range={"low": -1000, "high": 1000},
         spacing=spacing,

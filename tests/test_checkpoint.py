@@ -1,3 +1,4 @@
+import hashlib
 import json
 import pickle
 
@@ -5,7 +6,7 @@ import pytest
 import torch
 from conftest import make_model
 
-from medgen.checkpoint import load_model, load_training, save_model, save_training
+from medgen.checkpoint import ModelInfo, load_model, load_training, save_model, save_training
 from medgen.io.folder import folder_written_aside, recovered
 from medgen.types import InputError
 
@@ -14,7 +15,7 @@ from medgen.types import InputError
 def folder(tmp_path, model):
     path = tmp_path / "best"
     with folder_written_aside(path) as aside:
-        save_model(aside, model.generator, model.info.model_dump())
+        save_model(aside, model.generator, model.info)
     return path
 
 
@@ -27,9 +28,16 @@ def test_a_folder_alone_gives_the_same_translation(folder, model):
     assert loaded.info.versions["torch"] == torch.__version__.split("+")[0] or loaded.info.versions["torch"]
 
 
+def hashed(info):
+    content = {k: v for k, v in info.items() if k != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def edit(folder, **changes):
     info = json.loads((folder / "model.json").read_text())
     info.update(changes)
+    if not set(info) - set(ModelInfo.model_fields):  # as someone would who knows how the hash is made
+        info["sha256"] = hashed(info)
     (folder / "model.json").write_text(json.dumps(info))
 
 
@@ -60,8 +68,6 @@ def test_a_pickle_is_never_opened(folder, tmp_path):
             return (open, (str(tmp_path / "pwned"), "w"))
 
     (folder / "weights.safetensors").write_bytes(pickle.dumps(Evil()))
-    import hashlib
-
     edit(folder, weights_sha256=hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest())
     refused(folder, "weights.safetensors")
     assert not (tmp_path / "pwned").exists()
@@ -94,6 +100,27 @@ def test_missing_parts_are_named(folder, key):
     info = json.loads((folder / "model.json").read_text())
     del info[key]
     (folder / "model.json").write_text(json.dumps(info))
+    refused(folder, key)
+
+
+def test_a_changed_range_is_noticed(folder):
+    info = json.loads((folder / "model.json").read_text())
+    info["target_range"]["low"] = -500
+    (folder / "model.json").write_text(json.dumps(info))
+    refused(folder, "model.json was changed")
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("source_range", {"low": 5, "high": -5}),
+        ("source_range", {"low": 0, "high": 5, "outside": "foo"}),
+        ("training_scans", []),
+        ("spacing", [0, 1, 1]),
+    ],
+)
+def test_impossible_values_are_named(folder, key, value):
+    edit(folder, **{key: value})
     refused(folder, key)
 
 

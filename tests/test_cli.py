@@ -46,7 +46,7 @@ def model_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "best"
     model = make_model()
     with folder_written_aside(folder) as aside:
-        save_model(aside, model.generator, model.info.model_dump())
+        save_model(aside, model.generator, model.info)
     return folder
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from medgen.config import config_key, load_settings, parse_settings
+from medgen.config import load_settings, parse_settings, plain
 from medgen.types import InputError
 
 MINIMAL = {"method": {"name": "pix2pix", "filters": 4}}
@@ -28,7 +28,7 @@ def test_overrides_reach_sections_and_method(file):
 
 def test_settings_survive_json(file):
     settings = load_settings(file, ["train.seed=3", "data.spacing=[1, 1, 2]"])
-    assert parse_settings(config_key(settings), "again") == settings
+    assert parse_settings(plain(settings), "again") == settings
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,8 @@ def test_settings_survive_json(file):
         ("train.steps", ["section.key=value"]),
         ("method.name.x=1", ["name is a value"]),
         ("train.minutes=.nan", ["train.minutes", "finite"]),
+        ("codec.source={low: 500, high: -500}", ["codec.source", "below"]),
+        ("codec.source={kind: percentile, high: 150}", ["codec.source", "0 and 100"]),
     ],
 )
 def test_faults_are_one_sentence_that_names_the_key(file, override, words):

@@ -4,18 +4,20 @@ import numpy as np
 from scipy import ndimage
 
 
-def body_mask(data: np.ndarray, *, threshold: float = -300.0) -> np.ndarray:
+def body_mask(data: np.ndarray, *, threshold: float | None = None) -> np.ndarray:
     """Mask of the body: largest connected part above ``threshold``, holes filled slice by slice along z.
 
     Args:
         data: volume (X, Y, Z); HU for CT.
-        threshold: HU above which a voxel is tissue; -300 parts fat (-100) from lung and air. For images
-            without units pass ``foreground_threshold(data)``.
+        threshold: value above which a voxel is tissue; None: -300 HU, which parts fat (-100) from lung and
+            air, or for images that are not in HU ``foreground_threshold(data)``.
 
     Returns:
         Boolean array (X, Y, Z). All True when nothing lies above the threshold, so that callers always
         have somewhere to look.
     """
+    if threshold is None:
+        threshold = -300.0 if looks_like_hu(data) else foreground_threshold(data)
     above = data > threshold
     # A table or clothes touch the body by thin bridges: opening parts them before the largest part is taken.
     opened = ndimage.binary_opening(above, iterations=1) if min(data.shape) > 4 else above

@@ -15,22 +15,33 @@ from typing import Any
 
 import numpy as np
 
-from medgen.data.body import body_mask, foreground_threshold, looks_like_hu
+from medgen.data.body import body_mask
 from medgen.data.codecs import Range, fit_range
+from medgen.data.fingerprint import describe
 from medgen.io.volume import Volume, read_volume, to_canonical
 from medgen.types import InputError
 
+VERSION = 2  # counts changes of this file that make old entries wrong
 BODY_VOXELS = 20_000  # a sample of the body is enough to centre patches
 
 
 @dataclass(frozen=True)
 class Cached:
-    """One volume ready for sampling: ``data`` (X, Y, Z) memory-mapped, ``body`` (n, 3) voxel indices."""
+    """One volume ready for sampling.
 
-    data: np.ndarray
+    ``body``: (n, 3) voxel indices, a sample of the body. ``look``: see ``fingerprint.describe``.
+    """
+
+    path: Path
     body: np.ndarray
     range: Range
     spacing: tuple[float, float, float]
+    look: dict[str, Any]
+
+    @property
+    def data(self) -> np.ndarray:
+        """(X, Y, Z) in the image's units, memory-mapped anew, so that loader workers get a name, not the voxels."""
+        return np.load(self.path, mmap_mode="r")
 
 
 def cached(
@@ -55,15 +66,17 @@ def cached(
         InputError: unreadable volume, or a constant one.
     """
     stat = path.stat()
-    text = json.dumps([str(path.resolve()), stat.st_size, stat.st_mtime_ns, codec, spacing, key if make else ""])
+    text = json.dumps(
+        [VERSION, str(path.resolve()), stat.st_size, stat.st_mtime_ns, codec, spacing, key if make else ""]
+    )
     stem = folder / f"{path.name.split('.')[0]}-{hashlib.sha1(text.encode()).hexdigest()[:16]}"
     info = stem.with_suffix(".json")
     if not info.exists():  # written last, so its presence says the entry is whole
         _fill(stem, path, make() if make else read_volume(path), codec, spacing)
     values = json.loads(info.read_text())
-    data = np.load(stem.with_suffix(".npy"), mmap_mode="r")
     body = np.load(stem.with_suffix(".body.npy"))
-    return Cached(data, body, Range(**values["range"]), tuple(values["spacing"]))
+    path = stem.with_suffix(".npy")
+    return Cached(path, body, Range(**values["range"]), tuple(values["spacing"]), values["look"])
 
 
 def _fill(stem: Path, path: Path, volume: Volume, codec: dict[str, Any], spacing: tuple[float, ...] | None) -> None:
@@ -76,16 +89,20 @@ def _fill(stem: Path, path: Path, volume: Volume, codec: dict[str, Any], spacing
         codes = fit_range(volume.data, **codec)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    threshold = -300.0 if looks_like_hu(volume.data) else foreground_threshold(volume.data)
-    body = np.argwhere(body_mask(volume.data, threshold=threshold)).astype(np.int16)
-    if len(body) > BODY_VOXELS:
-        body = body[np.random.default_rng(0).choice(len(body), BODY_VOXELS, replace=False)]
+    mask = body_mask(volume.data)
+    inside = np.flatnonzero(mask)
+    if len(inside) > BODY_VOXELS:
+        inside = np.random.default_rng(0).choice(inside, BODY_VOXELS, replace=False)
+    body = np.stack(np.unravel_index(inside, mask.shape), 1).astype(np.int32)
+    look = describe(volume.data, volume.spacing, codes, mask)
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
         _save(stem.with_suffix(".npy"), _compact(volume.data))
         _save(stem.with_suffix(".body.npy"), body)
         aside = stem.with_suffix(f".{os.getpid()}.tmp")
-        aside.write_text(json.dumps({"range": codes.to_dict(), "spacing": volume.spacing, "path": str(path)}))
+        aside.write_text(
+            json.dumps({"range": codes.to_dict(), "spacing": volume.spacing, "look": look, "path": str(path)})
+        )
         os.replace(aside, stem.with_suffix(".json"))
     except OSError as error:
         raise InputError(f"cache {stem.parent} cannot be written: {error.strerror}; set data.cache") from None

@@ -75,8 +75,8 @@ def fit_range(
     Args:
         data: (X, Y, Z) in the image's units.
         kind: ``window``: low and high are values, default -1000 and 1000 HU. ``percentile``: low and high
-            are percentiles of the foreground, default 0 (then the volume's background is the lower end:
-            min(0, its minimum clipped at the foreground's 0.1 %)) and 99.5. ``zscore``: mean ± width · sd
+            are percentiles of the foreground, default 0 (then the lower end is the 0.1th percentile of the
+            whole volume: its background) and 99.5. ``zscore``: mean ± width · sd
             of the foreground.
 
     Raises:

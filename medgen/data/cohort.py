@@ -17,6 +17,7 @@ import numpy as np
 from medgen.data.layouts import datalist, folders, nnunet, read_json
 from medgen.io.volume import (
     ENDINGS,
+    GRID_TOLERANCE,
     existing,
     read_geometry,
     read_volume,
@@ -26,7 +27,6 @@ from medgen.io.volume import (
 from medgen.types import Case, InputError
 
 SPLITS = ("train", "validation", "test")
-GRID_TOLERANCE = 0.01  # of the smallest voxel side: files of two programs differ by rounding, not by more
 
 
 @dataclass(frozen=True)

@@ -4,24 +4,27 @@ from typing import Any
 
 import numpy as np
 
-from medgen.data.body import body_mask, foreground_threshold, looks_like_hu
+from medgen.data.body import body_mask
 from medgen.data.codecs import Range
 
 QUANTILES = np.linspace(0.01, 0.99, 25)
 
 
-def describe(data: np.ndarray, spacing: tuple[float, ...], code: Range) -> dict[str, Any]:
+def describe(
+    data: np.ndarray, spacing: tuple[float, ...], code: Range, body: np.ndarray | None = None
+) -> dict[str, Any]:
     """The look of one scan: intensity quantiles of the body (in code units, [-1, 1]), its size in mm, spacing.
 
     Args:
         data: (X, Y, Z) on canonical axes, in the image's units.
         spacing: mm.
         code: the scan's intensity range.
+        body: its ``body_mask``, where that is known already.
     """
-    threshold = -300.0 if looks_like_hu(data) else foreground_threshold(data)
-    body = body_mask(data, threshold=threshold)
-    inside = np.argwhere(body)
-    extent = (inside.max(0) - inside.min(0) + 1) * np.asarray(spacing)
+    if body is None:
+        body = body_mask(data)
+    sides = [np.flatnonzero(body.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    extent = np.array([side[-1] - side[0] + 1 for side in sides]) * np.asarray(spacing)
     return {
         "quantiles": np.quantile(code.encode(data[body]), QUANTILES).round(4).tolist(),
         "extent": extent.round(1).tolist(),
@@ -29,13 +32,13 @@ def describe(data: np.ndarray, spacing: tuple[float, ...], code: Range) -> dict[
     }
 
 
-def strangeness(scan: dict[str, Any], training: list[dict[str, Any]]) -> list[str]:
+def strangeness(scan: dict[str, Any], training: list[dict[str, Any]], *, check_spacing: bool = True) -> list[str]:
     """Sentences on how a scan differs from every training scan; empty when it does not.
 
     Intensities: the mean distance of its quantiles to the nearest training scan's (Wasserstein-1 in code
     units) is compared with twice the largest such distance among the training scans themselves, floor 0.02
     (0.1 when fewer than three scans leave that spread unknown). Extent and spacing: outside the training
-    scans' range by more than a third.
+    scans' range by more than a third. ``check_spacing`` is off for models that bring every scan to one grid.
     """
     sentences = []
     quantiles = np.array([t["quantiles"] for t in training])
@@ -50,6 +53,8 @@ def strangeness(scan: dict[str, Any], training: list[dict[str, Any]]) -> list[st
             f"(distance {distance:.3f}, limit {limit:.3f})"
         )
     for key, words in (("extent", "size of the body in the scan"), ("spacing", "voxel size")):
+        if key == "spacing" and not check_spacing:
+            continue
         known = np.array([t[key] for t in training])
         low, high, values = known.min(0) / 1.34, known.max(0) * 1.34, np.asarray(scan[key])
         if ((values < low) | (values > high)).any():

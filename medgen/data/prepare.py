@@ -14,7 +14,6 @@ from medgen.data.align import align
 from medgen.data.cache import Cached, cached
 from medgen.data.codecs import Range, typical_range
 from medgen.data.cohort import check_pairs, load_split, read_cohort, save_split, split_cases
-from medgen.data.fingerprint import describe
 from medgen.io.volume import Volume, read_volume
 from medgen.types import Case, InputError
 
@@ -39,8 +38,8 @@ class Prepared:
     record: dict[str, Any]
 
 
-def prepare(settings: Settings, out: Path, *, say: Callable[[str], None] = print) -> Prepared:
-    """Read, split, check and cache the cohort; writes ``out/split.json``.
+def prepare(settings: Settings, out: Path, *, resume: bool = False, say: Callable[[str], None] = print) -> Prepared:
+    """Read, split, check and cache the cohort; writes ``out/split.json``, or keeps to it with ``resume``.
 
     Raises:
         InputError: no root given, nothing to train on, grids that disagree, unreadable volumes.
@@ -61,8 +60,9 @@ def prepare(settings: Settings, out: Path, *, say: Callable[[str], None] = print
     else:
         cases = [c for c in cohort.cases if c.source or c.target]
     _refuse_empty(cases, data.paired, data.root)
-    if data.split is not None:
-        split = load_split(data.split, cases)
+    recorded = out / "split.json" if resume and (out / "split.json").exists() else data.split
+    if recorded is not None:  # a resumed run keeps its patients apart as it began, whatever came to the folder
+        split = load_split(recorded, cases)
     else:
         split = split_cases(cases, validation=data.validation, test=data.test, seed=settings.train.seed)
     save_split(out / "split.json", split)
@@ -74,7 +74,8 @@ def prepare(settings: Settings, out: Path, *, say: Callable[[str], None] = print
     sources = {c.name: _source(c, settings, folder, say) for c in train if c.source}
     targets = {c.name: _target(c.target, settings, folder, say) for c in train if c.target}
     validation = []
-    for case in [c for c in (held or train) if c.source][: settings.train.validation_cases]:
+    watched = [c for c in held if c.source] or [c for c in train if c.source]
+    for case in watched[: settings.train.validation_cases]:
         truth = _target(case.target, settings, folder, say) if data.paired and case.target else None
         validation.append((case.name, _source(case, settings, folder, say), truth))
     real = {c.name: _target(c.target, settings, folder, say) for c in held if c.target} or targets
@@ -86,7 +87,7 @@ def prepare(settings: Settings, out: Path, *, say: Callable[[str], None] = print
         typical_range([c.range for c in sources.values()]),
         typical_range([c.range for c in targets.values()]),
         _one_spacing({**sources, **targets}, settings),
-        [describe(np.asarray(c.data, np.float32), c.spacing, c.range) for c in sources.values()],
+        [c.look for c in sources.values()],
         _record(train, held),
     )
 
@@ -105,10 +106,12 @@ def _refuse_empty(train: list[Case], paired: bool, root: Path) -> None:
 def _source(case: Case, settings: Settings, folder: Path, say: Callable[[str], None]) -> Cached:
     assert case.source is not None
     codec = settings.codec.source.model_dump(exclude={"follow"})
-    moved: Callable[[], Volume] | None = None
     if settings.data.paired and settings.data.align != "refuse" and case.target:
+        stat = case.target.stat()
+        key = f"{settings.data.align} {case.target.resolve()} {stat.st_size} {stat.st_mtime_ns}"
         moved = _aligned(case, settings.data.align, say)
-    return cached(folder, case.source, codec, spacing=settings.data.spacing, make=moved, key=settings.data.align)
+        return cached(folder, case.source, codec, spacing=settings.data.spacing, make=moved, key=key)
+    return cached(folder, case.source, codec, spacing=settings.data.spacing)
 
 
 def _aligned(case: Case, method: str, say: Callable[[str], None]) -> Callable[[], Volume]:

@@ -151,7 +151,10 @@ def _spatial(patch: tuple[int, ...], flip: tuple[str, ...], rotate: float, scale
 def _artefacts(specs: tuple[dict[str, Any], ...]) -> list[Any]:
     if not specs:
         return []
-    import torchio
+    try:
+        import torchio
+    except ImportError:
+        raise InputError("sampling.artefacts needs TorchIO; install it: pip install 'medgen[artefacts]'") from None
 
     transforms = []
     for spec in specs:
@@ -193,7 +196,9 @@ def batches(
 
     Step s of the whole run uses samples s·batch·world … (s+1)·batch·world-1, each process its own part.
     """
-    numbers = [[(step * world + rank) * batch + i for i in range(batch)] for step in range(first_step, steps)]
+    numbers: Any = [
+        range((step * world + rank) * batch, (step * world + rank + 1) * batch) for step in range(first_step, steps)
+    ]
     loader = DataLoader(
         patches,
         batch_sampler=numbers,

@@ -16,11 +16,11 @@ import numpy as np
 from medgen.data.body import body_mask, looks_like_hu
 from medgen.evaluation import fidelity
 from medgen.evaluation.summary import CaseResult, Evaluation, Failure, write_results
-from medgen.io.volume import Volume, case_name, find_volumes, read_volume, same_geometry, to_canonical
+from medgen.io.volume import GRID_TOLERANCE, Volume, case_name, find_volumes, read_volume, same_geometry, to_canonical
 from medgen.types import InputError
 
 HU_RANGE = 4095.0
-HU_ORIGIN = "HU range [-1024, 3071] as in synthrad2025"
+HU_ORIGIN = "profile generic, range of HU in 12 bits; nothing is clipped"
 # Words in the names of structures that take up contrast medium: vessels, kidneys, liver, spleen,
 # hypervascular lesions; and words of those that carry one of these and do not enhance.
 ENHANCING = (
@@ -200,8 +200,10 @@ def _read(files: Mapping[str, Path]) -> dict[str, Volume]:
     """The volumes of a case in closest RAS order, refused unless they share one grid and are finite."""
     stored = {role: read_volume(path) for role, path in files.items()}
     volumes = {role: to_canonical(volume) for role, volume in stored.items()}
+    # The tolerance of training pairs: a prediction has its source's affine, not the truth's to the last digit.
+    tolerance = GRID_TOLERANCE * min(volumes["reference"].spacing)
     for role, volume in volumes.items():
-        if not same_geometry(volumes["reference"].geometry, volume.geometry):
+        if not same_geometry(volumes["reference"].geometry, volume.geometry, tolerance):
             raise InputError(
                 f"{files[role]} ({stored[role].geometry.describe()}) is not on the grid of the reference "
                 f"{files['reference']} ({stored['reference'].geometry.describe()}): "

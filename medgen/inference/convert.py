@@ -41,6 +41,7 @@ class Converted:
     seconds: float = 0.0
     input_sha256: str = ""
     output_sha256: str = ""
+    series: str | None = None
 
 
 def convert(
@@ -74,6 +75,7 @@ def convert(
     if format is not None and format not in FORMATS:
         raise InputError(f"--format {format}: unknown; choose one of {', '.join(FORMATS)}")
     inputs = find_inputs(source) if isinstance(source, Path) else list(source)
+    inputs = [path.resolve() for path in inputs]  # so that "." has a name
     single = has_ending(output, ENDINGS)
     if single and len(inputs) > 1:
         raise InputError(f"{source} holds {len(inputs)} scans but {output} is one file; give a folder as output")
@@ -81,7 +83,7 @@ def convert(
     results: list[Converted] = []
     for i, path in enumerate(inputs):
         target = output if single else output / (case_name(path) + _ending(path, format))
-        entry = Converted(case_name(path), str(path), str(target))
+        entry = Converted(case_name(path), str(path), str(target), series=series)
         _convert_one(model, path, target, entry, manifest, results, series=series, memory_gb=memory_gb)
         results.append(entry)
         if entry.status != "skipped":
@@ -115,9 +117,11 @@ def _convert_one(
         entry.output_sha256 = sha256(target)
         entry.status = "converted"
     except InputError as error:
-        entry.error = str(error)
-    except MemoryError:
-        entry.error = f"{path}: not enough memory; lower --memory-gb"
+        entry.error = str(error) if path.name in str(error) else f"{path}: {error}"
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        entry.error = f"{path}: not enough memory for this scan; lower --memory-gb"
     entry.seconds = round(time.monotonic() - started, 2)
 
 
@@ -126,16 +130,12 @@ class Manifest:
 
     def __init__(self, folder: Path | None, model: Model) -> None:
         self.path = None if folder is None else folder / "manifest.json"
-        self.model = {
-            "folder": str(model.folder),
-            "weights_sha256": model.info.weights_sha256,
-            "step": model.info.step,
-        }
+        self.model = {"folder": str(model.folder), "sha256": model.info.sha256, "step": model.info.step}
         self.cases: dict[str, dict[str, Any]] = {}
         if self.path is not None and self.path.exists():
             try:
                 old = json.loads(self.path.read_text())
-                if old["model"]["weights_sha256"] == model.info.weights_sha256:
+                if old["model"]["sha256"] == model.info.sha256:
                     self.cases = dict(old["cases"])
             except (ValueError, KeyError, TypeError, OSError):
                 raise InputError(
@@ -148,7 +148,9 @@ class Manifest:
         if not old or old.get("status") != "converted" or old.get("input_sha256") != entry.input_sha256:
             return False
         output = Path(entry.output)
-        if old.get("output") != entry.output or not output.is_file() or sha256(output) != old.get("output_sha256"):
+        if old.get("output") != entry.output or old.get("series") != entry.series:
+            return False
+        if not output.is_file() or sha256(output) != old.get("output_sha256"):
             return False
         entry.output_sha256 = old["output_sha256"]
         return True
@@ -177,7 +179,7 @@ def find_inputs(source: Path) -> list[Path]:
         return volumes
     if any(p.is_file() and not p.name.startswith(".") for p in source.iterdir()):
         return [source]
-    folders = sorted(p for p in source.iterdir() if p.is_dir() and any(f.is_file() for f in p.iterdir()))
+    folders = sorted({p.parent for p in source.rglob("*") if p.is_file() and not p.name.startswith(".")})
     if not folders:
         raise InputError(f"{source} is empty: it holds no volumes ({' '.join(ENDINGS)}) and no DICOM series")
     return folders
@@ -187,12 +189,15 @@ def out_of_distribution(model: Model, volume: Volume) -> list[str]:
     """Why the scan lies outside what the model was trained on; empty when it does not."""
     upright = to_canonical(volume)
     code = fit_range(upright.data, **model.settings.codec.source.model_dump(exclude={"follow"}))
-    reasons = strangeness(describe(upright.data, upright.spacing, code), model.info.training_scans)
+    training = [scan.model_dump() for scan in model.info.training_scans]
+    one_grid = model.settings.data.spacing is not None  # then every voxel size is meant to be brought to it
+    look = describe(upright.data, upright.spacing, code)
+    reasons = strangeness(look, training, check_spacing=not one_grid)
     return [f"outside the training distribution: {reason}" for reason in reasons]
 
 
 def sha256(path: Path) -> str:
-    """Hash of a file, or of a folder's files in order of their names."""
+    """Hash of a volume's file, or of a DICOM folder's files in order of their paths."""
     digest = hashlib.sha256()
     for file in _files(path):
         try:
@@ -205,8 +210,8 @@ def sha256(path: Path) -> str:
 
 
 def _files(path: Path) -> Iterator[Path]:
-    if path.is_dir():
-        yield from sorted(p for p in path.iterdir() if p.is_file())
+    if path.is_dir() or not has_ending(path, ENDINGS):  # one DICOM file stands for the series around it
+        yield from sorted(p for p in (path if path.is_dir() else path.parent).rglob("*") if p.is_file())
     else:
         yield path
 

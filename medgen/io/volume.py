@@ -5,7 +5,6 @@ Intensities keep the unit of the file (HU for CT); lengths are mm; world axes ar
 """
 
 import os
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -28,6 +27,7 @@ from medgen.types import InputError
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 ITK_ENDINGS = (".mha", ".mhd", ".nrrd", ".nhdr")
 ENDINGS = NIFTI_ENDINGS + ITK_ENDINGS
+GRID_TOLERANCE = 0.01  # of the smallest voxel side: files of two programs differ by rounding, not by more
 MAX_VOXELS = 2**33  # 32 GiB as float32; a larger grid is a broken header, not a scan
 INTEGERS = tuple(np.dtype(t) for t in ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8"))
 CANONICAL = np.array([[0, 1], [1, 1], [2, 1]])  # nibabel's orientation array of RAS+
@@ -239,7 +239,7 @@ def stored_values(data: np.ndarray, dtype: np.dtype, slope: float = 1.0, inter: 
 def written_aside(path: str | Path) -> Iterator[Path]:
     """A temporary path beside ``path``; moved onto it when the block ends well, removed when it does not."""
     path = Path(path)
-    aside = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
+    aside = path.with_name(f".part-{path.name}")  # one name, so that what a kill leaves is written over
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside

@@ -35,7 +35,8 @@ class CycleGAN:
         discriminator_filters, layers, scales, norm: see ``networks.discriminator``.
         objective: adversarial loss (paper: least_squares).
         pool: translations kept for D (paper: 50).
-        weight_gan, weight_cycle, weight_identity: the last as a part of the cycle's (paper: 0.5 where used;
+        weight_gan: of generator_loss; 2 is the paper's balance, whose least squares for G have no ½.
+        weight_cycle, weight_identity: the last as a part of the cycle's (paper: 0.5 where used;
             needs as many channels in as out).
         lr, betas: of Adam, for all networks.
     """
@@ -63,7 +64,7 @@ class CycleGAN:
         discriminator_norm: Norm = "instance",
         objective: Objective = "least_squares",
         pool: Annotated[int, Field(ge=0)] = 50,
-        weight_gan: Weight = 1.0,
+        weight_gan: Weight = 2.0,
         weight_cycle: Weight = 10.0,
         weight_identity: Weight = 0.5,
         lr: Annotated[float, Field(gt=0)] = 2e-4,
@@ -119,8 +120,8 @@ class CycleGAN:
             total = total + self.weight_identity * losses["identity"]
         update("G", total)
 
-        losses["D_Y"] = 0.5 * discriminator_loss(self.objective, D_Y(y), D_Y(self.memory["Y"](y_hat.detach())))
-        losses["D_X"] = 0.5 * discriminator_loss(self.objective, D_X(x), D_X(self.memory["X"](x_hat.detach())))
+        losses["D_Y"] = discriminator_loss(self.objective, D_Y(y), D_Y(self.memory["Y"](y_hat.detach())))
+        losses["D_X"] = discriminator_loss(self.objective, D_X(x), D_X(self.memory["X"](x_hat.detach())))
         update("D", losses["D_Y"] + losses["D_X"])
         return losses
 

@@ -50,7 +50,7 @@ def build_generator(
 
 
 def norm_spec(norm: Norm, filters: int) -> Any:
-    """MONAI's name of a norm; group norm takes groups of at most 8 that divide every layer's channels."""
+    """MONAI's name of a norm; group norm takes the largest number of groups up to 8 that divides ``filters``."""
     if norm == "none":
         return None
-    return ("group", {"num_groups": min(8, filters)}) if norm == "group" else norm
+    return ("group", {"num_groups": max(n for n in range(1, 9) if filters % n == 0)}) if norm == "group" else norm

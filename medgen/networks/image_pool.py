@@ -33,7 +33,7 @@ class ImagePool(nn.Module):
             return image
         i = int(torch.randint(self.size, ()))
         old, self.images[i] = self.images[i], image.clone()
-        return old
+        return old.to(image)  # a checkpoint brings its images back to the CPU
 
     def get_extra_state(self) -> Tensor:
         return torch.stack(self.images) if self.images else torch.empty(0)

@@ -12,8 +12,10 @@ CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn
 AFFINE_NORMS = (nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.GroupNorm)
 
 
-def initialise(network: nn.Module, kind: Literal["normal", "xavier", "kaiming"] = "normal", gain: float = 0.02) -> nn.Module:
-    """Set weights ~ N(0, gain²) or Xavier-normal with ``gain``, or Kaiming-normal; biases 0, norm scales ~ N(1, gain²)."""
+def initialise(
+    network: nn.Module, kind: Literal["normal", "xavier", "kaiming"] = "normal", gain: float = 0.02
+) -> nn.Module:
+    """Weights ~ N(0, gain²), Xavier-normal with ``gain`` or Kaiming-normal; biases 0; norm scales ~ N(1, gain²)."""
     for module in network.modules():
         if isinstance(module, CONVOLUTIONS):
             if kind == "normal":

@@ -18,7 +18,8 @@ class UNet(nn.Module):
         filters: channels of the first layer (paper: 64); layer i has filters · 2^min(i, 3).
         levels: halvings of the grid (paper: 8 for 256²). Input sides must be multiples of 2^levels.
         norm: MONAI norm name ("batch" in the paper, "instance", "group", ...) or None.
-        dropout: in the decoder's three innermost layers with 8 · filters channels, as in the paper.
+        dropout: in the decoder's layers of 8 · filters channels but the innermost: layers 5 to 7, so none where
+            there are 4 levels or fewer (as the authors' code does).
         upsample: "deconv" (paper: 4-wide transposed convolution) or "resize" (nearest, then a 3-wide
             convolution), which has no checkerboard by construction.
         tanh: end in tanh; off for a ``Residual`` generator.

@@ -1,3 +1,7 @@
+import pickle
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +12,7 @@ from medgen.data.sampling import Patches, batches
 from medgen.types import InputError
 
 PATCH = (8, 8, 8)
+FOLDER = tempfile.TemporaryDirectory()
 
 
 def volume(seed, shape=(24, 20, 16), body=((6, 18), (5, 15), (4, 12))):
@@ -16,7 +21,9 @@ def volume(seed, shape=(24, 20, 16), body=((6, 18), (5, 15), (4, 12))):
     mask = np.zeros(shape, bool)
     mask[tuple(slice(*b) for b in body)] = True
     data = (x + 100 * y + 10000 * z + 0.25 * seed).astype(np.float32)
-    return Cached(data, np.argwhere(mask).astype(np.int16), Range(0, 500_000), (1.0, 1.0, 1.0))
+    path = Path(FOLDER.name) / f"{len(list(Path(FOLDER.name).iterdir()))}.npy"
+    np.save(path, data)
+    return Cached(path, np.argwhere(mask).astype(np.int32), Range(0, 500_000), (1.0, 1.0, 1.0), {})
 
 
 def cohort(n=4):
@@ -129,6 +136,11 @@ def test_torchio_artefacts_touch_the_source_only_and_leave_the_global_generator(
     assert torch.equal(before, torch.random.get_rng_state())
     assert torch.equal(sample["source"], again["source"])
     assert (sample["source"] - sample["target"]).std() > 0.01
+
+
+def test_loader_workers_get_names_not_voxels():
+    big = volume(0, (60, 60, 60))
+    assert len(pickle.dumps(Patches({"a": big}, {"a": big}, paired=True, patch=PATCH, seed=0))) < big.data.nbytes / 10
 
 
 def test_unknown_artefact_is_refused():

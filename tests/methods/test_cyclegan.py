@@ -14,14 +14,14 @@ def test_losses_are_equation_3():
     method.step({"source": x, "target": y}, lambda k, loss: seen.update({k: loss.detach()}))
     G, F, D_X, D_Y = (method.networks[k] for k in ("G", "F", "D_X", "D_Y"))
     l1, mse = torch.nn.functional.l1_loss, torch.nn.functional.mse_loss
-    gan = sum(0.5 * mse(d, torch.ones_like(d)) for d in (D_Y(G(x))[0], D_X(F(y))[0]))
+    gan = sum(mse(d, torch.ones_like(d)) for d in (D_Y(G(x))[0], D_X(F(y))[0]))
     cycle = l1(F(G(x)), x) + l1(G(F(y)), y)
     identity = l1(G(y), y) + l1(F(x), x)
     assert seen["G"].item() == pytest.approx((gan + 10 * cycle + 5 * identity).item(), rel=1e-4)
     d = 0.0
     for D, real, fake in ((D_Y, y, G(x)), (D_X, x, F(y))):
         r, f = D(real)[0], D(fake)[0]
-        d += 0.5 * (0.5 * mse(r, torch.ones_like(r)) + 0.5 * mse(f, torch.zeros_like(f)))
+        d += 0.5 * (mse(r, torch.ones_like(r)) + mse(f, torch.zeros_like(f)))  # section 7.1: D is halved
     assert seen["D"].item() == pytest.approx(d.item(), rel=1e-4)
 
 
