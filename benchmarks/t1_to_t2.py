@@ -34,10 +34,13 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--train-on", help="only this patient as the training one")
     arguments = parser.parse_args()
     patients = sorted(p.name for p in arguments.data.iterdir() if (p / "t1.nii.gz").exists())
     print("| trained on | tested on | system | MAE | PSNR | SSIM | minutes |\n|---|---|---|---|---|---|---|")
     for trained, tested in permutations(patients, 2):
+        if arguments.train_on not in (None, trained):
+            continue
         for name, prediction, minutes in systems(arguments, trained, tested):
             truth = read_volume(arguments.data / tested / "t2.nii.gz")
             brain = brain_mask(read_volume(arguments.data / tested / "t1.nii.gz").data)

@@ -30,7 +30,7 @@ class CycleGAN:
     Args:
         spatial_dims: 3, or 2 for slices.
         in_channels, out_channels: contrasts of X and of Y.
-        generator, filters, levels, blocks, kernel, norm, dropout, upsample: see ``networks.resnet`` and ``unet``.
+        generator, filters, levels, blocks, kernel, norm, dropout, upsample, stem: see ``networks.resnet`` and ``unet``.
         residual: G and F predict the difference from their input.
         discriminator_filters, layers, scales, norm: see ``networks.discriminator``.
         objective: adversarial loss (paper: least_squares).
@@ -57,6 +57,7 @@ class CycleGAN:
         norm: Norm = "instance",
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         upsample: Literal["deconv", "resize"] = "deconv",
+        stem: Annotated[int, Field(ge=0)] = 0,
         residual: bool = False,
         discriminator_filters: Count = 64,
         discriminator_layers: Count = 3,
@@ -79,6 +80,7 @@ class CycleGAN:
             "kernel": kernel,
             "dropout": dropout,
             "upsample": upsample,
+            "stem": stem,
         }
         judge: dict[str, Any] = {
             "filters": discriminator_filters,

@@ -29,7 +29,7 @@ class Pix2Pix:
     Args:
         spatial_dims: 3, or 2 for slices.
         in_channels, out_channels: contrasts in and out.
-        generator, filters, levels, blocks, kernel, norm, dropout, upsample: see ``networks.unet`` and ``resnet``.
+        generator, filters, levels, blocks, kernel, norm, dropout, upsample, stem: see ``networks.unet`` and ``resnet``.
         residual: G predicts the difference from its input.
         discriminator_filters, layers, scales, norm: see ``networks.discriminator``.
         objective: adversarial loss (paper: non_saturating).
@@ -55,6 +55,7 @@ class Pix2Pix:
         norm: Norm = "batch",
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5,
         upsample: Literal["deconv", "resize"] = "deconv",
+        stem: Annotated[int, Field(ge=0)] = 0,
         residual: bool = False,
         discriminator_filters: Count = 64,
         discriminator_layers: Count = 3,
@@ -79,6 +80,7 @@ class Pix2Pix:
             kernel=kernel,
             dropout=dropout,
             upsample=upsample,
+            stem=stem,
         )
         self.networks: dict[str, nn.Module] = {"G": G}
         if weight_gan:

@@ -28,8 +28,9 @@ def build_generator(
     kernel: int = 7,
     dropout: float = 0.5,
     upsample: Literal["deconv", "resize"] = "deconv",
+    stem: int = 0,
 ) -> nn.Module:
-    """U-Net (``levels``, ``dropout``, ``upsample``) or ResNet (``blocks``, ``kernel``); see their classes.
+    """U-Net (``levels``, ``dropout``, ``upsample``, ``stem``) or ResNet (``blocks``, ``kernel``); see their classes.
 
     The result has ``divisor``: input sides must be multiples of it, and ``smallest``: the least side.
 
@@ -42,7 +43,7 @@ def build_generator(
     common |= {"filters": filters, "norm": norm_spec(norm, filters), "tanh": not residual}
     network: nn.Module
     if name == "unet":
-        network = UNet(**common, levels=levels, dropout=dropout, upsample=upsample)
+        network = UNet(**common, levels=levels, dropout=dropout, upsample=upsample, stem=stem)
     else:
         network = ResNet(**common, blocks=blocks, kernel=kernel)
     initialise(network, "kaiming" if norm == "none" else init)

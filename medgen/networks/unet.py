@@ -1,6 +1,6 @@
 """The U-Net generator of pix2pix (Isola 2017, appendix 6.1.1), in 3D or 2D, on MONAI's convolution blocks."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from monai.networks.blocks import Convolution
@@ -22,6 +22,9 @@ class UNet(nn.Module):
             there are 4 levels or fewer (as the authors' code does).
         upsample: "deconv" (paper: 4-wide transposed convolution) or "resize" (nearest, then a 3-wide
             convolution), which has no checkerboard by construction.
+        stem: filters of a level at full resolution, before the first halving and after the last doubling, which
+            the paper does not have; 0: none. Without it detail of one voxel reaches the output only through the
+            first layer's stride.
         tanh: end in tanh; off for a ``Residual`` generator.
     """
 
@@ -36,6 +39,7 @@ class UNet(nn.Module):
         norm: str | tuple | None = "batch",
         dropout: float = 0.5,
         upsample: Literal["deconv", "resize"] = "deconv",
+        stem: int = 0,
         tanh: bool = True,
     ) -> None:
         super().__init__()
@@ -44,12 +48,21 @@ class UNet(nn.Module):
         self.divisor = self.smallest = 2**levels
         width = [filters * 2 ** min(i, 3) for i in range(levels)]
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        self.stem: nn.Module | None = None
+        self.head: nn.Module | None = None
+        if stem:
+            fine: dict[str, Any] = {"norm": norm, "act": LEAKY}
+            self.stem = Convolution(spatial_dims, in_channels, stem, kernel_size=3, **fine)
+            self.head = nn.Sequential(
+                Convolution(spatial_dims, 2 * stem, stem, kernel_size=1, **fine),
+                Convolution(spatial_dims, stem, out_channels, kernel_size=1, norm=None, act="TANH" if tanh else None),
+            )
         for i, n in enumerate(width):
             bare = i in (0, levels - 1)  # no norm on the first layer, nor on the (often 1-voxel) innermost
             self.down.append(
                 Convolution(
                     spatial_dims,
-                    in_channels if i == 0 else width[i - 1],
+                    (stem or in_channels) if i == 0 else width[i - 1],
                     n,
                     strides=2,
                     kernel_size=4,
@@ -60,22 +73,25 @@ class UNet(nn.Module):
             )
         for i in reversed(range(levels)):
             n_in = width[i] * (1 if i == levels - 1 else 2)
-            n_out = out_channels if i == 0 else width[i - 1]
+            n_out = (stem or out_channels) if i == 0 else width[i - 1]
             deep = dropout if 4 <= i <= 6 else 0.0
-            last = {"act": "TANH" if tanh else None, "norm": None}
-            inner = {"act": "RELU", "norm": norm, "dropout": deep}
+            last: dict[str, Any] = (
+                {"act": "RELU", "norm": norm} if stem else {"act": "TANH" if tanh else None, "norm": None}
+            )
+            inner: dict[str, Any] = {"act": "RELU", "norm": norm, "dropout": deep}
             self.up.append(_upsample(spatial_dims, n_in, n_out, upsample, **(last if i == 0 else inner)))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, X, Y[, Z]), sides multiples of ``divisor`` → (B, C_out, same grid)."""
-        skips = []
+        fine = x if self.stem is None else self.stem(x)
+        x, skips = fine, []
         for layer in self.down:
             x = layer(x)
             skips.append(x)
         x = self.up[0](skips.pop())
         for layer in self.up[1:]:
             x = layer(torch.cat([x, skips.pop()], 1))
-        return x
+        return x if self.head is None else self.head(torch.cat([x, fine], 1))
 
 
 def _upsample(dims: int, n_in: int, n_out: int, kind: str, **adn) -> nn.Module:

@@ -29,6 +29,20 @@ def test_keeps_the_grid(name, dims, residual):
         assert y.abs().max() <= 1
 
 
+def test_stem_brings_single_voxels_to_the_output():
+    torch.manual_seed(0)
+    network = UNet(spatial_dims=3, in_channels=1, out_channels=2, filters=4, levels=2, norm=None, stem=3)
+    x = torch.randn(1, 1, 8, 12, 8)
+    y = network(x)
+    assert y.shape == (1, 2, 8, 12, 8)
+    for layer in network.down:
+        torch.nn.init.zeros_(layer.conv.weight)  # the coarse levels see nothing now
+    moved = x.clone()
+    moved[0, 0, 4, 6, 4] += 1
+    changed = (network(moved) - network(x)).abs().sum(1)[0] > 0
+    assert changed[4, 6, 4] and changed.nonzero().min(0).values.tolist() == [3, 5, 3]
+
+
 def test_channels_may_differ():
     network = build_generator(
         "unet",
