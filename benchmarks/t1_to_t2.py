@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--train-on", help="only this patient as the training one")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     patients = sorted(p.name for p in arguments.data.iterdir() if (p / "t1.nii.gz").exists())
     print("| trained on | tested on | system | MAE | PSNR | SSIM | minutes |\n|---|---|---|---|---|---|---|")
     for trained, tested in permutations(patients, 2):

@@ -111,7 +111,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--demo", metavar="OUT", type=Path, help="run on the embedded cohort")
     parser.add_argument("--config", type=Path, default=CONFIG)
     parser.add_argument("rest", nargs="*", metavar="COHORT OUT | section.key=value")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     paths = [word for word in arguments.rest if "=" not in word]
     arguments.overrides = [word for word in arguments.rest if "=" in word]
     if arguments.demo:
