@@ -36,6 +36,7 @@ class RangeInfo(Section):
     low: float
     high: float
     outside: Literal["carry", "clip"] = "clip"
+    background: float | None = None
 
     @model_validator(mode="after")
     def _ordered(self) -> "RangeInfo":

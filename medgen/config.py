@@ -51,6 +51,9 @@ class Codec(Section):
     outside: Literal["carry", "clip"] = Field(
         "clip", description="source values beyond the range: carried over to the output unchanged, or clipped"
     )
+    background: float | None = Field(
+        None, description="exact value of masked voxels (0 in skull-stripped MR), coded apart from dark tissue"
+    )
     follow: bool = Field(
         False,
         description="target, per-case kinds: decode a new scan in the range of its own source times the "

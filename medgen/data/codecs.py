@@ -5,13 +5,15 @@ range: a fixed window (HU), the case's percentiles, or its mean and standard dev
 the code is clipped, and ``outside`` declares what the output does there (docs/decisions/codecs.md).
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from medgen.data.body import foreground_threshold
 from medgen.types import InputError
+
+GAP = 0.25  # code units between a masked background and the darkest tissue
 
 
 @dataclass(frozen=True)
@@ -20,11 +22,15 @@ class Range:
 
     ``outside="carry"``: what lies beyond the range (bone, metal, air below the window) is handed to the
     output unchanged by ``excess``; only sound where source and target share units. ``"clip"``: it is lost.
+
+    ``background``: the exact value of voxels that were masked away (0 in skull-stripped MR). It is coded as -1
+    and the range begins at -1 + GAP, so that a large dark ventricle is not taken for the outside of the head.
     """
 
     low: float
     high: float
     outside: Literal["carry", "clip"] = "clip"
+    background: float | None = None
 
     def __post_init__(self) -> None:
         if not (np.isfinite([self.low, self.high]).all() and self.low < self.high):
@@ -32,13 +38,26 @@ class Range:
 
     def encode(self, x: np.ndarray) -> np.ndarray:
         """Any shape, units of the image → float32 in [-1, 1]."""
-        x = np.clip(x, self.low, self.high).astype(np.float32)
-        return (x - np.float32(self.low)) * np.float32(2 / (self.high - self.low)) - np.float32(1)
+        inside = np.clip(x, self.low, self.high).astype(np.float32)
+        y = (inside - np.float32(self.low)) / self._unit + self._start
+        return y if self.background is None else np.where(x == self.background, np.float32(-1), y)
 
     def decode(self, y: np.ndarray) -> np.ndarray:
         """Inverse of ``encode`` inside the range (to float32 rounding); codes beyond ±1 extrapolate."""
-        half = np.float32((self.high - self.low) / 2)
-        return (y.astype(np.float32) + np.float32(1)) * half + np.float32(self.low)
+        x = (y.astype(np.float32) - self._start) * self._unit + np.float32(self.low)
+        if self.background is None:
+            return x
+        return np.where(y < -1 + GAP / 2, np.float32(self.background), x)
+
+    @property
+    def _start(self) -> np.float32:
+        """Code of ``low``."""
+        return np.float32(-1 if self.background is None else -1 + GAP)
+
+    @property
+    def _unit(self) -> np.float32:
+        """Image units a code unit."""
+        return np.float32((self.high - self.low) / (1 - self._start))
 
     def excess(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """What ``encode`` cut off ``x`` and its translation ``y`` gets back; 0 unless carried.
@@ -69,6 +88,7 @@ def fit_range(
     high: float | None = None,
     width: float = 4.0,
     outside: Literal["carry", "clip"] = "clip",
+    background: float | None = None,
 ) -> Range:
     """The code of one case.
 
@@ -78,27 +98,29 @@ def fit_range(
             are percentiles of the foreground, default 0 (then the lower end is the 0.1th percentile of the
             whole volume: its background) and 99.5. ``zscore``: mean ± width · sd
             of the foreground.
+        background: value of masked voxels, see ``Range``; the foreground is then all others.
 
     Raises:
         InputError: the image is constant, so no range exists.
     """
     if kind == "window":
-        return Range(-1000.0 if low is None else low, 1000.0 if high is None else high, outside)
-    foreground = data[data > foreground_threshold(data)]
+        return Range(-1000.0 if low is None else low, 1000.0 if high is None else high, outside, background)
+    foreground = data[data > foreground_threshold(data) if background is None else data != background]
     if foreground.size == 0:
         raise InputError("the image is constant, so it has no intensity range; remove it from the cohort")
     if kind == "zscore":
         mean, sd = float(foreground.mean()), float(foreground.std()) or 1.0
-        return Range(mean - width * sd, mean + width * sd, outside)
-    bottom = float(np.percentile(data, 0.1)) if not low else float(np.percentile(foreground, low))
+        return Range(mean - width * sd, mean + width * sd, outside, background)
+    whole = data if background is None else foreground
+    bottom = float(np.percentile(foreground, low) if low else np.percentile(whole, 0.1))
     top = float(np.percentile(foreground, 99.5 if high is None else high))
-    return Range(min(bottom, top - 1e-6 * max(abs(top), 1)), top, outside)
+    return Range(min(bottom, top - 1e-6 * max(abs(top), 1)), top, outside, background)
 
 
 def typical_range(ranges: list[Range]) -> Range:
     """The range of a cohort: the median of its cases' ends."""
     low, high = (float(np.median([getattr(r, end) for r in ranges])) for end in ("low", "high"))
-    return Range(low, high, ranges[0].outside)
+    return replace(ranges[0], low=low, high=high)
 
 
 @dataclass(frozen=True)
@@ -119,4 +141,4 @@ class TargetRange:
         if not self.follow:
             return self.typical
         gain = (source.high - source.low) / (self.source.high - self.source.low)
-        return Range(self.typical.low * gain, self.typical.high * gain, self.typical.outside)
+        return replace(self.typical, low=self.typical.low * gain, high=self.typical.high * gain)

@@ -38,6 +38,18 @@ def test_excess_stays_with_bone_and_goes_with_contrast():
     np.testing.assert_allclose(code.excess(x, y), [500, 0, 250, -800], atol=1e-3)
 
 
+def test_masked_background_is_apart_from_dark_tissue():
+    data = np.zeros((10, 10, 10), np.float32)
+    data[2:8, 2:8, 2:8] = np.linspace(3, 300, 216).reshape(6, 6, 6)
+    code = fit_range(data, kind="percentile", high=100, background=0)
+    assert code.low == pytest.approx(3, abs=1) and code.high == 300
+    y = code.encode(data)
+    assert (y[data == 0] == -1).all() and y[data > 0].min() >= -0.75 and y.max() == 1
+    back = code.decode(y)
+    assert (back[data == 0] == 0).all()
+    np.testing.assert_allclose(back[data >= code.low], data[data >= code.low], rtol=1e-5)
+
+
 def test_clip_loses_what_lies_beyond():
     code = Range(0, 100)
     x = np.array([-5.0, 150])
