@@ -100,7 +100,9 @@ def translate(
     format: Annotated[str | None, typer.Option(help="nifti, mha or nrrd; else the input's own.")] = None,
     series: Annotated[str | None, typer.Option(help="DICOM series: UID, number or part of its description.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    memory_gb: Annotated[float | None, typer.Option(help="Bound on the memory of a whole-volume pass, GiB.")] = None,
+    memory_gb: Annotated[
+        float | None, typer.Option(min=0.01, help="Bound on the memory of a whole-volume pass, GiB.")
+    ] = None,
     report: Annotated[bool, typer.Option(help="Write report.html into the output folder.")] = True,
 ) -> None:
     """Translate scans; geometry and format stay the input's."""
@@ -146,6 +148,13 @@ def evaluate(
 
     result = run(reference, prediction, out, source=source, labels=labels, mask=mask, data_range=data_range)
     write_report(result, out / "report.html", title=f"Evaluation of {prediction}")
+    for warning in result.warnings:
+        print(f"warning: {warning}")
+    for name, values in result.statistics().items():
+        if not name.startswith("source_") and values["mean"] is not None:
+            before = result.statistics().get(f"source_{name}", {}).get("mean")
+            beside = "" if before is None else f"  (unconverted source {before:.4g})"
+            print(f"{name:15s} {values['mean']:.4g}{beside}")
     print(f"report: {out / 'report.html'}")
     finish(
         [f"{failure.case}: {failure.error}" for failure in result.failures],

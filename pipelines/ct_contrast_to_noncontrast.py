@@ -130,5 +130,6 @@ if __name__ == "__main__":
     except (InputError, FloatingPointError) as error:
         print(f"medgen: error: {error}", file=sys.stderr)
         code = 2
-    print(f"done in {(time.monotonic() - started) / 60:.1f} min")
+    if code == 0:
+        print(f"done in {(time.monotonic() - started) / 60:.1f} min")
     sys.exit(code)

@@ -59,6 +59,8 @@ def strangeness(scan: dict[str, Any], training: list[dict[str, Any]], *, check_s
         low, high, values = known.min(0) / 1.34, known.max(0) * 1.34, np.asarray(scan[key])
         if ((values < low) | (values > high)).any():
             shown = " × ".join(f"{v:.4g}" for v in values)
-            usual = " × ".join(f"{a:.4g}–{b:.4g}" for a, b in zip(known.min(0), known.max(0), strict=True))
+            usual = " × ".join(
+                f"{a:.4g}" if a == b else f"{a:.4g}–{b:.4g}" for a, b in zip(known.min(0), known.max(0), strict=True)
+            )
             sentences.append(f"{words} {shown} mm, training had {usual} mm")
     return sentences

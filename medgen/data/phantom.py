@@ -102,7 +102,7 @@ def checked(seed: int, size: Any, spacing: Any, phase: str) -> tuple[tuple[int, 
     if len(step) != 3 or not all(0 < s < 100 for s in step):
         raise InputError(f"spacing {spacing} must be one number or three, between 0 and 100 mm.")
     if phase not in PHASES:
-        raise InputError(f"phase {phase!r} is unknown; choose one of {', '.join(PHASES)}.")
+        raise InputError(f"phase {phase!r} is unknown; choose one of {', '.join(PHASES)} or, for a cohort, mixed.")
     if seed < 0:
         raise InputError(f"seed {seed} must not be negative.")
     return grid, step  # type: ignore[return-value]

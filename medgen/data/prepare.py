@@ -55,6 +55,9 @@ def prepare(settings: Settings, out: Path, *, resume: bool = False, say: Callabl
     )
     if data.paired:
         cases = [c for c in cohort.cases if c.source and c.target]
+        alone = [c.name for c in cohort.cases if bool(c.source) != bool(c.target)]
+        if alone and cases:
+            say(f"warning: {len(alone)} cases have no partner and are left out: {', '.join(alone[:10])}")
         if data.align == "refuse":
             check_pairs(cases)
     else:
@@ -70,6 +73,8 @@ def prepare(settings: Settings, out: Path, *, resume: bool = False, say: Callabl
     _refuse_empty(train, data.paired, data.root)
     say(f"{len(train)} cases to train on, {len(held)} to validate, {len(split['test'])} kept for tests")
 
+    if not held:
+        say("warning: no patient is kept back, so the scores below are those of training cases")
     folder = data.cache or out / "cache"
     sources = {c.name: _source(c, settings, folder, say) for c in train if c.source}
     targets = {c.name: _target(c.target, settings, folder, say) for c in train if c.target}

@@ -160,6 +160,12 @@ def _match(
             f"{_first(predictions)}, the reference's {_first(cases)}): rename the files to match"
         )
     optional = {role: _files(path, cases) for role, path in given.items() if path is not None}
+    for role, files in optional.items():
+        if not set(cases) & set(files):
+            raise InputError(
+                f"no volume in {given[role]} ({role}) has the name of one in {reference} (the first there is "
+                f"{_first(files)}, the reference's {_first(cases)}): rename the files to match"
+            )
     return _Run(cases, predictions, given, optional, _label_names(given["labels"]), data_range)
 
 
