@@ -31,6 +31,7 @@ class Pix2Pix:
         in_channels, out_channels: contrasts in and out.
         generator, filters, levels, blocks, kernel, norm, dropout, upsample, stem: see ``networks.unet`` and ``resnet``.
         residual: G predicts the difference from its input.
+        keep_background: what is coded -1 in the source (a masked background) stays -1, and G learns nothing there.
         discriminator_filters, layers, scales, norm: see ``networks.discriminator``.
         objective: adversarial loss (paper: non_saturating).
         weight_gan: 0 leaves L1 regression alone, without a discriminator step.
@@ -57,6 +58,7 @@ class Pix2Pix:
         upsample: Literal["deconv", "resize"] = "deconv",
         stem: Annotated[int, Field(ge=0)] = 0,
         residual: bool = False,
+        keep_background: bool = False,
         discriminator_filters: Count = 64,
         discriminator_layers: Count = 3,
         discriminator_scales: Count = 1,
@@ -93,6 +95,7 @@ class Pix2Pix:
                 norm=discriminator_norm,
             )
         self.memory = {}
+        self.keep_background = keep_background
         self.objective, self.weight_gan, self.weight_l1 = objective, weight_gan, weight_l1
         self.lr, self.betas = lr, betas
 
@@ -102,8 +105,8 @@ class Pix2Pix:
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
         """One update of D, then one of G. ``batch``: "source", "target" (B, C, X, Y, Z) in [-1, 1]."""
         x, y = batch["source"], batch["target"]
-        G, losses = self.networks["G"], {}
-        y_hat = G(x)
+        losses: dict[str, Tensor] = {}
+        y_hat = self.translate(x)
         if self.weight_gan:
             D = self.networks["D"]
             real, fake = D(torch.cat([x, y], 1)), D(torch.cat([x, y_hat.detach()], 1))
@@ -119,4 +122,7 @@ class Pix2Pix:
 
     def translate(self, x: Tensor) -> Tensor:
         """(B, C, X, Y, Z) in [-1, 1] → the same grid."""
-        return self.networks["G"](x)
+        y_hat = self.networks["G"](x)
+        if self.keep_background:
+            y_hat = torch.where(x[:, :1] <= -1, torch.full_like(y_hat, -1), y_hat)
+        return y_hat

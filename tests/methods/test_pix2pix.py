@@ -20,6 +20,18 @@ def test_losses_are_equation_4():
     assert seen["G"].item() == pytest.approx((-fake.log().mean() + 7 * l1).item(), rel=1e-4)
 
 
+def test_kept_background_stays_and_teaches_nothing():
+    torch.manual_seed(0)
+    method = Pix2Pix(**SMALL, keep_background=True, weight_gan=0.0)
+    x, y = torch.rand(1, 1, 16, 16, 16), torch.rand(1, 1, 16, 16, 16)
+    x[..., :8] = -1
+    assert (method.translate(x)[..., :8] == -1).all() and (method.translate(x)[..., 8:] != -1).all()
+    y[..., :8] = -1
+    losses = method.step({"source": x, "target": y}, lambda k, loss: None)
+    inside = (method.translate(x) - y)[..., 8:].abs().mean()
+    assert losses["G_l1"].item() == pytest.approx(inside.item() / 2, rel=1e-5)
+
+
 def test_without_gan_there_is_no_discriminator():
     method = Pix2Pix(**SMALL, weight_gan=0.0)
     assert set(method.networks) == {"G"} and set(method.optimizers()) == {"G"}
