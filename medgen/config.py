@@ -184,11 +184,24 @@ def parse_settings(values: dict[str, Any], where: str) -> Settings:
 
 def arguments_model(cls: type) -> type[BaseModel]:
     """A pydantic model of the keyword arguments of ``cls``: the schema of its section of a config."""
-    fields: dict[str, Any] = {}
-    for name, parameter in inspect.signature(cls).parameters.items():
-        default = ... if parameter.default is inspect.Parameter.empty else parameter.default
-        fields[name] = (parameter.annotation, default)
-    return create_model(cls.__name__, __base__=Section, **fields)
+    fields = {
+        name: (p.annotation, ... if p.default is inspect.Parameter.empty else p.default)
+        for name, p in arguments(cls).items()
+    }
+    return create_model(cls.__name__, __base__=Section, **fields)  # type: ignore[call-overload]
+
+
+def arguments(cls: type) -> dict[str, inspect.Parameter]:
+    """Keyword arguments of ``cls``. ``**rest: Annotated[Any, Part]`` stands for those of ``Part`` that it does not name
+    itself: what several methods share is then written once.
+    """
+    own = dict(inspect.signature(cls).parameters)
+    rest = [p for p in own.values() if p.kind is inspect.Parameter.VAR_KEYWORD]
+    for parameter in rest:
+        del own[parameter.name]
+        (part,) = parameter.annotation.__metadata__
+        own |= {k: p for k, p in arguments(part).items() if k not in own}
+    return own
 
 
 def check(model: type[M], values: dict[str, Any], where: str, prefix: str = "") -> M:

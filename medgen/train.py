@@ -65,7 +65,7 @@ class Run:
         for network in self.method.networks.values():
             network.train()
         with fabric.autocast():
-            losses = self.method.step(batch, self._update)
+            losses = self.method.step({**batch, "step": self.step}, self._update)
         finite = bool(torch.stack([loss.detach().float() for loss in losses.values()]).isfinite().all())
         if _agree(fabric, not finite):
             shown = ", ".join(f"{k} {v:.4g}" for k, v in _floats(losses).items())
@@ -332,7 +332,7 @@ def _check_method(settings: Settings) -> None:
     patch = settings.sampling.patch
     with torch.device("meta"):
         method = checkpoint.build_method(settings)
-        batch = {side: torch.empty(2, 1, *patch) for side in ("source", "target")}
+        batch: Batch = {side: torch.empty(2, 1, *patch) for side in ("source", "target")} | {"step": 0}
         divisor: int = method.networks[method.generator].divisor  # type: ignore[assignment]
         if any(n % divisor for n in patch):
             raise InputError(

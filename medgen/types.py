@@ -3,10 +3,17 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
+from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+if TYPE_CHECKING:
+    from medgen.losses.adversary import Adversary
+
+Count = Annotated[int, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0)]
 
 
 class InputError(ValueError):
@@ -28,7 +35,8 @@ class Case:
     labels: Path | None = None
 
 
-# "source" and "target": float tensors (B, C, X, Y, Z) in [-1, 1]; "source_case", "target_case": list of names.
+# "source" and "target": float tensors (B, C, X, Y, Z) in [-1, 1]; "source_case", "target_case": list of names;
+# "step": number of the step, from 0.
 Batch = dict[str, Any]
 
 # update(name, loss): zero grad, backward, clip and step of the optimizer called ``name``.
@@ -40,6 +48,7 @@ class Method(Protocol):
 
     networks: dict[str, nn.Module]  # every network that learns
     memory: dict[str, nn.Module]  # other state of training, e.g. image pools; saved for resume
+    adversaries: dict[str, "Adversary"]  # the discriminators' side, by name; the loop logs their health
     generator: str  # key in ``networks`` of the network that ``translate`` runs; the loop keeps its EMA
 
     def optimizers(self) -> dict[str, Optimizer]: ...

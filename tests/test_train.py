@@ -13,7 +13,7 @@ from conftest import SMALL_METHOD, write_cohort
 from safetensors.torch import load_file
 
 from medgen.checkpoint import load_model
-from medgen.config import parse_settings
+from medgen.config import arguments, parse_settings
 from medgen.methods import method_class, method_names
 from medgen.train import train
 from medgen.types import InputError
@@ -22,16 +22,15 @@ TRAIN = {"steps": 6, "validate_every": 3, "checkpoint_every": 2, "log_every": 1}
 
 
 def settings_of(cohort, name="pix2pix", **sections):
-    import inspect
 
-    known = inspect.signature(method_class(name)).parameters
-    arguments = {k: v for k, v in {**SMALL_METHOD, "blocks": 1, "kernel": 3, "pool": 2}.items() if k in known}
+    known = arguments(method_class(name))
+    given = {k: v for k, v in {**SMALL_METHOD, "blocks": 1, "kernel": 3, "pool": 2}.items() if k in known}
     paired = name == "pix2pix"
     values = {
         "data": {"root": str(cohort), "paired": paired, "validation": 0.25},
         "codec": {"source": {"outside": "carry"}},
         "sampling": {"patch": [16, 16, 16], "flip": ["x"], **sections.pop("sampling", {})},
-        "method": {"name": name, **arguments, **sections.pop("method", {})},
+        "method": {"name": name, **given, **sections.pop("method", {})},
         "train": {**TRAIN, **sections.pop("train", {})},
         **sections,
     }

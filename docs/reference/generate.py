@@ -5,7 +5,7 @@ import json
 import re
 from pathlib import Path
 
-from medgen.config import Codec, Data, Inference, Sampling, Train
+from medgen.config import Codec, Data, Inference, Sampling, Train, arguments
 from medgen.methods import method_class, method_names
 
 HEAD = """# Every key of a config
@@ -33,7 +33,7 @@ def text() -> str:
         cls = method_class(name)
         parts.append(f"\n## method: {name}\n")
         parts.append("```\n" + inspect.cleandoc(cls.__doc__ or "") + "\n```\n\n| key | default |\n|---|---|")
-        for key, parameter in inspect.signature(cls).parameters.items():
+        for key, parameter in arguments(cls).items():
             parts.append(f"| `{key}` | `{json.dumps(parameter.default)}` |")
     return re.sub(r"\n{3,}", "\n\n", "\n".join(parts)) + "\n"
 

@@ -59,8 +59,9 @@ class Patches(Dataset):
         )
         self.spatial = _spatial(patch, flip, rotate, scale)
         self.artefacts = _artefacts(artefacts)
-        # Rotated patches need neighbours beyond their edge: crop more, transform, cut the centre out.
-        margin = 1.25 if rotate or scale else 1.0
+        # Turned and shrunk patches need neighbours beyond their edge: crop more, transform into the centre.
+        turn = np.deg2rad(min(rotate, 45))
+        margin = (1 + scale) * (np.cos(turn) + np.sin(turn))
         self.crop = np.ceil(self.patch * margin).astype(int)
 
     def __getitem__(self, n: int) -> Batch:
@@ -112,9 +113,6 @@ class Patches(Dataset):
                 x, y = self._transform({"x": x, "y": y}, rng)
             else:
                 x, y = self._transform({"x": x}, rng)[0], self._transform({"y": y}, rng)[0]
-        offset = (self.crop - self.patch) // 2
-        cut = (slice(None), *(slice(o, o + p) for o, p in zip(offset, self.patch, strict=True)))
-        x, y = x[cut], y[cut]
         if self.artefacts:
             with torch.random.fork_rng(devices=[]):  # TorchIO draws from torch's global generator
                 torch.manual_seed(int(rng.integers(2**62)))
@@ -138,6 +136,7 @@ def _spatial(patch: tuple[int, ...], flip: tuple[str, ...], rotate: float, scale
             RandAffined(
                 keys,
                 prob=0.8,
+                spatial_size=patch,
                 rotate_range=turn,
                 scale_range=(scale,) * 3,
                 padding_mode="border",

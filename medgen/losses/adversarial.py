@@ -1,6 +1,6 @@
-"""Adversarial objectives on raw logits: what D and G minimise, averaged over patch maps and scales.
+"""Adversarial objectives and penalties: what D and G minimise, averaged over patch maps and scales.
 
-r = D(real), f = D(fake). Own code because MONAI's ``PatchAdversarialLoss`` passes logits through
+r = D(real), f = D(fake), raw logits. Own code because MONAI's ``PatchAdversarialLoss`` passes logits through
 activations that the papers do not have (least squares: LeakyReLU; hinge: tanh).
 """
 
@@ -11,29 +11,104 @@ import torch
 from torch import Tensor
 from torch.nn.functional import relu, softplus
 
-Objective = Literal["minimax", "non_saturating", "least_squares", "hinge"]
+Objective = Literal["minimax", "non_saturating", "least_squares", "hinge", "wasserstein"]
+Logits = list[Tensor]  # one patch map (B, 1, ...) a scale
 
+# Without the mean: the loss of each real and each fake logit; s is one-sided label smoothing (1 → 1 - s).
 # -log σ(x) = softplus(-x); -log(1 - σ(x)) = softplus(x)
-_DISCRIMINATOR: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "minimax": lambda r, f: softplus(-r).mean() + softplus(f).mean(),  # Goodfellow 2014, eq. 1
-    "non_saturating": lambda r, f: softplus(-r).mean() + softplus(f).mean(),
-    "least_squares": lambda r, f: 0.5 * ((r - 1) ** 2).mean() + 0.5 * (f**2).mean(),  # Mao 2017, eq. 9
-    "hinge": lambda r, f: relu(1 - r).mean() + relu(1 + f).mean(),  # Lim & Ye 2017
+_REAL: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "minimax": lambda r, s: (1 - s) * softplus(-r) + s * softplus(r),  # Goodfellow 2014, eq. 1
+    "non_saturating": lambda r, s: (1 - s) * softplus(-r) + s * softplus(r),
+    "least_squares": lambda r, s: 0.5 * (r - (1 - s)) ** 2,  # Mao 2017, eq. 9
+    "hinge": lambda r, _: relu(1 - r),  # Lim & Ye 2017
+    "wasserstein": lambda r, _: -r,  # Arjovsky 2017
+}
+_FAKE: dict[str, Callable[[Tensor], Tensor]] = {
+    "minimax": softplus,
+    "non_saturating": softplus,
+    "least_squares": lambda f: 0.5 * f**2,
+    "hinge": lambda f: relu(1 + f),
+    "wasserstein": lambda f: f,
 }
 _GENERATOR: dict[str, Callable[[Tensor], Tensor]] = {
-    "minimax": lambda f: -softplus(f).mean(),
-    "non_saturating": lambda f: softplus(-f).mean(),  # Goodfellow 2014, section 3
-    "least_squares": lambda f: 0.5 * ((f - 1) ** 2).mean(),
-    "hinge": lambda f: -f.mean(),
+    "minimax": lambda f: -softplus(f),
+    "non_saturating": lambda f: softplus(-f),  # Goodfellow 2014, section 3
+    "least_squares": lambda f: 0.5 * (f - 1) ** 2,
+    "hinge": lambda f: -f,
+    "wasserstein": lambda f: -f,
 }
+SMOOTHED = ("minimax", "non_saturating", "least_squares")  # objectives whose real label can be lowered
+BOUNDARY = {"least_squares": 0.5}  # logit between "fake" and "real"; 0 elsewhere
 
 
-def discriminator_loss(objective: Objective, real: list[Tensor], fake: list[Tensor]) -> Tensor:
-    """What D minimises. ``real``, ``fake``: raw logits of each scale, any shape. Returns a scalar."""
-    terms = [_DISCRIMINATOR[objective](r.float(), f.float()) for r, f in zip(real, fake, strict=True)]
-    return torch.stack(terms).mean()
+def discriminator_loss(objective: Objective, real: Logits, fake: Logits, *, smoothing: float = 0.0) -> Tensor:
+    """What D minimises. ``real``, ``fake``: raw logits of each scale, any shape. Returns a scalar.
+
+    Args:
+        smoothing: one-sided label smoothing (Salimans 2016): the label of real images is 1 - smoothing.
+    """
+    terms = [_REAL[objective](r.float(), smoothing).mean() for r in real]
+    terms += [_FAKE[objective](f.float()).mean() for f in fake]
+    return torch.stack(terms).sum() / len(real)
 
 
-def generator_loss(objective: Objective, fake: list[Tensor]) -> Tensor:
+def generator_loss(objective: Objective, fake: Logits) -> Tensor:
     """What G minimises. ``fake``: raw logits of each scale, any shape. Returns a scalar."""
-    return torch.stack([_GENERATOR[objective](f.float()) for f in fake]).mean()
+    return torch.stack([_GENERATOR[objective](f.float()).mean() for f in fake]).mean()
+
+
+def r1_penalty(D: Callable[[Tensor], Logits], real: Tensor) -> Tensor:
+    """½ E‖∇_x D(x)‖² on real images (Mescheder 2018, eq. 9), γ aside.
+
+    D(x) of an image is the mean of its patch map, as in the objectives; scales are averaged. Returns a scalar
+    that can be differentiated again.
+    """
+    return 0.5 * torch.stack([g.square().sum(1).mean() for g in _gradients(D, real)]).mean()
+
+
+def gradient_penalty(D: Callable[[Tensor], Logits], real: Tensor, fake: Tensor) -> Tensor:
+    """E(‖∇_x̂ D(x̂)‖₂ - 1)² on x̂ = ε real + (1 - ε) fake, ε ~ U[0, 1] an image (Gulrajani 2017, eq. 3), λ aside."""
+    eps = torch.rand(len(real), *(1,) * (real.ndim - 1), device=real.device, dtype=real.dtype)
+    between = eps * real + (1 - eps) * fake.detach()
+    # the root has no gradient at 0, where a D that ignores its input would be
+    norms = [(g.square().sum(1) + 1e-12).sqrt() for g in _gradients(D, between)]
+    return torch.stack([(n - 1).square().mean() for n in norms]).mean()
+
+
+def consistency_penalty(plain: Logits, transformed: Logits) -> Tensor:
+    """E(D(x) - D(T(x)))² (Zhang 2020, eq. 3), D(x) the mean of an image's patch map: T moves its places."""
+    pairs = zip(plain, transformed, strict=True)
+    return torch.stack([(_critic(a) - _critic(b)).square().mean() for a, b in pairs]).mean()
+
+
+def _critic(logits: Tensor) -> Tensor:
+    """(B, ...) → (B,): the one number that D gives an image."""
+    return logits.float().flatten(1).mean(1)
+
+
+def _gradients(D: Callable[[Tensor], Logits], x: Tensor) -> list[Tensor]:
+    """(B, ...) → (B, voxels) for each scale: gradient of D(x), itself differentiable."""
+    with torch.autocast(x.device.type, enabled=False):  # squares of half-precision gradients underflow
+        x = x.detach().float().requires_grad_()
+        scales = D(x)
+        return [torch.autograd.grad(_critic(s).sum(), x, create_graph=True)[0].flatten(1) for s in scales]
+
+
+@torch.no_grad()
+def health(objective: Objective, real: Logits, fake: Logits) -> dict[str, Tensor]:
+    """How D stands: share of real and of fake patches it takes for what they are, and of saturated logits.
+
+    Wasserstein critics have no boundary; there it is the middle between the two means. A logit is saturated
+    where the loss of D has less than 1 % of a unit's gradient: G learns little from a D of which most are.
+    """
+    r, f = (torch.cat([s.float().flatten() for s in logits]) for logits in (real, fake))
+    middle = (r.mean() + f.mean()) / 2 if objective == "wasserstein" else BOUNDARY.get(objective, 0.0)
+    with torch.enable_grad():
+        r, f = r.requires_grad_(), f.requires_grad_()
+        total = _REAL[objective](r, 0.0).sum() + _FAKE[objective](f).sum()
+        slopes = torch.cat(torch.autograd.grad(total, [r, f]))
+    return {
+        "real_accuracy": (r > middle).float().mean(),
+        "fake_accuracy": (f < middle).float().mean(),
+        "saturated": (slopes.abs() < 0.01).float().mean(),
+    }

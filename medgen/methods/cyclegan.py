@@ -7,21 +7,16 @@ x ∈ X: source, y ∈ Y: target, of different patients. G: X → Y, F: Y → X.
 λ · weight_identity. D sees a pool of the last 50 translations (section 4).
 """
 
-from itertools import chain
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 
-from medgen.losses.adversarial import Objective, discriminator_loss, generator_loss
-from medgen.networks.discriminator import Discriminator, frozen
+from medgen.losses.adversarial import Objective
+from medgen.losses.adversary import Adversary, optimizers
 from medgen.networks.generator import GeneratorName, Norm, build_generator
-from medgen.networks.image_pool import ImagePool
-from medgen.types import Batch, Update
-
-Count = Annotated[int, Field(gt=0)]
-Weight = Annotated[float, Field(ge=0)]
+from medgen.types import Batch, Count, Update, Weight
 
 
 class CycleGAN:
@@ -32,13 +27,13 @@ class CycleGAN:
         in_channels, out_channels: contrasts of X and of Y.
         generator, filters, levels, blocks, kernel, norm, dropout, upsample, stem: see ``networks.resnet`` and ``unet``.
         residual: G and F predict the difference from their input.
-        discriminator_filters, layers, scales, norm: see ``networks.discriminator``.
         objective: adversarial loss (paper: least_squares).
         pool: translations kept for D (paper: 50).
         weight_gan: of generator_loss; 2 is the paper's balance, whose least squares for G have no ½.
         weight_cycle, weight_identity: the last as a part of the cycle's (paper: 0.5 where used;
             needs as many channels in as out).
         lr, betas: of Adam, for all networks.
+        and those of ``losses.adversary``, the same for both D.
     """
 
     generator = "G"
@@ -59,10 +54,6 @@ class CycleGAN:
         upsample: Literal["deconv", "resize"] = "deconv",
         stem: Annotated[int, Field(ge=0)] = 0,
         residual: bool = False,
-        discriminator_filters: Count = 64,
-        discriminator_layers: Count = 3,
-        discriminator_scales: Count = 1,
-        discriminator_norm: Norm = "instance",
         objective: Objective = "least_squares",
         pool: Annotated[int, Field(ge=0)] = 50,
         weight_gan: Weight = 2.0,
@@ -70,6 +61,7 @@ class CycleGAN:
         weight_identity: Weight = 0.5,
         lr: Annotated[float, Field(gt=0)] = 2e-4,
         betas: tuple[float, float] = (0.5, 0.999),
+        **adversary: Annotated[Any, Adversary],
     ) -> None:
         if weight_identity and in_channels != out_channels:
             raise ValueError("the identity loss needs as many channels in as out; set weight_identity to 0")
@@ -82,48 +74,43 @@ class CycleGAN:
             "upsample": upsample,
             "stem": stem,
         }
-        judge: dict[str, Any] = {
-            "filters": discriminator_filters,
-            "layers": discriminator_layers,
-            "scales": discriminator_scales,
-            "norm": discriminator_norm,
-        }
+        judge: dict[str, Any] = {"spatial_dims": spatial_dims, "objective": objective, "pool": pool, **adversary}
         n_x, n_y = in_channels, out_channels
+        D_X, D_Y = Adversary(in_channels=n_x, **judge), Adversary(in_channels=n_y, **judge)
         self.networks: dict[str, nn.Module] = {
             "G": build_generator(generator, in_channels=n_x, out_channels=n_y, **shape, **depth),
             "F": build_generator(generator, in_channels=n_y, out_channels=n_x, **shape, **depth),
-            "D_X": Discriminator(spatial_dims=spatial_dims, in_channels=n_x, **judge),
-            "D_Y": Discriminator(spatial_dims=spatial_dims, in_channels=n_y, **judge),
+            "D_X": D_X.network,
+            "D_Y": D_Y.network,
         }
-        self.memory = {"X": ImagePool(pool), "Y": ImagePool(pool)}
-        self.objective, self.weight_gan = objective, weight_gan
+        self.adversaries = {"D_X": D_X, "D_Y": D_Y}
+        self.memory: dict[str, nn.Module] = {"X": D_X.pool, "Y": D_Y.pool}
+        self.weight_gan = weight_gan
         self.weight_cycle, self.weight_identity = weight_cycle, weight_identity * weight_cycle
         self.lr, self.betas = lr, betas
 
     def optimizers(self) -> dict[str, Optimizer]:
-        G, F, D_X, D_Y = (self.networks[k].parameters() for k in ("G", "F", "D_X", "D_Y"))
-        return {
-            "G": Adam(chain(G, F), self.lr, self.betas),
-            "D": Adam(chain(D_X, D_Y), self.lr, self.betas),
-        }
+        learn = [self.networks["G"], self.networks["F"]]
+        return optimizers(learn, list(self.adversaries.values()), self.lr, self.betas)
 
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
         """One update of G and F, then one of both D. ``batch``: "source" x, "target" y (B, C, X, Y, Z) in [-1, 1]."""
-        x, y = batch["source"], batch["target"]
-        G, F, D_X, D_Y = (self.networks[k] for k in ("G", "F", "D_X", "D_Y"))
+        x, y, n = batch["source"], batch["target"], batch["step"]
+        G, F = self.networks["G"], self.networks["F"]
+        D_X, D_Y = self.adversaries["D_X"], self.adversaries["D_Y"]
         y_hat, x_hat = G(x), F(y)
-        losses = {"cycle": (F(y_hat) - x).abs().mean() + (G(x_hat) - y).abs().mean()}
-        with frozen(D_X, D_Y):
-            losses["G_gan"] = generator_loss(self.objective, D_Y(y_hat))
-            losses["F_gan"] = generator_loss(self.objective, D_X(x_hat))
-        total = self.weight_gan * (losses["G_gan"] + losses["F_gan"]) + self.weight_cycle * losses["cycle"]
-        if self.weight_identity:
-            losses["identity"] = (G(y) - y).abs().mean() + (F(x) - x).abs().mean()
-            total = total + self.weight_identity * losses["identity"]
-        update("G", total)
+        losses: dict[str, Tensor] = {}
+        if D_Y.generators_turn(n):
+            losses["cycle"] = (F(y_hat) - x).abs().mean() + (G(x_hat) - y).abs().mean()
+            losses["G_gan"], losses["F_gan"] = D_Y.generator_loss(y_hat), D_X.generator_loss(x_hat)
+            total = self.weight_gan * (losses["G_gan"] + losses["F_gan"]) + self.weight_cycle * losses["cycle"]
+            if self.weight_identity:
+                losses["identity"] = (G(y) - y).abs().mean() + (F(x) - x).abs().mean()
+                total = total + self.weight_identity * losses["identity"]
+            update("G", total)
 
-        losses["D_Y"] = discriminator_loss(self.objective, D_Y(y), D_Y(self.memory["Y"](y_hat.detach())))
-        losses["D_X"] = discriminator_loss(self.objective, D_X(x), D_X(self.memory["X"](x_hat.detach())))
+        losses["D_Y"] = D_Y.discriminator_loss(y, y_hat, n)
+        losses["D_X"] = D_X.discriminator_loss(x, x_hat, n)
         update("D", losses["D_Y"] + losses["D_X"])
         return losses
 

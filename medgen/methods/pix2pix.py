@@ -3,24 +3,23 @@
     G* = arg min_G max_D  L_cGAN(G, D) + λ L_L1(G)                                              (eq. 4)
 
 x: source, y: target of the same place, ŷ = G(x). D judges the pairs (x, y) and (x, ŷ).
-Departures: noise enters as dropout in training only, so that a conversion is repeatable; D's norm is
-instance (docs/decisions/norms.md).
+Departures: noise enters as dropout (and as channels, if asked for) in training only, so that a conversion is
+repeatable; D's norm is instance (docs/decisions/norms.md).
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 
-from medgen.losses.adversarial import Objective, discriminator_loss, generator_loss
-from medgen.networks.discriminator import Discriminator, frozen
+from medgen.losses.adversarial import Objective
+from medgen.losses.adversary import Adversary, optimizers
+from medgen.losses.diversity import mode_seeking_loss
 from medgen.networks.generator import GeneratorName, Norm, build_generator
-from medgen.types import Batch, Update
-
-Count = Annotated[int, Field(gt=0)]
-Weight = Annotated[float, Field(ge=0)]
+from medgen.networks.noise import draw_noise
+from medgen.types import Batch, Count, Update, Weight
 
 
 class Pix2Pix:
@@ -31,16 +30,17 @@ class Pix2Pix:
         in_channels, out_channels: contrasts in and out.
         generator, filters, levels, blocks, kernel, norm, dropout, upsample, stem: see ``networks.unet`` and ``resnet``.
         residual: G predicts the difference from its input.
+        noise: channels of noise beside x, for tasks with more than one right answer.
         keep_background: what is coded -1 in the source (a masked background) stays -1, and G learns nothing there.
-        discriminator_filters, layers, scales, norm: see ``networks.discriminator``.
         objective: adversarial loss (paper: non_saturating).
         weight_gan: 0 leaves L1 regression alone, without a discriminator step.
         weight_l1: λ.
+        weight_diversity: of the mode-seeking term, which keeps G from ignoring its noise (Mao 2019: 1).
         lr, betas: of Adam, for both networks.
+        and those of ``losses.adversary``.
     """
 
     generator = "G"
-    memory: dict[str, nn.Module]
 
     def __init__(
         self,
@@ -58,17 +58,18 @@ class Pix2Pix:
         upsample: Literal["deconv", "resize"] = "deconv",
         stem: Annotated[int, Field(ge=0)] = 0,
         residual: bool = False,
+        noise: Annotated[int, Field(ge=0)] = 0,
         keep_background: bool = False,
-        discriminator_filters: Count = 64,
-        discriminator_layers: Count = 3,
-        discriminator_scales: Count = 1,
-        discriminator_norm: Norm = "instance",
         objective: Objective = "non_saturating",
         weight_gan: Weight = 1.0,
         weight_l1: Weight = 100.0,
+        weight_diversity: Weight = 0.0,
         lr: Annotated[float, Field(gt=0)] = 2e-4,
         betas: tuple[float, float] = (0.5, 0.999),
+        **adversary: Annotated[Any, Adversary],
     ) -> None:
+        if weight_diversity and not noise:
+            raise ValueError("weight_diversity compares outputs of different noise; set noise to a number of channels")
         G = build_generator(
             generator,
             spatial_dims=spatial_dims,
@@ -83,46 +84,51 @@ class Pix2Pix:
             dropout=dropout,
             upsample=upsample,
             stem=stem,
+            noise=noise,
         )
         self.networks: dict[str, nn.Module] = {"G": G}
+        self.memory: dict[str, nn.Module] = {}
+        self.adversaries: dict[str, Adversary] = {}
         if weight_gan:
-            self.networks["D"] = Discriminator(
-                spatial_dims=spatial_dims,
-                in_channels=in_channels + out_channels,
-                filters=discriminator_filters,
-                layers=discriminator_layers,
-                scales=discriminator_scales,
-                norm=discriminator_norm,
-            )
-        self.memory = {}
-        self.keep_background = keep_background
-        self.objective, self.weight_gan, self.weight_l1 = objective, weight_gan, weight_l1
+            n = in_channels + out_channels
+            D = Adversary(spatial_dims=spatial_dims, in_channels=n, objective=objective, **adversary)
+            self.networks["D"], self.adversaries["D"], self.memory["pool"] = D.network, D, D.pool
+        self.noise, self.keep_background = noise, keep_background
+        self.weight_gan, self.weight_l1, self.weight_diversity = weight_gan, weight_l1, weight_diversity
         self.lr, self.betas = lr, betas
 
     def optimizers(self) -> dict[str, Optimizer]:
-        return {k: Adam(n.parameters(), self.lr, self.betas) for k, n in self.networks.items()}
+        return optimizers([self.networks["G"]], list(self.adversaries.values()), self.lr, self.betas)
 
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
         """One update of D, then one of G. ``batch``: "source", "target" (B, C, X, Y, Z) in [-1, 1]."""
-        x, y = batch["source"], batch["target"]
+        x, y, n = batch["source"], batch["target"], batch["step"]
+        z = draw_noise(x, self.noise) if self.noise else None
+        y_hat = self.translate(x, z)
         losses: dict[str, Tensor] = {}
-        y_hat = self.translate(x)
+        total: Tensor | float = 0.0
         if self.weight_gan:
-            D = self.networks["D"]
-            real, fake = D(torch.cat([x, y], 1)), D(torch.cat([x, y_hat.detach()], 1))
+            D = self.adversaries["D"]
             # halved, so that D learns slowly relative to G (section 3.3)
-            losses["D"] = 0.5 * discriminator_loss(self.objective, real, fake)
+            losses["D"] = 0.5 * D.discriminator_loss(torch.cat([x, y], 1), torch.cat([x, y_hat], 1), n)
             update("D", losses["D"])
-            with frozen(D):
-                losses["G_gan"] = generator_loss(self.objective, D(torch.cat([x, y_hat], 1)))
+            if not D.generators_turn(n):
+                return losses
+            losses["G_gan"] = D.generator_loss(torch.cat([x, y_hat], 1))
+            total = self.weight_gan * losses["G_gan"]
         losses["G_l1"] = (y_hat - y).abs().mean()
-        gan = self.weight_gan * losses["G_gan"] if self.weight_gan else 0.0
-        update("G", gan + self.weight_l1 * losses["G_l1"])
+        total = total + self.weight_l1 * losses["G_l1"]
+        if z is not None and self.weight_diversity:
+            other = draw_noise(x, self.noise)
+            losses["diversity"] = mode_seeking_loss(y_hat, self.translate(x, other), z, other)
+            total = total + self.weight_diversity * losses["diversity"]
+        update("G", total)
         return losses
 
-    def translate(self, x: Tensor) -> Tensor:
-        """(B, C, X, Y, Z) in [-1, 1] → the same grid."""
-        y_hat = self.networks["G"](x)
+    def translate(self, x: Tensor, z: Tensor | None = None) -> Tensor:
+        """(B, C, X, Y, Z) in [-1, 1], and noise (B, K, 1, 1, 1) if not G's own → the same grid."""
+        G = self.networks["G"]
+        y_hat = G(x) if z is None else G(x, z)
         if self.keep_background:
             y_hat = torch.where(x[:, :1] <= -1, torch.full_like(y_hat, -1), y_hat)
         return y_hat

@@ -5,9 +5,11 @@ from contextlib import contextmanager
 from monai.networks.nets import PatchDiscriminator
 from torch import Tensor, nn
 from torch.nn import functional as nnf
+from torch.nn.utils import parametrizations
 
+from medgen.networks.blur import BlurDown
 from medgen.networks.generator import Norm, norm_spec
-from medgen.networks.init import initialise
+from medgen.networks.init import CONVOLUTIONS, initialise
 
 
 class Discriminator(nn.Module):
@@ -24,6 +26,9 @@ class Discriminator(nn.Module):
         scales: number of discriminators.
         norm: "instance" rather than the paper's batch: real and fake batches do not mix their statistics;
             "none" leaves absolute values (HU) in sight, which instance norm takes away.
+        antialias: convolve at full resolution and blur before each halving (CUT; Zhang 2019).
+        spectral_norm: every convolution's largest singular value is kept at 1 (Miyato 2018).
+        out_channels: channels of the patch map: 1 for real or fake, more for a classifier.
     """
 
     def __init__(
@@ -35,6 +40,9 @@ class Discriminator(nn.Module):
         layers: int = 3,
         scales: int = 1,
         norm: Norm = "instance",
+        antialias: bool = False,
+        spectral_norm: bool = False,
+        out_channels: int = 1,
     ) -> None:
         super().__init__()
         self.spatial_dims = spatial_dims
@@ -43,13 +51,19 @@ class Discriminator(nn.Module):
                 spatial_dims=spatial_dims,
                 channels=filters,
                 in_channels=in_channels,
+                out_channels=out_channels,
                 num_layers_d=layers,
                 norm=norm_spec(norm, filters),
                 bias=norm == "none",
             )
             for _ in range(scales)
         )
-        initialise(self, "kaiming" if norm == "none" else "normal")
+        initialise(self, "kaiming" if norm == "none" else "xavier" if antialias else "normal")
+        for scale in self.scales if antialias else ():
+            _blur_before_halving(scale, spatial_dims)
+        for module in list(self.modules()) if spectral_norm else ():
+            if isinstance(module, CONVOLUTIONS):
+                parametrizations.spectral_norm(module)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, C, X, Y[, Z]) → raw logits (B, 1, x, y[, z]) of every scale, finest first."""
@@ -60,6 +74,14 @@ class Discriminator(nn.Module):
                 x = pool(x, kernel_size=3, stride=2, padding=1, count_include_pad=False)
             logits.append(scale(x)[-1])
         return logits
+
+
+def _blur_before_halving(network: nn.Module, dims: int) -> None:
+    for name, block in list(network.named_children()):
+        convolution = next(m for m in block.modules() if isinstance(m, CONVOLUTIONS))
+        if 2 in convolution.stride:  # type: ignore[operator]
+            convolution.stride = (1,) * dims  # type: ignore[assignment]
+            setattr(network, name, nn.Sequential(block, BlurDown(dims)))
 
 
 @contextmanager

@@ -2,9 +2,10 @@
 
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from medgen.networks.init import initialise
+from medgen.networks.noise import Noisy
 from medgen.networks.residual import Residual
 from medgen.networks.resnet import ResNet
 from medgen.networks.unet import UNet
@@ -29,8 +30,15 @@ def build_generator(
     dropout: float = 0.5,
     upsample: Literal["deconv", "resize"] = "deconv",
     stem: int = 0,
+    antialias: bool = False,
+    noise: int = 0,
 ) -> nn.Module:
-    """U-Net (``levels``, ``dropout``, ``upsample``, ``stem``) or ResNet (``blocks``, ``kernel``); see their classes.
+    """U-Net (``levels``, ``dropout``, ``upsample``, ``stem``) or ResNet (``blocks``, ``kernel``, ``antialias``).
+
+    Args:
+        residual: predict the difference from the input, see ``networks.residual``.
+        noise: channels of noise beside the input, see ``networks.noise``.
+        others: see the networks' classes.
 
     The result has ``divisor``: input sides must be multiples of it, and ``smallest``: the least side.
 
@@ -39,15 +47,42 @@ def build_generator(
     """
     if residual and out_channels != 1:
         raise ValueError(f"a residual generator has one output channel, got {out_channels}")
-    common: dict[str, Any] = {"spatial_dims": spatial_dims, "in_channels": in_channels, "out_channels": out_channels}
+    common: dict[str, Any] = {
+        "spatial_dims": spatial_dims,
+        "in_channels": in_channels + noise,
+        "out_channels": out_channels,
+    }
     common |= {"filters": filters, "norm": norm_spec(norm, filters), "tanh": not residual}
     network: nn.Module
     if name == "unet":
         network = UNet(**common, levels=levels, dropout=dropout, upsample=upsample, stem=stem)
     else:
-        network = ResNet(**common, blocks=blocks, kernel=kernel)
+        network = ResNet(**common, blocks=blocks, kernel=kernel, antialias=antialias)
     initialise(network, "kaiming" if norm == "none" else init)
-    return Residual(network) if residual else network
+    network = Residual(network) if residual else network
+    return Noisy(network, noise) if noise else network
+
+
+def features(generator: nn.Module, x: Tensor, stages: tuple[int, ...]) -> list[Tensor]:
+    """Outputs of the encoder's stages, for the losses that compare them; the deeper part is not run.
+
+    Args:
+        generator: one with an ``encoder``, the list of its stages.
+        x: (B, C_in, X, Y[, Z]).
+        stages: ascending; 0 is x itself, n the output of stage n.
+
+    Raises:
+        ValueError: stages that the encoder does not have.
+    """
+    encoder: list[nn.Module] = generator.encoder  # type: ignore[assignment]
+    if list(stages) != sorted(set(stages)) or not 0 <= stages[0] <= stages[-1] <= len(encoder):
+        raise ValueError(f"layers {list(stages)} must ascend within 0 and {len(encoder)} for this generator")
+    found = [x] if stages[0] == 0 else []
+    for n, stage in enumerate(encoder[: stages[-1]], 1):
+        x = stage(x)
+        if n in stages:
+            found.append(x)
+    return found
 
 
 def norm_spec(norm: Norm, filters: int) -> Any:

@@ -25,5 +25,9 @@ class Residual(nn.Module):
         if last.bias is not None:
             nn.init.zeros_(last.bias)
 
+    @property
+    def encoder(self) -> list[nn.Module]:
+        return self.network.encoder  # type: ignore[return-value]
+
     def forward(self, x: Tensor) -> Tensor:
         return x[:, self.channel : self.channel + 1] + self.network(x)

@@ -1,7 +1,11 @@
 """The ResNet generator of CycleGAN (Zhu 2017, appendix 7.2; Johnson 2016), in 3D or 2D."""
 
+from typing import Any
+
 from monai.networks.blocks import Convolution
 from torch import Tensor, nn
+
+from medgen.networks.blur import BlurDown, BlurUp
 
 
 class ResNet(nn.Module):
@@ -15,6 +19,7 @@ class ResNet(nn.Module):
         kernel: width of the first and last convolution (paper: 7; 343 weights a channel in 3D).
         downsamplings: halvings of the grid (paper: 2). Input sides must be multiples of 2^downsamplings.
         norm: MONAI norm name ("instance" in the paper) or None.
+        antialias: convolve, then blur and halve; interpolate, then convolve (CUT; Zhang 2019).
         tanh: end in tanh; off for a ``Residual`` generator.
     """
 
@@ -29,6 +34,7 @@ class ResNet(nn.Module):
         kernel: int = 7,
         downsamplings: int = 2,
         norm: str | tuple | None = "instance",
+        antialias: bool = False,
         tanh: bool = True,
     ) -> None:
         super().__init__()
@@ -37,27 +43,20 @@ class ResNet(nn.Module):
         layers: list[nn.Module] = [_reflect(spatial_dims, in_channels, filters, kernel, act="RELU", norm=norm)]
         n = filters
         for _ in range(downsamplings):
-            layers.append(Convolution(spatial_dims, n, 2 * n, strides=2, kernel_size=3, act="RELU", norm=norm))
+            layers.append(_down(spatial_dims, n, antialias, norm))
             n *= 2
         layers += [ResidualBlock(spatial_dims, n, norm) for _ in range(blocks)]
         for _ in range(downsamplings):
-            layers.append(
-                Convolution(
-                    spatial_dims,
-                    n,
-                    n // 2,
-                    strides=2,
-                    kernel_size=3,
-                    act="RELU",
-                    norm=norm,
-                    is_transposed=True,
-                    padding=1,
-                    output_padding=1,
-                )
-            )
+            layers.append(_up(spatial_dims, n, antialias, norm))
             n //= 2
         layers.append(_reflect(spatial_dims, n, out_channels, kernel, act="TANH" if tanh else None, norm=None))
         self.layers = nn.Sequential(*layers)
+        self.encoder_length = 1 + downsamplings + blocks
+
+    @property
+    def encoder(self) -> list[nn.Module]:
+        """Its stages one after the other: first convolution, halvings, residual blocks."""
+        return [self.layers[i] for i in range(self.encoder_length)]
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, X, Y[, Z]), sides multiples of ``divisor`` → (B, C_out, same grid)."""
@@ -74,6 +73,20 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.second(self.first(x))
+
+
+def _down(dims: int, n: int, antialias: bool, norm: str | tuple | None) -> nn.Module:
+    adn: dict[str, Any] = {"act": "RELU", "norm": norm}
+    if antialias:
+        return nn.Sequential(Convolution(dims, n, 2 * n, kernel_size=3, **adn), BlurDown(dims))
+    return Convolution(dims, n, 2 * n, strides=2, kernel_size=3, **adn)
+
+
+def _up(dims: int, n: int, antialias: bool, norm: str | tuple | None) -> nn.Module:
+    adn: dict[str, Any] = {"act": "RELU", "norm": norm, "kernel_size": 3}
+    if antialias:
+        return nn.Sequential(BlurUp(dims), Convolution(dims, n, n // 2, **adn))
+    return Convolution(dims, n, n // 2, strides=2, is_transposed=True, padding=1, output_padding=1, **adn)
 
 
 def _reflect(dims: int, n_in: int, n_out: int, kernel: int, **adn) -> nn.Module:

@@ -81,6 +81,11 @@ class UNet(nn.Module):
             inner: dict[str, Any] = {"act": "RELU", "norm": norm, "dropout": deep}
             self.up.append(_upsample(spatial_dims, n_in, n_out, upsample, **(last if i == 0 else inner)))
 
+    @property
+    def encoder(self) -> list[nn.Module]:
+        """Its stages one after the other: the stem if there is one, then the halvings."""
+        return [*([self.stem] if self.stem is not None else []), *self.down]
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, X, Y[, Z]), sides multiples of ``divisor`` → (B, C_out, same grid)."""
         fine = x if self.stem is None else self.stem(x)

@@ -18,12 +18,14 @@ D = {
     "non_saturating": lambda r, f: (-log_sigmoid(r)).mean() + (-log_sigmoid(-f)).mean(),
     "least_squares": lambda r, f: (0.5 * (r - 1) ** 2).mean() + (0.5 * f**2).mean(),
     "hinge": lambda r, f: np.maximum(0, 1 - r).mean() + np.maximum(0, 1 + f).mean(),
+    "wasserstein": lambda r, f: f.mean() - r.mean(),
 }
 G = {
     "minimax": lambda f: log_sigmoid(-f).mean(),
     "non_saturating": lambda f: -log_sigmoid(f).mean(),
     "least_squares": lambda f: (0.5 * (f - 1) ** 2).mean(),
     "hinge": lambda f: -f.mean(),
+    "wasserstein": lambda f: -f.mean(),
 }
 
 
@@ -49,3 +51,17 @@ def test_large_logits_stay_finite():
     for objective in D:
         assert torch.isfinite(discriminator_loss(objective, huge, huge))
         assert torch.isfinite(generator_loss(objective, huge))
+
+
+SMOOTH = {
+    "minimax": lambda r, f: -(0.9 * log_sigmoid(r) + 0.1 * log_sigmoid(-r)).mean() - log_sigmoid(-f).mean(),
+    "least_squares": lambda r, f: (0.5 * (r - 0.9) ** 2).mean() + (0.5 * f**2).mean(),
+}
+SMOOTH["non_saturating"] = SMOOTH["minimax"]
+
+
+@pytest.mark.parametrize("objective", SMOOTH)
+def test_smoothing_lowers_the_real_label_only(objective):
+    real, fake = [torch.tensor(REAL), torch.tensor(REAL[..., :2])], [torch.tensor(FAKE), torch.tensor(FAKE[..., :2])]
+    expected = (SMOOTH[objective](REAL, FAKE) + SMOOTH[objective](REAL[..., :2], FAKE[..., :2])) / 2
+    assert discriminator_loss(objective, real, fake, smoothing=0.1).item() == pytest.approx(expected, rel=1e-5)

@@ -11,7 +11,7 @@ def test_losses_are_equation_3():
     method = CycleGAN(**SMALL, pool=0)
     x, y = torch.randn(1, 1, 16, 16, 16), torch.randn(1, 1, 16, 16, 16)
     seen = {}
-    method.step({"source": x, "target": y}, lambda k, loss: seen.update({k: loss.detach()}))
+    method.step({"source": x, "target": y, "step": 0}, lambda k, loss: seen.update({k: loss.detach()}))
     G, F, D_X, D_Y = (method.networks[k] for k in ("G", "F", "D_X", "D_Y"))
     l1, mse = torch.nn.functional.l1_loss, torch.nn.functional.mse_loss
     gan = sum(mse(d, torch.ones_like(d)) for d in (D_Y(G(x))[0], D_X(F(y))[0]))

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from medgen.config import arguments
 from medgen.methods import method_class, method_names
 
 SMALL = dict(filters=4, levels=2, blocks=1, kernel=3, discriminator_filters=4, discriminator_layers=1, norm="instance")
@@ -13,16 +14,15 @@ SMALL = dict(filters=4, levels=2, blocks=1, kernel=3, discriminator_filters=4, d
 def build(name, **more):
     torch.manual_seed(0)
     cls = method_class(name)
-    import inspect
 
-    known = inspect.signature(cls).parameters
+    known = arguments(cls)
     return cls(**{k: v for k, v in {**SMALL, **more}.items() if k in known})
 
 
 def batch(seed=0):
     generator = torch.Generator().manual_seed(seed)
     x, y = (torch.rand(1, 1, 16, 16, 16, generator=generator) * 2 - 1 for _ in range(2))
-    return {"source": x, "target": y, "source_case": ["a"], "target_case": ["b"]}
+    return {"source": x, "target": y, "source_case": ["a"], "target_case": ["b"], "step": 0}
 
 
 def weights(method):
@@ -82,9 +82,8 @@ def test_losses_are_named_finite_scalars(name):
 @pytest.mark.parametrize("name", method_names())
 def test_gan_gradient_reaches_the_generator(name):
     """With every other weight at zero the adversarial loss alone must move the generator."""
-    import inspect
 
-    known = inspect.signature(method_class(name)).parameters
+    known = arguments(method_class(name))
     if "weight_gan" not in known:
         pytest.skip("no adversarial loss")
     others = {k: 0.0 for k in known if k.startswith("weight_") and k != "weight_gan"}

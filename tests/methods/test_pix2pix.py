@@ -11,7 +11,7 @@ def test_losses_are_equation_4():
     method = Pix2Pix(**SMALL, weight_l1=7.0)
     x, y = torch.randn(2, 1, 16, 16, 16), torch.randn(2, 1, 16, 16, 16)
     seen = {}
-    losses = method.step({"source": x, "target": y}, lambda k, loss: seen.update({k: loss.detach()}))
+    losses = method.step({"source": x, "target": y, "step": 0}, lambda k, loss: seen.update({k: loss.detach()}))
     G, D = method.networks["G"], method.networks["D"]
     y_hat = G(x)
     real, fake = torch.sigmoid(D(torch.cat([x, y], 1))[0]), torch.sigmoid(D(torch.cat([x, y_hat], 1))[0])
@@ -27,7 +27,7 @@ def test_kept_background_stays_and_teaches_nothing():
     x[..., :8] = -1
     assert (method.translate(x)[..., :8] == -1).all() and (method.translate(x)[..., 8:] != -1).all()
     y[..., :8] = -1
-    losses = method.step({"source": x, "target": y}, lambda k, loss: None)
+    losses = method.step({"source": x, "target": y, "step": 0}, lambda k, loss: None)
     inside = (method.translate(x) - y)[..., 8:].abs().mean()
     assert losses["G_l1"].item() == pytest.approx(inside.item() / 2, rel=1e-5)
 

@@ -1,0 +1,31 @@
+"""PatchNCE: a patch of the output must tell its own input patch from others of the same input (Park, ECCV 2020)."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as nnf
+
+
+def patch_nce(z: Tensor, v: Tensor, temperature: float = 0.07) -> Tensor:
+    """Mean over queries of -log[exp(z·v⁺/τ) / (exp(z·v⁺/τ) + Σ exp(z·v⁻/τ))]   (eqs. 1 and 3).
+
+    Args:
+        z: (B, S, K) query features of the output, L2-normalised, at S places of each image.
+        v: (B, S, K) key features of the input at the same places: the positive of query s is v[:, s], its
+            negatives are the others of the same image. No gradient flows to them.
+        temperature: τ.
+
+    Returns:
+        A scalar.
+    """
+    logits = torch.bmm(z.float(), v.detach().float().transpose(1, 2)) / temperature
+    own = torch.arange(z.shape[1], device=z.device).expand(len(z), -1)
+    return nnf.cross_entropy(logits.flatten(0, 1), own.flatten())
+
+
+def sample_places(features: list[Tensor], count: int, step: int) -> list[Tensor]:
+    """For each layer (B, C, ...) the indices of ``count`` places, without repeats, of its flattened grid.
+
+    A function of the step alone: query and key share them, and so do all processes, as images of a batch do.
+    """
+    rng = torch.Generator().manual_seed(step)
+    return [torch.randperm(f[0, 0].numel(), generator=rng)[:count].to(f.device) for f in features]

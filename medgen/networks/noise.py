@@ -1,0 +1,28 @@
+"""A generator with noise beside its input, for tasks with more than one right answer."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Noisy(nn.Module):
+    """y = net([x, z]); z = 0 unless given, so that a conversion is repeatable.
+
+    Args:
+        network: (B, C + channels, ...) → (B, C_out, ...).
+        channels: of z.
+    """
+
+    def __init__(self, network: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.network, self.channels = network, channels
+        self.divisor, self.smallest = network.divisor, network.smallest
+
+    def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
+        if z is None:
+            z = x.new_zeros(len(x), self.channels, *(1,) * (x.ndim - 2))
+        return self.network(torch.cat([x, z.expand(-1, -1, *x.shape[2:])], 1))
+
+
+def draw_noise(x: Tensor, channels: int) -> Tensor:
+    """z ~ N(0, 1) of shape (B, channels, 1, ...) for a batch x (B, C, X, ...), the same all over an image."""
+    return torch.randn(len(x), channels, *(1,) * (x.ndim - 2), device=x.device, dtype=x.dtype)
