@@ -29,7 +29,7 @@ from medgen.io.folder import recovered
 from medgen.methods import method_class
 from medgen.types import InputError, Method
 
-FORMAT = 1
+FORMAT = 2
 
 
 class RangeInfo(Section):
@@ -64,6 +64,7 @@ class ModelInfo(Section):
     step: int
     validation: dict[str, float] = Field(description="scores at the time of writing")
     curve: list[dict[str, float]] = Field(description="validation scores so far")
+    health: list[str] = Field(description="what was wrong with the training then, see health.diagnose")
     versions: dict[str, str]
     commit: str | None
     weights_sha256: str

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from torch import Tensor
 
+from medgen.health import diagnose
 from medgen.io.volume import written_aside
 
 
@@ -25,41 +26,60 @@ class Log:
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
         self.out = out
+        self.rows: dict[str, list[dict[str, float]]] = {}
+        self.columns: dict[str, list[str]] = {}
         for name in ("log.csv", "validation.csv"):
-            _drop_after(out / name, step)
+            self.rows[name], self.columns[name] = _kept(out / name, step)
         self.board = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1 if step else None)
 
-    def losses(self, step: int, seconds: float, losses: dict[str, float], rates: dict[str, float]) -> None:
-        row = {"step": step, "seconds": round(seconds, 2), **losses, **rates}
-        _append(self.out / "log.csv", row)
-        for key, value in (losses | rates).items():
+    def losses(self, step: int, seconds: float, values: dict[str, float]) -> None:
+        self._add("log.csv", {"step": step, "seconds": round(seconds, 2), **values})
+        for key, value in values.items():
             self.board.add_scalar(key, value, step)
 
     def validation(self, step: int, scores: Any) -> None:
-        _append(self.out / "validation.csv", {"step": step, **scores.values})
+        self._add("validation.csv", {"step": step, **scores.values})
         for key, value in scores.values.items():
             self.board.add_scalar(f"validation/{key}", value, step)
+
+    def health(self) -> list[str]:
+        """What is wrong with the training, in sentences; see ``health.diagnose``."""
+        return diagnose(self.rows["log.csv"])
 
     def close(self) -> None:
         self.board.close()
 
-
-def _append(path: Path, row: dict[str, Any]) -> None:
-    new = not path.exists()
-    with open(path, "a", newline="") as file:
-        writer = csv.DictWriter(file, row)
+    def _add(self, name: str, row: dict[str, float]) -> None:
+        """One more row; one with new columns (a loss that is not there at every step) writes the file anew."""
+        rows, columns = self.rows[name], self.columns[name]
+        rows.append(row)
+        new = [key for key in row if key not in columns]
+        columns += new
         if new:
-            writer.writeheader()
-        writer.writerow(row)
+            _write(self.out / name, columns, rows)
+        else:
+            with open(self.out / name, "a", newline="") as file:
+                csv.DictWriter(file, columns).writerow(row)
 
 
-def _drop_after(path: Path, step: int) -> None:
+def _kept(path: Path, step: int) -> tuple[list[dict[str, float]], list[str]]:
+    """Rows and columns up to a step; a line cut short by a kill is dropped with the later ones."""
     if not path.exists():
-        return
-    header, *rows = path.read_text().splitlines() or [""]
-    kept = [row for row in rows if row.partition(",")[0].isdigit() and int(row.partition(",")[0]) <= step]
-    with written_aside(path) as aside:
-        aside.write_text("\n".join([header, *kept]) + "\n")
+        return [], []
+    with open(path, newline="") as file:
+        reader = csv.DictReader(file)
+        rows = [row for row in reader if (row["step"] or "").isdigit() and int(row["step"]) <= step]
+        columns = list(reader.fieldnames or [])
+    numbers = [{k: int(v) if k == "step" else float(v) for k, v in row.items() if v} for row in rows]
+    _write(path, columns, numbers)
+    return numbers, columns
+
+
+def _write(path: Path, columns: list[str], rows: list[dict[str, float]]) -> None:
+    with written_aside(path) as aside, open(aside, "w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 class Progress:
@@ -87,8 +107,8 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
-    def show(self, step: int, seconds: float, losses: dict[str, Tensor]) -> None:
-        """Update the bar; reads the losses (a device sync) at most twice a second."""
+    def show(self, step: int, seconds: float, losses: dict[str, Tensor], ill: bool) -> None:
+        """Update the bar, with a word if the training is ill; reads losses (a device sync) at most twice a second."""
         if not self.shown:
             return
         pause = 0.5 if self.console.is_terminal else 10.0
@@ -101,6 +121,7 @@ class Progress:
         if self.minutes:
             left = min(left, self.minutes * 60 - seconds) if speed else self.minutes * 60 - seconds
         shown = " ".join(f"{k} {float(v.detach()):.3g}" for k, v in losses.items())
+        shown = f"{shown}  UNWELL" if ill else shown
         text = f"step {step}/{self.steps}  {shown}  {speed:.2f} steps/s  {_clock(left)} left"
         done = max(step / self.steps, seconds / (60 * self.minutes) if self.minutes else 0.0)
         if self.console.is_terminal:

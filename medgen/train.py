@@ -52,6 +52,9 @@ class Run:
         self.step, self.seconds = 0, 0.0
         self.best: float | None = None
         self.curve: list[dict[str, float]] = []
+        self.watched = False  # whether this step's gradient norms are wanted
+        self.signs: dict[str, float] = {}
+        self.health: list[str] = []
 
     def train_step(self, batch: Batch) -> dict[str, Tensor]:
         """One step of the method on this process's batch; returns its losses, checked to be finite.
@@ -90,11 +93,21 @@ class Run:
             self.fabric.backward(loss)
             if self.fabric.world_size > 1:
                 _average([p.grad for p in parameters if p.grad is not None])
-            if self.settings.train.clip is not None:
+            if self.settings.train.clip is not None or self.watched:
                 self.fabric.strategy.precision.unscale_gradients(self.raw_optimizers[name])
-                nn.utils.clip_grad_norm_(parameters, self.settings.train.clip)
+                norm = nn.utils.clip_grad_norm_(parameters, self.settings.train.clip or float("inf"))
+                if self.watched:
+                    self.signs[f"gradient_{name}"] = float(norm)
             optimizer.step()
         torch.clear_autocast_cache()  # else the step goes on with the low-precision copies of the old weights
+
+    def look(self) -> dict[str, float]:
+        """Learning rates, gradient norms and the discriminators' state, after a step that was watched."""
+        signs = {f"lr_{k}": o.param_groups[0]["lr"] for k, o in self.raw_optimizers.items()} | self.signs
+        for name, adversary in self.method.adversaries.items():
+            signs |= {f"{name}/{k}": float(v) for k, v in adversary.health.items()}
+            signs[f"{name}/diversity"] = adversary.diversity()
+        return signs
 
     def _set_learning_rates(self) -> None:
         """Constant, then linear to zero, over steps or over the minutes given, whichever runs out first."""
@@ -213,13 +226,15 @@ def _loop(run: Run, prepared: Prepared, out: Path, say: Callable[[str], None]) -
         for batch in stream:
             if run.progress >= 1:
                 break
+            run.watched = (run.step + 1) % settings.train.log_every == 0
             losses = run.train_step(_to(batch, fabric))
             run.seconds = _same_clock(run, before + time.monotonic() - started)
             finished = run.progress >= 1
             if log:
-                if run.step % settings.train.log_every == 0 or finished:
-                    log.losses(run.step, run.seconds, _floats(losses), _rates(run))
-                progress.show(run.step, run.seconds, losses)
+                if run.watched or finished:
+                    log.losses(run.step, run.seconds, _floats(losses) | run.look())
+                    _tell_health(run, log.health(), progress.say)
+                progress.show(run.step, run.seconds, losses, bool(run.health))
             if run.step % settings.train.validate_every == 0 or finished:
                 _validate(run, prepared, out, log, progress.say)
             if run.step % settings.train.checkpoint_every == 0 or finished:
@@ -230,6 +245,15 @@ def _loop(run: Run, prepared: Prepared, out: Path, say: Callable[[str], None]) -
     if log:
         log.close()
         say(f"trained {run.step} steps in {run.seconds / 60:.1f} min; best model: {out / 'best'}")
+
+
+def _tell_health(run: Run, found: list[str], say: Callable[[str], None]) -> None:
+    """Each fault is told when it begins; the sentence's own numbers do not make it another."""
+    known = {sentence.partition(":")[0] for sentence in run.health}
+    for sentence in found:
+        if sentence.partition(":")[0] not in known:
+            say(f"step {run.step}: training is unwell: {sentence}")
+    run.health = found
 
 
 def _validate(run: Run, prepared: Prepared, out: Path, log: Log | None, say: Callable[[str], None]) -> None:
@@ -273,6 +297,7 @@ def _info(run: Run, prepared: Prepared) -> checkpoint.ModelInfo:
         "step": run.step,
         "validation": run.curve[-1] if run.curve else {},
         "curve": run.curve,
+        "health": run.health,
         "versions": {},
         "commit": None,
         "weights_sha256": "",
@@ -421,7 +446,3 @@ def _to(batch: Batch, fabric: Fabric) -> Batch:
 
 def _floats(losses: dict[str, Tensor]) -> dict[str, float]:
     return {k: float(v.detach()) for k, v in losses.items()}
-
-
-def _rates(run: Run) -> dict[str, float]:
-    return {f"lr_{k}": o.param_groups[0]["lr"] for k, o in run.raw_optimizers.items()}

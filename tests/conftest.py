@@ -47,6 +47,7 @@ def make_model(settings=None, spacing=(2.0, 2.0, 2.0), seed=0, train=True):
         step=1,
         validation={},
         curve=[],
+        health=[],
         versions={},
         commit=None,
         weights_sha256="",

@@ -51,7 +51,7 @@ def refused(folder, *words):
 
 def test_other_format_is_named(folder):
     edit(folder, format=99)
-    refused(folder, str(folder), "99", "format 1")
+    refused(folder, str(folder), "99", "format 2")
 
 
 def test_swapped_weights_are_refused(folder):
@@ -127,7 +127,7 @@ def test_impossible_values_are_named(folder, key, value):
 def test_unknown_parts_and_broken_json(folder):
     edit(folder, surprise=1)
     refused(folder, "surprise")
-    (folder / "model.json").write_text('{"format": 1,')
+    (folder / "model.json").write_text('{"format": 2,')
     refused(folder, "model.json")
     (folder / "model.json").write_text("[]")
     refused(folder, "model.json")
