@@ -125,7 +125,9 @@ def translate(
         from medgen.reports.conversion import conversion_report
 
         notes = [f"Model: {model}, step {loaded.info.step}, weights {loaded.info.weights_sha256[:12]}."]
-        conversion_report([asdict(r) for r in results], output / "report.html", notes=[*notes, SYNTHETIC])
+        unwell = [f"The model's training was unwell when it was saved: {text}" for text in loaded.info.health]
+        rows = [asdict(r) for r in results]
+        conversion_report(rows, output / "report.html", notes=[*notes, SYNTHETIC], warnings=unwell)
         print(f"report: {output / 'report.html'}")
     counts = {status: sum(r.status == status for r in results) for status in ("converted", "skipped", "failed")}
     print(", ".join(f"{n} {status}" for status, n in counts.items()))

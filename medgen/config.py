@@ -112,6 +112,7 @@ class Train(Section):
     ema: float = Field(0.999, ge=0, lt=1, description="decay of the generator's moving average; 0: off")
     validate_every: Positive = Field(500, description="steps between validations on whole volumes")
     validation_cases: Positive = Field(4, description="whole volumes translated at a validation, at most")
+    keep: bool = Field(False, description="keep the model of every validation, as RUN/kept/STEP")
     checkpoint_every: Positive = Field(200, description="steps between writes of RUN/last")
     log_every: Positive = Field(20, description="steps between rows of log.csv")
     accelerator: str = Field("auto", description="auto, cpu, cuda, mps")

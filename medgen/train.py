@@ -265,6 +265,8 @@ def _validate(run: Run, prepared: Prepared, out: Path, log: Log | None, say: Cal
         run.curve.append({"step": run.step, **scores.values})
         log.validation(run.step, scores)
         say(f"step {run.step}: {scores}")
+        if run.settings.train.keep:
+            _save(run, prepared, out / "kept" / f"step_{run.step:07d}", training=False)
         better = run.best is None or scores.objective < run.best
         if better:
             run.best = scores.objective

@@ -27,5 +27,7 @@ def sample_places(features: list[Tensor], count: int, step: int) -> list[Tensor]
 
     A function of the step alone: query and key share them, and so do all processes, as images of a batch do.
     """
-    rng = torch.Generator().manual_seed(step)
-    return [torch.randperm(f[0, 0].numel(), generator=rng)[:count].to(f.device) for f in features]
+    rng = torch.Generator("cpu").manual_seed(step)
+    sizes = [f[0, 0].numel() for f in features]
+    places = [torch.randperm(n, generator=rng, device="cpu")[:count] for n in sizes]
+    return [at.to(f.device) for at, f in zip(places, features, strict=True)]

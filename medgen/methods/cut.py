@@ -137,7 +137,7 @@ class CUT:
         x, y, n = batch["source"], batch["target"], batch["step"]
         G, D = self.networks["G"], self.adversaries["D"]
         both = torch.cat([x, y]) if self.nce_identity or self.weight_identity else x
-        mirrored = self.flip_equivariance and bool(torch.rand((), generator=torch.Generator().manual_seed(n)) < 0.5)
+        mirrored = self.flip_equivariance and coin(n)
         out = G(both.flip(2) if mirrored else both)
         y_hat, y_same = out[: len(x)], out[len(x) :]
 
@@ -173,3 +173,8 @@ class CUT:
     def translate(self, x: Tensor) -> Tensor:
         """(B, C, X, Y, Z) in [-1, 1] → the same grid."""
         return self.networks["G"](x)
+
+
+def coin(step: int) -> bool:
+    """A throw that all processes share."""
+    return bool(torch.rand((), generator=torch.Generator("cpu").manual_seed(step), device="cpu") < 0.5)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from medgen.losses.patchnce import sample_places
-from medgen.methods.cut import CUT
+from medgen.methods.cut import CUT, coin
 from medgen.networks.generator import features
 
 SMALL = dict(
@@ -63,7 +63,7 @@ def test_fastcut_compares_the_mirrored_features_mirrored_back(dims):
     assert image.nce(x, x.flip(2), True, 0).item() == pytest.approx(image.nce(x, x, False, 0).item(), rel=1e-5)
     assert image.nce(x, x.flip(2), False, 0).item() != pytest.approx(image.nce(x, x, False, 0).item(), rel=1e-3)
     seen = {s: method.step({"source": x, "target": y, "step": s}, lambda *_: None)["D"].item() for s in range(8)}
-    mirrored = {s: bool(torch.rand((), generator=torch.Generator().manual_seed(s)) < 0.5) for s in range(8)}
+    mirrored = {s: coin(s) for s in range(8)}
     assert set(mirrored.values()) == {True, False}
     for s, value in seen.items():
         fake = G(x.flip(2) if mirrored[s] else x)

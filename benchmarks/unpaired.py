@@ -1,0 +1,139 @@
+"""Unpaired contrast CT → non-contrast CT on the embedded cohort: every method for the same wall-clock.
+
+    python benchmarks/unpaired.py OUT --minutes 20 --runs cyclegan:0 cut:0 cut:1 fastcut:0 [--set section.key=value ...]
+
+A run is METHOD:SEED with ``configs/ct_contrast_METHOD.yaml``; one that OUT already holds is not repeated.
+Trains on 16 contrast and 16 other non-contrast patients and tests on four of a third seed, whose truth training
+never sees. Prints a row for each run's ``best`` (chosen by the label-free rule), and beside it the checkpoint
+that the truth would have picked among all that were kept.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medgen.checkpoint import load_model
+from medgen.data.body import body_mask
+from medgen.inference.predict import translate_volume
+from medgen.io.volume import Volume, read_volume
+
+ROOT = Path(__file__).parent.parent
+ORGANS = ("aorta", "kidney_left", "kidney_right", "liver", "bone", "lung")
+LESIONS = ("cyst", "lesion_hypovascular", "lesion_hypervascular")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--runs", nargs="+", required=True)
+    parser.add_argument("--set", nargs="*", default=[], dest="overrides", metavar="section.key=value")
+    arguments = parser.parse_args()
+    out = arguments.out
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / "unpaired").exists():
+        medgen("phantom", out / "unpaired", "--patients", 16, "--unpaired", "--seed", 1)
+        medgen("phantom", out / "test", "--patients", 4, "--seed", 2)
+    cases = load_cases(out / "test")
+    print(header(cases))
+    for name in arguments.runs:
+        print(row(name, run_one(out, name, arguments.minutes, arguments.overrides, cases)), flush=True)
+
+
+def medgen(*words: object) -> None:
+    subprocess.run([sys.executable, "-m", "medgen", *map(str, words)], check=True, stdout=subprocess.DEVNULL)
+
+
+def load_cases(folder: Path) -> list[dict[str, Any]]:
+    """Source, truth, regions and body of each test patient."""
+    names = json.loads((folder / "labels.json").read_text())
+    cases = []
+    for path in sorted((folder / "source").glob("*.nii.gz")):
+        source = read_volume(path)
+        labels = read_volume(folder / "labels" / path.name).data
+        regions = {k: labels == v for k, v in names.items()}
+        truth = read_volume(folder / "target" / path.name).data
+        cases.append({"source": source, "truth": truth, "regions": regions, "body": body_mask(source.data)})
+    return cases
+
+
+def run_one(out: Path, name: str, minutes: float, overrides: list[str], cases: list[dict[str, Any]]) -> dict[str, Any]:
+    method, _, seed = name.partition(":")
+    folder = out / name.replace(":", "_")
+    done = folder / "result.json"
+    if done.exists():
+        return json.loads(done.read_text())
+    keys = [f"data.root={out / 'unpaired'}", f"train.minutes={minutes}", f"train.seed={seed or 0}", "train.keep=true"]
+    command = ["train", ROOT / "configs" / f"ct_contrast_{method}.yaml", *keys, *overrides, "--out", folder]
+    resume = ["--resume"] if (folder / "last").exists() else []
+    started = time.monotonic()
+    process = subprocess.Popen([sys.executable, "-m", "medgen", *map(str, command), *resume], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{name} failed")
+    result: dict[str, Any] = {"minutes": (time.monotonic() - started) / 60, "peak_gib": usage.ru_maxrss / 2**20}
+    last = load_model(folder / "last").info
+    result["steps"] = last.step
+    result["best"] = {"step": load_model(folder / "best").info.step, **score(folder / "best", cases)}
+    kept = sorted((folder / "kept").iterdir())
+    result["kept"] = {int(k.name.split("_")[1]): score(k, cases) for k in kept}
+    result["curve"] = last.curve
+    done.write_text(json.dumps(result, indent=1))
+    return result
+
+
+def score(model_folder: Path, cases: list[dict[str, Any]]) -> dict[str, float]:
+    """Body MAE and mean HU of each region, mean over the test patients."""
+    model = load_model(model_folder)
+    return means([(case, translate_volume(model, case["source"])) for case in cases])
+
+
+def means(pairs: list[tuple[dict[str, Any], Volume]]) -> dict[str, float]:
+    rows = []
+    for case, predicted in pairs:
+        y = predicted.data
+        found = {"mae": float(np.abs(y - case["truth"])[case["body"]].mean())}
+        found |= {k: float(y[r].mean()) for k, r in case["regions"].items() if r.any()}
+        lesions = np.any([case["regions"][k] for k in LESIONS], 0)
+        if lesions.any():
+            found["lesion_contrast"] = float(y[lesions].mean() - y[case["regions"]["liver"]].mean())
+        rows.append(found)
+    return {k: float(np.mean([r[k] for r in rows if k in r])) for k in rows[0]}
+
+
+def header(cases: list[dict[str, Any]]) -> str:
+    source = means([(c, c["source"]) for c in cases])
+    truth = means([(c, c["source"].replaced(c["truth"])) for c in cases])
+    columns = ["run", "steps", "s/step", "peak GiB", "body MAE", *ORGANS, "lesion contrast"]
+    columns += ["aorta way", "kidneys way", "best step", "truth's step", "truth's MAE", "best over truth's"]
+    lines = [columns, ["---"] * len(columns)]
+    for name, values in (("source", source), ("truth", truth)):
+        shown = [f"{values['mae']:.2f}", *(f"{values[o]:.1f}" for o in ORGANS), f"{values['lesion_contrast']:.1f}"]
+        lines.append([name, "", "", "", *shown, *[""] * 6])
+    header.source, header.truth = source, truth  # type: ignore[attr-defined]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def row(name: str, result: dict[str, Any]) -> str:
+    best, kept = result["best"], result["kept"]
+    source, truth = header.source, header.truth  # type: ignore[attr-defined]
+    step, picked = min(kept.items(), key=lambda item: item[1]["mae"])
+
+    def way(*organs: str) -> str:
+        return f"{np.mean([(source[o] - best[o]) / (source[o] - truth[o]) for o in organs]):.0%}"
+
+    cells = [name, str(result["steps"]), f"{60 * result['minutes'] / result['steps']:.2f}", f"{result['peak_gib']:.1f}"]
+    cells += [f"{best['mae']:.2f}", *(f"{best[o]:.1f}" for o in ORGANS), f"{best['lesion_contrast']:.1f}"]
+    cells += [way("aorta"), way("kidney_left", "kidney_right"), str(best["step"]), str(step), f"{picked['mae']:.2f}"]
+    return "| " + " | ".join([*cells, f"{best['mae'] / picked['mae'] - 1:+.1%}"]) + " |"
+
+
+if __name__ == "__main__":
+    main()
