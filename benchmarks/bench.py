@@ -47,7 +47,7 @@ def main() -> None:
         path = Path(folder) / "scan.nii.gz"
         nib.save(nib.Nifti1Image(np.rint(scan).astype(np.int16), patient.affine), path)
         entry = cached(Path(folder), path, {"kind": "window"}, spacing=None)
-        patches = Patches({"a": entry}, {"a": entry}, paired=True, patch=(64, 64, 64), seed=0)
+        patches = Patches({"a": (entry,)}, {"a": (entry,)}, paired=True, patch=(64, 64, 64), seed=0)
         row(
             "a 64³ training pair, second epoch (nibabel, decompressing twice)",
             best_of(lambda: [patches[n] for n in range(10)]) / 10,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, PositiveFloat, ValidationError, model_validator
@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medgen import __version__
-from medgen.config import Section, Settings, parse_settings
+from medgen.config import Section, Settings, arguments, parse_settings
 from medgen.data.codecs import Range, TargetRange
 from medgen.data.fingerprint import QUANTILES
 from medgen.io.folder import recovered
@@ -56,10 +56,12 @@ class ModelInfo(Section):
 
     format: int
     settings: dict[str, Any]
-    source_range: RangeInfo
-    target_range: RangeInfo
+    source_range: list[RangeInfo] = Field(min_length=1, description="of each source contrast")
+    target_range: list[RangeInfo] = Field(min_length=1, description="of each target contrast")
     spacing: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
-    training_scans: list[ScanInfo] = Field(min_length=1, description="look of each, see data.fingerprint")
+    training_scans: list[Annotated[list[ScanInfo], Field(min_length=1)]] = Field(
+        min_length=1, description="of each source contrast, the looks of its scans, see data.fingerprint"
+    )
     training_data: dict[str, Any] = Field(description="case names and a hash over the files")
     step: int
     validation: dict[str, float] = Field(description="scores at the time of writing")
@@ -89,25 +91,35 @@ class Model:
         return self.method.networks[self.method.generator]
 
     @property
-    def target_range(self) -> TargetRange:
-        ranges = (self.info.target_range, self.info.source_range)
-        target, source = (Range(**r.model_dump()) for r in ranges)
-        return TargetRange(target, source, self.settings.codec.target.follow)
+    def target_ranges(self) -> list[TargetRange]:
+        """Where each output is decoded; those that follow a source follow the first."""
+        source = Range(**self.info.source_range[0].model_dump())
+        targets = [Range(**r.model_dump()) for r in self.info.target_range]
+        return [TargetRange(target, source, self.settings.codec.target.follow) for target in targets]
 
 
 def build_method(settings: Settings) -> Method:
-    """The method that the settings name, freshly initialised.
+    """The method that the settings name, freshly initialised; its channels are those of the data.
 
     Raises:
-        InputError: its arguments contradict each other.
+        InputError: its arguments contradict each other or the data section.
     """
-    arguments = {k: v for k, v in settings.method.items() if k != "name"}
+    cls = method_class(settings.method["name"])
+    given = {k: v for k, v in settings.method.items() if k != "name"}
+    for key, value in _known_from_data(settings).items():
+        if key in arguments(cls) and given.setdefault(key, value) != value:
+            raise InputError(f"method.{key}={given[key]}: the data section makes it {value}; leave the key out")
     try:
-        method = method_class(settings.method["name"])(**arguments)
+        method = cls(**given)
         method.optimizers()  # Adam checks its own arguments
     except ValueError as error:
         raise InputError(f"method {settings.method['name']}: {error}") from None
     return method
+
+
+def _known_from_data(settings: Settings) -> dict[str, int]:
+    """Arguments of a method that follow from the data section."""
+    return {"in_channels": len(settings.data.sources), "out_channels": len(settings.data.targets)}
 
 
 def save_model(folder: Path, generator: nn.Module, info: ModelInfo) -> None:
@@ -151,6 +163,12 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> Model:
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}/model.json cannot be read ({error}); restore the folder or train again") from None
     settings = parse_settings(info.settings, f"{folder}/model.json")
+    for key, names in (("source_range", settings.data.sources), ("target_range", settings.data.targets)):
+        if len(getattr(info, key)) != len(names):
+            raise InputError(
+                f"{folder}/model.json is damaged at {key}: it is not one range for each of {', '.join(names)}; "
+                "restore the folder or train again"
+            )
     with torch.device("meta"):  # no memory is taken before the shapes are known to be those of the file
         method = build_method(settings)
     model = Model(method, settings, info, folder)

@@ -95,7 +95,12 @@ def train(
 @app.command()
 def translate(
     model: Annotated[Path, typer.Argument(help="Model folder, e.g. RUN/best.")],
-    input: Annotated[Path, typer.Argument(help="A volume, a folder of volumes, or a DICOM series folder.")],
+    input: Annotated[
+        Path,
+        typer.Argument(
+            help="A volume, a folder of volumes, a DICOM series folder; several contrasts: a folder of each."
+        ),
+    ],
     output: Annotated[Path, typer.Argument(help="A folder, or a volume's file name for one input.")],
     format: Annotated[str | None, typer.Option(help="nifti, mha or nrrd; else the input's own.")] = None,
     series: Annotated[str | None, typer.Option(help="DICOM series: UID, number or part of its description.")] = None,

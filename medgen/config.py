@@ -17,6 +17,9 @@ from medgen.types import InputError
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Spacing = tuple[float, float, float]
+Channel = Annotated[int, Field(ge=0)]
+# The name of a contrast, which is that of its folder: a model's settings must not lead out of the output folder.
+Contrasts = Annotated[tuple[Annotated[str, Field(pattern=r"^[^./\\][^/\\]*$")], ...], Field(min_length=1)]
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -26,6 +29,14 @@ class Section(BaseModel):
 
 class Data(Section):
     root: Path | None = Field(None, description="cohort folder, datalist JSON or nnU-Net raw folder")
+    sources: Contrasts = Field(
+        ("source",), description="input contrasts: names of their folders in the cohort folder, e.g. [t1, flair]"
+    )
+    targets: Contrasts = Field(("target",), description="output contrasts, likewise, e.g. [t2]")
+    source_channels: tuple[Channel, ...] = Field(
+        (0,), description="nnU-Net and Decathlon layouts: the channel number of each source"
+    )
+    target_channels: tuple[Channel, ...] = Field((1,), description="the same for each target")
     paired: bool = Field(True, description="source and target of one case are the same scan, voxel by voxel")
     validation: Fraction = Field(0.15, description="share of the patients kept for validation")
     test: Fraction = Field(0.0, description="share of the patients never shown to training")
@@ -35,12 +46,33 @@ class Data(Section):
         description="pairs on different grids: refuse them, or bring the source onto the target's grid",
     )
     patient_pattern: str | None = Field(None, description="regex whose first group in the case name is the patient")
-    source_channel: int = Field(0, ge=0, description="nnU-Net and Decathlon layouts: the input's channel")
-    target_channel: int = Field(1, ge=0, description="nnU-Net and Decathlon layouts: the target's channel")
     spacing: Spacing | None = Field(
         None, description="grid of the model in mm; none: the volumes' own, which must then agree"
     )
     cache: Path | None = Field(None, description="folder of decompressed volumes; none: RUN/cache")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_channels(cls, values: Any) -> Any:
+        """Several channel numbers without names get some: translations ask for one folder a contrast."""
+        if isinstance(values, dict):
+            for names, numbers in (("sources", "source_channels"), ("targets", "target_channels")):
+                given = values.get(numbers)
+                if names not in values and isinstance(given, list | tuple) and len(given) > 1:
+                    values = {**values, names: [f"channel_{n}" for n in given]}
+        return values
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "Data":
+        for key in ("sources", "targets", "source_channels", "target_channels"):
+            given = getattr(self, key)
+            if len(set(given)) < len(given):
+                raise ValueError(f"{key} names a contrast twice: {list(given)}")
+        for names, numbers in (("sources", "source_channels"), ("targets", "target_channels")):
+            n, m = len(getattr(self, names)), len(getattr(self, numbers))
+            if m != n and m > 1:
+                raise ValueError(f"{names} names {n} contrasts but {numbers} lists {m}; give each its number")
+        return self
 
 
 class Codec(Section):

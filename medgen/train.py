@@ -291,8 +291,8 @@ def _info(run: Run, prepared: Prepared) -> checkpoint.ModelInfo:
     values = {
         "format": checkpoint.FORMAT,
         "settings": plain(run.settings),
-        "source_range": prepared.source_range.to_dict(),
-        "target_range": prepared.target_range.to_dict(),
+        "source_range": [r.to_dict() for r in prepared.source_range],
+        "target_range": [r.to_dict() for r in prepared.target_range],
         "spacing": prepared.spacing,
         "training_scans": prepared.scans,
         "training_data": prepared.record,
@@ -359,7 +359,8 @@ def _check_method(settings: Settings) -> None:
     patch = settings.sampling.patch
     with torch.device("meta"):
         method = checkpoint.build_method(settings)
-        batch: Batch = {side: torch.empty(2, 1, *patch) for side in ("source", "target")} | {"step": 0}
+        sides = {"source": len(settings.data.sources), "target": len(settings.data.targets)}
+        batch: Batch = {side: torch.empty(2, n, *patch) for side, n in sides.items()} | {"step": 0}
         divisor: int = method.networks[method.generator].divisor  # type: ignore[assignment]
         if any(n % divisor for n in patch):
             raise InputError(

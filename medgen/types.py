@@ -26,12 +26,16 @@ class InputError(ValueError):
 
 @dataclass(frozen=True)
 class Case:
-    """One entry of a cohort. ``patient`` decides the split; any file may be absent (unpaired cohorts)."""
+    """One entry of a cohort. ``patient`` decides the split.
+
+    ``source`` and ``target`` hold one file a contrast, in the order of data.sources and data.targets, or are
+    empty (unpaired cohorts).
+    """
 
     name: str
     patient: str
-    source: Path | None = None
-    target: Path | None = None
+    source: tuple[Path, ...] = ()
+    target: tuple[Path, ...] = ()
     labels: Path | None = None
 
 

@@ -9,9 +9,10 @@ from PIL import Image
 
 from medgen.checkpoint import Model
 from medgen.data.body import body_mask, looks_like_hu
+from medgen.data.codecs import Range
 from medgen.data.fingerprint import QUANTILES
 from medgen.data.prepare import Prepared
-from medgen.inference.predict import translate_array
+from medgen.inference.predict import translate_channels
 from medgen.io.volume import written_aside
 
 
@@ -31,42 +32,49 @@ def validate(model: Model, prepared: Prepared, panel: Path) -> Validation:
 
     With truth the objective is the mean absolute error. Without, it is the distance of the translations'
     intensity distribution to that of real targets (Wasserstein-1 between mean quantile functions): it sees
-    contrast left in or wrong HU, not structure (docs/decisions/best_checkpoint.md).
+    contrast left in or wrong HU, not structure (docs/decisions/best_checkpoint.md). Of several outputs the scores
+    are averaged, each in units of its range, and shown in those of the first.
     """
+    ranges, names = model.target_ranges, model.settings.data.targets
+    weights = [_width(ranges[0].typical) / _width(r.typical) for r in ranges]  # outputs of other units count as much
     errors, before, quantiles, rows = [], [], [], []
-    for _, source, truth in prepared.validation:
-        x = np.asarray(source.data, np.float32)
-        code = source.range
+    for _, sources, truths in prepared.validation:
+        x = [np.asarray(c.data, np.float32) for c in sources]
+        codes = [c.range for c in sources]
         device = next(model.generator.parameters()).device
         with torch.autocast(device.type, enabled=False):
-            y = translate_array(model, code.encode(x))
-        y = model.target_range.of(code).decode(y)
-        y += code.excess(x, y)
-        body = body_mask(x)
-        if truth is not None:
-            t = np.asarray(truth.data, np.float32)
-            errors.append(float(np.abs(y - t)[body].mean()))
-            before.append(float(np.abs(x - t)[body].mean()))
+            y = translate_channels(model, x, codes)
+        body = body_mask(x[0])
+        t = [np.asarray(c.data, np.float32) for c in truths]
+        if t:
+            errors.append([float(np.abs(a - b)[body].mean()) for a, b in zip(y, t, strict=True)])
+            before.append([float(np.abs(x[0] - b)[body].mean()) for b in t])
         # as the real targets' quantiles are kept: within the code's range
-        target = model.target_range.of(code)
-        quantiles.append(target.decode(np.quantile(target.encode(y[body]), QUANTILES)))
-        rows.append(_row(x, y, None if truth is None else np.asarray(truth.data, np.float32)))
+        decode = [r.of(codes[0]) for r in ranges]
+        quantiles.append([r.decode(np.quantile(r.encode(v[body]), QUANTILES)) for r, v in zip(decode, y, strict=True)])
+        rows.append(_row([*x, *y, *t]))
     _save_panel(panel, rows)
     if errors:
-        mae = float(np.mean(errors))
-        return Validation(mae, {"mae": mae, "source_mae": float(np.mean(before))})
-    looks = [c.range.decode(np.array(c.look["quantiles"])) for c in prepared.real_targets.values()]
-    real = np.mean(looks, 0)
-    distance = float(np.abs(np.mean(quantiles, 0) - real).mean())
+        each = np.mean(errors, 0)
+        values = {"mae": float(np.mean(weights * each)), "source_mae": float(np.mean(weights * np.mean(before, 0)))}
+        named = {f"mae_{name}": float(v) for name, v in zip(names, each, strict=True)} if len(names) > 1 else {}
+        return Validation(values["mae"], values | named)
+    looks = [[c.range.decode(np.array(c.look["quantiles"])) for c in case] for case in prepared.real_targets.values()]
+    distances = np.abs(np.mean(quantiles, 0) - np.mean(looks, 0)).mean(1)
+    distance = float(np.mean(weights * distances))
     return Validation(distance, {"quantile_distance": distance})
 
 
-def _row(x: np.ndarray, y: np.ndarray, truth: np.ndarray | None) -> np.ndarray:
-    """Axial, coronal and sagittal middle slices of input, output and truth, side by side, as uint8.
+def _width(range: Range) -> float:
+    return range.high - range.low
+
+
+def _row(volumes: list[np.ndarray]) -> np.ndarray:
+    """Axial, coronal and sagittal middle slices of inputs, outputs and truths, side by side, as uint8.
 
     Radiological convention: the patient's right is on the left of the picture.
     """
-    shown = [v[::-1] for v in (x, y, truth) if v is not None]
+    shown = [v[::-1] for v in volumes]
     tiles = []
     for axis in (2, 1, 0):
         for volume in shown:

@@ -39,10 +39,12 @@ def make_model(settings=None, spacing=(2.0, 2.0, 2.0), seed=0, train=True):
     info = ModelInfo(
         format=FORMAT,
         settings=plain(settings),
-        source_range={"low": -1000, "high": 1000, "outside": "carry"},
-        target_range={"low": -1000, "high": 1000},
+        source_range=[{"low": -1000, "high": 1000, "outside": "carry"} for _ in settings.data.sources],
+        target_range=[{"low": -1000, "high": 1000} for _ in settings.data.targets],
         spacing=spacing,
-        training_scans=[{"quantiles": quantiles, "extent": [40, 40, 40], "spacing": list(spacing)}],
+        training_scans=[
+            [{"quantiles": quantiles, "extent": [40, 40, 40], "spacing": list(spacing)}] for _ in settings.data.sources
+        ],
         training_data={},
         step=1,
         validation={},
@@ -61,8 +63,8 @@ def model():
     return make_model()
 
 
-def write_cohort(root, cases=4, shape=(20, 24, 16), unpaired=False):
-    """Small CT-like scans on disk: a body with an organ that is brighter in the source."""
+def write_cohort(root, cases=4, shape=(20, 24, 16), unpaired=False, sources=("source",), targets=("target",)):
+    """Small CT-like scans on disk: a body with an organ that is brighter in the sources, in the first one most."""
     import nibabel as nib
 
     rng = np.random.default_rng(0)
@@ -72,11 +74,12 @@ def write_cohort(root, cases=4, shape=(20, 24, 16), unpaired=False):
         body[3:-3, 3:-3, :] = 40
         organ = np.zeros(shape, bool)
         organ[6:12, 6 : 12 + i % 3, 4:12] = True
-        for side, enhancement in (("source", 120.0), ("target", 0.0)):
-            if unpaired and (side == "source") != (i % 2 == 0):
+        sides = {name: 120.0 / n for n, name in enumerate(sources, 1)} | dict.fromkeys(targets, 0.0)
+        for name, enhancement in sides.items():
+            if unpaired and (name in sources) != (i % 2 == 0):
                 continue
             data = body + enhancement * organ + rng.normal(0, 8, shape)
-            (root / side).mkdir(parents=True, exist_ok=True)
+            (root / name).mkdir(parents=True, exist_ok=True)
             image = nib.Nifti1Image(np.rint(data).astype(np.int16), affine)
-            nib.save(image, root / side / f"case{i}.nii.gz")
+            nib.save(image, root / name / f"case{i}.nii.gz")
     return root

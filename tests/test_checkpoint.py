@@ -4,9 +4,9 @@ import pickle
 
 import pytest
 import torch
-from conftest import make_model
+from conftest import SMALL_METHOD, make_model, small_settings
 
-from medgen.checkpoint import ModelInfo, load_model, load_training, save_model, save_training
+from medgen.checkpoint import ModelInfo, build_method, load_model, load_training, save_model, save_training
 from medgen.io.folder import folder_written_aside, recovered
 from medgen.types import InputError
 
@@ -26,6 +26,17 @@ def test_a_folder_alone_gives_the_same_translation(folder, model):
         assert torch.equal(loaded.method.translate(x), model.method.translate(x))
     assert loaded.settings == model.settings
     assert loaded.info.versions["torch"] == torch.__version__.split("+")[0] or loaded.info.versions["torch"]
+
+
+def test_channels_follow_from_the_data_section():
+    data = {"sources": ["t1", "flair"], "targets": ["t2"]}
+    G = build_method(small_settings(data=data)).networks["G"]
+    assert G(torch.zeros(1, 2, 8, 8, 8)).shape == (1, 1, 8, 8, 8)
+    build_method(small_settings(data=data, method={**SMALL_METHOD, "in_channels": 2}))
+    with pytest.raises(InputError, match="method.in_channels=3: the data section makes it 2"):
+        build_method(small_settings(data=data, method={**SMALL_METHOD, "in_channels": 3}))
+    with pytest.raises(InputError, match="residual"):
+        build_method(small_settings(data={"targets": ["t1", "t2"]}))
 
 
 def hashed(info):
@@ -105,7 +116,7 @@ def test_missing_parts_are_named(folder, key):
 
 def test_a_changed_range_is_noticed(folder):
     info = json.loads((folder / "model.json").read_text())
-    info["target_range"]["low"] = -500
+    info["target_range"][0]["low"] = -500
     (folder / "model.json").write_text(json.dumps(info))
     refused(folder, "model.json was changed")
 
@@ -113,9 +124,12 @@ def test_a_changed_range_is_noticed(folder):
 @pytest.mark.parametrize(
     "key, value",
     [
-        ("source_range", {"low": 5, "high": -5}),
-        ("source_range", {"low": 0, "high": 5, "outside": "foo"}),
+        ("source_range", [{"low": 5, "high": -5}]),
+        ("source_range", [{"low": 0, "high": 5, "outside": "foo"}]),
+        ("source_range", [{"low": 0.0, "high": 5.0, "outside": "clip", "background": None}] * 2),
+        ("target_range", []),
         ("training_scans", []),
+        ("training_scans", [[]]),
         ("spacing", [0, 1, 1]),
     ],
 )

@@ -315,8 +315,8 @@ def test_model_of_another_version_and_no_model(run, model_folder, tmp_path):
     scan = good(tmp_path / "in/a.nii.gz")
     shutil.copytree(model_folder, tmp_path / "other")
     info = json.loads((tmp_path / "other/model.json").read_text())
-    (tmp_path / "other/model.json").write_text(json.dumps({**info, "format": 2}))
-    assert_refused(run("translate", tmp_path / "other", scan, tmp_path / "o.nii.gz"), "other", "format 2", "format 1")
+    (tmp_path / "other/model.json").write_text(json.dumps({**info, "format": 1}))
+    assert_refused(run("translate", tmp_path / "other", scan, tmp_path / "o.nii.gz"), "other", "format 1", "format 2")
     assert_refused(run("translate", tmp_path, scan, tmp_path / "o.nii.gz"), "not a model folder")
 
 

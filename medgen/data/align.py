@@ -5,7 +5,7 @@ rigid     three turns and three shifts that maximise Mattes mutual information (
 bspline   rigid first, then a cubic B-spline deformation of control points about 60 mm apart
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from medgen.io.itk import to_itk
-from medgen.io.volume import Volume, same_geometry
+from medgen.io.volume import GRID_TOLERANCE, Volume, same_geometry
 from medgen.types import InputError
 
 METHODS = ("resample", "rigid", "bspline")
@@ -44,6 +44,23 @@ def align(moving: Volume, fixed: Volume, method: str = "resample") -> tuple[Volu
         raise InputError(f"data.align = {method!r} is unknown; use one of {', '.join(METHODS)}")
     with _one_thread():
         return _align(moving, fixed, method)
+
+
+def on_one_grid(volumes: Sequence[Volume], method: str) -> list[Volume]:
+    """The contrasts of a case on the grid of the first: aligned, or as they are where they share it already.
+
+    Raises:
+        InputError: ``method`` is "refuse" and the grids differ (both geometries are shown), or as ``align``.
+    """
+    first, tolerance = volumes[0], GRID_TOLERANCE * min(volumes[0].spacing)
+    same = [same_geometry(first.geometry, v.geometry, tolerance) for v in volumes]
+    if method == "refuse" and not all(same):
+        other = volumes[same.index(False)]
+        raise InputError(
+            f"contrasts of one case are on different grids: {first.path} is [{first.geometry.describe()}], "
+            f"{other.path} is [{other.geometry.describe()}]; bring them onto one"
+        )
+    return [v if v is first or method == "refuse" else align(v, first, method)[0] for v in volumes]
 
 
 def _align(moving: Volume, fixed: Volume, method: str) -> tuple[Volume, dict[str, Any]]:

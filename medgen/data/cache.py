@@ -44,6 +44,9 @@ class Cached:
         return np.load(self.path, mmap_mode="r")
 
 
+Channels = tuple[Cached, ...]  # the contrasts of one side of a case, on one grid
+
+
 def cached(
     folder: Path,
     path: Path,

@@ -1,7 +1,8 @@
 """Folders and datalists -> cases; patients, never slices, are split; grids of pairs are compared.
 
-Three layouts: the folder convention (source/ target/ labels/ with CASE.nii.gz and labels.json), a MONAI or
-Decathlon datalist JSON, and the nnU-Net raw layout (imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz).
+Three layouts: the folder convention (source/ target/ labels/ with CASE.nii.gz and labels.json, or a folder a
+contrast: t1/ flair/ t2/), a MONAI or Decathlon datalist JSON, and the nnU-Net raw layout
+(imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz).
 """
 
 import hashlib
@@ -9,12 +10,12 @@ import json
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from medgen.data.layouts import datalist, folders, nnunet, read_json
+from medgen.data.layouts import Contrasts, datalist, folders, nnunet, read_json
 from medgen.io.volume import (
     ENDINGS,
     GRID_TOLERANCE,
@@ -31,56 +32,72 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Cohort:
-    """``cases`` sorted by name, names unique; ``label_values``: structure -> voxel value (no background)."""
+    """``cases`` sorted by name, names unique; ``label_values``: structure -> voxel value (no background).
+
+    ``missing``: case -> contrasts that it lacks beside others of their side, which does not count therefore.
+    """
 
     root: Path
     cases: list[Case]
     label_values: dict[str, int]
+    missing: dict[str, list[str]] = field(default_factory=dict)
 
 
 def read_cohort(
     root: str | Path,
     *,
-    source_channel: int = 0,
-    target_channel: int = 1,
+    sources: tuple[str, ...] = ("source",),
+    targets: tuple[str, ...] = ("target",),
+    source_channels: tuple[int, ...] = (0,),
+    target_channels: tuple[int, ...] = (1,),
     patient_pattern: str | None = None,
 ) -> Cohort:
     """Find the cases of a cohort folder, a datalist JSON (or its folder), or an nnU-Net raw folder.
 
     The patient is the datalist's ``patient``, else what ``patient_pattern`` (a regular expression: its first
-    group, or the whole match) finds in the case name, else the case name. The channels choose source and
-    target where a case has several images (nnU-Net, Decathlon). A datalist's "test" entries are left out:
-    they are not for training. Without names for the labels, the values found are called label_1, label_2, ...
+    group, or the whole match) finds in the case name, else the case name. ``sources`` and ``targets`` name the
+    contrasts, which are folders of a cohort folder; the channels say which is which where a case has numbered
+    images (nnU-Net, Decathlon). A side of a case counts when all its contrasts are there. A datalist's "test"
+    entries are left out: they are not for training. Without names for the labels, the values found are called
+    label_1, label_2, ...
 
     Raises:
         InputError: nothing found, two files for one case, a label without image, a listed file that does not
             exist, malformed JSON, a pattern that does not match.
     """
     root = existing(root)
+    contrasts = Contrasts(sources, targets, source_channels, target_channels)
     if root.is_file():
         if root.suffix.lower() != ".json":
             raise InputError(f"{root} is neither a folder nor a datalist .json; name the cohort folder")
-        cases, labels = datalist(root, source_channel, target_channel)
-    elif any((root / side).is_dir() for side in ("source", "target")):
-        cases, labels = folders(root)
+        cases, labels, missing = datalist(root, contrasts)
+    elif any((root / name).is_dir() for name in (*sources, *targets)):
+        cases, labels, missing = folders(root, contrasts)
     elif (root / "dataset.json").is_file() and isinstance(read_json(root / "dataset.json").get("training"), list):
-        cases, labels = datalist(root / "dataset.json", source_channel, target_channel)
+        cases, labels, missing = datalist(root / "dataset.json", contrasts)
     elif (root / "imagesTr").is_dir():
-        cases, labels = nnunet(root, source_channel, target_channel)
+        cases, labels, missing = nnunet(root, contrasts)
     else:
         raise InputError(
-            f"{root} is no cohort: there is no source/ or target/, no imagesTr/ and no datalist dataset.json"
+            f"{root} is no cohort: there is no {'/ or '.join((*sources, *targets))}/, no imagesTr/ and no datalist "
+            "dataset.json; set data.root, data.sources and data.targets"
         )
-    if not any(case.source or case.target for case in cases):
-        raise InputError(f"{root} holds no volumes ({' '.join(ENDINGS)}); put source/ and target/ images there")
+    cases = [case for case in cases if case.source or case.target]
+    if missing and not cases:
+        name, absent = next(iter(missing.items()))
+        raise InputError(f"{root}: no case has all its contrasts, {name} lacks {' and '.join(absent)}; add them")
+    if not cases:
+        folders_named = " and ".join(f"{name}/" for name in (*sources, *targets))
+        raise InputError(f"{root} holds no volumes ({' '.join(ENDINGS)}); put {folders_named} images there")
     cases = sorted((_with_patient(case, patient_pattern) for case in cases), key=lambda case: case.name)
-    return Cohort(root, cases, _label_values(labels, cases))
+    return Cohort(root, cases, _label_values(labels, cases), missing)
 
 
 def check_pairs(cases: Iterable[Case]) -> None:
     """Compare the grids of each case's files (headers only). Raises InputError with both geometries."""
     for case in cases:
-        files = [(r, p) for r in ("target", "source", "labels") if (p := getattr(case, r)) is not None]
+        files = [*(("target", p) for p in case.target), *(("source", p) for p in case.source)]
+        files += [("labels", case.labels)] if case.labels is not None else []
         grids = [(role, path, read_geometry(path)) for role, path in files]
         for role, path, grid in grids[1:]:
             first_role, first_path, first = grids[0]

@@ -1,14 +1,14 @@
 """The three layouts of a cohort on disk -> cases and the names of their labels.
 
-Each reader returns cases whose ``patient`` is empty unless the layout names it, and {structure: value} or
-None where the labels have no names.
+Each reader returns cases whose ``patient`` is empty unless the layout names it, {structure: value} or None where
+the labels have no names, and {case: contrasts that are missing beside others of their side}.
 """
 
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,61 @@ from medgen.io.volume import case_name, find_volumes
 from medgen.types import Case, InputError
 
 Labels = dict[str, int] | None
+Missing = dict[str, list[str]]
 
 
-def folders(root: Path) -> tuple[list[Case], Labels]:
-    """source/CASE, target/CASE, labels/CASE in any known format, and labels.json = {structure: value}."""
-    sides = {side: _by_case(root / side) for side in ("source", "target", "labels")}
-    names = sides["source"].keys() | sides["target"].keys()
-    _refuse_orphans(sides["labels"], names, root)
-    cases = [Case(n, "", sides["source"].get(n), sides["target"].get(n), sides["labels"].get(n)) for n in sorted(names)]
+@dataclass(frozen=True)
+class Contrasts:
+    """What a case consists of: the names of its contrasts and, where the layout counts them, their numbers."""
+
+    sources: tuple[str, ...] = ("source",)
+    targets: tuple[str, ...] = ("target",)
+    source_channels: tuple[int, ...] = (0,)
+    target_channels: tuple[int, ...] = (1,)
+
+    def check_numbers(self, root: Path) -> None:
+        """Raises InputError where a contrast has no number."""
+        for side in ("source", "target"):
+            names, numbers = getattr(self, f"{side}s"), getattr(self, f"{side}_channels")
+            if len(names) != len(numbers):
+                raise InputError(
+                    f"{root} counts its channels, and data.{side}s = {list(names)} needs a number for each; "
+                    f"set data.{side}_channels"
+                )
+
+
+def folders(root: Path, contrasts: Contrasts) -> tuple[list[Case], Labels, Missing]:
+    """CONTRAST/CASE in any known format, labels/CASE, and labels.json = {structure: value}."""
+    found = {name: _by_case(root / name) for name in (*contrasts.sources, *contrasts.targets)}
+    labels = _by_case(root / "labels")
+    names = set().union(*found.values())
+    _refuse_orphans(labels, names, root)
+    missing: Missing = {}
+    cases = []
+    for n in sorted(names):
+        source = {c: found[c].get(n) for c in contrasts.sources}
+        target = {c: found[c].get(n) for c in contrasts.targets}
+        cases.append(_case(n, source, target, labels.get(n), missing))
     named = root / "labels.json"
-    return cases, _named_labels(read_json(named), named) if named.exists() else None
+    return cases, _named_labels(read_json(named), named) if named.exists() else None, missing
+
+
+def _case(
+    name: str,
+    source: Mapping[str, Path | None],
+    target: Mapping[str, Path | None],
+    labels: Path | None,
+    missing: Missing,
+) -> Case:
+    """A side counts when all its contrasts are there; the names of those absent beside others go to ``missing``."""
+
+    def side(files: Mapping[str, Path | None]) -> tuple[Path, ...]:
+        absent = [contrast for contrast, path in files.items() if path is None]
+        if 0 < len(absent) < len(files):
+            missing.setdefault(name, []).extend(absent)
+        return () if absent else tuple(path for path in files.values() if path is not None)
+
+    return Case(name, "", side(source), side(target), labels)
 
 
 def _by_case(folder: Path, name: Callable[[Path], Any] = case_name) -> dict[Any, Path]:
@@ -43,7 +88,7 @@ def _refuse_orphans(labels: dict[str, Path], names: Iterable[str], root: Path) -
         raise InputError(f"{labels[name]} labels case {name}, which has no image in {root}; add it or remove it")
 
 
-def nnunet(root: Path, source_channel: int, target_channel: int) -> tuple[list[Case], Labels]:
+def nnunet(root: Path, contrasts: Contrasts) -> tuple[list[Case], Labels, Missing]:
     """imagesTr/CASE_0000 (last four digits: the channel), labelsTr/CASE, dataset.json with "labels"."""
 
     def key(path: Path) -> tuple[str, int]:
@@ -52,39 +97,50 @@ def nnunet(root: Path, source_channel: int, target_channel: int) -> tuple[list[C
             raise InputError(f"{path} lacks the channel number that nnU-Net's layout asks for (CASE_0000)")
         return match[1], int(match[2])
 
+    contrasts.check_numbers(root)
     images = _by_case(root / "imagesTr", key)
     names, channels = {name for name, _ in images}, {channel for _, channel in images}
-    if images and not {source_channel, target_channel} & channels:
+    wanted = [*contrasts.source_channels, *contrasts.target_channels]
+    if images and not set(wanted) & channels:
         raise InputError(
-            f"{root} has channels {sorted(channels)}, not {source_channel} and {target_channel}; "
-            "set data.source_channel and data.target_channel"
+            f"{root} has channels {sorted(channels)}, not {' and '.join(map(str, wanted))}; "
+            "set data.source_channels and data.target_channels"
         )
     labels = _by_case(root / "labelsTr")
     _refuse_orphans(labels, names, root)
-    pairs = {n: (images.get((n, source_channel)), images.get((n, target_channel))) for n in sorted(names)}
-    cases = [Case(n, "", *pair, labels.get(n)) for n, pair in pairs.items() if any(pair)]
+    missing: Missing = {}
+    cases = []
+    for n in sorted(names):
+        source = {c: images.get((n, i)) for c, i in zip(contrasts.sources, contrasts.source_channels, strict=True)}
+        target = {c: images.get((n, i)) for c, i in zip(contrasts.targets, contrasts.target_channels, strict=True)}
+        cases.append(_case(n, source, target, labels.get(n), missing))
     named = root / "dataset.json"
-    return cases, _named_labels(read_json(named).get("labels"), named) if named.exists() else None
+    return cases, _named_labels(read_json(named).get("labels"), named) if named.exists() else None, missing
 
 
-def datalist(path: Path, source_channel: int, target_channel: int) -> tuple[list[Case], Labels]:
+def datalist(path: Path, contrasts: Contrasts) -> tuple[list[Case], Labels, Missing]:
     """A list of entries, or {"training": entries, "validation": entries, "labels": ...}.
 
-    Paths start at the file's folder. An entry has "source" and "target", or "image" (one path, or one per
-    channel); "label", "patient" and "name" are optional.
+    Paths start at the file's folder. An entry has "source" and "target" (one path, or one per contrast), or
+    "image" (one path, or one per channel); "label", "patient" and "name" are optional.
     """
     content = read_json(path, (dict, list))
     if isinstance(content, list):
         content = {"training": content}
     entries = [*_entries(content, "training", path), *_entries(content, "validation", path)]
-    cases = [_listed(entry, path, source_channel, target_channel) for entry in entries]
-    counts = Counter(case.name for case in cases)
-    # patient07/t1.nii.gz and patient19/t1.nii.gz: the folder tells them apart
-    cases = [replace(c, name=_with_folder(c)) if counts[c.name] > 1 else c for c in cases]
+    listed = [_listed(entry, path, contrasts) for entry in entries]
+    counts = Counter(name for name, _ in listed)
+    missing: Missing = {}
+    cases = []
+    for name, entry in listed:
+        # patient07/t1.nii.gz and patient19/t1.nii.gz: the folder tells them apart
+        name = f"{entry.folder}_{name}" if counts[name] > 1 else name
+        case = _case(name, entry.source, entry.target, entry.labels, missing)
+        cases.append(replace(case, patient=entry.patient))
     name, times = Counter(case.name for case in cases).most_common(1)[0] if cases else ("", 0)
     if times > 1:
         raise InputError(f"{path} lists case {name} {times} times; give its entries different 'name's")
-    return cases, _named_labels(content.get("labels"), path)
+    return cases, _named_labels(content.get("labels"), path), missing
 
 
 def _entries(content: dict, key: str, path: Path) -> list[dict]:
@@ -94,22 +150,46 @@ def _entries(content: dict, key: str, path: Path) -> list[dict]:
     return entries
 
 
-def _listed(entry: dict, path: Path, source_channel: int, target_channel: int) -> Case:
-    images = entry.get("image", [])
-    images = images if isinstance(images, list) else [images]
-    picked = {
-        "source": entry.get("source", images[source_channel] if source_channel < len(images) else None),
-        "target": entry.get("target", images[target_channel] if target_channel < len(images) else None),
-        "labels": entry.get("label", entry.get("labels")),
-    }
-    files = {role: _listed_file(value, path) for role, value in picked.items() if value is not None}
-    image = files.get("source") or files.get("target")
-    if image is None:
+@dataclass(frozen=True)
+class _Entry:
+    """The files of a datalist's entry; ``folder`` of its first image."""
+
+    source: dict[str, Path | None]
+    target: dict[str, Path | None]
+    labels: Path | None
+    patient: str
+    folder: str
+
+
+def _listed(entry: dict, path: Path, contrasts: Contrasts) -> tuple[str, _Entry]:
+    images = _as_list(entry.get("image"))
+    if images:
+        contrasts.check_numbers(path)
+    sides: dict[str, dict[str, Path | None]] = {}
+    for side in ("source", "target"):
+        names, numbers = getattr(contrasts, f"{side}s"), getattr(contrasts, f"{side}_channels")
+        given = _as_list(entry.get(side)) or [images[n] if n < len(images) else None for n in numbers]
+        given = given if any(given) else [None] * len(names)
+        if len(given) != len(names):
+            raise InputError(
+                f"{path}: the entry {json.dumps(entry)[:200]} has {len(given)} {side} images where "
+                f"data.{side}s names {len(names)} ({', '.join(names)}); list one each"
+            )
+        sides[side] = {n: None if v is None else _listed_file(v, path) for n, v in zip(names, given, strict=True)}
+    first = next((file for side in sides.values() for file in side.values() if file is not None), None)
+    if first is None:
         raise InputError(f"{path}: the entry {json.dumps(entry)[:200]} has no image; give it a source or a target")
-    name = str(entry.get("name") or case_name(image))
+    name = str(entry.get("name") or case_name(first))
     if Path(name).name != name:
         raise InputError(f"{path}: the name {name} is no file name; leave out slashes")
-    return Case(name, str(entry.get("patient") or ""), **files)
+    labels = entry.get("label", entry.get("labels"))
+    file = None if labels is None else _listed_file(labels, path)
+    patient = str(entry.get("patient") or "")
+    return name, _Entry(**sides, labels=file, patient=patient, folder=first.resolve().parent.name)
+
+
+def _as_list(value: Any) -> list:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _listed_file(value: Any, path: Path) -> Path:
@@ -119,12 +199,6 @@ def _listed_file(value: Any, path: Path) -> Path:
     if not file.is_file():
         raise InputError(f"{path} lists {value}, but there is no file {file}; correct the list")
     return file
-
-
-def _with_folder(case: Case) -> str:
-    image = case.source or case.target
-    assert image is not None
-    return f"{image.resolve().parent.name}_{case.name}"
 
 
 def _named_labels(labels: Any, path: Path) -> Labels:

@@ -5,13 +5,13 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from medgen.config import Settings
 from medgen.data.align import align
-from medgen.data.cache import Cached, cached
+from medgen.data.cache import Channels, cached
 from medgen.data.codecs import Range, typical_range
 from medgen.data.cohort import check_pairs, load_split, read_cohort, save_split, split_cases
 from medgen.io.volume import Volume, read_volume
@@ -22,19 +22,20 @@ from medgen.types import Case, InputError
 class Prepared:
     """What the loop trains and validates on.
 
-    ``sources``, ``targets``: training volumes by case name. ``validation``: (case name, source, its truth or
-    None). ``real_targets``: real target volumes for validation without truth. Ranges are the training cases'
-    typical ones; ``scans`` describe the training sources; ``record`` goes into the model folder.
+    ``sources``, ``targets``: training volumes by case name, one a contrast. ``validation``: (case name, source,
+    its truth or none). ``real_targets``: real target volumes for validation without truth. Ranges are the training
+    cases' typical ones, one a contrast; ``scans``: the looks of each source contrast's training scans; ``record``
+    goes into the model folder.
     """
 
-    sources: dict[str, Cached]
-    targets: dict[str, Cached]
-    validation: list[tuple[str, Cached, Cached | None]]
-    real_targets: dict[str, Cached]
-    source_range: Range
-    target_range: Range
+    sources: dict[str, Channels]
+    targets: dict[str, Channels]
+    validation: list[tuple[str, Channels, Channels]]
+    real_targets: dict[str, Channels]
+    source_range: list[Range]
+    target_range: list[Range]
     spacing: tuple[float, float, float]
-    scans: list[dict[str, Any]]
+    scans: list[list[dict[str, Any]]]
     record: dict[str, Any]
 
 
@@ -49,20 +50,26 @@ def prepare(settings: Settings, out: Path, *, resume: bool = False, say: Callabl
         raise InputError("data.root is not set; give the cohort folder, e.g. data.root=COHORT")
     cohort = read_cohort(
         data.root,
-        source_channel=data.source_channel,
-        target_channel=data.target_channel,
+        sources=data.sources,
+        targets=data.targets,
+        source_channels=data.source_channels,
+        target_channels=data.target_channels,
         patient_pattern=data.patient_pattern,
     )
+    for name, absent in cohort.missing.items():
+        say(f"warning: case {name} lacks {' and '.join(absent)}; that side of it is left out")
     if data.paired:
         cases = [c for c in cohort.cases if c.source and c.target]
         alone = [c.name for c in cohort.cases if bool(c.source) != bool(c.target)]
         if alone and cases:
             say(f"warning: {len(alone)} cases have no partner and are left out: {', '.join(alone[:10])}")
-        if data.align == "refuse":
-            check_pairs(cases)
+        grids = cases
     else:
-        cases = [c for c in cohort.cases if c.source or c.target]
-    _refuse_empty(cases, data.paired, data.root)
+        cases = cohort.cases
+        grids = [Case(c.name, c.patient, *side) for c in cases for side in ((c.source, ()), ((), c.target))]
+    if data.align == "refuse":
+        check_pairs(grids)
+    _refuse_empty(cases, settings)
     recorded = out / "split.json" if resume and (out / "split.json").exists() else data.split
     if recorded is not None:  # a resumed run keeps its patients apart as it began, whatever came to the folder
         split = load_split(recorded, cases)
@@ -70,81 +77,87 @@ def prepare(settings: Settings, out: Path, *, resume: bool = False, say: Callabl
         split = split_cases(cases, validation=data.validation, test=data.test, seed=settings.train.seed)
     save_split(out / "split.json", split)
     train, held = split["train"], split["validation"]
-    _refuse_empty(train, data.paired, data.root)
+    _refuse_empty(train, settings)
     say(f"{len(train)} cases to train on, {len(held)} to validate, {len(split['test'])} kept for tests")
 
     if not held:
         say("warning: no patient is kept back, so the scores below are those of training cases")
     folder = data.cache or out / "cache"
-    sources = {c.name: _source(c, settings, folder, say) for c in train if c.source}
-    targets = {c.name: _target(c.target, settings, folder, say) for c in train if c.target}
+    sources = {c.name: _load(c, "source", settings, folder, say) for c in train if c.source}
+    targets = {c.name: _load(c, "target", settings, folder, say) for c in train if c.target}
     validation = []
     watched = [c for c in held if c.source] or [c for c in train if c.source]
     for case in watched[: settings.train.validation_cases]:
-        truth = _target(case.target, settings, folder, say) if data.paired and case.target else None
-        validation.append((case.name, _source(case, settings, folder, say), truth))
-    real = {c.name: _target(c.target, settings, folder, say) for c in held if c.target} or targets
+        truth = _load(case, "target", settings, folder, say) if data.paired else ()
+        validation.append((case.name, _load(case, "source", settings, folder, say), truth))
+    real = {c.name: _load(c, "target", settings, folder, say) for c in held if c.target} or targets
     return Prepared(
         sources,
         targets,
         validation,
         real,
-        typical_range([c.range for c in sources.values()]),
-        typical_range([c.range for c in targets.values()]),
-        _one_spacing({**sources, **targets}, settings),
-        [c.look for c in sources.values()],
+        _typical_ranges(sources),
+        _typical_ranges(targets),
+        _one_spacing([*sources.items(), *targets.items()], settings),
+        [[c.look for c in contrast] for contrast in zip(*sources.values(), strict=True)],
         _record(train, held),
     )
 
 
-def _refuse_empty(train: list[Case], paired: bool, root: Path) -> None:
-    if paired and not train:
+def _refuse_empty(train: list[Case], settings: Settings) -> None:
+    data = settings.data
+    if data.paired and not train:
         raise InputError(
-            f"{root}: no case has both a source and a target, so there is nothing to train on; "
+            f"{data.root}: no case has both a source and a target, so there is nothing to train on; "
             "set data.paired=false and an unpaired method, or check the folder's names"
         )
-    for side in ("source", "target"):
+    for side, names in (("source", data.sources), ("target", data.targets)):
         if not any(getattr(case, side) for case in train):
-            raise InputError(f"{root}: no {side} images to train on; check the folder {side}/")
+            folders = " and ".join(f"{name}/" for name in names)
+            raise InputError(f"{data.root}: no {side} images to train on; check the folder {folders}")
 
 
-def _source(case: Case, settings: Settings, folder: Path, say: Callable[[str], None]) -> Cached:
-    assert case.source is not None
-    codec = settings.codec.source.model_dump(exclude={"follow"})
-    if settings.data.paired and settings.data.align != "refuse" and case.target:
-        stat = case.target.stat()
-        key = f"{settings.data.align} {case.target.resolve()} {stat.st_size} {stat.st_mtime_ns}"
-        moved = _aligned(case, settings.data.align, say)
-        return cached(folder, case.source, codec, spacing=settings.data.spacing, make=moved, key=key)
-    return cached(folder, case.source, codec, spacing=settings.data.spacing)
+def _load(
+    case: Case, side: Literal["source", "target"], settings: Settings, folder: Path, say: Callable[[str], None]
+) -> Channels:
+    """The cached contrasts of a side, brought together as data.align says: on the target's grid, if paired."""
+    data = settings.data
+    paths: tuple[Path, ...] = getattr(case, side)
+    codec = getattr(settings.codec, side).model_dump(exclude={"follow"})
+    fixed = case.target[0] if data.paired and case.target else paths[0]
+    channels = []
+    for path in paths:
+        make, key = None, ""
+        if data.align != "refuse" and path != fixed:
+            stat = fixed.stat()
+            key = f"{data.align} {fixed.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+            make = _aligned(f"{case.name}: {side}", path, fixed, data.align, say)
+        channels.append(cached(folder, path, codec, spacing=data.spacing, make=make, key=key))
+    return tuple(channels)
 
 
-def _aligned(case: Case, method: str, say: Callable[[str], None]) -> Callable[[], Volume]:
+def _aligned(what: str, path: Path, fixed: Path, method: str, say: Callable[[str], None]) -> Callable[[], Volume]:
     def make() -> Volume:
-        assert case.source is not None and case.target is not None
-        volume, residual = align(read_volume(case.source), read_volume(case.target), method=method)
+        volume, residual = align(read_volume(path), read_volume(fixed), method=method)
         shown = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in residual.items())
-        say(f"{case.name}: source aligned ({method}): {shown}")
+        say(f"{what} aligned ({method}): {shown}")
         return volume
 
     return make
 
 
-def _target(path: Path | None, settings: Settings, folder: Path, say: Callable[[str], None]) -> Cached:
-    assert path is not None
-    codec = settings.codec.target.model_dump(exclude={"follow"})
-    return cached(folder, path, codec, spacing=settings.data.spacing)
+def _typical_ranges(cases: dict[str, Channels]) -> list[Range]:
+    return [typical_range([c.range for c in contrast]) for contrast in zip(*cases.values(), strict=True)]
 
 
-def _one_spacing(volumes: dict[str, Cached], settings: Settings) -> tuple[float, float, float]:
-    spacings = np.array([c.spacing for c in volumes.values()])
-    middle = np.median(spacings, 0)
-    odd = [name for name, c in volumes.items() if not np.allclose(c.spacing, middle, rtol=0.05)]
+def _one_spacing(volumes: list[tuple[str, Channels]], settings: Settings) -> tuple[float, float, float]:
+    middle = np.median([channels[0].spacing for _, channels in volumes], 0)
+    odd = [(name, c[0].spacing) for name, c in volumes if not np.allclose(c[0].spacing, middle, rtol=0.05)]
     if odd:
-        shown = " × ".join(f"{s:.3g}" for s in volumes[odd[0]].spacing)
+        shown = " × ".join(f"{s:.3g}" for s in odd[0][1])
         usual = " × ".join(f"{s:.3g}" for s in middle)
         raise InputError(
-            f"case {odd[0]} has voxels of {shown} mm where most have {usual} mm ({len(odd)} cases differ); "
+            f"case {odd[0][0]} has voxels of {shown} mm where most have {usual} mm ({len(odd)} cases differ); "
             "set data.spacing to bring all to one grid"
         )
     if settings.data.spacing is not None:
@@ -157,10 +170,9 @@ def _record(train: list[Case], held: list[Case]) -> dict[str, Any]:
     """Names of the cases and a hash over the names, sizes and first MiB of their files."""
     digest = hashlib.sha256()
     for case in train:
-        for path in (case.source, case.target):
-            if path is not None:
-                with open(path, "rb") as file:
-                    digest.update(json.dumps([path.name, path.stat().st_size]).encode() + file.read(2**20))
+        for path in (*case.source, *case.target):
+            with open(path, "rb") as file:
+                digest.update(json.dumps([path.name, path.stat().st_size]).encode() + file.read(2**20))
     return {
         "training": [c.name for c in train],
         "validation": [c.name for c in held],

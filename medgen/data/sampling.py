@@ -14,7 +14,7 @@ from monai.transforms import Compose, RandAffined, RandFlipd
 from monai.transforms.compose import Compose as ComposeType
 from torch.utils.data import DataLoader, Dataset
 
-from medgen.data.cache import Cached
+from medgen.data.cache import Cached, Channels
 from medgen.types import Batch, InputError
 
 AXES = {"x": 0, "y": 1, "z": 2}
@@ -24,7 +24,7 @@ class Patches(Dataset):
     """Patches of a cohort, indexed by sample number.
 
     Args:
-        sources, targets: case name → volume. Paired: the same names on both sides.
+        sources, targets: case name → volumes, one a contrast. Paired: the same names on both sides.
         paired: take both patches from one case and one place.
         patch: voxels (X, Y, Z); smaller volumes are padded by their edge values.
         body: share of patches centred on a body voxel; the others lie anywhere.
@@ -34,8 +34,8 @@ class Patches(Dataset):
 
     def __init__(
         self,
-        sources: dict[str, Cached],
-        targets: dict[str, Cached],
+        sources: dict[str, Channels],
+        targets: dict[str, Channels],
         *,
         paired: bool,
         patch: tuple[int, int, int],
@@ -69,10 +69,10 @@ class Patches(Dataset):
         source_name = self._case(sorted(self.sources), n, side=0)
         target_name = source_name if self.paired else self._case(sorted(self.targets), n, side=1)
         source, target = self.sources[source_name], self.targets[target_name]
-        start = self._start(source, rng)
-        start_target = start if self.paired else self._start(target, rng, match=(source, start))
-        x = source.range.encode(_crop(source.data, start, self.crop))[None]
-        y = target.range.encode(_crop(target.data, start_target, self.crop))[None]
+        start = self._start(source[0], rng)
+        start_target = start if self.paired else self._start(target[0], rng, match=(source[0], start))
+        x = np.stack([c.range.encode(_crop(c.data, start, self.crop)) for c in source])
+        y = np.stack([c.range.encode(_crop(c.data, start_target, self.crop)) for c in target])
         x, y = self._augment(x, y, rng)
         return {
             "source": torch.from_numpy(np.ascontiguousarray(x)),
@@ -106,8 +106,8 @@ class Patches(Dataset):
 
     def _augment(self, x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         if self.gamma:
-            exponent = 2.0 ** rng.uniform(-self.gamma, self.gamma)
-            x = (((x + 1) / 2) ** exponent * 2 - 1).astype(np.float32)
+            exponent = 2.0 ** rng.uniform(-self.gamma, self.gamma, (len(x), 1, 1, 1))  # each contrast its own
+            x = ((x + 1) / 2) ** exponent.astype(np.float32) * 2 - 1
         if self.spatial is not None:
             if self.paired:
                 x, y = self._transform({"x": x, "y": y}, rng)

@@ -1,9 +1,8 @@
 """A whole cohort through a model: skips what is done, survives a kill, and one bad scan never stops it."""
 
-import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,11 @@ from typing import Any
 from medgen.checkpoint import Model
 from medgen.data.codecs import fit_range
 from medgen.data.fingerprint import describe, strangeness
-from medgen.inference.predict import translate_volume
+from medgen.inference.inputs import Scan, find_scans, named, sha256
+from medgen.inference.predict import translate_case
 from medgen.io.volume import (
     ENDINGS,
     Volume,
-    case_name,
-    find_volumes,
     has_ending,
     read_volume,
     to_canonical,
@@ -30,7 +28,10 @@ FORMATS = {"nifti": ".nii.gz", "mha": ".mha", "nrrd": ".nrrd"}
 
 @dataclass
 class Converted:
-    """What became of one scan. ``status``: converted, skipped (done before) or failed (``error`` says why)."""
+    """What became of one case. ``status``: converted, skipped (done before) or failed (``error`` says why).
+
+    ``input`` and ``output`` are the first contrast's files; the hashes are over all.
+    """
 
     case: str
     input: str
@@ -46,7 +47,7 @@ class Converted:
 
 def convert(
     model: Model,
-    source: Path | Sequence[Path],
+    source: Path | Sequence[Path | tuple[Path, ...]],
     output: Path,
     *,
     format: str | None = None,
@@ -58,9 +59,11 @@ def convert(
 
     Args:
         model: on the device to use.
-        source: the path, or the scans themselves.
+        source: the path, or the scans themselves. A model of several source contrasts takes a folder that holds a
+            folder for each, or tuples of their files.
         output: a volume's file name (one input only), else a folder that gets ``CASE.nii.gz`` (or the input's
-            own format) and ``manifest.json`` with hashes of inputs and outputs.
+            own format) and ``manifest.json`` with hashes of inputs and outputs. A model of several target
+            contrasts writes into a folder for each.
         format: nifti, mha or nrrd; None keeps the input's (NIfTI for DICOM).
         series: which DICOM series, where a folder holds several.
         memory_gb: bound on a whole-volume pass.
@@ -74,50 +77,66 @@ def convert(
     """
     if format is not None and format not in FORMATS:
         raise InputError(f"--format {format}: unknown; choose one of {', '.join(FORMATS)}")
-    inputs = find_inputs(source) if isinstance(source, Path) else list(source)
-    inputs = [path.resolve() for path in inputs]  # so that "." has a name
+    data = model.settings.data
+    scans = find_scans(source, data.sources) if isinstance(source, Path) else [_given(scan) for scan in source]
     single = has_ending(output, ENDINGS)
-    if single and len(inputs) > 1:
-        raise InputError(f"{source} holds {len(inputs)} scans but {output} is one file; give a folder as output")
+    if single and len(scans) > 1:
+        raise InputError(f"{source} holds {len(scans)} scans but {output} is one file; give a folder as output")
+    if single and len(data.targets) > 1:
+        raise InputError(f"{output} is one file but the model makes {', '.join(data.targets)}; give a folder as output")
     manifest = Manifest(None if single else output, model)
     results: list[Converted] = []
-    for i, path in enumerate(inputs):
-        target = output if single else output / (case_name(path) + _ending(path, format))
-        entry = Converted(case_name(path), str(path), str(target), series=series)
-        _convert_one(model, path, target, entry, manifest, results, series=series, memory_gb=memory_gb)
+    for i, scan in enumerate(scans):
+        name = scan.case + _ending(scan.files[0], format)
+        folders = [output / target for target in data.targets] if len(data.targets) > 1 else [output]
+        targets = [output] if single else [folder / name for folder in folders]
+        entry = Converted(scan.case, str(scan.files[0]), str(targets[0]), series=series)
+        _convert_one(model, scan, targets, entry, manifest, results, series=series, memory_gb=memory_gb)
         results.append(entry)
         if entry.status != "skipped":
             manifest.add(entry)
-        done(entry, i + 1, len(inputs))
+        done(entry, i + 1, len(scans))
     return results
+
+
+def _given(scan: Path | tuple[Path, ...]) -> Scan:
+    first, *others = (scan,) if isinstance(scan, Path) else scan
+    return Scan(named(first).case, tuple(path.resolve() for path in (first, *others)))
 
 
 def _convert_one(
     model: Model,
-    path: Path,
-    target: Path,
+    scan: Scan,
+    targets: list[Path],
     entry: Converted,
     manifest: "Manifest",
     earlier: list[Converted],
     **options: Any,
 ) -> None:
     started = time.monotonic()
+    path = scan.files[0]
     try:
+        if scan.fault:
+            raise InputError(scan.fault)
         if any(other.output == entry.output for other in earlier):
             raise InputError(f"{path}: another scan of this folder is named {entry.case} too; rename one")
-        if target.exists() and target.resolve() == path.resolve():
-            raise InputError(f"{path} is input and output at once; choose another output")
-        entry.input_sha256 = sha256(path)
-        if manifest.holds(entry):
+        for target in targets:
+            if target.exists() and target.resolve() in scan.files:
+                raise InputError(f"{target.resolve()} is input and output at once; choose another output")
+        entry.input_sha256 = sha256(scan.files)
+        if manifest.holds(entry, targets):
             entry.status, entry.warnings = "skipped", manifest.cases[entry.case]["warnings"]
             return
-        volume = read_volume(path, series=options["series"])
-        entry.warnings = out_of_distribution(model, volume)
-        write_volume(target, translate_volume(model, volume, memory_gb=options["memory_gb"]))
-        entry.output_sha256 = sha256(target)
+        volumes = [read_volume(file, series=options["series"]) for file in scan.files]
+        entry.warnings = out_of_distribution(model, volumes)
+        made = translate_case(model, volumes, memory_gb=options["memory_gb"])
+        for target, volume in zip(targets, made, strict=True):
+            write_volume(target, volume)
+        entry.output_sha256 = sha256(targets)
         entry.status = "converted"
     except InputError as error:
-        entry.error = str(error) if path.name in str(error) else f"{path}: {error}"
+        known = any(file.name in str(error) for file in scan.files)
+        entry.error = str(error) if known or scan.fault else f"{path}: {error}"
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
@@ -142,15 +161,14 @@ class Manifest:
                     f"{self.path} is not a manifest of medgen; move it away or choose another output"
                 ) from None
 
-    def holds(self, entry: Converted) -> bool:
-        """Whether this input was converted by this model before and its output is still the same."""
+    def holds(self, entry: Converted, outputs: list[Path]) -> bool:
+        """Whether this input was converted by this model before and its outputs are still the same."""
         old = self.cases.get(entry.case)
         if not old or old.get("status") != "converted" or old.get("input_sha256") != entry.input_sha256:
             return False
-        output = Path(entry.output)
         if old.get("output") != entry.output or old.get("series") != entry.series:
             return False
-        if not output.is_file() or sha256(output) != old.get("output_sha256"):
+        if not all(path.is_file() for path in outputs) or sha256(outputs) != old.get("output_sha256"):
             return False
         entry.output_sha256 = old["output_sha256"]
         return True
@@ -163,57 +181,23 @@ class Manifest:
             aside.write_text(json.dumps({"model": self.model, "cases": self.cases}, indent=1))
 
 
-def find_inputs(source: Path) -> list[Path]:
-    """The scans that a path stands for: itself, the volumes in it, its DICOM series, or its subfolders' ones.
+def out_of_distribution(model: Model, volumes: Sequence[Volume]) -> list[str]:
+    """Why a case lies outside what the model was trained on; empty when it does not.
 
-    Raises:
-        InputError: the path does not exist, or there is nothing in it.
+    Args:
+        volumes: one a contrast, in the order of data.sources.
     """
-    source = Path(source)
-    if source.is_file():
-        return [source]
-    if not source.is_dir():
-        raise InputError(f"{source} does not exist; give a volume, a folder of volumes or a DICOM series folder")
-    volumes = find_volumes(source)
-    if volumes:
-        return volumes
-    if any(p.is_file() and not p.name.startswith(".") for p in source.iterdir()):
-        return [source]
-    folders = sorted({p.parent for p in source.rglob("*") if p.is_file() and not p.name.startswith(".")})
-    if not folders:
-        raise InputError(f"{source} is empty: it holds no volumes ({' '.join(ENDINGS)}) and no DICOM series")
-    return folders
-
-
-def out_of_distribution(model: Model, volume: Volume) -> list[str]:
-    """Why the scan lies outside what the model was trained on; empty when it does not."""
-    upright = to_canonical(volume)
-    code = fit_range(upright.data, **model.settings.codec.source.model_dump(exclude={"follow"}))
-    training = [scan.model_dump() for scan in model.info.training_scans]
+    codec = model.settings.codec.source.model_dump(exclude={"follow"})
     one_grid = model.settings.data.spacing is not None  # then every voxel size is meant to be brought to it
-    look = describe(upright.data, upright.spacing, code)
-    reasons = strangeness(look, training, check_spacing=not one_grid)
-    return [f"outside the training distribution: {reason}" for reason in reasons]
-
-
-def sha256(path: Path) -> str:
-    """Hash of a volume's file, or of a DICOM folder's files in order of their paths."""
-    digest = hashlib.sha256()
-    for file in _files(path):
-        try:
-            with open(file, "rb") as stream:
-                while block := stream.read(2**20):
-                    digest.update(block)
-        except OSError as error:
-            raise InputError(f"{file} cannot be read ({error.strerror}); check its permissions") from None
-    return digest.hexdigest()
-
-
-def _files(path: Path) -> Iterator[Path]:
-    if path.is_dir() or not has_ending(path, ENDINGS):  # one DICOM file stands for the series around it
-        yield from sorted(p for p in (path if path.is_dir() else path.parent).rglob("*") if p.is_file())
-    else:
-        yield path
+    names = model.settings.data.sources
+    sentences: list[str] = []
+    for name, volume, scans in zip(names, volumes, model.info.training_scans, strict=False):
+        upright = to_canonical(volume)
+        look = describe(upright.data, upright.spacing, fit_range(upright.data, **codec))
+        where = f"{name}: " if len(names) > 1 else ""
+        for reason in strangeness(look, [scan.model_dump() for scan in scans], check_spacing=not one_grid):
+            sentences.append(f"{where}outside the training distribution: {reason}")
+    return sentences
 
 
 def _ending(path: Path, format: str | None) -> str:

@@ -1,6 +1,7 @@
-"""One whole volume through a model: right units, right geometry, bounded memory."""
+"""One case's whole volumes through a model: right units, right geometry, bounded memory."""
 
 import copy
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -8,7 +9,8 @@ from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
 from medgen.checkpoint import Model
-from medgen.data.codecs import fit_range
+from medgen.data.align import on_one_grid
+from medgen.data.codecs import Range, fit_range
 from medgen.data.grid import resample, resample_like
 from medgen.io.volume import Volume, from_canonical, to_canonical
 from medgen.types import InputError
@@ -18,39 +20,72 @@ WINDOW_NORMS = (nn.InstanceNorm2d, nn.InstanceNorm3d, nn.GroupNorm)
 
 
 def translate_volume(model: Model, volume: Volume, *, memory_gb: float | None = None) -> Volume:
-    """Translate one scan.
+    """``translate_case`` where there is one contrast in and one out."""
+    (translated,) = translate_case(model, [volume], memory_gb=memory_gb)
+    return translated
 
-    The scan is turned to canonical axes, brought to the model's spacing if the settings say so, encoded,
-    translated, decoded, given back what the code cut off, and returned on its own grid.
+
+def translate_case(model: Model, volumes: Sequence[Volume], *, memory_gb: float | None = None) -> list[Volume]:
+    """Translate the contrasts of one case.
+
+    They are brought onto the first one's grid as data.align says, turned to canonical axes, brought to the model's
+    spacing if the settings say so, encoded, translated, decoded, given back what the code cut off the first, and
+    returned on its own grid.
 
     Args:
         model: loaded on the device that is to be used.
-        volume: (X, Y, Z), any orientation, in its file's units (HU for CT).
+        volumes: one a contrast, in the order of data.sources; (X, Y, Z), any orientation, in their files' units
+            (HU for CT).
         memory_gb: bound for a whole-volume pass, instead of the settings' one.
 
     Returns:
-        The translation: geometry of the input, and its stored type unless that is too coarse for the target.
+        One translation a target contrast: geometry of the first input, and its stored type unless that is too
+        coarse for the target.
 
     Raises:
-        InputError: the spacing is refused by the settings, or the scan is constant where its code needs a range.
+        InputError: another number of contrasts than the model's, grids that disagree, a spacing that the settings
+            refuse, or a constant scan where its code needs a range.
     """
-    settings = model.settings
-    upright = to_canonical(volume)
-    grid = _on_model_grid(upright, model)
-    code = fit_range(grid.data, **settings.codec.source.model_dump(exclude={"follow"}))
-    y = translate_array(model, code.encode(grid.data), memory_gb=memory_gb)
-    decode = model.target_range.of(code)
-    translated = decode.decode(y)
-    translated += code.excess(grid.data, translated)
-    if grid is not upright:
-        if settings.inference.transfer == "difference":
-            change = grid.replaced(translated - grid.data)
-            translated = upright.data + resample_like(change, upright)
-        else:
-            translated = resample_like(grid.replaced(translated), upright)
-    # Whole numbers are fine enough for HU, not for a target whose range is 0..1: that is stored as float32.
-    coarse = np.issubdtype(volume.dtype, np.integer) and decode.high - decode.low < 500
-    return volume.replaced(from_canonical(translated, volume), np.float32 if coarse else None)
+    settings, names = model.settings, model.settings.data.sources
+    if len(volumes) != len(names):
+        raise InputError(f"the model translates {', '.join(names)} together; give one volume of each")
+    volume = volumes[0]
+    upright = [to_canonical(v) for v in on_one_grid(volumes, settings.data.align)]
+    grid = [_on_model_grid(v, model) for v in upright]
+    codec = settings.codec.source.model_dump(exclude={"follow"})
+    codes = [fit_range(v.data, **codec) for v in grid]
+    outputs = []
+    for y, target in zip(
+        translate_channels(model, [v.data for v in grid], codes, memory_gb=memory_gb), model.target_ranges, strict=True
+    ):
+        if grid[0] is not upright[0]:
+            if settings.inference.transfer == "difference":
+                change = grid[0].replaced(y - grid[0].data)
+                y = upright[0].data + resample_like(change, upright[0])
+            else:
+                y = resample_like(grid[0].replaced(y), upright[0])
+        # Whole numbers are fine enough for HU, not for a target whose range is 0..1: that is stored as float32.
+        decode = target.of(codes[0])
+        coarse = np.issubdtype(volume.dtype, np.integer) and decode.high - decode.low < 500
+        outputs.append(volume.replaced(from_canonical(y, volume), np.float32 if coarse else None))
+    return outputs
+
+
+def translate_channels(
+    model: Model, data: Sequence[np.ndarray], codes: Sequence[Range], *, memory_gb: float | None = None
+) -> list[np.ndarray]:
+    """Contrasts on the model's grid → translations in the targets' units, with what the code cut off the first.
+
+    Args:
+        data: (X, Y, Z) of each source contrast, in its units.
+        codes: their ranges.
+    """
+    x = np.stack([code.encode(v) for code, v in zip(codes, data, strict=True)])
+    outputs = []
+    for y, target in zip(translate_array(model, x, memory_gb=memory_gb), model.target_ranges, strict=True):
+        y = target.of(codes[0]).decode(y)
+        outputs.append(y + codes[0].excess(data[0], y))
+    return outputs
 
 
 def _on_model_grid(volume: Volume, model: Model) -> Volume:
@@ -70,17 +105,17 @@ def translate_array(model: Model, x: np.ndarray, *, memory_gb: float | None = No
     """Network pass over a whole array.
 
     Args:
-        x: (X, Y, Z) in code units [-1, 1], on the model's grid.
+        x: (C, X, Y, Z) in code units [-1, 1], on the model's grid.
 
     Returns:
-        (X, Y, Z) float32 in code units.
+        (C_out, X, Y, Z) float32 in code units.
     """
     inference, network = model.settings.inference, model.generator
     device = next(network.parameters()).device
-    sides = [max(n + (-n) % network.divisor, network.smallest) for n in x.shape]
-    padding = [side - n for side, n in zip(sides, x.shape, strict=True)]
+    sides = [max(n + (-n) % network.divisor, network.smallest) for n in x.shape[1:]]
+    padding = [side - n for side, n in zip(sides, x.shape[1:], strict=True)]
     pad = [(p // 2, p - p // 2) for p in padding]
-    batch = torch.from_numpy(np.pad(x, pad, mode="edge"))[None, None]
+    batch = torch.from_numpy(np.pad(x, [(0, 0), *pad], mode="edge"))[None]
     bound = memory_gb if memory_gb is not None else inference.memory_gb
     if use_whole(inference.window, network, batch.shape, bound):
         y = model.method.translate(batch.to(device)).float().cpu()
@@ -96,8 +131,8 @@ def translate_array(model: Model, x: np.ndarray, *, memory_gb: float | None = No
             sw_device=device,
             device=torch.device("cpu"),
         )
-    cut = tuple(slice(a, a + n) for (a, _), n in zip(pad, x.shape, strict=True))
-    return y[0, 0].numpy()[cut]
+    cut = tuple(slice(a, a + n) for (a, _), n in zip(pad, x.shape[1:], strict=True))
+    return y[0].numpy()[:, *cut]
 
 
 def use_whole(window: str, network: nn.Module, shape: tuple[int, ...], memory_gb: float) -> bool:

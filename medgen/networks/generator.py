@@ -43,10 +43,8 @@ def build_generator(
     The result has ``divisor``: input sides must be multiples of it, and ``smallest``: the least side.
 
     Raises:
-        ValueError: a residual generator with more than one output channel.
+        ValueError: a residual generator with more channels out than in.
     """
-    if residual and out_channels != 1:
-        raise ValueError(f"a residual generator has one output channel, got {out_channels}")
     common: dict[str, Any] = {
         "spatial_dims": spatial_dims,
         "in_channels": in_channels + noise,
@@ -59,7 +57,8 @@ def build_generator(
     else:
         network = ResNet(**common, blocks=blocks, kernel=kernel, antialias=antialias)
     initialise(network, "kaiming" if norm == "none" else init)
-    network = Residual(network) if residual else network
+    if residual:
+        network = Residual(network, in_channels=in_channels, out_channels=out_channels)
     return Noisy(network, noise) if noise else network
 
 

@@ -6,19 +6,27 @@ from medgen.networks.init import CONVOLUTIONS
 
 
 class Residual(nn.Module):
-    """y = x + net(x), the network's last convolution zero at the start: translation begins as the identity.
+    """y = x[:, :C_out] + net(x), the network's last convolution zero at the start: translation begins as the identity.
 
     What needs no change is left alone, and full-resolution detail passes without going through the
     network. ``network`` must not end in tanh; the sum is not squashed, so values of x survive exactly.
 
     Args:
-        network: (B, C_in, ...) → (B, 1, ...), same grid; initialised, for its last convolution is zeroed.
-        channel: channel of x that the difference is added to.
+        network: (B, C_in, ...) → (B, C_out, ...), same grid; initialised, for its last convolution is zeroed.
+        in_channels, out_channels: C_in and C_out; the difference is added to the first C_out channels of x.
+
+    Raises:
+        ValueError: more channels out than in.
     """
 
-    def __init__(self, network: nn.Module, channel: int = 0) -> None:
+    def __init__(self, network: nn.Module, *, in_channels: int = 1, out_channels: int = 1) -> None:
         super().__init__()
-        self.network, self.channel = network, channel
+        if out_channels > in_channels:
+            raise ValueError(
+                f"a residual generator adds to its input, so it has no more channels out ({out_channels}) than in "
+                f"({in_channels}); set residual to false"
+            )
+        self.network, self.out_channels = network, out_channels
         self.divisor, self.smallest = network.divisor, network.smallest
         last = [module for module in network.modules() if isinstance(module, CONVOLUTIONS)][-1]
         nn.init.zeros_(last.weight)
@@ -30,4 +38,4 @@ class Residual(nn.Module):
         return self.network.encoder  # type: ignore[return-value]
 
     def forward(self, x: Tensor) -> Tensor:
-        return x[:, self.channel : self.channel + 1] + self.network(x)
+        return x[:, : self.out_channels] + self.network(x)

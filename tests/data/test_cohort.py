@@ -33,9 +33,9 @@ def test_folders_of_mixed_formats_and_incomplete_cases(tmp_path):
     (tmp_path / "labels.json").write_text('{"liver": 3, "background": 0, "aorta": 1}')
     cohort = read_cohort(tmp_path)
     assert cohort.cases == [
-        Case("a", "a", source=tmp_path / "source/a.nii"),
-        Case("b", "b", tmp_path / "source/b.nii.gz", tmp_path / "target/b.mha", tmp_path / "labels/b.nrrd"),
-        Case("c", "c", target=tmp_path / "target/c.nii.gz"),
+        Case("a", "a", source=(tmp_path / "source/a.nii",)),
+        Case("b", "b", (tmp_path / "source/b.nii.gz",), (tmp_path / "target/b.mha",), tmp_path / "labels/b.nrrd"),
+        Case("c", "c", target=(tmp_path / "target/c.nii.gz",)),
     ]
     assert cohort.label_values == {"liver": 3, "aorta": 1} and cohort.root == tmp_path
 
@@ -113,7 +113,7 @@ def test_a_datalist_of_pairs(tmp_path):
             ("p1_ct", "7"),
             ("p2_ct", "p2_ct"),
         ]
-        assert cases[0].source is None and cases[0].target.samefile(tmp_path / "data/elsewhere/x.mha")
+        assert cases[0].source == () and cases[0].target[0].samefile(tmp_path / "data/elsewhere/x.mha")
         assert cases[1].labels.samefile(tmp_path / "data/p1/seg.nii")
     assert read_cohort(tmp_path / "list.json").label_values == {"liver": 1}
 
@@ -134,13 +134,13 @@ def test_decathlon(tmp_path):
     }
     (tmp_path / "dataset.json").write_text(json.dumps(content))
     cohort = read_cohort(tmp_path)  # the folder finds its dataset.json
-    assert [(c.name, c.target) for c in cohort.cases] == [("a", None), ("b", None)]
-    assert cohort.cases[1].source.samefile(tmp_path / "imagesTr/b.nii.gz")
+    assert [(c.name, c.target) for c in cohort.cases] == [("a", ()), ("b", ())]
+    assert cohort.cases[1].source[0].samefile(tmp_path / "imagesTr/b.nii.gz")
     assert cohort.label_values == {"Anterior": 1, "Posterior": 2}
     content["training"] = [{"image": ["imagesTr/a.nii.gz", "imagesTr/b.nii.gz"]}]
     (tmp_path / "dataset.json").write_text(json.dumps(content))
-    case = read_cohort(tmp_path, source_channel=1, target_channel=0).cases[0]
-    assert (case.source.name, case.target.name) == ("b.nii.gz", "a.nii.gz")
+    case = read_cohort(tmp_path, source_channels=(1,), target_channels=(0,)).cases[0]
+    assert (case.source[0].name, case.target[0].name) == ("b.nii.gz", "a.nii.gz")
 
 
 @pytest.mark.parametrize(
@@ -185,9 +185,9 @@ def test_nnunet_channels_are_chosen(tmp_path):
         ("liver_2", "liver_2", True, True, False),
         ("liver_3", "liver_3", False, True, False),
     ]
-    case = read_cohort(tmp_path, source_channel=2, target_channel=0).cases[0]
-    assert (case.source.name, case.target.name) == ("liver_1_0002.nii.gz", "liver_1_0000.nii.gz")
-    refused(tmp_path, r"has channels \[0, 1, 2\]", source_channel=5, target_channel=6)
+    case = read_cohort(tmp_path, source_channels=(2,), target_channels=(0,)).cases[0]
+    assert (case.source[0].name, case.target[0].name) == ("liver_1_0002.nii.gz", "liver_1_0000.nii.gz")
+    refused(tmp_path, r"has channels \[0, 1, 2\]", source_channels=(5,), target_channels=(6,))
 
 
 def test_mistakes_in_nnunet(tmp_path):
@@ -201,11 +201,50 @@ def test_mistakes_in_nnunet(tmp_path):
     refused(tmp_path, "lacks the channel number")
 
 
+# Several contrasts ---------------------------------------------------------------------------------------
+
+
+TWO = {"sources": ("t1", "flair"), "targets": ("t2",)}
+
+
+def test_a_side_counts_when_all_its_contrasts_are_there(tmp_path):
+    for case, contrasts in (("a", "t1 flair t2"), ("b", "t1 t2"), ("c", "flair"), ("d", "t1 flair")):
+        for contrast in contrasts.split():
+            put(tmp_path / contrast / f"{case}.nii.gz")
+    cohort = read_cohort(tmp_path, **TWO)
+    assert [(c.name, len(c.source), len(c.target)) for c in cohort.cases] == [("a", 2, 1), ("b", 0, 1), ("d", 2, 0)]
+    assert [path.parent.name for path in cohort.cases[0].source] == ["t1", "flair"]
+    assert cohort.missing == {"b": ["flair"], "c": ["t1"]}
+    refused(tmp_path, "no case has all its contrasts, a lacks t3", sources=("t1", "t3"), targets=("t4", "t3"))
+
+
+def test_contrasts_of_a_datalist_and_of_nnunet(tmp_path):
+    for name in ("a_t1.nii", "a_flair.nii", "a_t2.nii", "b_t1.nii"):
+        put(tmp_path / name)
+    entries = [
+        {"name": "a", "source": ["a_t1.nii", "a_flair.nii"], "target": "a_t2.nii"},
+        {"name": "b", "image": ["b_t1.nii", None, "a_t2.nii"]},
+    ]
+    (tmp_path / "list.json").write_text(json.dumps(entries))
+    channels = {"source_channels": (0, 1), "target_channels": (2,)}
+    cohort = read_cohort(tmp_path / "list.json", **TWO, **channels)
+    assert [[p.name for p in case.source] for case in cohort.cases] == [["a_t1.nii", "a_flair.nii"], []]
+    assert cohort.missing == {"b": ["flair"]}
+    refused(tmp_path / "list.json", "set data.source_channels", **TWO)
+    (tmp_path / "list.json").write_text(json.dumps([{"source": "a_t1.nii"}]))
+    refused(tmp_path / "list.json", "has 1 source images where data.sources names 2", **TWO)
+    nnunet(tmp_path / "raw")
+    cohort = read_cohort(tmp_path / "raw", **TWO, **channels)
+    assert [p.name for p in cohort.cases[0].source] == ["liver_1_0000.nii.gz", "liver_1_0001.nii.gz"]
+    assert cohort.missing == {"liver_3": ["t1"]}
+    refused(tmp_path / "raw", "set data.source_channels", **TWO)
+
+
 # Splits --------------------------------------------------------------------------------------------------
 
 
 def pair(name, patient=None, source=True, target=True):
-    return Case(name, patient or name, "s" if source else None, "t" if target else None)
+    return Case(name, patient or name, ("s",) if source else (), ("t",) if target else ())
 
 
 @settings(max_examples=150, deadline=None)
@@ -288,14 +327,18 @@ def test_a_recorded_split_comes_back(tmp_path):
 
 
 def test_pairs_on_one_grid_pass_and_others_are_shown(tmp_path):
-    same = Case("a", "a", put(tmp_path / "s.nii"), put(tmp_path / "t.mha"), put(tmp_path / "l.nrrd"))
+    same = Case("a", "a", (put(tmp_path / "s.nii"),), (put(tmp_path / "t.mha"),), put(tmp_path / "l.nrrd"))
     alone = Case("b", "b", source=same.source)
     check_pairs([same, alone])
     for other, numbers in (
         (put(tmp_path / "spacing.nii", spacing=1.5), "1.5 x 1 x 1 mm"),
         (put(tmp_path / "shape.nii", shape=(3, 4, 6)), "3 x 4 x 6 voxels"),
     ):
-        for case in (Case("c", "c", other, same.target), Case("c", "c", same.source, None, other)):
+        for case in (
+            Case("c", "c", (other,), same.target),
+            Case("c", "c", same.source, (), other),
+            Case("c", "c", (*same.source, other)),
+        ):
             with pytest.raises(InputError) as info:
                 check_pairs([same, case])
             for part in ("case c", str(other), numbers, "3 x 4 x 5 voxels of 1 x 1 x 1 mm", "data.align"):

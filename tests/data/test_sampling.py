@@ -27,12 +27,12 @@ def volume(seed, shape=(24, 20, 16), body=((6, 18), (5, 15), (4, 12))):
 
 
 def cohort(n=4):
-    return {f"case{i}": volume(i) for i in range(n)}
+    return {f"case{i}": (volume(i),) for i in range(n)}
 
 
 def make(paired=True, **more):
     sources = cohort()
-    targets = sources if paired else {f"other{i}": volume(10 + i) for i in range(3)}
+    targets = sources if paired else {f"other{i}": (volume(10 + i),) for i in range(3)}
     return Patches(sources, targets, paired=paired, patch=PATCH, seed=1, **more)
 
 
@@ -91,15 +91,15 @@ def test_body_share():
 
 def test_matched_position_follows_the_body():
     """The same relative place of another patient's body, wherever that body lies."""
-    sources = {"a": volume(0, (40, 40, 40), ((2, 22), (2, 22), (2, 22)))}
-    targets = {"b": volume(0, (40, 40, 40), ((18, 38), (18, 38), (18, 38)))}
+    sources = {"a": (volume(0, (40, 40, 40), ((2, 22), (2, 22), (2, 22))),)}
+    targets = {"b": (volume(0, (40, 40, 40), ((18, 38), (18, 38), (18, 38))),)}
     patches = Patches(sources, targets, paired=False, patch=PATCH, seed=0, body=1.0)
     shift = [np.subtract(place(s["target"]), place(s["source"])) for s in (patches[n] for n in range(60))]
     assert np.abs(np.mean(shift, 0) - 14).max() < 3  # 16, less where patches are held inside the volume
 
 
 def test_small_volumes_are_padded():
-    small = {"a": volume(0, (5, 20, 6), ((0, 5), (0, 20), (0, 6)))}
+    small = {"a": (volume(0, (5, 20, 6), ((0, 5), (0, 20), (0, 6))),)}
     assert Patches(small, small, paired=True, patch=PATCH, seed=0)[0]["source"].shape == (1, *PATCH)
 
 
@@ -140,10 +140,24 @@ def test_torchio_artefacts_touch_the_source_only_and_leave_the_global_generator(
 
 def test_loader_workers_get_names_not_voxels():
     big = volume(0, (60, 60, 60))
-    assert len(pickle.dumps(Patches({"a": big}, {"a": big}, paired=True, patch=PATCH, seed=0))) < big.data.nbytes / 10
+    assert (
+        len(pickle.dumps(Patches({"a": (big,)}, {"a": (big,)}, paired=True, patch=PATCH, seed=0)))
+        < big.data.nbytes / 10
+    )
 
 
 def test_unknown_artefact_is_refused():
     pytest.importorskip("torchio")
     with pytest.raises(InputError, match="RandomNose"):
         make(artefacts=({"name": "RandomNose"},))
+
+
+def test_contrasts_of_a_case_share_place_and_turn_but_not_the_gamma():
+    both = {"a": (volume(0), volume(400_000))}
+    plain = Patches(both, both, paired=True, patch=PATCH, seed=0, flip=("x",), rotate=15)[0]
+    assert plain["source"].shape == plain["target"].shape == (2, *PATCH)
+    shift = plain["source"][1] - plain["source"][0]
+    torch.testing.assert_close(shift, torch.full(PATCH, 0.4), atol=1e-4, rtol=0)
+    bent = Patches(both, both, paired=True, patch=PATCH, seed=0, gamma=0.5)[0]
+    exponents = torch.log((bent["source"] + 1) / 2) / torch.log((bent["target"] + 1) / 2)
+    assert exponents.flatten(1).std(1).max() < 1e-3 < (exponents[0] - exponents[1]).abs().min()

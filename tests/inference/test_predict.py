@@ -8,7 +8,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff
 from scipy.spatial.transform import Rotation
 
 from medgen.checkpoint import RangeInfo
-from medgen.inference.predict import pass_bytes, translate_array, translate_volume, use_whole
+from medgen.inference.predict import pass_bytes, translate_array, translate_case, translate_volume, use_whole
 from medgen.io.volume import Volume
 from medgen.types import InputError
 
@@ -75,12 +75,12 @@ def test_the_same_scan_stored_otherwise_gives_the_same_image(orientation):
 def test_any_size_goes_through(shape, window, generator):
     method = {**MODEL.settings.method, "generator": generator, "blocks": 1}
     model = make_model(small_settings(inference={"window": window}, method=method))
-    assert translate_array(model, np.zeros(shape, np.float32)).shape == shape
+    assert translate_array(model, np.zeros((1, *shape), np.float32)).shape == (1, *shape)
 
 
 def test_windows_with_overlap_agree_with_one_pass_inside():
     """Batch norm does not look at the window, so only the padding at window borders differs; blending hides it."""
-    x = np.random.default_rng(0).uniform(-1, 1, (40, 40, 40)).astype(np.float32)
+    x = np.random.default_rng(0).uniform(-1, 1, (1, 40, 40, 40)).astype(np.float32)
     whole = translate_array(make_model(small_settings(inference={"window": "whole"})), x)
     tiled = translate_array(make_model(small_settings(inference={"window": "patch", "overlap": 0.75})), x)
     change = np.abs(whole - x).mean()
@@ -125,8 +125,57 @@ def test_integers_stay_for_hu_but_not_for_a_target_of_small_range():
     volume = Volume(scan(), affine(), np.dtype(np.int16))
     assert translate_volume(MODEL, volume).dtype == np.int16
     small = make_model()
-    small.info = small.info.model_copy(update={"target_range": RangeInfo(low=0, high=1)})
+    small.info = small.info.model_copy(update={"target_range": [RangeInfo(low=0, high=1)]})
     assert translate_volume(small, volume).dtype == np.float32
+
+
+TWO = make_model(small_settings(data={"sources": ["t1", "flair"], "targets": ["t2"]}))
+BOTH = make_model(small_settings(data={"sources": ["t1", "flair"], "targets": ["t2", "pd"]}), train=False)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    axes=st.permutations([0, 1, 2]),
+    signs=st.tuples(*[st.sampled_from([-1, 1])] * 3),
+    angles=st.tuples(*[st.floats(-40, 40)] * 3),
+    shape=st.tuples(*[st.integers(3, 20)] * 3),
+)
+def test_geometry_of_several_contrasts_is_the_first_ones(axes, signs, angles, shape):
+    orientation = np.array(list(zip(axes, signs, strict=True)), float)
+    turned = [
+        Volume(
+            apply_orientation(scan(shape, seed), orientation),
+            affine(angles=angles) @ inv_ornt_aff(orientation, shape),
+            np.dtype(np.int16),
+        )
+        for seed in (0, 1)
+    ]
+    (out,) = translate_case(TWO, turned)
+    assert out.data.shape == turned[0].data.shape
+    assert np.array_equal(out.affine, turned[0].affine) and out.dtype == np.int16
+
+
+def test_an_untrained_residual_model_returns_each_contrast_with_the_excess_of_the_first():
+    scans = [Volume(np.clip(scan(seed=seed), -1000, 1000), affine()) for seed in (0, 1)]
+    scans[0].data[0, 0, 0] = 3000
+    first, second = translate_case(BOTH, scans)
+    np.testing.assert_allclose(first.data, scans[0].data, atol=2e-3)
+    np.testing.assert_allclose(second.data[1:], scans[1].data[1:], atol=2e-3)
+
+
+def test_every_contrast_is_looked_at():
+    a, b, other = (Volume(scan(seed=seed), affine()) for seed in (0, 1, 2))
+    assert not np.array_equal(translate_case(TWO, [a, b])[0].data, translate_case(TWO, [a, other])[0].data)
+
+
+def test_contrasts_on_different_grids_or_too_few():
+    a, b = Volume(scan(), affine()), Volume(scan((19, 22, 18)), affine())
+    with pytest.raises(InputError, match="19 x 22 x 17.*19 x 22 x 18"):
+        translate_case(TWO, [a, b])
+    with pytest.raises(InputError, match="t1, flair together"):
+        translate_case(TWO, [a])
+    bent = make_model(small_settings(data={"sources": ["t1", "flair"], "targets": ["t2"], "align": "resample"}))
+    assert translate_case(bent, [a, b])[0].data.shape == (19, 22, 17)
 
 
 def test_input_is_untouched():

@@ -78,8 +78,8 @@ def test_residual_starts_as_the_identity_and_learns(name):
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in network.parameters())
 
 
-def test_residual_refuses_several_outputs():
-    with pytest.raises(ValueError, match="one output channel"):
+def test_residual_refuses_more_channels_out_than_in():
+    with pytest.raises(ValueError, match=r"no more channels out \(2\) than in \(1\)"):
         build_generator("unet", spatial_dims=3, in_channels=1, out_channels=2, filters=4, norm="none", residual=True)
 
 
@@ -121,9 +121,9 @@ def test_without_norms_signals_keep_their_size():
     assert second.std().item() == pytest.approx((2 / (1.04 * 32 * 16)) ** 0.5, rel=0.02)
 
 
-def test_residual_adds_to_the_named_channel():
-    inner = torch.nn.Conv3d(2, 1, 1)
+def test_residual_adds_to_the_first_channels():
+    inner = torch.nn.Conv3d(3, 2, 1)
     inner.divisor = inner.smallest = 1
-    network = Residual(inner, channel=1)
-    x = torch.randn(1, 2, 3, 3, 3)
-    assert torch.equal(network(x), x[:, 1:])
+    network = Residual(inner, in_channels=3, out_channels=2)
+    x = torch.randn(1, 3, 3, 3, 3)
+    assert torch.equal(network(x), x[:, :2])

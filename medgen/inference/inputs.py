@@ -1,0 +1,102 @@
+"""What a path given to a conversion stands for: scans, or cases of several contrasts; and their hashes."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medgen.io.volume import ENDINGS, case_name, find_volumes, has_ending
+from medgen.types import InputError
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A case to convert: its name, its files in the order of the model's contrasts, and what hinders it if any."""
+
+    case: str
+    files: tuple[Path, ...]
+    fault: str | None = None
+
+
+def find_scans(source: Path, contrasts: Sequence[str]) -> list[Scan]:
+    """The cases of a path.
+
+    Args:
+        source: for one contrast see ``find_inputs``; for several a folder with a folder for each, whose scans belong
+            together by name. A case that lacks a contrast is found with the fault said.
+
+    Raises:
+        InputError: the path or a contrast's folder does not exist, or there is nothing in it.
+    """
+    source = Path(source)
+    if len(contrasts) == 1:
+        return [named(path) for path in find_inputs(source)]
+    absent = [name for name in contrasts if not (source / name).is_dir()]
+    if absent:
+        raise InputError(
+            f"{source} holds no folder {absent[0]}/; this model translates {' and '.join(contrasts)} together, "
+            f"so give a folder that holds {', '.join(f'{name}/CASE.nii.gz' for name in contrasts)}"
+        )
+    found: dict[str, dict[str, Path]] = {}
+    for name in contrasts:
+        for path in find_inputs(source / name):
+            case = source.resolve().name if path == source / name else case_name(path)
+            if name in found.setdefault(case, {}):
+                raise InputError(f"{path}: another scan of this folder is named {case} too; rename one")
+            found[case][name] = path.resolve()
+    return [_scan(case, found[case], contrasts, source) for case in sorted(found)]
+
+
+def named(path: Path) -> Scan:
+    """A scan of one contrast, called after its file."""
+    path = path.resolve()  # so that "." has a name
+    return Scan(case_name(path), (path,))
+
+
+def _scan(case: str, files: dict[str, Path], contrasts: Sequence[str], source: Path) -> Scan:
+    absent = [name for name in contrasts if name not in files]
+    fault = f"{source}: case {case} lacks {' and '.join(absent)}; add the missing scan" if absent else None
+    return Scan(case, tuple(files[name] for name in contrasts if name in files), fault)
+
+
+def find_inputs(source: Path) -> list[Path]:
+    """The scans that a path stands for: itself, the volumes in it, its DICOM series, or its subfolders' ones.
+
+    Raises:
+        InputError: the path does not exist, or there is nothing in it.
+    """
+    source = Path(source)
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise InputError(f"{source} does not exist; give a volume, a folder of volumes or a DICOM series folder")
+    volumes = find_volumes(source)
+    if volumes:
+        return volumes
+    if any(p.is_file() and not p.name.startswith(".") for p in source.iterdir()):
+        return [source]
+    folders = sorted({p.parent for p in source.rglob("*") if p.is_file() and not p.name.startswith(".")})
+    if not folders:
+        raise InputError(f"{source} is empty: it holds no volumes ({' '.join(ENDINGS)}) and no DICOM series")
+    return folders
+
+
+def sha256(paths: Sequence[Path]) -> str:
+    """Hash of volumes' files in order, or of a DICOM folder's files in order of their paths."""
+    digest = hashlib.sha256()
+    for path in paths:
+        for file in _files(path):
+            try:
+                with open(file, "rb") as stream:
+                    while block := stream.read(2**20):
+                        digest.update(block)
+            except OSError as error:
+                raise InputError(f"{file} cannot be read ({error.strerror}); check its permissions") from None
+    return digest.hexdigest()
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_dir() or not has_ending(path, ENDINGS):  # one DICOM file stands for the series around it
+        yield from sorted(p for p in (path if path.is_dir() else path.parent).rglob("*") if p.is_file())
+    else:
+        yield path

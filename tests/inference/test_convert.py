@@ -1,0 +1,85 @@
+"""From a tiny training to converted cohorts, for models of several contrasts and of slices."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import SMALL_METHOD, make_model, small_settings, write_cohort
+
+from medgen.checkpoint import load_model
+from medgen.config import arguments, parse_settings
+from medgen.inference.convert import convert
+from medgen.methods import method_class
+from medgen.train import train
+from medgen.types import InputError
+
+
+def tiny(cohort, name, method=None, **sections):
+    known = arguments(method_class(name))
+    given = {k: v for k, v in {**SMALL_METHOD, "pool": 2, **(method or {})}.items() if k in known}
+    values = {
+        "data": {"root": str(cohort), "paired": name == "pix2pix", "validation": 0.25, **sections.pop("data", {})},
+        "codec": {"source": {"outside": "carry"}},
+        "sampling": {"patch": [16, 16, 16], "flip": ["x"], "rotate": 5, **sections.pop("sampling", {})},
+        "method": {**given, "name": name},
+        "train": {"steps": 2, "validate_every": 2},
+        **sections,
+    }
+    return parse_settings(values, "test")
+
+
+def same_grids(made, inputs):
+    for path in inputs.iterdir():
+        a, b = nib.load(path), nib.load(made / path.name)
+        assert a.shape == b.shape and np.array_equal(a.affine, b.affine) and b.get_data_dtype() == np.int16
+
+
+def test_two_contrasts_to_one_with_pix2pix(tmp_path):
+    names = {"sources": ("t1", "flair"), "targets": ("t2",)}
+    cohort = write_cohort(tmp_path / "cohort", **names)
+    (cohort / "flair/case3.nii.gz").unlink()
+    said = []
+    best = train(tiny(cohort, "pix2pix", data=names), tmp_path / "run", say=said.append)
+    assert any("case3 lacks flair" in line for line in said)
+    model = load_model(best)
+    assert len(model.info.source_range) == len(model.info.training_scans) == 2
+    results = convert(model, cohort, tmp_path / "out")
+    assert [r.status for r in results] == ["converted", "converted", "converted", "failed"]
+    assert "case3 lacks flair" in results[3].error
+    (cohort / "t1/case3.nii.gz").unlink()
+    same_grids(tmp_path / "out", cohort / "t1")
+    assert [r.status for r in convert(model, cohort, tmp_path / "out")] == ["skipped"] * 3
+    (cohort / "flair/case1.nii.gz").write_bytes((cohort / "flair/case0.nii.gz").read_bytes())
+    assert [r.status for r in convert(model, cohort, tmp_path / "out")] == ["skipped", "converted", "skipped"]
+
+
+def test_two_contrasts_to_two_with_cyclegan(tmp_path):
+    names = {"sources": ("t1", "flair"), "targets": ("t2", "pd")}
+    cohort = write_cohort(tmp_path / "cohort", cases=6, unpaired=True, **names)
+    model = load_model(train(tiny(cohort, "cyclegan", data=names), tmp_path / "run", say=lambda _: None))
+    results = convert(model, cohort, tmp_path / "out")
+    assert [r.status for r in results] == ["converted"] * 3
+    for name in ("t2", "pd"):
+        same_grids(tmp_path / "out" / name, cohort / "t1")
+    assert set(json.loads((tmp_path / "out/manifest.json").read_text())["cases"]) == {"case0", "case2", "case4"}
+    (tmp_path / "out/pd/case2.nii.gz").unlink()
+    assert [r.status for r in convert(model, cohort, tmp_path / "out")] == ["skipped", "converted", "skipped"]
+    with pytest.raises(InputError, match="makes t2, pd"):
+        convert(model, [(cohort / "t1/case0.nii.gz", cohort / "flair/case0.nii.gz")], tmp_path / "one.nii.gz")
+
+
+def test_contrasts_on_different_grids_are_refused_in_training_and_reported_in_conversion(tmp_path):
+    names = {"sources": ("t1", "flair"), "targets": ("t2",)}
+    cohort = write_cohort(tmp_path / "cohort", **names)
+    scan = np.random.default_rng(0).integers(-1000, 400, (10, 11, 12)).astype(np.int16)
+    nib.save(nib.Nifti1Image(scan, np.diag([4.0, 4, 2, 1])), cohort / "flair/case1.nii.gz")
+    with pytest.raises(InputError, match="case1.*20 x 24 x 16.*10 x 11 x 12.*data.align"):
+        train(tiny(cohort, "pix2pix", data=names), tmp_path / "run", say=lambda _: None)
+    with pytest.raises(InputError, match="case1.*different grids"):
+        train(tiny(cohort, "pix2pix", data={**names, "paired": False}), tmp_path / "run", say=lambda _: None)
+    aligned = tiny(cohort, "pix2pix", data={**names, "align": "resample", "validation": 0.0})
+    train(aligned, tmp_path / "run", say=lambda _: None)
+    results = convert(make_model(small_settings(data=names)), cohort, tmp_path / "out")
+    assert [r.status for r in results] == ["converted", "failed", "converted", "converted"]
+    assert "10 x 11 x 12" in results[1].error
