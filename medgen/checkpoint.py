@@ -22,7 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medgen import __version__
-from medgen.config import Section, Settings, arguments, parse_settings
+from medgen.arguments import arguments
+from medgen.config import Section, Settings, parse_settings
 from medgen.data.codecs import Range, TargetRange
 from medgen.data.fingerprint import QUANTILES
 from medgen.io.folder import recovered

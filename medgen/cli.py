@@ -46,12 +46,15 @@ def main_options(
 @app.command()
 def phantom(
     out: Annotated[Path, typer.Argument(help="Cohort folder to write.")],
-    patients: Annotated[int, typer.Option(help="Number of patients (on each side, if unpaired).")] = 16,
+    patients: Annotated[int, typer.Option(help="Number of patients (in each folder, if unpaired).")] = 16,
     seed: Annotated[int, typer.Option(help="Another seed gives other patients.")] = 0,
     size: Annotated[tuple[int, int, int], typer.Option(help="Voxels along x, y, z.")] = (160, 128, 96),
     spacing: Annotated[float, typer.Option(help="Voxel size in mm.")] = 2.5,
     phase: Annotated[str, typer.Option(help="arterial, portal_venous, late or mixed.")] = "portal_venous",
-    unpaired: Annotated[bool, typer.Option("--unpaired", help="Different patients in source and target.")] = False,
+    phases: Annotated[
+        bool, typer.Option("--phases", help="A folder for every phase, none too, in place of source and target.")
+    ] = False,
+    unpaired: Annotated[bool, typer.Option("--unpaired", help="Different patients in each folder.")] = False,
     noise_free: Annotated[bool, typer.Option("--noise-free", help="Leave noise and bias out.")] = False,
 ) -> None:
     """Write the embedded CT cohort: contrast scans as source, non-contrast as target, with labels."""
@@ -63,12 +66,12 @@ def phantom(
         seed=seed,
         size=size,
         spacing=spacing,
-        phase=phase,
+        phase="all" if phases else phase,
         unpaired=unpaired,
         noise_free=noise_free,
         progress=lambda i, n, case: print(f"[{i}/{n}] {case}", flush=True),
     )
-    print(f"{patients} patients{' a side' if unpaired else ''} in {out}")
+    print(f"{patients} patients{' a folder' if unpaired else ''} in {out}")
 
 
 @app.command()

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
+from medgen.arguments import arguments
 from medgen.types import InputError
 
 Positive = Annotated[int, Field(gt=0)]
@@ -222,19 +223,6 @@ def arguments_model(cls: type) -> type[BaseModel]:
         for name, p in arguments(cls).items()
     }
     return create_model(cls.__name__, __base__=Section, **fields)  # type: ignore[call-overload]
-
-
-def arguments(cls: type) -> dict[str, inspect.Parameter]:
-    """Keyword arguments of ``cls``. ``**rest: Annotated[Any, Part]`` stands for those of ``Part`` that it does not name
-    itself: what several methods share is then written once.
-    """
-    own = dict(inspect.signature(cls).parameters)
-    rest = [p for p in own.values() if p.kind is inspect.Parameter.VAR_KEYWORD]
-    for parameter in rest:
-        del own[parameter.name]
-        (part,) = parameter.annotation.__metadata__
-        own |= {k: p for k, p in arguments(part).items() if k not in own}
-    return own
 
 
 def check(model: type[M], values: dict[str, Any], where: str, prefix: str = "") -> M:

@@ -96,6 +96,19 @@ def test_version_help_and_doctor(run):
     assert code == 0 and "torch" in out and "cuda" in out
 
 
+def test_phantom_writes_a_folder_for_every_phase(run, tmp_path):
+    small = ["--patients", 1, "--size", 12, 10, 8, "--spacing", 32]
+    code, out, err = run("phantom", tmp_path / "paired", "--phases", *small)
+    assert code == 0 and "1 patients in" in out, err
+    code, out, err = run("phantom", tmp_path / "unpaired", "--phases", "--unpaired", *small)
+    assert code == 0 and "1 patients a folder" in out, err
+    for phase in ("none", "arterial", "portal_venous", "late"):
+        assert [p.name for p in (tmp_path / "paired" / phase).iterdir()] == ["patient_000.nii.gz"]
+        assert len(list((tmp_path / "unpaired" / phase).iterdir())) == 1
+    assert len(list((tmp_path / "unpaired/labels").iterdir())) == 4
+    assert_refused(run("phantom", tmp_path / "paired", *small), "another cohort .*phase all")
+
+
 def test_train_translate_evaluate(run, cohort, config, tmp_path):
     code, out, _ = run("train", config, f"data.root={cohort}", "--out", tmp_path / "run")
     assert code == 0 and "best model" in out

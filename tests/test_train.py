@@ -12,8 +12,9 @@ import torch
 from conftest import SMALL_METHOD, write_cohort
 from safetensors.torch import load_file
 
+from medgen.arguments import arguments
 from medgen.checkpoint import load_model
-from medgen.config import arguments, parse_settings
+from medgen.config import parse_settings
 from medgen.methods import method_class, method_names
 from medgen.train import train
 from medgen.types import InputError

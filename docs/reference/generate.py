@@ -5,7 +5,8 @@ import json
 import re
 from pathlib import Path
 
-from medgen.config import Codec, Data, Inference, Sampling, Train, arguments
+from medgen.arguments import arguments
+from medgen.config import Codec, Data, Inference, Sampling, Train
 from medgen.methods import method_class, method_names
 
 HEAD = """# Every key of a config

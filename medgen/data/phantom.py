@@ -102,7 +102,7 @@ def checked(seed: int, size: Any, spacing: Any, phase: str) -> tuple[tuple[int, 
     if len(step) != 3 or not all(0 < s < 100 for s in step):
         raise InputError(f"spacing {spacing} must be one number or three, between 0 and 100 mm.")
     if phase not in PHASES:
-        raise InputError(f"phase {phase!r} is unknown; choose one of {', '.join(PHASES)} or, for a cohort, mixed.")
+        raise InputError(f"phase {phase!r} is unknown; choose one of {', '.join(PHASES)}, for a cohort mixed or all.")
     if seed < 0:
         raise InputError(f"seed {seed} must not be negative.")
     return grid, step  # type: ignore[return-value]
@@ -133,15 +133,17 @@ def write_cohort(
     ``labels/CASE.nii.gz`` (uint8), ``labels.json`` ({structure: value}) and ``patients.json`` (settings, and
     each patient's parameters).
 
+    ``phase`` may be "mixed": each patient arterial, portal_venous or late; or "all": a folder for each of
+    ``PHASES`` in place of source and target, scans of the same patients with noise of their own.
     Cases are patient_000, patient_001, ...; with ``unpaired`` the source holds the first ``patients`` of them
-    and the target as many others. ``phase`` may be "mixed": each patient arterial, portal_venous or late.
+    and the target as many others, or each phase ``patients`` of its own, dealt one phase after the other.
     A patient depends on ``seed`` and its number alone, not on the number of patients or of ``workers``
     (processes; default 2). Cases already there from the same settings are kept, so an interrupted call goes on.
     ``progress(done, total, case)`` is called after each case.
 
     Raises InputError for arguments out of range, a folder that holds another cohort or cannot be written.
     """
-    first = PHASES[1] if phase == "mixed" else phase
+    first = PHASES[1] if phase in ("mixed", "all") else phase
     grid, step = checked(seed, size, spacing, first)
     if patients < 1:
         raise InputError(f"patients {patients} must be at least 1.")
@@ -156,7 +158,7 @@ def write_cohort(
         "noise_free": noise_free,
         "unpaired_patients": patients if unpaired else None,
     }
-    total = 2 * patients if unpaired else patients
+    total = patients * len(scans_of(phase)) if unpaired else patients
     out = Path(out)
     try:
         done = prepare(out, settings, total)
@@ -176,6 +178,7 @@ def write_cohort(
 def prepare(out: Path, settings: dict[str, Any], total: int) -> dict[str, Any]:
     """Make the folders; return the records of cases already there, having refused any other cohort's."""
     record = out / "patients.json"
+    parts = [*scans_of(settings["phase"]), "labels"]
     done: dict[str, Any] = {}
     if record.exists():
         try:
@@ -189,28 +192,34 @@ def prepare(out: Path, settings: dict[str, Any], total: int) -> dict[str, Any]:
             raise InputError(f"{out} holds another cohort ({was}); remove it or choose another folder.")
         if len(done) > total:
             raise InputError(f"{out} holds {len(done)} cases, more than {total}; remove it or choose another folder.")
-    elif any((out / part).is_dir() and any((out / part).iterdir()) for part in ("source", "target", "labels")):
+    elif any((out / part).is_dir() and any((out / part).iterdir()) for part in parts):
         raise InputError(f"{out} holds scans that are not of this cohort; choose another folder.")
-    for part in ("source", "target", "labels"):
+    for part in parts:
         (out / part).mkdir(parents=True, exist_ok=True)
     write_json(out / "labels.json", LABELS)
     write_json(record, {"settings": settings, "patients": done})
     return done
 
 
+def scans_of(phase: str) -> dict[str, str]:
+    """The folders of a cohort, and the phase that each holds."""
+    return {name: name for name in PHASES} if phase == "all" else {"source": phase, "target": "none"}
+
+
 def job(out: Path, settings: dict[str, Any], number: int, patients: int) -> dict[str, Any]:
     """What a worker needs to write one case."""
-    sides = ["source", "target"]
-    if settings["unpaired_patients"]:
-        sides = ["source"] if number < patients else ["target"]
     seed = int(np.random.SeedSequence([settings["seed"], number]).generate_state(1)[0])
     phase = settings["phase"]
     if phase == "mixed":
         phase = str(stream(seed, "phase").choice(PHASES[1:]))
+    scans = scans_of(phase)
+    if settings["unpaired_patients"]:
+        side = list(scans)[number % len(scans) if phase == "all" else number // patients]
+        scans = {side: scans[side]}
     return {
         "out": out,
         "case": f"patient_{number:03d}",
-        "sides": sides,
+        "scans": scans,
         "seed": seed,
         "size": settings["size"],
         "spacing": settings["spacing"],
@@ -220,7 +229,7 @@ def job(out: Path, settings: dict[str, Any], number: int, patients: int) -> dict
 
 
 def files_of(work: dict[str, Any]) -> dict[str, Path]:
-    return {part: work["out"] / part / f"{work['case']}.nii.gz" for part in [*work["sides"], "labels"]}
+    return {part: work["out"] / part / f"{work['case']}.nii.gz" for part in [*work["scans"], "labels"]}
 
 
 def run(jobs: list[dict[str, Any]], workers: int) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -241,18 +250,16 @@ def run(jobs: list[dict[str, Any]], workers: int) -> Iterator[tuple[str, dict[st
 
 
 def write_case(work: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    patient = make_patient(
-        work["seed"],
-        size=work["size"],
-        spacing=work["spacing"],
-        phase=work["phase"],
-        noise_free=work["noise_free"],
-    )
-    volumes = {"source": patient.contrast, "target": patient.noncontrast, "labels": patient.labels}
-    for part, path in files_of(work).items():
-        dtype = np.uint8 if part == "labels" else np.int16
-        write_nifti(path, np.rint(volumes[part]).astype(dtype), patient.affine)
-    return work["case"], {"sides": work["sides"], **patient.info}
+    seed, noise_free = work["seed"], work["noise_free"]
+    anatomy = build_anatomy(seed, work["size"], work["spacing"])
+    affine = scan_affine(seed, work["size"], work["spacing"])
+    files = files_of(work)
+    for part, phase in work["scans"].items():
+        hu = render(anatomy, phase, noise_free=noise_free)
+        write_nifti(files[part], np.rint(hu).astype(np.int16), affine)
+    write_nifti(files["labels"], anatomy.labels, affine)
+    record = {"seed": seed, "phase": work["phase"], "noise_free": noise_free, **anatomy.info}
+    return work["case"], {"sides": list(work["scans"]), **record}
 
 
 def write_nifti(path: Path, data: np.ndarray, affine: np.ndarray) -> None:

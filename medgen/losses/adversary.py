@@ -1,6 +1,7 @@
 """A discriminator with its objective and stabilisers, so that any of them serves in any GAN method."""
 
 from collections import deque
+from collections.abc import Mapping
 from itertools import chain
 from typing import Annotated, Literal
 
@@ -158,16 +159,20 @@ def _spread(images: Tensor) -> Tensor:
 
 
 def optimizers(
-    generators: list[nn.Module], adversaries: list[Adversary], lr: float, betas: tuple[float, float]
+    generators: list[nn.Module],
+    adversaries: list[Adversary],
+    lr: float,
+    betas: tuple[float, float],
+    others: Mapping[str, nn.Module] | None = None,
 ) -> dict[str, Optimizer]:
-    """ "G" for all that the generator's loss trains, "D" for all discriminators."""
+    """One called G for all that the generator's loss trains, D for all discriminators, and one for each other."""
 
     def make(networks: list[nn.Module], rate: float) -> Optimizer:
         parameters = chain.from_iterable(n.parameters() for n in networks)
         return RMSprop(parameters, rate) if rmsprop else Adam(parameters, rate, betas)
 
     rmsprop = any(a.optimizer == "rmsprop" for a in adversaries)
-    found = {"G": make(generators, lr)}
+    found = {"G": make(generators, lr)} | {k: make([n], lr) for k, n in (others or {}).items()}
     if adversaries:
         critics: list[nn.Module] = [a.network for a in adversaries]
         found["D"] = make(critics, adversaries[0].lr or lr)

@@ -17,9 +17,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from medgen.arguments import deal
 from medgen.losses.adversarial import Objective
 from medgen.losses.adversary import Adversary, optimizers
 from medgen.losses.patchnce import patch_nce, sample_places
+from medgen.losses.preserve import Preserve
 from medgen.networks.generator import GeneratorName, Norm, build_generator, features
 from medgen.networks.patch_mlp import PatchMLP
 from medgen.types import Batch, Count, Update, Weight
@@ -45,7 +47,7 @@ class CUT:
         weight_identity: of ‖G(y) - y‖₁ (SinCUT: 1).
         objective: adversarial loss (paper: least_squares).
         lr, betas: of Adam, for all networks.
-        and those of ``losses.adversary``.
+        and those of ``losses.adversary`` and ``losses.preserve``.
     """
 
     generator = "G"
@@ -80,7 +82,7 @@ class CUT:
         discriminator_antialias: bool = True,
         lr: Annotated[float, Field(gt=0)] = 2e-4,
         betas: tuple[float, float] = (0.5, 0.999),
-        **adversary: Annotated[Any, Adversary],
+        **shared: Annotated[Any, Adversary, Preserve],
     ) -> None:
         if in_channels != out_channels:
             raise ValueError(
@@ -113,6 +115,7 @@ class CUT:
         with torch.no_grad():
             channels = [f.shape[1] for f in features(G, probe, self.layers)]
         H = PatchMLP(channels, nce_width)
+        adversary, preserve = deal(shared, Adversary, Preserve)
         D = Adversary(
             spatial_dims=spatial_dims,
             in_channels=out_channels,
@@ -120,7 +123,8 @@ class CUT:
             discriminator_antialias=discriminator_antialias,
             **adversary,
         )
-        self.networks: dict[str, nn.Module] = {"G": G, "H": H, "D": D.network}
+        self.preserve = Preserve(spatial_dims=spatial_dims, channels=out_channels, **preserve)
+        self.networks: dict[str, nn.Module] = {"G": G, "H": H, "D": D.network, **self.preserve.networks}
         self.adversaries = {"D": D}
         self.memory: dict[str, nn.Module] = {"pool": D.pool}
         self.patches, self.temperature = nce_patches, temperature
@@ -130,7 +134,7 @@ class CUT:
 
     def optimizers(self) -> dict[str, Optimizer]:
         learn = [self.networks["G"], self.networks["H"]]
-        return optimizers(learn, list(self.adversaries.values()), self.lr, self.betas)
+        return optimizers(learn, list(self.adversaries.values()), self.lr, self.betas, self.preserve.networks)
 
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
         """One update of D, then one of G and H. ``batch``: "source" x, "target" y (B, C, X, Y, Z) in [-1, 1]."""
@@ -141,7 +145,9 @@ class CUT:
         out = G(both.flip(2) if mirrored else both)
         y_hat, y_same = out[: len(x)], out[len(x) :]
 
-        losses = {"D": D.discriminator_loss(y, y_hat, n)}
+        seen = y_hat.flip(2) if mirrored else y_hat  # as x lies
+        losses = self.preserve.learn(x, seen, batch, update)
+        losses["D"] = D.discriminator_loss(y, y_hat, n)
         update("D", losses["D"])
         if not D.generators_turn(n):
             return losses
@@ -154,7 +160,9 @@ class CUT:
         if self.weight_identity:
             losses["identity"] = (y_same - (y.flip(2) if mirrored else y)).abs().mean()
             total = total + self.weight_identity * losses["identity"]
-        update("G", total)
+        kept, weighed = self.preserve(x, seen, batch)
+        losses |= kept
+        update("G", total + weighed)
         return losses
 
     def nce(self, x: Tensor, y_hat: Tensor, mirrored: bool, step: int) -> Tensor:

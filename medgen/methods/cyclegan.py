@@ -13,8 +13,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from medgen.arguments import deal
 from medgen.losses.adversarial import Objective
 from medgen.losses.adversary import Adversary, optimizers
+from medgen.losses.preserve import Preserve
 from medgen.networks.generator import GeneratorName, Norm, build_generator
 from medgen.types import Batch, Count, Update, Weight
 
@@ -33,7 +35,7 @@ class CycleGAN:
         weight_cycle, weight_identity: the last as a part of the cycle's (paper: 0.5 where used;
             needs as many channels in as out).
         lr, betas: of Adam, for all networks.
-        and those of ``losses.adversary``, the same for both D.
+        and those of ``losses.adversary``, the same for both D, and of ``losses.preserve``.
     """
 
     generator = "G"
@@ -61,7 +63,7 @@ class CycleGAN:
         weight_identity: Weight = 0.5,
         lr: Annotated[float, Field(gt=0)] = 2e-4,
         betas: tuple[float, float] = (0.5, 0.999),
-        **adversary: Annotated[Any, Adversary],
+        **shared: Annotated[Any, Adversary, Preserve],
     ) -> None:
         if weight_identity and in_channels != out_channels:
             raise ValueError("the identity loss needs as many channels in as out; set weight_identity to 0")
@@ -74,14 +76,17 @@ class CycleGAN:
             "upsample": upsample,
             "stem": stem,
         }
+        adversary, preserve = deal(shared, Adversary, Preserve)
         judge: dict[str, Any] = {"spatial_dims": spatial_dims, "objective": objective, "pool": pool, **adversary}
         n_x, n_y = in_channels, out_channels
         D_X, D_Y = Adversary(in_channels=n_x, **judge), Adversary(in_channels=n_y, **judge)
+        self.preserve = Preserve(spatial_dims=spatial_dims, channels=n_y, **preserve)
         self.networks: dict[str, nn.Module] = {
             "G": build_generator(generator, in_channels=n_x, out_channels=n_y, **shape, **depth),
             "F": build_generator(generator, in_channels=n_y, out_channels=n_x, **shape, **depth),
             "D_X": D_X.network,
             "D_Y": D_Y.network,
+            **self.preserve.networks,
         }
         self.adversaries = {"D_X": D_X, "D_Y": D_Y}
         self.memory: dict[str, nn.Module] = {"X": D_X.pool, "Y": D_Y.pool}
@@ -91,7 +96,7 @@ class CycleGAN:
 
     def optimizers(self) -> dict[str, Optimizer]:
         learn = [self.networks["G"], self.networks["F"]]
-        return optimizers(learn, list(self.adversaries.values()), self.lr, self.betas)
+        return optimizers(learn, list(self.adversaries.values()), self.lr, self.betas, self.preserve.networks)
 
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
         """One update of G and F, then one of both D. ``batch``: "source" x, "target" y (B, C, X, Y, Z) in [-1, 1]."""
@@ -99,7 +104,7 @@ class CycleGAN:
         G, F = self.networks["G"], self.networks["F"]
         D_X, D_Y = self.adversaries["D_X"], self.adversaries["D_Y"]
         y_hat, x_hat = G(x), F(y)
-        losses: dict[str, Tensor] = {}
+        losses = self.preserve.learn(x, y_hat, batch, update)
         if D_Y.generators_turn(n):
             losses["cycle"] = (F(y_hat) - x).abs().mean() + (G(x_hat) - y).abs().mean()
             losses["G_gan"], losses["F_gan"] = D_Y.generator_loss(y_hat), D_X.generator_loss(x_hat)
@@ -107,7 +112,9 @@ class CycleGAN:
             if self.weight_identity:
                 losses["identity"] = (G(y) - y).abs().mean() + (F(x) - x).abs().mean()
                 total = total + self.weight_identity * losses["identity"]
-            update("G", total)
+            kept, weighed = self.preserve(x, y_hat, batch)
+            losses |= kept
+            update("G", total + weighed)
 
         losses["D_Y"] = D_Y.discriminator_loss(y, y_hat, n)
         losses["D_X"] = D_X.discriminator_loss(x, x_hat, n)

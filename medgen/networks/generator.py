@@ -32,12 +32,14 @@ def build_generator(
     stem: int = 0,
     antialias: bool = False,
     noise: int = 0,
+    tanh: bool = True,
 ) -> nn.Module:
     """U-Net (``levels``, ``dropout``, ``upsample``, ``stem``) or ResNet (``blocks``, ``kernel``, ``antialias``).
 
     Args:
         residual: predict the difference from the input, see ``networks.residual``.
         noise: channels of noise beside the input, see ``networks.noise``.
+        tanh: end in tanh; a residual generator never does.
         others: see the networks' classes.
 
     The result has ``divisor``: input sides must be multiples of it, and ``smallest``: the least side.
@@ -50,7 +52,7 @@ def build_generator(
         "in_channels": in_channels + noise,
         "out_channels": out_channels,
     }
-    common |= {"filters": filters, "norm": norm_spec(norm, filters), "tanh": not residual}
+    common |= {"filters": filters, "norm": norm_spec(norm, filters), "tanh": tanh and not residual}
     network: nn.Module
     if name == "unet":
         network = UNet(**common, levels=levels, dropout=dropout, upsample=upsample, stem=stem)

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from medgen.data.body import body_mask
 from medgen.data.ct_physics import noise
-from medgen.data.phantom import LABELS, build_anatomy, make_patient, render, write_cohort
+from medgen.data.phantom import LABELS, PHASES, build_anatomy, make_patient, render, write_cohort
 from medgen.types import InputError
 
 TINY = {"size": (24, 20, 16), "spacing": 16.0}
@@ -247,6 +247,34 @@ def test_mixed_phases_and_unpaired_sides(tmp_path):
     assert {r["phase"] for r in record.values()} == {"arterial", "portal_venous", "late"}
 
 
+def test_all_phases_are_scans_of_the_same_patients_with_noise_of_their_own(tmp_path):
+    write_cohort(tmp_path, patients=2, seed=3, phase="all", workers=1, **TINY)
+    assert {p.name for p in tmp_path.iterdir() if p.is_dir()} == {*PHASES, "labels"}
+    for case, info in json.loads((tmp_path / "patients.json").read_text())["patients"].items():
+        anatomy = build_anatomy(info["seed"], TINY["size"], (TINY["spacing"],) * 3)
+        images = {part: nib.load(tmp_path / part / f"{case}.nii.gz") for part in (*PHASES, "labels")}
+        assert np.array_equal(images["labels"].get_fdata(), anatomy.labels)
+        noise = {}
+        for phase in PHASES:
+            assert np.array_equal(images[phase].affine, images["labels"].affine)
+            assert np.array_equal(images[phase].get_fdata(), np.rint(render(anatomy, phase)))
+            noise[phase] = (images[phase].get_fdata() - render(anatomy, phase, noise_free=True))[anatomy.labels > 0]
+        between = np.corrcoef(list(noise.values()))
+        assert np.abs(between - np.eye(4)).max() < 0.2
+
+
+def test_unpaired_phases_have_patients_of_their_own(tmp_path):
+    write_cohort(tmp_path, patients=2, phase="all", unpaired=True, workers=1, **TINY)
+    cases = [sorted(p.name[8:11] for p in (tmp_path / phase).iterdir()) for phase in PHASES]
+    assert cases == [["000", "004"], ["001", "005"], ["002", "006"], ["003", "007"]]
+    assert len(list((tmp_path / "labels").iterdir())) == 8
+    record = json.loads((tmp_path / "patients.json").read_text())["patients"]
+    assert len({r["seed"] for r in record.values()}) == 8
+    assert [r["sides"] for r in record.values()] == [[phase] for phase in PHASES] * 2
+    late, seed = tmp_path / "late/patient_003.nii.gz", record["patient_003"]["seed"]
+    assert np.array_equal(nib.load(late).get_fdata(), np.rint(make_patient(seed, phase="late", **TINY).contrast))
+
+
 def test_an_interrupted_cohort_goes_on_and_keeps_what_is_there(tmp_path):
     write_cohort(tmp_path, patients=2, workers=1, **TINY)
     before = contents(tmp_path)
@@ -263,7 +291,7 @@ def test_an_interrupted_cohort_goes_on_and_keeps_what_is_there(tmp_path):
 def test_another_cohort_is_never_mixed_in(tmp_path):
     write_cohort(tmp_path, patients=1, workers=1, **TINY)
     before = contents(tmp_path)
-    for change in ({"seed": 2}, {"size": (16, 9, 9)}, {"spacing": 9.0}, {"phase": "late"}, {"unpaired": True}):
+    for change in ({"seed": 2}, {"size": (16, 9, 9)}, {"spacing": 9.0}, {"phase": "all"}, {"unpaired": True}):
         with pytest.raises(InputError, match=f"another cohort .*{next(iter(change))}"):
             write_cohort(tmp_path, patients=1, workers=1, **{**TINY, **change})
     assert contents(tmp_path) == before

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from medgen.config import arguments
+from medgen.arguments import arguments
 from medgen.methods import method_class, method_names
 
 SMALL = dict(filters=4, levels=2, blocks=1, kernel=3, discriminator_filters=4, discriminator_layers=1, norm="instance")

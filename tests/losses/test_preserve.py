@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+import torch
+
+from medgen.losses.preserve import Preserve, segmentation_loss
+from medgen.losses.structure import gradient_correlation_loss, mind_loss
+
+
+def images(channels=1, dims=3):
+    torch.manual_seed(0)
+    return torch.rand(2, 2, channels, *(8,) * dims)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_terms_are_weighed_and_named(dims):
+    x, y = images(dims=dims)
+    losses, total = Preserve(spatial_dims=dims, channels=1, weight_gradient=2.0, weight_mind=3.0)(x, y, {})
+    assert losses["gradient"] == gradient_correlation_loss(x, y) and losses["mind"] == mind_loss(x, y)
+    assert total.item() == pytest.approx(2 * losses["gradient"].item() + 3 * losses["mind"].item())
+
+
+def test_nothing_asked_costs_nothing():
+    x, y = images()
+    preserve = Preserve(spatial_dims=3, channels=1)
+    losses, total = preserve(x, y, {})
+    assert losses == {} and total == 0 and preserve.networks == {}
+    assert preserve.learn(x, y, {}, lambda *_: pytest.fail("no network to update")) == {}
+
+
+def test_several_contrasts_in_compare_the_first():
+    x, y = images(channels=2)
+    losses, _ = Preserve(spatial_dims=3, channels=1, weight_gradient=1.0)(x, y[:, :1], {})
+    assert losses["gradient"] == gradient_correlation_loss(x[:, :1], y[:, :1])
+
+
+def test_segmenter_learns_and_then_stays_while_the_generator_is_asked():
+    x, y = images()
+    y.requires_grad_()
+    labels = {"labels": (x > 0.5).long()}
+    preserve = Preserve(spatial_dims=3, channels=1, weight_segmentation=1.0, classes=2)
+    S = preserve.networks["S"]
+
+    def update(name, loss):
+        assert name == "S"
+        loss.backward()
+
+    preserve.learn(x, y, labels, update)
+    assert all(p.grad is not None for p in S.parameters()) and y.grad is None
+    S.zero_grad(set_to_none=True)
+    preserve(x, y, labels)[1].backward()
+    assert y.grad.abs().max() > 0 and all(p.grad is None for p in S.parameters())
+
+
+def test_labels_without_classes_are_refused():
+    with pytest.raises(ValueError, match=r"data\.labels"):
+        Preserve(spatial_dims=3, channels=1, weight_segmentation=1.0)
+
+
+def test_segmentation_loss_written_out():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(2, 4, 3, 5)), rng.integers(0, 3, size=(2, 1, 3, 5))  # class 3 is absent
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    cross = -np.mean([np.log(p[b, labels[b, 0, i, j], i, j]) for b in range(2) for i in range(3) for j in range(5)])
+    dice = []
+    for k in range(3):
+        t = labels[:, 0] == k
+        dice.append(2 * p[:, k][t].sum() / (p[:, k].sum() + t.sum()))
+    found = segmentation_loss(torch.tensor(logits), torch.tensor(labels))
+    assert found.item() == pytest.approx(cross + 1 - np.mean(dice), rel=1e-5)
