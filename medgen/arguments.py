@@ -7,13 +7,15 @@ from typing import Any
 def arguments(cls: type) -> dict[str, inspect.Parameter]:
     """Keyword arguments of ``cls`` by name.
 
-    ``**rest: Annotated[Any, Part, Other]`` stands for those of the classes named that ``cls`` has not itself.
+    ``**rest: Annotated[Any, Part, Other]`` stands for those of the classes named that ``cls`` has not itself and
+    that have a default; what has none is ``cls``'s to give.
     """
     own = dict(inspect.signature(cls).parameters)
     for parameter in [p for p in own.values() if p.kind is inspect.Parameter.VAR_KEYWORD]:
         del own[parameter.name]
         for part in parameter.annotation.__metadata__:
-            own |= {k: p for k, p in arguments(part).items() if k not in own}
+            given = {k: p for k, p in arguments(part).items() if p.default is not inspect.Parameter.empty}
+            own |= {k: p for k, p in given.items() if k not in own}
     return own
 
 

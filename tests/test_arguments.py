@@ -10,7 +10,7 @@ class Part:
 
 
 class Other:
-    def __init__(self, *, c: int = 3) -> None: ...
+    def __init__(self, *, channels: int, c: int = 3) -> None: ...
 
 
 class Whole:
@@ -23,7 +23,7 @@ def test_own_arguments_come_before_those_of_the_parts():
 
 
 def test_each_part_gets_its_own():
-    assert deal({"a": 5, "c": 6}, Part, Other) == [{"a": 5}, {"c": 6}]
+    assert deal({"a": 5, "channels": 6}, Part, Other) == [{"a": 5}, {"channels": 6}]
 
 
 def test_unknown_ones_are_refused():
