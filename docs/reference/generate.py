@@ -7,6 +7,8 @@ from pathlib import Path
 
 from medgen.arguments import arguments
 from medgen.config import Codec, Data, Inference, Sampling, Train
+from medgen.losses.adversary import Adversary
+from medgen.losses.preserve import Preserve
 from medgen.methods import method_class, method_names
 
 HEAD = """# Every key of a config
@@ -30,6 +32,9 @@ def text() -> str:
         for key, field in model.model_fields.items():
             default = json.dumps(field.get_default(call_default_factory=True), default=str)
             parts.append(f"| `{key}` | `{default}` | {field.description or ''} |")
+    for part in (Adversary, Preserve):
+        parts.append(f"\n## method: keys from losses.{part.__name__.lower()}\n")
+        parts.append("```\n" + inspect.cleandoc(part.__doc__ or "") + "\n```")
     for name in method_names():
         cls = method_class(name)
         parts.append(f"\n## method: {name}\n")
