@@ -8,7 +8,19 @@ import torch
 from medgen.arguments import arguments
 from medgen.methods import method_class, method_names
 
-SMALL = dict(filters=4, levels=2, blocks=1, kernel=3, discriminator_filters=4, discriminator_layers=1, norm="instance")
+SMALL = dict(
+    filters=4,
+    levels=2,
+    blocks=1,
+    kernel=3,
+    discriminator_filters=4,
+    discriminator_layers=1,
+    classifier_filters=4,
+    classifier_layers=1,
+    norm="instance",
+)
+
+DOMAINS = {"source_domain": torch.tensor([0]), "target_domain": torch.tensor([1])}
 
 
 def build(name, **more):
@@ -22,7 +34,7 @@ def build(name, **more):
 def batch(seed=0):
     generator = torch.Generator().manual_seed(seed)
     x, y = (torch.rand(1, 1, 16, 16, 16, generator=generator) * 2 - 1 for _ in range(2))
-    return {"source": x, "target": y, "source_case": ["a"], "target_case": ["b"], "step": 0}
+    return {"source": x, "target": y, "source_case": ["a"], "target_case": ["b"], "step": 0} | DOMAINS
 
 
 def weights(method):

@@ -1,0 +1,59 @@
+import pytest
+import torch
+
+from medgen.methods.multi_domain import MultiDomain
+
+SMALL = dict(
+    domains=3, filters=4, blocks=1, kernel=3, classifier_filters=4, classifier_layers=1,
+    discriminator_filters=4, discriminator_layers=1,
+)  # fmt: skip
+
+
+def batch(n=2):
+    torch.manual_seed(0)
+    x, y = torch.rand(2, n, 1, 16, 16, 16) * 2 - 1
+    c_x, c = torch.tensor([0, 2]), torch.tensor([1, 0])
+    return {"source": x, "target": y, "source_domain": c_x, "target_domain": c, "step": 0}
+
+
+def test_losses_are_equations_4_to_6():
+    torch.manual_seed(0)
+    method = MultiDomain(**SMALL, weight_identity=3.0)
+    b, seen = batch(), {}
+    losses = method.step(b, lambda k, loss: seen.update({k: loss.detach()}))
+    G, D, C = (method.networks[k] for k in ("G", "D", "C"))
+
+    def planes(c):
+        out = torch.zeros(2, 3, 16, 16, 16)
+        out[0, c[0]], out[1, c[1]] = 1, 1
+        return out
+
+    def classes(images, c):
+        p = C(images)[0].mean((2, 3, 4)).softmax(1)
+        return -(p[0, c[0]].log() + p[1, c[1]].log()) / 2
+
+    x, y, c_x, c = b["source"], b["target"], b["source_domain"], b["target_domain"]
+    y_hat = G(torch.cat([x, planes(c)], 1))
+    back, same = G(torch.cat([y_hat, planes(c_x)], 1)), G(torch.cat([x, planes(c_x)], 1))
+    gan = 0.5 * (D(y_hat)[0] - 1).square().mean()
+    l1 = torch.nn.functional.l1_loss
+    expected = gan + classes(y_hat, c) + 10 * l1(back, x) + 3 * l1(same, x)
+    assert seen["G"].item() == pytest.approx(expected.item(), rel=1e-4)
+    assert losses["C"].item() == pytest.approx(((classes(x, c_x) + classes(y, c)) / 2).item(), rel=1e-4)
+
+
+def test_target_decides_the_translation():
+    torch.manual_seed(0)
+    method = MultiDomain(**SMALL)
+    x = batch()["source"]
+    found = []
+    for target in range(3):
+        method.target = target
+        found.append(method.translate(x))
+        assert torch.equal(found[-1], method.convert(x, torch.tensor([target, target])))
+    assert not torch.equal(found[0], found[1]) and not torch.equal(found[1], found[2])
+
+
+def test_channels_must_agree():
+    with pytest.raises(ValueError, match="reads its own output"):
+        MultiDomain(**SMALL, in_channels=2)
