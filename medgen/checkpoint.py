@@ -109,7 +109,7 @@ def build_method(settings: Settings) -> Method:
     given = {k: v for k, v in settings.method.items() if k != "name"}
     for key, value in _known_from_data(settings).items():
         if key in arguments(cls) and given.setdefault(key, value) != value:
-            raise InputError(f"method.{key}={given[key]}: the data section makes it {value}; leave the key out")
+            raise InputError(f"method.{key}={given[key]}: the data and the patch make it {value}; leave the key out")
     try:
         method = cls(**given)
         method.optimizers()  # Adam checks its own arguments
@@ -119,8 +119,10 @@ def build_method(settings: Settings) -> Method:
 
 
 def _known_from_data(settings: Settings) -> dict[str, int]:
-    """Arguments of a method that follow from the data section."""
-    return {"in_channels": len(settings.data.sources), "out_channels": len(settings.data.targets)}
+    """Arguments of a method that follow from the data section and, for slices, from the patch."""
+    axis = settings.slab_axis
+    slices = 1 if axis is None else settings.sampling.patch[axis]
+    return {"in_channels": slices * len(settings.data.sources), "out_channels": slices * len(settings.data.targets)}
 
 
 def save_model(folder: Path, generator: nn.Module, info: ModelInfo) -> None:

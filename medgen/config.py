@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from medgen.arguments import arguments
+from medgen.data.slabs import slab_axis
 from medgen.types import InputError
 
 Positive = Annotated[int, Field(gt=0)]
@@ -117,7 +118,11 @@ class Artefact(Section):
 
 
 class Sampling(Section):
-    patch: tuple[Positive, Positive, Positive] = Field((64, 64, 64), description="voxels of a training patch")
+    patch: tuple[Positive, Positive, Positive] = Field(
+        (64, 64, 64),
+        description="voxels of a training patch; with method.spatial_dims=2 the smallest side counts the neighbouring "
+        "slices of a slab and its axis is the one sliced: [128, 128, 1] axial slices, [1, 96, 96] sagittal ones",
+    )
     batch: Positive = Field(1, description="patches a step and process")
     body: float = Field(0.9, ge=0, le=1, description="share of the patches centred inside the body")
     match_position: bool = Field(
@@ -180,6 +185,11 @@ class Settings(Section):
     method: dict[str, Any] = Field(description="name, and the constructor's arguments")
     train: Train = Train()
     inference: Inference = Inference()
+
+    @property
+    def slab_axis(self) -> int | None:
+        """The axis along which a 2D model slices volumes, see ``data.slabs``; none for a 3D model."""
+        return slab_axis(self.sampling.patch) if self.method.get("spatial_dims") == 2 else None
 
 
 def load_settings(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Settings:

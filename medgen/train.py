@@ -27,6 +27,7 @@ from medgen import checkpoint
 from medgen.config import Settings, plain
 from medgen.data.prepare import Prepared, prepare
 from medgen.data.sampling import Patches, batches
+from medgen.data.slabs import fold_batch
 from medgen.io.folder import folder_written_aside, recovered
 from medgen.log import Log, Progress
 from medgen.types import Batch, InputError, Method
@@ -210,7 +211,12 @@ def _loop(run: Run, prepared: Prepared, out: Path, say: Callable[[str], None]) -
     log = Log(out, run.step) if fabric.is_global_zero else None
     sampling = settings.sampling.model_dump(exclude={"batch", "workers"})
     patches = Patches(
-        prepared.sources, prepared.targets, paired=settings.data.paired, seed=settings.train.seed, **sampling
+        prepared.sources,
+        prepared.targets,
+        paired=settings.data.paired,
+        seed=settings.train.seed,
+        slab=settings.slab_axis,
+        **sampling,
     )
     stream = batches(
         patches,
@@ -354,18 +360,19 @@ def _launch(settings: Settings) -> Fabric:
 
 def _check_method(settings: Settings) -> None:
     """That the method's networks take the patch: one step on the meta device, where nothing is computed."""
-    if settings.method.get("spatial_dims", 3) != 3:
-        raise InputError("method.spatial_dims=2: training on slices is not there yet; use 3")
-    patch = settings.sampling.patch
+    patch, axis = settings.sampling.patch, settings.slab_axis
     with torch.device("meta"):
         method = checkpoint.build_method(settings)
         sides = {"source": len(settings.data.sources), "target": len(settings.data.targets)}
         batch: Batch = {side: torch.empty(2, n, *patch) for side, n in sides.items()} | {"step": 0}
         divisor: int = method.networks[method.generator].divisor  # type: ignore[assignment]
-        if any(n % divisor for n in patch):
+        if any(n % divisor for i, n in enumerate(patch) if i != axis):
+            which = "every side" if axis is None else "both sides of a slice"
             raise InputError(
-                f"sampling.patch={list(patch)}: every side must be a multiple of {divisor} for this generator"
+                f"sampling.patch={list(patch)}: {which} must be a multiple of {divisor} for this generator"
             )
+        if axis is not None:
+            batch = fold_batch(batch, axis)
         try:
             method.step(batch, lambda name, loss: None)
         except (RuntimeError, ValueError) as error:

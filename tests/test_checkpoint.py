@@ -33,7 +33,7 @@ def test_channels_follow_from_the_data_section():
     G = build_method(small_settings(data=data)).networks["G"]
     assert G(torch.zeros(1, 2, 8, 8, 8)).shape == (1, 1, 8, 8, 8)
     build_method(small_settings(data=data, method={**SMALL_METHOD, "in_channels": 2}))
-    with pytest.raises(InputError, match="method.in_channels=3: the data section makes it 2"):
+    with pytest.raises(InputError, match="method.in_channels=3: the data and the patch make it 2"):
         build_method(small_settings(data=data, method={**SMALL_METHOD, "in_channels": 3}))
     with pytest.raises(InputError, match="residual"):
         build_method(small_settings(data={"targets": ["t1", "t2"]}))

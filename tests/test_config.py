@@ -49,6 +49,11 @@ def test_settings_survive_json(file):
         ("train.minutes=.nan", ["train.minutes", "finite"]),
         ("codec.source={low: 500, high: -500}", ["codec.source", "below"]),
         ("codec.source={kind: percentile, high: 150}", ["codec.source", "0 and 100"]),
+        ("data.source_channel=1", ["data.source_channel", "data.source_channels"]),
+        ("data.sources=[]", ["data.sources"]),
+        ("data.sources=[../t1]", ["data.sources"]),
+        ("data={targets: [t1, t1]}", ["targets names a contrast twice"]),
+        ("data={sources: [a, b, c], source_channels: [0, 1]}", ["3 contrasts but source_channels lists 2"]),
     ],
 )
 def test_faults_are_one_sentence_that_names_the_key(file, override, words):
@@ -58,6 +63,11 @@ def test_faults_are_one_sentence_that_names_the_key(file, override, words):
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+def test_channel_numbers_without_names_get_some(file):
+    data = load_settings(file, ["data={source_channels: [0, 2]}"]).data
+    assert data.sources == ("channel_0", "channel_2") and data.targets == ("target",)
 
 
 def test_unreadable_files(tmp_path):

@@ -15,6 +15,7 @@ from monai.transforms.compose import Compose as ComposeType
 from torch.utils.data import DataLoader, Dataset
 
 from medgen.data.cache import Cached, Channels
+from medgen.data.slabs import fold_batch
 from medgen.types import Batch, InputError
 
 AXES = {"x": 0, "y": 1, "z": 2}
@@ -27,6 +28,7 @@ class Patches(Dataset):
         sources, targets: case name → volumes, one a contrast. Paired: the same names on both sides.
         paired: take both patches from one case and one place.
         patch: voxels (X, Y, Z); smaller volumes are padded by their edge values.
+        slab: axis whose slices ``batches`` folds into channels, see ``data.slabs``; none in 3D.
         body: share of patches centred on a body voxel; the others lie anywhere.
         match_position: unpaired: centre the target's patch at the same place relative to its body's box.
         flip, rotate, scale, gamma, artefacts: see ``config.Sampling``.
@@ -40,6 +42,7 @@ class Patches(Dataset):
         paired: bool,
         patch: tuple[int, int, int],
         seed: int,
+        slab: int | None = None,
         body: float = 0.9,
         match_position: bool = True,
         flip: tuple[str, ...] = (),
@@ -51,18 +54,22 @@ class Patches(Dataset):
         if paired and set(sources) != set(targets):
             raise ValueError(f"paired sampling needs the same cases on both sides; got {sources} and {targets}")
         self.sources, self.targets, self.paired, self.seed = sources, targets, paired, seed
-        self.patch, self.body, self.match_position, self.gamma = (
-            np.asarray(patch),
-            body,
-            match_position,
-            gamma,
-        )
+        self.patch, self.slab = np.asarray(patch), slab
+        self.body, self.match_position, self.gamma = body, match_position, gamma
         self.spatial = _spatial(patch, flip, rotate, scale)
         self.artefacts = _artefacts(artefacts)
         # Turned and shrunk patches need neighbours beyond their edge: crop more, transform into the centre.
         turn = np.deg2rad(min(rotate, 45))
         margin = (1 + scale) * (np.cos(turn) + np.sin(turn))
         self.crop = np.ceil(self.patch * margin).astype(int)
+        # What stays inside the volume: the crop, but of a slab no more than its own slices, or a volume's first and
+        # last slices would never be seen. How far turning takes a slab's rim out of its slices depends on its width.
+        self.inside, self.offset = self.crop.copy(), np.zeros(3, int)
+        if slab is not None:
+            turned = np.sin(np.deg2rad(min(rotate, 90))) * np.delete(self.patch, slab).max() / 2
+            self.crop[slab] += 2 * int(np.ceil(turned))
+            self.inside[slab] = self.patch[slab]
+            self.offset[slab] = (self.crop[slab] - self.patch[slab]) // 2
 
     def __getitem__(self, n: int) -> Batch:
         rng = np.random.default_rng([self.seed, n])
@@ -98,11 +105,12 @@ class Patches(Dataset):
             centre = low + place * (high - low) + rng.normal(0, 0.05, 3) * (high - low)
         elif rng.random() < self.body and len(case.body):
             # A patch centred somewhere in reach of the voxel, so that the body's rim is seen from both sides.
-            centre = case.body[rng.integers(len(case.body))] + rng.uniform(-0.25, 0.25, 3) * self.crop
+            centre = case.body[rng.integers(len(case.body))] + rng.uniform(-0.25, 0.25, 3) * self.inside
         else:
             centre = rng.uniform(0, 1, 3) * shape
         start = np.rint(centre - self.crop / 2).astype(int)
-        return np.clip(start, 0, np.maximum(shape - self.crop, 0))
+        low, high = -self.offset, shape - self.inside - self.offset
+        return np.where(low <= high, np.clip(start, low, np.maximum(low, high)), -((self.crop - shape) // 2))
 
     def _augment(self, x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         if self.gamma:
@@ -174,11 +182,10 @@ def _box(case: Cached) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _crop(data: np.ndarray, start: np.ndarray, size: np.ndarray) -> np.ndarray:
-    cut = np.asarray(data[tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))], np.float32)
-    short = size - cut.shape
-    if (short > 0).any():
-        cut = np.pad(cut, [(s // 2, s - s // 2) for s in short], mode="edge")
-    return cut
+    low, high = np.maximum(start, 0), np.minimum(start + size, data.shape)
+    cut = np.asarray(data[tuple(slice(a, b) for a, b in zip(low, high, strict=True))], np.float32)
+    beyond = list(zip(low - start, start + size - high, strict=True))
+    return np.pad(cut, beyond, mode="edge") if np.any(beyond) else cut
 
 
 def batches(
@@ -193,7 +200,8 @@ def batches(
 ) -> Iterator[Batch]:
     """Batches of steps first_step … steps-1 for process ``rank`` of ``world``.
 
-    Step s of the whole run uses samples s·batch·world … (s+1)·batch·world-1, each process its own part.
+    Step s of the whole run uses samples s·batch·world … (s+1)·batch·world-1, each process its own part. Slabs come
+    folded: (B, C·k, the two other sides).
     """
     numbers: Any = [
         range((step * world + rank) * batch, (step * world + rank + 1) * batch) for step in range(first_step, steps)
@@ -208,7 +216,8 @@ def batches(
         multiprocessing_context="spawn" if workers else None,
         prefetch_factor=4 if workers else None,
     )
-    yield from loader
+    for found in loader:
+        yield found if patches.slab is None else fold_batch(found, patches.slab)
 
 
 def _one_thread(_: int) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from medgen.data.body import body_mask, looks_like_hu
 from medgen.evaluation import fidelity
+from medgen.evaluation.consistency import relative_slice_jump
 from medgen.evaluation.summary import CaseResult, Evaluation, Failure, write_results
 from medgen.io.volume import GRID_TOLERANCE, Volume, case_name, find_volumes, read_volume, same_geometry, to_canonical
 from medgen.types import InputError
@@ -246,6 +247,7 @@ def _metrics(
             metrics[f"{prefix}{part}ssim"] = fidelity.mean_ssim(similarity, mask)
         if enhancing is not None and enhancing.any():
             metrics[f"{prefix}enhancing_mae"] = fidelity.mae(truth, image, enhancing)
+        metrics[f"{prefix}slice_jump"] = relative_slice_jump(image, truth, masks.get("body", masks.get("mask")))
     return metrics
 
 

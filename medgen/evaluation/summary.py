@@ -30,6 +30,8 @@ METRICS = (
     *MORE,
     "enhancing_mae",
     "source_enhancing_mae",
+    "slice_jump",
+    "source_slice_jump",
 )  # columns of cases.csv after "case", in order
 REGION_COLUMNS = ("voxels", "mean_prediction", "mean_reference", "mean_source", "mae", "source_mae", "error")
 LEAST_CHANGE = 5.0  # HU between source and truth below which "fraction of the way" is noise

@@ -12,6 +12,7 @@ from medgen.checkpoint import Model
 from medgen.data.align import on_one_grid
 from medgen.data.codecs import Range, fit_range
 from medgen.data.grid import resample, resample_like
+from medgen.data.slabs import fold, unfold
 from medgen.io.volume import Volume, from_canonical, to_canonical
 from medgen.types import InputError
 
@@ -102,7 +103,7 @@ def _on_model_grid(volume: Volume, model: Model) -> Volume:
 
 @torch.inference_mode()
 def translate_array(model: Model, x: np.ndarray, *, memory_gb: float | None = None) -> np.ndarray:
-    """Network pass over a whole array.
+    """Network pass over a whole array, slab by slab for a 2D model.
 
     Args:
         x: (C, X, Y, Z) in code units [-1, 1], on the model's grid.
@@ -110,33 +111,67 @@ def translate_array(model: Model, x: np.ndarray, *, memory_gb: float | None = No
     Returns:
         (C_out, X, Y, Z) float32 in code units.
     """
-    inference, network = model.settings.inference, model.generator
-    device = next(network.parameters()).device
-    sides = [max(n + (-n) % network.divisor, network.smallest) for n in x.shape[1:]]
-    padding = [side - n for side, n in zip(sides, x.shape[1:], strict=True)]
-    pad = [(p // 2, p - p // 2) for p in padding]
-    batch = torch.from_numpy(np.pad(x, [(0, 0), *pad], mode="edge"))[None]
-    bound = memory_gb if memory_gb is not None else inference.memory_gb
-    if use_whole(inference.window, network, batch.shape, bound):
-        y = model.method.translate(batch.to(device)).float().cpu()
+    network, axis, window = model.generator, model.settings.slab_axis, model.settings.inference.window
+    bound = memory_gb if memory_gb is not None else model.settings.inference.memory_gb
+    pad = [_padding(n, network) for n in x.shape[1:]]
+    if axis is None:
+        batch = torch.from_numpy(np.pad(x, [(0, 0), *pad], mode="edge"))[None]
+        y = _pass(model, batch, use_whole(window, network, batch.shape, bound))[0].numpy()
     else:
-        y = sliding_window_inference(  # type: ignore[assignment]  # one tensor in, one out
-            batch,
-            roi_size=model.settings.sampling.patch,
-            sw_batch_size=inference.batch,
-            predictor=lambda window: model.method.translate(window).float(),
-            overlap=inference.overlap,
-            mode="gaussian",
-            padding_mode="replicate",
-            sw_device=device,
-            device=torch.device("cpu"),
-        )
+        depth = model.settings.sampling.patch[axis]
+        pad[axis] = ((depth - 1) // 2, depth // 2)  # as many slabs as slices, each around its slice
+        y = _slabs(model, np.pad(x, [(0, 0), *pad], mode="edge"), axis, depth, bound)
     cut = tuple(slice(a, a + n) for (a, _), n in zip(pad, x.shape[1:], strict=True))
-    return y[0].numpy()[:, *cut]
+    return y[:, *cut]
+
+
+def _padding(n: int, network: nn.Module) -> tuple[int, int]:
+    """Voxels to add before and after a side of n, so that the network takes it."""
+    divisor, smallest = int(network.divisor), int(network.smallest)  # type: ignore[arg-type]
+    missing = max(n + (-n) % divisor, smallest) - n
+    return missing // 2, missing - missing // 2
+
+
+def _slabs(model: Model, x: np.ndarray, axis: int, depth: int, memory_gb: float) -> np.ndarray:
+    """(C, X, Y, Z) → (C_out, X, Y, Z), the slab moved on one slice at a time; what overlaps is averaged."""
+    count, together = x.shape[axis + 1] - depth + 1, model.settings.inference.batch
+    total, whole = np.zeros(0, np.float32), None
+    for first in range(0, count, together):
+        starts = range(first, min(first + together, count))
+        slabs = np.stack([x.take(range(start, start + depth), axis + 1) for start in starts])
+        batch = fold(torch.from_numpy(slabs), axis)
+        if whole is None:
+            whole = use_whole(model.settings.inference.window, model.generator, batch.shape, memory_gb)
+        made = unfold(_pass(model, batch, whole), axis, depth).movedim(axis + 2, 1).numpy()  # (slabs, k, C_out, ...)
+        if not total.size:
+            total = np.zeros((x.shape[axis + 1], *made.shape[2:]), np.float32)
+        for start, slab in zip(starts, made, strict=True):
+            total[start : start + depth] += slab
+    seen = np.convolve(np.ones(count), np.ones(depth)).astype(np.float32)
+    return np.moveaxis(total / seen[:, None, None, None], 0, axis + 1)
+
+
+def _pass(model: Model, batch: Tensor, whole: bool) -> Tensor:
+    """(B, C, ...) → (B, C_out, ...) on the CPU, in one pass or in blended windows of the training patch."""
+    inference, axis = model.settings.inference, model.settings.slab_axis
+    device = next(model.generator.parameters()).device
+    if whole:
+        return model.method.translate(batch.to(device)).float().cpu()
+    return sliding_window_inference(  # type: ignore[return-value]  # one tensor in, one out
+        batch,
+        roi_size=[n for i, n in enumerate(model.settings.sampling.patch) if i != axis],
+        sw_batch_size=inference.batch,
+        predictor=lambda window: model.method.translate(window).float(),
+        overlap=inference.overlap,
+        mode="gaussian",
+        padding_mode="replicate",
+        sw_device=device,
+        device=torch.device("cpu"),
+    )
 
 
 def use_whole(window: str, network: nn.Module, shape: tuple[int, ...], memory_gb: float) -> bool:
-    """Whether a volume goes through in one pass.
+    """Whether a volume, or the slices of a slab, goes through in one pass.
 
     ``auto`` does so where it fits and where the network's norms do not look at the window: instance and
     group norm see other statistics in a whole volume than in the patches they were trained on.
@@ -147,7 +182,7 @@ def use_whole(window: str, network: nn.Module, shape: tuple[int, ...], memory_gb
     if window == "whole":
         if not fits:
             raise InputError(
-                f"a volume of {shape[2:]} voxels needs more than {memory_gb} GiB in one pass; "
+                f"an image of {tuple(shape[2:])} voxels needs more than {memory_gb} GiB in one pass; "
                 "raise inference.memory_gb or set inference.window to patch"
             )
         return True
@@ -155,7 +190,7 @@ def use_whole(window: str, network: nn.Module, shape: tuple[int, ...], memory_gb
 
 
 def pass_bytes(network: nn.Module, shape: tuple[int, ...]) -> int:
-    """Bound on the memory of a forward pass on (B, C, X, Y, Z): the outputs of all layers, as 4-byte floats.
+    """Bound on the memory of a forward pass on (B, C, X, Y[, Z]): the outputs of all layers, as 4-byte floats.
 
     Counted on the meta device: shapes are worked out, nothing is computed or allocated.
     """

@@ -21,6 +21,7 @@ MEASURES = (
     ("psnr", "PSNR", False, True),
     ("body_ssim", "SSIM in the body", False, True),
     ("ssim", "SSIM", False, True),
+    ("slice_jump", "Slice jump", False, False),
 )
 
 

@@ -161,3 +161,29 @@ def test_contrasts_of_a_case_share_place_and_turn_but_not_the_gamma():
     bent = Patches(both, both, paired=True, patch=PATCH, seed=0, gamma=0.5)[0]
     exponents = torch.log((bent["source"] + 1) / 2) / torch.log((bent["target"] + 1) / 2)
     assert exponents.flatten(1).std(1).max() < 1e-3 < (exponents[0] - exponents[1]).abs().min()
+
+
+def test_slabs_come_folded_and_reach_the_first_and_the_last_slice():
+    for rotate in (0, 10):
+        patches = Patches(cohort(), cohort(), paired=True, patch=(8, 8, 1), slab=2, seed=0, rotate=rotate, body=0.5)
+        assert patches[0]["source"].shape == (1, 8, 8, 1)
+        assert next(batches(patches, batch=2, first_step=0, steps=1))["source"].shape == (2, 1, 8, 8)
+        seen = {int(patches._start(volume(0), np.random.default_rng(n))[2] + patches.offset[2]) for n in range(300)}
+        assert seen == set(range(16))
+
+
+def test_a_turned_slab_sees_its_neighbours_not_its_own_edge():
+    """Sagittal slabs of HU that grow along x: turned, they must hold more than their own slice's one value."""
+    sources = {"a": (volume(0, (40, 40, 40), ((10, 30),) * 3),)}
+    patches = Patches(sources, sources, paired=True, patch=(1, 16, 16), slab=0, seed=0, rotate=20, body=1.0)
+    decoded = [Range(0, 500_000).decode(patches[n]["source"].numpy()) for n in range(30)]
+    gradient = np.array([np.linalg.lstsq(plane_of(d), d.ravel(), rcond=None)[0] for d in decoded])
+    lengths = np.abs(gradient[:, :2]).max(1)
+    assert len(set(np.round(lengths, 2))) > 10  # turned differently
+    residue = [np.abs(plane_of(d) @ g - d.ravel()).max() for g, d in zip(gradient, decoded, strict=True)]
+    assert max(residue) < 50  # a plane through a linear volume, nowhere replicated (z counts 10000 a voxel)
+
+
+def plane_of(patch):
+    u, v = np.meshgrid(np.arange(patch.shape[2]), np.arange(patch.shape[3]), indexing="ij")
+    return np.stack([u.ravel(), v.ravel(), np.ones(u.size)], 1)

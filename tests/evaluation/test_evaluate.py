@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from medgen.data.body import body_mask
+from medgen.evaluation.consistency import relative_slice_jump
 from medgen.evaluation.evaluate import evaluate, takes_up_contrast
 from medgen.types import InputError
 
@@ -70,6 +71,7 @@ def test_every_number_of_a_case(cohort):
         assert row[f"{prefix}psnr"] == pytest.approx(10 * np.log10(4095**2 / square), rel=1e-5)
         assert row[f"{prefix}body_mae"] == pytest.approx(error[body].mean(), rel=1e-5)
         assert row[f"{prefix}enhancing_mae"] == pytest.approx(error[enhancing].mean(), rel=1e-5)
+        assert row[f"{prefix}slice_jump"] == pytest.approx(relative_slice_jump(image, truth, body), rel=1e-5)
     assert row["ssim"] > row["source_ssim"] and row["body_ssim"] > row["source_body_ssim"]
 
 

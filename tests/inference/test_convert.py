@@ -5,12 +5,14 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from conftest import SMALL_METHOD, make_model, small_settings, write_cohort
+from safetensors.torch import load_file
 
 from medgen.checkpoint import load_model
 from medgen.config import arguments, parse_settings
 from medgen.inference.convert import convert
-from medgen.methods import method_class
+from medgen.methods import method_class, method_names
 from medgen.train import train
 from medgen.types import InputError
 
@@ -83,3 +85,36 @@ def test_contrasts_on_different_grids_are_refused_in_training_and_reported_in_co
     results = convert(make_model(small_settings(data=names)), cohort, tmp_path / "out")
     assert [r.status for r in results] == ["converted", "failed", "converted", "converted"]
     assert "10 x 11 x 12" in results[1].error
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_slabs_of_three_slices(name, tmp_path):
+    cohort = write_cohort(tmp_path / "cohort", cases=6, shape=(20, 24, 13), unpaired=name != "pix2pix")
+    settings = tiny(cohort, name, method={"spatial_dims": 2}, sampling={"patch": [16, 16, 3]})
+    model = load_model(train(settings, tmp_path / "run", say=lambda _: None))
+    assert model.generator(torch.zeros(1, 3, 16, 16)).shape == (1, 3, 16, 16)
+    assert {r.status for r in convert(model, cohort / "source", tmp_path / "out")} == {"converted"}
+    same_grids(tmp_path / "out", cohort / "source")
+
+
+def test_slices_of_two_contrasts_resume_to_the_same_weights(tmp_path):
+    names = {"sources": ("t1", "flair"), "targets": ("t2",)}
+    cohort = write_cohort(tmp_path / "cohort", **names)
+
+    def settings(steps):
+        flat = {"steps": steps, "decay_from": 1.0, "checkpoint_every": 1, "validate_every": 2}
+        options = {"data": names, "sampling": {"patch": [1, 16, 16], "gamma": 0.2}, "train": flat}
+        return tiny(cohort, "pix2pix", method={"spatial_dims": 2}, **options)
+
+    train(settings(4), tmp_path / "whole", say=lambda _: None)
+    train(settings(2), tmp_path / "parts", say=lambda _: None)
+    train(settings(4), tmp_path / "parts", resume=True, say=lambda _: None)
+    whole, parts = (load_file(tmp_path / run / "last/training-0.safetensors") for run in ("whole", "parts"))
+    assert whole.keys() == parts.keys() and all(torch.equal(whole[k], parts[k]) for k in whole)
+
+
+def test_patches_that_are_no_slabs_or_do_not_fit(tmp_path):
+    cohort = write_cohort(tmp_path / "cohort", cases=2)
+    for patch, words in (([16, 16, 16], "no single smallest side"), ([18, 16, 3], "both sides of a slice")):
+        with pytest.raises(InputError, match=words):
+            train(tiny(cohort, "pix2pix", {"spatial_dims": 2}, sampling={"patch": patch}), tmp_path / "run")

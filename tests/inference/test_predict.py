@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import make_model, small_settings
+from conftest import SMALL_METHOD, make_model, small_settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import apply_orientation, inv_ornt_aff
@@ -129,7 +129,8 @@ def test_integers_stay_for_hu_but_not_for_a_target_of_small_range():
     assert translate_volume(small, volume).dtype == np.float32
 
 
-TWO = make_model(small_settings(data={"sources": ["t1", "flair"], "targets": ["t2"]}))
+CONTRASTS = {"sources": ["t1", "flair"], "targets": ["t2"]}
+TWO = make_model(small_settings(data=CONTRASTS))
 BOTH = make_model(small_settings(data={"sources": ["t1", "flair"], "targets": ["t2", "pd"]}), train=False)
 
 
@@ -174,8 +175,77 @@ def test_contrasts_on_different_grids_or_too_few():
         translate_case(TWO, [a, b])
     with pytest.raises(InputError, match="t1, flair together"):
         translate_case(TWO, [a])
-    bent = make_model(small_settings(data={"sources": ["t1", "flair"], "targets": ["t2"], "align": "resample"}))
+    bent = make_model(small_settings(data={**CONTRASTS, "align": "resample"}))
     assert translate_case(bent, [a, b])[0].data.shape == (19, 22, 17)
+
+
+def slabs(patch=(16, 16, 3), train=True, **sections):
+    method = {**SMALL_METHOD, "spatial_dims": 2, **sections.pop("method", {})}
+    return make_model(small_settings(method=method, sampling={"patch": patch}, **sections), train=train)
+
+
+SLABS = {
+    k: [slabs(patch) for patch in ((16, 16, k), (k, 16, 24), (24, k, 16))] + [slabs((16, 16, k), data=CONTRASTS)]
+    for k in (1, 2, 3)
+}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    depth=st.sampled_from([1, 2, 3]),
+    which=st.integers(0, 3),
+    axes=st.permutations([0, 1, 2]),
+    signs=st.tuples(*[st.sampled_from([-1, 1])] * 3),
+    angles=st.tuples(*[st.floats(-40, 40)] * 3),
+    shape=st.tuples(*[st.integers(1, 20)] * 3),
+)
+def test_geometry_is_the_inputs_for_slabs_too(depth, which, axes, signs, angles, shape):
+    model, orientation = SLABS[depth][which], np.array(list(zip(axes, signs, strict=True)), float)
+    turned = [
+        Volume(
+            apply_orientation(scan(shape, seed), orientation),
+            affine(angles=angles) @ inv_ornt_aff(orientation, shape),
+            np.dtype(np.int16),
+        )
+        for seed in range(len(model.settings.data.sources))
+    ]
+    (out,) = translate_case(model, turned)
+    assert out.data.shape == turned[0].data.shape
+    assert np.array_equal(out.affine, turned[0].affine) and out.dtype == np.int16
+
+
+@pytest.mark.parametrize("patch", [(16, 16, 1), (16, 16, 4), (3, 16, 16), (16, 2, 16)])
+@pytest.mark.parametrize("window", ["whole", "patch"])
+def test_untrained_residual_slabs_return_the_scan(patch, window):
+    model = slabs(patch, train=False, inference={"window": window})
+    x = np.random.default_rng(0).uniform(-1, 1, (1, 21, 19, 22)).astype(np.float32)
+    np.testing.assert_allclose(translate_array(model, x), x, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_overlapping_slabs_are_averaged(axis, batch):
+    """Against slab after slab by hand: slice i is the mean of what the slabs around i - 1, i and i + 1 say of it."""
+    patch = [16, 16, 16]
+    patch[axis] = 3
+    model = slabs(tuple(patch), inference={"batch": batch, "window": "whole"})
+    x = np.random.default_rng(0).uniform(-1, 1, (1, 16, 16, 16)).astype(np.float32)
+    slices = np.moveaxis(x[0], axis, 0)
+    padded = np.concatenate([slices[:1], slices, slices[-1:]])
+    with torch.no_grad():
+        made = [model.method.translate(torch.from_numpy(padded[i : i + 3])[None])[0].numpy() for i in range(16)]
+    expected = np.stack(
+        [np.mean([made[j][i - j + 1] for j in (i - 1, i, i + 1) if 0 <= j < 16], axis=0) for i in range(16)]
+    )
+    np.testing.assert_allclose(translate_array(model, x)[0], np.moveaxis(expected, 0, axis), atol=1e-5)
+
+
+def test_slices_too_large_for_one_pass_go_through_in_windows():
+    model = slabs(inference={"overlap": 0.75})
+    x = np.random.default_rng(0).uniform(-1, 1, (1, 40, 40, 5)).astype(np.float32)
+    whole, tiled = translate_array(model, x), translate_array(model, x, memory_gb=1e-6)
+    change = np.abs(whole - x).mean()
+    assert 0 < np.abs(whole - tiled).mean() < 0.2 * change
 
 
 def test_input_is_untouched():

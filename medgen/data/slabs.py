@@ -1,0 +1,38 @@
+"""Slices of volumes as 2D images with channels: a slab of k neighbouring slices, k = 1 for plain 2D.
+
+A 2D model's patch still has three sides. The smallest is the slab's depth k, and its axis is the one along which
+volumes are sliced: [128, 128, 3] are axial slabs of 3, [1, 96, 96] sagittal slices.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from medgen.types import Batch, InputError
+
+
+def slab_axis(patch: Sequence[int]) -> int:
+    """The array axis (0, 1, 2: x, y, z) of a patch's single smallest side. Raises InputError where sides tie."""
+    depth = min(patch)
+    if list(patch).count(depth) > 1:
+        raise InputError(
+            f"sampling.patch={list(patch)} has no single smallest side, which method.spatial_dims=2 takes for the "
+            "slices of a slab; give e.g. [128, 128, 1] for axial slices or [128, 128, 3] for three neighbouring ones"
+        )
+    return list(patch).index(depth)
+
+
+def fold(x: Tensor, axis: int) -> Tensor:
+    """(B, C, X, Y, Z) with k slices along ``axis`` → (B, C·k, the two other sides): all slices of the first
+    contrast, then those of the second, ..."""
+    return x.movedim(axis + 2, 2).flatten(1, 2)
+
+
+def unfold(y: Tensor, axis: int, depth: int) -> Tensor:
+    """Inverse of ``fold`` for slabs of ``depth`` slices."""
+    return y.unflatten(1, (-1, depth)).movedim(2, axis + 2)
+
+
+def fold_batch(batch: Batch, axis: int) -> Batch:
+    """``fold`` of every tensor of a batch; the rest is left as it is."""
+    return {k: fold(v, axis) if isinstance(v, Tensor) else v for k, v in batch.items()}
