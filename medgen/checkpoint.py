@@ -107,8 +107,9 @@ def build_method(settings: Settings) -> Method:
     """
     cls = method_class(settings.method["name"])
     given = {k: v for k, v in settings.method.items() if k != "name"}
+    takes = arguments(cls)
     for key, value in _known_from_data(settings).items():
-        if key in arguments(cls) and given.setdefault(key, value) != value:
+        if key in takes and given.setdefault(key, value) != value:
             raise InputError(f"method.{key}={given[key]}: the data and the patch make it {value}; leave the key out")
     try:
         method = cls(**given)
@@ -122,7 +123,8 @@ def _known_from_data(settings: Settings) -> dict[str, int]:
     """Arguments of a method that follow from the data section and, for slices, from the patch."""
     axis = settings.slab_axis
     slices = 1 if axis is None else settings.sampling.patch[axis]
-    return {"in_channels": slices * len(settings.data.sources), "out_channels": slices * len(settings.data.targets)}
+    known = {"in_channels": slices * len(settings.data.sources), "out_channels": slices * len(settings.data.targets)}
+    return known if settings.data.classes is None else known | {"classes": settings.data.classes}
 
 
 def save_model(folder: Path, generator: nn.Module, info: ModelInfo) -> None:

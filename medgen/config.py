@@ -48,6 +48,10 @@ class Data(Section):
         description="pairs on different grids: refuse them, or bring the source onto the target's grid",
     )
     patient_pattern: str | None = Field(None, description="regex whose first group in the case name is the patient")
+    labels: bool = Field(False, description="give label maps of the source cases to the method, as classes")
+    classes: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="with labels: their number, background included; the cohort is checked against it"
+    )
     spacing: Spacing | None = Field(
         None, description="grid of the model in mm; none: the volumes' own, which must then agree"
     )

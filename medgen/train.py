@@ -213,6 +213,7 @@ def _loop(run: Run, prepared: Prepared, out: Path, say: Callable[[str], None]) -
     patches = Patches(
         prepared.sources,
         prepared.targets,
+        labels=prepared.labels,
         paired=settings.data.paired,
         seed=settings.train.seed,
         slab=settings.slab_axis,
@@ -365,6 +366,8 @@ def _check_method(settings: Settings) -> None:
         method = checkpoint.build_method(settings)
         sides = {"source": len(settings.data.sources), "target": len(settings.data.targets)}
         batch: Batch = {side: torch.empty(2, n, *patch) for side, n in sides.items()} | {"step": 0}
+        if settings.data.labels:
+            batch["labels"] = torch.zeros(2, 1, *patch, dtype=torch.int64)
         divisor: int = method.networks[method.generator].divisor  # type: ignore[assignment]
         if any(n % divisor for i, n in enumerate(patch) if i != axis):
             which = "every side" if axis is None else "both sides of a slice"

@@ -63,8 +63,13 @@ def model():
     return make_model()
 
 
-def write_cohort(root, cases=4, shape=(20, 24, 16), unpaired=False, sources=("source",), targets=("target",)):
-    """Small CT-like scans on disk: a body with an organ that is brighter in the sources, in the first one most."""
+def write_cohort(
+    root, cases=4, shape=(20, 24, 16), unpaired=False, sources=("source",), targets=("target",), labels=False
+):
+    """Small CT-like scans on disk: a body with an organ that is brighter in the sources, in the first one most.
+
+    Labels: organ 7, body 3.
+    """
     import nibabel as nib
 
     rng = np.random.default_rng(0)
@@ -82,4 +87,9 @@ def write_cohort(root, cases=4, shape=(20, 24, 16), unpaired=False, sources=("so
             (root / name).mkdir(parents=True, exist_ok=True)
             image = nib.Nifti1Image(np.rint(data).astype(np.int16), affine)
             nib.save(image, root / name / f"case{i}.nii.gz")
+        if labels:
+            (root / "labels").mkdir(exist_ok=True)
+            named = np.where(organ, 7, np.where(body > 0, 3, 0)).astype(np.uint8)
+            nib.save(nib.Nifti1Image(named, affine), root / "labels" / f"case{i}.nii.gz")
+            (root / "labels.json").write_text('{"organ": 7, "body": 3}')
     return root

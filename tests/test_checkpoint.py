@@ -8,6 +8,7 @@ from conftest import SMALL_METHOD, make_model, small_settings
 
 from medgen.checkpoint import ModelInfo, build_method, load_model, load_training, save_model, save_training
 from medgen.io.folder import folder_written_aside, recovered
+from medgen.methods.pix2pix import Pix2Pix
 from medgen.types import InputError
 
 
@@ -37,6 +38,18 @@ def test_channels_follow_from_the_data_section():
         build_method(small_settings(data=data, method={**SMALL_METHOD, "in_channels": 3}))
     with pytest.raises(InputError, match="residual"):
         build_method(small_settings(data={"targets": ["t1", "t2"]}))
+
+
+def test_methods_that_take_classes_get_the_datas(monkeypatch):
+    class Segmenting(Pix2Pix):
+        def __init__(self, *, classes: int = 2, **rest):
+            self.classes = classes
+            super().__init__(**rest)
+
+    monkeypatch.setattr("medgen.checkpoint.method_class", lambda name: Segmenting)
+    monkeypatch.setattr("medgen.checkpoint.arguments", lambda cls: {"classes": None})
+    assert build_method(small_settings(data={"labels": True, "classes": 5})).classes == 5
+    assert build_method(small_settings()).classes == 2
 
 
 def hashed(info):

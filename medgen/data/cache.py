@@ -100,8 +100,8 @@ def _fill(stem: Path, path: Path, volume: Volume, codec: dict[str, Any], spacing
     look = describe(volume.data, volume.spacing, codes, mask)
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
-        _save(stem.with_suffix(".npy"), _compact(volume.data))
-        _save(stem.with_suffix(".body.npy"), body)
+        save_array(stem.with_suffix(".npy"), _compact(volume.data))
+        save_array(stem.with_suffix(".body.npy"), body)
         aside = stem.with_suffix(f".{os.getpid()}.tmp")
         aside.write_text(
             json.dumps({"range": codes.to_dict(), "spacing": volume.spacing, "look": look, "path": str(path)})
@@ -116,7 +116,8 @@ def _compact(data: np.ndarray) -> np.ndarray:
     return data.astype(np.int16 if whole else np.float32)
 
 
-def _save(path: Path, array: np.ndarray) -> None:
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write a ``.npy`` whole or not at all."""
     aside = path.with_suffix(f".{os.getpid()}.tmp")
     with open(aside, "wb") as file:
         np.save(file, array)

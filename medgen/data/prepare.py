@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,8 @@ from medgen.config import Settings
 from medgen.data.align import align
 from medgen.data.cache import Channels, cached
 from medgen.data.codecs import Range, typical_range
-from medgen.data.cohort import check_pairs, load_split, read_cohort, save_split, split_cases
+from medgen.data.cohort import Cohort, check_pairs, load_split, read_cohort, save_split, split_cases
+from medgen.data.labels import cached_labels
 from medgen.io.volume import Volume, read_volume
 from medgen.types import Case, InputError
 
@@ -25,7 +26,8 @@ class Prepared:
     ``sources``, ``targets``: training volumes by case name, one a contrast. ``validation``: (case name, source,
     its truth or none). ``real_targets``: real target volumes for validation without truth. Ranges are the training
     cases' typical ones, one a contrast; ``scans``: the looks of each source contrast's training scans; ``record``
-    goes into the model folder.
+    goes into the model folder. ``labels``: files of the training sources' classes, and ``classes``, their number
+    with the background; empty and 0 unless data.labels is set.
     """
 
     sources: dict[str, Channels]
@@ -37,6 +39,8 @@ class Prepared:
     spacing: tuple[float, float, float]
     scans: list[list[dict[str, Any]]]
     record: dict[str, Any]
+    labels: dict[str, Path]
+    classes: int
 
 
 def prepare(settings: Settings, out: Path, *, resume: bool = False, say: Callable[[str], None] = print) -> Prepared:
@@ -66,7 +70,8 @@ def prepare(settings: Settings, out: Path, *, resume: bool = False, say: Callabl
         grids = cases
     else:
         cases = cohort.cases
-        grids = [Case(c.name, c.patient, *side) for c in cases for side in ((c.source, ()), ((), c.target))]
+        grids = [Case(c.name, c.patient, (), c.target) for c in cases]
+        grids += [replace(c, target=(), labels=c.labels if data.labels else None) for c in cases if c.source]
     if data.align == "refuse":
         check_pairs(grids)
     _refuse_empty(cases, settings)
@@ -83,6 +88,7 @@ def prepare(settings: Settings, out: Path, *, resume: bool = False, say: Callabl
     if not held:
         say("warning: no patient is kept back, so the scores below are those of training cases")
     folder = data.cache or out / "cache"
+    labels, classes = _labels(train, cohort, settings, folder) if data.labels else ({}, 0)
     sources = {c.name: _load(c, "source", settings, folder, say) for c in train if c.source}
     targets = {c.name: _load(c, "target", settings, folder, say) for c in train if c.target}
     validation = []
@@ -100,7 +106,9 @@ def prepare(settings: Settings, out: Path, *, resume: bool = False, say: Callabl
         _typical_ranges(targets),
         _one_spacing([*sources.items(), *targets.items()], settings),
         [[c.look for c in contrast] for contrast in zip(*sources.values(), strict=True)],
-        _record(train, held),
+        _record(train, held, cohort, settings),
+        labels,
+        classes,
     )
 
 
@@ -124,7 +132,7 @@ def _load(
     data = settings.data
     paths: tuple[Path, ...] = getattr(case, side)
     codec = getattr(settings.codec, side).model_dump(exclude={"follow"})
-    fixed = case.target[0] if data.paired and case.target else paths[0]
+    fixed = _fixed(case, side, settings)
     channels = []
     for path in paths:
         make, key = None, ""
@@ -136,6 +144,11 @@ def _load(
     return tuple(channels)
 
 
+def _fixed(case: Case, side: Literal["source", "target"], settings: Settings) -> Path:
+    """The file whose grid the contrasts of a side are brought to: the target's, if paired, or their own first's."""
+    return case.target[0] if settings.data.paired and case.target else getattr(case, side)[0]
+
+
 def _aligned(what: str, path: Path, fixed: Path, method: str, say: Callable[[str], None]) -> Callable[[], Volume]:
     def make() -> Volume:
         volume, residual = align(read_volume(path), read_volume(fixed), method=method)
@@ -144,6 +157,33 @@ def _aligned(what: str, path: Path, fixed: Path, method: str, say: Callable[[str
         return volume
 
     return make
+
+
+def _labels(train: list[Case], cohort: Cohort, settings: Settings, folder: Path) -> tuple[dict[str, Path], int]:
+    """The classes of the training sources: file by case name, and their number."""
+    data, names = settings.data, _class_names(cohort)
+    if data.classes != len(names):
+        raise InputError(
+            f"data.classes = {data.classes}, but {data.root} has {len(names)} classes ({', '.join(names)}); "
+            f"set data.classes={len(names)}"
+        )
+    values = [0, *sorted(cohort.label_values.values())]
+    files = {}
+    for case in train:
+        if not case.source:
+            continue
+        if case.labels is None:
+            raise InputError(f"case {case.name} in {data.root} has no label map; add it or set data.labels to false")
+        fixed = _fixed(case, "source", settings)
+        movable = data.align == "resample" or fixed in case.source
+        options: dict[str, Any] = {"spacing": data.spacing, "movable": movable}
+        files[case.name] = cached_labels(folder, case.labels, fixed, values, **options)
+    return files, len(names)
+
+
+def _class_names(cohort: Cohort) -> list[str]:
+    """Class i is the structure with the i-th value."""
+    return ["background", *sorted(cohort.label_values, key=lambda name: cohort.label_values[name])]
 
 
 def _typical_ranges(cases: dict[str, Channels]) -> list[Range]:
@@ -166,15 +206,17 @@ def _one_spacing(volumes: list[tuple[str, Channels]], settings: Settings) -> tup
     return x, y, z
 
 
-def _record(train: list[Case], held: list[Case]) -> dict[str, Any]:
-    """Names of the cases and a hash over the names, sizes and first MiB of their files."""
+def _record(train: list[Case], held: list[Case], cohort: Cohort, settings: Settings) -> dict[str, Any]:
+    """Names of the cases and a hash over the names, sizes and first MiB of their files; the classes, if used."""
     digest = hashlib.sha256()
     for case in train:
-        for path in (*case.source, *case.target):
+        labels = [case.labels] if settings.data.labels and case.labels is not None else []
+        for path in (*case.source, *case.target, *labels):
             with open(path, "rb") as file:
                 digest.update(json.dumps([path.name, path.stat().st_size]).encode() + file.read(2**20))
+    names = _class_names(cohort) if settings.data.labels else []
     return {
         "training": [c.name for c in train],
         "validation": [c.name for c in held],
         "sha256": digest.hexdigest(),
-    }
+    } | ({"classes": len(names), "labels": {name: i for i, name in enumerate(names)}} if names else {})

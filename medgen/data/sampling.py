@@ -6,6 +6,7 @@ workers need no seeding of their own, and two processes together draw what one w
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ class Patches(Dataset):
 
     Args:
         sources, targets: case name → volumes, one a contrast. Paired: the same names on both sides.
+        labels: case name → file of its classes, see ``data.labels``; empty, or of every source.
         paired: take both patches from one case and one place.
         patch: voxels (X, Y, Z); smaller volumes are padded by their edge values.
         slab: axis whose slices ``batches`` folds into channels, see ``data.slabs``; none in 3D.
@@ -42,6 +44,7 @@ class Patches(Dataset):
         paired: bool,
         patch: tuple[int, int, int],
         seed: int,
+        labels: dict[str, Path] | None = None,
         slab: int | None = None,
         body: float = 0.9,
         match_position: bool = True,
@@ -53,7 +56,8 @@ class Patches(Dataset):
     ) -> None:
         if paired and set(sources) != set(targets):
             raise ValueError(f"paired sampling needs the same cases on both sides; got {sources} and {targets}")
-        self.sources, self.targets, self.paired, self.seed = sources, targets, paired, seed
+        self.sources, self.targets, self.labels = sources, targets, labels or {}
+        self.paired, self.seed = paired, seed
         self.patch, self.slab = np.asarray(patch), slab
         self.body, self.match_position, self.gamma = body, match_position, gamma
         self.spatial = _spatial(patch, flip, rotate, scale)
@@ -61,7 +65,8 @@ class Patches(Dataset):
         # Turned and shrunk patches need neighbours beyond their edge: crop more, transform into the centre.
         turn = np.deg2rad(min(rotate, 45))
         margin = (1 + scale) * (np.cos(turn) + np.sin(turn))
-        self.crop = np.ceil(self.patch * margin).astype(int)
+        # By an even number, or the centres would lie half a voxel apart and patches be smoother than volumes.
+        self.crop = self.patch + 2 * np.ceil(self.patch * (margin - 1) / 2).astype(int)
         # What stays inside the volume: the crop, but of a slab no more than its own slices, or a volume's first and
         # last slices would never be seen. How far turning takes a slab's rim out of its slices depends on its width.
         self.inside, self.offset = self.crop.copy(), np.zeros(3, int)
@@ -80,13 +85,17 @@ class Patches(Dataset):
         start_target = start if self.paired else self._start(target[0], rng, match=(source[0], start))
         x = np.stack([c.range.encode(_crop(c.data, start, self.crop)) for c in source])
         y = np.stack([c.range.encode(_crop(c.data, start_target, self.crop)) for c in target])
-        x, y = self._augment(x, y, rng)
-        return {
-            "source": torch.from_numpy(np.ascontiguousarray(x)),
-            "target": torch.from_numpy(np.ascontiguousarray(y)),
+        given = {"x": x, "y": y}
+        if self.labels:
+            given["labels"] = _crop(np.load(self.labels[source_name], mmap_mode="r"), start, self.crop)[None]
+        made = self._augment(given, rng)
+        sample = {
+            "source": torch.from_numpy(np.ascontiguousarray(made["x"])),
+            "target": torch.from_numpy(np.ascontiguousarray(made["y"])),
             "source_case": source_name,
             "target_case": target_name,
         }
+        return sample | ({"labels": torch.from_numpy(made["labels"].astype(np.int64))} if self.labels else {})
 
     def _case(self, names: list[str], n: int, side: int) -> str:
         """Every case once an epoch, in a new order each epoch."""
@@ -112,31 +121,32 @@ class Patches(Dataset):
         low, high = -self.offset, shape - self.inside - self.offset
         return np.where(low <= high, np.clip(start, low, np.maximum(low, high)), -((self.crop - shape) // 2))
 
-    def _augment(self, x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _augment(self, patches: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        x = patches["x"]
         if self.gamma:
             exponent = 2.0 ** rng.uniform(-self.gamma, self.gamma, (len(x), 1, 1, 1))  # each contrast its own
             x = ((x + 1) / 2) ** exponent.astype(np.float32) * 2 - 1
+        patches = patches | {"x": x}
         if self.spatial is not None:
-            if self.paired:
-                x, y = self._transform({"x": x, "y": y}, rng)
-            else:
-                x, y = self._transform({"x": x}, rng)[0], self._transform({"y": y}, rng)[0]
+            together = [k for k in patches if self.paired or k != "y"]
+            turned = self._transform({k: patches[k] for k in together}, rng)
+            patches = turned if self.paired else turned | self._transform({"y": patches["y"]}, rng)
         if self.artefacts:
             with torch.random.fork_rng(devices=[]):  # TorchIO draws from torch's global generator
                 torch.manual_seed(int(rng.integers(2**62)))
                 for transform in self.artefacts:
-                    x = transform(torch.from_numpy(np.ascontiguousarray(x))).numpy()
-        return x, y
+                    patches["x"] = transform(torch.from_numpy(np.ascontiguousarray(patches["x"]))).numpy()
+        return patches
 
-    def _transform(self, patches: dict[str, np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
+    def _transform(self, patches: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
         assert self.spatial is not None
         self.spatial.set_random_state(seed=int(rng.integers(2**31)))
         out = self.spatial(patches)
-        return [np.asarray(out[key]) for key in patches]
+        return {key: np.asarray(out[key]) for key in patches}
 
 
 def _spatial(patch: tuple[int, ...], flip: tuple[str, ...], rotate: float, scale: float) -> ComposeType | None:
-    keys = ("x", "y")
+    keys = ("x", "y", "labels")
     steps: list[Any] = [RandFlipd(keys, prob=0.5, spatial_axis=AXES[a], allow_missing_keys=True) for a in flip]
     if rotate or scale:
         turn = (float(np.deg2rad(rotate)),) * 3
@@ -148,7 +158,7 @@ def _spatial(patch: tuple[int, ...], flip: tuple[str, ...], rotate: float, scale
                 rotate_range=turn,
                 scale_range=(scale,) * 3,
                 padding_mode="border",
-                mode="bilinear",
+                mode=("bilinear", "bilinear", "nearest"),
                 allow_missing_keys=True,
             )
         )

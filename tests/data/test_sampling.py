@@ -187,3 +187,16 @@ def test_a_turned_slab_sees_its_neighbours_not_its_own_edge():
 def plane_of(patch):
     u, v = np.meshgrid(np.arange(patch.shape[2]), np.arange(patch.shape[3]), indexing="ij")
     return np.stack([u.ravel(), v.ravel(), np.ones(u.size)], 1)
+
+
+@pytest.mark.parametrize("patch", [(8, 8, 8), (7, 8, 5)])
+def test_turning_by_nothing_leaves_the_voxels_where_they_are(patch):
+    """Crop and patch share their centre, or the patch would be the mean of neighbours."""
+    data = np.random.default_rng(0).normal(0, 100, (24, 20, 16)).astype(np.float32)
+    path = Path(FOLDER.name) / f"noise{patch}.npy"
+    np.save(path, data)
+    entry = (Cached(path, np.zeros((0, 3), np.int32), Range(-1000, 1000), (1.0, 1.0, 1.0), {}),)
+    patches = Patches({"a": entry}, {"a": entry}, paired=True, patch=patch, seed=0, scale=0.3)
+    patches.spatial.transforms[0].prob = 0.0
+    found = Range(-1000, 1000).decode(patches[0]["source"].numpy()).ravel()
+    assert np.abs(found[:, None] - data.ravel()).min(1).max() < 0.01

@@ -118,3 +118,20 @@ def test_patches_that_are_no_slabs_or_do_not_fit(tmp_path):
     for patch, words in (([16, 16, 16], "no single smallest side"), ([18, 16, 3], "both sides of a slice")):
         with pytest.raises(InputError, match=words):
             train(tiny(cohort, "pix2pix", {"spatial_dims": 2}, sampling={"patch": patch}), tmp_path / "run")
+
+
+def test_methods_see_the_labels_and_the_model_keeps_their_names(tmp_path, monkeypatch):
+    cohort = write_cohort(tmp_path / "cohort", labels=True)
+    seen = []
+    step = method_class("pix2pix").step
+
+    def watched(self, batch, update):
+        seen.append((batch["labels"].shape, batch["labels"].dtype))
+        return step(self, batch, update)
+
+    monkeypatch.setattr(method_class("pix2pix"), "step", watched)
+    settings = tiny(cohort, "pix2pix", data={"labels": True, "classes": 3})
+    info = load_model(train(settings, tmp_path / "run", say=lambda _: None)).info
+    assert seen == [((2, 1, 16, 16, 16), torch.int64)] + [((1, 1, 16, 16, 16), torch.int64)] * 2
+    assert info.training_data["classes"] == 3
+    assert info.training_data["labels"] == {"background": 0, "body": 1, "organ": 2}

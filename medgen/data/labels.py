@@ -1,0 +1,73 @@
+"""Label maps for training: classes 0..n-1 on the grid of the source, cached as the images are."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from medgen.data.cache import save_array
+from medgen.data.grid import resample, resample_like
+from medgen.io.volume import GRID_TOLERANCE, read_volume, same_geometry, to_canonical
+from medgen.types import InputError
+
+VERSION = 1  # counts changes of this file that make old entries wrong
+
+
+def cached_labels(
+    folder: Path,
+    path: Path,
+    fixed: Path,
+    values: Sequence[int],
+    *,
+    spacing: tuple[float, ...] | None,
+    movable: bool = True,
+) -> Path:
+    """A ``.npy`` (X, Y, Z) of classes, made on first use: class i where the file has the i-th value.
+
+    Args:
+        folder: cache folder.
+        path: the label map's file.
+        fixed: file of the image whose grid the case's images are brought to; labels that lie on another one are
+            taken there by nearest neighbour, 0 outside.
+        values: voxel value of each class, ascending, 0 (the background) first.
+        spacing: mm of the model's grid, or None for the image's own.
+        movable: whether the labels' place in the scanner is still that of the images after data.align.
+
+    Raises:
+        InputError: unreadable, values that are not listed, or on another grid and not movable.
+    """
+    stats = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in (path, fixed)]
+    text = json.dumps([VERSION, stats, list(values), spacing])
+    file = folder / f"{path.name.split('.')[0]}-{hashlib.sha1(text.encode()).hexdigest()[:16]}.labels.npy"
+    if not file.exists():
+        classes = _classes(path, fixed, np.asarray(values), spacing, movable)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_array(file, classes)
+        except OSError as error:
+            raise InputError(f"cache {folder} cannot be written: {error.strerror}; set data.cache") from None
+    return file
+
+
+def _classes(
+    path: Path, fixed: Path, values: np.ndarray, spacing: tuple[float, ...] | None, movable: bool
+) -> np.ndarray:
+    volume, image = to_canonical(read_volume(path)), to_canonical(read_volume(fixed))
+    unknown = np.setdiff1d(volume.data, values)
+    if unknown.size:
+        raise InputError(
+            f"{path} holds the value {unknown[0]:g}, which is no label of the cohort ({', '.join(map(str, values))}); "
+            "add it to labels.json or remove it"
+        )
+    if not same_geometry(image.geometry, volume.geometry, GRID_TOLERANCE * min(image.spacing)):
+        if not movable:
+            raise InputError(
+                f"{path} is not on the grid of {fixed}, onto which data.align moves the source without its labels; "
+                "draw them on the target or set data.align to resample"
+            )
+        volume = image.replaced(resample_like(volume, image, labels=True))
+    if spacing is not None and not np.allclose(volume.spacing, spacing, rtol=0.02):
+        volume = resample(volume, spacing, labels=True)
+    return np.searchsorted(values, volume.data).astype(np.uint8 if len(values) <= 256 else np.int32)

@@ -1,0 +1,72 @@
+"""From settings to what the loop trains on: contrasts and labels of a cohort."""
+
+import numpy as np
+import pytest
+from conftest import small_settings, write_cohort
+
+from medgen.data.prepare import prepare
+from medgen.data.sampling import Patches, batches
+from medgen.types import InputError
+
+
+def prepared(root, out, **data):
+    return prepare(small_settings(data={"root": str(root), "validation": 0.25, **data}), out, say=lambda _: None)
+
+
+def test_every_contrast_has_its_own_range_and_looks(tmp_path):
+    names = {"sources": ("t1", "flair"), "targets": ("t2",)}
+    root = write_cohort(tmp_path / "cohort", **names)
+    codec = {"source": {"kind": "percentile"}, "target": {"kind": "percentile"}}
+    settings = small_settings(data={"root": str(root), "validation": 0.25, **names}, codec=codec)
+    found = prepare(settings, tmp_path / "run", say=lambda _: None)
+    assert [len(c) for c in found.sources.values()] == [2, 2, 2]
+    assert len(found.source_range) == len(found.scans) == 2 and len(found.target_range) == 1
+    assert found.source_range[0].high > found.source_range[1].high > found.target_range[0].high
+    ((_, source, truth),) = found.validation
+    assert len(source) == 2 and len(truth) == 1
+
+
+def test_labels_of_the_training_sources(tmp_path):
+    root = write_cohort(tmp_path / "cohort", labels=True)
+    found = prepared(root, tmp_path / "run", labels=True, classes=3)
+    assert found.classes == found.record["classes"] == 3
+    assert found.record["labels"] == {"background": 0, "body": 1, "organ": 2}
+    assert found.labels.keys() == found.sources.keys()
+    assert set(np.unique(np.load(next(iter(found.labels.values()))))) == {0, 1, 2}
+    off = prepared(root, tmp_path / "off")
+    assert off.labels == {} and off.classes == 0 and "classes" not in off.record
+    assert off.record["sha256"] != found.record["sha256"]
+
+
+@pytest.mark.parametrize("slab, patch", [(None, (8, 8, 8)), (2, (8, 8, 3))])
+@pytest.mark.parametrize("paired", [True, False])
+def test_labels_are_turned_with_their_source(tmp_path, slab, patch, paired):
+    """The organ is the only thing above 100 HU, wherever crop, flip and turn have brought it."""
+    root = write_cohort(tmp_path / "cohort", cases=6, unpaired=not paired, labels=True)
+    found = prepared(root, tmp_path / "run", labels=True, classes=3, paired=paired, validation=0.0)
+    options = {"flip": ("x", "y", "z"), "rotate": 20.0, "scale": 0.1, "slab": slab}
+    patches = Patches(found.sources, found.targets, labels=found.labels, paired=paired, patch=patch, seed=0, **options)
+    plain = Patches(found.sources, found.targets, paired=paired, patch=patch, seed=0, **options)
+    agree, seen = [], set()
+    for n, batch in enumerate(batches(patches, batch=2, first_step=0, steps=15)):
+        labels = batch["labels"]
+        assert labels.dtype.is_floating_point is False and labels.shape == batch["source"].shape
+        bright = batch["source"] * 1000 > 100
+        agree.append(float((bright == (labels == 2)).float().mean()))
+        seen |= set(labels.unique().tolist())
+        assert (
+            bool((batch["source"][0] == patches[2 * n]["source"].movedim(3, 1).flatten(0, 1)).all()) if slab else True
+        )
+        assert bool((plain[2 * n]["target"] == patches[2 * n]["target"]).all())
+    assert np.mean(agree) > 0.97 and seen == {0, 1, 2}
+
+
+def test_labels_that_are_missing_or_miscounted(tmp_path):
+    root = write_cohort(tmp_path / "cohort", labels=True)
+    for classes in (None, 4):
+        with pytest.raises(InputError, match=rf"data.classes = {classes}.*3 classes \(background, body, organ\)"):
+            prepared(root, tmp_path / "run", labels=True, classes=classes)
+    for i in range(4):
+        (root / f"labels/case{i}.nii.gz").unlink()
+    with pytest.raises(InputError, match=r"case case\d .* has no label map"):
+        prepared(root, tmp_path / "run", labels=True, classes=3)
