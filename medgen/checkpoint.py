@@ -86,6 +86,7 @@ class Model:
     settings: Settings
     info: ModelInfo
     folder: Path | None = None
+    target: str | None = None  # the domain chosen, of a model of several
 
     @property
     def generator(self) -> nn.Module:
@@ -108,6 +109,13 @@ def build_method(settings: Settings) -> Method:
     cls = method_class(settings.method["name"])
     given = {k: v for k, v in settings.method.items() if k != "name"}
     takes = arguments(cls)
+    if ("domains" in takes) != bool(settings.data.domains):
+        name, folders = settings.method["name"], "[none, arterial, portal_venous]"
+        raise InputError(
+            f"method {name} translates between domains; name their folders, e.g. data.domains={folders}"
+            if "domains" in takes
+            else f"method {name} knows no domains; leave data.domains out, or use multi_domain"
+        )
     for key, value in _known_from_data(settings).items():
         if key in takes and given.setdefault(key, value) != value:
             raise InputError(f"method.{key}={given[key]}: the data and the patch make it {value}; leave the key out")
@@ -124,6 +132,8 @@ def _known_from_data(settings: Settings) -> dict[str, int]:
     axis = settings.slab_axis
     slices = 1 if axis is None else settings.sampling.patch[axis]
     known = {"in_channels": slices * len(settings.data.sources), "out_channels": slices * len(settings.data.targets)}
+    if settings.data.domains:
+        known["domains"] = len(settings.data.domains)
     return known if settings.data.classes is None else known | {"classes": settings.data.classes}
 
 
@@ -137,8 +147,31 @@ def save_model(folder: Path, generator: nn.Module, info: ModelInfo) -> None:
     (folder / "model.json").write_text(info.model_dump_json(indent=1))
 
 
-def load_model(folder: Path, device: torch.device | str = "cpu") -> Model:
+def load_model(folder: Path, device: torch.device | str = "cpu", *, target: str | None = None) -> Model:
     """Load a model folder for inference.
+
+    Args:
+        folder: RUN/best, RUN/last or a copy of one.
+        device: where to.
+        target: the domain to translate to, for a model of several (``data.domains``).
+
+    Raises:
+        InputError: no such target, not a model folder, another format version, or content that is damaged or was changed.
+    """
+    folder = recovered(Path(folder))
+    info, settings = read_info(folder)
+    with torch.device("meta"):  # no memory is taken before the shapes are known to be those of the file
+        method = build_method(settings)
+    model = Model(method, settings, info, folder, _chosen(target, settings, folder))
+    if model.target is not None:
+        method.target = settings.data.domains.index(model.target)  # type: ignore[attr-defined]
+    _load_weights(model.generator, folder / "weights.safetensors", info.weights_sha256)
+    model.generator.to(device).eval()
+    return model
+
+
+def read_info(folder: Path) -> tuple[ModelInfo, Settings]:
+    """What ``model.json`` says, checked, and the settings in it.
 
     Raises:
         InputError: not a model folder, another format version, or content that is damaged or was changed.
@@ -174,12 +207,17 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> Model:
                 f"{folder}/model.json is damaged at {key}: it is not one range for each of {', '.join(names)}; "
                 "restore the folder or train again"
             )
-    with torch.device("meta"):  # no memory is taken before the shapes are known to be those of the file
-        method = build_method(settings)
-    model = Model(method, settings, info, folder)
-    _load_weights(model.generator, folder / "weights.safetensors", info.weights_sha256)
-    model.generator.to(device).eval()
-    return model
+    return info, settings
+
+
+def _chosen(target: str | None, settings: Settings, folder: Path) -> str | None:
+    domains = settings.data.domains
+    if target is not None and target not in domains:
+        known = f"it translates to {', '.join(domains)}" if domains else "it has one target only; leave --target out"
+        raise InputError(f"{folder} has no target {target!r}: {known}")
+    if domains and target is None:
+        raise InputError(f"{folder} translates to any of {', '.join(domains)}; choose one with --target")
+    return target
 
 
 def _load_weights(network: nn.Module, path: Path, sha256: str) -> None:

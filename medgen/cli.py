@@ -105,6 +105,7 @@ def translate(
         ),
     ],
     output: Annotated[Path, typer.Argument(help="A folder, or a volume's file name for one input.")],
+    target: Annotated[str | None, typer.Option(help="Domain to translate to, of a model of several.")] = None,
     format: Annotated[str | None, typer.Option(help="nifti, mha or nrrd; else the input's own.")] = None,
     series: Annotated[str | None, typer.Option(help="DICOM series: UID, number or part of its description.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
@@ -118,7 +119,7 @@ def translate(
     from medgen.inference.convert import Converted, convert
     from medgen.io.volume import ENDINGS, has_ending
 
-    loaded = load_model(model, pick_device(device))
+    loaded = load_model(model, pick_device(device), target=target)
 
     def show(entry: Converted, i: int, n: int) -> None:
         print(

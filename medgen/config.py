@@ -35,6 +35,11 @@ class Data(Section):
         ("source",), description="input contrasts: names of their folders in the cohort folder, e.g. [t1, flair]"
     )
     targets: Contrasts = Field(("target",), description="output contrasts, likewise, e.g. [t2]")
+    domains: Contrasts | tuple[()] = Field(
+        (),
+        description="several domains instead of a source and a target: their folders' names, e.g. [none, arterial, "
+        "portal_venous]; for methods that translate between any two (multi_domain)",
+    )
     source_channels: tuple[Channel, ...] = Field(
         (0,), description="nnU-Net and Decathlon layouts: the channel number of each source"
     )

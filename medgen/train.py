@@ -214,6 +214,7 @@ def _loop(run: Run, prepared: Prepared, out: Path, say: Callable[[str], None]) -
         prepared.sources,
         prepared.targets,
         labels=prepared.labels,
+        domains=prepared.domains,
         paired=settings.data.paired,
         seed=settings.train.seed,
         slab=settings.slab_axis,
@@ -368,6 +369,8 @@ def _check_method(settings: Settings) -> None:
         batch: Batch = {side: torch.empty(2, n, *patch) for side, n in sides.items()} | {"step": 0}
         if settings.data.labels:
             batch["labels"] = torch.zeros(2, 1, *patch, dtype=torch.int64)
+        if settings.data.domains:
+            batch |= {side: torch.zeros(2, dtype=torch.int64) for side in ("source_domain", "target_domain")}
         divisor: int = method.networks[method.generator].divisor  # type: ignore[assignment]
         if any(n % divisor for i, n in enumerate(patch) if i != axis):
             which = "every side" if axis is None else "both sides of a slice"
@@ -397,7 +400,7 @@ def _check_folder(out: Path, resume: bool) -> None:
 
 
 def _check_data(prepared: Prepared, last: Path) -> None:
-    old = checkpoint.load_model(last).info.training_data
+    old = checkpoint.read_info(recovered(last))[0].training_data
     if old["sha256"] != prepared.record["sha256"]:
         raise InputError(
             f"{last}: the training images have changed since the run began; start a new run with another --out"
@@ -406,7 +409,7 @@ def _check_data(prepared: Prepared, last: Path) -> None:
 
 def _check_same(settings: Settings, last: Path) -> None:
     """A run may go on for longer, but not as another one."""
-    old = checkpoint.load_model(last).settings
+    old = checkpoint.read_info(recovered(last))[1]
     if old.train.seed != settings.train.seed:
         raise InputError(f"{last}: the run was started with train.seed={old.train.seed}; resume it with the same")
     for section in ("data", "codec", "sampling", "method"):

@@ -27,8 +27,9 @@ def settings_of(cohort, name="pix2pix", **sections):
     known = arguments(method_class(name))
     given = {k: v for k, v in {**SMALL_METHOD, "blocks": 1, "kernel": 3, "pool": 2}.items() if k in known}
     paired = name == "pix2pix"
+    domains = {"domains": ["source", "target"]} if name == "multi_domain" else {}
     values = {
-        "data": {"root": str(cohort), "paired": paired, "validation": 0.25},
+        "data": {"root": str(cohort), "paired": paired, "validation": 0.25, **domains},
         "codec": {"source": {"outside": "carry"}},
         "sampling": {"patch": [16, 16, 16], "flip": ["x"], **sections.pop("sampling", {})},
         "method": {"name": name, **given, **sections.pop("method", {})},

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medgen.data.layouts import Contrasts, datalist, folders, nnunet, read_json
+from medgen.data.layouts import Contrasts, datalist, domain_folders, folders, nnunet, read_json
 from medgen.io.volume import (
     ENDINGS,
     GRID_TOLERANCE,
@@ -48,6 +48,7 @@ def read_cohort(
     *,
     sources: tuple[str, ...] = ("source",),
     targets: tuple[str, ...] = ("target",),
+    domains: tuple[str, ...] = (),
     source_channels: tuple[int, ...] = (0,),
     target_channels: tuple[int, ...] = (1,),
     patient_pattern: str | None = None,
@@ -58,7 +59,8 @@ def read_cohort(
     group, or the whole match) finds in the case name, else the case name. ``sources`` and ``targets`` name the
     contrasts, which are folders of a cohort folder; the channels say which is which where a case has numbered
     images (nnU-Net, Decathlon). A side of a case counts when all its contrasts are there. A datalist's "test"
-    entries are left out: they are not for training. Without names for the labels, the values found are called
+    entries are left out: they are not for training. ``domains`` name the folders of a cohort that has neither source
+    nor target: each image is both, and a case is called DOMAIN/CASE. Without names for the labels, the values found are called
     label_1, label_2, ...
 
     Raises:
@@ -67,7 +69,9 @@ def read_cohort(
     """
     root = existing(root)
     contrasts = Contrasts(sources, targets, source_channels, target_channels)
-    if root.is_file():
+    if domains:
+        cases, labels, missing = domain_folders(root, domains)
+    elif root.is_file():
         if root.suffix.lower() != ".json":
             raise InputError(f"{root} is neither a folder nor a datalist .json; name the cohort folder")
         cases, labels, missing = datalist(root, contrasts)
@@ -111,10 +115,11 @@ def check_pairs(cases: Iterable[Case]) -> None:
 
 
 def _with_patient(case: Case, pattern: str | None) -> Case:
+    name = case.name.rpartition("/")[2]
     if case.patient or pattern is None:
-        return replace(case, patient=case.patient or case.name)
+        return replace(case, patient=case.patient or name)
     try:
-        match = re.search(pattern, case.name)
+        match = re.search(pattern, name)
     except re.error as error:
         raise InputError(f"data.patient_pattern = {pattern!r} is no regular expression: {error}") from error
     patient = match and (match[1] if match.re.groups else match[0])

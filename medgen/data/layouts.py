@@ -55,6 +55,23 @@ def folders(root: Path, contrasts: Contrasts) -> tuple[list[Case], Labels, Missi
     return cases, _named_labels(read_json(named), named) if named.exists() else None, missing
 
 
+def domain_folders(root: Path, domains: tuple[str, ...]) -> tuple[list[Case], Labels, Missing]:
+    """DOMAIN/CASE, labels/CASE and labels.json; a case is called DOMAIN/CASE and is source and target in one."""
+    labels = _by_case(root / "labels")
+    found = {d: _by_case(root / d) for d in domains}
+    for domain, files in found.items():
+        if not files:
+            raise InputError(f"{root / domain} holds no volumes; put the domain's images there, or mend data.domains")
+    _refuse_orphans(labels, set().union(*found.values()), root)
+    cases = [
+        Case(f"{d}/{name}", "", (path,), (path,), labels.get(name))
+        for d, files in found.items()
+        for name, path in files.items()
+    ]
+    named = root / "labels.json"
+    return cases, _named_labels(read_json(named), named) if named.exists() else None, {}
+
+
 def _case(
     name: str,
     source: Mapping[str, Path | None],

@@ -24,15 +24,16 @@ class Prepared:
     """What the loop trains and validates on.
 
     ``sources``, ``targets``: training volumes by case name, one a contrast. ``validation``: (case name, source,
-    its truth or none). ``real_targets``: real target volumes for validation without truth. Ranges are the training
+    its truth or none, the domain to translate it to or None). ``real_targets``: real target volumes for validation without truth. Ranges are the training
     cases' typical ones, one a contrast; ``scans``: the looks of each source contrast's training scans; ``record``
     goes into the model folder. ``labels``: files of the training sources' classes, and ``classes``, their number
-    with the background; empty and 0 unless data.labels is set.
+    with the background; empty and 0 unless data.labels is set. ``domains``: place in data.domains of each case, of
+    the real targets too; empty without.
     """
 
     sources: dict[str, Channels]
     targets: dict[str, Channels]
-    validation: list[tuple[str, Channels, Channels]]
+    validation: list[tuple[str, Channels, Channels, int | None]]
     real_targets: dict[str, Channels]
     source_range: list[Range]
     target_range: list[Range]
@@ -41,6 +42,7 @@ class Prepared:
     record: dict[str, Any]
     labels: dict[str, Path]
     classes: int
+    domains: dict[str, int]
 
 
 def prepare(settings: Settings, out: Path, *, resume: bool = False, say: Callable[[str], None] = print) -> Prepared:
@@ -56,6 +58,7 @@ def prepare(settings: Settings, out: Path, *, resume: bool = False, say: Callabl
         data.root,
         sources=data.sources,
         targets=data.targets,
+        domains=data.domains,
         source_channels=data.source_channels,
         target_channels=data.target_channels,
         patient_pattern=data.patient_pattern,
@@ -93,9 +96,10 @@ def prepare(settings: Settings, out: Path, *, resume: bool = False, say: Callabl
     targets = {c.name: _load(c, "target", settings, folder, say) for c in train if c.target}
     validation = []
     watched = [c for c in held if c.source] or [c for c in train if c.source]
-    for case in watched[: settings.train.validation_cases]:
+    domains = {c.name: data.domains.index(c.name.partition("/")[0]) for c in cases} if data.domains else {}
+    for case, domain in _to_watch(watched, domains, settings):
         truth = _load(case, "target", settings, folder, say) if data.paired else ()
-        validation.append((case.name, _load(case, "source", settings, folder, say), truth))
+        validation.append((case.name, _load(case, "source", settings, folder, say), truth, domain))
     real = {c.name: _load(c, "target", settings, folder, say) for c in held if c.target} or targets
     return Prepared(
         sources,
@@ -109,7 +113,17 @@ def prepare(settings: Settings, out: Path, *, resume: bool = False, say: Callabl
         _record(train, held, cohort, settings),
         labels,
         classes,
+        domains,
     )
+
+
+def _to_watch(cases: list[Case], domains: dict[str, int], settings: Settings) -> list[tuple[Case, int | None]]:
+    """What validation translates; with domains a spread over cases and over the domains each can be turned into."""
+    most = settings.train.validation_cases
+    if not domains:
+        return [(case, None) for case in cases[:most]]
+    every = [(c, d) for c in cases for d in range(len(settings.data.domains)) if d != domains[c.name]]
+    return [every[i * len(every) // most] for i in range(min(most, len(every)))]
 
 
 def _refuse_empty(train: list[Case], settings: Settings) -> None:

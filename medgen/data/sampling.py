@@ -28,6 +28,7 @@ class Patches(Dataset):
     Args:
         sources, targets: case name → volumes, one a contrast. Paired: the same names on both sides.
         labels: case name → file of its classes, see ``data.labels``; empty, or of every source.
+        domains: case name → domain; targets are then taken from another domain than the source's.
         paired: take both patches from one case and one place.
         patch: voxels (X, Y, Z); smaller volumes are padded by their edge values.
         slab: axis whose slices ``batches`` folds into channels, see ``data.slabs``; none in 3D.
@@ -45,6 +46,7 @@ class Patches(Dataset):
         patch: tuple[int, int, int],
         seed: int,
         labels: dict[str, Path] | None = None,
+        domains: dict[str, int] | None = None,
         slab: int | None = None,
         body: float = 0.9,
         match_position: bool = True,
@@ -57,7 +59,7 @@ class Patches(Dataset):
         if paired and set(sources) != set(targets):
             raise ValueError(f"paired sampling needs the same cases on both sides; got {sources} and {targets}")
         self.sources, self.targets, self.labels = sources, targets, labels or {}
-        self.paired, self.seed = paired, seed
+        self.domains, self.paired, self.seed = domains or {}, paired, seed
         self.patch, self.slab = np.asarray(patch), slab
         self.body, self.match_position, self.gamma = body, match_position, gamma
         self.spatial = _spatial(patch, flip, rotate, scale)
@@ -79,7 +81,7 @@ class Patches(Dataset):
     def __getitem__(self, n: int) -> Batch:
         rng = np.random.default_rng([self.seed, n])
         source_name = self._case(sorted(self.sources), n, side=0)
-        target_name = source_name if self.paired else self._case(sorted(self.targets), n, side=1)
+        target_name = source_name if self.paired else self._case(self._partners(source_name, n), n, side=1)
         source, target = self.sources[source_name], self.targets[target_name]
         start = self._start(source[0], rng)
         start_target = start if self.paired else self._start(target[0], rng, match=(source[0], start))
@@ -95,7 +97,20 @@ class Patches(Dataset):
             "source_case": source_name,
             "target_case": target_name,
         }
-        return sample | ({"labels": torch.from_numpy(made["labels"].astype(np.int64))} if self.labels else {})
+        if self.labels:
+            sample["labels"] = torch.from_numpy(made["labels"].astype(np.int64))
+        if self.domains:
+            sample |= {"source_domain": self.domains[source_name], "target_domain": self.domains[target_name]}
+        return sample
+
+    def _partners(self, source: str, n: int) -> list[str]:
+        """Cases that an unpaired sample's target is taken from: all, or with domains those of another domain."""
+        names = sorted(self.targets)
+        if not self.domains:
+            return names
+        others = sorted({d for d in self.domains.values() if d != self.domains[source]})
+        domain = others[np.random.default_rng([self.seed, n, 2]).integers(len(others))]
+        return [name for name in names if self.domains[name] == domain]
 
     def _case(self, names: list[str], n: int, side: int) -> str:
         """Every case once an epoch, in a new order each epoch."""

@@ -34,5 +34,5 @@ def unfold(y: Tensor, axis: int, depth: int) -> Tensor:
 
 
 def fold_batch(batch: Batch, axis: int) -> Batch:
-    """``fold`` of every tensor of a batch; the rest is left as it is."""
-    return {k: fold(v, axis) if isinstance(v, Tensor) else v for k, v in batch.items()}
+    """``fold`` of every image of a batch; the rest is left as it is."""
+    return {k: fold(v, axis) if isinstance(v, Tensor) and v.ndim == 5 else v for k, v in batch.items()}

@@ -149,12 +149,13 @@ class Manifest:
 
     def __init__(self, folder: Path | None, model: Model) -> None:
         self.path = None if folder is None else folder / "manifest.json"
-        self.model = {"folder": str(model.folder), "sha256": model.info.sha256, "step": model.info.step}
+        self.model: dict[str, Any] = {"folder": str(model.folder), "sha256": model.info.sha256, "step": model.info.step}
+        self.model["target"] = model.target
         self.cases: dict[str, dict[str, Any]] = {}
         if self.path is not None and self.path.exists():
             try:
                 old = json.loads(self.path.read_text())
-                if old["model"]["sha256"] == model.info.sha256:
+                if old["model"]["sha256"] == model.info.sha256 and old["model"].get("target") == model.target:
                     self.cases = dict(old["cases"])
             except (ValueError, KeyError, TypeError, OSError):
                 raise InputError(

@@ -81,13 +81,14 @@ def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         logits: (B, K, X, Y[, Z]).
-        labels: (B, 1, X, Y[, Z]) int64 in 0 … K-1.
+        labels: (B, 1, X, Y[, Z]) int64 in 0 … K-1; of a slab's slices (B, k, X, Y) the middle one counts.
     """
     logits = logits.float()
-    truth = nnf.one_hot(labels[:, 0], logits.shape[1]).movedim(-1, 1).to(logits.dtype)
+    labels = labels[:, labels.shape[1] // 2]
+    truth = nnf.one_hot(labels, logits.shape[1]).movedim(-1, 1).to(logits.dtype)
     axes = [0, *range(2, logits.ndim)]
     p = logits.softmax(1)
     overlap, size = (p * truth).sum(axes), (p + truth).sum(axes)
-    present = truth.sum(axes) > 0
-    dice = (2 * overlap[present] / size[present].clamp_min(1e-6)).mean()
-    return nnf.cross_entropy(logits, labels[:, 0]) + 1 - dice
+    present = (truth.sum(axes) > 0).to(p.dtype)
+    dice = (present * 2 * overlap / size.clamp_min(1e-6)).sum() / present.sum()
+    return nnf.cross_entropy(logits, labels) + 1 - dice

@@ -31,7 +31,7 @@ class Pix2Pix:
         generator, filters, levels, blocks, kernel, norm, dropout, upsample, stem: see ``networks.unet`` and ``resnet``.
         residual: G predicts the difference from its input.
         noise: channels of noise beside x, for tasks with more than one right answer.
-        keep_background: what is coded -1 in the source (a masked background) stays -1, and G learns nothing there.
+        keep_background: what is coded -1 in the source (a masked background) stays -1 in the same channel, and G learns nothing there.
         objective: adversarial loss (paper: non_saturating).
         weight_gan: 0 leaves L1 regression alone, without a discriminator step.
         weight_l1: λ.
@@ -68,6 +68,8 @@ class Pix2Pix:
         betas: tuple[float, float] = (0.5, 0.999),
         **adversary: Annotated[Any, Adversary],
     ) -> None:
+        if keep_background and out_channels > in_channels:
+            raise ValueError(f"keep_background needs a source channel for each of the {out_channels} outputs")
         if weight_diversity and not noise:
             raise ValueError("weight_diversity compares outputs of different noise; set noise to a number of channels")
         G = build_generator(
@@ -130,5 +132,5 @@ class Pix2Pix:
         G = self.networks["G"]
         y_hat = G(x) if z is None else G(x, z)
         if self.keep_background:
-            y_hat = torch.where(x[:, :1] <= -1, torch.full_like(y_hat, -1), y_hat)
+            y_hat = torch.where(x[:, : y_hat.shape[1]] <= -1, torch.full_like(y_hat, -1), y_hat)
         return y_hat
