@@ -1,60 +1,112 @@
+"""Kernel distance: equal to a plain double loop, zero on average for one distribution, above zero for two."""
+
 import numpy as np
 import pytest
 
-from medgen.evaluation.distribution import BANDWIDTHS, kernel_distance, place_features
+from medgen.evaluation import distribution
+from medgen.evaluation.distribution import kernel_distance
+from medgen.types import InputError
+
+KERNELS = ["gaussian", "polynomial"]
+BANDWIDTHS = (0.5, 2.0)
 
 
-def written_out(a, b):
-    """Gretton's eq. 3, pair by pair."""
-    a, b = a / b.std(0), b / b.std(0)
-    apart = [np.sum((b[i] - b[j]) ** 2) for i in range(len(b)) for j in range(i)]
-    median = np.median(apart)
-
-    def k(x, y):
-        return np.mean([np.exp(-np.sum((x - y) ** 2) / (2 * h**2 * median)) for h in BANDWIDTHS])
-
-    def within(s):
-        return np.mean([k(s[i], s[j]) for i in range(len(s)) for j in range(len(s)) if i != j])
-
-    return within(a) + within(b) - 2 * np.mean([k(x, y) for x in a for y in b])
+def rows(n, seed, shift=0.0, d=3):
+    return np.random.default_rng(seed).normal(shift, 1, (n, d))
 
 
-def test_equals_the_double_sum():
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(size=(12, 3)), rng.normal(1, 2, size=(17, 3))
-    assert kernel_distance(a, b) == pytest.approx(written_out(a, b), rel=1e-9)
+def reference(x, y, kernel):
+    """Gretton 2012, eq. 3, pair by pair."""
+    median = np.median([np.linalg.norm(x[i] - x[j]) for i in range(len(x)) for j in range(i)])
+
+    def k(p, q):
+        if kernel == "polynomial":
+            return (sum(a * b for a, b in zip(p, q, strict=True)) / len(p) + 1) ** 3
+        return sum(np.exp(-(np.linalg.norm(p - q) ** 2) / (2 * (s * median) ** 2)) for s in BANDWIDTHS)
+
+    m, n = len(x), len(y)
+    xx = sum(k(x[i], x[j]) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))
+    yy = sum(k(y[i], y[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+    return xx + yy - 2 * sum(k(p, q) for p in x for q in y) / (m * n)
 
 
-def test_is_zero_in_the_mean_under_one_distribution():
-    rng = np.random.default_rng(1)
-    values = [kernel_distance(rng.normal(size=(40, 2)), rng.normal(size=(40, 2))) for _ in range(200)]
-    assert abs(np.mean(values)) < 3 * np.std(values) / np.sqrt(200)
-    assert min(values) < 0 < max(values)
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("block", [4, 1024])
+def test_it_equals_a_double_loop(kernel, block, monkeypatch):
+    monkeypatch.setattr(distribution, "BLOCK", block)  # several blocks, the last one smaller
+    x, y = rows(11, 0, shift=5), rows(17, 1, shift=5.3)
+    made = kernel_distance(x, y, kernel=kernel, bandwidths=BANDWIDTHS)
+    assert made == pytest.approx(reference(x, y, kernel), rel=1e-9)
 
 
-def test_grows_with_the_shift_and_ignores_units():
-    rng = np.random.default_rng(2)
-    b = rng.normal(size=(100, 2))
-    distances = [kernel_distance(rng.normal(shift, 1, size=(100, 2)), b) for shift in (0, 0.5, 1, 2)]
-    assert distances == sorted(distances)
-    a = rng.normal(1, 1, size=(50, 2))
-    assert kernel_distance(a * [1, 1000], b * [1, 1000]) == pytest.approx(kernel_distance(a, b))
+def test_the_polynomial_kernel_has_a_closed_form_in_one_dimension():
+    # (xy + 1)³ = Σ C(3, k) (xy)^k, so the distance of the populations is Σ C(3, k) (E[x^k] - E[y^k])²
+    x, y = rows(2500, 0, d=1), rows(2500, 1, shift=0.5, d=1)
+    population = 3 * 0.5**2 + 3 * 0.25**2 + (0.5**3 + 3 * 0.5) ** 2  # E: 0, 1, 0 and m, 1 + m², m³ + 3m
+    assert kernel_distance(x, y, kernel="polynomial") == pytest.approx(population, rel=0.2)
 
 
-def test_constant_feature_stays_finite():
-    a = np.zeros((5, 2))
-    assert np.isfinite(kernel_distance(a, a.copy()))
+def test_the_gaussian_kernel_has_a_closed_form_for_normal_samples():
+    # E k(x, y) of N(0, 1) and N(m, 1) under a Gaussian of width w is w / √(w² + 2) · exp(-m² / 2(w² + 2))
+    x, y = rows(2500, 0, d=1), rows(2500, 1, shift=1, d=1)
+    w2 = (0.5 * 0.67449 * np.sqrt(2)) ** 2  # the median of |x - x'| is 0.67449 √2
+    expected = 2 * np.sqrt(w2 / (w2 + 2)) * (1 - np.exp(-1 / (2 * (w2 + 2))))
+    assert kernel_distance(x, y, bandwidths=[0.5]) == pytest.approx(expected, rel=0.1)
 
 
-def test_features_of_a_ramp():
-    x = np.broadcast_to(np.arange(40.0)[:, None, None], (40, 30, 20)).copy()
-    mask = np.zeros(x.shape, bool)
-    mask[12:28, 10:20, 8:12] = True
-    found = place_features(x, mask, (1.5, 1.5, 1.5), count=50)
-    assert found.shape == (50, 9)
-    place = 12 + found[:, 6] * 15
-    np.testing.assert_allclose(found[:, 0], place, atol=1e-3)
-    # the standard deviation of a unit ramp under a Gaussian window is its σ in voxels
-    np.testing.assert_allclose(found[:, 3:5], np.broadcast_to([1, 2], (50, 2)), rtol=0.02)
-    assert (found[:, 6:] >= 0).all() and (found[:, 6:] <= 1).all()
-    np.testing.assert_array_equal(found, place_features(x, mask, (1.5, 1.5, 1.5), count=50))
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_one_distribution_gives_zero_on_average_and_two_do_not(kernel):
+    def values(shift):
+        return np.array(
+            [kernel_distance(rows(25, 2 * s), rows(20, 2 * s + 1, shift), kernel=kernel) for s in range(300)]
+        )
+
+    same, other = values(0), values(0.7)
+    error = same.std() / np.sqrt(len(same))
+    assert abs(same.mean()) < 3 * error  # the biased estimate lies 10 errors above
+    assert (same < 0).mean() > 0.3
+    assert other.mean() > 20 * error
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_it_grows_with_the_shift(kernel):
+    x = rows(200, 0)
+    made = [kernel_distance(x, rows(200, 1, shift), kernel=kernel) for shift in (0, 0.3, 0.6, 1.2)]
+    assert made == sorted(made) and made[1] > 2 * abs(made[0])
+
+
+def test_the_gaussian_kernel_knows_no_origin_or_unit():
+    x, y = rows(40, 0), rows(30, 1, 0.5)
+    expected = kernel_distance(x, y)
+    assert kernel_distance(x * 250 - 1000, y * 250 - 1000) == pytest.approx(expected, rel=1e-9)
+    assert kernel_distance(x.astype(np.float32), y) == pytest.approx(expected, rel=1e-4)
+
+
+def test_identical_rows():
+    same = np.ones((5, 2))
+    assert kernel_distance(same, same) == pytest.approx(0, abs=1e-12)
+    assert kernel_distance(same, same + 100) == pytest.approx(6)  # three kernels, each 1 + 1 - 0
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_what_cannot_be_measured_is_refused(kernel):
+    x = rows(5, 0)
+    with pytest.raises(InputError, match="2 rows"):
+        kernel_distance(x, x[:1], kernel=kernel)
+    for bad in (x[:, :2], x[0], x[:0]):
+        with pytest.raises(InputError, match="features must be rows"):
+            kernel_distance(x, bad, kernel=kernel)
+    broken = x.copy()
+    broken[1, 1] = np.nan
+    with pytest.raises(InputError, match="prediction features hold"):
+        kernel_distance(x, broken, kernel=kernel)
+    with pytest.raises(InputError, match="reference features hold"):
+        kernel_distance(broken, x, kernel=kernel)
+
+
+def test_unknown_kernels_and_bandwidths_are_refused():
+    with pytest.raises(InputError, match="laplacian"):
+        kernel_distance(rows(3, 0), rows(3, 1), kernel="laplacian")
+    for bad in ((), (0.0,), (1.0, float("nan"))):
+        with pytest.raises(InputError, match="bandwidths"):
+            kernel_distance(rows(3, 0), rows(3, 1), bandwidths=bad)
