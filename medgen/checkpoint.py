@@ -156,7 +156,8 @@ def load_model(folder: Path, device: torch.device | str = "cpu", *, target: str 
         target: the domain to translate to, for a model of several (``data.domains``).
 
     Raises:
-        InputError: no such target, not a model folder, another format version, or content that is damaged or was changed.
+        InputError: no such target, not a model folder, another format version, or content that is damaged or was
+            changed.
     """
     folder = recovered(Path(folder))
     info, settings = read_info(folder)

@@ -31,7 +31,7 @@ from medgen.data.slabs import fold_batch
 from medgen.io.folder import folder_written_aside, recovered
 from medgen.log import Log, Progress
 from medgen.types import Batch, InputError, Method
-from medgen.validate import Validation, validate
+from medgen.validate import Validator
 
 
 class Run:
@@ -209,6 +209,7 @@ def train(settings: Settings, out: Path, *, resume: bool = False, say: Callable[
 def _loop(run: Run, prepared: Prepared, out: Path, say: Callable[[str], None]) -> None:
     settings, fabric = run.settings, run.fabric
     log = Log(out, run.step) if fabric.is_global_zero else None
+    validator = Validator(prepared)
     sampling = settings.sampling.model_dump(exclude={"batch", "workers"})
     patches = Patches(
         prepared.sources,
@@ -244,7 +245,7 @@ def _loop(run: Run, prepared: Prepared, out: Path, say: Callable[[str], None]) -
                     _tell_health(run, log.health(), progress.say)
                 progress.show(run.step, run.seconds, losses, bool(run.health))
             if run.step % settings.train.validate_every == 0 or finished:
-                _validate(run, prepared, out, log, progress.say)
+                _validate(run, prepared, out, validator, log, progress.say)
             if run.step % settings.train.checkpoint_every == 0 or finished:
                 _save(run, prepared, out / "last", training=True)
             run.seconds = _same_clock(run, before + time.monotonic() - started)
@@ -264,12 +265,14 @@ def _tell_health(run: Run, found: list[str], say: Callable[[str], None]) -> None
     run.health = found
 
 
-def _validate(run: Run, prepared: Prepared, out: Path, log: Log | None, say: Callable[[str], None]) -> None:
+def _validate(
+    run: Run, prepared: Prepared, out: Path, validator: Validator, log: Log | None, say: Callable[[str], None]
+) -> None:
     """Score whole volumes on the first process; keep the best model."""
     if log is not None:
         model = checkpoint.Model(run.method, run.settings, _info(run, prepared))
         with _averaged(run):
-            scores: Validation = validate(model, prepared, out / "panels" / f"step_{run.step:07d}.png")
+            scores = validator(model, out / "panels" / f"step_{run.step:07d}.png")
         run.curve.append({"step": run.step, **scores.values})
         log.validation(run.step, scores)
         say(f"step {run.step}: {scores}")

@@ -9,11 +9,19 @@ from PIL import Image
 
 from medgen.checkpoint import Model
 from medgen.data.body import body_mask, looks_like_hu
+from medgen.data.cache import Channels
 from medgen.data.codecs import Range
-from medgen.data.fingerprint import QUANTILES
 from medgen.data.prepare import Prepared
+from medgen.evaluation.distribution import kernel_distance
+from medgen.evaluation.patch_features import feature_names, patch_features, standardised
+from medgen.evaluation.structure import edge_correlation
 from medgen.inference.predict import translate_channels
 from medgen.io.volume import written_aside
+
+ROWS = 300  # places of a volume whose look is compared
+MOST_REAL = 16  # real target volumes they are compared with
+LEAST_DISTANCE = 0.01  # below it unconverted sources are as good as real targets: patients differ as much
+LOOK = [i for i, name in enumerate(feature_names()) if name.startswith(("mean", "sd"))]
 
 
 @dataclass(frozen=True)
@@ -27,42 +35,101 @@ class Validation:
         return ", ".join(f"{k} {v:.4g}" for k, v in self.values.items())
 
 
-def validate(model: Model, prepared: Prepared, panel: Path) -> Validation:
-    """Translate the validation cases and score them, in the target's units (HU) inside the body.
+class Validator:
+    """Scores models on whole volumes of patients kept back, inside the body.
 
-    With truth the objective is the mean absolute error. Without, it is the distance of the translations'
-    intensity distribution to that of real targets (Wasserstein-1 between mean quantile functions): it sees
-    contrast left in or wrong HU, not structure (docs/decisions/best_checkpoint.md). Of several outputs the scores
-    are averaged, each in units of its range, and shown in those of the first.
+    With truth the objective is the mean absolute error in the target's units (HU); of several outputs the average,
+    each in units of its range, shown in those of the first. Without truth it is (docs/decisions/best_checkpoint.md)
+
+        kernel distance to real targets / that of the unconverted sources + 1 - edge correlation with the source
+
+    all on the codes in [-1, 1]. The first summand sees contrast left in, wrong HU, texture lost or invented; the
+    others see structure that was moved, erased or made up. Leaving everything as it is scores 1.
     """
+
+    def __init__(self, prepared: Prepared) -> None:
+        self.prepared = prepared
+        self._real: dict[tuple[int | None, int], np.ndarray] = {}
+
+    def __call__(self, model: Model, panel: Path) -> Validation:
+        """Translate the validation cases, score them, and save a picture of them."""
+        scores: list[dict[str, float]] = []
+        looks: dict[tuple[int | None, int], list[tuple[np.ndarray, np.ndarray]]] = {}
+        rows = []
+        for i, (_, sources, truths, domain) in enumerate(self.prepared.validation):
+            x, t = ([np.asarray(c.data, np.float32) for c in channels] for channels in (sources, truths))
+            y = _translated(model, sources, x, domain)
+            rows.append(_row([*x, *y, *t]))
+            body = body_mask(x[0])
+            if t:
+                scores.append(_errors(model, x[0], y, t, body))
+                continue
+            spacing, before = sources[0].spacing, sources[0].range.encode(x[0])
+            kept = []
+            for n, (output, target) in enumerate(zip(y, model.target_ranges, strict=True)):
+                after = target.of(sources[0].range).encode(output)
+                kept.append(edge_correlation(before, after, body, spacing))
+                pair = (_look(v, body, spacing, seed=i) for v in (before, after))
+                looks.setdefault((domain, n), []).append(tuple(pair))  # type: ignore[arg-type]
+            scores.append({"edge_correlation": float(np.mean(kept))})
+        _save_panel(panel, rows)
+        values = {k: float(np.mean([s[k] for s in scores])) for k in scores[0]}
+        if not looks:
+            return Validation(values["mae"], values)
+        distances = np.array([self._distances(key, pairs) for key, pairs in looks.items()])
+        before, after = distances.T
+        values |= {"kernel_distance": float(after.mean()), "source_kernel_distance": float(before.mean())}
+        share = float((after / np.maximum(before, LEAST_DISTANCE)).mean())
+        values["trade_off"] = share + 1 - values["edge_correlation"]
+        return Validation(values["trade_off"], values)
+
+    def _distances(self, key: tuple[int | None, int], pairs: list[tuple[np.ndarray, np.ndarray]]) -> list[float]:
+        """Kernel distances to the real targets of the unconverted sources and of their translations."""
+        real = self._real_look(*key)
+        sides = (standardised(np.vstack(side), real) for side in zip(*pairs, strict=True))
+        return [kernel_distance(standardised(real, real), side) for side in sides]
+
+    def _real_look(self, domain: int | None, contrast: int) -> np.ndarray:
+        """Features of real targets, those kept back first; the same all through a run."""
+        if (domain, contrast) not in self._real:
+            domains = self.prepared.domains
+            cases = {**self.prepared.real_targets, **self.prepared.targets}
+            real = [c[contrast] for name, c in cases.items() if domain is None or domains[name] == domain]
+            looks = []
+            for n, c in enumerate(real[:MOST_REAL]):
+                data = np.asarray(c.data, np.float32)
+                looks.append(_look(c.range.encode(data), body_mask(data), c.spacing, seed=n))
+            self._real[domain, contrast] = np.vstack(looks)
+        return self._real[domain, contrast]
+
+
+def _look(code: np.ndarray, body: np.ndarray, spacing: tuple[float, float, float], seed: int) -> np.ndarray:
+    """(ROWS, d): means and standard deviations of codes around places of the body."""
+    mask = body if body.any() else np.ones_like(body)
+    return patch_features(code, mask, spacing, count=ROWS, seed=seed)[:, LOOK]
+
+
+def _translated(model: Model, sources: Channels, x: list[np.ndarray], domain: int | None) -> list[np.ndarray]:
+    if domain is not None:
+        model.method.target = domain  # type: ignore[attr-defined]
+    device = next(model.generator.parameters()).device
+    with torch.autocast(device.type, enabled=False):
+        return translate_channels(model, x, [c.range for c in sources])
+
+
+def _errors(
+    model: Model, x: np.ndarray, y: list[np.ndarray], truths: list[np.ndarray], body: np.ndarray
+) -> dict[str, float]:
+    """MAE of the outputs and of the unconverted source; of several outputs also that of each."""
     ranges, names = model.target_ranges, model.settings.data.targets
     weights = [_width(ranges[0].typical) / _width(r.typical) for r in ranges]  # outputs of other units count as much
-    errors, before, quantiles, rows = [], [], [], []
-    for _, sources, truths in prepared.validation:
-        x = [np.asarray(c.data, np.float32) for c in sources]
-        codes = [c.range for c in sources]
-        device = next(model.generator.parameters()).device
-        with torch.autocast(device.type, enabled=False):
-            y = translate_channels(model, x, codes)
-        body = body_mask(x[0])
-        t = [np.asarray(c.data, np.float32) for c in truths]
-        if t:
-            errors.append([float(np.abs(a - b)[body].mean()) for a, b in zip(y, t, strict=True)])
-            before.append([float(np.abs(x[0] - b)[body].mean()) for b in t])
-        # as the real targets' quantiles are kept: within the code's range
-        decode = [r.of(codes[0]) for r in ranges]
-        quantiles.append([r.decode(np.quantile(r.encode(v[body]), QUANTILES)) for r, v in zip(decode, y, strict=True)])
-        rows.append(_row([*x, *y, *t]))
-    _save_panel(panel, rows)
-    if errors:
-        each = np.mean(errors, 0)
-        values = {"mae": float(np.mean(weights * each)), "source_mae": float(np.mean(weights * np.mean(before, 0)))}
-        named = {f"mae_{name}": float(v) for name, v in zip(names, each, strict=True)} if len(names) > 1 else {}
-        return Validation(values["mae"], values | named)
-    looks = [[c.range.decode(np.array(c.look["quantiles"])) for c in case] for case in prepared.real_targets.values()]
-    distances = np.abs(np.mean(quantiles, 0) - np.mean(looks, 0)).mean(1)
-    distance = float(np.mean(weights * distances))
-    return Validation(distance, {"quantile_distance": distance})
+    each = [float(np.abs(a - b)[body].mean()) for a, b in zip(y, truths, strict=True)]
+    before = [float(np.abs(x - b)[body].mean()) for b in truths]
+    found = {
+        "mae": float(np.mean(np.multiply(weights, each))),
+        "source_mae": float(np.mean(np.multiply(weights, before))),
+    }
+    return found | ({f"mae_{name}": v for name, v in zip(names, each, strict=True)} if len(names) > 1 else {})
 
 
 def _width(range: Range) -> float:

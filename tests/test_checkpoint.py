@@ -203,3 +203,25 @@ def test_a_failed_write_leaves_the_old_folder(tmp_path):
     with folder_written_aside(folder) as aside:
         (aside / "b").write_text("3")
     assert [p.name for p in folder.iterdir()] == ["b"]
+
+
+def test_a_model_of_several_targets_asks_for_one(tmp_path):
+    method = {"name": "multi_domain", "generator": "unet", "filters": 4, "levels": 2, "classifier_filters": 4,
+              "discriminator_filters": 4}  # fmt: skip
+    settings = small_settings(data={"domains": ["none", "arterial"], "paired": False}, method=method)
+    model = make_model(settings)
+    save_model(tmp_path, model.generator, model.info)
+    x = torch.randn(1, 1, 16, 16, 16)
+    found = {name: load_model(tmp_path, target=name) for name in ("none", "arterial")}
+    assert [m.method.target for m in found.values()] == [0, 1]
+    assert not torch.equal(*(m.method.translate(x) for m in found.values()))
+    for target in (None, "late"):
+        with pytest.raises(InputError, match="none, arterial"):
+            load_model(tmp_path, target=target)
+
+
+def test_domains_and_method_must_go_together():
+    with pytest.raises(InputError, match="knows no domains"):
+        build_method(small_settings(data={"domains": ["a", "b"]}))
+    with pytest.raises(InputError, match=r"data\.domains"):
+        build_method(small_settings(method={"name": "multi_domain"}))

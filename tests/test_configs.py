@@ -9,17 +9,21 @@ from medgen.checkpoint import load_model
 from medgen.config import load_settings
 from medgen.train import train
 
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
-TINY = ["train.steps=2", "train.validate_every=2", "sampling.patch=[32,32,32]", "train.validation_cases=1"]
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").rglob("*.yaml"))
+TINY = ["train.steps=2", "train.validate_every=2", "train.validation_cases=1", "method.filters=4"]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_config_trains_and_loads(path, tmp_path):
-    paired = load_settings(path).data.paired
+    shipped = load_settings(path)
+    paired, domains, axis = shipped.data.paired, shipped.data.domains, shipped.slab_axis
     cohort = write_cohort(tmp_path / "cohort", cases=3 if paired else 6, unpaired=not paired)
-    settings = load_settings(path, [f"data.root={cohort}", *TINY, "method.filters=4"])
-    best = train(settings, tmp_path / "run")
-    assert load_model(best).info.step == 2
+    patch = [32, 32, 32] if axis is None else [shipped.sampling.patch[i] if i == axis else 32 for i in range(3)]
+    given = [f"data.root={cohort}", f"sampling.patch={patch}", *TINY]
+    if domains:
+        given.append("data.domains=[source, target]")
+    best = train(load_settings(path, given), tmp_path / "run")
+    assert load_model(best, target="target" if domains else None).info.step == 2
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)

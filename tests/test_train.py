@@ -25,7 +25,11 @@ TRAIN = {"steps": 6, "validate_every": 3, "checkpoint_every": 2, "log_every": 1}
 def settings_of(cohort, name="pix2pix", **sections):
 
     known = arguments(method_class(name))
-    given = {k: v for k, v in {**SMALL_METHOD, "blocks": 1, "kernel": 3, "pool": 2}.items() if k in known}
+    given = {
+        k: v
+        for k, v in {**SMALL_METHOD, "blocks": 1, "kernel": 3, "pool": 2, "classifier_layers": 1}.items()
+        if k in known
+    }
     paired = name == "pix2pix"
     domains = {"domains": ["source", "target"]} if name == "multi_domain" else {}
     values = {

@@ -60,8 +60,8 @@ def read_cohort(
     contrasts, which are folders of a cohort folder; the channels say which is which where a case has numbered
     images (nnU-Net, Decathlon). A side of a case counts when all its contrasts are there. A datalist's "test"
     entries are left out: they are not for training. ``domains`` name the folders of a cohort that has neither source
-    nor target: each image is both, and a case is called DOMAIN/CASE. Without names for the labels, the values found are called
-    label_1, label_2, ...
+    nor target: each image is both, and a case is called DOMAIN/CASE. Without names for the labels, the values found
+    are called label_1, label_2, ...
 
     Raises:
         InputError: nothing found, two files for one case, a label without image, a listed file that does not

@@ -23,12 +23,12 @@ from medgen.types import Case, InputError
 class Prepared:
     """What the loop trains and validates on.
 
-    ``sources``, ``targets``: training volumes by case name, one a contrast. ``validation``: (case name, source,
-    its truth or none, the domain to translate it to or None). ``real_targets``: real target volumes for validation without truth. Ranges are the training
-    cases' typical ones, one a contrast; ``scans``: the looks of each source contrast's training scans; ``record``
-    goes into the model folder. ``labels``: files of the training sources' classes, and ``classes``, their number
-    with the background; empty and 0 unless data.labels is set. ``domains``: place in data.domains of each case, of
-    the real targets too; empty without.
+    ``sources``, ``targets``: training volumes by case name, one a contrast. ``validation``: (case name, source, its
+    truth or none, the domain to translate it to or None). ``real_targets``: real target volumes for validation
+    without truth. Ranges are the training cases' typical ones, one a contrast; ``scans``: the looks of each source
+    contrast's training scans; ``record`` goes into the model folder. ``labels``: files of the training sources'
+    classes, and ``classes``, their number with the background; empty and 0 unless data.labels is set. ``domains``:
+    place in data.domains of every case, of the real targets too; empty without.
     """
 
     sources: dict[str, Channels]

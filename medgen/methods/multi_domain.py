@@ -21,6 +21,7 @@ from medgen.arguments import deal
 from medgen.losses.adversarial import Objective
 from medgen.losses.adversary import Adversary, optimizers
 from medgen.losses.preserve import Preserve
+from medgen.networks.conditional import Conditional
 from medgen.networks.discriminator import Discriminator, frozen
 from medgen.networks.generator import GeneratorName, Norm, build_generator
 from medgen.types import Batch, Count, Update, Weight
@@ -101,10 +102,15 @@ class MultiDomain:
         )
         D = Adversary(**shape, objective=objective, discriminator_norm=discriminator_norm, **adversary)
         self.preserve = Preserve(spatial_dims=spatial_dims, channels=n, **preserve)
-        self.networks: dict[str, nn.Module] = {"G": G, "D": D.network, "C": C, **self.preserve.networks}
+        self.networks: dict[str, nn.Module] = {
+            "G": Conditional(G, domains),
+            "D": D.network,
+            "C": C,
+            **self.preserve.networks,
+        }
         self.adversaries = {"D": D}
         self.memory: dict[str, nn.Module] = {"pool": D.pool}
-        self.domains, self.target = domains, 0
+        self.target = 0
         self.weight_gan, self.weight_class = weight_gan, weight_class
         self.weight_cycle, self.weight_identity = weight_cycle, weight_identity
         self.lr, self.betas = lr, betas
@@ -121,8 +127,8 @@ class MultiDomain:
         """
         x, y, n = batch["source"], batch["target"], batch["step"]
         c_x, c = batch["source_domain"], batch["target_domain"]
-        C, D = self.networks["C"], self.adversaries["D"]
-        y_hat = self.convert(x, c)
+        G, C, D = self.networks["G"], self.networks["C"], self.adversaries["D"]
+        y_hat = G(x, c)
         losses = self.preserve.learn(x, y_hat, batch, update)
         losses["D"] = D.discriminator_loss(y, y_hat, n)
         update("D", losses["D"])
@@ -133,22 +139,16 @@ class MultiDomain:
         losses["G_gan"] = D.generator_loss(y_hat)
         with frozen(C):
             losses["class"] = self.class_loss(y_hat, c)
-        losses["cycle"] = (self.convert(y_hat, c_x) - x).abs().mean()
+        losses["cycle"] = (G(y_hat, c_x) - x).abs().mean()
         total = self.weight_gan * losses["G_gan"] + self.weight_class * losses["class"]
         total = total + self.weight_cycle * losses["cycle"]
         if self.weight_identity:
-            losses["identity"] = (self.convert(x, c_x) - x).abs().mean()
+            losses["identity"] = (G(x, c_x) - x).abs().mean()
             total = total + self.weight_identity * losses["identity"]
         kept, weighed = self.preserve(x, y_hat, batch)
         losses |= kept
         update("G", total + weighed)
         return losses
-
-    def convert(self, x: Tensor, c: Tensor) -> Tensor:
-        """G(x, c) for images (B, C, X, Y[, Z]) and domains (B,)."""
-        planes = nnf.one_hot(c, self.domains).to(x.dtype)
-        planes = planes[(...,) + (None,) * (x.ndim - 2)].expand(-1, -1, *x.shape[2:])
-        return self.networks["G"](torch.cat([x, planes], 1))
 
     def class_loss(self, images: Tensor, c: Tensor) -> Tensor:
         """-log C(c | image), the classifier's logits the mean of its patch map."""
@@ -157,4 +157,4 @@ class MultiDomain:
 
     def translate(self, x: Tensor) -> Tensor:
         """(B, C, X, Y, Z) in [-1, 1] → the same grid, in the domain ``self.target``."""
-        return self.convert(x, torch.full((len(x),), self.target, device=x.device))
+        return self.networks["G"](x, torch.full((len(x),), self.target, device=x.device))

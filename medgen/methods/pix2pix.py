@@ -31,7 +31,8 @@ class Pix2Pix:
         generator, filters, levels, blocks, kernel, norm, dropout, upsample, stem: see ``networks.unet`` and ``resnet``.
         residual: G predicts the difference from its input.
         noise: channels of noise beside x, for tasks with more than one right answer.
-        keep_background: what is coded -1 in the source (a masked background) stays -1 in the same channel, and G learns nothing there.
+        keep_background: what is coded -1 in the source (a masked background) stays -1 in the same channel, and G
+            learns nothing there.
         objective: adversarial loss (paper: non_saturating).
         weight_gan: 0 leaves L1 regression alone, without a discriminator step.
         weight_l1: λ.

@@ -22,8 +22,8 @@ def test_every_contrast_has_its_own_range_and_looks(tmp_path):
     assert [len(c) for c in found.sources.values()] == [2, 2, 2]
     assert len(found.source_range) == len(found.scans) == 2 and len(found.target_range) == 1
     assert found.source_range[0].high > found.source_range[1].high > found.target_range[0].high
-    ((_, source, truth),) = found.validation
-    assert len(source) == 2 and len(truth) == 1
+    ((_, source, truth, domain),) = found.validation
+    assert len(source) == 2 and len(truth) == 1 and domain is None
 
 
 def test_labels_of_the_training_sources(tmp_path):
@@ -70,3 +70,36 @@ def test_labels_that_are_missing_or_miscounted(tmp_path):
         (root / f"labels/case{i}.nii.gz").unlink()
     with pytest.raises(InputError, match=r"case case\d .* has no label map"):
         prepared(root, tmp_path / "run", labels=True, classes=3)
+
+
+def domain_cohort(root, cases=4):
+    """Three phases of the same patients, a folder each."""
+    for i, phase in enumerate(("none", "arterial", "late")):
+        write_cohort(root / f"part{i}", cases=cases)
+        (root / f"part{i}" / "source").rename(root / phase)
+    return root
+
+
+def test_domains_are_sampled_against_each_other_and_patients_kept_apart(tmp_path):
+    root = domain_cohort(tmp_path / "cohort")
+    domains = ("none", "arterial", "late")
+    found = prepared(root, tmp_path / "run", domains=domains, paired=False)
+    assert len(found.sources) == 9 and set(found.domains.values()) == {0, 1, 2}
+    held = {name.partition("/")[2] for name in found.record["validation"]}
+    assert len(held) == 1 and not held & {name.partition("/")[2] for name in found.sources}
+    assert {d for *_, d in found.validation} == {0, 1, 2}
+    assert all(found.domains[name] != d and not truth for name, _, truth, d in found.validation)
+    patches = Patches(found.sources, found.targets, domains=found.domains, paired=False, patch=(8, 8, 8), seed=0)
+    seen = set()
+    for n in range(60):
+        sample = patches[n]
+        for side in ("source", "target"):
+            assert sample[f"{side}_domain"] == domains.index(sample[f"{side}_case"].partition("/")[0])
+        seen.add((sample["source_domain"], sample["target_domain"]))
+    assert seen == {(a, b) for a in range(3) for b in range(3) if a != b}
+
+
+def test_domains_that_are_not_there(tmp_path):
+    root = domain_cohort(tmp_path / "cohort")
+    with pytest.raises(InputError, match="portal holds no volumes"):
+        prepared(root, tmp_path / "run", domains=("none", "portal"), paired=False)

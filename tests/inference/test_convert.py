@@ -19,9 +19,17 @@ from medgen.types import InputError
 
 def tiny(cohort, name, method=None, **sections):
     known = arguments(method_class(name))
-    given = {k: v for k, v in {**SMALL_METHOD, "pool": 2, **(method or {})}.items() if k in known}
+    given = {
+        k: v for k, v in {**SMALL_METHOD, "pool": 2, "classifier_layers": 1, **(method or {})}.items() if k in known
+    }
     values = {
-        "data": {"root": str(cohort), "paired": name == "pix2pix", "validation": 0.25, **sections.pop("data", {})},
+        "data": {
+            "root": str(cohort),
+            "paired": name == "pix2pix",
+            "validation": 0.25,
+            "domains": ["source", "target"] if name == "multi_domain" else [],
+            **sections.pop("data", {}),
+        },
         "codec": {"source": {"outside": "carry"}},
         "sampling": {"patch": [16, 16, 16], "flip": ["x"], "rotate": 5, **sections.pop("sampling", {})},
         "method": {**given, "name": name},
@@ -91,7 +99,8 @@ def test_contrasts_on_different_grids_are_refused_in_training_and_reported_in_co
 def test_slabs_of_three_slices(name, tmp_path):
     cohort = write_cohort(tmp_path / "cohort", cases=6, shape=(20, 24, 13), unpaired=name != "pix2pix")
     settings = tiny(cohort, name, method={"spatial_dims": 2}, sampling={"patch": [16, 16, 3]})
-    model = load_model(train(settings, tmp_path / "run", say=lambda _: None))
+    target = "target" if name == "multi_domain" else None
+    model = load_model(train(settings, tmp_path / "run", say=lambda _: None), target=target)
     assert model.generator(torch.zeros(1, 3, 16, 16)).shape == (1, 3, 16, 16)
     assert {r.status for r in convert(model, cohort / "source", tmp_path / "out")} == {"converted"}
     same_grids(tmp_path / "out", cohort / "source")

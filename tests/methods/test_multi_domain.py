@@ -22,6 +22,7 @@ def test_losses_are_equations_4_to_6():
     b, seen = batch(), {}
     losses = method.step(b, lambda k, loss: seen.update({k: loss.detach()}))
     G, D, C = (method.networks[k] for k in ("G", "D", "C"))
+    G = G.network
 
     def planes(c):
         out = torch.zeros(2, 3, 16, 16, 16)
@@ -50,7 +51,7 @@ def test_target_decides_the_translation():
     for target in range(3):
         method.target = target
         found.append(method.translate(x))
-        assert torch.equal(found[-1], method.convert(x, torch.tensor([target, target])))
+        assert torch.equal(found[-1], method.networks["G"](x, torch.tensor([target, target])))
     assert not torch.equal(found[0], found[1]) and not torch.equal(found[1], found[2])
 
 

@@ -1,0 +1,27 @@
+"""A generator told what to make (StarGAN, Choi 2018, section 3)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as nnf
+
+
+class Conditional(nn.Module):
+    """y = net([x, c]), c one-hot in channels that are constant over the image.
+
+    Args:
+        network: (B, C + classes, ...) → (B, C_out, ...).
+        classes: values of c.
+    """
+
+    def __init__(self, network: nn.Module, classes: int) -> None:
+        super().__init__()
+        self.network, self.classes = network, classes
+        self.divisor, self.smallest = network.divisor, network.smallest
+
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        """Images (B, C, X, Y[, Z]) and classes (B,) int64, 0 unless given."""
+        if c is None:
+            c = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        planes = nnf.one_hot(c, self.classes).to(x.dtype)
+        planes = planes[(...,) + (None,) * (x.ndim - 2)].expand(-1, -1, *x.shape[2:])
+        return self.network(torch.cat([x, planes], 1))

@@ -1,0 +1,61 @@
+"""The score that picks the best checkpoint: with truth the error, without it look and structure."""
+
+import numpy as np
+import pytest
+from conftest import make_model, small_settings, write_cohort
+from PIL import Image
+
+from medgen.data.prepare import prepare
+from medgen.validate import Validator
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    return write_cohort(tmp_path_factory.mktemp("cohort"), cases=8, unpaired=True)
+
+
+@pytest.fixture
+def score(cohort, tmp_path, monkeypatch):
+    """Trade-off of a conversion given as a function of HU."""
+    codec = {"source": {"low": -150, "high": 250}, "target": {"low": -150, "high": 250}}
+    settings = small_settings(data={"root": str(cohort), "paired": False, "validation": 0.25}, codec=codec)
+    prepared = prepare(settings, tmp_path / "run", say=lambda _: None)
+    model = make_model(settings)
+    model.info.target_range[0] = model.info.target_range[0].model_copy(update={"low": -150, "high": 250})
+    validator = Validator(prepared)
+
+    def run(change):
+        monkeypatch.setattr("medgen.validate._translated", lambda m, s, x, d: [change(x[0])])
+        return validator(model, tmp_path / "panel.png")
+
+    return run
+
+
+def without_contrast(x):
+    return np.where(x > 100, x - 120, x)
+
+
+def test_without_pairs_a_true_conversion_scores_best(score, tmp_path):
+    scores = {
+        "identity": score(lambda x: x),
+        "half": score(lambda x: np.where(x > 100, x - 60, x)),
+        "whole": score(without_contrast),
+        "moved": score(lambda x: np.roll(without_contrast(x), 5, 0)),
+        "flat": score(lambda x: np.full_like(x, 40.0)),
+    }
+    assert scores["identity"].values["edge_correlation"] == pytest.approx(1, abs=1e-5)
+    assert scores["identity"].objective == pytest.approx(1, abs=1e-5)
+    objective = {k: v.objective for k, v in scores.items()}
+    assert min(objective, key=objective.get) == "whole"
+    assert objective["whole"] < objective["half"] < objective["identity"]
+    assert objective["moved"] > objective["whole"] + 0.1
+    assert Image.open(tmp_path / "panel.png").size[0] > 0
+
+
+def test_with_pairs_the_objective_is_the_error(tmp_path):
+    root = write_cohort(tmp_path / "cohort")
+    settings = small_settings(data={"root": str(root), "validation": 0.25})
+    prepared = prepare(settings, tmp_path / "run", say=lambda _: None)
+    found = Validator(prepared)(make_model(settings, train=False), tmp_path / "panel.png")
+    assert found.objective == found.values["mae"] == pytest.approx(found.values["source_mae"], rel=0.02)
+    assert set(found.values) == {"mae", "source_mae"}
