@@ -10,7 +10,7 @@ from medgen.config import load_settings
 from medgen.train import train
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").rglob("*.yaml"))
-TINY = ["train.steps=2", "train.validate_every=2", "train.validation_cases=1", "method.filters=4"]
+TINY = ["train.steps=2", "train.validate_every=2", "train.validation_cases=1", "method.filters=4", "method.levels=4"]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)

@@ -88,7 +88,8 @@ def _critic(logits: Tensor) -> Tensor:
 
 def _gradients(D: Callable[[Tensor], Logits], x: Tensor) -> list[Tensor]:
     """(B, ...) → (B, voxels) for each scale: gradient of D(x), itself differentiable."""
-    with torch.autocast(x.device.type, enabled=False):  # squares of half-precision gradients underflow
+    kind = x.device.type if torch.amp.is_autocast_available(x.device.type) else "cpu"  # not so on the meta device
+    with torch.autocast(kind, enabled=False):  # squares of half-precision gradients underflow
         x = x.detach().float().requires_grad_()
         scales = D(x)
         return [torch.autograd.grad(_critic(s).sum(), x, create_graph=True)[0].flatten(1) for s in scales]

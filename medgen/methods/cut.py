@@ -6,8 +6,8 @@ x ∈ X: source, y ∈ Y: target, of different patients, ŷ = G(x). A patch of �
 others of x, in the features of G's own encoder seen through the projector H: what is where stays, how it looks
 may change. One generator and one discriminator, no way back. CUT: λ_X = λ_Y = 1 (as the authors' code, the mean
 of the two terms). FastCUT: λ_X = 10, λ_Y = 0, and half of the time G is given the mirrored image, of which the
-features, mirrored back, must be those of the unmirrored one. SinCUT, from a single volume a side: weight_nce 4,
-nce_patches 1, weight_identity 1, r1 1, objective non_saturating (see configs/).
+features, mirrored back, must be those of the unmirrored one. SinCUT, from a single volume a side, is
+configs/paper/sincut.yaml.
 """
 
 from typing import Annotated, Any, Literal
