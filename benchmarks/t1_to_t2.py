@@ -1,6 +1,6 @@
 """T1 → T2 on real MR: train on one patient, convert and evaluate the other, beside two fitted baselines.
 
-    python benchmarks/t1_to_t2.py DATA OUT [section.key=value ...]
+    python benchmarks/t1_to_t2.py DATA OUT [--unpaired] [section.key=value ...]
 
 DATA holds ``PATIENT/t1.nii.gz`` and ``PATIENT/t2.nii.gz`` of registered, skull-stripped brains. For every
 ordered pair of patients (train on one, test on the other) it prints a row each for: the unconverted T1 after
@@ -8,6 +8,10 @@ histogram matching to the training T2, a voxelwise regression T1 → T2 fitted o
 model of ``configs/mr_t1_to_t2_pix2pix.yaml``. Both images are scaled by the truth's 99.5th percentile inside
 the brain; MAE, PSNR and SSIM (data range 1) count inside the brain. The baselines know the test scan's gain in
 the same way as the model does (range of its T1 times the training patient's ratio of T2 to T1).
+
+``--unpaired``: the model is that of ``configs/mr_t1_to_t2_cut.yaml``, trained on the T1 of the tested patient and the
+T2 of the other, beside histogram matching of the one to the other. Nothing tells the gain of the tested patient's T2:
+both are decoded in the range of the other's.
 """
 
 import argparse
@@ -26,7 +30,7 @@ from medgen.inference.predict import translate_volume
 from medgen.io.volume import Volume, read_volume, write_volume
 from medgen.train import train
 
-CONFIG = Path(__file__).parent.parent / "configs" / "mr_t1_to_t2_pix2pix.yaml"
+CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 def main() -> None:
@@ -35,13 +39,15 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--train-on", help="only this patient as the training one")
+    parser.add_argument("--unpaired", action="store_true", help="T1 of the tested patient, T2 of the other")
     arguments = parser.parse_intermixed_args()
     patients = sorted(p.name for p in arguments.data.iterdir() if (p / "t1.nii.gz").exists())
     print("| trained on | tested on | system | MAE | PSNR | SSIM | minutes |\n|---|---|---|---|---|---|---|")
     for trained, tested in permutations(patients, 2):
         if arguments.train_on not in (None, trained):
             continue
-        for name, prediction, minutes in systems(arguments, trained, tested):
+        run = unpaired if arguments.unpaired else systems
+        for name, prediction, minutes in run(arguments, trained, tested):
             truth = read_volume(arguments.data / tested / "t2.nii.gz")
             brain = brain_mask(read_volume(arguments.data / tested / "t1.nii.gz").data)
             top = np.percentile(truth.data[brain], 99.5)
@@ -58,13 +64,8 @@ def systems(arguments: argparse.Namespace, trained: str, tested: str):
     x_train, y_train = (read_volume(data / trained / f"{s}.nii.gz") for s in ("t1", "t2"))
     x_test = read_volume(data / tested / "t1.nii.gz")
     run = arguments.out / f"{trained}_to_{tested}"
-    cohort = run / "cohort"
-    for side, sequence in (("source", "t1"), ("target", "t2")):
-        (cohort / side).mkdir(parents=True, exist_ok=True)
-        link = cohort / side / f"{trained}.nii.gz"
-        if not link.exists():
-            link.symlink_to((data / trained / f"{sequence}.nii.gz").resolve())
-    settings = load_settings(CONFIG, [f"data.root={cohort}", *arguments.overrides])
+    cohort = linked(run / "cohort", data / trained / "t1.nii.gz", data / trained / "t2.nii.gz")
+    settings = load_settings(CONFIGS / "mr_t1_to_t2_pix2pix.yaml", [f"data.root={cohort}", *arguments.overrides])
     codec = settings.codec
     code = {
         name: fit_range(v.data, **codec.source.model_dump(exclude={"follow"}))
@@ -78,6 +79,33 @@ def systems(arguments: argparse.Namespace, trained: str, tested: str):
     best = train(settings, run / "run", resume=(run / "run" / "last").exists(), say=lambda _: None)
     minutes = (time.monotonic() - started) / 60
     yield "medgen Pix2Pix", translate_volume(load_model(best), x_test), minutes
+
+
+def unpaired(arguments: argparse.Namespace, trained: str, tested: str):
+    """As ``systems``, for T1 of one patient and T2 of another."""
+    data, run = arguments.data, arguments.out / f"t2_of_{trained}_t1_of_{tested}"
+    x, y = read_volume(data / tested / "t1.nii.gz"), read_volume(data / trained / "t2.nii.gz")
+    brain = brain_mask(x.data)
+    matched = np.zeros_like(x.data)
+    matched[brain] = match_histograms(x.data[brain], y.data[brain_mask(y.data)])
+    yield "histogram matching", x.replaced(matched), 0.0
+    cohort = linked(run / "cohort", data / tested / "t1.nii.gz", data / trained / "t2.nii.gz")
+    settings = load_settings(CONFIGS / "mr_t1_to_t2_cut.yaml", [f"data.root={cohort}", *arguments.overrides])
+    started = time.monotonic()
+    train(settings, run / "run", resume=(run / "run" / "last").exists(), say=lambda _: None)
+    minutes = (time.monotonic() - started) / 60
+    for chosen in ("best", "last"):
+        yield f"medgen CUT {chosen}", translate_volume(load_model(run / "run" / chosen), x), minutes
+
+
+def linked(cohort: Path, source: Path, target: Path) -> Path:
+    """A cohort folder of one scan a side."""
+    for side, scan in (("source", source), ("target", target)):
+        link = cohort / side / f"{scan.parent.name}.nii.gz"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.exists():
+            link.symlink_to(scan.resolve())
+    return cohort
 
 
 def brain_mask(t1: np.ndarray) -> np.ndarray:

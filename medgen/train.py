@@ -11,7 +11,6 @@ as far as the clock, which then sets the learning rate, allows.
 
 import copy
 import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,13 +22,13 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from medgen import checkpoint
+from medgen import checkpoint, checks
 from medgen.config import Settings, plain
 from medgen.data.prepare import Prepared, prepare
 from medgen.data.sampling import Patches, batches
-from medgen.data.slabs import fold_batch
 from medgen.io.folder import folder_written_aside, recovered
 from medgen.log import Log, Progress
+from medgen.processes import agree, average_gradients, launch, same_clock
 from medgen.types import Batch, InputError, Method
 from medgen.validate import Validator
 
@@ -71,7 +70,7 @@ class Run:
         with fabric.autocast():
             losses = self.method.step({**batch, "step": self.step}, self._update)
         finite = bool(torch.stack([loss.detach().float() for loss in losses.values()]).isfinite().all())
-        if _agree(fabric, not finite):
+        if agree(fabric, not finite):
             shown = ", ".join(f"{k} {v:.4g}" for k, v in _floats(losses).items())
             cases = ", ".join(dict.fromkeys((*batch["source_case"], *batch["target_case"])))
             raise FloatingPointError(
@@ -93,7 +92,7 @@ class Run:
         with torch.autocast(self.fabric.device.type, enabled=False):
             self.fabric.backward(loss)
             if self.fabric.world_size > 1:
-                _average([p.grad for p in parameters if p.grad is not None])
+                average_gradients([p.grad for p in parameters if p.grad is not None])
             if self.settings.train.clip is not None or self.watched:
                 self.fabric.strategy.precision.unscale_gradients(self.raw_optimizers[name])
                 norm = nn.utils.clip_grad_norm_(parameters, self.settings.train.clip or float("inf"))
@@ -180,15 +179,15 @@ def train(settings: Settings, out: Path, *, resume: bool = False, say: Callable[
         InputError: data or settings that cannot be used, or ``out`` holds a run and resume is off.
         FloatingPointError: a loss became non-finite; ``last`` and ``best`` are intact.
     """
-    _check_method(settings)
-    _check_folder(out, resume)
-    fabric = _launch(settings)
+    checks.check_method(settings)
+    checks.check_folder(out, resume)
+    fabric = launch(settings)
     say = say if fabric.is_global_zero else lambda _: None
     last = recovered(out / "last") if fabric.is_global_zero else out / "last"
     fabric.barrier()
     resume = resume and last.exists()
     if resume:
-        _check_same(settings, last)
+        checks.check_same(settings, last)
     if fabric.is_global_zero:  # registration and cache are made once; the others then find them
         prepared = prepare(settings, out, resume=resume, say=say)
     fabric.barrier()
@@ -196,7 +195,7 @@ def train(settings: Settings, out: Path, *, resume: bool = False, say: Callable[
         prepared = prepare(settings, out, resume=True, say=say)
     run = Run(settings, fabric)
     if resume:
-        _check_data(prepared, last)
+        checks.check_data(prepared, last)
         run.load_state(checkpoint.load_training(last, fabric.global_rank))
         say(f"resumed at step {run.step}")
     if fabric.is_global_zero:
@@ -237,7 +236,7 @@ def _loop(run: Run, prepared: Prepared, out: Path, say: Callable[[str], None]) -
                 break
             run.watched = (run.step + 1) % settings.train.log_every == 0
             losses = run.train_step(_to(batch, fabric))
-            run.seconds = _same_clock(run, before + time.monotonic() - started)
+            run.seconds = same_clock(run.fabric, before + time.monotonic() - started, settings.train.minutes)
             finished = run.progress >= 1
             if log:
                 if run.watched or finished:
@@ -248,7 +247,7 @@ def _loop(run: Run, prepared: Prepared, out: Path, say: Callable[[str], None]) -
                 _validate(run, prepared, out, validator, log, progress.say)
             if run.step % settings.train.checkpoint_every == 0 or finished:
                 _save(run, prepared, out / "last", training=True)
-            run.seconds = _same_clock(run, before + time.monotonic() - started)
+            run.seconds = same_clock(run.fabric, before + time.monotonic() - started, settings.train.minutes)
             if finished:
                 break
     if log:
@@ -343,116 +342,8 @@ def _save(run: Run, prepared: Prepared, folder: Path, *, training: bool) -> None
     fabric.barrier()
 
 
-def _launch(settings: Settings) -> Fabric:
-    train = settings.train
-    several = train.devices * train.nodes > 1
-    try:
-        fabric = Fabric(
-            accelerator=train.accelerator,
-            devices=train.devices,
-            num_nodes=train.nodes,
-            precision=train.precision,
-            strategy="ddp" if several else "auto",
-        )
-        fabric.launch()
-    except Exception as error:  # Fabric's MisconfigurationException derives from nothing narrower
-        reason = " ".join(str(error).split())
-        raise InputError(f"train.accelerator={train.accelerator}, train.devices={train.devices}: {reason}") from None
-    torch.backends.cudnn.benchmark = True  # patches keep one size
-    torch.set_float32_matmul_precision("high")
-    return fabric
-
-
-def _check_method(settings: Settings) -> None:
-    """That the method's networks take the patch: one step on the meta device, where nothing is computed."""
-    patch, axis = settings.sampling.patch, settings.slab_axis
-    with torch.device("meta"):
-        method = checkpoint.build_method(settings)
-        sides = {"source": len(settings.data.sources), "target": len(settings.data.targets)}
-        batch: Batch = {side: torch.empty(2, n, *patch) for side, n in sides.items()} | {"step": 0}
-        if settings.data.labels:
-            batch["labels"] = torch.zeros(2, 1, *patch, dtype=torch.int64)
-        if settings.data.domains:
-            batch |= {side: torch.zeros(2, dtype=torch.int64) for side in ("source_domain", "target_domain")}
-        divisor: int = method.networks[method.generator].divisor  # type: ignore[assignment]
-        if any(n % divisor for i, n in enumerate(patch) if i != axis):
-            which = "every side" if axis is None else "both sides of a slice"
-            raise InputError(
-                f"sampling.patch={list(patch)}: {which} must be a multiple of {divisor} for this generator"
-            )
-        if axis is not None:
-            batch = fold_batch(batch, axis)
-        try:
-            method.step(batch, lambda name, loss: None)
-        except (RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(
-                f"sampling.patch={list(patch)} does not fit the networks of the method ({reason}); "
-                "raise sampling.patch or lower method.levels and method.discriminator_layers"
-            ) from None
-
-
-def _check_folder(out: Path, resume: bool) -> None:
-    if not resume and recovered(out / "last").exists():
-        raise InputError(f"{out} already holds a run; add --resume to go on with it, or choose another --out")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out).close()
-    except OSError as error:
-        raise InputError(f"run folder {out} cannot be written: {error.strerror}; choose another --out") from None
-
-
-def _check_data(prepared: Prepared, last: Path) -> None:
-    old = checkpoint.read_info(recovered(last))[0].training_data
-    if old["sha256"] != prepared.record["sha256"]:
-        raise InputError(
-            f"{last}: the training images have changed since the run began; start a new run with another --out"
-        )
-
-
-def _check_same(settings: Settings, last: Path) -> None:
-    """A run may go on for longer, but not as another one."""
-    old = checkpoint.read_info(recovered(last))[1]
-    if old.train.seed != settings.train.seed:
-        raise InputError(f"{last}: the run was started with train.seed={old.train.seed}; resume it with the same")
-    for section in ("data", "codec", "sampling", "method"):
-        if getattr(old, section) != getattr(settings, section):
-            raise InputError(
-                f"{last}: the run was started with another {section} section; resume it with its own config.yaml"
-            )
-
-
 def _write_settings(settings: Settings, out: Path) -> None:
     (out / "config.yaml").write_text(yaml.safe_dump(plain(settings), sort_keys=False))
-
-
-def _same_clock(run: Run, seconds: float) -> float:
-    """The first process's clock: learning rates follow it under ``train.minutes`` and must not differ."""
-    if run.fabric.world_size == 1 or run.settings.train.minutes is None:
-        return seconds
-    clock = torch.tensor(seconds, dtype=torch.float64, device=run.fabric.device)
-    torch.distributed.broadcast(clock, 0)
-    return float(clock)
-
-
-def _agree(fabric: Fabric, stop: bool) -> bool:
-    """Whether any process wants to stop; all must, or the others would wait for it for ever."""
-    if fabric.world_size == 1:
-        return stop
-    flag = torch.tensor(float(stop), device=fabric.device)
-    torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
-    return bool(flag > 0)
-
-
-def _average(gradients: list[Tensor]) -> None:
-    """In place: the mean over processes, in one message."""
-    flat = torch.cat([g.reshape(-1) for g in gradients])
-    torch.distributed.all_reduce(flat)
-    flat /= torch.distributed.get_world_size()
-    offset = 0
-    for g in gradients:
-        g.copy_(flat[offset : offset + g.numel()].view_as(g))
-        offset += g.numel()
 
 
 def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:

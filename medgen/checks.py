@@ -1,0 +1,72 @@
+"""What is refused before a training run begins, rather than hours into it."""
+
+import tempfile
+from pathlib import Path
+
+import torch
+
+from medgen import checkpoint
+from medgen.config import Settings
+from medgen.data.prepare import Prepared
+from medgen.data.slabs import fold_batch
+from medgen.io.folder import recovered
+from medgen.types import Batch, InputError
+
+
+def check_method(settings: Settings) -> None:
+    """That the method's networks take the patch: one step on the meta device, where nothing is computed."""
+    patch, axis = settings.sampling.patch, settings.slab_axis
+    with torch.device("meta"):
+        method = checkpoint.build_method(settings)
+        sides = {"source": len(settings.data.sources), "target": len(settings.data.targets)}
+        batch: Batch = {side: torch.empty(2, n, *patch) for side, n in sides.items()} | {"step": 0}
+        if settings.data.labels:
+            batch["labels"] = torch.zeros(2, 1, *patch, dtype=torch.int64)
+        if settings.data.domains:
+            batch |= {side: torch.zeros(2, dtype=torch.int64) for side in ("source_domain", "target_domain")}
+        divisor: int = method.networks[method.generator].divisor  # type: ignore[assignment]
+        if any(n % divisor for i, n in enumerate(patch) if i != axis):
+            which = "every side" if axis is None else "both sides of a slice"
+            raise InputError(
+                f"sampling.patch={list(patch)}: {which} must be a multiple of {divisor} for this generator"
+            )
+        if axis is not None:
+            batch = fold_batch(batch, axis)
+        try:
+            method.step(batch, lambda name, loss: None)
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"sampling.patch={list(patch)} does not fit the networks of the method ({reason}); "
+                "raise sampling.patch or lower method.levels and method.discriminator_layers"
+            ) from None
+
+
+def check_folder(out: Path, resume: bool) -> None:
+    if not resume and recovered(out / "last").exists():
+        raise InputError(f"{out} already holds a run; add --resume to go on with it, or choose another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise InputError(f"run folder {out} cannot be written: {error.strerror}; choose another --out") from None
+
+
+def check_data(prepared: Prepared, last: Path) -> None:
+    old = checkpoint.read_info(recovered(last))[0].training_data
+    if old["sha256"] != prepared.record["sha256"]:
+        raise InputError(
+            f"{last}: the training images have changed since the run began; start a new run with another --out"
+        )
+
+
+def check_same(settings: Settings, last: Path) -> None:
+    """A run may go on for longer, but not as another one."""
+    old = checkpoint.read_info(recovered(last))[1]
+    if old.train.seed != settings.train.seed:
+        raise InputError(f"{last}: the run was started with train.seed={old.train.seed}; resume it with the same")
+    for section in ("data", "codec", "sampling", "method"):
+        if getattr(old, section) != getattr(settings, section):
+            raise InputError(
+                f"{last}: the run was started with another {section} section; resume it with its own config.yaml"
+            )
