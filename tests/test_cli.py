@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import yaml
-from conftest import SMALL_METHOD, make_model, write_cohort
+from conftest import SMALL_METHOD, make_model, small_settings, write_cohort
 
 from medgen import cli
 from medgen.checkpoint import save_model
@@ -365,3 +365,21 @@ def test_evaluation_of_other_grids_and_missing_predictions(run, cohort, tmp_path
 def test_device_that_is_not_there(run, model_folder, tmp_path):
     scan = good(tmp_path / "a.nii.gz")
     assert_refused(run("translate", model_folder, scan, tmp_path / "o.nii.gz", "--device", "cuda:77"), "cuda:77")
+
+
+def test_translate_to_a_chosen_domain(run, cohort, tmp_path):
+    method = {"name": "multi_domain", "generator": "unet", "filters": 4, "levels": 2, "classifier_filters": 4,
+              "discriminator_filters": 4, "residual": True}  # fmt: skip
+    model = make_model(small_settings(data={"domains": ["none", "arterial"], "paired": False}, method=method))
+    with folder_written_aside(tmp_path / "model") as aside:
+        save_model(aside, model.generator, model.info)
+    words = ("translate", tmp_path / "model", cohort / "source", tmp_path / "out", "--no-report")
+    code, _, said = run(*words)
+    assert code == 2 and "none, arterial" in said and "--target" in said
+    made = []
+    for target in ("none", "arterial"):  # another target is another conversion: nothing is skipped
+        code, out, _ = run(*words, "--target", target)
+        assert code == 0 and "4 converted, 0 skipped" in out
+        made.append(np.asarray(nib.load(tmp_path / "out" / "case0.nii.gz").dataobj))
+    assert not np.array_equal(*made)
+    assert "0 converted, 4 skipped" in run(*words, "--target", "arterial")[1]

@@ -31,3 +31,11 @@ def test_config_trains_and_loads(path, tmp_path):
 def test_name_tells_mission_and_method(path):
     method = load_settings(path).method["name"]
     assert path.stem.endswith(method)  # fastcut ends in cut, of which it is a setting
+
+
+def test_sincut_trains_on_a_single_volume_a_side(tmp_path):
+    cohort = write_cohort(tmp_path / "cohort", cases=2, unpaired=True)
+    path = next(p for p in CONFIGS if p.stem == "sincut")
+    given = [f"data.root={cohort}", "sampling.patch=[32,32,1]", "sampling.batch=2", *TINY]
+    best = train(load_settings(path, given), tmp_path / "run")
+    assert load_model(best).info.training_data["training"] == ["case0", "case1"]
