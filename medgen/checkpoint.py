@@ -116,6 +116,12 @@ def build_method(settings: Settings) -> Method:
             if "domains" in takes
             else f"method {name} knows no domains; leave data.domains out, or use multi_domain"
         )
+    if getattr(cls, "paired_only", False) and not settings.data.paired:
+        raise InputError(
+            f"method {settings.method['name']} learns from pairs; set data.paired to true, or use cyclegan or cut"
+        )
+    if given.get("classes") is not None and settings.data.classes is None:
+        raise InputError("method.classes follows from the labels; set data.labels and data.classes instead")
     for key, value in _known_from_data(settings).items():
         if key in takes and given.setdefault(key, value) != value:
             raise InputError(f"method.{key}={given[key]}: the data and the patch make it {value}; leave the key out")

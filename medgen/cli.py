@@ -134,7 +134,7 @@ def translate(
         from medgen.reports.conversion import conversion_report
 
         notes = [f"Model: {model}, step {loaded.info.step}, weights {loaded.info.weights_sha256[:12]}."]
-        unwell = [f"The model's training was unwell when it was saved: {text}" for text in loaded.info.health]
+        unwell = [f"When the model was saved: {text}" for text in loaded.info.health]
         rows = [asdict(r) for r in results]
         conversion_report(rows, output / "report.html", notes=[*notes, SYNTHETIC], warnings=unwell)
         print(f"report: {output / 'report.html'}")

@@ -83,6 +83,13 @@ class Data(Section):
             n, m = len(getattr(self, names)), len(getattr(self, numbers))
             if m != n and m > 1:
                 raise ValueError(f"{names} names {n} contrasts but {numbers} lists {m}; give each its number")
+        if self.domains:
+            if len(set(self.domains)) < max(2, len(self.domains)):
+                raise ValueError(f"domains must name at least two different folders, not {list(self.domains)}")
+            if self.paired or len(self.sources) > 1 or len(self.targets) > 1:
+                raise ValueError("domains have no pairs and one contrast each: set paired to false, leave sources out")
+        if self.classes is not None and not self.labels:
+            raise ValueError("classes is the number of classes of the labels; set labels to true")
         return self
 
 

@@ -32,6 +32,8 @@ from medgen.processes import agree, average_gradients, launch, same_clock
 from medgen.types import Batch, InputError, Method
 from medgen.validate import Validator
 
+IDLE = "by its own score the model was no better than leaving the scans as they are; train on, or look at the data"
+
 
 class Run:
     """The state of a run, and what one step does to it."""
@@ -55,6 +57,7 @@ class Run:
         self.watched = False  # whether this step's gradient norms are wanted
         self.signs: dict[str, float] = {}
         self.health: list[str] = []
+        self.idle = False  # whether the last validation was no better than leaving the scans as they are
 
     def train_step(self, batch: Batch) -> dict[str, Tensor]:
         """One step of the method on this process's batch; returns its losses, checked to be finite.
@@ -65,6 +68,7 @@ class Run:
         train, fabric = self.settings.train, self.fabric
         torch.manual_seed(hash((train.seed, self.step, fabric.global_rank)) % 2**63)
         self._set_learning_rates()
+        self.signs = {}
         for network in self.method.networks.values():
             network.train()
         with fabric.autocast():
@@ -138,6 +142,8 @@ class Run:
             "seconds": self.seconds,
             "best": self.best,
             "curve": self.curve,
+            "health": self.health,
+            "idle": self.idle,
             "networks": {k: n.state_dict() for k, n in self.method.networks.items()},
             "memory": {k: m.state_dict() for k, m in self.method.memory.items()},
             "optimizers": {k: o.state_dict() for k, o in self.raw_optimizers.items()},
@@ -149,6 +155,7 @@ class Run:
     def load_state(self, state: dict[str, Any]) -> None:
         self.step, self.seconds = state["step"], state["seconds"]
         self.best, self.curve = state["best"], state["curve"]
+        self.health, self.idle = state["health"], state["idle"]
         for part in ("networks", "memory"):
             for k, module in getattr(self.method, part).items():
                 module.load_state_dict(state[part][k])
@@ -275,6 +282,7 @@ def _validate(
         run.curve.append({"step": run.step, **scores.values})
         log.validation(run.step, scores)
         say(f"step {run.step}: {scores}")
+        run.idle = scores.objective >= scores.idle
         if run.settings.train.keep:
             _save(run, prepared, out / "kept" / f"step_{run.step:07d}", training=False)
         better = run.best is None or scores.objective < run.best
@@ -309,7 +317,7 @@ def _info(run: Run, prepared: Prepared) -> checkpoint.ModelInfo:
         "step": run.step,
         "validation": run.curve[-1] if run.curve else {},
         "curve": run.curve,
-        "health": run.health,
+        "health": [*run.health, *([IDLE] if run.idle else [])],
         "versions": {},
         "commit": None,
         "weights_sha256": "",

@@ -26,9 +26,11 @@ LOOK = [i for i, name in enumerate(feature_names()) if name.startswith(("mean", 
 
 @dataclass(frozen=True)
 class Validation:
-    """``objective``: what the best checkpoint minimises; ``values``: all scores by name."""
+    """``objective``: what the best checkpoint minimises; ``idle``: that of leaving the scans as they are;
+    ``values``: all scores by name."""
 
     objective: float
+    idle: float
     values: dict[str, float]
 
     def __str__(self) -> str:
@@ -75,13 +77,13 @@ class Validator:
         _save_panel(panel, rows)
         values = {k: float(np.mean([s[k] for s in scores])) for k in scores[0]}
         if not looks:
-            return Validation(values["mae"], values)
+            return Validation(values["mae"], values["source_mae"], values)
         distances = np.array([self._distances(key, pairs) for key, pairs in looks.items()])
         before, after = distances.T
         values |= {"kernel_distance": float(after.mean()), "source_kernel_distance": float(before.mean())}
         share = float((after / np.maximum(before, LEAST_DISTANCE)).mean())
         values["trade_off"] = share + 1 - values["edge_correlation"]
-        return Validation(values["trade_off"], values)
+        return Validation(values["trade_off"], 1.0, values)
 
     def _distances(self, key: tuple[int | None, int], pairs: list[tuple[np.ndarray, np.ndarray]]) -> list[float]:
         """Kernel distances to the real targets of the unconverted sources and of their translations."""

@@ -93,7 +93,7 @@ def run(settings: Settings, out: Path) -> list[str]:
             f"trained on {len(info.training_data['training'])} patients; none of the cases below was among them.",
             SYNTHETIC,
         ],
-        warnings=[f"The model's training was unwell when it was saved: {text}" for text in info.health]
+        warnings=[f"When the model was saved: {text}" for text in info.health]
         + [f"{entry.case}: {text}" for entry in converted for text in entry.warnings],
     )
     print(f"report: {out / 'report.html'}")

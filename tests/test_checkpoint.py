@@ -222,6 +222,6 @@ def test_a_model_of_several_targets_asks_for_one(tmp_path):
 
 def test_domains_and_method_must_go_together():
     with pytest.raises(InputError, match="knows no domains"):
-        build_method(small_settings(data={"domains": ["a", "b"]}))
+        build_method(small_settings(data={"domains": ["a", "b"], "paired": False}, method={"name": "cyclegan"}))
     with pytest.raises(InputError, match=r"data\.domains"):
         build_method(small_settings(method={"name": "multi_domain"}))

@@ -1,5 +1,6 @@
 """The score that picks the best checkpoint: with truth the error, without it look and structure."""
 
+import nibabel as nib
 import numpy as np
 import pytest
 from conftest import make_model, small_settings, write_cohort
@@ -8,17 +9,30 @@ from PIL import Image
 from medgen.data.prepare import prepare
 from medgen.validate import Validator
 
+CYCLEGAN = {"name": "cyclegan", "generator": "unet", "filters": 4, "levels": 2}
+
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
-    return write_cohort(tmp_path_factory.mktemp("cohort"), cases=8, unpaired=True)
+    """Scans with structure beside the organ that takes up contrast, as bodies have."""
+    root = write_cohort(tmp_path_factory.mktemp("cohort"), cases=8, shape=(32, 32, 24), unpaired=True)
+    for path in root.rglob("*.nii.gz"):
+        image = nib.load(path)
+        data = np.asarray(image.dataobj).copy()
+        data[14:24, 8:24, 6:18] -= 140
+        data[17:20, 11:20, 9:14] += 180
+        if path.parent.name == "source":
+            data[6:14, 14:26, 5:19] += 120
+        nib.save(nib.Nifti1Image(data, image.affine), path)
+    return root
 
 
 @pytest.fixture
 def score(cohort, tmp_path, monkeypatch):
     """Trade-off of a conversion given as a function of HU."""
     codec = {"source": {"low": -150, "high": 250}, "target": {"low": -150, "high": 250}}
-    settings = small_settings(data={"root": str(cohort), "paired": False, "validation": 0.25}, codec=codec)
+    data = {"root": str(cohort), "paired": False, "validation": 0.25}
+    settings = small_settings(data=data, codec=codec, method=CYCLEGAN)
     prepared = prepare(settings, tmp_path / "run", say=lambda _: None)
     model = make_model(settings)
     model.info.target_range[0] = model.info.target_range[0].model_copy(update={"low": -150, "high": 250})

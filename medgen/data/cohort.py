@@ -149,8 +149,8 @@ def split_cases(cases: list[Case], *, validation: float, test: float, seed: int)
     """Split by patient into "train", "validation" and "test", each sorted by case name.
 
     Patients with pairs, with sources only and with targets only are split apart, so that each kind is in
-    train and, from two patients on, in validation. The order is a hash of seed and patient: it depends on
-    neither file order nor the other patients. One patient alone goes to train.
+    train and, from two patients on, in validation; so are those of different domains. The order is a hash of seed
+    and patient: it depends on neither file order nor the other patients. One patient alone goes to train.
 
     Raises:
         InputError: no cases, shares outside [0, 1) or summing to 1 or more, too few patients for a test set.
@@ -161,7 +161,16 @@ def split_cases(cases: list[Case], *, validation: float, test: float, seed: int)
         raise InputError(f"data.validation = {validation} and data.test = {test} must leave patients to train on")
     sides: dict[str, set[str]] = {}
     for case in cases:
-        kinds = {"paired"} if case.source and case.target else {"source"} if case.source else {"target"}
+        domain, _, _ = case.name.rpartition("/")
+        kinds = (
+            {domain}
+            if domain
+            else {"paired"}
+            if case.source and case.target
+            else {"source"}
+            if case.source
+            else {"target"}
+        )
         sides.setdefault(case.patient, set()).update(kinds)
     part: dict[str, str] = {}
     kind_of = {p: "paired" if "paired" in kinds else "+".join(sorted(kinds)) for p, kinds in sides.items()}

@@ -128,6 +128,9 @@ def _to_watch(cases: list[Case], domains: dict[str, int], settings: Settings) ->
 
 def _refuse_empty(train: list[Case], settings: Settings) -> None:
     data = settings.data
+    for domain in data.domains:
+        if not any(case.name.startswith(f"{domain}/") for case in train):
+            raise InputError(f"{data.root}: no patient of domain {domain} is left to train on; add some")
     if data.paired and not train:
         raise InputError(
             f"{data.root}: no case has both a source and a target, so there is nothing to train on; "

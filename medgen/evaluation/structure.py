@@ -14,7 +14,8 @@ def edge_correlation(
 
     Args:
         x, y: (X, Y, Z), any units.
-        mask: (X, Y, Z) bool.
+        mask: (X, Y, Z) bool; its outermost 3 σ are left out (where anything is left then), or the rim of the body,
+            which no translation can miss, would stand for the structure in it.
         spacing: mm.
         sigma_mm: of the smoothing, so that noise is not taken for structure.
 
@@ -22,6 +23,8 @@ def edge_correlation(
         In [-1, 1]; 0 where either has no edges.
     """
     sigma = [sigma_mm / s for s in spacing]
+    inner = ndimage.distance_transform_edt(np.pad(mask, 1), spacing)[1:-1, 1:-1, 1:-1] > 3 * sigma_mm
+    mask = inner if inner.any() else mask
     a, b = (ndimage.gaussian_gradient_magnitude(v.astype(np.float32), sigma, mode="nearest")[mask] for v in (x, y))
     a, b = a - a.mean(dtype=np.float64), b - b.mean(dtype=np.float64)
     norm = np.sqrt((a * a).sum() * (b * b).sum())

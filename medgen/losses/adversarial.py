@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import relu, softplus
 
+from medgen.losses.precision import full_precision
+
 Objective = Literal["minimax", "non_saturating", "least_squares", "hinge", "wasserstein"]
 Logits = list[Tensor]  # one patch map (B, 1, ...) a scale
 
@@ -88,8 +90,7 @@ def _critic(logits: Tensor) -> Tensor:
 
 def _gradients(D: Callable[[Tensor], Logits], x: Tensor) -> list[Tensor]:
     """(B, ...) → (B, voxels) for each scale: gradient of D(x), itself differentiable."""
-    kind = x.device.type if torch.amp.is_autocast_available(x.device.type) else "cpu"  # not so on the meta device
-    with torch.autocast(kind, enabled=False):  # squares of half-precision gradients underflow
+    with full_precision(x):  # squares of half-precision gradients underflow
         x = x.detach().float().requires_grad_()
         scales = D(x)
         return [torch.autograd.grad(_critic(s).sum(), x, create_graph=True)[0].flatten(1) for s in scales]
@@ -99,15 +100,14 @@ def _gradients(D: Callable[[Tensor], Logits], x: Tensor) -> list[Tensor]:
 def health(objective: Objective, real: Logits, fake: Logits) -> dict[str, Tensor]:
     """How D stands: share of real and of fake patches it takes for what they are, and of saturated logits.
 
-    Wasserstein critics have no boundary; there it is the middle between the two means. A logit is saturated
-    where the loss of D has less than 1 % of a unit's gradient: G learns little from a D of which most are.
+    Wasserstein critics have no boundary; there it is the middle between the two means. A fake logit is saturated
+    where the generator's loss has less than 1 % of a unit's gradient: D is so sure that G learns nothing from it.
     """
     r, f = (torch.cat([s.float().flatten() for s in logits]) for logits in (real, fake))
     middle = (r.mean() + f.mean()) / 2 if objective == "wasserstein" else BOUNDARY.get(objective, 0.0)
     with torch.enable_grad():
-        r, f = r.requires_grad_(), f.requires_grad_()
-        total = _REAL[objective](r, 0.0).sum() + _FAKE[objective](f).sum()
-        slopes = torch.cat(torch.autograd.grad(total, [r, f]))
+        f = f.requires_grad_()
+        (slopes,) = torch.autograd.grad(_GENERATOR[objective](f).sum(), f)
     return {
         "real_accuracy": (r > middle).float().mean(),
         "fake_accuracy": (f < middle).float().mean(),

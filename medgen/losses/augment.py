@@ -33,14 +33,14 @@ def _one(x: Tensor, changes: tuple[Change, ...]) -> Tensor:
 
 
 def _flip(x: Tensor) -> Tensor:
-    axes = [axis for axis in range(1, x.ndim) if torch.rand(()) < 0.5]
+    axes = [axis for axis in range(1, x.ndim) if torch.rand((), device="cpu") < 0.5]
     return x.flip(axes) if axes else x
 
 
 def _translate(x: Tensor) -> Tensor:
     for axis in range(1, x.ndim):
         n = x.shape[axis]
-        shift = int(torch.randint(-(n // 8), n // 8 + 1, ()))
+        shift = int(torch.randint(-(n // 8), n // 8 + 1, (), device="cpu"))
         kept = x.narrow(axis, max(shift, 0), n - abs(shift))
         hole = torch.zeros_like(x.narrow(axis, 0, abs(shift)))
         x = torch.cat([kept, hole] if shift > 0 else [hole, kept], axis)
@@ -48,18 +48,18 @@ def _translate(x: Tensor) -> Tensor:
 
 
 def _cutout(x: Tensor) -> Tensor:
-    if torch.rand(()) < 0.5:
+    if torch.rand((), device="cpu") < 0.5:
         return x
     mask = torch.ones_like(x[:1])
     box = mask
     for axis in range(1, x.ndim):
         n = x.shape[axis]
-        box = box.narrow(axis, int(torch.randint(0, n - n // 2 + 1, ())), n // 2)
+        box = box.narrow(axis, int(torch.randint(0, n - n // 2 + 1, (), device="cpu")), n // 2)
     box.zero_()
     return x * mask
 
 
 def _intensity(x: Tensor) -> Tensor:
-    shift, contrast = (torch.rand(2) * 2 - 1).tolist()
+    shift, contrast = (torch.rand(2, device="cpu") * 2 - 1).tolist()
     mean = x.mean()
     return (x - mean) * (1 + 0.2 * contrast) + mean + 0.1 * shift

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
+from medgen.losses.precision import full_precision
+
 
 def patch_nce(z: Tensor, v: Tensor, temperature: float = 0.07) -> Tensor:
     """Mean over queries of -log[exp(z·v⁺/τ) / (exp(z·v⁺/τ) + Σ exp(z·v⁻/τ))]   (eqs. 1 and 3).
@@ -17,7 +19,8 @@ def patch_nce(z: Tensor, v: Tensor, temperature: float = 0.07) -> Tensor:
     Returns:
         A scalar.
     """
-    logits = torch.bmm(z.float(), v.detach().float().transpose(1, 2)) / temperature
+    with full_precision(z):  # half precision would be off by 0.06 after the division
+        logits = torch.bmm(z.float(), v.detach().float().transpose(1, 2)) / temperature
     own = torch.arange(z.shape[1], device=z.device).expand(len(z), -1)
     return nnf.cross_entropy(logits.flatten(0, 1), own.flatten())
 

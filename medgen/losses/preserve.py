@@ -17,7 +17,7 @@ class Preserve:
     """Structure losses between x and ŷ = G(x).
 
     Args:
-        spatial_dims, channels: of the images that are segmented (all of ŷ's).
+        spatial_dims, in_channels, out_channels: of x and ŷ; as many for segmentation consistency, as S reads both.
         weight_gradient: of 1 - gradient correlation, see ``losses.structure``.
         weight_mind: of the difference of MIND descriptors, see ``losses.structure``.
         weight_segmentation: of segmentation consistency, as SynSeg-Net (Huo 2018) and Zhang 2018: a U-Net S learns
@@ -32,7 +32,8 @@ class Preserve:
         self,
         *,
         spatial_dims: Literal[2, 3],
-        channels: Count,
+        in_channels: Count,
+        out_channels: Count,
         weight_gradient: Weight = 0.0,
         weight_mind: Weight = 0.0,
         weight_segmentation: Weight = 0.0,
@@ -40,10 +41,12 @@ class Preserve:
     ) -> None:
         if weight_segmentation and classes is None:
             raise ValueError("weight_segmentation needs labels: set data.labels to true and data.classes")
+        if weight_segmentation and in_channels != out_channels:
+            raise ValueError("weight_segmentation needs as many channels in as out: its segmenter reads both images")
         self.weights = {"gradient": weight_gradient, "mind": weight_mind, "segmentation": weight_segmentation}
         self.networks: dict[str, nn.Module] = {}
         if weight_segmentation and classes:
-            shape: dict[str, Any] = {"in_channels": channels, "out_channels": classes, "residual": False}
+            shape: dict[str, Any] = {"in_channels": in_channels, "out_channels": classes, "residual": False}
             shape |= {"filters": 8, "levels": 2, "norm": "instance", "dropout": 0.0, "upsample": "resize", "stem": 8}
             self.networks["S"] = build_generator("unet", spatial_dims=spatial_dims, tanh=False, **shape)
 

@@ -36,7 +36,7 @@ class CUT:
         generator, filters, levels, blocks, kernel, norm, dropout, upsample, stem, antialias: see ``networks``.
         residual: G predicts the difference from its input.
         nce_layers: stages of G's encoder whose features are compared; 0 is the image itself (paper's ResNet:
-            image, both halvings, blocks 1 and 5); none: that for a ResNet, the image and all stages of a U-Net.
+            image, both halvings, blocks 1 and 5); none: that for a ResNet, for a U-Net all but the deepest stage.
         nce_patches: places of each layer (paper: 256).
         nce_width: of the projector (paper: 256).
         temperature: τ (paper: 0.07).
@@ -108,7 +108,7 @@ class CUT:
         )
         every = len(G.encoder)  # type: ignore[arg-type]
         default = (0, 2, 3, 4, min(8, every)) if generator == "resnet" else tuple(range(every))
-        self.layers = nce_layers or tuple(sorted({n for n in default if n <= every}))
+        self.layers = nce_layers if nce_layers is not None else tuple(sorted({n for n in default if n <= every}))
         # the encoder's widths, asked of it rather than known here
         side: int = G.smallest  # type: ignore[assignment]
         probe = torch.zeros(1, in_channels, *(side,) * spatial_dims, device=next(G.parameters()).device)
@@ -123,7 +123,9 @@ class CUT:
             discriminator_antialias=discriminator_antialias,
             **adversary,
         )
-        self.preserve = Preserve(spatial_dims=spatial_dims, channels=out_channels, **preserve)
+        self.preserve = Preserve(
+            spatial_dims=spatial_dims, in_channels=in_channels, out_channels=out_channels, **preserve
+        )
         self.networks: dict[str, nn.Module] = {"G": G, "H": H, "D": D.network, **self.preserve.networks}
         self.adversaries = {"D": D}
         self.memory: dict[str, nn.Module] = {"pool": D.pool}
@@ -172,6 +174,7 @@ class CUT:
             keys = features(G, x, self.layers)
             places = sample_places(keys, self.patches, step)
             keys = H(keys, places)
+        torch.clear_autocast_cache()  # or the queries would reuse the keys' casts of the weights, without gradient
         queries = features(G, y_hat, self.layers)
         if mirrored:
             queries = [q.flip(2) for q in queries]

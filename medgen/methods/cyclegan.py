@@ -80,7 +80,7 @@ class CycleGAN:
         judge: dict[str, Any] = {"spatial_dims": spatial_dims, "objective": objective, "pool": pool, **adversary}
         n_x, n_y = in_channels, out_channels
         D_X, D_Y = Adversary(in_channels=n_x, **judge), Adversary(in_channels=n_y, **judge)
-        self.preserve = Preserve(spatial_dims=spatial_dims, channels=n_y, **preserve)
+        self.preserve = Preserve(spatial_dims=spatial_dims, in_channels=n_x, out_channels=n_y, **preserve)
         self.networks: dict[str, nn.Module] = {
             "G": build_generator(generator, in_channels=n_x, out_channels=n_y, **shape, **depth),
             "F": build_generator(generator, in_channels=n_y, out_channels=n_x, **shape, **depth),

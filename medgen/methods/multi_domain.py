@@ -101,7 +101,7 @@ class MultiDomain:
             **shape, filters=classifier_filters, layers=classifier_layers, norm="none", out_channels=domains
         )
         D = Adversary(**shape, objective=objective, discriminator_norm=discriminator_norm, **adversary)
-        self.preserve = Preserve(spatial_dims=spatial_dims, channels=n, **preserve)
+        self.preserve = Preserve(spatial_dims=spatial_dims, in_channels=n, out_channels=n, **preserve)
         self.networks: dict[str, nn.Module] = {
             "G": Conditional(G, domains),
             "D": D.network,

@@ -42,6 +42,7 @@ class Pix2Pix:
     """
 
     generator = "G"
+    paired_only = True
 
     def __init__(
         self,
@@ -71,6 +72,10 @@ class Pix2Pix:
     ) -> None:
         if keep_background and out_channels > in_channels:
             raise ValueError(f"keep_background needs a source channel for each of the {out_channels} outputs")
+        if weight_diversity and residual:
+            raise ValueError(
+                "weight_diversity has no gradient where a residual generator starts; leave one of them out"
+            )
         if weight_diversity and not noise:
             raise ValueError("weight_diversity compares outputs of different noise; set noise to a number of channels")
         G = build_generator(

@@ -76,7 +76,7 @@ def features(generator: nn.Module, x: Tensor, stages: tuple[int, ...]) -> list[T
         ValueError: stages that the encoder does not have.
     """
     encoder: list[nn.Module] = generator.encoder  # type: ignore[assignment]
-    if list(stages) != sorted(set(stages)) or not 0 <= stages[0] <= stages[-1] <= len(encoder):
+    if not stages or list(stages) != sorted(set(stages)) or not 0 <= stages[0] <= stages[-1] <= len(encoder):
         raise ValueError(f"layers {list(stages)} must ascend within 0 and {len(encoder)} for this generator")
     found = [x] if stages[0] == 0 else []
     for n, stage in enumerate(encoder[: stages[-1]], 1):

@@ -29,14 +29,14 @@ class ImagePool(nn.Module):
         if len(self.images) < self.size:
             self.images.append(image.clone())
             return image
-        if torch.rand(()) < 0.5:
+        if torch.rand((), device="cpu") < 0.5:
             return image
-        i = int(torch.randint(self.size, ()))
+        i = int(torch.randint(self.size, (), device="cpu"))
         old, self.images[i] = self.images[i], image.clone()
         return old.to(image)  # a checkpoint brings its images back to the CPU
 
     def get_extra_state(self) -> Tensor:
-        return torch.stack(self.images) if self.images else torch.empty(0)
+        return torch.stack([image.cpu() for image in self.images]) if self.images else torch.empty(0)
 
     def set_extra_state(self, state: Tensor) -> None:
         self.images = list(state.clone())

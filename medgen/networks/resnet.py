@@ -38,6 +38,8 @@ class ResNet(nn.Module):
         tanh: bool = True,
     ) -> None:
         super().__init__()
+        if kernel % 2 == 0:
+            raise ValueError(f"kernel must be odd, so that the image keeps its size; got {kernel}")
         self.divisor = 2**downsamplings
         self.smallest = 2 * self.divisor  # reflection needs a neighbour at the coarsest grid
         layers: list[nn.Module] = [_reflect(spatial_dims, in_channels, filters, kernel, act="RELU", norm=norm)]

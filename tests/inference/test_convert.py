@@ -87,7 +87,11 @@ def test_contrasts_on_different_grids_are_refused_in_training_and_reported_in_co
     with pytest.raises(InputError, match="case1.*20 x 24 x 16.*10 x 11 x 12.*data.align"):
         train(tiny(cohort, "pix2pix", data=names), tmp_path / "run", say=lambda _: None)
     with pytest.raises(InputError, match="case1.*different grids"):
-        train(tiny(cohort, "pix2pix", data={**names, "paired": False}), tmp_path / "run", say=lambda _: None)
+        train(
+            tiny(cohort, "cyclegan", {"weight_identity": 0.0, "residual": False}, data=names),
+            tmp_path / "run",
+            say=lambda _: None,
+        )
     aligned = tiny(cohort, "pix2pix", data={**names, "align": "resample", "validation": 0.0})
     train(aligned, tmp_path / "run", say=lambda _: None)
     results = convert(make_model(small_settings(data=names)), cohort, tmp_path / "out")

@@ -85,10 +85,12 @@ def test_health_counts_right_answers_and_saturation():
     real, fake = [torch.tensor([5.0, 1.0, -1.0, 6.0])], [torch.tensor([-9.0, -1.0, 2.0, 1.0])]
     found = health("non_saturating", real, fake)
     assert found["real_accuracy"] == 0.75 and found["fake_accuracy"] == 0.5
-    assert found["saturated"] == pytest.approx(3 / 8)  # σ(-5), σ(-6), σ(-9) lie below 0.01
+    assert found["saturated"] == 0  # made so that G keeps its gradient when D is sure
+    found = health("minimax", real, fake)
+    assert found["saturated"] == 0.25  # σ(-9) lies below 0.01
     found = health("least_squares", [torch.tensor([0.6, 0.4])], [torch.tensor([0.4, 0.45])])
     assert found["real_accuracy"] == 0.5 and found["fake_accuracy"] == 1.0
-    found = health("hinge", [torch.tensor([1.5, 0.5])], [torch.tensor([-1.5, 0.5])])
+    found = health("least_squares", [torch.tensor([0.6])], [torch.tensor([1.001, 0.0])])
     assert found["saturated"] == 0.5
     found = health("wasserstein", [torch.tensor([5.0, 5.0])], [torch.tensor([4.0, 4.0])])
     assert found["real_accuracy"] == 1 and found["fake_accuracy"] == 1 and found["saturated"] == 0

@@ -1,0 +1,67 @@
+"""What is refused before a run begins, and what is not: the check is a step on the meta device."""
+
+import pytest
+from conftest import SMALL_METHOD, small_settings
+
+from medgen.checks import check_method
+from medgen.types import InputError
+
+UNPAIRED = {"data": {"paired": False}}
+CUT = {"name": "cut", "generator": "unet", "filters": 4, "levels": 2, "norm": "none", "antialias": False,
+       "discriminator_filters": 4, "discriminator_layers": 1, "discriminator_antialias": False}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"augment": ["flip", "translate", "cutout", "intensity"]},
+        {"consistency": 10.0},
+        {"pool": 1},
+        {"r1": 1.0, "r1_every": 1},
+        {"objective": "wasserstein", "gradient_penalty": 10.0},
+        {"spectral_norm": True, "discriminator_norm": "none"},
+        {"discriminator_scales": 2},
+        {"weight_gradient": 1.0, "weight_mind": 1.0},
+        {"flip_equivariance": True, "nce_identity": False},
+    ],
+    ids=lambda keys: next(iter(keys)),
+)
+def test_every_stabiliser_passes(keys):
+    check_method(small_settings(**UNPAIRED, method={**CUT, **keys}))
+
+
+def test_segmentation_passes_with_labels():
+    data = {"paired": False, "labels": True, "classes": 3}
+    check_method(small_settings(data=data, method={**CUT, "weight_segmentation": 1.0}))
+
+
+@pytest.mark.parametrize(
+    "data, method, words",
+    [
+        ({"paired": False}, SMALL_METHOD, "learns from pairs"),
+        ({"paired": False}, {**CUT, "weight_segmentation": 1.0}, r"data\.labels"),
+        ({"paired": False}, {**CUT, "weight_segmentation": 1.0, "classes": 3}, r"data\.classes"),
+        ({"paired": False}, {**CUT, "nce_layers": []}, "layers"),
+        ({"paired": False}, {**CUT, "generator": "resnet", "kernel": 4}, "odd"),
+        ({}, {**SMALL_METHOD, "weight_diversity": 1.0, "noise": 1}, "residual"),
+        ({}, {**SMALL_METHOD, "levels": 5}, r"multiple of 32"),
+    ],
+)
+def test_what_cannot_train_is_refused_with_its_key(data, method, words):
+    with pytest.raises(InputError, match=words):
+        check_method(small_settings(data=data, method=method))
+
+
+@pytest.mark.parametrize(
+    "data, words",
+    [
+        ({"domains": ["none"], "paired": False}, "at least two"),
+        ({"domains": ["none", "none"], "paired": False}, "at least two"),
+        ({"domains": ["none", "late"]}, "set paired to false"),
+        ({"domains": ["none", "late"], "paired": False, "sources": ["a", "b"]}, "one contrast"),
+        ({"classes": 3}, "set labels to true"),
+    ],
+)
+def test_data_that_contradicts_itself(data, words):
+    with pytest.raises(InputError, match=words):
+        small_settings(data=data)
