@@ -42,9 +42,13 @@ def main() -> None:
         medgen("phantom", out / "unpaired", "--patients", 16, "--unpaired", "--seed", 1)
         medgen("phantom", out / "test", "--patients", 4, "--seed", 2)
     cases = load_cases(out / "test")
-    print(header(cases))
+    ends = {
+        "source": means([(c, c["source"]) for c in cases]),
+        "truth": means([(c, c["source"].replaced(c["truth"])) for c in cases]),
+    }
+    print(header(ends))
     for name in arguments.runs:
-        print(row(name, run_one(out, name, arguments.minutes, arguments.overrides, cases)), flush=True)
+        print(row(name, run_one(out, name, arguments.minutes, arguments.overrides, cases), **ends), flush=True)
 
 
 def medgen(*words: object) -> None:
@@ -108,22 +112,18 @@ def means(pairs: list[tuple[dict[str, Any], Volume]]) -> dict[str, float]:
     return {k: float(np.mean([r[k] for r in rows if k in r])) for k in rows[0]}
 
 
-def header(cases: list[dict[str, Any]]) -> str:
-    source = means([(c, c["source"]) for c in cases])
-    truth = means([(c, c["source"].replaced(c["truth"])) for c in cases])
+def header(ends: dict[str, dict[str, float]]) -> str:
     columns = ["run", "steps", "s/step", "peak GiB", "body MAE", *ORGANS, "lesion contrast"]
     columns += ["aorta way", "kidneys way", "best step", "truth's step", "truth's MAE", "best over truth's"]
     lines = [columns, ["---"] * len(columns)]
-    for name, values in (("source", source), ("truth", truth)):
+    for name, values in ends.items():
         shown = [f"{values['mae']:.2f}", *(f"{values[o]:.1f}" for o in ORGANS), f"{values['lesion_contrast']:.1f}"]
         lines.append([name, "", "", "", *shown, *[""] * 6])
-    header.source, header.truth = source, truth  # type: ignore[attr-defined]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def row(name: str, result: dict[str, Any]) -> str:
+def row(name: str, result: dict[str, Any], source: dict[str, float], truth: dict[str, float]) -> str:
     best, kept = result["best"], result["kept"]
-    source, truth = header.source, header.truth  # type: ignore[attr-defined]
     step, picked = min(kept.items(), key=lambda item: item[1]["mae"])
 
     def way(*organs: str) -> str:
