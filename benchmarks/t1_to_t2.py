@@ -25,7 +25,8 @@ from skimage.exposure import match_histograms
 from medgen.checkpoint import load_model
 from medgen.config import load_settings
 from medgen.data.codecs import Range, TargetRange, fit_range
-from medgen.evaluation.fidelity import mae, psnr, ssim
+from medgen.evaluation.fidelity import mae, psnr
+from medgen.evaluation.ssim import ssim
 from medgen.inference.predict import translate_volume
 from medgen.io.volume import Volume, read_volume, write_volume
 from medgen.train import train

@@ -192,6 +192,10 @@ class Inference(Section):
         description="after resampling: bring back the change and add it to the input (keeps its "
         "resolution; same modality only), or the translated image itself",
     )
+    mirror: tuple[Literal["x", "y", "z"], ...] = Field(
+        (),
+        description="axes (RAS) of sampling.flip: the mean of plain and mirrored translations; each doubles the time",
+    )
 
 
 class Settings(Section):
@@ -201,6 +205,15 @@ class Settings(Section):
     method: dict[str, Any] = Field(description="name, and the constructor's arguments")
     train: Train = Train()
     inference: Inference = Inference()
+
+    @model_validator(mode="after")
+    def _mirrored_only_as_trained(self) -> "Settings":
+        unseen = [axis for axis in self.inference.mirror if axis not in self.sampling.flip]
+        if unseen:
+            raise ValueError(
+                f"inference.mirror has {unseen[0]}, which sampling.flip has not: training would never see such scans"
+            )
+        return self
 
     @property
     def slab_axis(self) -> int | None:

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 import torch
-from conftest import SMALL_METHOD, make_model, small_settings
+from small import SMALL_METHOD, make_model, small_settings
 
 from medgen.checkpoint import ModelInfo, build_method, load_model, load_training, save_model, save_training
 from medgen.io.folder import folder_written_aside, recovered

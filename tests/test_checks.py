@@ -1,7 +1,7 @@
 """What is refused before a run begins, and what is not: the check is a step on the meta device."""
 
 import pytest
-from conftest import SMALL_METHOD, small_settings
+from small import SMALL_METHOD, small_settings
 
 from medgen.checks import check_method
 from medgen.types import InputError

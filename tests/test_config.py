@@ -90,3 +90,10 @@ def test_yaml_cannot_build_objects(tmp_path):
     bad.write_text("method: !!python/object/apply:os.system ['touch /tmp/pwned']")
     with pytest.raises(InputError, match="not valid YAML"):
         load_settings(bad)
+
+
+def test_mirrored_inference_needs_mirrored_training(tmp_path):
+    path = Path(__file__).parent.parent / "configs" / "mr_t1_to_t2_pix2pix.yaml"
+    assert load_settings(path, ["data.root=x"]).inference.mirror == ("x",)
+    with pytest.raises(InputError, match="inference.mirror has x, which sampling.flip has not"):
+        load_settings(path, ["data.root=x", "sampling.flip=[]"])

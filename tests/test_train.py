@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL_METHOD, write_cohort
 from safetensors.torch import load_file
+from small import SMALL_METHOD, write_cohort
 
 from medgen.arguments import arguments
 from medgen.checkpoint import load_model

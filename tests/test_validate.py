@@ -3,8 +3,8 @@
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import make_model, small_settings, write_cohort
 from PIL import Image
+from small import make_model, small_settings, write_cohort
 
 from medgen.data.prepare import prepare
 from medgen.validate import Validator

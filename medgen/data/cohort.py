@@ -114,18 +114,25 @@ def check_pairs(cases: Iterable[Case]) -> None:
                 )
 
 
-def _with_patient(case: Case, pattern: str | None) -> Case:
-    name = case.name.rpartition("/")[2]
-    if case.patient or pattern is None:
-        return replace(case, patient=case.patient or name)
+def patient_of(name: str, pattern: str | None) -> str:
+    """The patient of a case by its name: what ``pattern`` (a regular expression: its first group if it has one) finds.
+
+    None: each case is a patient of its own. Raises `InputError` for no regular expression, and where it finds nothing.
+    """
+    if pattern is None:
+        return name
     try:
         match = re.search(pattern, name)
     except re.error as error:
-        raise InputError(f"data.patient_pattern = {pattern!r} is no regular expression: {error}") from error
+        raise InputError(f"patient_pattern = {pattern!r} is no regular expression: {error}") from error
     patient = match and (match[1] if match.re.groups else match[0])
     if not patient:
-        raise InputError(f"data.patient_pattern = {pattern!r} finds no patient in the case name {case.name}")
-    return replace(case, patient=patient)
+        raise InputError(f"patient_pattern = {pattern!r} finds no patient in the case name {name}")
+    return patient
+
+
+def _with_patient(case: Case, pattern: str | None) -> Case:
+    return replace(case, patient=case.patient or patient_of(case.name.rpartition("/")[2], pattern))
 
 
 def _label_values(named: dict[str, int] | None, cases: list[Case]) -> dict[str, int]:

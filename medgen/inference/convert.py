@@ -149,8 +149,13 @@ class Manifest:
 
     def __init__(self, folder: Path | None, model: Model) -> None:
         self.path = None if folder is None else folder / "manifest.json"
-        self.model: dict[str, Any] = {"folder": str(model.folder), "sha256": model.info.sha256, "step": model.info.step}
-        self.model["target"] = model.target
+        told = ("sha256", "step", "weights_sha256", "training_data", "health", "versions", "commit")
+        self.model: dict[str, Any] = {
+            "folder": str(model.folder),
+            "target": model.target,
+            "method": model.settings.method["name"],
+            **{name: getattr(model.info, name) for name in told},
+        }
         self.cases: dict[str, dict[str, Any]] = {}
         if self.path is not None and self.path.exists():
             try:

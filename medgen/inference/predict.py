@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from medgen.checkpoint import Model
 from medgen.data.align import on_one_grid
 from medgen.data.codecs import Range, fit_range
 from medgen.data.grid import resample, resample_like
+from medgen.data.sampling import AXES
 from medgen.data.slabs import fold, unfold
 from medgen.io.volume import Volume, from_canonical, to_canonical
 from medgen.types import InputError
@@ -103,14 +105,25 @@ def _on_model_grid(volume: Volume, model: Model) -> Volume:
 
 @torch.inference_mode()
 def translate_array(model: Model, x: np.ndarray, *, memory_gb: float | None = None) -> np.ndarray:
-    """Network pass over a whole array, slab by slab for a 2D model.
+    """Network pass over a whole array: the mean over the mirrored arrays that the settings ask for.
 
     Args:
-        x: (C, X, Y, Z) in code units [-1, 1], on the model's grid.
+        x: (C, X, Y, Z) in code units [-1, 1], on the model's grid, RAS.
 
     Returns:
         (C_out, X, Y, Z) float32 in code units.
     """
+    axes = [AXES[a] + 1 for a in model.settings.inference.mirror]
+    flips = [flip for n in range(len(axes) + 1) for flip in combinations(axes, n)]
+    y = _translate_array(model, x, memory_gb)
+    for flip in flips[1:]:
+        y += np.flip(_translate_array(model, np.flip(x, flip), memory_gb), flip)
+    y /= len(flips)
+    return y
+
+
+def _translate_array(model: Model, x: np.ndarray, memory_gb: float | None) -> np.ndarray:
+    """One network pass, slab by slab for a 2D model."""
     network, axis, window = model.generator, model.settings.slab_axis, model.settings.inference.window
     bound = memory_gb if memory_gb is not None else model.settings.inference.memory_gb
     pad = [_padding(n, network) for n in x.shape[1:]]

@@ -6,6 +6,8 @@ import torch
 from monai.networks.blocks import Convolution
 from torch import Tensor, nn
 
+from medgen.networks.doubling import doubling
+
 LEAKY = ("LEAKYRELU", {"negative_slope": 0.2})
 
 
@@ -112,4 +114,6 @@ def _upsample(dims: int, n_in: int, n_out: int, kind: str, **adn) -> nn.Module:
             is_transposed=True,
             **adn,
         )
-    return nn.Sequential(nn.Upsample(scale_factor=2), Convolution(dims, n_in, n_out, kernel_size=3, **adn))
+    layer = Convolution(dims, n_in, n_out, kernel_size=3, **adn)
+    layer.conv = doubling(dims, n_in, n_out)
+    return layer

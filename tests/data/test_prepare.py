@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import small_settings, write_cohort
+from small import small_settings, write_cohort
 
 from medgen.data.prepare import prepare
 from medgen.data.sampling import Patches, batches

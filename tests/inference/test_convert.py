@@ -6,8 +6,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL_METHOD, make_model, small_settings, write_cohort
 from safetensors.torch import load_file
+from small import SMALL_METHOD, make_model, small_settings, write_cohort
 
 from medgen.checkpoint import load_model
 from medgen.config import arguments, parse_settings

@@ -1,11 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL_METHOD, make_model, small_settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 from scipy.spatial.transform import Rotation
+from small import SMALL_METHOD, make_model, small_settings
 
 from medgen.checkpoint import RangeInfo
 from medgen.inference.predict import pass_bytes, translate_array, translate_case, translate_volume, use_whole
@@ -253,3 +255,18 @@ def test_input_is_untouched():
     kept = volume.data.copy()
     translate_volume(MODEL, volume)
     assert np.array_equal(volume.data, kept)
+
+
+def test_mirrored_translations_are_averaged_along_every_axis_asked_for():
+    x = np.random.default_rng(0).uniform(-1, 1, (1, 16, 24, 8)).astype(np.float32)
+    plain = make_model()
+    settings = plain.settings.model_copy(
+        update={"inference": plain.settings.inference.model_copy(update={"mirror": ("x", "z")})}
+    )
+    mirrored = replace(plain, settings=settings)
+    once = {flip: np.flip(translate_array(plain, np.flip(x, flip)), flip) for flip in [(), (1,), (3,), (1, 3)]}
+    assert not np.allclose(once[()], once[(1,)])
+    np.testing.assert_allclose(translate_array(mirrored, x), np.mean(list(once.values()), 0), atol=1e-6)
+    kept = x.copy()
+    translate_array(mirrored, x)
+    assert np.array_equal(kept, x)

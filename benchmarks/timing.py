@@ -1,0 +1,19 @@
+"""How the benchmarks measure and show."""
+
+import time
+from collections.abc import Callable
+
+
+def best_of(call: Callable[[], object], times: int = 3) -> float:
+    """Seconds of the fastest of some calls: the others were disturbed."""
+    taken = []
+    for _ in range(times):
+        started = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - started)
+    return min(taken)
+
+
+def row(name: str, ours: float, peer: float) -> None:
+    """A line of the table of ``bench.py``."""
+    print(f"| {name} | {ours * 1e3:.1f} ms | {peer * 1e3:.1f} ms | {peer / ours:.1f} × |", flush=True)
