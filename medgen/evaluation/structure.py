@@ -1,7 +1,13 @@
 """Whether a translation kept the structure of its input, whatever became of the intensities."""
 
+from collections.abc import Callable
+from itertools import combinations
+
 import numpy as np
 from scipy import ndimage
+
+VARIANCE_FLOOR = 1e-3  # least V as a part of its mean over the image, as in Heinrich's published code
+TINY = 1e-12  # keeps a constant image from 0 / 0
 
 
 def edge_correlation(
@@ -29,3 +35,88 @@ def edge_correlation(
     a, b = a - a.mean(dtype=np.float64), b - b.mean(dtype=np.float64)
     norm = np.sqrt((a * a).sum() * (b * b).sum())
     return float((a * b).sum() / norm) if norm > 0 else 0.0
+
+
+def gradient_agreement(
+    x: np.ndarray, y: np.ndarray, mask: np.ndarray, spacing: tuple[float, float, float], *, sigma_mm: float = 2.0
+) -> float:
+    """Whether gradients point along the same line: 1 everywhere the same, 1/3 for directions by chance.
+
+        G = Σ cos²α · min(|∇x|, |∇y|) / Σ min(|∇x|, |∇y|)
+
+    Gradient information of Pluim et al., IEEE TMI 2000;19:809, eq. 4-5 (their (cos 2α + 1)/2 is cos²α), divided by
+    its weights so that it does not grow with the contrast. Opposite directions agree, as across modalities.
+
+    Args and units as in `edge_correlation`. Returns a number in [0, 1]; 0 where either has no gradients.
+    """
+    sigma = [sigma_mm / s for s in spacing]
+    smooth_x, smooth_y = (ndimage.gaussian_filter(v.astype(np.float32), sigma, mode="nearest") for v in (x, y))
+    dot = square_x = square_y = np.zeros(int(mask.sum()), np.float32)
+    for axis, step in enumerate(spacing):  # central differences: a derived Gaussian fails on slices thicker than it
+        a, b = (np.gradient(v, step, axis=axis)[mask] for v in (smooth_x, smooth_y))
+        dot, square_x, square_y = dot + a * b, square_x + a * a, square_y + b * b
+    weight, product = np.sqrt(np.minimum(square_x, square_y)), square_x * square_y
+    cosine2 = np.divide(dot * dot, product, out=np.zeros_like(dot), where=product > 0)
+    total = float(weight.sum(dtype=np.float64))
+    return float((cosine2 * weight).sum(dtype=np.float64)) / total if total > 0 else 0.0
+
+
+def mind_distance(
+    x: np.ndarray, y: np.ndarray, mask: np.ndarray | None = None, *, radius: int = 1, dilation: int = 2
+) -> float:
+    """Mean absolute difference of the MIND-SSC descriptors of two volumes: 0 for y = a·x + b, below 1 always.
+
+    exp(-D_P / V) of Heinrich et al., Med Image Anal 2012;16:1423, eq. 4, for the 12 pairs of face neighbours that lie
+    √2·dilation apart (Heinrich et al., MICCAI 2013), as `medgen.losses.structure.mind` has it for training.
+
+    Args:
+        x, y: (X, Y, Z), any units.
+        mask: (X, Y, Z) bool, where the difference is averaged; None: everywhere.
+        radius, dilation: of the patches and of their distance from the voxel, in voxels.
+    """
+    pairs = zip(_descriptor(x, radius, dilation), _descriptor(y, radius, dilation), strict=True)
+    inside = np.ones(x.shape, bool) if mask is None else mask
+    return float(np.mean([np.abs(p[inside] - q[inside]).mean(dtype=np.float64) for p, q in pairs]))
+
+
+def label_dice(first: np.ndarray, second: np.ndarray) -> dict[int, float]:
+    """{label: 2 |A ∩ B| / (|A| + |B|)} for every label above 0 in either map (whole numbers, one shape)."""
+    size = int(max(first.max(), second.max())) + 1
+    both = np.bincount(first[first == second].ravel(), minlength=size)
+    each = np.bincount(first.ravel(), minlength=size) + np.bincount(second.ravel(), minlength=size)
+    return {label: 2 * float(both[label]) / float(each[label]) for label in range(1, size) if each[label]}
+
+
+def anatomy_dice(
+    source: np.ndarray, output: np.ndarray, segment: Callable[[np.ndarray], np.ndarray]
+) -> dict[int, float]:
+    """Dice per label of what a segmenter sees in the source and in its translation.
+
+    Args:
+        source, output: (X, Y, Z), each in its own units.
+        segment: volume → whole-number labels (X, Y, Z); it has to know both kinds of image, or its own failure on
+            one of them reads as lost anatomy.
+    """
+    return label_dice(segment(source), segment(output))
+
+
+def _descriptor(x: np.ndarray, radius: int, dilation: int) -> np.ndarray:
+    """(12, X, Y, Z) float32 in (0, 1]."""
+    x = x.astype(np.float32)
+    padded = np.pad(x, dilation, mode="edge")
+    shape, faces = x.shape, []
+    for axis in range(3):
+        for offset in (0, 2 * dilation):
+            start = [offset if a == axis else dilation for a in range(3)]
+            faces.append((axis, padded[tuple(slice(s, s + n) for s, n in zip(start, shape, strict=True))]))
+    window = 2 * radius + 1
+    distances = np.stack(
+        [
+            ndimage.uniform_filter((p - q) ** 2, window, mode="nearest")
+            for (axis_p, p), (axis_q, q) in combinations(faces, 2)
+            if axis_p != axis_q  # the others face each other across the centre
+        ]
+    )
+    variance = distances.mean(0)
+    floor = max(VARIANCE_FLOOR * float(variance.mean(dtype=np.float64)), TINY)
+    return np.exp(-distances / np.maximum(variance, floor))

@@ -1,4 +1,4 @@
-"""What an evaluation found, and its files ``cases.csv``, ``regions.csv`` and ``summary.json``.
+"""What an evaluation found, and its files ``cases.csv``, ``regions.csv``, ``segmentation.csv`` and ``summary.json``.
 
 Intensities are in the unit of the images (HU for CT), PSNR in dB. What was not measured is an empty cell in
 the tables and null in the JSON, which is strict: an infinite PSNR (identical images) is null there, and "inf"
@@ -19,6 +19,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from medgen.evaluation.statistics import Interval, bland_altman, bootstrap_interval
 from medgen.types import InputError
 
 FIRST = ("mae", "psnr", "ssim", "source_mae", "source_psnr", "source_ssim")
@@ -32,7 +35,8 @@ METRICS = (
     "source_enhancing_mae",
     "slice_jump",
     "source_slice_jump",
-)  # columns of cases.csv after "case", in order
+)  # columns of cases.csv after "case", in order; what else was measured follows in the order of measuring
+SEGMENTATION = ("dice", "hd95", "assd", "surface_dice", "volume_reference", "volume_prediction", "volume_error")
 REGION_COLUMNS = ("voxels", "mean_prediction", "mean_reference", "mean_source", "mae", "source_mae", "error")
 LEAST_CHANGE = 5.0  # HU between source and truth below which "fraction of the way" is noise
 
@@ -49,8 +53,9 @@ class Failure:
 class CaseResult:
     """One measured case.
 
-    ``files`` by role (reference, prediction, source, labels, mask); ``metrics`` by column of `METRICS`, those
-    measured; ``regions``: rows with the columns of ``regions.csv``; ``hu``: the reference is CT in HU.
+    ``files`` by role (reference, prediction, source, labels, mask, prediction_labels); ``metrics`` by column of
+    ``cases.csv``, those measured; ``regions``: rows with the columns of ``regions.csv``; ``hu``: the reference is CT
+    in HU; ``segmentation``: rows {"label", *`SEGMENTATION`}; ``structure``: {"status", "reasons", "values"}.
     """
 
     name: str
@@ -59,11 +64,18 @@ class CaseResult:
     regions: Sequence[Mapping[str, Any]] = ()
     warnings: Sequence[str] = ()
     hu: bool = True
+    segmentation: Sequence[Mapping[str, Any]] = ()
+    structure: Mapping[str, Any] | None = None
+    patient: str = ""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All that an evaluation found; a report is made from it. No ``failures``: every case was measured."""
+    """All that an evaluation found; a report is made from it. No ``failures``: every case was measured.
+
+    ``profile``: of the unnamed columns, see `medgen.evaluation.profiles`; ``sections``: what was found of all cases
+    together, by key of ``summary.json`` (distribution, memorisation, downstream, provenance).
+    """
 
     cases: Sequence[CaseResult]
     failures: Sequence[Failure]
@@ -73,6 +85,7 @@ class Evaluation:
     settings: Mapping[str, Any]
     seconds: float
     out: Path
+    sections: Mapping[str, Any] = field(default_factory=dict)
     finished: datetime = field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
 
     @property
@@ -85,10 +98,28 @@ class Evaluation:
         """``HU`` if every reference is CT in HU, else empty: an intensity without unit."""
         return "HU" if all(case.hu for case in self.cases) else ""
 
-    def statistics(self) -> dict[str, dict[str, float | None]]:
-        """{column: mean, median, std, n} over the finite values of the cases, for the columns measured."""
-        columns = {name: [c.metrics[name] for c in self.cases if name in c.metrics] for name in METRICS}
-        return {name: describe(values) for name, values in columns.items() if values}
+    @property
+    def columns(self) -> list[str]:
+        """Columns of ``cases.csv`` after the case's name."""
+        return list(dict.fromkeys([*METRICS, *(name for case in self.cases for name in case.metrics)]))
+
+    def statistics(self) -> dict[str, dict[str, Any]]:
+        """{column: see `describe`} over the cases, for the columns measured."""
+        found = {}
+        for name in self.columns:
+            having = [case for case in self.cases if name in case.metrics]
+            if having:
+                found[name] = describe([c.metrics[name] for c in having], [c.patient or c.name for c in having])
+        return found
+
+    def agreement(self) -> dict[str, dict[str, Any]]:
+        """{region: limits of agreement (Bland & Altman 1999) of its mean intensity with the truth's, and points}."""
+        grouped: dict[str, list[tuple[CaseResult, Mapping[str, Any]]]] = {}
+        for case in self.cases:
+            for row in case.regions:
+                if "mean_reference" in row:
+                    grouped.setdefault(row["region"], []).append((case, row))
+        return {name: _agreement(rows) for name, rows in grouped.items()}
 
     def regions(self) -> list[dict[str, Any]]:
         """One row a region: the unweighted mean over its cases of every column of ``regions.csv``.
@@ -104,24 +135,34 @@ class Evaluation:
         return [_region_row(name, rows) for name, rows in grouped.items()]
 
 
-def describe(values: Iterable[float]) -> dict[str, float | None]:
-    """Mean, median, standard deviation (n - 1) and number of the finite values; None where undefined."""
+def describe(values: Sequence[float], patients: Sequence[str]) -> dict[str, Any]:
+    """Mean, median, standard deviation (n - 1) and number of the finite values; None where undefined.
+
+    ``mean_interval`` and ``median_interval``: 95 % by bootstrap over patients, None from fewer than two.
+    """
     finite = [value for value in values if math.isfinite(value)]
+    mean, median = (bootstrap_interval(values, patients=patients, statistic=s) for s in (np.mean, np.median))
     return {
         "mean": statistics.fmean(finite) if finite else None,
         "median": statistics.median(finite) if finite else None,
         "std": statistics.stdev(finite) if len(finite) > 1 else None,
         "n": len(finite),
+        "mean_interval": _ends(mean),
+        "median_interval": _ends(median),
     }
 
 
 def write_results(evaluation: Evaluation) -> None:
-    """Write the three files into ``evaluation.out``; InputError if the folder cannot be written."""
+    """Write the files into ``evaluation.out``; InputError if the folder cannot be written."""
     out = evaluation.out
-    case_rows = [{"case": case.name, **case.metrics} for case in evaluation.cases]
+    case_rows = [{"case": case.name, **case.metrics, **_status(case)} for case in evaluation.cases]
+    more = ("status", "reasons") if any(case.structure for case in evaluation.cases) else ()
     region_rows = [{"case": case.name, **row} for case in evaluation.cases for row in case.regions]
-    write_text(out / "cases.csv", _csv(("case", *METRICS), case_rows))
+    write_text(out / "cases.csv", _csv(("case", *evaluation.columns, *more), case_rows))
     write_text(out / "regions.csv", _csv(("case", "region", *REGION_COLUMNS), region_rows))
+    overlaps = [{"case": case.name, **row} for case in evaluation.cases for row in case.segmentation]
+    if overlaps:
+        write_text(out / "segmentation.csv", _csv(("case", "label", *SEGMENTATION), overlaps))
     write_text(out / "summary.json", json.dumps(_strict(summary(evaluation)), indent=1, allow_nan=False) + "\n")
 
 
@@ -136,15 +177,21 @@ def summary(evaluation: Evaluation) -> dict[str, Any]:
         "unit": evaluation.unit,
         "data_range": evaluation.data_range,
         "data_range_origin": evaluation.data_range_origin,
+        "profile": "generic",
         "settings": evaluation.settings,
         "metrics": evaluation.statistics(),
         "regions": {row["region"]: row for row in evaluation.regions()},
+        "agreement": evaluation.agreement(),
+        **_segmentation(evaluation),
+        **_structure(evaluation),
+        **evaluation.sections,
         "failures": [{"case": failure.case, "error": failure.error} for failure in evaluation.failures],
         "warnings": evaluation.warnings,
         "cases": [
             {
                 "case": case.name,
-                **{name: case.metrics.get(name) for name in METRICS},
+                "patient": case.patient or case.name,
+                **{name: case.metrics.get(name) for name in evaluation.columns},
                 "files": case.files,
                 "regions": case.regions,
                 "warnings": case.warnings,
@@ -174,13 +221,63 @@ def write_text(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _segmentation(evaluation: Evaluation) -> dict[str, Any]:
+    """The section of segmentations: {label: {score: see `describe`}} and the rows; nothing where none were given."""
+    rows = [(case, row) for case in evaluation.cases for row in case.segmentation]
+    if not rows:
+        return {}
+    labels: dict[str, dict[str, Any]] = {}
+    for label in dict.fromkeys(row["label"] for _, row in rows):
+        mine = [(case.patient or case.name, row) for case, row in rows if row["label"] == label]
+        patients = [patient for patient, _ in mine]
+        labels[label] = {name: describe([row[name] for _, row in mine], patients) for name in SEGMENTATION}
+    cases = [{"case": case.name, **row} for case, row in rows]
+    return {"segmentation": {"tolerance_mm": evaluation.settings["tolerance_mm"], "labels": labels, "cases": cases}}
+
+
+def _structure(evaluation: Evaluation) -> dict[str, Any]:
+    """The section of the safety check; nothing where it did not run."""
+    checked = [(case.name, case.structure) for case in evaluation.cases if case.structure]
+    if not checked:
+        return {}
+    counts = {status: sum(c["status"] == status for _, c in checked) for status in ("pass", "review", "fail")}
+    cases = [{"case": name, **found} for name, found in checked]
+    return {"structure": {"counts": counts, "cases": cases, "thresholds": evaluation.settings.get("thresholds")}}
+
+
+def _status(case: CaseResult) -> dict[str, str]:
+    if not case.structure:
+        return {}
+    return {"status": case.structure["status"], "reasons": "; ".join(case.structure["reasons"])}
+
+
+def _agreement(rows: Sequence[tuple[CaseResult, Mapping[str, Any]]]) -> dict[str, Any]:
+    truth, converted = ([row[f"mean_{role}"] for _, row in rows] for role in ("reference", "prediction"))
+    found = bland_altman(truth, converted, patients=[case.patient or case.name for case, _ in rows])
+    limits = {name: getattr(found, name) for name in ("bias", "lower", "upper")}
+    return {
+        **{name: interval.value for name, interval in limits.items()},
+        **{f"{name}_interval": _ends(interval) for name, interval in limits.items()},
+        "sd": found.sd,
+        "n": found.n,
+        "points": [
+            {"case": case.name, "mean": (t + c) / 2, "difference": c - t}
+            for (case, _), t, c in zip(rows, truth, converted, strict=True)
+        ],
+    }
+
+
+def _ends(interval: Interval) -> list[float] | None:
+    return [interval.low, interval.high] if math.isfinite(interval.low) else None
+
+
 def _region_row(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     mean = {column: _mean([row[column] for row in rows if column in row]) for column in REGION_COLUMNS}
     source, truth, converted = (mean[f"mean_{role}"] for role in ("source", "reference", "prediction"))
     fraction = None
     if source is not None and truth is not None and converted is not None and abs(source - truth) > LEAST_CHANGE:
         fraction = (source - converted) / (source - truth)
-    abs_error = _mean([abs(row["error"]) for row in rows])
+    abs_error = _mean([abs(row["error"]) for row in rows if "error" in row])
     return {"region": name, "cases": len(rows), **mean, "abs_error": abs_error, "fraction": fraction}
 
 

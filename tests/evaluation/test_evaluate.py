@@ -7,7 +7,9 @@ import pytest
 
 from medgen.data.body import body_mask
 from medgen.evaluation.consistency import relative_slice_jump
-from medgen.evaluation.evaluate import evaluate, takes_up_contrast
+from medgen.evaluation.evaluate import evaluate
+from medgen.evaluation.measure import takes_up_contrast
+from medgen.evaluation.profiles import measure
 from medgen.types import InputError
 
 SHAPE = (20, 18, 16)
@@ -258,6 +260,71 @@ def test_paths_that_cannot_work_are_refused(cohort):
         evaluate(cohort / "target", cohort / "converted", cohort / "file" / "results")
 
 
+def test_intervals_agreement_and_profile_are_in_the_summary(cohort):
+    _run(cohort, labels=cohort / "labels", profile="synthrad2023", patient_pattern="[ab]")
+    summary = json.loads((cohort / "results" / "summary.json").read_text())
+    low, high = summary["metrics"]["mae"]["mean_interval"]
+    values = [case["mae"] for case in summary["cases"]]
+    assert min(values) <= low <= summary["metrics"]["mae"]["mean"] <= high <= max(values)
+    errors = [case["regions"][1]["error"] for case in summary["cases"]]
+    liver = summary["agreement"]["liver"]
+    assert liver["bias"] == pytest.approx(np.mean(errors)) and liver["sd"] == pytest.approx(np.std(errors, ddof=1))
+    assert [point["difference"] for point in liver["points"]] == pytest.approx(errors)
+    row = _rows(cohort / "results" / "cases.csv")[0]
+    truth, _, prediction, _ = _arrays(0)
+    expected = measure(truth, prediction, body_mask(truth), profile="synthrad2023")["synthrad2023_mae"]
+    assert float(row["synthrad2023_mae"]) == pytest.approx(expected, rel=1e-6)
+    assert 0 < float(row["body_ncc"]) <= 1 and "-1024" in summary["settings"]["profile"]
+    with pytest.raises(InputError, match="synthrad2023"):
+        _run(cohort, profile="synthrad")
+
+
+def test_several_cases_of_a_patient_count_as_one(cohort):
+    evaluation = _run(cohort, patient_pattern="[a-z]")
+    assert [case.patient for case in evaluation.cases] == ["a", "b"]
+    for case in ("a", "b"):
+        for folder in ("target", "converted"):
+            (cohort / folder / f"{case}.nii.gz").rename(cohort / folder / f"p1_{case}.nii.gz")
+    evaluation = _run(cohort, patient_pattern="^(p[0-9])_")
+    assert {case.patient for case in evaluation.cases} == {"p1"}
+    assert evaluation.statistics()["mae"]["mean_interval"] is None  # from one patient nothing was seen to vary
+
+
+def test_segmentations_of_the_predictions_are_scored(cohort):
+    for seed, case in enumerate(("a", "b")):
+        labels = _arrays(seed)[3].copy()
+        labels[labels == 2] = 0
+        _write(cohort / "found" / f"{case}.nii.gz", labels)
+    evaluation = _run(cohort, labels=cohort / "labels", prediction_labels=cohort / "found", tolerance_mm=1.0)
+    rows = _rows(cohort / "results" / "segmentation.csv")
+    assert [(row["case"], row["label"]) for row in rows[:3]] == [
+        ("a", "liver"),
+        ("a", "lesion_hypovascular"),
+        ("a", "aorta"),
+    ]
+    assert [float(row["dice"]) for row in rows[:3]] == [1, 0, 1]
+    section = json.loads((cohort / "results" / "summary.json").read_text())["segmentation"]
+    assert section["tolerance_mm"] == 1 and section["labels"]["liver"]["dice"]["mean"] == 1
+    assert section["labels"]["lesion_hypovascular"]["hd95"]["mean"] is None  # infinite in both
+    assert not evaluation.failures
+
+
+def test_without_truth_regions_and_smoothness_beside_the_source(cohort):
+    evaluation = evaluate(
+        None, cohort / "converted", cohort / "results", source=cohort / "source", labels=cohort / "labels"
+    )
+    assert not evaluation.failures and evaluation.unit == "HU"
+    _, source, prediction, labels = _arrays(0)
+    row = next(row for row in evaluation.cases[0].regions if row["region"] == "aorta")
+    assert row["mean_prediction"] == pytest.approx(prediction[labels == 3].mean())
+    assert row["mean_source"] == pytest.approx(source[labels == 3].mean()) and "error" not in row
+    expected = relative_slice_jump(prediction, source, body_mask(source))
+    assert evaluation.cases[0].metrics == {"slice_jump": pytest.approx(expected, rel=1e-3)}
+    assert json.loads((cohort / "results" / "summary.json").read_text())["regions"]["aorta"]["mean_reference"] is None
+    with pytest.raises(InputError, match="nothing to compare with"):
+        evaluate(None, cohort / "converted", cohort / "results")
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -277,3 +344,12 @@ def test_paths_that_cannot_work_are_refused(cohort):
 )
 def test_structures_that_take_up_contrast(name, expected):
     assert takes_up_contrast(name) is expected
+
+
+def test_the_model_is_named_and_its_training_cases_warned_of(cohort):
+    model = {"sha256": "ab", "step": 3, "training_data": {"training": ["a"], "validation": []}}
+    (cohort / "converted" / "manifest.json").write_text(json.dumps({"model": model, "cases": {}}))
+    evaluation = _run(cohort)
+    assert len(evaluation.warnings) == 1 and "1 of 2 cases (a) were among those" in evaluation.warnings[0]
+    summary = json.loads((cohort / "results" / "summary.json").read_text())
+    assert summary["provenance"]["model"]["step"] == "3"

@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
+import torch
+from monai.metrics import DiceHelper
 from scipy import ndimage
 
-from medgen.evaluation.structure import edge_correlation
+from medgen.evaluation.structure import anatomy_dice, edge_correlation, gradient_agreement, label_dice, mind_distance
+from medgen.losses.structure import mind
 
 MM = (2.0, 2.0, 2.0)
 
@@ -51,3 +54,56 @@ def test_the_rim_of_the_mask_does_not_count(image):
 
 def test_flat_image_has_none(image):
     assert edge_correlation(image, np.ones_like(image), image > 0, MM) == 0
+
+
+def test_gradient_agreement_is_one_for_any_linear_change_and_a_third_by_chance(image):
+    mask = np.ones(image.shape, bool)
+    assert gradient_agreement(image, -3 * image + 7, mask, MM) == pytest.approx(1, abs=1e-4)
+    first, second = (np.random.default_rng(n).normal(size=(40, 36, 32)) for n in (1, 2))
+    assert gradient_agreement(first, second, mask, MM) == pytest.approx(1 / 3, abs=0.03)
+
+
+def test_gradient_agreement_is_the_squared_cosine():
+    x, y, _ = np.meshgrid(*[np.arange(20.0)] * 3, indexing="ij")
+    mask = np.zeros(x.shape, bool)
+    mask[8:12, 8:12, 8:12] = True  # away from the faces, where the filter mirrors
+    turned = np.cos(0.5) * x + np.sin(0.5) * y
+    agreement = gradient_agreement(x, turned, mask, (1, 1, 1), sigma_mm=0.5)
+    assert agreement == pytest.approx(np.cos(0.5) ** 2, abs=1e-4)
+    anisotropic = gradient_agreement(x, x + y, mask, (1, 3, 1), sigma_mm=0.5)  # gradients (1, 0) and (1, 1/3) per mm
+    assert anisotropic == pytest.approx(1 / (1 + 1 / 9), abs=1e-4)
+
+
+def test_descriptor_is_that_of_the_training_loss(image):
+    other = image + np.random.default_rng(5).normal(0, 20, image.shape)
+    x, y = (torch.from_numpy(v[None, None].astype(np.float32)) for v in (image, other))
+    inner = (slice(6, -6),) * 3  # the loss continues the image beyond its border otherwise
+    expected = (mind(x, radius=1, dilation=2) - mind(y, radius=1, dilation=2)).abs()[0][:, *inner].mean()
+    mask = np.zeros(image.shape, bool)
+    mask[inner] = True
+    assert mind_distance(image, other, mask) == pytest.approx(float(expected), rel=1e-3)
+
+
+def test_mind_distance_ignores_contrast_and_sees_what_is_erased(image):
+    assert mind_distance(image, -2 * image + 40) < 1e-3
+    erased = image.copy()
+    erased[10:25, 10:25, 10:25] = 0
+    assert mind_distance(image, erased) > 0.02
+
+
+def test_label_dice_is_monais():
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 4, (2, 10, 9, 8))
+    hot = [torch.nn.functional.one_hot(torch.from_numpy(v), 4).movedim(-1, 0)[None] for v in (a, b)]
+    expected = DiceHelper(include_background=False, reduction="none", get_not_nans=False)(hot[0], hot[1])[0]
+    assert list(label_dice(a, b).values()) == pytest.approx(expected.tolist())
+
+
+def test_label_dice_of_a_structure_that_vanished_is_zero():
+    labels = np.zeros((4, 4, 4), int)
+    labels[0] = 3
+    assert label_dice(labels, np.zeros_like(labels)) == {3: 0.0}
+
+
+def test_anatomy_dice_segments_both(image):
+    assert anatomy_dice(image, image + 30, lambda v: (v > v.mean()).astype(int)) == {1: 1.0}

@@ -1,0 +1,111 @@
+"""The rows that downstream protocols give, and what they come to: a table, ``scores.csv`` and ``summary.json``."""
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medgen.checkpoint import git_commit, versions
+from medgen.evaluation.summary import Failure, write_text
+from medgen.io.volume import written_aside
+
+BASELINE = "real_to_real"
+METRICS = ("dice", "hd95", "assd", "surface_dice", "volume_reference", "volume_prediction", "volume_error")
+COLUMNS = ("protocol", "fold", "seed", "case", "patient", "label", *METRICS)
+
+Row = dict[str, Any]  # the columns above
+
+
+@dataclass(frozen=True)
+class Downstream:
+    """``rows``: one a protocol, fold, seed, test case and label. ``failures``: what could not be used, and why."""
+
+    rows: list[Row]
+    failures: list[Failure]
+
+
+def summarise(rows: Sequence[Row]) -> list[Row]:
+    """A row a protocol and label, and one of all its labels ("mean").
+
+    ``cases``: test cases; ``missed``: how often the label was in the truth or the prediction alone, so that no distance
+    can be told; ``dice``, ``hd95``, ``assd``, ``surface_dice``: means where they are finite; ``sd_of_runs``: standard
+    deviation of the mean Dice over folds and seeds; ``gain``: mean Dice above that of real_to_real on the same case,
+    label, fold and seed, None where there is no such pair.
+    """
+    base = {_pair(row): row["dice"] for row in rows if row["protocol"] == BASELINE}
+    made = []
+    for protocol in dict.fromkeys(row["protocol"] for row in rows):
+        mine = [row for row in rows if row["protocol"] == protocol]
+        labels = sorted({row["label"] for row in mine})
+        for label in [*labels, "mean"]:
+            group = [row for row in mine if label in (row["label"], "mean")]
+            gains = [row["dice"] - base[_pair(row)] for row in group if protocol != BASELINE and _pair(row) in base]
+            runs = {_run(row) for row in group}
+            of_runs = [m for run in runs if (m := _mean(r["dice"] for r in group if _run(r) == run)) is not None]
+            made.append(
+                {
+                    "protocol": protocol,
+                    "label": label,
+                    "cases": len({row["case"] for row in group}),
+                    "missed": sum(math.isinf(row["hd95"]) for row in group),
+                    **{metric: _mean(row[metric] for row in group) for metric in METRICS[:4]},
+                    "sd_of_runs": float(np.std(of_runs, ddof=1)) if len(of_runs) > 1 else None,
+                    "gain": _mean(gains),
+                }
+            )
+    return made
+
+
+def _run(row: Row) -> tuple[Any, ...]:
+    return row["fold"], row["seed"]
+
+
+def _pair(row: Row) -> tuple[Any, ...]:
+    return row["fold"], row["seed"], row["case"].partition("/")[2], row["patient"], row["label"]
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    finite = [value for value in values if math.isfinite(value)]
+    return float(np.mean(finite)) if finite else None
+
+
+def markdown(summary: Sequence[Row]) -> str:
+    """The summary as a table."""
+    columns = {"dice": "Dice", "hd95": "HD95 (mm)", "assd": "ASSD (mm)", "surface_dice": "surface Dice"}
+    columns |= {"cases": "cases", "missed": "missed", "sd_of_runs": "SD of runs", "gain": "gain in Dice"}
+    lines = [" | ".join(("", "protocol", "label", *columns.values(), "")).strip(), "|---" * (2 + len(columns)) + "|"]
+    for row in summary:
+        cells = (row["protocol"], str(row["label"]), *(_shown(row[c]) for c in columns))
+        lines.append(" | ".join(("", *cells, "")).strip())
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    return "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def write(out: Path, found: Downstream, about: Mapping[str, Any]) -> None:
+    """``scores.csv`` (a distance to nothing is ``inf``, what is undefined an empty cell) and ``summary.json``."""
+    with written_aside(out / "scores.csv") as aside, aside.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows([_cell(row[column]) for column in COLUMNS] for row in found.rows)
+    content = {
+        "summary": summarise(found.rows),
+        "failures": [asdict(failure) for failure in found.failures],
+        **about,
+        "versions": versions(),
+        "commit": git_commit(),
+    }
+    write_text(out / "summary.json", json.dumps(content, indent=1, default=str) + "\n")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.6g}"
+    return str(value)

@@ -1,0 +1,1 @@
+"""Feature extractors: one network or method a file, all called alike (see ``extractor.Extractor``)."""

@@ -1,0 +1,86 @@
+"""MedicalNet: a 3D ResNet trained to segment 23 medical data sets; one row of features a volume.
+
+Chen, Ma & Zheng, "Med3D", arXiv 1904.00625. Its features pool to 512 (depths 10, 18, 34) or 2048 (50) numbers. One
+row a volume needs many volumes: with fewer of them than features look at the kernel distance.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.networks.nets.resnet import ResNet
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from medgen.evaluation.features.extractor import checked_volume, file_hash, load_weights, read_state
+from medgen.types import InputError
+
+SOURCE = "https://huggingface.co/TencentMedicalNet (MedicalNet-Resnet50, resnet_50_23dataset.pth, and its like)"
+# depth: (block, blocks of each layer, shortcut). 18 and 34 were trained with shortcuts that have no weights.
+DEPTHS = {
+    10: ("basic", [1, 1, 1, 1], "B"),
+    18: ("basic", [2, 2, 2, 2], "A"),
+    34: ("basic", [3, 4, 6, 3], "A"),
+    50: ("bottleneck", [3, 4, 6, 3], "B"),
+}
+
+Array = NDArray[Any]
+
+
+class MedicalNet:
+    """Extractor of the pooled last feature map of a whole volume: rows (1, 512) or (1, 2048).
+
+    Args:
+        weights: MedicalNet's file; see ``SOURCE``.
+        depth: 10, 18, 34 or 50, of the file.
+        size: the volume is resized (trilinear) so that its longest side in mm becomes this many voxels.
+        device: where the network runs.
+
+    Raises `InputError` for a file that cannot be read or is of another network.
+    """
+
+    standard = False
+    standardised = False
+
+    def __init__(self, weights: Path | str, *, depth: int = 50, size: int = 128, device: str = "cpu") -> None:
+        path = Path(weights)
+        self.weights = file_hash(path)
+        self.network = resnet(depth)
+        load_weights(self.network, read_state(path), path, f"MedicalNet's ResNet-{depth}: see {SOURCE}")
+        self.network.eval().requires_grad_(False).to(device)
+        self.name = f"medicalnet {depth}"
+        self.preprocessing = (
+            f"z-score of the body, outside 0, trilinear to isotropic voxels, longest side {size}, axes (Z, Y, X), "
+            "mean of the last feature map"
+        )
+        self._size, self._device = size, device
+
+    def __call__(self, volume: Array, spacing: Sequence[float], *, mask: Array | None = None) -> Array:
+        volume, inside = checked_volume(volume, spacing, mask)
+        values = volume[inside]
+        scored = np.where(inside, (volume - values.mean()) / max(float(values.std()), 1e-6), 0).astype(np.float32)
+        sides = [n * s for n, s in zip(volume.shape, spacing, strict=True)]
+        shape = [max(8, round(self._size * side / max(sides))) for side in sides]
+        x = functional.interpolate(torch.from_numpy(scored)[None, None], shape, mode="trilinear", align_corners=False)
+        with torch.inference_mode():
+            return self.network(x.permute(0, 1, 4, 3, 2).to(self._device)).double().cpu().numpy()
+
+
+def resnet(depth: int) -> ResNet:
+    """MONAI's 3D ResNet set up as MedicalNet's of a depth, without its segmentation head."""
+    if depth not in DEPTHS:
+        raise InputError(f"depth {depth} is not among MedicalNet's {', '.join(map(str, DEPTHS))}")
+    block, layers, shortcut = DEPTHS[depth]
+    return ResNet(
+        block,
+        layers,
+        [64, 128, 256, 512],
+        spatial_dims=3,
+        n_input_channels=1,
+        conv1_t_stride=2,
+        shortcut_type=shortcut,
+        bias_downsample=False,
+        feed_forward=False,
+    )

@@ -1,0 +1,89 @@
+"""RadImageNet: ResNet-50 trained on 1.35 million CT, MR and ultrasound images; 2048 features a slice.
+
+Mei et al., Radiology: Artificial Intelligence 2022;4(5):e210315. Radiological features in place of photographs', in
+the manner of the Fréchet distance of Woodland et al. (arXiv 2311.13717), who found that they do not always agree with
+readers better than Inception's.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.networks.nets.resnet import ResNet
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medgen.evaluation.features.extractor import checked_volume, file_hash, load_weights, read_state
+from medgen.evaluation.features.slices import Window, describe_window, plane_images, windowed
+
+SOURCE = "https://github.com/BMEII-AI/RadImageNet (the PyTorch models' ResNet50.pt, on request there)"
+SIZE = 224
+BATCH = 16
+# The authors' file numbers the children of torchvision's network.
+CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
+
+Array = NDArray[Any]
+
+
+class RadImageNet:
+    """Extractor of pooled ResNet-50 features: 2048 a slice, slices of three planes.
+
+    Args:
+        weights: the authors' PyTorch file, or any ResNet-50 with torchvision's names; see ``SOURCE``.
+        window: intensities (low, high) that become black and white; None: percentiles of each volume.
+        per_plane: slices of each plane, at even distances.
+        device: where the network runs.
+
+    Raises `InputError` for a file that cannot be read or is of another network.
+    """
+
+    standard = False
+    standardised = False
+    name = "radimagenet"
+
+    def __init__(self, weights: Path | str, *, window: Window = None, per_plane: int = 16, device: str = "cpu") -> None:
+        path = Path(weights)
+        self.weights = file_hash(path)
+        self.network = resnet50()
+        load_weights(self.network, torchvision_names(read_state(path)), path, f"RadImageNet's ResNet-50: see {SOURCE}")
+        self.network.eval().requires_grad_(False).to(device)
+        self.preprocessing = (
+            f"{describe_window(window)}, up to {per_plane} slices of each of 3 planes, squared in mm, bilinear to "
+            f"{SIZE}, to [-1, 1] as the authors', grey on 3 channels"
+        )
+        self._window, self._per_plane, self._device = window, per_plane, device
+
+    def __call__(self, volume: Array, spacing: Sequence[float], *, mask: Array | None = None) -> Array:
+        volume, inside = checked_volume(volume, spacing, mask)
+        grey = windowed(volume, inside, self._window)
+        with torch.inference_mode():
+            rows = [
+                self.network(2 * batch.expand(-1, 3, -1, -1).to(self._device) - 1)
+                for images in plane_images(grey, inside, spacing, per_plane=self._per_plane, size=SIZE)
+                for batch in images.split(BATCH)
+            ]
+        return torch.cat(rows).double().cpu().numpy()
+
+
+def resnet50() -> ResNet:
+    """MONAI's ResNet set up as torchvision's resnet50, names of parameters included, without the classifier."""
+    return ResNet(
+        "bottleneck",
+        [3, 4, 6, 3],
+        [64, 128, 256, 512],
+        spatial_dims=2,
+        n_input_channels=3,
+        conv1_t_stride=2,
+        bias_downsample=False,
+        feed_forward=False,
+    )
+
+
+def torchvision_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``backbone.4.0.conv1.weight`` → ``layer1.0.conv1.weight``; other names stay."""
+    named = {}
+    for key, value in state.items():
+        head, _, rest = key.removeprefix("backbone.").partition(".")
+        named[f"{CHILDREN[head]}.{rest}" if key.startswith("backbone.") and head in CHILDREN else key] = value
+    return named

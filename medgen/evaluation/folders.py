@@ -1,0 +1,124 @@
+"""Folders of volumes matched by case name, and the table of label names beside them."""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medgen.io.volume import GRID_TOLERANCE, Volume, case_name, find_volumes, read_volume, same_geometry, to_canonical
+from medgen.types import InputError
+
+
+@dataclass(frozen=True)
+class Folders:
+    """The files of every case by role, and how the user named the folders.
+
+    ``cases`` = {case: {role: file}} holds the cases to measure, in the order of the leading folder (the reference,
+    or the prediction where there is none); a role whose file is missing is absent. ``extra``: predictions without
+    a reference. ``names`` = {label value: structure}.
+    """
+
+    cases: Mapping[str, Mapping[str, Path]]
+    given: Mapping[str, Path]
+    extra: Collection[Path]
+    names: Mapping[int, str]
+
+
+def match_folders(given: Mapping[str, Path | None], wanted: Collection[str] | None = None) -> Folders:
+    """Find the files of every case.
+
+    Args:
+        given: role → folder of volumes or a single file, None for roles that were not given: reference, prediction,
+            source, labels, mask, prediction_labels. A single file stands for the only case whatever its name.
+        wanted: names of the leading folder's cases that count; None for all.
+
+    Raises `InputError` for a path that does not exist or holds no volume, a case twice, a wanted case that is
+    missing, a ``labels.json`` that is not one, and folders without a case in common.
+    """
+    paths = {role: Path(path) for role, path in given.items() if path is not None}
+    lead = "reference" if "reference" in paths else "prediction"
+    found = {lead: _files(paths[lead], {})}
+    if wanted is not None:
+        missing = sorted(set(wanted) - set(found[lead]))
+        if missing:
+            raise InputError(f"{paths[lead]} holds no case named {missing[0]}; it has {_first(found[lead])}, ...")
+        found[lead] = {name: file for name, file in found[lead].items() if name in wanted}
+    cases = found[lead]
+    for role, path in paths.items():
+        if role == lead:
+            continue
+        if path.is_file() and len(cases) > 1:
+            raise InputError(f"{path} is one file but {paths[lead]} holds {len(cases)} cases: give a folder")
+        found[role] = _files(path, cases)
+        if not set(cases) & set(found[role]):
+            raise InputError(
+                f"no volume in {path} ({role.replace('_', ' ')}) has the name of one in {paths[lead]} (the first there "
+                f"is {_first(found[role])}, the {lead}'s {_first(cases)}): rename the files to match"
+            )
+    by_case = {case: {role: files[case] for role, files in found.items() if case in files} for case in cases}
+    extra = [file for name, file in found["prediction"].items() if name not in cases]
+    return Folders(by_case, paths, extra, label_names(paths["labels"]) if "labels" in paths else {})
+
+
+def read_case(files: Mapping[str, Path]) -> dict[str, Volume]:
+    """The volumes of a case in closest RAS order, refused unless they share the first one's grid and are finite."""
+    stored = {role: read_volume(path) for role, path in files.items()}
+    volumes = {role: to_canonical(volume) for role, volume in stored.items()}
+    lead = next(iter(volumes))
+    # The tolerance of training pairs: a prediction has its source's affine, not the truth's to the last digit.
+    tolerance = GRID_TOLERANCE * min(volumes[lead].spacing)
+    for role, volume in volumes.items():
+        if not same_geometry(volumes[lead].geometry, volume.geometry, tolerance):
+            raise InputError(
+                f"{files[role]} ({stored[role].geometry.describe()}) is not on the grid of the {lead} "
+                f"{files[lead]} ({stored[lead].geometry.describe()}): resample or register it first"
+            )
+        if not np.isfinite(volume.data.sum(dtype=np.float64)):
+            raise InputError(f"{files[role]} holds voxels that are NaN or infinite")
+    return volumes
+
+
+def label_names(labels: Path) -> dict[int, str]:
+    """{value: structure} from ``labels.json`` beside the labels or one folder above; else empty."""
+    folder = labels if labels.is_dir() else labels.parent
+    for file in (folder / "labels.json", folder.parent / "labels.json"):
+        if file.is_file():
+            return _read_label_names(file)
+    return {}
+
+
+def _read_label_names(file: Path) -> dict[int, str]:
+    try:
+        table = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise InputError(f"{file} cannot be read as JSON: {error}") from error
+    if not isinstance(table, dict) or not all(type(value) is int for value in table.values()):
+        raise InputError(f'{file} must map structures to whole numbers, such as {{"liver": 1}}')
+    names: dict[int, str] = {}
+    for name, value in table.items():
+        if value in names:
+            raise InputError(f"{file} gives {names[value]} and {name} the same value {value}")
+        names[value] = name
+    return names
+
+
+def _files(path: Path, cases: Mapping[str, Path]) -> dict[str, Path]:
+    """{case name: file} of a folder; a single file stands for the only case whatever its name."""
+    if not path.exists():
+        raise InputError(f"{path} does not exist")
+    if path.is_file():
+        return {next(iter(cases)) if len(cases) == 1 else case_name(path): path}
+    found: dict[str, Path] = {}
+    for file in find_volumes(path):
+        if case_name(file) in found:
+            raise InputError(f"{found[case_name(file)]} and {file} are the same case twice: remove one")
+        found[case_name(file)] = file
+    if not found:
+        raise InputError(f"{path} holds no volumes (.nii.gz, .nii, .mha, .nrrd, ...)")
+    return found
+
+
+def _first(files: Mapping[str, Path]) -> str:
+    return next(iter(files.values())).name

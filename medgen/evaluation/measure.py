@@ -1,0 +1,175 @@
+"""Every number of one case: fidelity to the truth, slice-to-slice smoothness, and means per region."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medgen.data.body import body_mask, looks_like_hu
+from medgen.evaluation import fidelity
+from medgen.evaluation.consistency import relative_slice_jump
+from medgen.evaluation.folders import read_case
+from medgen.evaluation.profiles import measure
+from medgen.evaluation.segmentation import segmentation_scores
+from medgen.evaluation.ssim import mean_ssim, ms_ssim, smallest_axis, ssim_map
+from medgen.evaluation.summary import CaseResult
+from medgen.io.volume import Volume
+from medgen.types import InputError
+
+HU_RANGE = 4095.0
+# Words in the names of structures that take up contrast medium: vessels, kidneys, liver, spleen,
+# hypervascular lesions; and words of those that carry one of these and do not enhance.
+ENHANCING = (
+    "aorta",
+    "vena_cava",
+    "portal",
+    "vessel",
+    "arter",
+    "vein",
+    "kidney",
+    "renal",
+    "collecting",
+    "liver",
+    "spleen",
+    "hyper",
+)
+NOT_ENHANCING = ("adrenal", "cyst", "stone", "hypovascular", "lesion_hypo")
+
+
+class NeedsRange(InputError):
+    """The images are not in HU, so the user has to give the data range."""
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What is measured in every case.
+
+    ``data_range`` of PSNR and SSIM (None: that of HU), ``names`` of the labels, ``profile``: one of
+    `medgen.evaluation.profiles` whose numbers come beside the generic ones, ``tolerance_mm`` of the surface Dice.
+    """
+
+    data_range: float | None
+    names: Mapping[int, str]
+    profile: str = "generic"
+    tolerance_mm: float = 2.0
+
+
+def takes_up_contrast(structure: str) -> bool:
+    """Whether a structure's name says that intravenous contrast medium brightens it."""
+    name = structure.lower().replace(" ", "_").replace("-", "_")
+    return any(word in name for word in ENHANCING) and not any(word in name for word in NOT_ENHANCING)
+
+
+def measure_case(case: str, files: Mapping[str, Path], measures: Measures) -> CaseResult:
+    """Read and measure one case.
+
+    ``files`` by role: prediction, and of reference, source, labels and mask those there are. Raises `InputError`
+    that says why the case cannot be measured.
+    """
+    volumes = read_case(files)
+    leading = "reference" if "reference" in volumes else "prediction"
+    hu = looks_like_hu(volumes[leading].data)
+    if measures.data_range is None and not hu and "reference" in volumes:
+        raise NeedsRange(
+            f"{files['reference']} is not in HU (no value at or below -200): PSNR and SSIM need "
+            "--data-range, the span of values that such images can take"
+        )
+    warnings = []
+    if hu and not looks_like_hu(volumes["prediction"].data):
+        warnings.append("the prediction has no air at or below -200 HU although the reference has: is it in HU?")
+    masks = {"mask": volumes["mask"].data > 0} if "mask" in volumes else {}
+    if "mask" in masks and not masks["mask"].any():
+        raise InputError(f"the mask {files['mask']} is empty: there is no voxel to measure in")
+    if hu:
+        masks["body"] = body_mask(volumes[leading].data)
+    try:
+        regions = _regions(volumes, masks, measures.names)
+    except InputError as error:  # all that can be wrong by now is what the label file holds
+        raise InputError(f"{files.get('labels', case)}: {error}") from error
+    metrics = _smoothness(volumes, masks)
+    if "reference" in volumes:
+        metrics |= _fidelity(volumes, masks, measures)
+    segmentation = _segmentation(volumes, measures, files)
+    return CaseResult(case, files, metrics, regions, warnings, hu, segmentation)
+
+
+def _fidelity(volumes: Mapping[str, Volume], masks: Mapping[str, np.ndarray], measures: Measures) -> dict[str, float]:
+    """Columns of ``cases.csv`` that need the truth: prediction first, then the source under ``source_``."""
+    truth = volumes["reference"].data
+    data_range = measures.data_range or HU_RANGE
+    where = {"": masks.get("mask"), "body_": masks.get("body")}
+    wanted = [value for value, name in measures.names.items() if takes_up_contrast(name)]
+    enhancing = np.isin(volumes["labels"].data, wanted) if "labels" in volumes and wanted else None
+    metrics: dict[str, float] = {}
+    for role, prefix in (("prediction", ""), ("source", "source_")):
+        if role not in volumes:
+            continue
+        image = volumes[role].data
+        similarity = ssim_map(truth, image, data_range=data_range)
+        for part, mask in where.items():
+            if part and mask is None:
+                continue
+            metrics[f"{prefix}{part}mae"] = fidelity.mae(truth, image, mask)
+            metrics[f"{prefix}{part}rmse"] = fidelity.rmse(truth, image, mask)
+            metrics[f"{prefix}{part}psnr"] = fidelity.psnr(truth, image, data_range=data_range, mask=mask)
+            metrics[f"{prefix}{part}ssim"] = mean_ssim(similarity, mask)
+        if enhancing is not None and enhancing.any():
+            metrics[f"{prefix}enhancing_mae"] = fidelity.mae(truth, image, enhancing)
+        # One place for what is slow: the body where it is known.
+        part, mask = ("body_", where["body_"]) if where["body_"] is not None else ("", where[""])
+        metrics[f"{prefix}{part}ncc"] = fidelity.ncc(truth, image, mask)
+        spacing = volumes["reference"].spacing
+        metrics[f"{prefix}{part}gradient_error"] = fidelity.gradient_error(truth, image, spacing=spacing, mask=mask)
+        if min(truth.shape) >= smallest_axis():
+            metrics[f"{prefix}{part}ms_ssim"] = ms_ssim(truth, image, data_range=data_range, mask=mask)
+        if measures.profile != "generic":
+            asked = where[""] if where[""] is not None else where["body_"]
+            found = measure(truth, image, asked, profile=measures.profile)
+            metrics |= {f"{prefix}{name}": value for name, value in found.items()}
+    return metrics
+
+
+def _segmentation(volumes: Mapping[str, Volume], measures: Measures, files: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """A row for every label of the reference or of the segmentation of the prediction, where both are given."""
+    if "labels" not in volumes or "prediction_labels" not in volumes:
+        return []
+    truth, found = volumes["labels"], volumes["prediction_labels"]
+    try:
+        scores = segmentation_scores(truth.data, found.data, truth.spacing, tolerance_mm=measures.tolerance_mm)
+    except InputError as error:
+        raise InputError(f"{files['labels']} and {files['prediction_labels']}: {error}") from error
+    return [{"label": measures.names.get(value, f"label_{value}"), **row} for value, row in scores.items()]
+
+
+def _smoothness(volumes: Mapping[str, Volume], masks: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Slice jumps beside the truth's, or beside the source's where there is no truth."""
+    mask = masks.get("body", masks.get("mask"))
+    real = volumes.get("reference") or volumes.get("source")
+    roles = [role for role in ("prediction", "source") if role in volumes and volumes[role] is not real]
+    if real is None:
+        return {}
+    prefixes = {"prediction": "", "source": "source_"}
+    return {f"{prefixes[r]}slice_jump": relative_slice_jump(volumes[r].data, real.data, mask) for r in roles}
+
+
+def _regions(
+    volumes: Mapping[str, Volume], masks: Mapping[str, np.ndarray], names: Mapping[int, str]
+) -> list[dict[str, Any]]:
+    """The rows of ``regions.csv`` for one case: mask and body first, then every label that has voxels."""
+    roles = [role for role in ("prediction", "reference", "source") if role in volumes]
+    images = {f"mean_{role}": volumes[role].data for role in roles}
+    if "reference" in volumes:
+        truth = volumes["reference"].data
+        for role, column in (("prediction", "mae"), ("source", "source_mae")):
+            if role in volumes:
+                images[column] = np.abs(volumes[role].data - truth)
+    rows = {name: fidelity.label_means(mask.astype(np.uint8), images)[1] for name, mask in masks.items()}
+    if "labels" in volumes:
+        means = fidelity.label_means(volumes["labels"].data, images)
+        rows |= {names.get(value, f"label_{value}"): row for value, row in means.items()}
+    for row in rows.values():
+        if "mean_reference" in row:
+            row["error"] = row["mean_prediction"] - row["mean_reference"]
+    return [{"region": name, **row} for name, row in rows.items()]

@@ -1,0 +1,154 @@
+"""Whether a generator returns its training images: nearest training neighbours against those of real images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage, stats
+
+from medgen.evaluation.features.extractor import checked_volume
+from medgen.evaluation.features.slices import windowed
+from medgen.evaluation.statistics import holm
+from medgen.types import InputError
+
+NEAR = 0.5  # of the median real distance; a tail fitted to a few real distances is not believed beyond that
+SIDE = 16  # places a side of a descriptor: enough for the form of organs, too few for noise
+REACH = 2.0  # standard deviations of the body's voxels; a box's half side is √3 of them
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A synthetic volume and the training volume nearest to it.
+
+    distance   in the unit of the rows
+    p_value    how likely a new real volume would lie this near to one of the training set
+    copy       whether that is significant among all the synthetic volumes (Holm), and half the usual distance
+    """
+
+    synthetic: str
+    training: str
+    distance: float
+    p_value: float
+    copy: bool
+
+
+@dataclass(frozen=True)
+class Memorisation:
+    """What ``memorisation_test`` found.
+
+    pairs      every synthetic volume with its neighbour, nearest first: the pictures to look at
+    p_value    of the whole set lying nearer to the training set than real images do
+    real       nearest distances of real images, sorted
+    memorised  the whole set's p-value or a single copy is significant
+    """
+
+    pairs: tuple[Pair, ...]
+    p_value: float
+    real: tuple[float, ...]
+    memorised: bool
+
+    @property
+    def copies(self) -> tuple[Pair, ...]:
+        """The pairs that are flagged one by one."""
+        return tuple(pair for pair in self.pairs if pair.copy)
+
+
+def memorisation_test(
+    training: Array,
+    synthetic: Array,
+    *,
+    held_out: Array | None = None,
+    training_names: Sequence[str] | None = None,
+    synthetic_names: Sequence[str] | None = None,
+    alpha: float = 0.05,
+) -> Memorisation:
+    """Do synthetic images lie nearer to training images than other real ones do?
+
+    Two tests, each at ``alpha`` / 2. Of the set: one-sided Mann-Whitney U of nearest-training distances, synthetic
+    below real (in the manner of Meehan et al., "A Non-Parametric Test to Detect Data-Copying", AISTATS 2020, without
+    its cells). Of each volume: its log distance against the real ones' as a normal law, t = (log d - mean) / (sd √(1 +
+    1/n)) with n - 1 degrees of freedom, corrected by Holm, and no farther than half the median real distance, for the
+    true tail is not known; so that one copy among many new images is found, with few real images too.
+
+    Args:
+        training: rows (m, d), one a training volume (``volume_descriptor``), m ≥ 4.
+        synthetic: rows (s, d) of generated volumes.
+        held_out: rows (h, d), h ≥ 3, of real volumes that were not trained on: the cleanest reference. None: each
+            training volume's distance to the nearest other.
+        training_names, synthetic_names: for the pairs; default their numbers.
+        alpha: chance of a false alarm, about.
+
+    Raises `InputError` for rows that do not fit, too few of them, or training images that are all the same.
+    """
+    t, s = np.asarray(training, np.float64), np.asarray(synthetic, np.float64)
+    h = None if held_out is None else np.asarray(held_out, np.float64)
+    _check(t, s, h)
+    real = _nearest(t, t, skip_self=True)[1] if h is None else _nearest(h, t)[1]
+    places, distances = _nearest(s, t)
+    p_set = float(stats.mannwhitneyu(distances, real, alternative="less").pvalue)
+    p_each = _tail(distances, real)
+    copies = (np.array(holm(p_each)) <= alpha / 2) & (distances <= NEAR * np.median(real))
+    from_names = training_names or [str(i) for i in range(len(t))]
+    to_names = synthetic_names or [str(i) for i in range(len(s))]
+    pairs = [
+        Pair(to_names[i], from_names[places[i]], float(distances[i]), float(p_each[i]), bool(copies[i]))
+        for i in np.argsort(distances, kind="stable")
+    ]
+    memorised = p_set <= alpha / 2 or bool(copies.any())
+    return Memorisation(tuple(pairs), p_set, tuple(np.sort(real).tolist()), memorised)
+
+
+def volume_descriptor(volume: Array, spacing: Sequence[float], *, mask: Array | None = None, side: int = SIDE) -> Array:
+    """A volume's form as a row (side³,): side³ smoothed values about the body's centre, mean 0 and length 1.
+
+    A copy is a copy also with noise, another brightness or a few voxels' shift. The window is the body's percentiles
+    (values outside the body are 0). The grid reaches two standard deviations of the body's voxels to each side of their
+    mean, along each axis: a bounding box would jump with a single voxel. A Gaussian of half the grid's step comes
+    first. The distance of two rows is √(2 - 2 r), r their correlation: 0 for a copy, √2 for nothing in common.
+    """
+    volume, inside = checked_volume(volume, spacing, mask)
+    grey = np.where(inside, windowed(volume, inside, None), 0)
+    places = np.stack(np.nonzero(inside))
+    reach = np.maximum(REACH * places.std(1), 0.5)
+    step = 2 * reach / (side - 1)
+    smooth = ndimage.gaussian_filter(grey, step / 2, mode="constant")
+    lines = [np.linspace(c - r, c + r, side) for c, r in zip(places.mean(1), reach, strict=True)]
+    row = ndimage.map_coordinates(smooth, np.meshgrid(*lines, indexing="ij"), np.float64, order=1, mode="grid-constant")
+    row = row.ravel() - row.mean()
+    return row / max(float(np.linalg.norm(row)), 1e-12)
+
+
+def _nearest(rows: Array, others: Array, *, skip_self: bool = False) -> tuple[NDArray[np.int64], Array]:
+    """Place and Euclidean distance of each row's nearest among the others."""
+    places, distances = [], []
+    for number, row in enumerate(rows):
+        squared = ((others - row) ** 2).sum(1)
+        if skip_self:
+            squared[number] = np.inf
+        places.append(int(squared.argmin()))
+        distances.append(float(np.sqrt(squared.min())))
+    return np.array(places), np.array(distances)
+
+
+def _tail(distances: Array, real: Array) -> Array:
+    """P(a new real distance ≤ each) of a normal law fitted to the logarithms of the real ones."""
+    floor = 1e-12 * max(float(real.max()), 1e-300)
+    logs = np.log(np.maximum(real, floor))
+    spread = max(float(logs.std(ddof=1)), 1e-6) * np.sqrt(1 + 1 / len(logs))
+    return stats.t.cdf((np.log(np.maximum(distances, floor)) - logs.mean()) / spread, df=len(logs) - 1)
+
+
+def _check(t: Array, s: Array, h: Array | None) -> None:
+    for name, rows, least in (("training", t, 4), ("synthetic", s, 1), ("held-out", t if h is None else h, 3)):
+        if rows.ndim != 2 or rows.shape[1:] != t.shape[1:]:
+            raise InputError(f"{name} rows {rows.shape} must be (n, d) with the d of the training rows {t.shape}")
+        if len(rows) < least:
+            raise InputError(f"the memorisation test needs {least} {name} volumes, not {len(rows)}")
+        if not np.isfinite(rows).all():
+            raise InputError(f"the {name} rows hold numbers that are NaN or infinite")
+    if not np.ptp(t, axis=0).any():
+        raise InputError("the training volumes are all the same: there is no distance to compare with")

@@ -1,0 +1,161 @@
+"""Metric profiles: the exact definitions under which a fidelity number may be compared with published ones.
+
+Two papers' PSNR of the same images differ by decibels when clipping, data range, mask and window differ, so a number
+carries its profile's name: `measure` puts it before the metric ("synthrad2025_psnr"), and `PROFILES` says in a
+sentence what was done. The challenges' segmentation metrics (Dice and HD95 on organ masks, synthrad2025) are
+`medgen.evaluation.segmentation`'s.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medgen.evaluation.fidelity import check_mask, check_pair, gradient_error, mae, ncc, psnr, rmse
+from medgen.evaluation.ssim import (
+    LEVEL_WEIGHTS,
+    RADIUS,
+    halved,
+    inside,
+    mean_ssim,
+    ms_ssim,
+    smallest_axis,
+    ssim,
+    ssim_map,
+)
+from medgen.types import InputError
+
+Array = NDArray[Any]
+
+PROFILES: Mapping[str, str] = {
+    "generic": (
+        "nothing is clipped; the data range is the user's; MAE, RMSE, PSNR, NCC, gradient error, SSIM and MS-SSIM with "
+        "a Gaussian window (Wang 2004, 2003) in the mask, or the whole volume"
+    ),
+    "synthrad2023": (
+        "MAE, PSNR and SSIM in the body mask; for PSNR and SSIM clipped to [-1024, 3000] HU, range 4024; SSIM with a "
+        "uniform 7-voxel window on images set to -1024 HU outside the mask and shifted to start at 0 "
+        "(https://github.com/SynthRAD2023/metrics, functions/image_metrics.py)"
+    ),
+    "synthrad2025": (
+        "MAE, PSNR and 5-level MS-SSIM in the body mask; for PSNR and MS-SSIM clipped to [-1024, 3071] HU, range 4095; "
+        "MS-SSIM with a uniform 7-voxel window, luminance at every level, on images set to -1024 HU outside the mask "
+        "and shifted to start at 0 (https://github.com/SynthRAD2025/evaluation, image_metrics.py)"
+    ),
+}
+SYNTHRAD2023 = (-1024.0, 3000.0)  # HU
+SYNTHRAD2025 = (-1024.0, 3071.0)  # HU
+SYNTHRAD_SIZE = 97  # voxels, (7 - 1) * 2**4 + 1: to this every axis is padded before the five levels
+
+
+def measure(
+    reference: Array,
+    prediction: Array,
+    mask: Array | None = None,
+    *,
+    profile: str,
+    data_range: float | None = None,
+    spacing: Sequence[float] | None = None,
+) -> dict[str, float]:
+    """All image metrics of one profile of a pair of volumes (X, Y, Z), under names that carry the profile.
+
+    Args:
+        reference, prediction: the truth and the converted volume on one grid; HU for the synthrad profiles.
+        mask: where to measure (non-zero voxels), such as the body or one label; None for the whole volume.
+        profile: a key of `PROFILES`.
+        data_range: span of values the modality can take; ``generic`` needs it, the others bring theirs.
+        spacing: mm, for the gradient error of ``generic``, which is left out where None.
+
+    Returns:
+        ``generic``: mae, rmse, psnr, ssim, ncc, with axes of 16 voxels and more ms_ssim, with ``spacing``
+        gradient_error (HU/mm). ``synthrad2023``: synthrad2023_mae, _psnr, _ssim. ``synthrad2025``:
+        synthrad2025_mae, _psnr, _ms_ssim. MAE in HU, PSNR in dB.
+
+    Raises:
+        InputError: an unknown profile, a data range that is missing or not the profile's to choose, images that
+            cannot be compared, or a mask that has no voxel left where a challenge's SSIM looks.
+    """
+    if profile not in PROFILES:
+        raise InputError(f"no metric profile is named {profile!r}: choose one of {', '.join(PROFILES)}")
+    if profile == "generic":
+        if data_range is None:
+            raise InputError("the profile generic needs data_range, the span of values that such images can take")
+        return _generic(reference, prediction, mask, data_range, spacing)
+    if data_range is not None:
+        raise InputError(f"the profile {profile} has its own data range: leave data_range out, or choose generic")
+    low, high, name, similarity = _CHALLENGES[profile]
+    check_pair(reference, prediction)
+    check_mask(reference, mask)
+    x, y = (np.clip(np.asarray(image, np.float32), low, high) for image in (reference, prediction))
+    scores = {
+        "mae": mae(reference, prediction, mask),  # not clipped, as in both challenges' code
+        "psnr": psnr(x, y, data_range=high - low, mask=mask),
+        name: similarity(_shifted(x, mask, low), _shifted(y, mask, low), mask, high - low),
+    }
+    return {f"{profile}_{key}": value for key, value in scores.items()}
+
+
+def _generic(
+    reference: Array, prediction: Array, mask: Array | None, data_range: float, spacing: Sequence[float] | None
+) -> dict[str, float]:
+    scores = {
+        "mae": mae(reference, prediction, mask),
+        "rmse": rmse(reference, prediction, mask),
+        "psnr": psnr(reference, prediction, data_range=data_range, mask=mask),
+        "ssim": ssim(reference, prediction, data_range=data_range, mask=mask),
+        "ncc": ncc(reference, prediction, mask),
+    }
+    if min(reference.shape) >= smallest_axis():
+        scores["ms_ssim"] = ms_ssim(reference, prediction, data_range=data_range, mask=mask)
+    if spacing is not None:
+        scores["gradient_error"] = gradient_error(reference, prediction, spacing=spacing, mask=mask)
+    return scores
+
+
+def _shifted(image: Array, mask: Array | None, low: float) -> Array:
+    """The lowest value outside the mask, and then that value at 0."""
+    return (image if mask is None else np.where(np.asarray(mask, bool), image, np.float32(low))) - np.float32(low)
+
+
+def _synthrad2023_ssim(x: Array, y: Array, mask: Array | None, data_range: float) -> float:
+    """Mean over the mask of scikit-image's default SSIM map, the outermost three voxels left out."""
+    similarity = ssim_map(x, y, data_range=data_range, window="uniform")
+    return mean_ssim(similarity, None if mask is None else _off_the_faces(mask), window="uniform")
+
+
+def _synthrad2025_ms_ssim(x: Array, y: Array, mask: Array | None, data_range: float) -> float:
+    """Π_j mean over the mask of max(SSIM_j, 0)^w_j, five levels with the weights of Wang 2003.
+
+    The challenge raises luminance, contrast and structure to w_j in every voxel, before the mean, and keeps the
+    luminance at every level. Contrast times structure is (2 σxy + C2) / (σx² + σy² + C2) when C3 = C2 / 2, so the
+    three factors are SSIM. Axes below 97 voxels are padded with their last value, the mask too. A coarse voxel k is
+    the mean of 2k - 1 and 2k along every axis (0 before the first) and is in the mask if 2k is.
+    """
+    counts = np.ones(x.shape, bool) if mask is None else np.asarray(mask, bool)
+    padding = [((short := max(SYNTHRAD_SIZE - n, 0)) // 2, short - short // 2) for n in x.shape]
+    x, y, counts = (np.pad(image, padding, mode="edge") for image in (x, y, counts))
+    product = 1.0
+    for level, weight in enumerate(LEVEL_WEIGHTS):
+        if level:
+            x, y = (halved(np.pad(image, [(1, 0)] * 3)) for image in (x, y))
+            counts = counts[::2, ::2, ::2]
+        similarity = np.maximum(ssim_map(x, y, data_range=data_range, window="uniform"), 0)
+        product *= mean_ssim(similarity**weight, _off_the_faces(counts), window="uniform")
+    return product
+
+
+def _off_the_faces(mask: Array) -> Array:
+    """The mask without the voxels whose 7-voxel window crosses a face of the volume."""
+    inner = np.zeros(mask.shape, bool)
+    centre = inside(mask.shape, RADIUS["uniform"])
+    inner[centre] = np.asarray(mask, bool)[centre]
+    if not inner.any():
+        raise InputError("the mask has no voxel more than 3 from the faces, where the challenge's SSIM looks")
+    return inner
+
+
+_CHALLENGES: Mapping[str, tuple[float, float, str, Callable[[Array, Array, Array | None, float], float]]] = {
+    "synthrad2023": (*SYNTHRAD2023, "ssim", _synthrad2023_ssim),
+    "synthrad2025": (*SYNTHRAD2025, "ms_ssim", _synthrad2025_ms_ssim),
+}

@@ -1,0 +1,55 @@
+"""Which model made the volumes that are evaluated, from the ``manifest.json`` that conversion left beside them."""
+
+import json
+from collections import Counter
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from medgen.types import InputError
+
+
+def read_manifest(prediction: Path) -> dict[str, Any] | None:
+    """The manifest of a converted folder (or beside a converted file); None where there is none.
+
+    Raises `InputError` for a file of that name that is none.
+    """
+    path = (prediction if prediction.is_dir() else prediction.parent) / "manifest.json"
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content["model"]["sha256"], content["cases"].values()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is not a manifest of medgen ({error}); move it away") from error
+    return content
+
+
+def provenance(manifest: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """{"model": ..., "conversion": ...} as short texts for a report; what an older manifest lacks is left out."""
+    model, cases = manifest["model"], manifest["cases"].values()
+    data = model.get("training_data") or {}
+    shown = {
+        "folder": model.get("folder"),
+        "method": model.get("method"),
+        "step": model.get("step"),
+        "target": model.get("target"),
+        "weights sha256": model.get("weights_sha256"),
+        "model sha256": model["sha256"],
+        "training cases": len(data["training"]) if "training" in data else None,
+        "training data sha256": data.get("sha256"),
+        "versions": ", ".join(f"{name} {version}" for name, version in (model.get("versions") or {}).items()) or None,
+        "commit": model.get("commit"),
+        "health": "; ".join(model.get("health") or []) or None,
+    }
+    counts = Counter(case.get("status", "?") for case in cases)
+    conversion = {status: str(number) for status, number in sorted(counts.items())}
+    conversion["with warnings"] = str(sum(bool(case.get("warnings")) for case in cases))
+    return {"model": {name: str(value) for name, value in shown.items() if value is not None}, "conversion": conversion}
+
+
+def trained_on(manifest: dict[str, Any], cases: Collection[str]) -> list[str]:
+    """Those of the evaluated cases that the model was trained on or chosen by: no test of it."""
+    data = manifest["model"].get("training_data") or {}
+    known = {str(name).rpartition("/")[2] for part in ("training", "validation") for name in data.get(part, ())}
+    return sorted(known & set(cases))

@@ -1,0 +1,110 @@
+"""What is measured of all volumes together: their distribution beside real ones, and whether training was copied."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medgen.data.body import body_mask
+from medgen.evaluation.compare import compare_distributions
+from medgen.evaluation.feature_set import collect
+from medgen.evaluation.features.extractor import Extractor
+from medgen.evaluation.memorisation import memorisation_test, volume_descriptor
+from medgen.evaluation.summary import Failure
+from medgen.io.volume import Volume, case_name, find_volumes, read_volume, to_canonical
+from medgen.types import InputError
+
+SAME_PATIENTS = (
+    "the reference is the truth of the same patients, so the values are lower than beside real scans of others; "
+    "give --real for those"
+)
+
+
+def distribution_section(
+    real: Sequence[Path],
+    prediction: Sequence[Path],
+    source: Sequence[Path],
+    extractor: Extractor,
+    *,
+    same_patients: bool,
+    failures: list[Failure],
+) -> list[dict[str, Any]]:
+    """Rows of `compare_distributions` of the predictions, each with ``source_value``: that of the unconverted sources.
+
+    A volume that cannot be read is added to ``failures`` and left out.
+    """
+    reference = collect(_volumes(real, failures), extractor)
+    rows = compare_distributions(reference, _volumes(prediction, failures), extractor)
+    before = compare_distributions(reference, _volumes(source, failures), extractor) if source else [{}] * len(rows)
+    notes = [SAME_PATIENTS] if same_patients else []
+    return [
+        {**row, "source_value": old.get("value"), "notes": [*row["notes"], *notes]}
+        for row, old in zip(rows, before, strict=True)
+    ]
+
+
+def memorisation_section(
+    training: Sequence[Path], prediction: Sequence[Path], held_out: Sequence[Path], failures: list[Failure]
+) -> dict[str, Any]:
+    """`memorisation_test` of converted or generated volumes against the training images of their domain.
+
+    ``held_out``: real images that training never saw; none: training images against each other.
+    """
+    known, made, others = (_descriptors(paths, failures) for paths in (training, prediction, held_out))
+    found = memorisation_test(
+        np.stack(list(known.values())) if known else np.zeros((0, 1)),
+        np.stack(list(made.values())) if made else np.zeros((0, 1)),
+        held_out=np.stack(list(others.values())) if others else None,
+        training_names=list(known),
+        synthetic_names=list(made),
+    )
+    closest = [
+        {
+            "synthetic": case_name(Path(pair.synthetic)),
+            "training": case_name(Path(pair.training)),
+            "distance": pair.distance,
+            "p_value": pair.p_value,
+            "flagged": pair.copy,
+            "files": {"synthetic": pair.synthetic, "training": pair.training},
+        }
+        for pair in found.pairs
+    ]
+    return {
+        "p_value": found.p_value,
+        "flagged": found.memorised,
+        "closest": closest,
+        "note": f"{len(made)} volumes against {len(known)} training volumes; usual distances by "
+        + (f"{len(others)} real volumes that training never saw" if others else "the training volumes themselves"),
+    }
+
+
+def volume_files(folder: Path | None) -> list[Path]:
+    """The volumes of a folder, or the one file that is given; InputError where there are none."""
+    if folder is None:
+        return []
+    if folder.is_file():
+        return [folder]
+    files = find_volumes(folder)
+    if not files:
+        raise InputError(f"{folder} holds no volumes; name the folder that the files lie in")
+    return files
+
+
+def _volumes(paths: Iterable[Path], failures: list[Failure]) -> Iterator[Volume]:
+    for path in paths:
+        try:
+            volume = to_canonical(read_volume(path))
+        except InputError as error:
+            failure = Failure(case_name(path), str(error))
+            if failure not in failures:
+                failures.append(failure)
+            continue
+        yield volume
+
+
+def _descriptors(paths: Sequence[Path], failures: list[Failure]) -> dict[str, np.ndarray]:
+    return {
+        str(volume.path): volume_descriptor(volume.data, volume.spacing, mask=body_mask(volume.data))
+        for volume in _volumes(paths, failures)
+    }

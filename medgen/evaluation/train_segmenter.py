@@ -1,0 +1,307 @@
+"""Train a segmenter: labelled images in, ``evaluation.segmenter.Segmenter`` out.
+
+Dice + cross-entropy, AdamW, a budget of steps or minutes known beforehand and no validation: nothing is chosen by
+looking at a score, so every case that training does not see is a fair test.
+"""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from monai.losses import DiceCELoss
+from nibabel.orientations import io_orientation
+from torch import Tensor
+
+from medgen.data.body import looks_like_hu
+from medgen.data.cache import Cached, Channels, cached
+from medgen.data.labels import cached_labels
+from medgen.data.sampling import Patches, batches
+from medgen.evaluation.segmenter import Plan, Segmenter, build_network, choose_sizes, load_segmenter, save_segmenter
+from medgen.io.volume import GRID_TOLERANCE, read_geometry, read_volume, same_geometry
+from medgen.types import Batch, InputError
+
+LOOKED_AT = 20  # volumes that tell CT from MR and, in CT, the window
+VOXELS_PER_CLASS = 2000  # remembered to centre patches on
+WARM_UP = 0.05  # part of the training in which the learning rate rises
+
+
+class Example(NamedTuple):
+    """An image with its labels on the same grid; ``patient`` decides what may be trained on together."""
+
+    name: str
+    patient: str
+    image: Path
+    labels: Path
+
+
+def label_values(examples: Sequence[Example]) -> tuple[int, ...]:
+    """All values in the readable label maps, ascending and with 0.
+
+    Raises:
+        InputError: no label beside the background.
+    """
+    values = {0}
+    for example in examples:
+        with suppress(InputError):  # an unreadable file is reported where the case is used
+            values |= {int(v) for v in np.unique(read_volume(example.labels).data)}
+    if len(values) < 2:
+        raise InputError("the label maps hold no label but 0, so there is nothing to segment; check their folder")
+    return tuple(sorted(values))
+
+
+def fingerprint(examples: Iterable[Example], settings: Any) -> str:
+    """A hash of the examples' names, patients and files (path, size, time) and of settings."""
+    files = [[e.name, e.patient, *map(_stat, (e.image, e.labels))] for e in examples]
+    return hashlib.sha256(json.dumps([files, settings], default=str).encode()).hexdigest()
+
+
+def _stat(path: Path) -> list[Any]:
+    with suppress(OSError):
+        return [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns]
+    return [str(path)]
+
+
+def make_plan(
+    examples: Sequence[Example],
+    values: Sequence[int],
+    *,
+    filters: int = 16,
+    voxels: int = 64**3,
+    mirror: bool = False,
+    intensities: Literal["auto", "ct", "mr"] = "auto",
+) -> Plan:
+    """The segmenter that fits the data.
+
+    Args:
+        examples: all readable.
+        values: of the labels, 0 first.
+        filters: of the first level (nnU-Net: 32, for a GPU).
+        voxels: bound on the patch (nnU-Net: what fills the GPU, about 128³).
+        mirror: mirror patches in training; only sound where no label is left or right.
+        intensities: ``mr``: each case by mean and standard deviation of its foreground. ``ct``: the window that holds
+            99 % of the labelled voxels (nnU-Net). ``auto``: ct if most of the first 20 volumes hold air.
+    """
+    shapes, spacings = (np.stack(part) for part in zip(*(_canonical_grid(e.image) for e in examples), strict=True))
+    spacing = np.median(spacings, 0)
+    patch, strides, kernels = choose_sizes(np.median(shapes * spacings / spacing, 0), spacing, voxels)
+    x, y, z = (float(s) for s in spacing)
+    return Plan(
+        values=tuple(values),
+        spacing=(x, y, z),
+        patch=patch,
+        strides=strides,
+        kernels=kernels,
+        filters=filters,
+        codec={"kind": "zscore"} if intensities == "mr" else _codec(examples[:LOOKED_AT], intensities == "ct"),
+        mirror=mirror,
+    )
+
+
+def _canonical_grid(image: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Shape and spacing on canonical axes, from the header."""
+    grid = read_geometry(image)
+    order = np.argsort(io_orientation(grid.affine)[:, 0])
+    return np.asarray(grid.shape, float)[order], np.asarray(grid.spacing)[order]
+
+
+def _codec(examples: Sequence[Example], is_ct: bool) -> dict[str, Any]:
+    hold_air, labelled = [], [np.zeros(0, np.float32)]
+    for example in examples:
+        with suppress(InputError, IndexError):  # a file that cannot be used is reported where its patches are made
+            image = read_volume(example.image).data
+            labelled.append(image[read_volume(example.labels).data > 0])
+            hold_air.append(looks_like_hu(image))
+    if not is_ct and not (hold_air and np.mean(hold_air) > 0.5):
+        return {"kind": "zscore"}
+    values = np.concatenate(labelled)
+    low, high = np.percentile(values, [0.5, 99.5]) if values.size else (-1000.0, 1000.0)
+    return {"kind": "window", "low": float(low), "high": float(max(high, low + 1))}
+
+
+def train_segmenter(
+    examples: Sequence[Example],
+    folder: Path,
+    *,
+    values: Sequence[int] | None = None,
+    steps: int = 4000,
+    minutes: float | None = None,
+    batch: int = 2,
+    lr: float = 2e-3,
+    seed: int = 0,
+    filters: int = 16,
+    voxels: int = 64**3,
+    mirror: bool = False,
+    intensities: Literal["auto", "ct", "mr"] = "auto",
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+    cache: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Segmenter:
+    """Train a segmenter and save it; one that ``folder`` holds already, of the same files and settings, is loaded.
+
+    Args:
+        examples: to learn from; those that cannot be used are left out and named in the segmenter's record.
+        folder: where to write it.
+        values: of the labels, 0 first; None: those that occur.
+        steps, minutes: the budget; training ends with whichever runs out first, its schedule with it.
+        lr: largest learning rate.
+        seed: of weights and patches; with ``steps`` alone two runs on the CPU give the same weights.
+        workers: loader processes beside this one, for GPUs.
+        cache: folder of decompressed volumes, to be shared by several trainings; None: ``folder``'s neighbour.
+
+    The other arguments are those of ``make_plan``.
+
+    Raises:
+        InputError: no example can be used.
+    """
+    folder, cases = Path(folder), sorted(examples)
+    if len({example.name for example in cases}) < len(cases):
+        raise InputError("two examples to train a segmenter on have one name; give each its own")
+    settings = [values, steps, minutes, batch, lr, seed, filters, voxels, mirror, intensities]
+    made_of = fingerprint(cases, settings)
+    with suppress(InputError):
+        found = load_segmenter(folder, device)
+        if found.record["made_of"] == made_of:
+            return found
+    values = label_values(cases) if values is None else tuple(sorted({0, *values}))
+    cache = folder.with_name(f"{folder.name}.cache") if cache is None else cache
+    usable, skipped = _same_grids(cases)
+    if not usable:
+        raise InputError(_nothing(skipped))
+    plan = make_plan(usable, values, filters=filters, voxels=voxels, mirror=mirror, intensities=intensities)
+    images: dict[str, Channels] = {}
+    labels: dict[str, Path] = {}
+    for example in usable:
+        try:
+            labels[example.name] = cached_labels(cache, example.labels, example.image, values, spacing=plan.spacing)
+            image = cached(cache, example.image, plan.codec, spacing=plan.spacing)
+            images[example.name] = (_centred_on_labels(image, labels[example.name]),)
+        except InputError as error:
+            skipped[example.name] = str(error)
+            labels.pop(example.name, None)
+    if not images:
+        raise InputError(_nothing(skipped))
+    patches = Patches(
+        images,
+        images,  # a target is asked for; it is not used
+        labels=labels,
+        paired=True,
+        patch=plan.patch,
+        seed=seed,
+        body=0.67,
+        flip=("x", "y", "z") if mirror else (),
+        rotate=15,
+        scale=0.15,
+        gamma=0.4,
+    )
+    torch.manual_seed(seed)
+    segmenter = Segmenter(plan, build_network(plan).to(device), {})
+    stream = batches(patches, batch=batch, first_step=0, steps=steps, workers=workers)
+    record = _fit(segmenter, stream, steps=steps, minutes=minutes, lr=lr, seed=seed, say=say)
+    record |= {
+        "training": sorted(images),
+        "skipped": skipped,
+        "seed": seed,
+        "batch": batch,
+        "lr": lr,
+        "made_of": made_of,
+    }
+    segmenter = replace(segmenter, network=segmenter.network.eval(), record=record)
+    save_segmenter(folder, segmenter)
+    return segmenter
+
+
+def _same_grids(examples: Sequence[Example]) -> tuple[list[Example], dict[str, str]]:
+    """The examples whose image and labels share a grid, by their headers, and why each other one cannot be used."""
+    usable, skipped = [], {}
+    for example in examples:
+        try:
+            image, labels = read_geometry(example.image), read_geometry(example.labels)
+            if not same_geometry(image, labels, GRID_TOLERANCE * min(image.spacing)):
+                raise InputError(
+                    f"{example.labels} [{labels.describe()}] is not on the grid of {example.image} "
+                    f"[{image.describe()}]; resample it first"
+                )
+            usable.append(example)
+        except InputError as error:
+            skipped[example.name] = str(error)
+    return usable, skipped
+
+
+def _nothing(skipped: dict[str, str]) -> str:
+    reason = next(iter(skipped.values()), "none was given")
+    return f"there is no example to train a segmenter on ({reason.rstrip('.')}); mend the files or name others"
+
+
+def _centred_on_labels(image: Cached, labels: Path) -> Cached:
+    """Patches are centred on ``body`` voxels: here labelled ones, of every class as many, so that small ones count."""
+    classes = np.load(labels, mmap_mode="r")
+    rng = np.random.default_rng(0)
+    places = []
+    for value in np.unique(classes)[1:]:
+        found = np.flatnonzero(classes == value)
+        chosen = rng.choice(found, VOXELS_PER_CLASS, replace=len(found) < VOXELS_PER_CLASS)
+        places.append(np.stack(np.unravel_index(chosen, classes.shape), 1).astype(np.int32))
+    return replace(image, body=np.concatenate(places) if places else np.zeros((0, 3), np.int32))
+
+
+def _fit(
+    segmenter: Segmenter,
+    stream: Iterable[Batch],
+    *,
+    steps: int,
+    minutes: float | None,
+    lr: float,
+    seed: int,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Train in place; returns the steps made, the minutes taken and the mean loss of the last tenth."""
+    network = segmenter.network.train()
+    device = next(network.parameters()).device
+    loss_of = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=1e-2)
+    noise = torch.Generator(device).manual_seed(seed)
+    losses: list[float] = []
+    started = time.monotonic()
+    for batch in stream:
+        seconds = time.monotonic() - started
+        progress = max(len(losses) / steps, seconds / (60 * minutes) if minutes else 0.0)
+        if progress >= 1:
+            break
+        optimizer.param_groups[0]["lr"] = lr * schedule(progress)
+        x = _noisy(batch["source"].to(device), noise)
+        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+            logits = network(x)
+        loss = loss_of(logits.float(), batch["labels"].to(device))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 12.0)
+        optimizer.step()
+        losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            raise FloatingPointError(f"step {len(losses)} of the segmenter: the loss is not finite; lower lr")
+        if len(losses) % 100 == 0:
+            say(f"step {len(losses)}, {seconds / 60:.1f} min: loss {np.mean(losses[-100:]):.3f}")
+    last = losses[-max(1, len(losses) // 10) :]
+    return {"steps": len(losses), "minutes": (time.monotonic() - started) / 60, "loss": float(np.mean(last))}
+
+
+def schedule(progress: float) -> float:
+    """Factor on the learning rate: linear rise over the first twentieth, then half a cosine to 0."""
+    if progress < WARM_UP:
+        return (progress + 1e-3) / (WARM_UP + 1e-3)
+    return 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
+
+
+def _noisy(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Gaussian noise of a standard deviation drawn for each patch, up to 0.05 of the code's unit."""
+    sd = 0.05 * torch.rand(len(x), 1, 1, 1, 1, generator=generator, device=x.device)
+    return x + sd * torch.randn(x.shape, generator=generator, device=x.device)

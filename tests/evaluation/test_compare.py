@@ -1,0 +1,159 @@
+"""From volumes to numbers: what each number says of itself, saved references, and memory."""
+
+import numpy as np
+import pytest
+
+from medgen.evaluation.compare import compare_distributions
+from medgen.evaluation.distribution import kernel_distance
+from medgen.evaluation.feature_set import collect, load_features, save_features, volumes_in
+from medgen.evaluation.frechet import frechet_distance
+from medgen.io.volume import Volume
+from medgen.types import InputError
+
+
+class Places:
+    """Values of random voxels and their neighbours: features without a network."""
+
+    name, weights, preprocessing = "places", "ab" * 32, "none at all"
+    standard = standardised = False
+
+    def __call__(self, volume, spacing, *, mask=None):
+        at = np.random.default_rng(0).choice(np.flatnonzero(mask), 10)
+        return np.stack([np.roll(volume, step).ravel()[at] for step in range(3)], 1).astype(np.float64)
+
+
+def volumes(count, seed, shift=0.0, spacing=1.0):
+    rng = np.random.default_rng(seed)
+    affine = np.diag([spacing, spacing, spacing, 1])
+    return [Volume(rng.normal(100 + shift, 20, (8, 8, 8)), affine) for _ in range(count)]
+
+
+def everywhere(data):
+    return np.ones(data.shape, bool)
+
+
+def rows(vols):
+    return np.concatenate([Places()(v.data, v.spacing, mask=everywhere(v.data)) for v in vols])
+
+
+def compare(x, y, extractor=None, **options):
+    numbers = compare_distributions(x, y, extractor or Places(), mask_of=everywhere, **options)
+    return {number["metric"]: number for number in numbers}
+
+
+def test_every_number_carries_what_it_depends_on():
+    x, y = volumes(6, 0), volumes(5, 1, shift=10)
+    made = compare(iter(x), iter(y))
+    assert list(made) == [
+        "Fréchet distance (places, weights abababab)",
+        "kernel distance (places)",
+        "MMD, Gaussian (places)",
+        "precision (places)",
+        "recall (places)",
+        "density (places)",
+        "coverage (places)",
+    ]
+    for number in made.values():
+        assert number["extractor"] == "places" and number["weights"] == "ab" * 32 and number["notes"] == []
+        assert number["preprocessing"] == "none at all"
+        assert (number["reference_rows"], number["prediction_rows"]) == (60, 50)
+        assert (number["reference_volumes"], number["prediction_volumes"]) == (6, 5)
+    frechet, kernel, mmd = list(made.values())[:3]
+    assert frechet["value"] == pytest.approx(frechet_distance(rows(x), rows(y)))
+    assert mmd["value"] == pytest.approx(kernel_distance(rows(x), rows(y)))
+    assert kernel["standard_error"] > 0 and frechet["standard_error"] is None
+
+
+def test_only_the_standard_weights_make_fid():
+    class Standard(Places):
+        standard = True
+
+        def probabilities(self, rows):
+            return np.full((len(rows), 4), 0.25)
+
+    made = compare(volumes(3, 0), volumes(3, 1), Standard())
+    assert list(made)[:2] == ["FID", "KID"] and made["Inception Score"]["value"] == pytest.approx(1)
+    assert not any("FID" in name for name in compare(volumes(3, 0), volumes(3, 1)))
+
+
+def test_a_standardising_extractor_takes_out_the_references_scale():
+    class Scaled(Places):
+        standardised = True
+
+        def __call__(self, *args, **options):
+            return super().__call__(*args, **options) * [1, 1e4, 1e-4] + 5
+
+    x, y = volumes(6, 0), volumes(6, 1, shift=10)
+    a, b = rows(x), rows(y)
+    expected = frechet_distance((a - a.mean(0)) / a.std(0, ddof=1), (b - a.mean(0)) / a.std(0, ddof=1))
+    assert next(iter(compare(x, y, Scaled()).values()))["value"] == pytest.approx(expected)
+
+
+def test_few_rows_and_other_voxel_sizes_are_noted():
+    class Wide(Places):
+        def __call__(self, volume, spacing, *, mask=None):
+            return volume.reshape(8, 64).astype(np.float64)
+
+    made = compare(volumes(2, 0), volumes(2, 1, spacing=2.0), Wide())
+    frechet = next(iter(made.values()))
+    assert any("16 rows for 64 features" in note for note in frechet["notes"])
+    assert all(any("2 × 2 × 2 mm" in note for note in number["notes"]) for number in made.values())
+
+
+def test_what_cannot_be_had_says_why():
+    class One(Places):
+        def __call__(self, *args, **options):
+            return super().__call__(*args, **options)[:1]
+
+    made = compare(volumes(4, 0), volumes(3, 1), One())
+    assert made["density (places)"]["value"] is None and "k 5" in made["density (places)"]["notes"][-1]
+    assert made["kernel distance (places)"]["value"] is None
+    with pytest.raises(InputError, match="at least 2 feature rows"):
+        compare(volumes(1, 0), volumes(3, 1), One())
+
+
+def test_rows_stay_under_the_limit_and_statistics_are_of_all():
+    vols = volumes(12, 0)
+    features = collect(iter(vols), Places(), limit=30, mask_of=everywhere)
+    assert len(features.rows) == len(features.groups) == 30 and features.statistics.count == 120
+    assert len(np.unique(features.groups)) > 6
+    np.testing.assert_allclose(features.statistics.mean, rows(vols).mean(0))
+    made = compare(features, volumes(4, 1))
+    assert "of 30 rows chosen at random from the 120 of the reference" in made["recall (places)"]["notes"]
+
+
+def test_a_saved_reference_gives_the_same_numbers(tmp_path):
+    x, y = volumes(5, 0), volumes(4, 1, shift=5)
+    save_features(collect(x, Places(), mask_of=everywhere), tmp_path / "reference.npz")
+    again = load_features(tmp_path / "reference.npz", Places())
+    assert compare(again, y) == compare(x, y)
+
+
+def test_statistics_of_another_extractor_are_refused(tmp_path):
+    path = tmp_path / "reference.npz"
+    save_features(collect(volumes(3, 0), Places(), mask_of=everywhere), path)
+    for key in ("name", "weights", "preprocessing"):
+        other = Places()
+        setattr(other, key, "another")
+        with pytest.raises(InputError, match="another"):
+            load_features(path, other)
+        with pytest.raises(InputError, match="anew"):
+            compare(load_features(path, Places()), volumes(3, 1), other)
+    path.write_bytes(b"nothing")
+    with pytest.raises(InputError, match="no saved features"):
+        load_features(path, Places())
+    with pytest.raises(InputError, match="does not exist"):
+        load_features(tmp_path / "absent.npz", Places())
+
+
+def test_a_volume_that_is_refused_is_named(tmp_path):
+    with pytest.raises(InputError, match="volume 1: .*features"):
+        wrong = [volumes(1, 0)[0], Volume(np.zeros((8, 8, 8)), np.eye(4))]
+
+        class Odd(Places):
+            def __call__(self, volume, spacing, *, mask=None):
+                return super().__call__(volume, spacing, mask=mask)[:, : 3 if volume.any() else 2]
+
+        collect(wrong, Odd(), mask_of=everywhere)
+    with pytest.raises(InputError, match="no volumes"):
+        volumes_in(tmp_path)

@@ -1,0 +1,42 @@
+import numpy as np
+import pytest
+
+from medgen.evaluation.hounsfield import scale_drift, unenhancing_change
+
+MM = (2.0, 2.0, 2.0)
+
+
+@pytest.fixture
+def scan():
+    """Slabs of lung, fat, soft tissue and dense bone with noise, and where each is."""
+    hu = np.full((40, 24, 24), 50.0)
+    hu[:10], hu[10:20], hu[34:] = -800, -100, 900
+    return hu + np.random.default_rng(0).normal(0, 10, hu.shape)
+
+
+def test_an_offset_shows_in_every_tissue(scan):
+    change = unenhancing_change(scan, scan + 15, np.ones(scan.shape, bool), MM)
+    assert set(change) == {"fat", "lung", "dense bone"}
+    assert [moved for _, moved in change.values()] == pytest.approx([15, 15, 15], abs=1e-3)
+    assert change["fat"][0] == pytest.approx(-100, abs=2) and change["lung"][0] == pytest.approx(-800, abs=2)
+
+
+def test_iodine_in_soft_tissue_moves_nothing(scan):
+    removed = np.where((scan > 0) & (scan < 200), scan - 80, scan)
+    change = unenhancing_change(scan, removed, np.ones(scan.shape, bool), MM)
+    assert abs(change["fat"][1]) < 0.5 and abs(change["lung"][1]) < 0.5
+
+
+def test_drift_is_the_slope(scan):
+    change = unenhancing_change(scan, 1.06 * scan + 3, np.ones(scan.shape, bool), MM)
+    assert scale_drift(change) == pytest.approx(0.06, abs=0.002)
+    assert np.isnan(scale_drift({"fat": (-100.0, 1.0)}))
+
+
+def test_muscle_needs_labels_and_small_tissues_are_left_out(scan):
+    labels = np.zeros(scan.shape, np.uint8)
+    labels[22:32] = 7
+    change = unenhancing_change(scan, scan - 9, np.ones(scan.shape, bool), MM, labels=labels, names={7: "muscle"})
+    assert change["muscle"][1] == pytest.approx(-9, abs=1e-3)
+    nothing = np.zeros(scan.shape, bool)
+    assert unenhancing_change(scan, scan, nothing, MM) == {}

@@ -1,0 +1,129 @@
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from medgen.evaluation.lesions import (
+    BALL,
+    explained,
+    lesion_conservation,
+    matched_lesions,
+    new_structures,
+    sensitivity,
+)
+
+MM = (2.5, 2.5, 2.5)
+SHAPE = (60, 50, 40)
+
+
+def ball(centre, radius, spacing=MM, shape=SHAPE):
+    grids = np.ogrid[tuple(slice(n) for n in shape)]
+    return sum(((g - c) * s) ** 2 for g, c, s in zip(grids, centre, spacing, strict=True)) <= radius**2
+
+
+def noisy(image, seed, sigma=10.0):
+    return image + np.random.default_rng(seed).normal(0, sigma, image.shape)
+
+
+@pytest.fixture
+def pair():
+    """An organ with two lesions, enhanced and plain: the change differs between organ and surroundings."""
+    organ = ball((30, 25, 20), 45)
+    one, two = ball((22, 25, 20), 9), ball((38, 25, 20), 9)
+    source = np.where(organ, 110.0, 60.0) - 80 * one - 60 * two
+    output = np.where(organ, 55.0, 50.0) - 30 * one - 25 * two
+    return noisy(source, 1), noisy(output, 2), one | two
+
+
+def test_contrasts_are_those_drawn(pair):
+    source, output, lesions = pair
+    found = lesion_conservation(source, output, lesions, MM)
+    assert [f.contrast for f in found] == pytest.approx([-80, -60], abs=4)
+    assert [f.contrast_output for f in found] == pytest.approx([-30, -25], abs=4)
+    assert all(f.visible and f.kept for f in found) and sensitivity(found) == 1
+    assert found[0].place == pytest.approx([55, 62.5, 50], abs=1)
+    assert found[0].volume_ml == pytest.approx(4 / 3 * np.pi * 0.9**3, rel=0.1)
+
+
+def test_an_erased_lesion_is_lost_and_inputs_are_untouched(pair):
+    source, output, lesions = pair
+    erased = np.where(ball((22, 25, 20), 12), noisy(np.full(SHAPE, 55.0), 3), output)
+    before = [v.copy() for v in (source, erased, lesions)]
+    found = lesion_conservation(source, erased, lesions, MM, uptake=0.4)
+    assert [f.lost for f in found] == [True, False] and sensitivity(found) == 0.5
+    assert all((a == b).all() for a, b in zip(before, (source, erased, lesions), strict=True))
+
+
+def test_expected_contrast_after_removal(pair):
+    source, output, lesions = pair
+    first, second = lesion_conservation(source, output, lesions, MM, uptake=0.4)
+    assert (first.expected, second.expected) == pytest.approx((-80 + 0.6 * 55, -60 + 0.6 * 55), abs=5)
+    assert lesion_conservation(source, output, lesions, MM)[0].expected == first.contrast
+
+
+def test_what_may_be_isodense_without_contrast_is_not_judged():
+    organ = np.full(SHAPE, 110.0)
+    lesion = ball((30, 25, 20), 8)
+    for hu in (75, 200):  # took up most of what its host did; brighter than its host
+        found = lesion_conservation(noisy(np.where(lesion, hu, organ), 1), noisy(organ - 55, 2), lesion, MM, uptake=0.4)
+        assert not found[0].visible and not found[0].lost
+
+
+def test_host_is_the_commonest_label_of_the_ring():
+    labels = np.ones(SHAPE, int)
+    labels[32:] = 2
+    lesion = ball((27, 25, 20), 8)
+    source = np.where(labels == 2, -100.0, 100.0) - 60 * lesion
+    found = lesion_conservation(noisy(source, 1), noisy(source, 2), lesion, MM, labels=labels)
+    assert found[0].contrast == pytest.approx(-60, abs=4)
+
+
+def test_matched_lesions_counts():
+    source = ball((15, 25, 20), 8) | ball((40, 25, 20), 8)
+    output = ball((16, 25, 20), 6) | ball((30, 10, 10), 6) | ball((50, 40, 30), 6)
+    assert matched_lesions(source, output) == (0.5, 2)
+    assert np.isnan(matched_lesions(np.zeros(SHAPE), output)[0])
+
+
+def test_filter_response_to_a_ball():
+    """`BALL` is the difference of two chi distributions; the drawn ball agrees within its voxels."""
+    from scipy.stats import chi
+
+    assert BALL == pytest.approx(chi.cdf(3**0.5, 3) - chi.cdf(3**0.5 / 1.6, 3), abs=0.01)
+
+
+@pytest.mark.parametrize(("hu", "radius"), [(30, 8), (-35, 7), (60, 5)])
+def test_an_invented_lesion_is_found_where_it_is(pair, hu, radius):
+    source, output, _ = pair
+    at = (30, 33, 20)
+    found = new_structures(output + hu * ball(at, radius), source, np.ones(SHAPE, bool), MM)
+    assert len(found) == 1
+    assert np.linalg.norm(np.subtract(found[0].place, np.multiply(at, MM))) < 8
+    assert np.sign(found[0].contrast) == np.sign(hu) and abs(found[0].contrast) > 0.5 * abs(hu)
+
+
+def test_a_correct_pair_has_nothing_new(pair):
+    source, output, _ = pair
+    assert new_structures(output, source, np.ones(SHAPE, bool), MM) == []
+
+
+def test_other_units_and_inverted_contrast_are_nothing_new(pair):
+    source, _, _ = pair
+    inverted = noisy(900 - 3 * source, 5, 30)
+    assert new_structures(inverted, source, np.ones(SHAPE, bool), MM) == []
+    found = new_structures(inverted + 200 * ball((30, 33, 20), 8), source, np.ones(SHAPE, bool), MM)
+    assert len(found) == 1
+
+
+def test_nothing_in_an_empty_mask(pair):
+    assert new_structures(pair[1], pair[0], np.zeros(SHAPE, bool), MM) == []
+
+
+def test_explained_follows_each_tissues_change():
+    """The mean of like voxels: exact where each value of the other image has one change."""
+    other = np.where(np.arange(40)[:, None, None] < 20, 10.0, 50.0) * np.ones((40, 40, 40))
+    image = np.where(other < 30, -5.0, 80.0)
+    mean, scatter = explained(image, other, np.ones(other.shape, bool), (2.0, 2.0, 2.0))
+    inner = np.abs(np.arange(40) - 19.5) > 4  # beyond the blur of the boundary
+    assert np.abs(mean - image)[inner].max() < 0.5 and scatter[inner].max() < 5
+    edge = ndimage.gaussian_filter(other, 1)  # between the two values lies what their mixtures change
+    assert ((mean >= -5.5) & (mean <= 80.5)).all() and edge.shape == mean.shape

@@ -1,0 +1,45 @@
+import json
+
+import pytest
+
+from medgen.evaluation.provenance import provenance, read_manifest, trained_on
+from medgen.types import InputError
+
+MANIFEST = {
+    "model": {
+        "folder": "RUN/best",
+        "sha256": "ab",
+        "step": 7,
+        "target": None,
+        "method": "cut",
+        "training_data": {"training": ["source/a", "target/b", "c"], "validation": ["d"], "sha256": "ef"},
+        "versions": {"medgen": "0.1.0", "torch": "2.13.0"},
+    },
+    "cases": {"a": {"status": "converted", "warnings": ["w"]}, "x": {"status": "failed", "warnings": []}},
+}
+
+
+def test_the_manifest_lies_in_the_folder_or_beside_the_file(tmp_path):
+    assert read_manifest(tmp_path) is None
+    (tmp_path / "manifest.json").write_text(json.dumps(MANIFEST))
+    (tmp_path / "a.nii.gz").write_bytes(b"")
+    assert read_manifest(tmp_path) == read_manifest(tmp_path / "a.nii.gz") == MANIFEST
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"model": {}}', '{"model": {"sha256": "a"}, "cases": []}'])
+def test_another_file_of_that_name_is_refused(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(InputError, match="manifest.json is not a manifest"):
+        read_manifest(tmp_path)
+
+
+def test_what_a_report_shows_of_it():
+    shown = provenance(MANIFEST)
+    assert shown["model"]["method"] == "cut" and shown["model"]["training cases"] == "3"
+    assert "target" not in shown["model"] and shown["model"]["versions"] == "medgen 0.1.0, torch 2.13.0"
+    assert shown["conversion"] == {"converted": "1", "failed": "1", "with warnings": "1"}
+
+
+def test_cases_that_training_saw_are_found():
+    assert trained_on(MANIFEST, ["a", "c", "d", "x"]) == ["a", "c", "d"]
+    assert trained_on({"model": {"sha256": "a"}, "cases": {}}, ["a"]) == []

@@ -1,0 +1,119 @@
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from medgen.data.phantom import LABELS, make_patient
+from medgen.evaluation.safety import check_case
+from medgen.evaluation.thresholds import Thresholds
+from medgen.types import InputError
+
+NAMES = {value: name for name, value in LABELS.items()}
+MM = (2.5, 2.5, 2.5)
+
+
+@pytest.fixture(scope="module")
+def patient():
+    return make_patient(1040, size=(150, 112, 40))
+
+
+def faults(verdict):
+    return {reason.fault for reason in verdict.reasons}
+
+
+def lesion_mask(patient):
+    return np.isin(patient.labels, [v for n, v in LABELS.items() if n == "cyst" or n.startswith("lesion")])
+
+
+def test_the_truth_passes_with_and_without_labels(patient):
+    plain = check_case(patient.contrast, patient.noncontrast, MM)
+    full = check_case(
+        patient.contrast,
+        patient.noncontrast,
+        MM,
+        labels=patient.labels,
+        names=NAMES,
+        lesions=lesion_mask(patient),
+        truth=patient.noncontrast,
+    )
+    assert plain.status == full.status == "pass" and plain.reasons == full.reasons == ()
+    assert full.values["phase_source"] == "portal_venous" and full.values["phase_output"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("fault", "plant"),
+    [
+        ("flip", lambda v: v[::-1]),
+        ("shift", lambda v: np.roll(v, 1, 1)),
+        ("offset", lambda v: v + 15),
+        ("scale", lambda v: v * 1.08 + 8),
+        ("structure", lambda v: ndimage.gaussian_filter(v, 4)),
+    ],
+)
+def test_each_fault_is_named_with_its_number_limit_and_unit(patient, fault, plant):
+    verdict = check_case(patient.contrast, plant(patient.noncontrast), MM)
+    assert verdict.status in ("review", "fail") and fault in faults(verdict)
+    text = next(str(r) for r in verdict.reasons if r.fault == fault)
+    assert any(c.isdigit() for c in text) and text.endswith(".")
+    assert "limit" in text or "below" in text or "above" in text
+
+
+def test_unconverted_is_told_to_be_enhanced(patient):
+    plain = check_case(patient.contrast, patient.contrast, MM)
+    assert "enhancement" in faults(plain) and "ml" in plain.reasons[0].text
+    full = check_case(patient.contrast, patient.contrast, MM, labels=patient.labels, names=NAMES)
+    assert full.status == "fail" and any("aorta is still enhanced" in r.text for r in full.reasons)
+    other = Thresholds(contrast_removed=False)
+    assert check_case(patient.contrast, patient.contrast, MM, thresholds=other).status == "pass"
+
+
+def test_places_are_in_the_volume_that_was_given(patient):
+    """The check works on a crop and, on a fine grid, on averages: its places must not."""
+    at = np.argwhere(ndimage.distance_transform_edt(patient.labels == LABELS["liver"]) > 5)
+    at = at[len(at) // 2]
+    grids = np.ogrid[tuple(slice(n) for n in patient.labels.shape)]
+    ball = sum(((g - a) * 2.5) ** 2 for g, a in zip(grids, at, strict=True)) <= 81
+    verdict = check_case(patient.contrast, patient.noncontrast + 50 * ball, MM)
+    text = next(r.text for r in verdict.reasons if r.fault == "lesion_new")
+    place = [float(p) for p in text.split("(")[1].split(")")[0].split(",")]
+    assert np.linalg.norm(np.subtract(place, at * 2.5)) < 8
+
+
+def test_truth_excuses_what_it_shows(patient):
+    liver = patient.labels == LABELS["liver"]
+    bright = patient.noncontrast + 30 * liver  # iron or amiodarone: the patient's own liver is so
+    given = {"labels": patient.labels, "names": NAMES}
+    assert "enhancement" in faults(check_case(patient.contrast, bright, MM, **given))
+    assert "enhancement" not in faults(check_case(patient.contrast, bright, MM, truth=bright, **given))
+
+
+def test_images_without_units_are_checked_for_structure_alone():
+    rng = np.random.default_rng(0)
+    blobs = ndimage.gaussian_filter(rng.normal(size=(48, 44, 40)), 3)
+    t1 = np.digitize(blobs, np.quantile(blobs, [0.3, 0.7])) * 200.0 + 50
+    x, y = (v + rng.normal(0, 5, v.shape) for v in (t1, 700 - t1))
+    good, bad = check_case(x, y, (1.0, 1.0, 1.0)), check_case(x, np.flip(y, 0), (1.0, 1.0, 1.0))
+    assert "HU" not in " ".join(map(str, (*good.reasons, *bad.reasons))) and "change_fat" not in good.values
+    assert "flip" in faults(bad) and not faults(good) & {"flip", "shift", "offset", "enhancement"}
+
+
+def test_a_segmenter_that_finds_an_organ_elsewhere(patient):
+    def half(v):
+        return (v > (0 if v is patient.contrast else 1000)).astype(int)
+
+    verdict = check_case(patient.contrast, patient.noncontrast, MM, segment=half)
+    assert faults(verdict) == {"anatomy"} and verdict.status == "fail"
+
+
+def test_inputs_are_untouched(patient):
+    before = patient.contrast.copy(), patient.noncontrast.copy()
+    check_case(patient.contrast, patient.noncontrast, MM)
+    assert (before[0] == patient.contrast).all() and (before[1] == patient.noncontrast).all()
+
+
+def test_what_cannot_be_checked_is_said(patient):
+    with pytest.raises(InputError, match="one grid"):
+        check_case(patient.contrast, patient.noncontrast[1:], MM)
+    with pytest.raises(InputError, match="NaN"):
+        check_case(patient.contrast, np.full_like(patient.contrast, np.nan), MM)
+    with pytest.raises(InputError, match="spacing"):
+        check_case(patient.contrast, patient.noncontrast, (2.5, 0, 2.5))

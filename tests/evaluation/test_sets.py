@@ -1,0 +1,100 @@
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medgen.data.phantom import make_patient
+from medgen.evaluation.evaluate import evaluate
+from medgen.evaluation.features.named import named_extractor
+from medgen.evaluation.sets import volume_files
+from medgen.types import InputError
+
+SIZE, SPACING = (40, 32, 24), 10.0
+
+
+class Means:
+    """The mean and deviation of each half of the body, as an extractor."""
+
+    name, weights, preprocessing, standard, standardised = "means", "none", "halves", False, False
+
+    def __call__(self, volume, spacing, *, mask=None):
+        halves = np.array_split(volume[mask], 2)
+        return np.array([[half.mean(), half.std()] for half in halves])
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    """Truth, source and prediction of four patients, and the truth of six others."""
+    folder = tmp_path_factory.mktemp("cohort")
+    for seed in range(10):
+        patient = make_patient(seed, size=SIZE, spacing=SPACING)
+        volumes = {"real": patient.noncontrast}
+        if seed < 4:
+            mixed = 0.8 * patient.noncontrast + 0.2 * patient.contrast
+            volumes = {"target": patient.noncontrast, "source": patient.contrast, "converted": mixed}
+        for name, data in volumes.items():
+            (folder / name).mkdir(exist_ok=True)
+            nib.save(nib.Nifti1Image(data.astype(np.float32), patient.affine), folder / name / f"p{seed}.nii.gz")
+    return folder
+
+
+def test_distribution_beside_others_with_the_source_as_baseline(cohort, tmp_path):
+    found = evaluate(
+        cohort / "target",
+        cohort / "converted",
+        tmp_path,
+        source=cohort / "source",
+        real=cohort / "real",
+        extractor=Means(),
+    )
+    rows = {row["metric"]: row for row in json.loads((tmp_path / "summary.json").read_text())["distribution"]}
+    frechet = rows["Fréchet distance (means, weights none)"]
+    assert 0 <= frechet["value"] < frechet["source_value"]
+    assert (frechet["reference_volumes"], frechet["prediction_volumes"], frechet["prediction_rows"]) == (6, 4, 8)
+    assert not found.failures and not any("same patients" in note for note in frechet["notes"])
+
+
+def test_without_others_the_reference_serves_and_the_numbers_say_so(cohort, tmp_path):
+    found = evaluate(cohort / "target", cohort / "converted", tmp_path, extractor=Means())
+    row = found.sections["distribution"][0]
+    assert row["source_value"] is None and any("same patients" in note for note in row["notes"])
+
+
+def test_generated_volumes_alone_are_measured_beside_real_ones_and_copies_found(cohort, tmp_path):
+    found = evaluate(None, cohort / "target", tmp_path, real=cohort / "real", training=cohort / "real")
+    assert not found.sections["memorisation"]["flagged"] and not found.failures
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    for path in sorted((cohort / "real").iterdir())[:4]:
+        image = nib.load(path)
+        noisy = image.get_fdata() + np.random.default_rng(0).normal(0, 10, image.shape)
+        nib.save(nib.Nifti1Image(noisy.astype(np.float32), image.affine), copies / f"new_{path.name}")
+    section = evaluate(None, copies, tmp_path / "out", real=cohort / "target", training=cohort / "real").sections[
+        "memorisation"
+    ]
+    first = section["closest"][0]
+    assert section["flagged"] and first["synthetic"] == f"new_{first['training']}"
+
+
+def test_what_cannot_be_measured_of_the_set_is_a_failure_and_the_rest_is_written(cohort, tmp_path):
+    one = tmp_path / "one"
+    one.mkdir()
+    (one / "p0.nii.gz").write_bytes((cohort / "real" / "p4.nii.gz").read_bytes())
+    (one / "broken.nii.gz").write_bytes(b"no volume")
+    found = evaluate(cohort / "target", cohort / "converted", tmp_path / "out", real=cohort / "real", training=one)
+    assert [failure.case for failure in found.failures] == ["broken", "memorisation"]
+    assert "4 training volumes" in found.failures[1].error and len(found.cases) == 4
+    with pytest.raises(InputError, match="needs real volumes"):
+        evaluate(None, cohort / "converted", tmp_path / "x", source=cohort / "source", extractor=Means())
+
+
+def test_extractors_by_name(tmp_path):
+    assert "-200" in named_extractor("radiomics", window=(-200, 300)).preprocessing
+    for text in ("radimagenet", "nonsense", "radiomics:file"):
+        with pytest.raises(InputError, match="no feature extractor is named"):
+            named_extractor(text)
+    with pytest.raises(InputError, match="missing.pt"):
+        named_extractor(f"medicalnet:{tmp_path / 'missing.pt'}")
+    with pytest.raises(InputError, match="holds no volumes"):
+        volume_files(tmp_path)

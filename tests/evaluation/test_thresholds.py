@@ -1,0 +1,31 @@
+from pathlib import Path
+
+import pytest
+
+from medgen.evaluation.thresholds import Thresholds, load_thresholds
+from medgen.types import InputError
+
+CONFIG = Path(__file__).parent.parent.parent / "configs" / "checks" / "ct_contrast.yaml"
+
+
+def test_shipped_file_shows_the_defaults_and_every_key():
+    assert load_thresholds(CONFIG) == Thresholds()
+    text = CONFIG.read_text()
+    assert all(f"\n{key}:" in text for key in Thresholds.model_fields)
+
+
+def test_a_file_changes_what_it_names(tmp_path):
+    (tmp_path / "mr.yaml").write_text("hounsfield: false\nedge_correlation: 0.5\n")
+    limits = load_thresholds(tmp_path / "mr.yaml")
+    assert (limits.hounsfield, limits.edge_correlation, limits.fat_offset) == (False, 0.5, 8.0)
+    (tmp_path / "empty.yaml").write_text("")
+    assert load_thresholds(tmp_path / "empty.yaml") == Thresholds()
+
+
+@pytest.mark.parametrize("text", ["fat_ofset: 3", "fat_offset: -1", "- 3", "fat_offset: [", "shift_voxels: .nan"])
+def test_what_is_wrong_is_said(tmp_path, text):
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(InputError, match="bad.yaml"):
+        load_thresholds(tmp_path / "bad.yaml")
+    with pytest.raises(InputError, match="absent.yaml"):
+        load_thresholds(tmp_path / "absent.yaml")
