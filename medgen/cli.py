@@ -145,32 +145,89 @@ def translate(
 
 @app.command()
 def evaluate(
-    reference: Annotated[Path, typer.Option(help="Folder of true volumes.")],
-    prediction: Annotated[Path, typer.Option(help="Folder of translated volumes, same case names.")],
-    out: Annotated[Path, typer.Option(help="Folder for cases.csv, regions.csv, summary.json, report.html.")],
+    prediction: Annotated[Path, typer.Option(help="Folder of translated or generated volumes.")],
+    out: Annotated[Path, typer.Option(help="Folder for the tables, summary.json, report.html and report.pdf.")],
+    reference: Annotated[Path | None, typer.Option(help="Folder of true volumes, same case names.")] = None,
     source: Annotated[Path | None, typer.Option(help="Folder of unconverted inputs: the baseline.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Folder of label maps (labels.json in or beside it).")] = None,
     mask: Annotated[Path | None, typer.Option(help="Folder of masks inside which errors count.")] = None,
+    prediction_labels: Annotated[
+        Path | None, typer.Option(help="Folder of segmentations of the predictions, scored against --labels.")
+    ] = None,
     data_range: Annotated[float | None, typer.Option(help="Range for PSNR and SSIM; HU images need none.")] = None,
+    profile: Annotated[str, typer.Option(help="generic, or synthrad2023, synthrad2025 besides.")] = "generic",
+    tolerance: Annotated[float, typer.Option(help="Of the surface Dice, mm.")] = 2.0,
+    extractor: Annotated[
+        str | None,
+        typer.Option(
+            help="Distances of sets by features of: radiomics, inception[:FILE], radimagenet:FILE, medicalnet:FILE, "
+            "a TorchScript or ONNX file."
+        ),
+    ] = None,
+    window: Annotated[
+        tuple[float, float] | None, typer.Option(help="Intensities that features see, e.g. -160 240 (HU).")
+    ] = None,
+    real: Annotated[Path | None, typer.Option(help="Folder of real volumes of other patients, for distances.")] = None,
+    training: Annotated[
+        Path | None, typer.Option(help="Folder of the real volumes trained on: are there copies of them?")
+    ] = None,
+    patient_pattern: Annotated[
+        str | None, typer.Option(help="Regular expression that finds the patient in a case's name.")
+    ] = None,
 ) -> None:
-    """Measure translations against the truth, with the unconverted source beside them."""
+    """Measure translations: against the truth, the unconverted source, and real volumes of others."""
     from medgen.evaluation.evaluate import evaluate as run
+    from medgen.evaluation.features.named import named_extractor
     from medgen.reports.evaluation import write_report
 
-    result = run(reference, prediction, out, source=source, labels=labels, mask=mask, data_range=data_range)
-    write_report(result, out / "report.html", title=f"Evaluation of {prediction}")
+    result = run(
+        reference,
+        prediction,
+        out,
+        source=source,
+        labels=labels,
+        mask=mask,
+        prediction_labels=prediction_labels,
+        data_range=data_range,
+        profile=profile,
+        tolerance_mm=tolerance,
+        extractor=None if extractor is None else named_extractor(extractor, window=window),
+        real=real,
+        training=training,
+        patient_pattern=patient_pattern,
+    )
+    write_report([out], out / "report.html", title=f"Evaluation of {prediction}")
     for warning in result.warnings:
         print(f"warning: {warning}")
-    for name, values in result.statistics().items():
+    statistics = result.statistics()
+    for name, values in statistics.items():
         if not name.startswith("source_") and values["mean"] is not None:
-            before = result.statistics().get(f"source_{name}", {}).get("mean")
+            before = statistics.get(f"source_{name}", {}).get("mean")
             beside = "" if before is None else f"  (unconverted source {before:.4g})"
             print(f"{name:15s} {values['mean']:.4g}{beside}")
+    for row in result.sections.get("distribution", []):
+        if row["value"] is not None:
+            beside = "" if row["source_value"] is None else f"  (unconverted source {row['source_value']:.4g})"
+            print(f"{row['metric']} {row['value']:.4g}{beside}")
     print(f"report: {out / 'report.html'}")
     finish(
         [f"{failure.case}: {failure.error}" for failure in result.failures],
         len(result.failures) + len(result.cases),
     )
+
+
+@app.command()
+def report(
+    results: Annotated[list[Path], typer.Argument(help="Folders that medgen evaluate wrote, one a system.")],
+    out: Annotated[Path, typer.Option(help="HTML file to write; the PDF gets its name.")],
+    names: Annotated[str | None, typer.Option(help="Names of the systems, separated by commas.")] = None,
+    title: Annotated[str, typer.Option(help="Of the report.")] = "Evaluation of converted scans",
+) -> None:
+    """Rebuild the report of an evaluation, or join several side by side with tests between them."""
+    from medgen.reports.evaluation import write_report
+
+    write_report(results, out, title=title, names=names.split(",") if names else None)
+    print(f"report: {out}")
 
 
 @app.command()

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from medgen.cli import SYNTHETIC, pick_device
+from medgen.cli import pick_device
 from medgen.config import Settings, load_settings
 from medgen.data.cohort import load_split, read_cohort
 from medgen.types import InputError
@@ -85,13 +85,12 @@ def run(settings: Settings, out: Path) -> list[str]:
     )
     info = model.info
     write_report(
-        result,
+        [out / "results"],
         out / "report.html",
         title="Contrast CT to non-contrast CT",
         notes=[
             f"Model: {settings.method['name']}, step {info.step}, weights {info.weights_sha256[:12]}, "
             f"trained on {len(info.training_data['training'])} patients; none of the cases below was among them.",
-            SYNTHETIC,
         ],
         warnings=[f"When the model was saved: {text}" for text in info.health]
         + [f"{entry.case}: {text}" for entry in converted for text in entry.warnings],

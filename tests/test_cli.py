@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import yaml
-from conftest import SMALL_METHOD, make_model, small_settings, write_cohort
+from small import SMALL_METHOD, make_model, small_settings, write_cohort
 
 from medgen import cli
 from medgen.checkpoint import save_model
@@ -89,7 +89,7 @@ def assert_refused(result, *words):
 
 def test_version_help_and_doctor(run):
     assert run("--version")[1].startswith("medgen ")
-    for command in ("phantom", "train", "translate", "evaluate", "doctor"):
+    for command in ("phantom", "train", "translate", "evaluate", "report", "doctor"):
         code, out, _ = run(command, "--help")
         assert code == 0 and "Usage" in out
     code, out, _ = run("doctor")
@@ -131,6 +131,9 @@ def test_train_translate_evaluate(run, cohort, config, tmp_path):
         truth = nib.load(cohort / "target" / f"{row['case']}.nii.gz").get_fdata()
         made = nib.load(tmp_path / "converted" / f"{row['case']}.nii.gz").get_fdata()
         assert float(row["mae"]) == pytest.approx(np.abs(truth - made).mean(), rel=1e-4)
+    code, out, err = run("report", tmp_path / "results", "--out", tmp_path / "again.html", "--title", "Once more")
+    assert code == 0 and "Once more" in (tmp_path / "again.html").read_text(), err
+    assert_refused(run("report", tmp_path / "run", "--out", tmp_path / "again.html"), "summary.json")
 
 
 def test_second_run_skips_what_is_done_and_converts_what_changed(run, model_folder, tmp_path):

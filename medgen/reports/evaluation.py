@@ -1,172 +1,120 @@
-"""An `Evaluation` as one self-contained HTML page: verdict, main numbers, regions, cases, pictures."""
+"""Evaluation folders → one self-contained HTML page and the same as PDF; several systems side by side."""
 
-import math
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from medgen.evaluation.summary import CaseResult, Evaluation
-from medgen.reports.figures import case_picture
-from medgen.reports.pages import number, percent, write_page
+from medgen.reports import further, sections, verdict
+from medgen.reports.comparisons import compare
+from medgen.reports.figures import draw
+from medgen.reports.measures import HEADLINE, measure, worst_by
+from medgen.reports.pages import render, save_page
+from medgen.reports.pdf import missing, write_pdf
+from medgen.reports.plots import bland_altman
+from medgen.reports.results import System, read_systems
+from medgen.reports.scene import Scene, case_scene, volume_scene
+from medgen.reports.slices import PLANES
+from medgen.reports.stacks import frame, stacks
+from medgen.reports.tables import number
 from medgen.types import InputError
 
-MOST_FIGURES = 8  # about 250 kB each: the page stays a mail attachment
-# Columns of cases.csv in the order of the page: name, table head, row label, unit-bearing, higher is better.
-MEASURES = (
-    ("enhancing_mae", "MAE in enhancing structures", True, False),
-    ("body_mae", "MAE in the body", True, False),
-    ("mae", "MAE", True, False),
-    ("body_psnr", "PSNR in the body", False, True),
-    ("psnr", "PSNR", False, True),
-    ("body_ssim", "SSIM in the body", False, True),
-    ("ssim", "SSIM", False, True),
-    ("slice_jump", "Slice jump", False, False),
-)
+MOST_FIGURES = 4  # about 2 MB each: the page stays a mail attachment
+MOST_SYSTEMS = 3  # in one picture
+MOST_PAIRS = 3  # of a synthetic volume and its nearest training volume
+CSV = "text/csv"
+FILES = {"cases.csv": CSV, "regions.csv": CSV, "segmentation.csv": CSV, "summary.json": "application/json"}
 
 
 def write_report(
-    evaluation: Evaluation,
+    folders: Sequence[Path],
     out_html: Path,
     *,
+    pdf: bool = True,
     title: str = "Evaluation of converted scans",
+    names: Sequence[str] | None = None,
     notes: Sequence[str] = (),
     warnings: Sequence[str] = (),
+    comparisons: Sequence[Mapping[str, Any]] | None = None,
     most_figures: int = MOST_FIGURES,
+    say: Callable[[str], None] = print,
 ) -> Path:
-    """Write the report of an evaluation; pictures are made from the case files, one case at a time.
+    """Write the report of one or more evaluated systems; pictures are made from the case files, one at a time.
 
     Args:
-        out_html: the file to write; one file, no network needed to show it.
-        notes: paragraphs put below the verdict (model, training time, intended use).
-        warnings: shown in red above the evaluation's own warnings.
+        folders: what `medgen.evaluation.evaluate.evaluate` wrote, a folder a system.
+        out_html: the file to write; one file, no network needed to show it. The PDF gets its name with .pdf.
+        pdf: print the page too, where WeasyPrint and Pango are installed; else ``say`` a line that it is missing.
+        names: what each system is called; by default the folder it converted into.
+        notes: paragraphs put below the verdict.
+        warnings: shown in red above the evaluations' own warnings.
+        comparisons: rows of tests between systems, with the keys metric, a, b, n, mean_difference, interval, p,
+            p_holm, effect, wins, ties, losses; None: those of `comparisons.compare`.
         most_figures: cases with a picture: the worst, then the median and the best one.
 
-    Returns ``out_html``. Raises `InputError` if it cannot be written; a case whose files have gone since gets
-    a sentence in place of its picture.
+    Returns ``out_html``. Raises `InputError` for a folder that is no evaluation, or if ``out_html`` cannot be
+    written; a case whose files have gone since gets a sentence in place of its picture.
     """
-    worst_by = _worst_by(evaluation)
-    cases = sorted(evaluation.cases, key=lambda case: -case.metrics.get(worst_by, math.inf))
-    return write_page(
-        "evaluation.html.j2",
-        out_html,
-        title=title,
-        evaluation=evaluation,
-        verdict=_verdict(evaluation, worst_by),
-        notes=list(notes),
-        warnings=[*warnings, *evaluation.warnings],
-        main=[row for measure in MEASURES if (row := _main_row(evaluation, *measure))],
-        regions=evaluation.regions(),
-        digits=_digits(evaluation),
-        cases=cases,
-        columns=_columns(evaluation),
-        worst_by=_label(worst_by, evaluation),
-        figures=[_figure(case, why, evaluation) for case, why in _chosen(cases, most_figures)],
-        settings=_settings(evaluation),
-    )
+    systems = read_systems(folders, names)
+    context = {
+        "title": title,
+        "now": datetime.now(UTC),
+        "systems": systems,
+        "notes": list(notes),
+        "warnings": [*warnings, *verdict.differences(systems), *verdict.warned(systems)],
+        "comparisons": further.comparisons(compare(systems) if comparisons is None else comparisons, systems),
+        **_tables(systems),
+        "pairs": _pairs(systems),
+        "figures": [
+            _figure(case, why, systems, pdf) for case, why in _chosen(sections.ranked_cases(systems), most_figures)
+        ],
+        "downloads": [(system, _downloads(system)) for system in systems],
+    }
+    out_html = save_page(render("evaluation.html.j2", **context), Path(out_html))
+    if pdf:
+        _print(context, out_html.with_suffix(".pdf"), say)
+    return out_html
 
 
-def _worst_by(evaluation: Evaluation) -> str:
-    """The column that says best which case is worst: the most specific error that every case has."""
-    for name in ("enhancing_mae", "body_mae"):
-        if evaluation.cases and all(name in case.metrics for case in evaluation.cases):
-            return name
-    return "mae"
+def _tables(systems: Sequence[System]) -> dict[str, Any]:
+    """The parts of the page that are words and numbers, by their name in the template."""
+    return {
+        "verdicts": verdict.verdicts(systems),
+        "subject": verdict.subject(systems),
+        "main": sections.main_numbers(systems),
+        "failures": verdict.refused(systems),
+        "regions": sections.regions(systems),
+        "cases": sections.cases(systems),
+        "worst_by": measure(worst_by(systems[0]), systems[0]).label if worst_by(systems[0]) else "",
+        "all_measures": sections.all_measures(systems),
+        "agreement": further.agreement(systems),
+        "plots": bland_altman(systems),
+        "structure": further.structure(systems),
+        "segmentation": further.segmentation(systems),
+        "segmentation_cases": further.segmentation_cases(systems),
+        "downstream": further.downstream(systems),
+        "distribution": further.distribution(systems),
+        "memorisation": further.memorisation(systems),
+        "settings": verdict.settings(systems),
+    }
 
 
-def _label(name: str, evaluation: Evaluation) -> str:
-    label = next(label for measure, label, *_ in MEASURES if measure == name)
-    where = "" if "_" in name else " in the mask" if evaluation.settings.get("mask") else " in the whole volume"
-    return label + where
-
-
-def _verdict(evaluation: Evaluation, worst_by: str) -> dict[str, Any]:
-    """One or two plain sentences, and the tone of their frame: better, worse or none."""
-    if not evaluation.cases:
-        return {"lines": ["No case could be measured."], "tone": "worse"}
-    names = [name for name, *_ in MEASURES if name.endswith("mae")]
-    stats, unit, digits = evaluation.statistics(), evaluation.unit, _digits(evaluation)
-    parts, ratios = [], {}
-    for name in names:
-        pairs = _pairs(evaluation, name)
-        if name not in stats:
-            continue
-        place = _label(name, evaluation).removeprefix("MAE ")
-        text = f"{number(stats[name]['mean'], digits)} {unit}".strip() + f" {place}"
-        if pairs:
-            ours, source = (statistics.fmean(column) for column in zip(*pairs, strict=True))
-            ratios[name] = ours / source if source else math.inf if ours else 1.0
-            text = f"{number(ours, digits)} {unit}".strip() + f" {place} against {number(source, digits)}"
-            text += f" ({percent(ratios[name])} of it)" if source else ""
-        parts.append(text)
-    if not ratios:
-        return {
-            "lines": [f"Mean absolute error: {'; '.join(parts)}. No unconverted source to compare with."],
-            "tone": "",
-        }
-    key = ratios[worst_by] if worst_by in ratios else next(iter(ratios.values()))
-    if max(ratios.values()) < 1:
-        head, tone = "The converted scans are closer to the truth than the unconverted ones.", "better"
-    elif min(ratios.values()) >= 1:
-        head, tone = "The converted scans are not closer to the truth than the unconverted ones.", "worse"
+def _print(context: Mapping[str, Any], out: Path, say: Callable[[str], None]) -> None:
+    """The PDF, or a sentence why there is none; an older one would contradict the page and is removed."""
+    if reason := missing():
+        out.unlink(missing_ok=True)
+        say(f"no PDF of the report: {reason}")
     else:
-        head = "The converted scans are closer to the truth than the unconverted ones in part only."
-        tone = "" if key < 1 else "worse"
-    return {
-        "lines": [head, f"Mean absolute error, converted against unconverted: {'; '.join(parts)}."],
-        "tone": tone,
-    }
+        write_pdf(render("evaluation.html.j2", static=True, **context), out)
 
 
-def _main_row(evaluation: Evaluation, name: str, label: str, in_units: bool, higher: bool) -> dict[str, Any] | None:
-    """A line of the main table; None if nobody has the measure. Changes compare the cases that have both."""
-    stats = evaluation.statistics()
-    if name not in stats:
-        return None
-    pairs = _pairs(evaluation, name)
-    ours, source = stats[name], stats.get(f"source_{name}", {})
-    change = statistics.fmean(a - b for a, b in pairs) if pairs else None
-    better = sum(a > b if higher else a < b for a, b in pairs)
-    unit = evaluation.unit if in_units else "dB" if "psnr" in name else ""
-    return {
-        "label": _label(name, evaluation) + (f" ({unit})" if unit else ""),
-        "digits": _digits(evaluation) if in_units else 2 if "psnr" in name else 4,
-        "mean": ours["mean"],
-        "std": ours["std"],
-        "median": ours["median"],
-        "source_mean": source.get("mean"),
-        "source_std": source.get("std"),
-        "change": change,
-        "improved": f"{better} of {len(pairs)}" if pairs else "–",
-        "tone": "" if not change else "good" if (change > 0) == higher else "bad",
-    }
-
-
-def _pairs(evaluation: Evaluation, name: str) -> list[tuple[float, float]]:
-    """(converted, source) of the cases in which both were measured and are finite."""
-    pairs = [(c.metrics.get(name, math.nan), c.metrics.get(f"source_{name}", math.nan)) for c in evaluation.cases]
-    return [pair for pair in pairs if all(map(math.isfinite, pair))]
-
-
-def _columns(evaluation: Evaluation) -> list[dict[str, Any]]:
-    stats = evaluation.statistics()
-    columns = []
-    for name, label, in_units, _ in MEASURES:
-        for column, is_source in ((name, False), (f"source_{name}", True)):
-            if column in stats:
-                digits = _digits(evaluation) if in_units else 2 if "psnr" in name else 4
-                head = label.replace("in enhancing structures", "enhancing").replace("in the ", "").split()
-                columns.append({"name": column, "head": head, "source": is_source, "digits": digits})
-    return columns
-
-
-def _chosen(cases: Sequence[CaseResult], most: int) -> list[tuple[CaseResult, str]]:
+def _chosen(cases: Sequence[str], most: int) -> list[tuple[str, str]]:
     """The cases to picture, worst first: all if few, else the worst, the median and the best."""
     count = len(cases)
     if count <= most:
-        return [(case, f"{_rank(index, count)}. ") for index, case in enumerate(cases)]
+        return [(case, _rank(index, count)) for index, case in enumerate(cases)]
     extra = [count // 2, count - 1] if most > 2 else []
-    return [(cases[index], f"{_rank(index, count)}. ") for index in [*range(most - len(extra)), *extra]]
+    return [(cases[index], _rank(index, count)) for index in [*range(most - len(extra)), *extra]]
 
 
 def _rank(index: int, count: int) -> str:
@@ -177,34 +125,63 @@ def _rank(index: int, count: int) -> str:
     return "Median case" if index == count // 2 else f"Number {index + 1} of {count} from the worst"
 
 
-def _figure(case: CaseResult, why: str, evaluation: Evaluation) -> dict[str, Any]:
-    numbers, digits = [], _digits(evaluation)
-    for name, _, in_units, _ in MEASURES:
-        if in_units and name in case.metrics:
-            text = f"{_label(name, evaluation)} {number(case.metrics[name], digits)} {evaluation.unit}"
-            source = case.metrics.get(f"source_{name}")
-            numbers.append(text.strip() + (f" (source {number(source, digits)})" if source is not None else ""))
-    item: dict[str, Any] = {"case": case, "why": why, "numbers": "; ".join(numbers), "picture": None}
+def _figure(case: str, why: str, systems: Sequence[System], on_paper: bool) -> dict[str, Any]:
+    found = [(system, one) for system in systems for one in system.cases if one.name == case]
+    shown, rest = found[:MOST_SYSTEMS], found[MOST_SYSTEMS:]
+    numbers = [_errors(system, one.metrics, len(systems) > 1) for system, one in shown]
+    item: dict[str, Any] = {"case": case, "why": why, "numbers": [text for text in numbers if text], "error": None}
+    item["beside"] = [system.name for system, _ in rest]
     try:
-        item["picture"] = case_picture(case.files)
+        scene = _scene({system.name: one.files for system, one in shown})
     except InputError as error:
-        item["error"] = str(error)
-    return item
+        return item | {"error": str(error)}
+    item |= {"window": scene.window, "limit": scene.limit, "stacks": stacks(scene)}
+    return item | {"picture": draw(scene) if on_paper else None}
 
 
-def _settings(evaluation: Evaluation) -> list[tuple[str, str]]:
-    """What was compared with what, in words."""
-    given: Mapping[str, Any] = evaluation.settings
-    lines = [
-        (role, str(given[role])) for role in ("reference", "prediction", "source", "labels", "mask") if given.get(role)
+def _scene(files: Mapping[str, Mapping[str, Path]]) -> Scene:
+    if gone := [name for name, roles in files.items() if "prediction" not in roles]:
+        raise InputError(f"the results of {gone[0]} do not say where the images are")
+    first = next(iter(files.values()))
+    if len(files) == 1:
+        return case_scene(first)
+    return case_scene(first, {name: roles["prediction"] for name, roles in files.items()})
+
+
+def _errors(system: System, metrics: Mapping[str, float], several: bool) -> str:
+    """The errors of a case in a line."""
+    parts = []
+    for name in HEADLINE:
+        if name.endswith("mae") and name in metrics:
+            of, source = measure(name, system), metrics.get(f"source_{name}")
+            text = f"{of.label} {number(metrics[name], of.digits)} {of.unit}".strip()
+            parts.append(text + (f" (source {number(source, of.digits)})" if source is not None else ""))
+    return (f"{system.name}: " if several and parts else "") + "; ".join(parts)
+
+
+def _pairs(systems: Sequence[System]) -> list[dict[str, Any]]:
+    """The synthetic volumes nearest to a training volume, where the summary says where both files are."""
+    closest = [
+        of for system in systems for of in system.section("memorisation").get("closest") or [] if of.get("files")
     ]
-    lines.append(("data range", f"{evaluation.data_range:g} ({evaluation.data_range_origin})"))
-    if enhancing := given.get("structures_that_take_up_contrast"):
-        lines.append(("enhancing structures", ", ".join(name.replace("_", " ") for name in enhancing)))
-    lines.append(("time", f"{evaluation.seconds:.0f} s for measuring"))
-    return lines
+    return [of | {"panels": panels} for of in closest[:MOST_PAIRS] if (panels := _panels(of["files"]))]
 
 
-def _digits(evaluation: Evaluation) -> int:
-    """Digits after the point for intensities: tenths of a HU, or four significant ones of the data range."""
-    return 1 if evaluation.unit else max(0, min(8, 3 - math.floor(math.log10(evaluation.data_range))))
+def _panels(files: Mapping[str, str]) -> list[tuple[str, bytes]]:
+    """(caption, JPEG) of the middle slices of both volumes; empty if one cannot be read any more."""
+    panels = []
+    for role in ("synthetic", "training"):
+        try:
+            scene = volume_scene(Path(files[role]))
+        except (InputError, KeyError):
+            return []
+        for plane in PLANES:
+            width = plane.size(scene.view, scene.grid.spacing)[0]
+            panels.append((f"{role}, {plane.name}", frame(scene.columns[0], plane, scene.at, scene, 200 / width)))
+    return panels
+
+
+def _downloads(system: System) -> list[tuple[str, bytes, str]]:
+    """(name, content, media type) of the files with all numbers, to be saved from the page."""
+    found = [(name, system.folder / name, kind) for name, kind in FILES.items()]
+    return [(name, path.read_bytes(), kind) for name, path, kind in found if path.is_file()]

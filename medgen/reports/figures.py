@@ -1,12 +1,12 @@
 """One case as a picture: rows axial, coronal, sagittal; columns input, output, truth, signed difference.
 
 Radiological convention: patient right on the left of the image, anterior (axial) or superior (coronal,
-sagittal) on top, marked at the edges; all planes to one scale in mm. CT is shown in the soft tissue window
-(W 400, L 40), other images from the truth's 1st percentile to the 99th of its foreground.
+sagittal) on top, marked at the edges; all planes to one scale in mm. What is shown and in which window says
+`medgen.reports.scene`.
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +17,9 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from medgen.data.body import foreground_threshold, looks_like_hu
-from medgen.io.volume import Volume, read_volume, same_geometry, to_canonical
-from medgen.reports.slices import PLANES, Plane, choose_slices, field_of_view, interest
-from medgen.types import InputError
+from medgen.reports.scene import Column, Scene, case_scene, conversion_scene
+from medgen.reports.slices import PLANES, Plane
 
-SOFT_TISSUE = (-160.0, 240.0)  # W 400, L 40
 WIDTH, COLUMN, GAP, TOP, BAR = (
     1400,
     320,
@@ -31,6 +28,7 @@ WIDTH, COLUMN, GAP, TOP, BAR = (
     76,
 )  # pixels: page, widest column, gaps, title line, colour bar
 TALLEST = 1500  # pixels of all rows together; a whole-body scan is drawn smaller
+LETTER = 8  # pixels of a letter of a title
 INK = "#e8e8e8"
 MARK = "#f2c14e"
 # Black where nothing differs, so that faults stand out on the dark page; blue against orange is safe for the
@@ -48,81 +46,19 @@ class Picture:
     caption: str
 
 
-@dataclass(frozen=True)
-class Column:
-    """One column of a picture: what to draw, and the values drawn black and white (or as the two colours)."""
-
-    title: str
-    data: np.ndarray
-    limits: tuple[float, float]
-    signed: bool = False
-
-
 def case_picture(files: Mapping[str, Path]) -> Picture:
-    """Input (if there is a ``source``), output, truth and output - truth of one evaluated case.
-
-    ``files``: paths by role: reference, prediction, and maybe source and labels; read here, so that one case
-    at a time is in memory. Raises `InputError` if one cannot be read or the grids differ.
-    """
-    volumes = _read({role: files[role] for role in ("reference", "prediction", "source", "labels") if role in files})
-    truth, output = volumes["reference"], volumes["prediction"].data
-    source = volumes["source"].data if "source" in volumes else None
-    labels = volumes["labels"].data if "labels" in volumes else None
-    window, unit = _window(truth.data)
-    limit = (window[1] - window[0]) / 4
-    columns = [
-        Column("output", output, window),
-        Column("truth", truth.data, window),
-        Column("output − truth", output - truth.data, (-limit, limit), signed=True),
-    ]
-    if source is not None:
-        columns.insert(0, _input_column(source, window, unit))
-    where = interest(truth.data, output if source is None else source, labels)
-    return _draw(columns, truth, choose_slices(where), unit)
+    """The picture of one evaluated case: `medgen.reports.scene.case_scene` on paper; raises as that does."""
+    return draw(case_scene(files))
 
 
 def conversion_picture(input_: Path, output: Path) -> Picture:
-    """Input, output and output - input of a conversion without truth, where they differ most."""
-    volumes = _read({"input": input_, "output": output})
-    source, result = volumes["input"], volumes["output"].data
-    window, unit = _window(result)
-    limit = (window[1] - window[0]) / 2
-    columns = [
-        _input_column(source.data, window, unit),
-        Column("output", result, window),
-        Column("output − input", result - source.data, (-limit, limit), signed=True),
-    ]
-    return _draw(columns, source, choose_slices(interest(source.data, result, None)), unit)
+    """Input, output and output − input of a conversion without truth, where they differ most."""
+    return draw(conversion_scene(input_, output))
 
 
-def _read(files: Mapping[str, Path]) -> dict[str, Volume]:
-    volumes = {role: to_canonical(read_volume(path)) for role, path in files.items()}
-    first_path, first = next((path, volumes[role]) for role, path in files.items())
-    for role, volume in volumes.items():
-        if not same_geometry(first.geometry, volume.geometry):
-            raise InputError(f"{files[role]} and {first_path} are not on one grid")
-    return volumes
-
-
-def _window(data: np.ndarray) -> tuple[tuple[float, float], str]:
-    """Values shown black and white, and their unit: HU, or none."""
-    if looks_like_hu(data):
-        return SOFT_TISSUE, "HU"
-    foreground = data[data > foreground_threshold(data)]
-    low = float(np.percentile(data, 1))
-    high = float(np.percentile(foreground, 99)) if foreground.size else low
-    return (low, high if high > low else low + 1.0), ""
-
-
-def _input_column(source: np.ndarray, window: tuple[float, float], unit: str) -> Column:
-    """The input in the truth's window; in its own, and said so, where that would be all black or white."""
-    own, own_unit = _window(source)
-    alike = own_unit == unit and 0.5 < (own[1] - own[0]) / (window[1] - window[0]) < 2
-    return Column("input", source, window) if alike else Column("input (own window)", source, own)
-
-
-def _draw(columns: Sequence[Column], grid: Volume, at: tuple[int, int, int], unit: str) -> Picture:
-    view = field_of_view(grid.data, grid.spacing)
+def draw(scene: Scene) -> Picture:
+    """The three planes at ``scene.at`` in one JPEG."""
+    columns, grid, view = scene.columns, scene.grid, scene.view
     sizes = [plane.size(view, grid.spacing) for plane in PLANES]  # mm (width, height)
     column = min(COLUMN, (WIDTH - BAR - 2 * GAP) // len(columns) - GAP) if len(columns) > 3 else COLUMN + 60
     scale = min(column / max(w for w, _ in sizes), TALLEST / sum(h for _, h in sizes))  # pixels a mm
@@ -136,13 +72,14 @@ def _draw(columns: Sequence[Column], grid: Volume, at: tuple[int, int, int], uni
         for index, part in enumerate(columns):
             left = GAP + index * (column + GAP) + (column - w) // 2
             axes = figure.add_axes((left / width, 1 - (top + h) / height, w / width, h / height))
-            _panel(axes, part, plane, plane.cut(part.data, at, view))
+            _panel(axes, part, plane, part.cut(plane, scene.at, view))
             if top == TOP:
                 middle = GAP + index * (column + GAP) + column / 2
                 figure.text(
                     middle / width,
                     1 - TOP / 2 / height,
-                    part.title,
+                    _short(part.title, column // LETTER),
+                    parse_math=False,
                     color=INK,
                     size=12,
                     ha="center",
@@ -151,10 +88,11 @@ def _draw(columns: Sequence[Column], grid: Volume, at: tuple[int, int, int], uni
             elif plane is PLANES[-1] and index == 0:
                 _scale_bar(axes, w, scale)
         top += h + GAP
-    _colour_bar(figure, columns[-1], width, height, round(sizes[0][1] * scale), unit)
+    if columns[-1].signed:
+        _colour_bar(figure, columns[-1], width, height, round(sizes[0][1] * scale), scene.unit)
     buffer = io.BytesIO()
     canvas.print_jpg(buffer, pil_kwargs={"quality": 88})
-    return Picture(buffer.getvalue(), _caption(columns, grid, at, unit))
+    return Picture(buffer.getvalue(), _caption(scene))
 
 
 def _panel(axes, part: Column, plane: Plane, image: np.ndarray) -> None:
@@ -200,14 +138,10 @@ def _colour_bar(figure: Figure, part: Column, width: int, height: int, rows: int
     )
 
 
-def _caption(columns: Sequence[Column], grid: Volume, at: tuple[int, int, int], unit: str) -> str:
-    x, y, z = (grid.affine @ [*at, 1.0])[:3]
-    place = f"sagittal {_side(x, 'R', 'L')}, coronal {_side(y, 'A', 'P')}, axial {_side(z, 'S', 'I')}"
-    low, high = next(part.limits for part in columns if part.title == "output")
-    window = f"W {high - low:g} L {(high + low) / 2:g} HU" if unit else f"{low:.4g} to {high:.4g}"
-    limit = f"{columns[-1].limits[1]:.4g} {unit}".strip()
-    return f"Slices at {place}. Window {window}. Difference shown from −{limit} (blue) to +{limit} (orange)."
+def _caption(scene: Scene) -> str:
+    sagittal, coronal, axial = (scene.place(plane, scene.at[plane.axis]) for plane in reversed(PLANES))
+    return f"Slices at sagittal {sagittal}, coronal {coronal}, axial {axial}. {scene.window}"
 
 
-def _side(mm: float, positive: str, negative: str) -> str:
-    return f"{positive if mm >= 0 else negative} {abs(mm):.0f} mm"
+def _short(text: str, letters: int) -> str:
+    return text if len(text) <= letters else text[: letters - 1] + "…"

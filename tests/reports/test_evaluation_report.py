@@ -1,5 +1,7 @@
 import base64
+import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import nibabel as nib
@@ -8,8 +10,10 @@ import pytest
 
 from medgen.evaluation.evaluate import evaluate
 from medgen.reports.evaluation import write_report
+from medgen.types import InputError
 
 SHAPE = (20, 18, 16)
+VIEWER = 12  # images of a case: three planes of input, output, truth and difference
 EVIL = "<script>alert(1)<&\"'"
 
 
@@ -18,18 +22,23 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.words, self.images, self.links, self.scripts = [], [], [], 0
+        self.words, self.images, self.links, self.scripts, self.hidden = [], [], [], 0, False
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         attributes = dict(attrs)
-        self.scripts += tag == "script"
+        self.scripts += tag == "script" and attributes.get("type") is None
+        self.hidden = tag in ("script", "style")
         if tag == "img":
             self.images.append(attributes["src"])
         self.links += [v for k, v in attrs if k in ("href", "src", "action", "data", "srcset") and tag != "img"]
 
+    def handle_endtag(self, tag):
+        self.hidden = False
+
     def handle_data(self, data):
-        self.words.append(data)
+        if not self.hidden:
+            self.words.append(data)
 
     @property
     def text(self):
@@ -57,7 +66,7 @@ def _cohort(root, errors, hu=True):
 
 
 def _report(root, *, source=True, labels=True, data_range=None, **options):
-    evaluation = evaluate(
+    evaluate(
         root / "target",
         root / "converted",
         root / "results",
@@ -65,7 +74,11 @@ def _report(root, *, source=True, labels=True, data_range=None, **options):
         labels=root / "labels" if labels else None,
         data_range=data_range,
     )
-    text = write_report(evaluation, root / "out" / "report.html", **options).read_text(encoding="utf-8")
+    return _page([root / "results"], root / "out" / "report.html", **options)
+
+
+def _page(folders, out, **options):
+    text = write_report(folders, out, **{"pdf": False, **options}).read_text(encoding="utf-8")
     return text, Page(text)
 
 
@@ -74,16 +87,17 @@ def test_report_tells_numbers_regions_and_cases_worst_first(tmp_path):
     assert page.text.startswith("Demo") and "a note" in page.text and "3 cases measured" in page.text
     assert "closer to the truth than the unconverted ones." in page.text
     assert "28.3 HU in enhancing structures against 100.0 (28 % of it)" in page.text
-    # liver: cases, source, converted, truth, signed error, error of a voxel for both, way to the truth
-    assert re.search(r"liver 3 139\.8 68\.1 39\.8 \+28\.3 28\.3 100\.0 72 %", page.text)
+    # liver: cases, source, truth, converted, signed error, error of a voxel, way to the truth, source's error
+    assert re.search(r"liver 3 139\.8 39\.8 68\.1 \+28\.3 28\.3 72 % 100\.0", page.text)
     table = page.text[page.text.index("Cases, worst first") :]
     assert table.index("bad") < table.index("fair") < table.index("good")
-    assert len(page.images) == 3 and "Worst case" in page.text and "Best case" in page.text
+    assert len(page.images) == 3 * VIEWER and "Worst case" in page.text and "Best case" in page.text
 
 
 def test_report_stands_alone(tmp_path):
     text, page = _report(_cohort(tmp_path, {"a": 5}))
-    assert not page.links and page.scripts == 1
+    assert page.scripts == 1 and len(page.links) == 3
+    assert all(re.match(r"data:(text/csv|application/json);base64,", link) for link in page.links)
     assert not re.search(r"https?://|//[a-z]+\.|@import|url\(|<link|<iframe", text)
     for image in page.images:
         head, data = image.split(",", 1)
@@ -111,7 +125,7 @@ def test_failures_and_warnings_are_shown(tmp_path):
 @pytest.mark.parametrize(("source", "labels"), [(False, True), (True, False), (False, False)])
 def test_report_without_source_or_labels(tmp_path, source, labels):
     _, page = _report(_cohort(tmp_path, {"a": 5, "b": 9}), source=source, labels=labels)
-    assert len(page.images) == 2
+    assert len(page.images) == 2 * (VIEWER if source else VIEWER - 3)
     assert ("unconverted source" in page.text.replace("unconverted source to compare", "")) is source
     assert ("liver" in page.text) is labels
 
@@ -130,7 +144,7 @@ def test_many_cases_picture_the_worst_the_median_and_the_best(tmp_path):
     errors = {f"case{index:02}": float(index + 1) for index in range(7)}
     text, page = _report(_cohort(tmp_path, errors), most_figures=4)
     shown = re.findall(r"<h3>(\w+)</h3>", text)
-    assert shown == ["case06", "case05", "case03", "case00"] and len(page.images) == 4
+    assert shown == ["case06", "case05", "case03", "case00"] and len(page.images) == 4 * VIEWER
     assert "Median case" in page.text and len(text) < 10e6
 
 
@@ -145,7 +159,82 @@ def test_identical_images_and_no_case_at_all(tmp_path):
 
 def test_a_file_gone_since_the_evaluation_costs_only_its_picture(tmp_path):
     root = _cohort(tmp_path, {"a": 5, "b": 9})
-    evaluation = evaluate(root / "target", root / "converted", root / "results")
+    evaluate(root / "target", root / "converted", root / "results")
     (root / "converted" / "a.nii.gz").unlink()
-    page = Page(write_report(evaluation, tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert len(page.images) == 1 and "No picture:" in page.text
+    _, page = _page([root / "results"], tmp_path / "report.html")
+    assert len(page.images) == VIEWER - 3 and "No picture:" in page.text
+
+
+def test_every_section_of_a_summary_has_its_place(results, tmp_path):
+    text, page = _page([results], tmp_path / "report.html")
+    assert "1 pass" in page.text and "0 review" in page.text and "1 fail" in page.text
+    assert "model: name demo" in page.text and "model: weights abababababab…" in page.text
+    assert "model weights " + "ab" * 32 in page.text and "conversion: to non-contrast CT" in page.text
+    assert re.search(r"aorta \+12\.5 \[11\.0,\s14\.0\] 2\.0", page.text)
+    assert "bias +12.5" in page.text and text.count("<circle") == 2
+    assert re.search(r"liver 0\.912 \[0\.900,\s0\.930\] 4\.3 0\.81", page.text)
+    assert "Fréchet radiomics distance 3.418 ± 0.0123 radiomics none 2.5 mm 64 samples, 2 volumes 32" in page.text
+    assert "Flagged" in page.text and "p < 0.001" in page.text and "patient_000 train_007 2.5" in page.text
+    assert "real → synthetic liver 0.870 [0.800, 0.900] 6" in page.text
+    assert page.text.index("patient_001 fail lesion lost. 0.61") < page.text.index("patient_000 pass – 0.91")
+
+
+def test_systems_stand_side_by_side(two_results, tmp_path):
+    row = {"metric": "body_mae", "a": "alpha", "b": EVIL, "n": 2, "mean_difference": -3.26, "interval": [-4, -2]}
+    row |= {"p": 0.0001, "p_holm": 0.02, "effect": -1.0, "wins": 2, "ties": 0, "losses": 0}
+    text, page = _page(two_results, tmp_path / "report.html", comparisons=[row], most_figures=1)
+    assert "alpha, mean" in page.text and "beta, mean" in page.text
+    assert "MAE in the body (HU) alpha " + EVIL + " 2 −3.3 [−4.0, −2.0] < 0.001 0.020 −1.00 2 / 0 / 0" in page.text
+    assert len([image for image in page.images if image]) == 18 + 2 * 6  # a viewer of six columns; two closest pairs
+    assert "alpha − truth" in page.text and "beta − truth" in page.text and "not measured on the same" not in page.text
+    assert EVIL not in text
+
+
+def test_systems_that_cannot_be_compared_are_said_so(two_results, tmp_path):
+    changed = tmp_path / "changed"
+    shutil.copytree(two_results[1], changed)
+    summary = json.loads((changed / "summary.json").read_text())
+    summary["cases"].pop()
+    summary |= {"data_range": 2000, "settings": summary["settings"] | {"reference": "/elsewhere"}}
+    (changed / "summary.json").write_text(json.dumps(summary))
+    _, page = _page([two_results[0], changed], tmp_path / "report.html", most_figures=0)
+    assert "not measured on the same cases (alpha 2, beta 1)" in page.text
+    assert "different data range (alpha 4095.0, beta 2000)" in page.text and "different truths" in page.text
+
+
+@pytest.mark.parametrize(
+    ("folders", "names", "words"),
+    [
+        ([], None, "at least one folder"),
+        (["none"], None, "summary.json cannot be read"),
+        (["broken"], None, "is not JSON"),
+        (["other"], None, "is not the summary of an evaluation"),
+        (["bare"], None, "cases.csv cannot be read"),
+        (["good", "good"], ["a", "a"], "different names"),
+    ],
+)
+def test_folders_that_are_no_results_are_refused(results, tmp_path, folders, names, words):
+    for name, content in (("broken", "{"), ("other", "[]"), ("bare", '{"cases": []}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "summary.json").write_text(content)
+    (tmp_path / "good").symlink_to(results)
+    with pytest.raises(InputError, match=words):
+        write_report([tmp_path / name for name in folders], tmp_path / "report.html", names=names)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_without_truth_the_page_shows_what_changed(tmp_path):
+    root = _cohort(tmp_path, {"a": 5})
+    evaluate(None, root / "converted", root / "results", source=root / "source", labels=root / "labels")
+    _, page = _page([root / "results"], tmp_path / "report.html")
+    assert "no truth to compare with" in page.text and "output − input" in page.text
+    assert re.search(r"region cases source converted body 1 .* liver 1 139\.\d 44\.\d", page.text)
+    assert len(page.images) == VIEWER - 3 and "way to the truth" not in page.text
+
+
+def test_numbers_by_a_challenge_carry_its_name(tmp_path):
+    root = _cohort(tmp_path, {"a": 5})
+    evaluate(root / "target", root / "converted", root / "results", profile="synthrad2023")
+    _, page = _page([root / "results"], tmp_path / "report.html", most_figures=0)
+    assert "MAE by synthrad2023 (HU)" in page.text and "PSNR by synthrad2023 (dB)" in page.text
+    assert "Gradient error in the body (HU/mm)" in page.text and "NCC in the body" in page.text

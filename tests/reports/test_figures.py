@@ -102,3 +102,10 @@ def test_other_grids_and_lost_files_are_refused(files, tmp_path):
         case_picture({**files, "prediction": small})
     with pytest.raises(InputError, match="gone.nii.gz"):
         case_picture({**files, "prediction": tmp_path / "gone.nii.gz"})
+
+
+def test_a_case_without_truth_or_source_is_shown_by_itself(files):
+    alone = case_picture({"prediction": files["prediction"]})
+    assert "W 400 L 40 HU" in alone.caption and "Difference" not in alone.caption
+    changed = case_picture({"prediction": files["prediction"], "source": files["source"]})
+    assert changed == conversion_picture(files["source"], files["prediction"])

@@ -1,0 +1,30 @@
+"""Tests between the systems of a report, case by case."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from medgen.evaluation.comparison import Comparison, compare_systems, correct
+from medgen.reports.measures import HEADLINE, measure
+from medgen.reports.results import System
+
+
+def compare(systems: Sequence[System]) -> list[dict[str, Any]]:
+    """Every pair of systems in every headline measure that both have; p-values corrected for all of them together."""
+    found: list[Comparison] = []
+    patients = {str(c["case"]): str(c.get("patient") or c["case"]) for s in systems for c in s.summary["cases"]}
+    for name in HEADLINE:
+        values = {s.name: {c.name: c.metrics[name] for c in s.cases if name in c.metrics} for s in systems}
+        values = {system: cases for system, cases in values.items() if cases}
+        higher = measure(name, systems[0]).higher
+        if len(values) > 1 and higher is not None:
+            found += compare_systems(values, higher_is_better=higher, metric=name, patients=patients)
+    return [
+        {
+            **{key: value for key, value in asdict(row).items() if key != "difference"},
+            "mean_difference": row.difference.value,
+            "interval": [row.difference.low, row.difference.high],
+            "effect": row.rank_biserial,
+        }
+        for row in correct(found)
+    ]

@@ -1,0 +1,216 @@
+"""What goes beyond a case's errors: agreement, structure, segmentation, distribution, memorisation, comparisons.
+
+Keys of ``summary.json`` → tables, as in `medgen.reports.sections`; lists of several systems stand one after the
+other under a column "system".
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from medgen.reports.measures import measure
+from medgen.reports.results import System
+from medgen.reports.tables import (
+    Cell,
+    Head,
+    Table,
+    bracket,
+    change,
+    estimate,
+    figure,
+    filled,
+    general,
+    in_order,
+    listed,
+    of_system,
+    p_value,
+    verdict_cell,
+    words,
+)
+
+Systems = Sequence[System]
+
+
+def agreement(systems: Systems) -> Table | None:
+    """Bland–Altman numbers of every region."""
+    heads = ["bias", "standard deviation", "lower limit of agreement", "upper limit of agreement", "cases"]
+    rows = []
+    for name in in_order(name for system in systems for name in system.section("agreement")):
+        for system in systems:
+            if of := system.section("agreement").get(name):
+                rows.append(
+                    [words(name.replace("_", " ")), *of_system(system, systems), *_agreement_row(of, system.digits)]
+                )
+    return listed(Head("region", words=True), systems, map(Head, heads), rows)
+
+
+def _agreement_row(of: Mapping[str, Any], digits: int) -> list[Cell]:
+    ends = [
+        Cell(change(of.get(key), digits).text + bracket(of.get(f"{key}_interval"), digits), of.get(key))
+        for key in ("bias", "lower", "upper")
+    ]
+    return [ends[0], figure(of.get("sd"), digits), *ends[1:], figure(of.get("n"), 0)]
+
+
+SEGMENTATION = {
+    "dice": ("Dice", 3),
+    "hd95": ("HD95 (mm)", 1),
+    "assd": ("ASSD (mm)", 2),
+    "surface_dice": ("surface Dice", 3),
+    "volume_error": ("volume error", 3),
+}
+
+
+def segmentation(systems: Systems) -> Table | None:
+    """Dice and surface distances by label, mean with its interval."""
+    rows, used = (
+        [],
+        _used(SEGMENTATION, systems, lambda system: system.section("segmentation").get("labels", {}).values()),
+    )
+    for name in in_order(n for system in systems for n in system.section("segmentation").get("labels", {})):
+        for system in systems:
+            if of := system.section("segmentation").get("labels", {}).get(name):
+                cells = [estimate(of.get(key), SEGMENTATION[key][1]) for key in used]
+                rows.append([words(name.replace("_", " ")), *of_system(system, systems), *cells])
+    heads = [Head(SEGMENTATION[key][0]) for key in used]
+    note = "".join(
+        f"Surface Dice: surfaces within {tolerance:g} mm of each other count as equal. "
+        for tolerance in {system.section("segmentation").get("tolerance_mm") for system in systems} - {None}
+    )
+    return listed(Head("label", words=True), systems, heads, rows, note)
+
+
+def segmentation_cases(systems: Systems) -> Table | None:
+    """The same numbers for each case."""
+    used = _used(SEGMENTATION, systems, lambda system: system.section("segmentation").get("cases") or [])
+    rows = [
+        [
+            words(row.get("case")),
+            *of_system(system, systems),
+            words(str(row.get("label", "")).replace("_", " ")),
+            *(figure(row.get(key), SEGMENTATION[key][1]) for key in used),
+        ]
+        for system in systems
+        for row in system.section("segmentation").get("cases") or []
+    ]
+    heads = [Head("label", words=True), *(Head(SEGMENTATION[key][0]) for key in used)]
+    return listed(Head("case", words=True), systems, heads, rows)
+
+
+def distribution(systems: Systems) -> Table | None:
+    """Distances between the sets of images, each with all that the number depends on."""
+    rows = []
+    for system in systems:
+        for of in system.section("distribution") or []:
+            error = of.get("standard_error")
+            text = general(of.get("value")).text + (f" ± {general(error).text}" if error is not None else "")
+            counts = (_counts(of, side) for side in ("reference", "prediction"))
+            rows.append(
+                [
+                    words(of.get("metric")),
+                    *of_system(system, systems),
+                    Cell(text, of.get("value"), "strong"),
+                    general(of.get("source_value")),
+                    *(words(of.get(key)) for key in ("extractor", "weights", "preprocessing")),
+                    *counts,
+                    words(" ".join(map(str, of.get("notes") or []))),
+                ]
+            )
+    heads = [Head("value ± standard error"), Head("unconverted source")]
+    heads += [Head(text, words=True) for text in ("extractor", "weights", "preprocessing")]
+    heads += [Head("reference"), Head("converted"), Head("notes", words=True)]
+    table = listed(Head("metric", words=True), systems, heads, rows)
+    return filled(table) if table else None
+
+
+def _counts(of: Mapping[str, Any], side: str) -> Cell:
+    rows, volumes = of.get(f"{side}_rows"), of.get(f"{side}_volumes")
+    text = ", ".join(
+        f"{general(count).text} {what}"
+        for count, what in ((rows, "samples"), (volumes, "volumes"))
+        if count is not None
+    )
+    return Cell(text or "–", rows)
+
+
+def memorisation(systems: Systems) -> Table | None:
+    """The synthetic volumes closest to a training image."""
+    rows = [
+        [
+            words(of.get("synthetic")),
+            *of_system(system, systems),
+            words(of.get("training")),
+            general(of.get("distance")),
+            p_value(of.get("p_value")),
+            words("copy?", "bad") if of.get("flagged") else words(None),
+        ]
+        for system in systems
+        for of in system.section("memorisation").get("closest") or []
+    ]
+    heads = [Head("nearest training case", words=True), Head("distance of features"), Head("p"), Head("flagged")]
+    table = listed(Head("synthetic case", words=True), systems, heads, rows)
+    return filled(table) if table else None
+
+
+def structure(systems: Systems) -> Table | None:
+    """The structure check: verdict, reasons and values of each case; fail first."""
+    order = {"fail": 0, "review": 1, "pass": 2}
+    found = [(system, row) for system in systems for row in system.section("structure").get("cases") or []]
+    found.sort(key=lambda item: order.get(item[1].get("status"), 0))
+    values = in_order(name for _, row in found for name in row.get("values") or {})
+    rows = [
+        [
+            words(row.get("case")),
+            *of_system(system, systems),
+            verdict_cell(row.get("status")),
+            words(" ".join(map(str, row.get("reasons") or []))),
+            *(general((row.get("values") or {}).get(name)) for name in values),
+        ]
+        for system, row in found
+    ]
+    heads = [Head("verdict"), Head("reasons", words=True), *(Head(name.replace("_", " ")) for name in values)]
+    return listed(Head("case", words=True), systems, heads, rows)
+
+
+def downstream(systems: Systems) -> Table | None:
+    """What segmentation networks trained on synthetic images are worth."""
+    rows = [
+        [
+            words(of.get("protocol")),
+            *of_system(system, systems),
+            words(str(of.get("label", "")).replace("_", " ")),
+            Cell(figure(of.get("dice_mean"), 3).text + bracket(of.get("interval"), 3), of.get("dice_mean"), "strong"),
+            figure(of.get("n"), 0),
+        ]
+        for system in systems
+        for of in system.section("downstream").get("rows") or []
+    ]
+    heads = [Head("label", words=True), Head("Dice, mean"), Head("n")]
+    return listed(Head("protocol", words=True), systems, heads, rows)
+
+
+def comparisons(found: Sequence[Mapping[str, Any]], systems: Systems) -> Table | None:
+    """Systems against each other, case by case."""
+    rows = []
+    for of in found:
+        known = measure(str(of.get("metric")), systems[0])
+        mean = change(of.get("mean_difference"), known.digits)
+        rows.append(
+            [
+                words(known.title),
+                words(of.get("a")),
+                words(of.get("b")),
+                figure(of.get("n"), 0),
+                Cell(mean.text + bracket(of.get("interval"), known.digits), mean.value, "strong"),
+                p_value(of.get("p")),
+                p_value(of.get("p_holm")),
+                change(of.get("effect"), 2),
+                words(" / ".join(str(of.get(key, "–")) for key in ("wins", "ties", "losses"))),
+            ]
+        )
+    heads = [Head("measure", words=True), Head("A", words=True), Head("B", words=True), Head("cases")]
+    heads += [Head(text) for text in ("mean of A − B", "p", "p, Holm", "effect size", "A better / tied / worse")]
+    return Table(heads, rows) if rows else None
+
+
+def _used(known: Mapping[str, Any], systems: Systems, rows: Callable[[System], Iterable[Any]]) -> list[str]:
+    return [key for key in known if any(key in row for system in systems for row in rows(system))]

@@ -1,0 +1,47 @@
+"use strict";
+document.documentElement.classList.add("js");
+
+// A table sorts by the column whose head is clicked, or chosen by Enter or Space; empty cells stay last.
+for (const table of document.querySelectorAll("table.sortable")) {
+  const heads = [...table.tHead.rows[0].cells];
+  const value = (row, column) => row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
+  const sort = column => {
+    const down = heads[column].getAttribute("aria-sort") !== "descending";
+    heads.forEach(head => head.setAttribute("aria-sort", "none"));
+    heads[column].setAttribute("aria-sort", down ? "descending" : "ascending");
+    const rows = [...table.tBodies[0].rows].sort((a, b) => {
+      const [x, y] = [value(a, column), value(b, column)];
+      const [noX, noY] = [x === "–" || x === "", y === "–" || y === ""];
+      if (noX || noY) return noX - noY;
+      const order = isNaN(x) || isNaN(y) ? x.localeCompare(y, undefined, { numeric: true }) : x - y;
+      return down ? -order : order;
+    });
+    table.tBodies[0].append(...rows);
+  };
+  heads.forEach((head, column) => {
+    head.tabIndex = 0;
+    head.setAttribute("aria-sort", "none");
+    head.addEventListener("click", () => sort(column));
+    head.addEventListener("keydown", event => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      sort(column);
+    });
+  });
+}
+
+// A slider shows its plane's slice in every column; the frames are read when it is first moved.
+for (const plane of document.querySelectorAll(".plane")) {
+  const images = plane.querySelectorAll("img");
+  const [slider, place] = [plane.querySelector("input"), plane.querySelector("output")];
+  const kind = images[0].src.slice(0, images[0].src.indexOf(",") + 1);
+  let stack = null;
+  slider.addEventListener("input", () => {
+    stack ??= JSON.parse(plane.querySelector("script").textContent);
+    images.forEach((image, column) => {
+      image.src = kind + stack.frames[column][slider.value];
+    });
+    place.value = stack.places[slider.value];
+    slider.setAttribute("aria-valuetext", place.value);
+  });
+}

@@ -1,0 +1,129 @@
+"""Bland–Altman plots as plain shapes that the template draws: no image, sharp at any size."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.ticker import MaxNLocator
+
+from medgen.reports.results import System
+from medgen.reports.tables import number, signed
+
+# The structures that take up contrast first; the first `MOST` that were measured are plotted.
+FIRST = ("aorta", "kidney", "liver", "spleen", "vena_cava", "portal", "vessel", "artery", "vein")
+LETTERS = 10  # pixels from one label to the next
+LINES = ("upper", "bias", "lower")
+MOST = 6
+LEFT, RIGHT, TOP, BOTTOM, WIDTH, HEIGHT = 46, 330, 10, 190, 392, 226  # pixels of the axes and of the plot
+
+
+@dataclass(frozen=True)
+class Line:
+    """A horizontal line of the plot at ``y``, its label at ``label_y``; ``band``: the interval's two ends."""
+
+    y: float
+    label: str
+    label_y: float
+    band: tuple[float, float] | None
+    dashed: bool
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Difference against mean of converted and truth, in pixels from the upper left corner."""
+
+    title: str
+    unit: str
+    points: Sequence[tuple[float, float, str]]
+    lines: Sequence[Line]
+    x_ticks: Sequence[tuple[float, str]]
+    y_ticks: Sequence[tuple[float, str]]
+
+
+def bland_altman(systems: Sequence[System]) -> list[Plot]:
+    """A plot for each of the main regions of each system; those of one region have the same axes."""
+    plots = []
+    for name in main_regions(systems):
+        measured = [(s, of) for s in systems if (of := s.section("agreement").get(name)) and of.get("points")]
+        xs = _axis([p["mean"] for _, of in measured for p in _points(of)])
+        ys = _axis([value for _, of in measured for value in _heights(of)])
+        for system, of in measured:
+            title = name.replace("_", " ") + (f": {system.name}" if len(systems) > 1 else "")
+            plots.append(_plot(title, system, of, xs, ys))
+    return plots
+
+
+def main_regions(systems: Sequence[System], most: int = MOST) -> list[str]:
+    """Regions to plot: those that enhance first, then as they stand in the summary."""
+    names = list(dict.fromkeys(name for system in systems for name in system.section("agreement")))
+    taking_up = {name for system in systems for name in system.section("settings").get(ENHANCING) or []}
+    rank = {word: index for index, word in enumerate(FIRST)}
+
+    def order(name: str) -> tuple[bool, int]:
+        found = [index for word, index in rank.items() if word in name.lower()]
+        return name not in taking_up, min(found, default=len(rank))
+
+    return sorted(names, key=order)[:most]
+
+
+ENHANCING = "structures_that_take_up_contrast"
+
+
+def _points(of: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [p for p in of["points"] if p.get("mean") is not None and p.get("difference") is not None]
+
+
+def _heights(of: Mapping[str, Any]) -> list[float]:
+    """All that the vertical axis must hold: points, lines, the ends of their intervals, and 0."""
+    ends = [end for key in LINES for end in of.get(f"{key}_interval") or [] if end is not None]
+    lines = [of[key] for key in LINES if of.get(key) is not None]
+    return [*(p["difference"] for p in _points(of)), *lines, *ends, 0.0]
+
+
+def _plot(title: str, system: System, of: Mapping[str, Any], xs: Sequence[float], ys: Sequence[float]) -> Plot:
+    def x(value: float) -> float:
+        return round(LEFT + (value - xs[0]) / (xs[-1] - xs[0]) * (RIGHT - LEFT), 1)
+
+    def y(value: float) -> float:
+        return round(BOTTOM - (value - ys[0]) / (ys[-1] - ys[0]) * (BOTTOM - TOP), 1)
+
+    return Plot(
+        title,
+        system.unit,
+        [(x(p["mean"]), y(p["difference"]), _says(p, system)) for p in _points(of)],
+        _lines(of, system.digits, y),
+        [(x(value), number(value, _digits(xs))) for value in xs],
+        [(y(value), number(value, _digits(ys))) for value in ys],
+    )
+
+
+def _lines(of: Mapping[str, Any], digits: int, y: Callable[[float], float]) -> list[Line]:
+    """Limits and bias from top to bottom, labels far enough apart to be read."""
+    lines: list[Line] = []
+    for key in (key for key in LINES if of.get(key) is not None):
+        interval = of.get(f"{key}_interval")
+        band = (y(interval[1]), y(interval[0])) if interval and None not in interval else None
+        label = f"{'bias' if key == 'bias' else 'limit'} {signed(of[key], digits)}"
+        label_y = max(y(of[key]), lines[-1].label_y + LETTERS) if lines else y(of[key])
+        lines.append(Line(y(of[key]), label, label_y, band, key != "bias"))
+    return lines
+
+
+def _says(point: Mapping[str, Any], system: System) -> str:
+    """What a mouse over the point shows."""
+    mean, difference = number(point["mean"], system.digits), signed(point["difference"], system.digits)
+    return f"{point.get('case', '')}: mean {mean}, difference {difference} {system.unit}".strip()
+
+
+def _axis(values: Sequence[float]) -> list[float]:
+    """Round numbers that span the values."""
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    if high - low < 1e-6 * max(1.0, abs(high)):
+        low, high = low - 1, high + 1
+    ticks = MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    return [float(tick) for tick in ticks]
+
+
+def _digits(ticks: Sequence[float]) -> int:
+    step = ticks[1] - ticks[0]
+    return next((digits for digits in range(9) if abs(round(step, digits) - step) < 1e-9), 9)

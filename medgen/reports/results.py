@@ -1,0 +1,136 @@
+"""Evaluation folders on disk → the `System` objects that a report is made of.
+
+A folder holds ``summary.json`` (`medgen.evaluation.summary`) beside ``cases.csv``. Every section of the report
+appears only if the summary has its key, so folders of older evaluations still make a report.
+"""
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medgen.types import InputError
+
+
+@dataclass(frozen=True)
+class CaseNumbers:
+    """A measured case: its numbers by column of cases.csv (inf where images are identical), its files by role."""
+
+    name: str
+    metrics: Mapping[str, float]
+    files: Mapping[str, Path]
+
+
+@dataclass(frozen=True)
+class System:
+    """One evaluated system: the name it has in this report, its folder, ``summary.json``, its cases."""
+
+    name: str
+    folder: Path
+    summary: Mapping[str, Any]
+    cases: Sequence[CaseNumbers]
+
+    @property
+    def unit(self) -> str:
+        """HU, or empty: an intensity without unit."""
+        return str(self.summary.get("unit") or "")
+
+    @property
+    def digits(self) -> int:
+        """Digits after the point for intensities: tenths of a HU, or four significant ones of the data range."""
+        span = self.summary.get("data_range")
+        return 1 if self.unit or not span else max(0, min(8, 3 - math.floor(math.log10(span))))
+
+    @property
+    def has_source(self) -> bool:
+        """Whether the unconverted source was measured too."""
+        return "source_mae" in self.section("metrics")
+
+    @property
+    def has_truth(self) -> bool:
+        """Whether there was a truth to compare with."""
+        return "mae" in self.section("metrics")
+
+    def section(self, key: str) -> Any:
+        """A part of the summary; an empty mapping where it is absent or null."""
+        return self.summary.get(key) or {}
+
+    def pairs(self, name: str) -> list[tuple[float, float]]:
+        """(converted, source) of the cases in which both have the measure and are finite."""
+        found = [
+            (case.metrics.get(name, math.nan), case.metrics.get(f"source_{name}", math.nan)) for case in self.cases
+        ]
+        return [pair for pair in found if all(map(math.isfinite, pair))]
+
+
+def read_systems(folders: Sequence[Path], names: Sequence[str] | None = None) -> list[System]:
+    """The systems of ``folders`` in order, each under its name; by default that of the folder it converted into.
+
+    Raises InputError without folders, for a folder that `evaluate` did not write, and for names that are not
+    one for each folder or not different.
+    """
+    if not folders:
+        raise InputError("a report needs at least one folder of results; give what medgen evaluate wrote with --out")
+    summaries = [_read_summary(Path(folder)) for folder in folders]
+    chosen = _default_names(folders, summaries) if names is None else list(names)
+    if len(chosen) != len(folders) or len(set(chosen)) != len(chosen):
+        raise InputError(f"{len(folders)} folders of results need as many different names, not {', '.join(chosen)}")
+    parts = zip(chosen, map(Path, folders), summaries, strict=True)
+    return [System(name, folder, summary, _cases(folder, summary)) for name, folder, summary in parts]
+
+
+def _read_summary(folder: Path) -> Mapping[str, Any]:
+    path = folder / "summary.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read ({error.strerror}); give a folder that medgen evaluate wrote"
+        ) from error
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}); evaluate again") from error
+    if not isinstance(content, dict) or not isinstance(content.get("cases"), list):
+        raise InputError(f"{path} is not the summary of an evaluation; give a folder that medgen evaluate wrote")
+    return content
+
+
+def _default_names(folders: Sequence[Path], summaries: Sequence[Mapping[str, Any]]) -> list[str]:
+    given = [str((summary.get("settings") or {}).get("prediction") or "") for summary in summaries]
+    for names in (
+        [Path(path).name for path in given],
+        [Path(folder).resolve().name for folder in folders],
+    ):
+        if all(names) and len(set(names)) == len(names):
+            return names
+    return [f"{index}: {folder}" for index, folder in enumerate(folders, start=1)]
+
+
+def _cases(folder: Path, summary: Mapping[str, Any]) -> list[CaseNumbers]:
+    """The cases of the summary with the numbers of cases.csv, which unlike strict JSON knows infinity."""
+    path = folder / "cases.csv"
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            rows = {row.pop("case", ""): row for row in csv.DictReader(stream)}
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read ({error}); it belongs beside summary.json") from error
+    return [
+        CaseNumbers(
+            str(case["case"]),
+            _numbers(rows.get(str(case["case"]), {})),
+            {role: Path(file) for role, file in (case.get("files") or {}).items()},
+        )
+        for case in summary["cases"]
+    ]
+
+
+def _numbers(row: Mapping[str, str]) -> dict[str, float]:
+    numbers = {}
+    for name, text in row.items():
+        try:
+            numbers[name] = float(text)
+        except (TypeError, ValueError):  # an empty cell, or a column of words
+            continue
+    return numbers

@@ -1,0 +1,159 @@
+"""What is shown of a case: the volumes side by side on one grid, their windows, and where to look.
+
+CT is shown in the soft tissue window (W 400, L 40), other images from the truth's 1st percentile to the 99th of
+its foreground.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medgen.data.body import foreground_threshold, looks_like_hu
+from medgen.io.volume import GRID_TOLERANCE, Volume, read_volume, same_geometry, to_canonical
+from medgen.reports.slices import Plane, View, choose_slices, field_of_view, interest
+from medgen.types import InputError
+
+SOFT_TISSUE = (-160.0, 240.0)  # W 400, L 40
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a picture: ``data`` (X, Y, Z), ``minus`` another if it is a signed difference.
+
+    ``limits``: the values drawn black and white, or as the two colours of a difference.
+    """
+
+    title: str
+    data: np.ndarray
+    limits: tuple[float, float]
+    minus: np.ndarray | None = None
+
+    @property
+    def signed(self) -> bool:
+        """Whether this is a difference."""
+        return self.minus is not None
+
+    def cut(self, plane: Plane, at: tuple[int, int, int], view: View) -> np.ndarray:
+        """The slice as an image (rows, columns) float32, first row on top."""
+        image = plane.cut(self.data, at, view).astype(np.float32)
+        return image if self.minus is None else image - plane.cut(self.minus, at, view)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Columns on one grid in RAS order; ``at``: the slices (x, y, z) that show most; ``unit``: HU or empty."""
+
+    columns: Sequence[Column]
+    grid: Volume
+    at: tuple[int, int, int]
+    unit: str
+    view: View
+
+    @property
+    def window(self) -> str:
+        """The window of the grey columns and the range of the coloured one, in words."""
+        low, high = next(part.limits for part in self.columns if part.title != OWN_WINDOW and not part.signed)
+        text = f"W {high - low:g} L {(high + low) / 2:g} HU" if self.unit else f"{low:.4g} to {high:.4g}"
+        if self.limit is None:
+            return f"Window {text}."
+        return f"Window {text}. Difference shown from −{self.limit} (blue) to +{self.limit} (orange)."
+
+    @property
+    def limit(self) -> str | None:
+        """The difference that has the strongest colour, with its unit; None if no difference is shown."""
+        if not self.columns[-1].signed:
+            return None
+        return f"{self.columns[-1].limits[1]:.4g} {self.unit}".strip()
+
+    def place(self, plane: Plane, index: int) -> str:
+        """Where slice ``index`` of a plane lies in the patient, such as "S 123 mm"."""
+        voxel = [*self.at, 1.0]
+        voxel[plane.axis] = index
+        positive, negative = (("R", "L"), ("A", "P"), ("S", "I"))[plane.axis]
+        mm = float((self.grid.affine @ voxel)[plane.axis])
+        return f"{positive if mm >= 0 else negative} {abs(mm):.0f} mm"
+
+
+OWN_WINDOW = "input (own window)"
+
+
+def case_scene(files: Mapping[str, Path], predictions: Mapping[str, Path] | None = None) -> Scene:
+    """Input (if there is a ``source``), output, truth and output − truth of one evaluated case.
+
+    Args:
+        files: paths by role: prediction, and maybe reference, source and labels; read here, so that one case at a
+            time is in memory. Without a reference the difference is from the source; without either there is none.
+        predictions: outputs of several systems by name, shown side by side in place of ``prediction``.
+
+    Raises `InputError` if a file cannot be read or the grids differ by more than an evaluation allows.
+    """
+    outputs = {"output": files["prediction"]} if predictions is None else predictions
+    known = _known(files)
+    truth, source = known.get("reference"), known.get("source")
+    base = truth or source
+    made = dict(zip(outputs, _read(list(outputs.values()), base), strict=True))
+    output = next(iter(made.values()))
+    window, unit = _window((truth or output).data)
+    limit = (window[1] - window[0]) / (4 if truth else 2)
+    columns = [_input_column(source, window, unit)] if source else []
+    columns += [Column(name, volume.data, window) for name, volume in made.items()]
+    columns += [Column("truth", truth.data, window)] if truth else []
+    if base:
+        against = f"− {'truth' if truth else 'input'}"
+        columns += [Column(f"{name} {against}", v.data, (-limit, limit), base.data) for name, v in made.items()]
+    grid, labels = base or output, known["labels"].data if "labels" in known else None
+    other = source if truth and source else output
+    at = choose_slices(interest(grid.data, other.data, labels))
+    return Scene(columns, grid, at, unit, field_of_view(grid.data, grid.spacing))
+
+
+def _known(files: Mapping[str, Path]) -> dict[str, Volume]:
+    """Reference, source and labels, those that there are."""
+    roles = [role for role in ("reference", "source", "labels") if role in files]
+    return dict(zip(roles, _read([files[role] for role in roles]), strict=True))
+
+
+def conversion_scene(input_: Path, output: Path) -> Scene:
+    """Input, output and output − input of a conversion without truth, where they differ most."""
+    return case_scene({"source": input_, "prediction": output})
+
+
+def volume_scene(path: Path) -> Scene:
+    """One volume by itself, its middle slices."""
+    (volume,) = _read([path])
+    window, unit = _window(volume.data)
+    view = field_of_view(volume.data, volume.spacing)
+    x, y, z = ((part.start + part.stop) // 2 for part in view)
+    return Scene([Column(Path(path).name, volume.data, window)], volume, (x, y, z), unit, view)
+
+
+def _read(paths: Sequence[Path], like: Volume | None = None) -> list[Volume]:
+    """Volumes in closest RAS order, refused unless on one grid, within the tolerance of an evaluation."""
+    volumes = [to_canonical(read_volume(path)) for path in paths]
+    if not volumes:
+        return []
+    first = like or volumes[0]
+    tolerance = GRID_TOLERANCE * min(first.spacing)
+    for path, volume in zip(paths, volumes, strict=True):
+        if not same_geometry(first.geometry, volume.geometry, tolerance):
+            raise InputError(f"{path} and {'the case it belongs to' if like else paths[0]} are not on one grid")
+    return volumes
+
+
+def _window(data: np.ndarray) -> tuple[tuple[float, float], str]:
+    """Values shown black and white, and their unit: HU, or none."""
+    if looks_like_hu(data):
+        return SOFT_TISSUE, "HU"
+    foreground = data[data > foreground_threshold(data)]
+    low = float(np.percentile(data, 1))
+    high = float(np.percentile(foreground, 99)) if foreground.size else low
+    return (low, high if high > low else low + 1.0), ""
+
+
+def _input_column(source: Volume, window: tuple[float, float], unit: str) -> Column:
+    """The input in the truth's window; in its own, and said so, where that would be all black or white."""
+    own, own_unit = _window(source.data)
+    alike = own_unit == unit and 0.5 < (own[1] - own[0]) / (window[1] - window[0]) < 2
+    return Column("input", source.data, window) if alike else Column(OWN_WINDOW, source.data, own)

@@ -1,0 +1,190 @@
+"""The errors of ``summary.json`` → tables: main numbers, all measures, regions, cases.
+
+Each function takes all systems of the report and sets their numbers side by side.
+"""
+
+import statistics
+from collections.abc import Sequence
+
+from medgen.reports.measures import CHALLENGE, HEADLINE, Measure, measure, worst_by
+from medgen.reports.results import System
+from medgen.reports.tables import (
+    Cell,
+    Head,
+    Table,
+    change,
+    estimate,
+    figure,
+    filled,
+    in_order,
+    listed,
+    of_system,
+    percent,
+    under,
+    verdict_cell,
+    words,
+)
+
+Systems = Sequence[System]
+
+
+def main_numbers(systems: Systems) -> Table | None:
+    """The headline measures and those of a challenge with their intervals, the unconverted source beside them."""
+    measured = in_order(name for system in systems for name in system.section("metrics"))
+    names = [name for name in HEADLINE if name in measured]
+    names += [name for name in measured if CHALLENGE.fullmatch(name)]
+    return _numbers(systems, names)
+
+
+def all_measures(systems: Systems) -> Table | None:
+    """Every column of cases.csv that was measured: mean, median and spread over the cases, a row a system."""
+    names = in_order(name for system in systems for name in system.section("metrics"))
+    if not set(names) - set(HEADLINE) - {f"source_{name}" for name in HEADLINE}:
+        return None
+    heads = ["mean", "standard deviation", "median", "cases"]
+    rows = []
+    for name in names:
+        for system in systems:
+            if stats := system.section("metrics").get(name):
+                of = measure(name.removeprefix("source_"), system)
+                label = of.title + (" – source" if name.startswith("source_") else "")
+                cells = [
+                    estimate(stats, of.digits),
+                    figure(stats.get("std"), of.digits),
+                    estimate(stats, of.digits, "median"),
+                ]
+                rows.append([words(label), *of_system(system, systems), *cells, figure(stats.get("n"), 0)])
+    return listed(Head("measure", words=True), systems, map(Head, heads), rows)
+
+
+def regions(systems: Systems) -> Table | None:
+    """Mean intensity by region, side by side."""
+    names = in_order(name for system in systems for name in system.section("regions"))
+    if not names:
+        return None
+    source, alone = any("mean_source" in row for row in systems[0].section("regions").values()), len(systems) == 1
+    heads = ["region", "cases", *["source"] * source, "truth"]
+    parts = ["converted", "error (converted − truth)", "mean absolute error of a voxel", *["way to the truth"] * source]
+    heads += [under(part, system, systems) for part in parts for system in systems]
+    heads += ["mean absolute error, source"] if source and alone else []
+    rows = [_region_row(name, systems, source) for name in names]
+    return filled(Table([Head(heads[0], words=True), *map(Head, heads[1:])], rows))
+
+
+def _region_row(name: str, systems: Systems, source: bool) -> list[Cell]:
+    found = [system.section("regions").get(name, {}) for system in systems]
+    known, digits = next(row for row in found if row), systems[0].digits
+    cells = [words(name.replace("_", " ")), figure(known.get("cases"), 0)]
+    cells += [figure(known.get("mean_source"), digits)] if source else []
+    cells.append(figure(known.get("mean_reference"), digits))
+    cells += [figure(row.get("mean_prediction"), digits, "strong") for row in found]
+    cells += [change(row.get("error"), digits, "strong") for row in found]
+    cells += [figure(row.get("mae"), digits) for row in found]
+    if source:
+        cells += [Cell(percent(row.get("fraction")), row.get("fraction")) for row in found]
+        cells += [figure(known.get("source_mae"), digits)] if len(systems) == 1 else []
+    return cells
+
+
+def cases(systems: Systems) -> Table | None:
+    """A row a case, worst first: all headline measures of one system, or the main ones of several."""
+    columns = _columns(systems)
+    ranked = ranked_cases(systems)
+    if not ranked:
+        return None
+    status = [_status(system) for system in systems]
+    heads = [Head("case", words=True)]
+    heads += [Head(under("check", system, systems)) for system, of in zip(systems, status, strict=True) if of]
+    heads += [
+        Head(under(f"{of.title}, source" if is_source else of.title, system, systems))
+        for system, of, _, is_source in columns
+    ]
+    found = [{case.name: case for case in system.cases} for system in systems]
+    rows = []
+    for name in ranked:
+        row = [words(name), *(verdict_cell(of.get(name)) for of in status if of)]
+        for system, of, column, is_source in columns:
+            case = found[systems.index(system)].get(name)
+            value = case.metrics.get(column) if case else None
+            row.append(figure(value, of.digits, "" if is_source else "strong"))
+        rows.append(row)
+    return Table(heads, rows)
+
+
+def ranked_cases(systems: Systems) -> list[str]:
+    """Names of the cases, worst first: by the mean over the systems of the error that says it best."""
+    errors: dict[str, list[float]] = {}
+    for system in systems:
+        name = worst_by(system)
+        for case in system.cases:
+            errors.setdefault(case.name, []).append(case.metrics.get(name, float("inf")))
+    return sorted(errors, key=lambda case: -statistics.fmean(errors[case]))
+
+
+def _numbers(systems: Systems, names: Sequence[str]) -> Table | None:
+    if not names:
+        return None
+    if len(systems) == 1:
+        return _one_system(systems[0], names)
+    heads = [Head("measure", words=True), *([Head("unconverted source")] if systems[0].has_source else [])]
+    heads += [Head(f"{system.name}, mean") for system in systems]
+    rows = []
+    for name in names:
+        of = measure(name, systems[0])
+        stats = [system.section("metrics").get(name, {}) for system in systems]
+        known = [row["mean"] for row in stats if row.get("mean") is not None]
+        best = (max if of.higher else min)(known, default=None)
+        row = [words(of.title)]
+        if systems[0].has_source:
+            row.append(estimate(systems[0].section("metrics").get(f"source_{name}"), of.digits))
+        row += [estimate(one, of.digits, tone="strong" if one.get("mean") == best else "") for one in stats]
+        rows.append(row)
+    return Table(
+        heads, rows, "Strong: the best mean; whether the difference is more than chance, the comparison tells."
+    )
+
+
+def _one_system(system: System, names: Sequence[str]) -> Table:
+    heads = ["converted, mean", "standard deviation"]
+    heads += ["unconverted source", "converted − source", "cases improved"] if system.has_source else []
+    heads += ["converted, median"]
+    rows = []
+    for name in names:
+        of, stats = measure(name, system), system.section("metrics")[name]
+        row = [words(of.title), estimate(stats, of.digits, tone="strong"), figure(stats.get("std"), of.digits)]
+        row += _against_source(of, system) if system.has_source else []
+        rows.append([*row, estimate(stats, of.digits, "median")])
+    return Table([Head("measure", words=True), *map(Head, heads)], rows)
+
+
+def _against_source(of: Measure, system: System) -> list[Cell]:
+    pairs = system.pairs(of.name)
+    mean = statistics.fmean(a - b for a, b in pairs) if pairs else None
+    better = sum(a > b if of.higher else a < b for a, b in pairs)
+    tone = "" if not mean or of.higher is None else "good" if (mean > 0) == of.higher else "bad"
+    return [
+        estimate(system.section("metrics").get(f"source_{of.name}"), of.digits),
+        change(mean, of.digits, tone),
+        Cell(f"{better} of {len(pairs)}" if pairs else "–", better if pairs else None),
+    ]
+
+
+def _columns(systems: Systems) -> list[tuple[System, Measure, str, bool]]:
+    """(system, measure, column of cases.csv, whether it is the source's): all of one system, the main of several."""
+    several = len(systems) > 1
+    names = [name for name in HEADLINE if any(name in system.section("metrics") for system in systems)]
+    if several:
+        first = [worst_by(systems[0])]
+        first += [next((name for name in names if name.endswith(kind)), "") for kind in ("psnr", "ssim")]
+        names = [name for name in first if name]
+    return [
+        (system, measure(name, system), prefix + name, bool(prefix))
+        for name in names
+        for prefix in ("", "source_")[: 1 if several else 2]
+        for system in systems
+        if prefix + name in system.section("metrics")
+    ]
+
+
+def _status(system: System) -> dict[str, str]:
+    return {str(row.get("case")): str(row.get("status")) for row in system.section("structure").get("cases") or []}

@@ -1,0 +1,85 @@
+"""One or several converters over the same test patients → one clinical report.
+
+    python pipelines/clinical_evaluation.py OUT --prediction NAME=DIR [NAME=DIR ...] --reference DIR --source DIR
+        [--labels DIR] [--real DIR] [--training DIR] [--extractor radiomics] [--profile synthrad2025] ...
+
+OUT gets a folder of results a system and ``report.html`` with its PDF: every system beside the others, case by case.
+Cases that cannot be measured are named at the end, with exit code 2.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from medgen.evaluation.evaluate import evaluate
+from medgen.evaluation.features.named import KNOWN, named_extractor
+from medgen.reports.evaluation import write_report
+from medgen.types import InputError
+
+
+def main() -> int:
+    given = parse()
+    systems = dict(_named(text) for text in given.prediction)
+    if len(systems) < len(given.prediction):
+        raise InputError("two predictions have one name: give each its own, NAME=DIR")
+    extractor = named_extractor(given.extractor, window=given.window) if given.extractor else None
+    failures = []
+    for name, folder in systems.items():
+        print(f"{name}: measuring {folder}", flush=True)
+        found = evaluate(
+            given.reference,
+            folder,
+            given.out / name,
+            source=given.source,
+            labels=given.labels,
+            mask=given.mask,
+            data_range=given.data_range,
+            profile=given.profile,
+            extractor=extractor,
+            real=given.real,
+            training=given.training,
+            patient_pattern=given.patient_pattern,
+            progress=lambda done, count, case: print(f"[{done}/{count}] {case}", flush=True),
+        )
+        failures += [f"{name}, {failure.case}: {failure.error}" for failure in found.failures]
+    report = write_report(
+        [given.out / name for name in systems], given.out / "report.html", title=given.title, names=list(systems)
+    )
+    print(f"report: {report}")
+    for failure in failures:
+        print(f"medgen: error: {failure}", file=sys.stderr)
+    return 2 if failures else 0
+
+
+def _named(text: str) -> tuple[str, Path]:
+    """NAME=DIR, or a folder under its own name; a name becomes a folder's, so it is one word of a path."""
+    name, separator, folder = text.partition("=")
+    path = Path(folder if separator else text)
+    name = name if separator else path.name
+    if not name or Path(name).name != name:
+        raise InputError(f"{text!r}: the name of a system must be a plain word, as in pix2pix=converted/pix2pix")
+    return name, path
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--prediction", nargs="+", required=True, metavar="NAME=DIR")
+    for role in ("reference", "source", "labels", "mask", "real", "training"):
+        parser.add_argument(f"--{role}", type=Path)
+    parser.add_argument("--data-range", type=float)
+    parser.add_argument("--profile", default="generic")
+    parser.add_argument("--extractor", help=KNOWN)
+    parser.add_argument("--window", type=float, nargs=2, metavar=("LOW", "HIGH"))
+    parser.add_argument("--patient-pattern")
+    parser.add_argument("--title", default="Clinical evaluation of converted scans")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    try:
+        code = main()
+    except InputError as error:
+        print(f"medgen: error: {error}", file=sys.stderr)
+        code = 2
+    sys.exit(code)

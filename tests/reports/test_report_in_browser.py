@@ -1,0 +1,127 @@
+"""The page in a real browser: Chromium without a screen, from Debian's package."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from medgen.reports.conversion import conversion_report
+from medgen.reports.evaluation import write_report
+
+sys.path.insert(0, str(Path(__file__).parent))
+from chromium import BINARY, Chromium  # noqa: E402
+
+pytestmark = pytest.mark.skipif(BINARY is None, reason="Chromium is not installed: apt-get install chromium")
+EVIL = "<script>alert(1)</script>"
+WIDTHS = (1280, 390)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    chromium = Chromium(tmp_path_factory.mktemp("profile"))
+    yield chromium
+    chromium.close()
+
+
+@pytest.fixture(scope="module")
+def report(two_results, tmp_path_factory):
+    """One system's report in which a case, a region and a system bear the name of a script."""
+    root = tmp_path_factory.mktemp("report")
+    shutil.copytree(two_results[0], root / "results")
+    for name in ("cases.csv", "summary.json"):
+        path = root / "results" / name
+        text = path.read_text().replace("patient_001", EVIL).replace("spleen", EVIL)
+        path.write_text(text.replace(f"/{EVIL}.nii.gz", "/patient_001.nii.gz"))  # a script is no file name
+    return write_report([root / "results"], root / "report.html", pdf=False, title=f"Report {EVIL}", names=[EVIL])
+
+
+def test_the_page_opens_without_a_complaint_or_a_request(browser, report):
+    browser.open(report)
+    loaded = "[...document.images].map(i => [i.complete && i.naturalWidth > 30, i.alt])"
+    images = browser.run(loaded)
+    assert len(images) == 2 * 12 + 6 and all(ok for ok, _ in images)
+    assert browser.run("document.querySelectorAll('svg circle').length") == 2
+    assert browser.problems == []
+
+
+def test_a_script_for_a_name_is_shown_as_text(browser, report):
+    browser.open(report)
+    text = browser.run("document.body.innerText")
+    assert text.count(EVIL) >= 5 and browser.run("document.title") == f"Report {EVIL}"
+    assert browser.run("[...document.querySelectorAll('h3')].map(h => h.textContent)").count(EVIL) == 1
+    assert browser.run("document.scripts.length") == 1 + 6  # the page's own, and the frames of six sliders
+    assert browser.problems == []
+
+
+def test_the_slider_moves_all_pictures_of_its_plane(browser, report):
+    browser.open(report)
+    state = "(() => { const p = document.querySelector('.plane'); return {value: +p.querySelector('input').value,"
+    state += "place: p.querySelector('output').textContent, says: p.querySelector('input').ariaValueText ??"
+    state += "p.querySelector('input').getAttribute('aria-valuetext'), images: [...p.querySelectorAll('img')]"
+    state += ".map(i => i.src.slice(-4000)), other: document.querySelectorAll('.plane img')[4].src.slice(-4000)}; })()"
+    before = browser.run(state)
+    browser.run("document.querySelector('.plane input').focus()")
+    browser.press("ArrowRight", 39)
+    after = browser.run(state)
+    assert after["value"] == before["value"] + 1
+    assert all(a != b for a, b in zip(after["images"], before["images"], strict=True))
+    assert after["place"] != before["place"] and after["says"] == after["place"] and after["place"].endswith(" mm")
+    assert after["other"] == before["other"]  # the next plane stays
+    assert browser.run("document.querySelector('.plane img').decode().then(() => true)")
+    browser.press("Home", 36)
+    assert browser.run(state)["value"] == 0
+    browser.click(".plane input")  # the middle of the track
+    assert browser.run(state)["value"] > 0
+    browser.press("ArrowLeft", 37)
+    assert browser.problems == []
+
+
+def test_tables_sort_by_a_click_or_a_key_on_the_head(browser, report):
+    browser.open(report)
+    column = "[...document.querySelectorAll('#regions tbody tr')].map(r => parseFloat(r.cells[{}].dataset.value))"
+    head = "#regions thead th:nth-child(4)"
+    browser.click(head)
+    down = browser.run(column.format(3))
+    assert len(down) >= 4 and down == sorted(down, reverse=True)
+    browser.click(head)
+    assert browser.run(column.format(3)) == down[::-1]
+    assert browser.run(f"document.querySelector('{head}').ariaSort") == "ascending"
+    browser.run("document.querySelector('#regions th').focus()")
+    browser.press("Enter", 13)
+    names = browser.run("[...document.querySelectorAll('#regions tbody tr')].map(r => r.cells[0].textContent)")
+    assert names == browser.run("(names => names.sort((a, b) => b.localeCompare(a)))(" + json.dumps(names) + ")")
+    assert browser.run("document.querySelectorAll('#regions th[aria-sort=descending]').length") == 1
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_page_scrolls_sideways(browser, report, two_results, tmp_path, width):
+    several = write_report(two_results, tmp_path / "two.html", pdf=False, most_figures=1)
+    for page in (report, several, conversion_page(two_results[0], tmp_path)):
+        browser.open(page, width=width)
+        browser.run("document.querySelectorAll('details').forEach(d => d.open = true)")
+        assert browser.run("document.documentElement.scrollWidth") <= width, page
+        beyond = browser.run(
+            "[...document.querySelectorAll('main *')].filter(e => !e.closest('.scroll') &&"
+            f"e.getBoundingClientRect().right > {width} + 1).map(e => e.outerHTML.slice(0, 80))"
+        )
+        assert beyond == [], page
+    assert browser.problems == []
+
+
+def conversion_page(results, out):
+    files = json.loads((results / "summary.json").read_text())["cases"][0]["files"]
+    row = {"case": EVIL, "input": files["source"], "output": files["prediction"], "warnings": ["w"], "seconds": 1.0}
+    return conversion_report([row | {"error": None}], out / "conversion.html")
+
+
+def test_without_scripts_the_slice_that_shows_most_is_there(browser, report):
+    browser.open(report, scripts=False)
+    try:
+        assert browser.problems == []
+    finally:
+        browser.call("Emulation.setScriptExecutionDisabled", value=False)
+    visible = "getComputedStyle(document.querySelector('.slide input')).visibility"
+    assert browser.run(visible) == "hidden" and browser.run("document.querySelector('.plane img').naturalWidth") > 30
+    assert browser.run("document.querySelector('.plane output').textContent").endswith(" mm")

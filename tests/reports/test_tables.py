@@ -1,0 +1,51 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medgen.reports.tables import Cell, Head, Table, bracket, estimate, general, p_value, verdict_cell
+
+
+@given(st.integers(1, 40), st.integers(2, 12), st.integers(0, 3))
+def test_a_wide_table_is_cut_into_parts_that_fit_and_lose_nothing(columns, widest, rows):
+    table = Table(
+        [Head(str(c)) for c in range(columns)],
+        [[Cell(f"{r}.{c}") for c in range(columns)] for r in range(rows)],
+        "note",
+    )
+    parts = table.parts(widest)
+    assert all(len(part.heads) <= widest and part.heads[0] == table.heads[0] for part in parts)
+    assert [table.heads[0], *(head for part in parts for head in part.heads[1:])] == list(table.heads)
+    for row in range(rows):
+        assert all(part.rows[row][0] == table.rows[row][0] for part in parts)
+        assert [cell for part in parts for cell in part.rows[row][1:]] == list(table.rows[row][1:])
+    assert [part.note for part in parts] == [""] * (len(parts) - 1) + ["note"]
+
+
+@pytest.mark.parametrize(
+    ("stats", "text", "value"),
+    [
+        ({"mean": 12.34, "mean_interval": [-1.26, 26]}, "12.3 [−1.3,\u00a026.0]", 12.34),
+        ({"mean": 12.34, "mean_interval": [None, 26]}, "12.3", 12.34),
+        ({"mean": None}, "–", None),
+        (7, "7.0", 7),
+        (None, "–", None),
+    ],
+)
+def test_estimates_carry_their_interval_where_there_is_one(stats, text, value):
+    assert estimate(stats) == Cell(text, value)
+
+
+def test_values_nobody_knows_the_digits_of():
+    shown = [general(v).text for v in (0.0123456, 12345.6, -2.0, True, "text", None, math.nan, -1e-7)]
+    assert shown == ["0.01235", "12\u2009346", "−2", "yes", "text", "–", "–", "−1e−07"]
+
+
+def test_small_probabilities_are_not_zero():
+    assert [p_value(p).text for p in (0.0, 0.00099, 0.001, 0.5, None)] == ["< 0.001", "< 0.001", "0.001", "0.500", "–"]
+
+
+def test_verdicts_sort_from_fail_to_pass():
+    cells = sorted((verdict_cell(status) for status in ("pass", "fail", "review")), key=lambda cell: cell.value)
+    assert [cell.text for cell in cells] == ["fail", "review", "pass"] and bracket(None) == ""
