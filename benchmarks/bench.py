@@ -5,32 +5,18 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
+import bench_frechet
+import bench_segmentation
+import bench_ssim
 import nibabel as nib
 import numpy as np
-from skimage.metrics import structural_similarity
+from timing import best_of, row
 
 from medgen.data.cache import cached
 from medgen.data.phantom import make_patient
 from medgen.data.sampling import Patches
-from medgen.evaluation.fidelity import ssim
-
-
-def best_of(call: Callable[[], object], times: int = 3) -> float:
-    """Seconds of the fastest of some calls: the others were disturbed."""
-    taken = []
-    for _ in range(times):
-        started = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - started)
-    return min(taken)
-
-
-def row(name: str, ours: float, peer: float) -> None:
-    print(f"| {name} | {ours * 1e3:.1f} ms | {peer * 1e3:.1f} ms | {peer / ours:.1f} × |", flush=True)
 
 
 def step(method: str, *keys: str) -> dict[str, float]:
@@ -59,18 +45,10 @@ def gan_steps() -> None:
 
 def main() -> None:
     patient = make_patient(0)
-    truth, scan = patient.noncontrast, patient.contrast
+    scan = patient.contrast
     print("| what | medgen | peer | faster |\n|---|---|---|---|")
 
-    def peer_ssim() -> float:
-        options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-        return float(structural_similarity(truth, scan, data_range=4095, **options))
-
-    row(
-        "3D SSIM, 160 × 128 × 96 (scikit-image)",
-        best_of(lambda: ssim(truth, scan, data_range=4095)),
-        best_of(peer_ssim),
-    )
+    bench_ssim.main()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "scan.nii.gz"
         nib.save(nib.Nifti1Image(np.rint(scan).astype(np.int16), patient.affine), path)
@@ -81,6 +59,8 @@ def main() -> None:
             best_of(lambda: [patches[n] for n in range(10)]) / 10,
             best_of(lambda: [np.asarray(nib.load(path).dataobj) for _ in range(2)]),
         )
+    bench_segmentation.main()
+    bench_frechet.main()
     gan_steps()
 
 
