@@ -33,7 +33,7 @@ class CUT:
     Args:
         spatial_dims: 3, or 2 for slices.
         in_channels, out_channels: contrasts of X and of Y; as many of both, for G's encoder reads both.
-        generator, filters, levels, blocks, kernel, norm, dropout, upsample, stem, antialias: see ``networks``.
+        generator, filters, levels, blocks, kernel, norm, dropout, upsample, stem, detail, antialias: see ``networks``.
         residual: G predicts the difference from its input.
         nce_layers: stages of G's encoder whose features are compared; 0 is the image itself (paper's ResNet:
             image, both halvings, blocks 1 and 5); none: that for a ResNet, for a U-Net all but the deepest stage.
@@ -67,6 +67,7 @@ class CUT:
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         upsample: Literal["deconv", "resize"] = "deconv",
         stem: Annotated[int, Field(ge=0)] = 0,
+        detail: Annotated[int, Field(ge=0)] = 0,
         antialias: bool = True,
         residual: bool = False,
         nce_layers: tuple[int, ...] | None = None,
@@ -104,6 +105,7 @@ class CUT:
             dropout=dropout,
             upsample=upsample,
             stem=stem,
+            detail=detail,
             antialias=antialias,
         )
         every = len(G.encoder)  # type: ignore[arg-type]

@@ -27,7 +27,7 @@ class CycleGAN:
     Args:
         spatial_dims: 3, or 2 for slices.
         in_channels, out_channels: contrasts of X and of Y.
-        generator, filters, levels, blocks, kernel, norm, dropout, upsample, stem: see ``networks.resnet`` and ``unet``.
+        generator, filters, levels, blocks, kernel, norm, dropout, upsample, stem, detail: see ``networks``.
         residual: G and F predict the difference from their input.
         objective: adversarial loss (paper: least_squares).
         pool: translations kept for D (paper: 50).
@@ -55,6 +55,7 @@ class CycleGAN:
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         upsample: Literal["deconv", "resize"] = "deconv",
         stem: Annotated[int, Field(ge=0)] = 0,
+        detail: Annotated[int, Field(ge=0)] = 0,
         residual: bool = False,
         objective: Objective = "least_squares",
         pool: Annotated[int, Field(ge=0)] = 50,
@@ -75,6 +76,7 @@ class CycleGAN:
             "dropout": dropout,
             "upsample": upsample,
             "stem": stem,
+            "detail": detail,
         }
         adversary, preserve = deal(shared, Adversary, Preserve)
         judge: dict[str, Any] = {"spatial_dims": spatial_dims, "objective": objective, "pool": pool, **adversary}

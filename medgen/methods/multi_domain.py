@@ -34,7 +34,7 @@ class MultiDomain:
         spatial_dims: 3, or 2 for slices.
         in_channels, out_channels: contrasts of an image; as many of both, for G reads its own output.
         domains: how many; given by data.domains.
-        generator, filters, levels, blocks, kernel, norm, dropout, upsample, stem: see ``networks``.
+        generator, filters, levels, blocks, kernel, norm, dropout, upsample, stem, detail: see ``networks``.
         residual: G predicts the difference from its input.
         classifier_filters, classifier_layers: of C, a PatchGAN trunk without norms.
         weight_gan: of generator_loss (paper: 1).
@@ -64,6 +64,7 @@ class MultiDomain:
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         upsample: Literal["deconv", "resize"] = "deconv",
         stem: Annotated[int, Field(ge=0)] = 0,
+        detail: Annotated[int, Field(ge=0)] = 0,
         residual: bool = False,
         discriminator_norm: Norm = "none",
         classifier_filters: Count = 64,
@@ -95,6 +96,7 @@ class MultiDomain:
             dropout=dropout,
             upsample=upsample,
             stem=stem,
+            detail=detail,
         )
         shape: dict[str, Any] = {"spatial_dims": spatial_dims, "in_channels": n}
         C = Discriminator(

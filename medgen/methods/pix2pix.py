@@ -28,7 +28,7 @@ class Pix2Pix:
     Args:
         spatial_dims: 3, or 2 for slices.
         in_channels, out_channels: contrasts in and out.
-        generator, filters, levels, blocks, kernel, norm, dropout, upsample, stem: see ``networks.unet`` and ``resnet``.
+        generator, filters, levels, blocks, kernel, norm, dropout, upsample, stem, detail: see ``networks``.
         residual: G predicts the difference from its input.
         noise: channels of noise beside x, for tasks with more than one right answer.
         keep_background: what is coded -1 in the source (a masked background) stays -1 in the same channel, and G
@@ -59,6 +59,7 @@ class Pix2Pix:
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5,
         upsample: Literal["deconv", "resize"] = "deconv",
         stem: Annotated[int, Field(ge=0)] = 0,
+        detail: Annotated[int, Field(ge=0)] = 0,
         residual: bool = False,
         noise: Annotated[int, Field(ge=0)] = 0,
         keep_background: bool = False,
@@ -92,6 +93,7 @@ class Pix2Pix:
             dropout=dropout,
             upsample=upsample,
             stem=stem,
+            detail=detail,
             noise=noise,
         )
         self.networks: dict[str, nn.Module] = {"G": G}

@@ -30,11 +30,13 @@ def build_generator(
     dropout: float = 0.5,
     upsample: Literal["deconv", "resize"] = "deconv",
     stem: int = 0,
+    detail: int = 0,
     antialias: bool = False,
     noise: int = 0,
     tanh: bool = True,
 ) -> nn.Module:
-    """U-Net (``levels``, ``dropout``, ``upsample``, ``stem``) or ResNet (``blocks``, ``kernel``, ``antialias``).
+    """U-Net (``levels``, ``dropout``, ``upsample``, ``stem``, ``detail``) or ResNet (``blocks``, ``kernel``,
+    ``antialias``).
 
     Args:
         residual: predict the difference from the input, see ``networks.residual``.
@@ -55,7 +57,7 @@ def build_generator(
     common |= {"filters": filters, "norm": norm_spec(norm, filters), "tanh": tanh and not residual}
     network: nn.Module
     if name == "unet":
-        network = UNet(**common, levels=levels, dropout=dropout, upsample=upsample, stem=stem)
+        network = UNet(**common, levels=levels, dropout=dropout, upsample=upsample, stem=stem, detail=detail)
     else:
         network = ResNet(**common, blocks=blocks, kernel=kernel, antialias=antialias)
     initialise(network, "kaiming" if norm == "none" else init)

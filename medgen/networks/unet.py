@@ -27,6 +27,9 @@ class UNet(nn.Module):
         stem: filters of a level at full resolution, before the first halving and after the last doubling, which
             the paper does not have; 0: none. Without it detail of one voxel reaches the output only through the
             first layer's stride.
+        detail: features that the last doubling gives in place of the image; two 1-wide convolutions then read them
+            beside the input, voxel by voxel: what to do with a region comes from the decoder, which voxels belong
+            to it from their own intensity. 0: none. The cheap half of a ``stem``, which has it built in.
         tanh: end in tanh; off for a ``Residual`` generator.
     """
 
@@ -42,22 +45,27 @@ class UNet(nn.Module):
         dropout: float = 0.5,
         upsample: Literal["deconv", "resize"] = "deconv",
         stem: int = 0,
+        detail: int = 0,
         tanh: bool = True,
     ) -> None:
         super().__init__()
         if levels < 2:
             raise ValueError(f"a U-Net needs at least 2 levels, got {levels}")
+        if stem and detail:
+            raise ValueError(f"a stem ({stem}) has its own view of the input; set detail ({detail}) to 0")
         self.divisor = self.smallest = 2**levels
         width = [filters * 2 ** min(i, 3) for i in range(levels)]
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self.stem: nn.Module | None = None
         self.head: nn.Module | None = None
+        fine: dict[str, Any] = {"norm": norm, "act": LEAKY}
+        full = stem or detail  # features at full resolution
         if stem:
-            fine: dict[str, Any] = {"norm": norm, "act": LEAKY}
             self.stem = Convolution(spatial_dims, in_channels, stem, kernel_size=3, **fine)
+        if full:
             self.head = nn.Sequential(
-                Convolution(spatial_dims, 2 * stem, stem, kernel_size=1, **fine),
-                Convolution(spatial_dims, stem, out_channels, kernel_size=1, norm=None, act="TANH" if tanh else None),
+                Convolution(spatial_dims, full + (stem or in_channels), full, kernel_size=1, **fine),
+                Convolution(spatial_dims, full, out_channels, kernel_size=1, norm=None, act="TANH" if tanh else None),
             )
         for i, n in enumerate(width):
             bare = i in (0, levels - 1)  # no norm on the first layer, nor on the (often 1-voxel) innermost
@@ -75,10 +83,10 @@ class UNet(nn.Module):
             )
         for i in reversed(range(levels)):
             n_in = width[i] * (1 if i == levels - 1 else 2)
-            n_out = (stem or out_channels) if i == 0 else width[i - 1]
+            n_out = (full or out_channels) if i == 0 else width[i - 1]
             deep = dropout if 4 <= i <= 6 else 0.0
             last: dict[str, Any] = (
-                {"act": "RELU", "norm": norm} if stem else {"act": "TANH" if tanh else None, "norm": None}
+                {"act": "RELU", "norm": norm} if full else {"act": "TANH" if tanh else None, "norm": None}
             )
             inner: dict[str, Any] = {"act": "RELU", "norm": norm, "dropout": deep}
             self.up.append(_upsample(spatial_dims, n_in, n_out, upsample, **(last if i == 0 else inner)))

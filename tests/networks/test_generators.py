@@ -43,6 +43,22 @@ def test_stem_brings_single_voxels_to_the_output():
     assert changed[4, 6, 4] and changed.nonzero().min(0).values.tolist() == [3, 5, 3]
 
 
+def test_detail_lets_a_voxels_own_intensity_decide():
+    """With the coarse levels blind, each output voxel is a function of its own input voxel, and not a linear one."""
+    torch.manual_seed(0)
+    network = UNet(spatial_dims=3, in_channels=2, out_channels=1, filters=4, levels=2, norm=None, detail=3)
+    x = torch.randn(1, 2, 8, 12, 8)
+    assert network(x).shape == (1, 1, 8, 12, 8)
+    for layer in network.down:
+        torch.nn.init.zeros_(layer.conv.weight)
+    moved = x.clone()
+    moved[0, 1, 4, 6, 4] += 1
+    changed = (network(moved) - network(x)).abs()[0, 0] > 0
+    assert changed.nonzero().tolist() == [[4, 6, 4]]
+    with pytest.raises(ValueError, match="stem"):
+        UNet(spatial_dims=3, in_channels=1, out_channels=1, stem=2, detail=2)
+
+
 def test_channels_may_differ():
     network = build_generator(
         "unet",
