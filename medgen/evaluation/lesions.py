@@ -22,6 +22,8 @@ UNEVEN = 1.2  # a translation may change a structure of the other image by this 
 LEVELS = 24  # values of the other image between which `explained` interpolates
 NEARBY_MM = 20.0  # a tissue's change is the same within this distance
 
+LEAST_ML = 0.2  # of a lesion that is judged
+
 Spacing = Sequence[float]
 
 
@@ -63,10 +65,11 @@ def lesion_conservation(
     spacing: Spacing,
     *,
     labels: np.ndarray | None = None,
-    least_ml: float = 0.2,
+    least_ml: float = LEAST_ML,
     visible_z: float = 8.0,
     kept_z: float = 4.0,
     uptake: float | None = None,
+    either_sign: bool = False,
 ) -> list[Lesion]:
     """The fate of every lesion: a connected part of ``lesions`` of at least ``least_ml``.
 
@@ -86,6 +89,8 @@ def lesion_conservation(
         spacing: mm.
         labels: (X, Y, Z) whole numbers, structures of the source; 0 is background.
         uptake: in [0, 1]: the output is without contrast medium, both in HU; None: any other translation.
+        either_sign: the contrast in the output is not known beforehand: a lesion that is clear in the source is judged,
+            and kept where it stands out to either side, as one that is dark in T1 and bright in T2.
     """
     parts, _ = ndimage.label(lesions > 0, np.ones((3, 3, 3)))
     voxel_ml, margin = float(np.prod(spacing)) / 1000, [int(np.ceil(8 / s)) for s in spacing]
@@ -101,8 +106,8 @@ def lesion_conservation(
         (c, noise), (c_out, noise_out) = (_contrast(v[box], inside, ring) for v in (source, output))
         fall = float(np.median(source[box][ring]) - np.median(output[box][ring]))
         expected = c if uptake is None else min(c + (1 - uptake) * max(fall, 0.0), 0.0)
-        visible = abs(c) >= visible_z * noise and abs(expected) >= 2 * kept_z * noise_out
-        kept = c_out * np.sign(expected or c) >= kept_z * noise_out
+        visible = abs(c) >= visible_z * noise and (either_sign or abs(expected) >= 2 * kept_z * noise_out)
+        kept = (abs(c_out) if either_sign else c_out * np.sign(expected or c)) >= kept_z * noise_out
         centre = np.argwhere(inside).mean(0) + [b.start for b in box]
         x, y, z = (float(p) for p in centre * spacing)
         volume = float(inside.sum()) * voxel_ml
@@ -116,18 +121,24 @@ def sensitivity(lesions: Sequence[Lesion]) -> float:
     return float(np.mean(visible)) if visible else float("nan")
 
 
-def matched_lesions(source_lesions: np.ndarray, output_lesions: np.ndarray) -> tuple[float, int]:
-    """(sensitivity, false lesions) of a detector's mask on the output against that on the source.
+def matched_lesions(
+    source_lesions: np.ndarray, output_lesions: np.ndarray, *, least: float = 1
+) -> tuple[int, int, int]:
+    """(kept, lost, new): lesions of a detector's mask on the source and on the output that match, or do not.
 
-    A connected part counts as found where one voxel of it lies in the other mask. Sensitivity is NaN without lesions.
+    A lesion is a connected part of at least ``least`` voxels; it matches where one voxel of it lies in the other mask,
+    whatever the size of the part there.
     """
-    everywhere = np.ones((3, 3, 3))
-    wanted, count = ndimage.label(source_lesions > 0, everywhere)
-    given, number = ndimage.label(output_lesions > 0, everywhere)
-    hit = np.unique(wanted[given > 0])
-    true = np.unique(given[wanted > 0])
-    share = float((hit > 0).sum()) / count if count else float("nan")
-    return share, int(number - (true > 0).sum())
+    kept, lost = _touched(source_lesions > 0, output_lesions > 0, least)
+    return kept, lost, _touched(output_lesions > 0, source_lesions > 0, least)[1]
+
+
+def _touched(lesions: np.ndarray, other: np.ndarray, least: float) -> tuple[int, int]:
+    """How many parts of ``lesions`` touch the other mask, and how many do not."""
+    parts, count = ndimage.label(lesions, np.ones((3, 3, 3)))
+    large = np.bincount(parts.ravel(), minlength=count + 1)[1:] >= least
+    hit = np.isin(np.arange(1, count + 1), parts[other])
+    return int((large & hit).sum()), int((large & ~hit).sum())
 
 
 def new_structures(

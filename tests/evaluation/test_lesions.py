@@ -80,8 +80,9 @@ def test_host_is_the_commonest_label_of_the_ring():
 def test_matched_lesions_counts():
     source = ball((15, 25, 20), 8) | ball((40, 25, 20), 8)
     output = ball((16, 25, 20), 6) | ball((30, 10, 10), 6) | ball((50, 40, 30), 6)
-    assert matched_lesions(source, output) == (0.5, 2)
-    assert np.isnan(matched_lesions(np.zeros(SHAPE), output)[0])
+    assert matched_lesions(source, output) == (1, 1, 2)
+    assert matched_lesions(np.zeros(SHAPE), output) == (0, 0, 3)
+    assert matched_lesions(source, output, least=100) == (1, 1, 0)
 
 
 def test_filter_response_to_a_ball():
