@@ -239,14 +239,11 @@ def lesion_findings(case: Checked) -> None:
     if masks is None:
         return
     limits: dict[str, Any] = {"visible_z": case.limits.lesion_visible_z, "kept_z": case.limits.lesion_kept_z}
-    removed = case.hu and case.limits.contrast_removed
-    if removed and case.truth is None:
-        limits["uptake"] = case.limits.lesion_uptake
+    removed = case.hu and case.limits.contrast_removed and case.truth is None
+    limits |= {"uptake": case.limits.lesion_uptake} if removed else {"either_sign": True}
 
     def fates(image: np.ndarray) -> list[lesions.Lesion]:
-        return lesions.lesion_conservation(
-            case.source, image, masks, case.spacing, labels=case.labels, either_sign=not removed, **limits
-        )
+        return lesions.lesion_conservation(case.source, image, masks, case.spacing, labels=case.labels, **limits)
 
     found = fates(case.output)
     if case.truth is not None:  # a lesion that the true image does not show cannot be lost
@@ -260,13 +257,15 @@ def lesion_findings(case: Checked) -> None:
     }
     for lesion in judged:
         if lesion.lost:
+            sure = lesion.sure or case.truth is not None
+            state = "is lost" if sure else "is not seen any more, erased or without contrast of its own"
             text = (
-                f"A lesion of {lesion.volume_ml:.1f} ml at {case.at(lesion.place)} is lost: contrast to its host "
+                f"A lesion of {lesion.volume_ml:.1f} ml at {case.at(lesion.place)} {state}: contrast to its host "
                 f"{lesion.contrast:+.0f}{case.unit} before, {lesion.contrast_output:+.0f}{case.unit} after, "
                 f"{abs(lesion.contrast_output) / lesion.noise_output:.1f} times the noise "
                 f"(limit {case.limits.lesion_kept_z:g})."
             )
-            case.add("lesion_lost", "fail", text)
+            case.add("lesion_lost", "fail" if sure else "review", text)
 
 
 def new_structure_findings(case: Checked) -> None:

@@ -22,6 +22,7 @@ UNEVEN = 1.2  # a translation may change a structure of the other image by this 
 LEVELS = 24  # values of the other image between which `explained` interpolates
 NEARBY_MM = 20.0  # a tissue's change is the same within this distance
 
+WATER_HU = 0.0  # without contrast medium nothing but fat and air is darker
 LEAST_ML = 0.2  # of a lesion that is judged
 
 Spacing = Sequence[float]
@@ -30,8 +31,8 @@ Spacing = Sequence[float]
 @dataclass(frozen=True)
 class Lesion:
     """One lesion of the input. ``contrast``: mean in it minus median of its host tissue, in the image's unit (HU);
-    ``noise``: standard error of that contrast; ``expected``: contrast in the output; ``visible``: clear in the input
-    and expected to be so in the output, so that its fate can be judged."""
+    ``noise``: standard error of that contrast; ``expected``: the least contrast in the output, 0 if it may have none;
+    ``visible``: clear in the input; ``sure``: and sure to be clear in a correct output; ``kept``: seen there."""
 
     place: tuple[float, float, float]
     volume_ml: float
@@ -41,6 +42,7 @@ class Lesion:
     noise_output: float
     expected: float
     visible: bool
+    sure: bool
     kept: bool
 
     @property
@@ -67,7 +69,7 @@ def lesion_conservation(
     labels: np.ndarray | None = None,
     least_ml: float = LEAST_ML,
     visible_z: float = 8.0,
-    kept_z: float = 4.0,
+    kept_z: float = 3.0,
     uptake: float | None = None,
     either_sign: bool = False,
 ) -> list[Lesion]:
@@ -77,11 +79,13 @@ def lesion_conservation(
     where ``labels`` are given, else what lies within 60 HU (or units) of the ring's median. Its noise is the spread
     of the ring over the root of the number of voxels, each counted as half a one for the correlation of CT noise.
 
-    A lesion is judged where |contrast| ≥ visible_z · noise in the source and |expected| ≥ 2 kept_z · noise in the
-    output, and is kept where it has at least kept_z · noise of contrast there, of the expected sign. Expected is the
-    contrast in the source; where contrast medium was removed (``uptake``), a dark lesion that took up that share of
-    what its host did is expected to lose (1 - uptake) · (what its host lost) of it, and a bright one is not judged:
-    many enhanced lesions have no contrast without contrast medium, and only the truth can tell those from erased ones.
+    A lesion is visible where |contrast| ≥ visible_z · noise in the source. It is sure to be so in the output where
+    |expected| ≥ 2 kept_z · noise there, and is kept where it has at least kept_z · noise of contrast, of the expected
+    sign if it is sure. Expected is the contrast in the source. Where contrast medium was removed (``uptake``), it is the
+    least that may be left: a dark lesion that took up that share of what its host did loses (1 - uptake) · (what its
+    host lost) of it, and a bright one falls to water at most (0 HU; one in fat stays bright, one in the liver may be
+    without contrast). A lesion that is lost without being sure may have been erased or have no contrast of its own:
+    only the truth can tell.
 
     Args:
         source, output: (X, Y, Z) on one grid.
@@ -89,8 +93,8 @@ def lesion_conservation(
         spacing: mm.
         labels: (X, Y, Z) whole numbers, structures of the source; 0 is background.
         uptake: in [0, 1]: the output is without contrast medium, both in HU; None: any other translation.
-        either_sign: the contrast in the output is not known beforehand: a lesion that is clear in the source is judged,
-            and kept where it stands out to either side, as one that is dark in T1 and bright in T2.
+        either_sign: the contrast in the output is not known beforehand: no lesion is sure, and one is kept where it
+            stands out to either side, as one that is dark in T1 and bright in T2.
     """
     parts, _ = ndimage.label(lesions > 0, np.ones((3, 3, 3)))
     voxel_ml, margin = float(np.prod(spacing)) / 1000, [int(np.ceil(8 / s)) for s in spacing]
@@ -104,15 +108,24 @@ def lesion_conservation(
         if ring.sum() < 20:
             continue
         (c, noise), (c_out, noise_out) = (_contrast(v[box], inside, ring) for v in (source, output))
-        fall = float(np.median(source[box][ring]) - np.median(output[box][ring]))
-        expected = c if uptake is None else min(c + (1 - uptake) * max(fall, 0.0), 0.0)
-        visible = abs(c) >= visible_z * noise and (either_sign or abs(expected) >= 2 * kept_z * noise_out)
-        kept = (abs(c_out) if either_sign else c_out * np.sign(expected or c)) >= kept_z * noise_out
+        host, host_out = (float(np.median(v[box][ring])) for v in (source, output))
+        expected = c if uptake is None else _least_left(c, host, host_out, uptake)
+        visible = abs(c) >= visible_z * noise
+        sure = visible and not either_sign and abs(expected) >= 2 * kept_z * noise_out
+        kept = (c_out * np.sign(expected) if sure else abs(c_out)) >= kept_z * noise_out
         centre = np.argwhere(inside).mean(0) + [b.start for b in box]
         x, y, z = (float(p) for p in centre * spacing)
         volume = float(inside.sum()) * voxel_ml
-        found.append(Lesion((x, y, z), volume, c, c_out, noise, noise_out, expected, bool(visible), bool(kept)))
+        state = bool(visible), bool(sure), bool(kept)
+        found.append(Lesion((x, y, z), volume, c, c_out, noise, noise_out, expected, *state))
     return found
+
+
+def _least_left(contrast: float, host: float, host_output: float, uptake: float) -> float:
+    """Least contrast (HU) of a lesion once contrast medium is gone, of the sign it had; see `lesion_conservation`."""
+    if contrast < 0:
+        return min(contrast + (1 - uptake) * max(host - host_output, 0.0), 0.0)
+    return max(0.0, min(contrast, min(host + contrast, WATER_HU) - host_output))
 
 
 def sensitivity(lesions: Sequence[Lesion]) -> float:
