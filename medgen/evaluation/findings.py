@@ -6,7 +6,7 @@ shows (other HU in MR, a lesion that only one contrast shows, a patient who move
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +19,7 @@ Status = Literal["pass", "review", "fail"]
 Spacing = tuple[float, float, float]
 LUNG_HU, BRIGHT_HU = -500.0, 135.0  # new structures are looked for in lung and in what is not enhanced vessel or bone
 LOUD = 1.5  # times its limit: what exceeds it by half fails rather than asks for review
+LEAST_VOXELS, LARGE_ML = 200, 60.0  # of a region in which new structures are looked for; of a labelled one by itself
 LESIONS = ("lesion", "cyst", "tumour", "tumor", "metasta")  # words in the names of labels
 
 
@@ -273,12 +274,7 @@ def new_structure_findings(case: Checked) -> None:
 
     Without the truth it is counted, but held against the output only where the translation can add nothing.
     """
-    inner = ndimage.binary_erosion(case.body, iterations=2)
-    if case.hu:
-        smooth = ndimage.gaussian_filter(case.source, [2.5 / s for s in case.spacing])
-        masks = [inner & (smooth > LUNG_HU) & ~ndimage.binary_dilation(smooth > BRIGHT_HU), inner & (smooth < LUNG_HU)]
-    else:
-        masks = [inner]
+    masks = _regions(case)
     blobs = [blob for mask in masks for blob in _blobs(case, case.source, mask)]
     if case.truth is not None and blobs:
         beside = [blob.place for mask in masks for blob in _blobs(case, case.truth, mask)]
@@ -297,10 +293,53 @@ def new_structure_findings(case: Checked) -> None:
         case.add("lesion_new", "fail" if blob.z > 2 * case.limits.new_structure_z else "review", text)
 
 
+def _regions(case: Checked) -> list[np.ndarray]:
+    """Where new structures are looked for: in each labelled structure by itself, and in the rest of the body.
+
+    Within a structure the change is even; where only HU tell structures apart, those that lose contrast medium and those
+    that do not may look alike, and vessels and bone are left out. A known lesion is no place for a new one.
+    """
+    inner = ndimage.binary_erosion(case.body, iterations=2)
+    if case.lesions is not None:
+        inner &= case.lesions == 0
+    smooth = ndimage.gaussian_filter(case.source, [2.5 / s for s in case.spacing])
+    inside, rest = [], inner.copy()
+    for value in _large_labels(case, inner):
+        region = inner & (case.labels == value)
+        if not case.hu or np.median(smooth[region]) <= BRIGHT_HU:
+            inside.append(region)
+            rest &= ~region
+    if not case.hu:
+        return [*inside, rest]
+    soft = (smooth > LUNG_HU) & ~ndimage.binary_dilation(smooth > BRIGHT_HU)
+    return [*inside, rest & soft, rest & (smooth < LUNG_HU)]
+
+
+def _large_labels(case: Checked, inner: np.ndarray) -> list[int]:
+    if case.labels is None:
+        return []
+    millilitres = np.bincount(case.labels[inner]) * np.prod(case.spacing) / 1000
+    return [int(value) for value in np.flatnonzero(millilitres >= LARGE_ML) if value]
+
+
 def _blobs(case: Checked, other: np.ndarray, mask: np.ndarray) -> list[lesions.Blob]:
-    least = case.limits.new_structure_contrast if case.hu else 0.0
-    z = case.limits.new_structure_z
-    return lesions.new_structures(case.output, other, mask, case.spacing, least_z=z, least_contrast=least)
+    if mask.sum() < LEAST_VOXELS:
+        return []
+    lung = np.median(case.source[mask]) < LUNG_HU
+    least = case.limits.new_lung_contrast if lung else case.limits.new_structure_contrast
+    margin = [int(20 / s) for s in case.spacing]
+    box = ndimage.find_objects(mask.astype(np.uint8))[0]
+    box = tuple(slice(max(b.start - m, 0), b.stop + m) for b, m in zip(box, margin, strict=True))
+    found = lesions.new_structures(
+        case.output[box],
+        other[box],
+        mask[box],
+        case.spacing,
+        least_z=case.limits.new_structure_z,
+        least_contrast=least if case.hu else 0.0,
+    )
+    corner = np.multiply([b.start for b in box], case.spacing)
+    return [replace(blob, place=tuple(corner + blob.place)) for blob in found]
 
 
 def segmented_findings(

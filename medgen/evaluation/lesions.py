@@ -186,17 +186,18 @@ def new_structures(
     change = image - _slope(other[mask], image[mask]) * other  # what both show, noise too if it was copied, cancels
     mean, scatter = explained(change, other, flat, spacing)
     rest, typical = np.where(flat, change - mean, 0), float(np.median(scatter[flat]))
+    scatter = np.maximum(scatter, 0.8 * typical)  # of few like voxels the spread is small by chance
     ambiguous = np.maximum(scatter**2 - (SCATTER * typical) ** 2, 0)
     smooth = ndimage.gaussian_filter(other, [2.0 / s for s in spacing])
     found: list[Blob] = []
     for radius in radii:
         sigma = [radius / np.sqrt(3) / s for s in spacing]
-        response = _masked_dog(rest, flat, sigma)
+        response, fewer = _masked_dog(rest, flat, sigma)
         seen = flat & (response != 0)
         if not seen.any():
             continue
-        noise = scatter * _spread(response[seen] / np.maximum(scatter[seen], 1e-6))
-        uneven = _variance(smooth, [WIDER * s for s in sigma])
+        noise = scatter * fewer * _spread(response[seen] / np.maximum(scatter[seen] * fewer[seen], 1e-6))
+        uneven = _variance(smooth, mask, [WIDER * s for s in sigma])
         uneven = np.maximum(uneven - SCATTER**2 * np.quantile(uneven[seen], 0.2), 0)
         doubt = BALL * np.sqrt(ambiguous + UNEVEN**2 * uneven)
         z = np.abs(response) / np.maximum(np.hypot(noise, doubt), 1e-6)
@@ -276,20 +277,28 @@ def _hat(values: np.ndarray, levels: np.ndarray, k: int) -> np.ndarray:
     return np.interp(values, levels, np.eye(len(levels))[k]).astype(np.float32)
 
 
-def _masked_dog(v: np.ndarray, mask: np.ndarray, sigma: Sequence[float]) -> np.ndarray:
-    """Difference of two Gaussian means over the mask; 0 where less than half of the narrower lies in it."""
-    means, weight = [], mask.astype(np.float32)
+def _masked_dog(v: np.ndarray, mask: np.ndarray, sigma: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Difference of two Gaussian means over the mask; 0 where less than half of the narrower lies in it.
+
+    Beside it by how much more noise it has there than far from the mask's border: white noise under Gaussian weights w
+    keeps sqrt(Σ w²) / Σ w of itself, and w² is a Gaussian narrower by √2.
+    """
+    means, shares, weight = [], [], mask.astype(np.float32)
     for scale in (1.0, WIDER):
         share = ndimage.gaussian_filter(weight, [scale * s for s in sigma], mode="constant")
         mean = ndimage.gaussian_filter(v * weight, [scale * s for s in sigma], mode="constant") / np.maximum(share, 0.1)
         means.append(np.where(share > 0.5, mean, np.nan))
-    return np.nan_to_num(means[0] - means[1])
+        shares.append(share)
+    squares = ndimage.gaussian_filter(weight, [s / np.sqrt(2) for s in sigma], mode="constant")
+    return np.nan_to_num(means[0] - means[1]), np.sqrt(np.maximum(squares, 0.1)) / np.maximum(shares[0], 0.1)
 
 
-def _variance(v: np.ndarray, sigma: Sequence[float]) -> np.ndarray:
-    """Variance in a Gaussian window."""
-    v = v - v.mean(dtype=np.float64).astype(v.dtype)
-    return np.maximum(ndimage.gaussian_filter(v * v, sigma) - ndimage.gaussian_filter(v, sigma) ** 2, 0)
+def _variance(v: np.ndarray, mask: np.ndarray, sigma: Sequence[float]) -> np.ndarray:
+    """Variance over the mask in a Gaussian window."""
+    v = np.where(mask, v - v[mask].mean(dtype=np.float64), 0).astype(np.float32)
+    share = np.maximum(ndimage.gaussian_filter(mask.astype(np.float32), sigma), 0.1)
+    mean, square = (ndimage.gaussian_filter(x, sigma) / share for x in (v, v * v))
+    return np.maximum(square - mean**2, 0)
 
 
 def _flat(v: np.ndarray, mask: np.ndarray, spacing: Spacing) -> np.ndarray:
