@@ -69,7 +69,7 @@ def evaluate(
         extractor: of features, for the distances between the sets of predictions and of real volumes; None: none.
         real: real volumes of the target's kind, best of other patients; None: the reference.
         training: the real volumes that the model was trained to make; the predictions are tested for copies of them.
-        lesions: masks of the lesions in the source; None: the labels whose name says so (`findings.LESIONS`).
+        lesions: masks of the lesions in the source; None: the labels whose name says so (`lesion_findings.LESIONS`).
         checks: limits and segmenter of the structure check, which every case with a source gets; None: the general
             limits, see docs/decisions/checks.md.
         downstream: train segmenters on references and predictions with ``labels``, and test them; None: do not.

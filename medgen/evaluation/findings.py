@@ -6,68 +6,13 @@ shows (other HU in MR, a lesion that only one contrast shows, a patient who move
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
 
 import numpy as np
-from scipy import ndimage
 
-from medgen.evaluation import enhancement, geometry, hounsfield, lesions, structure
-from medgen.evaluation.thresholds import Thresholds
+from medgen.evaluation import enhancement, geometry, hounsfield, lesion_findings, structure
+from medgen.evaluation.checked import Checked, Status
 
-Status = Literal["pass", "review", "fail"]
-Spacing = tuple[float, float, float]
-LUNG_HU, BRIGHT_HU = -500.0, 135.0  # new structures are looked for in lung and in what is not enhanced vessel or bone
 LOUD = 1.5  # times its limit: what exceeds it by half fails rather than asks for review
-LEAST_VOXELS, LARGE_ML = 200, 60.0  # of a region in which new structures are looked for; of a labelled one by itself
-LESIONS = ("lesion", "cyst", "tumour", "tumor", "metasta")  # words in the names of labels
-
-
-@dataclass(frozen=True)
-class Reason:
-    """One finding. ``fault``: flip, shift, structure, offset, scale, enhancement, lesion_lost, lesion_new, anatomy."""
-
-    fault: str
-    status: Status
-    text: str
-
-    def __str__(self) -> str:
-        return self.text
-
-
-@dataclass
-class Checked:
-    """What the checks share, all arrays on one grid; they add to ``values`` and ``reasons``."""
-
-    source: np.ndarray
-    output: np.ndarray
-    spacing: Spacing
-    body: np.ndarray
-    truth: np.ndarray | None
-    labels: np.ndarray | None
-    names: Mapping[int, str]
-    lesions: np.ndarray | None
-    limits: Thresholds
-    hu: bool
-    origin: np.ndarray  # mm from the volume's first voxel to this grid's
-    values: dict[str, float | str] = field(default_factory=dict)
-    reasons: list[Reason] = field(default_factory=list)
-
-    @property
-    def unit(self) -> str:
-        return " HU" if self.hu else ""
-
-    def at(self, place: tuple[float, float, float]) -> str:
-        """A place for the reader, in mm from the first voxel of the volume as it was given."""
-        return "({:.0f}, {:.0f}, {:.0f}) mm".format(*(self.origin + place))
-
-    def add(self, fault: str, status: Status, text: str) -> None:
-        self.reasons.append(Reason(fault, status, text))
-
-
-def is_lesion(name: str) -> bool:
-    """Whether a label's name says lesion, cyst, tumour or metastasis."""
-    return any(word in name.lower() for word in LESIONS)
 
 
 def geometry_findings(case: Checked) -> None:
@@ -234,114 +179,6 @@ def _collecting(case: Checked) -> list[float] | None:
     return None
 
 
-def lesion_findings(case: Checked) -> None:
-    """The fate of every lesion whose mask is known."""
-    masks = case.lesions
-    if masks is None:
-        return
-    limits: dict[str, Any] = {"visible_z": case.limits.lesion_visible_z, "kept_z": case.limits.lesion_kept_z}
-    removed = case.hu and case.limits.contrast_removed and case.truth is None
-    limits |= {"uptake": case.limits.lesion_uptake} if removed else {"either_sign": True}
-
-    def fates(image: np.ndarray) -> list[lesions.Lesion]:
-        return lesions.lesion_conservation(case.source, image, masks, case.spacing, labels=case.labels, **limits)
-
-    found = fates(case.output)
-    if case.truth is not None:  # a lesion that the true image does not show cannot be lost
-        found = [lesion for lesion, expected in zip(found, fates(case.truth), strict=True) if expected.kept]
-    judged = [lesion for lesion in found if lesion.visible]
-    case.values |= {
-        "lesions": float(len(found)),
-        "lesions_kept": float(sum(lesion.kept for lesion in judged)),
-        "lesions_lost": float(sum(lesion.lost for lesion in judged)),
-        "lesion_sensitivity": lesions.sensitivity(found),
-    }
-    for lesion in judged:
-        if lesion.lost:
-            sure = lesion.sure or case.truth is not None
-            state = "is lost" if sure else "is not seen any more, erased or without contrast of its own"
-            text = (
-                f"A lesion of {lesion.volume_ml:.1f} ml at {case.at(lesion.place)} {state}: contrast to its host "
-                f"{lesion.contrast:+.0f}{case.unit} before, {lesion.contrast_output:+.0f}{case.unit} after, "
-                f"{abs(lesion.contrast_output) / lesion.noise_output:.1f} times the noise "
-                f"(limit {case.limits.lesion_kept_z:g})."
-            )
-            case.add("lesion_lost", "fail" if sure else "review", text)
-
-
-def new_structure_findings(case: Checked) -> None:
-    """What the output has and the input has not, nor the truth if it is given.
-
-    Without the truth it is counted, but held against the output only where the translation can add nothing.
-    """
-    masks = _regions(case)
-    blobs = [blob for mask in masks for blob in _blobs(case, case.source, mask)]
-    if case.truth is not None and blobs:
-        beside = [blob.place for mask in masks for blob in _blobs(case, case.truth, mask)]
-        blobs = [b for b in blobs if any(np.linalg.norm(np.subtract(b.place, p)) <= b.diameter for p in beside)]
-    case.values["new_structures"] = float(len(blobs))
-    if case.truth is None and not case.limits.adds_nothing:
-        return
-    if case.lesions is not None:
-        case.values["lesions_new"] = float(len(blobs))
-    for blob in sorted(blobs, key=lambda b: -b.z)[:3]:
-        text = (
-            f"A structure of about {blob.diameter:.0f} mm at {case.at(blob.place)} is not in the input: contrast "
-            f"{blob.contrast:+.0f}{case.unit}, {blob.z:.1f} times the noise "
-            f"(limit {case.limits.new_structure_z:g})."
-        )
-        case.add("lesion_new", "fail" if blob.z > 2 * case.limits.new_structure_z else "review", text)
-
-
-def _regions(case: Checked) -> list[np.ndarray]:
-    """Where new structures are looked for: in each labelled structure by itself, and in the rest of the body.
-
-    Within a structure the change is even; where only HU tell structures apart, those that lose contrast medium and those
-    that do not may look alike, and vessels and bone are left out. A known lesion is no place for a new one.
-    """
-    inner = ndimage.binary_erosion(case.body, iterations=2)
-    if case.lesions is not None:
-        inner &= case.lesions == 0
-    smooth = ndimage.gaussian_filter(case.source, [2.5 / s for s in case.spacing])
-    inside, rest = [], inner.copy()
-    for value in _large_labels(case, inner):
-        region = inner & (case.labels == value)
-        if not case.hu or np.median(smooth[region]) <= BRIGHT_HU:
-            inside.append(region)
-            rest &= ~region
-    if not case.hu:
-        return [*inside, rest]
-    soft = (smooth > LUNG_HU) & ~ndimage.binary_dilation(smooth > BRIGHT_HU)
-    return [*inside, rest & soft, rest & (smooth < LUNG_HU)]
-
-
-def _large_labels(case: Checked, inner: np.ndarray) -> list[int]:
-    if case.labels is None:
-        return []
-    millilitres = np.bincount(case.labels[inner]) * np.prod(case.spacing) / 1000
-    return [int(value) for value in np.flatnonzero(millilitres >= LARGE_ML) if value]
-
-
-def _blobs(case: Checked, other: np.ndarray, mask: np.ndarray) -> list[lesions.Blob]:
-    if mask.sum() < LEAST_VOXELS:
-        return []
-    lung = np.median(case.source[mask]) < LUNG_HU
-    least = case.limits.new_lung_contrast if lung else case.limits.new_structure_contrast
-    margin = [int(20 / s) for s in case.spacing]
-    box = ndimage.find_objects(mask.astype(np.uint8))[0]
-    box = tuple(slice(max(b.start - m, 0), b.stop + m) for b, m in zip(box, margin, strict=True))
-    found = lesions.new_structures(
-        case.output[box],
-        other[box],
-        mask[box],
-        case.spacing,
-        least_z=case.limits.new_structure_z,
-        least_contrast=least if case.hu else 0.0,
-    )
-    corner = np.multiply([b.start for b in box], case.spacing)
-    return [replace(blob, place=tuple(corner + blob.place)) for blob in found]
-
-
 def segmented_findings(
     case: Checked, found: Callable[[str], np.ndarray], names: Mapping[int, str], voxel_ml: float
 ) -> None:
@@ -349,10 +186,10 @@ def segmented_findings(
 
     Args:
         found: "source", "output" or "truth" → labels (X, Y, Z) on the volume's own grid.
-        names: of the segmenter's labels; those that `is_lesion` says are lesions are counted, the others compared.
+        names: of the segmenter's labels; lesions by their name are counted, the others compared.
     """
     source, output = found("source"), found("output")
-    marks = [value for value, name in names.items() if is_lesion(name)]
+    marks = [value for value, name in names.items() if lesion_findings.is_lesion(name)]
     dice = {label: d for label, d in structure.label_dice(source, output).items() if label not in marks}
     case.values |= {f"dice_{names.get(label, f'label_{label}')}": value for label, value in dice.items()}
     least = case.limits.anatomy_dice
@@ -365,17 +202,4 @@ def segmented_findings(
             text = f"{name}: the segmenter finds it elsewhere, Dice {value:.2f} (limit {least:g})."
             case.add("anatomy", "fail" if value < least / LOUD else "review", text)
     if marks and case.lesions is None:
-        _detected(case, np.isin(source, marks), np.isin(output, marks), voxel_ml)
-
-
-def _detected(case: Checked, source: np.ndarray, output: np.ndarray, voxel_ml: float) -> None:
-    """A detector errs on real images too, so that what it misses or adds asks for review and does not fail."""
-    kept, lost, new = lesions.matched_lesions(source, output, least=lesions.LEAST_ML / voxel_ml)
-    case.values |= {"lesions": float(kept + lost), "lesions_kept": float(kept), "lesions_lost": float(lost)}
-    case.values |= {"lesion_sensitivity": kept / (kept + lost) if kept + lost else float("nan")}
-    case.values["lesions_new"] = float(new)
-    if lost:
-        text = f"The segmenter finds {lost} of {kept + lost} lesions of the input no more."
-        case.add("lesion_lost", "review", text)
-    if new:
-        case.add("lesion_new", "review", f"The segmenter finds {new} lesions that the input has not.")
+        lesion_findings.detected_findings(case, np.isin(source, marks), np.isin(output, marks), voxel_ml)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from medgen.data.body import looks_like_hu
-from medgen.evaluation.findings import is_lesion
+from medgen.evaluation.lesion_findings import is_lesion
 from medgen.evaluation.named_segmenter import NamedSegmenter, named_segmenter
 from medgen.evaluation.safety import check_case
 from medgen.evaluation.thresholds import Thresholds, load_thresholds

@@ -81,11 +81,11 @@ def lesion_conservation(
 
     A lesion is visible where |contrast| ≥ visible_z · noise in the source. It is sure to be so in the output where
     |expected| ≥ 2 kept_z · noise there, and is kept where it has at least kept_z · noise of contrast, of the expected
-    sign if it is sure. Expected is the contrast in the source. Where contrast medium was removed (``uptake``), it is the
-    least that may be left: a dark lesion that took up that share of what its host did loses (1 - uptake) · (what its
-    host lost) of it, and a bright one falls to water at most (0 HU; one in fat stays bright, one in the liver may be
-    without contrast). A lesion that is lost without being sure may have been erased or have no contrast of its own:
-    only the truth can tell.
+    sign if it is sure. Expected is the contrast in the source. Where contrast medium was removed (``uptake``), it is
+    the least that may be left: a dark lesion that took up that share of what its host did loses (1 - uptake) · (what
+    its host lost) of it, and a bright one falls to water at most (0 HU; one in fat stays bright, one in the liver may
+    be without contrast). A lesion that is lost without being sure may have been erased or have no contrast of its
+    own: only the truth can tell.
 
     Args:
         source, output: (X, Y, Z) on one grid.
@@ -160,7 +160,7 @@ def new_structures(
     mask: np.ndarray,
     spacing: Spacing,
     *,
-    least_z: float = 5.5,
+    least_z: float = 6.25,
     least_contrast: float = 0.0,
     radii: Sequence[float] = RADII_MM,
 ) -> list[Blob]:
@@ -197,7 +197,7 @@ def new_structures(
         if not seen.any():
             continue
         noise = scatter * fewer * _spread(response[seen] / np.maximum(scatter[seen] * fewer[seen], 1e-6))
-        uneven = _variance(smooth, mask, [WIDER * s for s in sigma])
+        uneven = _variance(smooth, flat, [WIDER * s for s in sigma])
         uneven = np.maximum(uneven - SCATTER**2 * np.quantile(uneven[seen], 0.2), 0)
         doubt = BALL * np.sqrt(ambiguous + UNEVEN**2 * uneven)
         z = np.abs(response) / np.maximum(np.hypot(noise, doubt), 1e-6)

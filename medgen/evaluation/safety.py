@@ -1,7 +1,8 @@
 """The verdict on one translated volume against its input: pass, review or fail, each reason a sentence.
 
 What is measured lives beside this file (`structure`, `geometry`, `hounsfield`, `enhancement`, `lesions`), the words
-in `findings`, the limits in `thresholds`. docs/explanation/metrics_structure.md says what a pass does not prove.
+in `findings` and `lesion_findings`, the limits in `thresholds`. docs/explanation/metrics_structure.md says what a pass
+does not prove.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +13,8 @@ import numpy as np
 from scipy import ndimage
 
 from medgen.data.body import body_mask, looks_like_hu
-from medgen.evaluation import findings
-from medgen.evaluation.findings import Checked, Reason, Spacing, Status
+from medgen.evaluation import findings, lesion_findings
+from medgen.evaluation.checked import Checked, Reason, Spacing, Status
 from medgen.evaluation.thresholds import Thresholds
 from medgen.types import InputError
 
@@ -67,8 +68,8 @@ def check_case(
         findings.hounsfield_findings(case)
         if case.limits.contrast_removed:
             findings.enhancement_findings(case)
-    findings.lesion_findings(case)
-    findings.new_structure_findings(case)
+    lesion_findings.lesion_findings(case)
+    lesion_findings.new_structure_findings(case)
     if segment is not None:
         images = {"source": source, "output": output, "truth": truth}
         known = case.names if segment_names is None else segment_names
