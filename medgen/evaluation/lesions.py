@@ -18,7 +18,8 @@ EDGE_MM = 3.0  # scale at which edges are taken
 STEEP = 4.0  # times the gradient of noise: an edge
 SCATTER = 1.2  # times the median scatter: more than that is not noise
 FEW = 2e-3  # share of the voxels nearby below which like voxels of the whole image are asked
-UNEVEN = 1.2  # a translation may change a structure of the other image by this many times its contrast
+UNEVEN = (0.3, 1.2)  # a translation changes structures of the other image by at least and at most so many times their
+# contrast; in between, by what it is seen to change
 LEVELS = 24  # values of the other image between which `explained` interpolates
 NEARBY_MM = 20.0  # a tissue's change is the same within this distance
 
@@ -160,7 +161,7 @@ def new_structures(
     mask: np.ndarray,
     spacing: Spacing,
     *,
-    least_z: float = 6.25,
+    least_z: float = 6.6,
     least_contrast: float = 0.0,
     radii: Sequence[float] = RADII_MM,
 ) -> list[Blob]:
@@ -199,7 +200,8 @@ def new_structures(
         noise = scatter * fewer * _spread(response[seen] / np.maximum(scatter[seen] * fewer[seen], 1e-6))
         uneven = _variance(smooth, flat, [WIDER * s for s in sigma])
         uneven = np.maximum(uneven - SCATTER**2 * np.quantile(uneven[seen], 0.2), 0)
-        doubt = BALL * np.sqrt(ambiguous + UNEVEN**2 * uneven)
+        share = _share(response[seen], BALL * np.sqrt(uneven[seen]))
+        doubt = BALL * np.sqrt(ambiguous + share**2 * uneven)
         z = np.abs(response) / np.maximum(np.hypot(noise, doubt), 1e-6)
         z[~flat | (np.abs(response) < least_contrast * BALL)] = 0
         for at, height in _peaks(z, least_z):
@@ -291,6 +293,12 @@ def _masked_dog(v: np.ndarray, mask: np.ndarray, sigma: Sequence[float]) -> tupl
         shares.append(share)
     squares = ndimage.gaussian_filter(weight, [s / np.sqrt(2) for s in sigma], mode="constant")
     return np.nan_to_num(means[0] - means[1]), np.sqrt(np.maximum(squares, 0.1)) / np.maximum(shares[0], 0.1)
+
+
+def _share(response: np.ndarray, uneven: np.ndarray) -> float:
+    """How strongly the filter answers to unevenness of the other image, from the tenth where that is strongest."""
+    most = uneven >= max(float(np.quantile(uneven, 0.9)), 1e-6)
+    return float(np.clip(_spread(response[most] / uneven[most]), *UNEVEN)) if most.any() else UNEVEN[0]
 
 
 def _variance(v: np.ndarray, mask: np.ndarray, sigma: Sequence[float]) -> np.ndarray:

@@ -37,7 +37,7 @@ class Thresholds(Section):
     lesion_visible_z: float = Field(8.0, gt=0, description="contrast / noise from which a lesion's fate is judged")
     lesion_kept_z: float = Field(3.0, gt=0, description="contrast / noise from which a lesion counts as kept")
     lesion_uptake: float = Field(0.4, ge=0, le=1, description="iodine of a dark lesion, as a share of its host's")
-    new_structure_z: float = Field(6.25, gt=0, description="contrast / noise of a structure the input has not")
+    new_structure_z: float = Field(6.6, gt=0, description="contrast / noise of a structure the input has not")
     new_structure_contrast: float = Field(17.0, ge=0, description="HU, least contrast of such a structure")
     new_lung_contrast: float = Field(50.0, ge=0, description="HU, the same in lung")
     anatomy_dice: float = Field(0.8, ge=0, le=1, description="least Dice of a structure by a segmenter")
