@@ -63,6 +63,18 @@ def check_case(
     _check(source, output, spacing, truth, labels, lesions)
     case = _prepared(source, output, spacing, truth, labels, names or {}, lesions, thresholds or Thresholds())
     findings.geometry_findings(case)
+    if not case.reasons or case.reasons[0].fault != "flip":  # all else follows from a flip
+        _content_findings(case)
+        if segment is not None:
+            images = {"source": source, "output": output, "truth": truth}
+            known = case.names if segment_names is None else segment_names
+            voxel_ml = float(np.prod(spacing)) / 1000
+            findings.segmented_findings(case, lambda role: segment(images[role]), known, voxel_ml)  # type: ignore[arg-type]
+    reasons = sorted(case.reasons, key=lambda r: -RANK[r.status])
+    return Verdict(reasons[0].status if reasons else "pass", tuple(reasons), case.values)
+
+
+def _content_findings(case: Checked) -> None:
     findings.structure_findings(case)
     if case.hu:
         findings.hounsfield_findings(case)
@@ -70,13 +82,6 @@ def check_case(
             findings.enhancement_findings(case)
     lesion_findings.lesion_findings(case)
     lesion_findings.new_structure_findings(case)
-    if segment is not None:
-        images = {"source": source, "output": output, "truth": truth}
-        known = case.names if segment_names is None else segment_names
-        voxel_ml = float(np.prod(spacing)) / 1000
-        findings.segmented_findings(case, lambda role: segment(images[role]), known, voxel_ml)  # type: ignore[arg-type]
-    reasons = sorted(case.reasons, key=lambda r: -RANK[r.status])
-    return Verdict(reasons[0].status if reasons else "pass", tuple(reasons), case.values)
 
 
 def _prepared(
