@@ -41,7 +41,7 @@ FAULTS = {
     "enhancement left in": "enhancement",
     "offset of 15 HU": "offset",
 }
-WITHOUT_LABELS = ("correct", "lesion erased", "enhancement left in", "mild")  # the rest does not look at labels
+WITHOUT_LABELS = ("correct", "lesion erased", "lesion added", "enhancement left in", "mild")  # the rest needs none
 MILD = ("blurred by half a voxel", "10 % of the enhancement left", "noise reduced by half", "3 HU off")
 
 

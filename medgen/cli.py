@@ -171,15 +171,36 @@ def evaluate(
     training: Annotated[
         Path | None, typer.Option(help="Folder of the real volumes trained on: are there copies of them?")
     ] = None,
+    checks: Annotated[
+        str, typer.Option(help="Limits of the structure check: general, ct_contrast, or a YAML file.")
+    ] = "general",
+    lesions: Annotated[Path | None, typer.Option(help="Folder of masks of the lesions in the sources.")] = None,
+    segmenter: Annotated[
+        str | None,
+        typer.Option(
+            help="Finds anatomy and lesions in source and prediction: a trained segmenter's folder, a MONAI bundle, a "
+            "TorchScript file, nnunet:DATASET[:CONFIGURATION]."
+        ),
+    ] = None,
+    downstream: Annotated[
+        float | None,
+        typer.Option(min=0.01, help="Train segmenters on real and synthetic volumes, minutes each; needs --labels."),
+    ] = None,
+    folds: Annotated[int, typer.Option(min=2, help="Of patients, for --downstream.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="Of each segmenter, for --downstream.")] = 1,
     patient_pattern: Annotated[
         str | None, typer.Option(help="Regular expression that finds the patient in a case's name.")
     ] = None,
 ) -> None:
     """Measure translations: against the truth, the unconverted source, and real volumes of others."""
+    from medgen.evaluation.console import lines
+    from medgen.evaluation.downstream_section import protocols
     from medgen.evaluation.evaluate import evaluate as run
     from medgen.evaluation.features.named import named_extractor
+    from medgen.evaluation.judge import named_checks
     from medgen.reports.evaluation import write_report
 
+    device = pick_device("auto") if segmenter or downstream else "cpu"
     result = run(
         reference,
         prediction,
@@ -194,21 +215,13 @@ def evaluate(
         extractor=None if extractor is None else named_extractor(extractor, window=window),
         real=real,
         training=training,
+        lesions=lesions,
+        checks=named_checks(checks, segmenter, device) if source else None,
+        downstream=None if downstream is None else protocols(downstream, folds, seeds, device),
         patient_pattern=patient_pattern,
     )
     write_report([out], out / "report.html", title=f"Evaluation of {prediction}")
-    for warning in result.warnings:
-        print(f"warning: {warning}")
-    statistics = result.statistics()
-    for name, values in statistics.items():
-        if not name.startswith("source_") and values["mean"] is not None:
-            before = statistics.get(f"source_{name}", {}).get("mean")
-            beside = "" if before is None else f"  (unconverted source {before:.4g})"
-            print(f"{name:15s} {values['mean']:.4g}{beside}")
-    for row in result.sections.get("distribution", []):
-        if row["value"] is not None:
-            beside = "" if row["source_value"] is None else f"  (unconverted source {row['source_value']:.4g})"
-            print(f"{row['metric']} {row['value']:.4g}{beside}")
+    print("\n".join(lines(result)))
     print(f"report: {out / 'report.html'}")
     finish(
         [f"{failure.case}: {failure.error}" for failure in result.failures],

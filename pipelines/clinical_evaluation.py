@@ -1,7 +1,8 @@
 """One or several converters over the same test patients → one clinical report.
 
     python pipelines/clinical_evaluation.py OUT --prediction NAME=DIR [NAME=DIR ...] --reference DIR --source DIR
-        [--labels DIR] [--real DIR] [--training DIR] [--extractor radiomics] [--profile synthrad2025] ...
+        [--labels DIR] [--real DIR] [--training DIR] [--extractor radiomics] [--profile synthrad2025]
+        [--checks ct_contrast] [--lesions DIR] [--segmenter FOLDER] [--downstream MINUTES --folds 5 --seeds 3] ...
 
 OUT gets a folder of results a system and ``report.html`` with its PDF: every system beside the others, case by case.
 Cases that cannot be measured are named at the end, with exit code 2.
@@ -11,8 +12,13 @@ import argparse
 import sys
 from pathlib import Path
 
+from medgen.cli import pick_device
+from medgen.evaluation import named_segmenter
+from medgen.evaluation.console import lines
+from medgen.evaluation.downstream_section import protocols
 from medgen.evaluation.evaluate import evaluate
 from medgen.evaluation.features.named import KNOWN, named_extractor
+from medgen.evaluation.judge import named_checks
 from medgen.reports.evaluation import write_report
 from medgen.types import InputError
 
@@ -23,6 +29,9 @@ def main() -> int:
     if len(systems) < len(given.prediction):
         raise InputError("two predictions have one name: give each its own, NAME=DIR")
     extractor = named_extractor(given.extractor, window=given.window) if given.extractor else None
+    device = pick_device("auto") if given.segmenter or given.downstream else "cpu"
+    checks = named_checks(given.checks, given.segmenter, device) if given.source else None
+    downstream = protocols(given.downstream, given.folds, given.seeds, device) if given.downstream else None
     failures = []
     for name, folder in systems.items():
         print(f"{name}: measuring {folder}", flush=True)
@@ -38,9 +47,13 @@ def main() -> int:
             extractor=extractor,
             real=given.real,
             training=given.training,
+            lesions=given.lesions,
+            checks=checks,
+            downstream=downstream,
             patient_pattern=given.patient_pattern,
             progress=lambda done, count, case: print(f"[{done}/{count}] {case}", flush=True),
         )
+        print("\n".join(lines(found)))
         failures += [f"{name}, {failure.case}: {failure.error}" for failure in found.failures]
     report = write_report(
         [given.out / name for name in systems], given.out / "report.html", title=given.title, names=list(systems)
@@ -65,12 +78,17 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--prediction", nargs="+", required=True, metavar="NAME=DIR")
-    for role in ("reference", "source", "labels", "mask", "real", "training"):
+    for role in ("reference", "source", "labels", "mask", "real", "training", "lesions"):
         parser.add_argument(f"--{role}", type=Path)
     parser.add_argument("--data-range", type=float)
     parser.add_argument("--profile", default="generic")
     parser.add_argument("--extractor", help=KNOWN)
     parser.add_argument("--window", type=float, nargs=2, metavar=("LOW", "HIGH"))
+    parser.add_argument("--checks", default="general", help="general, ct_contrast or a YAML file")
+    parser.add_argument("--segmenter", help=named_segmenter.KNOWN)
+    parser.add_argument("--downstream", type=float, metavar="MINUTES", help="for each segmenter trained")
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--patient-pattern")
     parser.add_argument("--title", default="Clinical evaluation of converted scans")
     return parser.parse_args()

@@ -44,7 +44,9 @@ def main() -> int:
 def run(settings: Settings, out: Path) -> list[str]:
     """Train, convert the test patients, evaluate; returns what failed."""
     from medgen.checkpoint import load_model
+    from medgen.evaluation.console import lines
     from medgen.evaluation.evaluate import evaluate
+    from medgen.evaluation.judge import named_checks
     from medgen.inference.convert import convert
     from medgen.io.folder import folder_written_aside
     from medgen.reports.evaluation import write_report
@@ -81,8 +83,10 @@ def run(settings: Settings, out: Path) -> list[str]:
         out / "results",
         source=folder / "source",
         labels=labels if labels.exists() else None,
+        checks=named_checks("ct_contrast"),
         cases=[case.name for case in test if case.source and case.target],
     )
+    print("\n".join(lines(result)))
     info = model.info
     write_report(
         [out / "results"],

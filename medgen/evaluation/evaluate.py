@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from medgen.data.cohort import patient_of
+from medgen.evaluation.downstream_section import Protocols, downstream_section
 from medgen.evaluation.features.extractor import Extractor
 from medgen.evaluation.folders import Folders, match_folders
+from medgen.evaluation.judge import Checks
 from medgen.evaluation.measure import HU_RANGE, Measures, NeedsRange, measure_case, takes_up_contrast
 from medgen.evaluation.profiles import PROFILES
 from medgen.evaluation.provenance import provenance, read_manifest, trained_on
@@ -43,6 +45,9 @@ def evaluate(
     extractor: Extractor | None = None,
     real: Path | None = None,
     training: Path | None = None,
+    lesions: Path | None = None,
+    checks: Checks | None = None,
+    downstream: Protocols | None = None,
     patient_pattern: str | None = None,
     cases: Collection[str] | None = None,
     progress: Progress | None = None,
@@ -64,6 +69,10 @@ def evaluate(
         extractor: of features, for the distances between the sets of predictions and of real volumes; None: none.
         real: real volumes of the target's kind, best of other patients; None: the reference.
         training: the real volumes that the model was trained to make; the predictions are tested for copies of them.
+        lesions: masks of the lesions in the source; None: the labels whose name says so (`lesion_findings.LESIONS`).
+        checks: limits and segmenter of the structure check, which every case with a source gets; None: the general
+            limits, see docs/decisions/checks.md.
+        downstream: train segmenters on references and predictions with ``labels``, and test them; None: do not.
         patient_pattern: regular expression that finds the patient in a case's name (its first group if it has one),
             for intervals over patients; None: each case is a patient.
         cases: names of the reference cases that count, such as a test split; None for all.
@@ -86,10 +95,15 @@ def evaluate(
         )
     if extractor is not None and reference is None and real is None:
         raise InputError("a distance of sets needs real volumes: give --real (other patients) or --reference")
+    if source is None and (checks is not None or lesions is not None):
+        raise InputError("the structure check compares the prediction with its input: give --source")
+    if downstream is not None and (reference is None or labels is None):
+        raise InputError("segmenters are trained on true volumes with labels: give --reference and --labels")
     given = {"reference": reference, "prediction": prediction, "source": source, "labels": labels, "mask": mask}
-    given["prediction_labels"] = prediction_labels
+    given |= {"prediction_labels": prediction_labels, "lesions": lesions}
     folders = match_folders(given, cases)
-    measures = Measures(data_range, folders.names, profile, tolerance_mm)
+    checks = (checks or Checks()) if source is not None else None
+    measures = Measures(data_range, folders.names, profile, tolerance_mm, checks)
     patients = {case: patient_of(case, patient_pattern) for case in folders.cases}
     manifest = read_manifest(folders.given["prediction"])
     out = Path(out)
@@ -136,6 +150,11 @@ def evaluate(
             sections["memorisation"] = memorisation_section(
                 volume_files(training), [files["prediction"] for files in measured], volume_files(real), failures
             )
+    if downstream is not None:
+        with _reported("downstream", failures):
+            sections["downstream"] = downstream_section(
+                results, folders.names, out / "downstream", downstream, tolerance_mm=tolerance_mm, failures=failures
+            )
 
     evaluation = Evaluation(
         cases=results,
@@ -149,6 +168,8 @@ def evaluate(
             "training": None if training is None else str(training),
             "profile": PROFILES[profile],
             "tolerance_mm": tolerance_mm,
+            "thresholds": None if checks is None else checks.thresholds.applied(),
+            "segmenter": checks.segmenter.text if checks and checks.segmenter else None,
             "structures_that_take_up_contrast": [n for n in folders.names.values() if takes_up_contrast(n)],
         },
         seconds=time.monotonic() - started,

@@ -18,9 +18,13 @@ EDGE_MM = 3.0  # scale at which edges are taken
 STEEP = 4.0  # times the gradient of noise: an edge
 SCATTER = 1.2  # times the median scatter: more than that is not noise
 FEW = 2e-3  # share of the voxels nearby below which like voxels of the whole image are asked
-UNEVEN = 1.2  # a translation may change a structure of the other image by this many times its contrast
+UNEVEN = (0.3, 1.2)  # a translation changes structures of the other image by at least and at most so many times their
+# contrast; in between, by what it is seen to change
 LEVELS = 24  # values of the other image between which `explained` interpolates
 NEARBY_MM = 20.0  # a tissue's change is the same within this distance
+
+WATER_HU = 0.0  # without contrast medium nothing but fat and air is darker
+LEAST_ML = 0.2  # of a lesion that is judged
 
 Spacing = Sequence[float]
 
@@ -28,8 +32,8 @@ Spacing = Sequence[float]
 @dataclass(frozen=True)
 class Lesion:
     """One lesion of the input. ``contrast``: mean in it minus median of its host tissue, in the image's unit (HU);
-    ``noise``: standard error of that contrast; ``expected``: contrast in the output; ``visible``: clear in the input
-    and expected to be so in the output, so that its fate can be judged."""
+    ``noise``: standard error of that contrast; ``expected``: the least contrast in the output, 0 if it may have none;
+    ``visible``: clear in the input; ``sure``: and sure to be clear in a correct output; ``kept``: seen there."""
 
     place: tuple[float, float, float]
     volume_ml: float
@@ -39,6 +43,7 @@ class Lesion:
     noise_output: float
     expected: float
     visible: bool
+    sure: bool
     kept: bool
 
     @property
@@ -63,10 +68,11 @@ def lesion_conservation(
     spacing: Spacing,
     *,
     labels: np.ndarray | None = None,
-    least_ml: float = 0.2,
+    least_ml: float = LEAST_ML,
     visible_z: float = 8.0,
-    kept_z: float = 4.0,
+    kept_z: float = 3.0,
     uptake: float | None = None,
+    either_sign: bool = False,
 ) -> list[Lesion]:
     """The fate of every lesion: a connected part of ``lesions`` of at least ``least_ml``.
 
@@ -74,11 +80,13 @@ def lesion_conservation(
     where ``labels`` are given, else what lies within 60 HU (or units) of the ring's median. Its noise is the spread
     of the ring over the root of the number of voxels, each counted as half a one for the correlation of CT noise.
 
-    A lesion is judged where |contrast| ≥ visible_z · noise in the source and |expected| ≥ 2 kept_z · noise in the
-    output, and is kept where it has at least kept_z · noise of contrast there, of the expected sign. Expected is the
-    contrast in the source; where contrast medium was removed (``uptake``), a dark lesion that took up that share of
-    what its host did is expected to lose (1 - uptake) · (what its host lost) of it, and a bright one is not judged:
-    many enhanced lesions have no contrast without contrast medium, and only the truth can tell those from erased ones.
+    A lesion is visible where |contrast| ≥ visible_z · noise in the source. It is sure to be so in the output where
+    |expected| ≥ 2 kept_z · noise there, and is kept where it has at least kept_z · noise of contrast, of the expected
+    sign if it is sure. Expected is the contrast in the source. Where contrast medium was removed (``uptake``), it is
+    the least that may be left: a dark lesion that took up that share of what its host did loses (1 - uptake) · (what
+    its host lost) of it, and a bright one falls to water at most (0 HU; one in fat stays bright, one in the liver may
+    be without contrast). A lesion that is lost without being sure may have been erased or have no contrast of its
+    own: only the truth can tell.
 
     Args:
         source, output: (X, Y, Z) on one grid.
@@ -86,6 +94,8 @@ def lesion_conservation(
         spacing: mm.
         labels: (X, Y, Z) whole numbers, structures of the source; 0 is background.
         uptake: in [0, 1]: the output is without contrast medium, both in HU; None: any other translation.
+        either_sign: the contrast in the output is not known beforehand: no lesion is sure, and one is kept where it
+            stands out to either side, as one that is dark in T1 and bright in T2.
     """
     parts, _ = ndimage.label(lesions > 0, np.ones((3, 3, 3)))
     voxel_ml, margin = float(np.prod(spacing)) / 1000, [int(np.ceil(8 / s)) for s in spacing]
@@ -99,15 +109,24 @@ def lesion_conservation(
         if ring.sum() < 20:
             continue
         (c, noise), (c_out, noise_out) = (_contrast(v[box], inside, ring) for v in (source, output))
-        fall = float(np.median(source[box][ring]) - np.median(output[box][ring]))
-        expected = c if uptake is None else min(c + (1 - uptake) * max(fall, 0.0), 0.0)
-        visible = abs(c) >= visible_z * noise and abs(expected) >= 2 * kept_z * noise_out
-        kept = c_out * np.sign(expected or c) >= kept_z * noise_out
+        host, host_out = (float(np.median(v[box][ring])) for v in (source, output))
+        expected = c if uptake is None else _least_left(c, host, host_out, uptake)
+        visible = abs(c) >= visible_z * noise
+        sure = visible and not either_sign and abs(expected) >= 2 * kept_z * noise_out
+        kept = (c_out * np.sign(expected) if sure else abs(c_out)) >= kept_z * noise_out
         centre = np.argwhere(inside).mean(0) + [b.start for b in box]
         x, y, z = (float(p) for p in centre * spacing)
         volume = float(inside.sum()) * voxel_ml
-        found.append(Lesion((x, y, z), volume, c, c_out, noise, noise_out, expected, bool(visible), bool(kept)))
+        state = bool(visible), bool(sure), bool(kept)
+        found.append(Lesion((x, y, z), volume, c, c_out, noise, noise_out, expected, *state))
     return found
+
+
+def _least_left(contrast: float, host: float, host_output: float, uptake: float) -> float:
+    """Least contrast (HU) of a lesion once contrast medium is gone, of the sign it had; see `lesion_conservation`."""
+    if contrast < 0:
+        return min(contrast + (1 - uptake) * max(host - host_output, 0.0), 0.0)
+    return max(0.0, min(contrast, min(host + contrast, WATER_HU) - host_output))
 
 
 def sensitivity(lesions: Sequence[Lesion]) -> float:
@@ -116,18 +135,24 @@ def sensitivity(lesions: Sequence[Lesion]) -> float:
     return float(np.mean(visible)) if visible else float("nan")
 
 
-def matched_lesions(source_lesions: np.ndarray, output_lesions: np.ndarray) -> tuple[float, int]:
-    """(sensitivity, false lesions) of a detector's mask on the output against that on the source.
+def matched_lesions(
+    source_lesions: np.ndarray, output_lesions: np.ndarray, *, least: float = 1
+) -> tuple[int, int, int]:
+    """(kept, lost, new): lesions of a detector's mask on the source and on the output that match, or do not.
 
-    A connected part counts as found where one voxel of it lies in the other mask. Sensitivity is NaN without lesions.
+    A lesion is a connected part of at least ``least`` voxels; it matches where one voxel of it lies in the other mask,
+    whatever the size of the part there.
     """
-    everywhere = np.ones((3, 3, 3))
-    wanted, count = ndimage.label(source_lesions > 0, everywhere)
-    given, number = ndimage.label(output_lesions > 0, everywhere)
-    hit = np.unique(wanted[given > 0])
-    true = np.unique(given[wanted > 0])
-    share = float((hit > 0).sum()) / count if count else float("nan")
-    return share, int(number - (true > 0).sum())
+    kept, lost = _touched(source_lesions > 0, output_lesions > 0, least)
+    return kept, lost, _touched(output_lesions > 0, source_lesions > 0, least)[1]
+
+
+def _touched(lesions: np.ndarray, other: np.ndarray, least: float) -> tuple[int, int]:
+    """How many parts of ``lesions`` touch the other mask, and how many do not."""
+    parts, count = ndimage.label(lesions, np.ones((3, 3, 3)))
+    large = np.bincount(parts.ravel(), minlength=count + 1)[1:] >= least
+    hit = np.isin(np.arange(1, count + 1), parts[other])
+    return int((large & hit).sum()), int((large & ~hit).sum())
 
 
 def new_structures(
@@ -136,7 +161,7 @@ def new_structures(
     mask: np.ndarray,
     spacing: Spacing,
     *,
-    least_z: float = 5.5,
+    least_z: float = 6.6,
     least_contrast: float = 0.0,
     radii: Sequence[float] = RADII_MM,
 ) -> list[Blob]:
@@ -162,19 +187,21 @@ def new_structures(
     change = image - _slope(other[mask], image[mask]) * other  # what both show, noise too if it was copied, cancels
     mean, scatter = explained(change, other, flat, spacing)
     rest, typical = np.where(flat, change - mean, 0), float(np.median(scatter[flat]))
+    scatter = np.maximum(scatter, 0.8 * typical)  # of few like voxels the spread is small by chance
     ambiguous = np.maximum(scatter**2 - (SCATTER * typical) ** 2, 0)
     smooth = ndimage.gaussian_filter(other, [2.0 / s for s in spacing])
     found: list[Blob] = []
     for radius in radii:
         sigma = [radius / np.sqrt(3) / s for s in spacing]
-        response = _masked_dog(rest, flat, sigma)
+        response, fewer = _masked_dog(rest, flat, sigma)
         seen = flat & (response != 0)
         if not seen.any():
             continue
-        noise = scatter * _spread(response[seen] / np.maximum(scatter[seen], 1e-6))
-        uneven = _variance(smooth, [WIDER * s for s in sigma])
+        noise = scatter * fewer * _spread(response[seen] / np.maximum(scatter[seen] * fewer[seen], 1e-6))
+        uneven = _variance(smooth, flat, [WIDER * s for s in sigma])
         uneven = np.maximum(uneven - SCATTER**2 * np.quantile(uneven[seen], 0.2), 0)
-        doubt = BALL * np.sqrt(ambiguous + UNEVEN**2 * uneven)
+        share = _share(response[seen], BALL * np.sqrt(uneven[seen]))
+        doubt = BALL * np.sqrt(ambiguous + share**2 * uneven)
         z = np.abs(response) / np.maximum(np.hypot(noise, doubt), 1e-6)
         z[~flat | (np.abs(response) < least_contrast * BALL)] = 0
         for at, height in _peaks(z, least_z):
@@ -252,20 +279,34 @@ def _hat(values: np.ndarray, levels: np.ndarray, k: int) -> np.ndarray:
     return np.interp(values, levels, np.eye(len(levels))[k]).astype(np.float32)
 
 
-def _masked_dog(v: np.ndarray, mask: np.ndarray, sigma: Sequence[float]) -> np.ndarray:
-    """Difference of two Gaussian means over the mask; 0 where less than half of the narrower lies in it."""
-    means, weight = [], mask.astype(np.float32)
+def _masked_dog(v: np.ndarray, mask: np.ndarray, sigma: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Difference of two Gaussian means over the mask; 0 where less than half of the narrower lies in it.
+
+    Beside it by how much more noise it has there than far from the mask's border: white noise under Gaussian weights w
+    keeps sqrt(Σ w²) / Σ w of itself, and w² is a Gaussian narrower by √2.
+    """
+    means, shares, weight = [], [], mask.astype(np.float32)
     for scale in (1.0, WIDER):
         share = ndimage.gaussian_filter(weight, [scale * s for s in sigma], mode="constant")
         mean = ndimage.gaussian_filter(v * weight, [scale * s for s in sigma], mode="constant") / np.maximum(share, 0.1)
         means.append(np.where(share > 0.5, mean, np.nan))
-    return np.nan_to_num(means[0] - means[1])
+        shares.append(share)
+    squares = ndimage.gaussian_filter(weight, [s / np.sqrt(2) for s in sigma], mode="constant")
+    return np.nan_to_num(means[0] - means[1]), np.sqrt(np.maximum(squares, 0.1)) / np.maximum(shares[0], 0.1)
 
 
-def _variance(v: np.ndarray, sigma: Sequence[float]) -> np.ndarray:
-    """Variance in a Gaussian window."""
-    v = v - v.mean(dtype=np.float64).astype(v.dtype)
-    return np.maximum(ndimage.gaussian_filter(v * v, sigma) - ndimage.gaussian_filter(v, sigma) ** 2, 0)
+def _share(response: np.ndarray, uneven: np.ndarray) -> float:
+    """How strongly the filter answers to unevenness of the other image, from the tenth where that is strongest."""
+    most = uneven >= max(float(np.quantile(uneven, 0.9)), 1e-6)
+    return float(np.clip(_spread(response[most] / uneven[most]), *UNEVEN)) if most.any() else UNEVEN[0]
+
+
+def _variance(v: np.ndarray, mask: np.ndarray, sigma: Sequence[float]) -> np.ndarray:
+    """Variance over the mask in a Gaussian window."""
+    v = np.where(mask, v - v[mask].mean(dtype=np.float64), 0).astype(np.float32)
+    share = np.maximum(ndimage.gaussian_filter(mask.astype(np.float32), sigma), 0.1)
+    mean, square = (ndimage.gaussian_filter(x, sigma) / share for x in (v, v * v))
+    return np.maximum(square - mean**2, 0)
 
 
 def _flat(v: np.ndarray, mask: np.ndarray, spacing: Spacing) -> np.ndarray:

@@ -11,6 +11,7 @@ from medgen.data.body import body_mask, looks_like_hu
 from medgen.evaluation import fidelity
 from medgen.evaluation.consistency import relative_slice_jump
 from medgen.evaluation.folders import read_case
+from medgen.evaluation.judge import Checks, judge
 from medgen.evaluation.profiles import measure
 from medgen.evaluation.segmentation import segmentation_scores
 from medgen.evaluation.ssim import mean_ssim, ms_ssim, smallest_axis, ssim_map
@@ -47,13 +48,15 @@ class Measures:
     """What is measured in every case.
 
     ``data_range`` of PSNR and SSIM (None: that of HU), ``names`` of the labels, ``profile``: one of
-    `medgen.evaluation.profiles` whose numbers come beside the generic ones, ``tolerance_mm`` of the surface Dice.
+    `medgen.evaluation.profiles` whose numbers come beside the generic ones, ``tolerance_mm`` of the surface Dice,
+    ``checks`` of every case that has a source (None: no verdict).
     """
 
     data_range: float | None
     names: Mapping[int, str]
     profile: str = "generic"
     tolerance_mm: float = 2.0
+    checks: Checks | None = None
 
 
 def takes_up_contrast(structure: str) -> bool:
@@ -65,8 +68,8 @@ def takes_up_contrast(structure: str) -> bool:
 def measure_case(case: str, files: Mapping[str, Path], measures: Measures) -> CaseResult:
     """Read and measure one case.
 
-    ``files`` by role: prediction, and of reference, source, labels and mask those there are. Raises `InputError`
-    that says why the case cannot be measured.
+    ``files`` by role: prediction, and of reference, source, labels, mask and lesions those there are. Raises
+    `InputError` that says why the case cannot be measured.
     """
     volumes = read_case(files)
     leading = "reference" if "reference" in volumes else "prediction"
@@ -92,7 +95,11 @@ def measure_case(case: str, files: Mapping[str, Path], measures: Measures) -> Ca
     if "reference" in volumes:
         metrics |= _fidelity(volumes, masks, measures)
     segmentation = _segmentation(volumes, measures, files)
-    return CaseResult(case, files, metrics, regions, warnings, hu, segmentation)
+    structure = None
+    if measures.checks is not None and "source" in volumes:
+        structure, more = judge(volumes, measures.names, measures.checks)
+        warnings += more
+    return CaseResult(case, files, metrics, regions, warnings, hu, segmentation, structure)
 
 
 def _fidelity(volumes: Mapping[str, Volume], masks: Mapping[str, np.ndarray], measures: Measures) -> dict[str, float]:

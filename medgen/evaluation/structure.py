@@ -1,6 +1,5 @@
 """Whether a translation kept the structure of its input, whatever became of the intensities."""
 
-from collections.abc import Callable
 from itertools import combinations
 
 import numpy as np
@@ -85,19 +84,6 @@ def label_dice(first: np.ndarray, second: np.ndarray) -> dict[int, float]:
     both = np.bincount(first[first == second].ravel(), minlength=size)
     each = np.bincount(first.ravel(), minlength=size) + np.bincount(second.ravel(), minlength=size)
     return {label: 2 * float(both[label]) / float(each[label]) for label in range(1, size) if each[label]}
-
-
-def anatomy_dice(
-    source: np.ndarray, output: np.ndarray, segment: Callable[[np.ndarray], np.ndarray]
-) -> dict[int, float]:
-    """Dice per label of what a segmenter sees in the source and in its translation.
-
-    Args:
-        source, output: (X, Y, Z), each in its own units.
-        segment: volume → whole-number labels (X, Y, Z); it has to know both kinds of image, or its own failure on
-            one of them reads as lost anatomy.
-    """
-    return label_dice(segment(source), segment(output))
 
 
 def _descriptor(x: np.ndarray, radius: int, dilation: int) -> np.ndarray:

@@ -53,8 +53,8 @@ class Failure:
 class CaseResult:
     """One measured case.
 
-    ``files`` by role (reference, prediction, source, labels, mask, prediction_labels); ``metrics`` by column of
-    ``cases.csv``, those measured; ``regions``: rows with the columns of ``regions.csv``; ``hu``: the reference is CT
+    ``files`` by role (reference, prediction, source, labels, mask, prediction_labels, lesions); ``metrics`` by column
+    of ``cases.csv``, those measured; ``regions``: rows with the columns of ``regions.csv``; ``hu``: the reference is CT
     in HU; ``segmentation``: rows {"label", *`SEGMENTATION`}; ``structure``: {"status", "reasons", "values"}.
     """
 
@@ -156,7 +156,7 @@ def write_results(evaluation: Evaluation) -> None:
     """Write the files into ``evaluation.out``; InputError if the folder cannot be written."""
     out = evaluation.out
     case_rows = [{"case": case.name, **case.metrics, **_status(case)} for case in evaluation.cases]
-    more = ("status", "reasons") if any(case.structure for case in evaluation.cases) else ()
+    more = ("verdict", "reasons") if any(case.structure for case in evaluation.cases) else ()
     region_rows = [{"case": case.name, **row} for case in evaluation.cases for row in case.regions]
     write_text(out / "cases.csv", _csv(("case", *evaluation.columns, *more), case_rows))
     write_text(out / "regions.csv", _csv(("case", "region", *REGION_COLUMNS), region_rows))
@@ -242,13 +242,36 @@ def _structure(evaluation: Evaluation) -> dict[str, Any]:
         return {}
     counts = {status: sum(c["status"] == status for _, c in checked) for status in ("pass", "review", "fail")}
     cases = [{"case": name, **found} for name, found in checked]
-    return {"structure": {"counts": counts, "cases": cases, "thresholds": evaluation.settings.get("thresholds")}}
+    lesions = _lesions([found["values"] for _, found in checked])
+    limits = evaluation.settings.get("thresholds")
+    return {"structure": {"counts": counts, "lesions": lesions, "cases": cases, "thresholds": limits}}
+
+
+def _lesions(values: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Lesions of all cases: kept, lost and their sensitivity, new ones and those a volume; None without any judged.
+
+    New are those a detector finds; where masks are known, structures that neither the input nor the truth has.
+    """
+    having = [of for of in values if "lesions_kept" in of]
+    if not having:
+        return None
+    kept, lost = (int(sum(of[f"lesions_{fate}"] for of in having)) for fate in ("kept", "lost"))
+    new = int(sum(of.get("lesions_new", 0) for of in having))
+    sensitivity = kept / (kept + lost) if kept + lost else None
+    return {
+        "kept": kept,
+        "lost": lost,
+        "sensitivity": sensitivity,
+        "new": new,
+        "new_per_volume": new / len(having),
+        "volumes": len(having),
+    }
 
 
 def _status(case: CaseResult) -> dict[str, str]:
     if not case.structure:
         return {}
-    return {"status": case.structure["status"], "reasons": "; ".join(case.structure["reasons"])}
+    return {"verdict": case.structure["status"], "reasons": " ".join(case.structure["reasons"])}
 
 
 def _agreement(rows: Sequence[tuple[CaseResult, Mapping[str, Any]]]) -> dict[str, Any]:

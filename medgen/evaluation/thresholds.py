@@ -1,21 +1,27 @@
 """The limits of `safety.check_case`, and their YAML file."""
 
 from pathlib import Path
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
+from medgen.config import Section, check
 from medgen.evaluation.enhancement import RANGES
 from medgen.types import InputError
 
+GENERAL = "general"  # of any translation: what is checked where nobody says which translation it was
+_PACKAGE = Path(__file__).parent.parent
+# An installed package holds configs; a checkout has them beside it.
+SHIPPED = next((p for p in (_PACKAGE / "configs/checks", _PACKAGE.parent / "configs/checks") if p.is_dir()), _PACKAGE)
 
-class Thresholds(BaseModel):
+
+class Thresholds(Section):
     """The limits of `safety.check_case`; configs/checks/ct_contrast.yaml says why each is what it is."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     hounsfield: bool = Field(True, description="images are CT in HU: check offset, scale and enhancement")
     contrast_removed: bool = Field(True, description="the output should be without contrast medium")
+    adds_nothing: bool = Field(True, description="the output can show nothing new: what the input has not is invented")
     edge_correlation: float = Field(0.8, ge=-1, le=1, description="least")
     gradient_agreement: float = Field(0.7, ge=0, le=1, description="least")
     mind_distance: float = Field(0.15, ge=0, le=1, description="greatest")
@@ -23,31 +29,41 @@ class Thresholds(BaseModel):
     shift_voxels: float = Field(0.5, gt=0, description="greatest, along any axis")
     fat_offset: float = Field(8.0, gt=0, description="HU, greatest change of fat either way")
     tissue_fall: float = Field(25.0, gt=0, description="HU, greatest fall of lung and muscle, which hold some iodine")
+    tissue_rise: float = Field(8.0, gt=0, description="HU, greatest rise of lung and muscle")
     scale_drift: float = Field(0.04, gt=0, description="greatest change of the slope of HU between lung and fat")
     organ_ranges: dict[str, tuple[float, float]] = Field(RANGES, description="HU without contrast medium")
     organ_error: float = Field(12.0, gt=0, description="HU, greatest difference of an organ to the truth, if given")
     left_over_ml: float = Field(8.0, gt=0, description="ml still enhanced, without labels")
     lesion_visible_z: float = Field(8.0, gt=0, description="contrast / noise from which a lesion's fate is judged")
-    lesion_kept_z: float = Field(4.0, gt=0, description="contrast / noise from which a lesion counts as kept")
+    lesion_kept_z: float = Field(3.0, gt=0, description="contrast / noise from which a lesion counts as kept")
     lesion_uptake: float = Field(0.4, ge=0, le=1, description="iodine of a dark lesion, as a share of its host's")
-    new_structure_z: float = Field(5.5, gt=0, description="contrast / noise of a structure the input has not")
+    new_structure_z: float = Field(6.6, gt=0, description="contrast / noise of a structure the input has not")
     new_structure_contrast: float = Field(17.0, ge=0, description="HU, least contrast of such a structure")
+    new_lung_contrast: float = Field(50.0, ge=0, description="HU, the same in lung")
     anatomy_dice: float = Field(0.8, ge=0, le=1, description="least Dice of a structure by a segmenter")
 
+    def applied(self) -> dict[str, Any]:
+        """The limits that count: without those of contrast removal where none was asked for."""
+        unused = set() if self.contrast_removed else {"organ_ranges", "organ_error", "left_over_ml", "lesion_uptake"}
+        return self.model_dump(exclude=unused)
 
-def load_thresholds(path: Path) -> Thresholds:
-    """The limits of a YAML file, such as configs/checks/ct_contrast.yaml; those it leaves out keep their defaults.
+
+def load_thresholds(named: str | Path = GENERAL) -> Thresholds:
+    """The limits of a YAML file, or of a shipped one by its name; those it leaves out keep their defaults.
 
     Raises:
-        InputError: no such file, no mapping, an unknown key or a value out of range.
+        InputError: no such file or name, no mapping, an unknown key (the nearest is told), a value out of range.
     """
+    path = SHIPPED / f"{named}.yaml" if (SHIPPED / f"{named}.yaml").is_file() else Path(named)
     try:
-        given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"{path} cannot be read as thresholds: {error}") from None
-    try:
-        return Thresholds.model_validate({} if given is None else given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InputError(f"{path}: {key}: {first['msg']}; the keys are {', '.join(Thresholds.model_fields)}") from None
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.yaml")))
+        raise InputError(
+            f"{path} cannot be read as limits of the checks ({error.strerror}); give a YAML file or one of {known}"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(given, dict | None):
+        raise InputError(f"{path} must hold limits such as fat_offset: 8.0, not {type(given).__name__}")
+    return check(Thresholds, given or {}, str(path))

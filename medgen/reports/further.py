@@ -168,24 +168,46 @@ def structure(systems: Systems) -> Table | None:
         for system, row in found
     ]
     heads = [Head("verdict"), Head("reasons", words=True), *(Head(name.replace("_", " ")) for name in values)]
-    return listed(Head("case", words=True), systems, heads, rows)
+    return listed(
+        Head("case", words=True),
+        systems,
+        heads,
+        rows,
+        " ".join(_lesions(system, len(systems) > 1) for system in systems),
+    )
+
+
+def _lesions(system: System, several: bool) -> str:
+    """What became of all lesions, in a sentence; empty where none was known."""
+    of = system.section("structure").get("lesions")
+    if not of:
+        return ""
+    share = "" if of["sensitivity"] is None else f" (sensitivity {figure(of['sensitivity'], 2).text})"
+    return (f"{system.name}: " if several else "") + (
+        f"{of['kept']} of {of['kept'] + of['lost']} lesions that can be judged are kept{share}; "
+        f"{of['new']} new in {of['volumes']} volumes ({figure(of['new_per_volume'], 2).text} a volume)."
+    )
 
 
 def downstream(systems: Systems) -> Table | None:
     """What segmentation networks trained on synthetic images are worth."""
     rows = [
         [
-            words(of.get("protocol")),
+            words(str(of.get("protocol")).replace("_to_", " → ").replace("both", "real + synthetic")),
             *of_system(system, systems),
             words(str(of.get("label", "")).replace("_", " ")),
             Cell(figure(of.get("dice_mean"), 3).text + bracket(of.get("interval"), 3), of.get("dice_mean"), "strong"),
+            change(of.get("gain"), 3),
+            *(figure(of.get(key), 2) for key in ("hd95", "assd", "surface_dice")),
             figure(of.get("n"), 0),
         ]
         for system in systems
         for of in system.section("downstream").get("rows") or []
     ]
-    heads = [Head("label", words=True), Head("Dice, mean"), Head("n")]
-    return listed(Head("protocol", words=True), systems, heads, rows)
+    heads = [Head("label", words=True), Head("Dice, mean"), Head("gain over real → real"), Head("HD95 (mm)")]
+    heads += [Head("ASSD (mm)"), Head("surface Dice"), Head("n")]
+    table = listed(Head("protocol", words=True), systems, heads, rows)
+    return filled(table) if table else None
 
 
 def comparisons(found: Sequence[Mapping[str, Any]], systems: Systems) -> Table | None:

@@ -62,7 +62,7 @@ def test_every_number_of_a_case(cohort):
     assert list(rows[0])[:7] == ["case", "mae", "psnr", "ssim", "source_mae", "source_psnr", "source_ssim"]
     assert [row["case"] for row in rows] == ["a", "b"]
     truth, source, prediction, labels = _arrays(0)
-    row = {name: float(value) for name, value in rows[0].items() if name != "case"}
+    row = {name: float(value) for name, value in rows[0].items() if name not in ("case", "verdict", "reasons")}
     body = body_mask(truth)
     enhancing = np.isin(labels, (1, 3))
     for prefix, image in (("", prediction), ("source_", source)):
@@ -353,3 +353,29 @@ def test_the_model_is_named_and_its_training_cases_warned_of(cohort):
     assert len(evaluation.warnings) == 1 and "1 of 2 cases (a) were among those" in evaluation.warnings[0]
     summary = json.loads((cohort / "results" / "summary.json").read_text())
     assert summary["provenance"]["model"]["step"] == "3"
+
+
+def test_every_case_with_a_source_gets_a_verdict(cohort):
+    flipped = _arrays(1)[2][::-1].copy()
+    _write(cohort / "converted" / "b.nii.gz", flipped)
+    evaluation = _run(cohort, source=cohort / "source", labels=cohort / "labels")
+    rows = {row["case"]: row for row in _rows(cohort / "results" / "cases.csv")}
+    assert rows["b"]["verdict"] == "fail" and "flipped left-right" in rows["b"]["reasons"]
+    section = json.loads((cohort / "results" / "summary.json").read_text())["structure"]
+    assert sum(section["counts"].values()) == 2 and section["counts"]["fail"] >= 1
+    assert section["thresholds"]["edge_correlation"] == 0.5 and "organ_ranges" not in section["thresholds"]
+    assert section["cases"][1]["values"]["flip_gain_left-right"] > 0 and not evaluation.failures
+    _run(cohort)
+    assert "verdict" not in _rows(cohort / "results" / "cases.csv")[0]
+    with pytest.raises(InputError, match="give --source"):
+        _run(cohort, lesions=cohort / "labels")
+
+
+def test_lesion_masks_are_cases_files_like_others(cohort):
+    _write(cohort / "lesions" / "a.nii.gz", (_arrays(0)[3] == 2).astype(np.uint8))
+    evaluation = _run(cohort, source=cohort / "source", lesions=cohort / "lesions")
+    assert [w for w in evaluation.warnings if "no lesions file" in w] == [
+        f"b: no lesions file for this case in {cohort / 'lesions'}"
+    ]
+    values = [case.structure["values"] for case in evaluation.cases]
+    assert "lesions" in values[0] and "lesions" not in values[1]

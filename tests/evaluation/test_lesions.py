@@ -60,12 +60,27 @@ def test_expected_contrast_after_removal(pair):
     assert lesion_conservation(source, output, lesions, MM)[0].expected == first.contrast
 
 
-def test_what_may_be_isodense_without_contrast_is_not_judged():
+def test_what_may_be_isodense_without_contrast_is_not_sure():
     organ = np.full(SHAPE, 110.0)
     lesion = ball((30, 25, 20), 8)
     for hu in (75, 200):  # took up most of what its host did; brighter than its host
         found = lesion_conservation(noisy(np.where(lesion, hu, organ), 1), noisy(organ - 55, 2), lesion, MM, uptake=0.4)
-        assert not found[0].visible and not found[0].lost
+        assert found[0].visible and not found[0].sure and found[0].lost
+
+
+def test_in_fat_a_bright_lesion_stays_bright():
+    lesion = ball((30, 25, 20), 8)
+    source = noisy(np.where(lesion, 90.0, -100.0), 1)
+    for left, lost in ((20.0, False), (-100.0, True)):
+        found = lesion_conservation(source, noisy(np.where(lesion, left, -100.0), 2), lesion, MM, uptake=0.4)
+        assert found[0].sure and found[0].lost is lost and found[0].expected == pytest.approx(100, abs=3)
+
+
+def test_a_contrast_that_turned_is_kept_where_either_sign_may_be(pair):
+    source, output, lesions = pair
+    turned = np.where(lesions, 2 * 55 - output, output)
+    assert all(f.lost for f in lesion_conservation(source, turned, lesions, MM))
+    assert all(f.kept and not f.sure for f in lesion_conservation(source, turned, lesions, MM, either_sign=True))
 
 
 def test_host_is_the_commonest_label_of_the_ring():
@@ -80,8 +95,9 @@ def test_host_is_the_commonest_label_of_the_ring():
 def test_matched_lesions_counts():
     source = ball((15, 25, 20), 8) | ball((40, 25, 20), 8)
     output = ball((16, 25, 20), 6) | ball((30, 10, 10), 6) | ball((50, 40, 30), 6)
-    assert matched_lesions(source, output) == (0.5, 2)
-    assert np.isnan(matched_lesions(np.zeros(SHAPE), output)[0])
+    assert matched_lesions(source, output) == (1, 1, 2)
+    assert matched_lesions(np.zeros(SHAPE), output) == (0, 0, 3)
+    assert matched_lesions(source, output, least=100) == (1, 1, 0)
 
 
 def test_filter_response_to_a_ball():

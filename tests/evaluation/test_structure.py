@@ -4,7 +4,7 @@ import torch
 from monai.metrics import DiceHelper
 from scipy import ndimage
 
-from medgen.evaluation.structure import anatomy_dice, edge_correlation, gradient_agreement, label_dice, mind_distance
+from medgen.evaluation.structure import edge_correlation, gradient_agreement, label_dice, mind_distance
 from medgen.losses.structure import mind
 
 MM = (2.0, 2.0, 2.0)
@@ -103,7 +103,3 @@ def test_label_dice_of_a_structure_that_vanished_is_zero():
     labels = np.zeros((4, 4, 4), int)
     labels[0] = 3
     assert label_dice(labels, np.zeros_like(labels)) == {3: 0.0}
-
-
-def test_anatomy_dice_segments_both(image):
-    assert anatomy_dice(image, image + 30, lambda v: (v > v.mean()).astype(int)) == {1: 1.0}

@@ -1,0 +1,40 @@
+"""What an evaluation found, as lines for the console."""
+
+from collections import Counter
+from typing import Any
+
+from medgen.evaluation.summary import Evaluation
+
+SHOWN = 5  # cases that do not pass; the report has all
+
+
+def lines(evaluation: Evaluation) -> list[str]:
+    """Warnings, means beside the unconverted source, distances of sets, verdicts, downstream Dice."""
+    found = [f"warning: {text}" for text in evaluation.warnings]
+    statistics = evaluation.statistics()
+    for name, values in statistics.items():
+        if not name.startswith("source_") and values["mean"] is not None:
+            before = statistics.get(f"source_{name}", {}).get("mean")
+            found.append(f"{name:15s} {values['mean']:.4g}{_beside(before)}")
+    for row in evaluation.sections.get("distribution", []):
+        if row["value"] is not None:
+            found.append(f"{row['metric']} {row['value']:.4g}{_beside(row['source_value'])}")
+    for row in evaluation.sections.get("downstream", {}).get("rows", []):
+        if row["label"] == "mean" and row["dice_mean"] is not None:
+            found.append(f"{row['protocol']}: Dice {row['dice_mean']:.3f}")
+    return found + _verdicts(evaluation)
+
+
+def _beside(source: float | None) -> str:
+    return "" if source is None else f"  (unconverted source {source:.4g})"
+
+
+def _verdicts(evaluation: Evaluation) -> list[str]:
+    checked: list[tuple[str, Any]] = [(case.name, case.structure) for case in evaluation.cases if case.structure]
+    if not checked:
+        return []
+    counts = Counter(of["status"] for _, of in checked)
+    found = ["structure check: " + ", ".join(f"{counts[status]} {status}" for status in ("pass", "review", "fail"))]
+    wanting = sorted((item for item in checked if item[1]["reasons"]), key=lambda item: item[1]["status"] != "fail")
+    found += [f"  {name}: {of['status']}: {of['reasons'][0]}" for name, of in wanting[:SHOWN]]
+    return found + ([f"  ... and {len(wanting) - SHOWN} more"] if len(wanting) > SHOWN else [])

@@ -1,0 +1,143 @@
+"""Lost lesions and new structures as findings of `safety.check_case`; the rule of `findings` holds here too."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from medgen.evaluation import lesions
+from medgen.evaluation.checked import Checked
+
+LUNG_HU, BRIGHT_HU = -500.0, 135.0  # new structures are looked for in lung and in what is not enhanced vessel or bone
+LEAST_VOXELS, LARGE_ML = 200, 60.0  # of a region in which new structures are looked for; of a labelled one by itself
+LESIONS = ("lesion", "cyst", "tumour", "tumor", "metasta")  # words in the names of labels
+
+
+def is_lesion(name: str) -> bool:
+    """Whether a label's name says lesion, cyst, tumour or metastasis."""
+    return any(word in name.lower() for word in LESIONS)
+
+
+def lesion_findings(case: Checked) -> None:
+    """The fate of every lesion whose mask is known."""
+    masks = case.lesions
+    if masks is None:
+        return
+    limits: dict[str, Any] = {"visible_z": case.limits.lesion_visible_z, "kept_z": case.limits.lesion_kept_z}
+    removed = case.hu and case.limits.contrast_removed and case.truth is None
+    limits |= {"uptake": case.limits.lesion_uptake} if removed else {"either_sign": True}
+
+    def fates(image: np.ndarray) -> list[lesions.Lesion]:
+        return lesions.lesion_conservation(case.source, image, masks, case.spacing, labels=case.labels, **limits)
+
+    found = fates(case.output)
+    if case.truth is not None:  # a lesion that the true image does not show cannot be lost
+        found = [lesion for lesion, expected in zip(found, fates(case.truth), strict=True) if expected.kept]
+    judged = [lesion for lesion in found if lesion.visible]
+    case.values |= {
+        "lesions": float(len(found)),
+        "lesions_kept": float(sum(lesion.kept for lesion in judged)),
+        "lesions_lost": float(sum(lesion.lost for lesion in judged)),
+        "lesion_sensitivity": lesions.sensitivity(found),
+    }
+    for lesion in judged:
+        if lesion.lost:
+            sure = lesion.sure or case.truth is not None
+            state = "is lost" if sure else "is not seen any more, erased or without contrast of its own"
+            text = (
+                f"A lesion of {lesion.volume_ml:.1f} ml at {case.at(lesion.place)} {state}: contrast to its host "
+                f"{lesion.contrast:+.0f}{case.unit} before, {lesion.contrast_output:+.0f}{case.unit} after, "
+                f"{abs(lesion.contrast_output) / lesion.noise_output:.1f} times the noise "
+                f"(limit {case.limits.lesion_kept_z:g})."
+            )
+            case.add("lesion_lost", "fail" if sure else "review", text)
+
+
+def new_structure_findings(case: Checked) -> None:
+    """What the output has and the input has not, nor the truth if it is given.
+
+    Without the truth it is counted, but held against the output only where the translation can add nothing.
+    """
+    masks = _regions(case)
+    blobs = [blob for mask in masks for blob in _blobs(case, case.source, mask)]
+    if case.truth is not None and blobs:
+        beside = [blob.place for mask in masks for blob in _blobs(case, case.truth, mask)]
+        blobs = [b for b in blobs if any(np.linalg.norm(np.subtract(b.place, p)) <= b.diameter for p in beside)]
+    case.values["new_structures"] = float(len(blobs))
+    if case.truth is None and not case.limits.adds_nothing:
+        return
+    if case.lesions is not None:
+        case.values["lesions_new"] = float(len(blobs))
+    for blob in sorted(blobs, key=lambda b: -b.z)[:3]:
+        text = (
+            f"A structure of about {blob.diameter:.0f} mm at {case.at(blob.place)} is not in the input: contrast "
+            f"{blob.contrast:+.0f}{case.unit}, {blob.z:.1f} times the noise "
+            f"(limit {case.limits.new_structure_z:g})."
+        )
+        case.add("lesion_new", "fail" if blob.z > 2 * case.limits.new_structure_z else "review", text)
+
+
+def _regions(case: Checked) -> list[np.ndarray]:
+    """Where new structures are looked for: in each labelled structure by itself, and in the rest of the body.
+
+    Within a structure the change is even. Where only HU tell structures apart, those that lose contrast medium and
+    those that do not may look alike, and vessels and bone are left out. A known lesion is no place for a new one.
+    """
+    inner = ndimage.binary_erosion(case.body, iterations=2)
+    if case.lesions is not None:
+        inner &= case.lesions == 0
+    smooth = ndimage.gaussian_filter(case.source, [2.5 / s for s in case.spacing])
+    inside, rest = [], inner.copy()
+    for value in _large_labels(case, inner):
+        region = inner & (case.labels == value)
+        if not case.hu or np.median(smooth[region]) <= BRIGHT_HU:
+            inside.append(region)
+            rest &= ~region
+    if not case.hu:
+        return [*inside, rest]
+    soft = (smooth > LUNG_HU) & ~ndimage.binary_dilation(smooth > BRIGHT_HU)
+    return [*inside, rest & soft, rest & (smooth < LUNG_HU)]
+
+
+def _large_labels(case: Checked, inner: np.ndarray) -> list[int]:
+    if case.labels is None:
+        return []
+    millilitres = np.bincount(case.labels[inner]) * np.prod(case.spacing) / 1000
+    return [int(value) for value in np.flatnonzero(millilitres >= LARGE_ML) if value]
+
+
+def _blobs(case: Checked, other: np.ndarray, mask: np.ndarray) -> list[lesions.Blob]:
+    if mask.sum() < LEAST_VOXELS:
+        return []
+    lung = np.median(case.source[mask]) < LUNG_HU
+    least = case.limits.new_lung_contrast if lung else case.limits.new_structure_contrast
+    margin = [int(20 / s) for s in case.spacing]
+    box = ndimage.find_objects(mask.astype(np.uint8))[0]
+    box = tuple(slice(max(b.start - m, 0), b.stop + m) for b, m in zip(box, margin, strict=True))
+    found = lesions.new_structures(
+        case.output[box],
+        other[box],
+        mask[box],
+        case.spacing,
+        least_z=case.limits.new_structure_z,
+        least_contrast=least if case.hu else 0.0,
+    )
+    corner = np.multiply([b.start for b in box], case.spacing)
+    return [replace(blob, place=tuple(corner + blob.place)) for blob in found]
+
+
+def detected_findings(case: Checked, source: np.ndarray, output: np.ndarray, voxel_ml: float) -> None:
+    """What a detector finds in the masks of input and output (X, Y, Z) bool, on the volume's own grid.
+
+    It errs on real images too, so that what it misses or adds asks for review and does not fail.
+    """
+    kept, lost, new = lesions.matched_lesions(source, output, least=lesions.LEAST_ML / voxel_ml)
+    case.values |= {"lesions": float(kept + lost), "lesions_kept": float(kept), "lesions_lost": float(lost)}
+    case.values |= {"lesion_sensitivity": kept / (kept + lost) if kept + lost else float("nan")}
+    case.values["lesions_new"] = float(new)
+    if lost:
+        text = f"The segmenter finds {lost} of {kept + lost} lesions of the input no more."
+        case.add("lesion_lost", "review", text)
+    if new:
+        case.add("lesion_new", "review", f"The segmenter finds {new} lesions that the input has not.")

@@ -1,0 +1,74 @@
+"""The segmenter that a command line names."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medgen.config import Section, Spacing, check
+from medgen.evaluation.existing_segmenters import Segment, bundle, nnunet, torchscript
+from medgen.evaluation.folders import label_names
+from medgen.evaluation.segmenter import load_segmenter
+from medgen.io.volume import existing
+from medgen.types import InputError
+
+KNOWN = (
+    "a folder that train_segmenter wrote, a MONAI bundle's folder, a TorchScript file, nnunet:DATASET[:CONFIGURATION]"
+)
+
+
+@dataclass(frozen=True)
+class NamedSegmenter:
+    """``segment``: image → labels on its grid; ``names`` {label: structure}, empty where nothing tells them."""
+
+    text: str
+    segment: Segment
+    names: Mapping[int, str]
+
+
+class Grid(Section):
+    """What the network of a TorchScript file or bundle was trained on, see `segmenter.segment`."""
+
+    values: tuple[int, ...] | None = None
+    spacing: Spacing | None = None
+    codec: dict[str, Any] | None = None
+    patch: tuple[int, int, int] | None = None
+
+
+def named_segmenter(text: str, *, device: str = "cpu") -> NamedSegmenter:
+    """A segmenter by its folder, its file, or ``nnunet:`` with the data set's number or name.
+
+    ``labels.json`` = {structure: value} in the folder, beside the file or one folder above names its labels. What a
+    TorchScript file or a bundle was trained on stands in ``grid.json`` beside the file or in the folder, with keys of
+    `Grid`; without it the network sees the volume as it is.
+
+    Raises `InputError` for anything else, and what the segmenter's own loader refuses.
+    """
+    kind, _, rest = text.partition(":")
+    if kind == "nnunet" and rest:
+        dataset, _, configuration = rest.partition(":")
+        arguments = [] if device.startswith("cuda") else ["-device", device]
+        return NamedSegmenter(text, nnunet(dataset, configuration or "3d_fullres", arguments=arguments), {})
+    path = existing(text)
+    names = label_names(path)
+    if (path / "segmenter.json").is_file():
+        return NamedSegmenter(text, load_segmenter(path, device), names)
+    if path.is_file():
+        return NamedSegmenter(text, torchscript(path, device=device, **_grid(path.parent)), names)
+    if (path / "configs").is_dir():
+        return NamedSegmenter(text, bundle(path, device=device, **_grid(path)), names)
+    raise InputError(f"{path} is no segmenter; give {KNOWN}")
+
+
+def _grid(folder: Path) -> dict[str, Any]:
+    file = folder / "grid.json"
+    if not file.is_file():
+        return {}
+    try:
+        given = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise InputError(f"{file} cannot be read as JSON: {error}") from None
+    if not isinstance(given, dict):
+        raise InputError(f'{file} must hold keys such as "spacing", not {type(given).__name__}')
+    return check(Grid, given, str(file)).model_dump(exclude_none=True)

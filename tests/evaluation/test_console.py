@@ -1,0 +1,19 @@
+from pathlib import Path
+
+from medgen.evaluation.console import lines
+from medgen.evaluation.summary import CaseResult, Evaluation
+
+
+def test_verdicts_are_counted_and_the_worst_come_first():
+    found = {"a": ("review", ["It differs."]), "b": ("pass", []), "c": ("fail", ["It is flipped.", "More."])}
+    cases = [
+        CaseResult(name, {}, {"mae": 4.0, "source_mae": 9.0}, structure={"status": s, "reasons": r, "values": {}})
+        for name, (s, r) in found.items()
+    ]
+    shown = lines(Evaluation(cases, [], ["careful"], 4095, "", {"tolerance_mm": 2}, 1.0, Path()))
+    assert shown[0] == "warning: careful" and "mae             4  (unconverted source 9)" in shown
+    assert shown[-3:] == [
+        "structure check: 1 pass, 1 review, 1 fail",
+        "  c: fail: It is flipped.",
+        "  a: review: It differs.",
+    ]

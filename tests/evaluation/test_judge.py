@@ -1,0 +1,107 @@
+"""The verdict of a case, and what it says of what cannot be checked."""
+
+import numpy as np
+import pytest
+
+from medgen.data.phantom import LABELS, make_patient
+from medgen.evaluation.judge import Checks, judge, named_checks
+from medgen.evaluation.named_segmenter import NamedSegmenter
+from medgen.evaluation.thresholds import Thresholds, load_thresholds
+from medgen.io.volume import Volume
+from medgen.types import InputError
+
+NAMES = {value: name for name, value in LABELS.items()}
+MM = 2.5
+
+
+def volume(data):
+    return Volume(np.asarray(data, np.float32), np.diag([MM, MM, MM, 1.0]))
+
+
+@pytest.fixture(scope="module")
+def patient():
+    return make_patient(1040, size=(150, 112, 40))
+
+
+@pytest.fixture
+def volumes(patient):
+    return {role: volume(data) for role, data in {
+        "source": patient.contrast, "prediction": patient.noncontrast, "labels": patient.labels}.items()}  # fmt: skip
+
+
+def test_lesions_come_from_masks_else_from_the_names_of_labels(patient, volumes):
+    checks = named_checks("ct_contrast")
+    by_name, warnings = judge(volumes, NAMES, checks)
+    assert by_name["status"] == "pass" and not warnings and by_name["values"]["lesions"] >= 1
+    empty = volumes | {"lesions": volume(np.zeros(patient.labels.shape))}
+    assert judge(empty, NAMES, checks)[0]["values"]["lesions"] == 0
+    assert "lesions" not in judge(volumes, {1: "body"}, checks)[0]["values"]
+
+
+def test_contrast_is_nobodys_fault_in_general(volumes):
+    added = volumes | {"source": volumes["prediction"], "prediction": volumes["source"]}
+    assert judge(added, NAMES, Checks())[0]["status"] == "pass"
+    same = volumes | {"prediction": volumes["source"]}
+    assert judge(same, NAMES, Checks())[0]["status"] == "pass"
+    assert judge(same, NAMES, named_checks("ct_contrast"))[0]["status"] == "fail"
+
+
+def test_hu_are_not_asked_of_mr_and_units_that_went_wrong_are_told(volumes):
+    mr = volume(400 - np.clip(volumes["source"].data, -200, 200))
+    found, warnings = judge({"source": volumes["source"], "prediction": mr, "reference": mr}, {}, Checks())
+    assert "change_fat" not in found["values"] and found["status"] == "pass" and not warnings
+    assert "HU could not be checked" in judge({"source": volumes["source"], "prediction": mr}, {}, Checks())[1][0]
+    truth = {"reference": volumes["prediction"], "prediction": mr}
+    assert any("HU are offset" in text for text in judge(volumes | truth, {}, Checks())[0]["reasons"])
+
+
+def test_the_truth_excuses_its_own_place_and_hu(volumes):
+    away = volume(np.roll(volumes["prediction"].data, 1, 1) + 15)
+    alone = judge(volumes | {"prediction": away}, {}, Checks())[0]
+    assert alone["status"] == "fail" and "off the input" in alone["reasons"][0]
+    given = {"source": volumes["source"], "prediction": away, "reference": away}
+    assert judge(given, {}, Checks())[0]["status"] == "pass"
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (6, 5, 1), (2, 3, 4)])
+def test_what_cannot_be_checked_asks_for_review(shape):
+    image = volume(np.random.default_rng(0).normal(0, 100, shape))
+    found, warnings = judge({"source": image, "prediction": image}, {}, Checks())
+    assert found["status"] in ("pass", "review")
+    assert bool(warnings) == any("could not be done" in text for text in found["reasons"])
+
+
+def test_a_segmenter_that_fails_asks_for_review(volumes):
+    def broken(_):
+        raise RuntimeError("out of memory")
+
+    found, warnings = judge(volumes, NAMES, Checks(segmenter=NamedSegmenter("x", broken, {})))
+    assert found["status"] == "review" and "out of memory" in found["reasons"][0] and warnings
+
+
+def test_a_segmenter_is_a_detector_where_no_masks_are_given(patient, volumes):
+    """It finds the labels drawn; in the prediction one lesion less and one more."""
+    cyst = LABELS["cyst"]
+    lesions = np.where(patient.labels == LABELS["liver"], 1, 0)
+    lesions[20:26, 20:26, 10:16], lesions[40:46, 20:26, 10:16] = cyst, cyst
+    other = lesions.copy()
+    other[40:46, 20:26, 10:16], other[60:66, 20:26, 10:16] = 0, cyst
+    drawn = {"source": lesions, "prediction": other}
+
+    def segment(image):
+        role = next(role for role in drawn if (volumes[role].data == image.data).all())
+        return drawn[role]
+
+    checks = Checks(load_thresholds("ct_contrast"), NamedSegmenter("x", segment, {1: "liver", cyst: "kidney_cyst"}))
+    given = {role: volumes[role] for role in drawn}
+    found, _ = judge(given, {}, checks)
+    values = found["values"]
+    assert (values["lesions_kept"], values["lesions_lost"], values["lesions_new"]) == (1, 1, 1)
+    assert values["lesion_sensitivity"] == 0.5 and values["dice_liver"] == 1 and "dice_kidney_cyst" not in values
+    assert found["status"] == "review" and any("1 of 2 lesions" in text for text in found["reasons"])
+
+
+def test_limits_by_name():
+    assert load_thresholds("ct_contrast") == Thresholds() and not load_thresholds().contrast_removed
+    with pytest.raises(InputError, match="ct_contrast, general"):
+        named_checks("ct_contrst")
