@@ -10,7 +10,7 @@ from medgen.data.body import body_mask
 from medgen.evaluation.compare import compare_distributions
 from medgen.evaluation.feature_set import collect
 from medgen.evaluation.features.extractor import Extractor
-from medgen.evaluation.memorisation import memorisation_test, volume_descriptor
+from medgen.evaluation.memorisation import Memorisation, memorisation_test, volume_descriptor
 from medgen.evaluation.summary import Failure
 from medgen.io.volume import Volume, case_name, find_volumes, read_volume, to_canonical
 from medgen.types import InputError
@@ -49,7 +49,8 @@ def memorisation_section(
 ) -> dict[str, Any]:
     """`memorisation_test` of converted or generated volumes against the training images of their domain.
 
-    ``held_out``: real images that training never saw; none: training images against each other.
+    ``held_out``: real images that training never saw; those that it did see are left out, and with too few the
+    training images are measured against each other.
     """
     known, made, others = (_descriptors(paths, failures) for paths in (training, prediction, held_out))
     found = memorisation_test(
@@ -74,9 +75,20 @@ def memorisation_section(
         "p_value": found.p_value,
         "flagged": found.memorised,
         "closest": closest,
-        "note": f"{len(made)} volumes against {len(known)} training volumes; usual distances by "
-        + (f"{len(others)} real volumes that training never saw" if others else "the training volumes themselves"),
+        "note": _memorisation_note(found, len(made), len(known)),
     }
+
+
+def _memorisation_note(found: Memorisation, made: int, known: int) -> str:
+    usual = f"{found.held_out} real volumes that training never saw" if found.held_out else "the training volumes"
+    parts = [f"{made} volumes against {known} training volumes; usual distances by {usual}"]
+    if found.dropped:
+        parts.append(f"{found.dropped} of the real volumes left out: they are among the training volumes")
+    if found.repeated:
+        pairs = [f"{case_name(Path(a))} (as {case_name(Path(b))})" for a, b in found.repeated]
+        more = ", ..." if len(pairs) > 5 else ""
+        parts.append(f"{len(pairs)} training volumes repeat others and were left out: {', '.join(pairs[:5])}{more}")
+    return "; ".join(parts)
 
 
 def volume_files(folder: Path | None) -> list[Path]:

@@ -64,8 +64,16 @@ def test_without_others_the_reference_serves_and_the_numbers_say_so(cohort, tmp_
 def test_generated_volumes_alone_are_measured_beside_real_ones_and_copies_found(cohort, tmp_path):
     found = evaluate(None, cohort / "target", tmp_path, real=cohort / "real", training=cohort / "real")
     assert not found.sections["memorisation"]["flagged"] and not found.failures
-    copies = tmp_path / "copies"
+    assert "6 of the real volumes left out" in found.sections["memorisation"]["note"]
+    copies, same = tmp_path / "copies", tmp_path / "same"
     copies.mkdir()
+    same.mkdir()
+    for path in sorted((cohort / "real").iterdir())[:3]:
+        (same / f"new_{path.name}").write_bytes(path.read_bytes())
+    section = evaluate(None, same, tmp_path / "o", real=cohort / "real", training=cohort / "real").sections[
+        "memorisation"
+    ]
+    assert section["flagged"] and [pair["flagged"] for pair in section["closest"]] == [True] * 3
     for path in sorted((cohort / "real").iterdir())[:4]:
         image = nib.load(path)
         noisy = image.get_fdata() + np.random.default_rng(0).normal(0, 10, image.shape)
