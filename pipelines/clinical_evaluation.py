@@ -13,6 +13,7 @@ from pathlib import Path
 
 from medgen.evaluation.evaluate import evaluate
 from medgen.evaluation.features.named import KNOWN, named_extractor
+from medgen.evaluation.sets import default_window, volume_files
 from medgen.reports.evaluation import write_report
 from medgen.types import InputError
 
@@ -22,7 +23,8 @@ def main() -> int:
     systems = dict(_named(text) for text in given.prediction)
     if len(systems) < len(given.prediction):
         raise InputError("two predictions have one name: give each its own, NAME=DIR")
-    extractor = named_extractor(given.extractor, window=given.window) if given.extractor else None
+    window = given.window or default_window(volume_files(given.real or given.reference))
+    extractor = named_extractor(given.extractor, window=window) if given.extractor else None
     failures = []
     for name, folder in systems.items():
         print(f"{name}: measuring {folder}", flush=True)

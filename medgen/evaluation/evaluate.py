@@ -148,6 +148,7 @@ def evaluate(
             "real": None if real is None else str(real),
             "training": None if training is None else str(training),
             "profile": PROFILES[profile],
+            "profile_mask": "the given mask" if mask else "medgen body mask",
             "tolerance_mm": tolerance_mm,
             "structures_that_take_up_contrast": [n for n in folders.names.values() if takes_up_contrast(n)],
         },

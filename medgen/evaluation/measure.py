@@ -39,7 +39,7 @@ NOT_ENHANCING = ("adrenal", "cyst", "stone", "hypovascular", "lesion_hypo")
 
 
 class NeedsRange(InputError):
-    """The images are not in HU, so the user has to give the data range."""
+    """The images are not in HU, so the user has to give the data range, or another profile."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,11 @@ def measure_case(case: str, files: Mapping[str, Path], measures: Measures) -> Ca
         raise NeedsRange(
             f"{files['reference']} is not in HU (no value at or below -200): PSNR and SSIM need "
             "--data-range, the span of values that such images can take"
+        )
+    if measures.profile != "generic" and "reference" in volumes and not hu:
+        raise NeedsRange(
+            f"{files['reference']} is not in HU (no value at or below -200), and the profile {measures.profile} is of "
+            "CT in HU: leave --profile out"
         )
     warnings = []
     if hu and not looks_like_hu(volumes["prediction"].data):

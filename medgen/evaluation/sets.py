@@ -6,15 +6,21 @@ from typing import Any
 
 import numpy as np
 
-from medgen.data.body import body_mask
+from medgen.data.body import body_mask, looks_like_hu
 from medgen.evaluation.compare import compare_distributions
 from medgen.evaluation.feature_set import collect
 from medgen.evaluation.features.extractor import Extractor
+from medgen.evaluation.features.slices import Window
 from medgen.evaluation.memorisation import Memorisation, memorisation_test, volume_descriptor
 from medgen.evaluation.summary import Failure
 from medgen.io.volume import Volume, case_name, find_volumes, read_volume, to_canonical
 from medgen.types import InputError
 
+HU_WINDOW = (-200.0, 300.0)  # HU: soft tissue with and without contrast medium, fat and the edges of lung and bone
+RELATIVE = (
+    "the images are CT in HU, but the features see each volume by its own range of intensities, so that an offset or "
+    "gain in HU is invisible"
+)
 SAME_PATIENTS = (
     "the reference is the truth of the same patients, so the values are lower than beside real scans of others; "
     "give --real for those"
@@ -38,6 +44,8 @@ def distribution_section(
     rows = compare_distributions(reference, _volumes(prediction, failures), extractor)
     before = compare_distributions(reference, _volumes(source, failures), extractor) if source else [{}] * len(rows)
     notes = [SAME_PATIENTS] if same_patients else []
+    if getattr(extractor, "relative", False) and default_window(real) is not None:
+        notes.append(RELATIVE)
     return [
         {**row, "source_value": old.get("value"), "notes": [*row["notes"], *notes]}
         for row, old in zip(rows, before, strict=True)
@@ -89,6 +97,12 @@ def _memorisation_note(found: Memorisation, made: int, known: int) -> str:
         more = ", ..." if len(pairs) > 5 else ""
         parts.append(f"{len(pairs)} training volumes repeat others and were left out: {', '.join(pairs[:5])}{more}")
     return "; ".join(parts)
+
+
+def default_window(paths: Sequence[Path]) -> Window:
+    """What features should see of volumes where the user does not say: soft tissue if the first is in HU, else None."""
+    first = next(_volumes(paths, []), None)
+    return HU_WINDOW if first is not None and looks_like_hu(first.data) else None
 
 
 def volume_files(folder: Path | None) -> list[Path]:

@@ -230,7 +230,7 @@ def differences(x: Array, y: Array) -> Array:
 
 
 def mean_difference(values: Array) -> float:
-    """Mean of one patient's differences: infinite as most of the infinite ones are; of the rest where those are even."""
+    """Mean of one patient's differences: infinite as most of the infinite ones are, of the rest where they are even."""
     infinite = np.isinf(values)
     excess = np.sign(values[infinite]).sum()
     if excess:

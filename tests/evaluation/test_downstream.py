@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medgen.evaluation import downstream
 from medgen.evaluation.downstream import PROTOCOLS, patient_folds, read_examples, run_protocols, score
 from medgen.evaluation.downstream_summary import markdown, summarise
 from medgen.evaluation.train_segmenter import Example, train_segmenter
@@ -60,6 +61,18 @@ def synthetic(tmp_path):
 def run(tmp_path, real, synthetic, train=None, **options):
     options = {"folds": 2, "say": lambda _: None} | options
     return run_protocols(real, synthetic, tmp_path / "out", train=train or Trainer(), **options)
+
+
+def test_synthetic_images_of_tested_patients_are_refused_unless_the_patients_are_told(tmp_path):
+    def examples(names, patient=str):
+        return [Example(name, patient(name), Path("absent"), Path("absent")) for name in names]
+
+    real = [f"p{i}" for i in (1, 2, 3, 10)]
+    with pytest.raises(InputError, match="p3_s0 seems to be made of p3 but"):
+        run(tmp_path, examples(real), examples(["p1", "new_1", "p3_s0"]))
+    by_patient = {"patient": lambda name: name.partition("_")[0]}
+    for others, options in ((["p1", "p20", "p100"], {}), (["p1_s0", "p3_s0"], by_patient)):
+        downstream._check_patients(examples(real, **options), examples(others, **options))
 
 
 names = st.lists(st.integers(0, 12), min_size=2, max_size=30)

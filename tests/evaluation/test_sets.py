@@ -7,7 +7,9 @@ import pytest
 from medgen.data.phantom import make_patient
 from medgen.evaluation.evaluate import evaluate
 from medgen.evaluation.features.named import named_extractor
-from medgen.evaluation.sets import volume_files
+from medgen.evaluation.features.radiomics import Radiomics
+from medgen.evaluation.sets import RELATIVE, default_window, distribution_section, volume_files
+from medgen.io.volume import read_volume
 from medgen.types import InputError
 
 SIZE, SPACING = (40, 32, 24), 10.0
@@ -95,6 +97,24 @@ def test_what_cannot_be_measured_of_the_set_is_a_failure_and_the_rest_is_written
     assert "4 training volumes" in found.failures[1].error and len(found.cases) == 4
     with pytest.raises(InputError, match="needs real volumes"):
         evaluate(None, cohort / "converted", tmp_path / "x", source=cohort / "source", extractor=Means())
+
+
+def test_hu_are_seen_through_a_fixed_window(cohort, tmp_path):
+    """60 HU too bright is seen, unless each volume is normalised by itself; then every number says so."""
+    files = volume_files(cohort / "real")[:3]
+    window = default_window(files)
+    assert window == (-200, 300)
+    fixed, relative = (Radiomics(window=w, patches=2, workers=1) for w in (window, None))
+    volume = read_volume(files[0])
+    mask = volume.data > -200
+    for extractor, sees in ((fixed, True), (relative, False)):
+        rows = [extractor(volume.data + offset, volume.spacing, mask=mask) for offset in (0, 60)]
+        assert np.allclose(*rows, atol=1e-3) is not sees
+        numbers = distribution_section(files, files, [], extractor, same_patients=False, failures=[])
+        assert all((RELATIVE in row["notes"]) is not sees for row in numbers)
+        assert ("-200 to 300" in numbers[0]["preprocessing"]) is sees
+    nib.save(nib.Nifti1Image(np.full((8, 8, 8), 7.0, np.float32), np.eye(4)), tmp_path / "mr.nii.gz")
+    assert default_window([tmp_path / "mr.nii.gz"]) is None
 
 
 def test_extractors_by_name(tmp_path):

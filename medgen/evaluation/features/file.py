@@ -59,6 +59,7 @@ class FileNetwork:
         self.name = path.name
         self._network = _onnx(path) if path.suffix == ".onnx" else _torchscript(path, device)
         cut = f"up to {per_plane} slices of each of 3 planes, squared" if dimensions == 2 else "the volume resized"
+        self.relative = window is None
         self.preprocessing = (
             f"{describe_window(window)}, {cut} in mm to {size}, to {scale[0]:g} to {scale[1]:g}, grey on {channels} "
             f"channel{'s' * (channels != 1)}"

@@ -63,6 +63,7 @@ class Inception:
         self.weights = file_hash(path)
         self.standard = self.weights == STANDARD
         self.name = "inception"
+        self.relative = window is None
         self.preprocessing = (
             f"{describe_window(window)}, up to {per_plane} slices of each of 3 planes, squared in mm, bilinear to "
             f"{SIZE} without antialiasing, to [-1, 1], grey on 3 channels"

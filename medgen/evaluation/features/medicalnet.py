@@ -41,6 +41,7 @@ class MedicalNet:
     Raises `InputError` for a file that cannot be read or is of another network.
     """
 
+    relative = True
     standard = False
     standardised = False
 

@@ -48,6 +48,7 @@ class RadImageNet:
         self.network = resnet50()
         load_weights(self.network, torchvision_names(read_state(path)), path, f"RadImageNet's ResNet-50: see {SOURCE}")
         self.network.eval().requires_grad_(False).to(device)
+        self.relative = window is None
         self.preprocessing = (
             f"{describe_window(window)}, up to {per_plane} slices of each of 3 planes, squared in mm, bilinear to "
             f"{SIZE}, to [-1, 1] as the authors', grey on 3 channels"
