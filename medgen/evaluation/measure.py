@@ -170,10 +170,19 @@ def _regions(
         for role, column in (("prediction", "mae"), ("source", "source_mae")):
             if role in volumes:
                 images[column] = np.abs(volumes[role].data - truth)
-    rows = {name: fidelity.label_means(mask.astype(np.uint8), images)[1] for name, mask in masks.items()}
-    if "labels" in volumes:
-        means = fidelity.label_means(volumes["labels"].data, images)
-        rows |= {names.get(value, f"label_{value}"): row for value, row in means.items()}
+    rows: dict[str, dict[str, float]] = {}
+    places: list[tuple[np.ndarray, Mapping[int, str]]] = [
+        (mask.view(np.uint8), {1: name}) for name, mask in masks.items()
+    ]
+    places += [(volumes["labels"].data, names)] if "labels" in volumes else []
+    for labels, known in places:
+        found = {value: dict(row) for value, row in fidelity.label_means(labels, images).items()}
+        for role, prefix in (("prediction", ""), ("source", "source_")):
+            if role in volumes and "reference" in volumes:
+                scores = fidelity.label_scores(labels, volumes["reference"].data, volumes[role].data)
+                for value, row in found.items():
+                    row |= {f"{prefix}{name}": score for name, score in scores[value].items()}
+        rows |= {known.get(value, f"label_{value}"): row for value, row in found.items()}
     for row in rows.values():
         if "mean_reference" in row:
             row["error"] = row["mean_prediction"] - row["mean_reference"]

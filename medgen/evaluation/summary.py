@@ -37,7 +37,19 @@ METRICS = (
     "source_slice_jump",
 )  # columns of cases.csv after "case", in order; what else was measured follows in the order of measuring
 SEGMENTATION = ("dice", "hd95", "assd", "surface_dice", "volume_reference", "volume_prediction", "volume_error")
-REGION_COLUMNS = ("voxels", "mean_prediction", "mean_reference", "mean_source", "mae", "source_mae", "error")
+REGION_COLUMNS = (
+    "voxels",
+    "mean_prediction",
+    "mean_reference",
+    "mean_source",
+    "mae",
+    "source_mae",
+    "error",
+    "rmse",
+    "source_rmse",
+    "ncc",
+    "source_ncc",
+)
 WAY = ("source", "reference", "prediction")
 LEAST_CHANGE = 5.0  # HU between source and truth below which "fraction of the way" is noise
 
