@@ -40,6 +40,7 @@ def main() -> int:
             extractor=extractor,
             real=given.real,
             training=given.training,
+            feature_cache=given.out / "features",
             patient_pattern=given.patient_pattern,
             progress=lambda done, count, case: print(f"[{done}/{count}] {case}", flush=True),
         )

@@ -43,6 +43,7 @@ def evaluate(
     extractor: Extractor | None = None,
     real: Path | None = None,
     training: Path | None = None,
+    feature_cache: Path | None = None,
     patient_pattern: str | None = None,
     cases: Collection[str] | None = None,
     progress: Progress | None = None,
@@ -64,6 +65,7 @@ def evaluate(
         extractor: of features, for the distances between the sets of predictions and of real volumes; None: none.
         real: real volumes of the target's kind, best of other patients; None: the reference.
         training: the real volumes that the model was trained to make; the predictions are tested for copies of them.
+        feature_cache: folder in which features of the real volumes are kept for the next system; None: nowhere.
         patient_pattern: regular expression that finds the patient in a case's name (its first group if it has one),
             for intervals over patients; None: each case is a patient.
         cases: names of the reference cases that count, such as a test split; None for all.
@@ -130,6 +132,7 @@ def evaluate(
                 extractor,
                 same_patients=real is None,
                 failures=failures,
+                cache=feature_cache,
             )
     if training is not None:
         with _reported("memorisation", failures):

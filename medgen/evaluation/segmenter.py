@@ -184,7 +184,7 @@ def _largest(logits: torch.Tensor) -> np.ndarray:
 
 
 def _most_probable(logits: torch.Tensor, grid: Volume, upright: Volume) -> np.ndarray:
-    """Class at each voxel of ``upright``; one class is resampled at a time, and logits become probabilities in place."""
+    """Class at each voxel of ``upright``; one class is resampled at a time. Logits become probabilities in place."""
     for x in range(logits.shape[1]):
         logits[:, x] = logits[:, x].softmax(0)
     best = np.full(upright.data.shape, -1, np.float32)

@@ -1,5 +1,6 @@
 """What is measured of all volumes together: their distribution beside real ones, and whether training was copied."""
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 
 from medgen.data.body import body_mask, looks_like_hu
 from medgen.evaluation.compare import compare_distributions
-from medgen.evaluation.feature_set import collect
+from medgen.evaluation.feature_set import FeatureSet, collect, load_features, save_features
 from medgen.evaluation.features.extractor import Extractor
 from medgen.evaluation.features.slices import Window
 from medgen.evaluation.memorisation import Memorisation, memorisation_test, volume_descriptor
@@ -35,12 +36,13 @@ def distribution_section(
     *,
     same_patients: bool,
     failures: list[Failure],
+    cache: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of `compare_distributions` of the predictions, each with ``source_value``: that of the unconverted sources.
 
-    A volume that cannot be read is added to ``failures`` and left out.
+    A volume that cannot be read is added to ``failures`` and left out. ``cache``: see `reference_features`.
     """
-    reference = collect(_volumes(real, failures), extractor)
+    reference = reference_features(real, extractor, failures, cache)
     rows = compare_distributions(reference, _volumes(prediction, failures), extractor)
     before = compare_distributions(reference, _volumes(source, failures), extractor) if source else [{}] * len(rows)
     notes = [SAME_PATIENTS] if same_patients else []
@@ -50,6 +52,28 @@ def distribution_section(
         {**row, "source_value": old.get("value"), "notes": [*row["notes"], *notes]}
         for row, old in zip(rows, before, strict=True)
     ]
+
+
+def reference_features(
+    real: Sequence[Path], extractor: Extractor, failures: list[Failure], cache: Path | None = None
+) -> FeatureSet:
+    """The features of real volumes, from a file in the folder ``cache`` if it is of these files and this extractor.
+
+    Several systems are measured against one set of real volumes, whose features take as long as a system's.
+    """
+    if cache is None:
+        return collect(_volumes(real, failures), extractor)
+    files = [(str(path.resolve()), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in real]
+    identity = repr((extractor.name, extractor.weights, extractor.preprocessing, files))
+    file = cache / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.npz"
+    if file.exists():
+        return load_features(file, extractor)
+    before = len(failures)
+    features = collect(_volumes(real, failures), extractor)
+    if len(failures) == before:  # else the next system would not learn of them
+        cache.mkdir(parents=True, exist_ok=True)
+        save_features(features, file)
+    return features
 
 
 def memorisation_section(

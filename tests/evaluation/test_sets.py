@@ -57,6 +57,27 @@ def test_distribution_beside_others_with_the_source_as_baseline(cohort, tmp_path
     assert not found.failures and not any("same patients" in note for note in frechet["notes"])
 
 
+def test_features_of_real_volumes_are_kept_for_the_next_system(cohort, tmp_path):
+    class Counting(Means):
+        calls = 0
+
+        def __call__(self, *args, **options):
+            self.calls += 1
+            return super().__call__(*args, **options)
+
+    def rows(extractor):
+        files = [volume_files(cohort / name) for name in ("real", "converted")]
+        return distribution_section(
+            *files, [], extractor, same_patients=False, failures=[], cache=tmp_path / "features"
+        )
+
+    first, second, other = Counting(), Counting(), Counting()
+    other.preprocessing = "thirds"
+    assert rows(first) == rows(second) and (first.calls, second.calls) == (10, 4)
+    rows(other)
+    assert other.calls == 10 and len(list((tmp_path / "features").iterdir())) == 2
+
+
 def test_without_others_the_reference_serves_and_the_numbers_say_so(cohort, tmp_path):
     found = evaluate(cohort / "target", cohort / "converted", tmp_path, extractor=Means())
     row = found.sections["distribution"][0]
