@@ -165,7 +165,7 @@ def evaluate(
         ),
     ] = None,
     window: Annotated[
-        tuple[float, float] | None, typer.Option(help="Intensities that features see, e.g. -160 240 (HU).")
+        tuple[float, float] | None, typer.Option(help="Intensities that features see, e.g. -160 240; CT: -200 300 HU.")
     ] = None,
     real: Annotated[Path | None, typer.Option(help="Folder of real volumes of other patients, for distances.")] = None,
     training: Annotated[
@@ -198,9 +198,12 @@ def evaluate(
     from medgen.evaluation.evaluate import evaluate as run
     from medgen.evaluation.features.named import named_extractor
     from medgen.evaluation.judge import named_checks
+    from medgen.evaluation.sets import default_window, volume_files
     from medgen.reports.evaluation import write_report
 
     device = pick_device("auto") if segmenter or downstream else "cpu"
+    if extractor is not None and window is None:
+        window = default_window(volume_files(real or reference))
     result = run(
         reference,
         prediction,

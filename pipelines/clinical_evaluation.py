@@ -19,6 +19,7 @@ from medgen.evaluation.downstream_section import protocols
 from medgen.evaluation.evaluate import evaluate
 from medgen.evaluation.features.named import KNOWN, named_extractor
 from medgen.evaluation.judge import named_checks
+from medgen.evaluation.sets import default_window, volume_files
 from medgen.reports.evaluation import write_report
 from medgen.types import InputError
 
@@ -28,10 +29,13 @@ def main() -> int:
     systems = dict(_named(text) for text in given.prediction)
     if len(systems) < len(given.prediction):
         raise InputError("two predictions have one name: give each its own, NAME=DIR")
-    extractor = named_extractor(given.extractor, window=given.window) if given.extractor else None
     device = pick_device("auto") if given.segmenter or given.downstream else "cpu"
     checks = named_checks(given.checks, given.segmenter, device) if given.source else None
     downstream = protocols(given.downstream, given.folds, given.seeds, device) if given.downstream else None
+    extractor = None
+    if given.extractor:
+        window = given.window or default_window(volume_files(given.real or given.reference))
+        extractor = named_extractor(given.extractor, window=window)
     failures = []
     for name, folder in systems.items():
         print(f"{name}: measuring {folder}", flush=True)
@@ -50,6 +54,7 @@ def main() -> int:
             lesions=given.lesions,
             checks=checks,
             downstream=downstream,
+            feature_cache=given.out / "features",
             patient_pattern=given.patient_pattern,
             progress=lambda done, count, case: print(f"[{done}/{count}] {case}", flush=True),
         )

@@ -1,20 +1,23 @@
 """Two sets of volumes → the numbers of their likeness, each with all that it depends on."""
 
 from collections.abc import Callable, Iterable
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medgen.data.body import body_mask
-from medgen.evaluation.distribution import density_coverage, inception_score, kernel_distance, kid, precision_recall
+from medgen.evaluation.distribution import inception_score, kernel_distance, kid
 from medgen.evaluation.feature_set import LIMIT, FeatureSet, collect
 from medgen.evaluation.features.extractor import Extractor
 from medgen.evaluation.frechet import few_rows_warning, frechet_distance
+from medgen.evaluation.neighbours import NeighbourScores, neighbour_scores
 from medgen.io.volume import Volume
 from medgen.types import InputError
 
 SPACING_TOLERANCE = 0.1  # of a voxel side; beyond, textures differ by sampling alone
+NARROW, WIDE = 3, 5  # neighbours, of precision and recall, and of density and coverage, as their papers have them
 
 Array = NDArray[Any]
 
@@ -38,10 +41,10 @@ def compare_distributions(
         limit, seed, mask_of: see ``feature_set.collect``.
 
     Returns:
-        One dict a number: metric, value (None where it cannot be had, with the reason among the notes),
-        standard_error (None where unknown), extractor, weights, preprocessing, reference_rows, prediction_rows,
-        reference_volumes, prediction_volumes, notes. A Fréchet distance is called FID only with the standard
-        Inception weights.
+        One dict a number: metric, value (None where it cannot be had, with the reason among the notes), standard_error
+        (None where unknown), of the Inception Score deviation (between its splits), extractor, weights, preprocessing,
+        reference_rows, prediction_rows, reference_volumes, prediction_volumes, notes. A Fréchet distance is called FID
+        only with the standard Inception weights.
 
     Raises `InputError` for what ``collect`` refuses and for a `FeatureSet` of another extractor.
     """
@@ -65,32 +68,41 @@ def compare_distributions(
     return [{**number, **common} for number in made]
 
 
-Values = tuple[float, float | None]
+Values = dict[str, float]  # "value", and "standard_error" or "deviation" where there is one
+Metric = tuple[str, Callable[[], Values], Callable[[FeatureSet, FeatureSet], list[str]]]
 
 
-def _metrics(
-    r: FeatureSet, g: FeatureSet, extractor: Extractor
-) -> list[tuple[str, Callable[[], Values], Callable[[FeatureSet, FeatureSet], list[str]]]]:
-    x, y = r.rows, g.rows
+def _metrics(r: FeatureSet, g: FeatureSet, extractor: Extractor) -> list[Metric]:
+    x, y, groups = r.rows, g.rows, (r.groups, g.groups)
     of = "" if extractor.standard else f" ({extractor.name})"
-    metrics: list[tuple[str, Callable[[], Values], Callable[[FeatureSet, FeatureSet], list[str]]]] = [
-        (frechet_name(extractor), lambda: (frechet_distance(r.statistics, g.statistics), None), _few_rows),
+    neighbours = cache(lambda: neighbour_scores(x, y, groups=groups, narrow=NARROW, wide=WIDE)._asdict())
+    metrics: list[Metric] = [
+        (frechet_name(extractor), lambda: {"value": frechet_distance(r.statistics, g.statistics)}, _few_rows),
         (
             "KID" if extractor.standard else f"kernel distance{of}",
-            lambda: kid(x, y, groups=(r.groups, g.groups)),
+            lambda: dict(zip(("value", "standard_error"), kid(x, y, groups=groups), strict=True)),
             _chosen,
         ),
-        (f"MMD, Gaussian{of}", lambda: (kernel_distance(x, y), None), _chosen),
-        (f"precision{of}", lambda: (precision_recall(x, y)[0], None), _chosen),
-        (f"recall{of}", lambda: (precision_recall(x, y)[1], None), _chosen),
-        (f"density{of}", lambda: (density_coverage(x, y)[0], None), _chosen),
-        (f"coverage{of}", lambda: (density_coverage(x, y)[1], None), _chosen),
+        (f"MMD, Gaussian{of}", lambda: {"value": kernel_distance(x, y, groups=groups)}, _chosen),
+        *((f"{name}{of}", partial(_neighbour, neighbours, name), _chosen) for name in NeighbourScores._fields),
     ]
     probabilities = getattr(extractor, "probabilities", None)
     if probabilities is not None:
-        splits = min(10, len(y))
-        metrics.append((f"Inception Score{of}", lambda: inception_score(probabilities(y), splits=splits), _score))
+        metrics.append((f"Inception Score{of}", lambda: _inception_score(probabilities(y)), _score))
     return metrics
+
+
+def _neighbour(scores: Callable[[], Values], name: str) -> Values:
+    value = scores()[name]
+    if np.isnan(value):
+        k = NARROW if name in ("precision", "recall") else WIDE
+        raise InputError(f"k {k} must be below the number of volumes of each side")
+    return {"value": value}
+
+
+def _inception_score(probabilities: Array) -> Values:
+    value, deviation = inception_score(probabilities, splits=min(10, len(probabilities)))
+    return {"value": value, "deviation": deviation}
 
 
 def frechet_name(extractor: Extractor) -> str:
@@ -103,15 +115,16 @@ def frechet_name(extractor: Extractor) -> str:
 
 
 def _number(name: str, call: Callable[[], Values], notes: list[str]) -> dict[str, Any]:
+    empty = {"metric": name, "value": None, "standard_error": None}
     try:
-        value, error = call()
+        return {**empty, **{key: v if np.isfinite(v) else None for key, v in call().items()}, "notes": notes}
     except InputError as reason:
-        return {"metric": name, "value": None, "standard_error": None, "notes": [*notes, str(reason)]}
-    return {"metric": name, "value": value, "standard_error": error, "notes": notes}
+        return {**empty, "notes": [*notes, str(reason)]}
 
 
 def _few_rows(r: FeatureSet, g: FeatureSet) -> list[str]:
-    warning = few_rows_warning(r.statistics.count, g.statistics.count, len(r.statistics.mean))
+    counts = r.statistics.count, g.statistics.count
+    warning = few_rows_warning(counts, len(r.statistics.mean), volumes=(r.volumes, g.volumes))
     return [warning] if warning else []
 
 
@@ -125,7 +138,7 @@ def _chosen(r: FeatureSet, g: FeatureSet) -> list[str]:
 
 
 def _score(r: FeatureSet, g: FeatureSet) -> list[str]:
-    return ["error is the deviation between splits; classes are those of photographs, so this says little here"]
+    return ["its classes are those of photographs, so this says little here"]
 
 
 def _notes(r: FeatureSet, g: FeatureSet) -> list[str]:

@@ -14,8 +14,10 @@ from medgen.evaluation.statistics import (
     bootstrap_interval,
     by_patient,
     cohens_dz,
-    finite_pairs,
+    differences,
     holm,
+    known_pairs,
+    mean_difference,
     rank_biserial,
     wilcoxon,
 )
@@ -29,8 +31,10 @@ class Comparison:
     """Two systems over the cases they share.
 
     ``difference`` (its mean with interval), ``rank_biserial`` and ``cohens_dz`` are of a - b in the metric's own
-    direction; ``wins`` counts the cases where a is better. ``dropped``: cases that only one has or that are not
-    finite. ``p_holm``: corrected for all comparisons made together.
+    direction; ``wins`` counts the cases where a is better. ``dropped``: cases that only one has or that are NaN. An
+    infinite value (the distance to a missed organ) wins, loses and ranks like any other; ``difference`` and
+    ``cohens_dz`` are of the cases that both have finite, and ``infinite_a``, ``infinite_b`` count the others.
+    ``p_holm``: corrected for all comparisons made together.
     """
 
     metric: str
@@ -48,6 +52,8 @@ class Comparison:
     wins: int
     ties: int
     losses: int
+    infinite_a: int
+    infinite_b: int
 
 
 def compare_systems(
@@ -99,9 +105,10 @@ def _compare(
     higher_is_better: bool,
     settings: Mapping[str, Any],
 ) -> Comparison:
-    x, y, owners, dropped = finite_pairs(a, b, patients)
+    x, y, owners, dropped = known_pairs(a, b, patients)
     # Of the differences themselves, not of two means: equal cases give exactly 0.
-    change = np.array([group.mean() for group in by_patient(x - y, owners)])
+    each = differences(x, y)
+    change = np.array([mean_difference(group) for group in by_patient(each, owners)])
     nothing = np.zeros_like(change)
     test = wilcoxon(change, nothing)
     better = (x > y) if higher_is_better else (x < y)
@@ -111,7 +118,7 @@ def _compare(
         n=len(x),
         patients=len(change),
         dropped=dropped + missing,
-        difference=bootstrap_interval(x - y, patients=owners, **settings),
+        difference=_finite_difference(x, y, owners, settings),
         p=test.p,
         p_holm=test.p,
         smallest_p=test.smallest_p,
@@ -120,7 +127,15 @@ def _compare(
         wins=int(better.sum()),
         ties=ties,
         losses=len(x) - ties - int(better.sum()),
+        infinite_a=int(np.isinf(x).sum()),
+        infinite_b=int(np.isinf(y).sum()),
     )
+
+
+def _finite_difference(x: Array, y: Array, owners: list[Hashable], settings: Mapping[str, Any]) -> Interval:
+    finite = np.isfinite(x) & np.isfinite(y)
+    kept = [owner for owner, good in zip(owners, finite, strict=True) if good]
+    return bootstrap_interval(x[finite] - y[finite], patients=kept, **settings)
 
 
 def _patients_of(cases: Sequence[str], patients: Mapping[str, Hashable] | None) -> list[Hashable]:

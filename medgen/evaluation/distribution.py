@@ -1,23 +1,24 @@
 """Likeness of two sets of feature rows: do converted images look like real ones, when no pair says so?
 
-The Fréchet distance is in ``frechet``; here are the kernel distances, the neighbour counts that part quality from
-variety, and the Inception Score. All work in blocks: time grows with the square of the rows, memory does not.
+The Fréchet distance is in ``frechet``, the neighbour counts in ``neighbours``; here are the kernel distances and the
+Inception Score. All work in blocks: time grows with the square of the rows, memory does not.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medgen.evaluation.grouped import GroupedRows, grouped, join_columns, join_rows
+from medgen.evaluation.neighbours import squared_distances
 from medgen.types import InputError
 
-BLOCK = 1024  # rows of a kernel matrix held at once: 8 MiB a matrix, whatever the number of rows
 MEDIAN_ROWS = 2000  # rows whose distances give the median; more would not change its second digit
 
-SUBSET_ROWS = 1000  # of a KID subset, as its paper has it
-
 Array = NDArray[Any]
+Kernel = Callable[[Array, Array], Array]
 KernelName = Literal["gaussian", "polynomial"]
 
 
@@ -25,6 +26,7 @@ def kernel_distance(
     reference: Array,
     prediction: Array,
     *,
+    groups: tuple[Array, Array] | None = None,
     kernel: KernelName = "gaussian",
     bandwidths: Sequence[float] = (0.25, 0.5, 1.0),
 ) -> float:
@@ -43,102 +45,61 @@ def kernel_distance(
             inception distance (Bińkowski et al., ICLR 2018). The Gaussian ones saturate: rows wholly apart count
             the same however far; the polynomial one lets a few far rows (metal, bone) decide.
         bandwidths: the s of the Gaussian kernels.
+        groups: volume or patient of each row, (m,) and (n,) of any values; None: each row is its own. Rows of one
+            patient are alike, so pairs of one group do not count (i ≠ j becomes "of different groups", and the
+            divisors the numbers of such pairs): else two sets of patients of one population would lie above 0.
 
-    Rows are taken as independent. Several of one patient are not: they are alike, so that two sets of patients
-    of one population lie a little above 0 (by about 1 / patients of that likeness) and scatter between draws of
-    patients far more than the number of rows suggests. Judge a value beside that of real against real.
-    Time grows with (m + n)², memory does not. Raises `InputError` for other shapes, NaN and bandwidths not above 0.
+    Time grows with (m + n)², memory does not. Raises `InputError` for other shapes, NaN, bandwidths not above 0, and
+    rows of one group alone.
     """
-    x, y = np.asarray(reference, np.float64), np.asarray(prediction, np.float64)
-    _check(x, y, kernel, bandwidths)
+    x, y = _sides(reference, prediction, groups, kernel, bandwidths)
     if kernel == "polynomial":
-        k: Callable[[Array, Array], Array] = _polynomial
+        k: Kernel = _polynomial
     else:
-        centre = x.mean(0)  # |x - y|² = x² + y² - 2xy cancels fewer digits near the origin
-        x, y = x - centre, y - centre
-        widths = np.array(bandwidths, np.float64) * _median_distance(x)
+        centre = x.rows.mean(0)  # |x - y|² = x² + y² - 2xy cancels fewer digits near the origin
+        x, y = (GroupedRows(side.rows - centre, side.sizes) for side in (x, y))
+        widths = np.array(bandwidths, np.float64) * _median_distance(x.rows)
 
         def k(p: Array, q: Array) -> Array:
-            squared = _squared_distances(p, q)
+            squared = squared_distances(p, q)
             return sum((np.exp(squared / (-2 * w * w)) for w in widths), np.zeros_like(squared))
 
-    return _unbiased(x, y, k)
+    return float(_estimate(x, y, *(_group_sums(p, q, k).first.sum() for p, q in ((x, x), (y, y), (x, y)))))
 
 
-def kid(
-    reference: Array,
-    prediction: Array,
-    *,
-    groups: tuple[Array, Array] | None = None,
-    subsets: int = 100,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Kernel inception distance and its standard error: the mean of `kernel_distance` over random subsets.
+def kid(reference: Array, prediction: Array, *, groups: tuple[Array, Array] | None = None) -> tuple[float, float]:
+    """Kernel inception distance of all rows, and its standard error.
 
-    Bińkowski et al., ICLR 2018: kernel (x·y / d + 1)³, subsets of up to 1000 rows drawn without repeat, here no more
-    than half of the smaller side. The error is the delete-d jackknife's (Shao & Wu, Ann. Stat. 1989;17:1176): the
-    deviation between subsets times √(s / (n - s)) for s of n kept; thus of the draw of the data, and not only of
-    the subsets, whose mean could be had as exactly as one likes.
+    `kernel_distance` with the kernel (x·y / d + 1)³ of Bińkowski et al., ICLR 2018. They average it over random subsets
+    of 1000 rows to save time; that mean's expectation is the number of all rows, which is had here, without their draw.
+
+    The error is that of the draw of groups, in closed form: the jackknife that leaves out one group of one side at a
+    time, less what it counts twice. Of the variance V1 + V2 of a two-sample U-statistic (V1 linear in the groups, V2 of
+    their pairs, the doubly centred kernel) it estimates V1 + 2 V2 (Efron & Stein, Ann. Stat. 1981;9:586). V2 alone is
+    left for two samples of one distribution.
 
     Args:
         reference, prediction: rows (m, d) and (n, d), at least 4 on each side.
-        groups: volume or patient of each row, (m,) and (n,) of any values. Rows of one patient are alike; with
-            groups half the patients of each side are drawn whole, so that the error is that of the draw of
-            patients. At least 4 groups on each side, else rows are drawn.
-        subsets: how many; time grows with subsets · s².
-        seed: of the draws.
+        groups: volume or patient of each row, (m,) and (n,) of any values; None: each row is its own.
 
     Returns:
-        (value, standard error); the value's mean is 0 for one distribution, so that it may be below 0.
+        (value, standard error). The value's mean is 0 for one distribution, so that it may be below 0. The error is NaN
+        with fewer than 4 groups on a side: of so few nothing can be said.
+
+    Time grows with (m + n)², memory does not. Raises as `kernel_distance`.
     """
-    x, y = np.asarray(reference, np.float64), np.asarray(prediction, np.float64)
-    _check(x, y, "polynomial", (1.0,))
-    if min(len(x), len(y)) < 4:
-        raise InputError(f"KID needs 4 rows on each side, not {len(x)} and {len(y)}")
-    if subsets < 2:
-        raise InputError(f"subsets {subsets} must be at least 2")
-    by_group = groups is not None and all(len(np.unique(g)) >= 4 for g in groups)
-    units = groups if groups is not None and by_group else (np.arange(len(x)), np.arange(len(y)))
-    inverse = [np.unique(unit, return_inverse=True)[1] for unit in units]
-    counts = [int(i.max()) + 1 for i in inverse]
-    keep = min(counts) // 2 if by_group else min(SUBSET_ROWS, min(counts) // 2)
-
-    rng = np.random.default_rng(seed)
-    values = []
-    for _ in range(subsets):
-        kept = [np.isin(np.arange(count), rng.choice(count, keep, replace=False)) for count in counts]
-        values.append(_unbiased(x[kept[0][inverse[0]]], y[kept[1][inverse[1]]], _polynomial))
-    factor = np.sqrt(keep / (min(counts) - keep))
-    return float(np.mean(values)), float(np.std(values, ddof=1) * factor)
+    x, y = _sides(reference, prediction, groups, "polynomial", (1.0,))
+    if min(len(x.rows), len(y.rows)) < 4:
+        raise InputError(f"KID needs 4 rows on each side, not {len(x.rows)} and {len(y.rows)}")
+    sums = _group_sums(x, x, _polynomial), _group_sums(y, y, _polynomial), _group_sums(x, y, _polynomial)
+    value = float(_estimate(x, y, *(s.first.sum() for s in sums)))
+    if min(len(x.sizes), len(y.sizes)) < 4:
+        return value, float("nan")
+    return value, float(np.sqrt(_variance(x, y, *sums)))
 
 
-def precision_recall(reference: Array, prediction: Array, *, k: int = 3) -> tuple[float, float]:
-    """Improved precision and recall: share of predictions on the real manifold, and of reals on the predicted one.
-
-    Kynkäänniemi et al., NeurIPS 2019, eq. 1 and 2: a set's manifold is the union of balls about its rows, each as far
-    as the row's k-th neighbour in the set. Precision: is every image like a real one; recall: is every kind of real
-    image made. Both in [0, 1]. One far real row has a wide ball, which many predictions fall into: see
-    `density_coverage`. Raises `InputError` as `kernel_distance` does, or for k not below the rows of a side.
-    """
-    x, y = _neighbour_rows(reference, prediction, k)
-    return float((_balls_around(y, x, k) > 0).mean()), float((_balls_around(x, y, k) > 0).mean())
-
-
-def density_coverage(reference: Array, prediction: Array, *, k: int = 5) -> tuple[float, float]:
-    """Density: real balls around a prediction / k, on average; coverage: share of real balls with one in them.
-
-    Naeem et al., ICML 2020, eq. 4 and 5; balls as in `precision_recall`, of real rows alone, so that a far prediction
-    makes none. Density ≥ 0 and about 1 for one distribution; coverage in [0, 1], about 1 - 2⁻ᵏ there when both sides
-    have as many rows. Raises as `precision_recall`.
-    """
-    x, y = _neighbour_rows(reference, prediction, k)
-    radii = _neighbour_distance(x, k)
-    nearest = _nearest_distance(x, y)
-    return float(_balls_around(y, x, k).mean() / k), float((nearest <= radii).mean())
-
-
-def inception_score(probabilities: Array, *, splits: int = 10) -> tuple[float, float]:
-    """exp(mean KL(p(class | image) ‖ p(class))), mean and standard deviation over consecutive splits.
+def inception_score(probabilities: Array, *, splits: int = 10, seed: int = 0) -> tuple[float, float]:
+    """exp(mean KL(p(class | image) ‖ p(class))), mean and standard deviation over random splits.
 
     Salimans et al., NeurIPS 2016. From 1 to the number of classes, higher is better; it never looks at a real
     image, and its classes are those of photographs: of medical images it says little.
@@ -146,6 +107,8 @@ def inception_score(probabilities: Array, *, splits: int = 10) -> tuple[float, f
     Args:
         probabilities: (n, classes), each row a softmax.
         splits: parts of the n images, no more than n.
+        seed: of the order in which they are dealt: as they come, the images of one volume would make up a split, and a
+            generator of many kinds would seem to make one.
     """
     p = np.asarray(probabilities, np.float64)
     if p.ndim != 2 or not len(p) or not np.isfinite(p).all() or p.min() < 0 or np.abs(p.sum(1) - 1).max() > 1e-3:
@@ -153,86 +116,100 @@ def inception_score(probabilities: Array, *, splits: int = 10) -> tuple[float, f
     if not 1 <= splits <= len(p):
         raise InputError(f"splits {splits} must lie between 1 and the number of images, {len(p)}")
     scores = []
-    for part in np.array_split(p, splits):
+    for part in np.array_split(np.random.default_rng(seed).permutation(p), splits):
         ratio = np.log(np.maximum(part, 1e-300)) - np.log(np.maximum(part.mean(0), 1e-300))
         scores.append(np.exp((part * ratio).sum(1).mean()))
     return float(np.mean(scores)), float(np.std(scores))
 
 
-def _unbiased(x: Array, y: Array, k: Callable[[Array, Array], Array]) -> float:
-    within = _mean_between_others(x, k) + _mean_between_others(y, k)
-    return within - 2 * _sum(x, y, k) / (len(x) * len(y))
+@dataclass(frozen=True, eq=False)
+class _Sums:
+    """Sums of a kernel over pairs of groups, by the groups of the first side and of the second.
+
+    ``mean_first``, ``mean_second``, ``squares``: sums and sum of squares of the pairs' *mean* kernels.
+    """
+
+    first: Array
+    second: Array
+    mean_first: Array
+    mean_second: Array
+    squares: float
+
+
+def _group_sums(p: GroupedRows, q: GroupedRows, k: Kernel) -> _Sums:
+    """Of one side with itself (``p is q``) pairs within a group are left out: they are alike for being one volume."""
+    first, mean_first = np.zeros((2, len(p.sizes)))
+    second, mean_second = np.zeros((2, len(q.sizes)))
+    squares = 0.0
+    for a in p.blocks():
+        for b in q.blocks():
+            sums = join_rows(join_columns(k(a.rows, b.rows), b, np.add), a, np.add)
+            if p is q and a.groups == b.groups:
+                np.fill_diagonal(sums, 0)
+            first[a.groups] += sums.sum(1)
+            second[b.groups] += sums.sum(0)
+            means = sums / np.outer(p.sizes[a.groups], q.sizes[b.groups])
+            mean_first[a.groups] += means.sum(1)
+            mean_second[b.groups] += means.sum(0)
+            squares += float(np.vdot(means, means))
+    return _Sums(first, second, mean_first, mean_second, squares)
+
+
+def _estimate(x: GroupedRows, y: GroupedRows, xx: Any, yy: Any, xy: Any, less_x: Any = 0, less_y: Any = 0) -> Any:
+    """The distance from sums of the kernel; ``less_x``, ``less_y``: rows of the group that was left out of a side."""
+    m, n = len(x.rows) - less_x, len(y.rows) - less_y
+    pairs = [size**2 - (side.sizes**2).sum() + less**2 for side, size, less in ((x, m, less_x), (y, n, less_y))]
+    return xx / pairs[0] + yy / pairs[1] - 2 * xy / (m * n)
+
+
+def _variance(x: GroupedRows, y: GroupedRows, xx: _Sums, yy: _Sums, xy: _Sums) -> float:
+    """See `kid`; at least four groups on each side."""
+    total = [s.first.sum() for s in (xx, yy, xy)]
+    without_x = _estimate(x, y, total[0] - 2 * xx.first, total[1], total[2] - xy.first, less_x=x.sizes)
+    without_y = _estimate(x, y, total[0], total[1] - 2 * yy.first, total[2] - xy.second, less_y=y.sizes)
+    jackknife = sum((len(v) - 1) / len(v) * ((v - v.mean()) ** 2).sum() for v in (without_x, without_y))
+    g, h = len(x.sizes), len(y.sizes)
+    between = (
+        xy.squares - (xy.mean_first**2).sum() / h - (xy.mean_second**2).sum() / g + xy.mean_first.sum() ** 2 / (g * h)
+    ) / ((g - 1) * (h - 1))
+    of_pairs = 2 * _within(xx, g) / (g * (g - 1)) + 2 * _within(yy, h) / (h * (h - 1)) + 4 * between / (g * h)
+    return float(max(jackknife - of_pairs, of_pairs, 0.0))
+
+
+def _within(s: _Sums, g: int) -> float:
+    """Mean square of the doubly centred kernel of different groups (U-centred: Székely & Rizzo 2014, eq. 2.3)."""
+    rows = s.mean_first
+    return (s.squares - 2 / (g - 2) * (rows**2).sum() + rows.sum() ** 2 / ((g - 1) * (g - 2))) / (g * (g - 3))
 
 
 def _polynomial(p: Array, q: Array) -> Array:
     return (p @ q.T / p.shape[1] + 1) ** 3
 
 
-def _squared_distances(p: Array, q: Array) -> Array:
-    squared = (p * p).sum(1)[:, None] + (q * q).sum(1) - 2 * (p @ q.T)
-    return np.maximum(squared, 0, out=squared)
-
-
 def _median_distance(x: Array) -> float:
     """Median distance of different rows, of an even choice of them; 1 where all are the same."""
     chosen = x[:: -(-len(x) // MEDIAN_ROWS)]
-    squared = _squared_distances(chosen, chosen)[np.triu_indices(len(chosen), 1)]
+    squared = squared_distances(chosen, chosen)[np.triu_indices(len(chosen), 1)]
     squared = squared[squared > 0]
     return float(np.sqrt(np.median(squared))) if squared.size else 1.0
 
 
-def _neighbour_rows(reference: Array, prediction: Array, k: int) -> tuple[Array, Array]:
+def _sides(
+    reference: Array,
+    prediction: Array,
+    groups: tuple[Array, Array] | None,
+    kernel: str,
+    bandwidths: Sequence[float],
+) -> tuple[GroupedRows, GroupedRows]:
     x, y = np.asarray(reference, np.float64), np.asarray(prediction, np.float64)
-    _check(x, y, "polynomial", (1.0,))
-    if not 1 <= k < min(len(x), len(y)):
-        raise InputError(f"k {k} must be at least 1 and below the rows of each side, {len(x)} and {len(y)}")
-    centre = x.mean(0)
-    return x - centre, y - centre
-
-
-def _neighbour_distance(x: Array, k: int) -> Array:
-    """Squared distance (n,) of each row to its k-th neighbour in the set, itself not counted."""
-    radii = []
-    for start in range(0, len(x), BLOCK):
-        rows = x[start : start + BLOCK]
-        near = np.full((len(rows), k), np.inf)
-        for first in range(0, len(x), BLOCK):
-            squared = _squared_distances(rows, x[first : first + BLOCK])
-            if first == start:
-                np.fill_diagonal(squared, np.inf)
-            near = np.partition(np.hstack([near, squared]), k - 1, axis=1)[:, :k]
-        radii.append(near[:, k - 1])
-    return np.concatenate(radii)
-
-
-def _nearest_distance(x: Array, y: Array) -> Array:
-    """Squared distance (n,) of each row of x to the nearest of y."""
-    near = [np.min([_squared_distances(rows, part).min(1) for part in _blocks(y)], axis=0) for rows in _blocks(x)]
-    return np.concatenate(near)
-
-
-def _balls_around(y: Array, x: Array, k: int) -> Array:
-    """For each row of y (n,), how many balls of x it lies in."""
-    radii = _neighbour_distance(x, k)
-    counts = [
-        sum((_squared_distances(rows, part) <= r).sum(1) for part, r in zip(_blocks(x), _blocks(radii), strict=True))
-        for rows in _blocks(y)
-    ]
-    return np.concatenate(counts)
-
-
-def _mean_between_others(x: Array, k: Callable[[Array, Array], Array]) -> float:
-    """Mean of k(x_i, x_j) over i ≠ j."""
-    own = sum(float(np.trace(k(rows, rows))) for rows in _blocks(x))
-    return (_sum(x, x, k) - own) / (len(x) * (len(x) - 1))
-
-
-def _sum(x: Array, y: Array, k: Callable[[Array, Array], Array]) -> float:
-    return sum(float(k(rows, columns).sum()) for rows in _blocks(x) for columns in _blocks(y))
-
-
-def _blocks(x: Array) -> Iterator[Array]:
-    return (x[start : start + BLOCK] for start in range(0, len(x), BLOCK))
+    _check(x, y, kernel, bandwidths)
+    a, b = (grouped(rows, of) for rows, of in zip((x, y), groups or (None, None), strict=True))
+    if min(len(a.sizes), len(b.sizes)) < 2:
+        raise InputError(
+            f"a kernel distance needs 2 volumes on each side, not {len(a.sizes)} and {len(b.sizes)}: pairs of rows of "
+            "one volume do not count"
+        )
+    return a, b
 
 
 def _check(x: Array, y: Array, kernel: str, bandwidths: Sequence[float]) -> None:

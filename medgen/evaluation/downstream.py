@@ -14,6 +14,7 @@ trained on where one of that patient is tested. See docs/explanation/downstream.
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,6 +41,8 @@ Segment = Callable[[Volume], np.ndarray]  # an image → label values on its gri
 
 def read_examples(images: Path, labels: Path, patient: Callable[[str], str] = str) -> list[Example]:
     """Images and labels of the same case name in two folders; ``patient`` tells a case's patient from its name.
+
+    Without it each name is a patient, which is wrong where synthetic images have names of their own.
 
     Raises:
         InputError: a folder is absent, or they have no case in common.
@@ -116,11 +119,13 @@ def run_protocols(
         training: arguments of ``train_segmenter``, such as ``{"minutes": 30, "device": "cuda"}``.
 
     Raises:
-        InputError: unknown protocol or fold, synthetic images missing, or folds that cannot be.
+        InputError: unknown protocol or fold, synthetic images missing, folds that cannot be, or synthetic images whose
+            names begin with a real one's while each name is a patient.
     """
     out, training = Path(out), dict(training or {})
     chosen = list(PROTOCOLS if synthetic else [BASELINE]) if protocols is None else list(protocols)
     _check(chosen, synthetic)
+    _check_patients(real, synthetic)
     values = label_values(real) if values is None else tuple(sorted({0, *values}))
     tested = patient_folds(real, synthetic, folds)
     if only is not None and not set(only) <= set(range(len(tested))):
@@ -149,6 +154,23 @@ def _check(chosen: Sequence[str], synthetic: Sequence[Example]) -> None:
     lacking = [name for name in chosen if name != BASELINE and not synthetic]
     if lacking:
         raise InputError(f"protocol {lacking[0]} needs synthetic images and none were given; give some or leave it out")
+
+
+def _check_patients(real: Sequence[Example], synthetic: Sequence[Example]) -> None:
+    """Refuse synthetic images that seem to be made of a real patient's by their names, where nobody told the patients.
+
+    ``p3_s0`` as a patient of its own would be trained on where p3 is tested.
+    """
+    if any(example.patient != example.name for example in (*real, *synthetic)):
+        return
+    names = sorted({example.name for example in real}, key=len, reverse=True)
+    for example in synthetic:
+        source = next((n for n in names if re.match(re.escape(n) + r"[^0-9A-Za-z]", example.name)), None)
+        if source is not None and example.name not in names:
+            raise InputError(
+                f"the synthetic image {example.name} seems to be made of {source} but counts as a patient of its own, "
+                "who would be trained on where the other is tested: give read_examples the patient of each name"
+            )
 
 
 def _named(kind: str, examples: Sequence[Example]) -> list[Example]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from medgen.checkpoint import git_commit, versions
+from medgen.evaluation.statistics import bootstrap_interval, by_patient, finite_pairs, wilcoxon
 from medgen.evaluation.summary import Failure, write_text
 from medgen.io.volume import written_aside
 
@@ -35,7 +36,8 @@ def summarise(rows: Sequence[Row]) -> list[Row]:
     ``cases``: test cases; ``missed``: how often the label was in the truth or the prediction alone, so that no distance
     can be told; ``dice``, ``hd95``, ``assd``, ``surface_dice``: means where they are finite; ``sd_of_runs``: standard
     deviation of the mean Dice over folds and seeds; ``gain``: mean Dice above that of real_to_real on the same case,
-    label, fold and seed, None where there is no such pair.
+    label, fold and seed, None where there is no such pair; ``gain_interval``: its 95 % bootstrap interval over
+    patients, None from one; ``gain_p``: signed-rank test of the patients' mean gains.
     """
     base = {_pair(row): row["dice"] for row in rows if row["protocol"] == BASELINE}
     made = []
@@ -44,7 +46,7 @@ def summarise(rows: Sequence[Row]) -> list[Row]:
         labels = sorted({row["label"] for row in mine})
         for label in [*labels, "mean"]:
             group = [row for row in mine if label in (row["label"], "mean")]
-            gains = [row["dice"] - base[_pair(row)] for row in group if protocol != BASELINE and _pair(row) in base]
+            paired = [row for row in group if protocol != BASELINE and _pair(row) in base]
             runs = {_run(row) for row in group}
             of_runs = [m for run in runs if (m := _mean(r["dice"] for r in group if _run(r) == run)) is not None]
             made.append(
@@ -55,10 +57,21 @@ def summarise(rows: Sequence[Row]) -> list[Row]:
                     "missed": sum(math.isinf(row["hd95"]) for row in group),
                     **{metric: _mean(row[metric] for row in group) for metric in METRICS[:4]},
                     "sd_of_runs": float(np.std(of_runs, ddof=1)) if len(of_runs) > 1 else None,
-                    "gain": _mean(gains),
+                    **_gain([row["dice"] - base[_pair(row)] for row in paired], [row["patient"] for row in paired]),
                 }
             )
     return made
+
+
+def _gain(gains: Sequence[float], patients: Sequence[str]) -> dict[str, Any]:
+    found = bootstrap_interval(gains, patients=patients)
+    values, _, owners, _ = finite_pairs(gains, gains, patients)
+    of_patients = [group.mean() for group in by_patient(values, owners)]
+    return {
+        "gain": None if math.isnan(found.value) else found.value,
+        "gain_interval": None if math.isnan(found.low) else [found.low, found.high],
+        "gain_p": wilcoxon(of_patients, [0.0] * len(of_patients)).p if of_patients else None,
+    }
 
 
 def _run(row: Row) -> tuple[Any, ...]:
@@ -78,6 +91,7 @@ def markdown(summary: Sequence[Row]) -> str:
     """The summary as a table."""
     columns = {"dice": "Dice", "hd95": "HD95 (mm)", "assd": "ASSD (mm)", "surface_dice": "surface Dice"}
     columns |= {"cases": "cases", "missed": "missed", "sd_of_runs": "SD of runs", "gain": "gain in Dice"}
+    columns |= {"gain_interval": "95 % interval", "gain_p": "p"}
     lines = [" | ".join(("", "protocol", "label", *columns.values(), "")).strip(), "|---" * (2 + len(columns)) + "|"]
     for row in summary:
         cells = (row["protocol"], str(row["label"]), *(_shown(row[c]) for c in columns))
@@ -86,6 +100,8 @@ def markdown(summary: Sequence[Row]) -> str:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return " to ".join(_shown(end) for end in value)
     return "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
 
 

@@ -48,6 +48,7 @@ def evaluate(
     lesions: Path | None = None,
     checks: Checks | None = None,
     downstream: Protocols | None = None,
+    feature_cache: Path | None = None,
     patient_pattern: str | None = None,
     cases: Collection[str] | None = None,
     progress: Progress | None = None,
@@ -73,6 +74,7 @@ def evaluate(
         checks: limits and segmenter of the structure check, which every case with a source gets; None: the general
             limits, see docs/decisions/checks.md.
         downstream: train segmenters on references and predictions with ``labels``, and test them; None: do not.
+        feature_cache: folder in which features of the real volumes are kept for the next system; None: nowhere.
         patient_pattern: regular expression that finds the patient in a case's name (its first group if it has one),
             for intervals over patients; None: each case is a patient.
         cases: names of the reference cases that count, such as a test split; None for all.
@@ -144,6 +146,7 @@ def evaluate(
                 extractor,
                 same_patients=real is None,
                 failures=failures,
+                cache=feature_cache,
             )
     if training is not None:
         with _reported("memorisation", failures):
@@ -167,6 +170,7 @@ def evaluate(
             "real": None if real is None else str(real),
             "training": None if training is None else str(training),
             "profile": PROFILES[profile],
+            "profile_mask": "the given mask" if mask else "medgen body mask",
             "tolerance_mm": tolerance_mm,
             "thresholds": None if checks is None else checks.thresholds.applied(),
             "segmenter": checks.segmenter.text if checks and checks.segmenter else None,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from medgen.data.body import body_mask
 from medgen.evaluation.features.extractor import Extractor
-from medgen.evaluation.frechet import RunningStatistics, Statistics
+from medgen.evaluation.frechet import RunningStatistics, Statistics, divisors
 from medgen.io.volume import Volume, existing, find_volumes, read_volume, to_canonical, written_aside
 from medgen.types import InputError
 
@@ -41,10 +41,10 @@ class FeatureSet:
     preprocessing: str
 
     def standardised(self, reference: "FeatureSet") -> "FeatureSet":
-        """Each feature less the reference's mean over its deviation (1 where that is 0)."""
+        """Each feature less the reference's mean over its deviation (1 where it is constant)."""
         base = reference.statistics
-        deviation = np.where(base.deviation > 0, base.deviation, 1)
-        return replace(self, statistics=self.statistics.standardised(base), rows=(self.rows - base.mean) / deviation)
+        rows = (self.rows - base.mean) / divisors(base.mean, base.deviation)
+        return replace(self, statistics=self.statistics.standardised(base), rows=rows)
 
 
 def volumes_in(folder: Path | str) -> Iterator[Volume]:

@@ -6,7 +6,7 @@ whose non-zero voxels count; None counts every voxel. All raise `InputError` for
 differ, an empty mask and voxels that are not finite: NaN must not pass as a number somebody signs.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,13 +21,12 @@ Array = NDArray[Any]
 
 def mae(reference: Array, prediction: Array, mask: Array | None = None) -> float:
     """Mean absolute error, mean(|prediction - reference|), in the unit of the images (HU)."""
-    difference = _difference(reference, prediction, mask)
-    return float(np.abs(difference, out=difference).mean(dtype=np.float64))
+    return _mean(np.abs, reference, prediction, mask)
 
 
 def rmse(reference: Array, prediction: Array, mask: Array | None = None) -> float:
     """Root mean squared error, sqrt(mean((prediction - reference)^2)), in the unit of the images (HU)."""
-    return float(np.sqrt(_mean_square(_difference(reference, prediction, mask))))
+    return float(np.sqrt(_mean(_square, reference, prediction, mask)))
 
 
 def psnr(reference: Array, prediction: Array, *, data_range: float, mask: Array | None = None) -> float:
@@ -38,7 +37,7 @@ def psnr(reference: Array, prediction: Array, *, data_range: float, mask: Array 
     Agrees with ``skimage.metrics.peak_signal_noise_ratio``. Raises `InputError` unless data_range > 0.
     """
     check_range(data_range)
-    mean_square = _mean_square(_difference(reference, prediction, mask))
+    mean_square = _mean(_square, reference, prediction, mask)
     return float(10 * np.log10(data_range**2 / mean_square)) if mean_square > 0 else float("inf")
 
 
@@ -50,14 +49,19 @@ def ncc(reference: Array, prediction: Array, mask: Array | None = None) -> float
     """
     check_pair(reference, prediction)
     check_mask(reference, mask)
-    pairs = [_inside(image, mask) for image in (reference, prediction)]
-    if any(values.min() == values.max() for values in pairs):
+    found = np.array(
+        [
+            [(v.min(), v.max(), v.sum(dtype=np.float64), v.size) for v in pair]
+            for pair in _voxels(reference, prediction, mask)
+        ],
+        np.float64,
+    )
+    if (found[..., 0].min(0) == found[..., 1].max(0)).any():
         return 0.0
-    means = [values.mean(dtype=np.float64) for values in pairs]
+    means = found[..., 2].sum(0) / found[..., 3].sum(0)
     xy = xx = yy = 0.0
-    for start in range(0, pairs[0].size, SLAB_VOXELS):
-        part = slice(start, start + SLAB_VOXELS)
-        x, y = (np.subtract(v[part], mean, dtype=np.float64) for v, mean in zip(pairs, means, strict=True))
+    for pair in _voxels(reference, prediction, mask):
+        x, y = (np.subtract(v, mean, dtype=np.float64) for v, mean in zip(pair, means, strict=True))
         xy, xx, yy = xy + float(x @ y), xx + float(x @ x), yy + float(y @ y)
     return float(np.clip(xy / (np.sqrt(xx) * np.sqrt(yy)), -1, 1))
 
@@ -111,6 +115,32 @@ def label_means(labels: Array, images: Mapping[str, Array]) -> dict[int, dict[st
     return {v: {"voxels": counts[v], **{name: sums[name][v] / counts[v] for name in images}} for v in present}
 
 
+def label_scores(labels: Array, reference: Array, prediction: Array) -> dict[int, dict[str, float]]:
+    """{label: {"rmse", "ncc"}} of the pair at every label but 0, ascending; as `rmse` and `ncc` in its mask.
+
+    Two passes over the volume whatever the number of labels. Raises as `label_means`.
+    """
+    means = label_means(labels, {"x": reference, "y": prediction})
+    size = max(means, default=0) + 1
+    centres = {name: np.array([means.get(v, {}).get(name, 0.0) for v in range(size)]) for name in ("x", "y")}
+    sums = {name: np.zeros(size) for name in ("xx", "yy", "xy", "dd")}
+    for inner, _ in slabs(labels.shape):
+        index = labels[inner].astype(np.intp).ravel()
+        x, y = (image[inner].ravel().astype(np.float64) for image in (reference, prediction))
+        difference = y - x
+        x, y = x - centres["x"][index], y - centres["y"][index]
+        for name, product in (("xx", x * x), ("yy", y * y), ("xy", x * y), ("dd", difference**2)):
+            sums[name] += np.bincount(index, weights=product, minlength=size)
+    made = {}
+    for value, row in means.items():
+        xx, yy, xy, dd = (sums[name][value] for name in ("xx", "yy", "xy", "dd"))
+        # A mean's own rounding is all that is left of a constant image.
+        flat = any(square <= row["voxels"] * (1e-12 * max(1, abs(row[n]))) ** 2 for square, n in ((xx, "x"), (yy, "y")))
+        ncc = 0.0 if flat else float(np.clip(xy / np.sqrt(xx) / np.sqrt(yy), -1, 1))
+        made[value] = {"rmse": float(np.sqrt(dd / row["voxels"])), "ncc": ncc}
+    return made
+
+
 def slabs(shape: tuple[int, ...], halo: int = 0) -> Iterator[tuple[slice, slice]]:
     """Slabs along the first axis, and the same with a halo of so many voxels on both sides, inside the volume."""
     thickness = max(SLAB_SLICES, SLAB_VOXELS // int(np.prod(shape[1:], dtype=np.int64)))
@@ -162,17 +192,28 @@ def _inside(image: Array, mask: Array | None) -> Array:
     return image.ravel() if mask is None else image[np.asarray(mask, bool)]
 
 
-def _difference(reference: Array, prediction: Array, mask: Array | None) -> Array:
-    """prediction - reference in the mask, as floats that cannot wrap (uint8 images would)."""
+def _voxels(reference: Array, prediction: Array, mask: Array | None) -> Iterator[tuple[Array, Array]]:
+    """The voxels of both that count, slab by slab: a second copy of large volumes would not fit."""
+    for inner, _ in slabs(reference.shape):
+        part = None if mask is None else mask[inner]
+        if part is None or part.any():
+            yield _inside(reference[inner], part), _inside(prediction[inner], part)
+
+
+def _mean(of: Callable[[Array], Array], reference: Array, prediction: Array, mask: Array | None) -> float:
+    """Mean over the voxels that count of a function of prediction - reference, as floats that cannot wrap (uint8)."""
     check_pair(reference, prediction)
     check_mask(reference, mask)
-    reference, prediction = _inside(reference, mask), _inside(prediction, mask)
     kind = np.float64 if np.result_type(reference, prediction).itemsize > 4 else np.float32
-    return np.subtract(prediction, reference, dtype=kind)
+    total, count = 0.0, 0
+    for x, y in _voxels(reference, prediction, mask):
+        total += float(of(np.subtract(y, x, dtype=kind)).sum(dtype=np.float64))
+        count += x.size
+    return total / count
 
 
-def _mean_square(difference: Array) -> float:
-    return float(np.mean(np.square(difference, dtype=np.float64)))
+def _square(difference: Array) -> Array:
+    return np.square(difference, dtype=np.float64)
 
 
 def _check_labels(labels: Array) -> None:

@@ -15,6 +15,8 @@ from scipy.linalg import eigh, qr
 
 from medgen.types import InputError
 
+CONSTANT = 1e-10  # of the mean, or of 1: a deviation below is rounding
+
 Array = NDArray[Any]
 
 
@@ -44,8 +46,17 @@ class Statistics:
 
         A feature that is constant in the reference is divided by 1.
         """
-        deviation = np.where(reference.deviation > 0, reference.deviation, 1)
-        return Statistics((self.mean - reference.mean) / deviation, self.factor / deviation, self.count)
+        divisor = divisors(reference.mean, reference.deviation)
+        return Statistics((self.mean - reference.mean) / divisor, self.factor / divisor, self.count)
+
+
+def divisors(mean: Array, deviation: Array) -> Array:
+    """What features (d,) are divided by to have one scale: their deviation, or 1 for those that are constant.
+
+    The mean of equal numbers such as 0.1 differs from them in the last digit, so a constant feature's deviation is not
+    0 but rounding, and divided by that it would be all there is of a distance.
+    """
+    return np.where(deviation > CONSTANT * np.maximum(1, np.abs(mean)), deviation, 1)
 
 
 class RunningStatistics:
@@ -116,14 +127,19 @@ def frechet_distance(reference: Array | Statistics, prediction: Array | Statisti
     return between + within - 2 * _nuclear_norm(r.factor, g.factor)
 
 
-def few_rows_warning(reference: int, prediction: int, features: int) -> str | None:
-    """A sentence when a side has no more rows than features, so that its covariance is singular; else None."""
-    fewer = min(reference, prediction)
-    if fewer > features:
+def few_rows_warning(rows: tuple[int, int], features: int, *, volumes: tuple[int, int] | None = None) -> str | None:
+    """A sentence when a side has no more rows than features, or rows of no more volumes; else None.
+
+    ``rows`` and ``volumes`` of the reference and of the prediction. With so few rows the covariance is singular; rows
+    of so few volumes, each like the others of its volume, come near to that.
+    """
+    fewest = [(min(counts), what) for counts, what in ((rows, "rows"), (volumes, "volumes")) if counts is not None]
+    few = next((f"{count} {what}" for count, what in fewest if count <= features), None)
+    if few is None:
         return None
     return (
-        f"{fewer} rows for {features} features: this Fréchet distance is biased upwards and may only be compared "
-        f"with one of as many rows; the kernel distance (KID) beside it is unbiased"
+        f"{few} for {features} features: this Fréchet distance is biased upwards and may only be compared with one of "
+        f"as many {few.split()[1]}; the kernel distance (KID) beside it is unbiased"
     )
 
 

@@ -40,7 +40,7 @@ NOT_ENHANCING = ("adrenal", "cyst", "stone", "hypovascular", "lesion_hypo")
 
 
 class NeedsRange(InputError):
-    """The images are not in HU, so the user has to give the data range."""
+    """The images are not in HU, so the user has to give the data range, or another profile."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,11 @@ def measure_case(case: str, files: Mapping[str, Path], measures: Measures) -> Ca
         raise NeedsRange(
             f"{files['reference']} is not in HU (no value at or below -200): PSNR and SSIM need "
             "--data-range, the span of values that such images can take"
+        )
+    if measures.profile != "generic" and "reference" in volumes and not hu:
+        raise NeedsRange(
+            f"{files['reference']} is not in HU (no value at or below -200), and the profile {measures.profile} is of "
+            "CT in HU: leave --profile out"
         )
     warnings = []
     if hu and not looks_like_hu(volumes["prediction"].data):
@@ -172,10 +177,19 @@ def _regions(
         for role, column in (("prediction", "mae"), ("source", "source_mae")):
             if role in volumes:
                 images[column] = np.abs(volumes[role].data - truth)
-    rows = {name: fidelity.label_means(mask.astype(np.uint8), images)[1] for name, mask in masks.items()}
-    if "labels" in volumes:
-        means = fidelity.label_means(volumes["labels"].data, images)
-        rows |= {names.get(value, f"label_{value}"): row for value, row in means.items()}
+    rows: dict[str, dict[str, float]] = {}
+    places: list[tuple[np.ndarray, Mapping[int, str]]] = [
+        (mask.view(np.uint8), {1: name}) for name, mask in masks.items()
+    ]
+    places += [(volumes["labels"].data, names)] if "labels" in volumes else []
+    for labels, known in places:
+        found = {value: dict(row) for value, row in fidelity.label_means(labels, images).items()}
+        for role, prefix in (("prediction", ""), ("source", "source_")):
+            if role in volumes and "reference" in volumes:
+                scores = fidelity.label_scores(labels, volumes["reference"].data, volumes[role].data)
+                for value, row in found.items():
+                    row |= {f"{prefix}{name}": score for name, score in scores[value].items()}
+        rows |= {known.get(value, f"label_{value}"): row for value, row in found.items()}
     for row in rows.values():
         if "mean_reference" in row:
             row["error"] = row["mean_prediction"] - row["mean_reference"]

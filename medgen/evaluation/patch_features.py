@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from medgen.evaluation.frechet import divisors
 from medgen.types import InputError
 
 SCALES = (1.0, 3.0, 6.0)  # mm: noise, vessels, organs
@@ -100,8 +101,8 @@ def standardised(features: Array, reference: Array) -> NDArray[np.float64]:
     The real target is the reference, of itself too, so that all sets measured against it have one scale.
     A column that is constant in the reference is divided by 1.
     """
-    deviation = reference.std(0, dtype=np.float64)
-    return (features - reference.mean(0, dtype=np.float64)) / np.where(deviation > 0, deviation, 1)
+    mean = reference.mean(0, dtype=np.float64)
+    return (features - mean) / divisors(mean, reference.std(0, dtype=np.float64))
 
 
 def _gradient_magnitude(smooth: Array, places: tuple[Array, ...], spacing: Sequence[float]) -> Array:

@@ -41,7 +41,8 @@ PROFILES: Mapping[str, str] = {
     "synthrad2025": (
         "MAE, PSNR and 5-level MS-SSIM in the body mask; for PSNR and MS-SSIM clipped to [-1024, 3071] HU, range 4095; "
         "MS-SSIM with a uniform 7-voxel window, luminance at every level, on images set to -1024 HU outside the mask "
-        "and shifted to start at 0 (https://github.com/SynthRAD2025/evaluation, image_metrics.py)"
+        "and shifted to start at 0, halved from the patient's right, front and feet "
+        "(https://github.com/SynthRAD2025/evaluation, image_metrics.py)"
     ),
 }
 SYNTHRAD2023 = (-1024.0, 3000.0)  # HU
@@ -61,7 +62,8 @@ def measure(
     """All image metrics of one profile of a pair of volumes (X, Y, Z), under names that carry the profile.
 
     Args:
-        reference, prediction: the truth and the converted volume on one grid; HU for the synthrad profiles.
+        reference, prediction: the truth and the converted volume on one grid, along the axes of `read_case` (RAS); HU
+            for the synthrad profiles.
         mask: where to measure (non-zero voxels), such as the body or one label; None for the whole volume.
         profile: a key of `PROFILES`.
         data_range: span of values the modality can take; ``generic`` needs it, the others bring theirs.
@@ -130,9 +132,11 @@ def _synthrad2025_ms_ssim(x: Array, y: Array, mask: Array | None, data_range: fl
     The challenge raises luminance, contrast and structure to w_j in every voxel, before the mean, and keeps the
     luminance at every level. Contrast times structure is (2 σxy + C2) / (σx² + σy² + C2) when C3 = C2 / 2, so the
     three factors are SSIM. Axes below 97 voxels are padded with their last value, the mask too. A coarse voxel k is
-    the mean of 2k - 1 and 2k along every axis (0 before the first) and is in the mask if 2k is.
+    the mean of 2k - 1 and 2k along every axis (0 before the first) and is in the mask if 2k is: so the value depends on
+    where an axis begins. The challenge takes its files as they lie, to the patient's left, back and head.
     """
     counts = np.ones(x.shape, bool) if mask is None else np.asarray(mask, bool)
+    x, y, counts = (image[::-1, ::-1] for image in (x, y, counts))
     padding = [((short := max(SYNTHRAD_SIZE - n, 0)) // 2, short - short // 2) for n in x.shape]
     x, y, counts = (np.pad(image, padding, mode="edge") for image in (x, y, counts))
     product = 1.0

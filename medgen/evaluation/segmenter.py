@@ -170,20 +170,29 @@ def segment(
         )[0]  # type: ignore[index]  # one tensor in, one out
     if len(logits) == 1:
         logits = torch.cat([torch.zeros_like(logits), logits])
-    probabilities = logits.softmax(0).numpy()
-    classes = probabilities.argmax(0) if same else _most_probable(probabilities, grid, upright)
-    labels = classes.astype(np.int32) if values is None else np.asarray(values, np.int32)[classes]
+    classes = _largest(logits) if same else _most_probable(logits, grid, upright)
+    labels = classes if values is None else np.asarray(values, np.int32)[classes]
     return from_canonical(labels, volume)
 
 
-def _most_probable(probabilities: np.ndarray, grid: Volume, upright: Volume) -> np.ndarray:
-    """Class at each voxel of ``upright``; one class is resampled at a time, so memory does not grow with them."""
+def _largest(logits: torch.Tensor) -> np.ndarray:
+    """Class (X, Y, Z) int32 of the largest logit (C, X, Y, Z), by slices: not all classes twice."""
+    classes = np.empty(logits.shape[1:], np.int32)
+    for x in range(len(classes)):
+        classes[x] = logits[:, x].argmax(0)
+    return classes
+
+
+def _most_probable(logits: torch.Tensor, grid: Volume, upright: Volume) -> np.ndarray:
+    """Class at each voxel of ``upright``; one class is resampled at a time. Logits become probabilities in place."""
+    for x in range(logits.shape[1]):
+        logits[:, x] = logits[:, x].softmax(0)
     best = np.full(upright.data.shape, -1, np.float32)
-    classes = np.zeros(upright.data.shape, np.int64)
-    for i, probability in enumerate(probabilities):
+    classes = np.zeros(upright.data.shape, np.int32)
+    for i, probability in enumerate(logits.numpy()):
         there = resample_like(grid.replaced(probability), upright)
         classes[there > best] = i
-        best = np.maximum(best, there)
+        np.maximum(best, there, out=best)
     return classes
 
 

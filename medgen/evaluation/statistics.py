@@ -1,9 +1,10 @@
 """What per-case numbers allow one to say: intervals, paired tests, effect sizes, limits of agreement.
 
 Pure functions. Patients, not cases, are the independent units: where a patient has several cases, give ``patients``
-(one name a case), or intervals come out too narrow and p-values too small. Values that are NaN or infinite (a
-metric that could not be measured, the PSNR of identical images) are dropped, in pairs where values are paired, and
-counted in the result's ``dropped``.
+(one name a case), or intervals come out too narrow and p-values too small. NaN is a metric that could not be measured:
+it is dropped, in pairs where values are paired, and counted in the result's ``dropped``. Infinity is an answer, the
+worst (the distance to an organ that was missed) or the best (the PSNR of identical images): it counts wherever ranks
+do, in the signed-rank test, its effect size and a median. Means have no place for it: they are of the finite values.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -66,6 +67,7 @@ def bootstrap_interval(
     patients: Sequence[Hashable] | None = None,
     statistic: Statistic = np.mean,
     confidence: float = 0.95,
+    infinite: bool = False,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
@@ -81,6 +83,7 @@ def bootstrap_interval(
         patients: the patient of every case; None: each case is its own.
         statistic: of an array along ``axis``, such as ``np.mean`` or ``np.median``, over cases, not patients.
         confidence: in (0, 1).
+        infinite: whether infinite values count (of a median) or are dropped (of a mean); ends can then be infinite too.
         resamples: more of them steady the ends; 9999 leave a jitter of about 1 % of the width.
 
     Returns:
@@ -88,7 +91,7 @@ def bootstrap_interval(
         finite value, so is ``value``.
     """
     _check_share(confidence)
-    data, _, owners, dropped = finite_pairs(values, values, patients)
+    data, _, owners, dropped = (known_pairs if infinite else finite_pairs)(values, values, patients)
     groups = by_patient(data, owners)
     if not len(data):
         return Interval(np.nan, np.nan, np.nan, 0, 0, dropped)
@@ -98,7 +101,9 @@ def bootstrap_interval(
     draws = _resampled(groups, statistic, resamples, seed)
     leave_one_out = [np.concatenate(groups[:i] + groups[i + 1 :]) for i in range(len(groups))]
     jackknife = np.array([statistic(rest, axis=-1) for rest in leave_one_out])
-    low, high = np.quantile(draws, _bca_levels(draws, value, jackknife, confidence))
+    # Between a finite and an infinite draw there is no number to interpolate.
+    method: Any = "linear" if np.isfinite(draws).all() else "inverted_cdf"
+    low, high = np.quantile(draws, _bca_levels(draws, value, jackknife, confidence), method=method)
     return Interval(value, float(low), float(high), len(data), len(groups), dropped)
 
 
@@ -107,17 +112,18 @@ def wilcoxon(a: ArrayLike, b: ArrayLike) -> SignedRank:
 
     ``scipy.stats.wilcoxon`` after dropping differences of 0, and up to 50 differences the exact distribution over
     all signs with tied ranks too, where scipy falls back on the normal one, which for few pairs gives p below what
-    is possible. Differences that are all 0, or none at all, give p = 1. The least p that n differences can give is
-    2^(1 - n): five pairs or fewer cannot reach 0.05, whatever the systems are.
+    is possible. An infinite difference has the largest rank. Differences that are all 0, or none at all, give p = 1.
+    The least p that n differences can give is 2^(1 - n): five pairs or fewer cannot reach 0.05, whatever the systems
+    are.
     """
-    x, y, _, dropped = finite_pairs(a, b)
-    difference = x - y
+    x, y, _, dropped = known_pairs(a, b)
+    difference = differences(x, y)
     moved = difference[difference != 0]
     zeros = len(difference) - len(moved)
     if not len(moved):
         return SignedRank(1.0, 1.0, len(difference), zeros, dropped)
     exact = len(moved) <= EXACT_PAIRS
-    p = _exact_p(moved) if exact else stats.wilcoxon(moved, method="asymptotic").pvalue
+    p = _exact_p(moved) if exact else _asymptotic_p(moved)
     return SignedRank(float(p), float(2.0 ** (1 - len(moved))), len(difference), zeros, dropped)
 
 
@@ -136,10 +142,11 @@ def rank_biserial(a: ArrayLike, b: ArrayLike) -> float:
     """Matched-pairs rank-biserial correlation, (R+ - R-) / (R+ + R-), in [-1, 1]: Kerby 2014 (10.2466/11.IT.3.1).
 
     R+ and R-: sums of the ranks of |a - b| where a - b is above and below 0; 1: a larger in every pair. 0 where
-    no pair differs.
+    no pair differs. An infinite difference has the largest rank.
     """
-    x, y, *_ = finite_pairs(a, b)
-    difference = (x - y)[x != y]
+    x, y, *_ = known_pairs(a, b)
+    difference = differences(x, y)
+    difference = difference[difference != 0]
     if not len(difference):
         return 0.0
     ranks = stats.rankdata(np.abs(difference))
@@ -149,7 +156,8 @@ def rank_biserial(a: ArrayLike, b: ArrayLike) -> float:
 def cohens_dz(a: ArrayLike, b: ArrayLike) -> float:
     """Mean of a - b over its standard deviation (n - 1): Cohen 1988, section 2.3.5, unbounded.
 
-    NaN for fewer than two pairs; where all differences are the same, 0 if they are 0 and infinite if not.
+    Of the pairs that are finite. NaN for fewer than two of them; where all differences are the same, 0 if they are 0
+    and infinite if not.
     """
     x, y, *_ = finite_pairs(a, b)
     difference = x - y
@@ -206,29 +214,74 @@ def finite_pairs(
     a: ArrayLike, b: ArrayLike, patients: Sequence[Hashable] | None = None
 ) -> tuple[Array, Array, list[Hashable], int]:
     """The pairs that are finite, their patients, and how many were not."""
+    return _pairs(a, b, patients, np.isfinite)
+
+
+def known_pairs(
+    a: ArrayLike, b: ArrayLike, patients: Sequence[Hashable] | None = None
+) -> tuple[Array, Array, list[Hashable], int]:
+    """The pairs without NaN, infinite ones among them, their patients, and how many there were with NaN."""
+    return _pairs(a, b, patients, lambda values: ~np.isnan(values))
+
+
+def differences(x: Array, y: Array) -> Array:
+    """x - y; 0 where both are the same infinity."""
+    return np.subtract(x, y, out=np.zeros_like(x), where=x != y)
+
+
+def mean_difference(values: Array) -> float:
+    """Mean of one patient's differences: infinite as most of the infinite ones are, of the rest where they are even."""
+    infinite = np.isinf(values)
+    excess = np.sign(values[infinite]).sum()
+    if excess:
+        return float(np.copysign(np.inf, excess))
+    return float(values[~infinite].mean()) if not infinite.all() else 0.0
+
+
+def _pairs(
+    a: ArrayLike, b: ArrayLike, patients: Sequence[Hashable] | None, good: Callable[[Array], NDArray[np.bool_]]
+) -> tuple[Array, Array, list[Hashable], int]:
     x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if x.ndim != 1 or x.shape != y.shape:
         raise InputError(f"paired values must be two lists of one length, not of shapes {x.shape} and {y.shape}")
     if patients is not None and len(patients) != len(x):
         raise InputError(f"{len(patients)} patients were given for {len(x)} values: name one for every value")
     owners: list[Hashable] = list(range(len(x))) if patients is None else list(patients)
-    keep = np.isfinite(x) & np.isfinite(y)
+    keep = good(x) & good(y)
     return x[keep], y[keep], [owner for owner, kept in zip(owners, keep, strict=True) if kept], int((~keep).sum())
 
 
 def _resampled(groups: list[Array], statistic: Statistic, resamples: int, seed: int) -> Array:
     """The statistic of so many resamples of whole patients."""
     k, rng = len(groups), np.random.default_rng(seed)
-    sizes = {len(group) for group in groups}
-    batch = max(1, BATCH // sum(len(group) for group in groups))
+    sizes = np.array([len(group) for group in groups])
+    values = np.concatenate(groups)
+    batch = max(1, BATCH // len(values))
     draws: list[Any] = []
     while len(draws) < resamples:
         picks = rng.integers(0, k, (min(batch, resamples - len(draws)), k))
-        if len(sizes) == 1:
+        if (sizes == sizes[0]).all():
             draws.extend(statistic(np.stack(groups)[picks].reshape(len(picks), -1), axis=-1))
+        elif statistic in (np.mean, np.median):
+            # How often each patient, and so each value, was drawn says all; the resample need not be laid out.
+            often = np.apply_along_axis(np.bincount, 1, picks, minlength=k).repeat(sizes, axis=1)
+            draws.extend((_weighted_mean if statistic is np.mean else _weighted_median)(values, often))
         else:
             draws.extend(statistic(np.concatenate([groups[i] for i in pick]), axis=-1) for pick in picks)
     return np.asarray(draws, np.float64)
+
+
+def _weighted_mean(values: Array, often: NDArray[Any]) -> Array:
+    """Means (b,) of values (n,) that occur ``often`` (b, n) times."""
+    return np.asarray(often @ values / often.sum(1))
+
+
+def _weighted_median(values: Array, often: NDArray[Any]) -> Array:
+    order = np.argsort(values)
+    below = np.cumsum(often[:, order], axis=1)
+    count = below[:, -1:]
+    middle = [values[order][(below > place).argmax(1)] for place in ((count - 1) // 2, count // 2)]
+    return np.asarray(np.mean(middle, axis=0))
 
 
 def _exact_p(difference: Array) -> float:
@@ -242,10 +295,18 @@ def _exact_p(difference: Array) -> float:
     return float(min(1.0, 2 * ways[: tail + 1].sum() / ways.sum()))
 
 
+def _asymptotic_p(difference: Array) -> float:
+    """Of ranks, so that infinite differences are only the largest."""
+    ranks = np.sign(difference) * stats.rankdata(np.abs(difference))
+    return float(stats.wilcoxon(ranks, method="asymptotic").pvalue)
+
+
 def _bca_levels(draws: Array, value: float, jackknife: Array, confidence: float) -> Array:
     """The two quantiles of the resamples that bound the interval (Efron 1987, eq. 4.8)."""
     z = stats.norm.ppf([(1 - confidence) / 2, (1 + confidence) / 2])
     below = ((draws < value).mean() + (draws <= value).mean()) / 2
+    if not np.isfinite(jackknife).all():
+        return np.asarray(stats.norm.cdf(z))
     spread = jackknife.mean() - jackknife
     squares = (spread**2).sum()
     if not 0 < below < 1 or squares == 0:

@@ -37,7 +37,20 @@ METRICS = (
     "source_slice_jump",
 )  # columns of cases.csv after "case", in order; what else was measured follows in the order of measuring
 SEGMENTATION = ("dice", "hd95", "assd", "surface_dice", "volume_reference", "volume_prediction", "volume_error")
-REGION_COLUMNS = ("voxels", "mean_prediction", "mean_reference", "mean_source", "mae", "source_mae", "error")
+REGION_COLUMNS = (
+    "voxels",
+    "mean_prediction",
+    "mean_reference",
+    "mean_source",
+    "mae",
+    "source_mae",
+    "error",
+    "rmse",
+    "source_rmse",
+    "ncc",
+    "source_ncc",
+)
+WAY = ("source", "reference", "prediction")
 LEAST_CHANGE = 5.0  # HU between source and truth below which "fraction of the way" is noise
 
 
@@ -126,7 +139,8 @@ class Evaluation:
 
         Beside them ``cases`` (how many have the region), ``abs_error`` (mean over the cases of
         |mean_prediction - mean_reference|) and ``fraction`` = (source - prediction) / (source - reference),
-        the part of the way from source to truth that was gone; None where these differ by 5 HU or less.
+        the part of the way from source to truth that was gone, of the cases that have all three; None where these
+        differ by 5 HU or less.
         """
         grouped: dict[str, list[Mapping[str, Any]]] = {}
         for case in self.cases:
@@ -136,17 +150,22 @@ class Evaluation:
 
 
 def describe(values: Sequence[float], patients: Sequence[str]) -> dict[str, Any]:
-    """Mean, median, standard deviation (n - 1) and number of the finite values; None where undefined.
+    """Mean and standard deviation (n - 1) of the finite values, ``n`` of them; median of those that are infinite too.
 
-    ``mean_interval`` and ``median_interval``: 95 % by bootstrap over patients, None from fewer than two.
+    ``missed``: how many are +inf, such as the distance to an organ that only truth or prediction has, so that a mean of
+    the rest does not pass for one of all. ``mean_interval`` and ``median_interval``: 95 % by bootstrap over patients,
+    None from fewer than two. None where undefined.
     """
-    finite = [value for value in values if math.isfinite(value)]
-    mean, median = (bootstrap_interval(values, patients=patients, statistic=s) for s in (np.mean, np.median))
+    known = [value for value in values if not math.isnan(value)]
+    finite = [value for value in known if math.isfinite(value)]
+    mean = bootstrap_interval(values, patients=patients)
+    median = bootstrap_interval(values, patients=patients, statistic=np.median, infinite=True)
     return {
         "mean": statistics.fmean(finite) if finite else None,
-        "median": statistics.median(finite) if finite else None,
+        "median": statistics.median(known) if known else None,
         "std": statistics.stdev(finite) if len(finite) > 1 else None,
         "n": len(finite),
+        "missed": sum(value == math.inf for value in known),
         "mean_interval": _ends(mean),
         "median_interval": _ends(median),
     }
@@ -291,12 +310,13 @@ def _agreement(rows: Sequence[tuple[CaseResult, Mapping[str, Any]]]) -> dict[str
 
 
 def _ends(interval: Interval) -> list[float] | None:
-    return [interval.low, interval.high] if math.isfinite(interval.low) else None
+    return None if math.isnan(interval.low) else [interval.low, interval.high]
 
 
 def _region_row(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     mean = {column: _mean([row[column] for row in rows if column in row]) for column in REGION_COLUMNS}
-    source, truth, converted = (mean[f"mean_{role}"] for role in ("source", "reference", "prediction"))
+    whole = [row for row in rows if all(f"mean_{role}" in row for role in WAY)]
+    source, truth, converted = (_mean([row[f"mean_{role}"] for row in whole]) for role in WAY)
     fraction = None
     if source is not None and truth is not None and converted is not None and abs(source - truth) > LEAST_CHANGE:
         fraction = (source - converted) / (source - truth)

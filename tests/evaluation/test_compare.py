@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from medgen.evaluation.compare import compare_distributions
-from medgen.evaluation.distribution import kernel_distance
+from medgen.evaluation.distribution import kernel_distance, kid
 from medgen.evaluation.feature_set import collect, load_features, save_features, volumes_in
 from medgen.evaluation.frechet import frechet_distance
+from medgen.evaluation.neighbours import neighbour_scores
 from medgen.io.volume import Volume
 from medgen.types import InputError
 
@@ -60,7 +61,11 @@ def test_every_number_carries_what_it_depends_on():
         assert (number["reference_volumes"], number["prediction_volumes"]) == (6, 5)
     frechet, kernel, mmd = list(made.values())[:3]
     assert frechet["value"] == pytest.approx(frechet_distance(rows(x), rows(y)))
-    assert mmd["value"] == pytest.approx(kernel_distance(rows(x), rows(y)))
+    groups = np.repeat(np.arange(6), 10), np.repeat(np.arange(5), 10)
+    assert mmd["value"] == pytest.approx(kernel_distance(rows(x), rows(y), groups=groups))
+    assert kernel["value"] == pytest.approx(kid(rows(x), rows(y), groups=groups)[0])
+    scores = neighbour_scores(rows(x), rows(y), groups=groups)
+    assert [made[f"{name} (places)"]["value"] for name in scores._fields] == list(scores)
     assert kernel["standard_error"] > 0 and frechet["standard_error"] is None
 
 
@@ -73,6 +78,8 @@ def test_only_the_standard_weights_make_fid():
 
     made = compare(volumes(3, 0), volumes(3, 1), Standard())
     assert list(made)[:2] == ["FID", "KID"] and made["Inception Score"]["value"] == pytest.approx(1)
+    score = made["Inception Score"]
+    assert score["standard_error"] is None and score["deviation"] == pytest.approx(0)  # of splits, not of the draw
     assert not any("FID" in name for name in compare(volumes(3, 0), volumes(3, 1)))
 
 

@@ -45,12 +45,36 @@ def test_correction_goes_over_all_metrics_reported():
     assert all(row.p_holm >= alone.p_holm for row, alone in zip(together, rows, strict=True))
 
 
-def test_missing_and_infinite_cases_are_dropped_and_counted():
+def test_a_system_that_misses_organs_loses():
+    rng = np.random.default_rng(0)
+    never = {f"case{i}": 5 + 0.3 * rng.normal() for i in range(20)}
+    half = {name: np.inf if i < 10 else value - 0.1 for i, (name, value) in enumerate(never.items())}
+    row = compare_systems({"half": half, "never": never}, higher_is_better=False, metric="hd95")[0]
+    assert (row.n, row.dropped, row.wins, row.losses) == (20, 0, 10, 10)
+    assert (row.infinite_a, row.infinite_b, row.difference.n) == (10, 0, 10)
+    assert row.rank_biserial == pytest.approx((sum(range(11, 21)) - sum(range(1, 11))) / 210)  # 10 largest ranks for a
+
+
+def test_missing_cases_are_dropped_and_counted_and_infinite_ones_count():
     a = {"one": 1.0, "two": np.inf, "three": 3.0, "four": np.nan, "only a": 1.0}
     b = {"one": 2.0, "two": 2.0, "three": 3.0, "four": 4.0, "only b": 1.0, "also b": 1.0}
     row = compare_systems({"a": a, "b": b}, higher_is_better=True)[0]
-    assert (row.n, row.dropped) == (2, 5)
-    assert (row.wins, row.ties, row.losses) == (0, 1, 1)
+    assert (row.n, row.dropped) == (3, 4)
+    assert (row.wins, row.ties, row.losses) == (1, 1, 1)
+    assert row.difference.value == -0.5  # of the two that are finite
+    both = compare_systems({"a": {"one": np.inf}, "b": {"one": np.inf}}, higher_is_better=True)[0]
+    assert (both.ties, both.p, both.infinite_a, both.infinite_b) == (1, 1, 1, 1)
+
+
+def test_misses_of_one_patient_add_up():
+    systems = {
+        "a": {"p1": np.inf, "p2": 1.0, "q1": np.inf, "q2": 5.0},
+        "b": {"p1": 1.0, "p2": np.inf, "q1": 1.0, "q2": 6.0},
+    }
+    patients = {"p1": "p", "p2": "p", "q1": "q", "q2": "q"}
+    row = compare_systems(systems, higher_is_better=False, patients=patients)[0]
+    assert (row.patients, row.wins, row.losses) == (2, 2, 2)
+    assert row.rank_biserial == 1  # p: one miss each, even; q: a missed
 
 
 def test_equal_or_disjoint_systems_have_defined_rows():

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from medgen.evaluation import distribution
-from medgen.evaluation.distribution import density_coverage, inception_score, kernel_distance, kid, precision_recall
+from medgen.evaluation import grouped
+from medgen.evaluation.distribution import inception_score, kernel_distance, kid
 from medgen.types import InputError
 
 KERNELS = ["gaussian", "polynomial"]
@@ -15,8 +15,10 @@ def rows(n, seed, shift=0.0, d=3):
     return np.random.default_rng(seed).normal(shift, 1, (n, d))
 
 
-def reference(x, y, kernel):
-    """Gretton 2012, eq. 3, pair by pair."""
+def reference(x, y, kernel, a=None, b=None):
+    """Gretton 2012, eq. 3, pair by pair; with groups only pairs of different ones."""
+    a = range(len(x)) if a is None else a
+    b = range(len(y)) if b is None else b
     median = np.median([np.linalg.norm(x[i] - x[j]) for i in range(len(x)) for j in range(i)])
 
     def k(p, q):
@@ -25,15 +27,15 @@ def reference(x, y, kernel):
         return sum(np.exp(-(np.linalg.norm(p - q) ** 2) / (2 * (s * median) ** 2)) for s in BANDWIDTHS)
 
     m, n = len(x), len(y)
-    xx = sum(k(x[i], x[j]) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))
-    yy = sum(k(y[i], y[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+    xx = np.mean([k(x[i], x[j]) for i in range(m) for j in range(m) if a[i] != a[j]])
+    yy = np.mean([k(y[i], y[j]) for i in range(n) for j in range(n) if b[i] != b[j]])
     return xx + yy - 2 * sum(k(p, q) for p in x for q in y) / (m * n)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("block", [4, 1024])
 def test_it_equals_a_double_loop(kernel, block, monkeypatch):
-    monkeypatch.setattr(distribution, "BLOCK", block)  # several blocks, the last one smaller
+    monkeypatch.setattr(grouped, "BLOCK", block)  # several blocks, the last one smaller
     x, y = rows(11, 0, shift=5), rows(17, 1, shift=5.3)
     made = kernel_distance(x, y, kernel=kernel, bandwidths=BANDWIDTHS)
     assert made == pytest.approx(reference(x, y, kernel), rel=1e-9)
@@ -112,68 +114,70 @@ def test_unknown_kernels_and_bandwidths_are_refused():
             kernel_distance(rows(3, 0), rows(3, 1), bandwidths=bad)
 
 
-def test_kid_agrees_with_the_distance_of_all_rows_and_knows_its_error():
-    # 60 draws of one pair of distributions: their scatter is what a single draw's standard error says.
-    made = np.array([kid(rows(60, 2 * s), rows(80, 2 * s + 1, 0.5), subsets=30) for s in range(60)])
-    whole = kernel_distance(rows(2500, 0), rows(2500, 1, 0.5), kernel="polynomial")
-    assert made[:, 0].mean() == pytest.approx(whole, abs=4 * made[:, 0].std() / np.sqrt(60))
-    assert 0.7 < made[:, 1].mean() / made[:, 0].std() < 1.6
+def patients(seed, sizes, d=3, within=0.3, shift=0.0):
+    """Rows of patients that are alike, and whose they are."""
+    rng = np.random.default_rng(seed)
+    whose = np.repeat(np.arange(len(sizes)), sizes)
+    return shift + rng.normal(size=(len(sizes), d))[whose] + within * rng.normal(size=(len(whose), d)), whose
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("block", [4, 1024])
+def test_pairs_within_a_volume_do_not_count(kernel, block, monkeypatch):
+    monkeypatch.setattr(grouped, "BLOCK", block)
+    (x, a), (y, b) = patients(0, [3, 1, 4, 2]), patients(1, [2, 5, 3])
+    shuffled = np.random.default_rng(2).permutation(len(x))
+    made = kernel_distance(
+        x[shuffled], y, groups=(np.array(list("wxyz"))[a][shuffled], b), kernel=kernel, bandwidths=BANDWIDTHS
+    )
+    assert made == pytest.approx(reference(x, y, kernel, a, b), rel=1e-9)
+    # Rows that are the same in each volume tell no more than one of them does.
+    one, two = np.repeat(rows(6, 0), 4, axis=0), np.repeat(rows(5, 1), 4, axis=0)
+    apart = np.repeat(np.arange(6), 4), np.repeat(np.arange(5), 4)
+    assert kid(one, two, groups=apart) == pytest.approx(kid(rows(6, 0), rows(5, 1)), rel=1e-9)
+    with pytest.raises(InputError, match="2 volumes on each side"):
+        kernel_distance(x, y, groups=(np.zeros(10), b), kernel=kernel)
+
+
+@pytest.mark.parametrize("measure", [kid, kernel_distance])
+def test_two_sets_of_patients_of_one_population_lie_at_zero(measure):
+    def value(seed, known):
+        (x, a), (y, b) = patients(2 * seed, [16] * 8, d=10), patients(2 * seed + 1, [16] * 8, d=10)
+        made = measure(x, y, groups=(a, b) if known else None)
+        return made[0] if measure is kid else made
+
+    known, unknown = (np.array([value(seed, k) for seed in range(200)]) for k in (True, False))
+    error = known.std() / np.sqrt(len(known))
+    assert abs(known.mean()) < 3 * error
+    assert unknown.mean() > 10 * error  # with the pairs of one patient they lie far above
+
+
+def test_kid_is_the_distance_of_all_rows():
+    x, y = rows(60, 0), rows(80, 1, 0.5)
+    assert kid(x, y)[0] == pytest.approx(reference(x, y, "polynomial"), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "m, n, shift, each",
+    [(60, 60, 0.0, 1), (60, 60, 0.5, 1), (2000, 60, 0.0, 1), (2000, 60, 0.5, 1), (12, 12, 0.0, 5), (12, 30, 0.5, 5)],
+)
+def test_kids_standard_error_is_the_scatter_of_its_draws(m, n, shift, each):
+    """Also of equal distributions, where pairs of rows make up all of the variance, and of sides of unlike sizes."""
+    draws = 300 if m < 100 else 60
+    made = []
+    for seed in range(draws):
+        (x, a), (y, b) = patients(2 * seed, [each] * m), patients(2 * seed + 1, [each] * n, shift=shift)
+        made.append(kid(x, y, groups=(a, b)))
+    values, errors = np.array(made).T
+    # Mean variance against the variance of the draws, whose own error is about √(2 / draws), 8 % or 18 %.
+    assert 0.75 < np.sqrt((errors**2).mean()) / values.std(ddof=1) < 1.3
 
 
 def test_kid_of_patients_is_less_sure_than_kid_of_rows():
-    def draw(seed):
-        rng = np.random.default_rng(seed)
-        return np.repeat(rng.normal(size=(12, 3)), 5, axis=0) + 0.1 * rng.normal(size=(60, 3))
-
-    patients = np.repeat(np.arange(12), 5)
-    made = np.array([kid(draw(2 * s), draw(2 * s + 1), groups=(patients, patients), subsets=30) for s in range(40)])
-    rowwise = np.array([kid(draw(2 * s), draw(2 * s + 1), subsets=30)[1] for s in range(40)])
-    assert 0.6 < made[:, 1].mean() / made[:, 0].std() < 1.8
-    assert rowwise.mean() < 0.6 * made[:, 1].mean()
-    few = np.repeat([0, 1, 2], 20)  # too few patients to halve: rows are drawn
-    assert kid(draw(0), draw(1), groups=(few, few)) == kid(draw(0), draw(1))
-
-
-def neighbours(x, y, k):
-    """Precision, recall, density, coverage row by row, as their papers have them."""
-
-    def radius(rows, i):
-        return sorted(np.linalg.norm(rows[i] - rows[j]) for j in range(len(rows)) if j != i)[k - 1]
-
-    def inside(point, rows):
-        return [np.linalg.norm(point - rows[i]) <= radius(rows, i) for i in range(len(rows))]
-
-    real_balls = np.array([inside(point, x) for point in y])
-    made_balls = np.array([inside(point, y) for point in x])
-    precision, recall = real_balls.any(1).mean(), made_balls.any(1).mean()
-    return precision, recall, real_balls.sum(1).mean() / k, real_balls.any(0).mean()
-
-
-@pytest.mark.parametrize("block", [4, 1024])
-@pytest.mark.parametrize("k", [1, 3, 5])
-def test_neighbour_counts_equal_the_direct_formula(k, block, monkeypatch):
-    monkeypatch.setattr(distribution, "BLOCK", block)
-    x, y = rows(21, 0, shift=100), rows(13, 1, shift=100.8)
-    made = (*precision_recall(x, y, k=k), *density_coverage(x, y, k=k))
-    assert made == pytest.approx(neighbours(x, y, k))
-
-
-def test_precision_sees_bad_images_and_recall_lost_kinds():
-    x = np.vstack([rows(100, 0), rows(100, 1, shift=20)])
-    one_kind = rows(200, 2)
-    precision, recall = precision_recall(x, one_kind)
-    assert precision > 0.9 and recall < 0.6
-    bad = np.vstack([x + 0.01, rows(200, 3, shift=-50)])
-    precision, recall = precision_recall(x, bad)
-    assert precision < 0.6 and recall > 0.9
-    density, coverage = density_coverage(x, one_kind)
-    assert 0.8 < density < 1.3 and coverage < 0.6
-
-
-def test_density_and_coverage_of_one_distribution():
-    density, coverage = density_coverage(rows(1500, 0), rows(1500, 1))
-    assert density == pytest.approx(1, abs=0.08)
-    assert coverage == pytest.approx(1 - 2**-5, abs=0.03)
+    (x, a), (y, b) = patients(0, [5] * 12), patients(1, [5] * 12, shift=0.5)
+    assert kid(x, y, groups=(a, b))[1] > 1.5 * kid(x, y)[1]
+    value, error = kid(x, y, groups=(a // 4, b // 4))  # three patients tell nothing of others
+    assert np.isfinite(value) and np.isnan(error)
 
 
 def test_inception_score_has_closed_forms():
@@ -192,10 +196,16 @@ def test_inception_score_has_closed_forms():
         inception_score(p, splits=3)
 
 
-def test_too_few_rows_for_neighbours_or_subsets_are_refused():
-    with pytest.raises(InputError, match="k 3"):
-        precision_recall(rows(10, 0), rows(3, 1))
+def test_the_splits_of_an_inception_score_are_not_volumes():
+    # 20 volumes of one kind each: dealt in their order, a split holds two kinds, and the score falls to a fifth.
+    kinds = np.random.default_rng(0).dirichlet(np.full(50, 0.05), 20)
+    rows_of_volumes = np.repeat(kinds, 48, axis=0)
+    whole = inception_score(rows_of_volumes, splits=1)[0]
+    assert inception_score(rows_of_volumes)[0] == pytest.approx(whole, rel=0.05)
+
+
+def test_too_few_rows_for_kid_are_refused():
     with pytest.raises(InputError, match="4 rows"):
         kid(rows(10, 0), rows(3, 1))
-    with pytest.raises(InputError, match="subsets"):
-        kid(rows(10, 0), rows(30, 1), subsets=1)
+    with pytest.raises(InputError, match="groups"):
+        kid(rows(10, 0), rows(10, 1), groups=(np.arange(9), np.arange(10)))

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
+from medgen.evaluation import downstream
 from medgen.evaluation.downstream import PROTOCOLS, patient_folds, read_examples, run_protocols, score
 from medgen.evaluation.downstream_summary import markdown, summarise
+from medgen.evaluation.statistics import bootstrap_interval
 from medgen.evaluation.train_segmenter import Example, train_segmenter
 from medgen.io.volume import read_volume
 from medgen.types import InputError
@@ -60,6 +63,18 @@ def synthetic(tmp_path):
 def run(tmp_path, real, synthetic, train=None, **options):
     options = {"folds": 2, "say": lambda _: None} | options
     return run_protocols(real, synthetic, tmp_path / "out", train=train or Trainer(), **options)
+
+
+def test_synthetic_images_of_tested_patients_are_refused_unless_the_patients_are_told(tmp_path):
+    def examples(names, patient=str):
+        return [Example(name, patient(name), Path("absent"), Path("absent")) for name in names]
+
+    real = [f"p{i}" for i in (1, 2, 3, 10)]
+    with pytest.raises(InputError, match="p3_s0 seems to be made of p3 but"):
+        run(tmp_path, examples(real), examples(["p1", "new_1", "p3_s0"]))
+    by_patient = {"patient": lambda name: name.partition("_")[0]}
+    for others, options in ((["p1", "p20", "p100"], {}), (["p1_s0", "p3_s0"], by_patient)):
+        downstream._check_patients(examples(real, **options), examples(others, **options))
 
 
 names = st.lists(st.integers(0, 12), min_size=2, max_size=30)
@@ -243,3 +258,21 @@ def test_without_synthetic_images_the_baseline_is_left(tmp_path, real):
     assert {row["protocol"] for row in run(tmp_path, real, []).rows} == {"real_to_real"}
     with pytest.raises(InputError, match="needs synthetic"):
         run(tmp_path, real, [], protocols=["both_to_real"])
+
+
+def test_a_gain_has_an_interval_over_patients_and_a_paired_test():
+    rng = np.random.default_rng(0)
+    gains = 0.7 + rng.normal(0.05, 0.03, 12) - 0.7  # rounded as the difference of two scores is
+    rows = []
+    for i, gain in enumerate(gains):
+        for protocol, kind, dice in (("real_to_real", "real", 0.7), ("both_to_real", "real", 0.7 + gain)):
+            row = dict.fromkeys(("hd95", "assd", "surface_dice"), 1.0) | {"fold": 0, "seed": 0, "label": 1}
+            rows.append(row | {"protocol": protocol, "case": f"{kind}/c{i}", "patient": f"p{i // 2}", "dice": dice})
+    base, _, both, _ = summarise(rows)
+    patients = [f"p{i // 2}" for i in range(12)]
+    interval = bootstrap_interval(gains, patients=patients)
+    assert both["gain"] == pytest.approx(gains.mean())
+    assert both["gain_interval"] == pytest.approx([interval.low, interval.high])
+    means = gains.reshape(6, 2).mean(1)
+    assert both["gain_p"] == pytest.approx(stats.wilcoxon(means, method="exact").pvalue)
+    assert (base["gain"], base["gain_interval"], base["gain_p"]) == (None, None, None)

@@ -193,6 +193,15 @@ def test_images_not_in_hu_need_a_data_range(cohort):
         _run(cohort, data_range=0)
 
 
+def test_a_profile_of_hu_is_refused_for_other_images(tmp_path):
+    for name, offset in (("truth", 0), ("made", 50)):
+        (tmp_path / name).mkdir()
+        data = np.random.default_rng(0).uniform(0, 500, (24, 24, 24)) + offset
+        nib.save(nib.Nifti1Image(data.astype(np.float32), np.eye(4)), tmp_path / name / "a.nii.gz")
+    with pytest.raises(InputError, match="synthrad2025 is of CT in HU"):
+        evaluate(tmp_path / "truth", tmp_path / "made", tmp_path / "out", data_range=1000.0, profile="synthrad2025")
+
+
 def test_a_prediction_that_is_not_in_hu_is_warned_of(cohort):
     _write(cohort / "converted" / "a.nii.gz", np.zeros(SHAPE, np.float32))
     assert "is it in HU" in _run(cohort).warnings[0]

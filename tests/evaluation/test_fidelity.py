@@ -12,6 +12,22 @@ from medgen.types import InputError
 SHAPES = [(16, 17, 19), (11, 30, 12), (40, 13, 22)]
 
 
+def test_each_label_has_the_scores_of_its_mask():
+    rng = np.random.default_rng(0)
+    labels = rng.choice([0, 1, 2, 5], (12, 11, 10)).astype(np.uint8)
+    truth = (rng.normal(40, 30, labels.shape) + 200 * labels).astype(np.float32)
+    made = (truth + rng.normal(5, 20, labels.shape)).astype(np.float32)
+    made[labels == 2] = 0.1  # constant: no relation
+    found = fidelity.label_scores(labels, truth, made)
+    assert list(found) == [1, 2, 5] and found[2]["ncc"] == 0
+    for value, row in found.items():
+        x, y = (image[labels == value].astype(np.float64) for image in (truth, made))
+        assert row["rmse"] == pytest.approx(np.sqrt(((x - y) ** 2).mean()), rel=1e-9)
+        if value != 2:
+            assert row["ncc"] == pytest.approx(np.corrcoef(x, y)[0, 1], rel=1e-9)
+    assert fidelity.label_scores(np.zeros_like(labels), truth, made) == {}
+
+
 def _pair(shape=(16, 17, 19), seed=0, dtype=np.float32):
     rng = np.random.default_rng(seed)
     truth = rng.normal(0, 300, shape) - 1000 * (rng.random(shape) < 0.3)

@@ -103,9 +103,30 @@ def test_standardised_statistics_are_those_of_standardised_rows():
     np.testing.assert_allclose(made.covariance, np.cov(expected, rowvar=False), atol=1e-12)
 
 
+@pytest.mark.parametrize("constant", [0.1, 1 / 3, 1e6 / 3, 0.0])
+def test_a_constant_feature_is_not_divided_by_its_rounding(constant):
+    x, y = rows(160, 0, 5), rows(160, 1, 5)
+    x[:, 2] = y[:, 2] = constant
+    without = np.delete(np.arange(5), 2)
+    sets = []
+    for made in (x, y):
+        running = RunningStatistics()
+        for batch in np.array_split(made, 7):
+            running.add(batch)
+        sets.append(running.statistics())
+    deviation = x.std(0, ddof=1)[without]
+    expected = frechet_distance(x[:, without] / deviation, y[:, without] / deviation)
+    made = [s.standardised(sets[0]) for s in sets]
+    assert frechet_distance(*made) == pytest.approx(expected, rel=1e-6)
+    y[0, 2] += 1e-3
+    assert frechet_distance(made[0], statistics_of(y).standardised(sets[0])) == pytest.approx(expected, rel=1e-3)
+
+
 def test_the_bias_of_few_rows_is_named():
-    assert "10 rows for 20 features" in few_rows_warning(10, 500, 20) and "KID" in few_rows_warning(10, 500, 20)
-    assert few_rows_warning(21, 500, 20) is None
+    assert "10 rows for 20 features" in few_rows_warning((10, 500), 20) and "KID" in few_rows_warning((10, 500), 20)
+    assert few_rows_warning((21, 500), 20) is None
+    assert "8 volumes for 20 features" in few_rows_warning((128, 500), 20, volumes=(8, 500))
+    assert few_rows_warning((128, 500), 20, volumes=(21, 50)) is None
     # And is true: two draws of one distribution lie the further apart the fewer they are.
     made = [frechet_distance(rows(n, 0, 20, mix=False), rows(n, 1, 20, mix=False)) for n in (10, 40, 400)]
     assert made[0] > made[1] > made[2]

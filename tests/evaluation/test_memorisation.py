@@ -6,6 +6,7 @@ from scipy.ndimage import gaussian_filter
 
 from medgen.data.body import body_mask
 from medgen.data.phantom import make_patient
+from medgen.evaluation import memorisation
 from medgen.evaluation.memorisation import memorisation_test, volume_descriptor
 from medgen.types import InputError
 
@@ -18,6 +19,8 @@ def rows(n, seed, d=20):
 
 def test_false_alarms_are_as_rare_as_alpha_says():
     alarms = [memorisation_test(rows(20, 3 * s), rows(10, 3 * s + 1)).memorised for s in range(150)]
+    more = [memorisation_test(rows(10, 3 * s), rows(150, 3 * s + 1)).p_value <= 0.025 for s in range(150)]
+    assert np.mean(more) <= 0.05  # nominal 0.025 and two standard errors, with many more made than trained on
     held = [
         memorisation_test(rows(20, 3 * s), rows(10, 3 * s + 1), held_out=rows(12, 3 * s + 2)).memorised
         for s in range(150)
@@ -41,6 +44,36 @@ def test_one_copy_among_new_images_is_found():
     synthetic = np.vstack([rows(11, 1), training[3] + 0.05 * rows(1, 2)])
     found = memorisation_test(training, synthetic)
     assert found.memorised and [p.synthetic for p in found.copies] == ["11"] and found.copies[0].training == "3"
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+def test_a_training_volume_twice_does_not_blind_the_test(noise):
+    """Byte by byte, or a second scan of the patient."""
+    found = 0
+    for seed in range(20):
+        training = rows(20, 3 * seed)
+        training[-1] = training[0] + noise * rows(1, 3 * seed + 2)
+        made = memorisation_test(training, np.vstack([rows(11, 3 * seed + 1), training[5]]))
+        assert made.repeated == (("19", "0"),)
+        found += [pair.training for pair in made.copies] == ["5"]
+    assert found == 20
+
+
+def test_held_out_volumes_that_were_trained_on_do_not_count():
+    training, fresh = rows(20, 0), rows(8, 1)
+    copies = training[:8] + 0.05 * rows(8, 2)
+    for held_out, left in ((training, 0), (np.vstack([training[:4], fresh]), 8), (np.vstack([training, fresh[:2]]), 0)):
+        made = memorisation_test(training, copies, held_out=held_out)
+        assert made.memorised and len(made.copies) == 8
+        assert (made.held_out, made.dropped) == (left, len(held_out) - len(fresh[: left or len(held_out) - 20]))
+    assert not memorisation_test(training, rows(8, 3), held_out=np.vstack([training[:4], fresh])).memorised
+
+
+def test_the_descriptors_box_is_that_of_the_masks_indices():
+    mask = np.random.default_rng(0).random((9, 7, 5)) > 0.6
+    places = np.stack(np.nonzero(mask))
+    for axis in range(3):
+        assert memorisation._moments(mask, axis) == pytest.approx((places[axis].mean(), places[axis].std()))
 
 
 def test_exact_copies_and_one_synthetic_volume():
@@ -89,6 +122,7 @@ def test_too_few_or_equal_volumes_are_refused():
         (rows(5, 0), rows(3, 1)[:, :2], "must be"),
         (rows(5, 0), rows(5, 1)[:0], "1 synthetic"),
         (np.ones((5, 3)), np.ones((2, 3)), "all the same"),
+        (np.repeat(rows(3, 0), 2, axis=0), rows(3, 1), "volumes that differ"),
         (rows(5, 0) * np.nan, rows(3, 1), "NaN"),
     ):
         with pytest.raises(InputError, match=message):

@@ -144,3 +144,11 @@ def test_bad_arguments_get_a_sentence(change, words):
     arguments = {"volume": volume, "mask": mask, "spacing": SPACING, "count": 5, "seed": 0, **change}
     with pytest.raises(InputError, match=words):
         patch_features(arguments.pop("volume"), arguments.pop("mask"), arguments.pop("spacing"), **arguments)
+
+
+@pytest.mark.parametrize("constant", [0.1, 1 / 3])
+def test_a_constant_column_is_left_as_it_is(constant):
+    real = np.random.default_rng(0).normal(size=(60, 3))
+    real[:, 1] = constant
+    other = np.array([[0, constant + 0.1, 0]])
+    assert standardised(other, real)[0, 1] == pytest.approx(0.1)

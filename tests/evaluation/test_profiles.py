@@ -44,7 +44,11 @@ def _synthrad2023(truth, prediction, mask):
 
 
 def _synthrad2025(truth, prediction, mask):
-    """As the challenge states it: luminance, contrast and structure by themselves, in double precision."""
+    """As the challenge states it: luminance, contrast and structure by themselves, in double precision.
+
+    The challenge's arrays run to the patient's left, back and head (LPS); these here to the right, front and head.
+    """
+    truth, prediction, mask = (image[::-1, ::-1] for image in (truth, prediction, mask))
     x, y = _window(-1024, 3071, truth, prediction)
     scores = {
         "mae": np.abs(truth.astype(float) - prediction)[mask].mean(),

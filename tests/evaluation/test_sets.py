@@ -7,7 +7,9 @@ import pytest
 from medgen.data.phantom import make_patient
 from medgen.evaluation.evaluate import evaluate
 from medgen.evaluation.features.named import named_extractor
-from medgen.evaluation.sets import volume_files
+from medgen.evaluation.features.radiomics import Radiomics
+from medgen.evaluation.sets import RELATIVE, default_window, distribution_section, volume_files
+from medgen.io.volume import read_volume
 from medgen.types import InputError
 
 SIZE, SPACING = (40, 32, 24), 10.0
@@ -55,6 +57,27 @@ def test_distribution_beside_others_with_the_source_as_baseline(cohort, tmp_path
     assert not found.failures and not any("same patients" in note for note in frechet["notes"])
 
 
+def test_features_of_real_volumes_are_kept_for_the_next_system(cohort, tmp_path):
+    class Counting(Means):
+        calls = 0
+
+        def __call__(self, *args, **options):
+            self.calls += 1
+            return super().__call__(*args, **options)
+
+    def rows(extractor):
+        files = [volume_files(cohort / name) for name in ("real", "converted")]
+        return distribution_section(
+            *files, [], extractor, same_patients=False, failures=[], cache=tmp_path / "features"
+        )
+
+    first, second, other = Counting(), Counting(), Counting()
+    other.preprocessing = "thirds"
+    assert rows(first) == rows(second) and (first.calls, second.calls) == (10, 4)
+    rows(other)
+    assert other.calls == 10 and len(list((tmp_path / "features").iterdir())) == 2
+
+
 def test_without_others_the_reference_serves_and_the_numbers_say_so(cohort, tmp_path):
     found = evaluate(cohort / "target", cohort / "converted", tmp_path, extractor=Means())
     row = found.sections["distribution"][0]
@@ -64,8 +87,16 @@ def test_without_others_the_reference_serves_and_the_numbers_say_so(cohort, tmp_
 def test_generated_volumes_alone_are_measured_beside_real_ones_and_copies_found(cohort, tmp_path):
     found = evaluate(None, cohort / "target", tmp_path, real=cohort / "real", training=cohort / "real")
     assert not found.sections["memorisation"]["flagged"] and not found.failures
-    copies = tmp_path / "copies"
+    assert "6 of the real volumes left out" in found.sections["memorisation"]["note"]
+    copies, same = tmp_path / "copies", tmp_path / "same"
     copies.mkdir()
+    same.mkdir()
+    for path in sorted((cohort / "real").iterdir())[:3]:
+        (same / f"new_{path.name}").write_bytes(path.read_bytes())
+    section = evaluate(None, same, tmp_path / "o", real=cohort / "real", training=cohort / "real").sections[
+        "memorisation"
+    ]
+    assert section["flagged"] and [pair["flagged"] for pair in section["closest"]] == [True] * 3
     for path in sorted((cohort / "real").iterdir())[:4]:
         image = nib.load(path)
         noisy = image.get_fdata() + np.random.default_rng(0).normal(0, 10, image.shape)
@@ -87,6 +118,24 @@ def test_what_cannot_be_measured_of_the_set_is_a_failure_and_the_rest_is_written
     assert "4 training volumes" in found.failures[1].error and len(found.cases) == 4
     with pytest.raises(InputError, match="needs real volumes"):
         evaluate(None, cohort / "converted", tmp_path / "x", source=cohort / "source", extractor=Means())
+
+
+def test_hu_are_seen_through_a_fixed_window(cohort, tmp_path):
+    """60 HU too bright is seen, unless each volume is normalised by itself; then every number says so."""
+    files = volume_files(cohort / "real")[:3]
+    window = default_window(files)
+    assert window == (-200, 300)
+    fixed, relative = (Radiomics(window=w, patches=2, workers=1) for w in (window, None))
+    volume = read_volume(files[0])
+    mask = volume.data > -200
+    for extractor, sees in ((fixed, True), (relative, False)):
+        rows = [extractor(volume.data + offset, volume.spacing, mask=mask) for offset in (0, 60)]
+        assert np.allclose(*rows, atol=1e-3) is not sees
+        numbers = distribution_section(files, files, [], extractor, same_patients=False, failures=[])
+        assert all((RELATIVE in row["notes"]) is not sees for row in numbers)
+        assert ("-200 to 300" in numbers[0]["preprocessing"]) is sees
+    nib.save(nib.Nifti1Image(np.full((8, 8, 8), 7.0, np.float32), np.eye(4)), tmp_path / "mr.nii.gz")
+    assert default_window([tmp_path / "mr.nii.gz"]) is None
 
 
 def test_extractors_by_name(tmp_path):

@@ -62,6 +62,8 @@ def test_patients_of_different_sizes_are_resampled_whole():
     # of two patients: both a, one of each, both b
     draws = statistics._resampled([np.ones(3), np.array([5.0])], np.mean, 2000, 0)
     assert set(draws) == {1.0, 2.0, 5.0}
+    medians = statistics._resampled([np.ones(3), np.array([5.0])], np.median, 200, 0)
+    assert set(medians) == {1.0, 5.0}
     assert np.mean(draws == 2.0) == pytest.approx(0.5, abs=0.05)
     assert (interval.value, interval.n, interval.patients) == (2.0, 4, 2)
 
@@ -74,6 +76,8 @@ def test_interval_has_defined_ends():
     assert (same.low, same.value, same.high) == (2.0, 2.0, 2.0)
     mixed = bootstrap_interval([1.0, np.inf, 2.0, np.nan, 3.0])
     assert (mixed.value, mixed.n, mixed.dropped) == (2.0, 3, 2)
+    missed = bootstrap_interval([1.0, np.inf, 2.0, np.nan, 3.0], statistic=np.median, infinite=True)
+    assert (missed.value, missed.n, missed.dropped, missed.high) == (2.5, 4, 1, np.inf)
     assert bootstrap_interval(_skewed()) == bootstrap_interval(_skewed())
 
 
@@ -120,7 +124,30 @@ def test_five_pairs_cannot_be_significant_and_six_can():
     assert wilcoxon([1] * 5, [0] * 5).p == 0.0625  # tied, where a normal approximation says 0.025
     assert wilcoxon([], []).p == 1
     partial = wilcoxon([1, np.nan, 3, np.inf], [0, 0, 0, 0])
-    assert (partial.n, partial.dropped) == (2, 2)
+    assert (partial.n, partial.dropped) == (3, 1)
+
+
+@pytest.mark.parametrize("n", [12, 70])
+def test_an_infinite_value_is_the_largest_rank(n):
+    rng = np.random.default_rng(n)
+    a, b = rng.normal(0.3, 1, n), rng.normal(0, 1, n)
+    large, missed = a.copy(), a.copy()
+    large[:3], missed[:3] = [1e6, 1e6 + b[1] - b[0], 1e6 + b[2] - b[0]], np.inf
+    large = np.where(large > 1e5, np.round(large - b) + b, large)
+    assert wilcoxon(missed, b).p == pytest.approx(wilcoxon(large, b).p, rel=1e-9)
+    assert rank_biserial(missed, b) == pytest.approx(rank_biserial(large, b))
+    assert wilcoxon(missed, missed).p == 1 and rank_biserial(missed, missed) == 0
+
+
+@pytest.mark.parametrize("statistic", [np.mean, np.median])
+def test_patients_of_unequal_sizes_give_the_draws_that_laying_out_gives(statistic):
+    rng = np.random.default_rng(0)
+    groups = [rng.normal(size=size).round(1) for size in rng.integers(1, 5, 15)]
+    made = statistics._resampled(groups, statistic, 200, 3)
+    picks = np.random.default_rng(3).integers(0, 15, (200, 15))
+    np.testing.assert_allclose(
+        made, [statistic(np.concatenate([groups[i] for i in pick])) for pick in picks], atol=1e-12
+    )
 
 
 def test_holm_is_the_worked_example():

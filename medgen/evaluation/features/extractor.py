@@ -21,6 +21,7 @@ class Extractor(Protocol):
     name            of the network or method, as tables print it
     weights         sha256 of the weight file in hex, "none" where there are no weights
     preprocessing   one sentence; with name and weights it decides whether two sets of features may be compared
+    relative        intensities are normalised volume by volume, so that an offset or gain is invisible
     standard        the standard Inception weights: only then is a Fréchet distance called FID
     standardised    distances are taken after each feature has the reference's mean and deviation taken out
     """
@@ -28,6 +29,7 @@ class Extractor(Protocol):
     name: str
     weights: str
     preprocessing: str
+    relative: bool
     standard: bool
     standardised: bool
 

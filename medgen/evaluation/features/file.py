@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medgen.evaluation.features.extractor import checked_volume, file_hash
-from medgen.evaluation.features.slices import Window, describe_window, plane_images, windowed
+from medgen.evaluation.features.slices import Window, describe_planes, describe_window, plane_images, windowed
 from medgen.types import InputError
 
 BATCH = 16
@@ -58,7 +58,8 @@ class FileNetwork:
         self.weights = file_hash(path)
         self.name = path.name
         self._network = _onnx(path) if path.suffix == ".onnx" else _torchscript(path, device)
-        cut = f"up to {per_plane} slices of each of 3 planes, squared" if dimensions == 2 else "the volume resized"
+        cut = f"{describe_planes(per_plane)}, squared" if dimensions == 2 else "the volume resized"
+        self.relative = window is None
         self.preprocessing = (
             f"{describe_window(window)}, {cut} in mm to {size}, to {scale[0]:g} to {scale[1]:g}, grey on {channels} "
             f"channel{'s' * (channels != 1)}"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medgen.evaluation.features.extractor import checked_volume, file_hash, load_weights, read_state
-from medgen.evaluation.features.slices import Window, describe_window, plane_images, windowed
+from medgen.evaluation.features.slices import Window, describe_planes, describe_window, plane_images, windowed
 from medgen.types import InputError
 
 URL = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
@@ -63,8 +63,9 @@ class Inception:
         self.weights = file_hash(path)
         self.standard = self.weights == STANDARD
         self.name = "inception"
+        self.relative = window is None
         self.preprocessing = (
-            f"{describe_window(window)}, up to {per_plane} slices of each of 3 planes, squared in mm, bilinear to "
+            f"{describe_window(window)}, {describe_planes(per_plane)}, squared in mm, bilinear to "
             f"{SIZE} without antialiasing, to [-1, 1], grey on 3 channels"
         )
         self._window, self._per_plane, self._device = window, per_plane, device

@@ -4,7 +4,7 @@ Chen, Ma & Zheng, "Med3D", arXiv 1904.00625. Its features pool to 512 (depths 10
 row a volume needs many volumes: with fewer of them than features look at the kernel distance.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from monai.networks.nets.resnet import ResNet
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional
 
 from medgen.evaluation.features.extractor import checked_volume, file_hash, load_weights, read_state
@@ -34,21 +35,24 @@ class MedicalNet:
 
     Args:
         weights: MedicalNet's file; see ``SOURCE``.
-        depth: 10, 18, 34 or 50, of the file.
+        depth: 10, 18, 34 or 50; None: the file's, told by its blocks.
         size: the volume is resized (trilinear) so that its longest side in mm becomes this many voxels.
         device: where the network runs.
 
     Raises `InputError` for a file that cannot be read or is of another network.
     """
 
+    relative = True
     standard = False
     standardised = False
 
-    def __init__(self, weights: Path | str, *, depth: int = 50, size: int = 128, device: str = "cpu") -> None:
+    def __init__(self, weights: Path | str, *, depth: int | None = None, size: int = 128, device: str = "cpu") -> None:
         path = Path(weights)
         self.weights = file_hash(path)
+        state = read_state(path)
+        depth = depth_of(state, path) if depth is None else depth
         self.network = resnet(depth)
-        load_weights(self.network, read_state(path), path, f"MedicalNet's ResNet-{depth}: see {SOURCE}")
+        load_weights(self.network, state, path, f"MedicalNet's ResNet-{depth}: see {SOURCE}")
         self.network.eval().requires_grad_(False).to(device)
         self.name = f"medicalnet {depth}"
         self.preprocessing = (
@@ -66,6 +70,17 @@ class MedicalNet:
         x = functional.interpolate(torch.from_numpy(scored)[None, None], shape, mode="trilinear", align_corners=False)
         with torch.inference_mode():
             return self.network(x.permute(0, 1, 4, 3, 2).to(self._device)).double().cpu().numpy()
+
+
+def depth_of(state: Mapping[str, Tensor], path: Path) -> int:
+    """The depth of the network that a file is of, by the kind and number of its blocks; InputError: none of them."""
+    block = "bottleneck" if "layer1.0.conv3.weight" in state else "basic"
+    layers = [len({key.split(".")[1] for key in state if key.startswith(f"layer{i}.")}) for i in range(1, 5)]
+    for depth, (kind, blocks, _) in DEPTHS.items():
+        if (kind, blocks) == (block, layers):
+            return depth
+    depths = ", ".join(map(str, DEPTHS))
+    raise InputError(f"{path} is not a file of MedicalNet's ResNet of depth {depths}: see {SOURCE}")
 
 
 def resnet(depth: int) -> ResNet:

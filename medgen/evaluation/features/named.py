@@ -13,7 +13,8 @@ def named_extractor(text: str, *, window: Window = None, device: str = "cpu") ->
     """``radiomics``, or a network with its weight file after a colon, or a network's own file.
 
     Args:
-        window: intensities (low, high), in HU for CT, that the features see; None: percentiles of each volume.
+        window: intensities (low, high), in HU for CT, that the features see; None: percentiles of each volume, which is
+            for images without a unit (``sets.default_window`` tells).
             MedicalNet takes a z-score of the body whatever it is.
         device: where a network runs.
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medgen.evaluation.features.extractor import checked_volume, file_hash, load_weights, read_state
-from medgen.evaluation.features.slices import Window, describe_window, plane_images, windowed
+from medgen.evaluation.features.slices import Window, describe_planes, describe_window, plane_images, windowed
 
 SOURCE = "https://github.com/BMEII-AI/RadImageNet (the PyTorch models' ResNet50.pt, on request there)"
 SIZE = 224
@@ -48,8 +48,9 @@ class RadImageNet:
         self.network = resnet50()
         load_weights(self.network, torchvision_names(read_state(path)), path, f"RadImageNet's ResNet-50: see {SOURCE}")
         self.network.eval().requires_grad_(False).to(device)
+        self.relative = window is None
         self.preprocessing = (
-            f"{describe_window(window)}, up to {per_plane} slices of each of 3 planes, squared in mm, bilinear to "
+            f"{describe_window(window)}, {describe_planes(per_plane)}, squared in mm, bilinear to "
             f"{SIZE}, to [-1, 1] as the authors', grey on 3 channels"
         )
         self._window, self._per_plane, self._device = window, per_plane, device

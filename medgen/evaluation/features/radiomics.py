@@ -78,6 +78,7 @@ class Radiomics:
             raise InputError(
                 f"patches {patches}, workers {workers} ≥ 1, patch {patch} ≥ 4 and bins {bins} ≥ 2 are needed"
             )
+        self.relative = window is None
         self.preprocessing = (
             f"mirp {_mirp_version()}, {describe_window(window)}, {bins} grey levels, {patches} random patches of "
             f"{patch}³ voxels in the body, families {', '.join(families)}, log-compressed"

@@ -39,13 +39,22 @@ def describe_window(window: Window) -> str:
     )
 
 
+def describe_planes(per_plane: int) -> str:
+    """The words for ``preprocessing``."""
+    return f"up to {per_plane} slices of each of 3 planes in radiological display"
+
+
 def plane_images(
     volume: Array, mask: Array, spacing: Sequence[float], *, per_plane: int, size: int
 ) -> Iterator[Tensor]:
-    """Images (k, 1, size, size) float32, k ≤ ``per_plane``, of each of the three planes in turn.
+    """Images (k, 1, size, size) float32, k ≤ ``per_plane``, of each of the three planes in turn: sagittal, coronal,
+    axial.
+
+    They lie as radiologists see them, and as networks that were trained on their images expect: rows from the patient's
+    head (or front, in axial slices) down, columns from the patient's right (or front, in sagittal ones).
 
     Args:
-        volume: (X, Y, Z), background 0 (see ``windowed``).
+        volume: (X, Y, Z) along RAS axes (``to_canonical``), background 0 (see ``windowed``).
         mask: (X, Y, Z) bool; slices that meet it count, ``per_plane`` of them at even distances.
         spacing: mm. A slice is resized (bilinear, align_corners False, no antialiasing, as FID's standard resizes)
             so that its longer side in mm becomes ``size``, and padded with 0: nothing is distorted.
@@ -54,8 +63,10 @@ def plane_images(
         others = [a for a in range(3) if a != axis]
         meets = np.flatnonzero(mask.any(axis=tuple(others)))
         chosen = meets[np.unique(np.linspace(0, len(meets) - 1, min(per_plane, len(meets))).round().astype(int))]
-        images = torch.from_numpy(np.ascontiguousarray(np.moveaxis(volume, axis, 0)[chosen]))[:, None].float()
-        sides = [volume.shape[a] * spacing[a] for a in others]
+        # RAS indices grow to right, front and head; what grows along a slice's first axis goes across the image.
+        upright = np.moveaxis(volume, axis, 0)[chosen].transpose(0, 2, 1)[:, ::-1, ::-1]
+        images = torch.from_numpy(np.ascontiguousarray(upright))[:, None].float()
+        sides = [volume.shape[a] * spacing[a] for a in reversed(others)]
         shape = [max(1, round(size * side / max(sides))) for side in sides]
         images = functional.interpolate(images, shape, mode="bilinear", align_corners=False, antialias=False)
         before = [(size - n) // 2 for n in shape]

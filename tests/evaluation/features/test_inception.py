@@ -41,6 +41,86 @@ def test_the_network_is_the_published_one_by_its_counts(state):
         assert tuple(state[name].shape) == shape
 
 
+def random_statistics(state):
+    """Batch norms that scale and shift, so that a wrong order of maps or another ε cannot cancel."""
+    torch.manual_seed(1)
+    made = {key: value.clone() for key, value in state.items()}
+    for key, value in made.items():
+        if key.endswith("running_mean") or key.endswith("bn.bias"):
+            value.normal_(0, 0.1)
+        elif key.endswith("running_var") or key.endswith("bn.weight"):
+            value.uniform_(0.5, 1.5)
+    return made
+
+
+def published(state, x, *, fid):
+    """Inception v3 written down from pytorch-fid's and torchvision's definitions, on functions and names of weights
+    alone."""
+
+    def c(x, name, stride=1, padding=0):
+        x = functional.conv2d(x, state[f"{name}.conv.weight"], stride=stride, padding=padding)
+        mean, var, weight, bias = (
+            state[f"{name}.bn.{part}"] for part in ("running_mean", "running_var", "weight", "bias")
+        )
+        return functional.relu(functional.batch_norm(x, mean, var, weight, bias, eps=1e-3))
+
+    def average(x):
+        return functional.avg_pool2d(x, 3, 1, 1, count_include_pad=not fid)
+
+    def a(x, p):
+        five = c(c(x, p + ".branch5x5_1"), p + ".branch5x5_2", 1, 2)
+        double = c(c(c(x, p + ".branch3x3dbl_1"), p + ".branch3x3dbl_2", 1, 1), p + ".branch3x3dbl_3", 1, 1)
+        return torch.cat([c(x, p + ".branch1x1"), five, double, c(average(x), p + ".branch_pool")], 1)
+
+    def b(x, p):
+        double = c(c(c(x, p + ".branch3x3dbl_1"), p + ".branch3x3dbl_2", 1, 1), p + ".branch3x3dbl_3", 2)
+        return torch.cat([c(x, p + ".branch3x3", 2), double, functional.max_pool2d(x, 3, 2)], 1)
+
+    def seven(x, p):
+        one = c(c(c(x, p + ".branch7x7_1"), p + ".branch7x7_2", 1, (0, 3)), p + ".branch7x7_3", 1, (3, 0))
+        two = c(x, p + ".branch7x7dbl_1")
+        for number, padding in ((2, (3, 0)), (3, (0, 3)), (4, (3, 0)), (5, (0, 3))):
+            two = c(two, f"{p}.branch7x7dbl_{number}", 1, padding)
+        return torch.cat([c(x, p + ".branch1x1"), one, two, c(average(x), p + ".branch_pool")], 1)
+
+    def d(x, p):
+        long = c(c(c(x, p + ".branch7x7x3_1"), p + ".branch7x7x3_2", 1, (0, 3)), p + ".branch7x7x3_3", 1, (3, 0))
+        parts = [c(c(x, p + ".branch3x3_1"), p + ".branch3x3_2", 2), c(long, p + ".branch7x7x3_4", 2)]
+        return torch.cat([*parts, functional.max_pool2d(x, 3, 2)], 1)
+
+    def e(x, p, pool):
+        one, two = c(x, p + ".branch3x3_1"), c(c(x, p + ".branch3x3dbl_1"), p + ".branch3x3dbl_2", 1, 1)
+        parts = [c(x, p + ".branch1x1")]
+        for from_, name in ((one, "branch3x3_2"), (two, "branch3x3dbl_3")):
+            parts += [c(from_, f"{p}.{name}a", 1, (0, 1)), c(from_, f"{p}.{name}b", 1, (1, 0))]
+        return torch.cat([*parts, c(pool(x), p + ".branch_pool")], 1)
+
+    x = c(c(c(x, "Conv2d_1a_3x3", 2), "Conv2d_2a_3x3"), "Conv2d_2b_3x3", 1, 1)
+    x = functional.max_pool2d(x, 3, 2)
+    x = functional.max_pool2d(c(c(x, "Conv2d_3b_1x1"), "Conv2d_4a_3x3"), 3, 2)
+    for block in "bcd":
+        x = a(x, f"Mixed_5{block}")
+    x = b(x, "Mixed_6a")
+    for block in "bcde":
+        x = seven(x, f"Mixed_6{block}")
+    x = e(d(x, "Mixed_7a"), "Mixed_7b", average)
+    x = e(x, "Mixed_7c", (lambda v: functional.max_pool2d(v, 3, 1, 1)) if fid else average)
+    return functional.adaptive_avg_pool2d(x, 1).flatten(1)
+
+
+@pytest.mark.parametrize("fid", [True, False])
+def test_the_network_is_wired_as_the_published_one(state, fid):
+    varied = random_statistics(state)
+    network = InceptionV3(fid_pools=fid).eval()
+    network.load_state_dict(varied)
+    x = torch.rand(1, 3, 299, 299) * 2 - 1
+    with torch.inference_mode():
+        made, expected, other = network(x), published(varied, x, fid=fid), published(varied, x, fid=not fid)
+    scale = expected.std()
+    assert (made - expected).abs().max() < 1e-4 * scale
+    assert (made - other).abs().max() > 1e-2 * scale  # the comparison can tell
+
+
 def test_the_maps_have_the_sizes_of_the_published_network():
     sizes = {}
     network = InceptionV3().eval()
@@ -74,7 +154,8 @@ def test_rows_are_the_networks_of_slices_to_minus_one_and_one(weights, state):
     assert made.shape == (3, 2048) and made.dtype == np.float64
     network = InceptionV3().eval()
     network.load_state_dict(state)
-    grey = torch.from_numpy(np.clip((volume[0] + 160) / 400, 0, 1)).float()[None, None]  # one of 12 slices: the first
+    shown = volume[0].T[::-1, ::-1]  # one of 12 slices: the first, as it is displayed
+    grey = torch.from_numpy(np.clip((shown + 160) / 400, 0, 1)).float()[None, None]
     image = functional.interpolate(grey, (299, 299), mode="bilinear", align_corners=False) * 2 - 1
     with torch.inference_mode():
         expected = network(image.expand(1, 3, 299, 299))[0].double().numpy()

@@ -5,7 +5,9 @@ import importlib.util
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import map_coordinates
 from torch import nn
+from torch.nn import functional
 
 from medgen.evaluation.features import medicalnet, radimagenet
 from medgen.evaluation.features.file import FileNetwork
@@ -62,10 +64,115 @@ def test_medicalnet_loads_a_file_saved_from_dataparallel(tmp_path):
     rows = extractor(VOLUME, (1, 1, 2))
     assert rows.shape == (1, 512) and np.isfinite(rows).all()
     np.testing.assert_allclose(extractor(VOLUME * 50 + 1000, (1, 1, 2)), rows, rtol=1e-3, atol=1e-4)
+    assert MedicalNet(tmp_path / "resnet_10.pth").name == "medicalnet 10"  # the file's depth
     with pytest.raises(InputError, match="ResNet-18|no weight|in place of"):
         MedicalNet(tmp_path / "resnet_10.pth", depth=18)
     with pytest.raises(InputError, match="depth 11"):
         MedicalNet(tmp_path / "resnet_10.pth", depth=11)
+
+
+@pytest.mark.parametrize("depth", medicalnet.DEPTHS)
+def test_a_files_depth_is_told_by_its_blocks(depth):
+    assert medicalnet.depth_of(medicalnet.resnet(depth).state_dict(), "file") == depth
+    with pytest.raises(InputError, match="not a file of MedicalNet"):
+        medicalnet.depth_of(radimagenet.resnet50().state_dict() | {"layer1.3.conv1.weight": 0}, "file")
+
+
+class Recorder(nn.Module):
+    """In place of a network: keeps what it is given."""
+
+    def forward(self, x):
+        self.given = x.clone()
+        return torch.zeros(len(x), 1)
+
+
+def test_medicalnet_sees_a_scored_isotropic_volume_with_axes_turned(tmp_path):
+    torch.save(medicalnet.resnet(10).state_dict(), tmp_path / "resnet_10.pth")
+    extractor = MedicalNet(tmp_path / "resnet_10.pth", size=32)
+    extractor.network = Recorder()
+    volume, spacing = np.random.default_rng(0).normal(40, 20, (16, 12, 10)).astype(np.float32), (1.0, 1.0, 2.0)
+    mask = np.zeros(volume.shape, bool)
+    mask[2:14, 1:11, 1:9] = True
+    extractor(volume, spacing, mask=mask)
+    inside = volume[mask].astype(np.float64)
+    scored = np.where(mask, (volume - inside.mean()) / inside.std(), 0)
+    # 16 × 12 × 20 mm: the longest side, z, becomes 32 voxels of 0.625 mm, the others 26 and 19
+    expected = zoom_linear(scored, (26, 19, 32)).transpose(2, 1, 0)
+    np.testing.assert_allclose(extractor.network.given[0, 0].numpy(), expected, atol=1e-5)
+
+
+def zoom_linear(volume, shape):
+    """Trilinear at voxels' centres, values beyond the outermost centres repeated, by scipy."""
+    axes = [np.clip((np.arange(m) + 0.5) * n / m - 0.5, 0, n - 1) for n, m in zip(volume.shape, shape, strict=True)]
+    return map_coordinates(volume, np.meshgrid(*axes, indexing="ij"), order=1)
+
+
+@pytest.mark.parametrize("depth, channels", [(10, 512), (50, 2048)])
+def test_medicalnets_stages_halve_as_its_authors_first_ones(depth, channels):
+    """Stem and pool halve twice; then MONAI's strides (see docs: the authors' later stages dilate instead)."""
+    network, sizes = medicalnet.resnet(depth).eval(), {}
+    for name in ("conv1", "layer1", "layer2", "layer3", "layer4"):
+        getattr(network, name).register_forward_hook(
+            lambda m, i, o, name=name: sizes.update({name: tuple(o.shape[2:])})
+        )
+    with torch.inference_mode():
+        assert network(torch.zeros(1, 1, 64, 32, 64)).shape == (1, channels)
+    assert sizes == {
+        "conv1": (32, 16, 32),
+        "layer1": (16, 8, 16),
+        "layer2": (8, 4, 8),
+        "layer3": (4, 2, 4),
+        "layer4": (2, 1, 2),
+    }
+
+
+def test_radimagenet_sees_displayed_slices_from_minus_one_to_one(tmp_path):
+    torch.save(radimagenet.resnet50().state_dict(), tmp_path / "resnet.pt")
+    extractor = RadImageNet(tmp_path / "resnet.pt", window=(-100, 300), per_plane=1)
+    extractor.network = Recorder()
+    volume = np.random.default_rng(0).uniform(-300, 500, (14, 14, 14))
+    extractor(volume, (1, 1, 1))  # planes in turn: what is kept is axial
+    shown = np.clip((volume[:, :, 0].T[::-1, ::-1] + 100) / 400, 0, 1) * 2 - 1
+    expected = zoom_linear(shown[None], (1, 224, 224))[0]
+    assert extractor.network.given.shape == (1, 3, 224, 224)
+    for channel in extractor.network.given[0].numpy():
+        np.testing.assert_allclose(channel, expected, atol=1e-5)
+
+
+def plain_resnet50(state, x):
+    """torchvision's resnet50 (v1.5: the stride lies in the 3 × 3 convolution) on functions and names of weights
+    alone."""
+
+    def c(x, name, bn, stride=1, padding=0):
+        x = functional.conv2d(x, state[f"{name}.weight"], stride=stride, padding=padding)
+        parts = (state[f"{bn}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+        return functional.batch_norm(x, *parts, eps=1e-5)
+
+    x = functional.max_pool2d(functional.relu(c(x, "conv1", "bn1", 2, 3)), 3, 2, 1)
+    for layer, blocks in enumerate((3, 4, 6, 3), start=1):
+        for block in range(blocks):
+            p, stride = f"layer{layer}.{block}", 2 if layer > 1 and block == 0 else 1
+            y = functional.relu(c(x, f"{p}.conv1", f"{p}.bn1"))
+            y = functional.relu(c(y, f"{p}.conv2", f"{p}.bn2", stride, 1))
+            y = c(y, f"{p}.conv3", f"{p}.bn3")
+            x = c(x, f"{p}.downsample.0", f"{p}.downsample.1", stride) if block == 0 else x
+            x = functional.relu(x + y)
+    return x.mean((2, 3))
+
+
+def test_the_resnet_is_wired_as_torchvisions():
+    torch.manual_seed(0)
+    network = radimagenet.resnet50().eval()
+    state = network.state_dict()
+    for key, value in state.items():
+        if key.endswith("running_mean"):
+            value.normal_(0, 0.1)
+        elif key.endswith("running_var"):
+            value.uniform_(0.5, 1.5)
+    x = torch.rand(1, 3, 96, 96) * 2 - 1
+    with torch.inference_mode():
+        made, expected = network(x), plain_resnet50(state, x)
+    torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-4 * float(expected.std()))
 
 
 def script(path, network):
