@@ -10,6 +10,7 @@ from medgen.evaluation.thresholds import Thresholds
 
 Status = Literal["pass", "review", "fail"]
 Spacing = tuple[float, float, float]
+SIDES = ("RL", "AP", "SI")  # the positive and the negative end of each axis in the scanner
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Checked:
     limits: Thresholds
     hu: bool
     origin: np.ndarray  # mm from the volume's first voxel to this grid's
+    affine: np.ndarray | None = None  # (4, 4), voxels of the volume → mm in the scanner, RAS
     values: dict[str, float | str] = field(default_factory=dict)
     reasons: list[Reason] = field(default_factory=list)
 
@@ -47,8 +49,12 @@ class Checked:
         return " HU" if self.hu else ""
 
     def at(self, place: tuple[float, float, float]) -> str:
-        """A place for the reader, in mm from the first voxel of the volume as it was given."""
-        return "({:.0f}, {:.0f}, {:.0f}) mm".format(*(self.origin + place))
+        """A place as viewers show it, mm in the scanner with their side; without an affine, from the first voxel."""
+        if self.affine is None:
+            return "({:.0f}, {:.0f}, {:.0f}) mm from the first voxel".format(*(self.origin + place))
+        axes = self.affine[:3, :3] / np.linalg.norm(self.affine[:3, :3], axis=0)
+        where = axes @ (self.origin + place) + self.affine[:3, 3]
+        return ", ".join(f"{side[int(mm < 0)]} {abs(mm):.0f}" for side, mm in zip(SIDES, where, strict=True)) + " mm"
 
     def add(self, fault: str, status: Status, text: str) -> None:
         self.reasons.append(Reason(fault, status, text))

@@ -22,6 +22,10 @@ def lines(evaluation: Evaluation) -> list[str]:
     for row in evaluation.sections.get("downstream", {}).get("rows", []):
         if row["label"] == "mean" and row["dice_mean"] is not None:
             found.append(f"{row['protocol']}: Dice {row['dice_mean']:.3f}")
+    memorisation = evaluation.sections.get("memorisation", {})
+    if memorisation.get("flagged"):
+        copies = [pair["synthetic"] for pair in memorisation["closest"] if pair["flagged"]]
+        found.append("memorisation: flagged" + (f", copies of training volumes: {', '.join(copies)}" if copies else ""))
     return found + _verdicts(evaluation)
 
 
@@ -36,5 +40,7 @@ def _verdicts(evaluation: Evaluation) -> list[str]:
     counts = Counter(of["status"] for _, of in checked)
     found = ["structure check: " + ", ".join(f"{counts[status]} {status}" for status in ("pass", "review", "fail"))]
     wanting = sorted((item for item in checked if item[1]["reasons"]), key=lambda item: item[1]["status"] != "fail")
-    found += [f"  {name}: {of['status']}: {of['reasons'][0]}" for name, of in wanting[:SHOWN]]
+    for name, of in wanting[:SHOWN]:
+        more = f" (and {len(of['reasons']) - 1} more)" if len(of["reasons"]) > 1 else ""
+        found.append(f"  {name}: {of['status']}: {of['reasons'][0]}{more}")
     return found + ([f"  ... and {len(wanting) - SHOWN} more"] if len(wanting) > SHOWN else [])

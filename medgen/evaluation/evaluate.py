@@ -103,6 +103,13 @@ def evaluate(
         raise InputError("segmenters are trained on true volumes with labels: give --reference and --labels")
     given = {"reference": reference, "prediction": prediction, "source": source, "labels": labels, "mask": mask}
     given |= {"prediction_labels": prediction_labels, "lesions": lesions}
+    for role, path in {**given, "real": real, "training": training}.items():
+        if path is not None and Path(path).resolve() == Path(out).resolve():
+            raise InputError(
+                f"--out {out} is the folder of --{role.replace('_', '-')}: give the results one of their own"
+            )
+    if not tolerance_mm >= 0:
+        raise InputError(f"--tolerance must be a number of mm, 0 or above, not {tolerance_mm}")
     folders = match_folders(given, cases)
     checks = (checks or Checks()) if source is not None else None
     measures = Measures(data_range, folders.names, profile, tolerance_mm, checks)
@@ -113,6 +120,11 @@ def evaluate(
     results: list[CaseResult] = []
     failures: list[Failure] = []
     warnings = [f"prediction {path} has no reference and was not measured" for path in folders.extra]
+    if labels is not None and not folders.names:
+        warnings.append(
+            f"{labels} has no labels.json in or beside it, so structures have no names and neither organs nor lesions "
+            'are checked: add one such as {"liver": 1}'
+        )
     if manifest and (seen := trained_on(manifest, folders.cases)):
         warnings.append(
             f"{len(seen)} of {len(folders.cases)} cases ({', '.join(seen[:3])}{', ...' if len(seen) > 3 else ''}) were "

@@ -154,7 +154,17 @@ def _organs(case: Checked) -> None:
         if case.truth is not None:
             error, limit = hu[1] - hu[2], case.limits.organ_error
             if abs(error) > limit:
-                text = f"{shown}: {hu[1]:.0f} HU, {error:+.0f} HU off the truth (limit {limit:g} HU)."
+                state = (
+                    "still enhanced"
+                    if 0 < error and hu[0] > hu[2] + limit
+                    else "too dark"
+                    if error < 0
+                    else "too bright"
+                )
+                text = (
+                    f"{shown} is {state}: {hu[1]:.0f} HU after {hu[0]:.0f} HU, {error:+.0f} HU off the truth "
+                    f"(limit {limit:g} HU)."
+                )
                 case.add("enhancement", "fail" if abs(error) > LOUD * limit else "review", text)
             continue
         kind = enhancement.structure_of(name)

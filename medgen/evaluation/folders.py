@@ -39,7 +39,7 @@ def match_folders(given: Mapping[str, Path | None], wanted: Collection[str] | No
     """
     paths = {role: Path(path) for role, path in given.items() if path is not None}
     lead = "reference" if "reference" in paths else "prediction"
-    found = {lead: _files(paths[lead], {})}
+    found = {lead: _files(paths[lead], {}, lead)}
     if wanted is not None:
         missing = sorted(set(wanted) - set(found[lead]))
         if missing:
@@ -51,7 +51,7 @@ def match_folders(given: Mapping[str, Path | None], wanted: Collection[str] | No
             continue
         if path.is_file() and len(cases) > 1:
             raise InputError(f"{path} is one file but {paths[lead]} holds {len(cases)} cases: give a folder")
-        found[role] = _files(path, cases)
+        found[role] = _files(path, cases, role)
         if not set(cases) & set(found[role]):
             raise InputError(
                 f"no volume in {path} ({role.replace('_', ' ')}) has the name of one in {paths[lead]} (the first there "
@@ -104,10 +104,10 @@ def _read_label_names(file: Path) -> dict[int, str]:
     return names
 
 
-def _files(path: Path, cases: Mapping[str, Path]) -> dict[str, Path]:
+def _files(path: Path, cases: Mapping[str, Path], role: str) -> dict[str, Path]:
     """{case name: file} of a folder; a single file stands for the only case whatever its name."""
     if not path.exists():
-        raise InputError(f"{path} does not exist")
+        raise InputError(f"--{role.replace('_', '-')} {path} does not exist; check the path")
     if path.is_file():
         return {next(iter(cases)) if len(cases) == 1 else case_name(path): path}
     found: dict[str, Path] = {}
@@ -116,7 +116,8 @@ def _files(path: Path, cases: Mapping[str, Path]) -> dict[str, Path]:
             raise InputError(f"{found[case_name(file)]} and {file} are the same case twice: remove one")
         found[case_name(file)] = file
     if not found:
-        raise InputError(f"{path} holds no volumes (.nii.gz, .nii, .mha, .nrrd, ...)")
+        option = role.replace("_", "-")
+        raise InputError(f"--{option} {path} holds no volumes (.nii.gz, .nii, .mha, .nrrd, ...); check the path")
     return found
 
 

@@ -55,6 +55,7 @@ def judge(volumes: Mapping[str, Volume], names: Mapping[int, str], checks: Check
             names=names,
             lesions=_lesions(volumes, labels, names),
             thresholds=checks.thresholds,
+            affine=source.affine,
             segment=None if segmenter is None else lambda image: segmenter.segment(source.replaced(image)),
             segment_names=(segmenter.names or None) if segmenter else None,
         )

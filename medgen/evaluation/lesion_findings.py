@@ -31,9 +31,11 @@ def lesion_findings(case: Checked) -> None:
     def fates(image: np.ndarray) -> list[lesions.Lesion]:
         return lesions.lesion_conservation(case.source, image, masks, case.spacing, labels=case.labels, **limits)
 
-    found = fates(case.output)
+    found, true_contrasts = fates(case.output), {}
     if case.truth is not None:  # a lesion that the true image does not show cannot be lost
-        found = [lesion for lesion, expected in zip(found, fates(case.truth), strict=True) if expected.kept]
+        pairs = [(lesion, true) for lesion, true in zip(found, fates(case.truth), strict=True) if true.kept]
+        found = [replace(lesion, kept=_like_the_truth(lesion, true, case)) for lesion, true in pairs]
+        true_contrasts = {true.place: true.contrast_output for _, true in pairs}
     judged = [lesion for lesion in found if lesion.visible]
     case.values |= {
         "lesions": float(len(found)),
@@ -48,10 +50,23 @@ def lesion_findings(case: Checked) -> None:
             text = (
                 f"A lesion of {lesion.volume_ml:.1f} ml at {case.at(lesion.place)} {state}: contrast to its host "
                 f"{lesion.contrast:+.0f}{case.unit} before, {lesion.contrast_output:+.0f}{case.unit} after, "
-                f"{abs(lesion.contrast_output) / lesion.noise_output:.1f} times the noise "
-                f"(limit {case.limits.lesion_kept_z:g})."
             )
+            if case.truth is not None:
+                text += f"{true_contrasts[lesion.place]:+.0f}{case.unit} in the true image."
+            elif lesion.contrast * lesion.contrast_output < 0:
+                text += "turned round."
+            else:
+                times = abs(lesion.contrast_output) / lesion.noise_output
+                text += f"{times:.1f} times the noise (limit {case.limits.lesion_kept_z:g})."
             case.add("lesion_lost", "fail" if sure else "review", text)
+
+
+def _like_the_truth(lesion: lesions.Lesion, true: lesions.Lesion, case: Checked) -> bool:
+    """Seen, and with enough of its true contrast, of the same sign; what noise explains is forgiven."""
+    contrast = lesion.contrast_output * np.sign(true.contrast_output)
+    wanting = abs(true.contrast_output) - contrast
+    short = contrast < case.limits.lesion_true_share * abs(true.contrast_output)
+    return lesion.kept and not (short and wanting > case.limits.lesion_kept_z * lesion.noise_output)
 
 
 def new_structure_findings(case: Checked) -> None:

@@ -43,6 +43,7 @@ def check_case(
     thresholds: Thresholds | None = None,
     segment: Callable[[np.ndarray], np.ndarray] | None = None,
     segment_names: Mapping[int, str] | None = None,
+    affine: np.ndarray | None = None,
 ) -> Verdict:
     """Did the translation keep what was there, and remove what it should?
 
@@ -56,12 +57,14 @@ def check_case(
         thresholds: limits; default `Thresholds()`, of contrast removal.
         segment: volume → labels (X, Y, Z), for the Dice of anatomy and, without ``lesions``, as their detector.
         segment_names: of its labels; None: ``names``.
+        affine: (4, 4), voxels → mm in the scanner (RAS), for places as viewers show them; None: from the first voxel.
 
     Raises:
         InputError: arrays that are not 3D or differ in shape, values that are not finite, spacing not above 0.
     """
     _check(source, output, spacing, truth, labels, lesions)
     case = _prepared(source, output, spacing, truth, labels, names or {}, lesions, thresholds or Thresholds())
+    case.affine = affine
     findings.geometry_findings(case)
     if not case.reasons or case.reasons[0].fault != "flip":  # all else follows from a flip
         _content_findings(case)

@@ -36,6 +36,7 @@ class Thresholds(Section):
     left_over_ml: float = Field(8.0, gt=0, description="ml still enhanced, without labels")
     lesion_visible_z: float = Field(8.0, gt=0, description="contrast / noise from which a lesion's fate is judged")
     lesion_kept_z: float = Field(3.0, gt=0, description="contrast / noise from which a lesion counts as kept")
+    lesion_true_share: float = Field(0.5, ge=0, le=1, description="least share of the true contrast, if given")
     lesion_uptake: float = Field(0.4, ge=0, le=1, description="iodine of a dark lesion, as a share of its host's")
     new_structure_z: float = Field(6.6, gt=0, description="contrast / noise of a structure the input has not")
     new_structure_contrast: float = Field(17.0, ge=0, description="HU, least contrast of such a structure")

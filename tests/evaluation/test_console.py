@@ -14,6 +14,6 @@ def test_verdicts_are_counted_and_the_worst_come_first():
     assert shown[0] == "warning: careful" and "mae             4  (unconverted source 9)" in shown
     assert shown[-3:] == [
         "structure check: 1 pass, 1 review, 1 fail",
-        "  c: fail: It is flipped.",
+        "  c: fail: It is flipped. (and 1 more)",
         "  a: review: It differs.",
     ]

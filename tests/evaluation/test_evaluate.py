@@ -234,6 +234,21 @@ def test_single_files_are_a_pair_whatever_their_names(cohort):
         evaluate(cohort / "target", cohort / "converted" / "b.nii.gz", cohort / "one")
 
 
+def test_results_may_not_lie_among_the_inputs(cohort):
+    with pytest.raises(InputError, match="--out .* is the folder of --reference"):
+        evaluate(cohort / "target", cohort / "converted", cohort / "target")
+    with pytest.raises(InputError, match="--tolerance must be"):
+        _run(cohort, tolerance_mm=-1)
+    with pytest.raises(InputError, match="--source .*nowhere does not exist; check the path"):
+        _run(cohort, source=cohort / "nowhere")
+
+
+def test_labels_without_a_table_of_names_are_warned_of(cohort):
+    (cohort / "labels.json").unlink()
+    found = _run(cohort, labels=cohort / "labels").warnings
+    assert len(found) == 1 and "labels.json" in found[0] and "neither organs nor lesions" in found[0]
+
+
 def test_label_values_without_a_name_are_numbered(cohort):
     (cohort / "labels.json").unlink()
     evaluation = _run(cohort, labels=cohort / "labels")

@@ -68,10 +68,8 @@ def test_unconverted_is_told_to_be_enhanced(patient):
 
 def test_places_are_in_the_volume_that_was_given(patient):
     """The check works on a crop and, on a fine grid, on averages: its places must not."""
-    at = np.argwhere(ndimage.distance_transform_edt(patient.labels == LABELS["liver"]) > 5)
-    at = at[len(at) // 2]
-    grids = np.ogrid[tuple(slice(n) for n in patient.labels.shape)]
-    ball = sum(((g - a) * 2.5) ** 2 for g, a in zip(grids, at, strict=True)) <= 81
+    ball = ball_in_liver(patient)
+    at = np.argwhere(ball).mean(0)
     verdict = check_case(patient.contrast, patient.noncontrast + 50 * ball, MM)
     text = next(r.text for r in verdict.reasons if r.fault == "lesion_new")
     place = [float(p) for p in text.split("(")[1].split(")")[0].split(",")]
@@ -117,3 +115,43 @@ def test_what_cannot_be_checked_is_said(patient):
         check_case(patient.contrast, np.full_like(patient.contrast, np.nan), MM)
     with pytest.raises(InputError, match="spacing"):
         check_case(patient.contrast, patient.noncontrast, (2.5, 0, 2.5))
+
+
+def test_with_the_truth_a_lesion_keeps_half_of_its_true_contrast_and_its_sign(patient):
+    """An erased dark lesion that comes out bright, or faint but above the noise, is lost."""
+    ball = ball_in_liver(patient)
+    before, true = patient.contrast - 60 * ball, patient.noncontrast - 60 * ball
+    given = {"lesions": ball, "truth": true}
+    assert check_case(before, true, MM, **given).values["lesions_lost"] == 0
+    for left in (-15, 40):
+        verdict = check_case(before, patient.noncontrast + left * ball, MM, **given)
+        assert verdict.status == "fail" and verdict.values["lesions_lost"] == 1
+        text = next(r.text for r in verdict.reasons if r.fault == "lesion_lost")
+        assert "in the true image" in text
+    alone = check_case(before, patient.noncontrast + 40 * ball, MM, lesions=ball)
+    assert any("turned round" in r.text for r in alone.reasons)
+
+
+def test_places_are_scanner_coordinates_with_their_side(patient):
+    ball = ball_in_liver(patient)
+    affine = np.diag([2.5, 2.5, 2.5, 1.0])
+    affine[:3, 3] = -1000, 50, -20
+    verdict = check_case(patient.contrast, patient.noncontrast + 50 * ball, MM, affine=affine)
+    text = next(r.text for r in verdict.reasons if r.fault == "lesion_new")
+    x, y, z = np.argwhere(ball).mean(0) * 2.5 + affine[:3, 3]
+    found = [part.split() for part in text.split(" at ")[1].split(" mm is")[0].split(", ")]
+    assert [side for side, _ in found] == ["L", "A", "S" if z > 0 else "I"]
+    assert np.linalg.norm(np.subtract([float(mm) for _, mm in found], [abs(x), abs(y), abs(z)])) < 8
+
+
+def test_with_the_truth_what_is_still_enhanced_is_called_so(patient):
+    given = {"labels": patient.labels, "names": NAMES, "truth": patient.noncontrast}
+    verdict = check_case(patient.contrast, patient.contrast, MM, **given)
+    assert any("aorta is still enhanced" in r.text and "off the truth" in r.text for r in verdict.reasons)
+
+
+def ball_in_liver(patient):
+    at = np.argwhere(ndimage.distance_transform_edt(patient.labels == LABELS["liver"]) > 5)
+    at = at[len(at) // 2]
+    grids = np.ogrid[tuple(slice(n) for n in patient.labels.shape)]
+    return sum(((g - a) * 2.5) ** 2 for g, a in zip(grids, at, strict=True)) <= 81

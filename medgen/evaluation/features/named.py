@@ -20,6 +20,8 @@ def named_extractor(text: str, *, window: Window = None, device: str = "cpu") ->
 
     Raises `InputError` for another name, and what the extractor refuses.
     """
+    if window is not None and not window[0] < window[1]:
+        raise InputError(f"--window takes two numbers, the lower first, not {window[0]:g} {window[1]:g}")
     # Each on use: they import MIRP, or build large networks.
     name, _, file = text.partition(":")
     if name == "radiomics" and not file:
