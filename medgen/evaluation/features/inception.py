@@ -17,14 +17,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medgen.evaluation.features.extractor import checked_volume, file_hash, load_weights, read_state
-from medgen.evaluation.features.slices import Window, describe_planes, describe_window, plane_images, windowed
+from medgen.evaluation.features.slices import (
+    Window,
+    colour_rows,
+    describe_planes,
+    describe_window,
+    plane_images,
+    windowed,
+)
 from medgen.types import InputError
 
 URL = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
 STANDARD = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # sha256 of that file
 SIZE = 299
 FID_CLASSES = 1008
-BATCH = 16  # images at once
 
 Array = NDArray[Any]
 
@@ -73,13 +79,8 @@ class Inception:
     def __call__(self, volume: Array, spacing: Sequence[float], *, mask: Array | None = None) -> Array:
         volume, inside = checked_volume(volume, spacing, mask)
         grey = windowed(volume, inside, self._window)
-        with torch.inference_mode():
-            rows = [
-                self.network(2 * batch.expand(-1, 3, -1, -1).to(self._device) - 1)
-                for images in plane_images(grey, inside, spacing, per_plane=self._per_plane, size=SIZE)
-                for batch in images.split(BATCH)
-            ]
-        return torch.cat(rows).double().cpu().numpy()
+        images = plane_images(grey, inside, spacing, per_plane=self._per_plane, size=SIZE)
+        return colour_rows(self.network, images, self._device)
 
     def probabilities(self, rows: Array) -> Array:
         """Softmax (n, classes) of feature rows (n, 2048), for the Inception Score; as the score's authors without

@@ -9,17 +9,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from monai.networks.nets.resnet import ResNet
 from numpy.typing import NDArray
 from torch import Tensor
 
 from medgen.evaluation.features.extractor import checked_volume, file_hash, load_weights, read_state
-from medgen.evaluation.features.slices import Window, describe_planes, describe_window, plane_images, windowed
+from medgen.evaluation.features.slices import (
+    Window,
+    colour_rows,
+    describe_planes,
+    describe_window,
+    plane_images,
+    windowed,
+)
 
 SOURCE = "https://github.com/BMEII-AI/RadImageNet (the PyTorch models' ResNet50.pt, on request there)"
 SIZE = 224
-BATCH = 16
 # The authors' file numbers the children of torchvision's network.
 CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 
@@ -58,13 +63,8 @@ class RadImageNet:
     def __call__(self, volume: Array, spacing: Sequence[float], *, mask: Array | None = None) -> Array:
         volume, inside = checked_volume(volume, spacing, mask)
         grey = windowed(volume, inside, self._window)
-        with torch.inference_mode():
-            rows = [
-                self.network(2 * batch.expand(-1, 3, -1, -1).to(self._device) - 1)
-                for images in plane_images(grey, inside, spacing, per_plane=self._per_plane, size=SIZE)
-                for batch in images.split(BATCH)
-            ]
-        return torch.cat(rows).double().cpu().numpy()
+        images = plane_images(grey, inside, spacing, per_plane=self._per_plane, size=SIZE)
+        return colour_rows(self.network, images, self._device)
 
 
 def resnet50() -> ResNet:

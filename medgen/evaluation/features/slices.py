@@ -1,6 +1,6 @@
 """A volume as images for 2D networks: windowed to [0, 1], sliced in three planes (2.5D), squared and resized."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from torch.nn import functional
 from medgen.types import InputError
 
 PERCENTILES = (0.5, 99.5)  # of the voxels in the mask; a few bright vessels or metal do not set the scale
+
+BATCH = 16  # images at once
 
 Array = NDArray[Any]
 Window = tuple[float, float] | None
@@ -71,3 +73,11 @@ def plane_images(
         images = functional.interpolate(images, shape, mode="bilinear", align_corners=False, antialias=False)
         before = [(size - n) // 2 for n in shape]
         yield functional.pad(images, (before[1], size - shape[1] - before[1], before[0], size - shape[0] - before[0]))
+
+
+def colour_rows(network: Callable[[Tensor], Tensor], planes: Iterable[Tensor], device: str) -> NDArray[np.float64]:
+    """(n, features) of grey images (n, 1, S, S) in [0, 1], given to a network of colour images in [-1, 1]."""
+    with torch.inference_mode():
+        batches = (batch for images in planes for batch in images.split(BATCH))
+        rows = [network(2 * batch.expand(-1, 3, -1, -1).to(device) - 1) for batch in batches]
+    return torch.cat(rows).double().cpu().numpy()
