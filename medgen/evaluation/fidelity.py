@@ -37,8 +37,12 @@ def psnr(reference: Array, prediction: Array, *, data_range: float, mask: Array 
     Agrees with ``skimage.metrics.peak_signal_noise_ratio``. Raises `InputError` unless data_range > 0.
     """
     check_range(data_range)
-    mean_square = _mean(_square, reference, prediction, mask)
-    return float(10 * np.log10(data_range**2 / mean_square)) if mean_square > 0 else float("inf")
+    return psnr_of(rmse(reference, prediction, mask), data_range)
+
+
+def psnr_of(rmse: float, data_range: float) -> float:
+    """PSNR in dB from the root mean squared error, 20 log10(data_range / rmse); inf where that is 0."""
+    return float(20 * np.log10(data_range / rmse)) if rmse > 0 else float("inf")
 
 
 def ncc(reference: Array, prediction: Array, mask: Array | None = None) -> float:
@@ -81,17 +85,20 @@ def gradient_error(
         spacing: mm between voxels, one for every axis.
         mask: where errors count; the gradients there see the voxels next to it, too.
     """
+    return masked_mean(gradient_error_map(reference, prediction, spacing=spacing), mask)
+
+
+def gradient_error_map(reference: Array, prediction: Array, *, spacing: Sequence[float]) -> Array:
+    """| |∇prediction| - |∇reference| | in every voxel, HU per mm, float32 or wider; see `gradient_error`."""
     check_pair(reference, prediction)
-    check_mask(reference, mask)
     if len(spacing) != reference.ndim or not all(np.isfinite(s) and s > 0 for s in spacing):
         raise InputError(f"spacing must be {reference.ndim} numbers above 0 in mm, not {tuple(spacing)}")
-    total, count = 0.0, 0
+    errors = np.empty(reference.shape, np.result_type(reference, prediction, np.float32))
     for inner, outer in slabs(reference.shape, 1):
         kept = slice(inner.start - outer.start, inner.stop - outer.start)
         x, y = (_gradient_magnitude(image[outer], spacing)[kept] for image in (reference, prediction))
-        error = _inside(np.abs(y - x), None if mask is None else mask[inner])
-        total, count = total + float(error.sum(dtype=np.float64)), count + error.size
-    return total / count
+        errors[inner] = np.abs(y - x)
+    return errors
 
 
 def label_means(labels: Array, images: Mapping[str, Array]) -> dict[int, dict[str, float]]:
@@ -139,6 +146,12 @@ def label_scores(labels: Array, reference: Array, prediction: Array) -> dict[int
         ncc = 0.0 if flat else float(np.clip(xy / np.sqrt(xx) / np.sqrt(yy), -1, 1))
         made[value] = {"rmse": float(np.sqrt(dd / row["voxels"])), "ncc": ncc}
     return made
+
+
+def masked_mean(image: Array, mask: Array | None = None) -> float:
+    """Mean of an image where the mask is not zero; of all voxels without one."""
+    check_mask(image, mask)
+    return float(_inside(image, mask).mean(dtype=np.float64))
 
 
 def slabs(shape: tuple[int, ...], halo: int = 0) -> Iterator[tuple[slice, slice]]:

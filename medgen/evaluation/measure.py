@@ -1,6 +1,6 @@
 """Every number of one case: fidelity to the truth, slice-to-slice smoothness, and means per region."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ from medgen.evaluation import fidelity
 from medgen.evaluation.consistency import relative_slice_jump
 from medgen.evaluation.folders import read_case
 from medgen.evaluation.judge import Checks, judge
-from medgen.evaluation.profiles import measure
+from medgen.evaluation.pair import Pair
+from medgen.evaluation.profiles import measure, organ_scores
 from medgen.evaluation.segmentation import segmentation_scores
-from medgen.evaluation.ssim import mean_ssim, ms_ssim, smallest_axis, ssim_map
 from medgen.evaluation.summary import CaseResult
 from medgen.io.volume import Volume
 from medgen.types import InputError
@@ -92,53 +92,49 @@ def measure_case(case: str, files: Mapping[str, Path], measures: Measures) -> Ca
         raise InputError(f"the mask {files['mask']} is empty: there is no voxel to measure in")
     if hu:
         masks["body"] = body_mask(volumes[leading].data)
+    segmentation = _segmentation(volumes, measures, files)
+    metrics = _smoothness(volumes, masks)
     try:
         regions = _regions(volumes, masks, measures.names)
     except InputError as error:  # all that can be wrong by now is what the label file holds
         raise InputError(f"{files.get('labels', case)}: {error}") from error
-    metrics = _smoothness(volumes, masks)
     if "reference" in volumes:
-        metrics |= _fidelity(volumes, masks, measures)
-    segmentation = _segmentation(volumes, measures, files)
+        metrics |= _fidelity(volumes, masks, measures, regions)
+        metrics |= organ_scores(segmentation, profile=measures.profile)
     structure = None
     if measures.checks is not None and "source" in volumes:
         structure, more = judge(volumes, measures.names, measures.checks)
         warnings += more
-    return CaseResult(case, files, metrics, regions, warnings, hu, segmentation, structure)
+    named = [{"region": name, **row} for name, row in regions.items()]
+    return CaseResult(case, files, metrics, named, warnings, hu, segmentation, structure)
 
 
-def _fidelity(volumes: Mapping[str, Volume], masks: Mapping[str, np.ndarray], measures: Measures) -> dict[str, float]:
-    """Columns of ``cases.csv`` that need the truth: prediction first, then the source under ``source_``."""
-    truth = volumes["reference"].data
-    data_range = measures.data_range or HU_RANGE
-    where = {"": masks.get("mask"), "body_": masks.get("body")}
+def _fidelity(
+    volumes: Mapping[str, Volume],
+    masks: Mapping[str, np.ndarray],
+    measures: Measures,
+    regions: Mapping[str, dict[str, float]],
+) -> dict[str, float]:
+    """Columns of ``cases.csv`` that need the truth, the source's under ``source_``; those of regions go into these."""
+    truth = volumes["reference"]
     wanted = [value for value, name in measures.names.items() if takes_up_contrast(name)]
     enhancing = np.isin(volumes["labels"].data, wanted) if "labels" in volumes and wanted else None
+    places = {"": masks.get("mask")} | ({"body_": masks["body"]} if "body" in masks else {})
     metrics: dict[str, float] = {}
     for role, prefix in (("prediction", ""), ("source", "source_")):
         if role not in volumes:
             continue
         image = volumes[role].data
-        similarity = ssim_map(truth, image, data_range=data_range)
-        for part, mask in where.items():
-            if part and mask is None:
-                continue
-            metrics[f"{prefix}{part}mae"] = fidelity.mae(truth, image, mask)
-            metrics[f"{prefix}{part}rmse"] = fidelity.rmse(truth, image, mask)
-            metrics[f"{prefix}{part}psnr"] = fidelity.psnr(truth, image, data_range=data_range, mask=mask)
-            metrics[f"{prefix}{part}ssim"] = mean_ssim(similarity, mask)
+        pair = Pair(truth.data, image, data_range=measures.data_range or HU_RANGE, spacing=truth.spacing)
+        for place, mask in places.items():
+            metrics |= {f"{prefix}{place}{name}": value for name, value in pair.within(mask).items()}
+        for name, row in _by_region(pair.by_label, volumes, masks, measures.names).items():
+            regions[name].update({f"{prefix}{metric}": value for metric, value in row.items()})
         if enhancing is not None and enhancing.any():
-            metrics[f"{prefix}enhancing_mae"] = fidelity.mae(truth, image, enhancing)
-        # One place for what is slow: the body where it is known.
-        part, mask = ("body_", where["body_"]) if where["body_"] is not None else ("", where[""])
-        metrics[f"{prefix}{part}ncc"] = fidelity.ncc(truth, image, mask)
-        spacing = volumes["reference"].spacing
-        metrics[f"{prefix}{part}gradient_error"] = fidelity.gradient_error(truth, image, spacing=spacing, mask=mask)
-        if min(truth.shape) >= smallest_axis():
-            metrics[f"{prefix}{part}ms_ssim"] = ms_ssim(truth, image, data_range=data_range, mask=mask)
+            metrics[f"{prefix}enhancing_mae"] = fidelity.mae(truth.data, image, enhancing)
         if measures.profile != "generic":
-            asked = where[""] if where[""] is not None else where["body_"]
-            found = measure(truth, image, asked, profile=measures.profile)
+            asked = masks.get("mask", masks.get("body"))
+            found = measure(truth.data, image, asked, profile=measures.profile)
             metrics |= {f"{prefix}{name}": value for name, value in found.items()}
     return metrics
 
@@ -168,29 +164,25 @@ def _smoothness(volumes: Mapping[str, Volume], masks: Mapping[str, np.ndarray]) 
 
 def _regions(
     volumes: Mapping[str, Volume], masks: Mapping[str, np.ndarray], names: Mapping[int, str]
-) -> list[dict[str, Any]]:
-    """The rows of ``regions.csv`` for one case: mask and body first, then every label that has voxels."""
-    roles = [role for role in ("prediction", "reference", "source") if role in volumes]
-    images = {f"mean_{role}": volumes[role].data for role in roles}
-    if "reference" in volumes:
-        truth = volumes["reference"].data
-        for role, column in (("prediction", "mae"), ("source", "source_mae")):
-            if role in volumes:
-                images[column] = np.abs(volumes[role].data - truth)
-    rows: dict[str, dict[str, float]] = {}
-    places: list[tuple[np.ndarray, Mapping[int, str]]] = [
-        (mask.view(np.uint8), {1: name}) for name, mask in masks.items()
-    ]
-    places += [(volumes["labels"].data, names)] if "labels" in volumes else []
-    for labels, known in places:
-        found = {value: dict(row) for value, row in fidelity.label_means(labels, images).items()}
-        for role, prefix in (("prediction", ""), ("source", "source_")):
-            if role in volumes and "reference" in volumes:
-                scores = fidelity.label_scores(labels, volumes["reference"].data, volumes[role].data)
-                for value, row in found.items():
-                    row |= {f"{prefix}{name}": score for name, score in scores[value].items()}
-        rows |= {known.get(value, f"label_{value}"): row for value, row in found.items()}
+) -> dict[str, dict[str, float]]:
+    """The rows of ``regions.csv`` for one case, by region: mask and body first, then every label that has voxels."""
+    images = {f"mean_{role}": volumes[role].data for role in ("prediction", "reference", "source") if role in volumes}
+    rows = _by_region(lambda labels: fidelity.label_means(labels, images), volumes, masks, names)
     for row in rows.values():
         if "mean_reference" in row:
             row["error"] = row["mean_prediction"] - row["mean_reference"]
-    return [{"region": name, **row} for name, row in rows.items()]
+    return rows
+
+
+def _by_region(
+    of_labels: Callable[[np.ndarray], Mapping[int, dict[str, float]]],
+    volumes: Mapping[str, Volume],
+    masks: Mapping[str, np.ndarray],
+    names: Mapping[int, str],
+) -> dict[str, dict[str, float]]:
+    """What ``of_labels`` says of the masks, by their names, and then of the labels, by theirs."""
+    rows = {name: of_labels(mask.view(np.uint8))[1] for name, mask in masks.items()}
+    if "labels" in volumes:
+        found = of_labels(volumes["labels"].data)
+        rows |= {names.get(value, f"label_{value}"): row for value, row in found.items()}
+    return rows

@@ -2,28 +2,20 @@
 
 Two papers' PSNR of the same images differ by decibels when clipping, data range, mask and window differ, so a number
 carries its profile's name: `measure` puts it before the metric ("synthrad2025_psnr"), and `PROFILES` says in a
-sentence what was done. The challenges' segmentation metrics (Dice and HD95 on organ masks, synthrad2025) are
-`medgen.evaluation.segmentation`'s.
+sentence what was done. `organ_scores` are a challenge's Dice and HD95 on organ masks.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medgen.evaluation.fidelity import check_mask, check_pair, gradient_error, mae, ncc, psnr, rmse
-from medgen.evaluation.ssim import (
-    LEVEL_WEIGHTS,
-    RADIUS,
-    halved,
-    inside,
-    mean_ssim,
-    ms_ssim,
-    smallest_axis,
-    ssim,
-    ssim_map,
-)
+from medgen.evaluation.fidelity import check_mask, check_pair, mae, psnr
+from medgen.evaluation.pair import Pair
+from medgen.evaluation.ssim import LEVEL_WEIGHTS, RADIUS, halved, inside, mean_ssim, ssim_map
 from medgen.types import InputError
 
 Array = NDArray[Any]
@@ -41,8 +33,9 @@ PROFILES: Mapping[str, str] = {
     "synthrad2025": (
         "MAE, PSNR and 5-level MS-SSIM in the body mask; for PSNR and MS-SSIM clipped to [-1024, 3071] HU, range 4095; "
         "MS-SSIM with a uniform 7-voxel window, luminance at every level, on images set to -1024 HU outside the mask "
-        "and shifted to start at 0, halved from the patient's right, front and feet "
-        "(https://github.com/SynthRAD2025/evaluation, image_metrics.py)"
+        "and shifted to start at 0, halved from the patient's right, front and feet; of segmentations, Dice and HD95, "
+        "means over the labels that the truth has, HD95 without those that the prediction lacks "
+        "(https://github.com/SynthRAD2025/evaluation, image_metrics.py and segmentation_metrics.py)"
     ),
 }
 SYNTHRAD2023 = (-1024.0, 3000.0)  # HU
@@ -83,7 +76,7 @@ def measure(
     if profile == "generic":
         if data_range is None:
             raise InputError("the profile generic needs data_range, the span of values that such images can take")
-        return _generic(reference, prediction, mask, data_range, spacing)
+        return Pair(reference, prediction, data_range=data_range, spacing=spacing).within(mask)
     if data_range is not None:
         raise InputError(f"the profile {profile} has its own data range: leave data_range out, or choose generic")
     low, high, name, similarity = _CHALLENGES[profile]
@@ -98,21 +91,23 @@ def measure(
     return {f"{profile}_{key}": value for key, value in scores.items()}
 
 
-def _generic(
-    reference: Array, prediction: Array, mask: Array | None, data_range: float, spacing: Sequence[float] | None
-) -> dict[str, float]:
-    scores = {
-        "mae": mae(reference, prediction, mask),
-        "rmse": rmse(reference, prediction, mask),
-        "psnr": psnr(reference, prediction, data_range=data_range, mask=mask),
-        "ssim": ssim(reference, prediction, data_range=data_range, mask=mask),
-        "ncc": ncc(reference, prediction, mask),
-    }
-    if min(reference.shape) >= smallest_axis():
-        scores["ms_ssim"] = ms_ssim(reference, prediction, data_range=data_range, mask=mask)
-    if spacing is not None:
-        scores["gradient_error"] = gradient_error(reference, prediction, spacing=spacing, mask=mask)
-    return scores
+def organ_scores(scores: Iterable[Mapping[str, float]], *, profile: str) -> dict[str, float]:
+    """A challenge's segmentation metrics of one case: synthrad2025_dice in [0, 1] and synthrad2025_hd95 in mm.
+
+    Means over the labels in the truth, as the challenge takes them over those of its organs that the truth has; which
+    organs (TotalSegmentator's, by part of the body) is for whoever gives the labels to choose. A label that the
+    prediction lacks has Dice 0, and MONAI's HD95, which the challenge uses, leaves it out. Nothing for profiles
+    without organs, or for a truth without labels; no hd95 where none is left.
+
+    Args:
+        scores: of `medgen.evaluation.segmentation.segmentation_scores`, one for every label.
+    """
+    known = [row for row in scores if row["volume_reference"] > 0]
+    if profile != "synthrad2025" or not known:
+        return {}
+    found = {f"{profile}_dice": fmean(row["dice"] for row in known)}
+    distances = [row["hd95"] for row in known if math.isfinite(row["hd95"])]
+    return found | ({f"{profile}_hd95": fmean(distances)} if distances else {})
 
 
 def _shifted(image: Array, mask: Array | None, low: float) -> Array:

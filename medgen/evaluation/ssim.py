@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import correlate1d
 
-from medgen.evaluation.fidelity import check_mask, check_pair, check_range, slabs
+from medgen.evaluation.fidelity import check_mask, check_pair, check_range, label_means, masked_mean, slabs
 from medgen.types import InputError
 
 K1, K2 = 0.01, 0.03  # Wang 2004
@@ -57,22 +57,55 @@ def ms_ssim(
 
     Raises `InputError` for an axis that cannot be halved M - 1 times (16 voxels for five levels).
     """
-    check_pair(reference, prediction)
     check_mask(reference, mask)
-    if min(reference.shape) < smallest_axis(len(weights)):
+    return mean_ms_ssim(ms_ssim_maps(reference, prediction, data_range=data_range, levels=len(weights)), mask, weights)
+
+
+def ms_ssim_maps(
+    reference: Array, prediction: Array, *, data_range: float, levels: int = len(LEVEL_WEIGHTS)
+) -> list[NDArray[np.float32]]:
+    """The maps that MS-SSIM takes means of, finest first: cs of every level, and l · cs of the coarsest.
+
+    From them come the means of any number of masks (`mean_ms_ssim`) and labels (`label_ms_ssim`). Raises as `ms_ssim`.
+    """
+    check_pair(reference, prediction)
+    if min(reference.shape) < smallest_axis(levels):
         raise InputError(
-            f"MS-SSIM of {len(weights)} levels needs axes of {smallest_axis(len(weights))} voxels at least, not "
+            f"MS-SSIM of {levels} levels needs axes of {smallest_axis(levels)} voxels at least, not "
             f"{reference.shape}: use SSIM"
         )
     x, y = (np.asarray(image, np.result_type(image, np.float32)) for image in (reference, prediction))
+    maps = []
+    for level in range(1, levels + 1):
+        if level > 1:
+            x, y = halved(x), halved(y)
+        maps.append(ssim_map(x, y, data_range=data_range, luminance=level == levels))
+    return maps
+
+
+def mean_ms_ssim(maps: Sequence[Array], mask: Array | None = None, weights: Sequence[float] = LEVEL_WEIGHTS) -> float:
+    """MS-SSIM from its maps: in a mask, or over the voxels inside the volume as `mean_ssim` takes them."""
     share = None if mask is None else np.asarray(mask, bool).astype(np.float32)
     product = 1.0
-    for level, weight in enumerate(weights, start=1):
-        if level > 1:
-            x, y, share = halved(x), halved(y), None if share is None else halved(share)
-        similarity = ssim_map(x, y, data_range=data_range, luminance=level == len(weights))
+    for level, (similarity, weight) in enumerate(zip(maps, weights, strict=True)):
+        share = halved(share) if level and share is not None else share
         product *= max(_mean_share(similarity, share), 0.0) ** weight
     return float(product)
+
+
+def label_ms_ssim(maps: Sequence[Array], labels: Array, weights: Sequence[float] = LEVEL_WEIGHTS) -> dict[int, float]:
+    """{label: MS-SSIM in its mask} for every label but 0, ascending, one pass a level whatever their number.
+
+    A label that lies in the outermost planes alone, where the coarse levels do not reach, is left out.
+    """
+    products: dict[int, float] = {}
+    for level, (similarity, weight) in enumerate(zip(maps, weights, strict=bool(maps))):
+        fine = _repeated(similarity, 2**level)
+        reached = labels[tuple(slice(n) for n in fine.shape)]
+        means = {value: row["cs"] for value, row in label_means(reached, {"cs": fine}).items()}
+        before = products if level else dict.fromkeys(means, 1.0)
+        products = {v: before[v] * max(mean, 0.0) ** weight for v, mean in means.items() if v in before}
+    return products
 
 
 def smallest_axis(levels: int = len(LEVEL_WEIGHTS)) -> int:
@@ -85,10 +118,7 @@ def mean_ssim(similarity: Array, mask: Array | None = None, *, window: Window = 
 
     An axis shorter than the window (11 voxels, 7 if uniform) has no such voxel: there the whole axis counts.
     """
-    check_mask(similarity, mask)
-    if mask is not None:
-        return float(similarity[np.asarray(mask, bool)].mean(dtype=np.float64))
-    return float(similarity[inside(similarity.shape, RADIUS[window])].mean(dtype=np.float64))
+    return masked_mean(similarity if mask is not None else similarity[inside(similarity.shape, RADIUS[window])], mask)
 
 
 def inside(shape: tuple[int, ...], radius: int) -> tuple[slice, ...]:
@@ -136,6 +166,13 @@ def halved(image: Array) -> Array:
         pairs = np.moveaxis(image, axis, 0)[: image.shape[axis] // 2 * 2]
         image = np.moveaxis((pairs[::2] + pairs[1::2]) / 2, 0, axis)
     return np.ascontiguousarray(image)
+
+
+def _repeated(image: Array, times: int) -> Array:
+    """Every voxel ``times`` over along every axis: a coarse map on the fine grid."""
+    for axis in range(image.ndim):
+        image = np.repeat(image, times, axis)
+    return image
 
 
 def _mean_share(similarity: Array, share: Array | None) -> float:

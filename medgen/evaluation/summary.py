@@ -45,10 +45,11 @@ REGION_COLUMNS = (
     "mae",
     "source_mae",
     "error",
-    "rmse",
-    "source_rmse",
-    "ncc",
-    "source_ncc",
+    *(
+        f"{role}{name}"
+        for name in ("rmse", "psnr", "ssim", "ms_ssim", "ncc", "gradient_error")
+        for role in ("", "source_")
+    ),
 )
 WAY = ("source", "reference", "prediction")
 LEAST_CHANGE = 5.0  # HU between source and truth below which "fraction of the way" is noise

@@ -298,7 +298,10 @@ def test_intervals_agreement_and_profile_are_in_the_summary(cohort):
     truth, _, prediction, _ = _arrays(0)
     expected = measure(truth, prediction, body_mask(truth), profile="synthrad2023")["synthrad2023_mae"]
     assert float(row["synthrad2023_mae"]) == pytest.approx(expected, rel=1e-6)
-    assert 0 < float(row["body_ncc"]) <= 1 and "-1024" in summary["settings"]["profile"]
+    assert "-1024" in summary["settings"]["profile"]
+    regions = {row["region"]: row for row in _rows(cohort / "results" / "regions.csv") if row["case"] == "a"}
+    for name in ("mae", "rmse", "psnr", "ssim", "ncc", "gradient_error"):
+        assert row[name] != row[f"body_{name}"] == regions["body"][name] and regions["liver"][name], name
     with pytest.raises(InputError, match="synthrad2023"):
         _run(cohort, profile="synthrad")
 
@@ -403,3 +406,9 @@ def test_lesion_masks_are_cases_files_like_others(cohort):
     ]
     values = [case.structure["values"] for case in evaluation.cases]
     assert "lesions" in values[0] and "lesions" not in values[1]
+
+
+def test_segmentations_have_the_challenges_scores_beside_ours(cohort):
+    found = _run(cohort, labels=cohort / "labels", prediction_labels=cohort / "labels", profile="synthrad2025")
+    metrics = found.cases[0].metrics
+    assert metrics["synthrad2025_dice"] == 1 and metrics["synthrad2025_hd95"] == 0

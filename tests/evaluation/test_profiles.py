@@ -3,12 +3,15 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from monai.metrics import DiceMetric, HausdorffDistanceMetric
 from scipy.ndimage import gaussian_filter, uniform_filter
 from scipy.signal import fftconvolve
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from medgen.evaluation import fidelity, ssim
-from medgen.evaluation.profiles import PROFILES, measure
+from medgen.evaluation.profiles import PROFILES, measure, organ_scores
+from medgen.evaluation.segmentation import segmentation_scores
 from medgen.types import InputError
 
 CT = Path(__file__).parents[3] / "shared/data/ct/abdomen_noncontrast"
@@ -158,3 +161,40 @@ def test_voxels_that_are_not_finite_are_refused(profile):
     y[0, 0, 0] = np.nan
     with pytest.raises(InputError, match="prediction holds"):
         measure(x, y, mask, profile=profile, data_range=4095 if profile == "generic" else None)
+
+
+def _organs(seed=0):
+    """Four organs in the truth, of which the prediction lacks one and moves the others, and one that it invents."""
+    truth = np.zeros((24, 20, 16), np.uint8)
+    for value, corner in enumerate(((2, 2, 2), (12, 2, 3), (3, 11, 8), (14, 12, 9)), start=1):
+        truth[tuple(slice(c, c + 5) for c in corner)] = value
+    prediction = np.roll(truth, 1, axis=2)
+    prediction[prediction == 2] = 0
+    prediction[20:23, 1:4, 1:4] = 9
+    return truth, prediction
+
+
+@pytest.mark.filterwarnings("ignore:the prediction of class")
+def test_organ_scores_are_those_of_the_challenge():
+    truth, prediction = _organs()
+    spacing = (1.5, 1.0, 3.0)
+    dice = DiceMetric(include_background=True, reduction="mean")
+    hd95 = HausdorffDistanceMetric(include_background=True, reduction="mean", percentile=95)
+    for value in np.unique(truth)[1:]:
+        found, true = (torch.from_numpy(v == value)[None, None] for v in (prediction, truth))
+        dice(found, true)
+        hd95(found, true, spacing=spacing)
+    scores = organ_scores(segmentation_scores(truth, prediction, spacing).values(), profile="synthrad2025")
+    expected = {"synthrad2025_dice": dice.aggregate().item(), "synthrad2025_hd95": hd95.aggregate().item()}
+    assert scores == pytest.approx(expected, rel=1e-5)
+    assert 0 < scores["synthrad2025_dice"] < 0.75 and scores["synthrad2025_hd95"] == 3
+
+
+def test_organ_scores_need_organs_and_a_profile_that_has_them():
+    truth, prediction = _organs()
+    rows = segmentation_scores(truth, prediction, (1, 1, 1)).values()
+    assert organ_scores(rows, profile="synthrad2023") == organ_scores([], profile="synthrad2025") == {}
+    lost = segmentation_scores(truth, np.zeros_like(truth), (1, 1, 1)).values()
+    assert organ_scores(lost, profile="synthrad2025") == {"synthrad2025_dice": 0}
+    invented = segmentation_scores(np.zeros_like(truth), prediction, (1, 1, 1)).values()
+    assert organ_scores(invented, profile="synthrad2025") == {}
