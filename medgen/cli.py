@@ -161,7 +161,7 @@ def evaluate(
         str | None,
         typer.Option(
             help="Distances of sets by features of: radiomics, inception[:FILE], radimagenet:FILE, medicalnet:FILE, "
-            "a TorchScript or ONNX file."
+            "a TorchScript or ONNX file. `hub` in place of FILE fetches the published weights."
         ),
     ] = None,
     window: Annotated[

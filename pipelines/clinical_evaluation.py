@@ -31,7 +31,9 @@ def main() -> int:
         raise InputError("two predictions have one name: give each its own, NAME=DIR")
     device = pick_device("auto") if given.segmenter or given.downstream else "cpu"
     checks = named_checks(given.checks, given.segmenter, device) if given.source else None
-    downstream = protocols(given.downstream, given.folds, given.seeds, device) if given.downstream else None
+    downstream = None
+    if given.downstream:
+        downstream = protocols(given.downstream, given.folds, given.seeds, device, shared=given.out / "segmenters")
     extractor = None
     if given.extractor:
         window = given.window or default_window(volume_files(given.real or given.reference))

@@ -99,6 +99,7 @@ def run_protocols(
     tolerance_mm: float = 2.0,
     train: Callable[..., Segment] = train_segmenter,
     training: Mapping[str, Any] | None = None,
+    shared: Path | None = None,
     say: Callable[[str], None] = print,
 ) -> Downstream:
     """Train and test segmenters by the protocols; writes ``scores.csv`` and ``summary.json`` into ``out``.
@@ -117,6 +118,8 @@ def run_protocols(
         tolerance_mm: of the surface Dice.
         train: ``train(examples, folder, values=, seed=, cache=, say=, **training)`` gives a segmenter.
         training: arguments of ``train_segmenter``, such as ``{"minutes": 30, "device": "cuda"}``.
+        shared: folder of the segmenters trained on real images alone, which other synthetic images of the same
+            patients need too; None: in ``out``, as all.
 
     Raises:
         InputError: unknown protocol or fold, synthetic images missing, folds that cannot be, or synthetic images whose
@@ -136,7 +139,8 @@ def run_protocols(
     for fold in range(len(tested)) if only is None else only:
         for seed in seeds:
             for learnt in dict.fromkeys(PROTOCOLS[name][0] for name in chosen):
-                run = _Run(out, learnt, fold, seed, values, tolerance_mm, train, training, say)
+                folder = shared if shared is not None and learnt == "real" else out / "segmenters"
+                run = _Run(out, folder, learnt, fold, seed, values, tolerance_mm, train, training, say)
                 tests = {name: _in(pools[PROTOCOLS[name][1]], tested[fold]) for name in chosen}
                 tests = {name: cases for name, cases in tests.items() if PROTOCOLS[name][0] == learnt}
                 results += run([e for e in pools[learnt] if e.patient not in tested[fold]], tests)
@@ -187,6 +191,7 @@ class _Run:
     """One segmenter, trained once and tested by every protocol that trains on ``learnt``."""
 
     out: Path
+    segmenters: Path
     learnt: str
     fold: int
     seed: int
@@ -218,7 +223,7 @@ class _Run:
 
     def _trained(self, examples: list[Example]) -> Segment | Failure:
         name = f"{self.learnt}-fold{self.fold}-seed{self.seed}"
-        folder, cache = self.out / "segmenters" / name, self.out / "cache"
+        folder, cache = self.segmenters / name, self.out / "cache"
         self.say(f"{name}: training on {len(examples)} cases")
         try:
             return self.train(

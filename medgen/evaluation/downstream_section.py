@@ -16,16 +16,20 @@ SHOWN = ("hd95", "assd", "surface_dice", "gain", "sd_of_runs")
 
 @dataclass(frozen=True)
 class Protocols:
-    """Folds of patients, seeds of every segmenter, and arguments of ``train_segmenter`` such as minutes and device."""
+    """Folds of patients, seeds of every segmenter, and arguments of ``train_segmenter`` such as minutes and device.
+
+    ``shared``: folder of the segmenters trained on real images alone, for several systems; None: each its own.
+    """
 
     folds: int = 5
     seeds: Sequence[int] = (0,)
     training: Mapping[str, Any] = field(default_factory=lambda: {"minutes": 10.0})
+    shared: Path | None = None
 
 
-def protocols(minutes: float, folds: int, seeds: int, device: str = "cpu") -> Protocols:
+def protocols(minutes: float, folds: int, seeds: int, device: str = "cpu", shared: Path | None = None) -> Protocols:
     """Protocols as the command line gives them: ``minutes`` a segmenter, ``seeds`` counted from 0."""
-    return Protocols(folds, tuple(range(seeds)), {"minutes": minutes, "device": device})
+    return Protocols(folds, tuple(range(seeds)), {"minutes": minutes, "device": device}, shared)
 
 
 def downstream_section(
@@ -60,6 +64,7 @@ def downstream_section(
         seeds=protocols.seeds,
         tolerance_mm=tolerance_mm,
         training=protocols.training,
+        shared=protocols.shared,
     )
     failures += found.failures
     return {

@@ -160,6 +160,18 @@ def test_medgens_own_segmenter_is_trained_and_after_a_kill_loaded(tmp_path, real
     assert weights.stat().st_mtime_ns == written
 
 
+def test_another_system_finds_the_segmenters_of_real_images_trained(tmp_path, real, synthetic):
+    training = {"steps": 2, "filters": 2, "voxels": 8**3}
+    options = {"training": training, "only": [0], "shared": tmp_path / "shared", "say": lambda _: None}
+    written = set()
+    for system in ("a", "b"):
+        run_protocols(real, synthetic, tmp_path / system, folds=2, **options)
+        own = sorted(folder.name for folder in (tmp_path / system / "segmenters").iterdir())
+        assert own == ["both-fold0-seed0", "synthetic-fold0-seed0"]
+        written.add((tmp_path / "shared/real-fold0-seed0/weights.safetensors").stat().st_mtime_ns)
+    assert len(written) == 1
+
+
 def test_a_bad_case_is_reported_and_the_rest_goes_on(tmp_path, real, synthetic):
     bad = real[3]
     good = bad.image.read_bytes()

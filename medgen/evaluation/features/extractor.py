@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from medgen.types import InputError
 
+HUB = "hub"  # in place of a weight file: fetch the published one
+
 Array = NDArray[Any]
 
 
@@ -45,6 +47,21 @@ def file_hash(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"weights {path} cannot be read ({error.strerror}); name a file that exists") from error
+
+
+def from_hub(url: str, *, sha256: str | None = None) -> Path:
+    """The file behind a URL, fetched once into the cache of torch.hub (``$TORCH_HOME``, else ``~/.cache/torch``).
+
+    ``sha256``: of the file in hex; another content is refused. InputError where the file cannot be fetched.
+    """
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
+    if not cached.exists():
+        try:
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(cached), hash_prefix=sha256)
+        except Exception as error:  # network errors of many kinds, and a wrong hash
+            raise InputError(f"{url} cannot be fetched ({error}); fetch it elsewhere and name the file") from None
+    return cached
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medgen.evaluation.features.extractor import checked_volume, file_hash, load_weights, read_state
+from medgen.evaluation.features.extractor import HUB, checked_volume, file_hash, from_hub, load_weights, read_state
 from medgen.evaluation.features.slices import (
     Window,
     colour_rows,
@@ -39,11 +39,11 @@ class Inception:
     """Extractor of pool3 features: 2048 a slice, slices of three planes.
 
     Args:
-        weights: file of weights; None: pytorch-fid's file in the cache of torch.hub, if it is there.
+        weights: file of weights; None: pytorch-fid's file in the cache of torch.hub, if it is there; "hub": fetched
+            (91 MiB) where it is not.
         window: intensities (low, high) that become black and white, in HU for CT, e.g. (-160, 240); None: percentiles
             of each volume (MR).
         per_plane: slices of each plane, at even distances.
-        download: fetch the standard weights (91 MiB) where they are absent. Nothing is fetched otherwise.
         device: where the network runs.
 
     Raises `InputError` where there are no weights, or others.
@@ -57,10 +57,9 @@ class Inception:
         *,
         window: Window = None,
         per_plane: int = 16,
-        download: bool = False,
         device: str = "cpu",
     ) -> None:
-        path = _weights_file(weights, download)
+        path = _weights_file(weights)
         state = read_state(path)
         classes = len(state["fc.bias"]) if "fc.bias" in state else FID_CLASSES
         self.network = InceptionV3(classes=classes, fid_pools=classes == FID_CLASSES)
@@ -90,18 +89,17 @@ class Inception:
         return odds / odds.sum(1, keepdims=True)
 
 
-def _weights_file(weights: Path | str | None, download: bool) -> Path:
+def _weights_file(weights: Path | str | None) -> Path:
+    if weights == HUB:
+        return from_hub(URL, sha256=STANDARD)
     if weights is not None:
         return Path(weights)
     cached = Path(torch.hub.get_dir()) / "checkpoints" / URL.rsplit("/", 1)[1]
-    if not cached.exists() and download:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(URL, str(cached), hash_prefix=STANDARD)
-        except Exception as error:  # network errors of many kinds, and a wrong hash
-            raise InputError(f"{URL} cannot be fetched ({error}); fetch it elsewhere and name the file") from None
     if not cached.exists():
-        raise InputError(f"the Inception weights are absent: fetch {URL} (91 MiB) to {cached}, or name the file")
+        raise InputError(
+            f"the Inception weights are absent: name the file, or {HUB} in its place to fetch {URL} (91 MiB) "
+            f"to {cached}"
+        )
     return cached
 
 

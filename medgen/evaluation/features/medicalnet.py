@@ -15,9 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from medgen.evaluation.features.extractor import checked_volume, file_hash, load_weights, read_state
+from medgen.evaluation.features.extractor import HUB, checked_volume, file_hash, from_hub, load_weights, read_state
 from medgen.types import InputError
 
+# By its revision, so that the file behind it cannot change.
+URL = (
+    "https://huggingface.co/TencentMedicalNet/MedicalNet-Resnet50/resolve/"
+    "02061bf3be4aefd33724688f16dbcc058cdf1f13/resnet_50_23dataset.pth"
+)
 SOURCE = "https://huggingface.co/TencentMedicalNet (MedicalNet-Resnet50, resnet_50_23dataset.pth, and its like)"
 # depth: (block, blocks of each layer, shortcut). 18 and 34 were trained with shortcuts that have no weights.
 DEPTHS = {
@@ -34,7 +39,7 @@ class MedicalNet:
     """Extractor of the pooled last feature map of a whole volume: rows (1, 512) or (1, 2048).
 
     Args:
-        weights: MedicalNet's file; see ``SOURCE``.
+        weights: MedicalNet's file; see ``SOURCE``; "hub": the one of depth 50, fetched (185 MB) where it is absent.
         depth: 10, 18, 34 or 50; None: the file's, told by its blocks.
         size: the volume is resized (trilinear) so that its longest side in mm becomes this many voxels.
         device: where the network runs.
@@ -47,7 +52,7 @@ class MedicalNet:
     standardised = False
 
     def __init__(self, weights: Path | str, *, depth: int | None = None, size: int = 128, device: str = "cpu") -> None:
-        path = Path(weights)
+        path = from_hub(URL) if weights == HUB else Path(weights)
         self.weights = file_hash(path)
         state = read_state(path)
         depth = depth_of(state, path) if depth is None else depth

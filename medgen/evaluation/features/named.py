@@ -6,11 +6,11 @@ from medgen.evaluation.features.extractor import Extractor
 from medgen.evaluation.features.slices import Window
 from medgen.types import InputError
 
-KNOWN = "radiomics, inception[:FILE], radimagenet:FILE, medicalnet:FILE, or a TorchScript or ONNX file"
+KNOWN = "radiomics, inception[:FILE|:hub], radimagenet:FILE, medicalnet:FILE|:hub, or a TorchScript or ONNX file"
 
 
 def named_extractor(text: str, *, window: Window = None, device: str = "cpu") -> Extractor:
-    """``radiomics``, or a network with its weight file after a colon, or a network's own file.
+    """``radiomics``, or a network with its weight file (or ``hub``: fetched) after a colon, or a network's own file.
 
     Args:
         window: intensities (low, high), in HU for CT, that the features see; None: percentiles of each volume, which is

@@ -204,3 +204,12 @@ def test_the_cache_of_torch_hub_is_looked_at(weights, tmp_path, monkeypatch):
     cached.symlink_to(weights)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     assert Inception().weights == Inception(weights).weights
+
+
+def test_a_fetched_file_of_another_content_is_refused(weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(inception, "URL", weights.as_uri())
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(InputError, match="cannot be fetched.*hash"):
+        Inception("hub")
+    monkeypatch.setattr(inception, "STANDARD", Inception(weights).weights)
+    assert Inception("hub").standard

@@ -12,6 +12,7 @@ from torch.nn import functional
 from medgen.evaluation.features import medicalnet, radimagenet
 from medgen.evaluation.features.file import FileNetwork
 from medgen.evaluation.features.medicalnet import MedicalNet
+from medgen.evaluation.features.named import named_extractor
 from medgen.evaluation.features.radimagenet import RadImageNet
 from medgen.types import InputError
 
@@ -69,6 +70,20 @@ def test_medicalnet_loads_a_file_saved_from_dataparallel(tmp_path):
         MedicalNet(tmp_path / "resnet_10.pth", depth=18)
     with pytest.raises(InputError, match="depth 11"):
         MedicalNet(tmp_path / "resnet_10.pth", depth=11)
+
+
+def test_medicalnet_is_fetched_once_where_the_command_line_says_hub(tmp_path, monkeypatch):
+    published = tmp_path / "published" / "resnet_10.pth"
+    published.parent.mkdir()
+    torch.save({"state_dict": medicalnet.resnet(10).state_dict()}, published)
+    monkeypatch.setattr(medicalnet, "URL", published.as_uri())
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    first = named_extractor("medicalnet:hub")
+    published.unlink()
+    assert named_extractor("medicalnet:hub").weights == first.weights
+    (tmp_path / "cache/hub/checkpoints/resnet_10.pth").unlink()
+    with pytest.raises(InputError, match="cannot be fetched.*name the file"):
+        named_extractor("medicalnet:hub")
 
 
 @pytest.mark.parametrize("depth", medicalnet.DEPTHS)
