@@ -34,6 +34,7 @@ class Adversary:
 
     Args:
         spatial_dims, in_channels: of the images it judges (for a conditional one: condition and image).
+        out_channels: maps of its network; more than 1 for ``networks.branches``.
         objective: see ``losses.adversarial``.
         discriminator_filters, layers, scales, norm, antialias: see ``networks.discriminator``.
         spectral_norm: of every convolution (Miyato 2018); with discriminator_norm none.
@@ -59,6 +60,7 @@ class Adversary:
         spatial_dims: Literal[2, 3],
         in_channels: Count,
         objective: Objective,
+        out_channels: Count = 1,
         discriminator_filters: Count = 64,
         discriminator_layers: Count = 3,
         discriminator_scales: Count = 1,
@@ -84,7 +86,7 @@ class Adversary:
                 "objective wasserstein needs a bounded critic; set gradient_penalty (paper: 10), weight_clip (0.01) "
                 "or spectral_norm"
             )
-        self.network = Discriminator(
+        self.network: nn.Module = Discriminator(
             spatial_dims=spatial_dims,
             in_channels=in_channels,
             filters=discriminator_filters,
@@ -93,7 +95,9 @@ class Adversary:
             norm=discriminator_norm,
             antialias=discriminator_antialias,
             spectral_norm=spectral_norm,
+            out_channels=out_channels,
         )
+        self.in_channels = in_channels
         self.pool = ImagePool(pool)
         self.objective, self.critic_steps, self.weight_clip = objective, critic_steps, weight_clip
         self.gradient_penalty, self.r1, self.r1_every = gradient_penalty, r1, r1_every
@@ -138,7 +142,7 @@ class Adversary:
         """Small views of the last images: (C, 4, 4[, 4]) each."""
         pool = nn.AdaptiveAvgPool3d(4) if real.ndim == 5 else nn.AdaptiveAvgPool2d(4)
         for key, images in (("real", real), ("fake", fake)):
-            self._seen[key].extend(pool(images.detach().float()))
+            self._seen[key].extend(pool(images[:, : self.in_channels].detach().float()))
 
     def diversity(self) -> float:
         """Mean distance between recent fakes as a part of that between recent reals; → 0: the generator collapsed.

@@ -6,7 +6,8 @@
 x is an image of domain c', c the domain asked for, ŷ = G(x, c). G gets c as constant channels beside x. The
 classifier C learns the domains of real images and asks of ŷ that it be of domain c.
 Departures: C has a trunk of its own, so that D's stabilisers (spectral norm, instance norm, R1) do not take from C
-the HU that tell a phase; D compares ŷ with real images of the domain asked for, not of x's.
+the HU that tell a phase; D compares ŷ with real images of the domain asked for, not of x's; with ``branches`` it is
+told that domain, as in StarGAN v2 (Choi et al., CVPR 2020).
 """
 
 from typing import Annotated, Any, Literal
@@ -21,7 +22,8 @@ from medgen.arguments import deal
 from medgen.losses.adversarial import Objective
 from medgen.losses.adversary import Adversary, optimizers
 from medgen.losses.preserve import Preserve
-from medgen.networks.conditional import Conditional
+from medgen.networks.branches import Branches
+from medgen.networks.conditional import Conditional, with_domain
 from medgen.networks.discriminator import Discriminator, frozen
 from medgen.networks.generator import GeneratorName, Norm, build_generator
 from medgen.types import Batch, Count, Update, Weight
@@ -36,6 +38,7 @@ class MultiDomain:
         domains: how many; given by data.domains.
         generator, filters, levels, blocks, kernel, norm, dropout, upsample, stem, detail: see ``networks``.
         residual: G predicts the difference from its input.
+        branches: D has an output for every domain, of which that of c counts (paper: one output for all).
         classifier_filters, classifier_layers: of C, a PatchGAN trunk without norms.
         weight_gan: of generator_loss (paper: 1).
         weight_class: λ_cls (paper: 1).
@@ -66,6 +69,7 @@ class MultiDomain:
         stem: Annotated[int, Field(ge=0)] = 0,
         detail: Annotated[int, Field(ge=0)] = 0,
         residual: bool = False,
+        branches: bool = False,
         discriminator_norm: Norm = "none",
         classifier_filters: Count = 64,
         classifier_layers: Count = 3,
@@ -102,7 +106,9 @@ class MultiDomain:
         C = Discriminator(
             **shape, filters=classifier_filters, layers=classifier_layers, norm="none", out_channels=domains
         )
-        D = Adversary(**shape, objective=objective, discriminator_norm=discriminator_norm, **adversary)
+        shape |= {"objective": objective, "discriminator_norm": discriminator_norm}
+        D = Adversary(**shape, out_channels=domains if branches else 1, **adversary)
+        D.network = Branches(D.network, domains) if branches else D.network
         self.preserve = Preserve(spatial_dims=spatial_dims, in_channels=n, out_channels=n, **preserve)
         self.networks: dict[str, nn.Module] = {
             "G": Conditional(G, domains),
@@ -112,7 +118,7 @@ class MultiDomain:
         }
         self.adversaries = {"D": D}
         self.memory: dict[str, nn.Module] = {"pool": D.pool}
-        self.target = 0
+        self.target, self.branches, self.domains = 0, branches, domains
         self.weight_gan, self.weight_class = weight_gan, weight_class
         self.weight_cycle, self.weight_identity = weight_cycle, weight_identity
         self.lr, self.betas = lr, betas
@@ -132,13 +138,13 @@ class MultiDomain:
         G, C, D = self.networks["G"], self.networks["C"], self.adversaries["D"]
         y_hat = G(x, c)
         losses = self.preserve.learn(x, y_hat, batch, update)
-        losses["D"] = D.discriminator_loss(y, y_hat, n)
+        losses["D"] = D.discriminator_loss(self.judged(y, c), self.judged(y_hat, c), n)
         update("D", losses["D"])
         losses["C"] = (self.class_loss(x, c_x) + self.class_loss(y, c)) / 2
         update("C", losses["C"])
         if not D.generators_turn(n):
             return losses
-        losses["G_gan"] = D.generator_loss(y_hat)
+        losses["G_gan"] = D.generator_loss(self.judged(y_hat, c))
         with frozen(C):
             losses["class"] = self.class_loss(y_hat, c)
         losses["cycle"] = (G(y_hat, c_x) - x).abs().mean()
@@ -151,6 +157,10 @@ class MultiDomain:
         losses |= kept
         update("G", total + weighed)
         return losses
+
+    def judged(self, images: Tensor, c: Tensor) -> Tensor:
+        """What D sees: the image, with the domain asked for where D has a branch for each."""
+        return with_domain(images, c, self.domains) if self.branches else images
 
     def class_loss(self, images: Tensor, c: Tensor) -> Tensor:
         """-log C(c | image), the classifier's logits the mean of its patch map."""

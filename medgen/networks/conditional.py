@@ -22,6 +22,11 @@ class Conditional(nn.Module):
         """Images (B, C, X, Y[, Z]) and classes (B,) int64, 0 unless given."""
         if c is None:
             c = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        planes = nnf.one_hot(c, self.classes).to(x.dtype)
-        planes = planes[(...,) + (None,) * (x.ndim - 2)].expand(-1, -1, *x.shape[2:])
-        return self.network(torch.cat([x, planes], 1))
+        return self.network(with_domain(x, c, self.classes))
+
+
+def with_domain(x: Tensor, c: Tensor, domains: int) -> Tensor:
+    """(B, C, ...) and c (B,) int64 → (B, C + domains, ...): one-hot c in channels that are constant over the image."""
+    planes = nnf.one_hot(c, domains).to(x.dtype)
+    planes = planes[(...,) + (None,) * (x.ndim - 2)].expand(-1, -1, *x.shape[2:])
+    return torch.cat([x, planes], 1)

@@ -58,3 +58,20 @@ def test_target_decides_the_translation():
 def test_channels_must_agree():
     with pytest.raises(ValueError, match="reads its own output"):
         MultiDomain(**SMALL, in_channels=2)
+
+
+def test_each_domain_has_a_branch_that_is_told_real_from_fake():
+    torch.manual_seed(0)
+    method = MultiDomain(**SMALL, branches=True, weight_identity=3.0)
+    b, seen = batch(), {}
+    losses = method.step(b, lambda k, loss: seen.update({k: loss.detach()}))
+    G, D = method.networks["G"], method.networks["D"].network
+    y, c = b["target"], b["target_domain"]
+    y_hat = G(b["source"], c)
+    real, fake = D(y)[0], D(y_hat)[0]
+    assert real.shape[1] == 3
+    assert losses["G_gan"].item() == pytest.approx(
+        0.5 * torch.stack([(fake[i, c[i]] - 1).square().mean() for i in range(2)]).mean().item(), rel=1e-4
+    )
+    expected = [(real[i, c[i]] - 1).square().mean() + fake[i, c[i]].square().mean() for i in range(2)]
+    assert losses["D"].item() == pytest.approx(0.5 * sum(expected).item() / 2, rel=1e-4)
