@@ -3,9 +3,10 @@
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,6 +35,18 @@ def _version(asked: bool) -> None:
         raise typer.Exit()
 
 
+def _one_of(several: str, kind: type) -> Callable[[str], Any]:
+    """What reads each number of an option that takes ``several``: with too few it is handed the next option's name."""
+
+    def number(text: str) -> Any:
+        try:
+            return kind(text)
+        except ValueError:
+            raise typer.BadParameter(f"it takes {several}, and {text!r} is no such number") from None
+
+    return number
+
+
 @app.callback()
 def main_options(
     version: Annotated[
@@ -48,7 +61,14 @@ def phantom(
     out: Annotated[Path, typer.Argument(help="Cohort folder to write.")],
     patients: Annotated[int, typer.Option(help="Number of patients (in each folder, if unpaired).")] = 16,
     seed: Annotated[int, typer.Option(help="Another seed gives other patients.")] = 0,
-    size: Annotated[tuple[int, int, int], typer.Option(help="Voxels along x, y, z.")] = (160, 128, 96),
+    size: Annotated[
+        tuple[int, int, int],
+        typer.Option(
+            help="Voxels along x, y, z.",
+            metavar="X Y Z",
+            parser=_one_of("three whole numbers, such as 160 128 96", int),
+        ),
+    ] = (160, 128, 96),
     spacing: Annotated[float, typer.Option(help="Voxel size in mm.")] = 2.5,
     phase: Annotated[str, typer.Option(help="arterial, portal_venous, late or mixed.")] = "portal_venous",
     phases: Annotated[
@@ -165,7 +185,12 @@ def evaluate(
         ),
     ] = None,
     window: Annotated[
-        tuple[float, float] | None, typer.Option(help="Intensities that features see, e.g. -160 240; CT: -200 300 HU.")
+        tuple[float, float] | None,
+        typer.Option(
+            help="Intensities that features see, e.g. -160 240; CT: -200 300 HU.",
+            metavar="LOW HIGH",
+            parser=_one_of("two numbers, such as -160 240", float),
+        ),
     ] = None,
     real: Annotated[Path | None, typer.Option(help="Folder of real volumes of other patients, for distances.")] = None,
     training: Annotated[

@@ -365,6 +365,18 @@ def test_evaluation_of_other_grids_and_missing_predictions(run, cohort, tmp_path
     assert len(list(csv.DictReader(open(tmp_path / "res/cases.csv")))) == 2
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("evaluate", "--prediction", "a", "--window", 3, "--out", "b"), "two numbers, such as -160 240, and '--out'"),
+        (("phantom", "a", "--size", 12, "--seed", 3), "three whole numbers, such as 160 128 96, and '--seed'"),
+    ],
+)
+def test_too_few_numbers_of_an_option_are_said_not_the_flag_that_follows(run, arguments, words):
+    code, _, err = run(*arguments)
+    assert code == 2 and f"it takes {words} is no such number" in err
+
+
 def test_device_that_is_not_there(run, model_folder, tmp_path):
     scan = good(tmp_path / "a.nii.gz")
     assert_refused(run("translate", model_folder, scan, tmp_path / "o.nii.gz", "--device", "cuda:77"), "cuda:77")

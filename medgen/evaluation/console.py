@@ -1,9 +1,10 @@
 """What an evaluation found, as lines for the console."""
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
-from medgen.evaluation.summary import Evaluation
+from medgen.evaluation.summary import Evaluation, infinite_ones
 
 SHOWN = 5  # cases that do not pass; the report has all
 
@@ -13,9 +14,9 @@ def lines(evaluation: Evaluation) -> list[str]:
     found = [f"warning: {text}" for text in evaluation.warnings]
     statistics = evaluation.statistics()
     for name, values in statistics.items():
-        if not name.startswith("source_") and values["mean"] is not None:
+        if not name.startswith("source_") and (shown := _mean(values)):
             before = statistics.get(f"source_{name}", {}).get("mean")
-            found.append(f"{name:15s} {values['mean']:.4g}{_beside(before)}")
+            found.append(f"{name:15s} {shown}{_beside(before)}")
     for row in evaluation.sections.get("distribution", []):
         if row["value"] is not None:
             found.append(f"{row['metric']} {row['value']:.4g}{_beside(row['source_value'])}")
@@ -27,6 +28,12 @@ def lines(evaluation: Evaluation) -> list[str]:
         copies = [pair["synthetic"] for pair in memorisation["closest"] if pair["flagged"]]
         found.append("memorisation: flagged" + (f", copies of training volumes: {', '.join(copies)}" if copies else ""))
     return found + _verdicts(evaluation)
+
+
+def _mean(values: Mapping[str, Any]) -> str:
+    """The mean and how many values it leaves out; empty where nothing was measured."""
+    mean = [] if values["mean"] is None else [f"{values['mean']:.4g}"]
+    return ", ".join([*mean, *filter(None, [infinite_ones(values)])])
 
 
 def _beside(source: float | None) -> str:

@@ -11,7 +11,7 @@ from medgen.evaluation.summary import CaseResult, Failure, describe
 from medgen.evaluation.train_segmenter import Example
 from medgen.types import InputError
 
-SHOWN = ("hd95", "assd", "surface_dice", "gain", "sd_of_runs")
+SHOWN = ("hd95", "assd", "surface_dice", "infinite", "distances", "gain", "gain_interval", "gain_p", "sd_of_runs")
 
 
 @dataclass(frozen=True)

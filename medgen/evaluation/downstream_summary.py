@@ -33,11 +33,11 @@ class Downstream:
 def summarise(rows: Sequence[Row]) -> list[Row]:
     """A row a protocol and label, and one of all its labels ("mean").
 
-    ``cases``: test cases; ``missed``: how often the label was in the truth or the prediction alone, so that no distance
-    can be told; ``dice``, ``hd95``, ``assd``, ``surface_dice``: means where they are finite; ``sd_of_runs``: standard
-    deviation of the mean Dice over folds and seeds; ``gain``: mean Dice above that of real_to_real on the same case,
-    label, fold and seed, None where there is no such pair; ``gain_interval``: its 95 % bootstrap interval over
-    patients, None from one; ``gain_p``: signed-rank test of the patients' mean gains.
+    ``cases``: test cases; ``infinite``: how many of the ``distances`` (one a case, label and run) are, the label being
+    in the truth or the prediction alone; ``dice``, ``hd95``, ``assd``, ``surface_dice``: means where they are finite;
+    ``sd_of_runs``: standard deviation of the mean Dice over folds and seeds; ``gain``: mean Dice above that of
+    real_to_real on the same case, label, fold and seed, None where there is no such pair; ``gain_interval``: its 95 %
+    bootstrap interval over patients, None from one; ``gain_p``: signed-rank test of the patients' mean gains.
     """
     base = {_pair(row): row["dice"] for row in rows if row["protocol"] == BASELINE}
     made = []
@@ -54,7 +54,8 @@ def summarise(rows: Sequence[Row]) -> list[Row]:
                     "protocol": protocol,
                     "label": label,
                     "cases": len({row["case"] for row in group}),
-                    "missed": sum(math.isinf(row["hd95"]) for row in group),
+                    "infinite": sum(math.isinf(row["hd95"]) for row in group),
+                    "distances": sum(not math.isnan(row["hd95"]) for row in group),
                     **{metric: _mean(row[metric] for row in group) for metric in METRICS[:4]},
                     "sd_of_runs": float(np.std(of_runs, ddof=1)) if len(of_runs) > 1 else None,
                     **_gain([row["dice"] - base[_pair(row)] for row in paired], [row["patient"] for row in paired]),
@@ -90,7 +91,7 @@ def _mean(values: Iterable[float]) -> float | None:
 def markdown(summary: Sequence[Row]) -> str:
     """The summary as a table."""
     columns = {"dice": "Dice", "hd95": "HD95 (mm)", "assd": "ASSD (mm)", "surface_dice": "surface Dice"}
-    columns |= {"cases": "cases", "missed": "missed", "sd_of_runs": "SD of runs", "gain": "gain in Dice"}
+    columns |= {"cases": "cases", "infinite": "infinite", "sd_of_runs": "SD of runs", "gain": "gain in Dice"}
     columns |= {"gain_interval": "95 % interval", "gain_p": "p"}
     lines = [" | ".join(("", "protocol", "label", *columns.values(), "")).strip(), "|---" * (2 + len(columns)) + "|"]
     for row in summary:

@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from medgen.evaluation.regions import COLUMNS as REGIONS
+from medgen.evaluation.regions import least_change, mean_regions
 from medgen.evaluation.statistics import Interval, bland_altman, bootstrap_interval
 from medgen.types import InputError
 
@@ -37,22 +39,6 @@ METRICS = (
     "source_slice_jump",
 )  # columns of cases.csv after "case", in order; what else was measured follows in the order of measuring
 SEGMENTATION = ("dice", "hd95", "assd", "surface_dice", "volume_reference", "volume_prediction", "volume_error")
-REGION_COLUMNS = (
-    "voxels",
-    "mean_prediction",
-    "mean_reference",
-    "mean_source",
-    "mae",
-    "source_mae",
-    "error",
-    *(
-        f"{role}{name}"
-        for name in ("rmse", "psnr", "ssim", "ms_ssim", "ncc", "gradient_error")
-        for role in ("", "source_")
-    ),
-)
-WAY = ("source", "reference", "prediction")
-LEAST_CHANGE = 5.0  # HU between source and truth below which "fraction of the way" is noise
 
 
 @dataclass(frozen=True)
@@ -136,26 +122,17 @@ class Evaluation:
         return {name: _agreement(rows) for name, rows in grouped.items()}
 
     def regions(self) -> list[dict[str, Any]]:
-        """One row a region: the unweighted mean over its cases of every column of ``regions.csv``.
-
-        Beside them ``cases`` (how many have the region), ``abs_error`` (mean over the cases of
-        |mean_prediction - mean_reference|) and ``fraction`` = (source - prediction) / (source - reference),
-        the part of the way from source to truth that was gone, of the cases that have all three; None where these
-        differ by 5 HU or less.
-        """
-        grouped: dict[str, list[Mapping[str, Any]]] = {}
-        for case in self.cases:
-            for row in case.regions:
-                grouped.setdefault(row["region"], []).append(row)
-        return [_region_row(name, rows) for name, rows in grouped.items()]
+        """One row a region, see `medgen.evaluation.regions.mean_regions`."""
+        rows = [row for case in self.cases for row in case.regions]
+        return mean_regions(rows, least_change(bool(self.unit), self.data_range))
 
 
 def describe(values: Sequence[float], patients: Sequence[str]) -> dict[str, Any]:
     """Mean and standard deviation (n - 1) of the finite values, ``n`` of them; median of those that are infinite too.
 
-    ``missed``: how many are +inf, such as the distance to an organ that only truth or prediction has, so that a mean of
-    the rest does not pass for one of all. ``mean_interval`` and ``median_interval``: 95 % by bootstrap over patients,
-    None from fewer than two. None where undefined.
+    ``infinite``: how many are: distances to an organ that only truth or prediction has, PSNR of identical images; so
+    that a mean of the rest does not pass for one of all. ``mean_interval`` and ``median_interval``: 95 % by bootstrap
+    over patients, None from fewer than two. None where undefined.
     """
     known = [value for value in values if not math.isnan(value)]
     finite = [value for value in known if math.isfinite(value)]
@@ -166,10 +143,16 @@ def describe(values: Sequence[float], patients: Sequence[str]) -> dict[str, Any]
         "median": statistics.median(known) if known else None,
         "std": statistics.stdev(finite) if len(finite) > 1 else None,
         "n": len(finite),
-        "missed": sum(value == math.inf for value in known),
+        "infinite": len(known) - len(finite),
         "mean_interval": _ends(mean),
         "median_interval": _ends(median),
     }
+
+
+def infinite_ones(stats: Mapping[str, Any]) -> str:
+    """What a mean of `describe` leaves out, such as "12 of 44 infinite"; empty where that is nothing."""
+    infinite = stats.get("infinite")
+    return f"{infinite} of {infinite + stats['n']} infinite" if infinite else ""
 
 
 def write_results(evaluation: Evaluation) -> None:
@@ -179,7 +162,7 @@ def write_results(evaluation: Evaluation) -> None:
     more = ("verdict", "reasons") if any(case.structure for case in evaluation.cases) else ()
     region_rows = [{"case": case.name, **row} for case in evaluation.cases for row in case.regions]
     write_text(out / "cases.csv", _csv(("case", *evaluation.columns, *more), case_rows))
-    write_text(out / "regions.csv", _csv(("case", "region", *REGION_COLUMNS), region_rows))
+    write_text(out / "regions.csv", _csv(("case", "region", *REGIONS), region_rows))
     overlaps = [{"case": case.name, **row} for case in evaluation.cases for row in case.segmentation]
     if overlaps:
         write_text(out / "segmentation.csv", _csv(("case", "label", *SEGMENTATION), overlaps))
@@ -312,21 +295,6 @@ def _agreement(rows: Sequence[tuple[CaseResult, Mapping[str, Any]]]) -> dict[str
 
 def _ends(interval: Interval) -> list[float] | None:
     return None if math.isnan(interval.low) else [interval.low, interval.high]
-
-
-def _region_row(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    mean = {column: _mean([row[column] for row in rows if column in row]) for column in REGION_COLUMNS}
-    whole = [row for row in rows if all(f"mean_{role}" in row for role in WAY)]
-    source, truth, converted = (_mean([row[f"mean_{role}"] for row in whole]) for role in WAY)
-    fraction = None
-    if source is not None and truth is not None and converted is not None and abs(source - truth) > LEAST_CHANGE:
-        fraction = (source - converted) / (source - truth)
-    abs_error = _mean([abs(row["error"]) for row in rows if "error" in row])
-    return {"region": name, "cases": len(rows), **mean, "abs_error": abs_error, "fraction": fraction}
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return statistics.fmean(values) if values else None
 
 
 def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:

@@ -7,12 +7,13 @@ other under a column "system".
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from medgen.reports.measures import measure
+from medgen.reports.measures import SAME, measure
 from medgen.reports.results import System
 from medgen.reports.tables import (
     Cell,
     Head,
     Table,
+    about_infinite,
     bracket,
     change,
     estimate,
@@ -21,6 +22,7 @@ from medgen.reports.tables import (
     general,
     in_order,
     listed,
+    number,
     of_system,
     p_value,
     verdict_cell,
@@ -28,6 +30,7 @@ from medgen.reports.tables import (
 )
 
 Systems = Sequence[System]
+SIGNIFICANT = 0.05  # a test that cannot fall below says nothing by not doing so
 
 
 def agreement(systems: Systems) -> Table | None:
@@ -51,6 +54,7 @@ def _agreement_row(of: Mapping[str, Any], digits: int) -> list[Cell]:
     return [ends[0], figure(of.get("sd"), digits), *ends[1:], figure(of.get("n"), 0)]
 
 
+ONE_ONLY = "labels that only the truth or only the segmentation has"
 SEGMENTATION = {
     "dice": ("Dice", 3),
     "hd95": ("HD95 (mm)", 1),
@@ -76,7 +80,7 @@ def segmentation(systems: Systems) -> Table | None:
         f"Surface Dice: surfaces within {tolerance:g} mm of each other count as equal. "
         for tolerance in {system.section("segmentation").get("tolerance_mm") for system in systems} - {None}
     )
-    return listed(Head("label", words=True), systems, heads, rows, note)
+    return listed(Head("label", words=True), systems, heads, rows, note + about_infinite(rows, ONE_ONLY))
 
 
 def segmentation_cases(systems: Systems) -> Table | None:
@@ -112,7 +116,7 @@ def distribution(systems: Systems) -> Table | None:
                     general(of.get("source_value")),
                     *(words(of.get(key)) for key in ("extractor", "weights", "preprocessing")),
                     *counts,
-                    words(" ".join(map(str, of.get("notes") or []))),
+                    words("; ".join([*map(str, of.get("notes") or []), *_of_splits(of)])),
                 ]
             )
     heads = [Head("value ± standard error"), Head("unconverted source")]
@@ -120,6 +124,12 @@ def distribution(systems: Systems) -> Table | None:
     heads += [Head("reference"), Head("converted"), Head("notes", words=True)]
     table = listed(Head("metric", words=True), systems, heads, rows)
     return filled(table) if table else None
+
+
+def _of_splits(of: Mapping[str, Any]) -> list[str]:
+    """The Inception Score's spread, which is of its own splits and no standard error."""
+    deviation = of.get("deviation")
+    return [] if deviation is None else [f"standard deviation of its splits {general(deviation).text}"]
 
 
 def _counts(of: Mapping[str, Any], side: str) -> Cell:
@@ -191,23 +201,42 @@ def _lesions(system: System, several: bool) -> str:
 
 def downstream(systems: Systems) -> Table | None:
     """What segmentation networks trained on synthetic images are worth."""
+    found = [(system, of) for system in systems for of in system.section("downstream").get("rows") or []]
     rows = [
         [
             words(str(of.get("protocol")).replace("_to_", " → ").replace("both", "real + synthetic")),
             *of_system(system, systems),
             words(str(of.get("label", "")).replace("_", " ")),
             Cell(figure(of.get("dice_mean"), 3).text + bracket(of.get("interval"), 3), of.get("dice_mean"), "strong"),
-            change(of.get("gain"), 3),
-            *(figure(of.get(key), 2) for key in ("hd95", "assd", "surface_dice")),
+            Cell(change(of.get("gain"), 3).text + bracket(of.get("gain_interval"), 3), of.get("gain")),
+            p_value(of.get("gain_p")),
+            estimate(_distances(of), 2),
+            *(figure(of.get(key), 2) for key in ("assd", "surface_dice")),
             figure(of.get("n"), 0),
         ]
-        for system in systems
-        for of in system.section("downstream").get("rows") or []
+        for system, of in found
     ]
-    heads = [Head("label", words=True), Head("Dice, mean"), Head("gain over real → real"), Head("HD95 (mm)")]
-    heads += [Head("ASSD (mm)"), Head("surface Dice"), Head("n")]
-    table = listed(Head("protocol", words=True), systems, heads, rows)
+    heads = [Head("label", words=True), Head("Dice, mean"), Head("gain over real → real"), Head("p of the gain")]
+    heads += [Head("HD95 (mm)"), Head("ASSD (mm)"), Head("surface Dice"), Head("n")]
+    note = " ".join(filter(None, [_about_downstream([of for _, of in found]), about_infinite(rows, ONE_ONLY)]))
+    table = listed(Head("protocol", words=True), systems, heads, rows, note)
     return filled(table) if table else None
+
+
+def _distances(of: Mapping[str, Any]) -> dict[str, Any]:
+    """Mean HD95 of a row with how many it leaves out, as `estimate` takes it."""
+    infinite = of.get("infinite") or 0
+    return {"mean": of.get("hd95"), "infinite": infinite, "n": (of.get("distances") or infinite) - infinite}
+
+
+def _about_downstream(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What one must know to believe a gain."""
+    notes = []
+    if any(of.get("gain_p") is not None for of in rows):
+        notes.append("p: Wilcoxon signed-rank test of the patients' mean gains, not corrected for the lines.")
+    if spread := max((of.get("sd_of_runs") or 0 for of in rows), default=0):
+        notes.append(f"Runs of one line differ by a standard deviation of up to {number(spread, 3)} in Dice.")
+    return " ".join(notes)
 
 
 def comparisons(found: Sequence[Mapping[str, Any]], systems: Systems) -> Table | None:
@@ -222,7 +251,7 @@ def comparisons(found: Sequence[Mapping[str, Any]], systems: Systems) -> Table |
                 words(of.get("a")),
                 words(of.get("b")),
                 figure(of.get("n"), 0),
-                Cell(mean.text + bracket(of.get("interval"), known.digits), mean.value, "strong"),
+                Cell(mean.text + bracket(of.get("interval"), known.digits) + _infinite_pairs(of), mean.value, "strong"),
                 p_value(of.get("p")),
                 p_value(of.get("p_holm")),
                 change(of.get("effect"), 2),
@@ -231,7 +260,19 @@ def comparisons(found: Sequence[Mapping[str, Any]], systems: Systems) -> Table |
         )
     heads = [Head("measure", words=True), Head("A", words=True), Head("B", words=True), Head("cases")]
     heads += [Head(text) for text in ("mean of A − B", "p", "p, Holm", "effect size", "A better / tied / worse")]
-    return Table(heads, rows) if rows else None
+    return Table(heads, rows, _about_comparisons(found) + about_infinite(rows, SAME)) if rows else None
+
+
+def _infinite_pairs(of: Mapping[str, Any]) -> str:
+    """How many values of each side a mean difference leaves out; nothing where it is of all."""
+    a, b = (of.get(f"infinite_{side}") or 0 for side in "ab")
+    return f", infinite: A {a}, B {b}" if a or b else ""
+
+
+def _about_comparisons(found: Sequence[Mapping[str, Any]]) -> str:
+    """Where too few patients leave a test no chance, that it is so."""
+    least = max((of.get("smallest_p") or 0 for of in found), default=0)
+    return f"Of so few patients p can be no smaller than {number(least, 3)}. " if least > SIGNIFICANT else ""
 
 
 def _used(known: Mapping[str, Any], systems: Systems, rows: Callable[[System], Iterable[Any]]) -> list[str]:

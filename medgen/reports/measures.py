@@ -31,6 +31,7 @@ KNOWN: Mapping[str, tuple[str, str, int | None, bool]] = {
     "hd95": ("HD95", "mm", 1, False),
     "slice_jump": ("Slice jump", "", 4, False),
 }
+SAME = "images that are the same as the truth"  # of those above only PSNR is infinite, and then best
 PLACES = {"enhancing_": "in enhancing structures", "body_": "in the body", "mask_": "in the mask"}
 # Columns that follow a challenge's definition carry its name, such as synthrad2023_mae.
 CHALLENGE = re.compile(r"(synthrad\d+)_(\w+)")

@@ -59,11 +59,11 @@ class System:
         return self.summary.get(key) or {}
 
     def pairs(self, name: str) -> list[tuple[float, float]]:
-        """(converted, source) of the cases in which both have the measure and are finite."""
+        """(converted, source) of the cases in which both have the measure; infinite ones are among them."""
         found = [
             (case.metrics.get(name, math.nan), case.metrics.get(f"source_{name}", math.nan)) for case in self.cases
         ]
-        return [pair for pair in found if all(map(math.isfinite, pair))]
+        return [pair for pair in found if not any(map(math.isnan, pair))]
 
 
 def read_systems(folders: Sequence[Path], names: Sequence[str] | None = None) -> list[System]:

@@ -4,20 +4,27 @@ Each function takes all systems of the report and sets their numbers side by sid
 """
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from medgen.reports.measures import CHALLENGE, HEADLINE, Measure, measure, worst_by
+import numpy as np
+
+from medgen.evaluation.regions import least_change
+from medgen.evaluation.statistics import Array, differences, mean_difference
+from medgen.reports.measures import CHALLENGE, HEADLINE, SAME, Measure, measure, worst_by
 from medgen.reports.results import System
 from medgen.reports.tables import (
     Cell,
     Head,
     Table,
+    about_infinite,
     change,
     estimate,
     figure,
     filled,
     in_order,
     listed,
+    number,
     of_system,
     percent,
     under,
@@ -53,8 +60,9 @@ def all_measures(systems: Systems) -> Table | None:
                     figure(stats.get("std"), of.digits),
                     estimate(stats, of.digits, "median"),
                 ]
-                rows.append([words(label), *of_system(system, systems), *cells, figure(stats.get("n"), 0)])
-    return listed(Head("measure", words=True), systems, map(Head, heads), rows)
+                count = (stats.get("n") or 0) + (stats.get("infinite") or 0)
+                rows.append([words(label), *of_system(system, systems), *cells, figure(count, 0)])
+    return listed(Head("measure", words=True), systems, map(Head, heads), rows, about_infinite(rows, SAME))
 
 
 def regions(systems: Systems) -> Table | None:
@@ -68,7 +76,24 @@ def regions(systems: Systems) -> Table | None:
     heads += [under(part, system, systems) for part in parts for system in systems]
     heads += ["mean absolute error, source"] if source and alone else []
     rows = [_region_row(name, systems, source) for name in names]
-    return filled(Table([Head(heads[0], words=True), *map(Head, heads[1:])], rows))
+    note = _about_way(systems[0]) if source and systems[0].has_truth else ""
+    return filled(Table([Head(heads[0], words=True), *map(Head, heads[1:])], rows, note))
+
+
+def _about_way(system: System) -> str:
+    least = least_change(bool(system.unit), system.summary.get("data_range") or 0)
+    amount = f"{number(least, 0 if system.unit else system.digits)} {system.unit}".rstrip()
+    return (
+        "The way to the truth is 100 % where the mean is right. Overshot: beyond 200 %; wrong way: below −100 %. "
+        f"It is left out where source and truth differ by no more than {amount} or two standard errors over the cases."
+    )
+
+
+def _way(fraction: float | None) -> Cell:
+    """A part of the way in percent; beyond twice the way either way a word, for more digits would say no more."""
+    if fraction is None or -1 <= fraction <= 2:
+        return Cell(percent(fraction), fraction)
+    return Cell("overshot" if fraction > 2 else "wrong way", fraction)
 
 
 def _region_row(name: str, systems: Systems, source: bool) -> list[Cell]:
@@ -81,7 +106,7 @@ def _region_row(name: str, systems: Systems, source: bool) -> list[Cell]:
     cells += [change(row.get("error"), digits, "strong") for row in found]
     cells += [figure(row.get("mae"), digits) for row in found]
     if source:
-        cells += [Cell(percent(row.get("fraction")), row.get("fraction")) for row in found]
+        cells += [_way(row.get("fraction")) for row in found]
         cells += [figure(known.get("source_mae"), digits)] if len(systems) == 1 else []
     return cells
 
@@ -132,16 +157,22 @@ def _numbers(systems: Systems, names: Sequence[str]) -> Table | None:
     for name in names:
         of = measure(name, systems[0])
         stats = [system.section("metrics").get(name, {}) for system in systems]
-        known = [row["mean"] for row in stats if row.get("mean") is not None]
-        best = (max if of.higher else min)(known, default=None)
+        best = (max if of.higher else min)(filter(None, map(_standing, stats)), default=None)
         row = [words(of.title)]
         if systems[0].has_source:
             row.append(estimate(systems[0].section("metrics").get(f"source_{name}"), of.digits))
-        row += [estimate(one, of.digits, tone="strong" if one.get("mean") == best else "") for one in stats]
+        row += [estimate(one, of.digits, tone="strong" if best and _standing(one) == best else "") for one in stats]
         rows.append(row)
-    return Table(
-        heads, rows, "Strong: the best mean; whether the difference is more than chance, the comparison tells."
-    )
+    note = "Strong: the best mean; whether the difference is more than chance, the comparison tells. "
+    return Table(heads, rows, note + about_infinite(rows, SAME))
+
+
+def _standing(stats: Mapping[str, Any]) -> tuple[float, float] | None:
+    """What means are ranked by, as if infinite values were very large numbers: their share, then the others' mean."""
+    infinite, mean = stats.get("infinite") or 0, stats.get("mean")
+    if mean is None and not infinite:
+        return None
+    return infinite / (infinite + stats["n"]) if infinite else 0.0, mean or 0.0
 
 
 def _one_system(system: System, names: Sequence[str]) -> Table:
@@ -154,19 +185,28 @@ def _one_system(system: System, names: Sequence[str]) -> Table:
         row = [words(of.title), estimate(stats, of.digits, tone="strong"), figure(stats.get("std"), of.digits)]
         row += _against_source(of, system) if system.has_source else []
         rows.append([*row, estimate(stats, of.digits, "median")])
-    return Table([Head("measure", words=True), *map(Head, heads)], rows)
+    return Table([Head("measure", words=True), *map(Head, heads)], rows, about_infinite(rows, SAME))
 
 
 def _against_source(of: Measure, system: System) -> list[Cell]:
-    pairs = system.pairs(of.name)
-    mean = statistics.fmean(a - b for a, b in pairs) if pairs else None
-    better = sum(a > b if of.higher else a < b for a, b in pairs)
-    tone = "" if not mean or of.higher is None else "good" if (mean > 0) == of.higher else "bad"
+    source = estimate(system.section("metrics").get(f"source_{of.name}"), of.digits)
+    pairs = np.array(system.pairs(of.name))
+    if not len(pairs):
+        return [source, figure(None), words(None)]
+    changes, finite = differences(*pairs.T), np.isfinite(pairs).all(1)
+    mean = mean_difference(changes[finite] if finite.any() else changes)
+    better = int((changes > 0 if of.higher else changes < 0).sum())
     return [
-        estimate(system.section("metrics").get(f"source_{of.name}"), of.digits),
-        change(mean, of.digits, tone),
-        Cell(f"{better} of {len(pairs)}" if pairs else "–", better if pairs else None),
+        source,
+        change(mean, of.digits, _tone(mean, changes, of.higher)),
+        Cell(f"{better} of {len(pairs)}", better),
     ]
+
+
+def _tone(mean: float, changes: Array, higher: bool | None) -> str:
+    """good or bad; neither where infinite values changed one way and the mean of the others the other way."""
+    ways = {np.sign(mean), np.sign(np.sign(changes[np.isinf(changes)]).sum())} - {0}
+    return "" if higher is None or len(ways) != 1 else "good" if ways == {1 if higher else -1} else "bad"
 
 
 def _columns(systems: Systems) -> list[tuple[System, Measure, str, bool]]:

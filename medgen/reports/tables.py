@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from medgen.evaluation.summary import infinite_ones
 from medgen.reports.results import System
 
 MINUS = "−"
@@ -79,16 +80,29 @@ def general(value: Any, tone: str = "") -> Cell:
 
 
 def estimate(stats: Any, digits: int = 1, key: str = "mean", tone: str = "") -> Cell:
-    """``{mean, mean_interval, ...}`` as "12.3 [11.0, 13.4]"; a bare number is taken as the mean."""
+    """``{mean, mean_interval, ...}`` as "12.3 [11.0, 13.4]", a mean with how many infinite values it leaves out.
+
+    A bare number is taken as the mean.
+    """
     if not isinstance(stats, Mapping):
         return figure(stats, digits, tone)
-    value = stats.get(key)
-    return Cell(number(value, digits) + bracket(stats.get(f"{key}_interval"), digits), _sortable(value), tone)
+    value, interval, infinite = stats.get(key), stats.get(f"{key}_interval"), infinite_ones(stats)
+    if infinite and key == "median":  # JSON has null for the infinity that it is, or that its interval reaches
+        value = math.inf if value is None else value
+        interval = interval and [math.inf if end is None else end for end in interval]
+    shown = [] if value is None and infinite else [number(value, digits) + bracket(interval, digits)]
+    shown += [infinite] if infinite and key == "mean" else []
+    return Cell(", ".join(shown), _sortable(value), tone)
+
+
+def about_infinite(rows: Sequence[Sequence[Cell]], what: str) -> str:
+    """What infinite values are, below a table that has any; empty otherwise."""
+    return f"Infinite: {what}; means are of the others." if any("infinite" in c.text for r in rows for c in r) else ""
 
 
 def bracket(interval: Sequence[float | None] | None, digits: int = 1) -> str:
     """ " [11.0, 13.4]" with a space in front; empty where there is no interval."""
-    if not interval or any(end is None for end in interval):
+    if not interval or any(end is None or math.isnan(end) for end in interval):
         return ""
     return " [" + ",\u00a0".join(number(end, digits) for end in interval) + "]"
 
@@ -99,7 +113,7 @@ def number(value: float | None, digits: int = 1) -> str:
         return "–"
     if math.isinf(value):
         return "∞" if value > 0 else f"{MINUS}∞"
-    text = f"{value:,.{digits}f}".replace(",", "\u2009")
+    text = f"{value:,.{digits}f}".replace(",", "\u202f")  # a space at which no line breaks
     return text.removeprefix("-") if not text.strip("-0.") else text.replace("-", MINUS)
 
 

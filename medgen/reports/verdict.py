@@ -119,10 +119,12 @@ def settings(systems: Sequence[System]) -> Table:
 
 def _settings(system: System) -> dict[str, str]:
     summary = system.summary
-    lines = dict(flat(system.section("settings")))
+    given = dict(system.section("settings"))
+    limits = given.pop("thresholds", None)
+    lines = dict(flat(given))
     if summary.get("data_range") is not None:
         lines["data range"] = f"{summary['data_range']:g} ({summary.get('data_range_origin', '')})"
-    lines |= {f"threshold: {key}": value for key, value in flat(system.section("structure").get("thresholds") or {})}
+    lines |= {f"structure check: {key}": value for key, value in flat(limits)}
     lines |= {key: value for key, value in flat(system.section("provenance"))}
     if summary.get("seconds") is not None:
         lines["time for measuring"] = f"{summary['seconds']:.0f} s"

@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 from medgen.evaluation.console import lines
@@ -17,3 +18,11 @@ def test_verdicts_are_counted_and_the_worst_come_first():
         "  c: fail: It is flipped. (and 1 more)",
         "  a: review: It differs.",
     ]
+
+
+def test_a_mean_says_how_many_infinite_values_it_leaves_out():
+    psnr = {"a": (40.0, math.inf), "b": (math.inf, math.inf), "c": (42.0, math.inf)}
+    cases = [CaseResult(name, {}, {"psnr": p, "body_psnr": b, "source_psnr": 30.0}) for name, (p, b) in psnr.items()]
+    shown = lines(Evaluation(cases, [], [], 4095, "", {"tolerance_mm": 2}, 1.0, Path()))
+    assert "psnr            41, 1 of 3 infinite  (unconverted source 30)" in shown
+    assert "body_psnr       3 of 3 infinite" in shown

@@ -119,7 +119,7 @@ def test_no_protocol_trains_on_a_patient_that_it_tests(tmp_path, real, synthetic
 def test_scores_say_what_the_segmenters_can(tmp_path, real, synthetic):
     summary = {row["protocol"]: row for row in summarise(run(tmp_path, real, synthetic).rows) if row["label"] == 1}
     assert summary["real_to_real"]["dice"] == 1 and summary["real_to_real"]["gain"] is None
-    assert summary["real_to_synthetic"]["dice"] == 0 and summary["real_to_synthetic"]["missed"] == 8
+    assert summary["real_to_synthetic"]["dice"] == 0 and summary["real_to_synthetic"]["infinite"] == 8
     assert summary["real_to_synthetic"]["gain"] == -1 and summary["real_to_synthetic"]["hd95"] is None
     assert summary["synthetic_to_real"]["dice"] == 1 and summary["both_to_real"]["gain"] == 0
     with open(tmp_path / "out/scores.csv", newline="") as file:
@@ -236,7 +236,8 @@ def test_a_summary_is_the_mean_of_its_rows():
         row("both_to_real", "real/b", 1, 0.3, seed=1),
     ]
     base, absent, base_all, both, _ = summarise(rows)
-    assert (base["cases"], base["missed"], base["dice"], base["hd95"]) == (2, 1, pytest.approx(0.4), 2.0)
+    assert (base["cases"], base["dice"], base["hd95"]) == (2, pytest.approx(0.4), 2.0)
+    assert [(row["infinite"], row["distances"]) for row in (base, absent, both)] == [(1, 2), (0, 0), (0, 2)]
     assert base["sd_of_runs"] == pytest.approx(np.std([0.8, 0.0], ddof=1))
     assert absent["dice"] is None and base_all["dice"] == pytest.approx(0.4)
     assert both["gain"] == pytest.approx(0.2)

@@ -1,26 +1,23 @@
-"""Means over cases: what is infinite, what is missing, and the way from source to truth."""
+"""Means over cases: what is infinite and what is missing."""
 
 import numpy as np
 import pytest
 
-from medgen.evaluation.summary import _region_row, describe
+from medgen.evaluation.summary import describe, infinite_ones
 
 
-def test_missed_organs_are_counted_and_move_the_median():
+def test_infinite_values_are_counted_and_move_the_median():
     names = [str(i) for i in range(20)]
     half = describe([np.inf] * 11 + [3.0] * 9, names)
-    assert (half["mean"], half["n"], half["missed"], half["median"]) == (3.0, 9, 11, np.inf)
+    assert (half["mean"], half["n"], half["infinite"], half["median"]) == (3.0, 9, 11, np.inf)
     few = describe([np.inf] * 3 + list(range(17)), names)
-    assert (few["mean"], few["missed"], few["median"]) == (8.0, 3, np.median([*range(17), *[np.inf] * 3]))
+    assert (few["mean"], few["infinite"], few["median"]) == (8.0, 3, np.median([*range(17), *[np.inf] * 3]))
     assert few["median_interval"][0] < few["median"] < few["median_interval"][1]
-    assert describe([np.nan, 1.0], ["a", "b"])["missed"] == 0 and describe([np.nan], ["a"])["median"] is None
+    assert describe([np.nan, 1.0], ["a", "b"])["infinite"] == 0 and describe([np.nan], ["a"])["median"] is None
 
 
-def test_the_way_is_of_cases_with_source_truth_and_prediction():
-    rows = [
-        {"mean_prediction": 50.0, "mean_reference": 40.0, "mean_source": 140.0},
-        {"mean_prediction": 210.0, "mean_reference": 200.0},
-    ]
-    row = _region_row("liver", rows)
-    assert row["fraction"] == pytest.approx(0.9) and row["mean_prediction"] == 130 and row["cases"] == 2
-    assert _region_row("liver", rows[1:])["fraction"] is None
+@pytest.mark.parametrize(
+    ("values", "words"), [([1.0, np.inf, np.nan], "1 of 2 infinite"), ([np.inf], "1 of 1 infinite"), ([1.0], "")]
+)
+def test_what_a_mean_leaves_out_is_said(values, words):
+    assert infinite_ones(describe(values, [str(i) for i in range(len(values))])) == words

@@ -90,7 +90,6 @@ def sections(cases, found):
         },
         "structure": {
             "counts": {"pass": 1, "review": 0, "fail": 1},
-            "thresholds": {"edge_agreement": {"fail": 0.7}},
             "cases": [
                 {"case": cases[0], "status": "pass", "reasons": [], "values": {"edge_agreement": 0.91}},
                 {"case": cases[1], "status": "fail", "reasons": ["lesion lost."], "values": {"edge_agreement": 0.61}},

@@ -149,8 +149,9 @@ def test_many_cases_picture_the_worst_the_median_and_the_best(tmp_path):
 
 
 def test_identical_images_and_no_case_at_all(tmp_path):
-    _, page = _report(_cohort(tmp_path / "same", {"a": 0}))
-    assert "∞" in page.text
+    _, page = _report(_cohort(tmp_path / "same", {"a": 0, "b": 200}))
+    psnr = r"PSNR in the body \(dB\) (\S+), 1 of 2 infinite – (\S+) \[.*?\] \S+ 1 of 2"
+    assert re.search(psnr, page.text) and "Infinite: images that are the same" in page.text
     root = _cohort(tmp_path / "none", {"a": 0})
     _write(root / "converted" / "a.nii.gz", np.zeros((3, 3, 3), np.float32))
     _, page = _report(root)
@@ -176,6 +177,8 @@ def test_every_section_of_a_summary_has_its_place(results, tmp_path):
     assert "Fréchet radiomics distance 3.418 ± 0.0123 radiomics none 2.5 mm 64 samples, 2 volumes 32" in page.text
     assert "Flagged" in page.text and "p < 0.001" in page.text and "patient_000 train_007 2.5" in page.text
     assert "real → synthetic liver 0.870 [0.800, 0.900] 6" in page.text
+    assert len(re.findall(r"structure check: edge correlation 0\.\d", page.text)) == 1
+    assert len(re.findall(r"edge correlation", page.text)) == 1, "each limit once"
     assert page.text.index("patient_001 fail lesion lost. 0.61") < page.text.index("patient_000 pass – 0.91")
 
 

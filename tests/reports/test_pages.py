@@ -16,7 +16,7 @@ from medgen.types import InputError
         (0.0, "0.0"),
         (-0.04, "0.0"),
         (-12.34, "−12.3"),
-        (12345.6, "12\u2009345.6"),
+        (12345.6, "12\u202f345.6"),
     ],
 )
 def test_numbers_read_as_in_print(value, text):

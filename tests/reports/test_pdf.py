@@ -1,6 +1,7 @@
 import base64
 import builtins
 import contextlib
+import json
 import re
 import shutil
 import subprocess
@@ -85,6 +86,31 @@ def test_nothing_is_printed_beyond_the_margins(two_results, tmp_path, monkeypatc
                 printed.append(box.text)
                 assert box.position_x >= 0 and box.position_x + box.width <= page.width - 30, box.text
     assert "beta" in " ".join(printed)
+
+
+@needs_weasyprint
+def test_no_number_is_broken_in_two(results, tmp_path, monkeypatch):
+    """Beside reasons that want all the room a line of a number's cell still ends only at a space."""
+    import weasyprint
+
+    pages = []
+    monkeypatch.setattr("medgen.reports.evaluation.write_pdf", lambda html, out: pages.append(html))
+    folder = tmp_path / "results"
+    shutil.copytree(results, folder)
+    path = folder / "summary.json"
+    summary = json.loads(path.read_text())
+    values = {f"value_{place}": -0.2373 - place for place in range(16)}
+    case = {"case": "a", "status": "review", "reasons": ["A sentence about what was found. " * 9], "values": values}
+    path.write_text(json.dumps(summary | {"structure": {"cases": [case]}}))
+    write_report([folder], tmp_path / "report.html", most_figures=0)
+    shown = []
+    for page in weasyprint.HTML(string=pages[0]).render().pages:
+        for box in page._page_box.descendants():
+            cell = box.element if type(box).__name__ == "TextBox" else None
+            if cell is not None and cell.tag == "td" and "words" not in cell.get("class").split():
+                assert f" {box.text.strip(' ')} " in f" {cell.text} "
+                shown.append(box.text)
+    assert "−15.24" in shown
 
 
 @needs_weasyprint

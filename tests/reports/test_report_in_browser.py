@@ -5,7 +5,9 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from medgen.reports.conversion import conversion_report
 from medgen.reports.evaluation import write_report
@@ -108,6 +110,23 @@ def test_no_page_scrolls_sideways(browser, report, two_results, tmp_path, width)
         )
         assert beyond == [], page
     assert browser.problems == []
+
+
+def test_a_table_that_goes_on_has_a_shadow_until_its_end(browser, report, tmp_path):
+    browser.open(report, width=390)
+    table = "document.querySelector('#regions .scroll')"
+
+    def edge(left):
+        """Median of the table's last column of pixels, after scrolling so far."""
+        browser.run(f"{table}.scrollIntoView(), {table}.scrollLeft = {left}")
+        box = browser.run(f"(b => [b.right, b.top, b.bottom])({table}.getBoundingClientRect())")
+        browser.screenshot(tmp_path / "page.png")
+        right, top, bottom = (round(side) for side in box)
+        return np.median(Image.open(tmp_path / "page.png").convert("L").crop((right - 1, top, right, bottom)))
+
+    assert edge(0) < 200 and edge(9999) == 255
+    browser.resize(1280)
+    assert edge(0) == 255, "all of it is seen"
 
 
 def conversion_page(results, out):

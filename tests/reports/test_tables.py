@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medgen.reports.tables import Cell, Head, Table, bracket, estimate, general, p_value, verdict_cell
+from medgen.reports.tables import Cell, Head, Table, about_infinite, bracket, estimate, general, p_value, verdict_cell
 
 
 @given(st.integers(1, 40), st.integers(2, 12), st.integers(0, 3))
@@ -28,18 +28,41 @@ def test_a_wide_table_is_cut_into_parts_that_fit_and_lose_nothing(columns, wides
     [
         ({"mean": 12.34, "mean_interval": [-1.26, 26]}, "12.3 [−1.3,\u00a026.0]", 12.34),
         ({"mean": 12.34, "mean_interval": [None, 26]}, "12.3", 12.34),
+        ({"mean": 12.34, "mean_interval": [math.nan, math.nan]}, "12.3", 12.34),
         ({"mean": None}, "–", None),
+        ({"mean": 4.0, "mean_interval": [3, 5], "n": 32, "infinite": 12}, "4.0 [3.0,\u00a05.0], 12 of 44 infinite", 4),
+        ({"mean": None, "n": 0, "infinite": 3}, "3 of 3 infinite", None),
         (7, "7.0", 7),
         (None, "–", None),
     ],
 )
-def test_estimates_carry_their_interval_where_there_is_one(stats, text, value):
+def test_estimates_carry_their_interval_and_what_they_leave_out(stats, text, value):
     assert estimate(stats) == Cell(text, value)
+
+
+@pytest.mark.parametrize(
+    ("stats", "text"),
+    [
+        ({"median": 8.0, "median_interval": [3, None], "n": 17, "infinite": 3}, "8.0 [3.0,\u00a0∞]"),
+        ({"median": None, "median_interval": None, "n": 9, "infinite": 11}, "∞"),
+        ({"median": None, "median_interval": None, "n": 0, "infinite": 0}, "–"),
+    ],
+)
+def test_a_median_that_json_calls_null_beside_infinite_values_is_infinite(stats, text):
+    assert estimate(stats, key="median").text == text
+
+
+def test_infinite_values_are_explained_where_there_are_some():
+    assert (
+        about_infinite([[Cell("x"), Cell("3 of 3 infinite")]], "no label")
+        == "Infinite: no label; means are of the others."
+    )
+    assert about_infinite([[Cell("x"), Cell("3.0")]], "no label") == ""
 
 
 def test_values_nobody_knows_the_digits_of():
     shown = [general(v).text for v in (0.0123456, 12345.6, -2.0, True, "text", None, math.nan, -1e-7)]
-    assert shown == ["0.01235", "12\u2009346", "−2", "yes", "text", "–", "–", "−1e−07"]
+    assert shown == ["0.01235", "12\u202f346", "−2", "yes", "text", "–", "–", "−1e−07"]
 
 
 def test_small_probabilities_are_not_zero():

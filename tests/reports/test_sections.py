@@ -1,0 +1,85 @@
+"""The errors as tables: what infinite values count for, and the way to the truth in words."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from medgen.evaluation.summary import describe
+from medgen.reports.results import CaseNumbers, System
+from medgen.reports.sections import _way, all_measures, main_numbers, regions
+
+
+def system(name="a", converted=(), source=(), measure="psnr"):
+    """A system with a value a case of the measure, converted and source."""
+    columns = {key: values for key, values in ((measure, converted), (f"source_{measure}", source)) if values}
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    cases = [CaseNumbers(str(i), row, {}) for i, row in enumerate(rows)]
+    metrics = {key: describe(values, [str(i) for i in range(len(values))]) for key, values in columns.items()}
+    metrics |= {"source_mae": describe([1.0], ["0"])} if source else {}
+    return System(name, Path(), {"unit": "HU", "metrics": metrics}, cases)
+
+
+@pytest.mark.parametrize(
+    ("measure", "converted", "source", "text", "tone", "improved"),
+    [
+        ("psnr", [40.0, 41.0], [30.0, 31.0], "+10.00", "good", "2 of 2"),
+        ("psnr", [math.inf, 41.0], [30.0, 31.0], "+10.00", "good", "2 of 2"),
+        ("psnr", [math.inf, math.inf], [30.0, math.inf], "+∞", "good", "1 of 2"),
+        ("psnr", [math.inf, 21.0], [30.0, 31.0], "−10.00", "", "1 of 2"),  # neither better nor worse
+        ("psnr", [40.0, 21.0], [math.inf, 31.0], "−10.00", "bad", "0 of 2"),
+        ("hd95", [math.inf, 4.0], [9.0, 3.0], "+1.0", "bad", "0 of 2"),
+        ("hd95", [math.inf, 4.0], [9.0, 9.0], "−5.0", "", "1 of 2"),
+        ("psnr", [math.nan, 41.0], [30.0, 31.0], "+10.00", "good", "1 of 1"),
+    ],
+)
+def test_an_infinite_value_is_the_best_or_the_worst(monkeypatch, measure, converted, source, text, tone, improved):
+    monkeypatch.setattr("medgen.reports.sections.HEADLINE", (measure,))
+    row = main_numbers([system("a", converted, source, measure)]).rows[0]
+    assert (row[4].text, row[4].tone, row[5].text) == (text, tone, improved)
+
+
+@pytest.mark.parametrize(
+    ("measure", "ours", "theirs", "strong"),
+    [
+        ("psnr", [40.0, 41.0], [30.0, 31.0], "a"),
+        ("psnr", [math.inf, 30.0], [40.0, 41.0], "a"),
+        ("psnr", [math.inf, 30.0], [math.inf, 31.0], "b"),
+        ("psnr", [math.inf, math.inf], [math.inf, 99.0], "a"),
+        ("psnr", [math.inf, math.inf], [math.inf, math.inf], "ab"),
+        ("hd95", [math.inf, 1.0], [9.0, 9.0], "b"),
+    ],
+)
+def test_the_best_mean_is_that_of_all_values(monkeypatch, measure, ours, theirs, strong):
+    monkeypatch.setattr("medgen.reports.sections.HEADLINE", (measure,))
+    row = main_numbers([system("a", ours, measure=measure), system("b", theirs, measure=measure)]).rows[0]
+    assert "".join(name for name, cell in zip("ab", row[-2:], strict=True) if cell.tone == "strong") == strong
+
+
+def test_cases_count_also_where_they_are_infinite():
+    found = all_measures([system("a", [math.inf, 40.0, 42.0], measure="mask_psnr")])
+    _, mean, spread, median, cases = [cell.text for cell in found.rows[0]]
+    assert mean.endswith(", 1 of 3 infinite") and median.endswith("∞]") and (spread, cases) == ("1.41", "3")
+    assert found.note.startswith("Infinite: images that are the same")
+
+
+@pytest.mark.parametrize(
+    ("fraction", "text"),
+    [
+        (0.72, "72\u00a0%"),
+        (1.9, "190\u00a0%"),
+        (17.66, "overshot"),
+        (-9.2, "wrong way"),
+        (None, "–"),
+        (-0.5, "−50\u00a0%"),
+    ],
+)
+def test_far_beyond_the_way_there_is_a_word(fraction, text):
+    assert (_way(fraction).text, _way(fraction).value) == (text, fraction)
+
+
+@pytest.mark.parametrize(("summary", "least"), [({"unit": "HU"}, "15 HU"), ({"data_range": 2.0}, "0.008")])
+def test_what_leaves_a_way_out_is_said_in_the_unit_of_the_images(summary, least):
+    row = {"cases": 1, "mean_source": 1.0, "mean_reference": 0.0, "mean_prediction": 0.5, "fraction": 0.5}
+    table = regions([System("a", Path(), {"regions": {"liver": row}, "metrics": {"mae": {}}, **summary}, [])])
+    assert f"differ by no more than {least} or two standard errors" in table.note
