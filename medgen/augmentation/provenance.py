@@ -65,7 +65,7 @@ class Provenance:
         self._remove(case, keep=hashes)
         whole = {**record, "files": hashes, "medgen": __version__}
         self.records["synthetic" if synthetic else "real"][case] = whole
-        self._write()
+        self.save()
         return whole
 
     def keep_only(self, cases: Collection[str]) -> None:
@@ -73,7 +73,7 @@ class Provenance:
         for records in self.records.values():
             for case in sorted(records.keys() - set(cases)):
                 self._remove(case)
-        self._write()
+        self.save()
 
     def _remove(self, case: str, keep: Collection[str] = ()) -> None:
         """Forget a case and remove its files, inside the folder only: the file that names them may be anybody's."""
@@ -86,6 +86,6 @@ class Provenance:
     def _relative(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
 
-    def _write(self) -> None:
+    def save(self) -> None:
         with written_aside(self.root / NAME) as aside:
             aside.write_text(json.dumps({"medgen": __version__, **self.records}, indent=1) + "\n")

@@ -65,7 +65,8 @@ class DatasetWriter:
         if format not in LAYOUTS:
             raise InputError(f"--format {format}: unknown; choose one of {', '.join(LAYOUTS)}")
         out = Path(out)
-        if out.exists() and not (out.is_dir() and ((out / NAME).is_file() or not any(out.iterdir()))):
+        free = not out.exists() or (out.is_dir() and all(path.name.startswith(".") for path in out.iterdir()))
+        if not free and not (out / NAME).is_file():
             raise InputError(f"{out} is there already and is no dataset that medgen wrote; choose another folder")
         if out.resolve() == dataset.root.resolve():
             raise InputError(f"{out} is input and output at once; choose another output")
@@ -74,6 +75,7 @@ class DatasetWriter:
         patient_folds([case for case in dataset.cases if not case.test and not case.fault])  # refused before the work
         self.tested = {case.patient for case in dataset.cases if case.test}
         self.provenance = Provenance(out)
+        self.provenance.save()  # from now on the folder is known for medgen's, whenever a kill comes
         self.written: list[LabelledCase] = []
         self.results: list[Written] = []
 
@@ -89,7 +91,7 @@ class DatasetWriter:
     def made_of(self, case: LabelledCase) -> str:
         """All that a case's files depend on, as a hash: its own files and the tables of labels."""
         files = [*case.images, *([case.label] if case.label else [])]
-        return digest(VERSION, sha256(files), dict(self.given.labels), dict(self.dataset.labels))
+        return digest(VERSION, sha256(files), case.patient, dict(self.given.labels), dict(self.dataset.labels))
 
     def add(
         self, case: LabelledCase, made_of: Callable[[], str], make: Make, source: LabelledCase | None = None
@@ -114,7 +116,9 @@ class DatasetWriter:
             if record is None:
                 record = self._made({"patient": case.patient, **(case.record or {})}, place, make, source)
                 record = self.provenance.add(case.name, {**record, "made_of": origin}, files, entry.synthetic)
-            self.written.append(replace(place, record=record if entry.synthetic else None))
+            place = replace(place, record=record if entry.synthetic else None)
+            self._refuse_tested(place)
+            self.written.append(place)
             entry.warnings = [text for step in record.get("operations", ()) for text in step.get("warnings", ())]
         except FAILURES as error:
             reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
@@ -138,21 +142,24 @@ class DatasetWriter:
         """Make and write a case; returns its record."""
         images, label, told = make()
         record |= told
-        self._check(replace(place, record=record), images, label)
+        self._check(place.name, images, label)
         write_case(place, images, label, source)
         return record
 
-    def _check(self, case: LabelledCase, images: Sequence[Volume], label: Volume | None) -> None:
+    def _check(self, name: str, images: Sequence[Volume], label: Volume | None) -> None:
         """Raises InputError where what was made does not fit the dataset."""
-        made = f"case {case.name} was made with"
+        made = f"case {name} was made with"
         if len(images) != len(self.dataset.channels):
             raise InputError(f"{made} {len(images)} channels where the dataset has {len(self.dataset.channels)}")
         if not all(same_geometry(v.geometry, images[0].geometry) for v in (*images, *([label] if label else []))):
             raise InputError(f"{made} images or label on different grids")
         if label is not None:
-            check_values(label.data, self.dataset.labels, f"the label made for case {case.name}")
-        if not case.test and case.patients & self.tested:
-            raise InputError(f"{made} images of {min(case.patients & self.tested)}, who is in the test set")
+            check_values(label.data, self.dataset.labels, f"the label made for case {name}")
+
+    def _refuse_tested(self, case: LabelledCase) -> None:
+        shown = case.patients & self.tested
+        if shown and not case.test:
+            raise InputError(f"case {case.name} was made with images of {min(shown)}, who is in the test set")
 
 
 def write_case(
