@@ -87,5 +87,6 @@ class Provenance:
         return path.relative_to(self.root).as_posix()
 
     def save(self) -> None:
+        records = {kind: dict(sorted(cases.items())) for kind, cases in self.records.items()}
         with written_aside(self.root / NAME) as aside:
-            aside.write_text(json.dumps({"medgen": __version__, **self.records}, indent=1) + "\n")
+            aside.write_text(json.dumps({"medgen": __version__, **records}, indent=1) + "\n")
