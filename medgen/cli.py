@@ -186,7 +186,7 @@ def augment(
     print(f"{len(whole) - synthetic} real and {synthetic} synthetic cases in {out}")
     print(f"folds: {folds[0]}" + (f" to {folds[-1].name}" if len(folds) > 1 else ""))
     if format == "nnunet":
-        print("copy it beside nnU-Net's preprocessed data before training: its own folds would mix patients")
+        print("nnU-Net must find it among its preprocessed data when it trains: its own folds would mix patients")
     finish([f"{entry.error}" for entry in results if entry.error], len(results))
 
 
