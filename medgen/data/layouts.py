@@ -41,8 +41,8 @@ class Contrasts:
 
 def folders(root: Path, contrasts: Contrasts) -> tuple[list[Case], Labels, Missing]:
     """CONTRAST/CASE in any known format, labels/CASE, and labels.json = {structure: value}."""
-    found = {name: _by_case(root / name) for name in (*contrasts.sources, *contrasts.targets)}
-    labels = _by_case(root / "labels")
+    found = {name: by_case(root / name) for name in (*contrasts.sources, *contrasts.targets)}
+    labels = by_case(root / "labels")
     names = set().union(*found.values())
     _refuse_orphans(labels, names, root)
     missing: Missing = {}
@@ -52,13 +52,13 @@ def folders(root: Path, contrasts: Contrasts) -> tuple[list[Case], Labels, Missi
         target = {c: found[c].get(n) for c in contrasts.targets}
         cases.append(_case(n, source, target, labels.get(n), missing))
     named = root / "labels.json"
-    return cases, _named_labels(read_json(named), named) if named.exists() else None, missing
+    return cases, named_labels(read_json(named), named) if named.exists() else None, missing
 
 
 def domain_folders(root: Path, domains: tuple[str, ...]) -> tuple[list[Case], Labels, Missing]:
     """DOMAIN/CASE, labels/CASE and labels.json; a case is called DOMAIN/CASE and is source and target in one."""
-    labels = _by_case(root / "labels")
-    found = {d: _by_case(root / d) for d in domains}
+    labels = by_case(root / "labels")
+    found = {d: by_case(root / d) for d in domains}
     for domain, files in found.items():
         if not files:
             raise InputError(f"{root / domain} holds no volumes; put the domain's images there, or mend data.domains")
@@ -69,7 +69,7 @@ def domain_folders(root: Path, domains: tuple[str, ...]) -> tuple[list[Case], La
         for name, path in files.items()
     ]
     named = root / "labels.json"
-    return cases, _named_labels(read_json(named), named) if named.exists() else None, {}
+    return cases, named_labels(read_json(named), named) if named.exists() else None, {}
 
 
 def _case(
@@ -90,7 +90,8 @@ def _case(
     return Case(name, "", side(source), side(target), labels)
 
 
-def _by_case(folder: Path, name: Callable[[Path], Any] = case_name) -> dict[Any, Path]:
+def by_case(folder: Path, name: Callable[[Path], Any] = case_name) -> dict[Any, Path]:
+    """{case: file} of the volumes in a folder; empty where it is absent. Raises InputError for two files of a case."""
     found: dict[Any, Path] = {}
     for path in find_volumes(folder) if folder.exists() else []:
         key = name(path)
@@ -107,15 +108,8 @@ def _refuse_orphans(labels: dict[str, Path], names: Iterable[str], root: Path) -
 
 def nnunet(root: Path, contrasts: Contrasts) -> tuple[list[Case], Labels, Missing]:
     """imagesTr/CASE_0000 (last four digits: the channel), labelsTr/CASE, dataset.json with "labels"."""
-
-    def key(path: Path) -> tuple[str, int]:
-        match = re.fullmatch(r"(.+)_(\d{4})", case_name(path))
-        if match is None:
-            raise InputError(f"{path} lacks the channel number that nnU-Net's layout asks for (CASE_0000)")
-        return match[1], int(match[2])
-
     contrasts.check_numbers(root)
-    images = _by_case(root / "imagesTr", key)
+    images = by_case(root / "imagesTr", numbered)
     names, channels = {name for name, _ in images}, {channel for _, channel in images}
     wanted = [*contrasts.source_channels, *contrasts.target_channels]
     if images and not set(wanted) & channels:
@@ -123,7 +117,7 @@ def nnunet(root: Path, contrasts: Contrasts) -> tuple[list[Case], Labels, Missin
             f"{root} has channels {sorted(channels)}, not {' and '.join(map(str, wanted))}; "
             "set data.source_channels and data.target_channels"
         )
-    labels = _by_case(root / "labelsTr")
+    labels = by_case(root / "labelsTr")
     _refuse_orphans(labels, names, root)
     missing: Missing = {}
     cases = []
@@ -132,7 +126,15 @@ def nnunet(root: Path, contrasts: Contrasts) -> tuple[list[Case], Labels, Missin
         target = {c: images.get((n, i)) for c, i in zip(contrasts.targets, contrasts.target_channels, strict=True)}
         cases.append(_case(n, source, target, labels.get(n), missing))
     named = root / "dataset.json"
-    return cases, _named_labels(read_json(named).get("labels"), named) if named.exists() else None, missing
+    return cases, named_labels(read_json(named).get("labels"), named) if named.exists() else None, missing
+
+
+def numbered(path: Path) -> tuple[str, int]:
+    """(CASE, channel) of nnU-Net's CASE_0000. Raises InputError."""
+    match = re.fullmatch(r"(.+)_(\d{4})", case_name(path))
+    if match is None:
+        raise InputError(f"{path} lacks the channel number that nnU-Net's layout asks for (CASE_0000)")
+    return match[1], int(match[2])
 
 
 def datalist(path: Path, contrasts: Contrasts) -> tuple[list[Case], Labels, Missing]:
@@ -144,7 +146,7 @@ def datalist(path: Path, contrasts: Contrasts) -> tuple[list[Case], Labels, Miss
     content = read_json(path, (dict, list))
     if isinstance(content, list):
         content = {"training": content}
-    entries = [*_entries(content, "training", path), *_entries(content, "validation", path)]
+    entries = [*listed_entries(content, "training", path), *listed_entries(content, "validation", path)]
     listed = [_listed(entry, path, contrasts) for entry in entries]
     counts = Counter(name for name, _ in listed)
     missing: Missing = {}
@@ -157,10 +159,11 @@ def datalist(path: Path, contrasts: Contrasts) -> tuple[list[Case], Labels, Miss
     name, times = Counter(case.name for case in cases).most_common(1)[0] if cases else ("", 0)
     if times > 1:
         raise InputError(f"{path} lists case {name} {times} times; give its entries different 'name's")
-    return cases, _named_labels(content.get("labels"), path), missing
+    return cases, named_labels(content.get("labels"), path), missing
 
 
-def _entries(content: dict, key: str, path: Path) -> list[dict]:
+def listed_entries(content: dict, key: str, path: Path) -> list[dict]:
+    """The entries of a part of a datalist. Raises InputError."""
     entries = content.get(key, [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise InputError(f"{path}: '{key}' must be a list of entries such as {{'source': ..., 'target': ...}}")
@@ -218,10 +221,11 @@ def _listed_file(value: Any, path: Path) -> Path:
     return file
 
 
-def _named_labels(labels: Any, path: Path) -> Labels:
+def named_labels(labels: Any, path: Path, *, ignored: bool = False) -> Labels:
     """{structure: value}, background left out; None where there are none.
 
-    Decathlon's {"1": structure} is turned round; nnU-Net's regions (lists of values) and "ignore" go.
+    Decathlon's {"1": structure} is turned round; nnU-Net's regions (lists of values) go, and "ignore" unless
+    ``ignored``.
     """
     if labels is None:
         return None
@@ -231,7 +235,7 @@ def _named_labels(labels: Any, path: Path) -> Labels:
         labels = {name: int(value) for value, name in labels.items()}
     found: dict[str, int] = {}
     for name, value in labels.items():
-        if isinstance(value, list) or name == "ignore":
+        if isinstance(value, list) or (name == "ignore" and not ignored):
             continue
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise InputError(f"{path}: label {name} has the value {value!r}; give a whole number of 0 or more")

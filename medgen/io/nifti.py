@@ -2,7 +2,7 @@
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,20 +36,40 @@ MAX_DEFLATE_RATIO = 1032  # zlib cannot expand one byte to more (zlib manual, "m
 
 def read_nifti(path: Path) -> Volume:
     """The volume of a .nii or .nii.gz file (NIfTI-1 or -2, either byte order). Raises InputError."""
+    (volume,) = _read(path, lambda header: header)
+    return volume
+
+
+def read_nifti_channels(path: Path) -> list[Volume]:
+    """The channels of a (X, Y, Z, C) file, or the one volume of another. Raises InputError."""
+    return _read(path, _one_channel)
+
+
+def _read(path: Path, of_volume: Callable[[Any], Any]) -> list[Volume]:
+    """``of_volume``: header of the file → header of each volume in it."""
     with _nifti_errors(path), _opened(path) as stream:
         image = _nifti_image(stream)
-        geometry = _nifti_geometry(image.header, path)
+        header = of_volume(image.header.copy())
+        geometry = _nifti_geometry(header, path)
         _check_size(image.header, path)
         raw = image.dataobj.get_unscaled()
         while stream.read(1 << 20):  # to the end, where gzip compares its checksum
             pass
     slope, inter = float(image.dataobj.slope), float(image.dataobj.inter)
-    data = scaled_values(raw.reshape(geometry.shape, order="F"), slope, inter)
-    header = image.header.copy()
     if (slope, inter) != (1.0, 0.0):
         header.set_slope_inter(slope, inter)  # nibabel blanks them on load
     dtype = header.get_data_dtype().newbyteorder("=")
-    return Volume(checked_finite(data, path), geometry.affine, dtype, header, path)
+    stack = raw.reshape((*geometry.shape, -1), order="F")
+    channels = [checked_finite(scaled_values(stack[..., c], slope, inter), path) for c in range(stack.shape[3])]
+    return [Volume(data, geometry.affine, dtype, header, path) for data in channels]
+
+
+def _one_channel(header: Any) -> Any:
+    """The header of (X, Y, Z, C) as that of one channel; others stay as they are."""
+    shape = header.get_data_shape()
+    if len(shape) == 4:
+        header.set_data_shape(shape[:3])
+    return header
 
 
 def read_nifti_geometry(path: Path) -> Geometry:
@@ -70,6 +90,25 @@ def write_nifti(path: Path, volume: Volume) -> None:
     image.header.set_slope_inter(*((slope, inter) if raw.dtype.kind in "iu" else (1.0, 0.0)))
     with written_aside(path) as aside:
         image.to_filename(aside)
+
+
+def write_nifti_channels(path: Path, channels: Sequence[Volume]) -> None:
+    """Inverse of ``read_nifti_channels``: volumes of one grid as (X, Y, Z, C), in a type that holds them all."""
+    raw = np.stack([_unscaled(volume) for volume in channels], axis=-1)
+    header = _nifti_header(channels[0])
+    header.set_data_shape(raw.shape)
+    header.set_data_dtype(raw.dtype.newbyteorder(header.endianness))
+    kind = nib.Nifti2Image if header["sizeof_hdr"] == 540 else nib.Nifti1Image
+    image = kind(raw, None, header)
+    image.header.set_slope_inter(1.0, 0.0)
+    with written_aside(path) as aside:
+        image.to_filename(aside)
+
+
+def _unscaled(volume: Volume) -> np.ndarray:
+    """The values themselves in the volume's type: channels share a file, each with a slope of its own cannot."""
+    fractional = not all(number.is_integer() for number in slope_inter(volume.header))
+    return stored_values(volume.data, np.dtype(np.float32) if fractional else volume.dtype)
 
 
 def _nifti_image(stream: Any) -> Any:

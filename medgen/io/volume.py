@@ -119,6 +119,15 @@ def read_volume(path: str | Path, *, series: str | None = None) -> Volume:
     return dicom.read_series(path.parent, series=series or _uid_of(path))
 
 
+def read_channels(path: str | Path) -> list[Volume]:
+    """The channels of a 4D NIfTI (X, Y, Z, C), or the one volume of anything else. Errors as ``read_volume``."""
+    from medgen.io import nifti
+
+    path = existing(path)
+    stacked = path.is_file() and has_ending(path, NIFTI_ENDINGS)
+    return nifti.read_nifti_channels(path) if stacked else [read_volume(path)]
+
+
 def read_geometry(path: str | Path, *, series: str | None = None) -> Geometry:
     """Grid of a volume from its header alone: no voxel is read or decompressed. Errors as ``read_volume``."""
     from medgen.io import dicom, itk, nifti
@@ -151,6 +160,21 @@ def write_volume(path: str | Path, volume: Volume) -> None:
         itk.write_itk(path, volume)
     else:
         raise InputError(f"{path}: unknown extension to write; use one of {' '.join(ENDINGS)}")
+
+
+def write_channels(path: str | Path, channels: Sequence[Volume]) -> None:
+    """Write volumes of one grid into one NIfTI (X, Y, Z, C); one alone as ``write_volume`` does, errors likewise."""
+    from medgen.io import nifti
+
+    path = Path(path)
+    if len(channels) == 1:
+        return write_volume(path, channels[0])
+    if not has_ending(path, NIFTI_ENDINGS):
+        raise InputError(f"{path}: several channels go into one file as NIfTI only; use {' or '.join(NIFTI_ENDINGS)}")
+    for volume in channels:
+        if not np.isfinite(volume.data.sum(dtype=np.float64)):
+            raise InputError(f"{path} is not written: the volume to write holds NaN or infinite values")
+    nifti.write_nifti_channels(path, channels)
 
 
 def find_volumes(folder: str | Path) -> list[Path]:

@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
-from medgen.io.volume import Volume, read_geometry, read_volume, write_volume
+from medgen.io.volume import Volume, read_channels, read_geometry, read_volume, write_channels, write_volume
 from medgen.types import InputError
 
 OBLIQUE = np.eye(4)
@@ -285,3 +285,46 @@ def test_a_header_nibabel_has_to_mend_prints_nothing(tmp_path, capfd):
     path.write_bytes(content)
     np.testing.assert_allclose(read_volume(path).affine, OBLIQUE, atol=1e-4)
     assert capfd.readouterr() == ("", "")
+
+
+# Channels ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["i2", "u1", "f4"])
+def test_channels_of_one_file_come_back(tmp_path, kind):
+    data = raw_values((4, 5, 6, 3), low=0, high=200).astype(kind)
+    channels = read_channels(saved(tmp_path / "a.nii.gz", data))
+    assert [c.data.shape for c in channels] == [(4, 5, 6)] * 3
+    write_channels(tmp_path / "b.nii.gz", channels)
+    back = nib.load(tmp_path / "b.nii.gz")
+    np.testing.assert_array_equal(back.get_fdata(), data)
+    np.testing.assert_array_equal(back.affine, nib.load(tmp_path / "a.nii.gz").affine)
+    assert back.get_data_dtype() == np.dtype(kind)
+
+
+def test_channels_with_a_slope_keep_their_values(tmp_path):
+    image = nib.Nifti1Image(raw_values((4, 5, 6, 2)).astype(np.int16), OBLIQUE)
+    image.header.set_slope_inter(0.5, -3)
+    nib.save(image, tmp_path / "a.nii")
+    channels = read_channels(tmp_path / "a.nii")
+    write_channels(tmp_path / "b.nii", channels)
+    back = nib.load(tmp_path / "b.nii")
+    np.testing.assert_array_equal(back.get_fdata(), nib.load(tmp_path / "a.nii").get_fdata())
+
+
+def test_one_volume_is_one_channel(tmp_path):
+    path = saved(tmp_path / "a.nii.gz", raw_values().astype(np.int16))
+    (channel,) = read_channels(path)
+    write_channels(tmp_path / "b.nii.gz", [channel])
+    np.testing.assert_array_equal(read_volume(tmp_path / "b.nii.gz").data, read_volume(path).data)
+
+
+def test_channels_that_cannot_share_a_file(tmp_path):
+    volume = Volume(np.zeros((2, 2, 2)), np.eye(4))
+    with pytest.raises(InputError, match="a.mha: several channels go into one file as NIfTI only"):
+        write_channels(tmp_path / "a.mha", [volume, volume])
+    with pytest.raises(InputError, match="NaN or infinite"):
+        write_channels(tmp_path / "a.nii", [volume, Volume(np.full((2, 2, 2), np.nan), np.eye(4))])
+    with pytest.raises(InputError, match="5D"):
+        read_channels(saved(tmp_path / "five.nii", np.zeros((2, 2, 2, 2, 2), np.int16)))
+    assert not (tmp_path / "a.nii").exists()

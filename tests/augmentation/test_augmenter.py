@@ -1,0 +1,105 @@
+"""Translators as augmenters: the image is the model's translation, the label untouched."""
+
+import json
+from functools import cache
+
+import numpy as np
+import pytest
+from labelled import voxels, write_nnunet
+from small import SMALL_METHOD, make_model, small_settings
+
+from medgen.augmentation.augmenter import augmenter_for
+from medgen.augmentation.dataset import read_case, read_dataset
+from medgen.checkpoint import load_model, save_model
+from medgen.inference.predict import translate_case
+from medgen.io.folder import folder_written_aside
+from medgen.types import InputError
+
+METHODS = {
+    "pix2pix": SMALL_METHOD,
+    "cyclegan": {"name": "cyclegan", "filters": 4, "blocks": 1, "discriminator_filters": 4, "discriminator_layers": 1},
+    "cut": {"name": "cut", "filters": 4, "blocks": 1, "discriminator_filters": 4, "discriminator_layers": 1},
+    "multi_domain": {
+        "name": "multi_domain", "filters": 4, "blocks": 1, "kernel": 3, "classifier_filters": 4,
+        "classifier_layers": 1, "discriminator_filters": 4, "discriminator_layers": 1,
+    },
+}  # fmt: skip
+DOMAINS = ["none", "arterial", "late"]
+
+
+@cache
+def model_of(method, sources=1, targets=1):
+    data = {"sources": [f"s{i}" for i in range(sources)], "targets": [f"t{i}" for i in range(targets)]}
+    data = {"domains": DOMAINS, "paired": False} if method == "multi_domain" else data | {"paired": method == "pix2pix"}
+    return make_model(small_settings(method=METHODS[method], data=data))
+
+
+def saved(folder, method="pix2pix", **contrasts):
+    model = model_of(method, **contrasts)
+    with folder_written_aside(folder) as aside:
+        save_model(aside, model.generator, model.info)
+    return folder
+
+
+def one_case(tmp_path, channels=("CT",)):
+    dataset = read_dataset(write_nnunet(tmp_path / "given", channels=channels))
+    return dataset, *read_case(dataset, dataset.cases[0])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_translator(tmp_path, method):
+    dataset, images, label = one_case(tmp_path)
+    folder = saved(tmp_path / "best", method)
+    augmenter = augmenter_for(str(folder), dataset)
+    targets = DOMAINS if method == "multi_domain" else [None]
+    assert len(augmenter.ways) == len(targets) and not augmenter.random and augmenter.channels == 1
+    assert augmenter.model["method"] == method and len(augmenter.model["sha256"]) == 64
+    seen = []
+    for way, target in zip(augmenter.ways, targets, strict=True):
+        made, kept, (operation,) = way(images, label, dataset.labels, np.random.default_rng(0))
+        expected = translate_case(load_model(folder, target=target), images)
+        np.testing.assert_array_equal(made[0].data, expected[0].data)
+        assert kept is label and operation["operation"] == "translate" and json.dumps(operation)
+        assert operation["to"] == [target or "t0"]
+        seen.append(made[0].data.tobytes())
+    assert len(set(seen)) == len(targets) and images[0].data.tobytes() not in seen
+    np.testing.assert_array_equal(images[0].data, voxels(0)[0][..., 0])
+
+
+def test_chosen_domains_in_their_order(tmp_path):
+    dataset, *_ = one_case(tmp_path)
+    folder = str(saved(tmp_path / "best", "multi_domain"))
+    chosen = augmenter_for(folder, dataset, targets=["late", "none"])
+    assert chosen.model["targets"] == ["late", "none"] and len(chosen.ways) == 2
+    assert chosen.identity != augmenter_for(folder, dataset).identity
+    with pytest.raises(InputError, match="no target 'venous': it translates to none, arterial, late"):
+        augmenter_for(folder, dataset, targets=["venous"])
+
+
+def test_a_moved_model_is_the_same_one(tmp_path):
+    dataset, *_ = one_case(tmp_path)
+    a, b = (augmenter_for(str(saved(tmp_path / name)), dataset) for name in ("a", "b"))
+    assert a.identity == b.identity and a.model != b.model
+
+
+def test_scans_unlike_the_training_data_are_warned_of(tmp_path):
+    dataset, images, label = one_case(tmp_path)
+    far = [images[0].replaced(images[0].data + 2500)]
+    augmenter = augmenter_for(str(saved(tmp_path / "best")), dataset)
+    _, _, (operation,) = augmenter.ways[0](far, label, {}, np.random.default_rng(0))
+    assert "outside the training distribution" in operation["warnings"][0]
+
+
+def test_two_contrasts_to_two(tmp_path):
+    dataset, images, label = one_case(tmp_path, channels=("a", "b"))
+    augmenter = augmenter_for(str(saved(tmp_path / "best", sources=2, targets=2)), dataset)
+    made, _, _ = augmenter.ways[0](images, label, {}, np.random.default_rng(0))
+    assert augmenter.channels == len(made) == 2
+
+
+def test_what_is_no_augmenter(tmp_path):
+    dataset, *_ = one_case(tmp_path)
+    with pytest.raises(InputError, match="is no model folder"):
+        augmenter_for(str(tmp_path / "absent"), dataset)
+    with pytest.raises(InputError, match="makes t0 of s0, s1, but a case needs all its channels"):
+        augmenter_for(str(saved(tmp_path / "best", sources=2)), dataset)

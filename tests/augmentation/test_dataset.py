@@ -1,0 +1,258 @@
+"""Labelled datasets in three layouts; a bad case has one sentence and leaves the others alone."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from labelled import LABELS, OBLIQUE, SHAPE, save, voxels, write_decathlon, write_folders, write_nnunet
+
+from medgen.augmentation.dataset import read_case, read_dataset
+from medgen.types import InputError
+
+
+def refused(call, match):
+    with pytest.raises(InputError, match=match) as info:
+        call()
+    assert "\n" not in str(info.value)
+
+
+def faults(root, **how):
+    """{case: what hinders it} of a dataset, read to the last voxel."""
+    dataset, found = read_dataset(root, **how), {}
+    for case in dataset.cases:
+        try:
+            read_case(dataset, case)
+        except InputError as error:
+            found[case.name] = str(error)
+    assert all("\n" not in sentence for sentence in found.values())
+    return found
+
+
+def edit(root, **table):
+    path = root / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | table))
+
+
+# Layouts -------------------------------------------------------------------------------------------------
+
+
+def test_nnunet_with_two_channels_and_tests(tmp_path):
+    root = write_nnunet(tmp_path / "Dataset001_X", channels=("CT", "PET"), tests=1, licence="CC0")
+    dataset = read_dataset(root)
+    assert dataset.name == "Dataset001_X" and dataset.channels == ("CT", "PET") and dataset.ending == ".nii.gz"
+    assert dict(dataset.labels) == LABELS and dict(dataset.about) == {"licence": "CC0"}
+    assert [(c.name, c.patient, c.test) for c in dataset.cases] == [
+        *((f"case{i}", f"case{i}", False) for i in range(3)),
+        ("test3", "test3", True),
+    ]
+    images, label = read_case(dataset, dataset.cases[1])
+    expected = voxels(1, 2)
+    np.testing.assert_array_equal(np.stack([v.data for v in images], -1), expected[0])
+    np.testing.assert_array_equal(label.data, expected[1])
+    assert read_case(dataset, dataset.cases[3])[1] is None
+
+
+def test_decathlon_with_channels_in_one_file_and_bare_test_paths(tmp_path):
+    dataset = read_dataset(write_decathlon(tmp_path))
+    assert dataset.name == "Task" and dataset.channels == ("FLAIR", "T1") and dict(dataset.labels) == LABELS
+    assert dataset.about["licence"] == "CC-BY-SA 4.0"
+    assert [(c.name, c.test) for c in dataset.cases] == [*((f"case{i}", False) for i in range(3)), ("test3", True)]
+    images, label = read_case(dataset, dataset.cases[2])
+    np.testing.assert_array_equal(np.stack([v.data for v in images], -1), voxels(2, 2)[0])
+    np.testing.assert_allclose(label.affine, OBLIQUE, atol=1e-4)
+
+
+def test_a_datalist_with_patients_and_a_file_a_channel(tmp_path):
+    root = write_nnunet(tmp_path, channels=("CT", "PET"))
+    entry = {"image": ["imagesTr/case0_0000.nii.gz", "imagesTr/case0_0001.nii.gz"], "label": "labelsTr/case0.nii.gz"}
+    content = {
+        "modality": {"0": "CT", "1": "PET"},
+        "labels": LABELS,
+        "training": [{**entry, "patient": 7, "name": "a"}],
+    }
+    (root / "list.json").write_text(json.dumps(content))
+    (case,) = read_dataset(root / "list.json").cases
+    assert (case.name, case.patient, len(case.images)) == ("a", "7", 2)
+
+
+@pytest.mark.parametrize("folder", ["images", "source"])
+def test_folders_of_medgen(tmp_path, folder):
+    dataset = read_dataset(write_folders(tmp_path, folder=folder))
+    assert dataset.channels == ("CT",) and dict(dataset.labels) == {"background": 0, "liver": 3, "lesion": 6}
+    assert [case.name for case in dataset.cases] == ["case0", "case1", "case2"]
+    assert faults(tmp_path) == {}
+
+
+def test_folders_one_a_channel(tmp_path):
+    write_folders(tmp_path, folder="t1"), write_folders(tmp_path, folder="flair")
+    (tmp_path / "flair/case1.nii.gz").unlink()
+    dataset = read_dataset(tmp_path, channels=("t1", "flair"))
+    assert dataset.channels == ("t1", "flair") and dataset.cases[0].images[1].parent.name == "flair"
+    assert list(faults(tmp_path, channels=("t1", "flair"))) == ["case1"]
+    refused(lambda: read_dataset(tmp_path, channels=("t1", "t2")), "no folder t2/")
+
+
+def test_images_without_air_are_not_called_ct(tmp_path):
+    write_folders(tmp_path)
+    for path in (tmp_path / "images").iterdir():
+        save(path, np.ones(SHAPE, np.int16))
+    assert read_dataset(tmp_path).channels == ("image",)
+
+
+def test_patients_by_pattern(tmp_path):
+    root = write_folders(tmp_path)
+    assert {case.patient for case in read_dataset(root, patient_pattern="^cas").cases} == {"cas"}
+    refused(lambda: read_dataset(root, patient_pattern="nobody"), "finds no patient")
+
+
+# Tables --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "table, match",
+    [
+        ({"labels": {"background": 0, "tumour": [1, 2], "core": 2}}, r"region tumour = \[1, 2\]"),
+        ({"labels": {}}, 'has no "labels"'),
+        ({"labels": {"background": 1, "liver": 2}}, "background the value 1"),
+        ({"labels": {"liver": 1, "lesion": 1}}, "two labels have the value 1"),
+        ({"channel_names": {"1": "CT"}}, "must name its channels by number"),
+        ({"channel_names": None}, "must name its channels by number"),
+        ({"file_ending": ".png"}, "'.png' is no volume's"),
+        ({"file_ending": ".mha"}, "no cases with the ending .mha"),
+        ({"dataset": {"case0": {}}}, "lists its files under 'dataset'"),
+        ({"training": [{"label": "x"}]}, "must name 'image' and 'label' as paths"),
+        ({"training": [7]}, "must be a list of entries"),
+    ],
+)
+def test_tables_that_cannot_be_used(tmp_path, table, match):
+    edit(write_nnunet(tmp_path), **table)
+    refused(lambda: read_dataset(tmp_path), match)
+
+
+def test_the_ignored_label_stays_and_regions_of_one_value_are_labels(tmp_path):
+    edit(write_nnunet(tmp_path), labels={"ignore": 3, "background": 0, "lesion": [2], "liver": 1})
+    assert list(read_dataset(tmp_path).labels.items()) == [
+        ("background", 0),
+        ("liver", 1),
+        ("lesion", 2),
+        ("ignore", 3),
+    ]
+    edit(write_decathlon(tmp_path / "d"), labels={"0": "background", "1": "ignore", "2": "liver"})
+    assert list(read_dataset(tmp_path / "d").labels.items()) == [("background", 0), ("liver", 2), ("ignore", 1)]
+
+
+def test_no_dataset_at_all(tmp_path):
+    refused(lambda: read_dataset(tmp_path / "absent"), "does not exist")
+    refused(lambda: read_dataset(tmp_path), "is no labelled dataset")
+    (tmp_path / "images").mkdir()
+    refused(lambda: read_dataset(tmp_path), "labels.json does not exist")
+    (tmp_path / "labels.json").write_text('{"liver": 1}')
+    refused(lambda: read_dataset(tmp_path), "holds no cases")
+    (tmp_path / "dataset.json").write_text("{")
+    refused(lambda: read_dataset(tmp_path), "not readable JSON")
+
+
+# Cases ---------------------------------------------------------------------------------------------------
+
+
+def test_missing_files_of_nnunet(tmp_path):
+    root = write_nnunet(tmp_path, cases=5, channels=("CT", "PET"))
+    (root / "imagesTr/case0_0001.nii.gz").unlink()
+    (root / "labelsTr/case1.nii.gz").unlink()
+    for c in (0, 1):
+        (root / f"imagesTr/case2_000{c}.nii.gz").unlink()
+    save(root / "imagesTr/case3_0002.nii.gz", voxels(0)[0][..., 0])
+    found = faults(root)
+    assert sorted(found) == ["case0", "case1", "case2", "case3"]
+    assert "no image case0_0001 (PET)" in found["case0"] and "no label for case case1" in found["case1"]
+    assert "no image case2_0000 (CT)" in found["case2"] and "does not name" in found["case3"]
+
+
+def test_missing_files_and_names_that_lead_out_of_a_decathlon_list(tmp_path):
+    root = write_decathlon(tmp_path)
+    (root / "labelsTr/case1.nii.gz").unlink()
+    content = json.loads((root / "dataset.json").read_text())
+    content["training"][2]["name"] = "../../case2"
+    content["training"][0] = {"image": content["training"][0]["image"]}
+    (root / "dataset.json").write_text(json.dumps(content))
+    found = faults(root)
+    assert sorted(found) == ["../../case2", "case0", "case1"]
+    assert "is no file name" in found["../../case2"] and "has no label for case case0" in found["case0"]
+    assert "labelsTr/case1.nii.gz for case case1, which does not exist" in found["case1"]
+
+
+def test_wrong_channels_values_grids_and_broken_files(tmp_path):
+    root = write_nnunet(tmp_path, cases=7)
+    images, label = voxels(0, 3)
+    save(root / "imagesTr/case0_0000.nii.gz", images)
+    save(root / "labelsTr/case1.nii.gz", label * 4)
+    save(root / "labelsTr/case2.nii.gz", label + np.float32(0.5))
+    save(root / "labelsTr/case3.nii.gz", label[1:])
+    moved = OBLIQUE.copy()
+    moved[0, 3] += 1
+    save(root / "labelsTr/case4.nii.gz", label, moved)
+    (root / "imagesTr/case5_0000.nii.gz").write_bytes((root / "imagesTr/case5_0000.nii.gz").read_bytes()[:-200])
+    found = faults(root)
+    assert sorted(found) == [f"case{i}" for i in range(6)]
+    assert "3 channels, but the dataset has 1 (CT)" in found["case0"]
+    assert "case1.nii.gz holds the value 4, which is no label of the dataset (0 background, 1 liv" in found["case1"]
+    assert "holds the value 0.5" in found["case2"]
+    assert "11 x 14 x 10" in found["case3"] and "12 x 14 x 10" in found["case3"]
+    assert "is not on the grid of" in found["case4"] and "truncated" in found["case5"]
+
+
+def test_a_label_a_hair_off_the_image_gets_its_affine(tmp_path):
+    root = write_nnunet(tmp_path)
+    hair = OBLIQUE.copy()
+    hair[:3, 3] += 0.005
+    save(root / "labelsTr/case0.nii.gz", voxels(0)[1], hair)
+    dataset = read_dataset(root)
+    images, label = read_case(dataset, dataset.cases[0])
+    np.testing.assert_array_equal(label.affine, images[0].affine)
+
+
+def test_a_patient_in_training_and_test_and_a_case_twice(tmp_path):
+    root = write_nnunet(tmp_path, cases=3, tests=1)
+    for part in ("Tr", "Ts"):
+        for path in (root / f"images{part}").iterdir():
+            path.rename(path.with_name(path.name.replace("test3", "case2b")))
+    found = faults(root, patient_pattern=r"case\d")
+    assert list(found) == ["case2"] and "shows patient case2, who is in the test set too" in found["case2"]
+    content = {
+        "labels": LABELS,
+        "training": [{"image": "imagesTr/case0_0000.nii.gz", "label": "labelsTr/case0.nii.gz"}] * 2,
+    }
+    (root / "dataset.json").write_text(json.dumps(content))
+    assert "more than once" in faults(root)["case0_0000"]
+
+
+def test_a_synthetic_name_without_its_record(tmp_path):
+    root = write_nnunet(tmp_path)
+    for path in (root / "imagesTr/case1_0000.nii.gz", root / "labelsTr/case1.nii.gz"):
+        path.rename(path.with_name(path.name.replace("case1", "case0__syn000")))
+    assert "provenance.json does not tell whose" in faults(root)["case0__syn000"]
+    record = {"patient": "case0", "operations": []}
+    (root / "provenance.json").write_text(json.dumps({"real": {}, "synthetic": {"case0__syn000": record}}))
+    dataset = read_dataset(root)
+    assert faults(root) == {} and [case.patient for case in dataset.cases] == ["case0", "case0", "case2"]
+    assert [case.record is None for case in dataset.cases] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "{}", '{"real": [], "synthetic": {}}', '{"real": {}, "synthetic": {"a": {"patient": "a"}}}',
+     '{"real": {}, "synthetic": {"a": {"patient": "a", "operations": [1]}}}'],
+)  # fmt: skip
+def test_a_record_that_is_none(tmp_path, content):
+    write_nnunet(tmp_path)
+    (tmp_path / "provenance.json").write_text(content)
+    refused(lambda: read_dataset(tmp_path), "provenance.json")
+
+
+def test_reading_leaves_the_dataset_as_it_was(tmp_path):
+    root = write_decathlon(tmp_path)
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    faults(root)
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
+    assert nib.load(root / "imagesTr/case0.nii.gz").shape == (*SHAPE, 2)

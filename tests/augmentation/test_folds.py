@@ -1,0 +1,69 @@
+"""No image of a patient, real or made of it, is trained on where that patient is validated."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medgen.augmentation.dataset import LabelledCase
+from medgen.augmentation.folds import patient_folds
+from medgen.types import InputError
+
+
+def real(name, patient):
+    return LabelledCase(name, patient, (), None)
+
+
+def synthetic(name, patient, donors=()):
+    record = {"patient": patient, "operations": [{"operation": "paste", "patients": list(donors)}]}
+    return LabelledCase(name, patient, (), None, record=record)
+
+
+NNUNET_2_8_1 = [["c00", "c03", "c08"], ["c07", "c10", "c11"], ["c06", "c09"], ["c01", "c04"], ["c02", "c05"]]
+patients = st.integers(0, 9).map("p{}".format)
+
+
+@given(
+    st.lists(patients, min_size=2, max_size=25).filter(lambda owners: len(set(owners)) > 1),
+    st.lists(st.tuples(patients, st.lists(patients, max_size=3)), max_size=25),
+)
+def test_patients_stay_apart(owners, made):
+    cases = [real(f"r{i}", owner) for i, owner in enumerate(owners)]
+    cases += [synthetic(f"s{i}", owner, donors) for i, (owner, donors) in enumerate(made)]
+    by_name = {case.name: case for case in cases}
+    folds = patient_folds(cases)
+    assert len(folds) == min(5, len(set(owners)))
+    assert sorted(name for fold in folds for name in fold["val"]) == sorted(c.name for c in cases if c.record is None)
+    for fold in folds:
+        held = {by_name[name].patient for name in fold["val"]}
+        assert held and not any(by_name[name].record for name in fold["val"])
+        # exactly those that show nobody who is held back
+        shown = {c.name for c in cases if not ({c.patient} | donors_of(c)) & held}
+        assert fold["train"] == sorted(shown) and fold["val"] == sorted(fold["val"])
+
+
+def donors_of(case):
+    return {p for step in (case.record or {}).get("operations", []) for p in step["patients"]}
+
+
+def test_real_cases_fall_into_the_folds_that_nnunet_draws_itself():
+    """Of scikit-learn's KFold(5, shuffle=True, random_state=12345) on 12 sorted names, as nnU-Net calls it."""
+    folds = patient_folds([real(f"c{i:02d}", f"c{i:02d}") for i in range(12)])
+    assert [fold["val"] for fold in folds] == NNUNET_2_8_1
+
+
+def test_one_patient_cannot_be_validated():
+    with pytest.raises(InputError, match="of 1 patients cannot be cross-validated"):
+        patient_folds([real("a", "p"), real("b", "p"), synthetic("a__syn000", "p")])
+    with pytest.raises(InputError, match="of 0 patients"):
+        patient_folds([])
+    assert [sorted(f["val"]) for f in patient_folds([real("a", "p"), real("b", "q")])] in (
+        [["a"], ["b"]],
+        [["b"], ["a"]],
+    )
+
+
+def test_the_order_of_the_cases_does_not_matter():
+    cases = [real(f"c{i}", f"p{i // 2}") for i in range(14)]
+    shuffled = [cases[i] for i in np.random.default_rng(0).permutation(14)]
+    assert patient_folds(cases) == patient_folds(shuffled)

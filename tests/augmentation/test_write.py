@@ -1,0 +1,220 @@
+"""A dataset written and read again is the same, in either layout; what is whole is left; what fails leaves no trace."""
+
+import json
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from labelled import LABELS, save, voxels, write_decathlon, write_folders, write_nnunet
+
+from medgen.augmentation.dataset import read_case, read_dataset
+from medgen.augmentation.write import DatasetWriter, label_on, relabelled, write_dataset
+from medgen.io.volume import Volume, read_volume
+from medgen.types import InputError
+
+
+def content(dataset):
+    """All of a dataset but where its files lie."""
+    cases = []
+    for case in dataset.cases:
+        images, label = read_case(dataset, case)
+        about = {k: v for k, v in (case.record or {}).items() if k not in ("files", "made_of", "medgen")}
+        arrays = [v.data.tolist() for v in images] + [label.data.tolist() if label else None]
+        affine = [np.round(v.affine, 4).tolist() for v in images]
+        cases.append((case.name, case.patient, case.test, about, arrays, affine))
+    return dataset.name, dataset.channels, dict(dataset.labels), dict(dataset.about), cases
+
+
+def statuses(results):
+    return [entry.status for entry in results]
+
+
+def add_synthetic(root):
+    """case1 becomes a synthetic case of case0's patient."""
+    for path in sorted(root.rglob("case1*.nii.gz")):
+        path.rename(path.with_name(path.name.replace("case1", "case0__syn000")))
+    if "training" in (table := json.loads((root / "dataset.json").read_text())):
+        text = json.dumps(table).replace("case1.", "case0__syn000.")
+        (root / "dataset.json").write_text(text)
+    record = {"patient": "case0", "source": "case0", "seed": 3, "operations": [{"operation": "paste"}]}
+    (root / "provenance.json").write_text(json.dumps({"real": {}, "synthetic": {"case0__syn000": record}}))
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    given_as=st.sampled_from([write_nnunet, write_decathlon]),
+    first=st.sampled_from(["nnunet", "decathlon"]),
+    then=st.sampled_from(["nnunet", "decathlon"]),
+    channels=st.sampled_from([("CT",), ("T1", "T2"), ("a", "b", "c")]),
+    tests=st.integers(0, 1),
+)
+def test_round_trip(tmp_path_factory, given_as, first, then, channels, tests):
+    folder = tmp_path_factory.mktemp("trip")
+    root = given_as(folder / "given", cases=3, channels=channels, tests=tests)
+    add_synthetic(root)
+    before = read_dataset(root)
+    assert statuses(write_dataset(before, folder / "one", first)) == ["written"] * (3 + tests)
+    assert statuses(write_dataset(read_dataset(folder / "one"), folder / "two", then)) == ["written"] * (3 + tests)
+    assert content(read_dataset(folder / "one")) == content(before)
+    assert content(read_dataset(folder / "two")) == content(before)
+
+
+def test_values_with_gaps_become_contiguous_for_nnunet_alone(tmp_path):
+    root = write_folders(tmp_path / "given")
+    write_dataset(read_dataset(root), tmp_path / "n", "nnunet")
+    write_dataset(read_dataset(root), tmp_path / "d", "decathlon")
+    assert dict(read_dataset(tmp_path / "n").labels) == LABELS
+    assert dict(read_dataset(tmp_path / "d").labels) == {"background": 0, "liver": 3, "lesion": 6}
+    for i in range(3):
+        label = voxels(i)[1]
+        np.testing.assert_array_equal(read_volume(tmp_path / f"n/labelsTr/case{i}.nii.gz").data, label)
+        np.testing.assert_array_equal(read_volume(tmp_path / f"d/labelsTr/case{i}.nii.gz").data, label * 3)
+
+
+@given(st.permutations([0, 1, 2, 5, 9]), st.permutations([0, 1, 2, 3, 4]))
+def test_relabelling_follows_the_names(old, new):
+    data = np.array(old * 2 + old[:2], np.float32).reshape(2, 3, 2)
+    a, b = (dict(zip("abcde", values, strict=True)) for values in (old, new))
+    there = relabelled(Volume(data, np.eye(4)), a, b)
+    assert there.data.ravel().tolist() == new * 2 + new[:2]
+    np.testing.assert_array_equal(relabelled(there, b, a).data, data)
+
+
+def test_real_images_are_copied_to_the_byte_and_labels_have_their_header(tmp_path):
+    root = write_nnunet(tmp_path / "given")
+    save(root / "imagesTr/case0_0000.nii.gz", voxels(0)[0][..., 0], descrip=b"scanner 7", scl_slope=2.0, scl_inter=-5.0)
+    save(root / "labelsTr/case0.nii.gz", voxels(0)[1].astype(np.float32))
+    write_dataset(read_dataset(root), tmp_path / "out", "nnunet")
+    for path in root.glob("imagesTr/*"):
+        assert path.read_bytes() == (tmp_path / "out/imagesTr" / path.name).read_bytes()
+    image, label = (nib.load(tmp_path / "out" / p) for p in ("imagesTr/case0_0000.nii.gz", "labelsTr/case0.nii.gz"))
+    assert (image.dataobj.slope, image.dataobj.inter) == (2, -5)
+    assert label.get_data_dtype() == np.uint8 and label.dataobj.slope == 1 and label.dataobj.inter == 0
+    for form in ("qform", "sform"):
+        np.testing.assert_array_equal(getattr(image.header, f"get_{form}")(), getattr(label.header, f"get_{form}")())
+
+
+def test_a_label_beyond_255_widens():
+    image = Volume(np.zeros((2, 2, 2)), np.eye(4))
+    assert label_on(image, np.full((2, 2, 2), 300.0)).dtype == np.uint16
+    assert label_on(image, np.zeros((2, 2, 2))).dtype == np.uint8
+
+
+def test_a_channel_a_hair_off_is_put_on_the_first_ones_grid(tmp_path):
+    root = write_nnunet(tmp_path / "given", channels=("CT", "PET"))
+    path = root / "imagesTr/case1_0001.nii.gz"
+    image = nib.load(path)
+    hair = image.affine.copy()
+    hair[:3, 3] += 0.004
+    save(path, np.asanyarray(image.dataobj), hair)
+    assert statuses(write_dataset(read_dataset(root), tmp_path / "out", "nnunet")) == ["written"] * 3
+    first, second = (nib.load(tmp_path / f"out/imagesTr/case1_000{c}.nii.gz") for c in (0, 1))
+    np.testing.assert_array_equal(first.affine, second.affine)
+
+
+def test_bad_cases_are_told_and_left_out(tmp_path):
+    root = write_nnunet(tmp_path / "given", cases=5)
+    save(root / "labelsTr/case1.nii.gz", voxels(0)[1] * 9)
+    (root / "labelsTr/case2.nii.gz").unlink()
+    results = write_dataset(read_dataset(root), tmp_path / "out", "nnunet")
+    assert statuses(results) == ["written", "failed", "failed", "written", "written"]
+    assert "the value 9" in results[1].error and "no label for case case2" in results[2].error
+    assert {path.name[:5] for path in (tmp_path / "out").rglob("*.nii.gz")} == {"case0", "case3", "case4"}
+    assert json.loads((tmp_path / "out/dataset.json").read_text())["numTraining"] == 3
+
+
+def test_what_is_whole_is_not_written_again(tmp_path):
+    root, out = write_nnunet(tmp_path / "given", cases=4), tmp_path / "out"
+    write_dataset(read_dataset(root), out, "nnunet")
+    (out / "imagesTr/case0_0000.nii.gz").unlink()
+    (out / "labelsTr/case1.nii.gz").write_bytes(b"damaged")
+    save(root / "imagesTr/case2_0000.nii.gz", voxels(7)[0][..., 0])
+    assert statuses(write_dataset(read_dataset(root), out, "nnunet")) == ["written"] * 3 + ["skipped"]
+    assert statuses(write_dataset(read_dataset(root), out, "nnunet")) == ["skipped"] * 4
+    # another patient is another record
+    again = write_dataset(read_dataset(root, patient_pattern=r"\d"), out, "nnunet")
+    assert statuses(again) == ["written"] * 4 and [c.patient for c in read_dataset(out).cases] == list("0123")
+
+
+def test_what_is_no_longer_in_the_dataset_goes(tmp_path):
+    root, out = write_nnunet(tmp_path / "given", cases=4), tmp_path / "out"
+    write_dataset(read_dataset(root), out, "nnunet")
+    for path in (root / "imagesTr/case0_0000.nii.gz", root / "labelsTr/case0.nii.gz"):
+        path.unlink()
+    write_dataset(read_dataset(root), out, "nnunet")
+    assert [path.name for path in sorted((out / "labelsTr").iterdir())] == [f"case{i}.nii.gz" for i in (1, 2, 3)]
+    write_dataset(read_dataset(root), out, "decathlon")
+    assert not list(out.glob("imagesTr/*_0000.nii.gz")) and not (out / "splits_final.json").exists()
+    assert len(list(out.glob("datalist_fold*.json"))) == 3
+
+
+def test_a_record_from_elsewhere_cannot_remove_files_outside(tmp_path):
+    root, out = write_nnunet(tmp_path / "given"), tmp_path / "out"
+    keep = tmp_path / "keep.txt"
+    keep.write_text("mine")
+    out.mkdir()
+    record = {"files": {"../keep.txt": "", str(keep): ""}}
+    (out / "provenance.json").write_text(json.dumps({"real": {"gone": record}, "synthetic": {}}))
+    write_dataset(read_dataset(root), out, "nnunet")
+    assert keep.read_text() == "mine"
+    assert "gone" not in json.loads((out / "provenance.json").read_text())["real"]
+
+
+def test_a_kill_before_the_first_case_leaves_a_folder_to_go_on_in(tmp_path):
+    root, out = write_nnunet(tmp_path / "given"), tmp_path / "out"
+    DatasetWriter(read_dataset(root), out, "nnunet")
+    save(out / "imagesTr/case0_0000.nii.gz", voxels(0)[0][..., 0])
+    assert statuses(write_dataset(read_dataset(root), out, "nnunet")) == ["written"] * 3
+
+
+def test_places_that_are_not_free(tmp_path):
+    dataset = read_dataset(write_nnunet(tmp_path / "given"))
+    with pytest.raises(InputError, match="no dataset that medgen wrote"):
+        write_dataset(dataset, tmp_path, "nnunet")
+    with pytest.raises(InputError, match="no dataset that medgen wrote"):
+        write_dataset(dataset, tmp_path / "given/dataset.json", "nnunet")
+    with pytest.raises(InputError, match="--format zip: unknown; choose one of nnunet, decathlon"):
+        write_dataset(dataset, tmp_path / "out", "zip")
+    write_dataset(dataset, tmp_path / "out", "nnunet")
+    with pytest.raises(InputError, match="input and output at once"):
+        write_dataset(read_dataset(tmp_path / "out"), tmp_path / "out", "nnunet")
+
+
+def test_one_patient_is_refused_before_anything_is_written(tmp_path):
+    dataset = read_dataset(write_nnunet(tmp_path / "given", cases=1))
+    with pytest.raises(InputError, match="of 1 patients cannot be cross-validated"):
+        write_dataset(dataset, tmp_path / "out", "nnunet")
+    assert not (tmp_path / "out").exists()
+
+
+def made(writer, case, **change):
+    """Add a synthetic case of ``case``: its own images and label, changed as asked."""
+    images, label = writer.read(case)
+    images, label = change.get("images", lambda v: v)(images), change.get("label", lambda v: v)(label)
+    told = {"operations": change.get("operations", [])}
+    fake = replace(case, name=f"{case.name}__syn000", record={"source": case.name})
+    return writer.add(fake, lambda: "x", lambda: (images, label, told))
+
+
+@pytest.mark.parametrize(
+    "change, match",
+    [
+        ({"images": lambda v: v * 2}, "made with 2 channels where the dataset has 1"),
+        ({"images": lambda v: [Volume(v[0].data[1:], v[0].affine)]}, "on different grids"),
+        ({"label": lambda v: v.replaced(v.data * 5)}, "made for case case0__syn000 holds the value 5"),
+        ({"images": lambda v: [v[0].replaced(v[0].data * np.nan)]}, "NaN or infinite"),
+        ({"operations": [{"patients": ["test3"]}]}, "made with images of test3, who is in the test set"),
+    ],
+)
+def test_synthetic_cases_that_do_not_fit(tmp_path, change, match):
+    dataset = read_dataset(write_nnunet(tmp_path / "given", tests=1))
+    writer = DatasetWriter(dataset, tmp_path / "out", "nnunet")
+    entry = made(writer, dataset.cases[0], **change)
+    assert entry.status == "failed" and "\n" not in entry.error and match in entry.error
+    for case in dataset.cases:
+        writer.copy(case)
+    writer.finish()
+    assert not list((tmp_path / "out").rglob("*__syn*"))

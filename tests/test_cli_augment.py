@@ -1,0 +1,84 @@
+"""``medgen augment`` as a user meets it."""
+
+import json
+import sys
+
+import pytest
+from labelled import save, voxels, write_decathlon, write_nnunet
+from small import make_model, small_settings
+
+from medgen import cli
+from medgen.checkpoint import save_model
+from medgen.io.folder import folder_written_aside
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Run ``medgen augment ARGUMENTS``; returns (exit code, stdout, stderr)."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["medgen", "augment", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        shown = capsys.readouterr()
+        return caught.value.code or 0, shown.out, shown.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def translator(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "best"
+    model = make_model(small_settings())
+    with folder_written_aside(folder) as aside:
+        save_model(aside, model.generator, model.info)
+    return folder
+
+
+def test_the_other_contrast_of_every_case(run, translator, tmp_path):
+    given, out = write_nnunet(tmp_path / "given", tests=1), tmp_path / "Dataset001_More"
+    code, shown, err = run(translator, given, out)
+    assert code == 0 and not err
+    assert "[2/7] case0__syn000 (synthetic): written" in shown and "4 real and 3 synthetic cases in" in shown
+    assert "splits_final.json" in shown and "preprocessed" in shown
+    record = json.loads((out / "provenance.json").read_text())["synthetic"]["case0__syn000"]
+    assert record["model"]["name"] == str(translator) and record["operations"][0]["to"] == ["target"]
+    code, shown, _ = run(translator, given, out)
+    assert code == 0 and shown.count("skipped") == 7
+
+
+def test_a_decathlon_dataset_of_patients(run, translator, tmp_path):
+    given, out = write_decathlon(tmp_path / "given", channels=("CT",)), tmp_path / "out"
+    code, shown, _ = run(translator, given, out, "--format", "decathlon", "--patient-pattern", r"\d")
+    assert code == 0 and "datalist_fold0.json to datalist_fold2.json" in shown and "nnU-Net" not in shown
+    assert json.loads((out / "dataset.json").read_text())["training"][1]["patient"] == "0"
+
+
+def test_a_bad_case_is_told_at_the_end(run, translator, tmp_path):
+    given = write_nnunet(tmp_path / "given")
+    save(given / "labelsTr/case1.nii.gz", voxels(0)[1] * 9)
+    code, shown, err = run(translator, given, tmp_path / "out")
+    assert code == 2 and "2 real and 2 synthetic cases" in shown
+    assert "case1.nii.gz holds the value 9" in err and "1 of 5 cases failed" in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "more, word",
+    [
+        (("--per-case", "2"), "makes up to 1 of each case"),
+        (("--target", "late"), "has no target 'late'"),
+        (("--format", "zip"), "choose one of nnunet, decathlon"),
+        (("--patient-pattern", "("), "no regular expression"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(run, translator, tmp_path, more, word):
+    code, _, err = run(translator, write_nnunet(tmp_path / "given"), tmp_path / "out", *more)
+    assert code == 2 and word in err and err.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_a_model_of_other_channels_or_none(run, translator, tmp_path):
+    given = write_nnunet(tmp_path / "given", channels=("CT", "PET"))
+    code, _, err = run(translator, given, tmp_path / "out")
+    assert code == 2 and "takes 1 channels" in err and "2 (CT, PET)" in err
+    code, _, err = run(tmp_path / "absent", given, tmp_path / "out")
+    assert code == 2 and "is no model folder" in err
