@@ -22,6 +22,7 @@ from medgen.losses.adversarial import Objective
 from medgen.losses.adversary import Adversary, optimizers
 from medgen.losses.patchnce import patch_nce, sample_places
 from medgen.losses.preserve import Preserve
+from medgen.networks.background import background_kept
 from medgen.networks.generator import GeneratorName, Norm, build_generator, features
 from medgen.networks.patch_mlp import PatchMLP
 from medgen.types import Batch, Count, Update, Weight
@@ -35,6 +36,7 @@ class CUT:
         in_channels, out_channels: contrasts of X and of Y; as many of both, for G's encoder reads both.
         generator, filters, levels, blocks, kernel, norm, dropout, upsample, stem, detail, antialias: see ``networks``.
         residual: G predicts the difference from its input.
+        keep_background: what is coded -1 in the source (a masked background) stays -1 in the same channel.
         nce_layers: stages of G's encoder whose features are compared; 0 is the image itself (paper's ResNet:
             image, both halvings, blocks 1 and 5); none: that for a ResNet, for a U-Net all but the deepest stage.
         nce_patches: places of each layer (paper: 256).
@@ -70,6 +72,7 @@ class CUT:
         detail: Annotated[int, Field(ge=0)] = 0,
         antialias: bool = True,
         residual: bool = False,
+        keep_background: bool = False,
         nce_layers: tuple[int, ...] | None = None,
         nce_patches: Count = 256,
         nce_width: Count = 256,
@@ -131,7 +134,7 @@ class CUT:
         self.networks: dict[str, nn.Module] = {"G": G, "H": H, "D": D.network, **self.preserve.networks}
         self.adversaries = {"D": D}
         self.memory: dict[str, nn.Module] = {"pool": D.pool}
-        self.patches, self.temperature = nce_patches, temperature
+        self.patches, self.temperature, self.keep_background = nce_patches, temperature, keep_background
         self.weight_gan, self.weight_nce, self.weight_identity = weight_gan, weight_nce, weight_identity
         self.nce_identity, self.flip_equivariance = nce_identity, flip_equivariance
         self.lr, self.betas = lr, betas
@@ -143,10 +146,10 @@ class CUT:
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
         """One update of D, then one of G and H. ``batch``: "source" x, "target" y (B, C, X, Y, Z) in [-1, 1]."""
         x, y, n = batch["source"], batch["target"], batch["step"]
-        G, D = self.networks["G"], self.adversaries["D"]
+        D = self.adversaries["D"]
         both = torch.cat([x, y]) if self.nce_identity or self.weight_identity else x
         mirrored = self.flip_equivariance and coin(n)
-        out = G(both.flip(2) if mirrored else both)
+        out = self.translate(both.flip(2) if mirrored else both)
         y_hat, y_same = out[: len(x)], out[len(x) :]
 
         seen = y_hat.flip(2) if mirrored else y_hat  # as x lies
@@ -185,7 +188,8 @@ class CUT:
 
     def translate(self, x: Tensor) -> Tensor:
         """(B, C, X, Y, Z) in [-1, 1] → the same grid."""
-        return self.networks["G"](x)
+        y_hat = self.networks["G"](x)
+        return background_kept(x, y_hat) if self.keep_background else y_hat
 
 
 def coin(step: int) -> bool:

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from medgen.losses.adversarial import Objective
 from medgen.losses.adversary import Adversary, optimizers
 from medgen.losses.diversity import mode_seeking_loss
+from medgen.networks.background import background_kept
 from medgen.networks.generator import GeneratorName, Norm, build_generator
 from medgen.networks.noise import draw_noise
 from medgen.types import Batch, Count, Update, Weight
@@ -139,6 +140,4 @@ class Pix2Pix:
         """(B, C, X, Y, Z) in [-1, 1], and noise (B, K, 1, 1, 1) if not G's own → the same grid."""
         G = self.networks["G"]
         y_hat = G(x) if z is None else G(x, z)
-        if self.keep_background:
-            y_hat = torch.where(x[:, : y_hat.shape[1]] <= -1, torch.full_like(y_hat, -1), y_hat)
-        return y_hat
+        return background_kept(x, y_hat) if self.keep_background else y_hat

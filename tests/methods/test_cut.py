@@ -110,3 +110,16 @@ def test_sincut_keeps_the_target_by_l1():
     losses = method.step({"source": x, "target": y, "step": 0}, lambda *_: None)
     expected = (method.networks["G"](y) - y).abs().mean()
     assert losses["identity"].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_kept_background_stays():
+    torch.manual_seed(0)
+    method = CUT(**SMALL, keep_background=True)
+    x = torch.rand(1, 1, 16, 16, 16)
+    x[..., :8] = -1
+    made = method.translate(x)
+    assert (made[..., :8] == -1).all() and (made[..., 8:] != -1).all()
+    seen = []
+    method.adversaries["D"].generator_loss = lambda fake: seen.append(fake) or fake.mean()
+    method.step({"source": x, "target": x, "step": 0}, lambda k, loss: None)
+    assert (seen[0][..., :8] == -1).all()
