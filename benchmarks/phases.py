@@ -1,9 +1,10 @@
 """One generator, any phase: mean HU of the aorta per phase on held-out patients of the embedded cohort.
 
-    python benchmarks/phases.py OUT [--minutes 30] [--source portal_venous] [section.key=value ...]
+    python benchmarks/phases.py OUT [--unpaired] [--minutes 30] [--source portal_venous] [section.key=value ...]
 
-Trains ``configs/ct_phases_multi_domain.yaml`` on 8 patients a phase, each patient in one phase only, and turns one
-phase of three other patients into each phase. Prints body MAE and mean HU of some organs beside the truth and the
+Trains ``configs/ct_multiphase_multi_domain.yaml`` on 8 patients, each in all phases, or with ``--unpaired``
+``configs/ct_phases_multi_domain.yaml`` on 8 patients a phase, each in one phase only; turns one phase of three other
+patients into each phase. Prints body MAE and mean HU of some organs beside the truth and the
 unconverted source.
 """
 
@@ -23,7 +24,7 @@ from medgen.inference.predict import translate_volume
 from medgen.io.volume import read_volume
 from medgen.train import train
 
-CONFIG = Path(__file__).parent.parent / "configs" / "ct_phases_multi_domain.yaml"
+CONFIGS = Path(__file__).parent.parent / "configs"
 ORGANS = ("aorta", "portal_vein", "kidney_left", "liver", "bone", "lung")
 
 
@@ -31,15 +32,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--unpaired", action="store_true", help="each patient in one phase only")
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--source", default="portal_venous")
     arguments = parser.parse_intermixed_args()
     out = arguments.out
     if not (out / "train").exists():
-        phantom(out / "train", "--patients", "8", "--unpaired", "--seed", "11")
+        phantom(out / "train", "--patients", "8", *(["--unpaired"] if arguments.unpaired else []), "--seed", "11")
         phantom(out / "test", "--patients", "3", "--seed", "12")
     keys = [f"data.root={out / 'train'}", f"train.minutes={arguments.minutes}", *arguments.overrides]
-    best = train(load_settings(CONFIG, keys), out / "run", resume=(out / "run" / "last").exists())
+    config = CONFIGS / f"ct_{'phases' if arguments.unpaired else 'multiphase'}_multi_domain.yaml"
+    best = train(load_settings(config, keys), out / "run", resume=(out / "run" / "last").exists())
     print("| target | image | body MAE | " + " | ".join(ORGANS) + " |\n|" + "---|" * (3 + len(ORGANS)))
     for target in PHASES:
         for name, values in rows(best, out / "test", arguments.source, target).items():

@@ -45,6 +45,11 @@ class Data(Section):
     )
     target_channels: tuple[Channel, ...] = Field((1,), description="the same for each target")
     paired: bool = Field(True, description="source and target of one case are the same scan, voxel by voxel")
+    same_patient: bool = Field(
+        False,
+        description="domains: patches of one patient in two of them, at one place, where a patient has several on one "
+        "grid (multi-phase scans): files of one name in their folders",
+    )
     validation: Fraction = Field(0.15, description="share of the patients kept for validation")
     test: Fraction = Field(0.0, description="share of the patients never shown to training")
     split: Path | None = Field(None, description="a split.json of an earlier run, used instead of a new split")
@@ -88,6 +93,8 @@ class Data(Section):
                 raise ValueError(f"domains must name at least two different folders, not {list(self.domains)}")
             if self.paired or len(self.sources) > 1 or len(self.targets) > 1:
                 raise ValueError("domains have no pairs and one contrast each: set paired to false, leave sources out")
+        if self.same_patient and not self.domains:
+            raise ValueError("same_patient is for domains; pairs of a source and a target have paired")
         if self.classes is not None and not self.labels:
             raise ValueError("classes is the number of classes of the labels; set labels to true")
         return self

@@ -222,6 +222,7 @@ def _loop(run: Run, prepared: Prepared, out: Path, say: Callable[[str], None]) -
         prepared.targets,
         labels=prepared.labels,
         domains=prepared.domains,
+        siblings=prepared.siblings,
         paired=settings.data.paired,
         seed=settings.train.seed,
         slab=settings.slab_axis,

@@ -41,7 +41,8 @@ class Case:
 
 # "source" and "target": float tensors (B, C, X, Y, Z) in [-1, 1]; "source_case", "target_case": list of names;
 # "step": number of the step, from 0; with data.labels "labels": int64 (B, 1, X, Y, Z), classes of the source patch;
-# with data.domains "source_domain", "target_domain": int64 (B,), places in that list.
+# with data.domains "source_domain", "target_domain": int64 (B,), places in that list, and "paired": bool (B,), whether
+# both patches show one patient's same place.
 # For 2D methods slabs are folded: (B, C·k, X, Y), see ``data.slabs``.
 Batch = dict[str, Any]
 

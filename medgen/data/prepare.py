@@ -28,7 +28,8 @@ class Prepared:
     without truth. Ranges are the training cases' typical ones, one a contrast; ``scans``: the looks of each source
     contrast's training scans; ``record`` goes into the model folder. ``labels``: files of the training sources'
     classes, and ``classes``, their number with the background; empty and 0 unless data.labels is set. ``domains``:
-    place in data.domains of every case, of the real targets too; empty without.
+    place in data.domains of every case, of the real targets too; empty without. ``siblings``: with data.same_patient
+    the training cases of the same patient in other domains, see ``data.sampling``.
     """
 
     sources: dict[str, Channels]
@@ -43,6 +44,7 @@ class Prepared:
     labels: dict[str, Path]
     classes: int
     domains: dict[str, int]
+    siblings: dict[str, list[str]]
 
 
 def prepare(settings: Settings, out: Path, *, resume: bool = False, say: Callable[[str], None] = print) -> Prepared:
@@ -114,7 +116,25 @@ def prepare(settings: Settings, out: Path, *, resume: bool = False, say: Callabl
         labels,
         classes,
         domains,
+        _siblings(train, settings),
     )
+
+
+def _siblings(cases: list[Case], settings: Settings) -> dict[str, list[str]]:
+    """case → those of its patient in other domains, where it has some; InputError where their grids differ."""
+    if not settings.data.same_patient:
+        return {}
+    scans: dict[str, list[Case]] = {}
+    for case in cases:
+        scans.setdefault(case.name.partition("/")[2], []).append(case)
+    check_pairs(Case(n, "", (c.source[0],), (mine[0].source[0],)) for n, mine in scans.items() for c in mine[1:])
+    found = {c.name: [o.name for o in mine if o is not c] for mine in scans.values() for c in mine if len(mine) > 1}
+    if not found:
+        raise InputError(
+            f"{settings.data.root}: no patient has two domains, so there are no pairs to learn from; set "
+            "data.same_patient to false, or give the scans of one patient one file name"
+        )
+    return found
 
 
 def _to_watch(cases: list[Case], domains: dict[str, int], settings: Settings) -> list[tuple[Case, int | None]]:

@@ -29,6 +29,8 @@ class Patches(Dataset):
         sources, targets: case name → volumes, one a contrast. Paired: the same names on both sides.
         labels: case name → file of its classes, see ``data.labels``; empty, or of every source.
         domains: case name → domain; targets are then taken from another domain than the source's.
+        siblings: case name → cases of the same patient on the same grid in other domains; a source that has some gets
+            its target among them, from the same place and turned alike ("paired" in the sample).
         paired: take both patches from one case and one place.
         patch: voxels (X, Y, Z); smaller volumes are padded by their edge values.
         slab: axis whose slices ``batches`` folds into channels, see ``data.slabs``; none in 3D.
@@ -47,6 +49,7 @@ class Patches(Dataset):
         seed: int,
         labels: dict[str, Path] | None = None,
         domains: dict[str, int] | None = None,
+        siblings: dict[str, list[str]] | None = None,
         slab: int | None = None,
         body: float = 0.9,
         match_position: bool = True,
@@ -59,7 +62,7 @@ class Patches(Dataset):
         if paired and set(sources) != set(targets):
             raise ValueError(f"paired sampling needs the same cases on both sides; got {sources} and {targets}")
         self.sources, self.targets, self.labels = sources, targets, labels or {}
-        self.domains, self.paired, self.seed = domains or {}, paired, seed
+        self.domains, self.siblings, self.paired, self.seed = domains or {}, siblings or {}, paired, seed
         self.patch, self.slab = np.asarray(patch), slab
         self.body, self.match_position, self.gamma = body, match_position, gamma
         self.spatial = _spatial(patch, flip, rotate, scale)
@@ -82,15 +85,16 @@ class Patches(Dataset):
         rng = np.random.default_rng([self.seed, n])
         source_name = self._case(sorted(self.sources), n, side=0)
         target_name = source_name if self.paired else self._case(self._partners(source_name, n), n, side=1)
+        paired = self.paired or source_name in self.siblings
         source, target = self.sources[source_name], self.targets[target_name]
         start = self._start(source[0], rng)
-        start_target = start if self.paired else self._start(target[0], rng, match=(source[0], start))
+        start_target = start if paired else self._start(target[0], rng, match=(source[0], start))
         x = np.stack([c.range.encode(_crop(c.data, start, self.crop)) for c in source])
         y = np.stack([c.range.encode(_crop(c.data, start_target, self.crop)) for c in target])
         given = {"x": x, "y": y}
         if self.labels:
             given["labels"] = _crop(np.load(self.labels[source_name], mmap_mode="r"), start, self.crop)[None]
-        made = self._augment(given, rng)
+        made = self._augment(given, rng, paired)
         sample = {
             "source": torch.from_numpy(np.ascontiguousarray(made["x"])),
             "target": torch.from_numpy(np.ascontiguousarray(made["y"])),
@@ -101,6 +105,7 @@ class Patches(Dataset):
             sample["labels"] = torch.from_numpy(made["labels"].astype(np.int64))
         if self.domains:
             sample |= {"source_domain": self.domains[source_name], "target_domain": self.domains[target_name]}
+            sample["paired"] = paired
         return sample
 
     def _partners(self, source: str, n: int) -> list[str]:
@@ -108,7 +113,8 @@ class Patches(Dataset):
         names = sorted(self.targets)
         if not self.domains:
             return names
-        others = sorted({d for d in self.domains.values() if d != self.domains[source]})
+        names = self.siblings.get(source, names)
+        others = sorted({self.domains[name] for name in names} - {self.domains[source]})
         domain = others[np.random.default_rng([self.seed, n, 2]).integers(len(others))]
         return [name for name in names if self.domains[name] == domain]
 
@@ -136,16 +142,16 @@ class Patches(Dataset):
         low, high = -self.offset, shape - self.inside - self.offset
         return np.where(low <= high, np.clip(start, low, np.maximum(low, high)), -((self.crop - shape) // 2))
 
-    def _augment(self, patches: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def _augment(self, patches: dict[str, np.ndarray], rng: np.random.Generator, paired: bool) -> dict[str, np.ndarray]:
         x = patches["x"]
         if self.gamma:
             exponent = 2.0 ** rng.uniform(-self.gamma, self.gamma, (len(x), 1, 1, 1))  # each contrast its own
             x = ((x + 1) / 2) ** exponent.astype(np.float32) * 2 - 1
         patches = patches | {"x": x}
         if self.spatial is not None:
-            together = [k for k in patches if self.paired or k != "y"]
+            together = [k for k in patches if paired or k != "y"]
             turned = self._transform({k: patches[k] for k in together}, rng)
-            patches = turned if self.paired else turned | self._transform({"y": patches["y"]}, rng)
+            patches = turned if paired else turned | self._transform({"y": patches["y"]}, rng)
         if self.artefacts:
             with torch.random.fork_rng(devices=[]):  # TorchIO draws from torch's global generator
                 torch.manual_seed(int(rng.integers(2**62)))

@@ -44,6 +44,7 @@ class MultiDomain:
         weight_class: λ_cls (paper: 1).
         weight_cycle: λ_rec (paper: 10).
         weight_identity: of ‖G(x, c') - x‖₁ (not in the paper): an image already of the domain stays.
+        weight_l1: of ‖G(x, c) - y‖₁ where y is the same patient's (data.same_patient; as pix2pix, not in the paper).
         objective: adversarial loss (paper: wasserstein, with gradient_penalty 10 and critic_steps 5).
         lr, betas: of Adam, for all networks (paper: 1e-4).
         and those of ``losses.adversary`` and ``losses.preserve``.
@@ -77,6 +78,7 @@ class MultiDomain:
         weight_class: Weight = 1.0,
         weight_cycle: Weight = 10.0,
         weight_identity: Weight = 0.0,
+        weight_l1: Weight = 0.0,
         objective: Objective = "least_squares",
         lr: Annotated[float, Field(gt=0)] = 1e-4,
         betas: tuple[float, float] = (0.5, 0.999),
@@ -120,7 +122,7 @@ class MultiDomain:
         self.memory: dict[str, nn.Module] = {"pool": D.pool}
         self.target, self.branches, self.domains = 0, branches, domains
         self.weight_gan, self.weight_class = weight_gan, weight_class
-        self.weight_cycle, self.weight_identity = weight_cycle, weight_identity
+        self.weight_cycle, self.weight_identity, self.weight_l1 = weight_cycle, weight_identity, weight_l1
         self.lr, self.betas = lr, betas
 
     def optimizers(self) -> dict[str, Optimizer]:
@@ -130,8 +132,8 @@ class MultiDomain:
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
         """One update of D and of C, then one of G.
 
-        ``batch``: "source" x and "target" y (B, C, X, Y, Z) in [-1, 1], and the domains of both, "source_domain" c'
-        and "target_domain" c (B,) int64.
+        ``batch``: "source" x and "target" y (B, C, X, Y, Z) in [-1, 1], the domains of both, "source_domain" c'
+        and "target_domain" c (B,) int64, and "paired" (B,) bool, of which ``weight_l1`` asks.
         """
         x, y, n = batch["source"], batch["target"], batch["step"]
         c_x, c = batch["source_domain"], batch["target_domain"]
@@ -147,12 +149,17 @@ class MultiDomain:
         losses["G_gan"] = D.generator_loss(self.judged(y_hat, c))
         with frozen(C):
             losses["class"] = self.class_loss(y_hat, c)
-        losses["cycle"] = (G(y_hat, c_x) - x).abs().mean()
         total = self.weight_gan * losses["G_gan"] + self.weight_class * losses["class"]
-        total = total + self.weight_cycle * losses["cycle"]
+        if self.weight_cycle:
+            losses["cycle"] = (G(y_hat, c_x) - x).abs().mean()
+            total = total + self.weight_cycle * losses["cycle"]
         if self.weight_identity:
             losses["identity"] = (G(x, c_x) - x).abs().mean()
             total = total + self.weight_identity * losses["identity"]
+        if self.weight_l1:
+            error = (y_hat - y).abs().flatten(1).mean(1)
+            losses["l1"] = (error * batch["paired"]).mean()
+            total = total + self.weight_l1 * losses["l1"]
         kept, weighed = self.preserve(x, y_hat, batch)
         losses |= kept
         update("G", total + weighed)

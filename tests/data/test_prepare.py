@@ -1,7 +1,9 @@
 """From settings to what the loop trains on: contrasts and labels of a cohort."""
 
+import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from small import small_settings, write_cohort
 
 from medgen.data.prepare import prepare
@@ -97,6 +99,46 @@ def test_domains_are_sampled_against_each_other_and_patients_kept_apart(tmp_path
             assert sample[f"{side}_domain"] == domains.index(sample[f"{side}_case"].partition("/")[0])
         seen.add((sample["source_domain"], sample["target_domain"]))
     assert seen == {(a, b) for a in range(3) for b in range(3) if a != b}
+
+
+def test_the_same_patients_domains_are_sampled_at_one_place_where_there_are_several(tmp_path):
+    root = domain_cohort(tmp_path / "cohort")
+    alone = next((root / "late").glob("*"))
+    others = [root / phase / alone.name for phase in ("none", "arterial")]
+    for path in others:
+        path.unlink()
+    options = {"domains": ("none", "arterial", "late"), "paired": False, "validation": 0.0}
+    found = prepared(root, tmp_path / "run", same_patient=True, **options)
+    lonely = [name for name in found.sources if name not in found.siblings]
+    assert len(lonely) == 1 and lonely[0].startswith("late/")
+    turned = {"flip": ("x",), "rotate": 20.0}
+    domains = {"domains": found.domains, "siblings": found.siblings}
+    patches = Patches(found.sources, found.sources, paired=False, patch=(8, 8, 8), seed=0, **domains, **turned)
+    for n in range(40):
+        sample = patches[n]
+        (of, x), (to, y) = (sample[f"{side}_case"].split("/") for side in ("source", "target"))
+        assert of != to and sample["paired"] == (sample["source_case"] not in lonely)
+        if sample["paired"]:  # the phases are of one seed: the same image
+            assert x == y and torch.equal(sample["source"], sample["target"])
+
+
+def test_the_same_patients_domains_must_lie_on_one_grid_and_exist(tmp_path):
+    options = {"domains": ("none", "arterial", "late"), "paired": False, "same_patient": True, "validation": 0.0}
+    root = domain_cohort(tmp_path / "cohort")
+    path = next((root / "late").glob("*"))
+    image = nib.load(path)
+    affine = image.affine.copy()
+    affine[0, 3] += 5
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), affine), path)
+    with pytest.raises(InputError, match="on different grids"):
+        prepared(root, tmp_path / "run", **options)
+    for i, phase in enumerate(options["domains"]):
+        for path in list((root / phase).glob("*")):
+            path.rename(path.with_name(f"{i}{path.name}"))
+    for path in list((root / "labels").glob("*")) if (root / "labels").exists() else ():
+        path.unlink()
+    with pytest.raises(InputError, match="no patient has two domains"):
+        prepared(root, tmp_path / "run2", **options)
 
 
 def test_domains_that_are_not_there(tmp_path):

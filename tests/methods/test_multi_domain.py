@@ -75,3 +75,15 @@ def test_each_domain_has_a_branch_that_is_told_real_from_fake():
     )
     expected = [(real[i, c[i]] - 1).square().mean() + fake[i, c[i]].square().mean() for i in range(2)]
     assert losses["D"].item() == pytest.approx(0.5 * sum(expected).item() / 2, rel=1e-4)
+
+
+def test_same_patients_images_have_an_l1_term():
+    torch.manual_seed(0)
+    method = MultiDomain(**SMALL, weight_l1=5.0, weight_cycle=0.0)
+    b, seen = batch() | {"paired": torch.tensor([False, True])}, {}
+    losses = method.step(b, lambda k, loss: seen.update({k: loss.detach()}))
+    y_hat = method.networks["G"](b["source"], b["target_domain"])
+    assert losses["l1"].item() == pytest.approx((y_hat - b["target"])[1].abs().mean().item() / 2, rel=1e-4)
+    assert "cycle" not in losses
+    expected = losses["G_gan"] + losses["class"] + 5 * losses["l1"]
+    assert seen["G"].item() == pytest.approx(expected.item(), rel=1e-4)
