@@ -10,7 +10,7 @@ the brain; MAE, PSNR and SSIM (data range 1) count inside the brain. The baselin
 the same way as the model does (range of its T1 times the training patient's ratio of T2 to T1).
 
 ``--unpaired``: the model is that of ``configs/mr_t1_to_t2_cut.yaml``, trained on the T1 of the tested patient and the
-T2 of the other, beside histogram matching of the one to the other. Nothing tells the gain of the tested patient's T2:
+T2 of the other, beside histogram matching of the one, and of its negative, to the other. Nothing tells the gain of the tested patient's T2:
 both are decoded in the range of the other's.
 """
 
@@ -87,9 +87,10 @@ def unpaired(arguments: argparse.Namespace, trained: str, tested: str):
     data, run = arguments.data, arguments.out / f"t2_of_{trained}_t1_of_{tested}"
     x, y = read_volume(data / tested / "t1.nii.gz"), read_volume(data / trained / "t2.nii.gz")
     brain = brain_mask(x.data)
-    matched = np.zeros_like(x.data)
-    matched[brain] = match_histograms(x.data[brain], y.data[brain_mask(y.data)])
-    yield "histogram matching", x.replaced(matched), 0.0
+    for name, sign in (("histogram matching", 1), ("histogram matching of the negative", -1)):
+        matched = np.zeros_like(x.data)
+        matched[brain] = match_histograms(sign * x.data[brain], y.data[brain_mask(y.data)])
+        yield name, x.replaced(matched), 0.0
     cohort = linked(run / "cohort", data / tested / "t1.nii.gz", data / trained / "t2.nii.gz")
     settings = load_settings(CONFIGS / "mr_t1_to_t2_cut.yaml", [f"data.root={cohort}", *arguments.overrides])
     started = time.monotonic()

@@ -116,6 +116,10 @@ def build_method(settings: Settings) -> Method:
             if "domains" in takes
             else f"method {name} knows no domains; leave data.domains out, or use multi_domain"
         )
+    if settings.data.domains and settings.method.get("weight_l1") and not settings.data.same_patient:
+        raise InputError(
+            "method.weight_l1 compares the domains of one patient; set data.same_patient to true, or it to 0"
+        )
     if getattr(cls, "paired_only", False) and not settings.data.paired:
         raise InputError(
             f"method {settings.method['name']} learns from pairs; set data.paired to true, or use cyclegan or cut"

@@ -24,6 +24,7 @@ def check_method(settings: Settings) -> None:
             batch["labels"] = torch.zeros(2, 1, *patch, dtype=torch.int64)
         if settings.data.domains:
             batch |= {side: torch.zeros(2, dtype=torch.int64) for side in ("source_domain", "target_domain")}
+            batch["paired"] = torch.zeros(2, dtype=torch.bool)
         divisor: int = method.networks[method.generator].divisor  # type: ignore[assignment]
         if any(n % divisor for i, n in enumerate(patch) if i != axis):
             which = "every side" if axis is None else "both sides of a slice"

@@ -16,7 +16,7 @@ TINY = ["train.steps=2", "train.validate_every=2", "train.validation_cases=1", "
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_config_trains_and_loads(path, tmp_path):
     shipped = load_settings(path)
-    paired, domains, axis = shipped.data.paired, shipped.data.domains, shipped.slab_axis
+    paired, domains, axis = shipped.data.paired or shipped.data.same_patient, shipped.data.domains, shipped.slab_axis
     names = {"sources": shipped.data.sources, "targets": shipped.data.targets}
     cohort = write_cohort(tmp_path / "cohort", cases=3 if paired else 6, unpaired=not paired, **names)
     patch = [32, 32, 32] if axis is None else [shipped.sampling.patch[i] if i == axis else 32 for i in range(3)]

@@ -23,7 +23,7 @@ from medgen.losses.adversary import Adversary, optimizers
 from medgen.losses.patchnce import patch_nce, sample_places
 from medgen.losses.preserve import Preserve
 from medgen.networks.background import background_kept
-from medgen.networks.generator import GeneratorName, Norm, build_generator, features
+from medgen.networks.generator import GeneratorName, Norm, Start, build_generator, features
 from medgen.networks.patch_mlp import PatchMLP
 from medgen.types import Batch, Count, Update, Weight
 
@@ -35,7 +35,7 @@ class CUT:
         spatial_dims: 3, or 2 for slices.
         in_channels, out_channels: contrasts of X and of Y; as many of both, for G's encoder reads both.
         generator, filters, levels, blocks, kernel, norm, dropout, upsample, stem, detail, antialias: see ``networks``.
-        residual: G predicts the difference from its input.
+        residual: G predicts the difference from its input, or from the input's negative.
         keep_background: what is coded -1 in the source (a masked background) stays -1 in the same channel.
         nce_layers: stages of G's encoder whose features are compared; 0 is the image itself (paper's ResNet:
             image, both halvings, blocks 1 and 5); none: that for a ResNet, for a U-Net all but the deepest stage.
@@ -71,7 +71,7 @@ class CUT:
         stem: Annotated[int, Field(ge=0)] = 0,
         detail: Annotated[int, Field(ge=0)] = 0,
         antialias: bool = True,
-        residual: bool = False,
+        residual: Start = False,
         keep_background: bool = False,
         nce_layers: tuple[int, ...] | None = None,
         nce_patches: Count = 256,

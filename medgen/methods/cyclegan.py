@@ -17,7 +17,7 @@ from medgen.arguments import deal
 from medgen.losses.adversarial import Objective
 from medgen.losses.adversary import Adversary, optimizers
 from medgen.losses.preserve import Preserve
-from medgen.networks.generator import GeneratorName, Norm, build_generator
+from medgen.networks.generator import GeneratorName, Norm, Start, build_generator
 from medgen.types import Batch, Count, Update, Weight
 
 
@@ -28,7 +28,7 @@ class CycleGAN:
         spatial_dims: 3, or 2 for slices.
         in_channels, out_channels: contrasts of X and of Y.
         generator, filters, levels, blocks, kernel, norm, dropout, upsample, stem, detail: see ``networks``.
-        residual: G and F predict the difference from their input.
+        residual: G and F predict the difference from their input, or from its negative.
         objective: adversarial loss (paper: least_squares).
         pool: translations kept for D (paper: 50).
         weight_gan: of generator_loss; 2 is the paper's balance, whose least squares for G have no ½.
@@ -56,7 +56,7 @@ class CycleGAN:
         upsample: Literal["deconv", "resize"] = "deconv",
         stem: Annotated[int, Field(ge=0)] = 0,
         detail: Annotated[int, Field(ge=0)] = 0,
-        residual: bool = False,
+        residual: Start = False,
         objective: Objective = "least_squares",
         pool: Annotated[int, Field(ge=0)] = 50,
         weight_gan: Weight = 2.0,

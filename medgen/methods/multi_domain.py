@@ -25,7 +25,7 @@ from medgen.losses.preserve import Preserve
 from medgen.networks.branches import Branches
 from medgen.networks.conditional import Conditional, with_domain
 from medgen.networks.discriminator import Discriminator, frozen
-from medgen.networks.generator import GeneratorName, Norm, build_generator
+from medgen.networks.generator import GeneratorName, Norm, Start, build_generator
 from medgen.types import Batch, Count, Update, Weight
 
 
@@ -37,7 +37,7 @@ class MultiDomain:
         in_channels, out_channels: contrasts of an image; as many of both, for G reads its own output.
         domains: how many; given by data.domains.
         generator, filters, levels, blocks, kernel, norm, dropout, upsample, stem, detail: see ``networks``.
-        residual: G predicts the difference from its input.
+        residual: G predicts the difference from its input, or from the input's negative.
         branches: D has an output for every domain, of which that of c counts (paper: one output for all).
         classifier_filters, classifier_layers: of C, a PatchGAN trunk without norms.
         weight_gan: of generator_loss (paper: 1).
@@ -69,7 +69,7 @@ class MultiDomain:
         upsample: Literal["deconv", "resize"] = "deconv",
         stem: Annotated[int, Field(ge=0)] = 0,
         detail: Annotated[int, Field(ge=0)] = 0,
-        residual: bool = False,
+        residual: Start = False,
         branches: bool = False,
         discriminator_norm: Norm = "none",
         classifier_filters: Count = 64,

@@ -18,7 +18,7 @@ from medgen.losses.adversarial import Objective
 from medgen.losses.adversary import Adversary, optimizers
 from medgen.losses.diversity import mode_seeking_loss
 from medgen.networks.background import background_kept
-from medgen.networks.generator import GeneratorName, Norm, build_generator
+from medgen.networks.generator import GeneratorName, Norm, Start, build_generator
 from medgen.networks.noise import draw_noise
 from medgen.types import Batch, Count, Update, Weight
 
@@ -30,7 +30,7 @@ class Pix2Pix:
         spatial_dims: 3, or 2 for slices.
         in_channels, out_channels: contrasts in and out.
         generator, filters, levels, blocks, kernel, norm, dropout, upsample, stem, detail: see ``networks``.
-        residual: G predicts the difference from its input.
+        residual: G predicts the difference from its input, or from the input's negative.
         noise: channels of noise beside x, for tasks with more than one right answer.
         keep_background: what is coded -1 in the source (a masked background) stays -1 in the same channel, and G
             learns nothing there.
@@ -61,7 +61,7 @@ class Pix2Pix:
         upsample: Literal["deconv", "resize"] = "deconv",
         stem: Annotated[int, Field(ge=0)] = 0,
         detail: Annotated[int, Field(ge=0)] = 0,
-        residual: bool = False,
+        residual: Start = False,
         noise: Annotated[int, Field(ge=0)] = 0,
         keep_background: bool = False,
         objective: Objective = "non_saturating",

@@ -12,6 +12,7 @@ from medgen.networks.unet import UNet
 
 Norm = Literal["batch", "instance", "group", "none"]
 GeneratorName = Literal["unet", "resnet"]
+Start = bool | Literal["negative"]  # of training: what a residual generator adds to, if it is one
 
 
 def build_generator(
@@ -22,7 +23,7 @@ def build_generator(
     out_channels: int,
     filters: int,
     norm: Norm,
-    residual: bool,
+    residual: Start,
     init: Literal["normal", "xavier"] = "normal",
     levels: int = 8,
     blocks: int = 9,
@@ -39,7 +40,7 @@ def build_generator(
     ``antialias``).
 
     Args:
-        residual: predict the difference from the input, see ``networks.residual``.
+        residual: predict the difference from the input, or from its negative, see ``networks.residual``.
         noise: channels of noise beside the input, see ``networks.noise``.
         tanh: end in tanh; a residual generator never does.
         others: see the networks' classes.
@@ -62,7 +63,8 @@ def build_generator(
         network = ResNet(**common, blocks=blocks, kernel=kernel, antialias=antialias)
     initialise(network, "kaiming" if norm == "none" else init)
     if residual:
-        network = Residual(network, in_channels=in_channels, out_channels=out_channels)
+        sides = {"in_channels": in_channels, "out_channels": out_channels}
+        network = Residual(network, **sides, negative=residual == "negative")
     return Noisy(network, noise) if noise else network
 
 

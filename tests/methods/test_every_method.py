@@ -21,7 +21,7 @@ SMALL = dict(
     norm="instance",
 )
 
-DOMAINS = {"source_domain": torch.tensor([0]), "target_domain": torch.tensor([1])}
+DOMAINS = {"source_domain": torch.tensor([0]), "target_domain": torch.tensor([1]), "paired": torch.tensor([True])}
 
 
 def build(name, **more):

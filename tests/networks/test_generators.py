@@ -143,3 +143,11 @@ def test_residual_adds_to_the_first_channels():
     network = Residual(inner, in_channels=3, out_channels=2)
     x = torch.randn(1, 3, 3, 3, 3)
     assert torch.equal(network(x), x[:, :2])
+
+
+def test_a_negative_start_changes_bright_and_dark():
+    torch.manual_seed(0)
+    shape = {"spatial_dims": 3, "in_channels": 2, "out_channels": 1, "filters": 4, "norm": "none", "levels": 2}
+    network = build_generator("unet", **shape, residual="negative")
+    x = torch.randn(1, 2, 8, 8, 8)
+    assert torch.equal(network(x), -x[:, :1])
