@@ -10,8 +10,8 @@ the brain; MAE, PSNR and SSIM (data range 1) count inside the brain. The baselin
 the same way as the model does (range of its T1 times the training patient's ratio of T2 to T1).
 
 ``--unpaired``: the model is that of ``configs/mr_t1_to_t2_cut.yaml``, trained on the T1 of the tested patient and the
-T2 of the other, beside histogram matching of the one, and of its negative, to the other. Nothing tells the gain of the tested patient's
-T2: all are decoded in the range of the other's.
+T2 of the other, beside histogram matching of the one, and of its negative, to the other. Nothing tells the gain of
+the tested patient's T2: all are decoded in the range of the other's.
 """
 
 import argparse
