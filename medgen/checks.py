@@ -18,7 +18,7 @@ def check_method(settings: Settings) -> None:
     patch, axis = settings.sampling.patch, settings.slab_axis
     with torch.device("meta"):
         method = checkpoint.build_method(settings)
-        sides = {"source": len(settings.data.sources), "target": len(settings.data.targets)}
+        sides = {"source": settings.source_channels, "target": len(settings.data.targets)}
         batch: Batch = {side: torch.empty(2, n, *patch) for side, n in sides.items()} | {"step": 0}
         if settings.data.labels:
             batch["labels"] = torch.zeros(2, 1, *patch, dtype=torch.int64)

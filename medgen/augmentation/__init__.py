@@ -1,0 +1,1 @@
+"""Synthetic training data: anatomy, lesions, and the data sets they are written as."""
