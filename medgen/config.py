@@ -241,18 +241,6 @@ class Settings(Section):
             return self
         if data.classes is None:
             raise ValueError("codec.source.kind=labels needs data.classes: the number of labels, background included")
-        wrong = {
-            "data.paired": not data.paired,
-            "data.sources": len(data.sources) > 1,
-            "data.labels": data.labels,
-            "data.align": data.align not in ("refuse", "resample"),
-            "codec.target.follow": target.follow,
-            "sampling.gamma": self.sampling.gamma > 0,
-            "sampling.artefacts": bool(self.sampling.artefacts),
-            "inference.transfer": self.inference.transfer != "image",
-        }
-        for key in (key for key, found in wrong.items() if found):
-            raise ValueError(f"codec.source.kind=labels: {key} as set makes no sense for label maps; leave it out")
         return self
 
     @property
