@@ -32,6 +32,8 @@ def check_method(settings: Settings) -> None:
             raise InputError(
                 f"sampling.patch={list(patch)}: {which} must be a multiple of {divisor} for this generator"
             )
+        if axis is not None and getattr(method, "texture", 0) % patch[axis]:
+            raise InputError(f"method.texture must be a multiple of the slab's {patch[axis]} slices; set it so")
         if axis is not None:
             batch = fold_batch(batch, axis)
         try:

@@ -18,8 +18,7 @@ from medgen.data.prepare import Prepared
 from medgen.evaluation.distribution import kernel_distance
 from medgen.evaluation.patch_features import standardised
 from medgen.evaluation.structure import edge_correlation
-from medgen.inference.predict import translate_channels
-from medgen.inference.style import draw_style
+from medgen.inference.style import draw_style, make_images
 from medgen.validate import MOST_REAL, Validation, look, panel_row, save_panel
 
 
@@ -54,7 +53,7 @@ class LabelValidator:
         draw_style(model, seed)
         device = next(model.generator.parameters()).device
         with torch.autocast(device.type, enabled=False):
-            made = translate_channels(model, [x], [labels.range])
+            made = make_images(model, x, labels.range, seed)
         return [target.typical.encode(y) for y, target in zip(made, model.target_ranges, strict=True)]
 
     def _distance(self, contrast: int, made: np.ndarray) -> float:

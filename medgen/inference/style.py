@@ -2,16 +2,17 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from medgen.checkpoint import Model
-from medgen.data.codecs import Range, fit_range
+from medgen.data.codecs import Code, Range, fit_range
 from medgen.data.slabs import fold
-from medgen.inference.predict import on_model_grid
+from medgen.inference.predict import on_model_grid, translate_channels
 from medgen.io.volume import read_volume, to_canonical
 from medgen.types import InputError
 
@@ -22,6 +23,34 @@ class ReferenceStyle:
 
     z: torch.Tensor
     range: Range
+
+
+@dataclass(frozen=True)
+class Grain:
+    """Voxelwise noise N(0, 1) as channels beside a label map: drawn for the whole volume, so that windows agree."""
+
+    channels: int
+    seed: int
+
+    def encode(self, x: np.ndarray) -> np.ndarray:
+        """(X, Y, Z), of which only the shape matters → (channels, X, Y, Z) float32."""
+        return np.random.default_rng(self.seed).standard_normal((self.channels, *x.shape), np.float32)
+
+    def excess(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.zeros(x.shape, np.float32)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def make_images(
+    model: Model, labels: np.ndarray, table: Code, seed: int, memory_gb: float | None = None
+) -> list[np.ndarray]:
+    """``translate_channels`` of a label map (X, Y, Z), with the grain that the seed draws if the model wants one."""
+    axis, channels = model.settings.slab_axis, int(getattr(model.method, "texture", 0))
+    channels //= 1 if axis is None else model.settings.sampling.patch[axis]
+    codes: list[Code] = [table, Grain(channels, seed)] if channels else [table]
+    return translate_channels(model, [labels] * len(codes), codes, memory_gb=memory_gb)
 
 
 def seed_of(*key: object) -> int:

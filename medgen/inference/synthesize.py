@@ -22,8 +22,8 @@ from medgen.data.grid import resample_like
 from medgen.data.label_maps import LabelTable, describe_labels
 from medgen.inference.convert import Manifest
 from medgen.inference.inputs import find_inputs, sha256
-from medgen.inference.predict import on_model_grid, translate_channels
-from medgen.inference.style import ReferenceStyle, draw_style, reference_style, seed_of
+from medgen.inference.predict import on_model_grid
+from medgen.inference.style import ReferenceStyle, draw_style, make_images, reference_style, seed_of
 from medgen.io.volume import (
     GRID_TOLERANCE,
     Volume,
@@ -194,6 +194,7 @@ def _entry(name: str, path: Path, sample: int, options: Options, folder: str) ->
         operations.append({"operation": "deform", "seed": seed_of("deform", options.seed, name, sample)})
     style = {"seed": seed_of("style", options.seed, name, sample)} if options.style is None else {}
     operations.append({"operation": "style", **style})
+    operations.append({"operation": "texture", "seed": seed_of("texture", options.seed, name, sample)})
     return Synthetic(
         case=f"{name}_{MARK}_{sample}",
         source_case=name,
@@ -269,9 +270,8 @@ def make(
         model.method.z = reference.z  # type: ignore[attr-defined]
     grid = on_model_grid(labels, model, labels=True)
     images = []
-    for y, target in zip(
-        translate_channels(model, [grid.data], [table], memory_gb=memory_gb), model.target_ranges, strict=True
-    ):
+    made = make_images(model, grid.data, table, seeds["texture"], memory_gb)
+    for y, target in zip(made, model.target_ranges, strict=True):
         decoded = target.typical if reference is None else reference.range
         y = decoded.decode(target.typical.encode(y)) if reference is not None else y
         y = y if grid is labels else resample_like(grid.replaced(y), labels)

@@ -33,6 +33,8 @@ class SPADE:
         in_channels, out_channels: of m and of y; given by the data.
         filters, hidden, levels, norm, generator_spectral_norm: of G, see ``networks.spade``.
         latent: length of z (paper: 256); 0: one image a map, no E.
+        texture: channels of noise beside m, drawn for each voxel (paper: 0; OASIS, Sushko 2021: 64): without it G has
+            nothing to make grain of where a label is the same all around. D does not see it.
         style, style_norm, style_grid: how z enters G and how E finds it, see ``networks.spade``.
         objective: adversarial loss (paper: hinge).
         discriminator_scales: (paper: 2); discriminator_layers 3 is the paper's 4, which counts the first.
@@ -60,6 +62,7 @@ class SPADE:
         norm: Norm = "instance",
         generator_spectral_norm: bool = True,
         latent: Annotated[int, Field(ge=0)] = 256,
+        texture: Annotated[int, Field(ge=0)] = 0,
         style: Style = "head",
         style_norm: Norm = "instance",
         style_grid: Count = 4,
@@ -77,7 +80,7 @@ class SPADE:
     ) -> None:
         G = SPADEGenerator(
             spatial_dims=spatial_dims,
-            in_channels=in_channels,
+            in_channels=in_channels + texture,
             out_channels=out_channels,
             filters=filters,
             hidden=hidden,
@@ -101,7 +104,7 @@ class SPADE:
         self.networks: dict[str, nn.Module] = {"G": G, "D": D.network}
         self.adversaries = {"D": D}
         self.memory: dict[str, nn.Module] = {"pool": D.pool}
-        self.latent = latent
+        self.latent, self.texture, self.in_channels = latent, texture, in_channels
         self.weight_gan, self.weight_features = weight_gan, weight_features
         self.weight_kl, self.weight_l1 = weight_kl, weight_l1
         self.lr, self.betas = lr, betas
@@ -122,7 +125,8 @@ class SPADE:
             z = mu + torch.randn_like(mu) * (0.5 * log_var).exp()
             losses["kl"] = kl_loss(mu, log_var)
             total = self.weight_kl * losses["kl"]
-        y_hat = G(m, z)
+        grain = torch.randn(len(m), self.texture, *m.shape[2:], device=m.device, dtype=m.dtype)
+        y_hat = G(torch.cat([m, grain], 1), z)
         real, fake = torch.cat([m, y], 1), torch.cat([m, y_hat], 1)
         losses["D"] = D.discriminator_loss(real, fake, n)
         update("D", losses["D"])
@@ -144,5 +148,10 @@ class SPADE:
         return self.networks["G"].encode(y)[0]  # type: ignore[operator]
 
     def translate(self, x: Tensor) -> Tensor:
-        """(B, C, X, Y, Z) in [-1, 1] → the same grid, in the style ``self.z``."""
-        return self.networks["G"](x, self.z)
+        """(B, C, X, Y, Z) in [-1, 1] → the same grid, in the style ``self.z``.
+
+        Channels of texture may come after those of m (``inference.style.Grain``); without them it is 0.
+        """
+        missing = self.in_channels + self.texture - x.shape[1]
+        grain = x.new_zeros(len(x), missing, *x.shape[2:])
+        return self.networks["G"](torch.cat([x, grain], 1), self.z)

@@ -5,18 +5,20 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
-from small import make_model, write_cohort
+from small import make_model, small_settings, write_cohort
 
 from medgen.checkpoint import load_model
 from medgen.config import parse_settings
+from medgen.data.label_maps import LabelTable
 from medgen.inference.convert import convert
+from medgen.inference.style import Grain, make_images
 from medgen.inference.synthesize import synthesize
 from medgen.train import train
 from medgen.types import InputError
 
 METHOD = {
     "name": "spade", "filters": 4, "levels": 2, "hidden": 4, "latent": 3, "style": "everywhere", "style_norm": "none",
-    "discriminator_filters": 4, "discriminator_layers": 1, "lr": 0.002,
+    "discriminator_filters": 4, "discriminator_layers": 1, "lr": 0.002, "texture": 3,
 }  # fmt: skip
 
 
@@ -66,25 +68,20 @@ def turned(path, out):
 
 
 def test_images_lie_on_the_grid_of_their_labels(model, cohort, tmp_path):
-    odd = turned(cohort / "labels/case1.nii.gz", tmp_path / "in/odd.nii.gz")
+    odd = turned(cohort / "labels/case1.nii.gz", tmp_path / "in/case1.nii.gz")
     results = synthesize(model, tmp_path / "in", tmp_path / "out")
     assert [r.status for r in results] == ["made"]
     (name, image), (_, labels) = images(tmp_path / "out").popitem(), images(tmp_path / "out", "labels").popitem()
     given = nib.load(odd)
-    assert name == "odd_synthetic_0" and image.get_data_dtype() == np.float32
+    assert name == "case1_synthetic_0" and image.get_data_dtype() == np.float32
     for made in (image, labels):
         assert made.shape == given.shape and np.array_equal(made.affine, given.affine)
     assert np.array_equal(np.asarray(labels.dataobj), np.asarray(given.dataobj))
     assert json.loads((tmp_path / "out/labels.json").read_text()) == {"organ": 7, "body": 3}
-    straight = synthesize(model, cohort / "labels/case1.nii.gz", tmp_path / "straight")
-    assert straight[0].status == "made"
-    # upright both are one map, so in one style they are one image
-    model.method.z = None
-    style = cohort / "target/case0.nii.gz"
-    synthesize(model, tmp_path / "in", tmp_path / "a", style=style)
-    synthesize(model, cohort / "labels/case1.nii.gz", tmp_path / "b", style=style)
-    a, b = (next(iter(images(tmp_path / out).values())).get_fdata() for out in "ab")
-    assert np.array_equal(a[::-1].transpose(1, 2, 0), b)
+    # upright both are one map, and called the same, so they give one image
+    synthesize(model, cohort / "labels/case1.nii.gz", tmp_path / "straight")
+    upright = images(tmp_path / "straight")["case1_synthetic_0"].get_fdata()
+    assert np.array_equal(image.get_fdata()[::-1].transpose(1, 2, 0), upright)
 
 
 def test_a_seed_is_an_image_bit_for_bit(model, cohort, tmp_path):
@@ -116,7 +113,7 @@ def test_style_image_gives_look_and_scale(model, cohort, tmp_path):
     one = cohort / "labels/case0.nii.gz"
     plain = synthesize(model, one, tmp_path / "a", style=cohort / "target/case0.nii.gz")
     scaled = synthesize(model, one, tmp_path / "b", style=tmp_path / "bright.nii.gz")
-    assert plain[0].style.endswith("case0.nii.gz") and scaled[0].operations == [{"operation": "style"}]
+    assert plain[0].style.endswith("case0.nii.gz") and scaled[0].operations[0] == {"operation": "style"}
     a, b = (next(iter(images(tmp_path / out).values())).get_fdata() for out in "ab")
     np.testing.assert_allclose(b, a * 1e4, rtol=1e-3, atol=1e4)  # the code, and so z, does not see the scale
 
@@ -139,7 +136,7 @@ def test_manifest_says_where_all_comes_from(model, cohort, tmp_path):
     assert manifest["model"]["sha256"] == model.info.sha256 and manifest["model"]["method"] == "spade"
     entry = manifest["cases"]["case2_synthetic_1"]
     assert entry["source_case"] == "case2" and entry["seed"] == 3 and entry["sample"] == 1
-    assert [step["operation"] for step in entry["operations"]] == ["deform", "style"]
+    assert [step["operation"] for step in entry["operations"]] == ["deform", "style", "texture"]
     assert len({e["operations"][0]["seed"] for e in manifest["cases"].values()}) == 8
     assert len(entry["input_sha256"]) == len(entry["output_sha256"]) == 64
 
@@ -201,6 +198,21 @@ def test_what_is_refused_at_once(model, cohort, tmp_path):
     nib.save(nib.Nifti1Image(np.zeros((8, 8, 8)), np.eye(4)), flat)
     with pytest.raises(InputError, match="flat.nii.gz.*constant"):
         synthesize(model, cohort / "labels", tmp_path / "out", style=flat)
+
+
+def test_grain_is_the_volumes_not_the_windows():
+    """Windows of 16³ slide over the volume; in a model that hands the grain through, what comes out is the grain."""
+    model = make_model(small_settings(
+        method={**METHOD, "texture": 1}, data={"sources": ["labels"], "classes": 2},
+        codec={"source": {"kind": "labels"}, "target": {"kind": "window", "low": -1, "high": 1}},
+        inference={"window": "patch"},
+    ))  # fmt: skip
+    model.method.translate = lambda x: x[:, 2:3] / 10
+    labels = np.zeros((28, 20, 24), np.float32)
+    grain = Grain(1, 5).encode(labels)[0]
+    (made,) = make_images(model, labels, LabelTable({"a": 1}), seed=5)
+    np.testing.assert_allclose(made * 10, grain, atol=1e-4)
+    assert abs(grain.std() - 1) < 0.02 and not np.array_equal(grain, Grain(1, 6).encode(labels)[0])
 
 
 def test_slices(cohort, tmp_path):

@@ -112,6 +112,19 @@ def test_two_references_give_two_looks():
     assert contrast[1] > 0.5 and contrast[-1] < -0.5, contrast
 
 
+def test_texture_changes_the_grain_only_if_there_is_some():
+    torch.manual_seed(0)
+    method, b = SPADE(**SMALL, texture=2), batch()
+    method.networks["G"].eval()
+    m = b["source"]
+    still = method.translate(m)
+    assert torch.equal(still, method.translate(torch.cat([m, torch.zeros_like(m[:, :2])], 1)))
+    moved = method.translate(torch.cat([m, torch.randn_like(m[:, :2])], 1))
+    assert not torch.equal(still, moved)
+    losses = [method.step(b, lambda k, loss: None)["G_l1"].item() for _ in range(2)]
+    assert losses[0] != losses[1]
+
+
 def test_without_latent_there_is_no_encoder():
     method = SPADE(**{**SMALL, "latent": 0})
     assert method.networks["G"].encoder_of_style is None
