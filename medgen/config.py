@@ -317,7 +317,7 @@ def check(model: type[M], values: dict[str, Any], where: str, prefix: str = "") 
         message = fault["msg"].removeprefix("Value error, ")
         message = message[0].lower() + message[1:]
         given = "" if isinstance(fault["input"], dict) else f" = {fault['input']!r}"
-        raise InputError(f"{where}: {key}{given}: {message}") from None
+        raise InputError(f"{where}: {key}{given}: {message}" if key else f"{where}: {message}") from None
 
 
 def _nearest(model: type[BaseModel], location: tuple[int | str, ...], prefix: str) -> str:
