@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from medgen.commands.shared import REFUSED, finish, pick_device
+from medgen.commands.synthesize import synthesize
 from medgen.types import InputError
 
 app = typer.Typer(
@@ -24,7 +26,6 @@ OPTIONAL = {
     "torchio": "sampling.artefacts needs it: pip install 'medgen[artefacts]'",
     "pylibjpeg": "some compressed DICOM needs it: pip install 'pydicom[pixeldata]' 'pylibjpeg[all]'",
 }
-REFUSED = 2  # exit code: bad input, or some case of a cohort failed
 
 
 def _version(asked: bool) -> None:
@@ -161,6 +162,9 @@ def translate(
     counts = {status: sum(r.status == status for r in results) for status in ("converted", "skipped", "failed")}
     print(", ".join(f"{n} {status}" for status, n in counts.items()))
     finish([f"{r.error}" for r in results if r.error], len(results))
+
+
+app.command()(synthesize)
 
 
 @app.command()
@@ -343,28 +347,6 @@ def shipped(config: Path) -> Path:
     """A config by path, or one that came with the package by its name."""
     inside = Path(__file__).parent / "configs" / f"{config.name.removesuffix('.yaml')}.yaml"
     return inside if not config.exists() and inside.exists() else config
-
-
-def pick_device(name: str) -> str:
-    import torch
-
-    if name != "auto":
-        try:
-            torch.empty(0, device=name)
-        except (RuntimeError, AssertionError) as error:
-            raise InputError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from None
-        return name
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def finish(errors: list[str], count: int) -> None:
-    """Report what failed; the exit code tells."""
-    for error in errors:
-        print(f"medgen: error: {error}", file=sys.stderr)
-    if errors:
-        if count > 1:
-            print(f"medgen: {len(errors)} of {count} cases failed", file=sys.stderr)
-        raise typer.Exit(REFUSED)
 
 
 def main() -> None:

@@ -55,8 +55,17 @@ class Data(Section):
     patient_pattern: str | None = Field(None, description="regex whose first group in the case name is the patient")
     labels: bool = Field(False, description="give label maps of the source cases to the method, as classes")
     classes: Annotated[int, Field(ge=2)] | None = Field(
-        None, description="with labels: their number, background included; the cohort is checked against it"
+        None,
+        description="with labels, or codec.source.kind labels: their number, background included; the cohort is "
+        "checked against it",
     )
+    tissues: int = Field(
+        0,
+        ge=0,
+        description="codec.source.kind labels: divide the unlabelled background into so many tissue classes, by the "
+        "intensities of the case's own target; 0: it is one class",
+    )
+    tissue_smoothing: float = Field(1.0, ge=0, description="mm: smoothing (standard deviation) before that division")
     spacing: Spacing | None = Field(
         None, description="grid of the model in mm; none: the volumes' own, which must then agree"
     )
@@ -88,13 +97,17 @@ class Data(Section):
                 raise ValueError(f"domains must name at least two different folders, not {list(self.domains)}")
             if self.paired or len(self.sources) > 1 or len(self.targets) > 1:
                 raise ValueError("domains have no pairs and one contrast each: set paired to false, leave sources out")
-        if self.classes is not None and not self.labels:
-            raise ValueError("classes is the number of classes of the labels; set labels to true")
+        if self.tissues == 1:
+            raise ValueError("one tissue class is the background as it is; set tissues to 0, or to 2 or more")
         return self
 
 
 class Codec(Section):
-    kind: Literal["window", "percentile", "zscore"] = Field("window", description="how a case finds its range")
+    kind: Literal["window", "percentile", "zscore", "labels"] = Field(
+        "window",
+        description="how a case finds its range; source only: labels: the label map of each case is the source, one "
+        "channel a label",
+    )
     low: float | None = Field(None, description="window: value (HU) encoded as -1; percentile: lower percentile")
     high: float | None = Field(None, description="window: value (HU) encoded as 1; percentile: upper percentile")
     width: float = Field(4.0, gt=0, description="zscore: standard deviations from the mean to ±1")
@@ -215,6 +228,34 @@ class Settings(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _label_maps(self) -> "Settings":
+        data, source, target = self.data, self.codec.source, self.codec.target
+        if target.kind == "labels":
+            raise ValueError("codec.target.kind=labels: label maps are a source only; choose e.g. percentile")
+        if source.kind != "labels":
+            if data.classes is not None and not data.labels:
+                raise ValueError("data.classes is the number of classes of the labels; set data.labels to true")
+            if data.tissues:
+                raise ValueError("data.tissues divides the background of label maps; set codec.source.kind to labels")
+            return self
+        if data.classes is None:
+            raise ValueError("codec.source.kind=labels needs data.classes: the number of labels, background included")
+        return self
+
+    @property
+    def label_source(self) -> bool:
+        """Whether the source is a label map rather than a scan."""
+        return self.codec.source.kind == "labels"
+
+    @property
+    def source_channels(self) -> int:
+        """Channels of the source: one a contrast, or of a label map one a label and tissue class."""
+        if not self.label_source:
+            return len(self.data.sources)
+        assert self.data.classes is not None
+        return self.data.classes - 1 + (self.data.tissues or 1)
+
     @property
     def slab_axis(self) -> int | None:
         """The axis along which a 2D model slices volumes, see ``data.slabs``; none for a 3D model."""
@@ -276,7 +317,7 @@ def check(model: type[M], values: dict[str, Any], where: str, prefix: str = "") 
         message = fault["msg"].removeprefix("Value error, ")
         message = message[0].lower() + message[1:]
         given = "" if isinstance(fault["input"], dict) else f" = {fault['input']!r}"
-        raise InputError(f"{where}: {key}{given}: {message}") from None
+        raise InputError(f"{where}: {key}{given}: {message}" if key else f"{where}: {message}") from None
 
 
 def _nearest(model: type[BaseModel], location: tuple[int | str, ...], prefix: str) -> str:

@@ -61,7 +61,7 @@ class Validator:
         for i, (_, sources, truths, domain) in enumerate(self.prepared.validation):
             x, t = ([np.asarray(c.data, np.float32) for c in channels] for channels in (sources, truths))
             y = _translated(model, sources, x, domain)
-            rows.append(_row([*x, *y, *t]))
+            rows.append(panel_row([*x, *y, *t]))
             body = body_mask(x[0])
             if t:
                 scores.append(_errors(model, x[0], y, t, body))
@@ -71,10 +71,10 @@ class Validator:
             for n, (output, target) in enumerate(zip(y, model.target_ranges, strict=True)):
                 after = target.of(sources[0].range).encode(output)
                 kept.append(edge_correlation(before, after, body, spacing))
-                pair = (_look(v, body, spacing, seed=i) for v in (before, after))
+                pair = (look(v, body, spacing, seed=i) for v in (before, after))
                 looks.setdefault((domain, n), []).append(tuple(pair))  # type: ignore[arg-type]
             scores.append({"edge_correlation": float(np.mean(kept))})
-        _save_panel(panel, rows)
+        save_panel(panel, rows)
         values = {k: float(np.mean([s[k] for s in scores])) for k in scores[0]}
         if not looks:
             return Validation(values["mae"], values["source_mae"], values)
@@ -100,12 +100,12 @@ class Validator:
             looks = []
             for n, c in enumerate(real[:MOST_REAL]):
                 data = np.asarray(c.data, np.float32)
-                looks.append(_look(c.range.encode(data), body_mask(data), c.spacing, seed=n))
+                looks.append(look(c.range.encode(data), body_mask(data), c.spacing, seed=n))
             self._real[domain, contrast] = np.vstack(looks)
         return self._real[domain, contrast]
 
 
-def _look(code: np.ndarray, body: np.ndarray, spacing: tuple[float, float, float], seed: int) -> np.ndarray:
+def look(code: np.ndarray, body: np.ndarray, spacing: tuple[float, float, float], seed: int) -> np.ndarray:
     """(ROWS, d): means and standard deviations of codes around places of the body."""
     mask = body if body.any() else np.ones_like(body)
     return patch_features(code, mask, spacing, count=ROWS, seed=seed)[:, LOOK]
@@ -138,7 +138,7 @@ def _width(range: Range) -> float:
     return range.high - range.low
 
 
-def _row(volumes: list[np.ndarray]) -> np.ndarray:
+def panel_row(volumes: list[np.ndarray]) -> np.ndarray:
     """Axial, coronal and sagittal middle slices of inputs, outputs and truths, side by side, as uint8.
 
     Radiological convention: the patient's right is on the left of the picture.
@@ -155,7 +155,7 @@ def _row(volumes: list[np.ndarray]) -> np.ndarray:
     return np.hstack([np.pad(t, ((0, height - t.shape[0]), (0, 4))) for t in tiles])
 
 
-def _save_panel(path: Path, rows: list[np.ndarray]) -> None:
+def save_panel(path: Path, rows: list[np.ndarray]) -> None:
     width = max(r.shape[1] for r in rows)
     panel = np.vstack([np.pad(r, ((0, 4), (0, width - r.shape[1]))) for r in rows])
     path.parent.mkdir(parents=True, exist_ok=True)

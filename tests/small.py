@@ -35,8 +35,16 @@ def make_model(settings=None, spacing=(2.0, 2.0, 2.0), seed=0, train=True):
     info = ModelInfo(
         format=FORMAT,
         settings=plain(settings),
-        source_range=[{"low": -1000, "high": 1000, "outside": "carry"} for _ in settings.data.sources],
-        target_range=[{"low": -1000, "high": 1000} for _ in settings.data.targets],
+        source_range=[
+            {"labels": {"a": 1}, "tissues": 0, "smoothing": 1.0}
+            if settings.label_source
+            else {"low": -1000, "high": 1000, "outside": "carry"}
+            for _ in settings.data.sources
+        ],
+        target_range=[
+            {"low": settings.codec.target.low or -1000, "high": settings.codec.target.high or 1000}
+            for _ in settings.data.targets
+        ],
         spacing=spacing,
         training_scans=[
             [{"quantiles": quantiles, "extent": [40, 40, 40], "spacing": list(spacing)}] for _ in settings.data.sources

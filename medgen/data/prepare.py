@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +12,9 @@ import numpy as np
 from medgen.config import Settings
 from medgen.data.align import align
 from medgen.data.cache import Channels, cached
-from medgen.data.codecs import Range, typical_range
+from medgen.data.codecs import Code, Range, typical_range
 from medgen.data.cohort import Cohort, check_pairs, load_split, read_cohort, save_split, split_cases
+from medgen.data.label_maps import LabelTable, cached_label_map
 from medgen.data.labels import cached_labels
 from medgen.io.volume import Volume, read_volume
 from medgen.types import Case, InputError
@@ -35,7 +36,7 @@ class Prepared:
     targets: dict[str, Channels]
     validation: list[tuple[str, Channels, Channels, int | None]]
     real_targets: dict[str, Channels]
-    source_range: list[Range]
+    source_range: Sequence[Code]
     target_range: list[Range]
     spacing: tuple[float, float, float]
     scans: list[list[dict[str, Any]]]
@@ -65,6 +66,11 @@ def prepare(settings: Settings, out: Path, *, resume: bool = False, say: Callabl
     )
     for name, absent in cohort.missing.items():
         say(f"warning: case {name} lacks {' and '.join(absent)}; that side of it is left out")
+    table = None
+    if settings.label_source:
+        table = LabelTable(cohort.label_values, data.tissues, data.tissue_smoothing)
+        cohort = replace(cohort, cases=[replace(c, source=(c.labels,) if c.labels else ()) for c in cohort.cases])
+        _check_classes(cohort, settings)
     if data.paired:
         cases = [c for c in cohort.cases if c.source and c.target]
         alone = [c.name for c in cohort.cases if bool(c.source) != bool(c.target)]
@@ -92,21 +98,28 @@ def prepare(settings: Settings, out: Path, *, resume: bool = False, say: Callabl
         say("warning: no patient is kept back, so the scores below are those of training cases")
     folder = data.cache or out / "cache"
     labels, classes = _labels(train, cohort, settings, folder) if data.labels else ({}, 0)
-    sources = {c.name: _load(c, "source", settings, folder, say) for c in train if c.source}
+
+    def load_source(case: Case) -> Channels:
+        if table is None:
+            return _load(case, "source", settings, folder, say)
+        options: dict[str, Any] = {"spacing": data.spacing, "movable": data.align == "resample"}
+        return (cached_label_map(folder, case.source[0], case.target[0], table, **options),)
+
+    sources = {c.name: load_source(c) for c in train if c.source}
     targets = {c.name: _load(c, "target", settings, folder, say) for c in train if c.target}
     validation = []
     watched = [c for c in held if c.source] or [c for c in train if c.source]
     domains = {c.name: data.domains.index(c.name.partition("/")[0]) for c in cases} if data.domains else {}
     for case, domain in _to_watch(watched, domains, settings):
         truth = _load(case, "target", settings, folder, say) if data.paired else ()
-        validation.append((case.name, _load(case, "source", settings, folder, say), truth, domain))
+        validation.append((case.name, load_source(case), truth, domain))
     real = {c.name: _load(c, "target", settings, folder, say) for c in held if c.target} or targets
     return Prepared(
         sources,
         targets,
         validation,
         real,
-        _typical_ranges(sources),
+        [table] if table else _typical_ranges(sources),
         _typical_ranges(targets),
         _one_spacing([*sources.items(), *targets.items()], settings),
         [[c.look for c in contrast] for contrast in zip(*sources.values(), strict=True)],
@@ -179,11 +192,7 @@ def _aligned(what: str, path: Path, fixed: Path, method: str, say: Callable[[str
 def _labels(train: list[Case], cohort: Cohort, settings: Settings, folder: Path) -> tuple[dict[str, Path], int]:
     """The classes of the training sources: file by case name, and their number."""
     data, names = settings.data, _class_names(cohort)
-    if data.classes != len(names):
-        raise InputError(
-            f"data.classes = {data.classes}, but {data.root} has {len(names)} classes ({', '.join(names)}); "
-            f"set data.classes={len(names)}"
-        )
+    _check_classes(cohort, settings)
     values = [0, *sorted(cohort.label_values.values())]
     files = {}
     for case in train:
@@ -198,13 +207,23 @@ def _labels(train: list[Case], cohort: Cohort, settings: Settings, folder: Path)
     return files, len(names)
 
 
+def _check_classes(cohort: Cohort, settings: Settings) -> None:
+    data, names = settings.data, _class_names(cohort)
+    if data.classes != len(names):
+        raise InputError(
+            f"data.classes = {data.classes}, but {data.root} has {len(names)} classes ({', '.join(names)}); "
+            f"set data.classes={len(names)}"
+        )
+
+
 def _class_names(cohort: Cohort) -> list[str]:
     """Class i is the structure with the i-th value."""
     return ["background", *sorted(cohort.label_values, key=lambda name: cohort.label_values[name])]
 
 
 def _typical_ranges(cases: dict[str, Channels]) -> list[Range]:
-    return [typical_range([c.range for c in contrast]) for contrast in zip(*cases.values(), strict=True)]
+    contrasts = zip(*cases.values(), strict=True)
+    return [typical_range([c.range for c in contrast if isinstance(c.range, Range)]) for contrast in contrasts]
 
 
 def _one_spacing(volumes: list[tuple[str, Channels]], settings: Settings) -> tuple[float, float, float]:

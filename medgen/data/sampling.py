@@ -16,6 +16,8 @@ from monai.transforms.compose import Compose as ComposeType
 from torch.utils.data import DataLoader, Dataset
 
 from medgen.data.cache import Cached, Channels
+from medgen.data.codecs import encoded
+from medgen.data.label_maps import LabelTable
 from medgen.data.slabs import fold_batch
 from medgen.types import Batch, InputError
 
@@ -83,14 +85,18 @@ class Patches(Dataset):
         source_name = self._case(sorted(self.sources), n, side=0)
         target_name = source_name if self.paired else self._case(self._partners(source_name, n), n, side=1)
         source, target = self.sources[source_name], self.targets[target_name]
-        start = self._start(source[0], rng)
+        # Where a label map lies says little about where its image has something to learn.
+        table = source[0].range if isinstance(source[0].range, LabelTable) else None
+        start = self._start(target[0] if table else source[0], rng)
         start_target = start if self.paired else self._start(target[0], rng, match=(source[0], start))
-        x = np.stack([c.range.encode(_crop(c.data, start, self.crop)) for c in source])
-        y = np.stack([c.range.encode(_crop(c.data, start_target, self.crop)) for c in target])
+        x = encoded([c.range for c in source], [_crop(c.data, start, self.crop) for c in source])
+        y = encoded([c.range for c in target], [_crop(c.data, start_target, self.crop) for c in target])
         given = {"x": x, "y": y}
         if self.labels:
             given["labels"] = _crop(np.load(self.labels[source_name], mmap_mode="r"), start, self.crop)[None]
         made = self._augment(given, rng)
+        if table:
+            made["x"] = table.encode(table.decode(made["x"]))  # what turning has blurred is one label again
         sample = {
             "source": torch.from_numpy(np.ascontiguousarray(made["x"])),
             "target": torch.from_numpy(np.ascontiguousarray(made["y"])),

@@ -17,15 +17,18 @@ from medgen.train import train
 from medgen.types import InputError
 
 
+def is_paired(name):
+    return getattr(method_class(name), "paired_only", False)
+
+
 def tiny(cohort, name, method=None, **sections):
     known = arguments(method_class(name))
-    given = {
-        k: v for k, v in {**SMALL_METHOD, "pool": 2, "classifier_layers": 1, **(method or {})}.items() if k in known
-    }
+    small = {**SMALL_METHOD, "hidden": 4, "pool": 2, "classifier_layers": 1, **(method or {})}
+    given = {k: v for k, v in small.items() if k in known}
     values = {
         "data": {
             "root": str(cohort),
-            "paired": name == "pix2pix",
+            "paired": is_paired(name),
             "validation": 0.25,
             "domains": ["source", "target"] if name == "multi_domain" else [],
             **sections.pop("data", {}),
@@ -101,7 +104,7 @@ def test_contrasts_on_different_grids_are_refused_in_training_and_reported_in_co
 
 @pytest.mark.parametrize("name", method_names())
 def test_slabs_of_three_slices(name, tmp_path):
-    cohort = write_cohort(tmp_path / "cohort", cases=6, shape=(20, 24, 13), unpaired=name != "pix2pix")
+    cohort = write_cohort(tmp_path / "cohort", cases=6, shape=(20, 24, 13), unpaired=not is_paired(name))
     settings = tiny(cohort, name, method={"spatial_dims": 2}, sampling={"patch": [16, 16, 3]})
     target = "target" if name == "multi_domain" else None
     model = load_model(train(settings, tmp_path / "run", say=lambda _: None), target=target)
