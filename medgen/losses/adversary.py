@@ -143,12 +143,13 @@ class Adversary:
     def diversity(self) -> float:
         """Mean distance between recent fakes as a part of that between recent reals; → 0: the generator collapsed.
 
-        Of the channels the least, for a condition among them is as diverse as the data. 1 until two were seen.
+        Of the channels the least, for a condition among them is as diverse as the data; one that is the same in all
+        real images (a mask of what none of them has) says nothing. 1 until two were seen.
         """
         if len(self._seen["fake"]) < 2:
             return 1.0
         real, fake = (_spread(torch.stack(list(self._seen[k]))) for k in ("real", "fake"))
-        return float((fake / real.clamp_min(1e-6)).min())
+        return float(torch.where(real > 1e-6, fake / real.clamp_min(1e-6), 1.0).min())
 
 
 def _spread(images: Tensor) -> Tensor:
