@@ -22,6 +22,10 @@ from medgen.types import InputError
 TRAIN = {"steps": 6, "validate_every": 3, "checkpoint_every": 2, "log_every": 1}
 
 
+def paired_only(name):
+    return getattr(method_class(name), "paired_only", False)
+
+
 def settings_of(cohort, name="pix2pix", **sections):
 
     known = arguments(method_class(name))
@@ -30,10 +34,11 @@ def settings_of(cohort, name="pix2pix", **sections):
         for k, v in {**SMALL_METHOD, "blocks": 1, "kernel": 3, "pool": 2, "classifier_layers": 1}.items()
         if k in known
     }
-    paired = name == "pix2pix"
-    domains = {"domains": ["source", "target"]} if name == "multi_domain" else {}
+    more = {"domains": ["source", "target"]} if name == "multi_domain" else {}
+    if name == "lesion_gan":
+        more = {"targets": ["source"], "labels": True, "structures": {"body": ["body"], "organ": ["organ"]}}
     values = {
-        "data": {"root": str(cohort), "paired": paired, "validation": 0.25, **domains},
+        "data": {"root": str(cohort), "paired": paired_only(name), "validation": 0.25, **more},
         "codec": {"source": {"outside": "carry"}},
         "sampling": {"patch": [16, 16, 16], "flip": ["x"], **sections.pop("sampling", {})},
         "method": {"name": name, **given, **sections.pop("method", {})},
@@ -57,7 +62,7 @@ def same(a, b):
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
-    return write_cohort(tmp_path_factory.mktemp("cohort"))
+    return write_cohort(tmp_path_factory.mktemp("cohort"), labels=True)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +100,7 @@ def test_learning_rate_is_constant_then_linear_to_zero(cohort, tmp_path):
 
 @pytest.mark.parametrize("method", method_names())
 def test_resumed_run_equals_an_undisturbed_one(method, cohort, unpaired, tmp_path):
-    root = cohort if method == "pix2pix" else unpaired
+    root = cohort if paired_only(method) else unpaired
     train(settings_of(root, method), tmp_path / "whole")
     train(settings_of(root, method, train={"steps": 4}), tmp_path / "parts")
     # The shorter schedule decays earlier; only the constant part may be compared.
@@ -147,7 +152,7 @@ medgen.train.train(settings_of(Path(root), method), Path(out), resume=(Path(out)
     ],
 )
 def test_sigkill_then_resume_equals_an_undisturbed_run(moment, method, cohort, unpaired, tmp_path):
-    root = cohort if method == "pix2pix" else unpaired
+    root = cohort if paired_only(method) else unpaired
     train(settings_of(root, method), tmp_path / "whole")
     here = str(Path(__file__).parent)
     command = [sys.executable, "-c", KILLER, moment, str(root), str(tmp_path / "killed"), method]
@@ -223,7 +228,7 @@ from medgen.train import train
 from test_train import settings_of
 name, devices, batch, root, out = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
 train(settings_of(Path(root), name, train={"devices": devices, "accelerator": "cpu", "ema": 0.5, "steps": 1},
-      sampling={"batch": batch}, method={"norm": "none"}), Path(out))
+      sampling={"batch": batch}, method={"norm": "none", **({"noise": 0} if name == "lesion_gan" else {})}), Path(out))
 """
 
 
@@ -233,7 +238,7 @@ def test_two_processes_equal_one_on_the_same_global_batch(name, cohort, unpaired
 
     Without norms: a bias before a norm has a zero gradient, whose rounding noise Adam blows up to full steps.
     """
-    root = cohort if name == "pix2pix" else unpaired
+    root = cohort if paired_only(name) else unpaired
     script = tmp_path / "two.py"
     script.write_text(TWO)
     here = str(Path(__file__).parent)

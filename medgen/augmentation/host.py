@@ -9,6 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from medgen.data.body import body_mask
+from medgen.io.volume import Volume, to_canonical
 from medgen.types import InputError
 
 SHELL_MM = (2.0, 6.0)  # where the host is measured: clear of the lesion's soft edge, near enough to be its own tissue
@@ -16,7 +17,7 @@ FEWEST = 20  # voxels that give a mean and a spread
 RANKS = (10.0, 90.0)  # percentiles of a shell: what counts as tissue like it
 
 Spacing = Sequence[float]
-Host = str | int | None  # name or value of the host's label, or None: unlabelled tissue
+Host = str | int | Volume | None  # the host's label (name or value), a mask, or None: unlabelled tissue
 Ranks = Sequence[tuple[float, float]]  # of each contrast: tissue between two percentiles of the body
 
 
@@ -34,8 +35,8 @@ def host_mask(
     Args:
         images: contrasts (X, Y, Z).
         label: (X, Y, Z) values; ``names``: structure -> value.
-        host: name or value of the organ's label; None where the organ has none: unlabelled tissue of the body that
-            looks like the tissue around known lesions, see ``ranks``.
+        host: name or value of the organ's label; a mask on the label's grid, non-zero in the host; None where there is
+            neither: unlabelled tissue of the body that looks like the tissue around known lesions, see ``ranks``.
         ranks: of each contrast, percentiles of the body's intensities between which that tissue lies.
         case: for messages.
 
@@ -45,13 +46,17 @@ def host_mask(
     if host is None:
         found = _look_alike(images, label, ranks)
         what = "tissue like that around the library's lesions"
+    elif isinstance(host, Volume):
+        found, what = to_canonical(host).data > 0, "the host mask's tissue"
+        if found.shape != label.shape:
+            raise InputError(f"{host.path or 'the host mask'} is not on the grid of {case}; give one that is")
     else:
         if isinstance(host, str) and host not in names:
             raise InputError(f"host organ {host!r} is missing in the labels ({', '.join(names)}); name one of these")
         found = label == (names[host] if isinstance(host, str) else host)
         what = f"host organ {host}"
     if not found.any():
-        raise InputError(f"{what} is missing in {case}: no voxel has that label; choose another host or leave it out")
+        raise InputError(f"{what} is missing in {case}; choose another host, or leave this case out")
     return found
 
 
@@ -64,8 +69,13 @@ def shell(mask: np.ndarray, host: np.ndarray, spacing: Spacing) -> np.ndarray:
 
 
 def spread(values: np.ndarray) -> float:
-    """Standard deviation by the median absolute deviation, so that a vessel in the shell does not count; > 0."""
-    return max(float(np.median(np.abs(values - np.median(values)))) / 0.6745, 1e-6)
+    """Standard deviation of what lies within three of the middle, so that a vessel in the shell does not count; > 0.
+
+    The middle's is known by the median absolute deviation, which alone is coarse in images of whole numbers.
+    """
+    away = np.abs(values - np.median(values))
+    usual = values[away <= 3 * max(float(np.median(away)) / 0.6745, 1e-6)]
+    return max(float(usual.std()), 1e-6)
 
 
 def ranks_of(values: np.ndarray, body: np.ndarray) -> tuple[float, float]:

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from medgen.augmentation.cutpaste import CutPaste
-from medgen.augmentation.host import Host, host_mask, shell
+from medgen.augmentation.host import Host, host_mask
 from medgen.augmentation.lesion_library import AROUND_MM, Library, diameter, on_one_grid, widened
 from medgen.augmentation.lesion_masks import DrawShape, Shape, cut, draw_ellipsoid, draw_real
 from medgen.augmentation.patch import Painter, Patch
@@ -60,8 +60,9 @@ def insert_lesion(
         gap_mm: that it keeps from other lesions.
 
     Returns:
-        Images, label, and a record: kind, label_value, host, site_voxel (of the file's axes), site_mm (RAS), volume_ml,
-        diameter_mm, contrast (of each image: mean inside - mean of the host around), margin_mm, shape_from, seed.
+        Images, label, and a record: kind, label_value, host, site_voxel (middle, on the file's axes), site_mm (RAS),
+        volume_ml, diameter_mm, contrast (of each image: mean inside - mean of the host around), shape_from, margin_mm,
+        seed.
 
     Raises:
         InputError: labels without this kind or host, or grids that differ.
@@ -79,7 +80,7 @@ def insert_lesion(
     others = np.isin(grid.data, [names[k.kind] for k in library.lesions if k.kind in names])
     shape, site = _shape_and_site(
         library, kind, draw_shape, organ, others, grid.spacing, rng,
-        margin_mm=margin_mm, gap_mm=gap_mm, what=f"{host or 'tissue like that of the library'} of {case}",
+        margin_mm=margin_mm, gap_mm=gap_mm, what=f"{_called(host)} of {case}",
     )  # fmt: skip
     patch = _patch(volumes, organ & ~others, shape, site, grid.spacing, kind)
     weight = blend_weight(patch.mask, patch.spacing, margin_mm)
@@ -87,14 +88,13 @@ def insert_lesion(
     new = [_blended(v, patch.box, y, weight) for v, y in zip(upright, painted, strict=True)]
     values = grid.data.copy()
     values[patch.box][patch.mask] = names[kind]
-    record = _record(patch, new, grid) | {"kind": kind, "label_value": names[kind], "host": host}
-    centre = np.argwhere(patch.mask).mean(0) + [b.start for b in patch.box]
-    place = (grid.affine @ [*centre, 1])[:3]
-    record |= {
-        "site_voxel": np.rint((np.linalg.inv(label.affine) @ [*place, 1])[:3]).astype(int).tolist(),
-        "site_mm": place.round(2).tolist(),
-        "margin_mm": margin_mm,
+    record = {
+        "kind": kind,
+        "label_value": names[kind],
+        "host": _called(host),
+        **_measured(patch, new, grid, label),
         "shape_from": shape.lesion.case if shape.lesion else "ellipsoid",
+        "margin_mm": margin_mm,
         "seed": seed,
     }
     back = [image.replaced(from_canonical(data, image)) for image, data in zip(images, new, strict=True)]
@@ -130,23 +130,24 @@ def lesion_augmenter(
     for kind in kinds:
         library.of(kind)
     paint, draw_shape = named_painter(painter, library)
-    options: dict[str, Any] = {"library": library, "host": host, "painter": paint, "draw_shape": draw_shape}
+    options: dict[str, Any] = {"library": library, "painter": paint, "draw_shape": draw_shape}
 
     def augment(
         images: list[Volume], label: Volume, names: Mapping[str, int], rng: np.random.Generator
     ) -> tuple[list[Volume], Volume, list[Record]]:
         done: list[Record] = []
+        where = _look_alike(images, label, names, library) if host is None else host
         for n in range(int(rng.integers(fewest, most + 1))):
             kind = str(rng.choice(kinds))
             try:
                 images, label, record = insert_lesion(
-                    images, label, names, kind=kind, rng=rng, margin_mm=margin_mm, **options
+                    images, label, names, kind=kind, host=where, rng=rng, margin_mm=margin_mm, **options
                 )
             except NoRoom:
                 if n == 0:
                     raise
                 break
-            done.append({"operation": "insert_lesion", "painter": str(painter), **record})
+            done.append({"operation": "insert_lesion", "painter": str(painter), **record, "host": _called(host)})
         return images, label, done
 
     return augment
@@ -169,6 +170,17 @@ def blend_weight(mask: np.ndarray, spacing: Sequence[float], margin_mm: float) -
     """Share of the painted lesion at each voxel: 1 in the mask, falling to 0 at ``margin_mm`` from it."""
     away = ndimage.distance_transform_edt(~mask, spacing)
     return np.where(mask, 1.0, np.clip(1 - away / max(margin_mm, 1e-9), 0, 1)).astype(np.float32)
+
+
+def _look_alike(images: Sequence[Volume], label: Volume, names: Mapping[str, int], library: Library) -> Volume:
+    """The host of a case whose host has no label, found once for all its lesions."""
+    upright, grid = on_one_grid(images, label)
+    found = host_mask([v.data for v in upright], grid.data, names, None, library.host_ranks, case=str(label.path))
+    return label.replaced(from_canonical(found, label))
+
+
+def _called(host: Host) -> str | int:
+    return "look_alike" if host is None else "mask" if isinstance(host, Volume) else host
 
 
 def _shape_and_site(
@@ -226,10 +238,17 @@ def _blended(volume: Volume, box: tuple[slice, ...], painted: np.ndarray, weight
     return data
 
 
-def _record(patch: Patch, new: Sequence[np.ndarray], grid: Volume) -> Record:
-    """Size, and contrast as it is now."""
-    around = shell(patch.mask, patch.host, grid.spacing)
-    millilitres = float(patch.mask.sum() * np.prod(grid.spacing)) / 1000
+def _measured(patch: Patch, new: Sequence[np.ndarray], grid: Volume, label: Volume) -> Record:
+    """Place, size, and contrast as it is now. ``grid`` is ``label`` in RAS order."""
+    voxels = np.argwhere(patch.mask)
+    middle = voxels[((voxels - voxels.mean(0)) ** 2).sum(1).argmin()] + [b.start for b in patch.box]
+    place = grid.affine @ [*middle, 1]
+    millilitres = float(len(voxels) * np.prod(grid.spacing)) / 1000
     crops = [v[patch.box] for v in new]
-    contrast = [round(float(c[patch.mask].mean() - c[around].mean()), 3) for c in crops]
-    return {"volume_ml": round(millilitres, 4), "diameter_mm": round(diameter(millilitres), 2), "contrast": contrast}
+    return {
+        "site_voxel": np.rint(np.linalg.inv(label.affine) @ place)[:3].astype(int).tolist(),
+        "site_mm": place[:3].round(2).tolist(),
+        "volume_ml": round(millilitres, 4),
+        "diameter_mm": round(diameter(millilitres), 2),
+        "contrast": [round(float(c[patch.mask].mean() - c[patch.around].mean()), 3) for c in crops],
+    }

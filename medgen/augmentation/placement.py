@@ -6,6 +6,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.signal import oaconvolve
 
+from medgen.augmentation.lesion_library import widened
 from medgen.types import InputError
 
 WIDTH = 0.15  # of the Gaussian about each known position, as a part of the host's box
@@ -34,6 +35,11 @@ def free_sites(
         margin_mm: that the lesion keeps from all that is not host, and from the grid's end.
         gap_mm: that it keeps from other lesions.
     """
+    found = ndimage.find_objects(host.astype(np.uint8))
+    if not found:
+        return np.zeros((0, 3), int)
+    part = widened(found[0], gap_mm, spacing, host.shape)
+    corner, host, others = [p.start for p in part], host[part], others[part]
     allowed = ndimage.distance_transform_edt(np.pad(host & ~others, 1), spacing)[1:-1, 1:-1, 1:-1] > margin_mm
     if others.any():
         allowed &= ndimage.distance_transform_edt(~others, spacing) > gap_mm
@@ -45,7 +51,7 @@ def free_sites(
     # The number of voxels of the lesion that lie on allowed ones, for each place of its box in the host's.
     on = oaconvolve(allowed[area[0]].astype(np.float32), small[::-1, ::-1, ::-1].astype(np.float32), mode="valid")
     corners = np.argwhere(on > small.sum() - 0.5)
-    return corners + [a.start - b.start for a, b in zip(area[0], lesion, strict=True)]
+    return corners + [c + a.start - b.start for c, a, b in zip(corner, area[0], lesion, strict=True)]
 
 
 def choose_site(
