@@ -226,9 +226,10 @@ import sys
 from pathlib import Path
 from medgen.train import train
 from test_train import settings_of
+STILL = {"lesion_gan": {"noise": 0, "pool": 0}}  # what each process draws for itself; two fakes a sample fill the pool
 name, devices, batch, root, out = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
 train(settings_of(Path(root), name, train={"devices": devices, "accelerator": "cpu", "ema": 0.5, "steps": 1},
-      sampling={"batch": batch}, method={"norm": "none", **({"noise": 0} if name == "lesion_gan" else {})}), Path(out))
+      sampling={"batch": batch}, method={"norm": "none", **STILL.get(name, {})}), Path(out))
 """
 
 
