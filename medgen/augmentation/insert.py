@@ -61,8 +61,8 @@ def insert_lesion(
 
     Returns:
         Images, label, and a record: kind, label_value, host, site_voxel (middle, on the file's axes), site_mm (RAS),
-        volume_ml, diameter_mm, contrast (of each image: mean inside - mean of the host around), shape_from, margin_mm,
-        seed.
+        volume_ml, diameter_mm, contrast (of each image: mean inside - mean of the host around), shape, patients
+        (cases whose lesion it was made from), margin_mm, seed.
 
     Raises:
         InputError: labels without this kind or host, or grids that differ.
@@ -93,7 +93,8 @@ def insert_lesion(
         "label_value": names[kind],
         "host": _called(host),
         **_measured(patch, new, grid, label),
-        "shape_from": shape.lesion.case if shape.lesion else "ellipsoid",
+        "shape": "real" if shape.lesion else "ellipsoid",
+        "patients": [shape.lesion.case] if shape.lesion else [],
         "margin_mm": margin_mm,
         "seed": seed,
     }

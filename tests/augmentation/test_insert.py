@@ -64,6 +64,14 @@ def test_record_says_what_and_where():
         assert record["host"] == "organ" and np.sign(record["contrast"][0]) == (1 if record["kind"] == "bright" else -1)
 
 
+def test_record_says_whose_lesion_was_taken():
+    image, label = case()
+    known = {lesion.case for lesion in LIBRARY.lesions}
+    taken = {p for seed in range(4) for r in augmented("cutpaste", seed, [image], label)[2] for p in r["patients"]}
+    assert taken and taken <= known
+    assert augmented("procedural", 0, [image], label)[2][0]["patients"] == []
+
+
 @pytest.mark.parametrize("painter", PAINTERS)
 def test_a_seed_gives_one_result_and_its_record_repeats_it(painter):
     image, label = case()
