@@ -137,6 +137,11 @@ def build_method(settings: Settings) -> Method:
         raise InputError(
             f"method {settings.method['name']} learns from pairs; set data.paired to true, or use cyclegan or cut"
         )
+    if getattr(cls, "needs_classes", False) and settings.data.classes is None:
+        raise InputError(
+            f"method {settings.method['name']} learns from labels; set data.labels to true and data.structures, e.g. "
+            "{host: [liver], lesion: [tumour]}"
+        )
     if given.get("classes") is not None and settings.data.classes is None:
         raise InputError("method.classes follows from the labels; set data.labels and data.classes instead")
     for key, value in _known_from_data(settings).items():

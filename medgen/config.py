@@ -54,10 +54,15 @@ class Data(Section):
     )
     patient_pattern: str | None = Field(None, description="regex whose first group in the case name is the patient")
     labels: bool = Field(False, description="give label maps of the source cases to the method, as classes")
+    structures: dict[str, tuple[str, ...]] | None = Field(
+        None,
+        description="with labels: classes made of the cohort's labels, e.g. {host: [liver], lesion: [cyst, tumour]}; "
+        "all else is background; none: each label is a class",
+    )
     classes: Annotated[int, Field(ge=2)] | None = Field(
         None,
         description="with labels, or codec.source.kind labels: their number, background included; the cohort is "
-        "checked against it",
+        "checked against it; with structures it follows from them",
     )
     tissues: int = Field(
         0,
@@ -82,6 +87,13 @@ class Data(Section):
                     values = {**values, names: [f"channel_{n}" for n in given]}
         return values
 
+    @model_validator(mode="before")
+    @classmethod
+    def _counted_classes(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("structures"), dict) and values.get("classes") is None:
+            values = {**values, "classes": 1 + len(values["structures"])}
+        return values
+
     @model_validator(mode="after")
     def _distinct(self) -> "Data":
         for key in ("sources", "targets", "source_channels", "target_channels"):
@@ -99,6 +111,11 @@ class Data(Section):
                 raise ValueError("domains have no pairs and one contrast each: set paired to false, leave sources out")
         if self.tissues == 1:
             raise ValueError("one tissue class is the background as it is; set tissues to 0, or to 2 or more")
+        joined = [name for names in (self.structures or {}).values() for name in names]
+        if len(set(joined)) < len(joined):
+            raise ValueError(f"structures name a label twice: {joined}")
+        if self.structures is not None and self.classes != 1 + len(self.structures):
+            raise ValueError(f"{len(self.structures)} structures and the background are not {self.classes} classes")
         return self
 
 
@@ -154,6 +171,10 @@ class Sampling(Section):
     )
     batch: Positive = Field(1, description="patches a step and process")
     body: float = Field(0.9, ge=0, le=1, description="share of the patches centred inside the body")
+    centred: float = Field(
+        0.0, ge=0, le=1, description="share of the patches centred on a connected part of the structures centred_on"
+    )
+    centred_on: tuple[str, ...] = Field((), description="with data.labels: names of classes, e.g. lesions")
     match_position: bool = Field(
         True, description="unpaired: take the target patch from the same relative place of its body"
     )
@@ -239,8 +260,19 @@ class Settings(Section):
             if data.tissues:
                 raise ValueError("data.tissues divides the background of label maps; set codec.source.kind to labels")
             return self
+        if data.structures is not None:
+            raise ValueError("data.structures joins the classes of data.labels; label maps are a source as they are")
         if data.classes is None:
             raise ValueError("codec.source.kind=labels needs data.classes: the number of labels, background included")
+        return self
+
+    @model_validator(mode="after")
+    def _centred_on_classes(self) -> "Settings":
+        centred = self.sampling.centred_on
+        if bool(centred) != bool(self.sampling.centred):
+            raise ValueError("sampling.centred is the share of patches centred on sampling.centred_on: set both")
+        if centred and not self.data.labels:
+            raise ValueError(f"sampling.centred_on = {list(centred)} needs data.labels")
         return self
 
     @property

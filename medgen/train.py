@@ -217,11 +217,12 @@ def _loop(run: Run, prepared: Prepared, out: Path, say: Callable[[str], None]) -
     settings, fabric = run.settings, run.fabric
     log = Log(out, run.step) if fabric.is_global_zero else None
     validator = (LabelValidator if settings.label_source else Validator)(prepared)
-    sampling = settings.sampling.model_dump(exclude={"batch", "workers"})
+    sampling = settings.sampling.model_dump(exclude={"batch", "workers", "centred_on"})
     patches = Patches(
         prepared.sources,
         prepared.targets,
         labels=prepared.labels,
+        centres=prepared.centres,
         domains=prepared.domains,
         paired=settings.data.paired,
         seed=settings.train.seed,

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from scipy import ndimage
 
 from medgen.checkpoint import Model
 from medgen.data.body import body_mask, looks_like_hu
@@ -41,7 +42,8 @@ class Validator:
     """Scores models on whole volumes of patients kept back, inside the body.
 
     With truth the objective is the mean absolute error in the target's units (HU); of several outputs the average,
-    each in units of its range, shown in those of the first. Without truth it is (docs/decisions/best_checkpoint.md)
+    each in units of its range, shown in those of the first; of a method that paints lesions that in the known ones,
+    painted anew. Without truth it is (docs/decisions/best_checkpoint.md)
 
         kernel distance to real targets / that of the unconverted sources + 1 - edge correlation with the source
 
@@ -58,13 +60,18 @@ class Validator:
         scores: list[dict[str, float]] = []
         looks: dict[tuple[int | None, int], list[tuple[np.ndarray, np.ndarray]]] = {}
         rows = []
-        for i, (_, sources, truths, domain) in enumerate(self.prepared.validation):
+        for i, (name, sources, truths, domain) in enumerate(self.prepared.validation):
+            file = self.prepared.held_labels.get(name)
+            classes = None if file is None else np.load(file)
             x, t = ([np.asarray(c.data, np.float32) for c in channels] for channels in (sources, truths))
-            y = _translated(model, sources, x, domain)
+            y = _translated(model, sources, x, domain, classes)
             rows.append(panel_row([*x, *y, *t]))
             body = body_mask(x[0])
+            if classes is not None:
+                scores.append(_lesion_errors(model, y, t, body, classes))
+                continue
             if t:
-                scores.append(_errors(model, x[0], y, t, body))
+                scores.append(_errors(model, [x[0]] * len(t), y, t, body))
                 continue
             spacing, before = sources[0].spacing, sources[0].range.encode(x[0])
             kept = []
@@ -111,22 +118,38 @@ def look(code: np.ndarray, body: np.ndarray, spacing: tuple[float, float, float]
     return patch_features(code, mask, spacing, count=ROWS, seed=seed)[:, LOOK]
 
 
-def _translated(model: Model, sources: Channels, x: list[np.ndarray], domain: int | None) -> list[np.ndarray]:
+def _translated(
+    model: Model, sources: Channels, x: list[np.ndarray], domain: int | None, classes: np.ndarray | None
+) -> list[np.ndarray]:
     if domain is not None:
         model.method.target = domain  # type: ignore[attr-defined]
     device = next(model.generator.parameters()).device
     with torch.autocast(device.type, enabled=False):
-        return translate_channels(model, x, [c.range for c in sources])
+        return translate_channels(model, x, [c.range for c in sources], classes=classes)
+
+
+def _lesion_errors(
+    model: Model, y: list[np.ndarray], truths: list[np.ndarray], body: np.ndarray, classes: np.ndarray
+) -> dict[str, float]:
+    """MAE in the lesions of their images painted anew, and of the host's mean in their place.
+
+    Of averages over 3 voxels across, for the noise of a scan cannot be foretold.
+    """
+    lesion, host = classes >= 2, classes == 1
+    host = host if host.any() else body & ~lesion
+    flat = [np.where(lesion, t[host].mean(), t).astype(np.float32) for t in truths]
+    before, after, t = ([ndimage.uniform_filter(v, 3) for v in side] for side in (flat, y, truths))
+    return _errors(model, before, after, t, lesion if lesion.any() else body)
 
 
 def _errors(
-    model: Model, x: np.ndarray, y: list[np.ndarray], truths: list[np.ndarray], body: np.ndarray
+    model: Model, idle: list[np.ndarray], y: list[np.ndarray], truths: list[np.ndarray], body: np.ndarray
 ) -> dict[str, float]:
-    """MAE of the outputs and of the unconverted source; of several outputs also that of each."""
+    """MAE of the outputs and of what was there before (the source); of several outputs also that of each."""
     ranges, names = model.target_ranges, model.settings.data.targets
     weights = [_width(ranges[0].typical) / _width(r.typical) for r in ranges]  # outputs of other units count as much
     each = [float(np.abs(a - b)[body].mean()) for a, b in zip(y, truths, strict=True)]
-    before = [float(np.abs(x - b)[body].mean()) for b in truths]
+    before = [float(np.abs(a - b)[body].mean()) for a, b in zip(idle, truths, strict=True)]
     found = {
         "mae": float(np.mean(np.multiply(weights, each))),
         "source_mae": float(np.mean(np.multiply(weights, before))),

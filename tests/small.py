@@ -5,11 +5,16 @@ import torch
 
 from medgen.checkpoint import FORMAT, Model, ModelInfo, build_method
 from medgen.config import parse_settings, plain
+from medgen.methods import method_class
 
 SMALL_METHOD = {
     "name": "pix2pix", "filters": 4, "levels": 2, "norm": "batch", "dropout": 0.0, "residual": True,
     "discriminator_filters": 4, "discriminator_layers": 1,
 }  # fmt: skip
+
+
+def paired_only(name):
+    return getattr(method_class(name), "paired_only", False)
 
 
 def small_settings(**sections):

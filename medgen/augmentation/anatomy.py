@@ -5,6 +5,7 @@ Labels are never averaged: each is moved as a mask of its own and the largest wi
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 SQUARINGS = 6  # the velocity is followed in 2⁶ steps, short enough that space does not fold
 
@@ -60,12 +61,8 @@ def affine_displacement(
     shape: tuple[int, ...], spacing: tuple[float, ...], rng: np.random.Generator, *, rotate: float, scale: float
 ) -> np.ndarray:
     """(3, X, Y, Z) voxels: rotation about each axis and scaling along each, drawn, about the volume's centre."""
-    angles = np.deg2rad(rng.uniform(-rotate, rotate, 3))
-    matrix = np.diag(rng.uniform(1 - scale, 1 + scale, 3))
-    for axis, angle in enumerate(angles):
-        turn, (i, j) = np.eye(3), [a for a in range(3) if a != axis]
-        turn[[i, j], [i, j]], turn[i, j], turn[j, i] = np.cos(angle), -np.sin(angle), np.sin(angle)
-        matrix = turn @ matrix
+    turn = Rotation.from_euler("xyz", rng.uniform(-rotate, rotate, 3), degrees=True).as_matrix()
+    matrix = turn @ np.diag(rng.uniform(1 - scale, 1 + scale, 3))
     mm = np.asarray(spacing, float)
     matrix = matrix * mm / mm[:, None]  # voxels → mm → moved → voxels
     centred = np.indices(shape).reshape(3, -1) - (np.asarray(shape)[:, None] - 1) / 2

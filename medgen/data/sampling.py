@@ -34,7 +34,9 @@ class Patches(Dataset):
         paired: take both patches from one case and one place.
         patch: voxels (X, Y, Z); smaller volumes are padded by their edge values.
         slab: axis whose slices ``batches`` folds into channels, see ``data.slabs``; none in 3D.
-        body: share of patches centred on a body voxel; the others lie anywhere.
+        centres: case name → voxels (n, 3), one of which ``centred`` of the patches have near their middle; paired,
+            or the sources' patches.
+        body: share of the other patches centred on a body voxel; the rest lie anywhere.
         match_position: unpaired: centre the target's patch at the same place relative to its body's box.
         flip, rotate, scale, gamma, artefacts: see ``config.Sampling``.
     """
@@ -49,6 +51,8 @@ class Patches(Dataset):
         seed: int,
         labels: dict[str, Path] | None = None,
         domains: dict[str, int] | None = None,
+        centres: dict[str, np.ndarray] | None = None,
+        centred: float = 0.0,
         slab: int | None = None,
         body: float = 0.9,
         match_position: bool = True,
@@ -62,6 +66,7 @@ class Patches(Dataset):
             raise ValueError(f"paired sampling needs the same cases on both sides; got {sources} and {targets}")
         self.sources, self.targets, self.labels = sources, targets, labels or {}
         self.domains, self.paired, self.seed = domains or {}, paired, seed
+        self.centres, self.centred = centres or {}, centred
         self.patch, self.slab = np.asarray(patch), slab
         self.body, self.match_position, self.gamma = body, match_position, gamma
         self.spatial = _spatial(patch, flip, rotate, scale)
@@ -87,7 +92,7 @@ class Patches(Dataset):
         source, target = self.sources[source_name], self.targets[target_name]
         # Where a label map lies says little about where its image has something to learn.
         table = source[0].range if isinstance(source[0].range, LabelTable) else None
-        start = self._start(target[0] if table else source[0], rng)
+        start = self._start(target[0] if table else source[0], rng, centres=self.centres.get(source_name))
         start_target = start if self.paired else self._start(target[0], rng, match=(source[0], start))
         x = encoded([c.range for c in source], [_crop(c.data, start, self.crop) for c in source])
         y = encoded([c.range for c in target], [_crop(c.data, start_target, self.crop) for c in target])
@@ -124,10 +129,16 @@ class Patches(Dataset):
         return names[np.random.default_rng([self.seed, side, epoch, 1]).permutation(len(names))[i]]
 
     def _start(
-        self, case: Cached, rng: np.random.Generator, match: tuple[Cached, np.ndarray] | None = None
+        self,
+        case: Cached,
+        rng: np.random.Generator,
+        match: tuple[Cached, np.ndarray] | None = None,
+        centres: np.ndarray | None = None,
     ) -> np.ndarray:
         shape = np.asarray(case.data.shape)
-        if match is not None and self.match_position:
+        if centres is not None and rng.random() < self.centred:
+            centre = centres[rng.integers(len(centres))] + rng.uniform(-0.2, 0.2, 3) * self.inside
+        elif match is not None and self.match_position:
             other, start = match
             low, high = _box(other)
             place = (start + self.crop / 2 - low) / np.maximum(high - low, 1)

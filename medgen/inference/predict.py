@@ -50,6 +50,10 @@ def translate_case(model: Model, volumes: Sequence[Volume], *, memory_gb: float 
             refuse, or a constant scan where its code needs a range.
     """
     settings, names = model.settings, model.settings.data.sources
+    if getattr(model.method, "needs_classes", False):
+        raise InputError(
+            f"{model.folder} paints what a label map asks for, it does not translate scans; use augmentation"
+        )
     if len(volumes) != len(names):
         raise InputError(f"the model translates {', '.join(names)} together; give one volume of each")
     volume = volumes[0]
@@ -75,15 +79,23 @@ def translate_case(model: Model, volumes: Sequence[Volume], *, memory_gb: float 
 
 
 def translate_channels(
-    model: Model, data: Sequence[np.ndarray], codes: Sequence[Code], *, memory_gb: float | None = None
+    model: Model,
+    data: Sequence[np.ndarray],
+    codes: Sequence[Code],
+    *,
+    classes: np.ndarray | None = None,
+    memory_gb: float | None = None,
 ) -> list[np.ndarray]:
     """Contrasts on the model's grid → translations in the targets' units, with what the code cut off the first.
 
     Args:
         data: (X, Y, Z) of each source contrast, in its units, or of one label map.
         codes: their ranges, or the map's table.
+        classes: (X, Y, Z) of a method that needs them.
     """
     x = encoded(codes, data)
+    if classes is not None:
+        x = np.concatenate([x, classes[None].astype(np.float32)])
     outputs = []
     for y, target in zip(translate_array(model, x, memory_gb=memory_gb), model.target_ranges, strict=True):
         y = target.of(codes[0]).decode(y)

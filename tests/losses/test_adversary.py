@@ -130,6 +130,15 @@ def test_collapse_shows_in_diversity():
     assert set(A.health) == {"real_accuracy", "fake_accuracy", "saturated"}
 
 
+def test_a_channel_that_is_the_same_in_all_real_images_says_nothing_of_diversity():
+    A = build(in_channels=2)
+    for seed in range(8):
+        torch.manual_seed(seed)
+        real, empty = torch.randn(1, 1, 16, 16, 16).cumsum(2), torch.zeros(1, 1, 16, 16, 16)
+        A.discriminator_loss(torch.cat([real, empty], 1), torch.cat([real.flip(2), empty], 1), seed)
+    assert A.diversity() > 0.5
+
+
 @pytest.mark.parametrize(
     "keys, reason",
     [
