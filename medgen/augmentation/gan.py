@@ -10,6 +10,7 @@ from torch import Tensor
 
 from medgen.augmentation.patch import Patch
 from medgen.checkpoint import Model, load_model
+from medgen.config import Settings
 from medgen.data.codecs import fit_range
 from medgen.inference.predict import SAME_SPACING
 from medgen.methods.lesion_gan import FIRST_KIND, HOST, LesionGAN
@@ -73,12 +74,10 @@ class GAN:
         return least + -least % divisor
 
     def _class_of(self, kind: str) -> int:
-        structures = dict(self.model.settings.data.structures or {})
-        for number, labels in enumerate(structures.values(), start=1):
-            if number >= FIRST_KIND and kind in labels:
-                return number
-        known = [name for names in list(structures.values())[FIRST_KIND - 1 :] for name in names]
-        raise InputError(f"{self.model.folder} does not paint {kind}; it knows {', '.join(known)}")
+        known = kinds(self.model.settings)
+        if kind not in known:
+            raise InputError(f"{self.model.folder} does not paint {kind}; it knows {', '.join(known)}")
+        return known[kind]
 
     @torch.inference_mode()
     def _painted(self, x: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -93,9 +92,15 @@ class GAN:
         return (y[0] if axis is None else y.movedim(0, axis + 1)).numpy()
 
 
-def load_gan(folder: Path) -> GAN:
+def kinds(settings: Settings) -> dict[str, int]:
+    """The labels that a model of these settings paints, with their classes."""
+    classes = enumerate((settings.data.structures or {}).values(), start=1)
+    return {name: number for number, labels in classes if number >= FIRST_KIND for name in labels}
+
+
+def load_gan(folder: Path, device: str = "cpu") -> GAN:
     """Raises InputError where the folder holds no model, or one of another method."""
-    model = load_model(folder)
+    model = load_model(folder, device)
     if not isinstance(model.method, LesionGAN):
         name = model.settings.method["name"]
         raise InputError(f"{folder} is a model of {name}, which paints no lesions; give one of lesion_gan")

@@ -4,7 +4,7 @@ Beyond the mask and a narrow margin every voxel of the images is what it was, bi
 mask changes. A record says what was done and by which seed, so that it can be done again.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,11 @@ from medgen.augmentation.lesion_masks import DrawShape, Shape, cut, draw_ellipso
 from medgen.augmentation.patch import Painter, Patch
 from medgen.augmentation.placement import NoRoom, choose_site
 from medgen.augmentation.procedural import Procedural
+from medgen.augmentation.way import Record, Way
 from medgen.io.volume import Volume, from_canonical, slope_inter
 from medgen.types import InputError
 
 TRIES = 8  # masks that are tried before there is said to be no room
-
-Record = dict[str, Any]
-# images, label, names, generator → images and label with lesions, and a record of each operation
-Augmenter = Callable[
-    [list[Volume], Volume, Mapping[str, int], np.random.Generator], tuple[list[Volume], Volume, list[Record]]
-]
 
 
 def insert_lesion(
@@ -62,7 +57,7 @@ def insert_lesion(
     Returns:
         Images, label, and a record: kind, label_value, host, site_voxel (middle, on the file's axes), site_mm (RAS),
         volume_ml, diameter_mm, contrast (of each image: mean inside - mean of the host around), shape, patients
-        (cases whose lesion it was made from), margin_mm, seed.
+        (whose lesion it was made from, by the library's word), margin_mm, seed.
 
     Raises:
         InputError: labels without this kind or host, or grids that differ.
@@ -110,7 +105,8 @@ def lesion_augmenter(
     lesion: str | Sequence[str] | None = None,
     per_case: tuple[int, int] = (1, 3),
     margin_mm: float | None = None,
-) -> Augmenter:
+    device: str = "cpu",
+) -> Way:
     """What puts lesions into a case.
 
     Args:
@@ -120,6 +116,7 @@ def lesion_augmenter(
         lesion: kinds to draw from; None: those of the library, as often as they are in it.
         per_case: fewest and most lesions of a case. One that finds no room after the first is left out.
         margin_mm: see ``insert_lesion``.
+        device: of a model.
 
     Raises:
         InputError: an unknown painter, a kind the library has not, or a number of lesions below 1.
@@ -130,7 +127,7 @@ def lesion_augmenter(
     kinds = [lesion] if isinstance(lesion, str) else list(lesion or [k.kind for k in library.lesions])
     for kind in kinds:
         library.of(kind)
-    paint, draw_shape = named_painter(painter, library)
+    paint, draw_shape = named_painter(painter, library, device)
     options: dict[str, Any] = {"library": library, "painter": paint, "draw_shape": draw_shape}
 
     def augment(
@@ -154,7 +151,7 @@ def lesion_augmenter(
     return augment
 
 
-def named_painter(name: str | Path, library: Library) -> tuple[Painter, DrawShape]:
+def named_painter(name: str | Path, library: Library, device: str = "cpu") -> tuple[Painter, DrawShape]:
     """A painter, and where the masks for it come from. Raises InputError for an unknown name or no model folder."""
     if name == "cutpaste":
         return CutPaste(library), draw_real
@@ -164,7 +161,7 @@ def named_painter(name: str | Path, library: Library) -> tuple[Painter, DrawShap
         raise InputError(f"painter {name} is neither cutpaste, procedural nor the folder of a lesion_gan model")
     from medgen.augmentation.gan import load_gan  # here: torch is slow to import
 
-    return load_gan(Path(name)), draw_real
+    return load_gan(Path(name), device), draw_real
 
 
 def blend_weight(mask: np.ndarray, spacing: Sequence[float], margin_mm: float) -> np.ndarray:

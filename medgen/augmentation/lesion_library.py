@@ -4,10 +4,11 @@ A library is a folder: ``library.json`` (measures) and ``lesions.npz`` (masks an
 cannot run code). Crops lie in RAS order on the grid of their scan.
 """
 
+import hashlib
 import json
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,16 +81,22 @@ class Library:
         """The median over the lesions, of each contrast."""
         return [tuple(pair) for pair in np.median([lesion.host_ranks for lesion in self.lesions], 0).tolist()]
 
+    @property
+    def sha256(self) -> str:
+        """Hash of all that is known of the lesions."""
+        digest = hashlib.sha256(json.dumps([self.absolute, *map(_record, self.lesions)]).encode())
+        for lesion in self.lesions:
+            digest.update(lesion.mask.tobytes() + lesion.image.tobytes())
+        return digest.hexdigest()
+
     def save(self, folder: Path) -> None:
         """Write the folder, aside first."""
         arrays: dict[str, np.ndarray] = {}
-        records = []
         for i, lesion in enumerate(self.lesions):
             arrays |= {f"mask_{i}": lesion.mask, f"image_{i}": lesion.image}
-            records.append({k: v for k, v in asdict(lesion).items() if k not in ("mask", "image")})
         with folder_written_aside(Path(folder)) as aside:
             np.savez_compressed(aside / "lesions.npz", **arrays)  # type: ignore[arg-type]
-            content = {"format": FORMAT, "absolute": self.absolute, "lesions": records}
+            content = {"format": FORMAT, "absolute": self.absolute, "lesions": [_record(v) for v in self.lesions]}
             (aside / "library.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
@@ -105,6 +112,11 @@ def load_library(folder: str | Path) -> Library:
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise InputError(f"{folder} is no library of lesions ({error}); build it again from labelled cases") from None
     return Library(found, content["absolute"])
+
+
+def _record(lesion: Lesion) -> dict[str, Any]:
+    """All but the arrays."""
+    return {k: v for k, v in vars(lesion).items() if k not in ("mask", "image")}
 
 
 def _from_record(record: dict[str, Any], arrays: Mapping[str, np.ndarray], i: int) -> Lesion:

@@ -177,8 +177,8 @@ def _case(
                 yield _skipped(entry, manifest)
                 continue
             found = found or _read(table, path, image)
-            entry.warnings = _warnings(model, table, found[1])
-            made = make(model, table, *found, entry, reference, options.memory_gb)
+            entry.warnings = unusual(model, table, found[1])
+            made = make(model, table, *found, entry.operations, reference, options.memory_gb)
             for file, volume in zip(outputs, made, strict=True):
                 write_volume(file, volume)
             entry.output_sha256, entry.status = sha256(outputs), "made"
@@ -235,7 +235,8 @@ def _read(table: LabelTable, path: Path, image: Path | None) -> tuple[Volume, Vo
     return stored, table.filled(labels, beside)
 
 
-def _warnings(model: Model, table: LabelTable, labels: Volume) -> list[str]:
+def unusual(model: Model, table: LabelTable, labels: Volume) -> list[str]:
+    """What about an upright label map is unlike those of the model's training."""
     scans = [scan.model_dump() for scan in model.info.training_scans[0]]
     found = strangeness(describe_labels(labels, table), scans, check_spacing=model.settings.data.spacing is None)
     return [f"outside the training distribution: {reason}" for reason in found]
@@ -246,22 +247,22 @@ def make(
     table: LabelTable,
     stored: Volume,
     labels: Volume,
-    entry: Synthetic,
-    reference: ReferenceStyle | None,
+    operations: list[dict[str, Any]],
+    reference: ReferenceStyle | None = None,
     memory_gb: float | None = None,
 ) -> list[Volume]:
-    """One sample as its entry's operations say.
+    """One sample as the operations say.
 
     Args:
         stored: the label map as its file has it.
         labels: the same upright, its background divided into tissue classes where the model has them.
-        entry: whose seeds are used.
+        operations: "deform" (or not), "style" and "texture", each with its "seed".
         reference: a given style.
 
     Returns:
         The images and last the label map, on the grid of ``stored``.
     """
-    seeds: dict[str, int] = {step["operation"]: step.get("seed", 0) for step in entry.operations}
+    seeds: dict[str, int] = {step["operation"]: step.get("seed", 0) for step in operations}
     if "deform" in seeds:
         labels = labels.replaced(deform(labels.data, labels.spacing, seeds["deform"]))
     if reference is None:
