@@ -132,7 +132,8 @@ def lesion_painter(
     """
     names = {name: value for name, value in dataset.labels.items() if value}
     known: Mapping[str, int] = names
-    about, channels = {"name": model}, None
+    about: dict[str, Any] = {"name": model}
+    channels = None
     if model not in PAINTERS:
         info, settings = read_info(Path(model))
         known, channels = kinds(settings), len(settings.data.sources)
