@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, PositiveFloat, ValidationError, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from medgen import __version__
 from medgen.arguments import arguments
 from medgen.config import Section, Settings, parse_settings
-from medgen.data.codecs import Range, TargetRange
+from medgen.data.codecs import Code, Range, TargetRange
 from medgen.data.fingerprint import QUANTILES
+from medgen.data.label_maps import LabelTable
 from medgen.io.folder import recovered
 from medgen.methods import method_class
 from medgen.types import InputError, Method
@@ -46,6 +47,14 @@ class RangeInfo(Section):
         return self
 
 
+class TableInfo(Section):
+    """See ``data.label_maps.LabelTable``."""
+
+    labels: dict[str, PositiveInt]
+    tissues: int = Field(ge=0)
+    smoothing: float = Field(ge=0)
+
+
 class ScanInfo(Section):
     quantiles: list[float] = Field(min_length=len(QUANTILES), max_length=len(QUANTILES))
     extent: tuple[float, float, float]
@@ -57,7 +66,9 @@ class ModelInfo(Section):
 
     format: int
     settings: dict[str, Any]
-    source_range: list[RangeInfo] = Field(min_length=1, description="of each source contrast")
+    source_range: list[RangeInfo | TableInfo] = Field(
+        min_length=1, description="of each source contrast, or the table of the label maps"
+    )
     target_range: list[RangeInfo] = Field(min_length=1, description="of each target contrast")
     spacing: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
     training_scans: list[Annotated[list[ScanInfo], Field(min_length=1)]] = Field(
@@ -93,9 +104,15 @@ class Model:
         return self.method.networks[self.method.generator]
 
     @property
+    def source_code(self) -> Code:
+        """The typical range of the first source, or the table of its labels."""
+        found = self.info.source_range[0]
+        return LabelTable(**found.model_dump()) if isinstance(found, TableInfo) else Range(**found.model_dump())
+
+    @property
     def target_ranges(self) -> list[TargetRange]:
         """Where each output is decoded; those that follow a source follow the first."""
-        source = Range(**self.info.source_range[0].model_dump())
+        source = self.source_code
         targets = [Range(**r.model_dump()) for r in self.info.target_range]
         return [TargetRange(target, source, self.settings.codec.target.follow) for target in targets]
 
@@ -124,6 +141,11 @@ def build_method(settings: Settings) -> Method:
         raise InputError(
             f"method {settings.method['name']} learns from pairs; set data.paired to true, or use cyclegan or cut"
         )
+    if getattr(cls, "needs_classes", False) and settings.data.classes is None:
+        raise InputError(
+            f"method {settings.method['name']} learns from labels; set data.labels to true and data.structures, e.g. "
+            "{host: [liver], lesion: [tumour]}"
+        )
     if given.get("classes") is not None and settings.data.classes is None:
         raise InputError("method.classes follows from the labels; set data.labels and data.classes instead")
     for key, value in _known_from_data(settings).items():
@@ -141,7 +163,7 @@ def _known_from_data(settings: Settings) -> dict[str, int]:
     """Arguments of a method that follow from the data section and, for slices, from the patch."""
     axis = settings.slab_axis
     slices = 1 if axis is None else settings.sampling.patch[axis]
-    known = {"in_channels": slices * len(settings.data.sources), "out_channels": slices * len(settings.data.targets)}
+    known = {"in_channels": slices * settings.source_channels, "out_channels": slices * len(settings.data.targets)}
     if settings.data.domains:
         known["domains"] = len(settings.data.domains)
     return known if settings.data.classes is None else known | {"classes": settings.data.classes}
@@ -212,6 +234,8 @@ def read_info(folder: Path) -> tuple[ModelInfo, Settings]:
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}/model.json cannot be read ({error}); restore the folder or train again") from None
     settings = parse_settings(info.settings, f"{folder}/model.json")
+    if isinstance(info.source_range[0], TableInfo) != settings.label_source:
+        raise InputError(f"{folder}/model.json is damaged at source_range; restore the folder or train again")
     for key, names in (("source_range", settings.data.sources), ("target_range", settings.data.targets)):
         if len(getattr(info, key)) != len(names):
             raise InputError(

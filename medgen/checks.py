@@ -15,10 +15,12 @@ from medgen.types import Batch, InputError
 
 def check_method(settings: Settings) -> None:
     """That the method's networks take the patch: one step on the meta device, where nothing is computed."""
+    if settings.label_source:
+        _check_label_source(settings)
     patch, axis = settings.sampling.patch, settings.slab_axis
     with torch.device("meta"):
         method = checkpoint.build_method(settings)
-        sides = {"source": len(settings.data.sources), "target": len(settings.data.targets)}
+        sides = {"source": settings.source_channels, "target": len(settings.data.targets)}
         batch: Batch = {side: torch.empty(2, n, *patch) for side, n in sides.items()} | {"step": 0}
         if settings.data.labels:
             batch["labels"] = torch.zeros(2, 1, *patch, dtype=torch.int64)
@@ -31,6 +33,8 @@ def check_method(settings: Settings) -> None:
             raise InputError(
                 f"sampling.patch={list(patch)}: {which} must be a multiple of {divisor} for this generator"
             )
+        if axis is not None and getattr(method, "texture", 0) % patch[axis]:
+            raise InputError(f"method.texture must be a multiple of the slab's {patch[axis]} slices; set it so")
         if axis is not None:
             batch = fold_batch(batch, axis)
         try:
@@ -41,6 +45,23 @@ def check_method(settings: Settings) -> None:
                 f"sampling.patch={list(patch)} does not fit the networks of the method ({reason}); "
                 "raise sampling.patch or lower method.levels and method.discriminator_layers"
             ) from None
+
+
+def _check_label_source(settings: Settings) -> None:
+    """That nothing is asked of label maps that only intensities have."""
+    data, sampling = settings.data, settings.sampling
+    wrong = {
+        "data.paired": not data.paired,
+        "data.sources": len(data.sources) > 1,
+        "data.labels": data.labels,
+        "data.align": data.align not in ("refuse", "resample"),
+        "codec.target.follow": settings.codec.target.follow,
+        "sampling.gamma": sampling.gamma > 0,
+        "sampling.artefacts": bool(sampling.artefacts),
+        "inference.transfer": settings.inference.transfer != "image",
+    }
+    for key in (key for key, found in wrong.items() if found):
+        raise InputError(f"{key} as set makes no sense where the source is label maps; leave it out")
 
 
 def check_folder(out: Path, resume: bool) -> None:

@@ -10,6 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
+from medgen.commands.augment import augment
+from medgen.commands.shared import REFUSED, finish, pick_device
+from medgen.commands.synthesize import synthesize
 from medgen.types import InputError
 
 app = typer.Typer(
@@ -24,7 +27,6 @@ OPTIONAL = {
     "torchio": "sampling.artefacts needs it: pip install 'medgen[artefacts]'",
     "pylibjpeg": "some compressed DICOM needs it: pip install 'pydicom[pixeldata]' 'pylibjpeg[all]'",
 }
-REFUSED = 2  # exit code: bad input, or some case of a cohort failed
 
 
 def _version(asked: bool) -> None:
@@ -163,51 +165,8 @@ def translate(
     finish([f"{r.error}" for r in results if r.error], len(results))
 
 
-@app.command()
-def augment(
-    model: Annotated[str, typer.Argument(help="Folder of a translator, e.g. RUN/best.")],
-    dataset: Annotated[
-        Path, typer.Argument(help="Labelled dataset: nnU-Net raw, Decathlon, or images/ labels/ labels.json.")
-    ],
-    out: Annotated[Path, typer.Argument(help="Dataset folder to write, e.g. nnUNet_raw/Dataset123_NAME.")],
-    per_case: Annotated[
-        int | None, typer.Option(min=1, help="Synthetic cases of each training case; default one a target.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed gives other cases, where chance has a part.")] = 0,
-    format: Annotated[str, typer.Option(help="nnunet or decathlon.")] = "nnunet",
-    target: Annotated[str | None, typer.Option(help="Domains to translate to, e.g. arterial,late; else all.")] = None,
-    channels: Annotated[
-        str | None, typer.Option(help="Folders of the images of a dataset of folders, one a channel, e.g. t1,flair.")
-    ] = None,
-    patient_pattern: Annotated[
-        str | None, typer.Option(help="Regular expression that finds the patient in a case's name.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-) -> None:
-    """Write a segmentation dataset again with synthetic cases added, their provenance and folds by patient."""
-    from medgen.augmentation.augment import augment as run
-    from medgen.augmentation.augmenter import augmenter_for
-    from medgen.augmentation.dataset import read_dataset
-    from medgen.augmentation.write import Written
-
-    given = read_dataset(dataset, channels=channels.split(",") if channels else (), patient_pattern=patient_pattern)
-    targets = target.split(",") if target else ()
-    augmenter = augmenter_for(model, given, targets=targets, device=pick_device(device))
-
-    def show(entry: Written, i: int, n: int) -> None:
-        kind = " (synthetic)" if entry.synthetic else ""
-        print(f"[{i}/{n}] {entry.case}{kind}: {entry.status} ({entry.seconds:.1f} s)", flush=True)
-        for warning in entry.warnings:
-            print(f"  warning: {warning}")
-
-    results, folds = run(given, augmenter, out, per_case=per_case, seed=seed, format=format, done=show)
-    whole = [entry for entry in results if not entry.error]
-    synthetic = sum(entry.synthetic for entry in whole)
-    print(f"{len(whole) - synthetic} real and {synthetic} synthetic cases in {out}")
-    print(f"folds: {folds[0]}" + (f" to {folds[-1].name}" if len(folds) > 1 else ""))
-    if format == "nnunet":
-        print("nnU-Net must find it among its preprocessed data when it trains: its own folds would mix patients")
-    finish([f"{entry.error}" for entry in results if entry.error], len(results))
+app.command()(augment)
+app.command()(synthesize)
 
 
 @app.command()
@@ -343,28 +302,6 @@ def shipped(config: Path) -> Path:
     """A config by path, or one that came with the package by its name."""
     inside = Path(__file__).parent / "configs" / f"{config.name.removesuffix('.yaml')}.yaml"
     return inside if not config.exists() and inside.exists() else config
-
-
-def pick_device(name: str) -> str:
-    import torch
-
-    if name != "auto":
-        try:
-            torch.empty(0, device=name)
-        except (RuntimeError, AssertionError) as error:
-            raise InputError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from None
-        return name
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def finish(errors: list[str], count: int) -> None:
-    """Report what failed; the exit code tells."""
-    for error in errors:
-        print(f"medgen: error: {error}", file=sys.stderr)
-    if errors:
-        if count > 1:
-            print(f"medgen: {len(errors)} of {count} cases failed", file=sys.stderr)
-        raise typer.Exit(REFUSED)
 
 
 def main() -> None:

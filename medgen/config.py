@@ -59,9 +59,23 @@ class Data(Section):
     )
     patient_pattern: str | None = Field(None, description="regex whose first group in the case name is the patient")
     labels: bool = Field(False, description="give label maps of the source cases to the method, as classes")
-    classes: Annotated[int, Field(ge=2)] | None = Field(
-        None, description="with labels: their number, background included; the cohort is checked against it"
+    structures: dict[str, tuple[str, ...]] | None = Field(
+        None,
+        description="with labels: classes made of the cohort's labels, e.g. {host: [liver], lesion: [cyst, tumour]}; "
+        "all else is background; none: each label is a class",
     )
+    classes: Annotated[int, Field(ge=2)] | None = Field(
+        None,
+        description="with labels, or codec.source.kind labels: their number, background included; the cohort is "
+        "checked against it; with structures it follows from them",
+    )
+    tissues: int = Field(
+        0,
+        ge=0,
+        description="codec.source.kind labels: divide the unlabelled background into so many tissue classes, by the "
+        "intensities of the case's own target; 0: it is one class",
+    )
+    tissue_smoothing: float = Field(1.0, ge=0, description="mm: smoothing (standard deviation) before that division")
     spacing: Spacing | None = Field(
         None, description="grid of the model in mm; none: the volumes' own, which must then agree"
     )
@@ -76,6 +90,13 @@ class Data(Section):
                 given = values.get(numbers)
                 if names not in values and isinstance(given, list | tuple) and len(given) > 1:
                     values = {**values, names: [f"channel_{n}" for n in given]}
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _counted_classes(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("structures"), dict) and values.get("classes") is None:
+            values = {**values, "classes": 1 + len(values["structures"])}
         return values
 
     @model_validator(mode="after")
@@ -95,13 +116,22 @@ class Data(Section):
                 raise ValueError("domains have no pairs and one contrast each: set paired to false, leave sources out")
         if self.same_patient and not self.domains:
             raise ValueError("same_patient is for domains; pairs of a source and a target have paired")
-        if self.classes is not None and not self.labels:
-            raise ValueError("classes is the number of classes of the labels; set labels to true")
+        if self.tissues == 1:
+            raise ValueError("one tissue class is the background as it is; set tissues to 0, or to 2 or more")
+        joined = [name for names in (self.structures or {}).values() for name in names]
+        if len(set(joined)) < len(joined):
+            raise ValueError(f"structures name a label twice: {joined}")
+        if self.structures is not None and self.classes != 1 + len(self.structures):
+            raise ValueError(f"{len(self.structures)} structures and the background are not {self.classes} classes")
         return self
 
 
 class Codec(Section):
-    kind: Literal["window", "percentile", "zscore"] = Field("window", description="how a case finds its range")
+    kind: Literal["window", "percentile", "zscore", "labels"] = Field(
+        "window",
+        description="how a case finds its range; source only: labels: the label map of each case is the source, one "
+        "channel a label",
+    )
     low: float | None = Field(None, description="window: value (HU) encoded as -1; percentile: lower percentile")
     high: float | None = Field(None, description="window: value (HU) encoded as 1; percentile: upper percentile")
     width: float = Field(4.0, gt=0, description="zscore: standard deviations from the mean to ±1")
@@ -148,6 +178,10 @@ class Sampling(Section):
     )
     batch: Positive = Field(1, description="patches a step and process")
     body: float = Field(0.9, ge=0, le=1, description="share of the patches centred inside the body")
+    centred: float = Field(
+        0.0, ge=0, le=1, description="share of the patches centred on a connected part of the structures centred_on"
+    )
+    centred_on: tuple[str, ...] = Field((), description="with data.labels: names of classes, e.g. lesions")
     match_position: bool = Field(
         True, description="unpaired: take the target patch from the same relative place of its body"
     )
@@ -222,6 +256,45 @@ class Settings(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _label_maps(self) -> "Settings":
+        data, source, target = self.data, self.codec.source, self.codec.target
+        if target.kind == "labels":
+            raise ValueError("codec.target.kind=labels: label maps are a source only; choose e.g. percentile")
+        if source.kind != "labels":
+            if data.classes is not None and not data.labels:
+                raise ValueError("data.classes is the number of classes of the labels; set data.labels to true")
+            if data.tissues:
+                raise ValueError("data.tissues divides the background of label maps; set codec.source.kind to labels")
+            return self
+        if data.structures is not None:
+            raise ValueError("data.structures joins the classes of data.labels; label maps are a source as they are")
+        if data.classes is None:
+            raise ValueError("codec.source.kind=labels needs data.classes: the number of labels, background included")
+        return self
+
+    @model_validator(mode="after")
+    def _centred_on_classes(self) -> "Settings":
+        centred = self.sampling.centred_on
+        if bool(centred) != bool(self.sampling.centred):
+            raise ValueError("sampling.centred is the share of patches centred on sampling.centred_on: set both")
+        if centred and not self.data.labels:
+            raise ValueError(f"sampling.centred_on = {list(centred)} needs data.labels")
+        return self
+
+    @property
+    def label_source(self) -> bool:
+        """Whether the source is a label map rather than a scan."""
+        return self.codec.source.kind == "labels"
+
+    @property
+    def source_channels(self) -> int:
+        """Channels of the source: one a contrast, or of a label map one a label and tissue class."""
+        if not self.label_source:
+            return len(self.data.sources)
+        assert self.data.classes is not None
+        return self.data.classes - 1 + (self.data.tissues or 1)
+
     @property
     def slab_axis(self) -> int | None:
         """The axis along which a 2D model slices volumes, see ``data.slabs``; none for a 3D model."""
@@ -283,7 +356,7 @@ def check(model: type[M], values: dict[str, Any], where: str, prefix: str = "") 
         message = fault["msg"].removeprefix("Value error, ")
         message = message[0].lower() + message[1:]
         given = "" if isinstance(fault["input"], dict) else f" = {fault['input']!r}"
-        raise InputError(f"{where}: {key}{given}: {message}") from None
+        raise InputError(f"{where}: {key}{given}: {message}" if key else f"{where}: {message}") from None
 
 
 def _nearest(model: type[BaseModel], location: tuple[int | str, ...], prefix: str) -> str:

@@ -31,6 +31,7 @@ from medgen.log import Log, Progress
 from medgen.processes import agree, average_gradients, launch, same_clock
 from medgen.types import Batch, InputError, Method
 from medgen.validate import Validator
+from medgen.validate_labels import LabelValidator
 
 IDLE = "by its own score the model was no better than leaving the scans as they are; train on, or look at the data"
 
@@ -215,12 +216,13 @@ def train(settings: Settings, out: Path, *, resume: bool = False, say: Callable[
 def _loop(run: Run, prepared: Prepared, out: Path, say: Callable[[str], None]) -> None:
     settings, fabric = run.settings, run.fabric
     log = Log(out, run.step) if fabric.is_global_zero else None
-    validator = Validator(prepared)
-    sampling = settings.sampling.model_dump(exclude={"batch", "workers"})
+    validator = (LabelValidator if settings.label_source else Validator)(prepared)
+    sampling = settings.sampling.model_dump(exclude={"batch", "workers", "centred_on"})
     patches = Patches(
         prepared.sources,
         prepared.targets,
         labels=prepared.labels,
+        centres=prepared.centres,
         domains=prepared.domains,
         siblings=prepared.siblings,
         paired=settings.data.paired,
@@ -273,7 +275,12 @@ def _tell_health(run: Run, found: list[str], say: Callable[[str], None]) -> None
 
 
 def _validate(
-    run: Run, prepared: Prepared, out: Path, validator: Validator, log: Log | None, say: Callable[[str], None]
+    run: Run,
+    prepared: Prepared,
+    out: Path,
+    validator: Validator | LabelValidator,
+    log: Log | None,
+    say: Callable[[str], None],
 ) -> None:
     """Score whole volumes on the first process; keep the best model."""
     if log is not None:

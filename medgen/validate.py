@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from scipy import ndimage
 
 from medgen.checkpoint import Model
 from medgen.data.body import body_mask, looks_like_hu
@@ -41,7 +42,8 @@ class Validator:
     """Scores models on whole volumes of patients kept back, inside the body.
 
     With truth the objective is the mean absolute error in the target's units (HU); of several outputs the average,
-    each in units of its range, shown in those of the first. Without truth it is (docs/decisions/best_checkpoint.md)
+    each in units of its range, shown in those of the first; of a method that paints lesions that in the known ones,
+    painted anew. Without truth it is (docs/decisions/best_checkpoint.md)
 
         kernel distance to real targets / that of the unconverted sources + 1 - edge correlation with the source
 
@@ -58,23 +60,28 @@ class Validator:
         scores: list[dict[str, float]] = []
         looks: dict[tuple[int | None, int], list[tuple[np.ndarray, np.ndarray]]] = {}
         rows = []
-        for i, (_, sources, truths, domain) in enumerate(self.prepared.validation):
+        for i, (name, sources, truths, domain) in enumerate(self.prepared.validation):
+            file = self.prepared.held_labels.get(name)
+            classes = None if file is None else np.load(file)
             x, t = ([np.asarray(c.data, np.float32) for c in channels] for channels in (sources, truths))
-            y = _translated(model, sources, x, domain)
-            rows.append(_row([*x, *y, *t]))
+            y = _translated(model, sources, x, domain, classes)
+            rows.append(panel_row([*x, *y, *t]))
             body = body_mask(x[0])
+            if classes is not None:
+                scores.append(_lesion_errors(model, y, t, body, classes))
+                continue
             if t:
-                scores.append(_errors(model, x[0], y, t, body))
+                scores.append(_errors(model, [x[0]] * len(t), y, t, body))
                 continue
             spacing, before = sources[0].spacing, sources[0].range.encode(x[0])
             kept = []
             for n, (output, target) in enumerate(zip(y, model.target_ranges, strict=True)):
                 after = target.of(sources[0].range).encode(output)
                 kept.append(edge_correlation(before, after, body, spacing))
-                pair = (_look(v, body, spacing, seed=i) for v in (before, after))
+                pair = (look(v, body, spacing, seed=i) for v in (before, after))
                 looks.setdefault((domain, n), []).append(tuple(pair))  # type: ignore[arg-type]
             scores.append({"edge_correlation": float(np.mean(kept))})
-        _save_panel(panel, rows)
+        save_panel(panel, rows)
         values = {k: float(np.mean([s[k] for s in scores])) for k in scores[0]}
         if not looks:
             return Validation(values["mae"], values["source_mae"], values)
@@ -100,33 +107,49 @@ class Validator:
             looks = []
             for n, c in enumerate(real[:MOST_REAL]):
                 data = np.asarray(c.data, np.float32)
-                looks.append(_look(c.range.encode(data), body_mask(data), c.spacing, seed=n))
+                looks.append(look(c.range.encode(data), body_mask(data), c.spacing, seed=n))
             self._real[domain, contrast] = np.vstack(looks)
         return self._real[domain, contrast]
 
 
-def _look(code: np.ndarray, body: np.ndarray, spacing: tuple[float, float, float], seed: int) -> np.ndarray:
+def look(code: np.ndarray, body: np.ndarray, spacing: tuple[float, float, float], seed: int) -> np.ndarray:
     """(ROWS, d): means and standard deviations of codes around places of the body."""
     mask = body if body.any() else np.ones_like(body)
     return patch_features(code, mask, spacing, count=ROWS, seed=seed)[:, LOOK]
 
 
-def _translated(model: Model, sources: Channels, x: list[np.ndarray], domain: int | None) -> list[np.ndarray]:
+def _translated(
+    model: Model, sources: Channels, x: list[np.ndarray], domain: int | None, classes: np.ndarray | None
+) -> list[np.ndarray]:
     if domain is not None:
         model.method.target = domain  # type: ignore[attr-defined]
     device = next(model.generator.parameters()).device
     with torch.autocast(device.type, enabled=False):
-        return translate_channels(model, x, [c.range for c in sources])
+        return translate_channels(model, x, [c.range for c in sources], classes=classes)
+
+
+def _lesion_errors(
+    model: Model, y: list[np.ndarray], truths: list[np.ndarray], body: np.ndarray, classes: np.ndarray
+) -> dict[str, float]:
+    """MAE in the lesions of their images painted anew, and of the host's mean in their place.
+
+    Of averages over 3 voxels across, for the noise of a scan cannot be foretold.
+    """
+    lesion, host = classes >= 2, classes == 1
+    host = host if host.any() else body & ~lesion
+    flat = [np.where(lesion, t[host].mean(), t).astype(np.float32) for t in truths]
+    before, after, t = ([ndimage.uniform_filter(v, 3) for v in side] for side in (flat, y, truths))
+    return _errors(model, before, after, t, lesion if lesion.any() else body)
 
 
 def _errors(
-    model: Model, x: np.ndarray, y: list[np.ndarray], truths: list[np.ndarray], body: np.ndarray
+    model: Model, idle: list[np.ndarray], y: list[np.ndarray], truths: list[np.ndarray], body: np.ndarray
 ) -> dict[str, float]:
-    """MAE of the outputs and of the unconverted source; of several outputs also that of each."""
+    """MAE of the outputs and of what was there before (the source); of several outputs also that of each."""
     ranges, names = model.target_ranges, model.settings.data.targets
     weights = [_width(ranges[0].typical) / _width(r.typical) for r in ranges]  # outputs of other units count as much
     each = [float(np.abs(a - b)[body].mean()) for a, b in zip(y, truths, strict=True)]
-    before = [float(np.abs(x - b)[body].mean()) for b in truths]
+    before = [float(np.abs(a - b)[body].mean()) for a, b in zip(idle, truths, strict=True)]
     found = {
         "mae": float(np.mean(np.multiply(weights, each))),
         "source_mae": float(np.mean(np.multiply(weights, before))),
@@ -138,7 +161,7 @@ def _width(range: Range) -> float:
     return range.high - range.low
 
 
-def _row(volumes: list[np.ndarray]) -> np.ndarray:
+def panel_row(volumes: list[np.ndarray]) -> np.ndarray:
     """Axial, coronal and sagittal middle slices of inputs, outputs and truths, side by side, as uint8.
 
     Radiological convention: the patient's right is on the left of the picture.
@@ -155,7 +178,7 @@ def _row(volumes: list[np.ndarray]) -> np.ndarray:
     return np.hstack([np.pad(t, ((0, height - t.shape[0]), (0, 4))) for t in tiles])
 
 
-def _save_panel(path: Path, rows: list[np.ndarray]) -> None:
+def save_panel(path: Path, rows: list[np.ndarray]) -> None:
     width = max(r.shape[1] for r in rows)
     panel = np.vstack([np.pad(r, ((0, 4), (0, width - r.shape[1]))) for r in rows])
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from medgen.cli import pick_device
+from medgen.commands.shared import pick_device
 from medgen.evaluation import named_segmenter
 from medgen.evaluation.console import lines
 from medgen.evaluation.downstream_section import protocols

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from medgen.cli import pick_device
+from medgen.commands.shared import pick_device
 from medgen.config import Settings, load_settings
 from medgen.data.cohort import load_split, read_cohort
 from medgen.types import InputError

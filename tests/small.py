@@ -5,11 +5,16 @@ import torch
 
 from medgen.checkpoint import FORMAT, Model, ModelInfo, build_method
 from medgen.config import parse_settings, plain
+from medgen.methods import method_class
 
 SMALL_METHOD = {
     "name": "pix2pix", "filters": 4, "levels": 2, "norm": "batch", "dropout": 0.0, "residual": True,
     "discriminator_filters": 4, "discriminator_layers": 1,
 }  # fmt: skip
+
+
+def paired_only(name):
+    return getattr(method_class(name), "paired_only", False)
 
 
 def small_settings(**sections):
@@ -35,8 +40,16 @@ def make_model(settings=None, spacing=(2.0, 2.0, 2.0), seed=0, train=True):
     info = ModelInfo(
         format=FORMAT,
         settings=plain(settings),
-        source_range=[{"low": -1000, "high": 1000, "outside": "carry"} for _ in settings.data.sources],
-        target_range=[{"low": -1000, "high": 1000} for _ in settings.data.targets],
+        source_range=[
+            {"labels": {"a": 1}, "tissues": 0, "smoothing": 1.0}
+            if settings.label_source
+            else {"low": -1000, "high": 1000, "outside": "carry"}
+            for _ in settings.data.sources
+        ],
+        target_range=[
+            {"low": settings.codec.target.low or -1000, "high": settings.codec.target.high or 1000}
+            for _ in settings.data.targets
+        ],
         spacing=spacing,
         training_scans=[
             [{"quantiles": quantiles, "extent": [40, 40, 40], "spacing": list(spacing)}] for _ in settings.data.sources

@@ -89,7 +89,7 @@ def assert_refused(result, *words):
 
 def test_version_help_and_doctor(run):
     assert run("--version")[1].startswith("medgen ")
-    for command in ("phantom", "train", "translate", "evaluate", "report", "doctor"):
+    for command in ("phantom", "train", "translate", "synthesize", "evaluate", "report", "doctor"):
         code, out, _ = run(command, "--help")
         assert code == 0 and "Usage" in out
     code, out, _ = run("doctor")

@@ -9,6 +9,7 @@ from small import make_model, small_settings
 
 from medgen import cli
 from medgen.checkpoint import save_model
+from medgen.data.phantom import write_cohort
 from medgen.io.folder import folder_written_aside
 
 
@@ -45,6 +46,18 @@ def test_the_other_contrast_of_every_case(run, translator, tmp_path):
     assert record["model"]["name"] == str(translator) and record["operations"][0]["to"] == ["target"]
     code, shown, _ = run(translator, given, out)
     assert code == 0 and shown.count("skipped") == 7
+
+
+def test_lesions_without_a_model(run, tmp_path):
+    given, out = tmp_path / "cohort", tmp_path / "out"
+    write_cohort(given, patients=2, seed=50, size=(96, 80, 48), spacing=4)
+    kinds = ("cyst", "lesion_hypovascular", "lesion_hypervascular")
+    code, shown, err = run("cutpaste", given, out, "--host", "liver", "--lesion", ",".join(kinds))
+    assert code == 0 and not err and "2 real and 2 synthetic cases" in shown
+    for record in json.loads((out / "provenance.json").read_text())["synthetic"].values():
+        assert record["operations"] and {step["kind"] for step in record["operations"]} <= set(kinds)
+    code, _, err = run("cutpaste", given, tmp_path / "none")
+    assert code == 2 and "Name them: --lesion" in err and not (tmp_path / "none").exists()
 
 
 def test_a_decathlon_dataset_of_patients(run, translator, tmp_path):

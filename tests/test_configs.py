@@ -17,12 +17,19 @@ TINY = ["train.steps=2", "train.validate_every=2", "train.validation_cases=1", "
 def test_config_trains_and_loads(path, tmp_path):
     shipped = load_settings(path)
     paired, domains, axis = shipped.data.paired or shipped.data.same_patient, shipped.data.domains, shipped.slab_axis
-    names = {"sources": shipped.data.sources, "targets": shipped.data.targets}
-    cohort = write_cohort(tmp_path / "cohort", cases=3 if paired else 6, unpaired=not paired, **names)
+    of_labels = shipped.label_source
+    names = {"sources": () if of_labels else shipped.data.sources, "targets": shipped.data.targets}
+    labels = of_labels or shipped.data.labels
+    cohort = write_cohort(tmp_path / "cohort", 3 if paired else 6, unpaired=not paired, labels=labels, **names)
     patch = [32, 32, 32] if axis is None else [shipped.sampling.patch[i] if i == axis else 32 for i in range(3)]
     given = [f"data.root={cohort}", f"sampling.patch={patch}", *TINY]
+    if of_labels:  # coarsest patch map of the second scale
+        given += ["data.classes=3", "method.discriminator_layers=2", "method.hidden=4", "sampling.batch=2"]
     if domains:
         given.append("data.domains=[source, target]")
+    if shipped.data.structures:  # the small cohort's labels in place of the shipped ones
+        labels = dict.fromkeys(shipped.data.structures, ()) | {list(shipped.data.structures)[-1]: ("organ",)}
+        given += [f"data.structures={ {k: list(v) for k, v in labels.items()} }"]
     best = train(load_settings(path, given), tmp_path / "run")
     assert load_model(best, target="target" if domains else None).info.step == 2
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import SMALL_METHOD, write_cohort
+from small import SMALL_METHOD, paired_only, write_cohort
 
 from medgen.arguments import arguments
 from medgen.checkpoint import load_model
@@ -22,19 +22,23 @@ from medgen.types import InputError
 TRAIN = {"steps": 6, "validate_every": 3, "checkpoint_every": 2, "log_every": 1}
 
 
+SMALLER = {"blocks": 1, "kernel": 3, "pool": 2, "classifier_layers": 1, "hidden": 4, "latent": 4}
+
+
 def settings_of(cohort, name="pix2pix", **sections):
 
     known = arguments(method_class(name))
-    given = {
-        k: v
-        for k, v in {**SMALL_METHOD, "blocks": 1, "kernel": 3, "pool": 2, "classifier_layers": 1}.items()
-        if k in known
-    }
-    paired = name == "pix2pix"
-    domains = {"domains": ["source", "target"]} if name == "multi_domain" else {}
+    given = {k: v for k, v in {**SMALL_METHOD, **SMALLER}.items() if k in known}
+    data = {"domains": ["source", "target"]} if name == "multi_domain" else {}
+    codec = {"source": {"outside": "carry"}}
+    if name == "spade":
+        data = {"sources": ["labels"], "classes": 3, "tissues": 2}
+        codec = {"source": {"kind": "labels"}}
+    if name == "lesion_gan":
+        data = {"targets": ["source"], "labels": True, "structures": {"body": ["body"], "organ": ["organ"]}}
     values = {
-        "data": {"root": str(cohort), "paired": paired, "validation": 0.25, **domains},
-        "codec": {"source": {"outside": "carry"}},
+        "data": {"root": str(cohort), "paired": paired_only(name), "validation": 0.25, **data},
+        "codec": codec,
         "sampling": {"patch": [16, 16, 16], "flip": ["x"], **sections.pop("sampling", {})},
         "method": {"name": name, **given, **sections.pop("method", {})},
         "train": {**TRAIN, **sections.pop("train", {})},
@@ -57,7 +61,7 @@ def same(a, b):
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
-    return write_cohort(tmp_path_factory.mktemp("cohort"))
+    return write_cohort(tmp_path_factory.mktemp("cohort"), labels=True)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +99,7 @@ def test_learning_rate_is_constant_then_linear_to_zero(cohort, tmp_path):
 
 @pytest.mark.parametrize("method", method_names())
 def test_resumed_run_equals_an_undisturbed_one(method, cohort, unpaired, tmp_path):
-    root = cohort if method == "pix2pix" else unpaired
+    root = cohort if paired_only(method) else unpaired
     train(settings_of(root, method), tmp_path / "whole")
     train(settings_of(root, method, train={"steps": 4}), tmp_path / "parts")
     # The shorter schedule decays earlier; only the constant part may be compared.
@@ -147,7 +151,7 @@ medgen.train.train(settings_of(Path(root), method), Path(out), resume=(Path(out)
     ],
 )
 def test_sigkill_then_resume_equals_an_undisturbed_run(moment, method, cohort, unpaired, tmp_path):
-    root = cohort if method == "pix2pix" else unpaired
+    root = cohort if paired_only(method) else unpaired
     train(settings_of(root, method), tmp_path / "whole")
     here = str(Path(__file__).parent)
     command = [sys.executable, "-c", KILLER, moment, str(root), str(tmp_path / "killed"), method]
@@ -221,9 +225,12 @@ import sys
 from pathlib import Path
 from medgen.train import train
 from test_train import settings_of
+STILL = {  # what each process draws for itself, and a pool that two fakes a sample fill
+    "lesion_gan": {"noise": 0, "pool": 0}, "spade": {"latent": 0},
+}
 name, devices, batch, root, out = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
 train(settings_of(Path(root), name, train={"devices": devices, "accelerator": "cpu", "ema": 0.5, "steps": 1},
-      sampling={"batch": batch}, method={"norm": "none"}), Path(out))
+      sampling={"batch": batch}, method={"norm": "none", **STILL.get(name, {})}), Path(out))
 """
 
 
@@ -231,9 +238,10 @@ train(settings_of(Path(root), name, train={"devices": devices, "accelerator": "c
 def test_two_processes_equal_one_on_the_same_global_batch(name, cohort, unpaired, tmp_path):
     """A step of every method, gloo on the CPU.
 
-    Without norms: a bias before a norm has a zero gradient, whose rounding noise Adam blows up to full steps.
+    Without norms: a bias before a norm has a zero gradient, whose rounding noise Adam blows up to full steps. Without
+    styles, which each process draws for its own images.
     """
-    root = cohort if name == "pix2pix" else unpaired
+    root = cohort if paired_only(name) else unpaired
     script = tmp_path / "two.py"
     script.write_text(TWO)
     here = str(Path(__file__).parent)

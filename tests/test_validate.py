@@ -39,7 +39,7 @@ def score(cohort, tmp_path, monkeypatch):
     validator = Validator(prepared)
 
     def run(change):
-        monkeypatch.setattr("medgen.validate._translated", lambda m, s, x, d: [change(x[0])])
+        monkeypatch.setattr("medgen.validate._translated", lambda m, s, x, d, c: [change(x[0])])
         return validator(model, tmp_path / "panel.png")
 
     return run
@@ -73,3 +73,25 @@ def test_with_pairs_the_objective_is_the_error(tmp_path):
     found = Validator(prepared)(make_model(settings, train=False), tmp_path / "panel.png")
     assert found.objective == found.values["mae"] == pytest.approx(found.values["source_mae"], rel=0.02)
     assert set(found.values) == {"mae", "source_mae"}
+
+
+LESION_GAN = {"name": "lesion_gan", "filters": 4, "levels": 2, "norm": "none", "discriminator_filters": 4}
+
+
+def test_of_painted_lesions_the_error_in_them_counts(tmp_path, monkeypatch):
+    root = write_cohort(tmp_path / "cohort", labels=True)
+    structures = {"body": ["body"], "organ": ["organ"]}
+    data = {"root": str(root), "targets": ["source"], "labels": True, "structures": structures, "validation": 0.25}
+    codec = {"source": {"low": -150, "high": 250}, "target": {"low": -150, "high": 250}}
+    settings = small_settings(data=data, codec=codec, method=LESION_GAN)
+    validator = Validator(prepare(settings, tmp_path / "run", say=lambda _: None))
+    model = make_model(settings, train=False)
+    model.info.target_range[0] = model.info.target_range[0].model_copy(update={"low": -150, "high": 250})
+    untrained = validator(model, tmp_path / "panel.png")
+    assert untrained.idle == pytest.approx(100, abs=30)  # the organ's 120 HU less what its edge loses to the mean
+    assert untrained.objective == pytest.approx(untrained.idle, rel=0.2)  # a residual generator paints host at first
+    with monkeypatch.context() as patched:
+        patched.setattr("medgen.validate._translated", lambda m, s, x, d, c: [x[0] + 10.0 * (c == 1)])
+        elsewhere = validator(model, tmp_path / "panel.png")
+    assert elsewhere.objective < 5  # what is changed beyond the lesions is not asked for here
+    assert not elsewhere.objective >= elsewhere.idle

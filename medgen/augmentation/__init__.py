@@ -1,1 +1,1 @@
-"""More training data from little: lesions in healthy tissue, and data sets written for segmentation networks."""
+"""More training data from little: new anatomy, lesions, and data sets written for segmentation networks."""

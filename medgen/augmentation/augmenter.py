@@ -1,6 +1,6 @@
 """What makes synthetic cases of a labelled one, chosen by the name of a model."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -8,20 +8,22 @@ from typing import Any
 
 import numpy as np
 
-from medgen.augmentation.dataset import LabelledDataset
-from medgen.checkpoint import Model, load_model, read_info
+from medgen.augmentation.dataset import LabelledDataset, read_case
+from medgen.augmentation.gan import kinds
+from medgen.augmentation.insert import lesion_augmenter
+from medgen.augmentation.lesion_library import build_library
+from medgen.augmentation.way import Record, Way
+from medgen.augmentation.write import relabelled
+from medgen.checkpoint import Model, ModelInfo, load_model, read_info
+from medgen.data.label_maps import LabelTable
 from medgen.inference.convert import out_of_distribution
 from medgen.inference.predict import translate_case
-from medgen.io.volume import Volume
+from medgen.inference.synthesize import make, unusual
+from medgen.io.volume import Volume, to_canonical
 from medgen.types import InputError
 
-# images (one a channel), label, names {structure: value}, rng → images, label, operations. On the grid of the first
-# image, in the units of the files. Each operation is a dict that JSON can say, with "operation" for its name; one that
-# took images of others says whose: "patients". "warnings" are sentences for the user.
-Way = Callable[
-    [list[Volume], Volume, Mapping[str, int], np.random.Generator], tuple[list[Volume], Volume, list[dict[str, Any]]]
-]
-TRANSLATORS = ("pix2pix", "cyclegan", "cut", "multi_domain")
+PAINTERS = ("cutpaste", "procedural")  # of lesions, without a model
+TRANSLATORS = ("pix2pix", "cyclegan", "cut", "multi_domain", "spade")
 
 
 @dataclass(frozen=True)
@@ -43,22 +45,41 @@ class Augmenter:
 
 
 def augmenter_for(
-    model: str, dataset: LabelledDataset, *, targets: Sequence[str] = (), device: str = "cpu"
+    model: str,
+    dataset: LabelledDataset,
+    *,
+    targets: Sequence[str] = (),
+    host: str | None = None,
+    lesions: Sequence[str] = (),
+    device: str = "cpu",
 ) -> Augmenter:
     """The augmenter that a name stands for.
 
     Args:
-        model: folder of a translator.
+        model: folder of a translator, of a ``lesion_gan``, or of a model whose source is label maps; or a painter of
+            lesions that needs no model: cutpaste or procedural.
         dataset: whose cases will be augmented.
         targets: domains to translate to, of a model of several; none: each in turn.
+        host, lesions: see ``lesion_painter``.
 
     Raises:
-        InputError: no model, one that makes no cases for this dataset, or an unknown target.
+        InputError: no model, one that makes no cases for this dataset, or an unknown target or label.
     """
+    if model in PAINTERS:
+        return lesion_painter(model, dataset, host=host, lesions=lesions)
     if not (Path(model) / "model.json").is_file():
-        raise InputError(f"{model} is no model folder (it has no model.json); give RUN/best of a training run")
+        raise InputError(
+            f"{model} is no model folder (it has no model.json); give RUN/best of a training run, "
+            f"{' or '.join(PAINTERS)}"
+        )
     _, settings = read_info(Path(model))
     method = settings.method["name"]
+    if method == "lesion_gan":
+        return lesion_painter(model, dataset, host=host, lesions=lesions, device=device)
+    if host or lesions:
+        raise InputError(f"--host and --lesion are for lesions, but {model} is a model of {method}; leave them out")
+    if settings.label_source:
+        return synthesizer(Path(model), dataset, device)
     if method in TRANSLATORS:
         return translator(Path(model), targets or settings.data.domains, device)
     raise InputError(f"{model} is a model of {method}, which augments no dataset; give one of {', '.join(TRANSLATORS)}")
@@ -77,15 +98,14 @@ def translator(folder: Path, targets: Sequence[str], device: str = "cpu") -> Aug
             f"{folder} makes {', '.join(data.targets)} of {', '.join(data.sources)}, but a case needs all its channels "
             "again; give a model of as many targets as sources"
         )
-    about = {"name": str(folder), "method": models[0].settings.method["name"], "step": info.step, "sha256": info.sha256}
-    about |= {"targets": list(targets)} if targets else {}
+    about = _about(folder, info) | ({"targets": list(targets)} if targets else {})
     ways = tuple(partial(_translated, model) for model in models)
     return Augmenter(ways, about, random=False, channels=len(data.sources))
 
 
 def _translated(
     model: Model, images: list[Volume], label: Volume, names: Mapping[str, int], rng: np.random.Generator
-) -> tuple[list[Volume], Volume, list[dict[str, Any]]]:
+) -> tuple[list[Volume], Volume, list[Record]]:
     data = model.settings.data
     operation = {
         "operation": "translate",
@@ -94,3 +114,95 @@ def _translated(
         "warnings": out_of_distribution(model, images),
     }
     return translate_case(model, images), label, [operation]
+
+
+def lesion_painter(
+    model: str, dataset: LabelledDataset, *, host: str | None, lesions: Sequence[str], device: str = "cpu"
+) -> Augmenter:
+    """Adds each case with new lesions, after those of the training cases.
+
+    Args:
+        model: cutpaste, procedural, or the folder of a ``lesion_gan``.
+        dataset: whose training cases the lesions are learnt from.
+        host: label that they go into; None: the model's, or tissue like that around the known ones.
+        lesions: labels that are lesions; none: those of the model that the dataset has.
+
+    Raises:
+        InputError: labels that are not the dataset's or not the model's, or no lesion to learn from.
+    """
+    names = {name: value for name, value in dataset.labels.items() if value}
+    known: Mapping[str, int] = names
+    about: dict[str, Any] = {"name": model}
+    channels = None
+    if model not in PAINTERS:
+        info, settings = read_info(Path(model))
+        known, channels = kinds(settings), len(settings.data.sources)
+        about = _about(Path(model), info)
+        hosts = next(iter((settings.data.structures or {}).values()), ())
+        host = host or (hosts[0] if len(hosts) == 1 and hosts[0] in names else None)
+        lesions = lesions or [name for name in known if name in names]
+    if not lesions:
+        raise InputError(f"{model}: which labels of {dataset.root} are lesions? Name them: --lesion {','.join(names)}")
+    for name in (*lesions, *([host] if host else [])):
+        if name not in names:
+            raise InputError(f"{name} is no label of {dataset.root} ({', '.join(names)}); name one of these")
+    for name in lesions:
+        if name not in known:
+            raise InputError(f"{model} does not paint {name}; it knows {', '.join(known)}")
+    library = build_library(_training(dataset), names, lesions=lesions, host=host)
+    about |= {"host": host, "lesions": list(lesions), "library": library.sha256}
+    way = lesion_augmenter(model, library, host=host, device=device)
+    return Augmenter((way,), about, channels=channels)
+
+
+def _training(dataset: LabelledDataset) -> Iterator[tuple[list[Volume], Volume, str]]:
+    """Images, label and patient of the real training cases; the fault of a bad one is told when its turn comes."""
+    for case in dataset.cases:
+        if case.test or case.record is not None:
+            continue
+        try:
+            images, label = read_case(dataset, case)
+        except InputError:
+            continue
+        if label is not None:
+            yield images, label, case.patient
+
+
+def synthesizer(folder: Path, dataset: LabelledDataset, device: str = "cpu") -> Augmenter:
+    """Adds each case's label map, bent, with an image made of it.
+
+    Raises:
+        InputError: the model was trained without a label that the dataset has.
+    """
+    model = load_model(folder, device)
+    known = _table(model).labels
+    unknown = [name for name, value in dataset.labels.items() if value and name not in known]
+    if unknown:
+        raise InputError(f"{folder} knows no label {unknown[0]} ({', '.join(known)}); name the dataset's labels so")
+    about, channels = _about(folder, model.info), len(model.settings.data.targets)
+    return Augmenter((partial(_synthesized, model),), about, channels=channels)
+
+
+def _synthesized(
+    model: Model, images: list[Volume], label: Volume, names: Mapping[str, int], rng: np.random.Generator
+) -> tuple[list[Volume], Volume, list[Record]]:
+    table = _table(model)
+    values = {name: table.labels.get(name, 0) for name in names}
+    stored = relabelled(label, names, values)
+    upright = table.filled(to_canonical(stored), to_canonical(images[0]))
+    operations: list[Record] = [
+        {"operation": name, "seed": int(rng.integers(2**62))} for name in ("deform", "style", "texture")
+    ]
+    *made, bent = make(model, table, stored, upright, operations)
+    operations[0]["warnings"] = unusual(model, table, upright)
+    return made, relabelled(bent, values, names), operations
+
+
+def _table(model: Model) -> LabelTable:
+    table = model.source_code
+    assert isinstance(table, LabelTable)
+    return table
+
+
+def _about(folder: Path, info: ModelInfo) -> dict[str, Any]:
+    return {"name": str(folder), "method": info.settings["method"]["name"], "step": info.step, "sha256": info.sha256}

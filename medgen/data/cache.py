@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from medgen.data.body import body_mask
-from medgen.data.codecs import Range, fit_range
+from medgen.data.codecs import Code, Range, fit_range
 from medgen.data.fingerprint import describe
 from medgen.io.volume import Volume, read_volume, to_canonical
 from medgen.types import InputError
@@ -34,7 +34,7 @@ class Cached:
 
     path: Path
     body: np.ndarray
-    range: Range
+    range: Code
     spacing: tuple[float, float, float]
     look: dict[str, Any]
 

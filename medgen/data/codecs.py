@@ -3,10 +3,12 @@
 Every codec is a linear map of one range [low, high] onto [-1, 1]; the kinds differ in how a case finds its
 range: a fixed window (HU), the case's percentiles, or its mean and standard deviation. Beyond the range
 the code is clipped, and ``outside`` declares what the output does there (docs/decisions/codecs.md).
+Label maps, which have values but no intensities, are coded by ``label_maps.LabelTable``.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -14,6 +16,23 @@ from medgen.data.body import foreground_threshold
 from medgen.types import InputError
 
 GAP = 0.25  # code units between a masked background and the darkest tissue
+
+
+class Code(Protocol):
+    """How one source is coded: a ``Range`` of intensities, or the table of a label map."""
+
+    def encode(self, x: np.ndarray) -> np.ndarray: ...
+
+    def excess(self, x: np.ndarray, y: np.ndarray) -> np.ndarray: ...
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+def encoded(codes: Sequence[Code], data: Sequence[np.ndarray]) -> np.ndarray:
+    """Contrasts (X, Y, Z), each by its code → channels (C, X, Y, Z): one a contrast, or one a value of a label map."""
+    return np.concatenate(
+        [x if x.ndim == 4 else x[None] for x in (c.encode(v) for c, v in zip(codes, data, strict=True))]
+    )
 
 
 @dataclass(frozen=True)
@@ -133,12 +152,13 @@ class TargetRange:
     """
 
     typical: Range
-    source: Range
+    source: Code
     follow: bool = False
 
-    def of(self, source: Range) -> Range:
+    def of(self, source: Code) -> Range:
         """The range in which the translation of a scan with this ``source`` range is decoded."""
         if not self.follow:
             return self.typical
+        assert isinstance(source, Range) and isinstance(self.source, Range), "only intensities have a gain to follow"
         gain = (source.high - source.low) / (self.source.high - self.source.low)
         return replace(self.typical, low=self.typical.low * gain, high=self.typical.high * gain)

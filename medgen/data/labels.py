@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
 from medgen.data.cache import save_array
 from medgen.data.grid import resample, resample_like
@@ -13,6 +14,7 @@ from medgen.io.volume import GRID_TOLERANCE, read_volume, same_geometry, to_cano
 from medgen.types import InputError
 
 VERSION = 1  # counts changes of this file that make old entries wrong
+PER_PART = 16  # places of a connected part that patches are centred on
 
 
 def cached_labels(
@@ -20,18 +22,20 @@ def cached_labels(
     path: Path,
     fixed: Path,
     values: Sequence[int],
+    classes: Sequence[int] | None = None,
     *,
     spacing: tuple[float, ...] | None,
     movable: bool = True,
 ) -> Path:
-    """A ``.npy`` (X, Y, Z) of classes, made on first use: class i where the file has the i-th value.
+    """A ``.npy`` (X, Y, Z) of classes, made on first use.
 
     Args:
         folder: cache folder.
         path: the label map's file.
         fixed: file of the image whose grid the case's images are brought to; labels that lie on another one are
             taken there by nearest neighbour, 0 outside.
-        values: voxel value of each class, ascending, 0 (the background) first.
+        values: voxel values, ascending, 0 (the background) first.
+        classes: of each value its class; None: the i-th value is class i.
         spacing: mm of the model's grid, or None for the image's own.
         movable: whether the labels' place in the scanner is still that of the images after data.align.
 
@@ -39,13 +43,15 @@ def cached_labels(
         InputError: unreadable, values that are not listed, or on another grid and not movable.
     """
     stats = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in (path, fixed)]
-    text = json.dumps([VERSION, stats, list(values), spacing])
+    text = json.dumps([VERSION, stats, list(values), spacing, *([] if classes is None else [list(classes)])])
     file = folder / f"{path.name.split('.')[0]}-{hashlib.sha1(text.encode()).hexdigest()[:16]}.labels.npy"
     if not file.exists():
-        classes = _classes(path, fixed, np.asarray(values), spacing, movable)
+        found = _classes(path, fixed, np.asarray(values), spacing, movable)
+        if classes is not None:
+            found = np.asarray(classes, found.dtype)[found]
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            save_array(file, classes)
+            save_array(file, found)
         except OSError as error:
             raise InputError(f"cache {folder} cannot be written: {error.strerror}; set data.cache") from None
     return file
@@ -71,3 +77,14 @@ def _classes(
     if spacing is not None and not np.allclose(volume.spacing, spacing, rtol=0.02):
         volume = resample(volume, spacing, labels=True)
     return np.searchsorted(values, volume.data).astype(np.uint8 if len(values) <= 256 else np.int32)
+
+
+def part_voxels(classes: np.ndarray, wanted: Sequence[int]) -> np.ndarray:
+    """(n, 3): some voxels of each connected part of the classes ``wanted``, of each part, small or large, as many."""
+    rng, found = np.random.default_rng(0), []
+    for value in wanted:
+        parts, _ = ndimage.label(classes == value, np.ones((3, 3, 3)))
+        for number, box in enumerate(ndimage.find_objects(parts), start=1):
+            voxels = np.argwhere(parts[box] == number)
+            found.append(voxels[rng.integers(len(voxels), size=PER_PART)] + [b.start for b in box])
+    return np.concatenate(found) if found else np.zeros((0, 3), int)

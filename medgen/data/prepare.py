@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,9 +12,10 @@ import numpy as np
 from medgen.config import Settings
 from medgen.data.align import align
 from medgen.data.cache import Channels, cached
-from medgen.data.codecs import Range, typical_range
+from medgen.data.codecs import Code, Range, typical_range
 from medgen.data.cohort import Cohort, check_pairs, load_split, read_cohort, save_split, split_cases
-from medgen.data.labels import cached_labels
+from medgen.data.label_maps import LabelTable, cached_label_map
+from medgen.data.labels import cached_labels, part_voxels
 from medgen.io.volume import Volume, read_volume
 from medgen.types import Case, InputError
 
@@ -27,16 +28,18 @@ class Prepared:
     truth or none, the domain to translate it to or None). ``real_targets``: real target volumes for validation
     without truth. Ranges are the training cases' typical ones, one a contrast; ``scans``: the looks of each source
     contrast's training scans; ``record`` goes into the model folder. ``labels``: files of the training sources'
-    classes, and ``classes``, their number with the background; empty and 0 unless data.labels is set. ``domains``:
-    place in data.domains of every case, of the real targets too; empty without. ``siblings``: with data.same_patient
-    the training cases of the same patient in other domains, see ``data.sampling``.
+    classes, and ``classes``, their number with the background; empty and 0 unless data.labels is set. ``centres``:
+    voxels (n, 3) that patches of a training source may be centred on, see sampling.centred_on. ``held_labels``: as
+    ``labels``, of the validation cases, for a method that needs them. ``domains``: place in data.domains of every
+    case, of the real targets too; empty without. ``siblings``: with data.same_patient the training cases of the same
+    patient in other domains, see ``data.sampling``.
     """
 
     sources: dict[str, Channels]
     targets: dict[str, Channels]
     validation: list[tuple[str, Channels, Channels, int | None]]
     real_targets: dict[str, Channels]
-    source_range: list[Range]
+    source_range: Sequence[Code]
     target_range: list[Range]
     spacing: tuple[float, float, float]
     scans: list[list[dict[str, Any]]]
@@ -44,6 +47,8 @@ class Prepared:
     labels: dict[str, Path]
     classes: int
     domains: dict[str, int]
+    centres: dict[str, np.ndarray]
+    held_labels: dict[str, Path]
     siblings: dict[str, list[str]]
 
 
@@ -67,6 +72,11 @@ def prepare(settings: Settings, out: Path, *, resume: bool = False, say: Callabl
     )
     for name, absent in cohort.missing.items():
         say(f"warning: case {name} lacks {' and '.join(absent)}; that side of it is left out")
+    table = None
+    if settings.label_source:
+        table = LabelTable(cohort.label_values, data.tissues, data.tissue_smoothing)
+        cohort = replace(cohort, cases=[replace(c, source=(c.labels,) if c.labels else ()) for c in cohort.cases])
+        _check_classes(cohort, settings)
     if data.paired:
         cases = [c for c in cohort.cases if c.source and c.target]
         alone = [c.name for c in cohort.cases if bool(c.source) != bool(c.target)]
@@ -94,21 +104,31 @@ def prepare(settings: Settings, out: Path, *, resume: bool = False, say: Callabl
         say("warning: no patient is kept back, so the scores below are those of training cases")
     folder = data.cache or out / "cache"
     labels, classes = _labels(train, cohort, settings, folder) if data.labels else ({}, 0)
-    sources = {c.name: _load(c, "source", settings, folder, say) for c in train if c.source}
+    centres = _centres(labels, cohort, settings)
+
+    def load_source(case: Case) -> Channels:
+        if table is None:
+            return _load(case, "source", settings, folder, say)
+        options: dict[str, Any] = {"spacing": data.spacing, "movable": data.align == "resample"}
+        return (cached_label_map(folder, case.source[0], case.target[0], table, **options),)
+
+    sources = {c.name: load_source(c) for c in train if c.source}
     targets = {c.name: _load(c, "target", settings, folder, say) for c in train if c.target}
     validation = []
     watched = [c for c in held if c.source] or [c for c in train if c.source]
+    shown = watched[: settings.train.validation_cases] if method_needs_classes(settings) else []
+    held_labels = _labels(shown, cohort, settings, folder)[0] if shown else {}
     domains = {c.name: data.domains.index(c.name.partition("/")[0]) for c in cases} if data.domains else {}
     for case, domain in _to_watch(watched, domains, settings):
         truth = _load(case, "target", settings, folder, say) if data.paired else ()
-        validation.append((case.name, _load(case, "source", settings, folder, say), truth, domain))
+        validation.append((case.name, load_source(case), truth, domain))
     real = {c.name: _load(c, "target", settings, folder, say) for c in held if c.target} or targets
     return Prepared(
         sources,
         targets,
         validation,
         real,
-        _typical_ranges(sources),
+        [table] if table else _typical_ranges(sources),
         _typical_ranges(targets),
         _one_spacing([*sources.items(), *targets.items()], settings),
         [[c.look for c in contrast] for contrast in zip(*sources.values(), strict=True)],
@@ -116,8 +136,17 @@ def prepare(settings: Settings, out: Path, *, resume: bool = False, say: Callabl
         labels,
         classes,
         domains,
+        centres,
+        held_labels,
         _siblings(train, settings),
     )
+
+
+def method_needs_classes(settings: Settings) -> bool:
+    """Whether the method's ``translate`` takes the classes as a last channel."""
+    from medgen.methods import method_class  # here: methods import torch, which is slow to import
+
+    return getattr(method_class(settings.method["name"]), "needs_classes", False)
 
 
 def _siblings(cases: list[Case], settings: Settings) -> dict[str, list[str]]:
@@ -198,13 +227,10 @@ def _aligned(what: str, path: Path, fixed: Path, method: str, say: Callable[[str
 
 def _labels(train: list[Case], cohort: Cohort, settings: Settings, folder: Path) -> tuple[dict[str, Path], int]:
     """The classes of the training sources: file by case name, and their number."""
-    data, names = settings.data, _class_names(cohort)
-    if data.classes != len(names):
-        raise InputError(
-            f"data.classes = {data.classes}, but {data.root} has {len(names)} classes ({', '.join(names)}); "
-            f"set data.classes={len(names)}"
-        )
+    data, names = settings.data, _class_names(cohort, settings)
+    _check_classes(cohort, settings)
     values = [0, *sorted(cohort.label_values.values())]
+    classes = None if data.structures is None else _joined(values, cohort, data.structures)
     files = {}
     for case in train:
         if not case.source:
@@ -214,17 +240,57 @@ def _labels(train: list[Case], cohort: Cohort, settings: Settings, folder: Path)
         fixed = _fixed(case, "source", settings)
         movable = data.align == "resample" or fixed in case.source
         options: dict[str, Any] = {"spacing": data.spacing, "movable": movable}
-        files[case.name] = cached_labels(folder, case.labels, fixed, values, **options)
+        files[case.name] = cached_labels(folder, case.labels, fixed, values, classes, **options)
     return files, len(names)
 
 
-def _class_names(cohort: Cohort) -> list[str]:
-    """Class i is the structure with the i-th value."""
+def _check_classes(cohort: Cohort, settings: Settings) -> None:
+    data, names = settings.data, _class_names(cohort, settings)
+    if data.classes != len(names):
+        raise InputError(
+            f"data.classes = {data.classes}, but {data.root} has {len(names)} classes ({', '.join(names)}); "
+            f"set data.classes={len(names)}"
+        )
+
+
+def _joined(values: list[int], cohort: Cohort, structures: dict[str, tuple[str, ...]]) -> list[int]:
+    """The class of each value: the place of the structure that its label belongs to, from 1, or 0."""
+    class_of = {name: i for i, names in enumerate(structures.values(), start=1) for name in names}
+    unknown = [name for name in class_of if name not in cohort.label_values]
+    if unknown:
+        raise InputError(
+            f"data.structures names {unknown[0]}, which is no label of {cohort.root} "
+            f"({', '.join(cohort.label_values)}); name its labels"
+        )
+    called = {value: name for name, value in cohort.label_values.items()}
+    return [class_of.get(called.get(value, ""), 0) for value in values]
+
+
+def _centres(labels: dict[str, Path], cohort: Cohort, settings: Settings) -> dict[str, np.ndarray]:
+    """Where patches of each case may be centred, see sampling.centred_on; of cases that have such a place."""
+    wanted, names = settings.sampling.centred_on, _class_names(cohort, settings)
+    unknown = [name for name in wanted if name not in names]
+    if unknown:
+        raise InputError(f"sampling.centred_on names {unknown[0]}, which is no class ({', '.join(names)}); name one")
+    if not wanted:
+        return {}
+    numbers = [names.index(name) for name in wanted]
+    found = {case: part_voxels(np.load(file, mmap_mode="r"), numbers) for case, file in labels.items()}
+    if not any(len(places) for places in found.values()):
+        raise InputError(f"{settings.data.root}: no training case has {' or '.join(wanted)}, see sampling.centred_on")
+    return {case: places for case, places in found.items() if len(places)}
+
+
+def _class_names(cohort: Cohort, settings: Settings) -> list[str]:
+    """Class i is the i-th of data.structures, or the label with the i-th value."""
+    if settings.data.structures is not None:
+        return ["background", *settings.data.structures]
     return ["background", *sorted(cohort.label_values, key=lambda name: cohort.label_values[name])]
 
 
 def _typical_ranges(cases: dict[str, Channels]) -> list[Range]:
-    return [typical_range([c.range for c in contrast]) for contrast in zip(*cases.values(), strict=True)]
+    contrasts = zip(*cases.values(), strict=True)
+    return [typical_range([c.range for c in contrast if isinstance(c.range, Range)]) for contrast in contrasts]
 
 
 def _one_spacing(volumes: list[tuple[str, Channels]], settings: Settings) -> tuple[float, float, float]:
@@ -251,7 +317,7 @@ def _record(train: list[Case], held: list[Case], cohort: Cohort, settings: Setti
         for path in (*case.source, *case.target, *labels):
             with open(path, "rb") as file:
                 digest.update(json.dumps([path.name, path.stat().st_size]).encode() + file.read(2**20))
-    names = _class_names(cohort) if settings.data.labels else []
+    names = _class_names(cohort, settings) if settings.data.labels else []
     return {
         "training": [c.name for c in train],
         "validation": [c.name for c in held],

@@ -16,6 +16,8 @@ from monai.transforms.compose import Compose as ComposeType
 from torch.utils.data import DataLoader, Dataset
 
 from medgen.data.cache import Cached, Channels
+from medgen.data.codecs import encoded
+from medgen.data.label_maps import LabelTable
 from medgen.data.slabs import fold_batch
 from medgen.types import Batch, InputError
 
@@ -34,7 +36,9 @@ class Patches(Dataset):
         paired: take both patches from one case and one place.
         patch: voxels (X, Y, Z); smaller volumes are padded by their edge values.
         slab: axis whose slices ``batches`` folds into channels, see ``data.slabs``; none in 3D.
-        body: share of patches centred on a body voxel; the others lie anywhere.
+        centres: case name → voxels (n, 3), one of which ``centred`` of the patches have near their middle; paired,
+            or the sources' patches.
+        body: share of the other patches centred on a body voxel; the rest lie anywhere.
         match_position: unpaired: centre the target's patch at the same place relative to its body's box.
         flip, rotate, scale, gamma, artefacts: see ``config.Sampling``.
     """
@@ -50,6 +54,8 @@ class Patches(Dataset):
         labels: dict[str, Path] | None = None,
         domains: dict[str, int] | None = None,
         siblings: dict[str, list[str]] | None = None,
+        centres: dict[str, np.ndarray] | None = None,
+        centred: float = 0.0,
         slab: int | None = None,
         body: float = 0.9,
         match_position: bool = True,
@@ -63,6 +69,7 @@ class Patches(Dataset):
             raise ValueError(f"paired sampling needs the same cases on both sides; got {sources} and {targets}")
         self.sources, self.targets, self.labels = sources, targets, labels or {}
         self.domains, self.siblings, self.paired, self.seed = domains or {}, siblings or {}, paired, seed
+        self.centres, self.centred = centres or {}, centred
         self.patch, self.slab = np.asarray(patch), slab
         self.body, self.match_position, self.gamma = body, match_position, gamma
         self.spatial = _spatial(patch, flip, rotate, scale)
@@ -87,14 +94,18 @@ class Patches(Dataset):
         target_name = source_name if self.paired else self._case(self._partners(source_name, n), n, side=1)
         paired = self.paired or source_name in self.siblings
         source, target = self.sources[source_name], self.targets[target_name]
-        start = self._start(source[0], rng)
+        # Where a label map lies says little about where its image has something to learn.
+        table = source[0].range if isinstance(source[0].range, LabelTable) else None
+        start = self._start(target[0] if table else source[0], rng, centres=self.centres.get(source_name))
         start_target = start if paired else self._start(target[0], rng, match=(source[0], start))
-        x = np.stack([c.range.encode(_crop(c.data, start, self.crop)) for c in source])
-        y = np.stack([c.range.encode(_crop(c.data, start_target, self.crop)) for c in target])
+        x = encoded([c.range for c in source], [_crop(c.data, start, self.crop) for c in source])
+        y = encoded([c.range for c in target], [_crop(c.data, start_target, self.crop) for c in target])
         given = {"x": x, "y": y}
         if self.labels:
             given["labels"] = _crop(np.load(self.labels[source_name], mmap_mode="r"), start, self.crop)[None]
         made = self._augment(given, rng, paired)
+        if table:
+            made["x"] = table.encode(table.decode(made["x"]))  # what turning has blurred is one label again
         sample = {
             "source": torch.from_numpy(np.ascontiguousarray(made["x"])),
             "target": torch.from_numpy(np.ascontiguousarray(made["y"])),
@@ -124,10 +135,16 @@ class Patches(Dataset):
         return names[np.random.default_rng([self.seed, side, epoch, 1]).permutation(len(names))[i]]
 
     def _start(
-        self, case: Cached, rng: np.random.Generator, match: tuple[Cached, np.ndarray] | None = None
+        self,
+        case: Cached,
+        rng: np.random.Generator,
+        match: tuple[Cached, np.ndarray] | None = None,
+        centres: np.ndarray | None = None,
     ) -> np.ndarray:
         shape = np.asarray(case.data.shape)
-        if match is not None and self.match_position:
+        if centres is not None and rng.random() < self.centred:
+            centre = centres[rng.integers(len(centres))] + rng.uniform(-0.2, 0.2, 3) * self.inside
+        elif match is not None and self.match_position:
             other, start = match
             low, high = _box(other)
             place = (start + self.crop / 2 - low) / np.maximum(high - low, 1)

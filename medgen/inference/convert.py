@@ -77,6 +77,8 @@ def convert(
     """
     if format is not None and format not in FORMATS:
         raise InputError(f"--format {format}: unknown; choose one of {', '.join(FORMATS)}")
+    if model.settings.label_source:
+        raise InputError(f"{model.folder} makes images of label maps; use medgen synthesize")
     data = model.settings.data
     scans = find_scans(source, data.sources) if isinstance(source, Path) else [_given(scan) for scan in source]
     single = has_ending(output, ENDINGS)
@@ -169,17 +171,21 @@ class Manifest:
 
     def holds(self, entry: Converted, outputs: list[Path]) -> bool:
         """Whether this input was converted by this model before and its outputs are still the same."""
-        old = self.cases.get(entry.case)
-        if not old or old.get("status") != "converted" or old.get("input_sha256") != entry.input_sha256:
+        told = {k: getattr(entry, k) for k in ("input_sha256", "output", "series")}
+        if not self.unchanged(entry.case, told, outputs):
             return False
-        if old.get("output") != entry.output or old.get("series") != entry.series:
-            return False
-        if not all(path.is_file() for path in outputs) or sha256(outputs) != old.get("output_sha256"):
-            return False
-        entry.output_sha256 = old["output_sha256"]
+        entry.output_sha256 = self.cases[entry.case]["output_sha256"]
         return True
 
-    def add(self, entry: Converted) -> None:
+    def unchanged(self, case: str, told: dict[str, Any], outputs: list[Path]) -> bool:
+        """Whether a case is recorded with these values, did not fail, and its outputs are still the same."""
+        old = self.cases.get(case)
+        if not old or old.get("status") == "failed" or any(old.get(k) != value for k, value in told.items()):
+            return False
+        return all(path.is_file() for path in outputs) and sha256(outputs) == old.get("output_sha256")
+
+    def add(self, entry: Any) -> None:
+        """Record a case: a dataclass with its name as ``case``, a ``status`` and ``output_sha256``."""
         if self.path is None:
             return
         self.cases[entry.case] = asdict(entry)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from medgen.checkpoint import Model
 from medgen.data.align import on_one_grid
-from medgen.data.codecs import Range, fit_range
+from medgen.data.codecs import Code, encoded, fit_range
 from medgen.data.grid import resample, resample_like
 from medgen.data.sampling import AXES
 from medgen.data.slabs import fold, unfold
@@ -50,11 +50,15 @@ def translate_case(model: Model, volumes: Sequence[Volume], *, memory_gb: float 
             refuse, or a constant scan where its code needs a range.
     """
     settings, names = model.settings, model.settings.data.sources
+    if getattr(model.method, "needs_classes", False):
+        raise InputError(
+            f"{model.folder} paints what a label map asks for, it does not translate scans; use augmentation"
+        )
     if len(volumes) != len(names):
         raise InputError(f"the model translates {', '.join(names)} together; give one volume of each")
     volume = volumes[0]
     upright = [to_canonical(v) for v in on_one_grid(volumes, settings.data.align)]
-    grid = [_on_model_grid(v, model) for v in upright]
+    grid = [on_model_grid(v, model) for v in upright]
     codec = settings.codec.source.model_dump(exclude={"follow"})
     codes = [fit_range(v.data, **codec) for v in grid]
     outputs = []
@@ -75,15 +79,23 @@ def translate_case(model: Model, volumes: Sequence[Volume], *, memory_gb: float 
 
 
 def translate_channels(
-    model: Model, data: Sequence[np.ndarray], codes: Sequence[Range], *, memory_gb: float | None = None
+    model: Model,
+    data: Sequence[np.ndarray],
+    codes: Sequence[Code],
+    *,
+    classes: np.ndarray | None = None,
+    memory_gb: float | None = None,
 ) -> list[np.ndarray]:
     """Contrasts on the model's grid → translations in the targets' units, with what the code cut off the first.
 
     Args:
-        data: (X, Y, Z) of each source contrast, in its units.
-        codes: their ranges.
+        data: (X, Y, Z) of each source contrast, in its units, or of one label map.
+        codes: their ranges, or the map's table.
+        classes: (X, Y, Z) of a method that needs them.
     """
-    x = np.stack([code.encode(v) for code, v in zip(codes, data, strict=True)])
+    x = encoded(codes, data)
+    if classes is not None:
+        x = np.concatenate([x, classes[None].astype(np.float32)])
     outputs = []
     for y, target in zip(translate_array(model, x, memory_gb=memory_gb), model.target_ranges, strict=True):
         y = target.of(codes[0]).decode(y)
@@ -91,7 +103,8 @@ def translate_channels(
     return outputs
 
 
-def _on_model_grid(volume: Volume, model: Model) -> Volume:
+def on_model_grid(volume: Volume, model: Model, *, labels: bool = False) -> Volume:
+    """An upright volume brought to the model's spacing as inference.spacing says; ``labels``: by nearest neighbour."""
     wanted, policy = model.info.spacing, model.settings.inference.spacing
     if policy == "ignore" or np.allclose(volume.spacing, wanted, rtol=SAME_SPACING):
         return volume
@@ -100,7 +113,7 @@ def _on_model_grid(volume: Volume, model: Model) -> Volume:
             f"{volume.path}: voxels of {volume.geometry.describe()} differ from the model's {wanted} mm; "
             "resample the scan or set inference.spacing to resample"
         )
-    return resample(volume, wanted)
+    return resample(volume, wanted, labels=labels)
 
 
 @torch.inference_mode()

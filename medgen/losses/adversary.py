@@ -21,6 +21,7 @@ from medgen.losses.adversarial import (
     r1_penalty,
 )
 from medgen.losses.augment import Change, augment
+from medgen.losses.feature_matching import feature_matching_loss
 from medgen.networks.discriminator import Discriminator, frozen
 from medgen.networks.generator import Norm
 from medgen.networks.image_pool import ImagePool
@@ -134,6 +135,20 @@ class Adversary:
         with frozen(self.network):
             return generator_loss(self.objective, self.network(augment(fake, self.augment)))
 
+    def generator_losses(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        """``generator_loss`` and feature matching with ``real``, its truth, from one pass: two scalars.
+
+        Both images are augmented by the same draw, or their features would differ for that alone.
+        """
+        images = augment(torch.cat([real.detach(), fake], 1), self.augment).chunk(2, 1)
+        with frozen(self.network), torch.no_grad():
+            r = self.network.layers(images[0])  # type: ignore[operator]
+        torch.clear_autocast_cache()  # or the fake would reuse the real's casts of the weights, without gradient
+        with frozen(self.network):
+            f = self.network.layers(images[1])  # type: ignore[operator]
+        gan = generator_loss(self.objective, [scale[-1] for scale in f])
+        return gan, feature_matching_loss([scale[:-1] for scale in r], [scale[:-1] for scale in f])
+
     def generators_turn(self, step: int) -> bool:
         """Whether G is updated at this step: once in ``critic_steps``."""
         return (step + 1) % self.critic_steps == 0
@@ -147,12 +162,14 @@ class Adversary:
     def diversity(self) -> float:
         """Mean distance between recent fakes as a part of that between recent reals; → 0: the generator collapsed.
 
-        Of the channels the least, for a condition among them is as diverse as the data. 1 until two were seen.
+        Of the channels the least, for a condition among them is as diverse as the data; those that do not vary in the
+        data (a label that these patches lack) say nothing. 1 until two were seen.
         """
         if len(self._seen["fake"]) < 2:
             return 1.0
         real, fake = (_spread(torch.stack(list(self._seen[k]))) for k in ("real", "fake"))
-        return float((fake / real.clamp_min(1e-6)).min())
+        varied = real > 1e-6
+        return float((fake[varied] / real[varied]).min()) if varied.any() else 1.0
 
 
 def _spread(images: Tensor) -> Tensor:

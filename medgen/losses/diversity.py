@@ -14,3 +14,19 @@ def mode_seeking_loss(y_1: Tensor, y_2: Tensor, z_1: Tensor, z_2: Tensor) -> Ten
     """
     ratio = (y_1 - y_2).abs().mean() / (z_1 - z_2).abs().mean()
     return 1 / (ratio + 1e-5)
+
+
+def diversity_sensitive_loss(y_1: Tensor, y_2: Tensor, z_1: Tensor, z_2: Tensor, mask: Tensor, tau: float) -> Tensor:
+    """τ - min(d(G(x, z₁), G(x, z₂)) / d(z₁, z₂), τ), mean over the batch (DSGAN, Yang 2019, eq. 3, plus τ).
+
+    The ratio of ``mode_seeking_loss`` with a bound, so that a generator whose outputs begin alike has no infinite
+    gradient, and one whose outputs differ enough is left in peace.
+
+    Args:
+        y_1, y_2, z_1, z_2: see ``mode_seeking_loss``.
+        mask: (B, 1, X, Y[, Z]) where outputs are compared; a sample with an empty one counts 0.
+        tau: τ > 0, in units of the outputs a unit of noise.
+    """
+    apart = ((y_1 - y_2).abs().mean(1, keepdim=True) * mask).flatten(1).sum(1) / mask.flatten(1).sum(1).clamp_min(1)
+    ratio = apart / (z_1 - z_2).abs().flatten(1).mean(1).clamp_min(1e-6)
+    return ((tau - ratio).clamp_min(0) * mask.flatten(1).amax(1)).mean()

@@ -67,13 +67,17 @@ class Discriminator(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, C, X, Y[, Z]) → raw logits (B, 1, x, y[, z]) of every scale, finest first."""
+        return [layers[-1] for layers in self.layers(x)]
+
+    def layers(self, x: Tensor) -> list[list[Tensor]]:
+        """(B, C, X, Y[, Z]) → the outputs of all layers of every scale, the logits last."""
         pool = nnf.avg_pool3d if self.spatial_dims == 3 else nnf.avg_pool2d
-        logits = []
+        found = []
         for i, scale in enumerate(self.scales):
             if i:
                 x = pool(x, kernel_size=3, stride=2, padding=1, count_include_pad=False)
-            logits.append(scale(x)[-1])
-        return logits
+            found.append(scale(x))
+        return found
 
 
 def _blur_before_halving(network: nn.Module, dims: int) -> None:

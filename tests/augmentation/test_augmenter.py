@@ -10,9 +10,10 @@ from small import SMALL_METHOD, make_model, small_settings
 
 from medgen.augmentation.augmenter import augmenter_for
 from medgen.augmentation.dataset import read_case, read_dataset
-from medgen.checkpoint import load_model, save_model
+from medgen.checkpoint import TableInfo, load_model, save_model
 from medgen.inference.predict import translate_case
 from medgen.io.folder import folder_written_aside
+from medgen.io.volume import same_geometry
 from medgen.types import InputError
 
 METHODS = {
@@ -97,9 +98,41 @@ def test_two_contrasts_to_two(tmp_path):
     assert augmenter.channels == len(made) == 2
 
 
+def label_model(folder, labels):
+    method = {"name": "spade", "filters": 4, "hidden": 4, "levels": 2, "latent": 4, "discriminator_filters": 4,
+              "discriminator_layers": 1}  # fmt: skip
+    data = {"sources": ["labels"], "classes": 1 + len(labels)}
+    model = make_model(small_settings(data=data, codec={"source": {"kind": "labels"}}, method=method))
+    model.info.source_range[0] = TableInfo(labels=labels, tissues=0, smoothing=1.0)
+    with folder_written_aside(folder) as aside:
+        save_model(aside, model.generator, model.info)
+    return str(folder)
+
+
+def test_images_of_bent_label_maps(tmp_path):
+    dataset, images, label = one_case(tmp_path)
+    augmenter = augmenter_for(label_model(tmp_path / "best", {"lesion": 3, "liver": 7}), dataset)
+    assert augmenter.random and augmenter.channels == 1 and augmenter.model["method"] == "spade"
+    (made,), bent, operations = augmenter.ways[0](images, label, dataset.labels, np.random.default_rng(0))
+    (again,), *_ = augmenter.ways[0](images, label, dataset.labels, np.random.default_rng(0))
+    assert np.array_equal(made.data, again.data) and [o["operation"] for o in operations][0] == "deform"
+    assert same_geometry(made.geometry, images[0].geometry) and same_geometry(bent.geometry, label.geometry)
+    liver = bent.data == dataset.labels["liver"]
+    assert set(np.unique(bent.data)) <= set(dataset.labels.values()) and (bent.data != label.data).any()
+    assert 0.5 < liver.sum() / (label.data == dataset.labels["liver"]).sum() < 2
+
+
+def test_label_maps_that_the_model_does_not_know(tmp_path):
+    dataset, *_ = one_case(tmp_path)
+    with pytest.raises(InputError, match="knows no label lesion .liver, spleen."):
+        augmenter_for(label_model(tmp_path / "best", {"liver": 1, "spleen": 2}), dataset)
+
+
 def test_what_is_no_augmenter(tmp_path):
     dataset, *_ = one_case(tmp_path)
     with pytest.raises(InputError, match="is no model folder"):
         augmenter_for(str(tmp_path / "absent"), dataset)
+    with pytest.raises(InputError, match="--host and --lesion are for lesions"):
+        augmenter_for(str(saved(tmp_path / "other")), dataset, host="liver")
     with pytest.raises(InputError, match="makes t0 of s0, s1, but a case needs all its channels"):
         augmenter_for(str(saved(tmp_path / "best", sources=2)), dataset)

@@ -2,7 +2,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medgen.data.labels import cached_labels
+from medgen.data.labels import cached_labels, part_voxels
 from medgen.types import InputError
 
 
@@ -46,3 +46,20 @@ def test_labels_follow_the_grid_by_nearest_neighbour(tmp_path):
     assert np.array_equal(moved[:8], named[:, :4] // 5) and not moved[8:].any()
     with pytest.raises(InputError, match="labels.nii.gz is not on the grid of .*large.nii.gz"):
         cached_labels(tmp_path / "other", path, large, [0, 5], spacing=None, movable=False)
+
+
+def test_values_are_joined_into_classes(files, tmp_path):
+    path, image, named = files
+    file = cached_labels(tmp_path / "cache", path, image, [0, 3, 7], [0, 0, 1], spacing=None)
+    assert np.array_equal(np.load(file), named == 7)
+    assert cached_labels(tmp_path / "cache", path, image, [0, 3, 7], spacing=None) != file
+
+
+def test_parts_small_and_large_give_as_many_places():
+    classes = np.zeros((12, 12, 12), np.uint8)
+    classes[:6, :6, :6], classes[9, 9, 9], classes[0, 0, 11] = 2, 2, 3
+    places = part_voxels(classes, [2])
+    assert (classes[tuple(places.T)] == 2).all()
+    assert (places == 9).all(1).sum() == len(places) / 2
+    assert part_voxels(classes, [1]).shape == (0, 3)
+    assert {classes[tuple(p)] for p in part_voxels(classes, [2, 3])} == {2, 3}

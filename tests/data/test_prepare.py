@@ -11,8 +11,9 @@ from medgen.data.sampling import Patches, batches
 from medgen.types import InputError
 
 
-def prepared(root, out, **data):
-    return prepare(small_settings(data={"root": str(root), "validation": 0.25, **data}), out, say=lambda _: None)
+def prepared(root, out, sections=None, **data):
+    settings = small_settings(data={"root": str(root), "validation": 0.25, **data}, **(sections or {}))
+    return prepare(settings, out, say=lambda _: None)
 
 
 def test_every_contrast_has_its_own_range_and_looks(tmp_path):
@@ -145,3 +146,43 @@ def test_domains_that_are_not_there(tmp_path):
     root = domain_cohort(tmp_path / "cohort")
     with pytest.raises(InputError, match="portal holds no volumes"):
         prepared(root, tmp_path / "run", domains=("none", "portal"), paired=False)
+
+
+STRUCTURES = {"host": ["body"], "lesion": ["organ"]}
+
+
+def test_labels_are_joined_into_structures_and_found_for_patches(tmp_path):
+    root = write_cohort(tmp_path / "cohort", labels=True)
+    sampling = {"centred": 1.0, "centred_on": ["lesion"], "patch": [16, 16, 16]}
+    found = prepared(root, tmp_path / "run", labels=True, structures=STRUCTURES, sections={"sampling": sampling})
+    assert found.classes == 3 and found.record["labels"] == {"background": 0, "host": 1, "lesion": 2}
+    for name, file in found.labels.items():
+        classes = np.load(file)
+        assert (classes[tuple(found.centres[name].T)] == 2).all()
+    only = prepared(root, tmp_path / "only", labels=True, structures={"lesion": ["organ"]})
+    assert only.classes == 2 and only.centres == {}
+    assert set(np.unique(np.load(next(iter(only.labels.values()))))) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    "structures, sampling, reason",
+    [
+        ({"host": ["liver"], "lesion": ["organ"]}, {}, "names liver, which is no label of .*body"),
+        (STRUCTURES, {"centred": 0.5, "centred_on": ["cyst"]}, "centred_on names cyst.*lesion"),
+        ({"host": ["body"], "lesion": []}, {"centred": 0.5, "centred_on": ["lesion"]}, "no training case has lesion"),
+        (STRUCTURES, {"centred": 0.5}, "set both"),
+        ({"host": ["body"], "lesion": ["body"]}, {}, "a label twice"),
+    ],
+)
+def test_structures_that_cannot_be(tmp_path, structures, sampling, reason):
+    root = write_cohort(tmp_path / "cohort", labels=True)
+    with pytest.raises(InputError, match=reason):
+        prepared(root, tmp_path / "run", labels=True, structures=structures, sections={"sampling": sampling})
+
+
+def test_a_method_that_needs_classes_says_so(tmp_path):
+    from medgen.checkpoint import build_method
+    from medgen.config import parse_settings
+
+    with pytest.raises(InputError, match="method lesion_gan learns from labels.*data.structures"):
+        build_method(parse_settings({"method": {"name": "lesion_gan"}}, "test"))

@@ -200,3 +200,23 @@ def test_turning_by_nothing_leaves_the_voxels_where_they_are(patch):
     patches.spatial.transforms[0].prob = 0.0
     found = Range(-1000, 1000).decode(patches[0]["source"].numpy()).ravel()
     assert np.abs(found[:, None] - data.ravel()).min(1).max() < 0.01
+
+
+def test_patches_are_centred_where_asked():
+    centres = {"case0": np.array([[12, 10, 8]]), "case1": np.array([[10, 9, 7], [14, 12, 9]])}
+    patches = make(centres=centres, centred=1.0, body=0.0)
+    near, far = [], []
+    for n in range(80):
+        sample = patches[n]
+        middle = np.array(place(sample["source"])) + 4
+        known = centres.get(sample["source_case"])
+        if known is None:
+            far.append(np.abs(middle - [12, 10, 8]).max())
+        else:
+            near.append(np.abs(known - middle).max(1).min())
+    assert max(near) <= 3 < max(far)  # a quarter of the patch and rounding; cases without a place lie anywhere
+
+
+def test_without_centres_the_draws_are_what_they_were():
+    for n in range(5):
+        assert torch.equal(make()[n]["source"], make(centres={}, centred=0.5)[n]["source"])

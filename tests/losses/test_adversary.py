@@ -130,6 +130,15 @@ def test_collapse_shows_in_diversity():
     assert set(A.health) == {"real_accuracy", "fake_accuracy", "saturated"}
 
 
+def test_a_channel_that_is_the_same_in_all_real_images_says_nothing_of_diversity():
+    A = build(in_channels=2)
+    for seed in range(8):
+        torch.manual_seed(seed)
+        real, empty = torch.randn(1, 1, 16, 16, 16).cumsum(2), torch.zeros(1, 1, 16, 16, 16)
+        A.discriminator_loss(torch.cat([real, empty], 1), torch.cat([real.flip(2), empty], 1), seed)
+    assert A.diversity() > 0.5
+
+
 @pytest.mark.parametrize(
     "keys, reason",
     [
@@ -152,3 +161,37 @@ def test_antialiased_discriminator_has_the_same_map_in_2d_and_3d():
         ]
         assert all(m.ndim == dims + 2 for m in maps)
         assert abs(maps[0].shape[2] - maps[1].shape[2]) <= 1
+
+
+@pytest.mark.parametrize("scales", [1, 2])
+def test_generator_losses_are_the_objective_and_feature_matching(scales):
+    A = build("hinge", discriminator_scales=scales)
+    real, fake = images()
+    fake.requires_grad_()
+    gan, features = A.generator_losses(real, fake)
+    assert gan.item() == pytest.approx(A.generator_loss(fake).item(), rel=1e-6)
+    by_hand = [sum((r - f).abs().mean() for r, f in zip(a[:-1], b[:-1], strict=True))
+               for a, b in zip(A.network.layers(real), A.network.layers(fake), strict=True)]  # fmt: skip
+    assert features.item() == pytest.approx((sum(by_hand) / scales).item(), rel=1e-5)
+    (gan + features).backward()
+    assert fake.grad.abs().max() > 0 and all(p.grad is None for p in A.network.parameters())
+
+
+def test_augmentation_is_one_draw_for_truth_and_fake():
+    A = build("hinge", augment=("flip", "translate", "cutout"))
+    real, _ = images()
+    assert A.generator_losses(real, real.clone())[1].item() == pytest.approx(0, abs=1e-6)
+
+
+def test_channels_that_the_data_keeps_constant_are_no_collapse():
+    A = build(in_channels=2)
+    for seed in range(3):
+        torch.manual_seed(seed)
+        real, fake = torch.rand(2, 1, 2, 16, 16, 16)
+        real[:, 1], fake[:, 1] = 0, 0  # a label that no patch holds
+        A.discriminator_loss(real, fake, 0)
+    assert A.diversity() == pytest.approx(1, abs=0.5)
+    A = build(in_channels=2)
+    for _ in range(3):
+        A.discriminator_loss(torch.rand(1, 2, 16, 16, 16), torch.zeros(1, 2, 16, 16, 16), 0)
+    assert A.diversity() == 0

@@ -1,0 +1,146 @@
+"""New shapes for lesions: real masks turned, stretched and bent, or ellipsoids roughened by noise.
+
+The ellipsoids follow SyntheticTumors (Hu et al., CVPR 2023: ellipsoids under elastic deformation), but of an exact
+volume: the size distribution is that of the real lesions.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from medgen.augmentation.lesion_library import Lesion
+
+ROOM_MM = 6.0  # beyond the mask on every side of a shape
+
+
+@dataclass(frozen=True, eq=False)
+class Shape:
+    """A lesion's mask (X, Y, Z) on a grid of ``spacing`` mm: one connected part, with room around it.
+
+    Where it was made from a real lesion: that ``lesion``, and ``places`` (3, X, Y, Z), the place in the lesion's
+    crop (voxels) that came to each voxel.
+    """
+
+    mask: np.ndarray
+    lesion: Lesion | None = None
+    places: np.ndarray | None = None
+
+
+DrawShape = Callable[[Sequence[Lesion], Sequence[float], np.random.Generator], Shape]
+
+
+def draw_diameter(lesions: Sequence[Lesion], rng: np.random.Generator) -> float:
+    """mm: that of one of the lesions, changed a little, and within their range."""
+    known = [lesion.diameter_mm for lesion in lesions]
+    return float(np.clip(rng.choice(known) * np.exp(rng.normal(0, 0.1)), min(known), max(known)))
+
+
+def draw_real(lesions: Sequence[Lesion], spacing: Sequence[float], rng: np.random.Generator) -> Shape:
+    """A changed mask of one of the lesions."""
+    return library_shape(lesions[int(rng.integers(len(lesions)))], spacing, rng)
+
+
+def draw_ellipsoid(lesions: Sequence[Lesion], spacing: Sequence[float], rng: np.random.Generator) -> Shape:
+    """An ellipsoid of about the size of one of the lesions."""
+    return ellipsoid_shape(draw_diameter(lesions, rng), spacing, rng)
+
+
+def library_shape(
+    lesion: Lesion,
+    spacing: Sequence[float],
+    rng: np.random.Generator,
+    *,
+    rotate: float = 30.0,
+    scale: float = 0.15,
+    bend: float = 0.07,
+) -> Shape:
+    """The mask of a real lesion under a random affine and elastic change.
+
+    Args:
+        lesion: where it comes from.
+        spacing: mm of the new grid.
+        rotate: largest angle about each axis, degrees.
+        scale: largest change of size, as a fraction; half of it again for each axis by itself.
+        bend: standard deviation of the elastic displacement, as a part of the diameter.
+    """
+    size = np.exp(rng.uniform(-1, 1) * np.log1p(scale) + rng.uniform(-0.5, 0.5, 3) * np.log1p(scale))
+    turn = Rotation.from_euler("xyz", rng.uniform(-rotate, rotate, 3), degrees=True).as_matrix()
+    matrix = turn @ np.diag(rng.choice([-1.0, 1.0], 3) / size)
+    points = _grid(1.2 * np.abs(np.linalg.inv(matrix)) @ (np.array(lesion.mask.shape) * lesion.spacing), spacing)
+    points = points + _waves(points.shape[1:], spacing, lesion.diameter_mm, rng) * bend * lesion.diameter_mm
+    centre = np.argwhere(lesion.mask).mean(0)
+    places = np.einsum("ij,jxyz->ixyz", matrix, points) / np.reshape(lesion.spacing, (3, 1, 1, 1))
+    places += centre[:, None, None, None]
+    inside = ndimage.map_coordinates(lesion.mask.astype(np.float32), places, order=1)
+    mask = one_part(inside > 0.5) if (inside > 0.5).any() else inside == inside.max()
+    room = [int(np.ceil(ROOM_MM / s)) for s in spacing]
+    box = ndimage.find_objects(mask.astype(np.uint8))[0]
+    start = [b.start - r for b, r in zip(box, room, strict=True)]
+    size = [b.stop - b.start + 2 * r for b, r in zip(box, room, strict=True)]
+    return Shape(cut(mask, start, size), lesion, cut(places, start, size))
+
+
+def ellipsoid_shape(
+    diameter_mm: float, spacing: Sequence[float], rng: np.random.Generator, *, rough: float = 0.15
+) -> Shape:
+    """A noisy ellipsoid of the volume of a ball of ``diameter_mm``, to within a voxel.
+
+    Args:
+        rough: standard deviation of the noise on its surface, as a part of the radius.
+    """
+    radius = diameter_mm / 2
+    axes = np.exp(rng.normal(0, 0.2, 3))
+    axes *= radius / np.prod(axes) ** (1 / 3)
+    points = _grid(np.full(3, 2.0 * (axes.max() * (1 + 2 * rough) + ROOM_MM)), spacing)
+    turn = Rotation.from_euler("xyz", rng.uniform(-180, 180, 3), degrees=True).as_matrix()
+    turned = np.einsum("ij,jxyz->ixyz", turn, points)
+    field = np.sqrt(((turned / axes[:, None, None, None]) ** 2).sum(0))
+    field += rough * _waves(field.shape, spacing, diameter_mm, rng)[0]
+    count = max(1, round(4 / 3 * np.pi * radius**3 / float(np.prod(spacing))))
+    return Shape(_of_size(field, count))
+
+
+def one_part(mask: np.ndarray) -> np.ndarray:
+    """Its largest connected part (6 neighbours), holes filled."""
+    parts, count = ndimage.label(mask)
+    return ndimage.binary_fill_holes(parts == np.bincount(parts.ravel())[1:].argmax() + 1) if count else mask
+
+
+def cut(values: np.ndarray, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
+    """(..., X, Y, Z) → the part of ``size`` from ``start`` on; beyond the ends their values are repeated."""
+    ends = zip(start, size, values.shape[-3:], strict=True)
+    index: Any = (..., *np.ix_(*(np.clip(np.arange(a, a + n), 0, m - 1) for a, n, m in ends)))
+    return values[index]
+
+
+def _of_size(field: np.ndarray, count: int) -> np.ndarray:
+    """The connected part around the least value of ``field`` that has ``count`` voxels, or hardly more."""
+    ordered = np.sort(field.ravel())
+    low, high = count, len(ordered)  # of the voxels under the threshold some lie apart or fill holes: bisect
+    while low < high:
+        middle = (low + high) // 2
+        if one_part(field <= ordered[middle - 1]).sum() < count:
+            low = middle + 1
+        else:
+            high = middle
+    return one_part(field <= ordered[low - 1])
+
+
+def _grid(size_mm: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """(3, X, Y, Z): mm from the centre of a grid of at least ``size_mm``."""
+    axes = []
+    for size, step in zip(size_mm, spacing, strict=True):
+        n = int(np.ceil(size / step / 2))
+        axes.append(np.arange(-n, n + 1) * step)
+    return np.stack(np.meshgrid(*axes, indexing="ij"))
+
+
+def _waves(shape: Sequence[int], spacing: Sequence[float], diameter: float, rng: np.random.Generator) -> np.ndarray:
+    """(3, X, Y, Z): three smooth random fields of standard deviation 1, their waves about as long as the lesion."""
+    sigma = [max(diameter / 4 / s, 0.5) for s in spacing]
+    fields = np.stack([ndimage.gaussian_filter(rng.normal(size=shape[-3:]), sigma, mode="wrap") for _ in range(3)])
+    return fields / np.maximum(fields.std((1, 2, 3), keepdims=True), 1e-9)

@@ -1,0 +1,1 @@
+"""Commands with many options, one a file; ``medgen.cli`` puts them together."""

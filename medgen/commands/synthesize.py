@@ -1,0 +1,65 @@
+"""``medgen synthesize``: images of label maps."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medgen.commands.shared import finish, pick_device
+
+
+def synthesize(
+    model: Annotated[Path, typer.Argument(help="Model folder of a method trained on label maps, e.g. RUN/best.")],
+    labels: Annotated[Path, typer.Argument(help="A label map or a folder of them.")],
+    out: Annotated[Path, typer.Argument(help="Folder; gets images/, labels/, labels.json and manifest.json.")],
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Real images of the label maps, by name: where tissue classes of the background are from."),
+    ] = None,
+    style: Annotated[Path | None, typer.Option(help="An image whose look is wanted; else looks are drawn.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Images of each label map.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of looks and deformations; the same seed gives the same images.")] = 0,
+    deform: Annotated[
+        bool, typer.Option("--deform", help="Bend each label map anew for each sample: new anatomy.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    memory_gb: Annotated[
+        float | None, typer.Option(min=0.01, help="Bound on the memory of a whole-volume pass, GiB.")
+    ] = None,
+) -> None:
+    """Make synthetic images of label maps, each with its labels beside it."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from medgen.checkpoint import load_model
+    from medgen.inference.synthesize import Synthetic
+    from medgen.inference.synthesize import synthesize as run
+
+    loaded = load_model(model, pick_device(device))
+    console = Console(highlight=False, soft_wrap=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("synthesize")
+
+        def show(entry: Synthetic, i: int, n: int) -> None:
+            time = f" ({entry.seconds:.1f} s)" if entry.seconds else ""
+            console.print(f"[{i}/{n}] {entry.case}: {entry.status}{time}", markup=False)
+            for warning in entry.warnings:
+                console.print(f"  warning: {warning}", markup=False)
+            progress.update(bar, completed=i, total=n)
+
+        results = run(
+            loaded,
+            labels,
+            out,
+            images=images,
+            style=style,
+            samples=samples,
+            seed=seed,
+            deform=deform,
+            memory_gb=memory_gb,
+            done=show,
+        )
+    counts = {status: sum(r.status == status for r in results) for status in ("made", "skipped", "failed")}
+    print(", ".join(f"{n} {status}" for status, n in counts.items()))
+    print("The images are synthetic and not for diagnosis, nor anonymous: labels of patients shape them.")
+    finish([f"{r.error}" for r in results if r.error], len(results))

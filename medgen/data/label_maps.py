@@ -1,0 +1,162 @@
+"""Label maps as a source: the table of their values is the codec, one-hot channels are the code."""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medgen.data.background import tissue_classes
+from medgen.data.cache import BODY_VOXELS, Cached, save_array
+from medgen.data.fingerprint import QUANTILES
+from medgen.data.grid import resample, resample_like
+from medgen.io.volume import GRID_TOLERANCE, Volume, read_volume, same_geometry, to_canonical
+from medgen.types import InputError
+
+VERSION = 1  # counts changes of this file that make old entries wrong
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """One-hot code of label maps: channel i is 1 where a voxel has the i-th value, ascending.
+
+    ``labels``: structure → value, without the background. ``tissues``: classes that the background is divided into
+    (``data.background``), whose values follow the largest of the structures; 0: the background is one class, value 0.
+    ``smoothing``: mm, of those classes.
+    """
+
+    labels: dict[str, int]
+    tissues: int = 0
+    smoothing: float = 1.0
+
+    @cached_property
+    def names(self) -> dict[int, str]:
+        """Value → name of each channel, in order."""
+        first = max(self.labels.values(), default=0) + 1
+        tissues = {first + i: f"tissue_{i + 1}" for i in range(self.tissues)} or {0: "background"}
+        return dict(sorted(({v: k for k, v in self.labels.items()} | tissues).items()))
+
+    @property
+    def values(self) -> list[int]:
+        return list(self.names)
+
+    def structures(self, data: np.ndarray) -> np.ndarray:
+        """The labels of a map (X, Y, Z) without tissue classes: background 0, as a segmenter is to learn them."""
+        return np.where(np.isin(data, list(self.labels.values())), data, 0)
+
+    def check(self, data: np.ndarray, path: Path | None) -> None:
+        """Raises InputError for values that are not in the table; the background's 0 passes always."""
+        unknown = np.setdiff1d(data, [0, *self.values])
+        if unknown.size:
+            known = ", ".join(f"{value} {name}" for value, name in self.names.items())
+            shown = ", ".join(f"{value:g}" for value in unknown[:10])
+            raise InputError(f"{path} holds values that are no labels here: {shown}; known are {known}; map them first")
+
+    def filled(self, labels: Volume, image: Volume | None) -> Volume:
+        """The label map with its background divided into tissue classes of the image on the same grid.
+
+        Raises:
+            InputError: unknown values, or tissue classes are needed and there is no image.
+        """
+        self.check(labels.data, labels.path)
+        background = labels.data == 0
+        if not self.tissues or not background.any():
+            return labels
+        if image is None:
+            raise InputError(
+                f"{labels.path} has background without tissue classes, on which the model was trained; give the "
+                "images that belong to the label maps (--images), or maps that hold the values "
+                f"{', '.join(str(v) for v, name in self.names.items() if name.startswith('tissue_'))}"
+            )
+        classes = tissue_classes(image.data, background, self.tissues, image.spacing, self.smoothing)
+        first = max(self.labels.values(), default=0) + 1
+        return labels.replaced(np.where(background, classes + np.float32(first), labels.data))
+
+    def encode(self, x: np.ndarray) -> np.ndarray:
+        """(X, Y, Z) values → (values, X, Y, Z) float32 in {0, 1}."""
+        return np.stack([x == value for value in self.values]).astype(np.float32)
+
+    def decode(self, y: np.ndarray) -> np.ndarray:
+        """(values, X, Y, Z), also of shares as interpolation leaves them → (X, Y, Z), the value of the largest."""
+        return np.asarray(self.values, np.float32)[y.argmax(0)]
+
+    def excess(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """What ``encode`` cut off: nothing. See ``codecs.Range``."""
+        return np.zeros(x.shape, np.float32)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def cached_label_map(
+    folder: Path, path: Path, image: Path, table: LabelTable, *, spacing: tuple[float, ...] | None, movable: bool
+) -> Cached:
+    """The cache entry of a label map whose image is ``image``, made on first use.
+
+    Args:
+        folder: cache folder.
+        path: the label map's file.
+        image: file of the real image on whose grid the map must lie, and whose background gives the tissue classes.
+        table: of the cohort.
+        spacing: mm of the model's grid, or None for the files' own.
+        movable: bring a map on another grid to the image's by nearest neighbour.
+
+    Raises:
+        InputError: unreadable, values that are not in the table, or on another grid and not movable.
+    """
+    stats = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in (path, image)]
+    text = json.dumps([VERSION, stats, table.to_dict(), spacing])
+    stem = folder / f"{path.name.split('.')[0]}-{hashlib.sha1(text.encode()).hexdigest()[:16]}.map"
+    info = stem.with_suffix(".map.json")
+    if not info.exists():
+        volume = _on_image(to_canonical(read_volume(path)), to_canonical(read_volume(image)), table, movable)
+        if spacing is not None and not np.allclose(volume.spacing, spacing, rtol=0.02):
+            volume = resample(volume, spacing, labels=True)
+        try:
+            _write(folder, stem, info, volume, table)
+        except OSError as error:
+            raise InputError(f"cache {folder} cannot be written: {error.strerror}; set data.cache") from None
+    values = json.loads(info.read_text())
+    body = np.load(stem.with_suffix(".map.body.npy"))
+    return Cached(stem.with_suffix(".map.npy"), body, table, tuple(values["spacing"]), values["look"])
+
+
+def _on_image(labels: Volume, image: Volume, table: LabelTable, movable: bool) -> Volume:
+    table.check(labels.data, labels.path)
+    if not same_geometry(image.geometry, labels.geometry, GRID_TOLERANCE * min(image.spacing)):
+        if not movable:
+            raise InputError(
+                f"{labels.path} is [{labels.geometry.describe()}], its image {image.path} is "
+                f"[{image.geometry.describe()}]; draw it on the image or set data.align to resample"
+            )
+        labels = replace(image, data=resample_like(labels, image, labels=True), path=labels.path)
+    return table.filled(labels, image)
+
+
+def _write(folder: Path, stem: Path, info: Path, volume: Volume, table: LabelTable) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    named = table.structures(volume.data) != 0
+    inside = np.argwhere(named).astype(np.int32)
+    if len(inside) > BODY_VOXELS:
+        inside = inside[np.sort(np.random.default_rng(0).choice(len(inside), BODY_VOXELS, replace=False))]
+    save_array(stem.with_suffix(".map.npy"), volume.data.astype(np.int32))
+    save_array(stem.with_suffix(".map.body.npy"), inside)
+    aside = stem.with_suffix(f".{os.getpid()}.tmp")
+    aside.write_text(json.dumps({"spacing": volume.spacing, "look": describe_labels(volume, table)}))
+    os.replace(aside, info)
+
+
+def describe_labels(volume: Volume, table: LabelTable) -> dict[str, Any]:
+    """As ``fingerprint.describe``: extent of the labelled structures in mm and spacing; labels have no intensities."""
+    named = table.structures(volume.data) != 0
+    sides = [np.flatnonzero(named.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    extent = [float(s[-1] - s[0] + 1) * mm if len(s) else 0.0 for s, mm in zip(sides, volume.spacing, strict=True)]
+    return {
+        "quantiles": [0.0] * len(QUANTILES),
+        "extent": [round(side, 1) for side in extent],
+        "spacing": [round(float(s), 4) for s in volume.spacing],
+    }

@@ -1,0 +1,98 @@
+"""The look of what a model with styles makes: drawn by a seed, or that of a given image."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from medgen.checkpoint import Model
+from medgen.data.codecs import Code, Range, fit_range
+from medgen.data.slabs import fold
+from medgen.inference.predict import on_model_grid, translate_channels
+from medgen.io.volume import read_volume, to_canonical
+from medgen.types import InputError
+
+
+@dataclass(frozen=True)
+class ReferenceStyle:
+    """``z`` (1, K) of an image, and the intensity range in which what is made in its style is decoded."""
+
+    z: torch.Tensor
+    range: Range
+
+
+@dataclass(frozen=True)
+class Grain:
+    """Voxelwise noise N(0, 1) as channels beside a label map: drawn for the whole volume, so that windows agree."""
+
+    channels: int
+    seed: int
+
+    def encode(self, x: np.ndarray) -> np.ndarray:
+        """(X, Y, Z), of which only the shape matters → (channels, X, Y, Z) float32."""
+        return np.random.default_rng(self.seed).standard_normal((self.channels, *x.shape), np.float32)
+
+    def excess(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.zeros(x.shape, np.float32)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def make_images(
+    model: Model, labels: np.ndarray, table: Code, seed: int, memory_gb: float | None = None
+) -> list[np.ndarray]:
+    """``translate_channels`` of a label map (X, Y, Z), with the grain that the seed draws if the model wants one."""
+    axis, channels = model.settings.slab_axis, int(getattr(model.method, "texture", 0))
+    channels //= 1 if axis is None else model.settings.sampling.patch[axis]
+    codes: list[Code] = [table, Grain(channels, seed)] if channels else [table]
+    return translate_channels(model, [labels] * len(codes), codes, memory_gb=memory_gb)
+
+
+def seed_of(*key: object) -> int:
+    """A seed in [0, 2⁶³) that depends on every part of the key and on nothing else."""
+    return int.from_bytes(hashlib.sha256(json.dumps(key).encode()).digest()[:8], "big") >> 1
+
+
+def draw_style(model: Model, seed: int) -> None:
+    """Let the model translate in a style drawn from N(0, 1); nothing happens where it has no styles."""
+    if getattr(model.method, "latent", 0) and hasattr(model.method, "draw_style"):
+        model.method.z = model.method.draw_style(torch.Generator("cpu").manual_seed(seed))  # type: ignore[attr-defined]
+
+
+@torch.inference_mode()
+def reference_style(model: Model, path: Path) -> ReferenceStyle:
+    """The style of an image.
+
+    Raises:
+        InputError: a model without styles or with several outputs, or an unreadable or constant image.
+    """
+    if not (getattr(model.method, "latent", 0) and hasattr(model.method, "style_of")):
+        raise InputError(f"{model.folder} was trained without styles (method.latent is 0); leave --style out")
+    if len(model.settings.data.targets) > 1:
+        raise InputError(f"{model.folder} makes {', '.join(model.settings.data.targets)}; --style is for one output")
+    volume = on_model_grid(to_canonical(read_volume(path)), model)
+    try:
+        code = fit_range(volume.data, **model.settings.codec.target.model_dump(exclude={"follow"}))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    device = next(model.generator.parameters()).device
+    z = model.method.style_of(_batch(code.encode(volume.data), model).to(device))  # type: ignore[attr-defined]
+    return ReferenceStyle(z.mean(0, keepdim=True), code)
+
+
+def _batch(y: np.ndarray, model: Model) -> torch.Tensor:
+    """(X, Y, Z) → (1, 1, X, Y, Z), of a 2D model its slabs (B, k, ...); padded to the least size E takes."""
+    axis, smallest = model.settings.slab_axis, int(model.generator.smallest)  # type: ignore[arg-type]
+    least = [smallest if i != axis else model.settings.sampling.patch[i] for i in range(3)]
+    missing = [max(0, n - had) for n, had in zip(least, y.shape, strict=True)]
+    image = torch.from_numpy(np.pad(y, [(n // 2, n - n // 2) for n in missing], mode="edge"))[None, None]
+    if axis is None:
+        return image
+    depth = model.settings.sampling.patch[axis]
+    slabs = [image.narrow(axis + 2, n, depth) for n in range(0, image.shape[axis + 2] - depth + 1, depth)]
+    return fold(torch.cat(slabs), axis)

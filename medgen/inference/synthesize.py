@@ -1,0 +1,293 @@
+"""A folder of label maps through a model: synthetic images with their labels beside, from seeds and with provenance.
+
+What is made is a function of (model, label map, its image or style image, seed, case name, sample number), so another
+case more or less changes nothing of the others.
+"""
+
+import copy
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medgen.augmentation.anatomy import deform
+from medgen.checkpoint import Model
+from medgen.data.codecs import Range
+from medgen.data.fingerprint import strangeness
+from medgen.data.grid import resample_like
+from medgen.data.label_maps import LabelTable, describe_labels
+from medgen.inference.convert import Manifest
+from medgen.inference.inputs import find_inputs, sha256
+from medgen.inference.predict import on_model_grid
+from medgen.inference.style import ReferenceStyle, draw_style, make_images, reference_style, seed_of
+from medgen.io.volume import (
+    GRID_TOLERANCE,
+    Volume,
+    case_name,
+    from_canonical,
+    read_volume,
+    same_geometry,
+    to_canonical,
+    write_volume,
+    written_aside,
+)
+from medgen.types import InputError
+
+MARK = "synthetic"  # in every file's name
+HU_WIDTH = 500  # a fixed window at least this wide is stored in whole numbers
+
+
+@dataclass
+class Synthetic:
+    """What became of one sample. ``status``: made, skipped (made before) or failed (``error`` says why).
+
+    ``operations``: what was done to the label map and where the style is from, in order. ``output``: the image (of
+    several contrasts the first); ``output_sha256``: over images and labels.
+    """
+
+    case: str
+    source_case: str
+    labels: str
+    images: str | None
+    style: str | None
+    sample: int
+    seed: int
+    operations: list[dict[str, Any]]
+    output: str
+    status: str = "failed"
+    error: str | None = None
+    warnings: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    input_sha256: str = ""
+    output_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is the same for every case; see ``synthesize``."""
+
+    out: Path
+    images: Path | None
+    style: Path | None
+    samples: int
+    seed: int
+    deform: bool
+    memory_gb: float | None
+
+
+def synthesize(
+    model: Model,
+    labels: Path,
+    out: Path,
+    *,
+    images: Path | None = None,
+    style: Path | None = None,
+    samples: int = 1,
+    seed: int = 0,
+    deform: bool = False,
+    memory_gb: float | None = None,
+    done: Callable[[Synthetic, int, int], None] = lambda *_: None,
+) -> list[Synthetic]:
+    """Make images of label maps, each on its label map's grid.
+
+    Args:
+        model: one whose source is label maps, on the device to use.
+        labels: a label map or a folder of them.
+        out: gets ``images/CASE_synthetic_N.nii.gz`` (of several contrasts a folder for each), ``labels/`` with the
+            labels of the same names (tissue classes left out), ``labels.json`` and ``manifest.json``.
+        images: the real image of each label map, by name; where the model's tissue classes are taken from.
+        style: an image whose look and intensity scale are wanted; none: each sample's style is drawn.
+        samples: of each label map.
+        seed: of styles and deformations.
+        deform: bend each label map anew for each sample, see ``augmentation.anatomy``.
+        memory_gb: bound on a whole-volume pass.
+        done: called after each sample with its result, its number and the count.
+
+    Returns:
+        One entry a sample, failures included.
+
+    Raises:
+        InputError: a model of scans, nothing to make, or an output that cannot be.
+    """
+    if not model.settings.label_source:
+        raise InputError(f"{model.folder} translates scans, not label maps; use medgen translate")
+    paths = find_inputs(labels)
+    _check_apart(out, [labels, images])
+    options = Options(out, images, style, samples, seed, deform, memory_gb)
+    reference = None if style is None else reference_style(model, style)
+    table = model.source_code
+    assert isinstance(table, LabelTable)
+    _write_table(out, table)
+    manifest = Manifest(out, model)
+    results: list[Synthetic] = []
+    for path in paths:
+        for entry in _case(model, table, path, options, reference, manifest, {r.source_case for r in results}):
+            results.append(entry)
+            if entry.status != "skipped":
+                manifest.add(entry)
+            done(entry, len(results), len(paths) * samples)
+    return results
+
+
+def _check_apart(out: Path, inputs: list[Path | None]) -> None:
+    for given in inputs:
+        folder = None if given is None else (given if given.is_dir() else given.parent).resolve()
+        if folder is not None and folder in (out.resolve(), *(p.resolve() for p in (out / "images", out / "labels"))):
+            raise InputError(f"{given} is input and output at once; choose another output")
+
+
+def _write_table(out: Path, table: LabelTable) -> None:
+    path, content = out / "labels.json", json.dumps(table.labels, indent=1) + "\n"
+    if path.exists() and path.read_text() != content:
+        raise InputError(f"{path} names other labels than this model's; choose another output")
+    with written_aside(path) as aside:
+        aside.write_text(content)
+
+
+def _case(
+    model: Model,
+    table: LabelTable,
+    path: Path,
+    options: Options,
+    reference: ReferenceStyle | None,
+    manifest: Manifest,
+    earlier: set[str],
+) -> Iterator[Synthetic]:
+    """The samples of one label map, each with an entry of its own."""
+    name = case_name(path.resolve())
+    folders = model.settings.data.targets if len(model.settings.data.targets) > 1 else ("images",)
+    found: tuple[Volume, Volume] | None = None
+    for n in range(options.samples):
+        started = time.monotonic()
+        entry = _entry(name, path, n, options, folders[0])
+        outputs = [options.out / folder / f"{entry.case}.nii.gz" for folder in (*folders, "labels")]
+        try:
+            if name in earlier:
+                raise InputError(f"{path}: another label map of this folder is named {name} too; rename one")
+            image = _image_of(name, path, options.images)
+            entry.images = None if image is None else str(image)
+            files = [p for p in (path, image, options.style) if p is not None]
+            entry.input_sha256 = sha256(files)
+            told = ("seed", "operations", "output", "input_sha256")
+            if manifest.unchanged(entry.case, {k: getattr(entry, k) for k in told}, outputs):
+                yield _skipped(entry, manifest)
+                continue
+            found = found or _read(table, path, image)
+            entry.warnings = unusual(model, table, found[1])
+            made = make(model, table, *found, entry.operations, reference, options.memory_gb)
+            for file, volume in zip(outputs, made, strict=True):
+                write_volume(file, volume)
+            entry.output_sha256, entry.status = sha256(outputs), "made"
+        except InputError as error:
+            entry.error = str(error) if path.name in str(error) else f"{path}: {error}"
+        entry.seconds = round(time.monotonic() - started, 2)
+        yield entry
+
+
+def _entry(name: str, path: Path, sample: int, options: Options, folder: str) -> Synthetic:
+    operations: list[dict[str, Any]] = []
+    if options.deform:
+        operations.append({"operation": "deform", "seed": seed_of("deform", options.seed, name, sample)})
+    style = {"seed": seed_of("style", options.seed, name, sample)} if options.style is None else {}
+    operations.append({"operation": "style", **style})
+    operations.append({"operation": "texture", "seed": seed_of("texture", options.seed, name, sample)})
+    return Synthetic(
+        case=f"{name}_{MARK}_{sample}",
+        source_case=name,
+        labels=str(path),
+        images=None,
+        style=None if options.style is None else str(options.style),
+        sample=sample,
+        seed=options.seed,
+        operations=operations,
+        output=str(options.out / folder / f"{name}_{MARK}_{sample}.nii.gz"),
+    )
+
+
+def _skipped(entry: Synthetic, manifest: Manifest) -> Synthetic:
+    old = manifest.cases[entry.case]
+    entry.status, entry.warnings, entry.output_sha256 = "skipped", old["warnings"], old["output_sha256"]
+    return entry
+
+
+def _image_of(name: str, path: Path, images: Path | None) -> Path | None:
+    if images is None or not images.is_dir():
+        return images
+    found = [p for p in find_inputs(images) if case_name(p) == name]
+    if not found:
+        raise InputError(f"{images} holds no image {name} for {path}; add it or leave --images out")
+    return found[0]
+
+
+def _read(table: LabelTable, path: Path, image: Path | None) -> tuple[Volume, Volume]:
+    """The label map as stored, and upright with its background divided as the table says."""
+    stored = read_volume(path)
+    labels, beside = to_canonical(stored), None if image is None else to_canonical(read_volume(image))
+    if beside is not None and not same_geometry(labels.geometry, beside.geometry, GRID_TOLERANCE * min(labels.spacing)):
+        raise InputError(
+            f"{path} is [{labels.geometry.describe()}], its image {image} is [{beside.geometry.describe()}]; "
+            "give images on the grid of their label maps"
+        )
+    return stored, table.filled(labels, beside)
+
+
+def unusual(model: Model, table: LabelTable, labels: Volume) -> list[str]:
+    """What about an upright label map is unlike those of the model's training."""
+    scans = [scan.model_dump() for scan in model.info.training_scans[0]]
+    found = strangeness(describe_labels(labels, table), scans, check_spacing=model.settings.data.spacing is None)
+    return [f"outside the training distribution: {reason}" for reason in found]
+
+
+def make(
+    model: Model,
+    table: LabelTable,
+    stored: Volume,
+    labels: Volume,
+    operations: list[dict[str, Any]],
+    reference: ReferenceStyle | None = None,
+    memory_gb: float | None = None,
+) -> list[Volume]:
+    """One sample as the operations say.
+
+    Args:
+        stored: the label map as its file has it.
+        labels: the same upright, its background divided into tissue classes where the model has them.
+        operations: "deform" (or not), "style" and "texture", each with its "seed".
+        reference: a given style.
+
+    Returns:
+        The images and last the label map, on the grid of ``stored``.
+    """
+    seeds: dict[str, int] = {step["operation"]: step.get("seed", 0) for step in operations}
+    if "deform" in seeds:
+        labels = labels.replaced(deform(labels.data, labels.spacing, seeds["deform"]))
+    if reference is None:
+        draw_style(model, seeds["style"])
+    else:
+        model.method.z = reference.z  # type: ignore[attr-defined]
+    grid = on_model_grid(labels, model, labels=True)
+    images = []
+    made = make_images(model, grid.data, table, seeds["texture"], memory_gb)
+    for y, target in zip(made, model.target_ranges, strict=True):
+        decoded = target.typical if reference is None else reference.range
+        y = decoded.decode(target.typical.encode(y)) if reference is not None else y
+        y = y if grid is labels else resample_like(grid.replaced(y), labels)
+        images.append(_image(from_canonical(y, stored), stored, decoded, model))
+    structures = stored.replaced(from_canonical(table.structures(labels.data), stored))
+    return [*images, structures]
+
+
+def _image(data: np.ndarray, labels: Volume, code: Range, model: Model) -> Volume:
+    """On the grid of its label map, without what that map's header says of its values."""
+    whole = model.settings.codec.target.kind == "window" and code.high - code.low >= HU_WIDTH
+    header = copy.deepcopy(labels.header)
+    if header is not None:
+        header.set_intent("none")
+        header["cal_min"] = header["cal_max"] = 0
+        header["descrip"] = b"synthetic image, medgen"
+        header.set_slope_inter(1, 0)
+    return Volume(data, labels.affine, np.dtype(np.int16 if whole else np.float32), header)

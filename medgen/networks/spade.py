@@ -1,0 +1,226 @@
+"""The SPADE generator with its style encoder (Park et al., CVPR 2019, appendix A), in 3D or 2D.
+
+Of MONAI's ``SPADENet`` the residual block is used, not the rest: its SPADE layer passes γ and β through an instance
+norm (the default of MONAI's ``Convolution``), which takes from them what a label says over the whole image; it has no
+spectral norm; and its latent and encoder are linear layers of one fixed grid. Here whole volumes pass as patches do.
+"""
+
+from typing import Any, Literal
+
+import torch
+from monai.networks.blocks import Convolution
+from monai.networks.layers.utils import get_norm_layer
+from monai.networks.nets.spade_network import SPADENetResBlock
+from torch import Tensor, nn
+from torch.nn import functional as nnf
+from torch.nn.utils import parametrizations
+
+from medgen.networks.generator import Norm
+from medgen.networks.init import CONVOLUTIONS, initialise
+
+LEAKY = ("leakyrelu", {"negative_slope": 0.2})
+MOST = 16  # widest layers, in filters
+HEAD = 4  # side of the grid that z is unfolded to where style is "head"
+
+Style = Literal["head", "everywhere"]
+
+
+class SPADEGenerator(nn.Module):
+    """Semantic map m and style z → image.
+
+    Residual blocks from the coarsest grid up, each norm of which is modulated by m: γ(m), β(m). The block at a grid
+    halved r times has min(2ʳ, 16) · ``filters`` channels; the second coarsest grid has two of them (paper: levels 5).
+
+    Args:
+        spatial_dims: 3 or 2.
+        in_channels: of m, e.g. classes; out_channels: of the image.
+        filters: channels at full resolution (paper: 64).
+        hidden: channels between m and γ, β (paper: 128).
+        levels: halvings of the coarsest grid, and of E (paper: 5).
+        norm: the parameter-free norm that SPADE modulates.
+        spectral_norm: of the blocks' convolutions and of E's.
+        latent: length of z; 0: no style, one image a map.
+        style: where z enters: "head", unfolded to the coarsest grid (paper, VAE mode); "everywhere", beside m in every
+            norm (as the noise of OASIS, Sushko 2021), where instance norm cannot take it away.
+        style_norm, style_grid: of E, see ``StyleEncoder``.
+
+    ``divisor``: input sides must be multiples of it; ``smallest``: the least side.
+    """
+
+    def __init__(
+        self,
+        *,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        filters: int,
+        hidden: int,
+        levels: int,
+        norm: Norm,
+        spectral_norm: bool,
+        latent: int,
+        style: Style,
+        style_norm: Norm,
+        style_grid: int,
+    ) -> None:
+        super().__init__()
+        self.dims, self.latent, self.style, self.levels = spatial_dims, latent, style, levels
+        self.divisor, self.smallest = 2**levels, 2 ** (levels + 1)  # one voxel alone has no variance to norm
+        width = [filters * min(2**r, MOST) for r in range(levels + 1)]
+
+        def block(channels_in: int, channels_out: int) -> SPADENetResBlock:
+            made = SPADENetResBlock(spatial_dims, channels_in, channels_out, in_channels, hidden, act=LEAKY)
+            for name, channels in (("norm_0", channels_in), ("norm_1", made.int_channels), ("norm_s", channels_in)):
+                if hasattr(made, name):
+                    z = latent if style == "everywhere" else 0
+                    norm_name = parameter_free(norm, filters)
+                    made.add_module(name, SPADENorm(spatial_dims, in_channels, channels, hidden, norm_name, z))
+            return made
+
+        self.head: nn.Module
+        if latent and style == "head":
+            self.head = nn.Linear(latent, width[-1] * HEAD**spatial_dims)
+        else:
+            self.head = Convolution(spatial_dims, in_channels, width[-1], kernel_size=3, conv_only=True)
+        self.coarsest = block(width[-1], width[-1])
+        self.blocks = nn.ModuleList(block(width[r + 1], width[r]) for r in reversed(range(levels)))
+        self.second = block(width[levels - 1], width[levels - 1])
+        self.last = Convolution(spatial_dims, width[0], out_channels, kernel_size=3, conv_only=True)
+        initialise(self, "kaiming" if norm == "none" else "xavier")
+        self.encoder_of_style: StyleEncoder | None = None
+        if latent:
+            self.encoder_of_style = StyleEncoder(
+                spatial_dims=spatial_dims,
+                in_channels=out_channels,
+                filters=filters,
+                layers=levels,
+                latent=latent,
+                norm=style_norm,
+                grid=style_grid,
+                spectral_norm=spectral_norm,
+            )
+        for found in (self.coarsest, *self.blocks, self.second) if spectral_norm else ():
+            for name in ("conv_0", "conv_1", "conv_s"):
+                if hasattr(found, name):
+                    parametrizations.spectral_norm(getattr(found, name).conv)
+
+    def encode(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Image (B, C, X, Y[, Z]) in [-1, 1] → μ and log σ² of its style, (B, latent) each."""
+        assert self.encoder_of_style is not None, "a generator without style has no encoder"
+        return self.encoder_of_style(y)
+
+    def forward(self, m: Tensor, z: Tensor | None = None) -> Tensor:
+        """m (B, C, X, Y[, Z]) and z (B or 1, latent), 0 where not given → (B, C_out, X, Y[, Z]) in [-1, 1]."""
+        if z is None:
+            z = m.new_zeros(1, self.latent)
+        z = z.expand(len(m), -1)
+        x = self.coarsest(self._head(m, z), (m, z))
+        for i, block in enumerate(self.blocks):
+            x = block(nnf.interpolate(x, scale_factor=2.0), (m, z))
+            x = self.second(x, (m, z)) if i == 0 else x
+        return torch.tanh(self.last(nnf.leaky_relu(x, 0.2)))
+
+    def _head(self, m: Tensor, z: Tensor) -> Tensor:
+        """(B, C, coarsest grid): from z, or without a style there from the map, as nearest voxels of it."""
+        coarsest = [n // self.divisor for n in m.shape[2:]]
+        if isinstance(self.head, nn.Linear):
+            small = self.head(z).unflatten(1, (-1, *(HEAD,) * self.dims))
+            return nnf.interpolate(small, size=coarsest, mode="trilinear" if self.dims == 3 else "bilinear")
+        return self.head(nnf.interpolate(m, size=coarsest))
+
+
+class SPADENorm(nn.Module):
+    """(1 + γ(m, z)) · norm(x) + β(m, z), γ and β voxel by voxel (eq. 1).
+
+    z joins in front of the activation, as constant planes beside m would, but at the price of one linear layer.
+
+    Args:
+        dims: 3 or 2.
+        classes: channels of m.
+        channels: of x.
+        hidden: channels between m and γ, β.
+        norm: MONAI's name of the norm without parameters, see ``parameter_free``.
+        latent: length of z; 0: SPADE as published.
+    """
+
+    def __init__(self, dims: int, classes: int, channels: int, hidden: int, norm: Any, latent: int) -> None:
+        super().__init__()
+        convolution = nn.Conv3d if dims == 3 else nn.Conv2d
+        self.norm = get_norm_layer(norm, spatial_dims=dims, channels=channels)
+        self.shared = convolution(classes, hidden, 3, padding=1)
+        self.gamma_beta = convolution(hidden, 2 * channels, 3, padding=1)  # both in one, which is quicker
+        self.style = nn.Linear(latent, hidden, bias=False) if latent else None
+
+    def forward(self, x: Tensor, condition: tuple[Tensor, Tensor]) -> Tensor:
+        """x (B, C, X, Y[, Z]) and (m, z), m of any size → x's shape."""
+        m, z = condition
+        h = self.shared(nnf.interpolate(m, size=x.shape[2:]))
+        if self.style is not None:
+            h = h + self.style(z)[..., *(None,) * (x.ndim - 2)]
+        gamma, beta = self.gamma_beta(nnf.relu(h)).chunk(2, 1)
+        return self.norm(x) * (1 + gamma) + beta
+
+
+class StyleEncoder(nn.Module):
+    """Image → μ, log σ² of its style: convolutions of stride 2, two linear layers (appendix A, "image encoder").
+
+    Args:
+        spatial_dims, in_channels: of the image.
+        filters: of the first layer, doubled at each up to 8 times.
+        layers: convolutions (paper: 6).
+        latent: length of μ.
+        norm: after each; "none" keeps brightness and contrast, which instance norm takes away.
+        grid: side to which the last features are averaged (paper: 4); 1: a look without places.
+        spectral_norm: of the convolutions.
+    """
+
+    def __init__(
+        self,
+        *,
+        spatial_dims: int,
+        in_channels: int,
+        filters: int,
+        layers: int,
+        latent: int,
+        norm: Norm,
+        grid: int,
+        spectral_norm: bool,
+    ) -> None:
+        super().__init__()
+        width = [in_channels, *(filters * min(2**i, 8) for i in range(layers))]
+        self.layers = nn.Sequential(
+            *(
+                Convolution(
+                    spatial_dims,
+                    width[i],
+                    width[i + 1],
+                    strides=2,
+                    kernel_size=3,
+                    norm=parameter_free(norm, filters) or None,
+                    act=LEAKY,
+                )
+                for i in range(layers)
+            )
+        )
+        self.pool = nn.AdaptiveAvgPool3d(grid) if spatial_dims == 3 else nn.AdaptiveAvgPool2d(grid)
+        features = width[-1] * grid**spatial_dims
+        self.mu, self.log_var = nn.Linear(features, latent), nn.Linear(features, latent)
+        initialise(self.layers, "kaiming" if norm == "none" else "xavier")
+        for linear in (self.mu, self.log_var):
+            initialise(linear, "xavier")
+        for module in list(self.layers.modules()) if spectral_norm else ():
+            if isinstance(module, CONVOLUTIONS):
+                parametrizations.spectral_norm(module)
+
+    def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, X, Y[, Z]) → μ, log σ², (B, latent) each."""
+        found = self.pool(self.layers(y)).flatten(1)
+        return self.mu(found), self.log_var(found)
+
+
+def parameter_free(norm: Norm, filters: int) -> Any:
+    """MONAI's name of a norm without scale and shift of its own; "" for none."""
+    if norm == "none":
+        return ""
+    groups = {"num_groups": max(n for n in range(1, 9) if filters % n == 0)} if norm == "group" else {}
+    return (norm, {**groups, "affine": False})

@@ -1,0 +1,121 @@
+"""The painter of a trained model: windows, spacings, kinds; how well it paints is the training's business."""
+
+import numpy as np
+import pytest
+import torch
+from lesion_cases import NAMES, case, library
+from small import make_model, small_settings
+
+from medgen.augmentation.gan import GAN, load_gan
+from medgen.augmentation.insert import insert_lesion, lesion_augmenter
+from medgen.checkpoint import save_model
+from medgen.io.volume import Volume, to_canonical
+from medgen.types import InputError
+
+LIBRARY = library()
+STRUCTURES = {"organ": ["organ"], "dark": ["dark"], "bright": ["bright"]}
+
+
+def model_of(spacing=(2.0, 2.5, 2.0), noise=2, patch=(16, 16, 16), sources=("source",), **method):
+    given = {"name": "lesion_gan", "filters": 4, "levels": 2, "norm": "none", "noise": noise, **method}
+    window = {"kind": "window", "low": -150, "high": 250}
+    settings = small_settings(
+        data={"sources": sources, "targets": sources, "labels": True, "structures": STRUCTURES},
+        codec={"source": window, "target": window},
+        sampling={"patch": list(patch)},
+        method={**given, "discriminator_filters": 4, "discriminator_layers": 1},
+    )
+    return make_model(settings, spacing=spacing)
+
+
+def inserted(painter, seed=0, kind="dark", images=None):
+    image, label = case(9, lesions=False)
+    options = {"library": LIBRARY, "kind": kind, "host": "organ", "painter": painter}
+    return label, *insert_lesion(images or [image], label, NAMES, rng=seed, **options)
+
+
+@pytest.mark.parametrize("spacing", [(2.0, 2.5, 2.0), (3.0, 3.0, 1.5)], ids=["the image's", "another"])
+def test_lesions_differ_with_the_noise_and_repeat_with_the_seed(spacing):
+    painter = GAN(model_of(spacing))
+    _, (a,), made, _ = inserted(painter, 0)
+    _, (b,), _, _ = inserted(painter, 0)
+    assert np.array_equal(a.data, b.data)
+    image = case(9, lesions=False)[0]
+    label, _, made, _ = inserted(painter, 0)
+    changed = made.data != label.data
+    assert (a.data[changed] != image.data[changed]).mean() > 0.5
+
+
+def test_the_model_sees_the_site_and_its_lesion_in_place(monkeypatch):
+    """What the method is given is the window of the image, and the mask where it lies in it."""
+    model = model_of(spacing=to_canonical(case()[0]).spacing, patch=(24, 24, 24))
+    seen = {}
+
+    def paint(x, labels, z, *, fresh):
+        seen.update(x=x, labels=labels, z=z, fresh=fresh)
+        return torch.where(labels == 2, x - 0.25, x)  # 50 HU of 400
+
+    monkeypatch.setattr(model.method, "paint", paint)
+    label, (new,), made, _ = inserted(GAN(model))
+    image = case(9, lesions=False)[0]
+    inside = made.data != label.data
+    assert int((seen["labels"] == 2).sum()) == inside.sum() and seen["fresh"]
+    assert seen["z"].shape == (1, 2, 1, 1, 1)
+    assert (new.data - image.data)[inside] == pytest.approx(-50, abs=0.51)
+    assert np.array_equal(new.data[~inside], image.data[~inside])
+    codes = (seen["x"][seen["labels"] == 2].numpy() + 1) * 200 - 150
+    assert np.sort(codes) == pytest.approx(np.sort(image.data[inside]), abs=0.01)
+
+
+def test_on_another_grid_the_change_is_brought_back(monkeypatch):
+    model = model_of(spacing=(1.25, 1.0, 1.0))
+    monkeypatch.setattr(model.method, "paint", lambda x, labels, z, fresh: torch.where(labels == 2, x - 0.25, x))
+    label, (new,), made, _ = inserted(GAN(model))
+    image = case(9, lesions=False)[0]
+    inside = made.data != label.data
+    assert (new.data - image.data)[inside].mean() == pytest.approx(-50, abs=8)
+
+
+def test_a_model_of_slices_paints_slice_by_slice_with_one_noise(monkeypatch):
+    model = model_of(spacing=(2.5, 2.0, 2.0), patch=(32, 32, 1), spatial_dims=2)
+    seen = {}
+    paint = model.method.paint
+
+    def watched(x, labels, z, *, fresh):
+        seen.update(x=x, z=z)
+        return paint(x, labels, z, fresh=fresh)
+
+    monkeypatch.setattr(model.method, "paint", watched)
+    _, (new,), _, _ = inserted(GAN(model))
+    assert seen["x"].ndim == 4 and len(seen["x"]) > 3 and (seen["z"] == seen["z"][0]).all()
+    assert np.isfinite(new.data).all()
+
+
+def test_a_model_folder_is_a_painter(tmp_path):
+    model = model_of()
+    save_model(tmp_path, model.generator, model.info)
+    augment = lesion_augmenter(tmp_path, LIBRARY, host="organ", per_case=(1, 1))
+    image, label = case(9, lesions=False)
+    _, made, (record,) = augment([image], label, NAMES, np.random.default_rng(0))
+    assert record["painter"] == str(tmp_path) and (made.data != label.data).any()
+
+
+def test_other_models_kinds_and_contrasts_are_refused(tmp_path):
+    other = make_model()
+    save_model(tmp_path, other.generator, other.info)
+    with pytest.raises(InputError, match="is a model of pix2pix, which paints no lesions"):
+        load_gan(tmp_path)
+    image, label = case(9, lesions=False)
+    with pytest.raises(InputError, match="paints source together, got 2 images"):
+        inserted(GAN(model_of()), images=[image, image])
+    model = model_of()
+    model.settings.data.structures.pop("dark")
+    with pytest.raises(InputError, match="does not paint dark; it knows bright"):
+        inserted(GAN(model))
+
+
+def test_translating_with_it_is_refused():
+    from medgen.inference.predict import translate_volume
+
+    with pytest.raises(InputError, match="paints what a label map asks for"):
+        translate_volume(model_of(), Volume(np.zeros((16, 16, 16)), np.eye(4)))
