@@ -1,6 +1,6 @@
 """Every number of one case: fidelity to the truth, slice-to-slice smoothness, and means per region."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,23 +119,27 @@ def _fidelity(
     truth = volumes["reference"]
     wanted = [value for value, name in measures.names.items() if takes_up_contrast(name)]
     enhancing = np.isin(volumes["labels"].data, wanted) if "labels" in volumes and wanted else None
-    places = {"": masks.get("mask")} | ({"body_": masks["body"]} if "body" in masks else {})
     metrics: dict[str, float] = {}
     for role, prefix in (("prediction", ""), ("source", "source_")):
         if role not in volumes:
             continue
         image = volumes[role].data
         pair = Pair(truth.data, image, data_range=measures.data_range or HU_RANGE, spacing=truth.spacing)
-        for place, mask in places.items():
-            metrics |= {f"{prefix}{place}{name}": value for name, value in pair.within(mask).items()}
-        for name, row in _by_region(pair.by_label, volumes, masks, measures.names).items():
+        found = {name: pair.within(mask) for name, mask in masks.items()}
+        places = {"": found["mask"] if "mask" in masks else pair.within()}
+        places |= {"body_": found["body"]} if "body" in masks else {}
+        for place, row in places.items():
+            metrics |= {f"{prefix}{place}{name}": value for name, value in row.items()}
+        if "labels" in volumes:
+            found |= _by_name(pair.by_label(volumes["labels"].data), measures.names)
+        for name, row in found.items():
             regions[name].update({f"{prefix}{metric}": value for metric, value in row.items()})
         if enhancing is not None and enhancing.any():
             metrics[f"{prefix}enhancing_mae"] = fidelity.mae(truth.data, image, enhancing)
         if measures.profile != "generic":
             asked = masks.get("mask", masks.get("body"))
-            found = measure(truth.data, image, asked, profile=measures.profile)
-            metrics |= {f"{prefix}{name}": value for name, value in found.items()}
+            theirs = measure(truth.data, image, asked, profile=measures.profile)
+            metrics |= {f"{prefix}{name}": value for name, value in theirs.items()}
     return metrics
 
 
@@ -167,22 +171,14 @@ def _regions(
 ) -> dict[str, dict[str, float]]:
     """The rows of ``regions.csv`` for one case, by region: mask and body first, then every label that has voxels."""
     images = {f"mean_{role}": volumes[role].data for role in ("prediction", "reference", "source") if role in volumes}
-    rows = _by_region(lambda labels: fidelity.label_means(labels, images), volumes, masks, names)
+    rows = {name: fidelity.label_means(mask.view(np.uint8), images)[1] for name, mask in masks.items()}
+    if "labels" in volumes:
+        rows |= _by_name(fidelity.label_means(volumes["labels"].data, images), names)
     for row in rows.values():
         if "mean_reference" in row:
             row["error"] = row["mean_prediction"] - row["mean_reference"]
     return rows
 
 
-def _by_region(
-    of_labels: Callable[[np.ndarray], Mapping[int, dict[str, float]]],
-    volumes: Mapping[str, Volume],
-    masks: Mapping[str, np.ndarray],
-    names: Mapping[int, str],
-) -> dict[str, dict[str, float]]:
-    """What ``of_labels`` says of the masks, by their names, and then of the labels, by theirs."""
-    rows = {name: of_labels(mask.view(np.uint8))[1] for name, mask in masks.items()}
-    if "labels" in volumes:
-        found = of_labels(volumes["labels"].data)
-        rows |= {names.get(value, f"label_{value}"): row for value, row in found.items()}
-    return rows
+def _by_name(rows: Mapping[int, dict[str, float]], names: Mapping[int, str]) -> dict[str, dict[str, float]]:
+    return {names.get(value, f"label_{value}"): row for value, row in rows.items()}
