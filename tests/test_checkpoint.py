@@ -225,3 +225,6 @@ def test_domains_and_method_must_go_together():
         build_method(small_settings(data={"domains": ["a", "b"], "paired": False}, method={"name": "cyclegan"}))
     with pytest.raises(InputError, match=r"data\.domains"):
         build_method(small_settings(method={"name": "multi_domain"}))
+    l1 = {"name": "multi_domain", "weight_l1": 1.0, "filters": 4, "blocks": 1}
+    with pytest.raises(InputError, match="set data.same_patient to true"):
+        build_method(small_settings(data={"domains": ["a", "b"], "paired": False}, method=l1))

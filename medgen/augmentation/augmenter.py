@@ -66,6 +66,7 @@ def augmenter_for(
         InputError: no model, one that makes no cases for this dataset, or an unknown target or label.
     """
     if model in PAINTERS:
+        _refuse_targets(model, targets)
         return lesion_painter(model, dataset, host=host, lesions=lesions)
     if not (Path(model) / "model.json").is_file():
         raise InputError(
@@ -74,6 +75,8 @@ def augmenter_for(
         )
     _, settings = read_info(Path(model))
     method = settings.method["name"]
+    if method == "lesion_gan" or settings.label_source:
+        _refuse_targets(model, targets)
     if method == "lesion_gan":
         return lesion_painter(model, dataset, host=host, lesions=lesions, device=device)
     if host or lesions:
@@ -83,6 +86,11 @@ def augmenter_for(
     if method in TRANSLATORS:
         return translator(Path(model), targets or settings.data.domains, device)
     raise InputError(f"{model} is a model of {method}, which augments no dataset; give one of {', '.join(TRANSLATORS)}")
+
+
+def _refuse_targets(model: str, targets: Sequence[str]) -> None:
+    if targets:
+        raise InputError(f"--target is for a translator to several domains, which {model} is not; leave it out")
 
 
 def translator(folder: Path, targets: Sequence[str], device: str = "cpu") -> Augmenter:

@@ -136,3 +136,9 @@ def test_what_is_no_augmenter(tmp_path):
         augmenter_for(str(saved(tmp_path / "other")), dataset, host="liver")
     with pytest.raises(InputError, match="makes t0 of s0, s1, but a case needs all its channels"):
         augmenter_for(str(saved(tmp_path / "best", sources=2)), dataset)
+
+
+def test_targets_are_for_translators(tmp_path):
+    dataset = read_dataset(write_nnunet(tmp_path / "data"))
+    with pytest.raises(InputError, match="--target is for a translator"):
+        augmenter_for("cutpaste", dataset, targets=["late"], lesions=["tumour"])

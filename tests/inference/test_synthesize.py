@@ -232,6 +232,7 @@ def test_settings_that_contradict_label_maps(cohort):
         ({"data": {"tissues": 1}}, "2 or more"),
         ({"data": {"align": "rigid"}}, "data.align"),
         ({"codec": {"target": {"kind": "labels"}}}, "source only"),
+        ({"data": {"structures": {"host": ["a"], "lesion": ["b"]}}}, "a source as they are"),
         ({"method": {"in_channels": 5}}, None),
     ):
         with pytest.raises(InputError, match=words):
