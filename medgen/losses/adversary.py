@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Mapping
 from itertools import chain
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import Field
@@ -141,11 +141,12 @@ class Adversary:
         Both images are augmented by the same draw, or their features would differ for that alone.
         """
         images = augment(torch.cat([real.detach(), fake], 1), self.augment).chunk(2, 1)
+        layers = cast(Discriminator, self.network).layers
         with frozen(self.network), torch.no_grad():
-            r = self.network.layers(images[0])  # type: ignore[operator]
+            r = layers(images[0])
         torch.clear_autocast_cache()  # or the fake would reuse the real's casts of the weights, without gradient
         with frozen(self.network):
-            f = self.network.layers(images[1])  # type: ignore[operator]
+            f = layers(images[1])
         gan = generator_loss(self.objective, [scale[-1] for scale in f])
         return gan, feature_matching_loss([scale[:-1] for scale in r], [scale[:-1] for scale in f])
 

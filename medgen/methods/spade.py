@@ -10,7 +10,7 @@ Departures: no perceptual loss, for there is no VGG of 3D scans (``weight_l1`` c
 in the other methods; norm is instance, for batch norm differs between training and use (docs/decisions/norms.md).
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from pydantic import Field
@@ -116,12 +116,12 @@ class SPADE:
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
         """One update of D, then one of G and E. ``batch``: "source" m, "target" y (B, C, X, Y, Z) in [-1, 1]."""
         m, y, n = batch["source"], batch["target"], batch["step"]
-        G, D = self.networks["G"], self.adversaries["D"]
+        G, D = cast(SPADEGenerator, self.networks["G"]), self.adversaries["D"]
         losses: dict[str, Tensor] = {}
         total: Tensor | float = 0.0
         z = None
         if self.latent:
-            mu, log_var = G.encode(y)  # type: ignore[operator]
+            mu, log_var = G.encode(y)
             z = mu + torch.randn_like(mu) * (0.5 * log_var).exp()
             losses["kl"] = kl_loss(mu, log_var)
             total = self.weight_kl * losses["kl"]
@@ -145,7 +145,7 @@ class SPADE:
 
     def style_of(self, y: Tensor) -> Tensor:
         """The style μ (1, latent) of an image (1, C, X, Y[, Z]) in [-1, 1], of any size."""
-        return self.networks["G"].encode(y)[0]  # type: ignore[operator]
+        return cast(SPADEGenerator, self.networks["G"]).encode(y)[0]
 
     def translate(self, x: Tensor) -> Tensor:
         """(B, C, X, Y, Z) in [-1, 1] → the same grid, in the style ``self.z``.
