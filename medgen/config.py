@@ -132,8 +132,12 @@ class Codec(Section):
         description="how a case finds its range; source only: labels: the label map of each case is the source, one "
         "channel a label",
     )
-    low: float | None = Field(None, description="window: value (HU) encoded as -1; percentile: lower percentile")
-    high: float | None = Field(None, description="window: value (HU) encoded as 1; percentile: upper percentile")
+    low: float | None = Field(
+        None, description="window: value (HU) encoded as -1; percentile: lower one, of the whole volume"
+    )
+    high: float | None = Field(
+        None, description="window: value (HU) encoded as 1; percentile: upper one, of the foreground"
+    )
     width: float = Field(4.0, gt=0, description="zscore: standard deviations from the mean to ±1")
     outside: Literal["carry", "clip"] = Field(
         "clip", description="source values beyond the range: carried over to the output unchanged, or clipped"

@@ -113,10 +113,10 @@ def fit_range(
 
     Args:
         data: (X, Y, Z) in the image's units.
-        kind: ``window``: low and high are values, default -1000 and 1000 HU. ``percentile``: low and high
-            are percentiles of the foreground, default 0 (then the lower end is the 0.1th percentile of the
-            whole volume: its background) and 99.5. ``zscore``: mean ± width · sd
-            of the foreground.
+        kind: ``window``: low and high are values, default -1000 and 1000 HU. ``percentile``: low is one of the whole
+            volume, default 0.1, for what lies below the mean is not all background: in a crop it is half the tissue;
+            high is one of the foreground, default 99.5, or a large background would move it. ``zscore``:
+            mean ± width · sd of the foreground.
         background: value of masked voxels, see ``Range``; the foreground is then all others.
 
     Raises:
@@ -131,7 +131,7 @@ def fit_range(
         mean, sd = float(foreground.mean()), float(foreground.std()) or 1.0
         return Range(mean - width * sd, mean + width * sd, outside, background)
     whole = data if background is None else foreground
-    bottom = float(np.percentile(foreground, low) if low else np.percentile(whole, 0.1))
+    bottom = float(np.percentile(whole, low or 0.1))
     top = float(np.percentile(foreground, 99.5 if high is None else high))
     return Range(min(bottom, top - 1e-6 * max(abs(top), 1)), top, outside, background)
 

@@ -66,6 +66,15 @@ def test_percentile_covers_background_and_bright_tissue():
 
 
 @given(st.floats(0.01, 1e6))
+def test_a_low_percentile_keeps_the_dark_half_of_a_crop_without_background():
+    rng = np.random.default_rng(0)
+    data = np.where(rng.random((20, 20, 20)) < 0.5, 100.0, 200.0) + rng.normal(0, 5, (20, 20, 20))
+    code = fit_range(data, kind="percentile", low=0.5)
+    assert code.low == pytest.approx(np.percentile(data, 0.5))
+    grey = code.encode(data)[data < 150]
+    assert (grey == -1).mean() < 0.02
+
+
 def test_percentile_and_zscore_follow_the_scale(gain):
     data = np.random.default_rng(0).gamma(2, 50, (8, 8, 8)).astype(np.float32)
     for kind in ("percentile", "zscore"):
