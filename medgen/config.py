@@ -133,10 +133,10 @@ class Codec(Section):
         "channel a label",
     )
     low: float | None = Field(
-        None, description="window: value (HU) encoded as -1; percentile: lower one, of the whole volume"
+        None, description="window: value (HU) encoded as -1; percentile: lower, of all voxels"
     )
     high: float | None = Field(
-        None, description="window: value (HU) encoded as 1; percentile: upper one, of the foreground"
+        None, description="window: value (HU) encoded as 1; percentile: upper, of the foreground"
     )
     width: float = Field(4.0, gt=0, description="zscore: standard deviations from the mean to ±1")
     outside: Literal["carry", "clip"] = Field(
