@@ -132,9 +132,7 @@ class Codec(Section):
         description="how a case finds its range; source only: labels: the label map of each case is the source, one "
         "channel a label",
     )
-    low: float | None = Field(
-        None, description="window: value (HU) encoded as -1; percentile: lower, of all voxels"
-    )
+    low: float | None = Field(None, description="window: value (HU) encoded as -1; percentile: lower, of all voxels")
     high: float | None = Field(
         None, description="window: value (HU) encoded as 1; percentile: upper, of the foreground"
     )

@@ -174,7 +174,7 @@ def measure_lesions(
     images, label = on_one_grid(images, label, case)
     data, values = [v.data for v in images], label.data
     sick = np.isin(values, [names[name] for name in lesions])
-    body = body_mask(data[0])
+    body = body_mask(data[0]) | (values > 0)  # a lung in a crop is no hole in the body
     called = {value: name for name, value in names.items()}
     found = []
     for kind in lesions:

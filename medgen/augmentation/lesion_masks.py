@@ -1,7 +1,7 @@
 """New shapes for lesions: real masks turned, stretched and bent, or ellipsoids roughened by noise.
 
 The ellipsoids follow SyntheticTumors (Hu et al., CVPR 2023: ellipsoids under elastic deformation), but of an exact
-volume: the size distribution is that of the real lesions.
+volume: the size distribution is that of the real lesions. In a scan of one slice shapes stay in its plane.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,6 +30,7 @@ class Shape:
     places: np.ndarray | None = None
 
 
+Flat = tuple[bool, bool, bool]
 DrawShape = Callable[[Sequence[Lesion], Sequence[float], np.random.Generator], Shape]
 
 
@@ -45,8 +46,8 @@ def draw_real(lesions: Sequence[Lesion], spacing: Sequence[float], rng: np.rando
 
 
 def draw_ellipsoid(lesions: Sequence[Lesion], spacing: Sequence[float], rng: np.random.Generator) -> Shape:
-    """An ellipsoid of about the size of one of the lesions."""
-    return ellipsoid_shape(draw_diameter(lesions, rng), spacing, rng)
+    """An ellipsoid of about the size of one of the lesions; an ellipse where they lie in one slice."""
+    return ellipsoid_shape(draw_diameter(lesions, rng), spacing, rng, flat=_flat(lesions[0]))
 
 
 def library_shape(
@@ -67,17 +68,18 @@ def library_shape(
         scale: largest change of size, as a fraction; half of it again for each axis by itself.
         bend: standard deviation of the elastic displacement, as a part of the diameter.
     """
+    flat = _flat(lesion)
     size = np.exp(rng.uniform(-1, 1) * np.log1p(scale) + rng.uniform(-0.5, 0.5, 3) * np.log1p(scale))
-    turn = Rotation.from_euler("xyz", rng.uniform(-rotate, rotate, 3), degrees=True).as_matrix()
-    matrix = turn @ np.diag(rng.choice([-1.0, 1.0], 3) / size)
-    points = _grid(1.2 * np.abs(np.linalg.inv(matrix)) @ (np.array(lesion.mask.shape) * lesion.spacing), spacing)
-    points = points + _waves(points.shape[1:], spacing, lesion.diameter_mm, rng) * bend * lesion.diameter_mm
+    matrix = _turn(rotate, flat, rng) @ np.diag(rng.choice([-1.0, 1.0], 3) / size)
+    points = _grid(1.2 * np.abs(np.linalg.inv(matrix)) @ (np.array(lesion.mask.shape) * lesion.spacing), spacing, flat)
+    bent = _waves(points.shape[1:], spacing, lesion.diameter_mm, rng) * bend * lesion.diameter_mm
+    points = points + np.where(np.reshape(flat, (3, 1, 1, 1)), 0, bent)
     centre = np.argwhere(lesion.mask).mean(0)
     places = np.einsum("ij,jxyz->ixyz", matrix, points) / np.reshape(lesion.spacing, (3, 1, 1, 1))
     places += centre[:, None, None, None]
     inside = ndimage.map_coordinates(lesion.mask.astype(np.float32), places, order=1)
     mask = one_part(inside > 0.5) if (inside > 0.5).any() else inside == inside.max()
-    room = [int(np.ceil(ROOM_MM / s)) for s in spacing]
+    room = [0 if thin else int(np.ceil(ROOM_MM / s)) for s, thin in zip(spacing, flat, strict=True)]
     box = ndimage.find_objects(mask.astype(np.uint8))[0]
     start = [b.start - r for b, r in zip(box, room, strict=True)]
     size = [b.stop - b.start + 2 * r for b, r in zip(box, room, strict=True)]
@@ -85,22 +87,31 @@ def library_shape(
 
 
 def ellipsoid_shape(
-    diameter_mm: float, spacing: Sequence[float], rng: np.random.Generator, *, rough: float = 0.15
+    diameter_mm: float,
+    spacing: Sequence[float],
+    rng: np.random.Generator,
+    *,
+    rough: float = 0.15,
+    flat: Flat = (False, False, False),
 ) -> Shape:
     """A noisy ellipsoid of the volume of a ball of ``diameter_mm``, to within a voxel.
 
     Args:
         rough: standard deviation of the noise on its surface, as a part of the radius.
+        flat: axes along which the scan is one voxel; the ellipsoid is then a slice, of the same volume.
     """
-    radius = diameter_mm / 2
+    volume = np.pi / 6 * diameter_mm**3
+    count = max(1, round(volume / float(np.prod(spacing))))
     axes = np.exp(rng.normal(0, 0.2, 3))
-    axes *= radius / np.prod(axes) ** (1 / 3)
-    points = _grid(np.full(3, 2.0 * (axes.max() * (1 + 2 * rough) + ROOM_MM)), spacing)
-    turn = Rotation.from_euler("xyz", rng.uniform(-180, 180, 3), degrees=True).as_matrix()
-    turned = np.einsum("ij,jxyz->ixyz", turn, points)
+    if any(flat):
+        thick = float(np.prod([s for s, thin in zip(spacing, flat, strict=True) if thin]))
+        axes *= np.sqrt(volume / thick / np.pi / np.prod(axes[~np.array(flat)]))
+    else:
+        axes *= diameter_mm / 2 / np.prod(axes) ** (1 / 3)
+    points = _grid(np.full(3, 2.0 * (axes.max() * (1 + 2 * rough) + ROOM_MM)), spacing, flat)
+    turned = np.einsum("ij,jxyz->ixyz", _turn(180, flat, rng), points)
     field = np.sqrt(((turned / axes[:, None, None, None]) ** 2).sum(0))
     field += rough * _waves(field.shape, spacing, diameter_mm, rng)[0]
-    count = max(1, round(4 / 3 * np.pi * radius**3 / float(np.prod(spacing))))
     return Shape(_of_size(field, count))
 
 
@@ -130,11 +141,25 @@ def _of_size(field: np.ndarray, count: int) -> np.ndarray:
     return one_part(field <= ordered[low - 1])
 
 
-def _grid(size_mm: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
-    """(3, X, Y, Z): mm from the centre of a grid of at least ``size_mm``."""
+def _flat(lesion: Lesion) -> Flat:
+    """The axes along which its scan has one voxel: a crop has host on both sides of a lesion where there is any."""
+    x, y, z = (n == 1 for n in lesion.mask.shape)
+    return x, y, z
+
+
+def _turn(degrees: float, flat: Flat, rng: np.random.Generator) -> np.ndarray:
+    """A random rotation, up to ``degrees`` about each axis; within the slice where there is but one."""
+    angles = rng.uniform(-degrees, degrees, 3)
+    if any(flat):
+        angles = np.where(flat, angles, 0)
+    return Rotation.from_euler("xyz", angles, degrees=True).as_matrix()
+
+
+def _grid(size_mm: np.ndarray, spacing: Sequence[float], flat: Flat) -> np.ndarray:
+    """(3, X, Y, Z): mm from the centre of a grid of at least ``size_mm``, one voxel along ``flat`` axes."""
     axes = []
-    for size, step in zip(size_mm, spacing, strict=True):
-        n = int(np.ceil(size / step / 2))
+    for size, step, thin in zip(size_mm, spacing, flat, strict=True):
+        n = 0 if thin else int(np.ceil(size / step / 2))
         axes.append(np.arange(-n, n + 1) * step)
     return np.stack(np.meshgrid(*axes, indexing="ij"))
 

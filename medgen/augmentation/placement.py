@@ -40,7 +40,9 @@ def free_sites(
         return np.zeros((0, 3), int)
     part = widened(found[0], gap_mm, spacing, host.shape)
     corner, host, others = [p.start for p in part], host[part], others[part]
-    allowed = ndimage.distance_transform_edt(np.pad(host & ~others, 1), spacing)[1:-1, 1:-1, 1:-1] > margin_mm
+    ends = [(0, 0) if n == 1 else (1, 1) for n in host.shape]  # a scan of one slice does not end there
+    inside = ndimage.distance_transform_edt(np.pad(host & ~others, ends), spacing) > margin_mm
+    allowed = inside[tuple(slice(a, n + a) for (a, _), n in zip(ends, host.shape, strict=True))]
     if others.any():
         allowed &= ndimage.distance_transform_edt(~others, spacing) > gap_mm
     lesion = ndimage.find_objects(mask.astype(np.uint8))[0]

@@ -140,6 +140,7 @@ def train_segmenter(
     voxels: int = 64**3,
     mirror: bool = False,
     intensities: Literal["auto", "ct", "mr"] = "auto",
+    augment: bool = True,
     device: torch.device | str = "cpu",
     workers: int = 0,
     cache: Path | None = None,
@@ -153,6 +154,7 @@ def train_segmenter(
         values: of the labels, 0 first; None: those that occur.
         steps, minutes: the budget; training ends with whichever runs out first, its schedule with it.
         lr: largest learning rate.
+        augment: turn, scale, brighten and add noise at random ("classical" augmentation).
         seed: of weights and patches; with ``steps`` alone two runs on the CPU give the same weights.
         workers: loader processes beside this one, for GPUs.
         cache: folder of decompressed volumes, to be shared by several trainings; None: ``folder``'s neighbour.
@@ -165,7 +167,7 @@ def train_segmenter(
     folder, cases = Path(folder), sorted(examples)
     if len({example.name for example in cases}) < len(cases):
         raise InputError("two examples to train a segmenter on have one name; give each its own")
-    settings = [values, steps, minutes, batch, lr, seed, filters, voxels, mirror, intensities]
+    settings = [values, steps, minutes, batch, lr, seed, filters, voxels, mirror, intensities, augment]
     made_of = fingerprint(cases, settings)
     with suppress(InputError):
         found = load_segmenter(folder, device)
@@ -198,14 +200,14 @@ def train_segmenter(
         seed=seed,
         body=0.67,
         flip=("x", "y", "z") if mirror else (),
-        rotate=15,
-        scale=0.15,
-        gamma=0.4,
+        rotate=15 if augment else 0,
+        scale=0.15 if augment else 0,
+        gamma=0.4 if augment else 0,
     )
     torch.manual_seed(seed)
     segmenter = Segmenter(plan, build_network(plan).to(device), {})
     stream = batches(patches, batch=batch, first_step=0, steps=steps, workers=workers)
-    record = _fit(segmenter, stream, steps=steps, minutes=minutes, lr=lr, seed=seed, say=say)
+    record = _fit(segmenter, stream, steps=steps, minutes=minutes, lr=lr, seed=seed, noisy=augment, say=say)
     record |= {
         "training": sorted(images),
         "skipped": skipped,
@@ -261,6 +263,7 @@ def _fit(
     minutes: float | None,
     lr: float,
     seed: int,
+    noisy: bool,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Train in place; returns the steps made, the minutes taken and the mean loss of the last tenth."""
@@ -277,7 +280,8 @@ def _fit(
         if progress >= 1:
             break
         optimizer.param_groups[0]["lr"] = lr * schedule(progress)
-        x = _noisy(batch["source"].to(device), noise)
+        x = batch["source"].to(device)
+        x = _noisy(x, noise) if noisy else x
         with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
             logits = network(x)
         loss = loss_of(logits.float(), batch["labels"].to(device))

@@ -1,0 +1,314 @@
+"""Do synthetic cases help a segmenter? Labelled dataset → generator → augmented dataset → segmenters, compared.
+
+    python pipelines/augment_segmentation.py DATASET OUT --generator configs/hippocampus_spade.yaml
+        [section.key=value ...]
+        [--generator-minutes 60] [--per-case 2] [--test 40] [--cases 8 --draws 5]
+        [--arms real classical synthetic both alone] [--seeds 3] [--minutes 10] [--steps 4000]
+        [--host liver --lesion cyst,tumour] [--segment cyst,tumour] [--channels t1,flair]
+        [--patient-pattern REGEX] [--extractor radiomics]
+
+A generator is a config, which is trained on the training cases of each draw alone; ``cutpaste`` or ``procedural``,
+which paint lesions; or a model folder, of which you know that it never saw the test cases. NAME=GENERATOR names it in
+the tables. Test cases are the dataset's own labelled ones or ``--test`` patients by a hash of their names, the same in
+every draw. ``--cases`` takes that many training cases, ``--draws`` times, each time others.
+
+OUT gets, for each draw, the training cases (``cohort``), each generator's ``run`` and ``augmented`` dataset and the
+segmenters; and ``summary.json``, ``scores.csv`` and ``report.html`` with the arms (see medgen/evaluation/arms.py), the
+distance of synthetic from real test images, the memorisation test and pictures. Started again, it goes on where it was
+stopped. Cases that failed are named at the end, with exit code 2.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medgen.augmentation.augment import augment
+from medgen.augmentation.augmenter import PAINTERS, augmenter_for
+from medgen.augmentation.dataset import LabelledCase, LabelledDataset, read_dataset
+from medgen.augmentation.provenance import read_provenance
+from medgen.checkpoint import git_commit, read_info, versions
+from medgen.commands.shared import pick_device
+from medgen.config import load_settings
+from medgen.evaluation.arms import ARMS, markdown, run_arms, summarise_arms, write_scores
+from medgen.evaluation.features.named import KNOWN, named_extractor
+from medgen.evaluation.sets import default_window, distribution_section, memorisation_section
+from medgen.evaluation.summary import Failure, write_text
+from medgen.evaluation.train_segmenter import Example
+from medgen.io.volume import read_volume, write_volume
+from medgen.reports.augmentation import augmentation_report, gallery
+from medgen.train import train
+from medgen.types import InputError
+
+PICTURED = 4  # training cases of a gallery
+
+
+def main() -> int:
+    given = parse()
+    dataset = read_dataset(given.dataset, channels=given.channels or (), patient_pattern=given.patient_pattern)
+    generators = dict(_named(text) for text in given.generator)
+    if len(generators) < len(given.generator):
+        raise InputError("two generators have one name: give each its own, NAME=GENERATOR")
+    failures = [Failure(case.name, case.fault) for case in dataset.cases if case.fault]
+    for name in (*(given.segment or ()), *given.lesion, *([given.host] if given.host else ())):
+        if name not in dataset.labels:
+            raise InputError(f"{name} is no label of {given.dataset} ({', '.join(dataset.labels)}); name one of these")
+    tested, trained = split(dataset, given.test)
+    rows, sets = [], []
+    for draw in range(given.draws):
+        folder = given.out / f"draw{draw}"
+        chosen = set(ordered({case.name for case in trained}, draw)[: given.cases])
+        cohort = write_cohort(dataset, [c for c in trained if c.name in chosen], folder / "cohort")
+        made: dict[str, list[Example]] = {}
+        for name, generator in generators.items():
+            print(f"draw {draw}, {name}: {len(chosen)} training cases", flush=True)
+            model = trained_generator(generator, cohort, folder / name, given) if is_config(generator) else generator
+            made[name] = synthetic_cases(model, cohort, folder / name / "augmented", given, failures)
+            anew = model not in PAINTERS and read_info(Path(model))[1].label_source
+            about = measured(cohort, made[name], tested, given, failures, anew=anew)
+            sets.append({"draw": draw, "generator": name, **about})
+            sets[-1]["picture"] = pictures(cohort, made[name]) if draw == 0 else None
+        found, failed = run_arms(
+            learnt([*examples(cohort.cases), *examples(tested)], folder / "labels" / "real", dataset, given.segment),
+            {n: learnt(e, folder / "labels" / n, dataset, given.segment) for n, e in made.items()},
+            {case.patient for case in tested},
+            folder / "segmenters",
+            arms=given.arms,
+            draw=draw,
+            seeds=range(given.seeds),
+            values=[0, *(dataset.labels[name] for name in given.segment or dataset.labels)],
+            tolerance_mm=given.tolerance_mm,
+            training={"minutes": given.minutes, "steps": given.steps, "device": pick_device("auto")},
+        )
+        rows += found
+        failures += failed
+        finish(given, dataset, rows, sets, list(dict.fromkeys(failures)))
+    return 2 if failures else 0
+
+
+def split(dataset: LabelledDataset, test: int | None) -> tuple[list[LabelledCase], list[LabelledCase]]:
+    """Test and training cases that can be used; those of one patient stay together."""
+    usable = [case for case in dataset.cases if not case.fault and case.label is not None and case.record is None]
+    own = [case for case in usable if case.test]
+    if test is None and not own:
+        raise InputError(f"{dataset.root} has no labelled test cases; say how many patients to keep: --test 10")
+    if test is None:
+        return own, [case for case in usable if not case.test]
+    patients = ordered({case.patient for case in usable if not case.test})
+    if not 0 < test < len(patients) - 1:
+        raise InputError(f"--test {test} of {len(patients)} patients leaves too few to test or to train on")
+    kept = set(patients[:test])
+    usable = [case for case in usable if not case.test]
+    return [c for c in usable if c.patient in kept], [c for c in usable if c.patient not in kept]
+
+
+def ordered(names: Collection[str], draw: int | str = "test") -> list[str]:
+    """In the order of a hash of draw and name, which no other name more or less changes."""
+    return sorted(names, key=lambda name: hashlib.sha256(f"{draw}:{name}".encode()).hexdigest())
+
+
+def write_cohort(dataset: LabelledDataset, cases: Sequence[LabelledCase], root: Path) -> LabelledDataset:
+    """The training cases of a draw as a folder a channel, which training and augmentation both read; links to files."""
+    linked = []
+    folders = channel_folders(dataset)
+    for case in cases:
+        if len(case.images) != len(folders):
+            raise InputError(f"{case.images[0]} holds all channels in one file; write the dataset as nnU-Net raw first")
+        paths = [root / folder / path.name for folder, path in zip(folders, case.images, strict=True)]
+        assert case.label is not None
+        label = root / "labels" / case.label.name
+        for link, path in zip([*paths, label], [*case.images, case.label], strict=True):
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.unlink(missing_ok=True)
+            link.symlink_to(path.resolve())
+        linked.append(replace(case, images=tuple(paths), label=label))
+    names = {name: value for name, value in dataset.labels.items() if value}
+    write_text(root / "labels.json", json.dumps(names))
+    write_text(root / "patients.json", json.dumps({case.name: case.patient for case in linked}))
+    return replace(dataset, cases=tuple(linked), root=root)
+
+
+def channel_folders(dataset: LabelledDataset) -> list[str]:
+    """A folder's name for each channel: ``images`` for the only one."""
+    return ["images"] if len(dataset.channels) == 1 else [name.lower() for name in dataset.channels]
+
+
+def is_config(generator: str) -> bool:
+    return generator.endswith((".yaml", ".yml"))
+
+
+def trained_generator(config: str, cohort: LabelledDataset, out: Path, given: argparse.Namespace) -> str:
+    """Train a generator on the draw's training cases; its folder."""
+    keys = [f"data.root={json.dumps(str(cohort.root))}", *given.overrides]
+    channels = f"[{', '.join(channel_folders(cohort))}]"
+    sides = ("targets",) if load_settings(Path(config), keys).label_source else ("sources", "targets")
+    keys += [f"data.{side}={channels}" for side in sides]
+    if given.generator_minutes:
+        keys.insert(0, f"train.minutes={given.generator_minutes}")
+    if given.patient_pattern:
+        keys.append(f"data.patient_pattern={json.dumps(given.patient_pattern)}")
+    return str(train(load_settings(Path(config), keys), out / "run", resume=True))
+
+
+def synthetic_cases(
+    model: str, cohort: LabelledDataset, out: Path, given: argparse.Namespace, failures: list[Failure]
+) -> list[Example]:
+    """The synthetic cases of a draw, written as a dataset with provenance."""
+    augmenter = augmenter_for(
+        model,
+        cohort,
+        host=given.host if model in PAINTERS else None,
+        lesions=given.lesion if model in PAINTERS else (),
+        device=pick_device("auto"),
+    )
+    written, _ = augment(cohort, augmenter, out, per_case=given.per_case, seed=given.seed)
+    failures += [Failure(entry.case, entry.error) for entry in written if entry.error]
+    return examples(case for case in read_dataset(out).cases if case.record is not None)
+
+
+def examples(cases: Iterable[LabelledCase]) -> list[Example]:
+    """What a segmenter of the first channel is trained on."""
+    return [Example(case.name, case.patient, case.images[0], case.label) for case in cases if case.label is not None]
+
+
+def learnt(
+    cases: Sequence[Example], folder: Path, dataset: LabelledDataset, segment: Sequence[str] | None
+) -> list[Example]:
+    """The examples with the labels to segment alone, written into ``folder`` where that takes some away."""
+    if not segment:
+        return list(cases)
+    values = [dataset.labels[name] for name in segment]
+    found = []
+    for case in cases:
+        path = folder / f"{case.name}.nii.gz"
+        if not path.is_file():
+            labels = read_volume(case.labels)
+            write_volume(path, labels.replaced(np.where(np.isin(labels.data, values), labels.data, 0)))
+        found.append(case._replace(labels=path))
+    return found
+
+
+def measured(
+    cohort: LabelledDataset,
+    synthetic: Sequence[Example],
+    tested: Sequence[LabelledCase],
+    given: argparse.Namespace,
+    failures: list[Failure],
+    *,
+    anew: bool,
+) -> dict[str, Any]:
+    """Distance of the synthetic images from the real test images, beside that of the training images, and copies.
+
+    ``anew``: the images were made of label maps, so that none should be a training image.
+    """
+    real, training, made = (
+        [example.image for example in part] for part in (examples(tested), examples(cohort.cases), synthetic)
+    )
+    found: dict[str, Any] = {"synthetic": len(made), "training": len(training), "tested": len(real)}
+    if given.extractor:
+        extractor = named_extractor(given.extractor, window=default_window(real))
+        found["distribution"] = distribution_section(
+            real, made, training, extractor, same_patients=False, failures=failures, cache=given.out / "features"
+        )
+    found["memorisation"] = {"flagged": None, "note": "each is a training image with something changed in it"}
+    if anew:
+        try:
+            found["memorisation"] = memorisation_section(training, made, real, failures)
+        except InputError as error:  # too few cases to tell
+            found["memorisation"] = {"flagged": None, "note": str(error)}
+    return found
+
+
+def pictures(cohort: LabelledDataset, synthetic: Sequence[Example]) -> bytes | None:
+    """Some training cases and what was made of each."""
+    by_name = {case.name: case for case in cohort.cases}
+    records = read_provenance(synthetic[0].image.parent.parent)["synthetic"] if synthetic else {}
+    by_source: dict[str, list[Example]] = {}
+    for example in synthetic:
+        by_source.setdefault(str(records[example.name]["source"]), []).append(example)
+    chosen = sorted(by_source)[:: max(1, len(by_source) // PICTURED)][:PICTURED]
+    return gallery([(examples([by_name[name]])[0], by_source[name][:2]) for name in chosen]) if chosen else None
+
+
+def finish(
+    given: argparse.Namespace,
+    dataset: LabelledDataset,
+    rows: list[dict[str, Any]],
+    sets: list[dict[str, Any]],
+    failures: Sequence[Failure],
+) -> None:
+    """Tables and report of the draws so far."""
+    names = {value: name for name, value in dataset.labels.items()}
+    summary = [row | {"label": names.get(row["label"], row["label"])} for row in summarise_arms(rows)]
+    write_scores(given.out / "scores.csv", rows)
+    shown = {key: value for key, value in vars(given).items() if key != "out"}
+    content: dict[str, Any] = {"arms": summary, "sets": [{k: v for k, v in s.items() if k != "picture"} for s in sets]}
+    content |= {"failures": [asdict(f) for f in failures], "settings": shown, "versions": versions()}
+    write_text(given.out / "summary.json", json.dumps(content | {"commit": git_commit()}, indent=1, default=str) + "\n")
+    print(markdown(summary))
+    for s in sets:
+        print(f"draw {s['draw']}, {s['generator']}: {told(s)}")
+    print(f"report: {augmentation_report(summary, sets, failures, shown, given.out / 'report.html')}", flush=True)
+    for failure in failures:
+        print(f"medgen: error: {failure.error}", file=sys.stderr)
+
+
+def told(found: dict[str, Any]) -> str:
+    """The distance and the memorisation test of one set in a line."""
+    copies = found["memorisation"]
+    verdict = {True: "copies of training images are likely", False: "no sign of copies", None: "copies not tested"}
+    parts = [f"{verdict[copies['flagged']]} ({copies['note']})"]
+    for row in found.get("distribution", [])[:1]:
+        parts.insert(0, f"{row['metric']} {row['value']:.3f}, of the training images {row['source_value']:.3f}")
+    return "; ".join(parts)
+
+
+def _named(text: str) -> tuple[str, str]:
+    """NAME=GENERATOR, or a generator under its own name; a name becomes a folder's, so it is one word of a path."""
+    name, separator, generator = text.partition("=")
+    generator = generator if separator else text
+    name = name if separator else Path(text).stem
+    if not name or Path(name).name != name or name in ("cohort", "segmenters", "real"):
+        raise InputError(f"{text!r}: the name of a generator must be a plain word, as in spade=configs/spade.yaml")
+    return name, generator
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("overrides", nargs="*", help="settings of the generator's config")
+    parser.add_argument("--generator", nargs="+", required=True, metavar="[NAME=]GENERATOR")
+    parser.add_argument("--generator-minutes", type=float, help="of training; else the config's")
+    parser.add_argument("--per-case", type=int, default=1, help="synthetic cases of each training case")
+    parser.add_argument("--seed", type=int, default=0, help="of the synthetic cases")
+    parser.add_argument("--host")
+    parser.add_argument("--lesion", type=lambda text: text.split(","), default=())
+    parser.add_argument("--segment", type=lambda t: t.split(","), help="labels that the segmenters learn; else all")
+    parser.add_argument("--test", type=int, help="patients to test on, where the dataset has no test cases")
+    parser.add_argument("--cases", type=int, help="training cases of a draw; else all")
+    parser.add_argument("--draws", type=int, default=1)
+    parser.add_argument("--arms", nargs="+", default=["real", "classical", "synthetic", "both"], choices=list(ARMS))
+    parser.add_argument("--seeds", type=int, default=1, help="segmenters of each arm and draw")
+    parser.add_argument("--minutes", type=float, default=10, help="of training of each segmenter")
+    parser.add_argument("--steps", type=int, default=4000, help="of the same, whichever ends first")
+    parser.add_argument("--tolerance-mm", type=float, default=2.0, help="of the surface Dice")
+    parser.add_argument("--channels", type=lambda text: text.split(","))
+    parser.add_argument("--patient-pattern")
+    parser.add_argument("--extractor", help=KNOWN)
+    return parser.parse_intermixed_args()
+
+
+if __name__ == "__main__":
+    try:
+        code = main()
+    except InputError as error:
+        print(f"medgen: error: {error}", file=sys.stderr)
+        code = 2
+    sys.exit(code)
