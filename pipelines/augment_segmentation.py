@@ -41,7 +41,7 @@ from medgen.evaluation.features.named import KNOWN, named_extractor
 from medgen.evaluation.sets import default_window, distribution_section, memorisation_section
 from medgen.evaluation.summary import Failure, write_text
 from medgen.evaluation.train_segmenter import Example
-from medgen.io.volume import read_volume, write_volume
+from medgen.io.volume import ENDINGS, has_ending, read_volume, write_volume
 from medgen.reports.augmentation import augmentation_report, gallery
 from medgen.train import train
 from medgen.types import InputError
@@ -120,9 +120,11 @@ def write_cohort(dataset: LabelledDataset, cases: Sequence[LabelledCase], root: 
     for case in cases:
         if len(case.images) != len(folders):
             raise InputError(f"{case.images[0]} holds all channels in one file; write the dataset as nnU-Net raw first")
-        paths = [root / folder / path.name for folder, path in zip(folders, case.images, strict=True)]
+        paths = [
+            root / folder / f"{case.name}{ending(path)}" for folder, path in zip(folders, case.images, strict=True)
+        ]
         assert case.label is not None
-        label = root / "labels" / case.label.name
+        label = root / "labels" / f"{case.name}{ending(case.label)}"
         for link, path in zip([*paths, label], [*case.images, case.label], strict=True):
             link.parent.mkdir(parents=True, exist_ok=True)
             link.unlink(missing_ok=True)
@@ -132,6 +134,10 @@ def write_cohort(dataset: LabelledDataset, cases: Sequence[LabelledCase], root: 
     write_text(root / "labels.json", json.dumps(names))
     write_text(root / "patients.json", json.dumps({case.name: case.patient for case in linked}))
     return replace(dataset, cases=tuple(linked), root=root)
+
+
+def ending(path: Path) -> str:
+    return next(end for end in ENDINGS if has_ending(path, (end,)))
 
 
 def channel_folders(dataset: LabelledDataset) -> list[str]:
@@ -147,8 +153,10 @@ def trained_generator(config: str, cohort: LabelledDataset, out: Path, given: ar
     """Train a generator on the draw's training cases; its folder."""
     keys = [f"data.root={json.dumps(str(cohort.root))}", *given.overrides]
     channels = f"[{', '.join(channel_folders(cohort))}]"
-    sides = ("targets",) if load_settings(Path(config), keys).label_source else ("sources", "targets")
-    keys += [f"data.{side}={channels}" for side in sides]
+    if load_settings(Path(config), keys).label_source:
+        keys += [f"data.targets={channels}", f"data.classes={len(cohort.labels)}"]
+    else:
+        keys += [f"data.sources={channels}", f"data.targets={channels}"]
     if given.generator_minutes:
         keys.insert(0, f"train.minutes={given.generator_minutes}")
     if given.patient_pattern:

@@ -1,3 +1,4 @@
+import csv
 import json
 import subprocess
 import sys
@@ -6,6 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from labelled import write_folders
 
 from medgen.data.phantom import LABELS, make_patient
 
@@ -79,3 +81,63 @@ def test_a_case_that_fails_is_named_and_the_report_is_made(cohort, tmp_path):
     assert (tmp_path / "out" / "report.html").exists()
     run = evaluation(cohort, tmp_path / "out", "--prediction", f"a/b={one}")
     assert run.returncode == 2 and "plain word" in run.stderr and "Traceback" not in run.stderr
+
+
+def augmented(*words):
+    command = [sys.executable, ROOT / "pipelines" / "augment_segmentation.py", *words]
+    return subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=ROOT)
+
+
+def test_generators_are_trained_on_the_draws_cases_alone_and_arms_compared(tmp_path):
+    dataset, out = write_folders(tmp_path / "set", 8), tmp_path / "out"
+    small = ["data.validation=0.3", "sampling.patch=[8,8,8]", "method.filters=2"]
+    small += ["method.levels=1", "method.hidden=2", "method.discriminator_filters=2", "method.discriminator_layers=1"]
+    small += ["method.discriminator_scales=1", "train.steps=2", "data.tissues=0"]
+    words = [
+        dataset,
+        out,
+        "--test",
+        2,
+        "--cases",
+        5,
+        "--draws",
+        2,
+        "--steps",
+        2,
+        "--lesion",
+        "lesion",
+        "--host",
+        "liver",
+    ]
+    words += ["--generator", "cutpaste", "spade=configs/hippocampus_spade.yaml", "--segment", "lesion", *small]
+    run = augmented(*words)
+    assert "Traceback" not in run.stderr, run.stderr
+    found = json.loads((out / "summary.json").read_text())
+    arms = {(row["arm"], row["generator"]) for row in found["arms"]}
+    generators = ("cutpaste", "spade")
+    assert arms == {("real", ""), ("classical", "")} | {(a, g) for a in ("synthetic", "both") for g in generators}
+    assert {row["label"] for row in found["arms"]} == {"lesion", "mean"}
+    with open(out / "scores.csv") as file:
+        tested = {row["case"].split("/")[1] for row in csv.DictReader(file)}
+    assert len(tested) == 2
+    drawn = [{path.name[:5] for path in (out / f"draw{d}" / "cohort" / "labels").iterdir()} for d in (0, 1)]
+    assert all(len(names) == 5 and not names & tested for names in drawn) and drawn[0] != drawn[1]
+    for names, draw in zip(drawn, (0, 1), strict=True):
+        split = json.loads((out / f"draw{draw}" / "spade" / "run" / "split.json").read_text())
+        assert {case for part in split.values() for case in part} <= names
+    page = (out / "report.html").read_text()
+    assert "real and synthetic" in page and page.count("data:image/jpeg") == 2
+    again = augmented(*words)
+    assert again.returncode == run.returncode and ": training on" not in again.stdout
+
+
+def test_augment_segmentation_refuses_in_a_sentence(tmp_path):
+    dataset = write_folders(tmp_path / "set", 4)
+    for words, said in (
+        (["--generator", "cutpaste", "--lesion", "lesion"], "no labelled test cases"),
+        (["--generator", "cutpaste", "--lesion", "tumour", "--test", 1], "tumour is no label"),
+        (["--generator", "cutpaste", "cutpaste", "--test", 1], "two generators have one name"),
+        (["--generator", "cutpaste", "--lesion", "lesion", "--test", 3], "too few"),
+    ):
+        run = augmented(dataset, tmp_path / "out", *words)
+        assert run.returncode == 2 and said in run.stderr and "Traceback" not in run.stderr

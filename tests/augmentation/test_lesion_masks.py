@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -5,6 +7,7 @@ from hypothesis import strategies as st
 from lesion_cases import library
 from scipy import ndimage
 
+from medgen.augmentation.lesion_library import diameter
 from medgen.augmentation.lesion_masks import (
     cut,
     draw_diameter,
@@ -54,6 +57,20 @@ def test_a_mask_without_change_is_the_real_one():
     assert shape.mask.sum() == pytest.approx(lesion.mask.sum(), rel=0.1)
     inside = ndimage.map_coordinates(lesion.mask.astype(float), shape.places, order=1) > 0.5
     assert np.array_equal(inside, shape.mask)
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 10**6), radius=st.floats(3, 9))
+def test_shapes_stay_in_the_plane_of_a_scan_of_one_slice(seed, radius):
+    x, y = np.indices((31, 31)) - 15
+    disc = (x**2 + y**2 <= radius**2)[..., None]
+    millilitres = disc.sum() * 4.0 / 1000
+    flat = replace(LIBRARY.lesions[0], mask=disc, image=disc[None].astype(np.float32), spacing=(2.0, 2.0, 1.0),
+                   volume_ml=millilitres, diameter_mm=diameter(millilitres))  # fmt: skip
+    for draw in (draw_real, draw_ellipsoid):
+        mask = draw([flat], (2.0, 2.0, 1.0), np.random.default_rng(seed)).mask
+        assert mask.shape[2] == 1 and ndimage.label(mask)[1] == 1
+        assert 0.6 * disc.sum() <= mask.sum() <= 1.7 * disc.sum()
 
 
 def test_sizes_follow_the_library():

@@ -47,6 +47,14 @@ def test_free_sites_are_all_that_a_search_finds(seed, margin, gap):
     assert {tuple(s) for s in sites} == {tuple(s) for s in brute_force(host, others, mask, spacing, margin, gap)}
 
 
+def test_a_scan_of_one_slice_does_not_end_along_its_axis():
+    host = np.ones((12, 12, 1), bool)
+    mask = np.zeros((3, 3, 1), bool)
+    mask[1, 1] = True
+    sites = free_sites(mask, host, np.zeros_like(host), (2, 2, 2), margin_mm=4)
+    assert {tuple(s + [1, 1, 0]) for s in sites} == {(x, y, 0) for x in range(2, 10) for y in range(2, 10)}
+
+
 @settings(deadline=None, max_examples=25)
 @given(seed=st.integers(0, 10**6))
 def test_never_beyond_the_hosts_border_or_near_other_lesions(seed):
