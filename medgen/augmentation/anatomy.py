@@ -15,9 +15,9 @@ def deform(
     spacing: tuple[float, ...],
     seed: int,
     *,
-    rotate: float = 8.0,
-    scale: float = 0.1,
-    elastic: float = 0.03,
+    rotate: float = 12.0,
+    scale: float = 0.12,
+    elastic: float = 0.05,
     waves: int = 4,
 ) -> np.ndarray:
     """A label map (X, Y, Z) turned, scaled and bent; the same seed gives the same.

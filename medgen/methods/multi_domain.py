@@ -45,6 +45,7 @@ class MultiDomain:
         weight_cycle: λ_rec (paper: 10).
         weight_identity: of ‖G(x, c') - x‖₁ (not in the paper): an image already of the domain stays.
         weight_l1: of ‖G(x, c) - y‖₁ where y is the same patient's (data.same_patient; as pix2pix, not in the paper).
+        weight_l2: of ‖G(x, c) - y‖₂² there: the 200 HU of a vessel weigh more than the noise of all that stays.
         objective: adversarial loss (paper: wasserstein, with gradient_penalty 10 and critic_steps 5).
         lr, betas: of Adam, for all networks (paper: 1e-4).
         and those of ``losses.adversary`` and ``losses.preserve``.
@@ -79,6 +80,7 @@ class MultiDomain:
         weight_cycle: Weight = 10.0,
         weight_identity: Weight = 0.0,
         weight_l1: Weight = 0.0,
+        weight_l2: Weight = 0.0,
         objective: Objective = "least_squares",
         lr: Annotated[float, Field(gt=0)] = 1e-4,
         betas: tuple[float, float] = (0.5, 0.999),
@@ -122,7 +124,8 @@ class MultiDomain:
         self.memory: dict[str, nn.Module] = {"pool": D.pool}
         self.target, self.branches, self.domains = 0, branches, domains
         self.weight_gan, self.weight_class = weight_gan, weight_class
-        self.weight_cycle, self.weight_identity, self.weight_l1 = weight_cycle, weight_identity, weight_l1
+        self.weight_cycle, self.weight_identity = weight_cycle, weight_identity
+        self.weight_l1, self.weight_l2 = weight_l1, weight_l2
         self.lr, self.betas = lr, betas
 
     def optimizers(self) -> dict[str, Optimizer]:
@@ -133,7 +136,7 @@ class MultiDomain:
         """One update of D and of C, then one of G.
 
         ``batch``: "source" x and "target" y (B, C, X, Y, Z) in [-1, 1], the domains of both, "source_domain" c'
-        and "target_domain" c (B,) int64, and "paired" (B,) bool, of which ``weight_l1`` asks.
+        and "target_domain" c (B,) int64, and "paired" (B,) bool, of which ``weight_l1`` and ``weight_l2`` ask.
         """
         x, y, n = batch["source"], batch["target"], batch["step"]
         c_x, c = batch["source_domain"], batch["target_domain"]
@@ -156,10 +159,13 @@ class MultiDomain:
         if self.weight_identity:
             losses["identity"] = (G(x, c_x) - x).abs().mean()
             total = total + self.weight_identity * losses["identity"]
-        if self.weight_l1:
-            error = (y_hat - y).abs().flatten(1).mean(1)
-            losses["l1"] = (error * batch["paired"]).mean()
-            total = total + self.weight_l1 * losses["l1"]
+        for name, weight, error in (
+            ("l1", self.weight_l1, (y_hat - y).abs()),
+            ("l2", self.weight_l2, (y_hat - y).square()),
+        ):
+            if weight:
+                losses[name] = (error.flatten(1).mean(1) * batch["paired"]).mean()
+                total = total + weight * losses[name]
         kept, weighed = self.preserve(x, y_hat, batch)
         losses |= kept
         update("G", total + weighed)

@@ -8,8 +8,10 @@ from typing import Literal
 
 from torch import nn
 
+from medgen.networks.pixel_norm import PixelNorm
+
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
-AFFINE_NORMS = (nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.GroupNorm)
+AFFINE_NORMS = (nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.GroupNorm, PixelNorm)
 
 
 def initialise(
