@@ -133,9 +133,10 @@ def build_method(settings: Settings) -> Method:
             if "domains" in takes
             else f"method {name} knows no domains; leave data.domains out, or use multi_domain"
         )
-    if settings.data.domains and settings.method.get("weight_l1") and not settings.data.same_patient:
+    paired_terms = [name for name in ("weight_l1", "weight_l2") if settings.method.get(name)]
+    if settings.data.domains and paired_terms and not settings.data.same_patient:
         raise InputError(
-            "method.weight_l1 compares the domains of one patient; set data.same_patient to true, or it to 0"
+            f"method.{paired_terms[0]} compares the domains of one patient; set data.same_patient to true, or it to 0"
         )
     if getattr(cls, "paired_only", False) and not settings.data.paired:
         raise InputError(

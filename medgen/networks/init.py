@@ -28,7 +28,7 @@ def initialise(
                 nn.init.kaiming_normal_(module.weight, a=0.2)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, AFFINE_NORMS) and module.weight is not None:
+        elif isinstance(module, AFFINE_NORMS) and module.weight is not None and module.bias is not None:
             nn.init.normal_(module.weight, 1.0, gain)
             nn.init.zeros_(module.bias)
     return network
