@@ -119,8 +119,8 @@ def prepare(settings: Settings, out: Path, *, resume: bool = False, say: Callabl
     shown = watched[: settings.train.validation_cases] if method_needs_classes(settings) else []
     held_labels = _labels(shown, cohort, settings, folder)[0] if shown else {}
     domains = {c.name: data.domains.index(c.name.partition("/")[0]) for c in cases} if data.domains else {}
-    for case, domain in _to_watch(watched, domains, settings):
-        truth = _load(case, "target", settings, folder, say) if data.paired else ()
+    for case, domain, partner in _to_watch(watched, domains, settings):
+        truth = _load(partner, "target", settings, folder, say) if partner else ()
         validation.append((case.name, load_source(case), truth, domain))
     real = {c.name: _load(c, "target", settings, folder, say) for c in held if c.target} or targets
     return Prepared(
@@ -166,12 +166,27 @@ def _siblings(cases: list[Case], settings: Settings) -> dict[str, list[str]]:
     return found
 
 
-def _to_watch(cases: list[Case], domains: dict[str, int], settings: Settings) -> list[tuple[Case, int | None]]:
-    """What validation translates; with domains a spread over cases and over the domains each can be turned into."""
+def _to_watch(
+    cases: list[Case], domains: dict[str, int], settings: Settings
+) -> list[tuple[Case, int | None, Case | None]]:
+    """What validation translates, to which domain, and the case whose target is the truth, where there is one.
+
+    With domains a spread over cases and over the domains each can be turned into; with data.same_patient over those
+    that the patient was scanned in, where any patient was scanned in two.
+    """
     most = settings.train.validation_cases
     if not domains:
-        return [(case, None) for case in cases[:most]]
-    every = [(c, d) for c in cases for d in range(len(settings.data.domains)) if d != domains[c.name]]
+        return [(case, None, case if settings.data.paired else None) for case in cases[:most]]
+    names = settings.data.domains
+    by_name = {case.name: case for case in cases} if settings.data.same_patient else {}
+    every = [
+        (c, d, by_name.get(f"{names[d]}/{c.name.partition('/')[2]}"))
+        for c in cases
+        for d in range(len(names))
+        if d != domains[c.name]
+    ]
+    every = [known for known in every if known[2]] or every
+    check_pairs(Case(c.name, "", c.source, partner.source) for c, _, partner in every if partner)
     return [every[i * len(every) // most] for i in range(min(most, len(every)))]
 
 
