@@ -10,7 +10,7 @@ from medgen.networks.residual import Residual
 from medgen.networks.resnet import ResNet
 from medgen.networks.unet import UNet
 
-Norm = Literal["batch", "instance", "group", "pixel", "none"]
+Norm = Literal["batch", "instance", "group", "none"]
 GeneratorName = Literal["unet", "resnet"]
 Start = bool | Literal["negative"]  # of training: what a residual generator adds to, if it is one
 

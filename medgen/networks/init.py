@@ -8,10 +8,8 @@ from typing import Literal
 
 from torch import nn
 
-from medgen.networks.pixel_norm import PixelNorm
-
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
-AFFINE_NORMS = (nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.GroupNorm, PixelNorm)
+AFFINE_NORMS = (nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.GroupNorm)
 
 
 def initialise(
@@ -28,7 +26,7 @@ def initialise(
                 nn.init.kaiming_normal_(module.weight, a=0.2)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, AFFINE_NORMS) and module.weight is not None and module.bias is not None:
+        elif isinstance(module, AFFINE_NORMS) and module.weight is not None:
             nn.init.normal_(module.weight, 1.0, gain)
             nn.init.zeros_(module.bias)
     return network

@@ -123,6 +123,22 @@ def test_the_same_patients_domains_are_sampled_at_one_place_where_there_are_seve
             assert x == y and torch.equal(sample["source"], sample["target"])
 
 
+def test_validation_knows_the_truth_where_the_patient_was_scanned_in_both_domains(tmp_path):
+    domains = ("none", "arterial", "late")
+    root = domain_cohort(tmp_path / "cohort")
+    for phase in domains:  # tell the phases apart: each has its own brightness
+        for path in (root / phase).glob("*"):
+            image = nib.load(path)
+            nib.save(nib.Nifti1Image(np.asarray(image.dataobj) + 10 * domains.index(phase), image.affine), path)
+    options = {"domains": domains, "paired": False, "validation": 0.3, "same_patient": True}
+    found = prepared(root, tmp_path / "run", **options)
+    assert len(found.validation) == 4
+    for name, sources, (truth,), domain in found.validation:
+        change = np.asarray(truth.data, float) - np.asarray(sources[0].data, float)
+        assert domain != found.domains[name]
+        np.testing.assert_allclose(change, 10 * (domain - found.domains[name]), atol=0.01)
+
+
 def test_the_same_patients_domains_must_lie_on_one_grid_and_exist(tmp_path):
     options = {"domains": ("none", "arterial", "late"), "paired": False, "same_patient": True, "validation": 0.0}
     root = domain_cohort(tmp_path / "cohort")
