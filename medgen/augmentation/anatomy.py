@@ -118,11 +118,16 @@ def recombine(a: np.ndarray, b: np.ndarray, weight: float, spacing: tuple[float,
     return out
 
 
-def centred(labels: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """``labels`` cut or padded by its edges to the shape of ``like``, so that the middles of what is above 0 meet."""
+def centred(labels: np.ndarray, inside: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """``labels`` cut or padded by its edges to the shape of ``like``, so that the middles of two masks meet.
+
+    Args:
+        labels: (X, Y, Z).
+        inside: bool, its structures; like: bool, those of the other map. An empty mask's middle is the volume's.
+    """
     middle, wanted = (
-        [float(n) for n in ndimage.center_of_mass(v > 0)] if (v > 0).any() else [(n - 1) / 2 for n in v.shape]
-        for v in (labels, like)
+        [float(n) for n in ndimage.center_of_mass(v)] if v.any() else [(n - 1) / 2 for n in v.shape]
+        for v in (inside, like)
     )
     places = [
         np.clip(np.arange(n) + round(m - w), 0, had - 1)

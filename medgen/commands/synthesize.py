@@ -22,6 +22,9 @@ def synthesize(
     deform: Annotated[
         bool, typer.Option("--deform", help="Bend each label map anew for each sample: new anatomy.")
     ] = False,
+    recombine: Annotated[
+        bool, typer.Option("--recombine", help="Make it the anatomy between two label maps of the folder.")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     memory_gb: Annotated[
         float | None, typer.Option(min=0.01, help="Bound on the memory of a whole-volume pass, GiB.")
@@ -56,6 +59,7 @@ def synthesize(
             samples=samples,
             seed=seed,
             deform=deform,
+            recombine=recombine,
             memory_gb=memory_gb,
             done=show,
         )

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from medgen.augmentation.anatomy import deform
+from medgen.augmentation.anatomy import centred, deform, recombine
 from medgen.checkpoint import Model
 from medgen.data.codecs import Range
 from medgen.data.fingerprint import strangeness
-from medgen.data.grid import resample_like
+from medgen.data.grid import resample, resample_like
 from medgen.data.label_maps import LabelTable, describe_labels
 from medgen.inference.convert import Manifest
 from medgen.inference.inputs import find_inputs, sha256
@@ -38,6 +38,7 @@ from medgen.io.volume import (
 from medgen.types import InputError
 
 MARK = "synthetic"  # in every file's name
+SHARES = (0.2, 0.5)  # of the other label map in a recombined one
 HU_WIDTH = 500  # a fixed window at least this wide is stored in whole numbers
 
 
@@ -76,6 +77,7 @@ class Options:
     samples: int
     seed: int
     deform: bool
+    recombine: bool
     memory_gb: float | None
 
 
@@ -89,6 +91,7 @@ def synthesize(
     samples: int = 1,
     seed: int = 0,
     deform: bool = False,
+    recombine: bool = False,
     memory_gb: float | None = None,
     done: Callable[[Synthetic, int, int], None] = lambda *_: None,
 ) -> list[Synthetic]:
@@ -104,6 +107,7 @@ def synthesize(
         samples: of each label map.
         seed: of styles and deformations.
         deform: bend each label map anew for each sample, see ``augmentation.anatomy``.
+        recombine: first make it the anatomy between it and another one of the folder, drawn by the seed.
         memory_gb: bound on a whole-volume pass.
         done: called after each sample with its result, its number and the count.
 
@@ -117,7 +121,11 @@ def synthesize(
         raise InputError(f"{model.folder} translates scans, not label maps; use medgen translate")
     paths = find_inputs(labels)
     _check_apart(out, [labels, images])
-    options = Options(out, images, style, samples, seed, deform, memory_gb)
+    if recombine and len(paths) < 2:
+        raise InputError(
+            f"{labels} holds one label map; recombining takes two, so give a folder of more or leave it out"
+        )
+    options = Options(out, images, style, samples, seed, deform, recombine, memory_gb)
     reference = None if style is None else reference_style(model, style)
     table = model.source_code
     assert isinstance(table, LabelTable)
@@ -125,7 +133,9 @@ def synthesize(
     manifest = Manifest(out, model)
     results: list[Synthetic] = []
     for path in paths:
-        for entry in _case(model, table, path, options, reference, manifest, {r.source_case for r in results}):
+        known = {r.source_case for r in results}
+        others = [other for other in paths if other != path] if recombine else []
+        for entry in _case(model, table, path, others, options, reference, manifest, known):
             results.append(entry)
             if entry.status != "skipped":
                 manifest.add(entry)
@@ -152,12 +162,13 @@ def _case(
     model: Model,
     table: LabelTable,
     path: Path,
+    others: list[Path],
     options: Options,
     reference: ReferenceStyle | None,
     manifest: Manifest,
     earlier: set[str],
 ) -> Iterator[Synthetic]:
-    """The samples of one label map, each with an entry of its own."""
+    """The samples of one label map, each with an entry of its own; ``others``: what it is recombined with."""
     name = case_name(path.resolve())
     folders = model.settings.data.targets if len(model.settings.data.targets) > 1 else ("images",)
     found: tuple[Volume, Volume] | None = None
@@ -171,6 +182,9 @@ def _case(
             image = _image_of(name, path, options.images)
             entry.images = None if image is None else str(image)
             files = [p for p in (path, image, options.style) if p is not None]
+            other = _drawn_other(entry, others) if others else None
+            beside = None if other is None else _image_of(case_name(other), other, options.images)
+            files += [p for p in (other, beside) if p is not None]
             entry.input_sha256 = sha256(files)
             told = ("seed", "operations", "output", "input_sha256")
             if manifest.unchanged(entry.case, {k: getattr(entry, k) for k in told}, outputs):
@@ -178,7 +192,8 @@ def _case(
                 continue
             found = found or _read(table, path, image)
             entry.warnings = unusual(model, table, found[1])
-            made = make(model, table, *found, entry.operations, reference, options.memory_gb)
+            second = None if other is None else _read(table, other, beside)[1]
+            made = make(model, table, *found, entry.operations, reference, options.memory_gb, second)
             for file, volume in zip(outputs, made, strict=True):
                 write_volume(file, volume)
             entry.output_sha256, entry.status = sha256(outputs), "made"
@@ -190,6 +205,8 @@ def _case(
 
 def _entry(name: str, path: Path, sample: int, options: Options, folder: str) -> Synthetic:
     operations: list[dict[str, Any]] = []
+    if options.recombine:
+        operations.append({"operation": "recombine", "seed": seed_of("recombine", options.seed, name, sample)})
     if options.deform:
         operations.append({"operation": "deform", "seed": seed_of("deform", options.seed, name, sample)})
     style = {"seed": seed_of("style", options.seed, name, sample)} if options.style is None else {}
@@ -206,6 +223,15 @@ def _entry(name: str, path: Path, sample: int, options: Options, folder: str) ->
         operations=operations,
         output=str(options.out / folder / f"{name}_{MARK}_{sample}.nii.gz"),
     )
+
+
+def _drawn_other(entry: Synthetic, others: list[Path]) -> Path:
+    """The label map that this sample is recombined with, and its share; both go into the record."""
+    (step,) = (step for step in entry.operations if step["operation"] == "recombine")
+    rng = np.random.default_rng(step["seed"])
+    other = others[int(rng.integers(len(others)))]
+    step |= {"with": str(other), "share": round(float(rng.uniform(*SHARES)), 4)}
+    return other
 
 
 def _skipped(entry: Synthetic, manifest: Manifest) -> Synthetic:
@@ -250,19 +276,27 @@ def make(
     operations: list[dict[str, Any]],
     reference: ReferenceStyle | None = None,
     memory_gb: float | None = None,
+    other: Volume | None = None,
 ) -> list[Volume]:
     """One sample as the operations say.
 
     Args:
         stored: the label map as its file has it.
         labels: the same upright, its background divided into tissue classes where the model has them.
-        operations: "deform" (or not), "style" and "texture", each with its "seed".
+        operations: "recombine" (or not) with its "share", "deform" (or not), "style", "texture"; each with its "seed".
         reference: a given style.
+        other: what to recombine ``labels`` with, upright and divided likewise.
 
     Returns:
         The images and last the label map, on the grid of ``stored``.
     """
     seeds: dict[str, int] = {step["operation"]: step.get("seed", 0) for step in operations}
+    if other is not None:
+        (share,) = (step["share"] for step in operations if step["operation"] == "recombine")
+        if not np.allclose(other.spacing, labels.spacing, rtol=0.02):
+            other = resample(other, labels.spacing, labels=True)
+        moved = centred(other.data, *(table.structures(v.data) > 0 for v in (other, labels)))
+        labels = labels.replaced(recombine(labels.data, moved, share, labels.spacing))
     if "deform" in seeds:
         labels = labels.replaced(deform(labels.data, labels.spacing, seeds["deform"]))
     if reference is None:

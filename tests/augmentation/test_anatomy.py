@@ -81,5 +81,5 @@ def test_a_label_of_one_case_alone_comes_and_goes():
 
 def test_centred_brings_the_middles_together():
     a, b = ball(centre=(12, 18, 9)), ball(centre=(20, 16, 12), shape=(40, 30, 24))
-    moved = centred(b, a)
+    moved = centred(b, b > 0, a > 0)
     assert moved.shape == a.shape and np.array_equal(moved, a)

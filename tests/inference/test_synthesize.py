@@ -107,6 +107,32 @@ def test_deformed_labels_are_written_as_the_image_was_made(model, cohort, tmp_pa
         assert 0.4 < share < 2.5
 
 
+def test_recombined_labels_lie_between_two_cases_and_the_record_says_which(tissue_model, cohort, tmp_path):
+    small = nib.load(cohort / "labels/case0.nii.gz")
+    large = np.asarray(small.dataobj).copy()
+    large[4:15, 4:15, 3:13] = 7
+    (tmp_path / "in").mkdir()
+    nib.save(small, tmp_path / "in/case0.nii.gz")
+    nib.save(nib.Nifti1Image(large, small.affine), tmp_path / "in/case1.nii.gz")
+    options = {"images": cohort / "target", "samples": 2, "seed": 3, "recombine": True}
+    results = synthesize(tissue_model, tmp_path / "in", tmp_path / "out", **options)
+    assert [r.status for r in results] == ["made"] * 4
+    made = images(tmp_path / "out", "labels")
+    ends = sorted((np.asarray(v) == 7).sum() for v in (small.dataobj, large))
+    for r in results:
+        step = r.operations[0]
+        assert step["operation"] == "recombine" and 0.2 <= step["share"] <= 0.5
+        assert {step["with"][-12:-7], r.source_case} == {"case0", "case1"}
+        data = np.asarray(made[r.case].dataobj)
+        assert np.array_equal(made[r.case].affine, small.affine) and set(np.unique(data)) == {0, 3, 7}
+        assert ends[0] < (data == 7).sum() < ends[1]
+    assert len({r.operations[0]["share"] for r in results}) == 4
+    again = synthesize(tissue_model, tmp_path / "in", tmp_path / "out", **options)
+    assert {r.status for r in again} == {"skipped"}
+    with pytest.raises(InputError, match="holds one label map"):
+        synthesize(tissue_model, tmp_path / "in/case0.nii.gz", tmp_path / "one", recombine=True)
+
+
 def test_style_image_gives_look_and_scale(model, cohort, tmp_path):
     bright = nib.load(cohort / "target/case0.nii.gz")
     nib.save(nib.Nifti1Image(bright.get_fdata().astype(np.float32) * 1e4, bright.affine), tmp_path / "bright.nii.gz")
