@@ -25,7 +25,7 @@ app = typer.Typer(
 SYNTHETIC = "Converted images are synthetic and not for diagnosis."
 OPTIONAL = {
     "torchio": "sampling.artefacts needs it: pip install 'medgen[artefacts]'",
-    "pylibjpeg": "some compressed DICOM needs it: pip install 'pydicom[pixeldata]' 'pylibjpeg[all]'",
+    "pylibjpeg": "compressed DICOM needs it: pip install 'medgen[dicom]'",
 }
 
 
@@ -128,7 +128,7 @@ def translate(
     ],
     output: Annotated[Path, typer.Argument(help="A folder, or a volume's file name for one input.")],
     target: Annotated[str | None, typer.Option(help="Domain to translate to, of a model of several.")] = None,
-    format: Annotated[str | None, typer.Option(help="nifti, mha or nrrd; else the input's own.")] = None,
+    format: Annotated[str | None, typer.Option(help="nifti, mha, nrrd or dicom; else the input's own.")] = None,
     series: Annotated[str | None, typer.Option(help="DICOM series: UID, number or part of its description.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     memory_gb: Annotated[

@@ -11,6 +11,7 @@ from medgen.checkpoint import Model
 from medgen.data.codecs import fit_range
 from medgen.data.fingerprint import describe, strangeness
 from medgen.inference.inputs import Scan, find_scans, named, sha256
+from medgen.inference.output import check_outputs, write_outputs
 from medgen.inference.predict import translate_case
 from medgen.io.volume import (
     ENDINGS,
@@ -18,12 +19,11 @@ from medgen.io.volume import (
     has_ending,
     read_volume,
     to_canonical,
-    write_volume,
     written_aside,
 )
 from medgen.types import InputError
 
-FORMATS = {"nifti": ".nii.gz", "mha": ".mha", "nrrd": ".nrrd"}
+FORMATS = {"nifti": ".nii.gz", "mha": ".mha", "nrrd": ".nrrd", "dicom": ""}  # a series is a folder
 
 
 @dataclass
@@ -62,9 +62,9 @@ def convert(
         source: the path, or the scans themselves. A model of several source contrasts takes a folder that holds a
             folder for each, or tuples of their files.
         output: a volume's file name (one input only), else a folder that gets ``CASE.nii.gz`` (or the input's
-            own format) and ``manifest.json`` with hashes of inputs and outputs. A model of several target
-            contrasts writes into a folder for each.
-        format: nifti, mha or nrrd; None keeps the input's (NIfTI for DICOM).
+            own format; for DICOM a folder CASE with a derived series) and ``manifest.json`` with hashes of inputs
+            and outputs. A model of several target contrasts writes into a folder for each.
+        format: nifti, mha, nrrd or dicom (for DICOM input); None keeps the input's.
         series: which DICOM series, where a folder holds several.
         memory_gb: bound on a whole-volume pass.
         done: called after each scan with its result, its number and the count.
@@ -125,6 +125,7 @@ def _convert_one(
         for target in targets:
             if target.exists() and target.resolve() in scan.files:
                 raise InputError(f"{target.resolve()} is input and output at once; choose another output")
+        check_outputs(targets, scan.files)
         entry.input_sha256 = sha256(scan.files)
         if manifest.holds(entry, targets):
             entry.status, entry.warnings = "skipped", manifest.cases[entry.case]["warnings"]
@@ -132,8 +133,7 @@ def _convert_one(
         volumes = [read_volume(file, series=options["series"]) for file in scan.files]
         entry.warnings = out_of_distribution(model, volumes)
         made = translate_case(model, volumes, memory_gb=options["memory_gb"])
-        for target, volume in zip(targets, made, strict=True):
-            write_volume(target, volume)
+        write_outputs(targets, made, volumes, model)
         entry.output_sha256 = sha256(targets)
         entry.status = "converted"
     except InputError as error:
@@ -182,7 +182,7 @@ class Manifest:
         old = self.cases.get(case)
         if not old or old.get("status") == "failed" or any(old.get(k) != value for k, value in told.items()):
             return False
-        return all(path.is_file() for path in outputs) and sha256(outputs) == old.get("output_sha256")
+        return all(path.exists() for path in outputs) and sha256(outputs) == old.get("output_sha256")
 
     def add(self, entry: Any) -> None:
         """Record a case: a dataclass with its name as ``case``, a ``status`` and ``output_sha256``."""
@@ -217,4 +217,4 @@ def _ending(path: Path, format: str | None) -> str:
         return FORMATS[format]
     known = [e for e in ENDINGS if path.is_file() and path.name.lower().endswith(e)]
     # header-and-data pairs come back as one file
-    return {".mhd": ".mha", ".nhdr": ".nrrd"}.get(known[0], known[0]) if known else ".nii.gz"
+    return {".mhd": ".mha", ".nhdr": ".nrrd"}.get(known[0], known[0]) if known else FORMATS["dicom"]

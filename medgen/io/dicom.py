@@ -101,9 +101,7 @@ def read_slices(slices: Sequence[Slice], folder: Path) -> Volume:
     whole = True
     for k, values in _values(slices):
         if values.shape != geometry.shape[1::-1]:
-            raise InputError(
-                f"{slices[k].file} has voxels of shape {values.shape}, against its header; copy it again"
-            )
+            raise InputError(f"{slices[k].file} has voxels of shape {values.shape}, against its header; copy it again")
         whole = whole and bool(np.all(values == np.rint(values)))
         data[:, :, k] = values.T
     frames = tuple((s.file, s.frame) for s in slices)

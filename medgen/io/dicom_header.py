@@ -21,11 +21,14 @@ SLICE_TAGS = (
     "EchoNumbers EchoTime EffectiveEchoTime DiffusionBValue TriggerTime NominalCardiacTriggerDelayTime "
     "NominalPercentageOfCardiacPhase AcquisitionTime ContrastBolusAgent ContrastBolusAgentPhase"
 ).split()
-TAGS = SLICE_TAGS + (
-    "SOPClassUID SOPInstanceUID SeriesInstanceUID StudyInstanceUID FrameOfReferenceUID PatientID StudyDescription "
-    "SeriesDescription ProtocolName SeriesNumber Modality BodyPartExamined ConvolutionKernel Rows Columns "
-    "NumberOfFrames SamplesPerPixel"
-).split()
+TAGS = (
+    SLICE_TAGS
+    + (
+        "SOPClassUID SOPInstanceUID SeriesInstanceUID StudyInstanceUID FrameOfReferenceUID PatientID StudyDescription "
+        "SeriesDescription ProtocolName SeriesNumber Modality BodyPartExamined ConvolutionKernel Rows Columns "
+        "NumberOfFrames SamplesPerPixel"
+    ).split()
+)
 NOT_SCANS = {"SEG", "RTDOSE", "RTSTRUCT", "RTPLAN", "SR", "PR", "KO", "REG"}  # objects that accompany a scan
 DICOM_ENDINGS = (".dcm", ".ima")
 GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
