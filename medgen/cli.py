@@ -25,7 +25,7 @@ app = typer.Typer(
 SYNTHETIC = "Converted images are synthetic and not for diagnosis."
 OPTIONAL = {
     "torchio": "sampling.artefacts needs it: pip install 'medgen[artefacts]'",
-    "pylibjpeg": "some compressed DICOM needs it: pip install 'pydicom[pixeldata]' 'pylibjpeg[all]'",
+    "pylibjpeg": "compressed DICOM needs it: pip install 'medgen[dicom]'",
 }
 
 
@@ -128,8 +128,11 @@ def translate(
     ],
     output: Annotated[Path, typer.Argument(help="A folder, or a volume's file name for one input.")],
     target: Annotated[str | None, typer.Option(help="Domain to translate to, of a model of several.")] = None,
-    format: Annotated[str | None, typer.Option(help="nifti, mha or nrrd; else the input's own.")] = None,
+    format: Annotated[str | None, typer.Option(help="nifti, mha, nrrd or dicom; else the input's own.")] = None,
     series: Annotated[str | None, typer.Option(help="DICOM series: UID, number or part of its description.")] = None,
+    rules: Annotated[
+        Path | None, typer.Option(help="YAML that says which DICOM series of a folder of mixed studies to take.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     memory_gb: Annotated[
         float | None, typer.Option(min=0.01, help="Bound on the memory of a whole-volume pass, GiB.")
@@ -139,6 +142,7 @@ def translate(
     """Translate scans; geometry and format stay the input's."""
     from medgen.checkpoint import load_model
     from medgen.inference.convert import Converted, convert
+    from medgen.inference.series import load_rules
     from medgen.io.volume import ENDINGS, has_ending
 
     loaded = load_model(model, pick_device(device), target=target)
@@ -151,7 +155,8 @@ def translate(
         for warning in entry.warnings:
             print(f"  warning: {warning}")
 
-    results = convert(loaded, input, output, format=format, series=series, memory_gb=memory_gb, done=show)
+    chosen = None if rules is None else load_rules(rules)
+    results = convert(loaded, input, output, format=format, series=series, rules=chosen, memory_gb=memory_gb, done=show)
     if report and not has_ending(output, ENDINGS):
         from medgen.reports.conversion import conversion_report
 

@@ -44,6 +44,11 @@ class Data(Section):
         (0,), description="nnU-Net and Decathlon layouts: the channel number of each source"
     )
     target_channels: tuple[Channel, ...] = Field((1,), description="the same for each target")
+    removes_contrast: bool = Field(
+        False,
+        description="the target is without contrast medium and the source with it: a DICOM series made by the model "
+        "then carries no contrast attributes; targets named none, native or noncontrast are known to be so",
+    )
     paired: bool = Field(True, description="source and target of one case are the same scan, voxel by voxel")
     same_patient: bool = Field(
         False,

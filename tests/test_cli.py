@@ -190,9 +190,9 @@ def test_one_bad_case_never_stops_the_others(run, model_folder, tmp_path):
 
 KILLER = """
 import os, signal, sys
-import medgen.io.nifti, medgen.inference.convert as convert
+import medgen.io.nifti, medgen.inference.output as output
 calls = {"n": 0}
-write = convert.write_volume
+write = output.write_volume
 def killed(path, volume):
     calls["n"] += 1
     if calls["n"] == 2:
@@ -200,7 +200,7 @@ def killed(path, volume):
         def die(*_): os.kill(os.getpid(), signal.SIGKILL)
         os.replace = die   # the new file is complete beside its place, but not yet there
     write(path, volume)
-convert.write_volume = killed
+output.write_volume = killed
 from medgen.cli import main
 sys.argv = ["medgen", "translate", *sys.argv[1:], "--no-report"]
 main()

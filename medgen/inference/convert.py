@@ -10,20 +10,20 @@ from typing import Any
 from medgen.checkpoint import Model
 from medgen.data.codecs import fit_range
 from medgen.data.fingerprint import describe, strangeness
-from medgen.inference.inputs import Scan, find_scans, named, sha256
+from medgen.inference.inputs import Scan, find_scans, named, read_scan, scan_hash, sha256
+from medgen.inference.output import check_outputs, write_outputs
 from medgen.inference.predict import translate_case
+from medgen.inference.series import Rules
 from medgen.io.volume import (
     ENDINGS,
     Volume,
     has_ending,
-    read_volume,
     to_canonical,
-    write_volume,
     written_aside,
 )
 from medgen.types import InputError
 
-FORMATS = {"nifti": ".nii.gz", "mha": ".mha", "nrrd": ".nrrd"}
+FORMATS = {"nifti": ".nii.gz", "mha": ".mha", "nrrd": ".nrrd", "dicom": ""}  # a series is a folder
 
 
 @dataclass
@@ -52,6 +52,7 @@ def convert(
     *,
     format: str | None = None,
     series: str | None = None,
+    rules: Rules | None = None,
     memory_gb: float | None = None,
     done: Callable[[Converted, int, int], None] = lambda *_: None,
 ) -> list[Converted]:
@@ -62,10 +63,11 @@ def convert(
         source: the path, or the scans themselves. A model of several source contrasts takes a folder that holds a
             folder for each, or tuples of their files.
         output: a volume's file name (one input only), else a folder that gets ``CASE.nii.gz`` (or the input's
-            own format) and ``manifest.json`` with hashes of inputs and outputs. A model of several target
-            contrasts writes into a folder for each.
-        format: nifti, mha or nrrd; None keeps the input's (NIfTI for DICOM).
+            own format; for DICOM a folder CASE with a derived series) and ``manifest.json`` with hashes of inputs
+            and outputs. A model of several target contrasts writes into a folder for each.
+        format: nifti, mha, nrrd or dicom (for DICOM input); None keeps the input's.
         series: which DICOM series, where a folder holds several.
+        rules: the same by rules, for folders of mixed studies, see ``series.load_rules``.
         memory_gb: bound on a whole-volume pass.
         done: called after each scan with its result, its number and the count.
 
@@ -80,8 +82,12 @@ def convert(
     if model.settings.label_source:
         raise InputError(f"{model.folder} makes images of label maps; use medgen synthesize")
     data = model.settings.data
-    scans = find_scans(source, data.sources) if isinstance(source, Path) else [_given(scan) for scan in source]
     single = has_ending(output, ENDINGS)
+    if isinstance(source, Path):
+        index = None if single else output / "dicom_index.sqlite"
+        scans = find_scans(source, data.sources, series=series, rules=rules, index=index)
+    else:
+        scans = [_given(scan) for scan in source]
     if single and len(scans) > 1:
         raise InputError(f"{source} holds {len(scans)} scans but {output} is one file; give a folder as output")
     if single and len(data.targets) > 1:
@@ -125,15 +131,15 @@ def _convert_one(
         for target in targets:
             if target.exists() and target.resolve() in scan.files:
                 raise InputError(f"{target.resolve()} is input and output at once; choose another output")
-        entry.input_sha256 = sha256(scan.files)
+        check_outputs(targets, scan.files)
+        entry.input_sha256 = scan_hash(scan)
         if manifest.holds(entry, targets):
             entry.status, entry.warnings = "skipped", manifest.cases[entry.case]["warnings"]
             return
-        volumes = [read_volume(file, series=options["series"]) for file in scan.files]
+        volumes = read_scan(scan, options["series"])
         entry.warnings = out_of_distribution(model, volumes)
         made = translate_case(model, volumes, memory_gb=options["memory_gb"])
-        for target, volume in zip(targets, made, strict=True):
-            write_volume(target, volume)
+        write_outputs(targets, made, volumes, model)
         entry.output_sha256 = sha256(targets)
         entry.status = "converted"
     except InputError as error:
@@ -182,7 +188,7 @@ class Manifest:
         old = self.cases.get(case)
         if not old or old.get("status") == "failed" or any(old.get(k) != value for k, value in told.items()):
             return False
-        return all(path.is_file() for path in outputs) and sha256(outputs) == old.get("output_sha256")
+        return all(path.exists() for path in outputs) and sha256(outputs) == old.get("output_sha256")
 
     def add(self, entry: Any) -> None:
         """Record a case: a dataclass with its name as ``case``, a ``status`` and ``output_sha256``."""
@@ -217,4 +223,4 @@ def _ending(path: Path, format: str | None) -> str:
         return FORMATS[format]
     known = [e for e in ENDINGS if path.is_file() and path.name.lower().endswith(e)]
     # header-and-data pairs come back as one file
-    return {".mhd": ".mha", ".nhdr": ".nrrd"}.get(known[0], known[0]) if known else ".nii.gz"
+    return {".mhd": ".mha", ".nhdr": ".nrrd"}.get(known[0], known[0]) if known else FORMATS["dicom"]

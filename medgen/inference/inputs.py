@@ -1,35 +1,58 @@
 """What a path given to a conversion stands for: scans, or cases of several contrasts; and their hashes."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medgen.io.volume import ENDINGS, case_name, find_volumes, has_ending
+from medgen.inference.series import Rules, find_series
+from medgen.io.dicom import Series, read_slices
+from medgen.io.dicom_index import indexed
+from medgen.io.volume import ENDINGS, Volume, case_name, find_volumes, has_ending, read_volume
 from medgen.types import InputError
 
 
 @dataclass(frozen=True)
 class Scan:
-    """A case to convert: its name, its files in the order of the model's contrasts, and what hinders it if any."""
+    """A case to convert: its name, its files in the order of the model's contrasts, and what hinders it if any.
+
+    ``series``: of a scan found among mixed DICOM studies, its slices; ``files`` then holds their folder.
+    """
 
     case: str
     files: tuple[Path, ...]
     fault: str | None = None
+    series: Series | None = None
 
 
-def find_scans(source: Path, contrasts: Sequence[str]) -> list[Scan]:
+def find_scans(
+    source: Path,
+    contrasts: Sequence[str],
+    *,
+    series: str | None = None,
+    rules: Rules | None = None,
+    index: Path | None = None,
+) -> list[Scan]:
     """The cases of a path.
 
     Args:
-        source: for one contrast see ``find_inputs``; for several a folder with a folder for each, whose scans belong
+        source: for one contrast see ``find_inputs``; a folder with DICOM files in it or below is searched for series,
+            see ``series.find_series``. For several contrasts a folder with a folder for each, whose scans belong
             together by name. A case that lacks a contrast is found with the fault said.
+        series, rules: which DICOM series of a study to take.
+        index: file that keeps the headers of a folder of DICOM, see ``dicom_index.indexed``.
 
     Raises:
         InputError: the path or a contrast's folder does not exist, or there is nothing in it.
     """
     source = Path(source)
     if len(contrasts) == 1:
+        if source.is_dir() and not find_volumes(source):
+            place = source.resolve()
+            found = indexed(place, index)
+            scans = find_series(place, found, series, rules) if found.images else []
+            if scans or rules is not None:
+                return [Scan(scan.case, (scan.folder,), scan.fault, scan.series) for scan in scans]
         return [named(path) for path in find_inputs(source)]
     absent = [name for name in contrasts if not (source / name).is_dir()]
     if absent:
@@ -81,17 +104,32 @@ def find_inputs(source: Path) -> list[Path]:
     return folders
 
 
+def read_scan(scan: Scan, series: str | None = None) -> list[Volume]:
+    """The volumes of a case, in the order of the contrasts; ``series`` as in ``read_volume``."""
+    if scan.series is not None:
+        return [read_slices(scan.series.slices, scan.files[0])]
+    return [read_volume(file, series=series) for file in scan.files]
+
+
+def scan_hash(scan: Scan) -> str:
+    """Hash of what a case is made of."""
+    return sha256(scan.files) if scan.series is None else _digest(sorted(scan.series.files))
+
+
 def sha256(paths: Sequence[Path]) -> str:
     """Hash of volumes' files in order, or of a DICOM folder's files in order of their paths."""
+    return _digest(file for path in paths for file in _files(path))
+
+
+def _digest(files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
-    for path in paths:
-        for file in _files(path):
-            try:
-                with open(file, "rb") as stream:
-                    while block := stream.read(2**20):
-                        digest.update(block)
-            except OSError as error:
-                raise InputError(f"{file} cannot be read ({error.strerror}); check its permissions") from None
+    for file in files:
+        try:
+            with open(file, "rb") as stream:
+                while block := stream.read(2**20):
+                    digest.update(block)
+        except OSError as error:
+            raise InputError(f"{file} cannot be read ({error.strerror}); check its permissions") from None
     return digest.hexdigest()
 
 

@@ -21,7 +21,11 @@ def folder_written_aside(folder: Path) -> Iterator[Path]:
     aside = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    yield aside
+    try:
+        yield aside
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
     for path in aside.iterdir():
         with open(path, "rb") as file:
             os.fsync(file.fileno())

@@ -67,6 +67,7 @@ class Volume:
     dtype   the type the file stores (native byte order); the writer keeps it where the values allow
     header  nibabel header of a NIfTI input (with its slope and intercept), else None
     path    the file or DICOM folder it came from, else None
+    frames  of a DICOM input, the file and the frame in it (from 0) of each slice along the third axis, else None
     """
 
     data: np.ndarray
@@ -74,6 +75,7 @@ class Volume:
     dtype: np.dtype = field(default_factory=lambda: np.dtype(np.float32))
     header: Any = None
     path: Path | None = None
+    frames: tuple[tuple[Path, int], ...] | None = None
 
     def __post_init__(self) -> None:
         data, affine = np.asarray(self.data, np.float32), np.array(self.affine, np.float64)

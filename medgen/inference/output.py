@@ -1,0 +1,76 @@
+"""What a converted case becomes on disk: a volume's file, or a derived DICOM series."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from medgen import __version__
+from medgen.checkpoint import Model
+from medgen.io.dicom_header import read_header
+from medgen.io.dicom_write import Derivation, write_derived
+from medgen.io.volume import ENDINGS, Volume, has_ending, write_volume
+from medgen.types import InputError
+
+OURS = re.compile(r"\d{5}\.dcm")
+# Names of contrasts and domains that say there is no contrast medium; others say so with data.removes_contrast.
+NATIVE = {"none", "native", "noncontrast", "non_contrast", "unenhanced", "plain", "precontrast", "ncct", "vnc"}
+
+
+def write_outputs(targets: Sequence[Path], made: Sequence[Volume], volumes: Sequence[Volume], model: Model) -> None:
+    """Write each translation of a case: a path with a volume's ending as that volume, any other as a DICOM series.
+
+    Args:
+        targets, made: where, and what; one a target contrast.
+        volumes: what they were made of, in the order of data.sources; a series is derived from the first.
+
+    Raises:
+        InputError: a series is asked of what was not DICOM or would be of another modality than its source.
+    """
+    for i, (path, volume) in enumerate(zip(targets, made, strict=True)):
+        if has_ending(path, ENDINGS):
+            write_volume(path, volume)
+        else:
+            _refuse_other_modality(volume, model)
+            write_derived(path, volume, derivation(model, i), volumes[1:])
+
+
+def derivation(model: Model, i: int = 0) -> Derivation:
+    """How the ``i``-th target of a model is told in DICOM."""
+    data = model.settings.data
+    target = model.target or data.targets[i]
+    name = model.settings.method["name"]
+    if model.folder is not None:
+        folder = model.folder.resolve()
+        name = f"{name} {folder.parent.name}/{folder.name}"
+    removes = data.removes_contrast or target.lower() in NATIVE
+    return Derivation(name, model.info.sha256, target, __version__, removes)
+
+
+def check_outputs(targets: Sequence[Path], files: Sequence[Path]) -> None:
+    """Refuse, before any work, series that cannot be derived from ``files`` or that would replace something else.
+
+    Raises:
+        InputError: a volume's file as input, a target inside its input or around it, or a folder that holds other
+            things than a derived series.
+    """
+    for target in (t for t in targets if not has_ending(t, ENDINGS)):
+        if has_ending(files[0], ENDINGS):
+            raise InputError(f"{files[0]} is not DICOM, so no DICOM series can be derived from it; use --format nifti")
+        place = target.resolve()
+        for file in files:
+            folder = file if file.is_dir() else file.parent
+            if place.is_relative_to(folder) or folder.is_relative_to(place):
+                raise InputError(f"{place} lies in the folder of its input or holds it; choose another output")
+        if target.is_dir() and any(not OURS.fullmatch(path.name) for path in target.iterdir()):
+            raise InputError(f"{target} holds other files than a series of medgen; move it away")
+
+
+def _refuse_other_modality(volume: Volume, model: Model) -> None:
+    """HU in an MR or PET object would be read as signal."""
+    target = model.settings.codec.target
+    file = volume.frames[0][0] if volume.frames else None
+    modality = (read_header(file) or {}).get("Modality") if file else None
+    if modality in ("MR", "PT") and target.kind == "window" and (target.low or 0) <= -500:
+        raise InputError(
+            f"{file} is {modality} and the model makes HU; a series of CT from it is not written: use nifti"
+        )

@@ -1,0 +1,171 @@
+"""Which DICOM series below a folder of mixed studies are scans to convert: one a study and folder, or by rules."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from os.path import commonpath
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from medgen.io.dicom import Series, choose, grouped
+from medgen.io.dicom_header import numbers
+from medgen.io.dicom_index import Index
+from medgen.io.dicom_write import NOTICE
+from medgen.types import InputError
+
+Pattern = Annotated[str, Field(max_length=500)]
+
+
+class Rule(BaseModel):
+    """What a series must be; what is left out does not matter. Patterns are regular expressions, found anywhere in
+    upper or lower case; ranges include both ends."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    modality: str | None = None
+    description: Pattern | None = Field(None, description="in SeriesDescription or ProtocolName")
+    study: Pattern | None = Field(None, description="in StudyDescription")
+    body_part: Pattern | None = None
+    kernel: Pattern | None = None
+    phase: Pattern | None = Field(None, description="in ContrastBolusAgentPhase, SeriesDescription or ProtocolName")
+    contrast: bool | None = Field(None, description="whether a contrast agent is named")
+    slice_thickness: tuple[float, float] | None = Field(None, description="mm")
+    slices: tuple[int, int] | None = None
+
+    def fits(self, series: Series) -> bool:
+        """Whether a series is what the rule describes; what its header does not say, it is not."""
+        header = series.header
+        texts = (
+            (self.description, ("SeriesDescription", "ProtocolName")),
+            (self.study, ("StudyDescription",)),
+            (self.body_part, ("BodyPartExamined",)),
+            (self.kernel, ("ConvolutionKernel",)),
+            (self.phase, ("ContrastBolusAgentPhase", "SeriesDescription", "ProtocolName")),
+        )
+        for pattern, keywords in texts:
+            words = [str(header.get(keyword, "")) for keyword in keywords]
+            if pattern is not None and not any(re.search(pattern, text, re.IGNORECASE) for text in words):
+                return False
+        if self.modality is not None and series.modality.upper() != self.modality.upper():
+            return False
+        agent = str(header.get("ContrastBolusAgent", "")).strip().upper() not in ("", "NONE", "NO")
+        if self.contrast is not None and agent != self.contrast:
+            return False
+        thickness = numbers(header, "SliceThickness", 1)
+        for limits, value in ((self.slice_thickness, thickness), (self.slices, [len(series.slices)])):
+            if limits is not None and (value is None or not limits[0] <= value[0] <= limits[1]):
+                return False
+        return True
+
+
+class Rules(BaseModel):
+    """``include``: the first rule that any series of a study fits decides; ``exclude``: what is never taken."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    include: list[Rule] = Field(min_length=1)
+    exclude: list[Rule] = []
+    every: bool = Field(False, description="take all that fit a rule of include, not one a study")
+
+    def pick(self, found: Sequence[Series]) -> list[Series]:
+        """Of the series of one study and folder, those to convert; several where the rules do not decide."""
+        left = [s for s in found if not any(rule.fits(s) for rule in self.exclude)]
+        if self.every:
+            return [s for s in left if any(rule.fits(s) for rule in self.include)]
+        return next((fitting for rule in self.include if (fitting := [s for s in left if rule.fits(s)])), [])
+
+
+@dataclass(frozen=True)
+class Found:
+    """A scan among mixed studies: its name, its folder, its series, or why none was chosen."""
+
+    case: str
+    folder: Path
+    series: Series | None
+    fault: str | None = None
+
+
+def load_rules(path: Path) -> Rules:
+    """Rules of a YAML file; InputError where it is none."""
+    try:
+        rules = Rules.model_validate(yaml.safe_load(path.read_text()))
+        for rule in (*rules.include, *rules.exclude):
+            for pattern in (rule.description, rule.study, rule.body_part, rule.kernel, rule.phase):
+                re.compile(pattern or "")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); check the path") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise InputError(f"{path}: {place or 'the file'}: {first['msg']}; see docs/how-to/choose_series.md") from error
+    except (yaml.YAMLError, re.error, UnicodeDecodeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is not YAML with rules ({reason}); see docs/how-to/choose_series.md") from error
+    return rules
+
+
+def find_series(source: Path, index: Index, wanted: str | None = None, rules: Rules | None = None) -> list[Found]:
+    """The scans of an indexed folder, ordered by folder and name.
+
+    Localisers, images without a place and series that medgen made are passed over. In each study and folder there is
+    one scan: the only series, the one ``wanted`` names (as in ``read_series``), or the one ``rules`` pick. Where
+    that is none or several, the scan carries the fault; by rules, none is no fault. A file that cannot be read is a
+    fault of its folder's scan, or of its own where the folder holds several.
+    """
+    units: dict[tuple[str, Path], list[Series]] = {}
+    for series in grouped(index.images):
+        if not series.description.startswith(NOTICE):
+            folder = Path(commonpath([str(file.parent) for file in series.files]))
+            units.setdefault((str(series.header.get("StudyInstanceUID", "")), folder), []).append(series)
+    scans: list[Found] = []
+    broken = dict(index.faults)
+    for (_, folder), series in units.items():
+        lonely = sum(place == folder for _, place in units) == 1
+        fault = next((said for file, said in broken.items() if lonely and file.parent == folder), None)
+        if fault:
+            broken = {file: said for file, said in broken.items() if file.parent != folder}
+        scans += _of_unit(folder, series, lonely, fault, wanted, rules)
+    scans += [Found(file.name, file.parent, None, said) for file, said in broken.items()]
+    return sorted(_told_apart(scans, source), key=lambda scan: (scan.folder, scan.case))
+
+
+def _of_unit(
+    folder: Path, series: list[Series], lonely: bool, fault: str | None, wanted: str | None, rules: Rules | None
+) -> list[Found]:
+    usable = [s for s in series if not s.remark]
+    if not usable and wanted is None:
+        return [Found(folder.name, folder, None, fault)] if fault else []
+    try:
+        picked = rules.pick(usable) if rules is not None else [choose(series, wanted, folder)]
+        if rules is not None and not rules.every and len(picked) > 1:
+            choose(picked, None, folder)
+    except InputError as error:
+        return [Found(_case(folder, series[0], lonely), folder, None, str(error))]
+    single = lonely and len(picked) == 1
+    return [Found(_case(folder, s, single), folder, s, fault) for s in picked]
+
+
+def _case(folder: Path, series: Series, single: bool) -> str:
+    """The folder's name; with several scans in it, patient, series number and a hash of the UID besides."""
+    if single:
+        return folder.name
+    patient = re.sub(r"[^A-Za-z0-9._-]+", "-", str(series.header.get("PatientID", ""))).strip("-.")[:64]
+    number = str(series.header.get("SeriesNumber", ""))
+    told = sha256(f"{series.uid} {series.part}".encode()).hexdigest()[:8]
+    return "_".join(part for part in (folder.name[:64], patient, number, told) if part)
+
+
+def _told_apart(scans: list[Found], source: Path) -> list[Found]:
+    """Folders of one name below different ones get their parents' names too."""
+    counts: Mapping[str, int] = {s.case: sum(o.case == s.case for o in scans) for s in scans}
+    renamed = []
+    for scan in scans:
+        if counts[scan.case] > 1 and scan.folder.is_relative_to(source):
+            above = scan.folder.relative_to(source).parts[:-1]
+            scan = Found("_".join((*above, scan.case))[-120:], scan.folder, scan.series, scan.fault)
+        renamed.append(scan)
+    return renamed

@@ -1,0 +1,191 @@
+"""The few header elements that finding and stacking slices needs, as plain values that also fit into an index."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom import Dataset, dcmread
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import RawDataElement
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_partial
+from pydicom.multival import MultiValue
+from pydicom.tag import BaseTag
+from pydicom.uid import UID
+
+from medgen.types import InputError
+
+Header = dict[str, Any]  # keyword -> str, int, float or a list of them; absent where the file has no usable value
+
+SLICE_TAGS = (
+    "ImageType ImageOrientationPatient ImagePositionPatient PixelSpacing SliceThickness SpacingBetweenSlices "
+    "RescaleSlope RescaleIntercept AcquisitionNumber TemporalPositionIdentifier TemporalPositionIndex StackID "
+    "EchoNumbers EchoTime EffectiveEchoTime DiffusionBValue TriggerTime NominalCardiacTriggerDelayTime "
+    "NominalPercentageOfCardiacPhase AcquisitionTime ContrastBolusAgent ContrastBolusAgentPhase"
+).split()
+TAGS = (
+    SLICE_TAGS
+    + (
+        "SOPClassUID SOPInstanceUID SeriesInstanceUID StudyInstanceUID FrameOfReferenceUID PatientID StudyDescription "
+        "SeriesDescription ProtocolName SeriesNumber Modality BodyPartExamined ConvolutionKernel Rows Columns "
+        "NumberOfFrames SamplesPerPixel"
+    ).split()
+)
+NOT_SCANS = {"SEG", "RTDOSE", "RTSTRUCT", "RTPLAN", "SR", "PR", "KO", "REG"}  # objects that accompany a scan
+DICOM_ENDINGS = (".dcm", ".ima")
+GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+
+
+WANTED = [tag_for_keyword(keyword) for keyword in TAGS]
+KNOWN = {int(tag): (keyword, dictionary_VR(tag)) for tag, keyword in zip(WANTED, TAGS, strict=True)}  # type: ignore
+LAST = max(KNOWN)
+TEXT: dict[str, Any] = {"DS": float, "IS": int, **dict.fromkeys(("CS", "UI", "LO", "SH", "DA", "TM", "DT"), str.strip)}
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One slice: its file, its frame in it (from 0) and what the header says of it."""
+
+    file: Path
+    frame: int
+    header: Header
+
+
+def read_header(path: Path) -> Header | None:
+    """The elements that matter here; None where the file is not DICOM. ``frames`` lists the frames of an enhanced
+    multi-frame image (PS3.3 C.7.6.16), each with what its functional groups say.
+
+    Raises:
+        InputError: unreadable, damaged, or frames that their functional groups do not describe.
+    """
+    named = path.suffix.lower() in DICOM_ENDINGS
+    try:
+        with open(path, "rb") as file, warnings.catch_warnings(action="ignore"):
+            start = file.read(132)
+            if start[128:] != b"DICM" and not (named and start[:2] in (b"\x08\x00", b"\x02\x00")):
+                if named:
+                    raise InvalidDicomError("no DICOM header")
+                return None
+            file.seek(0)
+            dataset = read_partial(file, _beyond, force=True, specific_tags=WANTED)
+            header = _quick(dataset)
+            kind = header.get("SOPClassUID") or getattr(dataset, "file_meta", Dataset()).get("MediaStorageSOPClassUID")
+            header["SOPClassUID"] = str(kind or "")
+            if "NumberOfFrames" in header:
+                file.seek(0)
+                dataset = dcmread(file, stop_before_pixels=True, force=True, specific_tags=["NumberOfFrames", *GROUPS])
+                if GROUPS[1] in dataset:
+                    header["frames"] = frame_headers(dataset, path)
+            return header
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+    except Exception as error:  # pydicom raises nearly anything on bytes that are not DICOM
+        raise InputError(f"{path} is not a readable DICOM file ({error}); copy the series again") from error
+
+
+def is_scan(header: Header, path: Path) -> bool:
+    """Whether a header is of an image that is a scan; InputError for an image without a size."""
+    if header.get("Modality") in NOT_SCANS:
+        return False
+    if header.get("Rows") and header.get("Columns"):
+        return True
+    if not (kind := header["SOPClassUID"]) or "Image Storage" in UID(kind).name:
+        raise InputError(f"{path} is a truncated DICOM image; copy the series again")
+    return False
+
+
+def slices_of(path: Path, header: Header) -> list[Slice]:
+    """The slices of one file: its frames, or itself."""
+    frames = header.get("frames")
+    if frames is None:
+        return [Slice(path, 0, header)]
+    shared = {k: v for k, v in header.items() if k != "frames"} | {"NumberOfFrames": 1, "multiframe": True}
+    return [Slice(path, n, shared | frame) for n, frame in enumerate(frames)]
+
+
+def frame_headers(dataset: Dataset, path: Path) -> list[Header]:
+    """What the functional groups say of each frame; a frame's own groups before the shared ones (PS3.3 C.7.6.16.1)."""
+    shared = _grouped(dataset.get(GROUPS[0]) or [])
+    frames = [shared | _grouped([item]) for item in dataset.get(GROUPS[1]) or []]
+    count = numbers(plain(dataset, ["NumberOfFrames"]), "NumberOfFrames", 1)
+    if count is None or int(count[0]) != len(frames):
+        raise InputError(f"{path} describes {len(frames)} frames but claims another number; copy the series again")
+    return frames
+
+
+def _grouped(items: list[Dataset]) -> Header:
+    found: Header = {}
+    for item in items:
+        for element in item:
+            for group in element.value if element.VR == "SQ" else ():
+                found |= plain(group, SLICE_TAGS)
+                if "FrameType" in group:
+                    found["ImageType"] = plain(group, ["FrameType"])["FrameType"]
+                if "FrameAcquisitionNumber" in group:
+                    found |= {"AcquisitionNumber": plain(group, ["FrameAcquisitionNumber"])["FrameAcquisitionNumber"]}
+    return found
+
+
+def _beyond(tag: BaseTag, vr: str | None, length: int) -> bool:
+    """Nothing wanted comes after group 0028, where the long part of some headers begins."""
+    return tag > LAST
+
+
+def _quick(dataset: Dataset) -> Header:
+    """As ``plain`` for TAGS, of a dataset just read: text and shorts by hand, what is less simple through pydicom.
+
+    pydicom's own conversion takes several times as long, which counts with tens of thousands of files.
+    """
+    found: Header = {}
+    for tag in dataset.keys():
+        keyword, vr = KNOWN.get(int(tag), ("", ""))
+        raw = dataset.get_item(tag)
+        if not keyword or raw is None or not raw.value:
+            continue
+        if isinstance(raw, RawDataElement) and isinstance(raw.value, bytes):
+            try:
+                if vr in TEXT and raw.value.isascii():
+                    values = [TEXT[vr](part) for part in raw.value.decode().rstrip(" \0").split("\\")]
+                    found[keyword] = values if len(values) > 1 else values[0]
+                    continue
+                if vr == "US" and len(raw.value) == 2:
+                    found[keyword] = int.from_bytes(raw.value, "little" if raw.is_little_endian else "big")
+                    continue
+            except ValueError:
+                continue
+        found |= plain(dataset, [keyword])
+    return found
+
+
+def plain(dataset: Dataset, keywords: list[str]) -> Header:
+    """Elements as Python's own values; those that are absent, empty or malformed are left out."""
+    found = {}
+    for keyword in keywords:
+        try:
+            value = dataset.get(keyword)
+            if value is None or value == "":
+                continue
+            found[keyword] = [_plain(v) for v in value] if isinstance(value, MultiValue) else _plain(value)
+        except Exception:  # pydicom raises nearly anything on a malformed value, at the moment it is asked for
+            continue
+    return found
+
+
+def _plain(value: Any) -> Any:
+    for kind in (int, float):
+        if isinstance(value, kind):
+            return kind(value)
+    return str(value)
+
+
+def numbers(header: Header, keyword: str, count: int) -> np.ndarray | None:
+    """``count`` finite numbers of an element, float64; None where it is absent, empty or malformed."""
+    try:
+        values = np.atleast_1d(np.asarray(header.get(keyword), np.float64))
+    except (TypeError, ValueError):
+        return None
+    return values if values.shape == (count,) and np.isfinite(values).all() else None

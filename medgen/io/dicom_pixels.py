@@ -1,0 +1,86 @@
+"""Modality values (HU) -> stored values of DICOM pixel data, by the source's own rescale where that holds them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pydicom.valuerep import format_number_as_ds
+
+LEVELS = 500  # fewer steps than this over the values of an image that is not of whole numbers: too coarse
+
+
+@dataclass(frozen=True)
+class Format:
+    """How pixel data stores numbers (PS3.3 C.7.6.3): bits used, bits taken, signed or not."""
+
+    bits: int
+    allocated: int
+    signed: bool
+
+    @property
+    def range(self) -> tuple[int, int]:
+        return (-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1) if self.signed else (0, 2**self.bits - 1)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(f"<{'i' if self.signed else 'u'}{self.allocated // 8}")
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """A format for the whole series and (slope, intercept) of each slice; ``source``: they are the source's own."""
+
+    format: Format
+    rescale: tuple[tuple[float, float], ...]
+    source: bool
+
+    def stored(self, values: np.ndarray, k: int) -> np.ndarray:
+        """(rows, columns) modality values of slice k -> what its pixel data holds, nearest."""
+        return np.rint(_steps(values, self.rescale[k])).astype(self.format.dtype)
+
+
+def encoding(
+    data: np.ndarray, whole: bool, formats: Sequence[Format], rescale: Sequence[tuple[float, float]]
+) -> Encoding:
+    """The encoding of a derived series.
+
+    The source's rescale stays, in the source's bits where they hold the values and in 16 of the same or the other
+    sign where they do not: nothing is clipped, and what the source could express is expressed exactly. Where that
+    fails, or where the values are not whole and the source's steps too coarse for them, one rescale is fitted to
+    the range of the series (error: half a step, 1/131068 of the range).
+
+    Args:
+        data: (X, Y, Z) modality values, slice k at [:, :, k].
+        whole: they are meant to be whole numbers (HU).
+        formats: of the source's slices.
+        rescale: (slope, intercept) of each slice of the source.
+    """
+    own = Format(max(f.bits for f in formats), max(f.allocated for f in formats), any(f.signed for f in formats))
+    if any(f.signed != own.signed for f in formats):
+        own = Format(own.allocated, own.allocated, True)
+    low, high = np.inf, -np.inf
+    exact, finest = True, True
+    for k, (slope, intercept) in enumerate(rescale):
+        steps = _steps(data[:, :, k], (slope, intercept))
+        nearest = np.rint(steps)
+        low, high = min(low, nearest.min()), max(high, nearest.max())
+        if not whole:
+            exact = exact and np.array_equal((nearest * slope + intercept).astype(np.float32), data[:, :, k])
+            finest = finest and steps.max() - steps.min() >= LEVELS
+    if whole or exact or finest:
+        sixteen = max(16, own.allocated)
+        for candidate in (own, Format(sixteen, sixteen, own.signed), Format(sixteen, sixteen, not own.signed)):
+            if candidate.range[0] <= low and high <= candidate.range[1]:
+                return Encoding(candidate, tuple(rescale), True)
+    return _fitted(float(data.min()), float(data.max()), whole, len(rescale))
+
+
+def _fitted(low: float, high: float, whole: bool, slices: int) -> Encoding:
+    """Unsigned 16 bits over the range; slope and intercept as the 16 characters of a DS can write them."""
+    step = 1.0 if whole and high - low <= 65535 else (high - low) / 65534 or 1.0
+    slope, intercept = (float(format_number_as_ds(value)) for value in (step, np.floor(low) if whole else low))
+    return Encoding(Format(16, 16, False), ((slope, intercept),) * slices, False)
+
+
+def _steps(values: np.ndarray, rescale: tuple[float, float]) -> np.ndarray:
+    return (values.astype(np.float64) - rescale[1]) / rescale[0]

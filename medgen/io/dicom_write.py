@@ -1,0 +1,306 @@
+"""A derived DICOM series: a converted volume in its source's study and frame of reference, marked as synthetic.
+
+One file for every source file, made from the source's own header: what describes patient, study and place stays;
+what described a scan that never was (dose, private elements, signatures, overlays) goes. See
+docs/explanation/dicom_out.md.
+"""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydicom import Dataset, dcmread
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, ExplicitVRLittleEndian
+from pydicom.valuerep import format_number_as_ds
+
+from medgen.io.dicom_header import GROUPS
+from medgen.io.dicom_pixels import Encoding, Format, encoding
+from medgen.io.folder import folder_written_aside
+from medgen.io.volume import Volume
+from medgen.types import InputError
+
+NOTICE = "SYNTHETIC, not for primary diagnosis"
+UIDS = uuid.UUID("6b6a5c7e-3a39-5d0e-9a3e-0d1c4f0b2a51")  # namespace of the UIDs that medgen derives
+SHARED, PER_FRAME = GROUPS
+DOSE = set(
+    "ExposureTime XRayTubeCurrent Exposure ExposureInuAs ExposureTimeInuS XRayTubeCurrentInuA ExposureTimeInms "
+    "XRayTubeCurrentInmA ExposureInmAs CTExposureSequence CTDIvol CTDIPhantomTypeCodeSequence ExposureModulationType "
+    "EstimatedDoseSaving ExposureDoseSequence IrradiationEventUID GeneratorPower ImageAndFluoroscopyAreaDoseProduct "
+    "EntranceDose EntranceDoseInmGy OrganDose ExposedArea CommentsOnRadiationDose WaterEquivalentDiameter "
+    "WaterEquivalentDiameterCalculationMethodCodeSequence SpecificAbsorptionRateSequence SpecificAbsorptionRateValue "
+    "SpecificAbsorptionRateDefinition SAR dBdt GradientOutput GradientOutputType".split()
+)
+PIXELS = set(  # of the source's stored values, not of these
+    "PixelPaddingValue PixelPaddingRangeLimit SmallestImagePixelValue LargestImagePixelValue "
+    "SmallestPixelValueInSeries LargestPixelValueInSeries ModalityLUTSequence "
+    "RealWorldValueMappingSequence IconImageSequence".split()
+)
+INSTANCE = set(  # of the source's files and series
+    "InstanceCreationDate InstanceCreationTime InstanceCreatorUID SeriesDate SeriesTime SeriesDescriptionCodeSequence "
+    "DigitalSignaturesSequence MACParametersSequence ConcatenationUID SOPInstanceUIDOfConcatenationSource "
+    "InConcatenationNumber ConcatenationFrameOffsetNumber InConcatenationTotalNumber DataSetTrailingPadding "
+    "DerivationImageSequence DerivationCodeSequence SourceImageSequence ReferencedSeriesSequence "
+    "SourceImageEvidenceSequence StudiesContainingOtherReferencedInstancesSequence".split()
+)
+WINDOWS = set("WindowCenter WindowWidth WindowCenterWidthExplanation VOILUTSequence FrameVOILUTSequence".split())
+CONTRAST = set(
+    "ContrastFlowRate ContrastFlowDuration ContrastAdministrationProfileSequence RequestedContrastAgent "
+    "ProtocolName AcquisitionProtocolDescription".split()
+)  # and all that begins with ContrastBolus; protocols are named after the contrast phase
+EQUIPMENT = "Manufacturer ManufacturerModelName DeviceSerialNumber SoftwareVersions StationName".split()
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """What made a volume: model, its hash, and the contrast or domain it makes; the program and its version."""
+
+    model: str
+    sha256: str
+    target: str
+    version: str
+    removes_contrast: bool = False
+
+    def uid(self, source: str) -> str:
+        """The UID of what this makes of ``source``: the same each time (PS3.5 B.2)."""
+        return f"2.25.{uuid.uuid5(UIDS, chr(10).join((source, self.sha256, self.target))).int}"
+
+    def describe(self) -> str:
+        return f"{NOTICE}: {self.target} made by model {self.model} (SHA-256 {self.sha256}) with medgen {self.version}"
+
+
+def write_derived(folder: Path, volume: Volume, derivation: Derivation, others: Sequence[Volume] = ()) -> None:
+    """Write ``volume`` as a series into ``folder``, which appears whole or not at all.
+
+    Same input and derivation, same bytes. Values that the source's encoding expresses are written exactly, see
+    ``dicom_pixels.encoding``. Derives, per PS3.3: C.7.6.1 (General Image), C.12.1 (SOP Common), C.12.2 (Common
+    Instance Reference), C.7.6.16 (functional groups of an enhanced multi-frame source).
+
+    Args:
+        volume: on the grid and with the ``frames`` of the series it was made from; its modality's unit (HU for CT).
+        others: further volumes it was made from, referenced where they are DICOM.
+
+    Raises:
+        InputError: the source is not DICOM or has changed since, or the folder cannot be written.
+    """
+    folder = Path(folder)
+    if volume.frames is None:
+        raise InputError(f"{volume.path} is not DICOM, so no DICOM series can be derived from it; use --format nifti")
+    sources = _headers(volume)
+    code = _encoding(volume, sources)
+    everything = [_series_reference(list(sources.values()))]
+    everything += [_series_reference(list(_headers(other).values())) for other in others if other.frames]
+    members: dict[Path, list[int]] = {}
+    for k, (file, _) in enumerate(volume.frames):
+        members.setdefault(file, []).append(k)
+    file = folder
+    try:
+        with folder_written_aside(folder) as aside:
+            for n, (file, slices) in enumerate(members.items()):
+                slices.sort(key=lambda k: volume.frames[k][1])  # type: ignore[index]
+                dataset = sources[file]
+                _derive(dataset, derivation, [volume.frames[k][1] for k in slices], everything)
+                _encode(dataset, code, volume, slices)
+                dataset.save_as(aside / f"{n:05}.dcm", enforce_file_format=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"{folder} cannot be written ({reason}); choose another place") from error
+    except Exception as error:  # pydicom raises nearly anything on values that break the standard
+        raise InputError(f"no DICOM can be derived from {file} ({error}); use --format nifti") from error
+
+
+def _headers(volume: Volume) -> dict[Path, FileDataset]:
+    """Every file of a volume without its pixel data, in order of the slices."""
+    found: dict[Path, FileDataset] = {}
+    for file, _ in volume.frames or ():
+        if file not in found:
+            try:
+                found[file] = dcmread(file, stop_before_pixels=True, force=True)
+                found[file].SOPInstanceUID, found[file].SeriesInstanceUID, found[file].SOPClassUID  # noqa: B018
+            except Exception as error:
+                raise InputError(f"{file} has no usable DICOM header ({error}); copy the series again") from error
+    return found
+
+
+# Values ------------------------------------------------------------------------------------------------
+
+
+def _encoding(volume: Volume, sources: dict[Path, FileDataset]) -> Encoding:
+    formats = [
+        Format(int(ds.BitsStored), int(ds.BitsAllocated), bool(ds.get("PixelRepresentation", 0)))
+        for ds in sources.values()
+    ]
+    rescale = [_rescale(sources[file], frame) for file, frame in volume.frames or ()]
+    return encoding(volume.data, np.issubdtype(volume.dtype, np.integer), formats, rescale)
+
+
+def _rescale(dataset: Dataset, frame: int) -> tuple[float, float]:
+    holder = dataset
+    if PER_FRAME in dataset:
+        groups = (dataset[PER_FRAME].value[frame], *(dataset.get(SHARED) or ()))
+        holder = next((g.PixelValueTransformationSequence[0] for g in groups if _transforms(g)), Dataset())
+    slope, intercept = holder.get("RescaleSlope"), holder.get("RescaleIntercept")
+    if slope is None or float(slope) == 0 or "ModalityLUTSequence" in holder:
+        return 1.0, 0.0
+    return float(slope), 0.0 if intercept is None else float(intercept)
+
+
+def _transforms(group: Dataset) -> bool:
+    return bool(group.get("PixelValueTransformationSequence"))
+
+
+def _encode(dataset: FileDataset, code: Encoding, volume: Volume, slices: Sequence[int]) -> None:
+    """Pixel data and what describes it."""
+    form, data = code.format, volume.data
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = form.allocated, form.bits, form.bits - 1
+    dataset.PixelRepresentation, dataset.SamplesPerPixel = int(form.signed), 1
+    dataset.Rows, dataset.Columns = data.shape[1], data.shape[0]
+    dataset.PixelData = b"".join(code.stored(data[:, :, k].T, k).tobytes() for k in slices)
+    dataset["PixelData"].VR = "OB" if form.allocated == 8 else "OW"
+    if form.allocated == 8 and len(dataset.PixelData) % 2:
+        dataset.PixelData += b"\0"
+    if PER_FRAME in dataset:
+        if not code.source:
+            for group in dataset.get(SHARED) or ():
+                group.pop("PixelValueTransformationSequence", None)
+            for group, k in zip(dataset[PER_FRAME].value, slices, strict=True):
+                group.PixelValueTransformationSequence = [_rescale_elements(Dataset(), code.rescale[k], dataset)]
+    elif not code.source or "RescaleSlope" in dataset or dataset.get("Modality") == "CT":
+        _rescale_elements(dataset, code.rescale[slices[0]], dataset, keep=code.source)
+
+
+def _rescale_elements(holder: Dataset, rescale: tuple[float, float], image: Dataset, keep: bool = False) -> Dataset:
+    if not (keep and "RescaleSlope" in holder and float(holder.RescaleSlope) == rescale[0]):
+        holder.RescaleSlope = format_number_as_ds(float(rescale[0]))
+        holder.RescaleIntercept = format_number_as_ds(float(rescale[1]))
+        holder.RescaleType = "HU" if image.get("Modality") == "CT" else "US"
+    return holder
+
+
+# Everything else ---------------------------------------------------------------------------------------
+
+
+def _derive(ds: FileDataset, derivation: Derivation, frames: Sequence[int], everything: list[Dataset]) -> None:
+    """Turn a source's header into that of the derived image, in place."""
+    source = _reference(ds)
+    enhanced = PER_FRAME in ds
+    _drop(ds, derivation)
+    if enhanced:
+        ds[PER_FRAME].value = [ds[PER_FRAME].value[frame] for frame in frames]
+        ds.NumberOfFrames = len(frames)
+    ds.SOPInstanceUID = derivation.uid(ds.SOPInstanceUID)
+    ds.SeriesInstanceUID = derivation.uid(ds.SeriesInstanceUID)
+    number = int(ds.get("SeriesNumber") or 0)
+    ds.SeriesNumber = number * 100 + 1 if 0 <= number < 2**31 // 100 - 1 else 1
+    ds.SeriesDescription = _ascii(f"{NOTICE}: {derivation.target} {derivation.model}", 64)
+    ds.ImageComments = _ascii(derivation.describe(), 1024)
+    ds.DerivationDescription = _ascii(derivation.describe(), 1024)
+    ds.BurnedInAnnotation = ds.get("BurnedInAnnotation") or "NO"
+    kind = [str(value) for value in ds.get("ImageType") or ()]
+    if enhanced:  # SECONDARY is not among what PS3.3 C.8.16.1.2 allows
+        ds.ImageType = ["DERIVED", "PRIMARY", *kind[2:4]]
+        ds.ContentQualification = "RESEARCH"
+    else:
+        ds.ImageType = ["DERIVED", "SECONDARY", *kind[2:3]]
+    _equipment(ds, derivation)
+    _refer(ds, source, derivation, frames if enhanced else None)
+    ds.ReferencedSeriesSequence = everything
+    if enhanced:
+        ds.SourceImageEvidenceSequence = [_evidence(ds.StudyInstanceUID, everything)]
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.file_meta.ImplementationClassUID, ds.file_meta.ImplementationVersionName = PYDICOM_IMPLEMENTATION_UID, "MEDGEN"
+    ds.preamble = b"\0" * 128
+
+
+def _drop(dataset: Dataset, derivation: Derivation) -> None:
+    unwanted = DOSE | PIXELS | INSTANCE
+    if dataset.get("Modality") != "CT":  # another contrast has another range; HU keep their windows
+        unwanted |= WINDOWS
+    if derivation.removes_contrast:
+        unwanted |= CONTRAST
+
+    def visit(holder: Dataset, element) -> None:  # type: ignore[no-untyped-def]
+        tag, keyword = element.tag, element.keyword
+        contrast = derivation.removes_contrast and keyword.startswith("ContrastBolus")
+        drawn = tag.group & 0xFF00 in (0x5000, 0x6000)  # curves and overlays
+        if tag.is_private or drawn or contrast or keyword in unwanted:
+            del holder[tag]
+
+    dataset.walk(visit)
+
+
+def _equipment(ds: Dataset, derivation: Derivation) -> None:
+    """The series was made by a model (PS3.3 C.7.5.1); the scanner is kept as equipment that contributed (C.12.1)."""
+    scanner = Dataset()
+    for keyword in EQUIPMENT:
+        if ds.get(keyword):
+            setattr(scanner, keyword, ds.get(keyword))
+            delattr(ds, keyword)
+    scanner.Manufacturer = scanner.get("Manufacturer") or "unknown"
+    scanner.PurposeOfReferenceCodeSequence = [_code("109101", "DCM", "Acquisition Equipment")]
+    ds.ContributingEquipmentSequence = [*(ds.get("ContributingEquipmentSequence") or ()), scanner]
+    ds.Manufacturer, ds.ManufacturerModelName = "medgen", _ascii(derivation.model, 64)
+    ds.SoftwareVersions, ds.DeviceSerialNumber = _ascii(f"medgen {derivation.version}", 64), derivation.sha256[:64]
+
+
+def _refer(ds: Dataset, source: Dataset, derivation: Derivation, frames: Sequence[int] | None) -> None:
+    """Name the source image: in General Image, or frame by frame in the Derivation Image group (C.7.6.16.2.6)."""
+    purpose = [_code("121322", "DCM", "Source image for image processing operation")]
+    made = [_code("SYNTHETIC", "99MEDGEN", "Synthetic image made by a trained model")]
+    if frames is None:
+        source.PurposeOfReferenceCodeSequence = purpose
+        ds.SourceImageSequence, ds.DerivationCodeSequence = [source], made
+        return
+    for group, frame in zip(ds[PER_FRAME].value, frames, strict=True):
+        origin, item = Dataset(), Dataset()
+        origin.update(source)
+        origin.ReferencedFrameNumber, origin.PurposeOfReferenceCodeSequence = frame + 1, purpose
+        item.DerivationDescription, item.DerivationCodeSequence = ds.DerivationDescription, made
+        item.SourceImageSequence = [origin]
+        group.DerivationImageSequence = [item]
+    for group in (*(ds.get(SHARED) or ()), *ds[PER_FRAME].value):
+        for element in list(group):
+            for held in element.value if element.VR == "SQ" else ():
+                if "FrameType" in held:
+                    held.FrameType = ["DERIVED", "PRIMARY", *[str(v) for v in held.FrameType][2:4]]
+
+
+def _reference(dataset: Dataset) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = dataset.SOPClassUID, dataset.SOPInstanceUID
+    return item
+
+
+def _series_reference(images: Sequence[Dataset]) -> Dataset:
+    item = Dataset()
+    item.SeriesInstanceUID = images[0].SeriesInstanceUID
+    item.ReferencedInstanceSequence = [_reference(image) for image in images]
+    return item
+
+
+def _evidence(study: str, everything: Sequence[Dataset]) -> Dataset:
+    """The same references as enhanced images list them (PS3.3 C.8.15.2, table 10-3 Hierarchical SOP Instance)."""
+    item = Dataset()
+    item.StudyInstanceUID, item.ReferencedSeriesSequence = study, []
+    for series in everything:
+        listed = Dataset()
+        listed.SeriesInstanceUID = series.SeriesInstanceUID
+        listed.ReferencedSOPSequence = series.ReferencedInstanceSequence
+        item.ReferencedSeriesSequence.append(listed)
+    return item
+
+
+def _code(value: str, scheme: str, meaning: str) -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
+    return item
+
+
+def _ascii(text: str, length: int) -> str:
+    """Text for any character set and VR: no backslash, no control characters, so long at most."""
+    plain = text.encode("ascii", "replace").decode().replace("\\", "/")
+    return "".join(c for c in plain if c.isprintable())[:length].strip()

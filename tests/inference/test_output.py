@@ -1,0 +1,92 @@
+"""Conversions that come out as DICOM series."""
+
+import json
+
+import numpy as np
+import pydicom
+import pytest
+import torch
+from dicom_series import OBLIQUE, stored, write_ct, write_enhanced_ct
+from small import make_model, small_settings
+
+from medgen.inference.convert import convert
+from medgen.inference.output import derivation
+from medgen.io.dicom_write import NOTICE
+from medgen.io.volume import Volume, read_volume, write_volume
+
+HU = {
+    "codec": {"source": {"low": -1000, "high": 1000, "outside": "carry"}},
+    "inference": {"spacing": "ignore"},
+}
+
+
+def scan():
+    return np.clip(stored(8, 32, 34) // 3, 100, 2000)
+
+
+@pytest.fixture
+def identity():
+    """A model that changes nothing: residual, with a last layer of zeros."""
+    model = make_model(small_settings(**HU), train=False)
+    with torch.no_grad():
+        for parameter in model.generator.parameters():
+            parameter.zero_()
+    return model
+
+
+@pytest.mark.parametrize("kind", ["single", "enhanced"])
+def test_an_identity_model_gives_a_dicom_series_of_the_sources_hu(identity, tmp_path, kind):
+    if kind == "single":
+        write_ct(tmp_path / "in/case", scan(), OBLIQUE)
+    else:
+        write_enhanced_ct(tmp_path / "in/case/a.dcm", scan(), OBLIQUE)
+    (result,) = convert(identity, tmp_path / "in", tmp_path / "out")
+    assert result.status == "converted", result.error
+    before, after = read_volume(tmp_path / "in/case"), read_volume(tmp_path / "out/case")
+    np.testing.assert_array_equal(after.data, before.data)
+    np.testing.assert_array_equal(after.affine, before.affine)
+    ds = pydicom.dcmread(tmp_path / "out/case/00000.dcm")
+    assert ds.SeriesDescription.startswith(NOTICE) and identity.info.sha256 in ds.DerivationDescription
+    assert [r.status for r in convert(identity, tmp_path / "in", tmp_path / "out")] == ["skipped"]
+    (tmp_path / "out/case/00000.dcm").write_bytes(b"broken")
+    assert [r.status for r in convert(identity, tmp_path / "in", tmp_path / "out")] == ["converted"]
+    assert set(json.loads((tmp_path / "out/manifest.json").read_text())["cases"]) == {"case"}
+
+
+def test_dicom_becomes_what_is_asked_for(identity, tmp_path):
+    write_ct(tmp_path / "case", scan())
+    convert(identity, tmp_path / "case", tmp_path / "out", format="nifti")
+    convert(identity, tmp_path / "case", tmp_path / "one.mha")
+    for path in (tmp_path / "out/case.nii.gz", tmp_path / "one.mha"):
+        np.testing.assert_array_equal(read_volume(path).data, read_volume(tmp_path / "case").data)
+
+
+def test_no_series_of_what_is_not_dicom_nor_over_other_files(identity, tmp_path):
+    write_volume(tmp_path / "v/a.nii.gz", Volume(np.zeros((16, 16, 16)), np.eye(4)))
+    (result,) = convert(identity, tmp_path / "v", tmp_path / "out", format="dicom")
+    assert result.status == "failed" and "a.nii.gz is not DICOM" in result.error
+    write_ct(tmp_path / "in/case", scan())
+    (tmp_path / "out/case").mkdir(parents=True)
+    (tmp_path / "out/case/thesis.txt").write_text("")
+    (result,) = convert(identity, tmp_path / "in", tmp_path / "out")
+    assert result.status == "failed" and "holds other files" in result.error
+    assert (tmp_path / "out/case/thesis.txt").exists()
+    (result,) = convert(identity, tmp_path / "in/case", tmp_path / "in/case/out")
+    assert result.status == "failed" and "choose another output" in result.error
+
+
+def test_hu_are_not_written_as_mr(identity, tmp_path):
+    model = make_model(
+        small_settings(codec={"source": {"low": 0, "high": 1000}, "target": {"low": -1000, "high": 1000}})
+    )
+    write_ct(tmp_path / "case", scan(), Modality="MR")
+    (result,) = convert(model, tmp_path / "case", tmp_path / "out")
+    assert result.status == "failed" and "is MR and the model makes HU" in result.error
+
+
+@pytest.mark.parametrize(
+    "data, removes",
+    [({}, False), ({"removes_contrast": True}, True), ({"targets": ["Native"]}, True), ({"targets": ["late"]}, False)],
+)
+def test_a_model_knows_whether_it_removes_contrast(data, removes):
+    assert derivation(make_model(small_settings(data=data))).removes_contrast is removes

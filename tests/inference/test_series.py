@@ -1,0 +1,105 @@
+import shutil
+
+import numpy as np
+import pytest
+from dicom_series import stored, write_ct
+from small import make_model, small_settings
+
+from medgen.inference.convert import convert
+from medgen.inference.inputs import find_scans, read_scan
+from medgen.inference.series import load_rules
+from medgen.io.dicom_write import NOTICE
+from medgen.types import InputError
+
+
+def rules(tmp_path, text):
+    (tmp_path / "rules.yaml").write_text(text)
+    return load_rules(tmp_path / "rules.yaml")
+
+
+def scans(source, **options):
+    return find_scans(source, ["source"], **options)
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """A flat folder: a patient with two phases, a bone kernel and a localiser; another with one series."""
+    flat = tmp_path / "in"
+    flat.mkdir()
+    for name, slices, tags in (
+        ("arterial", 4, {"SeriesNumber": 2, "ConvolutionKernel": "B30f"}),
+        ("portal", 5, {"SeriesNumber": 3, "ConvolutionKernel": "B30f"}),
+        ("portal bone", 5, {"SeriesNumber": 4, "ConvolutionKernel": "B70f"}),
+        ("scout", 2, {"SeriesNumber": 1, "ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}),
+        ("other", 6, {"PatientID": "../p2", "StudyInstanceUID": "1.2.9"}),
+    ):
+        study = {"StudyInstanceUID": "1.2.3", "SeriesDescription": name, **tags}
+        write_ct(tmp_path / "x", stored(slices), **study)
+        for path in (tmp_path / "x").iterdir():
+            path.rename(flat / f"{name}{path.name}")
+    return flat
+
+
+def test_a_study_of_one_series_is_a_scan_and_one_of_several_is_a_fault(mixed):
+    first, second = sorted(scans(mixed), key=lambda scan: scan.fault is None)
+    assert "choose one with --series" in first.fault and "arterial" in first.fault
+    assert second.fault is None and len(read_scan(second)[0].frames) == 6
+    assert second.case.startswith("in_p2_3_") and "/" not in second.case
+
+
+def test_series_are_chosen_by_description_and_by_rules(mixed, tmp_path):
+    picked = [s for s in scans(mixed, series="arterial") if s.fault is None]
+    assert [s.series.description for s in picked] == ["arterial"]
+    found = scans(mixed, rules=rules(tmp_path, "include: [{phase: Portal}, {slices: [6, 9]}]\nexclude: [{kernel: B7}]"))
+    assert sorted(s.series.description for s in found) == ["other", "portal"]
+    found = scans(
+        mixed, rules=rules(tmp_path, "include: [{modality: ct, contrast: true, slice_thickness: [2, 3]}]\nevery: true")
+    )
+    assert len(found) == 4 and all(s.fault is None for s in found)
+    assert scans(mixed, rules=rules(tmp_path, "include: [{modality: MR}]")) == []
+    (undecided,) = scans(mixed, rules=rules(tmp_path, "include: [{phase: portal}]"))
+    assert "'portal bone'" in undecided.fault
+
+
+@pytest.mark.parametrize(
+    "text, match",
+    [
+        ("include: []", "include"),
+        ("include: [{modalty: CT}]", "modalty"),
+        ("include: [{description: '('}]", "not YAML with rules"),
+        ("{", "not YAML with rules"),
+        ("", "the file"),
+    ],
+)
+def test_rules_that_are_none(tmp_path, text, match):
+    with pytest.raises(InputError, match=match):
+        rules(tmp_path, text)
+
+
+def test_nested_studies_are_called_after_their_folders(tmp_path):
+    for patient in ("p1", "p2"):
+        write_ct(tmp_path / "in" / patient / "CT", stored(3))
+    write_ct(tmp_path / "in/p3", stored(3))
+    assert [s.case for s in scans(tmp_path / "in")] == ["p1_CT", "p2_CT", "p3"]
+
+
+def test_a_broken_file_is_reported_with_its_scan_or_alone(mixed, tmp_path):
+    write_ct(tmp_path / "in/sub", stored(4))
+    for place in ("sub/002.dcm", "other002.dcm"):
+        (mixed / place).write_bytes(b"")
+    found = {s.case: s for s in scans(mixed)}
+    assert "002.dcm is not a readable DICOM file" in found["sub"].fault
+    assert "other002.dcm is not" in found["other002.dcm"].fault
+
+
+def test_a_cohort_of_mixed_studies_is_converted_and_its_output_not_converted_again(mixed, tmp_path):
+    model = make_model(small_settings(inference={"spacing": "ignore"}))
+    chosen = rules(tmp_path, "include: [{description: '^(portal|other)$'}]")
+    for status in ("converted", "skipped"):
+        results = convert(model, mixed, tmp_path / "out", rules=chosen)
+        assert [r.status for r in results] == [status] * 2, [r.error for r in results]
+    assert (tmp_path / "out/dicom_index.sqlite").exists()
+    shutil.copytree(tmp_path / "out", mixed / "made")
+    again = scans(mixed, rules=chosen)
+    assert len(again) == 2 and not any(s.series.description.startswith(NOTICE) for s in again)
+    assert np.isfinite(read_scan(again[0])[0].data).all()

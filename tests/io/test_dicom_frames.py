@@ -1,0 +1,79 @@
+"""Enhanced multi-frame images, and several volumes in one series."""
+
+import shutil
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from dicom_series import OBLIQUE, stored, write_ct, write_enhanced_ct
+
+from medgen.io.dicom import list_series, read_series
+from medgen.io.itk import itk_affine
+from medgen.io.volume import read_geometry, read_volume, same_geometry
+from medgen.types import InputError
+
+
+@pytest.mark.parametrize("kind, low", [("u2", 0), ("i2", -2000)])
+def test_enhanced_ct_equals_the_same_slices_as_single_frames(tmp_path, kind, low):
+    pixels, rescale = stored(low=low), lambda k: (1 + k % 2, -1024 + k)
+    write_ct(tmp_path / "single", pixels, OBLIQUE, kind=kind, rescale=rescale)
+    write_enhanced_ct(tmp_path / "multi/a.dcm", pixels, OBLIQUE, kind=kind, order=[3, 0, 4, 1, 2], rescale=rescale)
+    single, multi = read_volume(tmp_path / "single"), read_volume(tmp_path / "multi")
+    np.testing.assert_array_equal(multi.data, single.data)
+    assert same_geometry(multi.geometry, single.geometry, tolerance=1e-6) and multi.dtype == single.dtype
+    assert same_geometry(read_geometry(tmp_path / "multi/a.dcm"), single.geometry, tolerance=1e-6)
+    assert [frame for _, frame in multi.frames] == [1, 3, 4, 0, 2]
+
+
+def test_enhanced_ct_agrees_with_simpleitk(tmp_path):
+    write_enhanced_ct(tmp_path / "a.dcm", stored(), OBLIQUE)
+    image, volume = sitk.ReadImage(tmp_path / "a.dcm"), read_volume(tmp_path)
+    np.testing.assert_array_equal(volume.data, sitk.GetArrayFromImage(image).transpose())
+    np.testing.assert_allclose(volume.affine, itk_affine(image), atol=1e-4)
+
+
+def test_stacks_of_one_enhanced_image_are_chosen_among(tmp_path):
+    pixels = stored(8)
+    write_enhanced_ct(tmp_path / "a.dcm", pixels, stacks=2)
+    assert [(s.part, len(s.slices)) for s in list_series(tmp_path)] == [("StackID 1", 4), ("StackID 2", 4)]
+    with pytest.raises(InputError, match="StackID 1.*StackID 2"):
+        read_volume(tmp_path)
+    second = read_volume(tmp_path, series="StackID 2")
+    np.testing.assert_array_equal(second.data, pixels[4:].transpose(2, 1, 0) - 1024.0)
+
+
+def test_acquisitions_in_one_series_are_told_apart(tmp_path):
+    pixels = stored(8)
+    place = lambda k: [0, 0, 2.0 * (k % 4)]  # noqa: E731
+    write_ct(tmp_path, pixels, ImagePositionPatient=place, AcquisitionNumber=lambda k: 5 + k // 4)
+    assert [s.part for s in list_series(tmp_path)] == ["AcquisitionNumber 5", "AcquisitionNumber 6"]
+    volume = read_series(tmp_path, series="acquisitionnumber 6")
+    np.testing.assert_array_equal(volume.data, pixels[4:].transpose(2, 1, 0) - 1024.0)
+
+
+def test_a_copy_of_an_image_counts_once_and_another_image_in_its_place_does_not(tmp_path):
+    pixels = stored()
+    write_ct(tmp_path, pixels)
+    shutil.copy(tmp_path / "002.dcm", tmp_path / "copy of 002.dcm")
+    np.testing.assert_array_equal(read_volume(tmp_path).data, pixels.transpose(2, 1, 0) - 1024.0)
+    other = pydicom.dcmread(tmp_path / "002.dcm")
+    other.SOPInstanceUID = other.SOPInstanceUID[:-1] + str((int(other.SOPInstanceUID[-1]) + 1) % 10)
+    other.save_as(tmp_path / "copy of 002.dcm")
+    with pytest.raises(InputError, match="same place.*002.dcm and copy of 002.dcm"):
+        read_volume(tmp_path)
+
+
+def test_a_missing_frame_and_frames_without_a_description_are_named(tmp_path):
+    write_enhanced_ct(tmp_path / "a.dcm", stored(6))
+    whole = pydicom.dcmread(tmp_path / "a.dcm")
+    size = whole.Rows * whole.Columns * 2
+    del whole.PerFrameFunctionalGroupsSequence[3]
+    whole.save_as(tmp_path / "a.dcm")
+    with pytest.raises(InputError, match="a.dcm describes 5 frames but claims another number"):
+        read_volume(tmp_path)
+    whole.NumberOfFrames = 5
+    whole.PixelData = whole.PixelData[: 5 * size]
+    whole.save_as(tmp_path / "a.dcm")
+    with pytest.raises(InputError, match="5.000 mm between a.dcm frame 3 and a.dcm frame 4"):
+        read_volume(tmp_path)

@@ -1,0 +1,75 @@
+import os
+import sqlite3
+
+import pytest
+from dicom_series import stored, write_ct, write_enhanced_ct
+
+from medgen.io.dicom import list_series
+from medgen.io.dicom_header import TAGS, plain, read_header
+from medgen.io.dicom_index import indexed
+from medgen.types import InputError
+
+
+@pytest.fixture
+def studies(tmp_path):
+    write_ct(tmp_path / "in/a", stored(4), SeriesDescription="Thorax ä", SpecificCharacterSet="ISO_IR 100")
+    write_ct(tmp_path / "in/b/c", stored(3))
+    write_enhanced_ct(tmp_path / "in/b/e.dcm", stored(4))
+    (tmp_path / "in/notes.txt").write_text("not DICOM")
+    return tmp_path / "in"
+
+
+def test_only_what_is_new_or_changed_is_read_again(studies, tmp_path):
+    database = tmp_path / "out/index.sqlite"
+    first = indexed(studies, database)
+    assert (first.read, len(first.images)) == (9, 8)
+    again = indexed(studies, database)
+    assert again.read == 0 and again.images == first.images
+    write_ct(studies / "a", stored(5))  # changes four, adds one
+    (studies / "b/c/001.dcm").unlink()
+    third = indexed(studies, database)
+    assert third.read == 5 and len(third.images) == 8
+    assert third.images == indexed(studies).images  # as without an index
+    assert indexed(studies, database).read == 0
+
+
+def test_a_file_of_another_time_is_read_again(studies, tmp_path):
+    indexed(studies, tmp_path / "i")
+    os.utime(studies / "a/000.dcm", (1, 1))
+    assert indexed(studies, tmp_path / "i").read == 1
+
+
+@pytest.mark.parametrize("spoil", ["damaged", "of another folder", "of another version"])
+def test_an_index_that_does_not_fit_is_made_anew(studies, tmp_path, spoil):
+    database = tmp_path / "i"
+    indexed(studies, database)
+    if spoil == "damaged":
+        database.write_bytes(b"SQLite format 3\0 but no more" * 50)
+    else:
+        column = "folder" if spoil == "of another folder" else "version"
+        with sqlite3.connect(database) as connection:
+            connection.execute(f"UPDATE about SET {column} = 'x'")
+        connection.close()
+    assert indexed(studies, database).read == 9
+    assert indexed(studies, database).read == 0
+
+
+def test_a_broken_file_is_a_fault_and_nothing_is_kept_of_a_folder_without_dicom(studies, tmp_path):
+    (studies / "a/002.dcm").write_bytes(b"")
+    for _ in range(2):
+        found = indexed(studies, tmp_path / "i")
+        assert list(found.faults) == [studies / "a/002.dcm"] and len(found.images) == 7
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/a.txt").write_text("x")
+    assert indexed(tmp_path / "empty", tmp_path / "none").read == 1 and not (tmp_path / "none").exists()
+    with pytest.raises(InputError, match="cannot be indexed"):
+        indexed(studies, tmp_path / "empty/a.txt/i")
+
+
+def test_the_quick_way_through_a_header_finds_what_pydicom_does(studies):
+    import pydicom
+
+    for path in (studies / "a/000.dcm", studies / "b/e.dcm"):
+        expected = plain(pydicom.dcmread(path), TAGS)
+        assert {k: v for k, v in read_header(path).items() if k != "frames"} == expected
+    assert list_series(studies / "a")[0].description == "Thorax ä"

@@ -1,0 +1,240 @@
+"""Derived series: values, place, references and marks, read by pydicom, SimpleITK and dciodvfy."""
+
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from dicom_series import AXIAL, OBLIQUE, SYNTAXES, stored, write_ct, write_enhanced_ct
+from hypothesis import given
+from hypothesis import strategies as st
+from pydicom.pixels import apply_modality_lut, get_encoder
+
+from medgen.io.dicom_pixels import Format, encoding
+from medgen.io.dicom_write import NOTICE, Derivation, write_derived
+from medgen.io.volume import Volume, read_volume
+from medgen.types import InputError
+
+LIDC = Path(__file__).parents[3] / "shared/data/lidc_dicom"
+MADE = Derivation("pix2pix run/best", "c0ffee" * 10 + "abcd", "noncontrast", "0.1.0", removes_contrast=True)
+
+
+def sources(folder):
+    """Series of every kind that the issue names, by name."""
+    kinds = {
+        "axial": lambda to: write_ct(to, stored()),
+        "oblique": lambda to: write_ct(to, stored(), OBLIQUE),
+        "signed": lambda to: write_ct(to, stored(low=-2000), kind="i2", rescale=lambda k: (1, 0)),
+        "rescaled slice by slice": lambda to: write_ct(to, stored(), rescale=lambda k: (1 + k * 0.25, -1000 - k)),
+        "8 bits": lambda to: write_ct(to, stored(rows=11, columns=13, high=256), kind="u1"),
+        "tilted": lambda to: write_ct(to, stored(), ImagePositionPatient=lambda k: [0, 1.5 * k, 2.0 * k]),
+        "enhanced": lambda to: write_enhanced_ct(to / "a.dcm", stored(), OBLIQUE, order=[3, 0, 4, 1, 2]),
+        "enhanced, signed": lambda to: write_enhanced_ct(
+            to / "a.dcm", stored(low=-2000), kind="i2", rescale=lambda k: (1 + k % 2, k)
+        ),
+    }
+    for name, syntax in SYNTAXES.items():
+        if get_encoder(syntax).is_available:
+            kinds[name] = lambda to, syntax=syntax: write_ct(to, stored(), syntax=syntax)
+    return kinds
+
+
+@pytest.fixture(params=sources(None))
+def series(request, tmp_path):
+    sources(tmp_path)[request.param](tmp_path / "source")
+    return tmp_path / "source"
+
+
+def headers(folder):
+    return [pydicom.dcmread(path) for path in sorted(folder.iterdir())]
+
+
+def errors(folder):
+    """What dciodvfy calls an error, over all files."""
+    found = set()
+    for path in sorted(folder.iterdir()):
+        said = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True)
+        found |= {line for line in (said.stdout + said.stderr).splitlines() if line.startswith("Error")}
+    return found
+
+
+def by_simpleitk(folder):
+    files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder))
+    image = sitk.ReadImage(files if len(files) > 1 else files[0])
+    grid = (image.GetSize(), image.GetOrigin(), image.GetSpacing(), image.GetDirection())
+    return sitk.GetArrayFromImage(image), grid
+
+
+def test_an_unchanged_volume_comes_back_in_its_place_with_its_values(series, tmp_path):
+    volume = read_volume(series)
+    write_derived(tmp_path / "out", volume, MADE)
+    back = read_volume(tmp_path / "out")
+    np.testing.assert_array_equal(back.data, volume.data)
+    np.testing.assert_array_equal(back.affine, volume.affine)
+    (a, grid), (b, same) = by_simpleitk(series), by_simpleitk(tmp_path / "out")
+    np.testing.assert_array_equal(a, b)
+    assert grid == same
+    if len(list(series.iterdir())) == 1:
+        return
+    made = {ds.SourceImageSequence[0].ReferencedSOPInstanceUID: ds for ds in headers(tmp_path / "out")}
+    for source in headers(series):
+        ds = made[source.SOPInstanceUID]
+        assert ds.pixel_array.dtype == source.pixel_array.dtype and ds.BitsStored == source.BitsStored
+        np.testing.assert_array_equal(
+            apply_modality_lut(ds.pixel_array, ds), apply_modality_lut(source.pixel_array, source)
+        )
+        for keyword in "ImagePositionPatient ImageOrientationPatient PixelSpacing FrameOfReferenceUID".split():
+            assert ds.get(keyword) == source.get(keyword)
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (Debian's dicom3tools) is absent")
+def test_dciodvfy_finds_no_error_that_the_source_does_not_have(series, tmp_path):
+    write_derived(tmp_path / "out", read_volume(series), MADE)
+    assert errors(tmp_path / "out") <= errors(series)
+
+
+@pytest.mark.skipif(not LIDC.is_dir(), reason="../shared/data/lidc_dicom is absent")
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (Debian's dicom3tools) is absent")
+def test_a_scanner_series_conforms_and_keeps_its_values_and_place(tmp_path):
+    volume = read_volume(LIDC)
+    write_derived(tmp_path / "out", volume, MADE)
+    back = read_volume(tmp_path / "out")
+    np.testing.assert_array_equal(back.data, volume.data)
+    np.testing.assert_array_equal(back.affine, volume.affine)
+    (a, grid), (b, same) = by_simpleitk(LIDC), by_simpleitk(tmp_path / "out")
+    assert np.array_equal(a, b) and grid == same
+    assert errors(tmp_path / "out") <= errors(LIDC)
+
+
+def test_patient_and_study_stay_and_what_would_lie_goes(series, tmp_path):
+    write_derived(tmp_path / "out", read_volume(series), MADE)
+    originals = headers(series)
+    kept = (
+        "PatientName PatientID PatientBirthDate PatientSex StudyInstanceUID StudyDate StudyTime StudyID "
+        "AccessionNumber StudyDescription FrameOfReferenceUID SOPClassUID Modality"
+    ).split()
+    for ds in headers(tmp_path / "out"):
+        assert all(ds[keyword] == originals[0][keyword] for keyword in kept)
+        assert ds.ImageType[0] == "DERIVED" and ds.ImageType[1] == (
+            "PRIMARY" if "NumberOfFrames" in ds else "SECONDARY"
+        )
+        for text in (ds.SeriesDescription, ds.ImageComments, ds.DerivationDescription):
+            assert text.startswith(NOTICE)
+        assert len(ds.SeriesDescription) <= 64 and ds.BurnedInAnnotation == "NO"
+        for part in (MADE.model, MADE.sha256, MADE.version):
+            assert part in ds.DerivationDescription
+        (listed,) = ds.ReferencedSeriesSequence
+        assert listed.SeriesInstanceUID == originals[0].SeriesInstanceUID
+        named = {image.ReferencedSOPInstanceUID for image in listed.ReferencedInstanceSequence}
+        assert named == {o.SOPInstanceUID for o in originals}
+        words = str(ds)
+        for gone in ("Contrast/Bolus", "Exposure", "Tube Current", "CTDIvol", "Padding"):
+            assert gone not in words
+        assert ds.ContributingEquipmentSequence[-1].Manufacturer == "Scanner Works"
+
+
+def test_contrast_attributes_stay_where_contrast_does(tmp_path):
+    write_ct(tmp_path / "source", stored())
+    write_derived(tmp_path / "out", read_volume(tmp_path / "source"), replace(MADE, removes_contrast=False))
+    assert all(ds.ContrastBolusAgent == "Iohexol" for ds in headers(tmp_path / "out"))
+
+
+def test_private_elements_and_overlays_go(tmp_path):
+    write_ct(tmp_path / "source", stored())
+    for path in (tmp_path / "source").iterdir():
+        ds = pydicom.dcmread(path)
+        ds.private_block(0x0019, "VENDOR", create=True).add_new(1, "DS", "12.5")
+        ds.add_new(0x60000010, "US", ds.Rows)
+        ds.save_as(path)
+    write_derived(tmp_path / "out", read_volume(tmp_path / "source"), MADE)
+    for ds in headers(tmp_path / "out"):
+        assert not [e for e in ds if e.tag.is_private or e.tag.group == 0x6000]
+
+
+def test_a_rerun_gives_the_same_bytes_and_another_model_other_uids(series, tmp_path):
+    volume = read_volume(series)
+    for name, made in (
+        ("a", MADE),
+        ("b", MADE),
+        ("c", replace(MADE, sha256="0" * 64)),
+        ("d", replace(MADE, target="t")),
+    ):
+        write_derived(tmp_path / name, volume, made)
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    uids = [ds.SOPInstanceUID for name in "acd" for ds in headers(tmp_path / name)]
+    assert len(set(uids)) == len(uids) and all(pydicom.uid.UID(uid).is_valid for uid in uids)
+    assert len({ds.SeriesInstanceUID for name in "acd" for ds in headers(tmp_path / name)}) == 3
+
+
+def test_values_beyond_the_sources_bits_are_kept(tmp_path):
+    """12 bits unsigned from -1024 HU: -1500 and 20000 HU need another sign or more bits, 90000 another rescale."""
+    pixels = stored()
+    write_ct(tmp_path / "source", pixels, BitsStored=12, HighBit=11)
+    volume = read_volume(tmp_path / "source")
+    for low, high, exact in ((-1500, 3000, True), (-1000, 20000, True), (-1000, 90000, False)):
+        data = volume.data.copy()
+        data[0, 0, 0], data[1, 0, 2] = low, high
+        write_derived(tmp_path / "out", volume.replaced(data), MADE)
+        back = read_volume(tmp_path / "out").data
+        np.testing.assert_allclose(back, data, atol=0 if exact else 0.7)
+
+
+def test_an_image_of_zero_to_one_keeps_its_steps(tmp_path):
+    write_ct(tmp_path / "source", stored())
+    volume = read_volume(tmp_path / "source")
+    data = np.random.default_rng(0).uniform(0, 1, volume.data.shape).astype(np.float32)
+    write_derived(tmp_path / "out", volume.replaced(data, np.float32), MADE)
+    np.testing.assert_allclose(read_volume(tmp_path / "out").data, data, atol=1 / 65534)
+
+
+@given(
+    st.sampled_from([Format(12, 16, False), Format(16, 16, True), Format(8, 8, False)]),
+    st.lists(st.tuples(st.sampled_from([1.0, 2.0, 0.5, 0.123457]), st.integers(-2000, 100)), min_size=2, max_size=2),
+    st.integers(0, 2**32 - 1),
+)
+def test_whatever_the_source_stored_is_stored_again(form, rescale, seed):
+    numbers = np.random.default_rng(seed).integers(form.range[0], form.range[1] + 1, (2, 3, 4))
+    rescale = [(slope, float(intercept)) for slope, intercept in rescale]
+    values = [n * slope + intercept for n, (slope, intercept) in zip(numbers, rescale, strict=True)]
+    data = np.stack(values, -1).astype(np.float32)
+    code = encoding(data, bool(np.all(data == np.rint(data))), [form] * 2, rescale)
+    assert code.source and code.format == form
+    for k in range(2):
+        np.testing.assert_array_equal(code.stored(data[:, :, k], k), numbers[k])
+
+
+# Refused ------------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_dicom_and_what_cannot_be_written(tmp_path):
+    with pytest.raises(InputError, match="not DICOM"):
+        write_derived(tmp_path / "out", Volume(np.zeros((2, 2, 2)), np.eye(4)), MADE)
+    write_ct(tmp_path / "source", stored())
+    volume = read_volume(tmp_path / "source")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file/out cannot be written"):
+        write_derived(tmp_path / "file/out", volume, MADE)
+    (tmp_path / "source/003.dcm").unlink()
+    with pytest.raises(InputError, match="003.dcm has no usable DICOM header"):
+        write_derived(tmp_path / "out", volume, MADE)
+    assert not (tmp_path / "out").exists()
+
+
+def test_parts_of_an_enhanced_image_are_written_alone(tmp_path):
+    write_enhanced_ct(tmp_path / "source/a.dcm", stored(8), AXIAL, stacks=2)
+    volume = read_volume(tmp_path / "source", series="StackID 2")
+    write_derived(tmp_path / "out", volume, MADE)
+    back = read_volume(tmp_path / "out")
+    np.testing.assert_array_equal(back.data, volume.data)
+    np.testing.assert_array_equal(back.affine, volume.affine)
+    (ds,) = headers(tmp_path / "out")
+    named = [
+        g.DerivationImageSequence[0].SourceImageSequence[0].ReferencedFrameNumber
+        for g in ds.PerFrameFunctionalGroupsSequence
+    ]
+    assert named == [5, 6, 7, 8]
