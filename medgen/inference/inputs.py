@@ -1,6 +1,7 @@
 """What a path given to a conversion stands for: scans, or cases of several contrasts; and their hashes."""
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +49,8 @@ def find_scans(source: Path, contrasts: Sequence[str]) -> list[Scan]:
 
 
 def named(path: Path) -> Scan:
-    """A scan of one contrast, called after its file."""
-    path = path.resolve()  # so that "." has a name
+    """A scan of one contrast, called after its file (a link, not what it leads to)."""
+    path = Path(os.path.abspath(path))  # so that "." has a name
     return Scan(case_name(path), (path,))
 
 

@@ -178,7 +178,10 @@ def write_channels(path: str | Path, channels: Sequence[Volume]) -> None:
 
 
 def find_volumes(folder: str | Path) -> list[Path]:
-    """Volumes directly in ``folder``, sorted by name (hidden files left out); empty where there are none."""
+    """Volumes directly in ``folder``, sorted by name (hidden files left out); empty where there are none.
+
+    A link to a file that is gone is among them: reading it tells, where leaving it out would lose a case in silence.
+    """
     folder = existing(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} is a file where a folder of volumes is expected; name its folder")
@@ -186,7 +189,11 @@ def find_volumes(folder: str | Path) -> list[Path]:
         entries = sorted(folder.iterdir())
     except OSError as error:
         raise InputError(f"{folder} cannot be listed ({error.strerror}); check its permissions") from error
-    return [p for p in entries if has_ending(p, ENDINGS) and not p.name.startswith(".") and p.is_file()]
+    return [p for p in entries if has_ending(p, ENDINGS) and not p.name.startswith(".") and _is_file_or_gone(p)]
+
+
+def _is_file_or_gone(path: Path) -> bool:
+    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def case_name(path: str | Path) -> str:
