@@ -1,11 +1,11 @@
 """Is a cohort run complete whatever kills it? Small phantom studies, some spoiled, killed at random and resumed.
 
-    python benchmarks/killed_cohort.py [--studies 60] [--spoiled 6] [--kills 10] [--seed 0] [--disk MIB]
+    python benchmarks/killed_cohort.py [--studies 60] [--spoiled 6] [--kills 10] [--seed 0]
 
 1. An undisturbed run, as the truth.
 2. A run killed (SIGKILL) at random moments, also while it writes, and started again each time.
-3. A run into a disk of --disk MiB (a tmpfs) that fills up, is freed, and is run again; skipped where mounting is not
-   allowed.
+3. A run into a disk (a tmpfs) that has room for half of it, is freed, and is run again; skipped where mounting is
+   not allowed.
 
 Each ends with every whole study converted, byte-equal to the undisturbed run's, every spoiled one reported, nothing
 half-written, and the manifest's hashes true. Exit code 1 and the difference where not.
@@ -32,7 +32,7 @@ from small_model import small_model
 
 from medgen.data.phantom import build_anatomy, render
 
-SIZE, MM = (32, 28, 20), 10.0
+SIZE, MM = (48, 40, 28), 7.0
 REPORTED = 2  # exit code where some cases failed
 
 
@@ -76,13 +76,17 @@ def write_studies(folder: Path, studies: int, spoiled: int) -> list[str]:
 
 def start(model: Path, studies: Path, out: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", "medgen", "translate", str(model), str(studies), str(out), "--no-report"]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def finish(model: Path, studies: Path, out: Path) -> tuple[int, str]:
     run = start(model, studies, out)
     _, said = run.communicate()
     return run.returncode, said
+
+
+def outputs(out: Path) -> int:
+    return len([p for p in out.glob("*.nii.gz") if not p.name.startswith(".")])
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -110,42 +114,42 @@ def faults(out: Path, truth: dict[str, str], whole: list[str], spoiled: int, end
 def killed(
     model: Path, studies: Path, out: Path, kills: int, rng: random.Random, seconds: float
 ) -> tuple[list[int], tuple[int, str]]:
-    """Kill ``kills`` runs, each at a random moment after its first record; outputs after each, and how it ended."""
+    """Kill ``kills`` runs, each at a random moment up to ``seconds`` after a random one of its conversions.
+
+    Returns the outputs after each, and how it all ended.
+    """
     done = []
     for _ in range(kills):
-        before, run = (out / "manifest.journal").exists() and _size(out), start(model, studies, out)
-        while run.poll() is None and _size(out) == before and not _size(out):
-            time.sleep(0.005)
+        run = start(model, studies, out)
+        assert run.stdout is not None
+        left = rng.randrange(1, 2 * sum(1 for _ in studies.iterdir()) // (kills + 1))  # conversions until then
+        for line in run.stdout:
+            left -= ": converted" in line
+            if not left:
+                break
         time.sleep(rng.uniform(0, seconds))
         run.send_signal(signal.SIGKILL)
         run.communicate()
-        done.append(len([p for p in out.glob("*.nii.gz") if not p.name.startswith(".")]))
+        done.append(outputs(out) if run.returncode == -signal.SIGKILL else -1)  # -1: it had ended before
     return done, finish(model, studies, out)
 
 
-def _size(out: Path) -> int:
-    try:
-        return (out / "manifest.journal").stat().st_size
-    except OSError:
-        return 0
-
-
-def full_disk(model: Path, studies: Path, disk: Path, mib: float) -> tuple[int, tuple[int, str]] | str:
+def full_disk(model: Path, studies: Path, disk: Path, needed: int) -> tuple[int, tuple[int, str]] | str:
     """Outputs while the disk is full, and how the run after freeing it ended; or why it could not be tried."""
     disk.mkdir()
-    mount = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={int(mib * 2**20)}", "tmpfs", str(disk)], capture_output=True, text=True
-    )
-    if mount.returncode:
-        return f"a tmpfs cannot be mounted here: {mount.stderr.strip()}"
+    size = 2 * needed + 2**20
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+    tried = subprocess.run(mount, capture_output=True, text=True)
+    if tried.returncode:
+        return f"a tmpfs cannot be mounted here: {tried.stderr.strip()}"
     try:
         ballast, out = disk / "ballast", disk / "out"
         with open(ballast, "wb") as file:
-            file.write(b"x" * int(mib * 2**20 * 0.7))
+            file.write(b"x" * (size - needed // 2))
         code, said = finish(model, studies, out)
         if code != REPORTED or "No space left" not in said or "Traceback" in said:
-            raise SystemExit(f"on a full disk: exit code {code}, {said[-500:]}")
-        made = len([p for p in out.glob("*.nii.gz") if not p.name.startswith(".")])
+            raise SystemExit(f"on a full disk: exit code {code}, {said[-1500:]}")
+        made = outputs(out)
         ballast.unlink()
         ended = finish(model, studies, out)
         shutil.copytree(out, disk.with_name("freed"))
@@ -160,26 +164,28 @@ def main(say: Callable[[str], None] = print) -> int:
     parser.add_argument("--spoiled", type=int, default=6)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--disk", type=float, default=1.5, help="MiB")
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        model, studies = small_model(root / "model", MM), root / "in"
+        model, studies = small_model(root / "model", MM, filters=32), root / "in"
         whole = write_studies(studies, options.studies, options.spoiled)
+        run = start(model, studies, root / "undisturbed")
+        assert run.stdout is not None
+        run.stdout.readline()
         started = time.monotonic()
-        ended = finish(model, studies, root / "undisturbed")
+        _, said = run.communicate()
+        seconds, ended = time.monotonic() - started, (run.returncode, said)
         truth = hashes(root / "undisturbed")
-        seconds = (time.monotonic() - started) / options.kills / 2
         wrong = {"undisturbed": faults(root / "undisturbed", truth, whole, options.spoiled, ended)}
-        say(f"undisturbed: {len(truth)} converted, {options.spoiled} reported, {time.monotonic() - started:.0f} s")
+        say(f"undisturbed: {len(truth)} converted, {options.spoiled} reported, {seconds:.0f} s")
 
         rng = random.Random(options.seed)
-        done, ended = killed(model, studies, root / "killed", options.kills, rng, seconds)
+        done, ended = killed(model, studies, root / "killed", options.kills, rng, 2 * seconds / len(whole))
         wrong["killed"] = faults(root / "killed", truth, whole, options.spoiled, ended)
         say(f"killed {options.kills} times with {done} done: {len(hashes(root / 'killed'))} outputs")
 
-        full = full_disk(model, studies, root / "disk", options.disk)
+        full = full_disk(model, studies, root / "disk", sum(p.stat().st_size for p in (root / "undisturbed").iterdir()))
         if isinstance(full, str):
             say(f"full disk: skipped, {full}")
         else:
