@@ -218,13 +218,15 @@ class _Cases:
 
     def _check_size(self, scan: Scan) -> None:
         """Refuse what a header claims before memory is taken for it."""
-        shapes = [read_geometry(file, series=self.series).shape for file in scan.files]
-        gb = sum(math.prod(shape) for shape in shapes) * 4 / 2**30
+        grids = [read_geometry(file, series=self.series) for file in scan.files]
+        gb = sum(math.prod(grid.shape) for grid in grids) * 4 / 2**30
+        if self.model.settings.inference.spacing == "resample":
+            resampled = [math.prod(grid.spacing) / math.prod(self.model.info.spacing) for grid in grids]
+            gb *= max(1.0, *resampled)
         if gb > max(self.bound_gb / 2, SMALL_GB):
-            size = " x ".join(map(str, shapes[0]))
             raise InputError(
-                f"{scan.files[0]} claims {size} voxels, {gb:.3g} GiB in memory, above half of --memory-gb "
-                f"{self.bound_gb:g}; raise that, or export the scan again if it is not so large"
+                f"{scan.files[0]} claims {grids[0].describe()}: {gb:.3g} GiB in memory at the model's spacing, above "
+                f"half of --memory-gb {self.bound_gb:g}; raise that, or export the scan again if it is not so large"
             )
 
     def translate(self, job: _Job) -> None:
