@@ -7,6 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import bench_cohort
 import bench_frechet
 import bench_segmentation
 import bench_ssim
@@ -61,6 +62,7 @@ def main() -> None:
         )
     bench_segmentation.main()
     bench_frechet.main()
+    bench_cohort.main()
     gan_steps()
 
 

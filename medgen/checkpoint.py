@@ -32,6 +32,7 @@ from medgen.methods import method_class
 from medgen.types import InputError, Method
 
 FORMAT = 2
+LARGEST = {"levels": 16, "blocks": 256, "layers": 32, "scales": 16, "kernel": 255}  # keys that end so
 
 
 class RangeInfo(Section):
@@ -152,11 +153,16 @@ def build_method(settings: Settings) -> Method:
     for key, value in _known_from_data(settings).items():
         if key in takes and given.setdefault(key, value) != value:
             raise InputError(f"method.{key}={given[key]}: the data and the patch make it {value}; leave the key out")
+    for key, value in given.items():
+        most = next((n for word, n in LARGEST.items() if key.endswith(word)), None)
+        if most is not None and isinstance(value, int) and value > most:
+            raise InputError(f"method.{key}={value}: at most {most}; building more would take for ever")
     try:
         method = cls(**given)
         method.optimizers()  # Adam checks its own arguments
-    except ValueError as error:
-        raise InputError(f"method {settings.method['name']}: {error}") from None
+    except (ValueError, RuntimeError, OverflowError) as error:  # torch: sizes that overflow, or do not fit in memory
+        reason = str(error).splitlines()[0][:200]
+        raise InputError(f"method {settings.method['name']}: {reason}") from None
     return method
 
 
@@ -232,7 +238,7 @@ def read_info(folder: Path) -> tuple[ModelInfo, Settings]:
         raise InputError(f"{folder}/model.json is damaged at {key}; restore the folder or train again") from None
     except InputError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{folder}/model.json cannot be read ({error}); restore the folder or train again") from None
     settings = parse_settings(info.settings, f"{folder}/model.json")
     if isinstance(info.source_range[0], TableInfo) != settings.label_source:
@@ -321,7 +327,8 @@ def _tensors(network: nn.Module) -> dict[str, Tensor]:
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def versions() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -138,36 +139,66 @@ def translate(
         float | None, typer.Option(min=0.01, help="Bound on the memory of a whole-volume pass, GiB.")
     ] = None,
     report: Annotated[bool, typer.Option(help="Write report.html into the output folder.")] = True,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Convert what arrives in the folder INPUT until interrupted.")
+    ] = False,
+    still: Annotated[
+        float, typer.Option(min=0.1, help="With --watch: seconds that a scan's files must not change before.")
+    ] = 10.0,
 ) -> None:
     """Translate scans; geometry and format stay the input's."""
     from medgen.checkpoint import load_model
     from medgen.inference.convert import Converted, convert
     from medgen.inference.series import load_rules
+    from medgen.io.names import shown
     from medgen.io.volume import ENDINGS, has_ending
 
     loaded = load_model(model, pick_device(device), target=target)
+    results: list[Converted] = []
 
     def show(entry: Converted, i: int, n: int) -> None:
-        print(
-            f"[{i}/{n}] {entry.case}: {entry.status} {f'({entry.seconds:.1f} s)' if entry.seconds else ''}",
-            flush=True,
-        )
+        results.append(entry)
+        time = f"({entry.seconds:.1f} s)" if entry.seconds else ""
+        print(shown(f"[{i}/{n or '?'}] {entry.case}: {entry.status} {time}"), flush=True)
         for warning in entry.warnings:
-            print(f"  warning: {warning}")
+            print(shown(f"  warning: {warning}"))
+        if entry.error and watch:  # who watches does not wait for the end
+            print(shown(f"  error: {entry.error}"), flush=True)
 
-    chosen = None if rules is None else load_rules(rules)
-    results = convert(loaded, input, output, format=format, series=series, rules=chosen, memory_gb=memory_gb, done=show)
-    if report and not has_ending(output, ENDINGS):
+    if watch:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        print(f"watching {input}; Ctrl-C ends it", flush=True)
+    faults: list[str] = []
+    try:
+        convert(
+            loaded,
+            input,
+            output,
+            format=format,
+            series=series,
+            rules=None if rules is None else load_rules(rules),
+            memory_gb=memory_gb,
+            watch=still if watch else None,
+            done=show,
+        )
+    except InputError as error:
+        if not results:
+            raise
+        faults = [str(error)]  # of the run itself: the manifest could not be written at its end
+    if report and results and not has_ending(output, ENDINGS):
         from medgen.reports.conversion import conversion_report
 
         notes = [f"Model: {model}, step {loaded.info.step}, weights {loaded.info.weights_sha256[:12]}."]
         unwell = [f"When the model was saved: {text}" for text in loaded.info.health]
         rows = [asdict(r) for r in results]
-        conversion_report(rows, output / "report.html", notes=[*notes, SYNTHETIC], warnings=unwell)
-        print(f"report: {output / 'report.html'}")
+        try:
+            conversion_report(rows, output / "report.html", notes=[*notes, SYNTHETIC], warnings=unwell)
+            print(f"report: {output / 'report.html'}")
+        except InputError as error:
+            faults.append(str(error))
     counts = {status: sum(r.status == status for r in results) for status in ("converted", "skipped", "failed")}
     print(", ".join(f"{n} {status}" for status, n in counts.items()))
-    finish([f"{r.error}" for r in results if r.error], len(results))
+    finish([r.error for r in results if r.error], len(results), faults)
 
 
 app.command()(augment)
@@ -314,7 +345,9 @@ def main() -> None:
     try:
         app()
     except (InputError, FloatingPointError) as error:
-        print(f"medgen: error: {error}", file=sys.stderr)
+        from medgen.io.names import shown
+
+        print(shown(f"medgen: error: {error}"), file=sys.stderr)
         sys.exit(REFUSED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

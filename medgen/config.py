@@ -16,6 +16,7 @@ from medgen.arguments import arguments
 from medgen.data.slabs import slab_axis
 from medgen.types import InputError
 
+MOST_VALUES, MOST_DEEP = 100_000, 50  # of a YAML file: beyond, it is an attack and no config
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Spacing = tuple[float, float, float]
@@ -315,17 +316,44 @@ def load_settings(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Se
         InputError: missing or malformed file, unknown key (names the nearest right one), wrong type or range.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text())
+        values = read_yaml(Path(path).read_text())
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"
         raise InputError(f"config {path} cannot be read: {reason}; give the path of a YAML file") from None
-    except yaml.YAMLError as error:
+    except ValueError as error:
         raise InputError(f"config {path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise InputError(f"config {path} must hold sections (data:, method:, train:, ...), not {type(values).__name__}")
     for text in overrides:
         _override(values, text)
     return parse_settings(values, str(path))
+
+
+def read_yaml(text: str) -> Any:
+    """The values of a YAML text: plain ones, by the safe loader.
+
+    Raises:
+        ValueError: no YAML, nested beyond reason, or a few anchors that stand for more values than memory holds.
+    """
+    try:
+        values = yaml.safe_load(text)
+        if _count(values, {}, 0) > MOST_VALUES:
+            raise ValueError("its anchors multiply into too many values")
+    except (yaml.YAMLError, RecursionError, OverflowError) as error:
+        raise ValueError(str(error)) from None
+    return values
+
+
+def _count(value: Any, known: dict[int, int], depth: int) -> int:
+    """Values below ``value``, each as often as it is referred to, counted once each."""
+    if not isinstance(value, dict | list):
+        return 1
+    if depth > MOST_DEEP:
+        raise ValueError(f"it is nested more than {MOST_DEEP} deep")
+    if id(value) not in known:
+        parts = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_count(part, known, depth + 1) for part in parts)
+    return known[id(value)]
 
 
 def parse_settings(values: dict[str, Any], where: str) -> Settings:
@@ -362,7 +390,7 @@ def check(model: type[M], values: dict[str, Any], where: str, prefix: str = "") 
             raise InputError(f"{where}: unknown key {key}{_nearest(model, fault['loc'], prefix)}") from None
         message = fault["msg"].removeprefix("Value error, ")
         message = message[0].lower() + message[1:]
-        given = "" if isinstance(fault["input"], dict) else f" = {fault['input']!r}"
+        given = "" if isinstance(fault["input"], dict) else f" = {repr(fault['input'])[:200]}"
         raise InputError(f"{where}: {key}{given}: {message}" if key else f"{where}: {message}") from None
 
 
@@ -390,8 +418,8 @@ def _override(values: dict[str, Any], text: str) -> None:
         if not isinstance(node, dict):
             raise InputError(f"override {text!r}: {part} is a value, not a section")
     try:
-        node[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
+        node[last] = read_yaml(value)
+    except ValueError:
         node[last] = value
 
 

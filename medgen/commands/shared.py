@@ -1,9 +1,11 @@
 """What several commands do: choose the device, tell what failed."""
 
 import sys
+from collections.abc import Sequence
 
 import typer
 
+from medgen.io.names import shown
 from medgen.types import InputError
 
 REFUSED = 2  # exit code: bad input, or some case of a cohort failed
@@ -21,11 +23,11 @@ def pick_device(name: str) -> str:
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def finish(errors: list[str], count: int) -> None:
-    """Report what failed; the exit code tells."""
-    for error in errors:
-        print(f"medgen: error: {error}", file=sys.stderr)
-    if errors:
-        if count > 1:
-            print(f"medgen: {len(errors)} of {count} cases failed", file=sys.stderr)
+def finish(errors: list[str], count: int, faults: Sequence[str] = ()) -> None:
+    """Report which cases failed, and ``faults`` of the whole run; the exit code tells."""
+    for error in (*errors, *faults):
+        print(shown(f"medgen: error: {error}"), file=sys.stderr)
+    if errors and count > 1:
+        print(f"medgen: {len(errors)} of {count} cases failed", file=sys.stderr)
+    if errors or faults:
         raise typer.Exit(REFUSED)

@@ -5,6 +5,7 @@ the labels have no names, and {case: contrasts that are missing beside others of
 """
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from medgen.io.names import checked_name
 from medgen.io.volume import case_name, find_volumes
 from medgen.types import Case, InputError
 
@@ -200,8 +202,7 @@ def _listed(entry: dict, path: Path, contrasts: Contrasts) -> tuple[str, _Entry]
     if first is None:
         raise InputError(f"{path}: the entry {json.dumps(entry)[:200]} has no image; give it a source or a target")
     name = str(entry.get("name") or case_name(first))
-    if Path(name).name != name:
-        raise InputError(f"{path}: the name {name} is no file name; leave out slashes")
+    checked_name(name, path)
     labels = entry.get("label", entry.get("labels"))
     file = None if labels is None else _listed_file(labels, path)
     patient = str(entry.get("patient") or "")
@@ -216,7 +217,7 @@ def _listed_file(value: Any, path: Path) -> Path:
     if not isinstance(value, str):
         raise InputError(f"{path}: {json.dumps(value)[:200]} is not the path of a file; give one path as text")
     file = path.parent / value
-    if not file.is_file():
+    if not os.path.isfile(file):  # Path.is_file raises on names that are too long
         raise InputError(f"{path} lists {value}, but there is no file {file}; correct the list")
     return file
 
@@ -232,13 +233,13 @@ def named_labels(labels: Any, path: Path, *, ignored: bool = False) -> Labels:
     if not isinstance(labels, dict):
         raise InputError(f"{path}: labels must be {{structure: value}}, not {type(labels).__name__}; correct it")
     if labels and all(key.isdecimal() and isinstance(value, str) for key, value in labels.items()):
-        labels = {name: int(value) for value, name in labels.items()}
+        labels = {name: int(value[:12]) for value, name in labels.items()}
     found: dict[str, int] = {}
     for name, value in labels.items():
         if isinstance(value, list) or (name == "ignore" and not ignored):
             continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise InputError(f"{path}: label {name} has the value {value!r}; give a whole number of 0 or more")
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
+            raise InputError(f"{path}: label {name} has the value {str(value)[:50]}; give a whole number of 0 or more")
         if value in found.values():
             raise InputError(f"{path}: two labels have the value {value}; give each structure its own")
         if value > 0:
@@ -250,7 +251,7 @@ def read_json(path: Path, kinds: tuple[type, ...] = (dict,)) -> Any:
     """The content of a JSON file of one of ``kinds``. Raises InputError."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not readable JSON ({error}); correct it") from error
     if not isinstance(content, kinds):
         raise InputError(f"{path} must hold a JSON object, not {type(content).__name__}; correct it")

@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field
 
-from medgen.config import Section, check
+from medgen.config import Section, check, read_yaml
 from medgen.evaluation.enhancement import RANGES
 from medgen.types import InputError
 
@@ -57,13 +56,13 @@ def load_thresholds(named: str | Path = GENERAL) -> Thresholds:
     """
     path = SHIPPED / f"{named}.yaml" if (SHIPPED / f"{named}.yaml").is_file() else Path(named)
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+        given = read_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.yaml")))
         raise InputError(
             f"{path} cannot be read as limits of the checks ({error.strerror}); give a YAML file or one of {known}"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(given, dict | None):
         raise InputError(f"{path} must hold limits such as fat_offset: 8.0, not {type(given).__name__}")

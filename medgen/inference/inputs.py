@@ -1,6 +1,7 @@
 """What a path given to a conversion stands for: scans, or cases of several contrasts; and their hashes."""
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,8 @@ from pathlib import Path
 from medgen.inference.series import Rules, find_series
 from medgen.io.dicom import Series, read_slices
 from medgen.io.dicom_index import indexed
-from medgen.io.volume import ENDINGS, Volume, case_name, find_volumes, has_ending, read_volume
+from medgen.io.dicom_stack import stack
+from medgen.io.volume import ENDINGS, Geometry, Volume, case_name, find_volumes, has_ending, read_geometry, read_volume
 from medgen.types import InputError
 
 
@@ -49,8 +51,8 @@ def find_scans(
     if len(contrasts) == 1:
         if source.is_dir() and not find_volumes(source):
             place = source.resolve()
-            found = indexed(place, index)
-            scans = find_series(place, found, series, rules) if found.images else []
+            headers = indexed(place, index)
+            scans = find_series(place, headers, series, rules) if headers.images else []
             if scans or rules is not None:
                 return [Scan(scan.case, (scan.folder,), scan.fault, scan.series) for scan in scans]
         return [named(path) for path in find_inputs(source)]
@@ -71,8 +73,8 @@ def find_scans(
 
 
 def named(path: Path) -> Scan:
-    """A scan of one contrast, called after its file."""
-    path = path.resolve()  # so that "." has a name
+    """A scan of one contrast, called after its file (a link, not what it leads to)."""
+    path = Path(os.path.abspath(path))  # so that "." has a name
     return Scan(case_name(path), (path,))
 
 
@@ -109,6 +111,13 @@ def read_scan(scan: Scan, series: str | None = None) -> list[Volume]:
     if scan.series is not None:
         return [read_slices(scan.series.slices, scan.files[0])]
     return [read_volume(file, series=series) for file in scan.files]
+
+
+def scan_grids(scan: Scan, series: str | None = None) -> list[Geometry]:
+    """Their grids, from the headers alone."""
+    if scan.series is not None:
+        return [stack(scan.series.slices, scan.files[0])[1]]
+    return [read_geometry(file, series=series) for file in scan.files]
 
 
 def scan_hash(scan: Scan) -> str:

@@ -19,6 +19,7 @@ from medgen.io.volume import Volume, from_canonical, to_canonical
 from medgen.types import InputError
 
 SAME_SPACING = 0.05  # relative; within it a volume counts as being on the model's grid
+MOST_RESAMPLED = 100  # times: beyond, a header is wrong, and smoothing or filling up would take for ever
 WINDOW_NORMS = (nn.InstanceNorm2d, nn.InstanceNorm3d, nn.GroupNorm)
 
 
@@ -108,6 +109,12 @@ def on_model_grid(volume: Volume, model: Model, *, labels: bool = False) -> Volu
     wanted, policy = model.info.spacing, model.settings.inference.spacing
     if policy == "ignore" or np.allclose(volume.spacing, wanted, rtol=SAME_SPACING):
         return volume
+    ratios = np.divide(volume.spacing, wanted)
+    if ratios.max() > MOST_RESAMPLED or ratios.min() < 1 / MOST_RESAMPLED:
+        raise InputError(
+            f"{volume.path}: voxels of {volume.geometry.describe()} are more than {MOST_RESAMPLED} times larger or "
+            f"smaller than the model's {wanted} mm; correct the spacing in its header"
+        )
     if policy == "refuse":
         raise InputError(
             f"{volume.path}: voxels of {volume.geometry.describe()} differ from the model's {wanted} mm; "

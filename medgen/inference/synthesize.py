@@ -20,8 +20,8 @@ from medgen.data.codecs import Range
 from medgen.data.fingerprint import strangeness
 from medgen.data.grid import resample, resample_like
 from medgen.data.label_maps import LabelTable, describe_labels
-from medgen.inference.convert import Manifest
 from medgen.inference.inputs import find_inputs, sha256
+from medgen.inference.manifest import Manifest
 from medgen.inference.predict import on_model_grid
 from medgen.inference.style import ReferenceStyle, draw_style, make_images, reference_style, seed_of
 from medgen.io.volume import (
@@ -130,16 +130,16 @@ def synthesize(
     table = model.source_code
     assert isinstance(table, LabelTable)
     _write_table(out, table)
-    manifest = Manifest(out, model)
     results: list[Synthetic] = []
-    for path in paths:
-        known = {r.source_case for r in results}
-        others = [other for other in paths if other != path] if recombine else []
-        for entry in _case(model, table, path, others, options, reference, manifest, known):
-            results.append(entry)
-            if entry.status != "skipped":
-                manifest.add(entry)
-            done(entry, len(results), len(paths) * samples)
+    with Manifest(out, model) as manifest:
+        for path in paths:
+            known = {r.source_case for r in results}
+            others = [other for other in paths if other != path] if recombine else []
+            for entry in _case(model, table, path, others, options, reference, manifest, known):
+                results.append(entry)
+                if entry.status != "skipped":
+                    manifest.add(entry.case, entry)
+                done(entry, len(results), len(paths) * samples)
     return results
 
 
@@ -187,7 +187,7 @@ def _case(
             files += [p for p in (other, beside) if p is not None]
             entry.input_sha256 = sha256(files)
             told = ("seed", "operations", "output", "input_sha256")
-            if manifest.unchanged(entry.case, {k: getattr(entry, k) for k in told}, outputs):
+            if manifest.holds(entry.case, {k: getattr(entry, k) for k in told}, outputs):
                 yield _skipped(entry, manifest)
                 continue
             found = found or _read(table, path, image)

@@ -1,12 +1,13 @@
 """NRRD, MHA and MHD, by SimpleITK: reading beside writing, LPS outside, RAS inside."""
 
+import math
 import os
 import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -28,13 +29,15 @@ from medgen.types import InputError
 
 LPS_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 META_ENDINGS = (".mha", ".mhd")
-META_BYTES = {"CHAR": 1, "SHORT": 2, "INT": 4, "LONG": 4, "LONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}
+MAX_BEYOND_VOXELS = 2**26  # bytes; a stream that goes on for longer is a gzip bomb
+MAX_RATIO = 2000  # of voxels' bytes to the file's, where the encoding does not tell
 
 
 def read_itk(path: Path) -> Volume:
     """The volume of a .mha, .mhd, .nrrd or .nhdr file. Raises InputError."""
     reader, geometry = _itk_header(path)
-    (_check_meta_voxels if has_ending(path, META_ENDINGS) else _check_nrrd_voxels)(path)
+    needed = math.prod(geometry.shape) * sitk.Image([1, 1, 1], reader.GetPixelID()).GetSizeOfPixelComponent()
+    (_check_meta_voxels if has_ending(path, META_ENDINGS) else _check_nrrd_voxels)(path, needed)
     with _itk_errors(path, "cannot be read"):
         raw = sitk.GetArrayFromImage(reader.Execute())
     raw = raw.reshape(geometry.shape[::-1]).transpose()
@@ -102,42 +105,65 @@ def _itk_header(path: Path) -> tuple[sitk.ImageFileReader, Geometry]:
 def _meta_fields(path: Path) -> tuple[dict[str, str], int]:
     """Fields of a MetaImage header, and where it ends. ITK would print its complaint to the terminal."""
     fields: dict[str, str] = {}
-    with open(path, "rb") as file:
+    with _itk_errors(path, "cannot be read"), open(path, "rb") as file:
         while "ElementDataFile" not in fields and b"=" in (line := file.readline(4096)):
             key, value = line.decode("latin-1").split("=", 1)
             fields[key.strip()] = value.strip()
-        if not {"NDims", "DimSize", "ElementType", "ElementDataFile"} <= fields.keys():
-            raise InputError(f"{path} is not a readable MetaImage file (no complete header); export it anew")
-        return fields, file.tell()
+        end = file.tell()
+    needed = {"NDims", "DimSize", "ElementType", "ElementDataFile"} <= fields.keys()
+    if not needed or not fields["NDims"].isdecimal() or len(fields["DimSize"].split()) != int(fields["NDims"][:9]):
+        raise InputError(f"{path} is not a readable MetaImage file (no complete header); export it anew")
+    return fields, end
 
 
-def _check_meta_voxels(path: Path) -> None:
-    """Refuse truncated or corrupt voxels of a .mha or .mhd file."""
+def _check_meta_voxels(path: Path, needed: int) -> None:
+    """Refuse truncated or corrupt voxels of a .mha or .mhd file, and data outside its folder."""
     fields, offset = _meta_fields(path)
-    name, kind = fields["ElementDataFile"], fields["ElementType"]
-    kind = kind.removeprefix("MET_").removeprefix("U").removesuffix("_ARRAY")
-    needed = int(np.prod([int(n) for n in fields["DimSize"].split()], dtype=object)) * META_BYTES.get(kind, 1)
+    name = fields["ElementDataFile"]
     zipped = fields.get("CompressedData", "False").lower() == "true"
     if name == "LOCAL":
         _check_voxel_bytes(path, path, offset, needed, zipped)
-    elif name != "LIST" and "%" not in name:  # else one file per slice: ITK checks their sizes
+    elif name.startswith("LIST") or "%" in name:  # one file per slice: ITK checks their sizes
+        _check_beside(path, _lines(path, offset) if name.startswith("LIST") else [name])
+    else:
+        _check_beside(path, [name])
         _check_voxel_bytes(path, path.parent / name, 0, needed, zipped)
 
 
-def _check_nrrd_voxels(path: Path) -> None:
-    """Refuse truncated or corrupt gzip voxels of a .nrrd or .nhdr file; ITK checks the other encodings."""
+def _check_nrrd_voxels(path: Path, needed: int) -> None:
+    """Refuse truncated or corrupt voxels of a .nrrd or .nhdr file, and data outside its folder."""
     fields: dict[str, str] = {}
-    with open(path, "rb") as file:
+    with _itk_errors(path, "cannot be read"), open(path, "rb") as file:
         while line := file.readline(4096).strip():  # an empty line ends the header
             key, _, value = line.decode("latin-1").partition(":")
             fields[key.strip().lower().replace(" ", "")] = value.strip()
+            if value.strip().startswith("LIST"):
+                _check_beside(path, _lines(path, file.tell()))
         offset = file.tell()
-    name = fields.get("datafile", "")
-    if fields.get("encoding") in ("gzip", "gz") and "lineskip" not in fields and "byteskip" not in fields:
-        if not name:
-            _check_voxel_bytes(path, path, offset, 0, zipped=True)
-        elif not name.startswith("LIST") and "%" not in name:
-            _check_voxel_bytes(path, path.parent / name, 0, 0, zipped=True)
+    name, encoding = fields.get("datafile", ""), fields.get("encoding", "raw").lower()
+    if name.startswith("LIST") or "%" in name:
+        return _check_beside(path, [] if name.startswith("LIST") else name.split()[:1])
+    if name:
+        _check_beside(path, [name])
+    plain = "lineskip" not in fields and "byteskip" not in fields
+    zipped = encoding in ("gzip", "gz")
+    if plain and (zipped or encoding == "raw"):
+        _check_voxel_bytes(path, path.parent / name if name else path, 0 if name else offset, needed, zipped)
+    elif needed > path.stat().st_size * MAX_RATIO and not name:
+        raise InputError(f"{path} claims more voxels than its size can hold; copy or export it again")
+
+
+def _lines(path: Path, offset: int) -> list[str]:
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return [line.decode("latin-1").strip() for line in file.read(2**20).splitlines()]
+
+
+def _check_beside(path: Path, names: list[str]) -> None:
+    """A header may name data files in its own folder only: it must not make a volume of any file of this machine."""
+    for name in names:
+        if "/" in name or "\\" in name:
+            raise InputError(f"{path} names a data file {name[:200]} in another folder; put it beside its header")
 
 
 def _check_voxel_bytes(path: Path, data_path: Path, offset: int, needed: int, zipped: bool) -> None:
@@ -147,19 +173,28 @@ def _check_voxel_bytes(path: Path, data_path: Path, offset: int, needed: int, zi
     """
     if not data_path.is_file():
         raise InputError(f"{path} names a data file {data_path.name} that does not exist; put it there")
-    held, whole = data_path.stat().st_size - offset, True
-    if zipped:
-        held, inflate = 0, zlib.decompressobj(wbits=47)  # 47: zlib or gzip, told apart by the header
-        with open(data_path, "rb") as file:
+    with _itk_errors(path, "cannot be read"), open(data_path, "rb") as file:
+        held = data_path.stat().st_size - offset
+        if zipped:
             file.seek(offset)
-            try:
-                while not inflate.eof and (block := file.read(1 << 20)):
-                    held += len(inflate.decompress(block))
-                whole = inflate.eof
-            except zlib.error:
-                whole = False
-    if held < needed or not whole:
+            held = _inflated(file, needed + MAX_BEYOND_VOXELS)
+    if held < needed:
         raise InputError(f"{path} is truncated or its voxels are corrupt; copy or export it again")
+
+
+def _inflated(file: IO[bytes], most: int) -> int:
+    """Bytes that a zlib or gzip stream inflates to, with little memory; -1 where it is broken or above ``most``."""
+    inflate, held = zlib.decompressobj(wbits=47), 0  # 47: zlib or gzip, told apart by the header
+    try:
+        while not inflate.eof and held <= most:
+            block = inflate.unconsumed_tail or file.read(1 << 16)
+            made = inflate.decompress(block, 1 << 20)  # without a bound 64 KiB may become 64 MiB
+            if not block and not made:
+                break
+            held += len(made)
+    except zlib.error:
+        return -1
+    return held if inflate.eof and held <= most else -1
 
 
 @contextmanager
@@ -169,7 +204,7 @@ def _itk_errors(path: Path, what: str, remedy: str = "check or export it again")
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         raise InputError(f"{path} {what} ({brief(error)}); {remedy}") from error
     finally:
         sitk.ProcessObject.SetGlobalWarningDisplay(shown)

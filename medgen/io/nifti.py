@@ -1,11 +1,12 @@
 """NIfTI-1 and NIfTI-2, by nibabel: reading beside writing."""
 
 import gzip
+import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
@@ -31,6 +32,8 @@ from medgen.io.volume import (
 from medgen.types import InputError
 
 MM_PER_UNIT = {1: 1000.0, 3: 0.001}  # NIfTI spatial unit codes metre and micrometre; all else is taken as mm
+MAX_BEFORE_VOXELS = 2**26  # bytes of header and extensions; scanners write some kilobytes
+MAX_BEYOND_VOXELS = 2**26  # bytes; more is a gzip bomb
 MAX_DEFLATE_RATIO = 1032  # zlib cannot expand one byte to more (zlib manual, "maximum compression factor")
 
 
@@ -53,8 +56,11 @@ def _read(path: Path, of_volume: Callable[[Any], Any]) -> list[Volume]:
         geometry = _nifti_geometry(header, path)
         _check_size(image.header, path)
         raw = image.dataobj.get_unscaled()
-        while stream.read(1 << 20):  # to the end, where gzip compares its checksum
-            pass
+        beyond = 0
+        while block := stream.read(1 << 20):  # to the end, where gzip compares its checksum
+            beyond += len(block)
+            if beyond > MAX_BEYOND_VOXELS:
+                raise InputError(f"{path} goes on and on after its last voxel; export it again")
     slope, inter = float(image.dataobj.slope), float(image.dataobj.inter)
     if (slope, inter) != (1.0, 0.0):
         header.set_slope_inter(slope, inter)  # nibabel blanks them on load
@@ -112,13 +118,34 @@ def _unscaled(volume: Volume) -> np.ndarray:
 
 
 def _nifti_image(stream: Any) -> Any:
-    start = stream.read(348)
+    start = stream.read(544)
+    _check_start(stream, start)
     stream.seek(0)
     if start[344:347] == b"ni1" or start[4:7] == b"ni2":
         raise ImageFileError("it is the header of an .hdr/.img pair, without voxels")
     version2 = 540 in (int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big"))
     kind = nib.Nifti2Image if version2 else nib.Nifti1Image
     return kind.from_file_map({"image": FileHolder(fileobj=stream)}, mmap=False)
+
+
+def _check_start(stream: Any, start: bytes) -> None:
+    """Refuse extensions that would make nibabel read without bound (NIfTI-1 standard, "extended header")."""
+    order: Literal["little", "big"] = "little" if start[:4] in (b"\x5c\x01\0\0", b"\x1c\x02\0\0") else "big"
+    version2 = int.from_bytes(start[:4], order) == 540
+    if len(start) < (544 if version2 else 352):
+        return  # nibabel says so
+    sign = "<" if order == "little" else ">"
+    voxels = struct.unpack_from(sign + ("q" if version2 else "f"), start, 168 if version2 else 108)[0]
+    if not voxels <= MAX_BEFORE_VOXELS:
+        raise ImageFileError(f"its voxels would begin {voxels:.3g} bytes after its start")
+    at = 544 if version2 else 352
+    extended = start[at - 4] != 0
+    while extended and at + 16 <= voxels:
+        stream.seek(at)
+        size = int.from_bytes(stream.read(4), order, signed=True)
+        if not 8 <= size <= MAX_BEFORE_VOXELS:
+            raise ImageFileError(f"one of its header extensions has a length of {size} bytes")
+        at += size
 
 
 def _nifti_geometry(header: Any, path: Path) -> Geometry:

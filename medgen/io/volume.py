@@ -29,6 +29,7 @@ ITK_ENDINGS = (".mha", ".mhd", ".nrrd", ".nhdr")
 ENDINGS = NIFTI_ENDINGS + ITK_ENDINGS
 GRID_TOLERANCE = 0.01  # of the smallest voxel side: files of two programs differ by rounding, not by more
 MAX_VOXELS = 2**33  # 32 GiB as float32; a larger grid is a broken header, not a scan
+MAX_MM = 1e6  # a kilometre
 INTEGERS = tuple(np.dtype(t) for t in ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8"))
 CANONICAL = np.array([[0, 1], [1, 1], [2, 1]])  # nibabel's orientation array of RAS+
 
@@ -180,7 +181,10 @@ def write_channels(path: str | Path, channels: Sequence[Volume]) -> None:
 
 
 def find_volumes(folder: str | Path) -> list[Path]:
-    """Volumes directly in ``folder``, sorted by name (hidden files left out); empty where there are none."""
+    """Volumes directly in ``folder``, sorted by name (hidden files left out); empty where there are none.
+
+    A link to a file that is gone is among them: reading it tells, where leaving it out would lose a case in silence.
+    """
     folder = existing(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} is a file where a folder of volumes is expected; name its folder")
@@ -188,7 +192,11 @@ def find_volumes(folder: str | Path) -> list[Path]:
         entries = sorted(folder.iterdir())
     except OSError as error:
         raise InputError(f"{folder} cannot be listed ({error.strerror}); check its permissions") from error
-    return [p for p in entries if has_ending(p, ENDINGS) and not p.name.startswith(".") and p.is_file()]
+    return [p for p in entries if has_ending(p, ENDINGS) and not p.name.startswith(".") and _is_file_or_gone(p)]
+
+
+def _is_file_or_gone(path: Path) -> bool:
+    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def case_name(path: str | Path) -> str:
@@ -270,8 +278,8 @@ def written_aside(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
         os.replace(aside, path)
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, UnicodeEncodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{path} cannot be written ({reason}); choose another place") from error
     finally:
         with suppress(OSError):
@@ -283,9 +291,9 @@ def existing(path: str | Path) -> Path:
     path = Path(path)
     try:
         path.stat()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a null character
         missing = isinstance(error, FileNotFoundError)
-        reason = "does not exist" if missing else f"cannot be read ({error.strerror})"
+        reason = "does not exist" if missing else f"cannot be read ({getattr(error, 'strerror', error)})"
         raise InputError(f"{path} {reason}; check the path") from error
     return path
 
@@ -316,7 +324,10 @@ def checked_affine(affine: np.ndarray, path: Path) -> np.ndarray:
     affine = np.array(affine, np.float64)
     if not np.isfinite(affine).all():
         raise InputError(f"{path} has an affine with NaN or infinite entries; repair its header")
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    with np.errstate(over="ignore"):
+        lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(lengths).all() or np.abs(affine[:3]).max() > MAX_MM:
+        raise InputError(f"{path} has voxels or an origin of more than {MAX_MM:g} mm; repair its header")
     if not lengths.all() or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-6:
         raise InputError(f"{path} has a singular affine (an axis without extent); repair its header")
     return affine

@@ -90,7 +90,7 @@ def _read_summary(folder: Path) -> Mapping[str, Any]:
         raise InputError(
             f"{path} cannot be read ({error.strerror}); give a folder that medgen evaluate wrote"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON ({error}); evaluate again") from error
     if not isinstance(content, dict) or not isinstance(content.get("cases"), list):
         raise InputError(f"{path} is not the summary of an evaluation; give a folder that medgen evaluate wrote")

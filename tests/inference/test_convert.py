@@ -5,12 +5,14 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from safetensors.torch import load_file
 from small import SMALL_METHOD, make_model, paired_only, small_settings, write_cohort
 
 from medgen.checkpoint import load_model
 from medgen.config import arguments, parse_settings
+from medgen.inference import convert as module
 from medgen.inference.convert import convert
 from medgen.methods import method_class, method_names
 from medgen.train import train
@@ -36,6 +38,15 @@ def tiny(cohort, name, method=None, **sections):
         **sections,
     }
     return parse_settings(values, "test")
+
+
+def phantoms(folder, *names):
+    """Small scans on disk, each another one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for n, name in enumerate(names):
+        scan = np.random.default_rng(n).integers(-1000, 400, (10, 11, 12)).astype(np.int16)
+        sitk.WriteImage(sitk.GetImageFromArray(scan), str(folder / name))
+    return folder
 
 
 def same_grids(made, inputs):
@@ -147,3 +158,71 @@ def test_methods_see_the_labels_and_the_model_keeps_their_names(tmp_path, monkey
     assert seen == [((2, 1, 16, 16, 16), torch.int64)] + [((1, 1, 16, 16, 16), torch.int64)] * 2
     assert info.training_data["classes"] == 3
     assert info.training_data["labels"] == {"background": 0, "body": 1, "organ": 2}
+
+
+def test_what_nobody_expected_is_reported_and_the_rest_goes_on(model, tmp_path, monkeypatch):
+    scans = phantoms(tmp_path / "in", "a.nii.gz", "b.nii.gz", "c.nii.gz", "d.nii.gz")
+
+    def broken(stage, name, found):
+        def call(*given, **options):
+            if name in str(found(given)):
+                raise TypeError("a bug")
+            return stage(*given, **options)
+
+        return call
+
+    for stage, name, found in (
+        ("read_volume", "a.nii", lambda given: given[0]),
+        ("translate_case", "b.nii", lambda given: given[1][0].path),
+        ("write_volume", "c.nii", lambda given: given[0]),
+    ):
+        monkeypatch.setattr(module, stage, broken(getattr(module, stage), name, found))
+    results = convert(model, scans, tmp_path / "out")
+    assert [r.status for r in results] == ["failed"] * 3 + ["converted"]
+    assert all(f"{name}.nii.gz: medgen did not expect" in r.error for name, r in zip("abc", results, strict=False))
+    monkeypatch.undo()
+    assert [r.status for r in convert(model, scans, tmp_path / "out")] == ["converted"] * 3 + ["skipped"]
+
+
+def test_a_moved_output_folder_is_still_done(model, tmp_path):
+    scans = phantoms(tmp_path / "in", "a.nii.gz", "a.mha", "b.nii.gz")
+    assert [r.status for r in convert(model, scans, tmp_path / "out")] == ["converted"] * 3
+    (tmp_path / "out").rename(tmp_path / "moved")
+    assert [r.status for r in convert(model, scans, tmp_path / "moved")] == ["skipped"] * 3
+
+
+def test_two_scans_of_one_name_and_format_do_not_undo_each_other(model, tmp_path):
+    scans = phantoms(tmp_path / "in", "a.nii.gz", "a.nii")
+    for status in ("converted", "skipped"):
+        first, second = convert(model, scans, tmp_path / "out", format="nifti")
+        assert (first.status, second.status) == (status, "failed") and "named a too" in second.error
+
+
+def test_bad_names_and_sizes_are_refused_before_memory_is_taken(model, tmp_path, monkeypatch):
+    scans = phantoms(tmp_path / "in", "a\x1b[2J.nii.gz", "con.nii.gz", "large.nii.gz", "n" * 230 + ".nii.gz")
+    monkeypatch.setattr(module, "SMALL_GB", 0)
+    monkeypatch.setattr(module, "read_volume", None)
+    results = convert(model, scans, tmp_path / "out", memory_gb=9e-6)
+    for result, words in zip(results, ("control", "device", "above half of --memory-gb", "longer than"), strict=True):
+        assert result.status == "failed" and words in result.error
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"manifest.json"}
+
+
+def test_what_arrives_is_converted_until_interrupted(model, tmp_path):
+    scans, seen = phantoms(tmp_path / "in", "a.nii.gz"), []
+
+    def done(entry, number, count):
+        seen.append((entry.case, entry.status))
+        if len(seen) == 1:
+            (scans / "b.nii.gz").write_text("no scan")
+        elif len(seen) == 2:
+            (scans / "b.nii.gz").write_bytes((scans / "a.nii.gz").read_bytes())
+        else:
+            raise KeyboardInterrupt
+
+    results = convert(model, scans, tmp_path / "out", watch=0.1, done=done)
+    assert seen == [("a", "converted"), ("b", "failed"), ("b", "converted")] and len(results) == 3
+    cases = json.loads((tmp_path / "out/manifest.json").read_text())["cases"]
+    assert {case: record["status"] for case, record in cases.items()} == {"a": "converted", "b": "converted"}
+    with pytest.raises(InputError, match="outside"):
+        convert(model, scans, scans / "out", watch=0.1)

@@ -1,0 +1,50 @@
+"""A small translator on disk for benchmarks of what surrounds the network."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medgen.checkpoint import FORMAT, ModelInfo, build_method, save_model
+from medgen.config import parse_settings, plain
+from medgen.data.fingerprint import QUANTILES
+
+
+def small_model(folder: Path, mm: float, **method: Any) -> Path:
+    """A model folder of voxels of ``mm``, its weights random: it does change its input.
+
+    Args:
+        method: arguments of pix2pix instead of the smallest ones.
+    """
+    small = {"filters": 4, "levels": 2, "discriminator_filters": 4, "discriminator_layers": 1, "dropout": 0.0}
+    settings = parse_settings(
+        {
+            "method": {"name": "pix2pix", "norm": "batch", "residual": True, **small, **method},
+            "codec": {"source": {"low": -1000, "high": 1000, "outside": "carry"}},
+            "sampling": {"patch": [16, 16, 16]},
+        },
+        "benchmark",
+    )
+    torch.manual_seed(0)
+    built = build_method(settings)
+    generator = built.networks[built.generator].eval()
+    with torch.no_grad():
+        for p in generator.parameters():
+            p.add_(torch.randn_like(p) * 0.02)
+    look = {"quantiles": (QUANTILES - 0.5).tolist(), "extent": [300, 250, 200], "spacing": [mm] * 3}
+    info = ModelInfo.model_validate(
+        {
+            "format": FORMAT,
+            "settings": plain(settings),
+            "source_range": [{"low": -1000, "high": 1000, "outside": "carry"}],
+            "target_range": [{"low": -1000, "high": 1000}],
+            "spacing": [mm] * 3,
+            "training_scans": [[look]],
+            **{"training_data": {}, "step": 1, "validation": {}, "curve": [], "health": [], "versions": {}},
+            "commit": None,
+            "weights_sha256": "",
+        }
+    )
+    folder.mkdir(parents=True)
+    save_model(folder, generator, info)
+    return folder

@@ -1,0 +1,161 @@
+"""``manifest.json`` of an output folder: what became of each case, with hashes, whatever kills the run.
+
+While a run is under way its records go into ``manifest.journal`` beside it, one JSON line a case, appended: 2,000
+cases cost 2,000 lines, not 2,000 ever longer files. The end of a run, or the start of the next, folds them in.
+A record is believed only where the hashes of input, model and output still hold, so one that is lost costs a
+conversion done again and never a wrong result.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from medgen.checkpoint import Model
+from medgen.inference.inputs import sha256
+from medgen.io.volume import written_aside
+from medgen.types import InputError
+
+TOLD = ("sha256", "step", "weights_sha256", "training_data", "health", "versions", "commit")
+
+
+class Manifest:
+    """The records of ``folder`` by case, of this model only; ``None`` keeps none.
+
+    One process at a time may hold it. As a context it ends with everything in ``manifest.json``.
+
+    Raises:
+        InputError: a manifest.json that is none, a folder that cannot be written, another run under way in it.
+    """
+
+    def __init__(self, folder: Path | None, model: Model) -> None:
+        self.path = None if folder is None else folder / "manifest.json"
+        self.model: dict[str, Any] = {
+            "folder": str(model.folder),
+            "target": model.target,
+            "method": model.settings.method["name"],
+            **{name: getattr(model.info, name) for name in TOLD},
+        }
+        self.cases: dict[str, dict[str, Any]] = {}
+        if self.path is None:
+            return
+        self.journal = self.path.with_name("manifest.journal")
+        kept = self._kept(self.path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.journal, "ab", buffering=0)
+        except OSError as error:
+            raise InputError(f"{self.journal} cannot be written ({error.strerror}); choose another output") from None
+        try:
+            _lock(self._file.fileno(), self.path.parent)
+            self.cases = {**(kept or {}), **self._told()}
+            if kept is None or self._file.seek(0, os.SEEK_END):  # a first run, another model, or what a killed run left
+                self.fold()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> "Manifest":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.path is None:
+            return
+        try:
+            self.fold()
+            self.journal.unlink(missing_ok=True)
+        finally:
+            self._file.close()
+
+    def holds(self, case: str, told: Mapping[str, Any], outputs: Sequence[Path]) -> bool:
+        """Whether a case is recorded with these values, did not fail, and its outputs are still the same.
+
+        Of ``output`` the file's name counts: the folder may have been moved, or be named from elsewhere.
+        """
+        old = self.cases.get(case)
+        if not old or old.get("status") == "failed" or any(_plain(old, k) != _plain(told, k) for k in told):
+            return False
+        return all(path.exists() for path in outputs) and sha256(outputs) == old.get("output_sha256")
+
+    def add(self, case: str, entry: Any) -> None:
+        """Record what became of a case: a dataclass with a ``status`` and ``output_sha256``.
+
+        On a full disk the record stays in memory, and ``fold`` says so if that cannot write it either.
+        """
+        self.cases[case] = asdict(entry)
+        if self.path is None:
+            return
+        end = self._file.seek(0, os.SEEK_END)
+        head = [] if end else [{"model": self._identity()}]
+        lines = "".join(
+            json.dumps(each) + "\n" for each in (*head, {"case": case, "record": self.cases[case]})
+        ).encode()
+        with suppress(OSError):
+            if self._file.write(lines) < len(lines):
+                self._file.truncate(end)  # a full disk takes a part
+
+    def fold(self) -> None:
+        """Everything into ``manifest.json``; the journal starts anew.
+
+        Raises:
+            InputError: it cannot be written; then the journal still has it.
+        """
+        if self.path is None:
+            return
+        with written_aside(self.path) as aside:
+            aside.write_text(json.dumps({"model": self.model, "cases": self.cases}, indent=1))
+        self._file.truncate(0)
+
+    def _identity(self) -> dict[str, Any]:
+        return {"sha256": self.model["sha256"], "target": self.model["target"]}
+
+    def _head(self) -> dict[str, Any]:
+        return {"model": self._identity()}
+
+    def _kept(self, path: Path) -> dict[str, dict[str, Any]] | None:
+        """The cases of ``manifest.json``; None where there is none of this model."""
+        if not path.exists():
+            return None
+        try:
+            old = json.loads(path.read_text())
+            same = {"sha256": old["model"]["sha256"], "target": old["model"].get("target")} == self._identity()
+            return {str(case): dict(record) for case, record in old["cases"].items()} if same else None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError):
+            raise InputError(f"{path} is not a manifest of medgen; move it away or choose another output") from None
+
+    def _told(self) -> dict[str, dict[str, Any]]:
+        """The cases of the journal of a killed run of this model; its last line may be torn."""
+        found: dict[str, dict[str, Any]] = {}
+        mine = False
+        for line in self.journal.read_bytes().splitlines():
+            try:
+                told = json.loads(line)
+                if "model" in told:
+                    mine = told["model"] == self._identity()
+                elif mine:
+                    found[str(told["case"])] = dict(told["record"])
+            except (ValueError, KeyError, TypeError, RecursionError):
+                continue
+        return found
+
+
+def _plain(values: Mapping[str, Any], key: str) -> Any:
+    value = values.get(key)
+    return Path(value).name if key == "output" and isinstance(value, str) else value
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    """Two runs in one folder would write the same files at once. The lock goes with the process, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"{folder} is being written by another run of medgen; wait for it or stop it") from None
+    except OSError:  # a file system without locks
+        return

@@ -1,0 +1,35 @@
+"""Names that come from outside and become names of files."""
+
+from pathlib import Path
+
+from medgen.types import InputError
+
+LONGEST = 200  # bytes: file systems end at 255, and endings and marks are added
+RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+
+
+def checked_name(name: str, where: Path) -> str:
+    """``name`` itself, if it can name a file inside a folder on any system.
+
+    Args:
+        where: the file that it comes from, for the message.
+
+    Raises:
+        InputError: empty, a path, with control characters, longer than 200 bytes, or a device's name on Windows.
+    """
+    if not name.strip(" .") or "/" in name or "\\" in name:
+        fault = "is no file name"
+    elif not name.isprintable():
+        fault = "has control or undecodable characters"
+    elif len(name.encode()) > LONGEST:
+        fault = f"is longer than {LONGEST} bytes"
+    elif name.split(".")[0].strip().lower() in RESERVED:
+        fault = "is a device's name on Windows"
+    else:
+        return name
+    raise InputError(f"{where}: the case name {shown(name[:60])} {fault}; rename it")
+
+
+def shown(text: str) -> str:
+    """``text`` for a terminal: what could move its cursor or change its colours is shown as an escape."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)

@@ -1,0 +1,76 @@
+"""Reading, working and writing at once."""
+
+import threading
+import time
+
+import pytest
+
+from medgen.inference.overlap import overlapped
+
+
+class Held:
+    """Jobs that know how many of them there are."""
+
+    def __init__(self, size=1):
+        self.size, self.lock, self.now, self.most, self.threads = size, threading.Lock(), 0, 0, {}
+
+    def read(self, item):
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        self.threads["read"] = threading.current_thread()
+        return [item]
+
+    def work(self, job):
+        time.sleep(0.005)
+        self.threads["work"] = threading.current_thread()
+        job.append("worked")
+
+    def write(self, job):
+        self.threads["write"] = threading.current_thread()
+        job.append("written")
+        with self.lock:
+            self.now -= 1
+
+    def run(self, items, bound=10):
+        return overlapped(items, self.read, self.work, self.write, lambda job: self.size, bound)
+
+
+def test_order_is_kept_and_each_stage_has_its_thread():
+    held = Held()
+    assert list(held.run(range(9))) == [[n, "worked", "written"] for n in range(9)]
+    assert len(set(held.threads.values())) == 3 and held.threads["work"] is threading.current_thread()
+    assert held.now == 0 and 1 <= held.most <= 3
+
+
+def test_above_the_bound_one_job_is_held_at_a_time():
+    held = Held(size=4)
+    assert len(list(held.run(range(6)))) == 6
+    assert held.most == 1
+
+
+def test_what_is_under_way_is_finished_before_asking_again():
+    held, seen = Held(), []
+
+    def items():
+        for n in (0, 1, None, 2, None, None):
+            yield n
+            if n is None:
+                seen.append(held.now)
+
+    assert [job[0] for job in held.run(items())] == [0, 1, 2]
+    assert seen == [0, 0, 0]
+
+
+@pytest.mark.parametrize("stage", ["read", "work", "write"])
+def test_errors_come_out_and_no_thread_stays(stage):
+    held, before = Held(), threading.active_count()
+
+    def broken(_):
+        raise ValueError("broken")
+
+    setattr(held, stage, broken)
+    with pytest.raises(ValueError, match="broken"):
+        list(held.run(range(3)))
+    assert threading.active_count() == before
+    assert list(Held().run([])) == []
