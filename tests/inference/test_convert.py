@@ -13,6 +13,7 @@ from small import SMALL_METHOD, make_model, paired_only, small_settings, write_c
 from medgen.checkpoint import load_model
 from medgen.config import arguments, parse_settings
 from medgen.inference import convert as module
+from medgen.inference import inputs, output
 from medgen.inference.convert import convert
 from medgen.methods import method_class, method_names
 from medgen.train import train
@@ -171,12 +172,12 @@ def test_what_nobody_expected_is_reported_and_the_rest_goes_on(model, tmp_path, 
 
         return call
 
-    for stage, name, found in (
-        ("read_volume", "a.nii", lambda given: given[0]),
-        ("translate_case", "b.nii", lambda given: given[1][0].path),
-        ("write_volume", "c.nii", lambda given: given[0]),
+    for where, stage, name, found in (
+        (inputs, "read_volume", "a.nii", lambda given: given[0]),
+        (module, "translate_case", "b.nii", lambda given: given[1][0].path),
+        (output, "write_volume", "c.nii", lambda given: given[0]),
     ):
-        monkeypatch.setattr(module, stage, broken(getattr(module, stage), name, found))
+        monkeypatch.setattr(where, stage, broken(getattr(where, stage), name, found))
     results = convert(model, scans, tmp_path / "out")
     assert [r.status for r in results] == ["failed"] * 3 + ["converted"]
     assert all(f"{name}.nii.gz: medgen did not expect" in r.error for name, r in zip("abc", results, strict=False))
@@ -201,7 +202,7 @@ def test_two_scans_of_one_name_and_format_do_not_undo_each_other(model, tmp_path
 def test_bad_names_and_sizes_are_refused_before_memory_is_taken(model, tmp_path, monkeypatch):
     scans = phantoms(tmp_path / "in", "a\x1b[2J.nii.gz", "con.nii.gz", "large.nii.gz", "n" * 230 + ".nii.gz")
     monkeypatch.setattr(module, "SMALL_GB", 0)
-    monkeypatch.setattr(module, "read_volume", None)
+    monkeypatch.setattr(inputs, "read_volume", None)
     results = convert(model, scans, tmp_path / "out", memory_gb=9e-6)
     for result, words in zip(results, ("control", "device", "above half of --memory-gb", "longer than"), strict=True):
         assert result.status == "failed" and words in result.error
