@@ -239,7 +239,7 @@ def named_labels(labels: Any, path: Path, *, ignored: bool = False) -> Labels:
         if isinstance(value, list) or (name == "ignore" and not ignored):
             continue
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
-            raise InputError(f"{path}: label {name} has the value {str(value)[:50]}; give a whole number of 0 or more")
+            raise InputError(f"{path}: label {name} has the value {repr(value)[:50]}; give a whole number of 0 or more")
         if value in found.values():
             raise InputError(f"{path}: two labels have the value {value}; give each structure its own")
         if value > 0:
