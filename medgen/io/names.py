@@ -27,7 +27,8 @@ def checked_name(name: str, where: Path) -> str:
         fault = "is a device's name on Windows"
     else:
         return name
-    raise InputError(f"{where}: the case name {shown(name[:60])} {fault}; rename it")
+    told = [shown(text).replace("\n", "\\n") for text in (str(where), name[:60])]
+    raise InputError(f"{told[0]}: the case name {told[1]} {fault}; rename it")
 
 
 def shown(text: str) -> str:
