@@ -49,8 +49,8 @@ def find_scans(
     if len(contrasts) == 1:
         if source.is_dir() and not find_volumes(source):
             place = source.resolve()
-            found = indexed(place, index)
-            scans = find_series(place, found, series, rules) if found.images else []
+            headers = indexed(place, index)
+            scans = find_series(place, headers, series, rules) if headers.images else []
             if scans or rules is not None:
                 return [Scan(scan.case, (scan.folder,), scan.fault, scan.series) for scan in scans]
         return [named(path) for path in find_inputs(source)]

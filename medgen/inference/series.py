@@ -123,12 +123,12 @@ def find_series(source: Path, index: Index, wanted: str | None = None, rules: Ru
             units.setdefault((str(series.header.get("StudyInstanceUID", "")), folder), []).append(series)
     scans: list[Found] = []
     broken = dict(index.faults)
-    for (_, folder), series in units.items():
+    for (_, folder), members in units.items():
         lonely = sum(place == folder for _, place in units) == 1
         fault = next((said for file, said in broken.items() if lonely and file.parent == folder), None)
         if fault:
             broken = {file: said for file, said in broken.items() if file.parent != folder}
-        scans += _of_unit(folder, series, lonely, fault, wanted, rules)
+        scans += _of_unit(folder, members, lonely, fault, wanted, rules)
     scans += [Found(file.name, file.parent, None, said) for file, said in broken.items()]
     return sorted(_told_apart(scans, source), key=lambda scan: (scan.folder, scan.case))
 

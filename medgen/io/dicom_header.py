@@ -38,8 +38,8 @@ DICOM_ENDINGS = (".dcm", ".ima")
 GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 
 
-WANTED = [tag_for_keyword(keyword) for keyword in TAGS]
-KNOWN = {int(tag): (keyword, dictionary_VR(tag)) for tag, keyword in zip(WANTED, TAGS, strict=True)}  # type: ignore
+WANTED = [tag_for_keyword(keyword) or 0 for keyword in TAGS]
+KNOWN = {int(tag): (keyword, dictionary_VR(tag)) for tag, keyword in zip(WANTED, TAGS, strict=True)}
 LAST = max(KNOWN)
 TEXT: dict[str, Any] = {"DS": float, "IS": int, **dict.fromkeys(("CS", "UI", "LO", "SH", "DA", "TM", "DT"), str.strip)}
 
