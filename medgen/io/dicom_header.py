@@ -139,7 +139,9 @@ def _elements(file: BinaryIO, prefixed: bool) -> Dataset:
     """The wanted elements as they are stored. What is little endian and as its file meta group says is not made a
     data set element by element: that halves the time, which counts with tens of thousands of files."""
     file.seek(132 if prefixed else 0)
-    meta = {raw.tag: raw for raw in data_element_generator(file, False, True, _beyond_meta)} if prefixed else {}
+    meta: dict[int, Any] = {}
+    if prefixed:
+        meta = {raw.tag: raw for raw in data_element_generator(file, False, True, _beyond_meta)}
     syntax = meta[SYNTAX].value.decode().strip(" \0") if SYNTAX in meta else ""
     place, first = file.tell(), file.read(6)
     file.seek(place)
