@@ -3,17 +3,17 @@
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_partial
+from pydicom.filereader import data_element_generator, read_partial
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
-from pydicom.uid import UID
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from medgen.types import InputError
 
@@ -38,9 +38,11 @@ DICOM_ENDINGS = (".dcm", ".ima")
 GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 
 
-WANTED: list[Any] = [tag_for_keyword(keyword) for keyword in TAGS]
-KNOWN = {int(tag): (keyword, dictionary_VR(tag)) for tag, keyword in zip(WANTED, TAGS, strict=True)}  # type: ignore
+WANTED = [tag_for_keyword(keyword) or 0 for keyword in TAGS]
+KNOWN = {int(tag): (keyword, dictionary_VR(tag)) for tag, keyword in zip(WANTED, TAGS, strict=True)}
 LAST = max(KNOWN)
+KNOWN[0x00020002] = ("MediaStorageSOPClassUID", "UI")
+SYNTAX = 0x00020010
 TEXT: dict[str, Any] = {"DS": float, "IS": int, **dict.fromkeys(("CS", "UI", "LO", "SH", "DA", "TM", "DT"), str.strip)}
 
 
@@ -68,11 +70,9 @@ def read_header(path: Path) -> Header | None:
                 if named:
                     raise InvalidDicomError("no DICOM header")
                 return None
-            file.seek(0)
-            dataset = read_partial(file, _beyond, force=True, specific_tags=WANTED)
-            header = _quick(dataset)
-            kind = header.get("SOPClassUID") or getattr(dataset, "file_meta", Dataset()).get("MediaStorageSOPClassUID")
-            header["SOPClassUID"] = str(kind or "")
+            header = _quick(_elements(file, start[128:] == b"DICM"))
+            header["SOPClassUID"] = header.get("SOPClassUID") or header.get("MediaStorageSOPClassUID", "")
+            header.pop("MediaStorageSOPClassUID", None)
             if "NumberOfFrames" in header:
                 file.seek(0)
                 dataset = dcmread(file, stop_before_pixels=True, force=True, specific_tags=["NumberOfFrames", *GROUPS])
@@ -135,16 +135,39 @@ def _beyond(tag: BaseTag, vr: str | None, length: int) -> bool:
     return tag > LAST
 
 
-def _quick(dataset: Dataset) -> Header:
-    """As ``plain`` for TAGS, of a dataset just read: text and shorts by hand, what is less simple through pydicom.
+def _elements(file: BinaryIO, prefixed: bool) -> Dataset:
+    """The wanted elements as they are stored. What is little endian and as its file meta group says is not made a
+    data set element by element: that halves the time, which counts with tens of thousands of files."""
+    file.seek(132 if prefixed else 0)
+    meta: dict[int, Any] = {}
+    if prefixed:
+        meta = {raw.tag: raw for raw in data_element_generator(file, False, True, _beyond_meta)}
+    syntax = meta[SYNTAX].value.decode().strip(" \0") if SYNTAX in meta else ""
+    place, first = file.tell(), file.read(6)
+    file.seek(place)
+    explicit = first[4:].isalpha() and first[4:].isupper()
+    unlike = explicit == (syntax == ImplicitVRLittleEndian)
+    if unlike or syntax in ("", DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian):
+        file.seek(0)
+        dataset = read_partial(file, _beyond, force=True, specific_tags=WANTED)
+        if kind := getattr(dataset, "file_meta", Dataset()).get("MediaStorageSOPClassUID"):
+            dataset.setdefault("SOPClassUID", kind)
+        return dataset
+    wanted: Any = data_element_generator(file, not explicit, True, _beyond, specific_tags=WANTED)
+    return Dataset({raw.tag: raw for raw in (*meta.values(), *wanted)})
 
-    pydicom's own conversion takes several times as long, which counts with tens of thousands of files.
-    """
+
+def _beyond_meta(tag: BaseTag, vr: str | None, length: int) -> bool:
+    return tag.group != 2
+
+
+def _quick(dataset: Dataset) -> Header:
+    """As ``plain`` for TAGS, of a dataset just read: text and shorts by hand, what is less simple through pydicom."""
     found: Header = {}
     for tag in dataset.keys():
         keyword, vr = KNOWN.get(int(tag), ("", ""))
-        raw = dataset.get_item(tag)
-        if not keyword or raw is None or not raw.value:
+        raw = dataset.get_item(tag) if keyword else None
+        if raw is None or not raw.value:
             continue
         if isinstance(raw, RawDataElement) and isinstance(raw.value, bytes):
             try:

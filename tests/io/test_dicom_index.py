@@ -1,8 +1,10 @@
 import os
 import sqlite3
 
+import pydicom
 import pytest
 from dicom_series import stored, write_ct, write_enhanced_ct
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medgen.io.dicom import list_series
 from medgen.io.dicom_header import TAGS, plain, read_header
@@ -66,10 +68,14 @@ def test_a_broken_file_is_a_fault_and_nothing_is_kept_of_a_folder_without_dicom(
         indexed(studies, tmp_path / "empty/a.txt/i")
 
 
-def test_the_quick_way_through_a_header_finds_what_pydicom_does(studies):
-    import pydicom
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, None])
+def test_the_quick_way_through_a_header_finds_what_pydicom_does(studies, syntax):
 
     for path in (studies / "a/000.dcm", studies / "b/e.dcm"):
+        if syntax is not None:
+            ds = pydicom.dcmread(path)
+            ds.file_meta.TransferSyntaxUID = syntax
+            ds.save_as(path, implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian)
         expected = plain(pydicom.dcmread(path), TAGS)
         assert {k: v for k, v in read_header(path).items() if k != "frames"} == expected
     assert list_series(studies / "a")[0].description == "Thorax ä"
