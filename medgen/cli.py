@@ -2,10 +2,8 @@
 
 import importlib.util
 import os
-import signal
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +12,7 @@ import typer
 from medgen.commands.augment import augment
 from medgen.commands.shared import REFUSED, finish, pick_device
 from medgen.commands.synthesize import synthesize
+from medgen.commands.translate import translate
 from medgen.types import InputError
 
 app = typer.Typer(
@@ -23,7 +22,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="3D medical image translation: train, convert cohorts, and measure whether the result can be trusted.",
 )
-SYNTHETIC = "Converted images are synthetic and not for diagnosis."
 OPTIONAL = {
     "torchio": "sampling.artefacts needs it: pip install 'medgen[artefacts]'",
     "pylibjpeg": "compressed DICOM needs it: pip install 'medgen[dicom]'",
@@ -118,89 +116,7 @@ def train(
     run(settings, out, resume=resume)
 
 
-@app.command()
-def translate(
-    model: Annotated[Path, typer.Argument(help="Model folder, e.g. RUN/best.")],
-    input: Annotated[
-        Path,
-        typer.Argument(
-            help="A volume, a folder of volumes, a DICOM series folder; several contrasts: a folder of each."
-        ),
-    ],
-    output: Annotated[Path, typer.Argument(help="A folder, or a volume's file name for one input.")],
-    target: Annotated[str | None, typer.Option(help="Domain to translate to, of a model of several.")] = None,
-    format: Annotated[str | None, typer.Option(help="nifti, mha, nrrd or dicom; else the input's own.")] = None,
-    series: Annotated[str | None, typer.Option(help="DICOM series: UID, number or part of its description.")] = None,
-    rules: Annotated[
-        Path | None, typer.Option(help="YAML that says which DICOM series of a folder of mixed studies to take.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    memory_gb: Annotated[
-        float | None, typer.Option(min=0.01, help="Bound on the memory of a whole-volume pass, GiB.")
-    ] = None,
-    report: Annotated[bool, typer.Option(help="Write report.html into the output folder.")] = True,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Convert what arrives in the folder INPUT until interrupted.")
-    ] = False,
-    still: Annotated[
-        float, typer.Option(min=0.1, help="With --watch: seconds that a scan's files must not change before.")
-    ] = 10.0,
-) -> None:
-    """Translate scans; geometry and format stay the input's."""
-    from medgen.checkpoint import load_model
-    from medgen.inference.convert import Converted, convert
-    from medgen.inference.series import load_rules
-    from medgen.io.names import shown
-    from medgen.io.volume import ENDINGS, has_ending
-
-    loaded = load_model(model, pick_device(device), target=target)
-    results: list[Converted] = []
-
-    def show(entry: Converted, i: int, n: int) -> None:
-        results.append(entry)
-        time = f"({entry.seconds:.1f} s)" if entry.seconds else ""
-        print(shown(f"[{i}/{n or '?'}] {entry.case}: {entry.status} {time}"), flush=True)
-        for warning in entry.warnings:
-            print(shown(f"  warning: {warning}"))
-        if entry.error and watch:  # who watches does not wait for the end
-            print(shown(f"  error: {entry.error}"), flush=True)
-
-    if watch:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        print(f"watching {input}; Ctrl-C ends it", flush=True)
-    faults: list[str] = []
-    try:
-        convert(
-            loaded,
-            input,
-            output,
-            format=format,
-            series=series,
-            rules=None if rules is None else load_rules(rules),
-            memory_gb=memory_gb,
-            watch=still if watch else None,
-            done=show,
-        )
-    except InputError as error:
-        if not results:
-            raise
-        faults = [str(error)]  # of the run itself: the manifest could not be written at its end
-    if report and results and not has_ending(output, ENDINGS):
-        from medgen.reports.conversion import conversion_report
-
-        notes = [f"Model: {model}, step {loaded.info.step}, weights {loaded.info.weights_sha256[:12]}."]
-        unwell = [f"When the model was saved: {text}" for text in loaded.info.health]
-        rows = [asdict(r) for r in results]
-        try:
-            conversion_report(rows, output / "report.html", notes=[*notes, SYNTHETIC], warnings=unwell)
-            print(f"report: {output / 'report.html'}")
-        except InputError as error:
-            faults.append(str(error))
-    counts = {status: sum(r.status == status for r in results) for status in ("converted", "skipped", "failed")}
-    print(", ".join(f"{n} {status}" for status, n in counts.items()))
-    finish([r.error for r in results if r.error], len(results), faults)
-
-
+app.command()(translate)
 app.command()(augment)
 app.command()(synthesize)
 
