@@ -5,7 +5,9 @@
 
 Trains a lesion GAN on the cohort, then inserts lesions with it, by cut-and-paste and by procedural texture, one in a
 volume at a time. Prints, for each painter and contrast, how many of them lie within the range of the real lesions of
-their kind in contrast to the host, spread, skewness and grain, and how many voxels beyond mask and margin have changed.
+their kind in contrast to the host, spread, skewness and grain, beside how many of 20 real ones lie within the range of
+the others of their kind (the least and the most of them never do), and how many voxels beyond mask and margin have
+changed.
 ``OUT/PAINTER.png``: before, after and mask.
 """
 
@@ -58,7 +60,8 @@ def main() -> None:
     print(
         f"{len(library.lesions)} real lesions\n\n| painter | image | measure | real: 5th to 95th percentile | ", end=""
     )
-    print("inserted: median (least to most) | within the least and the most of the real ones |\n" + "|---" * 6 + "|")
+    print("inserted: median (least to most) | within the least and the most of the real ones of their kind | ", end="")
+    print("of 20 real ones, within the others |\n" + "|---" * 7 + "|")
     for painter in (str(gan), "cutpaste", "procedural"):
         name = "gan" if painter == str(gan) else painter
         made, changed, pictures = insert(painter, library, cases, names, lesions, host)
@@ -66,7 +69,7 @@ def main() -> None:
         for c, channel in enumerate(channels):
             for measure in MEASURES:
                 print(row(name, channel, measure, c, library, made))
-        print(f"| {name} | | voxels changed beyond mask and margin | 0 | {changed} | |", flush=True)
+        print(f"| {name} | | voxels changed beyond mask and margin | 0 | {changed} | | |", flush=True)
 
 
 def make_cohort(kind: str, cohort: Path, data: Path | None) -> None:
@@ -119,11 +122,13 @@ def insert(
 def row(painter: str, channel: str, measure: str, c: int, library: Library, made: list[Lesion]) -> str:
     real = [getattr(lesion, measure)[c] for lesion in library.lesions]
     new = [getattr(lesion, measure)[c] for lesion in made]
-    ends = {k: [getattr(v, measure)[c] for v in library.of(k)] for k in {lesion.kind for lesion in made}}
+    ends = {k: [getattr(v, measure)[c] for v in library.of(k)] for k in {lesion.kind for lesion in library.lesions}}
     within = sum(min(ends[v.kind]) <= x <= max(ends[v.kind]) for v, x in zip(made, new, strict=True))
+    others = sum(min(ends[v.kind]) < x < max(ends[v.kind]) for v, x in zip(library.lesions, real, strict=True))
     low, high = np.percentile(real, [5, 95])
     told = f"{np.median(new):.3g} ({min(new):.3g} to {max(new):.3g})"
-    return f"| {painter} | {channel} | {measure} | {low:.3g} to {high:.3g} | {told} | {within} of {len(new)} |"
+    counts = f"{within} of {len(new)} | {len(new) * others / len(real):.1f}"
+    return f"| {painter} | {channel} | {measure} | {low:.3g} to {high:.3g} | {told} | {counts} |"
 
 
 def picture(before: Volume, after: Volume, mask: Volume) -> np.ndarray:

@@ -75,6 +75,9 @@ class ModelInfo(Section):
     training_scans: list[Annotated[list[ScanInfo], Field(min_length=1)]] = Field(
         min_length=1, description="of each source contrast, the looks of its scans, see data.fingerprint"
     )
+    training_targets: list[list[ScanInfo]] = Field(
+        [], description="the same of each target contrast; empty without one side to translate to, or in another code"
+    )
     training_data: dict[str, Any] = Field(description="case names and a hash over the files")
     step: int
     validation: dict[str, float] = Field(description="scores at the time of writing")
@@ -85,8 +88,12 @@ class ModelInfo(Section):
     weights_sha256: str
     sha256: str = Field("", description="of all the above, so that a changed range or spacing is noticed")
 
+    def plain(self) -> dict[str, Any]:
+        """As ``model.json`` has it: without target looks where there are none, as in models from before they were."""
+        return self.model_dump(mode="json", exclude=set() if self.training_targets else {"training_targets"})
+
     def hash(self) -> str:
-        text = json.dumps(self.model_dump(mode="json", exclude={"sha256"}), sort_keys=True)
+        text = json.dumps({k: v for k, v in self.plain().items() if k != "sha256"}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -183,7 +190,7 @@ def save_model(folder: Path, generator: nn.Module, info: ModelInfo) -> None:
     about = {"versions": versions(), "commit": git_commit(), "weights_sha256": _sha256(weights)}
     info = info.model_copy(update=about)
     info = info.model_copy(update={"sha256": info.hash()})
-    (folder / "model.json").write_text(info.model_dump_json(indent=1))
+    (folder / "model.json").write_text(json.dumps(info.plain(), indent=1))
 
 
 def load_model(folder: Path, device: torch.device | str = "cpu", *, target: str | None = None) -> Model:

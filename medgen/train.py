@@ -321,6 +321,7 @@ def _info(run: Run, prepared: Prepared) -> checkpoint.ModelInfo:
         "target_range": [r.to_dict() for r in prepared.target_range],
         "spacing": prepared.spacing,
         "training_scans": prepared.scans,
+        "training_targets": prepared.target_scans,
         "training_data": prepared.record,
         "step": run.step,
         "validation": run.curve[-1] if run.curve else {},

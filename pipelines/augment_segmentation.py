@@ -2,7 +2,7 @@
 
     python pipelines/augment_segmentation.py DATASET OUT --generator configs/hippocampus_spade.yaml
         [section.key=value ...]
-        [--generator-minutes 60] [--per-case 2] [--test 40] [--cases 8 --draws 5]
+        [--generator-minutes 60] [--per-case 2] [--recombine] [--test 40] [--cases 8 --draws 5]
         [--arms real classical synthetic both alone] [--seeds 3] [--minutes 10] [--steps 4000]
         [--host liver --lesion cyst,tumour] [--segment cyst,tumour] [--channels t1,flair]
         [--patient-pattern REGEX] [--extractor radiomics]
@@ -173,6 +173,7 @@ def synthetic_cases(
         cohort,
         host=given.host if model in PAINTERS else None,
         lesions=given.lesion if model in PAINTERS else (),
+        recombine=given.recombine,
         device=pick_device("auto"),
     )
     written, _ = augment(cohort, augmenter, out, per_case=given.per_case, seed=given.seed)
@@ -295,6 +296,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--generator", nargs="+", required=True, metavar="[NAME=]GENERATOR")
     parser.add_argument("--generator-minutes", type=float, help="of training; else the config's")
     parser.add_argument("--per-case", type=int, default=1, help="synthetic cases of each training case")
+    parser.add_argument(
+        "--recombine", action="store_true", help="label maps between two patients, of models of label maps"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the synthetic cases")
     parser.add_argument("--host")
     parser.add_argument("--lesion", type=lambda text: text.split(","), default=())

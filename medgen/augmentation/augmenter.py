@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from medgen.augmentation.dataset import LabelledDataset, read_case
+from medgen.augmentation.dataset import LabelledCase, LabelledDataset, read_case
 from medgen.augmentation.gan import kinds
 from medgen.augmentation.insert import lesion_augmenter
 from medgen.augmentation.lesion_library import build_library
@@ -18,7 +18,7 @@ from medgen.checkpoint import Model, ModelInfo, load_model, read_info
 from medgen.data.label_maps import LabelTable
 from medgen.inference.convert import out_of_distribution
 from medgen.inference.predict import translate_case
-from medgen.inference.synthesize import make, unusual
+from medgen.inference.synthesize import SHARES, make, unusual
 from medgen.io.volume import Volume, to_canonical
 from medgen.types import InputError
 
@@ -51,6 +51,7 @@ def augmenter_for(
     targets: Sequence[str] = (),
     host: str | None = None,
     lesions: Sequence[str] = (),
+    recombine: bool = False,
     device: str = "cpu",
 ) -> Augmenter:
     """The augmenter that a name stands for.
@@ -61,10 +62,13 @@ def augmenter_for(
         dataset: whose cases will be augmented.
         targets: domains to translate to, of a model of several; none: each in turn.
         host, lesions: see ``lesion_painter``.
+        recombine: see ``synthesizer``.
 
     Raises:
         InputError: no model, one that makes no cases for this dataset, or an unknown target or label.
     """
+    if recombine and not ((Path(model) / "model.json").is_file() and read_info(Path(model))[1].label_source):
+        raise InputError(f"--recombine is for models that make images of label maps, not for {model}; leave it out")
     if model in PAINTERS:
         _refuse_targets(model, targets)
         return lesion_painter(model, dataset, host=host, lesions=lesions)
@@ -82,7 +86,7 @@ def augmenter_for(
     if host or lesions:
         raise InputError(f"--host and --lesion are for lesions, but {model} is a model of {method}; leave them out")
     if settings.label_source:
-        return synthesizer(Path(model), dataset, device)
+        return synthesizer(Path(model), dataset, recombine=recombine, device=device)
     if method in TRANSLATORS:
         return translator(Path(model), targets or settings.data.domains, device)
     raise InputError(f"{model} is a model of {method}, which augments no dataset; give one of {', '.join(TRANSLATORS)}")
@@ -176,11 +180,15 @@ def _training(dataset: LabelledDataset) -> Iterator[tuple[list[Volume], Volume, 
             yield images, label, case.patient
 
 
-def synthesizer(folder: Path, dataset: LabelledDataset, device: str = "cpu") -> Augmenter:
+def synthesizer(folder: Path, dataset: LabelledDataset, *, recombine: bool = False, device: str = "cpu") -> Augmenter:
     """Adds each case's label map, bent, with an image made of it.
 
+    Args:
+        recombine: the label map is first made one between it and that of another training patient, who is then named
+            as a patient of the case too.
+
     Raises:
-        InputError: the model was trained without a label that the dataset has.
+        InputError: the model was trained without a label that the dataset has; nobody to recombine with.
     """
     model = load_model(folder, device)
     known = _table(model).labels
@@ -188,20 +196,47 @@ def synthesizer(folder: Path, dataset: LabelledDataset, device: str = "cpu") -> 
     if unknown:
         raise InputError(f"{folder} knows no label {unknown[0]} ({', '.join(known)}); name the dataset's labels so")
     about, channels = _about(folder, model.info), len(model.settings.data.targets)
-    return Augmenter((partial(_synthesized, model),), about, channels=channels)
+    donors = (
+        [c for c in dataset.cases if c.label is not None and not (c.test or c.fault or c.record)] if recombine else []
+    )
+    if recombine and len({case.patient for case in donors}) < 2:
+        raise InputError(f"{dataset.root} has label maps of one patient, so there is nothing to recombine; add others")
+    way = partial(_synthesized, model, dataset, donors)
+    return Augmenter((way,), about | ({"recombine": True} if recombine else {}), channels=channels)
 
 
 def _synthesized(
-    model: Model, images: list[Volume], label: Volume, names: Mapping[str, int], rng: np.random.Generator
+    model: Model,
+    dataset: LabelledDataset,
+    donors: Sequence[LabelledCase],
+    images: list[Volume],
+    label: Volume,
+    names: Mapping[str, int],
+    rng: np.random.Generator,
 ) -> tuple[list[Volume], Volume, list[Record]]:
     table = _table(model)
     values = {name: table.labels.get(name, 0) for name in names}
+
+    def filled(stored: Volume, image: Volume) -> Volume:
+        return table.filled(to_canonical(stored), to_canonical(image))
+
     stored = relabelled(label, names, values)
-    upright = table.filled(to_canonical(stored), to_canonical(images[0]))
+    upright, other = filled(stored, images[0]), None
     operations: list[Record] = [
         {"operation": name, "seed": int(rng.integers(2**62))} for name in ("deform", "style", "texture")
     ]
-    *made, bent = make(model, table, stored, upright, operations)
+    if donors:
+        mine = {case.patient for case in donors if case.label == label.path}
+        others = [case for case in donors if case.patient not in mine]
+        donor = others[int(rng.integers(len(others)))]
+        beside, shape = read_case(dataset, donor)
+        assert shape is not None
+        other = filled(relabelled(shape, names, values), beside[0])
+        share = round(float(rng.uniform(*SHARES)), 4)
+        operations.insert(
+            0, {"operation": "recombine", "with": donor.name, "share": share, "patients": [donor.patient]}
+        )
+    *made, bent = make(model, table, stored, upright, operations, other=other)
     operations[0]["warnings"] = unusual(model, table, upright)
     return made, relabelled(bent, values, names), operations
 

@@ -14,6 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from medgen.augmentation.lesion_library import Lesion
 
+REDRAWN = 10  # times that a shape beyond the range of real sizes is drawn anew; voxels larger than it have no other
 ROOM_MM = 6.0  # beyond the mask on every side of a shape
 
 
@@ -41,8 +42,13 @@ def draw_diameter(lesions: Sequence[Lesion], rng: np.random.Generator) -> float:
 
 
 def draw_real(lesions: Sequence[Lesion], spacing: Sequence[float], rng: np.random.Generator) -> Shape:
-    """A changed mask of one of the lesions."""
-    return library_shape(lesions[int(rng.integers(len(lesions)))], spacing, rng)
+    """A changed mask of one of the lesions, no smaller than the least and no larger than the largest of them."""
+    sizes = [lesion.volume_ml for lesion in lesions]
+    for _ in range(REDRAWN):
+        shape = library_shape(lesions[int(rng.integers(len(lesions)))], spacing, rng)
+        if min(sizes) <= shape.mask.sum() * np.prod(spacing) / 1000 <= max(sizes):
+            break
+    return shape
 
 
 def draw_ellipsoid(lesions: Sequence[Lesion], spacing: Sequence[float], rng: np.random.Generator) -> Shape:

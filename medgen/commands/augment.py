@@ -29,6 +29,9 @@ def augment(
     lesion: Annotated[
         str | None, typer.Option(help="Labels that are lesions to add more of, e.g. cyst,tumour; default the model's.")
     ] = None,
+    recombine: Annotated[
+        bool, typer.Option("--recombine", help="Label maps between two patients, of a model that makes images of them.")
+    ] = False,
     channels: Annotated[
         str | None, typer.Option(help="Folders of the images of a dataset of folders, one a channel, e.g. t1,flair.")
     ] = None,
@@ -50,6 +53,7 @@ def augment(
         targets=target.split(",") if target else (),
         host=host,
         lesions=lesion.split(",") if lesion else (),
+        recombine=recombine,
         device=pick_device(device),
     )
 

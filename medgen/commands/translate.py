@@ -32,6 +32,15 @@ def translate(
     memory_gb: Annotated[
         float | None, typer.Option(min=0.01, help="Bound on the memory of a whole-volume pass, GiB.")
     ] = None,
+    checks: Annotated[
+        str,
+        typer.Option(
+            help="Limits of each conversion's verdict: auto (by the model), general, ct_contrast, a YAML file, none."
+        ),
+    ] = "auto",
+    segmenter: Annotated[
+        str | None, typer.Option(help="Finds anatomy and lesions for the verdict; as of medgen evaluate.")
+    ] = None,
     report: Annotated[bool, typer.Option(help="Write report.html into the output folder.")] = True,
     watch: Annotated[
         bool, typer.Option("--watch", help="Convert what arrives in the folder INPUT until interrupted.")
@@ -44,18 +53,23 @@ def translate(
     from medgen.checkpoint import load_model
     from medgen.inference.convert import Converted, convert
     from medgen.inference.series import load_rules
+    from medgen.inference.verdict import checks_for
     from medgen.io.names import shown
     from medgen.io.volume import ENDINGS, has_ending
 
     loaded = load_model(model, pick_device(device), target=target)
+    limits = checks_for(loaded, checks, segmenter, pick_device(device))
     results: list[Converted] = []
 
     def show(entry: Converted, i: int, n: int) -> None:
         results.append(entry)
         time = f"({entry.seconds:.1f} s)" if entry.seconds else ""
-        print(shown(f"[{i}/{n or '?'}] {entry.case}: {entry.status} {time}"), flush=True)
+        judged = f", {entry.verdict}" if entry.verdict else ""
+        print(shown(f"[{i}/{n or '?'}] {entry.case}: {entry.status}{judged} {time}"), flush=True)
         for warning in entry.warnings:
             print(shown(f"  warning: {warning}"))
+        for reason in entry.reasons:
+            print(shown(f"  {entry.verdict}: {reason}"))
         if entry.error and watch:  # who watches does not wait for the end
             print(shown(f"  error: {entry.error}"), flush=True)
 
@@ -73,6 +87,7 @@ def translate(
             rules=None if rules is None else load_rules(rules),
             memory_gb=memory_gb,
             watch=still if watch else None,
+            checks=limits,
             done=show,
         )
     except InputError as error:
@@ -92,4 +107,7 @@ def translate(
             faults.append(str(error))
     counts = {status: sum(r.status == status for r in results) for status in ("converted", "skipped", "failed")}
     print(", ".join(f"{n} {status}" for status, n in counts.items()))
+    if limits is not None and any(r.verdict for r in results):
+        found = {status: sum(r.verdict == status for r in results) for status in ("pass", "review", "fail")}
+        print("verdicts: " + ", ".join(f"{n} {status}" for status, n in found.items()))
     finish([r.error for r in results if r.error], len(results), faults)

@@ -27,12 +27,13 @@ class Prepared:
     ``sources``, ``targets``: training volumes by case name, one a contrast. ``validation``: (case name, source, its
     truth or none, the domain to translate it to or None). ``real_targets``: real target volumes for validation
     without truth. Ranges are the training cases' typical ones, one a contrast; ``scans``: the looks of each source
-    contrast's training scans; ``record`` goes into the model folder. ``labels``: files of the training sources'
-    classes, and ``classes``, their number with the background; empty and 0 unless data.labels is set. ``centres``:
-    voxels (n, 3) that patches of a training source may be centred on, see sampling.centred_on. ``held_labels``: as
-    ``labels``, of the validation cases, for a method that needs them. ``domains``: place in data.domains of every
-    case, of the real targets too; empty without. ``siblings``: with data.same_patient the training cases of the same
-    patient in other domains, see ``data.sampling``.
+    contrast's training scans, and ``target_scans`` of each target's, see ``_target_scans``; ``record`` goes into
+    the model folder. ``labels``: files of the training sources' classes, and ``classes``, their number with the
+    background; empty and 0 unless data.labels is set. ``centres``: voxels (n, 3) that patches of a training source
+    may be centred on, see sampling.centred_on. ``held_labels``: as ``labels``, of the validation cases, for a
+    method that needs them. ``domains``: place in data.domains of every case, of the real targets too; empty
+    without. ``siblings``: with data.same_patient the training cases of the same patient in other domains, see
+    ``data.sampling``.
     """
 
     sources: dict[str, Channels]
@@ -43,6 +44,7 @@ class Prepared:
     target_range: list[Range]
     spacing: tuple[float, float, float]
     scans: list[list[dict[str, Any]]]
+    target_scans: list[list[dict[str, Any]]]
     record: dict[str, Any]
     labels: dict[str, Path]
     classes: int
@@ -131,7 +133,8 @@ def prepare(settings: Settings, out: Path, *, resume: bool = False, say: Callabl
         [table] if table else _typical_ranges(sources),
         _typical_ranges(targets),
         _one_spacing([*sources.items(), *targets.items()], settings),
-        [[c.look for c in contrast] for contrast in zip(*sources.values(), strict=True)],
+        _looks(sources),
+        _target_scans(targets, settings),
         _record(train, held, cohort, settings),
         labels,
         classes,
@@ -306,6 +309,20 @@ def _class_names(cohort: Cohort, settings: Settings) -> list[str]:
 def _typical_ranges(cases: dict[str, Channels]) -> list[Range]:
     contrasts = zip(*cases.values(), strict=True)
     return [typical_range([c.range for c in contrast if isinstance(c.range, Range)]) for contrast in contrasts]
+
+
+def _looks(cases: dict[str, Channels]) -> list[list[dict[str, Any]]]:
+    return [[c.look for c in contrast] for contrast in zip(*cases.values(), strict=True)]
+
+
+def _target_scans(targets: dict[str, Channels], settings: Settings) -> list[list[dict[str, Any]]]:
+    """Looks that a new scan can be compared with: none where domains, labels or another code stand against it."""
+    source, target = (
+        c.model_dump(exclude={"follow", "outside"}) for c in (settings.codec.source, settings.codec.target)
+    )
+    if settings.data.domains or settings.label_source or source != target:
+        return []
+    return _looks(targets)
 
 
 def _one_spacing(volumes: list[tuple[str, Channels]], settings: Settings) -> tuple[float, float, float]:

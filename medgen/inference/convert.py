@@ -11,13 +11,15 @@ from pathlib import Path
 
 from medgen.checkpoint import Model
 from medgen.data.codecs import fit_range
-from medgen.data.fingerprint import describe, strangeness
+from medgen.data.fingerprint import describe, made_already, strangeness
+from medgen.evaluation.judge import Checks
 from medgen.inference.inputs import Scan, find_scans, named, read_scan, scan_grids, scan_hash, sha256
 from medgen.inference.manifest import Manifest
-from medgen.inference.output import check_outputs, write_outputs
+from medgen.inference.output import check_outputs, removes_contrast, write_outputs
 from medgen.inference.overlap import overlapped
 from medgen.inference.predict import translate_case
 from medgen.inference.series import Rules
+from medgen.inference.verdict import verdict
 from medgen.inference.watch import arrivals
 from medgen.io.names import checked_name
 from medgen.io.volume import (
@@ -36,7 +38,8 @@ FORMATS = {"nifti": ".nii.gz", "mha": ".mha", "nrrd": ".nrrd", "dicom": ""}  # a
 class Converted:
     """What became of one case. ``status``: converted, skipped (done before) or failed (``error`` says why).
 
-    ``input`` and ``output`` are the first contrast's files; the hashes are over all.
+    ``input`` and ``output`` are the first contrast's files; the hashes are over all. ``verdict``: pass, review or fail,
+    None where it was not checked; ``reasons`` belong to it, while ``warnings`` were known before the conversion.
     """
 
     case: str
@@ -45,6 +48,8 @@ class Converted:
     status: str = "failed"
     error: str | None = None
     warnings: list[str] = field(default_factory=list)
+    verdict: str | None = None
+    reasons: list[str] = field(default_factory=list)
     seconds: float = 0.0
     input_sha256: str = ""
     output_sha256: str = ""
@@ -61,6 +66,7 @@ def convert(
     rules: Rules | None = None,
     memory_gb: float | None = None,
     watch: float | None = None,
+    checks: Checks | None = None,
     done: Callable[[Converted, int, int], None] = lambda *_: None,
 ) -> list[Converted]:
     """Translate a volume, a folder of volumes, a DICOM series folder, or a folder of such folders.
@@ -81,6 +87,8 @@ def convert(
             alone takes more than half of it is refused. None: the settings' one.
         watch: convert what arrives in the folder ``source`` once its files have not changed for so many seconds,
             until interrupted (KeyboardInterrupt ends it well).
+        checks: how each conversion is held against its source, in the writer's thread, see ``verdict.checks_for``;
+            None: it gets no verdict. One that fails is written all the same, and told.
         done: called after each scan with its result, its number and the count (0: unknown).
 
     Returns:
@@ -114,7 +122,7 @@ def convert(
         raise InputError(f"{output} is one file but the model makes {', '.join(data.targets)}; give a folder as output")
     folders = [output / target for target in data.targets] if len(data.targets) > 1 else [output]
     with Manifest(None if single else output, model) as manifest:
-        cases = _Cases(model, manifest, output, [] if single else folders, format, series, memory_gb)
+        cases = _Cases(model, manifest, output, [] if single else folders, format, series, memory_gb, checks)
         results = []
         try:
             for job in cases.converted(scans):
@@ -159,9 +167,11 @@ class _Cases:
         format: str | None,
         series: str | None,
         memory_gb: float | None,
+        checks: Checks | None,
     ) -> None:
         self.model, self.manifest, self.output, self.folders = model, manifest, output, folders
         self.format, self.series, self.memory_gb = format, series, memory_gb
+        self.checks = checks
         self.bound_gb = model.settings.inference.memory_gb if memory_gb is None else memory_gb
         self.made_of: dict[str, Path] = {}  # output: its input
         self.keys: dict[str, str] = {}  # place in the manifest: output
@@ -198,11 +208,9 @@ class _Cases:
             told = {k: getattr(entry, k) for k in ("input_sha256", "output", "series")}
             if self.manifest.holds(key, told, targets):
                 old = self.manifest.cases[key]
-                entry.status, entry.warnings, entry.output_sha256 = (
-                    "skipped",
-                    old.get("warnings", []),
-                    old["output_sha256"],
-                )
+                entry.status, entry.output_sha256 = "skipped", old["output_sha256"]
+                entry.warnings, entry.reasons = old.get("warnings", []), old.get("reasons", [])
+                entry.verdict = old.get("verdict")
                 return job
             self._check_size(scan)
             job.volumes = read_scan(scan, self.series)
@@ -243,6 +251,9 @@ class _Cases:
     def write(self, job: _Job) -> None:
         with _faults(job):
             if job.open:
+                if self.checks is not None:
+                    names = self.model.settings.data.targets
+                    job.entry.verdict, job.entry.reasons = verdict(job.volumes, job.made, names, self.checks)
                 write_outputs(job.targets, job.made, job.volumes, self.model)
                 job.entry.output_sha256 = sha256(job.targets)
                 job.entry.status = "converted"
@@ -293,13 +304,22 @@ def out_of_distribution(model: Model, volumes: Sequence[Volume]) -> list[str]:
     codec = model.settings.codec.source.model_dump(exclude={"follow"})
     one_grid = model.settings.data.spacing is not None  # then every voxel size is meant to be brought to it
     names = model.settings.data.sources
+    targets = [[scan.model_dump() for scan in scans] for scans in model.info.training_targets]
     sentences: list[str] = []
     for name, volume, scans in zip(names, volumes, model.info.training_scans, strict=False):
         upright = to_canonical(volume)
         look = describe(upright.data, upright.spacing, fit_range(upright.data, **codec))
         where = f"{name}: " if len(names) > 1 else ""
-        for reason in strangeness(look, [scan.model_dump() for scan in scans], check_spacing=not one_grid):
+        known = [scan.model_dump() for scan in scans]
+        for reason in strangeness(look, known, check_spacing=not one_grid):
             sentences.append(f"{where}outside the training distribution: {reason}")
+        for target, made in zip(model.settings.data.targets, targets, strict=False):
+            if made_already(look, known, made):
+                told = "without contrast medium" if removes_contrast(model) else "one of them"
+                sentences.append(
+                    f"{where}looks like the {target} images that this model makes, not like the {name} images that it "
+                    f"takes: it may be {told} already"
+                )
     return sentences
 
 

@@ -42,8 +42,13 @@ def derivation(model: Model, i: int = 0) -> Derivation:
     if model.folder is not None:
         folder = model.folder.resolve()
         name = f"{name} {folder.parent.name}/{folder.name}"
-    removes = data.removes_contrast or target.lower() in NATIVE
-    return Derivation(name, model.info.sha256, target, __version__, removes)
+    return Derivation(name, model.info.sha256, target, __version__, removes_contrast(model, target))
+
+
+def removes_contrast(model: Model, target: str | None = None) -> bool:
+    """Whether what a model makes (of several targets: this one, else the first) is CT without contrast medium."""
+    data = model.settings.data
+    return data.removes_contrast or (target or model.target or data.targets[0]).lower() in NATIVE
 
 
 def check_outputs(targets: Sequence[Path], files: Sequence[Path]) -> None:

@@ -1,5 +1,6 @@
 """Conversions without truth as one self-contained HTML page: what changed, where, and what to be wary of."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,14 +28,14 @@ def conversion_report(
     Args:
         rows: a mapping for each case: ``case`` (name), ``input`` and ``output`` (paths), ``warnings``
             (sentences, such as "outside the training distribution: ..."), ``seconds``, ``error`` (None or the
-            sentence why it was not converted).
+            sentence why it was not converted), and of those checked ``verdict`` (pass, review, fail) with ``reasons``.
         out_html: the file to write.
         notes, warnings: sentences about all cases; warnings are shown in red on top.
-        most_figures: cases with a picture; those with warnings come first.
+        most_figures: cases with a picture; failed ones, worse verdicts and those with warnings come first.
 
     Returns ``out_html``. Raises `InputError` if it cannot be written.
     """
-    items = sorted((_item(row) for row in rows), key=lambda item: (not item["error"], not item["warnings"]))
+    items = sorted((_item(row) for row in rows), key=_urgency)
     converted = [item for item in items if not item["error"]]
     for item in converted[:most_figures]:
         item |= _shown(item)
@@ -53,8 +54,14 @@ def conversion_report(
         items=items,
         done=len(converted),
         failed=len(items) - len(converted),
+        verdicts=Counter(item["verdict"] for item in converted if item["verdict"]),
         hidden=max(0, len(converted) - most_figures),
     )
+
+
+def _urgency(item: Mapping[str, Any]) -> tuple[bool, int, bool]:
+    verdicts = ("fail", "review", None, "pass")
+    return not item["error"], verdicts.index(item["verdict"]), not item["warnings"]
 
 
 def _item(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,6 +70,8 @@ def _item(row: Mapping[str, Any]) -> dict[str, Any]:
         "input": row["input"],
         "output": row["output"],
         "warnings": [str(text) for text in row.get("warnings") or ()],
+        "verdict": row.get("verdict"),
+        "reasons": [str(text) for text in row.get("reasons") or ()],
         "seconds": row.get("seconds"),
         "error": row.get("error"),
         "shown": False,

@@ -1,11 +1,13 @@
 """Translators as augmenters: the image is the model's translation, the label untouched."""
 
 import json
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pytest
 from labelled import voxels, write_nnunet
+from scipy import ndimage
 from small import SMALL_METHOD, make_model, small_settings
 
 from medgen.augmentation.augmenter import augmenter_for
@@ -13,7 +15,7 @@ from medgen.augmentation.dataset import read_case, read_dataset
 from medgen.checkpoint import TableInfo, load_model, save_model
 from medgen.inference.predict import translate_case
 from medgen.io.folder import folder_written_aside
-from medgen.io.volume import same_geometry
+from medgen.io.volume import read_volume, same_geometry, write_volume
 from medgen.types import InputError
 
 METHODS = {
@@ -120,6 +122,28 @@ def test_images_of_bent_label_maps(tmp_path):
     liver = bent.data == dataset.labels["liver"]
     assert set(np.unique(bent.data)) <= set(dataset.labels.values()) and (bent.data != label.data).any()
     assert 0.5 < liver.sum() / (label.data == dataset.labels["liver"]).sum() < 2
+
+
+def test_anatomy_between_two_patients_names_both(tmp_path):
+    dataset, *_ = one_case(tmp_path)
+    first = dataset.cases[0]
+    donor = replace(first, name="other", patient="other")
+    donor = replace(donor, label=tmp_path / "other.nii.gz")
+    volume = read_volume(first.label)
+    larger = ndimage.binary_dilation(volume.data == dataset.labels["liver"], iterations=2)
+    write_volume(donor.label, volume.replaced(np.where(larger, dataset.labels["liver"], volume.data)))
+    model = label_model(tmp_path / "best", {"lesion": 3, "liver": 7})
+    with pytest.raises(InputError, match="label maps of one patient"):
+        augmenter_for(model, replace(dataset, cases=(first,)), recombine=True)
+    with pytest.raises(InputError, match="--recombine is for models"):
+        augmenter_for("cutpaste", dataset, recombine=True)
+    both = replace(dataset, cases=(first, donor))
+    images, label = read_case(both, first)
+    plain, mixed = (augmenter_for(model, both, recombine=mix).ways[0] for mix in (False, True))
+    _, bent, _ = plain(images, label, dataset.labels, np.random.default_rng(0))
+    _, between, operations = mixed(images, label, dataset.labels, np.random.default_rng(0))
+    assert operations[0]["operation"] == "recombine" and operations[0]["patients"] == ["other"]
+    assert (between.data != bent.data).any() and (between.data == dataset.labels["liver"]).any()
 
 
 def test_label_maps_that_the_model_does_not_know(tmp_path):

@@ -1,7 +1,7 @@
 import numpy as np
 
 from medgen.data.codecs import Range
-from medgen.data.fingerprint import describe, strangeness
+from medgen.data.fingerprint import describe, made_already, strangeness
 
 CODE = Range(-1000, 1000)
 
@@ -32,3 +32,22 @@ def test_other_intensities_size_and_voxels_are_named():
 def test_one_training_scan_is_enough_to_compare():
     assert strangeness(describe(scan(7), (2.5, 2.5, 2.5), CODE), TRAINING[:1]) == []
     assert strangeness(describe(scan(7, tissue=600), (2.5, 2.5, 2.5), CODE), TRAINING[:1])
+
+
+def looks(tissue, seeds):
+    return [describe(scan(i, tissue=tissue), (2.5, 2.5, 2.5), CODE) for i in seeds]
+
+
+def test_a_scan_that_looks_like_what_the_model_makes_is_told_from_what_it_takes():
+    sources, targets = looks(120, range(4)), looks(40, range(10, 14))
+    for seed in range(20, 24):
+        (taken,), (made,), (strange,) = (looks(tissue, [seed]) for tissue in (120, 40, -600))
+        assert made_already(made, sources, targets)
+        assert not made_already(taken, sources, targets)
+        assert not made_already(strange, sources, targets)  # neither the one nor the other
+
+
+def test_nothing_is_said_where_sources_and_targets_look_alike_or_are_few():
+    (new,) = looks(40, [30])
+    assert not made_already(new, looks(40, range(4)), looks(40, range(10, 14)))
+    assert not made_already(new, looks(120, range(2)), looks(40, range(10, 14)))

@@ -62,3 +62,14 @@ def test_pictures_are_capped_and_the_rest_is_counted(rows, tmp_path):
 
 def test_no_rows_still_make_a_page(tmp_path):
     assert "0 of 0 cases converted" in _text([], tmp_path)
+
+
+def test_verdicts_are_counted_and_the_worst_comes_first(rows, tmp_path):
+    verdicts = {"a": "pass", "b": "review", "c": "fail"}
+    for row in rows:
+        row |= {"verdict": verdicts[row["case"]], "reasons": [] if row["case"] == "a" else ["9 ml are <b>enhanced</b>"]}
+    text = _text(rows, tmp_path)
+    assert re.findall(r"<h3>(\w+)</h3>", text) == ["c", "b", "a"]
+    assert "1 pass, 1 review" in text and "1 fail" in text
+    assert text.count("9 ml are &lt;b&gt;enhanced") == 2
+    assert "Structure check" not in _text([row | {"verdict": None} for row in rows], tmp_path)

@@ -1,0 +1,58 @@
+"""The verdict of the structure check on what a run makes: pass, review or fail, with reasons."""
+
+from collections.abc import Sequence
+
+from medgen.checkpoint import Model
+from medgen.evaluation.judge import Checks, judge, named_checks
+from medgen.evaluation.safety import RANK
+from medgen.inference.output import removes_contrast
+from medgen.io.volume import Volume, to_canonical
+from medgen.types import InputError
+
+AUTO, NONE = "auto", "none"
+
+
+def checks_for(model: Model, limits: str = AUTO, segmenter: str | None = None, device: str = "cpu") -> Checks | None:
+    """How conversions of a model are checked.
+
+    Args:
+        limits: auto (those of contrast removal for a model that removes contrast medium, else those of any
+            translation), none, or as ``named_checks`` takes them.
+        segmenter: see ``named_checks``.
+
+    Returns:
+        None for none.
+
+    Raises:
+        InputError: unknown limits or segmenter; a segmenter without checks.
+    """
+    if limits == NONE:
+        if segmenter is not None:
+            raise InputError("--segmenter serves the checks, and --checks none has none; leave one of the two out")
+        return None
+    if limits == AUTO:
+        limits = "ct_contrast" if removes_contrast(model) else "general"
+    return named_checks(limits, segmenter, device)
+
+
+def verdict(
+    volumes: Sequence[Volume], made: Sequence[Volume], names: Sequence[str], checks: Checks
+) -> tuple[str, list[str]]:
+    """The worst status over the contrasts made, each against the first source, and all reasons.
+
+    Args:
+        volumes: the sources, on one grid with what was ``made`` of them.
+        names: of the contrasts made, which reasons begin with where there are several.
+    """
+    worst, reasons = "pass", []
+    source = to_canonical(volumes[0])
+    for name, volume in zip(names, made, strict=True):
+        where = f"{name}: " if len(names) > 1 else ""
+        try:
+            found, warnings = judge({"source": source, "prediction": to_canonical(volume)}, {}, checks)
+        except InputError as error:
+            text = f"The structure check could not be done: {error}"
+            found, warnings = {"status": "review", "reasons": [text]}, []
+        worst = max(worst, found["status"], key=lambda status: RANK[status])
+        reasons += [where + text for text in dict.fromkeys([*found["reasons"], *warnings])]
+    return worst, reasons

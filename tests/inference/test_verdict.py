@@ -1,0 +1,95 @@
+"""The verdict that each conversion of a run gets, and what says beforehand that a scan is no input of the model's."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from small import make_model, small_settings
+
+from medgen.data.fingerprint import describe
+from medgen.data.phantom import make_patient
+from medgen.evaluation.judge import named_checks
+from medgen.inference.convert import convert, out_of_distribution
+from medgen.inference.verdict import checks_for, verdict
+from medgen.io.volume import Volume
+from medgen.types import InputError
+
+SIZE, MM = (64, 52, 40), 6.0
+
+
+@pytest.fixture(scope="module")
+def patient():
+    return make_patient(3, size=SIZE, spacing=MM)
+
+
+def volume(data, affine):
+    return Volume(np.asarray(data, np.float32), affine)
+
+
+def test_the_truth_passes_and_what_still_holds_contrast_medium_does_not(patient):
+    checks = checks_for(make_model(small_settings(data={"removes_contrast": True})))
+    source, truth = (volume(v, patient.affine) for v in (patient.contrast, patient.noncontrast))
+    assert verdict([source], [truth], ["target"], checks)[0] == "pass"
+    status, reasons = verdict([source], [source], ["target"], checks)
+    assert status in ("review", "fail") and any("enhanced" in text for text in reasons)
+
+
+def test_a_flipped_output_fails_by_the_limits_of_any_translation(patient):
+    checks = checks_for(make_model())
+    source = volume(patient.contrast, patient.affine)
+    status, reasons = verdict([source], [volume(patient.noncontrast[::-1], patient.affine)], ["target"], checks)
+    assert status == "fail" and reasons
+    # of several contrasts made the worst counts, and reasons say whose they are
+    made = [volume(patient.noncontrast, patient.affine), volume(patient.noncontrast[::-1], patient.affine)]
+    status, reasons = verdict([source], made, ["a", "b"], checks)
+    assert status == "fail" and all(text.startswith("b: ") for text in reasons)
+
+
+def test_what_cannot_be_checked_asks_for_review():
+    flat = volume(np.full((4, 4, 4), np.nan), np.eye(4))
+    status, reasons = verdict([flat], [flat], ["target"], named_checks("general"))
+    assert status == "review" and "could not be done" in reasons[0]
+
+
+def test_limits_by_the_model_by_name_or_none():
+    assert checks_for(make_model()).thresholds.contrast_removed is False
+    assert checks_for(make_model(small_settings(data={"targets": ["native"]}))).thresholds.contrast_removed is True
+    assert checks_for(make_model(), "ct_contrast").thresholds.contrast_removed is True
+    assert checks_for(make_model(), "none") is None
+    with pytest.raises(InputError, match="--segmenter"):
+        checks_for(make_model(), "none", "somewhere")
+
+
+def test_a_run_records_each_verdict_and_keeps_it(tmp_path, patient):
+    (tmp_path / "in").mkdir()
+    nib.save(nib.Nifti1Image(patient.contrast.astype(np.int16), patient.affine), tmp_path / "in/a.nii.gz")
+    settings = small_settings(data={"removes_contrast": True})
+    model = make_model(settings, spacing=(MM,) * 3, train=False)  # gives its input back
+    for status in ("converted", "skipped"):
+        (entry,) = convert(model, tmp_path / "in", tmp_path / "out", checks=checks_for(model))
+        assert entry.status == status and entry.verdict in ("review", "fail")
+        assert any("enhanced" in text for text in entry.reasons)
+    record = json.loads((tmp_path / "out/manifest.json").read_text())["cases"]["a"]
+    assert record["verdict"] == entry.verdict and record["reasons"] == entry.reasons
+    (unchecked,) = convert(model, tmp_path / "in", tmp_path / "other")
+    assert unchecked.verdict is None and (tmp_path / "other/a.nii.gz").exists()
+
+
+def test_a_scan_without_contrast_medium_is_told_before_it_is_converted():
+    def look(data):
+        return describe(np.asarray(data), (MM,) * 3, model.source_code)
+
+    model = make_model(small_settings(data={"removes_contrast": True}), spacing=(MM,) * 3)
+    patients = [make_patient(seed, size=SIZE, spacing=MM) for seed in range(10, 15)]
+    known = [[look(p.contrast) for p in patients[:4]]]
+    model.info = model.info.model_validate(
+        model.info.model_dump()
+        | {"training_scans": known, "training_targets": [[look(p.noncontrast) for p in patients[:4]]]}
+    )
+    new = patients[4]
+    with_medium, without = (
+        out_of_distribution(model, [volume(v, new.affine)]) for v in (new.contrast, new.noncontrast)
+    )
+    assert not any("already" in text for text in with_medium)
+    assert any("without contrast medium already" in text for text in without)
