@@ -1,6 +1,11 @@
-"""DICOM series written for the tests, with every element their IOD asks for."""
+"""DICOM series written for the tests, with every element their IOD asks for, and what other programs say of them."""
+
+import subprocess
+from pathlib import Path
 
 import numpy as np
+import pydicom
+import SimpleITK as sitk
 from pydicom import Dataset
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import (
@@ -14,6 +19,10 @@ from pydicom.uid import (
 )
 from scipy.spatial.transform import Rotation
 
+from medgen.io.dicom_write import Derivation
+
+LIDC = Path(__file__).parents[2] / "shared/data/lidc_dicom"
+MADE = Derivation("pix2pix run/best", "c0ffee" * 10 + "abcd", "noncontrast", "0.1.0", removes_contrast=True)
 AXIAL = np.eye(3)
 OBLIQUE = Rotation.from_euler("xyz", (12, -25, 40), degrees=True).as_matrix()
 SYNTAXES = {"JPEG-LS": JPEGLSLossless, "JPEG 2000": JPEG2000Lossless, "RLE": RLELossless}
@@ -148,3 +157,23 @@ def write_enhanced_ct(path, pixels, axes=AXIAL, *, kind="u2", step=2.5, order=No
     ds.PerFrameFunctionalGroupsSequence = frames
     ds.save_as(path, enforce_file_format=True)
     return uid
+
+
+def headers(folder):
+    return [pydicom.dcmread(path) for path in sorted(folder.iterdir())]
+
+
+def errors(folder):
+    """What dciodvfy calls an error, over all files."""
+    found = set()
+    for path in sorted(folder.iterdir()):
+        said = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True)
+        found |= {line for line in (said.stdout + said.stderr).splitlines() if line.startswith("Error")}
+    return found
+
+
+def by_simpleitk(folder):
+    files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder))
+    image = sitk.ReadImage(files if len(files) > 1 else files[0])
+    grid = (image.GetSize(), image.GetOrigin(), image.GetSpacing(), image.GetDirection())
+    return sitk.GetArrayFromImage(image), grid

@@ -17,6 +17,7 @@ from medgen.inference.manifest import Manifest
 from medgen.inference.output import check_outputs, write_outputs
 from medgen.inference.overlap import overlapped
 from medgen.inference.predict import translate_case
+from medgen.inference.private import Private
 from medgen.inference.series import Rules
 from medgen.inference.watch import arrivals
 from medgen.io.names import checked_name
@@ -37,6 +38,7 @@ class Converted:
     """What became of one case. ``status``: converted, skipped (done before) or failed (``error`` says why).
 
     ``input`` and ``output`` are the first contrast's files; the hashes are over all.
+    ``deidentified`` says what became of dates, ``changes`` how often which attribute was changed.
     """
 
     case: str
@@ -49,6 +51,8 @@ class Converted:
     input_sha256: str = ""
     output_sha256: str = ""
     series: str | None = None
+    deidentified: str | None = None
+    changes: dict[str, int] = field(default_factory=dict)
 
 
 def convert(
@@ -61,6 +65,7 @@ def convert(
     rules: Rules | None = None,
     memory_gb: float | None = None,
     watch: float | None = None,
+    private: Private | None = None,
     done: Callable[[Converted, int, int], None] = lambda *_: None,
 ) -> list[Converted]:
     """Translate a volume, a folder of volumes, a DICOM series folder, or a folder of such folders.
@@ -81,6 +86,8 @@ def convert(
             alone takes more than half of it is refused. None: the settings' one.
         watch: convert what arrives in the folder ``source`` once its files have not changed for so many seconds,
             until interrupted (KeyboardInterrupt ends it well).
+        private: de-identify; what names the inputs (the manifest, the index of headers) goes there and ``output``
+            gets ``deidentification.csv``. DICOM only.
         done: called after each scan with its result, its number and the count (0: unknown).
 
     Returns:
@@ -95,6 +102,7 @@ def convert(
         raise InputError(f"{model.folder} makes images of label maps; use medgen synthesize")
     data = model.settings.data
     single = has_ending(output, ENDINGS)
+    kept = output if private is None else private.folder
     scans: Iterable[Scan | None]
     count = 0
     if watch is not None:
@@ -103,7 +111,7 @@ def convert(
         scans = arrivals(source, output, data.sources, watch)
     else:
         if isinstance(source, Path):
-            index = None if single else output / "dicom_index.sqlite"
+            index = None if single else kept / "dicom_index.sqlite"
             found = find_scans(source, data.sources, series=series, rules=rules, index=index)
         else:
             found = [_given(scan) for scan in source]
@@ -113,8 +121,8 @@ def convert(
     if single and len(data.targets) > 1:
         raise InputError(f"{output} is one file but the model makes {', '.join(data.targets)}; give a folder as output")
     folders = [output / target for target in data.targets] if len(data.targets) > 1 else [output]
-    with Manifest(None if single else output, model) as manifest:
-        cases = _Cases(model, manifest, output, [] if single else folders, format, series, memory_gb)
+    with Manifest(None if single else kept, model) as manifest:
+        cases = _Cases(model, manifest, output, [] if single else folders, format, series, memory_gb, private)
         results = []
         try:
             for job in cases.converted(scans):
@@ -123,6 +131,8 @@ def convert(
         except KeyboardInterrupt:
             if watch is None:
                 raise
+        if private is not None and not single:
+            private.tell(output, manifest.cases.values())
     return results
 
 
@@ -159,7 +169,9 @@ class _Cases:
         format: str | None,
         series: str | None,
         memory_gb: float | None,
+        private: Private | None = None,
     ) -> None:
+        self.private = private
         self.model, self.manifest, self.output, self.folders = model, manifest, output, folders
         self.format, self.series, self.memory_gb = format, series, memory_gb
         self.bound_gb = model.settings.inference.memory_gb if memory_gb is None else memory_gb
@@ -186,16 +198,20 @@ class _Cases:
         return sum(v.data.nbytes for v in job.volumes) + outputs * sum(v.data.nbytes for v in job.volumes[:1])
 
     def read(self, scan: Scan) -> _Job:
+        if self.private is not None:
+            scan = self.private.named(scan)
         path = scan.files[0]
         name = scan.case + _ending(path, self.format)
         targets = [folder / name for folder in self.folders] or [self.output]
         entry = Converted(scan.case, str(path), str(targets[0]), series=self.series)
+        if self.private is not None:
+            entry.deidentified = self.private.dates
         key = scan.case if self.keys.setdefault(scan.case, entry.output) == entry.output else path.name
         job = _Job(scan, entry, targets, key)
         with _faults(job):
             self._check(job)
             entry.input_sha256 = scan_hash(scan)
-            told = {k: getattr(entry, k) for k in ("input_sha256", "output", "series")}
+            told = {k: getattr(entry, k) for k in ("input_sha256", "output", "series", "deidentified")}
             if self.manifest.holds(key, told, targets):
                 old = self.manifest.cases[key]
                 entry.status, entry.warnings, entry.output_sha256 = (
@@ -203,6 +219,7 @@ class _Cases:
                     old.get("warnings", []),
                     old["output_sha256"],
                 )
+                entry.changes = old.get("changes", {})
                 return job
             self._check_size(scan)
             job.volumes = read_scan(scan, self.series)
@@ -220,6 +237,8 @@ class _Cases:
         for target in job.targets:
             if target.exists() and target.resolve() in [file.resolve() for file in scan.files]:
                 raise InputError(f"{target.resolve()} is input and output at once; choose another output")
+        if self.private is not None:
+            self.private.check(job.targets)
         check_outputs(job.targets, scan.files)
 
     def _check_size(self, scan: Scan) -> None:
@@ -243,7 +262,9 @@ class _Cases:
     def write(self, job: _Job) -> None:
         with _faults(job):
             if job.open:
-                write_outputs(job.targets, job.made, job.volumes, self.model)
+                deidentifier = None if self.private is None else self.private.deidentifier
+                changes = write_outputs(job.targets, job.made, job.volumes, self.model, deidentifier)
+                job.entry.changes = dict(changes)
                 job.entry.output_sha256 = sha256(job.targets)
                 job.entry.status = "converted"
         job.volumes, job.made = [], []

@@ -1,26 +1,32 @@
 """Derived series: values, place, references and marks, read by pydicom, SimpleITK and dciodvfy."""
 
 import shutil
-import subprocess
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
-import SimpleITK as sitk
-from dicom_series import AXIAL, OBLIQUE, SYNTAXES, stored, write_ct, write_enhanced_ct
+from dicom_series import (
+    AXIAL,
+    LIDC,
+    MADE,
+    OBLIQUE,
+    SYNTAXES,
+    by_simpleitk,
+    errors,
+    headers,
+    stored,
+    write_ct,
+    write_enhanced_ct,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.pixels import apply_modality_lut, get_encoder
 
 from medgen.io.dicom_pixels import Format, encoding
-from medgen.io.dicom_write import NOTICE, Derivation, write_derived
+from medgen.io.dicom_write import NOTICE, write_derived
 from medgen.io.volume import Volume, read_volume
 from medgen.types import InputError
-
-LIDC = Path(__file__).parents[3] / "shared/data/lidc_dicom"
-MADE = Derivation("pix2pix run/best", "c0ffee" * 10 + "abcd", "noncontrast", "0.1.0", removes_contrast=True)
 
 
 def sources(folder):
@@ -47,26 +53,6 @@ def sources(folder):
 def series(request, tmp_path):
     sources(tmp_path)[request.param](tmp_path / "source")
     return tmp_path / "source"
-
-
-def headers(folder):
-    return [pydicom.dcmread(path) for path in sorted(folder.iterdir())]
-
-
-def errors(folder):
-    """What dciodvfy calls an error, over all files."""
-    found = set()
-    for path in sorted(folder.iterdir()):
-        said = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True)
-        found |= {line for line in (said.stdout + said.stderr).splitlines() if line.startswith("Error")}
-    return found
-
-
-def by_simpleitk(folder):
-    files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder))
-    image = sitk.ReadImage(files if len(files) > 1 else files[0])
-    grid = (image.GetSize(), image.GetOrigin(), image.GetSpacing(), image.GetDirection())
-    return sitk.GetArrayFromImage(image), grid
 
 
 def test_an_unchanged_volume_comes_back_in_its_place_with_its_values(series, tmp_path):
