@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from medgen.commands.augment import augment
+from medgen.commands.segment import segment
 from medgen.commands.shared import REFUSED, finish, pick_device
 from medgen.commands.synthesize import synthesize
 from medgen.commands.translate import translate
@@ -119,6 +120,7 @@ def train(
 app.command()(translate)
 app.command()(augment)
 app.command()(synthesize)
+app.command()(segment)
 
 
 @app.command()

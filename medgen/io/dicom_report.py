@@ -69,7 +69,7 @@ def write_verdict_sr(
                 manufacturer="medgen",
                 is_complete=True,
                 is_final=True,
-                series_description=_short(f"{NOTICE}: check, {verdict['status']}", 64),
+                series_description=short(f"{NOTICE}: check, {verdict['status']}", 64),
             )
         except (AttributeError, TypeError, ValueError) as error:
             raise InputError(f"{derived_series} has a header that no report can refer to ({error})") from error
@@ -104,7 +104,7 @@ def write_encapsulated_pdf(
     ds.SeriesInstanceUID = derivation.uid(f"{derived[0].SeriesInstanceUID} PDF")
     ds.SOPInstanceUID = derivation.uid(f"{derived[0].SeriesInstanceUID} {made.isoformat()} {content.hex()}")
     ds.SeriesNumber, ds.InstanceNumber = _number(derived[0], 2), 1
-    ds.SeriesDescription, ds.DocumentTitle = _short(f"{NOTICE}: {title}", 64), _short(f"{NOTICE}: {title}", 1024)
+    ds.SeriesDescription, ds.DocumentTitle = short(f"{NOTICE}: {title}", 64), short(f"{NOTICE}: {title}", 1024)
     ds.ConceptNameCodeSequence = [_code(*CONCEPTS["report"])]
     ds.BurnedInAnnotation = "YES" if names_patient else "NO"
     ds.AcquisitionDateTime = ""
@@ -171,7 +171,7 @@ def _tree(
                 derivation.uid("device"),
                 name="medgen",
                 manufacturer_name="medgen",
-                model_name=_short(derivation.version, 64),
+                model_name=short(derivation.version, 64),
             ),
         ),
         text("notice", NOTICE),
@@ -184,8 +184,8 @@ def _tree(
     if lines := _lines(verdict):
         items.append(container("values", [text("value", line) for line in lines]))
     model = sr.AlgorithmIdentification(
-        _short(derivation.model, 1024),
-        _short(derivation.sha256, 1024),
+        short(derivation.model, 1024),
+        short(derivation.sha256, 1024),
         parameters=[_plain(f"target: {derivation.target}"), _plain(f"medgen: {derivation.version}")],
         manufacturer="medgen",
     )
@@ -236,8 +236,8 @@ def _series(folder: Path) -> tuple[list[Dataset], list[Dataset], datetime]:
 
 def _stamp(ds: Dataset, derivation: Derivation, made: datetime) -> None:
     """What made it (PS3.3 C.7.5.1), and when: a second writing of the same gives the same bytes."""
-    ds.Manufacturer, ds.ManufacturerModelName = "medgen", _short(derivation.model, 64)
-    ds.SoftwareVersions, ds.DeviceSerialNumber = _short(f"medgen {derivation.version}", 64), derivation.sha256[:64]
+    ds.Manufacturer, ds.ManufacturerModelName = "medgen", short(derivation.model, 64)
+    ds.SoftwareVersions, ds.DeviceSerialNumber = short(f"medgen {derivation.version}", 64), derivation.sha256[:64]
     ds.ContentDate, ds.ContentTime = f"{made:%Y%m%d}", f"{made:%H%M%S}"
     for keyword in ("InstanceCreationDate", "InstanceCreationTime", "SeriesDate", "SeriesTime"):
         if keyword in ds:
@@ -271,7 +271,8 @@ def _plain(text: object) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in plain).split()) or "-"
 
 
-def _short(text: object, length: int) -> str:
+def short(text: object, length: int) -> str:
+    """ASCII on one line, so long at most: for any character set and VR."""
     return _plain(text)[:length].strip()
 
 
