@@ -51,6 +51,7 @@ CONTRAST = set(
     "ContrastFlowRate ContrastFlowDuration ContrastAdministrationProfileSequence RequestedContrastAgent "
     "ProtocolName AcquisitionProtocolDescription".split()
 )  # and all that begins with ContrastBolus; protocols are named after the contrast phase
+WORDS = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}  # bytes of the words of these VRs
 EQUIPMENT = "Manufacturer ManufacturerModelName DeviceSerialNumber SoftwareVersions StationName".split()
 
 
@@ -135,7 +136,7 @@ def _headers(volume: Volume) -> dict[Path, FileDataset]:
     for file, _ in volume.frames or ():
         if file not in found:
             try:
-                found[file] = dcmread(file, stop_before_pixels=True, force=True)
+                found[file] = _little_endian(dcmread(file, stop_before_pixels=True, force=True))
                 found[file].SOPInstanceUID, found[file].SeriesInstanceUID, found[file].SOPClassUID  # noqa: B018
             except Exception as error:
                 raise InputError(f"{file} has no usable DICOM header ({error}); copy the series again") from error
@@ -147,6 +148,19 @@ def _deidentified(headers: dict[Path, FileDataset], deidentifier: Deidentifier |
     for dataset in headers.values() if deidentifier else ():
         changes += deidentifier.deidentify(dataset)  # type: ignore[union-attr]
     return changes
+
+
+def _little_endian(dataset: FileDataset) -> FileDataset:
+    """A header read from a big endian file as what is written here: every number decoded, words turned round."""
+
+    def visit(holder: Dataset, element) -> None:  # type: ignore[no-untyped-def]
+        if (size := WORDS.get(element.VR)) and isinstance(element.value, bytes):
+            element.value = np.frombuffer(element.value, f">u{size}").astype(f"<u{size}").tobytes()
+
+    if dataset.original_encoding[1] is False:
+        dataset.walk(visit)
+        dataset.set_original_encoding(False, True, dataset.original_character_set)
+    return dataset
 
 
 # Values ------------------------------------------------------------------------------------------------
