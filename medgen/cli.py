@@ -1,8 +1,10 @@
 """The command line: parse, call, print. Every command is a thin wrapper; imports are lazy so that help is quick."""
 
 import importlib.util
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from medgen.commands.augment import augment
+from medgen.commands.segment import segment
 from medgen.commands.shared import REFUSED, finish, pick_device
 from medgen.commands.synthesize import synthesize
 from medgen.commands.translate import translate
@@ -119,6 +122,7 @@ def train(
 app.command()(translate)
 app.command()(augment)
 app.command()(synthesize)
+app.command()(segment)
 
 
 @app.command()
@@ -256,8 +260,16 @@ def shipped(config: Path) -> Path:
     return inside if not config.exists() and inside.exists() else config
 
 
+def _quiet_pydicom() -> None:
+    """Its warnings of values that break the standard (UIDs above all) quote patient data, and nobody here can mend
+    them; what matters of a header is checked where it is read."""
+    warnings.filterwarnings("ignore", module=r"pydicom\.")
+    logging.getLogger("pydicom").setLevel(logging.ERROR)
+
+
 def main() -> None:
     """Entry point: errors that a user can mend become one sentence and exit code 2."""
+    _quiet_pydicom()
     try:
         app()
     except (InputError, FloatingPointError) as error:

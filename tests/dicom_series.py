@@ -1,22 +1,45 @@
-"""DICOM series written for the tests, with every element their IOD asks for."""
+"""DICOM series written for the tests, with every element their IOD asks for, and what other programs say of them."""
+
+import shutil
+import subprocess
+from pathlib import Path
 
 import numpy as np
+import pydicom
+import SimpleITK as sitk
 from pydicom import Dataset
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import (
     CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
     EnhancedCTImageStorage,
+    EnhancedMRImageStorage,
+    ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGLossless,
+    JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
     generate_uid,
 )
 from scipy.spatial.transform import Rotation
 
+from medgen.io.dicom_write import Derivation
+
+LIDC = Path(__file__).parents[2] / "shared/data/lidc_dicom"
+MADE = Derivation("pix2pix run/best", "c0ffee" * 10 + "abcd", "noncontrast", "0.1.0", removes_contrast=True)
 AXIAL = np.eye(3)
 OBLIQUE = Rotation.from_euler("xyz", (12, -25, 40), degrees=True).as_matrix()
 SYNTAXES = {"JPEG-LS": JPEGLSLossless, "JPEG 2000": JPEG2000Lossless, "RLE": RLELossless}
+DCMTK = {
+    ExplicitVRBigEndian: ("dcmconv", "--write-xfer-big"),
+    JPEGLosslessSV1: ("dcmcjpeg", "--encode-lossless-sv1", "--uid-never"),
+    JPEGLossless: ("dcmcjpeg", "--encode-lossless", "--uid-never"),
+}
+RECODED = {"deflated": DeflatedExplicitVRLittleEndian}
+if shutil.which("dcmcjpeg"):  # Debian's dcmtk
+    RECODED |= {"big endian": ExplicitVRBigEndian, "JPEG lossless SV1": JPEGLosslessSV1, "JPEG lossless": JPEGLossless}
 START = np.array([-100.5, 20.25, 30])
 
 
@@ -148,3 +171,57 @@ def write_enhanced_ct(path, pixels, axes=AXIAL, *, kind="u2", step=2.5, order=No
     ds.PerFrameFunctionalGroupsSequence = frames
     ds.save_as(path, enforce_file_format=True)
     return uid
+
+
+def write_enhanced_mr(path, pixels, axes=AXIAL, *, echoes=1, **how):
+    """Enhanced multi-frame MR: the echoes of every slice, one after the other, at the same places."""
+    uid = write_enhanced_ct(path, pixels, axes, rescale=(0.5, 0), **how)
+    ds = pydicom.dcmread(path)
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
+    ds.Modality, ds.ImageType, ds.PatientIdentityRemoved = "MR", ["ORIGINAL", "PRIMARY", "T2", "NONE"], "NO"
+    ds.ComplexImageComponent, ds.AcquisitionContrast = "MAGNITUDE", "T2"
+    shared, height = ds.SharedFunctionalGroupsSequence[0], len(pixels) // echoes
+    kinds = shared.CTImageFrameTypeSequence[0]
+    kinds.FrameType, kinds.ComplexImageComponent = ["ORIGINAL", "PRIMARY", "T2", "NONE"], "MAGNITUDE"
+    kinds.AcquisitionContrast = "T2"
+    del shared.CTImageFrameTypeSequence
+    shared.MRImageFrameTypeSequence = [kinds]
+    for k, group in enumerate(ds.PerFrameFunctionalGroupsSequence):
+        group.MREchoSequence = [item(EffectiveEchoTime=20.0 + 60 * (k // height))]
+        group.PixelValueTransformationSequence[0].RescaleType = "US"
+        if echoes > 1:
+            position = START + k % height * 2.5 * axes[:, 2]
+            group.PlanePositionSequence[0].ImagePositionPatient = [f"{x:.8f}"[:16] for x in position]
+    ds.save_as(path, enforce_file_format=True)
+    return uid
+
+
+def recode(folder, syntax):
+    """Every file of a folder in another transfer syntax: by DCMTK what pydicom does not encode."""
+    for path in folder.iterdir():
+        if syntax in DCMTK:
+            subprocess.run([*DCMTK[syntax], str(path), str(path)], check=True)
+        else:
+            ds = pydicom.dcmread(path)
+            ds.file_meta.TransferSyntaxUID = syntax
+            ds.save_as(path, enforce_file_format=True)
+
+
+def headers(folder):
+    return [pydicom.dcmread(path) for path in sorted(folder.iterdir())]
+
+
+def errors(folder):
+    """What dciodvfy calls an error, over all files."""
+    found = set()
+    for path in sorted(folder.iterdir()):
+        said = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True)
+        found |= {line for line in (said.stdout + said.stderr).splitlines() if line.startswith("Error")}
+    return found
+
+
+def by_simpleitk(folder):
+    files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder))
+    image = sitk.ReadImage(files if len(files) > 1 else files[0])
+    grid = (image.GetSize(), image.GetOrigin(), image.GetSpacing(), image.GetDirection())
+    return sitk.GetArrayFromImage(image), grid

@@ -22,7 +22,17 @@ def test_config_reference_is_generated_from_the_code():
 
 def test_command_reference_names_every_command_and_option():
     page = (ROOT / "docs/reference/cli.md").read_text()
-    for command in ("phantom", "train", "translate", "augment", "synthesize", "evaluate", "report", "doctor"):
+    for command in (
+        "phantom",
+        "train",
+        "translate",
+        "augment",
+        "synthesize",
+        "segment",
+        "evaluate",
+        "report",
+        "doctor",
+    ):
         assert f"medgen {command}" in page
         shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output
         for option in set(re.findall(r"--[a-z][a-z-]+", shown)) - {"--help", "--no-report"}:

@@ -48,15 +48,28 @@ def translate(
     still: Annotated[
         float, typer.Option(min=0.1, help="With --watch: seconds that a scan's files must not change before.")
     ] = 10.0,
+    deidentify: Annotated[
+        bool, typer.Option("--deidentify", help="Write DICOM without identity (PS3.15 basic profile).")
+    ] = False,
+    private: Annotated[
+        Path | None,
+        typer.Option(help="With --deidentify: folder of the key and all that names inputs; OUTPUT-private."),
+    ] = None,
+    shift_dates: Annotated[
+        bool,
+        typer.Option("--shift-dates", help="With --deidentify: move dates, patient by patient, in place of removal."),
+    ] = False,
 ) -> None:
     """Translate scans; geometry and format stay the input's."""
     from medgen.checkpoint import load_model
     from medgen.inference.convert import Converted, convert
+    from medgen.inference.private import opened
     from medgen.inference.series import load_rules
     from medgen.inference.verdict import checks_for
     from medgen.io.names import shown
     from medgen.io.volume import ENDINGS, has_ending
 
+    apart = opened(input, output, private, shift_dates, deidentify)
     loaded = load_model(model, pick_device(device), target=target)
     limits = checks_for(loaded, checks, segmenter, pick_device(device))
     results: list[Converted] = []
@@ -88,6 +101,7 @@ def translate(
             memory_gb=memory_gb,
             watch=still if watch else None,
             checks=limits,
+            private=apart,
             done=show,
         )
     except InputError as error:
@@ -100,9 +114,10 @@ def translate(
         notes = [f"Model: {model}, step {loaded.info.step}, weights {loaded.info.weights_sha256[:12]}."]
         unwell = [f"When the model was saved: {text}" for text in loaded.info.health]
         rows = [asdict(r) for r in results]
+        page = (output if apart is None else apart.folder) / "report.html"
         try:
-            conversion_report(rows, output / "report.html", notes=[*notes, SYNTHETIC], warnings=unwell)
-            print(f"report: {output / 'report.html'}")
+            conversion_report(rows, page, notes=[*notes, SYNTHETIC], warnings=unwell)
+            print(f"report: {page}")
         except InputError as error:
             faults.append(str(error))
     counts = {status: sum(r.status == status for r in results) for status in ("converted", "skipped", "failed")}

@@ -18,6 +18,7 @@ from medgen.inference.manifest import Manifest
 from medgen.inference.output import check_outputs, removes_contrast, write_outputs
 from medgen.inference.overlap import overlapped
 from medgen.inference.predict import translate_case
+from medgen.inference.private import Private
 from medgen.inference.series import Rules
 from medgen.inference.verdict import verdict
 from medgen.inference.watch import arrivals
@@ -40,6 +41,7 @@ class Converted:
 
     ``input`` and ``output`` are the first contrast's files; the hashes are over all. ``verdict``: pass, review or fail,
     None where it was not checked; ``reasons`` belong to it, while ``warnings`` were known before the conversion.
+    ``deidentified`` says what became of dates, ``changes`` how often which attribute was changed.
     """
 
     case: str
@@ -54,6 +56,8 @@ class Converted:
     input_sha256: str = ""
     output_sha256: str = ""
     series: str | None = None
+    deidentified: str | None = None
+    changes: dict[str, int] = field(default_factory=dict)
 
 
 def convert(
@@ -67,6 +71,7 @@ def convert(
     memory_gb: float | None = None,
     watch: float | None = None,
     checks: Checks | None = None,
+    private: Private | None = None,
     done: Callable[[Converted, int, int], None] = lambda *_: None,
 ) -> list[Converted]:
     """Translate a volume, a folder of volumes, a DICOM series folder, or a folder of such folders.
@@ -89,6 +94,8 @@ def convert(
             until interrupted (KeyboardInterrupt ends it well).
         checks: how each conversion is held against its source, in the writer's thread, see ``verdict.checks_for``;
             None: it gets no verdict. One that fails is written all the same, and told.
+        private: de-identify; what names the inputs (the manifest, the index of headers) goes there and ``output``
+            gets ``deidentification.csv``. DICOM only.
         done: called after each scan with its result, its number and the count (0: unknown).
 
     Returns:
@@ -103,6 +110,7 @@ def convert(
         raise InputError(f"{model.folder} makes images of label maps; use medgen synthesize")
     data = model.settings.data
     single = has_ending(output, ENDINGS)
+    kept = output if private is None else private.folder
     scans: Iterable[Scan | None]
     count = 0
     if watch is not None:
@@ -111,7 +119,7 @@ def convert(
         scans = arrivals(source, output, data.sources, watch)
     else:
         if isinstance(source, Path):
-            index = None if single else output / "dicom_index.sqlite"
+            index = None if single else kept / "dicom_index.sqlite"
             found = find_scans(source, data.sources, series=series, rules=rules, index=index)
         else:
             found = [_given(scan) for scan in source]
@@ -121,8 +129,8 @@ def convert(
     if single and len(data.targets) > 1:
         raise InputError(f"{output} is one file but the model makes {', '.join(data.targets)}; give a folder as output")
     folders = [output / target for target in data.targets] if len(data.targets) > 1 else [output]
-    with Manifest(None if single else output, model) as manifest:
-        cases = _Cases(model, manifest, output, [] if single else folders, format, series, memory_gb, checks)
+    with Manifest(None if single else kept, model) as manifest:
+        cases = _Cases(model, manifest, output, [] if single else folders, format, series, memory_gb, checks, private)
         results = []
         try:
             for job in cases.converted(scans):
@@ -131,6 +139,8 @@ def convert(
         except KeyboardInterrupt:
             if watch is None:
                 raise
+        if private is not None and not single:
+            private.tell(output, manifest.cases.values())
     return results
 
 
@@ -168,7 +178,9 @@ class _Cases:
         series: str | None,
         memory_gb: float | None,
         checks: Checks | None,
+        private: Private | None = None,
     ) -> None:
+        self.private = private
         self.model, self.manifest, self.output, self.folders = model, manifest, output, folders
         self.format, self.series, self.memory_gb = format, series, memory_gb
         self.checks = checks
@@ -196,21 +208,26 @@ class _Cases:
         return sum(v.data.nbytes for v in job.volumes) + outputs * sum(v.data.nbytes for v in job.volumes[:1])
 
     def read(self, scan: Scan) -> _Job:
+        if self.private is not None:
+            scan = self.private.named(scan)
         path = scan.files[0]
         name = scan.case + _ending(path, self.format)
         targets = [folder / name for folder in self.folders] or [self.output]
         entry = Converted(scan.case, str(path), str(targets[0]), series=self.series)
+        if self.private is not None:
+            entry.deidentified = self.private.dates
         key = scan.case if self.keys.setdefault(scan.case, entry.output) == entry.output else path.name
         job = _Job(scan, entry, targets, key)
         with _faults(job):
             self._check(job)
             entry.input_sha256 = scan_hash(scan)
-            told = {k: getattr(entry, k) for k in ("input_sha256", "output", "series")}
+            told = {k: getattr(entry, k) for k in ("input_sha256", "output", "series", "deidentified")}
             if self.manifest.holds(key, told, targets):
                 old = self.manifest.cases[key]
                 entry.status, entry.output_sha256 = "skipped", old["output_sha256"]
                 entry.warnings, entry.reasons = old.get("warnings", []), old.get("reasons", [])
                 entry.verdict = old.get("verdict")
+                entry.changes = old.get("changes", {})
                 return job
             self._check_size(scan)
             job.volumes = read_scan(scan, self.series)
@@ -228,6 +245,8 @@ class _Cases:
         for target in job.targets:
             if target.exists() and target.resolve() in [file.resolve() for file in scan.files]:
                 raise InputError(f"{target.resolve()} is input and output at once; choose another output")
+        if self.private is not None:
+            self.private.check(job.targets)
         check_outputs(job.targets, scan.files)
 
     def _check_size(self, scan: Scan) -> None:
@@ -254,7 +273,9 @@ class _Cases:
                 if self.checks is not None:
                     names = self.model.settings.data.targets
                     job.entry.verdict, job.entry.reasons = verdict(job.volumes, job.made, names, self.checks)
-                write_outputs(job.targets, job.made, job.volumes, self.model)
+                deidentifier = None if self.private is None else self.private.deidentifier
+                changes = write_outputs(job.targets, job.made, job.volumes, self.model, deidentifier)
+                job.entry.changes = dict(changes)
                 job.entry.output_sha256 = sha256(job.targets)
                 job.entry.status = "converted"
         job.volumes, job.made = [], []

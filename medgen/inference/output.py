@@ -6,6 +6,7 @@ from pathlib import Path
 
 from medgen import __version__
 from medgen.checkpoint import Model
+from medgen.io.deidentify import Changes, Deidentifier
 from medgen.io.dicom_header import read_header
 from medgen.io.dicom_write import Derivation, write_derived
 from medgen.io.volume import ENDINGS, Volume, has_ending, write_volume
@@ -16,22 +17,34 @@ OURS = re.compile(r"\d{5}\.dcm")
 NATIVE = {"none", "native", "noncontrast", "non_contrast", "unenhanced", "plain", "precontrast", "ncct", "vnc"}
 
 
-def write_outputs(targets: Sequence[Path], made: Sequence[Volume], volumes: Sequence[Volume], model: Model) -> None:
+def write_outputs(
+    targets: Sequence[Path],
+    made: Sequence[Volume],
+    volumes: Sequence[Volume],
+    model: Model,
+    deidentifier: Deidentifier | None = None,
+) -> Changes:
     """Write each translation of a case: a path with a volume's ending as that volume, any other as a DICOM series.
 
     Args:
         targets, made: where, and what; one a target contrast.
         volumes: what they were made of, in the order of data.sources; a series is derived from the first.
+        deidentifier: takes identity out of the series.
+
+    Returns:
+        What the deidentifier changed, over all targets.
 
     Raises:
         InputError: a series is asked of what was not DICOM or would be of another modality than its source.
     """
+    changes = Changes()
     for i, (path, volume) in enumerate(zip(targets, made, strict=True)):
         if has_ending(path, ENDINGS):
             write_volume(path, volume)
         else:
             _refuse_other_modality(volume, model)
-            write_derived(path, volume, derivation(model, i), volumes[1:])
+            changes += write_derived(path, volume, derivation(model, i), volumes[1:], deidentifier)
+    return changes
 
 
 def derivation(model: Model, i: int = 0) -> Derivation:

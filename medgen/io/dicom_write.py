@@ -16,6 +16,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, ExplicitVRLittleEndian
 from pydicom.valuerep import format_number_as_ds
 
+from medgen.io.deidentify import Changes, Deidentifier
 from medgen.io.dicom_header import GROUPS
 from medgen.io.dicom_pixels import Encoding, Format, encoding
 from medgen.io.folder import folder_written_aside
@@ -50,6 +51,7 @@ CONTRAST = set(
     "ContrastFlowRate ContrastFlowDuration ContrastAdministrationProfileSequence RequestedContrastAgent "
     "ProtocolName AcquisitionProtocolDescription".split()
 )  # and all that begins with ContrastBolus; protocols are named after the contrast phase
+WORDS = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}  # bytes of the words of these VRs
 EQUIPMENT = "Manufacturer ManufacturerModelName DeviceSerialNumber SoftwareVersions StationName".split()
 
 
@@ -71,7 +73,13 @@ class Derivation:
         return f"{NOTICE}: {self.target} made by model {self.model} (SHA-256 {self.sha256}) with medgen {self.version}"
 
 
-def write_derived(folder: Path, volume: Volume, derivation: Derivation, others: Sequence[Volume] = ()) -> None:
+def write_derived(
+    folder: Path,
+    volume: Volume,
+    derivation: Derivation,
+    others: Sequence[Volume] = (),
+    deidentifier: Deidentifier | None = None,
+) -> Changes:
     """Write ``volume`` as a series into ``folder``, which appears whole or not at all.
 
     Same input and derivation, same bytes. Values that the source's encoding expresses are written exactly, see
@@ -81,17 +89,27 @@ def write_derived(folder: Path, volume: Volume, derivation: Derivation, others: 
     Args:
         volume: on the grid and with the ``frames`` of the series it was made from; its modality's unit (HU for CT).
         others: further volumes it was made from, referenced where they are DICOM.
+        deidentifier: takes identity out of the sources' headers before anything is derived from them, so that
+            derived UIDs and references come from the new ones.
+
+    Returns:
+        What the deidentifier changed in the headers of ``volume``.
 
     Raises:
-        InputError: the source is not DICOM or has changed since, or the folder cannot be written.
+        InputError: the source is not DICOM or has changed since, the folder cannot be written, or an image to be
+            de-identified may show identity in its pixels.
     """
     folder = Path(folder)
     if volume.frames is None:
         raise InputError(f"{volume.path} is not DICOM, so no DICOM series can be derived from it; use --format nifti")
     sources = _headers(volume)
+    changes = _deidentified(sources, deidentifier)
     code = _encoding(volume, sources)
     everything = [_series_reference(list(sources.values()))]
-    everything += [_series_reference(list(_headers(other).values())) for other in others if other.frames]
+    for other in (other for other in others if other.frames):
+        headers = _headers(other)
+        _deidentified(headers, deidentifier)
+        everything.append(_series_reference(list(headers.values())))
     members: dict[Path, list[int]] = {}
     for k, (file, _) in enumerate(volume.frames):
         members.setdefault(file, []).append(k)
@@ -109,6 +127,7 @@ def write_derived(folder: Path, volume: Volume, derivation: Derivation, others: 
         raise InputError(f"{folder} cannot be written ({reason}); choose another place") from error
     except Exception as error:  # pydicom raises nearly anything on values that break the standard
         raise InputError(f"no DICOM can be derived from {file} ({error}); use --format nifti") from error
+    return changes
 
 
 def _headers(volume: Volume) -> dict[Path, FileDataset]:
@@ -117,11 +136,31 @@ def _headers(volume: Volume) -> dict[Path, FileDataset]:
     for file, _ in volume.frames or ():
         if file not in found:
             try:
-                found[file] = dcmread(file, stop_before_pixels=True, force=True)
+                found[file] = _little_endian(dcmread(file, stop_before_pixels=True, force=True))
                 found[file].SOPInstanceUID, found[file].SeriesInstanceUID, found[file].SOPClassUID  # noqa: B018
             except Exception as error:
                 raise InputError(f"{file} has no usable DICOM header ({error}); copy the series again") from error
     return found
+
+
+def _deidentified(headers: dict[Path, FileDataset], deidentifier: Deidentifier | None) -> Changes:
+    changes = Changes()
+    for dataset in headers.values() if deidentifier else ():
+        changes += deidentifier.deidentify(dataset)  # type: ignore[union-attr]
+    return changes
+
+
+def _little_endian(dataset: FileDataset) -> FileDataset:
+    """A header read from a big endian file as what is written here: every number decoded, words turned round."""
+
+    def visit(holder: Dataset, element) -> None:  # type: ignore[no-untyped-def]
+        if (size := WORDS.get(element.VR)) and isinstance(element.value, bytes):
+            element.value = np.frombuffer(element.value, f">u{size}").astype(f"<u{size}").tobytes()
+
+    if dataset.original_encoding[1] is False:
+        dataset.walk(visit)
+        dataset.set_original_encoding(False, True, dataset.original_character_set)
+    return dataset
 
 
 # Values ------------------------------------------------------------------------------------------------

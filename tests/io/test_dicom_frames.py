@@ -6,7 +6,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from dicom_series import OBLIQUE, stored, write_ct, write_enhanced_ct
+from dicom_series import OBLIQUE, RECODED, recode, stored, write_ct, write_enhanced_ct, write_enhanced_mr
 
 from medgen.io.dicom import list_series, read_series
 from medgen.io.itk import itk_affine
@@ -77,3 +77,42 @@ def test_a_missing_frame_and_frames_without_a_description_are_named(tmp_path):
     whole.save_as(tmp_path / "a.dcm")
     with pytest.raises(InputError, match="5.000 mm between a.dcm frame 3 and a.dcm frame 4"):
         read_volume(tmp_path)
+
+
+def test_enhanced_mr_has_its_values_and_its_echoes_are_chosen_among(tmp_path):
+    pixels = stored(6, 10, 12)
+    write_enhanced_mr(tmp_path / "one/a.dcm", pixels, OBLIQUE)
+    image, volume = sitk.ReadImage(tmp_path / "one/a.dcm"), read_volume(tmp_path / "one")
+    np.testing.assert_array_equal(volume.data, pixels.transpose(2, 1, 0) * 0.5)
+    np.testing.assert_array_equal(volume.data, sitk.GetArrayFromImage(image).transpose())
+    np.testing.assert_allclose(volume.affine, itk_affine(image), atol=1e-4)
+    write_enhanced_mr(tmp_path / "two/a.dcm", pixels, OBLIQUE, echoes=2)
+    assert [(s.part, len(s.slices)) for s in list_series(tmp_path / "two")] == [
+        ("EffectiveEchoTime 20.0", 3),
+        ("EffectiveEchoTime 80.0", 3),
+    ]
+    with pytest.raises(InputError, match="EffectiveEchoTime 20.*EffectiveEchoTime 80"):
+        read_volume(tmp_path / "two")
+    late = read_volume(tmp_path / "two", series="EffectiveEchoTime 80.0")
+    np.testing.assert_array_equal(late.data, pixels[3:].transpose(2, 1, 0) * 0.5)
+
+
+@pytest.mark.parametrize("kind, low", [("u2", 0), ("i2", -2000), ("u1", 0)])
+@pytest.mark.parametrize("name", RECODED)
+def test_other_transfer_syntaxes_change_nothing(tmp_path, name, kind, low):
+    write_ct(tmp_path, stored(3, 10, 11, low=low, high=250 if kind == "u1" else 3000), OBLIQUE, kind=kind)
+    plain = read_volume(tmp_path)
+    recode(tmp_path, RECODED[name])
+    assert pydicom.dcmread(tmp_path / "000.dcm").file_meta.TransferSyntaxUID == RECODED[name]
+    again = read_volume(tmp_path)
+    np.testing.assert_array_equal(again.data, plain.data)
+    assert same_geometry(again.geometry, plain.geometry, tolerance=0.0)
+    assert same_geometry(read_geometry(tmp_path), plain.geometry, tolerance=0.0)
+
+
+@pytest.mark.parametrize("name", RECODED)
+def test_enhanced_ct_in_other_transfer_syntaxes(tmp_path, name):
+    pixels = stored(4, 10, 12)
+    write_enhanced_ct(tmp_path / "a.dcm", pixels, OBLIQUE, order=[2, 0, 3, 1])
+    recode(tmp_path, RECODED[name])
+    np.testing.assert_array_equal(read_volume(tmp_path).data, pixels.transpose(2, 1, 0) - 1024.0)

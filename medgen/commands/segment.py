@@ -1,0 +1,44 @@
+"""``medgen segment``: scans through a segmenter."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medgen.commands.shared import finish, pick_device
+
+
+def segment(
+    segmenter: Annotated[
+        str, typer.Argument(help="A folder of train_segmenter, a MONAI bundle, a TorchScript file, nnunet:DATASET.")
+    ],
+    input: Annotated[Path, typer.Argument(help="A volume, a folder of volumes, or a folder of DICOM series.")],
+    output: Annotated[Path, typer.Argument(help="Folder for the label maps.")],
+    format: Annotated[
+        str | None, typer.Option(help="nifti, mha, nrrd or dicom; else dicom for DICOM, nifti for others.")
+    ] = None,
+    series: Annotated[str | None, typer.Option(help="DICOM series: UID, number or part of its description.")] = None,
+    rules: Annotated[
+        Path | None, typer.Option(help="YAML that says which DICOM series of a folder of mixed studies to take.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+) -> None:
+    """Segment scans; DICOM becomes DICOM segmentations."""
+    from medgen.evaluation.named_segmenter import named_segmenter
+    from medgen.inference.segment import Segmented, segment_cohort
+    from medgen.inference.series import load_rules
+    from medgen.io.names import shown
+
+    def show(entry: Segmented, i: int, n: int) -> None:
+        print(shown(f"[{i}/{n}] {entry.case}: {'failed' if entry.error else entry.output.name}"), flush=True)
+
+    results = segment_cohort(
+        named_segmenter(segmenter, device=pick_device(device)),
+        input,
+        output,
+        format=format,
+        series=series,
+        rules=None if rules is None else load_rules(rules),
+        done=show,
+    )
+    finish([entry.error for entry in results if entry.error], len(results))

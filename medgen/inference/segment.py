@@ -1,0 +1,99 @@
+"""A cohort through a segmenter: a label map of each scan, for DICOM a DICOM segmentation."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from medgen import __version__
+from medgen.evaluation.named_segmenter import NamedSegmenter
+from medgen.inference.inputs import Scan, find_scans, read_scan
+from medgen.inference.series import Rules
+from medgen.io.dicom_seg import write_seg
+from medgen.io.names import checked_name
+from medgen.io.volume import ENDINGS, has_ending, write_volume, written_aside
+from medgen.types import InputError
+
+FORMATS = {"nifti": ".nii.gz", "mha": ".mha", "nrrd": ".nrrd", "dicom": ".dcm"}
+
+
+@dataclass
+class Segmented:
+    """What became of one scan: its label map, or the sentence why there is none."""
+
+    case: str
+    output: Path
+    error: str | None = None
+
+
+def segment_cohort(
+    segmenter: NamedSegmenter,
+    source: Path,
+    output: Path,
+    *,
+    format: str | None = None,
+    series: str | None = None,
+    rules: Rules | None = None,
+    done: Callable[[Segmented, int, int], None] = lambda *_: None,
+) -> list[Segmented]:
+    """Write ``CASE.nii.gz`` (mha, nrrd) or ``CASE.dcm`` for each scan, and ``labels.json`` where names are known.
+
+    Args:
+        source, series, rules: as ``inference.convert.convert`` takes them.
+        output: a folder. What it holds of an earlier run is written anew.
+        format: nifti, mha, nrrd or dicom; None: dicom for DICOM, else nifti.
+        done: called after each scan with what became of it, its number and the count.
+
+    Raises:
+        InputError: no scans, an unknown format, or an output that cannot be written.
+    """
+    if format is not None and format not in FORMATS:
+        raise InputError(f"--format {format}: unknown; choose one of {', '.join(FORMATS)}")
+    scans = find_scans(source, ["image"], series=series, rules=rules, index=output / "dicom_index.sqlite")
+    results: list[Segmented] = []
+    taken: dict[Path, Path] = {}
+    for scan in scans:
+        entry = _segmented(segmenter, scan, output, format, series, taken)
+        results.append(entry)
+        done(entry, len(results), len(scans))
+    if segmenter.names and any(entry.error is None for entry in results):
+        with written_aside(output / "labels.json") as aside:
+            aside.write_text(json.dumps({name: value for value, name in segmenter.names.items()}, indent=1))
+    return results
+
+
+def _segmented(
+    segmenter: NamedSegmenter, scan: Scan, output: Path, format: str | None, series: str | None, taken: dict[Path, Path]
+) -> Segmented:
+    file = scan.files[0]
+    kind = format or ("nifti" if has_ending(file, ENDINGS) else "dicom")
+    entry = Segmented(scan.case, output / f"{scan.case}{FORMATS[kind]}")
+    try:
+        if scan.fault:
+            raise InputError(scan.fault)
+        checked_name(scan.case, file)
+        if taken.setdefault(entry.output, file) != file:
+            raise InputError(f"{file}: another scan of this folder is named {scan.case} too; rename one")
+        if entry.output.exists() and entry.output.resolve() == file.resolve():
+            raise InputError(f"{file} is input and output at once; choose another output")
+        (volume,) = read_scan(scan, series)
+        if kind == "dicom" and volume.frames is None:
+            raise InputError(f"{file} is not DICOM, so no DICOM segmentation can refer to it; use --format nifti")
+        values = segmenter.segment(volume)
+        labels = replace(volume.replaced(values.astype(np.float32), dtype=_smallest(values)), header=None)
+        if kind == "dicom":
+            name = Path(segmenter.text).name or segmenter.text
+            write_seg(labels, segmenter.names, file, entry.output, algorithm=name, version=f"medgen {__version__}")
+        else:
+            write_volume(entry.output, labels)
+    except InputError as error:
+        entry.error = str(error) if file.name in str(error) else f"{file}: {error}"
+    except Exception as error:  # another's network may raise anything
+        entry.error = f"{file}: it cannot be segmented ({type(error).__name__}: {' '.join(str(error).split())})"
+    return entry
+
+
+def _smallest(values: np.ndarray) -> np.dtype:
+    return np.dtype(np.uint8 if values.max() < 256 else np.int32)

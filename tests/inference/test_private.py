@@ -1,0 +1,106 @@
+"""De-identified runs: the output folder names nobody, and goes on where it stopped."""
+
+import csv
+import json
+
+import numpy as np
+import pydicom
+import pytest
+from dicom_series import stored, write_ct
+from small import make_model, small_settings
+from typer.testing import CliRunner
+
+from medgen.checkpoint import save_model
+from medgen.cli import app
+from medgen.inference.convert import convert
+from medgen.inference.private import opened
+from medgen.io.folder import folder_written_aside
+from medgen.io.volume import Volume, write_volume
+from medgen.types import InputError
+
+NAME = "Zyx^Wvut"
+HU = {
+    "codec": {"source": {"low": -1000, "high": 1000, "outside": "carry"}},
+    "inference": {"spacing": "ignore"},
+}
+
+
+def cohort(folder):
+    """Two scans named after the patient, and a spoiled one."""
+    for n in (1, 2):
+        write_ct(
+            folder / f"ZyxWvut_{n}", np.clip(stored(8, 16, 16) // 3, 100, 2000), PatientName=NAME, PatientID="ZyxWvut",
+            StudyDescription="ZyxWvut head",
+        )  # fmt: skip
+    write_ct(folder / "ZyxWvut_3", stored(4, 16, 16), BurnedInAnnotation="YES", PatientName=NAME, PatientID="ZyxWvut")
+    return folder
+
+
+def told(folder):
+    """All names and bytes below a folder."""
+    return b"".join(
+        str(p.relative_to(folder)).encode() + (p.read_bytes() if p.is_file() else b"") for p in folder.rglob("*")
+    )
+
+
+def test_an_output_folder_names_nobody_and_a_second_run_skips(tmp_path):
+    source, out = cohort(tmp_path / "in"), tmp_path / "out"
+    model = make_model(small_settings(**HU))
+    results = convert(model, source, out, private=opened(source, out, None))
+    assert [r.status for r in results] == ["converted", "converted", "failed"]
+    assert "may show the patient's name" in results[2].error
+    everything = told(out)
+    assert b"Zyx" not in everything and str(tmp_path).encode() not in everything
+    cases = sorted(path.name for path in out.iterdir())
+    assert cases[-1] == "deidentification.csv" and len(cases) == 3 and all(c.startswith("case_") for c in cases[:2])
+    first, second = (pydicom.dcmread(out / case / "00000.dcm") for case in cases[:2])
+    assert first.PatientID == second.PatientID and first.StudyInstanceUID != second.StudyInstanceUID
+    with open(out / "deidentification.csv") as file:
+        rows = {(row["attribute"], row["change"]): row for row in csv.DictReader(file)}
+    assert rows["PatientName", "replaced"]["places"] == "16" and rows["PatientName", "replaced"]["cases"] == "2"
+    assert rows["StudyDescription", "removed"]["tag"] == "00081030"
+    kept = json.loads((tmp_path / "out-private/manifest.json").read_text())["cases"]
+    assert {record["input"].split("/")[-1] for record in kept.values()} == {f"ZyxWvut_{n}" for n in (1, 2, 3)}
+    again = convert(model, source, out, private=opened(source, out, None))
+    assert [r.status for r in again] == ["skipped", "skipped", "failed"] and told(out) == everything
+    shifted = convert(model, source, out, private=opened(source, out, None, shift_dates=True))
+    assert [r.status for r in shifted] == ["converted", "converted", "failed"]
+
+
+def test_kinds_of_run_are_not_mixed_and_the_private_folder_is_apart(tmp_path):
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    out.mkdir()
+    for folder in (out, out / "p", source / "p", tmp_path):
+        with pytest.raises(InputError, match="keep the private folder apart"):
+            opened(source, out, folder)
+    (tmp_path / "open").mkdir(mode=0o755)
+    with pytest.raises(InputError, match="open to others"):
+        opened(source, out, tmp_path / "open")
+    with pytest.raises(InputError, match="add --deidentify"):
+        opened(source, out, tmp_path / "p", wanted=False)
+    (out / "deidentification.csv").touch()
+    with pytest.raises(InputError, match="holds de-identified series"):
+        opened(source, out, None, wanted=False)
+    (out / "manifest.json").touch()
+    with pytest.raises(InputError, match="manifest.json, which names inputs"):
+        opened(source, out, None)
+
+
+def test_other_formats_are_refused(tmp_path):
+    write_volume(tmp_path / "in/a.nii.gz", Volume(np.zeros((16, 16, 16)), np.eye(4)))
+    private = opened(tmp_path / "in", tmp_path / "out", None)
+    (result,) = convert(make_model(small_settings(**HU)), tmp_path / "in", tmp_path / "out", private=private)
+    assert result.status == "failed" and "--deidentify writes DICOM only" in result.error
+
+
+def test_the_command_puts_the_report_aside(tmp_path):
+    source = cohort(tmp_path / "in")
+    model = make_model(small_settings(**HU))
+    with folder_written_aside(tmp_path / "model") as aside:
+        save_model(aside, model.generator, model.info)
+    call = ["translate", str(tmp_path / "model"), str(source), str(tmp_path / "out"), "--device", "cpu", "--deidentify"]
+    result = CliRunner().invoke(app, [*call, "--private", str(tmp_path / "p")])
+    assert result.exit_code == 2 and "2 converted, 0 skipped, 1 failed" in result.output
+    assert (tmp_path / "p/report.html").exists() and not (tmp_path / "out/report.html").exists()
+    assert b"Zyx" not in told(tmp_path / "out")

@@ -1,0 +1,260 @@
+"""Identity taken out: a marker in every attribute that the profile names is nowhere afterwards, in bytes either."""
+
+import os
+import shutil
+import stat
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from dicom_series import LIDC, MADE, OBLIQUE, by_simpleitk, errors, headers, stored, write_ct, write_enhanced_ct
+from hypothesis import given
+from hypothesis import strategies as st
+from pydicom import Dataset
+from pydicom.datadict import dictionary_VR, keyword_for_tag
+from pydicom.sr.codedict import codes
+
+from medgen.io.deidentify import Deidentifier, profile, read_key
+from medgen.io.dicom_write import NOTICE, write_derived
+from medgen.io.volume import read_volume
+from medgen.types import InputError
+
+KEY = bytes(range(32))
+MARK, NUMBER, UID = "ZQMARKZQ", 918273645, "1.2.3.91827364"
+DATE, TIME = "17761204", "045917.135791"
+MARKED = {
+    **dict.fromkeys(("AE", "CS", "LO", "SH", "LT", "ST", "UT", "UC", "PN", "UR"), MARK),
+    **{"DA": DATE, "TM": TIME, "DT": DATE + TIME, "UI": UID, "AS": "097Y", "IS": str(NUMBER), "DS": str(NUMBER)},
+    **dict.fromkeys(("OB", "OW", "UN"), MARK.encode()),
+    **dict.fromkeys(("UL", "SL", "FD", "FL"), NUMBER),
+}
+KEPT_APART = {"SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID", "PatientID"}
+
+
+def marked(ds):
+    """Every attribute of the profile, free text besides, private elements, overlays, curves, elements nobody knows;
+    in the data set itself, in a sequence that stays, and a few of them in every sequence that the profile names."""
+    ds.ContributingEquipmentSequence = [_all_marked(Dataset())]
+    return _all_marked(ds)
+
+
+def _all_marked(ds):
+    for tag in profile():
+        keyword = keyword_for_tag(tag)
+        kind = dictionary_VR(tag) if keyword else "LO"
+        if tag >> 16 in (0, 2) or keyword in KEPT_APART or tag == 0xFFFCFFFC:
+            continue
+        if kind == "SQ":
+            ds.add_new(tag, "SQ", [_some_marked(Dataset())])
+        elif kind in MARKED:
+            ds.add_new(tag, kind, MARKED[kind])
+    for keyword in ("EvaluatorName", "SegmentDescription", "MaskOperationExplanation", "ExtendedCodeMeaning"):
+        setattr(ds, keyword, MARK)
+    ds.MultiFrameSourceSOPInstanceUID = UID
+    ds.private_block(0x0019, MARK, create=True).add_new(1, "LO", MARK)
+    ds.add_new(0x60004000, "LT", MARK)
+    ds.add_new(0x50003000, "OW", MARK.encode())
+    ds.add_new(0x00085678, "LO", MARK)
+    return ds
+
+
+def _some_marked(ds):
+    ds.ReferencedSOPInstanceUID, ds.PatientName, ds.InstitutionName, ds.TextValue = UID, MARK, MARK, MARK
+    ds.private_block(0x0019, MARK, create=True).add_new(1, "LO", MARK)
+    return ds
+
+
+def values(dataset):
+    for element in dataset:
+        if element.VR == "SQ":
+            for inner in element.value:
+                yield from values(inner)
+        else:
+            yield element.tag, element.value if element.tag != 0x7FE00010 else ""
+
+
+@pytest.mark.parametrize("shift", [False, True])
+@pytest.mark.parametrize("kind", ["single", "enhanced"])
+def test_a_marker_in_every_attribute_is_nowhere_afterwards(tmp_path, kind, shift):
+    if kind == "single":
+        write_ct(tmp_path / "in", stored(2, 8, 8), OBLIQUE)
+    else:
+        write_enhanced_ct(tmp_path / "in/a.dcm", stored(2, 8, 8), OBLIQUE)
+    for path in (tmp_path / "in").iterdir():
+        ds = marked(pydicom.dcmread(path))
+        ds.PatientID = MARK
+        if kind == "enhanced":
+            for group in ds.PerFrameFunctionalGroupsSequence:
+                group.FrameContentSequence[0].FrameComments = MARK
+                group.FrameContentSequence[0].FrameAcquisitionDateTime = DATE + TIME
+        ds.save_as(path)
+        assert sum(MARK in str(value) or UID in str(value) for _, value in values(ds)) > 500  # it can fail
+    volume = read_volume(tmp_path / "in")
+    changes = write_derived(tmp_path / "out", volume, MADE, deidentifier=Deidentifier(KEY, shift))
+    gone = (MARK, UID, DATE, str(NUMBER), "097Y") + (() if shift else (TIME,))
+    for path in (tmp_path / "out").iterdir():
+        for tag, value in values(pydicom.dcmread(path)):
+            assert not any(mark in str(value) for mark in gone), (tag, value)
+            assert not tag.is_private
+        content = path.read_bytes()
+        assert not any(mark.encode() in content for mark in gone)
+    assert not any(mark in told for told in changes for mark in gone)
+    assert changes["00101010 PatientAge removed"] >= 2 and changes["00190010 private removed"] >= 2
+    back = read_volume(tmp_path / "out")
+    np.testing.assert_array_equal(back.data, volume.data)
+    np.testing.assert_array_equal(back.affine, volume.affine)
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (Debian's dicom3tools) is absent")
+@pytest.mark.parametrize("shift", [False, True])
+def test_dciodvfy_finds_no_error_that_the_source_does_not_have(tmp_path, shift):
+    write_ct(tmp_path / "single", stored(2, 8, 8))
+    write_enhanced_ct(tmp_path / "enhanced/a.dcm", stored(2, 8, 8), OBLIQUE)
+    for name in ("single", "enhanced"):
+        write_derived(tmp_path / "out", read_volume(tmp_path / name), MADE, deidentifier=Deidentifier(KEY, shift))
+        assert errors(tmp_path / "out") <= errors(tmp_path / name)
+
+
+@pytest.mark.skipif(not LIDC.is_dir(), reason="../shared/data/lidc_dicom is absent")
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (Debian's dicom3tools) is absent")
+def test_a_scanner_series_keeps_values_and_place_and_nothing_of_its_header(tmp_path):
+    for n, path in enumerate(sorted(LIDC.iterdir())):
+        if 4 <= n < 8:
+            (tmp_path / "in").mkdir(exist_ok=True)
+            shutil.copy(path, tmp_path / "in")
+    volume = read_volume(tmp_path / "in")
+    write_derived(tmp_path / "out", volume, MADE, deidentifier=Deidentifier(KEY))
+    (a, grid), (b, same) = by_simpleitk(tmp_path / "in"), by_simpleitk(tmp_path / "out")
+    assert np.array_equal(a, b) and grid == same
+    assert errors(tmp_path / "out") <= errors(tmp_path / "in")
+    known = set()
+    for ds in headers(tmp_path / "in"):
+        for keyword in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"):
+            known.add(str(ds[keyword].value))
+        for keyword in ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate", "PatientBirthDate", "StudyID"):
+            if len(str(ds.get(keyword) or "")) > 3:
+                known.add(str(ds[keyword].value))
+    for path in (tmp_path / "out").iterdir():
+        header = path.read_bytes()[: -volume.data[..., 0].size * 2]
+        assert not any(text.encode() in header for text in known)
+
+
+def test_one_key_gives_one_patient_and_one_map_of_uids(tmp_path):
+    uids = [write_ct(tmp_path / name, stored(2, 8, 8)) for name in "ab"]
+    for path in (tmp_path / "b").iterdir():  # another series of the same study
+        ds, first = pydicom.dcmread(path), pydicom.dcmread(tmp_path / "a/000.dcm")
+        ds.StudyInstanceUID, ds.FrameOfReferenceUID = first.StudyInstanceUID, first.FrameOfReferenceUID
+        ds.save_as(path)
+    made = {}
+    for name, key in (("a", KEY), ("b", KEY), ("a", KEY[::-1])):
+        out = tmp_path / f"{name}{key[0]}"
+        write_derived(out, read_volume(tmp_path / name), MADE, deidentifier=Deidentifier(key))
+        made[name, key[0]] = headers(out)
+    write_derived(tmp_path / "again", read_volume(tmp_path / "a"), MADE, deidentifier=Deidentifier(KEY))
+    for path in (tmp_path / "a0").iterdir():
+        assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
+    a, b, other = made["a", 0][0], made["b", 0][0], made["a", 31][0]
+    for keyword in ("PatientID", "PatientName", "StudyInstanceUID", "FrameOfReferenceUID"):
+        assert a[keyword] == b[keyword] and a[keyword] != other[keyword] and a.get(keyword)
+    assert a.SeriesInstanceUID != b.SeriesInstanceUID
+    for ds, uid in ((a, uids[0]), (b, uids[1])):
+        source = Deidentifier(KEY).uid(uid)
+        assert ds.ReferencedSeriesSequence[0].SeriesInstanceUID == source != uid
+        assert ds.SeriesInstanceUID == MADE.uid(source)
+        images = {i.ReferencedSOPInstanceUID for i in ds.ReferencedSeriesSequence[0].ReferencedInstanceSequence}
+        originals = headers(tmp_path / ("a" if ds is a else "b"))
+        assert images == {Deidentifier(KEY).uid(o.SOPInstanceUID) for o in originals}
+        assert ds.SourceImageSequence[0].ReferencedSOPInstanceUID in images
+        assert ds.SOPClassUID == originals[0].SOPClassUID
+
+
+def test_the_header_tells_what_was_done_and_stays_marked_as_synthetic(tmp_path):
+    write_ct(tmp_path / "in", stored(2, 8, 8))
+    for shift, word, code in ((False, "REMOVED", "113100"), (True, "MODIFIED", "113107")):
+        write_derived(tmp_path / "out", read_volume(tmp_path / "in"), MADE, deidentifier=Deidentifier(KEY, shift))
+        ds = headers(tmp_path / "out")[0]
+        assert ds.PatientIdentityRemoved == "YES" and ds.LongitudinalTemporalInformationModified == word
+        told = {(c.CodeValue, c.CodeMeaning) for c in ds.DeidentificationMethodCodeSequence}
+        assert {c.value for c in (codes.DCM.BasicApplicationConfidentialityProfile,)} | {code} == {c for c, _ in told}
+        assert ds.SeriesDescription.startswith(NOTICE) and ds.DerivationDescription.startswith(NOTICE)
+        assert (ds.PatientBirthDate, ds.PatientSex, ds.AccessionNumber) == ("", "", "")
+        assert bool(ds.StudyDate) is shift and ds.KVP == 120 and ds.PixelSpacing == [0.8, 0.6]
+
+
+def test_shifted_dates_keep_their_distance_within_a_patient_and_differ_between_patients():
+    moved = {}
+    for patient in ("p1", "p2"):
+        ds = Dataset()
+        ds.PatientID, ds.StudyDate, ds.AcquisitionDate, ds.ContentTime = patient, "20200304", "20200306", "101112"
+        ds.AcquisitionDateTime, ds.PatientBirthDate, ds.SeriesDate = "20200305101112.5", "19500102", "202003"
+        Deidentifier(KEY, shift_dates=True).deidentify(ds)
+        day = [
+            np.datetime64(f"{d[:4]}-{d[4:6]}-{d[6:8]}")
+            for d in (ds.StudyDate, ds.AcquisitionDateTime, ds.AcquisitionDate)
+        ]
+        assert np.diff(day).astype(int).tolist() == [1, 1] and ds.AcquisitionDateTime.endswith("101112.5")
+        assert day[0] < np.datetime64("2020-03-04") and ds.ContentTime == "101112"
+        assert not ds.PatientBirthDate and not ds.SeriesDate.startswith("202003")
+        moved[patient] = day[0]
+    assert moved["p1"] != moved["p2"]
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"BurnedInAnnotation": "YES"},
+        {"Modality": "US"},
+        {"Modality": "OT"},
+        {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"},
+        {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7.2"},
+        {"SequenceOfUltrasoundRegions": [Dataset()]},
+        {"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]},
+    ],
+)
+def test_images_that_may_show_a_name_are_refused(tmp_path, tags):
+    write_ct(tmp_path / "in", stored(2, 8, 8), **tags)
+    with pytest.raises(InputError, match=r"000.dcm may show the patient's name in its pixels"):
+        write_derived(tmp_path / "out", read_volume(tmp_path / "in"), MADE, deidentifier=Deidentifier(KEY))
+    assert not (tmp_path / "out").exists()
+
+
+@given(
+    st.dictionaries(st.sampled_from(["PatientID", "PatientName", "PatientComments", "StudyID"]), st.binary(max_size=40))
+)
+def test_values_that_break_the_standard_go_in_silence(values):
+    ds = Dataset()
+    ds.StudyInstanceUID = "not a UID"
+    for keyword, value in values.items():
+        tag = pydicom.tag.Tag(keyword)
+        ds[tag] = pydicom.dataelem.RawDataElement(tag, dictionary_VR(tag), len(value), value, 0, False, True)
+    ds.RetrieveAETitle = "A" * 40
+    with warnings.catch_warnings(action="error"):
+        Deidentifier(KEY).deidentify(ds)
+    assert len(ds.PatientID) == 16 and "PatientComments" not in ds and not ds.get("StudyID")
+    assert ds.StudyInstanceUID.startswith("2.25.")
+
+
+def test_uids_that_dicom_defines_stay_and_others_are_valid():
+    remap = Deidentifier(KEY).uid
+    assert remap("1.2.840.10008.1.4.1.1") == "1.2.840.10008.1.4.1.1"
+    for uid in ("1.2.3", "1.2.840.113619.2.55", "x"):
+        assert pydicom.uid.UID(remap(uid)).is_valid and remap(uid) == remap(uid) != uid
+
+
+def test_the_key_is_random_its_owners_alone_and_kept(tmp_path):
+    key = read_key(tmp_path / "key")
+    assert len(key) == 32 and key == read_key(tmp_path / "key") != read_key(tmp_path / "other")
+    assert repr(key) not in repr(Deidentifier(key))
+    if os.name == "posix":
+        assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o600
+        (tmp_path / "key").chmod(0o644)
+        with pytest.raises(InputError, match="read by others"):
+            read_key(tmp_path / "key")
+    for text in ("", "secret", "abcd"):
+        (tmp_path / "other").write_text(text)
+        with pytest.raises(InputError, match="no key"):
+            read_key(tmp_path / "other")
+    with pytest.raises(InputError, match="cannot be used"):
+        read_key(Path(tmp_path / "absent/key"))
