@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medgen.commands.shared import finish, pick_device
+from medgen.commands.shared import Ray, Workers, cluster_of, finish, pick_device
 from medgen.types import InputError
 
 SYNTHETIC = "Converted images are synthetic and not for diagnosis."
@@ -39,6 +39,8 @@ def translate(
     still: Annotated[
         float, typer.Option(min=0.1, help="With --watch: seconds that a scan's files must not change before.")
     ] = 10.0,
+    ray: Ray = None,
+    workers: Workers = None,
 ) -> None:
     """Translate scans; geometry and format stay the input's."""
     from medgen.checkpoint import load_model
@@ -47,7 +49,8 @@ def translate(
     from medgen.io.names import shown
     from medgen.io.volume import ENDINGS, has_ending
 
-    loaded = load_model(model, pick_device(device), target=target)
+    cluster = cluster_of(ray, workers, device)
+    loaded = load_model(model, "cpu" if cluster else pick_device(device), target=target)
     results: list[Converted] = []
 
     def show(entry: Converted, i: int, n: int) -> None:
@@ -64,7 +67,7 @@ def translate(
         print(f"watching {input}; Ctrl-C ends it", flush=True)
     faults: list[str] = []
     try:
-        convert(
+        results[:] = convert(
             loaded,
             input,
             output,
@@ -73,6 +76,7 @@ def translate(
             rules=None if rules is None else load_rules(rules),
             memory_gb=memory_gb,
             watch=still if watch else None,
+            cluster=cluster,
             done=show,
         )
     except InputError as error:
