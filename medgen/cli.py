@@ -13,7 +13,7 @@ import typer
 
 from medgen.commands.augment import augment
 from medgen.commands.segment import segment
-from medgen.commands.shared import REFUSED, finish, pick_device
+from medgen.commands.shared import REFUSED, Ray, RayCommand, Workers, cluster_of, finish, pick_device
 from medgen.commands.synthesize import synthesize
 from medgen.commands.translate import translate
 from medgen.types import InputError
@@ -28,6 +28,7 @@ app = typer.Typer(
 OPTIONAL = {
     "torchio": "sampling.artefacts needs it: pip install 'medgen[artefacts]'",
     "pylibjpeg": "compressed DICOM needs it: pip install 'medgen[dicom]'",
+    "ray": "--ray needs it: pip install 'medgen[ray]'",
 }
 
 
@@ -119,13 +120,13 @@ def train(
     run(settings, out, resume=resume)
 
 
-app.command()(translate)
+app.command(cls=RayCommand)(translate)
 app.command()(augment)
 app.command()(synthesize)
 app.command()(segment)
 
 
-@app.command()
+@app.command(cls=RayCommand)
 def evaluate(
     prediction: Annotated[Path, typer.Option(help="Folder of translated or generated volumes.")],
     out: Annotated[Path, typer.Option(help="Folder for the tables, summary.json, report.html and report.pdf.")],
@@ -178,6 +179,8 @@ def evaluate(
     patient_pattern: Annotated[
         str | None, typer.Option(help="Regular expression that finds the patient in a case's name.")
     ] = None,
+    ray: Ray = None,
+    workers: Workers = None,
 ) -> None:
     """Measure translations: against the truth, the unconverted source, and real volumes of others."""
     from medgen.evaluation.console import lines
@@ -188,6 +191,7 @@ def evaluate(
     from medgen.evaluation.sets import default_window, volume_files
     from medgen.reports.evaluation import write_report
 
+    cluster = cluster_of(ray, workers)
     device = pick_device("auto") if segmenter or downstream else "cpu"
     if extractor is not None and window is None:
         window = default_window(volume_files(real or reference))
@@ -206,9 +210,10 @@ def evaluate(
         real=real,
         training=training,
         lesions=lesions,
-        checks=named_checks(checks, segmenter, device) if source else None,
+        checks=named_checks(checks, segmenter, "cpu" if cluster else device) if source else None,
         downstream=None if downstream is None else protocols(downstream, folds, seeds, device),
         patient_pattern=patient_pattern,
+        cluster=cluster,
     )
     write_report([out], out / "report.html", title=f"Evaluation of {prediction}")
     print("\n".join(lines(result)))

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 from small import make_model
@@ -9,3 +11,14 @@ torch.set_num_threads(1)
 @pytest.fixture
 def model():
     return make_model()
+
+
+@pytest.fixture(scope="session")
+def local_ray():
+    """A Ray of two CPUs for all tests of this process."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed")
+    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0")
+    own = {"num_cpus": 2, "num_gpus": 0, "object_store_memory": 100 * 2**20, "include_dashboard": False}
+    ray.init("local", log_to_driver=False, logging_level="ERROR", **own)
+    yield ray
+    ray.shutdown()

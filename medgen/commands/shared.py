@@ -1,14 +1,53 @@
 """What several commands do: choose the device, tell what failed."""
 
+import re
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from medgen.io.names import shown
 from medgen.types import InputError
 
+if TYPE_CHECKING:
+    from medgen.cluster import Cluster
+
 REFUSED = 2  # exit code: bad input, or some case of a cohort failed
+ADDRESS = re.compile(r"local|auto|ray://\S+|([\w.-]+|\[[0-9a-fA-F:]+\]):\d+")
+
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="[ADDRESS]",
+        help="Spread the cases over a Ray cluster: HOST:PORT, auto (one that runs here); alone: one of its own.",
+    ),
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="With --ray: processes; default one a GPU, on CPU one for all threads.")
+]
+
+
+class RayCommand(TyperCommand):
+    """A command whose ``--ray`` may stand without an address."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        after = [*args[1:], ""]
+        given = [
+            [arg, "local"] if arg == "--ray" and not ADDRESS.fullmatch(next_one) else [arg]
+            for arg, next_one in zip(args, after, strict=True)
+        ]
+        return super().parse_args(ctx, [arg for each in given for arg in each])
+
+
+def cluster_of(ray: str | None, workers: int | None, device: str = "auto") -> "Cluster | None":
+    from medgen.cluster import Cluster
+
+    if ray is None and workers is not None:
+        raise InputError(f"--workers {workers} is of --ray; without it one process does everything")
+    return None if ray is None else Cluster(ray, workers, device)
 
 
 def pick_device(name: str) -> str:

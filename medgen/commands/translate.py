@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medgen.commands.shared import finish, pick_device
+from medgen.commands.shared import Ray, Workers, cluster_of, finish, pick_device
 from medgen.types import InputError
 
 SYNTHETIC = "Converted images are synthetic and not for diagnosis."
@@ -59,6 +59,8 @@ def translate(
         bool,
         typer.Option("--shift-dates", help="With --deidentify: move dates, patient by patient, in place of removal."),
     ] = False,
+    ray: Ray = None,
+    workers: Workers = None,
 ) -> None:
     """Translate scans; geometry and format stay the input's."""
     from medgen.checkpoint import load_model
@@ -70,7 +72,8 @@ def translate(
     from medgen.io.volume import ENDINGS, has_ending
 
     apart = opened(input, output, private, shift_dates, deidentify)
-    loaded = load_model(model, pick_device(device), target=target)
+    cluster = cluster_of(ray, workers, device)
+    loaded = load_model(model, "cpu" if cluster else pick_device(device), target=target)
     limits = checks_for(loaded, checks, segmenter, pick_device(device))
     results: list[Converted] = []
 
@@ -91,7 +94,7 @@ def translate(
         print(f"watching {input}; Ctrl-C ends it", flush=True)
     faults: list[str] = []
     try:
-        convert(
+        results[:] = convert(
             loaded,
             input,
             output,
@@ -102,6 +105,7 @@ def translate(
             watch=still if watch else None,
             checks=limits,
             private=apart,
+            cluster=cluster,
             done=show,
         )
     except InputError as error:

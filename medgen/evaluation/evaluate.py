@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from medgen.cluster import Cluster
 from medgen.data.cohort import patient_of
 from medgen.evaluation.downstream_section import Protocols, downstream_section
 from medgen.evaluation.features.extractor import Extractor
-from medgen.evaluation.folders import Folders, match_folders
+from medgen.evaluation.folders import match_folders
 from medgen.evaluation.judge import Checks
-from medgen.evaluation.measure import HU_RANGE, Measures, NeedsRange, measure_case, takes_up_contrast
+from medgen.evaluation.measure import HU_RANGE, Measures, NeedsRange, takes_up_contrast
+from medgen.evaluation.outcomes import outcomes
 from medgen.evaluation.profiles import PROFILES
 from medgen.evaluation.provenance import provenance, read_manifest, trained_on
 from medgen.evaluation.sets import distribution_section, memorisation_section, volume_files
@@ -51,6 +53,7 @@ def evaluate(
     feature_cache: Path | None = None,
     patient_pattern: str | None = None,
     cases: Collection[str] | None = None,
+    cluster: Cluster | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Measure converted volumes against the truth and write ``cases.csv``, ``regions.csv``, ``summary.json``.
@@ -78,6 +81,7 @@ def evaluate(
         patient_pattern: regular expression that finds the patient in a case's name (its first group if it has one),
             for intervals over patients; None: each case is a patient.
         cases: names of the reference cases that count, such as a test split; None for all.
+        cluster: measure the cases on its machines, which have to see the same files; None: in this process.
         progress: called after each case.
 
     Returns:
@@ -131,18 +135,18 @@ def evaluate(
             "among those the model was trained on or chosen by: their numbers say nothing of new patients"
         )
     started = time.monotonic()
-    for done, case in enumerate(folders.cases, start=1):
-        try:
-            missing = _missing(case, folders)
-            found = measure_case(case, folders.cases[case], measures)
-            results.append(replace(found, patient=patients[case]))
-            warnings += [f"{case}: {text}" for text in (*missing, *results[-1].warnings)]
-        except NeedsRange as error:
-            if not results:  # a matter of the settings, not of this case: say so before hours are spent
-                raise
-            failures.append(Failure(case, str(error)))
-        except InputError as error:
-            failures.append(Failure(case, str(error)))
+    for done, (case, found) in enumerate(
+        zip(folders.cases, outcomes(folders, measures, cluster), strict=True), start=1
+    ):
+        if isinstance(found, InputError):
+            # NeedsRange: a matter of the settings, not of this case: say so before hours are spent
+            if isinstance(found, NeedsRange) and not results:
+                raise found
+            failures.append(Failure(case, str(found)))
+        else:
+            result, missing = found
+            results.append(replace(result, patient=patients[case]))
+            warnings += [f"{case}: {text}" for text in (*missing, *result.warnings)]
         if progress is not None:
             progress(done, len(folders.cases), case)
 
@@ -203,16 +207,6 @@ def _reported(section: str, failures: list[Failure]) -> Iterator[None]:
         yield
     except InputError as error:
         failures.append(Failure(section, str(error)))
-
-
-def _missing(case: str, folders: Folders) -> list[str]:
-    """Warnings of optional files that this case lacks; InputError where one is needed."""
-    files = folders.cases[case]
-    if "prediction" not in files:
-        raise InputError(f"no prediction for the reference {files['reference']}")
-    if "mask" in folders.given and "mask" not in files:
-        raise InputError(f"no mask for {case} in {folders.given['mask']}")
-    return [f"no {role} file for this case in {path}" for role, path in folders.given.items() if role not in files]
 
 
 def _make_folder(out: Path) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medgen.checkpoint import Model
+from medgen.cluster import Cluster
 from medgen.data.codecs import fit_range
 from medgen.data.fingerprint import describe, made_already, strangeness
 from medgen.evaluation.judge import Checks
@@ -72,6 +73,7 @@ def convert(
     watch: float | None = None,
     checks: Checks | None = None,
     private: Private | None = None,
+    cluster: Cluster | None = None,
     done: Callable[[Converted, int, int], None] = lambda *_: None,
 ) -> list[Converted]:
     """Translate a volume, a folder of volumes, a DICOM series folder, or a folder of such folders.
@@ -96,6 +98,7 @@ def convert(
             None: it gets no verdict. One that fails is written all the same, and told.
         private: de-identify; what names the inputs (the manifest, the index of headers) goes there and ``output``
             gets ``deidentification.csv``. DICOM only.
+        cluster: convert on its machines, which have to see the same files; None: in this process.
         done: called after each scan with its result, its number and the count (0: unknown).
 
     Returns:
@@ -128,20 +131,22 @@ def convert(
         raise InputError(f"{source} holds {count} scans but {output} is one file; give a folder as output")
     if single and len(data.targets) > 1:
         raise InputError(f"{output} is one file but the model makes {', '.join(data.targets)}; give a folder as output")
+    if cluster is not None:
+        from medgen.inference.spread import converted_by
     folders = [output / target for target in data.targets] if len(data.targets) > 1 else [output]
     with Manifest(None if single else kept, model) as manifest:
-        cases = _Cases(model, manifest, output, [] if single else folders, format, series, memory_gb, checks, private)
-        results = []
+        cases = Cases(model, manifest, output, [] if single else folders, format, series, memory_gb, checks, private)
+        results: dict[int, Converted] = {}
         try:
-            for job in cases.converted(scans):
-                results.append(job.entry)
+            for job in cases.converted(scans) if cluster is None else converted_by(cluster, cases, scans):
+                results[job.number] = job.entry
                 done(job.entry, len(results), count)
         except KeyboardInterrupt:
             if watch is None:
                 raise
         if private is not None and not single:
             private.tell(output, manifest.cases.values())
-    return results
+    return [results[number] for number in sorted(results)]
 
 
 def _given(scan: Path | tuple[Path, ...]) -> Scan:
@@ -150,13 +155,15 @@ def _given(scan: Path | tuple[Path, ...]) -> Scan:
 
 
 @dataclass
-class _Job:
-    """A case on its way: what is read, then made, and dropped once written. ``key`` is its place in the manifest."""
+class Job:
+    """A case on its way: what is read, then made, and dropped once written. ``key`` is its place in the manifest,
+    ``number`` its place among the cases of the run."""
 
     scan: Scan
     entry: Converted
     targets: list[Path]
     key: str
+    number: int = 0
     volumes: list[Volume] = field(default_factory=list)
     made: list[Volume] = field(default_factory=list)
 
@@ -165,7 +172,7 @@ class _Job:
         return self.entry.error is None and self.entry.status != "skipped"
 
 
-class _Cases:
+class Cases:
     """The stages of every case of a run. Each runs in a thread of its own, one case at a time."""
 
     def __init__(
@@ -187,14 +194,20 @@ class _Cases:
         self.bound_gb = model.settings.inference.memory_gb if memory_gb is None else memory_gb
         self.made_of: dict[str, Path] = {}  # output: its input
         self.keys: dict[str, str] = {}  # place in the manifest: output
-        for folder in folders:
+        self.count = 0
+
+    def clear(self) -> None:
+        """Remove what a killed run or worker left half-written."""
+        for folder in self.folders:
             _clear(folder)
 
-    def converted(self, scans: Iterable[Scan | None]) -> Iterator[_Job]:
+    def converted(self, scans: Iterable[Scan | None]) -> Iterator[Job]:
+        self.clear()
         most = int(self.bound_gb * 2**30 / 4)
-        return overlapped(self._folding(scans), self.read, self.translate, self.write, self.held, most)
+        jobs = (None if scan is None else self.named(scan) for scan in self.folding(scans))
+        return overlapped(jobs, self.read, self.translate, self.write, self.held, most)
 
-    def _folding(self, scans: Iterable[Scan | None]) -> Iterator[Scan | None]:
+    def folding(self, scans: Iterable[Scan | None]) -> Iterator[Scan | None]:
         """While nothing arrives the manifest is made whole."""
         for scan in scans:
             yield scan
@@ -202,12 +215,13 @@ class _Cases:
                 with suppress(InputError):  # a full disk: the journal has it, and the end of the run tells
                     self.manifest.fold()
 
-    def held(self, job: _Job) -> int:
+    def held(self, job: Job) -> int:
         """Bytes of a case once translated."""
         outputs = len(self.model.settings.data.targets)
         return sum(v.data.nbytes for v in job.volumes) + outputs * sum(v.data.nbytes for v in job.volumes[:1])
 
-    def read(self, scan: Scan) -> _Job:
+    def named(self, scan: Scan) -> Job:
+        """What a case will be called; of two of one name the first has it."""
         if self.private is not None:
             scan = self.private.named(scan)
         path = scan.files[0]
@@ -217,13 +231,27 @@ class _Cases:
         if self.private is not None:
             entry.deidentified = self.private.dates
         key = scan.case if self.keys.setdefault(scan.case, entry.output) == entry.output else path.name
-        job = _Job(scan, entry, targets, key)
+        self.count += 1
+        job = Job(scan, entry, targets, key, self.count)
+        with _faults(job):
+            if scan.fault:
+                raise InputError(scan.fault)
+            checked_name(scan.case, path)
+            if self.made_of.setdefault(entry.output, path) != path:
+                job.key = path.name
+                raise InputError(f"{path}: another scan of this folder is named {scan.case} too; rename one")
+        return job
+
+    def read(self, job: Job) -> Job:
+        if not job.open:
+            return job
+        scan, entry = job.scan, job.entry
         with _faults(job):
             self._check(job)
             entry.input_sha256 = scan_hash(scan)
             told = {k: getattr(entry, k) for k in ("input_sha256", "output", "series", "deidentified")}
-            if self.manifest.holds(key, told, targets):
-                old = self.manifest.cases[key]
+            if self.manifest.holds(job.key, told, job.targets):
+                old = self.manifest.cases[job.key]
                 entry.status, entry.output_sha256 = "skipped", old["output_sha256"]
                 entry.warnings, entry.reasons = old.get("warnings", []), old.get("reasons", [])
                 entry.verdict = old.get("verdict")
@@ -234,20 +262,13 @@ class _Cases:
             entry.warnings = out_of_distribution(self.model, job.volumes)
         return job
 
-    def _check(self, job: _Job) -> None:
-        scan, output = job.scan, job.entry.output
-        if scan.fault:
-            raise InputError(scan.fault)
-        checked_name(scan.case, scan.files[0])
-        if self.made_of.setdefault(output, scan.files[0]) != scan.files[0]:
-            job.key = scan.files[0].name
-            raise InputError(f"{scan.files[0]}: another scan of this folder is named {scan.case} too; rename one")
+    def _check(self, job: Job) -> None:
         for target in job.targets:
-            if target.exists() and target.resolve() in [file.resolve() for file in scan.files]:
+            if target.exists() and target.resolve() in [file.resolve() for file in job.scan.files]:
                 raise InputError(f"{target.resolve()} is input and output at once; choose another output")
         if self.private is not None:
             self.private.check(job.targets)
-        check_outputs(job.targets, scan.files)
+        check_outputs(job.targets, job.scan.files)
 
     def _check_size(self, scan: Scan) -> None:
         """Refuse what a header claims before memory is taken for it."""
@@ -262,12 +283,12 @@ class _Cases:
                 f"half of --memory-gb {self.bound_gb:g}; raise that, or export the scan again if it is not so large"
             )
 
-    def translate(self, job: _Job) -> None:
+    def translate(self, job: Job) -> None:
         with _faults(job):
             if job.open:
                 job.made = translate_case(self.model, job.volumes, memory_gb=self.memory_gb)
 
-    def write(self, job: _Job) -> None:
+    def write(self, job: Job) -> None:
         with _faults(job):
             if job.open:
                 if self.checks is not None:
@@ -285,7 +306,7 @@ class _Cases:
 
 
 @contextmanager
-def _faults(job: _Job) -> Iterator[None]:
+def _faults(job: Job) -> Iterator[None]:
     """What goes wrong with a case is told in its entry; the other cases go on. Counts the time it takes, too."""
     started, entry, path = time.monotonic(), job.entry, job.scan.files[0]
     try:

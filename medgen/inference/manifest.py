@@ -8,7 +8,7 @@ conversion done again and never a wrong result.
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -96,6 +96,12 @@ class Manifest:
         with suppress(OSError):
             if self._file.write(lines) < len(lines):
                 self._file.truncate(end)  # a full disk takes a part
+
+    def order(self, cases: Iterable[str]) -> None:
+        """Put these last, in this order, as if they had been recorded in it."""
+        for case in dict.fromkeys(cases):
+            if case in self.cases:
+                self.cases[case] = self.cases.pop(case)
 
     def fold(self) -> None:
         """Everything into ``manifest.json``; the journal starts anew.

@@ -1,0 +1,104 @@
+"""A cohort's cases over the workers of a cluster, with the outputs and the manifest of one process.
+
+This process finds and names the cases and alone holds the manifest; a worker reads, translates and writes one case at
+a time. No volume passes between them.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medgen.checkpoint import load_model
+from medgen.cluster import Cluster, Lost, Share, joined, spread
+from medgen.evaluation.judge import Checks
+from medgen.inference.convert import Cases, Converted, Job
+from medgen.inference.inputs import Scan
+from medgen.inference.manifest import Manifest
+from medgen.inference.private import Private
+from medgen.types import InputError
+
+Given = tuple[Job, dict[str, Any] | None]  # a case and its old record
+
+
+def converted_by(cluster: Cluster, cases: Cases, scans: Iterable[Scan | None]) -> Iterator[Job]:
+    """Each case's job, once written, as they come; the manifest ends in the order of the scans.
+
+    Raises:
+        InputError: the cluster cannot be used, the model has no folder to load, or checks by a segmenter.
+    """
+    model = cases.model
+    if model.folder is None:
+        raise InputError("workers of a cluster load the model from its folder, and this one was not loaded from any")
+    if cases.checks is not None and cases.checks.segmenter is not None:
+        raise InputError("--segmenter cannot be sent to the workers of --ray; leave one of the two out")
+    cases.clear()
+    keys: dict[int, str] = {}
+
+    def given() -> Iterator[Given | None]:
+        for scan in cases.folding(scans):
+            job = None if scan is None else cases.named(scan)
+            yield None if job is None else (job, cases.manifest.cases.get(job.key))
+
+    try:
+        with joined(cluster) as share:
+            make = partial(
+                _converter, model.folder, model.info.sha256, model.target, share, cases.format, cases.series,
+                cases.memory_gb, cases.checks, cases.private,
+            )  # fmt: skip
+            with closing(spread(given(), make, share)) as found:
+                for (job, _), entry in found:
+                    if isinstance(entry, Lost):
+                        job.entry.error = f"{job.scan.files[0]}: {entry}"
+                    else:
+                        job.entry = entry
+                        _seen(job)
+                    if job.entry.status != "skipped":
+                        cases.manifest.add(job.key, job.entry)
+                    keys[job.number] = job.key
+                    yield job
+    finally:
+        cases.manifest.order(keys[number] for number in sorted(keys))
+        cases.clear()
+
+
+def _seen(job: Job) -> None:
+    """A node that does not share the output folder wrote into one of its own."""
+    unseen = [target for target in job.targets if job.entry.status == "converted" and not target.exists()]
+    if unseen:
+        job.entry.status, job.entry.output_sha256 = "failed", ""
+        job.entry.error = (
+            f"{unseen[0]} was written by a node of the cluster and is not here; use a folder all nodes share"
+        )
+
+
+def _converter(
+    folder: Path,
+    sha256: str,
+    target: str | None,
+    share: Share,
+    format: str | None,
+    series: str | None,
+    memory_gb: float | None,
+    checks: Checks | None,
+    private: Private | None,
+) -> Callable[[Given], Converted]:
+    """What a worker does with a case, its model loaded."""
+    torch.set_num_threads(share.threads)
+    model = load_model(folder, share.device, target=target)
+    if model.info.sha256 != sha256:  # training goes on, or another machine has another folder there
+        raise InputError(f"{folder} holds another model than when the run began; give a copy that stays")
+    manifest = Manifest(None, model)
+    cases = Cases(model, manifest, Path(), [], format, series, memory_gb, checks, private)
+
+    def convert(given: Given) -> Converted:
+        job, old = given
+        manifest.cases = {} if old is None else {job.key: old}
+        for stage in (cases.read, cases.translate, cases.write):
+            stage(job)
+        return job.entry
+
+    return convert

@@ -1,0 +1,99 @@
+"""Cases over the workers of a local Ray, some of which die."""
+
+import os
+import signal
+import sys
+from functools import partial
+
+import pytest
+
+from medgen import cluster as module
+from medgen.cluster import Cluster, Lost, Share, in_order, joined, spread
+from medgen.types import InputError
+
+
+def test_every_case_comes_back_whatever_dies(local_ray, tmp_path):
+    def make():
+        made = os.getpid()
+
+        def work(item):
+            with open(tmp_path / f"{item}.tried", "a") as tried:
+                tried.write(f"{made}\n")
+            if item == "killer" or (item == "3" and (tmp_path / "3.tried").read_text().count("\n") == 1):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return item * 2
+
+        return work
+
+    taken, first_group = [], [str(n) for n in range(6)]
+
+    def items():
+        for item in [*first_group, None, "killer", "last"]:
+            taken.append(item)
+            yield item
+
+    with joined(Cluster(workers=2)) as share:
+        assert (share.count, share.device, share.threads) == (2, "cpu", 1)
+        found = {}
+        for item, result in spread(items(), make, share):
+            assert len(taken) - taken.count(None) <= len(found) + 2, "no more is taken than there is room for"
+            if item in first_group:
+                assert "killer" not in taken, "None ends with what is under way"
+            found[item] = result
+    assert isinstance(found.pop("killer"), Lost)
+    assert found == {item: item * 2 for item in [*first_group, "last"]}
+    tried = {path.stem: path.read_text().split() for path in tmp_path.iterdir()}
+    assert {item: len(pids) for item, pids in tried.items() if len(pids) > 1} == {"3": 2, "killer": 3}
+    assert len({pid for pids in tried.values() for pid in pids}) <= 2 + 4, "a worker is made once for all its cases"
+
+
+def test_a_worker_that_cannot_be_made_says_why(local_ray, monkeypatch):
+    monkeypatch.setattr(module, "TRIES", 1)
+
+    def make():
+        raise InputError("no model there")
+
+    with joined(Cluster(workers=1)) as share, pytest.raises(InputError, match="can be started: no model there$"):
+        list(spread(["a"], make, share))
+
+
+def test_results_in_order_come_as_soon_as_they_can():
+    arrived = []
+
+    def found():
+        for item in "badc":
+            arrived.append(item)
+            yield item, item.upper()
+
+    given = in_order("abcd", found())
+    assert next(given) == "A" and arrived == ["b", "a"]
+    assert [*given] == ["B", "C", "D"]
+
+
+@pytest.mark.parametrize(
+    ("given", "cpus", "gpus", "share"),
+    [
+        ({}, 8, 0, Share(4, "cpu", 2, {"num_cpus": 2})),
+        ({}, 1, 0, Share(1, "cpu", 1, {"num_cpus": 1})),
+        ({"workers": 8}, 8, 0, Share(8, "cpu", 1, {"num_cpus": 1})),
+        ({"workers": 4}, 2, 0, Share(4, "cpu", 1, {"num_cpus": 0.5})),
+        ({}, 32, 4, Share(4, "cuda", 2, {"num_gpus": 1, "num_cpus": 1})),
+        ({"workers": 8}, 32, 4, Share(8, "cuda", 2, {"num_gpus": 0.5, "num_cpus": 1})),
+        ({"device": "cpu"}, 4, 4, Share(2, "cpu", 2, {"num_cpus": 2})),
+    ],
+)
+def test_what_each_worker_gets(given, cpus, gpus, share, monkeypatch):
+    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
+    assert module._share(Cluster(**given), cpus, gpus) == share
+
+
+def test_what_cannot_be_joined_is_said(monkeypatch):
+    for device, words in (("cuda:1", "Ray chooses"), ("mps", "Ray chooses")):
+        with pytest.raises(InputError, match=words), joined(Cluster(device=device)):
+            pass
+    with pytest.raises(InputError, match="has no GPU"):
+        module._share(Cluster(device="cuda"), 4, 0)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setattr("importlib.util.find_spec", partial(dict.get, {}))
+    with pytest.raises(InputError, match=r"pip install 'medgen\[ray\]'"), joined(Cluster()):
+        pass
