@@ -39,14 +39,24 @@ def translate(
     still: Annotated[
         float, typer.Option(min=0.1, help="With --watch: seconds that a scan's files must not change before.")
     ] = 10.0,
+    from_pacs: Annotated[
+        str | None,
+        typer.Option(help="Retrieve into INPUT from dicom://AET@host:port or https://host/dicom-web, then convert."),
+    ] = None,
+    query: Annotated[
+        list[str] | None, typer.Option(help="With --from-pacs: KEY=VALUE, which studies; may be given several times.")
+    ] = None,
+    to_pacs: Annotated[str | None, typer.Option(help="Store the converted series there.")] = None,
 ) -> None:
     """Translate scans; geometry and format stay the input's."""
     from medgen.checkpoint import load_model
+    from medgen.commands.pacs import Sending, check_pacs, from_server
     from medgen.inference.convert import Converted, convert
     from medgen.inference.series import load_rules
     from medgen.io.names import shown
     from medgen.io.volume import ENDINGS, has_ending
 
+    check_pacs(from_pacs, query or (), to_pacs, output, format, watch)
     loaded = load_model(model, pick_device(device), target=target)
     results: list[Converted] = []
 
@@ -58,19 +68,29 @@ def translate(
             print(shown(f"  warning: {warning}"))
         if entry.error and watch:  # who watches does not wait for the end
             print(shown(f"  error: {entry.error}"), flush=True)
+        if not entry.error:
+            sending.add(Path(entry.output).name)
 
     if watch:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         print(f"watching {input}; Ctrl-C ends it", flush=True)
+    chosen = None if rules is None else load_rules(rules)
+    contrasts = loaded.settings.data
+    source = (
+        from_server(from_pacs, query or (), input, contrasts.sources, series, chosen)
+        if from_pacs is not None
+        else input
+    )
+    sending = Sending(to_pacs, output, contrasts.targets)
     faults: list[str] = []
     try:
         convert(
             loaded,
-            input,
+            source,
             output,
             format=format,
             series=series,
-            rules=None if rules is None else load_rules(rules),
+            rules=chosen,
             memory_gb=memory_gb,
             watch=still if watch else None,
             done=show,
@@ -79,6 +99,10 @@ def translate(
         if not results:
             raise
         faults = [str(error)]  # of the run itself: the manifest could not be written at its end
+    except BaseException:
+        sending.drop()
+        raise
+    faults += sending.finish()
     if report and results and not has_ending(output, ENDINGS):
         from medgen.reports.conversion import conversion_report
 
