@@ -25,6 +25,7 @@ app = typer.Typer(
 OPTIONAL = {
     "torchio": "sampling.artefacts needs it: pip install 'medgen[artefacts]'",
     "pylibjpeg": "compressed DICOM needs it: pip install 'medgen[dicom]'",
+    "pynetdicom": "--from-pacs and --to-pacs need it: pip install 'medgen[pacs]'",
 }
 
 

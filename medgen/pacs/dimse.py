@@ -29,7 +29,7 @@ from pydicom.uid import (
     RLELossless,
 )
 from pydicom.uid import UID as SyntaxUID
-from pynetdicom import AE, build_context, build_role, evt
+from pynetdicom import AE, _config, build_context, build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     CTImageStorage,
@@ -46,7 +46,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 )
 
 from medgen.io.dicom_header import Header
-from medgen.pacs.server import LARGEST, MOST, SERIES, STUDY, header, uid
+from medgen.pacs.server import LARGEST, MOST, SERIES, STUDY, header
 from medgen.types import InputError
 
 SCANS = (
@@ -68,6 +68,7 @@ PACKED = (  # a context each, so that the archive can send every image as it hol
 TOGETHER = 500  # UIDs in one request; an element of VR UI ends at 65,534 bytes
 CONNECT, ANSWER = 10, 60  # seconds to wait for a connection and for the next message
 PDU = 2**17 - 2  # bytes of a message's piece that we take
+_config.LOG_REQUEST_IDENTIFIERS = _config.LOG_RESPONSE_IDENTIFIERS = False  # they hold what patients are called
 DUPLICATE = 0x0111  # the server has an image of this UID: what was sent before a connection was lost
 
 
@@ -96,8 +97,7 @@ class Dimse:
 
     def instances(self, study: str, series: str) -> list[str]:
         keys = {"StudyInstanceUID": study, "SeriesInstanceUID": series}
-        found = self._find("IMAGE", ("SOPInstanceUID",), keys)
-        return [uid(image.get("SOPInstanceUID"), self.name) for image in found]
+        return [str(image.get("SOPInstanceUID")) for image in self._find("IMAGE", ("SOPInstanceUID",), keys)]
 
     def _find(self, level: str, wanted: Sequence[str], query: Mapping[str, str]) -> list[Header]:
         asked = _identifier(level, {**dict.fromkeys(wanted, ""), **query})
@@ -153,9 +153,9 @@ class Dimse:
         def count(event: evt.Event) -> None:
             nonlocal arrived
             arrived += len(event.data)
-            if arrived > LARGEST and not faults:
+            if arrived > LARGEST and not faults and event.assoc.dul.socket is not None:
                 faults.append(InputError(f"{self.name} sends an image of more than {LARGEST} bytes; look at it there"))
-                event.assoc.abort()
+                event.assoc.dul.socket.close()  # an abort from here would wait for the messages that follow
 
         model = StudyRootQueryRetrieveInformationModelGet
         contexts = [build_context(model, PLAIN)]
@@ -221,9 +221,12 @@ class Dimse:
                     raise InputError(f"{self.name} offers none of what is needed; ask its administrator")
                 raise ConnectionError(f"{self.name} cannot be reached")
             yield connection
-        finally:
+        except BaseException:
             if connection.is_established:
-                connection.release()
+                connection.abort()
+            raise
+        if connection.is_established:
+            connection.release()
 
     def _check_offered(self, connection: Association, model: str, name: str) -> None:
         if model not in [context.abstract_syntax for context in connection.accepted_contexts]:

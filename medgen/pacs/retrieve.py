@@ -7,10 +7,12 @@
 import os
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 
 from pydicom import dcmread
@@ -53,14 +55,21 @@ def retrieved(
         InputError: the server cannot be asked, or no study fits.
     """
     try:
-        answers = retried(lambda: server.studies(query), pauses)
+        answers = retried(lambda: server.studies(query), pauses[:2])  # who started it is still there
     except ConnectionError as error:
         raise InputError(f"{error}; check the address and start again") from None
-    studies = list(dict.fromkeys(uid(s.get("StudyInstanceUID"), server.name) for s in answers if fits(s, query)))
-    if not studies:
+    studies: set[str] = set()
+    nameless: list[Scan] = []
+    for answer in answers:
+        if fits(answer, query):
+            try:
+                studies.add(uid(answer.get("StudyInstanceUID"), server.name))
+            except InputError as error:
+                nameless.append(Scan(f"nameless_{len(nameless) + 1}", (folder.resolve(),), str(error)))
+    if not studies and not nameless:
         raise InputError(f"{server.name} has no study of {' '.join(f'{k}={v}' for k, v in query.items())}")
     told(f"{server.name}: {len(studies)} studies")
-    return _arriving(server, sorted(studies), folder.resolve(), series, rules, told, pauses)
+    return chain(nameless, _arriving(server, sorted(studies), folder.resolve(), series, rules, told, pauses))
 
 
 def _arriving(
@@ -72,6 +81,7 @@ def _arriving(
     told: Callable[[str], None],
     pauses: Sequence[float],
 ) -> Iterator[Scan | None]:
+    """Each study's scans, in order; the studies are retrieved one after the other in a thread."""
     lost = False
 
     def fetch(study: str) -> list[Scan]:
@@ -83,7 +93,7 @@ def _arriving(
             told(f"study {study}: {count} images, {new} of them retrieved now")
             return find_scans(place, ["scan"], series=series, rules=rules) if count else []
         except ConnectionError as error:
-            lost = True
+            lost = True  # then the next study is not waited for as long
             fault = f"{place} could not be retrieved ({error}); start again to go on where it stopped"
         except (InputError, OSError) as error:
             fault = f"{place} could not be retrieved ({error})"
@@ -125,7 +135,8 @@ def retrieve_study(
             held = {instance for name, instance in here if name == series}
             if len(held) == _count(listed[series]):
                 continue
-            instances = retried(lambda series=series: server.instances(study, series), pauses)  # type: ignore[misc]
+            told = retried(lambda series=series: server.instances(study, series), pauses)  # type: ignore[misc]
+            instances = list(dict.fromkeys(uid(instance, server.name) for instance in told))
             gone += [(series, instance) for instance in held.difference(instances)]
             lacking = [instance for instance in instances if instance not in held]
             if lacking:
@@ -212,8 +223,9 @@ def _named(data: bytes, study: str, series: str) -> str | None:
     """The instance UID of an image of this study and series; None for anything else."""
     keywords = ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"]
     try:
-        image = dcmread(BytesIO(data), stop_before_pixels=True, specific_tags=keywords)
-        said = [str(image.get(keyword)) for keyword in keywords]
+        with warnings.catch_warnings(action="ignore"):
+            image = dcmread(BytesIO(data), stop_before_pixels=True, specific_tags=keywords)
+            said = [str(image.get(keyword)) for keyword in keywords]
     except Exception:  # pydicom raises nearly anything on bytes that are not DICOM
         return None
     return said[2] if said[:2] == [study, series] else None

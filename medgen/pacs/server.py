@@ -6,6 +6,7 @@ what does not fit the query is dropped.
 
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -52,7 +53,7 @@ class Server(Protocol):
         ...
 
     def instances(self, study: str, series: str) -> list[str]:
-        """The SOP instance UIDs of a series."""
+        """The SOP instance UIDs of a series, as the server writes them: unchecked."""
         ...
 
     def retrieve(self, study: str, series: str, instances: Sequence[str] | None, keep: Callable[[bytes], None]) -> None:
@@ -143,13 +144,15 @@ def fits(study: Header, query: Mapping[str, str]) -> bool:
 
 
 def header(dataset: Dataset, keywords: Sequence[str]) -> Header:
-    return plain(dataset, list(keywords))
+    """Those elements of an answer that are usable."""
+    with warnings.catch_warnings(action="ignore"):  # they would quote what a server says of patients
+        return plain(dataset, list(keywords))
 
 
 def uid(value: object, server: str) -> str:
     """``value`` if it is a UID. Else InputError: it could lead out of a folder."""
     text = str(value).strip(" \0") if value is not None else ""
-    if not UID.match(text):
+    if not UID.fullmatch(text):
         raise InputError(f"{server} answers with {shown(text[:80])!r} where a UID belongs; ask its administrator")
     return text
 

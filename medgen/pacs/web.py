@@ -17,7 +17,7 @@ from pydicom import Dataset, dcmread
 from pydicom.datadict import tag_for_keyword
 
 from medgen.io.dicom_header import Header
-from medgen.pacs.server import LARGEST, MOST, SERIES, STUDY, header, uid
+from medgen.pacs.server import LARGEST, MOST, SERIES, STUDY, header
 from medgen.types import InputError
 
 TIMES = (10, 60)  # seconds to wait for a connection and for the next bytes
@@ -84,7 +84,7 @@ class Web:
     def instances(self, study: str, series: str) -> list[str]:
         search = self.client.search_for_instances
         found = self._pages(search, ("SOPInstanceUID",), study_instance_uid=study, series_instance_uid=series)
-        return list(dict.fromkeys(uid(image.get("SOPInstanceUID"), self.name) for image in found))
+        return [str(image.get("SOPInstanceUID")) for image in found]
 
     def _pages(self, search: Callable[..., list[dict]], wanted: Sequence[str], **options: Any) -> list[Header]:
         """All answers, page by page: servers bound how many they give at once."""
@@ -160,8 +160,6 @@ class _Absent(Exception):
 
 def _bounded(response: requests.Response, *_: object, **__: object) -> None:
     """Read a response here, so that its size is bounded and a multipart one that is cut off is noticed."""
-    if response.is_redirect:
-        return
     content = bytearray()
     for chunk in response.iter_content(2**20):
         content += chunk
