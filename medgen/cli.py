@@ -29,6 +29,7 @@ OPTIONAL = {
     "torchio": "sampling.artefacts needs it: pip install 'medgen[artefacts]'",
     "pylibjpeg": "compressed DICOM needs it: pip install 'medgen[dicom]'",
     "ray": "--ray needs it: pip install 'medgen[ray]'",
+    "pynetdicom": "--from-pacs and --to-pacs need it: pip install 'medgen[pacs]'",
 }
 
 

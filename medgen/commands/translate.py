@@ -61,9 +61,18 @@ def translate(
     ] = False,
     ray: Ray = None,
     workers: Workers = None,
+    from_pacs: Annotated[
+        str | None,
+        typer.Option(help="Retrieve into INPUT from dicom://AET@host:port or https://host/dicom-web, then convert."),
+    ] = None,
+    query: Annotated[
+        list[str] | None, typer.Option(help="With --from-pacs: KEY=VALUE, which studies; may be given several times.")
+    ] = None,
+    to_pacs: Annotated[str | None, typer.Option(help="Store the converted series there.")] = None,
 ) -> None:
     """Translate scans; geometry and format stay the input's."""
     from medgen.checkpoint import load_model
+    from medgen.commands.pacs import Sending, check_pacs, from_server
     from medgen.inference.convert import Converted, convert
     from medgen.inference.private import opened
     from medgen.inference.series import load_rules
@@ -71,6 +80,7 @@ def translate(
     from medgen.io.names import shown
     from medgen.io.volume import ENDINGS, has_ending
 
+    check_pacs(from_pacs, query or (), to_pacs, output, format, watch)
     apart = opened(input, output, private, shift_dates, deidentify)
     cluster = cluster_of(ray, workers, device)
     loaded = load_model(model, "cpu" if cluster else pick_device(device), target=target)
@@ -88,19 +98,29 @@ def translate(
             print(shown(f"  {entry.verdict}: {reason}"))
         if entry.error and watch:  # who watches does not wait for the end
             print(shown(f"  error: {entry.error}"), flush=True)
+        if not entry.error:
+            sending.add(Path(entry.output).name)
 
     if watch:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         print(f"watching {input}; Ctrl-C ends it", flush=True)
+    chosen = None if rules is None else load_rules(rules)
+    contrasts = loaded.settings.data
+    source = (
+        from_server(from_pacs, query or (), input, contrasts.sources, series, chosen)
+        if from_pacs is not None
+        else input
+    )
+    sending = Sending(to_pacs, output, contrasts.targets)
     faults: list[str] = []
     try:
         results[:] = convert(
             loaded,
-            input,
+            source,
             output,
             format=format,
             series=series,
-            rules=None if rules is None else load_rules(rules),
+            rules=chosen,
             memory_gb=memory_gb,
             watch=still if watch else None,
             checks=limits,
@@ -112,6 +132,10 @@ def translate(
         if not results:
             raise
         faults = [str(error)]  # of the run itself: the manifest could not be written at its end
+    except BaseException:
+        sending.drop()
+        raise
+    faults += sending.finish()
     if report and results and not has_ending(output, ENDINGS):
         from medgen.reports.conversion import conversion_report
 

@@ -63,7 +63,7 @@ class Converted:
 
 def convert(
     model: Model,
-    source: Path | Sequence[Path | tuple[Path, ...]],
+    source: Path | Sequence[Path | tuple[Path, ...]] | Iterator[Scan | None],
     output: Path,
     *,
     format: str | None = None,
@@ -83,7 +83,7 @@ def convert(
     Args:
         model: on the device to use.
         source: the path, or the scans themselves. A model of several source contrasts takes a folder that holds a
-            folder for each, or tuples of their files.
+            folder for each, or tuples of their files. An iterator gives scans as they come, None while there are none.
         output: a volume's file name (one input only), else a folder that gets ``CASE.nii.gz`` (or the input's
             own format; for DICOM a folder CASE with a derived series) and ``manifest.json`` with hashes of inputs
             and outputs. A model of several target contrasts writes into a folder for each.
@@ -120,6 +120,8 @@ def convert(
         if single or not isinstance(source, Path):
             raise InputError(f"--watch converts what arrives in a folder into a folder, not {source} into {output}")
         scans = arrivals(source, output, data.sources, watch)
+    elif isinstance(source, Iterator):
+        scans = source
     else:
         if isinstance(source, Path):
             index = None if single else kept / "dicom_index.sqlite"

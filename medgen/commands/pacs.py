@@ -1,0 +1,92 @@
+"""What ``medgen translate`` does with a PACS: scans out of one as they arrive, series into one as they are made."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medgen.io.names import shown
+from medgen.types import InputError
+
+if TYPE_CHECKING:
+    from medgen.inference.inputs import Scan
+    from medgen.inference.series import Rules
+
+
+def check_pacs(
+    from_pacs: str | None, query: Sequence[str], to_pacs: str | None, output: Path, format: str | None, watch: bool
+) -> None:
+    """Refuse options that do not go together, before a model is loaded."""
+    from medgen.io.volume import ENDINGS, has_ending
+
+    if query and from_pacs is None:
+        raise InputError("--query asks a PACS; say which with --from-pacs")
+    if from_pacs is not None and watch:
+        raise InputError("--watch looks at a folder, --from-pacs at a PACS; give one of them")
+    if from_pacs is not None and has_ending(output, ENDINGS):
+        raise InputError(f"{output} is one file; with --from-pacs give a folder as output")
+    if to_pacs is not None and (format not in (None, "dicom") or has_ending(output, ENDINGS)):
+        raise InputError("--to-pacs stores DICOM series; leave --format out and give a folder as output")
+
+
+def from_server(
+    address: str, query: Sequence[str], folder: Path, sources: Sequence[str], series: str | None, rules: "Rules | None"
+) -> "Iterator[Scan | None]":
+    """The scans of the studies that fit, see ``retrieve.retrieved``."""
+    from medgen.pacs.retrieve import retrieved
+    from medgen.pacs.server import connect, parse_query
+
+    if len(sources) > 1:
+        raise InputError(f"--from-pacs is for models of one contrast; this one translates {' and '.join(sources)}")
+    asked = parse_query(query)
+    return retrieved(connect(address, "FROM"), asked, folder, series=series, rules=rules, told=_print)
+
+
+class Sending:
+    """Stores what a run converts, in a thread of its own, while the next is converted.
+
+    Args:
+        targets: the model's; several have a folder each in ``output``.
+    """
+
+    def __init__(self, address: str | None, output: Path, targets: Sequence[str]) -> None:
+        self.storage = None
+        if address is not None:
+            from medgen.pacs.server import connect
+            from medgen.pacs.store import Storage
+
+            self.storage = Storage(connect(address, "TO"), output)
+        self.output = output
+        self.folders = [output / target for target in targets] if len(targets) > 1 else [output]
+        self.pool = ThreadPoolExecutor(1, "storage")
+        self.waiting: list[Future[str]] = []
+
+    def add(self, name: str) -> None:
+        """Store the series ``name`` of each target. What has been stored is not sent again."""
+        if self.storage is not None:
+            self.waiting += [self.pool.submit(self._store, folder / name) for folder in self.folders]
+
+    def finish(self) -> list[str]:
+        """Wait for all; what could not be stored."""
+        self.pool.shutdown()
+        return [fault for future in self.waiting if (fault := future.result())]
+
+    def drop(self) -> None:
+        """Wait for what is under way only."""
+        self.pool.shutdown(cancel_futures=True)
+
+    def _store(self, folder: Path) -> str:
+        assert self.storage is not None
+        try:
+            result = self.storage.store(folder)
+        except (InputError, OSError) as error:
+            _print(f"  error: {error}")
+            return str(error)
+        _print(f"stored {folder.relative_to(self.output)}: {result.images} images, {result.sent} of them now")
+        for remark in result.remarks:
+            _print(f"  warning: {remark}")
+        return ""
+
+
+def _print(text: str) -> None:
+    print(shown(text), flush=True)

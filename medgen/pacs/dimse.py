@@ -1,0 +1,259 @@
+"""A PACS by classic DICOM (DIMSE, PS3.7): C-FIND, C-GET and C-STORE over pynetdicom.
+
+C-GET returns images over the connection that asked for them, so no port has to be opened and no archive has to be
+told where to send (PS3.4 C.4.3). The connection is not encrypted.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from pydicom import Dataset, dcmread
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+from pydicom.uid import UID as SyntaxUID
+from pynetdicom import AE, _config, build_context, build_role, evt
+from pynetdicom.association import Association
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    EnhancedMRImageStorage,
+    EnhancedPETImageStorage,
+    LegacyConvertedEnhancedCTImageStorage,
+    LegacyConvertedEnhancedMRImageStorage,
+    LegacyConvertedEnhancedPETImageStorage,
+    MRImageStorage,
+    PositronEmissionTomographyImageStorage,
+    StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelGet,
+)
+
+from medgen.io.dicom_header import Header
+from medgen.pacs.server import LARGEST, MOST, SERIES, STUDY, header
+from medgen.types import InputError
+
+SCANS = (
+    CTImageStorage,
+    MRImageStorage,
+    PositronEmissionTomographyImageStorage,
+    EnhancedCTImageStorage,
+    EnhancedMRImageStorage,
+    EnhancedPETImageStorage,
+    LegacyConvertedEnhancedCTImageStorage,
+    LegacyConvertedEnhancedMRImageStorage,
+    LegacyConvertedEnhancedPETImageStorage,
+)
+PLAIN: list[Any] = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
+PACKED = (  # a context each, so that the archive can send every image as it holds it
+    *(RLELossless, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEGLSNearLossless, JPEG2000Lossless, JPEG2000),
+    *(JPEGBaseline8Bit, JPEGExtended12Bit, HTJ2KLossless, HTJ2K, DeflatedExplicitVRLittleEndian),
+)
+TOGETHER = 500  # UIDs in one request; an element of VR UI ends at 65,534 bytes
+CONNECT, ANSWER = 10, 60  # seconds to wait for a connection and for the next message
+PDU = 2**17 - 2  # bytes of a message's piece that we take
+_config.LOG_REQUEST_IDENTIFIERS = _config.LOG_RESPONSE_IDENTIFIERS = False  # they hold what patients are called
+DUPLICATE = 0x0111  # the server has an image of this UID: what was sent before a connection was lost
+
+
+class Dimse:
+    """``dicom://CALLED@host:port?calling=MEDGEN``, see ``server.Server``."""
+
+    def __init__(self, address: str) -> None:
+        parts = urlsplit(address)
+        asked = parse_qs(parts.query)
+        self.called, self.calling = unquote(parts.username or ""), asked.pop("calling", ["MEDGEN"])[-1]
+        if asked or parts.path.strip("/") or parts.port is None:
+            raise InputError(f"{address}: give dicom://CALLED_AET@host:port, if need be with ?calling=OUR_AET")
+        for title in (self.called, self.calling):
+            if not title.strip() or len(title) > 16 or not (title.isascii() and title.isprintable()) or "\\" in title:
+                raise InputError(f"{address}: {title!r} is no AE title of 1 to 16 ASCII characters (PS3.5 6.2)")
+        self.host, self.port = parts.hostname or "", parts.port
+        self.name = f"dicom://{self.called}@{self.host}:{self.port}"
+
+    # Query ---------------------------------------------------------------------------------------------
+
+    def studies(self, query: Mapping[str, str]) -> list[Header]:
+        return self._find("STUDY", STUDY, query)
+
+    def series(self, study: str) -> list[Header]:
+        return self._find("SERIES", SERIES, {"StudyInstanceUID": study})
+
+    def instances(self, study: str, series: str) -> list[str]:
+        keys = {"StudyInstanceUID": study, "SeriesInstanceUID": series}
+        return [str(image.get("SOPInstanceUID")) for image in self._find("IMAGE", ("SOPInstanceUID",), keys)]
+
+    def _find(self, level: str, wanted: Sequence[str], query: Mapping[str, str]) -> list[Header]:
+        asked = _identifier(level, {**dict.fromkeys(wanted, ""), **query})
+        found: list[Header] = []
+        model = StudyRootQueryRetrieveInformationModelFind
+        with self._connected([build_context(model, PLAIN)]) as connection:
+            self._check_offered(connection, model, "C-FIND")
+            for status, answer in connection.send_c_find(asked, model):
+                if self._pending(status, "the query") and answer is not None:
+                    found.append(header(answer, wanted))
+                if len(found) > MOST:
+                    raise InputError(f"{self.name} answers a query with more than {MOST} entries; ask for less")
+        return found
+
+    def _pending(self, status: Dataset, what: str) -> bool:
+        """Whether more follows; raises what a status that is no success means (PS3.4 C.4.1.1.4, C.4.3.1.4)."""
+        if "Status" not in status:
+            raise ConnectionError(f"{self.name} broke off the connection or fell silent")
+        code = int(status.Status)
+        if code in (0xFF00, 0xFF01):
+            return True
+        if code & 0xFF00 == 0xA700:
+            raise ConnectionError(f"{self.name} is out of resources (status {code:04X})")
+        if code not in (0x0000, 0xB000):  # B000: some images failed; those that are missing tell
+            raise InputError(f"{self.name} refuses {what} (status {code:04X}); ask its administrator")
+        return False
+
+    # Retrieval -----------------------------------------------------------------------------------------
+
+    def retrieve(self, study: str, series: str, instances: Sequence[str] | None, keep: Callable[[bytes], None]) -> None:
+        keys: dict[str, Any] = {"StudyInstanceUID": study, "SeriesInstanceUID": series}
+        if instances is None:
+            self._get(_identifier("SERIES", keys), keep)
+            return
+        for start in range(0, len(instances), TOGETHER):
+            some = list(instances[start : start + TOGETHER])
+            self._get(_identifier("IMAGE", {**keys, "SOPInstanceUID": some}), keep)
+
+    def _get(self, asked: Dataset, keep: Callable[[bytes], None]) -> None:
+        faults: list[Exception] = []
+        arrived = 0  # bytes since the last whole image
+
+        def store(event: evt.Event) -> int:
+            nonlocal arrived
+            arrived = 0
+            try:
+                keep(event.encoded_dataset())
+            except Exception as error:  # a full disk, say; it belongs to the caller, not to pynetdicom
+                faults.append(error)
+                return 0xA700
+            return 0x0000
+
+        def count(event: evt.Event) -> None:
+            nonlocal arrived
+            arrived += len(event.data)
+            if arrived > LARGEST and not faults and event.assoc.dul.socket is not None:
+                faults.append(InputError(f"{self.name} sends an image of more than {LARGEST} bytes; look at it there"))
+                event.assoc.dul.socket.close()  # an abort from here would wait for the messages that follow
+
+        model = StudyRootQueryRetrieveInformationModelGet
+        contexts = [build_context(model, PLAIN)]
+        for kind in SCANS:
+            contexts += [build_context(kind, PLAIN), *(build_context(kind, syntax) for syntax in PACKED)]
+        with self._connected(
+            contexts,  # 128 at most, PS3.8 9.3.2.2
+            ext_neg=[build_role(kind, scp_role=True) for kind in SCANS],
+            evt_handlers=[(evt.EVT_C_STORE, store), (evt.EVT_DATA_RECV, count)],
+        ) as connection:
+            self._check_offered(connection, model, "C-GET")
+            for status, _ in connection.send_c_get(asked, model):
+                if faults:
+                    connection.abort()
+                    raise faults[0]
+                self._pending(status, "the retrieval")
+        if faults:
+            raise faults[0]
+
+    # Storage -------------------------------------------------------------------------------------------
+
+    def store(self, files: Sequence[Path]) -> Iterator[tuple[Path, str, bool]]:
+        kinds = {file: _kind(file) for file in files}
+        contexts = [
+            build_context(kind, PLAIN if syntax in PLAIN else [syntax])
+            for kind, syntax in sorted({(k, PLAIN[0] if s in PLAIN else s) for k, s in kinds.values()})
+        ]
+        with self._connected(contexts) as connection:
+            for number, file in enumerate(files):
+                try:
+                    status = connection.send_c_store(file, msg_id=number % 65535 + 1)
+                except ValueError:
+                    yield file, f"does not take images of the kind {SyntaxUID(kinds[file][0]).name}", False
+                    continue
+                except RuntimeError:  # no association any more
+                    status = Dataset()
+                if "Status" not in status:
+                    raise ConnectionError(f"{self.name} broke off the connection or fell silent")
+                yield (file, *_stored(int(status.Status)))
+
+    # Connection ----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _connected(self, contexts: Sequence[Any], **options: Any) -> Iterator[Association]:
+        entity = AE(self.calling)
+        entity.connection_timeout = entity.acse_timeout = CONNECT
+        entity.dimse_timeout = entity.network_timeout = ANSWER
+        connection = entity.associate(
+            self.host, self.port, list(contexts), ae_title=self.called, max_pdu=PDU, **options
+        )
+        try:
+            if connection.is_rejected:
+                answer = connection.acceptor.primitive
+                said = getattr(answer, "reason_str", "no reason given")
+                if getattr(answer, "result", 1) == 2:  # transient, PS3.8 9.3.4
+                    raise ConnectionError(f"{self.name} is busy ({said})")
+                raise InputError(
+                    f"{self.name} refuses {self.calling} ({said}); check both AE titles, "
+                    "and that the archive knows this machine"
+                )
+            if not connection.is_established:
+                if connection.rejected_contexts:
+                    raise InputError(f"{self.name} offers none of what is needed; ask its administrator")
+                raise ConnectionError(f"{self.name} cannot be reached")
+            yield connection
+        except BaseException:
+            if connection.is_established:
+                connection.abort()
+            raise
+        if connection.is_established:
+            connection.release()
+
+    def _check_offered(self, connection: Association, model: str, name: str) -> None:
+        if model not in [context.abstract_syntax for context in connection.accepted_contexts]:
+            raise InputError(f"{self.name} does not offer {name} to {self.calling}; use its DICOMweb address")
+
+
+def _identifier(level: str, keys: Mapping[str, Any]) -> Dataset:
+    identifier = Dataset()
+    with warnings.catch_warnings(action="ignore"):  # they would quote what is asked for
+        for keyword, value in {"QueryRetrieveLevel": level, "SpecificCharacterSet": "ISO_IR 192", **keys}.items():
+            setattr(identifier, keyword, value)
+    return identifier
+
+
+def _kind(file: Path) -> tuple[str, str]:
+    meta = dcmread(file, specific_tags=["SOPClassUID"]).file_meta
+    return str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID)
+
+
+def _stored(code: int) -> tuple[str, bool]:
+    """What a status of C-STORE says, and whether the server has the image (PS3.4 B.2.3, PS3.7 C)."""
+    if code == 0x0000:
+        return "", True
+    if code == DUPLICATE:
+        return "had it already", True
+    if code & 0xF000 == 0xB000 or code in (0x0001, 0x0107, 0x0116):
+        return f"stored it changed or in part (warning {code:04X})", True
+    if code & 0xFF00 == 0xA700:
+        return f"is out of resources (status {code:04X})", False
+    return f"refuses it (status {code:04X})", False

@@ -1,0 +1,114 @@
+"""Converted series into a PACS, and a record of what it has accepted, so that a rerun sends only the rest.
+
+``OUTPUT/stored.jsonl`` gets a line when a series, or a part of it, has been accepted. It holds for a server and
+for the bytes sent: an output that was made anew is stored anew. What a kill leaves unrecorded is sent again, which
+replaces nothing: the same images have the same UIDs.
+"""
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from medgen.inference.inputs import sha256
+from medgen.inference.output import OURS
+from medgen.pacs.server import PAUSES, Server
+from medgen.types import InputError
+
+RECORD = "stored.jsonl"
+
+
+@dataclass
+class Stored:
+    """What became of a series: images that the server has, and how many of these were sent now."""
+
+    images: int = 0
+    sent: int = 0
+    remarks: list[str] = field(default_factory=list)  # what the server changed
+
+
+class Storage:
+    """Stores series of ``output`` in ``server``. One thread may use it."""
+
+    def __init__(self, server: Server, output: Path, pauses: Sequence[float] = PAUSES) -> None:
+        self.server, self.record, self.pauses = server, output / RECORD, pauses
+        self.lost = False
+        self.accepted = self._read()
+
+    def store(self, folder: Path) -> Stored:
+        """Send the images of a derived series that the server has not accepted yet.
+
+        Raises:
+            InputError: it is no derived series, cannot be read, or the server refuses images or was lost too often;
+                the images it did accept are recorded.
+        """
+        files = sorted(path for path in folder.iterdir() if OURS.fullmatch(path.name)) if folder.is_dir() else []
+        if not files:
+            raise InputError(f"{folder} is no DICOM series, so it cannot be stored in {self.server.name}")
+        digest = sha256([folder])
+        accepted = self.accepted.setdefault((self.server.name, digest), set())
+        left = [file for file in files if file.name not in accepted]
+        result = Stored(len(files))
+        refused: list[str] = []
+        waits = iter(() if self.lost else self.pauses)  # no more patience while the last series was given up
+        while left:
+            answered, lost = set(), None
+            try:
+                for file, said, has in self.server.store(left):
+                    answered.add(file)
+                    if said:
+                        (result.remarks if has else refused).append(f"{file}: {self.server.name} {said}")
+                    if has:
+                        accepted.add(file.name)
+                        result.sent += 1
+            except ConnectionError as error:
+                lost = error
+            finally:
+                self._add(folder, digest, [file.name for file in answered if file.name in accepted])
+            left = [file for file in left if file not in answered]
+            if lost is None:
+                break
+            if answered:
+                waits = iter(self.pauses)  # patience is for a connection that takes nothing
+            elif (pause := next(waits, None)) is not None:
+                time.sleep(pause)
+            else:
+                self.lost = True
+                raise InputError(
+                    f"{folder}: {len(left)} of {len(files)} images are not stored ({lost}); start again to send them"
+                )
+        self.lost = False
+        if refused:
+            raise InputError(f"{refused[0]}; {len(refused)} of {len(files)} images of {folder.name} are not stored")
+        return result
+
+    def _read(self) -> dict[tuple[str, str], set[str]]:
+        found: dict[tuple[str, str], set[str]] = {}
+        try:
+            lines = self.record.read_bytes().splitlines() if self.record.exists() else []
+        except OSError as error:
+            raise InputError(f"{self.record} cannot be read ({error.strerror}); check its permissions") from None
+        for line in lines:
+            try:
+                told = json.loads(line)
+                key = str(told["server"]), str(told["sha256"])
+                found.setdefault(key, set()).update(str(name) for name in told["images"])
+            except (ValueError, KeyError, TypeError, RecursionError):
+                continue  # torn by a kill
+        return found
+
+    def _add(self, folder: Path, digest: str, names: list[str]) -> None:
+        if not names:
+            return
+        line = {"server": self.server.name, "series": folder.name, "sha256": digest, "images": sorted(names)}
+        try:
+            with open(self.record, "ab+") as record:
+                if record.tell():  # a kill may have torn the last line
+                    record.seek(-1, os.SEEK_END)
+                    torn = record.read(1) != b"\n"
+                    record.write(b"\n" if torn else b"")
+                record.write(json.dumps(line).encode() + b"\n")
+        except OSError as error:
+            raise InputError(f"{self.record} cannot be written ({error.strerror}); images will be sent again") from None

@@ -1,0 +1,128 @@
+"""Classic DICOM against an archive of pynetdicom's on loopback that misbehaves as told."""
+
+import warnings
+from contextlib import contextmanager
+
+import pytest
+from archive import free_port
+from dicom_series import stored, write_ct
+from pydicom import Dataset, dcmread
+
+pytest.importorskip("pynetdicom", reason="needs pip install 'medgen[pacs]'")
+
+from pynetdicom import AE, evt  # noqa: E402
+from pynetdicom.sop_class import (  # noqa: E402
+    CTImageStorage,
+    StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelGet,
+)
+
+from medgen.pacs import dimse  # noqa: E402
+from medgen.pacs.retrieve import retrieved  # noqa: E402
+from medgen.pacs.server import connect  # noqa: E402
+from medgen.types import InputError  # noqa: E402
+
+FIND, GET = StudyRootQueryRetrieveInformationModelFind, StudyRootQueryRetrieveInformationModelGet
+
+
+@contextmanager
+def archive(*contexts, title="PACS", **handlers):
+    """Yields a client of an archive that offers these contexts and answers by these handlers (find, get, store)."""
+    entity = AE(title)
+    entity.require_called_aet = True
+    for context in contexts:
+        entity.add_supported_context(context, scu_role=True, scp_role=True)
+    events = {"find": evt.EVT_C_FIND, "get": evt.EVT_C_GET, "store": evt.EVT_C_STORE}
+    bound = [(events[name], handler) for name, handler in handlers.items()]
+    server = entity.start_server(("127.0.0.1", free_port()), block=False, evt_handlers=bound)
+    try:
+        yield connect(f"dicom://PACS@127.0.0.1:{server.server_address[1]}", "FROM")
+    finally:
+        server.shutdown()
+
+
+def answers(*found, status=0xFF00):
+    def find(event):
+        for keys in found:
+            ds = Dataset()
+            for keyword, value in {"QueryRetrieveLevel": event.identifier.QueryRetrieveLevel, **keys}.items():
+                with warnings.catch_warnings(action="ignore"):
+                    setattr(ds, keyword, value)
+            yield status, ds
+
+    return find
+
+
+def test_who_is_not_there_and_who_does_not_want_us():
+    with pytest.raises(ConnectionError, match="cannot be reached"):
+        connect(f"dicom://PACS@127.0.0.1:{free_port()}", "FROM").series("1.2")
+    with archive(FIND, title="ANOTHER") as server, pytest.raises(InputError, match="refuses MEDGEN .*AE titles"):
+        server.series("1.2")
+    with archive(CTImageStorage) as server, pytest.raises(InputError, match="none of what is needed"):
+        server.series("1.2")
+
+
+def test_what_a_query_can_end_in(tmp_path):
+    with archive(FIND, find=answers({}, status=0xA900)) as server, pytest.raises(InputError, match="status A900"):
+        server.series("1.2")
+    with archive(FIND, find=answers({}, status=0xA700)) as server, pytest.raises(ConnectionError, match="A700"):
+        server.series("1.2")
+    with archive(FIND, find=answers({"StudyInstanceUID": "../../x", "PatientID": "p1"})) as server:
+        (scan,) = (s for s in retrieved(server, {"PatientID": "p1"}, tmp_path / "in", pauses=()) if s)
+        assert "'../../x' where a UID belongs" in scan.fault
+        with pytest.raises(InputError, match="has no study"):
+            retrieved(server, {"PatientID": "p2"}, tmp_path / "in", pauses=())
+
+
+def test_answers_without_end(monkeypatch):
+    monkeypatch.setattr(dimse, "MOST", 5)
+    with archive(FIND, find=answers(*[{"StudyInstanceUID": "1"}] * 9)) as server:
+        with pytest.raises(InputError, match="more than 5 entries"):
+            server.studies({"PatientID": "p1"})
+
+
+def gives(*images):
+    def get(event):
+        yield len(images)
+        for image in images:
+            yield 0xFF00, image
+
+    return get
+
+
+def test_images_come_as_files_and_faults_of_ours_are_ours(tmp_path, monkeypatch):
+    write_ct(tmp_path / "a", stored(2, 64, 68))
+    images = [dcmread(path) for path in sorted((tmp_path / "a").iterdir())]
+    with archive(GET, CTImageStorage, get=gives(*images)) as server:
+        got = []
+        server.retrieve("1.2", "1.3", None, got.append)
+        (tmp_path / "x.dcm").write_bytes(got[1])
+        assert len(got) == 2 and dcmread(tmp_path / "x.dcm") == images[1]
+
+        def full(data):
+            raise InputError("disk full")
+
+        with pytest.raises(InputError, match="disk full"):
+            server.retrieve("1.2", "1.3", ["1.4"], full)
+        monkeypatch.setattr(dimse, "LARGEST", 6000)
+        with pytest.raises(InputError, match="an image of more than 6000 bytes"):
+            server.retrieve("1.2", "1.3", None, got.append)
+    with archive(FIND) as server, pytest.raises(InputError, match="none of what is needed|does not offer C-GET"):
+        server.retrieve("1.2", "1.3", None, got.append)
+
+
+def test_what_storing_can_end_in(tmp_path):
+    write_ct(tmp_path / "a", stored(6, 8, 9))
+    files = sorted((tmp_path / "a").iterdir())
+    codes = iter([0x0000, 0xB000, 0xB007, 0x0111, 0xA700, 0xC123])
+    with archive(CTImageStorage, store=lambda event: next(codes)) as server:
+        told = [(said, has) for _, said, has in server.store(files)]
+    assert [has for _, has in told] == [True, True, True, True, False, False]
+    assert told[0][0] == "" and "warning B000" in told[1][0] and "already" in told[3][0] and "C123" in told[5][0]
+
+    def breaks(event):
+        event.assoc.abort()
+        return 0
+
+    with archive(CTImageStorage, store=breaks) as server, pytest.raises(ConnectionError, match="broke off"):
+        list(server.store(files))

@@ -1,0 +1,86 @@
+"""Series into an archive: what it has accepted is not sent again."""
+
+import pytest
+
+from medgen.pacs.store import Storage
+from medgen.types import InputError
+
+
+class Fake:
+    name = "fake"
+
+    def __init__(self):
+        self.got, self.cut, self.says = [], None, {}
+
+    def store(self, files):
+        for file in files:
+            if self.cut == 0:
+                self.cut = None
+                raise ConnectionError("lost")
+            if self.cut is not None:
+                self.cut -= 1
+            said, has = self.says.get(file.name, ("", True))
+            if has:
+                self.got.append((file.name, file.read_bytes()))
+            yield file, said, has
+
+
+@pytest.fixture
+def series(tmp_path):
+    (tmp_path / "case").mkdir()
+    for n in range(5):
+        (tmp_path / f"case/{n:05}.dcm").write_bytes(bytes([n]))
+    return tmp_path / "case"
+
+
+def test_what_was_accepted_is_not_sent_again_whatever_ends_the_run(series, tmp_path):
+    server = Fake()
+    server.cut = 2
+    server.says = {"00002.dcm": ("refuses it (status C000)", False)}
+    with pytest.raises(InputError, match="00002.dcm: fake refuses it .* 1 of 5 images of case are not stored"):
+        Storage(server, tmp_path, pauses=()).store(series)
+    assert len(server.got) == 4
+    with open(tmp_path / "stored.jsonl", "ab") as record:
+        record.write(b'{"server": "fake", "sha2')  # torn by a kill
+    server.says = {"00002.dcm": ("stored it changed or in part (warning B000)", True)}
+    result = Storage(server, tmp_path, pauses=()).store(series)
+    assert (result.images, result.sent) == (5, 1) and "warning B000" in result.remarks[0]
+    assert Storage(server, tmp_path, pauses=()).store(series).sent == 0
+    assert sorted(name for name, _ in server.got) == [f"{n:05}.dcm" for n in range(5)]
+    other = Fake()
+    other.name = "other"
+    assert Storage(other, tmp_path, pauses=()).store(series).sent == 5
+
+
+def test_another_content_is_another_series(series, tmp_path):
+    server = Fake()
+    Storage(server, tmp_path).store(series)
+    (series / "00003.dcm").write_bytes(b"new")
+    assert Storage(server, tmp_path).store(series).sent == 5
+    assert server.got[-2:] == [("00003.dcm", b"new"), ("00004.dcm", b"\4")]
+
+
+def test_a_server_that_is_away(series, tmp_path):
+    class Away(Fake):
+        asked = 0
+
+        def store(self, files):
+            self.asked += 1
+            raise ConnectionError("fake cannot be reached")
+            yield
+
+    server = Away()
+    storage = Storage(server, tmp_path, pauses=(0, 0))
+    for asked in (3, 4):  # no patience with the second series
+        with pytest.raises(InputError, match="5 of 5 images are not stored .fake cannot be reached"):
+            storage.store(series)
+        assert server.asked == asked
+    assert not (tmp_path / "stored.jsonl").exists()
+
+
+def test_what_is_no_series_and_a_record_that_is_garbage(series, tmp_path):
+    (tmp_path / "stored.jsonl").write_bytes(b'\xff\n[]\n{"server": 1, "sha256": 2, "images": 3}\n')
+    storage = Storage(Fake(), tmp_path)
+    with pytest.raises(InputError, match="is no DICOM series"):
+        storage.store(tmp_path / "case.nii.gz")
+    assert storage.store(series).sent == 5
