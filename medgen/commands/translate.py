@@ -98,7 +98,11 @@ def translate(
             print(shown(f"  {entry.verdict}: {reason}"))
         if entry.error and watch:  # who watches does not wait for the end
             print(shown(f"  error: {entry.error}"), flush=True)
-        if not entry.error:
+        if entry.verdict == "fail" and to_pacs is not None:
+            print(
+                "  not stored: its verdict is fail; look at it, then send it by hand or run again with other --checks"
+            )
+        elif not entry.error:
             sending.add(Path(entry.output).name)
 
     if watch:
