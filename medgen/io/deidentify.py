@@ -90,6 +90,9 @@ class Deidentifier:
 
     def _clean(self, holder: Dataset, alias: str, days: int, changes: Changes) -> None:
         for tag in list(holder.keys()):
+            if tag.element == 0:  # a group's length, retired and untrue from here on
+                del holder[tag]
+                continue
             done, name = _removal(tag), keyword_for_tag(tag)
             if done is None:
                 try:
