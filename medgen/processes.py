@@ -1,5 +1,7 @@
 """One process a device: starting them, and what they must agree on at every step."""
 
+import os
+
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
@@ -9,7 +11,13 @@ from medgen.types import InputError
 
 
 def launch(settings: Settings) -> Fabric:
+    """Fabric with its processes: those that torchrun or SLURM's srun started, else started here.
+
+    Raises:
+        InputError: no such device, or another number of processes was started than the settings ask for.
+    """
     train = settings.train
+    _check_started(train.devices, train.nodes)
     several = train.devices * train.nodes > 1
     try:
         fabric = Fabric(
@@ -26,6 +34,17 @@ def launch(settings: Settings) -> Fabric:
     torch.backends.cudnn.benchmark = True  # patches keep one size
     torch.set_float32_matmul_precision("high")
     return fabric
+
+
+def _check_started(devices: int, nodes: int) -> None:
+    """Processes that do not know of each other would each train alone, into one folder."""
+    by = "torchrun" if torch.distributed.is_torchelastic_launched() else "srun"
+    started = os.environ.get("WORLD_SIZE" if by == "torchrun" else "SLURM_STEP_NUM_TASKS")
+    if started is not None and int(started) != devices * nodes:
+        raise InputError(
+            f"{by} started {started} processes, but train.devices={devices} on each of train.nodes={nodes} makes "
+            f"{devices * nodes}; set both as {by} has them"
+        )
 
 
 def same_clock(fabric: Fabric, seconds: float, minutes: float | None) -> float:
