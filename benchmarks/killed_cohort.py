@@ -119,10 +119,11 @@ def killed(
     Returns the outputs after each, and how it all ended.
     """
     done = []
-    for _ in range(kills):
+    for n in range(kills):
         run = start(model, studies, out)
         assert run.stdout is not None
-        left = rng.randrange(1, 2 * sum(1 for _ in studies.iterdir()) // (kills + 1))  # conversions until then
+        remaining = sum(1 for _ in studies.iterdir()) - outputs(out)
+        left = rng.randint(1, max(1, remaining // (kills - n + 1)))  # conversions until then: some for each kill
         for line in run.stdout:
             left -= ": converted" in line
             if not left:
