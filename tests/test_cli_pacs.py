@@ -70,10 +70,14 @@ def test_every_target_of_local_scans_is_stored_and_what_is_no_dicom_is_a_fault(r
         model = save(tmp_path / "m", data={"targets": ["late", "none"]}, method={**SMALL_METHOD, "residual": False})
         write_ct(tmp_path / "in/case", stored(8, 32, 34) // 3)
         for sent in (8, 0):
-            code, out, err = run(model, tmp_path / "in", tmp_path / "out", "--to-pacs", address, "--no-report")
+            given = ("--to-pacs", address, "--no-report", "--checks", "none")
+            code, out, err = run(model, tmp_path / "in", tmp_path / "out", *given)
             assert code == 0, err
             assert all(f"stored {target}/case: 8 images, {sent} of them now" in out for target in ("late", "none"))
         assert len(got) == 16 and len(set(got)) == 2
+        # an untrained network's output fails the structure check, and is kept from the archive
+        code, out, err = run(model, tmp_path / "in", tmp_path / "failed", "--to-pacs", address, "--no-report")
+        assert code == 0 and "verdicts: 0 pass, 0 review, 1 fail" in out and "not stored" in out and len(got) == 16
         model = save(tmp_path / "one")
         write_cohort(tmp_path / "nifti", 1)
         code, out, err = run(model, tmp_path / "nifti/source", tmp_path / "made", "--to-pacs", address, "--no-report")
