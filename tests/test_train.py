@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from small import SMALL_METHOD, paired_only, write_cohort
 
 from medgen.arguments import arguments
 from medgen.checkpoint import load_model
-from medgen.config import parse_settings
+from medgen.config import parse_settings, plain
 from medgen.methods import method_class, method_names
 from medgen.train import train
 from medgen.types import InputError
@@ -268,3 +269,26 @@ def test_two_processes_equal_one_on_the_same_global_batch(name, cohort, unpaired
     for k in learned:
         torch.testing.assert_close(states[0][k], states[1][k], atol=1e-5, rtol=0)
     assert (tmp_path / "run2/last/training-1.safetensors").exists()
+
+
+def test_torchrun_starts_the_processes(cohort, tmp_path):
+    settings = settings_of(cohort, train={"devices": 2, "accelerator": "cpu", "steps": 2})
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain(settings)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    command += ["medgen", "train", str(tmp_path / "config.yaml"), "--out", str(tmp_path / "run")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), *sys.path])}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert "MEMBER: 2/2" in result.stderr and result.stdout.count("trained 2 steps") == 1
+    assert (tmp_path / "run/last/training-1.safetensors").exists() and load_model(tmp_path / "run/best").info.step == 2
+
+
+def test_processes_that_would_each_train_alone_are_refused(cohort, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    with pytest.raises(InputError, match="srun started 4 processes.*train.devices=2.*makes 2"):
+        train(settings_of(cohort, train={"devices": 2, "accelerator": "cpu"}), tmp_path / "run")
+    monkeypatch.delenv("SLURM_STEP_NUM_TASKS")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="torchrun started 2 processes"):
+        train(settings_of(cohort, train={"accelerator": "cpu"}), tmp_path / "run")
