@@ -10,6 +10,7 @@ import math
 import os
 import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -90,14 +91,15 @@ def _start(address: str) -> None:
     import ray
 
     # Of our own Ray: no dashboard, and little memory for objects, for none is larger than a list of paths.
-    own = {"include_dashboard": False, "object_store_memory": 100 * 2**20} if address == "local" else {}
+    own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 100 * 2**20} if address == "local" else {}
     kept = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except (OSError, RuntimeError, ValueError, ImportError, TimeoutError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"--ray {address}: the cluster cannot be joined ({reason}); is Ray started there?") from None
-    signal.signal(signal.SIGTERM, kept)  # Ray puts its own in place of the command's
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, kept)  # Ray puts its own in place of the command's
 
 
 def _share(cluster: Cluster, cpus: int, gpus: int) -> Share:
@@ -182,7 +184,7 @@ class _Workers(Generic[Item, Result]):
         import ray
 
         self.make, self.count = make, share.count
-        self.actor = ray.remote(_Worker).options(**share.options)
+        self.actor: Any = ray.remote(_Worker).options(**share.options)
         self.starting: dict[Any, Any] = {}  # reference to its readiness: worker
         self.idle: list[Any] = []
         self.busy: dict[Any, tuple[Any, _Task[Item]]] = {}  # reference to the result: who makes it of what
