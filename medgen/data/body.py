@@ -26,9 +26,19 @@ def body_mask(data: np.ndarray, *, threshold: float | None = None) -> np.ndarray
         return np.ones(data.shape, bool)
     largest = labels == np.bincount(labels.ravel())[1:].argmax() + 1
     body = ndimage.binary_dilation(largest, iterations=1) & above
-    for z in range(body.shape[2]):
-        body[:, :, z] = ndimage.binary_fill_holes(body[:, :, z])
-    return body
+    return body | _holes(body)
+
+
+def _holes(mask: np.ndarray) -> np.ndarray:
+    """What the mask surrounds within a slice along z: the parts of its outside that reach none of the slice's sides."""
+    in_plane = np.zeros((3, 3, 3), bool)
+    in_plane[:, 1, 1] = in_plane[1, :, 1] = True
+    parts, count = ndimage.label(~mask, in_plane)
+    hole = np.ones(count + 1, bool)
+    hole[0] = False
+    for side in (parts[0], parts[-1], parts[:, 0], parts[:, -1]):
+        hole[side.ravel()] = False
+    return hole[parts]
 
 
 def foreground_threshold(data: np.ndarray) -> float:

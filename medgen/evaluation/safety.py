@@ -97,7 +97,7 @@ def _prepared(
     lesions: np.ndarray | None,
     limits: Thresholds,
 ) -> Checked:
-    factor = [max(1, min(int(COARSE_MM / s), n)) for s, n in zip(spacing, source.shape, strict=True)]
+    factor = [max(1, min(round(COARSE_MM / s), n)) for s, n in zip(spacing, source.shape, strict=True)]
     coarse = _averaged(source, factor)
     body = body_mask(coarse)
     crop = _around(body)

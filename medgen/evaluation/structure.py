@@ -7,6 +7,7 @@ from scipy import ndimage
 
 VARIANCE_FLOOR = 1e-3  # least V as a part of its mean over the image, as in Heinrich's published code
 TINY = 1e-12  # keeps a constant image from 0 / 0
+CHUNK = 2**17  # voxels worked on at once
 
 
 def edge_correlation(
@@ -73,9 +74,14 @@ def mind_distance(
         mask: (X, Y, Z) bool, where the difference is averaged; None: everywhere.
         radius, dilation: of the patches and of their distance from the voxel, in voxels.
     """
-    pairs = zip(_descriptor(x, radius, dilation), _descriptor(y, radius, dilation), strict=True)
     inside = np.ones(x.shape, bool) if mask is None else mask
-    return float(np.mean([np.abs(p[inside] - q[inside]).mean(dtype=np.float64) for p, q in pairs]))
+    (p, floor_p), (q, floor_q) = (_patch_distances(v, inside, radius, dilation) for v in (x, y))
+    total = 0.0
+    for start in range(0, p.shape[1], CHUNK):
+        part = slice(start, start + CHUNK)
+        difference = _descriptor(p[:, part], floor_p) - _descriptor(q[:, part], floor_q)
+        total += float(np.abs(difference, out=difference).sum(dtype=np.float64))
+    return total / p.size
 
 
 def label_dice(first: np.ndarray, second: np.ndarray) -> dict[int, float]:
@@ -86,23 +92,36 @@ def label_dice(first: np.ndarray, second: np.ndarray) -> dict[int, float]:
     return {label: 2 * float(both[label]) / float(each[label]) for label in range(1, size) if each[label]}
 
 
-def _descriptor(x: np.ndarray, radius: int, dilation: int) -> np.ndarray:
-    """(12, X, Y, Z) float32 in (0, 1]."""
-    x = x.astype(np.float32)
-    padded = np.pad(x, dilation, mode="edge")
-    shape, faces = x.shape, []
+def _descriptor(distances: np.ndarray, floor: float) -> np.ndarray:
+    """exp(-D_P / V), (12, N) float32 in (0, 1], of (12, N) patch distances."""
+    return np.exp(-distances / np.maximum(distances.mean(0), floor))
+
+
+def _patch_distances(x: np.ndarray, inside: np.ndarray, radius: int, dilation: int) -> tuple[np.ndarray, float]:
+    """(12, N) float32, D_P of the N voxels inside, and the least V. Slab by slab, so that each stays in the cache."""
+    padded = np.pad(x.astype(np.float32), dilation, mode="edge")
+    window, rows = 2 * radius + 1, max(1, CHUNK // int(np.prod(x.shape[1:])))
+    kept, mean = [], 0.0
+    for start in range(0, len(x), rows):
+        stop = min(start + rows, len(x))
+        first, last = max(start - radius, 0), min(stop + radius, len(x))  # what the window reaches
+        own = slice(start - first, stop - first)
+        distances = np.stack(
+            [
+                ndimage.uniform_filter((p - q) ** 2, window, mode="nearest")[own]
+                for p, q in _face_pairs(padded[first : last + 2 * dilation], dilation)
+            ]
+        )
+        mean += float(distances.sum(dtype=np.float64)) / (len(distances) * x.size)
+        kept.append(distances[:, inside[start:stop]])
+    return np.concatenate(kept, axis=1), max(VARIANCE_FLOOR * mean, TINY)
+
+
+def _face_pairs(padded: np.ndarray, dilation: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The 12 pairs of face neighbours of every voxel; the three others face each other across the centre."""
+    shape, faces = [n - 2 * dilation for n in padded.shape], []
     for axis in range(3):
         for offset in (0, 2 * dilation):
             start = [offset if a == axis else dilation for a in range(3)]
             faces.append((axis, padded[tuple(slice(s, s + n) for s, n in zip(start, shape, strict=True))]))
-    window = 2 * radius + 1
-    distances = np.stack(
-        [
-            ndimage.uniform_filter((p - q) ** 2, window, mode="nearest")
-            for (axis_p, p), (axis_q, q) in combinations(faces, 2)
-            if axis_p != axis_q  # the others face each other across the centre
-        ]
-    )
-    variance = distances.mean(0)
-    floor = max(VARIANCE_FLOOR * float(variance.mean(dtype=np.float64)), TINY)
-    return np.exp(-distances / np.maximum(variance, floor))
+    return [(p, q) for (axis_p, p), (axis_q, q) in combinations(faces, 2) if axis_p != axis_q]

@@ -1,6 +1,7 @@
 """A whole cohort through a model: skips what is done, survives a kill, and one bad scan never stops it."""
 
 import math
+import os
 import shutil
 import time
 import traceback
@@ -32,6 +33,7 @@ from medgen.io.volume import (
 )
 from medgen.types import InputError
 
+WRITERS = 4
 SMALL_GB = 1 / 16  # a scan of this much is read whatever the bound
 FORMATS = {"nifti": ".nii.gz", "mha": ".mha", "nrrd": ".nrrd", "dicom": ""}  # a series is a folder
 
@@ -78,7 +80,7 @@ def convert(
 ) -> list[Converted]:
     """Translate a volume, a folder of volumes, a DICOM series folder, or a folder of such folders.
 
-    While one scan is translated, the next is read and the one before is written.
+    While one scan is translated, the next is read and those before are checked and written.
 
     Args:
         model: on the device to use.
@@ -94,7 +96,7 @@ def convert(
             alone takes more than half of it is refused. None: the settings' one.
         watch: convert what arrives in the folder ``source`` once its files have not changed for so many seconds,
             until interrupted (KeyboardInterrupt ends it well).
-        checks: how each conversion is held against its source, in the writer's thread, see ``verdict.checks_for``;
+        checks: how each conversion is held against its source, in a writer's thread, see ``verdict.checks_for``;
             None: it gets no verdict. One that fails is written all the same, and told.
         private: de-identify; what names the inputs (the manifest, the index of headers) goes there and ``output``
             gets ``deidentification.csv``. DICOM only.
@@ -175,7 +177,7 @@ class Job:
 
 
 class Cases:
-    """The stages of every case of a run. Each runs in a thread of its own, one case at a time."""
+    """The stages of every case of a run, in threads of their own; several cases may be written at once."""
 
     def __init__(
         self,
@@ -197,6 +199,10 @@ class Cases:
         self.made_of: dict[str, Path] = {}  # output: its input
         self.keys: dict[str, str] = {}  # place in the manifest: output
         self.count = 0
+        # A verdict takes a core for seconds. On a GPU's machine cores are idle; else they are the network's.
+        device = next(model.generator.parameters()).device.type
+        alone = device == "cpu" or checks is None or checks.segmenter is not None
+        self.writers = 1 if alone else max(1, min(WRITERS, (os.cpu_count() or 1) // 2))
 
     def clear(self) -> None:
         """Remove what a killed run or worker left half-written."""
@@ -207,7 +213,13 @@ class Cases:
         self.clear()
         most = int(self.bound_gb * 2**30 / 4)
         jobs = (None if scan is None else self.named(scan) for scan in self.folding(scans))
-        return overlapped(jobs, self.read, self.translate, self.write, self.held, most)
+        keys = []
+        try:
+            for job in overlapped(jobs, self.read, self.translate, self.write, self.held, most, self.writers):
+                keys.append(job.key)
+                yield job
+        finally:
+            self.manifest.order(keys)  # several writers end in any order
 
     def folding(self, scans: Iterable[Scan | None]) -> Iterator[Scan | None]:
         """While nothing arrives the manifest is made whole."""

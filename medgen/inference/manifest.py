@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from medgen.checkpoint import Model
@@ -40,6 +41,7 @@ class Manifest:
             **{name: getattr(model.info, name) for name in TOLD},
         }
         self.cases: dict[str, dict[str, Any]] = {}
+        self._adding = Lock()
         if self.path is None:
             return
         self.journal = self.path.with_name("manifest.journal")
@@ -81,21 +83,22 @@ class Manifest:
         return all(path.exists() for path in outputs) and sha256(outputs) == old.get("output_sha256")
 
     def add(self, case: str, entry: Any) -> None:
-        """Record what became of a case: a dataclass with a ``status`` and ``output_sha256``.
+        """Record what became of a case: a dataclass with a ``status`` and ``output_sha256``. Any thread may.
 
         On a full disk the record stays in memory, and ``fold`` says so if that cannot write it either.
         """
-        self.cases[case] = asdict(entry)
-        if self.path is None:
-            return
-        end = self._file.seek(0, os.SEEK_END)
-        head = [] if end else [{"model": self._identity()}]
-        lines = "".join(
-            json.dumps(each) + "\n" for each in (*head, {"case": case, "record": self.cases[case]})
-        ).encode()
-        with suppress(OSError):
-            if self._file.write(lines) < len(lines):
-                self._file.truncate(end)  # a full disk takes a part
+        with self._adding:
+            self.cases[case] = asdict(entry)
+            if self.path is None:
+                return
+            end = self._file.seek(0, os.SEEK_END)
+            head = [] if end else [{"model": self._identity()}]
+            lines = "".join(
+                json.dumps(each) + "\n" for each in (*head, {"case": case, "record": self.cases[case]})
+            ).encode()
+            with suppress(OSError):
+                if self._file.write(lines) < len(lines):
+                    self._file.truncate(end)  # a full disk takes a part
 
     def order(self, cases: Iterable[str]) -> None:
         """Put these last, in this order, as if they had been recorded in it."""
@@ -117,9 +120,6 @@ class Manifest:
 
     def _identity(self) -> dict[str, Any]:
         return {"sha256": self.model["sha256"], "target": self.model["target"]}
-
-    def _head(self) -> dict[str, Any]:
-        return {"model": self._identity()}
 
     def _kept(self, path: Path) -> dict[str, dict[str, Any]] | None:
         """The cases of ``manifest.json``; None where there is none of this model."""

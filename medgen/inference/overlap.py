@@ -1,5 +1,6 @@
-"""Reading, working and writing at once: a reader thread and a writer thread beside the caller's own."""
+"""Reading, working and writing at once: a reader thread and writer threads beside the caller's own."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
@@ -15,22 +16,24 @@ def overlapped(
     write: Callable[[Job], None],
     size: Callable[[Job], int],
     bound: int,
+    writers: int = 1,
 ) -> Iterator[Job]:
     """Each item's job, in order, once written.
 
-    While a job is worked on, the next is read and the one before is written: three are held, never more. Where
-    three of its size would pass ``bound``, the others wait until it is done and one alone is held.
+    While a job is worked on, the next is read and those before are written, at most one a writer. Where three of its
+    size would pass ``bound``, the others wait until it is done and one alone is held.
 
     Args:
         items: taken in the caller's thread, one ahead. None among them: there is no more for now, so finish what
             is under way before asking again.
         read: makes the job, in the reader thread.
         work: in the caller's thread.
-        write: in the writer thread.
+        write: in a writer thread.
         size: bytes that a job holds.
         bound: bytes that all may hold together.
+        writers: threads that write, where the bound allows as many.
     """
-    with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "writer") as writer:
+    with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(writers, "writer") as writer:
         waiting = iter(items)
 
         def ahead() -> Future[Job] | None:
@@ -39,15 +42,16 @@ def overlapped(
 
         for item in waiting:
             reading = None if item is None else reader.submit(read, item)
-            under_way: list[tuple[Job, Future[None]]] = []  # one at most
+            under_way: deque[tuple[Job, Future[None]]] = deque()
             while reading is not None:
                 job = reading.result()
-                fits = 3 * size(job) <= bound
+                held = bound // max(size(job), 1)
+                fits = held >= 3
                 if not fits:
                     yield from _written(under_way)
                 reading = ahead() if fits else None
                 work(job)
-                yield from _written(under_way)
+                yield from _written(under_way, max(min(writers, held - 2), 1) - 1)
                 under_way.append((job, writer.submit(write, job)))
                 if not fits:
                     yield from _written(under_way)
@@ -55,8 +59,9 @@ def overlapped(
             yield from _written(under_way)
 
 
-def _written(under_way: list[tuple[Job, Future[None]]]) -> Iterator[Job]:
-    while under_way:
-        job, done = under_way.pop()
+def _written(under_way: deque[tuple[Job, Future[None]]], but: int = 0) -> Iterator[Job]:
+    """The jobs under way, oldest first, until ``but`` so many are left."""
+    while len(under_way) > but:
+        job, done = under_way.popleft()
         done.result()
         yield job

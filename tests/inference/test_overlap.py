@@ -74,3 +74,18 @@ def test_errors_come_out_and_no_thread_stays(stage):
         list(held.run(range(3)))
     assert threading.active_count() == before
     assert list(Held().run([])) == []
+
+
+def test_several_writers_keep_the_order_and_the_bound():
+    for bound, most in ((100, 5), (4, 4), (3, 3)):
+        held, writing = Held(), threading.Barrier(2 if bound == 100 else 1, timeout=20)
+
+        def write(job, held=held, writing=writing):
+            if job[0] in (3, 4):  # both at once where there is room
+                writing.wait()
+            Held.write(held, job)
+
+        held.write = write
+        jobs = overlapped(range(9), held.read, held.work, held.write, lambda job: 1, bound, 3)
+        assert [job[0] for job in jobs] == list(range(9))
+        assert held.now == 0 and held.most <= most
