@@ -15,6 +15,7 @@ from medgen.augmentation.cutpaste import CutPaste
 from medgen.augmentation.host import Host, host_mask
 from medgen.augmentation.lesion_library import AROUND_MM, Library, diameter, on_one_grid, widened
 from medgen.augmentation.lesion_masks import DrawShape, Shape, cut, draw_ellipsoid, draw_real
+from medgen.augmentation.likeness import Look, look_of, unlike
 from medgen.augmentation.patch import Painter, Patch
 from medgen.augmentation.placement import NoRoom, choose_site
 from medgen.augmentation.procedural import Procedural
@@ -23,6 +24,7 @@ from medgen.io.volume import Volume, from_canonical, slope_inter
 from medgen.types import InputError
 
 TRIES = 8  # masks that are tried before there is said to be no room
+DRAWS = 6  # lesions that are tried for one that looks as real ones do
 
 
 def insert_lesion(
@@ -57,7 +59,9 @@ def insert_lesion(
     Returns:
         Images, label, and a record: kind, label_value, host, site_voxel (middle, on the file's axes), site_mm (RAS),
         volume_ml, diameter_mm, contrast (of each image: mean inside - mean of the host around), shape, patients
-        (whose lesion it was made from, by the library's word), margin_mm, seed.
+        (whose lesion it was made from, by the library's word), margin_mm, seed, drawn (how many lesions, for one that
+        does not look as real ones of its kind do, see ``likeness.unlike``, is drawn again), unlike_real (in which
+        measures the best of them still does not).
 
     Raises:
         InputError: labels without this kind or host, or grids that differ.
@@ -73,25 +77,44 @@ def insert_lesion(
     case = str(label.path or "this case")
     organ = host_mask(volumes, grid.data, names, host, library.host_ranks, case=case)
     others = np.isin(grid.data, [names[k.kind] for k in library.lesions if k.kind in names])
-    shape, site = _shape_and_site(
-        library, kind, draw_shape, organ, others, grid.spacing, rng,
-        margin_mm=margin_mm, gap_mm=gap_mm, what=f"{_called(host)} of {case}",
-    )  # fmt: skip
-    patch = _patch(volumes, organ & ~others, shape, site, grid.spacing, kind)
-    weight = blend_weight(patch.mask, patch.spacing, margin_mm)
-    painted = painter(patch, rng)
-    new = [_blended(v, patch.box, y, weight) for v, y in zip(upright, painted, strict=True)]
-    values = grid.data.copy()
+    known, drawn = library.of(kind), 0
+    best: tuple[Patch, Shape, list[np.ndarray], Look, list[str]] | None = None
+    while drawn < DRAWS and (best is None or best[-1]):
+        try:
+            shape, site = _shape_and_site(
+                library, kind, draw_shape, organ, others, grid.spacing, rng,
+                margin_mm=margin_mm, gap_mm=gap_mm, what=f"{_called(host)} of {case}",
+            )  # fmt: skip
+        except NoRoom:
+            if best is None:
+                raise
+            break
+        drawn += 1
+        patch = _patch(volumes, organ & ~others, shape, site, grid.spacing, kind)
+        weight = blend_weight(patch.mask, patch.spacing, margin_mm)
+        crops = [_blended(v, v.data[patch.box], y, weight) for v, y in zip(upright, painter(patch, rng), strict=True)]
+        look = look_of(crops, patch.mask, patch.around, patch.spacing)
+        wrong = unlike(look, known, library.absolute)
+        if best is None or len(wrong) < len(best[-1]):
+            best = patch, shape, crops, look, wrong
+    assert best is not None
+    patch, shape, crops, look, wrong = best
+    new, values = [v.data.copy() for v in upright], grid.data.copy()
+    for whole, crop in zip(new, crops, strict=True):
+        whole[patch.box] = crop
     values[patch.box][patch.mask] = names[kind]
     record = {
         "kind": kind,
         "label_value": names[kind],
         "host": _called(host),
-        **_measured(patch, new, grid, label),
+        **_measured(patch, grid, label),
+        "contrast": [round(c, 3) for c in look.contrast],
         "shape": "real" if shape.lesion else "ellipsoid",
         "patients": [shape.lesion.case] if shape.lesion else [],
         "margin_mm": margin_mm,
         "seed": seed,
+        "drawn": drawn,
+        "unlike_real": wrong,
     }
     back = [image.replaced(from_canonical(data, image)) for image, data in zip(images, new, strict=True)]
     return back, label.replaced(from_canonical(values, label)), record
@@ -223,30 +246,27 @@ def _patch(
     return Patch(volumes, box, mask, healthy[box] & ~mask, Shape(mask, shape.lesion, places), spacing, kind)
 
 
-def _blended(volume: Volume, box: tuple[slice, ...], painted: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """The whole volume with the painted patch in its place, in whole numbers where the file stores such."""
-    data, near = volume.data.copy(), weight > 0
-    values = data[box] + weight * (painted - data[box])
+def _blended(volume: Volume, crop: np.ndarray, painted: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """The crop with what is painted in its place, in whole numbers where the file stores such."""
+    near = weight > 0
+    values = crop + weight * (painted - crop)
     if volume.dtype.kind in "iu":
         limits = np.iinfo(volume.dtype)
         slope, inter = slope_inter(volume.header)
         stored = np.clip(np.rint((values.astype(np.float64) - inter) / slope), limits.min, limits.max)
         values = stored * slope + inter
-    data[box][near] = values[near]
-    return data
+    return np.where(near, values, crop).astype(crop.dtype)
 
 
-def _measured(patch: Patch, new: Sequence[np.ndarray], grid: Volume, label: Volume) -> Record:
-    """Place, size, and contrast as it is now. ``grid`` is ``label`` in RAS order."""
+def _measured(patch: Patch, grid: Volume, label: Volume) -> Record:
+    """Place and size. ``grid`` is ``label`` in RAS order."""
     voxels = np.argwhere(patch.mask)
     middle = voxels[((voxels - voxels.mean(0)) ** 2).sum(1).argmin()] + [b.start for b in patch.box]
     place = grid.affine @ [*middle, 1]
     millilitres = float(len(voxels) * np.prod(grid.spacing)) / 1000
-    crops = [v[patch.box] for v in new]
     return {
         "site_voxel": np.rint(np.linalg.inv(label.affine) @ place)[:3].astype(int).tolist(),
         "site_mm": place[:3].round(2).tolist(),
         "volume_ml": round(millilitres, 4),
         "diameter_mm": round(diameter(millilitres), 2),
-        "contrast": [round(float(c[patch.mask].mean() - c[patch.around].mean()), 3) for c in crops],
     }

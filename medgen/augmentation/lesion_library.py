@@ -15,19 +15,19 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from medgen.augmentation.host import Host, ranks_of, shell, spread
+from medgen.augmentation.host import Host, ranks_of, shell
+from medgen.augmentation.likeness import Look, look_of
 from medgen.data.body import body_mask, looks_like_hu
 from medgen.io.folder import folder_written_aside
 from medgen.io.volume import GRID_TOLERANCE, Volume, existing, same_geometry, to_canonical
 from medgen.types import InputError
 
 AROUND_MM = 6.0  # of the host kept and measured around a lesion
-CORE = 20  # voxels within the edge of a lesion that are enough to measure its texture
 FORMAT = 1
 
 
-@dataclass(frozen=True, eq=False)
-class Lesion:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Lesion(Look):
     """One connected lesion. Lists have one entry a contrast, in the image's unit (HU).
 
     mask        (X, Y, Z) bool, cropped with some host around
@@ -50,13 +50,7 @@ class Lesion:
     volume_ml: float
     diameter_mm: float
     position: tuple[float, float, float]
-    contrast: list[float]
     relative: list[float]
-    host_mean: list[float]
-    host_sd: list[float]
-    sd: list[float]
-    skewness: list[float]
-    grain_mm: list[float]
     host_ranks: list[tuple[float, float]]
 
 
@@ -122,7 +116,7 @@ def _record(lesion: Lesion) -> dict[str, Any]:
 def _from_record(record: dict[str, Any], arrays: Mapping[str, np.ndarray], i: int) -> Lesion:
     triples = {k: tuple(record[k]) for k in ("spacing", "position")}
     ranks = [tuple(pair) for pair in record["host_ranks"]]
-    return Lesion(arrays[f"mask_{i}"], arrays[f"image_{i}"], **{**record, **triples, "host_ranks": ranks})
+    return Lesion(mask=arrays[f"mask_{i}"], image=arrays[f"image_{i}"], **{**record, **triples, "host_ranks": ranks})
 
 
 def build_library(
@@ -201,12 +195,10 @@ def _measure(
     spacing: tuple[float, float, float],
     labels: tuple[str, str, str],
 ) -> Lesion:
+    kind, host, case = labels
     around = shell(mask, tissue[box], spacing)
     crops = [v[box] for v in data]
-    means, sds = [float(c[around].mean()) for c in crops], [spread(c[around]) for c in crops]
-    contrast = [float(c[mask].mean()) - m for c, m in zip(crops, means, strict=True)]
-    inner = ndimage.binary_erosion(mask)
-    core = inner if inner.sum() >= CORE else mask  # the edge is a mixture, no texture
+    look = look_of(crops, mask, around, spacing)
     centre = np.argwhere(mask).mean(0) + [b.start for b in box]
     extent = ndimage.find_objects(tissue.astype(np.uint8))[0]
     x, y, z = (
@@ -214,21 +206,20 @@ def _measure(
     )
     millilitres = float(mask.sum() * np.prod(spacing)) / 1000
     return Lesion(
-        mask,
-        np.stack([np.where(mask | tissue[box], c, m) for c, m in zip(crops, means, strict=True)]).astype(np.float32),
-        *labels,
-        spacing,
-        millilitres,
-        diameter(millilitres),
-        (x, y, z),
-        contrast,
-        [c / s for c, s in zip(contrast, sds, strict=True)],
-        means,
-        sds,
-        [spread(c[core]) for c in crops],
-        [_skewness(c[core]) for c in crops],
-        [_grain(c, core, spacing) for c in crops],
-        [ranks_of(c[around], v[body]) for c, v in zip(crops, data, strict=True)],
+        mask=mask,
+        image=np.stack([np.where(mask | tissue[box], c, m) for c, m in zip(crops, look.host_mean, strict=True)]).astype(
+            np.float32
+        ),
+        kind=kind,
+        host=host,
+        case=case,
+        spacing=spacing,
+        volume_ml=millilitres,
+        diameter_mm=diameter(millilitres),
+        position=(x, y, z),
+        relative=[c / s for c, s in zip(look.contrast, look.host_sd, strict=True)],
+        host_ranks=[ranks_of(c[around], v[body]) for c, v in zip(crops, data, strict=True)],
+        **vars(look),
     )
 
 
@@ -259,22 +250,3 @@ def widened(
 def _commonest(values: np.ndarray) -> int:
     found, counts = np.unique(values, return_counts=True)
     return int(found[counts.argmax()]) if len(found) else 0
-
-
-def _skewness(values: np.ndarray) -> float:
-    z = values - values.mean()
-    return float((z**3).mean() / max(float(values.std()) ** 3, 1e-12))
-
-
-def _grain(image: np.ndarray, mask: np.ndarray, spacing: Sequence[float]) -> float:
-    """σ in mm: white noise under a Gaussian of that σ has the correlation exp(-d² / 4σ²) of neighbours d apart."""
-    z = np.where(mask, image - image[mask].mean(), 0)
-    found = []
-    for axis, step in enumerate(spacing):
-        first, second = (np.moveaxis(v, axis, 0) for v in (mask, z))
-        both = first[1:] & first[:-1]
-        if both.sum() >= 4:
-            a, b = second[1:][both], second[:-1][both]
-            correlation = float((a * b).mean() / max(float((a * a).mean() * (b * b).mean()) ** 0.5, 1e-12))
-            found.append(step / (2 * np.sqrt(-np.log(np.clip(correlation, 0.02, 0.98)))))
-    return float(np.median(found)) if found else float(min(spacing)) / 2

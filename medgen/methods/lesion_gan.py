@@ -11,13 +11,16 @@ see later (pseudo-healthy input, as CycleGAN-like pairs have it, is smoother tha
 that).
 
     L_G = λ_gan L_gan(D(y, m, k)) + λ_lesion L_gan(D_L(y ∘ m', m, k))
-        + λ_out ‖G - x‖₁ outside m + λ_paint ‖A(y - x)‖₁ in lesions + λ_remove ‖A(y - x)‖₁ in healthy holes
+        + λ_out ‖G - x‖₁ outside m + λ_remove ‖A(y - x)‖₁ in healthy holes
+        + λ_paint (‖A(y - x)‖₁ + Σ_l |mean_l(y - x)|) in lesions
         + λ_div L_div(z₁, z₂)
 
 D sees the whole patch, D_L the lesion and its rim m' alone (global and local critic as Iizuka, SIGGRAPH 2017); A
-averages neighbours, so that noise, which cannot be foretold, is the critics' business alone. h fills the hole with
-the mean of the tissue around and with the grain (noise of the scan) of healthy tissue elsewhere: lesions get the
-scanner's own noise, and G need not invent it. L_div is DSGAN's bounded mode-seeking term (Yang 2019).
+averages neighbours, so that noise, which cannot be foretold, is the critics' business alone; l are the lesion's
+outermost layer of voxels, the next, and its core: over each the noise averages out, so that how steep the edge is,
+which A cannot see, is told without it. h fills the hole with the mean of the tissue around and with the grain (noise
+of the scan) of healthy tissue elsewhere: lesions get the scanner's own noise, and G need not invent it. L_div is
+DSGAN's bounded mode-seeking term (Yang 2019).
 """
 
 from typing import Annotated, Any, Literal
@@ -176,7 +179,7 @@ class LesionGAN:
         found = {f"G_{name}": critic.generator_loss(seen(name, y, maps)) for name, critic in self.adversaries.items()}
         return found | {
             "outside": ((out - x).abs() * (1 - hole)).mean(),
-            "paint": inside(painted, lesion),
+            "paint": inside(painted, lesion) + layered(y[: len(lesion)] - x[: len(lesion)], lesion),
             "remove": inside(removed, healthy),
         }
 
@@ -274,6 +277,18 @@ def mean_of(x: Tensor, across: int) -> Tensor:
     """A: the mean over ``across`` voxels along each axis."""
     pool = nnf.avg_pool3d if x.ndim == 5 else nnf.avg_pool2d
     return pool(x, across, stride=1, padding=across // 2, count_include_pad=False)
+
+
+def layered(error: Tensor, mask: Tensor) -> Tensor:
+    """Σ_l |mean_l(error)| over the mask's outermost layer, the next and the rest; a layer without voxels counts 0."""
+    pool = nnf.max_pool3d if error.ndim == 5 else nnf.max_pool2d
+    total, rest = error.new_zeros(()), mask
+    for last in (False, False, True):
+        inner = rest * 0 if last else 1 - pool(1 - rest, 3, stride=1, padding=1)
+        layer = rest - inner
+        mean = (error * layer).flatten(2).sum(2) / layer.flatten(2).sum(2).clamp_min(1)
+        total, rest = total + mean.abs().mean(), inner
+    return total
 
 
 def inside(error: Tensor, mask: Tensor) -> Tensor:
