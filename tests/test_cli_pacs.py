@@ -1,10 +1,13 @@
 """medgen translate --from-pacs and --to-pacs: what does not go together, and storing what is made of local scans."""
 
 import sys
+from contextlib import contextmanager
 
 import pytest
 from archive import free_port
 from dicom_series import stored, write_ct
+from pydicom import dcmread
+from pydicom.uid import ComprehensiveSRStorage, CTImageStorage
 from small import SMALL_METHOD, make_model, small_settings, write_cohort
 
 from medgen import cli
@@ -42,8 +45,8 @@ def test_options_that_do_not_go_together(run, tmp_path, output, options, words):
     assert code == 2 and words in err and "Traceback" not in err
 
 
-def save(folder, **sections):
-    model = make_model(small_settings(inference={"spacing": "ignore"}, **sections))
+def save(folder, train=True, **sections):
+    model = make_model(small_settings(inference={"spacing": "ignore"}, **sections), train=train)
     with folder_written_aside(folder) as aside:
         save_model(aside, model.generator, model.info)
     return folder
@@ -55,18 +58,45 @@ def test_a_model_of_several_contrasts_takes_none_from_a_pacs(run, tmp_path):
     assert code == 2 and "models of one contrast" in err
 
 
-def test_every_target_of_local_scans_is_stored_and_what_is_no_dicom_is_a_fault(run, tmp_path):
+@contextmanager
+def archive(*kinds):
+    """A storage server: its address, and what it got."""
     pytest.importorskip("pynetdicom", reason="needs pip install 'medgen[pacs]'")
     from pynetdicom import AE, evt
-    from pynetdicom.sop_class import CTImageStorage
 
     got = []
     entity = AE("PACS")
-    entity.add_supported_context(CTImageStorage)
-    store = (evt.EVT_C_STORE, lambda event: got.append(str(event.dataset.SeriesInstanceUID)) or 0)
+    for kind in kinds:
+        entity.add_supported_context(kind)
+    store = (evt.EVT_C_STORE, lambda event: got.append(event.dataset) or 0)
     server = entity.start_server(("127.0.0.1", free_port()), block=False, evt_handlers=[store])
-    address = f"dicom://PACS@127.0.0.1:{server.server_address[1]}"
     try:
+        yield f"dicom://PACS@127.0.0.1:{server.server_address[1]}", got
+    finally:
+        server.shutdown()
+
+
+def test_what_is_deidentified_is_stored_so_and_its_verdict_with_it(run, tmp_path):
+    pytest.importorskip("highdicom", reason="highdicom (medgen[dicom]) is absent")
+    model = save(tmp_path / "m", train=False)
+    write_ct(tmp_path / "in/Meier", stored(8, 32, 34) // 3)
+    source = dcmread(next((tmp_path / "in/Meier").iterdir()))
+    with archive(CTImageStorage, ComprehensiveSRStorage) as (address, got):
+        given = ("--to-pacs", address, "--deidentify", "--verdict-sr", "--checks", "general")
+        for sent in (9, 9):
+            code, out, err = run(model, tmp_path / "in", tmp_path / "out", *given)
+            assert code == 0 and len(got) == sent, out + err
+    assert [ds.Modality for ds in got].count("SR") == 1 and len({ds.StudyInstanceUID for ds in got}) == 1
+    told = {str(source.PatientID), str(source.PatientName), str(source.StudyInstanceUID), "Meier"}
+    for ds in got:
+        assert ds.PatientIdentityRemoved == "YES" and ds.PatientID and ds.StudyInstanceUID
+        assert not any(word and word in str(ds) for word in told)
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert files and not any(word.encode() in path.read_bytes() for path in files for word in told if word)
+
+
+def test_every_target_of_local_scans_is_stored_and_what_is_no_dicom_is_a_fault(run, tmp_path):
+    with archive(CTImageStorage) as (address, got):
         model = save(tmp_path / "m", data={"targets": ["late", "none"]}, method={**SMALL_METHOD, "residual": False})
         write_ct(tmp_path / "in/case", stored(8, 32, 34) // 3)
         for sent in (8, 0):
@@ -74,7 +104,7 @@ def test_every_target_of_local_scans_is_stored_and_what_is_no_dicom_is_a_fault(r
             code, out, err = run(model, tmp_path / "in", tmp_path / "out", *given)
             assert code == 0, err
             assert all(f"stored {target}/case: 8 images, {sent} of them now" in out for target in ("late", "none"))
-        assert len(got) == 16 and len(set(got)) == 2
+        assert len(got) == 16 and len({ds.SeriesInstanceUID for ds in got}) == 2
         # an untrained network's output fails the structure check, and is kept from the archive
         code, out, err = run(model, tmp_path / "in", tmp_path / "failed", "--to-pacs", address, "--no-report")
         assert code == 0 and "verdicts: 0 pass, 0 review, 1 fail" in out and "not stored" in out and len(got) == 16
@@ -82,5 +112,3 @@ def test_every_target_of_local_scans_is_stored_and_what_is_no_dicom_is_a_fault(r
         write_cohort(tmp_path / "nifti", 1)
         code, out, err = run(model, tmp_path / "nifti/source", tmp_path / "made", "--to-pacs", address, "--no-report")
         assert code == 2 and "1 converted" in out and "is no DICOM series, so it cannot be stored" in err
-    finally:
-        server.shutdown()

@@ -16,7 +16,7 @@ from medgen.augmentation.way import Record, Way
 from medgen.augmentation.write import relabelled
 from medgen.checkpoint import Model, ModelInfo, load_model, read_info
 from medgen.data.label_maps import LabelTable
-from medgen.inference.convert import out_of_distribution
+from medgen.inference.out_of_distribution import out_of_distribution
 from medgen.inference.predict import translate_case
 from medgen.inference.synthesize import SHARES, make, unusual
 from medgen.io.volume import Volume, to_canonical

@@ -62,9 +62,16 @@ class Sending:
         self.waiting: list[Future[str]] = []
 
     def add(self, name: str) -> None:
-        """Store the series ``name`` of each target. What has been stored is not sent again."""
-        if self.storage is not None:
-            self.waiting += [self.pool.submit(self._store, folder / name) for folder in self.folders]
+        """Store the series ``name`` of each target, and the report of its verdict if there is one. What has been
+        stored is not sent again."""
+        if self.storage is None:
+            return
+        from medgen.inference.output import verdict_file
+
+        for folder in self.folders:
+            report = verdict_file(folder / name)
+            made = [folder / name, report] if report.exists() else [folder / name]
+            self.waiting += [self.pool.submit(self._store, path) for path in made]
 
     def finish(self) -> list[str]:
         """Wait for all; what could not be stored."""

@@ -41,6 +41,9 @@ def translate(
     segmenter: Annotated[
         str | None, typer.Option(help="Finds anatomy and lesions for the verdict; as of medgen evaluate.")
     ] = None,
+    verdict_sr: Annotated[
+        bool, typer.Option("--verdict-sr", help="Write each verdict as a DICOM structured report into OUTPUT/verdicts.")
+    ] = False,
     report: Annotated[bool, typer.Option(help="Write report.html into the output folder.")] = True,
     watch: Annotated[
         bool, typer.Option("--watch", help="Convert what arrives in the folder INPUT until interrupted.")
@@ -73,7 +76,8 @@ def translate(
     """Translate scans; geometry and format stay the input's."""
     from medgen.checkpoint import load_model
     from medgen.commands.pacs import Sending, check_pacs, from_server
-    from medgen.inference.convert import Converted, convert
+    from medgen.inference.cases import Converted
+    from medgen.inference.convert import convert
     from medgen.inference.private import opened
     from medgen.inference.series import load_rules
     from medgen.inference.verdict import checks_for
@@ -128,6 +132,7 @@ def translate(
             memory_gb=memory_gb,
             watch=still if watch else None,
             checks=limits,
+            verdict_sr=verdict_sr,
             private=apart,
             cluster=cluster,
             done=show,

@@ -1,66 +1,19 @@
 """A whole cohort through a model: skips what is done, survives a kill, and one bad scan never stops it."""
 
-import math
-import os
-import shutil
-import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from medgen.checkpoint import Model
 from medgen.cluster import Cluster
-from medgen.data.codecs import fit_range
-from medgen.data.fingerprint import describe, made_already, strangeness
 from medgen.evaluation.judge import Checks
-from medgen.inference.inputs import Scan, find_scans, named, read_scan, scan_grids, scan_hash, sha256
+from medgen.inference.cases import FORMATS, Cases, Converted, Options
+from medgen.inference.inputs import Scan, find_scans, named
 from medgen.inference.manifest import Manifest
-from medgen.inference.output import check_outputs, removes_contrast, write_outputs
-from medgen.inference.overlap import overlapped
-from medgen.inference.predict import translate_case
 from medgen.inference.private import Private
 from medgen.inference.series import Rules
-from medgen.inference.verdict import verdict
 from medgen.inference.watch import arrivals
-from medgen.io.names import checked_name
-from medgen.io.volume import (
-    ENDINGS,
-    Volume,
-    has_ending,
-    to_canonical,
-)
+from medgen.io.volume import ENDINGS, has_ending
 from medgen.types import InputError
-
-WRITERS = 4
-SMALL_GB = 1 / 16  # a scan of this much is read whatever the bound
-FORMATS = {"nifti": ".nii.gz", "mha": ".mha", "nrrd": ".nrrd", "dicom": ""}  # a series is a folder
-
-
-@dataclass
-class Converted:
-    """What became of one case. ``status``: converted, skipped (done before) or failed (``error`` says why).
-
-    ``input`` and ``output`` are the first contrast's files; the hashes are over all. ``verdict``: pass, review or fail,
-    None where it was not checked; ``reasons`` belong to it, while ``warnings`` were known before the conversion.
-    ``deidentified`` says what became of dates, ``changes`` how often which attribute was changed.
-    """
-
-    case: str
-    input: str
-    output: str
-    status: str = "failed"
-    error: str | None = None
-    warnings: list[str] = field(default_factory=list)
-    verdict: str | None = None
-    reasons: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-    input_sha256: str = ""
-    output_sha256: str = ""
-    series: str | None = None
-    deidentified: str | None = None
-    changes: dict[str, int] = field(default_factory=dict)
 
 
 def convert(
@@ -74,6 +27,7 @@ def convert(
     memory_gb: float | None = None,
     watch: float | None = None,
     checks: Checks | None = None,
+    verdict_sr: bool = False,
     private: Private | None = None,
     cluster: Cluster | None = None,
     done: Callable[[Converted, int, int], None] = lambda *_: None,
@@ -98,6 +52,7 @@ def convert(
             until interrupted (KeyboardInterrupt ends it well).
         checks: how each conversion is held against its source, in a writer's thread, see ``verdict.checks_for``;
             None: it gets no verdict. One that fails is written all the same, and told.
+        verdict_sr: write each verdict as a DICOM structured report, too, see ``output.verdict_file``. DICOM only.
         private: de-identify; what names the inputs (the manifest, the index of headers) goes there and ``output``
             gets ``deidentification.csv``. DICOM only.
         cluster: convert on its machines, which have to see the same files; None: in this process.
@@ -113,6 +68,8 @@ def convert(
         raise InputError(f"--format {format}: unknown; choose one of {', '.join(FORMATS)}")
     if model.settings.label_source:
         raise InputError(f"{model.folder} makes images of label maps; use medgen synthesize")
+    if verdict_sr and checks is None:
+        raise InputError("--verdict-sr writes down the verdict, and --checks none gives none; leave one of the two out")
     data = model.settings.data
     single = has_ending(output, ENDINGS)
     kept = output if private is None else private.folder
@@ -139,7 +96,8 @@ def convert(
         from medgen.inference.spread import converted_by
     folders = [output / target for target in data.targets] if len(data.targets) > 1 else [output]
     with Manifest(None if single else kept, model) as manifest:
-        cases = Cases(model, manifest, output, [] if single else folders, format, series, memory_gb, checks, private)
+        options = Options(format, series, memory_gb, checks, verdict_sr, private)
+        cases = Cases(model, manifest, output, [] if single else folders, options)
         results: dict[int, Converted] = {}
         try:
             for job in cases.converted(scans) if cluster is None else converted_by(cluster, cases, scans):
@@ -156,232 +114,3 @@ def convert(
 def _given(scan: Path | tuple[Path, ...]) -> Scan:
     first, *others = (scan,) if isinstance(scan, Path) else scan
     return Scan(named(first).case, tuple(path.resolve() for path in (first, *others)))
-
-
-@dataclass
-class Job:
-    """A case on its way: what is read, then made, and dropped once written. ``key`` is its place in the manifest,
-    ``number`` its place among the cases of the run."""
-
-    scan: Scan
-    entry: Converted
-    targets: list[Path]
-    key: str
-    number: int = 0
-    volumes: list[Volume] = field(default_factory=list)
-    made: list[Volume] = field(default_factory=list)
-
-    @property
-    def open(self) -> bool:
-        return self.entry.error is None and self.entry.status != "skipped"
-
-
-class Cases:
-    """The stages of every case of a run, in threads of their own; several cases may be written at once."""
-
-    def __init__(
-        self,
-        model: Model,
-        manifest: Manifest,
-        output: Path,
-        folders: list[Path],
-        format: str | None,
-        series: str | None,
-        memory_gb: float | None,
-        checks: Checks | None,
-        private: Private | None = None,
-    ) -> None:
-        self.private = private
-        self.model, self.manifest, self.output, self.folders = model, manifest, output, folders
-        self.format, self.series, self.memory_gb = format, series, memory_gb
-        self.checks = checks
-        self.bound_gb = model.settings.inference.memory_gb if memory_gb is None else memory_gb
-        self.made_of: dict[str, Path] = {}  # output: its input
-        self.keys: dict[str, str] = {}  # place in the manifest: output
-        self.count = 0
-        # A verdict takes a core for seconds. On a GPU's machine cores are idle; else they are the network's.
-        device = next(model.generator.parameters()).device.type
-        alone = device == "cpu" or checks is None or checks.segmenter is not None
-        self.writers = 1 if alone else max(1, min(WRITERS, (os.cpu_count() or 1) // 2))
-
-    def clear(self) -> None:
-        """Remove what a killed run or worker left half-written."""
-        for folder in self.folders:
-            _clear(folder)
-
-    def converted(self, scans: Iterable[Scan | None]) -> Iterator[Job]:
-        self.clear()
-        most = int(self.bound_gb * 2**30 / 4)
-        jobs = (None if scan is None else self.named(scan) for scan in self.folding(scans))
-        keys = []
-        try:
-            for job in overlapped(jobs, self.read, self.translate, self.write, self.held, most, self.writers):
-                keys.append(job.key)
-                yield job
-        finally:
-            self.manifest.order(keys)  # several writers end in any order
-
-    def folding(self, scans: Iterable[Scan | None]) -> Iterator[Scan | None]:
-        """While nothing arrives the manifest is made whole."""
-        for scan in scans:
-            yield scan
-            if scan is None:  # what was under way is written by now
-                with suppress(InputError):  # a full disk: the journal has it, and the end of the run tells
-                    self.manifest.fold()
-
-    def held(self, job: Job) -> int:
-        """Bytes of a case once translated."""
-        outputs = len(self.model.settings.data.targets)
-        return sum(v.data.nbytes for v in job.volumes) + outputs * sum(v.data.nbytes for v in job.volumes[:1])
-
-    def named(self, scan: Scan) -> Job:
-        """What a case will be called; of two of one name the first has it."""
-        if self.private is not None:
-            scan = self.private.named(scan)
-        path = scan.files[0]
-        name = scan.case + _ending(path, self.format)
-        targets = [folder / name for folder in self.folders] or [self.output]
-        entry = Converted(scan.case, str(path), str(targets[0]), series=self.series)
-        if self.private is not None:
-            entry.deidentified = self.private.dates
-        key = scan.case if self.keys.setdefault(scan.case, entry.output) == entry.output else path.name
-        self.count += 1
-        job = Job(scan, entry, targets, key, self.count)
-        with _faults(job):
-            if scan.fault:
-                raise InputError(scan.fault)
-            checked_name(scan.case, path)
-            if self.made_of.setdefault(entry.output, path) != path:
-                job.key = path.name
-                raise InputError(f"{path}: another scan of this folder is named {scan.case} too; rename one")
-        return job
-
-    def read(self, job: Job) -> Job:
-        if not job.open:
-            return job
-        scan, entry = job.scan, job.entry
-        with _faults(job):
-            self._check(job)
-            entry.input_sha256 = scan_hash(scan)
-            told = {k: getattr(entry, k) for k in ("input_sha256", "output", "series", "deidentified")}
-            if self.manifest.holds(job.key, told, job.targets):
-                old = self.manifest.cases[job.key]
-                entry.status, entry.output_sha256 = "skipped", old["output_sha256"]
-                entry.warnings, entry.reasons = old.get("warnings", []), old.get("reasons", [])
-                entry.verdict = old.get("verdict")
-                entry.changes = old.get("changes", {})
-                return job
-            self._check_size(scan)
-            job.volumes = read_scan(scan, self.series)
-            entry.warnings = out_of_distribution(self.model, job.volumes)
-        return job
-
-    def _check(self, job: Job) -> None:
-        for target in job.targets:
-            if target.exists() and target.resolve() in [file.resolve() for file in job.scan.files]:
-                raise InputError(f"{target.resolve()} is input and output at once; choose another output")
-        if self.private is not None:
-            self.private.check(job.targets)
-        check_outputs(job.targets, job.scan.files)
-
-    def _check_size(self, scan: Scan) -> None:
-        """Refuse what a header claims before memory is taken for it."""
-        grids = scan_grids(scan, self.series)
-        gb = sum(math.prod(grid.shape) for grid in grids) * 4 / 2**30
-        if self.model.settings.inference.spacing == "resample":
-            resampled = [math.prod(grid.spacing) / math.prod(self.model.info.spacing) for grid in grids]
-            gb *= max(1.0, *resampled)
-        if gb > max(self.bound_gb / 2, SMALL_GB):
-            raise InputError(
-                f"{scan.files[0]} claims {grids[0].describe()}: {gb:.3g} GiB in memory at the model's spacing, above "
-                f"half of --memory-gb {self.bound_gb:g}; raise that, or export the scan again if it is not so large"
-            )
-
-    def translate(self, job: Job) -> None:
-        with _faults(job):
-            if job.open:
-                job.made = translate_case(self.model, job.volumes, memory_gb=self.memory_gb)
-
-    def write(self, job: Job) -> None:
-        with _faults(job):
-            if job.open:
-                if self.checks is not None:
-                    names = self.model.settings.data.targets
-                    job.entry.verdict, job.entry.reasons = verdict(job.volumes, job.made, names, self.checks)
-                deidentifier = None if self.private is None else self.private.deidentifier
-                changes = write_outputs(job.targets, job.made, job.volumes, self.model, deidentifier)
-                job.entry.changes = dict(changes)
-                job.entry.output_sha256 = sha256(job.targets)
-                job.entry.status = "converted"
-        job.volumes, job.made = [], []
-        job.entry.seconds = round(job.entry.seconds, 2)
-        if job.entry.status != "skipped":
-            self.manifest.add(job.key, job.entry)
-
-
-@contextmanager
-def _faults(job: Job) -> Iterator[None]:
-    """What goes wrong with a case is told in its entry; the other cases go on. Counts the time it takes, too."""
-    started, entry, path = time.monotonic(), job.entry, job.scan.files[0]
-    try:
-        yield
-    except InputError as error:
-        known = any(file.name in str(error) for file in job.scan.files)
-        entry.error = str(error) if known or job.scan.fault else f"{path}: {error}"
-    except Exception as error:
-        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error)):
-            entry.error = f"{path}: not enough memory for this scan; lower --memory-gb"
-        else:
-            at = traceback.extract_tb(error.__traceback__)[-1]
-            what = (
-                f"{type(error).__name__} in {Path(at.filename).name}, line {at.lineno}: {' '.join(str(error).split())}"
-            )
-            entry.error = f"{path}: medgen did not expect this scan ({what}); please report it"
-    finally:
-        entry.seconds += time.monotonic() - started
-        if entry.error:
-            job.volumes, job.made = [], []
-
-
-def _clear(folder: Path) -> None:
-    """Remove what a killed run left half-written."""
-    for path in folder.glob(".part-*"):
-        path.unlink(missing_ok=True)
-    for path in folder.glob(".medgen-*"):
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def out_of_distribution(model: Model, volumes: Sequence[Volume]) -> list[str]:
-    """Why a case lies outside what the model was trained on; empty when it does not.
-
-    Args:
-        volumes: one a contrast, in the order of data.sources.
-    """
-    codec = model.settings.codec.source.model_dump(exclude={"follow"})
-    one_grid = model.settings.data.spacing is not None  # then every voxel size is meant to be brought to it
-    names = model.settings.data.sources
-    targets = [[scan.model_dump() for scan in scans] for scans in model.info.training_targets]
-    sentences: list[str] = []
-    for name, volume, scans in zip(names, volumes, model.info.training_scans, strict=False):
-        upright = to_canonical(volume)
-        look = describe(upright.data, upright.spacing, fit_range(upright.data, **codec))
-        where = f"{name}: " if len(names) > 1 else ""
-        known = [scan.model_dump() for scan in scans]
-        for reason in strangeness(look, known, check_spacing=not one_grid):
-            sentences.append(f"{where}outside the training distribution: {reason}")
-        for target, made in zip(model.settings.data.targets, targets, strict=False):
-            if made_already(look, known, made):
-                told = "without contrast medium" if removes_contrast(model) else "one of them"
-                sentences.append(
-                    f"{where}looks like the {target} images that this model makes, not like the {name} images that it "
-                    f"takes: it may be {told} already"
-                )
-    return sentences
-
-
-def _ending(path: Path, format: str | None) -> str:
-    if format is not None:
-        return FORMATS[format]
-    known = [e for e in ENDINGS if path.is_file() and path.name.lower().endswith(e)]
-    # header-and-data pairs come back as one file
-    return {".mhd": ".mha", ".nhdr": ".nrrd"}.get(known[0], known[0]) if known else FORMATS["dicom"]

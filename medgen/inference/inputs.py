@@ -122,15 +122,16 @@ def scan_grids(scan: Scan, series: str | None = None) -> list[Geometry]:
 
 def scan_hash(scan: Scan) -> str:
     """Hash of what a case is made of."""
-    return sha256(scan.files) if scan.series is None else _digest(sorted(scan.series.files))
+    return sha256(scan.files) if scan.series is None else sha256_of(sorted(scan.series.files))
 
 
 def sha256(paths: Sequence[Path]) -> str:
     """Hash of volumes' files in order, or of a DICOM folder's files in order of their paths."""
-    return _digest(file for path in paths for file in _files(path))
+    return sha256_of(file for path in paths for file in _files(path))
 
 
-def _digest(files: Iterable[Path]) -> str:
+def sha256_of(files: Iterable[Path]) -> str:
+    """Hash of these files, in this order."""
     digest = hashlib.sha256()
     for file in files:
         try:

@@ -1,8 +1,9 @@
 """What a converted case becomes on disk: a volume's file, or a derived DICOM series."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from medgen import __version__
 from medgen.checkpoint import Model
@@ -13,6 +14,7 @@ from medgen.io.volume import ENDINGS, Volume, has_ending, write_volume
 from medgen.types import InputError
 
 OURS = re.compile(r"\d{5}\.dcm")
+VERDICTS = "verdicts"  # folder beside the series, of their verdicts' structured reports
 # Names of contrasts and domains that say there is no contrast medium; others say so with data.removes_contrast.
 NATIVE = {"none", "native", "noncontrast", "non_contrast", "unenhanced", "plain", "precontrast", "ncct", "vnc"}
 
@@ -45,6 +47,19 @@ def write_outputs(
             _refuse_other_modality(volume, model)
             changes += write_derived(path, volume, derivation(model, i), volumes[1:], deidentifier)
     return changes
+
+
+def verdict_file(series: Path) -> Path:
+    """Where the structured report of a derived series' verdict goes."""
+    return series.parent / VERDICTS / f"{series.name}.dcm"
+
+
+def write_verdicts(targets: Sequence[Path], verdicts: Sequence[Mapping[str, Any]], model: Model) -> None:
+    """A structured report of each derived series' verdict, see ``verdict_file``. Raises InputError."""
+    from medgen.io.dicom_report import write_verdict_sr
+
+    for i, (series, verdict) in enumerate(zip(targets, verdicts, strict=True)):
+        write_verdict_sr(verdict, series, verdict_file(series), derivation=derivation(model, i))
 
 
 def derivation(model: Model, i: int = 0) -> Derivation:

@@ -14,11 +14,9 @@ import torch
 
 from medgen.checkpoint import load_model
 from medgen.cluster import Cluster, Lost, Share, joined, spread
-from medgen.evaluation.judge import Checks
-from medgen.inference.convert import Cases, Converted, Job
+from medgen.inference.cases import Cases, Converted, Job, Options
 from medgen.inference.inputs import Scan
 from medgen.inference.manifest import Manifest
-from medgen.inference.private import Private
 from medgen.types import InputError
 
 Given = tuple[Job, dict[str, Any] | None]  # a case and its old record
@@ -45,10 +43,7 @@ def converted_by(cluster: Cluster, cases: Cases, scans: Iterable[Scan | None]) -
 
     try:
         with joined(cluster) as share:
-            make = partial(
-                _converter, model.folder, model.info.sha256, model.target, share, cases.format, cases.series,
-                cases.memory_gb, cases.checks, cases.private,
-            )  # fmt: skip
+            make = partial(_converter, model.folder, model.info.sha256, model.target, share, cases.options)
             with closing(spread(given(), make, share)) as found:
                 for (job, _), entry in found:
                     if isinstance(entry, Lost):
@@ -76,15 +71,7 @@ def _seen(job: Job) -> None:
 
 
 def _converter(
-    folder: Path,
-    sha256: str,
-    target: str | None,
-    share: Share,
-    format: str | None,
-    series: str | None,
-    memory_gb: float | None,
-    checks: Checks | None,
-    private: Private | None,
+    folder: Path, sha256: str, target: str | None, share: Share, options: Options
 ) -> Callable[[Given], Converted]:
     """What a worker does with a case, its model loaded."""
     torch.set_num_threads(share.threads)
@@ -92,7 +79,7 @@ def _converter(
     if model.info.sha256 != sha256:  # training goes on, or another machine has another folder there
         raise InputError(f"{folder} holds another model than when the run began; give a copy that stays")
     manifest = Manifest(None, model)
-    cases = Cases(model, manifest, Path(), [], format, series, memory_gb, checks, private)
+    cases = Cases(model, manifest, Path(), [], options)
 
     def convert(given: Given) -> Converted:
         job, old = given

@@ -1,6 +1,7 @@
 """The verdict of the structure check on what a run makes: pass, review or fail, with reasons."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from medgen.checkpoint import Model
 from medgen.evaluation.judge import Checks, judge, named_checks
@@ -37,22 +38,24 @@ def checks_for(model: Model, limits: str = AUTO, segmenter: str | None = None, d
 
 def verdict(
     volumes: Sequence[Volume], made: Sequence[Volume], names: Sequence[str], checks: Checks
-) -> tuple[str, list[str]]:
-    """The worst status over the contrasts made, each against the first source, and all reasons.
+) -> tuple[str, list[str], list[dict[str, Any]]]:
+    """The worst status over the contrasts made, each against the first source, all reasons, and what each got.
 
     Args:
         volumes: the sources, on one grid with what was ``made`` of them.
         names: of the contrasts made, which reasons begin with where there are several.
+
+    Returns:
+        Status (pass, review or fail), reasons, and of each contrast {"status", "reasons", "values"}.
     """
-    worst, reasons = "pass", []
-    source = to_canonical(volumes[0])
-    for name, volume in zip(names, made, strict=True):
-        where = f"{name}: " if len(names) > 1 else ""
+    source, each = to_canonical(volumes[0]), []
+    for volume in made:
         try:
             found, warnings = judge({"source": source, "prediction": to_canonical(volume)}, {}, checks)
         except InputError as error:
             text = f"The structure check could not be done: {error}"
-            found, warnings = {"status": "review", "reasons": [text]}, []
-        worst = max(worst, found["status"], key=lambda status: RANK[status])
-        reasons += [where + text for text in dict.fromkeys([*found["reasons"], *warnings])]
-    return worst, reasons
+            found, warnings = {"status": "review", "reasons": [text], "values": {}}, []
+        each.append({**found, "reasons": [*dict.fromkeys([*found["reasons"], *warnings])]})
+    worst = max((one["status"] for one in each), key=lambda status: RANK[status])
+    where = [f"{name}: " if len(names) > 1 else "" for name in names]
+    return worst, [begin + text for begin, one in zip(where, each, strict=True) for text in one["reasons"]], each

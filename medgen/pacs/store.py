@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medgen.inference.inputs import sha256
+from medgen.inference.inputs import sha256_of
 from medgen.inference.output import OURS
 from medgen.pacs.server import PAUSES, Server
 from medgen.types import InputError
@@ -38,16 +38,18 @@ class Storage:
         self.accepted = self._read()
 
     def store(self, folder: Path) -> Stored:
-        """Send the images of a derived series that the server has not accepted yet.
+        """Send the images of a derived series, or one DICOM file, that the server has not accepted yet.
 
         Raises:
             InputError: it is no derived series, cannot be read, or the server refuses images or was lost too often;
                 the images it did accept are recorded.
         """
-        files = sorted(path for path in folder.iterdir() if OURS.fullmatch(path.name)) if folder.is_dir() else []
+        files = [folder] if folder.is_file() and folder.suffix == ".dcm" else []
+        if folder.is_dir():
+            files = sorted(path for path in folder.iterdir() if OURS.fullmatch(path.name))
         if not files:
             raise InputError(f"{folder} is no DICOM series, so it cannot be stored in {self.server.name}")
-        digest = sha256([folder])
+        digest = sha256_of(files)
         accepted = self.accepted.setdefault((self.server.name, digest), set())
         left = [file for file in files if file.name not in accepted]
         result = Stored(len(files))

@@ -12,7 +12,7 @@ from small import SMALL_METHOD, make_model, paired_only, small_settings, write_c
 
 from medgen.checkpoint import load_model
 from medgen.config import arguments, parse_settings
-from medgen.inference import convert as module
+from medgen.inference import cases as module
 from medgen.inference import inputs, output
 from medgen.inference.convert import convert
 from medgen.methods import method_class, method_names

@@ -5,12 +5,14 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+from dicom_series import stored, write_ct
 from small import make_model, small_settings
 
 from medgen.data.fingerprint import describe
 from medgen.data.phantom import make_patient
 from medgen.evaluation.judge import named_checks
-from medgen.inference.convert import convert, out_of_distribution
+from medgen.inference.convert import convert
+from medgen.inference.out_of_distribution import out_of_distribution
 from medgen.inference.verdict import checks_for, verdict
 from medgen.io.volume import Volume
 from medgen.types import InputError
@@ -31,24 +33,24 @@ def test_the_truth_passes_and_what_still_holds_contrast_medium_does_not(patient)
     checks = checks_for(make_model(small_settings(data={"removes_contrast": True})))
     source, truth = (volume(v, patient.affine) for v in (patient.contrast, patient.noncontrast))
     assert verdict([source], [truth], ["target"], checks)[0] == "pass"
-    status, reasons = verdict([source], [source], ["target"], checks)
+    status, reasons, _ = verdict([source], [source], ["target"], checks)
     assert status in ("review", "fail") and any("enhanced" in text for text in reasons)
 
 
 def test_a_flipped_output_fails_by_the_limits_of_any_translation(patient):
     checks = checks_for(make_model())
     source = volume(patient.contrast, patient.affine)
-    status, reasons = verdict([source], [volume(patient.noncontrast[::-1], patient.affine)], ["target"], checks)
+    status, reasons, _ = verdict([source], [volume(patient.noncontrast[::-1], patient.affine)], ["target"], checks)
     assert status == "fail" and reasons
     # of several contrasts made the worst counts, and reasons say whose they are
     made = [volume(patient.noncontrast, patient.affine), volume(patient.noncontrast[::-1], patient.affine)]
-    status, reasons = verdict([source], made, ["a", "b"], checks)
+    status, reasons, _ = verdict([source], made, ["a", "b"], checks)
     assert status == "fail" and all(text.startswith("b: ") for text in reasons)
 
 
 def test_what_cannot_be_checked_asks_for_review():
     flat = volume(np.full((4, 4, 4), np.nan), np.eye(4))
-    status, reasons = verdict([flat], [flat], ["target"], named_checks("general"))
+    status, reasons, _ = verdict([flat], [flat], ["target"], named_checks("general"))
     assert status == "review" and "could not be done" in reasons[0]
 
 
@@ -74,6 +76,32 @@ def test_a_run_records_each_verdict_and_keeps_it(tmp_path, patient):
     assert record["verdict"] == entry.verdict and record["reasons"] == entry.reasons
     (unchecked,) = convert(model, tmp_path / "in", tmp_path / "other")
     assert unchecked.verdict is None and (tmp_path / "other/a.nii.gz").exists()
+
+
+def test_verdicts_as_structured_reports_beside_the_series(tmp_path):
+    pytest.importorskip("highdicom", reason="highdicom (medgen[dicom]) is absent")
+    from pydicom import dcmread
+
+    write_ct(tmp_path / "in/case", stored(12, 32, 34) // 3)
+    model = make_model(small_settings(inference={"spacing": "ignore"}), train=False)
+    checks = named_checks("general")
+
+    def run(**options):
+        (entry,) = convert(model, tmp_path / "in", tmp_path / "out", checks=checks, verdict_sr=True, **options)
+        return entry
+
+    assert run().status == "converted"
+    report = dcmread(tmp_path / "out/verdicts/case.dcm")
+    image = dcmread(tmp_path / "out/case/00000.dcm")
+    assert report.Modality == "SR" and report.StudyInstanceUID == image.StudyInstanceUID
+    assert report.PatientID == image.PatientID and run().verdict in report.SeriesDescription
+    assert run().status == "skipped"
+    (tmp_path / "out/verdicts/case.dcm").unlink()
+    assert run().status == "converted" and run().status == "skipped"
+    refused = run(format="nifti")
+    assert refused.status == "failed" and "leave --verdict-sr out" in refused.error
+    with pytest.raises(InputError, match="--verdict-sr"):
+        convert(model, tmp_path / "in", tmp_path / "out", verdict_sr=True)
 
 
 def test_a_scan_without_contrast_medium_is_told_before_it_is_converted():
