@@ -24,7 +24,7 @@ from medgen.checkpoint import ModelInfo, load_model, save_model
 from medgen.config import load_settings
 from medgen.data.cohort import read_cohort
 from medgen.inference.convert import convert
-from medgen.inference.manifest import Manifest
+from medgen.inference.manifest import Manifest, about
 from medgen.reports.conversion import conversion_report
 from medgen.types import InputError
 
@@ -82,7 +82,7 @@ def run(kind: str, folder: Path, model) -> str:
             read_cohort(source / "list.json" if kind == "datalist" else source)
         elif kind == "manifest":
             shutil.copytree(source, out)
-            with Manifest(out, model) as manifest:
+            with Manifest(out, about(model)) as manifest:
                 manifest.holds("a", {"output": "a.nii"}, [out / "a.nii"])
         else:
             return _converted(source, out, model, report=kind == "name")

@@ -30,7 +30,7 @@ def segment(
     from medgen.io.names import shown
 
     def show(entry: Segmented, i: int, n: int) -> None:
-        print(shown(f"[{i}/{n}] {entry.case}: {'failed' if entry.error else entry.output.name}"), flush=True)
+        print(shown(f"[{i}/{n}] {entry.case}: {entry.status}"), flush=True)
 
     results = segment_cohort(
         named_segmenter(segmenter, device=pick_device(device)),

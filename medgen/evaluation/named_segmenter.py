@@ -1,5 +1,6 @@
 """The segmenter that a command line names."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,11 +21,14 @@ KNOWN = (
 
 @dataclass(frozen=True)
 class NamedSegmenter:
-    """``segment``: image → labels on its grid; ``names`` {label: structure}, empty where nothing tells them."""
+    """``segment``: image → labels on its grid; ``names`` {label: structure}, empty where nothing tells them.
+
+    ``sha256`` of its files; "" for nnU-Net's, which lie where nnU-Net knows."""
 
     text: str
     segment: Segment
     names: Mapping[int, str]
+    sha256: str = ""
 
 
 class Grid(Section):
@@ -52,13 +56,26 @@ def named_segmenter(text: str, *, device: str = "cpu") -> NamedSegmenter:
         return NamedSegmenter(text, nnunet(dataset, configuration or "3d_fullres", arguments=arguments), {})
     path = existing(text)
     names = label_names(path)
+    segment: Segment
     if (path / "segmenter.json").is_file():
-        return NamedSegmenter(text, load_segmenter(path, device), names)
-    if path.is_file():
-        return NamedSegmenter(text, torchscript(path, device=device, **_grid(path.parent)), names)
-    if (path / "configs").is_dir():
-        return NamedSegmenter(text, bundle(path, device=device, **_grid(path)), names)
-    raise InputError(f"{path} is no segmenter; give {KNOWN}")
+        segment = load_segmenter(path, device)
+    elif path.is_file():
+        segment = torchscript(path, device=device, **_grid(path.parent))
+    elif (path / "configs").is_dir():
+        segment = bundle(path, device=device, **_grid(path))
+    else:
+        raise InputError(f"{path} is no segmenter; give {KNOWN}")
+    return NamedSegmenter(text, segment, names, _hash(path, names))
+
+
+def _hash(path: Path, names: Mapping[int, str]) -> str:
+    """Of the file or all files of the folder, of how the network sees a volume, and of the labels' names."""
+    files = [path, path.parent / "grid.json"] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    digest = hashlib.sha256(json.dumps(sorted(names.items())).encode())
+    for file in (file for file in files if file.is_file()):
+        with open(file, "rb") as content:
+            digest.update(f"{file.name} {hashlib.file_digest(content, 'sha256').hexdigest()} ".encode())
+    return digest.hexdigest()
 
 
 def _grid(folder: Path) -> dict[str, Any]:

@@ -103,8 +103,8 @@ class Cases:
     def clear(self) -> None:
         """Remove what a killed run or worker left half-written."""
         for folder in self.folders:
-            _clear(folder)
-            _clear(folder / VERDICTS)
+            clear(folder)
+            clear(folder / VERDICTS)
 
     def converted(self, scans: Iterable[Scan | None]) -> Iterator[Job]:
         self.clear()
@@ -245,7 +245,7 @@ def _faults(job: Job) -> Iterator[None]:
             job.volumes, job.made = [], []
 
 
-def _clear(folder: Path) -> None:
+def clear(folder: Path) -> None:
     """Remove what a killed run left half-written."""
     for path in folder.glob(".part-*"):
         path.unlink(missing_ok=True)

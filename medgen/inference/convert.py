@@ -8,7 +8,7 @@ from medgen.cluster import Cluster
 from medgen.evaluation.judge import Checks
 from medgen.inference.cases import FORMATS, Cases, Converted, Options
 from medgen.inference.inputs import Scan, find_scans, named
-from medgen.inference.manifest import Manifest
+from medgen.inference.manifest import Manifest, about
 from medgen.inference.private import Private
 from medgen.inference.series import Rules
 from medgen.inference.watch import arrivals
@@ -95,7 +95,7 @@ def convert(
     if cluster is not None:
         from medgen.inference.spread import converted_by
     folders = [output / target for target in data.targets] if len(data.targets) > 1 else [output]
-    with Manifest(None if single else kept, model) as manifest:
+    with Manifest(None if single else kept, about(model)) as manifest:
         options = Options(format, series, memory_gb, checks, verdict_sr, private)
         cases = Cases(model, manifest, output, [] if single else folders, options)
         results: dict[int, Converted] = {}

@@ -8,7 +8,7 @@ conversion done again and never a wrong result.
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -23,8 +23,20 @@ from medgen.types import InputError
 TOLD = ("sha256", "step", "weights_sha256", "training_data", "health", "versions", "commit")
 
 
+def about(model: Model) -> dict[str, Any]:
+    """What a manifest tells of a model."""
+    return {
+        "folder": str(model.folder),
+        "target": model.target,
+        "method": model.settings.method["name"],
+        **{name: getattr(model.info, name) for name in TOLD},
+    }
+
+
 class Manifest:
     """The records of ``folder`` by case, of this model only; ``None`` keeps none.
+
+    ``model``: what is told of it; it is another one where ``sha256`` or ``target`` are others.
 
     One process at a time may hold it. As a context it ends with everything in ``manifest.json``.
 
@@ -32,14 +44,9 @@ class Manifest:
         InputError: a manifest.json that is none, a folder that cannot be written, another run under way in it.
     """
 
-    def __init__(self, folder: Path | None, model: Model) -> None:
+    def __init__(self, folder: Path | None, model: Mapping[str, Any]) -> None:
         self.path = None if folder is None else folder / "manifest.json"
-        self.model: dict[str, Any] = {
-            "folder": str(model.folder),
-            "target": model.target,
-            "method": model.settings.method["name"],
-            **{name: getattr(model.info, name) for name in TOLD},
-        }
+        self.model = dict(model)
         self.cases: dict[str, dict[str, Any]] = {}
         self._adding = Lock()
         if self.path is None:
@@ -72,7 +79,13 @@ class Manifest:
         finally:
             self._file.close()
 
-    def holds(self, case: str, told: Mapping[str, Any], outputs: Sequence[Path]) -> bool:
+    def holds(
+        self,
+        case: str,
+        told: Mapping[str, Any],
+        outputs: Sequence[Path],
+        hashed: Callable[[Sequence[Path]], str] = sha256,
+    ) -> bool:
         """Whether a case is recorded with these values, did not fail, and its outputs are still the same.
 
         Of ``output`` the file's name counts: the folder may have been moved, or be named from elsewhere.
@@ -80,7 +93,7 @@ class Manifest:
         old = self.cases.get(case)
         if not old or old.get("status") == "failed" or any(_plain(old, k) != _plain(told, k) for k in told):
             return False
-        return all(path.exists() for path in outputs) and sha256(outputs) == old.get("output_sha256")
+        return all(path.exists() for path in outputs) and hashed(outputs) == old.get("output_sha256")
 
     def add(self, case: str, entry: Any) -> None:
         """Record what became of a case: a dataclass with a ``status`` and ``output_sha256``. Any thread may.
@@ -119,7 +132,7 @@ class Manifest:
         self._file.truncate(0)
 
     def _identity(self) -> dict[str, Any]:
-        return {"sha256": self.model["sha256"], "target": self.model["target"]}
+        return {"sha256": self.model["sha256"], "target": self.model.get("target")}
 
     def _kept(self, path: Path) -> dict[str, dict[str, Any]] | None:
         """The cases of ``manifest.json``; None where there is none of this model."""

@@ -9,7 +9,9 @@ import numpy as np
 
 from medgen import __version__
 from medgen.evaluation.named_segmenter import NamedSegmenter
-from medgen.inference.inputs import Scan, find_scans, read_scan
+from medgen.inference.cases import clear
+from medgen.inference.inputs import Scan, find_scans, read_scan, scan_hash, sha256_of
+from medgen.inference.manifest import Manifest
 from medgen.inference.series import Rules
 from medgen.io.dicom_seg import write_seg
 from medgen.io.names import checked_name
@@ -21,11 +23,16 @@ FORMATS = {"nifti": ".nii.gz", "mha": ".mha", "nrrd": ".nrrd", "dicom": ".dcm"}
 
 @dataclass
 class Segmented:
-    """What became of one scan: its label map, or the sentence why there is none."""
+    """What became of one scan. ``status``: segmented, skipped (done before) or failed (``error`` says why)."""
 
     case: str
-    output: Path
+    input: str
+    output: str
+    status: str = "failed"
     error: str | None = None
+    input_sha256: str = ""
+    output_sha256: str = ""
+    series: str | None = None
 
 
 def segment_cohort(
@@ -40,9 +47,11 @@ def segment_cohort(
 ) -> list[Segmented]:
     """Write ``CASE.nii.gz`` (mha, nrrd) or ``CASE.dcm`` for each scan, and ``labels.json`` where names are known.
 
+    ``manifest.json`` keeps hashes of inputs, segmenter and outputs; what it has is not done again. nnU-Net's is.
+
     Args:
         source, series, rules: as ``inference.convert.convert`` takes them.
-        output: a folder. What it holds of an earlier run is written anew.
+        output: a folder.
         format: nifti, mha, nrrd or dicom; None: dicom for DICOM, else nifti.
         done: called after each scan with what became of it, its number and the count.
 
@@ -53,11 +62,13 @@ def segment_cohort(
         raise InputError(f"--format {format}: unknown; choose one of {', '.join(FORMATS)}")
     scans = find_scans(source, ["image"], series=series, rules=rules, index=output / "dicom_index.sqlite")
     results: list[Segmented] = []
-    taken: dict[Path, Path] = {}
-    for scan in scans:
-        entry = _segmented(segmenter, scan, output, format, series, taken)
-        results.append(entry)
-        done(entry, len(results), len(scans))
+    taken: dict[str, Path] = {}
+    with Manifest(output, {"segmenter": segmenter.text, "sha256": segmenter.sha256}) as manifest:
+        clear(output)
+        for scan in scans:
+            entry = _segmented(segmenter, scan, output, format, series, taken, manifest)
+            results.append(entry)
+            done(entry, len(results), len(scans))
     if segmenter.names and any(entry.error is None for entry in results):
         with written_aside(output / "labels.json") as aside:
             aside.write_text(json.dumps({name: value for value, name in segmenter.names.items()}, indent=1))
@@ -65,19 +76,33 @@ def segment_cohort(
 
 
 def _segmented(
-    segmenter: NamedSegmenter, scan: Scan, output: Path, format: str | None, series: str | None, taken: dict[Path, Path]
+    segmenter: NamedSegmenter,
+    scan: Scan,
+    output: Path,
+    format: str | None,
+    series: str | None,
+    taken: dict[str, Path],
+    manifest: Manifest,
 ) -> Segmented:
     file = scan.files[0]
     kind = format or ("nifti" if has_ending(file, ENDINGS) else "dicom")
-    entry = Segmented(scan.case, output / f"{scan.case}{FORMATS[kind]}")
+    target = output / f"{scan.case}{FORMATS[kind]}"
+    entry = Segmented(scan.case, str(file), str(target), series=series)
+    key = target.name
     try:
         if scan.fault:
             raise InputError(scan.fault)
         checked_name(scan.case, file)
         if taken.setdefault(entry.output, file) != file:
+            key = file.name
             raise InputError(f"{file}: another scan of this folder is named {scan.case} too; rename one")
-        if entry.output.exists() and entry.output.resolve() == file.resolve():
+        if target.exists() and target.resolve() == file.resolve():
             raise InputError(f"{file} is input and output at once; choose another output")
+        entry.input_sha256 = scan_hash(scan)
+        told = {name: getattr(entry, name) for name in ("input_sha256", "output", "series")}
+        if segmenter.sha256 and manifest.holds(key, told, [target], sha256_of):
+            entry.status, entry.output_sha256 = "skipped", manifest.cases[key]["output_sha256"]
+            return entry
         (volume,) = read_scan(scan, series)
         if kind == "dicom" and volume.frames is None:
             raise InputError(f"{file} is not DICOM, so no DICOM segmentation can refer to it; use --format nifti")
@@ -85,13 +110,15 @@ def _segmented(
         labels = replace(volume.replaced(values.astype(np.float32), dtype=_smallest(values)), header=None)
         if kind == "dicom":
             name = Path(segmenter.text).name or segmenter.text
-            write_seg(labels, segmenter.names, file, entry.output, algorithm=name, version=f"medgen {__version__}")
+            write_seg(labels, segmenter.names, file, target, algorithm=name, version=f"medgen {__version__}")
         else:
-            write_volume(entry.output, labels)
+            write_volume(target, labels)
+        entry.output_sha256, entry.status = sha256_of([target]), "segmented"
     except InputError as error:
         entry.error = str(error) if file.name in str(error) else f"{file}: {error}"
     except Exception as error:  # another's network may raise anything
         entry.error = f"{file}: it cannot be segmented ({type(error).__name__}: {' '.join(str(error).split())})"
+    manifest.add(key, entry)
     return entry
 
 

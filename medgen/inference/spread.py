@@ -16,7 +16,7 @@ from medgen.checkpoint import load_model
 from medgen.cluster import Cluster, Lost, Share, joined, spread
 from medgen.inference.cases import Cases, Converted, Job, Options
 from medgen.inference.inputs import Scan
-from medgen.inference.manifest import Manifest
+from medgen.inference.manifest import Manifest, about
 from medgen.types import InputError
 
 Given = tuple[Job, dict[str, Any] | None]  # a case and its old record
@@ -78,7 +78,7 @@ def _converter(
     model = load_model(folder, share.device, target=target)
     if model.info.sha256 != sha256:  # training goes on, or another machine has another folder there
         raise InputError(f"{folder} holds another model than when the run began; give a copy that stays")
-    manifest = Manifest(None, model)
+    manifest = Manifest(None, about(model))
     cases = Cases(model, manifest, Path(), [], options)
 
     def convert(given: Given) -> Converted:

@@ -21,7 +21,7 @@ from medgen.data.fingerprint import strangeness
 from medgen.data.grid import resample, resample_like
 from medgen.data.label_maps import LabelTable, describe_labels
 from medgen.inference.inputs import find_inputs, sha256
-from medgen.inference.manifest import Manifest
+from medgen.inference.manifest import Manifest, about
 from medgen.inference.predict import on_model_grid
 from medgen.inference.style import ReferenceStyle, draw_style, make_images, reference_style, seed_of
 from medgen.io.volume import (
@@ -131,7 +131,7 @@ def synthesize(
     assert isinstance(table, LabelTable)
     _write_table(out, table)
     results: list[Synthetic] = []
-    with Manifest(out, model) as manifest:
+    with Manifest(out, about(model)) as manifest:
         for path in paths:
             known = {r.source_case for r in results}
             others = [other for other in paths if other != path] if recombine else []

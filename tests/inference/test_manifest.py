@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from small import make_model
 
 from medgen.inference.inputs import sha256
-from medgen.inference.manifest import Manifest
+from medgen.inference.manifest import Manifest, about
 from medgen.types import InputError
 
 
@@ -32,7 +32,7 @@ def entry(path, text="image"):
 
 def filled(folder, model, count=3):
     """A run that was killed: nothing is closed in order."""
-    manifest = Manifest(folder, model)
+    manifest = Manifest(folder, about(model))
     for n in range(count):
         manifest.add(f"case{n}", entry(folder / f"case{n}.nii"))
     manifest._file.close()
@@ -47,7 +47,7 @@ def held(manifest, folder, case):
 def test_a_killed_run_is_complete_in_the_next(model, tmp_path):
     filled(tmp_path, model)
     assert json.loads((tmp_path / "manifest.json").read_text())["cases"] == {}
-    with Manifest(tmp_path, model) as manifest:
+    with Manifest(tmp_path, about(model)) as manifest:
         assert all(held(manifest, tmp_path, f"case{n}") for n in range(3))
     assert sorted(json.loads((tmp_path / "manifest.json").read_text())["cases"]) == ["case0", "case1", "case2"]
     assert not (tmp_path / "manifest.journal").exists()
@@ -64,7 +64,7 @@ def test_a_journal_torn_anywhere_gives_what_was_whole(model, tmp_path, cut, tail
     cut = min(cut, len(lines))
     journal.write_bytes(lines[:cut] + b"\x00" + tail)
     whole = {json.loads(line).get("case") for line in lines[:cut].splitlines(True) if line.endswith(b"\n")} - {None}
-    with Manifest(tmp_path, model) as manifest:
+    with Manifest(tmp_path, about(model)) as manifest:
         assert {f"case{n}" for n in range(3) if held(manifest, tmp_path, f"case{n}")} >= whole
 
 
@@ -72,14 +72,14 @@ def test_records_of_another_model_do_not_count(model, tmp_path):
     filled(tmp_path, model)
     other = make_model(seed=1)
     other.info = other.info.model_copy(update={"sha256": "another"})
-    with Manifest(tmp_path, other) as manifest:
+    with Manifest(tmp_path, about(other)) as manifest:
         assert not manifest.cases
     assert json.loads((tmp_path / "manifest.json").read_text())["model"]["sha256"] == "another"
 
 
 def test_changed_or_missing_outputs_and_failed_cases_are_done_again(model, tmp_path):
     manifest = filled(tmp_path, model)
-    manifest = Manifest(tmp_path, model)
+    manifest = Manifest(tmp_path, about(model))
     (tmp_path / "case0.nii").write_text("other")
     (tmp_path / "case1.nii").unlink()
     manifest.cases["case2"]["status"] = "failed"
@@ -87,7 +87,7 @@ def test_changed_or_missing_outputs_and_failed_cases_are_done_again(model, tmp_p
 
 
 def test_what_a_case_costs_does_not_grow(model, tmp_path):
-    with Manifest(tmp_path, model) as manifest:
+    with Manifest(tmp_path, about(model)) as manifest:
         sizes, made = [], entry(tmp_path / "a.nii")
         for n in range(100, 300):
             manifest.add(f"case{n}", made)
@@ -97,10 +97,10 @@ def test_what_a_case_costs_does_not_grow(model, tmp_path):
 
 
 def test_two_runs_do_not_write_into_one_folder(model, tmp_path):
-    with Manifest(tmp_path, model):
+    with Manifest(tmp_path, about(model)):
         with pytest.raises(InputError, match="another run"):
-            Manifest(tmp_path, model)
-    Manifest(tmp_path, model).__exit__()
+            Manifest(tmp_path, about(model))
+    Manifest(tmp_path, about(model)).__exit__()
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_two_runs_do_not_write_into_one_folder(model, tmp_path):
 def test_what_is_no_manifest_is_refused(model, tmp_path, text):
     (tmp_path / "manifest.json").write_bytes(text.encode(errors="surrogatepass"))
     with pytest.raises(InputError, match="not a manifest"):
-        Manifest(tmp_path, model)
+        Manifest(tmp_path, about(model))
 
 
 FULL = """
@@ -119,10 +119,10 @@ sys.path[:0] = sys.argv[2:]
 from pathlib import Path
 from small import make_model
 from test_manifest import entry
-from medgen.inference.manifest import Manifest
+from medgen.inference.manifest import Manifest, about
 folder = Path(sys.argv[1])
 made = entry(folder / "a.nii")
-manifest = Manifest(folder, make_model())
+manifest = Manifest(folder, about(make_model()))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit fails with an error, as on a full disk
 resource.setrlimit(resource.RLIMIT_FSIZE, (3000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 for n in range(50):

@@ -44,13 +44,29 @@ def test_volumes_become_label_maps(network, tmp_path):
     assert "not DICOM" in refused.error
 
 
+def test_what_is_done_is_not_done_again(network, tmp_path):
+    for name in "ab":
+        volume = Volume(np.full((9, 8, 7), 990 + 20 * (name == "b"), np.float32), np.eye(4))
+        write_volume(tmp_path / f"in/{name}.nii.gz", volume)
+
+    def run():
+        return [entry.status for entry in segment_cohort(named_segmenter(network), tmp_path / "in", tmp_path / "out")]
+
+    assert run() == ["segmented", "segmented"] and run() == ["skipped", "skipped"]
+    (tmp_path / "out/a.nii.gz").write_bytes(b"damaged")
+    write_volume(tmp_path / "in/b.nii.gz", volume.replaced(volume.data + 1))
+    assert run() == ["segmented", "segmented"] and run() == ["skipped", "skipped"]
+    (tmp_path / "net/grid.json").write_text(json.dumps({"values": [0, 6]}))
+    assert run() == ["segmented", "segmented"] and read_volume(tmp_path / "out/b.nii.gz").data.max() == 6
+
+
 def test_dicom_becomes_a_segmentation(network, tmp_path):
     hd = pytest.importorskip("highdicom", reason="highdicom (medgen[dicom]) is absent")
     write_ct(tmp_path / "in/one", stored(3, 8, 9), OBLIQUE)
     (tmp_path / "in/two").mkdir()
     (tmp_path / "in/two/x.dcm").write_bytes(b"broken")
     call = CliRunner().invoke(app, ["segment", network, str(tmp_path / "in"), str(tmp_path / "out"), "--device", "cpu"])
-    assert call.exit_code == 2 and "[1/2] one: one.dcm" in call.output and "x.dcm" in call.output
+    assert call.exit_code == 2 and "[1/2] one: segmented" in call.output and "x.dcm" in call.output
     volume = read_volume(tmp_path / "in/one")
     seg = hd.seg.segread(tmp_path / "out/one.dcm")
     uids = [pydicom.dcmread(file, stop_before_pixels=True).SOPInstanceUID for file, _ in volume.frames]
