@@ -9,6 +9,7 @@ from medgen.data.codecs import Range
 
 QUANTILES = np.linspace(0.01, 0.99, 25)
 ENOUGH = 200_000  # voxels, evenly spread: a quantile is then good to about 0.1 % of them
+STEP_MM, LEAST = 5.0, 32  # voxels so far apart tell how large a body is; no fewer on a side
 
 
 def describe(
@@ -22,15 +23,18 @@ def describe(
         code: the scan's intensity range.
         body: its ``body_mask``, where that is known already.
     """
+    voxels = [round(float(s), 4) for s in spacing]
     if body is None:
-        body = body_mask(data)
+        step = [max(1, min(int(STEP_MM / s), n // LEAST)) for s, n in zip(spacing, data.shape, strict=True)]
+        data = data[tuple(slice(None, None, k) for k in step)]
+        body, spacing = body_mask(data), tuple(np.multiply(spacing, step).tolist())
     sides = [np.flatnonzero(body.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     extent = np.array([side[-1] - side[0] + 1 for side in sides]) * np.asarray(spacing)
     values = data[body]
     return {
         "quantiles": np.quantile(code.encode(values[:: max(1, values.size // ENOUGH)]), QUANTILES).round(4).tolist(),
         "extent": extent.round(1).tolist(),
-        "spacing": [round(float(s), 4) for s in spacing],
+        "spacing": voxels,
     }
 
 
