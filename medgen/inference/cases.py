@@ -171,6 +171,8 @@ class Cases:
                 return job
             self._check_size(scan)
             job.volumes = read_scan(scan, self.options.series)
+            if self.private is not None:
+                self.private.check_pixels(job.volumes)
             entry.warnings = out_of_distribution(self.model, job.volumes)
         return job
 

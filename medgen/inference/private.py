@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydicom import dcmread
+
 from medgen.inference.inputs import Scan
-from medgen.io.deidentify import Deidentifier, read_key
-from medgen.io.volume import ENDINGS, has_ending, written_aside
+from medgen.io.deidentify import Deidentifier, read_key, refuse_drawn
+from medgen.io.volume import ENDINGS, Volume, has_ending, written_aside
 from medgen.types import InputError
 
 REPORT = "deidentification.csv"
@@ -42,6 +44,12 @@ class Private:
         for target in targets:
             if has_ending(target, ENDINGS):
                 raise InputError(f"{target} would not be DICOM, and --deidentify writes DICOM only; use --format dicom")
+
+    def check_pixels(self, volumes: Sequence[Volume]) -> None:
+        """Refuse, before any work, series whose first image may show a name; writing looks at every image."""
+        for volume in volumes:
+            if volume.frames:
+                refuse_drawn(dcmread(volume.frames[0][0], stop_before_pixels=True))
 
     def tell(self, output: Path, records: Iterable[Mapping[str, Any]]) -> None:
         """Write ``deidentification.csv``: which attribute was changed how, in how many places of how many cases."""

@@ -76,7 +76,7 @@ class Deidentifier:
         """
         changes: Changes = Counter()
         with warnings.catch_warnings(action="ignore"):  # they quote values
-            _refuse_drawn(dataset)
+            refuse_drawn(dataset)
             patient = _patient(dataset)
             days = 1 + int.from_bytes(self._digest("days", patient)[:4], "big") % 3650
             alias = self.pseudonym("patient", patient).upper()
@@ -199,7 +199,8 @@ def _patient(dataset: Dataset) -> str:
     return told.strip() or str(dataset.get("StudyInstanceUID") or "")
 
 
-def _refuse_drawn(dataset: Dataset) -> None:
+def refuse_drawn(dataset: Dataset) -> None:
+    """Raises InputError for an image that may show the patient's name in its pixels."""
     file = getattr(dataset, "filename", None) or "the image"
     kind, modality = str(dataset.get("SOPClassUID", "")), str(dataset.get("Modality", ""))
     why = ""

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from medgen.checkpoint import save_model
 from medgen.cli import app
+from medgen.inference import cases
 from medgen.inference.convert import convert
 from medgen.inference.private import opened
 from medgen.io.folder import folder_written_aside
@@ -43,17 +44,20 @@ def told(folder):
     )
 
 
-def test_an_output_folder_names_nobody_and_a_second_run_skips(tmp_path):
+def test_an_output_folder_names_nobody_and_a_second_run_skips(tmp_path, monkeypatch):
     source, out = cohort(tmp_path / "in"), tmp_path / "out"
     model = make_model(small_settings(**HU))
+    translated, translate_case = [], cases.translate_case
+    monkeypatch.setattr(cases, "translate_case", lambda *a, **k: translated.append(a) or translate_case(*a, **k))
     results = convert(model, source, out, private=opened(source, out, None))
+    assert len(translated) == 2  # what may show a name in its pixels is refused before any work
     assert [r.status for r in results] == ["converted", "converted", "failed"]
     assert "may show the patient's name" in results[2].error
     everything = told(out)
     assert b"Zyx" not in everything and str(tmp_path).encode() not in everything
-    cases = sorted(path.name for path in out.iterdir())
-    assert cases[-1] == "deidentification.csv" and len(cases) == 3 and all(c.startswith("case_") for c in cases[:2])
-    first, second = (pydicom.dcmread(out / case / "00000.dcm") for case in cases[:2])
+    names = sorted(path.name for path in out.iterdir())
+    assert names[-1] == "deidentification.csv" and len(names) == 3 and all(c.startswith("case_") for c in names[:2])
+    first, second = (pydicom.dcmread(out / name / "00000.dcm") for name in names[:2])
     assert first.PatientID == second.PatientID and first.StudyInstanceUID != second.StudyInstanceUID
     with open(out / "deidentification.csv") as file:
         rows = {(row["attribute"], row["change"]): row for row in csv.DictReader(file)}
