@@ -1,5 +1,7 @@
 """Pass, review or fail for the volumes of one case, as ``cases.csv`` and the section ``structure`` hold it."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +25,12 @@ class Checks:
 
     thresholds: Thresholds = field(default_factory=load_thresholds)
     segmenter: NamedSegmenter | None = None
+
+    @property
+    def identity(self) -> str:
+        """The same for the same limits and segmenter."""
+        by = None if self.segmenter is None else [self.segmenter.text, self.segmenter.sha256]
+        return hashlib.sha256(json.dumps([self.thresholds.model_dump(), by], sort_keys=True).encode()).hexdigest()
 
 
 def named_checks(limits: str, segmenter: str | None = None, device: str = "cpu") -> Checks:

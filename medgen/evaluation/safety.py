@@ -97,7 +97,7 @@ def _prepared(
     lesions: np.ndarray | None,
     limits: Thresholds,
 ) -> Checked:
-    factor = [max(1, min(round(COARSE_MM / s), n)) for s, n in zip(spacing, source.shape, strict=True)]
+    factor = coarse_factor(spacing, source.shape)
     coarse = _averaged(source, factor)
     body = body_mask(coarse)
     crop = _around(body)
@@ -136,6 +136,11 @@ def _around(body: np.ndarray, margin: int = 3) -> tuple[slice, ...]:
     box = ndimage.find_objects(body.astype(np.uint8))[0]
     cuts = [max(0, min(b.start, n - b.stop) - margin) for b, n in zip(box, body.shape, strict=True)]
     return tuple(slice(cut, n - cut) for cut, n in zip(cuts, body.shape, strict=True))
+
+
+def coarse_factor(spacing: Sequence[float], shape: Sequence[int]) -> list[int]:
+    """How many voxels along each axis are averaged to one of the grid that is checked."""
+    return [max(1, min(round(COARSE_MM / s), n)) for s, n in zip(spacing, shape, strict=True)]
 
 
 def _averaged(v: np.ndarray, factor: Sequence[int]) -> np.ndarray:

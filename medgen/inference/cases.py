@@ -7,21 +7,24 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from medgen.checkpoint import Model
 from medgen.evaluation.judge import Checks
+from medgen.evaluation.safety import coarse_factor
 from medgen.inference.inputs import Scan, read_scan, scan_grids, scan_hash, sha256
 from medgen.inference.manifest import Manifest
 from medgen.inference.out_of_distribution import out_of_distribution
-from medgen.inference.output import VERDICTS, check_outputs, verdict_file, write_outputs, write_verdicts
+from medgen.inference.output import OURS, VERDICTS, check_outputs, verdict_file, write_outputs, write_verdicts
 from medgen.inference.overlap import overlapped
 from medgen.inference.predict import translate_case
 from medgen.inference.private import Private
 from medgen.inference.verdict import verdict
+from medgen.io.folder import recovered
 from medgen.io.names import checked_name
-from medgen.io.volume import ENDINGS, Volume, has_ending
+from medgen.io.volume import ENDINGS, Volume, has_ending, read_volume
 from medgen.types import InputError
 
 WRITERS = 4
@@ -34,8 +37,9 @@ class Converted:
     """What became of one case. ``status``: converted, skipped (done before) or failed (``error`` says why).
 
     ``input`` and ``output`` are the first contrast's files; the hashes are over all. ``verdict``: pass, review or fail,
-    None where it was not checked; ``reasons`` belong to it, while ``warnings`` were known before the conversion.
-    ``deidentified`` says what became of dates, ``changes`` how often which attribute was changed.
+    None where it was not checked; ``reasons`` belong to it and ``checks`` tells by which limits, while ``warnings``
+    were known before the conversion. ``deidentified`` says what became of dates, ``changes`` how often which attribute
+    was changed.
     """
 
     case: str
@@ -46,6 +50,7 @@ class Converted:
     warnings: list[str] = field(default_factory=list)
     verdict: str | None = None
     reasons: list[str] = field(default_factory=list)
+    checks: str | None = None
     seconds: float = 0.0
     input_sha256: str = ""
     output_sha256: str = ""
@@ -70,6 +75,11 @@ class Job:
     @property
     def open(self) -> bool:
         return self.entry.error is None and self.entry.status != "skipped"
+
+    @property
+    def unjudged(self) -> bool:
+        """Done before, but to be held against other limits than then."""
+        return self.entry.status == "skipped" and bool(self.volumes)
 
 
 @dataclass(frozen=True)
@@ -112,7 +122,9 @@ class Cases:
         jobs = (None if scan is None else self.named(scan) for scan in self.folding(scans))
         keys = []
         try:
-            for job in overlapped(jobs, self.read, self.translate, self.write, self.held, most, self.writers):
+            for job in overlapped(
+                jobs, self.read, self.translate, self.write, self.held, self.judging, most, self.writers
+            ):
                 keys.append(job.key)
                 yield job
         finally:
@@ -125,6 +137,13 @@ class Cases:
             if scan is None:  # what was under way is written by now
                 with suppress(InputError):  # a full disk: the journal has it, and the end of the run tells
                     self.manifest.fold()
+
+    def judging(self, job: Job) -> int:
+        """Bytes that a verdict takes beside the case: two copies, and a dozen on its own coarser grid."""
+        if self.checks is None or not job.volumes:
+            return 0
+        volume = job.volumes[0]
+        return int(volume.data.nbytes * (2 + 12 / math.prod(coarse_factor(volume.spacing, volume.data.shape))))
 
     def held(self, job: Job) -> int:
         """Bytes of a case once translated."""
@@ -163,11 +182,7 @@ class Cases:
             told = {k: getattr(entry, k) for k in ("input_sha256", "output", "series", "deidentified")}
             reported = all(verdict_file(target).exists() for target in job.targets if self.options.verdict_sr)
             if reported and self.manifest.holds(job.key, told, job.targets):
-                old = self.manifest.cases[job.key]
-                entry.status, entry.output_sha256 = "skipped", old["output_sha256"]
-                entry.warnings, entry.reasons = old.get("warnings", []), old.get("reasons", [])
-                entry.verdict = old.get("verdict")
-                entry.changes = old.get("changes", {})
+                self._skip(job, self.manifest.cases[job.key])
                 return job
             self._check_size(scan)
             job.volumes = read_scan(scan, self.options.series)
@@ -175,6 +190,19 @@ class Cases:
                 self.private.check_pixels(job.volumes)
             entry.warnings = out_of_distribution(self.model, job.volumes)
         return job
+
+    def _skip(self, job: Job, old: dict[str, Any]) -> None:
+        """Take over what was told; a verdict by other limits than the run's is not."""
+        entry = job.entry
+        entry.status, entry.output_sha256 = "skipped", old["output_sha256"]
+        entry.warnings, entry.changes = old.get("warnings", []), old.get("changes", {})
+        if self.checks is None:
+            return
+        if old.get("checks") == self.checks.identity:
+            entry.verdict, entry.reasons, entry.checks = old["verdict"], old["reasons"], old["checks"]
+        else:
+            self._check_size(job.scan)
+            job.volumes = read_scan(job.scan, self.options.series)
 
     def _check(self, job: Job) -> None:
         for target in job.targets:
@@ -206,21 +234,40 @@ class Cases:
 
     def write(self, job: Job) -> None:
         with _faults(job):
-            if job.open:
-                if self.checks is not None:
-                    names = self.model.settings.data.targets
-                    job.entry.verdict, job.entry.reasons, each = verdict(job.volumes, job.made, names, self.checks)
+            if job.unjudged:
+                job.made = [read_volume(target) for target in job.targets]
+                self._tell(job, self._judge(job))
+            elif job.open:
+                each = self._judge(job)
                 deidentifier = None if self.private is None else self.private.deidentifier
                 changes = write_outputs(job.targets, job.made, job.volumes, self.model, deidentifier)
-                if self.options.verdict_sr:
-                    write_verdicts(job.targets, each, self.model)
+                self._tell(job, each)
                 job.entry.changes = dict(changes)
                 job.entry.output_sha256 = sha256(job.targets)
                 job.entry.status = "converted"
         job.volumes, job.made = [], []
         job.entry.seconds = round(job.entry.seconds, 2)
-        if job.entry.status != "skipped":
-            self.manifest.add(job.key, job.entry)
+        self.record(job.key, job.entry)
+
+    def _judge(self, job: Job) -> list[dict[str, Any]]:
+        if self.checks is None:
+            return []
+        entry, names = job.entry, self.model.settings.data.targets
+        entry.verdict, entry.reasons, each = verdict(job.volumes, job.made, names, self.checks)
+        entry.checks = self.checks.identity
+        return each
+
+    def _tell(self, job: Job, verdicts: list[dict[str, Any]]) -> None:
+        if self.options.verdict_sr:
+            write_verdicts(job.targets, verdicts, self.model)
+
+    def record(self, key: str, entry: Converted) -> None:
+        """Into the manifest, where it has another verdict or nothing of a case that was skipped."""
+        old = self.manifest.cases.get(key, {})
+        if entry.status != "skipped":
+            self.manifest.add(key, entry)
+        elif entry.checks not in (None, old.get("checks")):
+            self.manifest.add(key, replace(entry, status="converted", seconds=old.get("seconds", 0.0)))
 
 
 @contextmanager
@@ -253,6 +300,11 @@ def clear(folder: Path) -> None:
         path.unlink(missing_ok=True)
     for path in folder.glob(".medgen-*"):
         shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob(".*.old"):
+        recovered(path.with_name(path.name[1:-4]))
+    for path in folder.glob(".*.tmp"):
+        if path.is_dir() and all(OURS.fullmatch(file.name) for file in path.iterdir()):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _ending(path: Path, format: str | None) -> str:

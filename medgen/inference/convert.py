@@ -78,6 +78,10 @@ def convert(
     if watch is not None:
         if single or not isinstance(source, Path):
             raise InputError(f"--watch converts what arrives in a folder into a folder, not {source} into {output}")
+        if rules is not None:
+            raise InputError(
+                "--watch converts every series that arrives, --rules choose some; leave one of the two out"
+            )
         scans = arrivals(source, output, data.sources, watch)
     elif isinstance(source, Iterator):
         scans = source

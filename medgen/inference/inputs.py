@@ -1,6 +1,7 @@
 """What a path given to a conversion stands for: scans, or cases of several contrasts; and their hashes."""
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -121,8 +122,13 @@ def scan_grids(scan: Scan, series: str | None = None) -> list[Geometry]:
 
 
 def scan_hash(scan: Scan) -> str:
-    """Hash of what a case is made of."""
-    return sha256(scan.files) if scan.series is None else sha256_of(sorted(scan.series.files))
+    """Hash of what a case is made of: its files, and which images of them where they hold several volumes."""
+    if scan.series is None:
+        return sha256(scan.files)
+    files, series = sorted(scan.series.files), scan.series
+    places = {file: number for number, file in enumerate(files)}
+    images = [[places[image.file], image.frame] for image in series.slices]
+    return hashlib.sha256(json.dumps([sha256_of(files), series.uid, series.part, images]).encode()).hexdigest()
 
 
 def sha256(paths: Sequence[Path]) -> str:

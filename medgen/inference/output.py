@@ -44,7 +44,7 @@ def write_outputs(
         if has_ending(path, ENDINGS):
             write_volume(path, volume)
         else:
-            _refuse_other_modality(volume, model)
+            _refuse_other_modality(volume, model, i)
             changes += write_derived(path, volume, derivation(model, i), volumes[1:], deidentifier)
     return changes
 
@@ -94,16 +94,21 @@ def check_outputs(targets: Sequence[Path], files: Sequence[Path]) -> None:
             folder = file if file.is_dir() else file.parent
             if place.is_relative_to(folder) or folder.is_relative_to(place):
                 raise InputError(f"{place} lies in the folder of its input or holds it; choose another output")
+        if target.exists() and not target.is_dir():
+            raise InputError(f"{target} is a file where a series is to come; choose another output")
         if target.is_dir() and any(not OURS.fullmatch(path.name) for path in target.iterdir()):
             raise InputError(f"{target} holds other files than a series of medgen; move it away")
 
 
-def _refuse_other_modality(volume: Volume, model: Model) -> None:
-    """HU in an MR or PET object would be read as signal."""
-    target = model.settings.codec.target
+def _refuse_other_modality(volume: Volume, model: Model, i: int) -> None:
+    """HU in an MR or PET object would be read as signal, and signal in a CT object as HU."""
     file = volume.frames[0][0] if volume.frames else None
     modality = (read_header(file) or {}).get("Modality") if file else None
-    if modality in ("MR", "PT") and target.kind == "window" and (target.low or 0) <= -500:
+    kind, low = model.settings.codec.target.kind, model.info.target_range[i].low
+    hounsfield = low < 0 if kind == "window" else low <= -200 and kind == "percentile"  # as looks_like_hu
+    if modality == "CT" and not hounsfield:
+        raise InputError(f"{file} is CT and the model makes no HU; a series of CT is not written of it: use nifti")
+    if modality in ("MR", "PT") and hounsfield and low <= -200:
         raise InputError(
             f"{file} is {modality} and the model makes HU; a series of CT from it is not written: use nifti"
         )

@@ -15,13 +15,14 @@ def overlapped(
     work: Callable[[Job], None],
     write: Callable[[Job], None],
     size: Callable[[Job], int],
+    beside: Callable[[Job], int],
     bound: int,
     writers: int = 1,
 ) -> Iterator[Job]:
     """Each item's job, in order, once written.
 
     While a job is worked on, the next is read and those before are written, at most one a writer. Where three of its
-    size would pass ``bound``, the others wait until it is done and one alone is held.
+    size, and what writing takes, would pass ``bound``, the others wait until it is done and one alone is held.
 
     Args:
         items: taken in the caller's thread, one ahead. None among them: there is no more for now, so finish what
@@ -30,6 +31,7 @@ def overlapped(
         work: in the caller's thread.
         write: in a writer thread.
         size: bytes that a job holds.
+        beside: bytes that writing it takes besides.
         bound: bytes that all may hold together.
         writers: threads that write, where the bound allows as many.
     """
@@ -45,13 +47,13 @@ def overlapped(
             under_way: deque[tuple[Job, Future[None]]] = deque()
             while reading is not None:
                 job = reading.result()
-                held = bound // max(size(job), 1)
-                fits = held >= 3
+                room = (bound - 2 * size(job)) // max(size(job) + beside(job), 1)  # two: worked on, and read
+                fits = room >= 1
                 if not fits:
                     yield from _written(under_way)
                 reading = ahead() if fits else None
                 work(job)
-                yield from _written(under_way, max(min(writers, held - 2), 1) - 1)
+                yield from _written(under_way, max(min(writers, room), 1) - 1)
                 under_way.append((job, writer.submit(write, job)))
                 if not fits:
                     yield from _written(under_way)

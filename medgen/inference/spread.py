@@ -51,8 +51,7 @@ def converted_by(cluster: Cluster, cases: Cases, scans: Iterable[Scan | None]) -
                     else:
                         job.entry = entry
                         _seen(job)
-                    if job.entry.status != "skipped":
-                        cases.manifest.add(job.key, job.entry)
+                    cases.record(job.key, job.entry)
                     keys[job.number] = job.key
                     yield job
     finally:

@@ -5,6 +5,8 @@ what described a scan that never was (dose, private elements, signatures, overla
 docs/explanation/dicom_out.md.
 """
 
+import hashlib
+import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -106,10 +108,13 @@ def write_derived(
     changes = _deidentified(sources, deidentifier)
     code = _encoding(volume, sources)
     everything = [_series_reference(list(sources.values()))]
+    images = [[str(sources[file].SOPInstanceUID), frame] for file, frame in volume.frames]
     for other in (other for other in others if other.frames):
         headers = _headers(other)
         _deidentified(headers, deidentifier)
         everything.append(_series_reference(list(headers.values())))
+        images += [[str(headers[file].SOPInstanceUID), frame] for file, frame in other.frames or ()]
+    origin = hashlib.sha256(json.dumps(images).encode()).hexdigest()
     members: dict[Path, list[int]] = {}
     for k, (file, _) in enumerate(volume.frames):
         members.setdefault(file, []).append(k)
@@ -119,7 +124,7 @@ def write_derived(
             for n, (file, slices) in enumerate(members.items()):
                 slices.sort(key=lambda k: volume.frames[k][1])  # type: ignore[index]
                 dataset = sources[file]
-                _derive(dataset, derivation, [volume.frames[k][1] for k in slices], everything)
+                _derive(dataset, derivation, origin, [volume.frames[k][1] for k in slices], everything)
                 _encode(dataset, code, volume, slices)
                 dataset.save_as(aside / f"{n:05}.dcm", enforce_file_format=True)
     except OSError as error:
@@ -221,22 +226,28 @@ def _rescale_elements(holder: Dataset, rescale: tuple[float, float], image: Data
 # Everything else ---------------------------------------------------------------------------------------
 
 
-def _derive(ds: FileDataset, derivation: Derivation, frames: Sequence[int], everything: list[Dataset]) -> None:
-    """Turn a source's header into that of the derived image, in place."""
+def _derive(
+    ds: FileDataset, derivation: Derivation, origin: str, frames: Sequence[int], everything: list[Dataset]
+) -> None:
+    """Turn a source's header into that of the derived image, in place.
+
+    Args:
+        origin: tells the images that the whole series is made of. A study that grew, or another volume of the same
+            file, gets other UIDs, for its pixels are others.
+    """
     source = _reference(ds)
     enhanced = PER_FRAME in ds
     _drop(ds, derivation)
     if enhanced:
         ds[PER_FRAME].value = [ds[PER_FRAME].value[frame] for frame in frames]
         ds.NumberOfFrames = len(frames)
-    ds.SOPInstanceUID = derivation.uid(ds.SOPInstanceUID)
-    ds.SeriesInstanceUID = derivation.uid(ds.SeriesInstanceUID)
+    ds.SOPInstanceUID = derivation.uid(f"{ds.SOPInstanceUID} {origin}")
+    ds.SeriesInstanceUID = derivation.uid(f"{ds.SeriesInstanceUID} {origin}")
     number = int(ds.get("SeriesNumber") or 0)
     ds.SeriesNumber = number * 100 + 1 if 0 <= number < 2**31 // 100 - 1 else 1
     ds.SeriesDescription = _ascii(f"{NOTICE}: {derivation.target} {derivation.model}", 64)
     ds.ImageComments = _ascii(derivation.describe(), 1024)
     ds.DerivationDescription = _ascii(derivation.describe(), 1024)
-    ds.BurnedInAnnotation = ds.get("BurnedInAnnotation") or "NO"
     kind = [str(value) for value in ds.get("ImageType") or ()]
     if enhanced:  # SECONDARY is not among what PS3.3 C.8.16.1.2 allows
         ds.ImageType = ["DERIVED", "PRIMARY", *kind[2:4]]

@@ -5,6 +5,10 @@ from pathlib import Path
 from medgen.types import InputError
 
 LONGEST = 200  # bytes: file systems end at 255, and endings and marks are added
+OURS = set(
+    "manifest.json manifest.journal dicom_index.sqlite stored.jsonl report.html deidentification.csv labels.json "
+    "verdicts".split()
+)  # what runs write beside the cases
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
 
@@ -15,7 +19,8 @@ def checked_name(name: str, where: Path) -> str:
         where: the file that it comes from, for the message.
 
     Raises:
-        InputError: empty, a path, with control characters, longer than 200 bytes, or a device's name on Windows.
+        InputError: empty, a path, hidden, with control characters, longer than 200 bytes, a device's name on Windows,
+            or that of a file which medgen writes itself.
     """
     if not name.strip(" .") or "/" in name or "\\" in name:
         fault = "is no file name"
@@ -23,6 +28,10 @@ def checked_name(name: str, where: Path) -> str:
         fault = "has control or undecodable characters"
     elif len(name.encode()) > LONGEST:
         fault = f"is longer than {LONGEST} bytes"
+    elif name.startswith("."):
+        fault = "would be hidden"
+    elif name.lower() in OURS:
+        fault = "is what medgen calls a file of its own"
     elif name.split(".")[0].strip().lower() in RESERVED:
         fault = "is a device's name on Windows"
     else:

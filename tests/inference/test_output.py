@@ -90,3 +90,36 @@ def test_hu_are_not_written_as_mr(identity, tmp_path):
 )
 def test_a_model_knows_whether_it_removes_contrast(data, removes):
     assert derivation(make_model(small_settings(data=data))).removes_contrast is removes
+
+
+def test_what_has_no_hu_is_no_ct(tmp_path):
+    write_ct(tmp_path / "in/case", scan())
+    model = make_model(small_settings(**HU))
+    model.info.target_range[0] = model.info.target_range[0].model_copy(update={"low": 0.0})
+    (result,) = convert(model, tmp_path / "in", tmp_path / "out")
+    assert result.status == "failed" and "is CT and the model makes no HU" in result.error
+    (result,) = convert(model, tmp_path / "in", tmp_path / "out", format="nifti")
+    assert result.status == "converted"
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "dicom_index.sqlite", "Stored.jsonl", ".hidden"])
+def test_no_case_takes_the_place_of_a_file_of_the_runs(identity, tmp_path, name):
+    write_ct(tmp_path / "in" / name, scan())
+    write_ct(tmp_path / "in/case", scan())
+    for status in ("converted", "skipped"):
+        results = {r.case: r for r in convert(identity, tmp_path / "in", tmp_path / "out")}
+        assert results.pop("case").status == status
+        assert all(r.status == "failed" and "rename it" in r.error for r in results.values())
+
+
+def test_what_a_kill_leaves_of_a_series_is_removed_and_the_old_one_brought_back(identity, tmp_path):
+    write_ct(tmp_path / "in/case", scan())
+    convert(identity, tmp_path / "in", tmp_path / "out")
+    write_ct(tmp_path / "out/.gone.tmp", scan()[:2])
+    for n, file in enumerate(sorted((tmp_path / "out/.gone.tmp").iterdir())):
+        file.rename(file.with_name(f"{n:05}.dcm"))
+    (tmp_path / "out/.kept.tmp").mkdir()
+    (tmp_path / "out/.kept.tmp/notes").write_text("not medgen's")
+    (tmp_path / "out/case").rename(tmp_path / "out/.case.old")
+    assert [r.status for r in convert(identity, tmp_path / "in", tmp_path / "out")] == ["skipped"]
+    assert not (tmp_path / "out/.gone.tmp").exists() and (tmp_path / "out/.kept.tmp/notes").exists()

@@ -33,7 +33,7 @@ class Held:
             self.now -= 1
 
     def run(self, items, bound=10):
-        return overlapped(items, self.read, self.work, self.write, lambda job: self.size, bound)
+        return overlapped(items, self.read, self.work, self.write, lambda job: self.size, lambda job: 0, bound)
 
 
 def test_order_is_kept_and_each_stage_has_its_thread():
@@ -86,6 +86,12 @@ def test_several_writers_keep_the_order_and_the_bound():
             Held.write(held, job)
 
         held.write = write
-        jobs = overlapped(range(9), held.read, held.work, held.write, lambda job: 1, bound, 3)
+        jobs = overlapped(range(9), held.read, held.work, held.write, lambda job: 1, lambda job: 0, bound, 3)
         assert [job[0] for job in jobs] == list(range(9))
         assert held.now == 0 and held.most <= most
+
+
+def test_what_writing_takes_besides_counts():
+    held = Held()
+    jobs = overlapped(range(6), held.read, held.work, held.write, lambda job: 1, lambda job: 3, 5, 3)
+    assert len(list(jobs)) == 6 and held.most == 1

@@ -78,6 +78,24 @@ def test_a_run_records_each_verdict_and_keeps_it(tmp_path, patient):
     assert unchecked.verdict is None and (tmp_path / "other/a.nii.gz").exists()
 
 
+def test_what_was_done_is_held_against_other_limits_without_doing_it_again(tmp_path, patient, monkeypatch):
+    (tmp_path / "in").mkdir()
+    nib.save(nib.Nifti1Image(patient.contrast.astype(np.int16), patient.affine), tmp_path / "in/a.nii.gz")
+    model = make_model(spacing=(MM,) * 3, train=False)  # gives its input back
+
+    def run(limits):
+        (entry,) = convert(model, tmp_path / "in", tmp_path / "out", checks=limits and named_checks(limits))
+        record = json.loads((tmp_path / "out/manifest.json").read_text())["cases"]["a"]
+        assert record["status"] == "converted" and entry.verdict in (record["verdict"], None)
+        return entry.status, entry.verdict
+
+    assert run(None) == ("converted", None)
+    monkeypatch.setattr("medgen.inference.cases.translate_case", None)
+    assert run("general")[0] == "skipped" and run("general")[1] in ("pass", "review")
+    assert run("ct_contrast") == ("skipped", "fail")  # all contrast medium is still there
+    assert run(None) == ("skipped", None) and run("ct_contrast") == ("skipped", "fail")
+
+
 def test_verdicts_as_structured_reports_beside_the_series(tmp_path):
     pytest.importorskip("highdicom", reason="highdicom (medgen[dicom]) is absent")
     from pydicom import dcmread

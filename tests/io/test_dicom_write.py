@@ -119,7 +119,9 @@ def test_patient_and_study_stay_and_what_would_lie_goes(series, tmp_path):
         )
         for text in (ds.SeriesDescription, ds.ImageComments, ds.DerivationDescription):
             assert text.startswith(NOTICE)
-        assert len(ds.SeriesDescription) <= 64 and ds.BurnedInAnnotation == "NO"
+        assert len(ds.SeriesDescription) <= 64 and ds.get("BurnedInAnnotation") == originals[0].get(
+            "BurnedInAnnotation"
+        )
         for part in (MADE.model, MADE.sha256, MADE.version):
             assert part in ds.DerivationDescription
         (listed,) = ds.ReferencedSeriesSequence
@@ -251,3 +253,18 @@ def test_numbers_and_words_of_a_big_endian_header_are_the_same_in_little_endian(
     write_derived(tmp_path / "big", read_volume(tmp_path / "source"), MADE)
     for a, b in zip(headers(tmp_path / "little"), headers(tmp_path / "big"), strict=True):
         assert a == b and a.RedPaletteColorLookupTableData == words and a.VOILUTSequence[0].LUTData == words
+
+
+def test_a_study_that_grew_gets_other_uids_and_the_same_images_the_same(tmp_path):
+    write_ct(tmp_path / "in", stored(6, 12, 13))
+    uids = []
+    for name, files in (("whole", 6), ("again", 6), ("part", 4)):
+        place = tmp_path / f"in_{name}"
+        place.mkdir()
+        for file in sorted((tmp_path / "in").iterdir())[:files]:
+            shutil.copy(file, place)
+        write_derived(tmp_path / name, read_volume(place), MADE)
+        uids.append(
+            {ds.SOPInstanceUID for ds in headers(tmp_path / name)} | {headers(tmp_path / name)[0].SeriesInstanceUID}
+        )
+    assert uids[0] == uids[1] and not uids[0] & uids[2]
