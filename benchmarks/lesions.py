@@ -64,12 +64,13 @@ def main() -> None:
     print("of 20 real ones, within the others |\n" + "|---" * 7 + "|")
     for painter in (str(gan), "cutpaste", "procedural"):
         name = "gan" if painter == str(gan) else painter
-        made, changed, pictures = insert(painter, library, cases, names, lesions, host)
+        made, changed, drawn, pictures = insert(painter, library, cases, names, lesions, host)
         Image.fromarray(np.concatenate(pictures)).save(given.out / f"{name}.png")
         for c, channel in enumerate(channels):
             for measure in MEASURES:
                 print(row(name, channel, measure, c, library, made))
-        print(f"| {name} | | voxels changed beyond mask and margin | 0 | {changed} | | |", flush=True)
+        print(f"| {name} | | voxels changed beyond mask and margin | 0 | {changed} | | |")
+        print(f"| {name} | | lesions drawn for {len(made)} that look as real ones do | | {drawn} | | |", flush=True)
 
 
 def make_cohort(kind: str, cohort: Path, data: Path | None) -> None:
@@ -92,12 +93,13 @@ def insert(
     names: dict[str, int],
     lesions: tuple[str, ...],
     host: str | None,
-) -> tuple[list[Lesion], int, list[np.ndarray]]:
-    """`COUNT` lesions, each in an untouched case; how many voxels they changed that they must not; pictures of some."""
+) -> tuple[list[Lesion], int, int, list[np.ndarray]]:
+    """`COUNT` lesions, each in an untouched case; how many voxels they changed that they must not; how many lesions
+    were drawn for them; pictures of some."""
     paint, draw_shape = named_painter(painter, library)
     made: list[Lesion] = []
     pictures: list[np.ndarray] = []
-    changed = n = 0
+    changed = drawings = n = 0
     while len(made) < COUNT:
         images, label, case = cases[n % len(cases)]
         kind = lesions[n % len(lesions)]
@@ -108,6 +110,7 @@ def insert(
             )
         except NoRoom:
             continue
+        drawings += record["drawn"]
         mask = drawn.data != label.data
         away = ndimage.distance_transform_edt(~mask, label.spacing) > record["margin_mm"]
         changed += sum(int((a.data[away] != b.data[away]).sum()) for a, b in zip(images, new, strict=True))
@@ -116,7 +119,7 @@ def insert(
         made += [max(found, key=lambda lesion: lesion.volume_ml)] if found else []
         if len(pictures) < 8:
             pictures.append(picture(images[0], new[0], drawn.replaced(mask.astype(np.uint8))))
-    return made, changed, pictures
+    return made, changed, drawings, pictures
 
 
 def row(painter: str, channel: str, measure: str, c: int, library: Library, made: list[Lesion]) -> str:
