@@ -277,7 +277,7 @@ def _load_weights(network: nn.Module, path: Path, sha256: str) -> None:
             )
         network.load_state_dict(load_file(path), assign=True)
     except (OSError, SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise InputError(
             f"{path} does not hold the weights of this model ({reason}); restore it or train again"
         ) from None

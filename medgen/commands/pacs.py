@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 
 
 def check_pacs(
-    from_pacs: str | None, query: Sequence[str], to_pacs: str | None, output: Path, format: str | None, watch: bool
+    from_pacs: str | None,
+    query: Sequence[str],
+    to_pacs: str | None,
+    cache: Path,
+    output: Path,
+    format: str | None,
+    watch: bool,
 ) -> None:
     """Refuse options that do not go together, before a model is loaded."""
     from medgen.io.volume import ENDINGS, has_ending
@@ -25,6 +31,8 @@ def check_pacs(
         raise InputError("--watch looks at a folder, --from-pacs at a PACS; give one of them")
     if from_pacs is not None and has_ending(output, ENDINGS):
         raise InputError(f"{output} is one file; with --from-pacs give a folder as output")
+    if from_pacs is not None and cache.resolve() == output.resolve():
+        raise InputError(f"{output} is the folder of what is retrieved and of what is made; choose another output")
     if to_pacs is not None and (format not in (None, "dicom") or has_ending(output, ENDINGS)):
         raise InputError("--to-pacs stores DICOM series; leave --format out and give a folder as output")
 
@@ -47,15 +55,16 @@ class Sending:
 
     Args:
         targets: the model's; several have a folder each in ``output``.
+        record: folder of the record, which names the server; None: ``output``.
     """
 
-    def __init__(self, address: str | None, output: Path, targets: Sequence[str]) -> None:
+    def __init__(self, address: str | None, output: Path, targets: Sequence[str], record: Path | None = None) -> None:
         self.storage = None
         if address is not None:
             from medgen.pacs.server import connect
             from medgen.pacs.store import Storage
 
-            self.storage = Storage(connect(address, "TO"), output)
+            self.storage = Storage(connect(address, "TO"), output if record is None else record)
         self.output = output
         self.folders = [output / target for target in targets] if len(targets) > 1 else [output]
         self.pool = ThreadPoolExecutor(1, "storage")

@@ -41,4 +41,6 @@ def segment(
         rules=None if rules is None else load_rules(rules),
         done=show,
     )
+    counts = {status: sum(entry.status == status for entry in results) for status in ("segmented", "skipped", "failed")}
+    print(", ".join(f"{n} {status}" for status, n in counts.items()) + f"; {output}")
     finish([entry.error for entry in results if entry.error], len(results))

@@ -84,7 +84,7 @@ def translate(
     from medgen.io.names import shown
     from medgen.io.volume import ENDINGS, has_ending
 
-    check_pacs(from_pacs, query or (), to_pacs, output, format, watch)
+    check_pacs(from_pacs, query or (), to_pacs, input, output, format, watch)
     apart = opened(input, output, private, shift_dates, deidentify)
     cluster = cluster_of(ray, workers, device)
     loaded = load_model(model, "cpu" if cluster else pick_device(device), target=target)
@@ -100,7 +100,7 @@ def translate(
             print(shown(f"  warning: {warning}"))
         for reason in entry.reasons:
             print(shown(f"  {entry.verdict}: {reason}"))
-        if entry.error and watch:  # who watches does not wait for the end
+        if entry.error:
             print(shown(f"  error: {entry.error}"), flush=True)
         if entry.verdict == "fail" and to_pacs is not None:
             print(
@@ -119,7 +119,7 @@ def translate(
         if from_pacs is not None
         else input
     )
-    sending = Sending(to_pacs, output, contrasts.targets)
+    sending = Sending(to_pacs, output, contrasts.targets, None if apart is None else apart.folder)
     faults: list[str] = []
     try:
         results[:] = convert(
@@ -141,8 +141,10 @@ def translate(
         if not results:
             raise
         faults = [str(error)]  # of the run itself: the manifest could not be written at its end
-    except BaseException:
+    except BaseException as error:
         sending.drop()
+        if isinstance(error, KeyboardInterrupt):
+            print("interrupted; start the same command again to go on", flush=True)
         raise
     faults += sending.finish()
     if report and results and not has_ending(output, ENDINGS):

@@ -160,7 +160,7 @@ class Cases:
         entry = Converted(scan.case, str(path), str(targets[0]), series=self.options.series)
         if self.private is not None:
             entry.deidentified = self.private.dates
-        key = scan.case if self.keys.setdefault(scan.case, entry.output) == entry.output else path.name
+        key = scan.case if self.keys.setdefault(scan.case, entry.output) == entry.output else str(path)
         self.count += 1
         job = Job(scan, entry, targets, key, self.count)
         with _faults(job):
@@ -168,7 +168,7 @@ class Cases:
                 raise InputError(scan.fault)
             checked_name(scan.case, path)
             if self.made_of.setdefault(entry.output, path) != path:
-                job.key = path.name
+                job.key = str(path)  # the record of the other stays
                 raise InputError(f"{path}: another scan of this folder is named {scan.case} too; rename one")
         return job
 
@@ -254,6 +254,10 @@ class Cases:
             return []
         entry, names = job.entry, self.model.settings.data.targets
         entry.verdict, entry.reasons, each = verdict(job.volumes, job.made, names, self.checks)
+        if entry.warnings and entry.verdict == "pass":
+            entry.verdict, odd = "review", "The input is unlike what the model was trained on, see the warnings."
+            entry.reasons = [odd, *entry.reasons]
+            each = [{**one, "status": "review", "reasons": [odd, *one["reasons"]]} for one in each]
         entry.checks = self.checks.identity
         return each
 
@@ -292,6 +296,7 @@ def _faults(job: Job) -> Iterator[None]:
         entry.seconds += time.monotonic() - started
         if entry.error:
             job.volumes, job.made = [], []
+            entry.verdict, entry.reasons, entry.checks = None, [], None
 
 
 def clear(folder: Path) -> None:

@@ -73,6 +73,10 @@ def convert(
     data = model.settings.data
     single = has_ending(output, ENDINGS)
     kept = output if private is None else private.folder
+    if isinstance(source, Path) and source.is_dir() and not single:
+        if output.resolve() == source.resolve():
+            raise InputError(f"{output} is input and output at once; choose another output")
+        _made(kept)
     scans: Iterable[Scan | None]
     count = 0
     if watch is not None:
@@ -113,6 +117,14 @@ def convert(
         if private is not None and not single:
             private.tell(output, manifest.cases.values())
     return [results[number] for number in sorted(results)]
+
+
+def _made(folder: Path) -> None:
+    """Before anything is read: a bad output is no fault of the input's."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made ({error.strerror}); choose another output") from None
 
 
 def _given(scan: Path | tuple[Path, ...]) -> Scan:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +57,10 @@ def find_scans(
             scans = find_series(place, headers, series, rules) if headers.images else []
             if scans or rules is not None:
                 return [Scan(scan.case, (scan.folder,), scan.fault, scan.series) for scan in scans]
+        if source.is_dir() and (series_there := _dicom_below(source)):
+            raise InputError(
+                f"{source} holds volumes, and DICOM in {series_there}; give a folder of the one or of the other"
+            )
         return [named(path) for path in find_inputs(source)]
     absent = [name for name in contrasts if not (source / name).is_dir()]
     if absent:
@@ -71,6 +76,16 @@ def find_scans(
                 raise InputError(f"{path}: another scan of this folder is named {case} too; rename one")
             found[case][name] = path.resolve()
     return [_scan(case, found[case], contrasts, source) for case in sorted(found)]
+
+
+def _dicom_below(source: Path) -> Path | None:
+    """The first folder within ``source`` whose first file is DICOM (PS3.10 7.1)."""
+    for folder in sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        file = next((p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith(".")), None)
+        with suppress(OSError):
+            if file is not None and file.open("rb").read(132)[128:] == b"DICM":
+                return folder
+    return None
 
 
 def named(path: Path) -> Scan:

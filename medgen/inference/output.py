@@ -65,12 +65,14 @@ def write_verdicts(targets: Sequence[Path], verdicts: Sequence[Mapping[str, Any]
 def derivation(model: Model, i: int = 0) -> Derivation:
     """How the ``i``-th target of a model is told in DICOM."""
     data = model.settings.data
-    target = model.target or data.targets[i]
+    target, native = model.target or data.targets[i], removes_contrast(model, model.target or data.targets[i])
+    if native and target.lower() not in NATIVE:
+        target = f"noncontrast ({target})" if len(data.targets) > 1 else "noncontrast"  # a reader wants to know that
     name = model.settings.method["name"]
     if model.folder is not None:
         folder = model.folder.resolve()
         name = f"{name} {folder.parent.name}/{folder.name}"
-    return Derivation(name, model.info.sha256, target, __version__, removes_contrast(model, target))
+    return Derivation(name, model.info.sha256, target, __version__, native)
 
 
 def removes_contrast(model: Model, target: str | None = None) -> bool:

@@ -37,13 +37,17 @@ class Private:
 
     def named(self, scan: Scan) -> Scan:
         """The scan under a name that tells nothing: folders are named after patients."""
-        return replace(scan, case=f"case_{self.deidentifier.pseudonym('case', scan.case)}")
+        series = scan.series  # its UID does not change with what else lies in the folder, as case names do
+        told = scan.case if series is None else f"{series.uid} {series.part}"
+        return replace(scan, case=f"case_{self.deidentifier.pseudonym('case', told)}")
 
     def check(self, targets: Sequence[Path]) -> None:
         """Refuse other formats than DICOM."""
         for target in targets:
             if has_ending(target, ENDINGS):
-                raise InputError(f"{target} would not be DICOM, and --deidentify writes DICOM only; use --format dicom")
+                raise InputError(
+                    f"{target} would not be DICOM; --deidentify takes DICOM and writes DICOM, nothing else"
+                )
 
     def check_pixels(self, volumes: Sequence[Volume]) -> None:
         """Refuse, before any work, series whose first image may show a name; writing looks at every image."""

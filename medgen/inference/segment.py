@@ -94,7 +94,7 @@ def _segmented(
             raise InputError(scan.fault)
         checked_name(scan.case, file)
         if taken.setdefault(entry.output, file) != file:
-            key = file.name
+            key = str(file)
             raise InputError(f"{file}: another scan of this folder is named {scan.case} too; rename one")
         if target.exists() and target.resolve() == file.resolve():
             raise InputError(f"{file} is input and output at once; choose another output")

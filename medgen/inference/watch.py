@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from medgen.inference.inputs import Scan, find_scans, named
@@ -15,9 +16,10 @@ State = tuple[tuple[str, int, int], ...]
 def arrivals(source: Path, output: Path, contrasts: Sequence[str], still: float) -> Iterator[Scan | None]:
     """Scans of ``source`` whose files' sizes and times have not changed for ``still`` seconds; without end.
 
-    For one contrast: the volumes in the folder, and each folder within it that holds files (a DICOM series). For
-    several: cases that have all of them, as ``find_scans`` finds them. None says that there is no more for now:
-    what takes it may take its time, and asking on waits.
+    For one contrast: the volumes in the folder and in those within it, and each folder within it that holds other files
+    (a DICOM series), called ``PATIENT_SERIES`` after all folders down to them. For several: cases that have all of
+    them, as ``find_scans`` finds them. None says that there is no more for now: what takes it may take its time, and
+    asking on waits.
 
     Raises:
         InputError: no folder, or an output inside it, which would be converted again.
@@ -53,8 +55,16 @@ def _present(source: Path, contrasts: Sequence[str]) -> list[Scan]:
         if len(contrasts) > 1:
             return [scan for scan in find_scans(source, contrasts) if not scan.fault]
         folders = {p.parent for p in source.rglob("*") if p.is_file() and not p.name.startswith(".")}
-        return [named(path) for path in (*find_volumes(source), *sorted(folders - {source}))]
+        volumes = {folder: find_volumes(folder) for folder in sorted(folders - {source})}
+        deeper = [path for folder, found in volumes.items() for path in found or [folder]]
+        return [named(path) for path in find_volumes(source)] + [_by_place(path, source) for path in deeper]
     return []
+
+
+def _by_place(path: Path, source: Path) -> Scan:
+    """Named after all folders down to it: what arrives later may be called the same, in another patient's folder."""
+    scan = named(path)
+    return replace(scan, case="_".join((*path.relative_to(source).parts[:-1], scan.case)))
 
 
 def _state(scan: Scan) -> State:

@@ -1,8 +1,8 @@
 """Converted series into a PACS, and a record of what it has accepted, so that a rerun sends only the rest.
 
-``OUTPUT/stored.jsonl`` gets a line when a series, or a part of it, has been accepted. It holds for a server and
-for the bytes sent: an output that was made anew is stored anew. What a kill leaves unrecorded is sent again, which
-replaces nothing: the same images have the same UIDs.
+``stored.jsonl`` in the output folder (of a de-identified run in the private one) gets a line when a series, or a part
+of it, has been accepted. It holds for a server and for the bytes sent: an output that was made anew is stored anew.
+What a kill leaves unrecorded is sent again, which replaces nothing: the same images have the same UIDs.
 """
 
 import json

@@ -1,6 +1,7 @@
 """From a tiny training to converted cohorts, for models of several contrasts and of slices."""
 
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -227,3 +228,28 @@ def test_what_arrives_is_converted_until_interrupted(model, tmp_path):
     assert {case: record["status"] for case, record in cases.items()} == {"a": "converted", "b": "converted"}
     with pytest.raises(InputError, match="outside"):
         convert(model, scans, scans / "out", watch=0.1)
+
+
+def test_a_second_scan_of_a_name_leaves_the_record_of_the_first(tmp_path):
+    write_cohort(tmp_path / "one", 1)
+    (scan,) = (tmp_path / "one/source").iterdir()
+    other = tmp_path / "two" / scan.name
+    other.parent.mkdir()
+    shutil.copy(scan, other)
+    results = convert(make_model(), [scan, other], tmp_path / "out")
+    assert [r.status for r in results] == ["converted", "failed"] and "rename one" in results[1].error
+    kept = json.loads((tmp_path / "out/manifest.json").read_text())["cases"]
+    assert sorted(record["status"] for record in kept.values()) == ["converted", "failed"]
+    assert kept[results[0].case]["input"] == str(scan)
+
+
+def test_nothing_is_written_into_the_input_or_of_a_bad_output(tmp_path):
+    write_cohort(tmp_path, 1)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match="input and output at once"):
+        convert(make_model(), tmp_path / "source", tmp_path / "source")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file cannot be made"):
+        convert(make_model(), tmp_path / "source", tmp_path / "file")
+    (tmp_path / "file").unlink()
+    assert sorted(tmp_path.rglob("*")) == before

@@ -1,4 +1,5 @@
 import pytest
+from dicom_series import stored, write_ct
 
 from medgen.inference.inputs import find_scans, sha256
 from medgen.types import InputError
@@ -52,3 +53,13 @@ def test_hash_is_of_the_content_in_order(tmp_path):
     a, b = put(tmp_path / "a.nii", "1"), put(tmp_path / "b.nii", "2")
     assert sha256([a]) == sha256([put(tmp_path / "c.nii", "1")]) != sha256([b])
     assert sha256([a, b]) != sha256([b, a])
+
+
+def test_volumes_and_dicom_in_one_folder_are_refused(tmp_path):
+    (tmp_path / "a.nii.gz").write_bytes(b"x")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/notes.txt").write_text("x")
+    assert [scan.case for scan in find_scans(tmp_path, ["source"])] == ["a"]
+    write_ct(tmp_path / "patient/ct", stored(2, 4, 4))
+    with pytest.raises(InputError, match="holds volumes, and DICOM in .*patient"):
+        find_scans(tmp_path, ["source"])

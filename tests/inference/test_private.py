@@ -95,7 +95,7 @@ def test_other_formats_are_refused(tmp_path):
     write_volume(tmp_path / "in/a.nii.gz", Volume(np.zeros((16, 16, 16)), np.eye(4)))
     private = opened(tmp_path / "in", tmp_path / "out", None)
     (result,) = convert(make_model(small_settings(**HU)), tmp_path / "in", tmp_path / "out", private=private)
-    assert result.status == "failed" and "--deidentify writes DICOM only" in result.error
+    assert result.status == "failed" and "--deidentify takes DICOM and writes DICOM" in result.error
 
 
 def test_the_command_puts_the_report_aside(tmp_path):
@@ -108,3 +108,14 @@ def test_the_command_puts_the_report_aside(tmp_path):
     assert result.exit_code == 2 and "2 converted, 0 skipped, 1 failed" in result.output
     assert (tmp_path / "p/report.html").exists() and not (tmp_path / "out/report.html").exists()
     assert b"Zyx" not in told(tmp_path / "out")
+
+
+def test_names_stay_when_others_join(tmp_path):
+    source, out = tmp_path / "in", tmp_path / "out"
+    model = make_model(small_settings(**HU))
+    write_ct(source / "a/portal", np.clip(stored(4, 16, 16) // 3, 100, 2000), PatientID="1")
+    (first,) = convert(model, source, out, private=opened(source, out, None))
+    write_ct(source / "b/portal", np.clip(stored(5, 16, 16) // 3, 100, 2000), PatientID="2")
+    results = convert(model, source, out, private=opened(source, out, None))
+    assert sorted(r.status for r in results) == ["converted", "skipped"]
+    assert first.case in [r.case for r in results] and len(list(out.glob("case_*"))) == 2

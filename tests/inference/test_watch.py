@@ -44,7 +44,17 @@ def test_series_are_folders_and_loose_or_hidden_files_are_none(tmp_path, clock):
     for n in range(3):
         (tmp_path / f"study/series/{n}").write_text("x")
         assert until(found, clock, 6) == []
-    assert until(found, clock, 30) == ["series"]
+    assert until(found, clock, 30) == ["study_series"]
+
+
+def test_what_lies_deeper_is_named_by_its_place(tmp_path, clock):
+    found = arrivals(tmp_path, tmp_path.parent / "out", ("source",), 10)
+    for patient in "ab":
+        (tmp_path / f"{patient}/portal").mkdir(parents=True)
+        (tmp_path / f"{patient}/portal/0").write_text("x")
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c/scan.nii.gz").write_text("x")
+    assert sorted(until(found, clock, 30)) == ["a_portal", "b_portal", "c_scan"]
 
 
 def test_a_case_waits_for_all_its_contrasts(tmp_path, clock):
