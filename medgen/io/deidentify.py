@@ -48,6 +48,7 @@ DUMMIES |= dict.fromkeys(("FL", "FD", "SL", "SS", "SV", "UL", "US", "UV", "AT"),
 DUMMIES |= dict.fromkeys(("OB", "OW", "OD", "OF", "OL", "OV", "UN"), b"\0" * 8) | {"PN": "REMOVED"}
 DRAWN_ON = {"US", "IVUS", "XC", "ES", "GM", "SM", "SC", "OT", "DOC", "SCN", "HC"}  # modalities that show their own text
 SECONDARY_CAPTURE = f"{DICOM_ROOT}5.1.4.1.1.7"
+warnings.filterwarnings("ignore", module="pydicom")  # they quote values; once for all threads, which share the filters
 
 Changes = Counter[str]  # "TAG KEYWORD removed|emptied|replaced|remapped|shifted" -> how often; never a value
 
@@ -82,14 +83,13 @@ class Deidentifier:
             InputError: the image may show identity in its pixels.
         """
         changes: Changes = Counter()
-        with warnings.catch_warnings(action="ignore"):  # they quote values
-            refuse_drawn(dataset)
-            patient = _patient(dataset)
-            days = 1 + int.from_bytes(self._digest("days", patient)[:4], "big") % 3650
-            alias = self.pseudonym("patient", patient).upper()
-            self._clean(dataset, alias, days, changes)
-            dataset.PatientName, dataset.PatientID = alias, alias
-            _tell(dataset, self.shift_dates)
+        refuse_drawn(dataset)
+        patient = _patient(dataset)
+        days = 1 + int.from_bytes(self._digest("days", patient)[:4], "big") % 3650
+        alias = self.pseudonym("patient", patient).upper()
+        self._clean(dataset, alias, days, changes)
+        dataset.PatientName, dataset.PatientID = alias, alias
+        _tell(dataset, self.shift_dates)
         return changes
 
     def _digest(self, kind: str, text: str) -> bytes:

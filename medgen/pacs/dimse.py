@@ -4,7 +4,6 @@ C-GET returns images over the connection that asked for them, so no port has to 
 told where to send (PS3.4 C.4.3). The connection is not encrypted.
 """
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -228,9 +227,8 @@ class _Arrived:
 
 def _identifier(level: str, keys: Mapping[str, Any]) -> Dataset:
     identifier = Dataset()
-    with warnings.catch_warnings(action="ignore"):  # they would quote what is asked for
-        for keyword, value in {"QueryRetrieveLevel": level, "SpecificCharacterSet": "ISO_IR 192", **keys}.items():
-            setattr(identifier, keyword, value)
+    for keyword, value in {"QueryRetrieveLevel": level, "SpecificCharacterSet": "ISO_IR 192", **keys}.items():
+        setattr(identifier, keyword, value)
     return identifier
 
 

@@ -7,7 +7,6 @@
 import os
 import re
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -228,9 +227,8 @@ def _named(data: bytes, study: str, series: str) -> str | None:
     """The instance UID of an image of this study and series; None for anything else."""
     keywords = ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"]
     try:
-        with warnings.catch_warnings(action="ignore"):
-            image = dcmread(BytesIO(data), stop_before_pixels=True, specific_tags=keywords)
-            said = [str(image.get(keyword)) for keyword in keywords]
+        image = dcmread(BytesIO(data), stop_before_pixels=True, specific_tags=keywords)
+        said = [str(image.get(keyword)) for keyword in keywords]
     except Exception:  # pydicom raises nearly anything on bytes that are not DICOM
         return None
     return said[2] if said[:2] == [study, series] else None
