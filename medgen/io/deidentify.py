@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pydicom import DataElement, Dataset
-from pydicom.datadict import dictionary_has_tag, keyword_for_tag
+from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
 from pydicom.tag import BaseTag
 
 from medgen import __version__
@@ -29,8 +29,15 @@ from medgen.types import InputError
 
 EDITION = "2026c"
 TABLE = Path(__file__).with_name("confidentiality_profile.csv")
-FREE_TEXT = {"LT", "ST", "UT", "UC", "UR"}  # these go even where the table is silent,
-CODES = {"LongCodeValue", "URNCodeValue"}  # but for these
+LONG_TEXT = {"LT", "ST", "UT", "UC", "UR", "UN"}  # what is not listed in the table goes too if it is text, a name, a
+SHORT_TEXT = {"LO", "SH", "AE", "AS", "PN", "DA", "DT", "TM"}  # date or an age,
+TECHNICAL = set(  # but for these, which say how an image was made and how its numbers are to be read
+    "CodeValue LongCodeValue URNCodeValue CodeMeaning CodingSchemeDesignator CodingSchemeVersion "
+    "Manufacturer ManufacturerModelName SoftwareVersions RescaleType ModalityLUTType StackID "
+    "ConvolutionKernel FilterType ImageFilter ReconstructionMethod AttenuationCorrectionMethod ScatterCorrectionMethod "
+    "SequenceName PulseSequenceName ImagedNucleus ReceiveCoilName ReceiveCoilManufacturerName TransmitCoilName "
+    "TransmitCoilManufacturerName MultiCoilElementName".split()
+)
 BIRTH = {"PatientBirthDate", "PatientBirthTime"}
 # UIDs of things that are no instances of anybody's data: kinds of object, encodings, code systems
 COMMON_UIDS = re.compile(r"SOPClass|TransferSyntax|CodingScheme|Context|MappingResource|CreatorUID|ImplementationClass")
@@ -41,6 +48,7 @@ DUMMIES |= dict.fromkeys(("FL", "FD", "SL", "SS", "SV", "UL", "US", "UV", "AT"),
 DUMMIES |= dict.fromkeys(("OB", "OW", "OD", "OF", "OL", "OV", "UN"), b"\0" * 8) | {"PN": "REMOVED"}
 DRAWN_ON = {"US", "IVUS", "XC", "ES", "GM", "SM", "SC", "OT", "DOC", "SCN", "HC"}  # modalities that show their own text
 SECONDARY_CAPTURE = f"{DICOM_ROOT}5.1.4.1.1.7"
+warnings.filterwarnings("ignore", module="pydicom")  # they quote values; once for all threads, which share the filters
 
 Changes = Counter[str]  # "TAG KEYWORD removed|emptied|replaced|remapped|shifted" -> how often; never a value
 
@@ -75,14 +83,13 @@ class Deidentifier:
             InputError: the image may show identity in its pixels.
         """
         changes: Changes = Counter()
-        with warnings.catch_warnings(action="ignore"):  # they quote values
-            refuse_drawn(dataset)
-            patient = _patient(dataset)
-            days = 1 + int.from_bytes(self._digest("days", patient)[:4], "big") % 3650
-            alias = self.pseudonym("patient", patient).upper()
-            self._clean(dataset, alias, days, changes)
-            dataset.PatientName, dataset.PatientID = alias, alias
-            _tell(dataset, self.shift_dates)
+        refuse_drawn(dataset)
+        patient = _patient(dataset)
+        days = 1 + int.from_bytes(self._digest("days", patient)[:4], "big") % 3650
+        alias = self.pseudonym("patient", patient).upper()
+        self._clean(dataset, alias, days, changes)
+        dataset.PatientName, dataset.PatientID = alias, alias
+        _tell(dataset, self.shift_dates)
         return changes
 
     def _digest(self, kind: str, text: str) -> bytes:
@@ -109,6 +116,7 @@ class Deidentifier:
         """What was done to an element: empty where nothing had to be."""
         keyword, kind = element.keyword, element.VR
         action = profile().get(int(element.tag)) or _by_kind(keyword, kind)
+        action = action or _by_kind(keyword, dictionary_VR(element.tag))  # a file may give text another VR
         if kind == "SQ" and action in ("", "X/Z/U"):
             for item in element.value:
                 self._clean(item, alias, days, changes)
@@ -154,12 +162,13 @@ def _removal(tag: BaseTag) -> str | None:
 
 
 def _by_kind(keyword: str, kind: str) -> str:
-    """For what the table leaves out: UIDs of instances, free text, names and times are treated as if it did not."""
+    """For what the table leaves out: UIDs of instances, text, names and times are treated as if it did not. Short text
+    is emptied, which is right for attributes that must be there (type 2) and for those that may (type 3)."""
     if kind == "UI":
         return "" if COMMON_UIDS.search(keyword) else "U"
-    if kind == "UN" or (kind in FREE_TEXT and keyword not in CODES):
-        return "X"
-    return "Z" if kind in ("PN", "DA", "DT", "TM") else ""
+    if keyword in TECHNICAL:
+        return ""
+    return "X" if kind in LONG_TEXT else "Z" if kind in SHORT_TEXT else ""
 
 
 def _dummy(element: DataElement) -> None:

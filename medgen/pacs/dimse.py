@@ -4,7 +4,6 @@ C-GET returns images over the connection that asked for them, so no port has to 
 told where to send (PS3.4 C.4.3). The connection is not encrypted.
 """
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,35 +11,10 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydicom import Dataset, dcmread
-from pydicom.uid import (
-    HTJ2K,
-    JPEG2000,
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRLittleEndian,
-    HTJ2KLossless,
-    ImplicitVRLittleEndian,
-    JPEG2000Lossless,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
-    RLELossless,
-)
-from pydicom.uid import UID as SyntaxUID
+from pydicom import uid as dicom
 from pynetdicom import AE, _config, build_context, build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
-    CTImageStorage,
-    EnhancedCTImageStorage,
-    EnhancedMRImageStorage,
-    EnhancedPETImageStorage,
-    LegacyConvertedEnhancedCTImageStorage,
-    LegacyConvertedEnhancedMRImageStorage,
-    LegacyConvertedEnhancedPETImageStorage,
-    MRImageStorage,
-    PositronEmissionTomographyImageStorage,
     StudyRootQueryRetrieveInformationModelFind,
     StudyRootQueryRetrieveInformationModelGet,
 )
@@ -50,20 +24,30 @@ from medgen.pacs.server import LARGEST, MOST, SERIES, STUDY, header
 from medgen.types import InputError
 
 SCANS = (
-    CTImageStorage,
-    MRImageStorage,
-    PositronEmissionTomographyImageStorage,
-    EnhancedCTImageStorage,
-    EnhancedMRImageStorage,
-    EnhancedPETImageStorage,
-    LegacyConvertedEnhancedCTImageStorage,
-    LegacyConvertedEnhancedMRImageStorage,
-    LegacyConvertedEnhancedPETImageStorage,
+    dicom.CTImageStorage,
+    dicom.MRImageStorage,
+    dicom.PositronEmissionTomographyImageStorage,
+    dicom.EnhancedCTImageStorage,
+    dicom.EnhancedMRImageStorage,
+    dicom.EnhancedPETImageStorage,
+    dicom.LegacyConvertedEnhancedCTImageStorage,
+    dicom.LegacyConvertedEnhancedMRImageStorage,
+    dicom.LegacyConvertedEnhancedPETImageStorage,
 )
-PLAIN: list[Any] = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
+PLAIN: list[Any] = [dicom.ExplicitVRLittleEndian, dicom.ImplicitVRLittleEndian]
 PACKED = (  # a context each, so that the archive can send every image as it holds it
-    *(RLELossless, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEGLSNearLossless, JPEG2000Lossless, JPEG2000),
-    *(JPEGBaseline8Bit, JPEGExtended12Bit, HTJ2KLossless, HTJ2K, DeflatedExplicitVRLittleEndian),
+    dicom.RLELossless,
+    dicom.JPEGLossless,
+    dicom.JPEGLosslessSV1,
+    dicom.JPEGLSLossless,
+    dicom.JPEGLSNearLossless,
+    dicom.JPEG2000Lossless,
+    dicom.JPEG2000,
+    dicom.JPEGBaseline8Bit,
+    dicom.JPEGExtended12Bit,
+    dicom.HTJ2KLossless,
+    dicom.HTJ2K,
+    dicom.DeflatedExplicitVRLittleEndian,
 )
 TOGETHER = 500  # UIDs in one request; an element of VR UI ends at 65,534 bytes
 CONNECT, ANSWER = 10, 60  # seconds to wait for a connection and for the next message
@@ -102,28 +86,33 @@ class Dimse:
     def _find(self, level: str, wanted: Sequence[str], query: Mapping[str, str]) -> list[Header]:
         asked = _identifier(level, {**dict.fromkeys(wanted, ""), **query})
         found: list[Header] = []
-        model = StudyRootQueryRetrieveInformationModelFind
-        with self._connected([build_context(model, PLAIN)]) as connection:
+        model, arrived = StudyRootQueryRetrieveInformationModelFind, _Arrived(f"{self.name} answers a query with")
+        with self._connected([build_context(model, PLAIN)], evt_handlers=arrived.handlers) as connection:
             self._check_offered(connection, model, "C-FIND")
-            for status, answer in connection.send_c_find(asked, model):
-                if self._pending(status, "the query") and answer is not None:
+            for answer in self._pending(connection.send_c_find(asked, model), arrived, "the query"):
+                if answer is not None:
                     found.append(header(answer, wanted))
-                if len(found) > MOST:
-                    raise InputError(f"{self.name} answers a query with more than {MOST} entries; ask for less")
         return found
 
-    def _pending(self, status: Dataset, what: str) -> bool:
-        """Whether more follows; raises what a status that is no success means (PS3.4 C.4.1.1.4, C.4.3.1.4)."""
-        if "Status" not in status:
-            raise ConnectionError(f"{self.name} broke off the connection or fell silent")
-        code = int(status.Status)
-        if code in (0xFF00, 0xFF01):
-            return True
-        if code & 0xFF00 == 0xA700:
-            raise ConnectionError(f"{self.name} is out of resources (status {code:04X})")
-        if code not in (0x0000, 0xB000):  # B000: some images failed; those that are missing tell
-            raise InputError(f"{self.name} refuses {what} (status {code:04X}); ask its administrator")
-        return False
+    def _pending(
+        self, answers: Iterator[tuple[Dataset, Dataset | None]], arrived: "_Arrived", what: str
+    ) -> Iterator[Dataset | None]:
+        """The answers after which more follow; raises what a status that is no success means (PS3.4 C.4.1.1.4,
+        C.4.3.1.4)."""
+        for number, (status, answer) in enumerate(answers):
+            if arrived.fault:
+                raise arrived.fault
+            if "Status" not in status:
+                raise ConnectionError(f"{self.name} broke off the connection or fell silent")
+            code = int(status.Status)
+            if code in (0xFF00, 0xFF01):
+                if number == MOST:
+                    raise InputError(f"{self.name} answers {what} with more than {MOST} entries; ask for less")
+                yield answer
+            elif code & 0xFF00 == 0xA700:
+                raise ConnectionError(f"{self.name} is out of resources (status {code:04X})")
+            elif code not in (0x0000, 0xB000):  # B000: some images failed; those that are missing tell
+                raise InputError(f"{self.name} refuses {what} (status {code:04X}); ask its administrator")
 
     # Retrieval -----------------------------------------------------------------------------------------
 
@@ -137,25 +126,16 @@ class Dimse:
             self._get(_identifier("IMAGE", {**keys, "SOPInstanceUID": some}), keep)
 
     def _get(self, asked: Dataset, keep: Callable[[bytes], None]) -> None:
-        faults: list[Exception] = []
-        arrived = 0  # bytes since the last whole image
+        arrived = _Arrived(f"{self.name} sends an image of")
 
         def store(event: evt.Event) -> int:
-            nonlocal arrived
-            arrived = 0
+            arrived.bytes = 0
             try:
                 keep(event.encoded_dataset())
             except Exception as error:  # a full disk, say; it belongs to the caller, not to pynetdicom
-                faults.append(error)
+                arrived.fault = arrived.fault or error
                 return 0xA700
             return 0x0000
-
-        def count(event: evt.Event) -> None:
-            nonlocal arrived
-            arrived += len(event.data)
-            if arrived > LARGEST and not faults and event.assoc.dul.socket is not None:
-                faults.append(InputError(f"{self.name} sends an image of more than {LARGEST} bytes; look at it there"))
-                event.assoc.dul.socket.close()  # an abort from here would wait for the messages that follow
 
         model = StudyRootQueryRetrieveInformationModelGet
         contexts = [build_context(model, PLAIN)]
@@ -164,16 +144,13 @@ class Dimse:
         with self._connected(
             contexts,  # 128 at most, PS3.8 9.3.2.2
             ext_neg=[build_role(kind, scp_role=True) for kind in SCANS],
-            evt_handlers=[(evt.EVT_C_STORE, store), (evt.EVT_DATA_RECV, count)],
+            evt_handlers=[(evt.EVT_C_STORE, store), *arrived.handlers],
         ) as connection:
             self._check_offered(connection, model, "C-GET")
-            for status, _ in connection.send_c_get(asked, model):
-                if faults:
-                    connection.abort()
-                    raise faults[0]
-                self._pending(status, "the retrieval")
-        if faults:
-            raise faults[0]
+            for _ in self._pending(connection.send_c_get(asked, model), arrived, "the retrieval"):
+                pass
+        if arrived.fault:
+            raise arrived.fault
 
     # Storage -------------------------------------------------------------------------------------------
 
@@ -188,7 +165,7 @@ class Dimse:
                 try:
                     status = connection.send_c_store(file, msg_id=number % 65535 + 1)
                 except ValueError:
-                    yield file, f"does not take images of the kind {SyntaxUID(kinds[file][0]).name}", False
+                    yield file, f"does not take images of the kind {dicom.UID(kinds[file][0]).name}", False
                     continue
                 except RuntimeError:  # no association any more
                     status = Dataset()
@@ -233,11 +210,25 @@ class Dimse:
             raise InputError(f"{self.name} does not offer {name} to {self.calling}; use its DICOMweb address")
 
 
+class _Arrived:
+    """Counts the bytes that come over a connection, so that nothing without end fills the memory."""
+
+    def __init__(self, what: str) -> None:
+        self.what, self.bytes = what, 0
+        self.fault: Exception | None = None
+        self.handlers: list[Any] = [(evt.EVT_DATA_RECV, self._count)]
+
+    def _count(self, event: evt.Event) -> None:
+        self.bytes += len(event.data)
+        if self.bytes > LARGEST and not self.fault and event.assoc.dul.socket is not None:
+            self.fault = InputError(f"{self.what} more than {LARGEST} bytes; ask its administrator")
+            event.assoc.dul.socket.close()  # an abort from here would wait for the messages that follow
+
+
 def _identifier(level: str, keys: Mapping[str, Any]) -> Dataset:
     identifier = Dataset()
-    with warnings.catch_warnings(action="ignore"):  # they would quote what is asked for
-        for keyword, value in {"QueryRetrieveLevel": level, "SpecificCharacterSet": "ISO_IR 192", **keys}.items():
-            setattr(identifier, keyword, value)
+    for keyword, value in {"QueryRetrieveLevel": level, "SpecificCharacterSet": "ISO_IR 192", **keys}.items():
+        setattr(identifier, keyword, value)
     return identifier
 
 

@@ -7,7 +7,6 @@
 import os
 import re
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -133,10 +132,15 @@ def retrieve_study(
         missing: dict[str, tuple[list[str], bool]] = {}  # by series: instances, and whether these are all of it
         for series in (name for name, about in listed.items() if _wanted(about, rules)):
             held = {instance for name, instance in here if name == series}
-            if len(held) == _count(listed[series]):
-                continue
             told = retried(lambda series=series: server.instances(study, series), pauses)  # type: ignore[misc]
             instances = list(dict.fromkeys(uid(instance, server.name) for instance in told))
+            count = _count(listed[series])
+            if not instances or count not in (None, len(instances)):  # slices at an end of the scan would be lost
+                counted = "" if count is None else f" of {count}"
+                raise InputError(
+                    f"{server.name} lists {len(instances)} images{counted} of series {series}; "
+                    "start again once it has them all, or ask its administrator to have answers unbounded"
+                )
             gone += [(series, instance) for instance in held.difference(instances)]
             lacking = [instance for instance in instances if instance not in held]
             if lacking:
@@ -223,9 +227,8 @@ def _named(data: bytes, study: str, series: str) -> str | None:
     """The instance UID of an image of this study and series; None for anything else."""
     keywords = ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"]
     try:
-        with warnings.catch_warnings(action="ignore"):
-            image = dcmread(BytesIO(data), stop_before_pixels=True, specific_tags=keywords)
-            said = [str(image.get(keyword)) for keyword in keywords]
+        image = dcmread(BytesIO(data), stop_before_pixels=True, specific_tags=keywords)
+        said = [str(image.get(keyword)) for keyword in keywords]
     except Exception:  # pydicom raises nearly anything on bytes that are not DICOM
         return None
     return said[2] if said[:2] == [study, series] else None

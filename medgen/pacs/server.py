@@ -36,6 +36,7 @@ KEYS = (
 STUDY = (*KEYS, "NumberOfStudyRelatedInstances")
 SERIES = ("SeriesInstanceUID", "Modality", "SeriesDescription", "NumberOfSeriesRelatedInstances")
 Answer = TypeVar("Answer")
+warnings.filterwarnings("ignore", module="pydicom")  # they quote values; once for all threads, which share the filters
 
 
 class Server(Protocol):
@@ -145,8 +146,7 @@ def fits(study: Header, query: Mapping[str, str]) -> bool:
 
 def header(dataset: Dataset, keywords: Sequence[str]) -> Header:
     """Those elements of an answer that are usable."""
-    with warnings.catch_warnings(action="ignore"):  # they would quote what a server says of patients
-        return plain(dataset, list(keywords))
+    return plain(dataset, list(keywords))
 
 
 def uid(value: object, server: str) -> str:

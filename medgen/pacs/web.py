@@ -3,7 +3,6 @@
 import ipaddress
 import logging
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
@@ -173,8 +172,7 @@ def _bounded(response: requests.Response, *_: object, **__: object) -> None:
 
 def _header(answer: dict[str, Any], wanted: Sequence[str]) -> Header:
     tags = {f"{tag_for_keyword(keyword):08X}" for keyword in wanted}
-    with warnings.catch_warnings(action="ignore"):  # they would quote what the server says of patients
-        return header(Dataset.from_json({tag: element for tag, element in answer.items() if tag in tags}), wanted)
+    return header(Dataset.from_json({tag: element for tag, element in answer.items() if tag in tags}), wanted)
 
 
 def _encoded(image: Dataset) -> bytes:

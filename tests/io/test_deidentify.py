@@ -3,7 +3,9 @@
 import os
 import shutil
 import stat
-import warnings
+import subprocess
+import sys
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +15,10 @@ from dicom_series import LIDC, MADE, OBLIQUE, by_simpleitk, errors, headers, sto
 from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import Dataset
-from pydicom.datadict import dictionary_VR, keyword_for_tag
+from pydicom.datadict import DicomDictionary, dictionary_VR, keyword_for_tag
 from pydicom.sr.codedict import codes
 
-from medgen.io.deidentify import Deidentifier, profile, read_key
+from medgen.io.deidentify import TECHNICAL, Deidentifier, profile, read_key
 from medgen.io.dicom_write import NOTICE, write_derived
 from medgen.io.volume import read_volume
 from medgen.types import InputError
@@ -30,6 +32,12 @@ MARKED = {
     **dict.fromkeys(("OB", "OW", "UN"), MARK.encode()),
     **dict.fromkeys(("UL", "SL", "FD", "FL"), NUMBER),
 }
+TEXTS = ("LO", "SH", "LT", "ST", "UT", "UC", "UR", "PN", "AE", "AS", "DA", "DT", "TM")
+ORDERS = (
+    "PatientBirthDateInAlternativeCalendar PatientDeathDateInAlternativeCalendar DeviceID AcquisitionProtocolName "
+    "PlacerOrderNumberProcedure FillerOrderNumberProcedure PlacerOrderNumberImagingServiceRequestRetired "
+    "FillerOrderNumberImagingServiceRequestRetired NTPSourceAddress ReconstructionDescription FrameLabel"
+).split()
 KEPT_APART = {"SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID", "PatientID"}
 
 
@@ -105,6 +113,32 @@ def test_a_marker_in_every_attribute_is_nowhere_afterwards(tmp_path, kind, shift
     back = read_volume(tmp_path / "out")
     np.testing.assert_array_equal(back.data, volume.data)
     np.testing.assert_array_equal(back.affine, volume.affine)
+
+
+@pytest.mark.parametrize("vr", [None, "CS"])
+def test_no_text_of_the_dictionary_stays_but_what_is_technical(vr):
+    """Every element that DICOM defines as text, dates included; files may give them another VR."""
+    ds, texts = Dataset(), {}
+    for tag, (kinds, *_) in DicomDictionary.items():
+        kind = next((k for k in kinds.split(" or ") if k in TEXTS), None)
+        if kind and tag >> 16 > 2:
+            texts[tag] = MARKED[kind]
+            ds.add_new(tag, vr or kind, MARKED[kind])
+    ds.ContributingEquipmentSequence = [deepcopy(ds)]
+    Deidentifier(KEY).deidentify(ds)
+    kept = {keyword_for_tag(tag) for tag, value in values(ds) if tag in texts and texts[tag] in str(value)}
+    assert len(texts) > 900 and kept == TECHNICAL
+
+
+def test_orders_devices_and_labels_go_and_kernel_codes_and_units_stay():
+    ds = Dataset()
+    for keyword in ORDERS:
+        setattr(ds, keyword, MARK)
+    ds.PositionReferenceIndicator, ds.ConvolutionKernel, ds.RescaleType, ds.CodeMeaning = MARK, "B30f", "HU", "Chest"
+    changes = Deidentifier(KEY).deidentify(ds)
+    assert MARK not in str(ds) and sum(changes.values()) == len(ORDERS) + 1
+    assert "PositionReferenceIndicator" in ds  # type 2: it must be there
+    assert (ds.ConvolutionKernel, ds.RescaleType, ds.CodeMeaning) == ("B30f", "HU", "Chest")
 
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (Debian's dicom3tools) is absent")
@@ -220,20 +254,44 @@ def test_images_that_may_show_a_name_are_refused(tmp_path, tags):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom.valuerep")
 @given(
     st.dictionaries(st.sampled_from(["PatientID", "PatientName", "PatientComments", "StudyID"]), st.binary(max_size=40))
 )
-def test_values_that_break_the_standard_go_in_silence(values):
+def test_values_that_break_the_standard_go(values):
     ds = Dataset()
     ds.StudyInstanceUID = "not a UID"
     for keyword, value in values.items():
         tag = pydicom.tag.Tag(keyword)
         ds[tag] = pydicom.dataelem.RawDataElement(tag, dictionary_VR(tag), len(value), value, 0, False, True)
     ds.RetrieveAETitle = "A" * 40
-    with warnings.catch_warnings(action="error"):
-        Deidentifier(KEY).deidentify(ds)
+    Deidentifier(KEY).deidentify(ds)
     assert len(ds.PatientID) == 16 and "PatientComments" not in ds and not ds.get("StudyID")
     assert ds.StudyInstanceUID.startswith("2.25.")
+
+
+WARNED = """
+import warnings
+from pydicom import Dataset
+from medgen.io import deidentify
+from medgen.pacs.server import header
+before, seen = warnings.filters, []
+class Spy(deidentify.Deidentifier):
+    def _digest(self, kind, text):
+        seen.append(warnings.filters is before)
+        return super()._digest(kind, text)
+ds = Dataset()
+ds.StudyInstanceUID, ds.StudyDate, ds.PatientID = "Jane Doe", "Jane", "Jane" * 30
+header(ds, ["StudyInstanceUID", "StudyDate"])
+Spy(b"k" * 32).deidentify(ds)
+assert seen and all(seen)
+"""
+
+
+def test_warnings_that_quote_values_are_off_once_for_all_threads():
+    """Filters belong to the process: threads that set and reset them while others do let names through."""
+    done = subprocess.run([sys.executable, "-W", "always::UserWarning", "-c", WARNED], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_uids_that_dicom_defines_stay_and_others_are_valid():

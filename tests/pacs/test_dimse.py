@@ -79,6 +79,14 @@ def test_answers_without_end(monkeypatch):
     with archive(FIND, find=answers(*[{"StudyInstanceUID": "1"}] * 9)) as server:
         with pytest.raises(InputError, match="more than 5 entries"):
             server.studies({"PatientID": "p1"})
+    with archive(FIND, find=answers(*[{}] * 9)) as server, monkeypatch.context() as patch:
+        patch.delattr("pynetdicom.association.decode")  # identifiers that cannot be read count too
+        with pytest.raises(InputError, match="more than 5 entries"):
+            server.studies({"PatientID": "p1"})
+    monkeypatch.setattr(dimse, "LARGEST", 200_000)
+    with archive(FIND, find=answers({"StudyInstanceUID": "1", "PatientComments": "x" * 400_000})) as server:
+        with pytest.raises(InputError, match="more than 200000 bytes"):
+            server.studies({"PatientID": "p1"})
 
 
 def gives(*images):

@@ -156,6 +156,28 @@ def test_series_that_cannot_be_wanted_are_not_retrieved(tmp_path):
     assert set(server.sent) == {f"1.1.1.{n}" for n in range(4)}
 
 
+@pytest.mark.parametrize(
+    "counted, lists, words", [(12, 4, "4 images of 12"), (4, 0, "0 images of 4"), (None, 0, "0 images")]
+)
+def test_a_list_that_is_not_what_the_server_counts_is_a_fault(tmp_path, counted, lists, words):
+    server = Fake(*WHOLE)
+    server.about = {"1.1.2": {"NumberOfSeriesRelatedInstances": counted}}
+    every = server.instances
+    server.instances = lambda study, series: every(study, series)[: lists if series == "1.1.2" else None]
+    (scan,) = (s for s in retrieved(server, {}, tmp_path, pauses=()) if s)
+    assert f"lists {words} of series 1.1.2" in scan.fault and names(tmp_path) == set()
+
+
+def test_images_that_were_replaced_in_the_archive_are_replaced_here(tmp_path):
+    server = Fake(*WHOLE)
+    retrieve_study(server, "1.1", tmp_path, pauses=())
+    series = server.held["1.1"]["1.1.1"]
+    del series["1.1.1.0"]
+    series["1.1.1.9"] = image("1.1", "1.1.1", "1.1.1.9")
+    assert retrieve_study(server, "1.1", tmp_path, pauses=()) == (8, 1)
+    assert names(tmp_path) == FILES - {"1.1/1.1.1_1.1.1.0.dcm"} | {"1.1/1.1.1_1.1.1.9.dcm"}
+
+
 def test_one_bad_study_does_not_stop_the_others(tmp_path):
     write_ct(tmp_path / "a", stored(8, 32, 34) // 3, StudyInstanceUID="3.1")
     server = Fake(*WHOLE)
