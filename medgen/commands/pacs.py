@@ -47,6 +47,10 @@ def from_server(
     if len(sources) > 1:
         raise InputError(f"--from-pacs is for models of one contrast; this one translates {' and '.join(sources)}")
     asked = parse_query(query)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what comes into it names patients
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made ({error.strerror}); choose another INPUT") from None
     return retrieved(connect(address, "FROM"), asked, folder, series=series, rules=rules, told=_print)
 
 
@@ -64,7 +68,7 @@ class Sending:
             from medgen.pacs.server import connect
             from medgen.pacs.store import Storage
 
-            self.storage = Storage(connect(address, "TO"), output if record is None else record)
+            self.storage = Storage(connect(address, "TO"), output if record is None else record, told=_print)
         self.output = output
         self.folders = [output / target for target in targets] if len(targets) > 1 else [output]
         self.pool = ThreadPoolExecutor(1, "storage")

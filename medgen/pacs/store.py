@@ -8,7 +8,7 @@ What a kill leaves unrecorded is sent again, which replaces nothing: the same im
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,8 +32,14 @@ class Stored:
 class Storage:
     """Stores series of ``output`` in ``server``. One thread may use it."""
 
-    def __init__(self, server: Server, output: Path, pauses: Sequence[float] = PAUSES) -> None:
-        self.server, self.record, self.pauses = server, output / RECORD, pauses
+    def __init__(
+        self,
+        server: Server,
+        output: Path,
+        pauses: Sequence[float] = PAUSES,
+        told: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.server, self.record, self.pauses, self.told = server, output / RECORD, pauses, told
         self.lost = False
         self.accepted = self._read()
 
@@ -75,6 +81,7 @@ class Storage:
             if answered:
                 waits = iter(self.pauses)  # patience is for a connection that takes nothing
             elif (pause := next(waits, None)) is not None:
+                self.told(f"{lost}; {folder.name} is tried again in {pause:g} s")
                 time.sleep(pause)
             else:
                 self.lost = True
