@@ -5,6 +5,7 @@ Voxel values are the modality values (RescaleSlope and RescaleIntercept, or the 
 for CT. MONOCHROME1 only says how a value is shown, so it does not change values (ITK inverts them).
 """
 
+import filecmp
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -70,14 +71,15 @@ def list_series(folder: str | Path) -> list[Series]:
 def grouped(found: Iterable[tuple[Path, Header]]) -> list[Series]:
     """Headers of images -> their series, by series number; a series of several volumes becomes several.
 
-    Copies of one image (one SOPInstanceUID) count once.
+    Copies of one image count once: files of the same bytes, as one SOPInstanceUID on different images is what broken
+    anonymisers leave.
     """
     groups: dict[str, list[Slice]] = {}
-    seen = set()
+    alike: dict[str, list[Path]] = {}  # by header, so that few files are compared whole
     for path, header in found:
-        uid = header.get("SOPInstanceUID")
-        if uid is None or uid not in seen:
-            seen.add(uid)
+        others = alike.setdefault(repr(header), [])
+        if not any(_same_bytes(path, other) for other in others):
+            others.append(path)
             groups.setdefault(header.get("SeriesInstanceUID", ""), []).extend(slices_of(path, header))
     return sorted((s for uid, slices in groups.items() for s in _series(uid, slices)), key=_series_order)
 
@@ -126,6 +128,13 @@ def series_uid(path: Path) -> str | None:
 def _images(paths: Iterable[Path]) -> list[tuple[Path, Header]]:
     headers = ((path, read_header(path)) for path in paths if not path.name.startswith("."))
     return [(path, header) for path, header in headers if header is not None and is_scan(header, path)]
+
+
+def _same_bytes(path: Path, other: Path) -> bool:
+    try:
+        return filecmp.cmp(path, other, shallow=False)
+    except OSError:  # both are kept: reading them says what is wrong
+        return False
 
 
 def _series(uid: str, members: list[Slice]) -> list[Series]:

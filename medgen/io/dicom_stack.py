@@ -52,7 +52,8 @@ def stack(slices: Sequence[Slice], folder: Path) -> tuple[list[Slice], Geometry]
     A tilted gantry gives a sheared affine.
 
     Raises:
-        InputError: uneven, missing or duplicate slices, colour, mixed grids or orientations, no patient coordinates.
+        InputError: uneven, missing or duplicate slices, colour, mixed grids or orientations, no patient coordinates,
+            one SOPInstanceUID on several images.
     """
     rows_cols, spacing, axes = _common(slices, folder)
     shape = checked_shape((rows_cols[1], rows_cols[0], len(slices)), folder)
@@ -71,6 +72,7 @@ def _common(slices: Sequence[Slice], folder: Path) -> tuple[tuple[int, int], np.
     increasing column and row index, which all slices must share."""
     for item in slices:
         _check_placed(item)
+    _check_uids(slices)
     first = slices[0].header
     spacing = np.array([numbers(s.header, "PixelSpacing", 2) for s in slices], np.float64)
     cosines = np.array([numbers(s.header, "ImageOrientationPatient", 6) for s in slices], np.float64)
@@ -91,6 +93,18 @@ def _common(slices: Sequence[Slice], folder: Path) -> tuple[tuple[int, int], np.
         raise InputError(f"{folder} has an ImageOrientationPatient that is not two right-angled unit vectors")
     unit = axes / np.linalg.norm(axes, axis=1, keepdims=True)
     return (int(first["Rows"]), int(first["Columns"])), spacing[0], unit
+
+
+def _check_uids(slices: Sequence[Slice]) -> None:
+    """Images of one SOPInstanceUID, which archives take for one: what is derived from them would be lost there."""
+    files: dict[str, Path] = {}
+    for item in slices:
+        uid = item.header.get("SOPInstanceUID")
+        if uid is not None and (other := files.setdefault(uid, item.file)) != item.file:
+            raise InputError(
+                f"{other} and {item.file} are different images with one SOPInstanceUID ({uid}), which a broken "
+                "anonymiser leaves; anonymise them again or take one away"
+            )
 
 
 def _check_placed(item: Slice) -> None:

@@ -64,6 +64,20 @@ def test_a_copy_of_an_image_counts_once_and_another_image_in_its_place_does_not(
         read_volume(tmp_path)
 
 
+def test_different_images_with_one_instance_uid_are_not_taken_for_copies(tmp_path):
+    write_ct(tmp_path / "a", stored(), SOPInstanceUID="1.2.3")
+    with pytest.raises(InputError, match="000.dcm and .*001.dcm are different images with one SOPInstanceUID"):
+        read_volume(tmp_path / "a")
+    write_ct(tmp_path / "b/p1", stored())
+    shutil.copytree(tmp_path / "b/p1", tmp_path / "b/p2")
+    for path in (tmp_path / "b/p2").iterdir():  # only the voxels differ
+        ds = pydicom.dcmread(path)
+        ds.PixelData = bytes(len(ds.PixelData))
+        ds.save_as(path)
+    with pytest.raises(InputError, match="p1/000.dcm and .*p2/000.dcm are different"):
+        read_volume(tmp_path / "b")
+
+
 def test_a_missing_frame_and_frames_without_a_description_are_named(tmp_path):
     write_enhanced_ct(tmp_path / "a.dcm", stored(6))
     whole = pydicom.dcmread(tmp_path / "a.dcm")
