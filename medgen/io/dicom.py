@@ -71,17 +71,24 @@ def list_series(folder: str | Path) -> list[Series]:
 def grouped(found: Iterable[tuple[Path, Header]]) -> list[Series]:
     """Headers of images -> their series, by series number; a series of several volumes becomes several.
 
+    A series is of one patient and study, whatever others its UID is given to.
     Copies of one image count once: files of the same bytes, as one SOPInstanceUID on different images is what broken
     anonymisers leave.
     """
-    groups: dict[str, list[Slice]] = {}
+    groups: dict[tuple[str, str, str], list[Slice]] = {}
     alike: dict[str, list[Path]] = {}  # by header, so that few files are compared whole
     for path, header in found:
         others = alike.setdefault(repr(header), [])
         if not any(_same_bytes(path, other) for other in others):
             others.append(path)
-            groups.setdefault(header.get("SeriesInstanceUID", ""), []).extend(slices_of(path, header))
-    return sorted((s for uid, slices in groups.items() for s in _series(uid, slices)), key=_series_order)
+            groups.setdefault(owners(header), []).extend(slices_of(path, header))
+    return sorted((s for (*_, uid), slices in groups.items() for s in _series(uid, slices)), key=_series_order)
+
+
+def owners(header: Header) -> tuple[str, str, str]:
+    """(PatientID, StudyInstanceUID, SeriesInstanceUID), which the slices of one series share."""
+    patient, study, series = (str(header.get(k, "")) for k in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID"))
+    return patient, study, series
 
 
 def read_series(folder: str | Path, *, series: str | None = None) -> Volume:
@@ -89,8 +96,8 @@ def read_series(folder: str | Path, *, series: str | None = None) -> Volume:
 
     Stored type: the smallest signed integer of 16 bits or more that holds the values if all are whole, else
     float32. A tilted gantry gives a sheared affine (exact; the qform of a NIfTI cannot express it).
-    Raises InputError for uneven, missing or duplicate slices, colour, frames without a place, mixed grids or
-    orientations, no patient coordinates, and voxels that cannot be decoded.
+    Raises InputError for uneven, missing or duplicate slices, colour, frames without a place, mixed grids,
+    orientations or frames of reference, no patient coordinates, and voxels that cannot be decoded.
     """
     folder = Path(folder)
     return read_slices(_chosen(folder, series).slices, folder)

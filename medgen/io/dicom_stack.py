@@ -52,8 +52,8 @@ def stack(slices: Sequence[Slice], folder: Path) -> tuple[list[Slice], Geometry]
     A tilted gantry gives a sheared affine.
 
     Raises:
-        InputError: uneven, missing or duplicate slices, colour, mixed grids or orientations, no patient coordinates,
-            one SOPInstanceUID on several images.
+        InputError: uneven, missing or duplicate slices, colour, mixed grids, orientations or frames of reference, no
+            patient coordinates, one SOPInstanceUID on several images.
     """
     rows_cols, spacing, axes = _common(slices, folder)
     shape = checked_shape((rows_cols[1], rows_cols[0], len(slices)), folder)
@@ -76,8 +76,11 @@ def _common(slices: Sequence[Slice], folder: Path) -> tuple[tuple[int, int], np.
     first = slices[0].header
     spacing = np.array([numbers(s.header, "PixelSpacing", 2) for s in slices], np.float64)
     cosines = np.array([numbers(s.header, "ImageOrientationPatient", 6) for s in slices], np.float64)
+    frames = np.array([str(s.header.get("FrameOfReferenceUID")) for s in slices])
+    own = len(np.unique(frames)) == len(frames)  # anonymisers that renew it for each file (LIDC-IDRI): it says nothing
     resized = [(s.header["Rows"], s.header["Columns"]) != (first["Rows"], first["Columns"]) for s in slices]
     for problem, odd in (
+        ("frame of reference", (frames != frames[0]) & (not own)),  # PS3.3 C.7.4.1: positions in two do not compare
         ("size", np.array(resized)),
         ("pixel spacing", np.abs(spacing / spacing[0] - 1).max(axis=1) > 1e-4),
         ("orientation", np.abs(cosines - cosines[0]).max(axis=1) > 1e-4),

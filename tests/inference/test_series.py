@@ -61,6 +61,13 @@ def test_series_are_chosen_by_description_and_by_rules(mixed, tmp_path):
     assert "'portal bone'" in undecided.fault
 
 
+def test_patients_and_studies_that_share_a_series_uid_are_scans_of_their_own(tmp_path):
+    write_ct(tmp_path / "in", stored(6), PatientID=lambda k: f"p{k // 4}", StudyInstanceUID=lambda k: f"1.{k // 2}")
+    found = scans(tmp_path / "in")
+    assert [len(s.series.slices) for s in found] == [2, 2, 2] and not any(s.fault for s in found)
+    assert len({s.case for s in found}) == 3
+
+
 @pytest.mark.parametrize(
     "text, match",
     [

@@ -78,6 +78,16 @@ def test_different_images_with_one_instance_uid_are_not_taken_for_copies(tmp_pat
         read_volume(tmp_path / "b")
 
 
+def test_slices_of_two_patients_or_frames_of_reference_are_no_volume(tmp_path):
+    write_ct(tmp_path / "a", stored(6), PatientID=lambda k: f"p{k // 3}")
+    assert [(s.header["PatientID"], len(s.slices)) for s in list_series(tmp_path / "a")] == [("p0", 3), ("p1", 3)]
+    write_ct(tmp_path / "b", stored(6), StudyInstanceUID=lambda k: f"1.{k // 3}")
+    assert [len(s.slices) for s in list_series(tmp_path / "b")] == [3, 3]
+    write_ct(tmp_path / "c", stored(6), FrameOfReferenceUID=lambda k: f"1.{k // 3}")
+    with pytest.raises(InputError, match="003.dcm differs in frame of reference from 000.dcm"):
+        read_volume(tmp_path / "c")
+
+
 def test_a_missing_frame_and_frames_without_a_description_are_named(tmp_path):
     write_enhanced_ct(tmp_path / "a.dcm", stored(6))
     whole = pydicom.dcmread(tmp_path / "a.dcm")
