@@ -1,6 +1,6 @@
 """Slices of a series -> one grid: order and geometry from the patient coordinates, parts where several overlap."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,24 +18,40 @@ PARTS = (
     "NominalPercentageOfCardiacPhase NominalCardiacTriggerDelayTime TriggerTime AcquisitionNumber ImageType "
     "ContrastBolusAgentPhase AcquisitionTime"
 ).split()
+# What differs between the passes of one volume too, where every other slice is acquired first; the last only in MR
+# (GE: https://github.com/rordenlab/dcm2niix/pull/48).
+PASSES = ("TriggerTime", "NominalCardiacTriggerDelayTime", "AcquisitionTime", "AcquisitionNumber")
 
 
 def parts(slices: Sequence[Slice], folder: Path) -> list[tuple[str, list[Slice]]]:
     """The volumes of one series, each with what sets it apart: acquisitions, echoes, phases.
 
-    A series that is one volume stays one, as does one that no element divides into volumes: what is wrong with it
-    is said when it is read.
+    A series that is one volume stays one, unless its slices lie between each other's and are themselves volumes: two
+    phases, half a step apart. So does one that no element divides into volumes: what is wrong with it is said when it
+    is read.
     """
-    if _stacks(slices, folder):
-        return [("", list(slices))]
+    whole = _stacks(slices, folder)
+    passes = PASSES if slices[0].header.get("Modality") == "MR" else PASSES[:-1]
     for keyword in PARTS:
         groups: dict[str, list[Slice]] = {}
         for item in slices:
             value = item.header.get(keyword)
             groups.setdefault("\\".join(map(str, value)) if isinstance(value, list) else str(value), []).append(item)
+        if whole and (keyword in passes or not _interleaved(groups.values(), slices)):
+            continue
         if len(groups) > 1 and all(len(group) > 1 and _stacks(group, folder) for group in groups.values()):
             return [(f"{keyword} {value}", group) for value, group in groups.items()]
     return [("", list(slices))]
+
+
+def _interleaved(groups: Iterable[Sequence[Slice]], slices: Sequence[Slice]) -> bool:
+    """Whether each group reaches over half of the extent of all: what is acquired block after block does not."""
+    return all(2 * _extent(group) >= _extent(slices) for group in groups)
+
+
+def _extent(slices: Sequence[Slice]) -> float:
+    """From the first to the last slice in mm."""
+    return float(np.linalg.norm(np.ptp([s.header["ImagePositionPatient"] for s in slices], axis=0)))
 
 
 def _stacks(slices: Sequence[Slice], folder: Path) -> bool:

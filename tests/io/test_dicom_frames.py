@@ -52,6 +52,33 @@ def test_acquisitions_in_one_series_are_told_apart(tmp_path):
     np.testing.assert_array_equal(volume.data, pixels[4:].transpose(2, 1, 0) - 1024.0)
 
 
+@pytest.mark.parametrize("tags", [{"AcquisitionNumber": [1, 2]}, {"ContrastBolusAgentPhase": ["ART", "VEN"]}])
+@pytest.mark.parametrize("count", [4, 7])
+def test_phases_between_each_others_slices_are_told_apart(tmp_path, tags, count):
+    pixels, ((keyword, values),) = stored(count), tags.items()
+    write_ct(tmp_path, pixels, **{keyword: lambda k: values[k % 2], "AcquisitionTime": lambda k: f"10{k % 2}000"})
+    assert [s.part for s in list_series(tmp_path)] == [f"{keyword} {value}" for value in values]
+    volume = read_series(tmp_path, series=f"{keyword} {values[1]}")
+    np.testing.assert_array_equal(volume.data, pixels[1::2].transpose(2, 1, 0) - 1024.0)
+    assert volume.spacing[2] == pytest.approx(5)
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"AcquisitionNumber": lambda k: k // 4},  # head to abdomen
+        {"AcquisitionNumber": lambda k: int(k > 5), "ContrastBolusAgentPhase": lambda k: "AB"[k > 5]},
+        {"AcquisitionNumber": lambda k: k // 2},  # table positions
+        {"AcquisitionTime": lambda k: f"10{k % 2}000"},  # passes of MR
+        {"AcquisitionNumber": lambda k: k % 2, "Modality": "MR"},
+    ],
+)
+def test_one_volume_acquired_in_blocks_or_passes_stays_one(tmp_path, tags):
+    pixels = stored(8)
+    write_ct(tmp_path, pixels, **tags)
+    np.testing.assert_array_equal(read_volume(tmp_path).data, pixels.transpose(2, 1, 0) - 1024.0)
+
+
 def test_a_copy_of_an_image_counts_once_and_another_image_in_its_place_does_not(tmp_path):
     pixels = stored()
     write_ct(tmp_path, pixels)
