@@ -17,6 +17,7 @@ from pydicom.pixels import apply_modality_lut, get_decoder, iter_pixels
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
 from medgen.io.dicom_header import Header, Slice, is_scan, numbers, read_header, slices_of
+from medgen.io.dicom_pixels import PER_FRAME, rescale_of
 from medgen.io.dicom_stack import parts, stack
 from medgen.io.volume import Geometry, Volume, checked_finite, existing
 from medgen.types import InputError
@@ -97,7 +98,7 @@ def read_series(folder: str | Path, *, series: str | None = None) -> Volume:
     Stored type: the smallest signed integer of 16 bits or more that holds the values if all are whole, else
     float32. A tilted gantry gives a sheared affine (exact; the qform of a NIfTI cannot express it).
     Raises InputError for uneven, missing or duplicate slices, colour, frames without a place, mixed grids,
-    orientations or frames of reference, no patient coordinates, and voxels that cannot be decoded.
+    orientations or frames of reference, no patient coordinates, half a rescale, and voxels that cannot be decoded.
     """
     folder = Path(folder)
     return read_slices(_chosen(folder, series).slices, folder)
@@ -222,12 +223,12 @@ def _values(slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray]]:
                 dataset = dcmread(file, force=True)
                 dataset.file_meta.setdefault("TransferSyntaxUID", ImplicitVRLittleEndian)
                 _check_decoder(file, dataset.file_meta.TransferSyntaxUID)
-                if "PerFrameFunctionalGroupsSequence" not in dataset:
-                    yield members[0], apply_modality_lut(dataset.pixel_array, dataset)
+                if PER_FRAME not in dataset:
+                    yield members[0], _modality(dataset.pixel_array, dataset, 0, file)
                     continue
                 frames = iter_pixels(dataset, indices=[slices[k].frame for k in members])
                 for k, values in zip(members, frames, strict=True):
-                    yield k, apply_modality_lut(values, _rescale(slices[k].header))
+                    yield k, _modality(values, dataset, slices[k].frame, file)
         except InputError:
             raise
         except Exception as error:  # pydicom and its plugins raise nearly anything on damaged pixel data
@@ -235,12 +236,11 @@ def _values(slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray]]:
             raise InputError(f"{file} has voxels that cannot be decoded ({reason}); copy it again") from error
 
 
-def _rescale(header: Header) -> Dataset:
-    """A frame's own rescale (its Pixel Value Transformation group, PS3.3 C.7.6.16.2.9)."""
-    dataset = Dataset()
-    if "RescaleSlope" in header:
-        dataset.RescaleSlope, dataset.RescaleIntercept = header["RescaleSlope"], header.get("RescaleIntercept", 0)
-    return dataset
+def _modality(pixels: np.ndarray, dataset: Dataset, frame: int, file: Path) -> np.ndarray:
+    if PER_FRAME not in dataset and dataset.get("ModalityLUTSequence"):
+        return apply_modality_lut(pixels, dataset)
+    slope, intercept = rescale_of(dataset, frame, file)
+    return pixels if (slope, intercept) == (1, 0) else pixels.astype(np.float64) * slope + intercept
 
 
 def _check_decoder(file: Path, syntax: UID) -> None:

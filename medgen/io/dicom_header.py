@@ -21,7 +21,7 @@ Header = dict[str, Any]  # keyword -> str, int, float or a list of them; absent 
 
 SLICE_TAGS = (
     "ImageType ImageOrientationPatient ImagePositionPatient PixelSpacing SliceThickness SpacingBetweenSlices "
-    "RescaleSlope RescaleIntercept AcquisitionNumber TemporalPositionIdentifier TemporalPositionIndex StackID "
+    "AcquisitionNumber TemporalPositionIdentifier TemporalPositionIndex StackID "
     "EchoNumbers EchoTime EffectiveEchoTime DiffusionBValue TriggerTime NominalCardiacTriggerDelayTime "
     "NominalPercentageOfCardiacPhase AcquisitionTime ContrastBolusAgent ContrastBolusAgentPhase"
 ).split()

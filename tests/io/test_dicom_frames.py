@@ -6,9 +6,10 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from dicom_series import OBLIQUE, RECODED, recode, stored, write_ct, write_enhanced_ct, write_enhanced_mr
+from dicom_series import OBLIQUE, RECODED, item, recode, stored, write_ct, write_enhanced_ct, write_enhanced_mr
 
 from medgen.io.dicom import list_series, read_series
+from medgen.io.dicom_pixels import rescale_of
 from medgen.io.itk import itk_affine
 from medgen.io.volume import read_geometry, read_volume, same_geometry
 from medgen.types import InputError
@@ -31,6 +32,24 @@ def test_enhanced_ct_agrees_with_simpleitk(tmp_path):
     image, volume = sitk.ReadImage(tmp_path / "a.dcm"), read_volume(tmp_path)
     np.testing.assert_array_equal(volume.data, sitk.GetArrayFromImage(image).transpose())
     np.testing.assert_allclose(volume.affine, itk_affine(image), atol=1e-4)
+
+
+def test_a_rescale_beside_the_functional_groups_of_an_enhanced_image(tmp_path):
+    pixels = stored()
+    write_enhanced_ct(tmp_path / "a.dcm", pixels)
+    ds = pydicom.dcmread(tmp_path / "a.dcm")
+    for group in ds.PerFrameFunctionalGroupsSequence:
+        del group.PixelValueTransformationSequence
+    ds.RescaleSlope, ds.RescaleIntercept = "2", "-1000"
+    ds.save_as(tmp_path / "a.dcm")
+    assert rescale_of(ds, 3, tmp_path) == (2, -1000)
+    volume = read_volume(tmp_path)
+    np.testing.assert_array_equal(volume.data, 2.0 * pixels.transpose(2, 1, 0) - 1000)
+    np.testing.assert_array_equal(volume.data, sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "a.dcm")).transpose())
+    ds.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence = [
+        item(RescaleSlope="1", RescaleIntercept="-7")
+    ]
+    assert rescale_of(ds, 3, tmp_path) == (1, -7)
 
 
 def test_stacks_of_one_enhanced_image_are_chosen_among(tmp_path):
