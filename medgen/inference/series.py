@@ -114,7 +114,7 @@ def find_series(source: Path, index: Index, wanted: str | None = None, rules: Ru
     Localisers, images without a place and series that medgen made are passed over. In each study and folder there is
     one scan: the only series, the one ``wanted`` names (as in ``read_series``), or the one ``rules`` pick. Where
     that is none or several, the scan carries the fault; by rules, none is no fault. A file that cannot be read is a
-    fault of its folder's scan, or of its own where the folder holds several.
+    fault of every scan of its folder, as it may be a slice of any, or of its own where there is none.
     """
     units: dict[tuple[str, str, Path], list[Series]] = {}
     for series in grouped(index.images):
@@ -123,14 +123,15 @@ def find_series(source: Path, index: Index, wanted: str | None = None, rules: Ru
             patient, study, _ = owners(series.header)
             units.setdefault((patient, study, folder), []).append(series)
     scans: list[Found] = []
-    broken = dict(index.faults)
+    told: set[Path] = set()
     for (*_, folder), members in units.items():
         lonely = sum(place == folder for *_, place in units) == 1
-        fault = next((said for file, said in broken.items() if lonely and file.parent == folder), None)
-        if fault:
-            broken = {file: said for file, said in broken.items() if file.parent != folder}
-        scans += _of_unit(folder, members, lonely, fault, wanted, rules)
-    scans += [Found(file.name, file.parent, None, said) for file, said in broken.items()]
+        places = {folder, *(file.parent for series in members for file in series.files)}
+        broken = [file for file in index.faults if file.parent in places]
+        found = _of_unit(folder, members, lonely, index.faults[broken[0]] if broken else None, wanted, rules)
+        told.update(broken if found else ())
+        scans += found
+    scans += [Found(file.name, file.parent, None, said) for file, said in index.faults.items() if file not in told]
     return sorted(_told_apart(scans, source), key=lambda scan: (scan.folder, scan.case))
 
 
@@ -139,7 +140,7 @@ def _of_unit(
 ) -> list[Found]:
     usable = [s for s in series if not s.remark]
     if not usable and wanted is None:
-        return [Found(folder.name, folder, None, fault)] if fault else []
+        return []
     try:
         picked = rules.pick(usable) if rules is not None else [choose(series, wanted, folder)]
         if rules is not None and not rules.every and len(picked) > 1:

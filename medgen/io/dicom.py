@@ -16,7 +16,7 @@ from pydicom import Dataset, dcmread
 from pydicom.pixels import apply_modality_lut, get_decoder, iter_pixels
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
-from medgen.io.dicom_header import Header, Slice, is_scan, numbers, read_header, slices_of
+from medgen.io.dicom_header import Header, Slice, is_scan, lost_slices, numbers, read_header, slices_of
 from medgen.io.dicom_pixels import PER_FRAME, rescale_of
 from medgen.io.dicom_stack import parts, stack
 from medgen.io.volume import Geometry, Volume, checked_finite, existing
@@ -134,8 +134,12 @@ def series_uid(path: Path) -> str | None:
 
 
 def _images(paths: Iterable[Path]) -> list[tuple[Path, Header]]:
-    headers = ((path, read_header(path)) for path in paths if not path.name.startswith("."))
-    return [(path, header) for path, header in headers if header is not None and is_scan(header, path)]
+    headers = [(path, read_header(path)) for path in paths if not path.name.startswith(".")]
+    images = [(path, header) for path, header in headers if header is not None and is_scan(header, path)]
+    others = [path for path, header in headers if header is None]
+    for fault in lost_slices(others, [path for path, _ in images]).values():
+        raise InputError(fault)
+    return images
 
 
 def _same_bytes(path: Path, other: Path) -> bool:

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medgen.io.dicom_header import Header, is_scan, read_header
+from medgen.io.dicom_header import Header, is_scan, lost_slices, read_header
 from medgen.types import InputError
 
 VERSION = "1"  # of what is kept of a header; another one starts the index anew
@@ -38,6 +38,7 @@ def indexed(folder: Path, database: Path | None = None) -> Index:
         InputError: the folder or the database's place cannot be used.
     """
     found, new = Index(), []
+    others: list[Path] = []
     try:
         known = {} if database is None else _known(folder, database)
         for path, size, mtime in _files(folder):
@@ -51,6 +52,8 @@ def indexed(folder: Path, database: Path | None = None) -> Index:
                 found.faults[folder / path] = fault
             elif header:
                 found.images.append((folder / path, json.loads(header)))
+            else:
+                others.append(folder / path)
             if database is not None and found.images and len(new) >= TOGETHER:
                 _keep(folder, database, new, ())
                 new = []
@@ -59,6 +62,7 @@ def indexed(folder: Path, database: Path | None = None) -> Index:
     except (OSError, sqlite3.Error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{folder} cannot be indexed ({reason}); check its permissions and the output's") from error
+    found.faults |= lost_slices(others, (path for path, _ in found.images))
     return found
 
 

@@ -212,7 +212,7 @@ def test_localisers_segmentations_and_strangers_are_passed_over(tmp_path):
     for path in (tmp_path / "x/s0", tmp_path / "x/s1", tmp_path / "y/seg"):
         path.rename(tmp_path / path.name)
     (tmp_path / "report.txt").write_text("not DICOM")
-    (tmp_path / "empty").touch()
+    (tmp_path / "empty.txt").touch()
     np.testing.assert_array_equal(read_volume(tmp_path).data, stored.transpose(2, 1, 0) - 1024.0)
     assert [s.remark for s in list_series(tmp_path)].count("localiser") == 1
 

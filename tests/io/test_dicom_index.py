@@ -79,3 +79,20 @@ def test_the_quick_way_through_a_header_finds_what_pydicom_does(studies, syntax)
         expected = plain(pydicom.dcmread(path), TAGS)
         assert {k: v for k, v in read_header(path).items() if k != "frames"} == expected
     assert list_series(studies / "a")[0].description == "Thorax ä"
+
+
+@pytest.mark.parametrize("ending", ["", ".dcm", ".17"])
+@pytest.mark.parametrize("content", [b"", bytes(5000)])
+def test_an_empty_file_named_as_the_slices_of_its_folder_is_a_lost_slice(tmp_path, ending, content):
+    write_ct(tmp_path / "in", stored(4))
+    for path in (tmp_path / "in").iterdir():
+        path.rename(path.with_suffix(ending))
+    for other in ("in/notes.txt", "notes" + ending * (ending != ".dcm")):
+        (tmp_path / other).touch()
+    lost = tmp_path / f"in/003{ending}"
+    lost.write_bytes(content)
+    for _ in range(2):
+        found = indexed(tmp_path, tmp_path / "i/i.sqlite")
+        assert list(found.faults) == [lost] and len(found.images) == 3
+    with pytest.raises(InputError, match=f"003{ending} is "):
+        list_series(tmp_path / "in")
