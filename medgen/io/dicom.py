@@ -6,6 +6,7 @@ for CT. MONOCHROME1 only says how a value is shown, so it does not change values
 """
 
 import filecmp
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -63,9 +64,13 @@ def list_series(folder: str | Path) -> list[Series]:
     try:
         found = _images(path for path in sorted(folder.iterdir()) if path.is_file())
         if not found:
-            found = _images(path for path in sorted(folder.rglob("*")) if path.is_file())
+            below = os.walk(folder, onerror=_raised)  # rglob passes over folders that cannot be listed
+            paths = sorted(Path(place, name) for place, _, names in below for name in names)
+            found = _images(path for path in paths if path.is_file())
     except OSError as error:
-        raise InputError(f"{folder} cannot be listed ({error.strerror}); check its permissions") from error
+        raise InputError(
+            f"{error.filename or folder} cannot be listed ({error.strerror}); check its permissions"
+        ) from error
     return grouped(found)
 
 
@@ -131,6 +136,10 @@ def series_uid(path: Path) -> str | None:
 
 
 # Finding series ----------------------------------------------------------------------------------------
+
+
+def _raised(error: OSError) -> None:
+    raise error
 
 
 def _images(paths: Iterable[Path]) -> list[tuple[Path, Header]]:
