@@ -11,7 +11,7 @@ from typing import Annotated
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from medgen.io.dicom import Series, choose, grouped
+from medgen.io.dicom import Series, choose, grouped, owners
 from medgen.io.dicom_header import numbers
 from medgen.io.dicom_index import Index
 from medgen.io.dicom_write import NOTICE
@@ -114,22 +114,24 @@ def find_series(source: Path, index: Index, wanted: str | None = None, rules: Ru
     Localisers, images without a place and series that medgen made are passed over. In each study and folder there is
     one scan: the only series, the one ``wanted`` names (as in ``read_series``), or the one ``rules`` pick. Where
     that is none or several, the scan carries the fault; by rules, none is no fault. A file that cannot be read is a
-    fault of its folder's scan, or of its own where the folder holds several.
+    fault of every scan of its folder, as it may be a slice of any, or of its own where there is none.
     """
-    units: dict[tuple[str, Path], list[Series]] = {}
+    units: dict[tuple[str, str, Path], list[Series]] = {}
     for series in grouped(index.images):
         if not series.description.startswith(NOTICE):
             folder = Path(commonpath([str(file.parent) for file in series.files]))
-            units.setdefault((str(series.header.get("StudyInstanceUID", "")), folder), []).append(series)
+            patient, study, _ = owners(series.header)
+            units.setdefault((patient, study, folder), []).append(series)
     scans: list[Found] = []
-    broken = dict(index.faults)
-    for (_, folder), members in units.items():
-        lonely = sum(place == folder for _, place in units) == 1
-        fault = next((said for file, said in broken.items() if lonely and file.parent == folder), None)
-        if fault:
-            broken = {file: said for file, said in broken.items() if file.parent != folder}
-        scans += _of_unit(folder, members, lonely, fault, wanted, rules)
-    scans += [Found(file.name, file.parent, None, said) for file, said in broken.items()]
+    told: set[Path] = set()
+    for (*_, folder), members in units.items():
+        lonely = sum(place == folder for *_, place in units) == 1
+        places = {folder, *(file.parent for series in members for file in series.files)}
+        broken = [file for file in index.faults if file.parent in places]
+        found = _of_unit(folder, members, lonely, index.faults[broken[0]] if broken else None, wanted, rules)
+        told.update(broken if found else ())
+        scans += found
+    scans += [Found(file.name, file.parent, None, said) for file, said in index.faults.items() if file not in told]
     return sorted(_told_apart(scans, source), key=lambda scan: (scan.folder, scan.case))
 
 
@@ -138,7 +140,7 @@ def _of_unit(
 ) -> list[Found]:
     usable = [s for s in series if not s.remark]
     if not usable and wanted is None:
-        return [Found(folder.name, folder, None, fault)] if fault else []
+        return []
     try:
         picked = rules.pick(usable) if rules is not None else [choose(series, wanted, folder)]
         if rules is not None and not rules.every and len(picked) > 1:
@@ -150,12 +152,12 @@ def _of_unit(
 
 
 def _case(folder: Path, series: Series, single: bool) -> str:
-    """The folder's name; with several scans in it, patient, series number and a hash of the UID besides."""
+    """The folder's name; with several scans in it, patient, series number and a hash of the UIDs besides."""
     if single:
         return folder.name
     patient = re.sub(r"[^A-Za-z0-9._-]+", "-", str(series.header.get("PatientID", ""))).strip("-.")[:64]
     number = str(series.header.get("SeriesNumber", ""))
-    told = sha256(f"{series.uid} {series.part}".encode()).hexdigest()[:8]
+    told = sha256(f"{' '.join(owners(series.header))} {series.part}".encode()).hexdigest()[:8]
     return "_".join(part for part in (folder.name[:64], patient, number, told) if part)
 
 

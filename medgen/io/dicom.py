@@ -5,6 +5,8 @@ Voxel values are the modality values (RescaleSlope and RescaleIntercept, or the 
 for CT. MONOCHROME1 only says how a value is shown, so it does not change values (ITK inverts them).
 """
 
+import filecmp
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +17,8 @@ from pydicom import Dataset, dcmread
 from pydicom.pixels import apply_modality_lut, get_decoder, iter_pixels
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
-from medgen.io.dicom_header import Header, Slice, is_scan, numbers, read_header, slices_of
+from medgen.io.dicom_header import Header, Slice, is_scan, lost_slices, numbers, read_header, slices_of
+from medgen.io.dicom_pixels import PER_FRAME, rescale_of
 from medgen.io.dicom_stack import parts, stack
 from medgen.io.volume import Geometry, Volume, checked_finite, existing
 from medgen.types import InputError
@@ -61,25 +64,37 @@ def list_series(folder: str | Path) -> list[Series]:
     try:
         found = _images(path for path in sorted(folder.iterdir()) if path.is_file())
         if not found:
-            found = _images(path for path in sorted(folder.rglob("*")) if path.is_file())
+            below = os.walk(folder, onerror=_raised)  # rglob passes over folders that cannot be listed
+            paths = sorted(Path(place, name) for place, _, names in below for name in names)
+            found = _images(path for path in paths if path.is_file())
     except OSError as error:
-        raise InputError(f"{folder} cannot be listed ({error.strerror}); check its permissions") from error
+        raise InputError(
+            f"{error.filename or folder} cannot be listed ({error.strerror}); check its permissions"
+        ) from error
     return grouped(found)
 
 
 def grouped(found: Iterable[tuple[Path, Header]]) -> list[Series]:
     """Headers of images -> their series, by series number; a series of several volumes becomes several.
 
-    Copies of one image (one SOPInstanceUID) count once.
+    A series is of one patient and study, whatever others its UID is given to.
+    Copies of one image count once: files of the same bytes, as one SOPInstanceUID on different images is what broken
+    anonymisers leave.
     """
-    groups: dict[str, list[Slice]] = {}
-    seen = set()
+    groups: dict[tuple[str, str, str], list[Slice]] = {}
+    alike: dict[str, list[Path]] = {}  # by header, so that few files are compared whole
     for path, header in found:
-        uid = header.get("SOPInstanceUID")
-        if uid is None or uid not in seen:
-            seen.add(uid)
-            groups.setdefault(header.get("SeriesInstanceUID", ""), []).extend(slices_of(path, header))
-    return sorted((s for uid, slices in groups.items() for s in _series(uid, slices)), key=_series_order)
+        others = alike.setdefault(repr(header), [])
+        if not any(_same_bytes(path, other) for other in others):
+            others.append(path)
+            groups.setdefault(owners(header), []).extend(slices_of(path, header))
+    return sorted((s for (*_, uid), slices in groups.items() for s in _series(uid, slices)), key=_series_order)
+
+
+def owners(header: Header) -> tuple[str, str, str]:
+    """(PatientID, StudyInstanceUID, SeriesInstanceUID), which the slices of one series share."""
+    patient, study, series = (str(header.get(k, "")) for k in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID"))
+    return patient, study, series
 
 
 def read_series(folder: str | Path, *, series: str | None = None) -> Volume:
@@ -87,8 +102,8 @@ def read_series(folder: str | Path, *, series: str | None = None) -> Volume:
 
     Stored type: the smallest signed integer of 16 bits or more that holds the values if all are whole, else
     float32. A tilted gantry gives a sheared affine (exact; the qform of a NIfTI cannot express it).
-    Raises InputError for uneven, missing or duplicate slices, colour, frames without a place, mixed grids or
-    orientations, no patient coordinates, and voxels that cannot be decoded.
+    Raises InputError for uneven, missing or duplicate slices, colour, frames without a place, mixed grids,
+    orientations or frames of reference, no patient coordinates, half a rescale, and voxels that cannot be decoded.
     """
     folder = Path(folder)
     return read_slices(_chosen(folder, series).slices, folder)
@@ -123,9 +138,24 @@ def series_uid(path: Path) -> str | None:
 # Finding series ----------------------------------------------------------------------------------------
 
 
+def _raised(error: OSError) -> None:
+    raise error
+
+
 def _images(paths: Iterable[Path]) -> list[tuple[Path, Header]]:
-    headers = ((path, read_header(path)) for path in paths if not path.name.startswith("."))
-    return [(path, header) for path, header in headers if header is not None and is_scan(header, path)]
+    headers = [(path, read_header(path)) for path in paths if not path.name.startswith(".")]
+    images = [(path, header) for path, header in headers if header is not None and is_scan(header, path)]
+    others = [path for path, header in headers if header is None]
+    for fault in lost_slices(others, [path for path, _ in images]).values():
+        raise InputError(fault)
+    return images
+
+
+def _same_bytes(path: Path, other: Path) -> bool:
+    try:
+        return filecmp.cmp(path, other, shallow=False)
+    except OSError:  # both are kept: reading them says what is wrong
+        return False
 
 
 def _series(uid: str, members: list[Slice]) -> list[Series]:
@@ -206,12 +236,12 @@ def _values(slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray]]:
                 dataset = dcmread(file, force=True)
                 dataset.file_meta.setdefault("TransferSyntaxUID", ImplicitVRLittleEndian)
                 _check_decoder(file, dataset.file_meta.TransferSyntaxUID)
-                if "PerFrameFunctionalGroupsSequence" not in dataset:
-                    yield members[0], apply_modality_lut(dataset.pixel_array, dataset)
+                if PER_FRAME not in dataset:
+                    yield members[0], _modality(dataset.pixel_array, dataset, 0, file)
                     continue
                 frames = iter_pixels(dataset, indices=[slices[k].frame for k in members])
                 for k, values in zip(members, frames, strict=True):
-                    yield k, apply_modality_lut(values, _rescale(slices[k].header))
+                    yield k, _modality(values, dataset, slices[k].frame, file)
         except InputError:
             raise
         except Exception as error:  # pydicom and its plugins raise nearly anything on damaged pixel data
@@ -219,12 +249,11 @@ def _values(slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray]]:
             raise InputError(f"{file} has voxels that cannot be decoded ({reason}); copy it again") from error
 
 
-def _rescale(header: Header) -> Dataset:
-    """A frame's own rescale (its Pixel Value Transformation group, PS3.3 C.7.6.16.2.9)."""
-    dataset = Dataset()
-    if "RescaleSlope" in header:
-        dataset.RescaleSlope, dataset.RescaleIntercept = header["RescaleSlope"], header.get("RescaleIntercept", 0)
-    return dataset
+def _modality(pixels: np.ndarray, dataset: Dataset, frame: int, file: Path) -> np.ndarray:
+    if PER_FRAME not in dataset and dataset.get("ModalityLUTSequence"):
+        return apply_modality_lut(pixels, dataset)
+    slope, intercept = rescale_of(dataset, frame, file)
+    return pixels if (slope, intercept) == (1, 0) else pixels.astype(np.float64) * slope + intercept
 
 
 def _check_decoder(file: Path, syntax: UID) -> None:

@@ -1,6 +1,8 @@
 """The few header elements that finding and stacking slices needs, as plain values that also fit into an index."""
 
 import warnings
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,7 +23,7 @@ Header = dict[str, Any]  # keyword -> str, int, float or a list of them; absent 
 
 SLICE_TAGS = (
     "ImageType ImageOrientationPatient ImagePositionPatient PixelSpacing SliceThickness SpacingBetweenSlices "
-    "RescaleSlope RescaleIntercept AcquisitionNumber TemporalPositionIdentifier TemporalPositionIndex StackID "
+    "AcquisitionNumber TemporalPositionIdentifier TemporalPositionIndex StackID "
     "EchoNumbers EchoTime EffectiveEchoTime DiffusionBValue TriggerTime NominalCardiacTriggerDelayTime "
     "NominalPercentageOfCardiacPhase AcquisitionTime ContrastBolusAgent ContrastBolusAgentPhase"
 ).split()
@@ -96,6 +98,26 @@ def is_scan(header: Header, path: Path) -> bool:
     if not (kind := header["SOPClassUID"]) or "Image Storage" in UID(kind).name:
         raise InputError(f"{path} is a truncated DICOM image; copy the series again")
     return False
+
+
+def lost_slices(others: Iterable[Path], images: Iterable[Path]) -> dict[Path, str]:
+    """What is wrong with those of ``others``, files that are not DICOM, that are named as the images of their folder
+    and begin with nothing or only zeros: slices of which a copy was cut short."""
+    endings: dict[Path, set[str]] = {}
+    for image in images:
+        endings.setdefault(image.parent, set()).add(_ending(image))
+    found = {}
+    for path in others:
+        if _ending(path) in endings.get(path.parent, ()):
+            with suppress(OSError), open(path, "rb") as file:
+                if not file.read(132).strip(b"\0"):
+                    found[path] = f"{path} is empty among DICOM files; copy the series again or take the file away"
+    return found
+
+
+def _ending(path: Path) -> str:
+    """The file's ending; none where it is only the last number of a UID."""
+    return "" if path.suffix[1:].isdigit() else path.suffix.lower()
 
 
 def slices_of(path: Path, header: Header) -> list[Slice]:

@@ -8,14 +8,14 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medgen.io.dicom_header import Header, is_scan, read_header
+from medgen.io.dicom_header import Header, is_scan, lost_slices, read_header
 from medgen.types import InputError
 
-VERSION = "1"  # of what is kept of a header; another one starts the index anew
+VERSION = "2"  # of what is kept of a header; another one starts the index anew
 TOGETHER = 2000  # files between two commits: what a kill costs
 TABLES = """
-    CREATE TABLE IF NOT EXISTS about (version TEXT, folder TEXT);
-    CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, header TEXT, fault TEXT);
+    CREATE TABLE IF NOT EXISTS about (version TEXT, folder BLOB);
+    CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, size INTEGER, mtime INTEGER, header TEXT, fault TEXT);
 """
 
 
@@ -32,25 +32,31 @@ def indexed(folder: Path, database: Path | None = None) -> Index:
     """Read the headers of all files below ``folder``, or take them from ``database`` where path, size and time agree.
 
     Hidden files and folders are passed over and links to folders not followed. The database is written once there is
-    a DICOM file; one that is damaged, or of another folder or version, is made anew.
+    a DICOM file; one that is damaged, or of another folder or version, is made anew. A subfolder that cannot be listed
+    is a fault; that a file cannot be read for its permissions or its disk is found out anew each time.
 
     Raises:
         InputError: the folder or the database's place cannot be used.
     """
     found, new = Index(), []
+    others: list[Path] = []
     try:
         known = {} if database is None else _known(folder, database)
-        for path, size, mtime in _files(folder):
+        for path, size, mtime in _files(folder, found.faults):
             row = known.pop(path, None)
             if row is None or row[:2] != (size, mtime):
-                row = (size, mtime, *_read(folder / path))
+                header, fault, lasting = _read(folder / path)
+                row = (size, mtime, header, fault)
                 found.read += 1
-                new.append((path, *row))
+                if lasting:
+                    new.append((os.fsencode(path), *row))  # as bytes: a name of another encoding is no text to SQLite
             header, fault = row[2:]
             if fault:
                 found.faults[folder / path] = fault
             elif header:
                 found.images.append((folder / path, json.loads(header)))
+            else:
+                others.append(folder / path)
             if database is not None and found.images and len(new) >= TOGETHER:
                 _keep(folder, database, new, ())
                 new = []
@@ -59,32 +65,50 @@ def indexed(folder: Path, database: Path | None = None) -> Index:
     except (OSError, sqlite3.Error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{folder} cannot be indexed ({reason}); check its permissions and the output's") from error
+    found.faults |= lost_slices(others, (path for path, _ in found.images))
     return found
 
 
-def _files(folder: Path) -> Iterator[tuple[str, int, int]]:
-    """(path below the folder, size, mtime in ns) of every file, sorted by path within each folder."""
+def _files(folder: Path, faults: dict[Path, str]) -> Iterator[tuple[str, int, int]]:
+    """(path below the folder, size, mtime in ns) of every file, sorted by path within each folder. What is wrong with
+    what cannot be listed goes into ``faults``."""
     waiting = [""]
     while waiting:
         below = waiting.pop()
-        with os.scandir(folder / below) as entries:
-            listed = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+        try:
+            with os.scandir(folder / below) as entries:
+                listed = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+        except OSError as error:
+            if not below:
+                raise
+            faults[folder / below] = _unreadable(folder / below, error)
+            continue
         for entry in listed:
             path = os.path.join(below, entry.name)
-            if entry.is_dir(follow_symlinks=False):
-                waiting.append(path)
-            elif entry.is_file():
-                stat = entry.stat()
+            try:
+                stat = entry.stat() if entry.is_file() else None
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(path)
+            except OSError as error:
+                faults[folder / path] = _unreadable(folder / path, error)
+                continue
+            if stat is not None:
                 yield path, stat.st_size, stat.st_mtime_ns
 
 
-def _read(path: Path) -> tuple[str | None, str | None]:
-    """(header as JSON of a scan's image, fault); both None for what is no image of a scan."""
+def _unreadable(path: Path, error: OSError) -> str:
+    return f"{path} cannot be read ({error.strerror}); check its permissions"
+
+
+def _read(path: Path) -> tuple[str | None, str | None, bool]:
+    """(header as JSON of a scan's image, fault, whether that stays so while the file does); no header and no fault
+    for what is no image of a scan. Permissions and disks that fail change without the file."""
     try:
         header = read_header(path)
-        return (json.dumps(header), None) if header is not None and is_scan(header, path) else (None, None)
+        return (json.dumps(header) if header is not None and is_scan(header, path) else None), None, True
     except InputError as error:
-        return None, str(error)
+        lasting = not isinstance(error.__cause__, OSError)
+        return None, str(error).encode(errors="backslashreplace").decode(), lasting
 
 
 def _known(folder: Path, database: Path) -> dict[str, tuple]:
@@ -92,9 +116,9 @@ def _known(folder: Path, database: Path) -> dict[str, tuple]:
         return {}
     try:
         with closing(sqlite3.connect(database)) as connection:
-            if connection.execute("SELECT version, folder FROM about").fetchall() == [(VERSION, str(folder.resolve()))]:
+            if connection.execute("SELECT version, folder FROM about").fetchall() == [(VERSION, _place(folder))]:
                 rows = connection.execute("SELECT path, size, mtime, header, fault FROM files")
-                return {path: tuple(row) for path, *row in rows}
+                return {os.fsdecode(path): tuple(row) for path, *row in rows}
     except sqlite3.DatabaseError:
         pass
     database.unlink()
@@ -106,6 +130,10 @@ def _keep(folder: Path, database: Path, new: list[tuple], gone: Iterable[str]) -
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.executescript(TABLES)
         if not connection.execute("SELECT 1 FROM about").fetchall():
-            connection.execute("INSERT INTO about VALUES (?, ?)", (VERSION, str(folder.resolve())))
+            connection.execute("INSERT INTO about VALUES (?, ?)", (VERSION, _place(folder)))
         connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", new)
-        connection.executemany("DELETE FROM files WHERE path = ?", [(path,) for path in gone])
+        connection.executemany("DELETE FROM files WHERE path = ?", [(os.fsencode(path),) for path in gone])
+
+
+def _place(folder: Path) -> bytes:
+    return os.fsencode(folder.resolve())

@@ -1,10 +1,17 @@
-"""Modality values (HU) -> stored values of DICOM pixel data, by the source's own rescale where that holds them."""
+"""Stored values of DICOM pixel data <-> modality values (HU), by the source's own rescale where that holds them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from pydicom import Dataset
 from pydicom.valuerep import format_number_as_ds
+
+from medgen.io.dicom_header import GROUPS
+from medgen.types import InputError
+
+SHARED, PER_FRAME = GROUPS
 
 LEVELS = 500  # fewer steps than this over the values of an image that is not of whole numbers: too coarse
 
@@ -37,6 +44,39 @@ class Encoding:
     def stored(self, values: np.ndarray, k: int) -> np.ndarray:
         """(rows, columns) modality values of slice k -> what its pixel data holds, nearest."""
         return np.rint(_steps(values, self.rescale[k])).astype(self.format.dtype)
+
+
+def rescale_of(dataset: Dataset, frame: int, file: Path) -> tuple[float, float]:
+    """(slope, intercept) of a frame: modality value = slope * stored value + intercept (PS3.3 C.11.1, C.7.6.16.2.9).
+
+    (1, 0) where there is none, or a modality LUT. An enhanced image's own are in the frame's functional groups, else in
+    the shared ones, else beside them, where only converters put them and ITK finds them.
+
+    Args:
+        frame: from 0; of no matter in an image of one frame.
+        file: for messages.
+
+    Raises:
+        InputError: a slope of 0, or one of the two without the other. Programs disagree on what that means (pydicom:
+            no rescale; ITK: slope 1, intercept 0), so the values are not known.
+    """
+    holder = dataset
+    if PER_FRAME in dataset:
+        groups = (dataset[PER_FRAME].value[frame], *(dataset.get(SHARED) or ()))
+        own = (group.get("PixelValueTransformationSequence") for group in groups)
+        holder = next((items[0] for items in own if items), dataset)
+    elif dataset.get("ModalityLUTSequence"):
+        return 1.0, 0.0
+    slope, intercept = holder.get("RescaleSlope"), holder.get("RescaleIntercept")
+    if slope is None and intercept is None:
+        return 1.0, 0.0
+    if slope is None or intercept is None or float(slope) == 0:
+        fault = "a RescaleSlope of 0" if slope is not None and float(slope) == 0 else "half of a rescale"
+        raise InputError(
+            f"{file} has {fault} (RescaleSlope {slope}, RescaleIntercept {intercept}), so its values are not known; "
+            "export the series again or set both elements"
+        )
+    return float(slope), float(intercept)
 
 
 def encoding(

@@ -1,6 +1,6 @@
 """Slices of a series -> one grid: order and geometry from the patient coordinates, parts where several overlap."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,24 +18,40 @@ PARTS = (
     "NominalPercentageOfCardiacPhase NominalCardiacTriggerDelayTime TriggerTime AcquisitionNumber ImageType "
     "ContrastBolusAgentPhase AcquisitionTime"
 ).split()
+# What differs between the passes of one volume too, where every other slice is acquired first; the last only in MR
+# (GE: https://github.com/rordenlab/dcm2niix/pull/48).
+PASSES = ("TriggerTime", "NominalCardiacTriggerDelayTime", "AcquisitionTime", "AcquisitionNumber")
 
 
 def parts(slices: Sequence[Slice], folder: Path) -> list[tuple[str, list[Slice]]]:
     """The volumes of one series, each with what sets it apart: acquisitions, echoes, phases.
 
-    A series that is one volume stays one, as does one that no element divides into volumes: what is wrong with it
-    is said when it is read.
+    A series that is one volume stays one, unless its slices lie between each other's and are themselves volumes: two
+    phases, half a step apart. So does one that no element divides into volumes: what is wrong with it is said when it
+    is read.
     """
-    if _stacks(slices, folder):
-        return [("", list(slices))]
+    whole = _stacks(slices, folder)
+    passes = PASSES if slices[0].header.get("Modality") == "MR" else PASSES[:-1]
     for keyword in PARTS:
         groups: dict[str, list[Slice]] = {}
         for item in slices:
             value = item.header.get(keyword)
             groups.setdefault("\\".join(map(str, value)) if isinstance(value, list) else str(value), []).append(item)
+        if whole and (keyword in passes or not _interleaved(groups.values(), slices)):
+            continue
         if len(groups) > 1 and all(len(group) > 1 and _stacks(group, folder) for group in groups.values()):
             return [(f"{keyword} {value}", group) for value, group in groups.items()]
     return [("", list(slices))]
+
+
+def _interleaved(groups: Iterable[Sequence[Slice]], slices: Sequence[Slice]) -> bool:
+    """Whether each group reaches over half of the extent of all: what is acquired block after block does not."""
+    return all(2 * _extent(group) >= _extent(slices) for group in groups)
+
+
+def _extent(slices: Sequence[Slice]) -> float:
+    """From the first to the last slice in mm."""
+    return float(np.linalg.norm(np.ptp([s.header["ImagePositionPatient"] for s in slices], axis=0)))
 
 
 def _stacks(slices: Sequence[Slice], folder: Path) -> bool:
@@ -52,7 +68,8 @@ def stack(slices: Sequence[Slice], folder: Path) -> tuple[list[Slice], Geometry]
     A tilted gantry gives a sheared affine.
 
     Raises:
-        InputError: uneven, missing or duplicate slices, colour, mixed grids or orientations, no patient coordinates.
+        InputError: uneven, missing or duplicate slices, colour, mixed grids, orientations or frames of reference, no
+            patient coordinates, one SOPInstanceUID on several images.
     """
     rows_cols, spacing, axes = _common(slices, folder)
     shape = checked_shape((rows_cols[1], rows_cols[0], len(slices)), folder)
@@ -71,11 +88,15 @@ def _common(slices: Sequence[Slice], folder: Path) -> tuple[tuple[int, int], np.
     increasing column and row index, which all slices must share."""
     for item in slices:
         _check_placed(item)
+    _check_uids(slices)
     first = slices[0].header
     spacing = np.array([numbers(s.header, "PixelSpacing", 2) for s in slices], np.float64)
     cosines = np.array([numbers(s.header, "ImageOrientationPatient", 6) for s in slices], np.float64)
+    frames = np.array([str(s.header.get("FrameOfReferenceUID")) for s in slices])
+    own = len(np.unique(frames)) == len(frames)  # anonymisers that renew it for each file (LIDC-IDRI): it says nothing
     resized = [(s.header["Rows"], s.header["Columns"]) != (first["Rows"], first["Columns"]) for s in slices]
     for problem, odd in (
+        ("frame of reference", (frames != frames[0]) & (not own)),  # PS3.3 C.7.4.1: positions in two do not compare
         ("size", np.array(resized)),
         ("pixel spacing", np.abs(spacing / spacing[0] - 1).max(axis=1) > 1e-4),
         ("orientation", np.abs(cosines - cosines[0]).max(axis=1) > 1e-4),
@@ -91,6 +112,18 @@ def _common(slices: Sequence[Slice], folder: Path) -> tuple[tuple[int, int], np.
         raise InputError(f"{folder} has an ImageOrientationPatient that is not two right-angled unit vectors")
     unit = axes / np.linalg.norm(axes, axis=1, keepdims=True)
     return (int(first["Rows"]), int(first["Columns"])), spacing[0], unit
+
+
+def _check_uids(slices: Sequence[Slice]) -> None:
+    """Images of one SOPInstanceUID, which archives take for one: what is derived from them would be lost there."""
+    files: dict[str, Path] = {}
+    for item in slices:
+        uid = item.header.get("SOPInstanceUID")
+        if uid is not None and (other := files.setdefault(uid, item.file)) != item.file:
+            raise InputError(
+                f"{other} and {item.file} are different images with one SOPInstanceUID ({uid}), which a broken "
+                "anonymiser leaves; anonymise them again or take one away"
+            )
 
 
 def _check_placed(item: Slice) -> None:

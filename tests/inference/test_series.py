@@ -61,6 +61,13 @@ def test_series_are_chosen_by_description_and_by_rules(mixed, tmp_path):
     assert "'portal bone'" in undecided.fault
 
 
+def test_patients_and_studies_that_share_a_series_uid_are_scans_of_their_own(tmp_path):
+    write_ct(tmp_path / "in", stored(6), PatientID=lambda k: f"p{k // 4}", StudyInstanceUID=lambda k: f"1.{k // 2}")
+    found = scans(tmp_path / "in")
+    assert [len(s.series.slices) for s in found] == [2, 2, 2] and not any(s.fault for s in found)
+    assert len({s.case for s in found}) == 3
+
+
 @pytest.mark.parametrize(
     "text, match",
     [
@@ -83,13 +90,18 @@ def test_nested_studies_are_called_after_their_folders(tmp_path):
     assert [s.case for s in scans(tmp_path / "in")] == ["p1_CT", "p2_CT", "p3"]
 
 
-def test_a_broken_file_is_reported_with_its_scan_or_alone(mixed, tmp_path):
+def test_a_broken_file_is_a_fault_of_every_scan_of_its_folder_or_alone(mixed, tmp_path):
     write_ct(tmp_path / "in/sub", stored(4))
-    for place in ("sub/002.dcm", "other002.dcm"):
+    for place in ("sub/002.dcm", "other005.dcm"):  # the last slice: what is left is a volume
         (mixed / place).write_bytes(b"")
-    found = {s.case: s for s in scans(mixed)}
-    assert "002.dcm is not a readable DICOM file" in found["sub"].fault
-    assert "other002.dcm is not" in found["other002.dcm"].fault
+    (tmp_path / "in/alone").mkdir()
+    (tmp_path / "in/alone/x.dcm").write_bytes(b"")
+    found = {s.case: s for s in scans(mixed, rules=rules(tmp_path, "include: [{modality: CT}]\nevery: true"))}
+    assert "002.dcm is not a readable DICOM file" in found.pop("sub").fault
+    assert "x.dcm is not" in found.pop("x.dcm").fault
+    assert len(found) == 4 and all("other005.dcm is not" in s.fault for s in found.values())
+    (undecided,) = scans(tmp_path / "in/sub", rules=rules(tmp_path, "include: [{modality: MR}]"))
+    assert undecided.series is None and "002.dcm is not" in undecided.fault  # it may be what the rules ask for
 
 
 def test_a_cohort_of_mixed_studies_is_converted_and_its_output_not_converted_again(mixed, tmp_path):

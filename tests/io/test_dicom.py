@@ -137,6 +137,21 @@ def test_without_rescale_the_stored_values_are_the_values(tmp_path):
     np.testing.assert_array_equal(volume.data, by_simpleitk(tmp_path, uid)[0])
 
 
+@pytest.mark.parametrize(
+    "tags, fault",
+    [
+        ({"RescaleSlope": "2", "RescaleIntercept": None}, "half of a rescale"),
+        ({"RescaleSlope": None, "RescaleIntercept": "-1024"}, "half of a rescale"),
+        ({"RescaleSlope": "2", "RescaleIntercept": ""}, "half of a rescale"),
+        ({"RescaleSlope": "0", "RescaleIntercept": "5"}, "a RescaleSlope of 0"),
+    ],
+)
+def test_values_that_a_rescale_leaves_unknown_are_refused(tmp_path, tags, fault):
+    write_series(tmp_path, scan(3), **tags)
+    with pytest.raises(InputError, match=rf"000.dcm has {fault} \(RescaleSlope"):
+        read_volume(tmp_path)
+
+
 def test_monochrome1_does_not_change_hu(tmp_path):
     """It asks a viewer to show low values bright (C.7.6.3.1.2). ITK inverts the values: not followed here."""
     stored = scan()
@@ -197,7 +212,7 @@ def test_localisers_segmentations_and_strangers_are_passed_over(tmp_path):
     for path in (tmp_path / "x/s0", tmp_path / "x/s1", tmp_path / "y/seg"):
         path.rename(tmp_path / path.name)
     (tmp_path / "report.txt").write_text("not DICOM")
-    (tmp_path / "empty").touch()
+    (tmp_path / "empty.txt").touch()
     np.testing.assert_array_equal(read_volume(tmp_path).data, stored.transpose(2, 1, 0) - 1024.0)
     assert [s.remark for s in list_series(tmp_path)].count("localiser") == 1
 

@@ -6,9 +6,10 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from dicom_series import OBLIQUE, RECODED, recode, stored, write_ct, write_enhanced_ct, write_enhanced_mr
+from dicom_series import OBLIQUE, RECODED, item, recode, stored, write_ct, write_enhanced_ct, write_enhanced_mr
 
 from medgen.io.dicom import list_series, read_series
+from medgen.io.dicom_pixels import rescale_of
 from medgen.io.itk import itk_affine
 from medgen.io.volume import read_geometry, read_volume, same_geometry
 from medgen.types import InputError
@@ -33,6 +34,24 @@ def test_enhanced_ct_agrees_with_simpleitk(tmp_path):
     np.testing.assert_allclose(volume.affine, itk_affine(image), atol=1e-4)
 
 
+def test_a_rescale_beside_the_functional_groups_of_an_enhanced_image(tmp_path):
+    pixels = stored()
+    write_enhanced_ct(tmp_path / "a.dcm", pixels)
+    ds = pydicom.dcmread(tmp_path / "a.dcm")
+    for group in ds.PerFrameFunctionalGroupsSequence:
+        del group.PixelValueTransformationSequence
+    ds.RescaleSlope, ds.RescaleIntercept = "2", "-1000"
+    ds.save_as(tmp_path / "a.dcm")
+    assert rescale_of(ds, 3, tmp_path) == (2, -1000)
+    volume = read_volume(tmp_path)
+    np.testing.assert_array_equal(volume.data, 2.0 * pixels.transpose(2, 1, 0) - 1000)
+    np.testing.assert_array_equal(volume.data, sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "a.dcm")).transpose())
+    ds.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence = [
+        item(RescaleSlope="1", RescaleIntercept="-7")
+    ]
+    assert rescale_of(ds, 3, tmp_path) == (1, -7)
+
+
 def test_stacks_of_one_enhanced_image_are_chosen_among(tmp_path):
     pixels = stored(8)
     write_enhanced_ct(tmp_path / "a.dcm", pixels, stacks=2)
@@ -52,6 +71,33 @@ def test_acquisitions_in_one_series_are_told_apart(tmp_path):
     np.testing.assert_array_equal(volume.data, pixels[4:].transpose(2, 1, 0) - 1024.0)
 
 
+@pytest.mark.parametrize("tags", [{"AcquisitionNumber": [1, 2]}, {"ContrastBolusAgentPhase": ["ART", "VEN"]}])
+@pytest.mark.parametrize("count", [4, 7])
+def test_phases_between_each_others_slices_are_told_apart(tmp_path, tags, count):
+    pixels, ((keyword, values),) = stored(count), tags.items()
+    write_ct(tmp_path, pixels, **{keyword: lambda k: values[k % 2], "AcquisitionTime": lambda k: f"10{k % 2}000"})
+    assert [s.part for s in list_series(tmp_path)] == [f"{keyword} {value}" for value in values]
+    volume = read_series(tmp_path, series=f"{keyword} {values[1]}")
+    np.testing.assert_array_equal(volume.data, pixels[1::2].transpose(2, 1, 0) - 1024.0)
+    assert volume.spacing[2] == pytest.approx(5)
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"AcquisitionNumber": lambda k: k // 4},  # head to abdomen
+        {"AcquisitionNumber": lambda k: int(k > 5), "ContrastBolusAgentPhase": lambda k: "AB"[k > 5]},
+        {"AcquisitionNumber": lambda k: k // 2},  # table positions
+        {"AcquisitionTime": lambda k: f"10{k % 2}000"},  # passes of MR
+        {"AcquisitionNumber": lambda k: k % 2, "Modality": "MR"},
+    ],
+)
+def test_one_volume_acquired_in_blocks_or_passes_stays_one(tmp_path, tags):
+    pixels = stored(8)
+    write_ct(tmp_path, pixels, **tags)
+    np.testing.assert_array_equal(read_volume(tmp_path).data, pixels.transpose(2, 1, 0) - 1024.0)
+
+
 def test_a_copy_of_an_image_counts_once_and_another_image_in_its_place_does_not(tmp_path):
     pixels = stored()
     write_ct(tmp_path, pixels)
@@ -62,6 +108,30 @@ def test_a_copy_of_an_image_counts_once_and_another_image_in_its_place_does_not(
     other.save_as(tmp_path / "copy of 002.dcm")
     with pytest.raises(InputError, match="same place.*002.dcm and copy of 002.dcm"):
         read_volume(tmp_path)
+
+
+def test_different_images_with_one_instance_uid_are_not_taken_for_copies(tmp_path):
+    write_ct(tmp_path / "a", stored(), SOPInstanceUID="1.2.3")
+    with pytest.raises(InputError, match="000.dcm and .*001.dcm are different images with one SOPInstanceUID"):
+        read_volume(tmp_path / "a")
+    write_ct(tmp_path / "b/p1", stored())
+    shutil.copytree(tmp_path / "b/p1", tmp_path / "b/p2")
+    for path in (tmp_path / "b/p2").iterdir():  # only the voxels differ
+        ds = pydicom.dcmread(path)
+        ds.PixelData = bytes(len(ds.PixelData))
+        ds.save_as(path)
+    with pytest.raises(InputError, match="p1/000.dcm and .*p2/000.dcm are different"):
+        read_volume(tmp_path / "b")
+
+
+def test_slices_of_two_patients_or_frames_of_reference_are_no_volume(tmp_path):
+    write_ct(tmp_path / "a", stored(6), PatientID=lambda k: f"p{k // 3}")
+    assert [(s.header["PatientID"], len(s.slices)) for s in list_series(tmp_path / "a")] == [("p0", 3), ("p1", 3)]
+    write_ct(tmp_path / "b", stored(6), StudyInstanceUID=lambda k: f"1.{k // 3}")
+    assert [len(s.slices) for s in list_series(tmp_path / "b")] == [3, 3]
+    write_ct(tmp_path / "c", stored(6), FrameOfReferenceUID=lambda k: f"1.{k // 3}")
+    with pytest.raises(InputError, match="003.dcm differs in frame of reference from 000.dcm"):
+        read_volume(tmp_path / "c")
 
 
 def test_a_missing_frame_and_frames_without_a_description_are_named(tmp_path):

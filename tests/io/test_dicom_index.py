@@ -1,11 +1,13 @@
 import os
 import sqlite3
+from pathlib import Path
 
 import pydicom
 import pytest
 from dicom_series import stored, write_ct, write_enhanced_ct
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from medgen.io import dicom_header
 from medgen.io.dicom import list_series
 from medgen.io.dicom_header import TAGS, plain, read_header
 from medgen.io.dicom_index import indexed
@@ -79,3 +81,69 @@ def test_the_quick_way_through_a_header_finds_what_pydicom_does(studies, syntax)
         expected = plain(pydicom.dcmread(path), TAGS)
         assert {k: v for k, v in read_header(path).items() if k != "frames"} == expected
     assert list_series(studies / "a")[0].description == "Thorax ä"
+
+
+@pytest.mark.parametrize("ending", ["", ".dcm", ".17"])
+@pytest.mark.parametrize("content", [b"", bytes(5000)])
+def test_an_empty_file_named_as_the_slices_of_its_folder_is_a_lost_slice(tmp_path, ending, content):
+    write_ct(tmp_path / "in", stored(4))
+    for path in (tmp_path / "in").iterdir():
+        path.rename(path.with_suffix(ending))
+    for other in ("in/notes.txt", "notes" + ending * (ending != ".dcm")):
+        (tmp_path / other).touch()
+    lost = tmp_path / f"in/003{ending}"
+    lost.write_bytes(content)
+    for _ in range(2):
+        found = indexed(tmp_path, tmp_path / "i/i.sqlite")
+        assert list(found.faults) == [lost] and len(found.images) == 3
+    with pytest.raises(InputError, match=f"003{ending} is "):
+        list_series(tmp_path / "in")
+
+
+def test_names_of_another_encoding_are_indexed(tmp_path):
+    """Latin-1, as old Windows exports carry it: no UTF-8, so no text that SQLite takes."""
+    write_ct(tmp_path / "x", stored(3))
+    folder = os.fsencode(tmp_path / "in") + b"/M\xfcller"
+    os.renames(os.fsencode(tmp_path / "x"), folder)
+    os.rename(folder + b"/000.dcm", folder + b"/\xe4.dcm")
+    with open(folder + b"/\xf6.dcm", "wb") as file:
+        file.write(b"no DICOM")
+    for read in (4, 0):
+        found = indexed(Path(os.fsdecode(folder)).parent, tmp_path / "i")
+        assert (found.read, len(found.images), len(found.faults)) == (read, 3, 1)
+        assert "\\udcf6.dcm is not a readable DICOM file" in next(iter(found.faults.values()))
+    os.remove(folder + b"/\xe4.dcm")
+    assert len(indexed(Path(os.fsdecode(folder)).parent, tmp_path / "i").images) == 2
+
+
+def test_an_unreadable_subfolder_is_one_fault(studies, tmp_path, monkeypatch):
+    real = os.scandir
+
+    def scandir(place):
+        if Path(place).name == "c":
+            raise PermissionError(13, "Permission denied", str(place))
+        return real(place)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    found = indexed(studies, tmp_path / "i")
+    assert len(found.images) == 5 and list(found.faults) == [studies / "b/c"]
+    assert "b/c cannot be read (Permission denied)" in found.faults[studies / "b/c"]
+    (studies / "b/e.dcm").unlink()
+    with pytest.raises(InputError, match="b/c cannot be listed"):
+        list_series(studies / "b")
+    monkeypatch.undo()
+    assert len(indexed(studies, tmp_path / "i").images) == 7
+
+
+def test_that_a_file_could_not_be_read_is_not_kept(studies, tmp_path, monkeypatch):
+    def failing(path, *args):
+        if Path(path).name == "001.dcm":
+            raise PermissionError(13, "Permission denied")
+        return open(path, *args)
+
+    monkeypatch.setattr(dicom_header, "open", failing, raising=False)
+    found = indexed(studies, tmp_path / "i")
+    assert len(found.images) == 6 and len(found.faults) == 2
+    monkeypatch.undo()  # as chmod: neither size nor time of the files changes
+    again = indexed(studies, tmp_path / "i")
+    assert len(again.images) == 8 and not again.faults and again.read == 2
