@@ -19,15 +19,13 @@ from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, ExplicitVRLittleEndian
 from pydicom.valuerep import format_number_as_ds
 
 from medgen.io.deidentify import Changes, Deidentifier
-from medgen.io.dicom_header import GROUPS
-from medgen.io.dicom_pixels import Encoding, Format, encoding
+from medgen.io.dicom_pixels import PER_FRAME, SHARED, Encoding, Format, encoding, rescale_of
 from medgen.io.folder import folder_written_aside
 from medgen.io.volume import Volume
 from medgen.types import InputError
 
 NOTICE = "SYNTHETIC, not for primary diagnosis"
 UIDS = uuid.UUID("6b6a5c7e-3a39-5d0e-9a3e-0d1c4f0b2a51")  # namespace of the UIDs that medgen derives
-SHARED, PER_FRAME = GROUPS
 DOSE = set(
     "ExposureTime XRayTubeCurrent Exposure ExposureInuAs ExposureTimeInuS XRayTubeCurrentInuA ExposureTimeInms "
     "XRayTubeCurrentInmA ExposureInmAs CTExposureSequence CTDIvol CTDIPhantomTypeCodeSequence ExposureModulationType "
@@ -176,23 +174,8 @@ def _encoding(volume: Volume, sources: dict[Path, FileDataset]) -> Encoding:
         Format(int(ds.BitsStored), int(ds.BitsAllocated), bool(ds.get("PixelRepresentation", 0)))
         for ds in sources.values()
     ]
-    rescale = [_rescale(sources[file], frame) for file, frame in volume.frames or ()]
+    rescale = [rescale_of(sources[file], frame, file) for file, frame in volume.frames or ()]
     return encoding(volume.data, np.issubdtype(volume.dtype, np.integer), formats, rescale)
-
-
-def _rescale(dataset: Dataset, frame: int) -> tuple[float, float]:
-    holder = dataset
-    if PER_FRAME in dataset:
-        groups = (dataset[PER_FRAME].value[frame], *(dataset.get(SHARED) or ()))
-        holder = next((g.PixelValueTransformationSequence[0] for g in groups if _transforms(g)), Dataset())
-    slope, intercept = holder.get("RescaleSlope"), holder.get("RescaleIntercept")
-    if slope is None or float(slope) == 0 or "ModalityLUTSequence" in holder:
-        return 1.0, 0.0
-    return float(slope), 0.0 if intercept is None else float(intercept)
-
-
-def _transforms(group: Dataset) -> bool:
-    return bool(group.get("PixelValueTransformationSequence"))
 
 
 def _encode(dataset: FileDataset, code: Encoding, volume: Volume, slices: Sequence[int]) -> None:

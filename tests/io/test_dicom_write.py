@@ -268,3 +268,17 @@ def test_a_study_that_grew_gets_other_uids_and_the_same_images_the_same(tmp_path
             {ds.SOPInstanceUID for ds in headers(tmp_path / name)} | {headers(tmp_path / name)[0].SeriesInstanceUID}
         )
     assert uids[0] == uids[1] and not uids[0] & uids[2]
+
+
+def test_an_enhanced_image_with_its_rescale_beside_the_groups_comes_back(tmp_path):
+    write_enhanced_ct(tmp_path / "in/a.dcm", stored(4, 12, 13))
+    ds = pydicom.dcmread(tmp_path / "in/a.dcm")
+    for group in (*ds.SharedFunctionalGroupsSequence, *ds.PerFrameFunctionalGroupsSequence):
+        group.pop("PixelValueTransformationSequence", None)
+    ds.RescaleSlope, ds.RescaleIntercept = "2", "-1024"
+    ds.save_as(tmp_path / "in/a.dcm")
+    volume = read_volume(tmp_path / "in")
+    assert volume.data.min() < -1000 and (volume.data % 2 == 0).all()
+    write_derived(tmp_path / "out", volume, MADE)
+    np.testing.assert_array_equal(read_volume(tmp_path / "out").data, volume.data)
+    np.testing.assert_array_equal(read_volume(tmp_path / "out").affine, volume.affine)
