@@ -7,7 +7,6 @@ for CT. MONOCHROME1 only says how a value is shown, so it does not change values
 
 import filecmp
 import os
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from pydicom import Dataset, dcmread
 from pydicom.pixels import apply_modality_lut, get_decoder, iter_pixels
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
-from medgen.io.dicom_header import Header, Slice, is_scan, lost_slices, numbers, read_header, slices_of
+from medgen.io.dicom_header import Header, Slice, is_scan, lost_slices, numbers, quiet_pydicom, read_header, slices_of
 from medgen.io.dicom_pixels import PER_FRAME, rescale_of
 from medgen.io.dicom_stack import parts, stack
 from medgen.io.volume import Geometry, Volume, checked_finite, existing
@@ -226,22 +225,22 @@ def _is_localiser(header: Header) -> bool:
 
 def _values(slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray]]:
     """(k, modality values (rows, columns)) of each slice, file by file."""
+    quiet_pydicom()
     files: dict[Path, list[int]] = {}
     for k, item in enumerate(slices):
         files.setdefault(item.file, []).append(k)
     for file, members in files.items():
         members.sort(key=lambda k: slices[k].frame)
         try:
-            with warnings.catch_warnings(action="ignore"):
-                dataset = dcmread(file, force=True)
-                dataset.file_meta.setdefault("TransferSyntaxUID", ImplicitVRLittleEndian)
-                _check_decoder(file, dataset.file_meta.TransferSyntaxUID)
-                if PER_FRAME not in dataset:
-                    yield members[0], _modality(dataset.pixel_array, dataset, 0, file)
-                    continue
-                frames = iter_pixels(dataset, indices=[slices[k].frame for k in members])
-                for k, values in zip(members, frames, strict=True):
-                    yield k, _modality(values, dataset, slices[k].frame, file)
+            dataset = dcmread(file, force=True)
+            dataset.file_meta.setdefault("TransferSyntaxUID", ImplicitVRLittleEndian)
+            _check_decoder(file, dataset.file_meta.TransferSyntaxUID)
+            if PER_FRAME not in dataset:
+                yield members[0], _modality(dataset.pixel_array, dataset, 0, file)
+                continue
+            frames = iter_pixels(dataset, indices=[slices[k].frame for k in members])
+            for k, values in zip(members, frames, strict=True):
+                yield k, _modality(values, dataset, slices[k].frame, file)
         except InputError:
             raise
         except Exception as error:  # pydicom and its plugins raise nearly anything on damaged pixel data

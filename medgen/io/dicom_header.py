@@ -1,5 +1,6 @@
 """The few header elements that finding and stacking slices needs, as plain values that also fit into an index."""
 
+import re
 import warnings
 from collections.abc import Iterable
 from contextlib import suppress
@@ -47,6 +48,22 @@ KNOWN[0x00020002] = ("MediaStorageSOPClassUID", "UI")
 SYNTAX = 0x00020010
 TEXT: dict[str, Any] = {"DS": float, "IS": int, **dict.fromkeys(("CS", "UI", "LO", "SH", "DA", "TM", "DT"), str.strip)}
 
+# Of pydicom and what is built on it, whatever the warning: many quote names and other values of the header.
+QUIET = ("ignore", None, Warning, re.compile(r"(pydicom|highdicom|pynetdicom|dicomweb_client)\b"), 0)
+
+
+def quiet_pydicom() -> None:
+    """Silence pydicom's warnings, and those of the libraries built on it, in the whole process and for good.
+
+    Not by ``warnings.catch_warnings``, which sets the filters of all threads and, where two overlap, restores the wrong
+    ones. Called again it only brings the filter back to the front where others were put before it or took it away.
+    """
+    if not warnings.filters or warnings.filters[0] != QUIET:
+        warnings.filterwarnings("ignore", module=QUIET[3].pattern)
+
+
+quiet_pydicom()
+
 
 @dataclass(frozen=True)
 class Slice:
@@ -64,9 +81,10 @@ def read_header(path: Path) -> Header | None:
     Raises:
         InputError: unreadable, damaged, or frames that their functional groups do not describe.
     """
+    quiet_pydicom()
     named = path.suffix.lower() in DICOM_ENDINGS
     try:
-        with open(path, "rb") as file, warnings.catch_warnings(action="ignore"):
+        with open(path, "rb") as file:
             start = file.read(132)
             if start[128:] != b"DICM" and not (named and start[:2] in (b"\x08\x00", b"\x02\x00")):
                 if named:

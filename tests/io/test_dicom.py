@@ -1,16 +1,22 @@
 """DICOM series: voxels and geometry beside SimpleITK's reader, on series written here with pydicom."""
 
+import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from pydicom.config import WARN
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless, generate_uid
+from pydicom.valuerep import validate_value
 from scipy.spatial.transform import Rotation
 
+from medgen.io import dicom_header
 from medgen.io.dicom import list_series, read_series, series_uid
+from medgen.io.dicom_header import read_header
 from medgen.io.itk import itk_affine
 from medgen.io.volume import read_geometry, read_volume, same_geometry, write_volume
 from medgen.types import InputError
@@ -315,6 +321,36 @@ def test_damaged_files(tmp_path):
         path.write_bytes(content)
         with pytest.raises(InputError, match="003.dcm is"):
             read_volume(tmp_path)
+
+
+def test_pydicoms_warnings_stay_silent_whatever_threads_overlap(tmp_path, monkeypatch):
+    """One thread is done reading while another still is; it then meets a value that pydicom warns of and quotes."""
+    write_series(tmp_path, scan(2))
+    first_in, second_in, first_out = threading.Event(), threading.Event(), threading.Event()
+    real = dicom_header._elements
+
+    def elements(file, prefixed):
+        if file.name.endswith("000.dcm"):
+            first_in.set()
+            assert second_in.wait(10)
+        else:
+            second_in.set()
+            assert first_out.wait(10)
+            validate_value("UI", "Doe^Jane", WARN)
+        return real(file, prefixed)
+
+    monkeypatch.setattr(dicom_header, "_elements", elements)
+    first, second = (threading.Thread(target=read_header, args=[tmp_path / f"00{n}.dcm"]) for n in (0, 1))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        first.start()
+        assert first_in.wait(10)
+        second.start()
+        first.join()
+        first_out.set()
+        second.join()
+        validate_value("UI", "Doe^Jane", WARN)
+    assert not said
 
 
 @pytest.mark.skipif(not LIDC.is_dir(), reason="../shared/data/lidc_dicom is absent")
