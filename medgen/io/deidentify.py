@@ -11,7 +11,6 @@ import os
 import re
 import secrets
 import uuid
-import warnings
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
 from pydicom.tag import BaseTag
 
 from medgen import __version__
+from medgen.io.dicom_header import quiet_pydicom
 from medgen.types import InputError
 
 EDITION = "2026c"
@@ -48,7 +48,7 @@ DUMMIES |= dict.fromkeys(("FL", "FD", "SL", "SS", "SV", "UL", "US", "UV", "AT"),
 DUMMIES |= dict.fromkeys(("OB", "OW", "OD", "OF", "OL", "OV", "UN"), b"\0" * 8) | {"PN": "REMOVED"}
 DRAWN_ON = {"US", "IVUS", "XC", "ES", "GM", "SM", "SC", "OT", "DOC", "SCN", "HC"}  # modalities that show their own text
 SECONDARY_CAPTURE = f"{DICOM_ROOT}5.1.4.1.1.7"
-warnings.filterwarnings("ignore", module="pydicom")  # they quote values; once for all threads, which share the filters
+quiet_pydicom()  # warnings quote values
 
 Changes = Counter[str]  # "TAG KEYWORD removed|emptied|replaced|remapped|shifted" -> how often; never a value
 

@@ -5,7 +5,6 @@ reports. UIDs are derived from that series' and from what is told: the same agai
 """
 
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +14,7 @@ from pydicom import Dataset, dcmread
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, EncapsulatedPDFStorage, ExplicitVRLittleEndian
 
+from medgen.io.dicom_header import quiet_pydicom
 from medgen.io.dicom_write import NOTICE, Derivation
 from medgen.io.volume import existing, written_aside
 from medgen.types import InputError
@@ -57,22 +57,22 @@ def write_verdict_sr(
         raise ValueError(f"status {verdict['status']!r} is none of {', '.join(STATUSES)}")
     derived, sources, made = _series(Path(derived_series))
     told = json.dumps([verdict["status"], verdict["reasons"], _lines(verdict), made.isoformat()])
-    with warnings.catch_warnings(action="ignore"):  # they quote names
-        try:
-            report = sr.ComprehensiveSR(
-                evidence=[*derived, *sources],
-                content=_tree(sr, verdict, derived, sources, derivation, images),
-                series_instance_uid=derivation.uid(f"{derived[0].SeriesInstanceUID} SR"),
-                series_number=_number(derived[0], 1),
-                sop_instance_uid=derivation.uid(f"{derived[0].SeriesInstanceUID} {told}"),
-                instance_number=1,
-                manufacturer="medgen",
-                is_complete=True,
-                is_final=True,
-                series_description=short(f"{NOTICE}: check, {verdict['status']}", 64),
-            )
-        except (AttributeError, TypeError, ValueError) as error:
-            raise InputError(f"{derived_series} has a header that no report can refer to ({error})") from error
+    quiet_pydicom()
+    try:
+        report = sr.ComprehensiveSR(
+            evidence=[*derived, *sources],
+            content=_tree(sr, verdict, derived, sources, derivation, images),
+            series_instance_uid=derivation.uid(f"{derived[0].SeriesInstanceUID} SR"),
+            series_number=_number(derived[0], 1),
+            sop_instance_uid=derivation.uid(f"{derived[0].SeriesInstanceUID} {told}"),
+            instance_number=1,
+            manufacturer="medgen",
+            is_complete=True,
+            is_final=True,
+            series_description=short(f"{NOTICE}: check, {verdict['status']}", 64),
+        )
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError(f"{derived_series} has a header that no report can refer to ({error})") from error
     _stamp(report, derivation, made)
     report.file_meta.ImplementationVersionName = "MEDGEN"
     with written_aside(out) as aside:

@@ -2,7 +2,6 @@
 
 import hashlib
 import uuid
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 from pydicom import Dataset, dcmread
 
 from medgen.io.dicom import Series, choose, grouped, list_series
-from medgen.io.dicom_header import is_scan, read_header
+from medgen.io.dicom_header import is_scan, quiet_pydicom, read_header
 from medgen.io.dicom_report import EXTRA, TYPE_2, short
 from medgen.io.dicom_stack import stack
 from medgen.io.dicom_write import NOTICE, UIDS
@@ -74,23 +73,23 @@ def write_seg(
     family = highdicom.sr.CodedConcept("123110", "DCM", "Artificial Intelligence")
     maker = highdicom.AlgorithmIdentificationSequence(short(algorithm, 64), family, short(version, 64))
     try:
-        with warnings.catch_warnings(action="ignore"):  # they quote names
-            ds = seg.Segmentation(
-                images,
-                numbers,
-                seg.SegmentationTypeValues.BINARY,
-                [_described(seg, n, v, names, maker) for n, v in enumerate(found, 1)],
-                series_instance_uid=_uid(first.SeriesInstanceUID, algorithm, version),
-                series_number=int(first.get("SeriesNumber") or 0) % 10**8 + 3,
-                sop_instance_uid=_uid(first.SeriesInstanceUID, told),
-                instance_number=1,
-                manufacturer="medgen",
-                manufacturer_model_name=short(algorithm, 64),
-                software_versions=short(version, 64),
-                device_serial_number="1",
-                content_label="SEGMENTS",
-                series_description=short(f"{notice}: segments by {algorithm}", 64),
-            )
+        quiet_pydicom()
+        ds = seg.Segmentation(
+            images,
+            numbers,
+            seg.SegmentationTypeValues.BINARY,
+            [_described(seg, n, v, names, maker) for n, v in enumerate(found, 1)],
+            series_instance_uid=_uid(first.SeriesInstanceUID, algorithm, version),
+            series_number=int(first.get("SeriesNumber") or 0) % 10**8 + 3,
+            sop_instance_uid=_uid(first.SeriesInstanceUID, told),
+            instance_number=1,
+            manufacturer="medgen",
+            manufacturer_model_name=short(algorithm, 64),
+            software_versions=short(version, 64),
+            device_serial_number="1",
+            content_label="SEGMENTS",
+            series_description=short(f"{notice}: segments by {algorithm}", 64),
+        )
     except (AttributeError, TypeError, ValueError, KeyError) as error:
         raise InputError(f"{out} is not written: the source's headers allow no segmentation ({error})") from error
     _settle(ds, first)

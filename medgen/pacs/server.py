@@ -6,7 +6,6 @@ what does not fit the query is dropped.
 
 import re
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,7 +14,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydicom import Dataset
 
-from medgen.io.dicom_header import Header, plain
+from medgen.io.dicom_header import Header, plain, quiet_pydicom
 from medgen.io.names import shown
 from medgen.types import InputError
 
@@ -36,7 +35,7 @@ KEYS = (
 STUDY = (*KEYS, "NumberOfStudyRelatedInstances")
 SERIES = ("SeriesInstanceUID", "Modality", "SeriesDescription", "NumberOfSeriesRelatedInstances")
 Answer = TypeVar("Answer")
-warnings.filterwarnings("ignore", module="pydicom")  # they quote values; once for all threads, which share the filters
+quiet_pydicom()  # warnings quote values
 
 
 class Server(Protocol):
