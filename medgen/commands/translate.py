@@ -44,6 +44,9 @@ def translate(
     verdict_sr: Annotated[
         bool, typer.Option("--verdict-sr", help="Write each verdict as a DICOM structured report into OUTPUT/verdicts.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only list what would be converted, and what hinders it.")
+    ] = False,
     report: Annotated[bool, typer.Option(help="Write report.html into the output folder.")] = True,
     watch: Annotated[
         bool, typer.Option("--watch", help="Convert what arrives in the folder INPUT until interrupted.")
@@ -85,6 +88,8 @@ def translate(
     from medgen.io.volume import ENDINGS, has_ending
 
     check_pacs(from_pacs, query or (), to_pacs, input, output, format, watch)
+    if dry_run:
+        return preview(model, input, series, rules, watch, from_pacs)
     apart = opened(input, output, private, shift_dates, deidentify)
     cluster = cluster_of(ray, workers, device)
     loaded = load_model(model, "cpu" if cluster else pick_device(device), target=target)
@@ -165,3 +170,32 @@ def translate(
         found = {status: sum(r.verdict == status for r in results) for status in ("pass", "review", "fail")}
         print("verdicts: " + ", ".join(f"{n} {status}" for status, n in found.items()))
     finish([r.error for r in results if r.error], len(results), faults)
+
+
+def preview(
+    model: Path, source: Path, series: str | None, rules: Path | None, watch: bool, from_pacs: str | None
+) -> None:
+    """The cases of ``source`` on the console; nothing is read but headers, and nothing is written."""
+    from medgen.checkpoint import read_info
+    from medgen.inference.inputs import find_scans, scan_grids
+    from medgen.inference.series import load_rules
+    from medgen.io.names import shown
+
+    if watch or from_pacs is not None:
+        raise InputError("--dry-run lists what lies in a folder; leave --watch and --from-pacs out")
+    _, settings = read_info(model)
+    chosen = None if rules is None else load_rules(rules)
+    scans = find_scans(source, settings.data.sources, series=series, rules=chosen)
+    faults = []
+    for i, scan in enumerate(scans, 1):
+        try:
+            if scan.fault:
+                raise InputError(scan.fault)
+            grid = scan_grids(scan, series)[0]
+            what = scan.files[0] if scan.series is None else f"{scan.files[0]}, {scan.series.describe()}"
+            print(shown(f"[{i}/{len(scans)}] {scan.case}: {what} [{grid.describe()}]"), flush=True)
+        except InputError as error:
+            faults.append(str(error))
+            print(shown(f"[{i}/{len(scans)}] {scan.case}: not convertible"), flush=True)
+    print(f"{len(scans) - len(faults)} to convert; nothing was converted")
+    finish(faults, len(scans))

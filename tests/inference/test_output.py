@@ -8,11 +8,16 @@ import pytest
 import torch
 from dicom_series import OBLIQUE, stored, write_ct, write_enhanced_ct
 from small import make_model, small_settings
+from typer.testing import CliRunner
 
+from medgen.checkpoint import save_model
+from medgen.cli import app
 from medgen.inference.convert import convert
 from medgen.inference.output import derivation
 from medgen.io.dicom_write import NOTICE
+from medgen.io.folder import folder_written_aside
 from medgen.io.volume import Volume, read_volume, write_volume
+from medgen.types import InputError
 
 HU = {
     "codec": {"source": {"low": -1000, "high": 1000, "outside": "carry"}},
@@ -123,3 +128,21 @@ def test_what_a_kill_leaves_of_a_series_is_removed_and_the_old_one_brought_back(
     (tmp_path / "out/case").rename(tmp_path / "out/.case.old")
     assert [r.status for r in convert(identity, tmp_path / "in", tmp_path / "out")] == ["skipped"]
     assert not (tmp_path / "out/.gone.tmp").exists() and (tmp_path / "out/.kept.tmp/notes").exists()
+
+
+def test_a_dry_run_lists_and_writes_nothing(identity, tmp_path):
+    with folder_written_aside(tmp_path / "m") as aside:
+        save_model(aside, identity.generator, identity.info)
+    write_ct(tmp_path / "in/whole", scan(), SeriesDescription="portal")
+    write_ct(tmp_path / "in/gap", scan())
+    (tmp_path / "in/gap/003.dcm").unlink()
+    before = sorted(tmp_path.rglob("*"))
+    given = ["translate", *(str(tmp_path / name) for name in ("m", "in", "out")), "--dry-run"]
+    call = CliRunner().invoke(app, given)
+    assert call.exit_code == 2 and "whole: " in call.output and "portal" in call.output and "8 slices" in call.output
+    assert "gap: not convertible" in call.output and "unevenly spaced" in call.output
+    assert sorted(tmp_path.rglob("*")) == before
+    call = CliRunner().invoke(
+        app, ["translate", *(str(tmp_path / n) for n in ("m", "in", "out")), "--dry-run", "--watch"]
+    )
+    assert isinstance(call.exception, InputError)
