@@ -10,6 +10,7 @@ from pathlib import Path
 
 from medgen.inference.series import Rules, find_series
 from medgen.io.dicom import Series, read_slices
+from medgen.io.dicom_header import read_header
 from medgen.io.dicom_index import indexed
 from medgen.io.dicom_stack import stack
 from medgen.io.volume import ENDINGS, Geometry, Volume, case_name, find_volumes, has_ending, read_geometry, read_volume
@@ -126,7 +127,18 @@ def read_scan(scan: Scan, series: str | None = None) -> list[Volume]:
     """The volumes of a case, in the order of the contrasts; ``series`` as in ``read_volume``."""
     if scan.series is not None:
         return [read_slices(scan.series.slices, scan.files[0])]
-    return [read_volume(file, series=series) for file in scan.files]
+    volumes = [read_volume(file, series=series) for file in scan.files]
+    _refuse_two_patients(volumes)
+    return volumes
+
+
+def _refuse_two_patients(volumes: Sequence[Volume]) -> None:
+    """Contrasts of a case are paired by name, and folders of two patients may have one."""
+    files = [volume.frames[0][0] for volume in volumes if volume.frames]
+    patients = [(read_header(file) or {}).get("PatientID") for file in files]
+    for file, patient in zip(files, patients, strict=True):
+        if patient != patients[0]:
+            raise InputError(f"{files[0]} and {file} are contrasts of one case by name, but of two patients")
 
 
 def scan_grids(scan: Scan, series: str | None = None) -> list[Geometry]:

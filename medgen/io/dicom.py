@@ -16,7 +16,17 @@ from pydicom import Dataset, dcmread
 from pydicom.pixels import apply_modality_lut, get_decoder, iter_pixels
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
-from medgen.io.dicom_header import Header, Slice, is_scan, lost_slices, numbers, quiet_pydicom, read_header, slices_of
+from medgen.io.dicom_header import (
+    Header,
+    Slice,
+    dangling,
+    is_scan,
+    lost_slices,
+    numbers,
+    quiet_pydicom,
+    read_header,
+    slices_of,
+)
 from medgen.io.dicom_pixels import PER_FRAME, rescale_of
 from medgen.io.dicom_stack import parts, stack
 from medgen.io.volume import Geometry, Volume, checked_finite, existing
@@ -61,11 +71,11 @@ def list_series(folder: str | Path) -> list[Series]:
     """
     folder = existing(folder)
     try:
-        found = _images(path for path in sorted(folder.iterdir()) if path.is_file())
+        found = _images(path for path in sorted(folder.iterdir()) if _is_file(path))
         if not found:
             below = os.walk(folder, onerror=_raised)  # rglob passes over folders that cannot be listed
             paths = sorted(Path(place, name) for place, _, names in below for name in names)
-            found = _images(path for path in paths if path.is_file())
+            found = _images(path for path in paths if _is_file(path))
     except OSError as error:
         raise InputError(
             f"{error.filename or folder} cannot be listed ({error.strerror}); check its permissions"
@@ -135,6 +145,12 @@ def series_uid(path: Path) -> str | None:
 
 
 # Finding series ----------------------------------------------------------------------------------------
+
+
+def _is_file(path: Path) -> bool:
+    if path.is_symlink() and not path.exists():
+        raise InputError(dangling(path))
+    return path.is_file()
 
 
 def _raised(error: OSError) -> None:

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medgen.io.dicom_header import Header, is_scan, lost_slices, read_header
+from medgen.io.dicom_header import Header, dangling, is_scan, lost_slices, read_header
 from medgen.types import InputError
 
 VERSION = "2"  # of what is kept of a header; another one starts the index anew
@@ -87,6 +87,8 @@ def _files(folder: Path, faults: dict[Path, str]) -> Iterator[tuple[str, int, in
             path = os.path.join(below, entry.name)
             try:
                 stat = entry.stat() if entry.is_file() else None
+                if entry.is_symlink() and not os.path.exists(entry.path):
+                    faults[folder / path] = dangling(folder / path)
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(path)
             except OSError as error:

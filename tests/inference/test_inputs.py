@@ -1,7 +1,7 @@
 import pytest
 from dicom_series import stored, write_ct
 
-from medgen.inference.inputs import find_scans, sha256
+from medgen.inference.inputs import find_scans, read_scan, sha256
 from medgen.types import InputError
 
 
@@ -63,3 +63,11 @@ def test_volumes_and_dicom_in_one_folder_are_refused(tmp_path):
     write_ct(tmp_path / "patient/ct", stored(2, 4, 4))
     with pytest.raises(InputError, match="holds volumes, and DICOM in .*patient"):
         find_scans(tmp_path, ["source"])
+
+
+def test_contrasts_of_two_patients_are_no_case(tmp_path):
+    for contrast, patient in (("t1", "1"), ("t2", "2")):
+        write_ct(tmp_path / contrast / "a", stored(3, 8, 8), PatientID=patient)
+    (scan,) = find_scans(tmp_path, ["t1", "t2"])
+    with pytest.raises(InputError, match="of two patients"):
+        read_scan(scan)

@@ -147,3 +147,12 @@ def test_that_a_file_could_not_be_read_is_not_kept(studies, tmp_path, monkeypatc
     monkeypatch.undo()  # as chmod: neither size nor time of the files changes
     again = indexed(studies, tmp_path / "i")
     assert len(again.images) == 8 and not again.faults and again.read == 2
+
+
+def test_a_link_to_a_slice_that_is_not_there_is_a_fault(tmp_path):
+    write_ct(tmp_path / "a", stored(4, 6, 6))
+    (tmp_path / "a/003.dcm").unlink()
+    (tmp_path / "a/003.dcm").symlink_to(tmp_path / "annex/nothing")
+    assert "link to a file that is not there" in indexed(tmp_path).faults[tmp_path / "a/003.dcm"]
+    with pytest.raises(InputError, match="link to a file that is not there"):
+        list_series(tmp_path / "a")
