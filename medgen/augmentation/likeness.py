@@ -13,7 +13,7 @@ KNOWN = 10  # real lesions of a kind, fewer of which do not tell how such lesion
 MEASURES = ("contrast", "sd", "skewness", "grain_mm")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Look:
     """Lists have one entry a contrast, in the image's unit (HU); see ``lesion_library.Lesion``."""
 

@@ -17,7 +17,15 @@ from medgen.evaluation.safety import coarse_factor
 from medgen.inference.inputs import Scan, read_scan, scan_grids, scan_hash, sha256
 from medgen.inference.manifest import Manifest
 from medgen.inference.out_of_distribution import out_of_distribution
-from medgen.inference.output import OURS, VERDICTS, check_outputs, verdict_file, write_outputs, write_verdicts
+from medgen.inference.output import (
+    OURS,
+    VERDICTS,
+    check_modality,
+    check_outputs,
+    verdict_file,
+    write_outputs,
+    write_verdicts,
+)
 from medgen.inference.overlap import overlapped
 from medgen.inference.predict import translate_case
 from medgen.inference.private import Private
@@ -180,12 +188,13 @@ class Cases:
             self._check(job)
             entry.input_sha256 = scan_hash(scan)
             told = {k: getattr(entry, k) for k in ("input_sha256", "output", "series", "deidentified")}
-            reported = all(verdict_file(target).exists() for target in job.targets if self.options.verdict_sr)
-            if reported and self.manifest.holds(job.key, told, job.targets):
+            if self.manifest.holds(job.key, told, job.targets):
                 self._skip(job, self.manifest.cases[job.key])
                 return job
             self._check_size(scan)
             job.volumes = read_scan(scan, self.options.series)
+            if not has_ending(job.targets[0], ENDINGS):
+                check_modality(job.volumes[0], self.model)
             if self.private is not None:
                 self.private.check_pixels(job.volumes)
             entry.warnings = out_of_distribution(self.model, job.volumes)
@@ -198,7 +207,8 @@ class Cases:
         entry.warnings, entry.changes = old.get("warnings", []), old.get("changes", {})
         if self.checks is None:
             return
-        if old.get("checks") == self.checks.identity:
+        reported = all(verdict_file(target).exists() for target in job.targets if self.options.verdict_sr)
+        if reported and old.get("checks") == self.checks.identity:
             entry.verdict, entry.reasons, entry.checks = old["verdict"], old["reasons"], old["checks"]
         else:
             self._check_size(job.scan)
@@ -264,10 +274,16 @@ class Cases:
     def _tell(self, job: Job, verdicts: list[dict[str, Any]]) -> None:
         if self.options.verdict_sr:
             write_verdicts(job.targets, verdicts, self.model)
+            return
+        for target in job.targets:  # one of another verdict, or of images that are there no more
+            if not has_ending(target, ENDINGS):
+                verdict_file(target).unlink(missing_ok=True)
 
     def record(self, key: str, entry: Converted) -> None:
         """Into the manifest, where it has another verdict or nothing of a case that was skipped."""
         old = self.manifest.cases.get(key, {})
+        if entry.status == "failed" and entry.output_sha256:
+            return  # it could not be judged anew: what was made of it is still there
         if entry.status != "skipped":
             self.manifest.add(key, entry)
         elif entry.checks not in (None, old.get("checks")):
@@ -295,7 +311,7 @@ def _faults(job: Job) -> Iterator[None]:
     finally:
         entry.seconds += time.monotonic() - started
         if entry.error:
-            job.volumes, job.made = [], []
+            job.volumes, job.made, entry.status = [], [], "failed"
             entry.verdict, entry.reasons, entry.checks = None, [], None
 
 

@@ -52,13 +52,14 @@ def find_scans(
     """
     source = Path(source)
     if len(contrasts) == 1:
-        if source.is_dir() and not find_volumes(source):
+        volumes = source.is_dir() and find_volumes(source)
+        if source.is_dir() and not volumes:
             place = source.resolve()
             headers = indexed(place, index)
             scans = find_series(place, headers, series, rules) if headers.images else []
             if scans or rules is not None:
                 return [Scan(scan.case, (scan.folder,), scan.fault, scan.series) for scan in scans]
-        if source.is_dir() and (series_there := _dicom_below(source)):
+        if volumes and (series_there := _dicom_below(source)):
             raise InputError(
                 f"{source} holds volumes, and DICOM in {series_there}; give a folder of the one or of the other"
             )
@@ -79,13 +80,19 @@ def find_scans(
     return [_scan(case, found[case], contrasts, source) for case in sorted(found)]
 
 
+def is_dicom(file: Path) -> bool:
+    """Whether a file says that it is (PS3.10 7.1)."""
+    with suppress(OSError), open(file, "rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
+    return False
+
+
 def _dicom_below(source: Path) -> Path | None:
-    """The first folder within ``source`` whose first file is DICOM (PS3.10 7.1)."""
+    """The first folder within ``source`` whose first file is DICOM."""
     for folder in sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith(".")):
         file = next((p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith(".")), None)
-        with suppress(OSError):
-            if file is not None and file.open("rb").read(132)[128:] == b"DICM":
-                return folder
+        if file is not None and is_dicom(file):
+            return folder
     return None
 
 

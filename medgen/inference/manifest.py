@@ -36,7 +36,7 @@ def about(model: Model) -> dict[str, Any]:
 class Manifest:
     """The records of ``folder`` by case, of this model only; ``None`` keeps none.
 
-    ``model``: what is told of it; it is another one where ``sha256`` or ``target`` are others.
+    ``model``: what is told of it; it is another one where ``sha256`` or ``target`` are others. ``name``: of the file.
 
     One process at a time may hold it. As a context it ends with everything in ``manifest.json``.
 
@@ -44,14 +44,14 @@ class Manifest:
         InputError: a manifest.json that is none, a folder that cannot be written, another run under way in it.
     """
 
-    def __init__(self, folder: Path | None, model: Mapping[str, Any]) -> None:
-        self.path = None if folder is None else folder / "manifest.json"
+    def __init__(self, folder: Path | None, model: Mapping[str, Any], name: str = "manifest") -> None:
+        self.path = None if folder is None else folder / f"{name}.json"
         self.model = dict(model)
         self.cases: dict[str, dict[str, Any]] = {}
         self._adding = Lock()
         if self.path is None:
             return
-        self.journal = self.path.with_name("manifest.journal")
+        self.journal = self.path.with_suffix(".journal")
         kept = self._kept(self.path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -44,7 +44,6 @@ def write_outputs(
         if has_ending(path, ENDINGS):
             write_volume(path, volume)
         else:
-            _refuse_other_modality(volume, model, i)
             changes += write_derived(path, volume, derivation(model, i), volumes[1:], deidentifier)
     return changes
 
@@ -102,15 +101,26 @@ def check_outputs(targets: Sequence[Path], files: Sequence[Path]) -> None:
             raise InputError(f"{target} holds other files than a series of medgen; move it away")
 
 
-def _refuse_other_modality(volume: Volume, model: Model, i: int) -> None:
-    """HU in an MR or PET object would be read as signal, and signal in a CT object as HU."""
+def check_modality(volume: Volume, model: Model) -> None:
+    """Refuse, before any work, DICOM of a modality that the model does not make.
+
+    HU in an MR or PET object would be read as signal, and signal in a CT object as HU.
+
+    Args:
+        volume: the first source.
+    """
     file = volume.frames[0][0] if volume.frames else None
     modality = (read_header(file) or {}).get("Modality") if file else None
-    kind, low = model.settings.codec.target.kind, model.info.target_range[i].low
-    hounsfield = low < 0 if kind == "window" else low <= -200 and kind == "percentile"  # as looks_like_hu
-    if modality == "CT" and not hounsfield:
-        raise InputError(f"{file} is CT and the model makes no HU; a series of CT is not written of it: use nifti")
-    if modality in ("MR", "PT") and hounsfield and low <= -200:
-        raise InputError(
-            f"{file} is {modality} and the model makes HU; a series of CT from it is not written: use nifti"
-        )
+    codec = model.settings.codec
+    same = (codec.source.kind, codec.source.low, codec.source.high) == (
+        codec.target.kind, codec.target.low, codec.target.high,
+    )  # fmt: skip
+    for target in model.info.target_range:
+        kind, low = codec.target.kind, target.low
+        hounsfield = (low < 0 or same) if kind == "window" else low <= -200 and kind == "percentile"
+        if modality == "CT" and not hounsfield:
+            raise InputError(f"{file} is CT and the model makes no HU; a series of CT is not written of it: use nifti")
+        if modality in ("MR", "PT") and hounsfield and low <= -200:
+            raise InputError(
+                f"{file} is {modality} and the model makes HU; a series of CT from it is not written: use nifti"
+            )

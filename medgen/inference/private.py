@@ -16,6 +16,7 @@ from pydicom import dcmread
 
 from medgen.inference.inputs import Scan
 from medgen.io.deidentify import Deidentifier, read_key, refuse_drawn
+from medgen.io.dicom import owners
 from medgen.io.volume import ENDINGS, Volume, has_ending, written_aside
 from medgen.types import InputError
 
@@ -38,7 +39,7 @@ class Private:
     def named(self, scan: Scan) -> Scan:
         """The scan under a name that tells nothing: folders are named after patients."""
         series = scan.series  # its UID does not change with what else lies in the folder, as case names do
-        told = scan.case if series is None else f"{series.uid} {series.part}"
+        told = scan.case if series is None else " ".join((*owners(series.header), series.part))
         return replace(scan, case=f"case_{self.deidentifier.pseudonym('case', told)}")
 
     def check(self, targets: Sequence[Path]) -> None:
@@ -53,7 +54,7 @@ class Private:
         """Refuse, before any work, series whose first image may show a name; writing looks at every image."""
         for volume in volumes:
             if volume.frames:
-                refuse_drawn(dcmread(volume.frames[0][0], stop_before_pixels=True))
+                refuse_drawn(dcmread(volume.frames[0][0], stop_before_pixels=True, force=True))
 
     def tell(self, output: Path, records: Iterable[Mapping[str, Any]]) -> None:
         """Write ``deidentification.csv``: which attribute was changed how, in how many places of how many cases."""

@@ -47,7 +47,7 @@ def segment_cohort(
 ) -> list[Segmented]:
     """Write ``CASE.nii.gz`` (mha, nrrd) or ``CASE.dcm`` for each scan, and ``labels.json`` where names are known.
 
-    ``manifest.json`` keeps hashes of inputs, segmenter and outputs; what it has is not done again. nnU-Net's is.
+    ``segmentations.json`` keeps hashes of inputs, segmenter and outputs; what it has is not done again. nnU-Net's is.
 
     Args:
         source, series, rules: as ``inference.convert.convert`` takes them.
@@ -63,7 +63,7 @@ def segment_cohort(
     scans = find_scans(source, ["image"], series=series, rules=rules, index=output / "dicom_index.sqlite")
     results: list[Segmented] = []
     taken: dict[str, Path] = {}
-    with Manifest(output, {"segmenter": segmenter.text, "sha256": segmenter.sha256}) as manifest:
+    with Manifest(output, {"segmenter": segmenter.text, "sha256": segmenter.sha256}, "segmentations") as manifest:
         clear(output)
         for scan in scans:
             entry = _segmented(segmenter, scan, output, format, series, taken, manifest)

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from medgen.inference.inputs import Scan, find_scans, named
+from medgen.inference.inputs import Scan, find_scans, is_dicom, named
 from medgen.io.volume import find_volumes
 from medgen.types import InputError
 
@@ -56,9 +56,15 @@ def _present(source: Path, contrasts: Sequence[str]) -> list[Scan]:
             return [scan for scan in find_scans(source, contrasts) if not scan.fault]
         folders = {p.parent for p in source.rglob("*") if p.is_file() and not p.name.startswith(".")}
         volumes = {folder: find_volumes(folder) for folder in sorted(folders - {source})}
-        deeper = [path for folder, found in volumes.items() for path in found or [folder]]
+        deeper = [path for folder, found in volumes.items() for path in (*found, *_series(folder, found))]
         return [named(path) for path in find_volumes(source)] + [_by_place(path, source) for path in deeper]
     return []
+
+
+def _series(folder: Path, volumes: list[Path]) -> list[Path]:
+    """The folder itself where it holds DICOM, or nothing else that could be read."""
+    files = [p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".") and p not in volumes]
+    return [folder] if not volumes or any(is_dicom(file) for file in files) else []
 
 
 def _by_place(path: Path, source: Path) -> Scan:

@@ -36,7 +36,8 @@ TECHNICAL = set(  # but for these, which say how an image was made and how its n
     "Manufacturer ManufacturerModelName SoftwareVersions RescaleType ModalityLUTType StackID "
     "ConvolutionKernel FilterType ImageFilter ReconstructionMethod AttenuationCorrectionMethod ScatterCorrectionMethod "
     "SequenceName PulseSequenceName ImagedNucleus ReceiveCoilName ReceiveCoilManufacturerName TransmitCoilName "
-    "TransmitCoilManufacturerName MultiCoilElementName".split()
+    "TransmitCoilManufacturerName MultiCoilElementName CardiacFramingType ASLCrusherDescription AlgorithmName "
+    "AlgorithmVersion".split()
 )
 BIRTH = {"PatientBirthDate", "PatientBirthTime"}
 # UIDs of things that are no instances of anybody's data: kinds of object, encodings, code systems

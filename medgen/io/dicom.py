@@ -87,14 +87,14 @@ def grouped(found: Iterable[tuple[Path, Header]]) -> list[Series]:
     """Headers of images -> their series, by series number; a series of several volumes becomes several.
 
     A series is of one patient and study, whatever others its UID is given to.
-    Copies of one image count once: files of the same bytes, as one SOPInstanceUID on different images is what broken
-    anonymisers leave.
+    Copies of one image count once: files of the same bytes but for their file meta group, as one SOPInstanceUID on
+    different images is what broken anonymisers leave.
     """
     groups: dict[tuple[str, str, str], list[Slice]] = {}
     alike: dict[str, list[Path]] = {}  # by header, so that few files are compared whole
     for path, header in found:
         others = alike.setdefault(repr(header), [])
-        if not any(_same_bytes(path, other) for other in others):
+        if not any(_same_image(path, other) for other in others):
             others.append(path)
             groups.setdefault(owners(header), []).extend(slices_of(path, header))
     return sorted((s for (*_, uid), slices in groups.items() for s in _series(uid, slices)), key=_series_order)
@@ -166,10 +166,14 @@ def _images(paths: Iterable[Path]) -> list[tuple[Path, Header]]:
     return images
 
 
-def _same_bytes(path: Path, other: Path) -> bool:
+def _same_image(path: Path, other: Path) -> bool:
     try:
-        return filecmp.cmp(path, other, shallow=False)
-    except OSError:  # both are kept: reading them says what is wrong
+        if filecmp.cmp(path, other, shallow=False):
+            return True
+        first, second = dcmread(path, force=True), dcmread(other, force=True)  # exported twice: another file meta group
+        syntaxes = [ds.file_meta.get("TransferSyntaxUID") for ds in (first, second)]
+        return syntaxes[0] == syntaxes[1] and first == second
+    except Exception:  # both are kept: reading them says what is wrong
         return False
 
 

@@ -126,21 +126,22 @@ def dangling(path: Path) -> str:
 def lost_slices(others: Iterable[Path], images: Iterable[Path]) -> dict[Path, str]:
     """What is wrong with those of ``others``, files that are not DICOM, that are named as the images of their folder
     and begin with nothing or only zeros: slices of which a copy was cut short."""
-    endings: dict[Path, set[str]] = {}
+    names: dict[Path, set[str]] = {}
     for image in images:
-        endings.setdefault(image.parent, set()).add(_ending(image))
+        names.setdefault(image.parent, set()).add(_pattern(image))
     found = {}
     for path in others:
-        if _ending(path) in endings.get(path.parent, ()):
+        if _pattern(path) in names.get(path.parent, ()):
             with suppress(OSError), open(path, "rb") as file:
                 if not file.read(132).strip(b"\0"):
                     found[path] = f"{path} is empty among DICOM files; copy the series again or take the file away"
     return found
 
 
-def _ending(path: Path) -> str:
-    """The file's ending; none where it is only the last number of a UID."""
-    return "" if path.suffix[1:].isdigit() else path.suffix.lower()
+def _pattern(path: Path) -> str:
+    """What the files of a series share in name: the ending, else (a UID's last number is none) all but numbers."""
+    ending = "" if path.suffix[1:].isdigit() else path.suffix.lower()
+    return ending or re.sub(r"\d+", "0", path.name)
 
 
 def slices_of(path: Path, header: Header) -> list[Slice]:

@@ -70,6 +70,8 @@ def rescale_of(dataset: Dataset, frame: int, file: Path) -> tuple[float, float]:
     slope, intercept = holder.get("RescaleSlope"), holder.get("RescaleIntercept")
     if slope is None and intercept is None:
         return 1.0, 0.0
+    if (float(1 if slope is None else slope), float(intercept or 0)) == (1, 0):  # whatever is missing
+        return 1.0, 0.0
     if slope is None or intercept is None or float(slope) == 0:
         fault = "a RescaleSlope of 0" if slope is not None and float(slope) == 0 else "half of a rescale"
         raise InputError(

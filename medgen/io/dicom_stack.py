@@ -18,9 +18,11 @@ PARTS = (
     "NominalPercentageOfCardiacPhase NominalCardiacTriggerDelayTime TriggerTime AcquisitionNumber ImageType "
     "ContrastBolusAgentPhase AcquisitionTime"
 ).split()
-# What differs between the passes of one volume too, where every other slice is acquired first; the last only in MR
-# (GE: https://github.com/rordenlab/dcm2niix/pull/48).
-PASSES = ("TriggerTime", "NominalCardiacTriggerDelayTime", "AcquisitionTime", "AcquisitionNumber")
+# What differs between the passes of one volume too, where every other slice is acquired first. In MR nearly all may
+# (GE: https://github.com/rordenlab/dcm2niix/pull/48), but for what numbers the volumes themselves.
+PASSES = {"TriggerTime", "NominalCardiacTriggerDelayTime", "AcquisitionTime"}
+VOLUMES = {"StackID", "TemporalPositionIndex", "TemporalPositionIdentifier", "EchoNumbers", "DiffusionBValue"}
+MR_PASSES = set(PARTS) - VOLUMES
 
 
 def parts(slices: Sequence[Slice], folder: Path) -> list[tuple[str, list[Slice]]]:
@@ -31,27 +33,28 @@ def parts(slices: Sequence[Slice], folder: Path) -> list[tuple[str, list[Slice]]
     is read.
     """
     whole = _stacks(slices, folder)
-    passes = PASSES if slices[0].header.get("Modality") == "MR" else PASSES[:-1]
+    passes = MR_PASSES if slices[0].header.get("Modality") == "MR" else PASSES
     for keyword in PARTS:
         groups: dict[str, list[Slice]] = {}
         for item in slices:
             value = item.header.get(keyword)
             groups.setdefault("\\".join(map(str, value)) if isinstance(value, list) else str(value), []).append(item)
-        if whole and (keyword in passes or not _interleaved(groups.values(), slices)):
+        if whole and (keyword in passes or not _interleaved(groups.values())):
             continue
         if len(groups) > 1 and all(len(group) > 1 and _stacks(group, folder) for group in groups.values()):
             return [(f"{keyword} {value}", group) for value, group in groups.items()]
     return [("", list(slices))]
 
 
-def _interleaved(groups: Iterable[Sequence[Slice]], slices: Sequence[Slice]) -> bool:
-    """Whether each group reaches over half of the extent of all: what is acquired block after block does not."""
-    return all(2 * _extent(group) >= _extent(slices) for group in groups)
-
-
-def _extent(slices: Sequence[Slice]) -> float:
-    """From the first to the last slice in mm."""
-    return float(np.linalg.norm(np.ptp([s.header["ImagePositionPatient"] for s in slices], axis=0)))
+def _interleaved(groups: Iterable[Sequence[Slice]]) -> bool:
+    """Whether the groups take turns along the stack, all the way: what is acquired block after block does not, nor do
+    a few slices that differ from the rest."""
+    owner = [(n, item.header["ImagePositionPatient"]) for n, group in enumerate(groups) for item in group]
+    places = np.array([place for _, place in owner], np.float64)
+    along = places @ (places[np.argmax(np.linalg.norm(places - places[0], axis=1))] - places[0])
+    turns = [owner[i][0] for i in np.argsort(along)]
+    count = len(set(turns))
+    return len(set(turns[:count])) == count and all(a == b for a, b in zip(turns, turns[count:], strict=False))
 
 
 def _stacks(slices: Sequence[Slice], folder: Path) -> bool:

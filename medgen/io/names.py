@@ -7,7 +7,7 @@ from medgen.types import InputError
 LONGEST = 200  # bytes: file systems end at 255, and endings and marks are added
 OURS = set(
     "manifest.json manifest.journal dicom_index.sqlite stored.jsonl report.html deidentification.csv labels.json "
-    "verdicts".split()
+    "segmentations.json segmentations.journal verdicts".split()
 )  # what runs write beside the cases
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 

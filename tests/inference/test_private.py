@@ -119,3 +119,12 @@ def test_names_stay_when_others_join(tmp_path):
     results = convert(model, source, out, private=opened(source, out, None))
     assert sorted(r.status for r in results) == ["converted", "skipped"]
     assert first.case in [r.case for r in results] and len(list(out.glob("case_*"))) == 2
+
+
+def test_two_patients_of_one_series_uid_are_two_cases(tmp_path):
+    source, out = tmp_path / "in", tmp_path / "out"
+    uid = write_ct(source / "a", np.clip(stored(4, 16, 16) // 3, 100, 2000), PatientID="1")
+    write_ct(source / "b", np.clip(stored(4, 16, 16) // 3, 100, 2000), PatientID="2", SeriesInstanceUID=uid)
+    results = convert(make_model(small_settings(**HU)), source, out, private=opened(source, out, None))
+    assert [r.status for r in results] == ["converted", "converted"], [r.error for r in results]
+    assert len(list(out.glob("case_*"))) == 2

@@ -1,6 +1,7 @@
 """What arrives in a folder is found once it has stood still."""
 
 import pytest
+from dicom_series import stored, write_ct
 
 from medgen.inference import watch
 from medgen.inference.watch import arrivals
@@ -55,6 +56,8 @@ def test_what_lies_deeper_is_named_by_its_place(tmp_path, clock):
     (tmp_path / "c").mkdir()
     (tmp_path / "c/scan.nii.gz").write_text("x")
     assert sorted(until(found, clock, 30)) == ["a_portal", "b_portal", "c_scan"]
+    write_ct(tmp_path / "c", stored(3, 4, 4))  # beside the volume
+    assert until(found, clock, 30) == ["c"]
 
 
 def test_a_case_waits_for_all_its_contrasts(tmp_path, clock):

@@ -186,3 +186,31 @@ def test_enhanced_ct_in_other_transfer_syntaxes(tmp_path, name):
     write_enhanced_ct(tmp_path / "a.dcm", pixels, OBLIQUE, order=[2, 0, 3, 1])
     recode(tmp_path, RECODED[name])
     np.testing.assert_array_equal(read_volume(tmp_path).data, pixels.transpose(2, 1, 0) - 1024.0)
+
+
+def test_an_image_that_was_exported_twice_counts_once(tmp_path):
+    write_ct(tmp_path / "a", stored(4, 6, 6))
+    for file in sorted((tmp_path / "a").iterdir()):
+        ds = pydicom.dcmread(file)
+        ds.file_meta.SourceApplicationEntityTitle = "OTHER"
+        ds.save_as(file.with_name(f"again_{file.name}"))
+    (series,) = list_series(tmp_path / "a")
+    assert len(series.slices) == 4 and read_series(tmp_path / "a").data.shape[2] == 4
+
+
+def test_a_few_slices_of_another_kind_do_not_part_a_volume(tmp_path):
+    write_ct(tmp_path, stored(12, 6, 6))
+    for name in ("000.dcm", "011.dcm"):
+        ds = pydicom.dcmread(tmp_path / name)
+        ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL", "EDGE"]
+        ds.save_as(tmp_path / name)
+    (series,) = list_series(tmp_path)
+    assert len(series.slices) == 12
+
+
+@pytest.mark.parametrize("elements", [{"RescaleSlope": "1"}, {"RescaleIntercept": "0"}])
+def test_half_a_rescale_that_changes_nothing_is_none(tmp_path, elements):
+    ds = pydicom.Dataset()
+    for keyword, value in elements.items():
+        setattr(ds, keyword, value)
+    assert rescale_of(ds, 0, tmp_path) == (1, 0)
