@@ -115,12 +115,11 @@ def test_verdicts_as_structured_reports_beside_the_series(tmp_path):
     assert report.PatientID == image.PatientID and run().verdict in report.SeriesDescription
     assert run().status == "skipped"
     (tmp_path / "out/verdicts/case.dcm").unlink()
-    assert run().status == "skipped" and dcmread(tmp_path / "out/verdicts/case.dcm") == report
-    convert(
-        model, tmp_path / "in", tmp_path / "out", checks=named_checks("ct_contrast")
-    )  # another verdict, not written
-    assert not (tmp_path / "out/verdicts/case.dcm").exists()
-    assert run().status == "skipped" and dcmread(tmp_path / "out/verdicts/case.dcm") == report
+    for _ in range(2):
+        assert run().status == "skipped"
+        assert dcmread(tmp_path / "out/verdicts/case.dcm").SeriesDescription == report.SeriesDescription
+        convert(model, tmp_path / "in", tmp_path / "out", checks=named_checks("ct_contrast"))  # another verdict
+        assert not (tmp_path / "out/verdicts/case.dcm").exists()
     refused = run(format="nifti")
     assert refused.status == "failed" and "leave --verdict-sr out" in refused.error
     with pytest.raises(InputError, match="--verdict-sr"):
