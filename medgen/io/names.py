@@ -5,7 +5,7 @@ from pathlib import Path
 from medgen.types import InputError
 
 LONGEST = 200  # bytes: file systems end at 255, and endings and marks are added
-OURS = set(
+OWN_FILES = set(
     "manifest.json manifest.journal dicom_index.sqlite stored.jsonl report.html deidentification.csv labels.json "
     "segmentations.json segmentations.journal verdicts".split()
 )  # what runs write beside the cases
@@ -30,7 +30,7 @@ def checked_name(name: str, where: Path) -> str:
         fault = f"is longer than {LONGEST} bytes"
     elif name.startswith("."):
         fault = "would be hidden"
-    elif name.lower() in OURS:
+    elif name.lower() in OWN_FILES:
         fault = "is what medgen calls a file of its own"
     elif name.split(".")[0].strip().lower() in RESERVED:
         fault = "is a device's name on Windows"
