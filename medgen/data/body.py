@@ -20,13 +20,37 @@ def body_mask(data: np.ndarray, *, threshold: float | None = None) -> np.ndarray
         threshold = -300.0 if looks_like_hu(data) else foreground_threshold(data)
     above = data > threshold
     # A table or clothes touch the body by thin bridges: opening parts them before the largest part is taken.
-    opened = ndimage.binary_opening(above, iterations=1) if min(data.shape) > 4 else above
+    opened = _grown(_shrunk(above)) if min(data.shape) > 4 else above
     labels, count = ndimage.label(opened if opened.any() else above)
     if count == 0:
         return np.ones(data.shape, bool)
     largest = labels == np.bincount(labels.ravel())[1:].argmax() + 1
-    body = ndimage.binary_dilation(largest, iterations=1) & above
+    body = _grown(largest) & above
     return body | _holes(body)
+
+
+# Both as scipy.ndimage's with a cross and its border of 0, in a tenth of the time: whole slices at once.
+
+
+def _grown(mask: np.ndarray) -> np.ndarray:
+    """The mask and the six neighbours of its every voxel."""
+    grown = mask.copy()
+    for axis in range(3):
+        into, of = np.moveaxis(grown, axis, 0), np.moveaxis(mask, axis, 0)
+        into[1:] |= of[:-1]
+        into[:-1] |= of[1:]
+    return grown
+
+
+def _shrunk(mask: np.ndarray) -> np.ndarray:
+    """The voxels of the mask whose six neighbours lie in it; at the volume's border none do."""
+    shrunk = mask.copy()
+    for axis in range(3):
+        into, of = np.moveaxis(shrunk, axis, 0), np.moveaxis(mask, axis, 0)
+        into[1:] &= of[:-1]
+        into[:-1] &= of[1:]
+        into[0] = into[-1] = False
+    return shrunk
 
 
 def _holes(mask: np.ndarray) -> np.ndarray:

@@ -26,13 +26,14 @@ def describe(
     voxels = [round(float(s), 4) for s in spacing]
     if body is None:
         step = [max(1, min(int(STEP_MM / s), n // LEAST)) for s, n in zip(spacing, data.shape, strict=True)]
-        data = data[tuple(slice(None, None, k) for k in step)]
+        data = np.ascontiguousarray(data[tuple(slice(None, None, k) for k in step)])
         body, spacing = body_mask(data), tuple(np.multiply(spacing, step).tolist())
     sides = [np.flatnonzero(body.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     extent = np.array([side[-1] - side[0] + 1 for side in sides]) * np.asarray(spacing)
     values = data[body]
+    codes = np.sort(code.encode(values[:: max(1, values.size // ENOUGH)]))  # 25 quantiles of what is sorted are quick
     return {
-        "quantiles": np.quantile(code.encode(values[:: max(1, values.size // ENOUGH)]), QUANTILES).round(4).tolist(),
+        "quantiles": np.quantile(codes, QUANTILES).round(4).tolist(),
         "extent": extent.round(1).tolist(),
         "spacing": voxels,
     }

@@ -35,7 +35,7 @@ from medgen.io.names import checked_name
 from medgen.io.volume import ENDINGS, Volume, has_ending, read_volume
 from medgen.types import InputError
 
-WRITERS = 4
+WRITERS = 16
 SMALL_GB = 1 / 16  # a scan of this much is read whatever the bound
 FORMATS = {"nifti": ".nii.gz", "mha": ".mha", "nrrd": ".nrrd", "dicom": ""}  # a series is a folder
 
@@ -113,10 +113,10 @@ class Cases:
         self.made_of: dict[str, Path] = {}  # output: its input
         self.keys: dict[str, str] = {}  # place in the manifest: output
         self.count = 0
-        # A verdict takes a core for seconds. On a GPU's machine cores are idle; else they are the network's.
-        device = next(model.generator.parameters()).device.type
-        alone = device == "cpu" or self.checks is None or self.checks.segmenter is not None
-        self.writers = 1 if alone else max(1, min(WRITERS, (os.cpu_count() or 1) // 2))
+        # A verdict takes a core for seconds, longer than a GPU or many cores take for the network. A segmenter in it
+        # takes the device.
+        alone = self.checks is None or self.checks.segmenter is not None
+        self.writers = 1 if alone else max(1, min(WRITERS, _cores() // 2))
 
     def clear(self) -> None:
         """Remove what a killed run or worker left half-written."""
@@ -326,6 +326,11 @@ def clear(folder: Path) -> None:
     for path in folder.glob(".*.tmp"):
         if path.is_dir() and all(OURS.fullmatch(file.name) for file in path.iterdir()):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _cores() -> int:
+    """That this process may use: a cluster's job has a share of its machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _ending(path: Path, format: str | None) -> str:

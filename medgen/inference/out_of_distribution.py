@@ -6,7 +6,7 @@ from medgen.checkpoint import Model
 from medgen.data.codecs import fit_range
 from medgen.data.fingerprint import describe, made_already, strangeness
 from medgen.inference.output import removes_contrast
-from medgen.io.volume import Volume, to_canonical
+from medgen.io.volume import Volume, canonical_view
 
 
 def out_of_distribution(model: Model, volumes: Sequence[Volume]) -> list[str]:
@@ -21,7 +21,7 @@ def out_of_distribution(model: Model, volumes: Sequence[Volume]) -> list[str]:
     targets = [[scan.model_dump() for scan in scans] for scans in model.info.training_targets]
     sentences: list[str] = []
     for name, volume, scans in zip(names, volumes, model.info.training_scans, strict=False):
-        upright = to_canonical(volume)
+        upright = canonical_view(volume)
         look = describe(upright.data, upright.spacing, fit_range(upright.data, **codec))
         where = f"{name}: " if len(names) > 1 else ""
         known = [scan.model_dump() for scan in scans]

@@ -1,8 +1,6 @@
 """NIfTI-1 and NIfTI-2, by nibabel: reading beside writing."""
 
-import gzip
 import struct
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
-from isal import igzip
+from isal import igzip, igzip_lib
 from nibabel.filebasedimages import ImageFileError
 from nibabel.fileholders import FileHolder
 from nibabel.imageglobals import logger as nibabel_logger
@@ -24,6 +22,7 @@ from medgen.io.volume import (
     checked_affine,
     checked_finite,
     checked_shape,
+    contiguous,
     has_ending,
     scaled_values,
     slope_inter,
@@ -35,6 +34,7 @@ from medgen.types import InputError
 MM_PER_UNIT = {1: 1000.0, 3: 0.001}  # NIfTI spatial unit codes metre and micrometre; all else is taken as mm
 MAX_BEFORE_VOXELS = 2**26  # bytes of header and extensions; scanners write some kilobytes
 MAX_BEYOND_VOXELS = 2**26  # bytes; more is a gzip bomb
+CORRUPT: tuple[Any, ...] = (EOFError, igzip.BadGzipFile, igzip_lib.IsalError)  # Any: isal's stubs err on the last
 MAX_DEFLATE_RATIO = 1032  # zlib cannot expand one byte to more (zlib manual, "maximum compression factor")
 
 
@@ -89,7 +89,7 @@ def write_nifti(path: Path, volume: Volume) -> None:
     """Write .nii or .nii.gz; a header that came from NIfTI is kept to the byte wherever it still holds."""
     header = _nifti_header(volume)
     slope, inter = slope_inter(header)
-    raw = stored_values(volume.data, volume.dtype, slope, inter)
+    raw = contiguous(stored_values(volume.data, volume.dtype, slope, inter).T).T  # as it is stored
     header.set_data_dtype(raw.dtype.newbyteorder(header.endianness))
     kind = nib.Nifti2Image if header["sizeof_hdr"] == 540 else nib.Nifti1Image
     image = kind(raw.reshape(_stored_shape(header, raw.shape)), None, header)
@@ -226,19 +226,19 @@ def _opened(path: Path) -> Iterator[Any]:
         if not zipped:
             yield file
             return
-        with gzip.open(file) as stream:
+        with igzip.open(file) as stream:
             yield stream
 
 
 @contextmanager
 def _nifti_errors(path: Path) -> Iterator[None]:
-    """What nibabel and gzip raise on bad files, as one sentence; nibabel's own log lines are silenced."""
+    """What nibabel and igzip raise on bad files, as one sentence; nibabel's own log lines are silenced."""
     disabled, nibabel_logger.disabled = nibabel_logger.disabled, True
     try:
         yield
     except InputError:
         raise
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except CORRUPT as error:
         raise InputError(f"{path} is truncated or corrupt ({brief(error)}); copy it again") from error
     except (ImageFileError, HeaderDataError, WrapStructError, KeyError, ValueError) as error:
         raise InputError(f"{path} is not a readable NIfTI file ({brief(error)}); export it anew") from error

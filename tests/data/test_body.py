@@ -1,6 +1,9 @@
 import numpy as np
+from hypothesis import given
+from hypothesis.extra import numpy as hnp
+from scipy import ndimage
 
-from medgen.data.body import body_mask, foreground_threshold, looks_like_hu
+from medgen.data.body import _grown, _shrunk, body_mask, foreground_threshold, looks_like_hu
 
 
 def phantom():
@@ -35,3 +38,10 @@ def test_foreground_of_skull_stripped_mr():
 def test_hu_is_told_by_its_air():
     assert looks_like_hu(phantom())
     assert not looks_like_hu(np.array([[-60.0, 900.0]]))
+
+
+@given(hnp.arrays(bool, hnp.array_shapes(min_dims=3, max_dims=3, max_side=6)))
+def test_growing_and_shrinking_as_scipy_has_them(mask):
+    np.testing.assert_array_equal(_grown(mask), ndimage.binary_dilation(mask))
+    np.testing.assert_array_equal(_shrunk(mask), ndimage.binary_erosion(mask))
+    np.testing.assert_array_equal(_grown(mask.T), _grown(mask).T)

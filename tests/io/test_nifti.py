@@ -248,6 +248,19 @@ def test_a_flipped_bit_is_found_by_the_checksum(tmp_path, capfd):
     refused(tmp_path / "a.nii.gz", "truncated or corrupt", capfd, [read_volume])
 
 
+def test_members_of_gzip_are_joined_and_what_follows_them_is_told(tmp_path, capfd):
+    plain = saved(tmp_path / "a.nii", raw_values().astype(np.int16)).read_bytes()
+    path = tmp_path / "a.nii.gz"
+    path.write_bytes(gzip.compress(plain[:500]) + gzip.compress(plain[500:]) + b"\0" * 7)  # padded, as tapes do
+    np.testing.assert_array_equal(read_volume(path).data, read_volume(tmp_path / "a.nii").data)
+    path.write_bytes(gzip.compress(plain) + b"and more than that")
+    refused(path, "truncated or corrupt", capfd, [read_volume])
+    broken = bytearray(gzip.compress(plain))
+    broken[10] |= 6  # a block of a kind that there is not
+    path.write_bytes(broken)
+    refused(path, "truncated or corrupt", capfd, [read_volume])
+
+
 def test_not_nifti_at_all(tmp_path, capfd):
     (tmp_path / "text.nii.gz").write_text("this is a text file\n" * 50)
     refused(tmp_path / "text.nii.gz", "not gzip-compressed", capfd)

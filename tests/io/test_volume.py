@@ -16,7 +16,9 @@ from medgen.io.volume import (
     ENDINGS,
     Geometry,
     Volume,
+    canonical_view,
     case_name,
+    contiguous,
     find_volumes,
     from_canonical,
     read_geometry,
@@ -58,6 +60,28 @@ def test_canonical_axes_are_exactly_undone_and_move_no_voxel(volume):
     np.testing.assert_allclose(original, np.rint(original), atol=1e-6)
     values = volume.data[tuple(np.rint(original).astype(int))]
     np.testing.assert_array_equal(values, canonical.data.ravel())
+
+
+@settings(max_examples=30, deadline=None)
+@given(oriented())
+def test_a_canonical_view_is_the_same_without_a_copy(volume):
+    view, copied = canonical_view(volume), to_canonical(volume)
+    np.testing.assert_array_equal(view.data, copied.data)
+    np.testing.assert_array_equal(view.affine, copied.affine)
+    assert np.shares_memory(view.data, volume.data)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(1, 50)),
+    st.permutations(range(3)),
+    st.tuples(*[st.sampled_from([1, -1, 2])] * 3),
+)
+def test_a_copy_by_blocks_is_the_array(shape, order, steps):
+    data = np.arange(np.prod(shape), dtype=np.int16).reshape(shape)[tuple(slice(None, None, k) for k in steps)]
+    copied = contiguous(data.transpose(order))
+    np.testing.assert_array_equal(copied, data.transpose(order))
+    assert copied.flags.c_contiguous and copied.dtype == np.int16
 
 
 @settings(max_examples=40, deadline=None)
