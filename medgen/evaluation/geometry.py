@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import ndimage
+
+from medgen.evaluation.gaussian import gradient_magnitude
 
 SIDES = ("left-right", "front-back", "head-foot")  # the axes of a canonical (RAS) volume
 ROUNDS = 4  # over the axes; a correct pair takes one, a shift along one axis two
@@ -24,7 +25,7 @@ def flip_gains(
         spacing: mm.
     """
     sigma = [sigma_mm / s for s in spacing]
-    a, b = (ndimage.gaussian_gradient_magnitude(v.astype(np.float32), sigma, mode="nearest") for v in (source, output))
+    a, b = (gradient_magnitude(v, sigma, mode="nearest") for v in (source, output))
     gains = []
     for axis in range(3):
         both = mask | np.flip(mask, axis)
@@ -45,7 +46,7 @@ def shift(source: np.ndarray, output: np.ndarray, spacing: Sequence[float], *, r
         spacing: mm; edges are taken at the scale of the finest, so that noise is not an edge.
     """
     sigma = [min(spacing) / s for s in spacing]
-    a, b = (ndimage.gaussian_gradient_magnitude(v.astype(np.float32), sigma, mode="nearest") for v in (source, output))
+    a, b = (gradient_magnitude(v, sigma, mode="nearest") for v in (source, output))
     # Metal and the skin would outvote the rest.
     a, b = (np.minimum(edges, np.percentile(edges, 99)) for edges in (a, b))
     axes = [axis for axis in range(3) if a.shape[axis] >= 2 * reach + 3]

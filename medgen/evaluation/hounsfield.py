@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import ndimage
 
+from medgen.evaluation.gaussian import gaussian
+
 # HU of the input, smoothed by 2.5 mm, between which a voxel is that tissue (ICRU Report 44; Aubrey et al., Acta
 # Physiol 2014;210:489 for fat). Unenhanced muscle shares its HU with enhanced bowel: it needs labels.
 BANDS = {"fat": (-130.0, -70.0), "lung": (-950.0, -650.0), "dense bone": (350.0, 3000.0)}
@@ -35,7 +37,7 @@ def unenhancing_change(
     Returns:
         Tissues of at least 200 voxels.
     """
-    smooth = ndimage.gaussian_filter(source.astype(np.float32), [2.5 / s for s in spacing])
+    smooth = gaussian(source, [2.5 / s for s in spacing])
     masks = {name: body & (smooth > low) & (smooth < high) for name, (low, high) in BANDS.items()}
     masks |= {name: ndimage.binary_erosion(masks[name]) for name in ("fat", "lung")}
     for value, name in (names or {}).items():
@@ -45,7 +47,7 @@ def unenhancing_change(
     found = {}
     for name, mask in masks.items():
         if mask.sum() >= LEAST_VOXELS:
-            moved = ndimage.gaussian_filter(change, [4 / s for s in spacing]) if name == "dense bone" else change
+            moved = gaussian(change, [4 / s for s in spacing]) if name == "dense bone" else change
             found[name] = float(np.median(smooth[mask])), float(np.median(moved[mask]))
     return found
 

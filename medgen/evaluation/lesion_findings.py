@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from medgen.evaluation import lesions
 from medgen.evaluation.checked import Checked
+from medgen.evaluation.gaussian import gaussian
 
 LUNG_HU, BRIGHT_HU = -500.0, 135.0  # new structures are looked for in lung and in what is not enhanced vessel or bone
 LEAST_VOXELS, LARGE_ML = 200, 60.0  # of a region in which new structures are looked for; of a labelled one by itself
@@ -102,7 +103,7 @@ def _regions(case: Checked) -> list[np.ndarray]:
     inner = ndimage.binary_erosion(case.body, iterations=2)
     if case.lesions is not None:
         inner &= case.lesions == 0
-    smooth = ndimage.gaussian_filter(case.source, [2.5 / s for s in case.spacing])
+    smooth = gaussian(case.source, [2.5 / s for s in case.spacing])
     inside, rest = [], inner.copy()
     for value in _large_labels(case, inner):
         region = inner & (case.labels == value)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from medgen.evaluation.gaussian import gaussian, gradient_magnitude
+
 BALL = 0.36  # response of the filter below to a ball of contrast 1 whose radius fits it: P(χ₃ < √3) - P(χ₃ < √3 / 1.6)
 WIDER = 1.6  # Marr & Hildreth 1980: two Gaussians of this ratio are nearest to the Laplacian of one
 RADII_MM = (4.0, 6.0, 9.0)  # of the lesions looked for; a filter answers to radii a third smaller or larger
@@ -189,7 +191,7 @@ def new_structures(
     rest, typical = np.where(flat, change - mean, 0), float(np.median(scatter[flat]))
     scatter = np.maximum(scatter, 0.8 * typical)  # of few like voxels the spread is small by chance
     ambiguous = np.maximum(scatter**2 - (SCATTER * typical) ** 2, 0)
-    smooth = ndimage.gaussian_filter(other, [2.0 / s for s in spacing])
+    smooth = gaussian(other, [2.0 / s for s in spacing])
     found: list[Blob] = []
     for radius in radii:
         sigma = [radius / np.sqrt(3) / s for s in spacing]
@@ -222,14 +224,14 @@ def explained(
     """
     step = [max(1, int(NEARBY_MM / 2.5 / s)) for s in spacing]
     coarse = tuple(slice(None, None, k) for k in step)
-    smooth = ndimage.gaussian_filter(other, [2.0 / s for s in spacing])
+    smooth = gaussian(other, [2.0 / s for s in spacing])
     inside, values, few = mask[coarse], image[coarse], smooth[coarse]
     levels = _levels(smooth[mask])
     nearby = [NEARBY_MM / s / k for s, k in zip(spacing, step, strict=True)]
     means, squares = np.empty((2, len(levels), *few.shape), np.float32)
     for k in range(len(levels)):
         hat = np.where(inside, _hat(few, levels, k), 0)
-        weight, first, second = (ndimage.gaussian_filter(hat * v, nearby, truncate=3) for v in (1, values, values**2))
+        weight, first, second = (gaussian(hat * v, nearby, truncate=3) for v in (1, values, values**2))
         everywhere = max(float(hat.sum()), 1e-6)
         first += FEW * float((hat * values).sum()) / everywhere
         second += FEW * float((hat * values**2).sum()) / everywhere
@@ -270,7 +272,8 @@ def _slope(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def _levels(values: np.ndarray) -> np.ndarray:
-    levels = np.unique(np.quantile(values, np.linspace(0, 1, LEVELS)))
+    levels = np.quantile(values, np.linspace(0, 1, LEVELS))
+    levels = levels[np.diff(levels, prepend=-np.inf) > 1e-5 * (levels[-1] - levels[0])]  # nearer is rounding
     return levels if len(levels) > 1 else np.array([levels[0], levels[0] + 1])
 
 
@@ -287,11 +290,11 @@ def _masked_dog(v: np.ndarray, mask: np.ndarray, sigma: Sequence[float]) -> tupl
     """
     means, shares, weight = [], [], mask.astype(np.float32)
     for scale in (1.0, WIDER):
-        share = ndimage.gaussian_filter(weight, [scale * s for s in sigma], mode="constant")
-        mean = ndimage.gaussian_filter(v * weight, [scale * s for s in sigma], mode="constant") / np.maximum(share, 0.1)
+        share = gaussian(weight, [scale * s for s in sigma], mode="constant")
+        mean = gaussian(v * weight, [scale * s for s in sigma], mode="constant") / np.maximum(share, 0.1)
         means.append(np.where(share > 0.5, mean, np.nan))
         shares.append(share)
-    squares = ndimage.gaussian_filter(weight, [s / np.sqrt(2) for s in sigma], mode="constant")
+    squares = gaussian(weight, [s / np.sqrt(2) for s in sigma], mode="constant")
     return np.nan_to_num(means[0] - means[1]), np.sqrt(np.maximum(squares, 0.1)) / np.maximum(shares[0], 0.1)
 
 
@@ -304,14 +307,14 @@ def _share(response: np.ndarray, uneven: np.ndarray) -> float:
 def _variance(v: np.ndarray, mask: np.ndarray, sigma: Sequence[float]) -> np.ndarray:
     """Variance over the mask in a Gaussian window."""
     v = np.where(mask, v - v[mask].mean(dtype=np.float64), 0).astype(np.float32)
-    share = np.maximum(ndimage.gaussian_filter(mask.astype(np.float32), sigma), 0.1)
-    mean, square = (ndimage.gaussian_filter(x, sigma) / share for x in (v, v * v))
+    share = np.maximum(gaussian(mask, sigma), 0.1)
+    mean, square = (gaussian(x, sigma) / share for x in (v, v * v))
     return np.maximum(square - mean**2, 0)
 
 
 def _flat(v: np.ndarray, mask: np.ndarray, spacing: Spacing) -> np.ndarray:
     """Where the gradient is not far above the least fifth, which is noise."""
-    slope = ndimage.gaussian_gradient_magnitude(v, [EDGE_MM / s for s in spacing])
+    slope = gradient_magnitude(v, [EDGE_MM / s for s in spacing])
     return slope <= STEEP * np.quantile(slope[mask], 0.2)
 
 

@@ -5,6 +5,8 @@ from itertools import combinations
 import numpy as np
 from scipy import ndimage
 
+from medgen.evaluation.gaussian import gaussian, gradient_magnitude
+
 VARIANCE_FLOOR = 1e-3  # least V as a part of its mean over the image, as in Heinrich's published code
 TINY = 1e-12  # keeps a constant image from 0 / 0
 CHUNK = 2**17  # voxels worked on at once
@@ -31,7 +33,7 @@ def edge_correlation(
     sigma = [sigma_mm / s for s in spacing]
     inner = ndimage.distance_transform_edt(np.pad(mask, 1), spacing)[1:-1, 1:-1, 1:-1] > 3 * sigma_mm
     mask = inner if inner.any() else mask
-    a, b = (ndimage.gaussian_gradient_magnitude(v.astype(np.float32), sigma, mode="nearest")[mask] for v in (x, y))
+    a, b = (gradient_magnitude(v, sigma, mode="nearest")[mask] for v in (x, y))
     a, b = a - a.mean(dtype=np.float64), b - b.mean(dtype=np.float64)
     norm = np.sqrt((a * a).sum() * (b * b).sum())
     return float((a * b).sum() / norm) if norm > 0 else 0.0
@@ -50,7 +52,7 @@ def gradient_agreement(
     Args and units as in `edge_correlation`. Returns a number in [0, 1]; 0 where either has no gradients.
     """
     sigma = [sigma_mm / s for s in spacing]
-    smooth_x, smooth_y = (ndimage.gaussian_filter(v.astype(np.float32), sigma, mode="nearest") for v in (x, y))
+    smooth_x, smooth_y = (gaussian(v, sigma, mode="nearest") for v in (x, y))
     dot = square_x = square_y = np.zeros(int(mask.sum()), np.float32)
     for axis, step in enumerate(spacing):  # central differences: a derived Gaussian fails on slices thicker than it
         a, b = (np.gradient(v, step, axis=axis)[mask] for v in (smooth_x, smooth_y))
