@@ -1,10 +1,8 @@
 """The command line: parse, call, print. Every command is a thin wrapper; imports are lazy so that help is quick."""
 
 import importlib.util
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -266,16 +264,8 @@ def shipped(config: Path) -> Path:
     return inside if not config.exists() and inside.exists() else config
 
 
-def _quiet_pydicom() -> None:
-    """Its warnings of values that break the standard (UIDs above all) quote patient data, and nobody here can mend
-    them; what matters of a header is checked where it is read."""
-    warnings.filterwarnings("ignore", module=r"pydicom\.")
-    logging.getLogger("pydicom").setLevel(logging.ERROR)
-
-
 def main() -> None:
     """Entry point: errors that a user can mend become one sentence and exit code 2."""
-    _quiet_pydicom()
     try:
         app()
     except (InputError, FloatingPointError) as error:
