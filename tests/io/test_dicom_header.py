@@ -1,0 +1,19 @@
+import logging
+import warnings
+
+from pydicom import DataElement
+
+from medgen.io.dicom_header import quiet_pydicom
+
+
+def test_values_that_pydicom_warns_of_reach_neither_console_nor_log(monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger("pydicom"), "level", logging.WARNING)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        DataElement("StudyInstanceUID", "UI", "1.02.patient")
+        assert caught and "1.02.patient" in caplog.text  # it can fail
+        caught.clear()
+        caplog.clear()
+        quiet_pydicom()
+        DataElement("StudyInstanceUID", "UI", "1.02.patient")
+    assert not caught and not caplog.text
