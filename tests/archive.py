@@ -24,7 +24,7 @@ class Orthanc:
     """Runs while the context lasts; its data are in ``folder``."""
 
     def __init__(self, folder):
-        self.folder, self.port, self.web_port = folder, free_port(), free_port()
+        self.folder, self.port, self.web_port, self.moved_to = folder, free_port(), free_port(), free_port()
 
     def __enter__(self):
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -33,6 +33,7 @@ class Orthanc:
             "Plugins": [str(PLUGIN)], "HttpPort": self.web_port, "DicomPort": self.port, "DicomAet": "ORTHANC",
             "DicomCheckCalledAet": True, "RemoteAccessAllowed": False, "AuthenticationEnabled": False,
             "DicomAlwaysAllowFind": True, "DicomAlwaysAllowGet": True, "SyncStorageArea": False,
+            "DicomAlwaysAllowMove": True, "DicomModalities": {"us": ["MEDGEN", "127.0.0.1", self.moved_to]},
             "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
         }  # fmt: skip
         (self.folder / "config.json").write_text(json.dumps(config))

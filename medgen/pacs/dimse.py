@@ -1,9 +1,11 @@
-"""A PACS by classic DICOM (DIMSE, PS3.7): C-FIND, C-GET and C-STORE over pynetdicom.
+"""A PACS by classic DICOM (DIMSE, PS3.7): C-FIND, C-GET or C-MOVE, and C-STORE over pynetdicom.
 
 C-GET returns images over the connection that asked for them, so no port has to be opened and no archive has to be
-told where to send (PS3.4 C.4.3). The connection is not encrypted.
+told where to send (PS3.4 C.4.3). For archives without it there is C-MOVE, see ``move``. Nothing is encrypted.
 """
 
+import re
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +19,11 @@ from pynetdicom.association import Association
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StudyRootQueryRetrieveInformationModelFind,
     StudyRootQueryRetrieveInformationModelGet,
+    StudyRootQueryRetrieveInformationModelMove,
 )
 
 from medgen.io.dicom_header import Header
+from medgen.pacs.move import receiving
 from medgen.pacs.server import LARGEST, MOST, SERIES, STUDY, header
 from medgen.types import InputError
 
@@ -51,20 +55,26 @@ PACKED = (  # a context each, so that the archive can send every image as it hol
 )
 TOGETHER = 500  # UIDs in one request; an element of VR UI ends at 65,534 bytes
 CONNECT, ANSWER = 10, 60  # seconds to wait for a connection and for the next message
+MOVED = 600  # the same while images come by another connection: some archives say nothing until the last one
+PORT = re.compile(r"([1-9]\d{0,4})?", re.ASCII)
 PDU = 2**17 - 2  # bytes of a message's piece that we take
 _config.LOG_REQUEST_IDENTIFIERS = _config.LOG_RESPONSE_IDENTIFIERS = False  # they hold what patients are called
 DUPLICATE = 0x0111  # the server has an image of this UID: what was sent before a connection was lost
 
 
 class Dimse:
-    """``dicom://CALLED@host:port?calling=MEDGEN``, see ``server.Server``."""
+    """``dicom://CALLED@host:port?calling=MEDGEN``, with ``&move=PORT`` by C-MOVE; see ``server.Server``."""
 
     def __init__(self, address: str) -> None:
         parts = urlsplit(address)
         asked = parse_qs(parts.query)
         self.called, self.calling = unquote(parts.username or ""), asked.pop("calling", ["MEDGEN"])[-1]
-        if asked or parts.path.strip("/") or parts.port is None:
-            raise InputError(f"{address}: give dicom://CALLED_AET@host:port, if need be with ?calling=OUR_AET")
+        move = asked.pop("move", [""])[-1]
+        if asked or parts.path.strip("/") or parts.port is None or not PORT.fullmatch(move) or int(move or 1) > 65535:
+            raise InputError(
+                f"{address}: give dicom://CALLED_AET@host:port, if need be with ?calling=OUR_AET and &move=OUR_PORT"
+            )
+        self.ours = int(move) if move else None  # the port where we take what is moved
         for title in (self.called, self.calling):
             if not title.strip() or len(title) > 16 or not (title.isascii() and title.isprintable()) or "\\" in title:
                 raise InputError(f"{address}: {title!r} is no AE title of 1 to 16 ASCII characters (PS3.5 6.2)")
@@ -109,8 +119,10 @@ class Dimse:
                 if number == MOST:
                     raise InputError(f"{self.name} answers {what} with more than {MOST} entries; ask for less")
                 yield answer
+            elif code == 0xA801:
+                raise InputError(f"{self.name} does not know {self.calling}, or cannot reach it at port {self.ours}")
             elif code & 0xFF00 == 0xA700:
-                raise ConnectionError(f"{self.name} is out of resources (status {code:04X})")
+                raise ConnectionError(f"{self.name} could not do it now: {what} (status {code:04X})")
             elif code not in (0x0000, 0xB000):  # B000: some images failed; those that are missing tell
                 raise InputError(f"{self.name} refuses {what} (status {code:04X}); ask its administrator")
 
@@ -118,39 +130,50 @@ class Dimse:
 
     def retrieve(self, study: str, series: str, instances: Sequence[str] | None, keep: Callable[[bytes], None]) -> None:
         keys: dict[str, Any] = {"StudyInstanceUID": study, "SeriesInstanceUID": series}
+        fetch = self._get if self.ours is None else self._move
         if instances is None:
-            self._get(_identifier("SERIES", keys), keep)
+            fetch(_identifier("SERIES", keys), keep)
             return
         for start in range(0, len(instances), TOGETHER):
             some = list(instances[start : start + TOGETHER])
-            self._get(_identifier("IMAGE", {**keys, "SOPInstanceUID": some}), keep)
+            fetch(_identifier("IMAGE", {**keys, "SOPInstanceUID": some}), keep)
 
     def _get(self, asked: Dataset, keep: Callable[[bytes], None]) -> None:
-        arrived = _Arrived(f"{self.name} sends an image of")
-
-        def store(event: evt.Event) -> int:
-            arrived.bytes = 0
-            try:
-                keep(event.encoded_dataset())
-            except Exception as error:  # a full disk, say; it belongs to the caller, not to pynetdicom
-                arrived.fault = arrived.fault or error
-                return 0xA700
-            return 0x0000
-
-        model = StudyRootQueryRetrieveInformationModelGet
+        arrived, model = _Arrived(f"{self.name} sends an image of"), StudyRootQueryRetrieveInformationModelGet
         contexts = [build_context(model, PLAIN)]
         for kind in SCANS:
             contexts += [build_context(kind, PLAIN), *(build_context(kind, syntax) for syntax in PACKED)]
         with self._connected(
             contexts,  # 128 at most, PS3.8 9.3.2.2
             ext_neg=[build_role(kind, scp_role=True) for kind in SCANS],
-            evt_handlers=[(evt.EVT_C_STORE, store), *arrived.handlers],
+            evt_handlers=arrived.kept_by(keep),
         ) as connection:
             self._check_offered(connection, model, "C-GET")
             for _ in self._pending(connection.send_c_get(asked, model), arrived, "the retrieval"):
                 pass
         if arrived.fault:
             raise arrived.fault
+
+    def _move(self, asked: Dataset, keep: Callable[[bytes], None]) -> None:
+        assert self.ours is not None
+        arrived, model = _Arrived(f"{self.name} sends an image of"), StudyRootQueryRetrieveInformationModelMove
+        handlers, what = arrived.kept_by(keep), f"to send to {self.calling} at port {self.ours} of this machine"
+        with receiving(self.calling, self.ours, self.host, SCANS, [*PLAIN, *PACKED], handlers) as others:
+            try:
+                with self._connected([build_context(model, PLAIN)], patience=MOVED) as connection:
+                    self._check_offered(connection, model, "C-MOVE")
+                    for _ in self._pending(connection.send_c_move(asked, self.calling, model), arrived, what):
+                        pass
+            except (InputError, ConnectionError):
+                if not others or arrived.images:
+                    raise
+        if arrived.fault:
+            raise arrived.fault
+        if others and not arrived.images:
+            raise InputError(
+                f"{', '.join(sorted(others))} was turned away at port {self.ours}: images are taken from {self.host} "
+                f"only, and {self.name} sent none from there; give the name of the machine that sends, or use DICOMweb"
+            )
 
     # Storage -------------------------------------------------------------------------------------------
 
@@ -176,10 +199,10 @@ class Dimse:
     # Connection ----------------------------------------------------------------------------------------
 
     @contextmanager
-    def _connected(self, contexts: Sequence[Any], **options: Any) -> Iterator[Association]:
+    def _connected(self, contexts: Sequence[Any], patience: float = ANSWER, **options: Any) -> Iterator[Association]:
         entity = AE(self.calling)
         entity.connection_timeout = entity.acse_timeout = CONNECT
-        entity.dimse_timeout = entity.network_timeout = ANSWER
+        entity.dimse_timeout = entity.network_timeout = patience
         connection = entity.associate(
             self.host, self.port, list(contexts), ae_title=self.called, max_pdu=PDU, **options
         )
@@ -207,16 +230,34 @@ class Dimse:
 
     def _check_offered(self, connection: Association, model: str, name: str) -> None:
         if model not in [context.abstract_syntax for context in connection.accepted_contexts]:
-            raise InputError(f"{self.name} does not offer {name} to {self.calling}; use its DICOMweb address")
+            other = "add ?move=OUR_PORT for C-MOVE, or " if name == "C-GET" else ""
+            raise InputError(f"{self.name} does not offer {name} to {self.calling}; {other}use its DICOMweb address")
 
 
 class _Arrived:
     """Counts the bytes that come over a connection, so that nothing without end fills the memory."""
 
     def __init__(self, what: str) -> None:
-        self.what, self.bytes = what, 0
+        self.what, self.bytes, self.images = what, 0, 0
         self.fault: Exception | None = None
         self.handlers: list[Any] = [(evt.EVT_DATA_RECV, self._count)]
+
+    def kept_by(self, keep: Callable[[bytes], None]) -> list[Any]:
+        """Handlers that give each image to ``keep``."""
+
+        one = threading.Lock()  # an archive may send by several connections
+
+        def store(event: evt.Event) -> int:
+            self.bytes, self.images = 0, self.images + 1
+            try:
+                with one:
+                    keep(event.encoded_dataset())
+            except Exception as error:  # a full disk, say; it belongs to the caller, not to pynetdicom
+                self.fault = self.fault or error
+                return 0xA700
+            return 0x0000
+
+        return [(evt.EVT_C_STORE, store), *self.handlers]
 
     def _count(self, event: evt.Event) -> None:
         self.bytes += len(event.data)

@@ -53,11 +53,11 @@ def model_folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(params=["dicom", "web"])
+@pytest.fixture(params=["get", "move", "web"])
 def line(request, orthanc):
-    with Line(orthanc.port if request.param == "dicom" else orthanc.web_port) as line:
-        kind = "dicom://ORTHANC@127.0.0.1:{}" if request.param == "dicom" else "http://127.0.0.1:{}/dicom-web"
-        line.address = kind.format(line.port)
+    with Line(orthanc.web_port if request.param == "web" else orthanc.port) as line:
+        kind = "http://127.0.0.1:{}/dicom-web" if request.param == "web" else "dicom://ORTHANC@127.0.0.1:{}"
+        line.address = kind.format(line.port) + (f"?move={orthanc.moved_to}" if request.param == "move" else "")
         yield line
 
 

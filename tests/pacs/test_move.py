@@ -1,0 +1,85 @@
+"""C-MOVE from an archive of pynetdicom's on loopback; against Orthanc in ``test_orthanc``."""
+
+import socket
+from contextlib import contextmanager
+
+import pytest
+from archive import free_port
+from dicom_series import stored, write_ct
+from pydicom import dcmread
+
+pytest.importorskip("pynetdicom", reason="needs pip install 'medgen[pacs]'")
+
+from pynetdicom import AE, evt  # noqa: E402
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelMove  # noqa: E402
+
+from medgen.pacs import dimse, move  # noqa: E402
+from medgen.pacs.server import connect  # noqa: E402
+from medgen.types import InputError  # noqa: E402
+
+
+@contextmanager
+def archive(ours, *answers):
+    """Yields a client of an archive that answers a C-MOVE with these: destination, count, statuses and images."""
+
+    def moves(event):
+        yield from answers
+
+    entity = AE("PACS")
+    entity.add_supported_context(StudyRootQueryRetrieveInformationModelMove)
+    for kind in dimse.SCANS:
+        entity.add_requested_context(kind)
+    server = entity.start_server(("127.0.0.1", free_port()), block=False, evt_handlers=[(evt.EVT_C_MOVE, moves)])
+    try:
+        yield connect(f"dicom://PACS@127.0.0.1:{server.server_address[1]}?move={ours}", "FROM")
+    finally:
+        server.shutdown()
+
+
+@pytest.fixture
+def images(tmp_path):
+    write_ct(tmp_path / "a", stored(3, 16, 18))
+    return [dcmread(path) for path in sorted((tmp_path / "a").iterdir())]
+
+
+def test_images_arrive_and_the_port_is_closed_again(images, tmp_path):
+    ours, got = free_port(), []
+    with archive(ours, ("127.0.0.1", ours), 3, *[(0xFF00, image) for image in images]) as server:
+        for _ in range(2):  # the port can be opened again at once
+            server.retrieve("1.2", "1.3", None, got.append)
+        assert len(got) == 6
+        (tmp_path / "x.dcm").write_bytes(got[2])
+        assert dcmread(tmp_path / "x.dcm") == images[2]
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", ours), timeout=5)
+
+        def full(data):
+            raise InputError("disk full")
+
+        with pytest.raises(InputError, match="disk full"):
+            server.retrieve("1.2", "1.3", ["1.4"], full)
+
+
+def test_only_the_archive_may_send(images, monkeypatch):
+    ours, got = free_port(), []
+    monkeypatch.setattr(move, "_addresses", lambda host: {"192.0.2.1"})
+    with archive(ours, ("127.0.0.1", ours), 1, (0xFF00, images[0])) as server:
+        with pytest.raises(InputError, match="^127.0.0.1 was turned away"):
+            server.retrieve("1.2", "1.3", None, got.append)
+    assert not got
+
+
+def test_an_archive_that_does_not_know_us(images):
+    with archive(free_port(), (None, None)) as server:
+        with pytest.raises(InputError, match="does not know MEDGEN, or cannot reach it"):
+            server.retrieve("1.2", "1.3", None, print)
+
+
+def test_a_port_that_is_taken_and_one_that_is_none():
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        with archive(port) as server, pytest.raises(InputError, match=f"port {port} .* cannot be opened"):
+            server.retrieve("1.2", "1.3", None, print)
+    for port in ("0", "x", "123456", "-1", "99999"):
+        with pytest.raises(InputError, match="give dicom://"):
+            connect(f"dicom://PACS@127.0.0.1:104?move={port}", "FROM")
