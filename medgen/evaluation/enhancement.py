@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from scipy import ndimage
 
-from medgen.evaluation.gaussian import gaussian
+from medgen.data.separable import gaussian
 
 Phase = Literal["none", "arterial", "portal_venous", "late", "unknown"]
 

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from medgen.data.separable import gaussian
 from medgen.evaluation import lesions
 from medgen.evaluation.checked import Checked
-from medgen.evaluation.gaussian import gaussian
 
 LUNG_HU, BRIGHT_HU = -500.0, 135.0  # new structures are looked for in lung and in what is not enhanced vessel or bone
 LEAST_VOXELS, LARGE_ML = 200, 60.0  # of a region in which new structures are looked for; of a labelled one by itself

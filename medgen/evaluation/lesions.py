@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from medgen.evaluation.gaussian import gaussian, gradient_magnitude
+from medgen.data.separable import gaussian, gradient_magnitude
 
 BALL = 0.36  # response of the filter below to a ball of contrast 1 whose radius fits it: P(χ₃ < √3) - P(χ₃ < √3 / 1.6)
 WIDER = 1.6  # Marr & Hildreth 1980: two Gaussians of this ratio are nearest to the Laplacian of one

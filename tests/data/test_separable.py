@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from medgen.evaluation.gaussian import gaussian, gradient_magnitude
+from medgen.data.separable import gaussian, gradient_magnitude, interpolated
 
 SHAPES = st.tuples(st.integers(1, 80), st.integers(1, 40), st.integers(1, 40))  # within a block and beyond it
 SIGMAS = st.tuples(*[st.sampled_from([0.3, 1.0, 2.4])] * 3)
@@ -24,6 +24,31 @@ def test_slopes_as_scipy_has_them(shape, sigma, mode):
     v = np.random.default_rng(1).normal(0, 100, shape).astype(np.float32)
     expected = ndimage.gaussian_gradient_magnitude(v, sigma, mode=mode)
     np.testing.assert_allclose(gradient_magnitude(v, sigma, mode=mode), expected, atol=1e-3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    SHAPES,
+    st.tuples(*[st.integers(1, 70)] * 3),
+    st.tuples(*[st.floats(-3, 3)] * 3),
+    st.tuples(*[st.sampled_from([-2.5, -1.0, 0.31, 1.0, 3.1])] * 3),
+    st.sampled_from([(0.0, 0.0, 0.0), (1.3, 0.0, 0.6)]),
+)
+def test_as_scipy_interpolates(shape, made, first, step, sigma):
+    v = np.random.default_rng(3).normal(0, 100, shape).astype(np.float32)
+    first = np.array(first) + np.where(np.array(step) < 0, shape, 0)
+    smooth = ndimage.gaussian_filter(v, sigma, mode="nearest")
+    expected = ndimage.affine_transform(smooth, step, first, output_shape=made, order=1, mode="nearest")
+    found = interpolated(v, first, np.array(step), made, sigma)
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+    assert found.shape == made and found.dtype == np.float32
+
+
+def test_places_on_the_grid_keep_their_values_to_the_bit():
+    v = np.random.default_rng(4).normal(0, 1000, (9, 40, 12)).astype(np.float32)
+    np.testing.assert_array_equal(interpolated(v, np.zeros(3), np.ones(3), v.shape), v)
+    found = interpolated(v, np.array([8.0, 1.0, 0.0]), np.array([-1.0, 3.0, 1.0]), (9, 13, 12))
+    np.testing.assert_array_equal(found, v[::-1, 1::3])
 
 
 @pytest.mark.parametrize("kind", [bool, np.int16, np.float64])

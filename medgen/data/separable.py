@@ -1,0 +1,115 @@
+"""Smoothing and interpolation of volumes, axis by axis as matrix products: what scipy gives, several times faster.
+
+Each is linear and the same along every line of an axis, so that one small matrix says what becomes of a line; only
+the part of a row that is not 0 is multiplied.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from scipy import ndimage
+
+BLOCK = 32  # rows of a matrix at a time: the fewer, the less of it is 0; the more, the better a product's speed
+
+Matrix = list[tuple[slice, slice, np.ndarray]]  # blocks: rows, the columns that they look at, weights
+
+
+def gaussian(v: np.ndarray, sigma: Sequence[float], *, mode: str = "reflect", truncate: float = 4.0) -> np.ndarray:
+    """``scipy.ndimage.gaussian_filter`` of a volume, to float32 rounding; a flat volume stays flat to the bit.
+
+    Args:
+        v: (X, Y, Z), any type.
+        sigma: voxels, one an axis.
+        mode, truncate: as scipy has them.
+
+    Returns:
+        (X, Y, Z) float32.
+    """
+    return _smoothed(v, sigma, (0, 0, 0), mode, truncate)
+
+
+def gradient_magnitude(v: np.ndarray, sigma: Sequence[float], *, mode: str = "reflect") -> np.ndarray:
+    """``scipy.ndimage.gaussian_gradient_magnitude`` of a volume; arguments and result as ``gaussian``."""
+    square = np.zeros(v.shape, np.float32)
+    for order in np.eye(3, dtype=int):
+        square += _smoothed(v, sigma, order.tolist(), mode, 4.0) ** 2
+    return np.sqrt(square, out=square)
+
+
+def interpolated(
+    v: np.ndarray,
+    first: np.ndarray,
+    step: np.ndarray,
+    shape: Sequence[int],
+    sigma: Sequence[float] = (0, 0, 0),
+) -> np.ndarray:
+    """Linear interpolation at the places ``first + step · index``, in voxels of ``v``, whose edges go on beyond it.
+
+    As ``scipy.ndimage.affine_transform`` of order 1 with a diagonal matrix and mode nearest, to float32 rounding.
+
+    Args:
+        v: (X, Y, Z), any type.
+        first, step: (3,), one an axis.
+        shape: of the result.
+        sigma: voxels; the volume is smoothed by this Gaussian first, edges repeated.
+
+    Returns:
+        ``shape``, float32.
+    """
+    v = np.ascontiguousarray(v, np.float32)
+    for axis in np.argsort(np.divide(shape, v.shape)).tolist():  # where it shrinks first: less to work on
+        line = v.shape[axis], int(shape[axis]), float(first[axis]), float(step[axis]), float(sigma[axis])
+        if line != (line[0], line[0], 0.0, 1.0, 0.0):
+            v = _along(v, axis, line[1], _interpolation(*line))
+    return v
+
+
+def _smoothed(v: np.ndarray, sigma: Sequence[float], order: Sequence[int], mode: str, truncate: float) -> np.ndarray:
+    v = np.ascontiguousarray(v, np.float32)
+    level = v.flat[0] if mode != "constant" else np.float32(0)  # taken off, so that a flat image stays flat
+    v = v - level
+    for axis, n in enumerate(v.shape):
+        v = _along(v, axis, n, _smoothing(n, float(sigma[axis]), int(order[axis]), mode, truncate))
+    if not any(order):
+        v += level
+    return v
+
+
+def _along(v: np.ndarray, axis: int, n: int, matrix: Matrix) -> np.ndarray:
+    """What a matrix of n rows makes of a contiguous float32 volume's lines along an axis."""
+    after = np.empty((*v.shape[:axis], n, *v.shape[axis + 1 :]), np.float32)
+    others = int(np.prod(v.shape[axis + 1 :]))
+    lines, made = v.reshape(-1, v.shape[axis], others), after.reshape(-1, n, others)
+    for rows, columns, weights in matrix:
+        if axis == 2:
+            np.matmul(lines[:, columns, 0], weights.T, out=made[:, rows, 0])
+        else:
+            np.matmul(weights, lines[:, columns], out=made[:, rows])
+    return after
+
+
+@lru_cache(256)
+def _smoothing(n: int, sigma: float, order: int, mode: str, truncate: float) -> Matrix:
+    return _blocks(ndimage.gaussian_filter1d(np.eye(n), sigma, 0, order, mode=mode, truncate=truncate))
+
+
+@lru_cache(256)
+def _interpolation(n: int, count: int, first: float, step: float, sigma: float) -> Matrix:
+    at = np.clip(first + step * np.arange(count), 0, n - 1)
+    below = np.minimum(at.astype(int), max(n - 2, 0))
+    matrix = np.zeros((count, n))
+    np.add.at(matrix, (np.arange(count), below), 1 - (at - below))
+    np.add.at(matrix, (np.arange(count), np.minimum(below + 1, n - 1)), at - below)
+    smooth = ndimage.gaussian_filter1d(np.eye(n), sigma, 0, mode="nearest") if sigma > 0 else np.eye(n)
+    return _blocks(matrix @ smooth)
+
+
+def _blocks(matrix: np.ndarray) -> Matrix:
+    matrix, blocks = matrix.astype(np.float32), []
+    for start in range(0, len(matrix), BLOCK):
+        rows = slice(start, min(start + BLOCK, len(matrix)))
+        seen = np.flatnonzero(matrix[rows].any(0))
+        columns = slice(int(seen[0]), int(seen[-1]) + 1) if seen.size else slice(0)  # none: the slope of one voxel
+        blocks.append((rows, columns, np.ascontiguousarray(matrix[rows, columns])))
+    return blocks
