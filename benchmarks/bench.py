@@ -9,6 +9,7 @@ from pathlib import Path
 
 import bench_cohort
 import bench_frechet
+import bench_resampling
 import bench_segmentation
 import bench_ssim
 import nibabel as nib
@@ -60,6 +61,7 @@ def main() -> None:
             best_of(lambda: [patches[n] for n in range(10)]) / 10,
             best_of(lambda: [np.asarray(nib.load(path).dataobj) for _ in range(2)]),
         )
+    bench_resampling.main()
     bench_segmentation.main()
     bench_frechet.main()
     bench_cohort.main()
