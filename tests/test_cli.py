@@ -193,13 +193,13 @@ import os, signal, sys
 import medgen.io.nifti, medgen.inference.output as output
 calls = {"n": 0}
 write = output.write_volume
-def killed(path, volume):
+def killed(path, volume, **options):
     calls["n"] += 1
     if calls["n"] == 2:
         real = os.replace
         def die(*_): os.kill(os.getpid(), signal.SIGKILL)
         os.replace = die   # the new file is complete beside its place, but not yet there
-    write(path, volume)
+    write(path, volume, **options)
 output.write_volume = killed
 from medgen.cli import main
 sys.argv = ["medgen", "translate", *sys.argv[1:], "--no-report"]

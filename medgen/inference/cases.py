@@ -14,7 +14,7 @@ from typing import Any
 from medgen.checkpoint import Model
 from medgen.evaluation.judge import Checks
 from medgen.evaluation.safety import coarse_factor
-from medgen.inference.inputs import Scan, read_scan, scan_grids, scan_hash, sha256
+from medgen.inference.inputs import Scan, file_states, read_scan, scan_grids, scan_hash, sha256
 from medgen.inference.manifest import Manifest
 from medgen.inference.out_of_distribution import out_of_distribution
 from medgen.inference.output import (
@@ -31,7 +31,7 @@ from medgen.inference.predict import translate_case
 from medgen.inference.private import Private
 from medgen.inference.verdict import verdict
 from medgen.io.folder import recovered
-from medgen.io.names import checked_name
+from medgen.io.names import checked_name, folded
 from medgen.io.volume import ENDINGS, Volume, has_ending, read_volume
 from medgen.types import InputError
 
@@ -77,6 +77,7 @@ class Job:
     targets: list[Path]
     key: str
     number: int = 0
+    states: dict[Path, tuple[int, ...]] = field(default_factory=dict)  # of its files, before they are read
     volumes: list[Volume] = field(default_factory=list)
     made: list[Volume] = field(default_factory=list)
 
@@ -110,8 +111,8 @@ class Cases:
         self.options, self.private, self.checks = options, options.private, options.checks
         memory_gb = options.memory_gb
         self.bound_gb = model.settings.inference.memory_gb if memory_gb is None else memory_gb
-        self.made_of: dict[str, Path] = {}  # output: its input
-        self.keys: dict[str, str] = {}  # place in the manifest: output
+        self.made_of: dict[str, Path] = {}  # output as any file system may have it: its input
+        self.keys: dict[str, str] = {}  # place in the manifest, likewise: output
         self.count = 0
         # A verdict takes a core for seconds, longer than a GPU or many cores take for the network. A segmenter in it
         # takes the device.
@@ -131,7 +132,7 @@ class Cases:
         keys = []
         try:
             for job in overlapped(
-                jobs, self.read, self.translate, self.write, self.held, self.judging, most, self.writers
+                jobs, self.read, self.translate, self.write, self.held, self.beside, most, self.writers
             ):
                 keys.append(job.key)
                 yield job
@@ -146,12 +147,14 @@ class Cases:
                 with suppress(InputError):  # a full disk: the journal has it, and the end of the run tells
                     self.manifest.fold()
 
-    def judging(self, job: Job) -> int:
-        """Bytes that a verdict takes beside the case: two copies, and a dozen on its own coarser grid."""
-        if self.checks is None or not job.volumes:
+    def beside(self, job: Job) -> int:
+        """Bytes that judging and writing take beside the case, as measured: mostly copies on the verdict's own grid."""
+        if not job.volumes:
             return 0
-        volume = job.volumes[0]
-        return int(volume.data.nbytes * (2 + 12 / math.prod(coarse_factor(volume.spacing, volume.data.shape))))
+        volume, copies = job.volumes[0], 3.5  # values are unscaled in double precision
+        if self.checks is not None:
+            copies = max(copies, 4 + 24 / math.prod(coarse_factor(volume.spacing, volume.data.shape)))
+        return int(volume.data.nbytes * copies)
 
     def held(self, job: Job) -> int:
         """Bytes of a case once translated."""
@@ -168,14 +171,14 @@ class Cases:
         entry = Converted(scan.case, str(path), str(targets[0]), series=self.options.series)
         if self.private is not None:
             entry.deidentified = self.private.dates
-        key = scan.case if self.keys.setdefault(scan.case, entry.output) == entry.output else str(path)
+        key = scan.case if self.keys.setdefault(folded(scan.case), entry.output) == entry.output else str(path)
         self.count += 1
         job = Job(scan, entry, targets, key, self.count)
         with _faults(job):
             if scan.fault:
                 raise InputError(scan.fault)
             checked_name(scan.case, path)
-            if self.made_of.setdefault(entry.output, path) != path:
+            if self.made_of.setdefault(folded(entry.output), path) != path:
                 job.key = str(path)  # the record of the other stays
                 raise InputError(f"{path}: another scan of this folder is named {scan.case} too; rename one")
         return job
@@ -186,6 +189,7 @@ class Cases:
         scan, entry = job.scan, job.entry
         with _faults(job):
             self._check(job)
+            job.states = file_states(scan)
             entry.input_sha256 = scan_hash(scan)
             told = {k: getattr(entry, k) for k in ("input_sha256", "output", "series", "deidentified")}
             if self.manifest.holds(job.key, told, job.targets):
@@ -224,6 +228,13 @@ class Cases:
             self.private.check(job.targets)
         check_outputs(job.targets, job.scan.files)
 
+    def _check_unchanged(self, job: Job) -> None:
+        """A series takes patient and study from its source's headers, which are read only now."""
+        now = file_states(job.scan)
+        changed = [file for file, state in job.states.items() if now.get(file) != state] or [*now.keys() - job.states]
+        if changed:
+            raise InputError(f"{changed[0]} was changed while it was converted; start again once it is complete")
+
     def _check_size(self, scan: Scan) -> None:
         """Refuse what a header claims before memory is taken for it."""
         grids = scan_grids(scan, self.options.series)
@@ -249,6 +260,7 @@ class Cases:
                 self._tell(job, self._judge(job))
             elif job.open:
                 each = self._judge(job)
+                self._check_unchanged(job)
                 deidentifier = None if self.private is None else self.private.deidentifier
                 changes = write_outputs(job.targets, job.made, job.volumes, self.model, deidentifier)
                 self._tell(job, each)
@@ -318,14 +330,22 @@ def _faults(job: Job) -> Iterator[None]:
 def clear(folder: Path) -> None:
     """Remove what a killed run left half-written."""
     for path in folder.glob(".part-*"):
-        path.unlink(missing_ok=True)
+        if path.is_file():
+            path.unlink(missing_ok=True)
     for path in folder.glob(".medgen-*"):
-        shutil.rmtree(path, ignore_errors=True)
-    for path in folder.glob(".*.old"):
-        recovered(path.with_name(path.name[1:-4]))
-    for path in folder.glob(".*.tmp"):
-        if path.is_dir() and all(OURS.fullmatch(file.name) for file in path.iterdir()):
+        if path.is_dir() and all(has_ending(file, (*ENDINGS, ".raw", ".zraw", ".gz")) for file in path.iterdir()):
             shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob(".*.old"):
+        if _of_series(path):
+            recovered(path.with_name(path.name[1:-4]))
+    for path in folder.glob(".*.tmp"):
+        if _of_series(path):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _of_series(folder: Path) -> bool:
+    """Whether it holds nothing but images, named as ours: what is not medgen's stays."""
+    return folder.is_dir() and all(OURS.fullmatch(file.name) for file in folder.iterdir())
 
 
 def _cores() -> int:

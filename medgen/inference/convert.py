@@ -66,6 +66,8 @@ def convert(
     """
     if format is not None and format not in FORMATS:
         raise InputError(f"--format {format}: unknown; choose one of {', '.join(FORMATS)}")
+    if format is not None and has_ending(output, ENDINGS) and not has_ending(output, (FORMATS[format] or "/",)):
+        raise InputError(f"{output} is not named as --format {format} is; leave the option out or name it otherwise")
     if model.settings.label_source:
         raise InputError(f"{model.folder} makes images of label maps; use medgen synthesize")
     if verdict_sr and checks is None:
@@ -95,7 +97,7 @@ def convert(
             found = find_scans(source, data.sources, series=series, rules=rules, index=index)
         else:
             found = [_given(scan) for scan in source]
-        scans, count = found, len(found)
+        scans, count = _taken(found), len(found)
     if single and count > 1:
         raise InputError(f"{source} holds {count} scans but {output} is one file; give a folder as output")
     if single and len(data.targets) > 1:
@@ -117,6 +119,13 @@ def convert(
         if private is not None and not single:
             private.tell(output, manifest.cases.values())
     return [results[number] for number in sorted(results)]
+
+
+def _taken(scans: list[Scan]) -> Iterator[Scan]:
+    """Each once, and not held longer: of a large cohort the headers alone fill memory."""
+    scans.reverse()
+    while scans:
+        yield scans.pop()
 
 
 def _made(folder: Path) -> None:

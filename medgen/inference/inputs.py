@@ -8,11 +8,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from medgen.inference.series import Rules, find_series
+from medgen.inference.series import Rules, check_choice, find_series
 from medgen.io.dicom import Series, read_slices
 from medgen.io.dicom_header import read_header
 from medgen.io.dicom_index import indexed
 from medgen.io.dicom_stack import stack
+from medgen.io.itk import data_files
 from medgen.io.volume import ENDINGS, Geometry, Volume, case_name, find_volumes, has_ending, read_geometry, read_volume
 from medgen.types import InputError
 
@@ -51,6 +52,12 @@ def find_scans(
         InputError: the path or a contrast's folder does not exist, or there is nothing in it.
     """
     source = Path(source)
+    check_choice(series, rules)
+    if rules is not None and len(contrasts) > 1:
+        raise InputError(
+            f"--rules choose among the series of a study, and this model takes {' and '.join(contrasts)}, a folder "
+            "each; leave them out, or choose with --series"
+        )
     if len(contrasts) == 1:
         volumes = source.is_dir() and find_volumes(source)
         if source.is_dir() and not volumes:
@@ -63,7 +70,11 @@ def find_scans(
             raise InputError(
                 f"{source} holds volumes, and DICOM in {series_there}; give a folder of the one or of the other"
             )
-        return [named(path) for path in find_inputs(source)]
+        inputs = find_inputs(source)
+        if (series or rules) and (volumes or source.is_file() and (rules or has_ending(source, ENDINGS))):
+            option = "--series" if series else "--rules"
+            raise InputError(f"{option} chooses among DICOM series in a folder, and {source} is none; leave it out")
+        return [named(path) for path in inputs]
     absent = [name for name in contrasts if not (source / name).is_dir()]
     if absent:
         raise InputError(
@@ -183,8 +194,19 @@ def sha256_of(files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
+def file_states(scan: Scan) -> dict[Path, tuple[int, ...]]:
+    """Of all files that a case is made of, by which it shows that one was changed or replaced meanwhile."""
+    files = scan.series.files if scan.series else [file for path in scan.files for file in _files(path)]
+    try:
+        told = ((file, file.stat()) for file in files)
+        return {file: (state.st_size, state.st_mtime_ns, state.st_ctime_ns) for file, state in told}
+    except OSError as error:
+        raise InputError(f"{error.filename} cannot be read ({error.strerror}); check that it is still there") from None
+
+
 def _files(path: Path) -> Iterator[Path]:
     if path.is_dir() or not has_ending(path, ENDINGS):  # one DICOM file stands for the series around it
         yield from sorted(p for p in (path if path.is_dir() else path.parent).rglob("*") if p.is_file())
     else:
         yield path
+        yield from data_files(path)

@@ -9,7 +9,7 @@ from medgen import __version__
 from medgen.checkpoint import Model
 from medgen.io.deidentify import Changes, Deidentifier
 from medgen.io.dicom_header import read_header
-from medgen.io.dicom_write import Derivation, write_derived
+from medgen.io.dicom_write import NOTICE, Derivation, of_others, write_derived
 from medgen.io.volume import ENDINGS, Volume, has_ending, write_volume
 from medgen.types import InputError
 
@@ -42,7 +42,7 @@ def write_outputs(
     changes = Changes()
     for i, (path, volume) in enumerate(zip(targets, made, strict=True)):
         if has_ending(path, ENDINGS):
-            write_volume(path, volume)
+            write_volume(path, volume, description=f"{NOTICE}: {derivation(model, i).target}, medgen {__version__}")
         else:
             changes += write_derived(path, volume, derivation(model, i), volumes[1:], deidentifier)
     return changes
@@ -97,7 +97,8 @@ def check_outputs(targets: Sequence[Path], files: Sequence[Path]) -> None:
                 raise InputError(f"{place} lies in the folder of its input or holds it; choose another output")
         if target.exists() and not target.is_dir():
             raise InputError(f"{target} is a file where a series is to come; choose another output")
-        if target.is_dir() and any(not OURS.fullmatch(path.name) for path in target.iterdir()):
+        held = sorted(target.iterdir()) if target.is_dir() else []
+        if not all(OURS.fullmatch(path.name) for path in held) or of_others(held):
             raise InputError(f"{target} holds other files than a series of medgen; move it away")
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+NONE = -1  # bytes: a job that was skipped takes 0
 Item = TypeVar("Item")
 Job = TypeVar("Job")
 
@@ -21,8 +22,9 @@ def overlapped(
 ) -> Iterator[Job]:
     """Each item's job, in order, once written.
 
-    While a job is worked on, the next is read and those before are written, at most one a writer. Where three of its
-    size, and what writing takes, would pass ``bound``, the others wait until it is done and one alone is held.
+    While a job is worked on, the next is read and those before are written, at most one a writer, as long as all of
+    them, and what writing takes, stay within ``bound``; the next counts as much as the one worked on, until it is
+    read. A job with no room for a next one is held alone.
 
     Args:
         items: taken in the caller's thread, one ahead. None among them: there is no more for now, so finish what
@@ -44,26 +46,28 @@ def overlapped(
 
         for item in waiting:
             reading = None if item is None else reader.submit(read, item)
-            under_way: deque[tuple[Job, Future[None]]] = deque()
+            under_way: deque[tuple[Job, int, Future[None]]] = deque()
             while reading is not None:
                 job = reading.result()
-                room = (bound - 2 * size(job)) // max(size(job) + beside(job), 1)  # two: worked on, and read
-                fits = room >= 1
-                if not fits:
-                    yield from _written(under_way)
+                own = size(job)
+                whole = own + beside(job)
+                fits = 2 * own + whole <= bound  # one written, one worked on, one read
+                yield from _written(under_way, bound - 2 * own if fits else NONE)
                 reading = ahead() if fits else None
                 work(job)
-                yield from _written(under_way, max(min(writers, room), 1) - 1)
-                under_way.append((job, writer.submit(write, job)))
+                yield from _written(under_way, bound - 2 * own - whole, writers - 1)
+                under_way.append((job, whole, writer.submit(write, job)))
                 if not fits:
-                    yield from _written(under_way)
+                    yield from _written(under_way, NONE)
                     reading = ahead()
-            yield from _written(under_way)
+            yield from _written(under_way, NONE)
 
 
-def _written(under_way: deque[tuple[Job, Future[None]]], but: int = 0) -> Iterator[Job]:
-    """The jobs under way, oldest first, until ``but`` so many are left."""
-    while len(under_way) > but:
-        job, done = under_way.popleft()
+def _written(under_way: deque[tuple[Job, int, Future[None]]], most: int, count: int | None = None) -> Iterator[Job]:
+    """The jobs under way, oldest first, until they take no more than ``most`` and are no more than ``count``."""
+    while under_way and (
+        sum(taken for _, taken, _ in under_way) > most or (count is not None and len(under_way) > count)
+    ):
+        job, _, done = under_way.popleft()
         done.result()
         yield job

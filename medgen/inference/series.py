@@ -1,7 +1,8 @@
 """Which DICOM series below a folder of mixed studies are scans to convert: one a study and folder, or by rules."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from os.path import commonpath
@@ -15,6 +16,7 @@ from medgen.io.dicom import Series, choose, grouped, owners
 from medgen.io.dicom_header import numbers
 from medgen.io.dicom_index import Index
 from medgen.io.dicom_write import NOTICE
+from medgen.io.names import folded
 from medgen.types import InputError
 
 Pattern = Annotated[str, Field(max_length=500)]
@@ -108,6 +110,12 @@ def load_rules(path: Path) -> Rules:
     return rules
 
 
+def check_choice(series: str | None, rules: Rules | None) -> None:
+    """Refuse two ways of choosing at once: one would be passed over without a word."""
+    if series is not None and rules is not None:
+        raise InputError("--rules and --series both choose a study's series; leave one of the two out")
+
+
 def find_series(source: Path, index: Index, wanted: str | None = None, rules: Rules | None = None) -> list[Found]:
     """The scans of an indexed folder, ordered by folder and name.
 
@@ -163,10 +171,10 @@ def _case(folder: Path, series: Series, single: bool) -> str:
 
 def _told_apart(scans: list[Found], source: Path) -> list[Found]:
     """Folders of one name below different ones get their parents' names too."""
-    counts: Mapping[str, int] = {s.case: sum(o.case == s.case for o in scans) for s in scans}
+    counts = Counter(folded(scan.case) for scan in scans)
     renamed = []
     for scan in scans:
-        if counts[scan.case] > 1 and scan.folder.is_relative_to(source):
+        if counts[folded(scan.case)] > 1 and scan.folder.is_relative_to(source):
             above = scan.folder.relative_to(source).parts[:-1]
             scan = Found("_".join((*above, scan.case))[-120:], scan.folder, scan.series, scan.fault)
         renamed.append(scan)

@@ -8,7 +8,7 @@ docs/explanation/dicom_out.md.
 import hashlib
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from medgen.io.folder import folder_written_aside
 from medgen.io.volume import Volume
 from medgen.types import InputError
 
+MAKER = "medgen"
 NOTICE = "SYNTHETIC, not for primary diagnosis"
 UIDS = uuid.UUID("6b6a5c7e-3a39-5d0e-9a3e-0d1c4f0b2a51")  # namespace of the UIDs that medgen derives
 DOSE = set(
@@ -131,6 +132,17 @@ def write_derived(
     except Exception as error:  # pydicom raises nearly anything on values that break the standard
         raise InputError(f"no DICOM can be derived from {file} ({error}); use --format nifti") from error
     return changes
+
+
+def of_others(files: Iterable[Path]) -> bool:
+    """Whether files are DICOM that ``write_derived`` did not make, by the first whose header can be read."""
+    for file in files:
+        try:
+            header = dcmread(file, stop_before_pixels=True, specific_tags=["Manufacturer", "SeriesDescription"])
+        except Exception:  # pydicom raises nearly anything on files that are not DICOM
+            continue
+        return header.get("Manufacturer") != MAKER and not str(header.get("SeriesDescription", "")).startswith(NOTICE)
+    return False
 
 
 def _headers(volume: Volume) -> dict[Path, FileDataset]:
@@ -276,7 +288,7 @@ def _equipment(ds: Dataset, derivation: Derivation) -> None:
     scanner.Manufacturer = scanner.get("Manufacturer") or "unknown"
     scanner.PurposeOfReferenceCodeSequence = [_code("109101", "DCM", "Acquisition Equipment")]
     ds.ContributingEquipmentSequence = [*(ds.get("ContributingEquipmentSequence") or ()), scanner]
-    ds.Manufacturer, ds.ManufacturerModelName = "medgen", _ascii(derivation.model, 64)
+    ds.Manufacturer, ds.ManufacturerModelName = MAKER, _ascii(derivation.model, 64)
     ds.SoftwareVersions, ds.DeviceSerialNumber = _ascii(f"medgen {derivation.version}", 64), derivation.sha256[:64]
 
 

@@ -23,12 +23,12 @@ def folder_written_aside(folder: Path) -> Iterator[Path]:
     aside.mkdir(parents=True)
     try:
         yield aside
+        for path in aside.iterdir():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
-    for path in aside.iterdir():
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
     recovered(folder)
     if folder.exists():
         os.rename(folder, _old(folder))

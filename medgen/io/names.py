@@ -1,5 +1,6 @@
 """Names that come from outside and become names of files."""
 
+import unicodedata
 from pathlib import Path
 
 from medgen.types import InputError
@@ -38,6 +39,11 @@ def checked_name(name: str, where: Path) -> str:
         return name
     told = [shown(text).replace("\n", "\\n") for text in (str(where), name[:60])]
     raise InputError(f"{told[0]}: the case name {told[1]} {fault}; rename it")
+
+
+def folded(name: str) -> str:
+    """The same for names that some file systems take for one: case and the spelling of accents aside."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def shown(text: str) -> str:

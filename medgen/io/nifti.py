@@ -85,9 +85,14 @@ def read_nifti_geometry(path: Path) -> Geometry:
         return _nifti_geometry(_nifti_image(stream).header, path)
 
 
-def write_nifti(path: Path, volume: Volume) -> None:
-    """Write .nii or .nii.gz; a header that came from NIfTI is kept to the byte wherever it still holds."""
+def write_nifti(path: Path, volume: Volume, description: str = "") -> None:
+    """Write .nii or .nii.gz; a header that came from NIfTI is kept to the byte wherever it still holds.
+
+    ``description``, if any, takes the place of its text of 79 characters.
+    """
     header = _nifti_header(volume)
+    if description:
+        header["descrip"] = description.encode("ascii", "replace")[:79]
     slope, inter = slope_inter(header)
     raw = contiguous(stored_values(volume.data, volume.dtype, slope, inter).T).T  # as it is stored
     header.set_data_dtype(raw.dtype.newbyteorder(header.endianness))

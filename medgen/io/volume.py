@@ -145,11 +145,12 @@ def read_geometry(path: str | Path, *, series: str | None = None) -> Geometry:
     return dicom.read_series_geometry(path.parent, series=series or _uid_of(path))
 
 
-def write_volume(path: str | Path, volume: Volume) -> None:
+def write_volume(path: str | Path, volume: Volume, *, description: str = "") -> None:
     """Write by extension, under a temporary name first; parent folders are made.
 
     The stored type of ``volume`` is kept: integers are rounded, a range too small is widened to the smallest
     integer type that holds the values (never wrapped or clipped), and a NIfTI slope and intercept stay.
+    ``description``: what a NIfTI header's text is to say, see ``nifti.write_nifti``.
     Raises InputError for an unknown extension, an unwritable place, or values that are not finite.
     """
     from medgen.io import itk, nifti
@@ -158,7 +159,7 @@ def write_volume(path: str | Path, volume: Volume) -> None:
     if not np.isfinite(volume.data.sum(dtype=np.float64)):
         raise InputError(f"{path} is not written: the volume to write holds NaN or infinite values")
     if has_ending(path, NIFTI_ENDINGS):
-        nifti.write_nifti(path, volume)
+        nifti.write_nifti(path, volume, description)
     elif has_ending(path, ITK_ENDINGS):
         itk.write_itk(path, volume)
     else:
@@ -275,8 +276,10 @@ def stored_values(data: np.ndarray, dtype: np.dtype, slope: float = 1.0, inter: 
         dtype = np.dtype(np.uint8)
     if dtype.kind not in "iu":
         return data.astype(np.float32 if dtype.itemsize < 4 else dtype)
-    unscaled = data if (slope, inter) == (1.0, 0.0) else (data.astype(np.float64) - inter) / slope
-    raw = np.rint(unscaled)
+    raw = data.astype(np.float32 if (slope, inter) == (1.0, 0.0) else np.float64)
+    if (slope, inter) != (1.0, 0.0):  # in place: of a large scan each copy counts
+        np.divide(np.subtract(raw, inter, out=raw), slope, out=raw)
+    np.rint(raw, out=raw)
     low, high = int(raw.min()), int(raw.max())
     for kind in (dtype, *(t for t in INTEGERS if t.itemsize >= dtype.itemsize)):
         if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:

@@ -24,7 +24,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 
 from medgen.io.dicom_header import Header
 from medgen.pacs.move import receiving
-from medgen.pacs.server import LARGEST, MOST, SERIES, STUDY, header
+from medgen.pacs.server import HAD, LARGEST, MOST, SERIES, STUDY, header
 from medgen.types import InputError
 
 SCANS = (
@@ -283,7 +283,7 @@ def _stored(code: int) -> tuple[str, bool]:
     if code == 0x0000:
         return "", True
     if code == DUPLICATE:
-        return "had it already", True
+        return HAD, True
     if code & 0xF000 == 0xB000 or code in (0x0001, 0x0107, 0x0116):
         return f"stored it changed or in part (warning {code:04X})", True
     if code & 0xFF00 == 0xA700:

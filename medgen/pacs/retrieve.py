@@ -17,7 +17,7 @@ from pathlib import Path
 from pydicom import dcmread
 
 from medgen.inference.inputs import Scan, find_scans
-from medgen.inference.series import Rules
+from medgen.inference.series import Rules, check_choice
 from medgen.io.dicom_header import NOT_SCANS, Header
 from medgen.io.dicom_write import NOTICE
 from medgen.io.volume import written_aside
@@ -53,6 +53,7 @@ def retrieved(
     Raises:
         InputError: the server cannot be asked, or no study fits.
     """
+    check_choice(series, rules)
     try:
         answers = retried(lambda: server.studies(query), pauses[:2])  # who started it is still there
     except ConnectionError as error:

@@ -23,6 +23,7 @@ DATES = re.compile(r"\d{8}(-(\d{8})?)?|-\d{8}", re.ASCII)  # PS3.4 C.2.2.2.5
 MOST = 200_000  # answers to one query; more is a server gone wrong
 LARGEST = 2**31  # bytes of one image (an enhanced CT of 1000 slices has a quarter) or one answer
 PAUSES = (1.0, 5.0, 30.0, 120.0)  # seconds before a lost connection is tried again
+HAD = "had it already"  # of an image with this UID, which a server keeps
 EXTRA = "pip install 'medgen[pacs]'"
 KEYS = (
     "PatientID",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from medgen.inference.inputs import sha256_of
 from medgen.inference.output import OURS
-from medgen.pacs.server import PAUSES, Server
+from medgen.pacs.server import HAD, PAUSES, Server
 from medgen.types import InputError
 
 RECORD = "stored.jsonl"
@@ -41,6 +41,7 @@ class Storage:
     ) -> None:
         self.server, self.record, self.pauses, self.told = server, output / RECORD, pauses, told
         self.lost = False
+        self.contents: dict[tuple[str, str], set[str]] = {}  # (server, series): hashes of what was accepted of it
         self.accepted = self._read()
 
     def store(self, folder: Path) -> Stored:
@@ -56,6 +57,7 @@ class Storage:
         if not files:
             raise InputError(f"{folder} is no DICOM series, so it cannot be stored in {self.server.name}")
         digest = sha256_of(files)
+        others = self.contents.get((self.server.name, folder.name), set()) - {digest}
         accepted = self.accepted.setdefault((self.server.name, digest), set())
         left = [file for file in files if file.name not in accepted]
         result = Stored(len(files))
@@ -66,6 +68,8 @@ class Storage:
             try:
                 for file, said, has in self.server.store(left):
                     answered.add(file)
+                    if said == HAD and others:
+                        said, has = "holds another image of its UID, made with other settings; remove that there", False
                     if said:
                         (result.remarks if has else refused).append(f"{file}: {self.server.name} {said}")
                     if has:
@@ -104,6 +108,7 @@ class Storage:
                 told = json.loads(line)
                 key = str(told["server"]), str(told["sha256"])
                 found.setdefault(key, set()).update(str(name) for name in told["images"])
+                self.contents.setdefault((key[0], str(told["series"])), set()).add(key[1])
             except (ValueError, KeyError, TypeError, RecursionError):
                 continue  # torn by a kill
         return found
@@ -111,6 +116,7 @@ class Storage:
     def _add(self, folder: Path, digest: str, names: list[str]) -> None:
         if not names:
             return
+        self.contents.setdefault((self.server.name, folder.name), set()).add(digest)
         line = {"server": self.server.name, "series": folder.name, "sha256": digest, "images": sorted(names)}
         try:
             with open(self.record, "ab+") as record:

@@ -16,7 +16,7 @@ from pydicom import Dataset, dcmread
 from pydicom.datadict import tag_for_keyword
 
 from medgen.io.dicom_header import Header
-from medgen.pacs.server import LARGEST, MOST, SERIES, STUDY, header
+from medgen.pacs.server import HAD, LARGEST, MOST, SERIES, STUDY, header
 from medgen.types import InputError
 
 TIMES = (10, 60)  # seconds to wait for a connection and for the next bytes
@@ -204,7 +204,7 @@ def _told(answer: Dataset) -> dict[str, tuple[str, bool]]:
     told: dict[str, tuple[str, bool]] = {}
     for item in answer.get("FailedSOPSequence") or ():
         reason = int(item.get("FailureReason") or 0)
-        said = ("had it already", True) if reason == DUPLICATE else (f"refuses it (reason {reason:04X})", False)
+        said = (HAD, True) if reason == DUPLICATE else (f"refuses it (reason {reason:04X})", False)
         told[str(item.get("ReferencedSOPInstanceUID"))] = said
     for item in answer.get("ReferencedSOPSequence") or ():
         warning = int(item.get("WarningReason") or 0)

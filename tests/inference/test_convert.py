@@ -16,6 +16,7 @@ from medgen.config import arguments, parse_settings
 from medgen.inference import cases as module
 from medgen.inference import inputs, output
 from medgen.inference.convert import convert
+from medgen.inference.series import Rule, Rules
 from medgen.methods import method_class, method_names
 from medgen.train import train
 from medgen.types import InputError
@@ -253,3 +254,62 @@ def test_nothing_is_written_into_the_input_or_of_a_bad_output(tmp_path):
         convert(make_model(), tmp_path / "source", tmp_path / "file")
     (tmp_path / "file").unlink()
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_change_of_voxels_beside_their_header_is_seen(model, tmp_path):
+    scans = tmp_path / "in"
+    scans.mkdir()
+    for ending in ("mhd", "nhdr"):
+        scan = np.random.default_rng(0).integers(-1000, 400, (10, 11, 12)).astype(np.int16)
+        sitk.WriteImage(sitk.GetImageFromArray(scan), str(scans / f"{ending}.{ending}"), useCompression=False)
+    for path, status in ((None, ["converted"] * 2), (None, ["skipped"] * 2), ("mhd.raw", ["converted", "skipped"])):
+        if path:
+            content = bytearray((scans / path).read_bytes())
+            content[0] ^= 1
+            (scans / path).write_bytes(content)
+        assert [r.status for r in convert(model, scans, tmp_path / "out")] == status
+
+
+def test_names_that_a_file_system_may_take_for_one_are_told_apart(model, tmp_path):
+    scans = phantoms(tmp_path / "in", "case.nii.gz", "CASE.nii.gz", "M\u00fcller.nii.gz", "Mu\u0308ller.nii.gz")
+    results = convert(model, scans, tmp_path / "out")
+    assert sorted(r.status for r in results) == ["converted", "converted", "failed", "failed"]
+    assert all("another scan of this folder is named" in r.error for r in results if r.error)
+
+
+def test_a_format_that_the_output_is_not_named_as(model, tmp_path):
+    scans = phantoms(tmp_path / "in", "a.nii.gz")
+    for format in ("dicom", "mha"):
+        with pytest.raises(InputError, match="not named as --format"):
+            convert(model, scans / "a.nii.gz", tmp_path / "out.nii.gz", format=format)
+
+
+def test_a_choice_among_series_is_never_passed_over(model, tmp_path):
+    scans, rules = phantoms(tmp_path / "in", "a.nii.gz"), Rules(include=[Rule(modality="CT")])
+    for options, words in (
+        ({"series": "1", "rules": rules}, "both choose"),
+        ({"rules": rules}, "--rules chooses among DICOM series"),
+        ({"series": "1"}, "--series chooses among DICOM series"),
+    ):
+        with pytest.raises(InputError, match=words):
+            convert(model, scans, tmp_path / "out", **options)
+    with pytest.raises(InputError, match="a folder each"):
+        inputs.find_scans(scans, ["t1", "t2"], rules=rules)
+
+
+def test_what_a_conversion_is_stands_in_its_header(model, tmp_path):
+    convert(model, phantoms(tmp_path / "in", "a.nii.gz", "b.mha"), tmp_path / "out", format="nifti")
+    for name in "ab":
+        told = bytes(nib.load(tmp_path / "out" / f"{name}.nii.gz").header["descrip"]).decode()
+        assert told.startswith("SYNTHETIC, not for primary diagnosis")
+
+
+def test_nothing_that_others_left_in_the_output_is_cleared(model, tmp_path):
+    out = tmp_path / "out"
+    for folder in (".notes.old", ".medgen-tools", ".part-x", ".work.tmp", "notes"):
+        (out / folder).mkdir(parents=True)
+        (out / folder / "mine.txt").write_text("mine")
+    (out / ".cfg.old").write_text("mine")
+    before = sorted(out.rglob("*"))
+    convert(model, phantoms(tmp_path / "in", "a.nii.gz"), out)
+    assert set(before) <= set(out.rglob("*"))

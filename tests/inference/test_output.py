@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from medgen.checkpoint import save_model
 from medgen.cli import app
+from medgen.inference import cases
 from medgen.inference.convert import convert
 from medgen.inference.output import derivation
 from medgen.io.dicom_write import NOTICE
@@ -146,3 +147,29 @@ def test_a_dry_run_lists_and_writes_nothing(identity, tmp_path):
         app, ["translate", *(str(tmp_path / n) for n in ("m", "in", "out")), "--dry-run", "--watch"]
     )
     assert isinstance(call.exception, InputError)
+
+
+def test_originals_of_our_names_are_no_series_of_ours(identity, tmp_path):
+    write_ct(tmp_path / "in/case", scan())
+    write_ct(tmp_path / "out/case", scan(), PatientID="other")
+    for n, path in enumerate(sorted((tmp_path / "out/case").iterdir())):
+        path.rename(path.with_name(f"{n:05}.dcm"))
+    (result,) = convert(identity, tmp_path / "in", tmp_path / "out")
+    assert result.status == "failed" and "other files than a series of medgen" in result.error
+    assert pydicom.dcmread(tmp_path / "out/case/00000.dcm").PatientID == "other"
+
+
+def test_a_scan_that_is_replaced_meanwhile_does_not_lend_its_name(identity, tmp_path, monkeypatch):
+    write_ct(tmp_path / "in/case", scan())
+    translate = cases.translate_case
+
+    def replaced(*given, **options):
+        for path in (tmp_path / "in/case").iterdir():
+            path.unlink()
+        write_ct(tmp_path / "in/case", scan(), PatientID="bob", StudyInstanceUID="1.2.3")
+        return translate(*given, **options)
+
+    monkeypatch.setattr(cases, "translate_case", replaced)
+    (result,) = convert(identity, tmp_path / "in", tmp_path / "out")
+    assert result.status == "failed" and "was changed while it was converted" in result.error
+    assert not (tmp_path / "out/case").exists()

@@ -95,3 +95,33 @@ def test_what_writing_takes_besides_counts():
     held = Held()
     jobs = overlapped(range(6), held.read, held.work, held.write, lambda job: 1, lambda job: 3, 5, 3)
     assert len(list(jobs)) == 6 and held.most == 1
+
+
+def test_jobs_without_size_come_out_too():
+    """Those that were skipped hold nothing."""
+    held = Held(size=0)
+    assert len(list(held.run(range(5)))) == 5
+    assert len(list(held.run(range(5), bound=-1))) == 5
+
+
+def test_the_bound_holds_for_jobs_of_falling_sizes():
+    """A small one must not let as many of its size join larger ones that are still written."""
+    sizes, now, most, lock = [400, 200, 130, 100, 80, 60, 50, 40, 30, 20], 0, 0, threading.Lock()
+
+    def changed(by):
+        nonlocal now, most
+        with lock:
+            now += by
+            most = max(most, now)
+
+    def read(n):
+        changed(sizes[n])
+        return n
+
+    def write(n):
+        changed(2 * sizes[n])
+        time.sleep(0.02)
+        changed(-3 * sizes[n])
+
+    jobs = overlapped(range(10), read, lambda n: None, write, lambda n: sizes[n], lambda n: 2 * sizes[n], 2000, 8)
+    assert list(jobs) == list(range(10)) and now == 0 and most <= 2000

@@ -6,8 +6,8 @@ from pydicom import DataElement
 from medgen.io.dicom_header import quiet_pydicom
 
 
-def test_values_that_pydicom_warns_of_reach_neither_console_nor_log(monkeypatch, caplog):
-    monkeypatch.setattr(logging.getLogger("pydicom"), "level", logging.WARNING)
+def test_values_that_pydicom_warns_of_reach_neither_console_nor_log(caplog):
+    caplog.set_level(logging.WARNING, "pydicom")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         DataElement("StudyInstanceUID", "UI", "1.02.patient")

@@ -2,6 +2,7 @@
 
 import pytest
 
+from medgen.pacs.server import HAD
 from medgen.pacs.store import Storage
 from medgen.types import InputError
 
@@ -84,3 +85,16 @@ def test_what_is_no_series_and_a_record_that_is_garbage(series, tmp_path):
     with pytest.raises(InputError, match="is no DICOM series"):
         storage.store(tmp_path / "case.nii.gz")
     assert storage.store(series).sent == 5
+
+
+def test_an_archive_that_keeps_an_image_of_other_settings_is_told(series, tmp_path):
+    """UIDs tell source and model: the images of a run with another --memory-gb have the same."""
+    server = Fake()
+    server.says = {"00001.dcm": (HAD, True)}
+    assert Storage(server, tmp_path).store(series).remarks  # of a run whose record was lost
+    (series / "00001.dcm").write_bytes(b"other")
+    server.says = {f"{n:05}.dcm": (HAD, True) for n in range(5)}
+    with pytest.raises(
+        InputError, match="fake holds another image of its UID, .* 5 of 5 images of case are not stored"
+    ):
+        Storage(server, tmp_path).store(series)
