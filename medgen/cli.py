@@ -1,5 +1,6 @@
 """The command line: parse, call, print. Every command is a thin wrapper; imports are lazy so that help is quick."""
 
+import errno
 import importlib.util
 import os
 import sys
@@ -268,14 +269,16 @@ def main() -> None:
     """Entry point: errors that a user can mend become one sentence and exit code 2."""
     try:
         app()
-    except (InputError, FloatingPointError) as error:
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (InputError, FloatingPointError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
+            raise
         from medgen.io.names import shown
 
         print(shown(f"medgen: error: {error}"), file=sys.stderr)
         sys.exit(REFUSED)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
 
 
 if __name__ == "__main__":

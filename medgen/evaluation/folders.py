@@ -117,7 +117,10 @@ def _files(path: Path, cases: Mapping[str, Path], role: str) -> dict[str, Path]:
         found[case_name(file)] = file
     if not found:
         option = role.replace("_", "-")
-        raise InputError(f"--{option} {path} holds no volumes (.nii.gz, .nii, .mha, .nrrd, ...); check the path")
+        raise InputError(
+            f"--{option} {path} holds no volumes (.nii.gz, .nii, .mha, .nrrd, ...); check the path, and convert DICOM "
+            "with --format nifti"
+        )
     return found
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from medgen.checkpoint import Model
 from medgen.evaluation.judge import Checks
 from medgen.evaluation.safety import coarse_factor
@@ -32,7 +34,7 @@ from medgen.inference.private import Private
 from medgen.inference.verdict import verdict
 from medgen.io.folder import recovered
 from medgen.io.names import checked_name, folded
-from medgen.io.volume import ENDINGS, Volume, has_ending, read_volume
+from medgen.io.volume import ENDINGS, NIFTI_ENDINGS, Volume, has_ending, read_volume
 from medgen.types import InputError
 
 WRITERS = 16
@@ -201,7 +203,7 @@ class Cases:
                 check_modality(job.volumes[0], self.model)
             if self.private is not None:
                 self.private.check_pixels(job.volumes)
-            entry.warnings = out_of_distribution(self.model, job.volumes)
+            entry.warnings = [*_sheared(job), *out_of_distribution(self.model, job.volumes)]
         return job
 
     def _skip(self, job: Job, old: dict[str, Any]) -> None:
@@ -325,6 +327,17 @@ def _faults(job: Job) -> Iterator[None]:
         if entry.error:
             job.volumes, job.made, entry.status = [], [], "failed"
             entry.verdict, entry.reasons, entry.checks = None, [], None
+
+
+def _sheared(job: Job) -> list[str]:
+    """A tilted gantry's grid is no rectangular one: NIfTI's sform says so, and programs on ITK refuse to read it."""
+    axes = job.volumes[0].affine[:3, :3] / job.volumes[0].spacing
+    if not has_ending(job.targets[0], NIFTI_ENDINGS) or np.abs(axes.T @ axes - np.eye(3)).max() < 1e-3:
+        return []
+    return [
+        "its grid is sheared (a tilted gantry): NIfTI holds that in its sform, which nibabel reads and programs on ITK "
+        "refuse; --format dicom or mha is read by all, or resample the scan first"
+    ]
 
 
 def clear(folder: Path) -> None:

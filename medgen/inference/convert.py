@@ -15,6 +15,8 @@ from medgen.inference.watch import arrivals
 from medgen.io.volume import ENDINGS, has_ending
 from medgen.types import InputError
 
+IMAGES = {".dcm", ".ima", ".img", ".hdr", ".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy", ".npz", ".zip", ".gz"}
+
 
 def convert(
     model: Model,
@@ -68,6 +70,8 @@ def convert(
         raise InputError(f"--format {format}: unknown; choose one of {', '.join(FORMATS)}")
     if format is not None and has_ending(output, ENDINGS) and not has_ending(output, (FORMATS[format] or "/",)):
         raise InputError(f"{output} is not named as --format {format} is; leave the option out or name it otherwise")
+    if output.suffix.lower() in IMAGES and not has_ending(output, ENDINGS) and not output.is_dir():
+        raise InputError(f"{output}: {output.suffix} is not written; give a folder, or a name in {' '.join(ENDINGS)}")
     if model.settings.label_source:
         raise InputError(f"{model.folder} makes images of label maps; use medgen synthesize")
     if verdict_sr and checks is None:
@@ -95,6 +99,8 @@ def convert(
         if isinstance(source, Path):
             index = None if single else kept / "dicom_index.sqlite"
             found = find_scans(source, data.sources, series=series, rules=rules, index=index)
+            if not found:
+                raise InputError(f"{source} holds no series that the rules choose; see docs/how-to/choose_series.md")
         else:
             found = [_given(scan) for scan in source]
         scans, count = _taken(found), len(found)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from medgen.inference.series import Rules, check_choice, find_series
+from medgen.inference.series import Rules, check_choice, find_series, ours
 from medgen.io.dicom import Series, read_slices
 from medgen.io.dicom_header import read_header
 from medgen.io.dicom_index import indexed
@@ -64,6 +64,8 @@ def find_scans(
             place = source.resolve()
             headers = indexed(place, index)
             scans = find_series(place, headers, series, rules) if headers.images else []
+            if headers.images and not scans and all(ours(header) for _, header in headers.images):
+                raise InputError(f"{source} holds nothing but series that medgen made; name what they were made of")
             if scans or rules is not None:
                 return [Scan(scan.case, (scan.folder,), scan.fault, scan.series) for scan in scans]
         if volumes and (series_there := _dicom_below(source)):
@@ -74,7 +76,7 @@ def find_scans(
         if (series or rules) and (volumes or source.is_file() and (rules or has_ending(source, ENDINGS))):
             option = "--series" if series else "--rules"
             raise InputError(f"{option} chooses among DICOM series in a folder, and {source} is none; leave it out")
-        return [named(path) for path in inputs]
+        return [named(path) for path in inputs] + (_pairs(source) if volumes else [])
     absent = [name for name in contrasts if not (source / name).is_dir()]
     if absent:
         raise InputError(
@@ -105,6 +107,15 @@ def _dicom_below(source: Path) -> Path | None:
         if file is not None and is_dicom(file):
             return folder
     return None
+
+
+def _pairs(folder: Path) -> list[Scan]:
+    """Headers of .hdr/.img pairs among volumes: not read, and not passed over without a word."""
+    found = (path for path in sorted(folder.glob("*.hdr")) if path.with_suffix(".img").exists())
+    return [
+        Scan(path.stem, (path.absolute(),), f"{path} and its .img are a pair, which is not read; convert it to .nii.gz")
+        for path in found
+    ]
 
 
 def named(path: Path) -> Scan:

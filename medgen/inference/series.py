@@ -2,12 +2,12 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from os.path import commonpath
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,6 +20,10 @@ from medgen.io.names import folded
 from medgen.types import InputError
 
 Pattern = Annotated[str, Field(max_length=500)]
+
+
+UNPLACED = ("no patient coordinates", "multi-frame")
+SCANNERS = ("CT", "MR", "PT")
 
 
 class Rule(BaseModel):
@@ -110,6 +114,11 @@ def load_rules(path: Path) -> Rules:
     return rules
 
 
+def ours(header: Mapping[str, Any]) -> bool:
+    """Whether an image is of a series that medgen made."""
+    return str(header.get("SeriesDescription", "")).startswith(NOTICE)
+
+
 def check_choice(series: str | None, rules: Rules | None) -> None:
     """Refuse two ways of choosing at once: one would be passed over without a word."""
     if series is not None and rules is not None:
@@ -126,7 +135,7 @@ def find_series(source: Path, index: Index, wanted: str | None = None, rules: Ru
     """
     units: dict[tuple[str, str, Path], list[Series]] = {}
     for series in grouped(index.images):
-        if not series.description.startswith(NOTICE):
+        if not ours(series.header):
             folder = Path(commonpath([str(file.parent) for file in series.files]))
             patient, study, _ = owners(series.header)
             units.setdefault((patient, study, folder), []).append(series)
@@ -148,7 +157,9 @@ def _of_unit(
 ) -> list[Found]:
     usable = [s for s in series if not s.remark]
     if not usable and wanted is None:
-        return []
+        odd = [s for s in series if s.remark in UNPLACED and s.modality in SCANNERS and len(s.slices) > 2]
+        fault = f"{folder} holds {odd[0].describe()}: it cannot be converted; export it again" if odd else ""
+        return [Found(_case(folder, odd[0], lonely), folder, None, fault)] if odd and rules is None else []
     try:
         picked = rules.pick(usable) if rules is not None else [choose(series, wanted, folder)]
         if rules is not None and not rules.every and len(picked) > 1:

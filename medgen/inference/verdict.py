@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from medgen.checkpoint import Model
 from medgen.evaluation.judge import Checks, judge, named_checks
 from medgen.evaluation.safety import RANK
@@ -49,7 +51,7 @@ def verdict(
         Status (pass, review or fail), reasons, and of each contrast {"status", "reasons", "values"}.
     """
     source, each = to_canonical(volumes[0]), []
-    for volume in made:
+    for volume in map(_as_stored, made):
         try:
             found, warnings = judge({"source": source, "prediction": to_canonical(volume)}, {}, checks)
         except InputError as error:
@@ -59,3 +61,8 @@ def verdict(
     worst = max((one["status"] for one in each), key=lambda status: RANK[status])
     where = [f"{name}: " if len(names) > 1 else "" for name in names]
     return worst, [begin + text for begin, one in zip(where, each, strict=True) for text in one["reasons"]], each
+
+
+def _as_stored(volume: Volume) -> Volume:
+    """With the values that its file will have: where these are whole numbers, a median falls on one or the other."""
+    return volume.replaced(np.rint(volume.data)) if np.issubdtype(volume.dtype, np.integer) else volume

@@ -39,6 +39,7 @@ TAGS = (
 )
 NOT_SCANS = {"SEG", "RTDOSE", "RTSTRUCT", "RTPLAN", "SR", "PR", "KO", "REG"}  # objects that accompany a scan
 DICOM_ENDINGS = (".dcm", ".ima")
+PACKED = {".gz", ".zip", ".bz2", ".xz", ".zst", ".7z"}
 GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 
 
@@ -91,11 +92,19 @@ def read_header(path: Path) -> Header | None:
     try:
         with open(path, "rb") as file:
             start = file.read(132)
-            if start[128:] != b"DICM" and not (named and start[:2] in (b"\x08\x00", b"\x02\x00")):
+            marked = start[128:] == b"DICM"
+            if not marked and start[:2] not in (b"\x08\x00", b"\x02\x00"):  # old files begin with their elements
                 if named:
                     raise InvalidDicomError("no DICOM header")
                 return None
-            header = _quick(_elements(file, start[128:] == b"DICM"))
+            try:
+                header = _quick(_elements(file, marked))
+            except Exception:
+                if marked or named:
+                    raise
+                return None
+            if not (marked or named or header.get("SOPClassUID") or header.get("MediaStorageSOPClassUID")):
+                return None
             header["SOPClassUID"] = header.get("SOPClassUID") or header.get("MediaStorageSOPClassUID", "")
             header.pop("MediaStorageSOPClassUID", None)
             if "NumberOfFrames" in header:
@@ -110,6 +119,17 @@ def read_header(path: Path) -> Header | None:
         raise InputError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
     except Exception as error:  # pydicom raises nearly anything on bytes that are not DICOM
         raise InputError(f"{path} is not a readable DICOM file ({error}); copy the series again") from error
+
+
+def settle_charset(dataset: Dataset) -> None:
+    """The default repertoire by its name, as highdicom wants it, where the standard's own form leaves it empty
+    (PS3.3 C.12.1.1.2)."""
+    given = dataset.get("SpecificCharacterSet") or ""
+    values = [given] if isinstance(given, str) else list(given)
+    if len(values) > 1:
+        dataset.SpecificCharacterSet = [value or "ISO 2022 IR 6" for value in values]
+    elif values[0].strip() in ("", "ISO_IR 6"):
+        dataset.pop("SpecificCharacterSet", None)
 
 
 def is_scan(header: Header, path: Path) -> bool:
@@ -129,17 +149,23 @@ def dangling(path: Path) -> str:
 
 
 def lost_slices(others: Iterable[Path], images: Iterable[Path]) -> dict[Path, str]:
-    """What is wrong with those of ``others``, files that are not DICOM, that are named as the images of their folder
-    and begin with nothing or only zeros: slices of which a copy was cut short."""
+    """What is wrong with those of ``others``, files that are not DICOM, that are named as the images of their folder:
+    slices of which a copy was cut short or damaged, or that are packed."""
     names: dict[Path, set[str]] = {}
     for image in images:
         names.setdefault(image.parent, set()).add(_pattern(image))
     found = {}
     for path in others:
-        if _pattern(path) in names.get(path.parent, ()):
-            with suppress(OSError), open(path, "rb") as file:
-                if not file.read(132).strip(b"\0"):
-                    found[path] = f"{path} is empty among DICOM files; copy the series again or take the file away"
+        packed = path.suffix.lower() in PACKED
+        what = "is no DICOM and cannot be read among DICOM files; copy the series again"
+        if _pattern(path.with_suffix("") if packed else path) in names.get(path.parent, ()):
+            if packed:
+                what = "is packed, and named as the DICOM files beside it; unpack it"
+            else:
+                with suppress(OSError), open(path, "rb") as file:
+                    state = "named as those" if file.read(132).strip(b"\0") else "empty"
+                    what = f"is no DICOM but {state} among DICOM files; copy the series again"
+            found[path] = f"{path} {what} or take the file away"
     return found
 
 

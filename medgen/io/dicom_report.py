@@ -14,7 +14,7 @@ from pydicom import Dataset, dcmread
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, EncapsulatedPDFStorage, ExplicitVRLittleEndian
 
-from medgen.io.dicom_header import quiet_pydicom
+from medgen.io.dicom_header import quiet_pydicom, settle_charset
 from medgen.io.dicom_write import NOTICE, Derivation
 from medgen.io.volume import existing, written_aside
 from medgen.types import InputError
@@ -216,6 +216,7 @@ def _series(folder: Path) -> tuple[list[Dataset], list[Dataset], datetime]:
             ds = dcmread(file, stop_before_pixels=True)
             if "Rows" in ds:
                 ds.SOPInstanceUID, ds.SeriesInstanceUID, ds.SOPClassUID, ds.StudyInstanceUID  # noqa: B018
+                settle_charset(ds)
                 derived.append(ds)
         except Exception as error:  # pydicom raises nearly anything on damaged files
             raise InputError(f"{file} is no DICOM image of a derived series ({error}); convert it again") from error

@@ -10,7 +10,7 @@ import numpy as np
 from pydicom import Dataset, dcmread
 
 from medgen.io.dicom import Series, choose, grouped, list_series
-from medgen.io.dicom_header import is_scan, quiet_pydicom, read_header
+from medgen.io.dicom_header import is_scan, quiet_pydicom, read_header, settle_charset
 from medgen.io.dicom_report import EXTRA, TYPE_2, short
 from medgen.io.dicom_stack import stack
 from medgen.io.dicom_write import NOTICE, UIDS
@@ -105,9 +105,11 @@ def _aligned(labels: Volume, source: Path | Sequence[Path]) -> tuple[list[Datase
         frames = list(labels.frames)
     files = list(dict.fromkeys(file for file, _ in frames))
     try:
-        images: list[Dataset] = [dcmread(file, stop_before_pixels=True) for file in files]
+        images: list[Dataset] = [dcmread(file, stop_before_pixels=True, force=True) for file in files]
     except Exception as error:  # pydicom raises nearly anything on damaged files
         raise InputError(f"{files[0].parent} has an image that cannot be read ({error}); copy it again") from error
+    for image in images:
+        settle_charset(image)
     for keyword in TYPE_2:
         for image in images:
             if keyword not in image:

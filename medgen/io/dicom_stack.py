@@ -160,6 +160,14 @@ def _even_step(positions: np.ndarray, normal: np.ndarray, slices: list[Slice]) -
     if off.max() > min(OFF_GRID_MM, 0.2 * np.linalg.norm(step)):
         usual = float(np.median(gaps))
         k = int(np.argmax(np.abs(gaps - usual)))
+        sideways = np.diff(positions - np.outer(positions @ normal, normal), axis=0)
+        jumps = np.linalg.norm(sideways - np.median(sideways, axis=0), axis=1)
+        if jumps.max() > max(np.abs(gaps - usual).max(), OFF_GRID_MM):
+            k = int(np.argmax(jumps))
+            raise InputError(
+                f"{folder} has slices that do not lie above each other: {name(slices[k + 1])} is shifted by "
+                f"{jumps[k]:.3f} mm in its plane against {name(slices[k])}; separate the two or resample it"
+            )
         raise InputError(
             f"{folder} has unevenly spaced slices: {gaps[k]:.3f} mm between {name(slices[k])} and "
             f"{name(slices[k + 1])} where {usual:.3f} mm is usual; add missing slices or resample it"

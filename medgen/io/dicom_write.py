@@ -21,7 +21,7 @@ from pydicom.valuerep import format_number_as_ds
 from medgen.io.deidentify import Changes, Deidentifier
 from medgen.io.dicom_pixels import PER_FRAME, SHARED, Encoding, Format, encoding, rescale_of
 from medgen.io.folder import folder_written_aside
-from medgen.io.volume import Volume
+from medgen.io.volume import Volume, brief
 from medgen.types import InputError
 
 MAKER = "medgen"
@@ -127,11 +127,18 @@ def write_derived(
                 _encode(dataset, code, volume, slices)
                 dataset.save_as(aside / f"{n:05}.dcm", enforce_file_format=True)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(f"{folder} cannot be written ({reason}); choose another place") from error
+        raise InputError(f"{folder} cannot be written ({_reason(error)}); choose another place") from error
     except Exception as error:  # pydicom raises nearly anything on values that break the standard
         raise InputError(f"no DICOM can be derived from {file} ({error}); use --format nifti") from error
     return changes
+
+
+def _reason(error: OSError) -> str:
+    """Pydicom raises one anew with a traceback for text; what the system said comes before it."""
+    first: BaseException | None = error
+    while first is not None and not getattr(first, "strerror", None):
+        first = first.__cause__ or first.__context__
+    return getattr(first, "strerror", None) or brief(error)
 
 
 def of_others(files: Iterable[Path]) -> bool:

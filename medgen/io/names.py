@@ -31,6 +31,8 @@ def checked_name(name: str, where: Path) -> str:
         fault = f"is longer than {LONGEST} bytes"
     elif name.startswith("."):
         fault = "would be hidden"
+    elif name.endswith((".", " ")):
+        fault = "ends with what Windows takes off"
     elif name.lower() in OWN_FILES:
         fault = "is what medgen calls a file of its own"
     elif name.split(".")[0].strip().lower() in RESERVED:

@@ -17,9 +17,8 @@ from pathlib import Path
 from pydicom import dcmread
 
 from medgen.inference.inputs import Scan, find_scans
-from medgen.inference.series import Rules, check_choice
+from medgen.inference.series import Rules, check_choice, ours
 from medgen.io.dicom_header import NOT_SCANS, Header
-from medgen.io.dicom_write import NOTICE
 from medgen.io.volume import written_aside
 from medgen.pacs.server import PAUSES, Server, fits, retried, uid
 from medgen.types import InputError
@@ -175,7 +174,7 @@ def _images(folder: Path) -> set[tuple[str, str]]:
 def _wanted(series: Header, rules: Rules | None) -> bool:
     """Whether images of a series may be converted, as far as the server's list tells."""
     modality = str(series.get("Modality", "")).upper()
-    if modality in NOT_SCANS or str(series.get("SeriesDescription", "")).startswith(NOTICE):
+    if modality in NOT_SCANS or ours(series):
         return False
     return not modality or rules is None or any((r.modality or modality).upper() == modality for r in rules.include)
 

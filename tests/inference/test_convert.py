@@ -313,3 +313,15 @@ def test_nothing_that_others_left_in_the_output_is_cleared(model, tmp_path):
     before = sorted(out.rglob("*"))
     convert(model, phantoms(tmp_path / "in", "a.nii.gz"), out)
     assert set(before) <= set(out.rglob("*"))
+
+
+def test_what_is_no_output_or_not_read_is_told(model, tmp_path):
+    scans = phantoms(tmp_path / "in", "a.nii.gz", "b.nii.gz", "case..nii.gz")
+    for ending in (".hdr", ".img"):
+        (scans / f"pair{ending}").write_bytes(b"x" * 348)
+    for name in ("out.dcm", "out.tiff"):
+        with pytest.raises(InputError, match="is not written; give a folder"):
+            convert(model, scans, tmp_path / name)
+    results = convert(model, scans, tmp_path / "out")
+    assert [r.status for r in results] == ["converted", "converted", "failed", "failed"]
+    assert "Windows takes off" in results[2].error and "are a pair" in results[3].error

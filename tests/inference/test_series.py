@@ -2,12 +2,13 @@ import shutil
 
 import numpy as np
 import pytest
-from dicom_series import stored, write_ct
+from dicom_series import AXIAL, stored, write_ct
+from pydicom import Dataset, dcmread, dcmwrite
 from small import make_model, small_settings
 
 from medgen.inference.convert import convert
 from medgen.inference.inputs import find_scans, read_scan
-from medgen.inference.series import load_rules
+from medgen.inference.series import Rule, Rules, load_rules
 from medgen.io.dicom_write import NOTICE
 from medgen.types import InputError
 
@@ -115,3 +116,45 @@ def test_a_cohort_of_mixed_studies_is_converted_and_its_output_not_converted_aga
     again = scans(mixed, rules=chosen)
     assert len(again) == 2 and not any(s.series.description.startswith(NOTICE) for s in again)
     assert np.isfinite(read_scan(again[0])[0].data).all()
+
+
+def test_no_scan_is_left_out_without_a_word(model, tmp_path):
+    for case, tags in (("ok", {}), ("lost", {}), ("ours", {"SeriesDescription": NOTICE})):
+        write_ct(tmp_path / "in" / case, stored(4, 8, 9), **tags)
+    for path in (tmp_path / "in/lost").iterdir():
+        ds = dcmread(path)
+        del ds.ImagePositionPatient
+        ds.save_as(path)
+    found = {scan.case: scan.fault for scan in find_scans(tmp_path / "in", ["ct"])}
+    assert found.keys() == {"ok", "lost"} and found["ok"] is None and "no patient coordinates" in found["lost"]
+    with pytest.raises(InputError, match="nothing but series that medgen made"):
+        find_scans(tmp_path / "in/ours", ["ct"])
+    with pytest.raises(InputError, match="no series that the rules choose"):
+        convert(model, tmp_path / "in", tmp_path / "out", rules=Rules(include=[Rule(modality="MR")]))
+
+
+def test_a_slice_that_is_not_told_as_dicom_is_not_left_out(tmp_path):
+    """Old files begin with their elements; copies that are damaged or packed do not, and are slices all the same."""
+    write_ct(tmp_path / "in", stored(5, 8, 9))
+    for path in sorted((tmp_path / "in").iterdir()):
+        path.rename(path.with_suffix(""))
+    *_, last = sorted((tmp_path / "in").iterdir())
+    whole = dcmread(last)
+    dcmwrite(last, Dataset(whole), implicit_vr=True, little_endian=True, enforce_file_format=False)
+    (scan,) = find_scans(tmp_path / "in", ["ct"])
+    assert scan.fault is None and read_scan(scan)[0].data.shape[2] == 5
+    last.write_bytes(bytes(range(256)) * 9)
+    (scan,) = find_scans(tmp_path / "in", ["ct"])
+    assert "no DICOM but named as those" in scan.fault
+    last.rename(last.with_name(f"{last.name}.gz"))
+    (scan,) = find_scans(tmp_path / "in", ["ct"])
+    assert "is packed" in scan.fault
+
+
+def test_a_tilted_gantry_in_nifti_is_told(model, tmp_path):
+    tilted = AXIAL.copy()
+    tilted[:, 2] += [0, 0.3, 0]
+    write_ct(tmp_path / "in/case", stored(5, 8, 9), tilted)
+    for format, told in (("nifti", True), ("mha", False)):
+        (result,) = convert(model, tmp_path / "in", tmp_path / format, format=format)
+        assert any("sheared" in text for text in result.warnings) == told, result.error

@@ -278,7 +278,7 @@ def test_uneven_and_duplicate_slices(tmp_path):
     refused(tmp_path / "twice", "two slices of one series at the same place.*002.dcm and 003.dcm")
     wander = [np.array([0.5 * (k == 3), 0, k]) for k in range(6)]
     write_series(tmp_path / "wander", scan(), positions=wander)
-    refused(tmp_path / "wander", "unevenly spaced")
+    refused(tmp_path / "wander", "003.dcm is shifted by 0.500 mm in its plane against 002.dcm")
 
 
 def test_mixed_slices(tmp_path):
