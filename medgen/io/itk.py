@@ -2,10 +2,12 @@
 
 import math
 import os
+import re
 import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import IO, Any
 
@@ -64,6 +66,29 @@ def write_itk(path: Path, volume: Volume) -> None:
             os.replace(Path(folder, path.name), aside)
             for data_file in Path(folder).iterdir():
                 os.replace(data_file, path.parent / data_file.name)
+
+
+def data_files(path: Path) -> list[Path]:
+    """The files beside a .mhd or .nhdr header that hold its voxels, as far as they are there; none of other files.
+
+    One file, a list, or a pattern of one a slice; in the header's own folder, where alone they are read. Never raises.
+    """
+    if not has_ending(path, (".mhd", ".nhdr")):
+        return []
+    try:
+        with open(path, "rb") as file:
+            text = file.read(2**20).decode("latin-1")
+        named = re.search(r"^(?:ElementDataFile[ \t]*=|data ?file:)(.*)$", text, re.MULTILINE | re.IGNORECASE)
+        name = named[1].strip() if named else ""
+        if named and name.startswith("LIST"):
+            found = [path.parent / line.strip() for line in text[named.end() :].splitlines()]
+        elif "%" in name:
+            found = sorted(path.parent.glob(re.sub(r"%[-+ 0-9.]*[a-zA-Z]", "*", escape(name.split()[0]))))
+        else:
+            found = [path.parent / name]
+        return [file for file in found if file.parent == path.parent and file.is_file()]
+    except (OSError, ValueError, NotImplementedError):
+        return []
 
 
 def to_itk(array: np.ndarray, affine: np.ndarray) -> sitk.Image:
