@@ -117,7 +117,8 @@ def translate(
 
     if watch:
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, interrupted)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as a script's job in the background has it
+                signal.signal(number, interrupted)
         print(f"watching {input}; Ctrl-C ends it", flush=True)
     chosen = None if rules is None else load_rules(rules)
     contrasts = loaded.settings.data
