@@ -117,7 +117,10 @@ def convert(
             number = job.number if watch is None else numbers.setdefault(job.key, job.number)
             before, results[number] = results.get(number), job.entry
             cases.recorded.pop(job.number, None)
-            (failed.add if job.entry.error else failed.discard)(job.scan.files)
+            if job.entry.error:
+                failed.add(job.scan.files)
+            else:
+                failed.discard(job.scan.files)
             if before is None or before.error is None or before.error != job.entry.error:
                 done(job.entry, len(results), count)
 

@@ -51,8 +51,10 @@ def arrivals(
 def _arrivals(source: Path, contrasts: Sequence[str], still: float, failed: Container[Files]) -> Iterator[Scan | None]:
     seen: dict[Scan, _Seen] = {}
     while True:
-        present, given = _present(source, contrasts), []
-        seen = {scan: one for scan, one in seen.items() if not scan.fault or scan in present}
+        present = _present(source, contrasts)
+        given: list[_Seen] = []
+        faults = {scan.case for scan in present if scan.fault}  # once mended, such a case is new; what just goes is not
+        seen = {s: one for s, one in seen.items() if not (s.fault or s.case in faults) or s in present}
         for scan in present:
             state = _state(scan)
             one = seen.get(scan)
