@@ -1,5 +1,6 @@
 """``medgen translate``: scans through a model."""
 
+import os
 import signal
 from dataclasses import asdict
 from pathlib import Path
@@ -115,7 +116,9 @@ def translate(
             sending.add(Path(entry.output).name)
 
     if watch:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as a script's job in the background has it
+                signal.signal(number, interrupted)
         print(f"watching {input}; Ctrl-C ends it", flush=True)
     chosen = None if rules is None else load_rules(rules)
     contrasts = loaded.settings.data
@@ -170,6 +173,17 @@ def translate(
         found = {status: sum(r.verdict == status for r in results) for status in ("pass", "review", "fail")}
         print("verdicts: " + ", ".join(f"{n} {status}" for status, n in found.items()))
     finish([r.error for r in results if r.error], len(results), faults)
+
+
+def interrupted(*_: object) -> None:
+    """Handler of a signal that ends --watch well; the next ends it at once, which loses no more than a kill does."""
+
+    def end(number: int, _: object) -> None:
+        os._exit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+    raise KeyboardInterrupt
 
 
 def preview(

@@ -5,8 +5,8 @@ import os
 import shutil
 import time
 import traceback
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,7 @@ class Cases:
         self.made_of: dict[str, Path] = {}  # output as any file system may have it: its input
         self.keys: dict[str, str] = {}  # place in the manifest, likewise: output
         self.count = 0
+        self.recorded: dict[int, Job] = {}  # by number; who takes a job takes it out, so that an interrupt leaves none
         # A verdict takes a core for seconds, longer than a GPU or many cores take for the network. A segmenter in it
         # takes the device.
         alone = self.checks is None or self.checks.segmenter is not None
@@ -127,17 +128,25 @@ class Cases:
             clear(folder)
             clear(folder / VERDICTS)
 
-    def converted(self, scans: Iterable[Scan | None]) -> Iterator[Job]:
+    def converted(self, scans: Iterable[Scan | None]) -> Generator[Job, None, None]:
         self.clear()
         most = int(self.bound_gb * 2**30 / 4)
-        jobs = (None if scan is None else self.named(scan) for scan in self.folding(scans))
-        keys = []
-        try:
-            for job in overlapped(
-                jobs, self.read, self.translate, self.write, self.held, self.beside, most, self.writers
-            ):
-                keys.append(job.key)
+        keys: list[str] = []
+
+        def jobs() -> Iterator[Job | None]:
+            for scan in self.folding(scans):
+                job = None if scan is None else self.named(scan)
+                keys.extend([] if job is None else [job.key])
                 yield job
+
+        def write(job: Job) -> None:
+            self.write(job)
+            self.recorded[job.number] = job
+
+        try:
+            stages = self.read, self.translate, write
+            with closing(overlapped(jobs(), *stages, self.held, self.beside, most, self.writers)) as done:
+                yield from done
         finally:
             self.manifest.order(keys)  # several writers end in any order
 
@@ -178,6 +187,8 @@ class Cases:
         job = Job(scan, entry, targets, key, self.count)
         with _faults(job):
             if scan.fault:
+                if self.made_of.get(folded(entry.output), path) != path:
+                    job.key = str(path)
                 raise InputError(scan.fault)
             checked_name(scan.case, path)
             if self.made_of.setdefault(folded(entry.output), path) != path:

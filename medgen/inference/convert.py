@@ -1,12 +1,13 @@
 """A whole cohort through a model: skips what is done, survives a kill, and one bad scan never stops it."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from medgen.checkpoint import Model
 from medgen.cluster import Cluster
 from medgen.evaluation.judge import Checks
-from medgen.inference.cases import FORMATS, Cases, Converted, Options
+from medgen.inference.cases import FORMATS, Cases, Converted, Job, Options
 from medgen.inference.inputs import Scan, find_scans, named
 from medgen.inference.manifest import Manifest, about
 from medgen.inference.private import Private
@@ -50,18 +51,20 @@ def convert(
         rules: the same by rules, for folders of mixed studies, see ``series.load_rules``.
         memory_gb: bound on a whole-volume pass, GiB; scans held beside it take a quarter of it or wait, and one that
             alone takes more than half of it is refused. None: the settings' one.
-        watch: convert what arrives in the folder ``source`` once its files have not changed for so many seconds,
-            until interrupted (KeyboardInterrupt ends it well).
+        watch: convert what arrives in the folder ``source`` once its files have not changed for so many seconds, and
+            again what failed, see ``watch.arrivals``, until interrupted. KeyboardInterrupt ends it well: what is being
+            written is waited for and told like the rest; a second one ends the waiting.
         checks: how each conversion is held against its source, in a writer's thread, see ``verdict.checks_for``;
             None: it gets no verdict. One that fails is written all the same, and told.
         verdict_sr: write each verdict as a DICOM structured report, too, see ``output.verdict_file``. DICOM only.
         private: de-identify; what names the inputs (the manifest, the index of headers) goes there and ``output``
             gets ``deidentification.csv``. DICOM only.
         cluster: convert on its machines, which have to see the same files; None: in this process.
-        done: called after each scan with its result, its number and the count (0: unknown).
+        done: called after each scan with its result, its number and the count (0: unknown); not where a scan fails
+            again as it did before.
 
     Returns:
-        One entry a scan, failures included.
+        One entry a scan, failures included; of one that came several times, the last.
 
     Raises:
         InputError: nothing to convert, or an output that cannot be.
@@ -84,6 +87,7 @@ def convert(
             raise InputError(f"{output} is input and output at once; choose another output")
         _made(kept)
     scans: Iterable[Scan | None]
+    failed: set[tuple[Path, ...]] = set()
     count = 0
     if watch is not None:
         if single or not isinstance(source, Path):
@@ -92,7 +96,7 @@ def convert(
             raise InputError(
                 "--watch converts every series that arrives, --rules choose some; leave one of the two out"
             )
-        scans = arrivals(source, output, data.sources, watch)
+        scans = arrivals(source, output, data.sources, watch, failed)
     elif isinstance(source, Iterator):
         scans = source
     else:
@@ -115,13 +119,29 @@ def convert(
         options = Options(format, series, memory_gb, checks, verdict_sr, private)
         cases = Cases(model, manifest, output, [] if single else folders, options)
         results: dict[int, Converted] = {}
-        try:
-            for job in cases.converted(scans) if cluster is None else converted_by(cluster, cases, scans):
-                results[job.number] = job.entry
+        numbers: dict[str, int] = {}  # place in the manifest: number of the first result
+
+        def tell(job: Job) -> None:
+            number = job.number if watch is None else numbers.setdefault(job.key, job.number)
+            before, results[number] = results.get(number), job.entry
+            cases.recorded.pop(job.number, None)
+            if job.entry.error:
+                failed.add(job.scan.files)
+            else:
+                failed.discard(job.scan.files)
+            if before is None or before.error is None or before.error != job.entry.error:
                 done(job.entry, len(results), count)
+
+        jobs = cases.converted(scans) if cluster is None else converted_by(cluster, cases, scans)
+        try:
+            with closing(jobs):
+                for job in jobs:
+                    tell(job)
         except KeyboardInterrupt:
             if watch is None:
                 raise
+            for number in sorted(cases.recorded):
+                tell(cases.recorded[number])
         if private is not None and not single:
             private.tell(output, manifest.cases.values())
     return [results[number] for number in sorted(results)]

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +44,7 @@ def find_scans(
     Args:
         source: for one contrast see ``find_inputs``; a folder with DICOM files in it or below is searched for series,
             see ``series.find_series``. For several contrasts a folder with a folder for each, whose scans belong
-            together by name. A case that lacks a contrast is found with the fault said.
+            together by name. A case that lacks a contrast, or has one twice, is found with the fault said.
         series, rules: which DICOM series of a study to take.
         index: file that keeps the headers of a folder of DICOM, see ``dicom_index.indexed``.
 
@@ -83,13 +83,11 @@ def find_scans(
             f"{source} holds no folder {absent[0]}/; this model translates {' and '.join(contrasts)} together, "
             f"so give a folder that holds {', '.join(f'{name}/CASE.nii.gz' for name in contrasts)}"
         )
-    found: dict[str, dict[str, Path]] = {}
+    found: dict[str, dict[str, list[Path]]] = {}
     for name in contrasts:
         for path in find_inputs(source / name):
             case = source.resolve().name if path == source / name else case_name(path)
-            if name in found.setdefault(case, {}):
-                raise InputError(f"{path}: another scan of this folder is named {case} too; rename one")
-            found[case][name] = path.resolve()
+            found.setdefault(case, {}).setdefault(name, []).append(Path(os.path.realpath(path)))
     return [_scan(case, found[case], contrasts, source) for case in sorted(found)]
 
 
@@ -124,10 +122,15 @@ def named(path: Path) -> Scan:
     return Scan(case_name(path), (path,))
 
 
-def _scan(case: str, files: dict[str, Path], contrasts: Sequence[str], source: Path) -> Scan:
+def _scan(case: str, files: dict[str, list[Path]], contrasts: Sequence[str], source: Path) -> Scan:
     absent = [name for name in contrasts if name not in files]
-    fault = f"{source}: case {case} lacks {' and '.join(absent)}; add the missing scan" if absent else None
-    return Scan(case, tuple(files[name] for name in contrasts if name in files), fault)
+    twice = [path for found in files.values() for path in found[1:]]
+    fault = None
+    if twice:
+        fault = f"{twice[0]}: another scan of this folder is named {case} too; rename one"
+    elif absent:
+        fault = f"{source}: case {case} lacks {' and '.join(absent)}; add the missing scan"
+    return Scan(case, tuple(path for name in contrasts for path in files.get(name, ())), fault)
 
 
 def find_inputs(source: Path) -> list[Path]:
@@ -146,10 +149,17 @@ def find_inputs(source: Path) -> list[Path]:
         return volumes
     if any(p.is_file() and not p.name.startswith(".") for p in source.iterdir()):
         return [source]
-    folders = sorted({p.parent for p in source.rglob("*") if p.is_file() and not p.name.startswith(".")})
+    folders = folders_with_files(source)
     if not folders:
         raise InputError(f"{source} is empty: it holds no volumes ({' '.join(ENDINGS)}) and no DICOM series")
     return folders
+
+
+def folders_with_files(source: Path, unlisted: Callable[[OSError], None] | None = None) -> list[Path]:
+    """``source`` and the folders within it that hold any file that is not hidden; what cannot be listed is passed over
+    and given to ``unlisted``."""
+    found = os.walk(source, onerror=unlisted)
+    return sorted(Path(folder) for folder, _, names in found if any(not name.startswith(".") for name in names))
 
 
 def read_scan(scan: Scan, series: str | None = None) -> list[Volume]:

@@ -127,9 +127,10 @@ class Manifest:
         """
         if self.path is None:
             return
-        with written_aside(self.path) as aside:
-            aside.write_text(json.dumps({"model": self.model, "cases": self.cases}, indent=1))
-        self._file.truncate(0)
+        with self._adding:
+            with written_aside(self.path) as aside:
+                aside.write_text(json.dumps({"model": self.model, "cases": self.cases}, indent=1))
+            self._file.truncate(0)
 
     def _identity(self) -> dict[str, Any]:
         return {"sha256": self.model["sha256"], "target": self.model.get("target")}

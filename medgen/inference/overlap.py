@@ -1,7 +1,7 @@
 """Reading, working and writing at once: a reader thread and writer threads beside the caller's own."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -19,12 +19,14 @@ def overlapped(
     beside: Callable[[Job], int],
     bound: int,
     writers: int = 1,
-) -> Iterator[Job]:
+) -> Generator[Job, None, None]:
     """Each item's job, in order, once written.
 
     While a job is worked on, the next is read and those before are written, at most one a writer, as long as all of
     them, and what writing takes, stay within ``bound``; the next counts as much as the one worked on, until it is
     read. A job with no room for a next one is held alone.
+
+    Closed, or interrupted by KeyboardInterrupt, it ends once those being read and written are; nothing else is begun.
 
     Args:
         items: taken in the caller's thread, one ahead. None among them: there is no more for now, so finish what

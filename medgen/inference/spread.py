@@ -4,7 +4,7 @@ This process finds and names the cases and alone holds the manifest; a worker re
 a time. No volume passes between them.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from medgen.types import InputError
 Given = tuple[Job, dict[str, Any] | None]  # a case and its old record
 
 
-def converted_by(cluster: Cluster, cases: Cases, scans: Iterable[Scan | None]) -> Iterator[Job]:
+def converted_by(cluster: Cluster, cases: Cases, scans: Iterable[Scan | None]) -> Generator[Job, None, None]:
     """Each case's job, once written, as they come; the manifest ends in the order of the scans.
 
     Raises:
@@ -52,6 +52,7 @@ def converted_by(cluster: Cluster, cases: Cases, scans: Iterable[Scan | None]) -
                         job.entry = entry
                         _seen(job)
                     cases.record(job.key, job.entry)
+                    cases.recorded[job.number] = job
                     keys[job.number] = job.key
                     yield job
     finally:

@@ -1,25 +1,42 @@
-"""What arrives in a folder: each scan once it has stood still, and again when it changes."""
+"""What arrives in a folder: each scan once it has stood still, again when it changes, and what failed after a while."""
 
+import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medgen.inference.inputs import Scan, find_scans, is_dicom, named
+from medgen.inference.inputs import Scan, find_scans, folders_with_files, is_dicom, named
+from medgen.io.itk import data_files
 from medgen.io.volume import find_volumes
 from medgen.types import InputError
 
+AGAIN = (60.0, 300.0, 1800.0, 3600.0)  # seconds before what failed is tried again; the last one from then on
 State = tuple[tuple[str, int, int], ...]
+Files = tuple[Path, ...]
 
 
-def arrivals(source: Path, output: Path, contrasts: Sequence[str], still: float) -> Iterator[Scan | None]:
+@dataclass
+class _Seen:
+    state: State
+    since: float  # when it was first so, or was last tried
+    tries: int = 0
+
+
+def arrivals(
+    source: Path, output: Path, contrasts: Sequence[str], still: float, failed: Container[Files] = ()
+) -> Iterator[Scan | None]:
     """Scans of ``source`` whose files' sizes and times have not changed for ``still`` seconds; without end.
 
     For one contrast: the volumes in the folder and in those within it, and each folder within it that holds other files
     (a DICOM series), called ``PATIENT_SERIES`` after all folders down to them. For several: cases that have all of
-    them, as ``find_scans`` finds them. None says that there is no more for now: what takes it may take its time, and
-    asking on waits.
+    them, as ``find_scans`` finds them. What cannot be listed, and a case that has a contrast twice, is a scan with the
+    fault said, once. None says that there is no more for now: what takes it may take its time, and asking on waits.
+
+    Args:
+        failed: the files of scans that could not be converted, kept by whoever takes them. Such a scan comes again
+            after the pauses of ``AGAIN``: a full disk is freed, a folder shared again.
 
     Raises:
         InputError: no folder, or an output inside it, which would be converted again.
@@ -28,43 +45,73 @@ def arrivals(source: Path, output: Path, contrasts: Sequence[str], still: float)
         raise InputError(f"{source} is no folder to watch; make it first")
     if source.resolve() in (output.resolve(), *output.resolve().parents):
         raise InputError(f"{output} lies in {source}, which is watched; choose an output outside")
-    return _arrivals(source, contrasts, still)
+    return _arrivals(source, contrasts, still, failed)
 
 
-def _arrivals(source: Path, contrasts: Sequence[str], still: float) -> Iterator[Scan | None]:
-    seen: dict[Scan, tuple[State, float]] = {}  # as it was found, and when first so
-    told: dict[Scan, State] = {}
+def _arrivals(source: Path, contrasts: Sequence[str], still: float, failed: Container[Files]) -> Iterator[Scan | None]:
+    seen: dict[Scan, _Seen] = {}
     while True:
-        for scan in _present(source, contrasts):
+        present = _present(source, contrasts)
+        given: list[_Seen] = []
+        faults = {scan.case for scan in present if scan.fault}  # once mended, such a case is new; what just goes is not
+        seen = {s: one for s, one in seen.items() if not (s.fault or s.case in faults) or s in present}
+        for scan in present:
             state = _state(scan)
-            if not state or told.get(scan) == state:
-                continue
-            before, since = seen.get(scan, ((), 0.0))
-            if before != state:
-                seen[scan] = state, time.monotonic()
-            elif time.monotonic() - since >= still:
-                seen.pop(scan)
-                told[scan] = state
+            one = seen.get(scan)
+            if state and (one is None or one.state != state):
+                seen[scan] = _Seen(state, time.monotonic())
+            elif state and one is not None and time.monotonic() - one.since >= _pause(scan, one.tries, still, failed):
+                one.tries += 1
+                given.append(one)
                 yield scan
         yield None
+        for one in given:  # all are done by now
+            one.since = time.monotonic()
         time.sleep(max(still / 4, 0.05))
 
 
+def _pause(scan: Scan, tries: int, still: float, failed: Container[Files]) -> float:
+    """Seconds that a scan waits before it comes; a fault of the folder goes when the folder changes."""
+    if not tries:
+        return still
+    return AGAIN[min(tries, len(AGAIN)) - 1] if scan.files in failed and not scan.fault else float("inf")
+
+
 def _present(source: Path, contrasts: Sequence[str]) -> list[Scan]:
-    with suppress(InputError, OSError):  # a folder that is not there yet, or goes while it is listed
-        if len(contrasts) > 1:
-            return [scan for scan in find_scans(source, contrasts) if not scan.fault]
-        folders = {p.parent for p in source.rglob("*") if p.is_file() and not p.name.startswith(".")}
-        volumes = {folder: find_volumes(folder) for folder in sorted(folders - {source})}
-        deeper = [path for folder, found in volumes.items() for path in (*found, *_series(folder, found))]
-        return [named(path) for path in find_volumes(source)] + [_by_place(path, source) for path in deeper]
-    return []
+    """Each entry by itself: what goes while it is listed is left out, what cannot be listed told as a fault."""
+    scans: list[Scan] = []
+    unlisted: list[OSError] = []
+    if len(contrasts) > 1:
+        for name in contrasts:
+            folders_with_files(source / name, unlisted.append)
+        try:
+            scans += [scan for scan in find_scans(source, contrasts) if len(scan.files) >= len(contrasts)]
+        except InputError:  # the folder of a contrast is not there yet, or empty
+            pass
+        except OSError as error:
+            unlisted.append(error)
+    else:
+        for folder in folders_with_files(source, unlisted.append):
+            with suppress(InputError, OSError):
+                volumes = find_volumes(folder)
+                series = [] if folder == source else _series(folder, volumes)
+                scans += [_by_place(path, source) for path in (*volumes, *series)]
+    return scans + [scan for error in unlisted if (scan := _unlisted(error, source))]
+
+
+def _unlisted(error: OSError, source: Path) -> Scan | None:
+    path = Path(error.filename or source)
+    path = path if path.is_relative_to(source) else source
+    gone = isinstance(error, FileNotFoundError | NotADirectoryError)
+    if gone or any(part.startswith(".") for part in path.relative_to(source).parts):  # .Trash-1000
+        return None
+    return replace(_by_place(path, source), fault=f"{path} cannot be listed ({error.strerror}); check its permissions")
 
 
 def _series(folder: Path, volumes: list[Path]) -> list[Path]:
     """The folder itself where it holds DICOM, or nothing else that could be read."""
-    files = [p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".") and p not in volumes]
-    return [folder] if not volumes or any(is_dicom(file) for file in files) else []
+    files = [p for p in sorted(folder.iterdir()) if not p.name.startswith(".") and p not in volumes]
+    return [folder] if not volumes or any(os.path.isfile(file) and is_dicom(file) for file in files) else []
 
 
 def _by_place(path: Path, source: Path) -> Scan:
@@ -74,9 +121,24 @@ def _by_place(path: Path, source: Path) -> Scan:
 
 
 def _state(scan: Scan) -> State:
-    """Name, size and time of each file; empty while one goes."""
+    """Name, size and time of each file, those with the voxels of a header too; empty while one goes."""
     try:
-        files = [p for path in scan.files for p in (sorted(path.rglob("*")) if path.is_dir() else [path])]
-        return tuple((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files if p.is_file())
-    except OSError:
+        return tuple(_mark(file) for path in scan.files for file in ([path] if scan.fault else _files(path)))
+    except FileNotFoundError:
         return ()
+
+
+def _files(path: Path) -> list[Path]:
+    if os.path.isdir(path):
+        return [file for file in sorted(path.rglob("*")) if not os.path.isdir(file)]
+    return [path, *data_files(path)]
+
+
+def _mark(path: Path) -> tuple[str, int, int]:
+    try:
+        found = path.stat() if os.path.exists(path) else path.lstat()  # a link may lead nowhere
+    except FileNotFoundError:
+        raise
+    except OSError:  # what may not be looked at cannot be read either, and that tells
+        return str(path), -1, -1
+    return str(path), found.st_size, found.st_mtime_ns

@@ -7,6 +7,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,7 +31,6 @@ from medgen.types import InputError
 
 LPS_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 META_ENDINGS = (".mha", ".mhd")
-DETACHED = (".mhd", ".nhdr")  # headers whose voxels lie in other files
 MAX_BEYOND_VOXELS = 2**26  # bytes; a stream that goes on for longer is a gzip bomb
 MAX_RATIO = 2000  # of voxels' bytes to the file's, where the encoding does not tell
 
@@ -66,6 +66,29 @@ def write_itk(path: Path, volume: Volume) -> None:
             os.replace(Path(folder, path.name), aside)
             for data_file in Path(folder).iterdir():
                 os.replace(data_file, path.parent / data_file.name)
+
+
+def data_files(path: Path) -> list[Path]:
+    """The files beside a .mhd or .nhdr header that hold its voxels, as far as they are there; none of other files.
+
+    One file, a list, or a pattern of one a slice; in the header's own folder, where alone they are read. Never raises.
+    """
+    if not has_ending(path, (".mhd", ".nhdr")):
+        return []
+    try:
+        with open(path, "rb") as file:
+            text = file.read(2**20).decode("latin-1")
+        named = re.search(r"^(?:ElementDataFile[ \t]*=|data ?file:)(.*)$", text, re.MULTILINE | re.IGNORECASE)
+        name = named[1].strip() if named else ""
+        if named and name.startswith("LIST"):
+            found = [path.parent / line.strip() for line in text[named.end() :].splitlines()]
+        elif "%" in name:
+            found = sorted(path.parent.glob(re.sub(r"%[-+ 0-9.]*[a-zA-Z]", "*", escape(name.split()[0]))))
+        else:
+            found = [path.parent / name]
+        return [file for file in found if file.parent == path.parent and file.is_file()]
+    except (OSError, ValueError, NotImplementedError):
+        return []
 
 
 def to_itk(array: np.ndarray, affine: np.ndarray) -> sitk.Image:
@@ -153,32 +176,6 @@ def _check_nrrd_voxels(path: Path, needed: int) -> None:
         _check_voxel_bytes(path, path.parent / name if name else path, 0 if name else offset, needed, zipped)
     elif needed > path.stat().st_size * MAX_RATIO and not name:
         raise InputError(f"{path} claims more voxels than its size can hold; copy or export it again")
-
-
-def data_files(path: Path) -> list[Path]:
-    """The files beside a .mhd or .nhdr header that hold its voxels, as far as they are there; [] of any other file."""
-    if not has_ending(path, DETACHED):
-        return []
-    try:
-        header = path.read_bytes()[: 2**20].decode("latin-1")
-    except OSError:
-        return []
-    found = re.search(r"^(?:ElementDataFile\s*=|data ?file:)[ \t]*(.*)", header, re.MULTILINE | re.IGNORECASE)
-    name = found[1].strip() if found else ""
-    if name.startswith("LIST"):
-        names = [line.strip() for line in header[found.end() :].splitlines()]  # type: ignore[union-attr]
-        return [path.parent / one for one in names if one and _is_file(path.parent / one)]
-    if "%" in name:  # one file a slice, by a pattern of printf
-        pattern = re.compile(re.sub(r"%\d*d", r"\\d+", re.escape(name.split()[0])))
-        return sorted(beside for beside in path.parent.iterdir() if pattern.fullmatch(beside.name))
-    return [path.parent / name] if name and _is_file(path.parent / name) else []
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name that is none
-        return False
 
 
 def _lines(path: Path, offset: int) -> list[str]:

@@ -184,7 +184,8 @@ def write_channels(path: str | Path, channels: Sequence[Volume]) -> None:
 def find_volumes(folder: str | Path) -> list[Path]:
     """Volumes directly in ``folder``, sorted by name (hidden files left out); empty where there are none.
 
-    A link to a file that is gone is among them: reading it tells, where leaving it out would lose a case in silence.
+    A link to a file that is gone is among them, and what may not be looked at: reading it tells, where leaving it out
+    would lose a case in silence.
     """
     folder = existing(folder)
     if not folder.is_dir():
@@ -197,7 +198,10 @@ def find_volumes(folder: str | Path) -> list[Path]:
 
 
 def _is_file_or_gone(path: Path) -> bool:
-    return path.is_file() or (path.is_symlink() and not path.exists())
+    try:
+        return path.is_file() or (path.is_symlink() and not path.exists())
+    except OSError:  # in a folder that can be listed and not entered
+        return True
 
 
 def case_name(path: str | Path) -> str:

@@ -1,7 +1,10 @@
 """From a tiny training to converted cohorts, for models of several contrasts and of slices."""
 
 import json
+import os
 import shutil
+import signal
+import threading
 
 import nibabel as nib
 import numpy as np
@@ -12,10 +15,12 @@ from safetensors.torch import load_file
 from small import SMALL_METHOD, make_model, paired_only, small_settings, write_cohort
 
 from medgen.checkpoint import load_model
+from medgen.commands.translate import interrupted
 from medgen.config import arguments, parse_settings
 from medgen.inference import cases as module
-from medgen.inference import inputs, output
+from medgen.inference import inputs, output, watch
 from medgen.inference.convert import convert
+from medgen.inference.overlap import overlapped
 from medgen.inference.series import Rule, Rules
 from medgen.methods import method_class, method_names
 from medgen.train import train
@@ -224,11 +229,77 @@ def test_what_arrives_is_converted_until_interrupted(model, tmp_path):
             raise KeyboardInterrupt
 
     results = convert(model, scans, tmp_path / "out", watch=0.1, done=done)
-    assert seen == [("a", "converted"), ("b", "failed"), ("b", "converted")] and len(results) == 3
+    assert seen == [("a", "converted"), ("b", "failed"), ("b", "converted")]
+    assert [(r.case, r.status) for r in results] == [("a", "converted"), ("b", "converted")], "the last of each"
     cases = json.loads((tmp_path / "out/manifest.json").read_text())["cases"]
     assert {case: record["status"] for case, record in cases.items()} == {"a": "converted", "b": "converted"}
     with pytest.raises(InputError, match="outside"):
         convert(model, scans, scans / "out", watch=0.1)
+
+
+@pytest.mark.parametrize("where", ["translating", "telling"])
+def test_an_interrupt_tells_what_is_being_written(model, tmp_path, monkeypatch, where):
+    scans, seen, going = phantoms(tmp_path / "in", *(f"{name}.nii.gz" for name in "abcde")), [], threading.Event()
+    translate, write = module.translate_case, module.write_outputs
+
+    def stopped(model, volumes, **options):
+        if where == "translating" and volumes[0].path.name == "c.nii.gz":
+            threading.Timer(0.2, going.set).start()
+            raise KeyboardInterrupt
+        return translate(model, volumes, **options)
+
+    def slow(targets, *given):
+        if targets[0].name != "a.nii.gz":
+            going.wait(20)
+        return write(targets, *given)
+
+    def done(entry, number, count):
+        seen.append(entry.case)
+        if where == "telling" and not going.is_set():
+            threading.Timer(0.2, going.set).start()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "translate_case", stopped)
+    monkeypatch.setattr(module, "write_outputs", slow)
+    monkeypatch.setattr(module, "overlapped", lambda *given: overlapped(*given[:-1], 3))
+    results = convert(model, scans, tmp_path / "out", watch=0.1, done=done)
+    expected = ["a", "b"] if where == "translating" else ["a", "b", "c"]
+    assert seen == [r.case for r in results] == expected and {r.status for r in results} == {"converted"}
+    assert list(json.loads((tmp_path / "out/manifest.json").read_text())["cases"]) == expected
+
+
+def test_a_second_interrupt_of_the_command_ends_at_once(monkeypatch):
+    ended, kept = [], {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr(os, "_exit", ended.append)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+        signal.raise_signal(signal.SIGINT)
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+    assert ended == [128 + signal.SIGINT]
+
+
+def test_what_failed_is_tried_again_and_told_once(model, tmp_path, monkeypatch):
+    scans, seen, tries, write = phantoms(tmp_path / "in", "a.nii.gz"), [], [], module.write_outputs
+
+    def full(targets, *given):
+        tries.append(targets)
+        if len(tries) < 4:
+            raise InputError("a.nii.gz cannot be written (No space left on device); choose another place")
+        return write(targets, *given)
+
+    def done(entry, number, count):
+        seen.append(entry.status)
+        if entry.status == "converted":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "write_outputs", full)
+    monkeypatch.setattr(watch, "AGAIN", (0.01,))
+    results = convert(model, scans, tmp_path / "out", watch=0.1, done=done)
+    assert seen == ["failed", "converted"] and len(tries) == 4
+    assert [(r.case, r.status) for r in results] == [("a", "converted")]
 
 
 def test_a_second_scan_of_a_name_leaves_the_record_of_the_first(tmp_path):

@@ -45,8 +45,9 @@ def test_missing_folders_and_doubled_cases(tmp_path):
     with pytest.raises(InputError, match="no folder flair/.*t1/CASE.nii.gz, flair/CASE.nii.gz"):
         find_scans(tmp_path, ["t1", "flair"])
     put(tmp_path / "flair/a.nii.gz"), put(tmp_path / "flair/a.mha")
-    with pytest.raises(InputError, match="another scan of this folder is named a"):
-        find_scans(tmp_path, ["t1", "flair"])
+    put(tmp_path / "t1/b.nii.gz"), put(tmp_path / "flair/b.nii.gz")
+    doubled, other = find_scans(tmp_path, ["t1", "flair"])
+    assert "another scan of this folder is named a" in doubled.fault and not other.fault and other.case == "b"
 
 
 def test_hash_is_of_the_content_in_order(tmp_path):

@@ -91,6 +91,31 @@ def test_several_writers_keep_the_order_and_the_bound():
         assert held.now == 0 and held.most <= most
 
 
+@pytest.mark.parametrize("by", ["closing", "interrupt"])
+def test_it_ends_with_what_is_being_written_written(by):
+    held, written, going = Held(), [], threading.Event()
+
+    def work(job):
+        if job[0] == 3 and by == "interrupt":
+            raise KeyboardInterrupt
+        Held.work(held, job)
+
+    def write(job):
+        if job[0]:
+            going.wait(20)
+        written.append(job[0])
+
+    jobs = overlapped(range(9), held.read, work, write, lambda job: 1, lambda job: 0, 100, 3)
+    taken = next(jobs) if by == "closing" else None  # by now 1 and 2 are under way
+    threading.Timer(0.1, going.set).start()
+    if taken:
+        jobs.close()
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            list(jobs)
+    assert sorted(written) == [0, 1, 2] and list(jobs) == []
+
+
 def test_what_writing_takes_besides_counts():
     held = Held()
     jobs = overlapped(range(6), held.read, held.work, held.write, lambda job: 1, lambda job: 3, 5, 3)

@@ -14,6 +14,7 @@ from medgen.checkpoint import load_model, save_model
 from medgen.cli import app
 from medgen.cluster import Cluster, Lost
 from medgen.inference import spread as module
+from medgen.inference import watch
 from medgen.inference.convert import convert
 from medgen.types import InputError
 
@@ -92,6 +93,25 @@ def faked(died=(), shuffled=False):
         yield from reversed(found) if shuffled else found
 
     return spread
+
+
+def test_what_failed_on_a_worker_is_tried_again_under_watch(local_ray, saved, studies, tmp_path, monkeypatch):
+    scans, seen, whole = tmp_path / "arriving", [], (studies / "s0.nii.gz").read_bytes()
+    scans.mkdir()
+    (scans / "a.nii.gz").write_bytes(b"x" * len(whole))
+    before = (scans / "a.nii.gz").stat()
+
+    def done(entry, number, count):
+        seen.append(entry.status)
+        if entry.status == "converted":
+            raise KeyboardInterrupt
+        (tmp_path / "aside").write_bytes(whole)  # as if it had not changed: only a pause brings it again
+        os.utime(tmp_path / "aside", ns=(before.st_atime_ns, before.st_mtime_ns))
+        (tmp_path / "aside").rename(scans / "a.nii.gz")
+
+    monkeypatch.setattr(watch, "AGAIN", (0.01,))
+    results = convert(saved, scans, tmp_path / "out", watch=0.1, cluster=Cluster(workers=1), done=done)
+    assert seen == ["failed", "converted"] and [r.status for r in results] == ["converted"]
 
 
 def test_a_lost_case_is_reported_and_tried_again(local_ray, saved, studies, tmp_path, monkeypatch):

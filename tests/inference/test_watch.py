@@ -1,5 +1,8 @@
 """What arrives in a folder is found once it has stood still."""
 
+import errno
+import os
+
 import pytest
 from dicom_series import stored, write_ct
 
@@ -17,13 +20,17 @@ def clock(monkeypatch):
     return now
 
 
-def until(found, clock, seconds):
-    """The cases found until so much time has passed."""
-    end, cases = clock[0] + seconds, []
+def scans(found, clock, seconds):
+    """What is found until so much time has passed."""
+    end, scans = clock[0] + seconds, []
     while clock[0] < end:
         scan = next(found)
-        cases += [] if scan is None else [scan.case]
-    return cases
+        scans += [] if scan is None else [scan]
+    return scans
+
+
+def until(found, clock, seconds):
+    return [scan.case for scan in scans(found, clock, seconds)]
 
 
 def test_a_file_that_grows_is_left_alone_and_found_once(tmp_path, clock):
@@ -69,6 +76,96 @@ def test_a_case_waits_for_all_its_contrasts(tmp_path, clock):
     assert until(found, clock, 20) == []
     (tmp_path / "t2/a.nii.gz").write_text("x")
     assert until(found, clock, 20) == ["a"]
+
+
+def test_a_doubled_name_is_told_once_and_the_others_come(tmp_path, clock):
+    found = arrivals(tmp_path, tmp_path.parent / "out", ("t1", "t2"), 10)
+    for name in ("t1/a.nii.gz", "t1/a.mha", "t2/a.nii.gz", "t1/b.nii.gz", "t2/b.nii.gz", "t1/lone.nii.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    a, b = scans(found, clock, 100)
+    assert a.case == "a" and "rename one" in a.fault and b.case == "b" and b.fault is None
+    (tmp_path / "t1/a.mha").unlink()
+    (a,) = scans(found, clock, 100)
+    assert a.fault is None and a.files == (tmp_path / "t1/a.nii.gz", tmp_path / "t2/a.nii.gz")
+    (tmp_path / "t1/a.mha").write_text("x")
+    (a,) = scans(found, clock, 100)
+    assert "rename one" in a.fault
+    (tmp_path / "t1/a.mha").unlink()
+    assert until(found, clock, 100) == ["a"], "its record may be that of the fault"
+
+
+@pytest.mark.parametrize("contrasts", [("source",), ("t1", "t2")])
+def test_a_folder_that_cannot_be_listed_is_told_once_and_the_others_come(tmp_path, clock, monkeypatch, contrasts):
+    tops = [tmp_path / name for name in contrasts] if len(contrasts) > 1 else [tmp_path]
+    for top in tops:
+        for patient in "abc":
+            (top / patient).mkdir(parents=True)
+            (top / patient / "0").write_text("x")
+        (top / ".Trash").mkdir()
+    closed, scandir = [tops[0] / "b", tops[0] / ".Trash"], os.scandir
+
+    def refused(path):
+        if closed and str(path) in map(str, closed):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    found = arrivals(tmp_path, tmp_path.parent / "out", contrasts, 10)
+    *others, b = scans(found, clock, 100)
+    assert [scan.case for scan in others] == ["a", "c"] and not any(scan.fault for scan in others)
+    assert (
+        b.case.endswith("b") and b.fault == f"{closed[0]} cannot be listed (Permission denied); check its permissions"
+    )
+    closed.clear()
+    (b,) = scans(found, clock, 100)
+    assert b.case == "b" and b.fault is None
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may enter every folder")
+def test_what_may_not_be_looked_at_comes_and_its_reading_tells(tmp_path, clock):
+    for patient, name in (("a", "ct.nii.gz"), ("b", "ct.nii.gz"), ("c", "0")):
+        (tmp_path / patient).mkdir()
+        (tmp_path / patient / name).write_text("x")
+    for patient in "bc":
+        (tmp_path / patient).chmod(0o444)
+    assert until(arrivals(tmp_path, tmp_path.parent / "out", ("source",), 10), clock, 100) == ["a_ct", "b_ct", "c"]
+    for patient in "bc":
+        (tmp_path / patient).chmod(0o755)
+
+
+def test_a_header_waits_for_the_data_file_beside_it(tmp_path, clock):
+    found = arrivals(tmp_path, tmp_path.parent / "out", ("source",), 10)
+    (tmp_path / "a.mhd").write_text("ElementDataFile = a.raw\n")
+    for n in range(5):
+        (tmp_path / "a.raw").write_bytes(b"x" * n)
+        assert until(found, clock, 6) == []
+    assert until(found, clock, 100) == ["a"]
+
+
+def test_a_link_that_leads_nowhere_comes_again_when_it_does(tmp_path, clock):
+    found = arrivals(tmp_path, tmp_path.parent / "out", ("source",), 10)
+    (tmp_path / "a.nii.gz").symlink_to(tmp_path.parent / "later")
+    assert until(found, clock, 30) == ["a"]
+    (tmp_path.parent / "later").write_text("x")
+    assert until(found, clock, 30) == ["a"]
+
+
+def test_what_failed_comes_again_after_growing_pauses_and_at_once_when_it_changes(tmp_path, clock):
+    path, failed, times = tmp_path / "a.nii.gz", set(), []
+    path.write_text("x"), (tmp_path / "b.nii.gz").write_text("x")
+    found = arrivals(tmp_path, tmp_path.parent / "out", ("source",), 10, failed)
+    while len(times) < 6:
+        for scan in scans(found, clock, 1):
+            if scan.case == "a":
+                failed.add(scan.files)
+                times.append(clock[0])
+    pauses = [b - a for a, b in zip(times, times[1:], strict=False)]
+    assert pauses == pytest.approx([60, 300, 1800, 3600, 3600], abs=5)
+    path.write_text("another")
+    assert until(found, clock, 20) == ["a"]
+    failed.clear()
+    assert until(found, clock, 10000) == []
 
 
 def test_an_output_inside_and_no_folder_are_refused(tmp_path):

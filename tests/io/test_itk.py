@@ -5,6 +5,7 @@ import pytest
 import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
+from medgen.io.itk import data_files
 from medgen.io.volume import Volume, read_geometry, read_volume, write_volume
 from medgen.types import InputError
 
@@ -48,6 +49,31 @@ def test_header_and_data_file_arrive_together(tmp_path):
     write_volume(tmp_path / "a.mhd", volume)
     write_volume(tmp_path / "a.nhdr", volume)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mhd", "a.nhdr", "a.raw.gz", "a.zraw"]
+    assert data_files(tmp_path / "a.mhd") == [tmp_path / "a.zraw"]
+    assert data_files(tmp_path / "a.nhdr") == [tmp_path / "a.raw.gz"]
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "found"),
+    [
+        ("h.mhd", "ElementDataFile = LIST\r\ns1.raw\r\nnone.raw\n", ["s1.raw"]),
+        ("h.mhd", "ElementDataFile = s%d.raw 1 2 1\n", ["s1.raw", "s2.raw"]),
+        ("h.nhdr", "NRRD0004\ndatafile: s%02d.raw 1 2 1\n", ["s1.raw", "s2.raw"]),
+        ("h.nhdr", "NRRD0004\ndata file: LIST\ns2.raw\n", ["s2.raw"]),
+        ("h.mhd", "ElementDataFile = LOCAL\n", []),
+        ("h.mhd", "ElementDataFile = ../s1.raw\n", []),
+        ("h.mhd", "ElementDataFile = \0\n", []),
+        ("h.mhd", "ElementDataFile =\ns1.raw", []),
+        ("h.nhdr", "data file: %\n", []),
+        ("h.mha", "ElementDataFile = s1.raw\n", []),
+    ],
+)
+def test_data_files_are_those_of_the_header_that_are_there(tmp_path, name, field, found):
+    (tmp_path / name).write_bytes(field.encode())
+    for n in (1, 2):
+        (tmp_path / f"s{n}.raw").write_bytes(b"x")
+    assert [path.name for path in data_files(tmp_path / name)] == found
+    assert data_files(tmp_path / f"none/{name}") == []
 
 
 def test_nrrd_of_another_space_is_turned(tmp_path):
