@@ -6,6 +6,7 @@ for CT. MONOCHROME1 only says how a value is shown, so it does not change values
 """
 
 import filecmp
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from medgen.io.dicom_header import (
     Header,
     Slice,
     dangling,
+    header_in,
     is_scan,
     lost_slices,
     numbers,
@@ -129,7 +131,24 @@ def read_slices(slices: Sequence[Slice], folder: Path) -> Volume:
         whole = whole and bool(np.all(values == np.rint(values)))
         data[:, :, k] = values.T
     frames = tuple((s.file, s.frame) for s in slices)
-    return Volume(checked_finite(data, folder), geometry.affine, _stored_type(data, whole), None, folder, frames)
+    checked_finite(data, folder)
+    return Volume(data, geometry.affine, _stored_type(data, whole), None, folder, frames, _header_hash(slices))
+
+
+def check_unchanged(volume: Volume) -> None:
+    """Refuse (InputError) to take anything more from the files of ``volume`` where their headers are others now."""
+    if volume.headers_sha256 is None:
+        return
+    now = {}
+    for file, _ in volume.frames or ():
+        if file not in now and (header := read_header(file)) is not None:
+            now[file] = slices_of(file, header)
+    try:
+        same = _header_hash([now[file][frame] for file, frame in volume.frames or ()]) == volume.headers_sha256
+    except LookupError:
+        same = False
+    if not same:
+        raise InputError(f"{volume.path} has DICOM files that changed since they were read; start again")
 
 
 def read_series_geometry(folder: str | Path, *, series: str | None = None) -> Geometry:
@@ -252,7 +271,10 @@ def _values(slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray]]:
     for file, members in files.items():
         members.sort(key=lambda k: slices[k].frame)
         try:
-            dataset = dcmread(file, force=True)
+            with open(file, "rb") as stream:
+                _check_unchanged([slices[k] for k in members], header_in(stream, file))
+                stream.seek(0)
+                dataset = dcmread(stream, force=True)
             dataset.file_meta.setdefault("TransferSyntaxUID", ImplicitVRLittleEndian)
             _check_decoder(file, dataset.file_meta.TransferSyntaxUID)
             if PER_FRAME not in dataset:
@@ -266,6 +288,19 @@ def _values(slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray]]:
         except Exception as error:  # pydicom and its plugins raise nearly anything on damaged pixel data
             reason = " ".join(str(error).split()).rstrip(".")
             raise InputError(f"{file} has voxels that cannot be decoded ({reason}); copy it again") from error
+
+
+def _header_hash(slices: Sequence[Slice]) -> str:
+    return hashlib.sha256(repr([item.header for item in slices]).encode()).hexdigest()
+
+
+def _check_unchanged(known: Sequence[Slice], header: Header | None) -> None:
+    """The places of slices are those of their headers as they were found, perhaps hours ago; the voxels are those of
+    the file as it is. Texts are compared, as NaN is not equal to itself."""
+    file = known[0].file
+    now = {} if header is None else {item.frame: repr(item.header) for item in slices_of(file, header)}
+    if any(now.get(item.frame) != repr(item.header) for item in known):
+        raise InputError(f"{file} has changed since its folder was searched for series; start again")
 
 
 def _modality(pixels: np.ndarray, dataset: Dataset, frame: int, file: Path) -> np.ndarray:

@@ -86,30 +86,35 @@ def read_header(path: Path) -> Header | None:
     Raises:
         InputError: unreadable, damaged, or frames that their functional groups do not describe.
     """
-    quiet_pydicom()
-    named = path.suffix.lower() in DICOM_ENDINGS
     try:
         with open(path, "rb") as file:
-            start = file.read(132)
-            if start[128:] != b"DICM" and not (named and start[:2] in (b"\x08\x00", b"\x02\x00")):
-                if named:
-                    raise InvalidDicomError("no DICOM header")
-                return None
-            header = _quick(_elements(file, start[128:] == b"DICM"))
-            header["SOPClassUID"] = header.get("SOPClassUID") or header.get("MediaStorageSOPClassUID", "")
-            header.pop("MediaStorageSOPClassUID", None)
-            if "NumberOfFrames" in header:
-                file.seek(0)
-                dataset = dcmread(file, stop_before_pixels=True, force=True, specific_tags=["NumberOfFrames", *GROUPS])
-                if GROUPS[1] in dataset:
-                    header["frames"] = frame_headers(dataset, path)
-            return header
+            return header_in(file, path)
     except InputError:
         raise
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
     except Exception as error:  # pydicom raises nearly anything on bytes that are not DICOM
         raise InputError(f"{path} is not a readable DICOM file ({error}); copy the series again") from error
+
+
+def header_in(file: BinaryIO, path: Path) -> Header | None:
+    """As ``read_header``, of a file that is open; it raises whatever pydicom does."""
+    quiet_pydicom()
+    named = path.suffix.lower() in DICOM_ENDINGS
+    start = file.read(132)
+    if start[128:] != b"DICM" and not (named and start[:2] in (b"\x08\x00", b"\x02\x00")):
+        if named:
+            raise InvalidDicomError("no DICOM header")
+        return None
+    header = _quick(_elements(file, start[128:] == b"DICM"))
+    header["SOPClassUID"] = header.get("SOPClassUID") or header.get("MediaStorageSOPClassUID", "")
+    header.pop("MediaStorageSOPClassUID", None)
+    if "NumberOfFrames" in header:
+        file.seek(0)
+        dataset = dcmread(file, stop_before_pixels=True, force=True, specific_tags=["NumberOfFrames", *GROUPS])
+        if GROUPS[1] in dataset:
+            header["frames"] = frame_headers(dataset, path)
+    return header
 
 
 def is_scan(header: Header, path: Path) -> bool:

@@ -19,6 +19,7 @@ from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, ExplicitVRLittleEndian
 from pydicom.valuerep import format_number_as_ds
 
 from medgen.io.deidentify import Changes, Deidentifier
+from medgen.io.dicom import check_unchanged
 from medgen.io.dicom_pixels import PER_FRAME, SHARED, Encoding, Format, encoding, rescale_of
 from medgen.io.folder import folder_written_aside
 from medgen.io.volume import Volume
@@ -143,6 +144,7 @@ def _headers(volume: Volume) -> dict[Path, FileDataset]:
                 found[file].SOPInstanceUID, found[file].SeriesInstanceUID, found[file].SOPClassUID  # noqa: B018
             except Exception as error:
                 raise InputError(f"{file} has no usable DICOM header ({error}); copy the series again") from error
+    check_unchanged(volume)
     return found
 
 

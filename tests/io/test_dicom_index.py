@@ -43,6 +43,21 @@ def test_a_file_of_another_time_is_read_again(studies, tmp_path):
     assert indexed(studies, tmp_path / "i").read == 1
 
 
+def test_a_file_written_anew_with_its_size_and_time_is_read_again(studies, tmp_path):
+    """As by unpacking an archive that keeps times: two slices of one size trade names."""
+    first, second = studies / "a/000.dcm", studies / "a/001.dcm"
+    for path in (first, second):
+        os.utime(path, (1, 1))
+    places = {p: h["ImagePositionPatient"] for p, h in indexed(studies, tmp_path / "i").images if p.parent.name == "a"}
+    contents = first.read_bytes(), second.read_bytes()
+    assert len(contents[0]) == len(contents[1])
+    for path, content in zip((second, first), contents, strict=True):
+        path.write_bytes(content)
+        os.utime(path, (1, 1))
+    again = indexed(studies, tmp_path / "i")
+    assert again.read == 2 and dict(again.images)[first]["ImagePositionPatient"] == places[second] != places[first]
+
+
 @pytest.mark.parametrize("spoil", ["damaged", "of another folder", "of another version"])
 def test_an_index_that_does_not_fit_is_made_anew(studies, tmp_path, spoil):
     database = tmp_path / "i"
