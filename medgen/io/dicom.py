@@ -5,7 +5,6 @@ Voxel values are the modality values (RescaleSlope and RescaleIntercept, or the 
 for CT. MONOCHROME1 only says how a value is shown, so it does not change values (ITK inverts them).
 """
 
-import filecmp
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +16,7 @@ from pydicom import Dataset, dcmread
 from pydicom.pixels import apply_modality_lut, get_decoder, iter_pixels
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
+from medgen.io.dicom_copies import Copies
 from medgen.io.dicom_header import (
     Header,
     Slice,
@@ -89,15 +89,13 @@ def grouped(found: Iterable[tuple[Path, Header]]) -> list[Series]:
     """Headers of images -> their series, by series number; a series of several volumes becomes several.
 
     A series is of one patient and study, whatever others its UID is given to.
-    Copies of one image count once: files of the same bytes but for their file meta group, as one SOPInstanceUID on
+    Copies of one image count once: files of the same elements but for their file meta group, as one SOPInstanceUID on
     different images is what broken anonymisers leave.
     """
     groups: dict[tuple[str, str, str], list[Slice]] = {}
-    alike: dict[str, list[Path]] = {}  # by header, so that few files are compared whole
+    copies = Copies()
     for path, header in found:
-        others = alike.setdefault(repr(header), [])
-        if not any(_same_image(path, other) for other in others):
-            others.append(path)
+        if not copies.has(path, header):
             groups.setdefault(owners(header), []).extend(slices_of(path, header))
     return sorted((s for (*_, uid), slices in groups.items() for s in _series(uid, slices)), key=_series_order)
 
@@ -183,17 +181,6 @@ def _images(paths: Iterable[Path]) -> list[tuple[Path, Header]]:
     for fault in lost_slices(others, [path for path, _ in images]).values():
         raise InputError(fault)
     return images
-
-
-def _same_image(path: Path, other: Path) -> bool:
-    try:
-        if filecmp.cmp(path, other, shallow=False):
-            return True
-        first, second = dcmread(path, force=True), dcmread(other, force=True)  # exported twice: another file meta group
-        syntaxes = [ds.file_meta.get("TransferSyntaxUID") for ds in (first, second)]
-        return syntaxes[0] == syntaxes[1] and first == second
-    except Exception:  # both are kept: reading them says what is wrong
-        return False
 
 
 def _series(uid: str, members: list[Slice]) -> list[Series]:

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import sys
 import warnings
 from collections.abc import Iterable
 from contextlib import suppress
@@ -39,6 +40,7 @@ TAGS = (
 )
 NOT_SCANS = {"SEG", "RTDOSE", "RTSTRUCT", "RTPLAN", "SR", "PR", "KO", "REG"}  # objects that accompany a scan
 DICOM_ENDINGS = (".dcm", ".ima")
+OWN = {"SOPInstanceUID", "ImagePositionPatient"}  # of each slice
 GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 
 
@@ -70,7 +72,7 @@ def quiet_pydicom() -> None:
 quiet_pydicom()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Slice:
     """One slice: its file, its frame in it (from 0) and what the header says of it."""
 
@@ -154,6 +156,19 @@ def _pattern(path: Path) -> str:
     return ending or re.sub(r"\d+", "0", path.name)
 
 
+def shared(header: Header, known: dict[str, Any]) -> Header:
+    """The header with its values taken from ``known`` where an equal one is there: 0.7 for 3.7 kB a slice.
+
+    ``known``: by repr, which tells 1 from 1.0; values that are new go in, but for those that each slice has of its own.
+    """
+    frames = {"frames": [shared(frame, known) for frame in header["frames"]]} if "frames" in header else {}
+    return {
+        sys.intern(keyword): value if keyword in OWN else known.setdefault(repr(value), value)
+        for keyword, value in header.items()
+        if keyword != "frames"
+    } | frames
+
+
 def slices_of(path: Path, header: Header) -> list[Slice]:
     """The slices of one file: its frames, or itself."""
     frames = header.get("frames")
@@ -194,11 +209,7 @@ def _beyond(tag: BaseTag, vr: str | None, length: int) -> bool:
 def _elements(file: BinaryIO, prefixed: bool) -> Dataset:
     """The wanted elements as they are stored. What is little endian and as its file meta group says is not made a
     data set element by element: that halves the time, which counts with tens of thousands of files."""
-    file.seek(132 if prefixed else 0)
-    meta: dict[int, Any] = {}
-    if prefixed:
-        meta = {raw.tag: raw for raw in data_element_generator(file, False, True, _beyond_meta)}
-    syntax = meta[SYNTAX].value.decode().strip(" \0") if SYNTAX in meta else ""
+    meta, syntax = file_meta(file, prefixed)
     place, first = file.tell(), file.read(6)
     file.seek(place)
     explicit = first[4:].isalpha() and first[4:].isupper()
@@ -211,6 +222,15 @@ def _elements(file: BinaryIO, prefixed: bool) -> Dataset:
         return dataset
     wanted: Any = data_element_generator(file, not explicit, True, _beyond, specific_tags=WANTED)
     return Dataset({raw.tag: raw for raw in (*meta.values(), *wanted)})
+
+
+def file_meta(file: BinaryIO, prefixed: bool) -> tuple[dict[int, Any], str]:
+    """The file meta group and the transfer syntax in it; the file is then where its data set begins."""
+    file.seek(132 if prefixed else 0)
+    meta: dict[int, Any] = {}
+    if prefixed:
+        meta = {raw.tag: raw for raw in data_element_generator(file, False, True, _beyond_meta)}
+    return meta, meta[SYNTAX].value.decode().strip(" \0") if SYNTAX in meta else ""
 
 
 def _beyond_meta(tag: BaseTag, vr: str | None, length: int) -> bool:

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from medgen.io.dicom_header import Header, dangling, is_scan, lost_slices, read_header
+from medgen.io.dicom_header import Header, dangling, is_scan, lost_slices, read_header, shared
 from medgen.types import InputError
 
 VERSION = "3"  # of what is kept of a header; another one starts the index anew
@@ -42,6 +43,7 @@ def indexed(folder: Path, database: Path | None = None) -> Index:
     """
     found, new = Index(), []
     others: list[Path] = []
+    values: dict[str, Any] = {}
     try:
         known = {} if database is None else _known(folder, database)
         for path, *state in _files(folder, found.faults):
@@ -56,7 +58,7 @@ def indexed(folder: Path, database: Path | None = None) -> Index:
             if fault:
                 found.faults[folder / path] = fault
             elif header:
-                found.images.append((folder / path, json.loads(header)))
+                found.images.append((folder / path, shared(json.loads(header), values)))
             else:
                 others.append(folder / path)
             if database is not None and found.images and len(new) >= TOGETHER:
