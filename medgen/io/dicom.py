@@ -112,7 +112,8 @@ def read_series(folder: str | Path, *, series: str | None = None) -> Volume:
     Stored type: the smallest signed integer of 16 bits or more that holds the values if all are whole, else
     float32. A tilted gantry gives a sheared affine (exact; the qform of a NIfTI cannot express it).
     Raises InputError for uneven, missing or duplicate slices, colour, frames without a place, mixed grids,
-    orientations or frames of reference, no patient coordinates, half a rescale, and voxels that cannot be decoded.
+    orientations or frames of reference, no patient coordinates, half a rescale, bits at another end of the pixels,
+    and voxels that cannot be decoded.
     """
     folder = Path(folder)
     return read_slices(_chosen(folder, series).slices, folder)
@@ -263,6 +264,7 @@ def _values(slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray]]:
                 stream.seek(0)
                 dataset = dcmread(stream, force=True)
             dataset.file_meta.setdefault("TransferSyntaxUID", ImplicitVRLittleEndian)
+            _check_bits(dataset, file)
             _check_decoder(file, dataset.file_meta.TransferSyntaxUID)
             if PER_FRAME not in dataset:
                 yield members[0], _modality(dataset.pixel_array, dataset, 0, file)
@@ -295,6 +297,16 @@ def _modality(pixels: np.ndarray, dataset: Dataset, frame: int, file: Path) -> n
         return apply_modality_lut(pixels, dataset)
     slope, intercept = rescale_of(dataset, frame, file)
     return pixels if (slope, intercept) == (1, 0) else pixels.astype(np.float64) * slope + intercept
+
+
+def _check_bits(dataset: Dataset, file: Path) -> None:
+    """PS3.5 8.1.1 wants the stored bits at the low end of a pixel; pydicom, and ITK, take them from there anyway."""
+    high, bits = dataset.get("HighBit"), dataset.get("BitsStored")
+    if high is not None and bits is not None and int(high) != int(bits) - 1:
+        raise InputError(
+            f"{file} has {bits} bits stored and HighBit {high}, not {int(bits) - 1}: where in a pixel its value lies "
+            "is not known; export the series again"
+        )
 
 
 def _check_decoder(file: Path, syntax: UID) -> None:

@@ -196,12 +196,16 @@ def _encode(dataset: FileDataset, code: Encoding, volume: Volume, slices: Sequen
                 group.pop("PixelValueTransformationSequence", None)
             for group, k in zip(dataset[PER_FRAME].value, slices, strict=True):
                 group.PixelValueTransformationSequence = [_rescale_elements(Dataset(), code.rescale[k], dataset)]
-    elif not code.source or "RescaleSlope" in dataset or dataset.get("Modality") == "CT":
+    elif (
+        not code.source or "RescaleSlope" in dataset or "RescaleIntercept" in dataset or dataset.get("Modality") == "CT"
+    ):
         _rescale_elements(dataset, code.rescale[slices[0]], dataset, keep=code.source)
 
 
 def _rescale_elements(holder: Dataset, rescale: tuple[float, float], image: Dataset, keep: bool = False) -> Dataset:
-    if not (keep and "RescaleSlope" in holder and float(holder.RescaleSlope) == rescale[0]):
+    """Where they are to be kept, they are but for half of a rescale or an empty one (``rescale_of``: 1 and 0)."""
+    own = [holder.get("RescaleSlope"), holder.get("RescaleIntercept")]
+    if not (keep and None not in own and [float(value) for value in own] == [*rescale]):
         holder.RescaleSlope = format_number_as_ds(float(rescale[0]))
         holder.RescaleIntercept = format_number_as_ds(float(rescale[1]))
         holder.RescaleType = "HU" if image.get("Modality") == "CT" else "US"

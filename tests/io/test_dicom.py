@@ -269,6 +269,15 @@ def test_a_missing_slice_is_named_with_its_gap(tmp_path, slices, gone):
     refused(tmp_path, rf"5.000 mm between {gone - 1:03}.dcm and {gone + 1:03}.dcm.*(2.500|3.750) mm is usual")
 
 
+def test_bits_that_are_not_at_the_low_end_of_a_pixel_are_refused(tmp_path):
+    """Left-justified, they come out of pydicom and SimpleITK as other values."""
+    write_series(tmp_path / "left", scan() << 4, BitsStored=12, HighBit=15)
+    with pytest.raises(InputError, match="000.dcm has 12 bits stored and HighBit 15, not 11"):
+        read_volume(tmp_path / "left")
+    write_series(tmp_path / "unsaid", scan(), HighBit=None)
+    np.testing.assert_array_equal(read_volume(tmp_path / "unsaid").data, scan().transpose(2, 1, 0) - 1024.0)
+
+
 def test_uneven_and_duplicate_slices(tmp_path):
     heights = [0, 1, 2, 3.3, 4.3, 5.3]
     write_series(tmp_path / "uneven", scan(), positions=[np.array([0, 0, z]) for z in heights])
