@@ -16,7 +16,7 @@ import numpy as np
 from medgen.checkpoint import Model
 from medgen.evaluation.judge import Checks
 from medgen.evaluation.safety import coarse_factor
-from medgen.inference.inputs import Scan, file_states, read_scan, scan_grids, scan_hash, sha256
+from medgen.inference.inputs import Scan, file_states, frames_apart, read_scan, scan_grids, scan_hash, sha256
 from medgen.inference.manifest import Manifest
 from medgen.inference.out_of_distribution import out_of_distribution
 from medgen.inference.output import (
@@ -214,7 +214,8 @@ class Cases:
                 check_modality(job.volumes[0], self.model)
             if self.private is not None:
                 self.private.check_pixels(job.volumes)
-            entry.warnings = [*_sheared(job), *out_of_distribution(self.model, job.volumes)]
+            odd = out_of_distribution(self.model, job.volumes)
+            entry.warnings = [*_sheared(job), *frames_apart(job.volumes), *odd]
         return job
 
     def _skip(self, job: Job, old: dict[str, Any]) -> None:
@@ -290,7 +291,7 @@ class Cases:
         entry, names = job.entry, self.model.settings.data.targets
         entry.verdict, entry.reasons, each = verdict(job.volumes, job.made, names, self.checks)
         if entry.warnings and entry.verdict == "pass":
-            entry.verdict, odd = "review", "The input is unlike what the model was trained on, see the warnings."
+            entry.verdict, odd = "review", "The input is odd, see the warnings."
             entry.reasons = [odd, *entry.reasons]
             each = [{**one, "status": "review", "reasons": [odd, *one["reasons"]]} for one in each]
         entry.checks = self.checks.identity

@@ -180,6 +180,26 @@ def _refuse_two_patients(volumes: Sequence[Volume]) -> None:
             raise InputError(f"{files[0]} and {file} are contrasts of one case by name, but of two patients")
 
 
+def frames_apart(volumes: Sequence[Volume]) -> list[str]:
+    """A sentence where contrasts of a case lie in different frames of reference (PS3.3 C.7.4.1), empty where not: that
+    they are of one place is then known by data.align only, which finds it out or takes it as given."""
+    found = [(volume.frames[0][0], _frames_of_reference(volume)) for volume in volumes if volume.frames]
+    for file, frames in found[1:]:
+        if frames and found[0][1] and frames != found[0][1]:
+            return [
+                f"{found[0][0].parent} and {file.parent} are in different frames of reference, so that their positions "
+                "need not agree"
+            ]
+    return []
+
+
+def _frames_of_reference(volume: Volume) -> set[str]:
+    """Of its first and last file; none where they differ, as anonymisers renew it for each file: it says nothing."""
+    files = {frames[0] for frames in ((volume.frames or ())[:1] + (volume.frames or ())[-1:])}
+    found = {str((read_header(file) or {}).get("FrameOfReferenceUID", "")) for file in files} - {""}
+    return found if len(found) == 1 else set()
+
+
 def scan_grids(scan: Scan, series: str | None = None) -> list[Geometry]:
     """Their grids, from the headers alone."""
     if scan.series is not None:

@@ -5,7 +5,7 @@ Voxel values are the modality values (RescaleSlope and RescaleIntercept, or the 
 for CT. MONOCHROME1 only says how a value is shown, so it does not change values (ITK inverts them).
 """
 
-import filecmp
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,10 +16,12 @@ from pydicom import Dataset, dcmread
 from pydicom.pixels import apply_modality_lut, get_decoder, iter_pixels
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
+from medgen.io.dicom_copies import Copies
 from medgen.io.dicom_header import (
     Header,
     Slice,
     dangling,
+    header_in,
     is_scan,
     lost_slices,
     numbers,
@@ -87,15 +89,13 @@ def grouped(found: Iterable[tuple[Path, Header]]) -> list[Series]:
     """Headers of images -> their series, by series number; a series of several volumes becomes several.
 
     A series is of one patient and study, whatever others its UID is given to.
-    Copies of one image count once: files of the same bytes but for their file meta group, as one SOPInstanceUID on
+    Copies of one image count once: files of the same elements but for their file meta group, as one SOPInstanceUID on
     different images is what broken anonymisers leave.
     """
     groups: dict[tuple[str, str, str], list[Slice]] = {}
-    alike: dict[str, list[Path]] = {}  # by header, so that few files are compared whole
+    copies = Copies()
     for path, header in found:
-        others = alike.setdefault(repr(header), [])
-        if not any(_same_image(path, other) for other in others):
-            others.append(path)
+        if not copies.has(path, header):
             groups.setdefault(owners(header), []).extend(slices_of(path, header))
     return sorted((s for (*_, uid), slices in groups.items() for s in _series(uid, slices)), key=_series_order)
 
@@ -112,7 +112,8 @@ def read_series(folder: str | Path, *, series: str | None = None) -> Volume:
     Stored type: the smallest signed integer of 16 bits or more that holds the values if all are whole, else
     float32. A tilted gantry gives a sheared affine (exact; the qform of a NIfTI cannot express it).
     Raises InputError for uneven, missing or duplicate slices, colour, frames without a place, mixed grids,
-    orientations or frames of reference, no patient coordinates, half a rescale, and voxels that cannot be decoded.
+    orientations or frames of reference, no patient coordinates, half a rescale, bits at another end of the pixels,
+    and voxels that cannot be decoded.
     """
     folder = Path(folder)
     return read_slices(_chosen(folder, series).slices, folder)
@@ -129,7 +130,24 @@ def read_slices(slices: Sequence[Slice], folder: Path) -> Volume:
         whole = whole and bool(np.all(values == np.rint(values)))
         data[:, :, k] = values.T
     frames = tuple((s.file, s.frame) for s in slices)
-    return Volume(checked_finite(data, folder), geometry.affine, _stored_type(data, whole), None, folder, frames)
+    checked_finite(data, folder)
+    return Volume(data, geometry.affine, _stored_type(data, whole), None, folder, frames, _header_hash(slices))
+
+
+def check_unchanged(volume: Volume) -> None:
+    """Refuse (InputError) to take anything more from the files of ``volume`` where their headers are others now."""
+    if volume.headers_sha256 is None:
+        return
+    now = {}
+    for file, _ in volume.frames or ():
+        if file not in now and (header := read_header(file)) is not None:
+            now[file] = slices_of(file, header)
+    try:
+        same = _header_hash([now[file][frame] for file, frame in volume.frames or ()]) == volume.headers_sha256
+    except LookupError:
+        same = False
+    if not same:
+        raise InputError(f"{volume.path} has DICOM files that changed since they were read; start again")
 
 
 def read_series_geometry(folder: str | Path, *, series: str | None = None) -> Geometry:
@@ -164,17 +182,6 @@ def _images(paths: Iterable[Path]) -> list[tuple[Path, Header]]:
     for fault in lost_slices(others, [path for path, _ in images]).values():
         raise InputError(fault)
     return images
-
-
-def _same_image(path: Path, other: Path) -> bool:
-    try:
-        if filecmp.cmp(path, other, shallow=False):
-            return True
-        first, second = dcmread(path, force=True), dcmread(other, force=True)  # exported twice: another file meta group
-        syntaxes = [ds.file_meta.get("TransferSyntaxUID") for ds in (first, second)]
-        return syntaxes[0] == syntaxes[1] and first == second
-    except Exception:  # both are kept: reading them says what is wrong
-        return False
 
 
 def _series(uid: str, members: list[Slice]) -> list[Series]:
@@ -247,15 +254,27 @@ def _values(slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray]]:
     """(k, modality values (rows, columns)) of each slice, file by file."""
     quiet_pydicom()
     files: dict[Path, list[int]] = {}
+    rescaled: dict[bool, Path] = {}
     for k, item in enumerate(slices):
         files.setdefault(item.file, []).append(k)
     for file, members in files.items():
         members.sort(key=lambda k: slices[k].frame)
         try:
-            dataset = dcmread(file, force=True)
+            with open(file, "rb") as stream:
+                _check_unchanged([slices[k] for k in members], header_in(stream, file))
+                stream.seek(0)
+                dataset = dcmread(stream, force=True)
             dataset.file_meta.setdefault("TransferSyntaxUID", ImplicitVRLittleEndian)
+            _check_bits(dataset, file)
             _check_decoder(file, dataset.file_meta.TransferSyntaxUID)
             if PER_FRAME not in dataset:
+                if (told := _rescaled(dataset, file)) is not None:
+                    rescaled.setdefault(told, file)
+                if len(rescaled) == 2:
+                    raise InputError(
+                        f"{rescaled[False]} has no rescale and {rescaled[True]} of its series has one, so its values "
+                        "are not known; export the series again"
+                    )
                 yield members[0], _modality(dataset.pixel_array, dataset, 0, file)
                 continue
             frames = iter_pixels(dataset, indices=[slices[k].frame for k in members])
@@ -268,11 +287,42 @@ def _values(slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray]]:
             raise InputError(f"{file} has voxels that cannot be decoded ({reason}); copy it again") from error
 
 
+def _header_hash(slices: Sequence[Slice]) -> str:
+    return hashlib.sha256(repr([item.header for item in slices]).encode()).hexdigest()
+
+
+def _check_unchanged(known: Sequence[Slice], header: Header | None) -> None:
+    """The places of slices are those of their headers as they were found, perhaps hours ago; the voxels are those of
+    the file as it is. Texts are compared, as NaN is not equal to itself."""
+    file = known[0].file
+    now = {} if header is None else {item.frame: repr(item.header) for item in slices_of(file, header)}
+    if any(now.get(item.frame) != repr(item.header) for item in known):
+        raise InputError(f"{file} has changed since its folder was searched for series; start again")
+
+
 def _modality(pixels: np.ndarray, dataset: Dataset, frame: int, file: Path) -> np.ndarray:
     if PER_FRAME not in dataset and dataset.get("ModalityLUTSequence"):
         return apply_modality_lut(pixels, dataset)
     slope, intercept = rescale_of(dataset, frame, file)
     return pixels if (slope, intercept) == (1, 0) else pixels.astype(np.float64) * slope + intercept
+
+
+def _rescaled(dataset: Dataset, file: Path) -> bool | None:
+    """Whether an image says that its stored values are others than its values; None where it says that they are not."""
+    if dataset.get("ModalityLUTSequence") or rescale_of(dataset, 0, file) != (1, 0):
+        return True
+    told = any(dataset.get(keyword) is not None for keyword in ("RescaleSlope", "RescaleIntercept"))
+    return None if told else False
+
+
+def _check_bits(dataset: Dataset, file: Path) -> None:
+    """PS3.5 8.1.1 wants the stored bits at the low end of a pixel; pydicom, and ITK, take them from there anyway."""
+    high, bits = dataset.get("HighBit"), dataset.get("BitsStored")
+    if high is not None and bits is not None and int(high) != int(bits) - 1:
+        raise InputError(
+            f"{file} has {bits} bits stored and HighBit {high}, not {int(bits) - 1}: where in a pixel its value lies "
+            "is not known; export the series again"
+        )
 
 
 def _check_decoder(file: Path, syntax: UID) -> None:

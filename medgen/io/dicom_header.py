@@ -2,6 +2,7 @@
 
 import logging
 import re
+import sys
 import warnings
 from collections.abc import Iterable
 from contextlib import suppress
@@ -40,6 +41,7 @@ TAGS = (
 NOT_SCANS = {"SEG", "RTDOSE", "RTSTRUCT", "RTPLAN", "SR", "PR", "KO", "REG"}  # objects that accompany a scan
 DICOM_ENDINGS = (".dcm", ".ima")
 PACKED = {".gz", ".zip", ".bz2", ".xz", ".zst", ".7z"}
+OWN = {"SOPInstanceUID", "ImagePositionPatient"}  # of each slice
 GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 
 
@@ -71,7 +73,7 @@ def quiet_pydicom() -> None:
 quiet_pydicom()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Slice:
     """One slice: its file, its frame in it (from 0) and what the header says of it."""
 
@@ -87,32 +89,9 @@ def read_header(path: Path) -> Header | None:
     Raises:
         InputError: unreadable, damaged, or frames that their functional groups do not describe.
     """
-    quiet_pydicom()
-    named = path.suffix.lower() in DICOM_ENDINGS
     try:
         with open(path, "rb") as file:
-            start = file.read(132)
-            marked = start[128:] == b"DICM"
-            if not marked and start[:2] not in (b"\x08\x00", b"\x02\x00"):  # old files begin with their elements
-                if named:
-                    raise InvalidDicomError("no DICOM header")
-                return None
-            try:
-                header = _quick(_elements(file, marked))
-            except Exception:
-                if marked or named:
-                    raise
-                return None
-            if not (marked or named or header.get("SOPClassUID") or header.get("MediaStorageSOPClassUID")):
-                return None
-            header["SOPClassUID"] = header.get("SOPClassUID") or header.get("MediaStorageSOPClassUID", "")
-            header.pop("MediaStorageSOPClassUID", None)
-            if "NumberOfFrames" in header:
-                file.seek(0)
-                dataset = dcmread(file, stop_before_pixels=True, force=True, specific_tags=["NumberOfFrames", *GROUPS])
-                if GROUPS[1] in dataset:
-                    header["frames"] = frame_headers(dataset, path)
-            return header
+            return header_in(file, path)
     except InputError:
         raise
     except OSError as error:
@@ -130,6 +109,34 @@ def settle_charset(dataset: Dataset) -> None:
         dataset.SpecificCharacterSet = [value or "ISO 2022 IR 6" for value in values]
     elif values[0].strip() in ("", "ISO_IR 6"):
         dataset.pop("SpecificCharacterSet", None)
+
+
+def header_in(file: BinaryIO, path: Path) -> Header | None:
+    """As ``read_header``, of a file that is open; it raises whatever pydicom does."""
+    quiet_pydicom()
+    named = path.suffix.lower() in DICOM_ENDINGS
+    start = file.read(132)
+    marked = start[128:] == b"DICM"
+    if not marked and start[:2] not in (b"\x08\x00", b"\x02\x00"):  # old files begin with their elements
+        if named:
+            raise InvalidDicomError("no DICOM header")
+        return None
+    try:
+        header = _quick(_elements(file, marked))
+    except Exception:
+        if marked or named:
+            raise
+        return None
+    if not (marked or named or header.get("SOPClassUID") or header.get("MediaStorageSOPClassUID")):
+        return None
+    header["SOPClassUID"] = header.get("SOPClassUID") or header.get("MediaStorageSOPClassUID", "")
+    header.pop("MediaStorageSOPClassUID", None)
+    if "NumberOfFrames" in header:
+        file.seek(0)
+        dataset = dcmread(file, stop_before_pixels=True, force=True, specific_tags=["NumberOfFrames", *GROUPS])
+        if GROUPS[1] in dataset:
+            header["frames"] = frame_headers(dataset, path)
+    return header
 
 
 def is_scan(header: Header, path: Path) -> bool:
@@ -175,6 +182,19 @@ def _pattern(path: Path) -> str:
     return ending or re.sub(r"\d+", "0", path.name)
 
 
+def shared(header: Header, known: dict[str, Any]) -> Header:
+    """The header with its values taken from ``known`` where an equal one is there: 0.7 for 3.7 kB a slice.
+
+    ``known``: by repr, which tells 1 from 1.0; values that are new go in, but for those that each slice has of its own.
+    """
+    frames = {"frames": [shared(frame, known) for frame in header["frames"]]} if "frames" in header else {}
+    return {
+        sys.intern(keyword): value if keyword in OWN else known.setdefault(repr(value), value)
+        for keyword, value in header.items()
+        if keyword != "frames"
+    } | frames
+
+
 def slices_of(path: Path, header: Header) -> list[Slice]:
     """The slices of one file: its frames, or itself."""
     frames = header.get("frames")
@@ -215,11 +235,7 @@ def _beyond(tag: BaseTag, vr: str | None, length: int) -> bool:
 def _elements(file: BinaryIO, prefixed: bool) -> Dataset:
     """The wanted elements as they are stored. What is little endian and as its file meta group says is not made a
     data set element by element: that halves the time, which counts with tens of thousands of files."""
-    file.seek(132 if prefixed else 0)
-    meta: dict[int, Any] = {}
-    if prefixed:
-        meta = {raw.tag: raw for raw in data_element_generator(file, False, True, _beyond_meta)}
-    syntax = meta[SYNTAX].value.decode().strip(" \0") if SYNTAX in meta else ""
+    meta, syntax = file_meta(file, prefixed)
     place, first = file.tell(), file.read(6)
     file.seek(place)
     explicit = first[4:].isalpha() and first[4:].isupper()
@@ -232,6 +248,15 @@ def _elements(file: BinaryIO, prefixed: bool) -> Dataset:
         return dataset
     wanted: Any = data_element_generator(file, not explicit, True, _beyond, specific_tags=WANTED)
     return Dataset({raw.tag: raw for raw in (*meta.values(), *wanted)})
+
+
+def file_meta(file: BinaryIO, prefixed: bool) -> tuple[dict[int, Any], str]:
+    """The file meta group and the transfer syntax in it; the file is then where its data set begins."""
+    file.seek(132 if prefixed else 0)
+    meta: dict[int, Any] = {}
+    if prefixed:
+        meta = {raw.tag: raw for raw in data_element_generator(file, False, True, _beyond_meta)}
+    return meta, meta[SYNTAX].value.decode().strip(" \0") if SYNTAX in meta else ""
 
 
 def _beyond_meta(tag: BaseTag, vr: str | None, length: int) -> bool:

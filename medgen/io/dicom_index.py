@@ -7,15 +7,17 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from medgen.io.dicom_header import Header, dangling, is_scan, lost_slices, read_header
+from medgen.io.dicom_header import Header, dangling, is_scan, lost_slices, read_header, shared
 from medgen.types import InputError
 
-VERSION = "2"  # of what is kept of a header; another one starts the index anew
+VERSION = "3"  # of what is kept of a header; another one starts the index anew
 TOGETHER = 2000  # files between two commits: what a kill costs
 TABLES = """
     CREATE TABLE IF NOT EXISTS about (version TEXT, folder BLOB);
-    CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, size INTEGER, mtime INTEGER, header TEXT, fault TEXT);
+    CREATE TABLE IF NOT EXISTS files
+        (path BLOB PRIMARY KEY, size INTEGER, mtime INTEGER, ctime INTEGER, header TEXT, fault TEXT);
 """
 
 
@@ -29,8 +31,9 @@ class Index:
 
 
 def indexed(folder: Path, database: Path | None = None) -> Index:
-    """Read the headers of all files below ``folder``, or take them from ``database`` where path, size and time agree.
+    """Read the headers of all files below ``folder``, or take them from ``database`` where path, size and times agree.
 
+    Times are those of the content and of any change (ctime), as unpacking an archive again sets the first back.
     Hidden files and folders are passed over and links to folders not followed. The database is written once there is
     a DICOM file; one that is damaged, or of another folder or version, is made anew. A subfolder that cannot be listed
     is a fault; that a file cannot be read for its permissions or its disk is found out anew each time.
@@ -40,21 +43,22 @@ def indexed(folder: Path, database: Path | None = None) -> Index:
     """
     found, new = Index(), []
     others: list[Path] = []
+    values: dict[str, Any] = {}
     try:
         known = {} if database is None else _known(folder, database)
-        for path, size, mtime in _files(folder, found.faults):
+        for path, *state in _files(folder, found.faults):
             row = known.pop(path, None)
-            if row is None or row[:2] != (size, mtime):
+            if row is None or row[:3] != tuple(state):
                 header, fault, lasting = _read(folder / path)
-                row = (size, mtime, header, fault)
+                row = (*state, header, fault)
                 found.read += 1
                 if lasting:
                     new.append((os.fsencode(path), *row))  # as bytes: a name of another encoding is no text to SQLite
-            header, fault = row[2:]
+            header, fault = row[3:]
             if fault:
                 found.faults[folder / path] = fault
             elif header:
-                found.images.append((folder / path, json.loads(header)))
+                found.images.append((folder / path, shared(json.loads(header), values)))
             else:
                 others.append(folder / path)
             if database is not None and found.images and len(new) >= TOGETHER:
@@ -69,9 +73,9 @@ def indexed(folder: Path, database: Path | None = None) -> Index:
     return found
 
 
-def _files(folder: Path, faults: dict[Path, str]) -> Iterator[tuple[str, int, int]]:
-    """(path below the folder, size, mtime in ns) of every file, sorted by path within each folder. What is wrong with
-    what cannot be listed goes into ``faults``."""
+def _files(folder: Path, faults: dict[Path, str]) -> Iterator[tuple[str, int, int, int]]:
+    """(path below the folder, size, mtime and ctime in ns) of every file, sorted by path within each folder. What is
+    wrong with what cannot be listed goes into ``faults``."""
     waiting = [""]
     while waiting:
         below = waiting.pop()
@@ -95,7 +99,7 @@ def _files(folder: Path, faults: dict[Path, str]) -> Iterator[tuple[str, int, in
                 faults[folder / path] = _unreadable(folder / path, error)
                 continue
             if stat is not None:
-                yield path, stat.st_size, stat.st_mtime_ns
+                yield path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def _unreadable(path: Path, error: OSError) -> str:
@@ -119,7 +123,7 @@ def _known(folder: Path, database: Path) -> dict[str, tuple]:
     try:
         with closing(sqlite3.connect(database)) as connection:
             if connection.execute("SELECT version, folder FROM about").fetchall() == [(VERSION, _place(folder))]:
-                rows = connection.execute("SELECT path, size, mtime, header, fault FROM files")
+                rows = connection.execute("SELECT path, size, mtime, ctime, header, fault FROM files")
                 return {os.fsdecode(path): tuple(row) for path, *row in rows}
     except sqlite3.DatabaseError:
         pass
@@ -133,7 +137,7 @@ def _keep(folder: Path, database: Path, new: list[tuple], gone: Iterable[str]) -
         connection.executescript(TABLES)
         if not connection.execute("SELECT 1 FROM about").fetchall():
             connection.execute("INSERT INTO about VALUES (?, ?)", (VERSION, _place(folder)))
-        connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", new)
+        connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)", new)
         connection.executemany("DELETE FROM files WHERE path = ?", [(os.fsencode(path),) for path in gone])
 
 

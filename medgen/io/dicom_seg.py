@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset, dcmread
 
-from medgen.io.dicom import Series, choose, grouped, list_series
+from medgen.io.dicom import Series, check_unchanged, choose, grouped, list_series
 from medgen.io.dicom_header import is_scan, quiet_pydicom, read_header, settle_charset
 from medgen.io.dicom_report import EXTRA, TYPE_2, short
 from medgen.io.dicom_stack import stack
@@ -108,6 +108,7 @@ def _aligned(labels: Volume, source: Path | Sequence[Path]) -> tuple[list[Datase
         images: list[Dataset] = [dcmread(file, stop_before_pixels=True, force=True) for file in files]
     except Exception as error:  # pydicom raises nearly anything on damaged files
         raise InputError(f"{files[0].parent} has an image that cannot be read ({error}); copy it again") from error
+    check_unchanged(labels)
     for image in images:
         settle_charset(image)
     for keyword in TYPE_2:

@@ -19,6 +19,7 @@ from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, ExplicitVRLittleEndian
 from pydicom.valuerep import format_number_as_ds
 
 from medgen.io.deidentify import Changes, Deidentifier
+from medgen.io.dicom import check_unchanged
 from medgen.io.dicom_pixels import PER_FRAME, SHARED, Encoding, Format, encoding, rescale_of
 from medgen.io.folder import folder_written_aside
 from medgen.io.volume import Volume, brief
@@ -162,6 +163,7 @@ def _headers(volume: Volume) -> dict[Path, FileDataset]:
                 found[file].SOPInstanceUID, found[file].SeriesInstanceUID, found[file].SOPClassUID  # noqa: B018
             except Exception as error:
                 raise InputError(f"{file} has no usable DICOM header ({error}); copy the series again") from error
+    check_unchanged(volume)
     return found
 
 
@@ -213,12 +215,16 @@ def _encode(dataset: FileDataset, code: Encoding, volume: Volume, slices: Sequen
                 group.pop("PixelValueTransformationSequence", None)
             for group, k in zip(dataset[PER_FRAME].value, slices, strict=True):
                 group.PixelValueTransformationSequence = [_rescale_elements(Dataset(), code.rescale[k], dataset)]
-    elif not code.source or "RescaleSlope" in dataset or dataset.get("Modality") == "CT":
+    elif (
+        not code.source or "RescaleSlope" in dataset or "RescaleIntercept" in dataset or dataset.get("Modality") == "CT"
+    ):
         _rescale_elements(dataset, code.rescale[slices[0]], dataset, keep=code.source)
 
 
 def _rescale_elements(holder: Dataset, rescale: tuple[float, float], image: Dataset, keep: bool = False) -> Dataset:
-    if not (keep and "RescaleSlope" in holder and float(holder.RescaleSlope) == rescale[0]):
+    """Where they are to be kept, they are but for half of a rescale or an empty one (``rescale_of``: 1 and 0)."""
+    own = [holder.get("RescaleSlope"), holder.get("RescaleIntercept")]
+    if not (keep and None not in own and [float(value) for value in own] == [*rescale]):
         holder.RescaleSlope = format_number_as_ds(float(rescale[0]))
         holder.RescaleIntercept = format_number_as_ds(float(rescale[1]))
         holder.RescaleType = "HU" if image.get("Modality") == "CT" else "US"

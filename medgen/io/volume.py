@@ -69,6 +69,7 @@ class Volume:
     header  nibabel header of a NIfTI input (with its slope and intercept), else None
     path    the file or DICOM folder it came from, else None
     frames  of a DICOM input, the file and the frame in it (from 0) of each slice along the third axis, else None
+    headers_sha256  of a DICOM input, a hash of those slices' headers, which tells later whether its files changed
     """
 
     data: np.ndarray
@@ -77,6 +78,7 @@ class Volume:
     header: Any = None
     path: Path | None = None
     frames: tuple[tuple[Path, int], ...] | None = None
+    headers_sha256: str | None = None
 
     def __post_init__(self) -> None:
         data, affine = np.asarray(self.data, np.float32), np.array(self.affine, np.float64)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from dicom_series import stored, write_ct
 from safetensors.torch import load_file
 from small import SMALL_METHOD, make_model, paired_only, small_settings, write_cohort
 
@@ -115,6 +116,19 @@ def test_contrasts_on_different_grids_are_refused_in_training_and_reported_in_co
     results = convert(make_model(small_settings(data=names)), cohort, tmp_path / "out")
     assert [r.status for r in results] == ["converted", "failed", "converted", "converted"]
     assert "10 x 11 x 12" in results[1].error
+
+
+def test_contrasts_in_different_frames_of_reference_are_converted_with_a_warning(tmp_path):
+    names = {"sources": ("t1", "flair"), "targets": ("t2",)}
+    for contrast in names["sources"]:
+        write_ct(tmp_path / "in" / contrast / "case0", stored(20, 20, 24), FrameOfReferenceUID="1.1")
+        write_ct(tmp_path / "in" / contrast / "case1", stored(20, 20, 24), FrameOfReferenceUID=f"1.{len(contrast)}")
+    told = [
+        [said for said in result.warnings if "flair/case1 are in different frames of reference" in said]
+        for result in convert(make_model(small_settings(data=names)), tmp_path / "in", tmp_path / "out")
+        if result.status == "converted"
+    ]
+    assert [len(said) for said in told] == [0, 1]
 
 
 @pytest.mark.parametrize("name", [n for n in method_names() if not hasattr(method_class(n), "needs_classes")])

@@ -1,7 +1,7 @@
 import pytest
 from dicom_series import stored, write_ct
 
-from medgen.inference.inputs import find_scans, read_scan, sha256
+from medgen.inference.inputs import find_scans, frames_apart, read_scan, sha256
 from medgen.types import InputError
 
 
@@ -72,3 +72,16 @@ def test_contrasts_of_two_patients_are_no_case(tmp_path):
     (scan,) = find_scans(tmp_path, ["t1", "t2"])
     with pytest.raises(InputError, match="of two patients"):
         read_scan(scan)
+
+
+@pytest.mark.parametrize(
+    "frames, apart",
+    [(("1.1", "1.2"), True), (("1.1", "1.1"), False), (("1.1", ""), False), (("1.1", lambda k: f"1.{k + 2}"), False)],
+)
+def test_contrasts_in_different_frames_of_reference_are_told(tmp_path, frames, apart):
+    """Not where one does not say, or says another with each file."""
+    for contrast, frame in zip(("t1", "t2"), frames, strict=True):
+        write_ct(tmp_path / contrast / "a", stored(3, 8, 8), FrameOfReferenceUID=frame)
+    (scan,) = find_scans(tmp_path, ["t1", "t2"])
+    told = frames_apart(read_scan(scan))
+    assert len(told) == apart and all("t1/a and " in said and "t2/a are in different frames" in said for said in told)

@@ -8,6 +8,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from dicom_series import stored, write_ct
 from pydicom.config import WARN
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless, generate_uid
@@ -269,6 +270,15 @@ def test_a_missing_slice_is_named_with_its_gap(tmp_path, slices, gone):
     refused(tmp_path, rf"5.000 mm between {gone - 1:03}.dcm and {gone + 1:03}.dcm.*(2.500|3.750) mm is usual")
 
 
+def test_bits_that_are_not_at_the_low_end_of_a_pixel_are_refused(tmp_path):
+    """Left-justified, they come out of pydicom and SimpleITK as other values."""
+    write_series(tmp_path / "left", scan() << 4, BitsStored=12, HighBit=15)
+    with pytest.raises(InputError, match="000.dcm has 12 bits stored and HighBit 15, not 11"):
+        read_volume(tmp_path / "left")
+    write_series(tmp_path / "unsaid", scan(), HighBit=None)
+    np.testing.assert_array_equal(read_volume(tmp_path / "unsaid").data, scan().transpose(2, 1, 0) - 1024.0)
+
+
 def test_uneven_and_duplicate_slices(tmp_path):
     heights = [0, 1, 2, 3.3, 4.3, 5.3]
     write_series(tmp_path / "uneven", scan(), positions=[np.array([0, 0, z]) for z in heights])
@@ -362,3 +372,13 @@ def test_a_scanner_series_agrees_with_simpleitk():
     np.testing.assert_array_equal(volume.data, array)
     np.testing.assert_allclose(volume.affine, affine, atol=1e-4)
     assert volume.data.shape == (512, 512, 40) and volume.spacing == pytest.approx((0.78, 0.78, 1), abs=0.01)
+
+
+def test_a_slice_without_the_rescale_of_the_others(tmp_path):
+    """It would be read a thousand HU off."""
+    write_ct(tmp_path / "a", stored(4, 8, 9))
+    ds = pydicom.dcmread(tmp_path / "a/002.dcm")
+    del ds.RescaleSlope, ds.RescaleIntercept
+    ds.save_as(tmp_path / "a/002.dcm")
+    with pytest.raises(InputError, match="002.dcm has no rescale and .*000.dcm of its series has one"):
+        read_volume(tmp_path / "a")

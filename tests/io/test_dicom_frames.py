@@ -8,6 +8,7 @@ import pytest
 import SimpleITK as sitk
 from dicom_series import OBLIQUE, RECODED, item, recode, stored, write_ct, write_enhanced_ct, write_enhanced_mr
 
+from medgen.io import dicom_copies
 from medgen.io.dicom import list_series, read_series
 from medgen.io.dicom_pixels import rescale_of
 from medgen.io.itk import itk_affine
@@ -188,14 +189,34 @@ def test_enhanced_ct_in_other_transfer_syntaxes(tmp_path, name):
     np.testing.assert_array_equal(read_volume(tmp_path).data, pixels.transpose(2, 1, 0) - 1024.0)
 
 
-def test_an_image_that_was_exported_twice_counts_once(tmp_path):
-    write_ct(tmp_path / "a", stored(4, 6, 6))
+@pytest.mark.parametrize("kind", ["file meta", "lengths"])
+def test_an_image_that_was_exported_twice_counts_once(tmp_path, kind):
+    """By another program, which may write another file meta group, or sequences that say where they end."""
+    write_ct(tmp_path / "a", stored(4, 6, 6), RequestAttributesSequence=[item(ScheduledProcedureStepID="1")])
     for file in sorted((tmp_path / "a").iterdir()):
-        ds = pydicom.dcmread(file)
-        ds.file_meta.SourceApplicationEntityTitle = "OTHER"
-        ds.save_as(file.with_name(f"again_{file.name}"))
+        for number in range(2):
+            ds = pydicom.dcmread(file)
+            if kind == "file meta":
+                ds.file_meta.SourceApplicationEntityTitle = f"OTHER{number}"
+            else:
+                ds["RequestAttributesSequence"].is_undefined_length = True
+            ds.save_as(file.with_name(f"again{number}_{file.name}"))
     (series,) = list_series(tmp_path / "a")
     assert len(series.slices) == 4 and read_series(tmp_path / "a").data.shape[2] == 4
+
+
+def test_many_images_whose_headers_are_alike_are_each_read_once(tmp_path, monkeypatch):
+    """Pair by pair, 400 took a minute."""
+    write_ct(tmp_path, stored(12, 6, 6), step=0, SOPInstanceUID="1.2.3", InstanceNumber=1)
+    parsed = []
+
+    def counted(path, **how):
+        parsed.append(path)
+        return pydicom.dcmread(path, **how)
+
+    monkeypatch.setattr(dicom_copies, "dcmread", counted)
+    (series,) = list_series(tmp_path)
+    assert len(series.slices) == 12 and len(parsed) == len(set(parsed)) == 12
 
 
 def test_a_few_slices_of_another_kind_do_not_part_a_volume(tmp_path):

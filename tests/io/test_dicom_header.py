@@ -6,8 +6,10 @@ from pydicom import DataElement
 from medgen.io.dicom_header import quiet_pydicom
 
 
-def test_values_that_pydicom_warns_of_reach_neither_console_nor_log(caplog):
-    caplog.set_level(logging.WARNING, "pydicom")
+def test_values_that_pydicom_warns_of_reach_neither_console_nor_log(monkeypatch, caplog):
+    log = logging.getLogger("pydicom")
+    monkeypatch.setattr(log, "level", log.level)  # as it was, afterwards
+    log.setLevel(logging.WARNING)  # forgets, too, which levels were asked for before
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         DataElement("StudyInstanceUID", "UI", "1.02.patient")

@@ -9,7 +9,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medgen.io import dicom_header
 from medgen.io.dicom import list_series
-from medgen.io.dicom_header import TAGS, plain, read_header
+from medgen.io.dicom_header import TAGS, plain, read_header, shared
 from medgen.io.dicom_index import indexed
 from medgen.types import InputError
 
@@ -41,6 +41,34 @@ def test_a_file_of_another_time_is_read_again(studies, tmp_path):
     indexed(studies, tmp_path / "i")
     os.utime(studies / "a/000.dcm", (1, 1))
     assert indexed(studies, tmp_path / "i").read == 1
+
+
+def test_a_file_written_anew_with_its_size_and_time_is_read_again(studies, tmp_path):
+    """As by unpacking an archive that keeps times: two slices of one size trade names."""
+    first, second = studies / "a/000.dcm", studies / "a/001.dcm"
+    for path in (first, second):
+        os.utime(path, (1, 1))
+    places = {p: h["ImagePositionPatient"] for p, h in indexed(studies, tmp_path / "i").images if p.parent.name == "a"}
+    contents = first.read_bytes(), second.read_bytes()
+    assert len(contents[0]) == len(contents[1])
+    for path, content in zip((second, first), contents, strict=True):
+        path.write_bytes(content)
+        os.utime(path, (1, 1))
+    again = indexed(studies, tmp_path / "i")
+    assert again.read == 2 and dict(again.images)[first]["ImagePositionPatient"] == places[second] != places[first]
+
+
+def test_equal_values_of_headers_are_held_once_and_stay_what_they_are(studies, tmp_path):
+    for _ in range(2):  # read, and from the database
+        images = dict(indexed(studies, tmp_path / "i").images)
+        assert all(repr(header) == repr(read_header(path)) for path, header in images.items())
+        one, other = images[studies / "a/000.dcm"], images[studies / "b/c/001.dcm"]
+        assert one["PixelSpacing"] is other["PixelSpacing"] and one["PatientID"] is other["PatientID"]
+        frames = images[studies / "b/e.dcm"]["frames"]
+        assert frames[0]["ImageOrientationPatient"] is frames[1]["ImageOrientationPatient"]
+    assert repr(shared({"a": 1.0, "b": [1, 2]}, known := {}) | shared({"c": 1, "d": [1.0, 2.0]}, known)) == (
+        "{'a': 1.0, 'b': [1, 2], 'c': 1, 'd': [1.0, 2.0]}"
+    )
 
 
 @pytest.mark.parametrize("spoil", ["damaged", "of another folder", "of another version"])

@@ -282,3 +282,28 @@ def test_an_enhanced_image_with_its_rescale_beside_the_groups_comes_back(tmp_pat
     write_derived(tmp_path / "out", volume, MADE)
     np.testing.assert_array_equal(read_volume(tmp_path / "out").data, volume.data)
     np.testing.assert_array_equal(read_volume(tmp_path / "out").affine, volume.affine)
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+@pytest.mark.parametrize("slope, intercept", [(None, None), ("1", None), (None, "0"), ("1", ""), ("", "0")])
+def test_empty_and_halved_rescales_that_change_nothing_are_written_whole(tmp_path, modality, slope, intercept):
+    write_ct(tmp_path / "in", stored(3, 12, 13), Modality=modality, RescaleSlope=slope, RescaleIntercept=intercept)
+    volume = read_volume(tmp_path / "in")
+    write_derived(tmp_path / "out", volume, MADE)
+    np.testing.assert_array_equal(read_volume(tmp_path / "out").data, volume.data)
+    assert {(ds.RescaleSlope, ds.RescaleIntercept) for ds in headers(tmp_path / "out")} == {(1, 0)}
+
+
+def test_a_modality_lut_beside_a_rescale_is_written_as_the_values_it_gives(tmp_path):
+    write_ct(tmp_path / "in", stored(3, 12, 13), ModalityLUTSequence=[lut()])
+    volume = read_volume(tmp_path / "in")
+    write_derived(tmp_path / "out", volume, MADE)
+    np.testing.assert_array_equal(read_volume(tmp_path / "out").data, volume.data)
+
+
+def lut():
+    table = pydicom.Dataset()
+    table.add_new("LUTDescriptor", "US", [4096, 0, 16])
+    table.ModalityLUTType = "HU"
+    table.add_new("LUTData", "US", [2 * value for value in range(4096)])
+    return table

@@ -1,0 +1,80 @@
+"""DICOM files that change after their headers were read: their pixels belong to other places, or another patient."""
+
+import numpy as np
+import pydicom
+import pytest
+from dicom_series import MADE, stored, write_ct, write_enhanced_ct
+
+from medgen.io.dicom import list_series, read_series, read_slices
+from medgen.io.dicom_seg import write_seg
+from medgen.io.dicom_write import write_derived
+from medgen.types import InputError
+
+
+def trade_names(folder):
+    """What an export anew in another order does: the same images, the same names, turned round."""
+    paths = sorted(folder.iterdir())
+    for path, content in zip(paths, [path.read_bytes() for path in reversed(paths)], strict=True):
+        path.write_bytes(content)
+
+
+def edited(path, change):
+    ds = pydicom.dcmread(path)
+    change(ds)
+    ds.save_as(path)
+
+
+def another_patient(folder):
+    edited(folder / "000.dcm", lambda ds: setattr(ds, "PatientID", "p2"))
+
+
+def no_dicom(folder):
+    (folder / "000.dcm").write_bytes(b"x" * 500)
+
+
+CHANGES = [trade_names, another_patient, no_dicom]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_slices_that_changed_since_they_were_found_are_not_read(tmp_path, change):
+    write_ct(tmp_path / "s", stored(4, 8, 8))
+    slices = list_series(tmp_path / "s")[0].slices
+    change(tmp_path / "s")
+    with pytest.raises(InputError, match="000.dcm has (changed since .* start again|voxels that .*no DICOM header)"):
+        read_slices(slices, tmp_path / "s")
+
+
+def test_frames_that_trade_places_are_not_read(tmp_path):
+    write_enhanced_ct(tmp_path / "s/e.dcm", stored(4, 8, 8))
+    slices = list_series(tmp_path / "s")[0].slices
+
+    def turn(ds):
+        ds.PerFrameFunctionalGroupsSequence = list(reversed(ds.PerFrameFunctionalGroupsSequence))
+
+    edited(tmp_path / "s/e.dcm", turn)
+    with pytest.raises(InputError, match="e.dcm has changed since"):
+        read_slices(slices, tmp_path / "s")
+
+
+def test_a_header_that_holds_nan_has_not_changed(tmp_path):
+    """It is not equal to itself."""
+    write_ct(tmp_path / "s", stored(3, 8, 8))
+    for path in (tmp_path / "s").iterdir():
+        path.write_bytes(path.read_bytes().replace(b"2.5 ", b"NaN "))
+    (series,) = list_series(tmp_path / "s")
+    assert np.isnan(series.header["SliceThickness"])
+    write_derived(tmp_path / "out", read_series(tmp_path / "s"), MADE)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_nothing_is_derived_of_files_that_changed_since_they_were_read(tmp_path, change):
+    """A model may have worked on them for an hour."""
+    write_ct(tmp_path / "s", stored(4, 8, 8))
+    volume = read_series(tmp_path / "s")
+    labels = volume.replaced(np.ones_like(volume.data), dtype=np.uint8)
+    change(tmp_path / "s")
+    with pytest.raises(InputError, match="changed since they were read|no usable DICOM header"):
+        write_derived(tmp_path / "out", volume, MADE)
+    with pytest.raises(InputError, match="changed since they were read|cannot be read|no DICOM header"):
+        write_seg(labels, {1: "body"}, tmp_path / "s", tmp_path / "seg.dcm", algorithm="a", version="1")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["s"]
