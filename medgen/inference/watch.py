@@ -96,6 +96,7 @@ def _present(source: Path, contrasts: Sequence[str]) -> list[Scan]:
                 volumes = find_volumes(folder)
                 series = [] if folder == source else _series(folder, volumes)
                 scans += [_by_place(path, source) for path in (*volumes, *series)]
+                scans += _loose(source, volumes) if folder == source else []
     return scans + [scan for error in unlisted if (scan := _unlisted(error, source))]
 
 
@@ -112,6 +113,14 @@ def _series(folder: Path, volumes: list[Path]) -> list[Path]:
     """The folder itself where it holds DICOM, or nothing else that could be read."""
     files = [p for p in sorted(folder.iterdir()) if not p.name.startswith(".") and p not in volumes]
     return [folder] if not volumes or any(os.path.isfile(file) and is_dicom(file) for file in files) else []
+
+
+def _loose(source: Path, volumes: list[Path]) -> list[Scan]:
+    """DICOM that lies in the watched folder itself, by its first file: which series is whole there nobody knows."""
+    others = (path for path in sorted(source.iterdir()) if not path.name.startswith(".") and path not in volumes)
+    first = next((path for path in others if os.path.isfile(path) and is_dicom(path)), None)
+    fault = f"{first} lies in {source} itself; --watch takes DICOM from folders within it, so put each series into one"
+    return [] if first is None else [replace(_by_place(first, source), fault=fault)]
 
 
 def _by_place(path: Path, source: Path) -> Scan:

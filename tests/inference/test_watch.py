@@ -172,3 +172,12 @@ def test_an_output_inside_and_no_folder_are_refused(tmp_path):
     for source, output, words in ((tmp_path, tmp_path / "out", "outside"), (tmp_path / "none", tmp_path, "no folder")):
         with pytest.raises(InputError, match=words):
             arrivals(source, output, ("source",), 1)
+
+
+def test_dicom_in_the_watched_folder_itself_is_told_once(tmp_path, clock):
+    write_ct(tmp_path / "in", stored(3, 8, 9))
+    found = arrivals(tmp_path / "in", tmp_path / "out", ("source",), 10)
+    (told,) = scans(found, clock, 30)
+    assert "000.dcm lies in" in told.fault and "put each series into one" in told.fault
+    write_ct(tmp_path / "in/case", stored(3, 8, 9))
+    assert until(found, clock, 30) == ["case"]
