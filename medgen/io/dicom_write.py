@@ -53,6 +53,7 @@ CONTRAST = set(
     "ContrastFlowRate ContrastFlowDuration ContrastAdministrationProfileSequence RequestedContrastAgent "
     "ProtocolName AcquisitionProtocolDescription".split()
 )  # and all that begins with ContrastBolus; protocols are named after the contrast phase
+REFERRED = ("SOPInstanceUID", "SeriesInstanceUID", "SOPClassUID")
 WORDS = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}  # bytes of the words of these VRs
 EQUIPMENT = "Manufacturer ManufacturerModelName DeviceSerialNumber SoftwareVersions StationName".split()
 
@@ -160,10 +161,13 @@ def _headers(volume: Volume) -> dict[Path, FileDataset]:
         if file not in found:
             try:
                 found[file] = _little_endian(dcmread(file, stop_before_pixels=True, force=True))
-                found[file].SOPInstanceUID, found[file].SeriesInstanceUID, found[file].SOPClassUID  # noqa: B018
             except Exception as error:
                 raise InputError(f"{file} has no usable DICOM header ({error}); copy the series again") from error
     check_unchanged(volume)
+    for file, dataset in found.items():
+        for keyword in REFERRED:
+            if not dataset.get(keyword):
+                raise InputError(f"{file} has no {keyword} to refer to, so no DICOM can be derived; use --format nifti")
     return found
 
 

@@ -216,6 +216,12 @@ def test_what_is_not_dicom_and_what_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file/out cannot be written"):
         write_derived(tmp_path / "file/out", volume, MADE)
+    write_ct(tmp_path / "nameless", stored())
+    nameless = pydicom.dcmread(tmp_path / "nameless/000.dcm")
+    nameless.SOPInstanceUID = ""
+    nameless.save_as(tmp_path / "nameless/000.dcm", enforce_file_format=False)
+    with pytest.raises(InputError, match="000.dcm has no SOPInstanceUID to refer to"):
+        write_derived(tmp_path / "out", read_volume(tmp_path / "nameless"), MADE)
     (tmp_path / "source/003.dcm").unlink()
     with pytest.raises(InputError, match="003.dcm has no usable DICOM header"):
         write_derived(tmp_path / "out", volume, MADE)
