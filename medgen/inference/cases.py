@@ -2,7 +2,6 @@
 
 import math
 import os
-import shutil
 import time
 import traceback
 from collections.abc import Generator, Iterable, Iterator
@@ -11,8 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medgen.checkpoint import Model
 from medgen.evaluation.judge import Checks
 from medgen.evaluation.safety import coarse_factor
@@ -20,10 +17,11 @@ from medgen.inference.inputs import Scan, file_states, frames_apart, read_scan, 
 from medgen.inference.manifest import Manifest
 from medgen.inference.out_of_distribution import out_of_distribution
 from medgen.inference.output import (
-    OURS,
     VERDICTS,
     check_modality,
     check_outputs,
+    clear,
+    sheared,
     verdict_file,
     write_outputs,
     write_verdicts,
@@ -32,9 +30,8 @@ from medgen.inference.overlap import overlapped
 from medgen.inference.predict import translate_case
 from medgen.inference.private import Private
 from medgen.inference.verdict import verdict
-from medgen.io.folder import recovered
 from medgen.io.names import checked_name, folded
-from medgen.io.volume import ENDINGS, NIFTI_ENDINGS, Volume, has_ending, read_volume
+from medgen.io.volume import ENDINGS, Volume, has_ending, read_volume
 from medgen.types import InputError
 
 WRITERS = 16
@@ -215,7 +212,7 @@ class Cases:
             if self.private is not None:
                 self.private.check_pixels(job.volumes)
             odd = out_of_distribution(self.model, job.volumes)
-            entry.warnings = [*_sheared(job), *frames_apart(job.volumes), *odd]
+            entry.warnings = [*sheared(job.targets, job.volumes[0]), *frames_apart(job.volumes), *odd]
         return job
 
     def _skip(self, job: Job, old: dict[str, Any]) -> None:
@@ -339,38 +336,6 @@ def _faults(job: Job) -> Iterator[None]:
         if entry.error:
             job.volumes, job.made, entry.status = [], [], "failed"
             entry.verdict, entry.reasons, entry.checks = None, [], None
-
-
-def _sheared(job: Job) -> list[str]:
-    """A tilted gantry's grid is no rectangular one: NIfTI's sform says so, and programs on ITK refuse to read it."""
-    axes = job.volumes[0].affine[:3, :3] / job.volumes[0].spacing
-    if not has_ending(job.targets[0], NIFTI_ENDINGS) or np.abs(axes.T @ axes - np.eye(3)).max() < 1e-3:
-        return []
-    return [
-        "its grid is sheared (a tilted gantry): NIfTI holds that in its sform, which nibabel reads and programs on ITK "
-        "refuse; --format dicom or mha is read by all, or resample the scan first"
-    ]
-
-
-def clear(folder: Path) -> None:
-    """Remove what a killed run left half-written."""
-    for path in folder.glob(".part-*"):
-        if path.is_file():
-            path.unlink(missing_ok=True)
-    for path in folder.glob(".medgen-*"):
-        if path.is_dir() and all(has_ending(file, (*ENDINGS, ".raw", ".zraw", ".gz")) for file in path.iterdir()):
-            shutil.rmtree(path, ignore_errors=True)
-    for path in folder.glob(".*.old"):
-        if _of_series(path):
-            recovered(path.with_name(path.name[1:-4]))
-    for path in folder.glob(".*.tmp"):
-        if _of_series(path):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _of_series(folder: Path) -> bool:
-    """Whether it holds nothing but images, named as ours: what is not medgen's stays."""
-    return folder.is_dir() and all(OURS.fullmatch(file.name) for file in folder.iterdir())
 
 
 def _cores() -> int:

@@ -1,16 +1,20 @@
 """What a converted case becomes on disk: a volume's file, or a derived DICOM series."""
 
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from medgen import __version__
 from medgen.checkpoint import Model
 from medgen.io.deidentify import Changes, Deidentifier
 from medgen.io.dicom_header import read_header
 from medgen.io.dicom_write import NOTICE, Derivation, of_others, write_derived
-from medgen.io.volume import ENDINGS, Volume, has_ending, write_volume
+from medgen.io.folder import recovered
+from medgen.io.volume import ENDINGS, NIFTI_ENDINGS, Volume, has_ending, write_volume
 from medgen.types import InputError
 
 OURS = re.compile(r"\d{5}\.dcm")
@@ -100,6 +104,37 @@ def check_outputs(targets: Sequence[Path], files: Sequence[Path]) -> None:
         held = sorted(target.iterdir()) if target.is_dir() else []
         if not all(OURS.fullmatch(path.name) for path in held) or of_others(held):
             raise InputError(f"{target} holds other files than a series of medgen; move it away")
+
+
+def sheared(targets: Sequence[Path], volume: Volume) -> list[str]:
+    """A warning where the grid of a tilted gantry becomes NIfTI, which programs on ITK then refuse to read."""
+    axes = volume.affine[:3, :3] / volume.spacing
+    if not has_ending(targets[0], NIFTI_ENDINGS) or np.abs(axes.T @ axes - np.eye(3)).max() < 1e-3:
+        return []
+    return [
+        "its grid is sheared (a tilted gantry): NIfTI holds that in its sform, which nibabel reads and programs on ITK "
+        "refuse; --format dicom or mha is read by all, or resample the scan first"
+    ]
+
+
+def clear(folder: Path) -> None:
+    """Remove from an output's folder what a killed run left half-written; what is not medgen's stays."""
+    for path in folder.glob(".part-*"):
+        if path.is_file():
+            path.unlink(missing_ok=True)
+    for path in folder.glob(".medgen-*"):
+        if path.is_dir() and all(has_ending(file, (*ENDINGS, ".raw", ".zraw", ".gz")) for file in path.iterdir()):
+            shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob(".*.old"):
+        if _of_series(path):
+            recovered(path.with_name(path.name[1:-4]))
+    for path in folder.glob(".*.tmp"):
+        if _of_series(path):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _of_series(folder: Path) -> bool:
+    return folder.is_dir() and all(OURS.fullmatch(file.name) for file in folder.iterdir())
 
 
 def check_modality(volume: Volume, model: Model) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 
 from medgen import __version__
 from medgen.evaluation.named_segmenter import NamedSegmenter
-from medgen.inference.cases import clear
 from medgen.inference.inputs import Scan, find_scans, read_scan, scan_hash, sha256_of
 from medgen.inference.manifest import Manifest
+from medgen.inference.output import clear
 from medgen.inference.series import Rules
 from medgen.io.dicom_seg import write_seg
 from medgen.io.names import checked_name

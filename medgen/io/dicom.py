@@ -308,7 +308,8 @@ def _modality(pixels: np.ndarray, dataset: Dataset, frame: int, file: Path) -> n
 
 
 def _rescaled(dataset: Dataset, file: Path) -> bool | None:
-    """Whether an image says that its stored values are others than its values; None where it says that they are not."""
+    """True where an image says how its values come from the stored ones, None where it says that they are the stored
+    ones, False where it says nothing."""
     if dataset.get("ModalityLUTSequence") or rescale_of(dataset, 0, file) != (1, 0):
         return True
     told = any(dataset.get(keyword) is not None for keyword in ("RescaleSlope", "RescaleIntercept"))

@@ -43,7 +43,7 @@ def receiving(
         reason = error.strerror or str(error)
         raise InputError(f"port {port} of this machine cannot be opened ({reason}); choose another one") from None
     assert server is not None  # it does not block
-    server.verify_request = verify  # type: ignore  # of socketserver: before a byte is read
+    server.verify_request = verify  # type: ignore[assignment,method-assign]  # socketserver's, before a byte is read
     try:
         yield others
     finally:
