@@ -13,9 +13,10 @@ from medgen.inference.manifest import Manifest, about
 from medgen.inference.private import Private
 from medgen.inference.series import Rules
 from medgen.inference.watch import arrivals
-from medgen.io.volume import ENDINGS, has_ending
+from medgen.io.volume import ENDINGS, NIFTI_ENDINGS, has_ending
 from medgen.types import InputError
 
+NAMES = {"nifti": NIFTI_ENDINGS, "mha": (".mha", ".mhd"), "nrrd": (".nrrd", ".nhdr"), "dicom": ()}
 IMAGES = {".dcm", ".ima", ".img", ".hdr", ".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy", ".npz", ".zip", ".gz"}
 
 
@@ -71,7 +72,7 @@ def convert(
     """
     if format is not None and format not in FORMATS:
         raise InputError(f"--format {format}: unknown; choose one of {', '.join(FORMATS)}")
-    if format is not None and has_ending(output, ENDINGS) and not has_ending(output, (FORMATS[format] or "/",)):
+    if format is not None and has_ending(output, ENDINGS) and not has_ending(output, NAMES[format]):
         raise InputError(f"{output} is not named as --format {format} is; leave the option out or name it otherwise")
     if output.suffix.lower() in IMAGES and not has_ending(output, ENDINGS) and not output.is_dir():
         raise InputError(f"{output}: {output.suffix} is not written; give a folder, or a name in {' '.join(ENDINGS)}")

@@ -367,6 +367,9 @@ def test_a_format_that_the_output_is_not_named_as(model, tmp_path):
     for format in ("dicom", "mha"):
         with pytest.raises(InputError, match="not named as --format"):
             convert(model, scans / "a.nii.gz", tmp_path / "out.nii.gz", format=format)
+    for name, format in (("out.nii", "nifti"), ("out.mhd", "mha")):
+        (result,) = convert(model, scans / "a.nii.gz", tmp_path / name, format=format)
+        assert result.status == "converted" and (tmp_path / name).exists()
 
 
 def test_a_choice_among_series_is_never_passed_over(model, tmp_path):
