@@ -1,13 +1,17 @@
 """T1 → T2 on real MR: train on one patient, convert and evaluate the other, beside two fitted baselines.
 
     python benchmarks/t1_to_t2.py DATA OUT [--unpaired] [section.key=value ...]
+    python benchmarks/t1_to_t2.py DATA OUT --test-on PATIENT_FOLDER [section.key=value ...]
 
 DATA holds ``PATIENT/t1.nii.gz`` and ``PATIENT/t2.nii.gz`` of registered, skull-stripped brains. For every
 ordered pair of patients (train on one, test on the other) it prints a row each for: the unconverted T1 after
 histogram matching to the training T2, a voxelwise regression T1 → T2 fitted on the training patient, and the
 model of ``configs/mr_t1_to_t2_pix2pix.yaml``. Both images are scaled by the truth's 99.5th percentile inside
 the brain; MAE, PSNR and SSIM (data range 1) count inside the brain. The baselines know the test scan's gain in
-the same way as the model does (range of its T1 times the training patient's ratio of T2 to T1).
+the same way as the model does (range of its T1 times the training patients' ratio of T2 to T1).
+
+``--test-on``: train on all patients of DATA together, test on a patient of another source. The gain between its T1 and
+T2 is unknown then, so every prediction is first scaled by the one factor that fits the truth best (least squares).
 
 ``--unpaired``: the model is that of ``configs/mr_t1_to_t2_cut.yaml``, trained on the T1 of the tested patient and the
 T2 of the other, beside histogram matching of the one, and of its negative, to the other. Nothing tells the gain of
@@ -23,8 +27,9 @@ import numpy as np
 from skimage.exposure import match_histograms
 
 from medgen.checkpoint import load_model
+from medgen.commands.shared import pick_device
 from medgen.config import load_settings
-from medgen.data.codecs import Range, TargetRange, fit_range
+from medgen.data.codecs import Range, fit_range
 from medgen.evaluation.fidelity import mae, psnr
 from medgen.evaluation.ssim import ssim
 from medgen.inference.predict import translate_volume
@@ -40,64 +45,78 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--train-on", help="only this patient as the training one")
+    parser.add_argument("--test-on", type=Path, help="folder of a patient outside DATA; trains on all of DATA")
     parser.add_argument("--unpaired", action="store_true", help="T1 of the tested patient, T2 of the other")
     arguments = parser.parse_intermixed_args()
-    patients = sorted(p.name for p in arguments.data.iterdir() if (p / "t1.nii.gz").exists())
+    patients = sorted(p for p in arguments.data.iterdir() if (p / "t1.nii.gz").exists())
     print("| trained on | tested on | system | MAE | PSNR | SSIM | minutes |\n|---|---|---|---|---|---|---|")
-    for trained, tested in permutations(patients, 2):
-        if arguments.train_on not in (None, trained):
-            continue
+    pairs = [([a], b) for a, b in permutations(patients, 2) if arguments.train_on in (None, a.name)]
+    for trained, tested in [(patients, arguments.test_on)] if arguments.test_on else pairs:
         run = unpaired if arguments.unpaired else systems
+        names = "+".join(p.name for p in trained)
         for name, prediction, minutes in run(arguments, trained, tested):
-            truth = read_volume(arguments.data / tested / "t2.nii.gz")
-            brain = brain_mask(read_volume(arguments.data / tested / "t1.nii.gz").data)
+            truth = read_volume(tested / "t2.nii.gz")
+            brain = brain_mask(read_volume(tested / "t1.nii.gz").data)
             top = np.percentile(truth.data[brain], 99.5)
             a, b = truth.data / top, prediction.data / top
+            if arguments.test_on:
+                b = b * (a[brain] @ b[brain]) / (b[brain] @ b[brain])
             scores = mae(a, b, brain), psnr(a, b, data_range=1, mask=brain), ssim(a, b, data_range=1, mask=brain)
             shown = " | ".join(f"{s:.{d}f}" for s, d in zip(scores, (4, 2, 3), strict=True))
-            print(f"| {trained} | {tested} | {name} | {shown} | {minutes:.1f} |", flush=True)
-            write_volume(arguments.out / f"{trained}_to_{tested}" / f"{name.replace(' ', '_')}.nii.gz", prediction)
+            print(f"| {names} | {tested.name} | {name} | {shown} | {minutes:.1f} |", flush=True)
+            write_volume(arguments.out / f"{names}_to_{tested.name}" / f"{name.replace(' ', '_')}.nii.gz", prediction)
 
 
-def systems(arguments: argparse.Namespace, trained: str, tested: str):
+def systems(arguments: argparse.Namespace, trained: list[Path], tested: Path):
     """Name, prediction and training minutes of the baselines and the model."""
-    data = arguments.data
-    x_train, y_train = (read_volume(data / trained / f"{s}.nii.gz") for s in ("t1", "t2"))
-    x_test = read_volume(data / tested / "t1.nii.gz")
-    run = arguments.out / f"{trained}_to_{tested}"
-    cohort = linked(run / "cohort", data / trained / "t1.nii.gz", data / trained / "t2.nii.gz")
-    settings = load_settings(CONFIGS / "mr_t1_to_t2_pix2pix.yaml", [f"data.root={cohort}", *arguments.overrides])
+    pairs = [tuple(read_volume(p / f"{s}.nii.gz") for s in ("t1", "t2")) for p in trained]
+    x_test = read_volume(tested / "t1.nii.gz")
+    run = arguments.out / f"{'+'.join(p.name for p in trained)}_to_{tested.name}"
+    for patient in trained:
+        cohort = linked(run / "cohort", patient / "t1.nii.gz", patient / "t2.nii.gz")
+    overrides = [f"data.root={cohort}", *(["data.validation=0"] if len(trained) > 1 else []), *arguments.overrides]
+    settings = load_settings(CONFIGS / "mr_t1_to_t2_pix2pix.yaml", overrides)
     codec = settings.codec
-    code = {
-        name: fit_range(v.data, **codec.source.model_dump(exclude={"follow"}))
-        for name, v in (("train", x_train), ("test", x_test))
-    }
-    target = fit_range(y_train.data, **codec.target.model_dump(exclude={"follow"}))
-    decode = TargetRange(target, code["train"], follow=True).of(code["test"])
-    yield "histogram matching", histogram_matching(x_test, y_train, target, decode), 0.0
-    yield "voxelwise regression", voxelwise(x_train, y_train, x_test, code, target, decode), 0.0
     started = time.monotonic()
     best = train(settings, run / "run", resume=(run / "run" / "last").exists(), say=lambda _: None)
     minutes = (time.monotonic() - started) / 60
-    yield "medgen Pix2Pix", translate_volume(load_model(best), x_test), minutes
+    model = load_model(best, pick_device("auto"))
+    code = fit_range(x_test.data, **codec.source.model_dump(exclude={"follow"}))
+    decode = model.target_ranges[0].of(code)
+    x, y = (
+        np.concatenate([coded(pair[i], pair[0], c) for pair in pairs])
+        for i, c in ((0, codec.source), (1, codec.target))
+    )
+    yield "histogram matching", histogram_matching(x_test, y, decode), 0.0
+    yield "voxelwise regression", voxelwise(x, y, x_test, code, decode), 0.0
+    yield "medgen Pix2Pix", translate_volume(model, x_test), minutes
 
 
-def unpaired(arguments: argparse.Namespace, trained: str, tested: str):
+def coded(scan: Volume, t1: Volume, codec: object) -> np.ndarray:
+    """Codes of the brain's voxels (N,) in the scan's own range."""
+    return fit_range(scan.data, **codec.model_dump(exclude={"follow"})).encode(scan.data[brain_mask(t1.data)])
+
+
+def unpaired(arguments: argparse.Namespace, trained: list[Path], tested: Path):
     """As ``systems``, for T1 of one patient and T2 of another."""
-    data, run = arguments.data, arguments.out / f"t2_of_{trained}_t1_of_{tested}"
-    x, y = read_volume(data / tested / "t1.nii.gz"), read_volume(data / trained / "t2.nii.gz")
+    run = arguments.out / f"t2_of_{trained[0].name}_t1_of_{tested.name}"
+    x, y = read_volume(tested / "t1.nii.gz"), read_volume(trained[0] / "t2.nii.gz")
     brain = brain_mask(x.data)
     for name, sign in (("histogram matching", 1), ("histogram matching of the negative", -1)):
         matched = np.zeros_like(x.data)
         matched[brain] = match_histograms(sign * x.data[brain], y.data[brain_mask(y.data)])
         yield name, x.replaced(matched), 0.0
-    cohort = linked(run / "cohort", data / tested / "t1.nii.gz", data / trained / "t2.nii.gz")
+    cohort = linked(run / "cohort", tested / "t1.nii.gz", trained[0] / "t2.nii.gz")
     settings = load_settings(CONFIGS / "mr_t1_to_t2_cut.yaml", [f"data.root={cohort}", *arguments.overrides])
     started = time.monotonic()
     train(settings, run / "run", resume=(run / "run" / "last").exists(), say=lambda _: None)
     minutes = (time.monotonic() - started) / 60
     for chosen in ("best", "last"):
-        yield f"medgen CUT {chosen}", translate_volume(load_model(run / "run" / chosen), x), minutes
+        yield (
+            f"medgen CUT {chosen}",
+            translate_volume(load_model(run / "run" / chosen, pick_device("auto")), x),
+            minutes,
+        )
 
 
 def linked(cohort: Path, source: Path, target: Path) -> Path:
@@ -115,27 +134,23 @@ def brain_mask(t1: np.ndarray) -> np.ndarray:
     return t1 != 0
 
 
-def histogram_matching(x: Volume, y_train: Volume, target: Range, decode: Range) -> Volume:
+def histogram_matching(x: Volume, y: np.ndarray, decode: Range) -> Volume:
+    """``y``: codes of the training brains' T2."""
     brain = brain_mask(x.data)
-    matched = match_histograms(x.data[brain], y_train.data[brain_mask(y_train.data)])
     out = np.zeros_like(x.data)
-    out[brain] = decode.decode(target.encode(matched))
+    out[brain] = decode.decode(match_histograms(x.data[brain], y))
     return x.replaced(out)
 
 
-def voxelwise(
-    x_train: Volume, y_train: Volume, x_test: Volume, code: dict[str, Range], target: Range, decode: Range
-) -> Volume:
-    """Median T2 code of the training brain in each of 256 bins of T1 code, the best of all such functions in MAE."""
-    brain = brain_mask(x_train.data)
-    bins = bin_of(code["train"].encode(x_train.data[brain]))
-    y = target.encode(y_train.data[brain])
+def voxelwise(x: np.ndarray, y: np.ndarray, x_test: Volume, code: Range, decode: Range) -> Volume:
+    """Median T2 code ``y`` in each of 256 bins of T1 code ``x``, the best of all such functions in MAE."""
+    bins = bin_of(x)
     table = np.array([np.median(y[bins == b]) if (bins == b).any() else np.nan for b in range(256)])
     known = np.flatnonzero(np.isfinite(table))
     table = np.interp(np.arange(256), known, table[known])
     out = np.zeros_like(x_test.data)
     inside = brain_mask(x_test.data)
-    out[inside] = decode.decode(table[bin_of(code["test"].encode(x_test.data[inside]))])
+    out[inside] = decode.decode(table[bin_of(code.encode(x_test.data[inside]))])
     return x_test.replaced(out)
 
 

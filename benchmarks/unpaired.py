@@ -1,8 +1,10 @@
-"""Unpaired contrast CT → non-contrast CT on the embedded cohort: every method for the same wall-clock.
+"""Unpaired contrast CT → non-contrast CT on the embedded cohort: every method for the same minutes or steps.
 
     python benchmarks/unpaired.py OUT --minutes 20 --runs cyclegan:0 cut:0 cut:1 fastcut:0 [--set section.key=value ...]
+    python benchmarks/unpaired.py OUT --steps 4000 --jobs 6 --runs cyclegan:0 cut:0 --set method.detail=8
 
-A run is METHOD:SEED with ``configs/ct_contrast_METHOD.yaml``; one that OUT already holds is not repeated.
+A run is METHOD:SEED with ``configs/ct_contrast_METHOD.yaml``; one that OUT already holds is not repeated. ``--jobs``
+runs train at the same time, which suits a GPU; ``--cohort`` is a folder whose phantoms another call has written.
 Trains on 16 contrast and 16 other non-contrast patients and tests on four of a third seed, whose truth training
 never sees. Prints a row for each run's ``best`` (chosen by the label-free rule), and beside it the checkpoint
 that the truth would have picked among all that were kept.
@@ -14,12 +16,14 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from medgen.checkpoint import load_model
+from medgen.commands.shared import pick_device
 from medgen.data.body import body_mask
 from medgen.inference.predict import translate_volume
 from medgen.io.volume import Volume, read_volume
@@ -32,23 +36,32 @@ LESIONS = ("cyst", "lesion_hypovascular", "lesion_hypervascular")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--minutes", type=float, default=20)
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--minutes", type=float, default=20)
+    budget.add_argument("--steps", type=int, help="of each run, in place of minutes")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--cohort", type=Path, help="folder of the phantoms (default: OUT)")
     parser.add_argument("--runs", nargs="+", required=True)
     parser.add_argument("--set", nargs="*", default=[], dest="overrides", metavar="section.key=value")
     arguments = parser.parse_args()
     out = arguments.out
     out.mkdir(parents=True, exist_ok=True)
-    if not (out / "unpaired").exists():
-        medgen("phantom", out / "unpaired", "--patients", 16, "--unpaired", "--seed", 1)
-        medgen("phantom", out / "test", "--patients", 4, "--seed", 2)
-    cases = load_cases(out / "test")
+    cohort = arguments.cohort or out
+    if not (cohort / "unpaired").exists():
+        medgen("phantom", cohort / "unpaired", "--patients", 16, "--unpaired", "--seed", 1)
+        medgen("phantom", cohort / "test", "--patients", 4, "--seed", 2)
+    cases = load_cases(cohort / "test")
     ends = {
         "source": means([(c, c["source"]) for c in cases]),
         "truth": means([(c, c["source"].replaced(c["truth"])) for c in cases]),
     }
     print(header(ends))
-    for name in arguments.runs:
-        print(row(name, run_one(out, name, arguments.minutes, arguments.overrides, cases), **ends), flush=True)
+    budget = f"train.steps={arguments.steps}" if arguments.steps else f"train.minutes={arguments.minutes}"
+    overrides = [f"data.root={cohort / 'unpaired'}", budget, "train.keep=true", *arguments.overrides]
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        results = pool.map(lambda name: run_one(out, name, overrides, cases), arguments.runs)
+        for name, result in zip(arguments.runs, results, strict=True):
+            print(row(name, result, **ends), flush=True)
 
 
 def medgen(*words: object) -> None:
@@ -68,14 +81,14 @@ def load_cases(folder: Path) -> list[dict[str, Any]]:
     return cases
 
 
-def run_one(out: Path, name: str, minutes: float, overrides: list[str], cases: list[dict[str, Any]]) -> dict[str, Any]:
+def run_one(out: Path, name: str, overrides: list[str], cases: list[dict[str, Any]]) -> dict[str, Any]:
     method, _, seed = name.partition(":")
     folder = out / name.replace(":", "_")
     done = folder / "result.json"
     if done.exists():
         return json.loads(done.read_text())
-    keys = [f"data.root={out / 'unpaired'}", f"train.minutes={minutes}", f"train.seed={seed or 0}", "train.keep=true"]
-    command = ["train", ROOT / "configs" / f"ct_contrast_{method}.yaml", *keys, *overrides, "--out", folder]
+    config = ROOT / "configs" / f"ct_contrast_{method}.yaml"
+    command = ["train", config, f"train.seed={seed or 0}", *overrides, "--out", folder]
     resume = ["--resume"] if (folder / "last").exists() else []
     started = time.monotonic()
     process = subprocess.Popen([sys.executable, "-m", "medgen", *map(str, command), *resume], stdout=subprocess.DEVNULL)
@@ -95,7 +108,7 @@ def run_one(out: Path, name: str, minutes: float, overrides: list[str], cases: l
 
 def score(model_folder: Path, cases: list[dict[str, Any]]) -> dict[str, float]:
     """Body MAE and mean HU of each region, mean over the test patients."""
-    model = load_model(model_folder)
+    model = load_model(model_folder, pick_device("auto"))
     return means([(case, translate_volume(model, case["source"])) for case in cases])
 
 
