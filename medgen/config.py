@@ -211,7 +211,9 @@ class Train(Section):
     minutes: float | None = Field(None, gt=0, description="stop after so much wall-clock, schedule included")
     seed: int = Field(0, ge=0, lt=2**31, description="of everything random: split, weights, patches, pool")
     decay_from: float = Field(0.5, ge=0, le=1, description="part of the run with a constant learning rate")
-    clip: float | None = Field(None, gt=0, description="largest gradient norm of each network")
+    clip: float | None = Field(
+        None, gt=0, description="largest gradient norm of each optimizer: of all networks that it trains together"
+    )
     ema: float = Field(0.999, ge=0, lt=1, description="decay of the generator's moving average; 0: off")
     validate_every: Positive = Field(500, description="steps between validations on whole volumes")
     validation_cases: Positive = Field(4, description="whole volumes translated at a validation, at most")
