@@ -31,6 +31,8 @@ def segment(
 
     def show(entry: Segmented, i: int, n: int) -> None:
         print(shown(f"[{i}/{n}] {entry.case}: {entry.status}"), flush=True)
+        for warning in entry.warnings:
+            print(shown(f"  warning: {warning}"), flush=True)
 
     results = segment_cohort(
         named_segmenter(segmenter, device=pick_device(device)),

@@ -99,7 +99,7 @@ def _align(moving: Volume, fixed: Volume, method: str) -> tuple[Volume, dict[str
         "max_displacement_mm": highest,
         "message": message,
     }
-    return Volume(data, fixed.affine, moving.dtype, None, moving.path), residual
+    return Volume(data, fixed.affine, moving.dtype, None, moving.path, warnings=moving.warnings), residual
 
 
 def _rigid(fixed: sitk.Image, moving: sitk.Image) -> sitk.Transform:

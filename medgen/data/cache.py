@@ -21,7 +21,7 @@ from medgen.data.fingerprint import describe
 from medgen.io.volume import Volume, read_volume, to_canonical
 from medgen.types import InputError
 
-VERSION = 2  # counts changes of this file that make old entries wrong
+VERSION = 3  # counts changes of this file that make old entries wrong
 BODY_VOXELS = 20_000  # a sample of the body is enough to centre patches
 
 
@@ -37,6 +37,7 @@ class Cached:
     range: Code
     spacing: tuple[float, float, float]
     look: dict[str, Any]
+    warnings: tuple[str, ...] = ()  # of reading the file, see ``Volume``
 
     @property
     def data(self) -> np.ndarray:
@@ -79,13 +80,14 @@ def cached(
     values = json.loads(info.read_text())
     body = np.load(stem.with_suffix(".body.npy"))
     path = stem.with_suffix(".npy")
-    return Cached(path, body, Range(**values["range"]), tuple(values["spacing"]), values["look"])
+    said = tuple(values["warnings"])
+    return Cached(path, body, Range(**values["range"]), tuple(values["spacing"]), values["look"], said)
 
 
 def _fill(stem: Path, path: Path, volume: Volume, codec: dict[str, Any], spacing: tuple[float, ...] | None) -> None:
     from medgen.data.grid import resample  # here: SimpleITK is slow to import and rarely needed
 
-    volume = to_canonical(volume)
+    said, volume = volume.warnings, to_canonical(volume)
     if spacing is not None and not np.allclose(volume.spacing, spacing, rtol=0.02):
         volume = resample(volume, spacing)
     try:
@@ -103,9 +105,8 @@ def _fill(stem: Path, path: Path, volume: Volume, codec: dict[str, Any], spacing
         save_array(stem.with_suffix(".npy"), _compact(volume.data))
         save_array(stem.with_suffix(".body.npy"), body)
         aside = stem.with_suffix(f".{os.getpid()}.tmp")
-        aside.write_text(
-            json.dumps({"range": codes.to_dict(), "spacing": volume.spacing, "look": look, "path": str(path)})
-        )
+        about = {"range": codes.to_dict(), "spacing": volume.spacing, "look": look, "path": str(path)}
+        aside.write_text(json.dumps(about | {"warnings": said}))
         os.replace(aside, stem.with_suffix(".json"))
     except OSError as error:
         raise InputError(f"cache {stem.parent} cannot be written: {error.strerror}; set data.cache") from None

@@ -225,6 +225,8 @@ def _load(
             key = f"{data.align} {fixed.resolve()} {stat.st_size} {stat.st_mtime_ns}"
             make = _aligned(f"{case.name}: {side}", path, fixed, data.align, say)
         channels.append(cached(folder, path, codec, spacing=data.spacing, make=make, key=key))
+        for text in channels[-1].warnings:
+            say(f"warning: {text}")
     return tuple(channels)
 
 

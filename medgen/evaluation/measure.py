@@ -84,7 +84,7 @@ def measure_case(case: str, files: Mapping[str, Path], measures: Measures) -> Ca
             f"{files['reference']} is not in HU (no value at or below -200), and the profile {measures.profile} is of "
             "CT in HU: leave --profile out"
         )
-    warnings = []
+    warnings = [text for volume in volumes.values() for text in volume.warnings]
     if hu and not looks_like_hu(volumes["prediction"].data):
         warnings.append("the prediction has no air at or below -200 HU although the reference has: is it in HU?")
     masks = {"mask": volumes["mask"].data > 0} if "mask" in volumes else {}

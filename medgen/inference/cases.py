@@ -212,7 +212,8 @@ class Cases:
             if self.private is not None:
                 self.private.check_pixels(job.volumes)
             odd = out_of_distribution(self.model, job.volumes)
-            entry.warnings = [*sheared(job.targets, job.volumes[0]), *frames_apart(job.volumes), *odd]
+            said = [text for volume in job.volumes for text in volume.warnings]
+            entry.warnings = [*said, *sheared(job.targets, job.volumes[0]), *frames_apart(job.volumes), *odd]
         return job
 
     def _skip(self, job: Job, old: dict[str, Any]) -> None:

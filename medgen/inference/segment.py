@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ class Segmented:
     output: str
     status: str = "failed"
     error: str | None = None
+    warnings: list[str] = field(default_factory=list)
     input_sha256: str = ""
     output_sha256: str = ""
     series: str | None = None
@@ -101,9 +102,11 @@ def _segmented(
         entry.input_sha256 = scan_hash(scan)
         told = {name: getattr(entry, name) for name in ("input_sha256", "output", "series")}
         if segmenter.sha256 and manifest.holds(key, told, [target], sha256_of):
-            entry.status, entry.output_sha256 = "skipped", manifest.cases[key]["output_sha256"]
+            old = manifest.cases[key]
+            entry.status, entry.output_sha256, entry.warnings = "skipped", old["output_sha256"], old.get("warnings", [])
             return entry
         (volume,) = read_scan(scan, series)
+        entry.warnings = list(volume.warnings)
         if kind == "dicom" and volume.frames is None:
             raise InputError(f"{file} is not DICOM, so no DICOM segmentation can refer to it; use --format nifti")
         values = segmenter.segment(volume)

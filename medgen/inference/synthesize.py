@@ -191,7 +191,7 @@ def _case(
                 yield _skipped(entry, manifest)
                 continue
             found = found or _read(table, path, image)
-            entry.warnings = unusual(model, table, found[1])
+            entry.warnings = [*found[0].warnings, *unusual(model, table, found[1])]
             second = None if other is None else _read(table, other, beside)[1]
             made = make(model, table, *found, entry.operations, reference, options.memory_gb, second)
             for file, volume in zip(outputs, made, strict=True):

@@ -1,6 +1,5 @@
 """NIfTI-1 and NIfTI-2, by nibabel: reading beside writing."""
 
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,15 +9,14 @@ import nibabel as nib
 import numpy as np
 from isal import igzip, igzip_lib
 from nibabel.filebasedimages import ImageFileError
-from nibabel.fileholders import FileHolder
 from nibabel.imageglobals import logger as nibabel_logger
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
+from medgen.io.nifti_header import settled_header
 from medgen.io.volume import (
     Geometry,
     Volume,
-    brief,
     checked_affine,
     checked_finite,
     checked_shape,
@@ -52,23 +50,18 @@ def read_nifti_channels(path: Path) -> list[Volume]:
 def _read(path: Path, of_volume: Callable[[Any], Any]) -> list[Volume]:
     """``of_volume``: header of the file → header of each volume in it."""
     with _nifti_errors(path), _opened(path) as stream:
-        image = _nifti_image(stream)
-        header = of_volume(image.header.copy())
-        geometry = _nifti_geometry(header, path)
-        _check_size(image.header, path)
-        raw = image.dataobj.get_unscaled()
-        beyond = 0
-        while block := stream.read(1 << 20):  # to the end, where gzip compares its checksum
-            beyond += len(block)
-            if beyond > MAX_BEYOND_VOXELS:
-                raise InputError(f"{path} goes on and on after its last voxel; export it again")
-    slope, inter = float(image.dataobj.slope), float(image.dataobj.inter)
-    if (slope, inter) != (1.0, 0.0):
-        header.set_slope_inter(slope, inter)  # nibabel blanks them on load
+        header, remarks = _header(stream)
+        one = of_volume(header.copy())
+        geometry = _nifti_geometry(one, path)
+        _check_size(header, path)
+        raw, more = _voxels(stream, header, path)
     dtype = header.get_data_dtype().newbyteorder("=")
     stack = raw.reshape((*geometry.shape, -1), order="F")
+    slope, inter = slope_inter(header)
     channels = [checked_finite(scaled_values(stack[..., c], slope, inter), path) for c in range(stack.shape[3])]
-    return [Volume(data, geometry.affine, dtype, header, path) for data in channels]
+    one["vox_offset"], one.extensions = header["vox_offset"], header.extensions
+    warnings = tuple(f"{path.name}: {remark}" for remark in (*remarks, *more))
+    return [Volume(data, geometry.affine, dtype, one, path, warnings=warnings) for data in channels]
 
 
 def _one_channel(header: Any) -> Any:
@@ -82,7 +75,7 @@ def _one_channel(header: Any) -> Any:
 def read_nifti_geometry(path: Path) -> Geometry:
     """Grid of a .nii or .nii.gz file from its header. Raises InputError."""
     with _nifti_errors(path), _opened(path) as stream:
-        return _nifti_geometry(_nifti_image(stream).header, path)
+        return _nifti_geometry(_header(stream)[0], path)
 
 
 def write_nifti(path: Path, volume: Volume, description: str = "") -> None:
@@ -132,35 +125,95 @@ def _unscaled(volume: Volume) -> np.ndarray:
     return stored_values(volume.data, np.dtype(np.float32) if fractional else volume.dtype)
 
 
-def _nifti_image(stream: Any) -> Any:
-    start = stream.read(544)
-    _check_start(stream, start)
-    stream.seek(0)
-    if start[344:347] == b"ni1" or start[4:7] == b"ni2":
-        raise ImageFileError("it is the header of an .hdr/.img pair, without voxels")
-    version2 = 540 in (int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big"))
-    kind = nib.Nifti2Image if version2 else nib.Nifti1Image
-    return kind.from_file_map({"image": FileHolder(fileobj=stream)}, mmap=False)
+def _header(stream: Any) -> tuple[Any, list[str]]:
+    return settled_header(stream.read(540))
 
 
-def _check_start(stream: Any, start: bytes) -> None:
-    """Refuse extensions that would make nibabel read without bound (NIfTI-1 standard, "extended header")."""
-    order: Literal["little", "big"] = "little" if start[:4] in (b"\x5c\x01\0\0", b"\x1c\x02\0\0") else "big"
-    version2 = int.from_bytes(start[:4], order) == 540
-    if len(start) < (544 if version2 else 352):
-        return  # nibabel says so
-    sign = "<" if order == "little" else ">"
-    voxels = struct.unpack_from(sign + ("q" if version2 else "f"), start, 168 if version2 else 108)[0]
-    if not voxels <= MAX_BEFORE_VOXELS:
-        raise ImageFileError(f"its voxels would begin {voxels:.3g} bytes after its start")
-    at = 544 if version2 else 352
-    extended = start[at - 4] != 0
-    while extended and at + 16 <= voxels:
+def _voxels(stream: Any, header: Any, path: Path) -> tuple[np.ndarray, list[str]]:
+    """The stored values, and remarks on where they lie; the header gets its extensions.
+
+    They begin at vox_offset. Where that is within the header or its extensions, they begin where these end, if the
+    file's size says the same.
+    """
+    needed = int(np.prod(header.get_data_shape(), dtype=object)) * header.get_data_dtype().itemsize
+    given, first = float(header["vox_offset"]), header.template_dtype.itemsize + 4
+    valid = first <= given < 2**62
+    start, beyond, remarks = int(given) if valid else 0, 0, []
+    if valid:
+        _check_offset(given)
+        raw = _bytes_at(stream, start, needed, path)
+        beyond = _bytes_left(stream, path)
+    size_says = start + beyond if valid else first + _bytes_left(stream, path, needed, first) - needed
+    if size_says != start and _extensions_end(stream, header, size_says) == size_says:
+        remarks = [f"vox_offset is {given:g}, within its header: its voxels are read from byte {size_says}"]
+        start, raw = size_says, _bytes_at(stream, size_says, needed, path)
+    elif not valid:
+        raise ImageFileError(f"vox_offset is {given:g}, within its header, and its size fits no other place of voxels")
+    elif beyond:
+        remarks = [f"{beyond} bytes follow its last voxel: vox_offset, dim or datatype may be wrong"]
+    elif given != start:
+        remarks = [f"vox_offset is {given:g}, no whole number: its voxels are read from byte {start}"]
+    header["vox_offset"] = start
+    header.extensions, damaged = _extensions(stream, header, start)
+    return raw.view(header.get_data_dtype()), [*remarks, *damaged]
+
+
+def _check_offset(given: float) -> None:
+    if given > MAX_BEFORE_VOXELS:
+        raise ImageFileError(f"vox_offset is {given:.3g}, where its voxels would begin")
+
+
+def _bytes_at(stream: Any, start: int, needed: int, path: Path) -> np.ndarray:
+    stream.seek(start)
+    raw, held = np.empty(needed, np.uint8), 0
+    while held < needed and (block := stream.read(min(needed - held, 2**24))):
+        raw[held : held + len(block)] = np.frombuffer(block, np.uint8)
+        held += len(block)
+    if held < needed:
+        raise InputError(
+            f"{path} ends {needed - held} bytes before its last voxel, which dim, datatype and vox_offset {start} "
+            "call for: it is truncated or its header is damaged; copy or export it again"
+        )
+    return raw
+
+
+def _bytes_left(stream: Any, path: Path, expected: int = 0, start: int | None = None) -> int:
+    """Bytes from ``start`` (or where the stream is) to the end, where gzip compares its checksum."""
+    if start is not None:
+        stream.seek(start)
+    left = 0
+    while block := stream.read(1 << 20):
+        left += len(block)
+        if left > expected + MAX_BEYOND_VOXELS:
+            raise InputError(f"{path} goes on and on after its last voxel; export it again")
+    return left
+
+
+def _extensions_end(stream: Any, header: Any, limit: int) -> int:
+    """Where the extensions end that lie before ``limit`` (NIfTI-1 standard, "extended header")."""
+    at = header.template_dtype.itemsize
+    order: Literal["little", "big"] = "little" if header.endianness == "<" else "big"
+    stream.seek(at)
+    extended = stream.read(4)[:1] not in (b"", b"\0")
+    at += 4
+    while extended and at + 16 <= limit:
         stream.seek(at)
         size = int.from_bytes(stream.read(4), order, signed=True)
-        if not 8 <= size <= MAX_BEFORE_VOXELS:
-            raise ImageFileError(f"one of its header extensions has a length of {size} bytes")
+        if size < 8 or at + size > limit:
+            break
         at += size
+    return at
+
+
+def _extensions(stream: Any, header: Any, start: int) -> tuple[Any, list[str]]:
+    """Those before the voxels at ``start``, and a remark where they are not all that there is."""
+    first, end = header.template_dtype.itemsize + 4, _extensions_end(stream, header, start)
+    stream.seek(first)
+    swapped = header.endianness != nib.volumeutils.native_code
+    found = header.exts_klass.from_fileobj(stream, end - first, swapped) if end > first else header.exts_klass()
+    stream.seek(end)
+    damaged = start > end and any(stream.read(start - end))
+    return found, ["a header extension of damaged length is left out"] if damaged else []
 
 
 def _nifti_geometry(header: Any, path: Path) -> Geometry:
@@ -237,17 +290,19 @@ def _opened(path: Path) -> Iterator[Any]:
 
 @contextmanager
 def _nifti_errors(path: Path) -> Iterator[None]:
-    """What nibabel and igzip raise on bad files, as one sentence; nibabel's own log lines are silenced."""
+    """What reading raises on bad files, as one sentence; nibabel's own words and log lines are left out."""
     disabled, nibabel_logger.disabled = nibabel_logger.disabled, True
     try:
         yield
     except InputError:
         raise
     except CORRUPT as error:
-        raise InputError(f"{path} is truncated or corrupt ({brief(error)}); copy it again") from error
-    except (ImageFileError, HeaderDataError, WrapStructError, KeyError, ValueError) as error:
-        raise InputError(f"{path} is not a readable NIfTI file ({brief(error)}); export it anew") from error
+        raise InputError(f"{path} is truncated or corrupt: it cannot be decompressed; copy it again") from error
+    except ImageFileError as error:
+        raise InputError(f"{path} is not a readable NIfTI file ({error}); export it again") from error
+    except (HeaderDataError, WrapStructError, KeyError, ValueError) as error:
+        raise InputError(f"{path} is not a readable NIfTI file (its header is damaged); export it again") from error
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({brief(error)}); copy it again") from error
+        raise InputError(f"{path} cannot be read ({error.strerror or 'its disk fails'}); copy it again") from error
     finally:
         nibabel_logger.disabled = disabled

@@ -70,6 +70,7 @@ class Volume:
     path    the file or DICOM folder it came from, else None
     frames  of a DICOM input, the file and the frame in it (from 0) of each slice along the third axis, else None
     headers_sha256  of a DICOM input, a hash of those slices' headers, which tells later whether its files changed
+    warnings  what its file says in two ways, or not at all, and how it was read: one sentence each
     """
 
     data: np.ndarray
@@ -79,6 +80,7 @@ class Volume:
     path: Path | None = None
     frames: tuple[tuple[Path, int], ...] | None = None
     headers_sha256: str | None = None
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         data, affine = np.asarray(self.data, np.float32), np.array(self.affine, np.float64)

@@ -58,14 +58,15 @@ def test_header_and_data_file_arrive_together(tmp_path):
     [
         ("h.mhd", "ElementDataFile = LIST\r\ns1.raw\r\nnone.raw\n", ["s1.raw"]),
         ("h.mhd", "ElementDataFile = s%d.raw 1 2 1\n", ["s1.raw", "s2.raw"]),
-        ("h.nhdr", "NRRD0004\ndatafile: s%02d.raw 1 2 1\n", ["s1.raw", "s2.raw"]),
+        ("h.nhdr", "NRRD0004\ndatafile: s%d.raw 1 2 1\n", ["s1.raw", "s2.raw"]),
+        ("h.nhdr", "NRRD0004\ndatafile: s%02d.raw 1 2 1\n", []),
         ("h.nhdr", "NRRD0004\ndata file: LIST\ns2.raw\n", ["s2.raw"]),
         ("h.mhd", "ElementDataFile = LOCAL\n", []),
         ("h.mhd", "ElementDataFile = ../s1.raw\n", []),
         ("h.mhd", "ElementDataFile = \0\n", []),
         ("h.mhd", "ElementDataFile =\ns1.raw", []),
-        ("h.nhdr", "data file: %\n", []),
-        ("h.mha", "ElementDataFile = s1.raw\n", []),
+        ("h.nhdr", "NRRD0004\ndata file: %\n", []),
+        ("h.mha", "ElementDataFile = s1.raw\n", ["s1.raw"]),
     ],
 )
 def test_data_files_are_those_of_the_header_that_are_there(tmp_path, name, field, found):

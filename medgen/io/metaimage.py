@@ -1,0 +1,180 @@
+"""MetaImage headers (.mha, .mhd): every field that changes values or places is honoured, or refused by its name.
+
+ITK ignores some (intensity functions, units), and reads others wrongly without a word (HeaderSize of data in the same
+file, a compressed size that is not given, lists of too few files).
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from medgen.io.stored import Stored, beside, expanded, mm, numbers, whole
+from medgen.types import InputError
+
+TYPES = {
+    "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4",
+    "MET_LONG": "i4", "MET_ULONG": "u4", "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4",
+    "MET_DOUBLE": "f8",
+}  # fmt: skip
+SYNONYMS = {
+    "Rotation": "TransformMatrix",
+    "Orientation": "TransformMatrix",
+    "Position": "Offset",
+    "Origin": "Offset",
+    "ElementByteOrderMSB": "BinaryDataByteOrderMSB",
+}
+BOOLEAN = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
+FROM = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "I": (2, 1), "S": (2, -1)}  # where an axis starts: LPS
+
+
+def read_meta(path: Path) -> Stored:
+    """What a .mha or .mhd header says of its volume. Raises InputError."""
+    fields, names, end = _fields(path)
+    _check_complete(fields, path)
+    n = int(fields["NDims"])
+    shape = tuple(whole(fields["DimSize"], path, "DimSize"))
+    if len(shape) != n or n < 1:
+        raise InputError(f"{path}: NDims = {n} and DimSize = {fields['DimSize'][:80]} do not agree; correct its header")
+    affine, remarks = _affine(fields, n, path)
+    packed = _flag(fields, "CompressedData", False, path)
+    start, skip = _start(fields, names, end, packed, path), 0
+    slope, inter = _intensities(fields, path)
+    local = names == ["LOCAL"]
+    if not local and any("%" in name for name in names):
+        names = expanded(names[0], path, shape[-1])
+    if not names:
+        raise InputError(f"{path} has a list of data files that is empty; correct its header")
+    files = (path,) if local else beside(path, names)
+    dtype = _dtype(fields, path)
+    encoding = "gzip" if packed else "raw"
+    return Stored(path, shape, affine, dtype, files, start, encoding, skip, slope, inter, tuple(remarks))
+
+
+def data_names(path: Path) -> list[str]:
+    """Names of the files that hold the voxels, as the header has them; none where they follow the header."""
+    fields, names, _ = _fields(path)
+    if names and "%" in names[0]:
+        return expanded(names[0], path, whole(fields.get("DimSize", "0"), path, "DimSize")[-1])
+    return [] if names == ["LOCAL"] else names
+
+
+def _fields(path: Path) -> tuple[dict[str, str], list[str], int]:
+    """The fields by their first names, what ElementDataFile names, and where the header ends."""
+    fields: dict[str, str] = {}
+    with open(path, "rb") as file:
+        while "ElementDataFile" not in fields and b"=" in (line := file.readline(2**16)):
+            key, value = (os.fsdecode(part).strip() for part in line.split(b"=", 1))
+            name = SYNONYMS.get(key, key)
+            if fields.setdefault(name, value) != value and name != "Comment":
+                raise InputError(f"{path} gives {key} as {value[:40]} and {fields[name][:40]}; correct its header")
+        end = file.tell()
+        names = [name for name in (fields.get("ElementDataFile", ""),) if name]
+        if names and names[0].split()[:1] == ["LIST"]:
+            names = [name for line in file.read(2**22).splitlines() if (name := os.fsdecode(line).strip())]
+    return fields, names, end
+
+
+def _check_complete(fields: dict[str, str], path: Path) -> None:
+    if not {"NDims", "DimSize", "ElementType", "ElementDataFile"} <= fields.keys() or not fields["ElementDataFile"]:
+        raise InputError(f"{path} is not a readable MetaImage file (no complete header); export it again")
+    if not fields["NDims"].isdecimal() or len(fields["NDims"]) > 2:
+        raise InputError(f"{path}: NDims = {fields['NDims'][:80]} is not the number of axes; correct its header")
+
+
+def _flag(fields: dict[str, str], key: str, default: bool, path: Path) -> bool:
+    value = fields.get(key)
+    if value is not None and value.lower() not in BOOLEAN:
+        raise InputError(f"{path}: {key} = {value[:40]} is neither True nor False; correct its header")
+    return default if value is None else BOOLEAN[value.lower()]
+
+
+def _dtype(fields: dict[str, str], path: Path) -> np.dtype:
+    kind = fields["ElementType"]
+    channels = fields.get("ElementNumberOfChannels", "1")
+    if channels != "1":
+        raise InputError(
+            f"{path} holds vector voxels (ElementNumberOfChannels = {channels[:20]}), not one number per voxel; "
+            "convert it first"
+        )
+    if kind not in TYPES:
+        raise InputError(f"{path}: ElementType = {kind[:40]} is a kind of voxel that is not read; convert it first")
+    dtype = np.dtype(TYPES[kind])
+    bits = fields.get("ElementNBits", str(8 * dtype.itemsize))
+    if bits != str(8 * dtype.itemsize):
+        raise InputError(f"{path}: ElementNBits = {bits[:20]} is not that of {kind}; convert it first")
+    if fields.get("ObjectType", "Image").lower() != "image":
+        raise InputError(f"{path}: ObjectType = {fields['ObjectType'][:40]} is no image; give an image")
+    if not _flag(fields, "BinaryData", True, path):
+        raise InputError(f"{path} has its voxels as text (BinaryData = False), which is not read; convert it first")
+    big = _flag(fields, "BinaryDataByteOrderMSB", False, path)
+    return dtype.newbyteorder(">" if big else "<")
+
+
+def _start(fields: dict[str, str], names: list[str], end: int, packed: bool, path: Path) -> int | None:
+    """Where the voxels begin in each file; None: they are its end."""
+    (size, *_) = whole(fields.get("HeaderSize", "0"), path, "HeaderSize")
+    local = names == ["LOCAL"]
+    if size < -1 or (size != 0 and packed) or (size > 0 and local) or (packed and len(names) > 1):
+        raise InputError(
+            f"{path}: HeaderSize = {size} does not go with {'compressed' if packed else 'its'} data; correct its header"
+        )
+    if size == -1:
+        return None
+    return end if local else size
+
+
+def _intensities(fields: dict[str, str], path: Path) -> tuple[float, float]:
+    slope, inter = (
+        float(numbers(fields.get(key, default), 1, path, key)[0])
+        for key, default in (
+            ("ElementToIntensityFunctionSlope", "1"),
+            ("ElementToIntensityFunctionOffset", "0"),
+        )
+    )
+    if slope == 0:
+        raise InputError(f"{path}: ElementToIntensityFunctionSlope = 0 would make all voxels one; correct its header")
+    return slope, inter
+
+
+def _affine(fields: dict[str, str], n: int, path: Path) -> tuple[np.ndarray, list[str]]:
+    """(4, 4) voxel index -> LPS mm, of the first three axes, and remarks."""
+    identity = " ".join(str(int(i == j)) for i in range(n) for j in range(n))
+    rows = numbers(fields.get("TransformMatrix", identity), n * n, path, "TransformMatrix").reshape(n, n)
+    sizes = fields.get("ElementSpacing", fields.get("ElementSize", " ".join("1" * n)))
+    spacing = numbers(sizes, n, path, "ElementSpacing")
+    origin = numbers(fields.get("Offset", " ".join("0" * n)), n, path, "Offset")
+    unit = mm(fields.get("DistanceUnits", ""), path, "DistanceUnits")
+    for key in ("CenterOfRotation", "ImagePosition"):
+        if key in fields and numbers(fields[key], None, path, key).any() and not np.array_equal(rows, np.eye(n)):
+            raise InputError(f"{path}: {key} = {fields[key][:80]} is not read; set it to 0 and adapt Offset")
+    if "ImagePosition" in fields and numbers(fields["ImagePosition"], None, path, "ImagePosition").any():
+        raise InputError(f"{path}: ImagePosition = {fields['ImagePosition'][:80]} is not read; use Offset")
+    remarks = []
+    if not {"ElementSpacing", "ElementSize"} & fields.keys():
+        remarks.append("ElementSpacing is absent, so voxels count as 1 mm")
+    lengths = np.linalg.norm(rows, axis=1)
+    if not np.allclose(lengths, 1, atol=1e-3):
+        told = " x ".join(f"{length:.4g}" for length in lengths)
+        remarks.append(f"TransformMatrix scales voxels too, by {told}: both it and ElementSpacing are applied")
+    remarks += _orientation_remark(fields, rows, path)
+    size = min(n, 3)
+    affine = np.eye(4)
+    affine[:size, :size] = (rows.T * spacing)[:size, :size] * unit
+    affine[:size, 3] = origin[:size] * unit
+    return affine, remarks
+
+
+def _orientation_remark(fields: dict[str, str], rows: np.ndarray, path: Path) -> list[str]:
+    """Of AnatomicalOrientation, which names the sides where the axes start and cannot add to TransformMatrix."""
+    named = fields.get("AnatomicalOrientation", "").upper()
+    if len(named) != 3 or not set(named) <= FROM.keys() or len(rows) < 3:
+        return []
+    agree = all(rows[axis, FROM[letter][0]] * FROM[letter][1] > 0 for axis, letter in enumerate(named))
+    if agree:
+        return []
+    if "TransformMatrix" not in fields:
+        raise InputError(
+            f"{path} has AnatomicalOrientation = {named} and no TransformMatrix, which alone is read; add the matrix"
+        )
+    return [f"AnatomicalOrientation = {named} contradicts TransformMatrix, which is taken"]

@@ -1,0 +1,185 @@
+"""A volume that a text header describes (MetaImage, NRRD): what the header says, its data files, and their voxels."""
+
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from medgen.types import InputError
+
+MAX_BEYOND_VOXELS = 2**26  # bytes; a stream that goes on for longer is a gzip bomb
+MAX_FILES = 2**16  # of one volume
+PATTERN = re.compile(r"[^%]*%0?\d?\dd[^%]*|[^%]*%d[^%]*")  # one number of at most two digits' width
+MM = {"": 1.0, "?": 1.0, "???": 1.0} | {
+    name: factor
+    for names, factor in (
+        ("mm millimeter millimetre millimeters millimetres", 1.0),
+        ("cm centimeter centimetre centimeters centimetres", 10.0),
+        ("m meter metre meters metres", 1000.0),
+        ("um \u00b5m \u03bcm micron microns micrometer micrometre micrometers micrometres", 0.001),
+        ("nm nanometer nanometre nanometers nanometres", 1e-6),
+        ("in inch inches", 25.4),
+    )
+    for name in names.split()
+}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """How the voxels of a volume are stored.
+
+    shape    of the array, first axis fastest; trailing axes of length 1 may follow the third
+    affine   (4, 4) voxel index -> LPS mm
+    dtype    with its byte order
+    files    that hold the voxels one after another, in equal pieces
+    start    byte of each file where its piece begins; None: the piece is the file's end
+    encoding raw, gzip (zlib too), ascii or hex
+    skip     bytes of the decoded stream before the voxels
+    slope, inter  value = stored * slope + inter
+    remarks  what the header says in two ways or not at all, and how it is read
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    affine: np.ndarray
+    dtype: np.dtype
+    files: tuple[Path, ...]
+    start: int | None
+    encoding: str = "raw"
+    skip: int = 0
+    slope: float = 1.0
+    inter: float = 0.0
+    remarks: tuple[str, ...] = ()
+
+    def voxels(self) -> tuple[np.ndarray, list[str]]:
+        """The stored values in the file's own order, and a remark where bytes are left over. Raises InputError."""
+        needed = int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
+        share, rest = divmod(needed, len(self.files))
+        if rest:
+            raise InputError(f"{self.path} names {len(self.files)} data files, which its size does not fit; correct it")
+        held = [self._piece(file, share) for file in self.files]
+        raw = held[0][0] if len(held) == 1 else np.concatenate([piece for piece, _ in held])
+        left = sum(beyond for _, beyond in held)
+        return raw.view(self.dtype), [f"{left} bytes follow its last voxel: its header may be wrong"] if left else []
+
+    def _piece(self, file: Path, needed: int) -> tuple[np.ndarray, int]:
+        """The bytes of one file's voxels, and the count of bytes after them."""
+        size = file.stat().st_size
+        if self.encoding == "raw":
+            start = size - needed if self.start is None else self.start + self.skip
+            if not 0 <= start <= size - needed:
+                raise self._truncated()
+            return np.fromfile(file, np.uint8, needed, offset=start), size - needed - start
+        with open(file, "rb") as stream:
+            stream.seek(self.start or 0)
+            if self.encoding == "gzip":
+                return self._inflated(stream, needed, size)
+            return self._written(stream.read(), needed), 0
+
+    def _inflated(self, stream: IO[bytes], needed: int, size: int) -> tuple[np.ndarray, int]:
+        """A zlib or gzip stream (also of several members) to its end, where its checksum is compared."""
+        if needed > size * 1032:  # zlib cannot expand one byte to more
+            raise self._truncated()
+        raw, held, inflate = np.empty(needed, np.uint8), -self.skip, zlib.decompressobj(wbits=47)
+        try:
+            while held <= needed + MAX_BEYOND_VOXELS:
+                block = inflate.unconsumed_tail or stream.read(1 << 16)
+                made = np.frombuffer(inflate.decompress(block, 1 << 20), np.uint8)
+                inside = made[max(-held, 0) : max(needed - held, 0)]
+                raw[max(held, 0) : max(held, 0) + len(inside)] = inside
+                held += len(made)
+                if inflate.eof and inflate.unused_data[:2] == b"\x1f\x8b":
+                    rest, inflate = inflate.unused_data, zlib.decompressobj(wbits=47)
+                    stream.seek(-len(rest), 1)
+                elif inflate.eof or (not block and not len(made)):
+                    break
+        except zlib.error:
+            raise self._truncated() from None
+        if held < needed or not inflate.eof:
+            raise self._truncated()
+        return raw, held - needed
+
+    def _written(self, text: bytes, needed: int) -> np.ndarray:
+        """Voxels written as decimal numbers or as hexadecimal digits."""
+        try:
+            if self.encoding == "hex":
+                raw = np.frombuffer(bytes.fromhex(text.decode("ascii")), np.uint8)
+            else:
+                raw = np.array(text.split(), self.dtype).view(np.uint8)
+        except (ValueError, OverflowError):
+            raise self._truncated() from None
+        if len(raw) < needed:
+            raise self._truncated()
+        return raw[:needed]
+
+    def _truncated(self) -> InputError:
+        its = f"one of its {len(self.files)} data files" if len(self.files) > 1 else "it"
+        return InputError(
+            f"{self.path}: {its} is truncated, its voxels are corrupt, or its header asks for too many; copy or export "
+            "it again"
+        )
+
+
+def numbers(text: str, count: int | None, path: Path, field: str) -> np.ndarray:
+    """The numbers of a field, finite. Raises InputError where they are not ``count``."""
+    try:
+        found = np.array([float(part) for part in text.split()], np.float64)
+    except ValueError:
+        found = np.empty(0)
+    if not found.size or (count is not None and found.size != count) or not np.isfinite(found).all():
+        wanted = "numbers" if count is None else f"{count} number{'s' * (count != 1)}"
+        raise InputError(f"{path}: {field} = {text[:80]} is not {wanted}; correct its header")
+    return found
+
+
+def whole(text: str, path: Path, field: str) -> list[int]:
+    """The whole numbers of a field. Raises InputError."""
+    found = text.split()
+    if not found or not all(re.fullmatch(r"[+-]?\d{1,18}", part, re.ASCII) for part in found):
+        raise InputError(f"{path}: {field} = {text[:80]} is not whole numbers; correct its header")
+    return [int(part) for part in found]
+
+
+def mm(unit: str, path: Path, field: str) -> float:
+    """Millimetres of a unit of length; one that is not stated is the millimetre. Raises InputError."""
+    if unit.lower() not in MM:
+        raise InputError(f"{path}: {field} is {unit[:40]}, no unit that is known; convert it to mm")
+    return MM[unit.lower()]
+
+
+def expanded(text: str, path: Path, count: int) -> list[str]:
+    """File names of a pattern and its numbers: ``s%03d.raw 1 90 1``; without numbers from 1 to ``count``."""
+    pattern, *rest = text.split()
+    low, high, step, *_ = [*whole(" ".join(rest), path, "its data files"), 1][:4] if rest else (1, count, 1)
+    steps = range(low, high + (1 if step > 0 else -1), step) if step else range(0)
+    if not PATTERN.fullmatch(pattern) or not 0 < len(steps) <= MAX_FILES:
+        raise InputError(f"{path} names its data files by {text[:80]}, which cannot be read; correct it")
+    return [pattern % number for number in steps]
+
+
+def beside(path: Path, names: Sequence[str]) -> tuple[Path, ...]:
+    """The data files that a header names, each in the header's own folder, links followed.
+
+    A header must not make a volume of any file of this machine, nor wait for a pipe. Raises InputError.
+    """
+    found = []
+    homes = {path.parent.resolve(), path.resolve().parent}  # a header that is a link, beside its data or by itself
+    for name in names:
+        file = path.parent / name
+        try:
+            inside = bool(name) and file.resolve().parent in homes
+            there = file.is_file()
+        except (OSError, ValueError, RuntimeError):
+            inside, there = True, False
+        if not inside:
+            link = " through a link" if (path.parent / name).parent.resolve() in homes else ""
+            raise InputError(f"{path} names a data file {name[:200]} in another folder{link}; put it beside its header")
+        if not there:
+            what = "is no regular file" if file.exists() else "does not exist"
+            raise InputError(f"{path} names a data file {name[:200]} that {what}; put it there")
+        found.append(file)
+    return tuple(found)
