@@ -12,6 +12,7 @@ from medgen.augmentation.patch import Patch
 from medgen.checkpoint import Model, load_model
 from medgen.config import Settings
 from medgen.data.codecs import fit_range
+from medgen.data.label_sampling import labels_at
 from medgen.inference.predict import SAME_SPACING
 from medgen.methods.lesion_gan import FIRST_KIND, HOST, LesionGAN
 from medgen.types import InputError
@@ -43,8 +44,8 @@ class GAN:
         x = np.stack(
             [c.encode(_sampled(v, window + corner, mode="nearest")) for c, v in zip(codes, patch.volumes, strict=True)]
         )
-        lesion, host = (_sampled(m.astype(np.float32), window) > 0.5 for m in (patch.mask, patch.host))
-        labels = np.where(lesion, self._class_of(patch.kind), np.where(host, HOST, 0))
+        there = np.where(patch.mask, self._class_of(patch.kind), np.where(patch.host, HOST, 0))
+        labels = labels_at(there, lambda rows: window[:, rows], window.shape[1:], outside=0)
         y = self._painted(x, labels, rng)
         changes = [c.decode(b) - c.decode(a) for c, a, b in zip(codes, x, y, strict=True)]
         return patch.image + np.stack([_sampled(change, back) for change in changes])

@@ -3,6 +3,7 @@
 import numpy as np
 from scipy import ndimage
 
+from medgen.data.label_sampling import along_axes, by_affine, labels_at
 from medgen.data.separable import interpolated
 from medgen.io.volume import Volume
 
@@ -16,7 +17,7 @@ def resample(volume: Volume, spacing: tuple[float, ...], *, labels: bool = False
     Args:
         volume: (X, Y, Z); its affine may be oblique.
         spacing: new voxel size in mm for each array axis.
-        labels: values are names: nearest neighbour, nothing is smoothed.
+        labels: values are names: the largest share wins, see ``label_sampling``; nothing is smoothed.
     """
     old = np.asarray(volume.spacing)
     new = np.asarray(spacing, float)
@@ -25,7 +26,7 @@ def resample(volume: Volume, spacing: tuple[float, ...], *, labels: bool = False
     # centre of the new grid = centre of the old one, in old voxel coordinates
     first = (np.asarray(volume.data.shape) - 1) / 2 - step * (np.asarray(shape) - 1) / 2
     if labels:
-        data = ndimage.affine_transform(volume.data, step, first, output_shape=shape, order=0, mode="nearest")
+        data = labels_at(volume.data, along_axes(first, step, shape), shape)
     else:
         data = interpolated(volume.data, first, step, shape, sigma=np.maximum(0, (step - 1) / 2).tolist())
     affine = volume.affine.copy()
@@ -37,19 +38,17 @@ def resample(volume: Volume, spacing: tuple[float, ...], *, labels: bool = False
 def resample_like(volume: Volume, reference: Volume, *, labels: bool = False) -> np.ndarray:
     """Values of ``volume`` at the voxel centres of ``reference``: linear, edges repeated.
 
-    ``labels``: values are names: nearest neighbour, 0 outside.
+    ``labels``: values are names: the largest share wins, see ``label_sampling``; 0 outside.
     """
     to_voxel = np.linalg.inv(volume.affine) @ reference.affine
-    step = np.diag(to_voxel)[:3]
+    step, first, shape = np.diag(to_voxel)[:3], to_voxel[:3, 3], reference.data.shape
     # Along the same axes; what rounding leaves beside the diagonal moves no voxel by a thousandth of one.
-    aslant = (np.abs(to_voxel[:3, :3] - np.diag(step)) @ reference.data.shape).max()
-    if not labels and aslant < 1e-3:
-        return interpolated(volume.data, to_voxel[:3, 3], step, reference.data.shape)
-    return ndimage.affine_transform(
-        volume.data,
-        to_voxel[:3, :3],
-        to_voxel[:3, 3],
-        output_shape=reference.data.shape,
-        order=0 if labels else 1,
-        mode="grid-constant" if labels else "nearest",
-    ).astype(np.float32)
+    aslant = (np.abs(to_voxel[:3, :3] - np.diag(step)) @ shape).max() >= 1e-3
+    if labels:
+        places = by_affine(to_voxel[:3, :3], first, shape) if aslant else along_axes(first, step, shape)
+        return labels_at(volume.data, places, shape, outside=0).astype(np.float32)
+    if not aslant:
+        return interpolated(volume.data, first, step, shape)
+    matrix = to_voxel[:3, :3]
+    moved = ndimage.affine_transform(volume.data, matrix, first, output_shape=shape, order=1, mode="nearest")
+    return moved.astype(np.float32)

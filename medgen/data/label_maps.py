@@ -17,7 +17,7 @@ from medgen.data.grid import resample, resample_like
 from medgen.io.volume import GRID_TOLERANCE, Volume, read_volume, same_geometry, to_canonical
 from medgen.types import InputError
 
-VERSION = 1  # counts changes of this file that make old entries wrong
+VERSION = 2  # counts changes of this file that make old entries wrong
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def cached_label_map(
         image: file of the real image on whose grid the map must lie, and whose background gives the tissue classes.
         table: of the cohort.
         spacing: mm of the model's grid, or None for the files' own.
-        movable: bring a map on another grid to the image's by nearest neighbour.
+        movable: resample a map on another grid to the image's, see ``data.label_sampling``.
 
     Raises:
         InputError: unreadable, values that are not in the table, or on another grid and not movable.

@@ -13,7 +13,7 @@ from medgen.data.grid import resample, resample_like
 from medgen.io.volume import GRID_TOLERANCE, read_volume, same_geometry, to_canonical
 from medgen.types import InputError
 
-VERSION = 1  # counts changes of this file that make old entries wrong
+VERSION = 2  # counts changes of this file that make old entries wrong
 PER_PART = 16  # places of a connected part that patches are centred on
 
 
@@ -33,7 +33,7 @@ def cached_labels(
         folder: cache folder.
         path: the label map's file.
         fixed: file of the image whose grid the case's images are brought to; labels that lie on another one are
-            taken there by nearest neighbour, 0 outside.
+            resampled, 0 outside; see ``data.label_sampling``.
         values: voxel values, ascending, 0 (the background) first.
         classes: of each value its class; None: the i-th value is class i.
         spacing: mm of the model's grid, or None for the image's own.

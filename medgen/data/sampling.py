@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.transforms import Compose, RandAffined, RandFlipd
-from monai.transforms.compose import Compose as ComposeType
 from torch.utils.data import DataLoader, Dataset
 
 from medgen.data.cache import Cached, Channels
 from medgen.data.codecs import encoded
 from medgen.data.label_maps import LabelTable
+from medgen.data.random_affine import RandomAffine, Turn, cut_patch
 from medgen.data.slabs import fold_batch
 from medgen.types import Batch, InputError
 
@@ -72,21 +71,14 @@ class Patches(Dataset):
         self.centres, self.centred = centres or {}, centred
         self.patch, self.slab = np.asarray(patch), slab
         self.body, self.match_position, self.gamma = body, match_position, gamma
-        self.spatial = _spatial(patch, flip, rotate, scale)
-        self.artefacts = _artefacts(artefacts)
-        # Turned and shrunk patches need neighbours beyond their edge: crop more, transform into the centre.
-        turn = np.deg2rad(min(rotate, 45))
-        margin = (1 + scale) * (np.cos(turn) + np.sin(turn))
-        # By an even number, or the centres would lie half a voxel apart and patches be smoother than volumes.
-        self.crop = self.patch + 2 * np.ceil(self.patch * (margin - 1) / 2).astype(int)
-        # What stays inside the volume: the crop, but of a slab no more than its own slices, or a volume's first and
-        # last slices would never be seen. How far turning takes a slab's rim out of its slices depends on its width.
-        self.inside, self.offset = self.crop.copy(), np.zeros(3, int)
+        self.spatial = RandomAffine(tuple(AXES[a] for a in flip), rotate, scale)
+        # Room for a turned patch inside the volume; not along a slab's axis, or its ends would never be seen.
+        angle = np.deg2rad(min(rotate, 45))
+        margin = (1 + scale) * (np.cos(angle) + np.sin(angle)) - 1
+        self.inside = self.patch + 2 * np.ceil(self.patch * margin / 2).astype(int)
         if slab is not None:
-            turned = np.sin(np.deg2rad(min(rotate, 90))) * np.delete(self.patch, slab).max() / 2
-            self.crop[slab] += 2 * int(np.ceil(turned))
             self.inside[slab] = self.patch[slab]
-            self.offset[slab] = (self.crop[slab] - self.patch[slab]) // 2
+        self.artefacts = _artefacts(artefacts, fixed=paired or bool(self.labels or self.siblings))
 
     def __getitem__(self, n: int) -> Batch:
         rng = np.random.default_rng([self.seed, n])
@@ -98,22 +90,23 @@ class Patches(Dataset):
         table = source[0].range if isinstance(source[0].range, LabelTable) else None
         start = self._start(target[0] if table else source[0], rng, centres=self.centres.get(source_name))
         start_target = start if paired else self._start(target[0], rng, match=(source[0], start))
-        x = encoded([c.range for c in source], [_crop(c.data, start, self.crop) for c in source])
-        y = encoded([c.range for c in target], [_crop(c.data, start_target, self.crop) for c in target])
-        given = {"x": x, "y": y}
-        if self.labels:
-            given["labels"] = _crop(np.load(self.labels[source_name], mmap_mode="r"), start, self.crop)[None]
-        made = self._augment(given, rng, paired)
-        if table:
-            made["x"] = table.encode(table.decode(made["x"]))  # what turning has blurred is one label again
+        exponent = self._exponent(len(source), rng)
+        turn = self.spatial.draw(rng)
+        turn_target = turn if paired else self.spatial.draw(rng)
+        spacing = source[0].spacing
+        x = self._cut(source, start, turn, spacing)
+        y = self._cut(target, start_target, turn_target, spacing if paired else target[0].spacing)
+        x = x if table else self._with_artefacts(_bent(x, exponent), spacing, rng)
         sample = {
-            "source": torch.from_numpy(np.ascontiguousarray(made["x"])),
-            "target": torch.from_numpy(np.ascontiguousarray(made["y"])),
+            "source": torch.from_numpy(np.ascontiguousarray(x)),
+            "target": torch.from_numpy(np.ascontiguousarray(y)),
             "source_case": source_name,
             "target_case": target_name,
         }
         if self.labels:
-            sample["labels"] = torch.from_numpy(made["labels"].astype(np.int64))
+            classes = np.load(self.labels[source_name], mmap_mode="r")
+            classes = cut_patch(classes, start, self.patch, turn, spacing, labels=True)
+            sample["labels"] = torch.from_numpy(classes[None].astype(np.int64))
         if self.domains:
             sample |= {"source_domain": self.domains[source_name], "target_domain": self.domains[target_name]}
             sample["paired"] = paired
@@ -147,7 +140,7 @@ class Patches(Dataset):
         elif match is not None and self.match_position:
             other, start = match
             low, high = _box(other)
-            place = (start + self.crop / 2 - low) / np.maximum(high - low, 1)
+            place = (start + self.patch / 2 - low) / np.maximum(high - low, 1)
             low, high = _box(case)
             centre = low + place * (high - low) + rng.normal(0, 0.05, 3) * (high - low)
         elif rng.random() < self.body and len(case.body):
@@ -155,55 +148,40 @@ class Patches(Dataset):
             centre = case.body[rng.integers(len(case.body))] + rng.uniform(-0.25, 0.25, 3) * self.inside
         else:
             centre = rng.uniform(0, 1, 3) * shape
-        start = np.rint(centre - self.crop / 2).astype(int)
-        low, high = -self.offset, shape - self.inside - self.offset
-        return np.where(low <= high, np.clip(start, low, np.maximum(low, high)), -((self.crop - shape) // 2))
+        start = np.rint(centre - self.patch / 2).astype(int)
+        room = np.where(self.inside <= shape, self.inside - self.patch, 0) // 2  # none where the volume has none
+        low, high = room, shape - self.patch - room
+        return np.where(low <= high, np.clip(start, low, np.maximum(low, high)), -((self.patch - shape) // 2))
 
-    def _augment(self, patches: dict[str, np.ndarray], rng: np.random.Generator, paired: bool) -> dict[str, np.ndarray]:
-        x = patches["x"]
-        if self.gamma:
-            exponent = 2.0 ** rng.uniform(-self.gamma, self.gamma, (len(x), 1, 1, 1))  # each contrast its own
-            x = ((x + 1) / 2) ** exponent.astype(np.float32) * 2 - 1
-        patches = patches | {"x": x}
-        if self.spatial is not None:
-            together = [k for k in patches if paired or k != "y"]
-            turned = self._transform({k: patches[k] for k in together}, rng)
-            patches = turned if paired else turned | self._transform({"y": patches["y"]}, rng)
-        if self.artefacts:
-            with torch.random.fork_rng(devices=[]):  # TorchIO draws from torch's global generator
-                torch.manual_seed(int(rng.integers(2**62)))
-                for transform in self.artefacts:
-                    patches["x"] = transform(torch.from_numpy(np.ascontiguousarray(patches["x"]))).numpy()
-        return patches
+    def _cut(self, case: Channels, start: np.ndarray, turn: Turn, spacing: tuple[float, ...]) -> np.ndarray:
+        """(C, X, Y, Z) in code units, the contrasts turned together."""
+        named = isinstance(case[0].range, LabelTable)
+        cuts = [cut_patch(c.data, start, self.patch, turn, spacing, labels=named) for c in case]
+        return encoded([c.range for c in case], cuts)
 
-    def _transform(self, patches: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        assert self.spatial is not None
-        self.spatial.set_random_state(seed=int(rng.integers(2**31)))
-        out = self.spatial(patches)
-        return {key: np.asarray(out[key]) for key in patches}
+    def _exponent(self, contrasts: int, rng: np.random.Generator) -> np.ndarray | None:
+        return 2.0 ** rng.uniform(-self.gamma, self.gamma, (contrasts, 1, 1, 1)) if self.gamma else None
 
+    def _with_artefacts(self, x: np.ndarray, spacing: tuple[float, ...], rng: np.random.Generator) -> np.ndarray:
+        if not self.artefacts:
+            return x
+        import torchio
 
-def _spatial(patch: tuple[int, ...], flip: tuple[str, ...], rotate: float, scale: float) -> ComposeType | None:
-    keys = ("x", "y", "labels")
-    steps: list[Any] = [RandFlipd(keys, prob=0.5, spatial_axis=AXES[a], allow_missing_keys=True) for a in flip]
-    if rotate or scale:
-        turn = (float(np.deg2rad(rotate)),) * 3
-        steps.append(
-            RandAffined(
-                keys,
-                prob=0.8,
-                spatial_size=patch,
-                rotate_range=turn,
-                scale_range=(scale,) * 3,
-                padding_mode="border",
-                mode=("bilinear", "bilinear", "nearest"),
-                allow_missing_keys=True,
-            )
-        )
-    return Compose(steps) if steps else None
+        image = torchio.ScalarImage(tensor=torch.from_numpy(np.ascontiguousarray(x)), affine=np.diag([*spacing, 1.0]))
+        with torch.random.fork_rng(devices=[]):  # TorchIO draws from torch's global generator
+            torch.manual_seed(int(rng.integers(2**62)))
+            for transform in self.artefacts:
+                image = transform(image)
+        return np.asarray(image.data)
 
 
-def _artefacts(specs: tuple[dict[str, Any], ...]) -> list[Any]:
+def _bent(x: np.ndarray, exponent: np.ndarray | None) -> np.ndarray:
+    """Code units under a gamma curve, each contrast its own."""
+    return x if exponent is None else ((x + 1) / 2) ** exponent.astype(np.float32) * 2 - 1
+
+
+def _artefacts(specs: tuple[dict[str, Any], ...], *, fixed: bool) -> list[Any]:
+    """TorchIO's transforms; ``fixed``: they must not move the source, for a target or labels lie on it."""
     if not specs:
         return []
     try:
@@ -216,6 +194,11 @@ def _artefacts(specs: tuple[dict[str, Any], ...]) -> list[Any]:
         transform = getattr(torchio, spec["name"], None)
         if not (isinstance(transform, type) and issubclass(transform, torchio.Transform)):
             raise InputError(f"sampling.artefacts: TorchIO has no transform named {spec['name']!r}")
+        if fixed and issubclass(transform, torchio.SpatialTransform):
+            raise InputError(
+                f"sampling.artefacts: {spec['name']} moves the source off its target or labels; "
+                "use sampling.flip, rotate and scale, which move them together"
+            )
         try:
             transforms.append(transform(p=spec.get("probability", 0.2), **spec.get("options", {})))
         except (TypeError, ValueError) as error:
@@ -227,13 +210,6 @@ def _box(case: Cached) -> tuple[np.ndarray, np.ndarray]:
     if not len(case.body):
         return np.zeros(3), np.asarray(case.data.shape, float)
     return case.body.min(0).astype(float), case.body.max(0).astype(float)
-
-
-def _crop(data: np.ndarray, start: np.ndarray, size: np.ndarray) -> np.ndarray:
-    low, high = np.maximum(start, 0), np.minimum(start + size, data.shape)
-    cut = np.asarray(data[tuple(slice(a, b) for a, b in zip(low, high, strict=True))], np.float32)
-    beyond = list(zip(low - start, start + size - high, strict=True))
-    return np.pad(cut, beyond, mode="edge") if np.any(beyond) else cut
 
 
 def batches(

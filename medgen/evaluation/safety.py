@@ -13,6 +13,7 @@ import numpy as np
 from scipy import ndimage
 
 from medgen.data.body import body_mask, looks_like_hu
+from medgen.data.label_sampling import along_axes, labels_at
 from medgen.evaluation import findings, lesion_findings
 from medgen.evaluation.checked import Checked, Reason, Spacing, Status
 from medgen.evaluation.thresholds import Thresholds
@@ -106,7 +107,7 @@ def _prepared(
         return None if v is None else _averaged(v, factor)[crop]
 
     def whole_numbers(v: np.ndarray | None) -> np.ndarray | None:
-        return None if v is None else v[tuple(slice(k // 2, None, k) for k in factor)][crop]
+        return None if v is None else _largest_shares(v, factor)[crop]
 
     step = np.multiply(spacing, factor)
     return Checked(
@@ -149,6 +150,15 @@ def _averaged(v: np.ndarray, factor: Sequence[int]) -> np.ndarray:
     v = v[tuple(slice(n // k * k) for n, k in zip(v.shape, factor, strict=True))]
     blocks = [part for n, k in zip(v.shape, factor, strict=True) for part in (n // k, k)]
     return v.reshape(blocks).mean((1, 3, 5))
+
+
+def _largest_shares(v: np.ndarray, factor: Sequence[int]) -> np.ndarray:
+    """Labels at the middles of the blocks of ``_averaged``, so that they lie on the averaged images."""
+    if max(factor) == 1:
+        return v
+    step = np.asarray(factor, float)
+    shape = [n // k for n, k in zip(v.shape, factor, strict=True)]
+    return labels_at(v, along_axes((step - 1) / 2, step, shape), shape)
 
 
 def _check(source: np.ndarray, output: np.ndarray, spacing: Spacing, *others: Any) -> None:

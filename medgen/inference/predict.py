@@ -105,7 +105,7 @@ def translate_channels(
 
 
 def on_model_grid(volume: Volume, model: Model, *, labels: bool = False) -> Volume:
-    """An upright volume brought to the model's spacing as inference.spacing says; ``labels``: by nearest neighbour."""
+    """An upright volume brought to the model's spacing as inference.spacing says; ``labels``: see ``grid.resample``."""
     wanted, policy = model.info.spacing, model.settings.inference.spacing
     if policy == "ignore" or np.allclose(volume.spacing, wanted, rtol=SAME_SPACING):
         return volume

@@ -8,6 +8,7 @@ import torch
 
 from medgen.data.cache import Cached
 from medgen.data.codecs import Range
+from medgen.data.random_affine import Turn, cut_patch
 from medgen.data.sampling import Patches, batches
 from medgen.types import InputError
 
@@ -168,7 +169,7 @@ def test_slabs_come_folded_and_reach_the_first_and_the_last_slice():
         patches = Patches(cohort(), cohort(), paired=True, patch=(8, 8, 1), slab=2, seed=0, rotate=rotate, body=0.5)
         assert patches[0]["source"].shape == (1, 8, 8, 1)
         assert next(batches(patches, batch=2, first_step=0, steps=1))["source"].shape == (2, 1, 8, 8)
-        seen = {int(patches._start(volume(0), np.random.default_rng(n))[2] + patches.offset[2]) for n in range(300)}
+        seen = {int(patches._start(volume(0), np.random.default_rng(n))[2]) for n in range(300)}
         assert seen == set(range(16))
 
 
@@ -189,17 +190,104 @@ def plane_of(patch):
     return np.stack([u.ravel(), v.ravel(), np.ones(u.size)], 1)
 
 
-@pytest.mark.parametrize("patch", [(8, 8, 8), (7, 8, 5)])
-def test_turning_by_nothing_leaves_the_voxels_where_they_are(patch):
-    """Crop and patch share their centre, or the patch would be the mean of neighbours."""
-    data = np.random.default_rng(0).normal(0, 100, (24, 20, 16)).astype(np.float32)
-    path = Path(FOLDER.name) / f"noise{patch}.npy"
-    np.save(path, data)
-    entry = (Cached(path, np.zeros((0, 3), np.int32), Range(-1000, 1000), (1.0, 1.0, 1.0), {}),)
-    patches = Patches({"a": entry}, {"a": entry}, paired=True, patch=patch, seed=0, scale=0.3)
-    patches.spatial.transforms[0].prob = 0.0
-    found = Range(-1000, 1000).decode(patches[0]["source"].numpy()).ravel()
-    assert np.abs(found[:, None] - data.ravel()).min(1).max() < 0.01
+def blob(spacing, sides=96.0, sigma=8.0):
+    """A Gaussian ball in mm in the middle of a cube of ``sides`` mm, and the same as labels of radius 2 sigma."""
+    mm = np.reshape(spacing, (3, 1, 1, 1))
+    shape = tuple(int(sides / s) for s in spacing)
+    apart = (((np.indices(shape) - np.reshape(shape, (3, 1, 1, 1)) / 2 + 0.5) * mm) ** 2).sum(0)
+    stem = Path(FOLDER.name) / f"ball{spacing}"
+    np.save(f"{stem}.npy", (2000 * np.exp(-apart / (2 * sigma**2)) - 1000).astype(np.float32))
+    np.save(f"{stem}.labels.npy", (apart < (2 * sigma) ** 2).astype(np.uint8))
+    case = Cached(Path(f"{stem}.npy"), np.array([shape], np.int32) // 2, Range(-1000, 1000), spacing, {})
+    return (case,), Path(f"{stem}.labels.npy")
+
+
+def axes_in_mm(weight, spacing):
+    """Longest to shortest of the axes along which the patch has more than one voxel."""
+    many = np.array(weight.shape) > 1
+    places = (np.indices(weight.shape).reshape(3, -1) * np.reshape(spacing, (3, 1)))[many]
+    weight = weight.ravel() / weight.sum()
+    places = places - (places * weight).sum(1, keepdims=True)
+    lengths = np.sqrt(np.linalg.eigvalsh((places * weight) @ places.T))
+    return lengths[-1] / lengths[0]
+
+
+@pytest.mark.parametrize(
+    ("spacing", "slab"),
+    [
+        ((2.0, 2.0, 2.0), None),
+        ((1.5, 1.5, 4.0), None),
+        ((3.0, 1.5, 1.5), None),
+        ((1.6, 2.5, 2.0), None),
+        ((1.5, 1.5, 4.0), 2),
+        ((4.0, 1.0, 2.0), 0),
+        ((1.0, 4.0, 2.0), 1),
+    ],
+)
+def test_a_turned_ball_is_a_ball_in_mm(spacing, slab):
+    """At any voxel size, in 3D and in slabs, of images and of labels."""
+    case, labels = blob(spacing)
+    patch = [1 if axis == slab else int(64 / s) for axis, s in enumerate(spacing)]
+    options = {"paired": True, "patch": patch, "seed": 0, "rotate": 25.0, "body": 1.0, "slab": slab, "flip": ("x",)}
+    patches = Patches({"a": case}, {"a": case}, labels={"a": labels}, **options)
+    samples = [patches[n] for n in range(4)]
+    for sample in samples:
+        image, named = sample["source"][0].numpy() + 1, sample["labels"][0].numpy()
+        assert axes_in_mm(np.where(image > 0.2, image, 0), spacing) < 1.02
+        assert axes_in_mm(named.astype(float), spacing) < 1.08  # of whole voxels of up to a third of the radius
+        assert ((image > 2 * np.exp(-2)) == (named > 0)).mean() > 0.98  # labels and image turn together
+    assert len({float(s["source"].mean()) for s in samples}) > 2
+
+
+def test_scaling_is_along_the_axes_and_the_same_at_any_voxel_size():
+    sizes = []
+    for spacing in ((2.0, 2.0, 2.0), (2.0, 2.0, 4.0)):
+        case, _ = blob(spacing)
+        patches = Patches(
+            {"a": case}, {"a": case}, paired=True, patch=[int(64 / s) for s in spacing], seed=0, scale=0.3
+        )
+        found = [np.where(p > 0.2, p, 0) for p in (patches[n]["source"][0].numpy() + 1 for n in range(6))]
+        sizes.append([p.sum() * np.prod(spacing) for p in found])
+    np.testing.assert_allclose(*sizes, rtol=0.03)
+    assert np.ptp(sizes[0]) / np.mean(sizes[0]) > 0.2
+
+
+def test_thin_patches_are_turned_with_what_lies_beside_them():
+    """A patch much wider than deep needs more slices than its own, or the edge would be repeated in it."""
+    shape = (60, 60, 60)
+    path = Path(FOLDER.name) / "ramp.npy"
+    np.save(path, np.broadcast_to(np.arange(60, dtype=np.float32), shape))
+    case = (Cached(path, np.array([[30, 30, 30]]), Range(0, 100), (1.0, 1.0, 1.0), {}),)
+    patches = Patches({"a": case}, {"a": case}, paired=True, patch=(40, 40, 6), seed=0, rotate=20.0, body=1.0)
+    for n in range(6):
+        values = Range(0, 100).decode(patches[n]["source"][0].numpy()).astype(float)
+        inside = (values > 0.5) & (values < 58.5)
+        bends = [np.abs(np.diff(np.where(inside, values, np.nan), 2, axis)) for axis in range(3)]
+        assert max(np.nanmax(bend) for bend in bends) < 1e-3
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_artefacts_act_in_mm_and_do_not_move_a_source_off_its_target(paired):
+    torchio = pytest.importorskip("torchio")
+    spatial = ({"name": "RandomAffine", "probability": 1.0},)
+    if paired:
+        with pytest.raises(InputError, match=r"RandomAffine moves the source .* sampling.flip, rotate and scale"):
+            make(artefacts=spatial)
+        return
+    seen = []
+    patches = make(paired=False, artefacts=spatial)
+    patches.artefacts = [lambda image: seen.append(image.spacing) or image]
+    patches[0]
+    assert seen == [(1.0, 1.0, 1.0)] and torchio.SpatialTransform
+
+
+@pytest.mark.parametrize("size", [(8, 8, 8), (7, 8, 5)])
+def test_turning_by_nothing_leaves_the_voxels_where_they_are(size):
+    """Turn and patch share their centre, or the patch would be the mean of neighbours."""
+    data, start = np.random.default_rng(0).normal(0, 100, (24, 20, 16)), np.array([3, 5, 9])
+    patch = cut_patch(data, start, np.array(size), Turn(np.eye(3)), (1.0, 2.0, 3.0))
+    expected = cut_patch(data, start, np.array(size), Turn(), (1.0, 2.0, 3.0))
+    np.testing.assert_allclose(patch, expected, atol=1e-4)
 
 
 def test_patches_are_centred_where_asked():

@@ -3,6 +3,7 @@ import pytest
 from scipy import ndimage
 
 from medgen.data.phantom import LABELS, make_patient
+from medgen.evaluation import safety
 from medgen.evaluation.safety import check_case
 from medgen.evaluation.thresholds import Thresholds
 from medgen.types import InputError
@@ -155,3 +156,19 @@ def ball_in_liver(patient):
     at = at[len(at) // 2]
     grids = np.ogrid[tuple(slice(n) for n in patient.labels.shape)]
     return sum(((g - a) * 2.5) ** 2 for g, a in zip(grids, at, strict=True)) <= 81
+
+
+@pytest.mark.parametrize("factor", [(2, 2, 2), (2, 1, 3), (4, 4, 1)])
+def test_labels_and_lesions_lie_on_the_averaged_image(factor):
+    """Blocks of an even number of voxels have no middle voxel: taking one moved labels by half a voxel."""
+    shape = (41, 40, 42)
+    middle = np.array([18.6, 20.3, 21.0])
+    ball = ((np.indices(shape) - middle.reshape(3, 1, 1, 1)) ** 2).sum(0) < 14**2
+    case = safety._prepared(
+        ball * 1000.0 - 1000, ball * 1000.0 - 1000, (2 / factor[0], 2 / factor[1], 2 / factor[2]),
+        None, ball * 7, {7: "ball"}, ball * 1, Thresholds(),
+    )  # fmt: skip
+    weight = case.source + 1000
+    at = [(i * weight).sum() / weight.sum() for i in np.indices(weight.shape)]
+    for labels in (case.labels == 7, case.lesions > 0):
+        assert np.abs(np.argwhere(labels).mean(0) - at).max() < 0.1

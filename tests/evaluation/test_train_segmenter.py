@@ -1,5 +1,7 @@
 """A segmenter learns simple shapes in seconds, the same way twice, and tells which cases it could not use."""
 
+import dataclasses
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -113,3 +115,29 @@ def test_the_learning_rate_rises_and_falls_to_nothing():
     assert rates[top] == pytest.approx(1) and 3 <= top <= 6 and rates[0] > 0
     assert (np.diff(rates[: top + 1]) > 0).all() and (np.diff(rates[top:]) < 0).all()
     assert rates[-1] == pytest.approx(0, abs=1e-12)
+
+
+def test_its_augmentation_turns_millimetres(tmp_path, monkeypatch):
+    """What training sees of a ball in voxels of 1.5 × 1.5 × 3 mm is no ellipsoid, in the image nor in the labels."""
+    mm, shape = np.array([1.5, 1.5, 3.0]), (48, 48, 24)
+    apart = ((np.indices(shape) - (np.reshape(shape, (3, 1, 1, 1)) - 1) / 2) * mm.reshape(3, 1, 1, 1)) ** 2
+    ball = np.exp(-apart.sum(0) / (2 * 9.0**2)).astype(np.float32)
+    paths = tmp_path / "image.nii.gz", tmp_path / "labels.nii.gz"
+    for path, array in zip(paths, (ball, (ball > 0.2).astype(np.uint8)), strict=True):
+        nib.save(nib.Nifti1Image(array, np.diag([*mm, 1.0])), path)
+    seen = []
+    monkeypatch.setattr(module, "batches", lambda patches, **options: seen.append(patches) or iter(()))
+    monkeypatch.setattr(module, "_fit", lambda *args, **options: {})
+    train_segmenter([Example("a", "a", *paths)], tmp_path / "made", **TINY | {"voxels": 48 * 48 * 24})
+    (patches,) = seen
+    assert patches.spatial.rotate > 0 and patches.spatial.scale > 0
+    patches.spatial = dataclasses.replace(patches.spatial, scale=0.0)
+    for n in range(6):
+        sample = patches[n]
+        weight = sample["labels"][0].numpy().astype(float)
+        places = np.indices(weight.shape).reshape(3, -1) * mm[:, None]
+        places = places - (places * weight.ravel()).sum(1, keepdims=True) / weight.sum()
+        lengths = np.sqrt(np.linalg.eigvalsh(places * weight.ravel() @ places.T))
+        assert lengths[-1] / lengths[0] < 1.08  # were voxels turned, up to 1.3
+        bright = sample["source"][0].numpy() > np.median(sample["source"][0][weight > 0]) * 0.3
+        assert weight[bright].mean() > 0.7
