@@ -21,7 +21,8 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from medgen.augmentation.dataset import read_case, read_dataset
+from medgen.augmentation.dataset import read_case
+from medgen.augmentation.read import read_dataset
 from medgen.augmentation.insert import insert_lesion, named_painter
 from medgen.augmentation.lesion_library import Lesion, Library, build_library, measure_lesions
 from medgen.augmentation.placement import NoRoom

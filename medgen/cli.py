@@ -101,7 +101,7 @@ def phantom(
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(help="YAML file, e.g. configs/ct_contrast_pix2pix.yaml.")],
+    config: Annotated[str, typer.Argument(help="YAML file, or the name of a config that medgen configs lists.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, e.g. data.root=COHORT.")] = None,
     out: Annotated[Path, typer.Option(help="Run folder; gets the model folders last and best.")] = ...,  # type: ignore
     resume: Annotated[bool, typer.Option("--resume", help="Go on from RUN/last.")] = False,
@@ -110,11 +110,11 @@ def train(
     precision: Annotated[str | None, typer.Option(help="32-true, bf16-mixed, 16-mixed; as train.precision.")] = None,
 ) -> None:
     """Train a translator."""
-    from medgen.config import load_settings
+    from medgen.config import config_file, load_settings
 
     flags = {"accelerator": accelerator, "devices": devices, "precision": precision}
     given = [f"train.{key}={value}" for key, value in flags.items() if value is not None]
-    settings = load_settings(shipped(config), [*(overrides or []), *given])
+    settings = load_settings(config_file(config), [*(overrides or []), *given])
     from medgen.train import train as run
 
     run(settings, out, resume=resume)
@@ -239,6 +239,17 @@ def report(
 
 
 @app.command()
+def configs() -> None:
+    """List the configs that medgen comes with, for medgen train NAME."""
+    from medgen.config import configs as shipped
+
+    found = shipped()
+    width = max(map(len, found), default=0)
+    for name, about in found.items():
+        print(f"{name:{width}s}  {about}")
+
+
+@app.command()
 def doctor() -> None:
     """Versions, devices, and what is missing."""
     from medgen.checkpoint import git_commit, versions
@@ -257,12 +268,6 @@ def doctor() -> None:
     for module, use in OPTIONAL.items():
         if importlib.util.find_spec(module) is None:
             print(f"{module:20s} missing; {use}")
-
-
-def shipped(config: Path) -> Path:
-    """A config by path, or one that came with the package by its name."""
-    inside = Path(__file__).parent / "configs" / f"{config.name.removesuffix('.yaml')}.yaml"
-    return inside if not config.exists() and inside.exists() else config
 
 
 def main() -> None:

@@ -6,6 +6,8 @@ take plain keyword arguments, so no config object travels into them.
 
 import difflib
 import inspect
+import itertools
+import textwrap
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -42,7 +44,9 @@ class Data(Section):
         "portal_venous]; for methods that translate between any two (multi_domain)",
     )
     source_channels: tuple[Channel, ...] = Field(
-        (0,), description="nnU-Net and Decathlon layouts: the channel number of each source"
+        (0,),
+        description="nnU-Net and Decathlon layouts: the channel number of each source, also of 4D files; not needed "
+        "where sources are named as dataset.json names the channels",
     )
     target_channels: tuple[Channel, ...] = Field((1,), description="the same for each target")
     removes_contrast: bool = Field(
@@ -58,6 +62,11 @@ class Data(Section):
     )
     validation: Fraction = Field(0.15, description="share of the patients kept for validation")
     test: Fraction = Field(0.0, description="share of the patients never shown to training")
+    fold: Annotated[int, Field(ge=0)] | None = Field(
+        0,
+        description="a dataset that states folds (fold in a datalist's entries, splits_final.json): the one that "
+        "validates; null: what it states of training and validation is left aside and a split drawn",
+    )
     split: Path | None = Field(None, description="a split.json of an earlier run, used instead of a new split")
     align: Literal["refuse", "resample", "rigid", "bspline"] = Field(
         "refuse",
@@ -309,6 +318,40 @@ class Settings(Section):
     def slab_axis(self) -> int | None:
         """The axis along which a 2D model slices volumes, see ``data.slabs``; none for a 3D model."""
         return slab_axis(self.sampling.patch) if self.method.get("spatial_dims") == 2 else None
+
+
+SHIPPED = (Path(__file__).parent / "configs", Path(__file__).parent.parent / "configs")  # as installed, in a checkout
+
+
+def configs() -> dict[str, str]:
+    """What comes with medgen to train with: {name: the first sentence of the file's comment}, sorted by name."""
+    folder = next((folder for folder in SHIPPED if folder.is_dir()), SHIPPED[0])
+    files = sorted([*folder.glob("*.yaml"), *(folder / "paper").glob("*.yaml")])
+    return {file.relative_to(folder).with_suffix("").as_posix(): _about(file) for file in files}
+
+
+def _about(file: Path) -> str:
+    lines = itertools.takewhile(lambda line: line.startswith("#"), file.read_text(encoding="utf-8").splitlines())
+    text = " ".join(line.lstrip("# ") for line in lines)
+    return textwrap.shorten(text.partition(". ")[0], 100, placeholder=" ...")
+
+
+def config_file(config: str | Path) -> Path:
+    """A config by its path, or one of ``configs`` by its name, which a configs/ before and .yaml after may surround.
+
+    Raises:
+        InputError: neither; names the nearest.
+    """
+    path = Path(config)
+    if path.is_file():
+        return path
+    known = configs()
+    name = path.as_posix().removesuffix(".yaml").removeprefix("configs/")
+    if name in known:
+        return next(file for folder in SHIPPED if (file := folder / f"{name}.yaml").is_file())
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    near = f"did you mean {close[0]}?" if close else "medgen configs lists those that come with it"
+    raise InputError(f"{config} is no config: no such file, and none of that name comes with medgen; {near}")
 
 
 def load_settings(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Settings:

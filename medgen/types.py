@@ -29,7 +29,9 @@ class Case:
     """One entry of a cohort. ``patient`` decides the split.
 
     ``source`` and ``target`` hold one file a contrast, in the order of data.sources and data.targets, or are
-    empty (unpaired cohorts).
+    empty (unpaired cohorts). ``part``: train, validation or test, where the cohort states it. ``made_of``: of a
+    synthetic case, all patients whose images are in it. ``channels``: of sources and targets that are channels of one
+    4D file, the number of each channel.
     """
 
     name: str
@@ -37,6 +39,13 @@ class Case:
     source: tuple[Path, ...] = ()
     target: tuple[Path, ...] = ()
     labels: Path | None = None
+    part: str = ""
+    made_of: frozenset[str] = frozenset()
+    channels: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+
+    @property
+    def synthetic(self) -> bool:
+        return bool(self.made_of)
 
 
 # "source" and "target": float tensors (B, C, X, Y, Z) in [-1, 1]; "source_case", "target_case": list of names;

@@ -1,16 +1,17 @@
 """Do synthetic cases help a segmenter? Labelled dataset → generator → augmented dataset → segmenters, compared.
 
-    python pipelines/augment_segmentation.py DATASET OUT --generator configs/hippocampus_spade.yaml
+    python pipelines/augment_segmentation.py DATASET OUT --generator hippocampus_spade
         [section.key=value ...]
         [--generator-minutes 60] [--per-case 2] [--recombine] [--test 40] [--cases 8 --draws 5]
         [--arms real classical synthetic both alone] [--seeds 3] [--minutes 10] [--steps 4000]
         [--host liver --lesion cyst,tumour] [--segment cyst,tumour] [--channels t1,flair]
         [--patient-pattern REGEX] [--extractor radiomics]
 
-A generator is a config, which is trained on the training cases of each draw alone; ``cutpaste`` or ``procedural``,
-which paint lesions; or a model folder, of which you know that it never saw the test cases. NAME=GENERATOR names it in
-the tables. Test cases are the dataset's own labelled ones or ``--test`` patients by a hash of their names, the same in
-every draw. ``--cases`` takes that many training cases, ``--draws`` times, each time others.
+A generator is a config (a file, or a name that ``medgen configs`` lists), which is trained on the training cases of
+each draw alone; ``cutpaste`` or ``procedural``, which paint lesions; or a model folder, of which you know that it never
+saw the test cases. NAME=GENERATOR names it in the tables. Test cases are the dataset's own labelled ones, or those that
+it keeps for validation, or ``--test`` patients by a hash of their names, the same in every draw. ``--cases`` takes that
+many training cases, ``--draws`` times, each time others.
 
 OUT gets, for each draw, the training cases (``cohort``), each generator's ``run`` and ``augmented`` dataset and the
 segmenters; and ``summary.json``, ``scores.csv`` and ``report.html`` with the arms (see medgen/evaluation/arms.py), the
@@ -31,11 +32,16 @@ import numpy as np
 
 from medgen.augmentation.augment import augment
 from medgen.augmentation.augmenter import PAINTERS, augmenter_for
-from medgen.augmentation.dataset import LabelledCase, LabelledDataset, read_dataset
-from medgen.augmentation.provenance import read_provenance
+from medgen.augmentation.dataset import LabelledCase, LabelledDataset
+from medgen.augmentation.folds import patient_folds
+from medgen.augmentation.read import read_dataset
 from medgen.checkpoint import git_commit, read_info, versions
 from medgen.commands.shared import pick_device
-from medgen.config import load_settings
+from medgen.config import config_file, configs, load_settings
+from medgen.data.content import content_hashes
+from medgen.data.label_names import label_named
+from medgen.data.layouts import some
+from medgen.data.patients import PROVENANCE, by_images, read_provenance
 from medgen.evaluation.arms import ARMS, markdown, run_arms, summarise_arms, write_scores
 from medgen.evaluation.features.named import KNOWN, named_extractor
 from medgen.evaluation.sets import default_window, distribution_section, memorisation_section
@@ -57,9 +63,13 @@ def main() -> int:
         raise InputError("two generators have one name: give each its own, NAME=GENERATOR")
     failures = [Failure(case.name, case.fault) for case in dataset.cases if case.fault]
     for name in (*(given.segment or ()), *given.lesion, *([given.host] if given.host else ())):
-        if name not in dataset.labels:
+        if label_named(name, dataset.labels) is None:
             raise InputError(f"{name} is no label of {given.dataset} ({', '.join(dataset.labels)}); name one of these")
+    given.segment = given.segment and [label_named(name, dataset.labels) for name in given.segment]
+    dataset = one_patient_an_image(dataset, given.out)
     tested, trained = split(dataset, given.test)
+    for text in notes(dataset, tested):
+        print(f"warning: {text}", flush=True)
     rows, sets = [], []
     for draw in range(given.draws):
         folder = given.out / f"draw{draw}"
@@ -93,19 +103,48 @@ def main() -> int:
 
 
 def split(dataset: LabelledDataset, test: int | None) -> tuple[list[LabelledCase], list[LabelledCase]]:
-    """Test and training cases that can be used; those of one patient stay together."""
+    """Test and training cases that can be used; those of one patient stay together.
+
+    Cases that the dataset keeps for tests or for validation are never trained on.
+    """
     usable = [case for case in dataset.cases if not case.fault and case.label is not None and case.record is None]
-    own = [case for case in usable if case.test]
-    if test is None and not own:
-        raise InputError(f"{dataset.root} has no labelled test cases; say how many patients to keep: --test 10")
+    patient_folds([case for case in usable if not case.test], dataset.folds)  # refuses patients on both sides
+    apart = {case.patient for case in dataset.cases if case.record is None and (case.test or case.held)}
+    training = [case for case in usable if case.patient not in apart]
     if test is None:
-        return own, [case for case in usable if not case.test]
-    patients = ordered({case.patient for case in usable if not case.test})
+        own = [case for case in usable if case.test] or [case for case in usable if case.held]
+        if not own:
+            raise InputError(f"{dataset.root} has no labelled test cases; say how many patients to keep: --test 10")
+        return own, training
+    patients = ordered({case.patient for case in training})
     if not 0 < test < len(patients) - 1:
         raise InputError(f"--test {test} of {len(patients)} patients leaves too few to test or to train on")
     kept = set(patients[:test])
-    usable = [case for case in usable if not case.test]
-    return [c for c in usable if c.patient in kept], [c for c in usable if c.patient not in kept]
+    return [c for c in training if c.patient in kept], [c for c in training if c.patient not in kept]
+
+
+def notes(dataset: LabelledDataset, tested: Sequence[LabelledCase]) -> list[str]:
+    """What is not as the dataset says, and what of its split is not used."""
+    found = list(dataset.warnings)
+    held = [case.name for case in dataset.cases if case.held and case not in tested]
+    if held:
+        found.append(f"{len(held)} cases that {dataset.root} keeps for validation are not used: {some(held)}")
+    elif len(dataset.folds) > 1:
+        found.append(
+            f"the {len(dataset.folds)} folds of {dataset.root} are not used: patients are tested as --test says"
+        )
+    return found
+
+
+def one_patient_an_image(dataset: LabelledDataset, out: Path) -> LabelledDataset:
+    """The dataset with cases that show one image being of one patient, so that they are not trained on and tested."""
+    real = [case for case in dataset.cases if case.record is None and not case.fault]
+    hashes = content_hashes((case.images[0] for case in real), out)
+    cases = ((case.name, case.patient, [h] if (h := hashes[case.images[0]]) else []) for case in real)
+    called, pairs = by_images(cases)
+    found = [f"cases {one} and {other} show the same image: taken for one patient" for one, other in pairs]
+    renamed = tuple(replace(case, patient=called.get(case.patient, case.patient)) for case in dataset.cases)
+    return replace(dataset, cases=renamed, warnings=(*dataset.warnings, *found))
 
 
 def ordered(names: Collection[str], draw: int | str = "test") -> list[str]:
@@ -132,7 +171,8 @@ def write_cohort(dataset: LabelledDataset, cases: Sequence[LabelledCase], root: 
         linked.append(replace(case, images=tuple(paths), label=label))
     names = {name: value for name, value in dataset.labels.items() if value}
     write_text(root / "labels.json", json.dumps(names))
-    write_text(root / "patients.json", json.dumps({case.name: case.patient for case in linked}))
+    real = {case.name: {"patient": case.patient} for case in linked}
+    write_text(root / PROVENANCE, json.dumps({"real": real, "synthetic": {}}))  # whom the generator's split follows
     return replace(dataset, cases=tuple(linked), root=root)
 
 
@@ -146,14 +186,14 @@ def channel_folders(dataset: LabelledDataset) -> list[str]:
 
 
 def is_config(generator: str) -> bool:
-    return generator.endswith((".yaml", ".yml"))
+    return generator.endswith((".yaml", ".yml")) or generator in configs()
 
 
 def trained_generator(config: str, cohort: LabelledDataset, out: Path, given: argparse.Namespace) -> str:
     """Train a generator on the draw's training cases; its folder."""
     keys = [f"data.root={json.dumps(str(cohort.root))}", *given.overrides]
     channels = f"[{', '.join(channel_folders(cohort))}]"
-    if load_settings(Path(config), keys).label_source:
+    if load_settings(config_file(config), keys).label_source:
         keys += [f"data.targets={channels}", f"data.classes={len(cohort.labels)}"]
     else:
         keys += [f"data.sources={channels}", f"data.targets={channels}"]
@@ -161,7 +201,7 @@ def trained_generator(config: str, cohort: LabelledDataset, out: Path, given: ar
         keys.insert(0, f"train.minutes={given.generator_minutes}")
     if given.patient_pattern:
         keys.append(f"data.patient_pattern={json.dumps(given.patient_pattern)}")
-    return str(train(load_settings(Path(config), keys), out / "run", resume=True))
+    return str(train(load_settings(config_file(config), keys), out / "run", resume=True))
 
 
 def synthetic_cases(

@@ -15,11 +15,12 @@ import time
 from pathlib import Path
 
 from medgen.commands.shared import pick_device
-from medgen.config import Settings, load_settings
-from medgen.data.cohort import load_split, read_cohort
+from medgen.config import Settings, config_file, load_settings
+from medgen.data.cohort import read_cohort
+from medgen.data.split import load_split
 from medgen.types import InputError
 
-CONFIG = Path(__file__).parent.parent / "configs" / "ct_contrast_pix2pix.yaml"
+CONFIG = "ct_contrast_pix2pix"
 DEMO = {"data.test": 0.25, "train.minutes": 7.5, "train.steps": 20000}
 
 
@@ -34,7 +35,7 @@ def main() -> int:
         overrides = [f"{k}={v}" for k, v in DEMO.items()] + overrides
     elif not any(o.startswith("data.test=") for o in overrides):
         overrides.insert(0, "data.test=0.2")
-    settings = load_settings(arguments.config, [*overrides, f"data.root={json.dumps(str(cohort))}"])
+    settings = load_settings(config_file(arguments.config), [*overrides, f"data.root={json.dumps(str(cohort))}"])
     failures = run(settings, out)
     for failure in failures:
         print(f"medgen: error: {failure}", file=sys.stderr)
@@ -63,8 +64,8 @@ def run(settings: Settings, out: Path) -> list[str]:
         shutil.copytree(best, aside, dirs_exist_ok=True)
     model = load_model(out / "model", pick_device("auto"))
 
-    cohort = read_cohort(folder, patient_pattern=settings.data.patient_pattern)
-    test = load_split(out / "run" / "split.json", cohort.cases)["test"]
+    cohort = read_cohort(folder, patient_pattern=settings.data.patient_pattern, fold=None)
+    test = [case for case in load_split(out / "run" / "split.json", cohort.cases)["test"] if not case.synthetic]
     if not test:
         raise InputError("the split has no test patients; raise data.test")
     print(f"converting {len(test)} test patients")
@@ -113,7 +114,7 @@ def make_cohort(folder: Path) -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--demo", metavar="OUT", type=Path, help="run on the embedded cohort")
-    parser.add_argument("--config", type=Path, default=CONFIG)
+    parser.add_argument("--config", default=CONFIG, help="YAML file, or the name of one in configs/")
     parser.add_argument("rest", nargs="*", metavar="COHORT OUT | section.key=value")
     arguments = parser.parse_intermixed_args()
     paths = [word for word in arguments.rest if "=" not in word]

@@ -57,7 +57,7 @@ def test_lesions_without_a_model(run, tmp_path):
     for record in json.loads((out / "provenance.json").read_text())["synthetic"].values():
         assert record["operations"] and {step["kind"] for step in record["operations"]} <= set(kinds)
     code, _, err = run("cutpaste", given, tmp_path / "none")
-    assert code == 2 and "Name them: --lesion" in err and not (tmp_path / "none").exists()
+    assert code == 2 and "are lesions, by --lesion" in err and not (tmp_path / "none").exists()
 
 
 def test_a_decathlon_dataset_of_patients(run, translator, tmp_path):

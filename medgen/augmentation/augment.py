@@ -26,6 +26,7 @@ def augment(
     seed: int = 0,
     format: str = "nnunet",
     done: Callable[[Written, int, int], None] = lambda *_: None,
+    say: Callable[[str], None] = print,
 ) -> tuple[list[Written], list[Path]]:
     """Write the dataset with ``per_case`` synthetic cases of each real training case; goes on where it was stopped.
 
@@ -36,6 +37,7 @@ def augment(
         per_case: None: one a way of the augmenter.
         seed: another one gives other cases.
         done: called after each case with what became of it, its number and the count.
+        say: takes warnings of the dataset as a whole.
 
     Returns:
         What became of each case, failures included, and the files of the folds.
@@ -46,7 +48,7 @@ def augment(
     number = len(augmenter.ways) if per_case is None else per_case
     _check(dataset, augmenter, number)
     writer = DatasetWriter(dataset, out, format)
-    sources = {case.name for case in dataset.cases if not case.test and case.record is None}
+    sources = {case.name for case in dataset.cases if case.to_learn_from}
     total, taken = len(dataset.cases) + number * len(sources), {case.name for case in dataset.cases}
     for case in dataset.cases:
         written = writer.copy(case)
@@ -58,7 +60,10 @@ def augment(
             continue
         for i, name in enumerate(islice(_free_names(case.name, taken), number)):
             done(_synthetic(writer, case, augmenter, name, i, seed), len(writer.results), total)
-    return writer.results, writer.finish()
+    folds = writer.finish()
+    for text in writer.warnings:
+        say(f"warning: {text}")
+    return writer.results, folds
 
 
 def _check(dataset: LabelledDataset, augmenter: Augmenter, number: int) -> None:

@@ -16,6 +16,7 @@ from medgen.augmentation.way import Record, Way
 from medgen.augmentation.write import relabelled
 from medgen.checkpoint import Model, ModelInfo, load_model, read_info
 from medgen.data.label_maps import LabelTable
+from medgen.data.label_names import label_named
 from medgen.inference.out_of_distribution import out_of_distribution
 from medgen.inference.predict import translate_case
 from medgen.inference.synthesize import SHARES, make, unusual
@@ -151,26 +152,40 @@ def lesion_painter(
         known, channels = kinds(settings), len(settings.data.sources)
         about = _about(Path(model), info)
         hosts = next(iter((settings.data.structures or {}).values()), ())
-        host = host or (hosts[0] if len(hosts) == 1 and hosts[0] in names else None)
-        lesions = lesions or [name for name in known if name in names]
+        host = host or (label_named(hosts[0], names) if len(hosts) == 1 else None)
+        lesions = lesions or [name for name in names if label_named(name, known)]
     if not lesions:
-        raise InputError(f"{model}: which labels of {dataset.root} are lesions? Name them: --lesion {','.join(names)}")
-    for name in (*lesions, *([host] if host else [])):
-        if name not in names:
-            raise InputError(f"{name} is no label of {dataset.root} ({', '.join(names)}); name one of these")
+        raise InputError(f"{model}: say which labels of {dataset.root} ({', '.join(names)}) are lesions, by --lesion")
+    lesions = [_label(name, names, dataset) for name in lesions]
+    host = host and _label(host, names, dataset)
     for name in lesions:
-        if name not in known:
+        if label_named(name, known) is None:
             raise InputError(f"{model} does not paint {name}; it knows {', '.join(known)}")
+    _refuse_faulty(dataset)
     library = build_library(_training(dataset), names, lesions=lesions, host=host)
     about |= {"host": host, "lesions": list(lesions), "library": library.sha256}
     way = lesion_augmenter(model, library, host=host, device=device)
     return Augmenter((way,), about, channels=channels)
 
 
+def _label(name: str, names: Mapping[str, int], dataset: LabelledDataset) -> str:
+    found = label_named(name, names)
+    if found is None:
+        raise InputError(f"{name} is no label of {dataset.root} ({', '.join(names)}); name one of these")
+    return found
+
+
+def _refuse_faulty(dataset: LabelledDataset) -> None:
+    """Raises InputError with the fault of the first, where every case to learn from has one."""
+    faults = [case.fault for case in dataset.cases if case.to_learn_from]
+    if all(faults):
+        raise InputError(next((f for f in faults if f), f"{dataset.root} has no real training case to learn from"))
+
+
 def _training(dataset: LabelledDataset) -> Iterator[tuple[list[Volume], Volume, str]]:
     """Images, label and patient of the real training cases; the fault of a bad one is told when its turn comes."""
     for case in dataset.cases:
-        if case.test or case.record is not None:
+        if not case.to_learn_from:
             continue
         try:
             images, label = read_case(dataset, case)
@@ -192,13 +207,11 @@ def synthesizer(folder: Path, dataset: LabelledDataset, *, recombine: bool = Fal
     """
     model = load_model(folder, device)
     known = _table(model).labels
-    unknown = [name for name, value in dataset.labels.items() if value and name not in known]
+    unknown = [name for name, value in dataset.labels.items() if value and label_named(name, known) is None]
     if unknown:
         raise InputError(f"{folder} knows no label {unknown[0]} ({', '.join(known)}); name the dataset's labels so")
     about, channels = _about(folder, model.info), len(model.settings.data.targets)
-    donors = (
-        [c for c in dataset.cases if c.label is not None and not (c.test or c.fault or c.record)] if recombine else []
-    )
+    donors = [c for c in dataset.cases if c.label is not None and c.to_learn_from and not c.fault] if recombine else []
     if recombine and len({case.patient for case in donors}) < 2:
         raise InputError(f"{dataset.root} has label maps of one patient, so there is nothing to recombine; add others")
     way = partial(_synthesized, model, dataset, donors)
@@ -215,7 +228,7 @@ def _synthesized(
     rng: np.random.Generator,
 ) -> tuple[list[Volume], Volume, list[Record]]:
     table = _table(model)
-    values = {name: table.labels.get(name, 0) for name in names}
+    values = {name: table.labels.get(label_named(name, table.labels) or "", 0) for name in names}
 
     def filled(stored: Volume, image: Volume) -> Volume:
         return table.filled(to_canonical(stored), to_canonical(image))

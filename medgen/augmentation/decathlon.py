@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from medgen.augmentation.dataset import LabelledCase, LabelledDataset
-from medgen.augmentation.folds import patient_folds
 from medgen.io.volume import written_aside
 
 
@@ -28,7 +27,10 @@ def placed(case: LabelledCase, dataset: LabelledDataset, root: Path) -> Labelled
 
 
 def write_index(dataset: LabelledDataset) -> list[Path]:
-    """``dataset.json`` and the folds' datalists of a dataset whose cases are written; returns the latter."""
+    """``dataset.json`` and the datalists of its folds, of a dataset whose cases are written; returns the latter.
+
+    Cases that the dataset keeps for validation are a list of their own in ``dataset.json`` too.
+    """
     training = [case for case in dataset.cases if not case.test]
     tests = [case for case in dataset.cases if case.test]
     test = _entries(tests, dataset.root)
@@ -42,13 +44,16 @@ def write_index(dataset: LabelledDataset) -> list[Path]:
         "labels": {str(value): name for name, value in dataset.labels.items()},
     }
     lists: dict[str, Any] = {}
-    for i, fold in enumerate(patient_folds(training)):
+    for i, fold in enumerate(dataset.folds):
         parts = {
             key: _entries([c for c in training if c.name in fold[part]], dataset.root)
             for key, part in (("training", "train"), ("validation", "val"))
         }
         lists[f"datalist_fold{i}.json"] = {**head, **parts, "test": test}
-    whole = {"numTraining": len(training), "numTest": len(tests), "training": _entries(training, dataset.root)}
+    held = [case for case in training if case.held]
+    whole: dict[str, Any] = {"numTraining": len(training), "numTest": len(tests)}
+    whole["training"] = _entries([case for case in training if not case.held], dataset.root)
+    whole |= {"validation": _entries(held, dataset.root)} if held else {}
     lists["dataset.json"] = {**head, **whole, "test": test}
     for name, content in lists.items():
         with written_aside(dataset.root / name) as aside:

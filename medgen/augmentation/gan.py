@@ -13,6 +13,7 @@ from medgen.checkpoint import Model, load_model
 from medgen.config import Settings
 from medgen.data.codecs import fit_range
 from medgen.data.label_sampling import labels_at
+from medgen.data.label_names import label_named
 from medgen.inference.predict import SAME_SPACING
 from medgen.methods.lesion_gan import FIRST_KIND, HOST, LesionGAN
 from medgen.types import InputError
@@ -76,9 +77,10 @@ class GAN:
 
     def _class_of(self, kind: str) -> int:
         known = kinds(self.model.settings)
-        if kind not in known:
+        name = label_named(kind, known)
+        if name is None:
             raise InputError(f"{self.model.folder} does not paint {kind}; it knows {', '.join(known)}")
-        return known[kind]
+        return known[name]
 
     @torch.inference_mode()
     def _painted(self, x: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:

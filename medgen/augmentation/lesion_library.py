@@ -19,7 +19,8 @@ from medgen.augmentation.host import Host, ranks_of, shell
 from medgen.augmentation.likeness import Look, look_of
 from medgen.data.body import body_mask, looks_like_hu
 from medgen.io.folder import folder_written_aside
-from medgen.io.volume import GRID_TOLERANCE, Volume, existing, same_geometry, to_canonical
+from medgen.io.grids import same_grid
+from medgen.io.volume import Volume, existing, to_canonical
 from medgen.types import InputError
 
 AROUND_MM = 6.0  # of the host kept and measured around a lesion
@@ -231,7 +232,7 @@ def diameter(millilitres: float) -> float:
 def on_one_grid(images: Sequence[Volume], label: Volume, case: str = "") -> tuple[list[Volume], Volume]:
     """Images and label in RAS order. Raises InputError where they lie on different grids."""
     for image in images:
-        if not same_geometry(image.geometry, label.geometry, GRID_TOLERANCE * min(label.spacing)):
+        if not same_grid(label.geometry, image.geometry):
             raise InputError(
                 f"{image.path or case or 'an image'} is [{image.geometry.describe()}], its labels are "
                 f"[{label.geometry.describe()}]; bring them onto one grid"

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from medgen.augmentation.dataset import LabelledCase, LabelledDataset
-from medgen.augmentation.folds import patient_folds
 from medgen.io.volume import written_aside
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")  # of 3D images, those that nnU-Net and medgen both read
@@ -30,7 +29,7 @@ def placed(case: LabelledCase, dataset: LabelledDataset, root: Path) -> Labelled
 
 
 def write_index(dataset: LabelledDataset) -> list[Path]:
-    """``dataset.json`` and ``splits_final.json`` of a dataset whose cases are written; returns the splits' file."""
+    """``dataset.json`` and ``splits_final.json`` of a dataset whose cases are written and whose folds are known."""
     training = [case for case in dataset.cases if not case.test]
     content = {
         "name": dataset.name,
@@ -41,7 +40,7 @@ def write_index(dataset: LabelledDataset) -> list[Path]:
         "file_ending": dataset.ending,
     }
     splits = dataset.root / "splits_final.json"
-    for path, values in ((splits, patient_folds(training)), (dataset.root / "dataset.json", content)):
+    for path, values in ((splits, dataset.folds), (dataset.root / "dataset.json", content)):
         with written_aside(path) as aside:
             aside.write_text(json.dumps(values, indent=1) + "\n")
     return [splits]

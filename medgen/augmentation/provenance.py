@@ -12,25 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from medgen import __version__
-from medgen.data.layouts import read_json
+from medgen.data.patients import PROVENANCE, read_provenance
 from medgen.io.volume import written_aside
-from medgen.types import InputError
-
-NAME = "provenance.json"
-
-
-def read_provenance(root: Path) -> dict[str, Any]:
-    """{"real": {case: record}, "synthetic": {case: record}}, empty where there is no such file. Raises InputError."""
-    path = root / NAME
-    content = read_json(path) if path.is_file() else {"real": {}, "synthetic": {}}
-    records = [content.get("real"), content.get("synthetic")]
-    if not all(isinstance(kind, dict) and all(isinstance(r, dict) for r in kind.values()) for kind in records):
-        raise InputError(f"{path} is not medgen's record of a dataset; move it away or bring back the one written")
-    for case, record in content["synthetic"].items():
-        steps = record.get("operations")
-        if not record.get("patient") or not isinstance(steps, list) or not all(isinstance(s, dict) for s in steps):
-            raise InputError(f"{path} does not tell whose case {case} is and how it was made; bring it back whole")
-    return content
 
 
 def digest(*parts: Any) -> str:
@@ -88,5 +71,5 @@ class Provenance:
 
     def save(self) -> None:
         records = {kind: dict(sorted(cases.items())) for kind, cases in self.records.items()}
-        with written_aside(self.root / NAME) as aside:
+        with written_aside(self.root / PROVENANCE) as aside:
             aside.write_text(json.dumps({"medgen": __version__, **records}, indent=1) + "\n")

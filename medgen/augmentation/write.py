@@ -14,8 +14,11 @@ import numpy as np
 
 from medgen.augmentation import decathlon, nnunet
 from medgen.augmentation.dataset import LabelledCase, LabelledDataset, check_values, read_case
-from medgen.augmentation.folds import patient_folds
-from medgen.augmentation.provenance import NAME, Provenance, digest
+from medgen.augmentation.folds import in_no_fold, patient_folds
+from medgen.augmentation.provenance import Provenance, digest
+from medgen.data.content import content_hash
+from medgen.data.layouts import some
+from medgen.data.patients import PROVENANCE, by_images
 from medgen.inference.inputs import sha256
 from medgen.io.volume import Volume, case_name, same_geometry, write_channels, write_volume, written_aside
 from medgen.types import InputError
@@ -66,17 +69,20 @@ class DatasetWriter:
             raise InputError(f"--format {format}: unknown; choose one of {', '.join(LAYOUTS)}")
         out = Path(out)
         free = not out.exists() or (out.is_dir() and all(path.name.startswith(".") for path in out.iterdir()))
-        if not free and not (out / NAME).is_file():
+        if not free and not (out / PROVENANCE).is_file():
             raise InputError(f"{out} is there already and is no dataset that medgen wrote; choose another folder")
         if out.resolve() == dataset.root.resolve():
             raise InputError(f"{out} is input and output at once; choose another output")
         self.layout = LAYOUTS[format]
         self.given, self.dataset = dataset, replace(self.layout.adapted(dataset), root=out)
-        patient_folds([case for case in dataset.cases if not case.test and not case.fault])  # refused before the work
+        usable = [case for case in dataset.cases if not case.test and not case.fault]
+        patient_folds(usable, dataset.folds)  # refused before the work
         self.tested = {case.patient for case in dataset.cases if case.test}
         self.provenance = Provenance(out)
         self.provenance.save()  # from now on the folder is known for medgen's, whenever a kill comes
         self.written: list[LabelledCase] = []
+        self.images: dict[str, list[str]] = {}  # content hashes of the images of each case written
+        self.warnings: list[str] = list(dataset.warnings)  # of the dataset as a whole; ``finish`` adds to them
         self.results: list[Written] = []
 
     def read(self, case: LabelledCase) -> tuple[list[Volume], Volume | None]:
@@ -119,6 +125,7 @@ class DatasetWriter:
             place = replace(place, record=record if entry.synthetic else None)
             self._refuse_tested(place)
             self.written.append(place)
+            self.images[place.name] = record.get("images", [])
             entry.warnings = [text for step in record.get("operations", ()) for text in step.get("warnings", ())]
         except FAILURES as error:
             reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
@@ -133,8 +140,31 @@ class DatasetWriter:
         for stale in ("splits_final.json", "datalist_fold*.json"):
             for path in self.dataset.root.glob(stale):
                 path.unlink()
-        cases = tuple(sorted(self.written, key=lambda case: case.name))
-        return self.layout.write_index(replace(self.dataset, cases=cases))
+        cases = self._identified(sorted(self.written, key=lambda case: case.name))
+        training = [case for case in cases if not case.test]
+        folds = patient_folds(training, self.given.folds)
+        unused = in_no_fold(training, folds)
+        for kind, made in (("synthetic", True), ("real", False)):
+            if names := [c.name for c in training if c.name in set(unused) and (c.record is not None) == made]:
+                why = ": each shows patients whom every fold keeps apart" if made else ""
+                self.warnings.append(f"{len(names)} {kind} cases are in no fold{why} ({some(names)})")
+        return self.layout.write_index(replace(self.dataset, cases=tuple(cases), folds=folds))
+
+    def _identified(self, cases: Sequence[LabelledCase]) -> list[LabelledCase]:
+        """The cases, real ones that show one image being of one patient: a scan under two names is else validated by
+        what was trained on."""
+        real = [case for case in cases if case.record is None]
+        called, pairs = by_images((case.name, case.patient, self.images[case.name]) for case in real)
+        tests = {case.name for case in real if case.test}
+        for pair in pairs:
+            tested = ", and one of them is a test case: remove one" if len(tests.intersection(pair)) == 1 else ""
+            self.warnings.append(f"cases {' and '.join(pair)} show the same image: taken for one patient{tested}")
+
+        def of(case: LabelledCase) -> LabelledCase:
+            patients = frozenset(called.get(patient, patient) for patient in case.patients)
+            return replace(case, patient=called.get(case.patient, case.patient), donors=patients)
+
+        return [of(case) for case in cases] if called else list(cases)
 
     def _made(
         self, record: dict[str, Any], place: LabelledCase, make: Make, source: LabelledCase | None
@@ -144,7 +174,7 @@ class DatasetWriter:
         record |= told
         self._check(place.name, images, label)
         write_case(place, images, label, source)
-        return record
+        return record | {"images": [h for image in images if (h := content_hash(image.data))]}
 
     def _check(self, name: str, images: Sequence[Volume], label: Volume | None) -> None:
         """Raises InputError where what was made does not fit the dataset."""

@@ -43,7 +43,7 @@ def augment(
     """Write a segmentation dataset again with synthetic cases added, their provenance and folds by patient."""
     from medgen.augmentation.augment import augment as run
     from medgen.augmentation.augmenter import augmenter_for
-    from medgen.augmentation.dataset import read_dataset
+    from medgen.augmentation.read import read_dataset
     from medgen.augmentation.write import Written
 
     given = read_dataset(dataset, channels=channels.split(",") if channels else (), patient_pattern=patient_pattern)
@@ -57,15 +57,21 @@ def augment(
         device=pick_device(device),
     )
 
+    told: set[str] = set()
+
     def show(entry: Written, i: int, n: int) -> None:
         kind = " (synthetic)" if entry.synthetic else ""
         print(f"[{i}/{n}] {entry.case}{kind}: {entry.status} ({entry.seconds:.1f} s)", flush=True)
-        for warning in entry.warnings:
+        for warning in (text for text in dict.fromkeys(entry.warnings) if text not in told):
             print(f"  warning: {warning}")
+            told.add(warning)
 
     results, folds = run(given, augmenter, out, per_case=per_case, seed=seed, format=format, done=show)
     whole = [entry for entry in results if not entry.error]
     synthetic = sum(entry.synthetic for entry in whole)
+    warned = sum(bool(entry.warnings) for entry in results)
+    if warned:
+        print(f"warnings of {warned} cases, each shown once above; provenance.json has those of each case")
     print(f"{len(whole) - synthetic} real and {synthetic} synthetic cases in {out}")
     print(f"folds: {folds[0]}" + (f" to {folds[-1].name}" if len(folds) > 1 else ""))
     if format == "nnunet":

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
+from medgen.io.grids import on_axes_of, same_grid
 from medgen.io.itk import to_itk
-from medgen.io.volume import GRID_TOLERANCE, Volume, same_geometry
+from medgen.io.volume import Volume
 from medgen.types import InputError
 
 METHODS = ("resample", "rigid", "bspline")
@@ -47,13 +48,13 @@ def align(moving: Volume, fixed: Volume, method: str = "resample") -> tuple[Volu
 
 
 def on_one_grid(volumes: Sequence[Volume], method: str) -> list[Volume]:
-    """The contrasts of a case on the grid of the first: aligned, or as they are where they share it already.
+    """The contrasts of a case on the grid and the axes of the first: aligned, or turned where they share it already.
 
     Raises:
         InputError: ``method`` is "refuse" and the grids differ (both geometries are shown), or as ``align``.
     """
-    first, tolerance = volumes[0], GRID_TOLERANCE * min(volumes[0].spacing)
-    same = [same_geometry(first.geometry, v.geometry, tolerance) for v in volumes]
+    first = volumes[0]
+    same = [same_grid(first.geometry, v.geometry) for v in volumes]
     if method == "refuse" and not all(same):
         other = volumes[same.index(False)]
         raise InputError(
@@ -84,8 +85,8 @@ def _align(moving: Volume, fixed: Volume, method: str) -> tuple[Volume, dict[str
         transform, after = identity, before
         message = f"the {method} registration found nothing better than the given position: resampled only"
     mean, highest = _displacement(fixed, transform)
-    if same_geometry(moving.geometry, fixed.geometry, 1e-6) and mean == 0:
-        data = moving.data.copy()
+    if same_grid(fixed.geometry, moving.geometry, 1e-6) and mean == 0:
+        data = on_axes_of(moving, fixed).data.copy()
     else:
         fill = float(moving.data.min())
         image = sitk.Resample(images[1], images[0], transform, sitk.sitkLinear, fill, sitk.sitkFloat32)

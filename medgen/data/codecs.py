@@ -131,7 +131,7 @@ def fit_range(
         mean, sd = float(foreground.mean()), float(foreground.std()) or 1.0
         return Range(mean - width * sd, mean + width * sd, outside, background)
     whole = data if background is None else foreground
-    bottom = float(np.percentile(whole, low or 0.1))
+    bottom = float(np.percentile(whole, 0.1 if low is None else low))
     top = float(np.percentile(foreground, 99.5 if high is None else high))
     return Range(min(bottom, top - 1e-6 * max(abs(top), 1)), top, outside, background)
 

@@ -1,33 +1,25 @@
-"""Folders and datalists -> cases; patients, never slices, are split; grids of pairs are compared.
+"""Folders and datalists -> cases with their patients; grids of pairs are compared.
 
-Three layouts: the folder convention (source/ target/ labels/ with CASE.nii.gz and labels.json, or a folder a
-contrast: t1/ flair/ t2/), a MONAI or Decathlon datalist JSON, and the nnU-Net raw layout
+Layouts: the folder convention (source/ target/ labels/ with CASE.nii.gz and labels.json, or a folder a contrast:
+t1/ flair/ t2/), a folder a case (patient07/t1.nii.gz), a MONAI or Decathlon datalist JSON, and the nnU-Net raw layout
 (imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz).
 """
 
-import hashlib
-import json
-import math
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from medgen.data.layouts import Contrasts, datalist, domain_folders, folders, nnunet, read_json
-from medgen.io.volume import (
-    ENDINGS,
-    GRID_TOLERANCE,
-    existing,
-    read_geometry,
-    read_volume,
-    same_geometry,
-    written_aside,
-)
+from medgen.data.datalist import is_datalist
+from medgen.data.datalist_cases import datalist
+from medgen.data.layouts import Contrasts, Found, case_folders, domain_folders, folders, read_json, some
+from medgen.data.nnunet import is_nnunet, nnunet
+from medgen.data.patients import Known, Records, identified
+from medgen.data.split import stated_folds, with_stated_fold
+from medgen.io.grids import same_grid
+from medgen.io.volume import ENDINGS, existing, read_geometry, read_volume
 from medgen.types import Case, InputError
-
-SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -35,12 +27,16 @@ class Cohort:
     """``cases`` sorted by name, names unique; ``label_values``: structure -> voxel value (no background).
 
     ``missing``: case -> contrasts that it lacks beside others of their side, which does not count therefore.
+    ``warnings``: sentences on what was left out or is not as it says. ``stated``: which fold of the dataset's own
+    decides the parts of the cases, "" for none.
     """
 
     root: Path
     cases: list[Case]
     label_values: dict[str, int]
     missing: dict[str, list[str]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    stated: str = ""
 
 
 def read_cohort(
@@ -52,49 +48,88 @@ def read_cohort(
     source_channels: tuple[int, ...] = (0,),
     target_channels: tuple[int, ...] = (1,),
     patient_pattern: str | None = None,
+    fold: int | None = 0,
 ) -> Cohort:
     """Find the cases of a cohort folder, a datalist JSON (or its folder), or an nnU-Net raw folder.
 
     The patient is the datalist's ``patient``, else what ``patient_pattern`` (a regular expression: its first
-    group, or the whole match) finds in the case name, else the case name. ``sources`` and ``targets`` name the
-    contrasts, which are folders of a cohort folder; the channels say which is which where a case has numbered
-    images (nnU-Net, Decathlon). A side of a case counts when all its contrasts are there. A datalist's "test"
-    entries are left out: they are not for training. ``domains`` name the folders of a cohort that has neither source
-    nor target: each image is both, and a case is called DOMAIN/CASE. Without names for the labels, the values found
-    are called label_1, label_2, ...
+    group, or the whole match) finds in the case name, else what records, folders and names tell, see
+    ``data.patients``. ``sources`` and ``targets`` name the contrasts, which are folders of a cohort folder, files of a
+    case's folder, or channels by the names of a dataset.json; the channel numbers say which is which where a case has
+    numbered images (nnU-Net, Decathlon). A side of a case counts when all its contrasts are there. ``domains`` name the
+    folders of a cohort that has neither source nor target: each image is both, and a case is called DOMAIN/CASE.
+    Without names for the labels, the values found are called label_1, label_2, ...
+
+    Args:
+        fold: where the dataset states folds, the one to validate; None: what it states of training and validation is
+            not taken, so that a split can be drawn.
 
     Raises:
         InputError: nothing found, two files for one case, a label without image, a listed file that does not
-            exist, malformed JSON, a pattern that does not match.
+            exist, malformed JSON, a pattern that does not match, a fold that is not stated.
     """
     root = existing(root)
     contrasts = Contrasts(sources, targets, source_channels, target_channels)
-    if domains:
-        cases, labels, missing = domain_folders(root, domains)
-    elif root.is_file():
-        if root.suffix.lower() != ".json":
-            raise InputError(f"{root} is neither a folder nor a datalist .json; name the cohort folder")
-        cases, labels, missing = datalist(root, contrasts)
-    elif any((root / name).is_dir() for name in (*sources, *targets)):
-        cases, labels, missing = folders(root, contrasts)
-    elif (root / "dataset.json").is_file() and isinstance(read_json(root / "dataset.json").get("training"), list):
-        cases, labels, missing = datalist(root / "dataset.json", contrasts)
-    elif (root / "imagesTr").is_dir():
-        cases, labels, missing = nnunet(root, contrasts)
-    else:
-        raise InputError(
-            f"{root} is no cohort: there is no {'/ or '.join((*sources, *targets))}/, no imagesTr/ and no datalist "
-            "dataset.json; set data.root, data.sources and data.targets"
-        )
-    cases = [case for case in cases if case.source or case.target]
-    if missing and not cases:
-        name, absent = next(iter(missing.items()))
+    found = domain_folders(root, domains) if domains else _found(root, contrasts, fold)
+    cases = [case for case in found.cases if case.source or case.target]
+    if found.missing and not cases:
+        name, absent = next(iter(found.missing.items()))
         raise InputError(f"{root}: no case has all its contrasts, {name} lacks {' and '.join(absent)}; add them")
     if not cases:
-        folders_named = " and ".join(f"{name}/" for name in (*sources, *targets))
+        folders_named = " and ".join(f"{name}/" for name in contrasts.names)
         raise InputError(f"{root} holds no volumes ({' '.join(ENDINGS)}); put {folders_named} images there")
-    cases = sorted((_with_patient(case, patient_pattern) for case in cases), key=lambda case: case.name)
-    return Cohort(root, cases, _label_values(labels, cases), missing)
+    cases, warnings = _with_patients(sorted(cases, key=lambda case: case.name), root, patient_pattern)
+    own = any(case.part == "validation" for case in cases)  # stated by the list itself, which then counts
+    if fold is not None and root.is_dir() and not (domains or own) and (stated := stated_folds(root)):
+        cases, more = with_stated_fold(cases, *stated, fold)
+        warnings += more
+        found.stated = f"fold {fold} of {stated[0].name} validates"
+    values = _label_values(found.labels, cases)
+    return Cohort(root, cases, values, found.missing, [*found.warnings, *warnings], found.stated)
+
+
+def _found(root: Path, contrasts: Contrasts, fold: int | None) -> Found:
+    """What the reader of the folder's or file's layout finds."""
+    if root.is_file():
+        if root.suffix.lower() != ".json":
+            raise InputError(f"{root} is neither a folder nor a datalist .json; name the cohort folder")
+        if root.name == "dataset.json" and is_nnunet(root.parent, read_json(root, (dict, list))):
+            return nnunet(root.parent, contrasts)
+        return datalist(root, contrasts, fold)
+    if any((root / name).is_dir() for name in contrasts.names):
+        return folders(root, contrasts)
+    table = root / "dataset.json"
+    content = read_json(table, (dict, list)) if table.is_file() else {}
+    if is_nnunet(root, content):
+        return nnunet(root, contrasts)
+    if is_datalist(content):
+        return datalist(table, contrasts, fold)
+    if (root / "imagesTr").is_dir():
+        return nnunet(root, contrasts)
+    found = case_folders(root, contrasts)
+    if not found.cases:
+        raise InputError(
+            f"{root} is no cohort: there is no {'/ or '.join(contrasts.names)}/, no CASE/{contrasts.names[0]}.nii.gz, "
+            "no imagesTr/ and no datalist dataset.json; set data.root, data.sources and data.targets"
+        )
+    return found
+
+
+def _with_patients(cases: list[Case], root: Path, pattern: str | None) -> tuple[list[Case], list[str]]:
+    """The cases with patients and what synthetic ones are made of, and warnings of synthetic ones without a record."""
+    records, folder = Records(), root if root.is_dir() else root.parent
+    known: list[Known] = [
+        records.known(c.name, (*c.source, *c.target), listed=c.patient, pattern=pattern, root=folder) for c in cases
+    ]
+    told = identified(known)
+    found = [replace(c, patient=patient, made_of=of) for c, (patient, of) in zip(cases, told, strict=True)]
+    unknown = [one.name for one in known if one.unrecorded]
+    if not unknown:
+        return found, []
+    return found, [
+        f"{some(unknown)} are synthetic by their names, and no provenance.json beside them tells whose images are in "
+        "them: each is taken as made of the case that it is named after alone; bring provenance.json back"
+    ]
 
 
 def check_pairs(cases: Iterable[Case]) -> None:
@@ -105,34 +140,12 @@ def check_pairs(cases: Iterable[Case]) -> None:
         grids = [(role, path, read_geometry(path)) for role, path in files]
         for role, path, grid in grids[1:]:
             first_role, first_path, first = grids[0]
-            tolerance = GRID_TOLERANCE * min(first.spacing)
-            if not same_geometry(first, grid, tolerance):
+            if not same_grid(first, grid):
                 raise InputError(
                     f"case {case.name} has {first_role} and {role} on different grids: {first_path} is "
                     f"[{first.describe()}], {path} is [{grid.describe()}]; "
                     "bring them together with data.align: resample, rigid or bspline"
                 )
-
-
-def patient_of(name: str, pattern: str | None) -> str:
-    """The patient of a case by its name: what ``pattern`` (a regular expression: its first group if it has one) finds.
-
-    None: each case is a patient of its own. Raises `InputError` for no regular expression, and where it finds nothing.
-    """
-    if pattern is None:
-        return name
-    try:
-        match = re.search(pattern, name)
-    except re.error as error:
-        raise InputError(f"patient_pattern = {pattern!r} is no regular expression: {error}") from error
-    patient = match and (match[1] if match.re.groups else match[0])
-    if not patient:
-        raise InputError(f"patient_pattern = {pattern!r} finds no patient in the case name {name}")
-    return patient
-
-
-def _with_patient(case: Case, pattern: str | None) -> Case:
-    return replace(case, patient=case.patient or patient_of(case.name.rpartition("/")[2], pattern))
 
 
 def _label_values(named: dict[str, int] | None, cases: list[Case]) -> dict[str, int]:
@@ -147,101 +160,3 @@ def _label_values(named: dict[str, int] | None, cases: list[Case]) -> dict[str, 
                 raise InputError(f"{case.labels} holds values that are no labels; use whole numbers of 0 or more")
             values |= set(found.astype(int).tolist())
     return {f"label_{value}": value for value in sorted(values - {0})}
-
-
-# Splits ------------------------------------------------------------------------------------------------
-
-
-def split_cases(cases: list[Case], *, validation: float, test: float, seed: int) -> dict[str, list[Case]]:
-    """Split by patient into "train", "validation" and "test", each sorted by case name.
-
-    Patients with pairs, with sources only and with targets only are split apart, so that each kind is in
-    train and, from two patients on, in validation; so are those of different domains. The order is a hash of seed
-    and patient: it depends on neither file order nor the other patients. One patient alone goes to train.
-
-    Raises:
-        InputError: no cases, shares outside [0, 1) or summing to 1 or more, too few patients for a test set.
-    """
-    if not cases:
-        raise InputError("there are no cases to split; check data.root and data.paired")
-    if min(validation, test) < 0 or not validation + test < 1:
-        raise InputError(f"data.validation = {validation} and data.test = {test} must leave patients to train on")
-    sides: dict[str, set[str]] = {}
-    for case in cases:
-        domain, _, _ = case.name.rpartition("/")
-        kinds = (
-            {domain}
-            if domain
-            else {"paired"}
-            if case.source and case.target
-            else {"source"}
-            if case.source
-            else {"target"}
-        )
-        sides.setdefault(case.patient, set()).update(kinds)
-    part: dict[str, str] = {}
-    kind_of = {p: "paired" if "paired" in kinds else "+".join(sorted(kinds)) for p, kinds in sides.items()}
-    for kind in set(kind_of.values()):
-        patients = sorted((p for p in sides if kind_of[p] == kind), key=lambda p: _rank(p, seed))
-        part.update(_parts(patients, validation, test))
-    if validation > 0 and "validation" not in part.values():
-        spare = [p for p in sorted(sides, key=lambda p: _rank(p, seed)) if _can_spare(p, sides, part)]
-        part.update(dict.fromkeys(spare[:1], "validation"))
-    if test > 0 and "test" not in part.values():
-        raise InputError(f"{len(sides)} patients are too few to keep some for tests; set data.test to 0")
-    by_name = sorted(cases, key=lambda case: case.name)
-    return {name: [case for case in by_name if part[case.patient] == name] for name in SPLITS}
-
-
-def _parts(patients: list[str], validation: float, test: float) -> dict[str, str]:
-    """At least one patient stays in train; validation and test get at least one where there are enough."""
-    n = len(patients)
-    held = min(max(math.floor(validation * n + 0.5), int(validation > 0)), n - 1)
-    kept = min(max(math.floor(test * n + 0.5), int(test > 0)), n - 1 - held)
-    names = ["validation"] * held + ["test"] * kept + ["train"] * (n - held - kept)
-    return dict(zip(patients, names, strict=True))
-
-
-def _can_spare(patient: str, sides: dict[str, set[str]], part: dict[str, str]) -> bool:
-    """Whether the training cases keep every side that they have without this patient."""
-
-    def trained(patients: Iterable[str]) -> set[str]:
-        kinds = set().union(*(sides[p] for p in patients))
-        return {"source", "target"} if "paired" in kinds else kinds
-
-    train = [p for p in sides if part[p] == "train"]
-    return patient in train and trained(p for p in train if p != patient) == trained(train)
-
-
-def _rank(patient: str, seed: int) -> str:
-    return hashlib.sha256(f"{seed}:{patient}".encode()).hexdigest()
-
-
-def save_split(path: str | Path, split: dict[str, list[Case]]) -> None:
-    """Record a split as JSON: {"train": {case: patient}, ...}; written aside, then renamed."""
-    content = {name: {case.name: case.patient for case in split.get(name, [])} for name in SPLITS}
-    with written_aside(path) as aside:
-        aside.write_text(json.dumps(content, indent=1) + "\n")
-
-
-def load_split(path: str | Path, cases: list[Case]) -> dict[str, list[Case]]:
-    """The split that ``save_split`` recorded, over today's ``cases``; cases it does not name are left out.
-
-    Raises:
-        InputError: unreadable, names a case that is not there, or has a patient in two parts.
-    """
-    path, known = existing(path), {case.name: case for case in cases}
-    content = read_json(path)
-    split: dict[str, list[Case]] = {}
-    part_of: dict[str, str] = {}
-    for part in SPLITS:
-        names = content.get(part, {})
-        if not isinstance(names, (dict, list)) or not set(content) <= set(SPLITS):
-            raise InputError(f"{path} is not a split: it needs the keys {', '.join(SPLITS)} with case names")
-        for name in names:
-            if name not in known:
-                raise InputError(f"{path} names case {name}, which this cohort lacks; use the cohort's own split")
-            if part_of.setdefault(known[name].patient, part) != part:
-                raise InputError(f"{path} has patient {known[name].patient} in two parts; keep each in one")
-        split[part] = [known[name] for name in sorted(names)]
-    return split

@@ -1,24 +1,39 @@
-"""The three layouts of a cohort on disk -> cases and the names of their labels.
+"""Cohort folders -> cases and the names of their labels: a folder a contrast, a folder a case, a folder a domain.
 
-Each reader returns cases whose ``patient`` is empty unless the layout names it, {structure: value} or None where
-the labels have no names, and {case: contrasts that are missing beside others of their side}.
+Readers leave ``patient`` of a case empty unless the layout names it.
 """
 
 import json
-import os
-import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from medgen.io.names import checked_name
-from medgen.io.volume import case_name, find_volumes
+from medgen.data.datalist import twice
+from medgen.io.volume import ENDINGS, case_name, find_volumes, has_ending
 from medgen.types import Case, InputError
 
 Labels = dict[str, int] | None
 Missing = dict[str, list[str]]
+LABEL_FILES = ("labels", "label", "segmentation", "seg")  # of a case that is a folder
+DEEPEST = 4  # folders between the cohort's and a case's files
+# Endings of what lies beside volumes and is none: the second file of a pair, tables, texts, pictures of reports.
+BESIDE = (
+    ".raw .zraw .json .txt .csv .tsv .md .rst .yaml .yml .xml .html .pdf .png .jpg .jpeg .log .bval .bvec .mat .xlsx "
+    ".ini .db .lock .journal .sqlite"
+).split()
+
+
+@dataclass
+class Found:
+    """``labels``: {structure: value}, None where the labels have no names. ``missing``: case -> contrasts that it lacks
+    beside others of their side. ``warnings``: what was left out and why. ``stated``: which fold was taken, if any."""
+
+    cases: list[Case]
+    labels: Labels
+    missing: Missing = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    stated: str = ""
 
 
 @dataclass(frozen=True)
@@ -30,51 +45,144 @@ class Contrasts:
     source_channels: tuple[int, ...] = (0,)
     target_channels: tuple[int, ...] = (1,)
 
-    def check_numbers(self, root: Path) -> None:
-        """Raises InputError where a contrast has no number."""
-        for side in ("source", "target"):
-            names, numbers = getattr(self, f"{side}s"), getattr(self, f"{side}_channels")
-            if len(names) != len(numbers):
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (*self.sources, *self.targets)
+
+    def numbered(self, table: Path, channels: Sequence[str] = ()) -> "Contrasts":
+        """With the numbers of contrasts that are named as the dataset names its ``channels``.
+
+        Raises:
+            InputError: a contrast has no number, or another one than that of its name.
+        """
+        names = [name.lower() for name in channels]
+        found = self
+        for side, usual in (("source", (0,)), ("target", (1,))):
+            wanted, numbers = getattr(self, f"{side}s"), getattr(self, f"{side}_channels")
+            if all(name.lower() in names for name in wanted):
+                named = tuple(names.index(name.lower()) for name in wanted)
+                if numbers not in (named, usual):
+                    raise InputError(
+                        f"{table} numbers the channels {', '.join(wanted)} as {list(named)}, not as "
+                        f"data.{side}_channels = {list(numbers)}; leave one of the two out"
+                    )
+                found = replace(found, **{f"{side}_channels": named})  # type: ignore[arg-type]
+            elif len(wanted) != len(numbers):
                 raise InputError(
-                    f"{root} counts its channels, and data.{side}s = {list(names)} needs a number for each; "
+                    f"{table} counts its channels, and data.{side}s = {list(wanted)} needs a number for each; "
                     f"set data.{side}_channels"
                 )
+        return found
 
 
-def folders(root: Path, contrasts: Contrasts) -> tuple[list[Case], Labels, Missing]:
+def folders(root: Path, contrasts: Contrasts) -> Found:
     """CONTRAST/CASE in any known format, labels/CASE, and labels.json = {structure: value}."""
-    found = {name: by_case(root / name) for name in (*contrasts.sources, *contrasts.targets)}
+    found = {name: by_case(root / name) for name in contrasts.names}
     labels = by_case(root / "labels")
     names = set().union(*found.values())
-    _refuse_orphans(labels, names, root)
+    refuse_orphans(labels, names, root)
     missing: Missing = {}
     cases = []
     for n in sorted(names):
         source = {c: found[c].get(n) for c in contrasts.sources}
         target = {c: found[c].get(n) for c in contrasts.targets}
-        cases.append(_case(n, source, target, labels.get(n), missing))
-    named = root / "labels.json"
-    return cases, named_labels(read_json(named), named) if named.exists() else None, missing
+        cases.append(contrast_case(n, source, target, labels.get(n), missing))
+    return Found(cases, _table(root), missing, unread(*(root / name for name in dict.fromkeys(contrasts.names))))
 
 
-def domain_folders(root: Path, domains: tuple[str, ...]) -> tuple[list[Case], Labels, Missing]:
+def case_folders(root: Path, contrasts: Contrasts) -> Found:
+    """CASE/CONTRAST, such as patient07/t1.nii.gz or patient07/day1/patient07_t1.nii.gz, and labels.json.
+
+    A case is called by its folders, the patient by the first. Labels are CASE/labels, label, segmentation or seg.
+    Empty where no folder holds any of the contrasts.
+    """
+    missing: Missing = {}
+    cases, warnings = [], []
+    for folder in case_places(root, contrasts.names):
+        place = folder.relative_to(root)
+        files = {name: named_file(folder, name) for name in contrasts.names}
+        found = [file for name in LABEL_FILES if (file := named_file(folder, name))]
+        if len(found) > 1:
+            raise InputError(f"{folder} has two label maps, {found[0].name} and {found[1].name}; keep one")
+        source, target = ({c: files[c] for c in side} for side in (contrasts.sources, contrasts.targets))
+        case = contrast_case("_".join(place.parts), source, target, found[0] if found else None, missing)
+        cases.append(replace(case, patient=place.parts[0]))
+    empty = [path.name for path in _folders_in(root) if not any(c.patient == path.name for c in cases)]
+    if empty and cases:
+        warnings = [f"{root}: no {' or '.join(contrasts.names)} in {some(empty)}, which is left out"]
+    if name := next(iter(twice([case.name for case in cases])), None):
+        raise InputError(f"{root} has two folders that make the case {name}; rename one")
+    return Found(cases, _table(root) if cases else None, missing, warnings)
+
+
+def case_places(root: Path, names: Sequence[str]) -> list[Path]:
+    """The folders below ``root`` that hold a volume of one of these names."""
+    found, level = [], _folders_in(root)
+    for _ in range(DEEPEST):
+        found += [folder for folder in level if any(named_file(folder, name) for name in names)]
+        level = [inner for folder in level for inner in _folders_in(folder)]
+    return sorted(found)
+
+
+def named_file(folder: Path, name: str) -> Path | None:
+    """The volume NAME or ..._NAME of a case's folder. Raises InputError for two."""
+    files = find_volumes(folder)
+    exact = [file for file in files if case_name(file) == name]
+    found = exact or [file for file in files if case_name(file).endswith((f"_{name}", f"-{name}"))]
+    if len(found) > 1:
+        raise InputError(f"{folder} has two files for {name}, {found[0].name} and {found[1].name}; keep one")
+    return found[0] if found else None
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        raise InputError(f"{folder} cannot be listed ({error.strerror}); check its permissions") from error
+
+
+def domain_folders(root: Path, domains: tuple[str, ...]) -> Found:
     """DOMAIN/CASE, labels/CASE and labels.json; a case is called DOMAIN/CASE and is source and target in one."""
     labels = by_case(root / "labels")
     found = {d: by_case(root / d) for d in domains}
     for domain, files in found.items():
         if not files:
             raise InputError(f"{root / domain} holds no volumes; put the domain's images there, or mend data.domains")
-    _refuse_orphans(labels, set().union(*found.values()), root)
+    refuse_orphans(labels, set().union(*found.values()), root)
     cases = [
         Case(f"{d}/{name}", "", (path,), (path,), labels.get(name))
         for d, files in found.items()
         for name, path in files.items()
     ]
-    named = root / "labels.json"
-    return cases, named_labels(read_json(named), named) if named.exists() else None, {}
+    return Found(cases, _table(root), {}, unread(*(root / d for d in domains)))
 
 
-def _case(
+def _table(root: Path) -> Labels:
+    """What labels.json names; None where there is none."""
+    path = root / "labels.json"
+    return named_labels(read_json(path), path) if path.exists() else None
+
+
+def unread(*folders: Path) -> list[str]:
+    """A sentence for each folder of volumes that holds what looks like images and is not read."""
+    warnings = []
+    for folder in folders:
+        entries = sorted(folder.iterdir()) if folder.is_dir() else []
+        odd = [
+            path.name + "/" * path.is_dir()
+            for path in entries
+            if not path.name.startswith(".") and not has_ending(path, (*ENDINGS, *BESIDE))
+        ]
+        if odd and len(odd) < len(entries):
+            warnings.append(f"{folder}: {some(odd)} is left out: volumes end in {' '.join(ENDINGS)}")
+    return warnings
+
+
+def some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def contrast_case(
     name: str,
     source: Mapping[str, Path | None],
     target: Mapping[str, Path | None],
@@ -103,123 +211,9 @@ def by_case(folder: Path, name: Callable[[Path], Any] = case_name) -> dict[Any, 
     return found
 
 
-def _refuse_orphans(labels: dict[str, Path], names: Iterable[str], root: Path) -> None:
+def refuse_orphans(labels: dict[str, Path], names: Iterable[str], root: Path) -> None:
     for name in sorted(labels.keys() - set(names)):
         raise InputError(f"{labels[name]} labels case {name}, which has no image in {root}; add it or remove it")
-
-
-def nnunet(root: Path, contrasts: Contrasts) -> tuple[list[Case], Labels, Missing]:
-    """imagesTr/CASE_0000 (last four digits: the channel), labelsTr/CASE, dataset.json with "labels"."""
-    contrasts.check_numbers(root)
-    images = by_case(root / "imagesTr", numbered)
-    names, channels = {name for name, _ in images}, {channel for _, channel in images}
-    wanted = [*contrasts.source_channels, *contrasts.target_channels]
-    if images and not set(wanted) & channels:
-        raise InputError(
-            f"{root} has channels {sorted(channels)}, not {' and '.join(map(str, wanted))}; "
-            "set data.source_channels and data.target_channels"
-        )
-    labels = by_case(root / "labelsTr")
-    _refuse_orphans(labels, names, root)
-    missing: Missing = {}
-    cases = []
-    for n in sorted(names):
-        source = {c: images.get((n, i)) for c, i in zip(contrasts.sources, contrasts.source_channels, strict=True)}
-        target = {c: images.get((n, i)) for c, i in zip(contrasts.targets, contrasts.target_channels, strict=True)}
-        cases.append(_case(n, source, target, labels.get(n), missing))
-    named = root / "dataset.json"
-    return cases, named_labels(read_json(named).get("labels"), named) if named.exists() else None, missing
-
-
-def numbered(path: Path) -> tuple[str, int]:
-    """(CASE, channel) of nnU-Net's CASE_0000. Raises InputError."""
-    match = re.fullmatch(r"(.+)_(\d{4})", case_name(path))
-    if match is None:
-        raise InputError(f"{path} lacks the channel number that nnU-Net's layout asks for (CASE_0000)")
-    return match[1], int(match[2])
-
-
-def datalist(path: Path, contrasts: Contrasts) -> tuple[list[Case], Labels, Missing]:
-    """A list of entries, or {"training": entries, "validation": entries, "labels": ...}.
-
-    Paths start at the file's folder. An entry has "source" and "target" (one path, or one per contrast), or
-    "image" (one path, or one per channel); "label", "patient" and "name" are optional.
-    """
-    content = read_json(path, (dict, list))
-    if isinstance(content, list):
-        content = {"training": content}
-    entries = [*listed_entries(content, "training", path), *listed_entries(content, "validation", path)]
-    listed = [_listed(entry, path, contrasts) for entry in entries]
-    counts = Counter(name for name, _ in listed)
-    missing: Missing = {}
-    cases = []
-    for name, entry in listed:
-        # patient07/t1.nii.gz and patient19/t1.nii.gz: the folder tells them apart
-        name = f"{entry.folder}_{name}" if counts[name] > 1 else name
-        case = _case(name, entry.source, entry.target, entry.labels, missing)
-        cases.append(replace(case, patient=entry.patient))
-    name, times = Counter(case.name for case in cases).most_common(1)[0] if cases else ("", 0)
-    if times > 1:
-        raise InputError(f"{path} lists case {name} {times} times; give its entries different 'name's")
-    return cases, named_labels(content.get("labels"), path), missing
-
-
-def listed_entries(content: dict, key: str, path: Path) -> list[dict]:
-    """The entries of a part of a datalist. Raises InputError."""
-    entries = content.get(key, [])
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise InputError(f"{path}: '{key}' must be a list of entries such as {{'source': ..., 'target': ...}}")
-    return entries
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """The files of a datalist's entry; ``folder`` of its first image."""
-
-    source: dict[str, Path | None]
-    target: dict[str, Path | None]
-    labels: Path | None
-    patient: str
-    folder: str
-
-
-def _listed(entry: dict, path: Path, contrasts: Contrasts) -> tuple[str, _Entry]:
-    images = _as_list(entry.get("image"))
-    if images:
-        contrasts.check_numbers(path)
-    sides: dict[str, dict[str, Path | None]] = {}
-    for side in ("source", "target"):
-        names, numbers = getattr(contrasts, f"{side}s"), getattr(contrasts, f"{side}_channels")
-        given = _as_list(entry.get(side)) or [images[n] if n < len(images) else None for n in numbers]
-        given = given if any(given) else [None] * len(names)
-        if len(given) != len(names):
-            raise InputError(
-                f"{path}: the entry {json.dumps(entry)[:200]} has {len(given)} {side} images where "
-                f"data.{side}s names {len(names)} ({', '.join(names)}); list one each"
-            )
-        sides[side] = {n: None if v is None else _listed_file(v, path) for n, v in zip(names, given, strict=True)}
-    first = next((file for side in sides.values() for file in side.values() if file is not None), None)
-    if first is None:
-        raise InputError(f"{path}: the entry {json.dumps(entry)[:200]} has no image; give it a source or a target")
-    name = str(entry.get("name") or case_name(first))
-    checked_name(name, path)
-    labels = entry.get("label", entry.get("labels"))
-    file = None if labels is None else _listed_file(labels, path)
-    patient = str(entry.get("patient") or "")
-    return name, _Entry(**sides, labels=file, patient=patient, folder=first.resolve().parent.name)
-
-
-def _as_list(value: Any) -> list:
-    return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def _listed_file(value: Any, path: Path) -> Path:
-    if not isinstance(value, str):
-        raise InputError(f"{path}: {json.dumps(value)[:200]} is not the path of a file; give one path as text")
-    file = path.parent / value
-    if not os.path.isfile(file):  # Path.is_file raises on names that are too long
-        raise InputError(f"{path} lists {value}, but there is no file {file}; correct the list")
-    return file
 
 
 def named_labels(labels: Any, path: Path, *, ignored: bool = False) -> Labels:
@@ -250,7 +244,7 @@ def named_labels(labels: Any, path: Path, *, ignored: bool = False) -> Labels:
 def read_json(path: Path, kinds: tuple[type, ...] = (dict,)) -> Any:
     """The content of a JSON file of one of ``kinds``. Raises InputError."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())  # of bytes json itself sees a byte order mark
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not readable JSON ({error}); correct it") from error
     if not isinstance(content, kinds):

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,9 +13,12 @@ from medgen.config import Settings
 from medgen.data.align import align
 from medgen.data.cache import Channels, cached
 from medgen.data.codecs import Code, Range, typical_range
-from medgen.data.cohort import Cohort, check_pairs, load_split, read_cohort, save_split, split_cases
+from medgen.data.cohort import Cohort, check_pairs
 from medgen.data.label_maps import LabelTable, cached_label_map
+from medgen.data.label_names import label_named
 from medgen.data.labels import cached_labels, part_voxels
+from medgen.data.modality import modality_warnings
+from medgen.data.read_split import read_split
 from medgen.io.volume import Volume, read_volume
 from medgen.types import Case, InputError
 
@@ -63,48 +66,16 @@ def prepare(settings: Settings, out: Path, *, resume: bool = False, say: Callabl
     data = settings.data
     if data.root is None:
         raise InputError("data.root is not set; give the cohort folder, e.g. data.root=COHORT")
-    cohort = read_cohort(
-        data.root,
-        sources=data.sources,
-        targets=data.targets,
-        domains=data.domains,
-        source_channels=data.source_channels,
-        target_channels=data.target_channels,
-        patient_pattern=data.patient_pattern,
-    )
-    for name, absent in cohort.missing.items():
-        say(f"warning: case {name} lacks {' and '.join(absent)}; that side of it is left out")
-    table = None
-    if settings.label_source:
-        table = LabelTable(cohort.label_values, data.tissues, data.tissue_smoothing)
-        cohort = replace(cohort, cases=[replace(c, source=(c.labels,) if c.labels else ()) for c in cohort.cases])
+    folder = data.cache or out / "cache"
+    cohort, split, content = read_split(settings, out, folder, resume=resume, say=say)
+    table = LabelTable(cohort.label_values, data.tissues, data.tissue_smoothing) if settings.label_source else None
+    if table is not None:
         _check_classes(cohort, settings)
-    if data.paired:
-        cases = [c for c in cohort.cases if c.source and c.target]
-        alone = [c.name for c in cohort.cases if bool(c.source) != bool(c.target)]
-        if alone and cases:
-            say(f"warning: {len(alone)} cases have no partner and are left out: {', '.join(alone[:10])}")
-        grids = cases
-    else:
-        cases = cohort.cases
-        grids = [Case(c.name, c.patient, (), c.target) for c in cases]
-        grids += [replace(c, target=(), labels=c.labels if data.labels else None) for c in cases if c.source]
-    if data.align == "refuse":
-        check_pairs(grids)
-    _refuse_empty(cases, settings)
-    recorded = out / "split.json" if resume and (out / "split.json").exists() else data.split
-    if recorded is not None:  # a resumed run keeps its patients apart as it began, whatever came to the folder
-        split = load_split(recorded, cases)
-    else:
-        split = split_cases(cases, validation=data.validation, test=data.test, seed=settings.train.seed)
-    save_split(out / "split.json", split)
-    train, held = split["train"], split["validation"]
+    train, held = split["train"], [case for case in split["validation"] if not case.synthetic]
+    cases = [case for part in split.values() for case in part]
     _refuse_empty(train, settings)
-    say(f"{len(train)} cases to train on, {len(held)} to validate, {len(split['test'])} kept for tests")
-
     if not held:
         say("warning: no patient is kept back, so the scores below are those of training cases")
-    folder = data.cache or out / "cache"
     labels, classes = _labels(train, cohort, settings, folder) if data.labels else ({}, 0)
     centres = _centres(labels, cohort, settings)
 
@@ -116,6 +87,8 @@ def prepare(settings: Settings, out: Path, *, resume: bool = False, say: Callabl
 
     sources = {c.name: load_source(c) for c in train if c.source}
     targets = {c.name: _load(c, "target", settings, folder, say) for c in train if c.target}
+    for text in modality_warnings(settings, sources.values(), targets.values()):
+        say(f"warning: {text}")
     validation = []
     watched = [c for c in held if c.source] or [c for c in train if c.source]
     shown = watched[: settings.train.validation_cases] if method_needs_classes(settings) else []
@@ -135,7 +108,7 @@ def prepare(settings: Settings, out: Path, *, resume: bool = False, say: Callabl
         _one_spacing([*sources.items(), *targets.items()], settings),
         _looks(sources),
         _target_scans(targets, settings),
-        _record(train, held, cohort, settings),
+        _record(train, held, cohort, settings, content),
         labels,
         classes,
         domains,
@@ -275,8 +248,9 @@ def _check_classes(cohort: Cohort, settings: Settings) -> None:
 
 def _joined(values: list[int], cohort: Cohort, structures: dict[str, tuple[str, ...]]) -> list[int]:
     """The class of each value: the place of the structure that its label belongs to, from 1, or 0."""
-    class_of = {name: i for i, names in enumerate(structures.values(), start=1) for name in names}
-    unknown = [name for name in class_of if name not in cohort.label_values]
+    given = {name: i for i, names in enumerate(structures.values(), start=1) for name in names}
+    class_of = {label_named(name, cohort.label_values): i for name, i in given.items()}
+    unknown = [name for name in given if label_named(name, cohort.label_values) is None]
     if unknown:
         raise InputError(
             f"data.structures names {unknown[0]}, which is no label of {cohort.root} "
@@ -289,12 +263,12 @@ def _joined(values: list[int], cohort: Cohort, structures: dict[str, tuple[str, 
 def _centres(labels: dict[str, Path], cohort: Cohort, settings: Settings) -> dict[str, np.ndarray]:
     """Where patches of each case may be centred, see sampling.centred_on; of cases that have such a place."""
     wanted, names = settings.sampling.centred_on, _class_names(cohort, settings)
-    unknown = [name for name in wanted if name not in names]
+    unknown = [name for name in wanted if label_named(name, names) is None]
     if unknown:
         raise InputError(f"sampling.centred_on names {unknown[0]}, which is no class ({', '.join(names)}); name one")
     if not wanted:
         return {}
-    numbers = [names.index(name) for name in wanted]
+    numbers = [names.index(label_named(name, names) or name) for name in wanted]
     found = {case: part_voxels(np.load(file, mmap_mode="r"), numbers) for case, file in labels.items()}
     if not any(len(places) for places in found.values()):
         raise InputError(f"{settings.data.root}: no training case has {' or '.join(wanted)}, see sampling.centred_on")
@@ -343,8 +317,13 @@ def _one_spacing(volumes: list[tuple[str, Channels]], settings: Settings) -> tup
     return x, y, z
 
 
-def _record(train: list[Case], held: list[Case], cohort: Cohort, settings: Settings) -> dict[str, Any]:
-    """Names of the cases and a hash over the names, sizes and first MiB of their files; the classes, if used."""
+def _record(
+    train: list[Case], held: list[Case], cohort: Cohort, settings: Settings, content: dict[str, set[str]]
+) -> dict[str, Any]:
+    """Names of the cases and a hash over the names, sizes and first MiB of their files; the classes, if used.
+
+    ``images``: content hash → case, by which a scan is known again under another name.
+    """
     digest = hashlib.sha256()
     for case in train:
         labels = [case.labels] if settings.data.labels and case.labels is not None else []
@@ -355,5 +334,6 @@ def _record(train: list[Case], held: list[Case], cohort: Cohort, settings: Setti
     return {
         "training": [c.name for c in train],
         "validation": [c.name for c in held],
+        "images": {h: case.name for case in (*train, *held) for h in sorted(content[case.name])},
         "sha256": digest.hexdigest(),
     } | ({"classes": len(names), "labels": {name: i for i, name in enumerate(names)}} if names else {})

@@ -27,7 +27,8 @@ from medgen.evaluation.downstream_summary import BASELINE, Downstream, Row, writ
 from medgen.evaluation.segmentation import segmentation_scores
 from medgen.evaluation.summary import Failure
 from medgen.evaluation.train_segmenter import Example, fingerprint, label_values, train_segmenter
-from medgen.io.volume import GRID_TOLERANCE, Volume, case_name, find_volumes, read_volume, same_geometry, written_aside
+from medgen.io.grids import on_axes_of, same_grid
+from medgen.io.volume import Volume, case_name, find_volumes, read_volume, written_aside
 from medgen.types import InputError
 
 PROTOCOLS = {
@@ -275,7 +276,9 @@ def _case_rows(segment: Segment, example: Example, values: Sequence[int], tolera
     prediction = np.asarray(segment(image))
     if prediction.shape != image.data.shape:
         raise InputError(f"the segmenter gave {prediction.shape} voxels for {image.data.shape} of {example.image}")
-    if not same_geometry(image.geometry, truth.geometry, GRID_TOLERANCE * min(truth.spacing)):
+    if same_grid(truth.geometry, image.geometry):
+        prediction = on_axes_of(image.replaced(prediction.astype(np.float32)), truth).data
+    else:
         prediction = resample_like(image.replaced(prediction.astype(np.float32)), truth, labels=True)
     labels = [value for value in values if value]
     scores = segmentation_scores(truth.data, prediction, truth.spacing, labels=labels, tolerance_mm=tolerance_mm)

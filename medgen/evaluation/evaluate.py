@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 
 from medgen.cluster import Cluster
-from medgen.data.cohort import patient_of
 from medgen.evaluation.downstream_section import Protocols, downstream_section
 from medgen.evaluation.features.extractor import Extractor
 from medgen.evaluation.folders import match_folders
+from medgen.evaluation.identity import one_patient_an_image, patients_of, warnings_of_training
 from medgen.evaluation.judge import Checks
 from medgen.evaluation.measure import HU_RANGE, Measures, NeedsRange, takes_up_contrast
 from medgen.evaluation.outcomes import outcomes
 from medgen.evaluation.profiles import PROFILES
-from medgen.evaluation.provenance import provenance, read_manifest, trained_on
+from medgen.evaluation.provenance import provenance, read_manifest
 from medgen.evaluation.sets import distribution_section, memorisation_section, volume_files
 from medgen.evaluation.summary import CaseResult, Evaluation, Failure, write_results
 from medgen.types import InputError
@@ -117,7 +117,7 @@ def evaluate(
     folders = match_folders(given, cases)
     checks = (checks or Checks()) if source is not None else None
     measures = Measures(data_range, folders.names, profile, tolerance_mm, checks)
-    patients = {case: patient_of(case, patient_pattern) for case in folders.cases}
+    patients, synthetic = patients_of(folders, patient_pattern)
     manifest = read_manifest(folders.given["prediction"])
     out = Path(out)
     _make_folder(out)
@@ -128,11 +128,6 @@ def evaluate(
         warnings.append(
             f"{labels} has no labels.json in or beside it, so structures have no names and neither organs nor lesions "
             'are checked: add one such as {"liver": 1}'
-        )
-    if manifest and (seen := trained_on(manifest, folders.cases)):
-        warnings.append(
-            f"{len(seen)} of {len(folders.cases)} cases ({', '.join(seen[:3])}{', ...' if len(seen) > 3 else ''}) were "
-            "among those the model was trained on or chosen by: their numbers say nothing of new patients"
         )
     started = time.monotonic()
     for done, (case, found) in enumerate(
@@ -150,6 +145,10 @@ def evaluate(
         if progress is not None:
             progress(done, len(folders.cases), case)
 
+    results, alike = one_patient_an_image(results)
+    warnings += alike
+    if manifest:
+        warnings += warnings_of_training(manifest, {result.name: result.images for result in results})
     sections: dict[str, Any] = {"provenance": provenance(manifest)} if manifest else {}
     measured = [result.files for result in results]
     if extractor is not None:
@@ -170,9 +169,16 @@ def evaluate(
                 volume_files(training), [files["prediction"] for files in measured], volume_files(real), failures
             )
     if downstream is not None:
+        if synthetic:
+            warnings.append(f"{len(synthetic)} references are synthetic and no segmenter is tested on them")
         with _reported("downstream", failures):
             sections["downstream"] = downstream_section(
-                results, folders.names, out / "downstream", downstream, tolerance_mm=tolerance_mm, failures=failures
+                [result for result in results if result.name not in synthetic],
+                folders.names,
+                out / "downstream",
+                downstream,
+                tolerance_mm=tolerance_mm,
+                failures=failures,
             )
 
     evaluation = Evaluation(

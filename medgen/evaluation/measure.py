@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from medgen.data.body import body_mask, looks_like_hu
+from medgen.data.content import content_hash
 from medgen.evaluation import fidelity
 from medgen.evaluation.consistency import relative_slice_jump
 from medgen.evaluation.folders import read_case
@@ -106,7 +107,8 @@ def measure_case(case: str, files: Mapping[str, Path], measures: Measures) -> Ca
         structure, more = judge(volumes, measures.names, measures.checks)
         warnings += more
     named = [{"region": name, **row} for name, row in regions.items()]
-    return CaseResult(case, files, metrics, named, warnings, hu, segmentation, structure)
+    images = [h for role in ("source", "reference") if role in volumes and (h := content_hash(volumes[role].data))]
+    return CaseResult(case, files, metrics, named, warnings, hu, segmentation, structure, images=images)
 
 
 def _fidelity(

@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +45,3 @@ def provenance(manifest: dict[str, Any]) -> dict[str, dict[str, str]]:
     conversion = {status: str(number) for status, number in sorted(counts.items())}
     conversion["with warnings"] = str(sum(bool(case.get("warnings")) for case in cases))
     return {"model": {name: str(value) for name, value in shown.items() if value is not None}, "conversion": conversion}
-
-
-def trained_on(manifest: dict[str, Any], cases: Collection[str]) -> list[str]:
-    """Those of the evaluated cases that the model was trained on or chosen by: no test of it."""
-    data = manifest["model"].get("training_data") or {}
-    known = {str(name).rpartition("/")[2] for part in ("training", "validation") for name in data.get(part, ())}
-    return sorted(known & set(cases))

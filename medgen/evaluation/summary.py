@@ -56,6 +56,7 @@ class CaseResult:
     ``files`` by role (reference, prediction, source, labels, mask, prediction_labels, lesions); ``metrics`` by column
     of ``cases.csv``, those measured; ``regions``: rows with the columns of ``regions.csv``; ``hu``: the reference is CT
     in HU; ``segmentation``: rows {"label", *`SEGMENTATION`}; ``structure``: {"status", "reasons", "values"}.
+    ``images``: content hashes of source and reference, by which a scan is known under another name.
     """
 
     name: str
@@ -67,6 +68,7 @@ class CaseResult:
     segmentation: Sequence[Mapping[str, Any]] = ()
     structure: Mapping[str, Any] | None = None
     patient: str = ""
+    images: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

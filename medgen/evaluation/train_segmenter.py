@@ -25,7 +25,8 @@ from medgen.data.cache import Cached, Channels, cached
 from medgen.data.labels import cached_labels
 from medgen.data.sampling import Patches, batches
 from medgen.evaluation.segmenter import Plan, Segmenter, build_network, choose_sizes, load_segmenter, save_segmenter
-from medgen.io.volume import GRID_TOLERANCE, read_geometry, read_volume, same_geometry
+from medgen.io.grids import same_grid
+from medgen.io.volume import read_geometry, read_volume
 from medgen.types import Batch, InputError
 
 LOOKED_AT = 20  # volumes that tell CT from MR and, in CT, the window
@@ -227,7 +228,7 @@ def _same_grids(examples: Sequence[Example]) -> tuple[list[Example], dict[str, s
     for example in examples:
         try:
             image, labels = read_geometry(example.image), read_geometry(example.labels)
-            if not same_geometry(image, labels, GRID_TOLERANCE * min(image.spacing)):
+            if not same_grid(image, labels):
                 raise InputError(
                     f"{example.labels} [{labels.describe()}] is not on the grid of {example.image} "
                     f"[{image.describe()}]; resample it first"

@@ -72,6 +72,13 @@ def _one_channel(header: Any) -> Any:
     return header
 
 
+def nifti_channel_count(path: Path) -> int:
+    """Number of volumes in a (X, Y, Z, C) file, from its header; 1 of any other. Raises InputError."""
+    with _nifti_errors(path), _opened(path) as stream:
+        shape = _nifti_image(stream).header.get_data_shape()
+    return max(int(shape[3]), 1) if len(shape) == 4 else 1
+
+
 def read_nifti_geometry(path: Path) -> Geometry:
     """Grid of a .nii or .nii.gz file from its header. Raises InputError."""
     with _nifti_errors(path), _opened(path) as stream:

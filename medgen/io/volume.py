@@ -135,6 +135,14 @@ def read_channels(path: str | Path) -> list[Volume]:
     return nifti.read_nifti_channels(path) if stacked else [read_volume(path)]
 
 
+def channel_count(path: str | Path) -> int:
+    """How many volumes ``read_channels`` gives, from the header alone. Errors as ``read_volume``."""
+    from medgen.io import nifti
+
+    path = existing(path)
+    return nifti.nifti_channel_count(path) if has_ending(path, NIFTI_ENDINGS) else 1
+
+
 def read_geometry(path: str | Path, *, series: str | None = None) -> Geometry:
     """Grid of a volume from its header alone: no voxel is read or decompressed. Errors as ``read_volume``."""
     from medgen.io import dicom, itk, nifti

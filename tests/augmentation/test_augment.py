@@ -9,8 +9,9 @@ from labelled import save, voxels, write_decathlon, write_nnunet
 
 from medgen.augmentation.augment import augment
 from medgen.augmentation.augmenter import Augmenter
-from medgen.augmentation.dataset import read_case, read_dataset
+from medgen.augmentation.dataset import read_case
 from medgen.augmentation.provenance import file_hash
+from medgen.augmentation.read import read_dataset
 from medgen.types import InputError
 
 

@@ -11,7 +11,8 @@ from scipy import ndimage
 from small import SMALL_METHOD, make_model, small_settings
 
 from medgen.augmentation.augmenter import augmenter_for
-from medgen.augmentation.dataset import read_case, read_dataset
+from medgen.augmentation.dataset import read_case
+from medgen.augmentation.read import read_dataset
 from medgen.checkpoint import TableInfo, load_model, save_model
 from medgen.inference.predict import translate_case
 from medgen.io.folder import folder_written_aside

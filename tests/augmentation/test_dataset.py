@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from labelled import LABELS, OBLIQUE, SHAPE, save, voxels, write_decathlon, write_folders, write_nnunet
 
-from medgen.augmentation.dataset import read_case, read_dataset
+from medgen.augmentation.dataset import read_case
+from medgen.augmentation.read import read_dataset
 from medgen.types import InputError
 
 
@@ -119,15 +120,27 @@ def test_patients_by_pattern(tmp_path):
         ({"channel_names": {"1": "CT"}}, "must name its channels by number"),
         ({"channel_names": None}, "must name its channels by number"),
         ({"file_ending": ".png"}, "'.png' is no volume's"),
-        ({"file_ending": ".mha"}, "no cases with the ending .mha"),
         ({"dataset": {"case0": {}}}, "lists its files under 'dataset'"),
-        ({"training": [{"label": "x"}]}, "must name 'image' and 'label' as paths"),
-        ({"training": [7]}, "must be a list of entries"),
     ],
 )
 def test_tables_that_cannot_be_used(tmp_path, table, match):
     edit(write_nnunet(tmp_path), **table)
     refused(lambda: read_dataset(tmp_path), match)
+
+
+@pytest.mark.parametrize(
+    "table, match",
+    [
+        ({"training": [{"label": "x"}]}, "must name 'image' and 'label' as paths"),
+        ({"training": [7]}, "must be a list of entries"),
+        ({"training": [], "extra": ["a.nii.gz"]}, "'extra' of cases, which says no part"),
+        ({"training": [{"image": "a.nii.gz", "fold": "x"}]}, 'the fold "x"'),
+        ({"training": []}, "holds no cases"),
+    ],
+)
+def test_lists_that_cannot_be_used(tmp_path, table, match):
+    (tmp_path / "list.json").write_text(json.dumps({"labels": LABELS, **table}))
+    refused(lambda: read_dataset(tmp_path / "list.json"), match)
 
 
 def test_the_ignored_label_stays_and_regions_of_one_value_are_labels(tmp_path):
@@ -256,3 +269,70 @@ def test_reading_leaves_the_dataset_as_it_was(tmp_path):
     faults(root)
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
     assert nib.load(root / "imagesTr/case0.nii.gz").shape == (*SHAPE, 2)
+
+
+# What a dataset says of its split ------------------------------------------------------------------------
+
+
+def entries(*numbers, **more):
+    return [
+        {"image": f"imagesTr/case{i}_0000.nii.gz", "label": f"labelsTr/case{i}.nii.gz", "name": f"c{i}", **more}
+        for i in numbers
+    ]
+
+
+def listed(root, content, name="list.json"):
+    (root / name).write_text(json.dumps({"labels": LABELS, **content}))
+    return read_dataset(root / name)
+
+
+def test_lists_of_every_name_are_read(tmp_path):
+    write_nnunet(tmp_path, cases=4)
+    content = {"training": entries(0, 1), "val": entries(2), "testing": ["imagesTr/case3_0000.nii.gz"]}
+    dataset = listed(tmp_path, content)
+    assert [(c.name, c.held, c.test) for c in dataset.cases] == [
+        ("c0", False, False), ("c1", False, False), ("c2", True, False), ("case3_0000", False, True),
+    ]  # fmt: skip
+    assert dataset.folds == [{"train": ["c0", "c1"], "val": ["c2"]}]
+    assert [case.to_learn_from for case in dataset.cases] == [True, True, False, False]
+
+
+def test_folds_of_a_list_and_beside_a_dataset(tmp_path):
+    root = write_nnunet(tmp_path, cases=4)
+    dataset = listed(root, {"training": [one for i in range(4) for one in entries(i, fold=i % 2)]})
+    assert [fold["val"] for fold in dataset.folds] == [["c0", "c2"], ["c1", "c3"]]
+    folds = [{"train": ["case0"], "val": ["case1", "case2", "case3"]}]
+    (root / "splits_final.json").write_text(json.dumps(folds))
+    assert read_dataset(root).folds == folds
+
+
+@pytest.mark.parametrize("slash", ["/", "\\"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_cases_are_told_apart_by_their_folders(tmp_path, slash, encoding):
+    for i in range(3):
+        images, label = voxels(i)
+        save(tmp_path / f"case_{i:05}/imaging.nii.gz", images[..., 0])
+        save(tmp_path / f"case_{i:05}/segmentation.nii.gz", label)
+    cases = [f"case_{i:05}{slash}" for i in range(3)]
+    training = [{"image": f"{c}imaging.nii.gz", "label": f"{c}segmentation.nii.gz"} for c in cases]
+    (tmp_path / "kits.json").write_text(json.dumps({"labels": LABELS, "training": training}), encoding=encoding)
+    found = read_dataset(tmp_path / "kits.json").cases
+    assert [(c.name, c.patient, c.fault) for c in found] == [
+        (f"case_{i:05}_imaging", f"case_{i:05}", None) for i in range(3)
+    ]
+
+
+def test_a_label_and_channels_stored_in_another_order_of_axes_are_turned(tmp_path):
+    root = write_nnunet(tmp_path, channels=("CT", "PET"))
+    mirrored = OBLIQUE.copy()
+    mirrored[:3, 3] += OBLIQUE[:3, 0] * (SHAPE[0] - 1)
+    mirrored[:3, 0] *= -1
+    order = np.eye(4)[[0, 2, 1, 3]]
+    images, label = voxels(0, 2)
+    save(root / "labelsTr/case0.nii.gz", label[::-1].transpose(0, 2, 1), mirrored @ order)
+    save(root / "imagesTr/case0_0001.nii.gz", images[::-1, ..., 1], mirrored, scl_slope=0.5, scl_inter=0)
+    dataset = read_dataset(root)
+    (ct, pet), found = read_case(dataset, dataset.cases[0])
+    np.testing.assert_array_equal(found.data, label)
+    np.testing.assert_array_equal(ct.affine, pet.affine)
+    assert found.path is None and pet.path is None and dataset.cases[0].fault is None

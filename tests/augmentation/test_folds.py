@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medgen.augmentation.dataset import LabelledCase
-from medgen.augmentation.folds import patient_folds
+from medgen.augmentation.folds import in_no_fold, patient_folds
 from medgen.types import InputError
 
 
@@ -67,3 +67,49 @@ def test_the_order_of_the_cases_does_not_matter():
     cases = [real(f"c{i}", f"p{i // 2}") for i in range(14)]
     shuffled = [cases[i] for i in np.random.default_rng(0).permutation(14)]
     assert patient_folds(cases) == patient_folds(shuffled)
+
+
+# Folds that the dataset states ---------------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.integers(0, 3), min_size=4, max_size=12),
+    st.lists(st.tuples(st.integers(0, 11), st.lists(st.integers(0, 11), max_size=2)), max_size=10),
+)
+def test_stated_folds_are_kept_and_twins_follow(fold_of, made):
+    n = len(fold_of)
+    cases = [real(f"r{i}", f"p{i}") for i in range(n)]
+    cases += [synthetic(f"s{i}", f"p{p % n}", [f"p{d % n}" for d in donors]) for i, (p, donors) in enumerate(made)]
+    stated = [
+        {
+            "train": [f"r{i}" for i in range(n) if fold_of[i] != fold],
+            "val": [f"r{i}" for i in range(n) if fold_of[i] == fold],
+        }
+        for fold in range(4)
+    ]
+    usable = [fold for fold in stated if fold["train"] and fold["val"]]
+    if not usable:
+        with pytest.raises(InputError, match="no fold that the dataset states"):
+            patient_folds(cases, stated)
+        return
+    found = patient_folds(cases, stated)
+    assert [fold["val"] for fold in found] == [sorted(fold["val"]) for fold in usable]
+    for fold in found:
+        held = {name.replace("r", "p") for name in fold["val"]}
+        assert all(name in fold["train"] or name in fold["val"] for name in (c.name for c in cases if not c.record))
+        shown = {c.name for c in cases if c.record and not c.patients & held}
+        assert {name for name in fold["train"] if name.startswith("s")} == shown
+    unused = {c.name for c in cases if all(c.name not in fold["train"] + fold["val"] for fold in found)}
+    assert set(in_no_fold(cases, found)) == unused
+
+
+def test_a_stated_fold_that_tears_a_patient_apart_is_refused():
+    cases = [real("a1", "p"), real("a2", "p"), real("b", "q")]
+    with pytest.raises(InputError, match="trains on case a2 and validates case a1, both of patient p"):
+        patient_folds(cases, [{"train": ["a2", "b"], "val": ["a1"]}])
+
+
+def test_a_twin_of_who_is_in_no_list_is_not_trained_on():
+    cases = [real("a", "a"), real("b", "b"), real("c", "c"), synthetic("c__syn000", "c")]
+    (fold,) = patient_folds(cases, [{"train": ["a"], "val": ["b"]}])
+    assert fold == {"train": ["a"], "val": ["b"]} and in_no_fold(cases, [fold]) == ["c", "c__syn000"]

@@ -9,7 +9,8 @@ from small import make_model, small_settings
 
 from medgen.augmentation.augment import augment
 from medgen.augmentation.augmenter import augmenter_for
-from medgen.augmentation.dataset import read_case, read_dataset
+from medgen.augmentation.dataset import read_case
+from medgen.augmentation.read import read_dataset
 from medgen.checkpoint import save_model
 from medgen.io.folder import folder_written_aside
 from medgen.io.volume import write_volume
@@ -101,7 +102,7 @@ def test_other_lesions_are_another_augmenter(dataset):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({}, "--lesion body,organ,dark,bright"),
+        ({}, r"\(body, organ, dark, bright\) are lesions, by --lesion"),
         ({"lesions": ["cyst"]}, "cyst is no label of"),
         ({"lesions": ["dark"], "host": "liver"}, "liver is no label of"),
         ({"lesions": ["dark"], "host": "bright"}, "no lesion .dark. in bright"),

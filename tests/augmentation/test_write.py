@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from labelled import LABELS, save, voxels, write_decathlon, write_folders, write_nnunet
 
-from medgen.augmentation.dataset import read_case, read_dataset
+from medgen.augmentation.dataset import read_case
+from medgen.augmentation.read import read_dataset
 from medgen.augmentation.write import DatasetWriter, label_on, relabelled, write_dataset
 from medgen.io.volume import Volume, read_volume
 from medgen.types import InputError
@@ -21,7 +22,7 @@ def content(dataset):
     cases = []
     for case in dataset.cases:
         images, label = read_case(dataset, case)
-        about = {k: v for k, v in (case.record or {}).items() if k not in ("files", "made_of", "medgen")}
+        about = {k: v for k, v in (case.record or {}).items() if k not in ("files", "images", "made_of", "medgen")}
         arrays = [v.data.tolist() for v in images] + [label.data.tolist() if label else None]
         affine = [np.round(v.affine, 4).tolist() for v in images]
         cases.append((case.name, case.patient, case.test, about, arrays, affine))

@@ -4,10 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from medgen.data.cohort import check_pairs, load_split, read_cohort, save_split, split_cases
+from medgen.data.cohort import check_pairs, read_cohort
 from medgen.io.volume import Volume, write_volume
 from medgen.types import Case, InputError
 
@@ -111,7 +109,7 @@ def test_a_datalist_of_pairs(tmp_path):
         assert [(c.name, c.patient) for c in cases] == [
             ("other", "other"),
             ("p1_ct", "7"),
-            ("p2_ct", "p2_ct"),
+            ("p2_ct", "p2"),
         ]
         assert cases[0].source == () and cases[0].target[0].samefile(tmp_path / "data/elsewhere/x.mha")
         assert cases[1].labels.samefile(tmp_path / "data/p1/seg.nii")
@@ -134,7 +132,11 @@ def test_decathlon(tmp_path):
     }
     (tmp_path / "dataset.json").write_text(json.dumps(content))
     cohort = read_cohort(tmp_path)  # the folder finds its dataset.json
-    assert [(c.name, c.target) for c in cohort.cases] == [("a", ()), ("b", ())]
+    assert [(c.name, c.target, c.part) for c in cohort.cases] == [
+        ("a", (), "train"),
+        ("b", (), "train"),
+        ("t", (), "test"),
+    ]
     assert cohort.cases[1].source[0].samefile(tmp_path / "imagesTr/b.nii.gz")
     assert cohort.label_values == {"Anterior": 1, "Posterior": 2}
     content["training"] = [{"image": ["imagesTr/a.nii.gz", "imagesTr/b.nii.gz"]}]
@@ -150,7 +152,7 @@ def test_decathlon(tmp_path):
         ({"training": [{"source": "."}]}, "there is no file"),
         ({"training": [{"source": 3}]}, "3 is not the path of a file"),
         ({"training": [{"label": "a.nii"}]}, "has no image"),
-        ({"training": ["a.nii"]}, "must be a list of entries"),
+        ({"training": [["a.nii"]]}, "must be a list of entries"),
         ({"training": []}, "holds no volumes"),
         ([{"source": "a.nii"}, {"target": "a.nii"}], "lists case .* 2 times"),
         ([{"source": "a.nii", "name": "../a"}], "no file name"),
@@ -238,89 +240,6 @@ def test_contrasts_of_a_datalist_and_of_nnunet(tmp_path):
     assert [p.name for p in cohort.cases[0].source] == ["liver_1_0000.nii.gz", "liver_1_0001.nii.gz"]
     assert cohort.missing == {"liver_3": ["t1"]}
     refused(tmp_path / "raw", "set data.source_channels", **TWO)
-
-
-# Splits --------------------------------------------------------------------------------------------------
-
-
-def pair(name, patient=None, source=True, target=True):
-    return Case(name, patient or name, ("s",) if source else (), ("t",) if target else ())
-
-
-@settings(max_examples=150, deadline=None)
-@given(
-    st.lists(st.tuples(st.integers(0, 12), st.sampled_from([(1, 1), (1, 0), (0, 1)])), min_size=1, max_size=40),
-    st.floats(0, 0.6),
-    st.integers(0, 5),
-    st.randoms(use_true_random=False),
-)
-def test_no_patient_is_in_two_parts_and_order_does_not_matter(drawn, validation, seed, random):
-    cases = [pair(f"c{i:02}", f"p{p}", *sides) for i, (p, sides) in enumerate(drawn)]
-    split = split_cases(cases, validation=validation, test=0.0, seed=seed)
-    assert sorted(c.name for part in split.values() for c in part) == [c.name for c in cases]
-    patients = {part: {c.patient for c in found} for part, found in split.items()}
-    assert not patients["train"] & patients["validation"] and not patients["test"]
-    assert split["train"]
-    for side in ("source", "target"):  # no side is taken away from training
-        if any(getattr(c, side) for c in cases):
-            assert any(getattr(c, side) for c in split["train"])
-    shuffled = random.sample(cases, len(cases))
-    assert split_cases(shuffled, validation=validation, test=0.0, seed=seed) == split
-
-
-def test_shares_and_kinds():
-    cases = [pair(f"p{i}") for i in range(40)]
-    split = split_cases(cases, validation=0.15, test=0.25, seed=0)
-    assert [len(split[k]) for k in ("train", "validation", "test")] == [24, 6, 10]
-    assert split != split_cases(cases, validation=0.15, test=0.25, seed=1)
-    unpaired = [pair(f"s{i}", target=False) for i in range(8)] + [pair(f"t{i}", source=False) for i in range(8)]
-    split = split_cases(unpaired, validation=0.1, test=0.1, seed=0)
-    for part, count in (("train", 6), ("validation", 1), ("test", 1)):
-        assert sum(bool(c.source) for c in split[part]) == sum(bool(c.target) for c in split[part]) == count
-
-
-def test_few_patients():
-    two = split_cases([pair("a"), pair("b")], validation=0.01, test=0, seed=0)
-    assert len(two["train"]) == len(two["validation"]) == 1
-    assert split_cases([pair("a"), pair("b")], validation=0, test=0, seed=0)["validation"] == []
-    one = split_cases([pair("a")], validation=0.2, test=0, seed=0)
-    assert [c.name for c in one["train"]] == ["a"] and not one["validation"]
-    # one pair and one extra source: the extra is what training can spare
-    mixed = split_cases([pair("a"), pair("b", target=False)], validation=0.2, test=0, seed=0)
-    assert [c.name for c in mixed["validation"]] == ["b"]
-    # one source, one target: neither can be spared
-    assert not split_cases([pair("a", target=False), pair("b", source=False)], validation=0.5, test=0, seed=0)[
-        "validation"
-    ]
-
-
-def test_impossible_splits():
-    for validation, test in ((0.5, 0.5), (1.0, 0), (-0.1, 0), (0, float("nan"))):
-        with pytest.raises(InputError, match="must leave patients to train on"):
-            split_cases([pair("a")], validation=validation, test=test, seed=0)
-    with pytest.raises(InputError, match="no cases to split"):
-        split_cases([], validation=0.1, test=0, seed=0)
-    with pytest.raises(InputError, match="2 patients are too few"):
-        split_cases([pair("a"), pair("b")], validation=0.1, test=0.1, seed=0)
-
-
-def test_a_recorded_split_comes_back(tmp_path):
-    cases = [pair(f"c{i}", f"p{i // 2}") for i in range(12)]
-    split = split_cases(cases, validation=0.2, test=0.2, seed=3)
-    save_split(tmp_path / "run/split.json", split)
-    assert load_split(tmp_path / "run/split.json", cases[::-1]) == split
-    assert load_split(tmp_path / "run/split.json", [*cases, pair("new")]) == split
-    with pytest.raises(InputError, match="names case c1.*, which this cohort lacks"):
-        load_split(tmp_path / "run/split.json", [c for c in cases if c.name != "c1"])
-    for content, match in (
-        ('{"train": ["c0"], "validation": ["c1"]}', "patient p0 in two parts"),
-        ('{"train": 3}', "not a split"),
-        ('{"training": ["c0"]}', "not a split"),
-        ("x", "not readable JSON"),
-    ):
-        (tmp_path / "bad.json").write_text(content)
-        with pytest.raises(InputError, match=match):
-            load_split(tmp_path / "bad.json", cases)
 
 
 # Grids ---------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from medgen.evaluation.provenance import provenance, read_manifest, trained_on
+from medgen.evaluation.provenance import provenance, read_manifest
 from medgen.types import InputError
 
 MANIFEST = {
@@ -38,8 +38,3 @@ def test_what_a_report_shows_of_it():
     assert shown["model"]["method"] == "cut" and shown["model"]["training cases"] == "3"
     assert "target" not in shown["model"] and shown["model"]["versions"] == "medgen 0.1.0, torch 2.13.0"
     assert shown["conversion"] == {"converted": "1", "failed": "1", "with warnings": "1"}
-
-
-def test_cases_that_training_saw_are_found():
-    assert trained_on(MANIFEST, ["a", "c", "d", "x"]) == ["a", "c", "d"]
-    assert trained_on({"model": {"sha256": "a"}, "cases": {}}, ["a"]) == []

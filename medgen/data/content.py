@@ -1,0 +1,78 @@
+"""The identity of an image by its voxels: a copy is known under another name, type, compression or axis order."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from medgen.io.volume import read_volume, written_aside
+from medgen.types import InputError
+
+LENGTH = 20  # hexadecimal digits: among a million images two agree by chance with p < 1e-12
+FILE = "content.json"
+
+
+def content_hash(data: np.ndarray) -> str | None:
+    """Hash of an image's values (X, Y, Z); None of a constant one, which has nothing to tell it by.
+
+    It is the same for every order and direction of the axes. Each value is mixed into 64 bits; the sums over the planes
+    across each axis, modulo 2**64, do not depend on the order of summation; of each axis the lesser of both directions
+    counts, and the axes are sorted.
+    """
+    if not data.size or data.min() == data.max():
+        return None
+    sums = [np.zeros(n, np.uint64) for n in data.shape]
+    for k in range(data.shape[2]):  # plane by plane, so that little memory is needed
+        mixed = _mixed(data[..., k])
+        sums[0] += mixed.sum(1)
+        sums[1] += mixed.sum(0)
+        sums[2][k] = mixed.sum()
+    ends = sorted(min(each.astype("<u8").tobytes(), each[::-1].astype("<u8").tobytes()) for each in sums)
+    return hashlib.sha256(b"|".join([json.dumps(sorted(data.shape)).encode(), *ends])).hexdigest()[:LENGTH]
+
+
+def _mixed(values: np.ndarray) -> np.ndarray:
+    """64 bits of each float32 value (splitmix64, Steele 2014, doi 10.1145/2714064.2660195); -0 counts as 0."""
+    bits = np.ascontiguousarray(values, np.float32) + np.float32(0)
+    z = bits.view(np.uint32).astype(np.uint64)
+    z += np.uint64(0x9E3779B97F4A7C15)
+    z ^= z >> np.uint64(30)
+    z *= np.uint64(0xBF58476D1CE4E5B9)
+    z ^= z >> np.uint64(27)
+    z *= np.uint64(0x94D049BB133111EB)
+    z ^= z >> np.uint64(31)
+    return z
+
+
+def content_hashes(files: Iterable[Path], folder: Path) -> dict[Path, str | None]:
+    """The hash of each file's image; None where it cannot be read, which training tells of in its turn.
+
+    ``folder``/content.json keeps them by path, size and time, so that a file is read for this once.
+    """
+    store = folder / FILE
+    known = _stored(store)
+    found: dict[Path, str | None] = {}
+    new = False
+    for file in dict.fromkeys(files):
+        try:
+            stat = file.stat()
+            key = f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+            if key not in known:
+                known[key], new = content_hash(read_volume(file).data), True
+            found[file] = known[key]
+        except (InputError, OSError):
+            found[file] = None
+    if new:
+        with written_aside(store) as aside:
+            aside.write_text(json.dumps(known, indent=0))
+    return found
+
+
+def _stored(store: Path) -> dict[str, str | None]:
+    try:
+        known = json.loads(store.read_text())
+        return known if isinstance(known, dict) else {}
+    except (OSError, ValueError):
+        return {}

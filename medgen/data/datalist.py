@@ -1,0 +1,184 @@
+"""A datalist JSON (MONAI, Auto3DSeg, Medical Segmentation Decathlon) -> its entries and what they say of the split."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from medgen.io.volume import ENDINGS, case_name, has_ending
+from medgen.types import InputError
+
+PARTS = {  # of the split, and the names of their lists, in any case
+    "train": ("training", "train"),
+    "validation": ("validation", "val", "valid"),
+    "test": ("test", "testing"),
+}
+PATIENT_KEYS = ("patient", "patient_id", "patientid", "subject", "subject_id", "subjectid")
+IMAGE_KEYS = ("image", "images", "source", "target", "label", "labels")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One case of a list. ``part``: see `PARTS`; "" where the list says nothing. ``fold``: the one it validates."""
+
+    content: Mapping[str, Any]
+    part: str
+    fold: int | None
+    patient: str
+
+    @property
+    def shown(self) -> str:
+        return json.dumps(self.content)[:200]
+
+    def images(self, key: str) -> list[Any]:
+        """The values of a key as a list."""
+        value = self.content.get(key)
+        return value if isinstance(value, list) else [] if value is None else [value]
+
+    @property
+    def label(self) -> Any:
+        return self.content.get("label", self.content.get("labels"))
+
+
+def read_entries(content: Mapping[str, Any] | list[Any], path: Path) -> list[Entry]:
+    """The entries of all lists; bare paths count as images.
+
+    Raises:
+        InputError: a list that is none, a list of cases with a name that says no part, a "fold" that is no number.
+    """
+    if isinstance(content, list):
+        return [_entry(value, "", path, "the list") for value in content]
+    found = []
+    for key, values in content.items():
+        part = part_of(key)
+        if part is not None:
+            if not isinstance(values, list):
+                raise InputError(f"{path}: '{key}' must be a list of entries such as {{'source': ..., 'target': ...}}")
+            found += [_entry(value, part, path, f"'{key}'") for value in values]
+        elif isinstance(values, list) and any(map(_is_case, values)):
+            known = ", ".join(name for names in PARTS.values() for name in names)
+            raise InputError(f"{path} has a list '{key}' of cases, which says no part of the split; name it {known}")
+    return found
+
+
+def is_datalist(content: Any) -> bool:
+    """Whether the content of a JSON file is a list of cases or has one."""
+    return isinstance(content, list) or any(part_of(key) and isinstance(content[key], list) for key in content)
+
+
+def part_of(key: str) -> str | None:
+    """The part that a list's name or an entry's "split" says; None: none."""
+    return next((part for part, names in PARTS.items() if key.strip().lower() in names), None)
+
+
+def _is_case(value: Any) -> bool:
+    if isinstance(value, str):
+        return has_ending(Path(value), ENDINGS)
+    return isinstance(value, dict) and any(key in value for key in IMAGE_KEYS)
+
+
+def _entry(value: Any, part: str, path: Path, where: str) -> Entry:
+    value = {"image": value} if isinstance(value, str) else value
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: {where} must be a list of entries such as {{'source': ..., 'target': ...}}")
+    own = value.get("split")
+    if own is not None and (not isinstance(own, str) or part_of(own) is None):
+        raise InputError(f"{path}: an entry has the split {json.dumps(own)[:50]}; write training, validation or test")
+    lower = {str(key).lower(): each for key, each in value.items()}
+    patient = next((str(lower[key]) for key in PATIENT_KEYS if lower.get(key) not in (None, "")), "")
+    return Entry(value, part_of(own) or "" if own is not None else part, _fold(value.get("fold"), path), patient)
+
+
+def _fold(value: Any, path: Path) -> int | None:
+    if isinstance(value, str) and value.strip().lstrip("-").isdecimal():
+        value = int(value)
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    raise InputError(f"{path}: an entry has the fold {json.dumps(value)[:50]}; give a whole number")
+
+
+def folds_of(entries: Sequence[Entry]) -> list[int]:
+    """The folds that the training entries name; none where a validation list is there, which then counts."""
+    if any(entry.part == "validation" for entry in entries):
+        return []
+    return sorted({e.fold for e in entries if e.fold is not None and e.part in ("train", "")})
+
+
+def with_fold(entries: Sequence[Entry], fold: int | None, path: Path) -> list[Entry]:
+    """The entries of fold ``fold`` to validate, the others to train on; None: as they are, to be split anew.
+
+    Raises:
+        InputError: the list names folds, and not this one.
+    """
+    folds = folds_of(entries)
+    if fold is None:
+        return [replace(e, part="") if e.part != "test" else e for e in entries]
+    if not folds:
+        return list(entries)
+    if fold not in folds:
+        raise InputError(f"{path} has the folds {', '.join(map(str, folds))}, not {fold}; set data.fold to one of them")
+    return [e if e.part == "test" else replace(e, part="validation" if e.fold == fold else "train") for e in entries]
+
+
+def listed_file(value: Any, path: Path) -> Path:
+    """The file that a list names, relative to the list's folder; with back-slashes too, as Windows writes them.
+
+    Raises:
+        InputError: no text. Whether it is there is not looked at, see `is_there`.
+    """
+    if not isinstance(value, str) or not value:
+        raise InputError(f"{path}: {json.dumps(value)[:200]} is not the path of a file; give one path as text")
+    file = path.parent / value
+    return path.parent / value.replace("\\", "/") if "\\" in value and not is_there(file) else file
+
+
+def is_there(file: Path) -> bool:
+    return os.path.isfile(file)  # Path.is_file raises on names that are too long
+
+
+def distinct_names(files: Sequence[Path], given: Sequence[str]) -> list[str]:
+    """The name of each case: as given, else its file's with as many folders before as tell it from the others'.
+
+    patient07/t1.nii.gz and patient19/t1.nii.gz are patient07_t1 and patient19_t1. One file listed twice keeps one
+    name for both.
+    """
+    paths = [Path(os.path.abspath(file)) for file in files]
+    depths = [0] * len(paths)
+
+    def names() -> list[str]:
+        parts = [[*p.parts[1:-1][len(p.parts) - 2 - d :], case_name(p)] for p, d in zip(paths, depths, strict=True)]
+        return [name or "_".join(part) for name, part in zip(given, parts, strict=True)]
+
+    for _ in range(max((len(path.parts) for path in paths), default=0)):
+        found = names()
+        places: dict[str, set[Path]] = {}
+        for name, path in zip(found, paths, strict=True):
+            places.setdefault(name, set()).add(path)
+        again = [i for i, name in enumerate(found) if len(places[name]) > 1 and not given[i]]
+        again = [i for i in again if depths[i] < len(paths[i].parts) - 2]
+        if not again:
+            break
+        for i in again:
+            depths[i] += 1
+    return names()
+
+
+def count_faults(content: Mapping[str, Any], counts: Mapping[str, int], table: Path) -> list[str]:
+    """A sentence for each count of cases that a table states and that the dataset does not have.
+
+    ``counts``: {"numTraining": cases found, "numTest": ...}.
+    """
+    stated = {key: content.get(key) for key in counts}
+    return [
+        f"{table} says {key} = {value}, but {counts[key]} such cases are there; look for files that are missing"
+        for key, value in stated.items()
+        if isinstance(value, int) and not isinstance(value, bool) and value != counts[key]
+    ]
+
+
+def twice(names: Sequence[str]) -> list[str]:
+    """Names that occur more than once."""
+    return [name for name, times in Counter(names).items() if times > 1]

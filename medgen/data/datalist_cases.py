@@ -1,0 +1,144 @@
+"""A datalist -> the cases of a cohort: images by side or by channel, a file each or one 4D file."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from medgen.data.datalist import (
+    Entry,
+    count_faults,
+    distinct_names,
+    folds_of,
+    is_there,
+    listed_file,
+    read_entries,
+    twice,
+    with_fold,
+)
+from medgen.data.layouts import Contrasts, Found, Missing, contrast_case, named_labels, read_json, some
+from medgen.data.nnunet import channel_names
+from medgen.io.names import checked_name
+from medgen.io.volume import channel_count
+from medgen.types import Case, InputError
+
+
+def datalist(path: Path, contrasts: Contrasts, fold: int | None = 0) -> Found:
+    """A list of entries, or {"training": entries, "validation": entries, "test": entries, "labels": ...}.
+
+    Paths start at the file's folder. An entry has "source" and "target" (one path, or one per contrast), or
+    "image" (one path, one per channel, or one 4D file); "label", "patient", "name" and "fold" are optional.
+
+    Args:
+        fold: of entries that name folds, the one to validate, see `datalist.with_fold`.
+    """
+    content = read_json(path, (dict, list))
+    entries = read_entries(content, path)
+    table = content if isinstance(content, dict) else {}
+    counts = {
+        "numTraining": sum(e.part in ("train", "") for e in entries),
+        "numTest": sum(e.part == "test" for e in entries),
+    }
+    warnings = count_faults(table, counts, path)
+    folds = folds_of(entries)
+    if any(e.fold is not None for e in entries) and not folds:
+        warnings.append(f"{path} names folds and a validation list: the validation list counts")
+    entries, absent = _split_off_absent(with_fold(entries, fold, path), path)
+    if absent:
+        warnings.append(f"{path} lists {len(absent)} test images that are not there ({some(absent)}); left out")
+    if any(entry.images("image") for entry in entries):
+        contrasts = contrasts.numbered(path, channel_names(table))
+    listed = [_listed(entry, path, contrasts) for entry in entries]
+    names = distinct_names([one.first for one in listed], [one.name for one in listed])
+    missing: Missing = {}
+    cases = []
+    for name, one, entry in zip(names, listed, entries, strict=True):
+        checked_name(name, path)
+        case = contrast_case(name, one.source, one.target, one.labels, missing)
+        channels = one.channels if case.source or case.target else ((), ())
+        cases.append(replace(case, patient=entry.patient, part=entry.part, channels=channels))
+    _refuse_twice(cases, path)
+    stated = f"fold {fold} of {path.name} validates" if folds and fold is not None else ""
+    return Found(cases, named_labels(table.get("labels"), path), missing, warnings, stated)
+
+
+def _split_off_absent(entries: Sequence[Entry], path: Path) -> tuple[list[Entry], list[str]]:
+    """The entries without those of the test list that name a file which is not there, and these names."""
+    gone = [_absent(entry, path) if entry.part == "test" else None for entry in entries]
+    return [e for e, name in zip(entries, gone, strict=True) if name is None], [name for name in gone if name]
+
+
+def _absent(entry: Entry, path: Path) -> str | None:
+    values = [value for key in ("image", "source", "target") for value in entry.images(key) if value]
+    return next((str(value) for value in values if not is_there(listed_file(value, path))), None)
+
+
+def _refuse_twice(cases: Sequence[Case], path: Path) -> None:
+    for name in twice([case.name for case in cases]):
+        parts = sorted({case.part or "one list" for case in cases if case.name == name})
+        times = sum(case.name == name for case in cases)
+        advice = (
+            f", in {' and '.join(parts)}: keep it in one" if len(parts) > 1 else "; give its entries different names"
+        )
+        raise InputError(f"{path} lists case {name} {times} times{advice}")
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """The files of a datalist's entry; ``first`` of its images; ``name``: as given, or ""."""
+
+    source: dict[str, Path | None]
+    target: dict[str, Path | None]
+    labels: Path | None
+    name: str
+    first: Path
+    channels: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+
+
+def _listed(entry: Entry, path: Path, contrasts: Contrasts) -> _Listed:
+    images = entry.images("image")
+    stacked = len(images) == 1 and channel_count(_existing(images[0], path)) > 1
+    sides: dict[str, dict[str, Path | None]] = {}
+    for side in ("source", "target"):
+        names, numbers = getattr(contrasts, f"{side}s"), getattr(contrasts, f"{side}_channels")
+        given = entry.images(side) or _of_channels(images, numbers, stacked, path)
+        given = given if any(given) else [None] * len(names)
+        if len(given) != len(names):
+            raise InputError(
+                f"{path}: the entry {entry.shown} has {len(given)} {side} images where "
+                f"data.{side}s names {len(names)} ({', '.join(names)}); list one each"
+            )
+        sides[side] = {n: None if v is None else _existing(v, path) for n, v in zip(names, given, strict=True)}
+    first = next((file for side in sides.values() for file in side.values() if file is not None), None)
+    if first is None:
+        raise InputError(f"{path}: the entry {entry.shown} has no image{_which(images, contrasts)}")
+    labels = None if entry.label is None else _existing(entry.label, path)
+    channels = (contrasts.source_channels, contrasts.target_channels) if stacked else ((), ())
+    return _Listed(sides["source"], sides["target"], labels, str(entry.content.get("name") or ""), first, channels)
+
+
+def _which(images: Sequence[Any], contrasts: Contrasts) -> str:
+    if not images:
+        return "; give it a source or a target"
+    wanted = [*contrasts.source_channels, *contrasts.target_channels]
+    return f" with the number {' or '.join(map(str, wanted))}; set data.source_channels and data.target_channels"
+
+
+def _of_channels(images: Sequence[Any], numbers: Sequence[int], stacked: bool, path: Path) -> list[Any]:
+    """The image of each channel; of a 4D file the file itself."""
+    if not stacked:
+        return [images[n] if n < len(images) else None for n in numbers]
+    count = channel_count(_existing(images[0], path))
+    if max(numbers) >= count:
+        raise InputError(
+            f"{images[0]} holds {count} channels, 0 to {count - 1}, and channel {max(numbers)} is asked for; set "
+            "data.source_channels and data.target_channels"
+        )
+    return [images[0]] * len(numbers)
+
+
+def _existing(value: Any, path: Path) -> Path:
+    file = listed_file(value, path)
+    if not is_there(file):
+        raise InputError(f"{path} lists {value}, but there is no file {file}; correct the list")
+    return file

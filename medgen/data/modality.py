@@ -1,0 +1,39 @@
+"""Whether the images are of the kind that the config's intensity codecs are for: CT in HU, or MR without units."""
+
+from collections.abc import Iterable
+from itertools import islice
+
+from medgen.config import Codec, Settings
+from medgen.data.body import looks_like_hu
+from medgen.data.cache import Channels
+
+LOOKED_AT = 20  # volumes
+CT_LOW = -100.0  # HU: a window that begins this low is for CT
+
+
+def modality_warnings(settings: Settings, sources: Iterable[Channels], targets: Iterable[Channels]) -> list[str]:
+    """A sentence for each side whose codec does not fit what most of its first images are."""
+    sides = (("source", settings.codec.source, sources), ("target", settings.codec.target, targets))
+    return [text for side, codec, images in sides if (text := _misfit(side, codec, images))]
+
+
+def _misfit(side: str, codec: Codec, images: Iterable[Channels]) -> str | None:
+    if codec.kind == "labels":
+        return None
+    volumes = [channel.data for channels in islice(images, LOOKED_AT) for channel in channels]
+    window = codec.kind == "window" and (codec.low is None or codec.low <= CT_LOW)
+    if window and _most([bool(v.min() >= 0) for v in volumes]):
+        return (
+            f"codec.{side} is a window of HU as for CT, but most {side} images have no value below 0, as MR has: use a "
+            "config for MR (codec kind percentile or zscore), or correct the images' HU"
+        )
+    if codec.kind != "window" and _most([looks_like_hu(v) for v in volumes]):
+        return (
+            f"codec.{side} is {codec.kind}, as for MR without units, but most {side} images look like CT in HU: use a "
+            "config for CT (codec kind window), which keeps HU"
+        )
+    return None
+
+
+def _most(found: list[bool]) -> bool:
+    return 2 * sum(found) > len(found)

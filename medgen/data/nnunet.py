@@ -1,0 +1,104 @@
+"""nnU-Net's raw layout, read (Isensee 2021, doi 10.1038/s41592-020-01008-z): images by channel numbers, its table."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from medgen.data.datalist import count_faults, is_there, listed_file
+from medgen.data.layouts import (
+    Contrasts,
+    Found,
+    Missing,
+    by_case,
+    contrast_case,
+    named_labels,
+    read_json,
+    refuse_orphans,
+    some,
+    unread,
+)
+from medgen.io.volume import ENDINGS, case_name, find_volumes, has_ending
+from medgen.types import InputError
+
+NUMBERED = re.compile(r"(.+)_(\d{4})")
+
+
+def nnunet(root: Path, contrasts: Contrasts) -> Found:
+    """imagesTr/CASE_0000 (last four digits: the channel), labelsTr/CASE, imagesTs, dataset.json with "labels"."""
+    table = root / "dataset.json"
+    content = read_json(table) if table.exists() else {}
+    nnunet_ending(content, table)
+    contrasts = contrasts.numbered(root, channel_names(content))
+    wanted = [*contrasts.source_channels, *contrasts.target_channels]
+    missing: Missing = {}
+    cases, counts, warnings = [], {}, []
+    for part, stated in (("Tr", ""), ("Ts", "test")):
+        images = by_case(root / f"images{part}", numbered)
+        names, channels = {name for name, _ in images}, {channel for _, channel in images}
+        if part == "Tr" and images and not set(wanted) & channels:
+            raise InputError(
+                f"{root} has channels {sorted(channels)}, not {' and '.join(map(str, wanted))}; "
+                "set data.source_channels and data.target_channels"
+            )
+        labels = by_case(root / f"labels{part}")
+        refuse_orphans(labels, names, root)
+        for n in sorted(names):
+            source = {c: images.get((n, i)) for c, i in zip(contrasts.sources, contrasts.source_channels, strict=True)}
+            target = {c: images.get((n, i)) for c, i in zip(contrasts.targets, contrasts.target_channels, strict=True)}
+            case = contrast_case(n, source, target, labels.get(n), missing)
+            cases.append(replace(case, part=stated))
+        counts[part] = len(names)
+        warnings += other_endings((*images.values(), *labels.values()), content, table)
+        warnings += unread(root / f"images{part}", root / f"labels{part}")
+    warnings += count_faults(content, {"numTraining": counts["Tr"]}, table)
+    return Found(cases, named_labels(content.get("labels"), table) if content else None, missing, warnings)
+
+
+def is_nnunet(root: Path, content: Any) -> bool:
+    """Whether a folder with this ``dataset.json`` is nnU-Net's, whose files are what counts, not a list left over.
+
+    Version 2 has "channel_names" or "file_ending"; version 1 a list of files without the channel number that they have.
+    """
+    images = find_volumes(root / "imagesTr") if (root / "imagesTr").is_dir() else []
+    if not isinstance(content, dict) or not images or not all(NUMBERED.fullmatch(case_name(file)) for file in images):
+        return False
+    if "channel_names" in content or "file_ending" in content or not isinstance(content.get("training"), list):
+        return True
+    first = next((entry.get("image") for entry in content["training"] if isinstance(entry, dict)), None)
+    return isinstance(first, str) and not is_there(listed_file(first, root / "dataset.json"))
+
+
+def nnunet_ending(content: Mapping[str, Any], table: Path) -> str:
+    """The ``file_ending`` of nnU-Net's table in lower case. Raises InputError for one that is not read."""
+    if isinstance(content.get("dataset"), dict):
+        raise InputError(f"{table} lists its files under 'dataset'; put them into imagesTr/ and labelsTr/ instead")
+    given = content.get("file_ending", ".nii.gz")
+    ending = f".{given.lower().lstrip('.')}" if isinstance(given, str) else given
+    if ending not in ENDINGS:
+        raise InputError(f"{table}: file_ending {given!r} is no volume's; medgen reads {' '.join(ENDINGS)}")
+    return ending
+
+
+def other_endings(files: Iterable[Path], content: Mapping[str, Any], table: Path) -> list[str]:
+    """A sentence where files end otherwise than the table says: they are read, but nnU-Net itself passes them over."""
+    ending = nnunet_ending(content, table)
+    other = [file.name for file in files if "file_ending" in content and not has_ending(file, (ending,))]
+    return [f"{table} says file_ending {ending}; {some(other)} is read all the same"] if other else []
+
+
+def channel_names(content: Mapping[str, Any]) -> list[str]:
+    """The names of a dataset's channels in order, by "channel_names" or "modality"; none where they have no names."""
+    named = content.get("channel_names", content.get("modality"))
+    if not isinstance(named, dict) or sorted(named) != sorted(map(str, range(len(named)))):
+        return []
+    return [str(named[str(number)]) for number in range(len(named))]
+
+
+def numbered(path: Path) -> tuple[str, int]:
+    """(CASE, channel) of nnU-Net's CASE_0000. Raises InputError."""
+    match = NUMBERED.fullmatch(case_name(path))
+    if match is None:
+        raise InputError(f"{path} lacks the channel number that nnU-Net's layout asks for (CASE_0000)")
+    return match[1], int(match[2])

@@ -1,0 +1,210 @@
+"""Which patients a case shows: by its dataset's records, a pattern, its folder or its name.
+
+What is said of one case by several of these is one patient (``identified``); so a dataset whose twins name their
+patients in one way and whose real cases in another still keeps them together.
+"""
+
+import re
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medgen.data.layouts import read_json
+from medgen.io.volume import case_name
+from medgen.types import InputError
+
+PROVENANCE = "provenance.json"
+SYNTHETIC_NAME = re.compile(r"(.+)__syn\d{3,}")
+BIDS = re.compile(r"(sub-[0-9A-Za-z]+)(_.*)?")  # https://bids-specification.readthedocs.io, "entities"
+FOLDER = re.compile(r"(sub|subj|subject|pat|patient|case|pt|p)[-_ ]?[0-9][0-9A-Za-z]*", re.IGNORECASE)
+Id = tuple[str, str]  # ("patient", name of a patient) or ("case", name of a real case, which shows one)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a case: ``ids`` of the patient that a real case shows, or of all that a synthetic one does.
+
+    The first is its own patient's. ``unrecorded``: a synthetic case by its name alone.
+    """
+
+    name: str
+    ids: tuple[Id, ...]
+    synthetic: bool = False
+    unrecorded: bool = False
+
+
+class Records:
+    """The records beside the files of a dataset, each read once: provenance.json, and manifest.json of synthesize."""
+
+    def __init__(self) -> None:
+        self._read: dict[Path, dict[str, Any]] = {}
+
+    def known(
+        self,
+        name: str,
+        files: Sequence[Path],
+        *,
+        listed: str = "",
+        pattern: str | None = None,
+        root: Path | None = None,
+    ) -> Known:
+        """What is known of a case.
+
+        Args:
+            name: of the case.
+            files: its images; records are looked for in their folders and one above, and in ``root``.
+            listed: its patient as a datalist has it.
+            pattern: regular expression that finds the patient in the name, see ``patient_of``.
+
+        Raises:
+            InputError: a record that is damaged; a pattern that does not fit.
+        """
+        folders = [root] if root else []
+        folders += [folder for file in files[:1] for folder in (file.parent, file.parent.parent)]
+        found = [self._of(folder) for folder in dict.fromkeys(folders)]
+        bare = name.rpartition("/")[2]
+        for record in found:
+            if bare in record["synthetic"]:
+                return Known(name, record["synthetic"][bare], synthetic=True)
+        match = SYNTHETIC_NAME.fullmatch(bare)
+        if match and not any(bare in record["real"] for record in found):
+            return Known(name, (("case", match[1]),), synthetic=True, unrecorded=True)
+        told = [record["real"][bare] for record in found if record["real"].get(bare)]
+        named = [listed, *told] if listed else told
+        if pattern is not None and not listed:
+            named = [patient_of(bare, pattern), *told]
+        ids = [("patient", each) for each in named or [_by_place(bare, files, root)]]
+        return Known(name, (*dict.fromkeys(ids), ("case", bare)))
+
+    def _of(self, folder: Path) -> dict[str, Any]:
+        """{"real": {case: patient}, "synthetic": {case: ids}} of the records in a folder."""
+        if folder not in self._read:
+            content = read_provenance(folder)
+            real = {case: str(record.get("patient") or "") for case, record in content["real"].items()}
+            synthetic = {case: _recorded(record) for case, record in content["synthetic"].items()}
+            self._read[folder] = {"real": real, "synthetic": {**_synthesized(folder), **synthetic}}
+        return self._read[folder]
+
+
+def _recorded(record: Mapping[str, Any]) -> tuple[Id, ...]:
+    """Of a synthetic case of ``medgen augment``: its patient and those of its donors."""
+    names = [record["patient"], *(p for step in record["operations"] for p in step.get("patients", ()))]
+    ids = [("patient", str(name)) for name in names]
+    return tuple(dict.fromkeys([*ids[:1], *([("case", str(record["source"]))] if record.get("source") else []), *ids]))
+
+
+def _synthesized(folder: Path) -> dict[str, tuple[Id, ...]]:
+    """The cases of ``medgen synthesize`` by its manifest.json: of their label maps, and what they were mixed with."""
+    try:
+        cases = read_json(folder / "manifest.json").get("cases")
+    except InputError:  # none, or another program's
+        return {}
+    found = {}
+    for case, record in cases.items() if isinstance(cases, dict) else ():
+        if isinstance(record, dict) and record.get("source_case"):
+            operations = [step for step in record.get("operations", ()) if isinstance(step, dict)]
+            files = [record.get("style"), *(step.get("with") for step in operations)]
+            names = [str(record["source_case"]), *(case_name(str(file)) for file in files if file)]
+            found[str(case)] = tuple(("case", name) for name in dict.fromkeys(names))
+    return found
+
+
+def read_provenance(root: Path) -> dict[str, Any]:
+    """{"real": {case: record}, "synthetic": {case: record}}, empty where there is no such file. Raises InputError."""
+    path = root / PROVENANCE
+    content = read_json(path) if path.is_file() else {"real": {}, "synthetic": {}}
+    records = [content.get("real"), content.get("synthetic")]
+    if not all(isinstance(kind, dict) and all(isinstance(r, dict) for r in kind.values()) for kind in records):
+        raise InputError(f"{path} is not medgen's record of a dataset; move it away or bring back the one written")
+    for case, record in content["synthetic"].items():
+        steps = record.get("operations")
+        if not record.get("patient") or not isinstance(steps, list) or not all(isinstance(s, dict) for s in steps):
+            raise InputError(f"{path} does not tell whose case {case} is and how it was made; bring it back whole")
+    return content
+
+
+def patient_of(name: str, pattern: str | None) -> str:
+    """The patient of a case by its name: what ``pattern`` (a regular expression: its first group if it has one) finds.
+
+    None: "sub-01" of a BIDS name such as sub-01_ses-2, else each case is a patient of its own.
+
+    Raises:
+        InputError: no regular expression, or one that finds nothing in the name.
+    """
+    if pattern is None:
+        bids = BIDS.fullmatch(name)
+        return bids[1] if bids else name
+    try:
+        match = re.search(pattern, name)
+    except re.error as error:
+        raise InputError(f"patient_pattern = {pattern!r} is no regular expression: {error}") from error
+    patient = match and (match[1] if match.re.groups else match[0])
+    if not patient:
+        raise InputError(f"patient_pattern = {pattern!r} finds no patient in the case name {name}")
+    return patient
+
+
+def _by_place(name: str, files: Sequence[Path], root: Path | None) -> str:
+    """By a folder between the dataset's and the file that is named as a patient is (patient07, case_00001), or name."""
+    if files and root is not None and files[0].absolute().is_relative_to(root.absolute()):
+        between = files[0].absolute().relative_to(root.absolute()).parts[:-1]
+        named = next((part for part in between if FOLDER.fullmatch(part)), None)
+        if named is not None:
+            return named
+    return patient_of(name, None)
+
+
+def identified(known: Sequence[Known]) -> list[tuple[str, frozenset[str]]]:
+    """The patient of each case and, of a synthetic one, all patients whose images are in it; else none.
+
+    Ids that a real case has together are of one patient, who is called by the first.
+    """
+    parents: dict[Hashable, Hashable] = {}
+    for case in known:
+        if not case.synthetic:
+            for other in case.ids[1:]:
+                join(parents, case.ids[0], other)
+    names: dict[Hashable, str] = {}
+    for case in known:
+        if not case.synthetic:
+            names.setdefault(top(parents, case.ids[0]), case.ids[0][1])
+
+    def called(one: Id) -> str:
+        return names.get(top(parents, one), one[1])
+
+    return [(called(c.ids[0]), frozenset(map(called, c.ids)) if c.synthetic else frozenset()) for c in known]
+
+
+def by_images(cases: Iterable[tuple[str, str, Iterable[str]]]) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """Patients who are one because their cases have an image in common: a scan under two names.
+
+    Args:
+        cases: name, patient and content hashes (``data.content``) of each.
+
+    Returns:
+        {patient: the patient that they are}, and the names of the cases in pairs.
+    """
+    first: dict[str, tuple[str, str]] = {}
+    parents: dict[Hashable, Hashable] = {}
+    pairs = []
+    for name, patient, images in cases:
+        for other, whose in sorted({first.setdefault(image, (name, patient)) for image in images}):
+            if whose != patient:
+                join(parents, whose, patient)
+                pairs.append((other, name))
+    return {str(patient): str(top(parents, patient)) for patient in parents}, pairs
+
+
+def join(parents: dict[Hashable, Hashable], a: Hashable, b: Hashable) -> None:
+    """Make two members of one set (union-find; the lesser name stays on top, so that order does not matter)."""
+    a, b = top(parents, a), top(parents, b)
+    low, high = (a, b) if str(a) <= str(b) else (b, a)
+    parents[high], parents[low] = low, low
+
+
+def top(parents: dict[Hashable, Hashable], one: Hashable) -> Hashable:
+    """The member that stands for the set of ``one``."""
+    while parents.get(one, one) != one:
+        one = parents[one]
+    return one

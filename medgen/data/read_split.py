@@ -1,0 +1,135 @@
+"""Settings -> a cohort's cases in the parts of its split: as stated, recorded or drawn. What is left out is said."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from medgen.config import Settings
+from medgen.data.cohort import Cohort, check_pairs, read_cohort
+from medgen.data.content import content_hashes
+from medgen.data.layouts import some
+from medgen.data.patients import by_images
+from medgen.data.split import load_split, save_split, split_cases
+from medgen.data.stacked import unstacked
+from medgen.types import Case, InputError
+
+Content = dict[str, set[str]]  # case -> content hashes of its images
+
+
+def read_split(
+    settings: Settings, out: Path, folder: Path, *, resume: bool, say: Callable[[str], None]
+) -> tuple[Cohort, dict[str, list[Case]], Content]:
+    """The cohort, its usable cases by part, and the hashes of their images; writes ``out/split.json``.
+
+    Args:
+        folder: of the cache.
+        resume: keep to the split in ``out``, whatever came to the cohort since.
+        say: takes lines for the user.
+
+    Raises:
+        InputError: nothing usable, grids that disagree, a split that cannot be.
+    """
+    data = settings.data
+    recorded = out / "split.json" if resume and (out / "split.json").exists() else data.split
+    cohort = _read(settings, folder, None if recorded else data.fold, say)
+    cases, content = _by_content(_usable(cohort, settings, say), settings, folder, say)
+    if not cases:
+        raise InputError(
+            f"{data.root}: no case has both a source and a target, so there is nothing to train on; "
+            "set data.paired=false and an unpaired method, or check the folder's names"
+        )
+    if recorded is not None:
+        split = load_split(recorded, cases)
+    else:
+        split = split_cases(
+            cases, validation=data.validation, test=data.test, seed=settings.train.seed, where=str(data.root)
+        )
+    save_split(out / "split.json", split)
+    _tell_split(cases, split, recorded, cohort.stated, say)
+    return cohort, split, content
+
+
+def _read(settings: Settings, folder: Path, fold: int | None, say: Callable[[str], None]) -> Cohort:
+    """The cohort with what is to be said of it said, and channels of 4D files as files of their own in ``folder``."""
+    data = settings.data
+    assert data.root is not None
+    cohort = read_cohort(
+        data.root,
+        sources=data.sources,
+        targets=data.targets,
+        domains=data.domains,
+        source_channels=data.source_channels,
+        target_channels=data.target_channels,
+        patient_pattern=data.patient_pattern,
+        fold=fold,
+    )
+    for text in cohort.warnings:
+        say(f"warning: {text}")
+    for name, absent in cohort.missing.items():
+        say(f"warning: case {name} lacks {' and '.join(absent)}; that side of it is left out")
+    cases = unstacked(cohort.cases, folder / "channels")
+    if settings.label_source:
+        cases = [replace(c, source=(c.labels,) if c.labels else ()) for c in cases]
+    return replace(cohort, cases=cases)
+
+
+def _usable(cohort: Cohort, settings: Settings, say: Callable[[str], None]) -> list[Case]:
+    """The cases that the method can use, on grids that fit each other; those left out are said."""
+    data = settings.data
+    if data.paired:
+        cases = [c for c in cohort.cases if c.source and c.target]
+        alone = [c.name for c in cohort.cases if bool(c.source) != bool(c.target) and c.part != "test"]
+        if alone and cases:
+            say(f"warning: {len(alone)} cases have no partner and are left out: {', '.join(alone[:10])}")
+        grids = cases
+    else:
+        cases = cohort.cases
+        grids = [replace(c, source=(), labels=None) for c in cases]
+        grids += [replace(c, target=(), labels=c.labels if data.labels else None) for c in cases if c.source]
+    if data.align == "refuse":
+        check_pairs(case for case in grids if case.part != "test")
+    return cases
+
+
+def _by_content(
+    cases: list[Case], settings: Settings, folder: Path, say: Callable[[str], None]
+) -> tuple[list[Case], dict[str, set[str]]]:
+    """The cases, those that show one image being of one patient, and {case: hashes of its images}.
+
+    A scan under two names would else be trained on and validated.
+    """
+    images = {c.name: [*([] if settings.label_source else c.source), *c.target] for c in cases}
+    hashes = content_hashes((file for files in images.values() for file in files), folder)
+    content = {name: {h for file in files if (h := hashes[file])} for name, files in images.items()}
+    called, pairs = by_images((c.name, c.patient, sorted(content[c.name])) for c in cases if not c.synthetic)
+    for one, other in pairs:
+        say(
+            f"warning: cases {one} and {other} show the same image, so that they are taken for one patient; remove one "
+            "of them if they are a scan twice"
+        )
+    made = [frozenset(called.get(patient, patient) for patient in case.made_of) for case in cases]
+    return [
+        replace(c, patient=called.get(c.patient, c.patient), made_of=of) for c, of in zip(cases, made, strict=True)
+    ], content
+
+
+def _tell_split(
+    cases: list[Case], split: dict[str, list[Case]], recorded: Path | None, stated: str, say: Callable[[str], None]
+) -> None:
+    """How many cases each part has, and which are in none or are synthetic ones that are not used."""
+    counts = {name: sum(not case.synthetic for case in split[name]) for name in split}
+    made = sum(case.synthetic for case in split["train"])
+    trained = f"{counts['train'] + made} cases to train on" + (f" ({made} synthetic)" if made else "")
+    where = f" ({stated})" if stated and not recorded else ""
+    say(f"{trained}, {counts['validation']} to validate, {counts['test']} kept for tests{where}")
+    beside = [case.name for part in ("validation", "test") for case in split[part] if case.synthetic]
+    if beside:
+        say(f"warning: {len(beside)} synthetic cases are made of patients kept back and are not used: {some(beside)}")
+    placed = {case.name for part in split.values() for case in part}
+    left = [case for case in cases if case.name not in placed]
+    mixed = [case.name for case in left if case.synthetic]
+    if mixed:
+        say(f"warning: {len(mixed)} synthetic cases show also patients kept back and are not used: {some(mixed)}")
+    unnamed = [case.name for case in left if not case.synthetic]
+    if unnamed:
+        say(f"warning: {len(unnamed)} cases are in no part of {recorded or 'the split'}: {some(unnamed)}")

@@ -1,0 +1,38 @@
+"""Channels of 4D files (BraTS and others of the Decathlon) as files of their own, so that all else sees volumes."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from medgen.io.volume import case_name, read_channels, write_volume
+from medgen.types import Case
+
+
+def unstacked(cases: Iterable[Case], folder: Path) -> list[Case]:
+    """The cases with each channel that they need written into ``folder``, unless it is there from before.
+
+    Raises:
+        InputError: a file that cannot be read or a folder that cannot be written.
+    """
+    return [_unstacked(case, folder) if any(case.channels) else case for case in cases]
+
+
+def _unstacked(case: Case, folder: Path) -> Case:
+    path = (*case.source, *case.target)[0]
+    stat = path.stat()
+    key = hashlib.sha1(json.dumps([str(path.resolve()), stat.st_size, stat.st_mtime_ns]).encode()).hexdigest()[:16]
+    numbers = dict(zip(("source", "target"), case.channels, strict=True))
+    files = {n: folder / f"{case_name(path)}-{key}_{n:04}.nii.gz" for each in numbers.values() for n in each}
+    _write(path, {n: file for n, file in files.items() if not file.exists()})
+    source, target = (tuple(files[n] for n in numbers[side]) for side in ("source", "target"))
+    return replace(case, source=source if case.source else (), target=target if case.target else (), channels=((), ()))
+
+
+def _write(path: Path, files: dict[int, Path]) -> None:
+    if not files:
+        return
+    volumes: Sequence = read_channels(path)
+    for number, file in files.items():
+        write_volume(file, volumes[number])

@@ -1,0 +1,173 @@
+"""Datalists: all they say of the split is kept; paths of any system; names told apart by folders."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medgen.data.cohort import read_cohort
+from medgen.data.datalist import PARTS, distinct_names
+from medgen.io.volume import Volume, write_channels, write_volume
+from medgen.types import InputError
+
+GRID = np.diag([2.0, 2, 2, 1])
+
+
+def put(path, value=0):
+    write_volume(path, Volume(np.full((3, 4, 5), value, np.float32), GRID, np.dtype("i2")))
+    return path
+
+
+@pytest.fixture
+def listed(tmp_path):
+    """Writes a list over eight pairs; gives its file."""
+    for i in range(8):
+        put(tmp_path / f"src/c{i}.nii", i), put(tmp_path / f"tgt/c{i}.nii", i)
+
+    def write(content, name="list.json", **how):
+        (tmp_path / name).write_text(json.dumps(content), **how)
+        return tmp_path / name
+
+    return write
+
+
+def entries(*numbers, slash="/", **more):
+    return [{"source": f"src{slash}c{i}.nii", "target": f"tgt{slash}c{i}.nii", **more} for i in numbers]
+
+
+def parts(file, **how):
+    return {case.name: case.part for case in read_cohort(file, **how).cases}
+
+
+@pytest.mark.parametrize("key, part", [(key, part) for part, keys in PARTS.items() for key in keys])
+@pytest.mark.parametrize("written", [str, str.title, str.upper])
+def test_every_word_for_a_part_is_kept(listed, key, part, written):
+    found = parts(
+        listed({"training": entries(0, 1), written(key): entries(2)} if part != "train" else {key: entries(2)})
+    )
+    assert found["c2"] == part
+
+
+def test_a_list_of_an_unknown_word_is_refused_by_name(listed):
+    for cases in (entries(2), ["src/c2.nii"]):
+        with pytest.raises(InputError, match="'holdout' of cases, which says no part"):
+            parts(listed({"training": entries(0, 1), "holdout": cases}))
+    assert parts(listed({"training": entries(0), "holdout": [1, 2], "tags": ["x"]})) == {"c0": "train"}
+
+
+def test_an_entry_can_say_its_part(listed):
+    assert parts(listed([*entries(0, split="train"), *entries(1, split="val"), *entries(2)])) == {
+        "c0": "train", "c1": "validation", "c2": "",
+    }  # fmt: skip
+    with pytest.raises(InputError, match='the split "hold"'):
+        parts(listed(entries(0, split="hold")))
+
+
+@pytest.mark.parametrize("wrap", [lambda cases: cases, lambda cases: {"training": cases}])
+@pytest.mark.parametrize("kind", [int, str])
+def test_one_fold_validates(listed, wrap, kind):
+    cases = [one for i in range(6) for one in entries(i, fold=kind(i % 3))]
+    file = listed(wrap([*cases, *entries(6)]))
+    for fold in range(3):
+        found = parts(file, fold=fold)
+        assert {name for name, part in found.items() if part == "validation"} == {f"c{fold}", f"c{fold + 3}"}
+        assert found["c6"] == "train" and read_cohort(file, fold=fold).stated == f"fold {fold} of list.json validates"
+    assert set(parts(file, fold=None).values()) == {""}
+    with pytest.raises(InputError, match="folds 0, 1, 2, not 5; set data.fold"):
+        parts(file, fold=5)
+    with pytest.raises(InputError, match="the fold true"):
+        parts(listed(entries(0, fold=True)))
+
+
+def test_a_validation_list_counts_before_folds_and_that_is_said(listed):
+    file = listed({"training": entries(0, 1, fold=0), "validation": entries(2)})
+    assert parts(file) == {"c0": "train", "c1": "train", "c2": "validation"}
+    assert "names folds and a validation list" in read_cohort(file).warnings[0]
+
+
+def test_tests_stay_tests_whatever_is_drawn_and_bare_paths_are_images(listed):
+    file = listed({"training": entries(0, 1), "testing": ["src/c2.nii", {"image": "src/c3.nii"}], "val": []})
+    assert parts(file, fold=None) == {"c0": "", "c1": "", "c2": "test", "c3": "test"}
+    gone = listed({"training": entries(0, 1), "test": ["src/c2.nii", "gone.nii"]})
+    assert parts(gone) == {"c0": "train", "c1": "train", "c2": "test"}
+    assert "1 test images that are not there (gone.nii)" in read_cohort(gone).warnings[0]
+
+
+def test_a_case_in_two_lists_is_refused(listed):
+    with pytest.raises(InputError, match="lists case c1 2 times, in train and validation: keep it in one"):
+        parts(listed({"training": entries(0, 1), "validation": entries(1)}))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-8"])
+@pytest.mark.parametrize("slash", ["/", "\\"])
+def test_lists_of_windows(listed, encoding, slash):
+    cases = read_cohort(listed(entries(0, 1, slash=slash), encoding=encoding)).cases
+    assert [case.name for case in cases] == ["c0", "c1"] and cases[0].source[0].is_file()
+
+
+def test_counts_that_differ_are_said(listed):
+    warnings = read_cohort(listed({"numTraining": 3, "numTest": 0, "training": entries(0, 1)})).warnings
+    assert len(warnings) == 1 and "numTraining = 3, but 2 such cases" in warnings[0]
+
+
+@pytest.mark.parametrize("key", ["patient", "patient_id", "PatientID", "subject", "subject_id"])
+def test_patients_by_any_usual_key(listed, key):
+    cases = read_cohort(listed([*entries(0, **{key: 7}), *entries(1, **{key: "7"}), *entries(2)])).cases
+    assert [case.patient for case in cases] == ["7", "7", "c2"]
+
+
+@given(st.lists(st.lists(st.sampled_from("ab"), min_size=1, max_size=4), min_size=1, max_size=8, unique_by=tuple))
+def test_files_are_told_apart_by_the_folders_they_need(folders):
+    files = [Path("/", *parts, "t1.nii.gz") for parts in folders]
+    names = distinct_names(files, [""] * len(files))
+    for name, parts_of in zip(names, folders, strict=True):
+        assert "_".join(["", *parts_of, "t1"]).endswith(f"_{name}")
+        assert names.count(name) == 1 or name == "_".join([*parts_of, "t1"])
+    assert len(files) > 1 or names == ["t1"]
+
+
+# Channels ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def brats(tmp_path):
+    for i in range(2):
+        channels = [Volume(np.full((3, 4, 5), 10 * i + c, np.float32), GRID, np.dtype("i2")) for c in range(3)]
+        write_channels(tmp_path / f"imagesTr/B{i}.nii.gz", channels)
+    content = {
+        "modality": {"0": "FLAIR", "1": "T1w", "2": "T2w"},
+        "training": [{"image": f"./imagesTr/B{i}.nii.gz"} for i in range(2)],
+    }
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "how, channels",
+    [
+        ({"source_channels": (1,), "target_channels": (2,)}, ((1,), (2,))),
+        ({"sources": ("t1W",), "targets": ("T2w",)}, ((1,), (2,))),
+        ({"sources": ("T1w", "FLAIR"), "targets": ("T2w",)}, ((1, 0), (2,))),
+        ({"sources": ("T1w",), "source_channels": (1,), "targets": ("new",), "target_channels": (0,)}, ((1,), (0,))),
+    ],
+)
+def test_channels_of_4d_files_by_number_and_by_name(brats, how, channels):
+    case = read_cohort(brats, **how).cases[0]
+    assert case.channels == channels
+    assert len(case.source) == len(channels[0]) and {path.name for path in case.source} == {"B0.nii.gz"}
+
+
+@pytest.mark.parametrize(
+    "how, said",
+    [
+        ({"source_channels": (1,), "target_channels": (3,)}, "holds 3 channels, 0 to 2, and channel 3 is asked for"),
+        ({"sources": ("T1w",), "source_channels": (2,)}, r"numbers the channels T1w as \[1\], not as .* = \[2\]"),
+        ({"sources": ("T1w", "odd")}, "needs a number for each"),
+    ],
+)
+def test_channels_that_are_not_there(brats, how, said):
+    with pytest.raises(InputError, match=said):
+        read_cohort(brats, **how)

@@ -1,0 +1,101 @@
+"""nnU-Net's raw folders, read for training: a list that was left over does not count, and nothing is lost silently."""
+
+import json
+
+import pytest
+from labelled import save, voxels, write_nnunet
+
+from medgen.augmentation.read import read_dataset
+from medgen.data.cohort import read_cohort
+from medgen.types import InputError
+
+
+def edit(root, *gone, **table):
+    path = root / "dataset.json"
+    content = json.loads(path.read_text()) | table
+    path.write_text(json.dumps({key: value for key, value in content.items() if key not in gone}))
+
+
+LISTED = [{"image": "./imagesTr/case0_0000.nii.gz", "label": "./labelsTr/case0.nii.gz"}]
+VERSION1 = [{"image": f"./imagesTr/case{i}.nii.gz", "label": f"./labelsTr/case{i}.nii.gz"} for i in range(3)]
+
+
+@pytest.mark.parametrize(
+    "gone, table",
+    [
+        ((), {"training": LISTED}),
+        ((), {"training": [], "test": []}),
+        (("channel_names",), {"modality": {"0": "CT", "1": "PET"}, "training": LISTED}),
+        (("channel_names", "file_ending"), {"modality": {"0": "CT", "1": "PET"}, "training": VERSION1}),
+    ],
+)
+@pytest.mark.parametrize("by_file", [False, True])
+def test_folders_count_and_not_a_list_left_over(tmp_path, gone, table, by_file):
+    root = write_nnunet(tmp_path, channels=("CT", "PET"), tests=1)
+    edit(root, *gone, **table)
+    place = root / "dataset.json" if by_file else root
+    dataset = read_dataset(place)
+    assert dataset.channels == ("CT", "PET")
+    assert [(c.name, c.test) for c in dataset.cases] == [*((f"case{i}", False) for i in range(3)), ("test3", True)]
+    cohort = read_cohort(place, sources=("ct",), targets=("PET",))
+    assert [(c.name, c.part) for c in cohort.cases] == [*((f"case{i}", "") for i in range(3)), ("test3", "test")]
+    assert [path.name for path in (*cohort.cases[0].source, *cohort.cases[0].target)] == [
+        "case0_0000.nii.gz",
+        "case0_0001.nii.gz",
+    ]
+
+
+def test_a_decathlon_with_such_file_names_stays_one(tmp_path):
+    root = write_nnunet(tmp_path)
+    edit(root, "channel_names", "file_ending", modality={"0": "CT"}, training=LISTED)
+    assert [case.name for case in read_dataset(root).cases] == ["case0_0000"]
+
+
+@pytest.mark.parametrize("ending", [".nii", ".NII.GZ", ".nrrd", ".mha"])
+def test_cases_of_another_ending_are_taken(tmp_path, ending):
+    root = write_nnunet(tmp_path)
+    from medgen.io.volume import read_volume, write_volume
+
+    for path in (root / "imagesTr/case1_0000.nii.gz", root / "labelsTr/case1.nii.gz"):
+        volume = read_volume(path)
+        path.unlink()
+        write_volume(path.with_name(path.name.replace(".nii.gz", ending)), volume)
+    assert [(c.name, c.fault) for c in read_dataset(root).cases] == [(f"case{i}", None) for i in range(3)]
+    assert len(read_cohort(root, target_channels=(0,)).cases) == 3
+    for read in (read_dataset, read_cohort):
+        said = [text for text in read(root).warnings if "says file_ending .nii.gz; case1_0000" in text]
+        assert len(said) == (ending != ".NII.GZ") and len(read(root).warnings) == len(said)
+
+
+@pytest.mark.parametrize("read", [read_dataset, read_cohort])
+def test_what_is_not_read_or_not_there_is_said(tmp_path, read):
+    root = write_nnunet(tmp_path)
+    for name in ("case7_0000.mgz", "notes.txt", ".hidden.mgz", "case8"):
+        (root / "imagesTr" / name).write_bytes(b"") if "." in name else (root / "imagesTr" / name).mkdir()
+    edit(root, numTraining=5)
+    unread, count = read(root).warnings
+    assert "case7_0000.mgz, case8/ is left out" in unread and "numTraining = 5, but 3 such cases" in count
+
+
+@pytest.mark.parametrize("read", [read_dataset, read_cohort])
+def test_endings_of_nnunet_that_are_no_volumes(tmp_path, read):
+    root = write_nnunet(tmp_path)
+    for given in (".png", ".tif", 3):
+        edit(root, file_ending=given)
+        with pytest.raises(InputError, match=f"file_ending {given!r} is no volume's"):
+            read(root)
+    edit(root, file_ending="NII.GZ")
+    assert len(read(root).cases) == 3
+    edit(root, file_ending=".nii.gz", dataset={"case0": {"images": [], "label": ""}})
+    with pytest.raises(InputError, match="lists its files under 'dataset'"):
+        read(root)
+
+
+def test_tests_and_training_of_one_patient_are_kept_apart(tmp_path):
+    root = write_nnunet(tmp_path, tests=1)
+    save(root / "imagesTs/case0b_0000.nii.gz", voxels(9)[0][..., 0])
+    from medgen.data.split import split_cases
+
+    cohort = read_cohort(root, target_channels=(0,), patient_pattern=r"(?:case|test)\d")
+    split = split_cases(cohort.cases, validation=0.0, test=0.0, seed=0)
+    assert {case.patient for case in split["test"]}.isdisjoint({case.patient for case in split["train"]})

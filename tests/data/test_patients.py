@@ -1,0 +1,89 @@
+"""Whose images a case shows, by every record there can be; a case and what was made of it are of the same patients."""
+
+import json
+
+import pytest
+
+from medgen.data.patients import Records, by_images, identified
+from medgen.types import InputError
+
+
+def told(cases, root, pattern=None, listed=None):
+    """{case: (patient, patients of a synthetic one)} of files root/CASE or root/FOLDER/CASE."""
+    records = Records()
+    known = [
+        records.known(
+            name, [root / place / f"{name}.nii"], listed=(listed or {}).get(name, ""), pattern=pattern, root=root
+        )
+        for place, _, name in (case.rpartition("/") for case in cases)
+    ]
+    return {case.name: found for case, found in zip(known, identified(known), strict=True)}
+
+
+def provenance(root, real=(), **synthetic):
+    """Records of real cases (names) and of synthetic ones (name = source case and donors)."""
+    made = {
+        name: {"patient": source, "source": source, "operations": [{"operation": "x", "patients": donors}]}
+        for name, (source, *donors) in synthetic.items()
+    }
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "provenance.json").write_text(json.dumps({"real": {n: {"patient": n} for n in real}, "synthetic": made}))
+
+
+def test_patients_by_name_folder_list_and_pattern(tmp_path):
+    names = ["sub-01_ses-1", "sub-01_ses-2", "x/plain", "patient07/day1", "siteA/patient07/day2", "siteB/y"]
+    found = {name: patient for name, (patient, _) in told(names, tmp_path).items()}
+    assert found == {
+        "sub-01_ses-1": "sub-01", "sub-01_ses-2": "sub-01", "plain": "plain", "day1": "patient07", "day2": "patient07",
+        "y": "y",
+    }  # fmt: skip
+    found = told(["p1_a", "p1_b", "p2_a"], tmp_path, pattern=r"p\d", listed={"p2_a": "other"})
+    assert [patient for patient, _ in found.values()] == ["p1", "p1", "other"]
+    with pytest.raises(InputError, match="finds no patient"):
+        told(["a"], tmp_path, pattern="z")
+
+
+@pytest.mark.parametrize("place", ["", "imagesTr/", "set/imagesTr/"])
+def test_a_twin_shows_its_patient_and_its_donors_whatever_the_layout(tmp_path, place):
+    provenance((tmp_path / place).parent if place else tmp_path, ["a", "b"], a__syn000=("a", "b"))
+    found = told([place + name for name in ("a", "b", "a__syn000")], tmp_path)
+    assert found == {"a": ("a", frozenset()), "b": ("b", frozenset()), "a__syn000": ("a", frozenset("ab"))}
+
+
+def test_patients_of_a_pattern_and_of_records_are_joined(tmp_path):
+    provenance(tmp_path, ["p1_x", "p1_y", "p2_x"], p1_x__syn000=("p1_x", "p2_x"))
+    found = told(["p1_x", "p1_y", "p2_x", "p1_x__syn000"], tmp_path, pattern=r"p\d")
+    assert [patient for patient, _ in found.values()] == ["p1", "p1", "p2", "p1"]
+    assert found["p1_x__syn000"][1] == {"p1", "p2"}
+
+
+def test_a_list_of_patients_reaches_twins_by_the_name_of_their_case(tmp_path):
+    provenance(tmp_path, ["a"], a__syn000=("a",))
+    found = told(["a", "a__syn000"], tmp_path, listed={"a": "patient 9"})
+    assert found == {"a": ("patient 9", frozenset()), "a__syn000": ("patient 9", {"patient 9"})}
+
+
+def test_what_synthesize_made_is_of_its_label_maps_and_style(tmp_path):
+    record = {
+        "source_case": "a",
+        "style": "/data/s.nii.gz",
+        "operations": [{"operation": "recombine", "with": "x/b.nii"}],
+    }
+    (tmp_path / "manifest.json").write_text(json.dumps({"cases": {"a_synthetic_0": record}}))
+    found = told(["images/a_synthetic_0", "images/a"], tmp_path)
+    assert found["a_synthetic_0"] == ("a", {"a", "b", "s"}) and found["a"] == ("a", frozenset())
+    (tmp_path / "manifest.json").write_text("[1]")
+    assert told(["a_synthetic_0"], tmp_path) == {"a_synthetic_0": ("a_synthetic_0", frozenset())}
+
+
+def test_a_twin_by_its_name_alone_is_of_the_case_it_is_named_after(tmp_path):
+    assert told(["a", "a__syn012"], tmp_path)["a__syn012"] == ("a", {"a"})
+    assert Records().known("a__syn012", [], root=tmp_path).unrecorded
+    provenance(tmp_path, ["a__syn012"])  # a real case of such a name
+    assert told(["a__syn012"], tmp_path) == {"a__syn012": ("a__syn012", frozenset())}
+
+
+def test_images_in_common_make_one_patient_through_others(tmp_path):
+    called, pairs = by_images([("a", "p", "12"), ("b", "q", "3"), ("c", "r", "23"), ("d", "p", "1")])
+    assert set(called) == {"p", "q", "r"} and len(set(called.values())) == 1
+    assert pairs == [("a", "c"), ("b", "c")]

@@ -1,0 +1,165 @@
+"""From a cohort on disk to its parts: what is stated is kept, what is left out is said, one image is one patient."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from labelled import write_nnunet
+from small import small_settings, write_cohort
+
+from medgen.augmentation.read import read_dataset
+from medgen.augmentation.write import write_dataset
+from medgen.data.prepare import prepare
+from medgen.data.read_split import read_split
+from medgen.types import InputError
+
+
+def parts(root, out, resume=False, sections=None, **data):
+    """{part: names} of a cohort, the hashes of images, and what was said."""
+    said = []
+    data = {"validation": 0.25, **data}
+    settings = small_settings(data={"root": str(root), **data}, **(sections or {}))
+    _, split, content = read_split(settings, out, out / "cache", resume=resume, say=said.append)
+    recorded = {part: sorted(names) for part, names in json.loads((out / "split.json").read_text()).items()}
+    assert recorded == {part: [case.name for case in cases] for part, cases in split.items()}
+    return recorded, content, said
+
+
+def copy(root, old, new, side, mirrored=False):
+    image = nib.load(root / side / f"{old}.nii.gz")
+    data, affine = np.asarray(image.dataobj).astype(np.float32), image.affine.copy()
+    if mirrored:
+        affine[:, 3] += affine[:, 0] * (len(data) - 1)
+        affine[:, 0] *= -1
+        data = data[::-1]
+    nib.save(nib.Nifti1Image(data, affine), root / side / f"{new}.nii")
+
+
+@pytest.mark.parametrize("sides", [["source", "target"], ["source"], ["target"]])
+def test_one_scan_under_two_names_is_never_on_two_sides(tmp_path, sides):
+    root = write_cohort(tmp_path / "cohort", cases=3)
+    for i in range(3):
+        for side in ("source", "target"):
+            copy(root, f"case{i}", f"other{2 - i}", side, mirrored=True)
+            if side not in sides:
+                path = root / side / f"other{2 - i}.nii"
+                image = nib.load(path)
+                nib.save(nib.Nifti1Image(np.asarray(image.dataobj) + 1, image.affine), path)
+    for seed in range(3):
+        split, _, said = parts(root, tmp_path / f"run{seed}", sections={"train": {"seed": seed}}, test=0.3)
+        part = {name: key for key, names in split.items() for name in names}
+        assert len(part) == 6 and all(part[f"case{i}"] == part[f"other{2 - i}"] for i in range(3))
+        assert sum("show the same image" in text for text in said) == 3
+
+
+def test_copies_on_both_sides_of_a_stated_split_are_refused(tmp_path):
+    root = write_cohort(tmp_path / "cohort")
+    copy(root, "case0", "again", "source"), copy(root, "case0", "again", "target")
+    entry = {
+        n: {"source": f"source/{n}", "target": f"target/{n}"} for n in ("case0.nii.gz", "case1.nii.gz", "again.nii")
+    }
+    lists = {"training": [entry["case0.nii.gz"], entry["case1.nii.gz"]], "validation": [entry["again.nii"]]}
+    (root / "list.json").write_text(json.dumps(lists))
+    with pytest.raises(InputError, match="list.json puts patient .* into two parts"):
+        parts(root / "list.json", tmp_path / "run")
+
+
+@pytest.mark.parametrize("format", ["nnunet", "decathlon"])
+def test_a_dataset_of_ours_keeps_its_folds_and_its_twins(tmp_path, format):
+    given = write_nnunet(tmp_path / "given", cases=4)
+    synthetic = {
+        f"case{i}__syn000": {"patient": f"case{i}", "source": f"case{i}", "operations": [{"patients": [donor]}]}
+        for i, donor in enumerate(("case0", "case1", "case0", "case3"))
+    }
+    for name in list(synthetic):
+        for folder, end in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
+            source = given / folder / f"{name[:5]}{end}"
+            (given / folder / f"{name}{end}").write_bytes(source.read_bytes())
+    (given / "provenance.json").write_text(json.dumps({"real": {}, "synthetic": synthetic}))
+    write_dataset(read_dataset(given), tmp_path / "out", format)
+    moved = (tmp_path / "out").rename(tmp_path / "elsewhere")
+    seen = set()
+    for fold in range(4):
+        split, _, said = parts(moved, tmp_path / f"run{fold}", target_channels=[0], fold=fold)
+        (held,) = (name for name in split["validation"] if "syn" not in name)
+        seen.add(held)
+        assert split["validation"] == sorted([held, f"{held}__syn000"])
+        assert held not in "".join(split["train"]) and ("case2__syn000" in split["train"]) == (
+            held not in ("case0", "case2")
+        )
+        assert any(f"fold {fold} of" in text and "validates" in text for text in said)
+        assert any("1 synthetic cases are made of patients kept back" in text for text in said)
+    assert seen == {f"case{i}" for i in range(4)}
+    anew, _, said = parts(moved, tmp_path / "anew", target_channels=[0], fold=None, validation=0.5)
+    assert sum("syn" not in name for name in anew["validation"]) == 2 and not any("fold" in text for text in said)
+
+
+def test_synthetic_cases_neither_validate_nor_are_they_lost_without_a_word(tmp_path):
+    root = write_cohort(tmp_path / "cohort")
+    for i in range(4):
+        copy(root, f"case{i}", f"case{i}__syn000", "source"), copy(root, f"case{i}", f"case{i}__syn000", "target")
+    settings = small_settings(data={"root": str(root), "validation": 0.25})
+    said = []
+    found = prepare(settings, tmp_path / "run", say=said.append)
+    assert len(found.sources) == 6 and [name for name, *_ in found.validation] == found.record["validation"]
+    assert len(found.record["validation"]) == 1 and not any("syn" in name for name in found.record["validation"])
+    assert any("no provenance.json beside them" in text for text in said)
+    assert set(found.record["images"].values()) >= set(found.record["validation"])
+
+
+def test_a_resumed_run_keeps_its_split_and_says_who_came_since(tmp_path):
+    root = write_cohort(tmp_path / "cohort")
+    first, _, _ = parts(root, tmp_path / "run")
+    for side in ("source", "target"):
+        image = nib.load(root / side / "case0.nii.gz")
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj) + 3, image.affine), root / side / "new.nii.gz")
+    again, _, said = parts(root, tmp_path / "run", resume=True)
+    assert again == first and any("1 cases are in no part of" in text and "new" in text for text in said)
+
+
+def test_channels_of_4d_files_are_trained_on(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        (tmp_path / "imagesTr").mkdir(exist_ok=True)
+        data = rng.integers(-1000, 100, (16, 16, 16, 3)).astype(np.int16)
+        nib.save(nib.Nifti1Image(data, np.diag([2, 2, 2, 1])), tmp_path / f"imagesTr/B{i}.nii.gz")
+    listed = [{"image": f"imagesTr/B{i}.nii.gz"} for i in range(4)]
+    names = {"0": "FLAIR", "1": "T1w", "2": "T2w"}
+    (tmp_path / "dataset.json").write_text(json.dumps({"modality": names, "training": listed}))
+    settings = small_settings(data={"root": str(tmp_path), "sources": ["T2w"], "targets": ["FLAIR"]})
+    found = prepare(settings, tmp_path / "run", say=lambda _: None)
+    for name, (source,) in found.sources.items():
+        stack = np.asarray(nib.load(tmp_path / f"imagesTr/{name}.nii.gz").dataobj)
+        np.testing.assert_array_equal(source.data, stack[..., 2])
+        np.testing.assert_array_equal(found.targets[name][0].data, stack[..., 0])
+
+
+MR, CT = {"kind": "percentile", "low": 0}, {"kind": "window", "low": -150, "high": 250}
+
+
+@pytest.mark.parametrize(
+    "codec, lift, said",
+    [(CT, 1024, "no value below 0"), (MR, 0, "look like CT in HU"), (CT, 0, None), (MR, 1024, None)],
+)
+def test_a_config_for_ct_on_mr_and_the_reverse_is_said(tmp_path, codec, lift, said):
+    root = write_cohort(tmp_path / "cohort")
+    for path in (*(root / "source").iterdir(), *(root / "target").iterdir()):
+        image = nib.load(path)
+        nib.save(
+            nib.Nifti1Image(np.maximum(np.asarray(image.dataobj) + lift, 0 if lift else -1100), image.affine), path
+        )
+    heard = []
+    settings = small_settings(data={"root": str(root)}, codec={"source": codec, "target": codec})
+    prepare(settings, tmp_path / "run", say=heard.append)
+    found = [text for text in heard if "codec." in text]
+    assert len(found) == (2 if said else 0) and all(said in text for text in found)
+
+
+def test_label_names_are_matched_whatever_their_case(tmp_path):
+    root = write_cohort(tmp_path / "cohort", labels=True)
+    (root / "labels.json").write_text('{"Organ": 7, "BODY": 3}')
+    data = {"root": str(root), "labels": True, "structures": {"Host": ["body"], "Lesion": ["ORGAN"]}}
+    sampling = {"patch": [16, 16, 16], "centred": 1.0, "centred_on": ["lesion"]}
+    found = prepare(small_settings(data=data, sampling=sampling), tmp_path / "run", say=lambda _: None)
+    assert found.centres and found.record["labels"] == {"background": 0, "Host": 1, "Lesion": 2}

@@ -1,0 +1,172 @@
+"""Splits by patient: drawn, stated or recorded; no patient, and nothing made of one, in two parts."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medgen.data.split import load_split, save_split, split_cases, stated_folds, with_stated_fold
+from medgen.types import Case, InputError
+
+
+def pair(name, patient=None, source=True, target=True):
+    return Case(name, patient or name, ("s",) if source else (), ("t",) if target else ())
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 12), st.sampled_from([(1, 1), (1, 0), (0, 1)])), min_size=1, max_size=40),
+    st.floats(0, 0.6),
+    st.integers(0, 5),
+    st.randoms(use_true_random=False),
+)
+def test_no_patient_is_in_two_parts_and_order_does_not_matter(drawn, validation, seed, random):
+    cases = [pair(f"c{i:02}", f"p{p}", *sides) for i, (p, sides) in enumerate(drawn)]
+    split = split_cases(cases, validation=validation, test=0.0, seed=seed)
+    assert sorted(c.name for part in split.values() for c in part) == [c.name for c in cases]
+    patients = {part: {c.patient for c in found} for part, found in split.items()}
+    assert not patients["train"] & patients["validation"] and not patients["test"]
+    assert split["train"]
+    for side in ("source", "target"):  # no side is taken away from training
+        if any(getattr(c, side) for c in cases):
+            assert any(getattr(c, side) for c in split["train"])
+    shuffled = random.sample(cases, len(cases))
+    assert split_cases(shuffled, validation=validation, test=0.0, seed=seed) == split
+
+
+def test_shares_and_kinds():
+    cases = [pair(f"p{i}") for i in range(40)]
+    split = split_cases(cases, validation=0.15, test=0.25, seed=0)
+    assert [len(split[k]) for k in ("train", "validation", "test")] == [24, 6, 10]
+    assert split != split_cases(cases, validation=0.15, test=0.25, seed=1)
+    unpaired = [pair(f"s{i}", target=False) for i in range(8)] + [pair(f"t{i}", source=False) for i in range(8)]
+    split = split_cases(unpaired, validation=0.1, test=0.1, seed=0)
+    for part, count in (("train", 6), ("validation", 1), ("test", 1)):
+        assert sum(bool(c.source) for c in split[part]) == sum(bool(c.target) for c in split[part]) == count
+
+
+def test_few_patients():
+    two = split_cases([pair("a"), pair("b")], validation=0.01, test=0, seed=0)
+    assert len(two["train"]) == len(two["validation"]) == 1
+    assert split_cases([pair("a"), pair("b")], validation=0, test=0, seed=0)["validation"] == []
+    one = split_cases([pair("a")], validation=0.2, test=0, seed=0)
+    assert [c.name for c in one["train"]] == ["a"] and not one["validation"]
+    # one pair and one extra source: the extra is what training can spare
+    mixed = split_cases([pair("a"), pair("b", target=False)], validation=0.2, test=0, seed=0)
+    assert [c.name for c in mixed["validation"]] == ["b"]
+    # one source, one target: neither can be spared
+    assert not split_cases([pair("a", target=False), pair("b", source=False)], validation=0.5, test=0, seed=0)[
+        "validation"
+    ]
+
+
+def test_impossible_splits():
+    for validation, test in ((0.5, 0.5), (1.0, 0), (-0.1, 0), (0, float("nan"))):
+        with pytest.raises(InputError, match="must leave patients to train on"):
+            split_cases([pair("a")], validation=validation, test=test, seed=0)
+    with pytest.raises(InputError, match="no cases to split"):
+        split_cases([], validation=0.1, test=0, seed=0)
+    with pytest.raises(InputError, match="2 patients are too few"):
+        split_cases([pair("a"), pair("b")], validation=0.1, test=0.1, seed=0)
+
+
+def test_a_recorded_split_comes_back(tmp_path):
+    cases = [pair(f"c{i}", f"p{i // 2}") for i in range(12)]
+    split = split_cases(cases, validation=0.2, test=0.2, seed=3)
+    save_split(tmp_path / "run/split.json", split)
+    assert load_split(tmp_path / "run/split.json", cases[::-1]) == split
+    assert load_split(tmp_path / "run/split.json", [*cases, pair("new")]) == split
+    with pytest.raises(InputError, match="names case c1.*, which this cohort lacks"):
+        load_split(tmp_path / "run/split.json", [c for c in cases if c.name != "c1"])
+    for content, match in (
+        ('{"train": ["c0"], "validation": ["c1"]}', "patient p0 in two parts"),
+        ('{"train": 3}', "not a split"),
+        ('{"training": ["c0"]}', "not a split"),
+        ("x", "not readable JSON"),
+    ):
+        (tmp_path / "bad.json").write_text(content)
+        with pytest.raises(InputError, match=match):
+            load_split(tmp_path / "bad.json", cases)
+
+
+# Stated parts and synthetic cases ------------------------------------------------------------------------
+
+
+def stated(name, part, patient=None, made_of=()):
+    return Case(name, patient or name, (Path("s"),), (Path("t"),), part=part, made_of=frozenset(made_of))
+
+
+patients = st.integers(0, 7).map("p{}".format)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.dictionaries(patients, st.sampled_from(["", "train", "validation", "test"]), min_size=3),
+    st.lists(st.tuples(patients, st.lists(patients, max_size=3)), max_size=12),
+    st.sampled_from([0.0, 0.3]),
+    st.integers(0, 3),
+)
+def test_stated_parts_are_kept_and_nothing_made_of_a_patient_kept_back_is_trained_on(parts, made, share, seed):
+    cases = [stated(f"r{i}_{p}", part, p) for p, part in parts.items() for i in range(2)]
+    cases += [stated(f"s{i}", "", own, {own, *donors}) for i, (own, donors) in enumerate(made)]
+    split = split_cases(cases, validation=share, test=0.0, seed=seed)
+    for case in cases:
+        if case.part in ("validation", "test"):
+            assert case in split[case.part]
+        if case.part == "train":
+            assert case not in split["test"] and (case in split["train"] or "validation" not in parts.values())
+    real = {part: {c.patient for c in found if not c.synthetic} for part, found in split.items()}
+    assert not real["train"] & (real["validation"] | real["test"]) and not real["validation"] & real["test"]
+    for case in (case for case in cases if case.synthetic):
+        apart = (real["validation"] | real["test"]) & (case.made_of | {case.patient})
+        assert (case in split["train"]) == (not apart)
+        held = [part for part in ("validation", "test") if case.patient in real[part]]
+        assert [part for part in ("validation", "test") if case in split[part]] == held
+
+
+def test_a_patient_in_two_lists_is_refused_by_name():
+    cases = [stated("a1", "train", "p"), stated("a2", "validation", "p")]
+    with pytest.raises(InputError, match=r"L.json puts patient p into two parts .*train \(case a1\) and validation"):
+        split_cases(cases, validation=0.1, test=0, seed=0, where="L.json")
+
+
+def test_a_recorded_split_of_twins_comes_back_and_a_leak_in_it_is_refused(tmp_path):
+    cases = [stated("a", ""), stated("b", ""), stated("a__syn000", "", "a", "ab"), stated("b__syn000", "", "b", "b")]
+    split = {"train": [cases[0]], "validation": [cases[1], cases[3]], "test": []}
+    save_split(tmp_path / "split.json", split)
+    assert load_split(tmp_path / "split.json", cases) == split
+    save_split(tmp_path / "split.json", {"train": [cases[0], cases[2]], "validation": [cases[1]]})
+    with pytest.raises(InputError, match="has patient b in two parts"):
+        load_split(tmp_path / "split.json", cases)
+
+
+FOLDS = [{"train": ["b", "c"], "val": ["a"]}, {"train": ["a"], "val": ["b"]}]
+
+
+def test_folds_of_nnunet_and_of_our_decathlon_lists(tmp_path):
+    assert stated_folds(tmp_path) is None
+    for i, fold in enumerate(FOLDS):
+        lists = {
+            key: [{"image": f"./imagesTr/{n}.nii.gz"} for n in fold[part]]
+            for key, part in (("training", "train"), ("validation", "val"))
+        }
+        (tmp_path / f"datalist_fold{i}.json").write_text(json.dumps(lists))
+    assert stated_folds(tmp_path) == (tmp_path / "datalist_fold0.json", FOLDS)
+    (tmp_path / "splits_final.json").write_text(json.dumps(FOLDS))
+    assert stated_folds(tmp_path) == (tmp_path / "splits_final.json", FOLDS)
+    for content in ("[]", "{}", '[{"train": ["a"]}]', '[{"train": [1], "val": ["a"]}]'):
+        (tmp_path / "splits_final.json").write_text(content)
+        with pytest.raises(InputError, match="splits_final.json"):
+            stated_folds(tmp_path)
+
+
+def test_a_stated_fold_gives_parts_and_leaves_out_who_it_does_not_name():
+    cases = [stated("a", ""), stated("b", ""), stated("c", ""), stated("t", "test")]
+    kept, warnings = with_stated_fold(cases, Path("splits_final.json"), FOLDS, 1)
+    assert {case.name: case.part for case in kept} == {"a": "train", "b": "validation", "t": "test"}
+    assert warnings == ["splits_final.json names c in no part of fold 1: left out"]
+    for fold, said in ((2, "states the folds 0 to 1, not 2"), (0, "without cases of this cohort")):
+        with pytest.raises(InputError, match=said):
+            with_stated_fold(cases[:1], Path("splits_final.json"), FOLDS, fold)
