@@ -10,6 +10,7 @@ import pytest
 
 from medgen.evaluation.evaluate import evaluate
 from medgen.reports.evaluation import write_report
+from medgen.reports.results import read_systems
 from medgen.types import InputError
 
 SHAPE = (20, 18, 16)
@@ -241,3 +242,16 @@ def test_numbers_by_a_challenge_carry_its_name(tmp_path):
     _, page = _page([root / "results"], tmp_path / "report.html", most_figures=0)
     assert "MAE by synthrad2023 (HU)" in page.text and "PSNR by synthrad2023 (dB)" in page.text
     assert "Gradient error in the body (HU/mm)" in page.text and "NCC in the body" in page.text
+
+
+def test_names_that_a_spreadsheet_takes_for_formulas_are_text_in_the_tables_and_themselves_in_the_report(tmp_path):
+    """Also a name that is not UTF-8: its numbers must not be lost between the table and the report."""
+    names = ("=1+1", "@SUM(A1)", "+1", "-2", "b\udcff")
+    root = _cohort(tmp_path, dict.fromkeys(names, 5))
+    (root / "labels.json").write_text('{"-liver": 1}')
+    evaluate(root / "target", root / "converted", root / "results", source=root / "source", labels=root / "labels")
+    for name in ("cases.csv", "regions.csv"):
+        cells = [line.split(",")[:2] for line in (root / "results" / name).read_text().splitlines()]
+        assert not [cell for line in cells for cell in line if cell.startswith(("=", "+", "-", "@"))]
+    (system,) = read_systems([root / "results"])
+    assert {case.name for case in system.cases} == set(names) and all(case.metrics["mae"] > 0 for case in system.cases)
