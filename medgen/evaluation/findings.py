@@ -8,10 +8,13 @@ shows (other HU in MR, a lesion that only one contrast shows, a patient who move
 from collections.abc import Callable, Mapping
 
 import numpy as np
+from scipy import ndimage
 
+from medgen.data.separable import gaussian
 from medgen.evaluation import enhancement, geometry, hounsfield, lesion_findings, structure
 from medgen.evaluation.checked import Checked, Place, Status, ball_mm, place_of
 
+SPARSE, NEAR_MM = 0.25, 24.0  # part of its box that a structure fills at least to be marked as a whole; else so much
 LOUD = 1.5  # times its limit: what exceeds it by half fails rather than asks for review
 
 
@@ -181,8 +184,18 @@ def _organs(case: Checked) -> None:
 
 
 def _of_label(case: Checked, name: str) -> Place | None:
-    """The place of a labelled structure."""
-    return case.box(np.isin(case.labels, [value for value, known in case.names.items() if known == name]))  # type: ignore[arg-type]
+    """The place of a labelled structure; of one that fills little of its box, as vessels do, where it is most wrong."""
+    mask = np.isin(case.labels, [value for value, known in case.names.items() if known == name])  # type: ignore[arg-type]
+    box = ndimage.find_objects(mask.astype(np.uint8))
+    if box and mask[box[0]].mean() < SPARSE:
+        wrong = np.abs(case.output - (case.source if case.truth is None else case.truth)) * mask
+        smooth = gaussian(wrong, [NEAR_MM / 4 / s for s in case.spacing])
+        peak = np.unravel_index(smooth.argmax(), smooth.shape)
+        reach = [int(np.ceil(NEAR_MM / 2 / s)) for s in case.spacing]
+        near = np.zeros_like(mask)
+        near[tuple(slice(max(p - r, 0), p + r + 1) for p, r in zip(peak, reach, strict=True))] = True
+        mask = mask & near if (mask & near).any() else mask
+    return case.box(mask)
 
 
 def _collecting(case: Checked) -> list[float] | None:
