@@ -64,7 +64,8 @@ def write_report(
     context = {
         "title": title,
         "now": datetime.now(UTC),
-        "systems": systems,
+        "unit": systems[0].unit,
+        "counts": [(system.name, len(system.cases), _failed(system)) for system in systems],
         "notes": list(notes),
         "warnings": [*warnings, *gaps.attempt("Warnings", lambda: _warnings(systems), [])],
         "comparisons": gaps.attempt("Paired comparison", lambda: _comparisons(systems, **found), None),
@@ -110,6 +111,11 @@ SECTIONS = {  # by their name in the template
     "memorisation": Section("Closest pairs", further.memorisation),
     "settings": Section("How this was measured", verdict.settings),
 }
+
+
+def _failed(system: System) -> int:
+    failures = system.section("failures")
+    return len(failures) if isinstance(failures, list) else 0
 
 
 def _worst_by(system: System) -> str:

@@ -62,11 +62,11 @@ def conversion_picture(input_: Path, output: Path) -> Picture:
 def draw(scene: Scene) -> Picture:
     """The three planes at ``scene.at`` in one JPEG."""
     columns, grid, view = scene.columns, scene.grid, scene.view
-    sizes = [plane.size(view, grid.spacing) for plane in PLANES]  # mm (width, height)
+    extents = [plane.size(view, grid.spacing) for plane in PLANES]  # mm (width, height)
     column = min(COLUMN, (WIDTH - BAR - 2 * GAP) // len(columns) - GAP) if len(columns) > 3 else COLUMN + 60
-    scale = min(column / max(w for w, _ in sizes), TALLEST / sum(h for _, h in sizes))  # pixels a mm
+    scale = min(column / max(w for w, _ in extents), TALLEST / sum(h for _, h in extents))  # pixels a mm
     width = GAP + len(columns) * (column + GAP) + BAR
-    sizes = [(max(LEAST, round(w * scale)), max(LEAST, round(h * scale))) for w, h in sizes]  # pixels
+    sizes = [(max(LEAST, round(w * scale)), max(LEAST, round(h * scale))) for w, h in extents]  # pixels
     height = TOP + sum(h + GAP for _, h in sizes)
     figure = Figure(figsize=(width / 100, height / 100), dpi=100, facecolor="black")
     canvas = FigureCanvasAgg(figure)

@@ -80,9 +80,8 @@ def segmentation(systems: Systems) -> Table | None:
 
 def _overlap_heads(names: Iterable[str]) -> list[Head]:
     """Label and unit of each score, without the place that errors have."""
-    return [
-        Head(label + (f" ({unit})" if unit else ""), about=about) for label, unit, _, _, about in map(KNOWN.get, names)
-    ]  # type: ignore[misc]
+    found = [KNOWN[name] for name in names]
+    return [Head(label + (f" ({unit})" if unit else ""), about=about) for label, unit, _, _, about in found]
 
 
 def segmentation_cases(systems: Systems) -> Table | None:
@@ -216,7 +215,7 @@ def structure(systems: Systems) -> Table | None:
 
 def _checked(value: Any, of: Measure) -> Cell:
     """A value of the check with the digits it has."""
-    if of.digits is None or isinstance(value, bool) or not isinstance(value, int | float):
+    if not of.known or isinstance(value, bool) or not isinstance(value, int | float):
         return general(value)
     return figure(100 * value if of.unit == "%" else value, of.digits)
 

@@ -2,11 +2,10 @@
 
 import logging
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any
 
 from medgen.types import reason
 
-Made = TypeVar("Made")
 log = logging.getLogger(__name__)
 
 
@@ -16,7 +15,7 @@ class Gaps:
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def attempt(self, section: str, make: Callable[[], Made], otherwise: Made, case: str = "") -> Made:
+    def attempt(self, section: str, make: Callable[[], Any], otherwise: Any, case: str = "") -> Any:
         """What ``make`` returns; where it fails, ``otherwise`` and a line that is logged, too."""
         try:
             return make()

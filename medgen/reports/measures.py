@@ -68,14 +68,15 @@ CHECKS = (
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure: ``label`` says what and where; ``digits`` None: not known; ``higher`` None: no way is better."""
+    """A measure: ``label`` says what and where; ``higher`` None: no way is better; ``known``: so are its digits."""
 
     name: str
     label: str
     unit: str
-    digits: int | None
+    digits: int
     higher: bool | None
     about: str = ""
+    known: bool = True
 
     @property
     def title(self) -> str:
@@ -106,7 +107,7 @@ def check_value(name: str) -> Measure:
             return Measure(
                 name, label.format(*(g.replace("_", " ") for g in found.groups())), unit, digits, None, about
             )
-    return Measure(name, name.replace("_", " "), "", None, None)
+    return Measure(name, name.replace("_", " "), "", 4, None, known=False)
 
 
 def explained(measures: Iterable[Measure]) -> list[tuple[str, str]]:

@@ -100,7 +100,8 @@ def _read_summary(folder: Path) -> Mapping[str, Any]:
 
 
 def _default_names(folders: Sequence[Path], summaries: Sequence[Mapping[str, Any]]) -> list[str]:
-    given = [str((summary.get("settings") or {}).get("prediction") or "") for summary in summaries]
+    settings = [summary.get("settings") for summary in summaries]
+    given = [str(of.get("prediction") or "") if isinstance(of, Mapping) else "" for of in settings]
     for names in (
         [Path(path).name for path in given],
         [Path(folder).resolve().name for folder in folders],

@@ -199,9 +199,13 @@ def _window(data: np.ndarray) -> tuple[tuple[float, float], str]:
         return SOFT_TISSUE, "HU"
     foreground = data[data > foreground_threshold(data)]
     low = float(np.percentile(data, 1))
-    high = float(np.percentile(foreground, 99)) if foreground.size else low
-    least = max(1e-6 * max(abs(low), abs(high)), 1e-30)  # of images that are all one value, or nearly so
-    return (low, high) if high - low > least else (low, low + max(1.0, least)), ""
+    return apart(low, float(np.percentile(foreground, 99)) if foreground.size else low), ""
+
+
+def apart(low: float, high: float) -> tuple[float, float]:
+    """The values drawn black and white, apart also where an image is all one value, or nearly so."""
+    least = 1e-6 * max(abs(low), abs(high))
+    return (low, high) if high - low > least else (low, low + max(1.0, least))
 
 
 def _input_column(source: Volume, window: tuple[float, float], unit: str) -> Column:

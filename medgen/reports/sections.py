@@ -228,7 +228,7 @@ def _is_noise(mean: float, of: Measure, source: Array) -> bool:
     """Whether a change is none: it is shown as 0, or as small for a slice jump as scans differ from each other."""
     known = source[np.isfinite(source)]
     spread = float(known.std(ddof=1)) if of.name == "slice_jump" and len(known) > 1 else 0.0
-    return abs(mean) <= spread or round(mean, of.digits or 0) == 0
+    return abs(mean) <= spread or round(mean, of.digits) == 0
 
 
 def _tone(mean: float, changes: Array, higher: bool | None) -> str:
