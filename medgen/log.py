@@ -1,6 +1,5 @@
 """What a run tells: ``log.csv``, ``validation.csv``, TensorBoard, and a progress line."""
 
-import csv
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from rich.progress import Progress as Bar
 from torch import Tensor
 
 from medgen.health import diagnose
+from medgen.io.spreadsheet import csv_line, csv_text, read_csv
 from medgen.io.volume import written_aside
 
 
@@ -58,28 +58,24 @@ class Log:
         if new:
             _write(self.out / name, columns, rows)
         else:
-            with open(self.out / name, "a", newline="") as file:
-                csv.DictWriter(file, columns).writerow(row)
+            with open(self.out / name, "a", encoding="utf-8", newline="") as file:
+                file.write(csv_line(row.get(key) for key in columns))
 
 
 def _kept(path: Path, step: int) -> tuple[list[dict[str, float]], list[str]]:
     """Rows and columns up to a step; a line cut short by a kill is dropped with the later ones."""
     if not path.exists():
         return [], []
-    with open(path, newline="") as file:
-        reader = csv.DictReader(file)
-        rows = [row for row in reader if (row["step"] or "").isdigit() and int(row["step"]) <= step]
-        columns = list(reader.fieldnames or [])
+    rows = [row for row in read_csv(path) if row.get("step", "").isdigit() and int(row["step"]) <= step]
+    columns = [*dict.fromkeys(key for row in rows for key in row)]
     numbers = [{k: int(v) if k == "step" else float(v) for k, v in row.items() if v} for row in rows]
     _write(path, columns, numbers)
     return numbers, columns
 
 
 def _write(path: Path, columns: list[str], rows: list[dict[str, float]]) -> None:
-    with written_aside(path) as aside, open(aside, "w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+    with written_aside(path) as aside:
+        aside.write_text(csv_text(columns, rows), encoding="utf-8")
 
 
 class Progress:

@@ -1,5 +1,6 @@
 """What every part of medgen hands to the next: cases, batches, methods, and the error a user can mend."""
 
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,16 @@ class InputError(ValueError):
     The message is one sentence that names the file or key, what is wrong and what to do;
     the command line prints it without a traceback and exits with code 2.
     """
+
+
+def reason(error: BaseException) -> str:
+    """What an exception says, in one line; of an unexpected one its kind and its place in the code as well."""
+    text = " ".join(str(error).split())
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, InputError) or not frames:
+        return text or type(error).__name__
+    where = f"{type(error).__name__} in {Path(frames[-1].filename).name}, line {frames[-1].lineno}"
+    return f"{where}: {text}" if text else where
 
 
 @dataclass(frozen=True)

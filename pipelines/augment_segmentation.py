@@ -25,6 +25,7 @@ import json
 import sys
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ from medgen.evaluation.summary import Failure, write_text
 from medgen.evaluation.train_segmenter import Example
 from medgen.io.volume import ENDINGS, has_ending, read_volume, write_volume
 from medgen.reports.augmentation import augmentation_report, gallery
+from medgen.reports.gaps import Gaps
 from medgen.train import train
 from medgen.types import InputError
 
@@ -81,9 +83,11 @@ def main() -> int:
             model = trained_generator(generator, cohort, folder / name, given) if is_config(generator) else generator
             made[name] = synthetic_cases(model, cohort, folder / name / "augmented", given, failures)
             anew = model not in PAINTERS and read_info(Path(model))[1].label_source
-            about = measured(cohort, made[name], tested, given, failures, anew=anew)
-            sets.append({"draw": draw, "generator": name, **about})
-            sets[-1]["picture"] = pictures(cohort, made[name]) if draw == 0 else None
+            gaps = Gaps()
+            about = measured(cohort, made[name], tested, given, failures, gaps, anew=anew)
+            show = partial(pictures, cohort, made[name])
+            picture = gaps.attempt("Pictures", show, None, name) if draw == 0 else None
+            sets.append({"draw": draw, "generator": name, **about, "picture": picture, "lacking": gaps.lines})
         found, failed = run_arms(
             learnt([*examples(cohort.cases), *examples(tested)], folder / "labels" / "real", dataset, given.segment),
             {n: learnt(e, folder / "labels" / n, dataset, given.segment) for n, e in made.items()},
@@ -249,22 +253,24 @@ def measured(
     tested: Sequence[LabelledCase],
     given: argparse.Namespace,
     failures: list[Failure],
+    gaps: Gaps,
     *,
     anew: bool,
 ) -> dict[str, Any]:
     """Distance of the synthetic images from the real test images, beside that of the training images, and copies.
 
-    ``anew``: the images were made of label maps, so that none should be a training image.
+    ``anew``: the images were made of label maps, so that none should be a training image. What cannot be measured is a
+    line of ``gaps``.
     """
     real, training, made = (
         [example.image for example in part] for part in (examples(tested), examples(cohort.cases), synthetic)
     )
     found: dict[str, Any] = {"synthetic": len(made), "training": len(training), "tested": len(real)}
     if given.extractor:
+        options: dict[str, Any] = {"same_patients": False, "failures": failures, "cache": given.out / "features"}
         extractor = named_extractor(given.extractor, window=default_window(real))
-        found["distribution"] = distribution_section(
-            real, made, training, extractor, same_patients=False, failures=failures, cache=given.out / "features"
-        )
+        distances = partial(distribution_section, real, made, training, extractor, **options)
+        found["distribution"] = gaps.attempt("Distance from real test images", distances, [])
     found["memorisation"] = {"flagged": None, "note": "each is a training image with something changed in it"}
     if anew:
         try:

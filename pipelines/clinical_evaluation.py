@@ -38,37 +38,50 @@ def main() -> int:
     if given.extractor:
         window = given.window or default_window(volume_files(given.real or given.reference))
         extractor = named_extractor(given.extractor, window=window)
-    failures = []
+    failures: list[str] = []
+    measured: list[str] = []
+    lost: list[str] = []
     for name, folder in systems.items():
         print(f"{name}: measuring {folder}", flush=True)
-        found = evaluate(
-            given.reference,
-            folder,
-            given.out / name,
-            source=given.source,
-            labels=given.labels,
-            mask=given.mask,
-            data_range=given.data_range,
-            profile=given.profile,
-            extractor=extractor,
-            real=given.real,
-            training=given.training,
-            lesions=given.lesions,
-            checks=checks,
-            downstream=downstream,
-            feature_cache=given.out / "features",
-            patient_pattern=given.patient_pattern,
-            progress=lambda done, count, case: print(f"[{done}/{count}] {case}", flush=True),
-        )
+        try:
+            found = evaluate(
+                given.reference,
+                folder,
+                given.out / name,
+                source=given.source,
+                labels=given.labels,
+                mask=given.mask,
+                data_range=given.data_range,
+                profile=given.profile,
+                extractor=extractor,
+                real=given.real,
+                training=given.training,
+                lesions=given.lesions,
+                checks=checks,
+                downstream=downstream,
+                feature_cache=given.out / "features",
+                patient_pattern=given.patient_pattern,
+                progress=lambda done, count, case: print(f"[{done}/{count}] {case}", flush=True),
+            )
+        except InputError as error:  # the other systems are worth their hours all the same
+            lost.append(f"{name} could not be evaluated: {error}")
+            continue
         print("\n".join(lines(found)))
+        measured.append(name)
         failures += [f"{name}, {failure.case}: {failure.error}" for failure in found.failures]
+    if not measured:
+        raise InputError("; ".join(lost))
     report = write_report(
-        [given.out / name for name in systems], given.out / "report.html", title=given.title, names=list(systems)
+        [given.out / name for name in measured],
+        given.out / "report.html",
+        title=given.title,
+        names=measured,
+        warnings=lost,
     )
     print(f"report: {report}")
-    for failure in failures:
+    for failure in [*lost, *failures]:
         print(f"medgen: error: {failure}", file=sys.stderr)
-    return 2 if failures else 0
+    return 2 if lost or failures else 0
 
 
 def _named(text: str) -> tuple[str, Path]:

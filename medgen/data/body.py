@@ -71,7 +71,7 @@ def foreground_threshold(data: np.ndarray) -> float:
     In MR most voxels are background near zero, so tissue lies above the mean (as in TorchIO's
     ``ZNormalization`` masking). Skull-stripped volumes hold exact zeros: they end below it as well.
     """
-    return float(data.mean())
+    return float(data.mean(dtype=np.float64))  # sums of large values overflow float32
 
 
 def looks_like_hu(data: np.ndarray) -> bool:

@@ -12,7 +12,6 @@ Classical augmentation is turning, scaling, gamma and noise of each patch (``tra
 same budget. A *draw* is a choice of training cases; its synthetic cases were made from those alone.
 """
 
-import csv
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,9 @@ from scipy import stats
 from medgen.evaluation.downstream import run_protocols
 from medgen.evaluation.downstream_summary import BASELINE, METRICS, Row
 from medgen.evaluation.statistics import bootstrap_interval
-from medgen.evaluation.summary import Failure
+from medgen.evaluation.summary import Failure, write_text
 from medgen.evaluation.train_segmenter import Example
-from medgen.io.volume import written_aside
+from medgen.io.spreadsheet import csv_text
 from medgen.types import InputError
 
 ARMS: dict[str, tuple[str, bool, str | None]] = {  # protocol, classical augmentation, compared with
@@ -182,7 +181,4 @@ def _shown(value: Any, form: str, times: float = 1) -> str:
 
 def write_scores(path: Path, rows: Sequence[Row]) -> None:
     """The rows as CSV."""
-    with written_aside(path) as aside, aside.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_text(path, csv_text(COLUMNS, rows))

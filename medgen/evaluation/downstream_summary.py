@@ -1,6 +1,5 @@
 """The rows that downstream protocols give, and what they come to: a table, ``scores.csv`` and ``summary.json``."""
 
-import csv
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +12,7 @@ import numpy as np
 from medgen.checkpoint import git_commit, versions
 from medgen.evaluation.statistics import bootstrap_interval, by_patient, finite_pairs, wilcoxon
 from medgen.evaluation.summary import Failure, write_text
-from medgen.io.volume import written_aside
+from medgen.io.spreadsheet import csv_text
 
 BASELINE = "real_to_real"
 METRICS = ("dice", "hd95", "assd", "surface_dice", "volume_reference", "volume_prediction", "volume_error")
@@ -108,10 +107,7 @@ def _shown(value: Any) -> str:
 
 def write(out: Path, found: Downstream, about: Mapping[str, Any]) -> None:
     """``scores.csv`` (a distance to nothing is ``inf``, what is undefined an empty cell) and ``summary.json``."""
-    with written_aside(out / "scores.csv") as aside, aside.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows([_cell(row[column]) for column in COLUMNS] for row in found.rows)
+    write_text(out / "scores.csv", csv_text(COLUMNS, found.rows, digits=6))
     content = {
         "summary": summarise(found.rows),
         "failures": [asdict(failure) for failure in found.failures],
@@ -120,9 +116,3 @@ def write(out: Path, found: Downstream, about: Mapping[str, Any]) -> None:
         "commit": git_commit(),
     }
     write_text(out / "summary.json", json.dumps(content, indent=1, default=str) + "\n")
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.6g}"
-    return str(value)

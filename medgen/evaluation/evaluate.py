@@ -25,7 +25,7 @@ from medgen.evaluation.profiles import PROFILES
 from medgen.evaluation.provenance import provenance, read_manifest
 from medgen.evaluation.sets import distribution_section, memorisation_section, volume_files
 from medgen.evaluation.summary import CaseResult, Evaluation, Failure, write_results
-from medgen.types import InputError
+from medgen.types import InputError, reason
 
 HU_ORIGIN = "profile generic, range of HU in 12 bits; nothing is clipped"
 
@@ -211,8 +211,8 @@ def _reported(section: str, failures: list[Failure]) -> Iterator[None]:
     """What cannot be measured of all volumes together is a failure like a case's; the rest is written all the same."""
     try:
         yield
-    except InputError as error:
-        failures.append(Failure(section, str(error)))
+    except Exception as error:
+        failures.append(Failure(section, reason(error)))
 
 
 def _make_folder(out: Path) -> None:

@@ -8,10 +8,13 @@ shows (other HU in MR, a lesion that only one contrast shows, a patient who move
 from collections.abc import Callable, Mapping
 
 import numpy as np
+from scipy import ndimage
 
+from medgen.data.separable import gaussian
 from medgen.evaluation import enhancement, geometry, hounsfield, lesion_findings, structure
-from medgen.evaluation.checked import Checked, Status
+from medgen.evaluation.checked import Checked, Place, Status, ball_mm, place_of
 
+SPARSE, NEAR_MM = 0.25, 24.0  # part of its box that a structure fills at least to be marked as a whole; else so much
 LOUD = 1.5  # times its limit: what exceeds it by half fails rather than asks for review
 
 
@@ -138,7 +141,8 @@ def enhancement_findings(case: Checked) -> None:
             f"part, {first.volume_ml:.0f} ml around {case.at(first.place)}, has {first.output:.0f} HU after "
             f"{first.source:.0f} HU."
         )
-        case.add("enhancement", "fail" if total > 4 * case.limits.left_over_ml else "review", text)
+        status: Status = "fail" if total > 4 * case.limits.left_over_ml else "review"
+        case.add("enhancement", status, text, case.ball(first.place, ball_mm(first.volume_ml)))
 
 
 def _organs(case: Checked) -> None:
@@ -165,7 +169,7 @@ def _organs(case: Checked) -> None:
                     f"{shown} is {state}: {hu[1]:.0f} HU after {hu[0]:.0f} HU, {error:+.0f} HU off the truth "
                     f"(limit {limit:g} HU)."
                 )
-                case.add("enhancement", "fail" if abs(error) > LOUD * limit else "review", text)
+                case.add("enhancement", "fail" if abs(error) > LOUD * limit else "review", text, _of_label(case, name))
             continue
         kind = enhancement.structure_of(name)
         low, high = case.limits.organ_ranges.get(kind or "", (-np.inf, np.inf))
@@ -176,7 +180,22 @@ def _organs(case: Checked) -> None:
                 "without contrast medium."
             )
             far = max(low - hu[1], hu[1] - high) > 10
-            case.add("enhancement", "fail" if far else "review", text)
+            case.add("enhancement", "fail" if far else "review", text, _of_label(case, name))
+
+
+def _of_label(case: Checked, name: str) -> Place | None:
+    """The place of a labelled structure; of one that fills little of its box, as vessels do, where it is most wrong."""
+    mask = np.isin(case.labels, [value for value, known in case.names.items() if known == name])  # type: ignore[arg-type]
+    box = ndimage.find_objects(mask.astype(np.uint8))
+    if box and mask[box[0]].mean() < SPARSE:
+        wrong = np.abs(case.output - (case.source if case.truth is None else case.truth)) * mask
+        smooth = gaussian(wrong, [NEAR_MM / 4 / s for s in case.spacing])
+        peak = np.unravel_index(smooth.argmax(), smooth.shape)
+        reach = [int(np.ceil(NEAR_MM / 2 / s)) for s in case.spacing]
+        near = np.zeros_like(mask)
+        near[tuple(slice(max(p - r, 0), p + r + 1) for p, r in zip(peak, reach, strict=True))] = True
+        mask = mask & near if (mask & near).any() else mask
+    return case.box(mask)
 
 
 def _collecting(case: Checked) -> list[float] | None:
@@ -210,6 +229,7 @@ def segmented_findings(
         if value < least:
             name = names.get(label, f"label {label}").replace("_", " ")
             text = f"{name}: the segmenter finds it elsewhere, Dice {value:.2f} (limit {least:g})."
-            case.add("anatomy", "fail" if value < least / LOUD else "review", text)
+            status: Status = "fail" if value < least / LOUD else "review"
+            case.add("anatomy", status, text, place_of((source == label) | (output == label), case.affine))
     if marks and case.lesions is None:
         lesion_findings.detected_findings(case, np.isin(source, marks), np.isin(output, marks), voxel_ml)

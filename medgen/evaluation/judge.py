@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,10 @@ def named_checks(limits: str, segmenter: str | None = None, device: str = "cpu")
 
 
 def judge(volumes: Mapping[str, Volume], names: Mapping[int, str], checks: Checks) -> tuple[dict[str, Any], list[str]]:
-    """What `check_case` says of a case: {"status", "reasons", "values"}, and warnings.
+    """What `check_case` says of a case: {"status", "reasons", "findings", "values"}, and warnings.
+
+    ``reasons`` are sentences; ``findings`` {"fault", "status", "text", "place"} say the same with the place of each,
+    {"low", "high"}: the corners of its box in mm in the scanner (RAS), or None.
 
     A check that could not be done asks for review with its reason: nobody may take it for a pass.
 
@@ -70,7 +73,8 @@ def judge(volumes: Mapping[str, Volume], names: Mapping[int, str], checks: Check
     except UNDOABLE as error:
         text = f"The structure check could not be done: {str(error) or type(error).__name__}"
         return {"status": "review", "reasons": [text], "values": {}}, [*warnings, text]
-    return {"status": verdict.status, "reasons": [*map(str, verdict.reasons)], "values": dict(verdict.values)}, warnings
+    found = {"status": verdict.status, "reasons": [*map(str, verdict.reasons)], "values": dict(verdict.values)}
+    return found | {"findings": [asdict(reason) for reason in verdict.reasons]}, warnings
 
 
 def _lesions(volumes: Mapping[str, Volume], labels: np.ndarray | None, names: Mapping[int, str]) -> np.ndarray | None:

@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from medgen.data.separable import gaussian
 from medgen.evaluation import lesions
-from medgen.evaluation.checked import Checked
+from medgen.evaluation.checked import Checked, Status, ball_mm, place_of
 
 LUNG_HU, BRIGHT_HU = -500.0, 135.0  # new structures are looked for in lung and in what is not enhanced vessel or bone
 LEAST_VOXELS, LARGE_ML = 200, 60.0  # of a region in which new structures are looked for; of a labelled one by itself
@@ -59,7 +59,9 @@ def lesion_findings(case: Checked) -> None:
             else:
                 times = abs(lesion.contrast_output) / lesion.noise_output
                 text += f"{times:.1f} times the noise (limit {case.limits.lesion_kept_z:g})."
-            case.add("lesion_lost", "fail" if sure else "review", text)
+            case.add(
+                "lesion_lost", "fail" if sure else "review", text, case.ball(lesion.place, ball_mm(lesion.volume_ml))
+            )
 
 
 def _like_the_truth(lesion: lesions.Lesion, true: lesions.Lesion, case: Checked) -> bool:
@@ -91,7 +93,8 @@ def new_structure_findings(case: Checked) -> None:
             f"{blob.contrast:+.0f}{case.unit}, {blob.z:.1f} times the noise "
             f"(limit {case.limits.new_structure_z:g})."
         )
-        case.add("lesion_new", "fail" if blob.z > 2 * case.limits.new_structure_z else "review", text)
+        status: Status = "fail" if blob.z > 2 * case.limits.new_structure_z else "review"
+        case.add("lesion_new", status, text, case.ball(blob.place, blob.diameter))
 
 
 def _regions(case: Checked) -> list[np.ndarray]:
@@ -154,6 +157,7 @@ def detected_findings(case: Checked, source: np.ndarray, output: np.ndarray, vox
     case.values["lesions_new"] = float(new)
     if lost:
         text = f"The segmenter finds {lost} of {kept + lost} lesions of the input no more."
-        case.add("lesion_lost", "review", text)
+        case.add("lesion_lost", "review", text, place_of(lesions.unmatched(source, output), case.affine))
     if new:
-        case.add("lesion_new", "review", f"The segmenter finds {new} lesions that the input has not.")
+        text = f"The segmenter finds {new} lesions that the input has not."
+        case.add("lesion_new", "review", text, place_of(lesions.unmatched(output, source), case.affine))

@@ -157,6 +157,14 @@ def _touched(lesions: np.ndarray, other: np.ndarray, least: float) -> tuple[int,
     return int((large & hit).sum()), int((large & ~hit).sum())
 
 
+def unmatched(lesions: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The largest lesion (X, Y, Z) bool that no voxel of the other mask touches; all False if there is none."""
+    parts, count = ndimage.label(lesions > 0, np.ones((3, 3, 3)))
+    sizes = np.bincount(parts.ravel(), minlength=count + 1)
+    sizes[np.unique(parts[other > 0])] = sizes[0] = 0
+    return parts == sizes.argmax() if sizes.any() else np.zeros(parts.shape, bool)
+
+
 def new_structures(
     image: np.ndarray,
     other: np.ndarray,

@@ -11,7 +11,7 @@ from medgen.evaluation.folders import Folders
 from medgen.evaluation.measure import Measures, measure_case
 from medgen.evaluation.named_segmenter import named_segmenter
 from medgen.evaluation.summary import CaseResult
-from medgen.types import InputError
+from medgen.types import InputError, reason
 
 Outcome = tuple[CaseResult, list[str]] | InputError  # with warnings of the files that the case lacks
 
@@ -36,11 +36,14 @@ def outcomes(folders: Folders, measures: Measures, cluster: Cluster | None = Non
 
 
 def outcome(case: str, folders: Folders, measures: Measures) -> Outcome:
+    """One case's: whatever goes wrong with its files is its own failure, never the end of the others."""
     try:
         missing = _missing(case, folders)
         return measure_case(case, folders.cases[case], measures), missing
     except InputError as error:
         return error
+    except Exception as error:
+        return InputError(f"medgen did not expect these images ({reason(error)}); please report it")
 
 
 def _measurer(folders: Folders, measures: Measures, segmenter: str | None, share: Share) -> Callable[[str], Outcome]:

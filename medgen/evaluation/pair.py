@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 
 from medgen.evaluation import fidelity
 from medgen.evaluation.ssim import label_ms_ssim, mean_ms_ssim, mean_ssim, ms_ssim_maps, smallest_axis, ssim_map
+from medgen.types import InputError
 
 Array = NDArray[Any]
+LARGEST = 1e17  # of a voxel: sums of squares in single precision stay finite
 
 
 class Pair:
@@ -23,6 +25,11 @@ class Pair:
     def __init__(
         self, reference: Array, prediction: Array, *, data_range: float, spacing: Sequence[float] | None = None
     ) -> None:
+        for name, image in (("reference", reference), ("prediction", prediction)):
+            if image.size and (largest := float(np.abs([image.min(), image.max()]).max())) > LARGEST:
+                raise InputError(
+                    f"the {name} has values of up to {largest:.2g}: their squares overflow; check its unit"
+                )
         self.reference, self.prediction, self.data_range = reference, prediction, data_range
         self.ssim = ssim_map(reference, prediction, data_range=data_range)
         tall = min(reference.shape) >= smallest_axis()

@@ -5,14 +5,12 @@ the tables and null in the JSON, which is strict: an infinite PSNR (identical im
 in the CSV.
 """
 
-import csv
-import io
 import json
 import math
 import os
 import statistics
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -24,8 +22,10 @@ import numpy as np
 from medgen.evaluation.regions import COLUMNS as REGIONS
 from medgen.evaluation.regions import least_change, mean_regions
 from medgen.evaluation.statistics import Interval, bland_altman, bootstrap_interval
+from medgen.io.spreadsheet import csv_text
 from medgen.types import InputError
 
+DIGITS = 8  # significant ones of a number in a table
 FIRST = ("mae", "psnr", "ssim", "source_mae", "source_psnr", "source_ssim")
 MORE = ("rmse", "source_rmse") + tuple(
     f"{role}body_{name}" for role in ("", "source_") for name in ("mae", "psnr", "ssim", "rmse")
@@ -163,11 +163,11 @@ def write_results(evaluation: Evaluation) -> None:
     case_rows = [{"case": case.name, **case.metrics, **_status(case)} for case in evaluation.cases]
     more = ("verdict", "reasons") if any(case.structure for case in evaluation.cases) else ()
     region_rows = [{"case": case.name, **row} for case in evaluation.cases for row in case.regions]
-    write_text(out / "cases.csv", _csv(("case", *evaluation.columns, *more), case_rows))
-    write_text(out / "regions.csv", _csv(("case", "region", *REGIONS), region_rows))
+    write_text(out / "cases.csv", csv_text(("case", *evaluation.columns, *more), case_rows, DIGITS))
+    write_text(out / "regions.csv", csv_text(("case", "region", *REGIONS), region_rows, DIGITS))
     overlaps = [{"case": case.name, **row} for case in evaluation.cases for row in case.segmentation]
     if overlaps:
-        write_text(out / "segmentation.csv", _csv(("case", "label", *SEGMENTATION), overlaps))
+        write_text(out / "segmentation.csv", csv_text(("case", "label", *SEGMENTATION), overlaps, DIGITS))
     write_text(out / "summary.json", json.dumps(_strict(summary(evaluation)), indent=1, allow_nan=False) + "\n")
 
 
@@ -214,11 +214,16 @@ def version() -> str:
         return "not installed"
 
 
+def as_text(text: str) -> str:
+    """As a text file holds it: bytes of a file name that are no UTF-8 are written out, such as ``\\udcff``."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a whole text file or nothing: under a temporary name beside it, then renamed."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        temporary.write_text(as_text(text), encoding="utf-8")
         os.replace(temporary, path)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
@@ -297,20 +302,6 @@ def _agreement(rows: Sequence[tuple[CaseResult, Mapping[str, Any]]]) -> dict[str
 
 def _ends(interval: Interval) -> list[float] | None:
     return None if math.isnan(interval.low) else [interval.low, interval.high]
-
-
-def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
-    return text.getvalue()
-
-
-def _cell(value: Any) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    return f"{value:.8g}" if isinstance(value, int | float) else str(value)
 
 
 def _strict(value: Any) -> Any:

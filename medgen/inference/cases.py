@@ -3,7 +3,6 @@
 import math
 import os
 import time
-import traceback
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -32,7 +31,7 @@ from medgen.inference.private import Private
 from medgen.inference.verdict import verdict
 from medgen.io.names import checked_name, folded
 from medgen.io.volume import ENDINGS, Volume, has_ending, read_volume
-from medgen.types import InputError
+from medgen.types import InputError, reason
 
 WRITERS = 16
 SMALL_GB = 1 / 16  # a scan of this much is read whatever the bound
@@ -44,7 +43,8 @@ class Converted:
     """What became of one case. ``status``: converted, skipped (done before) or failed (``error`` says why).
 
     ``input`` and ``output`` are the first contrast's files; the hashes are over all. ``verdict``: pass, review or fail,
-    None where it was not checked; ``reasons`` belong to it and ``checks`` tells by which limits, while ``warnings``
+    None where it was not checked; ``reasons`` belong to it, ``findings`` are the same with their places (see ``judge``)
+    and ``checks`` tells by which limits, while ``warnings``
     were known before the conversion. ``deidentified`` says what became of dates, ``changes`` how often which attribute
     was changed.
     """
@@ -57,6 +57,7 @@ class Converted:
     warnings: list[str] = field(default_factory=list)
     verdict: str | None = None
     reasons: list[str] = field(default_factory=list)
+    findings: list[dict[str, Any]] = field(default_factory=list)
     checks: str | None = None
     seconds: float = 0.0
     input_sha256: str = ""
@@ -226,6 +227,7 @@ class Cases:
         reported = all(verdict_file(target).exists() for target in job.targets if self.options.verdict_sr)
         if reported and old.get("checks") == self.checks.identity:
             entry.verdict, entry.reasons, entry.checks = old["verdict"], old["reasons"], old["checks"]
+            entry.findings = old.get("findings", [])
         else:
             self._check_size(job.scan)
             job.volumes = read_scan(job.scan, self.options.series)
@@ -292,6 +294,7 @@ class Cases:
             entry.verdict, odd = "review", "The input is odd, see the warnings."
             entry.reasons = [odd, *entry.reasons]
             each = [{**one, "status": "review", "reasons": [odd, *one["reasons"]]} for one in each]
+        entry.findings = [finding for one in each for finding in one.get("findings", [])]
         entry.checks = self.checks.identity
         return each
 
@@ -327,16 +330,12 @@ def _faults(job: Job) -> Iterator[None]:
         if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error)):
             entry.error = f"{path}: not enough memory for this scan; lower --memory-gb"
         else:
-            at = traceback.extract_tb(error.__traceback__)[-1]
-            what = (
-                f"{type(error).__name__} in {Path(at.filename).name}, line {at.lineno}: {' '.join(str(error).split())}"
-            )
-            entry.error = f"{path}: medgen did not expect this scan ({what}); please report it"
+            entry.error = f"{path}: medgen did not expect this scan ({reason(error)}); please report it"
     finally:
         entry.seconds += time.monotonic() - started
         if entry.error:
             job.volumes, job.made, entry.status = [], [], "failed"
-            entry.verdict, entry.reasons, entry.checks = None, [], None
+            entry.verdict, entry.reasons, entry.findings, entry.checks = None, [], [], None
 
 
 def _cores() -> int:

@@ -4,7 +4,6 @@ The private folder (readable by its owner only) holds the key, the manifest, the
 all that names inputs. The output folder gets the series, under names made with the key, and ``deidentification.csv``.
 """
 
-import csv
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,10 +16,12 @@ from pydicom import dcmread
 from medgen.inference.inputs import Scan
 from medgen.io.deidentify import Deidentifier, read_key, refuse_drawn
 from medgen.io.dicom import owners
+from medgen.io.spreadsheet import csv_line
 from medgen.io.volume import ENDINGS, Volume, has_ending, written_aside
 from medgen.types import InputError
 
 REPORT = "deidentification.csv"
+COLUMNS = ("tag", "attribute", "change", "places", "cases")
 NAMING = ("manifest.json", "manifest.journal", "dicom_index.sqlite", "report.html")  # of a run that names inputs
 
 
@@ -64,11 +65,9 @@ class Private:
             changes = (record.get("changes") or {}) if record.get("status") != "failed" else {}
             places.update(changes)
             cases.update(changes.keys())
-        with written_aside(output / REPORT) as aside, open(aside, "w", encoding="utf-8", newline="") as file:
-            rows = csv.writer(file)
-            rows.writerow(("tag", "attribute", "change", "places", "cases"))
-            for told in sorted(places):
-                rows.writerow((*told.split(), places[told], cases[told]))
+        rows = [(*told.split(), places[told], cases[told]) for told in sorted(places)]
+        with written_aside(output / REPORT) as aside:
+            aside.write_text("".join(map(csv_line, [COLUMNS, *rows])), encoding="utf-8")
 
 
 def opened(

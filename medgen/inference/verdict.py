@@ -48,7 +48,8 @@ def verdict(
         names: of the contrasts made, which reasons begin with where there are several.
 
     Returns:
-        Status (pass, review or fail), reasons, and of each contrast {"status", "reasons", "values"}.
+        Status (pass, review or fail), reasons, and of each contrast {"status", "reasons", "findings", "values"}; the
+        texts of ``findings`` begin as those of all reasons do.
     """
     source, each = to_canonical(volumes[0]), []
     for volume in map(_as_stored, made):
@@ -60,6 +61,8 @@ def verdict(
         each.append({**found, "reasons": [*dict.fromkeys([*found["reasons"], *warnings])]})
     worst = max((one["status"] for one in each), key=lambda status: RANK[status])
     where = [f"{name}: " if len(names) > 1 else "" for name in names]
+    for begin, one in zip(where, each, strict=True):
+        one["findings"] = [{**finding, "text": begin + finding["text"]} for finding in one.get("findings", [])]
     return worst, [begin + text for begin, one in zip(where, each, strict=True) for text in one["reasons"]], each
 
 

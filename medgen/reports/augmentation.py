@@ -1,7 +1,7 @@
 """What synthetic cases gave a segmenter, as one self-contained HTML page, and the gallery of what was made."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,14 +12,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from medgen.data.body import looks_like_hu
-from medgen.evaluation.arms import ARMS
 from medgen.evaluation.summary import Failure
 from medgen.evaluation.train_segmenter import Example
 from medgen.io.volume import Volume, read_volume, to_canonical
 from medgen.reports.figures import INK, MARK
+from medgen.reports.gaps import Gaps
+from medgen.reports.measures import KNOWN
 from medgen.reports.pages import write_page
-from medgen.reports.scene import SOFT_TISSUE
+from medgen.reports.scene import SOFT_TISSUE, apart
 from medgen.reports.slices import PLANES
+from medgen.reports.tables import Cell, Head, Table, figure, general, number, signed, words
 
 SIDE = 2.2  # inches of a panel
 
@@ -36,23 +38,85 @@ def augmentation_report(
     Args:
         arms: rows of ``summarise_arms``.
         sets: for each draw and generator: ``draw``, ``generator``, counts of ``synthetic``, ``training`` and
-            ``tested`` images, ``memorisation`` and maybe ``distribution`` (``medgen.evaluation.sets``), and
-            ``picture``, the JPEG of `gallery` or None.
+            ``tested`` images, ``memorisation`` and maybe ``distribution`` (``medgen.evaluation.sets``),
+            ``picture``, the JPEG of `gallery` or None, and maybe ``lacking``: lines about what could not be made.
         settings: of the run, shown at the end.
 
     Returns ``out_html``. Raises `InputError` if it cannot be written.
     """
+    gaps = Gaps()
+    gaps.lines += [line for found in sets for line in found.get("lacking") or []]
     return write_page(
         "augmentation.html.j2",
         out_html,
         title="Synthetic cases for a segmenter",
         now=datetime.now(UTC),
-        arms=[{**row, "classical": ARMS[row["arm"]][1]} for row in arms],
-        sets=[{"distribution": [], **found} for found in sets],
-        pictures=[(found["generator"], found["picture"]) for found in sets if found.get("picture")],
+        arms=gaps.attempt("Dice", lambda: _arms(arms), None),
+        sets=gaps.attempt("The synthetic images", lambda: _sets(sets), None),
+        pictures=[(found.get("generator", ""), found["picture"]) for found in sets if found.get("picture")],
         failures=[asdict(failure) for failure in failures],
         settings=sorted((key, str(value)) for key, value in settings.items()),
+        gaps=gaps.lines,
     )
+
+
+TRAINED_ON = {
+    "real": "real",
+    "classical": "real, classical augmentation",
+    "synthetic": "real and synthetic",
+    "both": "real and synthetic, classical augmentation",
+    "alone": "synthetic alone, classical augmentation",
+}
+
+
+def _arms(arms: Sequence[Mapping[str, Any]]) -> Table:
+    """Dice of each arm and what it gains, in points of Dice (hundredths)."""
+    rows = []
+    for of in arms:
+        gain, ends = of.get("gain"), of.get("gain_interval")
+        against = signed(100 * gain, 1) if gain is not None else "–"
+        runs = f"{of.get('draws')} × {of.get('seeds')}"
+        cells = [words(TRAINED_ON.get(of["arm"], of["arm"])), words(of.get("generator")), words(of.get("label"))]
+        cells += [
+            Cell(runs),
+            figure(of.get("cases"), 0),
+            figure(of.get("dice"), 3),
+            Cell(_range(of.get("interval"), 3)),
+        ]
+        cells += [words(of.get("against")), Cell(against, gain), Cell(_range(ends, 1, 100, signed))]
+        rows.append(cells)
+    heads = [Head("trained on", words=True), Head("generator", words=True), Head("label", words=True)]
+    heads += [Head("draws × seeds"), Head("cases"), Head("Dice", about=KNOWN["dice"][4]), Head("95 % interval")]
+    heads += [Head("against", words=True), Head("gain (points)"), Head("95 % interval")]
+    note = (
+        "From three draws of training cases on, intervals are Student's over the draws; below that bootstrapped over "
+        "the test patients."
+    )
+    about = [("Dice", KNOWN["dice"][4]), ("gain", "difference of Dice to the arm it is held against, in hundredths")]
+    return Table(heads, rows, note, about)
+
+
+def _range(ends: Sequence[float] | None, digits: int, times: float = 1, form: Callable[..., str] = number) -> str:
+    return f"{form(times * ends[0], digits)} to {form(times * ends[1], digits)}" if ends else "–"
+
+
+def _sets(sets: Sequence[Mapping[str, Any]]) -> Table:
+    """Counts of each draw and generator, the distance to real images, and whether there are copies."""
+    rows = []
+    for of in sets:
+        first = next(iter(of.get("distribution") or []), None)
+        distance = None
+        if first is not None:
+            training = general(first.get("source_value")).text
+            distance = f"{first.get('metric')} {general(first.get('value')).text}; of the training images {training}"
+        copies = of.get("memorisation") or {}
+        sign = {True: "likely", False: "no sign", None: "not tested"}[copies.get("flagged")]
+        told = words(f"{sign} ({copies.get('note', '')})", "bad" if copies.get("flagged") else "")
+        counts = [figure(of.get(key), 0) for key in ("synthetic", "training")]
+        rows.append([words(of.get("draw")), words(of.get("generator")), *counts, words(distance), told])
+    heads = [Head("draw"), Head("generator", words=True), Head("synthetic"), Head("training")]
+    heads += [Head("distance from real test images", words=True), Head("copies of training images", words=True)]
+    return Table(heads, rows)
 
 
 def gallery(rows: Sequence[tuple[Example, Sequence[Example]]]) -> bytes:
@@ -62,7 +126,7 @@ def gallery(rows: Sequence[tuple[Example, Sequence[Example]]]) -> bytes:
         rows: (real, synthetic ones), each drawn in the axial slice that holds most of the first label map's labels, or
             of what a synthetic one has more than it.
     """
-    most = max(len(made) for _, made in rows)
+    most = max((len(made) for _, made in rows), default=0)
     columns = 2 * (1 + most)
     figure = Figure(figsize=(SIDE * columns, SIDE * len(rows) + 0.3), dpi=80, facecolor="black")
     for r, (real, made) in enumerate(rows):
@@ -100,11 +164,12 @@ def _most(pairs: Sequence[tuple[Volume, np.ndarray]]) -> tuple[int, int, int]:
 def _panel(axes: Any, image: Volume, labels: np.ndarray | None, at: tuple[int, int, int]) -> None:
     plane = PLANES[0]
     view = (slice(None), slice(None), slice(None))
-    limits = SOFT_TISSUE if looks_like_hu(image.data) else tuple(np.percentile(image.data, [0.5, 99.5]))
+    limits = SOFT_TISSUE if looks_like_hu(image.data) else apart(*np.percentile(image.data, [0.5, 99.5]).tolist())
     mm = plane.size((slice(0, image.data.shape[0]), slice(0, image.data.shape[1]), slice(0, 1)), image.spacing)
     axes.imshow(
         plane.cut(image.data, at, view), cmap="gray", vmin=limits[0], vmax=limits[1], extent=(0, mm[0], mm[1], 0)
     )
+    axes.set_aspect("equal" if 0.1 < mm[0] / mm[1] < 10 else "auto")
     if labels is not None:
         cut = plane.cut(labels, at, view)
         x, y = ((np.arange(n) + 0.5) * size / n for n, size in zip(cut.shape[::-1], mm, strict=True))

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from medgen.io.volume import read_geometry, same_geometry
-from medgen.reports.figures import conversion_picture
+from medgen.reports.case_items import case_item
+from medgen.reports.gaps import Gaps
 from medgen.reports.pages import write_page
-from medgen.types import InputError
+from medgen.reports.scene import conversion_scene
+from medgen.reports.windows import filters
 
 MOST_FIGURES = 20
+MOST_VIEWERS = 3  # about 2 MB each
 
 
 def conversion_report(
@@ -28,17 +31,20 @@ def conversion_report(
     Args:
         rows: a mapping for each case: ``case`` (name), ``input`` and ``output`` (paths), ``warnings``
             (sentences, such as "outside the training distribution: ..."), ``seconds``, ``error`` (None or the
-            sentence why it was not converted), and of those checked ``verdict`` (pass, review, fail) with ``reasons``.
+            sentence why it was not converted), and of those checked ``verdict`` (pass, review, fail) with ``reasons``
+            and maybe ``findings``, which have the place of each (`medgen.evaluation.judge.judge`).
         out_html: the file to write.
         notes, warnings: sentences about all cases; warnings are shown in red on top.
-        most_figures: cases with a picture; failed ones, worse verdicts and those with warnings come first.
+        most_figures: cases with a picture; failed ones, worse verdicts and those with warnings come first. The first
+            of them (`MOST_VIEWERS`) can be moved through slice by slice.
 
-    Returns ``out_html``. Raises `InputError` if it cannot be written.
+    Returns ``out_html``. Raises `InputError` if it cannot be written; a picture that cannot be made is a line in the
+    report.
     """
-    items = sorted((_item(row) for row in rows), key=_urgency)
-    converted = [item for item in items if not item["error"]]
-    for item in converted[:most_figures]:
-        item |= _shown(item)
+    items, gaps = sorted((_item(row) for row in rows), key=_urgency), Gaps()
+    converted = [item for item in items if not item["failed"]]
+    for n, item in enumerate(converted[:most_figures]):
+        item |= _shown(item, gaps, viewer=n < MOST_VIEWERS)
     alarms: dict[str, list[str]] = {}
     for item in converted:
         for text in item["warnings"]:
@@ -56,12 +62,14 @@ def conversion_report(
         failed=len(items) - len(converted),
         verdicts=Counter(item["verdict"] for item in converted if item["verdict"]),
         hidden=max(0, len(converted) - most_figures),
+        windows=filters(),
+        gaps=gaps.lines,
     )
 
 
 def _urgency(item: Mapping[str, Any]) -> tuple[bool, int, bool]:
     verdicts = ("fail", "review", None, "pass")
-    return not item["error"], verdicts.index(item["verdict"]), not item["warnings"]
+    return not item["failed"], verdicts.index(item["verdict"]), not item["warnings"]
 
 
 def _item(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,20 +80,29 @@ def _item(row: Mapping[str, Any]) -> dict[str, Any]:
         "warnings": [str(text) for text in row.get("warnings") or ()],
         "verdict": row.get("verdict"),
         "reasons": [str(text) for text in row.get("reasons") or ()],
+        "places": row.get("findings") or [],
         "seconds": row.get("seconds"),
-        "error": row.get("error"),
+        "failed": row.get("error"),
         "shown": False,
     }
 
 
-def _shown(item: Mapping[str, Any]) -> dict[str, Any]:
-    """Geometry line and picture of a case; a sentence in place of what cannot be read any more."""
-    shown: dict[str, Any] = {"shown": True, "picture": None, "geometry": ""}
-    try:
-        before, after = read_geometry(item["input"]), read_geometry(item["output"])
-        same = "identical in input and output" if same_geometry(before, after) else f"input {before.describe()}"
-        shown["geometry"] = f"{after.describe()} ({same})"
-        shown["picture"] = conversion_picture(Path(item["input"]), Path(item["output"]))
-    except InputError as error:
-        shown["picture_error"] = str(error)
-    return shown
+def _shown(item: Mapping[str, Any], gaps: Gaps, *, viewer: bool) -> dict[str, Any]:
+    """Geometry line, findings and picture of a case; a sentence in place of what cannot be made."""
+    before, after = Path(item["input"]), Path(item["output"])
+    checked = {"status": item["verdict"], "reasons": item["reasons"], "findings": item["places"]}
+    shown = case_item(
+        item["case"],
+        [("", checked)],
+        lambda places: conversion_scene(before, after, places),
+        gaps,
+        viewer=viewer,
+        still=not viewer,
+    )
+    return shown | {"shown": True, "geometry": gaps.attempt("Grid", lambda: _geometry(before, after), "", item["case"])}
+
+
+def _geometry(before: Path, after: Path) -> str:
+    old, new = read_geometry(before), read_geometry(after)
+    same = "identical in input and output" if same_geometry(old, new) else f"input {old.describe()}"
+    return f"{new.describe()} ({same})"

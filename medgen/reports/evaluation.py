@@ -1,13 +1,16 @@
 """Evaluation folders → one self-contained HTML page and the same as PDF; several systems side by side."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from medgen.reports import further, sections, verdict
+from medgen.reports.case_items import Places, case_item
 from medgen.reports.comparisons import compare
-from medgen.reports.figures import draw
+from medgen.reports.gaps import Gaps
 from medgen.reports.measures import HEADLINE, measure, worst_by
 from medgen.reports.pages import render, save_page
 from medgen.reports.pdf import missing, write_pdf
@@ -15,8 +18,9 @@ from medgen.reports.plots import bland_altman
 from medgen.reports.results import System, read_systems
 from medgen.reports.scene import Scene, case_scene, volume_scene
 from medgen.reports.slices import PLANES
-from medgen.reports.stacks import frame, stacks
+from medgen.reports.stacks import frame
 from medgen.reports.tables import number
+from medgen.reports.windows import filters
 from medgen.types import InputError
 
 MOST_FIGURES = 4  # about 2 MB each: the page stays a mail attachment
@@ -53,59 +57,91 @@ def write_report(
         most_figures: cases with a picture: the worst, then the median and the best one.
 
     Returns ``out_html``. Raises `InputError` for a folder that is no evaluation, or if ``out_html`` cannot be
-    written; a case whose files have gone since gets a sentence in place of its picture.
+    written. A section, a picture or a PDF that cannot be made is a line in the report, see `medgen.reports.gaps`.
     """
-    systems = read_systems(folders, names)
+    systems, gaps = read_systems(folders, names), Gaps()
+    found = {"comparisons": comparisons} if comparisons is not None else {}
     context = {
         "title": title,
         "now": datetime.now(UTC),
-        "systems": systems,
+        "unit": systems[0].unit,
+        "counts": [(system.name, len(system.cases), _failed(system)) for system in systems],
         "notes": list(notes),
-        "warnings": [*warnings, *verdict.differences(systems), *verdict.warned(systems)],
-        "comparisons": further.comparisons(compare(systems) if comparisons is None else comparisons, systems),
-        **_tables(systems),
-        "pairs": _pairs(systems),
-        "figures": [
-            _figure(case, why, systems, pdf) for case, why in _chosen(sections.ranked_cases(systems), most_figures)
-        ],
-        "downloads": [(system, _downloads(system)) for system in systems],
+        "warnings": [*warnings, *gaps.attempt("Warnings", lambda: _warnings(systems), [])],
+        "comparisons": gaps.attempt("Paired comparison", lambda: _comparisons(systems, **found), None),
+        **{key: gaps.attempt(of.title, partial(of.make, systems), of.empty) for key, of in SECTIONS.items()},
+        "pairs": _pairs(systems, gaps),
+        "figures": gaps.attempt("Pictures", lambda: _figures(systems, most_figures, pdf, gaps), []),
+        "downloads": [(system.name, _downloads(system, gaps)) for system in systems],
+        "windows": filters(),
+        "gaps": gaps.lines,
     }
-    out_html = save_page(render("evaluation.html.j2", **context), Path(out_html))
+    out_html = Path(out_html)
     if pdf:
-        _print(context, out_html.with_suffix(".pdf"), say)
-    return out_html
+        gaps.attempt("PDF", lambda: _print(context, out_html.with_suffix(".pdf"), say), None)
+    return save_page(render("evaluation.html.j2", **context), out_html)
 
 
-def _tables(systems: Sequence[System]) -> dict[str, Any]:
-    """The parts of the page that are words and numbers, by their name in the template."""
-    return {
-        "verdicts": verdict.verdicts(systems),
-        "subject": verdict.subject(systems),
-        "main": sections.main_numbers(systems),
-        "failures": verdict.refused(systems),
-        "regions": sections.regions(systems),
-        "cases": sections.cases(systems),
-        "worst_by": measure(worst_by(systems[0]), systems[0]).label if worst_by(systems[0]) else "",
-        "all_measures": sections.all_measures(systems),
-        "agreement": further.agreement(systems),
-        "plots": bland_altman(systems),
-        "structure": further.structure(systems),
-        "segmentation": further.segmentation(systems),
-        "segmentation_cases": further.segmentation_cases(systems),
-        "downstream": further.downstream(systems),
-        "distribution": further.distribution(systems),
-        "memorisation": further.memorisation(systems),
-        "settings": verdict.settings(systems),
-    }
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: its title, what makes it of the systems, and what stands in its place where that fails."""
+
+    title: str
+    make: Callable[[Sequence[System]], Any]
+    empty: Any = None
+
+
+SECTIONS = {  # by their name in the template
+    "verdicts": Section("Verdict", verdict.verdicts, []),
+    "subject": Section("What was converted", verdict.subject),
+    "main": Section("Main numbers", sections.main_numbers),
+    "failures": Section("Not measured", verdict.refused, []),
+    "regions": Section("Mean by region", sections.regions),
+    "cases": Section("Cases", sections.cases),
+    "worst_by": Section("Order of the cases", lambda systems: _worst_by(systems[0]), ""),
+    "all_measures": Section("All measures", sections.all_measures),
+    "agreement": Section("Agreement with the truth", further.agreement),
+    "plots": Section("Bland–Altman plots", bland_altman, []),
+    "structure": Section("Structure and safety", further.structure),
+    "segmentation": Section("Segmentation", further.segmentation),
+    "segmentation_cases": Section("Segmentation of each case", further.segmentation_cases),
+    "downstream": Section("Downstream segmentation", further.downstream),
+    "distribution": Section("Distance between the sets of images", further.distribution),
+    "copies": Section("Memorisation", further.copies, []),
+    "memorisation": Section("Closest pairs", further.memorisation),
+    "settings": Section("How this was measured", verdict.settings),
+}
+
+
+def _failed(system: System) -> int:
+    failures = system.section("failures")
+    return len(failures) if isinstance(failures, list) else 0
+
+
+def _worst_by(system: System) -> str:
+    return measure(worst_by(system), system).label if worst_by(system) else ""
+
+
+def _warnings(systems: Sequence[System]) -> list[str]:
+    return [*verdict.differences(systems), *verdict.warned(systems)]
+
+
+def _comparisons(systems: Sequence[System], comparisons: Sequence[Mapping[str, Any]] | None = None) -> Any:
+    return further.comparisons(compare(systems) if comparisons is None else comparisons, systems)
 
 
 def _print(context: Mapping[str, Any], out: Path, say: Callable[[str], None]) -> None:
     """The PDF, or a sentence why there is none; an older one would contradict the page and is removed."""
+    out.unlink(missing_ok=True)
     if reason := missing():
-        out.unlink(missing_ok=True)
         say(f"no PDF of the report: {reason}")
     else:
         write_pdf(render("evaluation.html.j2", static=True, **context), out)
+
+
+def _figures(systems: Sequence[System], most: int, on_paper: bool, gaps: Gaps) -> list[dict[str, Any]]:
+    chosen = _chosen(sections.ranked_cases(systems), most)
+    return [_figure(case, why, systems, on_paper, gaps) for case, why in chosen]
 
 
 def _chosen(cases: Sequence[str], most: int) -> list[tuple[str, str]]:
@@ -125,27 +161,34 @@ def _rank(index: int, count: int) -> str:
     return "Median case" if index == count // 2 else f"Number {index + 1} of {count} from the worst"
 
 
-def _figure(case: str, why: str, systems: Sequence[System], on_paper: bool) -> dict[str, Any]:
+def _figure(case: str, why: str, systems: Sequence[System], on_paper: bool, gaps: Gaps) -> dict[str, Any]:
+    several = len(systems) > 1
     found = [(system, one) for system in systems for one in system.cases if one.name == case]
     shown, rest = found[:MOST_SYSTEMS], found[MOST_SYSTEMS:]
-    numbers = [_errors(system, one.metrics, len(systems) > 1) for system, one in shown]
-    item: dict[str, Any] = {"case": case, "why": why, "numbers": [text for text in numbers if text], "error": None}
-    item["beside"] = [system.name for system, _ in rest]
-    try:
-        scene = _scene({system.name: one.files for system, one in shown})
-    except InputError as error:
-        return item | {"error": str(error)}
-    item |= {"window": scene.window, "limit": scene.limit, "stacks": stacks(scene)}
-    return item | {"picture": draw(scene) if on_paper else None}
+    checked = [(system.name if several else "", _checked(system, case)) for system, _ in shown]
+    files = {system.name: one.files for system, one in shown}
+    status = min((sections.statuses(system).get(case, "") for system, _ in found), key=_rank_of, default="")
+    errors = gaps.attempt("Errors", lambda: [_errors(system, one.metrics, several) for system, one in shown], [], case)
+    item = {"why": why, "numbers": [*filter(None, errors)], "beside": [s.name for s, _ in rest], "status": status}
+    return item | case_item(case, checked, lambda places: _scene(files, places), gaps, still=on_paper)
 
 
-def _scene(files: Mapping[str, Mapping[str, Path]]) -> Scene:
+def _rank_of(status: str) -> int:
+    return sections.RANKS.get(status, len(sections.RANKS))
+
+
+def _checked(system: System, case: str) -> Mapping[str, Any]:
+    """The row of the structure check for a case; empty without any."""
+    rows = system.section("structure").get("cases") or []
+    return next((row for row in rows if str(row.get("case")) == case), {})
+
+
+def _scene(files: Mapping[str, Mapping[str, Path]], places: Places) -> Scene:
     if gone := [name for name, roles in files.items() if "prediction" not in roles]:
         raise InputError(f"the results of {gone[0]} do not say where the images are")
     first = next(iter(files.values()))
-    if len(files) == 1:
-        return case_scene(first)
-    return case_scene(first, {name: roles["prediction"] for name, roles in files.items()})
+    several = {name: roles["prediction"] for name, roles in files.items()} if len(files) > 1 else None
+    return case_scene(first, several, places)
 
 
 def _errors(system: System, metrics: Mapping[str, float], several: bool) -> str:
@@ -159,29 +202,37 @@ def _errors(system: System, metrics: Mapping[str, float], several: bool) -> str:
     return (f"{system.name}: " if several and parts else "") + "; ".join(parts)
 
 
-def _pairs(systems: Sequence[System]) -> list[dict[str, Any]]:
+def _pairs(systems: Sequence[System], gaps: Gaps) -> list[dict[str, Any]]:
     """The synthetic volumes nearest to a training volume, where the summary says where both files are."""
-    closest = [
-        of for system in systems for of in system.section("memorisation").get("closest") or [] if of.get("files")
-    ]
-    return [of | {"panels": panels} for of in closest[:MOST_PAIRS] if (panels := _panels(of["files"]))]
+
+    def closest() -> list[Mapping[str, Any]]:
+        pairs = [of for system in systems for of in system.section("memorisation").get("closest") or []]
+        return [of for of in pairs if of.get("files")][:MOST_PAIRS]
+
+    made = []
+    for of in gaps.attempt("Closest pairs", closest, []):
+        names = [str(of.get(role)) for role in ("synthetic", "training")]
+        panels = gaps.attempt("Picture", partial(_panels, of["files"]), [], " and ".join(names))
+        made.append({"names": names, "panels": panels})
+    return [pair for pair in made if pair["panels"]]
 
 
 def _panels(files: Mapping[str, str]) -> list[tuple[str, bytes]]:
-    """(caption, JPEG) of the middle slices of both volumes; empty if one cannot be read any more."""
+    """(caption, JPEG) of the middle slices of both volumes."""
     panels = []
     for role in ("synthetic", "training"):
-        try:
-            scene = volume_scene(Path(files[role]))
-        except (InputError, KeyError):
-            return []
+        scene = volume_scene(Path(files[role]))
         for plane in PLANES:
             width = plane.size(scene.view, scene.grid.spacing)[0]
             panels.append((f"{role}, {plane.name}", frame(scene.columns[0], plane, scene.at, scene, 200 / width)))
     return panels
 
 
-def _downloads(system: System) -> list[tuple[str, bytes, str]]:
+def _downloads(system: System, gaps: Gaps) -> list[tuple[str, bytes, str]]:
     """(name, content, media type) of the files with all numbers, to be saved from the page."""
     found = [(name, system.folder / name, kind) for name, kind in FILES.items()]
-    return [(name, path.read_bytes(), kind) for name, path, kind in found if path.is_file()]
+
+    def content() -> list[tuple[str, bytes, str]]:
+        return [(name, path.read_bytes(), kind) for name, path, kind in found if path.is_file()]
+
+    return gaps.attempt("Files to save", content, [], system.name)

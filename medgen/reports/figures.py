@@ -15,10 +15,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
 from medgen.reports.scene import Column, Scene, case_scene, conversion_scene
-from medgen.reports.slices import PLANES, Plane
+from medgen.reports.slices import PLANES, Plane, bar_mm
 
 WIDTH, COLUMN, GAP, TOP, BAR = (
     1400,
@@ -27,10 +28,12 @@ WIDTH, COLUMN, GAP, TOP, BAR = (
     34,
     76,
 )  # pixels: page, widest column, gaps, title line, colour bar
+LEAST = 4  # pixels of a side of a panel: a volume one voxel thin is drawn, too
 TALLEST = 1500  # pixels of all rows together; a whole-body scan is drawn smaller
 LETTER = 8  # pixels of a letter of a title
 INK = "#e8e8e8"
 MARK = "#f2c14e"
+FOUND = "#39ff88"  # findings: neither grey nor a colour of the difference
 # Black where nothing differs, so that faults stand out on the dark page; blue against orange is safe for the
 # colour-blind, and the two ends do not meet in one pale tint.
 SIGNED = LinearSegmentedColormap.from_list(
@@ -59,20 +62,21 @@ def conversion_picture(input_: Path, output: Path) -> Picture:
 def draw(scene: Scene) -> Picture:
     """The three planes at ``scene.at`` in one JPEG."""
     columns, grid, view = scene.columns, scene.grid, scene.view
-    sizes = [plane.size(view, grid.spacing) for plane in PLANES]  # mm (width, height)
+    extents = [plane.size(view, grid.spacing) for plane in PLANES]  # mm (width, height)
     column = min(COLUMN, (WIDTH - BAR - 2 * GAP) // len(columns) - GAP) if len(columns) > 3 else COLUMN + 60
-    scale = min(column / max(w for w, _ in sizes), TALLEST / sum(h for _, h in sizes))  # pixels a mm
+    scale = min(column / max(w for w, _ in extents), TALLEST / sum(h for _, h in extents))  # pixels a mm
     width = GAP + len(columns) * (column + GAP) + BAR
-    height = TOP + sum(round(h * scale) + GAP for _, h in sizes)
+    sizes = [(max(LEAST, round(w * scale)), max(LEAST, round(h * scale))) for w, h in extents]  # pixels
+    height = TOP + sum(h + GAP for _, h in sizes)
     figure = Figure(figsize=(width / 100, height / 100), dpi=100, facecolor="black")
     canvas = FigureCanvasAgg(figure)
     top = TOP
     for plane, (w, h) in zip(PLANES, sizes, strict=True):
-        w, h = round(w * scale), round(h * scale)
         for index, part in enumerate(columns):
             left = GAP + index * (column + GAP) + (column - w) // 2
             axes = figure.add_axes((left / width, 1 - (top + h) / height, w / width, h / height))
             _panel(axes, part, plane, part.cut(plane, scene.at, view))
+            _boxes(axes, plane, scene)
             if top == TOP:
                 middle = GAP + index * (column + GAP) + column / 2
                 figure.text(
@@ -89,7 +93,7 @@ def draw(scene: Scene) -> Picture:
                 _scale_bar(axes, w, scale)
         top += h + GAP
     if columns[-1].signed:
-        _colour_bar(figure, columns[-1], width, height, round(sizes[0][1] * scale), scene.unit)
+        _colour_bar(figure, columns[-1], width, height, sizes[0][1], scene.unit)
     buffer = io.BytesIO()
     canvas.print_jpg(buffer, pil_kwargs={"quality": 88})
     return Picture(buffer.getvalue(), _caption(scene))
@@ -114,12 +118,29 @@ def _panel(axes, part: Column, plane: Plane, image: np.ndarray) -> None:
         text.set_path_effects([withStroke(linewidth=2, foreground="black")])
 
 
+def _boxes(axes, plane: Plane, scene: Scene) -> None:
+    """The findings that the slice cuts, each a box with its number."""
+    for mark in scene.marks:
+        if not mark.low[plane.axis] <= scene.at[plane.axis] <= mark.high[plane.axis]:
+            continue
+        left, top, width, height = plane.box(mark.low, mark.high, scene.view)
+        grown = max(width, 0.05), max(height, 0.05)  # a box of one voxel could not be seen
+        left, top = left - (grown[0] - width) / 2, top - (grown[1] - height) / 2
+        axes.add_patch(
+            Rectangle(
+                (left, 1 - top - grown[1]), *grown, transform=axes.transAxes, fill=False, color=FOUND, linewidth=1.3
+            )
+        )
+        text = axes.text(left, 1 - top, f" {mark.number}", color=FOUND, size=10, va="bottom", transform=axes.transAxes)
+        text.set_path_effects([withStroke(linewidth=2, foreground="black")])
+
+
 def _scale_bar(axes, width: int, scale: float) -> None:
-    """50 mm in the lower left corner of the last row (10 mm for a field narrower than 120 mm)."""
-    length = 50 if width / scale > 120 else 10
+    """A length in mm in the lower left corner of the last row."""
+    length = bar_mm(width / scale)
     x = 0.04, 0.04 + length * scale / width
     axes.plot(x, (0.05, 0.05), color=INK, linewidth=2, transform=axes.transAxes, scalex=False, scaley=False)
-    axes.text(x[0], 0.065, f"{length} mm", color=INK, size=8, ha="left", va="bottom", transform=axes.transAxes)
+    axes.text(x[0], 0.065, f"{length:g} mm", color=INK, size=8, ha="left", va="bottom", transform=axes.transAxes)
 
 
 def _colour_bar(figure: Figure, part: Column, width: int, height: int, rows: int, unit: str) -> None:

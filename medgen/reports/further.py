@@ -5,10 +5,12 @@ other under a column "system".
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from medgen.reports.measures import SAME, measure
+from medgen.reports.measures import KNOWN, SAME, Measure, check_value, explained, measure
 from medgen.reports.results import System
+from medgen.reports.sections import RANKS, ranked_cases
 from medgen.reports.tables import (
     Cell,
     Head,
@@ -26,6 +28,7 @@ from medgen.reports.tables import (
     of_system,
     p_value,
     verdict_cell,
+    with_error,
     words,
 )
 
@@ -55,49 +58,46 @@ def _agreement_row(of: Mapping[str, Any], digits: int) -> list[Cell]:
 
 
 ONE_ONLY = "labels that only the truth or only the segmentation has"
-SEGMENTATION = {
-    "dice": ("Dice", 3),
-    "hd95": ("HD95 (mm)", 1),
-    "assd": ("ASSD (mm)", 2),
-    "surface_dice": ("surface Dice", 3),
-    "volume_error": ("volume error", 3),
-}
+OVERLAP = ("dice", "hd95", "assd", "surface_dice", "volume_error")
 
 
 def segmentation(systems: Systems) -> Table | None:
     """Dice and surface distances by label, mean with its interval."""
-    rows, used = (
-        [],
-        _used(SEGMENTATION, systems, lambda system: system.section("segmentation").get("labels", {}).values()),
-    )
+    rows, used = [], _used(OVERLAP, systems, lambda system: system.section("segmentation").get("labels", {}).values())
+    of_labels = [measure(key, systems[0]) for key in used]
     for name in in_order(n for system in systems for n in system.section("segmentation").get("labels", {})):
         for system in systems:
             if of := system.section("segmentation").get("labels", {}).get(name):
-                cells = [estimate(of.get(key), SEGMENTATION[key][1]) for key in used]
+                cells = [estimate(of.get(key), KNOWN[key][2] or 0) for key in used]
                 rows.append([words(name.replace("_", " ")), *of_system(system, systems), *cells])
-    heads = [Head(SEGMENTATION[key][0]) for key in used]
     note = "".join(
         f"Surface Dice: surfaces within {tolerance:g} mm of each other count as equal. "
         for tolerance in {system.section("segmentation").get("tolerance_mm") for system in systems} - {None}
     )
-    return listed(Head("label", words=True), systems, heads, rows, note + about_infinite(rows, ONE_ONLY))
+    note, about = note + about_infinite(rows, ONE_ONLY), explained(of_labels)
+    return listed(Head("label", words=True), systems, _overlap_heads(used), rows, note, about)
+
+
+def _overlap_heads(names: Iterable[str]) -> list[Head]:
+    """Label and unit of each score, without the place that errors have."""
+    found = [KNOWN[name] for name in names]
+    return [Head(label + (f" ({unit})" if unit else ""), about=about) for label, unit, _, _, about in found]
 
 
 def segmentation_cases(systems: Systems) -> Table | None:
     """The same numbers for each case."""
-    used = _used(SEGMENTATION, systems, lambda system: system.section("segmentation").get("cases") or [])
+    used = _used(OVERLAP, systems, lambda system: system.section("segmentation").get("cases") or [])
     rows = [
         [
             words(row.get("case")),
             *of_system(system, systems),
             words(str(row.get("label", "")).replace("_", " ")),
-            *(figure(row.get(key), SEGMENTATION[key][1]) for key in used),
+            *(figure(row.get(key), KNOWN[key][2] or 0) for key in used),
         ]
         for system in systems
         for row in system.section("segmentation").get("cases") or []
     ]
-    heads = [Head("label", words=True), *(Head(SEGMENTATION[key][0]) for key in used)]
-    return listed(Head("case", words=True), systems, heads, rows)
+    return listed(Head("case", words=True), systems, [Head("label", words=True), *_overlap_heads(used)], rows)
 
 
 def distribution(systems: Systems) -> Table | None:
@@ -105,8 +105,7 @@ def distribution(systems: Systems) -> Table | None:
     rows = []
     for system in systems:
         for of in system.section("distribution") or []:
-            error = of.get("standard_error")
-            text = general(of.get("value")).text + (f" ± {general(error).text}" if error is not None else "")
+            text = with_error(of.get("value"), of.get("standard_error"))
             counts = (_counts(of, side) for side in ("reference", "prediction"))
             rows.append(
                 [
@@ -122,7 +121,10 @@ def distribution(systems: Systems) -> Table | None:
     heads = [Head("value ± standard error"), Head("unconverted source")]
     heads += [Head(text, words=True) for text in ("extractor", "weights", "preprocessing")]
     heads += [Head("reference"), Head("converted"), Head("notes", words=True)]
-    table = listed(Head("metric", words=True), systems, heads, rows)
+    note = (
+        "A distance of 0: sets that cannot be told apart; each depends on its extractor, weights and preprocessing, and"
+    )
+    table = listed(Head("metric", words=True), systems, heads, rows, f"{note} compares only with numbers of the same.")
     return filled(table) if table else None
 
 
@@ -140,6 +142,35 @@ def _counts(of: Mapping[str, Any], side: str) -> Cell:
         if count is not None
     )
     return Cell(text or "–", rows)
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Whether a system's images look like copies of training images: ``flagged``, and a paragraph."""
+
+    name: str
+    flagged: bool
+    text: str
+
+
+def copies(systems: Systems) -> list[Copies]:
+    """One for each system that was tested."""
+    return [_copies(system) for system in systems if system.section("memorisation")]
+
+
+def _copies(system: System) -> Copies:
+    of = system.section("memorisation")
+    count = sum(bool(pair.get("flagged")) for pair in of.get("closest") or [])
+    if count:
+        look = "looks like a copy of a training volume" if count == 1 else "look like copies of training volumes"
+        text = f"Flagged: {count} of the closest converted volumes {look}."
+    elif of.get("flagged"):
+        text = "Flagged: as a set, converted volumes lie closer to training volumes than those lie to each other."
+    else:
+        text = "Not flagged: converted volumes lie no closer to training volumes than those lie to each other."
+    if (p := of.get("p_value")) is not None:
+        text += " The set as a whole: p " + ("< 0.001." if p < 0.001 else f"= {number(p, 3)}.")
+    return Copies(system.name, bool(of.get("flagged")), f"{text} {of.get('note') or ''}".strip())
 
 
 def memorisation(systems: Systems) -> Table | None:
@@ -163,28 +194,39 @@ def memorisation(systems: Systems) -> Table | None:
 
 def structure(systems: Systems) -> Table | None:
     """The structure check: verdict, reasons and values of each case; fail first."""
-    order = {"fail": 0, "review": 1, "pass": 2}
     found = [(system, row) for system in systems for row in system.section("structure").get("cases") or []]
-    found.sort(key=lambda item: order.get(item[1].get("status"), 0))
-    values = in_order(name for _, row in found for name in row.get("values") or {})
+    ranked = {case: place for place, case in enumerate(ranked_cases(systems))}
+    found.sort(key=lambda item: (RANKS.get(item[1].get("status"), 0), ranked.get(str(item[1].get("case")), 0)))
+    values = [check_value(name) for name in in_order(name for _, row in found for name in row.get("values") or {})]
     rows = [
         [
             words(row.get("case")),
             *of_system(system, systems),
             verdict_cell(row.get("status")),
             words(" ".join(map(str, row.get("reasons") or []))),
-            *(general((row.get("values") or {}).get(name)) for name in values),
+            *(_checked((row.get("values") or {}).get(of.name), of) for of in values),
         ]
         for system, row in found
     ]
-    heads = [Head("verdict"), Head("reasons", words=True), *(Head(name.replace("_", " ")) for name in values)]
-    return listed(
-        Head("case", words=True),
-        systems,
-        heads,
-        rows,
-        " ".join(_lesions(system, len(systems) > 1) for system in systems),
-    )
+    heads = [Head("verdict"), Head("reasons", words=True), *(Head(of.title, about=of.about) for of in values)]
+    note = " ".join(_lesions(system, len(systems) > 1) for system in systems)
+    return listed(Head("case", words=True), systems, heads, rows, note, _about_checks(values))
+
+
+def _checked(value: Any, of: Measure) -> Cell:
+    """A value of the check with the digits it has."""
+    if not of.known or isinstance(value, bool) or not isinstance(value, int | float):
+        return general(value)
+    return figure(100 * value if of.unit == "%" else value, of.digits)
+
+
+def _about_checks(values: Sequence[Measure]) -> list[tuple[str, str]]:
+    """A line for each kind of value."""
+    lines: dict[str, list[str]] = {}
+    for of in values:
+        if of.about:
+            lines.setdefault(of.about, []).append(of.label)
+    return [(", ".join(labels), about) for about, labels in lines.items()]
 
 
 def _lesions(system: System, several: bool) -> str:
@@ -218,7 +260,14 @@ def downstream(systems: Systems) -> Table | None:
     ]
     heads = [Head("label", words=True), Head("Dice, mean"), Head("gain over real → real"), Head("p of the gain")]
     heads += [Head("HD95 (mm)"), Head("ASSD (mm)"), Head("surface Dice"), Head("n")]
-    note = " ".join(filter(None, [_about_downstream([of for _, of in found]), about_infinite(rows, ONE_ONLY)]))
+    several = len(systems) > 1
+    notes = [_about_downstream([of for _, of in found]), about_infinite(rows, ONE_ONLY)]
+    notes += [
+        (f"{system.name}: " if several else "") + str(text)
+        for system in systems
+        if (text := system.section("downstream").get("note"))
+    ]
+    note = " ".join(filter(None, notes))
     table = listed(Head("protocol", words=True), systems, heads, rows, note)
     return filled(table) if table else None
 
@@ -275,5 +324,5 @@ def _about_comparisons(found: Sequence[Mapping[str, Any]]) -> str:
     return f"Of so few patients p can be no smaller than {number(least, 3)}. " if least > SIGNIFICANT else ""
 
 
-def _used(known: Mapping[str, Any], systems: Systems, rows: Callable[[System], Iterable[Any]]) -> list[str]:
+def _used(known: Iterable[str], systems: Systems, rows: Callable[[System], Iterable[Any]]) -> list[str]:
     return [key for key in known if any(key in row for system in systems for row in rows(system))]

@@ -33,7 +33,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
 // A slider shows its plane's slice in every column; the frames are read when it is first moved.
 for (const plane of document.querySelectorAll(".plane")) {
   const images = plane.querySelectorAll("img");
-  const [slider, place] = [plane.querySelector("input"), plane.querySelector("output")];
+  const [slider, place] = [plane.querySelector("input[type=range]"), plane.querySelector("output")];
   const kind = images[0].src.slice(0, images[0].src.indexOf(",") + 1);
   let stack = null;
   slider.addEventListener("input", () => {
@@ -41,7 +41,23 @@ for (const plane of document.querySelectorAll(".plane")) {
     images.forEach((image, column) => {
       image.src = kind + stack.frames[column][slider.value];
     });
+    for (const mark of plane.querySelectorAll(".mark")) {
+      mark.hidden = +slider.value < +mark.dataset.first || +slider.value > +mark.dataset.last;
+    }
     place.value = stack.places[slider.value];
     slider.setAttribute("aria-valuetext", place.value);
+  });
+}
+
+// A finding's button moves all planes of its case to it.
+for (const button of document.querySelectorAll("button[data-slices]")) {
+  button.addEventListener("click", () => {
+    const viewer = button.closest("section").querySelector(".viewer");
+    const sliders = viewer.querySelectorAll("input[type=range]");
+    button.dataset.slices.split(",").forEach((slice, plane) => {
+      sliders[plane].value = slice;
+      sliders[plane].dispatchEvent(new Event("input"));
+    });
+    viewer.scrollIntoView({ block: "start" });
   });
 }

@@ -3,6 +3,7 @@
 import base64
 import platform
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,11 @@ def render(template: str, *, static: bool = False, **context: Any) -> str:
 
     ``static``: the page is for paper, where nothing slides, sorts or scrolls.
     """
+    return _environment().get_template(template).render(versions=versions(), static=static, **context)
+
+
+@cache
+def _environment() -> Environment:
     # select_autoescape goes by the ending and would leave *.html.j2 unescaped: escape everything.
     environment = Environment(
         loader=PackageLoader("medgen.reports", "."),
@@ -36,7 +42,7 @@ def render(template: str, *, static: bool = False, **context: Any) -> str:
         "data_uri": data_uri,
         "local": local,
     }
-    return environment.get_template(template).render(versions=versions(), static=static, **context)
+    return environment
 
 
 def write_page(template: str, out_html: Path, **context: Any) -> Path:

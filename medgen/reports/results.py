@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medgen.evaluation.summary import as_text
+from medgen.io.spreadsheet import read_csv
 from medgen.types import InputError
 
 
@@ -98,7 +100,8 @@ def _read_summary(folder: Path) -> Mapping[str, Any]:
 
 
 def _default_names(folders: Sequence[Path], summaries: Sequence[Mapping[str, Any]]) -> list[str]:
-    given = [str((summary.get("settings") or {}).get("prediction") or "") for summary in summaries]
+    settings = [summary.get("settings") for summary in summaries]
+    given = [str(of.get("prediction") or "") if isinstance(of, Mapping) else "" for of in settings]
     for names in (
         [Path(path).name for path in given],
         [Path(folder).resolve().name for folder in folders],
@@ -112,14 +115,13 @@ def _cases(folder: Path, summary: Mapping[str, Any]) -> list[CaseNumbers]:
     """The cases of the summary with the numbers of cases.csv, which unlike strict JSON knows infinity."""
     path = folder / "cases.csv"
     try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            rows = {row.pop("case", ""): row for row in csv.DictReader(stream)}
+        rows = {row.pop("case", ""): row for row in read_csv(path)}
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path} cannot be read ({error}); it belongs beside summary.json") from error
     return [
         CaseNumbers(
             str(case["case"]),
-            _numbers(rows.get(str(case["case"]), {})),
+            _numbers(rows.get(as_text(str(case["case"])), {})),
             {role: Path(file) for role, file in (case.get("files") or {}).items()},
         )
         for case in summary["cases"]

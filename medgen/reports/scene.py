@@ -1,4 +1,4 @@
-"""What is shown of a case: the volumes side by side on one grid, their windows, and where to look.
+"""What is shown of a case: the volumes side by side on one grid, their windows, where to look, and what is marked.
 
 CT is shown in the soft tissue window (W 400, L 40), other images from the truth's 1st percentile to the 99th of
 its foreground.
@@ -6,6 +6,7 @@ its foreground.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +23,14 @@ SOFT_TISSUE = (-160.0, 240.0)  # W 400, L 40
 class Column:
     """One column of a picture: ``data`` (X, Y, Z), ``minus`` another if it is a signed difference.
 
-    ``limits``: the values drawn black and white, or as the two colours of a difference.
+    ``limits``: the values drawn black and white, or as the two colours of a difference. ``hu``: CT, in any window.
     """
 
     title: str
     data: np.ndarray
     limits: tuple[float, float]
     minus: np.ndarray | None = None
+    hu: bool = False
 
     @property
     def signed(self) -> bool:
@@ -38,7 +40,17 @@ class Column:
     def cut(self, plane: Plane, at: tuple[int, int, int], view: View) -> np.ndarray:
         """The slice as an image (rows, columns) float32, first row on top."""
         image = plane.cut(self.data, at, view).astype(np.float32)
-        return image if self.minus is None else image - plane.cut(self.minus, at, view)
+        with np.errstate(over="ignore"):  # of values near the ends of float32: infinite, shown as the end of the scale
+            return image if self.minus is None else image - plane.cut(self.minus, at, view)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A box to draw: its ``number`` among the findings, ``low`` and ``high`` in voxels, whose middles are whole."""
+
+    number: int
+    low: tuple[float, float, float]
+    high: tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,7 @@ class Scene:
     at: tuple[int, int, int]
     unit: str
     view: View
+    marks: Sequence[Mark] = ()
 
     @property
     def window(self) -> str:
@@ -79,13 +92,19 @@ class Scene:
 OWN_WINDOW = "input (own window)"
 
 
-def case_scene(files: Mapping[str, Path], predictions: Mapping[str, Path] | None = None) -> Scene:
+def case_scene(
+    files: Mapping[str, Path],
+    predictions: Mapping[str, Path] | None = None,
+    places: Mapping[int, Mapping[str, Sequence[float]]] | None = None,
+) -> Scene:
     """Input (if there is a ``source``), output, truth and output − truth of one evaluated case.
 
     Args:
         files: paths by role: prediction, and maybe reference, source and labels; read here, so that one case at a
             time is in memory. Without a reference the difference is from the source; without either there is none.
         predictions: outputs of several systems by name, shown side by side in place of ``prediction``.
+        places: of findings by their number, {"low", "high"} in mm in the scanner (RAS); they are marked, and the
+            slices are those that show most of the first.
 
     Raises `InputError` if a file cannot be read or the grids differ by more than an evaluation allows.
     """
@@ -98,15 +117,45 @@ def case_scene(files: Mapping[str, Path], predictions: Mapping[str, Path] | None
     window, unit = _window((truth or output).data)
     limit = (window[1] - window[0]) / (4 if truth else 2)
     columns = [_input_column(source, window, unit)] if source else []
-    columns += [Column(name, volume.data, window) for name, volume in made.items()]
-    columns += [Column("truth", truth.data, window)] if truth else []
+    columns += [Column(name, volume.data, window, hu=bool(unit)) for name, volume in made.items()]
+    columns += [Column("truth", truth.data, window, hu=bool(unit))] if truth else []
     if base:
         against = f"− {'truth' if truth else 'input'}"
         columns += [Column(f"{name} {against}", v.data, (-limit, limit), base.data) for name, v in made.items()]
     grid, labels = base or output, known["labels"].data if "labels" in known else None
     other = source if truth and source else output
-    at = choose_slices(interest(grid.data, other.data, labels))
-    return Scene(columns, grid, at, unit, field_of_view(grid.data, grid.spacing))
+    marks = _marks(places or {}, grid)
+    if marks:
+        at = _within(marks[0], np.abs(interest(grid.data, other.data, None)))
+    else:
+        at = choose_slices(interest(grid.data, other.data, labels))
+    return Scene(columns, grid, at, unit, _around(field_of_view(grid.data, grid.spacing), at), marks)
+
+
+def _marks(places: Mapping[int, Mapping[str, Sequence[float]]], grid: Volume) -> list[Mark]:
+    """The places in voxels of the grid, without what lies outside of it."""
+    marks, last = [], np.array(grid.data.shape) - 0.5
+    for number, place in places.items():
+        corners = np.array([*product(*zip(place["low"], place["high"], strict=True))], float)
+        voxels = np.linalg.solve(grid.affine[:3, :3], (corners - grid.affine[:3, 3]).T)
+        low, high = np.maximum(voxels.min(1), -0.5), np.minimum(voxels.max(1), last)
+        if (low < high).all():
+            marks.append(Mark(number, tuple(low.tolist()), tuple(high.tolist())))
+    return marks
+
+
+def _within(mark: Mark, weight: np.ndarray) -> tuple[int, int, int]:
+    """The slices through the mark that hold most of ``weight``; through its middle where that is 0."""
+    first = [int(np.ceil(end)) for end in mark.low]
+    box = tuple(slice(a, max(a, int(np.floor(b))) + 1) for a, b in zip(first, mark.high, strict=True))
+    x, y, z = (min(a + at, n - 1) for a, at, n in zip(first, choose_slices(weight[box]), weight.shape, strict=True))
+    return x, y, z
+
+
+def _around(view: View, at: tuple[int, int, int]) -> View:
+    """The view, made larger where the slices shown lie beyond it."""
+    x, y, z = (slice(min(part.start, i), max(part.stop, i + 1)) for part, i in zip(view, at, strict=True))
+    return x, y, z
 
 
 def _known(files: Mapping[str, Path]) -> dict[str, Volume]:
@@ -115,9 +164,11 @@ def _known(files: Mapping[str, Path]) -> dict[str, Volume]:
     return dict(zip(roles, _read([files[role] for role in roles]), strict=True))
 
 
-def conversion_scene(input_: Path, output: Path) -> Scene:
-    """Input, output and output − input of a conversion without truth, where they differ most."""
-    return case_scene({"source": input_, "prediction": output})
+def conversion_scene(
+    input_: Path, output: Path, places: Mapping[int, Mapping[str, Sequence[float]]] | None = None
+) -> Scene:
+    """Input, output and output − input without truth, at the first finding or where they differ most."""
+    return case_scene({"source": input_, "prediction": output}, places=places)
 
 
 def volume_scene(path: Path) -> Scene:
@@ -148,12 +199,19 @@ def _window(data: np.ndarray) -> tuple[tuple[float, float], str]:
         return SOFT_TISSUE, "HU"
     foreground = data[data > foreground_threshold(data)]
     low = float(np.percentile(data, 1))
-    high = float(np.percentile(foreground, 99)) if foreground.size else low
-    return (low, high if high > low else low + 1.0), ""
+    return apart(low, float(np.percentile(foreground, 99)) if foreground.size else low), ""
+
+
+def apart(low: float, high: float) -> tuple[float, float]:
+    """The values drawn black and white, apart also where an image is all one value, or nearly so."""
+    least = 1e-6 * max(abs(low), abs(high))
+    return (low, high) if high - low > least else (low, low + max(1.0, least))
 
 
 def _input_column(source: Volume, window: tuple[float, float], unit: str) -> Column:
     """The input in the truth's window; in its own, and said so, where that would be all black or white."""
     own, own_unit = _window(source.data)
     alike = own_unit == unit and 0.5 < (own[1] - own[0]) / (window[1] - window[0]) < 2
-    return Column("input", source.data, window) if alike else Column(OWN_WINDOW, source.data, own)
+    if alike:
+        return Column("input", source.data, window, hu=bool(unit))
+    return Column(OWN_WINDOW, source.data, own, hu=bool(own_unit))

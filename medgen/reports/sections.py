@@ -3,15 +3,17 @@
 Each function takes all systems of the report and sets their numbers side by side.
 """
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from medgen.evaluation.regions import least_change
 from medgen.evaluation.statistics import Array, differences, mean_difference
-from medgen.reports.measures import CHALLENGE, HEADLINE, SAME, Measure, measure, worst_by
+from medgen.reports.measures import CHALLENGE, HEADLINE, SAME, Measure, explained, measure, worst_by
 from medgen.reports.results import System
 from medgen.reports.tables import (
     Cell,
@@ -33,6 +35,7 @@ from medgen.reports.tables import (
 )
 
 Systems = Sequence[System]
+RANKS = {"fail": 0, "review": 1, "pass": 2}  # of verdicts, worst first; without one last
 
 
 def main_numbers(systems: Systems) -> Table | None:
@@ -40,13 +43,24 @@ def main_numbers(systems: Systems) -> Table | None:
     measured = in_order(name for system in systems for name in system.section("metrics"))
     names = [name for name in HEADLINE if name in measured]
     names += [name for name in measured if CHALLENGE.fullmatch(name)]
-    return _numbers(systems, names)
+    table = _numbers(systems, names)
+    about = explained(measure(name, systems[0]) for name in names)
+    return table and replace(table, note=" ".join(filter(None, [_about_means(systems[0]), table.note])), about=about)
+
+
+def _about_means(system: System) -> str:
+    """What the means are, and by which profile."""
+    intervals = any(of.get("mean_interval") for of in system.section("metrics").values())
+    bracket = "; in brackets the 95 % bootstrap interval, patients resampled" if intervals else ""
+    profile = system.summary.get("profile", "generic")
+    return f"Means over the cases{bracket}. Profile {profile} unless a line names another."
 
 
 def all_measures(systems: Systems) -> Table | None:
     """Every column of cases.csv that was measured: mean, median and spread over the cases, a row a system."""
     names = in_order(name for system in systems for name in system.section("metrics"))
-    if not set(names) - set(HEADLINE) - {f"source_{name}" for name in HEADLINE}:
+    more = set(names) - set(HEADLINE) - {f"source_{name}" for name in HEADLINE}
+    if not more:
         return None
     heads = ["mean", "standard deviation", "median", "cases"]
     rows = []
@@ -62,7 +76,8 @@ def all_measures(systems: Systems) -> Table | None:
                 ]
                 count = (stats.get("n") or 0) + (stats.get("infinite") or 0)
                 rows.append([words(label), *of_system(system, systems), *cells, figure(count, 0)])
-    return listed(Head("measure", words=True), systems, map(Head, heads), rows, about_infinite(rows, SAME))
+    about = explained(measure(name.removeprefix("source_"), systems[0]) for name in names if name in more)
+    return listed(Head("measure", words=True), systems, map(Head, heads), rows, about_infinite(rows, SAME), about)
 
 
 def regions(systems: Systems) -> Table | None:
@@ -117,11 +132,11 @@ def cases(systems: Systems) -> Table | None:
     ranked = ranked_cases(systems)
     if not ranked:
         return None
-    status = [_status(system) for system in systems]
+    status = [statuses(system) for system in systems]
     heads = [Head("case", words=True)]
     heads += [Head(under("check", system, systems)) for system, of in zip(systems, status, strict=True) if of]
     heads += [
-        Head(under(f"{of.title}, source" if is_source else of.title, system, systems))
+        Head(under(f"{of.title}, source" if is_source else of.title, system, systems), about=of.about)
         for system, of, _, is_source in columns
     ]
     found = [{case.name: case for case in system.cases} for system in systems]
@@ -137,13 +152,22 @@ def cases(systems: Systems) -> Table | None:
 
 
 def ranked_cases(systems: Systems) -> list[str]:
-    """Names of the cases, worst first: by the mean over the systems of the error that says it best."""
+    """Names of the cases, worst first: by the worst verdict of any system, then by the mean over the systems of the
+    error that says it best."""
     errors: dict[str, list[float]] = {}
+    ranks: dict[str, int] = {}
     for system in systems:
-        name = worst_by(system)
+        name, status = worst_by(system), statuses(system)
         for case in system.cases:
-            errors.setdefault(case.name, []).append(case.metrics.get(name, float("inf")))
-    return sorted(errors, key=lambda case: -statistics.fmean(errors[case]))
+            error = case.metrics.get(name, math.inf)
+            errors.setdefault(case.name, []).append(math.inf if math.isnan(error) else error)
+            ranks[case.name] = min(ranks.get(case.name, len(RANKS)), RANKS.get(status.get(case.name, ""), len(RANKS)))
+    return sorted(errors, key=lambda case: (ranks[case], -statistics.fmean(errors[case])))
+
+
+def statuses(system: System) -> dict[str, str]:
+    """{case: pass, review or fail} of the structure check."""
+    return {str(row.get("case")): str(row.get("status")) for row in system.section("structure").get("cases") or []}
 
 
 def _numbers(systems: Systems, names: Sequence[str]) -> Table | None:
@@ -196,11 +220,15 @@ def _against_source(of: Measure, system: System) -> list[Cell]:
     changes, finite = differences(*pairs.T), np.isfinite(pairs).all(1)
     mean = mean_difference(changes[finite] if finite.any() else changes)
     better = int((changes > 0 if of.higher else changes < 0).sum())
-    return [
-        source,
-        change(mean, of.digits, _tone(mean, changes, of.higher)),
-        Cell(f"{better} of {len(pairs)}", better),
-    ]
+    tone = "" if _is_noise(mean, of, pairs[:, 1]) else _tone(mean, changes, of.higher)
+    return [source, change(mean, of.digits, tone), Cell(f"{better} of {len(pairs)}", better)]
+
+
+def _is_noise(mean: float, of: Measure, source: Array) -> bool:
+    """Whether a change is none: it is shown as 0, or as small for a slice jump as scans differ from each other."""
+    known = source[np.isfinite(source)]
+    spread = float(known.std(ddof=1)) if of.name == "slice_jump" and len(known) > 1 else 0.0
+    return abs(mean) <= spread or round(mean, of.digits) == 0
 
 
 def _tone(mean: float, changes: Array, higher: bool | None) -> str:
@@ -224,7 +252,3 @@ def _columns(systems: Systems) -> list[tuple[System, Measure, str, bool]]:
         for system in systems
         if prefix + name in system.section("metrics")
     ]
-
-
-def _status(system: System) -> dict[str, str]:
-    return {str(row.get("case")): str(row.get("status")) for row in system.section("structure").get("cases") or []}

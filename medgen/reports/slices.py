@@ -1,5 +1,6 @@
 """Which slices of a volume to show, and how each lies on the page. Arrays (X, Y, Z) are in RAS order."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,8 @@ from medgen.data.body import foreground_threshold, looks_like_hu
 
 View = tuple[slice, slice, slice]
 MARGIN = 8.0  # mm of air around the body
+HUGE = 1e30  # differences beyond it count as this much, so that sums stay finite
+BARS = (10000.0, 1000.0, 50.0, 10.0, 1.0, 0.1, 0.01)  # mm, lengths of a scale bar
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,14 @@ class Plane:
         mm = [(part.stop - part.start) * step for part, step in zip(view, spacing, strict=True)]
         return mm[self.across], mm[self.down]
 
+    def box(self, low: Sequence[float], high: Sequence[float], view: View) -> tuple[float, float, float, float]:
+        """A box of voxels as left, top, width and height on the image, each a part of the image's width or height."""
+        parts = [(view[axis].stop - 0.5, view[axis].stop - view[axis].start) for axis in (self.across, self.down)]
+        (x, width), (y, height) = parts
+        left, top = (x - high[self.across]) / width, (y - high[self.down]) / height
+        sizes = (high[self.across] - low[self.across]) / width, (high[self.down] - low[self.down]) / height
+        return left, top, *sizes
+
 
 PLANES = (
     Plane("axial", 2, 0, 1, ("R", "L", "A", "P")),
@@ -45,13 +56,20 @@ PLANES = (
 )
 
 
+def bar_mm(width: float) -> float:
+    """The length in mm of the scale bar of an image ``width`` mm wide: at most 42 % of it, where one is so short."""
+    return next((length for length in BARS if length < width / 2.4), BARS[-1])
+
+
 def interest(truth: np.ndarray, other: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
     """How much there is to see in each voxel: the local mean difference of two volumes beyond noise, >= 0.
 
     Within the labelled structures where there are any. Without a difference: the labels themselves, or the
     foreground.
     """
-    weight = np.abs(uniform_filter(np.subtract(other, truth, dtype=np.float32), 3))
+    with np.errstate(over="ignore"):
+        change = np.clip(np.subtract(other, truth, dtype=np.float32), -HUGE, HUGE)
+    weight = np.abs(uniform_filter(change, 3))
     marked = None if labels is None or not labels.any() else labels > 0
     if marked is not None:
         weight[~marked] = 0

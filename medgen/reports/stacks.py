@@ -2,7 +2,8 @@
 
 Bounded bytes: every n-th slice, so many that all columns together have at most the frames of `MOST`, the widest
 plane `WIDTH` pixels. A case takes about 2 MB whatever the size and number of its volumes.
-Patient sides are drawn into the image, so that they stay with it when it is copied.
+Patient sides are drawn into the image, so that they stay with it when it is copied; findings lie over it. Frames of CT
+hold levels (`medgen.reports.windows`), which the page turns into the greys of a window.
 """
 
 import base64
@@ -15,12 +16,15 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from medgen.reports.figures import MARK, SIGNED
-from medgen.reports.scene import Column, Scene
-from medgen.reports.slices import PLANES, Plane
+from medgen.reports.scene import Column, Mark, Scene
+from medgen.reports.slices import PLANES, Plane, View, bar_mm
+from medgen.reports.windows import levels
 
 MOST = {"axial": 144, "coronal": 96, "sagittal": 96}  # frames a plane, over all columns
 WIDTH = 256  # pixels of the widest plane
 TALLEST = 512  # pixels of the highest one; a whole-body scan is drawn smaller
+THINNEST = 8  # pixels of a side of a frame
+SMALLEST = 5.0  # percent of the image, of the box of a finding
 QUALITY = 68
 FONT = ImageFont.load_default(13)
 
@@ -31,7 +35,8 @@ class Stack:
 
     ``frames``: for each column a JPEG for each slice; ``places``: where each slice lies ("S 123 mm"), from feet
     to head, back to front or left to right; ``start``: the slice shown first; ``share``: the width as a part of
-    that of the widest plane; ``step_mm``: from one slice shown to the next.
+    that of the widest plane; ``step_mm``: from one slice shown to the next; ``hu``: which columns are CT; ``marks``:
+    the boxes of findings, in percent of the image, with the first and the last slice that shows each.
     """
 
     plane: str
@@ -41,6 +46,8 @@ class Stack:
     start: int
     share: float
     step_mm: float
+    hu: Sequence[bool]
+    marks: Sequence[dict[str, float]]
 
     @property
     def sliding(self) -> dict[str, Any]:
@@ -59,7 +66,8 @@ def stacks(scene: Scene) -> list[Stack]:
     sizes = [plane.size(scene.view, scene.grid.spacing) for plane in PLANES]  # mm
     widest = max(width for width, _ in sizes)
     scale = min(WIDTH / widest, TALLEST / max(height for _, height in sizes))  # pixels a mm
-    return [_stack(scene, plane, scale, width / widest) for plane, (width, _) in zip(PLANES, sizes, strict=True)]
+    shares = [max(width / widest, THINNEST / WIDTH) for width, _ in sizes]
+    return [_stack(scene, plane, scale, share) for plane, share in zip(PLANES, shares, strict=True)]
 
 
 def _stack(scene: Scene, plane: Plane, scale: float, share: float) -> Stack:
@@ -76,7 +84,21 @@ def _stack(scene: Scene, plane: Plane, scale: float, share: float) -> Stack:
         indices.index(start) if start in indices else len(indices) // 2,
         share,
         indices.step * scene.grid.spacing[plane.axis],
+        [column.hu for column in scene.columns],
+        [_mark_of(mark, plane, scene.view, indices) for mark in scene.marks],
     )
+
+
+def _mark_of(mark: Mark, plane: Plane, view: View, indices: range) -> dict[str, float]:
+    """The box of a finding on a plane's images, wide enough to be seen, at least on the slice nearest to it."""
+    left, top, width, height = (100 * part for part in plane.box(mark.low, mark.high, view))
+    low, high = mark.low[plane.axis], mark.high[plane.axis]
+    shown = [n for n, index in enumerate(indices) if low <= index <= high]
+    nearest = min(range(len(indices)), key=lambda n: abs(indices[n] - (low + high) / 2))
+    wide, tall = max(width, SMALLEST), max(height, SMALLEST)
+    box = {"left": left - (wide - width) / 2, "top": top - (tall - height) / 2, "width": wide, "height": tall}
+    box = {side: round(value, 2) for side, value in box.items()}
+    return {"number": mark.number, "first": min(shown, default=nearest), "last": max(shown, default=nearest)} | box
 
 
 def chosen(first: int, stop: int, start: int, most: int) -> range:
@@ -87,12 +109,12 @@ def chosen(first: int, stop: int, start: int, most: int) -> range:
 
 def frame(column: Column, plane: Plane, at: tuple[int, int, int], scene: Scene, scale: float) -> bytes:
     """One slice of a column as JPEG with the patient's sides marked; ``scale`` in pixels a mm."""
-    width, height = (max(8, round(mm * scale)) for mm in plane.size(scene.view, scene.grid.spacing))
-    low, high = column.limits
-    share = np.clip((column.cut(plane, at, scene.view) - low) / (high - low), 0, 1)
-    grey = Image.fromarray(np.rint(255 * share).astype(np.uint8)).resize((width, height), Image.Resampling.BILINEAR)
+    width, height = (max(THINNEST, round(mm * scale)) for mm in plane.size(scene.view, scene.grid.spacing))
+    (low, high), cut = column.limits, column.cut(plane, at, scene.view)
+    shown = levels(cut) if column.hu else 255 * np.clip((cut.astype(np.float64) - low) / (high - low), 0, 1)
+    grey = Image.fromarray(np.rint(shown).astype(np.uint8)).resize((width, height), Image.Resampling.BILINEAR)
     image = Image.fromarray(COLOURS[np.asarray(grey)]) if column.signed else grey
-    _mark(image, plane, scale, MARK if column.signed else 230)
+    _mark(image, plane, scale, MARK if column.signed else 255 if column.hu else 230)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=QUALITY, optimize=True)
     return buffer.getvalue()
@@ -102,7 +124,7 @@ COLOURS = np.rint(255 * SIGNED(np.arange(256))[:, :3]).astype(np.uint8)
 
 
 def _mark(image: Image.Image, plane: Plane, scale: float, ink: str | int) -> None:
-    """R, L, A, P, S, I at the edges, and 50 mm (10 mm in a small field) in the lower left corner."""
+    """R, L, A, P, S, I at the edges, and a scale bar in the lower left corner."""
     draw, (width, height) = ImageDraw.Draw(image), image.size
     left, right, top, bottom = plane.marks
     places: dict[str, tuple[str, float, float]]
@@ -111,9 +133,9 @@ def _mark(image: Image.Image, plane: Plane, scale: float, ink: str | int) -> Non
     dark = (0, 0, 0) if image.mode == "RGB" else 0
     for anchor, (text, x, y) in places.items():
         draw.text((x, y), text, ink, FONT, anchor, stroke_width=2, stroke_fill=dark)
-    length = 50 if width / scale > 120 else 10
+    length = bar_mm(width / scale)
     draw.line((6, height - 7, 6 + length * scale, height - 7), ink, 2)
-    draw.text((6, height - 10), f"{length} mm", ink, FONT, "ls", stroke_width=2, stroke_fill=dark)
+    draw.text((6, height - 10), f"{length:g} mm", ink, FONT, "ls", stroke_width=2, stroke_fill=dark)
 
 
 def _at(scene: Scene, plane: Plane, index: int) -> tuple[int, int, int]:

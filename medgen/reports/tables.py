@@ -9,15 +9,17 @@ from medgen.evaluation.summary import infinite_ones
 from medgen.reports.results import System
 
 MINUS = "−"
+LARGE, SMALL = 1e9, 1e-3  # beyond, a number is written with a power of ten
 WIDEST = 9  # columns of a table on a printed page
 
 
 @dataclass(frozen=True)
 class Head:
-    """The head of a column; ``words``: its cells are text, left-aligned and wrapped."""
+    """The head of a column; ``words``: its cells are text, left-aligned and wrapped; ``about``: what it says."""
 
     text: str
     words: bool = False
+    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Heads, rows of as many cells, and a note below."""
+    """Heads, rows of as many cells, a note below, and a line for each measure: (label, what it says)."""
 
     heads: Sequence[Head]
     rows: Sequence[Sequence[Cell]]
     note: str = ""
+    about: Sequence[tuple[str, str]] = ()
 
     def parts(self, widest: int = WIDEST) -> list["Table"]:
         """Tables of at most ``widest`` columns that each begin with the first one: paper does not scroll."""
@@ -48,13 +51,13 @@ class Table:
             Table([self.heads[0], *self.heads[at : at + step]], [[row[0], *row[at : at + step]] for row in self.rows])
             for at in starts
         ]
-        return [*tables[:-1], replace(tables[-1], note=self.note)]
+        return [*tables[:-1], replace(tables[-1], note=self.note, about=self.about)]
 
 
 def filled(table: Table) -> Table:
     """The table without columns in which nothing was measured."""
     kept = [c for c in range(len(table.heads)) if not c or any(row[c].text != "–" for row in table.rows)]
-    return Table([table.heads[c] for c in kept], [[row[c] for c in kept] for row in table.rows], table.note)
+    return replace(table, heads=[table.heads[c] for c in kept], rows=[[row[c] for c in kept] for row in table.rows])
 
 
 def words(value: Any, tone: str = "") -> Cell:
@@ -73,7 +76,7 @@ def change(value: float | None, digits: int = 1, tone: str = "") -> Cell:
 
 
 def general(value: Any, tone: str = "") -> Cell:
-    """A cell for a value nobody told us the digits of: four significant ones; text as it is."""
+    """A cell for a value whose digits are not known: four significant ones; text as it is."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return words({True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value, tone)
     return Cell(significant(value), _sortable(value), tone)
@@ -113,6 +116,8 @@ def number(value: float | None, digits: int = 1) -> str:
         return "–"
     if math.isinf(value):
         return "∞" if value > 0 else f"{MINUS}∞"
+    if abs(value) >= LARGE:
+        return power_of_ten(value)
     text = f"{value:,.{digits}f}".replace(",", "\u202f")  # a space at which no line breaks
     return text.removeprefix("-") if not text.strip("-0.") else text.replace("-", MINUS)
 
@@ -129,10 +134,27 @@ def percent(value: float | None) -> str:
 
 
 def significant(value: float) -> str:
-    """Four significant digits, large numbers in full: 0.01235, 12.35, 12 346."""
+    """Four significant digits, large numbers in full, small ones with a power of ten: 0.01235, 12 346, 9.1 × 10⁻⁵."""
     if not math.isfinite(value) or value == int(value) or abs(value) >= 1000:
         return number(value, 0)
-    return f"{value:.4g}".replace("-", MINUS)
+    return power_of_ten(value) if abs(value) < SMALL else f"{value:.4g}".replace("-", MINUS)
+
+
+def power_of_ten(value: float) -> str:
+    """Two significant digits: 3.4 × 10³⁸."""
+    digits, power = f"{value:.1e}".split("e")
+    raised = str(int(power)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{digits.replace('-', MINUS)}\u00a0×\u00a010{raised}"
+
+
+def with_error(value: float | None, error: float | None) -> str:
+    """ "3.418 ± 0.012": to the second digit of the error; four significant digits where there is none."""
+    if value is None or error is None or not (math.isfinite(value) and 0 < error < math.inf):
+        return general(value).text
+    digits = 1 - math.floor(math.log10(error))
+    if digits > 6 or abs(value) >= LARGE:
+        return f"{significant(value)} ± {significant(error)}"
+    return f"{number(value, max(digits, 0))} ± {number(error, max(digits, 0))}"
 
 
 def verdict_cell(status: Any) -> Cell:
@@ -152,11 +174,16 @@ def _sortable(value: float | None) -> float | None:
 
 
 def listed(
-    first: Head, systems: Sequence[System], heads: Iterable[Head], rows: Sequence[Sequence[Cell]], note: str = ""
+    first: Head,
+    systems: Sequence[System],
+    heads: Iterable[Head],
+    rows: Sequence[Sequence[Cell]],
+    note: str = "",
+    about: Sequence[tuple[str, str]] = (),
 ) -> Table | None:
     """A table whose rows belong to one system each (`of_system`), named where there are several; None if empty."""
     between = [Head("system", words=True)] if len(systems) > 1 else []
-    return Table([first, *between, *heads], rows, note) if rows else None
+    return Table([first, *between, *heads], rows, note, about) if rows else None
 
 
 def of_system(system: System, systems: Sequence[System]) -> list[Cell]:

@@ -105,3 +105,29 @@ def test_limits_by_name():
     assert load_thresholds("ct_contrast") == Thresholds() and not load_thresholds().contrast_removed
     with pytest.raises(InputError, match="ct_contrast, general"):
         named_checks("ct_contrst")
+
+
+def test_findings_carry_their_place_in_the_scanner(patient, volumes):
+    """A new ball at a known place, a lesion erased, an organ left bright: each box holds its own, on a shifted grid."""
+    affine = np.diag([MM, MM, MM, 1.0])
+    affine[:3, 3] = (-100, 50, 7)
+    at = np.stack(np.meshgrid(*map(np.arange, patient.labels.shape), indexing="ij"), -1)
+    prediction = patient.noncontrast.copy()
+    liver = np.argwhere(patient.labels == LABELS["liver"]).mean(0).round()
+    ball = ((at - liver) ** 2).sum(-1) <= 9
+    prediction[ball] += 150
+    spleen = patient.labels == LABELS["spleen"]
+    prediction[spleen] = patient.contrast[spleen]
+    made = {"source": patient.contrast, "prediction": prediction, "labels": patient.labels}
+    given = {role: Volume(np.asarray(data, np.float32), affine) for role, data in made.items()}
+    found, _ = judge(given, {k: v for k, v in NAMES.items() if "lesion" not in v}, named_checks("ct_contrast"))
+    assert [one["text"] for one in found["findings"]] == found["reasons"] and found["status"] == "fail"
+    blob = next(one["place"] for one in found["findings"] if one["fault"] == "lesion_new")
+    where = liver * MM + affine[:3, 3]
+    assert (np.array(blob["low"]) < where).all() and (where < blob["high"]).all()
+    assert max(np.subtract(blob["high"], blob["low"])) < 40
+    organ = next(one["place"] for one in found["findings"] if one["text"].startswith("spleen"))
+    voxels = np.argwhere(spleen) * MM + affine[:3, 3]
+    assert np.allclose(organ["low"], voxels.min(0), atol=2 * MM) and np.allclose(
+        organ["high"], voxels.max(0), atol=2 * MM
+    )

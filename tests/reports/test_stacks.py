@@ -9,6 +9,7 @@ from PIL import Image
 
 from medgen.reports.scene import case_scene
 from medgen.reports.stacks import MOST, chosen, stacks
+from medgen.reports.windows import PRESETS, greys, levels
 
 SPACING = (2.0, 2.0, 3.0)
 SHAPE = (60, 50, 40)
@@ -52,8 +53,7 @@ def test_each_frame_is_the_slice_at_the_place_it_names(files):
         slice_ = ((float(mm) if side == "S" else -float(mm)) + 60) / SPACING[2]
         pixels = _pixels(frame)
         value = 2 * slice_ if 5 <= slice_ < 35 else -1000
-        expected = np.clip((value + 160) / 400 * 255, 0, 255)
-        assert pixels[pixels.shape[0] // 3, pixels.shape[1] // 3] == pytest.approx(expected, abs=4)
+        assert pixels[pixels.shape[0] // 3, pixels.shape[1] // 3] == pytest.approx(levels(value), abs=4)
 
 
 def test_the_first_slice_shown_holds_what_differs_and_on_the_right_side(files):
@@ -88,3 +88,52 @@ def test_several_systems_share_the_frames(files):
     for few, many in zip(one, two, strict=True):
         assert len(many.frames) == 6 and sum(map(len, many.frames)) <= MOST[many.plane]
         assert few.step_mm <= many.step_mm
+
+
+@given(st.floats(-1e4, 1e4), st.sampled_from(list(PRESETS.values())))
+def test_each_window_shows_the_grey_of_every_hu(hu, window):
+    """The level of a frame, through a window's table, is the grey that the window gives: to a few HU of rounding."""
+    width, level = window
+    expected = np.clip((hu - level) / width + 0.5, 0, 1)
+    step = 24 / width if hu > 240 else 19 / width if hu < -160 else 4.3 / width
+    assert greys(width, level)[round(float(levels(hu)))] == pytest.approx(expected, abs=step)
+
+
+INSIDE = {"low": [19, 39, 13.5], "high": [49, 59, 28.5]}  # around the voxels that differ, in mm
+OUTSIDE = {"low": [500, 500, 500], "high": [510, 510, 510]}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_finding_is_marked_where_it_lies_and_every_plane_opens_there(files, tmp_path, turned):
+    """On all three planes the box holds all that differs, however the file stores its axes."""
+    if turned:
+        images = {
+            role: nib.load(path).as_reoriented(np.array([[2, -1], [0, 1], [1, -1]])) for role, path in files.items()
+        }
+        files = {role: tmp_path / f"{role}.nii.gz" for role in images}
+        for role, image in images.items():
+            nib.save(nib.Nifti1Image(np.asarray(image.dataobj), image.affine), files[role])
+    scene = case_scene(files, places={1: INSIDE, 2: OUTSIDE})
+    assert [mark.number for mark in scene.marks] == [1]
+    for plane in stacks(scene):
+        (mark,) = plane.marks
+        assert mark["first"] <= plane.start <= mark["last"]
+        pixels = _pixels(plane.frames[3][plane.start])
+        rows, columns = np.nonzero((pixels[..., 0] - pixels[..., 2] > 90) & (pixels[..., 1] < 110))
+        height, width = pixels.shape[:2]
+        left, top = mark["left"] / 100 * width, mark["top"] / 100 * height
+        assert len(rows) > 20 and (rows > top - 2).all() and (columns > left - 2).all()
+        assert (rows < top + mark["height"] / 100 * height + 2).all()
+        assert (columns < left + mark["width"] / 100 * width + 2).all()
+        for n in (mark["first"] - 1, mark["last"] + 1):
+            if 0 <= n < len(plane.places):  # nothing differs on the slices where the box is not shown
+                beyond = _pixels(plane.frames[3][n])
+                assert ((beyond[..., 0] - beyond[..., 2] > 90) & (beyond[..., 1] < 110)).sum() < len(rows) / 2
+
+
+def test_the_box_of_a_voxel_is_large_enough_to_be_seen_and_shown_on_the_nearest_slice(files):
+    voxel = {"low": [30, 40, 15], "high": [30.1, 40.1, 15.1]}
+    many = {name: files["prediction"] for name in "abcdefgh"}  # few slices each
+    for plane in stacks(case_scene(files, many, {1: voxel})):
+        (mark,) = plane.marks
+        assert mark["width"] >= 5 and mark["height"] >= 5 and mark["first"] == mark["last"] == plane.start

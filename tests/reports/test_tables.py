@@ -4,7 +4,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medgen.reports.tables import Cell, Head, Table, about_infinite, bracket, estimate, general, p_value, verdict_cell
+from medgen.reports.tables import (
+    Cell,
+    Head,
+    Table,
+    about_infinite,
+    bracket,
+    estimate,
+    general,
+    number,
+    p_value,
+    verdict_cell,
+    with_error,
+)
 
 
 @given(st.integers(1, 40), st.integers(2, 12), st.integers(0, 3))
@@ -62,7 +74,7 @@ def test_infinite_values_are_explained_where_there_are_some():
 
 def test_values_nobody_knows_the_digits_of():
     shown = [general(v).text for v in (0.0123456, 12345.6, -2.0, True, "text", None, math.nan, -1e-7)]
-    assert shown == ["0.01235", "12\u202f346", "−2", "yes", "text", "–", "–", "−1e−07"]
+    assert shown == ["0.01235", "12\u202f346", "−2", "yes", "text", "–", "–", "−1.0\u00a0×\u00a010⁻⁷"]
 
 
 def test_small_probabilities_are_not_zero():
@@ -72,3 +84,24 @@ def test_small_probabilities_are_not_zero():
 def test_verdicts_sort_from_fail_to_pass():
     cells = sorted((verdict_cell(status) for status in ("pass", "fail", "review")), key=lambda cell: cell.value)
     assert [cell.text for cell in cells] == ["fail", "review", "pass"] and bracket(None) == ""
+
+
+@given(st.floats(allow_nan=True, allow_infinity=True), st.integers(0, 8))
+def test_no_number_is_written_as_a_programmer_would(value, digits):
+    for text in (number(value, digits), general(value).text):
+        assert "e" not in text and "-" not in text and len(text) < 30
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (3.41823, 0.0123, "3.418 ± 0.012"),
+        (123.4, 4.567, "123.4 ± 4.6"),
+        (1234.5, 456.7, "1\u202f234 ± 457"),
+        (3.41823, None, "3.418"),
+        (0.0, 0.0, "0"),
+        (-9.083e-5, 1e-9, "−9.1\u00a0×\u00a010⁻⁵ ± 1.0\u00a0×\u00a010⁻⁹"),
+    ],
+)
+def test_a_value_has_the_digits_of_its_error(value, error, text):
+    assert with_error(value, error) == text
