@@ -4,8 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
-import torch
-from dicom_series import LIDC, OBLIQUE, write_ct, write_enhanced_ct
+from dicom_series import OBLIQUE, write_ct, write_enhanced_ct
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import apply_orientation, inv_ornt_aff
