@@ -7,6 +7,7 @@ bspline   rigid first, then a cubic B-spline deformation of control points about
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -47,7 +48,7 @@ def align(moving: Volume, fixed: Volume, method: str = "resample") -> tuple[Volu
 
 
 def on_one_grid(volumes: Sequence[Volume], method: str) -> list[Volume]:
-    """The contrasts of a case on the grid of the first: aligned, or as they are where they share it already.
+    """The contrasts of a case on the grid of the first: aligned, or their values as they are where they share it.
 
     Raises:
         InputError: ``method`` is "refuse" and the grids differ (both geometries are shown), or as ``align``.
@@ -60,7 +61,9 @@ def on_one_grid(volumes: Sequence[Volume], method: str) -> list[Volume]:
             f"contrasts of one case are on different grids: {first.path} is [{first.geometry.describe()}], "
             f"{other.path} is [{other.geometry.describe()}]; bring them onto one"
         )
-    return [v if v is first or method == "refuse" else align(v, first, method)[0] for v in volumes]
+    if method == "refuse":
+        return [replace(v, affine=first.affine) for v in volumes]
+    return [v if v is first else align(v, first, method)[0] for v in volumes]
 
 
 def _align(moving: Volume, fixed: Volume, method: str) -> tuple[Volume, dict[str, Any]]:
