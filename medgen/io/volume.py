@@ -233,18 +233,18 @@ def to_canonical(volume: Volume) -> Volume:
 
 def canonical_view(volume: Volume) -> Volume:
     """``to_canonical`` without a copy, for who looks at few voxels: its data are strided, and the input's own."""
-    orientation = _orientation(volume.affine)
-    affine = volume.affine @ inv_ornt_aff(orientation, volume.data.shape)
-    return replace(volume, data=apply_orientation(volume.data, orientation), affine=affine)
+    axes = orientation(volume.affine)
+    affine = volume.affine @ inv_ornt_aff(axes, volume.data.shape)
+    return replace(volume, data=apply_orientation(volume.data, axes), affine=affine)
 
 
 def from_canonical(data: np.ndarray, like: Volume) -> np.ndarray:
     """Exact inverse of ``to_canonical``: an array in RAS+ order back on the axes of ``like``."""
-    back = ornt_transform(CANONICAL, _orientation(like.affine))
+    back = ornt_transform(CANONICAL, orientation(like.affine))
     return contiguous(apply_orientation(data, back))
 
 
-def _orientation(affine: np.ndarray) -> np.ndarray:
+def orientation(affine: np.ndarray) -> np.ndarray:
     """nibabel's ``io_orientation`` of a grid turned by 0.2 degrees: at 45 degrees, where two axes are as near,
     rounding does not choose between them, so that files of one grid get the same axes."""
     return io_orientation(OFF_TIES @ affine)
