@@ -8,6 +8,7 @@ from dicom_series import OBLIQUE, write_ct, write_enhanced_ct
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import apply_orientation, inv_ornt_aff
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from small import SMALL_METHOD, make_model, small_settings
 
@@ -82,15 +83,20 @@ def test_they_come_back_to_the_bit_and_nothing_else_leaves_the_window(name, grid
 
 
 @settings(max_examples=25, deadline=None)
-@given(grids(), st.integers(0, 2**31), st.sampled_from(["difference", "image"]), st.sampled_from(["carry", "clip"]))
-def test_no_halo_around_bone_metal_and_padding(grid, seed, transfer, outside):
+@given(
+    grids(),
+    st.integers(0, 2**31),
+    st.sampled_from([("difference", "carry"), ("image", "carry"), ("difference", "clip")]),
+)
+def test_no_halo_around_bone_metal_and_padding(grid, seed, how):
     """A network that changes nothing: what lies next to them comes back too, though 20,000 HU were smoothed over it."""
-    (affine, shape), model = grid, model_of(outside=outside, inference={"transfer": transfer}, train=False)
+    (affine, shape), (transfer, outside) = grid, how
+    model = model_of(outside=outside, inference={"transfer": transfer}, train=False)
     scan = Volume(values(shape, seed), affine)
+    near = ndimage.binary_dilation(np.abs(scan.data) >= 1000, np.ones((3, 3, 3)))  # image: the rest is smoothed
     (made,) = translate_case(model, [scan])
     expected = scan.data if outside == "carry" else np.clip(scan.data, -1000, 1000)
-    if transfer == "difference" or outside == "carry":  # in these scans no voxel is far from a carried one
-        np.testing.assert_allclose(made.data, expected, atol=2e-3)
+    np.testing.assert_allclose(made.data[near], expected[near], atol=2e-3)
 
 
 def test_validation_measures_what_a_conversion_writes():
