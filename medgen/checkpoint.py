@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
@@ -29,7 +29,7 @@ from medgen.data.fingerprint import QUANTILES
 from medgen.data.label_maps import LabelTable
 from medgen.io.folder import recovered
 from medgen.methods import method_class
-from medgen.types import InputError, Method
+from medgen.types import InputError, Method, Outside
 
 FORMAT = 2
 LARGEST = {"levels": 16, "blocks": 256, "layers": 32, "scales": 16, "kernel": 255}  # keys that end so
@@ -38,7 +38,7 @@ LARGEST = {"levels": 16, "blocks": 256, "layers": 32, "scales": 16, "kernel": 25
 class RangeInfo(Section):
     low: float
     high: float
-    outside: Literal["carry", "clip"] = "clip"
+    outside: Outside = "clip"
     background: float | None = None
 
     @model_validator(mode="after")

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from medgen.arguments import arguments
 from medgen.data.slabs import slab_axis
-from medgen.types import InputError
+from medgen.types import InputError, Outside
 
 MOST_VALUES, MOST_DEEP = 100_000, 50  # of a YAML file: beyond, it is an attack and no config
 Positive = Annotated[int, Field(gt=0)]
@@ -152,8 +152,11 @@ class Codec(Section):
         None, description="window: value (HU) encoded as 1; percentile: upper, of the foreground"
     )
     width: float = Field(4.0, gt=0, description="zscore: standard deviations from the mean to ±1")
-    outside: Literal["carry", "clip"] = Field(
-        "clip", description="source values beyond the range: carried over to the output unchanged, or clipped"
+    outside: Outside = Field(
+        "clip",
+        description="source values at or beyond the ends of the range: carry: they come back unchanged; carry_unmoved: "
+        "the same, but above the range only where the network stays near its end (windows that contrast medium "
+        "exceeds); clip: they are lost",
     )
     background: float | None = Field(
         None, description="exact value of masked voxels (0 in skull-stripped MR), coded apart from dark tissue"

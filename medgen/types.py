@@ -4,7 +4,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Count = Annotated[int, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
+Outside = Literal["carry", "carry_unmoved", "clip"]  # what becomes of values beyond a range, see ``data.codecs``
 
 
 class InputError(ValueError):

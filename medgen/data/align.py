@@ -61,7 +61,9 @@ def on_one_grid(volumes: Sequence[Volume], method: str) -> list[Volume]:
             f"contrasts of one case are on different grids: {first.path} is [{first.geometry.describe()}], "
             f"{other.path} is [{other.geometry.describe()}]; bring them onto one"
         )
-    return [v if v is first or method == "refuse" else align(v, first, method)[0] for v in volumes]
+    if method == "refuse":
+        return [on_axes_of(v, first) for v in volumes]
+    return [v if v is first else align(v, first, method)[0] for v in volumes]
 
 
 def _align(moving: Volume, fixed: Volume, method: str) -> tuple[Volume, dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from medgen.data.body import foreground_threshold
-from medgen.types import InputError
+from medgen.types import InputError, Outside
 
 GAP = 0.25  # code units between a masked background and the darkest tissue
 
@@ -22,8 +22,6 @@ class Code(Protocol):
     """How one source is coded: a ``Range`` of intensities, or the table of a label map."""
 
     def encode(self, x: np.ndarray) -> np.ndarray: ...
-
-    def excess(self, x: np.ndarray, y: np.ndarray) -> np.ndarray: ...
 
     def to_dict(self) -> dict[str, Any]: ...
 
@@ -39,8 +37,9 @@ def encoded(codes: Sequence[Code], data: Sequence[np.ndarray]) -> np.ndarray:
 class Range:
     """Linear code of one case: ``low`` ↦ -1, ``high`` ↦ 1, clipped beyond.
 
-    ``outside="carry"``: what lies beyond the range (bone, metal, air below the window) is handed to the
-    output unchanged by ``excess``; only sound where source and target share units. ``"clip"``: it is lost.
+    ``outside="carry"``: what lies at or beyond the range's ends (bone, metal, air, padding) is handed to the
+    output unchanged by ``carried``; only sound where source and target share units. ``"carry_unmoved"``: above the
+    range only where the translation stays near its end. ``"clip"``: it is lost.
 
     ``background``: the exact value of voxels that were masked away (0 in skull-stripped MR). It is coded as -1
     and the range begins at -1 + GAP, so that a large dark ventricle is not taken for the outside of the head.
@@ -48,7 +47,7 @@ class Range:
 
     low: float
     high: float
-    outside: Literal["carry", "clip"] = "clip"
+    outside: Outside = "clip"
     background: float | None = None
 
     def __post_init__(self) -> None:
@@ -78,22 +77,34 @@ class Range:
         """Image units a code unit."""
         return np.float32((self.high - self.low) / (1 - self._start))
 
-    def excess(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """What ``encode`` cut off ``x`` and its translation ``y`` gets back; 0 unless carried.
+    def clip(self, x: np.ndarray) -> np.ndarray:
+        """``x`` as float32 with what lies beyond the range at its nearer end; a masked background stays."""
+        inside = np.clip(x, self.low, self.high).astype(np.float32, copy=False)
+        return inside if self.background is None else np.where(x == self.background, np.float32(x), inside)
 
-        Bone above the window is left at the window's end by the translation, and gets its excess back whole.
-        Dense contrast above the window is taken down, and its excess goes with it: the share given back falls
-        linearly from 1 to 0 while y moves from an eighth to a quarter of the range away from the end.
+    def beyond(self, x: np.ndarray) -> np.ndarray:
+        """Where ``x`` lies at an end of the range or beyond: the network is shown nothing of the value itself."""
+        return (x <= self.low) | (x >= self.high)
+
+    def carried(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """The translation ``y`` with the source's own values where they lie beyond the range; float32.
+
+        ``clip``: ``y`` itself. ``carry``: ``x``, to the bit, wherever ``beyond``. ``carry_unmoved``: the same below
+        the range; above it the share of ``x`` falls linearly from 1 to 0 while y moves from an eighth to a quarter
+        of the range down from the end, so bone is left as it is and dense contrast that is taken away is not.
 
         Args:
             x, y: source and decoded translation, same shape and units.
         """
         if self.outside == "clip":
-            return np.zeros(x.shape, np.float32)
-        width = self.high - self.low
-        end = np.clip(x, self.low, self.high)
-        share = np.clip(2 - np.abs(end - y) / (width / 8), 0, 1)
-        return ((x - end) * share).astype(np.float32)
+            return y
+        if self.outside == "carry":
+            return np.where(self.beyond(x), x, y)
+        y = np.where(x <= self.low, x, y)
+        above = x >= self.high
+        share = np.clip(2 - (self.high - y[above]) / ((self.high - self.low) / 8), 0, 1).astype(np.float32)
+        y[above] = share * x[above] + (1 - share) * y[above]
+        return y
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -106,7 +117,7 @@ def fit_range(
     low: float | None = None,
     high: float | None = None,
     width: float = 4.0,
-    outside: Literal["carry", "clip"] = "clip",
+    outside: Outside = "clip",
     background: float | None = None,
 ) -> Range:
     """The code of one case.

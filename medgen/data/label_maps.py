@@ -84,10 +84,6 @@ class LabelTable:
         """(values, X, Y, Z), also of shares as interpolation leaves them → (X, Y, Z), the value of the largest."""
         return np.asarray(self.values, np.float32)[y.argmax(0)]
 
-    def excess(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """What ``encode`` cut off: nothing. See ``codecs.Range``."""
-        return np.zeros(x.shape, np.float32)
-
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -17,7 +17,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from monai.losses import DiceCELoss
-from nibabel.orientations import io_orientation
 from torch import Tensor
 
 from medgen.data.body import looks_like_hu
@@ -26,7 +25,7 @@ from medgen.data.labels import cached_labels
 from medgen.data.sampling import Patches, batches
 from medgen.evaluation.segmenter import Plan, Segmenter, build_network, choose_sizes, load_segmenter, save_segmenter
 from medgen.io.grids import same_grid
-from medgen.io.volume import read_geometry, read_volume
+from medgen.io.volume import orientation, read_geometry, read_volume
 from medgen.types import Batch, InputError
 
 LOOKED_AT = 20  # volumes that tell CT from MR and, in CT, the window
@@ -109,7 +108,7 @@ def make_plan(
 def _canonical_grid(image: Path) -> tuple[np.ndarray, np.ndarray]:
     """Shape and spacing on canonical axes, from the header."""
     grid = read_geometry(image)
-    order = np.argsort(io_orientation(grid.affine)[:, 0])
+    order = np.argsort(orientation(grid.affine)[:, 0])
     return np.asarray(grid.shape, float)[order], np.asarray(grid.spacing)[order]
 
 

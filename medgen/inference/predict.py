@@ -1,17 +1,18 @@
 """One case's whole volumes through a model: right units, right geometry, bounded memory."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 import numpy as np
 import torch
 from monai.inferers import sliding_window_inference
+from scipy import ndimage
 from torch import Tensor, nn
 
 from medgen.checkpoint import Model
 from medgen.data.align import on_one_grid
-from medgen.data.codecs import Code, encoded, fit_range
+from medgen.data.codecs import Code, Range, encoded, fit_range
 from medgen.data.grid import resample, resample_like
 from medgen.data.sampling import AXES
 from medgen.data.slabs import fold, unfold
@@ -20,6 +21,7 @@ from medgen.types import InputError
 
 SAME_SPACING = 0.05  # relative; within it a volume counts as being on the model's grid
 MOST_RESAMPLED = 100  # times: beyond, a header is wrong, and smoothing or filling up would take for ever
+NEAR = 2  # voxels: as far as smoothing and interpolation take the values of an edge
 WINDOW_NORMS = (nn.InstanceNorm2d, nn.InstanceNorm3d, nn.GroupNorm)
 
 
@@ -33,8 +35,9 @@ def translate_case(model: Model, volumes: Sequence[Volume], *, memory_gb: float 
     """Translate the contrasts of one case.
 
     They are brought onto the first one's grid as data.align says, turned to canonical axes, brought to the model's
-    spacing if the settings say so, encoded, translated, decoded, given back what the code cut off the first, and
-    returned on its own grid.
+    spacing if the settings say so, encoded, translated, decoded and returned on the first one's grid. There, and not on
+    the model's, values beyond the code's range are given back, see ``codecs.Range.carried``: those of the source of the
+    output's place among the outputs, or of the first where there are fewer sources.
 
     Args:
         model: loaded on the device that is to be used.
@@ -63,17 +66,12 @@ def translate_case(model: Model, volumes: Sequence[Volume], *, memory_gb: float 
     codec = settings.codec.source.model_dump(exclude={"follow"})
     codes = [fit_range(v.data, **codec) for v in grid]
     outputs = []
-    for y, target in zip(
-        translate_channels(model, [v.data for v in grid], codes, memory_gb=memory_gb), model.target_ranges, strict=True
-    ):
-        if grid[0] is not upright[0]:
-            if settings.inference.transfer == "difference":
-                change = grid[0].replaced(y - grid[0].data)
-                y = upright[0].data + resample_like(change, upright[0])
-            else:
-                y = resample_like(grid[0].replaced(y), upright[0])
+    for i, y in enumerate(_decoded(model, encoded(codes, [v.data for v in grid]), codes[0], memory_gb)):
+        k, decode = _source_of(i, codes), model.target_ranges[i].of(codes[0])
+        if grid[k] is not upright[k]:
+            y = _on_own_grid(y, grid[k], upright[k], codes[k], settings.inference.transfer)
+        y = _carried(y, upright[k].data, codes[k], decode)
         # Whole numbers are fine enough for HU, not for a target whose range is 0..1: that is stored as float32.
-        decode = target.of(codes[0])
         coarse = np.issubdtype(volume.dtype, np.integer) and decode.high - decode.low < 500
         outputs.append(volume.replaced(from_canonical(y, volume), np.float32 if coarse else None))
     return outputs
@@ -87,7 +85,7 @@ def translate_channels(
     classes: np.ndarray | None = None,
     memory_gb: float | None = None,
 ) -> list[np.ndarray]:
-    """Contrasts on the model's grid → translations in the targets' units, with what the code cut off the first.
+    """Contrasts on the model's grid → translations in the targets' units, as ``translate_case`` makes them there.
 
     Args:
         data: (X, Y, Z) of each source contrast, in its units, or of one label map.
@@ -97,11 +95,61 @@ def translate_channels(
     x = encoded(codes, data)
     if classes is not None:
         x = np.concatenate([x, classes[None].astype(np.float32)])
-    outputs = []
+    made = []
+    for i, y in enumerate(_decoded(model, x, codes[0], memory_gb)):
+        k = _source_of(i, codes)
+        made.append(_carried(y, data[k], codes[k], model.target_ranges[i].of(codes[0])))
+    return made
+
+
+def _decoded(model: Model, x: np.ndarray, code: Code, memory_gb: float | None) -> Iterator[np.ndarray]:
+    """Each output of the network, in its target's units; ``code``: of the first source."""
     for y, target in zip(translate_array(model, x, memory_gb=memory_gb), model.target_ranges, strict=True):
-        y = target.of(codes[0]).decode(y)
-        outputs.append(y + codes[0].excess(data[0], y))
-    return outputs
+        yield target.of(code).decode(y)
+
+
+def _source_of(output: int, codes: Sequence[Code]) -> int:
+    """The source that an output is the translation of, as ``networks.residual`` has it."""
+    return output if output < len(codes) else 0
+
+
+def _carried(y: np.ndarray, x: np.ndarray, code: Code, target: Range) -> np.ndarray:
+    """``y``, now with what its source's code carries over; the network's own values end where the target's do."""
+    if isinstance(code, Range) and code.outside != "clip":
+        for n, (slice_x, slice_y) in enumerate(zip(x, y, strict=True)):  # of a large scan each copy counts
+            y[n] = code.carried(slice_x, target.clip(slice_y))
+    return y
+
+
+def _on_own_grid(y: np.ndarray, grid: Volume, own: Volume, code: Range, transfer: str) -> np.ndarray:
+    """A decoded translation on the model's grid → on the scan's own, as inference.transfer says.
+
+    Both transfers are of values within the code's range, so that a change next to bone or padding is the network's
+    alone and not what smoothing made of 3000 HU. Near carried voxels, where the image would be a blur around a sharp
+    edge, the difference is taken in any case.
+
+    Args:
+        y: on ``grid``, the source at the model's spacing; ``own``: the source on its own grid.
+    """
+    carries = code.outside != "clip"
+    image = None if transfer == "difference" else resample_like(grid.replaced(y), own)
+    if image is not None and not carries:
+        return image
+    changed = resample_like(grid.replaced(y - code.clip(grid.data)), own)
+    for slice_x, slice_y in zip(own.data, changed, strict=True):
+        slice_y += code.clip(slice_x)
+    if image is not None:
+        np.copyto(changed, image, where=~_near(code.beyond(own.data), grid, own))
+    return changed
+
+
+def _near(mask: np.ndarray, grid: Volume, own: Volume) -> np.ndarray:
+    """Voxels of a mask on ``own`` and all within NEAR voxels of the coarser grid along each axis."""
+    wide = mask.view(np.uint8)
+    for axis, ratio in enumerate(np.divide(grid.spacing, own.spacing)):
+        reach = int(np.ceil(NEAR * max(1.0, ratio)))
+        wide = ndimage.maximum_filter1d(wide, 2 * reach + 1, axis, mode="nearest")
+    return wide.view(bool)
 
 
 def on_model_grid(volume: Volume, model: Model, *, labels: bool = False) -> Volume:

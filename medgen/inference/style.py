@@ -36,9 +36,6 @@ class Grain:
         """(X, Y, Z), of which only the shape matters → (channels, X, Y, Z) float32."""
         return np.random.default_rng(self.seed).standard_normal((self.channels, *x.shape), np.float32)
 
-    def excess(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return np.zeros(x.shape, np.float32)
-
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -3,18 +3,18 @@
 from dataclasses import replace
 
 import numpy as np
-from nibabel.orientations import inv_ornt_aff, io_orientation
+from nibabel.orientations import inv_ornt_aff
 
-from medgen.io.volume import GRID_TOLERANCE, Geometry, Volume, from_canonical, same_geometry, to_canonical
+from medgen.io.volume import GRID_TOLERANCE, Geometry, Volume, from_canonical, orientation, same_geometry, to_canonical
 
 
 def canonical_geometry(grid: Geometry) -> Geometry:
     """The grid that ``to_canonical`` gives a volume of this one."""
-    orientation = io_orientation(grid.affine)
+    turned = orientation(grid.affine)
     shape = np.empty(3, int)
-    shape[orientation[:, 0].astype(int)] = grid.shape
+    shape[turned[:, 0].astype(int)] = grid.shape
     x, y, z = (int(n) for n in shape)
-    return Geometry((x, y, z), grid.affine @ inv_ornt_aff(orientation, grid.shape))
+    return Geometry((x, y, z), grid.affine @ inv_ornt_aff(turned, grid.shape))
 
 
 def same_grid(a: Geometry, b: Geometry, tolerance: float | None = None) -> bool:

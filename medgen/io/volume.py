@@ -31,6 +31,7 @@ GRID_TOLERANCE = 0.01  # of the smallest voxel side: files of two programs diffe
 MAX_VOXELS = 2**33  # 32 GiB as float32; a larger grid is a broken header, not a scan
 MAX_MM = 1e6  # a kilometre
 INTEGERS = tuple(np.dtype(t) for t in ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8"))
+OFF_TIES = np.array([[1, -2.1e-3, 1.3e-3, 0], [2.1e-3, 1, -1.7e-3, 0], [-1.3e-3, 1.7e-3, 1, 0], [0, 0, 0, 1]])
 CANONICAL = np.array([[0, 1], [1, 1], [2, 1]])  # nibabel's orientation array of RAS+
 
 
@@ -242,15 +243,21 @@ def to_canonical(volume: Volume) -> Volume:
 
 def canonical_view(volume: Volume) -> Volume:
     """``to_canonical`` without a copy, for who looks at few voxels: its data are strided, and the input's own."""
-    orientation = io_orientation(volume.affine)
-    affine = volume.affine @ inv_ornt_aff(orientation, volume.data.shape)
-    return replace(volume, data=apply_orientation(volume.data, orientation), affine=affine)
+    axes = orientation(volume.affine)
+    affine = volume.affine @ inv_ornt_aff(axes, volume.data.shape)
+    return replace(volume, data=apply_orientation(volume.data, axes), affine=affine)
 
 
 def from_canonical(data: np.ndarray, like: Volume) -> np.ndarray:
     """Exact inverse of ``to_canonical``: an array in RAS+ order back on the axes of ``like``."""
-    back = ornt_transform(CANONICAL, io_orientation(like.affine))
+    back = ornt_transform(CANONICAL, orientation(like.affine))
     return contiguous(apply_orientation(data, back))
+
+
+def orientation(affine: np.ndarray) -> np.ndarray:
+    """nibabel's ``io_orientation`` of a grid turned by 0.2 degrees: at 45 degrees, where two axes are as near,
+    rounding does not choose between them, so that files of one grid get the same axes."""
+    return io_orientation(OFF_TIES @ affine)
 
 
 def contiguous(data: np.ndarray) -> np.ndarray:

@@ -24,18 +24,27 @@ def test_ends_map_to_plus_and_minus_one():
     )
 
 
-def test_carried_excess_makes_the_identity_exact_for_metal_and_air():
-    code = Range(-1000, 1000, "carry")
-    x = np.array([-1024, -500, 40, 1000, 1800, 3071, 20000], np.float32)
-    y = code.decode(code.encode(x))
-    np.testing.assert_allclose(y + code.excess(x, y), x, atol=1e-3)
+@given(st.integers(0, 2**31), st.sampled_from(["carry", "carry_unmoved", "clip"]))
+def test_values_at_and_beyond_the_ends_come_back_to_the_bit_and_no_other_is_touched(seed, outside):
+    code, rng = Range(-1000, 1000, outside), np.random.default_rng(seed)
+    x = rng.choice([-32768, -1024.7, -1000, -999.9, 40, 999.9, 1000, 1800.3, 3e38], 50).astype(np.float32)
+    y = rng.uniform(760, 1000, 50).astype(np.float32)
+    expected = y if outside == "clip" else np.where(np.abs(x) >= 1000, x, y)
+    assert np.array_equal(code.carried(x, y.copy()), expected)
 
 
-def test_excess_stays_with_bone_and_goes_with_contrast():
-    code = Range(-200, 400, "carry")
-    x = np.array([900, 900, 900, -1000], np.float32)  # bone, contrast medium, in between, lung
-    y = np.array([380, 50, 400 - 600 * 3 / 16, -190], np.float32)
-    np.testing.assert_allclose(code.excess(x, y), [500, 0, 250, -800], atol=1e-3)
+def test_above_the_range_carry_unmoved_keeps_bone_and_lets_contrast_go():
+    code = Range(-200, 400, "carry_unmoved")
+    x = np.array([900, 900, 900, 900, -1000, -1000], np.float32)  # bone, brighter, contrast, between, lung, padding
+    y = np.array([380, 420, 50, 400 - 600 * 3 / 16, -190, 100], np.float32)
+    np.testing.assert_allclose(code.carried(x, y), [900, 900, 50, (900 + 287.5) / 2, -1000, -1000], atol=1e-3)
+
+
+def test_clip_shows_what_encode_shows():
+    code = Range(3, 300, background=0)
+    x = np.array([0, 1, 3, 50, 900], np.float32)
+    assert code.clip(x).tolist() == [0, 3, 3, 50, 300]
+    np.testing.assert_allclose(code.decode(code.encode(x)), code.clip(x), atol=1e-4)
 
 
 def test_masked_background_is_apart_from_dark_tissue():
@@ -48,12 +57,6 @@ def test_masked_background_is_apart_from_dark_tissue():
     back = code.decode(y)
     assert (back[data == 0] == 0).all()
     np.testing.assert_allclose(back[data >= code.low], data[data >= code.low], rtol=1e-5)
-
-
-def test_clip_loses_what_lies_beyond():
-    code = Range(0, 100)
-    x = np.array([-5.0, 150])
-    assert code.excess(x, x).tolist() == [0, 0]
 
 
 def test_percentile_covers_background_and_bright_tissue():
