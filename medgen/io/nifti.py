@@ -75,7 +75,7 @@ def _one_channel(header: Any) -> Any:
 def nifti_channel_count(path: Path) -> int:
     """Number of volumes in a (X, Y, Z, C) file, from its header; 1 of any other. Raises InputError."""
     with _nifti_errors(path), _opened(path) as stream:
-        shape = _nifti_image(stream).header.get_data_shape()
+        shape = _header(stream)[0].get_data_shape()
     return max(int(shape[3]), 1) if len(shape) == 4 else 1
 
 
