@@ -22,10 +22,10 @@ from PIL import Image
 from scipy import ndimage
 
 from medgen.augmentation.dataset import read_case
-from medgen.augmentation.read import read_dataset
 from medgen.augmentation.insert import insert_lesion, named_painter
 from medgen.augmentation.lesion_library import Lesion, Library, build_library, measure_lesions
 from medgen.augmentation.placement import NoRoom
+from medgen.augmentation.read import read_dataset
 from medgen.config import load_settings
 from medgen.io.volume import Volume, to_canonical
 from medgen.train import train

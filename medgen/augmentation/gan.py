@@ -46,7 +46,7 @@ class GAN:
             [c.encode(_sampled(v, window + corner, mode="nearest")) for c, v in zip(codes, patch.volumes, strict=True)]
         )
         there = np.where(patch.mask, self._class_of(patch.kind), np.where(patch.host, HOST, 0))
-        labels = labels_at(there, lambda rows: window[:, rows], window.shape[1:], outside=0)
+        labels = labels_at(there, lambda rows: list(window[:, rows]), window.shape[1:], outside=0)
         y = self._painted(x, labels, rng)
         changes = [c.decode(b) - c.decode(a) for c, a, b in zip(codes, x, y, strict=True)]
         return patch.image + np.stack([_sampled(change, back) for change in changes])
