@@ -92,7 +92,13 @@ def sections(cases, found):
             "counts": {"pass": 1, "review": 0, "fail": 1},
             "cases": [
                 {"case": cases[0], "status": "pass", "reasons": [], "values": {"edge_agreement": 0.91}},
-                {"case": cases[1], "status": "fail", "reasons": ["lesion lost."], "values": {"edge_agreement": 0.61}},
+                {
+                    "case": cases[1],
+                    "status": "fail",
+                    "reasons": ["lesion lost.", "liver too bright.", "all is odd."],
+                    "findings": findings(found[1]["files"]["prediction"]),
+                    "values": {"edge_agreement": 0.61, "scale_drift": -9.083e-05, "shift_mm_left-right": -0.00034},
+                },
             ],
         },
         "downstream": {
@@ -106,6 +112,16 @@ def sections(cases, found):
             "conversion": {"to": "non-contrast CT"},
         },
     }
+
+
+def findings(path):
+    """Two with a place, in opposite parts of the volume, and one without."""
+    image, found = nib.load(path), []
+    for text, part in (("lesion lost.", 0.35), ("liver too bright.", 0.7)):
+        corners = [image.affine @ [*((part + step) * n for n in image.shape), 1] for step in (-0.1, 0.1)]
+        low, high = np.min(corners, 0)[:3].tolist(), np.max(corners, 0)[:3].tolist()
+        found.append({"fault": "x", "status": "fail", "text": text, "place": {"low": low, "high": high}})
+    return [*found, {"fault": "x", "status": "review", "text": "all is odd.", "place": None}]
 
 
 @pytest.fixture(scope="session")

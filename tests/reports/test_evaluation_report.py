@@ -180,7 +180,45 @@ def test_every_section_of_a_summary_has_its_place(results, tmp_path):
     assert "real → synthetic liver 0.870 [0.800, 0.900] 6" in page.text
     assert len(re.findall(r"structure check: edge correlation 0\.\d", page.text)) == 1
     assert len(re.findall(r"edge correlation", page.text)) == 1, "each limit once"
-    assert page.text.index("patient_001 fail lesion lost. 0.61") < page.text.index("patient_000 pass – 0.91")
+    assert page.text.index("patient_001 fail lesion lost. liver too bright. all is odd. 0.61") < page.text.index(
+        "patient_000 pass – 0.91"
+    )
+    assert "9.083e" not in text and re.search(r"all is odd\. 0\.61 0\.0 0\.0", page.text), "of a HU scale in %, of mm"
+
+
+def test_the_first_page_shows_the_worst_case_with_its_reasons_and_their_places(results, tmp_path):
+    """patient_000 has the smaller error; the verdict decides, and a case that fails comes before all others."""
+    summary = json.loads((results / "summary.json").read_text())
+    changed = tmp_path / "changed"
+    shutil.copytree(results, changed)
+    summary["structure"]["cases"][0] |= {"status": "fail", "reasons": ["flipped."]}
+    summary["structure"]["cases"][1] |= {"status": "review"}
+    (changed / "summary.json").write_text(json.dumps(summary))
+    _, page = _page([changed], tmp_path / "other.html")
+    assert page.text.index("Worst case: patient_000 fail") < page.text.index("Main numbers")
+    cases = page.text[page.text.index("Cases, worst first") :]
+    assert cases.index("patient_000 fail") < cases.index("patient_001 review")
+    text, page = _page([results], tmp_path / "report.html")
+    first = page.text[: page.text.index("Main numbers")]
+    assert re.search(
+        r"Worst case: patient_001 fail .* 1 fail : lesion lost\. show 2 fail : liver too bright\. show", first
+    )
+    assert re.search(r"– review : all is odd\. \(no single place\)", first)
+    assert re.search(r"lesion lost\. .* input [12 ]+output [12 ]+truth [12 ]+output − truth", first)
+    assert text.count('class="mark"') == 2 * 4 * 3  # two findings in four columns of three planes
+
+
+def test_each_measure_has_a_line_that_says_what_it_is(results, tmp_path):
+    _, page = _page([results], tmp_path / "report.html", most_figures=0)
+    for words in ("MAE : mean absolute error", "PSNR : 10 log", "SSIM : likeness", "Slice jump : change from slice"):
+        assert page.text.count(words) == 1, words
+    for words in (
+        "NCC : correlation",
+        "Gradient error : mean",
+        "scale drift : change of the HU scale",
+        "Dice : overlap",
+    ):
+        assert words in page.text, words
 
 
 def test_systems_stand_side_by_side(two_results, tmp_path):

@@ -83,6 +83,50 @@ def test_the_slider_moves_all_pictures_of_its_plane(browser, report):
     assert browser.problems == []
 
 
+def grey(browser, tmp_path):
+    """Mean of the first picture and median of its corner as they are seen: a filter makes them of what it holds."""
+    browser.run("document.querySelector('.plane img').scrollIntoView({block: 'center'})")
+    box = browser.run(
+        "(b => [b.left, b.top, b.right, b.bottom])(document.querySelector('.plane img').getBoundingClientRect())"
+    )
+    browser.screenshot(tmp_path / "page.png")
+    seen = np.asarray(Image.open(tmp_path / "page.png").convert("L").crop([round(side) for side in box]), float)
+    return seen.mean(), np.median(seen[2:12, 2:12])
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+def test_ct_windows_are_switched_in_the_page(browser, report, tmp_path, scripts):
+    browser.open(report, scripts=scripts)
+    try:
+        seen = {}
+        for window in ("lung", "bone", "brain", "soft-tissue"):
+            browser.click(f'.viewer input[value="{window}"]')
+            seen[window] = grey(browser, tmp_path)
+        air = {window: corner for window, (_, corner) in seen.items()}
+        assert 40 < air.pop("lung") < 80 and max(air.values()) < 3  # -1000 HU is black but in the window of lung
+        assert seen["soft-tissue"][0] > seen["bone"][0] > 3 and abs(seen["brain"][0] - seen["soft-tissue"][0]) > 3
+        filters = "[...document.querySelectorAll('.viewer img')].map(i => getComputedStyle(i).filter)"
+        assert set(browser.run(filters)) == {'url("#window-soft-tissue")', "none"}  # none: of the differences
+        assert browser.problems == []
+    finally:
+        browser.call("Emulation.setScriptExecutionDisabled", value=False)
+
+
+def test_a_findings_button_moves_every_plane_to_it(browser, report):
+    browser.open(report)
+    state = (
+        "[...document.querySelectorAll('.viewer')[0].querySelectorAll('.plane')].map(p => [+p.querySelector('input')"
+    )
+    state += ".value, [...p.querySelectorAll('figure:first-child .mark:not([hidden]) b')].map(b => b.textContent)])"
+    first = browser.run(state)
+    assert all("1" in marks and "2" not in marks for _, marks in first), "the planes open at the first finding"
+    browser.click(".findings li:nth-child(2) button")
+    second = browser.run(state)
+    assert all("2" in marks and "1" not in marks for _, marks in second)
+    browser.click(".findings li:nth-child(1) button")
+    assert browser.run(state) == first and browser.problems == []
+
+
 def test_tables_sort_by_a_click_or_a_key_on_the_head(browser, report):
     browser.open(report)
     column = "[...document.querySelectorAll('#regions tbody tr')].map(r => parseFloat(r.cells[{}].dataset.value))"

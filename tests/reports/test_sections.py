@@ -4,10 +4,12 @@ import math
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from medgen.evaluation.summary import describe
 from medgen.reports.results import CaseNumbers, System
-from medgen.reports.sections import _way, all_measures, main_numbers, regions
+from medgen.reports.sections import _way, all_measures, main_numbers, ranked_cases, regions
 
 
 def system(name="a", converted=(), source=(), measure="psnr"):
@@ -83,3 +85,34 @@ def test_what_leaves_a_way_out_is_said_in_the_unit_of_the_images(summary, least)
     row = {"cases": 1, "mean_source": 1.0, "mean_reference": 0.0, "mean_prediction": 0.5, "fraction": 0.5}
     table = regions([System("a", Path(), {"regions": {"liver": row}, "metrics": {"mae": {}}, **summary}, [])])
     assert f"differ by no more than {least} or two standard errors" in table.note
+
+
+@pytest.mark.parametrize(
+    ("converted", "source", "tone"),
+    [
+        ([1.003, 1.0025, 1.0025, 1.0037], [1.0009, 1.0042, 1.0018, 1.0009], ""),  # as smooth as the scans, shown as 0
+        ([1.03, 1.05], [1.06, 1.00], ""),  # scans differ by more from each other
+        ([1.2, 1.3], [1.01, 1.02], "bad"),
+        ([1.2], [1.0], "bad"),
+        ([1.02, 1.01], [1.2, 1.21], "good"),
+    ],
+)
+def test_a_slice_jump_within_the_noise_of_the_scans_has_no_colour(converted, source, tone):
+    assert main_numbers([system("a", converted, source, "slice_jump")]).rows[0][4].tone == tone
+
+
+def test_a_change_that_is_shown_as_zero_has_no_colour(monkeypatch):
+    monkeypatch.setattr("medgen.reports.sections.HEADLINE", ("mae",))
+    cell = main_numbers([system("a", [10.01], [10.0], "mae")]).rows[0][4]
+    assert (cell.text, cell.tone) == ("0.0", "")
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["fail", "review", "pass", None]), st.floats(0, 100)), min_size=1, max_size=9)
+)
+def test_cases_are_ranked_by_verdict_then_by_error(found):
+    rows = [{"case": str(n), "status": status} for n, (status, _) in enumerate(found) if status]
+    cases = [CaseNumbers(str(n), {"mae": error}, {}) for n, (_, error) in enumerate(found)]
+    ranked = ranked_cases([System("a", Path(), {"structure": {"cases": rows}}, cases)])
+    keys = [(("fail", "review", "pass", None).index(found[int(n)][0]), -found[int(n)][1]) for n in ranked]
+    assert keys == sorted(keys) and len(keys) == len(found)
