@@ -45,6 +45,13 @@ def test_two_converters_in_one_report(cohort, tmp_path):
     assert (tmp_path / "close" / "summary.json").exists() and (tmp_path / "far" / "cases.csv").exists()
 
 
+def test_a_system_that_cannot_be_evaluated_leaves_the_others_their_report(cohort, tmp_path):
+    run = evaluation(cohort, tmp_path, "--prediction", f"gone={cohort / 'gone'}", f"close={cohort / 'close'}")
+    assert run.returncode == 2 and "gone could not be evaluated: " in run.stderr
+    page = (tmp_path / "report.html").read_text()
+    assert "gone could not be evaluated: " in page and "closer to the truth" in page
+
+
 def test_limits_and_lesion_masks_reach_the_report(cohort, tmp_path):
     masks = tmp_path / "masks"
     masks.mkdir()

@@ -57,6 +57,22 @@ def test_two_workers_find_the_numbers_of_one_process(local_ray, cohort):
     assert written(cohort / "spread") == written(cohort / "alone")
 
 
+def test_what_nobody_expected_of_a_case_is_its_own_failure(cohort, monkeypatch):
+    """A fault of the program at one case, and at a section of all: the rest is measured and written."""
+    real = module.measure_case
+
+    def odd(case, *arguments):
+        return 1 / 0 if case == "a" else real(case, *arguments)
+
+    monkeypatch.setattr(module, "measure_case", odd)
+    monkeypatch.setattr("medgen.evaluation.evaluate.memorisation_section", lambda *_: {}["x"])
+    found = run(cohort, "out", training=cohort / "target")
+    assert [case.name for case in found.cases] == ["b", "e"]
+    errors = {failure.case: failure.error for failure in found.failures}
+    assert "ZeroDivisionError in test_outcomes.py, line" in errors["a"] and "KeyError" in errors["memorisation"]
+    assert json.loads((cohort / "out/summary.json").read_text())["number_of_failures"] == len(errors) == 4
+
+
 def test_a_worker_loads_its_own_segmenter_and_a_lost_case_is_a_failure(local_ray, cohort, monkeypatch):
     loaded = []
 

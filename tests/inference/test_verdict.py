@@ -1,6 +1,8 @@
 """The verdict that each conversion of a run gets, and what says beforehand that a scan is no input of the model's."""
 
 import json
+import re
+from dataclasses import asdict
 
 import nibabel as nib
 import numpy as np
@@ -15,6 +17,7 @@ from medgen.inference.convert import convert
 from medgen.inference.out_of_distribution import out_of_distribution
 from medgen.inference.verdict import checks_for, verdict
 from medgen.io.volume import Volume
+from medgen.reports.conversion import conversion_report
 from medgen.types import InputError
 
 SIZE, MM = (64, 52, 40), 6.0
@@ -46,6 +49,27 @@ def test_a_flipped_output_fails_by_the_limits_of_any_translation(patient):
     made = [volume(patient.noncontrast, patient.affine), volume(patient.noncontrast[::-1], patient.affine)]
     status, reasons, _ = verdict([source], made, ["a", "b"], checks)
     assert status == "fail" and all(text.startswith("b: ") for text in reasons)
+
+
+def test_findings_of_a_run_have_their_places_and_reach_manifest_and_report(tmp_path, patient, monkeypatch):
+    """What is still enhanced: the box lies around the place that the sentence names, on a rerun too."""
+    source = tmp_path / "in" / "a.nii.gz"
+    source.parent.mkdir()
+    nib.save(nib.Nifti1Image(patient.contrast.astype(np.float32), patient.affine), source)
+    same = [volume(patient.contrast, patient.affine)]
+    monkeypatch.setattr("medgen.inference.cases.translate_case", lambda *_, **__: same)
+    for status in ("converted", "skipped"):
+        (entry,) = convert(make_model(), source.parent, tmp_path / "out", checks=named_checks("ct_contrast"))
+        assert entry.status == status
+        found = next(one for one in entry.findings if one["fault"] == "enhancement")
+        middle = np.add(found["place"]["low"], found["place"]["high"]) / 2
+        named = re.search(r"around [RL] (\d+), [AP] (\d+), [SI] (\d+) mm", found["text"])
+        assert found["text"] in entry.reasons
+        assert np.allclose(np.abs(middle), [int(mm) for mm in named.groups()], atol=0.6)
+        page = conversion_report([asdict(entry)], tmp_path / "report.html").read_text()
+        assert 'class="mark"' in page and "data-slices" in page
+    recorded = json.loads((tmp_path / "out/manifest.json").read_text())["cases"]
+    assert next(iter(recorded.values()))["findings"] == json.loads(json.dumps(entry.findings))
 
 
 def test_what_cannot_be_checked_asks_for_review():
