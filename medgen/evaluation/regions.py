@@ -5,6 +5,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 MEASURES = ("rmse", "psnr", "ssim", "ms_ssim", "ncc", "gradient_error")
 COLUMNS = (
     "voxels",
@@ -48,6 +50,7 @@ def fraction_of_way(rows: Sequence[Row], least: float) -> float | None:
     (Fieller 1954).
     """
     whole = [[row[f"mean_{role}"] for role in WAY] for row in rows if all(f"mean_{role}" in row for role in WAY)]
+    whole = [means for means in whole if all(map(math.isfinite, means))]
     ways = [source - truth for source, truth, _ in whole]
     if not ways:
         return None
@@ -65,4 +68,5 @@ def _region(name: str, rows: Sequence[Row], least: float) -> dict[str, Any]:
 
 
 def _mean(values: Sequence[float]) -> float | None:
-    return statistics.fmean(values) if values else None
+    with np.errstate(invalid="ignore"):  # of infinite values of both signs: NaN, where fmean raises
+        return float(np.mean(values)) if values else None

@@ -1,9 +1,13 @@
 """Means over cases: what is infinite and what is missing."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from medgen.evaluation.summary import describe, infinite_ones
+from medgen.evaluation.summary import CaseResult, Evaluation, describe, infinite_ones, summary
 
 
 def test_infinite_values_are_counted_and_move_the_median():
@@ -21,3 +25,19 @@ def test_infinite_values_are_counted_and_move_the_median():
 )
 def test_what_a_mean_leaves_out_is_said(values, words):
     assert infinite_ones(describe(values, [str(i) for i in range(len(values))])) == words
+
+
+MEANS = ("mean_reference", "mean_prediction", "error", "rmse")
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@settings(max_examples=30)
+@given(st.lists(st.floats(-1e80, 1e80) | st.sampled_from([np.inf, -np.inf, np.nan]), max_size=5))
+def test_no_value_of_a_case_ends_the_summary_of_all(values):
+    """Infinite, missing and enormous values of cases are numbers, or none: never an error after all was measured."""
+    cases = [
+        CaseResult(str(n), {}, {"mae": value}, [{"region": "r", **dict.fromkeys(MEANS, value), "mean_source": -value}])
+        for n, value in enumerate(values)
+    ]
+    found = summary(Evaluation(cases, [], [], 1.0, "", {}, 0.0, Path()))
+    assert set(found["metrics"]) <= {"mae"} and set(found["agreement"]) == ({"r"} if values else set())
