@@ -308,9 +308,10 @@ def _bca_levels(draws: Array, value: float, jackknife: Array, confidence: float)
     if not np.isfinite(jackknife).all():
         return np.asarray(stats.norm.cdf(z))
     spread = jackknife.mean() - jackknife
-    squares = (spread**2).sum()
-    if not 0 < below < 1 or squares == 0:
+    if not 0 < below < 1 or not spread.any():
         return np.asarray(stats.norm.cdf(z))
+    spread = spread / np.abs(spread).max()  # the acceleration has no unit; powers of tiny values would be 0
+    squares = (spread**2).sum()
     bias, acceleration = stats.norm.ppf(below), (spread**3).sum() / (6 * squares**1.5)
     return np.asarray(stats.norm.cdf(bias + (bias + z) / (1 - acceleration * (bias + z))))
 
