@@ -78,9 +78,18 @@ def _places(displacement: np.ndarray, box: tuple[slice, ...]) -> list[np.ndarray
 def _share_lacking(labels: np.ndarray, displacement: np.ndarray) -> Cost:
     """What a moved label lacks of the whole of each voxel, 0 to 1."""
 
+    extents = ndimage.find_objects(labels + 1)
+
     def cost(label: int, box: tuple[slice, ...]) -> np.ndarray:
-        mask = (labels == label).astype(np.float32)
-        return 1 - ndimage.map_coordinates(mask, _places(displacement, box), order=1, mode="nearest")
+        places, extent = _places(displacement, box), extents[label]
+        sides = zip(places, extent, strict=True)
+        near = np.logical_and.reduce([(p > e.start - 1) & (p < e.stop) for p, e in sides])
+        # Edges go on beyond the volume: what lies there is near the object where that touches the edge.
+        near |= np.logical_or.reduce([(p < 0) | (p > n - 1) for p, n in zip(places, labels.shape, strict=True)])
+        lacking = np.ones(near.shape, np.float32)
+        inside = [p[near] for p in places]
+        lacking[near] -= ndimage.map_coordinates((labels == label).astype(np.float32), inside, order=1, mode="nearest")
+        return lacking
 
     return cost
 

@@ -6,7 +6,7 @@ an object lost its form afterwards, it is repaired by the voxels that cost least
 share beside the winner.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +15,10 @@ from skimage.graph import MCP
 from skimage.segmentation import watershed
 
 FACES, CORNERS = ndimage.generate_binary_structure(3, 1), np.ones((3, 3, 3), bool)
-MOST_PARTS = 64  # of a label that are objects of their own; smaller ones are taken for noise
+MOST_PARTS = 32  # of a label that are objects of their own; smaller ones are taken for noise
 MOST_CAVITIES = 16  # of an object; where there are more they are texture, not form
-ROUNDS = 4
+ROUNDS, JOINS = 5, 20  # at most, over the objects and over the parts of one
+REACHES = (3, 8, 20)  # voxels around a part in which another is looked for
 TAKEN, TOUCHED = 2.0, 10.0  # extra costs of a voxel of another object, of one beside another part of the same label
 THICKER = (0.6, 0.7, 0.8, 0.9, 0.95, 0.99)  # costs up to which voxels are tried as parts of a wall that has holes
 
@@ -91,9 +92,7 @@ def objects_between(
 
 def _limited(form: Form, a: Form, b: Form) -> Form:
     """Parts up to those of a or b, cavities from the fewest to the most of the two."""
-    low, high = (
-        [pick(x, y) for x, y in ((a.cavities, b.cavities), (a.tight, b.tight))] for pick in (min, max)
-    )
+    low, high = ([pick(x, y) for x, y in ((a.cavities, b.cavities), (a.tight, b.tight))] for pick in (min, max))
     cavities, tight = np.clip((form.cavities, form.tight), low, high).tolist()
     return Form(max(a.parts, b.parts), max(a.by_faces, b.by_faces), cavities, tight)
 
@@ -104,8 +103,8 @@ def repaired(made: np.ndarray, objects: Objects, cost: Cost) -> tuple[np.ndarray
     whole = tuple(slice(0, n) for n in made.shape)
     kept = list(objects.forms)
     loose = 0
-    for _ in range(ROUNDS):
-        before = made.copy()
+    for n in range(ROUNDS):
+        before, taken = made.copy(), TAKEN * 4**n  # else two objects take the same voxels of each other in turn
         boxes = ndimage.find_objects(made + 1, max_label=len(objects.value))
         for number, form in objects.forms.items():
             found = boxes[number]
@@ -113,10 +112,12 @@ def repaired(made: np.ndarray, objects: Objects, cost: Cost) -> tuple[np.ndarray
                 _restore(made, number, cost, whole)
                 continue
             box = _wider(found, made.shape)
-            _part_from_others(made, number, objects, cost, box)
-            _join(made, [number], form, objects, cost, box)
-            _close(made, number, form, objects, cost, box)
-        _join(made, kept, objects.joined, objects, cost, whole)
+            if n == 0:  # later it would undo what joins have led past a sibling
+                _part_from_siblings(made, number, objects, box)
+            _join(made, [number], form, objects, cost, box, taken)
+            if n == 0:  # parts come before cavities
+                _close(made, number, form, objects, cost, box)
+        _join(made, kept, objects.joined, objects, cost, whole, taken)
         loose = _loose(made, objects)
         if not loose or np.array_equal(before, made):
             break
@@ -124,8 +125,8 @@ def repaired(made: np.ndarray, objects: Objects, cost: Cost) -> tuple[np.ndarray
 
 
 def _loose(made: np.ndarray, objects: Objects) -> int:
-    """How many parts there are beyond those of the forms."""
-    excess = _excess(np.isin(made, list(objects.forms)), objects.joined)
+    """How many parts there are beyond those of the forms, see ``_excess``."""
+    excess = _excess(_are(made, list(objects.forms), objects), objects.joined)
     boxes = ndimage.find_objects(made + 1, max_label=len(objects.value))
     for number, form in objects.forms.items():
         if boxes[number] is not None:
@@ -134,8 +135,9 @@ def _loose(made: np.ndarray, objects: Objects) -> int:
 
 
 def _excess(mask: np.ndarray, form: Form) -> int:
+    """Loose parts; those by faces count where there was one, for what hangs together by corners has them anyway."""
     corners, faces = (ndimage.label(mask, s)[1] for s in (CORNERS, FACES))
-    return max(0, corners - form.parts) + max(0, faces - form.by_faces)
+    return max(0, corners - form.parts) + (max(0, faces - 1) if form.by_faces == 1 else 0)
 
 
 def _restore(made: np.ndarray, number: int, cost: Cost, whole: Box) -> None:
@@ -145,47 +147,76 @@ def _restore(made: np.ndarray, number: int, cost: Cost, whole: Box) -> None:
         made[np.unravel_index(found.argmin(), found.shape)] = number
 
 
-def _part_from_others(made: np.ndarray, number: int, objects: Objects, cost: Cost, box: Box) -> None:
-    """Where an object came to touch another part of its label, its voxels there go to what else is nearest."""
+def _part_from_siblings(made: np.ndarray, number: int, objects: Objects, box: Box) -> None:
+    """Where an object came to touch another part of its label, its voxels there become what is nearest beside them."""
     part = made[box]
-    own = part == number
-    touching = own & ndimage.binary_dilation(_siblings(part, number, objects), CORNERS)
-    if not touching.any() or touching.sum() == own.sum():
+    siblings, own = _siblings(part, number, objects), part == number
+    if not siblings.any():
         return
-    others = [n for n in np.unique(part) if objects.value[n] != objects.value[number]]
-    if others:
-        costs = np.stack([cost(int(n), box)[touching] for n in others])
-        part[touching] = np.asarray(others, part.dtype)[costs.argmin(0)]
+    touching = own & ndimage.binary_dilation(siblings, CORNERS)
+    beside = ~(own | siblings)
+    if touching.any() and touching.sum() < own.sum() and beside.any():
+        nearest = ndimage.distance_transform_edt(~beside, return_distances=False, return_indices=True)
+        part[touching] = part[tuple(nearest[:, touching])]
 
 
 def _siblings(part: np.ndarray, number: int, objects: Objects) -> np.ndarray:
     return (objects.value[part] == objects.value[number]) & (part != number)
 
 
-def _join(made: np.ndarray, numbers: list[int], form: Form, objects: Objects, cost: Cost, box: Box) -> None:
+def _join(
+    made: np.ndarray, numbers: list[int], form: Form, objects: Objects, cost: Cost, box: Box, taken: float
+) -> None:
     """Parts that came loose are joined, the smallest first, along the cheapest way."""
-    part = made[box]
     for structure, most in ((CORNERS, form.parts), (FACES, form.by_faces)):
-        while True:
-            found, count = ndimage.label(np.isin(part, numbers), structure)
+        for _ in range(JOINS):  # two small parts may have been joined to each other
+            found, count = ndimage.label(_are(made[box], numbers, objects), structure)
             if count <= most:
                 break
-            smallest = int(np.bincount(found.ravel())[1:].argmin()) + 1
-            start = np.argwhere(found == smallest)
-            number = int(part[tuple(start[0])])
-            price = cost(number, box) + 0.01
-            price += TAKEN * np.isin(part, [n for n in objects.forms if n not in numbers])
-            price += TOUCHED * ndimage.binary_dilation(_siblings(part, number, objects), CORNERS)
-            price[found > 0] = 1e-3
-            way = MCP(price, fully_connected=False)
-            ends = np.argwhere((found > 0) & (found != smallest))
-            costs, _ = way.find_costs(start, ends, find_all_ends=False)
-            end = ends[np.argmin(costs[tuple(ends.T)])]
-            path = np.array(way.traceback(end))
-            path = path[found[tuple(path.T)] == 0]
-            if not len(path):
-                break
-            part[tuple(path.T)] = number
+            smallest = np.argsort(np.bincount(found.ravel())[1:], kind="stable")[: count - most]
+            boxes = ndimage.find_objects(found)
+            for k in smallest.tolist():
+                _lead(made, found, k + 1, boxes[k], numbers, objects, cost, box, taken)
+
+
+def _lead(
+    made: np.ndarray,
+    found: np.ndarray,
+    k: int,
+    at: Box,
+    numbers: list[int],
+    objects: Objects,
+    cost: Cost,
+    box: Box,
+    taken: float,
+) -> None:
+    """The cheapest way of faces from part ``k`` to any other, looked for near it first."""
+    for reach in (*REACHES, max(found.shape)):
+        near = tuple(
+            slice(max(b.start - reach, 0), min(b.stop + reach, n)) for b, n in zip(at, found.shape, strict=True)
+        )
+        other = (found[near] > 0) & (found[near] != k)
+        if other.any():
+            break
+    place = tuple(slice(b.start + w.start, b.start + w.stop) for b, w in zip(box, near, strict=True))
+    part, start = made[place], np.argwhere(found[near] == k)
+    number = int(part[tuple(start[0])])
+    price = cost(number, place) + 0.01
+    price += taken * (_are(part, list(objects.forms), objects) & ~_are(part, numbers, objects))
+    price += TOUCHED * ndimage.binary_dilation(_siblings(part, number, objects), CORNERS)
+    price[found[near] > 0] = 1e-3
+    way = MCP(price, fully_connected=False)
+    costs, _ = way.find_costs(start)
+    end = np.unravel_index(np.where(other, costs, np.inf).argmin(), other.shape)
+    path = tuple(np.array(way.traceback(end)).T)
+    part[path] = np.where(found[near][path] == 0, number, part[path])
+
+
+def _are(part: np.ndarray, numbers: Sequence[int], objects: Objects) -> np.ndarray:
+    """Where one of the objects is."""
+    table = np.zeros(len(objects.value), bool)
+    table[list(numbers)] = True
+    return table[part]
 
 
 def _close(made: np.ndarray, number: int, form: Form, objects: Objects, cost: Cost, box: Box) -> None:
@@ -213,7 +244,7 @@ def _cavities(mask: np.ndarray, structure: np.ndarray) -> tuple[np.ndarray, int]
 
 def _fill(part: np.ndarray, number: int, found: np.ndarray, excess: int, objects: Objects) -> None:
     sizes = np.bincount(found.ravel())[1:]
-    protected = np.isin(part, list(objects.forms)) & (part != number)
+    protected = _are(part, list(objects.forms), objects) & (part != number)
     for cavity in (np.argsort(sizes, kind="stable") + 1).tolist():
         inside = found == cavity
         if excess and not protected[inside].any():
