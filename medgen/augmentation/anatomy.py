@@ -1,12 +1,18 @@
 """New anatomy from label maps: smooth invertible deformation of one, and shapes between two.
 
-Labels are never averaged: each is moved as a mask of its own and the largest wins, so no value is invented.
+Labels are never averaged: the largest share or the deepest wins, so no value is invented; and their parts are kept.
 """
+
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from medgen.augmentation.topology import Cost, Objects, objects_between, objects_of, repaired
+from medgen.data.label_sampling import labels_at
+
+PARTS = (1.0, 0.5, 0.25)  # of a displacement, tried until no part of a structure comes loose
 SQUARINGS = 6  # the velocity is followed in 2⁶ steps, short enough that space does not fold
 
 
@@ -19,8 +25,12 @@ def deform(
     scale: float = 0.12,
     elastic: float = 0.05,
     waves: int = 4,
+    keep: Sequence[float] | None = None,
 ) -> np.ndarray:
     """A label map (X, Y, Z) turned, scaled and bent; the same seed gives the same.
+
+    Structures keep their connected parts and cavities, see ``topology``. Where that is not possible, the change is
+    made smaller: to half, then a quarter.
 
     Args:
         labels: whole numbers; what enters from beyond the edge is the edge's label.
@@ -30,6 +40,7 @@ def deform(
         scale: largest change of size along each axis, as a fraction.
         elastic: root mean square of the elastic displacement, as a part of the volume's mean side.
         waves: control points of the elastic field along each side; more of them bend finer.
+        keep: values whose parts are kept; None: all but 0.
 
     Returns:
         The same shape and dtype, with no value that the input has not.
@@ -37,24 +48,50 @@ def deform(
     rng = np.random.default_rng(seed)
     turned = affine_displacement(labels.shape, spacing, rng, rotate=rotate, scale=scale)
     bent = elastic_displacement(labels.shape, spacing, rng, strength=elastic, waves=waves)
-    return warp(labels, turned + _at(turned, bent) if elastic else turned)
+    displacement = turned + _at(turned, bent) if elastic else turned
+    objects = objects_of(labels, [v for v in np.unique(labels) if v] if keep is None else keep)
+    return _least_loose(_moved(objects, part * displacement) for part in PARTS)
+
+
+def _moved(objects: Objects, displacement: np.ndarray) -> tuple[np.ndarray, int]:
+    """The label map after a displacement, and how many parts of its structures are loose."""
+    numbers = objects.numbers
+    made, loose = repaired(warp(numbers, displacement), objects, _share_lacking(numbers, displacement))
+    return objects.value[made], loose
 
 
 def warp(labels: np.ndarray, displacement: np.ndarray) -> np.ndarray:
-    """out(p) = labels(p + displacement(p)): each label's mask linearly interpolated, the largest share wins.
+    """out(p) = labels(p + displacement(p)), the largest share wins, see ``data.label_sampling``.
 
     Args:
         labels: (X, Y, Z).
         displacement: (3, X, Y, Z), voxels.
     """
-    places = np.indices(labels.shape, np.float32) + displacement
-    best, out = np.full(labels.shape, -1.0, np.float32), np.empty_like(labels)
-    for value in np.unique(labels):  # one at a time: a whole one-hot array of a CT would not fit
-        mask = (labels == value).astype(np.float32)
-        share = ndimage.map_coordinates(mask, places, order=1, mode="nearest")
-        better = share > best
-        out[better], best[better] = value, share[better]
-    return out
+    return labels_at(labels, lambda rows: _places(displacement, (rows, slice(None), slice(None))), labels.shape)
+
+
+def _places(displacement: np.ndarray, box: tuple[slice, ...]) -> list[np.ndarray]:
+    axes = np.ix_(*(np.arange(n)[b] for b, n in zip(box, displacement.shape[1:], strict=True)))
+    return [d[box] + axis for d, axis in zip(displacement, axes, strict=True)]
+
+
+def _share_lacking(labels: np.ndarray, displacement: np.ndarray) -> Cost:
+    """What a moved label lacks of the whole of each voxel, 0 to 1."""
+
+    extents = ndimage.find_objects(labels + 1)
+
+    def cost(label: int, box: tuple[slice, ...]) -> np.ndarray:
+        places, extent = _places(displacement, box), extents[label]
+        sides = zip(places, extent, strict=True)
+        near = np.logical_and.reduce([(p > e.start - 1) & (p < e.stop) for p, e in sides])
+        # Edges go on beyond the volume: what lies there is near the object where that touches the edge.
+        near |= np.logical_or.reduce([(p < 0) | (p > n - 1) for p, n in zip(places, labels.shape, strict=True)])
+        lacking = np.ones(near.shape, np.float32)
+        inside = [p[near] for p in places]
+        lacking[near] -= ndimage.map_coordinates((labels == label).astype(np.float32), inside, order=1, mode="nearest")
+        return lacking
+
+    return cost
 
 
 def affine_displacement(
@@ -94,28 +131,63 @@ def _at(displacement: np.ndarray, field: np.ndarray) -> np.ndarray:
     return np.stack([ndimage.map_coordinates(f, places, order=1, mode="nearest") for f in field])
 
 
-def recombine(a: np.ndarray, b: np.ndarray, weight: float, spacing: tuple[float, ...]) -> np.ndarray:
+def recombine(
+    a: np.ndarray, b: np.ndarray, weight: float, spacing: tuple[float, ...], *, keep: Sequence[float] | None = None
+) -> np.ndarray:
     """The anatomy between two label maps: shape-based interpolation (Raya & Udupa 1990) of all labels at once.
 
     φ = (1 - w) φ_a + w φ_b of the signed distances to each label's surface; the deepest label wins. w = 0 gives a,
-    w = 1 gives b.
+    w = 1 gives b. A structure has no more connected parts than in one of the maps, see ``topology``. Where that is not
+    possible, w is made smaller: a half, then a quarter.
 
     Args:
         a, b: (X, Y, Z), on one grid.
         weight: w in [0, 1].
         spacing: mm.
+        keep: values whose parts are kept; None: all but 0.
 
     Raises:
         ValueError: shapes that differ; see ``centred``.
     """
     if a.shape != b.shape:
         raise ValueError(f"label maps of {a.shape} and {b.shape} voxels cannot be combined; bring them to one grid")
-    best, out = np.full(a.shape, np.inf), np.empty_like(a)
-    for value in np.union1d(a, b):
-        depth = (1 - weight) * _signed_distance(a == value, spacing) + weight * _signed_distance(b == value, spacing)
-        better = depth < best
-        out[better], best[better] = value, depth[better]
-    return out
+    values = np.union1d(a, b)
+    kept = [v for v in values if v] if keep is None else keep
+    return _least_loose(_between(a, b, part * weight, spacing, values, kept) for part in PARTS)
+
+
+def _between(
+    a: np.ndarray, b: np.ndarray, weight: float, spacing: tuple[float, ...], values: np.ndarray, keep: Sequence[float]
+) -> tuple[np.ndarray, int]:
+    """The map between two, and how many parts of its structures are loose."""
+    best, numbers = np.full(a.shape, np.inf), np.zeros(a.shape, np.int32)
+
+    def depth(value: float) -> np.ndarray:
+        return (1 - weight) * _signed_distance(a == value, spacing) + weight * _signed_distance(b == value, spacing)
+
+    for number, value in enumerate(values):
+        found = depth(value)
+        better = found < best
+        numbers[better], best[better] = number, found[better]
+
+    def cost(number: int, box: tuple[slice, ...]) -> np.ndarray:
+        outside = np.maximum(depth(values[number])[box], 0)
+        return outside / (outside + min(spacing))
+
+    made, loose = repaired(numbers, objects_between(a, b, numbers, values, keep), cost)
+    return values[made].astype(a.dtype), loose
+
+
+def _least_loose(attempts: Iterable[tuple[np.ndarray, int]]) -> np.ndarray:
+    """The first label map without loose parts, or that with the fewest; later ones are made only if needed."""
+    best: tuple[np.ndarray, int] | None = None
+    for made, loose in attempts:
+        if best is None or loose < best[1]:
+            best = made, loose
+        if not loose:
+            break
+    assert best is not None
+    return best[0]
 
 
 def centred(labels: np.ndarray, inside: np.ndarray, like: np.ndarray) -> np.ndarray:

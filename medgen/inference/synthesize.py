@@ -291,14 +291,15 @@ def make(
         The images and last the label map, on the grid of ``stored``.
     """
     seeds: dict[str, int] = {step["operation"]: step.get("seed", 0) for step in operations}
+    structures = list(table.labels.values())
     if other is not None:
         (share,) = (step["share"] for step in operations if step["operation"] == "recombine")
         if not np.allclose(other.spacing, labels.spacing, rtol=0.02):
             other = resample(other, labels.spacing, labels=True)
         moved = centred(other.data, *(table.structures(v.data) > 0 for v in (other, labels)))
-        labels = labels.replaced(recombine(labels.data, moved, share, labels.spacing))
+        labels = labels.replaced(recombine(labels.data, moved, share, labels.spacing, keep=structures))
     if "deform" in seeds:
-        labels = labels.replaced(deform(labels.data, labels.spacing, seeds["deform"]))
+        labels = labels.replaced(deform(labels.data, labels.spacing, seeds["deform"], keep=structures))
     if reference is None:
         draw_style(model, seeds["style"])
     else:
@@ -311,8 +312,8 @@ def make(
         y = decoded.decode(target.typical.encode(y)) if reference is not None else y
         y = y if grid is labels else resample_like(grid.replaced(y), labels)
         images.append(_image(from_canonical(y, stored), stored, decoded, model))
-    structures = stored.replaced(from_canonical(table.structures(labels.data), stored))
-    return [*images, structures]
+    named = stored.replaced(from_canonical(table.structures(labels.data), stored))
+    return [*images, named]
 
 
 def _image(data: np.ndarray, labels: Volume, code: Range, model: Model) -> Volume:
