@@ -173,7 +173,7 @@ def count_faults(content: Mapping[str, Any], counts: Mapping[str, int], table: P
     """
     stated = {key: content.get(key) for key in counts}
     return [
-        f"{table} says {key} = {value}, but {counts[key]} such cases are there; look for files that are missing"
+        f"{table} says {key} = {value}, but {counts[key]} such cases are there; add the missing files or correct it"
         for key, value in stated.items()
         if isinstance(value, int) and not isinstance(value, bool) and value != counts[key]
     ]

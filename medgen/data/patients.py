@@ -15,7 +15,7 @@ from medgen.io.volume import case_name
 from medgen.types import InputError
 
 PROVENANCE = "provenance.json"
-SYNTHETIC_NAME = re.compile(r"(.+)__syn\d{3,}")
+SYNTHETIC_NAME = re.compile(r"(.+?)(?:__syn\d{3,}|_synthetic_\d+)")  # of medgen augment and synthesize
 BIDS = re.compile(r"(sub-[0-9A-Za-z]+)(_.*)?")  # https://bids-specification.readthedocs.io, "entities"
 FOLDER = re.compile(r"(sub|subj|subject|pat|patient|case|pt|p)[-_ ]?[0-9][0-9A-Za-z]*", re.IGNORECASE)
 Id = tuple[str, str]  # ("patient", name of a patient) or ("case", name of a real case, which shows one)
