@@ -179,6 +179,15 @@ def count_faults(content: Mapping[str, Any], counts: Mapping[str, int], table: P
     ]
 
 
+def counted(entries: Sequence[Entry], content: Mapping[str, Any]) -> dict[str, int]:
+    """The counts of a list, as ``count_faults`` takes them; cases to validate may be among those to train on."""
+    parts = Counter(entry.part or "train" for entry in entries)
+    training = parts["train"]
+    if content.get("numTraining") == training + parts["validation"]:
+        training += parts["validation"]
+    return {"numTraining": training, "numTest": parts["test"]}
+
+
 def twice(names: Sequence[str]) -> list[str]:
     """Names that occur more than once."""
     return [name for name, times in Counter(names).items() if times > 1]
