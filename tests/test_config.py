@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from medgen.config import load_settings, parse_settings, plain
+from medgen.config import config_file, configs, load_settings, parse_settings, plain
 from medgen.types import InputError
 
 MINIMAL = {"method": {"name": "pix2pix", "filters": 4}}
@@ -97,3 +97,20 @@ def test_mirrored_inference_needs_mirrored_training(tmp_path):
     assert load_settings(path, ["data.root=x"]).inference.mirror == ("x",)
     with pytest.raises(InputError, match="inference.mirror has x, which sampling.flip has not"):
         load_settings(path, ["data.root=x", "sampling.flip=[]"])
+
+
+def test_configs_are_found_by_name_and_by_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    known = configs()
+    assert {"mr_t1_to_t2_pix2pix", "paper/cut"} <= known.keys() and not any("checks" in name for name in known)
+    assert all(0 < len(about) <= 100 and "\n" not in about for about in known.values())
+    for name in known:
+        for given in (name, f"{name}.yaml", f"configs/{name}.yaml"):
+            assert load_settings(config_file(given)).method["name"]
+    (tmp_path / "paper").mkdir()  # a folder of that name is no config
+    own = tmp_path / "ct_contrast_cut.yaml"
+    own.write_text("method: {name: cut}")
+    assert config_file("ct_contrast_cut.yaml") == own.relative_to(tmp_path)
+    for given, near in (("mr_t1_to_t2_pix2pics", "did you mean mr_t1_to_t2_pix2pix"), ("zzzz", "medgen configs lists")):
+        with pytest.raises(InputError, match=f"{given} is no config.*{near}"):
+            config_file(given)

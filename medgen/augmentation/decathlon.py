@@ -51,7 +51,7 @@ def write_index(dataset: LabelledDataset) -> list[Path]:
         }
         lists[f"datalist_fold{i}.json"] = {**head, **parts, "test": test}
     held = [case for case in training if case.held]
-    whole: dict[str, Any] = {"numTraining": len(training), "numTest": len(tests)}
+    whole: dict[str, Any] = {"numTraining": len(training) - len(held), "numTest": len(tests)}
     whole["training"] = _entries([case for case in training if not case.held], dataset.root)
     whole |= {"validation": _entries(held, dataset.root)} if held else {}
     lists["dataset.json"] = {**head, **whole, "test": test}

@@ -14,6 +14,7 @@ from medgen.data.body import looks_like_hu
 from medgen.data.datalist import (
     Entry,
     count_faults,
+    counted,
     distinct_names,
     folds_of,
     is_datalist,
@@ -161,8 +162,7 @@ def _decathlon(table: Path, content: dict[str, Any] | list[Any]) -> LabelledData
     files = [_listed_images(entry, table) for entry in entries]
     names = distinct_names([each[0] for each in files], [str(e.content.get("name") or "") for e in entries])
     cases = [_listed(entry, name, images, table) for entry, name, images in zip(entries, names, files, strict=True)]
-    tests = sum(entry.part == "test" for entry in entries)
-    warnings = count_faults(content, {"numTraining": len(entries) - tests, "numTest": tests}, table)
+    warnings = count_faults(content, counted(entries, content), table)
     folds = _listed_folds(entries, names)
     if not folds and table.name == "dataset.json":
         stated = stated_folds(table.parent)

@@ -28,7 +28,7 @@ class Cohort:
 
     ``missing``: case -> contrasts that it lacks beside others of their side, which does not count therefore.
     ``warnings``: sentences on what was left out or is not as it says. ``stated``: which fold of the dataset's own
-    decides the parts of the cases, "" for none.
+    decides the parts of the cases, "" for none. ``known``: what ``records`` tell of each case.
     """
 
     root: Path
@@ -37,6 +37,8 @@ class Cohort:
     missing: dict[str, list[str]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     stated: str = ""
+    known: dict[str, Known] = field(default_factory=dict)
+    records: Records = field(default_factory=Records)
 
 
 def read_cohort(
@@ -78,14 +80,19 @@ def read_cohort(
     if not cases:
         folders_named = " and ".join(f"{name}/" for name in contrasts.names)
         raise InputError(f"{root} holds no volumes ({' '.join(ENDINGS)}); put {folders_named} images there")
-    cases, warnings = _with_patients(sorted(cases, key=lambda case: case.name), root, patient_pattern)
+    records, folder = Records(), root if root.is_dir() else root.parent
+    known = {
+        c.name: records.known(c.name, (*c.source, *c.target), listed=c.patient, pattern=patient_pattern, root=folder)
+        for c in cases
+    }
+    cases, warnings = with_patients(sorted(cases, key=lambda case: case.name), known), _without_record(known)
     own = any(case.part == "validation" for case in cases)  # stated by the list itself, which then counts
     if fold is not None and root.is_dir() and not (domains or own) and (stated := stated_folds(root)):
         cases, more = with_stated_fold(cases, *stated, fold)
         warnings += more
         found.stated = f"fold {fold} of {stated[0].name} validates"
     values = _label_values(found.labels, cases)
-    return Cohort(root, cases, values, found.missing, [*found.warnings, *warnings], found.stated)
+    return Cohort(root, cases, values, found.missing, [*found.warnings, *warnings], found.stated, known, records)
 
 
 def _found(root: Path, contrasts: Contrasts, fold: int | None) -> Found:
@@ -115,20 +122,20 @@ def _found(root: Path, contrasts: Contrasts, fold: int | None) -> Found:
     return found
 
 
-def _with_patients(cases: list[Case], root: Path, pattern: str | None) -> tuple[list[Case], list[str]]:
-    """The cases with patients and what synthetic ones are made of, and warnings of synthetic ones without a record."""
-    records, folder = Records(), root if root.is_dir() else root.parent
-    known: list[Known] = [
-        records.known(c.name, (*c.source, *c.target), listed=c.patient, pattern=pattern, root=folder) for c in cases
-    ]
-    told = identified(known)
-    found = [replace(c, patient=patient, made_of=of) for c, (patient, of) in zip(cases, told, strict=True)]
-    unknown = [one.name for one in known if one.unrecorded]
-    if not unknown:
-        return found, []
-    return found, [
-        f"{some(unknown)} are synthetic by their names, and no provenance.json beside them tells whose images are in "
-        "them: each is taken as made of the case that it is named after alone; bring provenance.json back"
+def with_patients(cases: list[Case], known: dict[str, Known]) -> list[Case]:
+    """The cases with the patients that ``known`` tells of each, and those whose images are in a synthetic one."""
+    told = identified([known[case.name] for case in cases])
+    return [replace(c, patient=patient, made_of=made_of) for c, (patient, made_of) in zip(cases, told, strict=True)]
+
+
+def _without_record(known: dict[str, Known]) -> list[str]:
+    """A warning of the cases that are synthetic by their names alone."""
+    names = [name for name, one in known.items() if one.unrecorded]
+    if not names:
+        return []
+    return [
+        f"{some(sorted(names))} are synthetic by their names, and no provenance.json beside them tells whose images "
+        "are in them: each is taken as made of the case that it is named after alone; bring provenance.json back"
     ]
 
 

@@ -173,10 +173,19 @@ def count_faults(content: Mapping[str, Any], counts: Mapping[str, int], table: P
     """
     stated = {key: content.get(key) for key in counts}
     return [
-        f"{table} says {key} = {value}, but {counts[key]} such cases are there; look for files that are missing"
+        f"{table} says {key} = {value}, but {counts[key]} such cases are there; add the missing files or correct it"
         for key, value in stated.items()
         if isinstance(value, int) and not isinstance(value, bool) and value != counts[key]
     ]
+
+
+def counted(entries: Sequence[Entry], content: Mapping[str, Any]) -> dict[str, int]:
+    """The counts of a list, as ``count_faults`` takes them; cases to validate may be among those to train on."""
+    parts = Counter(entry.part or "train" for entry in entries)
+    training = parts["train"]
+    if content.get("numTraining") == training + parts["validation"]:
+        training += parts["validation"]
+    return {"numTraining": training, "numTest": parts["test"]}
 
 
 def twice(names: Sequence[str]) -> list[str]:

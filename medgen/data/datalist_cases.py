@@ -8,6 +8,7 @@ from typing import Any
 from medgen.data.datalist import (
     Entry,
     count_faults,
+    counted,
     distinct_names,
     folds_of,
     is_there,
@@ -35,11 +36,7 @@ def datalist(path: Path, contrasts: Contrasts, fold: int | None = 0) -> Found:
     content = read_json(path, (dict, list))
     entries = read_entries(content, path)
     table = content if isinstance(content, dict) else {}
-    counts = {
-        "numTraining": sum(e.part in ("train", "") for e in entries),
-        "numTest": sum(e.part == "test" for e in entries),
-    }
-    warnings = count_faults(table, counts, path)
+    warnings = count_faults(table, counted(entries, table), path)
     folds = folds_of(entries)
     if any(e.fold is not None for e in entries) and not folds:
         warnings.append(f"{path} names folds and a validation list: the validation list counts")

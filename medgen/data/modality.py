@@ -9,6 +9,7 @@ from medgen.data.cache import Channels
 
 LOOKED_AT = 20  # volumes
 CT_LOW = -100.0  # HU: a window that begins this low is for CT
+MR_LEAST = -50.0  # CT with any fat or air in it has lower values; MR has none but those of interpolation
 
 
 def modality_warnings(settings: Settings, sources: Iterable[Channels], targets: Iterable[Channels]) -> list[str]:
@@ -22,9 +23,9 @@ def _misfit(side: str, codec: Codec, images: Iterable[Channels]) -> str | None:
         return None
     volumes = [channel.data for channels in islice(images, LOOKED_AT) for channel in channels]
     window = codec.kind == "window" and (codec.low is None or codec.low <= CT_LOW)
-    if window and _most([bool(v.min() >= 0) for v in volumes]):
+    if window and _most([bool(v.min() > MR_LEAST) for v in volumes]):
         return (
-            f"codec.{side} is a window of HU as for CT, but most {side} images have no value below 0, as MR has: use a "
+            f"codec.{side} is a window of HU as for CT, but most {side} images hold no fat and no air in HU: use a "
             "config for MR (codec kind percentile or zscore), or correct the images' HU"
         )
     if codec.kind != "window" and _most([looks_like_hu(v) for v in volumes]):

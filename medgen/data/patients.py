@@ -15,7 +15,7 @@ from medgen.io.volume import case_name
 from medgen.types import InputError
 
 PROVENANCE = "provenance.json"
-SYNTHETIC_NAME = re.compile(r"(.+)__syn\d{3,}")
+SYNTHETIC_NAME = re.compile(r"(.+?)(?:__syn\d{3,}|_synthetic_\d+)")  # of medgen augment and synthesize
 BIDS = re.compile(r"(sub-[0-9A-Za-z]+)(_.*)?")  # https://bids-specification.readthedocs.io, "entities"
 FOLDER = re.compile(r"(sub|subj|subject|pat|patient|case|pt|p)[-_ ]?[0-9][0-9A-Za-z]*", re.IGNORECASE)
 Id = tuple[str, str]  # ("patient", name of a patient) or ("case", name of a real case, which shows one)
@@ -39,6 +39,7 @@ class Records:
 
     def __init__(self) -> None:
         self._read: dict[Path, dict[str, Any]] = {}
+        self._images: dict[str, Known] = {}  # what the records tell of an image, by its content hash
 
     def known(
         self,
@@ -77,12 +78,34 @@ class Records:
         ids = [("patient", each) for each in named or [_by_place(bare, files, root)]]
         return Known(name, (*dict.fromkeys(ids), ("case", bare)))
 
+    def by_images(self, known: Known, images: Iterable[str]) -> Known:
+        """What the records tell of a case by the content of its images, where it has another name now.
+
+        Args:
+            known: of the case by its name and place.
+            images: content hashes, see ``data.content``.
+        """
+        found = next((self._images[image] for image in images if image in self._images), None)
+        if found is None or known.synthetic or found.name == known.name.rpartition("/")[2]:
+            return known
+        ids = found.ids if found.synthetic else (*known.ids, *found.ids)
+        return Known(known.name, ids, synthetic=found.synthetic)
+
+    def _add_images(self, content: dict[str, Any], real: dict[str, str], synthetic: dict[str, tuple[Id, ...]]) -> None:
+        for kind in ("synthetic", "real"):  # of an image that is both the real one counts
+            for case, record in content[kind].items():
+                ids = synthetic[case] if kind == "synthetic" else (("patient", real[case] or case), ("case", case))
+                images = record.get("images")
+                for image in images if isinstance(images, list) else ():
+                    self._images[str(image)] = Known(case, ids, synthetic=kind == "synthetic")
+
     def _of(self, folder: Path) -> dict[str, Any]:
         """{"real": {case: patient}, "synthetic": {case: ids}} of the records in a folder."""
         if folder not in self._read:
             content = read_provenance(folder)
             real = {case: str(record.get("patient") or "") for case, record in content["real"].items()}
             synthetic = {case: _recorded(record) for case, record in content["synthetic"].items()}
+            self._add_images(content, real, synthetic)
             self._read[folder] = {"real": real, "synthetic": {**_synthesized(folder), **synthetic}}
         return self._read[folder]
 

@@ -71,7 +71,7 @@ def prepare(settings: Settings, out: Path, *, resume: bool = False, say: Callabl
     table = LabelTable(cohort.label_values, data.tissues, data.tissue_smoothing) if settings.label_source else None
     if table is not None:
         _check_classes(cohort, settings)
-    train, held = split["train"], [case for case in split["validation"] if not case.synthetic]
+    train, held = split["train"], [c for c in split["validation"] if not c.synthetic or c.part == "validation"]
     cases = [case for part in split.values() for case in part]
     _refuse_empty(train, settings)
     if not held:

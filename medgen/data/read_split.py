@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from medgen.config import Settings
-from medgen.data.cohort import Cohort, check_pairs, read_cohort
+from medgen.data.cohort import Cohort, check_pairs, read_cohort, with_patients
 from medgen.data.content import content_hashes
 from medgen.data.layouts import some
 from medgen.data.patients import by_images
@@ -32,7 +32,7 @@ def read_split(
     data = settings.data
     recorded = out / "split.json" if resume and (out / "split.json").exists() else data.split
     cohort = _read(settings, folder, None if recorded else data.fold, say)
-    cases, content = _by_content(_usable(cohort, settings, say), settings, folder, say)
+    cases, content = _by_content(cohort, _usable(cohort, settings, say), settings, folder, say)
     if not cases:
         raise InputError(
             f"{data.root}: no case has both a source and a target, so there is nothing to train on; "
@@ -92,15 +92,20 @@ def _usable(cohort: Cohort, settings: Settings, say: Callable[[str], None]) -> l
 
 
 def _by_content(
-    cases: list[Case], settings: Settings, folder: Path, say: Callable[[str], None]
+    cohort: Cohort, cases: list[Case], settings: Settings, folder: Path, say: Callable[[str], None]
 ) -> tuple[list[Case], dict[str, set[str]]]:
     """The cases, those that show one image being of one patient, and {case: hashes of its images}.
 
-    A scan under two names would else be trained on and validated.
+    A scan under two names would else be trained on and validated. Records of synthetic cases are found by content, too.
     """
     images = {c.name: [*([] if settings.label_source else c.source), *c.target] for c in cases}
     hashes = content_hashes((file for files in images.values() for file in files), folder)
     content = {name: {h for file in files if (h := hashes[file])} for name, files in images.items()}
+    known = {c.name: cohort.records.by_images(cohort.known[c.name], sorted(content[c.name])) for c in cases}
+    renamed = [case.name for case in cases if known[case.name].synthetic and not case.synthetic]
+    if renamed:
+        say(f"warning: {some(renamed)} are synthetic by their images, which provenance.json has under other names")
+    cases = with_patients(cases, known)
     called, pairs = by_images((c.name, c.patient, sorted(content[c.name])) for c in cases if not c.synthetic)
     for one, other in pairs:
         say(
@@ -117,14 +122,18 @@ def _tell_split(
     cases: list[Case], split: dict[str, list[Case]], recorded: Path | None, stated: str, say: Callable[[str], None]
 ) -> None:
     """How many cases each part has, and which are in none or are synthetic ones that are not used."""
-    counts = {name: sum(not case.synthetic for case in split[name]) for name in split}
+    used = {part: [case for case in split[part] if not case.synthetic or case.part == part] for part in split}
+    counts = {"train": len(split["train"])} | {part: len(used[part]) for part in ("validation", "test")}
     made = sum(case.synthetic for case in split["train"])
-    trained = f"{counts['train'] + made} cases to train on" + (f" ({made} synthetic)" if made else "")
+    trained = f"{counts['train']} cases to train on" + (f" ({made} synthetic)" if made else "")
     where = f" ({stated})" if stated and not recorded else ""
     say(f"{trained}, {counts['validation']} to validate, {counts['test']} kept for tests{where}")
-    beside = [case.name for part in ("validation", "test") for case in split[part] if case.synthetic]
+    beside = [case.name for part in ("validation", "test") for case in split[part] if case not in used[part]]
     if beside:
         say(f"warning: {len(beside)} synthetic cases are made of patients kept back and are not used: {some(beside)}")
+    moved = [case.name for part in split for case in split[part] if case.synthetic and case.part not in ("", part)]
+    if moved:
+        say(f"warning: {len(moved)} synthetic cases lie with their patients, not where the list says: {some(moved)}")
     placed = {case.name for part in split.values() for case in part}
     left = [case for case in cases if case.name not in placed]
     mixed = [case.name for case in left if case.synthetic]

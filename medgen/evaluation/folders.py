@@ -91,7 +91,7 @@ def label_names(labels: Path) -> dict[int, str]:
 
 def _read_label_names(file: Path) -> dict[int, str]:
     try:
-        table = json.loads(file.read_text(encoding="utf-8"))
+        table = json.loads(file.read_bytes())  # a byte order mark is no fault
     except (ValueError, OSError, RecursionError) as error:
         raise InputError(f"{file} cannot be read as JSON: {error}") from error
     if not isinstance(table, dict) or not all(type(value) is int for value in table.values()):

@@ -204,3 +204,61 @@ def test_ways_are_taken_in_turn(tmp_path):
     dataset = read_dataset(write_nnunet(tmp_path / "given", cases=2))
     augment(dataset, Augmenter((way(0), way(1)), {"name": "two"}), tmp_path / "out", per_case=3)
     assert [steps(tmp_path / "out")[f"case1__syn00{k}"] for k in range(3)] == [0, 1, 0]
+
+
+def donors(images, label, names, rng):
+    """Each synthetic case shows case1 too."""
+    made, drawn, _ = brighten(images, label, names, rng)
+    return made, drawn, [{"operation": "paste", "patients": ["case1"]}]
+
+
+def folds_of(out):
+    return json.loads((out / "splits_final.json").read_text())
+
+
+def test_stated_validation_and_tests_are_kept_and_nothing_is_made_of_them(tmp_path):
+    root, said = write_nnunet(tmp_path / "given", cases=5), []
+    entry = [
+        {"image": f"imagesTr/case{i}_0000.nii.gz", "label": f"labelsTr/case{i}.nii.gz", "name": f"case{i}"}
+        for i in range(5)
+    ]
+    content = {"labels": {"background": 0, "liver": 1, "lesion": 2}, "training": entry[:3]}
+    (root / "list.json").write_text(json.dumps(content | {"validation": entry[3:4], "testing": entry[4:]}))
+    dataset = read_dataset(root / "list.json")
+    augment(dataset, Augmenter((brighten,), {"name": "bright"}), tmp_path / "out", say=said.append)
+    made = ["case0__syn000", "case1__syn000", "case2__syn000"]
+    assert folds_of(tmp_path / "out") == [{"train": sorted([f"case{i}" for i in range(3)] + made), "val": ["case3"]}]
+    assert (tmp_path / "out/imagesTs/case4_0000.nii.gz").is_file() and said == []
+    augment(dataset, Augmenter((brighten,), {"name": "bright"}), tmp_path / "deca", format="decathlon")
+    again = read_dataset(tmp_path / "deca")
+    assert [(c.name, c.held, c.test) for c in again.cases if c.record is None] == [
+        (f"case{i}", i == 3, i == 4) for i in range(5)
+    ]
+    assert again.folds[0]["val"] == ["case3"]
+
+
+def test_synthetic_cases_in_no_fold_are_counted_and_said(tmp_path):
+    said = []
+    dataset = read_dataset(write_nnunet(tmp_path / "given", cases=2))
+    augment(dataset, Augmenter((donors,), {"name": "x"}), tmp_path / "out", say=said.append)
+    (text,) = said
+    assert text.startswith("warning: 1 synthetic cases are in no fold") and "case0__syn000" in text
+    assert not any("case0__syn000" in names for fold in folds_of(tmp_path / "out") for names in fold.values())
+
+
+def test_a_scan_under_two_names_is_one_patient_in_the_folds_and_said(tmp_path):
+    root, said = write_nnunet(tmp_path / "given", cases=4, tests=1), []
+    images, label = voxels(0)
+    save(root / "imagesTr/copy_0000.nii.gz", images[..., 0].astype(np.float32))
+    save(root / "labelsTr/copy.nii.gz", label)
+    save(root / "imagesTs/again_0000.nii.gz", voxels(1)[0][..., 0].astype(np.int32))
+    for _ in range(2):  # also where all is whole from before
+        said.clear()
+        augment(read_dataset(root), Augmenter((brighten,), {"name": "x"}), tmp_path / "out", say=said.append)
+        assert sorted(text.partition(" show")[0] for text in said if "numTraining" not in text) == [
+            "warning: cases again and case1", "warning: cases case0 and copy",
+        ]  # fmt: skip
+        assert sum("one of them is a test case" in text for text in said) == 1
+    for fold in folds_of(tmp_path / "out"):
+        both = [{"case0", "copy", "case0__syn000", "copy__syn000"} & set(fold[part]) for part in ("train", "val")]
+        assert not (both[0] and both[1])

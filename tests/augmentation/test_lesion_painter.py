@@ -1,6 +1,7 @@
 """Painters of lesions as augmenters of a dataset: whose lesions, which labels, and the folds that follow."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -111,3 +112,20 @@ def test_other_lesions_are_another_augmenter(dataset):
 def test_labels_that_are_not_there(dataset, options, words):
     with pytest.raises(InputError, match=words):
         augmenter_for("cutpaste", dataset, **options)
+
+
+def test_names_of_labels_are_matched_whatever_their_case(dataset, gan):
+    same = augmenter_for("cutpaste", dataset, host="organ", lesions=["dark"])
+    assert augmenter_for("cutpaste", dataset, host="ORGAN", lesions=["Dark"]).identity == same.identity
+    renamed = replace(dataset, labels={name.upper(): value for name, value in dataset.labels.items()})
+    augmenter = augmenter_for(str(gan), renamed)
+    assert augmenter.model["lesions"] == ["DARK"] and augmenter.model["host"] == "ORGAN"
+    images, label = read_case(renamed, renamed.cases[0])
+    made, _, operations = augmenter.ways[0](images, label, renamed.labels, np.random.default_rng(0))
+    assert len(made) == 1 and {step["kind"] for step in operations} <= {"DARK"}
+
+
+def test_cases_that_cannot_be_read_are_the_reason_and_not_lesions(dataset):
+    faulty = replace(dataset, cases=tuple(replace(case, fault="F is not there") for case in dataset.cases))
+    with pytest.raises(InputError, match="F is not there"):
+        augmenter_for("cutpaste", faulty, host="organ", lesions=["dark"])

@@ -104,3 +104,11 @@ def test_target_range_follows_the_sources_gain():
     assert (typical.low, typical.high) == (0, 20)
     assert TargetRange(typical, Range(0, 100)).of(Range(0, 200)) == typical
     assert TargetRange(typical, Range(0, 100), follow=True).of(Range(0, 200)) == Range(0, 40)
+
+
+def test_a_lower_percentile_of_0_is_the_minimum():
+    data = np.random.default_rng(0).gamma(2, 100, (12, 12, 12)).astype(np.float32)
+    data[0, 0, :3] = -150
+    assert fit_range(data, kind="percentile", low=0, high=99).low == -150
+    assert fit_range(data, kind="percentile", high=99).low == pytest.approx(np.percentile(data, 0.1))
+    assert fit_range(data, kind="window", low=0, high=7).low == 0

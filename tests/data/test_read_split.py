@@ -140,7 +140,7 @@ MR, CT = {"kind": "percentile", "low": 0}, {"kind": "window", "low": -150, "high
 
 @pytest.mark.parametrize(
     "codec, lift, said",
-    [(CT, 1024, "no value below 0"), (MR, 0, "look like CT in HU"), (CT, 0, None), (MR, 1024, None)],
+    [(CT, 1024, "no fat and no air in HU"), (MR, 0, "look like CT in HU"), (CT, 0, None), (MR, 1024, None)],
 )
 def test_a_config_for_ct_on_mr_and_the_reverse_is_said(tmp_path, codec, lift, said):
     root = write_cohort(tmp_path / "cohort")
@@ -163,3 +163,35 @@ def test_label_names_are_matched_whatever_their_case(tmp_path):
     sampling = {"patch": [16, 16, 16], "centred": 1.0, "centred_on": ["lesion"]}
     found = prepare(small_settings(data=data, sampling=sampling), tmp_path / "run", say=lambda _: None)
     assert found.centres and found.record["labels"] == {"background": 0, "Host": 1, "Lesion": 2}
+
+
+def test_a_twin_under_another_name_is_known_by_its_image(tmp_path):
+    given = write_nnunet(tmp_path / "given", cases=4)
+    record = {"patient": "case0", "source": "case0", "operations": [{"patients": ["case1"]}]}
+    for folder, end in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
+        image = nib.load(given / folder / f"case0{end}")
+        data = np.asarray(image.dataobj) + (folder == "imagesTr")
+        nib.save(nib.Nifti1Image(data, image.affine), given / folder / f"case0__syn000{end}")
+    (given / "provenance.json").write_text(json.dumps({"real": {}, "synthetic": {"case0__syn000": record}}))
+    write_dataset(read_dataset(given), tmp_path / "out", "nnunet")
+    (tmp_path / "out/splits_final.json").unlink()
+    for path in [*(tmp_path / "out").rglob("case0__syn000*"), *(tmp_path / "out").rglob("case2*")]:
+        path.rename(path.with_name(path.name.replace("case0__syn000", "one").replace("case2", "two")))
+    for seed in range(4):
+        sections = {"train": {"seed": seed}}
+        split, _, said = parts(tmp_path / "out", tmp_path / f"run{seed}", sections=sections, target_channels=[0])
+        assert ("one" in split["train"]) == (not {"case0", "case1"} & set(split["validation"]))
+        assert any("one are synthetic by their images" in text for text in said)
+
+
+def test_a_synthetic_case_validates_where_the_list_asks_for_it_and_its_patient_does(tmp_path):
+    root = write_cohort(tmp_path / "cohort")
+    for i in (0, 1):
+        copy(root, f"case{i}", f"case{i}__syn000", "source"), copy(root, f"case{i}", f"case{i}__syn000", "target")
+    entry = [{"source": f"source/case{i}.nii.gz", "target": f"target/case{i}.nii.gz"} for i in range(4)]
+    made = [{"source": f"source/case{i}__syn000.nii", "target": f"target/case{i}__syn000.nii"} for i in (0, 1)]
+    (root / "list.json").write_text(json.dumps({"training": entry[1:], "validation": [entry[0], *made]}))
+    said = []
+    found = prepare(small_settings(data={"root": str(root / "list.json")}), tmp_path / "run", say=said.append)
+    assert found.record["validation"] == ["case0", "case0__syn000"] and "case1__syn000" in found.sources
+    assert any("1 synthetic cases lie with their patients" in text and "case1__syn000" in text for text in said)
