@@ -12,7 +12,7 @@ from typing import Any
 from medgen.io.dicom_header import Header, dangling, is_scan, lost_slices, read_header, shared
 from medgen.types import InputError
 
-VERSION = "3"  # of what is kept of a header; another one starts the index anew
+VERSION = "4"  # of what is kept of a header; another one starts the index anew
 TOGETHER = 2000  # files between two commits: what a kill costs
 TABLES = """
     CREATE TABLE IF NOT EXISTS about (version TEXT, folder BLOB);
