@@ -10,7 +10,7 @@ from medgen.io.dicom_header import RECONSTRUCTION, SETTINGS, VARYING, Slice, num
 from medgen.io.dicom_stack import why_no_volume
 
 FEWEST = 4  # slices of each volume that a VARYING attribute tells apart: fewer may take turns by chance
-MOST = 12  # volumes that such an attribute is tried for
+MOST = 6  # volumes that such an attribute is tried for: a tube current that is modulated may repeat itself
 # What differs between the passes of one MR volume, where every other slice is acquired first.
 MR_PASSES = {"AcquisitionNumber", "EffectiveEchoTime", "EchoTime", "NominalPercentageOfCardiacPhase", *VARYING}
 JOINT = RECONSTRUCTION + SETTINGS

@@ -9,6 +9,7 @@ from pydicom import dcmread
 from scipy.spatial.transform import Rotation
 
 from medgen.io.dicom import list_series, read_series
+from medgen.io.dicom_index import indexed
 from medgen.io.volume import read_geometry, read_volume, same_geometry
 from medgen.types import InputError
 
@@ -159,3 +160,6 @@ def test_objects_that_accompany_a_scan_are_passed_over(tmp_path, modality, kind)
     del ds.PixelData, ds.ImagePositionPatient
     ds.save_as(tmp_path / "000 other.dcm")
     assert read_volume(tmp_path).data.shape[2] == 4
+    for _ in range(2):  # read, and from the index
+        index = indexed(tmp_path, tmp_path.parent / "index" / tmp_path.name)
+        assert len(index.images) == 4 and not index.faults
