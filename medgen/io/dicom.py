@@ -8,7 +8,7 @@ for CT. MONOCHROME1 only says how a value is shown, so it does not change values
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +114,10 @@ def read_series(folder: str | Path, *, series: str | None = None) -> Volume:
     and voxels that cannot be decoded.
     """
     folder = Path(folder)
-    return read_slices(_chosen(folder, series).slices, folder)
+    chosen = _chosen(folder, series)
+    volume = read_slices(chosen.slices, folder)
+    beside = (f"passed over, as it is no scan: {chosen.beside}",) if chosen.beside else ()
+    return replace(volume, notes=(*volume.notes, *beside))
 
 
 def read_slices(slices: Sequence[Slice], folder: Path) -> Volume:

@@ -105,7 +105,7 @@ def test_an_image_that_is_no_slice_does_not_hide_the_scan(tmp_path, tags, remark
     np.testing.assert_array_equal(volume.data, stored(6).transpose(2, 1, 0) - 1024.0)
     if series == "the same":
         (found,) = list_series(tmp_path)
-        assert found.beside == f"1 of its images ({remark})"
+        assert found.beside == f"1 of its images ({remark})" and found.beside in volume.notes[-1]
     else:
         assert sorted(s.remark for s in list_series(tmp_path)) == ["", remark]
 
