@@ -3,6 +3,8 @@
 import numpy as np
 from scipy import ndimage
 
+BELOW_AIR = -1200.0  # HU, lower than noise in air
+
 
 def body_mask(data: np.ndarray, *, threshold: float | None = None) -> np.ndarray:
     """Mask of the body: largest connected part above ``threshold``, holes filled slice by slice along z.
@@ -75,5 +77,12 @@ def foreground_threshold(data: np.ndarray) -> float:
 
 
 def looks_like_hu(data: np.ndarray) -> bool:
-    """Whether a volume can be CT in Hounsfield units: air (≤ -200 HU) is present."""
-    return bool(data.min() <= -200)
+    """Whether a volume can be CT in Hounsfield units: air (≤ -200 HU) is present, and what lies far below air is rare
+    but for one padding value. In an MR's phase images (-4096 to 4096) it is most of it."""
+    low = float(data.min())
+    if low >= BELOW_AIR:
+        return low <= -200
+    below = data[data < BELOW_AIR]
+    some = below[:: max(1, below.size // 100_000)]
+    padding = np.unique(some, return_counts=True)[1].max() / some.size
+    return bool((1 - padding) * below.size < 0.2 * np.count_nonzero(data <= -200))

@@ -22,13 +22,16 @@ from medgen.types import InputError
 class Scan:
     """A case to convert: its name, its files in the order of the model's contrasts, and what hinders it if any.
 
-    ``series``: of a scan found among mixed DICOM studies, its slices; ``files`` then holds their folder.
+    ``series``: of a scan found among mixed DICOM studies, its slices; ``files`` then holds their folder. ``notes`` and
+    ``warnings``: what the run says of it beside: images that were passed over, others that may still come.
     """
 
     case: str
     files: tuple[Path, ...]
     fault: str | None = None
     series: Series | None = None
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def find_scans(
@@ -67,7 +70,7 @@ def find_scans(
             if headers.images and not scans and all(ours(header) for _, header in headers.images):
                 raise InputError(f"{source} holds nothing but series that medgen made; name what they were made of")
             if scans or rules is not None:
-                return [Scan(scan.case, (scan.folder,), scan.fault, scan.series) for scan in scans]
+                return [Scan(s.case, (s.folder,), s.fault, s.series, _passed_over(s.passed)) for s in scans]
         if volumes and (series_there := _dicom_below(source)):
             raise InputError(
                 f"{source} holds volumes, and DICOM in {series_there}; give a folder of the one or of the other"
@@ -89,6 +92,10 @@ def find_scans(
             case = source.resolve().name if path == source / name else case_name(path)
             found.setdefault(case, {}).setdefault(name, []).append(Path(os.path.realpath(path)))
     return [_scan(case, found[case], contrasts, source) for case in sorted(found)]
+
+
+def _passed_over(what: Sequence[str]) -> tuple[str, ...]:
+    return (f"passed over, as it is no scan: {'; '.join(what)}",) if what else ()
 
 
 def is_dicom(file: Path) -> bool:

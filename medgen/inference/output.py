@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 
 from medgen import __version__
-from medgen.checkpoint import Model
+from medgen.checkpoint import Model, RangeInfo
 from medgen.io.deidentify import Changes, Deidentifier
 from medgen.io.dicom_header import read_header
+from medgen.io.dicom_units import HU
 from medgen.io.dicom_write import NOTICE, Derivation, of_others, write_derived
 from medgen.io.folder import recovered
 from medgen.io.volume import ENDINGS, NIFTI_ENDINGS, Volume, has_ending, write_volume
 from medgen.types import InputError
 
 OURS = re.compile(r"\d{5}\.dcm")
+LOWEST_HU, AIR_HU = -3100, -200  # padding is no lower than -3072; what holds air is no higher
 VERDICTS = "verdicts"  # folder beside the series, of their verdicts' structured reports
 # Names of contrasts and domains that say there is no contrast medium; others say so with data.removes_contrast.
 NATIVE = {"none", "native", "noncontrast", "non_contrast", "unenhanced", "plain", "precontrast", "ncct", "vnc"}
@@ -137,6 +139,26 @@ def _of_series(folder: Path) -> bool:
     return folder.is_dir() and all(OURS.fullmatch(file.name) for file in folder.iterdir())
 
 
+def check_units(volumes: Sequence[Volume], model: Model) -> None:
+    """Refuse, before any work, DICOM whose values are not in HU where the model takes HU.
+
+    An iodine map, a perfusion map or an MR would be taken for CT numbers, and what is made of it be written as HU.
+    """
+    codec, info = model.settings.codec, model.info
+    sides = ((codec.source.kind, info.source_range), (codec.target.kind, info.target_range))
+    ranges = [(kind, found.low) for kind, side in sides for found in side if isinstance(found, RangeInfo)]
+    hounsfield = any(_is_hu(kind, low, _same_window(model)) for kind, low in ranges)
+    takes = ranges[0][0] == "window" and _is_hu(*ranges[0], same=False)
+    for volume in volumes:
+        if volume.unit in (None, HU) or not volume.frames:
+            continue
+        file = volume.frames[0][0]
+        modality = (read_header(file) or {}).get("Modality", "no modality")
+        if takes or (hounsfield and modality == "CT"):
+            unit = f"values in {volume.unit}" if volume.unit else f"modality {modality} and values without a unit"
+            raise InputError(f"{file} has {unit}, and the model takes CT in HU; choose another series")
+
+
 def check_modality(volume: Volume, model: Model) -> None:
     """Refuse, before any work, DICOM of a modality that the model does not make.
 
@@ -147,16 +169,25 @@ def check_modality(volume: Volume, model: Model) -> None:
     """
     file = volume.frames[0][0] if volume.frames else None
     modality = (read_header(file) or {}).get("Modality") if file else None
-    codec = model.settings.codec
-    same = (codec.source.kind, codec.source.low, codec.source.high) == (
-        codec.target.kind, codec.target.low, codec.target.high,
-    )  # fmt: skip
     for target in model.info.target_range:
-        kind, low = codec.target.kind, target.low
-        hounsfield = (low < 0 or same) if kind == "window" else low <= -200 and kind == "percentile"
+        kind, low = model.settings.codec.target.kind, target.low
+        hounsfield = _is_hu(kind, low, _same_window(model))
         if modality == "CT" and not hounsfield:
             raise InputError(f"{file} is CT and the model makes no HU; a series of CT is not written of it: use nifti")
-        if modality in ("MR", "PT") and hounsfield and low <= -200:
+        if modality in ("MR", "PT") and hounsfield and low <= AIR_HU:
             raise InputError(
                 f"{file} is {modality} and the model makes HU; a series of CT from it is not written: use nifti"
             )
+
+
+def _same_window(model: Model) -> bool:
+    source, target = model.settings.codec.source, model.settings.codec.target
+    return (source.kind, source.low, source.high) == (target.kind, target.low, target.high)
+
+
+def _is_hu(kind: str, low: float, same: bool) -> bool:
+    """Whether a range that begins at ``low`` can be one of HU: a window below water, or the ``same`` in and out, or
+    percentiles down to air. No CT number lies as low as an MR's phase does (-4096)."""
+    if low < LOWEST_HU:
+        return False
+    return (low < 0 or same) if kind == "window" else low <= AIR_HU and kind == "percentile"

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from os.path import commonpath
 from pathlib import Path
@@ -12,9 +12,10 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from medgen.io.dicom import Series, choose, grouped, owners
+from medgen.io.dicom import CAPTURE, UNPLACED, Series, choose, grouped, owners
 from medgen.io.dicom_header import numbers
 from medgen.io.dicom_index import Index
+from medgen.io.dicom_stack import why_no_volume
 from medgen.io.dicom_write import NOTICE
 from medgen.io.names import folded
 from medgen.types import InputError
@@ -22,7 +23,7 @@ from medgen.types import InputError
 Pattern = Annotated[str, Field(max_length=500)]
 
 
-UNPLACED = ("no patient coordinates", "multi-frame")
+ODD = (UNPLACED, "multi-frame", "mosaic")  # series that cannot be converted and yet may be all that a study has
 SCANNERS = ("CT", "MR", "PT")
 
 
@@ -87,12 +88,14 @@ class Rules(BaseModel):
 
 @dataclass(frozen=True)
 class Found:
-    """A scan among mixed studies: its name, its folder, its series, or why none was chosen."""
+    """A scan among mixed studies: its name, its folder, its series, or why none was chosen. ``passed``: what of the
+    study was passed over beside it, for it is no scan."""
 
     case: str
     folder: Path
     series: Series | None
     fault: str | None = None
+    passed: tuple[str, ...] = ()
 
 
 def load_rules(path: Path) -> Rules:
@@ -128,7 +131,8 @@ def check_choice(series: str | None, rules: Rules | None) -> None:
 def find_series(source: Path, index: Index, wanted: str | None = None, rules: Rules | None = None) -> list[Found]:
     """The scans of an indexed folder, ordered by folder and name.
 
-    Localisers, images without a place and series that medgen made are passed over. In each study and folder there is
+    Localisers, secondary captures, images without a place and series that medgen made are passed over, with a word in
+    the scan. In each study and folder there is
     one scan: the only series, the one ``wanted`` names (as in ``read_series``), or the one ``rules`` pick. Where
     that is none or several, the scan carries the fault; by rules, none is no fault. A file that cannot be read is a
     fault of every scan of its folder, as it may be a slice of any, or of its own where there is none.
@@ -156,10 +160,15 @@ def _of_unit(
     folder: Path, series: list[Series], lonely: bool, fault: str | None, wanted: str | None, rules: Rules | None
 ) -> list[Found]:
     usable = [s for s in series if not s.remark]
+    usable = usable or [s for s in series if s.remark == CAPTURE and not why_no_volume(s.slices) and len(s.slices) > 2]
     if not usable and wanted is None:
-        odd = [s for s in series if s.remark in UNPLACED and s.modality in SCANNERS and len(s.slices) > 2]
-        fault = f"{folder} holds {odd[0].describe()}: it cannot be converted; export it again" if odd else ""
-        return [Found(_case(folder, odd[0], lonely), folder, None, fault)] if odd and rules is None else []
+        least = {"mosaic": 1}  # each image of it is a volume
+        odd = [
+            s for s in series if s.remark in ODD and s.modality in SCANNERS and len(s.slices) >= least.get(s.remark, 3)
+        ]
+        return [
+            Found(_case(folder, s, lonely), folder, None, why_no_volume(s.slices)) for s in odd[:1] if rules is None
+        ]
     try:
         picked = rules.pick(usable) if rules is not None else [choose(series, wanted, folder)]
         if rules is not None and not rules.every and len(picked) > 1:
@@ -167,7 +176,8 @@ def _of_unit(
     except InputError as error:
         return [Found(_case(folder, series[0], lonely), folder, None, str(error))]
     single = lonely and len(picked) == 1
-    return [Found(_case(folder, s, single), folder, s, fault) for s in picked]
+    passed = [s.describe() for s in series if s.remark and s not in picked]
+    return [Found(_case(folder, s, single), folder, s, fault, tuple(filter(None, (s.beside, *passed)))) for s in picked]
 
 
 def _case(folder: Path, series: Series, single: bool) -> str:
@@ -187,6 +197,6 @@ def _told_apart(scans: list[Found], source: Path) -> list[Found]:
     for scan in scans:
         if counts[folded(scan.case)] > 1 and scan.folder.is_relative_to(source):
             above = scan.folder.relative_to(source).parts[:-1]
-            scan = Found("_".join((*above, scan.case))[-120:], scan.folder, scan.series, scan.fault)
+            scan = replace(scan, case="_".join((*above, scan.case))[-120:])
         renamed.append(scan)
     return renamed

@@ -7,12 +7,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from medgen.inference.completeness import lacking
 from medgen.inference.inputs import Scan, find_scans, folders_with_files, is_dicom, named
 from medgen.io.itk import data_files
 from medgen.io.volume import find_volumes
 from medgen.types import InputError
 
 AGAIN = (60.0, 300.0, 1800.0, 3600.0)  # seconds before what failed is tried again; the last one from then on
+PATIENCE = 30  # times as long waits a series that has fewer images than its headers say
 State = tuple[tuple[str, int, int], ...]
 Files = tuple[Path, ...]
 
@@ -22,6 +24,7 @@ class _Seen:
     state: State
     since: float  # when it was first so, or was last tried
     tries: int = 0
+    lacking: tuple[str, str] | None = None  # see completeness; None: not asked yet
 
 
 def arrivals(
@@ -32,7 +35,9 @@ def arrivals(
     For one contrast: the volumes in the folder and in those within it, and each folder within it that holds other files
     (a DICOM series), called ``PATIENT_SERIES`` after all folders down to them. For several: cases that have all of
     them, as ``find_scans`` finds them. What cannot be listed, and a case that has a contrast twice, is a scan with the
-    fault said, once. None says that there is no more for now: what takes it may take its time, and asking on waits.
+    fault said, once. A series that has fewer images than its headers count waits PATIENCE times as long, and then comes
+    with a warning; one whose headers count none comes with a note. None says that there is no more for now: what takes
+    it may take its time, and asking on waits.
 
     Args:
         failed: the files of scans that could not be converted, kept by whoever takes them. Such a scan comes again
@@ -61,13 +66,26 @@ def _arrivals(source: Path, contrasts: Sequence[str], still: float, failed: Cont
             if state and (one is None or one.state != state):
                 seen[scan] = _Seen(state, time.monotonic())
             elif state and one is not None and time.monotonic() - one.since >= _pause(scan, one.tries, still, failed):
-                one.tries += 1
-                given.append(one)
-                yield scan
+                if (counted := _counted(scan, one, still)) is not None:
+                    one.tries += 1
+                    given.append(one)
+                    yield counted
         yield None
         for one in given:  # all are done by now
             one.since = time.monotonic()
         time.sleep(max(still / 4, 0.05))
+
+
+def _counted(scan: Scan, one: _Seen, still: float) -> Scan | None:
+    """The scan with what is known of the images that are still to come; None while it has to wait for them."""
+    if one.lacking is None:
+        found = [lacking(path) for path in scan.files if path.is_dir() and not scan.fault]
+        one.lacking = ". ".join(filter(None, (f[0] for f in found))), ". ".join(filter(None, (f[1] for f in found)))
+    missing, note = one.lacking
+    if missing and not one.tries and time.monotonic() - one.since < PATIENCE * still:
+        return None
+    ends = f"{missing}; it was converted as it is, and will be again when more arrive"
+    return replace(scan, warnings=(ends,) if missing else (), notes=(note,) if note else ())
 
 
 def _pause(scan: Scan, tries: int, still: float, failed: Container[Files]) -> float:

@@ -7,34 +7,31 @@ for CT. MONOCHROME1 only says how a value is shown, so it does not change values
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from pydicom import Dataset, dcmread
-from pydicom.pixels import apply_modality_lut, get_decoder, iter_pixels
-from pydicom.uid import UID, ImplicitVRLittleEndian
 
 from medgen.io.dicom_copies import Copies
 from medgen.io.dicom_header import (
     Header,
     Slice,
     dangling,
-    header_in,
     is_scan,
     lost_slices,
     numbers,
-    quiet_pydicom,
     read_header,
     slices_of,
 )
-from medgen.io.dicom_pixels import PER_FRAME, rescale_of
-from medgen.io.dicom_stack import parts, stack
+from medgen.io.dicom_parts import differing, parts
+from medgen.io.dicom_stack import image_type, is_colour, is_tiled, remarks, stack, why_no_volume
+from medgen.io.dicom_units import CAPTURES
+from medgen.io.dicom_voxels import values_of
 from medgen.io.volume import Geometry, Volume, checked_finite, existing
 from medgen.types import InputError
 
-PLUGINS = "pip install 'medgen[dicom]'"
+CAPTURE, UNPLACED = "secondary capture", "no patient coordinates"  # remarks on series
 
 
 @dataclass(frozen=True)
@@ -48,6 +45,7 @@ class Series:
     slices: tuple[Slice, ...] = field(repr=False, compare=False)
     remark: str = ""
     part: str = ""  # which volume of its series
+    beside: str = ""  # images of its series that are no slices and were passed over
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -116,7 +114,10 @@ def read_series(folder: str | Path, *, series: str | None = None) -> Volume:
     and voxels that cannot be decoded.
     """
     folder = Path(folder)
-    return read_slices(_chosen(folder, series).slices, folder)
+    chosen = _chosen(folder, series)
+    volume = read_slices(chosen.slices, folder)
+    beside = (f"passed over, as it is no scan: {chosen.beside}",) if chosen.beside else ()
+    return replace(volume, notes=(*volume.notes, *beside))
 
 
 def read_slices(slices: Sequence[Slice], folder: Path) -> Volume:
@@ -124,14 +125,39 @@ def read_slices(slices: Sequence[Slice], folder: Path) -> Volume:
     slices, geometry = stack(slices, folder)
     data = np.empty(geometry.shape, np.float32, order="F")
     whole = True
-    for k, values in _values(slices):
+    units: dict[str, Path] = {}
+    for k, values, unit in values_of(slices):
         if values.shape != geometry.shape[1::-1]:
             raise InputError(f"{slices[k].file} has voxels of shape {values.shape}, against its header; copy it again")
         whole = whole and bool(np.all(values == np.rint(values)))
         data[:, :, k] = values.T
-    frames = tuple((s.file, s.frame) for s in slices)
+        units.setdefault(unit, slices[k].file)
     checked_finite(data, folder)
-    return Volume(data, geometry.affine, _stored_type(data, whole), None, folder, frames, _header_hash(slices))
+    return Volume(
+        data,
+        geometry.affine,
+        _stored_type(data, whole),
+        path=folder,
+        frames=tuple((s.file, s.frame) for s in slices),
+        headers_sha256=_header_hash(slices),
+        warnings=tuple(_mixed(slices)),
+        notes=tuple(remarks(slices)),
+        unit=_one_unit(units),
+    )
+
+
+def _one_unit(units: dict[str, Path]) -> str:
+    if len(units) > 1:
+        said = " and ".join(f"{file} is in {unit or 'no named unit'}" for unit, file in units.items())
+        raise InputError(f"{said}, and both are of one series; separate the two")
+    return next(iter(units))
+
+
+def _mixed(slices: Sequence[Slice]) -> list[str]:
+    return [
+        f"{keyword} differs between slices that are otherwise one volume: it may be made of two reconstructions"
+        for keyword in differing(slices)
+    ]
 
 
 def check_unchanged(volume: Volume) -> None:
@@ -148,6 +174,16 @@ def check_unchanged(volume: Volume) -> None:
         same = False
     if not same:
         raise InputError(f"{volume.path} has DICOM files that changed since they were read; start again")
+
+
+def _stored_type(data: np.ndarray, whole: bool) -> np.dtype:
+    low, high = float(data.min()), float(data.max())
+    fitting = (t for t in (np.dtype("i2"), np.dtype("i4")) if np.iinfo(t).min <= low and high <= np.iinfo(t).max)
+    return next(fitting, np.dtype(np.float32)) if whole else np.dtype(np.float32)
+
+
+def _header_hash(slices: Sequence[Slice]) -> str:
+    return hashlib.sha256(repr([item.header for item in slices]).encode()).hexdigest()
 
 
 def read_series_geometry(folder: str | Path, *, series: str | None = None) -> Geometry:
@@ -185,22 +221,57 @@ def _images(paths: Iterable[Path]) -> list[tuple[Path, Header]]:
 
 
 def _series(uid: str, members: list[Slice]) -> list[Series]:
-    slices = [s for s in members if not _is_localiser(s.header)] or members  # a scout may share the series
+    slices, beside = _scan_among(members)
     first = slices[0].header
-    frames = numbers(first, "NumberOfFrames", 1)
-    if _is_localiser(first):
-        remark = "localiser"
-    elif frames is not None and frames[0] > 1:
-        remark = "multi-frame"
-    elif first.get("SamplesPerPixel", 1) != 1:
-        remark = "colour"
-    elif numbers(first, "ImagePositionPatient", 3) is None:
-        remark = "no patient coordinates"
-    else:
-        remark = ""
-    volumes = [("", slices)] if remark else parts(slices, slices[0].file.parent)
+    remark = _remark(first)
+    volumes = [("", slices)] if remark else parts(slices)
     description, modality = str(first.get("SeriesDescription", "")), str(first.get("Modality", "?"))
-    return [Series(uid, description, modality, tuple(volume), remark, part) for part, volume in volumes]
+    return [Series(uid, description, modality, tuple(volume), remark, part, beside) for part, volume in volumes]
+
+
+def _remark(header: Header) -> str:
+    """Why an image is no slice of a scan; empty where it is one."""
+    frames = numbers(header, "NumberOfFrames", 1)
+    if "LOCALIZER" in image_type(header):
+        return "localiser"
+    if str(header.get("SOPClassUID", "")).startswith(CAPTURES):
+        return CAPTURE
+    if is_tiled(header):
+        return "mosaic"
+    if frames is not None and frames[0] > 1:
+        return "multi-frame"
+    if is_colour(header):
+        return "colour"
+    return UNPLACED if numbers(header, "ImagePositionPatient", 3) is None else ""
+
+
+def _scan_among(members: list[Slice]) -> tuple[list[Slice], str]:
+    """The slices of a scan among the images of a series, and a word on the others: a scout, a dose sheet.
+
+    An image without a place that is otherwise as the slices are is one of them, so that it is not lost in silence. So
+    are derived images (a reference picture) among original slices, unless those are a stack without them.
+    """
+    scan = [item for item in members if not _remark(item.header)]
+    kinds = {_kind(item.header) for item in scan}
+    scan = [
+        item for item in members if not (why := _remark(item.header)) or why == UNPLACED and _kind(item.header) in kinds
+    ]
+    if not kinds:
+        return members, ""
+    original = [item for item in scan if "ORIGINAL" in image_type(item.header)]
+    others = len(scan) - len(original)
+    if 0 < others < len(original) and why_no_volume(scan) and len(parts(scan)) == 1 and not why_no_volume(original):
+        scan = original
+    kept = {id(item) for item in scan}
+    left = [item.header for item in members if id(item) not in kept]
+    words = dict.fromkeys(_remark(header) or "derived image" for header in left)
+    return scan, f"{len(left)} of its images ({', '.join(words)})" if left else ""
+
+
+def _kind(header: Header) -> tuple[str, ...]:
+    """What images of one scan have in common."""
+    keywords = ("SOPClassUID", "Rows", "Columns")
+    return (*(str(header.get(keyword)) for keyword in keywords), *image_type(header))
 
 
 def _series_order(series: Series) -> tuple[float, str]:
@@ -241,101 +312,3 @@ def _matching(found: list[Series], wanted: str) -> list[Series]:
     text = wanted.lower()
     exact = [s for s in found if wanted == s.uid or text in (s.description.lower(), s.part.lower())]
     return exact or [s for s in found if wanted and text in f"{s.description}, {s.part}".lower()]
-
-
-def _is_localiser(header: Header) -> bool:
-    return "LOCALIZER" in header.get("ImageType", ())
-
-
-# Voxels ------------------------------------------------------------------------------------------------
-
-
-def _values(slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray]]:
-    """(k, modality values (rows, columns)) of each slice, file by file."""
-    quiet_pydicom()
-    files: dict[Path, list[int]] = {}
-    rescaled: dict[bool, Path] = {}
-    for k, item in enumerate(slices):
-        files.setdefault(item.file, []).append(k)
-    for file, members in files.items():
-        members.sort(key=lambda k: slices[k].frame)
-        try:
-            with open(file, "rb") as stream:
-                _check_unchanged([slices[k] for k in members], header_in(stream, file))
-                stream.seek(0)
-                dataset = dcmread(stream, force=True)
-            dataset.file_meta.setdefault("TransferSyntaxUID", ImplicitVRLittleEndian)
-            _check_bits(dataset, file)
-            _check_decoder(file, dataset.file_meta.TransferSyntaxUID)
-            if PER_FRAME not in dataset:
-                if (told := _rescaled(dataset, file)) is not None:
-                    rescaled.setdefault(told, file)
-                if len(rescaled) == 2:
-                    raise InputError(
-                        f"{rescaled[False]} has no rescale and {rescaled[True]} of its series has one, so its values "
-                        "are not known; export the series again"
-                    )
-                yield members[0], _modality(dataset.pixel_array, dataset, 0, file)
-                continue
-            frames = iter_pixels(dataset, indices=[slices[k].frame for k in members])
-            for k, values in zip(members, frames, strict=True):
-                yield k, _modality(values, dataset, slices[k].frame, file)
-        except InputError:
-            raise
-        except Exception as error:  # pydicom and its plugins raise nearly anything on damaged pixel data
-            reason = " ".join(str(error).split()).rstrip(".")
-            raise InputError(f"{file} has voxels that cannot be decoded ({reason}); copy it again") from error
-
-
-def _header_hash(slices: Sequence[Slice]) -> str:
-    return hashlib.sha256(repr([item.header for item in slices]).encode()).hexdigest()
-
-
-def _check_unchanged(known: Sequence[Slice], header: Header | None) -> None:
-    """The places of slices are those of their headers as they were found, perhaps hours ago; the voxels are those of
-    the file as it is. Texts are compared, as NaN is not equal to itself."""
-    file = known[0].file
-    now = {} if header is None else {item.frame: repr(item.header) for item in slices_of(file, header)}
-    if any(now.get(item.frame) != repr(item.header) for item in known):
-        raise InputError(f"{file} has changed since its folder was searched for series; start again")
-
-
-def _modality(pixels: np.ndarray, dataset: Dataset, frame: int, file: Path) -> np.ndarray:
-    if PER_FRAME not in dataset and dataset.get("ModalityLUTSequence"):
-        return apply_modality_lut(pixels, dataset)
-    slope, intercept = rescale_of(dataset, frame, file)
-    return pixels if (slope, intercept) == (1, 0) else pixels.astype(np.float64) * slope + intercept
-
-
-def _rescaled(dataset: Dataset, file: Path) -> bool | None:
-    """True where an image says how its values come from the stored ones, None where it says that they are the stored
-    ones, False where it says nothing."""
-    if dataset.get("ModalityLUTSequence") or rescale_of(dataset, 0, file) != (1, 0):
-        return True
-    told = any(dataset.get(keyword) is not None for keyword in ("RescaleSlope", "RescaleIntercept"))
-    return None if told else False
-
-
-def _check_bits(dataset: Dataset, file: Path) -> None:
-    """PS3.5 8.1.1 wants the stored bits at the low end of a pixel; pydicom, and ITK, take them from there anyway."""
-    high, bits = dataset.get("HighBit"), dataset.get("BitsStored")
-    if high is not None and bits is not None and int(high) != int(bits) - 1:
-        raise InputError(
-            f"{file} has {bits} bits stored and HighBit {high}, not {int(bits) - 1}: where in a pixel its value lies "
-            "is not known; export the series again"
-        )
-
-
-def _check_decoder(file: Path, syntax: UID) -> None:
-    try:
-        available = get_decoder(syntax).is_available
-    except NotImplementedError as error:
-        raise InputError(f"{file} is in the transfer syntax {syntax.name}, which is not supported") from error
-    if not available:
-        raise InputError(f"{file} is compressed as {syntax.name}; install a decoder: {PLUGINS}")
-
-
-def _stored_type(data: np.ndarray, whole: bool) -> np.dtype:
-    low, high = float(data.min()), float(data.max())
-    fitting = (t for t in (np.dtype("i2"), np.dtype("i4")) if np.iinfo(t).min <= low and high <= np.iinfo(t).max)
-    return next(fitting, np.dtype(np.float32)) if whole else np.dtype(np.float32)

@@ -24,24 +24,49 @@ from medgen.types import InputError
 
 Header = dict[str, Any]  # keyword -> str, int, float or a list of them; absent where the file has no usable value
 
-SLICE_TAGS = (
-    "ImageType ImageOrientationPatient ImagePositionPatient PixelSpacing SliceThickness SpacingBetweenSlices "
-    "AcquisitionNumber TemporalPositionIdentifier TemporalPositionIndex StackID "
-    "EchoNumbers EchoTime EffectiveEchoTime DiffusionBValue TriggerTime NominalCardiacTriggerDelayTime "
-    "NominalPercentageOfCardiacPhase AcquisitionTime ContrastBolusAgent ContrastBolusAgentPhase"
+# What may distinguish volumes that some scanners and archives put into one series, see dicom_parts. One reconstruction
+# has one value of each of RECONSTRUCTION; VARYING may have another one in each slice of an ordinary scan.
+RECONSTRUCTION = "ConvolutionKernel SliceThickness ReconstructionDiameter KVP ContrastBolusAgent".split()
+VARYING = (
+    "AcquisitionDate AcquisitionTime AcquisitionDateTime ContentDate ContentTime FrameAcquisitionDateTime "
+    "FrameReferenceDateTime TriggerTime NominalCardiacTriggerDelayTime ExposureTime XRayTubeCurrent "
+    "Exposure ExposureInuAs ExposureTimeInms XRayTubeCurrentInmA ExposureInmAs CTDIvol EstimatedDoseSaving TableHeight "
+    "GantryDetectorTilt DistanceSourceToDetector DistanceSourceToPatient RepetitionTime SAR ImagingFrequency "
+    "SpiralPitchFactor TableSpeed RevolutionTime ContrastBolusStartTime ContrastBolusStopTime"
 ).split()
+SETTINGS = (
+    "StackID TemporalPositionIndex TemporalPositionIdentifier EchoNumbers EffectiveEchoTime EchoTime DiffusionBValue "
+    "NominalPercentageOfCardiacPhase AcquisitionNumber ImageType ContrastBolusAgentPhase InversionTime FlipAngle "
+    "ScanningSequence SequenceVariant SequenceName ScanOptions MRAcquisitionType NumberOfAverages EchoTrainLength "
+    "PixelBandwidth ReceiveCoilName TransmitCoilName InPlanePhaseEncodingDirection ComplexImageComponent "
+    "AcquisitionContrast DiffusionDirectionality AcquisitionType FilterType ConvolutionKernelGroup "
+    "ReconstructionAlgorithm ReconstructionFieldOfView ImageFilter DataCollectionDiameter SingleCollimationWidth "
+    "TotalCollimationWidth TableFeedPerRotation RotationDirection FocalSpots ExposureModulationType "
+    "ContrastBolusAgentNumber ContrastBolusVolume ContrastBolusRoute ContrastBolusTotalDose ContrastBolusIngredient "
+    "ContrastBolusIngredientConcentration ContrastFlowRate DerivationDescription ImageComments RescaleType "
+    "SeriesNumber SeriesDescription ProtocolName SeriesDate SeriesTime Manufacturer ManufacturerModelName StationName "
+    "DeviceSerialNumber SoftwareVersions PatientPosition BodyPartExamined"
+).split()
+SLICE_TAGS = (
+    "ImageOrientationPatient ImagePositionPatient PixelSpacing SpacingBetweenSlices".split()
+    + RECONSTRUCTION
+    + SETTINGS
+    + VARYING
+)
 TAGS = (
     SLICE_TAGS
     + (
         "SOPClassUID SOPInstanceUID SeriesInstanceUID StudyInstanceUID FrameOfReferenceUID PatientID StudyDescription "
-        "SeriesDescription ProtocolName SeriesNumber Modality BodyPartExamined ConvolutionKernel Rows Columns "
-        "NumberOfFrames SamplesPerPixel"
+        "Modality InstanceNumber Rows Columns NumberOfFrames SamplesPerPixel PhotometricInterpretation BitsAllocated "
+        "BitsStored"
     ).split()
 )
 NOT_SCANS = {"SEG", "RTDOSE", "RTSTRUCT", "RTPLAN", "SR", "PR", "KO", "REG"}  # objects that accompany a scan
+# The same by what their SOP class is called, where they have rows and columns or another modality.
+NOT_SCAN_CLASSES = re.compile("Segmentation|Spectroscopy|RT Dose|Presentation State|Registration|Encapsulated|Raw Data")
 DICOM_ENDINGS = (".dcm", ".ima")
 PACKED = {".gz", ".zip", ".bz2", ".xz", ".zst", ".7z"}
-OWN = {"SOPInstanceUID", "ImagePositionPatient"}  # of each slice
+OWN = {"SOPInstanceUID", "ImagePositionPatient", "InstanceNumber"}  # of each slice
 GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 
 
@@ -141,7 +166,7 @@ def header_in(file: BinaryIO, path: Path) -> Header | None:
 
 def is_scan(header: Header, path: Path) -> bool:
     """Whether a header is of an image that is a scan; InputError for an image without a size."""
-    if header.get("Modality") in NOT_SCANS:
+    if header.get("Modality") in NOT_SCANS or NOT_SCAN_CLASSES.search(UID(header["SOPClassUID"]).name):
         return False
     if header.get("Rows") and header.get("Columns"):
         return True

@@ -12,7 +12,8 @@ from typing import Any
 from medgen.io.dicom_header import Header, dangling, is_scan, lost_slices, read_header, shared
 from medgen.types import InputError
 
-VERSION = "3"  # of what is kept of a header; another one starts the index anew
+VERSION = "4"  # of what is kept of a header; another one starts the index anew
+BESIDE = "{}"  # kept in place of the header of a report, a presentation state and the like
 TOGETHER = 2000  # files between two commits: what a kill costs
 TABLES = """
     CREATE TABLE IF NOT EXISTS about (version TEXT, folder BLOB);
@@ -58,7 +59,8 @@ def indexed(folder: Path, database: Path | None = None) -> Index:
             if fault:
                 found.faults[folder / path] = fault
             elif header:
-                found.images.append((folder / path, shared(json.loads(header), values)))
+                if header != BESIDE:
+                    found.images.append((folder / path, shared(json.loads(header), values)))
             else:
                 others.append(folder / path)
             if database is not None and found.images and len(new) >= TOGETHER:
@@ -107,11 +109,13 @@ def _unreadable(path: Path, error: OSError) -> str:
 
 
 def _read(path: Path) -> tuple[str | None, str | None, bool]:
-    """(header as JSON of a scan's image, fault, whether that stays so while the file does); no header and no fault
-    for what is no image of a scan. Permissions and disks that fail change without the file."""
+    """(header as JSON, fault, whether that stays so while the file does); BESIDE for DICOM that is no image of a scan,
+    no header and no fault for what is no DICOM. Permissions and disks that fail change without the file."""
     try:
         header = read_header(path)
-        return (json.dumps(header) if header is not None and is_scan(header, path) else None), None, True
+        if header is None:
+            return None, None, True
+        return (json.dumps(header) if is_scan(header, path) else BESIDE), None, True
     except InputError as error:
         lasting = not isinstance(error.__cause__, OSError)
         return None, str(error).encode(errors="backslashreplace").decode(), lasting

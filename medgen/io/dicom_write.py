@@ -8,9 +8,10 @@ docs/explanation/dicom_out.md.
 import hashlib
 import json
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydicom import Dataset, dcmread
@@ -20,7 +21,9 @@ from pydicom.valuerep import format_number_as_ds
 
 from medgen.io.deidentify import Changes, Deidentifier
 from medgen.io.dicom import check_unchanged
+from medgen.io.dicom_header import read_header
 from medgen.io.dicom_pixels import PER_FRAME, SHARED, Encoding, Format, encoding, rescale_of
+from medgen.io.dicom_strip import strip
 from medgen.io.folder import folder_written_aside
 from medgen.io.volume import Volume, brief
 from medgen.types import InputError
@@ -28,32 +31,7 @@ from medgen.types import InputError
 MAKER = "medgen"
 NOTICE = "SYNTHETIC, not for primary diagnosis"
 UIDS = uuid.UUID("6b6a5c7e-3a39-5d0e-9a3e-0d1c4f0b2a51")  # namespace of the UIDs that medgen derives
-DOSE = set(
-    "ExposureTime XRayTubeCurrent Exposure ExposureInuAs ExposureTimeInuS XRayTubeCurrentInuA ExposureTimeInms "
-    "XRayTubeCurrentInmA ExposureInmAs CTExposureSequence CTDIvol CTDIPhantomTypeCodeSequence ExposureModulationType "
-    "EstimatedDoseSaving ExposureDoseSequence IrradiationEventUID GeneratorPower ImageAndFluoroscopyAreaDoseProduct "
-    "EntranceDose EntranceDoseInmGy OrganDose ExposedArea CommentsOnRadiationDose WaterEquivalentDiameter "
-    "WaterEquivalentDiameterCalculationMethodCodeSequence SpecificAbsorptionRateSequence SpecificAbsorptionRateValue "
-    "SpecificAbsorptionRateDefinition SAR dBdt GradientOutput GradientOutputType".split()
-)
-PIXELS = set(  # of the source's stored values, not of these
-    "PixelPaddingValue PixelPaddingRangeLimit SmallestImagePixelValue LargestImagePixelValue "
-    "SmallestPixelValueInSeries LargestPixelValueInSeries ModalityLUTSequence "
-    "RealWorldValueMappingSequence IconImageSequence".split()
-)
-INSTANCE = set(  # of the source's files and series
-    "InstanceCreationDate InstanceCreationTime InstanceCreatorUID SeriesDate SeriesTime SeriesDescriptionCodeSequence "
-    "DigitalSignaturesSequence MACParametersSequence ConcatenationUID SOPInstanceUIDOfConcatenationSource "
-    "InConcatenationNumber ConcatenationFrameOffsetNumber InConcatenationTotalNumber DataSetTrailingPadding "
-    "DerivationImageSequence DerivationCodeSequence SourceImageSequence ReferencedSeriesSequence "
-    "SourceImageEvidenceSequence StudiesContainingOtherReferencedInstancesSequence".split()
-)
-WINDOWS = set("WindowCenter WindowWidth WindowCenterWidthExplanation VOILUTSequence FrameVOILUTSequence".split())
-CONTRAST = set(
-    "ContrastFlowRate ContrastFlowDuration ContrastAdministrationProfileSequence RequestedContrastAgent "
-    "ProtocolName AcquisitionProtocolDescription".split()
-)  # and all that begins with ContrastBolus; protocols are named after the contrast phase
-REFERRED = ("SOPInstanceUID", "SeriesInstanceUID", "SOPClassUID")
+REFERRED = ("SOPInstanceUID", "SeriesInstanceUID", "SOPClassUID", "StudyInstanceUID")
 WORDS = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}  # bytes of the words of these VRs
 EQUIPMENT = "Manufacturer ManufacturerModelName DeviceSerialNumber SoftwareVersions StationName".split()
 
@@ -135,6 +113,35 @@ def write_derived(
     return changes
 
 
+def check_derivable(volumes: Sequence[Volume]) -> None:
+    """Refuse, before any work, sources that no series can be derived from.
+
+    Args:
+        volumes: the one that the series is derived from, then those it refers to only.
+
+    Raises:
+        InputError: an image without the UIDs that a derived one refers to, or whose stored values are no integers.
+    """
+    for volume in volumes:
+        for file in dict.fromkeys(file for file, _ in volume.frames or ()):
+            header = read_header(file) or {}
+            _check_referred(header, file)
+            if volume is volumes[0] and not ("BitsStored" in header and "BitsAllocated" in header):
+                what = _floats(file) or "no BitsStored and BitsAllocated, which say how pixels are stored"
+                raise InputError(f"{file} has {what}, so no DICOM can be derived from it; use --format nifti")
+
+
+def _check_referred(header: Mapping[str, Any] | Dataset, file: Path) -> None:
+    for keyword in REFERRED:
+        if not header.get(keyword):
+            raise InputError(f"{file} has no {keyword} to refer to, so no DICOM can be derived; use --format nifti")
+
+
+def _floats(file: Path) -> str:
+    found = dcmread(file, force=True, specific_tags=["FloatPixelData", "DoubleFloatPixelData"])
+    return "".join(f"{element.keyword} (pixels of floating point)" for element in found)
+
+
 def _reason(error: OSError) -> str:
     """Pydicom raises one anew with a traceback for text; what the system said comes before it."""
     first: BaseException | None = error
@@ -165,9 +172,7 @@ def _headers(volume: Volume) -> dict[Path, FileDataset]:
                 raise InputError(f"{file} has no usable DICOM header ({error}); copy the series again") from error
     check_unchanged(volume)
     for file, dataset in found.items():
-        for keyword in REFERRED:
-            if not dataset.get(keyword):
-                raise InputError(f"{file} has no {keyword} to refer to, so no DICOM can be derived; use --format nifti")
+        _check_referred(dataset, file)
     return found
 
 
@@ -205,7 +210,7 @@ def _encoding(volume: Volume, sources: dict[Path, FileDataset]) -> Encoding:
 
 def _encode(dataset: FileDataset, code: Encoding, volume: Volume, slices: Sequence[int]) -> None:
     """Pixel data and what describes it."""
-    form, data = code.format, volume.data
+    form, data, unit = code.format, volume.data, _unit(dataset, volume)
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = form.allocated, form.bits, form.bits - 1
     dataset.PixelRepresentation, dataset.SamplesPerPixel = int(form.signed), 1
     dataset.Rows, dataset.Columns = data.shape[1], data.shape[0]
@@ -218,20 +223,26 @@ def _encode(dataset: FileDataset, code: Encoding, volume: Volume, slices: Sequen
             for group in dataset.get(SHARED) or ():
                 group.pop("PixelValueTransformationSequence", None)
             for group, k in zip(dataset[PER_FRAME].value, slices, strict=True):
-                group.PixelValueTransformationSequence = [_rescale_elements(Dataset(), code.rescale[k], dataset)]
+                group.PixelValueTransformationSequence = [_rescale_elements(Dataset(), code.rescale[k], unit)]
     elif (
         not code.source or "RescaleSlope" in dataset or "RescaleIntercept" in dataset or dataset.get("Modality") == "CT"
     ):
-        _rescale_elements(dataset, code.rescale[slices[0]], dataset, keep=code.source)
+        _rescale_elements(dataset, code.rescale[slices[0]], unit, keep=code.source)
 
 
-def _rescale_elements(holder: Dataset, rescale: tuple[float, float], image: Dataset, keep: bool = False) -> Dataset:
+def _unit(dataset: Dataset, volume: Volume) -> str:
+    """What RescaleType says of the values of ``volume``, which are in the unit that they were read in."""
+    read = "HU" if volume.unit is None and dataset.get("Modality") == "CT" else volume.unit or "US"
+    return read.split(" (")[0][:64]
+
+
+def _rescale_elements(holder: Dataset, rescale: tuple[float, float], unit: str, keep: bool = False) -> Dataset:
     """Where they are to be kept, they are but for half of a rescale or an empty one (``rescale_of``: 1 and 0)."""
     own = [holder.get("RescaleSlope"), holder.get("RescaleIntercept")]
     if not (keep and None not in own and [float(value) for value in own] == [*rescale]):
         holder.RescaleSlope = format_number_as_ds(float(rescale[0]))
         holder.RescaleIntercept = format_number_as_ds(float(rescale[1]))
-        holder.RescaleType = "HU" if image.get("Modality") == "CT" else "US"
+        holder.RescaleType = unit
     return holder
 
 
@@ -249,7 +260,7 @@ def _derive(
     """
     source = _reference(ds)
     enhanced = PER_FRAME in ds
-    _drop(ds, derivation)
+    strip(ds, derivation.removes_contrast)
     if enhanced:
         ds[PER_FRAME].value = [ds[PER_FRAME].value[frame] for frame in frames]
         ds.NumberOfFrames = len(frames)
@@ -276,23 +287,6 @@ def _derive(
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds.file_meta.ImplementationClassUID, ds.file_meta.ImplementationVersionName = PYDICOM_IMPLEMENTATION_UID, "MEDGEN"
     ds.preamble = b"\0" * 128
-
-
-def _drop(dataset: Dataset, derivation: Derivation) -> None:
-    unwanted = DOSE | PIXELS | INSTANCE
-    if dataset.get("Modality") != "CT":  # another contrast has another range; HU keep their windows
-        unwanted |= WINDOWS
-    if derivation.removes_contrast:
-        unwanted |= CONTRAST
-
-    def visit(holder: Dataset, element) -> None:  # type: ignore[no-untyped-def]
-        tag, keyword = element.tag, element.keyword
-        contrast = derivation.removes_contrast and keyword.startswith("ContrastBolus")
-        drawn = tag.group & 0xFF00 in (0x5000, 0x6000)  # curves and overlays
-        if tag.is_private or drawn or contrast or keyword in unwanted:
-            del holder[tag]
-
-    dataset.walk(visit)
 
 
 def _equipment(ds: Dataset, derivation: Derivation) -> None:

@@ -72,6 +72,8 @@ class Volume:
     frames  of a DICOM input, the file and the frame in it (from 0) of each slice along the third axis, else None
     headers_sha256  of a DICOM input, a hash of those slices' headers, which tells later whether its files changed
     warnings  what its file says in two ways, or not at all, and how it was read: one sentence each
+    notes   what was read otherwise than its file has it, by less than matters: one sentence each
+    unit    of a DICOM input what its values are by the standard (HU), "" where nothing says it; None: not asked
     """
 
     data: np.ndarray
@@ -82,6 +84,8 @@ class Volume:
     frames: tuple[tuple[Path, int], ...] | None = None
     headers_sha256: str | None = None
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    unit: str | None = None
 
     def __post_init__(self) -> None:
         data, affine = np.asarray(self.data, np.float32), np.array(self.affine, np.float64)

@@ -212,10 +212,7 @@ class Dimse:
                 said = getattr(answer, "reason_str", "no reason given")
                 if getattr(answer, "result", 1) == 2:  # transient, PS3.8 9.3.4
                     raise ConnectionError(f"{self.name} is busy ({said})")
-                raise InputError(
-                    f"{self.name} refuses {self.calling} ({said}); check both AE titles, "
-                    "and that the archive knows this machine"
-                )
+                raise InputError(f"{self.name} refuses {self.calling} ({said}); {self._hint(answer)}")
             if not connection.is_established:
                 if connection.rejected_contexts:
                     raise InputError(f"{self.name} offers none of what is needed; ask its administrator")
@@ -227,6 +224,17 @@ class Dimse:
             raise
         if connection.is_established:
             connection.release()
+
+    def _hint(self, answer: Any) -> str:
+        """What to do about a rejected association, by its reason (PS3.8 9.3.4)."""
+        if getattr(answer, "result_source", 1) == 1 and getattr(answer, "diagnostic", 1) == 3:
+            return (
+                f"its administrator has to enter our AE title {self.calling}, or add ?calling=TITLE to the address "
+                "with one that it knows"
+            )
+        if getattr(answer, "result_source", 1) == 1 and getattr(answer, "diagnostic", 1) == 7:
+            return f"its own AE title is not {self.called}; correct what stands before the @ of the address"
+        return "check both AE titles, and that the archive knows this machine"
 
     def _check_offered(self, connection: Association, model: str, name: str) -> None:
         if model not in [context.abstract_syntax for context in connection.accepted_contexts]:

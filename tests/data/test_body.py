@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
@@ -38,6 +39,18 @@ def test_foreground_of_skull_stripped_mr():
 def test_hu_is_told_by_its_air():
     assert looks_like_hu(phantom())
     assert not looks_like_hu(np.array([[-60.0, 900.0]]))
+
+
+@pytest.mark.parametrize("limit", [4096, 3142])
+def test_phase_is_no_hu_and_padded_ct_is(limit):
+    phase = np.random.default_rng(0).uniform(-limit, limit, (20, 20, 20))
+    assert not looks_like_hu(phase)
+    masked = np.where(np.indices(phase.shape).sum(0) < 20, phase, 0.0)
+    assert not looks_like_hu(masked)
+    padded = np.array(phantom(), np.float32)
+    padded[:, :3] = -2000
+    padded[0, -1, 0] = -3024  # one voxel of a streak
+    assert looks_like_hu(padded)
 
 
 @given(hnp.arrays(bool, hnp.array_shapes(min_dims=3, max_dims=3, max_side=6)))

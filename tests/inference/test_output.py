@@ -1,6 +1,7 @@
 """Conversions that come out as DICOM series."""
 
 import json
+import re
 
 import numpy as np
 import pydicom
@@ -173,3 +174,82 @@ def test_a_scan_that_is_replaced_meanwhile_does_not_lend_its_name(identity, tmp_
     (result,) = convert(identity, tmp_path / "in", tmp_path / "out")
     assert result.status == "failed" and "was changed while it was converted" in result.error
     assert not (tmp_path / "out/case").exists()
+
+
+@pytest.mark.parametrize("format", [None, "nifti"])
+@pytest.mark.parametrize(
+    "tags, said",
+    [
+        ({"RescaleType": "MGML"}, "values in MGML (RescaleType)"),
+        ({"RescaleType": "US"}, "values in US (RescaleType)"),
+        ({"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "EFF_ATOMIC_NUM"]}, "values in EFF_ATOMIC_NUM (ImageType)"),
+        ({"Modality": "PT", "Units": "BQML"}, "values in BQML (Units)"),
+        ({"Modality": "MR", "RescaleType": "US"}, "modality MR and values without a unit"),
+        ({"Modality": "NM", "RescaleType": "US"}, "modality NM and values without a unit"),
+    ],
+)
+def test_a_model_of_hu_takes_nothing_else(identity, tmp_path, tags, said, format):
+    write_ct(tmp_path / "in/case", scan(), **tags)
+    (result,) = convert(identity, tmp_path / "in", tmp_path / "out", format=format)
+    assert result.status == "failed" and said in result.error and "takes CT in HU" in result.error
+    assert not (tmp_path / "out/case").exists()
+
+
+def with_range(model, **ends):
+    for side in (model.info.source_range, model.info.target_range):
+        side[0] = side[0].model_copy(update=ends)
+
+
+def test_a_model_of_signal_takes_mr_and_no_ct_model_an_iodine_map(identity, tmp_path):
+    signal = {"codec": {"source": {"kind": "percentile"}, "target": {"kind": "percentile"}}}
+    write_ct(tmp_path / "mr/case", scan(), Modality="MR", RescaleType="US")
+    write_ct(tmp_path / "map/case", scan(), RescaleType="MGML")
+    model = make_model(small_settings(**signal, inference={"spacing": "ignore"}))
+    with_range(model, low=0.0)
+    (result,) = convert(model, tmp_path / "mr", tmp_path / "out")
+    assert result.status == "converted", result.error
+    assert pydicom.dcmread(tmp_path / "out/case/00000.dcm").RescaleType == "US"
+    (result,) = convert(model, tmp_path / "map", tmp_path / "nifti", format="nifti")
+    assert result.status == "converted", result.error  # it takes no HU and makes none
+
+
+def test_phase_images_of_mr_are_no_ct(tmp_path):
+    phase = {"kind": "window", "low": -4096, "high": 4096}
+    model = make_model(small_settings(codec={"source": phase, "target": phase}, inference={"spacing": "ignore"}))
+    with_range(model, low=-4096, high=4096)
+    write_ct(tmp_path / "mr/case", scan(), Modality="MR", rescale=lambda k: (2, -4096))
+    write_ct(tmp_path / "ct/case", scan())
+    (result,) = convert(model, tmp_path / "mr", tmp_path / "out")
+    assert result.status == "converted", result.error
+    (result,) = convert(model, tmp_path / "ct", tmp_path / "ct_out")
+    assert result.status == "failed" and "is CT and the model makes no HU" in result.error
+
+
+@pytest.mark.parametrize("kind", ["float", "no BitsStored", "no StudyInstanceUID", "no SOPInstanceUID"])
+def test_what_no_series_can_be_derived_from_is_refused_before_any_work(identity, tmp_path, monkeypatch, kind):
+    write_ct(tmp_path / "in/case", scan())
+    files = sorted((tmp_path / "in/case").iterdir())
+    for path in files[3:4] if kind == "no SOPInstanceUID" else files:
+        ds = pydicom.dcmread(path)
+        if kind == "float":
+            ds.FloatPixelData = (ds.pixel_array * 1.0).astype("f4").tobytes()
+            del ds.PixelData, ds.BitsStored, ds.HighBit, ds.PixelRepresentation
+            ds.BitsAllocated = 32
+        else:
+            del ds[kind[3:]]
+        ds.save_as(path)
+    monkeypatch.setattr(cases, "translate_case", lambda *_, **__: pytest.fail("worked on"))
+    (result,) = convert(identity, tmp_path / "in", tmp_path / "out")
+    said = {"float": "has FloatPixelData", "no BitsStored": "BitsStored|Bits Stored"}.get(kind, f"has {kind}")
+    assert result.status == "failed" and re.search(said, result.error)
+
+
+def test_a_sheet_beside_a_scan_is_passed_over_with_a_word(identity, tmp_path):
+    uid = write_ct(tmp_path / "in/case", scan())
+    sheet = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7", "SeriesDescription": "Exam Summary"}
+    write_ct(tmp_path / "x", scan()[:1], StudyInstanceUID=uid[:60] + ".1", **sheet)
+    (tmp_path / "x/000.dcm").rename(tmp_path / "in/case/sheet.dcm")
+    (result,) = convert(identity, tmp_path / "in", tmp_path / "out")
+    assert result.status == "converted" and "Exam Summary" in result.notes[0] and "secondary capture" in result.notes[0]
+    (result,) = convert(identity, tmp_path / "in", tmp_path / "out")
+    assert result.status == "skipped" and "Exam Summary" in result.notes[0]

@@ -126,7 +126,7 @@ def test_no_scan_is_left_out_without_a_word(model, tmp_path):
         del ds.ImagePositionPatient
         ds.save_as(path)
     found = {scan.case: scan.fault for scan in find_scans(tmp_path / "in", ["ct"])}
-    assert found.keys() == {"ok", "lost"} and found["ok"] is None and "no patient coordinates" in found["lost"]
+    assert found.keys() == {"ok", "lost"} and found["ok"] is None and "no usable ImagePositionPatient" in found["lost"]
     with pytest.raises(InputError, match="nothing but series that medgen made"):
         find_scans(tmp_path / "in/ours", ["ct"])
     with pytest.raises(InputError, match="no series that the rules choose"):

@@ -181,3 +181,35 @@ def test_dicom_in_the_watched_folder_itself_is_told_once(tmp_path, clock):
     assert "000.dcm lies in" in told.fault and "put each series into one" in told.fault
     write_ct(tmp_path / "in/case", stored(3, 8, 9))
     assert until(found, clock, 30) == ["case"]
+
+
+def test_half_a_series_waits_for_the_count_in_its_headers(tmp_path, clock):
+    found = arrivals(tmp_path, tmp_path.parent / "out", ("source",), 10)
+    write_ct(tmp_path / "a", stored(8, 4, 4), ImagesInAcquisition=8)
+    later = sorted((tmp_path / "a").iterdir())[4:]
+    kept = {path: path.read_bytes() for path in later}
+    for path in later:
+        path.unlink()
+    assert until(found, clock, 100) == []
+    for path, content in kept.items():
+        path.write_bytes(content)
+    (scan,) = scans(found, clock, 100)
+    assert scan.case == "a" and scan.warnings == scan.notes == ()
+
+
+def test_half_a_series_comes_with_a_warning_after_long_and_again_when_more_arrive(tmp_path, clock):
+    found = arrivals(tmp_path, tmp_path.parent / "out", ("source",), 10)
+    write_ct(tmp_path / "a", stored(8, 4, 4), ImagesInAcquisition=8)
+    last = (tmp_path / "a/007.dcm").read_bytes()
+    (tmp_path / "a/007.dcm").unlink()
+    (scan,) = scans(found, clock, 1000)
+    assert "7 images of a series of 8 by ImagesInAcquisition are there" in scan.warnings[0]
+    (tmp_path / "a/007.dcm").write_bytes(last)
+    (scan,) = scans(found, clock, 1000)
+    assert scan.warnings == ()
+
+
+def test_a_series_that_counts_nothing_comes_with_a_note(tmp_path, clock):
+    write_ct(tmp_path / "a", stored(3, 4, 4))
+    (scan,) = scans(arrivals(tmp_path, tmp_path.parent / "out", ("source",), 10), clock, 100)
+    assert scan.warnings == () and "do not say how many images" in scan.notes[0]

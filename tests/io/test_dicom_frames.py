@@ -89,7 +89,7 @@ def test_phases_between_each_others_slices_are_told_apart(tmp_path, tags, count)
         {"AcquisitionNumber": lambda k: k // 4},  # head to abdomen
         {"AcquisitionNumber": lambda k: int(k > 5), "ContrastBolusAgentPhase": lambda k: "AB"[k > 5]},
         {"AcquisitionNumber": lambda k: k // 2},  # table positions
-        {"AcquisitionTime": lambda k: f"10{k % 2}000"},  # passes of MR
+        {"AcquisitionTime": lambda k: f"10{k % 2}000", "Modality": "MR"},  # passes
         {"AcquisitionNumber": lambda k: k % 2, "Modality": "MR"},
     ],
 )

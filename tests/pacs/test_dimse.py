@@ -26,10 +26,10 @@ FIND, GET = StudyRootQueryRetrieveInformationModelFind, StudyRootQueryRetrieveIn
 
 
 @contextmanager
-def archive(*contexts, title="PACS", **handlers):
+def archive(*contexts, title="PACS", knows=(), **handlers):
     """Yields a client of an archive that offers these contexts and answers by these handlers (find, get, store)."""
     entity = AE(title)
-    entity.require_called_aet = True
+    entity.require_called_aet, entity.require_calling_aet = True, list(knows)
     for context in contexts:
         entity.add_supported_context(context, scu_role=True, scp_role=True)
     events = {"find": evt.EVT_C_FIND, "get": evt.EVT_C_GET, "store": evt.EVT_C_STORE}
@@ -56,7 +56,15 @@ def answers(*found, status=0xFF00):
 def test_who_is_not_there_and_who_does_not_want_us():
     with pytest.raises(ConnectionError, match="cannot be reached"):
         connect(f"dicom://PACS@127.0.0.1:{free_port()}", "FROM").series("1.2")
-    with archive(FIND, title="ANOTHER") as server, pytest.raises(InputError, match="refuses MEDGEN .*AE titles"):
+    with (
+        archive(FIND, title="ANOTHER") as server,
+        pytest.raises(InputError, match="refuses MEDGEN .*is not PACS; correct"),
+    ):
+        server.series("1.2")
+    with (
+        archive(FIND, knows=["OTHER"]) as server,
+        pytest.raises(InputError, match="enter our AE title MEDGEN.*calling="),
+    ):
         server.series("1.2")
     with archive(CTImageStorage) as server, pytest.raises(InputError, match="none of what is needed"):
         server.series("1.2")

@@ -1,0 +1,120 @@
+"""Whether a DICOM series has arrived whole: by the counts in its headers, and by what is missing between its images."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from pydicom import Dataset, dcmread
+
+from medgen.io.dicom import Series, list_series
+from medgen.io.dicom_header import Slice, numbers
+from medgen.io.dicom_stack import stack
+from medgen.types import InputError
+
+
+def lacking(folder: Path) -> tuple[str, str]:
+    """What tells that images of a folder's series are still to come, and a note where nothing tells how many there are.
+
+    Returns:
+        (lacking, note): a sentence each; empty where all images that the headers count are there, and where the
+        folder holds no series that could be read, which is said when it is converted.
+    """
+    try:
+        series = [one for one in list_series(folder) if not one.remark]
+        found = [_lacking(group) for group in _by_uid(series)]
+    except (InputError, OSError):
+        return "", ""
+    return "; ".join(filter(None, (text for text, _ in found))), "; ".join(filter(None, (text for _, text in found)))
+
+
+def _by_uid(series: Sequence[Series]) -> list[list[Slice]]:
+    groups: dict[str, list[Slice]] = {}
+    for one in series:
+        groups.setdefault(one.uid, []).extend(one.slices)
+    return list(groups.values())
+
+
+def _lacking(slices: list[Slice]) -> tuple[str, str]:
+    files = {item.file for item in slices}
+    header = dcmread(slices[0].file, stop_before_pixels=True, force=True)
+    counted = [
+        (name, count, here(slices)) for name, read, here in COUNTS if (count := _whole(read(header))) is not None
+    ]
+    for name, count, here in counted:
+        if here < count:
+            return f"{here} images of a series of {count} by {name} are there", ""
+    if missing := _left_out(slices):
+        return missing, ""
+    if counted or all("multiframe" in item.header for item in slices):
+        return "", ""
+    gap = _thinner(slices)
+    return "", f"its headers do not say how many images the series has; {len(files)} had come{gap}"
+
+
+def _left_out(slices: Sequence[Slice]) -> str:
+    """InstanceNumbers that leave out the same number each time, as where every second image has come."""
+    found = sorted({int(n[0]) for item in slices if (n := numbers(item.header, "InstanceNumber", 1)) is not None})
+    steps = {b - a for a, b in pairwise(found)}
+    if len(found) < 3 or len(steps) != 1 or min(steps) < 2:
+        return ""
+    return f"only every {min(steps)}. InstanceNumber is there ({found[0]}, {found[1]}, {found[2]}, ...)"
+
+
+def _thinner(slices: Sequence[Slice]) -> str:
+    """A word where slices lie at least twice as far apart as they are thick, or as their header says."""
+    try:
+        step = stack(slices, slices[0].file.parent)[1].spacing[2]
+    except InputError:
+        return ""
+    for keyword in ("SpacingBetweenSlices", "SliceThickness"):
+        length = numbers(slices[0].header, keyword, 1)
+        if length is not None and 0 < length[0] <= 0.55 * step:
+            return f", {step:.3g} mm apart where {keyword} is {length[0]:.3g} mm: perhaps some between them are to come"
+    return ""
+
+
+# Counts --------------------------------------------------------------------------------------------------
+
+
+def _whole(value: object) -> int | None:
+    try:
+        return int(str(value)) or None
+    except ValueError:
+        return None
+
+
+def _images(slices: Sequence[Slice]) -> int:
+    return len({item.file for item in slices})
+
+
+def _of_acquisition(slices: Sequence[Slice]) -> int:
+    first = slices[0].header.get("AcquisitionNumber")
+    return len({item.file for item in slices if item.header.get("AcquisitionNumber") == first})
+
+
+def _places(slices: Sequence[Slice]) -> int:
+    places = [numbers(item.header, "ImagePositionPatient", 3) for item in slices]
+    return len(np.unique(np.round([p for p in places if p is not None], 3), axis=0))
+
+
+def _private(creator: str, group: int, element: int) -> Callable[[Dataset], object]:
+    def read(header: Dataset) -> object:
+        try:
+            return header.private_block(group, creator)[element].value
+        except KeyError:
+            return None
+
+    return read
+
+
+# Element, how it is read, and the images of a series that it counts.
+COUNTS: tuple[tuple[str, Callable[[Dataset], object], Callable[[Sequence[Slice]], int]], ...] = (
+    ("NumberOfSeriesRelatedInstances", lambda header: header.get("NumberOfSeriesRelatedInstances"), _images),
+    ("ImagesInSeries", lambda header: header.get("ImagesInSeries"), _images),
+    ("ImagesInSeries (GE)", _private("GEMS_SERS_01", 0x0025, 0x07), _images),
+    ("InConcatenationTotalNumber", lambda header: header.get("InConcatenationTotalNumber"), _images),
+    ("ImagesInAcquisition", lambda header: header.get("ImagesInAcquisition"), _of_acquisition),
+    ("NumberOfSlices", lambda header: header.get("NumberOfSlices"), _places),
+    ("LocationsInAcquisition (GE)", _private("GEMS_RELA_01", 0x0021, 0x4F), _places),
+)

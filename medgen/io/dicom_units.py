@@ -1,0 +1,94 @@
+"""Which unit the modality values of a DICOM image have, by what the standard says of its object, not by its values."""
+
+from collections.abc import Iterable
+
+from pydicom import Dataset
+from pydicom.uid import UID
+
+from medgen.io.dicom_header import GROUPS
+
+HU = "HU"
+HU_NAMES = {"HU", "[HNSF'U]", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS"}
+CAPTURES = "1.2.840.10008.5.1.4.1.1.7"  # Secondary Capture and, with a further component, its multi-frame forms
+PARAMETRIC_MAP = "1.2.840.10008.5.1.4.1.1.30"
+# Derived pixel contrast and multi-energy terms of ImageType (PS3.3 C.8.16.1.4, C.8.2.1.1.1) that are no CT numbers.
+NOT_CT_NUMBERS = set(
+    "DIVISION MULTIPLICATION STD_DEVIATION SUBTRACTION QUANTITY "
+    "MAT_SPECIFIC MAT_FRACTIONAL EFF_ATOMIC_NUM ELECTRON_DENSITY".split()
+)
+SHARED, PER_FRAME = GROUPS
+
+
+def unit_of(dataset: Dataset, frame: int) -> str:
+    """The unit of the modality values (stored values after the rescale) of a frame.
+
+    Returns:
+        ``HU``, another unit with the element that names it, as ``MGML (RescaleType)``, or an empty text where nothing
+        names one, as in MR. CT without a RescaleType is in HU, as PS3.3 C.8.2.1 requires the element for any other
+        unit; a Secondary Capture or a parametric map is so only where it says it.
+    """
+    rescale = _group(dataset, frame, "PixelValueTransformationSequence")
+    named = _text((rescale or dataset).get("RescaleType") or dataset.get("RescaleType"))
+    if units := _text(dataset.get("Units")):
+        return f"{units} (Units)"
+    if dataset.get("Modality") != "CT":
+        return HU if named in HU_NAMES else f"{named} (RescaleType)" if named not in ("", "US") else ""
+    for term in _terms(dataset, frame):
+        if term in NOT_CT_NUMBERS:
+            return f"{term} (ImageType)"
+    if named and named not in HU_NAMES:
+        return f"{named} (RescaleType)"
+    mapping = _mapping_unit(dataset, frame, rescaled=(rescale or dataset).get("RescaleSlope") is not None)
+    if mapping not in ("", HU):
+        return mapping
+    kind = str(dataset.get("SOPClassUID", ""))
+    if (kind.startswith(CAPTURES) or kind == PARAMETRIC_MAP) and not (named or mapping):
+        return f"no unit ({UID(kind).name} without RescaleType)"
+    return HU
+
+
+def _mapping_unit(dataset: Dataset, frame: int, rescaled: bool) -> str:
+    """HU where a real-world mapping leads to it from the modality values, another unit where all do, empty without."""
+    mappings = _items(dataset.get("RealWorldValueMappingSequence"))
+    mappings += _groups(dataset, frame, "RealWorldValueMappingSequence")
+    units = {mapping_unit(item): item for item in mappings}
+    hounsfield = next((item for unit, item in units.items() if unit.upper() in HU_NAMES), None)
+    if hounsfield is None:
+        return "".join(f"{unit or 'no unit'} (RealWorldValueMapping)" for unit in list(units)[:1])
+    slope, intercept = hounsfield.get("RealWorldValueSlope"), hounsfield.get("RealWorldValueIntercept")
+    if rescaled or (slope is not None and (float(slope), float(intercept or 0)) == (1, 0)):
+        return HU
+    return "stored values that only a RealWorldValueMapping turns into HU"
+
+
+def mapping_unit(item: Dataset) -> str:
+    """The unit of one item of a RealWorldValueMappingSequence (PS3.3 C.7.6.16.2.11), as its code has it."""
+    codes = _items(item.get("MeasurementUnitsCodeSequence"))
+    return str(codes[0].get("CodeValue") or codes[0].get("CodeMeaning") or "") if codes else ""
+
+
+def _terms(dataset: Dataset, frame: int) -> list[str]:
+    """ImageType, and FrameType of any functional group, from the third value on."""
+    found = [dataset.get("ImageType")]
+    for items in (dataset.get(SHARED), _items(dataset.get(PER_FRAME))[frame : frame + 1]):
+        for group in _items(items):
+            found += [held.get("FrameType") for e in group if e.VR == "SQ" for held in e.value if "FrameType" in held]
+    return [_text(value) for values in found if values and not isinstance(values, str) for value in list(values)[2:]]
+
+
+def _group(dataset: Dataset, frame: int, keyword: str) -> Dataset | None:
+    """The first item of a functional group: the frame's own, else the shared one."""
+    return next(iter(_groups(dataset, frame, keyword)), None)
+
+
+def _groups(dataset: Dataset, frame: int, keyword: str) -> list[Dataset]:
+    own = _items(dataset.get(PER_FRAME))[frame : frame + 1]
+    return [item for group in (*own, *_items(dataset.get(SHARED))) for item in _items(group.get(keyword))]
+
+
+def _items(value: Iterable[Dataset] | None) -> list[Dataset]:
+    return list(value or ())
+
+
+def _text(value: object) -> str:
+    return str(value or "").strip(" \0").upper()

@@ -1,0 +1,98 @@
+"""Voxels of DICOM images: stored values, decoded, with the rescale applied slice by slice, and the unit they are in."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from pydicom import Dataset, dcmread
+from pydicom.pixels import apply_modality_lut, get_decoder, iter_pixels
+from pydicom.uid import UID, ImplicitVRLittleEndian
+
+from medgen.io.dicom_header import Header, Slice, header_in, quiet_pydicom, slices_of
+from medgen.io.dicom_pixels import PER_FRAME, rescale_of
+from medgen.io.dicom_units import unit_of
+from medgen.types import InputError
+
+PLUGINS = "pip install 'medgen[dicom]'"
+
+
+def values_of(slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray, str]]:
+    """(k, modality values (rows, columns), their unit) of each slice, file by file."""
+    quiet_pydicom()
+    files: dict[Path, list[int]] = {}
+    rescaled: dict[bool, Path] = {}
+    for k, item in enumerate(slices):
+        files.setdefault(item.file, []).append(k)
+    for file, members in files.items():
+        members.sort(key=lambda k: slices[k].frame)
+        try:
+            with open(file, "rb") as stream:
+                _check_unchanged([slices[k] for k in members], header_in(stream, file))
+                stream.seek(0)
+                dataset = dcmread(stream, force=True)
+            dataset.file_meta.setdefault("TransferSyntaxUID", ImplicitVRLittleEndian)
+            _check_bits(dataset, file)
+            _check_decoder(file, dataset.file_meta.TransferSyntaxUID)
+            if PER_FRAME not in dataset:
+                if (told := _rescaled(dataset, file)) is not None:
+                    rescaled.setdefault(told, file)
+                if len(rescaled) == 2:
+                    raise InputError(
+                        f"{rescaled[False]} has no rescale and {rescaled[True]} of its series has one, so its values "
+                        "are not known; export the series again"
+                    )
+                yield members[0], _modality(dataset.pixel_array, dataset, 0, file), unit_of(dataset, 0)
+                continue
+            frames = iter_pixels(dataset, indices=[slices[k].frame for k in members])
+            for k, values in zip(members, frames, strict=True):
+                frame = slices[k].frame
+                yield k, _modality(values, dataset, frame, file), unit_of(dataset, frame)
+        except InputError:
+            raise
+        except Exception as error:  # pydicom and its plugins raise nearly anything on damaged pixel data
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise InputError(f"{file} has voxels that cannot be decoded ({reason}); copy it again") from error
+
+
+def _check_unchanged(known: Sequence[Slice], header: Header | None) -> None:
+    """The places of slices are those of their headers as they were found, perhaps hours ago; the voxels are those of
+    the file as it is. Texts are compared, as NaN is not equal to itself."""
+    file = known[0].file
+    now = {} if header is None else {item.frame: repr(item.header) for item in slices_of(file, header)}
+    if any(now.get(item.frame) != repr(item.header) for item in known):
+        raise InputError(f"{file} has changed since its folder was searched for series; start again")
+
+
+def _modality(pixels: np.ndarray, dataset: Dataset, frame: int, file: Path) -> np.ndarray:
+    if PER_FRAME not in dataset and dataset.get("ModalityLUTSequence"):
+        return apply_modality_lut(pixels, dataset)
+    slope, intercept = rescale_of(dataset, frame, file)
+    return pixels if (slope, intercept) == (1, 0) else pixels.astype(np.float64) * slope + intercept
+
+
+def _rescaled(dataset: Dataset, file: Path) -> bool | None:
+    """True where an image says how its values come from the stored ones, None where it says that they are the stored
+    ones, False where it says nothing."""
+    if dataset.get("ModalityLUTSequence") or rescale_of(dataset, 0, file) != (1, 0):
+        return True
+    told = any(dataset.get(keyword) is not None for keyword in ("RescaleSlope", "RescaleIntercept"))
+    return None if told else False
+
+
+def _check_bits(dataset: Dataset, file: Path) -> None:
+    """PS3.5 8.1.1 wants the stored bits at the low end of a pixel; pydicom, and ITK, take them from there anyway."""
+    high, bits = dataset.get("HighBit"), dataset.get("BitsStored")
+    if high is not None and bits is not None and int(high) != int(bits) - 1:
+        raise InputError(
+            f"{file} has {bits} bits stored and HighBit {high}, not {int(bits) - 1}: where in a pixel its value lies "
+            "is not known; export the series again"
+        )
+
+
+def _check_decoder(file: Path, syntax: UID) -> None:
+    try:
+        available = get_decoder(syntax).is_available
+    except NotImplementedError as error:
+        raise InputError(f"{file} is in the transfer syntax {syntax.name}, which is not supported") from error
+    if not available:
+        raise InputError(f"{file} is compressed as {syntax.name}; install a decoder: {PLUGINS}")

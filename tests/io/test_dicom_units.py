@@ -1,0 +1,125 @@
+"""The unit of an image's values, by what the standard says of its object."""
+
+import numpy as np
+import pydicom
+import pytest
+from dicom_series import item, stored, write_ct, write_enhanced_ct
+
+from medgen.io.dicom_units import unit_of
+from medgen.io.volume import read_volume
+from medgen.types import InputError
+
+OTHERS = ("MGML", "Z_EFF", "ED", "EDW", "HU_MOD", "PCT", "US", "OD", "10^-3 1/MM", "mgml ")
+CAPTURE, CT = "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.2"
+
+
+def image(**elements):
+    return item(**{"SOPClassUID": CT, "Modality": "CT", "RescaleSlope": 1, "RescaleIntercept": -1024, **elements})
+
+
+def mapping(unit, slope=1.0, intercept=0.0):
+    code = item(CodeValue=unit, CodingSchemeDesignator="UCUM", CodeMeaning=unit)
+    return [item(MeasurementUnitsCodeSequence=[code], RealWorldValueSlope=slope, RealWorldValueIntercept=intercept)]
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {},
+        {"RescaleType": "HU"},
+        {"RescaleType": " hu"},
+        {"ImageType": ["DERIVED", "SECONDARY", "AXIAL", "VMI"], "RescaleType": "HU"},  # monoenergetic
+        {"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "MAT_REMOVED"]},  # virtual non-contrast
+        {"ImageType": ["ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 SPI"]},
+        {"ImageType": ["DERIVED", "SECONDARY", "MPR"]},
+        {"RealWorldValueMappingSequence": mapping("[hnsf'U]"), "RescaleType": "HU"},
+        {"SOPClassUID": CAPTURE, "RescaleType": "HU"},
+        {"PhotometricInterpretation": "MONOCHROME1"},
+        {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.30", "RealWorldValueMappingSequence": mapping("[hnsf'U]")},
+    ],
+)
+def test_ct_is_in_hu_unless_its_header_says_otherwise(elements):
+    assert unit_of(image(**elements), 0) == "HU"
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+@pytest.mark.parametrize("image_type", ["ORIGINAL", "DERIVED"])
+def test_another_rescale_type_is_another_unit(kind, image_type):
+    given = image(RescaleType=kind, ImageType=[image_type, "PRIMARY", "AXIAL"])
+    assert unit_of(given, 0) == f"{kind.strip().upper()} (RescaleType)"
+
+
+@pytest.mark.parametrize(
+    "elements, unit",
+    [
+        *(({"ImageType": ["DERIVED", "PRIMARY", "AXIAL", term]}, f"{term} (ImageType)") for term in
+          ("MAT_SPECIFIC", "MAT_FRACTIONAL", "EFF_ATOMIC_NUM", "ELECTRON_DENSITY", "SUBTRACTION", "STD_DEVIATION")),
+        ({"ImageType": ["DERIVED", "PRIMARY", "PERFUSION", "QUANTITY"], "RescaleType": "HU"}, "QUANTITY (ImageType)"),
+        ({"RealWorldValueMappingSequence": mapping("mg/cm3")}, "mg/cm3 (RealWorldValueMapping)"),
+        ({"RealWorldValueMappingSequence": mapping("mg/ml"), "RescaleType": "HU"}, "mg/ml (RealWorldValueMapping)"),
+        ({"SOPClassUID": CAPTURE}, "no unit (Secondary Capture Image Storage without RescaleType)"),
+        ({"SOPClassUID": f"{CAPTURE}.3"}, "no unit (Multi-frame Grayscale Word Secondary Capture Image Storage without "
+          "RescaleType)"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.30"}, "no unit (Parametric Map Storage without RescaleType)"),
+        ({"Modality": "PT", "Units": "BQML"}, "BQML (Units)"),
+        ({"Modality": "PT", "Units": "GML", "RescaleType": "US"}, "GML (Units)"),
+        ({"Modality": "MR", "RescaleType": "US"}, ""),
+        ({"Modality": "MR"}, ""),
+        ({"Modality": "US"}, ""),
+        ({"Modality": "MR", "RescaleType": "HU"}, "HU"),
+        ({"Modality": "MR", "RescaleType": "MM2/S"}, "MM2/S (RescaleType)"),
+    ],
+)  # fmt: skip
+def test_what_is_no_hu_has_its_own_name(elements, unit):
+    assert unit_of(image(**elements), 0) == unit
+
+
+def test_stored_values_that_only_a_mapping_turns_into_hu_are_none():
+    given = image(RealWorldValueMappingSequence=mapping("[hnsf'U]", 1.0, -1024.0))
+    assert unit_of(given, 0) == "HU"
+    del given.RescaleSlope, given.RescaleIntercept
+    assert "only a RealWorldValueMapping" in unit_of(given, 0)
+
+
+@pytest.mark.parametrize("place", ["shared", "frame", "beside"])
+@pytest.mark.parametrize("what", ["rescale", "mapping", "frame type"])
+def test_units_in_the_functional_groups_of_enhanced_images(tmp_path, place, what):
+    write_enhanced_ct(tmp_path / "a.dcm", stored(3, 8, 9))
+    ds = pydicom.dcmread(tmp_path / "a.dcm")
+    assert read_volume(tmp_path).unit == "HU"
+    for group in ds.PerFrameFunctionalGroupsSequence:
+        del group.PixelValueTransformationSequence
+    groups = {
+        "shared": [ds.SharedFunctionalGroupsSequence[0]],
+        "frame": list(ds.PerFrameFunctionalGroupsSequence),
+        "beside": [ds],
+    }[place]
+    for group in groups:
+        if what == "rescale":
+            group.PixelValueTransformationSequence = [item(RescaleSlope=1, RescaleIntercept=0, RescaleType="Z_EFF")]
+            if place == "beside":
+                del group.PixelValueTransformationSequence
+                ds.RescaleSlope, ds.RescaleIntercept, ds.RescaleType = 1, 0, "Z_EFF"
+        elif what == "mapping":
+            group.RealWorldValueMappingSequence = mapping("mg/ml")
+        elif place == "beside":
+            ds.ImageType = ["DERIVED", "PRIMARY", "VOLUME", "MAT_SPECIFIC"]
+        else:
+            group.CTImageFrameTypeSequence = [item(FrameType=["DERIVED", "PRIMARY", "VOLUME", "MAT_SPECIFIC"])]
+    ds.save_as(tmp_path / "a.dcm")
+    named = {"rescale": "Z_EFF", "mapping": "mg/ml", "frame type": "MAT_SPECIFIC"}[what]
+    assert read_volume(tmp_path).unit.startswith(named)
+
+
+def test_slices_of_two_units_are_no_volume(tmp_path):
+    write_ct(tmp_path, stored(4, 8, 9), RescaleType=lambda k: ["HU", "MGML"][k > 1])
+    with pytest.raises(InputError, match="000.dcm is in HU and .*002.dcm is in MGML"):
+        read_volume(tmp_path)
+
+
+def test_the_values_stay_those_of_the_file_whatever_the_unit(tmp_path):
+    pixels = stored(3, 8, 9)
+    write_ct(tmp_path, pixels, RescaleType="MGML", RescaleSlope="0.1", RescaleIntercept="0")
+    volume = read_volume(tmp_path)
+    assert volume.unit == "MGML (RescaleType)"
+    np.testing.assert_allclose(volume.data, 0.1 * pixels.transpose(2, 1, 0), rtol=1e-6)
