@@ -104,6 +104,8 @@ def translate(
         print(shown(f"[{i}/{n or '?'}] {entry.case}: {entry.status}{judged} {time}"), flush=True)
         for warning in entry.warnings:
             print(shown(f"  warning: {warning}"))
+        for note in entry.notes:
+            print(shown(f"  note: {note}"))
         for reason in entry.reasons:
             print(shown(f"  {entry.verdict}: {reason}"))
         if entry.error:
@@ -208,6 +210,8 @@ def preview(
             grid = scan_grids(scan, series)[0]
             what = scan.files[0] if scan.series is None else f"{scan.files[0]}, {scan.series.describe()}"
             print(shown(f"[{i}/{len(scans)}] {scan.case}: {what} [{grid.describe()}]"), flush=True)
+            for note in scan.notes:
+                print(shown(f"  note: {note}"))
         except InputError as error:
             faults.append(str(error))
             print(shown(f"[{i}/{len(scans)}] {scan.case}: not convertible"), flush=True)

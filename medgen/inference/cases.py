@@ -44,9 +44,8 @@ class Converted:
 
     ``input`` and ``output`` are the first contrast's files; the hashes are over all. ``verdict``: pass, review or fail,
     None where it was not checked; ``reasons`` belong to it, ``findings`` are the same with their places (see ``judge``)
-    and ``checks`` tells by which limits, while ``warnings``
-    were known before the conversion. ``deidentified`` says what became of dates, ``changes`` how often which attribute
-    was changed.
+    and ``checks`` tells by which limits, while ``warnings`` were known before the conversion; ``notes`` are no reason to
+    doubt it. ``deidentified`` says what became of dates, ``changes`` how often which attribute was changed.
     """
 
     case: str
@@ -55,6 +54,7 @@ class Converted:
     status: str = "failed"
     error: str | None = None
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     verdict: str | None = None
     reasons: list[str] = field(default_factory=list)
     findings: list[dict[str, Any]] = field(default_factory=list)
@@ -214,14 +214,25 @@ class Cases:
                 self.private.check_pixels(job.volumes)
             odd = out_of_distribution(self.model, job.volumes)
             said = [text for volume in job.volumes for text in volume.warnings]
-            entry.warnings = [*said, *sheared(job.targets, job.volumes[0]), *frames_apart(job.volumes), *odd]
+            entry.notes = list(scan.notes)
+            entry.warnings = [
+                *scan.warnings,
+                *said,
+                *sheared(job.targets, job.volumes[0]),
+                *frames_apart(job.volumes),
+                *odd,
+            ]
         return job
 
     def _skip(self, job: Job, old: dict[str, Any]) -> None:
         """Take over what was told; a verdict by other limits than the run's is not."""
         entry = job.entry
         entry.status, entry.output_sha256 = "skipped", old["output_sha256"]
-        entry.warnings, entry.changes = old.get("warnings", []), old.get("changes", {})
+        entry.warnings, entry.notes, entry.changes = (
+            old.get("warnings", []),
+            old.get("notes", []),
+            old.get("changes", {}),
+        )
         if self.checks is None:
             return
         reported = all(verdict_file(target).exists() for target in job.targets if self.options.verdict_sr)

@@ -106,7 +106,7 @@ def _segmented(
             entry.status, entry.output_sha256, entry.warnings = "skipped", old["output_sha256"], old.get("warnings", [])
             return entry
         (volume,) = read_scan(scan, series)
-        entry.warnings = list(volume.warnings)
+        entry.warnings = [*scan.warnings, *scan.notes, *volume.warnings]
         if kind == "dicom" and volume.frames is None:
             raise InputError(f"{file} is not DICOM, so no DICOM segmentation can refer to it; use --format nifti")
         values = segmenter.segment(volume)

@@ -181,3 +181,18 @@ def test_dicom_in_the_watched_folder_itself_is_told_once(tmp_path, clock):
     assert "000.dcm lies in" in told.fault and "put each series into one" in told.fault
     write_ct(tmp_path / "in/case", stored(3, 8, 9))
     assert until(found, clock, 30) == ["case"]
+
+
+def test_a_series_and_a_volume_in_one_folder_are_told_once_and_come_when_they_are_apart(tmp_path, clock):
+    found = arrivals(tmp_path, tmp_path.parent / "out", ("source",), 10)
+    write_ct(tmp_path / "p1", stored(2, 4, 4))
+    (tmp_path / "p1/mask.nii.gz").write_text("x")
+    (tmp_path / "p2").mkdir()
+    (tmp_path / "p2/ct.nii.gz").write_text("x")
+    (tmp_path / "p2/DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
+    first = scans(found, clock, 30)
+    assert [scan.case for scan in first] == ["p1", "p2_ct"] and first[1].fault is None
+    assert "mask.nii.gz, and which is meant is not clear" in first[0].fault
+    (tmp_path / "p1/mask.nii.gz").unlink()
+    (again,) = scans(found, clock, 30)
+    assert again.case == "p1" and again.fault is None
