@@ -5,6 +5,9 @@ import os
 
 import pytest
 from dicom_series import stored, write_ct
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from medgen.inference import watch
 from medgen.inference.watch import arrivals
@@ -189,7 +192,12 @@ def test_a_series_and_a_volume_in_one_folder_are_told_once_and_come_when_they_ar
     (tmp_path / "p1/mask.nii.gz").write_text("x")
     (tmp_path / "p2").mkdir()
     (tmp_path / "p2/ct.nii.gz").write_text("x")
-    (tmp_path / "p2/DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
+    directory = Dataset()
+    directory.FileSetID, directory.file_meta = "X", FileMetaDataset()
+    directory.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    directory.file_meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage
+    directory.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    directory.save_as(tmp_path / "p2/DICOMDIR", enforce_file_format=True)
     first = scans(found, clock, 30)
     assert [scan.case for scan in first] == ["p1", "p2_ct"] and first[1].fault is None
     assert "mask.nii.gz, and which is meant is not clear" in first[0].fault
