@@ -44,8 +44,8 @@ class Converted:
 
     ``input`` and ``output`` are the first contrast's files; the hashes are over all. ``verdict``: pass, review or fail,
     None where it was not checked; ``reasons`` belong to it, ``findings`` are the same with their places (see ``judge``)
-    and ``checks`` tells by which limits, while ``warnings`` were known before the conversion; ``notes`` are no reason to
-    doubt it. ``deidentified`` says what became of dates, ``changes`` how often which attribute was changed.
+    and ``checks`` tells by which limits, while ``warnings`` were known before the conversion; ``notes`` are no reason
+    to doubt it. ``deidentified`` says what became of dates, ``changes`` how often which attribute was changed.
     """
 
     case: str

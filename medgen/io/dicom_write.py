@@ -22,7 +22,8 @@ from medgen.io.deidentify import Changes, Deidentifier
 from medgen.io.dicom import check_unchanged
 from medgen.io.dicom_pixels import PER_FRAME, SHARED, Encoding, Format, encoding, rescale_of
 from medgen.io.folder import folder_written_aside
-from medgen.io.volume import Volume, brief
+from medgen.io.names import brief
+from medgen.io.volume import Volume
 from medgen.types import InputError
 
 MAKER = "medgen"

@@ -401,12 +401,6 @@ def checked_finite(data: np.ndarray, path: Path) -> np.ndarray:
     return data
 
 
-def brief(error: Exception) -> str:
-    """Last line of an error's text: libraries put the reason there."""
-    lines = str(error).strip().splitlines()
-    return lines[-1].strip().rstrip(".") if lines else type(error).__name__
-
-
 def _check_folder(folder: Path, series: str | None) -> None:
     """Refuse a folder that holds volumes, where a DICOM series is to be read and none is chosen."""
     from medgen.io.mixed import some
