@@ -1,6 +1,5 @@
 """The command line: parse, call, print. Every command is a thin wrapper; imports are lazy so that help is quick."""
 
-import errno
 import importlib.util
 import os
 import sys
@@ -15,6 +14,7 @@ from medgen.commands.segment import segment
 from medgen.commands.shared import REFUSED, Ray, RayCommand, Workers, cluster_of, finish, pick_device
 from medgen.commands.synthesize import synthesize
 from medgen.commands.translate import translate
+from medgen.io.names import say
 from medgen.types import InputError
 
 app = typer.Typer(
@@ -96,7 +96,7 @@ def phantom(
         noise_free=noise_free,
         progress=lambda i, n, case: print(f"[{i}/{n}] {case}", flush=True),
     )
-    print(f"{patients} patients{' a folder' if unpaired else ''} in {out}")
+    say(f"{patients} patients{' a folder' if unpaired else ''} in {out}")
 
 
 @app.command()
@@ -117,7 +117,7 @@ def train(
     settings = load_settings(config_file(config), [*(overrides or []), *given])
     from medgen.train import train as run
 
-    run(settings, out, resume=resume)
+    run(settings, out, resume=resume, say=say)
 
 
 app.command(cls=RayCommand)(translate)
@@ -216,8 +216,9 @@ def evaluate(
         cluster=cluster,
     )
     write_report([out], out / "report.html", title=f"Evaluation of {prediction}")
-    print("\n".join(lines(result)))
-    print(f"report: {out / 'report.html'}")
+    for line in lines(result):
+        say(line)
+    say(f"report: {out / 'report.html'}")
     finish(
         [f"{failure.case}: {failure.error}" for failure in result.failures],
         len(result.failures) + len(result.cases),
@@ -235,7 +236,7 @@ def report(
     from medgen.reports.evaluation import write_report
 
     write_report(results, out, title=title, names=names.split(",") if names else None)
-    print(f"report: {out}")
+    say(f"report: {out}")
 
 
 @app.command()
@@ -278,11 +279,12 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (InputError, FloatingPointError, OSError) as error:
-        if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
+        if isinstance(error, OSError) and not error.filename:
             raise
-        from medgen.io.names import shown
-
-        print(shown(f"medgen: error: {error}"), file=sys.stderr)
+        text = str(error)
+        if isinstance(error, OSError):
+            text = f"{error.filename} cannot be used ({error.strerror}); check the path, its permissions and the disk"
+        say(f"medgen: error: {text}", error=True)
         sys.exit(REFUSED)
 
 

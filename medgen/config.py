@@ -16,9 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from medgen.arguments import arguments
 from medgen.data.slabs import slab_axis
+from medgen.io.text import read_text
 from medgen.types import InputError, Outside
 
 MOST_VALUES, MOST_DEEP = 100_000, 50  # of a YAML file: beyond, it is an attack and no config
+MOST_YAML = 2**22  # bytes
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Spacing = tuple[float, float, float]
@@ -364,10 +366,11 @@ def load_settings(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Se
         InputError: missing or malformed file, unknown key (names the nearest right one), wrong type or range.
     """
     try:
-        values = read_yaml(Path(path).read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text"
-        raise InputError(f"config {path} cannot be read: {reason}; give the path of a YAML file") from None
+        values = read_yaml(read_text(path, MOST_YAML))
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"config {path} cannot be read: {error.strerror}; give the path of a YAML file") from None
     except ValueError as error:
         raise InputError(f"config {path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
@@ -381,7 +384,8 @@ def read_yaml(text: str) -> Any:
     """The values of a YAML text: plain ones, by the safe loader.
 
     Raises:
-        ValueError: no YAML, nested beyond reason, or a few anchors that stand for more values than memory holds.
+        ValueError: no YAML, nested beyond reason, a NUL character in a text, or a few anchors that stand for more
+            values than memory holds.
     """
     try:
         values = yaml.safe_load(text)
@@ -394,12 +398,14 @@ def read_yaml(text: str) -> Any:
 
 def _count(value: Any, known: dict[int, int], depth: int) -> int:
     """Values below ``value``, each as often as it is referred to, counted once each."""
+    if isinstance(value, str) and "\0" in value:
+        raise ValueError("a text in it holds a NUL character")
     if not isinstance(value, dict | list):
         return 1
     if depth > MOST_DEEP:
         raise ValueError(f"it is nested more than {MOST_DEEP} deep")
     if id(value) not in known:
-        parts = value.values() if isinstance(value, dict) else value
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
         known[id(value)] = 1 + sum(_count(part, known, depth + 1) for part in parts)
     return known[id(value)]
 

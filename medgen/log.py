@@ -10,6 +10,7 @@ from rich.progress import Progress as Bar
 from torch import Tensor
 
 from medgen.health import diagnose
+from medgen.io.names import shown
 from medgen.io.spreadsheet import csv_line, csv_text, read_csv
 from medgen.io.volume import written_aside
 
@@ -126,7 +127,7 @@ class Progress:
             print(text, flush=True)
 
     def say(self, line: str) -> None:
-        self.console.print(line, markup=False)
+        self.console.print(shown(line), markup=False)
 
 
 def _clock(seconds: float) -> str:

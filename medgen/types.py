@@ -1,5 +1,6 @@
 """What every part of medgen hands to the next: cases, batches, methods, and the error a user can mend."""
 
+import re
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,9 +27,12 @@ class InputError(ValueError):
     """
 
 
+ADDRESS = re.compile(r"\s*\(?\b0x[0-9a-fA-F]+\)?")  # in memory, as C++ libraries put them into messages
+
+
 def reason(error: BaseException) -> str:
     """What an exception says, in one line; of an unexpected one its kind and its place in the code as well."""
-    text = " ".join(str(error).split())
+    text = " ".join(ADDRESS.sub("", str(error)).split())
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, InputError) or not frames:
         return text or type(error).__name__

@@ -48,6 +48,7 @@ from medgen.evaluation.features.named import KNOWN, named_extractor
 from medgen.evaluation.sets import default_window, distribution_section, memorisation_section
 from medgen.evaluation.summary import Failure, write_text
 from medgen.evaluation.train_segmenter import Example
+from medgen.io.names import say
 from medgen.io.volume import ENDINGS, has_ending, read_volume, write_volume
 from medgen.reports.augmentation import augmentation_report, gallery
 from medgen.reports.gaps import Gaps
@@ -309,9 +310,9 @@ def finish(
     print(markdown(summary))
     for s in sets:
         print(f"draw {s['draw']}, {s['generator']}: {told(s)}")
-    print(f"report: {augmentation_report(summary, sets, failures, shown, given.out / 'report.html')}", flush=True)
+    say(f"report: {augmentation_report(summary, sets, failures, shown, given.out / 'report.html')}")
     for failure in failures:
-        print(f"medgen: error: {failure.error}", file=sys.stderr)
+        say(f"medgen: error: {failure.error}", error=True)
 
 
 def told(found: dict[str, Any]) -> str:
@@ -367,6 +368,6 @@ if __name__ == "__main__":
     try:
         code = main()
     except InputError as error:
-        print(f"medgen: error: {error}", file=sys.stderr)
+        say(f"medgen: error: {error}", error=True)
         code = 2
     sys.exit(code)

@@ -20,6 +20,7 @@ from medgen.evaluation.evaluate import evaluate
 from medgen.evaluation.features.named import KNOWN, named_extractor
 from medgen.evaluation.judge import named_checks
 from medgen.evaluation.sets import default_window, volume_files
+from medgen.io.names import say
 from medgen.reports.evaluation import write_report
 from medgen.types import InputError
 
@@ -66,7 +67,8 @@ def main() -> int:
         except InputError as error:  # the other systems are worth their hours all the same
             lost.append(f"{name} could not be evaluated: {error}")
             continue
-        print("\n".join(lines(found)))
+        for line in lines(found):
+            say(line)
         measured.append(name)
         failures += [f"{name}, {failure.case}: {failure.error}" for failure in found.failures]
     if not measured:
@@ -78,9 +80,9 @@ def main() -> int:
         names=measured,
         warnings=lost,
     )
-    print(f"report: {report}")
+    say(f"report: {report}")
     for failure in [*lost, *failures]:
-        print(f"medgen: error: {failure}", file=sys.stderr)
+        say(f"medgen: error: {failure}", error=True)
     return 2 if lost or failures else 0
 
 
@@ -118,6 +120,6 @@ if __name__ == "__main__":
     try:
         code = main()
     except InputError as error:
-        print(f"medgen: error: {error}", file=sys.stderr)
+        say(f"medgen: error: {error}", error=True)
         code = 2
     sys.exit(code)

@@ -18,6 +18,7 @@ from medgen.commands.shared import pick_device
 from medgen.config import Settings, config_file, load_settings
 from medgen.data.cohort import read_cohort
 from medgen.data.split import load_split
+from medgen.io.names import say
 from medgen.types import InputError
 
 CONFIG = "ct_contrast_pix2pix"
@@ -38,7 +39,7 @@ def main() -> int:
     settings = load_settings(config_file(arguments.config), [*overrides, f"data.root={json.dumps(str(cohort))}"])
     failures = run(settings, out)
     for failure in failures:
-        print(f"medgen: error: {failure}", file=sys.stderr)
+        say(f"medgen: error: {failure}", error=True)
     return 2 if failures else 0
 
 
@@ -87,7 +88,8 @@ def run(settings: Settings, out: Path) -> list[str]:
         checks=named_checks("ct_contrast"),
         cases=[case.name for case in test if case.source and case.target],
     )
-    print("\n".join(lines(result)))
+    for line in lines(result):
+        say(line)
     info = model.info
     write_report(
         [out / "results"],
@@ -100,7 +102,7 @@ def run(settings: Settings, out: Path) -> list[str]:
         warnings=[f"When the model was saved: {text}" for text in info.health]
         + [f"{entry.case}: {text}" for entry in converted for text in entry.warnings],
     )
-    print(f"report: {out / 'report.html'}")
+    say(f"report: {out / 'report.html'}")
     return failures + [f"{failure.case}: {failure.error}" for failure in result.failures]
 
 
@@ -133,7 +135,7 @@ if __name__ == "__main__":
     try:
         code = main()
     except (InputError, FloatingPointError) as error:
-        print(f"medgen: error: {error}", file=sys.stderr)
+        say(f"medgen: error: {error}", error=True)
         code = 2
     if code == 0:
         print(f"done in {(time.monotonic() - started) / 60:.1f} min")

@@ -80,8 +80,8 @@ def test_unreadable_files(tmp_path):
     bad.write_text("- 1")
     with pytest.raises(InputError, match="sections"):
         load_settings(bad)
-    bad.write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(InputError, match="cannot be read"):
+    bad.write_bytes(b"\xfa\xfb\x00\x01")
+    with pytest.raises(InputError, match="is not text"):
         load_settings(bad)
 
 

@@ -78,7 +78,7 @@ def test_names_that_do_not(name, tmp_path):
 
 
 def test_what_a_terminal_would_obey_is_escaped():
-    assert shown("a\x1b[2J é\n\udcff") == "a\\x1b[2J é\n\\udcff"
+    assert shown("a\x1b[2J é\n\udcff") == "a\\x1b[2J é\\n\\udcff"
 
 
 @pytest.mark.parametrize(

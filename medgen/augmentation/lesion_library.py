@@ -20,6 +20,7 @@ from medgen.augmentation.likeness import Look, look_of
 from medgen.data.body import body_mask, looks_like_hu
 from medgen.io.folder import folder_written_aside
 from medgen.io.grids import same_grid
+from medgen.io.text import read_text
 from medgen.io.volume import Volume, existing, to_canonical
 from medgen.types import InputError
 
@@ -99,7 +100,7 @@ def load_library(folder: str | Path) -> Library:
     """Inverse of ``Library.save``. Raises InputError: no library, or a damaged one."""
     folder = existing(folder)
     try:
-        content = json.loads((folder / "library.json").read_text())
+        content = json.loads(read_text(folder / "library.json"))
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']}, this medgen reads {FORMAT}")
         with np.load(folder / "lesions.npz", allow_pickle=False) as arrays:

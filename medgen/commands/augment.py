@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from medgen.commands.shared import finish, pick_device
+from medgen.io.names import say
 
 
 def augment(
@@ -61,9 +62,9 @@ def augment(
 
     def show(entry: Written, i: int, n: int) -> None:
         kind = " (synthetic)" if entry.synthetic else ""
-        print(f"[{i}/{n}] {entry.case}{kind}: {entry.status} ({entry.seconds:.1f} s)", flush=True)
+        say(f"[{i}/{n}] {entry.case}{kind}: {entry.status} ({entry.seconds:.1f} s)")
         for warning in (text for text in dict.fromkeys(entry.warnings) if text not in told):
-            print(f"  warning: {warning}")
+            say(f"  warning: {warning}")
             told.add(warning)
 
     results, folds = run(given, augmenter, out, per_case=per_case, seed=seed, format=format, done=show)
@@ -71,9 +72,9 @@ def augment(
     synthetic = sum(entry.synthetic for entry in whole)
     warned = sum(bool(entry.warnings) for entry in results)
     if warned:
-        print(f"warnings of {warned} cases, each shown once above; provenance.json has those of each case")
-    print(f"{len(whole) - synthetic} real and {synthetic} synthetic cases in {out}")
-    print(f"folds: {folds[0]}" + (f" to {folds[-1].name}" if len(folds) > 1 else ""))
+        say(f"warnings of {warned} cases, each shown once above; provenance.json has those of each case")
+    say(f"{len(whole) - synthetic} real and {synthetic} synthetic cases in {out}")
+    say(f"folds: {folds[0]}" + (f" to {folds[-1].name}" if len(folds) > 1 else ""))
     if format == "nnunet":
         print("nnU-Net must find it among its preprocessed data when it trains: its own folds would mix patients")
     finish([f"{entry.error}" for entry in results if entry.error], len(results))

@@ -5,7 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medgen.io.names import shown
+from medgen.io.names import say
 from medgen.types import InputError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def from_server(
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what comes into it names patients
     except OSError as error:
         raise InputError(f"{folder} cannot be made ({error.strerror}); choose another INPUT") from None
-    return retrieved(connect(address, "FROM"), asked, folder, series=series, rules=rules, told=_print)
+    return retrieved(connect(address, "FROM"), asked, folder, series=series, rules=rules, told=say)
 
 
 class Sending:
@@ -68,7 +68,7 @@ class Sending:
             from medgen.pacs.server import connect
             from medgen.pacs.store import Storage
 
-            self.storage = Storage(connect(address, "TO"), output if record is None else record, told=_print)
+            self.storage = Storage(connect(address, "TO"), output if record is None else record, told=say)
         self.output = output
         self.folders = [output / target for target in targets] if len(targets) > 1 else [output]
         self.pool = ThreadPoolExecutor(1, "storage")
@@ -100,13 +100,9 @@ class Sending:
         try:
             result = self.storage.store(folder)
         except (InputError, OSError) as error:
-            _print(f"  error: {error}")
+            say(f"  error: {error}")
             return str(error)
-        _print(f"stored {folder.relative_to(self.output)}: {result.images} images, {result.sent} of them now")
+        say(f"stored {folder.relative_to(self.output)}: {result.images} images, {result.sent} of them now")
         for remark in result.remarks:
-            _print(f"  warning: {remark}")
+            say(f"  warning: {remark}")
         return ""
-
-
-def _print(text: str) -> None:
-    print(shown(text), flush=True)

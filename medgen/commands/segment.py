@@ -27,12 +27,12 @@ def segment(
     from medgen.evaluation.named_segmenter import named_segmenter
     from medgen.inference.segment import Segmented, segment_cohort
     from medgen.inference.series import load_rules
-    from medgen.io.names import shown
+    from medgen.io.names import say
 
     def show(entry: Segmented, i: int, n: int) -> None:
-        print(shown(f"[{i}/{n}] {entry.case}: {entry.status}"), flush=True)
+        say(f"[{i}/{n}] {entry.case}: {entry.status}")
         for warning in entry.warnings:
-            print(shown(f"  warning: {warning}"), flush=True)
+            say(f"  warning: {warning}")
 
     results = segment_cohort(
         named_segmenter(segmenter, device=pick_device(device)),
@@ -44,5 +44,5 @@ def segment(
         done=show,
     )
     counts = {status: sum(entry.status == status for entry in results) for status in ("segmented", "skipped", "failed")}
-    print(", ".join(f"{n} {status}" for status, n in counts.items()) + f"; {output}")
+    say(", ".join(f"{n} {status}" for status, n in counts.items()) + f"; {output}")
     finish([entry.error for entry in results if entry.error], len(results))

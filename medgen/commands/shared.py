@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from medgen.io.names import shown
+from medgen.io.names import say
 from medgen.types import InputError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def pick_device(name: str) -> str:
 def finish(errors: list[str], count: int, faults: Sequence[str] = ()) -> None:
     """Report which cases failed, and ``faults`` of the whole run; the exit code tells."""
     for error in (*errors, *faults):
-        print(shown(f"medgen: error: {error}"), file=sys.stderr)
+        say(f"medgen: error: {error}", error=True)
     if errors and count > 1:
         print(f"medgen: {len(errors)} of {count} cases failed", file=sys.stderr)
     if errors or faults:

@@ -37,6 +37,7 @@ def synthesize(
     from medgen.checkpoint import load_model
     from medgen.inference.synthesize import Synthetic
     from medgen.inference.synthesize import synthesize as run
+    from medgen.io.names import shown
 
     loaded = load_model(model, pick_device(device))
     console = Console(highlight=False, soft_wrap=True)
@@ -45,9 +46,9 @@ def synthesize(
 
         def show(entry: Synthetic, i: int, n: int) -> None:
             time = f" ({entry.seconds:.1f} s)" if entry.seconds else ""
-            console.print(f"[{i}/{n}] {entry.case}: {entry.status}{time}", markup=False)
+            console.print(shown(f"[{i}/{n}] {entry.case}: {entry.status}{time}"), markup=False)
             for warning in entry.warnings:
-                console.print(f"  warning: {warning}", markup=False)
+                console.print(shown(f"  warning: {warning}"), markup=False)
             progress.update(bar, completed=i, total=n)
 
         results = run(

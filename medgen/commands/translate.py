@@ -85,7 +85,7 @@ def translate(
     from medgen.inference.private import opened
     from medgen.inference.series import load_rules
     from medgen.inference.verdict import checks_for
-    from medgen.io.names import shown
+    from medgen.io.names import say
     from medgen.io.volume import ENDINGS, has_ending
 
     check_pacs(from_pacs, query or (), to_pacs, input, output, format, watch)
@@ -101,15 +101,15 @@ def translate(
         results.append(entry)
         time = f"({entry.seconds:.1f} s)" if entry.seconds else ""
         judged = f", {entry.verdict}" if entry.verdict else ""
-        print(shown(f"[{i}/{n or '?'}] {entry.case}: {entry.status}{judged} {time}"), flush=True)
+        say(f"[{i}/{n or '?'}] {entry.case}: {entry.status}{judged} {time}")
         for warning in entry.warnings:
-            print(shown(f"  warning: {warning}"))
+            say(f"  warning: {warning}")
         for note in entry.notes:
-            print(shown(f"  note: {note}"))
+            say(f"  note: {note}")
         for reason in entry.reasons:
-            print(shown(f"  {entry.verdict}: {reason}"))
+            say(f"  {entry.verdict}: {reason}")
         if entry.error:
-            print(shown(f"  error: {entry.error}"), flush=True)
+            say(f"  error: {entry.error}")
         if entry.verdict == "fail" and to_pacs is not None:
             print(
                 "  not stored: its verdict is fail; look at it, then send it by hand or run again with other --checks"
@@ -121,7 +121,7 @@ def translate(
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) is not signal.SIG_IGN:  # as a script's job in the background has it
                 signal.signal(number, interrupted)
-        print(f"watching {input}; Ctrl-C ends it", flush=True)
+        say(f"watching {input}; Ctrl-C ends it")
     chosen = None if rules is None else load_rules(rules)
     contrasts = loaded.settings.data
     source = (
@@ -166,7 +166,7 @@ def translate(
         page = (output if apart is None else apart.folder) / "report.html"
         try:
             conversion_report(rows, page, notes=[*notes, SYNTHETIC], warnings=unwell)
-            print(f"report: {page}")
+            say(f"report: {page}")
         except InputError as error:
             faults.append(str(error))
     counts = {status: sum(r.status == status for r in results) for status in ("converted", "skipped", "failed")}
@@ -195,7 +195,7 @@ def preview(
     from medgen.checkpoint import read_info
     from medgen.inference.inputs import find_scans, scan_grids
     from medgen.inference.series import load_rules
-    from medgen.io.names import shown
+    from medgen.io.names import say
 
     if watch or from_pacs is not None:
         raise InputError("--dry-run lists what lies in a folder; leave --watch and --from-pacs out")
@@ -209,11 +209,11 @@ def preview(
                 raise InputError(scan.fault)
             grid = scan_grids(scan, series)[0]
             what = scan.files[0] if scan.series is None else f"{scan.files[0]}, {scan.series.describe()}"
-            print(shown(f"[{i}/{len(scans)}] {scan.case}: {what} [{grid.describe()}]"), flush=True)
+            say(f"[{i}/{len(scans)}] {scan.case}: {what} [{grid.describe()}]")
             for note in scan.notes:
-                print(shown(f"  note: {note}"))
+                say(f"  note: {note}")
         except InputError as error:
             faults.append(str(error))
-            print(shown(f"[{i}/{len(scans)}] {scan.case}: not convertible"), flush=True)
-    print(f"{len(scans) - len(faults)} to convert; nothing was converted")
+            say(f"[{i}/{len(scans)}] {scan.case}: not convertible")
+    say(f"{len(scans) - len(faults)} to convert; nothing was converted")
     finish(faults, len(scans))

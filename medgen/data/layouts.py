@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medgen.data.datalist import twice
+from medgen.io.text import read_text
 from medgen.io.volume import ENDINGS, case_name, find_volumes, has_ending
 from medgen.types import Case, InputError
 
@@ -244,7 +245,9 @@ def named_labels(labels: Any, path: Path, *, ignored: bool = False) -> Labels:
 def read_json(path: Path, kinds: tuple[type, ...] = (dict,)) -> Any:
     """The content of a JSON file of one of ``kinds``. Raises InputError."""
     try:
-        content = json.loads(path.read_bytes())  # of bytes json itself sees a byte order mark
+        content = json.loads(read_text(path))
+    except InputError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not readable JSON ({error}); correct it") from error
     if not isinstance(content, kinds):

@@ -16,7 +16,8 @@ import torch
 from monai.bundle import ConfigParser
 
 from medgen.evaluation.segmenter import segment
-from medgen.io.volume import Volume, brief, existing, read_volume, write_volume
+from medgen.io.names import brief
+from medgen.io.volume import Volume, existing, read_volume, write_volume
 from medgen.types import InputError
 
 Segment = Callable[[Volume], np.ndarray]

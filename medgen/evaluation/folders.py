@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medgen.io.text import read_text
 from medgen.io.volume import GRID_TOLERANCE, Volume, case_name, find_volumes, read_volume, same_geometry, to_canonical
 from medgen.types import InputError
 
@@ -91,7 +92,7 @@ def label_names(labels: Path) -> dict[int, str]:
 
 def _read_label_names(file: Path) -> dict[int, str]:
     try:
-        table = json.loads(file.read_bytes())  # a byte order mark is no fault
+        table = json.loads(read_text(file))
     except (ValueError, OSError, RecursionError) as error:
         raise InputError(f"{file} cannot be read as JSON: {error}") from error
     if not isinstance(table, dict) or not all(type(value) is int for value in table.values()):

@@ -11,6 +11,7 @@ from medgen.config import Section, Spacing, check
 from medgen.evaluation.existing_segmenters import Segment, bundle, nnunet, torchscript
 from medgen.evaluation.folders import label_names
 from medgen.evaluation.segmenter import load_segmenter
+from medgen.io.text import read_text
 from medgen.io.volume import existing
 from medgen.types import InputError
 
@@ -83,7 +84,7 @@ def _grid(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        given = json.loads(file.read_text(encoding="utf-8"))
+        given = json.loads(read_text(file))
     except (ValueError, OSError) as error:
         raise InputError(f"{file} cannot be read as JSON: {error}") from None
     if not isinstance(given, dict):

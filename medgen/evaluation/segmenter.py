@@ -27,6 +27,7 @@ from medgen.config import Section
 from medgen.data.codecs import fit_range
 from medgen.data.grid import resample, resample_like
 from medgen.io.folder import folder_written_aside, recovered
+from medgen.io.names import brief
 from medgen.io.volume import Volume, from_canonical, to_canonical
 from medgen.types import InputError
 
@@ -236,6 +237,5 @@ def load_segmenter(folder: Path, device: torch.device | str = "cpu") -> Segmente
     except (ValidationError, SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{folder} is damaged ({reason}); restore the folder or train it again") from None
+        raise InputError(f"{folder} is damaged ({brief(error)}); restore the folder or train it again") from None
     return Segmenter(plan, network.to(device).eval(), record)

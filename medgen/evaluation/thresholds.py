@@ -5,8 +5,9 @@ from typing import Any
 
 from pydantic import Field
 
-from medgen.config import Section, check, read_yaml
+from medgen.config import MOST_YAML, Section, check, read_yaml
 from medgen.evaluation.enhancement import RANGES
+from medgen.io.text import read_text
 from medgen.types import InputError
 
 GENERAL = "general"  # of any translation: what is checked where nobody says which translation it was
@@ -56,7 +57,9 @@ def load_thresholds(named: str | Path = GENERAL) -> Thresholds:
     """
     path = SHIPPED / f"{named}.yaml" if (SHIPPED / f"{named}.yaml").is_file() else Path(named)
     try:
-        given = read_yaml(path.read_text(encoding="utf-8"))
+        given = read_yaml(read_text(path, MOST_YAML))
+    except InputError:
+        raise
     except OSError as error:
         known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.yaml")))
         raise InputError(

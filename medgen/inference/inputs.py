@@ -4,8 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medgen.inference.series import Rules, check_choice, find_series, ours
@@ -14,8 +13,23 @@ from medgen.io.dicom_header import read_header
 from medgen.io.dicom_index import indexed
 from medgen.io.dicom_stack import stack
 from medgen.io.itk import data_files
-from medgen.io.volume import ENDINGS, Geometry, Volume, case_name, find_volumes, has_ending, read_geometry, read_volume
+from medgen.io.mixed import mixed, scan_below, some
+from medgen.io.volume import (
+    ENDINGS,
+    Geometry,
+    Volume,
+    case_name,
+    existing,
+    find_volumes,
+    has_ending,
+    read_geometry,
+    read_volume,
+)
 from medgen.types import InputError
+
+CHOOSE = "choose the DICOM with --series or --rules, or name the volume's file"
+NOT_READ = "are a pair, which is not read; convert it to .nii.gz"
+ALONE = "lies among folders of DICOM, which alone are converted; name the volume's file to convert it"
 
 
 @dataclass(frozen=True)
@@ -62,24 +76,7 @@ def find_scans(
             "each; leave them out, or choose with --series"
         )
     if len(contrasts) == 1:
-        volumes = source.is_dir() and find_volumes(source)
-        if source.is_dir() and not volumes:
-            place = source.resolve()
-            headers = indexed(place, index)
-            scans = find_series(place, headers, series, rules) if headers.images else []
-            if headers.images and not scans and all(ours(header) for _, header in headers.images):
-                raise InputError(f"{source} holds nothing but series that medgen made; name what they were made of")
-            if scans or rules is not None:
-                return [Scan(s.case, (s.folder,), s.fault, s.series, _passed_over(s.passed)) for s in scans]
-        if volumes and (series_there := _dicom_below(source)):
-            raise InputError(
-                f"{source} holds volumes, and DICOM in {series_there}; give a folder of the one or of the other"
-            )
-        inputs = find_inputs(source)
-        if (series or rules) and (volumes or source.is_file() and (rules or has_ending(source, ENDINGS))):
-            option = "--series" if series else "--rules"
-            raise InputError(f"{option} chooses among DICOM series in a folder, and {source} is none; leave it out")
-        return [named(path) for path in inputs] + (_pairs(source) if volumes else [])
+        return _one_contrast(source, series, rules, index)
     absent = [name for name in contrasts if not (source / name).is_dir()]
     if absent:
         raise InputError(
@@ -98,28 +95,78 @@ def _passed_over(what: Sequence[str]) -> tuple[str, ...]:
     return (f"passed over, as it is no scan: {'; '.join(what)}",) if what else ()
 
 
-def is_dicom(file: Path) -> bool:
-    """Whether a file says that it is (PS3.10 7.1)."""
-    with suppress(OSError), open(file, "rb") as stream:
-        return stream.read(132)[128:] == b"DICM"
-    return False
+def _one_contrast(source: Path, series: str | None, rules: Rules | None, index: Path | None) -> list[Scan]:
+    """A folder's own volumes, or the DICOM series in it and below; both are refused unless a series is chosen."""
+    chosen = series is not None or rules is not None
+    volumes = find_volumes(source, beside_dicom=True) if source.is_dir() else []
+    if source.is_dir() and (chosen or not volumes):
+        place = source.resolve()
+        headers = indexed(place, index)
+        scans = find_series(place, headers, series, rules) if headers.images else []
+        if headers.images and not scans and all(ours(header) for _, header in headers.images):
+            raise InputError(f"{source} holds nothing but series that medgen made; name what they were made of")
+        if scans or (rules is not None and not volumes):
+            found = [Scan(s.case, (s.folder,), s.fault, s.series, _passed_over(s.passed)) for s in scans]
+            return found if chosen else _among_volumes(place, found)
+    if volumes and (image := scan_below(source)):
+        raise InputError(f"{mixed(source, volumes, f'a DICOM series ({image})')}; {CHOOSE}")
+    if chosen and (volumes or (source.is_file() and (rules or has_ending(source, ENDINGS)))):
+        option = "--series" if series else "--rules"
+        raise InputError(f"{option} chooses among DICOM series in a folder, and {source} is none; leave it out")
+    pairs = _pairs(source) if source.is_dir() else []
+    if pairs and not volumes:
+        return pairs
+    return [named(path) for path in find_inputs(source)] + pairs
 
 
-def _dicom_below(source: Path) -> Path | None:
-    """The first folder within ``source`` whose first file is DICOM."""
-    for folder in sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        file = next((p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith(".")), None)
-        if file is not None and is_dicom(file):
-            return folder
-    return None
+def _among_volumes(source: Path, scans: list[Scan]) -> list[Scan]:
+    """DICOM scans with a word on the volumes that lie among them.
+
+    Volumes in a scan's own folder hinder it: which is meant is not clear. Elsewhere in its top folder (a patient's)
+    they are masks and the like, left out with a note. Those of a top folder without a scan would be lost cases.
+    """
+    volumes = _volumes_below(source)
+    if not volumes:
+        return scans
+    told, tops = [], {_top(scan.files[0], source) for scan in scans}
+    for scan in scans:
+        own = {scan.files[0], *(file.parent for file in (scan.series.files if scan.series else ()))}
+        near = [path for path in volumes if path.parent in own]
+        others = [
+            path for path in volumes if path not in near and _top(path.parent, source) == _top(scan.files[0], source)
+        ]
+        if near and not scan.fault:
+            fault = f"{mixed(near[0].parent, near, 'a DICOM series')}; {CHOOSE}"
+            scan = replace(scan, fault=fault)
+        if others:
+            scan = replace(scan, notes=(*scan.notes, f"left out beside DICOM: {some(others)} in {others[0].parent}"))
+        told.append(scan)
+    lost = [path for path in volumes if _top(path.parent, source) not in tops]
+    return told + [
+        Scan("_".join((*path.relative_to(source).parts[:-1], case_name(path))), (path,), f"{path} {ALONE}")
+        for path in lost
+    ]
+
+
+def _top(folder: Path, source: Path) -> str:
+    return folder.relative_to(source).parts[0] if folder != source else ""
+
+
+def _volumes_below(source: Path) -> list[Path]:
+    found = []
+    for folder, inner, names in os.walk(source):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        found += [Path(folder, name) for name in sorted(names) if not name.startswith(".")]
+    return [path for path in found if has_ending(path, ENDINGS)]
 
 
 def _pairs(folder: Path) -> list[Scan]:
-    """Headers of .hdr/.img pairs among volumes: not read, and not passed over without a word."""
-    found = (path for path in sorted(folder.glob("*.hdr")) if path.with_suffix(".img").exists())
+    """Headers of .hdr/.img pairs: not read, and not passed over without a word."""
+    heads = [path for path in sorted(folder.iterdir()) if has_ending(path, (".hdr", ".hdr.gz"))]
     return [
-        Scan(path.stem, (path.absolute(),), f"{path} and its .img are a pair, which is not read; convert it to .nii.gz")
-        for path in found
+        Scan(path.name.split(".hdr")[0], (path.absolute(),), f"{path} and its .img {NOT_READ}")
+        for path in heads
+        if any(path.with_name(path.name.replace(".hdr", ending)).exists() for ending in (".img", ".img.gz"))
     ]
 
 
@@ -150,7 +197,8 @@ def find_inputs(source: Path) -> list[Path]:
     if source.is_file():
         return [source]
     if not source.is_dir():
-        raise InputError(f"{source} does not exist; give a volume, a folder of volumes or a DICOM series folder")
+        existing(source)
+        raise InputError(f"{source} is no folder; give a volume, a folder of volumes or a DICOM series folder")
     volumes = find_volumes(source)
     if volumes:
         return volumes

@@ -14,7 +14,7 @@ from medgen.inference.manifest import Manifest
 from medgen.inference.output import clear
 from medgen.inference.series import Rules
 from medgen.io.dicom_seg import write_seg
-from medgen.io.names import checked_name
+from medgen.io.names import brief, checked_name
 from medgen.io.volume import ENDINGS, has_ending, write_volume, written_aside
 from medgen.types import InputError
 
@@ -106,7 +106,7 @@ def _segmented(
             entry.status, entry.output_sha256, entry.warnings = "skipped", old["output_sha256"], old.get("warnings", [])
             return entry
         (volume,) = read_scan(scan, series)
-        entry.warnings = list(volume.warnings)
+        entry.warnings = [*scan.warnings, *scan.notes, *volume.warnings]
         if kind == "dicom" and volume.frames is None:
             raise InputError(f"{file} is not DICOM, so no DICOM segmentation can refer to it; use --format nifti")
         values = segmenter.segment(volume)
@@ -120,7 +120,7 @@ def _segmented(
     except InputError as error:
         entry.error = str(error) if file.name in str(error) else f"{file}: {error}"
     except Exception as error:  # another's network may raise anything
-        entry.error = f"{file}: it cannot be segmented ({type(error).__name__}: {' '.join(str(error).split())})"
+        entry.error = f"{file}: it cannot be segmented ({type(error).__name__}: {brief(error)})"
     manifest.add(key, entry)
     return entry
 

@@ -9,15 +9,16 @@ from os.path import commonpath
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from medgen.config import MOST_YAML, read_yaml
 from medgen.io.dicom import CAPTURE, UNPLACED, Series, choose, grouped, owners
 from medgen.io.dicom_header import numbers
 from medgen.io.dicom_index import Index
 from medgen.io.dicom_stack import why_no_volume
 from medgen.io.dicom_write import NOTICE
 from medgen.io.names import folded
+from medgen.io.text import read_text
 from medgen.types import InputError
 
 Pattern = Annotated[str, Field(max_length=500)]
@@ -101,17 +102,19 @@ class Found:
 def load_rules(path: Path) -> Rules:
     """Rules of a YAML file; InputError where it is none."""
     try:
-        rules = Rules.model_validate(yaml.safe_load(path.read_text()))
+        rules = Rules.model_validate(read_yaml(read_text(path, MOST_YAML)))
         for rule in (*rules.include, *rules.exclude):
             for pattern in (rule.description, rule.study, rule.body_part, rule.kernel, rule.phase):
                 re.compile(pattern or "")
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); check the path") from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise InputError(f"{path}: {place or 'the file'}: {first['msg']}; see docs/how-to/choose_series.md") from error
-    except (yaml.YAMLError, re.error, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, re.error) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is not YAML with rules ({reason}); see docs/how-to/choose_series.md") from error
     return rules

@@ -246,6 +246,8 @@ def _image_of(name: str, path: Path, images: Path | None) -> Path | None:
     found = [p for p in find_inputs(images) if case_name(p) == name]
     if not found:
         raise InputError(f"{images} holds no image {name} for {path}; add it or leave --images out")
+    if len(found) > 1:
+        raise InputError(f"{found[0]} and {found[1].name} are both an image for {path}; keep one of them")
     return found[0]
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medgen.inference.completeness import lacking
-from medgen.inference.inputs import Scan, find_scans, folders_with_files, is_dicom, named
+from medgen.inference.inputs import Scan, find_scans, folders_with_files, named
 from medgen.io.itk import data_files
+from medgen.io.mixed import is_dicom, mixed, scan_in
 from medgen.io.volume import find_volumes
 from medgen.types import InputError
 
@@ -111,10 +112,11 @@ def _present(source: Path, contrasts: Sequence[str]) -> list[Scan]:
     else:
         for folder in folders_with_files(source, unlisted.append):
             with suppress(InputError, OSError):
-                volumes = find_volumes(folder)
-                series = [] if folder == source else _series(folder, volumes)
-                scans += [_by_place(path, source) for path in (*volumes, *series)]
-                scans += _loose(source, volumes) if folder == source else []
+                volumes = find_volumes(folder, beside_dicom=True)
+                if folder == source:
+                    scans += [_by_place(path, source) for path in volumes] + _loose(source, volumes)
+                else:
+                    scans += _of_folder(folder, volumes, source)
     return scans + [scan for error in unlisted if (scan := _unlisted(error, source))]
 
 
@@ -127,10 +129,14 @@ def _unlisted(error: OSError, source: Path) -> Scan | None:
     return replace(_by_place(path, source), fault=f"{path} cannot be listed ({error.strerror}); check its permissions")
 
 
-def _series(folder: Path, volumes: list[Path]) -> list[Path]:
-    """The folder itself where it holds DICOM, or nothing else that could be read."""
-    files = [p for p in sorted(folder.iterdir()) if not p.name.startswith(".") and p not in volumes]
-    return [folder] if not volumes or any(os.path.isfile(file) and is_dicom(file) for file in files) else []
+def _of_folder(folder: Path, volumes: list[Path], source: Path) -> list[Scan]:
+    """Its volumes, or the folder itself as a series; both at once are told, as which is meant is not clear."""
+    if not volumes:
+        return [_by_place(folder, source)]
+    if (image := scan_in(folder)) is None:
+        return [_by_place(path, source) for path in volumes]
+    fault = f"{mixed(folder, volumes, f'a DICOM series ({image.name})')}; move one of the two elsewhere"
+    return [replace(_by_place(folder, source), fault=fault)]
 
 
 def _loose(source: Path, volumes: list[Path]) -> list[Scan]:

@@ -25,7 +25,8 @@ from medgen.io.dicom_header import read_header
 from medgen.io.dicom_pixels import PER_FRAME, SHARED, Encoding, Format, encoding, rescale_of
 from medgen.io.dicom_strip import strip
 from medgen.io.folder import folder_written_aside
-from medgen.io.volume import Volume, brief
+from medgen.io.names import brief
+from medgen.io.volume import Volume
 from medgen.types import InputError
 
 MAKER = "medgen"

@@ -1,10 +1,12 @@
 """Names that come from outside and become names of files."""
 
+import sys
 import unicodedata
 from pathlib import Path
 
-from medgen.types import InputError
+from medgen.types import ADDRESS, InputError
 
+LONGEST_LINE = 2000  # characters of a message
 LONGEST = 200  # bytes: file systems end at 255, and endings and marks are added
 OWN_FILES = set(
     "manifest.json manifest.journal dicom_index.sqlite stored.jsonl report.html deidentification.csv labels.json "
@@ -39,8 +41,7 @@ def checked_name(name: str, where: Path) -> str:
         fault = "is a device's name on Windows"
     else:
         return name
-    told = [shown(text).replace("\n", "\\n") for text in (str(where), name[:60])]
-    raise InputError(f"{told[0]}: the case name {told[1]} {fault}; rename it")
+    raise InputError(f"{shown(str(where))}: the case name {shown(name[:60])} {fault}; rename it")
 
 
 def folded(name: str) -> str:
@@ -49,5 +50,19 @@ def folded(name: str) -> str:
 
 
 def shown(text: str) -> str:
-    """``text`` for a terminal: what could move its cursor or change its colours is shown as an escape."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    """``text`` as one line for a terminal: what could end the line, move the cursor or change colours is shown as an
+    escape, and of a text of more than 2000 characters the middle is left out."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
+
+
+def say(text: str, *, error: bool = False) -> None:
+    """Print one line, see ``shown``: what a command tells of its input goes through here, names of files included."""
+    print(shown(text), file=sys.stderr if error else sys.stdout, flush=True)
+
+
+def brief(error: BaseException) -> str:
+    """The last line of a library's message, without addresses in memory: libraries put the reason there."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    text = ADDRESS.sub("", lines[-1]) if lines else type(error).__name__
+    return " ".join(text.split()).rstrip(".")

@@ -5,6 +5,7 @@ Intensities keep the unit of the file (HU for CT); lengths are mm; world axes ar
 """
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ from medgen.types import InputError
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 ITK_ENDINGS = (".mha", ".mhd", ".nrrd", ".nhdr")
 ENDINGS = NIFTI_ENDINGS + ITK_ENDINGS
+PAIR_ENDINGS = (".hdr", ".img", ".hdr.gz", ".img.gz")  # of NIfTI and Analyze, not read
 GRID_TOLERANCE = 0.01  # of the smallest voxel side: files of two programs differ by rounding, not by more
 MAX_VOXELS = 2**33  # 32 GiB as float32; a larger grid is a broken header, not a scan
 MAX_MM = 1e6  # a kilometre
@@ -123,6 +125,7 @@ def read_volume(path: str | Path, *, series: str | None = None) -> Volume:
 
     path = existing(path)
     if path.is_dir():
+        _check_folder(path, series)
         return dicom.read_series(path, series=series)
     if has_ending(path, NIFTI_ENDINGS):
         return nifti.read_nifti(path)
@@ -154,6 +157,7 @@ def read_geometry(path: str | Path, *, series: str | None = None) -> Geometry:
 
     path = existing(path)
     if path.is_dir():
+        _check_folder(path, series)
         return dicom.read_series_geometry(path, series=series)
     if has_ending(path, NIFTI_ENDINGS):
         return nifti.read_nifti_geometry(path)
@@ -198,12 +202,15 @@ def write_channels(path: str | Path, channels: Sequence[Volume]) -> None:
     nifti.write_nifti_channels(path, channels)
 
 
-def find_volumes(folder: str | Path) -> list[Path]:
+def find_volumes(folder: str | Path, *, beside_dicom: bool = False) -> list[Path]:
     """Volumes directly in ``folder``, sorted by name (hidden files left out); empty where there are none.
 
-    A link to a file that is gone is among them, and what may not be looked at: reading it tells, where leaving it out
-    would lose a case in silence.
+    A link to a file that is gone is among them, and what is no regular file or may not be looked at: reading it tells,
+    where leaving it out would lose a case in silence. Raises InputError for a folder that cannot be listed, and where
+    a DICOM scan lies beside the volumes, unless ``beside_dicom``.
     """
+    from medgen.io.mixed import mixed, scan_in
+
     folder = existing(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} is a file where a folder of volumes is expected; name its folder")
@@ -211,14 +218,18 @@ def find_volumes(folder: str | Path) -> list[Path]:
         entries = sorted(folder.iterdir())
     except OSError as error:
         raise InputError(f"{folder} cannot be listed ({error.strerror}); check its permissions") from error
-    return [p for p in entries if has_ending(p, ENDINGS) and not p.name.startswith(".") and _is_file_or_gone(p)]
+    found = [p for p in entries if has_ending(p, ENDINGS) and not p.name.startswith(".") and not _is_folder(p)]
+    if found and not beside_dicom and (image := scan_in(folder)):
+        series = f"a DICOM series ({image.name})"
+        raise InputError(f"{mixed(folder, found, series)}; name the volume's file, or move one of the two elsewhere")
+    return found
 
 
-def _is_file_or_gone(path: Path) -> bool:
+def _is_folder(path: Path) -> bool:
     try:
-        return path.is_file() or (path.is_symlink() and not path.exists())
+        return path.is_dir()
     except OSError:  # in a folder that can be listed and not entered
-        return True
+        return False
 
 
 def case_name(path: str | Path) -> str:
@@ -332,14 +343,22 @@ def written_aside(path: str | Path) -> Iterator[Path]:
 
 
 def existing(path: str | Path) -> Path:
-    """``path`` as a Path; InputError where there is nothing (or only a dangling link)."""
+    """``path`` as a Path; InputError where there is no file or folder: nothing, a link to nothing, a pipe, a device."""
+    from medgen.io.dicom_header import dangling
+
     path = Path(path)
     try:
-        path.stat()
-    except (OSError, ValueError) as error:  # ValueError: a null character
+        mode = path.stat().st_mode
+    except ValueError as error:
+        raise InputError(f"{path} has a null character in its name; check the path") from error
+    except OSError as error:
         missing = isinstance(error, FileNotFoundError)
-        reason = "does not exist" if missing else f"cannot be read ({getattr(error, 'strerror', error)})"
+        if missing and path.is_symlink():
+            raise InputError(dangling(path)) from error
+        reason = "does not exist" if missing else f"cannot be read ({error.strerror})"
         raise InputError(f"{path} {reason}; check the path") from error
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise InputError(f"{path} is neither a regular file nor a folder; give one")
     return path
 
 
@@ -386,15 +405,19 @@ def checked_finite(data: np.ndarray, path: Path) -> np.ndarray:
     return data
 
 
-def brief(error: Exception) -> str:
-    """Last line of an error's text: libraries put the reason there."""
-    lines = str(error).strip().splitlines()
-    return lines[-1].strip().rstrip(".") if lines else type(error).__name__
+def _check_folder(folder: Path, series: str | None) -> None:
+    """Refuse a folder that holds volumes, where a DICOM series is to be read and none is chosen."""
+    from medgen.io.mixed import some
+
+    if series is None and (volumes := find_volumes(folder)):
+        raise InputError(f"{folder} is a folder of volumes ({some(volumes)}); name one of its files")
 
 
 def _uid_of(path: Path) -> str:
     from medgen.io import dicom
 
+    if has_ending(path, PAIR_ENDINGS):
+        raise InputError(f"{path} is half of an .hdr/.img pair, which is not read; convert the pair to .nii.gz")
     uid = dicom.series_uid(path)
     if uid is None:
         known = " ".join(ENDINGS)

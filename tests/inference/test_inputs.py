@@ -1,7 +1,12 @@
+import os
+
 import pytest
 from dicom_series import stored, write_ct
 
-from medgen.inference.inputs import find_scans, frames_apart, read_scan, sha256
+from medgen.inference.inputs import find_scans, frames_apart, read_scan, scan_grids, sha256
+from medgen.inference.series import Rules
+from medgen.io.dicom_write import NOTICE
+from medgen.io.volume import read_volume
 from medgen.types import InputError
 
 
@@ -56,14 +61,125 @@ def test_hash_is_of_the_content_in_order(tmp_path):
     assert sha256([a, b]) != sha256([b, a])
 
 
-def test_volumes_and_dicom_in_one_folder_are_refused(tmp_path):
-    (tmp_path / "a.nii.gz").write_bytes(b"x")
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other/notes.txt").write_text("x")
+@pytest.mark.parametrize("series", [".", "patient/ct"])
+@pytest.mark.parametrize("volume", ["a.nii.gz", "a.nii", "a.mha", "a.nrrd", "a.mhd", "a.nhdr"])
+def test_volumes_and_dicom_in_one_folder_are_refused_until_one_is_chosen(tmp_path, series, volume):
+    put(tmp_path / volume)
+    put(tmp_path / "other/notes.txt")
     assert [scan.case for scan in find_scans(tmp_path, ["source"])] == ["a"]
-    write_ct(tmp_path / "patient/ct", stored(2, 4, 4))
-    with pytest.raises(InputError, match="holds volumes, and DICOM in .*patient"):
+    write_ct(tmp_path / series, stored(2, 4, 4))
+    with pytest.raises(InputError, match=f"DICOM series .*000.dcm.* and {volume}, .*--series or --rules"):
         find_scans(tmp_path, ["source"])
+    (scan,) = find_scans(tmp_path, ["source"], series="1")
+    assert len(scan.series.files) == 2
+    (scan,) = find_scans(tmp_path, ["source"], rules=Rules(include=[{"modality": "CT"}]))
+    assert len(scan.series.files) == 2
+    assert find_scans(tmp_path / volume, ["source"])[0].files == (tmp_path / volume,)
+    (scan,) = find_scans(tmp_path / series / "000.dcm", ["source"])
+    assert read_scan(scan)[0].data.shape[2] == 2
+
+
+SIDECARS = ("a.json", "a.bval", "notes.txt", "shot.png", "DICOMDIR", "packed.zip", ".hidden.nii.gz")
+
+
+def test_what_accompanies_a_series_or_volumes_hinders_neither(tmp_path):
+    for name in SIDECARS:
+        for folder in ("series", "volumes"):
+            put(tmp_path / folder / name, "x" * 200)
+    write_ct(tmp_path / "series", stored(2, 4, 4))
+    put(tmp_path / "volumes/a.nii.gz"), put(tmp_path / "volumes/b.mha")
+    (scan,) = find_scans(tmp_path / "series", ["source"])
+    assert not scan.fault and not scan.notes and read_scan(scan)[0].data.shape[2] == 2
+    assert [scan.case for scan in find_scans(tmp_path / "volumes", ["source"])] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "of_no_scan",
+    [
+        {"Modality": "SR"},
+        {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]},
+        {"SeriesDescription": f"{NOTICE} of something"},
+        {"ImagePositionPatient": None},
+    ],
+)
+def test_dicom_that_is_no_scan_does_not_hinder_volumes(tmp_path, of_no_scan):
+    write_ct(tmp_path, stored(1, 4, 4), **of_no_scan)
+    put(tmp_path / "a.nii.gz")
+    assert [scan.case for scan in find_scans(tmp_path, ["source"])] == ["a"]
+
+
+def test_a_damaged_series_beside_volumes_is_not_passed_over(tmp_path):
+    write_ct(tmp_path, stored(1, 4, 4))
+    file = tmp_path / "000.dcm"
+    file.write_bytes(file.read_bytes()[:300])
+    put(tmp_path / "a.nii.gz")
+    with pytest.raises(InputError, match="which is meant is not clear"):
+        find_scans(tmp_path, ["source"])
+
+
+def test_volumes_among_folders_of_dicom(tmp_path):
+    """In a series' folder they hinder it; elsewhere with a patient they are named; alone they are told as not read."""
+    for patient in ("p1", "p2", "p3"):
+        write_ct(tmp_path / patient / "ct", stored(2, 4, 4), PatientID=patient, StudyInstanceUID=f"1.{patient[1]}")
+    put(tmp_path / "p1/ct/mask.nii.gz"), put(tmp_path / "p2/masks/liver.mha"), put(tmp_path / "p4/ct.nii.gz")
+    scans = {scan.files[0].relative_to(tmp_path).as_posix(): scan for scan in find_scans(tmp_path, ["source"])}
+    assert "mask.nii.gz, and which is meant is not clear" in scans["p1/ct"].fault and "--series" in scans["p1/ct"].fault
+    assert not scans["p2/ct"].fault and "liver.mha" in scans["p2/ct"].notes[0]
+    assert not scans["p3/ct"].fault and not scans["p3/ct"].notes
+    assert "lies among folders of DICOM" in scans["p4/ct.nii.gz"].fault and scans["p4/ct.nii.gz"].case == "p4_ct"
+    chosen = find_scans(tmp_path, ["source"], rules=Rules(include=[{"modality": "CT"}]))
+    assert len(chosen) == 3 and not any(scan.fault or scan.notes for scan in chosen)
+
+
+def test_a_contrast_whose_folder_holds_both_is_refused(tmp_path):
+    for contrast in ("t1", "t2"):
+        write_ct(tmp_path / contrast / "a", stored(2, 4, 4))
+    put(tmp_path / "t1/a/mask.nii")
+    (scan,) = find_scans(tmp_path, ["t1", "t2"])
+    for read in (read_scan, scan_grids):
+        with pytest.raises(InputError, match="t1/a holds a DICOM series .*mask.nii, and which is meant"):
+            read(scan)
+    put(tmp_path / "t2/b.nii")
+    write_ct(tmp_path / "t2", stored(2, 4, 4))
+    with pytest.raises(InputError, match="t2 holds a DICOM series"):
+        find_scans(tmp_path, ["t1", "t2"])
+
+
+@pytest.mark.parametrize("names", [("a.hdr", "a.img"), ("a.hdr.gz", "a.img.gz"), ("a.hdr", "a.img.gz")])
+def test_pairs_of_header_and_image_are_told(tmp_path, names):
+    for name in names:
+        put(tmp_path / name)
+    (scan,) = find_scans(tmp_path, ["source"])
+    assert scan.case == "a" and "convert it to .nii.gz" in scan.fault
+    for name in names:
+        with pytest.raises(InputError, match="half of an .hdr/.img pair"):
+            read_scan(find_scans(tmp_path / name, ["source"])[0])
+    put(tmp_path / "b.nii")
+    assert [scan.case for scan in find_scans(tmp_path, ["source"])] == ["b", "a"]
+
+
+def test_paths_that_hold_nothing_are_told_for_what_they_are(tmp_path):
+    (tmp_path / "dangling.nii.gz").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe.nii.gz")
+    (tmp_path / "zero.nii").symlink_to("/dev/zero")
+    for name, words in (
+        ("dangling.nii.gz", "link to a file that is not there"),
+        ("pipe.nii.gz", "neither a regular file nor a folder"),
+        ("zero.nii", "neither a regular file nor a folder"),
+        ("none.nii", "does not exist"),
+    ):
+        with pytest.raises(InputError, match=words):
+            find_scans(tmp_path / name, ["source"])
+        with pytest.raises(InputError, match=words):
+            read_volume(tmp_path / name)
+    assert [scan.case for scan in find_scans(tmp_path, ["source"])] == ["dangling", "pipe", "zero"]
+
+
+def test_a_folder_of_volumes_is_no_series(tmp_path):
+    put(tmp_path / "p1/ct.nii.gz")
+    (scan,) = find_scans(tmp_path, ["source"])
+    with pytest.raises(InputError, match=r"p1 is a folder of volumes \(ct.nii.gz\); name one of its files"):
+        read_scan(scan)
 
 
 def test_contrasts_of_two_patients_are_no_case(tmp_path):

@@ -5,6 +5,9 @@ import os
 
 import pytest
 from dicom_series import stored, write_ct
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from medgen.inference import watch
 from medgen.inference.watch import arrivals
@@ -213,3 +216,23 @@ def test_a_series_that_counts_nothing_comes_with_a_note(tmp_path, clock):
     write_ct(tmp_path / "a", stored(3, 4, 4))
     (scan,) = scans(arrivals(tmp_path, tmp_path.parent / "out", ("source",), 10), clock, 100)
     assert scan.warnings == () and "do not say how many images" in scan.notes[0]
+
+
+def test_a_series_and_a_volume_in_one_folder_are_told_once_and_come_when_they_are_apart(tmp_path, clock):
+    found = arrivals(tmp_path, tmp_path.parent / "out", ("source",), 10)
+    write_ct(tmp_path / "p1", stored(2, 4, 4))
+    (tmp_path / "p1/mask.nii.gz").write_text("x")
+    (tmp_path / "p2").mkdir()
+    (tmp_path / "p2/ct.nii.gz").write_text("x")
+    directory = Dataset()
+    directory.FileSetID, directory.file_meta = "X", FileMetaDataset()
+    directory.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    directory.file_meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage
+    directory.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    directory.save_as(tmp_path / "p2/DICOMDIR", enforce_file_format=True)
+    first = scans(found, clock, 30)
+    assert [scan.case for scan in first] == ["p1", "p2_ct"] and first[1].fault is None
+    assert "mask.nii.gz, and which is meant is not clear" in first[0].fault
+    (tmp_path / "p1/mask.nii.gz").unlink()
+    (again,) = scans(found, clock, 30)
+    assert again.case == "p1" and again.fault is None

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from medgen.io.names import brief
 from medgen.types import InputError
 
 HUB = "hub"  # in place of a weight file: fetch the published one
@@ -60,7 +61,9 @@ def from_hub(url: str, *, sha256: str | None = None) -> Path:
             cached.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(cached), hash_prefix=sha256)
         except Exception as error:  # network errors of many kinds, and a wrong hash
-            raise InputError(f"{url} cannot be fetched ({error}); fetch it elsewhere and name the file") from None
+            raise InputError(
+                f"{url} cannot be fetched ({brief(error)}); fetch it elsewhere and name the file"
+            ) from None
     return cached
 
 
@@ -72,7 +75,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for what is not a weight file
-        raise InputError(f"{path} is not a PyTorch weight file ({' '.join(str(error).split())[:120]})") from None
+        raise InputError(f"{path} is not a PyTorch weight file ({brief(error)[:120]}); save it by torch.save") from None
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):

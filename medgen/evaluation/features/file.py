@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from medgen.evaluation.features.extractor import checked_volume, file_hash
 from medgen.evaluation.features.slices import Window, describe_planes, describe_window, plane_images, windowed
+from medgen.io.names import brief
 from medgen.types import InputError
 
 BATCH = 16
@@ -97,8 +98,9 @@ def _torchscript(path: Path, device: str) -> Callable[[Tensor], Array]:
     try:
         network = torch.jit.load(str(path), map_location=device).eval()
     except Exception as error:  # torch raises RuntimeError and others for what is not a script
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(f"{path} is not a TorchScript file ({reason}); write it by torch.jit.save") from None
+        raise InputError(
+            f"{path} is not a TorchScript file ({brief(error)[:120]}); write it by torch.jit.save"
+        ) from None
 
     def run(x: Tensor) -> Array:
         with torch.inference_mode():
@@ -118,6 +120,6 @@ def _onnx(path: Path) -> Callable[[Tensor], Array]:
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own kinds
-        raise InputError(f"{path} is not an ONNX file ({' '.join(str(error).split())[:120]})") from None
+        raise InputError(f"{path} is not an ONNX file ({brief(error)[:120]}); export it again") from None
     name = session.get_inputs()[0].name
     return lambda x: np.asarray(session.run(None, {name: x.contiguous().numpy()})[0], np.float64)

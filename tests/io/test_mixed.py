@@ -1,0 +1,46 @@
+"""A folder that holds DICOM and volumes is refused wherever volumes are looked for."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+from dicom_series import stored, write_ct
+
+from medgen.data.cohort import read_cohort
+from medgen.evaluation.folders import match_folders
+from medgen.evaluation.sets import volume_files
+from medgen.inference.inputs import find_inputs
+from medgen.io.volume import find_volumes, read_geometry, read_volume
+from medgen.types import InputError
+
+
+@pytest.fixture
+def both(tmp_path):
+    folder = tmp_path / "source"
+    write_ct(folder, stored(2, 4, 4))
+    nib.save(nib.Nifti1Image(np.zeros((4, 4, 2), np.int16), np.eye(4)), folder / "mask.nii.gz")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        find_volumes,
+        find_inputs,
+        volume_files,
+        read_volume,
+        read_geometry,
+        lambda folder: match_folders({"prediction": folder}),
+        lambda folder: match_folders({"prediction": folder / "mask.nii.gz", "source": folder}),
+        lambda folder: read_cohort(folder.parent),
+        lambda folder: read_cohort(folder.parent, domains=("source",)),
+    ],
+)
+def test_it_says_that_both_are_there_and_takes_neither(both, look):
+    with pytest.raises(InputError, match=r"source holds a DICOM series \(000.dcm\) and mask.nii.gz, and which"):
+        look(both)
+
+
+def test_a_chosen_one_is_taken(both):
+    assert find_volumes(both, beside_dicom=True) == [both / "mask.nii.gz"]
+    assert read_volume(both / "mask.nii.gz").frames is None
+    assert read_volume(both / "000.dcm").frames and read_volume(both, series="1").frames
