@@ -123,3 +123,18 @@ def test_volumes_apart_and_unknown_methods_are_refused():
             align(moving, fixed, method)
     with pytest.raises(InputError, match="resample, rigid, bspline"):
         align(fixed, fixed, "affine")
+
+
+@pytest.mark.parametrize("method", ["refuse", "resample"])
+def test_one_lattice_in_another_order_of_axes_is_not_resampled(method):
+    data = np.random.default_rng(0).normal(size=(8, 9, 10)).astype(np.float32)
+    fixed = Volume(data, np.diag([2.0, 2, 3, 1]))
+    mirrored = np.diag([-2.0, 2, 3, 1])
+    mirrored[0, 3] = 2 * 7
+    moving = Volume(data[::-1] + 1, mirrored)
+    same = on_one_grid([fixed, moving], method)[1]
+    np.testing.assert_array_equal(to_canonical(same).data, data + 1)
+    if method == "resample":
+        found, residual = align(moving, fixed, "resample")
+        np.testing.assert_array_equal(found.data, data + 1)
+        assert residual["overlap"] == pytest.approx(1)
