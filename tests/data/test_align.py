@@ -5,8 +5,8 @@ import pytest
 from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
-from medgen.data.align import align
-from medgen.io.volume import Volume
+from medgen.data.align import align, on_one_grid
+from medgen.io.volume import Volume, to_canonical
 from medgen.types import InputError
 
 SPACING = 4.0
