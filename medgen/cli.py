@@ -160,8 +160,12 @@ def evaluate(
         Path | None, typer.Option(help="Folder of the real volumes trained on: are there copies of them?")
     ] = None,
     checks: Annotated[
-        str, typer.Option(help="Limits of the structure check: general, ct_contrast, or a YAML file.")
-    ] = "general",
+        str,
+        typer.Option(
+            help="Limits of the structure check: auto (those the conversion recorded, else general), general, "
+            "ct_contrast, or a YAML file."
+        ),
+    ] = "auto",
     lesions: Annotated[Path | None, typer.Option(help="Folder of masks of the lesions in the sources.")] = None,
     segmenter: Annotated[
         str | None,

@@ -76,6 +76,20 @@ def foreground_threshold(data: np.ndarray) -> float:
     return float(data.mean(dtype=np.float64))  # sums of large values overflow float32
 
 
+EMPTY = 0.05  # of the voxels at the least value: a background that was set to it
+
+
+def foreground_mask(data: np.ndarray) -> np.ndarray:
+    """What of an image without units, such as MR, shows the patient: (X, Y, Z) bool.
+
+    Where a background was set to one value (skull-stripped, masked), all of the largest part above it; else the body,
+    see `body_mask`. All True where nothing stands out.
+    """
+    least = float(data.min())
+    masked = np.count_nonzero(data == least) >= EMPTY * data.size
+    return body_mask(data, threshold=least if masked else foreground_threshold(data))
+
+
 def looks_like_hu(data: np.ndarray) -> bool:
     """Whether a volume can be CT in Hounsfield units: air (≤ -200 HU) is present, and what lies far below air is rare
     but for one padding value. In an MR's phase images (-4096 to 4096) it is most of it."""

@@ -25,15 +25,19 @@ class Place:
 
 @dataclass(frozen=True)
 class Reason:
-    """One finding. ``fault``: flip, shift, structure, offset, scale, enhancement, lesion_lost, lesion_new, anatomy.
+    """One finding.
 
-    ``place``: None where the finding is about the whole volume, or the volume's place in the scanner is not known.
+    ``fault``: flip, shift, structure, offset, scale, enhancement, lesion_lost, lesion_new, anatomy, input, unchecked.
+    ``by``: what it rests on: images (input and output alone), segmenter, labels, lesions (their masks), truth, input
+    (what the conversion knew of it). ``status`` pass: a note. ``place``: None where the finding is about the whole
+    volume, or the volume's place in the scanner is not known.
     """
 
     fault: str
     status: Status
     text: str
     place: Place | None = None
+    by: str = "images"
 
     def __str__(self) -> str:
         return self.text
@@ -57,6 +61,8 @@ class Checked:
     affine: np.ndarray | None = None  # (4, 4), voxels of the volume → mm in the scanner, RAS
     values: dict[str, float | str] = field(default_factory=dict)
     reasons: list[Reason] = field(default_factory=list)
+    excused: list[Reason] = field(default_factory=list)  # what the images alone say and the truth shows too
+    regions: dict[str, tuple[float, float]] = field(default_factory=dict)  # limits of the mean of labelled structures
 
     @property
     def unit(self) -> str:
@@ -69,8 +75,18 @@ class Checked:
         where = _in_scanner(self.origin + place, self.affine)
         return ", ".join(f"{side[int(mm < 0)]} {abs(mm):.0f}" for side, mm in zip(SIDES, where, strict=True)) + " mm"
 
-    def add(self, fault: str, status: Status, text: str, place: Place | None = None) -> None:
-        self.reasons.append(Reason(fault, status, text, place))
+    def add(
+        self,
+        fault: str,
+        status: Status,
+        text: str,
+        place: Place | None = None,
+        *,
+        by: str = "images",
+        excused: bool = False,
+    ) -> None:
+        """Another finding; ``excused``: the truth shows the same, so that it does not count."""
+        (self.excused if excused else self.reasons).append(Reason(fault, status, text, place, by))
 
     def ball(self, centre: Sequence[float], diameter: float) -> Place | None:
         """The box of a ball: ``centre`` in mm from this grid's first voxel, ``diameter`` in mm."""

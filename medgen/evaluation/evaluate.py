@@ -5,7 +5,7 @@ with its reason, and the others go on; `medgen.evaluation.summary` writes what c
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,16 +14,20 @@ from typing import Any
 import numpy as np
 
 from medgen.cluster import Cluster
+from medgen.evaluation.carried import known_of, record_of, recorded_limits
+from medgen.evaluation.checked import Reason
 from medgen.evaluation.downstream_section import Protocols, downstream_section
+from medgen.evaluation.enhancement import takes_up_contrast
 from medgen.evaluation.features.extractor import Extractor
-from medgen.evaluation.folders import match_folders
+from medgen.evaluation.folders import Folders, match_folders
 from medgen.evaluation.identity import one_patient_an_image, patients_of, warnings_of_training
 from medgen.evaluation.judge import Checks
-from medgen.evaluation.measure import HU_RANGE, Measures, NeedsRange, takes_up_contrast
+from medgen.evaluation.measure import HU_RANGE, Measures, NeedsRange, NotHu
 from medgen.evaluation.outcomes import outcomes
 from medgen.evaluation.profiles import PROFILES
 from medgen.evaluation.provenance import provenance, read_manifest
 from medgen.evaluation.sets import distribution_section, memorisation_section, volume_files
+from medgen.evaluation.suggested_range import suggested_range
 from medgen.evaluation.summary import CaseResult, Evaluation, Failure, write_results
 from medgen.types import InputError, reason
 
@@ -65,7 +69,8 @@ def evaluate(
         out: folder for the results; made if absent.
         source: the unconverted images, same names and grids; measured like the predictions, as the baseline.
         labels: label volumes, named by ``labels.json`` = {structure: value} beside them or one folder above.
-        mask: where ``mae``, ``psnr`` and ``ssim`` count (non-zero voxels); default the whole volume.
+        mask: where ``mae``, ``psnr`` and ``ssim`` count (non-zero voxels); default the whole volume for CT in HU, else
+            the foreground of the reference, see `medgen.data.body.foreground_mask`.
         prediction_labels: segmentations of the predictions, scored against ``labels``.
         data_range: span of possible values for PSNR and SSIM; default 4095 for CT in HU.
         profile: one of `medgen.evaluation.profiles.PROFILES`, whose numbers are added under its name.
@@ -74,8 +79,8 @@ def evaluate(
         real: real volumes of the target's kind, best of other patients; None: the reference.
         training: the real volumes that the model was trained to make; the predictions are tested for copies of them.
         lesions: masks of the lesions in the source; None: the labels whose name says so (`lesion_findings.LESIONS`).
-        checks: limits and segmenter of the structure check, which every case with a source gets; None: the general
-            limits, see docs/decisions/checks.md.
+        checks: limits and segmenter of the structure check, which every case with a source gets; None: the limits that
+            the conversion recorded in its manifest, else the general ones, see docs/decisions/checks.md.
         downstream: train segmenters on references and predictions with ``labels``, and test them; None: do not.
         feature_cache: folder in which features of the real volumes are kept for the next system; None: nowhere.
         patient_pattern: regular expression that finds the patient in a case's name (its first group if it has one),
@@ -115,15 +120,15 @@ def evaluate(
     if not tolerance_mm >= 0:
         raise InputError(f"--tolerance must be a number of mm, 0 or above, not {tolerance_mm}")
     folders = match_folders(given, cases)
-    checks = (checks or Checks()) if source is not None else None
-    measures = Measures(data_range, folders.names, profile, tolerance_mm, checks)
+    checks, known, told = (None, {}, []) if source is None else _carried(checks or Checks(auto=True), folders)
+    measures = Measures(data_range, folders.names, profile, tolerance_mm, checks, known)
     patients, synthetic = patients_of(folders, patient_pattern)
     manifest = read_manifest(folders.given["prediction"])
     out = Path(out)
     _make_folder(out)
     results: list[CaseResult] = []
     failures: list[Failure] = []
-    warnings = [f"prediction {path} has no reference and was not measured" for path in folders.extra]
+    warnings = [*told, *(f"prediction {path} has no reference and was not measured" for path in folders.extra)]
     if labels is not None and not folders.names:
         warnings.append(
             f"{labels} has no labels.json in or beside it, so structures have no names and neither organs nor lesions "
@@ -134,8 +139,11 @@ def evaluate(
         zip(folders.cases, outcomes(folders, measures, cluster), strict=True), start=1
     ):
         if isinstance(found, InputError):
-            # NeedsRange: a matter of the settings, not of this case: say so before hours are spent
+            # A matter of the settings, not of this case: say so before hours are spent
             if isinstance(found, NeedsRange) and not results:
+                references = [files["reference"] for files in folders.cases.values() if "reference" in files]
+                raise InputError("; ".join(filter(None, [str(found), suggested_range(references)])))
+            if isinstance(found, NotHu) and not results:
                 raise found
             failures.append(Failure(case, str(found)))
         else:
@@ -192,6 +200,7 @@ def evaluate(
             "real": None if real is None else str(real),
             "training": None if training is None else str(training),
             "profile": PROFILES[profile],
+            "measured_in": _measured_in(mask, results),
             "profile_mask": "the given mask" if mask else "medgen body mask",
             "tolerance_mm": tolerance_mm,
             "thresholds": None if checks is None else checks.thresholds.applied(),
@@ -204,6 +213,29 @@ def evaluate(
     )
     write_results(evaluation)
     return evaluation
+
+
+def _carried(checks: Checks, folders: Folders) -> tuple[Checks, dict[str, list[Reason]], list[str]]:
+    """Limits by which the conversion was checked, what it knew of each case, and warnings, see `carried`."""
+    files = {case: roles["prediction"] for case, roles in folders.cases.items() if "prediction" in roles}
+    records = {case: record for case, file in files.items() if (record := record_of(file)) is not None}
+    segmented = checks.segmenter is not None
+    known = {case: known_of(record, files[case], segmented=segmented) for case, record in records.items()}
+    if not checks.auto:
+        return checks, known, []
+    limits = recorded_limits(list(records.values()))
+    if len(limits) > 1:
+        text = "the conversions were checked by different limits, so that general ones are taken here: name --checks"
+        return checks, known, [text]
+    return replace(checks, thresholds=limits[0]) if limits else checks, known, []
+
+
+def _measured_in(mask: Path | None, results: Sequence[CaseResult]) -> str:
+    """Where the columns without a prefix count."""
+    if mask is not None:
+        return "the given mask"
+    places = {"the whole volume" if result.hu else "the foreground of the reference" for result in results}
+    return ", or ".join(sorted(places, reverse=True)) or "nowhere"
 
 
 @contextmanager

@@ -1,18 +1,23 @@
-"""Pass, review or fail for the volumes of one case, as ``cases.csv`` and the section ``structure`` hold it."""
+"""Pass, review or fail for the volumes of one case, as ``cases.csv`` and the section ``structure`` hold it.
+
+`medgen translate` and `medgen evaluate` both call `judge`, with the same limits, so that the same scan and the same
+result get the same verdict. What only the conversion can know comes as ``known``, see `medgen.evaluation.carried`.
+"""
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from medgen.data.body import looks_like_hu
+from medgen.evaluation.checked import Reason
 from medgen.evaluation.lesion_findings import is_lesion
 from medgen.evaluation.named_segmenter import NamedSegmenter, named_segmenter
-from medgen.evaluation.safety import check_case
-from medgen.evaluation.thresholds import Thresholds, load_thresholds
+from medgen.evaluation.safety import RANK, Verdict, check_case
+from medgen.evaluation.thresholds import AUTO, Thresholds, load_thresholds
 from medgen.io.volume import Volume
 
 # What the arrays of an odd volume (a single slice, a body of three voxels) or another's network can end in.
@@ -21,10 +26,14 @@ UNDOABLE = (ValueError, ArithmeticError, RuntimeError, IndexError, MemoryError, 
 
 @dataclass(frozen=True)
 class Checks:
-    """How cases are checked: the limits, and a segmenter of their anatomy and lesions if there is one."""
+    """How cases are checked: the limits, and a segmenter of their anatomy and lesions if there is one.
+
+    ``auto``: `medgen evaluate` takes the limits that the conversion recorded, where there is a record.
+    """
 
     thresholds: Thresholds = field(default_factory=load_thresholds)
     segmenter: NamedSegmenter | None = None
+    auto: bool = False
 
     @property
     def identity(self) -> str:
@@ -34,15 +43,16 @@ class Checks:
 
 
 def named_checks(limits: str, segmenter: str | None = None, device: str = "cpu") -> Checks:
-    """Checks as the command line names them, see `load_thresholds` and `named_segmenter`."""
-    return Checks(load_thresholds(limits), None if segmenter is None else named_segmenter(segmenter, device=device))
+    """Checks as the command line names them, see `load_thresholds` (or "auto") and `named_segmenter`."""
+    thresholds = load_thresholds() if limits == AUTO else load_thresholds(limits)
+    found = None if segmenter is None else named_segmenter(segmenter, device=device)
+    return Checks(thresholds, found, limits == AUTO)
 
 
-def judge(volumes: Mapping[str, Volume], names: Mapping[int, str], checks: Checks) -> tuple[dict[str, Any], list[str]]:
-    """What `check_case` says of a case: {"status", "reasons", "findings", "values"}, and warnings.
-
-    ``reasons`` are sentences; ``findings`` {"fault", "status", "text", "place"} say the same with the place of each,
-    {"low", "high"}: the corners of its box in mm in the scanner (RAS), or None.
+def judge(
+    volumes: Mapping[str, Volume], names: Mapping[int, str], checks: Checks, known: Sequence[Reason] = ()
+) -> tuple[dict[str, Any], list[str]]:
+    """What `check_case` says of a case, and warnings.
 
     A check that could not be done asks for review with its reason: nobody may take it for a pass.
 
@@ -50,31 +60,53 @@ def judge(volumes: Mapping[str, Volume], names: Mapping[int, str], checks: Check
         volumes: by role, in RAS order on one grid: source, prediction, and of reference, labels and lesions those
             there are. Lesions are their mask, else the labels whose name says so, else what the segmenter finds.
         names: {label: structure}.
+        known: findings that were made before, of the input or by a segmenter.
+
+    Returns:
+        {"status", "reasons" (sentences), "values", "findings" (the reasons as mappings: fault, status, text, by and
+        place, {"low", "high"}: the corners of its box in mm in the scanner (RAS), or None; see `checked.Reason`),
+        "excused" (sentences that the truth refutes), "regions" ({structure: lowest and highest mean HU of its
+        region})}. A finding of status "pass" is a note.
     """
     source, prediction, truth = volumes["source"], volumes["prediction"], volumes.get("reference")
-    labels = np.rint(volumes["labels"].data).astype(np.int32) if "labels" in volumes else None
-    segmenter, warnings = checks.segmenter, []
+    notes = []
     if truth is None and looks_like_hu(source.data) and not looks_like_hu(prediction.data):
-        warnings.append("the source is CT in HU and the prediction is not, so its HU could not be checked")
+        text = "The source is CT in HU and the prediction is not, so its HU could not be checked."
+        notes.append(Reason("unchecked", "pass", text))
     try:
-        verdict = check_case(
-            source.data,
-            prediction.data,
-            source.spacing,
-            truth=None if truth is None else truth.data,
-            labels=labels,
-            names=names,
-            lesions=_lesions(volumes, labels, names),
-            thresholds=checks.thresholds,
-            affine=source.affine,
-            segment=None if segmenter is None else lambda image: segmenter.segment(source.replaced(image)),
-            segment_names=(segmenter.names or None) if segmenter else None,
-        )
+        verdict = _checked(volumes, names, checks)
+        found, values, excused, regions = verdict.reasons, dict(verdict.values), verdict.excused, verdict.regions
     except UNDOABLE as error:
         text = f"The structure check could not be done: {str(error) or type(error).__name__}"
-        return {"status": "review", "reasons": [text], "values": {}}, [*warnings, text]
-    found = {"status": verdict.status, "reasons": [*map(str, verdict.reasons)], "values": dict(verdict.values)}
-    return found | {"findings": [asdict(reason) for reason in verdict.reasons]}, warnings
+        notes.append(Reason("unchecked", "review", text))
+        found, values, excused, regions = (), {}, (), {}
+    reasons = sorted([*found, *known, *notes], key=lambda reason: -RANK[reason.status])
+    return {
+        "status": reasons[0].status if reasons else "pass",
+        "reasons": [*map(str, reasons)],
+        "values": values,
+        "findings": [asdict(reason) for reason in reasons],
+        "excused": [*map(str, excused)],
+        "regions": {name: list(limits) for name, limits in regions.items()},
+    }, [*map(str, notes)]
+
+
+def _checked(volumes: Mapping[str, Volume], names: Mapping[int, str], checks: Checks) -> Verdict:
+    source, truth, segmenter = volumes["source"], volumes.get("reference"), checks.segmenter
+    labels = np.rint(volumes["labels"].data).astype(np.int32) if "labels" in volumes else None
+    return check_case(
+        source.data,
+        volumes["prediction"].data,
+        source.spacing,
+        truth=None if truth is None else truth.data,
+        labels=labels,
+        names=names,
+        lesions=_lesions(volumes, labels, names),
+        thresholds=checks.thresholds,
+        affine=source.affine,
+        segment=None if segmenter is None else lambda image: segmenter.segment(source.replaced(image)),
+        segment_names=(segmenter.names or None) if segmenter else None,
+    )
 
 
 def _lesions(volumes: Mapping[str, Volume], labels: np.ndarray | None, names: Mapping[int, str]) -> np.ndarray | None:

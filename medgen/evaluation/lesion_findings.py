@@ -1,5 +1,6 @@
 """Lost lesions and new structures as findings of `safety.check_case`; the rule of `findings` holds here too."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -7,11 +8,12 @@ import numpy as np
 from scipy import ndimage
 
 from medgen.data.separable import gaussian
-from medgen.evaluation import lesions
+from medgen.evaluation import enhancement, lesions
 from medgen.evaluation.checked import Checked, Status, ball_mm, place_of
 
 LUNG_HU, BRIGHT_HU = -500.0, 135.0  # new structures are looked for in lung and in what is not enhanced vessel or bone
 LEAST_VOXELS, LARGE_ML = 200, 60.0  # of a region in which new structures are looked for; of a labelled one by itself
+MOST = 3  # new structures that are named, strongest first
 LESIONS = ("lesion", "cyst", "tumour", "tumor", "metasta")  # words in the names of labels
 
 
@@ -27,6 +29,7 @@ def lesion_findings(case: Checked) -> None:
         return
     limits: dict[str, Any] = {"visible_z": case.limits.lesion_visible_z, "kept_z": case.limits.lesion_kept_z}
     removed = case.hu and case.limits.contrast_removed and case.truth is None
+    limits["gone_z"] = case.limits.lesion_gone_z
     limits |= {"uptake": case.limits.lesion_uptake} if removed else {"either_sign": True}
 
     def fates(image: np.ndarray) -> list[lesions.Lesion]:
@@ -46,7 +49,7 @@ def lesion_findings(case: Checked) -> None:
     }
     for lesion in judged:
         if lesion.lost:
-            sure = lesion.sure or case.truth is not None
+            sure = lesion.sure or lesion.replaced or case.truth is not None
             state = "is lost" if sure else "is not seen any more, erased or without contrast of its own"
             text = (
                 f"A lesion of {lesion.volume_ml:.1f} ml at {case.at(lesion.place)} {state}: contrast to its host "
@@ -54,14 +57,17 @@ def lesion_findings(case: Checked) -> None:
             )
             if case.truth is not None:
                 text += f"{true_contrasts[lesion.place]:+.0f}{case.unit} in the true image."
-            elif lesion.contrast * lesion.contrast_output < 0:
+            elif lesion.sure and lesion.contrast * lesion.contrast_output < 0:
                 text += "turned round."
+            elif lesion.replaced:
+                text += "by HU that removing contrast medium cannot leave there."
             else:
                 times = abs(lesion.contrast_output) / lesion.noise_output
-                text += f"{times:.1f} times the noise (limit {case.limits.lesion_kept_z:g})."
-            case.add(
-                "lesion_lost", "fail" if sure else "review", text, case.ball(lesion.place, ball_mm(lesion.volume_ml))
-            )
+                limit = case.limits.lesion_kept_z if lesion.sure or not removed else case.limits.lesion_gone_z
+                text += f"{times:.1f} times the noise (limit {limit:g})."
+            status: Status = "fail" if sure else "pass" if removed else "review"
+            place = case.ball(lesion.place, ball_mm(lesion.volume_ml))
+            case.add("lesion_lost", status, text, place, by="lesions")
 
 
 def _like_the_truth(lesion: lesions.Lesion, true: lesions.Lesion, case: Checked) -> bool:
@@ -75,48 +81,73 @@ def _like_the_truth(lesion: lesions.Lesion, true: lesions.Lesion, case: Checked)
 def new_structure_findings(case: Checked) -> None:
     """What the output has and the input has not, nor the truth if it is given.
 
-    Without the truth it is counted, but held against the output only where the translation can add nothing.
+    It is looked for by HU alone and, where structures are labelled, in each of them too. Without the truth it is
+    counted, but held against the output only where the translation can add nothing.
     """
-    masks = _regions(case)
-    blobs = [blob for mask in masks for blob in _blobs(case, case.source, mask)]
-    if case.truth is not None and blobs:
-        beside = [blob.place for mask in masks for blob in _blobs(case, case.truth, mask)]
-        blobs = [b for b in blobs if any(np.linalg.norm(np.subtract(b.place, p)) <= b.diameter for p in beside)]
-    case.values["new_structures"] = float(len(blobs))
+    inner = ndimage.binary_erosion(case.body, iterations=2)
+    smooth = gaussian(case.source, [2.5 / s for s in case.spacing])
+    plain = [blob for mask in _regions(case, inner, smooth) for blob in _blobs(case, case.source, mask)]
+    labelled = [blob for mask in _labelled(case, inner, smooth) for blob in _blobs(case, case.source, mask)]
+    labelled = [blob for blob in labelled if not _near(blob, plain)]
+    shown = _shown_by_truth(case, [*plain, *labelled], inner, smooth)
+    case.values["new_structures"] = float(len(plain) + len(labelled) - len(shown))
     if case.truth is None and not case.limits.adds_nothing:
         return
     if case.lesions is not None:
-        case.values["lesions_new"] = float(len(blobs))
-    for blob in sorted(blobs, key=lambda b: -b.z)[:3]:
-        text = (
-            f"A structure of about {blob.diameter:.0f} mm at {case.at(blob.place)} is not in the input: contrast "
-            f"{blob.contrast:+.0f}{case.unit}, {blob.z:.1f} times the noise "
-            f"(limit {case.limits.new_structure_z:g})."
-        )
-        status: Status = "fail" if blob.z > 2 * case.limits.new_structure_z else "review"
-        case.add("lesion_new", status, text, case.ball(blob.place, blob.diameter))
+        case.values["lesions_new"] = case.values["new_structures"]
+    for blobs, by in ((plain, "images"), (labelled, "labels")):
+        for blob in sorted(blobs, key=lambda b: -b.z)[:MOST]:
+            _new_structure(case, blob, by, excused=blob in shown)
 
 
-def _regions(case: Checked) -> list[np.ndarray]:
-    """Where new structures are looked for: in each labelled structure by itself, and in the rest of the body.
+def _new_structure(case: Checked, blob: lesions.Blob, by: str, *, excused: bool) -> None:
+    text = (
+        f"A structure of about {blob.diameter:.0f} mm at {case.at(blob.place)} is not in the input: contrast "
+        f"{blob.contrast:+.0f}{case.unit}, {blob.z:.1f} times the noise (limit {case.limits.new_structure_z:g})."
+    )
+    status: Status = "fail" if blob.z > 2 * case.limits.new_structure_z else "review"
+    case.add("lesion_new", status, text, case.ball(blob.place, blob.diameter), by=by, excused=excused)
 
-    Within a structure the change is even. Where only HU tell structures apart, those that lose contrast medium and
-    those that do not may look alike, and vessels and bone are left out. A known lesion is no place for a new one.
+
+def _shown_by_truth(
+    case: Checked, blobs: list[lesions.Blob], inner: np.ndarray, smooth: np.ndarray
+) -> list[lesions.Blob]:
+    """Those that are no news beside the truth."""
+    if case.truth is None or not blobs:
+        return []
+    masks = [*_regions(case, inner, smooth), *_labelled(case, inner, smooth)]
+    beside = [blob for mask in masks for blob in _blobs(case, case.truth, mask)]
+    return [blob for blob in blobs if not _near(blob, beside)]
+
+
+def _near(blob: lesions.Blob, others: list[lesions.Blob]) -> bool:
+    return any(np.linalg.norm(np.subtract(blob.place, other.place)) <= blob.diameter for other in others)
+
+
+def _regions(case: Checked, inner: np.ndarray, smooth: np.ndarray) -> list[np.ndarray]:
+    """Where new structures are looked for by HU alone.
+
+    Those that lose contrast medium and those that do not may look alike, so vessels and bone are left out.
     """
-    inner = ndimage.binary_erosion(case.body, iterations=2)
-    if case.lesions is not None:
-        inner &= case.lesions == 0
-    smooth = gaussian(case.source, [2.5 / s for s in case.spacing])
-    inside, rest = [], inner.copy()
+    if not case.hu:
+        return [inner]
+    soft = (smooth > LUNG_HU) & ~ndimage.binary_dilation(smooth > BRIGHT_HU)
+    return [inner & soft, inner & (smooth < LUNG_HU)]
+
+
+def _labelled(case: Checked, inner: np.ndarray, smooth: np.ndarray) -> Iterator[np.ndarray]:
+    """Each large labelled structure by itself: within it the change is even.
+
+    A known lesion is no place for a new one. Calcium in a vessel's wall, which contrast medium hid, is none either.
+    """
     for value in _large_labels(case, inner):
         region = inner & (case.labels == value)
-        if not case.hu or np.median(smooth[region]) <= BRIGHT_HU:
-            inside.append(region)
-            rest &= ~region
-    if not case.hu:
-        return [*inside, rest]
-    soft = (smooth > LUNG_HU) & ~ndimage.binary_dilation(smooth > BRIGHT_HU)
-    return [*inside, rest & soft, rest & (smooth < LUNG_HU)]
+        if case.lesions is not None:
+            region &= case.lesions == 0
+        bounds = (LUNG_HU, BRIGHT_HU) if case.hu else (-np.inf, np.inf)  # lung is searched by HU alone, see `_regions`
+        vessel = enhancement.structure_of(case.names.get(value, "")) in enhancement.BLOOD
+        if region.any() and bounds[0] < np.median(smooth[region]) <= bounds[1] and not (case.hu and vessel):
+            yield region
 
 
 def _large_labels(case: Checked, inner: np.ndarray) -> list[int]:
@@ -152,12 +183,15 @@ def detected_findings(case: Checked, source: np.ndarray, output: np.ndarray, vox
     It errs on real images too, so that what it misses or adds asks for review and does not fail.
     """
     kept, lost, new = lesions.matched_lesions(source, output, least=lesions.LEAST_ML / voxel_ml)
-    case.values |= {"lesions": float(kept + lost), "lesions_kept": float(kept), "lesions_lost": float(lost)}
-    case.values |= {"lesion_sensitivity": kept / (kept + lost) if kept + lost else float("nan")}
-    case.values["lesions_new"] = float(new)
+    if case.lesions is None:
+        case.values |= {"lesions": float(kept + lost), "lesions_kept": float(kept), "lesions_lost": float(lost)}
+        case.values |= {"lesion_sensitivity": kept / (kept + lost) if kept + lost else float("nan")}
+        case.values["lesions_new"] = float(new)
     if lost:
         text = f"The segmenter finds {lost} of {kept + lost} lesions of the input no more."
-        case.add("lesion_lost", "review", text, place_of(lesions.unmatched(source, output), case.affine))
+        place = place_of(lesions.unmatched(source, output), case.affine)
+        case.add("lesion_lost", "review", text, place, by="segmenter")
     if new:
         text = f"The segmenter finds {new} lesions that the input has not."
-        case.add("lesion_new", "review", text, place_of(lesions.unmatched(output, source), case.affine))
+        place = place_of(lesions.unmatched(output, source), case.affine)
+        case.add("lesion_new", "review", text, place, by="segmenter")

@@ -12,6 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from medgen.data.separable import gaussian, gradient_magnitude
+from medgen.evaluation.enhancement import partial_volume
 
 BALL = 0.36  # response of the filter below to a ball of contrast 1 whose radius fits it: P(χ₃ < √3) - P(χ₃ < √3 / 1.6)
 WIDER = 1.6  # Marr & Hildreth 1980: two Gaussians of this ratio are nearest to the Laplacian of one
@@ -26,7 +27,9 @@ LEVELS = 24  # values of the other image between which `explained` interpolates
 NEARBY_MM = 20.0  # a tissue's change is the same within this distance
 
 WATER_HU = 0.0  # without contrast medium nothing but fat and air is darker
-LEAST_ML = 0.2  # of a lesion that is judged
+CYST_HU = 20.0  # what is darker in a scan with contrast medium holds water, some of it with blood, and takes up nothing
+LEAST_ML, LEAST_VOXELS = 0.2, 30  # of a lesion that is judged; of fewer voxels nearly all are partial volume
+MARGIN_HU = 15.0  # by which removal of contrast medium alone cannot move a lesion out of its bounds
 
 Spacing = Sequence[float]
 
@@ -35,7 +38,8 @@ Spacing = Sequence[float]
 class Lesion:
     """One lesion of the input. ``contrast``: mean in it minus median of its host tissue, in the image's unit (HU);
     ``noise``: standard error of that contrast; ``expected``: the least contrast in the output, 0 if it may have none;
-    ``visible``: clear in the input; ``sure``: and sure to be clear in a correct output; ``kept``: seen there."""
+    ``visible``: clear in the input; ``sure``: and sure to be clear in a correct output; ``kept``: seen there;
+    ``replaced``: of HU that no removal of contrast medium leaves there."""
 
     place: tuple[float, float, float]
     volume_ml: float
@@ -47,6 +51,7 @@ class Lesion:
     visible: bool
     sure: bool
     kept: bool
+    replaced: bool = False
 
     @property
     def lost(self) -> bool:
@@ -73,10 +78,11 @@ def lesion_conservation(
     least_ml: float = LEAST_ML,
     visible_z: float = 8.0,
     kept_z: float = 3.0,
+    gone_z: float = 1.6,
     uptake: float | None = None,
     either_sign: bool = False,
 ) -> list[Lesion]:
-    """The fate of every lesion: a connected part of ``lesions`` of at least ``least_ml``.
+    """The fate of every lesion: a connected part of ``lesions`` of at least ``least_ml`` and `LEAST_VOXELS`.
 
     Contrast is measured against a ring 2-6 mm outside: in the host tissue, which is the commonest label of the ring
     where ``labels`` are given, else what lies within 60 HU (or units) of the ring's median. Its noise is the spread
@@ -86,9 +92,11 @@ def lesion_conservation(
     |expected| ≥ 2 kept_z · noise there, and is kept where it has at least kept_z · noise of contrast, of the expected
     sign if it is sure. Expected is the contrast in the source. Where contrast medium was removed (``uptake``), it is
     the least that may be left: a dark lesion that took up that share of what its host did loses (1 - uptake) · (what
-    its host lost) of it, and a bright one falls to water at most (0 HU; one in fat stays bright, one in the liver may
-    be without contrast). A lesion that is lost without being sure may have been erased or have no contrast of its
-    own: only the truth can tell.
+    its host lost) of it, one as dark as water in the source keeps its HU, and a bright one falls to water at most (0
+    HU; one in fat stays bright, one in the liver may be without contrast). One that is visible without being sure is
+    then kept where its contrast can be told from none, from gone_z · noise; if it is lost, it may have been erased or
+    have no contrast of its own: only the truth can tell. Nor may its HU rise, or fall below those of water and host:
+    what does was replaced.
 
     Args:
         source, output: (X, Y, Z) on one grid.
@@ -105,30 +113,45 @@ def lesion_conservation(
     for number, box in enumerate(ndimage.find_objects(parts), start=1):
         box = tuple(slice(max(b.start - m, 0), b.stop + m) for b, m in zip(box, margin, strict=True))
         inside = parts[box] == number
-        if inside.sum() * voxel_ml < least_ml:
+        if inside.sum() < LEAST_VOXELS or inside.sum() * voxel_ml < least_ml:
             continue
         ring = _host(source[box], parts[box], inside, spacing, None if labels is None else labels[box])
         if ring.sum() < 20:
             continue
         (c, noise), (c_out, noise_out) = (_contrast(v[box], inside, ring) for v in (source, output))
         host, host_out = (float(np.median(v[box][ring])) for v in (source, output))
-        expected = c if uptake is None else _least_left(c, host, host_out, uptake)
+        expected = c
+        if uptake is not None:
+            expected = _least_left(c, c - partial_volume(source[box], inside), host, host_out, uptake)
         visible = abs(c) >= visible_z * noise
         sure = visible and not either_sign and abs(expected) >= 2 * kept_z * noise_out
-        kept = (c_out * np.sign(expected) if sure else abs(c_out)) >= kept_z * noise_out
+        least = kept_z if sure or uptake is None else gone_z
+        replaced = uptake is not None and _replaced(host + c, host_out + c_out, host_out, 3 * noise_out)
+        kept = (c_out * np.sign(expected) if sure else abs(c_out)) >= least * noise_out and not replaced
         centre = np.argwhere(inside).mean(0) + [b.start for b in box]
         x, y, z = (float(p) for p in centre * spacing)
         volume = float(inside.sum()) * voxel_ml
-        state = bool(visible), bool(sure), bool(kept)
+        state = bool(visible), bool(sure), bool(kept), bool(replaced)
         found.append(Lesion((x, y, z), volume, c, c_out, noise, noise_out, expected, *state))
     return found
 
 
-def _least_left(contrast: float, host: float, host_output: float, uptake: float) -> float:
-    """Least contrast (HU) of a lesion once contrast medium is gone, of the sign it had; see `lesion_conservation`."""
-    if contrast < 0:
-        return min(contrast + (1 - uptake) * max(host - host_output, 0.0), 0.0)
-    return max(0.0, min(contrast, min(host + contrast, WATER_HU) - host_output))
+def _least_left(contrast: float, own: float, host: float, host_output: float, uptake: float) -> float:
+    """Least contrast (HU) of a lesion once contrast medium is gone, of the sign it had; see `lesion_conservation`.
+
+    ``own``: its contrast without the partial volume at its border.
+    """
+    if contrast > 0:
+        return max(0.0, min(contrast, min(host + contrast, WATER_HU) - host_output))
+    if host + own < CYST_HU:
+        return min((host + own - host_output) * contrast / own, 0.0)
+    return min(contrast + (1 - uptake) * max(host - host_output, 0.0), 0.0)
+
+
+def _replaced(before: float, after: float, host: float, noise: float) -> bool:
+    """Whether a lesion (HU before, after) has other HU than iodine can leave, beside its host's HU after."""
+    margin = max(MARGIN_HU, noise)
+    return after > max(before, host) + margin or after < min(before, WATER_HU, host) - margin
 
 
 def sensitivity(lesions: Sequence[Lesion]) -> float:
@@ -171,7 +194,7 @@ def new_structures(
     mask: np.ndarray,
     spacing: Spacing,
     *,
-    least_z: float = 6.6,
+    least_z: float = 7.0,
     least_contrast: float = 0.0,
     radii: Sequence[float] = RADII_MM,
 ) -> list[Blob]:

@@ -1,16 +1,18 @@
 """Every number of one case: fidelity to the truth, slice-to-slice smoothness, and means per region."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medgen.data.body import body_mask, looks_like_hu
+from medgen.data.body import body_mask, foreground_mask, looks_like_hu
 from medgen.data.content import content_hash
 from medgen.evaluation import fidelity
+from medgen.evaluation.checked import Reason
 from medgen.evaluation.consistency import relative_slice_jump
+from medgen.evaluation.enhancement import takes_up_contrast
 from medgen.evaluation.folders import read_case
 from medgen.evaluation.judge import Checks, judge
 from medgen.evaluation.pair import Pair
@@ -21,27 +23,14 @@ from medgen.io.volume import Volume
 from medgen.types import InputError
 
 HU_RANGE = 4095.0
-# Words in the names of structures that take up contrast medium: vessels, kidneys, liver, spleen,
-# hypervascular lesions; and words of those that carry one of these and do not enhance.
-ENHANCING = (
-    "aorta",
-    "vena_cava",
-    "portal",
-    "vessel",
-    "arter",
-    "vein",
-    "kidney",
-    "renal",
-    "collecting",
-    "liver",
-    "spleen",
-    "hyper",
-)
-NOT_ENHANCING = ("adrenal", "cyst", "stone", "hypovascular", "lesion_hypo")
 
 
 class NeedsRange(InputError):
-    """The images are not in HU, so the user has to give the data range, or another profile."""
+    """The images are not in HU, so the user has to give the data range."""
+
+
+class NotHu(InputError):
+    """The images are not in HU, and what was asked for is of CT in HU."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +39,7 @@ class Measures:
 
     ``data_range`` of PSNR and SSIM (None: that of HU), ``names`` of the labels, ``profile``: one of
     `medgen.evaluation.profiles` whose numbers come beside the generic ones, ``tolerance_mm`` of the surface Dice,
-    ``checks`` of every case that has a source (None: no verdict).
+    ``checks`` of every case that has a source (None: no verdict); ``known``: of each case, findings of its conversion.
     """
 
     data_range: float | None
@@ -58,12 +47,7 @@ class Measures:
     profile: str = "generic"
     tolerance_mm: float = 2.0
     checks: Checks | None = None
-
-
-def takes_up_contrast(structure: str) -> bool:
-    """Whether a structure's name says that intravenous contrast medium brightens it."""
-    name = structure.lower().replace(" ", "_").replace("-", "_")
-    return any(word in name for word in ENHANCING) and not any(word in name for word in NOT_ENHANCING)
+    known: Mapping[str, Sequence[Reason]] = field(default_factory=dict)
 
 
 def measure_case(case: str, files: Mapping[str, Path], measures: Measures) -> CaseResult:
@@ -77,11 +61,11 @@ def measure_case(case: str, files: Mapping[str, Path], measures: Measures) -> Ca
     hu = looks_like_hu(volumes[leading].data)
     if measures.data_range is None and not hu and "reference" in volumes:
         raise NeedsRange(
-            f"{files['reference']} is not in HU (no value at or below -200): PSNR and SSIM need "
-            "--data-range, the span of values that such images can take"
+            f"{files['reference']} is not in HU (no value at or below -200): PSNR and SSIM need --data-range, the span "
+            "of values that such images can take"
         )
     if measures.profile != "generic" and "reference" in volumes and not hu:
-        raise NeedsRange(
+        raise NotHu(
             f"{files['reference']} is not in HU (no value at or below -200), and the profile {measures.profile} is of "
             "CT in HU: leave --profile out"
         )
@@ -93,6 +77,8 @@ def measure_case(case: str, files: Mapping[str, Path], measures: Measures) -> Ca
         raise InputError(f"the mask {files['mask']} is empty: there is no voxel to measure in")
     if hu:
         masks["body"] = body_mask(volumes[leading].data)
+    elif "mask" not in masks:
+        masks["foreground"] = foreground_mask(volumes[leading].data)
     segmentation = _segmentation(volumes, measures, files)
     metrics = _smoothness(volumes, masks)
     try:
@@ -104,8 +90,10 @@ def measure_case(case: str, files: Mapping[str, Path], measures: Measures) -> Ca
         metrics |= organ_scores(segmentation, profile=measures.profile)
     structure = None
     if measures.checks is not None and "source" in volumes:
-        structure, more = judge(volumes, measures.names, measures.checks)
+        structure, more = judge(volumes, measures.names, measures.checks, measures.known.get(case, ()))
         warnings += more
+        for name, (lowest, highest) in structure["regions"].items():
+            regions[name] |= {"lowest": lowest, "highest": highest}
     named = [{"region": name, **row} for name, row in regions.items()]
     images = [h for role in ("source", "reference") if role in volumes and (h := content_hash(volumes[role].data))]
     return CaseResult(case, files, metrics, named, warnings, hu, segmentation, structure, images=images)
@@ -128,8 +116,10 @@ def _fidelity(
         image = volumes[role].data
         pair = Pair(truth.data, image, data_range=measures.data_range or HU_RANGE, spacing=truth.spacing)
         found = {name: pair.within(mask) for name, mask in masks.items()}
-        places = {"": found["mask"] if "mask" in masks else pair.within()}
+        inside = next((found[name] for name in ("mask", "foreground") if name in masks), None)
+        places = {"": pair.within() if inside is None else inside}
         places |= {"body_": found["body"]} if "body" in masks else {}
+        places |= {"volume_": {"mae": fidelity.mae(truth.data, image)}} if "foreground" in masks else {}
         for place, row in places.items():
             metrics |= {f"{prefix}{place}{name}": value for name, value in row.items()}
         if "labels" in volumes:
@@ -159,7 +149,7 @@ def _segmentation(volumes: Mapping[str, Volume], measures: Measures, files: Mapp
 
 def _smoothness(volumes: Mapping[str, Volume], masks: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Slice jumps beside the truth's, or beside the source's where there is no truth."""
-    mask = masks.get("body", masks.get("mask"))
+    mask = next((masks[name] for name in ("body", "mask", "foreground") if name in masks), None)
     real = volumes.get("reference") or volumes.get("source")
     roles = [role for role in ("prediction", "source") if role in volumes and volumes[role] is not real]
     if real is None:

@@ -16,6 +16,8 @@ COLUMNS = (
     "mae",
     "source_mae",
     "error",
+    "lowest",  # mean_prediction that the structure check allows, see `organ_findings.region_limits`
+    "highest",
     *(f"{role}{name}" for name in MEASURES for role in ("", "source_")),
 )  # of regions.csv, after the case and the region
 WAY = ("source", "reference", "prediction")

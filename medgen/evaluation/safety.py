@@ -6,7 +6,8 @@ does not prove.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from scipy import ndimage
 
 from medgen.data.body import body_mask, looks_like_hu
 from medgen.data.label_sampling import along_axes, labels_at
-from medgen.evaluation import findings, lesion_findings
+from medgen.evaluation import enhancement, findings, lesion_findings, organ_findings
 from medgen.evaluation.checked import Checked, Reason, Spacing, Status
 from medgen.evaluation.thresholds import Thresholds
 from medgen.types import InputError
@@ -25,11 +26,17 @@ COARSE_MM = 2.0  # finer grids are averaged to about this: time and memory do no
 
 @dataclass(frozen=True)
 class Verdict:
-    """``status``: the worst of the reasons, "pass" without any; ``values``: all that was measured, by name."""
+    """``status``: the worst of the reasons, "pass" without any; ``values``: all that was measured, by name.
+
+    ``excused``: what input and output alone would say, and the truth shows too. ``regions``: the lowest and the highest
+    mean (HU) that a labelled structure may have.
+    """
 
     status: Status
     reasons: tuple[Reason, ...]
     values: Mapping[str, float | str]
+    excused: tuple[Reason, ...] = ()
+    regions: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def check_case(
@@ -67,15 +74,19 @@ def check_case(
     case = _prepared(source, output, spacing, truth, labels, names or {}, lesions, thresholds or Thresholds())
     case.affine = affine
     findings.geometry_findings(case)
-    if not case.reasons or case.reasons[0].fault != "flip":  # all else follows from a flip
+    if not any(reason.fault == "flip" for reason in case.reasons):  # all else follows from a flip
+        images = [image for image in (source, output, truth) if image is not None]
         _content_findings(case)
+        if labels is not None and case.names:
+            _organ_findings(case, images, labels, case.names, spacing, "labels")
         if segment is not None:
-            images = {"source": source, "output": output, "truth": truth}
+            found = cache(lambda role: segment({"source": source, "output": output, "truth": truth}[role]))
             known = case.names if segment_names is None else segment_names
-            voxel_ml = float(np.prod(spacing)) / 1000
-            findings.segmented_findings(case, lambda role: segment(images[role]), known, voxel_ml)  # type: ignore[arg-type]
+            _organ_findings(case, images, found("source"), known, spacing, "segmenter")
+            findings.segmented_findings(case, found, known, float(np.prod(spacing)) / 1000)
     reasons = sorted(case.reasons, key=lambda r: -RANK[r.status])
-    return Verdict(reasons[0].status if reasons else "pass", tuple(reasons), case.values)
+    status = reasons[0].status if reasons else "pass"
+    return Verdict(status, tuple(reasons), case.values, tuple(case.excused), case.regions)
 
 
 def _content_findings(case: Checked) -> None:
@@ -83,9 +94,22 @@ def _content_findings(case: Checked) -> None:
     if case.hu:
         findings.hounsfield_findings(case)
         if case.limits.contrast_removed:
-            findings.enhancement_findings(case)
+            findings.left_over_findings(case)
     lesion_findings.lesion_findings(case)
     lesion_findings.new_structure_findings(case)
+
+
+def _organ_findings(
+    case: Checked,
+    images: Sequence[np.ndarray],
+    labels: np.ndarray,
+    names: Mapping[int, str],
+    spacing: Spacing,
+    by: str,
+) -> None:
+    """On the volume's own grid, as the table of regions."""
+    if case.hu and case.limits.contrast_removed:
+        organ_findings.organ_findings(case, enhancement.organs(images, labels, names, spacing), by)
 
 
 def _prepared(

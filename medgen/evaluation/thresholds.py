@@ -10,6 +10,7 @@ from medgen.evaluation.enhancement import RANGES
 from medgen.io.text import read_text
 from medgen.types import InputError
 
+AUTO = "auto"  # limits by what the model does, or as a conversion recorded them
 GENERAL = "general"  # of any translation: what is checked where nobody says which translation it was
 _PACKAGE = Path(__file__).parent.parent
 # An installed package holds configs; a checkout has them beside it.
@@ -36,12 +37,17 @@ class Thresholds(Section):
     left_over_ml: float = Field(8.0, gt=0, description="ml still enhanced, without labels")
     lesion_visible_z: float = Field(8.0, gt=0, description="contrast / noise from which a lesion's fate is judged")
     lesion_kept_z: float = Field(3.0, gt=0, description="contrast / noise from which a lesion counts as kept")
+    lesion_gone_z: float = Field(1.6, gt=0, description="the same for one that need not be visible any more")
     lesion_true_share: float = Field(0.5, ge=0, le=1, description="least share of the true contrast, if given")
     lesion_uptake: float = Field(0.4, ge=0, le=1, description="iodine of a dark lesion, as a share of its host's")
-    new_structure_z: float = Field(6.6, gt=0, description="contrast / noise of a structure the input has not")
-    new_structure_contrast: float = Field(17.0, ge=0, description="HU, least contrast of such a structure")
+    new_structure_z: float = Field(7.0, gt=0, description="contrast / noise of a structure the input has not")
+    new_structure_contrast: float = Field(19.0, ge=0, description="HU, least contrast of such a structure")
     new_lung_contrast: float = Field(50.0, ge=0, description="HU, the same in lung")
     anatomy_dice: float = Field(0.8, ge=0, le=1, description="least Dice of a structure by a segmenter")
+
+    def recorded(self) -> dict[str, Any]:
+        """Those that differ from the defaults, as plain JSON; `Thresholds(**recorded)` has them again."""
+        return self.model_dump(mode="json", exclude_defaults=True)
 
     def applied(self) -> dict[str, Any]:
         """The limits that count: without those of contrast removal where none was asked for."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medgen.checkpoint import Model
+from medgen.evaluation.carried import input_findings
 from medgen.evaluation.judge import Checks
 from medgen.evaluation.safety import coarse_factor
 from medgen.inference.inputs import Scan, file_states, frames_apart, read_scan, scan_grids, scan_hash, sha256
@@ -37,6 +38,7 @@ from medgen.types import InputError, reason
 
 WRITERS = 16
 SMALL_GB = 1 / 16  # a scan of this much is read whatever the bound
+JUDGED = ("verdict", "reasons", "findings", "checks", "limits")  # of a record, by the checks of its run
 FORMATS = {"nifti": ".nii.gz", "mha": ".mha", "nrrd": ".nrrd", "dicom": ""}  # a series is a folder
 
 
@@ -46,8 +48,10 @@ class Converted:
 
     ``input`` and ``output`` are the first contrast's files; the hashes are over all. ``verdict``: pass, review or fail,
     None where it was not checked; ``reasons`` belong to it, ``findings`` are the same with their places (see ``judge``)
-    and ``checks`` tells by which limits, while ``warnings`` were known before the conversion; ``notes`` are no reason
-    to doubt it. ``deidentified`` says what became of dates, ``changes`` how often which attribute was changed.
+    and ``checks`` tells by which limits and segmenter; ``limits`` holds those that differ from the defaults, while
+    ``warnings`` were known before the conversion; ``notes`` are no reason to doubt it. ``contrasts``: folders of the
+    outputs, where there are several. ``deidentified`` says what became of dates, ``changes`` how often which attribute
+    was changed.
     """
 
     case: str
@@ -61,6 +65,8 @@ class Converted:
     reasons: list[str] = field(default_factory=list)
     findings: list[dict[str, Any]] = field(default_factory=list)
     checks: str | None = None
+    limits: dict[str, Any] | None = None
+    contrasts: list[str] = field(default_factory=list)
     seconds: float = 0.0
     input_sha256: str = ""
     output_sha256: str = ""
@@ -179,7 +185,14 @@ class Cases:
         path = scan.files[0]
         name = scan.case + _ending(path, self.options.format)
         targets = [folder / name for folder in self.folders] or [self.output]
-        entry = Converted(scan.case, str(path), str(targets[0]), series=self.options.series)
+        contrasts = self.model.settings.data.targets
+        entry = Converted(
+            scan.case,
+            str(path),
+            str(targets[0]),
+            series=self.options.series,
+            contrasts=[*contrasts] if len(contrasts) > 1 else [],
+        )
         if self.private is not None:
             entry.deidentified = self.private.dates
         key = scan.case if self.keys.setdefault(folded(scan.case), entry.output) == entry.output else str(path)
@@ -235,9 +248,9 @@ class Cases:
         if self.checks is None:
             return
         reported = all(verdict_file(target).exists() for target in job.targets if self.options.verdict_sr)
-        if reported and old.get("checks") == self.checks.identity:
-            entry.verdict, entry.reasons, entry.checks = old["verdict"], old["reasons"], old["checks"]
-            entry.findings = old.get("findings", [])
+        if reported and old.get("checks") == self.checks.identity and all(name in old for name in JUDGED):
+            for name in JUDGED:
+                setattr(entry, name, old[name])
         else:
             self._check_size(job.scan)
             job.volumes = read_scan(job.scan, self.options.series)
@@ -299,13 +312,10 @@ class Cases:
         if self.checks is None:
             return []
         entry, names = job.entry, self.model.settings.data.targets
-        entry.verdict, entry.reasons, each = verdict(job.volumes, job.made, names, self.checks)
-        if entry.warnings and entry.verdict == "pass":
-            entry.verdict, odd = "review", "The input is odd, see the warnings."
-            entry.reasons = [odd, *entry.reasons]
-            each = [{**one, "status": "review", "reasons": [odd, *one["reasons"]]} for one in each]
-        entry.findings = [finding for one in each for finding in one.get("findings", [])]
-        entry.checks = self.checks.identity
+        known = input_findings(entry.warnings)
+        entry.verdict, entry.reasons, each = verdict(job.volumes, job.made, names, self.checks, known)
+        entry.findings = [finding for one in each for finding in one["findings"]]
+        entry.checks, entry.limits = self.checks.identity, self.checks.thresholds.recorded()
         return each
 
     def _tell(self, job: Job, verdicts: list[dict[str, Any]]) -> None:
@@ -345,7 +355,7 @@ def _faults(job: Job) -> Iterator[None]:
         entry.seconds += time.monotonic() - started
         if entry.error:
             job.volumes, job.made, entry.status = [], [], "failed"
-            entry.verdict, entry.reasons, entry.findings, entry.checks = None, [], [], None
+            entry.verdict, entry.reasons, entry.findings, entry.checks, entry.limits = None, [], [], None, None
 
 
 def _cores() -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from medgen.checkpoint import Model
 from medgen.cluster import Cluster
+from medgen.evaluation.carried import beside
 from medgen.evaluation.judge import Checks
 from medgen.inference.cases import FORMATS, Cases, Converted, Job, Options
 from medgen.inference.inputs import Scan, find_scans, named
@@ -46,7 +47,8 @@ def convert(
             folder for each, or tuples of their files. An iterator gives scans as they come, None while there are none.
         output: a volume's file name (one input only), else a folder that gets ``CASE.nii.gz`` (or the input's
             own format; for DICOM a folder CASE with a derived series) and ``manifest.json`` with hashes of inputs
-            and outputs. A model of several target contrasts writes into a folder for each.
+            and outputs; beside one file it is named ``CASE.manifest.json``. A model of several target contrasts
+            writes into a folder for each.
         format: nifti, mha, nrrd or dicom (for DICOM input); None keeps the input's.
         series: which DICOM series, where a folder holds several.
         rules: the same by rules, for folders of mixed studies, see ``series.load_rules``.
@@ -145,6 +147,8 @@ def convert(
                 tell(cases.recorded[number])
         if private is not None and not single:
             private.tell(output, manifest.cases.values())
+        if single and private is None and all(result.error is None for result in results.values()):
+            manifest.write(beside(output))
     return [results[number] for number in sorted(results)]
 
 

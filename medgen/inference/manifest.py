@@ -128,9 +128,13 @@ class Manifest:
         if self.path is None:
             return
         with self._adding:
-            with written_aside(self.path) as aside:
-                aside.write_text(json.dumps({"model": self.model, "cases": self.cases}, indent=1))
+            self.write(self.path)
             self._file.truncate(0)
+
+    def write(self, path: Path) -> None:
+        """All records, to this file; see ``fold`` for what it raises."""
+        with written_aside(path) as aside:
+            aside.write_text(json.dumps({"model": self.model, "cases": self.cases}, indent=1))
 
     def _identity(self) -> dict[str, Any]:
         return {"sha256": self.model["sha256"], "target": self.model.get("target")}

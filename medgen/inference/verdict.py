@@ -6,13 +6,15 @@ from typing import Any
 import numpy as np
 
 from medgen.checkpoint import Model
+from medgen.evaluation.checked import Reason
 from medgen.evaluation.judge import Checks, judge, named_checks
 from medgen.evaluation.safety import RANK
+from medgen.evaluation.thresholds import AUTO
 from medgen.inference.output import removes_contrast
 from medgen.io.volume import Volume, to_canonical
 from medgen.types import InputError
 
-AUTO, NONE = "auto", "none"
+NONE = "none"
 
 
 def checks_for(model: Model, limits: str = AUTO, segmenter: str | None = None, device: str = "cpu") -> Checks | None:
@@ -39,30 +41,37 @@ def checks_for(model: Model, limits: str = AUTO, segmenter: str | None = None, d
 
 
 def verdict(
-    volumes: Sequence[Volume], made: Sequence[Volume], names: Sequence[str], checks: Checks
+    volumes: Sequence[Volume],
+    made: Sequence[Volume],
+    names: Sequence[str],
+    checks: Checks,
+    known: Sequence[Reason] = (),
 ) -> tuple[str, list[str], list[dict[str, Any]]]:
     """The worst status over the contrasts made, each against the first source, all reasons, and what each got.
 
     Args:
         volumes: the sources, on one grid with what was ``made`` of them.
         names: of the contrasts made, which reasons begin with where there are several.
+        known: what was odd about the input, see `carried.input_findings`.
 
     Returns:
-        Status (pass, review or fail), reasons, and of each contrast {"status", "reasons", "findings", "values"}; the
-        texts of ``findings`` begin as those of all reasons do.
+        Status (pass, review or fail), reasons, and of each contrast what `judge` says; where there are several, the
+        texts of ``findings`` begin as those of all reasons do and tell their ``contrast``.
     """
     source, each = to_canonical(volumes[0]), []
     for volume in map(_as_stored, made):
         try:
-            found, warnings = judge({"source": source, "prediction": to_canonical(volume)}, {}, checks)
+            found, _ = judge({"source": source, "prediction": to_canonical(volume)}, {}, checks, known)
         except InputError as error:
             text = f"The structure check could not be done: {error}"
-            found, warnings = {"status": "review", "reasons": [text], "values": {}}, []
-        each.append({**found, "reasons": [*dict.fromkeys([*found["reasons"], *warnings])]})
+            found = {"status": "review", "reasons": [text], "values": {}, "findings": []}
+        each.append(found)
     worst = max((one["status"] for one in each), key=lambda status: RANK[status])
     where = [f"{name}: " if len(names) > 1 else "" for name in names]
-    for begin, one in zip(where, each, strict=True):
-        one["findings"] = [{**finding, "text": begin + finding["text"]} for finding in one.get("findings", [])]
+    if len(names) > 1:
+        for name, one in zip(names, each, strict=True):
+            told = [{**finding, "text": f"{name}: {finding['text']}", "contrast": name} for finding in one["findings"]]
+            one["findings"] = told
     return worst, [begin + text for begin, one in zip(where, each, strict=True) for text in one["reasons"]], each
 
 

@@ -1,0 +1,105 @@
+"""The same scan and the same result get the same verdict, whoever asks."""
+
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+from small import make_model, small_settings
+
+from medgen.data.phantom import LABELS, make_patient
+from medgen.evaluation.evaluate import evaluate
+from medgen.evaluation.judge import Checks, named_checks
+from medgen.inference.convert import convert
+from medgen.inference.verdict import checks_for
+
+SIZE, MM = (64, 52, 34), 6.0
+ODD = "size of the body"
+
+
+@pytest.fixture(scope="module")
+def patient():
+    return make_patient(3, size=SIZE, spacing=MM)
+
+
+def save(path, data, affine, dtype=np.int16):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = data if np.issubdtype(dtype, np.floating) else np.rint(data)
+    nib.save(nib.Nifti1Image(data.astype(dtype), affine), path)
+    return path.parent
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, patient):
+    """Scans of several kinds, and what a model that finds one of them odd gave back and said of each."""
+    folder = tmp_path_factory.mktemp("made")
+    save(folder / "in/enhanced.nii.gz", patient.contrast, patient.affine)
+    save(folder / "in/plain.nii.gz", patient.noncontrast + 0.25, patient.affine, np.float32)
+    save(folder / "in/odd.nii.gz", 1.2 * patient.noncontrast, patient.affine)
+    model = make_model(small_settings(data={"removes_contrast": True}), spacing=(MM,) * 3, train=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("medgen.inference.cases.out_of_distribution", odd)
+        entries = convert(model, folder / "in", folder / "out", checks=checks_for(model))
+    return folder, {entry.case: entry for entry in entries}
+
+
+def odd(_, volumes):
+    return [ODD] if volumes[0].data.min() < -1100 else []
+
+
+def told(*given, **options):
+    return {case.name: case.structure for case in evaluate(*given, **options).cases}
+
+
+def test_translate_and_evaluate_agree(made, tmp_path):
+    folder, entries = made
+    found = told(None, folder / "out", tmp_path, source=folder / "in")
+    assert set(found) == set(entries) == {"enhanced", "plain", "odd"}
+    for name, entry in entries.items():
+        assert found[name]["status"] == entry.verdict, name
+        assert found[name]["reasons"] == entry.reasons, name
+        assert found[name]["findings"] == entry.findings, name
+    assert f"The input is odd: {ODD}" in entries["odd"].reasons and entries["odd"].verdict != "pass"
+    assert entries["enhanced"].verdict == "fail"
+
+
+def test_of_one_file_the_manifest_lies_beside_it(made, tmp_path, monkeypatch):
+    folder, _ = made
+    monkeypatch.setattr("medgen.inference.cases.out_of_distribution", odd)
+    model, out = make_model(spacing=(MM,) * 3, train=False), tmp_path / "x.nii.gz"
+    (entry,) = convert(model, folder / "in/odd.nii.gz", out, checks=checks_for(model))
+    assert json.loads((tmp_path / "x.manifest.json").read_text())["cases"]
+    found = told(None, out, tmp_path / "results", source=folder / "in/odd.nii.gz")["x"]
+    assert (found["status"], found["reasons"]) == (entry.verdict, entry.reasons) and entry.verdict != "pass"
+    assert f"The input is odd: {ODD}" in found["reasons"]
+
+
+def test_a_record_counts_for_its_own_file_alone_and_other_limits_may_be_named(made, patient, tmp_path):
+    folder, entries = made
+    shutil.copytree(folder / "out", tmp_path / "out")
+    save(tmp_path / "out/odd.nii.gz", nib.load(folder / "out/odd.nii.gz").get_fdata() + 1, patient.affine)
+    (tmp_path / "out/plain.nii.gz").unlink()
+    found = told(None, tmp_path / "out", tmp_path / "r", source=folder / "in", checks=Checks())
+    assert not any("odd" in text for text in found["odd"]["reasons"])  # another file than the recorded one
+    assert entries["enhanced"].verdict == "fail" and found["enhanced"]["status"] == "pass"  # general limits
+
+
+def test_labels_may_add_findings_and_the_truth_excuse_some_and_both_say_so(made, patient, tmp_path):
+    folder, entries = made
+    save(tmp_path / "labels/enhanced.nii.gz", patient.labels, patient.affine, np.uint8)
+    (tmp_path / "labels.json").write_text(json.dumps(LABELS))
+    given = {"source": folder / "in/enhanced.nii.gz", "labels": tmp_path / "labels"}
+    found = told(None, folder / "out/enhanced.nii.gz", tmp_path / "r", **given)["enhanced"]
+    alone = {one["text"] for one in entries["enhanced"].findings}
+    assert alone <= {one["text"] for one in found["findings"]}
+    added = {one["by"] for one in found["findings"] if one["text"] not in alone}
+    assert "labels" in added and added <= {"labels", "lesions"}
+    truth = save(tmp_path / "truth/enhanced.nii.gz", patient.contrast, patient.affine) / "enhanced.nii.gz"
+    source = folder / "in/enhanced.nii.gz"
+    excused = told(truth, folder / "out/enhanced.nii.gz", tmp_path / "r2", source=source)["enhanced"]
+    assert excused["status"] == "pass" and set(entries["enhanced"].reasons) <= set(excused["excused"])
+
+
+def test_limits_by_the_name_auto():
+    assert named_checks("auto").auto and not named_checks("general").auto
