@@ -208,7 +208,9 @@ class Sampling(Section):
         True, description="unpaired: take the target patch from the same relative place of its body"
     )
     flip: tuple[Literal["x", "y", "z"], ...] = Field((), description="axes (RAS) that may be mirrored")
-    rotate: float = Field(0.0, ge=0, le=180, description="largest random rotation about each axis, degrees")
+    rotate: float = Field(
+        0.0, ge=0, le=180, description="largest random rotation about each axis, degrees; it turns mm, not voxels"
+    )
     scale: float = Field(0.0, ge=0, lt=1, description="largest random change of size, as a fraction")
     gamma: float = Field(
         0.0,

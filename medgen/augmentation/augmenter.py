@@ -132,7 +132,7 @@ def _translated(
 def lesion_painter(
     model: str, dataset: LabelledDataset, *, host: str | None, lesions: Sequence[str], device: str = "cpu"
 ) -> Augmenter:
-    """Adds each case with new lesions, after those of the training cases.
+    """Adds each case with new lesions, after those of other patients' training cases, see ``lesion_augmenter``.
 
     Args:
         model: cutpaste, procedural, or the folder of a ``lesion_gan``.
@@ -164,7 +164,8 @@ def lesion_painter(
     _refuse_faulty(dataset)
     library = build_library(_training(dataset), names, lesions=lesions, host=host)
     about |= {"host": host, "lesions": list(lesions), "library": library.sha256}
-    way = lesion_augmenter(model, library, host=host, device=device)
+    patients = {case.label: case.patient for case in dataset.cases if case.label is not None}
+    way = lesion_augmenter(model, library, host=host, device=device, patients=patients)
     return Augmenter((way,), about, channels=channels)
 
 

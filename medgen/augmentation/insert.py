@@ -5,6 +5,7 @@ mask changes. A record says what was done and by which seed, so that it can be d
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from medgen.io.volume import Volume, from_canonical, slope_inter
 from medgen.types import InputError
 
 TRIES = 8  # masks that are tried before there is said to be no room
-DRAWS = 6  # lesions that are tried for one that looks as real ones do
+DRAWS = 10  # lesions that are tried for one that looks as real ones do
 
 
 def insert_lesion(
@@ -40,6 +41,7 @@ def insert_lesion(
     draw_shape: DrawShape = draw_real,
     margin_mm: float | None = None,
     gap_mm: float = 5.0,
+    known: Library | None = None,
 ) -> tuple[list[Volume], Volume, Record]:
     """One new lesion.
 
@@ -55,6 +57,7 @@ def insert_lesion(
         margin_mm: outside the mask within which it is blended in, and that it keeps from the host's border; None:
             twice the smallest side of a voxel.
         gap_mm: that it keeps from other lesions.
+        known: real lesions that it must look like; None: ``library``.
 
     Returns:
         Images, label, and a record: kind, label_value, host, site_voxel (middle, on the file's axes), site_mm (RAS),
@@ -76,8 +79,9 @@ def insert_lesion(
     volumes = tuple(v.data for v in upright)
     case = str(label.path or "this case")
     organ = host_mask(volumes, grid.data, names, host, library.host_ranks, case=case)
-    others = np.isin(grid.data, [names[k.kind] for k in library.lesions if k.kind in names])
-    known, drawn = library.of(kind), 0
+    others = np.isin(grid.data, [names[k.kind] for k in (known or library).lesions if k.kind in names])
+    real, drawn = (known or library).of(kind), 0
+    sizes = [lesion.volume_ml for lesion in real]
     best: tuple[Patch, Shape, list[np.ndarray], Look, list[str]] | None = None
     while drawn < DRAWS and (best is None or best[-1]):
         try:
@@ -94,8 +98,8 @@ def insert_lesion(
         weight = blend_weight(patch.mask, patch.spacing, margin_mm)
         crops = [_blended(v, v.data[patch.box], y, weight) for v, y in zip(upright, painter(patch, rng), strict=True)]
         look = look_of(crops, patch.mask, patch.around, patch.spacing)
-        wrong = unlike(look, known, library.absolute)
-        if best is None or len(wrong) < len(best[-1]):
+        wrong = unlike(look, real, library.absolute, sizes)
+        if best is None or _faults(wrong) < _faults(best[-1]):
             best = patch, shape, crops, look, wrong
     assert best is not None
     patch, shape, crops, look, wrong = best
@@ -120,6 +124,11 @@ def insert_lesion(
     return back, label.replaced(from_canonical(values, label)), record
 
 
+def _faults(wrong: Sequence[str]) -> tuple[int, int]:
+    """Contrast first: a lesion that is bright where real ones are dark is none, one of another grain may be."""
+    return sum(name.startswith("contrast") for name in wrong), len(wrong)
+
+
 def lesion_augmenter(
     painter: str | Path,
     library: Library,
@@ -129,6 +138,7 @@ def lesion_augmenter(
     per_case: tuple[int, int] = (1, 3),
     margin_mm: float | None = None,
     device: str = "cpu",
+    patients: Mapping[Path, str] | None = None,
 ) -> Way:
     """What puts lesions into a case.
 
@@ -137,9 +147,13 @@ def lesion_augmenter(
         library: real lesions that sizes, shapes, places and contrasts are drawn from.
         host: name or value of the label they go into, or None, see ``host.host_mask``.
         lesion: kinds to draw from; None: those of the library, as often as they are in it.
-        per_case: fewest and most lesions of a case. One that finds no room after the first is left out.
+        per_case: fewest and most lesions of a case. One that finds no room after the first is left out, and so is one
+            whose contrast is unlike that of real ones however often it is drawn.
         margin_mm: see ``insert_lesion``.
         device: of a model.
+        patients: label file -> patient, by the library's word. A case's lesions are then made after those of other
+            patients, as long as others have some of the kind. The record's ``donor`` says whose lesion was taken:
+            "another patient", "the patient", "unknown" or, where no voxels were, "none".
 
     Raises:
         InputError: an unknown painter, a kind the library has not, or a number of lesions below 1.
@@ -150,28 +164,54 @@ def lesion_augmenter(
     kinds = [lesion] if isinstance(lesion, str) else list(lesion or [k.kind for k in library.lesions])
     for kind in kinds:
         library.of(kind)
-    paint, draw_shape = named_painter(painter, library, device)
-    options: dict[str, Any] = {"library": library, "painter": paint, "draw_shape": draw_shape}
+    whole, draw_shape = named_painter(painter, library, device)
 
     def augment(
         images: list[Volume], label: Volume, names: Mapping[str, int], rng: np.random.Generator
     ) -> tuple[list[Volume], Volume, list[Record]]:
         done: list[Record] = []
         where = _look_alike(images, label, names, library) if host is None else host
-        for n in range(int(rng.integers(fewest, most + 1))):
+        patient = (patients or {}).get(label.path) if label.path else None
+        wanted, wrong = int(rng.integers(fewest, most + 1)), list[str]()
+        for _ in range(wanted):
             kind = str(rng.choice(kinds))
+            others = library.without(patient, kind)
+            paint = replace(whole, library=others) if isinstance(whole, CutPaste | Procedural) else whole
+            options: dict[str, Any] = {"library": others, "painter": paint, "draw_shape": draw_shape, "known": library}
             try:
-                images, label, record = insert_lesion(
+                new, marked, record = insert_lesion(
                     images, label, names, kind=kind, host=where, rng=rng, margin_mm=margin_mm, **options
                 )
             except NoRoom:
-                if n == 0:
+                if not done:
                     raise
                 break
+            wrong = [name for name in record["unlike_real"] if name.startswith("contrast")]
+            if wrong:
+                continue
+            images, label = new, marked
+            record |= _donor(record["patients"], patient, kind)
             done.append({"operation": "insert_lesion", "painter": str(painter), **record, "host": _called(host)})
+        if not done:
+            raise InputError(
+                f"{label.path or 'this case'}: none of {wanted} lesions that {painter} made looks like real ones "
+                f"({', '.join(wrong)}); train it longer, choose another painter, or leave this case out"
+            )
         return images, label, done
 
     return augment
+
+
+def _donor(donors: Sequence[str], patient: str | None, kind: str) -> Record:
+    """Whose lesion was taken, in words, with a warning where it is the case's own."""
+    if not donors:
+        return {"donor": "none"}
+    if patient is None:
+        return {"donor": "unknown"}
+    if patient not in donors:
+        return {"donor": "another patient"}
+    warning = f"nobody but {patient} has a lesion of kind {kind}: one of the patient's own was put in again"
+    return {"donor": "the patient", "warnings": [warning]}
 
 
 def named_painter(name: str | Path, library: Library, device: str = "cpu") -> tuple[Painter, DrawShape]:

@@ -72,6 +72,11 @@ class Library:
             raise InputError(f"the library has no lesion of kind {kind!r}; it has {known}")
         return found
 
+    def without(self, patient: str | None, kind: str) -> "Library":
+        """The lesions of others than ``patient``, or all where nobody else has one of this kind."""
+        others = [lesion for lesion in self.lesions if lesion.case != patient]
+        return Library(others, self.absolute) if any(lesion.kind == kind for lesion in others) else self
+
     @property
     def host_ranks(self) -> list[tuple[float, float]]:
         """The median over the lesions, of each contrast."""

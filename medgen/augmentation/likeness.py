@@ -9,7 +9,10 @@ from scipy import ndimage
 from medgen.augmentation.host import spread
 
 CORE = 20  # voxels within the edge of a lesion that are enough to measure its texture
-KNOWN = 10  # real lesions of a kind, fewer of which do not tell how such lesions may look
+KNOWN = 10  # real lesions of a kind, fewer of which do not tell how the texture of such lesions may vary
+TAILS = (0.05, 0.95)  # of the volume of the real ones: what lies beyond is no guide for their contrast
+SLACK = 1 / 3  # of their middle contrast, that a new one may lie beyond theirs
+ONE_SIGN = 0.75  # of their volume: if so much is brighter than its host, such lesions are bright; darker likewise
 MEASURES = ("contrast", "sd", "skewness", "grain_mm")
 
 
@@ -51,22 +54,64 @@ def look_of(images: Sequence[np.ndarray], mask: np.ndarray, around: np.ndarray, 
     )
 
 
-def unlike(look: Look, known: Sequence[Look], absolute: Sequence[bool]) -> list[str]:
-    """In which measures a lesion lies beyond the least and the most of real ones of its kind; of few it says nothing.
+def unlike(look: Look, known: Sequence[Look], absolute: Sequence[bool], volumes: Sequence[float] = ()) -> list[str]:
+    """In which measures a lesion is unlike real ones of its kind, in each contrast.
+
+    ``contrast``, of however few: its sign and size must be theirs, see ``contrast_limits``. The measures of texture, of
+    ten and more: within the least and the most of theirs.
 
     Args:
         known: the real ones.
         absolute: of each contrast, whether its unit means the same in every scan, as HU do.
+        volumes: of the real ones; none: all count alike.
     """
-    if len(known) < KNOWN:
-        return []
+    measures = MEASURES if len(known) >= KNOWN else ("contrast",) if known else ()
     found = []
-    for name in MEASURES:
+    for name in measures:
         for i, unit in enumerate(absolute):
-            values = [real.measured(name, i, unit) for real in known]
-            if not min(values) <= look.measured(name, i, unit) <= max(values):
+            if name == "contrast":
+                fits = _contrast_fits(look, known, i, unit, volumes)
+            else:
+                values = [real.measured(name, i, unit) for real in known]
+                fits = min(values) <= look.measured(name, i, unit) <= max(values)
+            if not fits:
                 found.append(name if len(absolute) == 1 else f"{name} of image {i + 1}")
     return found
+
+
+def _contrast_fits(look: Look, known: Sequence[Look], i: int, absolute: bool, volumes: Sequence[float]) -> bool:
+    """Where units mean nothing, in spreads of the host and, where its mean is no chance, as a part of that."""
+    scales = [lambda one: 1.0] if absolute else [lambda one: max(one.host_sd[i], 1e-9)]
+    if not absolute and all(abs(one.host_mean[i]) > one.host_sd[i] for one in (look, *known)):
+        scales.append(lambda one: abs(one.host_mean[i]))
+    for scale in scales:
+        low, high = contrast_limits([real.contrast[i] / scale(real) for real in known], volumes)
+        if not low <= look.contrast[i] / scale(look) <= high:
+            return False
+    return True
+
+
+def contrast_limits(values: Sequence[float], volumes: Sequence[float] = ()) -> tuple[float, float]:
+    """Between which the contrast of such lesions lies, by that of real ones: (low, high).
+
+    The ends of theirs, of ten and more without the twentieth of the volume at each end, widened by a third of the
+    median; but of one sign where three quarters of the volume have it. By volume, since the surroundings of specks are
+    often no host: a few voxels beside a ventricle are bright there, whatever lesions are.
+    """
+    order = np.argsort(values)
+    sorted_values = np.asarray(values, float)[order]
+    weights = (np.asarray(volumes, float) if len(volumes) else np.ones(len(values)))[order]
+    share = np.cumsum(weights) / weights.sum()
+    ends = TAILS if len(values) >= KNOWN else (0.0, 1.0)
+    at = [min(int(np.searchsorted(share, q - 1e-9)), len(values) - 1) for q in (*ends, 0.5)]
+    low, high, middle = (float(v) for v in sorted_values[at])
+    low, high = low - SLACK * abs(middle), high + SLACK * abs(middle)
+    bright = float(weights[sorted_values > 0].sum() / weights.sum())
+    if bright >= ONE_SIGN:
+        low = max(low, np.finfo(float).tiny)
+    elif bright <= 1 - ONE_SIGN:
+        high = min(high, -np.finfo(float).tiny)
+    return low, high
 
 
 def _skewness(values: np.ndarray) -> float:

@@ -26,7 +26,7 @@ from medgen.types import InputError
 LAYOUTS = {"nnunet": nnunet, "decathlon": decathlon}
 FAILURES = (ValueError, ArithmeticError, RuntimeError, OSError, MemoryError)  # of one case, not of the program
 Make = Callable[[], tuple[Sequence[Volume], Volume | None, Mapping[str, Any]]]
-VERSION = 1  # counts changes of this package that make what it wrote before another thing
+VERSION = 2  # counts changes of this package that make what it wrote before another thing
 
 
 @dataclass

@@ -28,6 +28,7 @@ from medgen.io.grids import same_grid
 from medgen.io.volume import orientation, read_geometry, read_volume
 from medgen.types import Batch, InputError
 
+VERSION = 2  # counts changes of patches and labels that make an earlier training another one
 LOOKED_AT = 20  # volumes that tell CT from MR and, in CT, the window
 VOXELS_PER_CLASS = 2000  # remembered to centre patches on
 WARM_UP = 0.05  # part of the training in which the learning rate rises
@@ -167,7 +168,7 @@ def train_segmenter(
     folder, cases = Path(folder), sorted(examples)
     if len({example.name for example in cases}) < len(cases):
         raise InputError("two examples to train a segmenter on have one name; give each its own")
-    settings = [values, steps, minutes, batch, lr, seed, filters, voxels, mirror, intensities, augment]
+    settings = [VERSION, values, steps, minutes, batch, lr, seed, filters, voxels, mirror, intensities, augment]
     made_of = fingerprint(cases, settings)
     with suppress(InputError):
         found = load_segmenter(folder, device)

@@ -6,6 +6,7 @@ import torch
 from lesion_cases import NAMES, case, library
 from small import make_model, small_settings
 
+from medgen.augmentation import insert
 from medgen.augmentation.gan import GAN, load_gan
 from medgen.augmentation.insert import insert_lesion, lesion_augmenter
 from medgen.checkpoint import save_model
@@ -91,11 +92,14 @@ def test_a_model_of_slices_paints_slice_by_slice_with_one_noise(monkeypatch):
     assert np.isfinite(new.data).all()
 
 
-def test_a_model_folder_is_a_painter(tmp_path):
+def test_a_model_folder_is_a_painter_and_what_it_cannot_paint_yet_is_refused(tmp_path, monkeypatch):
     model = model_of()
     save_model(tmp_path, model.generator, model.info)
     augment = lesion_augmenter(tmp_path, LIBRARY, host="organ", per_case=(1, 1))
     image, label = case(9, lesions=False)
+    with pytest.raises(InputError, match=r"looks like real ones \(contrast\); train it longer"):
+        augment([image], label, NAMES, np.random.default_rng(0))
+    monkeypatch.setattr(insert, "unlike", lambda *given: [])
     _, made, (record,) = augment([image], label, NAMES, np.random.default_rng(0))
     assert record["painter"] == str(tmp_path) and (made.data != label.data).any()
 

@@ -1,6 +1,8 @@
 """Nothing beyond mask and margin changes, the label says what was painted, and the seed repeats it."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ from lesion_cases import KINDS, NAMES, case, library
 from scipy import ndimage
 
 from medgen.augmentation.insert import blend_weight, insert_lesion, lesion_augmenter
+from medgen.augmentation.lesion_library import build_library
+from medgen.augmentation.procedural import Procedural
 from medgen.io.volume import Volume
 from medgen.types import InputError
 
@@ -91,8 +95,6 @@ def test_a_seed_gives_one_result_and_its_record_repeats_it(painter):
 
 
 def test_all_contrasts_get_the_lesion_at_one_place():
-    from medgen.augmentation.lesion_library import build_library
-
     image, label = case()
     second = image.replaced(image.data * 2)
     known = build_library([([image, second], label, "a")], NAMES, lesions=KINDS)
@@ -149,9 +151,50 @@ def test_bad_settings_are_refused_before_any_scan_is_read(tmp_path):
 def test_integers_do_not_wrap_at_the_ends_of_their_type():
     image, label = case(lesions=False)
     dark = Volume(np.clip(np.where(label.data > 1, 30, 0) + image.data * 0, 0, 255), image.affine, np.uint8)
-    augment = lesion_augmenter("procedural", LIBRARY, host="organ", lesion="dark", per_case=(1, 1))
-    (new,), made, _ = augment([dark], label, NAMES, np.random.default_rng(0))
+    (new,), made, record = insert_lesion(
+        [dark], label, NAMES, library=LIBRARY, kind="dark", host="organ", painter=Procedural(LIBRARY), rng=0
+    )
     assert new.data.min() == 0 and (new.data[made.data == 3] == 0).any()
+    assert record["unlike_real"] == ["contrast"]  # 30 below the host at most, where real ones are 60
+
+
+def of_patients(*patients):
+    """A library of one dark and one bright lesion of each patient."""
+    cases = [([image], label, patient) for patient, (image, label) in zip(patients, map(case, range(9)), strict=False)]
+    return build_library(cases, NAMES, lesions=KINDS, host="organ")
+
+
+@pytest.mark.parametrize("painter", PAINTERS)
+def test_lesions_come_from_other_patients_where_others_have_some(painter):
+    image, label = case(lesions=False)
+    label = replace(label, path=Path("labels/p0_a.nii.gz"))
+    options = {"host": "organ", "per_case": (2, 2), "patients": {label.path: "p0"}}
+    for seed in range(4):
+        augment = lesion_augmenter(painter, of_patients("p0", "p1", "p0", "p2"), **options)
+        _, _, done = augment([image], label, NAMES, np.random.default_rng(seed))
+        assert done and not any("p0" in step["patients"] or "warnings" in step for step in done)
+        assert {step["donor"] for step in done} == {"another patient" if painter == "cutpaste" else "none"}
+        assert all(set(step["patients"]) <= {"p1", "p2"} for step in done)
+
+
+def test_it_is_said_and_recorded_where_only_the_patient_has_such_lesions():
+    image, label = case(lesions=False)
+    label = replace(label, path=Path("labels/p0_a.nii.gz"))
+    augment = lesion_augmenter("cutpaste", of_patients("p0"), host="organ", patients={label.path: "p0"}, lesion="dark")
+    _, _, (step, *_) = augment([image], label, NAMES, np.random.default_rng(0))
+    assert step["donor"] == "the patient" and step["patients"] == ["p0"]
+    assert step["warnings"] == ["nobody but p0 has a lesion of kind dark: one of the patient's own was put in again"]
+    _, _, (step, *_) = augmented("cutpaste", 0, [image], label.replaced(label.data))
+    assert step["donor"] == "unknown"
+
+
+def test_what_does_not_look_like_a_lesion_is_not_inserted(monkeypatch):
+    """A painter that gives every lesion the wrong sign: the label must not say that there is one."""
+    image, label = case(lesions=False)
+    paint = Procedural.__call__
+    monkeypatch.setattr(Procedural, "__call__", lambda self, patch, rng: 2 * patch.image - paint(self, patch, rng))
+    with pytest.raises(InputError, match=r"none of 1 lesions that procedural made looks like real ones \(contrast\)"):
+        augmented("procedural", 0, [image], label, per_case=(1, 1))
 
 
 def test_weight_falls_from_one_to_nothing_at_the_margin():

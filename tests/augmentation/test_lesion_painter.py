@@ -60,6 +60,8 @@ def test_a_case_is_not_trained_on_where_its_donor_is_validated(dataset, tmp_path
     for name, record in records.items():
         donors[name] = {record["patient"]}.union(*(step["patients"] for step in record["operations"]))
         assert donors[name] <= {"p0", "p1", "p2"} and record["source"] in CASES
+        for step in record["operations"]:
+            assert step["donor"] == "another patient" and record["patient"] not in step["patients"]
     assert any(len(patients) > 1 for patients in donors.values())
     splits = json.loads(folds.read_text())
     assert len(splits) == 3
