@@ -22,7 +22,7 @@ from medgen.io.lock import locked
 from medgen.types import InputError
 
 CLI = typer.main.get_command(app)
-READS = {"doctor"}  # what writes nothing
+READS = {"doctor", "configs"}  # what writes nothing
 SHAPE = (12, 12, 12)
 
 
@@ -71,7 +71,7 @@ def arguments(given, out, other=False):
     return {
         "phantom": [out, "--patients", 1, "--seed", int(other), "--size", 9, 9, 9, "--spacing", 30],
         "train": [given / "tiny.json", f"data.root={at}/cohort", "--out", out],
-        "translate": [given / "model", at / "source", out, "--checks", "none"],
+        "translate": [given / "model", at / "source", out, "--checks", "none", "--no-report"],
         "augment": [given / "model", at / "dataset", out],
         "synthesize": [given / "spade", at / "maps", out],
         "segment": [given / "net/bright.ts", at / "source", out],
@@ -85,8 +85,6 @@ def quick(monkeypatch):
     monkeypatch.setattr("medgen.reports.evaluation._print", lambda *_: None)
     monkeypatch.setattr("medgen.reports.evaluation.MOST_FIGURES", 0)
     monkeypatch.setattr("medgen.reports.evaluation._chosen", lambda *_: [])
-    monkeypatch.setattr("medgen.reports.conversion.MOST_FIGURES", 0)
-    monkeypatch.setattr("medgen.reports.conversion._shown", lambda item: {})
 
 
 DEIDENTIFIED = "translate --deidentify"

@@ -184,6 +184,8 @@ def _claims(
     model: Model, source: object, output: Path, options: Options, rules: Rules | None, overwrite: bool
 ) -> Iterator[AbstractContextManager[object]]:
     """The folders that a run writes. What names its input stands in the private one of a run that has one."""
+    if isinstance(source, Path):
+        apart(output, source)
     if has_ending(output, ENDINGS):
         yield claimed_file(output, overwrite=overwrite)
         return
@@ -191,7 +193,6 @@ def _claims(
     about |= {"format": options.format, "series": options.series}
     about["rules"] = rules and rules.model_dump_json(exclude_defaults=True)
     if isinstance(source, Path):
-        apart(output, source)
         about["input"] = source
     private = options.private
     if private is not None:
