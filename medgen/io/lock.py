@@ -131,7 +131,8 @@ def _holder(descriptor: int) -> dict[str, Any]:
 
 def _ourselves() -> dict[str, Any]:
     since = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
-    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:2]])
+    program = Path(sys.argv[0]).name.replace("__main__.py", "medgen")
+    command = " ".join([program, *sys.argv[1:2]])
     return {"host": platform.node(), "boot": _boot(), "pid": os.getpid(), "since": since, "command": command}
 
 
