@@ -7,7 +7,10 @@ training.*            in ``last`` only: all networks, optimizers and memory, for
 
 import hashlib
 import json
+import os
 import platform
+import re
+import stat
 import subprocess
 from dataclasses import dataclass
 from functools import cache
@@ -32,7 +35,10 @@ from medgen.methods import method_class
 from medgen.types import InputError, Method, Outside
 
 FORMAT = 2
-LARGEST = {"levels": 16, "blocks": 256, "layers": 32, "scales": 16, "kernel": 255}  # keys that end so
+LARGEST = {"levels": 16, "blocks": 256, "layers": 32, "scales": 16, "kernel": 31}  # keys that end so
+MOST_TEXT = 2**28  # bytes of model.json: the looks of 100,000 training scans
+MOST_WEIGHTS = 2**33  # bytes
+MOST_HEADER = 2**24  # bytes beside the weights in their file
 
 
 class RangeInfo(Section):
@@ -186,7 +192,7 @@ def _known_from_data(settings: Settings) -> dict[str, int]:
 def save_model(folder: Path, generator: nn.Module, info: ModelInfo) -> None:
     """Write weights and ``model.json`` into an existing folder (see ``io.folder``)."""
     weights = folder / "weights.safetensors"
-    save_file(_tensors(generator), weights)
+    save_weights(_tensors(generator), weights)
     about = {"versions": versions(), "commit": git_commit(), "weights_sha256": _sha256(weights)}
     info = info.model_copy(update=about)
     info = info.model_copy(update={"sha256": info.hash()})
@@ -212,7 +218,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu", *, target: str 
     model = Model(method, settings, info, folder, _chosen(target, settings, folder))
     if model.target is not None:
         method.target = settings.data.domains.index(model.target)  # type: ignore[attr-defined]
-    _load_weights(model.generator, folder / "weights.safetensors", info.weights_sha256)
+    load_weights(model.generator, folder / "weights.safetensors", info.weights_sha256)
     model.generator.to(device).eval()
     return model
 
@@ -229,7 +235,7 @@ def read_info(folder: Path) -> tuple[ModelInfo, Settings]:
             f"{folder} is not a model folder: it has no model.json; give RUN/best or RUN/last of a training run"
         )
     try:
-        values = json.loads((folder / "model.json").read_text())
+        values = json.loads(regular(folder / "model.json", MOST_TEXT).read_text())
         if not isinstance(values, dict):
             raise ValueError("not an object")
         if values.get("format") != FORMAT:
@@ -269,13 +275,23 @@ def _chosen(target: str | None, settings: Settings, folder: Path) -> str | None:
     return target
 
 
-def _load_weights(network: nn.Module, path: Path, sha256: str) -> None:
+def load_weights(network: nn.Module, path: Path, sha256: str) -> None:
+    """Give a network on the meta device the weights of a file, which may be no larger than they are.
+
+    Raises:
+        InputError: no regular file, another hash, or other weights than the network has.
+    """
     try:
-        if _sha256(path) != sha256:
+        most = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+        if most > MOST_WEIGHTS:
+            raise InputError(f"{path}: the model asks for {most / 2**30:.3g} GiB of weights; use a smaller one")
+        if _sha256(regular(path, most + MOST_HEADER)) != sha256:
             raise InputError(
                 f"{path} is not the file this model was saved with (its hash differs); restore it or train again"
             )
         network.load_state_dict(load_file(path), assign=True)
+    except InputError:
+        raise
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise InputError(
@@ -283,11 +299,36 @@ def _load_weights(network: nn.Module, path: Path, sha256: str) -> None:
         ) from None
 
 
+def regular(path: Path, most: int) -> Path:
+    """The path of a file that can be read to its end. Raises InputError for a device, a pipe, or more bytes."""
+    mode = os.stat(path)
+    if not stat.S_ISREG(mode.st_mode):
+        raise InputError(f"{path} is a device, a pipe or a folder, not a file; restore the folder or train again")
+    if mode.st_size > most:
+        raise InputError(f"{path} is larger than what belongs into it; restore the folder or train again")
+    return path
+
+
+def save_weights(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a safetensors file with the permissions of any other file: safetensors makes it for its owner only.
+
+    Raises OSError where the disk is full.
+    """
+    path.touch()
+    mode = stat.S_IMODE(os.stat(path).st_mode)
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]) if number else 0, os.strerror(int(number[1])) if number else str(error)) from None
+    os.chmod(path, mode)
+
+
 def save_training(folder: Path, state: dict[str, Any], rank: int = 0) -> None:
     """Write a nested state of dicts, lists, numbers, text and tensors as safetensors + JSON."""
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_flatten(state, tensors, "state"))
-    save_file(tensors, folder / f"training-{rank}.safetensors")
+    save_weights(tensors, folder / f"training-{rank}.safetensors")
     (folder / f"training-{rank}.json").write_text(text)
 
 
@@ -299,8 +340,12 @@ def load_training(folder: Path, rank: int = 0) -> dict[str, Any]:
     """
     path = recovered(folder) / f"training-{rank}"
     try:
+        for suffix in (".safetensors", ".json"):
+            regular(path.with_suffix(suffix), 2**40)
         tensors = load_file(path.with_suffix(".safetensors"))
         return _unflatten(json.loads(path.with_suffix(".json").read_text()), tensors)
+    except InputError:
+        raise
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise InputError(f"{folder} holds no complete training state ({error}); start again without --resume") from None
 

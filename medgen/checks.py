@@ -66,7 +66,10 @@ def _check_label_source(settings: Settings) -> None:
 
 def check_folder(out: Path, resume: bool) -> None:
     if not resume and recovered(out / "last").exists():
-        raise InputError(f"{out} already holds a run; add --resume to go on with it, or choose another --out")
+        raise InputError(
+            f"{out} already holds a run; add --resume to go on with it or --overwrite to replace it, "
+            "or choose another --out"
+        )
     try:
         out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out).close()

@@ -1,5 +1,6 @@
 """The command line: parse, call, print. Every command is a thin wrapper; imports are lazy so that help is quick."""
 
+import errno
 import importlib.util
 import os
 import sys
@@ -11,7 +12,18 @@ import typer
 
 from medgen.commands.augment import augment
 from medgen.commands.segment import segment
-from medgen.commands.shared import REFUSED, Ray, RayCommand, Workers, cluster_of, finish, pick_device
+from medgen.commands.shared import (
+    REFUSED,
+    Overwrite,
+    Ray,
+    RayCommand,
+    Workers,
+    cluster_of,
+    finish,
+    interruptible,
+    kept_in,
+    pick_device,
+)
 from medgen.commands.synthesize import synthesize
 from medgen.commands.translate import translate
 from medgen.io.names import say
@@ -30,6 +42,9 @@ OPTIONAL = {
     "ray": "--ray needs it: pip install 'medgen[ray]'",
     "pynetdicom": "--from-pacs and --to-pacs need it: pip install 'medgen[pacs]'",
 }
+
+
+TOLD = {errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}  # no fault of medgen's
 
 
 def _version(asked: bool) -> None:
@@ -81,21 +96,24 @@ def phantom(
     ] = False,
     unpaired: Annotated[bool, typer.Option("--unpaired", help="Different patients in each folder.")] = False,
     noise_free: Annotated[bool, typer.Option("--noise-free", help="Leave noise and bias out.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write the embedded CT cohort: contrast scans as source, non-contrast as target, with labels."""
     from medgen.data.phantom import write_cohort
 
-    write_cohort(
-        out,
-        patients=patients,
-        seed=seed,
-        size=size,
-        spacing=spacing,
-        phase="all" if phases else phase,
-        unpaired=unpaired,
-        noise_free=noise_free,
-        progress=lambda i, n, case: print(f"[{i}/{n}] {case}", flush=True),
-    )
+    with interruptible(kept_in(out)):
+        write_cohort(
+            out,
+            patients=patients,
+            seed=seed,
+            size=size,
+            spacing=spacing,
+            phase="all" if phases else phase,
+            unpaired=unpaired,
+            noise_free=noise_free,
+            progress=lambda i, n, case: print(f"[{i}/{n}] {case}", flush=True),
+            overwrite=overwrite,
+        )
     say(f"{patients} patients{' a folder' if unpaired else ''} in {out}")
 
 
@@ -108,6 +126,7 @@ def train(
     accelerator: Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps; as train.accelerator.")] = None,
     devices: Annotated[int | None, typer.Option(help="Processes, one a device; as train.devices.")] = None,
     precision: Annotated[str | None, typer.Option(help="32-true, bf16-mixed, 16-mixed; as train.precision.")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Train a translator."""
     from medgen.config import config_file, load_settings
@@ -115,9 +134,11 @@ def train(
     flags = {"accelerator": accelerator, "devices": devices, "precision": precision}
     given = [f"train.{key}={value}" for key, value in flags.items() if value is not None]
     settings = load_settings(config_file(config), [*(overrides or []), *given])
+    from medgen.train import saved_steps
     from medgen.train import train as run
 
-    run(settings, out, resume=resume, say=say)
+    with interruptible(lambda: saved_steps(out)):
+        run(settings, out, resume=resume, say=say, overwrite=overwrite)
 
 
 app.command(cls=RayCommand)(translate)
@@ -128,6 +149,7 @@ app.command()(segment)
 
 @app.command(cls=RayCommand)
 def evaluate(
+    ctx: typer.Context,
     prediction: Annotated[Path, typer.Option(help="Folder of translated or generated volumes.")],
     out: Annotated[Path, typer.Option(help="Folder for the tables, summary.json, report.html and report.pdf.")],
     reference: Annotated[Path | None, typer.Option(help="Folder of true volumes, same case names.")] = None,
@@ -183,6 +205,7 @@ def evaluate(
     patient_pattern: Annotated[
         str | None, typer.Option(help="Regular expression that finds the patient in a case's name.")
     ] = None,
+    overwrite: Overwrite = False,
     ray: Ray = None,
     workers: Workers = None,
 ) -> None:
@@ -193,33 +216,38 @@ def evaluate(
     from medgen.evaluation.features.named import named_extractor
     from medgen.evaluation.judge import named_checks
     from medgen.evaluation.sets import default_window, volume_files
+    from medgen.io.claim import apart, claimed
     from medgen.reports.evaluation import write_report
 
     cluster = cluster_of(ray, workers)
     device = pick_device("auto") if segmenter or downstream else "cpu"
     if extractor is not None and window is None:
         window = default_window(volume_files(real or reference))
-    result = run(
-        reference,
-        prediction,
-        out,
-        source=source,
-        labels=labels,
-        mask=mask,
-        prediction_labels=prediction_labels,
-        data_range=data_range,
-        profile=profile,
-        tolerance_mm=tolerance,
-        extractor=None if extractor is None else named_extractor(extractor, window=window),
-        real=real,
-        training=training,
-        lesions=lesions,
-        checks=named_checks(checks, segmenter, "cpu" if cluster else device) if source else None,
-        downstream=None if downstream is None else protocols(downstream, folds, seeds, device),
-        patient_pattern=patient_pattern,
-        cluster=cluster,
-    )
-    write_report([out], out / "report.html", title=f"Evaluation of {prediction}")
+    apart(out, prediction, reference, source, labels, mask, prediction_labels, real, training, lesions)
+    about = {key: value for key, value in ctx.params.items() if key not in ("out", "overwrite", "ray", "workers")}
+    with interruptible(kept_in(out)):
+        with claimed(out, {"command": "evaluate", **about}, overwrite=overwrite):
+            result = run(
+                reference,
+                prediction,
+                out,
+                source=source,
+                labels=labels,
+                mask=mask,
+                prediction_labels=prediction_labels,
+                data_range=data_range,
+                profile=profile,
+                tolerance_mm=tolerance,
+                extractor=None if extractor is None else named_extractor(extractor, window=window),
+                real=real,
+                training=training,
+                lesions=lesions,
+                checks=named_checks(checks, segmenter, "cpu" if cluster else device) if source else None,
+                downstream=None if downstream is None else protocols(downstream, folds, seeds, device),
+                patient_pattern=patient_pattern,
+                cluster=cluster,
+            )
+            write_report([out], out / "report.html", title=f"Evaluation of {prediction}")
     for line in lines(result):
         say(line)
     say(f"report: {out / 'report.html'}")
@@ -235,11 +263,14 @@ def report(
     out: Annotated[Path, typer.Option(help="HTML file to write; the PDF gets its name.")],
     names: Annotated[str | None, typer.Option(help="Names of the systems, separated by commas.")] = None,
     title: Annotated[str, typer.Option(help="Of the report.")] = "Evaluation of converted scans",
+    overwrite: Overwrite = False,
 ) -> None:
     """Rebuild the report of an evaluation, or join several side by side with tests between them."""
+    from medgen.io.claim import added
     from medgen.reports.evaluation import write_report
 
-    write_report(results, out, title=title, names=names.split(",") if names else None)
+    with added(out, out.with_suffix(".pdf"), overwrite=overwrite):
+        write_report(results, out, title=title, names=names.split(",") if names else None)
     say(f"report: {out}")
 
 
@@ -283,11 +314,12 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (InputError, FloatingPointError, OSError) as error:
-        if isinstance(error, OSError) and not error.filename:
+        if isinstance(error, OSError) and not error.filename and error.errno not in TOLD:
             raise
         text = str(error)
         if isinstance(error, OSError):
-            text = f"{error.filename} cannot be used ({error.strerror}); check the path, its permissions and the disk"
+            what = error.filename or "a file"
+            text = f"{what} cannot be used ({error.strerror}); check the path, its permissions and the disk"
         say(f"medgen: error: {text}", error=True)
         sys.exit(REFUSED)
 

@@ -10,6 +10,7 @@ from rich.progress import Progress as Bar
 from torch import Tensor
 
 from medgen.health import diagnose
+from medgen.io.claim import wrote
 from medgen.io.names import shown
 from medgen.io.spreadsheet import csv_line, csv_text, read_csv
 from medgen.io.volume import written_aside
@@ -31,7 +32,11 @@ class Log:
         self.columns: dict[str, list[str]] = {}
         for name in ("log.csv", "validation.csv"):
             self.rows[name], self.columns[name] = _kept(out / name, step)
-        self.board = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1 if step else None)
+        board = out / "tensorboard"
+        before = set(board.iterdir()) if board.is_dir() else set()
+        self.board = SummaryWriter(str(board), purge_step=step + 1 if step else None)
+        for file in set(board.iterdir()) - before:
+            wrote(file)
 
     def losses(self, step: int, seconds: float, values: dict[str, float]) -> None:
         self._add("log.csv", {"step": step, "seconds": round(seconds, 2), **values})
@@ -59,6 +64,7 @@ class Log:
         if new:
             _write(self.out / name, columns, rows)
         else:
+            wrote(self.out / name)
             with open(self.out / name, "a", encoding="utf-8", newline="") as file:
                 file.write(csv_line(row.get(key) for key in columns))
 

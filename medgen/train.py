@@ -13,6 +13,7 @@ import copy
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ from medgen import checkpoint, checks
 from medgen.config import Settings, plain
 from medgen.data.prepare import Prepared, prepare
 from medgen.data.sampling import Patches, batches
+from medgen.io.claim import apart, claimed
 from medgen.io.folder import folder_written_aside, recovered
+from medgen.io.volume import written_aside
 from medgen.log import Log, Progress
 from medgen.processes import agree, average_gradients, launch, same_clock
 from medgen.types import Batch, InputError, Method
@@ -171,13 +174,16 @@ class Run:
             )
 
 
-def train(settings: Settings, out: Path, *, resume: bool = False, say: Callable[[str], None] = print) -> Path:
+def train(
+    settings: Settings, out: Path, *, resume: bool = False, overwrite: bool = False, say: Callable[[str], None] = print
+) -> Path:
     """Train as the settings say.
 
     Args:
         settings: with ``data.root`` set.
         out: run folder; made when missing.
         resume: go on from ``out/last``; a run that is complete is left as it is.
+        overwrite: begin anew in the folder of another run, or without ``resume`` of this one, see ``io.claim``.
         say: takes lines for the user.
 
     Returns:
@@ -188,9 +194,30 @@ def train(settings: Settings, out: Path, *, resume: bool = False, say: Callable[
         FloatingPointError: a loss became non-finite; ``last`` and ``best`` are intact.
     """
     checks.check_method(settings)
-    checks.check_folder(out, resume)
+    if settings.data.root is not None:
+        apart(out, settings.data.root)
+    checks.check_folder(out, resume or overwrite)
+    if resume and not overwrite and (out / "last").exists():
+        checks.check_same(settings, out / "last")
     fabric = launch(settings)
     say = say if fabric.is_global_zero else lambda _: None
+    claim = claimed(out, _about(settings), overwrite=overwrite) if fabric.is_global_zero else nullcontext()
+    with claim as held:
+        if held is not None and overwrite and not resume:
+            held.clear()
+        return _train(settings, out, fabric, resume, say)
+
+
+def _about(settings: Settings) -> dict[str, Any]:
+    """What makes a run the one that it is; it may go on for longer, and lie elsewhere together with its data."""
+    parts = {key: getattr(settings, key).model_dump(mode="json") for key in ("codec", "sampling")}
+    parts["data"] = settings.data.model_dump(mode="json", exclude={"root", "cache"})
+    root, seed = settings.data.root, settings.train.seed
+    return {"command": "train", "data.root": root, "train.seed": seed, "method": settings.method, **parts}
+
+
+def _train(settings: Settings, out: Path, fabric: Fabric, resume: bool, say: Callable[[str], None]) -> Path:
+    """``train``, once the run folder is claimed."""
     last = recovered(out / "last") if fabric.is_global_zero else out / "last"
     fabric.barrier()
     resume = resume and last.exists()
@@ -335,7 +362,18 @@ def _info(run: Run, prepared: Prepared) -> checkpoint.ModelInfo:
 
 
 def _save(run: Run, prepared: Prepared, folder: Path, *, training: bool) -> None:
-    """Write a model folder aside and rename it; every process adds its own training state."""
+    """Write a model folder aside and rename it. Raises InputError; then what was there before still is."""
+    try:
+        _write_model(run, prepared, folder, training)
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be written at step {run.step} ({error.strerror or error}), and what it held before is "
+            "whole; free space, then go on with --resume"
+        ) from None
+
+
+def _write_model(run: Run, prepared: Prepared, folder: Path, training: bool) -> None:
+    """Every process adds its own training state."""
     fabric = run.fabric
     weights = run.average if run.settings.train.ema else run.generator
     if fabric.world_size == 1 or not training:
@@ -360,7 +398,17 @@ def _save(run: Run, prepared: Prepared, folder: Path, *, training: bool) -> None
 
 
 def _write_settings(settings: Settings, out: Path) -> None:
-    (out / "config.yaml").write_text(yaml.safe_dump(plain(settings), sort_keys=False))
+    with written_aside(out / "config.yaml") as aside:
+        aside.write_text(yaml.safe_dump(plain(settings), sort_keys=False))
+
+
+def saved_steps(out: Path) -> str:
+    """What of a run is kept when it is stopped, and how to go on."""
+    last = out / "last"
+    if not (last / "model.json").is_file():
+        return f"no step of the run in {out} was saved yet; start the same command again"
+    step = checkpoint.read_info(last)[0].step
+    return f"{last} holds step {step}; add --resume to go on from there"
 
 
 def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:

@@ -37,7 +37,7 @@ from medgen.augmentation.dataset import LabelledCase, LabelledDataset
 from medgen.augmentation.folds import patient_folds
 from medgen.augmentation.read import read_dataset
 from medgen.checkpoint import git_commit, read_info, versions
-from medgen.commands.shared import pick_device
+from medgen.commands.shared import pick_device, whole_run
 from medgen.config import config_file, configs, load_settings
 from medgen.data.content import content_hashes
 from medgen.data.label_names import label_named
@@ -49,7 +49,7 @@ from medgen.evaluation.sets import default_window, distribution_section, memoris
 from medgen.evaluation.summary import Failure, write_text
 from medgen.evaluation.train_segmenter import Example
 from medgen.io.names import say
-from medgen.io.volume import ENDINGS, has_ending, read_volume, write_volume
+from medgen.io.volume import ENDINGS, has_ending, read_volume, write_volume, written_aside
 from medgen.reports.augmentation import augmentation_report, gallery
 from medgen.reports.gaps import Gaps
 from medgen.train import train
@@ -60,6 +60,12 @@ PICTURED = 4  # training cases of a gallery
 
 def main() -> int:
     given = parse()
+    about = {key: value for key, value in vars(given).items() if key not in ("out", "overwrite", "draws", "seeds")}
+    with whole_run(given.out, [given.dataset], {"command": "augment_segmentation", **about}, given.overwrite):
+        return run(given)
+
+
+def run(given: argparse.Namespace) -> int:
     dataset = read_dataset(given.dataset, channels=given.channels or (), patient_pattern=given.patient_pattern)
     generators = dict(_named(text) for text in given.generator)
     if len(generators) < len(given.generator):
@@ -170,9 +176,9 @@ def write_cohort(dataset: LabelledDataset, cases: Sequence[LabelledCase], root: 
         assert case.label is not None
         label = root / "labels" / f"{case.name}{ending(case.label)}"
         for link, path in zip([*paths, label], [*case.images, case.label], strict=True):
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.unlink(missing_ok=True)
-            link.symlink_to(path.resolve())
+            with written_aside(link) as aside:
+                aside.unlink(missing_ok=True)
+                aside.symlink_to(path.resolve())
         linked.append(replace(case, images=tuple(paths), label=label))
     names = {name: value for name, value in dataset.labels.items() if value}
     write_text(root / "labels.json", json.dumps(names))
@@ -221,7 +227,7 @@ def synthetic_cases(
         recombine=given.recombine,
         device=pick_device("auto"),
     )
-    written, _ = augment(cohort, augmenter, out, per_case=given.per_case, seed=given.seed)
+    written, _ = augment(cohort, augmenter, out, per_case=given.per_case, seed=given.seed, overwrite=True)
     failures += [Failure(entry.case, entry.error) for entry in written if entry.error]
     return examples(case for case in read_dataset(out).cases if case.record is not None)
 
@@ -341,6 +347,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("out", type=Path)
     parser.add_argument("overrides", nargs="*", help="settings of the generator's config")
     parser.add_argument("--generator", nargs="+", required=True, metavar="[NAME=]GENERATOR")
+    parser.add_argument("--overwrite", action="store_true", help="replace another run's result in OUT")
     parser.add_argument("--generator-minutes", type=float, help="of training; else the config's")
     parser.add_argument("--per-case", type=int, default=1, help="synthetic cases of each training case")
     parser.add_argument(

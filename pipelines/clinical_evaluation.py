@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from medgen.commands.shared import pick_device
+from medgen.commands.shared import pick_device, whole_run
 from medgen.evaluation import named_segmenter
 from medgen.evaluation.console import lines
 from medgen.evaluation.downstream_section import protocols
@@ -24,9 +24,19 @@ from medgen.io.names import say
 from medgen.reports.evaluation import write_report
 from medgen.types import InputError
 
+ROLES = ("reference", "source", "labels", "mask", "real", "training", "lesions")
+
 
 def main() -> int:
     given = parse()
+    about = {key: value for key, value in vars(given).items() if key not in ("out", "overwrite")}
+    folders = [_named(text)[1] for text in given.prediction]
+    inputs = [*folders, *(getattr(given, role) for role in ROLES)]
+    with whole_run(given.out, inputs, {"command": "clinical_evaluation", **about}, given.overwrite):
+        return run(given)
+
+
+def run(given: argparse.Namespace) -> int:
     systems = dict(_named(text) for text in given.prediction)
     if len(systems) < len(given.prediction):
         raise InputError("two predictions have one name: give each its own, NAME=DIR")
@@ -100,7 +110,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--prediction", nargs="+", required=True, metavar="NAME=DIR")
-    for role in ("reference", "source", "labels", "mask", "real", "training", "lesions"):
+    parser.add_argument("--overwrite", action="store_true", help="replace another run's result in OUT")
+    for role in ROLES:
         parser.add_argument(f"--{role}", type=Path)
     parser.add_argument("--data-range", type=float)
     parser.add_argument("--profile", default="generic")

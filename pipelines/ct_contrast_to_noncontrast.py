@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from medgen.commands.shared import pick_device
+from medgen.commands.shared import pick_device, whole_run
 from medgen.config import Settings, config_file, load_settings
 from medgen.data.cohort import read_cohort
 from medgen.data.split import load_split
@@ -32,12 +32,15 @@ def main() -> int:
     cohort = arguments.cohort
     if arguments.demo:
         cohort = out / "cohort"
-        make_cohort(cohort)
         overrides = [f"{k}={v}" for k, v in DEMO.items()] + overrides
     elif not any(o.startswith("data.test=") for o in overrides):
         overrides.insert(0, "data.test=0.2")
     settings = load_settings(config_file(arguments.config), [*overrides, f"data.root={json.dumps(str(cohort))}"])
-    failures = run(settings, out)
+    about = {"command": "ct_contrast_to_noncontrast", "cohort": arguments.cohort, "config": arguments.config}
+    with whole_run(out, [arguments.cohort], about, arguments.overwrite):
+        if arguments.demo:
+            make_cohort(cohort)
+        failures = run(settings, out)
     for failure in failures:
         say(f"medgen: error: {failure}", error=True)
     return 2 if failures else 0
@@ -74,6 +77,7 @@ def run(settings: Settings, out: Path) -> list[str]:
         model,
         [case.source for case in test if case.source],
         out / "converted",
+        overwrite=True,  # what an older state of this run made
         done=lambda entry, i, n: print(f"[{i}/{n}] {entry.case}: {entry.status} ({entry.seconds:.1f} s)", flush=True),
     )
     failures = [entry.error for entry in converted if entry.error]
@@ -117,6 +121,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--demo", metavar="OUT", type=Path, help="run on the embedded cohort")
     parser.add_argument("--config", default=CONFIG, help="YAML file, or the name of one in configs/")
+    parser.add_argument("--overwrite", action="store_true", help="replace another run's result in OUT")
     parser.add_argument("rest", nargs="*", metavar="COHORT OUT | section.key=value")
     arguments = parser.parse_intermixed_args()
     paths = [word for word in arguments.rest if "=" not in word]

@@ -106,7 +106,7 @@ def test_phantom_writes_a_folder_for_every_phase(run, tmp_path):
         assert [p.name for p in (tmp_path / "paired" / phase).iterdir()] == ["patient_000.nii.gz"]
         assert len(list((tmp_path / "unpaired" / phase).iterdir())) == 1
     assert len(list((tmp_path / "unpaired/labels").iterdir())) == 4
-    assert_refused(run("phantom", tmp_path / "paired", *small), "another cohort .*phase all")
+    assert_refused(run("phantom", tmp_path / "paired", *small), "another run .phase was all")
 
 
 def test_train_translate_evaluate(run, cohort, config, tmp_path):
@@ -133,7 +133,7 @@ def test_train_translate_evaluate(run, cohort, config, tmp_path):
         assert float(row["mae"]) == pytest.approx(np.abs(truth - made).mean(), rel=1e-4)
     code, out, err = run("report", tmp_path / "results", "--out", tmp_path / "again.html", "--title", "Once more")
     assert code == 0 and "Once more" in (tmp_path / "again.html").read_text(), err
-    assert_refused(run("report", tmp_path / "run", "--out", tmp_path / "again.html"), "summary.json")
+    assert_refused(run("report", tmp_path / "run", "--out", tmp_path / "other.html"), "summary.json")
 
 
 def test_second_run_skips_what_is_done_and_converts_what_changed(run, model_folder, tmp_path):
@@ -392,8 +392,10 @@ def test_translate_to_a_chosen_domain(run, cohort, tmp_path):
     code, _, said = run(*words)
     assert code == 2 and "none, arterial" in said and "--target" in said
     made = []
-    for target in ("none", "arterial"):  # another target is another conversion: nothing is skipped
-        code, out, _ = run(*words, "--target", target)
+    for target, more in (("none", []), ("arterial", ["--overwrite"])):  # another target is another conversion
+        if more:
+            assert_refused(run(*words, "--target", target), "another run .target was none, is arterial")
+        code, out, _ = run(*words, "--target", target, *more)
         assert code == 0 and "4 converted, 0 skipped" in out
         made.append(np.asarray(nib.load(tmp_path / "out" / "case0.nii.gz").dataobj))
     assert not np.array_equal(*made)

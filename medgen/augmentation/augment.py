@@ -13,6 +13,7 @@ from medgen.augmentation.augmenter import Augmenter
 from medgen.augmentation.dataset import LabelledCase, LabelledDataset
 from medgen.augmentation.provenance import digest
 from medgen.augmentation.write import DatasetWriter, Written
+from medgen.io.claim import apart, claimed
 from medgen.io.volume import Volume
 from medgen.types import InputError
 
@@ -25,6 +26,7 @@ def augment(
     per_case: int | None = None,
     seed: int = 0,
     format: str = "nnunet",
+    overwrite: bool = False,
     done: Callable[[Written, int, int], None] = lambda *_: None,
     say: Callable[[str], None] = print,
 ) -> tuple[list[Written], list[Path]]:
@@ -36,6 +38,7 @@ def augment(
     Args:
         per_case: None: one a way of the augmenter.
         seed: another one gives other cases.
+        overwrite: replace another dataset that medgen wrote into ``out``, see ``io.claim``.
         done: called after each case with what became of it, its number and the count.
         say: takes warnings of the dataset as a whole.
 
@@ -47,7 +50,22 @@ def augment(
     """
     number = len(augmenter.ways) if per_case is None else per_case
     _check(dataset, augmenter, number)
-    writer = DatasetWriter(dataset, out, format)
+    apart(out, dataset.root)
+    about = {"command": "augment", "dataset": dataset.root, "by": augmenter.identity, "per case": number, "seed": seed}
+    about |= {"format": format, "channels": list(dataset.channels)}
+    with claimed(out, about, overwrite=overwrite):
+        return _written(DatasetWriter(dataset, out, format), augmenter, number, seed, done, say)
+
+
+def _written(
+    writer: DatasetWriter,
+    augmenter: Augmenter,
+    number: int,
+    seed: int,
+    done: Callable[[Written, int, int], None],
+    say: Callable[[str], None],
+) -> tuple[list[Written], list[Path]]:
+    dataset = writer.given
     sources = {case.name for case in dataset.cases if case.to_learn_from}
     total, taken = len(dataset.cases) + number * len(sources), {case.name for case in dataset.cases}
     for case in dataset.cases:

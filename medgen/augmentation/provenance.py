@@ -13,6 +13,7 @@ from typing import Any
 
 from medgen import __version__
 from medgen.data.patients import PROVENANCE, read_provenance
+from medgen.io.claim import remove
 from medgen.io.volume import written_aside
 
 
@@ -59,12 +60,12 @@ class Provenance:
         self.save()
 
     def _remove(self, case: str, keep: Collection[str] = ()) -> None:
-        """Forget a case and remove its files, inside the folder only: the file that names them may be anybody's."""
+        """Forget a case and remove its files as they were written, in the folder only: anybody may have named them."""
         for records in self.records.values():
             for name in set(records.pop(case, {}).get("files", ())) - set(keep):
                 path = self.root / name
                 if path.resolve().is_relative_to(self.root.resolve()):
-                    path.unlink(missing_ok=True)
+                    remove(path)
 
     def _relative(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()

@@ -18,8 +18,9 @@ from medgen.augmentation.folds import in_no_fold, patient_folds
 from medgen.augmentation.provenance import Provenance, digest
 from medgen.data.content import content_hash
 from medgen.data.layouts import some
-from medgen.data.patients import PROVENANCE, by_images
+from medgen.data.patients import by_images
 from medgen.inference.inputs import sha256
+from medgen.io.claim import apart, claimed, remove
 from medgen.io.volume import Volume, case_name, same_geometry, write_channels, write_volume, written_aside
 from medgen.types import InputError
 
@@ -54,25 +55,25 @@ def write_dataset(
     Raises:
         InputError: unknown format, ``out`` is not free, fewer than two patients could be written.
     """
-    writer = DatasetWriter(dataset, out, format)
-    for case in dataset.cases:
-        done(writer.copy(case), len(writer.results), len(dataset.cases))
-    writer.finish()
+    apart(out, dataset.root)
+    with claimed(out, {"command": "write_dataset", "dataset": dataset.root, "format": format}):
+        writer = DatasetWriter(dataset, out, format)
+        for case in dataset.cases:
+            done(writer.copy(case), len(writer.results), len(dataset.cases))
+        writer.finish()
     return writer.results
 
 
 class DatasetWriter:
-    """Writes cases of ``dataset`` and what is made of them; ``finish`` makes a dataset of those written."""
+    """Writes cases of ``dataset`` and what is made of them; ``finish`` makes a dataset of those written.
+
+    The caller has claimed ``out``.
+    """
 
     def __init__(self, dataset: LabelledDataset, out: Path, format: str) -> None:
         if format not in LAYOUTS:
             raise InputError(f"--format {format}: unknown; choose one of {', '.join(LAYOUTS)}")
         out = Path(out)
-        free = not out.exists() or (out.is_dir() and all(path.name.startswith(".") for path in out.iterdir()))
-        if not free and not (out / PROVENANCE).is_file():
-            raise InputError(f"{out} is there already and is no dataset that medgen wrote; choose another folder")
-        if out.resolve() == dataset.root.resolve():
-            raise InputError(f"{out} is input and output at once; choose another output")
         self.layout = LAYOUTS[format]
         self.given, self.dataset = dataset, replace(self.layout.adapted(dataset), root=out)
         usable = [case for case in dataset.cases if not case.test and not case.fault]
@@ -139,7 +140,7 @@ class DatasetWriter:
         self.provenance.keep_only([case.name for case in self.written])
         for stale in ("splits_final.json", "datalist_fold*.json"):
             for path in self.dataset.root.glob(stale):
-                path.unlink()
+                remove(path)
         cases = self._identified(sorted(self.written, key=lambda case: case.name))
         training = [case for case in cases if not case.test]
         folds = patient_folds(training, self.given.folds)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from medgen.commands.shared import finish, pick_device
+from medgen.commands.shared import Overwrite, finish, interruptible, kept_in, pick_device
 from medgen.io.names import say
 
 
@@ -40,6 +40,7 @@ def augment(
         str | None, typer.Option(help="Regular expression that finds the patient in a case's name.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    overwrite: Overwrite = False,
 ) -> None:
     """Write a segmentation dataset again with synthetic cases added, their provenance and folds by patient."""
     from medgen.augmentation.augment import augment as run
@@ -67,7 +68,10 @@ def augment(
             say(f"  warning: {warning}")
             told.add(warning)
 
-    results, folds = run(given, augmenter, out, per_case=per_case, seed=seed, format=format, done=show)
+    with interruptible(kept_in(out)):
+        results, folds = run(
+            given, augmenter, out, per_case=per_case, seed=seed, format=format, overwrite=overwrite, done=show
+        )
     whole = [entry for entry in results if not entry.error]
     synthetic = sum(entry.synthetic for entry in whole)
     warned = sum(bool(entry.warnings) for entry in results)

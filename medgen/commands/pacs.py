@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,21 +38,33 @@ def check_pacs(
         raise InputError("--to-pacs stores DICOM series; leave --format out and give a folder as output")
 
 
+@contextmanager
 def from_server(
-    address: str, query: Sequence[str], folder: Path, sources: Sequence[str], series: str | None, rules: "Rules | None"
-) -> "Iterator[Scan | None]":
-    """The scans of the studies that fit, see ``retrieve.retrieved``."""
+    address: str | None,
+    query: Sequence[str],
+    folder: Path,
+    sources: Sequence[str],
+    series: str | None,
+    rules: "Rules | None",
+    overwrite: bool,
+) -> "Iterator[Iterator[Scan | None] | None]":
+    """The scans of the studies that fit, see ``retrieve.retrieved``; None without an address. Holds their folder."""
+    if address is None:
+        yield None
+        return
+    from medgen.io.claim import claimed
     from medgen.pacs.retrieve import retrieved
     from medgen.pacs.server import connect, parse_query
 
     if len(sources) > 1:
         raise InputError(f"--from-pacs is for models of one contrast; this one translates {' and '.join(sources)}")
-    asked = parse_query(query)
+    asked, server = parse_query(query), connect(address, "FROM")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what comes into it names patients
     except OSError as error:
         raise InputError(f"{folder} cannot be made ({error.strerror}); choose another INPUT") from None
-    return retrieved(connect(address, "FROM"), asked, folder, series=series, rules=rules, told=say)
+    with claimed(folder, {"command": "retrieve", "server": server.name}, overwrite=overwrite):
+        yield retrieved(server, asked, folder, series=series, rules=rules, told=say)
 
 
 class Sending:

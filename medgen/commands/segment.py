@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from medgen.commands.shared import finish, pick_device
+from medgen.commands.shared import Overwrite, finish, interruptible, kept_in, pick_device
 
 
 def segment(
@@ -22,6 +22,7 @@ def segment(
         Path | None, typer.Option(help="YAML that says which DICOM series of a folder of mixed studies to take.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    overwrite: Overwrite = False,
 ) -> None:
     """Segment scans; DICOM becomes DICOM segmentations."""
     from medgen.evaluation.named_segmenter import named_segmenter
@@ -34,15 +35,17 @@ def segment(
         for warning in entry.warnings:
             say(f"  warning: {warning}")
 
-    results = segment_cohort(
-        named_segmenter(segmenter, device=pick_device(device)),
-        input,
-        output,
-        format=format,
-        series=series,
-        rules=None if rules is None else load_rules(rules),
-        done=show,
-    )
+    with interruptible(kept_in(output)):
+        results = segment_cohort(
+            named_segmenter(segmenter, device=pick_device(device)),
+            input,
+            output,
+            format=format,
+            series=series,
+            rules=None if rules is None else load_rules(rules),
+            overwrite=overwrite,
+            done=show,
+        )
     counts = {status: sum(entry.status == status for entry in results) for status in ("segmented", "skipped", "failed")}
     say(", ".join(f"{n} {status}" for status, n in counts.items()) + f"; {output}")
     finish([entry.error for entry in results if entry.error], len(results))

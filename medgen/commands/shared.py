@@ -2,7 +2,9 @@
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +16,7 @@ from medgen.types import InputError
 if TYPE_CHECKING:
     from medgen.cluster import Cluster
 
+INTERRUPTED = 130
 REFUSED = 2  # exit code: bad input, or some case of a cohort failed
 ADDRESS = re.compile(r"local|auto|ray://\S+|([\w.-]+|\[[0-9a-fA-F:]+\]):\d+")
 
@@ -28,6 +31,13 @@ Ray = Annotated[
 Workers = Annotated[
     int | None, typer.Option(min=1, help="With --ray: processes; default one a GPU, on CPU one for all threads.")
 ]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Replace another run's result in the folder; files that medgen did not write stay.",
+    ),
+]
 
 
 class RayCommand(TyperCommand):
@@ -40,6 +50,30 @@ class RayCommand(TyperCommand):
             for arg, next_one in zip(args, after, strict=True)
         ]
         return super().parse_args(ctx, [arg for each in given for arg in each])
+
+
+@contextmanager
+def interruptible(saved: Callable[[], str]) -> Iterator[None]:
+    """Within, Ctrl-C ends the command with what ``saved`` says: what is kept, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"interrupted: {saved()}")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@contextmanager
+def whole_run(out: Path, inputs: Sequence[Path | None], about: dict[str, Any], overwrite: bool) -> Iterator[None]:
+    """The folder of a pipeline, held for all its steps, and what Ctrl-C leaves in it. Raises InputError."""
+    from medgen.io.claim import apart, claimed
+
+    apart(out, *inputs)
+    with claimed(out, about, overwrite=overwrite), interruptible(kept_in(out)):
+        yield
+
+
+def kept_in(out: Path) -> Callable[[], str]:
+    return lambda: f"what is finished is kept in {out}; start the same command again to go on"
 
 
 def cluster_of(ray: str | None, workers: int | None, device: str = "auto") -> "Cluster | None":

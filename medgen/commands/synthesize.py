@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from medgen.commands.shared import finish, pick_device
+from medgen.commands.shared import Overwrite, finish, interruptible, kept_in, pick_device
 
 
 def synthesize(
@@ -29,6 +29,7 @@ def synthesize(
     memory_gb: Annotated[
         float | None, typer.Option(min=0.01, help="Bound on the memory of a whole-volume pass, GiB.")
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Make synthetic images of label maps, each with its labels beside it."""
     from rich.console import Console
@@ -41,29 +42,31 @@ def synthesize(
 
     loaded = load_model(model, pick_device(device))
     console = Console(highlight=False, soft_wrap=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("synthesize")
+    with interruptible(kept_in(out)):
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+            bar = progress.add_task("synthesize")
 
-        def show(entry: Synthetic, i: int, n: int) -> None:
-            time = f" ({entry.seconds:.1f} s)" if entry.seconds else ""
-            console.print(shown(f"[{i}/{n}] {entry.case}: {entry.status}{time}"), markup=False)
-            for warning in entry.warnings:
-                console.print(shown(f"  warning: {warning}"), markup=False)
-            progress.update(bar, completed=i, total=n)
+            def show(entry: Synthetic, i: int, n: int) -> None:
+                time = f" ({entry.seconds:.1f} s)" if entry.seconds else ""
+                console.print(shown(f"[{i}/{n}] {entry.case}: {entry.status}{time}"), markup=False)
+                for warning in entry.warnings:
+                    console.print(shown(f"  warning: {warning}"), markup=False)
+                progress.update(bar, completed=i, total=n)
 
-        results = run(
-            loaded,
-            labels,
-            out,
-            images=images,
-            style=style,
-            samples=samples,
-            seed=seed,
-            deform=deform,
-            recombine=recombine,
-            memory_gb=memory_gb,
-            done=show,
-        )
+            results = run(
+                loaded,
+                labels,
+                out,
+                images=images,
+                style=style,
+                samples=samples,
+                seed=seed,
+                deform=deform,
+                recombine=recombine,
+                memory_gb=memory_gb,
+                overwrite=overwrite,
+                done=show,
+            )
     counts = {status: sum(r.status == status for r in results) for status in ("made", "skipped", "failed")}
     print(", ".join(f"{n} {status}" for status, n in counts.items()))
     print("The images are synthetic and not for diagnosis, nor anonymous: labels of patients shape them.")

@@ -4,12 +4,15 @@ import os
 import signal
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medgen.commands.shared import Ray, Workers, cluster_of, finish, pick_device
+from medgen.commands.shared import Overwrite, Ray, Workers, cluster_of, finish, interruptible, kept_in, pick_device
 from medgen.types import InputError
+
+if TYPE_CHECKING:
+    from medgen.inference.cases import Converted
 
 SYNTHETIC = "Converted images are synthetic and not for diagnosis."
 
@@ -76,6 +79,7 @@ def translate(
         list[str] | None, typer.Option(help="With --from-pacs: KEY=VALUE, which studies; may be given several times.")
     ] = None,
     to_pacs: Annotated[str | None, typer.Option(help="Store the converted series there.")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Translate scans; geometry and format stay the input's."""
     from medgen.checkpoint import load_model
@@ -124,57 +128,64 @@ def translate(
         say(f"watching {input}; Ctrl-C ends it")
     chosen = None if rules is None else load_rules(rules)
     contrasts = loaded.settings.data
-    source = (
-        from_server(from_pacs, query or (), input, contrasts.sources, series, chosen)
-        if from_pacs is not None
-        else input
-    )
     sending = Sending(to_pacs, output, contrasts.targets, None if apart is None else apart.folder)
     faults: list[str] = []
-    try:
-        results[:] = convert(
-            loaded,
-            source,
-            output,
-            format=format,
-            series=series,
-            rules=chosen,
-            memory_gb=memory_gb,
-            watch=still if watch else None,
-            checks=limits,
-            verdict_sr=verdict_sr,
-            private=apart,
-            cluster=cluster,
-            done=show,
-        )
-    except InputError as error:
-        if not results:
-            raise
-        faults = [str(error)]  # of the run itself: the manifest could not be written at its end
-    except BaseException as error:
-        sending.drop()
-        if isinstance(error, KeyboardInterrupt):
-            print("interrupted; start the same command again to go on", flush=True)
-        raise
-    faults += sending.finish()
-    if report and results and not has_ending(output, ENDINGS):
-        from medgen.reports.conversion import conversion_report
+    notes = [f"Model: {model}, step {loaded.info.step}, weights {loaded.info.weights_sha256[:12]}.", SYNTHETIC]
 
-        notes = [f"Model: {model}, step {loaded.info.step}, weights {loaded.info.weights_sha256[:12]}."]
-        unwell = [f"When the model was saved: {text}" for text in loaded.info.health]
-        rows = [asdict(r) for r in results]
-        page = (output if apart is None else apart.folder) / "report.html"
+    def end(found: list[Converted]) -> None:
+        results[:] = found
+        faults.extend(sending.finish())
+        if report and results and not has_ending(output, ENDINGS):
+            page = (output if apart is None else apart.folder) / "report.html"
+            faults.extend(_report(results, page, notes, loaded.info.health))
+
+    with interruptible(kept_in(output)):
         try:
-            conversion_report(rows, page, notes=[*notes, SYNTHETIC], warnings=unwell)
-            say(f"report: {page}")
+            with from_server(from_pacs, query or (), input, contrasts.sources, series, chosen, overwrite) as retrieved:
+                convert(
+                    loaded,
+                    input if retrieved is None else retrieved,
+                    output,
+                    format=format,
+                    series=series,
+                    rules=chosen,
+                    memory_gb=memory_gb,
+                    watch=still if watch else None,
+                    checks=limits,
+                    verdict_sr=verdict_sr,
+                    private=apart,
+                    cluster=cluster,
+                    overwrite=overwrite,
+                    done=show,
+                    finish=end,
+                )
         except InputError as error:
-            faults.append(str(error))
+            if not results:
+                raise
+            faults.append(str(error))  # of the run itself: the manifest could not be written at its end
+            end(results)
+        except BaseException:
+            sending.drop()
+            raise
     counts = {status: sum(r.status == status for r in results) for status in ("converted", "skipped", "failed")}
     print(", ".join(f"{n} {status}" for status, n in counts.items()))
     if limits is not None and any(r.verdict for r in results):
         found = {status: sum(r.verdict == status for r in results) for status in ("pass", "review", "fail")}
         print("verdicts: " + ", ".join(f"{n} {status}" for status, n in found.items()))
     finish([r.error for r in results if r.error], len(results), faults)
+
+
+def _report(results: "list[Converted]", page: Path, notes: list[str], health: list[str]) -> list[str]:
+    """Write the page of a run; what hinders it."""
+    from medgen.reports.conversion import conversion_report
+
+    try:
+        unwell = [f"When the model was saved: {text}" for text in health]
+        conversion_report([asdict(result) for result in results], page, notes=notes, warnings=unwell)
+        say(f"report: {page}")
+        return []
+    except InputError as error:
+        return [str(error)]
 
 
 def interrupted(*_: object) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from medgen.data.body import body_mask
 from medgen.data.codecs import Code, Range, fit_range
 from medgen.data.fingerprint import describe
+from medgen.io.claim import wrote
 from medgen.io.volume import Volume, read_volume, to_canonical
 from medgen.types import InputError
 
@@ -104,10 +105,12 @@ def _fill(stem: Path, path: Path, volume: Volume, codec: dict[str, Any], spacing
         stem.parent.mkdir(parents=True, exist_ok=True)
         save_array(stem.with_suffix(".npy"), _compact(volume.data))
         save_array(stem.with_suffix(".body.npy"), body)
+        info = stem.with_suffix(".json")
         aside = stem.with_suffix(f".{os.getpid()}.tmp")
         about = {"range": codes.to_dict(), "spacing": volume.spacing, "look": look, "path": str(path)}
         aside.write_text(json.dumps(about | {"warnings": said}))
-        os.replace(aside, stem.with_suffix(".json"))
+        wrote(info, aside)
+        os.replace(aside, info)
     except OSError as error:
         raise InputError(f"cache {stem.parent} cannot be written: {error.strerror}; set data.cache") from None
 
@@ -122,4 +125,5 @@ def save_array(path: Path, array: np.ndarray) -> None:
     aside = path.with_suffix(f".{os.getpid()}.tmp")
     with open(aside, "wb") as file:
         np.save(file, array)
+    wrote(path, aside)
     os.replace(aside, path)

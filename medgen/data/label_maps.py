@@ -14,6 +14,7 @@ from medgen.data.background import tissue_classes
 from medgen.data.cache import BODY_VOXELS, Cached, save_array
 from medgen.data.fingerprint import QUANTILES
 from medgen.data.grid import resample, resample_like
+from medgen.io.claim import wrote
 from medgen.io.volume import GRID_TOLERANCE, Volume, read_volume, same_geometry, to_canonical
 from medgen.types import InputError
 
@@ -143,6 +144,7 @@ def _write(folder: Path, stem: Path, info: Path, volume: Volume, table: LabelTab
     save_array(stem.with_suffix(".map.body.npy"), inside)
     aside = stem.with_suffix(f".{os.getpid()}.tmp")
     aside.write_text(json.dumps({"spacing": volume.spacing, "look": describe_labels(volume, table)}))
+    wrote(info, aside)
     os.replace(aside, info)
 
 

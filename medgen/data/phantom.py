@@ -6,7 +6,6 @@ bias (``medgen.data.ct_physics``). Nothing here is a real person.
 
 import gzip
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -23,6 +22,8 @@ from medgen.data.anatomy.labels import LABELS
 from medgen.data.anatomy.shapes import stream
 from medgen.data.anatomy.tissues import PHASES
 from medgen.data.ct_physics import add_scan
+from medgen.io.claim import claimed
+from medgen.io.volume import written_aside
 from medgen.types import InputError
 
 __all__ = [
@@ -128,6 +129,7 @@ def write_cohort(
     noise_free: bool = False,
     workers: int | None = None,
     progress: Progress | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Write a cohort: ``source/CASE.nii.gz`` with contrast, ``target/CASE.nii.gz`` without (int16 HU),
     ``labels/CASE.nii.gz`` (uint8), ``labels.json`` ({structure: value}) and ``patients.json`` (settings, and
@@ -139,7 +141,7 @@ def write_cohort(
     and the target as many others, or each phase ``patients`` of its own, dealt one phase after the other.
     A patient depends on ``seed`` and its number alone, not on the number of patients or of ``workers``
     (processes; default 2). Cases already there from the same settings are kept, so an interrupted call goes on.
-    ``progress(done, total, case)`` is called after each case.
+    ``progress(done, total, case)`` is called after each case. ``overwrite``: replace another cohort of medgen's.
 
     Raises InputError for arguments out of range, a folder that holds another cohort or cannot be written.
     """
@@ -160,40 +162,35 @@ def write_cohort(
     }
     total = patients * len(scans_of(phase)) if unpaired else patients
     out = Path(out)
-    try:
-        done = prepare(out, settings, total)
-        jobs = [job(out, settings, number, patients) for number in range(total)]
-        wait = [j for j in jobs if not (j["case"] in done and all(p.exists() for p in files_of(j).values()))]
-        finished = total - len(wait)
-        for case, record in run(wait, 2 if workers is None else workers):
-            done[case] = record
-            write_json(out / "patients.json", {"settings": settings, "patients": dict(sorted(done.items()))})
-            finished += 1
-            if progress:
-                progress(finished, total, case)
-    except OSError as error:
-        raise InputError(f"{out} cannot be written: {error.strerror or error}; choose another folder.") from error
+    with claimed(out, {"command": "phantom", **settings}, overwrite=overwrite):
+        try:
+            done = prepare(out, settings, total)
+            jobs = [job(out, settings, number, patients) for number in range(total)]
+            wait = [j for j in jobs if not (j["case"] in done and all(p.exists() for p in files_of(j).values()))]
+            finished = total - len(wait)
+            for case, record in run(wait, 2 if workers is None else workers):
+                done[case] = record
+                write_json(out / "patients.json", {"settings": settings, "patients": dict(sorted(done.items()))})
+                finished += 1
+                if progress:
+                    progress(finished, total, case)
+        except OSError as error:
+            raise InputError(f"{out} cannot be written: {error.strerror or error}; choose another folder.") from error
 
 
 def prepare(out: Path, settings: dict[str, Any], total: int) -> dict[str, Any]:
-    """Make the folders; return the records of cases already there, having refused any other cohort's."""
+    """Make the folders; return the records of cases already there."""
     record = out / "patients.json"
     parts = [*scans_of(settings["phase"]), "labels"]
     done: dict[str, Any] = {}
     if record.exists():
         try:
             old = json.loads(record.read_text())
-            done, before = dict(old["patients"]), old["settings"]
+            done = dict(old["patients"]) if old["settings"] == settings else {}
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{record} is not a record of an embedded cohort; choose another folder.") from error
-        other = [key for key in settings if before.get(key) != settings[key]]
-        if other:
-            was = ", ".join(f"{key} {before.get(key)}" for key in other)
-            raise InputError(f"{out} holds another cohort ({was}); remove it or choose another folder.")
         if len(done) > total:
             raise InputError(f"{out} holds {len(done)} cases, more than {total}; remove it or choose another folder.")
-    elif any((out / part).is_dir() and any((out / part).iterdir()) for part in parts):
-        raise InputError(f"{out} holds scans that are not of this cohort; choose another folder.")
     for part in parts:
         (out / part).mkdir(parents=True, exist_ok=True)
     write_json(out / "labels.json", LABELS)
@@ -275,10 +272,5 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write beside the target, then move into place: nobody ever sees half a file."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with written_aside(path) as aside:
+        aside.write_bytes(content)

@@ -13,7 +13,19 @@ Phase = Literal["none", "arterial", "portal_venous", "late", "unknown"]
 
 # Words in the names of structures that take up contrast medium: vessels, kidneys, liver, spleen, hypervascular
 # lesions; and words of those that carry one of these and do not enhance.
-ENHANCING = ("aorta", "vena_cava", "ivc", "portal", "vessel", "arter", "vein", "kidney", "renal", "collecting", "liver")
+ENHANCING: tuple[str, ...] = (
+    "aorta",
+    "vena_cava",
+    "ivc",
+    "portal",
+    "vessel",
+    "arter",
+    "vein",
+    "kidney",
+    "renal",
+    "collecting",
+    "liver",
+)
 ENHANCING += ("spleen", "hyper")
 NOT_ENHANCING = ("adrenal", "cyst", "stone", "hypovascular", "lesion_hypo")
 

@@ -19,13 +19,13 @@ from monai.inferers import sliding_window_inference
 from monai.networks.nets import DynUNet
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 
-from medgen.checkpoint import git_commit, versions
-from medgen.config import Section
+from medgen.checkpoint import MOST_TEXT, git_commit, load_weights, regular, save_weights, versions
+from medgen.config import Section, Spacing
 from medgen.data.codecs import fit_range
 from medgen.data.grid import resample, resample_like
+from medgen.inference.memory import peak_bytes
 from medgen.io.folder import folder_written_aside, recovered
 from medgen.io.names import brief
 from medgen.io.volume import Volume, from_canonical, to_canonical
@@ -35,6 +35,8 @@ FORMAT = 1
 SMALLEST = 4  # voxels of a side at the deepest level
 FEWEST, HALVINGS = 2, 5  # levels below the first: DynUNet asks for two, nnU-Net takes no more than five
 WIDEST = 320  # filters of a level, as nnU-Net
+MOST_FINER = 1000  # voxels of the network's grid in one of the scan's: beyond, a plan is broken
+MOST_GB = 16  # of a volume on that grid, or of a pass of the network
 
 Triple = tuple[PositiveInt, PositiveInt, PositiveInt]
 Halvings = Annotated[tuple[Triple, ...], Field(min_length=1)]
@@ -154,7 +156,7 @@ def segment(
     upright = to_canonical(volume)
     # Within 2 % nothing is resampled, as in data.cache, which makes the training volumes.
     same = spacing is None or np.allclose(upright.spacing, spacing, rtol=0.02)
-    grid = upright if same else resample(upright, tuple(spacing or ()))
+    grid = upright if same else resample(upright, _bounded(upright, spacing or (), values))
     x = grid.data if codec is None else fit_range(grid.data, **codec).encode(grid.data)
     device = torch.device(device)
     with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
@@ -174,6 +176,19 @@ def segment(
     classes = _largest(logits) if same else _most_probable(logits, grid, upright)
     labels = classes if values is None else np.asarray(values, np.int32)[classes]
     return from_canonical(labels, volume)
+
+
+def _bounded(volume: Volume, spacing: Sequence[float], values: Sequence[int] | None) -> Spacing:
+    """The spacing of a network's grid. Raises InputError where the volume would be too large there for any machine."""
+    finer = np.prod(volume.spacing) / np.prod(spacing)
+    x, y, z = (float(s) for s in spacing)
+    gb = volume.data.size * finer * (2 + len(values or ())) * 4 / 2**30
+    if finer > MOST_FINER or (finer > 1 and gb > MOST_GB):
+        raise InputError(
+            f"{volume.path} has voxels of {volume.geometry.describe()}, and the segmenter's grid of {x:g} x {y:g} x "
+            f"{z:g} mm would take {gb:.3g} GiB of it; use a segmenter of coarser voxels"
+        )
+    return x, y, z
 
 
 def _largest(logits: torch.Tensor) -> np.ndarray:
@@ -202,7 +217,7 @@ def save_segmenter(folder: Path, segmenter: Segmenter) -> None:
     state = {k: v.detach().cpu().contiguous().clone() for k, v in segmenter.network.state_dict().items()}
     with folder_written_aside(Path(folder)) as aside:
         weights = aside / "weights.safetensors"
-        save_file(state, weights)
+        save_weights(state, weights)
         info = {
             "format": FORMAT,
             "plan": segmenter.plan.model_dump(mode="json"),
@@ -225,14 +240,15 @@ def load_segmenter(folder: Path, device: torch.device | str = "cpu") -> Segmente
     if not file.is_file():
         raise InputError(f"{folder} is not a segmenter: it has no segmenter.json; give a folder that training wrote")
     try:
-        info = json.loads(file.read_text())
+        info = json.loads(regular(file, MOST_TEXT).read_text())
         if info["format"] != FORMAT:
             raise InputError(f"{folder} has format {info['format']!r}, this medgen reads {FORMAT}; train it again")
         plan = Plan.model_validate(info["plan"])
-        if hashlib.sha256(weights.read_bytes()).hexdigest() != info["weights_sha256"]:
-            raise InputError(f"{weights} is not the file that was saved (its hash differs); restore it or train again")
-        network = build_network(plan)
-        network.load_state_dict(load_file(weights))
+        with torch.device("meta"):
+            network = build_network(plan)
+        if peak_bytes(network, (1, 1, *plan.patch)) > MOST_GB * 2**30:
+            raise InputError(f"{folder}: windows of {plan.patch} voxels take more than {MOST_GB} GiB; train it again")
+        load_weights(network, weights, info["weights_sha256"])
         record = info["record"]
     except (ValidationError, SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):

@@ -7,9 +7,7 @@ in the CSV.
 
 import json
 import math
-import os
 import statistics
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,7 +21,7 @@ from medgen.evaluation.regions import COLUMNS as REGIONS
 from medgen.evaluation.regions import least_change, mean_regions
 from medgen.evaluation.statistics import Interval, bland_altman, bootstrap_interval
 from medgen.io.spreadsheet import csv_text
-from medgen.types import InputError
+from medgen.io.volume import written_aside
 
 DIGITS = 8  # significant ones of a number in a table
 FIRST = ("mae", "psnr", "ssim", "source_mae", "source_psnr", "source_ssim")
@@ -221,14 +219,8 @@ def as_text(text: str) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a whole text file or nothing: under a temporary name beside it, then renamed."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        temporary.write_text(as_text(text), encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_aside(path) as aside:
+        aside.write_text(as_text(text), encoding="utf-8")
 
 
 def _segmentation(evaluation: Evaluation) -> dict[str, Any]:

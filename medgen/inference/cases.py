@@ -31,6 +31,7 @@ from medgen.inference.overlap import overlapped
 from medgen.inference.predict import translate_case
 from medgen.inference.private import Private
 from medgen.inference.verdict import verdict
+from medgen.io.claim import remove
 from medgen.io.dicom_write import check_derivable
 from medgen.io.names import checked_name, folded
 from medgen.io.volume import ENDINGS, Volume, has_ending, read_volume
@@ -257,7 +258,7 @@ class Cases:
 
     def _check(self, job: Job) -> None:
         for target in job.targets:
-            if target.exists() and target.resolve() in [file.resolve() for file in job.scan.files]:
+            if target.exists() and any(target.samefile(file) for file in job.scan.files):
                 raise InputError(f"{target.resolve()} is input and output at once; choose another output")
             if self.options.verdict_sr and (has_ending(target, ENDINGS) or target.name == VERDICTS):
                 raise InputError(f"{target} can have no structured report beside it; leave --verdict-sr out")
@@ -324,7 +325,7 @@ class Cases:
             return
         for target in job.targets:  # one of another verdict, or of images that are there no more
             if not has_ending(target, ENDINGS):
-                verdict_file(target).unlink(missing_ok=True)
+                remove(verdict_file(target))
 
     def record(self, key: str, entry: Converted) -> None:
         """Into the manifest, where it has another verdict or nothing of a case that was skipped."""

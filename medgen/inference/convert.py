@@ -1,7 +1,9 @@
 """A whole cohort through a model: skips what is done, survives a kill, and one bad scan never stops it."""
 
+import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
 
 from medgen.checkpoint import Model
@@ -11,10 +13,12 @@ from medgen.evaluation.judge import Checks
 from medgen.inference.cases import FORMATS, Cases, Converted, Job, Options
 from medgen.inference.inputs import Scan, find_scans, named
 from medgen.inference.manifest import Manifest, about
+from medgen.inference.predict import check_windows
 from medgen.inference.private import Private
 from medgen.inference.series import Rules
 from medgen.inference.watch import arrivals
-from medgen.io.volume import ENDINGS, NIFTI_ENDINGS, has_ending
+from medgen.io.claim import apart, claimed, claimed_file
+from medgen.io.volume import ENDINGS, NIFTI_ENDINGS, existing, has_ending
 from medgen.types import InputError
 
 NAMES = {"nifti": NIFTI_ENDINGS, "mha": (".mha", ".mhd"), "nrrd": (".nrrd", ".nhdr"), "dicom": ()}
@@ -35,7 +39,9 @@ def convert(
     verdict_sr: bool = False,
     private: Private | None = None,
     cluster: Cluster | None = None,
+    overwrite: bool = False,
     done: Callable[[Converted, int, int], None] = lambda *_: None,
+    finish: Callable[[list[Converted]], None] = lambda _: None,
 ) -> list[Converted]:
     """Translate a volume, a folder of volumes, a DICOM series folder, or a folder of such folders.
 
@@ -63,8 +69,10 @@ def convert(
         private: de-identify; what names the inputs (the manifest, the index of headers) goes there and ``output``
             gets ``deidentification.csv``. DICOM only.
         cluster: convert on its machines, which have to see the same files; None: in this process.
+        overwrite: replace the result of another run in ``output`` (see ``io.claim``), or a file of that name.
         done: called after each scan with its result, its number and the count (0: unknown); not where a scan fails
             again as it did before.
+        finish: called once at the end with what is returned, while the folders are still held.
 
     Returns:
         One entry a scan, failures included; of one that came several times, the last.
@@ -82,13 +90,31 @@ def convert(
         raise InputError(f"{model.folder} makes images of label maps; use medgen synthesize")
     if verdict_sr and checks is None:
         raise InputError("--verdict-sr writes down the verdict, and --checks none gives none; leave one of the two out")
-    data = model.settings.data
+    check_windows(model, memory_gb)
+    options = Options(format, series, memory_gb, checks, verdict_sr, private)
+    given = existing(source) if isinstance(source, Path) and watch is None else source
+    with ExitStack() as stack:
+        for claim in _claims(model, given, output, options, rules, overwrite):
+            stack.enter_context(claim)
+        results = _converted(model, given, output, options, rules, watch, cluster, done)
+        finish(results)
+        return results
+
+
+def _converted(
+    model: Model,
+    source: Path | Sequence[Path | tuple[Path, ...]] | Iterator[Scan | None],
+    output: Path,
+    options: Options,
+    rules: Rules | None,
+    watch: float | None,
+    cluster: Cluster | None,
+    done: Callable[[Converted, int, int], None],
+) -> list[Converted]:
+    """``convert``, once its folders are claimed."""
+    data, series, private = model.settings.data, options.series, options.private
     single = has_ending(output, ENDINGS)
     kept = output if private is None else private.folder
-    if isinstance(source, Path) and source.is_dir() and not single:
-        if output.resolve() == source.resolve():
-            raise InputError(f"{output} is input and output at once; choose another output")
-        _made(kept)
     scans: Iterable[Scan | None]
     failed: set[tuple[Path, ...]] = set()
     count = 0
@@ -119,7 +145,6 @@ def convert(
         from medgen.inference.spread import converted_by
     folders = [output / target for target in data.targets] if len(data.targets) > 1 else [output]
     with Manifest(None if single else kept, about(model)) as manifest:
-        options = Options(format, series, memory_gb, checks, verdict_sr, private)
         cases = Cases(model, manifest, output, [] if single else folders, options)
         results: dict[int, Converted] = {}
         numbers: dict[str, int] = {}  # place in the manifest: number of the first result
@@ -159,12 +184,28 @@ def _taken(scans: list[Scan]) -> Iterator[Scan]:
         yield scans.pop()
 
 
-def _made(folder: Path) -> None:
-    """Before anything is read: a bad output is no fault of the input's."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be made ({error.strerror}); choose another output") from None
+def _claims(
+    model: Model, source: object, output: Path, options: Options, rules: Rules | None, overwrite: bool
+) -> Iterator[AbstractContextManager[object]]:
+    """The folders that a run writes. What names its input stands in the private one of a run that has one."""
+    if isinstance(source, Path):
+        apart(output, source)
+    if has_ending(output, ENDINGS):
+        yield claimed_file(output, overwrite=overwrite)
+        return
+    about: dict[str, object] = {"command": "translate", "model": model.info.sha256, "target": model.target}
+    about |= {"format": options.format, "series": options.series}
+    about["rules"] = rules and rules.model_dump_json(exclude_defaults=True)
+    if isinstance(source, Path):
+        about["input"] = source
+    private = options.private
+    if private is not None:
+        about["deidentified"] = private.dates
+        yield claimed(private.folder, about, overwrite=overwrite, besides=["key"], free=())
+        given = source if isinstance(source, Path) else output
+        named = json.dumps({**about, "input": os.path.relpath(os.path.realpath(given), os.path.realpath(output))})
+        about = {"command": "translate --deidentify", "input or settings": private.deidentifier.pseudonym("run", named)}
+    yield claimed(output, about, overwrite=overwrite)
 
 
 def _given(scan: Path | tuple[Path, ...]) -> Scan:

@@ -17,6 +17,7 @@ from typing import Any
 
 from medgen.checkpoint import Model
 from medgen.inference.inputs import sha256
+from medgen.io.claim import check_ours, wrote
 from medgen.io.volume import written_aside
 from medgen.types import InputError
 
@@ -38,10 +39,10 @@ class Manifest:
 
     ``model``: what is told of it; it is another one where ``sha256`` or ``target`` are others. ``name``: of the file.
 
-    One process at a time may hold it. As a context it ends with everything in ``manifest.json``.
+    Its folder is claimed by the run, see ``io.claim``. As a context it ends with everything in ``manifest.json``.
 
     Raises:
-        InputError: a manifest.json that is none, a folder that cannot be written, another run under way in it.
+        InputError: a manifest.json that is none, or a folder that cannot be written.
     """
 
     def __init__(self, folder: Path | None, model: Mapping[str, Any], name: str = "manifest") -> None:
@@ -55,11 +56,12 @@ class Manifest:
         kept = self._kept(self.path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            check_ours(self.journal)
+            wrote(self.journal)
             self._file = open(self.journal, "ab", buffering=0)
         except OSError as error:
             raise InputError(f"{self.journal} cannot be written ({error.strerror}); choose another output") from None
         try:
-            _lock(self._file.fileno(), self.path.parent)
             self.cases = {**(kept or {}), **self._told()}
             if kept is None or self._file.seek(0, os.SEEK_END):  # a first run, another model, or what a killed run left
                 self.fold()
@@ -169,17 +171,3 @@ class Manifest:
 def _plain(values: Mapping[str, Any], key: str) -> Any:
     value = values.get(key)
     return Path(value).name if key == "output" and isinstance(value, str) else value
-
-
-def _lock(descriptor: int, folder: Path) -> None:
-    """Two runs in one folder would write the same files at once. The lock goes with the process, however it ends."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InputError(f"{folder} is being written by another run of medgen; wait for it or stop it") from None
-    except OSError:  # a file system without locks
-        return

@@ -16,6 +16,7 @@ from medgen.data.codecs import Code, Range, encoded, fit_range
 from medgen.data.grid import resample, resample_like
 from medgen.data.sampling import AXES
 from medgen.data.slabs import fold, unfold
+from medgen.inference.memory import windows_together
 from medgen.io.volume import Volume, from_canonical, to_canonical
 from medgen.types import InputError
 
@@ -197,7 +198,7 @@ def _translate_array(model: Model, x: np.ndarray, memory_gb: float | None) -> np
     pad = [_padding(n, network) for n in x.shape[1:]]
     if axis is None:
         batch = torch.from_numpy(np.pad(x, [(0, 0), *pad], mode="edge"))[None]
-        y = _pass(model, batch, use_whole(window, network, batch.shape, bound))[0].numpy()
+        y = _pass(model, batch, use_whole(window, network, batch.shape, bound), bound)[0].numpy()
     else:
         depth = model.settings.sampling.patch[axis]
         pad[axis] = ((depth - 1) // 2, depth // 2)  # as many slabs as slices, each around its slice
@@ -223,7 +224,9 @@ def _slabs(model: Model, x: np.ndarray, axis: int, depth: int, memory_gb: float)
         batch = fold(torch.from_numpy(slabs), axis)
         if whole is None:
             whole = use_whole(model.settings.inference.window, model.generator, batch.shape, memory_gb)
-        made = unfold(_pass(model, batch, whole), axis, depth).movedim(axis + 2, 1).numpy()  # (slabs, k, C_out, ...)
+        made = (
+            unfold(_pass(model, batch, whole, memory_gb), axis, depth).movedim(axis + 2, 1).numpy()
+        )  # (slabs, k, C_out, ...)
         if not total.size:
             total = np.zeros((x.shape[axis + 1], *made.shape[2:]), np.float32)
         for start, slab in zip(starts, made, strict=True):
@@ -232,16 +235,17 @@ def _slabs(model: Model, x: np.ndarray, axis: int, depth: int, memory_gb: float)
     return np.moveaxis(total / seen[:, None, None, None], 0, axis + 1)
 
 
-def _pass(model: Model, batch: Tensor, whole: bool) -> Tensor:
+def _pass(model: Model, batch: Tensor, whole: bool, memory_gb: float) -> Tensor:
     """(B, C, ...) → (B, C_out, ...) on the CPU, in one pass or in blended windows of the training patch."""
-    inference, axis = model.settings.inference, model.settings.slab_axis
+    inference = model.settings.inference
     device = next(model.generator.parameters()).device
     if whole:
         return model.method.translate(batch.to(device)).float().cpu()
+    roi = [n for i, n in enumerate(model.settings.sampling.patch) if i != model.settings.slab_axis]
     return sliding_window_inference(  # type: ignore[return-value]  # one tensor in, one out
         batch,
-        roi_size=[n for i, n in enumerate(model.settings.sampling.patch) if i != axis],
-        sw_batch_size=inference.batch,
+        roi_size=roi,
+        sw_batch_size=windows_together(model.generator, (batch.shape[1], *roi), inference.batch, memory_gb),
         predictor=lambda window: model.method.translate(window).float(),
         overlap=inference.overlap,
         mode="gaussian",
@@ -249,6 +253,21 @@ def _pass(model: Model, batch: Tensor, whole: bool) -> Tensor:
         sw_device=device,
         device=torch.device("cpu"),
     )
+
+
+def check_windows(model: Model, memory_gb: float | None = None) -> None:
+    """Refuse, before a scan is read, a model whose windows take more than the bound. Raises InputError.
+
+    One that may take volumes whole is left to their size.
+    """
+    settings, network = model.settings, model.generator
+    looks = any(isinstance(module, WINDOW_NORMS) for module in network.modules())
+    if settings.inference.window == "patch" or (settings.inference.window == "auto" and looks):
+        axis, patch = settings.slab_axis, settings.sampling.patch
+        channels = settings.source_channels * (1 if axis is None else patch[axis])
+        roi = [n for i, n in enumerate(patch) if i != axis]
+        bound = settings.inference.memory_gb if memory_gb is None else memory_gb
+        windows_together(network, (channels, *roi), settings.inference.batch, bound)
 
 
 def use_whole(window: str, network: nn.Module, shape: tuple[int, ...], memory_gb: float) -> bool:

@@ -13,9 +13,10 @@ from medgen.inference.inputs import Scan, find_scans, read_scan, scan_hash, sha2
 from medgen.inference.manifest import Manifest
 from medgen.inference.output import clear
 from medgen.inference.series import Rules
+from medgen.io.claim import apart, claimed
 from medgen.io.dicom_seg import write_seg
 from medgen.io.names import brief, checked_name
-from medgen.io.volume import ENDINGS, has_ending, write_volume, written_aside
+from medgen.io.volume import ENDINGS, existing, has_ending, write_volume, written_aside
 from medgen.types import InputError
 
 FORMATS = {"nifti": ".nii.gz", "mha": ".mha", "nrrd": ".nrrd", "dicom": ".dcm"}
@@ -44,6 +45,7 @@ def segment_cohort(
     format: str | None = None,
     series: str | None = None,
     rules: Rules | None = None,
+    overwrite: bool = False,
     done: Callable[[Segmented, int, int], None] = lambda *_: None,
 ) -> list[Segmented]:
     """Write ``CASE.nii.gz`` (mha, nrrd) or ``CASE.dcm`` for each scan, and ``labels.json`` where names are known.
@@ -54,6 +56,7 @@ def segment_cohort(
         source, series, rules: as ``inference.convert.convert`` takes them.
         output: a folder.
         format: nifti, mha, nrrd or dicom; None: dicom for DICOM, else nifti.
+        overwrite: replace the result of another run in ``output``, see ``io.claim``.
         done: called after each scan with what became of it, its number and the count.
 
     Raises:
@@ -61,18 +64,23 @@ def segment_cohort(
     """
     if format is not None and format not in FORMATS:
         raise InputError(f"--format {format}: unknown; choose one of {', '.join(FORMATS)}")
-    scans = find_scans(source, ["image"], series=series, rules=rules, index=output / "dicom_index.sqlite")
+    existing(source)
+    apart(output, source)
     results: list[Segmented] = []
     taken: dict[str, Path] = {}
-    with Manifest(output, {"segmenter": segmenter.text, "sha256": segmenter.sha256}, "segmentations") as manifest:
-        clear(output)
-        for scan in scans:
-            entry = _segmented(segmenter, scan, output, format, series, taken, manifest)
-            results.append(entry)
-            done(entry, len(results), len(scans))
-    if segmenter.names and any(entry.error is None for entry in results):
-        with written_aside(output / "labels.json") as aside:
-            aside.write_text(json.dumps({name: value for value, name in segmenter.names.items()}, indent=1))
+    about = {"command": "segment", "segmenter": segmenter.text, "weights": segmenter.sha256, "input": source}
+    about |= {"format": format, "series": series, "rules": rules and rules.model_dump_json(exclude_defaults=True)}
+    with claimed(output, about, overwrite=overwrite):
+        scans = find_scans(source, ["image"], series=series, rules=rules, index=output / "dicom_index.sqlite")
+        with Manifest(output, {"segmenter": segmenter.text, "sha256": segmenter.sha256}, "segmentations") as manifest:
+            clear(output)
+            for scan in scans:
+                entry = _segmented(segmenter, scan, output, format, series, taken, manifest)
+                results.append(entry)
+                done(entry, len(results), len(scans))
+        if segmenter.names and any(entry.error is None for entry in results):
+            with written_aside(output / "labels.json") as aside:
+                aside.write_text(json.dumps({name: value for value, name in segmenter.names.items()}, indent=1))
     return results
 
 

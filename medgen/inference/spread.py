@@ -17,6 +17,8 @@ from medgen.cluster import Cluster, Lost, Share, joined, spread
 from medgen.inference.cases import Cases, Converted, Job, Options
 from medgen.inference.inputs import Scan
 from medgen.inference.manifest import Manifest, about
+from medgen.inference.output import verdict_file
+from medgen.io.claim import wrote
 from medgen.types import InputError
 
 Given = tuple[Job, dict[str, Any] | None]  # a case and its old record
@@ -51,6 +53,7 @@ def converted_by(cluster: Cluster, cases: Cases, scans: Iterable[Scan | None]) -
                     else:
                         job.entry = entry
                         _seen(job)
+                        _record(job)
                     cases.record(job.key, job.entry)
                     cases.recorded[job.number] = job
                     keys[job.number] = job.key
@@ -68,6 +71,14 @@ def _seen(job: Job) -> None:
         job.entry.error = (
             f"{unseen[0]} was written by a node of the cluster and is not here; use a folder all nodes share"
         )
+
+
+def _record(job: Job) -> None:
+    """A worker holds no claim; what it wrote is recorded by the process that does."""
+    for target in job.targets if job.entry.status == "converted" else ():
+        for path in (target, verdict_file(target)):
+            for file in path.iterdir() if path.is_dir() else [path] if path.is_file() else ():
+                wrote(file, file)
 
 
 def _converter(

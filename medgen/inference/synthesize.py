@@ -24,6 +24,7 @@ from medgen.inference.inputs import find_inputs, sha256
 from medgen.inference.manifest import Manifest, about
 from medgen.inference.predict import on_model_grid
 from medgen.inference.style import ReferenceStyle, draw_style, make_images, reference_style, seed_of
+from medgen.io.claim import apart, claimed
 from medgen.io.volume import (
     GRID_TOLERANCE,
     Volume,
@@ -93,6 +94,7 @@ def synthesize(
     deform: bool = False,
     recombine: bool = False,
     memory_gb: float | None = None,
+    overwrite: bool = False,
     done: Callable[[Synthetic, int, int], None] = lambda *_: None,
 ) -> list[Synthetic]:
     """Make images of label maps, each on its label map's grid.
@@ -109,6 +111,7 @@ def synthesize(
         deform: bend each label map anew for each sample, see ``augmentation.anatomy``.
         recombine: first make it the anatomy between it and another one of the folder, drawn by the seed.
         memory_gb: bound on a whole-volume pass.
+        overwrite: replace the result of another run in ``out``, see ``io.claim``.
         done: called after each sample with its result, its number and the count.
 
     Returns:
@@ -120,7 +123,7 @@ def synthesize(
     if not model.settings.label_source:
         raise InputError(f"{model.folder} translates scans, not label maps; use medgen translate")
     paths = find_inputs(labels)
-    _check_apart(out, [labels, images])
+    apart(out, labels, images, style)
     if recombine and len(paths) < 2:
         raise InputError(
             f"{labels} holds one label map; recombining takes two, so give a folder of more or leave it out"
@@ -129,9 +132,11 @@ def synthesize(
     reference = None if style is None else reference_style(model, style)
     table = model.source_code
     assert isinstance(table, LabelTable)
-    _write_table(out, table)
     results: list[Synthetic] = []
-    with Manifest(out, about(model)) as manifest:
+    run = {"command": "synthesize", "model": model.info.sha256, "labels": labels, "images": images, "style": style}
+    run |= {"seed": seed, "deform": deform, "recombine": recombine}
+    with claimed(out, run, overwrite=overwrite), Manifest(out, about(model)) as manifest:
+        _write_table(out, table)
         for path in paths:
             known = {r.source_case for r in results}
             others = [other for other in paths if other != path] if recombine else []
@@ -143,17 +148,8 @@ def synthesize(
     return results
 
 
-def _check_apart(out: Path, inputs: list[Path | None]) -> None:
-    for given in inputs:
-        folder = None if given is None else (given if given.is_dir() else given.parent).resolve()
-        if folder is not None and folder in (out.resolve(), *(p.resolve() for p in (out / "images", out / "labels"))):
-            raise InputError(f"{given} is input and output at once; choose another output")
-
-
 def _write_table(out: Path, table: LabelTable) -> None:
     path, content = out / "labels.json", json.dumps(table.labels, indent=1) + "\n"
-    if path.exists() and path.read_text() != content:
-        raise InputError(f"{path} names other labels than this model's; choose another output")
     with written_aside(path) as aside:
         aside.write_text(content)
 

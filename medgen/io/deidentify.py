@@ -1,6 +1,7 @@
 """Identity out of DICOM headers: the Basic Application Level Confidentiality Profile (PS3.15, annex E).
 
-``confidentiality_profile.csv`` is the standard's table. Pseudonyms and UIDs are made from the old ones by HMAC-SHA256
+``confidentiality_profile.csv`` is the standard's table; of all else only what ``grammar`` knows for a number, a defined
+term or technical text stays. Pseudonyms and UIDs are made from the old ones by HMAC-SHA256
 with a secret key: one key gives the same ones in every run, and without the key nobody gets back. See
 docs/decisions/deidentify.md.
 """
@@ -12,6 +13,7 @@ import re
 import secrets
 import uuid
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -20,18 +22,19 @@ from pathlib import Path
 from typing import Any
 
 from pydicom import DataElement, Dataset
-from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
+from pydicom.datadict import dictionary_has_tag, keyword_for_tag
 from pydicom.tag import BaseTag
 
 from medgen import __version__
+from medgen.io import grammar
 from medgen.io.dicom_header import quiet_pydicom
 from medgen.types import InputError
 
 EDITION = "2026c"
 TABLE = Path(__file__).with_name("confidentiality_profile.csv")
-LONG_TEXT = {"LT", "ST", "UT", "UC", "UR", "UN"}  # what is not listed in the table goes too if it is text, a name, a
+LONG_TEXT = {"LT", "ST", "UT", "UC", "UR"}  # what is not listed in the table goes too if it is text, a name, a
 SHORT_TEXT = {"LO", "SH", "AE", "AS", "PN", "DA", "DT", "TM"}  # date or an age,
-TECHNICAL = set(  # but for these, which say how an image was made and how its numbers are to be read
+TECHNICAL = set(  # but for these, as far as their words are technical: how an image was made, how its numbers are read
     "CodeValue LongCodeValue URNCodeValue CodeMeaning CodingSchemeDesignator CodingSchemeVersion "
     "Manufacturer ManufacturerModelName SoftwareVersions RescaleType ModalityLUTType StackID "
     "ConvolutionKernel FilterType ImageFilter ReconstructionMethod AttenuationCorrectionMethod ScatterCorrectionMethod "
@@ -39,6 +42,18 @@ TECHNICAL = set(  # but for these, which say how an image was made and how its n
     "TransmitCoilManufacturerName MultiCoilElementName CardiacFramingType ASLCrusherDescription AlgorithmName "
     "AlgorithmVersion".split()
 )
+LOOKUPS = {
+    "VOILUTSequence",
+    "ModalityLUTSequence",
+    "PresentationLUTSequence",
+    "IconImageSequence",
+}  # their data are bulk
+CODES: dict[str, Callable[[str], bool]] = {
+    **dict.fromkeys(("CodeValue", "LongCodeValue", "URNCodeValue"), grammar.is_code),
+    "CodingSchemeDesignator": grammar.is_scheme,
+    "CodingSchemeVersion": lambda text: re.fullmatch(r"[\d._-]{1,16}", text, re.ASCII) is not None,
+}
+PIXELS = 0x7FE00010
 BIRTH = {"PatientBirthDate", "PatientBirthTime"}
 # UIDs of things that are no instances of anybody's data: kinds of object, encodings, code systems
 COMMON_UIDS = re.compile(r"SOPClass|TransferSyntax|CodingScheme|Context|MappingResource|CreatorUID|ImplementationClass")
@@ -71,7 +86,7 @@ class Deidentifier:
 
     def uid(self, uid: str) -> str:
         """The UID that stands for ``uid`` (PS3.5 B.2); those that DICOM itself defines stay."""
-        if uid.startswith(DICOM_ROOT) or not uid:
+        if not uid or (uid.startswith(DICOM_ROOT) and grammar.matches("UI", uid)):
             return uid
         return f"2.25.{uuid.UUID(bytes=self._digest('uid', uid)[:16], version=5).int}"
 
@@ -84,12 +99,16 @@ class Deidentifier:
             InputError: the image may show identity in its pixels.
         """
         changes: Changes = Counter()
+        _check_charset(dataset)
         refuse_drawn(dataset)
+        pixels = dataset.pop(PIXELS, None)
         patient = _patient(dataset)
         days = 1 + int.from_bytes(self._digest("days", patient)[:4], "big") % 3650
         alias = self.pseudonym("patient", patient).upper()
         self._clean(dataset, alias, days, changes)
         dataset.PatientName, dataset.PatientID = alias, alias
+        if pixels is not None:
+            dataset[PIXELS] = pixels
         _tell(dataset, self.shift_dates)
         return changes
 
@@ -97,6 +116,7 @@ class Deidentifier:
         return hmac.digest(self.key, f"{kind}\0{text}".encode(errors="surrogateescape"), "sha256")
 
     def _clean(self, holder: Dataset, alias: str, days: int, changes: Changes) -> None:
+        _check_charset(holder)
         for tag in list(holder.keys()):
             if tag.element == 0:  # a group's length, retired and untrue from here on
                 del holder[tag]
@@ -104,8 +124,7 @@ class Deidentifier:
             done, name = _removal(tag), keyword_for_tag(tag)
             if done is None:
                 try:
-                    element = holder[tag]
-                    done = self._element(element, alias, days, changes)
+                    done = self._element(holder, holder[tag], alias, days, changes)
                 except Exception:  # pydicom raises nearly anything on values that break the standard
                     done = "removed"
             if done == "removed":
@@ -113,17 +132,23 @@ class Deidentifier:
             if done:
                 changes[f"{int(tag):08X} {name or ('private' if tag.is_private else 'unknown')} {done}"] += 1
 
-    def _element(self, element: DataElement, alias: str, days: int, changes: Changes) -> str:
+    def _element(self, holder: Dataset, element: DataElement, alias: str, days: int, changes: Changes) -> str:
         """What was done to an element: empty where nothing had to be."""
-        keyword, kind = element.keyword, element.VR
-        action = profile().get(int(element.tag)) or _by_kind(keyword, kind)
-        action = action or _by_kind(keyword, dictionary_VR(element.tag))  # a file may give text another VR
+        keyword, kind, kinds = element.keyword, element.VR, grammar.expected(element.tag)
+        action = profile().get(int(element.tag)) or _by_kind(keyword, kinds[0])
+        if kind not in (*kinds, " or ".join(kinds)):  # the rules below are for the VR that the standard gives
+            if action[-1:] not in ("Z", "D") or kinds[0] == "SQ":
+                return "removed"
+            element = holder[element.tag] = DataElement(element.tag, kinds[0], DUMMIES[kinds[0]])
+            kind = kinds[0]
         if kind == "SQ" and action in ("", "X/Z/U"):
             for item in element.value:
                 self._clean(item, alias, days, changes)
             return ""
-        if not action or element.is_empty:
+        if element.is_empty:
             return ""
+        if not action:
+            return _kept(holder, element)
         if keyword in ("PatientID", "PatientName"):
             element.value = alias
             return "replaced"
@@ -155,11 +180,38 @@ def profile() -> dict[int, str]:
         return {int(row["tag"], 16): row["action"] for row in rows}
 
 
+def _check_charset(holder: Dataset) -> None:
+    """Drop a SpecificCharacterSet that is no code: pydicom asks it before every other element."""
+    if (tag := 0x00080005) in holder and holder.get_item(tag).VR not in ("CS", None):
+        del holder[tag]
+
+
 def _removal(tag: BaseTag) -> str | None:
     """ "removed" for what is so without a look at it: private, drawn, unknown or plainly listed elements."""
     drawn = tag.group & 0xFF00 in (0x5000, 0x6000)  # curves, overlays
-    known = int(tag) in profile() or dictionary_has_tag(tag)
-    return "removed" if tag.is_private or drawn or not known or profile().get(int(tag)) == "X" else None
+    other = tag.group < 8 or not dictionary_has_tag(tag) or keyword_for_tag(tag) in LOOKUPS
+    bulk = not grammar.BULK.isdisjoint(grammar.expected(tag))
+    return "removed" if tag.is_private or drawn or other or bulk or profile().get(int(tag)) == "X" else None
+
+
+def _kept(holder: Dataset, element: DataElement) -> str:
+    """Keep what is technical text, or by its VR a number, a defined term or a UID; what was done to all else."""
+    if " or " in element.VR:  # of implicit VR, which pydicom makes out when it writes
+        return "" if grammar.clean(element) else "removed"
+    old = grammar.values(element)
+    if element.keyword in CODES:
+        new = [str(value) if CODES[element.keyword](str(value)) else "REMOVED" for value in old]
+    elif element.keyword == "CodeMeaning":
+        new = [grammar.meaning(str(holder.get("CodingSchemeDesignator")), str(holder.get("CodeValue")), str(old[0]))]
+    elif element.keyword in TECHNICAL and element.VR in LONG_TEXT | SHORT_TEXT:
+        new = [str(value) if grammar.is_technical(str(value)) else "" for value in old]
+    else:
+        new = grammar.clean(element)
+    if not any(value != "" for value in new):
+        element.value = None
+        return "emptied"
+    element.value = new if len(new) > 1 else new[0]
+    return "" if list(map(str, new)) == list(map(str, old)) else "replaced"
 
 
 def _by_kind(keyword: str, kind: str) -> str:
@@ -184,9 +236,11 @@ def _dummy(element: DataElement) -> None:
 
 def _shift(element: DataElement, days: int) -> bool:
     """Whether dates could be moved; times of day stay."""
+    texts = [str(v) for v in ([element.value] if not hasattr(element.value, "append") else element.value)]
+    if not all(grammar.matches(element.VR, text.strip(" ")) for text in texts):
+        return False
     if element.VR == "TM":
         return True
-    texts = [str(v) for v in ([element.value] if not hasattr(element.value, "append") else element.value)]
     try:
         moved = [_earlier(text[:8], days) + text[8:] for text in texts]
     except (ValueError, OverflowError):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medgen.io.claim import check_ours, wrote
 from medgen.io.dicom_header import Header, dangling, is_scan, lost_slices, read_header, shared
 from medgen.types import InputError
 
@@ -131,12 +132,15 @@ def _known(folder: Path, database: Path) -> dict[str, tuple]:
                 return {os.fsdecode(path): tuple(row) for path, *row in rows}
     except sqlite3.DatabaseError:
         pass
+    check_ours(database)
     database.unlink()
     return {}
 
 
 def _keep(folder: Path, database: Path, new: list[tuple], gone: Iterable[str]) -> None:
     database.parent.mkdir(parents=True, exist_ok=True)
+    check_ours(database)
+    wrote(database)
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.executescript(TABLES)
         if not connection.execute("SELECT 1 FROM about").fetchall():

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from medgen.io.claim import check_ours, ours, wrote
+
 
 def _old(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.old")
@@ -23,17 +25,29 @@ def folder_written_aside(folder: Path) -> Iterator[Path]:
     aside.mkdir(parents=True)
     try:
         yield aside
-        for path in aside.iterdir():
+        made = list(aside.iterdir())
+        for path in made:
+            check_ours(folder / path.name)
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
+        _keep_others(recovered(folder), aside)
+        for path in made:
+            wrote(folder / path.name, path)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
-    recovered(folder)
     if folder.exists():
         os.rename(folder, _old(folder))
     os.rename(aside, folder)
     shutil.rmtree(_old(folder), ignore_errors=True)
+
+
+def _keep_others(folder: Path, aside: Path) -> None:
+    """Copy into the new folder what somebody else put into the old one."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if not ours(path) and not any(ours(file) for file in path.rglob("*")):
+            copy = shutil.copytree if path.is_dir() and not path.is_symlink() else shutil.copy2
+            copy(path, aside / path.name)
 
 
 def recovered(folder: Path) -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
+from medgen.io.claim import check_ours, wrote
 from medgen.io.metaimage import data_names as meta_names
 from medgen.io.metaimage import read_meta
 from medgen.io.nrrd import data_names as nrrd_names
@@ -92,6 +93,8 @@ def write_itk(path: Path, volume: Volume) -> None:
                 raise InputError(f"{path} cannot be written; choose another place or name") from error
             os.replace(Path(folder, path.name), aside)
             for data_file in Path(folder).iterdir():
+                check_ours(path.parent / data_file.name)
+                wrote(path.parent / data_file.name, data_file)
                 os.replace(data_file, path.parent / data_file.name)
 
 

@@ -23,6 +23,7 @@ from nibabel.orientations import (
     ornt_transform,
 )
 
+from medgen.io.claim import check_ours, wrote
 from medgen.types import InputError
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
@@ -327,12 +328,17 @@ def stored_values(data: np.ndarray, dtype: np.dtype, slope: float = 1.0, inter: 
 
 @contextmanager
 def written_aside(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside ``path``; moved onto it when the block ends well, removed when it does not."""
+    """A temporary path beside ``path``; moved onto it when the block ends well, removed when it does not.
+
+    Raises InputError where it cannot be written, or would replace what medgen did not write, see ``claim``.
+    """
     path = Path(path)
     aside = path.with_name(f".part-{path.name}")  # one name, so that what a kill leaves is written over
+    check_ours(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
+        wrote(path, aside)
         os.replace(aside, path)
     except (OSError, UnicodeEncodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)

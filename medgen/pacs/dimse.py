@@ -72,12 +72,16 @@ class Dimse:
         move = asked.pop("move", [""])[-1]
         if asked or parts.path.strip("/") or parts.port is None or not PORT.fullmatch(move) or int(move or 1) > 65535:
             raise InputError(
-                f"{address}: give dicom://CALLED_AET@host:port, if need be with ?calling=OUR_AET and &move=OUR_PORT"
+                "an address of a PACS is dicom://CALLED_AET@host:port, if need be with ?calling=OUR_AET and "
+                "&move=OUR_PORT; give dicom://CALLED_AET@host:port"
             )
         self.ours = int(move) if move else None  # the port where we take what is moved
         for title in (self.called, self.calling):
             if not title.strip() or len(title) > 16 or not (title.isascii() and title.isprintable()) or "\\" in title:
-                raise InputError(f"{address}: {title!r} is no AE title of 1 to 16 ASCII characters (PS3.5 6.2)")
+                raise InputError(
+                    "the address of a PACS has no AE title of 1 to 16 ASCII characters (PS3.5 6.2) in it; give "
+                    "dicom://CALLED_AET@host:port"
+                )
         self.host, self.port = parts.hostname or "", parts.port
         self.name = f"dicom://{self.called}@{self.host}:{self.port}"
 

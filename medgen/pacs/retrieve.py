@@ -18,6 +18,7 @@ from pydicom import dcmread
 
 from medgen.inference.inputs import Scan, find_scans
 from medgen.inference.series import Rules, check_choice, ours
+from medgen.io import claim
 from medgen.io.dicom_header import NOT_SCANS, Header
 from medgen.io.volume import written_aside
 from medgen.pacs.server import PAUSES, Server, fits, retried, uid
@@ -150,10 +151,12 @@ def retrieve_study(
             return len(_images(whole)), 0
         raise
     if missing and whole.is_dir() and not part.is_dir():
-        os.rename(whole, part)
+        _rename(whole, part)
     for name, instance in gone:
-        for place in (whole, part):
-            (place / f"{name}_{instance}.dcm").unlink(missing_ok=True)
+        for path in (place / f"{name}_{instance}.dcm" for place in (whole, part)):
+            claim.remove(path)
+            if path.exists():
+                raise InputError(f"{path} is none that {server.name} lists and was not retrieved from it; move it away")
     for series, (instances, everything) in missing.items():
         _retrieve(server, study, series, instances, everything, part, pauses)
     if part.is_dir():
@@ -161,8 +164,15 @@ def retrieve_study(
             leftover.unlink()
         with suppress(OSError):  # an empty folder of the name
             whole.rmdir()
-        os.rename(part, whole)
+        _rename(part, whole)
     return len(_images(whole)), sum(len(instances) for instances, _ in missing.values())
+
+
+def _rename(old: Path, new: Path) -> None:
+    for path in old.iterdir():
+        if claim.ours(path):
+            claim.wrote(new / path.name, path)
+    os.rename(old, new)
 
 
 def _images(folder: Path) -> set[tuple[str, str]]:

@@ -9,11 +9,13 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from medgen.inference.inputs import sha256_of
 from medgen.inference.output import OURS
+from medgen.io.claim import check_ours, wrote
 from medgen.pacs.server import HAD, PAUSES, Server
 from medgen.types import InputError
 
@@ -119,7 +121,9 @@ class Storage:
         self.contents.setdefault((self.server.name, folder.name), set()).add(digest)
         line = {"server": self.server.name, "series": folder.name, "sha256": digest, "images": sorted(names)}
         try:
-            with open(self.record, "ab+") as record:
+            check_ours(self.record)
+            wrote(self.record)
+            with open(self.record, "ab+", opener=_private) as record:
                 if record.tell():  # a kill may have torn the last line
                     record.seek(-1, os.SEEK_END)
                     torn = record.read(1) != b"\n"
@@ -127,3 +131,12 @@ class Storage:
                 record.write(json.dumps(line).encode() + b"\n")
         except OSError as error:
             raise InputError(f"{self.record} cannot be written ({error.strerror}); images will be sent again") from None
+
+
+def _private(path: str, flags: int) -> int:
+    """It names servers and patients' series: for its owner only."""
+    descriptor = os.open(path, flags, 0o600)
+    if hasattr(os, "fchmod"):
+        with suppress(OSError):
+            os.fchmod(descriptor, 0o600)
+    return descriptor

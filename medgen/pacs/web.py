@@ -68,8 +68,10 @@ class Web:
             self.client = DICOMwebClient(
                 self.name, session, permissive_uid=True, timeout=TIMES, chunk_size=2 * LARGEST
             )  # requests of known length: some servers take no others
-        except ValueError as error:
-            raise InputError(f"{address}: no address of a DICOMweb server ({error})") from None
+        except ValueError:
+            raise InputError(
+                f"{urlsplit(address).hostname}: its address is none of a DICOMweb server; give https://host/dicom-web"
+            ) from None
         self.client.set_http_retry_params(retry=False)  # a lost connection is ours to try again
 
     # Query ---------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from medgen.io.claim import remove
 from medgen.reports import further, sections, verdict
 from medgen.reports.case_items import Places, case_item
 from medgen.reports.comparisons import compare
@@ -132,7 +133,7 @@ def _comparisons(systems: Sequence[System], comparisons: Sequence[Mapping[str, A
 
 def _print(context: Mapping[str, Any], out: Path, say: Callable[[str], None]) -> None:
     """The PDF, or a sentence why there is none; an older one would contradict the page and is removed."""
-    out.unlink(missing_ok=True)
+    remove(out)
     if reason := missing():
         say(f"no PDF of the report: {reason}")
     else:

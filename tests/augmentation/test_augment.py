@@ -106,13 +106,13 @@ def test_a_case_depends_on_seed_and_number_not_on_the_others(tmp_path):
 def test_started_again_it_makes_only_what_is_not_whole(tmp_path):
     dataset, out = read_dataset(write_nnunet(tmp_path / "given")), tmp_path / "out"
     augment(dataset, BRIGHTEN, out, per_case=2)
-    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    before = {path: path.read_bytes() for path in out.rglob("[!.]*") if path.is_file()}
     assert set(statuses(augment(dataset, BRIGHTEN, out, per_case=2)[0]).values()) == {"skipped"}
     (out / "imagesTr/case1__syn001_0000.nii.gz").write_bytes(b"half")
     (out / "labelsTr/case2__syn000.nii.gz").unlink()
     again = statuses(augment(dataset, BRIGHTEN, out, per_case=2)[0])
     assert {name for name, status in again.items() if status == "written"} == {"case1__syn001", "case2__syn000"}
-    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert {path: path.read_bytes() for path in out.rglob("[!.]*") if path.is_file()} == before
 
 
 def test_a_kill_between_two_cases_and_fewer_asked_for(tmp_path):
@@ -127,7 +127,9 @@ def test_a_kill_between_two_cases_and_fewer_asked_for(tmp_path):
     assert not (out / "dataset.json").exists()
     counts = list(statuses(augment(dataset, BRIGHTEN, out, per_case=2)[0]).values())
     assert (counts.count("skipped"), counts.count("written")) == (5, 4)
-    augment(dataset, BRIGHTEN, out, per_case=1)
+    with pytest.raises(InputError, match="another run .per case was 2, is 1"):
+        augment(dataset, BRIGHTEN, out, per_case=1)
+    augment(dataset, BRIGHTEN, out, per_case=1, overwrite=True)
     assert sorted(steps(out)) == ["case0__syn000", "case1__syn000", "case2__syn000"]
     assert len(list((out / "imagesTr").iterdir())) == len(list((out / "labelsTr").iterdir())) == 6
 
@@ -141,9 +143,18 @@ def test_another_model_seed_or_source_is_another_case(tmp_path):
         return sorted(name for name, status in found.items() if status == "written")
 
     augment(dataset, BRIGHTEN, out)
-    synthetic = ["case0__syn000", "case1__syn000", "case2__syn000"]
-    assert remade() == [] and remade(seed=1) == synthetic and remade(Augmenter((brighten,), {"name": "x"})) == synthetic
-    remade()
+    before, other = steps(out), Augmenter((brighten,), {"name": "x"})
+    assert remade() == []
+    for by, how in ((BRIGHTEN, {"seed": 1}), (other, {}), (BRIGHTEN, {"format": "decathlon"})):
+        with pytest.raises(InputError, match="holds the result of another run"):
+            remade(by, **how)
+    elsewhere = write_nnunet(tmp_path / "elsewhere", cases=4)
+    with pytest.raises(InputError, match="another run .dataset was .*given, is .*elsewhere"):
+        augment(read_dataset(elsewhere), BRIGHTEN, out)
+    assert steps(out) == before
+    augment(read_dataset(elsewhere), BRIGHTEN, out, overwrite=True)
+    assert len(steps(out)) == 4
+    remade(overwrite=True)
     save(root / "imagesTr/case1_0000.nii.gz", voxels(9)[0][..., 0])
     assert remade() == ["case1", "case1__syn000"]
 

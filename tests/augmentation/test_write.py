@@ -147,36 +147,46 @@ def test_what_is_no_longer_in_the_dataset_goes(tmp_path):
         path.unlink()
     write_dataset(read_dataset(root), out, "nnunet")
     assert [path.name for path in sorted((out / "labelsTr").iterdir())] == [f"case{i}.nii.gz" for i in (1, 2, 3)]
-    write_dataset(read_dataset(root), out, "decathlon")
-    assert not list(out.glob("imagesTr/*_0000.nii.gz")) and not (out / "splits_final.json").exists()
-    assert len(list(out.glob("datalist_fold*.json"))) == 3
+    with pytest.raises(InputError, match="another run .format was nnunet, is decathlon"):
+        write_dataset(read_dataset(root), out, "decathlon")
 
 
 def test_a_record_from_elsewhere_cannot_remove_files_outside(tmp_path):
     root, out = write_nnunet(tmp_path / "given"), tmp_path / "out"
     keep = tmp_path / "keep.txt"
     keep.write_text("mine")
-    out.mkdir()
-    record = {"files": {"../keep.txt": "", str(keep): ""}}
+    write_dataset(read_dataset(root), out, "nnunet")
+    (out / "notes.txt").write_text("mine")
+    record = {"files": {"../keep.txt": "", str(keep): "", "notes.txt": ""}}
     (out / "provenance.json").write_text(json.dumps({"real": {"gone": record}, "synthetic": {}}))
     write_dataset(read_dataset(root), out, "nnunet")
+    assert (out / "notes.txt").read_text() == "mine"
     assert keep.read_text() == "mine"
     assert "gone" not in json.loads((out / "provenance.json").read_text())["real"]
 
 
 def test_a_kill_before_the_first_case_leaves_a_folder_to_go_on_in(tmp_path):
     root, out = write_nnunet(tmp_path / "given"), tmp_path / "out"
-    DatasetWriter(read_dataset(root), out, "nnunet")
-    save(out / "imagesTr/case0_0000.nii.gz", voxels(0)[0][..., 0])
+
+    def kill(entry, i, n):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_dataset(read_dataset(root), out, "nnunet", done=kill)
+    (out / "imagesTr/case0_0000.nii.gz").write_bytes(b"half")
     assert statuses(write_dataset(read_dataset(root), out, "nnunet")) == ["written"] * 3
 
 
 def test_places_that_are_not_free(tmp_path):
     dataset = read_dataset(write_nnunet(tmp_path / "given"))
-    with pytest.raises(InputError, match="no dataset that medgen wrote"):
+    with pytest.raises(InputError, match="holds the input"):
         write_dataset(dataset, tmp_path, "nnunet")
-    with pytest.raises(InputError, match="no dataset that medgen wrote"):
+    with pytest.raises(InputError, match="is a file"):
         write_dataset(dataset, tmp_path / "given/dataset.json", "nnunet")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("")
+    with pytest.raises(InputError, match="no earlier state of this run .thesis.txt"):
+        write_dataset(dataset, tmp_path / "mine", "nnunet")
     with pytest.raises(InputError, match="--format zip: unknown; choose one of nnunet, decathlon"):
         write_dataset(dataset, tmp_path / "out", "zip")
     write_dataset(dataset, tmp_path / "out", "nnunet")

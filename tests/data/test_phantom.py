@@ -292,7 +292,7 @@ def test_another_cohort_is_never_mixed_in(tmp_path):
     write_cohort(tmp_path, patients=1, workers=1, **TINY)
     before = contents(tmp_path)
     for change in ({"seed": 2}, {"size": (16, 9, 9)}, {"spacing": 9.0}, {"phase": "all"}, {"unpaired": True}):
-        with pytest.raises(InputError, match=f"another cohort .*{next(iter(change))}"):
+        with pytest.raises(InputError, match=f"another run .{next(iter(change))}"):
             write_cohort(tmp_path, patients=1, workers=1, **{**TINY, **change})
     assert contents(tmp_path) == before
 
@@ -300,7 +300,7 @@ def test_another_cohort_is_never_mixed_in(tmp_path):
 def test_scans_of_unknown_origin_and_fewer_patients_are_refused(tmp_path):
     (tmp_path / "x/source").mkdir(parents=True)
     (tmp_path / "x/source/real.nii.gz").write_bytes(b"precious")
-    with pytest.raises(InputError, match="not of this cohort"):
+    with pytest.raises(InputError, match="no earlier state of this run .source"):
         write_cohort(tmp_path / "x", patients=1, **TINY)
     write_cohort(tmp_path / "y", patients=2, workers=1, **TINY)
     with pytest.raises(InputError, match="more than 1"):

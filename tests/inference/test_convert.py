@@ -227,7 +227,7 @@ def test_bad_names_and_sizes_are_refused_before_memory_is_taken(model, tmp_path,
     results = convert(model, scans, tmp_path / "out", memory_gb=9e-6)
     for result, words in zip(results, ("control", "device", "above half of --memory-gb", "longer than"), strict=True):
         assert result.status == "failed" and words in result.error
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"manifest.json"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {".medgen.record", "manifest.json"}
 
 
 def test_what_arrives_is_converted_until_interrupted(model, tmp_path):
@@ -335,7 +335,7 @@ def test_nothing_is_written_into_the_input_or_of_a_bad_output(tmp_path):
     with pytest.raises(InputError, match="input and output at once"):
         convert(make_model(), tmp_path / "source", tmp_path / "source")
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="file cannot be made"):
+    with pytest.raises(InputError, match="file is a file"):
         convert(make_model(), tmp_path / "source", tmp_path / "file")
     (tmp_path / "file").unlink()
     assert sorted(tmp_path.rglob("*")) == before
@@ -399,7 +399,7 @@ def test_nothing_that_others_left_in_the_output_is_cleared(model, tmp_path):
         (out / folder / "mine.txt").write_text("mine")
     (out / ".cfg.old").write_text("mine")
     before = sorted(out.rglob("*"))
-    convert(model, phantoms(tmp_path / "in", "a.nii.gz"), out)
+    convert(model, phantoms(tmp_path / "in", "a.nii.gz"), out, overwrite=True)
     assert set(before) <= set(out.rglob("*"))
 
 

@@ -96,13 +96,6 @@ def test_what_a_case_costs_does_not_grow(model, tmp_path):
     assert len(steps) == 1
 
 
-def test_two_runs_do_not_write_into_one_folder(model, tmp_path):
-    with Manifest(tmp_path, about(model)):
-        with pytest.raises(InputError, match="another run"):
-            Manifest(tmp_path, about(model))
-    Manifest(tmp_path, about(model)).__exit__()
-
-
 @pytest.mark.parametrize(
     "text",
     ["", "[1]", '{"model": 3, "cases": {}}', '{"model": {"sha256": ""}, "cases": [1]}', "[" * 100_000, "\udc80"],

@@ -75,7 +75,9 @@ def test_no_series_of_what_is_not_dicom_nor_over_other_files(identity, tmp_path)
     write_ct(tmp_path / "in/case", scan())
     (tmp_path / "out/case").mkdir(parents=True)
     (tmp_path / "out/case/thesis.txt").write_text("")
-    (result,) = convert(identity, tmp_path / "in", tmp_path / "out")
+    with pytest.raises(InputError, match="another run .format was dicom, is none.; .*--overwrite"):
+        convert(identity, tmp_path / "in", tmp_path / "out")
+    (result,) = convert(identity, tmp_path / "in", tmp_path / "out", overwrite=True)
     assert result.status == "failed" and "holds other files" in result.error
     assert (tmp_path / "out/case/thesis.txt").exists()
     (result,) = convert(identity, tmp_path / "in/case", tmp_path / "in/case/out")
@@ -155,7 +157,7 @@ def test_originals_of_our_names_are_no_series_of_ours(identity, tmp_path):
     write_ct(tmp_path / "out/case", scan(), PatientID="other")
     for n, path in enumerate(sorted((tmp_path / "out/case").iterdir())):
         path.rename(path.with_name(f"{n:05}.dcm"))
-    (result,) = convert(identity, tmp_path / "in", tmp_path / "out")
+    (result,) = convert(identity, tmp_path / "in", tmp_path / "out", overwrite=True)
     assert result.status == "failed" and "other files than a series of medgen" in result.error
     assert pydicom.dcmread(tmp_path / "out/case/00000.dcm").PatientID == "other"
 

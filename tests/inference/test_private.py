@@ -56,7 +56,8 @@ def test_an_output_folder_names_nobody_and_a_second_run_skips(tmp_path, monkeypa
     everything = told(out)
     assert b"Zyx" not in everything and str(tmp_path).encode() not in everything
     names = sorted(path.name for path in out.iterdir())
-    assert names[-1] == "deidentification.csv" and len(names) == 3 and all(c.startswith("case_") for c in names[:2])
+    assert names.pop(0) == ".medgen.record" and names[-1] == "deidentification.csv" and len(names) == 3
+    assert all(c.startswith("case_") for c in names[:2])
     first, second = (pydicom.dcmread(out / name / "00000.dcm") for name in names[:2])
     assert first.PatientID == second.PatientID and first.StudyInstanceUID != second.StudyInstanceUID
     with open(out / "deidentification.csv") as file:
@@ -66,8 +67,13 @@ def test_an_output_folder_names_nobody_and_a_second_run_skips(tmp_path, monkeypa
     kept = json.loads((tmp_path / "out-private/manifest.json").read_text())["cases"]
     assert {record["input"].split("/")[-1] for record in kept.values()} == {f"ZyxWvut_{n}" for n in (1, 2, 3)}
     again = convert(model, source, out, private=opened(source, out, None))
-    assert [r.status for r in again] == ["skipped", "skipped", "failed"] and told(out) == everything
-    shifted = convert(model, source, out, private=opened(source, out, None, shift_dates=True))
+    assert [r.status for r in again] == ["skipped", "skipped", "failed"]
+    assert told(out).split(b".medgen.record")[0] == everything.split(b".medgen.record")[0]
+    assert b"Zyx" not in told(out) and str(tmp_path).encode() not in told(out)
+    private = opened(source, out, None, shift_dates=True)
+    with pytest.raises(InputError, match="another run .deidentified was dates removed, is dates shifted"):
+        convert(model, source, out, private=private)
+    shifted = convert(model, source, out, private=private, overwrite=True)
     assert [r.status for r in shifted] == ["converted", "converted", "failed"]
 
 

@@ -14,6 +14,7 @@ from medgen.cli import app
 from medgen.evaluation.named_segmenter import named_segmenter
 from medgen.inference.segment import segment_cohort
 from medgen.io.volume import Volume, read_volume, write_volume
+from medgen.types import InputError
 
 
 class Threshold(nn.Module):
@@ -49,15 +50,19 @@ def test_what_is_done_is_not_done_again(network, tmp_path):
         volume = Volume(np.full((9, 8, 7), 990 + 20 * (name == "b"), np.float32), np.eye(4))
         write_volume(tmp_path / f"in/{name}.nii.gz", volume)
 
-    def run():
-        return [entry.status for entry in segment_cohort(named_segmenter(network), tmp_path / "in", tmp_path / "out")]
+    def run(**options):
+        segmenter = named_segmenter(network)
+        return [entry.status for entry in segment_cohort(segmenter, tmp_path / "in", tmp_path / "out", **options)]
 
     assert run() == ["segmented", "segmented"] and run() == ["skipped", "skipped"]
     (tmp_path / "out/a.nii.gz").write_bytes(b"damaged")
     write_volume(tmp_path / "in/b.nii.gz", volume.replaced(volume.data + 1))
     assert run() == ["segmented", "segmented"] and run() == ["skipped", "skipped"]
     (tmp_path / "net/grid.json").write_text(json.dumps({"values": [0, 6]}))
-    assert run() == ["segmented", "segmented"] and read_volume(tmp_path / "out/b.nii.gz").data.max() == 6
+    with pytest.raises(InputError, match="another run .weights is another"):
+        run()
+    assert run(overwrite=True) == ["segmented", "segmented"]
+    assert read_volume(tmp_path / "out/b.nii.gz").data.max() == 6
 
 
 def test_dicom_becomes_a_segmentation(network, tmp_path):

@@ -153,7 +153,9 @@ def test_second_run_skips_and_repairs(model, cohort, tmp_path):
     status = {r.case: r.status for r in synthesize(model, cohort / "labels", out, samples=2)}
     assert {k for k, v in status.items() if v == "made"} == {"case1_synthetic_0", "case2_synthetic_1"}
     assert all(np.array_equal(image.get_fdata(), before[name]) for name, image in images(out).items())
-    assert {r.status for r in synthesize(model, cohort / "labels", out, samples=2, seed=1)} == {"made"}
+    with pytest.raises(InputError, match="another run .seed was 0, is 1"):
+        synthesize(model, cohort / "labels", out, samples=2, seed=1)
+    assert {r.status for r in synthesize(model, cohort / "labels", out, samples=2, seed=1, overwrite=True)} == {"made"}
 
 
 def test_manifest_says_where_all_comes_from(model, cohort, tmp_path):
@@ -215,10 +217,10 @@ def test_what_is_refused_at_once(model, cohort, tmp_path):
         synthesize(make_model(), cohort / "labels", tmp_path / "out")
     with pytest.raises(InputError, match="medgen synthesize"):
         convert(model, cohort / "labels", tmp_path / "out")
-    with pytest.raises(InputError, match="input and output"):
+    with pytest.raises(InputError, match="holds the input"):
         synthesize(model, cohort / "labels", cohort)
     (tmp_path / "labels.json").write_text('{"liver": 1}')
-    with pytest.raises(InputError, match="other labels"):
+    with pytest.raises(InputError, match="no earlier state of this run .labels.json"):
         synthesize(model, cohort / "labels", tmp_path)
     flat = tmp_path / "flat.nii.gz"
     nib.save(nib.Nifti1Image(np.zeros((8, 8, 8)), np.eye(4)), flat)

@@ -1,0 +1,73 @@
+"""What a pass of a network takes, known before it is made: shapes are worked out, on the meta device."""
+
+import copy
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from medgen.types import InputError
+
+
+class _Peak(TorchDispatchMode):
+    """Counts the bytes of the tensors that live at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        self.alive = {key: (ref, size) for key, (ref, size) in self.alive.items() if not ref.expired()}
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor):
+                ref = StorageWeakRef(tensor.untyped_storage())
+                self.alive[ref.cdata] = ref, tensor.untyped_storage().nbytes()
+        self.most = max(self.most, sum(size for _, size in self.alive.values()))
+        return made
+
+
+def peak_bytes(network: nn.Module, shape: tuple[int, ...]) -> int:
+    """Most bytes that the activations of a forward pass on (B, C, X, Y[, Z]) float32 hold at once, input included.
+
+    Raises RuntimeError for a shape that the network does not take, or whose size overflows.
+    """
+    copied = copy.deepcopy(network).to("meta")
+    with torch.inference_mode(), _Peak() as peak:
+        copied(torch.empty(shape, device="meta"))
+    return peak.most
+
+
+def weight_bytes(network: nn.Module) -> int:
+    """Bytes of a network's parameters and buffers."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+
+
+@lru_cache(maxsize=8)
+def windows_together(network: nn.Module, window: tuple[int, ...], most: int, memory_gb: float) -> int:
+    """How many windows (C, X, Y[, Z]) go through the network in one pass: ``most``, or fewer within the bound.
+
+    Raises:
+        InputError: one alone, or the weights, take more.
+    """
+    left = memory_gb * 2**30 - weight_bytes(network)
+    try:
+        one = peak_bytes(network, (1, *window))
+    except (RuntimeError, OverflowError):
+        one = 2**63
+    if one > left:
+        size = " x ".join(map(str, window[1:]))
+        raise InputError(
+            f"a window of {size} voxels (sampling.patch) takes {_gb(one)} GiB and the model's weights "
+            f"{_gb(weight_bytes(network))} GiB, more than --memory-gb {memory_gb:g}; raise that, or use another model"
+        )
+    return max(1, min(most, int(left // max(one, 1))))
+
+
+def _gb(size: float) -> str:
+    return f"{size / 2**30:.3g}"

@@ -1,0 +1,231 @@
+"""A folder holds one run's result: another run is refused, and what medgen did not write is never touched."""
+
+import json
+import os
+import shutil
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from medgen.io.claim import RECORD, added, apart, check_ours, claimed, claimed_file, remove, wrote
+from medgen.io.folder import folder_written_aside
+from medgen.io.volume import written_aside
+from medgen.types import InputError
+
+RUN = {"command": "test", "seed": 1}
+
+
+def write(path, text="medgen"):
+    with written_aside(path) as aside:
+        aside.write_text(text)
+
+
+def made(folder, *names, about=RUN, **options):
+    with claimed(folder, about, **options):
+        for name in names:
+            write(folder / name)
+
+
+def files(folder):
+    return {p.relative_to(folder).as_posix(): p.read_text() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def seen(folder):
+    return {name: text for name, text in files(folder).items() if name != RECORD}
+
+
+def test_the_same_run_goes_on_and_another_is_refused(tmp_path):
+    out = tmp_path / "out"
+    made(out, "a", "sub/b")
+    made(out, "a", "c")
+    with pytest.raises(InputError, match="another run .seed was 1, is 2.; choose another output, or add --overwrite"):
+        made(out, about={**RUN, "seed": 2})
+    assert seen(out) == {"a": "medgen", "sub/b": "medgen", "c": "medgen"}
+    made(out, "d", about={**RUN, "seed": 2}, overwrite=True)
+    assert seen(out) == {"d": "medgen"} and not (out / "sub").exists()
+
+
+def test_what_somebody_changed_or_added_stays(tmp_path):
+    out = tmp_path / "out"
+    made(out, "a", "b", "sub/c")
+    (out / "a").write_text("mine now")
+    (out / "sub/notes").write_text("mine")
+    with claimed(out, {**RUN, "seed": 2}, overwrite=True):
+        with pytest.raises(InputError, match="a was not written by this run"):
+            write(out / "a")
+        with pytest.raises(InputError, match="notes was not written"):
+            write(out / "sub/notes")
+        remove(out / "sub/notes")
+    assert seen(out) == {"a": "mine now", "sub/notes": "mine"}
+
+
+def test_a_file_of_the_run_itself_is_replaced_though_it_was_damaged(tmp_path):
+    made(tmp_path / "out", "a")
+    (tmp_path / "out/a").write_text("dam")
+    made(tmp_path / "out", "a")
+    assert seen(tmp_path / "out") == {"a": "medgen"}
+
+
+def test_other_files_are_refused_and_kept(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="no earlier state of this run .thesis.txt.*--overwrite, which keeps all"):
+        made(tmp_path, "a")
+    made(tmp_path, "a", overwrite=True)
+    made(tmp_path, "a")
+    assert seen(tmp_path) == {"thesis.txt": "mine", "a": "medgen"}
+
+
+def test_a_run_that_wrote_nothing_or_only_its_own_record_leaves_the_folder_free(tmp_path):
+    with claimed(tmp_path / "out", RUN):
+        pass
+    assert not (tmp_path / "out").exists()
+    made(tmp_path / "out", "manifest.json")
+    made(tmp_path / "out", "a", about={**RUN, "seed": 2})
+    assert seen(tmp_path / "out") == {"a": "medgen"}
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    with claimed(tmp_path / "out", RUN):
+        (tmp_path / "link").symlink_to(tmp_path / "out")
+        with pytest.raises(InputError, match="is being written by another run of medgen"):
+            with claimed(tmp_path / "link", RUN):
+                pass
+
+
+def test_a_folder_moved_with_its_inputs_is_the_same_run(tmp_path):
+    for name in ("old", "elsewhere"):
+        (tmp_path / name / "in").mkdir(parents=True)
+    made(tmp_path / "old/out", "a", about={"input": tmp_path / "old/in"})
+    shutil.move(tmp_path / "old/out", tmp_path / "elsewhere/out")
+    made(tmp_path / "elsewhere/out", "b", about={"input": tmp_path / "elsewhere/in"})
+    with pytest.raises(InputError, match="input was"):
+        made(tmp_path / "elsewhere/out", "b", about={"input": tmp_path / "old/in"})
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    ours=st.sets(st.sampled_from(["a", "b", "s/a", "s/b", "t/u/c"])),
+    theirs=st.sets(st.sampled_from(["a", "x", "s/a", "s/x", "t/u/y"])),
+    edited=st.booleans(),
+    killed=st.booleans(),
+)
+def test_nothing_of_others_is_lost_whatever_lies_there(tmp_path, ours, theirs, edited, killed):
+    out = tmp_path / "out"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    made(out, *sorted(ours))
+    if killed:  # a record torn in its last line
+        (out / RECORD).write_bytes((out / RECORD).read_bytes()[:-3] if ours else b"{")
+    for name in theirs:
+        if edited or name not in ours:
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            (out / name).write_text("theirs")
+    kept = {name for name in theirs if edited or name not in ours}
+    with claimed(out, {**RUN, "seed": 2}, overwrite=True):
+        for name in sorted(ours | theirs):
+            try:
+                write(out / name, "again")
+            except InputError:
+                continue
+    assert {name for name, text in seen(out).items() if text == "theirs"} == kept
+
+
+def test_a_folder_that_is_replaced_keeps_what_others_put_there(tmp_path):
+    with claimed(tmp_path, RUN):
+        for text in ("one", "two"):
+            with folder_written_aside(tmp_path / "best") as aside:
+                (aside / "model.json").write_text(text)
+            if text == "one":
+                (tmp_path / "best/README").write_text("mine")
+                (tmp_path / "best/notes").mkdir()
+                (tmp_path / "best/notes/n").write_text("mine")
+    assert seen(tmp_path) == {"best/README": "mine", "best/notes/n": "mine", "best/model.json": "two"}
+    (tmp_path / "best/weights").write_text("mine")
+    with claimed(tmp_path, RUN), pytest.raises(InputError, match="weights was not written"):
+        with folder_written_aside(tmp_path / "best") as aside:
+            (aside / "weights").write_text("three")
+    assert seen(tmp_path)["best/weights"] == "mine" and seen(tmp_path)["best/model.json"] == "two"
+
+
+def test_what_grows_is_deleted_at_any_length(tmp_path):
+    with claimed(tmp_path / "out", RUN):
+        for text in "abc":
+            wrote(tmp_path / "out/log.csv")
+            with open(tmp_path / "out/log.csv", "a") as file:
+                file.write(text)
+    assert len((tmp_path / "out" / RECORD).read_bytes().splitlines()) == 2
+    made(tmp_path / "out", "a", about={**RUN, "seed": 2}, overwrite=True)
+    assert seen(tmp_path / "out") == {"a": "medgen"}
+
+
+@pytest.mark.parametrize("line", ['{"file": "../mine"}', '{"file": "/mine"}', '{"file": "../mine", "mark": null}'])
+def test_a_record_leads_nowhere_outside(tmp_path, line):
+    (tmp_path / "mine").write_text("mine")
+    made(tmp_path / "out", "a")
+    with open(tmp_path / "out" / RECORD, "a") as file:
+        file.write(line.replace("/mine", str(tmp_path / "mine")) if '"/mine' in line else line)
+    made(tmp_path / "out", about={**RUN, "seed": 2}, overwrite=True)
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_a_link_in_the_folder_is_not_followed(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/mine").write_text("mine")
+    made(tmp_path / "out", "sub/mine")
+    shutil.rmtree(tmp_path / "out/sub")
+    (tmp_path / "out/sub").symlink_to(tmp_path / "elsewhere")
+    made(tmp_path / "out", "b", about={**RUN, "seed": 2}, overwrite=True)
+    assert (tmp_path / "elsewhere/mine").read_text() == "mine"
+
+
+def test_a_file_or_a_dangling_link_is_no_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    for name in ("file", "link", "file/below"):
+        with pytest.raises(InputError, match=name):
+            made(tmp_path / name, "a")
+
+
+def test_inputs_lie_apart_from_the_output(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    for out in ("in", "in/../in", "link", "."):
+        with pytest.raises(InputError, match="is input and output at once|holds the input"):
+            apart(tmp_path / out, None, tmp_path / "in")
+    apart(tmp_path / "in/out", tmp_path / "in")
+
+
+def test_one_file_is_replaced_only_when_asked(tmp_path):
+    out = tmp_path / "new/scan.nii"
+    with claimed_file(out):
+        out.write_text("mine")
+        with pytest.raises(InputError, match="another run"), claimed_file(out, overwrite=True):
+            pass
+    with pytest.raises(InputError, match="is there already.*--overwrite"), claimed_file(out):
+        pass
+    with claimed_file(out, overwrite=True):
+        pass
+    with pytest.raises(InputError, match="is there already"), claimed_file(tmp_path / "new", overwrite=True):
+        pass
+    assert [p.name for p in out.parent.iterdir()] == ["scan.nii"]
+
+
+def test_a_report_is_added_where_it_is_medgens_or_new(tmp_path):
+    made(tmp_path / "out", "report.html")
+    with added(tmp_path / "out/report.html", tmp_path / "out/report.pdf"):
+        write(tmp_path / "out/report.pdf")
+    with added(tmp_path / "out/report.html", tmp_path / "out/report.pdf"):
+        check_ours(tmp_path / "out/report.pdf")
+    (tmp_path / "thesis.pdf").write_text("mine")
+    with pytest.raises(InputError, match="thesis.pdf is there already"):
+        with added(tmp_path / "thesis.html", tmp_path / "thesis.pdf"):
+            pass
+    assert sorted(os.listdir(tmp_path)) == ["out", "thesis.pdf"]
+
+
+def test_a_record_holds_each_file_once_after_the_next_start(tmp_path):
+    for _ in range(3):
+        made(tmp_path, "a", "b")
+    lines = [json.loads(line) for line in (tmp_path / RECORD).read_text().splitlines()]
+    assert lines[0]["about"] == {"command": "test", "seed": "1"} and len(lines) == 5

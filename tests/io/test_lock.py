@@ -1,0 +1,112 @@
+"""One process at a time in a folder: on one machine by the system's lock, on several by signs of life."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from medgen.io import lock
+from medgen.io.lock import NAME, locked
+from medgen.types import InputError
+
+HOLD = """
+import os, signal, sys
+from pathlib import Path
+from medgen.io.lock import locked
+with locked(Path(sys.argv[1])):
+    if os.fork() == 0:
+        signal.pause()
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def holder(**changed):
+    return {**lock._ourselves(), **changed}
+
+
+def test_who_holds_a_folder_is_named_and_the_next_may_have_it(tmp_path):
+    with locked(tmp_path):
+        with pytest.raises(InputError, match=f"another run of medgen .*process {os.getpid()} on .* since 20"):
+            with locked(tmp_path):
+                pass
+        assert (tmp_path / NAME).exists()
+    assert not (tmp_path / NAME).exists()
+    with locked(tmp_path):
+        pass
+
+
+def test_a_lock_ends_with_its_process_though_its_children_live_on(tmp_path):
+    run = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        assert run.stdout.readline() == b"held\n"
+        with pytest.raises(InputError, match=f"process {run.pid} on"), locked(tmp_path):
+            pass
+        run.kill()
+        run.wait()
+        assert (tmp_path / NAME).exists()
+        with locked(tmp_path):
+            pass
+    finally:
+        os.killpg(run.pid, signal.SIGKILL)
+
+
+def written(folder, content, age=0.0):
+    (folder / NAME).write_text(content)
+    times = os.stat(folder / NAME)
+    os.utime(folder / NAME, (times.st_atime - age, times.st_mtime - age))
+
+
+def test_another_machine_is_believed_as_long_as_it_gives_signs_of_life(tmp_path):
+    written(tmp_path, json.dumps(holder(boot="another", host="node7", pid=1)))
+    with pytest.raises(InputError, match=r"process 1 on node7 .*remove .*\.medgen\.lock if it is dead"):
+        with locked(tmp_path):
+            pass
+    written(tmp_path, json.dumps(holder(boot="another", host="node7", pid=1)), age=lock.STALE + 1)
+    with locked(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", '{"pid": "x"}', "\x00" * 50])
+def test_a_torn_lock_of_this_machine_blocks_nobody(tmp_path, content):
+    written(tmp_path, content, age=lock.STALE + 1)
+    with locked(tmp_path):
+        pass
+
+
+def test_without_locks_of_the_system_the_process_is_looked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "_flock", lambda descriptor: None)
+    written(tmp_path, json.dumps(holder(pid=os.getppid())))
+    with pytest.raises(InputError, match=f"process {os.getppid()}"), locked(tmp_path):
+        pass
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    written(tmp_path, json.dumps(holder(pid=gone.pid)))
+    with locked(tmp_path):
+        pass
+
+
+def test_a_holder_gives_signs_of_life(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "BEAT", 0.01)
+    with locked(tmp_path):
+        os.utime(tmp_path / NAME, (1, 1))
+        for _ in range(1000):
+            if os.stat(tmp_path / NAME).st_mtime > 1:
+                break
+            lock.Event().wait(0.01)
+        assert os.stat(tmp_path / NAME).st_mtime > 1
+
+
+def test_a_link_is_no_lock(tmp_path):
+    (tmp_path / NAME).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="cannot be written"), locked(tmp_path):
+        pass
+    assert not (tmp_path / "elsewhere").exists()

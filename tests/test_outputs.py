@@ -1,0 +1,209 @@
+"""Every command that writes, into folders that are not its own: nothing of others is lost, and the folder is locked."""
+
+import inspect
+import json
+import os
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+import typer
+from dicom_series import stored, write_ct
+from labelled import write_nnunet
+from small import make_model, small_settings, write_cohort
+from torch import nn
+from typer.testing import CliRunner
+
+from medgen.checkpoint import save_model
+from medgen.cli import app
+from medgen.io.lock import locked
+from medgen.types import InputError
+
+CLI = typer.main.get_command(app)
+READS = {"doctor", "configs"}  # what writes nothing
+SHAPE = (12, 12, 12)
+
+
+class Bright(nn.Module):
+    def forward(self, x):
+        return torch.cat([1000 - x, x - 1000], 1)
+
+
+def spade():
+    given = {"name": "spade", "filters": 4, "hidden": 4, "levels": 2, "latent": 0}
+    method = {**given, "discriminator_filters": 4, "discriminator_layers": 1}
+    codec = {"source": {"kind": "labels"}, "target": {"kind": "window", "low": -1000, "high": 1000}}
+    data = {"sources": ["labels"], "targets": ["target"], "classes": 2}
+    return make_model(small_settings(method=method, data=data, codec=codec))
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """One of each input that the commands take, and others of the same kind under ``other``."""
+    root = tmp_path_factory.mktemp("given")
+    for place, name in ((root, "case"), (root / "other", "else")):
+        write_cohort(place / "cohort", 4, labels=True)
+        for side in ("source", "target", "labels"):
+            (place / side).mkdir()
+            for i in range(2):
+                shutil.copy(place / f"cohort/{side}/case{i}.nii.gz", place / f"{side}/{name}{i}.nii.gz")
+        write_ct(place / "dicom" / name, stored(16, 16, 16))
+        for path in (place / "maps",):
+            path.mkdir()
+            nib.save(nib.Nifti1Image(np.ones(SHAPE, np.uint8), np.diag([2, 2, 2, 1])), path / f"{name}.nii.gz")
+        write_nnunet(place / "dataset", labels={"background": 0, "liver": 1, "lesion": 2})
+    for name, model in (("model", make_model()), ("spade", spade())):
+        (root / name).mkdir()
+        save_model(root / name, model.generator, model.info)
+    (root / "net").mkdir()
+    torch.jit.save(torch.jit.script(Bright()), root / "net/bright.ts")
+    (root / "net/grid.json").write_text('{"values": [0, 5]}')
+    plain = small_settings(train={"steps": 1, "validation_cases": 1}).model_dump(mode="json")
+    (root / "tiny.json").write_text(json.dumps(plain))
+    return root
+
+
+def arguments(given, out, other=False):
+    """What each command of the list is called with; ``other``: with other inputs."""
+    at = given / "other" if other else given
+    return {
+        "phantom": [out, "--patients", 1, "--seed", int(other), "--size", 9, 9, 9, "--spacing", 30],
+        "train": [given / "tiny.json", f"data.root={at}/cohort", "--out", out],
+        "translate": [given / "model", at / "source", out, "--checks", "none", "--no-report"],
+        "augment": [given / "model", at / "dataset", out],
+        "synthesize": [given / "spade", at / "maps", out],
+        "segment": [given / "net/bright.ts", at / "source", out],
+        "evaluate": ["--prediction", at / "source", "--reference", at / "target", "--out", out],
+    }
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Reports without pictures and paper, which take a second each."""
+    monkeypatch.setattr("medgen.reports.evaluation._print", lambda *_: None)
+    monkeypatch.setattr("medgen.reports.evaluation.MOST_FIGURES", 0)
+    monkeypatch.setattr("medgen.reports.evaluation._chosen", lambda *_: [])
+
+
+DEIDENTIFIED = "translate --deidentify"
+
+
+def call(given, out, command, *more, other=False):
+    name = command.split()[0]
+    texts = arguments(given, out, other)[name]
+    if command == DEIDENTIFIED:
+        at = given / "other" if other else given
+        texts = [given / "model", at / "dicom", out, "--checks", "none", "--no-report", "--deidentify"]
+        texts += ["--private", f"{out}-private{int(other)}"]
+    result = CliRunner().invoke(app, [str(text) for text in (name, *texts, *more)])
+    if isinstance(result.exception, InputError):
+        return 2, str(result.exception)
+    return result.exit_code, result.output
+
+
+def files(folder):
+    found = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("[!.]*") if p.is_file()}
+    return {name: content for name, content in found.items() if "tensorboard" not in name and "-private" not in name}
+
+
+COMMANDS = ["phantom", "train", "translate", DEIDENTIFIED, "augment", "synthesize", "segment", "evaluate"]
+
+
+def test_the_list_of_commands_is_whole():
+    assert {name.split()[0] for name in COMMANDS} | READS | {"report"} == set(CLI.commands)
+    for name in {*CLI.commands} - READS:
+        assert "overwrite" in {parameter.name for parameter in CLI.commands[name].params}, name
+        assert "overwrite" in inspect.signature(CLI.commands[name].callback).parameters
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_folder_of_others_and_of_another_run(given, tmp_path, command):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.txt").write_text("mine")
+    code, said = call(given, out, command)
+    assert code == 2 and "thesis.txt" in said and "--overwrite" in said and os.listdir(out) == ["thesis.txt"]
+    code, said = call(given, out, command, "--overwrite")
+    assert code == 0, said
+    first = files(out)
+    assert first.pop("thesis.txt") == b"mine" and first
+    with locked(out):
+        code, said = call(given, out, command, *(["--resume"] if command == "train" else []))
+        assert code == 2 and "is being written by another run of medgen" in said and f"process {os.getpid()}" in said
+    code, said = call(given, out, command, *(["--resume"] if command == "train" else []))
+    assert code == 0 and files(out).keys() == {*first, "thesis.txt"}, said
+    code, said = call(given, out, command, other=True)
+    assert code == 2 and "--overwrite" in said and "\n" not in said.strip()
+    assert files(out).keys() == {*first, "thesis.txt"}
+    code, said = call(given, out, command, "--overwrite", other=True)
+    assert code == 0, said
+    second = files(out)
+    assert second.pop("thesis.txt") == b"mine" and second
+    if command in ("translate", "synthesize", "segment"):
+        assert not any("case" in name for name in second) and any("else" in name for name in second)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_file_is_no_folder_and_input_is_no_output(given, tmp_path, command):
+    """With --overwrite too: the input would be taken for an older result."""
+    (tmp_path / "out").write_text("mine")
+    code, said = call(given, tmp_path / "out", command)
+    assert code == 2 and "out" in said and (tmp_path / "out").read_text() == "mine"
+    if command == "phantom":
+        return
+    place = tmp_path / "given"
+    shutil.copytree(given, place)
+    before = files(place)
+    own = {"train": "cohort", "augment": "dataset", "synthesize": "maps", DEIDENTIFIED: "dicom"}.get(command, "source")
+    for out in (own, ""):
+        code, said = call(place, place / out, command, "--overwrite")
+        assert code == 2 and ("input" in said or "lies in" in said), said
+    assert files(place) == before
+
+
+def test_a_report_replaces_its_own_only(given, tmp_path):
+    assert call(given, tmp_path / "out", "evaluate")[0] == 0
+    (tmp_path / "thesis.html").write_text("mine")
+    for path, more, code in (
+        ("out/report.html", [], 0),
+        ("thesis.html", [], 2),
+        ("new.html", [], 0),
+        ("new.html", [], 2),
+        ("new.html", ["--overwrite"], 0),
+    ):
+        result = CliRunner().invoke(app, ["report", str(tmp_path / "out"), "--out", str(tmp_path / path), *more])
+        refused = isinstance(result.exception, InputError) and "is there already" in str(result.exception)
+        assert refused == (code == 2), (path, result.output)
+    assert (tmp_path / "thesis.html").read_text() == "mine"
+
+
+def test_one_volume_replaces_another_only_when_asked(given, tmp_path):
+    shutil.copy(given / "source/case0.nii.gz", tmp_path / "out.nii.gz")
+    before = (tmp_path / "out.nii.gz").read_bytes()
+    command = ["translate", str(given / "model"), str(given / "source/case1.nii.gz"), str(tmp_path / "out.nii.gz")]
+    refused = CliRunner().invoke(app, [*command, "--checks", "none"])
+    assert "is there already" in str(refused.exception) and (tmp_path / "out.nii.gz").read_bytes() == before
+    assert CliRunner().invoke(app, [*command, "--checks", "none", "--overwrite"]).exit_code == 0
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_ctrl_c_says_what_is_kept_and_how_to_go_on(given, tmp_path, monkeypatch, command):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    where = {
+        "phantom": "medgen.data.phantom.write_cohort",
+        "train": "medgen.train._loop",
+        "translate": "medgen.inference.convert.Cases.converted",
+        DEIDENTIFIED: "medgen.inference.convert.Cases.converted",
+        "augment": "medgen.augmentation.augment.DatasetWriter.copy",
+        "synthesize": "medgen.inference.synthesize.make",
+        "segment": "medgen.inference.segment._segmented",
+        "evaluate": "medgen.evaluation.evaluate.match_folders",
+    }[command]
+    monkeypatch.setattr(where, stop)
+    code, said = call(given, tmp_path / "out", command)
+    assert code == 130 and "interrupted: " in said
+    assert "start the same command again" in said and "Traceback" not in said
