@@ -177,6 +177,7 @@ def translate(
 
 def _report(results: "list[Converted]", page: Path, notes: list[str], health: list[str]) -> list[str]:
     """Write the page of a run; what hinders it."""
+    from medgen.io.names import say
     from medgen.reports.conversion import conversion_report
 
     try:
