@@ -6,6 +6,7 @@ mask changes. A record says what was done and by which seed, so that it can be d
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from medgen.augmentation.cutpaste import CutPaste
 from medgen.augmentation.host import Host, host_mask
 from medgen.augmentation.lesion_library import AROUND_MM, Library, diameter, on_one_grid, widened
 from medgen.augmentation.lesion_masks import DrawShape, Shape, cut, draw_ellipsoid, draw_real
-from medgen.augmentation.likeness import Look, look_of, unlike
+from medgen.augmentation.likeness import Look, contrast_check, look_of, unlike
 from medgen.augmentation.patch import Painter, Patch
 from medgen.augmentation.placement import NoRoom, choose_site
 from medgen.augmentation.procedural import Procedural
@@ -165,6 +166,7 @@ def lesion_augmenter(
     for kind in kinds:
         library.of(kind)
     whole, draw_shape = named_painter(painter, library, device)
+    donors = lru_cache(64)(partial(_donors, library))
 
     def augment(
         images: list[Volume], label: Volume, names: Mapping[str, int], rng: np.random.Generator
@@ -175,7 +177,7 @@ def lesion_augmenter(
         wanted, wrong = int(rng.integers(fewest, most + 1)), list[str]()
         for _ in range(wanted):
             kind = str(rng.choice(kinds))
-            others = library.without(patient, kind)
+            others = donors(patient, kind)
             paint = replace(whole, library=others) if isinstance(whole, CutPaste | Procedural) else whole
             options: dict[str, Any] = {"library": others, "painter": paint, "draw_shape": draw_shape, "known": library}
             try:
@@ -200,6 +202,14 @@ def lesion_augmenter(
         return images, label, done
 
     return augment
+
+
+def _donors(library: Library, patient: str | None, kind: str) -> Library:
+    """Lesions of other patients, without those of this kind whose contrast is unlike that of most: none would pass."""
+    others, real = library.without(patient, kind), library.of(kind)
+    wrong = contrast_check(real, library.absolute, [lesion.volume_ml for lesion in real])
+    usable = [lesion for lesion in others.lesions if lesion.kind != kind or not wrong(lesion)]
+    return Library(usable, library.absolute) if any(lesion.kind == kind for lesion in usable) else others
 
 
 def _donor(donors: Sequence[str], patient: str | None, kind: str) -> Record:

@@ -1,6 +1,6 @@
 """How a lesion looks in numbers, and whether one that was made looks as real ones of its kind do."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,7 +57,7 @@ def look_of(images: Sequence[np.ndarray], mask: np.ndarray, around: np.ndarray, 
 def unlike(look: Look, known: Sequence[Look], absolute: Sequence[bool], volumes: Sequence[float] = ()) -> list[str]:
     """In which measures a lesion is unlike real ones of its kind, in each contrast.
 
-    ``contrast``, of however few: its sign and size must be theirs, see ``contrast_limits``. The measures of texture, of
+    ``contrast``, of however few: its sign and size must be theirs, see ``contrast_check``. The measures of texture, of
     ten and more: within the least and the most of theirs.
 
     Args:
@@ -65,30 +65,58 @@ def unlike(look: Look, known: Sequence[Look], absolute: Sequence[bool], volumes:
         absolute: of each contrast, whether its unit means the same in every scan, as HU do.
         volumes: of the real ones; none: all count alike.
     """
-    measures = MEASURES if len(known) >= KNOWN else ("contrast",) if known else ()
-    found = []
-    for name in measures:
+    found = [("contrast", i) for i in contrast_check(known, absolute, volumes)(look)]
+    for name in MEASURES[1:] if len(known) >= KNOWN else ():
         for i, unit in enumerate(absolute):
-            if name == "contrast":
-                fits = _contrast_fits(look, known, i, unit, volumes)
-            else:
-                values = [real.measured(name, i, unit) for real in known]
-                fits = min(values) <= look.measured(name, i, unit) <= max(values)
-            if not fits:
-                found.append(name if len(absolute) == 1 else f"{name} of image {i + 1}")
-    return found
+            values = [real.measured(name, i, unit) for real in known]
+            if not min(values) <= look.measured(name, i, unit) <= max(values):
+                found.append((name, i))
+    return [name if len(absolute) == 1 else f"{name} of image {i + 1}" for name, i in found]
 
 
-def _contrast_fits(look: Look, known: Sequence[Look], i: int, absolute: bool, volumes: Sequence[float]) -> bool:
-    """Where units mean nothing, in spreads of the host and, where its mean is no chance, as a part of that."""
-    scales = [lambda one: 1.0] if absolute else [lambda one: max(one.host_sd[i], 1e-9)]
-    if not absolute and all(abs(one.host_mean[i]) > one.host_sd[i] for one in (look, *known)):
-        scales.append(lambda one: abs(one.host_mean[i]))
-    for scale in scales:
-        low, high = contrast_limits([real.contrast[i] / scale(real) for real in known], volumes)
-        if not low <= look.contrast[i] / scale(look) <= high:
-            return False
-    return True
+def contrast_check(
+    known: Sequence[Look], absolute: Sequence[bool], volumes: Sequence[float] = ()
+) -> Callable[[Look], list[int]]:
+    """A lesion -> the channels in which sign or size of its contrast are not those of real ones.
+
+    Where units mean nothing, contrasts count in spreads of the host and, where its mean is no chance, as part of that.
+    """
+    limits = []
+    for i, unit in enumerate(absolute):
+        scales: list[Scale] = [_unscaled if unit else _spread]
+        if not unit and all(_has_mean(real, i) for real in known):
+            scales.append(_mean)
+        for scale in scales if known else ():
+            limits.append((i, scale, contrast_limits([real.contrast[i] / scale(real, i) for real in known], volumes)))
+
+    def check(look: Look) -> list[int]:
+        outside = {
+            i
+            for i, scale, (low, high) in limits
+            if (scale is not _mean or _has_mean(look, i)) and not low <= look.contrast[i] / scale(look, i) <= high
+        }
+        return sorted(outside)
+
+    return check
+
+
+Scale = Callable[[Look, int], float]
+
+
+def _unscaled(look: Look, i: int) -> float:
+    return 1.0
+
+
+def _spread(look: Look, i: int) -> float:
+    return max(look.host_sd[i], 1e-9)
+
+
+def _mean(look: Look, i: int) -> float:
+    return abs(look.host_mean[i])
+
+
+def _has_mean(look: Look, i: int) -> bool:
+    return abs(look.host_mean[i]) > look.host_sd[i]
 
 
 def contrast_limits(values: Sequence[float], volumes: Sequence[float] = ()) -> tuple[float, float]:
