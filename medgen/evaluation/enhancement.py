@@ -13,20 +13,7 @@ Phase = Literal["none", "arterial", "portal_venous", "late", "unknown"]
 
 # Words in the names of structures that take up contrast medium: vessels, kidneys, liver, spleen, hypervascular
 # lesions; and words of those that carry one of these and do not enhance.
-ENHANCING: tuple[str, ...] = (
-    "aorta",
-    "vena_cava",
-    "ivc",
-    "portal",
-    "vessel",
-    "arter",
-    "vein",
-    "kidney",
-    "renal",
-    "collecting",
-    "liver",
-)
-ENHANCING += ("spleen", "hyper")
+ENHANCING = "aorta vena_cava ivc portal vessel arter vein kidney renal collecting liver spleen hyper".split()
 NOT_ENHANCING = ("adrenal", "cyst", "stone", "hypovascular", "lesion_hypo")
 
 # HU (lowest, highest) of a structure without contrast medium. Liver 57 ± 9, spleen 48 ± 5, kidney 31 ± 4, aorta 41 ± 5:

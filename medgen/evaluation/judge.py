@@ -70,10 +70,10 @@ def judge(
     """
     source, prediction, truth = volumes["source"], volumes["prediction"], volumes.get("reference")
     notes = []
-    if truth is None and looks_like_hu(source.data) and not looks_like_hu(prediction.data):
-        text = "The source is CT in HU and the prediction is not, so its HU could not be checked."
-        notes.append(Reason("unchecked", "pass", text))
     try:
+        if truth is None and looks_like_hu(source.data) and not looks_like_hu(prediction.data):
+            text = "The source is CT in HU and the prediction is not, so its HU could not be checked."
+            notes.append(Reason("unchecked", "pass", text))
         verdict = _checked(volumes, names, checks)
         found, values, excused, regions = verdict.reasons, dict(verdict.values), verdict.excused, verdict.regions
     except UNDOABLE as error:

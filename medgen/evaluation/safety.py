@@ -80,8 +80,8 @@ def check_case(
         if labels is not None and case.names:
             _organ_findings(case, images, labels, case.names, spacing, "labels")
         if segment is not None:
-            given = {"source": source, "output": output} | ({} if truth is None else {"truth": truth})
-            found = cache(lambda role: segment(given[role]))
+            by_role = {"source": source, "output": output, **({} if truth is None else {"truth": truth})}
+            found = cache(lambda role: segment(by_role[role]))
             known = case.names if segment_names is None else segment_names
             _organ_findings(case, images, found("source"), known, spacing, "segmenter")
             findings.segmented_findings(case, found, known, float(np.prod(spacing)) / 1000)

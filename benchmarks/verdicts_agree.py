@@ -1,0 +1,74 @@
+"""Do the verdicts of a demo agree with its region tables? All patients of its cohort, through its model.
+
+    python benchmarks/verdicts_agree.py demo/cohort demo/model OUT
+
+Translates every patient, evaluates the results twice, as anybody would (source alone) and with truth and labels, and
+checks: the verdicts of `medgen translate` and of the evaluation without truth are the same, with the same reasons; a
+pass with the truth means that no structure that takes up contrast medium has a mean beyond its limit, and none that is
+more than ``organ_error`` above the truth; without the truth none beyond its range. Exits 1 where one does not hold.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medgen.checkpoint import load_model
+from medgen.evaluation.enhancement import takes_up_contrast
+from medgen.evaluation.evaluate import evaluate
+from medgen.evaluation.summary import CaseResult
+from medgen.inference.convert import convert
+from medgen.inference.verdict import checks_for
+
+ABOVE = 12.0  # HU: organ_error of the limits
+
+
+def beyond(case: CaseResult) -> list[str]:
+    """Structures of the table whose mean is beyond the limits in it, or too far above the truth."""
+    return [row["region"] for row in case.regions if takes_up_contrast(row["region"]) and _beyond(row)]
+
+
+def _beyond(row: Mapping[str, Any]) -> bool:
+    inside = row.get("lowest", float("-inf")) <= row["mean_prediction"] <= row.get("highest", float("inf"))
+    return not inside or row.get("error", 0.0) > ABOVE
+
+
+def table(name: str, cases: Sequence[CaseResult]) -> int:
+    """Print one line a case; how many disagree."""
+    wrong = 0
+    for case in cases:
+        assert case.structure is not None
+        found, status = beyond(case), case.structure["status"]
+        wrong += status == "pass" and bool(found)
+        print(f"{name} {case.name}: {status}; beyond its limit: {', '.join(found) or 'nothing'}")
+    return wrong
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cohort", type=Path)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("out", type=Path)
+    a = parser.parse_args()
+    model, made = load_model(a.model), a.out / "converted"
+    entries = {e.case: e for e in convert(model, a.cohort / "source", made, checks=checks_for(model))}
+    given = {"source": a.cohort / "source", "labels": a.cohort / "labels"}
+    alone = evaluate(None, made, a.out / "alone", source=given["source"])
+    labelled = evaluate(None, made, a.out / "labelled", **given)
+    truth = evaluate(a.cohort / "target", made, a.out / "truth", **given)
+    other = [
+        case.name
+        for case in alone.cases
+        if case.structure is None
+        or (case.structure["status"], case.structure["reasons"])
+        != (entries[case.name].verdict, entries[case.name].reasons)
+    ]
+    wrong = table("labels", labelled.cases) + table("truth", truth.cases)
+    print(
+        f"{len(alone.cases)} patients; {len(other)} verdicts differ from translate's {other}; {wrong} passes disagree"
+    )
+    return int(bool(other or wrong) or len(truth.cases) != len(entries))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
