@@ -33,7 +33,7 @@ from medgen.inference.private import Private
 from medgen.inference.verdict import verdict
 from medgen.io.claim import remove
 from medgen.io.dicom_write import check_derivable
-from medgen.io.names import checked_name, folded
+from medgen.io.names import checked_name, folded, shown
 from medgen.io.volume import ENDINGS, Volume, has_ending, read_volume
 from medgen.types import InputError, reason
 
@@ -345,7 +345,7 @@ def _faults(job: Job) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        known = any(file.name in str(error) for file in job.scan.files)
+        known = any(name in str(error) for file in job.scan.files for name in (file.name, shown(file.name)))
         entry.error = str(error) if known or job.scan.fault else f"{path}: {error}"
     except Exception as error:
         if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error)):

@@ -126,6 +126,7 @@ def _among_volumes(source: Path, scans: list[Scan]) -> list[Scan]:
     they are masks and the like, left out with a note. Those of a top folder without a scan would be lost cases.
     """
     volumes = _volumes_below(source)
+    scans = [_with_pairs(scan) for scan in scans]
     if not volumes:
         return scans
     told, tops = [], {_top(scan.files[0], source) for scan in scans}
@@ -146,6 +147,13 @@ def _among_volumes(source: Path, scans: list[Scan]) -> list[Scan]:
         Scan("_".join((*path.relative_to(source).parts[:-1], case_name(path))), (path,), f"{path} {ALONE}")
         for path in lost
     ]
+
+
+def _with_pairs(scan: Scan) -> Scan:
+    """The scan with a note on .hdr/.img pairs in its folder, which are not read and so do not hinder it."""
+    folders = {*scan.files, *(file.parent for file in (scan.series.files if scan.series else ()))}
+    pairs = [pair.files[0] for folder in sorted(folders) if folder.is_dir() for pair in _pairs(folder)]
+    return replace(scan, notes=(*scan.notes, f"left out beside DICOM: {some(pairs)}")) if pairs else scan
 
 
 def _top(folder: Path, source: Path) -> str:

@@ -22,6 +22,7 @@ from medgen.types import InputError
 
 SAME_SPACING = 0.05  # relative; within it a volume counts as being on the model's grid
 MOST_RESAMPLED = 100  # times: beyond, a header is wrong, and smoothing or filling up would take for ever
+LARGEST = 1e37  # beyond, weighted sums of float32 may overflow
 NEAR = 2  # voxels: as far as smoothing and interpolation take the values of an edge
 WINDOW_NORMS = (nn.InstanceNorm2d, nn.InstanceNorm3d, nn.GroupNorm)
 
@@ -71,7 +72,7 @@ def translate_case(model: Model, volumes: Sequence[Volume], *, memory_gb: float 
         k, decode = _source_of(i, codes), model.target_ranges[i].of(codes[0])
         if grid[k] is not upright[k]:
             y = _on_own_grid(y, grid[k], upright[k], codes[k], settings.inference.transfer)
-        y = _carried(y, upright[k].data, codes[k], decode)
+        y = _carried(y, upright[k].data, codes[k], decode, upright[k].padding)
         # Whole numbers are fine enough for HU, not for a target whose range is 0..1: that is stored as float32.
         coarse = np.issubdtype(volume.dtype, np.integer) and decode.high - decode.low < 500
         outputs.append(volume.replaced(from_canonical(y, volume), np.float32 if coarse else None))
@@ -114,11 +115,18 @@ def _source_of(output: int, codes: Sequence[Code]) -> int:
     return output if output < len(codes) else 0
 
 
-def _carried(y: np.ndarray, x: np.ndarray, code: Code, target: Range) -> np.ndarray:
-    """``y``, now with what its source's code carries over; the network's own values end where the target's do."""
+def _carried(
+    y: np.ndarray, x: np.ndarray, code: Code, target: Range, padding: tuple[float, float] | None = None
+) -> np.ndarray:
+    """``y``, now with what its source's code carries over; the network's own values end where the target's do.
+
+    ``padding``: values that stand for what was not scanned; they are carried over even within the code's range.
+    """
     if isinstance(code, Range) and code.outside != "clip":
         for n, (slice_x, slice_y) in enumerate(zip(x, y, strict=True)):  # of a large scan each copy counts
             y[n] = code.carried(slice_x, target.clip(slice_y))
+            if padding is not None:
+                np.copyto(y[n], slice_x, where=(padding[0] <= slice_x) & (slice_x <= padding[1]))
     return y
 
 
@@ -169,6 +177,8 @@ def on_model_grid(volume: Volume, model: Model, *, labels: bool = False) -> Volu
             f"{volume.path}: voxels of {volume.geometry.describe()} differ from the model's {wanted} mm; "
             "resample the scan or set inference.spacing to resample"
         )
+    if np.abs(volume.data).max() > LARGEST:  # as padding of the lowest float32 is
+        volume = volume.replaced(np.clip(volume.data, -LARGEST, LARGEST))
     return resample(volume, wanted, labels=labels)
 
 

@@ -126,12 +126,14 @@ def read_slices(slices: Sequence[Slice], folder: Path) -> Volume:
     data = np.empty(geometry.shape, np.float32, order="F")
     whole = True
     units: dict[str, Path] = {}
-    for k, values, unit in values_of(slices):
+    paddings = set()
+    for k, values, unit, padding in values_of(slices):
         if values.shape != geometry.shape[1::-1]:
             raise InputError(f"{slices[k].file} has voxels of shape {values.shape}, against its header; copy it again")
         whole = whole and bool(np.all(values == np.rint(values)))
         data[:, :, k] = values.T
         units.setdefault(unit, slices[k].file)
+        paddings.add(padding)
     checked_finite(data, folder)
     return Volume(
         data,
@@ -143,6 +145,7 @@ def read_slices(slices: Sequence[Slice], folder: Path) -> Volume:
         warnings=tuple(_mixed(slices)),
         notes=tuple(remarks(slices)),
         unit=_one_unit(units),
+        padding=paddings.pop() if len(paddings) == 1 else None,  # of one rescale only
     )
 
 

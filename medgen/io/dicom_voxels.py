@@ -16,8 +16,11 @@ from medgen.types import InputError
 PLUGINS = "pip install 'medgen[dicom]'"
 
 
-def values_of(slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray, str]]:
-    """(k, modality values (rows, columns), their unit) of each slice, file by file."""
+Padding = tuple[float, float] | None
+
+
+def values_of(slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray, str, Padding]]:
+    """(k, modality values (rows, columns), their unit, their padding) of each slice, file by file."""
     quiet_pydicom()
     files: dict[Path, list[int]] = {}
     rescaled: dict[bool, Path] = {}
@@ -41,12 +44,18 @@ def values_of(slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray, str]]:
                         f"{rescaled[False]} has no rescale and {rescaled[True]} of its series has one, so its values "
                         "are not known; export the series again"
                     )
-                yield members[0], _modality(dataset.pixel_array, dataset, 0, file), unit_of(dataset, 0)
+                values = _modality(dataset.pixel_array, dataset, 0, file)
+                yield members[0], values, unit_of(dataset, 0), _padding(dataset, 0, file)
                 continue
             frames = iter_pixels(dataset, indices=[slices[k].frame for k in members])
             for k, values in zip(members, frames, strict=True):
                 frame = slices[k].frame
-                yield k, _modality(values, dataset, frame, file), unit_of(dataset, frame)
+                yield (
+                    k,
+                    _modality(values, dataset, frame, file),
+                    unit_of(dataset, frame),
+                    _padding(dataset, frame, file),
+                )
         except InputError:
             raise
         except Exception as error:  # pydicom and its plugins raise nearly anything on damaged pixel data
@@ -68,6 +77,17 @@ def _modality(pixels: np.ndarray, dataset: Dataset, frame: int, file: Path) -> n
         return apply_modality_lut(pixels, dataset)
     slope, intercept = rescale_of(dataset, frame, file)
     return pixels if (slope, intercept) == (1, 0) else pixels.astype(np.float64) * slope + intercept
+
+
+def _padding(dataset: Dataset, frame: int, file: Path) -> Padding:
+    """Lowest and highest modality value of padding (PS3.3 C.7.5.1.1.2); None where the image names none."""
+    first = dataset.get("PixelPaddingValue")
+    if not isinstance(first, int) or (PER_FRAME not in dataset and dataset.get("ModalityLUTSequence")):
+        return None
+    last = dataset.get("PixelPaddingRangeLimit")
+    slope, intercept = rescale_of(dataset, frame, file)
+    ends = sorted(float(np.float32(v * slope + intercept)) for v in (first, last if isinstance(last, int) else first))
+    return ends[0], ends[1]
 
 
 def _rescaled(dataset: Dataset, file: Path) -> bool | None:

@@ -66,13 +66,21 @@ def _fields(path: Path) -> tuple[dict[str, str], list[str], int]:
         while "ElementDataFile" not in fields and b"=" in (line := file.readline(2**16)):
             key, value = (os.fsdecode(part).strip() for part in line.split(b"=", 1))
             name = SYNONYMS.get(key, key)
-            if fields.setdefault(name, value) != value and name != "Comment":
+            if not _same(fields.setdefault(name, value), value) and name != "Comment":
                 raise InputError(f"{path} gives {key} as {value[:40]} and {fields[name][:40]}; correct its header")
         end = file.tell()
         names = [name for name in (fields.get("ElementDataFile", ""),) if name]
         if names and names[0].split()[:1] == ["LIST"]:
             names = [name for line in file.read(2**22).splitlines() if (name := os.fsdecode(line).strip())]
     return fields, names, end
+
+
+def _same(a: str, b: str) -> bool:
+    """Whether two texts are equal, as numbers where both are numbers (0 and 0.0)."""
+    try:
+        return a == b or [float(word) for word in a.split()] == [float(word) for word in b.split()]
+    except ValueError:
+        return False
 
 
 def _check_complete(fields: dict[str, str], path: Path) -> None:

@@ -76,6 +76,7 @@ class Volume:
     headers_sha256  of a DICOM input, a hash of those slices' headers, which tells later whether its files changed
     warnings  what its file says in two ways, or not at all, and how it was read: one sentence each
     notes   what was read otherwise than its file has it, by less than matters: one sentence each
+    padding of a DICOM input, the (lowest, highest) value that fills what was not scanned, None where nothing says it
     unit    of a DICOM input what its values are by the standard (HU), "" where nothing says it; None: not asked
     """
 
@@ -89,6 +90,7 @@ class Volume:
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     unit: str | None = None
+    padding: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         data, affine = np.asarray(self.data, np.float32), np.array(self.affine, np.float64)

@@ -99,6 +99,31 @@ def test_no_halo_around_bone_metal_and_padding(grid, seed, how):
     np.testing.assert_allclose(made.data[near], expected[near], atol=2e-3)
 
 
+@pytest.mark.parametrize("spacing", [2.0, 1.3])
+def test_padding_of_the_lowest_float_comes_back(spacing):
+    scan = Volume(values((20, 18, 12), 0), np.diag([spacing, spacing, spacing, 1]))
+    scan.data[:3] = np.finfo(np.float32).min
+    for model in (MODELS["image"], MODELS["residual"]):
+        (made,) = translate_case(model, [scan])
+        assert np.array_equal(made.data[:3], scan.data[:3]) and np.isfinite(made.data).all()
+
+
+@pytest.mark.parametrize("spacing", [2.0, 1.3])
+@pytest.mark.parametrize("limit", [None, 1030])
+def test_padding_that_dicom_names_within_the_window_comes_back(tmp_path, spacing, limit):
+    """PixelPaddingValue 1024 is 0 HU, which the network would change."""
+    raw = np.random.default_rng(0).integers(900, 1200, (9, 20, 18))
+    raw[:, :6] = 1024
+    raw[:, 6] = 1029
+    tags = {"PixelPaddingValue": 1024} | ({} if limit is None else {"PixelPaddingRangeLimit": limit})
+    write_ct(tmp_path / "a", raw, step=spacing, **tags)
+    scan = read_volume(tmp_path / "a")
+    assert scan.padding == (0, 0 if limit is None else limit - 1024)
+    (made,) = translate_case(MODELS["not residual"], [scan])
+    kept = (scan.data >= 0) & (scan.data <= scan.padding[1])
+    assert np.array_equal(made.data[kept], scan.data[kept]) and not np.isclose(made.data[~kept], scan.data[~kept]).all()
+
+
 def test_validation_measures_what_a_conversion_writes():
     model, scan = MODELS["image"], Volume(values((16, 20, 12), 0), np.diag([2.0, 2.0, 2.0, 1]))
     codes = [model.source_code]

@@ -201,3 +201,11 @@ def test_contrasts_in_different_frames_of_reference_are_told(tmp_path, frames, a
     (scan,) = find_scans(tmp_path, ["t1", "t2"])
     told = frames_apart(read_scan(scan))
     assert len(told) == apart and all("t1/a and " in said and "t2/a are in different frames" in said for said in told)
+
+
+def test_a_pair_beside_dicom_is_named_in_a_note(tmp_path):
+    write_ct(tmp_path / "a", stored(2, 4, 4))
+    for name in ("seg.hdr", "seg.img"):
+        (tmp_path / "a" / name).write_bytes(b"x" * 348)
+    (scan,) = find_scans(tmp_path / "a", ("source",))
+    assert scan.fault is None and "seg.hdr" in scan.notes[0]

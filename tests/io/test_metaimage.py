@@ -128,6 +128,11 @@ def test_what_cannot_be_honoured_is_refused_by_name(tmp_path, fields, words):
     refused(written(tmp_path, **fields), *words)
 
 
+def test_a_field_given_twice_must_say_the_same_number(tmp_path):
+    assert np.array_equal(read_volume(written(tmp_path, Position="-80.0 -70 10.00")).data, VOXELS)
+    refused(written(tmp_path, Position="-80 -70 11"), "Position", "correct its header")
+
+
 @pytest.mark.parametrize(("unit", "factor"), [("mm", 1), ("cm", 10), ("um", 0.001), ("?", 1)])
 def test_units_become_mm(tmp_path, unit, factor):
     expected = read_geometry(written(tmp_path)).affine
