@@ -35,9 +35,16 @@ def record_of(prediction: Path) -> Mapping[str, Any] | None:
     None where there is none, or where it is of another file than this one (written since, or by something else).
     """
     for path in (beside(prediction), prediction.parent / MANIFEST, prediction.parent.parent / MANIFEST):
-        for record in _records(path) if path.is_file() else ():
+        records = _records(path) if path.is_file() else []
+        for record in records:
             if Path(record["output"]).name == prediction.name and _is_of(record, prediction):
                 return record
+        single = [record for record in records if not record.get("contrasts")]
+        if single:  # a file that was renamed is known by its content
+            mine = sha256([prediction])
+            for record in single:
+                if record["output_sha256"] == mine:
+                    return record
     return None
 
 

@@ -1,5 +1,6 @@
 """Whether contrast medium was removed from a CT: HU of what takes it up, and the phase a scan seems to be in."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -13,7 +14,7 @@ Phase = Literal["none", "arterial", "portal_venous", "late", "unknown"]
 
 # Words in the names of structures that take up contrast medium: vessels, kidneys, liver, spleen, hypervascular
 # lesions; and words of those that carry one of these and do not enhance.
-ENHANCING = "aorta vena_cava ivc portal vessel arter vein kidney renal collecting liver spleen hyper".split()
+ENHANCING = "aorta vena_cava venacava ivc portal vessel arter vein kidney renal collecting liver spleen hyper".split()
 NOT_ENHANCING = ("adrenal", "cyst", "stone", "hypovascular", "lesion_hypo")
 
 # HU (lowest, highest) of a structure without contrast medium. Liver 57 ± 9, spleen 48 ± 5, kidney 31 ± 4, aorta 41 ± 5:
@@ -33,7 +34,7 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 WORDS = {  # structure of the ranges above ← words in the name of a label; the first that fits counts
     "aorta": ("aorta",),
-    "inferior_vena_cava": ("vena_cava", "ivc"),
+    "inferior_vena_cava": ("vena_cava", "venacava", "ivc"),
     "portal_vein": ("portal",),
     "artery": ("arter",),
     "vein": ("vein", "vessel"),
@@ -44,6 +45,7 @@ WORDS = {  # structure of the ranges above ← words in the name of a label; the
 }
 BLOOD = ("aorta", "inferior_vena_cava", "portal_vein", "artery", "vein")
 NOT = ("cyst", "lesion", "tumor", "tumour", "metasta", "stone")
+UPTAKE_HU = 12.0  # mean of a structure in the source above its truth: by it a structure of any name takes up contrast
 LEAST_VOXELS = 30  # of a core
 CORE_MM = 2.0  # the core lies this far from the border, and a voxel at least
 CALCIUM_HU = 130.0  # Agatston et al., J Am Coll Cardiol 1990;15:827
@@ -98,16 +100,17 @@ def structure_of(name: str) -> str | None:
 
 
 def _plain(name: str) -> str:
-    return name.lower().replace(" ", "_").replace("-", "_")
+    """Lower case with underscores: ``PortalVein``, ``portal-vein`` and ``portal vein`` are ``portal_vein``."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|[ -]+", "_", name).lower()
 
 
 def organs(
     images: Sequence[np.ndarray], labels: np.ndarray, names: Mapping[int, str], spacing: Sequence[float]
 ) -> list[Organ]:
-    """Every labelled structure that takes up contrast medium.
+    """Every labelled structure that takes up contrast medium, by its name or, where the truth is given, by its HU.
 
     Args:
-        images: each (X, Y, Z) HU on the grid of ``labels``.
+        images: each (X, Y, Z) HU on the grid of ``labels``: source, output and, if there is one, truth.
         labels: (X, Y, Z) whole numbers.
         names: {label: structure}.
         spacing: mm.
@@ -115,11 +118,24 @@ def organs(
     labels = labels.astype(np.int32, copy=False)
     found = []
     for value, box in enumerate(ndimage.find_objects(labels), start=1):
-        if box is None or not takes_up_contrast(names.get(value, "")):
+        if box is None or value not in names:
             continue
         wide = tuple(slice(max(b.start - 1, 0), b.stop + 1) for b in box)
-        found.append(_organ(names[value], [image[wide] for image in images], labels[wide] == value, wide, spacing))
+        parts, inside = [image[wide] for image in images], labels[wide] == value
+        if takes_up_contrast(names[value]) or _brightened(names[value], parts, inside):
+            found.append(_organ(names[value], parts, inside, wide, spacing))
     return found
+
+
+def _brightened(name: str, images: Sequence[np.ndarray], inside: np.ndarray) -> bool:
+    """Whether the truth shows that contrast medium brightened a structure, such as heart or pancreas.
+
+    Lesions are left to the findings on lesions.
+    """
+    if len(images) < 3 or any(word in _plain(name) for word in NOT):
+        return False
+    source, truth = (float(image[inside].mean(dtype=np.float64)) for image in (images[0], images[2]))
+    return source - truth > UPTAKE_HU
 
 
 def _organ(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medgen.data.layouts import named_labels
 from medgen.io.text import read_text
 from medgen.io.volume import GRID_TOLERANCE, Volume, case_name, find_volumes, read_volume, same_geometry, to_canonical
 from medgen.types import InputError
@@ -82,11 +83,13 @@ def read_case(files: Mapping[str, Path]) -> dict[str, Volume]:
 
 
 def label_names(labels: Path) -> dict[int, str]:
-    """{value: structure} from ``labels.json`` beside the labels or one folder above; else empty."""
+    """{value: structure} from ``labels.json``, else the labels of ``dataset.json``, beside the labels or one folder
+    above; else empty."""
     folder = labels if labels.is_dir() else labels.parent
-    for file in (folder / "labels.json", folder.parent / "labels.json"):
-        if file.is_file():
-            return _read_label_names(file)
+    for name in ("labels.json", "dataset.json"):
+        for file in (folder / name, folder.parent / name):
+            if file.is_file():
+                return _read_label_names(file)
     return {}
 
 
@@ -95,6 +98,10 @@ def _read_label_names(file: Path) -> dict[int, str]:
         table = json.loads(read_text(file))
     except (ValueError, OSError, RecursionError) as error:
         raise InputError(f"{file} cannot be read as JSON: {error}") from error
+    if isinstance(table, dict) and file.name == "dataset.json":
+        table = named_labels(table.get("labels"), file) or {}
+    elif isinstance(table, dict) and all(isinstance(value, str) for value in table.values()):
+        table = named_labels(table, file)  # Decathlon's {"1": "liver"}
     if not isinstance(table, dict) or not all(type(value) is int for value in table.values()):
         raise InputError(f'{file} must map structures to whole numbers, such as {{"liver": 1}}')
     names: dict[int, str] = {}

@@ -77,7 +77,9 @@ def judge(
         verdict = _checked(volumes, names, checks)
         found, values, excused, regions = verdict.reasons, dict(verdict.values), verdict.excused, verdict.regions
     except UNDOABLE as error:
-        text = f"The structure check could not be done: {str(error) or type(error).__name__}"
+        thin = min(source.data.shape) < 2
+        why = "the volume is one voxel thick along an axis" if thin else str(error) or type(error).__name__
+        text = f"The structure check could not be done: {why}"
         notes.append(Reason("unchecked", "review", text))
         found, values, excused, regions = (), {}, (), {}
     reasons = sorted([*found, *known, *notes], key=lambda reason: -RANK[reason.status])

@@ -88,6 +88,9 @@ def measure_case(case: str, files: Mapping[str, Path], measures: Measures) -> Ca
     if "reference" in volumes:
         metrics |= _fidelity(volumes, masks, measures, regions)
         metrics |= organ_scores(segmentation, profile=measures.profile)
+    unnamed = sorted(name for name in regions if name.startswith("label_") and name not in measures.names.values())
+    if unnamed and measures.names:
+        warnings.append(f"{', '.join(unnamed)} have no name in labels.json, so the verdict does not judge them")
     structure = None
     if measures.checks is not None and "source" in volumes:
         structure, more = judge(volumes, measures.names, measures.checks, measures.known.get(case, ()))

@@ -64,6 +64,16 @@ def test_translate_and_evaluate_agree(made, tmp_path):
     assert entries["enhanced"].verdict == "fail"
 
 
+def test_a_renamed_output_is_known_by_its_content(made, tmp_path):
+    folder, entries = made
+    for role, new in (("in", "source"), ("out", "prediction")):
+        (tmp_path / new).mkdir()
+        shutil.copy(folder / role / "odd.nii.gz", tmp_path / new / "case_7.nii.gz")
+    shutil.copy(folder / "out/manifest.json", tmp_path / "prediction/manifest.json")
+    found = told(None, tmp_path / "prediction", tmp_path / "results", source=tmp_path / "source")
+    assert found["case_7"]["status"] == entries["odd"].verdict and ODD in " ".join(found["case_7"]["reasons"])
+
+
 def test_of_one_file_the_manifest_lies_beside_it(made, tmp_path, monkeypatch):
     folder, _ = made
     monkeypatch.setattr("medgen.inference.cases.out_of_distribution", odd)

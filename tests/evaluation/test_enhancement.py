@@ -21,6 +21,8 @@ def patient():
         ("kidney_left", "kidney"),
         ("Inferior Vena Cava", "inferior_vena_cava"),
         ("portal-vein", "portal_vein"),
+        ("PortalVein", "portal_vein"),
+        ("VenaCavaInferior", "inferior_vena_cava"),
         ("hepatic_vessels", "vein"),
         ("renal artery left", "artery"),
         ("liver_vessels", "vein"),
@@ -46,6 +48,15 @@ def test_an_organ_has_the_mean_of_its_region_and_the_median_of_its_core():
     assert liver.region[0] == pytest.approx(image[labels == 5].mean())
     assert labels[tuple(round(p / 2.5) for p in liver.place)] == 5
     assert organs([image], labels, {5: "bone"}, MM) == []
+
+
+def test_what_the_truth_shows_to_take_up_contrast_is_judged_whatever_its_name():
+    labels = np.zeros((12, 12, 12), int)
+    labels[1:5, 1:11, 1:11], labels[7:11, 1:11, 1:11] = 1, 2
+    truth = np.full(labels.shape, 40.0)
+    source, names = np.where(labels == 1, 90.0, truth), {1: "pancreas", 2: "muscle"}
+    assert [organ.name for organ in organs([source, source, truth], labels, names, MM)] == ["pancreas"]
+    assert organs([source, source], labels, names, MM) == organs([source] * 2 + [truth], labels, {1: "tumor"}, MM) == []
 
 
 @given(st.floats(3, 8), st.floats(-150, 150), st.integers(0, 10**6))
