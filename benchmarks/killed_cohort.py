@@ -31,6 +31,7 @@ import numpy as np
 from small_model import small_model
 
 from medgen.data.phantom import build_anatomy, render
+from medgen.io.claim import RECORD
 
 SIZE, MM = (48, 40, 28), 7.0
 REPORTED = 2  # exit code where some cases failed
@@ -90,8 +91,8 @@ def outputs(out: Path) -> int:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """Everything in an output folder but its manifest, hidden files too."""
-    files = (p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json")
+    """Everything in an output folder but what tells of the run itself, hidden files too."""
+    files = (p for p in folder.rglob("*") if p.is_file() and p.name not in ("manifest.json", RECORD))
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 

@@ -1,6 +1,9 @@
 import hashlib
 import json
+import os
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -228,3 +231,74 @@ def test_domains_and_method_must_go_together():
     l1 = {"name": "multi_domain", "weight_l1": 1.0, "filters": 4, "blocks": 1}
     with pytest.raises(InputError, match="set data.same_patient to true"):
         build_method(small_settings(data={"domains": ["a", "b"], "paired": False}, method=l1))
+
+
+def saved_model(folder):
+    model = make_model()
+    folder.mkdir()
+    save_model(folder, model.generator, model.info)
+    return folder
+
+
+@pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_weights_have_the_permissions_of_any_file(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        folder = saved_model(tmp_path / "m")
+        save_training(folder, {"x": torch.zeros(2)})
+    finally:
+        os.umask(before)
+    assert {p.stat().st_mode & 0o777 for p in folder.iterdir()} == {mode}
+
+
+@pytest.mark.parametrize("name", ["model.json", "weights.safetensors"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "endless", "gone"])
+def test_files_of_a_model_are_regular_and_no_larger_than_they_need(tmp_path, name, kind):
+    folder = saved_model(tmp_path / "m")
+    path = folder / name
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "endless":
+        with open(path, "wb") as file:
+            file.truncate(2**42)  # sparse
+    with pytest.raises(InputError, match="m"):
+        load_model(folder)
+
+
+def test_weights_beyond_any_use_are_refused_unread(tmp_path, monkeypatch):
+    folder = saved_model(tmp_path / "m")
+    monkeypatch.setattr("medgen.checkpoint.MOST_WEIGHTS", 1000)
+    with pytest.raises(InputError, match="asks for .* GiB of weights"):
+        load_model(folder)
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+import torch
+from medgen.checkpoint import save_training
+from medgen.io.folder import folder_written_aside
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit fails with an error, as on a full disk
+def save(text):
+    with folder_written_aside(Path(sys.argv[1])) as aside:
+        save_training(aside, {"x": torch.zeros(10**6), "n": text})
+save("old")
+resource.setrlimit(resource.RLIMIT_FSIZE, (10**5, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+try:
+    save("new")
+except OSError as error:
+    print("OSError", error.strerror)
+"""
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    command = [sys.executable, "-c", FULL, str(tmp_path / "last")]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": root})
+    assert done.stdout == "OSError File too large\n", done.stderr
+    assert load_training(tmp_path / "last")["n"] == "old" and os.listdir(tmp_path) == ["last"]

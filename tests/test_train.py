@@ -18,7 +18,7 @@ from medgen.checkpoint import load_model
 from medgen.config import parse_settings, plain
 from medgen.io.claim import RECORD
 from medgen.methods import method_class, method_names
-from medgen.train import train
+from medgen.train import saved_steps, train
 from medgen.types import InputError
 
 TRAIN = {"steps": 6, "validate_every": 3, "checkpoint_every": 2, "log_every": 1}
@@ -225,7 +225,7 @@ def test_no_root_and_no_pairs(cohort, unpaired, tmp_path):
 TWO = """
 import sys
 from pathlib import Path
-from medgen.train import train
+from medgen.train import saved_steps, train
 from test_train import settings_of
 STILL = {  # what each process draws for itself, and a pool that two fakes a sample fill
     "lesion_gan": {"noise": 0, "pool": 0}, "spade": {"latent": 0},
@@ -293,3 +293,21 @@ def test_processes_that_would_each_train_alone_are_refused(cohort, tmp_path, mon
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="torchrun started 2 processes"):
         train(settings_of(cohort, train={"accelerator": "cpu"}), tmp_path / "run")
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), OSError(122, "Disk quota exceeded")])
+def test_a_checkpoint_that_cannot_be_written_is_one_sentence(cohort, tmp_path, monkeypatch, error):
+    out = tmp_path / "run"
+    train(settings_of(cohort, train={"steps": 4}), out)
+    before = weights(out)
+
+    def full(*_, **__):
+        raise error
+
+    monkeypatch.setattr("medgen.checkpoint.save_file", full)
+    with pytest.raises(
+        InputError, match=f"cannot be written at step .*{error.strerror}.*is whole; free space.*--resume"
+    ):
+        train(settings_of(cohort), out, resume=True)
+    assert same(before, weights(out)) and saved_steps(out).endswith("holds step 4; add --resume to go on from there")
+    assert "no step of the run" in saved_steps(tmp_path / "none")

@@ -12,6 +12,8 @@ from torch.utils._pytree import tree_leaves
 
 from medgen.types import InputError
 
+SMALL_GB = 1 / 16  # a window and weights of this much are taken whatever the bound
+
 
 class _Peak(TorchDispatchMode):
     """Counts the bytes of the tensors that live at once."""
@@ -56,11 +58,12 @@ def windows_together(network: nn.Module, window: tuple[int, ...], most: int, mem
         InputError: one alone, or the weights, take more.
     """
     left = memory_gb * 2**30 - weight_bytes(network)
+    most_left = max(memory_gb, SMALL_GB) * 2**30 - weight_bytes(network)
     try:
         one = peak_bytes(network, (1, *window))
     except (RuntimeError, OverflowError):
         one = 2**63
-    if one > left:
+    if one > most_left:
         size = " x ".join(map(str, window[1:]))
         raise InputError(
             f"a window of {size} voxels (sampling.patch) takes {_gb(one)} GiB and the model's weights "

@@ -37,7 +37,7 @@ def studies(tmp_path):
 
 
 def contents(out):
-    return {p.name: p.read_bytes() for p in out.iterdir() if p.name != "manifest.json"}
+    return {p.name: p.read_bytes() for p in out.iterdir() if p.name not in ("manifest.json", ".medgen.record")}
 
 
 def check(model, studies, out, truth):

@@ -40,7 +40,9 @@ def studies(tmp_path):
 
 
 def outputs(out):
-    return {path.name: path.read_bytes() for path in out.iterdir() if path.name != "manifest.json"}
+    return {
+        path.name: path.read_bytes() for path in out.iterdir() if path.name not in ("manifest.json", ".medgen.record")
+    }
 
 
 def records(out):
