@@ -127,13 +127,15 @@ def read_slices(slices: Sequence[Slice], folder: Path) -> Volume:
     whole = True
     units: dict[str, Path] = {}
     paddings = set()
-    for k, values, unit, padding in values_of(slices):
+    doubts: dict[str, None] = {}
+    for k, values, unit, doubt, padding in values_of(slices):
         if values.shape != geometry.shape[1::-1]:
             raise InputError(f"{slices[k].file} has voxels of shape {values.shape}, against its header; copy it again")
         whole = whole and bool(np.all(values == np.rint(values)))
         data[:, :, k] = values.T
         units.setdefault(unit, slices[k].file)
         paddings.add(padding)
+        doubts |= {doubt: None} if doubt else {}
     checked_finite(data, folder)
     return Volume(
         data,
@@ -142,7 +144,7 @@ def read_slices(slices: Sequence[Slice], folder: Path) -> Volume:
         path=folder,
         frames=tuple((s.file, s.frame) for s in slices),
         headers_sha256=_header_hash(slices),
-        warnings=tuple(_mixed(slices)),
+        warnings=(*_mixed(slices), *doubts),
         notes=tuple(remarks(slices)),
         unit=_one_unit(units),
         padding=paddings.pop() if len(paddings) == 1 else None,  # of one rescale only

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydicom import Dataset, dcmread
 
-from medgen.io.dicom_header import Header, file_meta
+from medgen.io.dicom_header import OTHERS, Header, file_meta
 
 
 class Copies:
@@ -19,7 +19,7 @@ class Copies:
 
     def has(self, path: Path, header: Header) -> bool:
         """Whether ``path`` is a copy of a file that was asked for before; a file that cannot be read is none."""
-        alike = hash(repr(header))
+        alike = hash(repr({k: v for k, v in header.items() if k != OTHERS}))  # that differs with the encoding
         if self.first.setdefault(alike, path) is path:
             return False
         if alike not in self.contents:

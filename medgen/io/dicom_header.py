@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
+from zlib import crc32
 
 import numpy as np
 from pydicom import Dataset, dcmread
@@ -17,6 +18,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import data_element_generator, read_partial
 from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
@@ -28,6 +30,7 @@ Header = dict[str, Any]  # keyword -> str, int, float or a list of them; absent 
 # has one value of each of RECONSTRUCTION; VARYING may have another one in each slice of an ordinary scan.
 RECONSTRUCTION = "ConvolutionKernel SliceThickness ReconstructionDiameter KVP ContrastBolusAgent".split()
 VARYING = (
+    "InstanceCreationDate InstanceCreationTime "
     "AcquisitionDate AcquisitionTime AcquisitionDateTime ContentDate ContentTime FrameAcquisitionDateTime "
     "FrameReferenceDateTime TriggerTime NominalCardiacTriggerDelayTime ExposureTime XRayTubeCurrent "
     "Exposure ExposureInuAs ExposureTimeInms XRayTubeCurrentInmA ExposureInmAs CTDIvol EstimatedDoseSaving TableHeight "
@@ -53,6 +56,20 @@ SLICE_TAGS = (
     + SETTINGS
     + VARYING
 )
+# What else may differ between the slices of one scan; any element that is neither here nor in TAGS is in ``others``.
+PER_IMAGE = {
+    tag_for_keyword(keyword)
+    for keyword in (
+        "SpecificCharacterSet SliceLocation WindowCenter WindowWidth WindowCenterWidthExplanation VOILUTFunction "
+        "SmallestImagePixelValue LargestImagePixelValue RescaleSlope RescaleIntercept LossyImageCompression "
+        "LossyImageCompressionRatio LossyImageCompressionMethod ReferencedImageSequence SourceImageSequence "
+        "ReferencedInstanceSequence ImagePosition ImagePositionVolume TablePosition WaterEquivalentDiameter "
+        "DataCollectionCenterPatient FrameAcquisitionDuration InStackPositionNumber DimensionIndexValues FrameLabel "
+        "ConcatenationUID InConcatenationNumber ConcatenationFrameOffsetNumber SOPInstanceUIDOfConcatenationSource"
+    ).split()
+}
+OTHERS = "others"  # key of {tag as 8 hexadecimal digits: CRC of its value}
+COMPARED = {0x0008, 0x0018, 0x0020, 0x0028}  # groups of which every element is in ``others``
 TAGS = (
     SLICE_TAGS
     + (
@@ -72,7 +89,7 @@ GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 
 WANTED = [tag_for_keyword(keyword) or 0 for keyword in TAGS]
 KNOWN = {int(tag): (keyword, dictionary_VR(tag)) for tag, keyword in zip(WANTED, TAGS, strict=True)}
-LAST = max(KNOWN)
+LAST = 0x00282FFF  # what comes after may be long: look-up tables, private groups
 KNOWN[0x00020002] = ("MediaStorageSOPClassUID", "UI")
 SYNTAX = 0x00020010
 TEXT: dict[str, Any] = {"DS": float, "IS": int, **dict.fromkeys(("CS", "UI", "LO", "SH", "DA", "TM", "DT"), str.strip)}
@@ -226,7 +243,8 @@ def slices_of(path: Path, header: Header) -> list[Slice]:
     if frames is None:
         return [Slice(path, 0, header)]
     shared = {k: v for k, v in header.items() if k != "frames"} | {"NumberOfFrames": 1, "multiframe": True}
-    return [Slice(path, n, shared | frame) for n, frame in enumerate(frames)]
+    whole = header.get(OTHERS, {})
+    return [Slice(path, n, shared | frame | {OTHERS: whole | frame.get(OTHERS, {})}) for n, frame in enumerate(frames)]
 
 
 def frame_headers(dataset: Dataset, path: Path) -> list[Header]:
@@ -241,24 +259,30 @@ def frame_headers(dataset: Dataset, path: Path) -> list[Header]:
 
 def _grouped(items: list[Dataset]) -> Header:
     found: Header = {}
+    others: dict[str, int] = {}
     for item in items:
         for element in item:
             for group in element.value if element.VR == "SQ" else ():
                 found |= plain(group, SLICE_TAGS)
+                others |= {
+                    f"{tag:08x}": crc32(_stored(raw))
+                    for tag, raw in group.items()
+                    if tag not in KNOWN and _is_other(tag, raw)
+                }
                 if "FrameType" in group:
                     found["ImageType"] = plain(group, ["FrameType"])["FrameType"]
                 if "FrameAcquisitionNumber" in group:
                     found |= {"AcquisitionNumber": plain(group, ["FrameAcquisitionNumber"])["FrameAcquisitionNumber"]}
-    return found
+    return found | {OTHERS: others} if others else found
 
 
 def _beyond(tag: BaseTag, vr: str | None, length: int) -> bool:
-    """Nothing wanted comes after group 0028, where the long part of some headers begins."""
+    """Whether an element comes after those that are compared."""
     return tag > LAST
 
 
 def _elements(file: BinaryIO, prefixed: bool) -> Dataset:
-    """The wanted elements as they are stored. What is little endian and as its file meta group says is not made a
+    """The elements up to LAST as they are stored. What is little endian and as its file meta group says is not made a
     data set element by element: that halves the time, which counts with tens of thousands of files."""
     meta, syntax = file_meta(file, prefixed)
     place, first = file.tell(), file.read(6)
@@ -267,11 +291,11 @@ def _elements(file: BinaryIO, prefixed: bool) -> Dataset:
     unlike = explicit == (syntax == ImplicitVRLittleEndian)
     if unlike or syntax in ("", DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian):
         file.seek(0)
-        dataset = read_partial(file, _beyond, force=True, specific_tags=WANTED)
+        dataset = read_partial(file, _beyond, force=True)
         if kind := getattr(dataset, "file_meta", Dataset()).get("MediaStorageSOPClassUID"):
             dataset.setdefault("SOPClassUID", kind)
         return dataset
-    wanted: Any = data_element_generator(file, not explicit, True, _beyond, specific_tags=WANTED)
+    wanted: Any = data_element_generator(file, not explicit, True, _beyond)
     return Dataset({raw.tag: raw for raw in (*meta.values(), *wanted)})
 
 
@@ -291,10 +315,12 @@ def _beyond_meta(tag: BaseTag, vr: str | None, length: int) -> bool:
 def _quick(dataset: Dataset) -> Header:
     """As ``plain`` for TAGS, of a dataset just read: text and shorts by hand, what is less simple through pydicom."""
     found: Header = {}
-    for tag in dataset.keys():
-        keyword, vr = KNOWN.get(int(tag), ("", ""))
-        raw = dataset.get_item(tag) if keyword else None
-        if raw is None or not raw.value:
+    others: dict[str, int] = {}
+    for tag, raw in list(dataset.items()):
+        keyword, vr = KNOWN.get(tag, ("", ""))
+        if not keyword and _is_other(tag, raw):
+            others[f"{tag:08x}"] = crc32(_stored(raw))
+        if not keyword or not raw.value:
             continue
         if isinstance(raw, RawDataElement) and isinstance(raw.value, bytes):
             try:
@@ -308,7 +334,28 @@ def _quick(dataset: Dataset) -> Header:
             except ValueError:
                 continue
         found |= plain(dataset, [keyword])
-    return found
+    return found | {OTHERS: others} if others else found
+
+
+def _is_other(tag: int, raw: Any) -> bool:
+    """Whether an element that is not in TAGS must be the same in all slices of a volume; names of people are left
+    out, and group lengths."""
+    return tag >> 16 in COMPARED and tag & 0xFFFF != 0 and raw.VR != "PN" and tag not in PER_IMAGE and bool(raw.value)
+
+
+def _stored(element: Any) -> bytes:
+    """The value of an element as its file has it; of a sequence that was parsed, those of its items."""
+    value = element.value
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, Sequence):
+        inner = (
+            part
+            for item in value
+            for part in (b"item", *(f"{tag:08x}".encode() + _stored(held) for tag, held in item.items()))
+        )
+        return b"".join(inner)
+    return repr(value).encode()
 
 
 def plain(dataset: Dataset, keywords: list[str]) -> Header:

@@ -5,15 +5,18 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
+from pydicom.datadict import keyword_for_tag
 
-from medgen.io.dicom_header import RECONSTRUCTION, SETTINGS, VARYING, Slice, numbers
+from medgen.io.dicom_header import OTHERS, RECONSTRUCTION, SETTINGS, VARYING, Slice, numbers
 from medgen.io.dicom_stack import why_no_volume
 
-FEWEST = 4  # slices of each volume that a VARYING attribute tells apart: fewer may take turns by chance
+FEWEST = 4  # slices of each volume that ranges of a VARYING attribute tell apart: fewer may take turns by chance
 MOST = 6  # volumes that such an attribute is tried for: a tube current that is modulated may repeat itself
 # What differs between the passes of one MR volume, where every other slice is acquired first.
 MR_PASSES = {"AcquisitionNumber", "EffectiveEchoTime", "EchoTime", "NominalPercentageOfCardiacPhase", *VARYING}
 JOINT = RECONSTRUCTION + SETTINGS
+# Of the whole file and not of its acquisition, and yet the same in all slices of a volume.
+FILE = "SOPClassUID StudyDescription PhotometricInterpretation BitsAllocated BitsStored".split()
 Groups = list[tuple[str, list[int]]]  # what sets a volume apart, and its places in the list of slices
 
 
@@ -21,7 +24,8 @@ def parts(slices: Sequence[Slice]) -> list[tuple[str, list[Slice]]]:
     """The volumes of one series, each with what sets it apart: acquisitions, echoes, phases, kernels.
 
     Slices that are an even stack are several volumes only where an attribute divides them into stacks that are even by
-    themselves: interleaved ones by any attribute, one above the other by those that one reconstruction has once.
+    themselves: interleaved ones by any element that may not differ between the slices of a scan, one above the other by
+    those that one reconstruction has once.
     Attributes that vary along an ordinary scan (exposure, times) must have other values in each interleaved stack. Any
     other slices are divided by the first attribute, or by several together, whose groups are all even stacks. A
     series that nothing divides stays whole: what is wrong with it is said when it is read.
@@ -48,17 +52,20 @@ def _of_even(slices: Sequence[Slice]) -> Groups:
     order = _along(slices)
     ordered = [slices[k] for k in order]
     passes = MR_PASSES if slices[0].header.get("Modality") == "MR" else set()
-    for keyword in (*SETTINGS, *RECONSTRUCTION, *VARYING):
-        if keyword in passes or not _varies(ordered, keyword):
-            continue
-        groups = _equal(ordered, keyword)
-        if keyword in VARYING:
-            groups = _turns(ordered, keyword)
-        elif not (_take_turns(groups) or keyword in RECONSTRUCTION and _blocks(groups)):
-            continue
-        if groups:
-            return [(label, [int(order[k]) for k in places]) for label, places in groups]
-    return []
+    varying = [keyword for keyword in _differing(ordered) if keyword not in passes]
+    several = [keyword for keyword in varying if keyword in JOINT and len(_equal(ordered, keyword)) <= MOST]
+    joint = [_equal(ordered, *several)] if len(several) > 1 else []
+    candidates = (_divided(ordered, keyword) for keyword in varying)
+    groups = next(filter(None, candidates), None) or next(filter(_take_turns, joint), [])
+    return [(label, [int(order[k]) for k in places]) for label, places in groups]
+
+
+def _divided(ordered: Sequence[Slice], keyword: str) -> Groups:
+    """Groups by one attribute of slices in their order; none where it does not divide them."""
+    groups = _equal(ordered, keyword)
+    if keyword in VARYING:
+        return groups if len(groups) <= MOST and _take_turns(groups) else _turns(ordered, keyword)
+    return groups if _take_turns(groups) or keyword in RECONSTRUCTION and _blocks(groups) else []
 
 
 def _take_turns(groups: Groups) -> bool:
@@ -95,10 +102,10 @@ def _of_uneven(slices: Sequence[Slice]) -> Groups:
 
 
 def _candidates(slices: Sequence[Slice]) -> Iterator[Groups]:
-    varying = [keyword for keyword in (*SETTINGS, *RECONSTRUCTION, *VARYING) if _varies(slices, keyword)]
+    varying = _differing(slices)
     for keyword in varying:
         groups = _equal(slices, keyword)
-        if keyword not in VARYING or _overlap(slices, groups):
+        if keyword in JOINT or _overlap(slices, groups):
             yield groups
     several = [k for k in varying if k in JOINT and len(_equal(slices, k)) <= len(slices) // 2]
     if len(several) > 1:
@@ -127,11 +134,19 @@ def _equal(slices: Sequence[Slice], *keywords: str) -> Groups:
     """Places of the slices that have the same values; FrameType and the like as a whole."""
     groups: dict[str, list[int]] = {}
     for k, item in enumerate(slices):
-        groups.setdefault(", ".join(_label(keyword, item.header.get(keyword)) for keyword in keywords), []).append(k)
+        groups.setdefault(", ".join(_label(keyword, _value(item, keyword)) for keyword in keywords), []).append(k)
     return list(groups.items())
 
 
+def _value(item: Slice, keyword: str) -> object:
+    """The value of an attribute; of one that is known by its tag only, its CRC; None where it has none."""
+    return item.header.get(keyword, item.header.get(OTHERS, {}).get(keyword))
+
+
 def _label(keyword: str, value: object) -> str:
+    if keyword[:4] in ("0008", "0018", "0020", "0028"):
+        keyword = keyword_for_tag(int(keyword, 16)) or f"({keyword[:4]},{keyword[4:]})"
+        value = f"variant {value:08x}" if isinstance(value, int) else None
     if isinstance(value, float):
         value = float(f"{value:.6g}")  # whatever digits a decimal string was rounded to
     text = "\\".join(map(str, value)) if isinstance(value, list) else value
@@ -145,6 +160,18 @@ def _ranged(slices: Sequence[Slice], keyword: str, values: np.ndarray, places: S
     ends = [min(places, key=values.__getitem__), max(places, key=values.__getitem__)]
     low, high = (slices[k].header.get(keyword) for k in ends)
     return f"{keyword} {low}" + (f" to {high}" if high != low else ""), list(places)
+
+
+def _differing(slices: Sequence[Slice]) -> list[str]:
+    """The attributes that have several values: those with a name first, for a label that says more."""
+    first = slices[0].header.get(OTHERS, {})
+    more = {}
+    for item in slices:
+        others = item.header.get(OTHERS, {})
+        if others is not first and others != first:
+            more |= dict.fromkeys(tag for tag, _ in first.items() ^ others.items())
+    named = (*SETTINGS, *RECONSTRUCTION, *VARYING, *FILE)
+    return [keyword for keyword in named if _varies(slices, keyword)] + sorted(more)
 
 
 def _varies(slices: Sequence[Slice], keyword: str) -> bool:

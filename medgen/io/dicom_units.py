@@ -1,5 +1,6 @@
 """Which unit the modality values of a DICOM image have, by what the standard says of its object, not by its values."""
 
+import re
 from collections.abc import Iterable
 
 from pydicom import Dataset
@@ -8,15 +9,52 @@ from pydicom.uid import UID
 from medgen.io.dicom_header import GROUPS
 
 HU = "HU"
+UNSPECIFIED = "an unspecified unit (RescaleType US; if they are HU, set it to HU)"
 HU_NAMES = {"HU", "[HNSF'U]", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS"}
 CAPTURES = "1.2.840.10008.5.1.4.1.1.7"  # Secondary Capture and, with a further component, its multi-frame forms
 PARAMETRIC_MAP = "1.2.840.10008.5.1.4.1.1.30"
 # Derived pixel contrast and multi-energy terms of ImageType (PS3.3 C.8.16.1.4, C.8.2.1.1.1) that are no CT numbers.
 NOT_CT_NUMBERS = set(
     "DIVISION MULTIPLICATION STD_DEVIATION SUBTRACTION QUANTITY "
-    "MAT_SPECIFIC MAT_FRACTIONAL EFF_ATOMIC_NUM ELECTRON_DENSITY".split()
+    "MAT_SPECIFIC MAT_FRACTIONAL MAT_VALUE_BASED EFF_ATOMIC_NUM ELECTRON_DENSITY".split()
+)
+MODIFIED = "MAT_MODIFIED"  # of which only a RescaleType says whether the values are HU or HU_MOD
+# Words of the ImageType of derived CT that is in HU: reformats, means, monoenergetic and virtual unenhanced images.
+ORDINARY = set(
+    "AXIAL CORONAL SAGITTAL OBLIQUE VOLUME MPR CPR REFORMATTED REFORMAT RESAMPLED RESAMPLE RECON REC ROTATED THICK "
+    "AVERAGE AVG MEAN MEDIAN MIP MINIP MAX MIN MAXIMUM MINIMUM MAXIP AIP FILTERED FILTER ADDITION NONE OTHER "
+    "HELICAL SPIRAL SEQUENCE SEQ SINGLE DUAL DE DET MIX MIXED COMPOSED MONO MONOENERGETIC MONOCHROMATIC VMI VNC VUE "
+    "MAT REMOVED GSI KEV CT SOM SPI SEQ CSA PARALLEL CSAPARALLEL RANGE RANGES NORM STANDARD ORIGINAL PRIMARY SECONDARY "
+    "DERIVED CARDIAC CTA CONVERTED LEGACY COMPRESSED LOSSY ANONYMIZED PROCESSED EDITED SUBSET SLICE VIEW".split()
 )
 SHARED, PER_FRAME = GROUPS
+
+
+def doubt_of(dataset: Dataset, frame: int) -> str:
+    """Why the values of a CT frame that ``unit_of`` takes for HU may be none; empty where nothing says so."""
+    if dataset.get("Modality") != "CT" or unit_of(dataset, frame) != HU:
+        return ""
+    classic = PER_FRAME not in dataset and not dataset.get("ModalityLUTSequence")
+    if classic and dataset.get("RescaleSlope") is None and dataset.get("RescaleIntercept") is None:
+        return "it has no RescaleSlope and RescaleIntercept, which CT must have: the stored values are taken as HU"
+    rescale = _group(dataset, frame, "PixelValueTransformationSequence")
+    named = (rescale or dataset).get("RescaleType") or dataset.get("RescaleType")
+    if (
+        named
+        or _mapping_unit(dataset, frame, rescaled=True) == HU
+        or _text((dataset.get("ImageType") or [""])[0]) != "DERIVED"
+    ):
+        return ""
+    odd = [term for term in _terms(dataset, frame) if not _ordinary(term)]
+    return (
+        f"it is derived CT of ImageType {odd[0]} without RescaleType: the unit is not stated, HU is assumed"
+        if odd
+        else ""
+    )
+
+
+def _ordinary(term: str) -> bool:
+    return all(word in ORDINARY for word in re.findall("[A-Z]{2,}", term))
 
 
 def unit_of(dataset: Dataset, frame: int) -> str:
@@ -36,6 +74,10 @@ def unit_of(dataset: Dataset, frame: int) -> str:
     for term in _terms(dataset, frame):
         if term in NOT_CT_NUMBERS:
             return f"{term} (ImageType)"
+        if term == MODIFIED and not named:
+            return f"{term} (ImageType, without RescaleType)"
+    if named == "US":
+        return UNSPECIFIED
     if named and named not in HU_NAMES:
         return f"{named} (RescaleType)"
     mapping = _mapping_unit(dataset, frame, rescaled=(rescale or dataset).get("RescaleSlope") is not None)

@@ -10,7 +10,7 @@ from pydicom.uid import UID, ImplicitVRLittleEndian
 
 from medgen.io.dicom_header import Header, Slice, header_in, quiet_pydicom, slices_of
 from medgen.io.dicom_pixels import PER_FRAME, rescale_of
-from medgen.io.dicom_units import unit_of
+from medgen.io.dicom_units import doubt_of, unit_of
 from medgen.types import InputError
 
 PLUGINS = "pip install 'medgen[dicom]'"
@@ -19,8 +19,9 @@ PLUGINS = "pip install 'medgen[dicom]'"
 Padding = tuple[float, float] | None
 
 
-def values_of(slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray, str, Padding]]:
-    """(k, modality values (rows, columns), their unit, their padding) of each slice, file by file."""
+def values_of(slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray, str, str, Padding]]:
+    """(k, modality values (rows, columns), their unit, what makes it doubtful, their padding) of each slice, file by
+    file."""
     quiet_pydicom()
     files: dict[Path, list[int]] = {}
     rescaled: dict[bool, Path] = {}
@@ -45,17 +46,13 @@ def values_of(slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray, str, P
                         "are not known; export the series again"
                     )
                 values = _modality(dataset.pixel_array, dataset, 0, file)
-                yield members[0], values, unit_of(dataset, 0), _padding(dataset, 0, file)
+                yield members[0], values, unit_of(dataset, 0), doubt_of(dataset, 0), _padding(dataset, 0, file)
                 continue
             frames = iter_pixels(dataset, indices=[slices[k].frame for k in members])
             for k, values in zip(members, frames, strict=True):
                 frame = slices[k].frame
-                yield (
-                    k,
-                    _modality(values, dataset, frame, file),
-                    unit_of(dataset, frame),
-                    _padding(dataset, frame, file),
-                )
+                values, padding = _modality(values, dataset, frame, file), _padding(dataset, frame, file)
+                yield k, values, unit_of(dataset, frame), doubt_of(dataset, frame), padding
         except InputError:
             raise
         except Exception as error:  # pydicom and its plugins raise nearly anything on damaged pixel data

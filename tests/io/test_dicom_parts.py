@@ -1,11 +1,15 @@
 """Several volumes in one series, told apart by any attribute of acquisition or reconstruction; one volume stays one."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from dicom_series import item, write_ct, write_enhanced_ct
+from pydicom import dcmread
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
+from medgen.io.dicom import list_series
 from medgen.io.dicom_header import RECONSTRUCTION, SETTINGS, VARYING, Slice
 from medgen.io.dicom_parts import MR_PASSES, differing, parts
 
@@ -144,3 +148,98 @@ def test_four_volumes_of_two_kernels_before_and_after_contrast(offset):
     )
     assert heights_of(found) == [list(range(n * 6, n * 6 + 6)) for n in range(4)]
     assert all("ConvolutionKernel" in label and "ContrastBolusAgent" in label for label, _ in found)
+
+
+# Elements that no list names -----------------------------------------------------------------------------
+
+
+def code(k):
+    return [item(CodeValue=f"{113072 + k % 2}", CodingSchemeDesignator="DCM", CodeMeaning="x")]
+
+
+UNNAMED = {
+    "energy in a sequence": lambda k: {"MultienergyCTAcquisitionSequence": [item(KVP=80 + 20 * (k % 2))]},
+    "irradiation event": lambda k: {"IrradiationEventUID": f"1.2.{k % 2}"},
+    "agent in one stack": lambda k: {"ContrastBolusAgentSequence": code(0)} if k % 2 else {},
+    "protocol": lambda k: {"AcquisitionProtocolName": ["ARTERIAL", "VENOUS"][k % 2]},
+    "centre": lambda k: {"ReconstructionTargetCenterPatient": [10.0 * (k % 2), 0.0, 0.0]},
+    "derivation": lambda k: {"DerivationCodeSequence": code(k)},
+    "creation time": lambda k: {"InstanceCreationTime": f"10{k % 2 * 20:02}{k:02}"},
+    "bits": lambda k: {"BitsStored": [12, 16][k % 2], "HighBit": [11, 15][k % 2]},
+    "not in the dictionary": lambda k: {0x00189999: f"V{k % 2}"},
+}
+OF_EACH_IMAGE = {
+    "window": lambda k: {"WindowCenter": 40 + k % 2},
+    "values": lambda k: {"SliceLocation": k % 2},
+    "names": lambda k: {"OperatorsName": "AB"[k % 2]},
+    "own identifiers": lambda k: {"IrradiationEventUID": f"1.2.{k}"},
+    "private": lambda k: {0x00190010: "X", 0x00191001: f"V{k % 2}"},
+    "along the scan": lambda k: {"AcquisitionProtocolName": "AB"[k // 4]},
+}
+
+
+def written(folder, elements, undefined=False):
+    """A series of eight slices, each with its own elements."""
+    write_ct(folder, np.zeros((8, 4, 4), int))
+    for k, path in enumerate(sorted(folder.iterdir())):
+        ds = dcmread(path)
+        for keyword, given in elements(k).items():
+            if isinstance(keyword, int):
+                ds.add_new(keyword, "LO", given)
+            else:
+                setattr(ds, keyword, given)
+                ds[keyword].is_undefined_length = undefined
+        ds.save_as(path)
+    return [len(series.slices) for series in list_series(folder)]
+
+
+@pytest.mark.parametrize("undefined", [False, True])
+@pytest.mark.parametrize("kind", UNNAMED)
+def test_any_element_that_is_not_of_each_image_divides_interleaved_volumes(tmp_path, kind, undefined):
+    if undefined and "Sequence" not in str(UNNAMED[kind](1)):
+        pytest.skip("only sequences have no length")
+    assert written(tmp_path, UNNAMED[kind], undefined) == [4, 4]
+
+
+@pytest.mark.parametrize("kind", OF_EACH_IMAGE)
+def test_what_each_image_has_of_its_own_does_not_divide_a_scan(tmp_path, kind):
+    assert written(tmp_path, OF_EACH_IMAGE[kind]) == [8]
+
+
+def test_a_missing_slice_where_an_unnamed_element_changes_does_not_divide_a_scan(tmp_path):
+    written(tmp_path, lambda k: {"AcquisitionProtocolName": "AB"[k // 4]})
+    sorted(tmp_path.iterdir())[4].unlink()
+    assert [len(series.slices) for series in list_series(tmp_path)] == [7]
+
+
+@pytest.mark.parametrize("place", ["shared", "frame"])
+def test_unnamed_elements_of_functional_groups_divide_frames(tmp_path, place):
+    path = tmp_path / "a.dcm"
+    write_enhanced_ct(path, np.zeros((8, 4, 4), int))
+    ds = dcmread(path)
+    for k, group in enumerate(ds.PerFrameFunctionalGroupsSequence):
+        protocol = item(AcquisitionProtocolName="AB"[k % 2 if place == "frame" else 0])
+        group.CTAcquisitionTypeSequence = [protocol]
+    ds.save_as(path)
+    assert [len(series.slices) for series in list_series(tmp_path)] == ([4, 4] if place == "frame" else [8])
+
+
+def test_the_label_names_the_element_and_not_its_value(tmp_path):
+    written(tmp_path, UNNAMED["protocol"])
+    assert all(re.fullmatch("AcquisitionProtocolName variant [0-9a-f]{8}", s.part) for s in list_series(tmp_path))
+
+
+@pytest.mark.parametrize("count", [4, 6])
+def test_one_time_for_each_of_two_short_stacks_divides_them(count):
+    for keyword in ("AcquisitionTime", "ContentTime", "InstanceCreationTime"):
+        found = parts(slices(np.arange(count) * 2.0, **{keyword: lambda k, keyword=keyword: value(keyword, k % 2)}))
+        assert [len(group) for _, group in found] == [count // 2] * 2
+        found = parts(slices(np.arange(count) * 2.0, **{keyword: lambda k, keyword=keyword: value(keyword, k)}))
+        assert len(found) == 1
+
+
+def test_stacks_that_only_two_attributes_together_tell_apart():
+    found = parts(
+        slices(np.arange(24) * 2.0, FilterType=lambda k: "AABB"[k % 4], AcquisitionNumber=lambda k: [1, 2, 2, 1][k % 4])
+    )
+    assert heights_of(found) == [list(range(n, 24, 4)) for n in range(4)]

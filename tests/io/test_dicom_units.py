@@ -5,7 +5,7 @@ import pydicom
 import pytest
 from dicom_series import item, stored, write_ct, write_enhanced_ct
 
-from medgen.io.dicom_units import unit_of
+from medgen.io.dicom_units import UNSPECIFIED, doubt_of, unit_of
 from medgen.io.volume import read_volume
 from medgen.types import InputError
 
@@ -46,7 +46,8 @@ def test_ct_is_in_hu_unless_its_header_says_otherwise(elements):
 @pytest.mark.parametrize("image_type", ["ORIGINAL", "DERIVED"])
 def test_another_rescale_type_is_another_unit(kind, image_type):
     given = image(RescaleType=kind, ImageType=[image_type, "PRIMARY", "AXIAL"])
-    assert unit_of(given, 0) == f"{kind.strip().upper()} (RescaleType)"
+    expected = UNSPECIFIED if kind == "US" else f"{kind.strip().upper()} (RescaleType)"
+    assert unit_of(given, 0) == expected
 
 
 @pytest.mark.parametrize(
@@ -55,6 +56,10 @@ def test_another_rescale_type_is_another_unit(kind, image_type):
         *(({"ImageType": ["DERIVED", "PRIMARY", "AXIAL", term]}, f"{term} (ImageType)") for term in
           ("MAT_SPECIFIC", "MAT_FRACTIONAL", "EFF_ATOMIC_NUM", "ELECTRON_DENSITY", "SUBTRACTION", "STD_DEVIATION")),
         ({"ImageType": ["DERIVED", "PRIMARY", "PERFUSION", "QUANTITY"], "RescaleType": "HU"}, "QUANTITY (ImageType)"),
+        ({"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "MAT_VALUE_BASED"]}, "MAT_VALUE_BASED (ImageType)"),
+        ({"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "MAT_MODIFIED"]},
+         "MAT_MODIFIED (ImageType, without RescaleType)"),
+        ({"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "MAT_MODIFIED"], "RescaleType": "HU"}, "HU"),
         ({"RealWorldValueMappingSequence": mapping("mg/cm3")}, "mg/cm3 (RealWorldValueMapping)"),
         ({"RealWorldValueMappingSequence": mapping("mg/ml"), "RescaleType": "HU"}, "mg/ml (RealWorldValueMapping)"),
         ({"SOPClassUID": CAPTURE}, "no unit (Secondary Capture Image Storage without RescaleType)"),
@@ -123,3 +128,31 @@ def test_the_values_stay_those_of_the_file_whatever_the_unit(tmp_path):
     volume = read_volume(tmp_path)
     assert volume.unit == "MGML (RescaleType)"
     np.testing.assert_allclose(volume.data, 0.1 * pixels.transpose(2, 1, 0), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "elements, doubtful",
+    [
+        ({"ImageType": ["DERIVED", "SECONDARY", "AXIAL", "CT_SOM7 PERF", "CBF"]}, True),
+        ({"ImageType": ["DERIVED", "SECONDARY", "TTP"]}, True),
+        ({"ImageType": ["DERIVED", "SECONDARY", "TTP"], "RescaleType": "HU"}, False),
+        ({"ImageType": ["DERIVED", "SECONDARY", "TTP"], "Modality": "MR"}, False),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 SPI", "STRANGE"]}, False),
+        *(({"ImageType": ["DERIVED", "SECONDARY", *terms.split("/")]}, False) for terms in
+          ("AXIAL", "REFORMATTED/AVERAGE", "MPR", "AXIAL/CT_SOM5 MPR", "MIP", "MPR/CSA MPR//CSAPARALLEL", "AXIAL/VMI",
+           "AXIAL/MAT_REMOVED", "AXIAL/CT_SOM7 SPI DE")),
+        ({"ImageType": ["DERIVED", "SECONDARY"]}, False),
+        ({"RescaleSlope": None, "RescaleIntercept": None}, True),
+        ({"RescaleSlope": None, "RescaleIntercept": None, "Modality": "MR"}, False),
+    ],
+)  # fmt: skip
+def test_what_makes_hu_doubtful_is_said(elements, doubtful):
+    assert bool(doubt_of(image(**elements), 0)) == doubtful
+
+
+def test_ct_without_a_rescale_is_read_with_a_warning(tmp_path):
+    write_ct(tmp_path / "a", stored(3, 8, 9))
+    assert read_volume(tmp_path / "a").warnings == ()
+    write_ct(tmp_path / "b", stored(3, 8, 9), RescaleSlope=None, RescaleIntercept=None)
+    (said,) = read_volume(tmp_path / "b").warnings
+    assert "RescaleSlope" in said
