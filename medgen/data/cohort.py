@@ -85,6 +85,8 @@ def read_cohort(
         c.name: records.known(c.name, (*c.source, *c.target), listed=c.patient, pattern=patient_pattern, root=folder)
         for c in cases
     }
+    if fold is None:
+        cases = [case if case.part == "test" else replace(case, part="") for case in cases]
     cases, warnings = with_patients(sorted(cases, key=lambda case: case.name), known), _without_record(known)
     own = any(case.part == "validation" for case in cases)  # stated by the list itself, which then counts
     beside = root.is_dir() or root.name == "dataset.json"  # of another list the files beside it say nothing
