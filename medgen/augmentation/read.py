@@ -29,9 +29,11 @@ from medgen.data.layouts import (
     named_file,
     named_labels,
     read_json,
+    stated_part,
     unread,
+    without_case,
 )
-from medgen.data.nnunet import channel_names, is_nnunet, nnunet_ending, numbered, other_endings
+from medgen.data.nnunet import channel_names, is_nnunet, nnunet_ending, numbered_images, other_endings
 from medgen.data.patients import Known, Records, identified, read_provenance
 from medgen.data.split import stated_folds
 from medgen.io.volume import (
@@ -125,7 +127,8 @@ def _nnunet(root: Path, content: dict[str, Any]) -> LabelledDataset:
     warnings = []
     for part in ("Tr", "Ts"):
         images: dict[str, dict[int, Path]] = {}
-        for (name, channel), path in by_case(root / f"images{part}", numbered).items():
+        found, odd = numbered_images(root / f"images{part}")
+        for (name, channel), path in found.items():
             images.setdefault(name, {})[channel] = path
         labels = by_case(root / f"labels{part}")
         for name in sorted(images.keys() | labels.keys()):
@@ -135,14 +138,10 @@ def _nnunet(root: Path, content: dict[str, Any]) -> LabelledDataset:
             cases.append(_case(name, paths, labels.get(name), fault, root / f"labels{part}", test=part == "Ts"))
         given = [*(path for each in images.values() for path in each.values()), *labels.values()]
         warnings += other_endings(given, content, table)
-        warnings += unread(root / f"images{part}", root / f"labels{part}")
+        warnings += [*odd, *unread(root / f"images{part}", root / f"labels{part}")]
     warnings += count_faults(content, {"numTraining": sum(not case.test for case in cases)}, table)
-    stated = stated_folds(root)
-    return replace(
-        _dataset(content, table, channels, ending, cases),
-        folds=stated[1] if stated else [],
-        warnings=tuple(warnings),
-    )
+    dataset = _dataset(content, table, channels, ending, cases)
+    return replace(dataset, folds=_folds_beside(root), warnings=tuple(warnings))
 
 
 def _number_fault(folder: Path, name: str, files: Mapping[int, Path], channels: Sequence[str]) -> str | None:
@@ -165,8 +164,7 @@ def _decathlon(table: Path, content: dict[str, Any] | list[Any]) -> LabelledData
     warnings = count_faults(content, counted(entries, content), table)
     folds = _listed_folds(entries, names)
     if not folds and table.name == "dataset.json":
-        stated = stated_folds(table.parent)
-        folds = stated[1] if stated else []
+        folds = _folds_beside(table.parent)
     if any(entry.fold is not None for entry in entries) and not folds_of(entries):
         warnings.append(f"{table} names folds and a validation list: the validation list counts")
     dataset = _dataset(content, table, channels, ".nii.gz", cases)
@@ -223,7 +221,19 @@ def _folders(root: Path, channels: Sequence[str]) -> LabelledDataset:
     ending = endings.pop() if len(endings) == 1 else ".nii.gz"
     named = (_kind(cases),) if places and len(folders) == 1 else tuple(channels) or (_kind(cases),)
     dataset = _dataset({"labels": read_json(table)}, table, named, ending, cases)
-    return replace(dataset, warnings=tuple(unread(*(root / folder for folder in (*folders, "labels")))))
+    left = without_case(root, places, folders) if places else unread(*(root / name for name in (*folders, "labels")))
+    return replace(dataset, folds=_held_fold(cases) or _folds_beside(root), warnings=tuple(left))
+
+
+def _held_fold(cases: Sequence[LabelledCase]) -> Folds:
+    """The one fold of cases of which some are kept for validation; none where no case is."""
+    parts = {"train": [c.name for c in cases if not (c.held or c.test)], "val": [c.name for c in cases if c.held]}
+    return [parts] if parts["val"] else []
+
+
+def _folds_beside(root: Path) -> Folds:
+    stated = stated_folds(root)
+    return stated[1] if stated else []
 
 
 def _of_folders(root: Path, folders: Sequence[str]) -> list[LabelledCase]:
@@ -240,16 +250,18 @@ def _of_folders(root: Path, folders: Sequence[str]) -> list[LabelledCase]:
 
 
 def _of_case_folders(root: Path, places: Sequence[Path], names: Sequence[str]) -> list[LabelledCase]:
-    """The cases of CASE/NAME and CASE/labels, /label, /segmentation or /seg; the patient is the first folder."""
+    """The cases of CASE/NAME and CASE/labels, /label, /segmentation or /seg; a folder such as test/ says their part."""
     cases = []
     for place in places:
-        parts = place.relative_to(root).parts
+        inner = place.relative_to(root)
+        part = stated_part(inner)
         files = {name: named_file(place, name) for name in names}
         label = next((file for name in LABEL_FILES if (file := named_file(place, name))), None)
         lacking = next((name for name, file in files.items() if file is None), None)
         fault = f"{place} holds no image {lacking}; add it or remove the case" if lacking else None
         images = tuple(file for file in files.values() if file is not None)
-        cases.append(_case("_".join(parts), images, label, fault, place, patient=parts[0]))
+        case = _case("_".join(inner.parts), images, label, fault, place, test=part == "test")
+        cases.append(replace(case, held=part == "validation"))
     return cases
 
 

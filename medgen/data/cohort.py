@@ -85,9 +85,12 @@ def read_cohort(
         c.name: records.known(c.name, (*c.source, *c.target), listed=c.patient, pattern=patient_pattern, root=folder)
         for c in cases
     }
+    if fold is None:
+        cases = [case if case.part == "test" else replace(case, part="") for case in cases]
     cases, warnings = with_patients(sorted(cases, key=lambda case: case.name), known), _without_record(known)
     own = any(case.part == "validation" for case in cases)  # stated by the list itself, which then counts
-    if fold is not None and root.is_dir() and not (domains or own) and (stated := stated_folds(root)):
+    beside = root.is_dir() or root.name == "dataset.json"  # of another list the files beside it say nothing
+    if fold is not None and beside and not (domains or own) and (stated := stated_folds(folder)):
         cases, more = with_stated_fold(cases, *stated, fold)
         warnings += more
         found.stated = f"fold {fold} of {stated[0].name} validates"

@@ -2,8 +2,9 @@
 
 import json
 import os
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,20 @@ PARTS = {  # of the split, and the names of their lists, in any case
     "validation": ("validation", "val", "valid"),
     "test": ("test", "testing"),
 }
-PATIENT_KEYS = ("patient", "patient_id", "patientid", "subject", "subject_id", "subjectid")
+BESIDE_PART = {"set", "data", "dataset", "cases", "images"}  # words that may stand beside such a name
+# Keys of an entry, without case, spaces, "-" and "_".
+PATIENT_KEYS = ("patient", "patientid", "subject", "subjectid", "pid", "mrn")
+PART_KEYS = ("split", "subset", "set", "partition", "phase")
+FOLD = re.compile(r"(cv|k)?fold(id|idx|index|number|no|nr)?")
 IMAGE_KEYS = ("image", "images", "source", "target", "label", "labels")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One case of a list. ``part``: see `PARTS`; "" where the list says nothing. ``fold``: the one it validates."""
+    """One case of a list. ``part``: see `PARTS`; "" where the list says nothing. ``fold``: the one it validates.
+
+    ``content``: its values by their keys in lower case, without spaces, "-" and "_".
+    """
 
     content: Mapping[str, Any]
     part: str
@@ -47,21 +55,49 @@ def read_entries(content: Mapping[str, Any] | list[Any], path: Path) -> list[Ent
     """The entries of all lists; bare paths count as images.
 
     Raises:
-        InputError: a list that is none, a list of cases with a name that says no part, a "fold" that is no number.
+        InputError: a list that is none, a key that says something of the split and is not read, an entry whose part or
+            fold cannot be read.
     """
     if isinstance(content, list):
-        return [_entry(value, "", path, "the list") for value in content]
+        return _entries(content, "", path, "the list")
+    refuse_other_parts(content, path)
     found = []
     for key, values in content.items():
         part = part_of(key)
         if part is not None:
             if not isinstance(values, list):
                 raise InputError(f"{path}: '{key}' must be a list of entries such as {{'source': ..., 'target': ...}}")
-            found += [_entry(value, part, path, f"'{key}'") for value in values]
+            found += _entries(values, part, path, f"'{key}'")
         elif isinstance(values, list) and any(map(_is_case, values)):
             known = ", ".join(name for names in PARTS.values() for name in names)
             raise InputError(f"{path} has a list '{key}' of cases, which says no part of the split; name it {known}")
     return found
+
+
+def refuse_other_parts(content: Mapping[str, Any], path: Path) -> None:
+    """Raises InputError where a key holds parts of the split in a form that is not read, such as a list of folds."""
+    for key, value in content.items():
+        if key == "labels" or part_of(key) is not None or not isinstance(value, list | dict):
+            continue
+        named = any(part_of(word) or re.fullmatch(r"(cv|k)?(fold|split)s?\d*", word) for word in _words(key))
+        if (named and _has_names(value)) or _has_parts(value):
+            raise InputError(
+                f"{path} has '{key}', which seems to state a split and is not read in this form; remove it, and name "
+                'the lists training, validation and test or write a "fold" or "split" into each entry'
+            )
+
+
+def _has_parts(value: Any) -> bool:
+    """Whether it holds, at any depth, a list or a table under the name of a part."""
+    if isinstance(value, dict):
+        return any(isinstance(v, list | dict) and (part_of(k) or _has_parts(v)) for k, v in value.items())
+    return isinstance(value, list) and any(map(_has_parts, value))
+
+
+def _has_names(value: Any) -> bool:
+    """Whether it holds, at any depth, a text or a whole number: names of cases or numbers of folds, not shares."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(isinstance(each, str | int) or _has_names(each) for each in inner)
 
 
 def is_datalist(content: Any) -> bool:
@@ -70,26 +106,65 @@ def is_datalist(content: Any) -> bool:
 
 
 def part_of(key: str) -> str | None:
-    """The part that a list's name or an entry's "split" says; None: none."""
-    return next((part for part, names in PARTS.items() if key.strip().lower() in names), None)
+    """The part that the name of a list or folder, or an entry's "split", says: "train" of TrainingData; None: none."""
+    words = [word for word in _words(key) if word not in BESIDE_PART]
+    return next((part for part, names in PARTS.items() if len(words) == 1 and words[0] in names), None)
+
+
+def _words(key: str) -> list[str]:
+    """The words of a name in lower case: [train, set] of train_set, "Train set" and TrainSet."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", key).lower().replace("_", " ").replace("-", " ").split()
 
 
 def _is_case(value: Any) -> bool:
     if isinstance(value, str):
         return has_ending(Path(value), ENDINGS)
-    return isinstance(value, dict) and any(key in value for key in IMAGE_KEYS)
+    return isinstance(value, dict) and any(str(key).lower() in IMAGE_KEYS for key in value)
 
 
-def _entry(value: Any, part: str, path: Path, where: str) -> Entry:
-    value = {"image": value} if isinstance(value, str) else value
+def _entries(values: Iterable[Any], part: str, path: Path, where: str) -> list[Entry]:
+    """The entries of one list, whose name says ``part``."""
+    contents = [_content({"image": value} if isinstance(value, str) else value, path, where) for value in values]
+    keys = _part_keys(contents)
+    return [_entry(content, keys, part, path) for content in contents]
+
+
+def _content(value: Any, path: Path, where: str) -> dict[str, Any]:
+    """An entry by plain keys, see `Entry`."""
     if not isinstance(value, dict):
         raise InputError(f"{path}: {where} must be a list of entries such as {{'source': ..., 'target': ...}}")
-    own = value.get("split")
-    if own is not None and (not isinstance(own, str) or part_of(own) is None):
-        raise InputError(f"{path}: an entry has the split {json.dumps(own)[:50]}; write training, validation or test")
-    lower = {str(key).lower(): each for key, each in value.items()}
-    patient = next((str(lower[key]) for key in PATIENT_KEYS if lower.get(key) not in (None, "")), "")
-    return Entry(value, part_of(own) or "" if own is not None else part, _fold(value.get("fold"), path), patient)
+    found: dict[str, Any] = {}
+    for key, each in value.items():
+        if found.setdefault(plain := re.sub(r"[\s_-]", "", key).lower(), each) != each:
+            raise InputError(
+                f"{path}: an entry has '{plain}' twice, as {found[plain]!r:.50} and {each!r:.50}; keep one"
+            )
+    return found
+
+
+def _part_keys(contents: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys that say parts of the split: "split"; usual ones that name one; any other that names two or more."""
+    named: dict[str, set[str]] = {"split": set(PARTS)}
+    for key, value in (item for content in contents for item in content.items()):
+        if isinstance(value, str) and key not in (*IMAGE_KEYS, *PATIENT_KEYS, "name") and (part := part_of(value)):
+            named.setdefault(key, set()).add(part)
+    return [key for key, parts in named.items() if key in PART_KEYS or len(parts) > 1]
+
+
+def _entry(content: Mapping[str, Any], keys: Sequence[str], part: str, path: Path) -> Entry:
+    given = {key: content[key] for key in keys if content.get(key) is not None}
+    own = {key: part_of(value) if isinstance(value, str) else None for key, value in given.items()}
+    for key in own:
+        if own[key] is None:
+            shown = json.dumps(given[key])[:50]
+            raise InputError(f"{path}: an entry has the {key} {shown}; write training, validation or test")
+    if len(set(own.values())) > 1:
+        raise InputError(f"{path}: an entry says {' and '.join(f'{k} = {v}' for k, v in given.items())}; keep one")
+    folds = [_fold(value, path) for key, value in content.items() if FOLD.fullmatch(key)]
+    if len(set(folds)) > 1:
+        raise InputError(f"{path}: an entry has the folds {' and '.join(map(str, folds))}; keep one")
+    patient = next((str(content[key]) for key in PATIENT_KEYS if content.get(key) not in (None, "")), "")
+    return Entry(content, next(iter(own.values()), None) or part, folds[0] if folds else None, patient)
 
 
 def _fold(value: Any, path: Path) -> int | None:

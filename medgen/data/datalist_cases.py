@@ -47,6 +47,10 @@ def datalist(path: Path, contrasts: Contrasts, fold: int | None = 0) -> Found:
         contrasts = contrasts.numbered(path, channel_names(table))
     listed = [_listed(entry, path, contrasts) for entry in entries]
     names = distinct_names([one.first for one in listed], [one.name for one in listed])
+    if bare := sorted(set(absent) & set(names)):
+        raise InputError(
+            f"{path} names {some(bare)} in its test list, where it must give paths; write those as entries"
+        )
     missing: Missing = {}
     cases = []
     for name, one, entry in zip(names, listed, entries, strict=True):

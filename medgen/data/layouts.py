@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from medgen.data.datalist import twice
+from medgen.data.datalist import part_of, twice
 from medgen.io.text import read_text
 from medgen.io.volume import ENDINGS, case_name, find_volumes, has_ending
 from medgen.types import Case, InputError
@@ -17,6 +17,7 @@ from medgen.types import Case, InputError
 Labels = dict[str, int] | None
 Missing = dict[str, list[str]]
 LABEL_FILES = ("labels", "label", "segmentation", "seg")  # of a case that is a folder
+DERIVED = "derivatives"  # of BIDS: beside the patients, what was computed from their images
 DEEPEST = 4  # folders between the cohort's and a case's files
 # Endings of what lies beside volumes and is none: the second file of a pair, tables, texts, pictures of reports.
 BESIDE = (
@@ -94,12 +95,13 @@ def folders(root: Path, contrasts: Contrasts) -> Found:
 def case_folders(root: Path, contrasts: Contrasts) -> Found:
     """CASE/CONTRAST, such as patient07/t1.nii.gz or patient07/day1/patient07_t1.nii.gz, and labels.json.
 
-    A case is called by its folders, the patient by the first. Labels are CASE/labels, label, segmentation or seg.
-    Empty where no folder holds any of the contrasts.
+    A case is called by its folders, see ``Records.known`` for its patient; a folder above it such as train/ says its
+    part. Labels are CASE/labels, label, segmentation or seg. Empty where no folder holds any of the contrasts.
     """
     missing: Missing = {}
-    cases, warnings = [], []
-    for folder in case_places(root, contrasts.names):
+    cases = []
+    places = case_places(root, contrasts.names)
+    for folder in places:
         place = folder.relative_to(root)
         files = {name: named_file(folder, name) for name in contrasts.names}
         found = [file for name in LABEL_FILES if (file := named_file(folder, name))]
@@ -107,22 +109,36 @@ def case_folders(root: Path, contrasts: Contrasts) -> Found:
             raise InputError(f"{folder} has two label maps, {found[0].name} and {found[1].name}; keep one")
         source, target = ({c: files[c] for c in side} for side in (contrasts.sources, contrasts.targets))
         case = contrast_case("_".join(place.parts), source, target, found[0] if found else None, missing)
-        cases.append(replace(case, patient=place.parts[0]))
-    empty = [path.name for path in _folders_in(root) if not any(c.patient == path.name for c in cases)]
-    if empty and cases:
-        warnings = [f"{root}: no {' or '.join(contrasts.names)} in {some(empty)}, which is left out"]
+        cases.append(replace(case, part=stated_part(place)))
     if name := next(iter(twice([case.name for case in cases])), None):
         raise InputError(f"{root} has two folders that make the case {name}; rename one")
-    return Found(cases, _table(root) if cases else None, missing, warnings)
+    return Found(cases, _table(root) if cases else None, missing, without_case(root, places, contrasts.names))
+
+
+def stated_part(place: Path) -> str:
+    """The part of the split that a folder above a case's own states, "" for none; ``place``: relative to the root."""
+    return next((part for name in place.parts[:-1] if (part := part_of(name))), "")
+
+
+def without_case(root: Path, places: Sequence[Path], names: Sequence[str]) -> list[str]:
+    """A sentence on the folders of ``root`` that hold none of the ``places`` of its cases."""
+    used = {place.relative_to(root).parts[0] for place in places}
+    empty = [path.name for path in _folders_in(root) if path.name not in used]
+    told = {
+        f"{root}: no {' or '.join(names)} in {{}}, which is left out": [name for name in empty if name != DERIVED],
+        f"{root}: {{}}/ holds images computed from the others and is left out": [n for n in empty if n == DERIVED],
+    }
+    return [text.format(some(found)) for text, found in told.items() if found and places]
 
 
 def case_places(root: Path, names: Sequence[str]) -> list[Path]:
-    """The folders below ``root`` that hold a volume of one of these names."""
+    """The folders below ``root`` that hold a volume of one of these names; without BIDS's derivatives/ if others do."""
     found, level = [], _folders_in(root)
     for _ in range(DEEPEST):
         found += [folder for folder in level if any(named_file(folder, name) for name in names)]
         level = [inner for folder in level for inner in _folders_in(folder)]
-    return sorted(found)
+    given = [folder for folder in found if folder.relative_to(root).parts[0] != DERIVED]
+    return sorted(given or found)
 
 
 def named_file(folder: Path, name: str) -> Path | None:
@@ -202,10 +218,16 @@ def contrast_case(
 
 
 def by_case(folder: Path, name: Callable[[Path], Any] = case_name) -> dict[Any, Path]:
-    """{case: file} of the volumes in a folder; empty where it is absent. Raises InputError for two files of a case."""
+    """{case: file} of the volumes in a folder, without those that ``name`` gives None; empty where it is absent.
+
+    Raises:
+        InputError: two files of a case.
+    """
     found: dict[Any, Path] = {}
     for path in find_volumes(folder) if folder.exists() else []:
         key = name(path)
+        if key is None:
+            continue
         if key in found:
             raise InputError(f"{folder} has two files for one case, {found[key].name} and {path.name}; keep one")
         found[key] = path

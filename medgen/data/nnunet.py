@@ -35,7 +35,7 @@ def nnunet(root: Path, contrasts: Contrasts) -> Found:
     missing: Missing = {}
     cases, counts, warnings = [], {}, []
     for part, stated in (("Tr", ""), ("Ts", "test")):
-        images = by_case(root / f"images{part}", numbered)
+        images, odd = numbered_images(root / f"images{part}")
         names, channels = {name for name, _ in images}, {channel for _, channel in images}
         if part == "Tr" and images and not set(wanted) & channels:
             raise InputError(
@@ -51,7 +51,7 @@ def nnunet(root: Path, contrasts: Contrasts) -> Found:
             cases.append(replace(case, part=stated))
         counts[part] = len(names)
         warnings += other_endings((*images.values(), *labels.values()), content, table)
-        warnings += unread(root / f"images{part}", root / f"labels{part}")
+        warnings += [*odd, *unread(root / f"images{part}", root / f"labels{part}")]
     warnings += count_faults(content, {"numTraining": counts["Tr"]}, table)
     return Found(cases, named_labels(content.get("labels"), table) if content else None, missing, warnings)
 
@@ -62,9 +62,14 @@ def is_nnunet(root: Path, content: Any) -> bool:
     Version 2 has "channel_names" or "file_ending"; version 1 a list of files without the channel number that they have.
     """
     images = find_volumes(root / "imagesTr") if (root / "imagesTr").is_dir() else []
-    if not isinstance(content, dict) or not images or not all(NUMBERED.fullmatch(case_name(file)) for file in images):
+    count = sum(numbered(file) is not None for file in images)
+    if not isinstance(content, dict) or not count:
         return False
-    if "channel_names" in content or "file_ending" in content or not isinstance(content.get("training"), list):
+    if "channel_names" in content or "file_ending" in content:
+        return True
+    if count < len(images):
+        return False
+    if not isinstance(content.get("training"), list):
         return True
     first = next((entry.get("image") for entry in content["training"] if isinstance(entry, dict)), None)
     return isinstance(first, str) and not is_there(listed_file(first, root / "dataset.json"))
@@ -96,9 +101,21 @@ def channel_names(content: Mapping[str, Any]) -> list[str]:
     return [str(named[str(number)]) for number in range(len(named))]
 
 
-def numbered(path: Path) -> tuple[str, int]:
-    """(CASE, channel) of nnU-Net's CASE_0000. Raises InputError."""
+def numbered_images(folder: Path) -> tuple[dict[tuple[str, int], Path], list[str]]:
+    """{(CASE, channel): file} of the images in a folder, and a sentence where others are left out.
+
+    Raises:
+        InputError: no image has a channel number; two files of one channel.
+    """
+    images = by_case(folder, numbered)
+    odd = [file.name for file in (find_volumes(folder) if folder.is_dir() else []) if numbered(file) is None]
+    lacks = f"{folder}: {some(odd)} lacks the channel number that nnU-Net's layout asks for (CASE_0000)"
+    if odd and not images:
+        raise InputError(f"{lacks}; rename the images")
+    return images, [f"{lacks} and is left out"] if odd else []
+
+
+def numbered(path: Path) -> tuple[str, int] | None:
+    """(CASE, channel) of nnU-Net's CASE_0000; None of another name."""
     match = NUMBERED.fullmatch(case_name(path))
-    if match is None:
-        raise InputError(f"{path} lacks the channel number that nnU-Net's layout asks for (CASE_0000)")
-    return match[1], int(match[2])
+    return (match[1], int(match[2])) if match else None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medgen.data.datalist import part_of
 from medgen.data.layouts import read_json
 from medgen.io.volume import case_name
 from medgen.types import InputError
@@ -18,6 +19,12 @@ PROVENANCE = "provenance.json"
 SYNTHETIC_NAME = re.compile(r"(.+?)(?:__syn\d{3,}|_synthetic_\d+)")  # of medgen augment and synthesize
 BIDS = re.compile(r"(sub-[0-9A-Za-z]+)(_.*)?")  # https://bids-specification.readthedocs.io, "entities"
 FOLDER = re.compile(r"(sub|subj|subject|pat|patient|case|pt|p)[-_ ]?[0-9][0-9A-Za-z]*", re.IGNORECASE)
+BRATS = re.compile(r"(BraTS-[A-Za-z]+-\d+)-\d+")  # of BraTS 2023 on: patient and time point
+GROUP = re.compile(  # of a folder of many patients: where, of what kind or when
+    r"(site|cent(er|re)|hospital|institution|scanner|group|batch|HGG|LGG|ses|session|day|visit|week|month|year|baseline"
+    r"|follow[-_ ]?up|time[-_ ]?point)([-_ ]?[0-9A-Za-z]+)?",
+    re.IGNORECASE,
+)
 Id = tuple[str, str]  # ("patient", name of a patient) or ("case", name of a real case, which shows one)
 
 
@@ -150,14 +157,15 @@ def read_provenance(root: Path) -> dict[str, Any]:
 def patient_of(name: str, pattern: str | None) -> str:
     """The patient of a case by its name: what ``pattern`` (a regular expression: its first group if it has one) finds.
 
-    None: "sub-01" of a BIDS name such as sub-01_ses-2, else each case is a patient of its own.
+    None: "sub-01" of a BIDS name such as sub-01_ses-2, "BraTS-GLI-00005" of BraTS-GLI-00005-101, else each case is a
+    patient of its own.
 
     Raises:
         InputError: no regular expression, or one that finds nothing in the name.
     """
     if pattern is None:
-        bids = BIDS.fullmatch(name)
-        return bids[1] if bids else name
+        known = BIDS.fullmatch(name) or BRATS.fullmatch(name)
+        return known[1] if known else name
     try:
         match = re.search(pattern, name)
     except re.error as error:
@@ -169,12 +177,17 @@ def patient_of(name: str, pattern: str | None) -> str:
 
 
 def _by_place(name: str, files: Sequence[Path], root: Path | None) -> str:
-    """By a folder between the dataset's and the file that is named as a patient is (patient07, case_00001), or name."""
+    """By a folder between the dataset's and the file that is named as a patient is (patient07, sub-01_ses-1), or name.
+
+    Of a case that is called by its folders (lonely/day1) else the first that is no part of the split and no `GROUP`.
+    """
     if files and root is not None and files[0].absolute().is_relative_to(root.absolute()):
         between = files[0].absolute().relative_to(root.absolute()).parts[:-1]
-        named = next((part for part in between if FOLDER.fullmatch(part)), None)
+        named = next((p for p in between if FOLDER.fullmatch(p) or BIDS.fullmatch(p) or BRATS.fullmatch(p)), None)
+        if named is None and "_".join(between) == name:
+            named = next((p for p in between if part_of(p) is None and not GROUP.fullmatch(p)), None)
         if named is not None:
-            return named
+            return patient_of(named, None)
     return patient_of(name, None)
 
 

@@ -66,6 +66,63 @@ def test_an_entry_can_say_its_part(listed):
         parts(listed(entries(0, split="hold")))
 
 
+@pytest.mark.parametrize("key", ["Split", "SPLIT ", "subset", "Set", "partition", "Phase", "data_split", "my own"])
+def test_any_key_whose_values_are_parts_says_them(listed, key):
+    found = [*entries(0, 1, **{key: "Train"}), *entries(2, **{key: "val"}), *entries(3, **{key: "test_set"})]
+    expected = {"c0": "train", "c1": "train", "c2": "validation", "c3": "test"}
+    assert parts(listed(found)) == parts(listed({"training": found})) == expected
+    with pytest.raises(InputError, match='an entry has the .* "holdout"; write training'):
+        parts(listed([*found, *entries(4, **{key: "holdout"})]))
+    with pytest.raises(InputError, match="an entry says .* = .*; keep one"):
+        parts(listed([*found, *entries(4, **{key: "test", "subset" if key != "subset" else "set": "train"})]))
+
+
+def test_other_keys_say_no_part(listed):
+    found = [*entries(0, phase="arterial", quality="valid"), *entries(1, phase="portal", quality="poor")]
+    assert parts(listed([*found, *entries(2, name="train")])) == {"c0": "", "c1": "", "train": ""}
+
+
+@pytest.mark.parametrize("key", ["Fold", "FOLD", "fold_id", "cv-fold", "kfold", "Fold Number"])
+def test_folds_by_any_usual_key(listed, key):
+    cases = [one for i in range(4) for one in entries(i, folder="x", **{key: str(i % 2)})]
+    assert {name for name, part in parts(listed(cases)).items() if part == "validation"} == {"c0", "c2"}
+    for more in ({"fold": 3}, {"f old": 3}):
+        with pytest.raises(InputError, match="keep one"):
+            parts(listed([*cases, *entries(5, **{key: 1}, **more)]))
+
+
+NAMES = {"train": ["c0", "c1"], "val": ["c2"]}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"folds": [NAMES]},
+        {"Folds": {"c0": 0, "c1": 1}},
+        {"splits": {"0": NAMES}},
+        {"fold_1": {"training": entries(0), "validation": entries(1)}},
+        {"cross validation": [NAMES]},
+        {"val_ids": ["c2"]},
+        {"testIds": ["c2"]},
+        {"meta": {"more": [{"Validation": [1]}]}},
+        {"test_cases": ["c2"]},
+        {"test": ["c2"]},
+        {"dev": [{"Image": "src/c2.nii"}]},
+    ],
+)
+def test_parts_in_a_form_that_is_not_read_are_refused_by_name(listed, more):
+    with pytest.raises(InputError, match=f"'{next(iter(more))}'|in its test list, where it must give paths"):
+        parts(listed({"training": entries(0, 1, 2), **more}))
+
+
+def test_tables_that_state_no_split_stay(listed):
+    more = {
+        "numTraining": 2, "labels": {"1": "train"}, "numFolds": 5, "val_fraction": 0.2, "shares": {"train": 0.8},
+        "intensity": {"mean": [1.5], "train": 3}, "split_ratio": [0.8, 0.2], "tags": ["x"], "modality": {"0": "CT"},
+    }  # fmt: skip
+    assert parts(listed({"training": entries(0, 1), **more})) == {"c0": "train", "c1": "train"}
+
+
 @pytest.mark.parametrize("wrap", [lambda cases: cases, lambda cases: {"training": cases}])
 @pytest.mark.parametrize("kind", [int, str])
 def test_one_fold_validates(listed, wrap, kind):
@@ -113,7 +170,9 @@ def test_counts_that_differ_are_said(listed):
     assert len(warnings) == 1 and "numTraining = 3, but 2 such cases" in warnings[0]
 
 
-@pytest.mark.parametrize("key", ["patient", "patient_id", "PatientID", "subject", "subject_id"])
+@pytest.mark.parametrize(
+    "key", ["patient", "patient_id", "PatientID", "Patient ID", "patient-id", "subject", "subject_id", "PID", "mrn"]
+)
 def test_patients_by_any_usual_key(listed, key):
     cases = read_cohort(listed([*entries(0, **{key: 7}), *entries(1, **{key: "7"}), *entries(2)])).cases
     assert [case.patient for case in cases] == ["7", "7", "c2"]

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from labelled import save, voxels
+from labelled import save, voxels, write_folders
 
 from medgen.augmentation.read import read_dataset
 from medgen.data.cohort import read_cohort
@@ -64,3 +64,97 @@ def test_kits_as_folders_is_augmented_and_trained_on(tmp_path, name):
     assert dataset.channels == ("CT",)
     cohort = read_cohort(tmp_path, sources=("imaging",), targets=("imaging",))
     assert len(cohort.cases) == 3 and all(case.labels for case in cohort.cases)
+
+
+# Who is a patient, and what the folders state of the split ------------------------------------------------
+
+
+def patients(root, *folders, **how):
+    """{case: patient} of folders with a pair each."""
+    put(root, *(f"{folder}/{name}.nii" for folder in folders for name in ("t1", "t2")))
+    return {case.name: case.patient for case in read_cohort(root, **PAIR, **how).cases}
+
+
+@pytest.mark.parametrize(
+    "folders, expected",
+    [
+        (["siteA/patient0", "siteA/patient1", "siteB/patient2"], ["patient0", "patient1", "patient2"]),
+        (["siteA/X1", "centre_2/X2", "HGG/X3"], ["X1", "X2", "X3"]),
+        (["day1/X1", "day2/X1", "baseline/X2"], ["X1", "X1", "X2"]),
+        (["X1/day1", "X1/day2", "X2/day1"], ["X1", "X1", "X2"]),
+        (["train/X1/day1", "train/X1/day2", "val/X2/day1"], ["X1", "X1", "X2"]),
+        (["sub-01_ses-1", "sub-01_ses-2", "sub-AB_ses-1"], ["sub-01", "sub-01", "sub-AB"]),
+        (["sub-01/ses-1/anat", "sub-01/ses-2/anat", "sub-02/ses-1/anat"], ["sub-01", "sub-01", "sub-02"]),
+        (["BraTS-GLI-00005-100", "data/BraTS-GLI-00005-101", "B01"], ["BraTS-GLI-00005", "BraTS-GLI-00005", "B01"]),
+    ],
+)
+def test_the_patient_is_found_among_the_folders(tmp_path, folders, expected):
+    assert patients(tmp_path, *folders) == dict(
+        sorted(zip((folder.replace("/", "_") for folder in folders), expected, strict=True))
+    )
+
+
+def test_a_pattern_counts_before_the_folders(tmp_path):
+    found = patients(tmp_path, "A_1/x", "A_2/x", "B_1/x", patient_pattern=r"^(.)_")
+    assert list(found.values()) == ["A", "A", "B"]
+
+
+@pytest.mark.parametrize(
+    "train, val, test",
+    [("train", "val", "test"), ("Training", "VALIDATION", "TestData"), ("site/train", "x/valid", "y/testing")],
+)
+def test_folders_state_parts(tmp_path, train, val, test):
+    for i, folder in enumerate((train, train, val, test)):
+        images, label = voxels(i)
+        for name, data in (("t1", images[..., 0]), ("t2", images[..., 0] + 1), ("seg", label)):
+            save(tmp_path / folder / f"patient{i}/{name}.nii", data)
+    (tmp_path / "labels.json").write_text(json.dumps({"liver": 1, "lesion": 2}))
+
+    def parts(**how):
+        return {case.patient: case.part for case in read_cohort(tmp_path, **PAIR, **how).cases}
+
+    assert parts() == {"patient0": "train", "patient1": "train", "patient2": "validation", "patient3": "test"}
+    assert parts(fold=None) == {"patient0": "", "patient1": "", "patient2": "", "patient3": "test"}
+    dataset = read_dataset(tmp_path, channels=("t1",))
+    assert {c.patient: (c.held, c.test) for c in dataset.cases} == {
+        "patient0": (False, False), "patient1": (False, False), "patient2": (True, False), "patient3": (False, True),
+    }  # fmt: skip
+    (fold,) = dataset.folds
+    assert len(fold["train"]) == 2 and fold["val"] == [c.name for c in dataset.cases if c.held]
+
+
+def test_a_case_that_is_called_as_a_part_is_a_case(tmp_path):
+    put(tmp_path, "test/t1.nii", "test/t2.nii", "other/t1.nii", "other/t2.nii")
+    assert {case.name: case.part for case in read_cohort(tmp_path, **PAIR).cases} == {"other": "", "test": ""}
+
+
+def test_derivatives_are_left_out_beside_their_images_and_that_is_said(tmp_path):
+    inner = tmp_path / "derivatives"
+    patients(inner, "prep/sub-01/anat", "prep/sub-02/anat")
+    assert len(read_cohort(tmp_path, **PAIR).cases) == 2  # they are all there is
+    assert patients(tmp_path, "sub-01/anat", "sub-02/anat") == {"sub-01_anat": "sub-01", "sub-02_anat": "sub-02"}
+    (tmp_path / "labels.json").write_text(json.dumps({"liver": 1}))
+    for found in (read_cohort(tmp_path, **PAIR), read_dataset(tmp_path, channels=("t1",))):
+        assert len(found.cases) == 2 and "derivatives/ holds images computed from the others" in found.warnings[0]
+
+
+@pytest.mark.parametrize("layout", ["list", "nnunet"])
+def test_folds_beside_dataset_json_count_whether_it_or_its_folder_is_given(tmp_path, layout):
+    put(tmp_path, *(f"imagesTr/c{i}{end}.nii" for i in range(4) for end in ("_0000", "_0001")))
+    table = {"channel_names": {"0": "t1", "1": "t2"}}
+    names = [f"c{i}" for i in range(4)]
+    if layout == "list":
+        table = {"training": [{"image": [f"imagesTr/{n}_000{c}.nii" for c in (0, 1)], "name": n} for n in names]}
+    (tmp_path / "dataset.json").write_text(json.dumps(table))
+    (tmp_path / "splits_final.json").write_text(json.dumps([{"train": names[1:], "val": names[:1]}]))
+    for root in (tmp_path, tmp_path / "dataset.json"):
+        cohort = read_cohort(root)
+        assert [case.part for case in cohort.cases] == ["validation", "train", "train", "train"] and cohort.stated
+        assert not any(case.part == "validation" for case in read_cohort(root, fold=None).cases)
+
+
+def test_folds_beside_folders_are_those_of_augmentation_too(tmp_path):
+    write_folders(tmp_path)
+    folds = [{"train": ["case0", "case1"], "val": ["case2"]}]
+    (tmp_path / "splits_final.json").write_text(json.dumps(folds))
+    assert read_dataset(tmp_path).folds == folds

@@ -51,6 +51,26 @@ def test_a_decathlon_with_such_file_names_stays_one(tmp_path):
     assert [case.name for case in read_dataset(root).cases] == ["case0_0000"]
 
 
+@pytest.mark.parametrize("odd", ["case0_0000_backup.nii.gz", "case0_0000 (1).nii", "case7.mha"])
+@pytest.mark.parametrize("read", [read_dataset, read_cohort])
+def test_an_image_without_channel_number_is_left_out_by_name(tmp_path, odd, read):
+    root = write_nnunet(tmp_path, channels=("CT", "PET"))
+    edit(root, training=LISTED)
+    save(root / "imagesTr" / odd, voxels(9)[0][..., 0]) if "nii" in odd else (root / "imagesTr" / odd).write_bytes(b"x")
+    found = read(root)
+    assert [case.name for case in found.cases] == ["case0", "case1", "case2"]
+    assert len(found.warnings) == 1 and f"{odd} lacks the channel number" in found.warnings[0]
+
+
+@pytest.mark.parametrize("read", [read_dataset, read_cohort])
+def test_images_of_which_none_has_a_channel_number_are_refused(tmp_path, read):
+    root = write_nnunet(tmp_path)
+    for path in (root / "imagesTr").iterdir():
+        path.rename(path.with_name(path.name.replace("_0000", "")))
+    with pytest.raises(InputError, match="case0.nii.gz, case1.nii.gz, case2.nii.gz lacks the channel number"):
+        read(root)
+
+
 @pytest.mark.parametrize("ending", [".nii", ".NII.GZ", ".nrrd", ".mha"])
 def test_cases_of_another_ending_are_taken(tmp_path, ending):
     root = write_nnunet(tmp_path)
