@@ -165,7 +165,7 @@ def _ranged(slices: Sequence[Slice], keyword: str, values: np.ndarray, places: S
 def _differing(slices: Sequence[Slice]) -> list[str]:
     """The attributes that have several values: those with a name first, for a label that says more."""
     first = slices[0].header.get(OTHERS, {})
-    more = {}
+    more: dict[str, None] = {}
     for item in slices:
         others = item.header.get(OTHERS, {})
         if others is not first and others != first:
