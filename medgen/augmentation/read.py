@@ -21,6 +21,7 @@ from medgen.data.datalist import (
     is_there,
     listed_file,
     read_entries,
+    refuse_other_parts,
 )
 from medgen.data.layouts import (
     LABEL_FILES,
@@ -122,6 +123,7 @@ def _checked(case: LabelledCase, tested: set[str], twice: bool) -> LabelledCase:
 def _nnunet(root: Path, content: dict[str, Any]) -> LabelledDataset:
     table = root / "dataset.json"
     ending = nnunet_ending(content, table)
+    refuse_other_parts(content, table)
     channels = _channels(content, table)
     cases: list[LabelledCase] = []
     warnings = []

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medgen.data.datalist import count_faults, is_there, listed_file
+from medgen.data.datalist import count_faults, is_there, listed_file, refuse_other_parts
 from medgen.data.layouts import (
     Contrasts,
     Found,
@@ -30,6 +30,7 @@ def nnunet(root: Path, contrasts: Contrasts) -> Found:
     table = root / "dataset.json"
     content = read_json(table) if table.exists() else {}
     nnunet_ending(content, table)
+    refuse_other_parts(content, table)
     contrasts = contrasts.numbered(root, channel_names(content))
     wanted = [*contrasts.source_channels, *contrasts.target_channels]
     missing: Missing = {}

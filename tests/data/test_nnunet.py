@@ -51,6 +51,14 @@ def test_a_decathlon_with_such_file_names_stays_one(tmp_path):
     assert [case.name for case in read_dataset(root).cases] == ["case0_0000"]
 
 
+@pytest.mark.parametrize("read", [read_dataset, read_cohort])
+def test_folds_in_the_table_of_nnunet_are_refused_by_name(tmp_path, read):
+    root = write_nnunet(tmp_path, channels=("CT", "PET"))
+    edit(root, folds=[{"train": ["case0"], "val": ["case1"]}])
+    with pytest.raises(InputError, match="dataset.json has 'folds', which seems to state a split"):
+        read(root)
+
+
 @pytest.mark.parametrize("odd", ["case0_0000_backup.nii.gz", "case0_0000 (1).nii", "case7.mha"])
 @pytest.mark.parametrize("read", [read_dataset, read_cohort])
 def test_an_image_without_channel_number_is_left_out_by_name(tmp_path, odd, read):
