@@ -212,7 +212,7 @@ def trained_generator(config: str, cohort: LabelledDataset, out: Path, given: ar
         keys.insert(0, f"train.minutes={given.generator_minutes}")
     if given.patient_pattern:
         keys.append(f"data.patient_pattern={json.dumps(given.patient_pattern)}")
-    return str(train(load_settings(config_file(config), keys), out / "run", resume=True))
+    return str(train(load_settings(config_file(config), keys), out / "run", resume=True, overwrite=given.overwrite))
 
 
 def synthetic_cases(

@@ -40,13 +40,13 @@ def main() -> int:
     with whole_run(out, [arguments.cohort], about, arguments.overwrite):
         if arguments.demo:
             make_cohort(cohort)
-        failures = run(settings, out)
+        failures = run(settings, out, arguments.overwrite)
     for failure in failures:
         say(f"medgen: error: {failure}", error=True)
     return 2 if failures else 0
 
 
-def run(settings: Settings, out: Path) -> list[str]:
+def run(settings: Settings, out: Path, overwrite: bool = False) -> list[str]:
     """Train, convert the test patients, evaluate; returns what failed."""
     from medgen.checkpoint import load_model
     from medgen.evaluation.console import lines
@@ -63,7 +63,7 @@ def run(settings: Settings, out: Path) -> list[str]:
         raise InputError(f"{folder}: this pipeline evaluates a cohort folder with source/ and target/, which it is not")
     if not settings.data.test:
         raise InputError("data.test is 0, so no patient would be left to evaluate; set it, e.g. data.test=0.2")
-    best = train(settings, out / "run", resume=True)
+    best = train(settings, out / "run", resume=True, overwrite=overwrite)
     with folder_written_aside(out / "model") as aside:
         shutil.copytree(best, aside, dirs_exist_ok=True)
     model = load_model(out / "model", pick_device("auto"))

@@ -75,7 +75,9 @@ def test_limits_and_lesion_masks_reach_the_report(cohort, tmp_path):
     section = json.loads((tmp_path / "out" / "source" / "summary.json").read_text())["structure"]
     assert section["counts"]["pass"] == 0 and section["lesions"]["volumes"] == 3  # nothing was converted
     assert "off the truth" in (tmp_path / "out" / "report.html").read_text()
-    run = evaluation(cohort, tmp_path / "out", "--prediction", cohort / "close", "--checks", "ct_contrst")
+    run = evaluation(cohort, tmp_path / "out", "--prediction", cohort / "close")
+    assert run.returncode == 2 and "holds the result of another run (prediction was" in run.stderr
+    run = evaluation(cohort, tmp_path / "new", "--prediction", cohort / "close", "--checks", "ct_contrst")
     assert run.returncode == 2 and "ct_contrast, general" in run.stderr
 
 
@@ -146,5 +148,5 @@ def test_augment_segmentation_refuses_in_a_sentence(tmp_path):
         (["--generator", "cutpaste", "cutpaste", "--test", 1], "two generators have one name"),
         (["--generator", "cutpaste", "--lesion", "lesion", "--test", 3], "too few"),
     ):
-        run = augmented(dataset, tmp_path / "out", *words)
+        run = augmented(dataset, tmp_path / said, *words)
         assert run.returncode == 2 and said in run.stderr and "Traceback" not in run.stderr

@@ -204,7 +204,9 @@ def _kept(holder: Dataset, element: DataElement) -> str:
     elif element.keyword == "CodeMeaning":
         new = [grammar.meaning(str(holder.get("CodingSchemeDesignator")), str(holder.get("CodeValue")), str(old[0]))]
     elif element.keyword in TECHNICAL and element.VR in LONG_TEXT | SHORT_TEXT:
-        new = [str(value) if grammar.is_technical(str(value)) else "" for value in old]
+        # Emptied ones may be an error where the standard wants them; US: unspecified.
+        unknown = "US" if element.keyword in ("RescaleType", "ModalityLUTType") else "REMOVED"
+        new = [str(value) if grammar.is_technical(str(value)) else unknown for value in old]
     else:
         new = grammar.clean(element)
     if not any(value != "" for value in new):
