@@ -231,7 +231,7 @@ STILL = {  # what each process draws for itself, and a pool that two fakes a sam
     "lesion_gan": {"noise": 0, "pool": 0}, "spade": {"latent": 0},
 }
 name, devices, batch, root, out = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
-train(settings_of(Path(root), name, train={"devices": devices, "accelerator": "cpu", "ema": 0.5, "steps": 1},
+train(settings_of(Path(root), name, train={"devices": devices, "accelerator": "cpu", "ema": 0.5, "steps": 1, "seed": 1},
       sampling={"batch": batch}, method={"norm": "none", **STILL.get(name, {})}), Path(out))
 """
 

@@ -183,7 +183,7 @@ def test_a_scan_that_is_replaced_meanwhile_does_not_lend_its_name(identity, tmp_
     "tags, said",
     [
         ({"RescaleType": "MGML"}, "values in MGML (RescaleType)"),
-        ({"RescaleType": "US"}, "values in US (RescaleType)"),
+        ({"RescaleType": "US"}, "unspecified unit"),
         ({"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "EFF_ATOMIC_NUM"]}, "values in EFF_ATOMIC_NUM (ImageType)"),
         ({"Modality": "PT", "Units": "BQML"}, "values in BQML (Units)"),
         ({"Modality": "MR", "RescaleType": "US"}, "modality MR and values without a unit"),
