@@ -144,7 +144,7 @@ def test_verdicts_as_structured_reports_beside_the_series(tmp_path):
         assert dcmread(tmp_path / "out/verdicts/case.dcm").SeriesDescription == report.SeriesDescription
         convert(model, tmp_path / "in", tmp_path / "out", checks=named_checks("ct_contrast"))  # another verdict
         assert not (tmp_path / "out/verdicts/case.dcm").exists()
-    refused = run(format="nifti")
+    refused = run(format="nifti", overwrite=True)
     assert refused.status == "failed" and "leave --verdict-sr out" in refused.error
     with pytest.raises(InputError, match="--verdict-sr"):
         convert(model, tmp_path / "in", tmp_path / "out", verdict_sr=True)
