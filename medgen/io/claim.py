@@ -62,7 +62,7 @@ class Claim:
 
     def write(self) -> None:
         """The whole record anew, without files that are gone."""
-        self.files = {name: mark for name, mark in self.files.items() if os.path.lexists(self.folder / name)}
+        self.files = {name: mark for name, mark in self.files.items() if self._is_there(name)}
         head: dict[str, Any] = {"medgen": __version__, "about": self.about}
         if any(map(os.path.isabs, self.about.values())):
             head["folder"] = str(self.folder)
@@ -70,6 +70,12 @@ class Claim:
         aside = self.folder / f"{RECORD}.part"
         aside.write_bytes(b"".join(lines))
         os.replace(aside, self.path)
+
+    def _is_there(self, name: str) -> bool:
+        """Under its name, or where a kill left it between the two renames of ``folder.folder_written_aside``."""
+        path = self.folder / name
+        aside = path.parent.with_name(f".{path.parent.name}.old") if path.parent != self.folder else path.parent
+        return os.path.lexists(path) or os.path.lexists(aside / path.name)
 
     def _read(self) -> None:
         if not self.path.is_file():
