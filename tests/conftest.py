@@ -6,8 +6,8 @@ from hypothesis import settings
 from small import make_model
 
 # Generated inputs are the same in every run, so that a change fails for its own sake; HYPOTHESIS_PROFILE=random draws.
-settings.register_profile("fixed", derandomize=True)
-settings.register_profile("random", derandomize=False)
+settings.register_profile("fixed", derandomize=True, deadline=None)
+settings.register_profile("random", derandomize=False, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 # Test workers share the cores: more threads than cores makes each wait for the others at every operation.
