@@ -13,25 +13,31 @@ CONFIGS = sorted(p for p in (Path(__file__).parent.parent / "configs").rglob("*.
 TINY = ["train.steps=2", "train.validate_every=2", "train.validation_cases=1", "method.filters=4", "method.levels=4"]
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_config_trains_and_loads(path, tmp_path):
+def tiny(path, folder, *overrides):
+    """Settings of a shipped config that train in seconds, on a small cohort that is written to the folder."""
     shipped = load_settings(path)
-    paired, domains, axis = shipped.data.paired or shipped.data.same_patient, shipped.data.domains, shipped.slab_axis
+    paired, axis = shipped.data.paired or shipped.data.same_patient, shipped.slab_axis
     of_labels = shipped.label_source
     names = {"sources": () if of_labels else shipped.data.sources, "targets": shipped.data.targets}
     labels = of_labels or shipped.data.labels
-    cohort = write_cohort(tmp_path / "cohort", 3 if paired else 6, unpaired=not paired, labels=labels, **names)
+    cohort = write_cohort(folder / "cohort", 3 if paired else 6, unpaired=not paired, labels=labels, **names)
     patch = [32, 32, 32] if axis is None else [shipped.sampling.patch[i] if i == axis else 32 for i in range(3)]
     given = [f"data.root={cohort}", f"sampling.patch={patch}", *TINY]
     if of_labels:  # coarsest patch map of the second scale
         given += ["data.classes=3", "method.discriminator_layers=2", "method.hidden=4", "sampling.batch=2"]
-    if domains:
+    if shipped.data.domains:
         given.append("data.domains=[source, target]")
     if shipped.data.structures:  # the small cohort's labels in place of the shipped ones
         labels = dict.fromkeys(shipped.data.structures, ()) | {list(shipped.data.structures)[-1]: ("organ",)}
         given += [f"data.structures={ {k: list(v) for k, v in labels.items()} }"]
-    best = train(load_settings(path, given), tmp_path / "run")
-    assert load_model(best, target="target" if domains else None).info.step == 2
+    return load_settings(path, [*given, *overrides])
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_config_trains_and_loads(path, tmp_path):
+    settings = tiny(path, tmp_path)
+    best = train(settings, tmp_path / "run")
+    assert load_model(best, target="target" if settings.data.domains else None).info.step == 2
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)

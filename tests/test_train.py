@@ -225,13 +225,16 @@ def test_no_root_and_no_pairs(cohort, unpaired, tmp_path):
 TWO = """
 import sys
 from pathlib import Path
+import torch
+import medgen.losses.adversary as adversary
 from medgen.train import saved_steps, train
 from test_train import settings_of
 STILL = {  # what each process draws for itself, and a pool that two fakes a sample fill
     "lesion_gan": {"noise": 0, "pool": 0}, "spade": {"latent": 0},
 }
 name, devices, batch, root, out = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
-train(settings_of(Path(root), name, train={"devices": devices, "accelerator": "cpu", "ema": 0.5, "steps": 1, "seed": 1},
+adversary.Adam = lambda parameters, rate, betas: torch.optim.SGD(parameters, 0.1)
+train(settings_of(Path(root), name, train={"devices": devices, "accelerator": "cpu", "ema": 0.5, "steps": 1},
       sampling={"batch": batch}, method={"norm": "none", **STILL.get(name, {})}), Path(out))
 """
 
@@ -240,8 +243,8 @@ train(settings_of(Path(root), name, train={"devices": devices, "accelerator": "c
 def test_two_processes_equal_one_on_the_same_global_batch(name, cohort, unpaired, tmp_path):
     """A step of every method, gloo on the CPU.
 
-    Without norms: a bias before a norm has a zero gradient, whose rounding noise Adam blows up to full steps. Without
-    styles, which each process draws for its own images.
+    By plain gradient descent: Adam's first step has the same size for every gradient, also for one that is rounding
+    noise around zero. Without styles, which each process draws for its own images.
     """
     root = cohort if paired_only(name) else unpaired
     script = tmp_path / "two.py"
@@ -268,7 +271,8 @@ def test_two_processes_equal_one_on_the_same_global_batch(name, cohort, unpaired
     learned = [k for k in states[0] if "/networks/" in k or "/average/" in k]
     assert learned
     for k in learned:
-        torch.testing.assert_close(states[0][k], states[1][k], atol=1e-5, rtol=0)
+        size = max(1.0, states[0][k].abs().max().item())  # CUT's first steps are of size 30
+        torch.testing.assert_close(states[0][k], states[1][k], atol=1e-5 * size, rtol=0)
     assert (tmp_path / "run2/last/training-1.safetensors").exists()
 
 
