@@ -1,7 +1,7 @@
 """Do two checkouts compute the same numbers? For changes that must change none, such as moves and new names.
 
-Prints, as JSON, the losses of 20 seeded steps of every shipped config, and the bytes of a conversion, an evaluation and an
-augmentation (as SHA-256). Run it on both checkouts, on the same machine, and compare:
+Prints, as JSON, the losses of 20 seeded steps of every shipped config, and the SHA-256 of what a conversion, an
+evaluation and an augmentation write. Run it on both checkouts, on the same machine, and compare:
 
     cd CHECKOUT; PYTHONPATH=. OMP_NUM_THREADS=1 python PATH/same_numbers.py > numbers.json
     diff before.json after.json
