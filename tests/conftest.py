@@ -1,5 +1,9 @@
 import os
 
+# Test workers share the cores: more threads than cores makes each wait for the others at every operation, and BLAS and
+# OpenMP spin while they wait. Set before numpy is imported; the workers of xdist and all child processes inherit it.
+os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
+
 import pytest
 import torch
 from hypothesis import settings
@@ -9,8 +13,6 @@ from small import make_model
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.register_profile("random", derandomize=False, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
-
-# Test workers share the cores: more threads than cores makes each wait for the others at every operation.
 torch.set_num_threads(1)
 
 
