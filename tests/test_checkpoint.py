@@ -2,11 +2,10 @@ import hashlib
 import json
 import os
 import pickle
-import subprocess
-import sys
 
 import pytest
 import torch
+from programs import run_program
 from small import SMALL_METHOD, make_model, small_settings
 
 from medgen.checkpoint import ModelInfo, build_method, load_model, load_training, save_model, save_training
@@ -297,8 +296,6 @@ except OSError as error:
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    command = [sys.executable, "-c", FULL, str(tmp_path / "last")]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": root})
+    done = run_program(FULL, tmp_path / "last")
     assert done.stdout == "OSError File too large\n", done.stderr
     assert load_training(tmp_path / "last")["n"] == "old" and os.listdir(tmp_path) == ["last"]

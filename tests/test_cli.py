@@ -3,17 +3,15 @@
 import csv
 import gzip
 import json
-import os
 import re
 import signal
-import subprocess
 import sys
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import yaml
+from programs import run_program
 from small import SMALL_METHOD, make_model, small_settings, write_cohort
 
 from medgen import cli
@@ -210,9 +208,7 @@ main()
 def test_sigkill_during_a_conversion_then_the_rest(run, model_folder, tmp_path):
     for name in "abc":
         good(tmp_path / "in" / f"{name}.nii.gz")
-    root = str(Path(__file__).parent.parent)
-    command = [sys.executable, "-c", KILLER, str(model_folder), str(tmp_path / "in"), str(tmp_path / "out")]
-    result = subprocess.run(command, env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True)
+    result = run_program(KILLER, model_folder, tmp_path / "in", tmp_path / "out")
     assert result.returncode == -signal.SIGKILL, result.stderr
     assert [p.name for p in (tmp_path / "out").glob("*.nii.gz") if not p.name.startswith(".")] == ["a.nii.gz"]
     assert run("translate", model_folder, tmp_path / "in", tmp_path / "out", "--no-report")[0] == 0

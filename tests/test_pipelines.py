@@ -1,8 +1,11 @@
 import csv
 import json
-import subprocess
+import runpy
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -30,10 +33,20 @@ def cohort(tmp_path_factory):
     return folder
 
 
+def pipeline(name, *words):
+    """The script run as a program, in this process: a start of Python and torch proves nothing."""
+    out, err = StringIO(), StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.chdir(ROOT)
+        patch.setattr(sys, "argv", [name, *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(ROOT / "pipelines" / name), run_name="__main__")
+    return SimpleNamespace(returncode=end.value.code, stdout=out.getvalue(), stderr=err.getvalue())
+
+
 def evaluation(cohort, out, *more):
-    command = [sys.executable, ROOT / "pipelines" / "clinical_evaluation.py", out, *more]
     folders = ["--reference", cohort / "target", "--source", cohort / "source"]
-    return subprocess.run([*map(str, command), *map(str, folders)], capture_output=True, text=True, cwd=ROOT)
+    return pipeline("clinical_evaluation.py", out, *more, *folders)
 
 
 def test_two_converters_in_one_report(cohort, tmp_path):
@@ -93,8 +106,7 @@ def test_a_case_that_fails_is_named_and_the_report_is_made(cohort, tmp_path):
 
 
 def augmented(*words):
-    command = [sys.executable, ROOT / "pipelines" / "augment_segmentation.py", *words]
-    return subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=ROOT)
+    return pipeline("augment_segmentation.py", *words)
 
 
 def test_generators_are_trained_on_the_draws_cases_alone_and_arms_compared(tmp_path):

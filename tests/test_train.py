@@ -1,6 +1,7 @@
 """The loop: what it writes, and that a run killed at any moment reaches the weights of an undisturbed one."""
 
 import csv
+import functools
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from programs import run_program
 from safetensors.torch import load_file
 from small import SMALL_METHOD, paired_only, write_cohort
 
@@ -71,6 +73,19 @@ def unpaired(tmp_path_factory):
     return write_cohort(tmp_path_factory.mktemp("unpaired"), cases=6, unpaired=True)
 
 
+@pytest.fixture(scope="module")
+def whole_run(cohort, unpaired, tmp_path_factory):
+    """The folder of an undisturbed run of a method, trained once."""
+
+    @functools.cache
+    def trained(method):
+        out = tmp_path_factory.mktemp(method) / "whole"
+        train(settings_of(cohort if paired_only(method) else unpaired, method), out)
+        return out
+
+    return trained
+
+
 def test_files_of_a_run(cohort, tmp_path):
     best = train(settings_of(cohort), tmp_path / "run")
     names = {p.name for p in (tmp_path / "run").iterdir()} - {RECORD}
@@ -100,17 +115,15 @@ def test_learning_rate_is_constant_then_linear_to_zero(cohort, tmp_path):
 
 
 @pytest.mark.parametrize("method", method_names())
-def test_resumed_run_equals_an_undisturbed_one(method, cohort, unpaired, tmp_path):
+def test_resumed_run_equals_an_undisturbed_one(method, cohort, unpaired, whole_run, tmp_path):
     root = cohort if paired_only(method) else unpaired
-    train(settings_of(root, method), tmp_path / "whole")
-    train(settings_of(root, method, train={"steps": 4}), tmp_path / "parts")
-    # The shorter schedule decays earlier; only the constant part may be compared.
+    # A shorter schedule decays earlier; only the constant part may be compared.
     flat = {"decay_from": 1.0}
     train(settings_of(root, method, train=flat), tmp_path / "flat")
     train(settings_of(root, method, train={**flat, "steps": 4}), tmp_path / "flat_parts")
     train(settings_of(root, method, train=flat), tmp_path / "flat_parts", resume=True)
     assert same(weights(tmp_path / "flat"), weights(tmp_path / "flat_parts"))
-    assert not same(weights(tmp_path / "whole"), weights(tmp_path / "flat"))
+    assert not same(weights(whole_run(method)), weights(tmp_path / "flat"))
     kept = (tmp_path / "flat_parts" / "log.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in kept[1:]] == ["1", "2", "3", "4", "5", "6"]
 
@@ -152,21 +165,17 @@ medgen.train.train(settings_of(Path(root), method), Path(out), resume=(Path(out)
         ("best", "pix2pix"),
     ],
 )
-def test_sigkill_then_resume_equals_an_undisturbed_run(moment, method, cohort, unpaired, tmp_path):
+def test_sigkill_then_resume_equals_an_undisturbed_run(moment, method, cohort, unpaired, whole_run, tmp_path):
     root = cohort if paired_only(method) else unpaired
-    train(settings_of(root, method), tmp_path / "whole")
-    here = str(Path(__file__).parent)
-    command = [sys.executable, "-c", KILLER, moment, str(root), str(tmp_path / "killed"), method]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([here, str(Path(here).parent)])}
-    environment["OMP_NUM_THREADS"] = "1"
-    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    whole = whole_run(method)
+    result = run_program(KILLER, moment, root, tmp_path / "killed", method)
     assert result.returncode == -signal.SIGKILL, result.stderr
     train(settings_of(root, method), tmp_path / "killed", resume=True)
-    assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
-    assert same(weights(tmp_path / "whole", "best"), weights(tmp_path / "killed", "best"))
+    assert same(weights(whole), weights(tmp_path / "killed"))
+    assert same(weights(whole, "best"), weights(tmp_path / "killed", "best"))
     for name in ("log.csv", "validation.csv"):
-        whole, killed = (list(csv.reader(open(tmp_path / run / name))) for run in ("whole", "killed"))
-        assert [row[0] for row in whole] == [row[0] for row in killed]
+        kept, killed = (list(csv.reader(open(run / name))) for run in (whole, tmp_path / "killed"))
+        assert [row[0] for row in kept] == [row[0] for row in killed]
     assert [p.name for p in (tmp_path / "killed").iterdir() if p.name.startswith(".")] == [RECORD]
 
 

@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 from dataclasses import dataclass
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from programs import run_program
 from small import make_model
 
 from medgen.inference.inputs import sha256
@@ -127,9 +126,6 @@ manifest.__exit__()
 
 
 def test_a_full_disk_tears_no_line_and_the_end_of_the_run_has_all(model, tmp_path):
-    here = os.path.dirname(__file__)
-    paths = [os.path.dirname(os.path.dirname(here)), os.path.dirname(here), here]
-    command = [sys.executable, "-c", FULL, str(tmp_path), *paths]
-    run = subprocess.run(command, capture_output=True, text=True)
+    run = run_program(FULL, tmp_path, os.path.dirname(__file__))
     assert run.stdout == "True\n", run.stderr
     assert len(json.loads((tmp_path / "manifest.json").read_text())["cases"]) == 50

@@ -1,9 +1,5 @@
 """Volumes at the edge: dispatch, canonical axes, geometry comparison, atomic writing, type policy."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import inv_ornt_aff, io_orientation
+from programs import run_program
 from scipy.spatial.transform import Rotation
 
 from medgen.io.volume import (
@@ -246,8 +243,6 @@ except InputError as error:
 @pytest.mark.parametrize("ending", [".nii.gz", ".mha"])
 def test_a_full_disk_gives_one_sentence_and_leaves_nothing(tmp_path, ending):
     path = tmp_path / f"x{ending}"
-    done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, path], cwd=Path(__file__).parents[2], capture_output=True, text=True
-    )
+    done = run_program(FULL_DISK, path)
     assert f"x{ending} cannot be written" in done.stdout, done.stderr
     assert not list(tmp_path.iterdir())
