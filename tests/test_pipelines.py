@@ -58,6 +58,13 @@ def test_two_converters_in_one_report(cohort, tmp_path):
     assert (tmp_path / "close" / "summary.json").exists() and (tmp_path / "far" / "cases.csv").exists()
 
 
+@pytest.fixture
+def unprinted(monkeypatch):
+    """Reports without paper, which takes seconds each."""
+    monkeypatch.setattr("medgen.reports.evaluation._print", lambda *_: None)
+
+
+@pytest.mark.usefixtures("unprinted")
 def test_a_system_that_cannot_be_evaluated_leaves_the_others_their_report(cohort, tmp_path):
     run = evaluation(cohort, tmp_path, "--prediction", f"gone={cohort / 'gone'}", f"close={cohort / 'close'}")
     assert run.returncode == 2 and "gone could not be evaluated: " in run.stderr
@@ -65,6 +72,7 @@ def test_a_system_that_cannot_be_evaluated_leaves_the_others_their_report(cohort
     assert "gone could not be evaluated: " in page and "closer to the truth" in page
 
 
+@pytest.mark.usefixtures("unprinted")
 def test_limits_and_lesion_masks_reach_the_report(cohort, tmp_path):
     masks = tmp_path / "masks"
     masks.mkdir()
@@ -94,6 +102,7 @@ def test_limits_and_lesion_masks_reach_the_report(cohort, tmp_path):
     assert run.returncode == 2 and "ct_contrast, general" in run.stderr
 
 
+@pytest.mark.usefixtures("unprinted")
 def test_a_case_that_fails_is_named_and_the_report_is_made(cohort, tmp_path):
     one = tmp_path / "one"
     one.mkdir()
