@@ -161,8 +161,9 @@ def test_kid_is_the_distance_of_all_rows():
     "m, n, shift, each",
     [(60, 60, 0.0, 1), (60, 60, 0.5, 1), (600, 60, 0.0, 1), (600, 60, 0.5, 1), (12, 12, 0.0, 5), (12, 30, 0.5, 5)],
 )
-def test_kids_standard_error_is_the_scatter_of_its_draws(m, n, shift, each):
+def test_kids_standard_error_is_the_scatter_of_its_draws(m, n, shift, each, monkeypatch):
     """Also of equal distributions, where pairs of rows make up all of the variance, and of sides of unlike sizes."""
+    monkeypatch.setattr(grouped, "BLOCK", 256)  # three blocks of the larger side
     draws = 300 if m < 100 else 60
     made = []
     for seed in range(draws):
