@@ -405,7 +405,7 @@ def test_a_compressed_image_that_was_cut_short_is_named(tmp_path):
         ds = pydicom.dcmread(path)
         ds.compress(RLELossless)
         ds.save_as(path)
-    paths[1].write_bytes(paths[1].read_bytes()[:-300])
+    paths[1].write_bytes(paths[1].read_bytes()[:-20])
     with pytest.raises(InputError, match=rf"{paths[1].name} is a truncated DICOM image; copy the series again"):
         read_volume(tmp_path)
 
