@@ -53,6 +53,11 @@ class Series:
         return tuple(dict.fromkeys(s.file for s in self.slices))
 
     @property
+    def key(self) -> str:
+        """What names this volume alone among those of its folder, as ``series`` of ``read_series``."""
+        return f"{self.uid} {self.part}".strip()
+
+    @property
     def header(self) -> Header:
         return self.slices[0].header
 
@@ -339,5 +344,5 @@ def _matching(found: list[Series], wanted: str) -> list[Series]:
     if wanted.isdecimal() and 1 <= int(wanted) <= len(found):
         return [found[int(wanted) - 1]]
     text = wanted.lower()
-    exact = [s for s in found if wanted == s.uid or text in (s.description.lower(), s.part.lower())]
+    exact = [s for s in found if wanted in (s.uid, s.key) or text in (s.description.lower(), s.part.lower())]
     return exact or [s for s in found if wanted and text in f"{s.description}, {s.part}".lower()]
