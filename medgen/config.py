@@ -382,15 +382,30 @@ def load_settings(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Se
     return parse_settings(values, str(path))
 
 
+class _Loader(yaml.SafeLoader):
+    """The safe loader, which takes the last of two equal keys in silence; here they are refused."""
+
+    def compose_mapping_node(self, anchor: dict[Any, Any]) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        known = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in known:
+                    line = key.start_mark.line + 1
+                    raise ValueError(f"the key {key.value} stands twice in one section (line {line}); keep one")
+                known.add(key.value)
+        return node
+
+
 def read_yaml(text: str) -> Any:
     """The values of a YAML text: plain ones, by the safe loader.
 
     Raises:
-        ValueError: no YAML, nested beyond reason, a NUL character in a text, or a few anchors that stand for more
-            values than memory holds.
+        ValueError: no YAML, a key twice, nested beyond reason, a NUL character in a text, or a few anchors that stand
+            for more values than memory holds.
     """
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, _Loader)  # a safe loader
         if _count(values, {}, 0) > MOST_VALUES:
             raise ValueError("its anchors multiply into too many values")
     except (yaml.YAMLError, RecursionError, OverflowError) as error:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from medgen.config import config_file, configs, load_settings, parse_settings, plain
+from medgen.config import config_file, configs, load_settings, parse_settings, plain, read_yaml
 from medgen.types import InputError
 
 MINIMAL = {"method": {"name": "pix2pix", "filters": 4}}
@@ -114,3 +114,23 @@ def test_configs_are_found_by_name_and_by_path(tmp_path, monkeypatch):
     for given, near in (("mr_t1_to_t2_pix2pics", "did you mean mr_t1_to_t2_pix2pix"), ("zzzz", "medgen configs lists")):
         with pytest.raises(InputError, match=f"{given} is no config.*{near}"):
             config_file(given)
+
+
+@pytest.mark.parametrize(
+    "text, key",
+    [
+        ("a: 1\nb: 2\na: 3\n", "a"),
+        ("include:\n  - {modality: CT, modality: MR}\n", "modality"),
+        ("x: [{y: {z: 1, z: 1}}]\n", "z"),
+        ("a: 1\n'a': 2\n", "a"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused(text, key):
+    """The first of the two would be lost in silence."""
+    with pytest.raises(ValueError, match=f"the key {key} stands twice in one section .line [0-9]"):
+        read_yaml(text)
+
+
+def test_keys_that_merging_brings_in_again_are_no_faults():
+    text = "base: &b {x: 1, y: 2}\nmore: &m {<<: *b, y: 3}\nlast: {<<: [*m, *b], x: 4}\nother: {x: 5}\n"
+    assert read_yaml(text)["last"] == {"x": 4, "y": 3}

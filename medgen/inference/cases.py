@@ -51,8 +51,8 @@ class Converted:
     None where it was not checked; ``reasons`` belong to it, ``findings`` are the same with their places (see ``judge``)
     and ``checks`` tells by which limits and segmenter; ``limits`` holds those that differ from the defaults, while
     ``warnings`` were known before the conversion; ``notes`` are no reason to doubt it. ``contrasts``: folders of the
-    outputs, where there are several. ``deidentified`` says what became of dates, ``changes`` how often which attribute
-    was changed.
+    outputs, where there are several. ``picked`` is the series of ``input`` that was read. ``deidentified`` says what
+    became of dates, ``changes`` how often which attribute was changed.
     """
 
     case: str
@@ -72,6 +72,7 @@ class Converted:
     input_sha256: str = ""
     output_sha256: str = ""
     series: str | None = None
+    picked: str | None = None
     deidentified: str | None = None
     changes: dict[str, int] = field(default_factory=dict)
 
@@ -192,6 +193,7 @@ class Cases:
             str(path),
             str(targets[0]),
             series=self.options.series,
+            picked=None if scan.series is None else scan.series.key,
             contrasts=[*contrasts] if len(contrasts) > 1 else [],
         )
         if self.private is not None:

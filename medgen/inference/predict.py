@@ -116,17 +116,18 @@ def _source_of(output: int, codes: Sequence[Code]) -> int:
 
 
 def _carried(
-    y: np.ndarray, x: np.ndarray, code: Code, target: Range, padding: tuple[float, float] | None = None
+    y: np.ndarray, x: np.ndarray, code: Code, target: Range, padding: tuple[np.ndarray, np.ndarray] | None = None
 ) -> np.ndarray:
     """``y``, now with what its source's code carries over; the network's own values end where the target's do.
 
-    ``padding``: values that stand for what was not scanned; they are carried over even within the code's range.
+    ``padding``: as of a Volume; what was not scanned is carried over even within the code's range.
     """
     if isinstance(code, Range) and code.outside != "clip":
+        low, high = (None, None) if padding is None else (np.broadcast_to(p, x.shape) for p in padding)
         for n, (slice_x, slice_y) in enumerate(zip(x, y, strict=True)):  # of a large scan each copy counts
             y[n] = code.carried(slice_x, target.clip(slice_y))
-            if padding is not None:
-                np.copyto(y[n], slice_x, where=(padding[0] <= slice_x) & (slice_x <= padding[1]))
+            if low is not None and high is not None:
+                np.copyto(y[n], slice_x, where=(low[n] <= slice_x) & (slice_x <= high[n]))
     return y
 
 

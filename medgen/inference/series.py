@@ -180,7 +180,10 @@ def _of_unit(
         return [Found(_case(folder, series[0], lonely), folder, None, str(error))]
     single = lonely and len(picked) == 1
     passed = [s.describe() for s in series if s.remark and s not in picked]
-    return [Found(_case(folder, s, single), folder, s, fault, tuple(filter(None, (s.beside, *passed)))) for s in picked]
+    return [
+        Found(_case(folder, s, single), folder, s, fault or s.lacking or None, tuple(filter(None, (s.beside, *passed))))
+        for s in picked
+    ]
 
 
 def _case(folder: Path, series: Series, single: bool) -> str:

@@ -46,10 +46,16 @@ class Series:
     remark: str = ""
     part: str = ""  # which volume of its series
     beside: str = ""  # images of its series that are no slices and were passed over
+    lacking: str = ""  # what is missing of its series, where that must not be read without
 
     @property
     def files(self) -> tuple[Path, ...]:
         return tuple(dict.fromkeys(s.file for s in self.slices))
+
+    @property
+    def key(self) -> str:
+        """What names this volume alone among those of its folder, as ``series`` of ``read_series``."""
+        return f"{self.uid} {self.part}".strip()
 
     @property
     def header(self) -> Header:
@@ -126,7 +132,7 @@ def read_slices(slices: Sequence[Slice], folder: Path) -> Volume:
     data = np.empty(geometry.shape, np.float32, order="F")
     whole = True
     units: dict[str, Path] = {}
-    paddings = set()
+    paddings = np.full((2, 1, 1, geometry.shape[2]), np.nan, np.float32)
     doubts: dict[str, None] = {}
     for k, values, unit, doubt, padding in values_of(slices):
         if values.shape != geometry.shape[1::-1]:
@@ -134,7 +140,7 @@ def read_slices(slices: Sequence[Slice], folder: Path) -> Volume:
         whole = whole and bool(np.all(values == np.rint(values)))
         data[:, :, k] = values.T
         units.setdefault(unit, slices[k].file)
-        paddings.add(padding)
+        paddings[:, 0, 0, k] = (np.nan, np.nan) if padding is None else padding
         doubts |= {doubt: None} if doubt else {}
     checked_finite(data, folder)
     return Volume(
@@ -147,7 +153,7 @@ def read_slices(slices: Sequence[Slice], folder: Path) -> Volume:
         warnings=(*_mixed(slices), *doubts),
         notes=tuple(remarks(slices)),
         unit=_one_unit(units),
-        padding=paddings.pop() if len(paddings) == 1 else None,  # of one rescale only
+        padding=None if np.isnan(paddings).all() else (paddings[0], paddings[1]),
     )
 
 
@@ -231,7 +237,28 @@ def _series(uid: str, members: list[Slice]) -> list[Series]:
     remark = _remark(first)
     volumes = [("", slices)] if remark else parts(slices)
     description, modality = str(first.get("SeriesDescription", "")), str(first.get("Modality", "?"))
-    return [Series(uid, description, modality, tuple(volume), remark, part, beside) for part, volume in volumes]
+    lacking = _missing_part(slices)
+    return [
+        Series(uid, description, modality, tuple(volume), remark, part, beside, lacking) for part, volume in volumes
+    ]
+
+
+def _missing_part(slices: list[Slice]) -> str:
+    """What is missing where one image was cut into files (a concatenation, PS3.3 C.7.6.16.2.2.4), counted from 1; empty
+    where nothing is. Of the whole series, as a volume of several may lie in one of the files."""
+    parts: dict[str, dict[int, Slice]] = {}
+    for item in slices:
+        number = numbers(item.header, "InConcatenationNumber", 1)
+        if number is not None:
+            parts.setdefault(str(item.header.get("ConcatenationUID")), {})[int(number[0])] = item
+    for held in parts.values():
+        totals = (numbers(item.header, "InConcatenationTotalNumber", 1) for item in held.values())
+        count = max(max(held), *(0 if total is None else int(total[0]) for total in totals))
+        missing = next(n for n in range(1, count + 2) if n not in held)
+        if missing <= count:
+            folder = next(iter(held.values())).file.parent
+            return f"{folder} lacks part {missing} of {count} of an image that is stored in parts; fetch it"
+    return ""
 
 
 def _remark(header: Header) -> str:
@@ -295,7 +322,7 @@ def choose(found: list[Series], wanted: str | None, folder: Path) -> Series:
     """One of the series of ``folder``: the only one that is a scan, or the one that ``wanted`` names.
 
     Raises:
-        InputError: none or several fit; it lists them.
+        InputError: none or several fit: it lists them; or a part of the series is missing.
     """
     listing = "; ".join(f"{number}) {series.describe()}" for number, series in enumerate(found, 1))
     if wanted is None:
@@ -303,6 +330,8 @@ def choose(found: list[Series], wanted: str | None, folder: Path) -> Series:
     else:
         matches = _matching(found, wanted.strip())
     if len(matches) == 1:
+        if matches[0].lacking:
+            raise InputError(matches[0].lacking)
         return matches[0]
     fits = "" if wanted is None else f" and '{wanted}' fits {len(matches)} of them"
     raise InputError(
@@ -315,5 +344,5 @@ def _matching(found: list[Series], wanted: str) -> list[Series]:
     if wanted.isdecimal() and 1 <= int(wanted) <= len(found):
         return [found[int(wanted) - 1]]
     text = wanted.lower()
-    exact = [s for s in found if wanted == s.uid or text in (s.description.lower(), s.part.lower())]
+    exact = [s for s in found if wanted in (s.uid, s.key) or text in (s.description.lower(), s.part.lower())]
     return exact or [s for s in found if wanted and text in f"{s.description}, {s.part}".lower()]

@@ -65,7 +65,7 @@ PER_IMAGE = {
         "LossyImageCompressionRatio LossyImageCompressionMethod ReferencedImageSequence SourceImageSequence "
         "ReferencedInstanceSequence ImagePosition ImagePositionVolume TablePosition WaterEquivalentDiameter "
         "DataCollectionCenterPatient FrameAcquisitionDuration InStackPositionNumber DimensionIndexValues FrameLabel "
-        "ConcatenationUID InConcatenationNumber ConcatenationFrameOffsetNumber SOPInstanceUIDOfConcatenationSource"
+        "ConcatenationFrameOffsetNumber SOPInstanceUIDOfConcatenationSource"
     ).split()
 }
 OTHERS = "others"  # key of {tag as 8 hexadecimal digits: CRC of its value}
@@ -75,7 +75,7 @@ TAGS = (
     + (
         "SOPClassUID SOPInstanceUID SeriesInstanceUID StudyInstanceUID FrameOfReferenceUID PatientID StudyDescription "
         "Modality InstanceNumber Rows Columns NumberOfFrames SamplesPerPixel PhotometricInterpretation BitsAllocated "
-        "BitsStored"
+        "BitsStored ConcatenationUID InConcatenationNumber InConcatenationTotalNumber"
     ).split()
 )
 NOT_SCANS = {"SEG", "RTDOSE", "RTSTRUCT", "RTPLAN", "SR", "PR", "KO", "REG"}  # objects that accompany a scan

@@ -13,7 +13,7 @@ from medgen.io.claim import check_ours, wrote
 from medgen.io.dicom_header import Header, dangling, is_scan, lost_slices, read_header, shared
 from medgen.types import InputError
 
-VERSION = "5"  # of what is kept of a header; another one starts the index anew
+VERSION = "6"  # of what is kept of a header; another one starts the index anew
 BESIDE = "{}"  # kept in place of the header of a report, a presentation state and the like
 TOGETHER = 2000  # files between two commits: what a kill costs
 TABLES = """

@@ -57,8 +57,8 @@ def rescale_of(dataset: Dataset, frame: int, file: Path) -> tuple[float, float]:
         file: for messages.
 
     Raises:
-        InputError: a slope of 0, or one of the two without the other. Programs disagree on what that means (pydicom:
-            no rescale; ITK: slope 1, intercept 0), so the values are not known.
+        InputError: a slope of 0, numbers that are not finite, or one of the two without the other. Programs disagree on
+            what that means (pydicom: no rescale; ITK: slope 1, intercept 0), so the values are not known.
     """
     holder = dataset
     if PER_FRAME in dataset:
@@ -72,8 +72,12 @@ def rescale_of(dataset: Dataset, frame: int, file: Path) -> tuple[float, float]:
         return 1.0, 0.0
     if (float(1 if slope is None else slope), float(intercept or 0)) == (1, 0):  # whatever is missing
         return 1.0, 0.0
-    if slope is None or intercept is None or float(slope) == 0:
-        fault = "a RescaleSlope of 0" if slope is not None and float(slope) == 0 else "half of a rescale"
+    fault = "half of a rescale" if slope is None or intercept is None else ""
+    if not fault and float(slope) == 0:
+        fault = "a RescaleSlope of 0"
+    if not fault and not np.isfinite([float(slope), float(intercept)]).all():
+        fault = "a rescale that is no number"
+    if fault:
         raise InputError(
             f"{file} has {fault} (RescaleSlope {slope}, RescaleIntercept {intercept}), so its values are not known; "
             "export the series again or set both elements"

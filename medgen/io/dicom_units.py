@@ -18,6 +18,9 @@ NOT_CT_NUMBERS = set(
     "DIVISION MULTIPLICATION STD_DEVIATION SUBTRACTION QUANTITY "
     "MAT_SPECIFIC MAT_FRACTIONAL MAT_VALUE_BASED EFF_ATOMIC_NUM ELECTRON_DENSITY".split()
 )
+# Words of the ImageType of maps that scanners and workstations compute from CT; they are no CT numbers either, whatever
+# the RescaleType: many of them say HU because the CT object asks for one.
+PARAMETERS = set("CBF CBV RCBF RCBV MTT TTP TMAX TTD TTS PBF PBV PERMEABILITY KTRANS".split())
 MODIFIED = "MAT_MODIFIED"  # of which only a RescaleType says whether the values are HU or HU_MOD
 # Words of the ImageType of derived CT that is in HU: reformats, means, monoenergetic and virtual unenhanced images.
 ORDINARY = set(
@@ -72,7 +75,7 @@ def unit_of(dataset: Dataset, frame: int) -> str:
     if dataset.get("Modality") != "CT":
         return HU if named in HU_NAMES else f"{named} (RescaleType)" if named not in ("", "US") else ""
     for term in _terms(dataset, frame):
-        if term in NOT_CT_NUMBERS:
+        if term in NOT_CT_NUMBERS or PARAMETERS & set(re.findall("[A-Z]+", term)):
             return f"{term} (ImageType)"
         if term == MODIFIED and not named:
             return f"{term} (ImageType, without RescaleType)"

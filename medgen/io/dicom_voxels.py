@@ -14,6 +14,7 @@ from medgen.io.dicom_units import doubt_of, unit_of
 from medgen.types import InputError
 
 PLUGINS = "pip install 'medgen[dicom]'"
+PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
 Padding = tuple[float, float] | None
@@ -35,6 +36,8 @@ def values_of(slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray, str, s
                 stream.seek(0)
                 dataset = dcmread(stream, force=True)
             dataset.file_meta.setdefault("TransferSyntaxUID", ImplicitVRLittleEndian)
+            if not any(keyword in dataset for keyword in PIXELS):  # pydicom drops all elements of a frame cut short
+                raise InputError(f"{file} is a truncated DICOM image; copy the series again")
             _check_bits(dataset, file)
             _check_decoder(file, dataset.file_meta.TransferSyntaxUID)
             if PER_FRAME not in dataset:
@@ -55,6 +58,8 @@ def values_of(slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray, str, s
                 yield k, values, unit_of(dataset, frame), doubt_of(dataset, frame), padding
         except InputError:
             raise
+        except RecursionError:
+            raise InputError(f"{file} has sequences that are nested too deep to be read; export it again") from None
         except Exception as error:  # pydicom and its plugins raise nearly anything on damaged pixel data
             reason = " ".join(str(error).split()).rstrip(".")
             raise InputError(f"{file} has voxels that cannot be decoded ({reason}); copy it again") from error
@@ -97,8 +102,11 @@ def _rescaled(dataset: Dataset, file: Path) -> bool | None:
 
 
 def _check_bits(dataset: Dataset, file: Path) -> None:
-    """PS3.5 8.1.1 wants the stored bits at the low end of a pixel; pydicom, and ITK, take them from there anyway."""
-    high, bits = dataset.get("HighBit"), dataset.get("BitsStored")
+    """Pixels are of whole bytes here. PS3.5 8.1.1 wants the stored bits at their low end; pydicom, and ITK, take them
+    from there anyway."""
+    high, bits, allocated = (dataset.get(keyword) for keyword in ("HighBit", "BitsStored", "BitsAllocated"))
+    if allocated is not None and int(allocated) not in (8, 16, 32, 64):
+        raise InputError(f"{file} has pixels of {allocated} bits (BitsAllocated), not of 8, 16 or 32; export it again")
     if high is not None and bits is not None and int(high) != int(bits) - 1:
         raise InputError(
             f"{file} has {bits} bits stored and HighBit {high}, not {int(bits) - 1}: where in a pixel its value lies "

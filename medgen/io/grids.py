@@ -34,5 +34,6 @@ def on_axes_of(volume: Volume, like: Volume) -> Volume:
     """
     if np.array_equal(volume.affine, like.affine):
         return volume
-    data = from_canonical(to_canonical(volume).data, like)
-    return replace(volume, data=data, affine=like.affine, path=None)
+    upright = to_canonical(volume)
+    padding = upright.padding and (from_canonical(upright.padding[0], like), from_canonical(upright.padding[1], like))
+    return replace(volume, data=from_canonical(upright.data, like), affine=like.affine, path=None, padding=padding)

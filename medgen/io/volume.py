@@ -76,7 +76,8 @@ class Volume:
     headers_sha256  of a DICOM input, a hash of those slices' headers, which tells later whether its files changed
     warnings  what its file says in two ways, or not at all, and how it was read: one sentence each
     notes   what was read otherwise than its file has it, by less than matters: one sentence each
-    padding of a DICOM input, the (lowest, highest) value that fills what was not scanned, None where nothing says it
+    padding of a DICOM input, the (lowest, highest) value that fills what was not scanned: arrays that broadcast to
+            ``data``, as each slice has its own rescale; NaN in slices that name none, None where no slice does
     unit    of a DICOM input what its values are by the standard (HU), "" where nothing says it; None: not asked
     """
 
@@ -90,7 +91,7 @@ class Volume:
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     unit: str | None = None
-    padding: tuple[float, float] | None = None
+    padding: tuple[np.ndarray, np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         data, affine = np.asarray(self.data, np.float32), np.array(self.affine, np.float64)
@@ -263,7 +264,11 @@ def canonical_view(volume: Volume) -> Volume:
     """``to_canonical`` without a copy, for who looks at few voxels: its data are strided, and the input's own."""
     axes = orientation(volume.affine)
     affine = volume.affine @ inv_ornt_aff(axes, volume.data.shape)
-    return replace(volume, data=apply_orientation(volume.data, axes), affine=affine)
+    padding = volume.padding and (
+        apply_orientation(volume.padding[0], axes),
+        apply_orientation(volume.padding[1], axes),
+    )
+    return replace(volume, data=apply_orientation(volume.data, axes), affine=affine, padding=padding)
 
 
 def from_canonical(data: np.ndarray, like: Volume) -> np.ndarray:

@@ -31,8 +31,9 @@ def conversion_report(
     Args:
         rows: a mapping for each case: ``case`` (name), ``input`` and ``output`` (paths), ``warnings``
             (sentences, such as "outside the training distribution: ..."), ``seconds``, ``error`` (None or the
-            sentence why it was not converted), and of those checked ``verdict`` (pass, review, fail) with ``reasons``
-            and maybe ``findings``, which have the place of each (`medgen.evaluation.judge.judge`).
+            sentence why it was not converted), of DICOM ``picked`` or ``series`` (which one of the input), and of those
+            checked ``verdict`` (pass, review, fail) with ``reasons`` and maybe ``findings``, which have the place of
+            each (`medgen.evaluation.judge.judge`).
         out_html: the file to write.
         notes, warnings: sentences about all cases; warnings are shown in red on top.
         most_figures: cases with a picture; failed ones, worse verdicts and those with warnings come first. The first
@@ -77,6 +78,7 @@ def _item(row: Mapping[str, Any]) -> dict[str, Any]:
         "case": str(row["case"]),
         "input": row["input"],
         "output": row["output"],
+        "series": row.get("picked") or row.get("series"),
         "warnings": [str(text) for text in row.get("warnings") or ()],
         "verdict": row.get("verdict"),
         "reasons": [str(text) for text in row.get("reasons") or ()],
@@ -94,15 +96,18 @@ def _shown(item: Mapping[str, Any], gaps: Gaps, *, viewer: bool) -> dict[str, An
     shown = case_item(
         item["case"],
         [("", checked)],
-        lambda places: conversion_scene(before, after, places),
+        lambda places: conversion_scene(before, after, places, item["series"]),
         gaps,
         viewer=viewer,
         still=not viewer,
     )
-    return shown | {"shown": True, "geometry": gaps.attempt("Grid", lambda: _geometry(before, after), "", item["case"])}
+    return shown | {
+        "shown": True,
+        "geometry": gaps.attempt("Grid", lambda: _geometry(before, after, item["series"]), "", item["case"]),
+    }
 
 
-def _geometry(before: Path, after: Path) -> str:
-    old, new = read_geometry(before), read_geometry(after)
+def _geometry(before: Path, after: Path, series: str | None) -> str:
+    old, new = read_geometry(before, series=series), read_geometry(after)
     same = "identical in input and output" if same_geometry(old, new) else f"input {old.describe()}"
     return f"{new.describe()} ({same})"

@@ -96,6 +96,7 @@ def case_scene(
     files: Mapping[str, Path],
     predictions: Mapping[str, Path] | None = None,
     places: Mapping[int, Mapping[str, Sequence[float]]] | None = None,
+    series: str | None = None,
 ) -> Scene:
     """Input (if there is a ``source``), output, truth and output − truth of one evaluated case.
 
@@ -105,11 +106,12 @@ def case_scene(
         predictions: outputs of several systems by name, shown side by side in place of ``prediction``.
         places: of findings by their number, {"low", "high"} in mm in the scanner (RAS); they are marked, and the
             slices are those that show most of the first.
+        series: which one of a source that is a folder of several DICOM series, as in ``read_volume``.
 
     Raises `InputError` if a file cannot be read or the grids differ by more than an evaluation allows.
     """
     outputs = {"output": files["prediction"]} if predictions is None else predictions
-    known = _known(files)
+    known = _known(files, series)
     truth, source = known.get("reference"), known.get("source")
     base = truth or source
     made = dict(zip(outputs, _read(list(outputs.values()), base), strict=True))
@@ -158,17 +160,21 @@ def _around(view: View, at: tuple[int, int, int]) -> View:
     return x, y, z
 
 
-def _known(files: Mapping[str, Path]) -> dict[str, Volume]:
+def _known(files: Mapping[str, Path], series: str | None) -> dict[str, Volume]:
     """Reference, source and labels, those that there are."""
     roles = [role for role in ("reference", "source", "labels") if role in files]
-    return dict(zip(roles, _read([files[role] for role in roles]), strict=True))
+    chosen = [series if role == "source" else None for role in roles]
+    return dict(zip(roles, _read([files[role] for role in roles], chosen=chosen), strict=True))
 
 
 def conversion_scene(
-    input_: Path, output: Path, places: Mapping[int, Mapping[str, Sequence[float]]] | None = None
+    input_: Path,
+    output: Path,
+    places: Mapping[int, Mapping[str, Sequence[float]]] | None = None,
+    series: str | None = None,
 ) -> Scene:
     """Input, output and output − input without truth, at the first finding or where they differ most."""
-    return case_scene({"source": input_, "prediction": output}, places=places)
+    return case_scene({"source": input_, "prediction": output}, places=places, series=series)
 
 
 def volume_scene(path: Path) -> Scene:
@@ -180,9 +186,12 @@ def volume_scene(path: Path) -> Scene:
     return Scene([Column(Path(path).name, volume.data, window)], volume, (x, y, z), unit, view)
 
 
-def _read(paths: Sequence[Path], like: Volume | None = None) -> list[Volume]:
+def _read(
+    paths: Sequence[Path], like: Volume | None = None, chosen: Sequence[str | None] | None = None
+) -> list[Volume]:
     """Volumes in closest RAS order, refused unless on one grid, within the tolerance of an evaluation."""
-    volumes = [to_canonical(read_volume(path)) for path in paths]
+    series = chosen or [None] * len(paths)
+    volumes = [to_canonical(read_volume(path, series=one)) for path, one in zip(paths, series, strict=True)]
     if not volumes:
         return []
     first = like or volumes[0]

@@ -2,6 +2,7 @@
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 from dicom_series import OBLIQUE, write_ct, write_enhanced_ct
@@ -15,7 +16,8 @@ from small import SMALL_METHOD, make_model, small_settings
 from medgen.checkpoint import RangeInfo
 from medgen.inference.convert import convert
 from medgen.inference.predict import translate_case, translate_channels
-from medgen.io.volume import Volume, read_volume, write_volume
+from medgen.io.grids import on_axes_of
+from medgen.io.volume import Volume, read_volume, to_canonical, write_volume
 
 BEYOND = [-32768, -3024, -2000, -1024, -1000.5, -1000, 1000, 1000.25, 1600, 3071, 20000, 64512]
 
@@ -118,10 +120,40 @@ def test_padding_that_dicom_names_within_the_window_comes_back(tmp_path, spacing
     tags = {"PixelPaddingValue": 1024} | ({} if limit is None else {"PixelPaddingRangeLimit": limit})
     write_ct(tmp_path / "a", raw, step=spacing, **tags)
     scan = read_volume(tmp_path / "a")
-    assert scan.padding == (0, 0 if limit is None else limit - 1024)
+    low, high = 0, 0 if limit is None else limit - 1024
+    assert scan.padding is not None and (scan.padding[0] == low).all() and (scan.padding[1] == high).all()
     (made,) = translate_case(MODELS["not residual"], [scan])
-    kept = (scan.data >= 0) & (scan.data <= scan.padding[1])
+    kept = (scan.data >= low) & (scan.data <= high)
     assert np.array_equal(made.data[kept], scan.data[kept]) and not np.isclose(made.data[~kept], scan.data[~kept]).all()
+
+
+@pytest.mark.parametrize("turn", ["axial", "oblique", "coronal"])
+@pytest.mark.parametrize("enhanced", [False, True])
+def test_padding_of_slices_with_their_own_rescale_comes_back(tmp_path, turn, enhanced):
+    """One stored value is another HU in each slice; of single files some name padding, others none."""
+    axes = {"axial": np.eye(3), "oblique": OBLIQUE, "coronal": np.array([[1, 0, 0], [0, 0, 1.0], [0, -1, 0]])}[turn]
+    raw = np.random.default_rng(0).integers(900, 1200, (9, 20, 18))
+    raw[:, :6] = 77
+    named = np.array([enhanced or k % 3 > 0 for k in range(9)])
+    if enhanced:
+        write_enhanced_ct(tmp_path / "a/a.dcm", raw, axes, step=1.3, rescale=lambda k: (1, -500 - 7 * k))
+        ds = pydicom.dcmread(tmp_path / "a/a.dcm")
+        ds.add_new("PixelPaddingValue", "US", 77)
+        ds.save_as(tmp_path / "a/a.dcm")
+    else:
+        padding = {"PixelPaddingValue": lambda k: 77 if named[k] else None}
+        write_ct(tmp_path / "a", raw, axes, step=1.3, rescale=lambda k: (1, -500 - 7 * k), **padding)
+    scan = read_volume(tmp_path / "a")
+    (made,) = translate_case(MODELS["not residual"], [scan])
+    kept = np.zeros(scan.data.shape, bool)
+    kept[:, :6, named] = True
+    assert np.array_equal(made.data[kept], scan.data[kept])
+    other = scan.data[:, :6, ~named], made.data[:, :6, ~named]
+    assert enhanced or not np.isclose(*other).all()
+    (upright,) = (on_axes_of(scan, to_canonical(scan)),)
+    assert np.array_equal(
+        *(((v.padding[0] <= v.data) & (v.data <= v.padding[1])) for v in (upright, to_canonical(scan)))
+    )
 
 
 def test_validation_measures_what_a_conversion_writes():

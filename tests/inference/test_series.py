@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from medgen.inference.convert import convert
 from medgen.inference.inputs import find_scans, read_scan
 from medgen.inference.series import Rule, Rules, load_rules
 from medgen.io.dicom_write import NOTICE
+from medgen.reports.conversion import conversion_report
 from medgen.types import InputError
 
 
@@ -158,3 +160,25 @@ def test_a_tilted_gantry_in_nifti_is_told(model, tmp_path):
     for format, told in (("nifti", True), ("mha", False)):
         (result,) = convert(model, tmp_path / "in", tmp_path / format, format=format)
         assert any("sheared" in text for text in result.warnings) == told, result.error
+
+
+def test_a_report_shows_the_series_that_was_converted(mixed, tmp_path):
+    """Of a folder of several, of several volumes in one series, and of a series in several folders."""
+    for k, path in enumerate(sorted(mixed.glob("other*"))):
+        moved = tmp_path / f"all/other/part{k % 2}" / path.name
+        moved.parent.mkdir(exist_ok=True, parents=True)
+        path.rename(moved)
+    for path in sorted(mixed.glob("portal0*")):  # a second volume under the same UID
+        ds = dcmread(path)
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"{ds.SOPInstanceUID[:50]}.7"
+        ds.AcquisitionNumber = 2
+        ds.save_as(path.with_name(f"again{path.name}"))
+    mixed.rename(tmp_path / "all/in")
+    model = make_model(small_settings(inference={"spacing": "ignore"}))
+    chosen = rules(tmp_path, "include: [{modality: CT}]\nevery: true")
+    results = convert(model, tmp_path / "all", tmp_path / "out", rules=chosen)
+    assert [r.error for r in results] == [None] * 5 and len({r.picked for r in results}) == 5
+    (again,) = convert(model, tmp_path / "all/in", tmp_path / "more", series="arterial")
+    page = conversion_report([asdict(result) for result in [*results, again]], tmp_path / "report.html")
+    text = page.read_text()
+    assert "cannot be shown" not in text and text.count("(identical in input and output)") == 6

@@ -151,6 +151,8 @@ def test_without_rescale_the_stored_values_are_the_values(tmp_path):
         ({"RescaleSlope": None, "RescaleIntercept": "-1024"}, "half of a rescale"),
         ({"RescaleSlope": "2", "RescaleIntercept": ""}, "half of a rescale"),
         ({"RescaleSlope": "0", "RescaleIntercept": "5"}, "a RescaleSlope of 0"),
+        ({"RescaleSlope": "nan"}, "a rescale that is no number"),
+        ({"RescaleIntercept": "-inf"}, "a rescale that is no number"),
     ],
 )
 def test_values_that_a_rescale_leaves_unknown_are_refused(tmp_path, tags, fault):
@@ -382,3 +384,41 @@ def test_a_slice_without_the_rescale_of_the_others(tmp_path):
     ds.save_as(tmp_path / "a/002.dcm")
     with pytest.raises(InputError, match="002.dcm has no rescale and .*000.dcm of its series has one"):
         read_volume(tmp_path / "a")
+
+
+@pytest.mark.parametrize("bits", [1, 12, 24])
+def test_pixels_of_other_than_whole_bytes_are_refused(tmp_path, bits):
+    write_series(tmp_path, scan(3))
+    for path in tmp_path.iterdir():
+        ds = pydicom.dcmread(path)
+        ds.BitsAllocated, ds.BitsStored, ds.HighBit = bits, bits, bits - 1
+        ds.save_as(path)
+    with pytest.raises(InputError, match=rf"pixels of {bits} bits \(BitsAllocated\), not of 8, 16 or 32"):
+        read_volume(tmp_path)
+
+
+def test_a_compressed_image_that_was_cut_short_is_named(tmp_path):
+    """pydicom then drops all of its elements, so that the rescale seemed to be missing."""
+    write_series(tmp_path, scan(3))
+    paths = sorted(tmp_path.iterdir())
+    for path in paths:
+        ds = pydicom.dcmread(path)
+        ds.compress(RLELossless)
+        ds.save_as(path)
+    paths[1].write_bytes(paths[1].read_bytes()[:-20])
+    with pytest.raises(InputError, match=rf"{paths[1].name} is a truncated DICOM image; copy the series again"):
+        read_volume(tmp_path)
+
+
+def test_sequences_nested_without_end_are_one_sentence(tmp_path):
+    write_series(tmp_path, scan(3))
+    path = sorted(tmp_path.iterdir())[1]
+    begin, end = (
+        bytes.fromhex("40007502 5351 0000 ffffffff feff00e0 ffffffff"),
+        bytes.fromhex("feff0de0 00000000 feffdde0 00000000"),
+    )
+    data = path.read_bytes()
+    place = data.index(bytes.fromhex("e07f1000"))
+    path.write_bytes(data[:place] + begin * 3000 + end * 3000 + data[place:])
+    with pytest.raises(InputError, match=f"{path.name} has sequences that are nested too deep to be read"):
+        read_volume(tmp_path)

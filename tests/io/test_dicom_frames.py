@@ -8,8 +8,10 @@ import pytest
 import SimpleITK as sitk
 from dicom_series import OBLIQUE, RECODED, item, recode, stored, write_ct, write_enhanced_ct, write_enhanced_mr
 
+from medgen.inference.series import find_series
 from medgen.io import dicom_copies
 from medgen.io.dicom import list_series, read_series
+from medgen.io.dicom_index import indexed
 from medgen.io.dicom_pixels import rescale_of
 from medgen.io.itk import itk_affine
 from medgen.io.volume import read_geometry, read_volume, same_geometry
@@ -235,3 +237,51 @@ def test_half_a_rescale_that_changes_nothing_is_none(tmp_path, elements):
     for keyword, value in elements.items():
         setattr(ds, keyword, value)
     assert rescale_of(ds, 0, tmp_path) == (1, 0)
+
+
+def in_parts(path, bounds, total=True):
+    """An enhanced image as a concatenation (PS3.3 C.7.6.16.2.2.4): a file for each part."""
+    whole = pydicom.dcmread(path)
+    frames, size = list(whole.PerFrameFunctionalGroupsSequence), 2 * whole.Rows * whole.Columns
+    made = []
+    for n, (first, last) in enumerate(bounds, 1):
+        part = pydicom.dcmread(path)
+        part.SOPInstanceUID = part.file_meta.MediaStorageSOPInstanceUID = f"{whole.SOPInstanceUID[:50]}.{n}"
+        part.ConcatenationUID, part.InConcatenationNumber, part.ConcatenationFrameOffsetNumber = "1.2.3", n, first
+        if total:
+            part.InConcatenationTotalNumber = len(bounds)
+        part.PerFrameFunctionalGroupsSequence, part.NumberOfFrames = frames[first:last], last - first
+        part.PixelData = whole.PixelData[first * size : last * size]
+        made.append(path.with_name(f"part{n}.dcm"))
+        part.save_as(made[-1])
+    path.unlink()
+    return made
+
+
+@pytest.mark.parametrize("total", [True, False])
+def test_an_image_in_parts_is_read_whole_or_not_at_all(tmp_path, total):
+    write_enhanced_ct(tmp_path / "a.dcm", stored(9, 6, 5))
+    whole = read_volume(tmp_path)
+    parts = in_parts(tmp_path / "a.dcm", [(0, 4), (4, 7), (7, 9)], total)
+    again = read_volume(tmp_path)
+    np.testing.assert_array_equal(again.data, whole.data)
+    assert same_geometry(again.geometry, whole.geometry)
+    for n, part in enumerate(parts, 1):
+        aside = part.rename(tmp_path.parent / f"{tmp_path.name}.aside")
+        if n < 3 or total:  # without a total number nothing says that there is a last part
+            for read in (read_volume, read_geometry):
+                with pytest.raises(InputError, match=f"lacks part {n} of 3 of an image that is stored in parts"):
+                    read(tmp_path)
+            (found,) = find_series(tmp_path, indexed(tmp_path))
+            assert f"lacks part {n} of 3" in found.fault
+        aside.rename(part)
+
+
+def test_of_an_image_in_parts_each_may_be_a_volume(tmp_path):
+    """Two stacks, each in a part of its own: either can be chosen where both parts are there."""
+    write_enhanced_ct(tmp_path / "a.dcm", stored(8, 6, 5), stacks=2)
+    _, second = in_parts(tmp_path / "a.dcm", [(0, 4), (4, 8)])
+    assert read_volume(tmp_path, series="StackID 2").data.shape == (5, 6, 4)
+    second.unlink()
+    with pytest.raises(InputError, match="lacks part 2 of 2"):
+        read_volume(tmp_path)

@@ -32,6 +32,7 @@ def mapping(unit, slope=1.0, intercept=0.0):
         {"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "MAT_REMOVED"]},  # virtual non-contrast
         {"ImageType": ["ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 SPI"]},
         {"ImageType": ["DERIVED", "SECONDARY", "MPR"]},
+        {"ImageType": ["ORIGINAL", "PRIMARY", "PERFUSION"]},  # the scans that perfusion is computed from
         {"RealWorldValueMappingSequence": mapping("[hnsf'U]"), "RescaleType": "HU"},
         {"SOPClassUID": CAPTURE, "RescaleType": "HU"},
         {"PhotometricInterpretation": "MONOCHROME1"},
@@ -57,6 +58,8 @@ def test_another_rescale_type_is_another_unit(kind, image_type):
           ("MAT_SPECIFIC", "MAT_FRACTIONAL", "EFF_ATOMIC_NUM", "ELECTRON_DENSITY", "SUBTRACTION", "STD_DEVIATION")),
         ({"ImageType": ["DERIVED", "PRIMARY", "PERFUSION", "QUANTITY"], "RescaleType": "HU"}, "QUANTITY (ImageType)"),
         ({"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "MAT_VALUE_BASED"]}, "MAT_VALUE_BASED (ImageType)"),
+        *(({"ImageType": ["DERIVED", "SECONDARY", *terms], "RescaleType": "HU"}, f"{terms[-1].upper()} (ImageType)")
+          for terms in (["PERFUSION", "CBF"], ["AXIAL", "Tmax"], ["OTHER", "CT_SOM7 PBV"], ["AXIAL", "PERF_MTT"])),
         ({"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "MAT_MODIFIED"]},
          "MAT_MODIFIED (ImageType, without RescaleType)"),
         ({"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "MAT_MODIFIED"], "RescaleType": "HU"}, "HU"),
@@ -133,9 +136,9 @@ def test_the_values_stay_those_of_the_file_whatever_the_unit(tmp_path):
 @pytest.mark.parametrize(
     "elements, doubtful",
     [
-        ({"ImageType": ["DERIVED", "SECONDARY", "AXIAL", "CT_SOM7 PERF", "CBF"]}, True),
-        ({"ImageType": ["DERIVED", "SECONDARY", "TTP"]}, True),
-        ({"ImageType": ["DERIVED", "SECONDARY", "TTP"], "RescaleType": "HU"}, False),
+        ({"ImageType": ["DERIVED", "SECONDARY", "AXIAL", "CT_SOM7 PERF", "STRANGE"]}, True),
+        ({"ImageType": ["DERIVED", "SECONDARY", "ODD"]}, True),
+        ({"ImageType": ["DERIVED", "SECONDARY", "ODD"], "RescaleType": "HU"}, False),
         ({"ImageType": ["DERIVED", "SECONDARY", "TTP"], "Modality": "MR"}, False),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 SPI", "STRANGE"]}, False),
         *(({"ImageType": ["DERIVED", "SECONDARY", *terms.split("/")]}, False) for terms in
