@@ -1,5 +1,6 @@
 """nnU-Net's raw layout, read (Isensee 2021, doi 10.1038/s41592-020-01008-z): images by channel numbers, its table."""
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -28,7 +29,7 @@ NUMBERED = re.compile(r"(.+)_(\d{4})")
 def nnunet(root: Path, contrasts: Contrasts) -> Found:
     """imagesTr/CASE_0000 (last four digits: the channel), labelsTr/CASE, imagesTs, dataset.json with "labels"."""
     table = root / "dataset.json"
-    content = read_json(table) if table.exists() else {}
+    content = read_json(table) if os.path.lexists(table) else {}
     nnunet_ending(content, table)
     refuse_other_parts(content, table)
     contrasts = contrasts.numbered(root, channel_names(content))
@@ -62,6 +63,8 @@ def is_nnunet(root: Path, content: Any) -> bool:
 
     Version 2 has "channel_names" or "file_ending"; version 1 a list of files without the channel number that they have.
     """
+    if isinstance(content, dict) and isinstance(content.get("dataset"), dict) and "channel_names" in content:
+        return True
     images = find_volumes(root / "imagesTr") if (root / "imagesTr").is_dir() else []
     count = sum(numbered(file) is not None for file in images)
     if not isinstance(content, dict) or not count:
