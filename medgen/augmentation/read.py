@@ -36,7 +36,7 @@ from medgen.data.layouts import (
     unread,
     without_case,
 )
-from medgen.data.nnunet import channel_names, is_nnunet, nnunet_ending, numbered_images, other_endings
+from medgen.data.nnunet import channel_names, is_nnunet, nnunet_ending, other_endings, part_files
 from medgen.data.patients import Known, Records, identified, read_provenance
 from medgen.data.split import stated_folds
 from medgen.data.split_files import unread_splits
@@ -134,10 +134,9 @@ def _nnunet(root: Path, content: dict[str, Any]) -> LabelledDataset:
     warnings = []
     for part in ("Tr", "Ts"):
         images: dict[str, dict[int, Path]] = {}
-        found, odd = numbered_images(root / f"images{part}")
+        found, labels, odd = part_files(root, part, content)
         for (name, channel), path in found.items():
             images.setdefault(name, {})[channel] = path
-        labels = by_case(root / f"labels{part}")
         for name in sorted(images.keys() | labels.keys()):
             files = images.get(name, {})
             fault = _number_fault(root / f"images{part}", name, files, channels)

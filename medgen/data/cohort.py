@@ -14,6 +14,7 @@ import numpy as np
 
 from medgen.data.datalist import is_datalist
 from medgen.data.datalist_cases import datalist
+from medgen.data.label_sampling import nearly_whole
 from medgen.data.layouts import Contrasts, Found, case_folders, domain_folders, folders, read_json, some
 from medgen.data.nnunet import is_nnunet, nnunet
 from medgen.data.patients import Known, Records, identified
@@ -169,7 +170,7 @@ def _label_values(named: dict[str, int] | None, cases: list[Case]) -> dict[str, 
     values: set[int] = set()
     for case in cases:
         if case.labels is not None:
-            found = np.unique(read_volume(case.labels).data)
+            found = np.unique(nearly_whole(read_volume(case.labels).data))
             if (found < 0).any() or (found != np.rint(found)).any():
                 raise InputError(f"{case.labels} holds values that are no labels; use whole numbers of 0 or more")
             values |= set(found.astype(int).tolist())

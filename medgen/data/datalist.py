@@ -207,7 +207,7 @@ def patient_name(value: Any) -> str:
 
 def _fold(value: Any, path: Path) -> int | None:
     """The number of a fold, also of 0.0 and "fold_0"; None for none, which -1 says, too."""
-    if isinstance(value, str) and (match := re.fullmatch(r"(?:fold[\s_-]*)?(-?\d{1,6})|", value.strip(), re.IGNORECASE)):
+    if isinstance(value, str) and (match := re.fullmatch(r"(?:fold[\s_-]*)?(-?\d{1,6})|", value.strip().lower())):
         value = int(match[1]) if match[1] else None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -314,4 +314,6 @@ def without_fold(entries: Sequence[Entry], path: Path) -> list[str]:
     count = sum(entry.fold is None and entry.part != "test" for entry in entries)
     if not folds_of(entries) or not count:
         return []
-    return [f"{path}: {count} entries name no fold and are trained on in every one; to keep them back, list them as test"]
+    return [
+        f"{path}: {count} entries name no fold and are trained on in every one; list as test what is to be kept back"
+    ]

@@ -37,14 +37,13 @@ def nnunet(root: Path, contrasts: Contrasts) -> Found:
     missing: Missing = {}
     cases, counts, warnings = [], {}, []
     for part, stated in (("Tr", ""), ("Ts", "test")):
-        images, odd = numbered_images(root / f"images{part}")
+        images, labels, odd = part_files(root, part, content)
         names, channels = {name for name, _ in images}, {channel for _, channel in images}
         if part == "Tr" and images and not set(wanted) & channels:
             raise InputError(
                 f"{root} has channels {sorted(channels)}, not {' and '.join(map(str, wanted))}; "
                 "set data.source_channels and data.target_channels"
             )
-        labels = by_case(root / f"labels{part}")
         refuse_orphans(labels, names, root)
         for n in sorted(names):
             source = {c: images.get((n, i)) for c, i in zip(contrasts.sources, contrasts.source_channels, strict=True)}
@@ -56,6 +55,32 @@ def nnunet(root: Path, contrasts: Contrasts) -> Found:
         warnings += [*odd, *unread(root / f"images{part}", root / f"labels{part}")]
     warnings += count_faults(content, {"numTraining": counts["Tr"]}, table)
     return Found(cases, named_labels(content.get("labels"), table) if content else None, missing, warnings)
+
+
+def part_files(
+    root: Path, part: str, content: Mapping[str, Any]
+) -> tuple[dict[tuple[str, int], Path], dict[str, Path], list[str]]:
+    """Of the training ("Tr") or test part ("Ts"): {(CASE, channel): image}, {CASE: label map} and what is left out.
+
+    Training files are those that "dataset" lists, if it is there, as nnU-Net v2 takes them; else those in the folders.
+
+    Raises:
+        InputError: a list in another form, or a file in it that is not there.
+    """
+    listed, table = content.get("dataset"), root / "dataset.json"
+    if part == "Ts" or not isinstance(listed, dict):
+        images, odd = numbered_images(root / f"images{part}")
+        return images, by_case(root / f"labels{part}"), odd
+    images, labels = {}, {}
+    for name, entry in listed.items():
+        given = entry.get("images") if isinstance(entry, dict) else None
+        if not isinstance(given, list):
+            raise InputError(f"{table}: {name} under 'dataset' must be {{'images': [...], 'label': ...}}; correct it")
+        images |= {(name, channel): listed_file(value, table) for channel, value in enumerate(given)}
+        labels |= {name: listed_file(entry["label"], table)} if entry.get("label") else {}
+    if absent := next((file for file in (*images.values(), *labels.values()) if not is_there(file)), None):
+        raise InputError(f"{table} lists {absent}, which does not exist; correct the list")
+    return images, labels, []
 
 
 def is_nnunet(root: Path, content: Any) -> bool:
@@ -81,8 +106,6 @@ def is_nnunet(root: Path, content: Any) -> bool:
 
 def nnunet_ending(content: Mapping[str, Any], table: Path) -> str:
     """The ``file_ending`` of nnU-Net's table in lower case. Raises InputError for one that is not read."""
-    if isinstance(content.get("dataset"), dict):
-        raise InputError(f"{table} lists its files under 'dataset'; put them into imagesTr/ and labelsTr/ instead")
     given = content.get("file_ending", ".nii.gz")
     ending = f".{given.lower().lstrip('.')}" if isinstance(given, str) else given
     if ending not in ENDINGS:

@@ -232,7 +232,9 @@ def test_channels_that_are_not_there(brats, how, said):
         read_cohort(brats, **how)
 
 
-@pytest.mark.parametrize("keys", [("is_val", "is_test"), ("isValidation", "IS_TEST"), ("val", "test"), ("In Val", "in-test")])
+@pytest.mark.parametrize(
+    "keys", [("is_val", "is_test"), ("isValidation", "IS_TEST"), ("val", "test"), ("In Val", "in-test")]
+)
 @pytest.mark.parametrize("yes, no", [(True, False), (1, 0), ("True", "false"), ("yes", "")])
 def test_flags_say_the_part(listed, keys, yes, no):
     val, test = keys
