@@ -126,6 +126,7 @@ def _is_case(value: Any) -> bool:
 def _entries(values: Iterable[Any], part: str, path: Path, where: str) -> list[Entry]:
     """The entries of one list, whose name says ``part``."""
     contents = [_content({"image": value} if isinstance(value, str) else value, path, where) for value in values]
+    _refuse_valid(contents, path)
     keys = _part_keys(contents)
     return [_entry(content, keys, part, path) for content in contents]
 
@@ -156,13 +157,26 @@ def _part_keys(contents: Sequence[Mapping[str, Any]]) -> list[str]:
     return [key for key, parts in named.items() if (key in PART_KEYS or len(parts) > 1) and parts & set(PARTS)]
 
 
+def _refuse_valid(contents: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Raises InputError where some entries are "valid" and some not: they may be those to validate, or those to use."""
+    for key in ("valid", "isvalid"):
+        if {_flag("is" + key, content.get(key)) for content in contents} >= {True, False}:
+            raise InputError(
+                f'{path}: \'{key}\' may mean to validate or to be usable; write "is_val" or "split", or remove it'
+            )
+
+
 def _flagged(content: Mapping[str, Any], path: Path) -> dict[str, str]:
     """{key: part} of the flags of an entry that are set, such as "is_test": true.
 
     Raises:
         InputError: it is said not to be trained on, and nothing more.
     """
-    flags = {key: (part, _flag(key, value)) for key, value in content.items() if (part := part_of(_unprefixed(key)))}
+    flags = {
+        key: (part, _flag(key, value))
+        for key, value in content.items()
+        if (part := part_of(_unprefixed(key))) and not key.endswith("valid")
+    }
     found = {key: part for key, (part, flag) in flags.items() if flag}
     if not found and ("train", False) in flags.values():
         raise InputError(f"{path}: an entry is not to train on; say whether it is for validation or test ('split')")

@@ -256,6 +256,13 @@ def test_flags_that_leave_a_part_open_or_contradict_are_refused(listed):
     assert parts(listed(entries(0, test="PSA 3.1", valid="ok", train=7))) == {"c0": ""}
 
 
+@pytest.mark.parametrize("key", ["valid", "is_valid", "IsValid"])
+def test_valid_may_mean_two_things(listed, key):
+    assert set(parts(listed(entries(0, 1, **{key: True}))).values()) == {""}
+    with pytest.raises(InputError, match="may mean to validate or to be usable"):
+        parts(listed([*entries(0, **{key: True}), *entries(1, **{key: False})]))
+
+
 @pytest.mark.parametrize("word", ["dev", "eval", "Hold-out", "evaluation"])
 def test_other_words_for_parts_are_refused_where_one_word_is_known(listed, word):
     with pytest.raises(InputError, match="the usage .*; write training, validation or test"):
