@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from medgen.data.datalist import part_of, twice
 from medgen.io.text import read_text
@@ -225,6 +226,8 @@ def contrast_case(
 def by_case(folder: Path, name: Callable[[Path], Any] = case_name) -> dict[Any, Path]:
     """{case: file} of the volumes in a folder, without those that ``name`` gives None; empty where it is absent.
 
+    A name is one whether its accents are letters of their own (as macOS writes them) or not.
+
     Raises:
         InputError: two files of a case.
     """
@@ -233,6 +236,7 @@ def by_case(folder: Path, name: Callable[[Path], Any] = case_name) -> dict[Any, 
         key = name(path)
         if key is None:
             continue
+        key = normalize("NFC", key) if isinstance(key, str) else key
         if key in found:
             raise InputError(f"{folder} has two files for one case, {found[key].name} and {path.name}; keep one")
         found[key] = path

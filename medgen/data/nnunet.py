@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from medgen.data.datalist import count_faults, is_there, listed_file, refuse_other_parts
 from medgen.data.layouts import (
@@ -145,4 +146,4 @@ def numbered_images(folder: Path) -> tuple[dict[tuple[str, int], Path], list[str
 def numbered(path: Path) -> tuple[str, int] | None:
     """(CASE, channel) of nnU-Net's CASE_0000; None of another name."""
     match = NUMBERED.fullmatch(case_name(path))
-    return (match[1], int(match[2])) if match else None
+    return (normalize("NFC", match[1]), int(match[2])) if match else None

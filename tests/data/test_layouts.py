@@ -2,6 +2,7 @@
 
 import json
 import os
+from unicodedata import normalize
 
 import pytest
 from labelled import save, voxels, write_folders
@@ -177,3 +178,12 @@ def test_a_file_of_the_dataset_that_is_no_file_is_named(tmp_path, name, make):
     make(tmp_path / name)
     with pytest.raises(InputError, match=f"{name} is a (link to a file that is not there|pipe)"):
         read_cohort(tmp_path, **PAIR)
+
+
+@pytest.mark.parametrize("layout", ["{side}/{name}", "imagesTr/{name}_000{channel}"])
+def test_accents_written_in_two_ways_are_one_name(tmp_path, layout):
+    for channel, (side, form) in enumerate((("source", "NFC"), ("target", "NFD"))):
+        name = normalize(form, "Jos\u00e9")
+        put(tmp_path, layout.format(side=side, name=name, channel=channel) + ".nii.gz")
+    (case,) = read_cohort(tmp_path).cases
+    assert case.name == "Jos\u00e9" and case.source and case.target
