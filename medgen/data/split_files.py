@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from medgen.data.datalist import FOLD, PART_KEYS, UNREAD_PARTS, part_of
+from medgen.data.layouts import some
 from medgen.io.text import read_text
 from medgen.types import InputError
 
@@ -16,7 +17,7 @@ MOST_BYTES = 2**22
 
 
 def unread_splits(root: Path) -> list[str]:
-    """A sentence for each file in the folder ``root`` that is called like a part of a split, or has a column of them.
+    """A sentence on the files in the folder ``root`` that are called like a part of a split, or have a column of them.
 
     Such as train.txt, splits_final.pkl, or TotalSegmentator's meta.csv with its column "split".
     """
@@ -26,13 +27,14 @@ def unread_splits(root: Path) -> list[str]:
             continue
         column = _column(path) if path.suffix.lower() in TABLES and path.is_file() else None
         if column or part_of(path.stem) or SPLIT_NAME.fullmatch(path.stem):
-            how = f" by its column '{column}'" if column else ""
-            found.append(
-                f"{path} seems to state a split{how} and is not read; write it as splits_final.json "
-                '([{"train": names, "val": names}]), or for training as data.split '
-                '({"train": names, "validation": names, "test": names})'
-            )
-    return found
+            found.append(path.name + f" (column '{column}')" * bool(column))
+    if not found:
+        return []
+    return [
+        f"{root}: {some(found)} seems to state a split and is not read; write it as splits_final.json "
+        '([{"train": names, "val": names}]), or for training as data.split '
+        '({"train": names, "validation": names, "test": names})'
+    ]
 
 
 def _column(path: Path) -> str | None:

@@ -28,7 +28,7 @@ from medgen.io.volume import Volume, write_volume
 def test_named(tmp_path, name, content):
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode("utf-8-sig"))
     (found,) = unread_splits(tmp_path)
-    assert f"{tmp_path / name} seems to state a split" in found and "data.split" in found
+    assert f"{tmp_path}: {name}" in found and "seems to state a split" in found and "data.split" in found
 
 
 @pytest.mark.parametrize(
