@@ -284,8 +284,9 @@ def read_json(path: Path, kinds: tuple[type, ...] = (dict,)) -> Any:
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not readable JSON ({error}); correct it") from error
     if not isinstance(content, kinds):
-        wanted = " or ".join({dict: "an object", list: "a list"}[kind] for kind in kinds)
-        found = {dict: "an object", list: "a list"}.get(type(content), type(content).__name__)
+        words = {"dict": "an object", "list": "a list"}
+        wanted, found = " or ".join(words[kind.__name__] for kind in kinds), type(content).__name__
+        found = words.get(found, found)
         raise InputError(f"{path} must hold {wanted} as JSON, not {found}; correct it")
     return content
 

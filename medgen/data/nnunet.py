@@ -72,7 +72,8 @@ def part_files(
     if part == "Ts" or not isinstance(listed, dict):
         images, odd = numbered_images(root / f"images{part}")
         return images, by_case(root / f"labels{part}"), odd
-    images, labels = {}, {}
+    images: dict[tuple[str, int], Path] = {}
+    labels: dict[str, Path] = {}
     for name, entry in listed.items():
         given = entry.get("images") if isinstance(entry, dict) else None
         if not isinstance(given, list):

@@ -61,7 +61,8 @@ def match_folders(given: Mapping[str, Path | None], wanted: Collection[str] | No
             )
     by_case = {case: {role: files[case] for role, files in found.items() if case in files} for case in cases}
     extra = [file for name, file in found["prediction"].items() if name not in cases]
-    names = {role: label_names(paths[role]) for role in ("labels", "prediction_labels") if role in paths}
+    tables = ("labels", "prediction_labels")
+    names: dict[str, dict[int, str]] = {role: label_names(paths[role]) for role in tables if role in paths}
     _refuse_other_numbers(names, paths)
     return Folders(by_case, paths, extra, names.get("labels", {}))
 
