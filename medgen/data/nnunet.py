@@ -21,6 +21,7 @@ from medgen.data.layouts import (
     some,
     unread,
 )
+from medgen.io.names import checked_name
 from medgen.io.volume import ENDINGS, case_name, find_volumes, has_ending
 from medgen.types import InputError
 
@@ -72,9 +73,10 @@ def part_files(
     if part == "Ts" or not isinstance(listed, dict):
         images, odd = numbered_images(root / f"images{part}")
         return images, by_case(root / f"labels{part}"), odd
-    images: dict[tuple[str, int], Path] = {}
+    images = {}
     labels: dict[str, Path] = {}
     for name, entry in listed.items():
+        checked_name(name, table)
         given = entry.get("images") if isinstance(entry, dict) else None
         if not isinstance(given, list):
             raise InputError(f"{table}: {name} under 'dataset' must be {{'images': [...], 'label': ...}}; correct it")

@@ -140,6 +140,10 @@ def test_files_under_dataset_are_read_from_where_they_are(tmp_path, moved):
         for read in (read_dataset, read_cohort):
             with pytest.raises(InputError, match=said):
                 read(root)
+    edit(root, dataset={"../case1": listed["case1"]})
+    for read in (read_dataset, read_cohort):
+        with pytest.raises(InputError, match="../case1"):
+            read(root)
 
 
 def test_tests_and_training_of_one_patient_are_kept_apart(tmp_path):
