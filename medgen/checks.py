@@ -10,6 +10,7 @@ from medgen.config import Settings
 from medgen.data.prepare import Prepared
 from medgen.data.slabs import fold_batch
 from medgen.io.folder import recovered
+from medgen.io.lock import locked
 from medgen.types import Batch, InputError
 
 
@@ -66,6 +67,8 @@ def _check_label_source(settings: Settings) -> None:
 
 def check_folder(out: Path, resume: bool) -> None:
     if not resume and recovered(out / "last").exists():
+        with locked(out):  # says who writes it now, if anybody does
+            pass
         raise InputError(
             f"{out} already holds a run; add --resume to go on with it or --overwrite to replace it, "
             "or choose another --out"

@@ -198,7 +198,9 @@ def evaluate(
     ] = None,
     downstream: Annotated[
         float | None,
-        typer.Option(min=0.01, help="Train segmenters on real and synthetic volumes, minutes each; needs --labels."),
+        typer.Option(
+            min=0.01, max=1e6, help="Train segmenters on real and synthetic volumes, minutes each; needs --labels."
+        ),
     ] = None,
     folds: Annotated[int, typer.Option(min=2, help="Of patients, for --downstream.")] = 5,
     seeds: Annotated[int, typer.Option(min=1, help="Of each segmenter, for --downstream.")] = 1,
@@ -269,6 +271,8 @@ def report(
     from medgen.io.claim import added
     from medgen.reports.evaluation import write_report
 
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"--out {out} is the name of an HTML page to write; end it in .html")
     with added(out, out.with_suffix(".pdf"), overwrite=overwrite):
         write_report(results, out, title=title, names=names.split(",") if names else None)
     say(f"report: {out}")

@@ -23,7 +23,8 @@ MOST_VALUES, MOST_DEEP = 100_000, 50  # of a YAML file: beyond, it is an attack 
 MOST_YAML = 2**22  # bytes
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Spacing = tuple[float, float, float]
+Millimetres = Annotated[float, Field(ge=0.01, le=1000)]
+Spacing = tuple[Millimetres, Millimetres, Millimetres]
 Channel = Annotated[int, Field(ge=0)]
 # The name of a contrast, which is that of its folder: a model's settings must not lead out of the output folder.
 Contrasts = Annotated[tuple[Annotated[str, Field(pattern=r"^[^./\\][^/\\]*$")], ...], Field(min_length=1)]
@@ -250,7 +251,7 @@ class Inference(Section):
     )
     overlap: float = Field(0.5, ge=0, lt=1, description="of neighbouring windows, as a part of the window")
     batch: Positive = Field(2, description="windows a forward pass")
-    memory_gb: float = Field(8.0, gt=0, description="bound on the memory of a whole-volume pass")
+    memory_gb: float = Field(8.0, gt=0, le=1e6, description="bound on the memory of a whole-volume pass")
     spacing: Literal["resample", "refuse", "ignore"] = Field(
         "resample", description="input of another spacing than the model's"
     )
@@ -350,7 +351,7 @@ def config_file(config: str | Path) -> Path:
         InputError: neither; names the nearest.
     """
     path = Path(config)
-    if path.is_file():
+    if path.exists() and not path.is_dir():
         return path
     known = configs()
     name = path.as_posix().removesuffix(".yaml").removeprefix("configs/")

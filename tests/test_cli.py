@@ -299,6 +299,28 @@ def test_config_faults(run, config, cohort, tmp_path):
     assert_refused(run("train", config, "train.stepz=3", "--out", tmp_path / "r"), "train.stepz", "train.steps")
     assert_refused(run("train", config, "train.steps=three", "--out", tmp_path / "r"), "train.steps", "integer")
     assert_refused(run("train", tmp_path / "none.yaml", "--out", tmp_path / "r"), "none.yaml")
+    assert_refused(run("train", "/dev/zero", "--out", tmp_path / "r"), "pipe or a device")
+    spacing = [f"data.spacing=[{mm},1,1]" for mm in ("0", "-1", "1e-9", "1e9", ".inf")]
+    for override in (*spacing, "inference.memory_gb=.inf"):
+        assert_refused(run("train", config, override, "--out", tmp_path / "r"), override.partition("=")[0])
+
+
+@pytest.mark.parametrize("command, option", [("translate", "--memory-gb"), ("synthesize", "--memory-gb"),
+                                             ("synthesize", "--samples"), ("augment", "--per-case")])  # fmt: skip
+@pytest.mark.parametrize("value", ["inf", "1000000000", "0"])
+def test_options_without_bound(run, tmp_path, command, option, value):
+    found = run(command, tmp_path, tmp_path, tmp_path / "out", option, value)
+    assert found[0] == 2 and option in found[2] and "Traceback" not in found[2] and not (tmp_path / "out").exists()
+
+
+def test_a_report_is_a_page_and_replaces_no_table(run, tmp_path):
+    for name in ("cases.csv", "report", "report.pdf"):
+        assert_refused(run("report", tmp_path, "--out", tmp_path / name), name, "end it in .html")
+
+
+def test_results_that_are_a_pipe(run, tmp_path):
+    os.mkfifo(tmp_path / "summary.json")
+    assert_refused(run("report", tmp_path, "--out", tmp_path / "r.html"), "summary.json", "pipe")
 
 
 def test_empty_folders(run, model_folder, config, tmp_path):

@@ -51,7 +51,9 @@ def augment(
     number = len(augmenter.ways) if per_case is None else per_case
     _check(dataset, augmenter, number)
     apart(out, dataset.root)
-    about = {"command": "augment", "dataset": dataset.root, "by": augmenter.identity, "per case": number, "seed": seed}
+    by = dict(augmenter.identity)
+    about = {"command": "augment", "dataset": dataset.root, "library of lesions": by.pop("library", None), "by": by}
+    about |= {"per case": number, "seed": seed}
     about |= {"format": format, "channels": list(dataset.channels)}
     with claimed(out, about, overwrite=overwrite):
         return _written(DatasetWriter(dataset, out, format), augmenter, number, seed, done, say)

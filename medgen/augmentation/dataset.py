@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from medgen.data.label_sampling import nearly_whole
 from medgen.io.grids import on_axes_of, same_grid
 from medgen.io.volume import Volume, read_channels, read_volume
 from medgen.types import InputError
@@ -81,6 +82,7 @@ def read_case(dataset: LabelledDataset, case: LabelledCase) -> tuple[list[Volume
     if case.label is None:
         return images, None
     label = _on_grid(read_volume(case.label), images[0])
+    label = label.replaced(nearly_whole(label.data))
     check_values(label.data, dataset.labels, str(case.label))
     return images, label
 
@@ -90,7 +92,7 @@ def check_values(label: np.ndarray, labels: Mapping[str, int], what: str) -> Non
     unknown = np.setdiff1d(label, list(labels.values()))
     if unknown.size:
         raise InputError(
-            f"{what} holds the value {unknown[0]:g}, which is no label of the dataset "
+            f"{what} holds the value {unknown[0]:.8g}, which is no label of the dataset "
             f"({', '.join(f'{value} {name}' for name, value in labels.items())}); mend the file or the table"
         )
 

@@ -8,6 +8,7 @@ hashes of its ``files`` and what it was ``made_of``; that of a synthetic case al
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from medgen import __version__
 from medgen.data.patients import PROVENANCE, read_provenance
 from medgen.io.claim import remove
 from medgen.io.volume import written_aside
+
+CHANGED = ".changed"  # folder of files that somebody changed after they were written
 
 
 def digest(*parts: Any) -> str:
@@ -43,6 +46,22 @@ class Provenance:
         there = {self._relative(path): file_hash(path) for path in files if path.is_file()}
         return record if record.get("files") == there and len(there) == len(files) else None
 
+    def keep_changed(self, case: str) -> list[Path]:
+        """Move files of a case that are no longer as they were written to the folder ``.changed``; returns where to.
+
+        Somebody corrected a label by hand, say: the case is written anew, and nothing of theirs is lost.
+        """
+        record = self.records["real"].get(case) or self.records["synthetic"].get(case) or {}
+        kept = []
+        for name, written in record.get("files", {}).items():
+            path, aside = self.root / name, self.root / CHANGED / name
+            if path.is_symlink() or not path.is_file() or file_hash(path) == written or not self._inside(path):
+                continue
+            aside = next(a for n in count() if not (a := aside.with_name(f"{n or ''}{aside.name}")).exists())
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            kept.append(path.rename(aside))
+        return kept
+
     def add(self, case: str, record: Mapping[str, Any], files: Sequence[Path], synthetic: bool) -> dict[str, Any]:
         """Record a case whose files are written; returns the whole record."""
         hashes = {self._relative(path): file_hash(path) for path in files}
@@ -64,8 +83,11 @@ class Provenance:
         for records in self.records.values():
             for name in set(records.pop(case, {}).get("files", ())) - set(keep):
                 path = self.root / name
-                if path.resolve().is_relative_to(self.root.resolve()):
+                if self._inside(path):
                     remove(path)
+
+    def _inside(self, path: Path) -> bool:
+        return path.resolve().is_relative_to(self.root.resolve())
 
     def _relative(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()

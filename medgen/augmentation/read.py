@@ -3,6 +3,7 @@
 A case that cannot be used is found with its fault said, so that the others go on.
 """
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ from medgen.data.datalist import (
     listed_file,
     read_entries,
     refuse_other_parts,
+    without_fold,
 )
 from medgen.data.layouts import (
     LABEL_FILES,
@@ -34,9 +36,10 @@ from medgen.data.layouts import (
     unread,
     without_case,
 )
-from medgen.data.nnunet import channel_names, is_nnunet, nnunet_ending, numbered_images, other_endings
+from medgen.data.nnunet import channel_names, is_nnunet, nnunet_ending, other_endings, part_files
 from medgen.data.patients import Known, Records, identified, read_provenance
 from medgen.data.split import stated_folds
+from medgen.data.split_files import unread_splits
 from medgen.io.volume import (
     ENDINGS,
     existing,
@@ -66,7 +69,7 @@ def read_dataset(
     """
     root = existing(root)
     table = root if root.is_file() else root / "dataset.json"
-    content = read_json(table, (dict, list)) if table.is_file() else None
+    content = read_json(table, (dict, list)) if os.path.lexists(table) else None
     if content is None:
         dataset = _folders(root, channels)
     elif table.name != "dataset.json" or (is_datalist(content) and not is_nnunet(table.parent, content)):
@@ -90,6 +93,8 @@ def _with_patients(dataset: LabelledDataset, pattern: str | None) -> LabelledDat
         for case, one, (patient, donors) in zip(given, known, identified(known), strict=True)
     ]
     tested = {case.patient for case in cases if case.test}
+    stated = bool(dataset.folds) or any(case.test or case.held for case in cases)
+    dataset = replace(dataset, warnings=(*dataset.warnings, *([] if stated else unread_splits(dataset.root))))
     times = Counter(case.name for case in cases)
     return replace(dataset, cases=tuple(_checked(case, tested, times[case.name] > 1) for case in cases))
 
@@ -129,10 +134,9 @@ def _nnunet(root: Path, content: dict[str, Any]) -> LabelledDataset:
     warnings = []
     for part in ("Tr", "Ts"):
         images: dict[str, dict[int, Path]] = {}
-        found, odd = numbered_images(root / f"images{part}")
+        found, labels, odd = part_files(root, part, content)
         for (name, channel), path in found.items():
             images.setdefault(name, {})[channel] = path
-        labels = by_case(root / f"labels{part}")
         for name in sorted(images.keys() | labels.keys()):
             files = images.get(name, {})
             fault = _number_fault(root / f"images{part}", name, files, channels)
@@ -163,7 +167,7 @@ def _decathlon(table: Path, content: dict[str, Any] | list[Any]) -> LabelledData
     files = [_listed_images(entry, table) for entry in entries]
     names = distinct_names([each[0] for each in files], [str(e.content.get("name") or "") for e in entries])
     cases = [_listed(entry, name, images, table) for entry, name, images in zip(entries, names, files, strict=True)]
-    warnings = count_faults(content, counted(entries, content), table)
+    warnings = [*count_faults(content, counted(entries, content), table), *without_fold(entries, table)]
     folds = _listed_folds(entries, names)
     if not folds and table.name == "dataset.json":
         folds = _folds_beside(table.parent)
@@ -216,7 +220,7 @@ def _folders(root: Path, channels: Sequence[str]) -> LabelledDataset:
             "folder for each case the names of its images (--channels imaging for case_00000/imaging.nii.gz)"
         )
     table = root / "labels.json"
-    if not table.is_file():
+    if not os.path.lexists(table):
         raise InputError(f'{table} does not exist; write the names of the labels there, such as {{"liver": 1}}')
     cases = _of_case_folders(root, places, folders) if places else _of_folders(root, folders)
     endings = {next(e for e in ENDINGS if has_ending(path, (e,))) for case in cases for path in case.images}

@@ -121,13 +121,17 @@ class DatasetWriter:
             record = self.provenance.holds(case.name, origin, files)
             entry.status = "skipped" if record else "written"
             if record is None:
+                entry.warnings += [
+                    f"{path.name} was changed since medgen wrote it: it is made anew, and yours is kept as {path}"
+                    for path in self.provenance.keep_changed(case.name)
+                ]
                 record = self._made({"patient": case.patient, **(case.record or {})}, place, make, source)
                 record = self.provenance.add(case.name, {**record, "made_of": origin}, files, entry.synthetic)
             place = replace(place, record=record if entry.synthetic else None)
             self._refuse_tested(place)
             self.written.append(place)
             self.images[place.name] = record.get("images", [])
-            entry.warnings = [text for step in record.get("operations", ()) for text in step.get("warnings", ())]
+            entry.warnings += [text for step in record.get("operations", ()) for text in step.get("warnings", ())]
         except FAILURES as error:
             reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
             entry.status, entry.error = "failed", reason if case.name in reason else f"case {case.name}: {reason}"

@@ -19,7 +19,7 @@ def augment(
     ],
     out: Annotated[Path, typer.Argument(help="Dataset folder to write, e.g. nnUNet_raw/Dataset123_NAME.")],
     per_case: Annotated[
-        int | None, typer.Option(min=1, help="Synthetic cases of each training case; default one a target.")
+        int | None, typer.Option(min=1, max=1000, help="Synthetic cases of each training case; default one a target.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Another seed gives other cases, where chance has a part.")] = 0,
     format: Annotated[str, typer.Option(help="nnunet or decathlon.")] = "nnunet",

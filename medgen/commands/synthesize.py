@@ -17,7 +17,7 @@ def synthesize(
         typer.Option(help="Real images of the label maps, by name: where tissue classes of the background are from."),
     ] = None,
     style: Annotated[Path | None, typer.Option(help="An image whose look is wanted; else looks are drawn.")] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Images of each label map.")] = 1,
+    samples: Annotated[int, typer.Option(min=1, max=10000, help="Images of each label map.")] = 1,
     seed: Annotated[int, typer.Option(help="Of looks and deformations; the same seed gives the same images.")] = 0,
     deform: Annotated[
         bool, typer.Option("--deform", help="Bend each label map anew for each sample: new anatomy.")
@@ -27,7 +27,7 @@ def synthesize(
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     memory_gb: Annotated[
-        float | None, typer.Option(min=0.01, help="Bound on the memory of a whole-volume pass, GiB.")
+        float | None, typer.Option(min=0.01, max=1e6, help="Bound on the memory of a whole-volume pass, GiB.")
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:

@@ -34,7 +34,7 @@ def translate(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     memory_gb: Annotated[
-        float | None, typer.Option(min=0.01, help="Bound on the memory of a whole-volume pass, GiB.")
+        float | None, typer.Option(min=0.01, max=1e6, help="Bound on the memory of a whole-volume pass, GiB.")
     ] = None,
     checks: Annotated[
         str,

@@ -5,6 +5,7 @@ t1/ flair/ t2/), a folder a case (patient07/t1.nii.gz), a MONAI or Decathlon dat
 (imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz).
 """
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,10 +14,12 @@ import numpy as np
 
 from medgen.data.datalist import is_datalist
 from medgen.data.datalist_cases import datalist
+from medgen.data.label_sampling import nearly_whole
 from medgen.data.layouts import Contrasts, Found, case_folders, domain_folders, folders, read_json, some
 from medgen.data.nnunet import is_nnunet, nnunet
 from medgen.data.patients import Known, Records, identified
 from medgen.data.split import stated_folds, with_stated_fold
+from medgen.data.split_files import unread_splits
 from medgen.io.grids import same_grid
 from medgen.io.volume import ENDINGS, existing, read_geometry, read_volume
 from medgen.types import Case, InputError
@@ -94,6 +97,8 @@ def read_cohort(
         cases, more = with_stated_fold(cases, *stated, fold)
         warnings += more
         found.stated = f"fold {fold} of {stated[0].name} validates"
+    if fold is not None and beside and not any(case.part for case in cases):
+        warnings += unread_splits(folder)
     values = _label_values(found.labels, cases)
     return Cohort(root, cases, values, found.missing, [*found.warnings, *warnings], found.stated, known, records)
 
@@ -109,7 +114,7 @@ def _found(root: Path, contrasts: Contrasts, fold: int | None) -> Found:
     if any((root / name).is_dir() for name in contrasts.names):
         return folders(root, contrasts)
     table = root / "dataset.json"
-    content = read_json(table, (dict, list)) if table.is_file() else {}
+    content = read_json(table, (dict, list)) if os.path.lexists(table) else {}
     if is_nnunet(root, content):
         return nnunet(root, contrasts)
     if is_datalist(content):
@@ -165,7 +170,7 @@ def _label_values(named: dict[str, int] | None, cases: list[Case]) -> dict[str, 
     values: set[int] = set()
     for case in cases:
         if case.labels is not None:
-            found = np.unique(read_volume(case.labels).data)
+            found = np.unique(nearly_whole(read_volume(case.labels).data))
             if (found < 0).any() or (found != np.rint(found)).any():
                 raise InputError(f"{case.labels} holds values that are no labels; use whole numbers of 0 or more")
             values |= set(found.astype(int).tolist())

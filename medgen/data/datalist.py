@@ -21,6 +21,7 @@ BESIDE_PART = {"set", "data", "dataset", "cases", "images"}  # words that may st
 # Keys of an entry, without case, spaces, "-" and "_".
 PATIENT_KEYS = ("patient", "patientid", "subject", "subjectid", "pid", "mrn")
 PART_KEYS = ("split", "subset", "set", "partition", "phase")
+UNREAD_PARTS = set("dev development eval evaluation holdout heldout inference predict".split())  # refused, not guessed
 FOLD = re.compile(r"(cv|k)?fold(id|idx|index|number|no|nr)?")
 IMAGE_KEYS = ("image", "images", "source", "target", "label", "labels")
 
@@ -125,6 +126,7 @@ def _is_case(value: Any) -> bool:
 def _entries(values: Iterable[Any], part: str, path: Path, where: str) -> list[Entry]:
     """The entries of one list, whose name says ``part``."""
     contents = [_content({"image": value} if isinstance(value, str) else value, path, where) for value in values]
+    _refuse_valid(contents, path)
     keys = _part_keys(contents)
     return [_entry(content, keys, part, path) for content in contents]
 
@@ -135,6 +137,8 @@ def _content(value: Any, path: Path, where: str) -> dict[str, Any]:
         raise InputError(f"{path}: {where} must be a list of entries such as {{'source': ..., 'target': ...}}")
     found: dict[str, Any] = {}
     for key, each in value.items():
+        if each != each:  # NaN, as pandas writes a missing value
+            each = None
         if found.setdefault(plain := re.sub(r"[\s_-]", "", key).lower(), each) != each:
             raise InputError(
                 f"{path}: an entry has '{plain}' twice, as {found[plain]!r:.50} and {each!r:.50}; keep one"
@@ -146,9 +150,49 @@ def _part_keys(contents: Sequence[Mapping[str, Any]]) -> list[str]:
     """The keys that say parts of the split: "split"; usual ones that name one; any other that names two or more."""
     named: dict[str, set[str]] = {"split": set(PARTS)}
     for key, value in (item for content in contents for item in content.items()):
-        if isinstance(value, str) and key not in (*IMAGE_KEYS, *PATIENT_KEYS, "name") and (part := part_of(value)):
-            named.setdefault(key, set()).add(part)
-    return [key for key, parts in named.items() if key in PART_KEYS or len(parts) > 1]
+        if isinstance(value, str) and key not in (*IMAGE_KEYS, *PATIENT_KEYS, "name"):
+            unread = UNREAD_PARTS & {"".join(_words(value))}
+            if part := part_of(value) or next(iter(unread), None):
+                named.setdefault(key, set()).add(part)
+    return [key for key, parts in named.items() if (key in PART_KEYS or len(parts) > 1) and parts & set(PARTS)]
+
+
+def _refuse_valid(contents: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Raises InputError where some entries are "valid" and some not: they may be those to validate, or those to use."""
+    for key in ("valid", "isvalid"):
+        if {_flag("is" + key, content.get(key)) for content in contents} >= {True, False}:
+            raise InputError(
+                f'{path}: \'{key}\' may mean to validate or to be usable; write "is_val" or "split", or remove it'
+            )
+
+
+def _flagged(content: Mapping[str, Any], path: Path) -> dict[str, str]:
+    """{key: part} of the flags of an entry that are set, such as "is_test": true.
+
+    Raises:
+        InputError: it is said not to be trained on, and nothing more.
+    """
+    flags = {
+        key: (part, _flag(key, value))
+        for key, value in content.items()
+        if (part := part_of(_unprefixed(key))) and not key.endswith("valid")
+    }
+    found = {key: part for key, (part, flag) in flags.items() if flag}
+    if not found and ("train", False) in flags.values():
+        raise InputError(f"{path}: an entry is not to train on; say whether it is for validation or test ('split')")
+    return found
+
+
+def _unprefixed(key: str) -> str:
+    return re.sub("^(is|in)(?=.)", "", key)
+
+
+def _flag(key: str, value: Any) -> bool | None:
+    """What a flag says; None where the key is something else: without "is" before it only true and false count."""
+    if isinstance(value, bool):
+        return value
+    text = str(value).strip().lower() if key != _unprefixed(key) else ""
+    return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(text)
 
 
 def _entry(content: Mapping[str, Any], keys: Sequence[str], part: str, path: Path) -> Entry:
@@ -158,20 +202,31 @@ def _entry(content: Mapping[str, Any], keys: Sequence[str], part: str, path: Pat
         if own[key] is None:
             shown = json.dumps(given[key])[:50]
             raise InputError(f"{path}: an entry has the {key} {shown}; write training, validation or test")
+    own |= (flagged := _flagged(content, path))
     if len(set(own.values())) > 1:
-        raise InputError(f"{path}: an entry says {' and '.join(f'{k} = {v}' for k, v in given.items())}; keep one")
+        told = " and ".join(f"{k} = {v}" for k, v in (given | dict.fromkeys(flagged, "true")).items())
+        raise InputError(f"{path}: an entry says {told}; keep one")
     folds = [_fold(value, path) for key, value in content.items() if FOLD.fullmatch(key)]
     if len(set(folds)) > 1:
         raise InputError(f"{path}: an entry has the folds {' and '.join(map(str, folds))}; keep one")
-    patient = next((str(content[key]) for key in PATIENT_KEYS if content.get(key) not in (None, "")), "")
+    patient = next((name for key in PATIENT_KEYS if (name := patient_name(content.get(key)))), "")
     return Entry(content, next(iter(own.values()), None) or part, folds[0] if folds else None, patient)
 
 
+def patient_name(value: Any) -> str:
+    """A patient as a record or list names it: 8, 8.0 and " 8" are "8"; "" for none."""
+    whole = isinstance(value, float) and value.is_integer()
+    return "" if value is None else str(int(value) if whole else value).strip()
+
+
 def _fold(value: Any, path: Path) -> int | None:
-    if isinstance(value, str) and value.strip().lstrip("-").isdecimal():
+    """The number of a fold, also of 0.0 and "fold_0"; None for none, which -1 says, too."""
+    if isinstance(value, str) and (match := re.fullmatch(r"(?:fold[\s_-]*)?(-?\d{1,6})|", value.strip().lower())):
+        value = int(match[1]) if match[1] else None
+    if isinstance(value, float) and value.is_integer():
         value = int(value)
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
-        return value
+        return value if value is None or value >= 0 else None
     raise InputError(f"{path}: an entry has the fold {json.dumps(value)[:50]}; give a whole number")
 
 
@@ -266,3 +321,13 @@ def counted(entries: Sequence[Entry], content: Mapping[str, Any]) -> dict[str, i
 def twice(names: Sequence[str]) -> list[str]:
     """Names that occur more than once."""
     return [name for name, times in Counter(names).items() if times > 1]
+
+
+def without_fold(entries: Sequence[Entry], path: Path) -> list[str]:
+    """A sentence on the entries that name no fold beside others that do: they are trained on, whatever validates."""
+    count = sum(entry.fold is None and entry.part != "test" for entry in entries)
+    if not folds_of(entries) or not count:
+        return []
+    return [
+        f"{path}: {count} entries name no fold and are trained on in every one; list as test what is to be kept back"
+    ]

@@ -16,6 +16,7 @@ from medgen.data.datalist import (
     read_entries,
     twice,
     with_fold,
+    without_fold,
 )
 from medgen.data.layouts import Contrasts, Found, Missing, contrast_case, named_labels, read_json, some
 from medgen.data.nnunet import channel_names
@@ -38,6 +39,7 @@ def datalist(path: Path, contrasts: Contrasts, fold: int | None = 0) -> Found:
     table = content if isinstance(content, dict) else {}
     warnings = count_faults(table, counted(entries, table), path)
     folds = folds_of(entries)
+    warnings += without_fold(entries, path)
     if any(e.fold is not None for e in entries) and not folds:
         warnings.append(f"{path} names folds and a validation list: the validation list counts")
     entries, absent = _split_off_absent(with_fold(entries, fold, path), path)
@@ -78,9 +80,8 @@ def _refuse_twice(cases: Sequence[Case], path: Path) -> None:
     for name in twice([case.name for case in cases]):
         parts = sorted({case.part or "one list" for case in cases if case.name == name})
         times = sum(case.name == name for case in cases)
-        advice = (
-            f", in {' and '.join(parts)}: keep it in one" if len(parts) > 1 else "; give its entries different names"
-        )
+        once = "; list it once, or give different scans different names"
+        advice = f", in {' and '.join(parts)}: keep it in one" if len(parts) > 1 else once
         raise InputError(f"{path} lists case {name} {times} times{advice}")
 
 

@@ -14,6 +14,7 @@ from medgen.data.background import tissue_classes
 from medgen.data.cache import BODY_VOXELS, Cached, save_array
 from medgen.data.fingerprint import QUANTILES
 from medgen.data.grid import resample, resample_like
+from medgen.data.label_sampling import nearly_whole
 from medgen.io.claim import wrote
 from medgen.io.volume import GRID_TOLERANCE, Volume, read_volume, same_geometry, to_canonical
 from medgen.types import InputError
@@ -110,7 +111,9 @@ def cached_label_map(
     stem = folder / f"{path.name.split('.')[0]}-{hashlib.sha1(text.encode()).hexdigest()[:16]}.map"
     info = stem.with_suffix(".map.json")
     if not info.exists():
-        volume = _on_image(to_canonical(read_volume(path)), to_canonical(read_volume(image)), table, movable)
+        stored = read_volume(path)
+        stored = stored.replaced(nearly_whole(stored.data))
+        volume = _on_image(to_canonical(stored), to_canonical(read_volume(image)), table, movable)
         if spacing is not None and not np.allclose(volume.spacing, spacing, rtol=0.02):
             volume = resample(volume, spacing, labels=True)
         try:

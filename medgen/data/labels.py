@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from medgen.data.cache import save_array
 from medgen.data.grid import resample, resample_like
+from medgen.data.label_sampling import nearly_whole
 from medgen.io.volume import GRID_TOLERANCE, read_volume, same_geometry, to_canonical
 from medgen.types import InputError
 
@@ -61,11 +62,12 @@ def _classes(
     path: Path, fixed: Path, values: np.ndarray, spacing: tuple[float, ...] | None, movable: bool
 ) -> np.ndarray:
     volume, image = to_canonical(read_volume(path)), to_canonical(read_volume(fixed))
+    volume = volume.replaced(nearly_whole(volume.data))
     unknown = np.setdiff1d(volume.data, values)
     if unknown.size:
         raise InputError(
-            f"{path} holds the value {unknown[0]:g}, which is no label of the cohort ({', '.join(map(str, values))}); "
-            "add it to labels.json or remove it"
+            f"{path} holds the value {unknown[0]:.8g}, which is no label of the cohort "
+            f"({', '.join(map(str, values))}); add it to labels.json or remove it"
         )
     if not same_geometry(image.geometry, volume.geometry, GRID_TOLERANCE * min(image.spacing)):
         if not movable:

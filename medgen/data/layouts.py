@@ -4,10 +4,12 @@ Readers leave ``patient`` of a case empty unless the layout names it.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from medgen.data.datalist import part_of, twice
 from medgen.io.text import read_text
@@ -132,7 +134,10 @@ def without_case(root: Path, places: Sequence[Path], names: Sequence[str]) -> li
 
 
 def case_places(root: Path, names: Sequence[str]) -> list[Path]:
-    """The folders below ``root`` that hold a volume of one of these names; without BIDS's derivatives/ if others do."""
+    """The folders below ``root`` that hold a volume of one of these names; without BIDS's derivatives/ if others do.
+
+    A link to a folder that it lies in is not followed: all cases would be there again.
+    """
     found, level = [], _folders_in(root)
     for _ in range(DEEPEST):
         found += [folder for folder in level if any(named_file(folder, name) for name in names)]
@@ -153,7 +158,8 @@ def named_file(folder: Path, name: str) -> Path | None:
 
 def _folders_in(folder: Path) -> list[Path]:
     try:
-        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        inner = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+        return sorted(path for path in inner if not path.parent.resolve().is_relative_to(path.resolve()))
     except OSError as error:
         raise InputError(f"{folder} cannot be listed ({error.strerror}); check its permissions") from error
 
@@ -177,7 +183,7 @@ def domain_folders(root: Path, domains: tuple[str, ...]) -> Found:
 def _table(root: Path) -> Labels:
     """What labels.json names; None where there is none."""
     path = root / "labels.json"
-    return named_labels(read_json(path), path) if path.exists() else None
+    return named_labels(read_json(path), path) if os.path.lexists(path) else None
 
 
 def unread(*folders: Path) -> list[str]:
@@ -220,6 +226,8 @@ def contrast_case(
 def by_case(folder: Path, name: Callable[[Path], Any] = case_name) -> dict[Any, Path]:
     """{case: file} of the volumes in a folder, without those that ``name`` gives None; empty where it is absent.
 
+    A name is one whether its accents are letters of their own (as macOS writes them) or not.
+
     Raises:
         InputError: two files of a case.
     """
@@ -228,6 +236,7 @@ def by_case(folder: Path, name: Callable[[Path], Any] = case_name) -> dict[Any, 
         key = name(path)
         if key is None:
             continue
+        key = normalize("NFC", key) if isinstance(key, str) else key
         if key in found:
             raise InputError(f"{folder} has two files for one case, {found[key].name} and {path.name}; keep one")
         found[key] = path
@@ -267,11 +276,31 @@ def named_labels(labels: Any, path: Path, *, ignored: bool = False) -> Labels:
 def read_json(path: Path, kinds: tuple[type, ...] = (dict,)) -> Any:
     """The content of a JSON file of one of ``kinds``. Raises InputError."""
     try:
-        content = json.loads(read_text(path))
-    except InputError:
-        raise
+        content = json.loads(read_text(path), object_pairs_hook=_once)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") if str(error).startswith("the key") else error from None
+    except FileNotFoundError:
+        raise InputError(f"{path} {_lacking(path)}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not readable JSON ({error}); correct it") from error
     if not isinstance(content, kinds):
-        raise InputError(f"{path} must hold a JSON object, not {type(content).__name__}; correct it")
+        words = {"dict": "an object", "list": "a list"}
+        wanted, found = " or ".join(words[kind.__name__] for kind in kinds), type(content).__name__
+        found = words.get(found, found)
+        raise InputError(f"{path} must hold {wanted} as JSON, not {found}; correct it")
     return content
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys occur once: of a list that is there twice the first would be lost."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found and found[key] != value:
+            raise InputError(f"the key '{key[:50]}' is there twice with different values; keep one")
+        found[key] = value
+    return found
+
+
+def _lacking(path: Path) -> str:
+    linked = path.is_symlink()
+    return "is a link to a file that is not there; bring it back or remove the link" if linked else "does not exist"

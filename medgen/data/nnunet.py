@@ -1,10 +1,12 @@
 """nnU-Net's raw layout, read (Isensee 2021, doi 10.1038/s41592-020-01008-z): images by channel numbers, its table."""
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from medgen.data.datalist import count_faults, is_there, listed_file, refuse_other_parts
 from medgen.data.layouts import (
@@ -19,6 +21,7 @@ from medgen.data.layouts import (
     some,
     unread,
 )
+from medgen.io.names import checked_name
 from medgen.io.volume import ENDINGS, case_name, find_volumes, has_ending
 from medgen.types import InputError
 
@@ -28,7 +31,7 @@ NUMBERED = re.compile(r"(.+)_(\d{4})")
 def nnunet(root: Path, contrasts: Contrasts) -> Found:
     """imagesTr/CASE_0000 (last four digits: the channel), labelsTr/CASE, imagesTs, dataset.json with "labels"."""
     table = root / "dataset.json"
-    content = read_json(table) if table.exists() else {}
+    content = read_json(table) if os.path.lexists(table) else {}
     nnunet_ending(content, table)
     refuse_other_parts(content, table)
     contrasts = contrasts.numbered(root, channel_names(content))
@@ -36,14 +39,13 @@ def nnunet(root: Path, contrasts: Contrasts) -> Found:
     missing: Missing = {}
     cases, counts, warnings = [], {}, []
     for part, stated in (("Tr", ""), ("Ts", "test")):
-        images, odd = numbered_images(root / f"images{part}")
+        images, labels, odd = part_files(root, part, content)
         names, channels = {name for name, _ in images}, {channel for _, channel in images}
         if part == "Tr" and images and not set(wanted) & channels:
             raise InputError(
                 f"{root} has channels {sorted(channels)}, not {' and '.join(map(str, wanted))}; "
                 "set data.source_channels and data.target_channels"
             )
-        labels = by_case(root / f"labels{part}")
         refuse_orphans(labels, names, root)
         for n in sorted(names):
             source = {c: images.get((n, i)) for c, i in zip(contrasts.sources, contrasts.source_channels, strict=True)}
@@ -57,11 +59,41 @@ def nnunet(root: Path, contrasts: Contrasts) -> Found:
     return Found(cases, named_labels(content.get("labels"), table) if content else None, missing, warnings)
 
 
+def part_files(
+    root: Path, part: str, content: Mapping[str, Any]
+) -> tuple[dict[tuple[str, int], Path], dict[str, Path], list[str]]:
+    """Of the training ("Tr") or test part ("Ts"): {(CASE, channel): image}, {CASE: label map} and what is left out.
+
+    Training files are those that "dataset" lists, if it is there, as nnU-Net v2 takes them; else those in the folders.
+
+    Raises:
+        InputError: a list in another form, or a file in it that is not there.
+    """
+    listed, table = content.get("dataset"), root / "dataset.json"
+    if part == "Ts" or not isinstance(listed, dict):
+        images, odd = numbered_images(root / f"images{part}")
+        return images, by_case(root / f"labels{part}"), odd
+    images = {}
+    labels: dict[str, Path] = {}
+    for name, entry in listed.items():
+        checked_name(name, table)
+        given = entry.get("images") if isinstance(entry, dict) else None
+        if not isinstance(given, list):
+            raise InputError(f"{table}: {name} under 'dataset' must be {{'images': [...], 'label': ...}}; correct it")
+        images |= {(name, channel): listed_file(value, table) for channel, value in enumerate(given)}
+        labels |= {name: listed_file(entry["label"], table)} if entry.get("label") else {}
+    if absent := next((file for file in (*images.values(), *labels.values()) if not is_there(file)), None):
+        raise InputError(f"{table} lists {absent}, which does not exist; correct the list")
+    return images, labels, []
+
+
 def is_nnunet(root: Path, content: Any) -> bool:
     """Whether a folder with this ``dataset.json`` is nnU-Net's, whose files are what counts, not a list left over.
 
     Version 2 has "channel_names" or "file_ending"; version 1 a list of files without the channel number that they have.
     """
+    if isinstance(content, dict) and isinstance(content.get("dataset"), dict) and "channel_names" in content:
+        return True
     images = find_volumes(root / "imagesTr") if (root / "imagesTr").is_dir() else []
     count = sum(numbered(file) is not None for file in images)
     if not isinstance(content, dict) or not count:
@@ -78,8 +110,6 @@ def is_nnunet(root: Path, content: Any) -> bool:
 
 def nnunet_ending(content: Mapping[str, Any], table: Path) -> str:
     """The ``file_ending`` of nnU-Net's table in lower case. Raises InputError for one that is not read."""
-    if isinstance(content.get("dataset"), dict):
-        raise InputError(f"{table} lists its files under 'dataset'; put them into imagesTr/ and labelsTr/ instead")
     given = content.get("file_ending", ".nii.gz")
     ending = f".{given.lower().lstrip('.')}" if isinstance(given, str) else given
     if ending not in ENDINGS:
@@ -119,4 +149,4 @@ def numbered_images(folder: Path) -> tuple[dict[tuple[str, int], Path], list[str
 def numbered(path: Path) -> tuple[str, int] | None:
     """(CASE, channel) of nnU-Net's CASE_0000; None of another name."""
     match = NUMBERED.fullmatch(case_name(path))
-    return (match[1], int(match[2])) if match else None
+    return (normalize("NFC", match[1]), int(match[2])) if match else None

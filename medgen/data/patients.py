@@ -4,13 +4,14 @@ What is said of one case by several of these is one patient (``identified``); so
 patients in one way and whose real cases in another still keeps them together.
 """
 
+import os
 import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medgen.data.datalist import part_of
+from medgen.data.datalist import part_of, patient_name
 from medgen.data.layouts import read_json
 from medgen.io.volume import case_name
 from medgen.types import InputError
@@ -110,7 +111,7 @@ class Records:
         """{"real": {case: patient}, "synthetic": {case: ids}} of the records in a folder."""
         if folder not in self._read:
             content = read_provenance(folder)
-            real = {case: str(record.get("patient") or "") for case, record in content["real"].items()}
+            real = {case: patient_name(record.get("patient")) for case, record in content["real"].items()}
             synthetic = {case: _recorded(record) for case, record in content["synthetic"].items()}
             self._add_images(content, real, synthetic)
             self._read[folder] = {"real": real, "synthetic": {**_synthesized(folder), **synthetic}}
@@ -120,7 +121,7 @@ class Records:
 def _recorded(record: Mapping[str, Any]) -> tuple[Id, ...]:
     """Of a synthetic case of ``medgen augment``: its patient and those of its donors."""
     names = [record["patient"], *(p for step in record["operations"] for p in step.get("patients", ()))]
-    ids = [("patient", str(name)) for name in names]
+    ids = [("patient", patient_name(name)) for name in names]
     return tuple(dict.fromkeys([*ids[:1], *([("case", str(record["source"]))] if record.get("source") else []), *ids]))
 
 
@@ -143,7 +144,7 @@ def _synthesized(folder: Path) -> dict[str, tuple[Id, ...]]:
 def read_provenance(root: Path) -> dict[str, Any]:
     """{"real": {case: record}, "synthetic": {case: record}}, empty where there is no such file. Raises InputError."""
     path = root / PROVENANCE
-    content = read_json(path) if path.is_file() else {"real": {}, "synthetic": {}}
+    content = read_json(path) if os.path.lexists(path) else {"real": {}, "synthetic": {}}
     records = [content.get("real"), content.get("synthetic")]
     if not all(isinstance(kind, dict) and all(isinstance(r, dict) for r in kind.values()) for kind in records):
         raise InputError(f"{path} is not medgen's record of a dataset; move it away or bring back the one written")

@@ -87,7 +87,7 @@ def prepare(settings: Settings, out: Path, *, resume: bool = False, say: Callabl
 
     sources = {c.name: load_source(c) for c in train if c.source}
     targets = {c.name: _load(c, "target", settings, folder, say) for c in train if c.target}
-    for text in modality_warnings(settings, sources.values(), targets.values()):
+    for text in modality_warnings(settings, sources, targets):
         say(f"warning: {text}")
     validation = []
     watched = [c for c in held if c.source] or [c for c in train if c.source]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -166,10 +167,13 @@ def stated_folds(root: Path) -> tuple[Path, list[dict[str, list[str]]]] | None:
         InputError: a file of that name that is none.
     """
     path = root / "splits_final.json"
-    if path.is_file():
+    if os.path.lexists(path):
         folds = read_json(path, (list,))
         if not folds or not all(isinstance(fold, dict) and _names(fold) for fold in folds):
             raise InputError(f'{path} must list {{"train": names, "val": names}} for each fold; correct or remove it')
+        for number, fold in enumerate(folds):
+            if both := sorted(set(fold["train"]) & set(fold["val"])):
+                raise InputError(f"{path} has {some(both)} in train and in val of fold {number}; keep each in one")
         return path, folds
     lists = sorted(root.glob("datalist_fold*.json"), key=lambda file: (len(file.name), file.name))
     return (lists[0], [_listed_fold(file) for file in lists]) if lists else None
@@ -211,6 +215,8 @@ def with_stated_fold(
             f"{path} leaves fold {fold} without cases of this cohort; correct it, or set data.fold to null"
         )
     warnings = []
+    if gone := sorted(part.keys() - {case.name for case in cases}):
+        warnings.append(f"{path} names {some(gone)} in fold {fold}, which the cohort lacks")
     if len(kept) < len(named):
         left = [case.name for case in named if case not in kept]
         warnings.append(f"{path} names {some(left)} in no part of fold {fold}: left out")

@@ -14,7 +14,7 @@ Phase = Literal["none", "arterial", "portal_venous", "late", "unknown"]
 
 # Words in the names of structures that take up contrast medium: vessels, kidneys, liver, spleen, hypervascular
 # lesions; and words of those that carry one of these and do not enhance.
-ENHANCING = "aorta vena_cava venacava ivc portal vessel arter vein kidney renal collecting liver spleen hyper".split()
+ENHANCING = "aorta vena ivc portal vessel arter vein kidney renal collecting liver spleen hyper".split()
 NOT_ENHANCING = ("adrenal", "cyst", "stone", "hypovascular", "lesion_hypo")
 
 # HU (lowest, highest) of a structure without contrast medium. Liver 57 ± 9, spleen 48 ± 5, kidney 31 ± 4, aorta 41 ± 5:
@@ -37,7 +37,7 @@ WORDS = {  # structure of the ranges above ← words in the name of a label; the
     "inferior_vena_cava": ("vena_cava", "venacava", "ivc"),
     "portal_vein": ("portal",),
     "artery": ("arter",),
-    "vein": ("vein", "vessel"),
+    "vein": ("vein", "vena", "vessel"),
     "collecting_system": ("collecting", "renal_pelvis"),
     "kidney": ("kidney",),
     "spleen": ("spleen",),

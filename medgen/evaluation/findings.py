@@ -16,7 +16,11 @@ LOUD = 1.5  # times its limit: what exceeds it by half fails rather than asks fo
 
 
 def geometry_findings(case: Checked) -> None:
-    """Flips, and where there are none shifts."""
+    """Flips, and where there are none shifts. An output of one value lies nowhere, which is said instead."""
+    inside = case.output[case.body]
+    if inside.size and inside.min() == inside.max():
+        case.add("structure", "fail", f"The output has the value {inside[0]:g} in the whole body and shows nothing.")
+        return
     gains = geometry.flip_gains(case.source, case.output, case.body, case.spacing)
     case.values |= {f"flip_gain_{side}": float(gain) for side, gain in zip(geometry.SIDES, gains, strict=True)}
     limit, beside = case.limits.flip_gain, gains

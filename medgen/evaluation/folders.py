@@ -1,14 +1,14 @@
 """Folders of volumes matched by case name, and the table of label names beside them."""
 
-import json
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from medgen.data.layouts import named_labels
-from medgen.io.text import read_text
+from medgen.data.label_sampling import nearly_whole
+from medgen.data.layouts import named_labels, read_json
 from medgen.io.volume import GRID_TOLERANCE, Volume, case_name, find_volumes, read_volume, same_geometry, to_canonical
 from medgen.types import InputError
 
@@ -61,13 +61,32 @@ def match_folders(given: Mapping[str, Path | None], wanted: Collection[str] | No
             )
     by_case = {case: {role: files[case] for role, files in found.items() if case in files} for case in cases}
     extra = [file for name, file in found["prediction"].items() if name not in cases]
-    return Folders(by_case, paths, extra, label_names(paths["labels"]) if "labels" in paths else {})
+    tables = ("labels", "prediction_labels")
+    names: dict[str, dict[int, str]] = {role: label_names(paths[role]) for role in tables if role in paths}
+    _refuse_other_numbers(names, paths)
+    return Folders(by_case, paths, extra, names.get("labels", {}))
+
+
+def _refuse_other_numbers(names: Mapping[str, Mapping[int, str]], paths: Mapping[str, Path]) -> None:
+    """Raises InputError where the label maps of predictions number structures in another way: they are compared by
+    number, so a liver would be held against a spleen."""
+    truth, found = names.get("labels", {}), names.get("prediction_labels", {})
+    numbers = {name.lower(): value for value, name in truth.items()}
+    for value, name in found.items():
+        other = truth.get(value, name)
+        if numbers.get(name.lower(), value) != value or other.lower() != name.lower():
+            raise InputError(
+                f"{paths['prediction_labels']} has {name} as {value} by its table of labels, but {paths['labels']} has "
+                f"{name} as {numbers.get(name.lower(), 'nothing')} and {value} as {other}; bring both to one table"
+            )
 
 
 def read_case(files: Mapping[str, Path]) -> dict[str, Volume]:
     """The volumes of a case in closest RAS order, refused unless they share the first one's grid and are finite."""
     stored = {role: read_volume(path) for role, path in files.items()}
     volumes = {role: to_canonical(volume) for role, volume in stored.items()}
+    for role in {"labels", "prediction_labels"} & volumes.keys():
+        volumes[role] = volumes[role].replaced(nearly_whole(volumes[role].data))
     lead = next(iter(volumes))
     # The tolerance of training pairs: a prediction has its source's affine, not the truth's to the last digit.
     tolerance = GRID_TOLERANCE * min(volumes[lead].spacing)
@@ -88,16 +107,13 @@ def label_names(labels: Path) -> dict[int, str]:
     folder = labels if labels.is_dir() else labels.parent
     for name in ("labels.json", "dataset.json"):
         for file in (folder / name, folder.parent / name):
-            if file.is_file():
+            if os.path.lexists(file):
                 return _read_label_names(file)
     return {}
 
 
 def _read_label_names(file: Path) -> dict[int, str]:
-    try:
-        table = json.loads(read_text(file))
-    except (ValueError, OSError, RecursionError) as error:
-        raise InputError(f"{file} cannot be read as JSON: {error}") from error
+    table = read_json(file, (dict, list))
     if isinstance(table, dict) and file.name == "dataset.json":
         table = named_labels(table.get("labels"), file) or {}
     elif isinstance(table, dict) and all(isinstance(value, str) for value in table.values()):

@@ -73,6 +73,8 @@ def measure_case(case: str, files: Mapping[str, Path], measures: Measures) -> Ca
     if hu and not looks_like_hu(volumes["prediction"].data):
         warnings.append("the prediction has no air at or below -200 HU although the reference has: is it in HU?")
     masks = {"mask": volumes["mask"].data > 0} if "mask" in volumes else {}
+    if "mask" in masks and len(np.unique(volumes["mask"].data[masks["mask"]])) > 1:
+        warnings.append("the mask holds more than one value above 0; every voxel above 0 counts as inside")
     if "mask" in masks and not masks["mask"].any():
         raise InputError(f"the mask {files['mask']} is empty: there is no voxel to measure in")
     if hu:

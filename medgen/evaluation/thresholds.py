@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from medgen.config import MOST_YAML, Section, check, read_yaml
 from medgen.evaluation.enhancement import RANGES
@@ -44,6 +44,14 @@ class Thresholds(Section):
     new_structure_contrast: float = Field(19.0, ge=0, description="HU, least contrast of such a structure")
     new_lung_contrast: float = Field(50.0, ge=0, description="HU, the same in lung")
     anatomy_dice: float = Field(0.8, ge=0, le=1, description="least Dice of a structure by a segmenter")
+
+    @field_validator("organ_ranges")
+    @classmethod
+    def _in_order(cls, ranges: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+        for name, (lowest, highest) in ranges.items():
+            if lowest > highest:
+                raise ValueError(f"{name} has a lowest of {lowest:g} above its highest of {highest:g}")
+        return ranges
 
     def recorded(self) -> dict[str, Any]:
         """Those that differ from the defaults, as plain JSON; `Thresholds(**recorded)` has them again."""

@@ -20,6 +20,7 @@ from medgen.data.codecs import Range
 from medgen.data.fingerprint import strangeness
 from medgen.data.grid import resample, resample_like
 from medgen.data.label_maps import LabelTable, describe_labels
+from medgen.data.label_sampling import nearly_whole
 from medgen.inference.inputs import find_inputs, sha256
 from medgen.inference.manifest import Manifest, about
 from medgen.inference.predict import on_model_grid
@@ -250,6 +251,7 @@ def _image_of(name: str, path: Path, images: Path | None) -> Path | None:
 def _read(table: LabelTable, path: Path, image: Path | None) -> tuple[Volume, Volume]:
     """The label map as stored, and upright with its background divided as the table says."""
     stored = read_volume(path)
+    stored = stored.replaced(nearly_whole(stored.data))
     labels, beside = to_canonical(stored), None if image is None else to_canonical(read_volume(image))
     if beside is not None and not same_geometry(labels.geometry, beside.geometry, GRID_TOLERANCE * min(labels.spacing)):
         raise InputError(

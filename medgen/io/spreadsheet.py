@@ -5,11 +5,14 @@ may begin so. Such text gets an apostrophe in front, which `read_csv` takes away
 """
 
 import csv
+import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
+
+from medgen.io.text import read_text
 
 # Also behind spaces, which some programs remove, in full width, and behind the apostrophes that this module adds.
 FORMULA = re.compile(r"'*\s*[=+\-@＝＋－＠]|'*[\t\r\n]")
@@ -37,8 +40,8 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
     Raises OSError, ValueError or csv.Error where the file is not one.
     """
-    with path.open(encoding="utf-8", newline="") as stream:
-        lines = [[_plain(cell) for cell in line] for line in csv.reader(stream) if line]
+    stream = io.StringIO(read_text(path), newline="")
+    lines = [[_plain(cell) for cell in line] for line in csv.reader(stream) if line]
     return [dict(zip(lines[0], line, strict=False)) for line in lines[1:]]
 
 

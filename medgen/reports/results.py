@@ -14,6 +14,7 @@ from typing import Any
 
 from medgen.evaluation.summary import as_text
 from medgen.io.spreadsheet import read_csv
+from medgen.io.text import read_text
 from medgen.types import InputError
 
 
@@ -87,7 +88,9 @@ def read_systems(folders: Sequence[Path], names: Sequence[str] | None = None) ->
 def _read_summary(folder: Path) -> Mapping[str, Any]:
     path = folder / "summary.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(
             f"{path} cannot be read ({error.strerror}); give a folder that medgen evaluate wrote"

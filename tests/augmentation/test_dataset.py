@@ -120,7 +120,7 @@ def test_patients_by_pattern(tmp_path):
         ({"channel_names": {"1": "CT"}}, "must name its channels by number"),
         ({"channel_names": None}, "must name its channels by number"),
         ({"file_ending": ".png"}, "'.png' is no volume's"),
-        ({"dataset": {"case0": {}}}, "lists its files under 'dataset'"),
+        ({"dataset": {"case0": {}}}, "case0 under 'dataset' must be"),
     ],
 )
 def test_tables_that_cannot_be_used(tmp_path, table, match):

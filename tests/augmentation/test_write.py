@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -229,3 +230,29 @@ def test_synthetic_cases_that_do_not_fit(tmp_path, change, match):
         writer.copy(case)
     writer.finish()
     assert not list((tmp_path / "out").rglob("*__syn*"))
+
+
+def test_a_file_that_somebody_changed_is_kept_beside_the_new_one_and_that_is_said(tmp_path):
+    root, out = write_nnunet(tmp_path / "given", cases=3), tmp_path / "out"
+    write_dataset(read_dataset(root), out, "nnunet")
+    first = (out / "labelsTr/case1.nii.gz").read_bytes()
+    for mine in (b"corrected", b"again"):
+        (out / "labelsTr/case1.nii.gz").write_bytes(mine)
+        _, entry, _ = write_dataset(read_dataset(root), out, "nnunet")
+        (text,) = entry.warnings
+        assert entry.status == "written" and "case1.nii.gz was changed since medgen wrote it" in text
+        assert Path(text.rpartition(" as ")[2]).read_bytes() == mine and "/.changed/" in text
+        assert (out / "labelsTr/case1.nii.gz").read_bytes() == first
+    assert write_dataset(read_dataset(root), out, "nnunet")[1].status == "skipped"
+    assert len(list((out / ".changed").rglob("*case1*"))) == 2
+
+
+def test_labels_a_rounding_error_off_are_read(tmp_path):
+    root = write_nnunet(tmp_path / "given", cases=3)
+    image, label = voxels(1)
+    save(root / "labelsTr/case1.nii.gz", label * np.float32(0.99999994))
+    assert statuses(write_dataset(read_dataset(root), tmp_path / "out", "nnunet")) == ["written"] * 3
+    assert np.array_equal(read_volume(tmp_path / "out/labelsTr/case1.nii.gz").data, label)
+    save(root / "labelsTr/case1.nii.gz", label * np.float32(0.99))
+    (_, entry, _) = write_dataset(read_dataset(root), tmp_path / "other", "nnunet")
+    assert entry.status == "failed" and "holds the value 0.99" in entry.error

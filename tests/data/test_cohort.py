@@ -78,7 +78,7 @@ def test_mistakes_in_folders(tmp_path):
     "content, match",
     [
         ("{", "not readable JSON"),
-        ("[1]", "must hold a JSON object, not list"),
+        ("[1]", "must hold an object as JSON, not a list"),
         ('{"liver": "3"}', "liver has the value '3'"),
         ('{"liver": 1.5}', "liver has the value 1.5"),
         ('{"liver": true}', "liver has the value True"),
@@ -156,7 +156,7 @@ def test_decathlon(tmp_path):
         ({"training": []}, "holds no volumes"),
         ([{"source": "a.nii"}, {"target": "a.nii"}], "lists case .* 2 times"),
         ([{"source": "a.nii", "name": "../a"}], "no file name"),
-        (3, "must hold a JSON object"),
+        (3, "must hold an object or a list as JSON, not int"),
     ],
 )
 def test_mistakes_in_datalists(tmp_path, content, match):

@@ -230,3 +230,69 @@ def test_channels_of_4d_files_by_number_and_by_name(brats, how, channels):
 def test_channels_that_are_not_there(brats, how, said):
     with pytest.raises(InputError, match=said):
         read_cohort(brats, **how)
+
+
+@pytest.mark.parametrize(
+    "keys", [("is_val", "is_test"), ("isValidation", "IS_TEST"), ("val", "test"), ("In Val", "in-test")]
+)
+@pytest.mark.parametrize("yes, no", [(True, False), (1, 0), ("True", "false"), ("yes", "")])
+def test_flags_say_the_part(listed, keys, yes, no):
+    val, test = keys
+    found = [*entries(0, 1, **{val: no, test: no}), *entries(2, **{val: yes}), *entries(3, **{test: yes})]
+    told = {"c0": "", "c1": "", "c2": "validation", "c3": "test"}
+    if val == "val" and yes is not True:  # a column that has this name may hold anything
+        told = dict.fromkeys(told, "")
+    assert parts(listed(found)) == told
+
+
+def test_flags_that_leave_a_part_open_or_contradict_are_refused(listed):
+    assert parts(listed([*entries(0, is_train=True), *entries(1, is_train=False, is_val=True)])) == {
+        "c0": "train", "c1": "validation",
+    }  # fmt: skip
+    with pytest.raises(InputError, match="not to train on; say whether"):
+        parts(listed([*entries(0, is_train=True), *entries(1, is_train=False)]))
+    with pytest.raises(InputError, match="istest = true; keep one"):
+        parts(listed(entries(0, split="train", is_test=1)))
+    assert parts(listed(entries(0, test="PSA 3.1", valid="ok", train=7))) == {"c0": ""}
+
+
+@pytest.mark.parametrize("key", ["valid", "is_valid", "IsValid"])
+def test_valid_may_mean_two_things(listed, key):
+    assert set(parts(listed(entries(0, 1, **{key: True}))).values()) == {""}
+    with pytest.raises(InputError, match="may mean to validate or to be usable"):
+        parts(listed([*entries(0, **{key: True}), *entries(1, **{key: False})]))
+
+
+@pytest.mark.parametrize("word", ["dev", "eval", "Hold-out", "evaluation"])
+def test_other_words_for_parts_are_refused_where_one_word_is_known(listed, word):
+    with pytest.raises(InputError, match="the usage .*; write training, validation or test"):
+        parts(listed([*entries(0, 1, usage="train"), *entries(2, usage=word)]))
+    assert set(parts(listed([*entries(0, usage=word), *entries(1, usage="other")])).values()) == {""}
+
+
+@pytest.mark.parametrize("kind", [float, "fold_{}".format, "Fold {}".format, " {} ".format])
+def test_folds_as_other_programs_write_them(listed, kind):
+    cases = [one for i in range(6) for one in entries(i, fold=kind(i % 3))]
+    assert [name for name, part in parts(listed(cases), fold=1).items() if part == "validation"] == ["c1", "c4"]
+
+
+@pytest.mark.parametrize("none", [None, -1, "-1", "", float("nan")])
+def test_entries_without_a_fold_are_counted(listed, none):
+    file = listed([*(one for i in range(4) for one in entries(i, fold=i % 2)), *entries(4, 5, fold=none)])
+    found = read_cohort(file)
+    assert [text for text in found.warnings if "2 entries name no fold and are trained on" in text]
+    assert {case.name: case.part for case in found.cases}["c4"] == "train"
+    assert not read_cohort(listed(entries(0, 1, fold=none))).warnings
+
+
+def test_one_patient_however_the_number_is_written(listed):
+    found = read_cohort(listed([e for i, p in enumerate([8, "8", 8.0, " 8 ", None, ""]) for e in entries(i, pid=p)]))
+    assert [case.patient for case in found.cases] == ["8", "8", "8", "8", "c4", "c5"]
+
+
+@pytest.mark.parametrize("text", ['{"training": [%s], "training": [%s]}', '[{"fold": 0, "fold": 1, "source": %s%.0s}]'])
+def test_a_key_that_is_there_twice_is_refused(listed, tmp_path, text):
+    listed([])
+    (tmp_path / "list.json").write_text(text % ('"src/c0.nii"', '"src/c1.nii"'))
+    with pytest.raises(InputError, match=r"list\.json: the key '(training|fold)' is there twice"):
+        read_cohort(tmp_path / "list.json")

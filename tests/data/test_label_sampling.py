@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from medgen.data.grid import resample, resample_like
-from medgen.data.label_sampling import along_axes, by_affine, labels_at
+from medgen.data.label_sampling import along_axes, by_affine, labels_at, nearly_whole
 from medgen.io.volume import Volume, to_canonical
 
 FRAMES = [np.eye(3), np.array([[0, -1, 0], [1, 0, 0], [0, 0, -1]]), np.linalg.qr(np.array(
@@ -144,3 +144,11 @@ def test_maps_of_one_slice(shape):
     places = along_axes(np.full(3, -0.3), np.full(3, 0.6), (3, 3, 3))
     assert (labels_at(labels, places, (3, 3, 3)) == 1).all()
     assert labels_at(labels, along_axes(np.full(3, -2.0), np.ones(3), (3, 3, 3)), (3, 3, 3), outside=0)[0, 0, 0] == 0
+
+
+@given(st.lists(st.integers(0, 400), min_size=1, max_size=9), st.floats(-9e-4, 9e-4))
+def test_values_a_rounding_error_off_are_made_whole_and_others_left(values, off):
+    labels = np.asarray(values, np.float64)
+    assert np.array_equal(nearly_whole(labels + off), labels)
+    half = np.append(labels + off, 0.5)
+    assert np.array_equal(nearly_whole(half), half)

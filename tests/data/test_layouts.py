@@ -1,6 +1,8 @@
 """A folder a case (patient07/t1.nii.gz), for training and for augmentation."""
 
 import json
+import os
+from unicodedata import normalize
 
 import pytest
 from labelled import save, voxels, write_folders
@@ -158,3 +160,30 @@ def test_folds_beside_folders_are_those_of_augmentation_too(tmp_path):
     folds = [{"train": ["case0", "case1"], "val": ["case2"]}]
     (tmp_path / "splits_final.json").write_text(json.dumps(folds))
     assert read_dataset(tmp_path).folds == folds
+
+
+def test_a_link_back_up_is_not_followed_and_one_elsewhere_is(tmp_path):
+    root = tmp_path / "cohort"
+    put(root, "patient01/t1.nii.gz", "patient01/t2.nii.gz")
+    put(tmp_path, "away/t1.nii.gz", "away/t2.nii.gz")
+    for name, to in (("patient01/up", ".."), ("patient01/self", "."), ("patient02", tmp_path / "away")):
+        (root / name).symlink_to(to)
+    assert sorted(found(root)) == ["patient01", "patient02"]
+
+
+@pytest.mark.parametrize("make", [lambda path: path.symlink_to("/nowhere"), os.mkfifo])
+@pytest.mark.parametrize("name", ["provenance.json", "splits_final.json", "labels.json", "dataset.json"])
+def test_a_file_of_the_dataset_that_is_no_file_is_named(tmp_path, name, make):
+    put(tmp_path, *(f"patient0{i}/t{c}.nii.gz" for i in range(3) for c in (1, 2)))
+    make(tmp_path / name)
+    with pytest.raises(InputError, match=f"{name} is a (link to a file that is not there|pipe)"):
+        read_cohort(tmp_path, **PAIR)
+
+
+@pytest.mark.parametrize("layout", ["{side}/{name}", "imagesTr/{name}_000{channel}"])
+def test_accents_written_in_two_ways_are_one_name(tmp_path, layout):
+    for channel, (side, form) in enumerate((("source", "NFC"), ("target", "NFD"))):
+        name = normalize(form, "Jos\u00e9")
+        put(tmp_path, layout.format(side=side, name=name, channel=channel) + ".nii.gz")
+    (case,) = read_cohort(tmp_path).cases
+    assert case.name == "Jos\u00e9" and case.source and case.target

@@ -114,9 +114,36 @@ def test_endings_of_nnunet_that_are_no_volumes(tmp_path, read):
             read(root)
     edit(root, file_ending="NII.GZ")
     assert len(read(root).cases) == 3
-    edit(root, file_ending=".nii.gz", dataset={"case0": {"images": [], "label": ""}})
-    with pytest.raises(InputError, match="lists its files under 'dataset'"):
-        read(root)
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_files_under_dataset_are_read_from_where_they_are(tmp_path, moved):
+    """As nnU-Net v2 reads them: the list counts, not the folders, and its paths start at the dataset."""
+    root = write_nnunet(tmp_path / "set", channels=("CT", "PET"))
+    before = {case.name: case.images for case in read_dataset(root).cases}
+    listed = {
+        name: {"images": [f"imagesTr/{path.name}" for path in images], "label": f"labelsTr/{name}.nii.gz"}
+        for name, images in before.items()
+        if name != "case0"
+    }
+    if moved:
+        (root / "imagesTr").rename(tmp_path / "elsewhere")
+        for entry in listed.values():
+            entry["images"] = [path.replace("imagesTr", "..\\elsewhere") for path in entry["images"]]
+    edit(root, dataset=listed, numTraining=2)
+    dataset, cohort = read_dataset(root), read_cohort(root, sources=("CT",), targets=("PET",))
+    assert [case.name for case in dataset.cases] == [case.name for case in cohort.cases] == ["case1", "case2"]
+    assert [p.name for p in dataset.cases[0].images] == ["case1_0000.nii.gz", "case1_0001.nii.gz"]
+    assert all(path.is_file() for case in dataset.cases for path in (*case.images, case.label))
+    for wrong, said in ({"images": "x"}, "must be"), ({"images": ["gone.nii.gz"]}, "gone.nii.gz, which does not exist"):
+        edit(root, dataset={"case1": wrong})
+        for read in (read_dataset, read_cohort):
+            with pytest.raises(InputError, match=said):
+                read(root)
+    edit(root, dataset={"../case1": listed["case1"]})
+    for read in (read_dataset, read_cohort):
+        with pytest.raises(InputError, match="../case1"):
+            read(root)
 
 
 def test_tests_and_training_of_one_patient_are_kept_apart(tmp_path):

@@ -87,3 +87,13 @@ def test_images_in_common_make_one_patient_through_others(tmp_path):
     called, pairs = by_images([("a", "p", "12"), ("b", "q", "3"), ("c", "r", "23"), ("d", "p", "1")])
     assert set(called) == {"p", "q", "r"} and len(set(called.values())) == 1
     assert pairs == [("a", "c"), ("b", "c")]
+
+
+def test_patients_are_one_however_the_record_writes_them(tmp_path):
+    names = {"a": 8, "b": "8", "c": 8.0, "d": " 8", "e": "9 "}
+    made = {"a__syn000": {"patient": 8.0, "operations": [{"patients": ["9", 8]}]}}
+    real = {name: {"patient": patient} for name, patient in names.items()}
+    (tmp_path / "provenance.json").write_text(json.dumps({"real": real, "synthetic": made}))
+    found = told([*names, "a__syn000"], tmp_path)
+    assert [patient for patient, _ in found.values()] == ["8", "8", "8", "8", "9", "8"]
+    assert found["a__syn000"][1] == {"8", "9"}

@@ -195,3 +195,18 @@ def test_a_synthetic_case_validates_where_the_list_asks_for_it_and_its_patient_d
     found = prepare(small_settings(data={"root": str(root / "list.json")}), tmp_path / "run", say=said.append)
     assert found.record["validation"] == ["case0", "case0__syn000"] and "case1__syn000" in found.sources
     assert any("1 synthetic cases lie with their patients" in text and "case1__syn000" in text for text in said)
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_a_single_ct_stored_without_its_offset_is_named(tmp_path, side):
+    root = write_cohort(tmp_path / "cohort")
+    settings = small_settings(data={"root": str(root)}, codec={"source": CT, "target": CT})
+    heard = []
+    prepare(settings, tmp_path / "before", say=heard.append)
+    assert not any("unlike most" in text for text in heard)
+    train = json.loads((tmp_path / "before/split.json").read_text())["train"]
+    path = root / side / f"{min(train)}.nii.gz"
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj) + np.int16(1024), image.affine), path)
+    prepare(settings, tmp_path / "after", say=heard.append)
+    assert any(f"the {side} images of {min(train)} hold no fat and no air in HU, unlike most" in text for text in heard)

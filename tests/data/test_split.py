@@ -156,7 +156,14 @@ def test_folds_of_nnunet_and_of_our_decathlon_lists(tmp_path):
     assert stated_folds(tmp_path) == (tmp_path / "datalist_fold0.json", FOLDS)
     (tmp_path / "splits_final.json").write_text(json.dumps(FOLDS))
     assert stated_folds(tmp_path) == (tmp_path / "splits_final.json", FOLDS)
-    for content in ("[]", "{}", '[{"train": ["a"]}]', '[{"train": [1], "val": ["a"]}]'):
+    for content in (
+        '{"0": {}}',
+        '[{"train": ["a", "b"], "val": ["b"]}]',
+        "[]",
+        "{}",
+        '[{"train": ["a"]}]',
+        '[{"train": [1], "val": ["a"]}]',
+    ):
         (tmp_path / "splits_final.json").write_text(content)
         with pytest.raises(InputError, match="splits_final.json"):
             stated_folds(tmp_path)
@@ -167,6 +174,10 @@ def test_a_stated_fold_gives_parts_and_leaves_out_who_it_does_not_name():
     kept, warnings = with_stated_fold(cases, Path("splits_final.json"), FOLDS, 1)
     assert {case.name: case.part for case in kept} == {"a": "train", "b": "validation", "t": "test"}
     assert warnings == ["splits_final.json names c in no part of fold 1: left out"]
+    gone = [{"train": ["a", "x"], "val": ["b", "y"]}]
+    assert with_stated_fold(cases[:2], Path("splits_final.json"), gone, 0)[1] == [
+        "splits_final.json names x, y in fold 0, which the cohort lacks"
+    ]
     for fold, said in ((2, "states the folds 0 to 1, not 2"), (0, "without cases of this cohort")):
         with pytest.raises(InputError, match=said):
             with_stated_fold(cases[:1], Path("splits_final.json"), FOLDS, fold)

@@ -1,10 +1,13 @@
 """Folders of an evaluation: the names of label values, in the layouts that other commands read."""
 
 import json
+import os
 
+import numpy as np
 import pytest
+from labelled import save
 
-from medgen.evaluation.folders import label_names
+from medgen.evaluation.folders import label_names, match_folders, read_case
 from medgen.types import InputError
 
 NAMES = {1: "aorta", 3: "portal_vein"}
@@ -30,4 +33,44 @@ def test_names_of_labels(tmp_path, above, file, content):
 def test_two_names_of_one_value_are_refused(tmp_path):
     (tmp_path / "labels.json").write_text('{"aorta": 1, "liver": 1}')
     with pytest.raises(InputError, match="same value 1"):
+        label_names(tmp_path)
+
+
+def volumes(root, *folders, values=(0, 1, 2)):
+    for folder in folders:
+        save(root / folder / "a.nii.gz", np.resize(np.asarray(values, np.float32), (4, 5, 6)))
+
+
+def matched(root, truth, found):
+    volumes(root, "reference", "prediction", "labels", "plabels")
+    for folder, table in (("labels", truth), ("plabels", found)):
+        (root / folder / "labels.json").unlink(missing_ok=True)
+        if table:
+            (root / folder / "labels.json").write_text(json.dumps(table))
+    roles = ("reference", "prediction", "labels")
+    return match_folders({**{role: root / role for role in roles}, "prediction_labels": root / "plabels"})
+
+
+@pytest.mark.parametrize("found", [{}, {"liver": 1}, {"Liver": 1, "bone": 2, "spleen": 7}, {"1": "liver", "2": "bone"}])
+def test_segmentations_of_predictions_may_be_named_alike(tmp_path, found):
+    assert matched(tmp_path, {"liver": 1, "bone": 2}, found).names == {1: "liver", 2: "bone"}
+
+
+@pytest.mark.parametrize("found", [{"bone": 1, "liver": 2}, {"liver": 3}, {"spleen": 2}, {"1": "liver", "2": "spleen"}])
+def test_segmentations_numbered_otherwise_are_refused(tmp_path, found):
+    with pytest.raises(InputError, match="plabels has .* by its table of labels, but .*; bring both to one table"):
+        matched(tmp_path, {"liver": 1, "bone": 2}, found)
+
+
+def test_labels_a_rounding_error_off_are_whole(tmp_path):
+    volumes(tmp_path, "labels", "prediction", values=(0, 0.99999994, 2.0004))
+    read = read_case({"prediction": tmp_path / "prediction/a.nii.gz", "labels": tmp_path / "labels/a.nii.gz"})
+    assert np.unique(read["labels"].data).tolist() == [0, 1, 2]
+    assert np.unique(read["prediction"].data).tolist() != [0, 1, 2]
+
+
+@pytest.mark.parametrize("make", [lambda p: p.symlink_to("/nowhere/labels.json"), os.mkfifo])
+def test_a_table_that_cannot_be_read_is_not_passed_over(tmp_path, make):
+    make(tmp_path / "labels.json")
+    with pytest.raises(InputError, match="labels.json is a (link to a file that is not there|pipe)"):
         label_names(tmp_path)

@@ -172,3 +172,9 @@ def test_labels_and_lesions_lie_on_the_averaged_image(factor):
     at = [(i * weight).sum() / weight.sum() for i in np.indices(weight.shape)]
     for labels in (case.labels == 7, case.lesions > 0):
         assert np.abs(np.argwhere(labels).mean(0) - at).max() < 0.1
+
+
+def test_an_output_of_one_value_is_said_to_show_nothing_and_not_to_be_moved(patient):
+    verdict = check_case(patient.contrast, np.full_like(patient.contrast, -1000), MM)
+    assert verdict.status == "fail" and "shift" not in faults(verdict) and "flip" not in faults(verdict)
+    assert any("has the value -1000 in the whole body and shows nothing" in r.text for r in verdict.reasons)

@@ -22,7 +22,10 @@ def test_a_file_changes_what_it_names(tmp_path):
     assert load_thresholds(tmp_path / "empty.yaml") == Thresholds()
 
 
-@pytest.mark.parametrize("text", ["fat_ofset: 3", "fat_offset: -1", "- 3", "fat_offset: [", "shift_voxels: .nan"])
+@pytest.mark.parametrize(
+    "text",
+    ["fat_ofset: 3", "fat_offset: -1", "- 3", "fat_offset: [", "shift_voxels: .nan", "organ_ranges: {liver: [90, 10]}"],
+)
 def test_what_is_wrong_is_said(tmp_path, text):
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises(InputError, match="bad.yaml"):

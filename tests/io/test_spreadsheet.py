@@ -3,6 +3,7 @@
 import ast
 import csv
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 import medgen
 from medgen.io.spreadsheet import csv_line, csv_text, read_csv
+from medgen.types import InputError
 
 DANGEROUS = ("=1+1", "@SUM(A1)", "+1", "-2+3", "-5", "\t=1", "\r=1", "\n=1", " =1", "＝1", "'=1", "''+1")
 FIRST = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
@@ -66,3 +68,9 @@ def test_every_csv_file_is_written_here():
         if isinstance(node, ast.Attribute) and node.attr in ("writer", "DictWriter", "to_csv", "savetxt")
     }
     assert writing == set()
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "cases.csv")
+    with pytest.raises(InputError, match="pipe"):
+        read_csv(tmp_path / "cases.csv")

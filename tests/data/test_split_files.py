@@ -1,0 +1,68 @@
+"""Files that state a split in a form that is not read are named; tables and texts of other kinds are not."""
+
+import numpy as np
+import pytest
+
+from medgen.augmentation.read import read_dataset
+from medgen.data.cohort import read_cohort
+from medgen.data.split_files import unread_splits
+from medgen.io.volume import Volume, write_volume
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("train.txt", "p0\np1\n"),
+        ("Test_set.lst", "p2"),
+        ("val.json", "[]"),
+        ("splits_final.pkl", b"\x80\x04"),
+        ("my_split.yaml", "train: [p0]"),
+        ("kfold.csv", "a,b\n"),
+        ("meta.csv", "image_id;age;split\np0;4;train\np1;5;test\n"),
+        ("meta.csv", "image_id,Data Split\np0,train\np1,val\n"),
+        ("participants.tsv", "participant_id\tsubset\np0\ttest\n"),
+        ("cases.csv", "name,usage\np0,train\np1,dev\n"),
+        ("cases.csv", "name,cv_fold\np0,1\np1,2\n"),
+    ],
+)
+def test_named(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode("utf-8-sig"))
+    (found,) = unread_splits(tmp_path)
+    assert f"{tmp_path}: {name}" in found and "seems to state a split" in found and "data.split" in found
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("meta.csv", "image_id;age;sex\np0;4;f\np1;5;m\n"),
+        ("meta.csv", "id,note\np0,train\np1,plane\n"),
+        ("empty.csv", ""),
+        ("binary.csv", b"\xff\xfe\x00\xd8\x80"),
+        ("readme.txt", "train on these"),
+        ("dataset.json", "{}"),
+        ("splits_final.json", "[]"),
+        (".train.txt", "p0"),
+        ("train.nii", ""),
+    ],
+)
+def test_not_named(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert unread_splits(tmp_path) == []
+
+
+def test_training_and_augmenting_say_so_unless_the_split_is_stated(tmp_path):
+    for folder in ("images", "labels"):
+        for name in ("p0", "p1", "p2"):
+            volume = Volume(np.arange(60, dtype=np.float32).reshape(3, 4, 5) % 2, np.eye(4), np.dtype("u1"))
+            write_volume(tmp_path / folder / f"{name}.nii", volume)
+    (tmp_path / "labels.json").write_text('{"liver": 1}')
+    (tmp_path / "test.txt").write_text("p2")
+    sides = {"sources": ("images",), "targets": ("images",)}
+
+    def said(**how):
+        return [text for text in read_cohort(tmp_path, **sides, **how).warnings if "test.txt" in text]
+
+    assert said() and not said(fold=None)
+    assert any("test.txt" in text for text in read_dataset(tmp_path).warnings)
+    (tmp_path / "splits_final.json").write_text('[{"train": ["p0", "p1"], "val": ["p2"]}]')
+    assert not said() and not any("test.txt" in text for text in read_dataset(tmp_path).warnings)
