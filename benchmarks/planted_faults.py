@@ -1,13 +1,13 @@
 """Does the structure and safety check find what is wrong? Faults planted in the embedded cohort, and correct pairs.
 
-    python benchmarks/planted_faults.py [--trials 200] [--first 5000] [--workers 1] [--json FILE]
+    python benchmarks/planted_faults.py [--trials 200] [--first 6000] [--workers 1] [--json FILE]
 
 A trial is a patient: the contrast scan is the input, the true non-contrast scan with one fault planted the output. The
 check gets no truth. A fault counts as found only by a finding of its kind at its place: a lesion within its radius (at
 least 6 mm), the structure that still enhances by name (without labels: a place in it), the axis of a flip or shift, the
 sign of an offset. Without labels only findings count that rest on input and output alone. Correct pairs (the truth as
 it is, and truths as a correct but imperfect converter might give) should pass. Intervals are exact (Clopper & Pearson
-1934), 95 %. The limits were chosen on seeds from 1000 to 1299.
+1934), 95 %. The limits were chosen on seeds from 1000 to 1299 and 5000 to 5025.
 """
 
 import argparse
@@ -40,7 +40,7 @@ ENHANCING = (
     ("spleen",),
 )
 # Tissue, and the HU (lowest, highest) of a lesion in it; either sign in organs.
-HOSTS = {"liver": (30, 60), "spleen": (30, 60), "muscle": (30, 60), "fat": (80, 130), "lung": (200, 600)}
+HOSTS = {"liver": (30, 60), "spleen": (30, 60), "muscle": (40, 60), "fat": (80, 130), "lung": (200, 600)}
 ERASED_ML, ERASED_HU = 1.5, 25.0  # a ball of 14 mm; contrast in the truth, or nothing would be erased
 LEAST_NEAR = 6.0  # mm
 
@@ -104,7 +104,7 @@ def lesion_erased(p: Patient, rng: np.random.Generator) -> Planted | None:
 
 
 def lesion_added(p: Patient, rng: np.random.Generator) -> Planted | None:
-    """An ellipsoid of 10-20 mm, its rim 4 mm inside the organ or further; every second one in the liver."""
+    """An ellipsoid of 10-20 mm and of the contrast in `HOSTS`, its rim 4 mm inside the organ or further; every second one in the liver."""
     for _ in range(20):
         host = "liver" if rng.random() < 0.5 else str(rng.choice([h for h in HOSTS if h != "liver"]))
         radii = rng.uniform(5, 10) * rng.uniform(0.85, 1.15, 3)
@@ -258,7 +258,7 @@ def ratio(hits: list[bool]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=200)
-    parser.add_argument("--first", type=int, default=5000, help="seed of the first patient")
+    parser.add_argument("--first", type=int, default=6000, help="seed of the first patient")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--json", type=Path, help="every row goes here; trials already there are kept and counted")
     a = parser.parse_args()

@@ -20,7 +20,7 @@ NOT_ENHANCING = ("adrenal", "cyst", "stone", "hypovascular", "lesion_hypo")
 # HU (lowest, highest) of a structure without contrast medium. Liver 57 ± 9, spleen 48 ± 5, kidney 31 ± 4, aorta 41 ± 5:
 # Lamba et al., AJR 2014;203:1013, two standard deviations and 5 HU for scanner and noise. Other vessels hold the same
 # blood. The lower end of the liver is left open to steatosis (below 40 HU: Boyce et al., AJR 2010;194:623). The
-# collecting system holds urine (0 to 15 HU), and thin parts of kidney and fat within its label.
+# collecting system holds urine (0 to 15 HU), and the kidney and the fat of its sinus lie around it.
 RANGES: dict[str, tuple[float, float]] = {
     "aorta": (20.0, 60.0),
     "inferior_vena_cava": (18.0, 57.0),
@@ -28,7 +28,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "artery": (18.0, 60.0),
     "vein": (18.0, 60.0),
     "kidney": (12.0, 52.0),
-    "collecting_system": (-20.0, 45.0),
+    "collecting_system": (-60.0, 45.0),
     "spleen": (28.0, 62.0),
     "liver": (0.0, 70.0),
 }

@@ -1,6 +1,6 @@
 """Lost lesions and new structures as findings of `safety.check_case`; the rule of `findings` holds here too."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from medgen.evaluation.checked import Checked, Status, ball_mm, place_of
 
 LUNG_HU, BRIGHT_HU = -500.0, 135.0  # new structures are looked for in lung and in what is not enhanced vessel or bone
 LEAST_VOXELS, LARGE_ML = 200, 60.0  # of a region in which new structures are looked for; of a labelled one by itself
+NODULE = 2.0  # times new_lung_contrast, within a label of lung
 MOST = 3  # new structures that are named, strongest first
 LESIONS = ("lesion", "cyst", "tumour", "tumor", "metasta")  # words in the names of labels
 
@@ -87,7 +88,7 @@ def new_structure_findings(case: Checked) -> None:
     inner = ndimage.binary_erosion(case.body, iterations=2)
     smooth = gaussian(case.source, [2.5 / s for s in case.spacing])
     plain = [blob for mask in _regions(case, inner, smooth) for blob in _blobs(case, case.source, mask)]
-    labelled = [blob for mask in _labelled(case, inner, smooth) for blob in _blobs(case, case.source, mask)]
+    labelled = [blob for mask in _labelled(case, inner, smooth) for blob in _blobs_of_label(case, case.source, mask)]
     labelled = [blob for blob in labelled if not _near(blob, plain)]
     shown = _shown_by_truth(case, [*plain, *labelled], inner, smooth)
     case.values["new_structures"] = float(len(plain) + len(labelled) - len(shown))
@@ -115,8 +116,8 @@ def _shown_by_truth(
     """Those that are no news beside the truth."""
     if case.truth is None or not blobs:
         return []
-    masks = [*_regions(case, inner, smooth), *_labelled(case, inner, smooth)]
-    beside = [blob for mask in masks for blob in _blobs(case, case.truth, mask)]
+    beside = [blob for mask in _regions(case, inner, smooth) for blob in _blobs(case, case.truth, mask)]
+    beside += [blob for mask in _labelled(case, inner, smooth) for blob in _blobs_of_label(case, case.truth, mask)]
     return [blob for blob in blobs if not _near(blob, beside)]
 
 
@@ -144,9 +145,8 @@ def _labelled(case: Checked, inner: np.ndarray, smooth: np.ndarray) -> Iterator[
         region = inner & (case.labels == value)
         if case.lesions is not None:
             region &= case.lesions == 0
-        bounds = (LUNG_HU, BRIGHT_HU) if case.hu else (-np.inf, np.inf)  # lung is searched by HU alone, see `_regions`
         vessel = enhancement.structure_of(case.names.get(value, "")) in enhancement.BLOOD
-        if region.any() and bounds[0] < np.median(smooth[region]) <= bounds[1] and not (case.hu and vessel):
+        if region.any() and not (case.hu and (vessel or np.median(smooth[region]) > BRIGHT_HU)):
             yield region
 
 
@@ -157,7 +157,20 @@ def _large_labels(case: Checked, inner: np.ndarray) -> list[int]:
     return [int(value) for value in np.flatnonzero(millilitres >= LARGE_ML) if value]
 
 
-def _blobs(case: Checked, other: np.ndarray, mask: np.ndarray) -> list[lesions.Blob]:
+def _blobs_of_label(case: Checked, other: np.ndarray, mask: np.ndarray) -> list[lesions.Blob]:
+    """Of 9 mm and more: at its border a label holds partial volume, which any other kernel moves.
+
+    In lung that is much, and nodules stand out of it.
+    """
+    blobs = _blobs(case, other, mask, lesions.RADII_MM[1:])
+    if case.hu and blobs and np.median(case.source[mask]) < LUNG_HU:
+        return [blob for blob in blobs if blob.contrast >= NODULE * case.limits.new_lung_contrast]
+    return blobs
+
+
+def _blobs(
+    case: Checked, other: np.ndarray, mask: np.ndarray, radii: Sequence[float] = lesions.RADII_MM
+) -> list[lesions.Blob]:
     if mask.sum() < LEAST_VOXELS:
         return []
     lung = np.median(case.source[mask]) < LUNG_HU
@@ -172,6 +185,7 @@ def _blobs(case: Checked, other: np.ndarray, mask: np.ndarray) -> list[lesions.B
         case.spacing,
         least_z=case.limits.new_structure_z,
         least_contrast=least if case.hu else 0.0,
+        radii=radii,
     )
     corner = np.multiply([b.start for b in box], case.spacing)
     return [replace(blob, place=tuple(corner + blob.place)) for blob in found]

@@ -194,7 +194,7 @@ def new_structures(
     mask: np.ndarray,
     spacing: Spacing,
     *,
-    least_z: float = 7.0,
+    least_z: float = 7.5,
     least_contrast: float = 0.0,
     radii: Sequence[float] = RADII_MM,
 ) -> list[Blob]:

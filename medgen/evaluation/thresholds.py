@@ -40,7 +40,7 @@ class Thresholds(Section):
     lesion_gone_z: float = Field(1.6, gt=0, description="the same for one that need not be visible any more")
     lesion_true_share: float = Field(0.5, ge=0, le=1, description="least share of the true contrast, if given")
     lesion_uptake: float = Field(0.4, ge=0, le=1, description="iodine of a dark lesion, as a share of its host's")
-    new_structure_z: float = Field(7.0, gt=0, description="contrast / noise of a structure the input has not")
+    new_structure_z: float = Field(7.5, gt=0, description="contrast / noise of a structure the input has not")
     new_structure_contrast: float = Field(19.0, ge=0, description="HU, least contrast of such a structure")
     new_lung_contrast: float = Field(50.0, ge=0, description="HU, the same in lung")
     anatomy_dice: float = Field(0.8, ge=0, le=1, description="least Dice of a structure by a segmenter")
