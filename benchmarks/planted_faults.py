@@ -104,7 +104,7 @@ def lesion_erased(p: Patient, rng: np.random.Generator) -> Planted | None:
 
 
 def lesion_added(p: Patient, rng: np.random.Generator) -> Planted | None:
-    """An ellipsoid of 10-20 mm and of the contrast in `HOSTS`, its rim 4 mm inside the organ or further; every second one in the liver."""
+    """An ellipsoid of 10-20 mm, its rim 4 mm inside its host (see `HOSTS`) or more; every second one in the liver."""
     for _ in range(20):
         host = "liver" if rng.random() < 0.5 else str(rng.choice([h for h in HOSTS if h != "liver"]))
         radii = rng.uniform(5, 10) * rng.uniform(0.85, 1.15, 3)
