@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from medgen.data.phantom import LABELS, make_patient
-from medgen.evaluation.lesion_findings import new_structure_findings
+from medgen.evaluation.new_structure_findings import new_structure_findings
 from medgen.evaluation.safety import _prepared
 from medgen.evaluation.thresholds import Thresholds
 
