@@ -20,7 +20,7 @@ NOT_ENHANCING = ("adrenal", "cyst", "stone", "hypovascular", "lesion_hypo")
 # HU (lowest, highest) of a structure without contrast medium. Liver 57 ± 9, spleen 48 ± 5, kidney 31 ± 4, aorta 41 ± 5:
 # Lamba et al., AJR 2014;203:1013, two standard deviations and 5 HU for scanner and noise. Other vessels hold the same
 # blood. The lower end of the liver is left open to steatosis (below 40 HU: Boyce et al., AJR 2010;194:623). The
-# collecting system holds urine (0 to 15 HU), and thin parts of kidney and fat within its label.
+# collecting system holds urine (0 to 15 HU) and, in a thin calyx, some of the fat around it.
 RANGES: dict[str, tuple[float, float]] = {
     "aorta": (20.0, 60.0),
     "inferior_vena_cava": (18.0, 57.0),
@@ -28,7 +28,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "artery": (18.0, 60.0),
     "vein": (18.0, 60.0),
     "kidney": (12.0, 52.0),
-    "collecting_system": (-20.0, 45.0),
+    "collecting_system": (-30.0, 45.0),
     "spleen": (28.0, 62.0),
     "liver": (0.0, 70.0),
 }
@@ -48,6 +48,8 @@ NOT = ("cyst", "lesion", "tumor", "tumour", "metasta", "stone")
 UPTAKE_HU = 12.0  # mean of a structure in the source above its truth: by it a structure of any name takes up contrast
 LEAST_VOXELS = 30  # of a core
 CORE_MM = 2.0  # the core lies this far from the border, and a voxel at least
+LEFT_HU = ((150.0, 165.0), (75.0, 62.0))  # HU of the source, and above which HU of the output contrast is left there
+ROUGH_MM, ROUGH = 2.5, 1.8  # of bone: over so many mm its standard deviation is so many times the usual one
 CALCIUM_HU = 130.0  # Agatston et al., J Am Coll Cardiol 1990;15:827
 ABOVE_BLOOD = 40.0  # HU of the source by which calcium stands out of enhanced blood: three times its noise
 # Part of the steps across its border by which partial volume moves the mean of a structure. A plane at a random place
@@ -143,9 +145,7 @@ def _organ(
 ) -> Organ:
     core = _core(inside, spacing)
     medians = tuple(float(np.median(image[core])) for image in images) if core.sum() >= LEAST_VOXELS else None
-    voxels = np.argwhere(inside)
-    middle = voxels[np.argmin(np.square((voxels - voxels.mean(0)) * spacing).sum(1))]
-    x, y, z = (float(p) for p in (middle + [b.start for b in box]) * spacing)
+    x, y, z = (float(p) for p in (_middle(inside, spacing) + [b.start for b in box]) * spacing)
     values = [image[inside] for image in images]
     means, partial = (
         tuple(float(v.mean(dtype=np.float64)) for v in values),
@@ -194,9 +194,10 @@ def left_over(source: np.ndarray, output: np.ndarray, body: np.ndarray, spacing:
     """Without labels: regions that are as bright in the output as only contrast medium makes them, largest first.
 
     Candidates are soft tissue of 100-300 HU in the source. Averaged over 4 mm within them, an output above 75 HU
-    (62 where the source exceeds 150: that was blood or kidney, 30-50 HU without contrast medium) is left over. Bone
-    lies in the same range; it is told by what did not change at all (less than 15 % of what exceeds 55 HU) and is
-    rough (standard deviation more than 1.5 times the candidates' median), with 2 voxels around it. Calcium in a
+    (62 where the source exceeds 165: that was blood or kidney, 30-50 HU without contrast medium; a liver of 70 HU
+    reaches 150 with it) is left over. Bone lies in the same range; it is told by what did not change at all (less than
+    15 % of what exceeds 55 HU) and is rough (standard deviation over 2.5 mm more than 1.8 times the candidates'
+    median; over more than that, calcium in its wall makes a whole aorta rough), with 2 voxels around it. Calcium in a
     vessel's wall is brighter in the source than its blood and does not count.
 
     It misses enhancement in a source below 100 HU, beside bone, and a vessel of less than 5 voxels' width.
@@ -212,12 +213,13 @@ def left_over(source: np.ndarray, output: np.ndarray, body: np.ndarray, spacing:
     if not candidates.any():
         return []
     before, after = (_within(v, candidates, spacing) for v in (source, output))
-    rough = np.sqrt(np.maximum(_within((source - before) ** 2, candidates, spacing), 0))
+    near = _within(source, candidates, spacing, ROUGH_MM)
+    rough = np.sqrt(np.maximum(_within((source - near) ** 2, candidates, spacing, ROUGH_MM), 0))
     unchanged = before - after < 0.15 * (before - 55)
-    bone = candidates & unchanged & (rough > 1.5 * np.median(rough[candidates]))
+    bone = candidates & unchanged & (rough > ROUGH * np.median(rough[candidates]))
     calcium = (output > CALCIUM_HU) & (source > before + ABOVE_BLOOD)
     after = _within(output, candidates & ~calcium, spacing)
-    bright = candidates & (after > np.interp(before, [120, 150], [75, 62])) & (before < 250)
+    bright = candidates & (after > np.interp(before, *LEFT_HU)) & (before < 250)
     kept = ndimage.binary_opening(bright & ~ndimage.binary_dilation(bone, iterations=2))
     return _regions(kept, before, after, spacing)
 
@@ -250,21 +252,27 @@ def phase(hu: Mapping[str, float], collecting: float | None = None) -> Phase:
     return "portal_venous"
 
 
-def _within(v: np.ndarray, mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
-    """Gaussian mean over 4 mm of the voxels in the mask alone."""
-    sigma = [4 / s for s in spacing]
+def _within(v: np.ndarray, mask: np.ndarray, spacing: Sequence[float], mm: float = 4.0) -> np.ndarray:
+    """Gaussian mean over ``mm`` of the voxels in the mask alone."""
+    sigma = [mm / s for s in spacing]
     weight = np.maximum(gaussian(mask, sigma), 1e-3)
     return gaussian(np.where(mask, v, 0), sigma) / weight
 
 
 def _regions(mask: np.ndarray, before: np.ndarray, after: np.ndarray, spacing: Sequence[float]) -> list[Region]:
-    parts, count = ndimage.label(mask)
-    index = range(1, count + 1)
-    sizes = ndimage.sum_labels(mask, parts, index) * float(np.prod(spacing)) / 1000
-    places = ndimage.center_of_mass(mask, parts, index)
-    means = [ndimage.mean(v, parts, index) for v in (before, after)]
-    found = [
-        Region(tuple(float(p * s) for p, s in zip(place, spacing, strict=True)), float(ml), float(b), float(a))  # type: ignore[arg-type]
-        for ml, place, b, a in zip(sizes, places, *means, strict=True)
-    ]
+    parts, _ = ndimage.label(mask)
+    found = []
+    for number, box in enumerate(ndimage.find_objects(parts), start=1):
+        inside = parts[box] == number
+        place = [float(p) for p in (_middle(inside, spacing) + [b.start for b in box]) * spacing]
+        ml = float(inside.sum() * np.prod(spacing)) / 1000
+        found.append(
+            Region((place[0], place[1], place[2]), ml, *(float(v[box][inside].mean()) for v in (before, after)))
+        )
     return sorted(found, key=lambda region: -region.volume_ml)
+
+
+def _middle(inside: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """The voxel of a mask nearest to its centre of mass, which may lie in a hole."""
+    voxels = np.argwhere(inside)
+    return voxels[np.argmin(np.square((voxels - voxels.mean(0)) * spacing).sum(1))]

@@ -1,19 +1,13 @@
-"""Lost lesions and new structures as findings of `safety.check_case`; the rule of `findings` holds here too."""
+"""Lost lesions as findings of `safety.check_case`; the rule of `findings` holds here too."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
-from medgen.data.separable import gaussian
-from medgen.evaluation import enhancement, lesions
+from medgen.evaluation import lesions
 from medgen.evaluation.checked import Checked, Status, ball_mm, place_of
 
-LUNG_HU, BRIGHT_HU = -500.0, 135.0  # new structures are looked for in lung and in what is not enhanced vessel or bone
-LEAST_VOXELS, LARGE_ML = 200, 60.0  # of a region in which new structures are looked for; of a labelled one by itself
-MOST = 3  # new structures that are named, strongest first
 LESIONS = ("lesion", "cyst", "tumour", "tumor", "metasta")  # words in the names of labels
 
 
@@ -76,105 +70,6 @@ def _like_the_truth(lesion: lesions.Lesion, true: lesions.Lesion, case: Checked)
     wanting = abs(true.contrast_output) - contrast
     short = contrast < case.limits.lesion_true_share * abs(true.contrast_output)
     return lesion.kept and not (short and wanting > case.limits.lesion_kept_z * lesion.noise_output)
-
-
-def new_structure_findings(case: Checked) -> None:
-    """What the output has and the input has not, nor the truth if it is given.
-
-    It is looked for by HU alone and, where structures are labelled, in each of them too. Without the truth it is
-    counted, but held against the output only where the translation can add nothing.
-    """
-    inner = ndimage.binary_erosion(case.body, iterations=2)
-    smooth = gaussian(case.source, [2.5 / s for s in case.spacing])
-    plain = [blob for mask in _regions(case, inner, smooth) for blob in _blobs(case, case.source, mask)]
-    labelled = [blob for mask in _labelled(case, inner, smooth) for blob in _blobs(case, case.source, mask)]
-    labelled = [blob for blob in labelled if not _near(blob, plain)]
-    shown = _shown_by_truth(case, [*plain, *labelled], inner, smooth)
-    case.values["new_structures"] = float(len(plain) + len(labelled) - len(shown))
-    if case.truth is None and not case.limits.adds_nothing:
-        return
-    if case.lesions is not None:
-        case.values["lesions_new"] = case.values["new_structures"]
-    for blobs, by in ((plain, "images"), (labelled, "labels")):
-        for blob in sorted(blobs, key=lambda b: -b.z)[:MOST]:
-            _new_structure(case, blob, by, excused=blob in shown)
-
-
-def _new_structure(case: Checked, blob: lesions.Blob, by: str, *, excused: bool) -> None:
-    text = (
-        f"A structure of about {blob.diameter:.0f} mm at {case.at(blob.place)} is not in the input: contrast "
-        f"{blob.contrast:+.0f}{case.unit}, {blob.z:.1f} times the noise (limit {case.limits.new_structure_z:g})."
-    )
-    status: Status = "fail" if blob.z > 2 * case.limits.new_structure_z else "review"
-    case.add("lesion_new", status, text, case.ball(blob.place, blob.diameter), by=by, excused=excused)
-
-
-def _shown_by_truth(
-    case: Checked, blobs: list[lesions.Blob], inner: np.ndarray, smooth: np.ndarray
-) -> list[lesions.Blob]:
-    """Those that are no news beside the truth."""
-    if case.truth is None or not blobs:
-        return []
-    masks = [*_regions(case, inner, smooth), *_labelled(case, inner, smooth)]
-    beside = [blob for mask in masks for blob in _blobs(case, case.truth, mask)]
-    return [blob for blob in blobs if not _near(blob, beside)]
-
-
-def _near(blob: lesions.Blob, others: list[lesions.Blob]) -> bool:
-    return any(np.linalg.norm(np.subtract(blob.place, other.place)) <= blob.diameter for other in others)
-
-
-def _regions(case: Checked, inner: np.ndarray, smooth: np.ndarray) -> list[np.ndarray]:
-    """Where new structures are looked for by HU alone.
-
-    Those that lose contrast medium and those that do not may look alike, so vessels and bone are left out.
-    """
-    if not case.hu:
-        return [inner]
-    soft = (smooth > LUNG_HU) & ~ndimage.binary_dilation(smooth > BRIGHT_HU)
-    return [inner & soft, inner & (smooth < LUNG_HU)]
-
-
-def _labelled(case: Checked, inner: np.ndarray, smooth: np.ndarray) -> Iterator[np.ndarray]:
-    """Each large labelled structure by itself: within it the change is even.
-
-    A known lesion is no place for a new one. Calcium in a vessel's wall, which contrast medium hid, is none either.
-    """
-    for value in _large_labels(case, inner):
-        region = inner & (case.labels == value)
-        if case.lesions is not None:
-            region &= case.lesions == 0
-        bounds = (LUNG_HU, BRIGHT_HU) if case.hu else (-np.inf, np.inf)  # lung is searched by HU alone, see `_regions`
-        vessel = enhancement.structure_of(case.names.get(value, "")) in enhancement.BLOOD
-        if region.any() and bounds[0] < np.median(smooth[region]) <= bounds[1] and not (case.hu and vessel):
-            yield region
-
-
-def _large_labels(case: Checked, inner: np.ndarray) -> list[int]:
-    if case.labels is None:
-        return []
-    millilitres = np.bincount(case.labels[inner]) * np.prod(case.spacing) / 1000
-    return [int(value) for value in np.flatnonzero(millilitres >= LARGE_ML) if value]
-
-
-def _blobs(case: Checked, other: np.ndarray, mask: np.ndarray) -> list[lesions.Blob]:
-    if mask.sum() < LEAST_VOXELS:
-        return []
-    lung = np.median(case.source[mask]) < LUNG_HU
-    least = case.limits.new_lung_contrast if lung else case.limits.new_structure_contrast
-    margin = [int(20 / s) for s in case.spacing]
-    box = ndimage.find_objects(mask.astype(np.uint8))[0]
-    box = tuple(slice(max(b.start - m, 0), b.stop + m) for b, m in zip(box, margin, strict=True))
-    found = lesions.new_structures(
-        case.output[box],
-        other[box],
-        mask[box],
-        case.spacing,
-        least_z=case.limits.new_structure_z,
-        least_contrast=least if case.hu else 0.0,
-    )
-    corner = np.multiply([b.start for b in box], case.spacing)
-    return [replace(blob, place=tuple(corner + blob.place)) for blob in found]
 
 
 def detected_findings(case: Checked, source: np.ndarray, output: np.ndarray, voxel_ml: float) -> None:

@@ -1,30 +1,17 @@
-"""Lesions of an input in its translation: kept or lost, and what the translation has that the input has not.
+"""Lesions of an input in its translation: kept or lost.
 
-`lesion_conservation` judges lesions whose masks are known; `new_structures` needs none, for an invented lesion has no
-mask; `matched_lesions` counts what a detector finds in both. All places are in mm from the centre of voxel (0, 0, 0).
+`lesion_conservation` judges lesions whose masks are known; `matched_lesions` counts what a detector finds in both. What
+the translation has that the input has not is looked for by `new_structures`, which needs no mask. All places are in mm
+from the centre of voxel (0, 0, 0).
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
 
-from medgen.data.separable import gaussian, gradient_magnitude
 from medgen.evaluation.enhancement import partial_volume
-
-BALL = 0.36  # response of the filter below to a ball of contrast 1 whose radius fits it: P(χ₃ < √3) - P(χ₃ < √3 / 1.6)
-WIDER = 1.6  # Marr & Hildreth 1980: two Gaussians of this ratio are nearest to the Laplacian of one
-RADII_MM = (4.0, 6.0, 9.0)  # of the lesions looked for; a filter answers to radii a third smaller or larger
-EDGE_MM = 3.0  # scale at which edges are taken
-STEEP = 4.0  # times the gradient of noise: an edge
-SCATTER = 1.2  # times the median scatter: more than that is not noise
-FEW = 2e-3  # share of the voxels nearby below which like voxels of the whole image are asked
-UNEVEN = (0.3, 1.2)  # a translation changes structures of the other image by at least and at most so many times their
-# contrast; in between, by what it is seen to change
-LEVELS = 24  # values of the other image between which `explained` interpolates
-NEARBY_MM = 20.0  # a tissue's change is the same within this distance
 
 WATER_HU = 0.0  # without contrast medium nothing but fat and air is darker
 CYST_HU = 20.0  # what is darker in a scan with contrast medium holds water, some of it with blood, and takes up nothing
@@ -56,16 +43,6 @@ class Lesion:
     @property
     def lost(self) -> bool:
         return self.visible and not self.kept
-
-
-@dataclass(frozen=True)
-class Blob:
-    """A round structure: where, of which diameter (mm) and contrast to its surroundings, and that over its noise."""
-
-    place: tuple[float, float, float]
-    diameter: float
-    contrast: float
-    z: float
 
 
 def lesion_conservation(
@@ -188,94 +165,6 @@ def unmatched(lesions: np.ndarray, other: np.ndarray) -> np.ndarray:
     return parts == sizes.argmax() if sizes.any() else np.zeros(parts.shape, bool)
 
 
-def new_structures(
-    image: np.ndarray,
-    other: np.ndarray,
-    mask: np.ndarray,
-    spacing: Spacing,
-    *,
-    least_z: float = 7.0,
-    least_contrast: float = 0.0,
-    radii: Sequence[float] = RADII_MM,
-) -> list[Blob]:
-    """Round structures of ``image`` where ``other`` is flat, strongest first.
-
-    The change, image - slope · other, less what is `explained` of it is what the other does not account for; of that,
-    where the other has no edge, a difference of Gaussians per radius (the matched filter of a ball, nearly: Lindeberg
-    1998) is divided by its noise. Noise is what is left unexplained of like voxels nearby, scaled to the filter by the
-    median absolute response; where that is far above the usual, tissues that change differently look alike in the
-    other image (bone and enhanced vessels), and a blob has to stand out of that too. Exchange the two images for what
-    was lost.
-
-    Args:
-        image, other: (X, Y, Z) on one grid, any unit each.
-        mask: (X, Y, Z) bool where to look; leave out the outermost millimetres, where skin moves.
-        spacing: mm.
-        least_z, least_contrast: of the blobs returned, in units of noise and of ``image``.
-    """
-    if not mask.any():
-        return []
-    image, other = (v.astype(np.float32) for v in (image, other))
-    flat = mask & _flat(other, mask, spacing)
-    change = image - _slope(other[mask], image[mask]) * other  # what both show, noise too if it was copied, cancels
-    mean, scatter = explained(change, other, flat, spacing)
-    rest, typical = np.where(flat, change - mean, 0), float(np.median(scatter[flat]))
-    scatter = np.maximum(scatter, 0.8 * typical)  # of few like voxels the spread is small by chance
-    ambiguous = np.maximum(scatter**2 - (SCATTER * typical) ** 2, 0)
-    smooth = gaussian(other, [2.0 / s for s in spacing])
-    found: list[Blob] = []
-    for radius in radii:
-        sigma = [radius / np.sqrt(3) / s for s in spacing]
-        response, fewer = _masked_dog(rest, flat, sigma)
-        seen = flat & (response != 0)
-        if not seen.any():
-            continue
-        noise = scatter * fewer * _spread(response[seen] / np.maximum(scatter[seen] * fewer[seen], 1e-6))
-        uneven = _variance(smooth, flat, [WIDER * s for s in sigma])
-        uneven = np.maximum(uneven - SCATTER**2 * np.quantile(uneven[seen], 0.2), 0)
-        share = _share(response[seen], BALL * np.sqrt(uneven[seen]))
-        doubt = BALL * np.sqrt(ambiguous + share**2 * uneven)
-        z = np.abs(response) / np.maximum(np.hypot(noise, doubt), 1e-6)
-        z[~flat | (np.abs(response) < least_contrast * BALL)] = 0
-        for at, height in _peaks(z, least_z):
-            place = tuple(float(p) for p in at * np.array(spacing))
-            found.append(Blob(place, 2 * radius, float(response[tuple(at)]) / BALL, height))  # type: ignore[arg-type]
-    return _strongest(found)
-
-
-def explained(
-    image: np.ndarray, other: np.ndarray, mask: np.ndarray, spacing: Spacing
-) -> tuple[np.ndarray, np.ndarray]:
-    """What ``other`` leads to expect in ``image``: mean and standard deviation (X, Y, Z) of like voxels nearby.
-
-    Nadaraya-Watson regression of the image on (value of the other, place), by a grid of values (Chen, Paris & Durand
-    2007): weights are hats around `LEVELS` quantiles of the other and a Gaussian of `NEARBY_MM` in space, over
-    ``mask``, outside of which both are 0. It follows any change of contrast, tissue by tissue, and none that the
-    other does not show.
-    """
-    step = [max(1, int(NEARBY_MM / 2.5 / s)) for s in spacing]
-    coarse = tuple(slice(None, None, k) for k in step)
-    smooth = gaussian(other, [2.0 / s for s in spacing])
-    inside, values, few = mask[coarse], image[coarse], smooth[coarse]
-    levels = _levels(smooth[mask])
-    nearby = [NEARBY_MM / s / k for s, k in zip(spacing, step, strict=True)]
-    means, squares = np.empty((2, len(levels), *few.shape), np.float32)
-    for k in range(len(levels)):
-        hat = np.where(inside, _hat(few, levels, k), 0)
-        weight, first, second = (gaussian(hat * v, nearby, truncate=3) for v in (1, values, values**2))
-        everywhere = max(float(hat.sum()), 1e-6)
-        first += FEW * float((hat * values).sum()) / everywhere
-        second += FEW * float((hat * values**2).sum()) / everywhere
-        means[k], squares[k] = first / (weight + FEW), second / (weight + FEW)
-    where = np.nonzero(mask)
-    at = [np.interp(smooth[where], levels, np.arange(len(levels)))]
-    at += [index / k for index, k in zip(where, step, strict=True)]
-    result = np.zeros((2, *image.shape), np.float32)
-    mean, square = (ndimage.map_coordinates(table, at, order=1, mode="nearest") for table in (means, squares))
-    result[0][where], result[1][where] = mean, np.sqrt(np.maximum(square - mean**2, 0))
-    return result[0], result[1]
-
-
 def _host(
     source: np.ndarray, parts: np.ndarray, inside: np.ndarray, spacing: Spacing, labels: np.ndarray | None
 ) -> np.ndarray:
@@ -291,79 +180,10 @@ def _host(
 def _contrast(image: np.ndarray, inside: np.ndarray, ring: np.ndarray) -> tuple[float, float]:
     """Contrast and its standard error. Noise of CT is correlated: each voxel counts as half a one."""
     host = image[ring].astype(np.float64)
-    error = _spread(host) * np.sqrt(2 / inside.sum() + 2 / ring.sum())
+    error = spread(host) * np.sqrt(2 / inside.sum() + 2 / ring.sum())
     return float(image[inside].mean(dtype=np.float64) - np.median(host)), max(float(error), 1e-6)
 
 
-def _slope(x: np.ndarray, y: np.ndarray) -> float:
-    """Least-squares slope of y on x: 1 for CT in HU, whatever the units of two MR contrasts make it."""
-    x, y = x - x.mean(dtype=np.float64), y - y.mean(dtype=np.float64)
-    power = float((x * x).sum())
-    return float((x * y).sum()) / power if power > 0 else 0.0
-
-
-def _levels(values: np.ndarray) -> np.ndarray:
-    levels = np.quantile(values, np.linspace(0, 1, LEVELS))
-    levels = levels[np.diff(levels, prepend=-np.inf) > 1e-5 * (levels[-1] - levels[0])]  # nearer is rounding
-    return levels if len(levels) > 1 else np.array([levels[0], levels[0] + 1])
-
-
-def _hat(values: np.ndarray, levels: np.ndarray, k: int) -> np.ndarray:
-    """1 at level k, falling to 0 at its neighbours; the first and the last go on for ever. Hats add up to 1."""
-    return np.interp(values, levels, np.eye(len(levels))[k]).astype(np.float32)
-
-
-def _masked_dog(v: np.ndarray, mask: np.ndarray, sigma: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Difference of two Gaussian means over the mask; 0 where less than half of the narrower lies in it.
-
-    Beside it by how much more noise it has there than far from the mask's border: white noise under Gaussian weights w
-    keeps sqrt(Σ w²) / Σ w of itself, and w² is a Gaussian narrower by √2.
-    """
-    means, shares, weight = [], [], mask.astype(np.float32)
-    for scale in (1.0, WIDER):
-        share = gaussian(weight, [scale * s for s in sigma], mode="constant")
-        mean = gaussian(v * weight, [scale * s for s in sigma], mode="constant") / np.maximum(share, 0.1)
-        means.append(np.where(share > 0.5, mean, np.nan))
-        shares.append(share)
-    squares = gaussian(weight, [s / np.sqrt(2) for s in sigma], mode="constant")
-    return np.nan_to_num(means[0] - means[1]), np.sqrt(np.maximum(squares, 0.1)) / np.maximum(shares[0], 0.1)
-
-
-def _share(response: np.ndarray, uneven: np.ndarray) -> float:
-    """How strongly the filter answers to unevenness of the other image, from the tenth where that is strongest."""
-    most = uneven >= max(float(np.quantile(uneven, 0.9)), 1e-6)
-    return float(np.clip(_spread(response[most] / uneven[most]), *UNEVEN)) if most.any() else UNEVEN[0]
-
-
-def _variance(v: np.ndarray, mask: np.ndarray, sigma: Sequence[float]) -> np.ndarray:
-    """Variance over the mask in a Gaussian window."""
-    v = np.where(mask, v - v[mask].mean(dtype=np.float64), 0).astype(np.float32)
-    share = np.maximum(gaussian(mask, sigma), 0.1)
-    mean, square = (gaussian(x, sigma) / share for x in (v, v * v))
-    return np.maximum(square - mean**2, 0)
-
-
-def _flat(v: np.ndarray, mask: np.ndarray, spacing: Spacing) -> np.ndarray:
-    """Where the gradient is not far above the least fifth, which is noise."""
-    slope = gradient_magnitude(v, [EDGE_MM / s for s in spacing])
-    return slope <= STEEP * np.quantile(slope[mask], 0.2)
-
-
-def _spread(values: np.ndarray) -> float:
+def spread(values: np.ndarray) -> float:
     """Standard deviation of Gaussian noise from the median absolute deviation; at least 1e-6."""
     return max(float(np.median(np.abs(values - np.median(values)))) / 0.6745, 1e-6)
-
-
-def _peaks(z: np.ndarray, least: float) -> list[tuple[np.ndarray, float]]:
-    parts, count = ndimage.label(z >= least)
-    tops = ndimage.maximum_position(z, parts, range(1, count + 1)) if count else []
-    return [(np.array(at), float(z[at])) for at in tops]
-
-
-def _strongest(blobs: list[Blob], most: int = 100) -> list[Blob]:
-    """The ``most`` strongest, without those that a stronger one of another radius covers."""
-    kept: list[Blob] = []
-    for blob in sorted(blobs, key=lambda b: -b.z)[:most]:
-        if all(math.dist(blob.place, k.place) > max(k.diameter, blob.diameter) for k in kept):
-            kept.append(blob)
-    return kept

@@ -43,17 +43,18 @@ def organ_findings(case: Checked, organs: Sequence[Organ], by: str) -> None:
 def region_limits(case: Checked, organ: Organ, truth: bool) -> tuple[float, float] | None:
     """Lowest and highest mean (HU) of a structure's region; None where it has no range and no truth.
 
-    Both limits of a range fall with the partial volume of darker neighbours, measured in the output. Another rendition
-    of the same border may be darker by as much again, so that the lower limit falls twice; around the truth, which
-    holds its own partial volume, it falls once and the upper one stays. Calcium in a vessel's wall raises the upper one
-    by what it adds to the mean.
+    Both limits of a range fall with the partial volume of darker neighbours, measured in the output. A softer rendition
+    spreads that border, so that less of it is measured and more is lost: the lower limit falls by the partial volume of
+    the input too, where contrast medium about doubles it. Around the truth, which holds its own partial volume, it
+    falls once and the upper one stays. Calcium in a vessel's wall raises the upper one by what it adds to the mean.
     """
     if truth:
         error = case.limits.organ_error
         return organ.region[2] - error + min(organ.partial[2], 0.0), organ.region[2] + error
     limits = _range(case, organ)
     fall = min(organ.partial[1], 0.0)
-    return None if limits is None else (limits[0] + 2 * fall, limits[1] + fall + max(organ.calcium, 0.0))
+    softer = min(organ.partial[0], fall)
+    return None if limits is None else (limits[0] + fall + softer, limits[1] + fall + max(organ.calcium, 0.0))
 
 
 def _range(case: Checked, organ: Organ) -> tuple[float, float] | None:

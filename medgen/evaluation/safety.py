@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from medgen.data.body import body_mask, looks_like_hu
 from medgen.data.label_sampling import along_axes, labels_at
-from medgen.evaluation import enhancement, findings, lesion_findings, organ_findings
+from medgen.evaluation import enhancement, findings, lesion_findings, new_structure_findings, organ_findings
 from medgen.evaluation.checked import Checked, Reason, Spacing, Status
 from medgen.evaluation.thresholds import Thresholds
 from medgen.types import InputError
@@ -97,7 +97,7 @@ def _content_findings(case: Checked) -> None:
         if case.limits.contrast_removed:
             findings.left_over_findings(case)
     lesion_findings.lesion_findings(case)
-    lesion_findings.new_structure_findings(case)
+    new_structure_findings.new_structure_findings(case)
 
 
 def _organ_findings(

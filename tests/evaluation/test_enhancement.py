@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from medgen.data.phantom import LABELS, PHASES, make_patient
 from medgen.evaluation.enhancement import RANGES, left_over, organs, phase, structure_of
@@ -109,6 +110,34 @@ def test_left_over_finds_what_stayed_without_labels(patient):
     found = left_over(patient.contrast, half, body, MM)
     at = tuple(round(p / 2.5) for p in found[0].place)
     assert found[0].volume_ml > 20 and kidneys[at] and found[0].source > found[0].output > 75
+
+
+def test_a_liver_at_the_upper_end_of_its_range_is_not_left_over(patient):
+    """Its 69 HU and the iodine of a slim patient make 145 HU."""
+    liver, body = patient.labels == LABELS["liver"], np.ones(patient.labels.shape, bool)
+    before, after = (float(np.median(image[liver])) for image in (patient.contrast, patient.noncontrast))
+    source, output = patient.contrast + (145 - before) * liver, patient.noncontrast + (69 - after) * liver
+    assert sum(region.volume_ml for region in left_over(source, output, body, MM)) < 7
+    assert sum(region.volume_ml for region in left_over(source, output + 12 * liver, body, MM)) > 100
+
+
+def test_an_aorta_with_calcium_in_its_wall_is_not_taken_for_bone(patient):
+    """Nothing of it has changed, and here and there its wall is as rough as bone."""
+    inside, body = patient.labels == LABELS["aorta"], np.ones(patient.labels.shape, bool)
+    wall = inside & ~ndimage.binary_erosion(inside) & (np.random.default_rng(0).random(inside.shape) < 0.08)
+    source = patient.contrast + 300.0 * wall
+    output = np.where(inside, source, patient.noncontrast)
+    assert sum(region.volume_ml for region in left_over(source, output, body, MM)) > 7
+
+
+def test_the_place_of_what_is_left_lies_in_it():
+    """The middle of a shell is its hole."""
+    grid = np.indices((40, 40, 40)) - 20
+    away = np.sqrt((grid**2).sum(0))
+    shell = (away > 8) & (away < 17)
+    source, output = np.where(shell, 140.0, 40.0), np.where(shell, 120.0, 40.0)
+    (region, *_) = left_over(source, output, np.ones(shell.shape, bool), (3.0, 3.0, 3.0))
+    assert shell[tuple(round(p / 3) for p in region.place)]
 
 
 def test_left_over_of_a_scan_without_soft_tissue_is_nothing():

@@ -11,7 +11,7 @@ from medgen.evaluation import enhancement
 from medgen.evaluation.checked import Checked
 from medgen.evaluation.enhancement import takes_up_contrast
 from medgen.evaluation.fidelity import label_means
-from medgen.evaluation.organ_findings import organ_findings
+from medgen.evaluation.organ_findings import organ_findings, region_limits
 from medgen.evaluation.safety import check_case
 from medgen.evaluation.thresholds import Thresholds
 
@@ -94,6 +94,26 @@ def test_thin_vessels_of_a_softer_truth_pass(patient):
         assert not case.reasons
         low, high = case.regions["arteries"]
         assert high - low > 24 if truth is not None else high < 60
+
+
+def test_thin_vessels_of_a_resampled_truth_pass_and_dark_ones_do_not(patient):
+    """The more a border is spread, the less partial volume is measured and the more of the mean is lost."""
+    coarse = ndimage.zoom(patient.noncontrast, 0.8, order=1, grid_mode=True, mode="nearest")
+    shape = patient.noncontrast.shape
+    back = ndimage.zoom(coarse, np.divide(shape, coarse.shape), order=1, grid_mode=True, mode="nearest")
+    assert not checked(patient.contrast, back, patient).reasons
+    dark = patient.noncontrast - 60.0 * (patient.labels == LABELS["arteries"])
+    assert any(
+        reason.text.startswith("arteries is too dark") for reason in checked(patient.contrast, dark, patient).reasons
+    )
+
+
+def test_the_lower_limit_falls_by_the_partial_volume_of_input_and_output():
+    case = Checked(*[np.zeros((3, 3, 3))] * 2, MM, *[None] * 3, {}, None, Thresholds(), True, np.zeros(3))
+    organ = enhancement.Organ("arteries", 300, (0, 0, 0), (100.0, 0.0), None, (-30.0, -4.0))
+    assert region_limits(case, organ, False) == (18 - 4 - 30, 60 - 4)
+    grey = enhancement.Organ("hepatic_vessels", 300, (0, 0, 0), (150.0, 40.0), None, (-12.0, 5.0))
+    assert region_limits(case, grey, False) == (18 - 12, 60)
 
 
 def test_calcium_in_the_wall_is_no_enhancement(patient):

@@ -1,0 +1,144 @@
+"""New structures as findings of `safety.check_case`; the rule of `findings` holds here too."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+from scipy import ndimage
+
+from medgen.data.separable import gaussian
+from medgen.evaluation.checked import Checked, Status
+from medgen.evaluation.new_structures import RADII_MM, Blob, brighter, new_structures
+from medgen.evaluation.rendition import rendition
+
+# HU of the input, within which new structures are looked for: lung up to the first, then fat, muscle, enhanced organs.
+LUNG_HU, TISSUES_HU = -500.0, ((-140.0, -60.0), (0.0, 85.0), (85.0, 140.0))
+GAS_HU, LUNG_ML = -930.0, 5.0  # lung is brighter than gas; less than that is mostly border
+LEAST_VOXELS, LARGE_ML = 200, 60.0  # of a region in which new structures are looked for; of a labelled one by itself
+EVEN = ("liver", "spleen")  # in CT: the whole of it changes alike
+WITHIN = 0.8  # of the limit of noise, within a label of CT: correct pairs reach 6 there
+MOST = 3  # new structures that are named, strongest first
+
+
+def new_structure_findings(case: Checked) -> None:
+    """What the output has and the input has not, nor the truth if it is given.
+
+    It is looked for by HU alone and, where structures are labelled, in each of them too. Without the truth it is
+    counted, but held against the output only where the translation can add nothing.
+    """
+    plain, labelled = _new_beside(case, case.source)
+    labelled = [blob for blob in labelled if not _near(blob, plain)]
+    beside = [] if case.truth is None or not plain + labelled else sum(_new_beside(case, case.truth), [])
+    shown = [] if case.truth is None else [blob for blob in plain + labelled if not _near(blob, beside)]
+    case.values["new_structures"] = float(len(plain) + len(labelled) - len(shown))
+    if case.truth is None and not case.limits.adds_nothing:
+        return
+    if case.lesions is not None:
+        case.values["lesions_new"] = case.values["new_structures"]
+    for blobs, by in ((plain, "images"), (labelled, "labels")):
+        for blob in sorted(blobs, key=lambda b: -b.z)[:MOST]:
+            _new_structure(case, blob, by, excused=blob in shown)
+
+
+def _new_structure(case: Checked, blob: Blob, by: str, *, excused: bool) -> None:
+    limit = _least_z(case, by)
+    text = (
+        f"A structure of about {blob.diameter:.0f} mm at {case.at(blob.place)} is not in the input: contrast "
+        f"{blob.contrast:+.0f}{case.unit}, {blob.z:.1f} times the noise (limit {limit:g})."
+    )
+    status: Status = "fail" if blob.z > 2 * limit else "review"
+    case.add("lesion_new", status, text, case.ball(blob.place, blob.diameter), by=by, excused=excused)
+
+
+def _least_z(case: Checked, by: str) -> float:
+    """Within a label of CT nothing else looks like a lesion."""
+    return case.limits.new_structure_z * (WITHIN if by == "labels" and case.hu else 1.0)
+
+
+def _new_beside(case: Checked, other: np.ndarray) -> tuple[list[Blob], list[Blob]]:
+    """Structures of the output that another image has not: by the images alone, and within labels."""
+    inner = ndimage.binary_erosion(case.body, iterations=2)
+    smooth = gaussian(case.source, [2.5 / s for s in case.spacing])
+    other = rendition(case.output, other, inner, case.spacing) if case.hu else other
+    least = case.limits.new_structure_contrast if case.hu else 0.0
+    labelled = [blob for mask in _labelled(case, inner) for blob in _blobs(case, other, mask, "labels", least)]
+    if not case.hu:
+        return _blobs(case, other, inner, "images", least), labelled
+    tissues = _tissues(case, inner, smooth)
+    plain = [blob for mask, least in tissues for blob in _blobs(case, other, mask, "images", least)]
+    return plain + _nodules(case, other, inner, smooth), labelled
+
+
+def _tissues(case: Checked, inner: np.ndarray, smooth: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:
+    """Fat, muscle and enhanced organs by HU alone, without the films of partial volume, and the least contrast in each.
+
+    What is brighter is vessel or bone, which look alike and change differently.
+    """
+    bright = ndimage.binary_dilation(smooth > TISSUES_HU[-1][1])
+    for low, high in TISSUES_HU:
+        fat = high < 0
+        least = case.limits.new_fat_contrast if fat else case.limits.new_structure_contrast
+        yield ndimage.binary_opening(inner & (smooth > low) & (smooth <= high)) & ~bright, least
+
+
+def _nodules(case: Checked, other: np.ndarray, inner: np.ndarray, smooth: np.ndarray) -> list[Blob]:
+    """In lung with the vessels in it, a voxel off its border."""
+    lung = ndimage.binary_closing(np.pad(_lung(case, case.body & (smooth < LUNG_HU)), 3, mode="edge"), iterations=2)[
+        3:-3, 3:-3, 3:-3
+    ]
+    lung = inner & ndimage.binary_erosion(lung, border_value=1)
+    limits = case.limits.new_structure_z, case.limits.new_lung_contrast
+    return brighter(case.output, other, lung, case.spacing, *limits)
+
+
+def _lung(case: Checked, dark: np.ndarray) -> np.ndarray:
+    """The large parts of what is dark that are brighter than gas: stomach and bowel hold that."""
+    parts, _ = ndimage.label(dark)
+    sizes = np.bincount(parts.ravel())[1:] * np.prod(case.spacing) / 1000
+    large = [number for number, ml in enumerate(sizes, start=1) if ml >= LUNG_ML]
+    return np.isin(parts, [number for number in large if np.median(case.source[parts == number]) > GAS_HU])
+
+
+def _near(blob: Blob, others: list[Blob]) -> bool:
+    return any(np.linalg.norm(np.subtract(blob.place, other.place)) <= blob.diameter for other in others)
+
+
+def _labelled(case: Checked, inner: np.ndarray) -> Iterator[np.ndarray]:
+    """Each large labelled structure by itself; in CT those that change evenly.
+
+    A known lesion is no place for a new one.
+    """
+    for value in _large_labels(case, inner):
+        if case.hu and not any(word in case.names.get(value, "").lower() for word in EVEN):
+            continue
+        region = inner & (case.labels == value)
+        if case.lesions is not None:
+            region &= case.lesions == 0
+        if region.any():
+            yield region
+
+
+def _large_labels(case: Checked, inner: np.ndarray) -> list[int]:
+    if case.labels is None:
+        return []
+    millilitres = np.bincount(case.labels[inner]) * np.prod(case.spacing) / 1000
+    return [int(value) for value in np.flatnonzero(millilitres >= LARGE_ML) if value]
+
+
+def _blobs(case: Checked, other: np.ndarray, mask: np.ndarray, by: str, least: float) -> list[Blob]:
+    if mask.sum() < LEAST_VOXELS:
+        return []
+    margin = [int(20 / s) for s in case.spacing]
+    box = ndimage.find_objects(mask.astype(np.uint8))[0]
+    box = tuple(slice(max(b.start - m, 0), b.stop + m) for b, m in zip(box, margin, strict=True))
+    found = new_structures(
+        case.output[box],
+        other[box],
+        mask[box],
+        case.spacing,
+        least_z=_least_z(case, by),
+        least_contrast=least,
+        radii=RADII_MM[1:] if case.hu else RADII_MM,  # in CT beam hardening and kernels leave spots of 8 mm
+    )
+    corner = np.multiply([b.start for b in box], case.spacing)
+    return [replace(blob, place=tuple(corner + blob.place)) for blob in found]

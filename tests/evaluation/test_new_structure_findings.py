@@ -1,0 +1,69 @@
+"""New structures in a patient: found where they lie, and nothing where the output is another rendition of the truth."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from medgen.data.phantom import LABELS, make_patient
+from medgen.evaluation.new_structure_findings import new_structure_findings
+from medgen.evaluation.safety import _prepared
+from medgen.evaluation.thresholds import Thresholds
+
+NAMES = {value: name for name, value in LABELS.items()}
+MM = (3.0, 3.0, 3.0)
+
+
+@pytest.fixture(scope="module")
+def patient():
+    return make_patient(1000, size=(125, 94, 30), spacing=MM)
+
+
+def deepest(patient, name):
+    """The voxel of a structure farthest from its border, and a ball of 12 mm there."""
+    inside = patient.labels == LABELS[name]
+    inside[:, :, [0, 1, 2, -3, -2, -1]] = False
+    depth = ndimage.distance_transform_edt(inside)
+    at = np.array(np.unravel_index(depth.argmax(), depth.shape))
+    grid = np.ogrid[tuple(slice(n) for n in inside.shape)]
+    return at, sum(((g - c) * 3) ** 2 for g, c in zip(grid, at, strict=True)) < 36
+
+
+def found(patient, output, truth=None, labels=True):
+    given = (patient.labels, NAMES) if labels else (None, {})
+    case = _prepared(patient.contrast, output.astype(np.float32), MM, truth, *given, None, Thresholds())
+    case.affine = np.diag([*MM, 1.0])
+    new_structure_findings(case)
+    return case
+
+
+@pytest.mark.parametrize(("name", "hu"), [("liver", -45), ("spleen", 45), ("muscle", 60), ("fat", 100), ("lung", 180)])
+def test_a_ball_of_12_mm_is_found_in_every_tissue_by_the_images_alone(patient, name, hu):
+    at, ball = deepest(patient, name)
+    case = found(patient, patient.noncontrast + hu * ball, labels=False)
+    assert len(case.reasons) == 1 and case.reasons[0].by == "images"
+    place = case.reasons[0].place
+    assert np.linalg.norm((np.array(place.low) + place.high) / 2 - at * 3) < 6
+
+
+def test_what_the_truth_shows_too_is_excused(patient):
+    output = patient.noncontrast + 100 * deepest(patient, "fat")[1]
+    case = found(patient, output, truth=output, labels=False)
+    assert not case.reasons and case.excused and case.values["new_structures"] == 0
+
+
+def test_an_organ_brighter_than_others_is_searched_by_its_label(patient):
+    """A spleen of 170 HU might be a vessel to the eye that has no labels."""
+    _, ball = deepest(patient, "spleen")
+    spleen = patient.labels == LABELS["spleen"]
+    bright = type(patient)(patient.contrast + 60 * spleen, patient.noncontrast, patient.labels, patient.affine, "late")
+    case = found(bright, patient.noncontrast - 50 * ball)
+    assert [reason.by for reason in case.reasons] == ["labels"]
+
+
+def test_other_kernels_shifts_and_resampling_are_nothing_new(patient):
+    """At the border of lung and of the gas in the stomach they change hundreds of HU."""
+    truth = patient.noncontrast
+    coarse = ndimage.zoom(truth, 0.8, order=1, grid_mode=True, mode="nearest")
+    back = ndimage.zoom(coarse, np.divide(truth.shape, coarse.shape), order=1, grid_mode=True, mode="nearest")
+    for other in (back, ndimage.shift(ndimage.gaussian_filter(truth, 0.3), (0, 0.3, 0), order=1)):
+        assert found(patient, other).reasons == []
