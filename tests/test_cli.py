@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import os
 import re
 import signal
 import sys
