@@ -189,7 +189,7 @@ def test_one_bad_case_never_stops_the_others(run, model_folder, tmp_path):
 
 KILLER = """
 import os, signal, sys
-import medgen.io.nifti, medgen.inference.output as output
+import medgen.io.formats.nifti, medgen.inference.output as output
 calls = {"n": 0}
 write = output.write_volume
 def killed(path, volume, **options):

@@ -12,8 +12,8 @@ from small import make_model
 
 from medgen.config import read_yaml
 from medgen.inference.convert import convert
+from medgen.io.formats.nifti import read_nifti
 from medgen.io.names import checked_name, shown
-from medgen.io.nifti import read_nifti
 from medgen.types import InputError
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
+from medgen.io.formats.itk import to_itk
 from medgen.io.grids import on_axes_of, same_grid
-from medgen.io.itk import to_itk
 from medgen.io.volume import Volume
 from medgen.types import InputError
 

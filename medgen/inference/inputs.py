@@ -12,7 +12,7 @@ from medgen.io.dicom import Series, read_slices
 from medgen.io.dicom_header import read_header
 from medgen.io.dicom_index import indexed
 from medgen.io.dicom_stack import stack
-from medgen.io.itk import data_files
+from medgen.io.formats.itk import data_files
 from medgen.io.mixed import mixed, scan_below, some
 from medgen.io.volume import (
     ENDINGS,

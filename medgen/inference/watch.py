@@ -9,7 +9,7 @@ from pathlib import Path
 
 from medgen.inference.completeness import lacking
 from medgen.inference.inputs import Scan, find_scans, folders_with_files, named
-from medgen.io.itk import data_files
+from medgen.io.formats.itk import data_files
 from medgen.io.mixed import is_dicom, mixed, scan_in
 from medgen.io.volume import find_volumes
 from medgen.types import InputError

@@ -125,7 +125,8 @@ def read_volume(path: str | Path, *, series: str | None = None) -> Volume:
     description. Raises InputError for everything that is not one finite 3D volume with a usable affine.
     """
     # The formats build Volume and Geometry from this module, so they are imported on use.
-    from medgen.io import dicom, itk, nifti
+    from medgen.io import dicom
+    from medgen.io.formats import itk, nifti
 
     path = existing(path)
     if path.is_dir():
@@ -140,7 +141,7 @@ def read_volume(path: str | Path, *, series: str | None = None) -> Volume:
 
 def read_channels(path: str | Path) -> list[Volume]:
     """The channels of a 4D NIfTI (X, Y, Z, C), or the one volume of anything else. Errors as ``read_volume``."""
-    from medgen.io import nifti
+    from medgen.io.formats import nifti
 
     path = existing(path)
     stacked = path.is_file() and has_ending(path, NIFTI_ENDINGS)
@@ -149,7 +150,7 @@ def read_channels(path: str | Path) -> list[Volume]:
 
 def channel_count(path: str | Path) -> int:
     """How many volumes ``read_channels`` gives, from the header alone. Errors as ``read_volume``."""
-    from medgen.io import nifti
+    from medgen.io.formats import nifti
 
     path = existing(path)
     return nifti.nifti_channel_count(path) if has_ending(path, NIFTI_ENDINGS) else 1
@@ -157,7 +158,8 @@ def channel_count(path: str | Path) -> int:
 
 def read_geometry(path: str | Path, *, series: str | None = None) -> Geometry:
     """Grid of a volume from its header alone: no voxel is read or decompressed. Errors as ``read_volume``."""
-    from medgen.io import dicom, itk, nifti
+    from medgen.io import dicom
+    from medgen.io.formats import itk, nifti
 
     path = existing(path)
     if path.is_dir():
@@ -178,7 +180,7 @@ def write_volume(path: str | Path, volume: Volume, *, description: str = "") -> 
     ``description``: what a NIfTI header's text is to say, see ``nifti.write_nifti``.
     Raises InputError for an unknown extension, an unwritable place, or values that are not finite.
     """
-    from medgen.io import itk, nifti
+    from medgen.io.formats import itk, nifti
 
     path = Path(path)
     if not np.isfinite(volume.data.sum(dtype=np.float64)):
@@ -193,7 +195,7 @@ def write_volume(path: str | Path, volume: Volume, *, description: str = "") -> 
 
 def write_channels(path: str | Path, channels: Sequence[Volume]) -> None:
     """Write volumes of one grid into one NIfTI (X, Y, Z, C); one alone as ``write_volume`` does, errors likewise."""
-    from medgen.io import nifti
+    from medgen.io.formats import nifti
 
     path = Path(path)
     if len(channels) == 1:

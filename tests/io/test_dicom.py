@@ -18,7 +18,7 @@ from scipy.spatial.transform import Rotation
 from medgen.io import dicom_header
 from medgen.io.dicom import list_series, read_series, series_uid
 from medgen.io.dicom_header import read_header
-from medgen.io.itk import itk_affine
+from medgen.io.formats.itk import itk_affine
 from medgen.io.volume import read_geometry, read_volume, same_geometry, write_volume
 from medgen.types import InputError
 

@@ -13,7 +13,7 @@ from medgen.io import dicom_copies
 from medgen.io.dicom import list_series, read_series
 from medgen.io.dicom_index import indexed
 from medgen.io.dicom_pixels import rescale_of
-from medgen.io.itk import itk_affine
+from medgen.io.formats.itk import itk_affine
 from medgen.io.volume import read_geometry, read_volume, same_geometry
 from medgen.types import InputError
 

@@ -5,7 +5,7 @@ import pytest
 import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
-from medgen.io.itk import data_files
+from medgen.io.formats.itk import data_files
 from medgen.io.volume import Volume, read_geometry, read_volume, write_volume
 from medgen.types import InputError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medgen.io.stored import Stored, beside, expanded, mm, numbers, whole
+from medgen.io.formats.stored import Stored, beside, expanded, mm, numbers, whole
 from medgen.types import InputError
 
 TYPES = {

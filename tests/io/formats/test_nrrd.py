@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from medgen.io.itk import itk_affine
+from medgen.io.formats.itk import itk_affine
 from medgen.io.volume import read_geometry, read_volume
 from medgen.types import InputError
 

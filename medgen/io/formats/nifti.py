@@ -13,7 +13,7 @@ from nibabel.imageglobals import logger as nibabel_logger
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
-from medgen.io.nifti_header import settled_header
+from medgen.io.formats.nifti_header import settled_header
 from medgen.io.volume import (
     Geometry,
     Volume,

@@ -11,11 +11,11 @@ import numpy as np
 import SimpleITK as sitk
 
 from medgen.io.claim import check_ours, wrote
-from medgen.io.metaimage import data_names as meta_names
-from medgen.io.metaimage import read_meta
-from medgen.io.nrrd import data_names as nrrd_names
-from medgen.io.nrrd import read_nrrd
-from medgen.io.stored import Stored, beside
+from medgen.io.formats.metaimage import data_names as meta_names
+from medgen.io.formats.metaimage import read_meta
+from medgen.io.formats.nrrd import data_names as nrrd_names
+from medgen.io.formats.nrrd import read_nrrd
+from medgen.io.formats.stored import Stored, beside
 from medgen.io.volume import (
     ITK_ENDINGS,
     Geometry,
