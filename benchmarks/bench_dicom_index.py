@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from medgen.io.dicom import grouped
-from medgen.io.dicom_index import indexed
+from medgen.io.dicom.index import indexed
+from medgen.io.dicom.series import grouped
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from dicom_series import write_ct  # noqa: E402

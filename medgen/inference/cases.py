@@ -32,7 +32,7 @@ from medgen.inference.predict import translate_case
 from medgen.inference.private import Private
 from medgen.inference.verdict import verdict
 from medgen.io.claim import remove
-from medgen.io.dicom_write import check_derivable
+from medgen.io.dicom.write import check_derivable
 from medgen.io.names import checked_name, folded, shown
 from medgen.io.volume import ENDINGS, Volume, has_ending, read_volume
 from medgen.types import InputError, reason

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from pydicom import Dataset, dcmread
 
-from medgen.io.dicom import Series, list_series
-from medgen.io.dicom_header import Slice, numbers
-from medgen.io.dicom_stack import stack
+from medgen.io.dicom.header import Slice, numbers
+from medgen.io.dicom.series import Series, list_series
+from medgen.io.dicom.stack import stack
 from medgen.types import InputError
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medgen.inference.series import Rules, check_choice, find_series, ours
-from medgen.io.dicom import Series, read_slices
-from medgen.io.dicom_header import read_header
-from medgen.io.dicom_index import indexed
-from medgen.io.dicom_stack import stack
+from medgen.io.dicom.header import read_header
+from medgen.io.dicom.index import indexed
+from medgen.io.dicom.series import Series, read_slices
+from medgen.io.dicom.stack import stack
 from medgen.io.formats.itk import data_files
 from medgen.io.mixed import mixed, scan_below, some
 from medgen.io.volume import (

@@ -11,9 +11,9 @@ import numpy as np
 from medgen import __version__
 from medgen.checkpoint import Model, RangeInfo
 from medgen.io.deidentify import Changes, Deidentifier
-from medgen.io.dicom_header import read_header
-from medgen.io.dicom_units import HU
-from medgen.io.dicom_write import NOTICE, Derivation, of_others, write_derived
+from medgen.io.dicom.header import read_header
+from medgen.io.dicom.units import HU
+from medgen.io.dicom.write import NOTICE, Derivation, of_others, write_derived
 from medgen.io.folder import recovered
 from medgen.io.volume import ENDINGS, NIFTI_ENDINGS, Volume, has_ending, write_volume
 from medgen.types import InputError
@@ -61,7 +61,7 @@ def verdict_file(series: Path) -> Path:
 
 def write_verdicts(targets: Sequence[Path], verdicts: Sequence[Mapping[str, Any]], model: Model) -> None:
     """A structured report of each derived series' verdict, see ``verdict_file``. Raises InputError."""
-    from medgen.io.dicom_report import write_verdict_sr
+    from medgen.io.dicom.report import write_verdict_sr
 
     for i, (series, verdict) in enumerate(zip(targets, verdicts, strict=True)):
         write_verdict_sr(verdict, series, verdict_file(series), derivation=derivation(model, i))

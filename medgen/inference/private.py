@@ -15,7 +15,7 @@ from pydicom import dcmread
 
 from medgen.inference.inputs import Scan
 from medgen.io.deidentify import Deidentifier, read_key, refuse_drawn
-from medgen.io.dicom import owners
+from medgen.io.dicom.series import owners
 from medgen.io.spreadsheet import csv_line
 from medgen.io.volume import ENDINGS, Volume, has_ending, written_aside
 from medgen.types import InputError

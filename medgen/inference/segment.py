@@ -14,7 +14,7 @@ from medgen.inference.manifest import Manifest
 from medgen.inference.output import clear
 from medgen.inference.series import Rules
 from medgen.io.claim import apart, claimed
-from medgen.io.dicom_seg import write_seg
+from medgen.io.dicom.segmentation import write_seg
 from medgen.io.names import brief, checked_name
 from medgen.io.volume import ENDINGS, existing, has_ending, write_volume, written_aside
 from medgen.types import InputError

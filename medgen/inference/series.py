@@ -12,11 +12,11 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medgen.config import MOST_YAML, read_yaml
-from medgen.io.dicom import CAPTURE, UNPLACED, Series, choose, grouped, owners
-from medgen.io.dicom_header import numbers
-from medgen.io.dicom_index import Index
-from medgen.io.dicom_stack import why_no_volume
-from medgen.io.dicom_write import NOTICE
+from medgen.io.dicom.header import numbers
+from medgen.io.dicom.index import Index
+from medgen.io.dicom.series import CAPTURE, UNPLACED, Series, choose, grouped, owners
+from medgen.io.dicom.stack import why_no_volume
+from medgen.io.dicom.write import NOTICE
 from medgen.io.names import folded
 from medgen.io.text import read_text
 from medgen.types import InputError

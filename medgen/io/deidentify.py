@@ -27,7 +27,7 @@ from pydicom.tag import BaseTag
 
 from medgen import __version__
 from medgen.io import grammar
-from medgen.io.dicom_header import quiet_pydicom
+from medgen.io.dicom.header import quiet_pydicom
 from medgen.types import InputError
 
 EDITION = "2026c"

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from medgen.io.dicom import grouped
-from medgen.io.dicom_header import Header, is_scan, read_header
-from medgen.io.dicom_index import indexed
-from medgen.io.dicom_write import NOTICE
+from medgen.io.dicom.header import Header, is_scan, read_header
+from medgen.io.dicom.index import indexed
+from medgen.io.dicom.series import grouped
+from medgen.io.dicom.write import NOTICE
 from medgen.io.volume import ENDINGS, has_ending
 from medgen.types import InputError
 

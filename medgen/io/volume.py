@@ -125,7 +125,7 @@ def read_volume(path: str | Path, *, series: str | None = None) -> Volume:
     description. Raises InputError for everything that is not one finite 3D volume with a usable affine.
     """
     # The formats build Volume and Geometry from this module, so they are imported on use.
-    from medgen.io import dicom
+    from medgen.io.dicom import series as dicom
     from medgen.io.formats import itk, nifti
 
     path = existing(path)
@@ -158,7 +158,7 @@ def channel_count(path: str | Path) -> int:
 
 def read_geometry(path: str | Path, *, series: str | None = None) -> Geometry:
     """Grid of a volume from its header alone: no voxel is read or decompressed. Errors as ``read_volume``."""
-    from medgen.io import dicom
+    from medgen.io.dicom import series as dicom
     from medgen.io.formats import itk, nifti
 
     path = existing(path)
@@ -359,7 +359,7 @@ def written_aside(path: str | Path) -> Iterator[Path]:
 
 def existing(path: str | Path) -> Path:
     """``path`` as a Path; InputError where there is no file or folder: nothing, a link to nothing, a pipe, a device."""
-    from medgen.io.dicom_header import dangling
+    from medgen.io.dicom.header import dangling
 
     path = Path(path)
     try:
@@ -429,7 +429,7 @@ def _check_folder(folder: Path, series: str | None) -> None:
 
 
 def _uid_of(path: Path) -> str:
-    from medgen.io import dicom
+    from medgen.io.dicom import series as dicom
 
     if has_ending(path, PAIR_ENDINGS):
         raise InputError(f"{path} is half of an .hdr/.img pair, which is not read; convert the pair to .nii.gz")

@@ -22,7 +22,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StudyRootQueryRetrieveInformationModelMove,
 )
 
-from medgen.io.dicom_header import Header
+from medgen.io.dicom.header import Header
 from medgen.pacs.move import receiving
 from medgen.pacs.server import HAD, LARGEST, MOST, SERIES, STUDY, header
 from medgen.types import InputError

@@ -19,7 +19,7 @@ from pydicom import dcmread
 from medgen.inference.inputs import Scan, find_scans
 from medgen.inference.series import Rules, check_choice, ours
 from medgen.io import claim
-from medgen.io.dicom_header import NOT_SCANS, Header
+from medgen.io.dicom.header import NOT_SCANS, Header
 from medgen.io.volume import written_aside
 from medgen.pacs.server import PAUSES, Server, fits, retried, uid
 from medgen.types import InputError

@@ -14,7 +14,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydicom import Dataset
 
-from medgen.io.dicom_header import Header, plain, quiet_pydicom
+from medgen.io.dicom.header import Header, plain, quiet_pydicom
 from medgen.io.names import shown
 from medgen.types import InputError
 

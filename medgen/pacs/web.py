@@ -15,7 +15,7 @@ from dicomweb_client.web import DICOMwebClient
 from pydicom import Dataset, dcmread
 from pydicom.datadict import tag_for_keyword
 
-from medgen.io.dicom_header import Header
+from medgen.io.dicom.header import Header
 from medgen.pacs.server import HAD, LARGEST, MOST, SERIES, STUDY, header
 from medgen.types import InputError
 

@@ -16,7 +16,7 @@ from medgen.cli import app
 from medgen.inference import cases
 from medgen.inference.convert import convert
 from medgen.inference.output import derivation
-from medgen.io.dicom_write import NOTICE
+from medgen.io.dicom.write import NOTICE
 from medgen.io.folder import folder_written_aside
 from medgen.io.volume import Volume, read_volume, write_volume
 from medgen.types import InputError

@@ -10,7 +10,7 @@ from small import make_model, small_settings
 from medgen.inference.convert import convert
 from medgen.inference.inputs import find_scans, read_scan
 from medgen.inference.series import Rule, Rules, load_rules
-from medgen.io.dicom_write import NOTICE
+from medgen.io.dicom.write import NOTICE
 from medgen.reports.conversion import conversion_report
 from medgen.types import InputError
 

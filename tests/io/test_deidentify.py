@@ -19,7 +19,7 @@ from pydicom.datadict import DicomDictionary, dictionary_VR, keyword_for_tag
 from pydicom.sr.codedict import codes
 
 from medgen.io.deidentify import Deidentifier, profile, read_key
-from medgen.io.dicom_write import NOTICE, write_derived
+from medgen.io.dicom.write import NOTICE, write_derived
 from medgen.io.volume import read_volume
 from medgen.types import InputError
 

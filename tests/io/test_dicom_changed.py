@@ -5,9 +5,9 @@ import pydicom
 import pytest
 from dicom_series import MADE, stored, write_ct, write_enhanced_ct
 
-from medgen.io.dicom import list_series, read_series, read_slices
-from medgen.io.dicom_seg import write_seg
-from medgen.io.dicom_write import write_derived
+from medgen.io.dicom.segmentation import write_seg
+from medgen.io.dicom.series import list_series, read_series, read_slices
+from medgen.io.dicom.write import write_derived
 from medgen.types import InputError
 
 

@@ -9,10 +9,10 @@ import SimpleITK as sitk
 from dicom_series import OBLIQUE, RECODED, item, recode, stored, write_ct, write_enhanced_ct, write_enhanced_mr
 
 from medgen.inference.series import find_series
-from medgen.io import dicom_copies
-from medgen.io.dicom import list_series, read_series
-from medgen.io.dicom_index import indexed
-from medgen.io.dicom_pixels import rescale_of
+from medgen.io.dicom import copies as dicom_copies
+from medgen.io.dicom.index import indexed
+from medgen.io.dicom.pixels import rescale_of
+from medgen.io.dicom.series import list_series, read_series
 from medgen.io.formats.itk import itk_affine
 from medgen.io.volume import read_geometry, read_volume, same_geometry
 from medgen.types import InputError

@@ -17,7 +17,7 @@ from pydicom.tag import Tag
 
 from medgen.io import grammar
 from medgen.io.deidentify import Deidentifier
-from medgen.io.dicom_write import write_derived
+from medgen.io.dicom.write import write_derived
 from medgen.io.volume import read_volume
 
 KEY = bytes(range(32))

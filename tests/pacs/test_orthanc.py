@@ -19,7 +19,7 @@ from pydicom.uid import JPEGLSLossless, RLELossless  # noqa: E402
 
 from medgen import cli  # noqa: E402
 from medgen.checkpoint import save_model  # noqa: E402
-from medgen.io.dicom_write import NOTICE  # noqa: E402
+from medgen.io.dicom.write import NOTICE  # noqa: E402
 from medgen.io.folder import folder_written_aside  # noqa: E402
 from medgen.io.volume import read_volume  # noqa: E402
 from medgen.pacs import retrieve, store  # noqa: E402

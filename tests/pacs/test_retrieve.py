@@ -17,7 +17,7 @@ from small import make_model, small_settings
 
 from medgen.inference.convert import convert
 from medgen.inference.series import Rule, Rules
-from medgen.io.dicom_write import NOTICE
+from medgen.io.dicom.write import NOTICE
 from medgen.pacs.retrieve import retrieve_study, retrieved
 from medgen.types import InputError
 

@@ -7,8 +7,8 @@ from itertools import pairwise
 import numpy as np
 from pydicom.datadict import keyword_for_tag
 
-from medgen.io.dicom_header import OTHERS, RECONSTRUCTION, SETTINGS, VARYING, Slice, numbers
-from medgen.io.dicom_stack import why_no_volume
+from medgen.io.dicom.header import OTHERS, RECONSTRUCTION, SETTINGS, VARYING, Slice, numbers
+from medgen.io.dicom.stack import why_no_volume
 
 FEWEST = 4  # slices of each volume that ranges of a VARYING attribute tell apart: fewer may take turns by chance
 MOST = 6  # volumes that such an attribute is tried for: a tube current that is modulated may repeat itself

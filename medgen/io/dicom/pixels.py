@@ -8,7 +8,7 @@ import numpy as np
 from pydicom import Dataset
 from pydicom.valuerep import format_number_as_ds
 
-from medgen.io.dicom_header import GROUPS
+from medgen.io.dicom.header import GROUPS
 from medgen.types import InputError
 
 SHARED, PER_FRAME = GROUPS

@@ -3,7 +3,7 @@
 import numpy as np
 from pydicom import DataElement, Dataset
 
-from medgen.io.dicom_pixels import PER_FRAME, SHARED
+from medgen.io.dicom.pixels import PER_FRAME, SHARED
 
 DOSE = set(
     "ExposureTime XRayTubeCurrent Exposure ExposureInuAs ExposureTimeInuS XRayTubeCurrentInuA ExposureTimeInms "

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medgen.io.dicom_header import Header, Slice, numbers
+from medgen.io.dicom.header import Header, Slice, numbers
 from medgen.io.formats.itk import LPS_RAS
 from medgen.io.volume import Geometry, checked_affine, checked_shape
 from medgen.types import InputError

@@ -5,7 +5,7 @@ import pydicom
 import pytest
 from dicom_series import item, stored, write_ct, write_enhanced_ct
 
-from medgen.io.dicom_units import UNSPECIFIED, doubt_of, unit_of
+from medgen.io.dicom.units import UNSPECIFIED, doubt_of, unit_of
 from medgen.io.volume import read_volume
 from medgen.types import InputError
 

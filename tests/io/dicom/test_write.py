@@ -27,8 +27,8 @@ from hypothesis import strategies as st
 from pydicom.pixels import apply_modality_lut, get_encoder
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
-from medgen.io.dicom_pixels import Format, encoding
-from medgen.io.dicom_write import NOTICE, write_derived
+from medgen.io.dicom.pixels import Format, encoding
+from medgen.io.dicom.write import NOTICE, write_derived
 from medgen.io.volume import Volume, read_volume
 from medgen.types import InputError
 

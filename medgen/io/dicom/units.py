@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pydicom import Dataset
 from pydicom.uid import UID
 
-from medgen.io.dicom_header import GROUPS
+from medgen.io.dicom.header import GROUPS
 
 HU = "HU"
 UNSPECIFIED = "an unspecified unit (RescaleType US; if they are HU, set it to HU)"

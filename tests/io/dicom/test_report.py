@@ -11,9 +11,9 @@ from dicom_series import MADE, OBLIQUE, errors, headers, stored, write_ct, write
 from pydicom.uid import ComprehensiveSRStorage, EncapsulatedPDFStorage
 
 from medgen.io.deidentify import Deidentifier
-from medgen.io.dicom import list_series
-from medgen.io.dicom_report import write_encapsulated_pdf, write_verdict_sr
-from medgen.io.dicom_write import NOTICE, write_derived
+from medgen.io.dicom.report import write_encapsulated_pdf, write_verdict_sr
+from medgen.io.dicom.series import list_series
+from medgen.io.dicom.write import NOTICE, write_derived
 from medgen.io.volume import read_volume
 from medgen.types import InputError
 

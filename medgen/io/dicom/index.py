@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medgen.io.claim import check_ours, wrote
-from medgen.io.dicom_header import Header, dangling, is_scan, lost_slices, read_header, shared
+from medgen.io.dicom.header import Header, dangling, is_scan, lost_slices, read_header, shared
 from medgen.types import InputError
 
 VERSION = "6"  # of what is kept of a header; another one starts the index anew

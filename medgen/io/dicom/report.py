@@ -14,8 +14,8 @@ from pydicom import Dataset, dcmread
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, EncapsulatedPDFStorage, ExplicitVRLittleEndian
 
-from medgen.io.dicom_header import quiet_pydicom, settle_charset
-from medgen.io.dicom_write import NOTICE, Derivation
+from medgen.io.dicom.header import quiet_pydicom, settle_charset
+from medgen.io.dicom.write import NOTICE, Derivation
 from medgen.io.volume import existing, written_aside
 from medgen.types import InputError
 

@@ -9,9 +9,9 @@ from dicom_series import item, write_ct, write_enhanced_ct
 from pydicom import dcmread
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
-from medgen.io.dicom import list_series
-from medgen.io.dicom_header import RECONSTRUCTION, SETTINGS, VARYING, Slice
-from medgen.io.dicom_parts import MR_PASSES, differing, parts
+from medgen.io.dicom.header import RECONSTRUCTION, SETTINGS, VARYING, Slice
+from medgen.io.dicom.parts import MR_PASSES, differing, parts
+from medgen.io.dicom.series import list_series
 
 TEXT = {"DA": "2020{:04}", "TM": "10{:04}.5", "DT": "2020010110{:04}"}
 KEYWORDS = [*RECONSTRUCTION, *SETTINGS, *VARYING]

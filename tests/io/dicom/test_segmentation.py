@@ -11,9 +11,9 @@ from pydicom.sr.codedict import codes
 
 from medgen.data.anatomy.labels import LABELS
 from medgen.io.deidentify import Deidentifier
-from medgen.io.dicom import list_series
-from medgen.io.dicom_seg import LESIONS, STRUCTURES, TISSUES, coded, write_seg
-from medgen.io.dicom_write import NOTICE, write_derived
+from medgen.io.dicom.segmentation import LESIONS, STRUCTURES, TISSUES, coded, write_seg
+from medgen.io.dicom.series import list_series
+from medgen.io.dicom.write import NOTICE, write_derived
 from medgen.io.volume import Volume, read_volume
 from medgen.types import InputError
 

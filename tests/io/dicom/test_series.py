@@ -15,9 +15,9 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless
 from pydicom.valuerep import validate_value
 from scipy.spatial.transform import Rotation
 
-from medgen.io import dicom_header
-from medgen.io.dicom import list_series, read_series, series_uid
-from medgen.io.dicom_header import read_header
+from medgen.io.dicom import header as dicom_header
+from medgen.io.dicom.header import read_header
+from medgen.io.dicom.series import list_series, read_series, series_uid
 from medgen.io.formats.itk import itk_affine
 from medgen.io.volume import read_geometry, read_volume, same_geometry, write_volume
 from medgen.types import InputError

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from medgen.io.dicom_copies import Copies
-from medgen.io.dicom_header import (
+from medgen.io.dicom.copies import Copies
+from medgen.io.dicom.header import (
     Header,
     Slice,
     dangling,
@@ -24,10 +24,10 @@ from medgen.io.dicom_header import (
     read_header,
     slices_of,
 )
-from medgen.io.dicom_parts import differing, parts
-from medgen.io.dicom_stack import image_type, is_colour, is_tiled, remarks, stack, why_no_volume
-from medgen.io.dicom_units import CAPTURES
-from medgen.io.dicom_voxels import values_of
+from medgen.io.dicom.parts import differing, parts
+from medgen.io.dicom.stack import image_type, is_colour, is_tiled, remarks, stack, why_no_volume
+from medgen.io.dicom.units import CAPTURES
+from medgen.io.dicom.voxels import values_of
 from medgen.io.volume import Geometry, Volume, checked_finite, existing
 from medgen.types import InputError
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydicom import Dataset, dcmread
 
-from medgen.io.dicom_header import OTHERS, Header, file_meta
+from medgen.io.dicom.header import OTHERS, Header, file_meta
 
 
 class Copies:
