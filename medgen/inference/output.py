@@ -10,7 +10,7 @@ import numpy as np
 
 from medgen import __version__
 from medgen.checkpoint import Model, RangeInfo
-from medgen.io.deidentify import Changes, Deidentifier
+from medgen.io.deidentification.deidentify import Changes, Deidentifier
 from medgen.io.dicom.header import read_header
 from medgen.io.dicom.units import HU
 from medgen.io.dicom.write import NOTICE, Derivation, of_others, write_derived

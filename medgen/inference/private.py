@@ -14,7 +14,7 @@ from typing import Any
 from pydicom import dcmread
 
 from medgen.inference.inputs import Scan
-from medgen.io.deidentify import Deidentifier, read_key, refuse_drawn
+from medgen.io.deidentification.deidentify import Deidentifier, read_key, refuse_drawn
 from medgen.io.dicom.series import owners
 from medgen.io.spreadsheet import csv_line
 from medgen.io.volume import ENDINGS, Volume, has_ending, written_aside

@@ -19,7 +19,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, ExplicitVRLittleEndian
 from pydicom.valuerep import format_number_as_ds
 
-from medgen.io.deidentify import Changes, Deidentifier
+from medgen.io.deidentification.deidentify import Changes, Deidentifier
 from medgen.io.dicom.header import read_header
 from medgen.io.dicom.pixels import PER_FRAME, SHARED, Encoding, Format, encoding, rescale_of
 from medgen.io.dicom.series import check_unchanged

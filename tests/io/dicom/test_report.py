@@ -10,7 +10,7 @@ import pytest
 from dicom_series import MADE, OBLIQUE, errors, headers, stored, write_ct, write_enhanced_ct
 from pydicom.uid import ComprehensiveSRStorage, EncapsulatedPDFStorage
 
-from medgen.io.deidentify import Deidentifier
+from medgen.io.deidentification.deidentify import Deidentifier
 from medgen.io.dicom.report import write_encapsulated_pdf, write_verdict_sr
 from medgen.io.dicom.series import list_series
 from medgen.io.dicom.write import NOTICE, write_derived

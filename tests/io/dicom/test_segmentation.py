@@ -10,7 +10,7 @@ from dicom_series import MADE, OBLIQUE, errors, headers, stored, write_ct, write
 from pydicom.sr.codedict import codes
 
 from medgen.data.anatomy.labels import LABELS
-from medgen.io.deidentify import Deidentifier
+from medgen.io.deidentification.deidentify import Deidentifier
 from medgen.io.dicom.segmentation import LESIONS, STRUCTURES, TISSUES, coded, write_seg
 from medgen.io.dicom.series import list_series
 from medgen.io.dicom.write import NOTICE, write_derived

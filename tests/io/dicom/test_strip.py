@@ -11,7 +11,7 @@ from pydicom import Dataset
 from pydicom.datadict import DicomDictionary
 from pydicom.uid import generate_uid
 
-from medgen.io.deidentify import Deidentifier
+from medgen.io.deidentification.deidentify import Deidentifier
 from medgen.io.dicom.strip import DOSE, INSTANCE, PIXELS, strip
 from medgen.io.dicom.write import write_derived
 from medgen.io.volume import read_volume

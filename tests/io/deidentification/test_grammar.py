@@ -15,8 +15,8 @@ from pydicom.dataelem import RawDataElement
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 
-from medgen.io import grammar
-from medgen.io.deidentify import Deidentifier
+from medgen.io.deidentification import grammar
+from medgen.io.deidentification.deidentify import Deidentifier
 from medgen.io.dicom.write import write_derived
 from medgen.io.volume import read_volume
 

@@ -26,7 +26,7 @@ from pydicom.datadict import dictionary_has_tag, keyword_for_tag
 from pydicom.tag import BaseTag
 
 from medgen import __version__
-from medgen.io import grammar
+from medgen.io.deidentification import grammar
 from medgen.io.dicom.header import quiet_pydicom
 from medgen.types import InputError
 

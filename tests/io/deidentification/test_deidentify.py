@@ -18,7 +18,7 @@ from pydicom import Dataset
 from pydicom.datadict import DicomDictionary, dictionary_VR, keyword_for_tag
 from pydicom.sr.codedict import codes
 
-from medgen.io.deidentify import Deidentifier, profile, read_key
+from medgen.io.deidentification.deidentify import Deidentifier, profile, read_key
 from medgen.io.dicom.write import NOTICE, write_derived
 from medgen.io.volume import read_volume
 from medgen.types import InputError
@@ -274,7 +274,7 @@ def test_values_that_break_the_standard_go(values):
 WARNED = """
 import warnings
 from pydicom import Dataset
-from medgen.io import deidentify
+from medgen.io.deidentification import deidentify
 from medgen.pacs.server import header
 before, seen = warnings.filters, []
 class Spy(deidentify.Deidentifier):
