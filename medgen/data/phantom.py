@@ -17,13 +17,13 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from medgen.data.anatomy.build import Anatomy, build_anatomy
-from medgen.data.anatomy.labels import LABELS
-from medgen.data.anatomy.shapes import stream
-from medgen.data.anatomy.tissues import PHASES
 from medgen.data.ct_physics import add_scan
 from medgen.io.claim import claimed
 from medgen.io.volume import written_aside
+from medgen.phantom.anatomy.build import Anatomy, build_anatomy
+from medgen.phantom.anatomy.labels import LABELS
+from medgen.phantom.anatomy.shapes import stream
+from medgen.phantom.anatomy.tissues import PHASES
 from medgen.types import InputError
 
 __all__ = [

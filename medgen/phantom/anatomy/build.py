@@ -5,18 +5,18 @@ from typing import Any
 
 import numpy as np
 
-from medgen.data.anatomy.chest import paint_heart, paint_lungs
-from medgen.data.anatomy.lesions import paint_lesions
-from medgen.data.anatomy.shapes import WHOLE, Array, Canvas, Layer, stream
-from medgen.data.anatomy.skeleton import paint_ribs, paint_spine
-from medgen.data.anatomy.tissues import TISSUES, draw_values
-from medgen.data.anatomy.torso import draw_habitus, paint_wall, table_height
-from medgen.data.anatomy.vessels import (
+from medgen.phantom.anatomy.chest import paint_heart, paint_lungs
+from medgen.phantom.anatomy.lesions import paint_lesions
+from medgen.phantom.anatomy.shapes import WHOLE, Array, Canvas, Layer, stream
+from medgen.phantom.anatomy.skeleton import paint_ribs, paint_spine
+from medgen.phantom.anatomy.tissues import TISSUES, draw_values
+from medgen.phantom.anatomy.torso import draw_habitus, paint_wall, table_height
+from medgen.phantom.anatomy.vessels import (
     paint_great_vessels,
     paint_liver_vessels,
     paint_mesentery,
 )
-from medgen.data.anatomy.viscera import (
+from medgen.phantom.anatomy.viscera import (
     liver,
     paint_adrenals,
     paint_back_muscles,

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from medgen.data.anatomy.labels import LABELS
-from medgen.data.anatomy.shapes import Canvas, Places, Region, ellipsoid, rotated, smin, stream, wander
-from medgen.data.anatomy.torso import Habitus, Trunk, spine_depth
+from medgen.phantom.anatomy.labels import LABELS
+from medgen.phantom.anatomy.shapes import Canvas, Places, Region, ellipsoid, rotated, smin, stream, wander
+from medgen.phantom.anatomy.torso import Habitus, Trunk, spine_depth
 
 
 def paint_back_muscles(canvas: Canvas, habitus: Habitus) -> None:

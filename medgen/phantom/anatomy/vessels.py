@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from medgen.data.anatomy.labels import LABELS
-from medgen.data.anatomy.shapes import WHOLE, Array, Canvas, Places, Region, crop, grow_tree, stream
-from medgen.data.anatomy.torso import Habitus, Trunk, spine_depth
+from medgen.phantom.anatomy.labels import LABELS
+from medgen.phantom.anatomy.shapes import WHOLE, Array, Canvas, Places, Region, crop, grow_tree, stream
+from medgen.phantom.anatomy.torso import Habitus, Trunk, spine_depth
 
 
 def paint_great_vessels(canvas: Canvas, habitus: Habitus) -> None:

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from medgen.data.anatomy.labels import LABELS
-from medgen.data.anatomy.shapes import WHOLE, Canvas, ellipsoid, smin, stream
-from medgen.data.anatomy.torso import Trunk, spine_depth
+from medgen.phantom.anatomy.labels import LABELS
+from medgen.phantom.anatomy.shapes import WHOLE, Canvas, ellipsoid, smin, stream
+from medgen.phantom.anatomy.torso import Trunk, spine_depth
 
 # (height of the vertebra's centre in mm, end of the bony rib as fraction of the way round, descent in mm)
 RIBS = {

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medgen.data.anatomy.shapes import stream
+from medgen.phantom.anatomy.shapes import stream
 
 PHASES = ("none", "arterial", "portal_venous", "late")
 

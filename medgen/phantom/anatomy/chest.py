@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from medgen.data.anatomy.labels import LABELS
-from medgen.data.anatomy.shapes import Canvas, crop, ellipsoid, grow_tree, rotated, smin, stream
-from medgen.data.anatomy.torso import Trunk
+from medgen.phantom.anatomy.labels import LABELS
+from medgen.phantom.anatomy.shapes import Canvas, crop, ellipsoid, grow_tree, rotated, smin, stream
+from medgen.phantom.anatomy.torso import Trunk
 
 
 def paint_lungs(canvas: Canvas, trunk: Trunk) -> None:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medgen.data.anatomy.labels import LABELS
-from medgen.data.anatomy.shapes import WHOLE, Array, Canvas, smin, stream
+from medgen.phantom.anatomy.labels import LABELS
+from medgen.phantom.anatomy.shapes import WHOLE, Array, Canvas, smin, stream
 
 
 @dataclass(frozen=True)

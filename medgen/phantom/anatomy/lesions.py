@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from medgen.data.anatomy.labels import LABELS
-from medgen.data.anatomy.shapes import Array, Box, Canvas, Region, crop, ellipsoid, stream
+from medgen.phantom.anatomy.labels import LABELS
+from medgen.phantom.anatomy.shapes import Array, Box, Canvas, Region, crop, ellipsoid, stream
 
 
 def paint_lesions(canvas: Canvas, region: Region, kidneys: list[Region]) -> list[dict[str, object]]:
