@@ -19,8 +19,8 @@ from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, RandSpati
 from timing import best_of, row
 
 from medgen.data.cache import cached
-from medgen.data.phantom import make_patient
 from medgen.data.sampling import Patches
+from medgen.phantom.cohort import make_patient
 
 
 def step(method: str, *keys: str) -> dict[str, float]:

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from medgen.data.phantom import make_patient
 from medgen.evaluation.compare import compare_distributions
 from medgen.evaluation.feature_set import FeatureSet, collect
 from medgen.evaluation.features.radiomics import Radiomics
 from medgen.evaluation.frechet import frechet_distance, statistics_of
 from medgen.io.volume import Volume, find_volumes, read_volume
+from medgen.phantom.cohort import make_patient
 
 SOFT_TISSUE = (-200.0, 300.0)  # HU
 

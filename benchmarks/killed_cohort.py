@@ -30,8 +30,8 @@ import nibabel as nib
 import numpy as np
 from small_model import small_model
 
-from medgen.data.phantom import build_anatomy, render
 from medgen.io.claim import RECORD
+from medgen.phantom.cohort import build_anatomy, render
 
 SIZE, MM = (48, 40, 28), 7.0
 REPORTED = 2  # exit code where some cases failed

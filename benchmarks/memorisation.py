@@ -11,8 +11,8 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from medgen.data.body import body_mask
-from medgen.data.phantom import make_patient
 from medgen.evaluation.memorisation import memorisation_test, volume_descriptor
+from medgen.phantom.cohort import make_patient
 
 SIZE, SPACING = (40, 32, 24), 10.0  # voxels, mm
 PATIENTS = 60

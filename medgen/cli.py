@@ -99,7 +99,7 @@ def phantom(
     overwrite: Overwrite = False,
 ) -> None:
     """Write the embedded CT cohort: contrast scans as source, non-contrast as target, with labels."""
-    from medgen.data.phantom import write_cohort
+    from medgen.phantom.cohort import write_cohort
 
     with interruptible(kept_in(out)):
         write_cohort(

@@ -111,7 +111,7 @@ def run(settings: Settings, out: Path, overwrite: bool = False) -> list[str]:
 
 
 def make_cohort(folder: Path) -> None:
-    from medgen.data.phantom import write_cohort
+    from medgen.phantom.cohort import write_cohort
 
     print(f"writing the embedded cohort to {folder}", flush=True)
     write_cohort(folder, patients=16, seed=0, progress=lambda i, n, case: print(f"[{i}/{n}] {case}", flush=True))

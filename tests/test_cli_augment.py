@@ -9,8 +9,8 @@ from small import make_model, small_settings
 
 from medgen import cli
 from medgen.checkpoint import save_model
-from medgen.data.phantom import write_cohort
 from medgen.io.folder import folder_written_aside
+from medgen.phantom.cohort import write_cohort
 
 
 @pytest.fixture

@@ -194,7 +194,7 @@ def test_ctrl_c_says_what_is_kept_and_how_to_go_on(given, tmp_path, monkeypatch,
         raise KeyboardInterrupt
 
     where = {
-        "phantom": "medgen.data.phantom.write_cohort",
+        "phantom": "medgen.phantom.cohort.write_cohort",
         "train": "medgen.train._loop",
         "translate": "medgen.inference.convert.Cases.converted",
         DEIDENTIFIED: "medgen.inference.convert.Cases.converted",

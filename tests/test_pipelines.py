@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from labelled import write_folders
 
-from medgen.data.phantom import LABELS, make_patient
+from medgen.phantom.cohort import LABELS, make_patient
 
 ROOT = Path(__file__).parent.parent
 

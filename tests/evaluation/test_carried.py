@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from small import make_model, small_settings
 
-from medgen.data.phantom import LABELS, make_patient
 from medgen.evaluation.evaluate import evaluate
 from medgen.evaluation.judge import Checks, named_checks
 from medgen.inference.convert import convert
 from medgen.inference.verdict import checks_for
+from medgen.phantom.cohort import LABELS, make_patient
 
 SIZE, MM = (64, 52, 34), 6.0
 ODD = "size of the body"

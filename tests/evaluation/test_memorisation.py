@@ -5,9 +5,9 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from medgen.data.body import body_mask
-from medgen.data.phantom import make_patient
 from medgen.evaluation import memorisation
 from medgen.evaluation.memorisation import memorisation_test, volume_descriptor
+from medgen.phantom.cohort import make_patient
 from medgen.types import InputError
 
 SIZE, SPACING = (40, 32, 24), 10.0

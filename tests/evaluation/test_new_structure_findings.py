@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from medgen.data.phantom import LABELS, make_patient
 from medgen.evaluation.new_structure_findings import new_structure_findings
 from medgen.evaluation.safety import _prepared
 from medgen.evaluation.thresholds import Thresholds
+from medgen.phantom.cohort import LABELS, make_patient
 
 NAMES = {value: name for name, value in LABELS.items()}
 MM = (3.0, 3.0, 3.0)

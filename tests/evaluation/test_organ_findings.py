@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from medgen.data.phantom import LABELS, make_patient
 from medgen.evaluation import enhancement
 from medgen.evaluation.checked import Checked
 from medgen.evaluation.enhancement import takes_up_contrast
@@ -14,6 +13,7 @@ from medgen.evaluation.fidelity import label_means
 from medgen.evaluation.organ_findings import organ_findings, region_limits
 from medgen.evaluation.safety import check_case
 from medgen.evaluation.thresholds import Thresholds
+from medgen.phantom.cohort import LABELS, make_patient
 
 NAMES = {value: name for name, value in LABELS.items()}
 MM = (3.0, 3.0, 3.0)

@@ -6,8 +6,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medgen.data.phantom import LABELS, make_patient
 from medgen.evaluation.evaluate import evaluate
+from medgen.phantom.cohort import LABELS, make_patient
 
 SYSTEMS = {"alpha": 0.1, "beta": 0.5}
 STRUCTURES = ("aorta", "liver", "spleen", "kidney_left", "fat")

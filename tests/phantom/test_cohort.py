@@ -9,8 +9,8 @@ import pytest
 from scipy import ndimage
 
 from medgen.data.body import body_mask
-from medgen.data.ct_physics import noise
-from medgen.data.phantom import LABELS, PHASES, build_anatomy, make_patient, render, write_cohort
+from medgen.phantom.cohort import LABELS, PHASES, build_anatomy, make_patient, render, write_cohort
+from medgen.phantom.ct_physics import noise
 from medgen.types import InputError
 
 TINY = {"size": (24, 20, 16), "spacing": 16.0}

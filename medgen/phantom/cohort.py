@@ -1,7 +1,7 @@
 """The embedded CT cohort: an abdomen and lower chest per seed, with and without contrast, and its labels.
 
 Anatomy (``medgen.data.anatomy``) is drawn once per patient; ``render`` scans it at any phase, with noise and
-bias (``medgen.data.ct_physics``). Nothing here is a real person.
+bias (``medgen.phantom.ct_physics``). Nothing here is a real person.
 """
 
 import gzip
@@ -17,13 +17,13 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from medgen.data.ct_physics import add_scan
 from medgen.io.claim import claimed
 from medgen.io.volume import written_aside
 from medgen.phantom.anatomy.build import Anatomy, build_anatomy
 from medgen.phantom.anatomy.labels import LABELS
 from medgen.phantom.anatomy.shapes import stream
 from medgen.phantom.anatomy.tissues import PHASES
+from medgen.phantom.ct_physics import add_scan
 from medgen.types import InputError
 
 __all__ = [
