@@ -39,10 +39,10 @@ from medgen.augmentation.read import read_dataset
 from medgen.checkpoint import git_commit, read_info, versions
 from medgen.commands.shared import pick_device, whole_run
 from medgen.config import config_file, configs, load_settings
-from medgen.data.content import content_hashes
+from medgen.data.cohort.content import content_hashes
+from medgen.data.cohort.layouts import some
+from medgen.data.cohort.patients import PROVENANCE, by_images, read_provenance
 from medgen.data.label_names import label_named
-from medgen.data.layouts import some
-from medgen.data.patients import PROVENANCE, by_images, read_provenance
 from medgen.evaluation.arms import ARMS, markdown, run_arms, summarise_arms, write_scores
 from medgen.evaluation.features.named import KNOWN, named_extractor
 from medgen.evaluation.sets import default_window, distribution_section, memorisation_section

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from medgen.commands.shared import pick_device, whole_run
 from medgen.config import Settings, config_file, load_settings
-from medgen.data.cohort import read_cohort
-from medgen.data.split import load_split
+from medgen.data.cohort.read import read_cohort
+from medgen.data.cohort.split import load_split
 from medgen.io.names import say
 from medgen.types import InputError
 

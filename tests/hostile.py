@@ -22,7 +22,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from medgen.checkpoint import ModelInfo, load_model, save_model
 from medgen.config import load_settings
-from medgen.data.cohort import read_cohort
+from medgen.data.cohort.read import read_cohort
 from medgen.inference.convert import convert
 from medgen.inference.manifest import Manifest, about
 from medgen.reports.conversion import conversion_report

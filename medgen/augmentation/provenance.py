@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medgen import __version__
-from medgen.data.patients import PROVENANCE, read_provenance
+from medgen.data.cohort.patients import PROVENANCE, read_provenance
 from medgen.io.claim import remove
 from medgen.io.volume import written_aside
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from medgen.augmentation.dataset import Folds, LabelledCase, LabelledDataset
 from medgen.data.body import looks_like_hu
-from medgen.data.datalist import (
+from medgen.data.cohort.datalist import (
     Entry,
     count_faults,
     counted,
@@ -25,7 +25,7 @@ from medgen.data.datalist import (
     refuse_other_parts,
     without_fold,
 )
-from medgen.data.layouts import (
+from medgen.data.cohort.layouts import (
     LABEL_FILES,
     by_case,
     case_places,
@@ -36,10 +36,10 @@ from medgen.data.layouts import (
     unread,
     without_case,
 )
-from medgen.data.nnunet import channel_names, is_nnunet, nnunet_ending, other_endings, part_files
-from medgen.data.patients import Known, Records, identified, read_provenance
-from medgen.data.split import stated_folds
-from medgen.data.split_files import unread_splits
+from medgen.data.cohort.nnunet import channel_names, is_nnunet, nnunet_ending, other_endings, part_files
+from medgen.data.cohort.patients import Known, Records, identified, read_provenance
+from medgen.data.cohort.split import stated_folds
+from medgen.data.cohort.split_files import unread_splits
 from medgen.io.volume import (
     ENDINGS,
     existing,

@@ -16,9 +16,9 @@ from medgen.augmentation import decathlon, nnunet
 from medgen.augmentation.dataset import LabelledCase, LabelledDataset, check_values, read_case
 from medgen.augmentation.folds import in_no_fold, patient_folds
 from medgen.augmentation.provenance import Provenance, digest
-from medgen.data.content import content_hash
-from medgen.data.layouts import some
-from medgen.data.patients import by_images
+from medgen.data.cohort.content import content_hash
+from medgen.data.cohort.layouts import some
+from medgen.data.cohort.patients import by_images
 from medgen.inference.inputs import sha256
 from medgen.io.claim import apart, claimed, remove
 from medgen.io.volume import Volume, case_name, same_geometry, write_channels, write_volume, written_aside

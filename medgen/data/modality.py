@@ -6,7 +6,7 @@ from itertools import islice
 from medgen.config import Codec, Settings
 from medgen.data.body import looks_like_hu
 from medgen.data.cache import Channels
-from medgen.data.layouts import some
+from medgen.data.cohort.layouts import some
 
 LOOKED_AT = 20  # volumes
 CT_LOW = -100.0  # HU: a window that begins this low is for CT

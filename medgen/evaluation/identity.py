@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from medgen.data.layouts import some
-from medgen.data.patients import Records, by_images, identified
+from medgen.data.cohort.layouts import some
+from medgen.data.cohort.patients import Records, by_images, identified
 from medgen.evaluation.folders import Folders
 from medgen.evaluation.summary import CaseResult
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from medgen.data.body import body_mask, foreground_mask, looks_like_hu
-from medgen.data.content import content_hash
+from medgen.data.cohort.content import content_hash
 from medgen.evaluation import fidelity
 from medgen.evaluation.checked import Reason
 from medgen.evaluation.consistency import relative_slice_jump

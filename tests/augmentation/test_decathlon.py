@@ -10,7 +10,7 @@ from monai.transforms import LoadImage
 
 from medgen.augmentation.read import read_dataset
 from medgen.augmentation.write import write_dataset
-from medgen.data.cohort import read_cohort
+from medgen.data.cohort.read import read_cohort
 
 
 @pytest.mark.parametrize("channels", [("CT",), ("FLAIR", "T1", "T2")])

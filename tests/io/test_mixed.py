@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from dicom_series import stored, write_ct
 
-from medgen.data.cohort import read_cohort
+from medgen.data.cohort.read import read_cohort
 from medgen.evaluation.folders import match_folders
 from medgen.evaluation.sets import volume_files
 from medgen.inference.inputs import find_inputs

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from medgen.config import load_settings, read_yaml
-from medgen.data.cohort import read_cohort
-from medgen.data.layouts import read_json
-from medgen.data.split import load_split
+from medgen.data.cohort.layouts import read_json
+from medgen.data.cohort.read import read_cohort
+from medgen.data.cohort.split import load_split
 from medgen.evaluation.folders import label_names
 from medgen.evaluation.thresholds import load_thresholds
 from medgen.inference.series import load_rules

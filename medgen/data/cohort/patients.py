@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medgen.data.datalist import part_of, patient_name
-from medgen.data.layouts import read_json
+from medgen.data.cohort.datalist import part_of, patient_name
+from medgen.data.cohort.layouts import read_json
 from medgen.io.volume import case_name
 from medgen.types import InputError
 
@@ -91,7 +91,7 @@ class Records:
 
         Args:
             known: of the case by its name and place.
-            images: content hashes, see ``data.content``.
+            images: content hashes, see ``data.cohort.content``.
         """
         found = next((self._images[image] for image in images if image in self._images), None)
         if found is None or known.synthetic or found.name == known.name.rpartition("/")[2]:
@@ -217,7 +217,7 @@ def by_images(cases: Iterable[tuple[str, str, Iterable[str]]]) -> tuple[dict[str
     """Patients who are one because their cases have an image in common: a scan under two names.
 
     Args:
-        cases: name, patient and content hashes (``data.content``) of each.
+        cases: name, patient and content hashes (``data.cohort.content``) of each.
 
     Returns:
         {patient: the patient that they are}, and the names of the cases in pairs.

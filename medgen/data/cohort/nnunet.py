@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 from unicodedata import normalize
 
-from medgen.data.datalist import count_faults, is_there, listed_file, refuse_other_parts
-from medgen.data.layouts import (
+from medgen.data.cohort.datalist import count_faults, is_there, listed_file, refuse_other_parts
+from medgen.data.cohort.layouts import (
     Contrasts,
     Found,
     Missing,

@@ -8,7 +8,7 @@ import pytest
 from labelled import save, voxels, write_folders
 
 from medgen.augmentation.read import read_dataset
-from medgen.data.cohort import read_cohort
+from medgen.data.cohort.read import read_cohort
 from medgen.types import InputError
 
 PAIR = {"sources": ("t1",), "targets": ("t2",)}

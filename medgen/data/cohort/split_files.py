@@ -4,8 +4,8 @@ import csv
 import re
 from pathlib import Path
 
-from medgen.data.datalist import FOLD, PART_KEYS, UNREAD_PARTS, part_of
-from medgen.data.layouts import some
+from medgen.data.cohort.datalist import FOLD, PART_KEYS, UNREAD_PARTS, part_of
+from medgen.data.cohort.layouts import some
 from medgen.io.text import read_text
 from medgen.types import InputError
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from unicodedata import normalize
 
-from medgen.data.datalist import part_of, twice
+from medgen.data.cohort.datalist import part_of, twice
 from medgen.io.text import read_text
 from medgen.io.volume import ENDINGS, case_name, find_volumes, has_ending
 from medgen.types import Case, InputError

@@ -10,8 +10,8 @@ from small import small_settings, write_cohort
 
 from medgen.augmentation.read import read_dataset
 from medgen.augmentation.write import write_dataset
+from medgen.data.cohort.read_split import read_split
 from medgen.data.prepare import prepare
-from medgen.data.read_split import read_split
 from medgen.types import InputError
 
 

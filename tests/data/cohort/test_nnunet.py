@@ -6,7 +6,7 @@ import pytest
 from labelled import save, voxels, write_nnunet
 
 from medgen.augmentation.read import read_dataset
-from medgen.data.cohort import read_cohort
+from medgen.data.cohort.read import read_cohort
 from medgen.types import InputError
 
 
@@ -149,7 +149,7 @@ def test_files_under_dataset_are_read_from_where_they_are(tmp_path, moved):
 def test_tests_and_training_of_one_patient_are_kept_apart(tmp_path):
     root = write_nnunet(tmp_path, tests=1)
     save(root / "imagesTs/case0b_0000.nii.gz", voxels(9)[0][..., 0])
-    from medgen.data.split import split_cases
+    from medgen.data.cohort.split import split_cases
 
     cohort = read_cohort(root, target_channels=(0,), patient_pattern=r"(?:case|test)\d")
     split = split_cases(cohort.cases, validation=0.0, test=0.0, seed=0)

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from medgen.data.datalist import is_datalist
-from medgen.data.datalist_cases import datalist
+from medgen.data.cohort.datalist import is_datalist
+from medgen.data.cohort.datalist_cases import datalist
+from medgen.data.cohort.layouts import Contrasts, Found, case_folders, domain_folders, folders, read_json, some
+from medgen.data.cohort.nnunet import is_nnunet, nnunet
+from medgen.data.cohort.patients import Known, Records, identified
+from medgen.data.cohort.split import stated_folds, with_stated_fold
+from medgen.data.cohort.split_files import unread_splits
 from medgen.data.label_sampling import nearly_whole
-from medgen.data.layouts import Contrasts, Found, case_folders, domain_folders, folders, read_json, some
-from medgen.data.nnunet import is_nnunet, nnunet
-from medgen.data.patients import Known, Records, identified
-from medgen.data.split import stated_folds, with_stated_fold
-from medgen.data.split_files import unread_splits
 from medgen.io.grids import same_grid
 from medgen.io.volume import ENDINGS, existing, read_geometry, read_volume
 from medgen.types import Case, InputError
@@ -59,7 +59,7 @@ def read_cohort(
 
     The patient is the datalist's ``patient``, else what ``patient_pattern`` (a regular expression: its first
     group, or the whole match) finds in the case name, else what records, folders and names tell, see
-    ``data.patients``. ``sources`` and ``targets`` name the contrasts, which are folders of a cohort folder, files of a
+    ``data.cohort.patients``. ``sources`` and ``targets`` name the contrasts, which are folders of a cohort folder, files of a
     case's folder, or channels by the names of a dataset.json; the channel numbers say which is which where a case has
     numbered images (nnU-Net, Decathlon). A side of a case counts when all its contrasts are there. ``domains`` name the
     folders of a cohort that has neither source nor target: each image is both, and a case is called DOMAIN/CASE.

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medgen.data.split import load_split, save_split, split_cases, stated_folds, with_stated_fold
+from medgen.data.cohort.split import load_split, save_split, split_cases, stated_folds, with_stated_fold
 from medgen.types import Case, InputError
 
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medgen.data.datalist import distinct_names, listed_file, read_entries
-from medgen.data.layouts import read_json, some
+from medgen.data.cohort.datalist import distinct_names, listed_file, read_entries
+from medgen.data.cohort.layouts import read_json, some
 from medgen.io.volume import existing, written_aside
 from medgen.types import Case, InputError
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medgen.data.datalist import (
+from medgen.data.cohort.datalist import (
     Entry,
     count_faults,
     counted,
@@ -18,8 +18,8 @@ from medgen.data.datalist import (
     with_fold,
     without_fold,
 )
-from medgen.data.layouts import Contrasts, Found, Missing, contrast_case, named_labels, read_json, some
-from medgen.data.nnunet import channel_names
+from medgen.data.cohort.layouts import Contrasts, Found, Missing, contrast_case, named_labels, read_json, some
+from medgen.data.cohort.nnunet import channel_names
 from medgen.io.names import checked_name
 from medgen.io.volume import channel_count
 from medgen.types import Case, InputError

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from medgen.data.patients import Records, by_images, identified
+from medgen.data.cohort.patients import Records, by_images, identified
 from medgen.types import InputError
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medgen.data.cohort import read_cohort
-from medgen.data.datalist import PARTS, distinct_names
+from medgen.data.cohort.datalist import PARTS, distinct_names
+from medgen.data.cohort.read import read_cohort
 from medgen.io.volume import Volume, write_channels, write_volume
 from medgen.types import InputError
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from medgen.data.cohort import check_pairs, read_cohort
+from medgen.data.cohort.read import check_pairs, read_cohort
 from medgen.io.volume import Volume, write_volume
 from medgen.types import Case, InputError
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from medgen.config import Settings
-from medgen.data.cohort import Cohort, check_pairs, read_cohort, with_patients
-from medgen.data.content import content_hashes
-from medgen.data.layouts import some
-from medgen.data.patients import by_images
-from medgen.data.split import load_split, save_split, split_cases
-from medgen.data.stacked import unstacked
+from medgen.data.cohort.content import content_hashes
+from medgen.data.cohort.layouts import some
+from medgen.data.cohort.patients import by_images
+from medgen.data.cohort.read import Cohort, check_pairs, read_cohort, with_patients
+from medgen.data.cohort.split import load_split, save_split, split_cases
+from medgen.data.cohort.stacked import unstacked
 from medgen.types import Case, InputError
 
 Content = dict[str, set[str]]  # case -> content hashes of its images

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from medgen.augmentation.read import read_dataset
-from medgen.data.cohort import read_cohort
-from medgen.data.split_files import unread_splits
+from medgen.data.cohort.read import read_cohort
+from medgen.data.cohort.split_files import unread_splits
 from medgen.io.volume import Volume, write_volume
 
 
