@@ -29,7 +29,7 @@ from medgen.arguments import arguments
 from medgen.config import Section, Settings, parse_settings
 from medgen.data.codecs import Code, Range, TargetRange
 from medgen.data.fingerprint import QUANTILES
-from medgen.data.label_maps import LabelTable
+from medgen.data.labels.codec import LabelTable
 from medgen.io.folder import recovered
 from medgen.methods import method_class
 from medgen.types import InputError, Method, Outside
@@ -55,7 +55,7 @@ class RangeInfo(Section):
 
 
 class TableInfo(Section):
-    """See ``data.label_maps.LabelTable``."""
+    """See ``data.labels.codec.LabelTable``."""
 
     labels: dict[str, PositiveInt]
     tissues: int = Field(ge=0)

@@ -42,7 +42,7 @@ from medgen.config import config_file, configs, load_settings
 from medgen.data.cohort.content import content_hashes
 from medgen.data.cohort.layouts import some
 from medgen.data.cohort.patients import PROVENANCE, by_images, read_provenance
-from medgen.data.label_names import label_named
+from medgen.data.labels.names import label_named
 from medgen.evaluation.arms import ARMS, markdown, run_arms, summarise_arms, write_scores
 from medgen.evaluation.features.named import KNOWN, named_extractor
 from medgen.evaluation.sets import default_window, distribution_section, memorisation_section

@@ -15,8 +15,8 @@ from medgen.augmentation.lesion_library import build_library
 from medgen.augmentation.way import Record, Way
 from medgen.augmentation.write import relabelled
 from medgen.checkpoint import Model, ModelInfo, load_model, read_info
-from medgen.data.label_maps import LabelTable
-from medgen.data.label_names import label_named
+from medgen.data.labels.codec import LabelTable
+from medgen.data.labels.names import label_named
 from medgen.inference.out_of_distribution import out_of_distribution
 from medgen.inference.predict import translate_case
 from medgen.inference.synthesize import SHARES, make, unusual

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from medgen.data.label_sampling import nearly_whole
+from medgen.data.labels.resampling import nearly_whole
 from medgen.io.grids import on_axes_of, same_grid
 from medgen.io.volume import Volume, read_channels, read_volume
 from medgen.types import InputError

@@ -12,8 +12,8 @@ from medgen.augmentation.patch import Patch
 from medgen.checkpoint import Model, load_model
 from medgen.config import Settings
 from medgen.data.codecs import fit_range
-from medgen.data.label_names import label_named
-from medgen.data.label_sampling import labels_at
+from medgen.data.labels.names import label_named
+from medgen.data.labels.resampling import labels_at
 from medgen.inference.predict import SAME_SPACING
 from medgen.methods.lesion_gan import FIRST_KIND, HOST, LesionGAN
 from medgen.types import InputError

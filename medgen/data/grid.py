@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import ndimage
 
-from medgen.data.label_sampling import along_axes, by_affine, labels_at
+from medgen.data.labels.resampling import along_axes, by_affine, labels_at
 from medgen.data.separable import interpolated
 from medgen.io.volume import Volume
 

@@ -15,9 +15,9 @@ from medgen.data.cache import Channels, cached
 from medgen.data.codecs import Code, Range, typical_range
 from medgen.data.cohort.read import Cohort, check_pairs
 from medgen.data.cohort.read_split import read_split
-from medgen.data.label_maps import LabelTable, cached_label_map
-from medgen.data.label_names import label_named
-from medgen.data.labels import cached_labels, part_voxels
+from medgen.data.labels.codec import LabelTable, cached_label_map
+from medgen.data.labels.names import label_named
+from medgen.data.labels.training import cached_labels, part_voxels
 from medgen.data.modality import modality_warnings
 from medgen.io.volume import Volume, read_volume
 from medgen.types import Case, InputError

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from medgen.data.label_sampling import by_affine, labels_at
+from medgen.data.labels.resampling import by_affine, labels_at
 
 TURNED = 0.8  # share of the patches that are rotated and scaled
 # Largest to smallest side of voxels above which splines replace linear interpolation. That blurs by a part of a voxel,

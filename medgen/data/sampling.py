@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from medgen.data.cache import Cached, Channels
 from medgen.data.codecs import encoded
-from medgen.data.label_maps import LabelTable
+from medgen.data.labels.codec import LabelTable
 from medgen.data.random_affine import RandomAffine, Turn, cut_patch
 from medgen.data.slabs import fold_batch
 from medgen.types import Batch, InputError
@@ -28,7 +28,7 @@ class Patches(Dataset):
 
     Args:
         sources, targets: case name → volumes, one a contrast. Paired: the same names on both sides.
-        labels: case name → file of its classes, see ``data.labels``; empty, or of every source.
+        labels: case name → file of its classes, see ``data.labels.training``; empty, or of every source.
         domains: case name → domain; targets are then taken from another domain than the source's.
         siblings: case name → cases of the same patient on the same grid in other domains; a source that has some gets
             its target among them, from the same place and turned alike ("paired" in the sample).

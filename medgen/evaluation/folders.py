@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from medgen.data.cohort.layouts import named_labels, read_json
-from medgen.data.label_sampling import nearly_whole
+from medgen.data.labels.resampling import nearly_whole
 from medgen.io.volume import GRID_TOLERANCE, Volume, case_name, find_volumes, read_volume, same_geometry, to_canonical
 from medgen.types import InputError
 

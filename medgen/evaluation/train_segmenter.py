@@ -21,7 +21,7 @@ from torch import Tensor
 
 from medgen.data.body import looks_like_hu
 from medgen.data.cache import Cached, Channels, cached
-from medgen.data.labels import cached_labels
+from medgen.data.labels.training import cached_labels
 from medgen.data.sampling import Patches, batches
 from medgen.evaluation.segmenter import Plan, Segmenter, build_network, choose_sizes, load_segmenter, save_segmenter
 from medgen.io.grids import same_grid

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from medgen.augmentation.anatomy import centred, deform, recombine
 from medgen.checkpoint import Model
 from medgen.data.codecs import Range
 from medgen.data.fingerprint import strangeness
 from medgen.data.grid import resample, resample_like
-from medgen.data.label_maps import LabelTable, describe_labels
-from medgen.data.label_sampling import nearly_whole
+from medgen.data.labels.codec import LabelTable, describe_labels
+from medgen.data.labels.deformation import centred, deform, recombine
+from medgen.data.labels.resampling import nearly_whole
 from medgen.inference.inputs import find_inputs, sha256
 from medgen.inference.manifest import Manifest, about
 from medgen.inference.predict import on_model_grid
@@ -109,7 +109,7 @@ def synthesize(
         style: an image whose look and intensity scale are wanted; none: each sample's style is drawn.
         samples: of each label map.
         seed: of styles and deformations.
-        deform: bend each label map anew for each sample, see ``augmentation.anatomy``.
+        deform: bend each label map anew for each sample, see ``data.labels.deformation``.
         recombine: first make it the anatomy between it and another one of the folder, drawn by the seed.
         memory_gb: bound on a whole-volume pass.
         overwrite: replace the result of another run in ``out``, see ``io.claim``.

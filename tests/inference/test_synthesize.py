@@ -9,7 +9,7 @@ from small import make_model, small_settings, write_cohort
 
 from medgen.checkpoint import load_model
 from medgen.config import parse_settings
-from medgen.data.label_maps import LabelTable
+from medgen.data.labels.codec import LabelTable
 from medgen.inference.convert import convert
 from medgen.inference.style import Grain, make_images
 from medgen.inference.synthesize import synthesize

@@ -19,7 +19,7 @@ from medgen.data.cohort.nnunet import is_nnunet, nnunet
 from medgen.data.cohort.patients import Known, Records, identified
 from medgen.data.cohort.split import stated_folds, with_stated_fold
 from medgen.data.cohort.split_files import unread_splits
-from medgen.data.label_sampling import nearly_whole
+from medgen.data.labels.resampling import nearly_whole
 from medgen.io.grids import same_grid
 from medgen.io.volume import ENDINGS, existing, read_geometry, read_volume
 from medgen.types import Case, InputError

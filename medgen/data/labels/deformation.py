@@ -9,8 +9,8 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from medgen.augmentation.topology import Cost, Objects, objects_between, objects_of, repaired
-from medgen.data.label_sampling import labels_at
+from medgen.data.labels.resampling import labels_at
+from medgen.data.labels.topology import Cost, Objects, objects_between, objects_of, repaired
 
 PARTS = (1.0, 0.5, 0.25)  # of a displacement, tried until no part of a structure comes loose
 SQUARINGS = 6  # the velocity is followed in 2⁶ steps, short enough that space does not fold
@@ -61,7 +61,7 @@ def _moved(objects: Objects, displacement: np.ndarray) -> tuple[np.ndarray, int]
 
 
 def warp(labels: np.ndarray, displacement: np.ndarray) -> np.ndarray:
-    """out(p) = labels(p + displacement(p)), the largest share wins, see ``data.label_sampling``.
+    """out(p) = labels(p + displacement(p)), the largest share wins, see ``data.labels.resampling``.
 
     Args:
         labels: (X, Y, Z).

@@ -2,7 +2,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medgen.data.labels import cached_labels, part_voxels
+from medgen.data.labels.training import cached_labels, part_voxels
 from medgen.types import InputError
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from medgen.data.grid import resample, resample_like
-from medgen.data.label_sampling import along_axes, by_affine, labels_at, nearly_whole
+from medgen.data.labels.resampling import along_axes, by_affine, labels_at, nearly_whole
 from medgen.io.volume import Volume, to_canonical
 
 FRAMES = [np.eye(3), np.array([[0, -1, 0], [1, 0, 0], [0, 0, -1]]), np.linalg.qr(np.array(

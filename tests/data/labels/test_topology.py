@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from medgen.augmentation.anatomy import deform, recombine, warp
-from medgen.augmentation.topology import CORNERS, form_of
+from medgen.data.labels.deformation import deform, recombine, warp
+from medgen.data.labels.topology import CORNERS, form_of
 
 REAL = Path(__file__).parents[3] / "shared/data/hippocampus/labels"
 SHAPE = (40, 40, 36)

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medgen.augmentation.anatomy import centred, deform, elastic_displacement, recombine, warp
+from medgen.data.labels.deformation import centred, deform, elastic_displacement, recombine, warp
 
 SPACING = (1.0, 1.0, 2.0)
 

@@ -1,4 +1,4 @@
-from medgen.data.label_names import label_named
+from medgen.data.labels.names import label_named
 
 
 def test_case_does_not_matter_unless_it_is_all_that_differs():

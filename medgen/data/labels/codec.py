@@ -14,7 +14,7 @@ from medgen.data.background import tissue_classes
 from medgen.data.cache import BODY_VOXELS, Cached, save_array
 from medgen.data.fingerprint import QUANTILES
 from medgen.data.grid import resample, resample_like
-from medgen.data.label_sampling import nearly_whole
+from medgen.data.labels.resampling import nearly_whole
 from medgen.io.claim import wrote
 from medgen.io.volume import GRID_TOLERANCE, Volume, read_volume, same_geometry, to_canonical
 from medgen.types import InputError
@@ -101,7 +101,7 @@ def cached_label_map(
         image: file of the real image on whose grid the map must lie, and whose background gives the tissue classes.
         table: of the cohort.
         spacing: mm of the model's grid, or None for the files' own.
-        movable: resample a map on another grid to the image's, see ``data.label_sampling``.
+        movable: resample a map on another grid to the image's, see ``data.labels.resampling``.
 
     Raises:
         InputError: unreadable, values that are not in the table, or on another grid and not movable.

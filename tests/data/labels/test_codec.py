@@ -2,7 +2,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medgen.data.label_maps import LabelTable, cached_label_map, describe_labels
+from medgen.data.labels.codec import LabelTable, cached_label_map, describe_labels
 from medgen.data.sampling import Patches
 from medgen.io.volume import Volume
 from medgen.types import InputError

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from medgen.data.cache import save_array
 from medgen.data.grid import resample, resample_like
-from medgen.data.label_sampling import nearly_whole
+from medgen.data.labels.resampling import nearly_whole
 from medgen.io.volume import GRID_TOLERANCE, read_volume, same_geometry, to_canonical
 from medgen.types import InputError
 
@@ -34,7 +34,7 @@ def cached_labels(
         folder: cache folder.
         path: the label map's file.
         fixed: file of the image whose grid the case's images are brought to; labels that lie on another one are
-            resampled, 0 outside; see ``data.label_sampling``.
+            resampled, 0 outside; see ``data.labels.resampling``.
         values: voxel values, ascending, 0 (the background) first.
         classes: of each value its class; None: the i-th value is class i.
         spacing: mm of the model's grid, or None for the image's own.
