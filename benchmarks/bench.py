@@ -19,7 +19,7 @@ from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, RandSpati
 from timing import best_of, row
 
 from medgen.data.cache import cached
-from medgen.data.sampling import Patches
+from medgen.data.patches import Patches
 from medgen.phantom.cohort import make_patient
 
 

@@ -4,8 +4,8 @@ import numpy as np
 from scipy import ndimage
 from timing import best_of, row
 
+from medgen.data.fast_filters import gaussian
 from medgen.data.grid import resample, resample_like
-from medgen.data.separable import gaussian
 from medgen.io.volume import Volume
 
 SHAPE, SPACING, MODEL = (512, 512, 100), (0.8, 0.8, 2.5), 2.5

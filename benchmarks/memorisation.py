@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from medgen.data.body import body_mask
+from medgen.data.body_mask import body_mask
 from medgen.evaluation.memorisation import memorisation_test, volume_descriptor
 from medgen.phantom.cohort import make_patient
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from medgen.checkpoint import load_model
 from medgen.config import load_settings
-from medgen.data.body import body_mask
+from medgen.data.body_mask import body_mask
 from medgen.inference.predict import translate_volume
 from medgen.io.volume import read_volume
 from medgen.phantom.cohort import PHASES

@@ -29,7 +29,7 @@ from skimage.exposure import match_histograms
 from medgen.checkpoint import load_model
 from medgen.commands.shared import pick_device
 from medgen.config import load_settings
-from medgen.data.codecs import Range, fit_range
+from medgen.data.intensity import Range, fit_range
 from medgen.evaluation.fidelity import mae, psnr
 from medgen.evaluation.ssim import ssim
 from medgen.inference.predict import translate_volume

@@ -24,7 +24,7 @@ import numpy as np
 
 from medgen.checkpoint import load_model
 from medgen.commands.shared import pick_device
-from medgen.data.body import body_mask
+from medgen.data.body_mask import body_mask
 from medgen.inference.predict import translate_volume
 from medgen.io.volume import Volume, read_volume
 

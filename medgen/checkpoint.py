@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from medgen import __version__
 from medgen.arguments import arguments
 from medgen.config import Section, Settings, parse_settings
-from medgen.data.codecs import Code, Range, TargetRange
 from medgen.data.fingerprint import QUANTILES
+from medgen.data.intensity import Code, Range, TargetRange
 from medgen.data.labels.codec import LabelTable
 from medgen.io.folder import recovered
 from medgen.methods import method_class

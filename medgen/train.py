@@ -25,8 +25,8 @@ from torch.optim import Optimizer
 
 from medgen import checkpoint, checks
 from medgen.config import Settings, plain
+from medgen.data.patches import Patches, batches
 from medgen.data.prepare import Prepared, prepare
-from medgen.data.sampling import Patches, batches
 from medgen.io.claim import apart, claimed
 from medgen.io.folder import folder_written_aside, recovered
 from medgen.io.volume import written_aside

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Count = Annotated[int, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
-Outside = Literal["carry", "carry_unmoved", "clip"]  # what becomes of values beyond a range, see ``data.codecs``
+Outside = Literal["carry", "carry_unmoved", "clip"]  # what becomes of values beyond a range, see ``data.intensity``
 
 
 class InputError(ValueError):

@@ -9,9 +9,9 @@ from PIL import Image
 from scipy import ndimage
 
 from medgen.checkpoint import Model
-from medgen.data.body import body_mask, looks_like_hu
+from medgen.data.body_mask import body_mask, looks_like_hu
 from medgen.data.cache import Channels
-from medgen.data.codecs import Range
+from medgen.data.intensity import Range
 from medgen.data.prepare import Prepared
 from medgen.evaluation.distribution import kernel_distance
 from medgen.evaluation.patch_features import feature_names, patch_features, standardised

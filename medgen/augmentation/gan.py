@@ -11,7 +11,7 @@ from torch import Tensor
 from medgen.augmentation.patch import Patch
 from medgen.checkpoint import Model, load_model
 from medgen.config import Settings
-from medgen.data.codecs import fit_range
+from medgen.data.intensity import fit_range
 from medgen.data.labels.names import label_named
 from medgen.data.labels.resampling import labels_at
 from medgen.inference.predict import SAME_SPACING

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import ndimage
 
-from medgen.data.body import body_mask
+from medgen.data.body_mask import body_mask
 from medgen.io.volume import Volume, to_canonical
 from medgen.types import InputError
 

@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from medgen.augmentation.host import Host, ranks_of, shell
 from medgen.augmentation.likeness import Look, look_of
-from medgen.data.body import body_mask, looks_like_hu
+from medgen.data.body_mask import body_mask, looks_like_hu
 from medgen.io.folder import folder_written_aside
 from medgen.io.grids import same_grid
 from medgen.io.text import read_text

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medgen.augmentation.dataset import Folds, LabelledCase, LabelledDataset
-from medgen.data.body import looks_like_hu
+from medgen.data.body_mask import looks_like_hu
 from medgen.data.cohort.datalist import (
     Entry,
     count_faults,

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from medgen.data.body import body_mask
-from medgen.data.codecs import Code, Range, fit_range
+from medgen.data.body_mask import body_mask
 from medgen.data.fingerprint import describe
+from medgen.data.intensity import Code, Range, fit_range
 from medgen.io.claim import wrote
 from medgen.io.volume import Volume, read_volume, to_canonical
 from medgen.types import InputError

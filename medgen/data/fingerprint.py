@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from medgen.data.body import body_mask
-from medgen.data.codecs import Range
+from medgen.data.body_mask import body_mask
+from medgen.data.intensity import Range
 
 QUANTILES = np.linspace(0.01, 0.99, 25)
 ENOUGH = 200_000  # voxels, evenly spread: a quantile is then good to about 0.1 % of them

@@ -3,8 +3,8 @@
 import numpy as np
 from scipy import ndimage
 
+from medgen.data.fast_filters import interpolated
 from medgen.data.labels.resampling import along_axes, by_affine, labels_at
-from medgen.data.separable import interpolated
 from medgen.io.volume import Volume
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from itertools import islice
 
 from medgen.config import Codec, Settings
-from medgen.data.body import looks_like_hu
+from medgen.data.body_mask import looks_like_hu
 from medgen.data.cache import Channels
 from medgen.data.cohort.layouts import some
 

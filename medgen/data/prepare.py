@@ -12,9 +12,9 @@ import numpy as np
 from medgen.config import Settings
 from medgen.data.align import align
 from medgen.data.cache import Channels, cached
-from medgen.data.codecs import Code, Range, typical_range
 from medgen.data.cohort.read import Cohort, check_pairs
 from medgen.data.cohort.read_split import read_split
+from medgen.data.intensity import Code, Range, typical_range
 from medgen.data.labels.codec import LabelTable, cached_label_map
 from medgen.data.labels.names import label_named
 from medgen.data.labels.training import cached_labels, part_voxels
@@ -36,7 +36,7 @@ class Prepared:
     may be centred on, see sampling.centred_on. ``held_labels``: as ``labels``, of the validation cases, for a
     method that needs them. ``domains``: place in data.domains of every case, of the real targets too; empty
     without. ``siblings``: with data.same_patient the training cases of the same patient in other domains, see
-    ``data.sampling``.
+    ``data.patches``.
     """
 
     sources: dict[str, Channels]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medgen.data.body import body_mask
+from medgen.data.body_mask import body_mask
 from medgen.evaluation.distribution import inception_score, kernel_distance, kid
 from medgen.evaluation.feature_set import LIMIT, FeatureSet, collect
 from medgen.evaluation.features.extractor import Extractor

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from scipy import ndimage
 
-from medgen.data.separable import gaussian
+from medgen.data.fast_filters import gaussian
 
 Phase = Literal["none", "arterial", "portal_venous", "late", "unknown"]
 

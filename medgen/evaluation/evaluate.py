@@ -70,7 +70,7 @@ def evaluate(
         source: the unconverted images, same names and grids; measured like the predictions, as the baseline.
         labels: label volumes, named by ``labels.json`` = {structure: value} beside them or one folder above.
         mask: where ``mae``, ``psnr`` and ``ssim`` count (non-zero voxels); default the whole volume for CT in HU, else
-            the foreground of the reference, see `medgen.data.body.foreground_mask`.
+            the foreground of the reference, see `medgen.data.body_mask.foreground_mask`.
         prediction_labels: segmentations of the predictions, scored against ``labels``.
         data_range: span of possible values for PSNR and SSIM; default 4095 for CT in HU.
         profile: one of `medgen.evaluation.profiles.PROFILES`, whose numbers are added under its name.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medgen.data.body import body_mask
+from medgen.data.body_mask import body_mask
 from medgen.evaluation.features.extractor import Extractor
 from medgen.evaluation.frechet import RunningStatistics, Statistics, divisors
 from medgen.io.volume import Volume, existing, find_volumes, read_volume, to_canonical, written_aside

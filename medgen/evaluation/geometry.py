@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medgen.data.separable import gradient_magnitude
+from medgen.data.fast_filters import gradient_magnitude
 
 SIDES = ("left-right", "front-back", "head-foot")  # the axes of a canonical (RAS) volume
 ROUNDS = 4  # over the axes; a correct pair takes one, a shift along one axis two

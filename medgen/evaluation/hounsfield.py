@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import ndimage
 
-from medgen.data.separable import gaussian
+from medgen.data.fast_filters import gaussian
 
 # HU of the input, smoothed by 2.5 mm, between which a voxel is that tissue (ICRU Report 44; Aubrey et al., Acta
 # Physiol 2014;210:489 for fat). Unenhanced muscle shares its HU with enhanced bowel: it needs labels.

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from medgen.data.body import looks_like_hu
+from medgen.data.body_mask import looks_like_hu
 from medgen.evaluation.checked import Reason
 from medgen.evaluation.lesion_findings import is_lesion
 from medgen.evaluation.named_segmenter import NamedSegmenter, named_segmenter

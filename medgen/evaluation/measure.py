@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from medgen.data.body import body_mask, foreground_mask, looks_like_hu
+from medgen.data.body_mask import body_mask, foreground_mask, looks_like_hu
 from medgen.data.cohort.content import content_hash
 from medgen.evaluation import fidelity
 from medgen.evaluation.checked import Reason

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 from scipy import ndimage
 
-from medgen.data.separable import gaussian
+from medgen.data.fast_filters import gaussian
 from medgen.evaluation.checked import Checked, Status
 from medgen.evaluation.new_structures import RADII_MM, Blob, brighter, new_structures
 from medgen.evaluation.rendition import rendition

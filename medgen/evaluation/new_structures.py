@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from medgen.data.separable import gaussian, gradient_magnitude
+from medgen.data.fast_filters import gaussian, gradient_magnitude
 from medgen.evaluation.lesions import Spacing, spread
 
 BALL = 0.36  # response of the filter below to a ball of contrast 1 whose radius fits it: P(χ₃ < √3) - P(χ₃ < √3 / 1.6)

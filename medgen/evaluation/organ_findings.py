@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-from medgen.data.separable import gaussian
+from medgen.data.fast_filters import gaussian
 from medgen.evaluation import enhancement
 from medgen.evaluation.checked import Checked, Place, Status
 from medgen.evaluation.enhancement import Organ

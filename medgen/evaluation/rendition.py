@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medgen.data.separable import gaussian
+from medgen.data.fast_filters import gaussian
 
 SMOOTH_MM = 1.0  # before derivatives are taken: less of the noise goes into them
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from medgen.data.body import body_mask, looks_like_hu
+from medgen.data.body_mask import body_mask, looks_like_hu
 from medgen.data.labels.resampling import along_axes, labels_at
 from medgen.evaluation import enhancement, findings, lesion_findings, new_structure_findings, organ_findings
 from medgen.evaluation.checked import Checked, Reason, Spacing, Status

@@ -23,8 +23,8 @@ from torch import nn
 
 from medgen.checkpoint import MOST_TEXT, git_commit, load_weights, regular, save_weights, versions
 from medgen.config import Section, Spacing
-from medgen.data.codecs import fit_range
 from medgen.data.grid import resample, resample_like
+from medgen.data.intensity import fit_range
 from medgen.inference.memory import peak_bytes
 from medgen.io.folder import folder_written_aside, recovered
 from medgen.io.names import brief
@@ -143,7 +143,7 @@ def segment(
         volume: (X, Y, Z), any orientation, in the units of the training images.
         values: label value of each class; None: the class's number.
         spacing: mm of the network's grid; None: the volume's own.
-        codec: arguments of ``data.codecs.fit_range`` for what the network expects; None: the volume's own units.
+        codec: arguments of ``data.intensity.fit_range`` for what the network expects; None: the volume's own units.
         patch: of sliding windows, their halves overlapping; None: the whole volume at once.
         device: the network's.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from medgen.data.body import body_mask, looks_like_hu
+from medgen.data.body_mask import body_mask, looks_like_hu
 from medgen.evaluation.compare import compare_distributions
 from medgen.evaluation.feature_set import FeatureSet, collect, load_features, save_features
 from medgen.evaluation.features.extractor import Extractor

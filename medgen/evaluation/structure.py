@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 from scipy import ndimage
 
-from medgen.data.separable import gaussian, gradient_magnitude
+from medgen.data.fast_filters import gaussian, gradient_magnitude
 
 VARIANCE_FLOOR = 1e-3  # least V as a part of its mean over the image, as in Heinrich's published code
 TINY = 1e-12  # keeps a constant image from 0 / 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medgen.data.body import foreground_mask
+from medgen.data.body_mask import foreground_mask
 from medgen.io.volume import read_volume
 from medgen.types import InputError
 

@@ -19,10 +19,10 @@ import torch
 from monai.losses import DiceCELoss
 from torch import Tensor
 
-from medgen.data.body import looks_like_hu
+from medgen.data.body_mask import looks_like_hu
 from medgen.data.cache import Cached, Channels, cached
 from medgen.data.labels.training import cached_labels
-from medgen.data.sampling import Patches, batches
+from medgen.data.patches import Patches, batches
 from medgen.evaluation.segmenter import Plan, Segmenter, build_network, choose_sizes, load_segmenter, save_segmenter
 from medgen.io.grids import same_grid
 from medgen.io.volume import orientation, read_geometry, read_volume

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from medgen.checkpoint import Model
 from medgen.data.align import on_one_grid
-from medgen.data.codecs import Code, Range, encoded, fit_range
 from medgen.data.grid import resample, resample_like
-from medgen.data.sampling import AXES
+from medgen.data.intensity import Code, Range, encoded, fit_range
+from medgen.data.patches import AXES
 from medgen.data.slabs import fold, unfold
 from medgen.inference.memory import windows_together
 from medgen.io.volume import Volume, from_canonical, to_canonical

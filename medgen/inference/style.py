@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from medgen.checkpoint import Model
-from medgen.data.codecs import Code, Range, fit_range
+from medgen.data.intensity import Code, Range, fit_range
 from medgen.data.slabs import fold
 from medgen.inference.predict import on_model_grid, translate_channels
 from medgen.io.volume import read_volume, to_canonical

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from medgen.checkpoint import Model
-from medgen.data.codecs import Range
 from medgen.data.fingerprint import strangeness
 from medgen.data.grid import resample, resample_like
+from medgen.data.intensity import Range
 from medgen.data.labels.codec import LabelTable, describe_labels
 from medgen.data.labels.deformation import centred, deform, recombine
 from medgen.data.labels.resampling import nearly_whole

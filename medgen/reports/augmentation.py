@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from medgen.data.body import looks_like_hu
+from medgen.data.body_mask import looks_like_hu
 from medgen.evaluation.summary import Failure
 from medgen.evaluation.train_segmenter import Example
 from medgen.io.volume import Volume, read_volume, to_canonical

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medgen.data.body import foreground_threshold, looks_like_hu
+from medgen.data.body_mask import foreground_threshold, looks_like_hu
 from medgen.io.volume import GRID_TOLERANCE, Volume, read_volume, same_geometry, to_canonical
 from medgen.reports.slices import Plane, View, choose_slices, field_of_view, interest
 from medgen.types import InputError

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import uniform_filter
 
-from medgen.data.body import foreground_threshold, looks_like_hu
+from medgen.data.body_mask import foreground_threshold, looks_like_hu
 
 View = tuple[slice, slice, slice]
 MARGIN = 8.0  # mm of air around the body

@@ -1,7 +1,7 @@
 import numpy as np
 
-from medgen.data.codecs import Range
 from medgen.data.fingerprint import describe, made_already, strangeness
+from medgen.data.intensity import Range
 
 CODE = Range(-1000, 1000)
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from small import small_settings, write_cohort
 
+from medgen.data.patches import Patches, batches
 from medgen.data.prepare import prepare
-from medgen.data.sampling import Patches, batches
 from medgen.types import InputError
 
 

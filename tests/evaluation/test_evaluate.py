@@ -5,7 +5,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medgen.data.body import body_mask
+from medgen.data.body_mask import body_mask
 from medgen.evaluation.consistency import relative_slice_jump
 from medgen.evaluation.evaluate import evaluate
 from medgen.evaluation.measure import takes_up_contrast

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from medgen.data.body import body_mask
+from medgen.data.body_mask import body_mask
 from medgen.evaluation import memorisation
 from medgen.evaluation.memorisation import memorisation_test, volume_descriptor
 from medgen.phantom.cohort import make_patient

@@ -2,7 +2,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medgen.data.body import foreground_mask
+from medgen.data.body_mask import foreground_mask
 from medgen.evaluation.evaluate import evaluate
 from medgen.evaluation.suggested_range import round_up, suggested_range
 from medgen.types import InputError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from medgen.data.body import body_mask
+from medgen.data.body_mask import body_mask
 from medgen.phantom.cohort import LABELS, PHASES, build_anatomy, make_patient, render, write_cohort
 from medgen.phantom.ct_physics import noise
 from medgen.types import InputError

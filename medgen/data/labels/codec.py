@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from medgen.data.background import tissue_classes
 from medgen.data.cache import BODY_VOXELS, Cached, save_array
 from medgen.data.fingerprint import QUANTILES
 from medgen.data.grid import resample, resample_like
 from medgen.data.labels.resampling import nearly_whole
+from medgen.data.tissue_classes import tissue_classes
 from medgen.io.claim import wrote
 from medgen.io.volume import GRID_TOLERANCE, Volume, read_volume, same_geometry, to_canonical
 from medgen.types import InputError
@@ -27,7 +27,7 @@ class LabelTable:
     """One-hot code of label maps: channel i is 1 where a voxel has the i-th value, ascending.
 
     ``labels``: structure → value, without the background. ``tissues``: classes that the background is divided into
-    (``data.background``), whose values follow the largest of the structures; 0: the background is one class, value 0.
+    (``data.tissue_classes``), whose values follow the largest of the structures; 0: the background is one class, value 0.
     ``smoothing``: mm, of those classes.
     """
 

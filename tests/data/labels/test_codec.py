@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from medgen.data.labels.codec import LabelTable, cached_label_map, describe_labels
-from medgen.data.sampling import Patches
+from medgen.data.patches import Patches
 from medgen.io.volume import Volume
 from medgen.types import InputError
 

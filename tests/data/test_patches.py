@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from medgen.data.cache import Cached
-from medgen.data.codecs import Range
+from medgen.data.intensity import Range
+from medgen.data.patches import Patches, batches
 from medgen.data.random_affine import Turn, cut_patch
-from medgen.data.sampling import Patches, batches
 from medgen.types import InputError
 
 PATCH = (8, 8, 8)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from medgen.data.body import _grown, _shrunk, body_mask, foreground_threshold, looks_like_hu
+from medgen.data.body_mask import _grown, _shrunk, body_mask, foreground_threshold, looks_like_hu
 
 
 def phantom():

@@ -1,6 +1,6 @@
 import numpy as np
 
-from medgen.data.background import limits, tissue_classes
+from medgen.data.tissue_classes import limits, tissue_classes
 
 
 def image(seed=0):

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from medgen.data.cache import Cached, Channels
-from medgen.data.codecs import encoded
+from medgen.data.intensity import encoded
 from medgen.data.labels.codec import LabelTable
 from medgen.data.random_affine import RandomAffine, Turn, cut_patch
 from medgen.data.slabs import fold_batch

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from medgen.data.separable import gaussian, gradient_magnitude, interpolated
+from medgen.data.fast_filters import gaussian, gradient_magnitude, interpolated
 
 SHAPES = st.tuples(st.integers(1, 80), st.integers(1, 40), st.integers(1, 40))  # within a block and beyond it
 SIGMAS = st.tuples(*[st.sampled_from([0.3, 1.0, 2.4])] * 3)

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from medgen.data.body import foreground_threshold
+from medgen.data.body_mask import foreground_threshold
 from medgen.types import InputError, Outside
 
 GAP = 0.25  # code units between a masked background and the darkest tissue

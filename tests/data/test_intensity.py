@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medgen.data.codecs import Range, TargetRange, fit_range, typical_range
+from medgen.data.intensity import Range, TargetRange, fit_range, typical_range
 from medgen.types import InputError
 
 
