@@ -47,11 +47,11 @@ from medgen.evaluation.arms import ARMS, markdown, run_arms, summarise_arms, wri
 from medgen.evaluation.features.named import KNOWN, named_extractor
 from medgen.evaluation.sets import default_window, distribution_section, memorisation_section
 from medgen.evaluation.summary import Failure, write_text
-from medgen.evaluation.train_segmenter import Example
 from medgen.io.names import say
 from medgen.io.volume import ENDINGS, has_ending, read_volume, write_volume, written_aside
 from medgen.reports.augmentation import augmentation_report, gallery
 from medgen.reports.gaps import Gaps
+from medgen.segmentation.train import Example
 from medgen.train import train
 from medgen.types import InputError
 

@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 
 from medgen.commands.shared import pick_device, whole_run
-from medgen.evaluation import named_segmenter
 from medgen.evaluation.console import lines
 from medgen.evaluation.downstream_section import protocols
 from medgen.evaluation.evaluate import evaluate
@@ -22,6 +21,7 @@ from medgen.evaluation.judge import named_checks
 from medgen.evaluation.sets import default_window, volume_files
 from medgen.io.names import say
 from medgen.reports.evaluation import write_report
+from medgen.segmentation import load as named_segmenter
 from medgen.types import InputError
 
 ROLES = ("reference", "source", "labels", "mask", "real", "training", "lesions")

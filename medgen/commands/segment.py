@@ -25,10 +25,10 @@ def segment(
     overwrite: Overwrite = False,
 ) -> None:
     """Segment scans; DICOM becomes DICOM segmentations."""
-    from medgen.evaluation.named_segmenter import named_segmenter
     from medgen.inference.segment import Segmented, segment_cohort
     from medgen.inference.series import load_rules
     from medgen.io.names import say
+    from medgen.segmentation.load import named_segmenter
 
     def show(entry: Segmented, i: int, n: int) -> None:
         say(f"[{i}/{n}] {entry.case}: {entry.status}")

@@ -23,8 +23,8 @@ from medgen.evaluation.downstream import run_protocols
 from medgen.evaluation.downstream_summary import BASELINE, METRICS, Row
 from medgen.evaluation.statistics import bootstrap_interval
 from medgen.evaluation.summary import Failure, write_text
-from medgen.evaluation.train_segmenter import Example
 from medgen.io.spreadsheet import csv_text
+from medgen.segmentation.train import Example
 from medgen.types import InputError
 
 ARMS: dict[str, tuple[str, bool, str | None]] = {  # protocol, classical augmentation, compared with

@@ -26,9 +26,9 @@ from medgen.data.grid import resample_like
 from medgen.evaluation.downstream_summary import BASELINE, Downstream, Row, write
 from medgen.evaluation.segmentation import segmentation_scores
 from medgen.evaluation.summary import Failure
-from medgen.evaluation.train_segmenter import Example, fingerprint, label_values, train_segmenter
 from medgen.io.grids import on_axes_of, same_grid
 from medgen.io.volume import Volume, case_name, find_volumes, read_volume, written_aside
+from medgen.segmentation.train import Example, fingerprint, label_values, train_segmenter
 from medgen.types import InputError
 
 PROTOCOLS = {

@@ -8,7 +8,7 @@ from typing import Any
 from medgen.evaluation.downstream import run_protocols
 from medgen.evaluation.downstream_summary import Row, summarise
 from medgen.evaluation.summary import CaseResult, Failure, describe
-from medgen.evaluation.train_segmenter import Example
+from medgen.segmentation.train import Example
 from medgen.types import InputError
 
 SHOWN = ("hd95", "assd", "surface_dice", "infinite", "distances", "gain", "gain_interval", "gain_p", "sd_of_runs")

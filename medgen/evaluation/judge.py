@@ -15,10 +15,10 @@ import numpy as np
 from medgen.data.body_mask import looks_like_hu
 from medgen.evaluation.checked import Reason
 from medgen.evaluation.lesion_findings import is_lesion
-from medgen.evaluation.named_segmenter import NamedSegmenter, named_segmenter
 from medgen.evaluation.safety import RANK, Verdict, check_case
 from medgen.evaluation.thresholds import AUTO, Thresholds, load_thresholds
 from medgen.io.volume import Volume
+from medgen.segmentation.load import NamedSegmenter, named_segmenter
 
 # What the arrays of an odd volume (a single slice, a body of three voxels) or another's network can end in.
 UNDOABLE = (ValueError, ArithmeticError, RuntimeError, IndexError, MemoryError, OSError)

@@ -7,7 +7,7 @@ from scipy import stats
 from medgen.evaluation import arms as module
 from medgen.evaluation.arms import markdown, run_arms, summarise_arms
 from medgen.evaluation.downstream_summary import Downstream
-from medgen.evaluation.train_segmenter import Example
+from medgen.segmentation.train import Example
 from medgen.types import InputError
 
 

@@ -16,8 +16,8 @@ from medgen.evaluation import downstream
 from medgen.evaluation.downstream import PROTOCOLS, patient_folds, read_examples, run_protocols, score
 from medgen.evaluation.downstream_summary import markdown, summarise
 from medgen.evaluation.statistics import bootstrap_interval
-from medgen.evaluation.train_segmenter import Example, train_segmenter
 from medgen.io.volume import read_volume
+from medgen.segmentation.train import Example, train_segmenter
 from medgen.types import InputError
 
 SHAPE = (10, 9, 8)

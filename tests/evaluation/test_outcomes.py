@@ -10,7 +10,7 @@ from medgen.cluster import Cluster, Lost
 from medgen.evaluation import outcomes as module
 from medgen.evaluation.evaluate import evaluate
 from medgen.evaluation.judge import Checks
-from medgen.evaluation.named_segmenter import NamedSegmenter
+from medgen.segmentation.load import NamedSegmenter
 from medgen.types import InputError
 
 NAMES = {"liver": 1, "aorta": 2}

@@ -12,11 +12,11 @@ from torch import nn
 
 from medgen.checkpoint import build_method
 from medgen.config import parse_settings
-from medgen.evaluation.segmenter import segment
 from medgen.inference.convert import convert
 from medgen.inference.memory import peak_bytes, weight_bytes, windows_together
 from medgen.inference.predict import check_windows, translate_volume
 from medgen.io.volume import Volume
+from medgen.segmentation.model import segment
 from medgen.types import InputError
 
 

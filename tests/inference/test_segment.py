@@ -11,9 +11,9 @@ from torch import nn
 from typer.testing import CliRunner
 
 from medgen.cli import app
-from medgen.evaluation.named_segmenter import named_segmenter
 from medgen.inference.segment import segment_cohort
 from medgen.io.volume import Volume, read_volume, write_volume
+from medgen.segmentation.load import named_segmenter
 from medgen.types import InputError
 
 

@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image
 
 from medgen.evaluation.summary import Failure
-from medgen.evaluation.train_segmenter import Example
 from medgen.reports.augmentation import augmentation_report, gallery
+from medgen.segmentation.train import Example
 
 
 def example(folder, name, lesion):

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from medgen.evaluation.segmenter import (
+from medgen.io.volume import Volume
+from medgen.segmentation.model import (
     Plan,
     Segmenter,
     build_network,
@@ -18,7 +19,6 @@ from medgen.evaluation.segmenter import (
     save_segmenter,
     segment,
 )
-from medgen.io.volume import Volume
 from medgen.types import InputError
 
 

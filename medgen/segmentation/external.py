@@ -1,6 +1,6 @@
 """Segmenters that others trained, as one callable: an image → its labels, on the image's own grid.
 
-Each takes and gives what ``evaluation.downstream.score`` asks for, as ``evaluation.segmenter.Segmenter`` does.
+Each takes and gives what ``evaluation.downstream.score`` asks for, as ``segmentation.model.Segmenter`` does.
 """
 
 import shutil
@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from monai.bundle import ConfigParser
 
-from medgen.evaluation.segmenter import segment
 from medgen.io.names import brief
 from medgen.io.volume import Volume, existing, read_volume, write_volume
+from medgen.segmentation.model import segment
 from medgen.types import InputError
 
 Segment = Callable[[Volume], np.ndarray]

@@ -1,4 +1,4 @@
-"""Train a segmenter: labelled images in, ``evaluation.segmenter.Segmenter`` out.
+"""Train a segmenter: labelled images in, ``segmentation.model.Segmenter`` out.
 
 Dice + cross-entropy, AdamW, a budget of steps or minutes known beforehand and no validation: nothing is chosen by
 looking at a score, so every case that training does not see is a fair test.
@@ -23,9 +23,9 @@ from medgen.data.body_mask import looks_like_hu
 from medgen.data.cache import Cached, Channels, cached
 from medgen.data.labels.training import cached_labels
 from medgen.data.patches import Patches, batches
-from medgen.evaluation.segmenter import Plan, Segmenter, build_network, choose_sizes, load_segmenter, save_segmenter
 from medgen.io.grids import same_grid
 from medgen.io.volume import orientation, read_geometry, read_volume
+from medgen.segmentation.model import Plan, Segmenter, build_network, choose_sizes, load_segmenter, save_segmenter
 from medgen.types import Batch, InputError
 
 VERSION = 2  # counts changes of patches and labels that make an earlier training another one

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from medgen.config import Section, Spacing, check
-from medgen.evaluation.existing_segmenters import Segment, bundle, nnunet, torchscript
 from medgen.evaluation.folders import label_names
-from medgen.evaluation.segmenter import load_segmenter
 from medgen.io.text import read_text
 from medgen.io.volume import existing
+from medgen.segmentation.external import Segment, bundle, nnunet, torchscript
+from medgen.segmentation.model import load_segmenter
 from medgen.types import InputError
 
 KNOWN = (

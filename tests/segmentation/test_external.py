@@ -9,9 +9,9 @@ import torch
 from monai.networks.nets import UNet
 from torch import nn
 
-from medgen.evaluation.existing_segmenters import bundle, nnunet, torchscript
-from medgen.evaluation.segmenter import segment
 from medgen.io.volume import Volume
+from medgen.segmentation.external import bundle, nnunet, torchscript
+from medgen.segmentation.model import segment
 from medgen.types import InputError
 
 STAND_IN = """#!{python}

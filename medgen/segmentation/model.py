@@ -3,7 +3,7 @@
 The sizes follow the rules of nnU-Net (Isensee et al. 2021, doi 10.1038/s41592-020-01008-z, supplementary note 2): the
 grid is the training cases' median spacing, the patch has the shape of their median volume as far as memory allows, and
 a side is halved while it stays at least 4 voxels and its voxels are not twice as coarse as the finest. The network is
-MONAI's DynUNet. ``evaluation.train_segmenter`` trains one; ``evaluation.existing_segmenters`` brings in others.
+MONAI's DynUNet. ``segmentation.train`` trains one; ``segmentation.external`` brings in others.
 """
 
 import hashlib

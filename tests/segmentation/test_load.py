@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from medgen.evaluation.named_segmenter import named_segmenter
-from medgen.evaluation.segmenter import Plan, Segmenter, build_network, save_segmenter
 from medgen.io.volume import Volume
+from medgen.segmentation.load import named_segmenter
+from medgen.segmentation.model import Plan, Segmenter, build_network, save_segmenter
 from medgen.types import InputError
 
 SIZES = {"patch": (8, 8, 8), "strides": ((2, 2, 2), (1, 1, 1)), "kernels": ((3, 3, 3),) * 3, "filters": 2}
