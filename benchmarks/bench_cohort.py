@@ -10,12 +10,12 @@ import numpy as np
 from small_model import small_model
 
 from medgen.checkpoint import Model, load_model
-from medgen.evaluation.judge import Checks
 from medgen.inference.convert import convert
 from medgen.inference.predict import translate_case
 from medgen.inference.verdict import checks_for
 from medgen.io.volume import read_volume
 from medgen.phantom.cohort import make_patient
+from medgen.qa.run import Checks
 
 STUDIES, MM = 16, 2.5  # as many as the demo's cohort has
 NETWORK = {"filters": 16, "levels": 4, "detail": 8}  # of configs/ct_contrast_pix2pix.yaml

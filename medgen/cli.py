@@ -216,9 +216,9 @@ def evaluate(
     from medgen.evaluation.downstream_section import protocols
     from medgen.evaluation.evaluate import evaluate as run
     from medgen.evaluation.features.named import named_extractor
-    from medgen.evaluation.judge import named_checks
     from medgen.evaluation.sets import default_window, volume_files
     from medgen.io.claim import apart, claimed
+    from medgen.qa.run import named_checks
     from medgen.reports.evaluation import write_report
 
     cluster = cluster_of(ray, workers)

@@ -17,9 +17,9 @@ from medgen.evaluation.console import lines
 from medgen.evaluation.downstream_section import protocols
 from medgen.evaluation.evaluate import evaluate
 from medgen.evaluation.features.named import KNOWN, named_extractor
-from medgen.evaluation.judge import named_checks
 from medgen.evaluation.sets import default_window, volume_files
 from medgen.io.names import say
+from medgen.qa.run import named_checks
 from medgen.reports.evaluation import write_report
 from medgen.segmentation import load as named_segmenter
 from medgen.types import InputError

@@ -51,9 +51,9 @@ def run(settings: Settings, out: Path, overwrite: bool = False) -> list[str]:
     from medgen.checkpoint import load_model
     from medgen.evaluation.console import lines
     from medgen.evaluation.evaluate import evaluate
-    from medgen.evaluation.judge import named_checks
     from medgen.inference.convert import convert
     from medgen.io.folder import folder_written_aside
+    from medgen.qa.run import named_checks
     from medgen.reports.evaluation import write_report
     from medgen.train import train
 

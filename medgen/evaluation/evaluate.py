@@ -14,14 +14,11 @@ from typing import Any
 import numpy as np
 
 from medgen.cluster import Cluster
-from medgen.evaluation.carried import known_of, record_of, recorded_limits
-from medgen.evaluation.checked import Reason
 from medgen.evaluation.downstream_section import Protocols, downstream_section
 from medgen.evaluation.enhancement import takes_up_contrast
 from medgen.evaluation.features.extractor import Extractor
 from medgen.evaluation.folders import Folders, match_folders
 from medgen.evaluation.identity import one_patient_an_image, patients_of, warnings_of_training
-from medgen.evaluation.judge import Checks
 from medgen.evaluation.measure import HU_RANGE, Measures, NeedsRange, NotHu
 from medgen.evaluation.outcomes import outcomes
 from medgen.evaluation.profiles import PROFILES
@@ -29,6 +26,9 @@ from medgen.evaluation.provenance import provenance, read_manifest
 from medgen.evaluation.sets import distribution_section, memorisation_section, volume_files
 from medgen.evaluation.suggested_range import suggested_range
 from medgen.evaluation.summary import CaseResult, Evaluation, Failure, write_results
+from medgen.qa.carried import known_of, record_of, recorded_limits
+from medgen.qa.case import Reason
+from medgen.qa.run import Checks
 from medgen.types import InputError, reason
 
 HU_ORIGIN = "profile generic, range of HU in 12 bits; nothing is clipped"

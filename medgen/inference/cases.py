@@ -10,12 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from medgen.checkpoint import Model
-from medgen.evaluation.carried import input_findings
-from medgen.evaluation.judge import Checks
-from medgen.evaluation.safety import coarse_factor
 from medgen.inference.inputs import Scan, file_states, frames_apart, read_scan, scan_grids, scan_hash, sha256
 from medgen.inference.manifest import Manifest
-from medgen.inference.out_of_distribution import out_of_distribution
 from medgen.inference.output import (
     VERDICTS,
     check_modality,
@@ -35,6 +31,10 @@ from medgen.io.claim import remove
 from medgen.io.dicom.write import check_derivable
 from medgen.io.names import checked_name, folded, shown
 from medgen.io.volume import ENDINGS, Volume, has_ending, read_volume
+from medgen.qa.carried import input_findings
+from medgen.qa.check import coarse_factor
+from medgen.qa.out_of_distribution import out_of_distribution
+from medgen.qa.run import Checks
 from medgen.types import InputError, reason
 
 WRITERS = 16

@@ -8,8 +8,6 @@ from pathlib import Path
 
 from medgen.checkpoint import Model
 from medgen.cluster import Cluster
-from medgen.evaluation.carried import beside
-from medgen.evaluation.judge import Checks
 from medgen.inference.cases import FORMATS, Cases, Converted, Job, Options
 from medgen.inference.inputs import Scan, find_scans, named
 from medgen.inference.manifest import Manifest, about
@@ -19,6 +17,8 @@ from medgen.inference.series import Rules
 from medgen.inference.watch import arrivals
 from medgen.io.claim import apart, claimed, claimed_file
 from medgen.io.volume import ENDINGS, NIFTI_ENDINGS, existing, has_ending
+from medgen.qa.carried import beside
+from medgen.qa.run import Checks
 from medgen.types import InputError
 
 NAMES = {"nifti": NIFTI_ENDINGS, "mha": (".mha", ".mhd"), "nrrd": (".nrrd", ".nhdr"), "dicom": ()}

@@ -36,7 +36,7 @@ def case_item(
 
     Args:
         checked: of each system (its name, or "" for the only one) {"status", "reasons", "findings"}, see
-            `medgen.evaluation.judge.judge`.
+            `medgen.qa.run.judge`.
         make: the scene with these places marked.
         viewer: slices to move through, of `medgen.reports.stacks`.
         still: a picture that does not move, of `medgen.reports.figures`.

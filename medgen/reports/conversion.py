@@ -33,7 +33,7 @@ def conversion_report(
             (sentences, such as "outside the training distribution: ..."), ``seconds``, ``error`` (None or the
             sentence why it was not converted), of DICOM ``picked`` or ``series`` (which one of the input), and of those
             checked ``verdict`` (pass, review, fail) with ``reasons`` and maybe ``findings``, which have the place of
-            each (`medgen.evaluation.judge.judge`).
+            each (`medgen.qa.run.judge`).
         out_html: the file to write.
         notes, warnings: sentences about all cases; warnings are shown in red on top.
         most_figures: cases with a picture; failed ones, worse verdicts and those with warnings come first. The first

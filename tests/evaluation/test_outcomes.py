@@ -9,7 +9,7 @@ import pytest
 from medgen.cluster import Cluster, Lost
 from medgen.evaluation import outcomes as module
 from medgen.evaluation.evaluate import evaluate
-from medgen.evaluation.judge import Checks
+from medgen.qa.run import Checks
 from medgen.segmentation.load import NamedSegmenter
 from medgen.types import InputError
 

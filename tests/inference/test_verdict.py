@@ -11,12 +11,12 @@ from dicom_series import stored, write_ct
 from small import make_model, small_settings
 
 from medgen.data.fingerprint import describe
-from medgen.evaluation.judge import named_checks
 from medgen.inference.convert import convert
-from medgen.inference.out_of_distribution import out_of_distribution
 from medgen.inference.verdict import checks_for, verdict
 from medgen.io.volume import Volume
 from medgen.phantom.cohort import make_patient
+from medgen.qa.out_of_distribution import out_of_distribution
+from medgen.qa.run import named_checks
 from medgen.reports.conversion import conversion_report
 from medgen.types import InputError
 

@@ -43,7 +43,7 @@ def write_verdict_sr(
     images of the derived and source series. It is unverified: no person has read it.
 
     Args:
-        verdict: as ``evaluation.judge`` returns it: ``status`` (pass, review, fail), ``reasons`` and ``values``.
+        verdict: as ``qa.run`` returns it: ``status`` (pass, review, fail), ``reasons`` and ``values``.
         derived_series: the folder that ``write_derived`` wrote.
         derivation: what made the series.
         images: list every image; else they are named in the evidence sequence only.

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from scipy import ndimage
 
-from medgen.evaluation.thresholds import Thresholds
+from medgen.qa.limits import Thresholds
 
 Status = Literal["pass", "review", "fail"]
 Spacing = tuple[float, float, float]

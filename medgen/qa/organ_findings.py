@@ -12,8 +12,8 @@ from scipy import ndimage
 
 from medgen.data.fast_filters import gaussian
 from medgen.evaluation import enhancement
-from medgen.evaluation.checked import Checked, Place, Status
 from medgen.evaluation.enhancement import Organ
+from medgen.qa.case import Checked, Place, Status
 
 FAR = 1.5  # times organ_error: off the truth by more fails rather than asks for review
 SPARSE, NEAR_MM = 0.25, 24.0  # part of its box that a structure fills at least to be marked as a whole; else so much

@@ -1,7 +1,7 @@
 """Pass, review or fail for the volumes of one case, as ``cases.csv`` and the section ``structure`` hold it.
 
 `medgen translate` and `medgen evaluate` both call `judge`, with the same limits, so that the same scan and the same
-result get the same verdict. What only the conversion can know comes as ``known``, see `medgen.evaluation.carried`.
+result get the same verdict. What only the conversion can know comes as ``known``, see `medgen.qa.carried`.
 """
 
 import hashlib
@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from medgen.data.body_mask import looks_like_hu
-from medgen.evaluation.checked import Reason
-from medgen.evaluation.lesion_findings import is_lesion
-from medgen.evaluation.safety import RANK, Verdict, check_case
-from medgen.evaluation.thresholds import AUTO, Thresholds, load_thresholds
 from medgen.io.volume import Volume
+from medgen.qa.case import Reason
+from medgen.qa.check import RANK, Verdict, check_case
+from medgen.qa.lesion_findings import is_lesion
+from medgen.qa.limits import AUTO, Thresholds, load_thresholds
 from medgen.segmentation.load import NamedSegmenter, named_segmenter
 
 # What the arrays of an odd volume (a single slice, a body of three voxels) or another's network can end in.

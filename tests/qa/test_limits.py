@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from medgen.evaluation.thresholds import Thresholds, load_thresholds
+from medgen.qa.limits import Thresholds, load_thresholds
 from medgen.types import InputError
 
 CONFIG = Path(__file__).parent.parent.parent / "configs" / "checks" / "ct_contrast.yaml"

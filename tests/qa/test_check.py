@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from medgen.evaluation import safety
-from medgen.evaluation.safety import check_case
-from medgen.evaluation.thresholds import Thresholds
 from medgen.phantom.cohort import LABELS, make_patient
+from medgen.qa import check as safety
+from medgen.qa.check import check_case
+from medgen.qa.limits import Thresholds
 from medgen.types import InputError
 
 NAMES = {value: name for name, value in LABELS.items()}

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from medgen.evaluation.new_structure_findings import new_structure_findings
-from medgen.evaluation.safety import _prepared
-from medgen.evaluation.thresholds import Thresholds
 from medgen.phantom.cohort import LABELS, make_patient
+from medgen.qa.check import _prepared
+from medgen.qa.limits import Thresholds
+from medgen.qa.new_structure_findings import new_structure_findings
 
 NAMES = {value: name for name, value in LABELS.items()}
 MM = (3.0, 3.0, 3.0)

@@ -9,10 +9,10 @@ import pytest
 from small import make_model, small_settings
 
 from medgen.evaluation.evaluate import evaluate
-from medgen.evaluation.judge import Checks, named_checks
 from medgen.inference.convert import convert
 from medgen.inference.verdict import checks_for
 from medgen.phantom.cohort import LABELS, make_patient
+from medgen.qa.run import Checks, named_checks
 
 SIZE, MM = (64, 52, 34), 6.0
 ODD = "size of the body"

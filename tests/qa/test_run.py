@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from medgen.evaluation.judge import Checks, judge, named_checks
-from medgen.evaluation.thresholds import Thresholds, load_thresholds
 from medgen.io.volume import Volume
 from medgen.phantom.cohort import LABELS, make_patient
+from medgen.qa.limits import Thresholds, load_thresholds
+from medgen.qa.run import Checks, judge, named_checks
 from medgen.segmentation.load import NamedSegmenter
 from medgen.types import InputError
 

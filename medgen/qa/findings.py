@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from medgen.evaluation import enhancement, geometry, hounsfield, lesion_findings, structure
-from medgen.evaluation.checked import Checked, Status, ball_mm, place_of
+from medgen.evaluation import enhancement, geometry, hounsfield, structure
+from medgen.qa import lesion_findings
+from medgen.qa.case import Checked, Status, ball_mm, place_of
 
 LOUD = 1.5  # times its limit: what exceeds it by half fails rather than asks for review
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from medgen.evaluation import lesions
-from medgen.evaluation.checked import Checked, Status, ball_mm, place_of
+from medgen.qa.case import Checked, Status, ball_mm, place_of
 
 LESIONS = ("lesion", "cyst", "tumour", "tumor", "metasta")  # words in the names of labels
 
