@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 from scipy import ndimage, stats
 
-from medgen.evaluation.geometry import SIDES
 from medgen.phantom.cohort import LABELS, build_anatomy, render
 from medgen.qa.case import Reason
 from medgen.qa.check import check_case
+from medgen.qa.measures.geometry import SIDES
 
 # Voxels and mm; the trials take them in turn.
 GRIDS = (((125, 94, 30), (3.0, 3.0, 3.0)), ((150, 112, 24), (2.5, 2.5, 4.0)), ((150, 112, 30), (2.5, 2.5, 2.5)))

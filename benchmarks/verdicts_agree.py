@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from medgen.checkpoint import load_model
-from medgen.evaluation.enhancement import takes_up_contrast
 from medgen.evaluation.evaluate import evaluate
 from medgen.evaluation.summary import CaseResult
 from medgen.inference.convert import convert
 from medgen.inference.verdict import checks_for
+from medgen.qa.measures.enhancement import takes_up_contrast
 
 ABOVE = 12.0  # HU: organ_error of the limits
 

@@ -15,9 +15,9 @@ from medgen.data.intensity import Range
 from medgen.data.prepare import Prepared
 from medgen.evaluation.distribution import kernel_distance
 from medgen.evaluation.patch_features import feature_names, patch_features, standardised
-from medgen.evaluation.structure import edge_correlation
 from medgen.inference.predict import translate_channels
 from medgen.io.volume import written_aside
+from medgen.qa.measures.structure import edge_correlation
 
 ROWS = 300  # places of a volume whose look is compared
 MOST_REAL = 16  # real target volumes they are compared with

@@ -17,8 +17,8 @@ from medgen.data.cache import Cached
 from medgen.data.prepare import Prepared
 from medgen.evaluation.distribution import kernel_distance
 from medgen.evaluation.patch_features import standardised
-from medgen.evaluation.structure import edge_correlation
 from medgen.inference.style import draw_style, make_images
+from medgen.qa.measures.structure import edge_correlation
 from medgen.validate import MOST_REAL, Validation, look, panel_row, save_panel
 
 

@@ -15,7 +15,6 @@ import numpy as np
 
 from medgen.cluster import Cluster
 from medgen.evaluation.downstream_section import Protocols, downstream_section
-from medgen.evaluation.enhancement import takes_up_contrast
 from medgen.evaluation.features.extractor import Extractor
 from medgen.evaluation.folders import Folders, match_folders
 from medgen.evaluation.identity import one_patient_an_image, patients_of, warnings_of_training
@@ -28,6 +27,7 @@ from medgen.evaluation.suggested_range import suggested_range
 from medgen.evaluation.summary import CaseResult, Evaluation, Failure, write_results
 from medgen.qa.carried import known_of, record_of, recorded_limits
 from medgen.qa.case import Reason
+from medgen.qa.measures.enhancement import takes_up_contrast
 from medgen.qa.run import Checks
 from medgen.types import InputError, reason
 

@@ -11,7 +11,6 @@ from medgen.data.body_mask import body_mask, foreground_mask, looks_like_hu
 from medgen.data.cohort.content import content_hash
 from medgen.evaluation import fidelity
 from medgen.evaluation.consistency import relative_slice_jump
-from medgen.evaluation.enhancement import takes_up_contrast
 from medgen.evaluation.folders import read_case
 from medgen.evaluation.pair import Pair
 from medgen.evaluation.profiles import measure, organ_scores
@@ -19,6 +18,7 @@ from medgen.evaluation.segmentation import segmentation_scores
 from medgen.evaluation.summary import CaseResult
 from medgen.io.volume import Volume
 from medgen.qa.case import Reason
+from medgen.qa.measures.enhancement import takes_up_contrast
 from medgen.qa.run import Checks, judge
 from medgen.types import InputError
 

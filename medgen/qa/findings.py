@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from medgen.evaluation import enhancement, geometry, hounsfield, structure
 from medgen.qa import lesion_findings
 from medgen.qa.case import Checked, Status, ball_mm, place_of
+from medgen.qa.measures import enhancement, geometry, hounsfield, structure
 
 LOUD = 1.5  # times its limit: what exceeds it by half fails rather than asks for review
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from medgen.evaluation import lesions
 from medgen.qa.case import Checked, Status, ball_mm, place_of
+from medgen.qa.measures import lesions
 
 LESIONS = ("lesion", "cyst", "tumour", "tumor", "metasta")  # words in the names of labels
 

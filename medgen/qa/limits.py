@@ -6,8 +6,8 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from medgen.config import MOST_YAML, Section, check, read_yaml
-from medgen.evaluation.enhancement import RANGES
 from medgen.io.text import read_text
+from medgen.qa.measures.enhancement import RANGES
 from medgen.types import InputError
 
 AUTO = "auto"  # limits by what the model does, or as a conversion recorded them

@@ -7,9 +7,9 @@ import numpy as np
 from scipy import ndimage
 
 from medgen.data.fast_filters import gaussian
-from medgen.evaluation.new_structures import RADII_MM, Blob, brighter, new_structures
-from medgen.evaluation.rendition import rendition
 from medgen.qa.case import Checked, Status
+from medgen.qa.measures.new_structures import RADII_MM, Blob, brighter, new_structures
+from medgen.qa.measures.rendition import rendition
 
 # HU of the input, within which new structures are looked for: lung up to the first, then fat, muscle, enhanced organs.
 LUNG_HU, TISSUES_HU = -500.0, ((-140.0, -60.0), (0.0, 85.0), (85.0, 140.0))

@@ -11,9 +11,9 @@ import numpy as np
 from scipy import ndimage
 
 from medgen.data.fast_filters import gaussian
-from medgen.evaluation import enhancement
-from medgen.evaluation.enhancement import Organ
 from medgen.qa.case import Checked, Place, Status
+from medgen.qa.measures import enhancement
+from medgen.qa.measures.enhancement import Organ
 
 FAR = 1.5  # times organ_error: off the truth by more fails rather than asks for review
 SPARSE, NEAR_MM = 0.25, 24.0  # part of its box that a structure fills at least to be marked as a whole; else so much

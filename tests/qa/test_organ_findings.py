@@ -6,13 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from medgen.evaluation import enhancement
-from medgen.evaluation.enhancement import takes_up_contrast
 from medgen.evaluation.fidelity import label_means
 from medgen.phantom.cohort import LABELS, make_patient
 from medgen.qa.case import Checked
 from medgen.qa.check import check_case
 from medgen.qa.limits import Thresholds
+from medgen.qa.measures import enhancement
+from medgen.qa.measures.enhancement import takes_up_contrast
 from medgen.qa.organ_findings import organ_findings, region_limits
 
 NAMES = {value: name for name, value in LABELS.items()}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from medgen.evaluation.enhancement import partial_volume
+from medgen.qa.measures.enhancement import partial_volume
 
 WATER_HU = 0.0  # without contrast medium nothing but fat and air is darker
 CYST_HU = 20.0  # what is darker in a scan with contrast medium holds water, some of it with blood, and takes up nothing

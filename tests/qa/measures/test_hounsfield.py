@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from medgen.evaluation.hounsfield import scale_drift, unenhancing_change
+from medgen.qa.measures.hounsfield import scale_drift, unenhancing_change
 
 MM = (2.0, 2.0, 2.0)
 

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from medgen.data.fast_filters import gaussian, gradient_magnitude
-from medgen.evaluation.lesions import Spacing, spread
+from medgen.qa.measures.lesions import Spacing, spread
 
 BALL = 0.36  # response of the filter below to a ball of contrast 1 whose radius fits it: P(χ₃ < √3) - P(χ₃ < √3 / 1.6)
 WIDER = 1.6  # Marr & Hildreth 1980: two Gaussians of this ratio are nearest to the Laplacian of one

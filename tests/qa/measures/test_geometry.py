@@ -4,7 +4,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from medgen.evaluation.geometry import flip_gains, shift
+from medgen.qa.measures.geometry import flip_gains, shift
 
 MM = (2.5, 2.5, 2.5)
 

@@ -4,8 +4,8 @@ import torch
 from monai.metrics import DiceHelper
 from scipy import ndimage
 
-from medgen.evaluation.structure import edge_correlation, gradient_agreement, label_dice, mind_distance
 from medgen.losses.structure import mind
+from medgen.qa.measures.structure import edge_correlation, gradient_agreement, label_dice, mind_distance
 
 MM = (2.0, 2.0, 2.0)
 

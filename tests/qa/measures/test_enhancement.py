@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from medgen.evaluation.enhancement import RANGES, left_over, organs, phase, structure_of
 from medgen.phantom.cohort import LABELS, PHASES, make_patient
+from medgen.qa.measures.enhancement import RANGES, left_over, organs, phase, structure_of
 
 NAMES = {value: name for name, value in LABELS.items()}
 MM = (2.5, 2.5, 2.5)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from medgen.evaluation.lesions import lesion_conservation, matched_lesions, sensitivity
+from medgen.qa.measures.lesions import lesion_conservation, matched_lesions, sensitivity
 
 MM = (2.5, 2.5, 2.5)
 SHAPE = (60, 50, 40)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from medgen.evaluation.new_structures import BALL, brighter, explained, new_structures
+from medgen.qa.measures.new_structures import BALL, brighter, explained, new_structures
 
 MM = (2.5, 2.5, 2.5)
 SHAPE = (60, 50, 40)

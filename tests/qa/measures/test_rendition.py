@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from medgen.evaluation.rendition import rendition
+from medgen.qa.measures.rendition import rendition
 
 MM = (2.5, 2.5, 3.0)
 SHAPE = (40, 36, 24)
