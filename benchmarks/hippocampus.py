@@ -12,8 +12,8 @@ import argparse
 import time
 from pathlib import Path
 
-from medgen.evaluation.downstream import read_examples, run_protocols
-from medgen.evaluation.downstream_summary import markdown, summarise
+from medgen.downstream.protocols import read_examples, run_protocols
+from medgen.downstream.summary import markdown, summarise
 
 FOLDS = 5
 

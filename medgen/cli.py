@@ -212,8 +212,8 @@ def evaluate(
     workers: Workers = None,
 ) -> None:
     """Measure translations: against the truth, the unconverted source, and real volumes of others."""
+    from medgen.downstream.section import protocols
     from medgen.evaluation.console import lines
-    from medgen.evaluation.downstream_section import protocols
     from medgen.evaluation.evaluate import evaluate as run
     from medgen.evaluation.features.named import named_extractor
     from medgen.evaluation.sets import default_window, volume_files

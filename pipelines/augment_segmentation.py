@@ -14,7 +14,7 @@ it keeps for validation, or ``--test`` patients by a hash of their names, the sa
 many training cases, ``--draws`` times, each time others.
 
 OUT gets, for each draw, the training cases (``cohort``), each generator's ``run`` and ``augmented`` dataset and the
-segmenters; and ``summary.json``, ``scores.csv`` and ``report.html`` with the arms (see medgen/evaluation/arms.py), the
+segmenters; and ``summary.json``, ``scores.csv`` and ``report.html`` with the arms (see medgen/downstream/ablation.py), the
 distance of synthetic from real test images, the memorisation test and pictures. Started again, it goes on where it was
 stopped. Cases that failed are named at the end, with exit code 2.
 """
@@ -43,7 +43,7 @@ from medgen.data.cohort.content import content_hashes
 from medgen.data.cohort.layouts import some
 from medgen.data.cohort.patients import PROVENANCE, by_images, read_provenance
 from medgen.data.labels.names import label_named
-from medgen.evaluation.arms import ARMS, markdown, run_arms, summarise_arms, write_scores
+from medgen.downstream.ablation import ARMS, markdown, run_arms, summarise_arms, write_scores
 from medgen.evaluation.features.named import KNOWN, named_extractor
 from medgen.evaluation.sets import default_window, distribution_section, memorisation_section
 from medgen.evaluation.summary import Failure, write_text

@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 from medgen.commands.shared import pick_device, whole_run
+from medgen.downstream.section import protocols
 from medgen.evaluation.console import lines
-from medgen.evaluation.downstream_section import protocols
 from medgen.evaluation.evaluate import evaluate
 from medgen.evaluation.features.named import KNOWN, named_extractor
 from medgen.evaluation.sets import default_window, volume_files

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from medgen.cluster import Cluster
-from medgen.evaluation.downstream_section import Protocols, downstream_section
+from medgen.downstream.section import Protocols, downstream_section
 from medgen.evaluation.features.extractor import Extractor
 from medgen.evaluation.folders import Folders, match_folders
 from medgen.evaluation.identity import one_patient_an_image, patients_of, warnings_of_training

@@ -1,6 +1,6 @@
 """Segmenters that others trained, as one callable: an image → its labels, on the image's own grid.
 
-Each takes and gives what ``evaluation.downstream.score`` asks for, as ``segmentation.model.Segmenter`` does.
+Each takes and gives what ``downstream.protocols.score`` asks for, as ``segmentation.model.Segmenter`` does.
 """
 
 import shutil

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from medgen.evaluation.downstream import run_protocols
-from medgen.evaluation.downstream_summary import BASELINE, METRICS, Row
+from medgen.downstream.protocols import run_protocols
+from medgen.downstream.summary import BASELINE, METRICS, Row
 from medgen.evaluation.statistics import bootstrap_interval
 from medgen.evaluation.summary import Failure, write_text
 from medgen.io.spreadsheet import csv_text

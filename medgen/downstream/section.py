@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medgen.evaluation.downstream import run_protocols
-from medgen.evaluation.downstream_summary import Row, summarise
+from medgen.downstream.protocols import run_protocols
+from medgen.downstream.summary import Row, summarise
 from medgen.evaluation.summary import CaseResult, Failure, describe
 from medgen.segmentation.train import Example
 from medgen.types import InputError

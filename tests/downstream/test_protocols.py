@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from medgen.evaluation import downstream
-from medgen.evaluation.downstream import PROTOCOLS, patient_folds, read_examples, run_protocols, score
-from medgen.evaluation.downstream_summary import markdown, summarise
+from medgen.downstream import protocols as downstream
+from medgen.downstream.protocols import PROTOCOLS, patient_folds, read_examples, run_protocols, score
+from medgen.downstream.summary import markdown, summarise
 from medgen.evaluation.statistics import bootstrap_interval
 from medgen.io.volume import read_volume
 from medgen.segmentation.train import Example, train_segmenter

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from medgen.evaluation import arms as module
-from medgen.evaluation.arms import markdown, run_arms, summarise_arms
-from medgen.evaluation.downstream_summary import Downstream
+from medgen.downstream import ablation as module
+from medgen.downstream.ablation import markdown, run_arms, summarise_arms
+from medgen.downstream.summary import Downstream
 from medgen.segmentation.train import Example
 from medgen.types import InputError
 

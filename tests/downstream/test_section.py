@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medgen.evaluation.downstream_section import Protocols, protocols
+from medgen.downstream.section import Protocols, protocols
 from medgen.evaluation.evaluate import evaluate
 from medgen.types import InputError
 

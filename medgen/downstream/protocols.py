@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from medgen.data.grid import resample_like
-from medgen.evaluation.downstream_summary import BASELINE, Downstream, Row, write
+from medgen.downstream.summary import BASELINE, Downstream, Row, write
 from medgen.evaluation.segmentation import segmentation_scores
 from medgen.evaluation.summary import Failure
 from medgen.io.grids import on_axes_of, same_grid
