@@ -13,7 +13,7 @@ from monai.metrics import (
 )
 from timing import best_of, row
 
-from medgen.evaluation.segmentation import segmentation_scores
+from medgen.evaluation.metrics.segmentation import segmentation_scores
 
 LABELS = range(1, 11)
 SPACING = (1.0, 1.0, 2.5)

@@ -6,7 +6,7 @@ from monai.metrics.regression import compute_ssim_and_cs
 from skimage.metrics import structural_similarity
 from timing import best_of, row
 
-from medgen.evaluation.ssim import mean_ssim, ssim, ssim_map
+from medgen.evaluation.metrics.ssim import mean_ssim, ssim, ssim_map
 from medgen.phantom.cohort import make_patient
 
 HU_RANGE = 4095.0

@@ -30,8 +30,8 @@ from medgen.checkpoint import load_model
 from medgen.commands.shared import pick_device
 from medgen.config import load_settings
 from medgen.data.intensity import Range, fit_range
-from medgen.evaluation.fidelity import mae, psnr
-from medgen.evaluation.ssim import ssim
+from medgen.evaluation.metrics.ssim import ssim
+from medgen.evaluation.metrics.voxelwise import mae, psnr
 from medgen.inference.predict import translate_volume
 from medgen.io.volume import Volume, read_volume, write_volume
 from medgen.train import train

@@ -19,8 +19,8 @@ from medgen.evaluation.features.extractor import Extractor
 from medgen.evaluation.folders import Folders, match_folders
 from medgen.evaluation.identity import one_patient_an_image, patients_of, warnings_of_training
 from medgen.evaluation.measure import HU_RANGE, Measures, NeedsRange, NotHu
+from medgen.evaluation.metrics.challenges import PROFILES
 from medgen.evaluation.outcomes import outcomes
-from medgen.evaluation.profiles import PROFILES
 from medgen.evaluation.provenance import provenance, read_manifest
 from medgen.evaluation.sets import distribution_section, memorisation_section, volume_files
 from medgen.evaluation.suggested_range import suggested_range
@@ -73,7 +73,7 @@ def evaluate(
             the foreground of the reference, see `medgen.data.body_mask.foreground_mask`.
         prediction_labels: segmentations of the predictions, scored against ``labels``.
         data_range: span of possible values for PSNR and SSIM; default 4095 for CT in HU.
-        profile: one of `medgen.evaluation.profiles.PROFILES`, whose numbers are added under its name.
+        profile: one of `medgen.evaluation.metrics.challenges.PROFILES`, whose numbers are added under its name.
         tolerance_mm: deviation that the surface Dice of segmentations forgives.
         extractor: of features, for the distances between the sets of predictions and of real volumes; None: none.
         real: real volumes of the target's kind, best of other patients; None: the reference.

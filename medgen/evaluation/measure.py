@@ -9,12 +9,12 @@ import numpy as np
 
 from medgen.data.body_mask import body_mask, foreground_mask, looks_like_hu
 from medgen.data.cohort.content import content_hash
-from medgen.evaluation import fidelity
-from medgen.evaluation.consistency import relative_slice_jump
 from medgen.evaluation.folders import read_case
-from medgen.evaluation.pair import Pair
-from medgen.evaluation.profiles import measure, organ_scores
-from medgen.evaluation.segmentation import segmentation_scores
+from medgen.evaluation.metrics import voxelwise as fidelity
+from medgen.evaluation.metrics.challenges import measure, organ_scores
+from medgen.evaluation.metrics.image_pair import Pair
+from medgen.evaluation.metrics.segmentation import segmentation_scores
+from medgen.evaluation.metrics.slice_continuity import relative_slice_jump
 from medgen.evaluation.summary import CaseResult
 from medgen.io.volume import Volume
 from medgen.qa.case import Reason
@@ -38,7 +38,7 @@ class Measures:
     """What is measured in every case.
 
     ``data_range`` of PSNR and SSIM (None: that of HU), ``names`` of the labels, ``profile``: one of
-    `medgen.evaluation.profiles` whose numbers come beside the generic ones, ``tolerance_mm`` of the surface Dice,
+    `medgen.evaluation.metrics.challenges` whose numbers come beside the generic ones, ``tolerance_mm`` of the surface Dice,
     ``checks`` of every case that has a source (None: no verdict); ``known``: of each case, findings of its conversion.
     """
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from medgen.data.body_mask import body_mask
-from medgen.evaluation.consistency import relative_slice_jump
 from medgen.evaluation.evaluate import evaluate
 from medgen.evaluation.measure import takes_up_contrast
-from medgen.evaluation.profiles import measure
+from medgen.evaluation.metrics.challenges import measure
+from medgen.evaluation.metrics.slice_continuity import relative_slice_jump
 from medgen.types import InputError
 
 SHAPE = (20, 18, 16)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from medgen.evaluation.fidelity import label_means
+from medgen.evaluation.metrics.voxelwise import label_means
 from medgen.phantom.cohort import LABELS, make_patient
 from medgen.qa.case import Checked
 from medgen.qa.check import check_case

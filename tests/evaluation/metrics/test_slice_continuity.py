@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medgen.evaluation.consistency import relative_slice_jump, slice_jump
+from medgen.evaluation.metrics.slice_continuity import relative_slice_jump, slice_jump
 
 
 def noise(seed=0, shape=(12, 14, 10)):

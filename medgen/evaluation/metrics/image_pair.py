@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medgen.evaluation import fidelity
-from medgen.evaluation.ssim import label_ms_ssim, mean_ms_ssim, mean_ssim, ms_ssim_maps, smallest_axis, ssim_map
+from medgen.evaluation.metrics import voxelwise as fidelity
+from medgen.evaluation.metrics.ssim import label_ms_ssim, mean_ms_ssim, mean_ssim, ms_ssim_maps, smallest_axis, ssim_map
 from medgen.types import InputError
 
 Array = NDArray[Any]

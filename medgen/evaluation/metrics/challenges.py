@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medgen.evaluation.fidelity import check_mask, check_pair, mae, psnr
-from medgen.evaluation.pair import Pair
-from medgen.evaluation.ssim import LEVEL_WEIGHTS, RADIUS, halved, inside, mean_ssim, ssim_map
+from medgen.evaluation.metrics.image_pair import Pair
+from medgen.evaluation.metrics.ssim import LEVEL_WEIGHTS, RADIUS, halved, inside, mean_ssim, ssim_map
+from medgen.evaluation.metrics.voxelwise import check_mask, check_pair, mae, psnr
 from medgen.types import InputError
 
 Array = NDArray[Any]
@@ -100,7 +100,7 @@ def organ_scores(scores: Iterable[Mapping[str, float]], *, profile: str) -> dict
     without organs, or for a truth without labels; no hd95 where none is left.
 
     Args:
-        scores: of `medgen.evaluation.segmentation.segmentation_scores`, one for every label.
+        scores: of `medgen.evaluation.metrics.segmentation.segmentation_scores`, one for every label.
     """
     known = [row for row in scores if row["volume_reference"] > 0]
     if profile != "synthrad2025" or not known:

@@ -1,7 +1,7 @@
 """Structural similarity in 3D: SSIM (Wang 2004) and MS-SSIM (Wang 2003), in a mask or the whole volume.
 
 Pure functions on numpy arrays (X, Y, Z) of one shape, ``reference`` (the truth) before ``prediction``, any unit;
-they raise `InputError` as `medgen.evaluation.fidelity` does. Every number depends on the data range, the window
+they raise `InputError` as `medgen.evaluation.metrics.voxelwise` does. Every number depends on the data range, the window
 and how edges count, so these are arguments or said here, never guessed from the images.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import correlate1d
 
-from medgen.evaluation.fidelity import check_mask, check_pair, check_range, label_means, masked_mean, slabs
+from medgen.evaluation.metrics.voxelwise import check_mask, check_pair, check_range, label_means, masked_mean, slabs
 from medgen.types import InputError
 
 K1, K2 = 0.01, 0.03  # Wang 2004
