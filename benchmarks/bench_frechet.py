@@ -6,7 +6,7 @@ import numpy as np
 from scipy.linalg import eigh, eigvalsh, sqrtm
 from timing import best_of, row
 
-from medgen.evaluation.frechet import frechet_distance
+from medgen.evaluation.distribution.frechet import frechet_distance
 
 FEATURES = 2048
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from medgen.evaluation.compare import compare_distributions
-from medgen.evaluation.feature_set import FeatureSet, collect
+from medgen.evaluation.distribution.feature_set import FeatureSet, collect
+from medgen.evaluation.distribution.frechet import frechet_distance, statistics_of
+from medgen.evaluation.distribution.scores import compare_distributions
 from medgen.evaluation.features.radiomics import Radiomics
-from medgen.evaluation.frechet import frechet_distance, statistics_of
 from medgen.io.volume import Volume, find_volumes, read_volume
 from medgen.phantom.cohort import make_patient
 

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from medgen.data.body_mask import body_mask
-from medgen.evaluation.memorisation import memorisation_test, volume_descriptor
+from medgen.evaluation.distribution.memorisation import memorisation_test, volume_descriptor
 from medgen.phantom.cohort import make_patient
 
 SIZE, SPACING = (40, 32, 24), 10.0  # voxels, mm

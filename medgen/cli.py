@@ -214,9 +214,9 @@ def evaluate(
     """Measure translations: against the truth, the unconverted source, and real volumes of others."""
     from medgen.downstream.section import protocols
     from medgen.evaluation.console import lines
+    from medgen.evaluation.distribution.sections import default_window, volume_files
     from medgen.evaluation.evaluate import evaluate as run
     from medgen.evaluation.features.named import named_extractor
-    from medgen.evaluation.sets import default_window, volume_files
     from medgen.io.claim import apart, claimed
     from medgen.qa.run import named_checks
     from medgen.reports.evaluation import write_report

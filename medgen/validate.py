@@ -13,8 +13,8 @@ from medgen.data.body_mask import body_mask, looks_like_hu
 from medgen.data.cache import Channels
 from medgen.data.intensity import Range
 from medgen.data.prepare import Prepared
-from medgen.evaluation.distribution import kernel_distance
-from medgen.evaluation.patch_features import feature_names, patch_features, standardised
+from medgen.evaluation.distribution.kernel import kernel_distance
+from medgen.evaluation.distribution.patch_features import feature_names, patch_features, standardised
 from medgen.inference.predict import translate_channels
 from medgen.io.volume import written_aside
 from medgen.qa.measures.structure import edge_correlation

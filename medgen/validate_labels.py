@@ -15,8 +15,8 @@ import torch
 from medgen.checkpoint import Model
 from medgen.data.cache import Cached
 from medgen.data.prepare import Prepared
-from medgen.evaluation.distribution import kernel_distance
-from medgen.evaluation.patch_features import standardised
+from medgen.evaluation.distribution.kernel import kernel_distance
+from medgen.evaluation.distribution.patch_features import standardised
 from medgen.inference.style import draw_style, make_images
 from medgen.qa.measures.structure import edge_correlation
 from medgen.validate import MOST_REAL, Validation, look, panel_row, save_panel

@@ -44,8 +44,8 @@ from medgen.data.cohort.layouts import some
 from medgen.data.cohort.patients import PROVENANCE, by_images, read_provenance
 from medgen.data.labels.names import label_named
 from medgen.downstream.ablation import ARMS, markdown, run_arms, summarise_arms, write_scores
+from medgen.evaluation.distribution.sections import default_window, distribution_section, memorisation_section
 from medgen.evaluation.features.named import KNOWN, named_extractor
-from medgen.evaluation.sets import default_window, distribution_section, memorisation_section
 from medgen.evaluation.summary import Failure, write_text
 from medgen.io.names import say
 from medgen.io.volume import ENDINGS, has_ending, read_volume, write_volume, written_aside

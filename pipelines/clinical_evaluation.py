@@ -15,9 +15,9 @@ from pathlib import Path
 from medgen.commands.shared import pick_device, whole_run
 from medgen.downstream.section import protocols
 from medgen.evaluation.console import lines
+from medgen.evaluation.distribution.sections import default_window, volume_files
 from medgen.evaluation.evaluate import evaluate
 from medgen.evaluation.features.named import KNOWN, named_extractor
-from medgen.evaluation.sets import default_window, volume_files
 from medgen.io.names import say
 from medgen.qa.run import named_checks
 from medgen.reports.evaluation import write_report

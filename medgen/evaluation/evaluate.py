@@ -15,6 +15,7 @@ import numpy as np
 
 from medgen.cluster import Cluster
 from medgen.downstream.section import Protocols, downstream_section
+from medgen.evaluation.distribution.sections import distribution_section, memorisation_section, volume_files
 from medgen.evaluation.features.extractor import Extractor
 from medgen.evaluation.folders import Folders, match_folders
 from medgen.evaluation.identity import one_patient_an_image, patients_of, warnings_of_training
@@ -22,7 +23,6 @@ from medgen.evaluation.measure import HU_RANGE, Measures, NeedsRange, NotHu
 from medgen.evaluation.metrics.challenges import PROFILES
 from medgen.evaluation.outcomes import outcomes
 from medgen.evaluation.provenance import provenance, read_manifest
-from medgen.evaluation.sets import distribution_section, memorisation_section, volume_files
 from medgen.evaluation.suggested_range import suggested_range
 from medgen.evaluation.summary import CaseResult, Evaluation, Failure, write_results
 from medgen.qa.carried import known_of, record_of, recorded_limits

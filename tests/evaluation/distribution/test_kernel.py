@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from medgen.evaluation import grouped
-from medgen.evaluation.distribution import inception_score, kernel_distance, kid
+from medgen.evaluation.distribution import grouped
+from medgen.evaluation.distribution.kernel import inception_score, kernel_distance, kid
 from medgen.types import InputError
 
 KERNELS = ["gaussian", "polynomial"]

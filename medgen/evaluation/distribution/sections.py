@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from medgen.data.body_mask import body_mask, looks_like_hu
-from medgen.evaluation.compare import compare_distributions
-from medgen.evaluation.feature_set import FeatureSet, collect, load_features, save_features
+from medgen.evaluation.distribution.feature_set import FeatureSet, collect, load_features, save_features
+from medgen.evaluation.distribution.memorisation import Memorisation, memorisation_test, volume_descriptor
+from medgen.evaluation.distribution.scores import compare_distributions
 from medgen.evaluation.features.extractor import Extractor
 from medgen.evaluation.features.slices import Window
-from medgen.evaluation.memorisation import Memorisation, memorisation_test, volume_descriptor
 from medgen.evaluation.summary import Failure
 from medgen.io.volume import Volume, case_name, find_volumes, read_volume, to_canonical
 from medgen.types import InputError

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from medgen.evaluation import grouped
-from medgen.evaluation.neighbours import neighbour_scores
+from medgen.evaluation.distribution import grouped
+from medgen.evaluation.distribution.precision_recall import neighbour_scores
 from medgen.types import InputError
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from medgen.evaluation.grouped import GroupedRows, grouped, join_columns
+from medgen.evaluation.distribution.grouped import GroupedRows, grouped, join_columns
 from medgen.types import InputError
 
 Array = NDArray[Any]

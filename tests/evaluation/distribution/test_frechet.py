@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import sqrtm
 
-from medgen.evaluation.frechet import RunningStatistics, few_rows_warning, frechet_distance, statistics_of
+from medgen.evaluation.distribution.frechet import RunningStatistics, few_rows_warning, frechet_distance, statistics_of
 from medgen.types import InputError
 
 

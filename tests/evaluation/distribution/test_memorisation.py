@@ -5,8 +5,8 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from medgen.data.body_mask import body_mask
-from medgen.evaluation import memorisation
-from medgen.evaluation.memorisation import memorisation_test, volume_descriptor
+from medgen.evaluation.distribution import memorisation
+from medgen.evaluation.distribution.memorisation import memorisation_test, volume_descriptor
 from medgen.phantom.cohort import make_patient
 from medgen.types import InputError
 

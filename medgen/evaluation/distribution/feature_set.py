@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medgen.data.body_mask import body_mask
+from medgen.evaluation.distribution.frechet import RunningStatistics, Statistics, divisors
 from medgen.evaluation.features.extractor import Extractor
-from medgen.evaluation.frechet import RunningStatistics, Statistics, divisors
 from medgen.io.volume import Volume, existing, find_volumes, read_volume, to_canonical, written_aside
 from medgen.types import InputError
 

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from medgen.evaluation.frechet import divisors
+from medgen.evaluation.distribution.frechet import divisors
 from medgen.types import InputError
 
 SCALES = (1.0, 3.0, 6.0)  # mm: noise, vessels, organs

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medgen.data.body_mask import body_mask
-from medgen.evaluation.distribution import inception_score, kernel_distance, kid
-from medgen.evaluation.feature_set import LIMIT, FeatureSet, collect
+from medgen.evaluation.distribution.feature_set import LIMIT, FeatureSet, collect
+from medgen.evaluation.distribution.frechet import few_rows_warning, frechet_distance
+from medgen.evaluation.distribution.kernel import inception_score, kernel_distance, kid
+from medgen.evaluation.distribution.precision_recall import NeighbourScores, neighbour_scores
 from medgen.evaluation.features.extractor import Extractor
-from medgen.evaluation.frechet import few_rows_warning, frechet_distance
-from medgen.evaluation.neighbours import NeighbourScores, neighbour_scores
 from medgen.io.volume import Volume
 from medgen.types import InputError
 

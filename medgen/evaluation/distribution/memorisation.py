@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, stats
 
+from medgen.evaluation.distribution.precision_recall import squared_distances
 from medgen.evaluation.features.extractor import checked_volume
 from medgen.evaluation.features.slices import windowed
-from medgen.evaluation.neighbours import squared_distances
 from medgen.evaluation.statistics import holm
 from medgen.types import InputError
 

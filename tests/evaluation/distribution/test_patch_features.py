@@ -5,8 +5,8 @@ import time
 import numpy as np
 import pytest
 
-from medgen.evaluation.distribution import kernel_distance
-from medgen.evaluation.patch_features import feature_names, patch_features, standardised
+from medgen.evaluation.distribution.kernel import kernel_distance
+from medgen.evaluation.distribution.patch_features import feature_names, patch_features, standardised
 from medgen.types import InputError
 
 SPACING = (1.0, 1.5, 2.0)
