@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from medgen.evaluation.comparison import Comparison, compare_systems, correct
+from medgen.evaluation.paired_tests import Comparison, compare_systems, correct
 from medgen.reports.measures import HEADLINE, measure
 from medgen.reports.results import System
 

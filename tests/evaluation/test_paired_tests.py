@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from medgen.evaluation.comparison import compare_systems, correct
+from medgen.evaluation.paired_tests import compare_systems, correct
 from medgen.evaluation.statistics import bootstrap_interval, holm
 from medgen.types import InputError
 
