@@ -12,7 +12,7 @@ from medgen.commands.shared import Overwrite, Ray, Workers, cluster_of, finish, 
 from medgen.types import InputError
 
 if TYPE_CHECKING:
-    from medgen.inference.cases import Converted
+    from medgen.inference.pipeline import Converted
 
 SYNTHETIC = "Converted images are synthetic and not for diagnosis."
 
@@ -84,9 +84,9 @@ def translate(
     """Translate scans; geometry and format stay the input's."""
     from medgen.checkpoint import load_model
     from medgen.commands.pacs import Sending, check_pacs, from_server
-    from medgen.inference.cases import Converted
     from medgen.inference.convert import convert
-    from medgen.inference.private import opened
+    from medgen.inference.deidentified_output import opened
+    from medgen.inference.pipeline import Converted
     from medgen.inference.series import load_rules
     from medgen.inference.verdict import checks_for
     from medgen.io.names import say

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from medgen.checkpoint import Model
 from medgen.cluster import Cluster
-from medgen.inference.cases import FORMATS, Cases, Converted, Job, Options
+from medgen.inference.deidentified_output import Private
 from medgen.inference.inputs import Scan, find_scans, named
 from medgen.inference.manifest import Manifest, about
+from medgen.inference.pipeline import FORMATS, Cases, Converted, Job, Options
 from medgen.inference.predict import check_windows
-from medgen.inference.private import Private
 from medgen.inference.series import Rules
 from medgen.inference.watch import arrivals
 from medgen.io.claim import apart, claimed, claimed_file

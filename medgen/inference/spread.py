@@ -14,10 +14,10 @@ import torch
 
 from medgen.checkpoint import load_model
 from medgen.cluster import Cluster, Lost, Share, joined, spread
-from medgen.inference.cases import Cases, Converted, Job, Options
 from medgen.inference.inputs import Scan
 from medgen.inference.manifest import Manifest, about
 from medgen.inference.output import verdict_file
+from medgen.inference.pipeline import Cases, Converted, Job, Options
 from medgen.io.claim import wrote
 from medgen.types import InputError
 

@@ -18,8 +18,8 @@ from small import SMALL_METHOD, make_model, paired_only, small_settings, write_c
 from medgen.checkpoint import load_model
 from medgen.commands.translate import interrupted
 from medgen.config import arguments, parse_settings
-from medgen.inference import cases as module
 from medgen.inference import inputs, output, watch
+from medgen.inference import pipeline as module
 from medgen.inference.convert import convert
 from medgen.inference.overlap import overlapped
 from medgen.inference.series import Rule, Rules

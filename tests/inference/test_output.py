@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from medgen.checkpoint import save_model
 from medgen.cli import app
-from medgen.inference import cases
+from medgen.inference import pipeline as cases
 from medgen.inference.convert import convert
 from medgen.inference.output import derivation
 from medgen.io.dicom.write import NOTICE

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medgen.checkpoint import Model
+from medgen.inference.deidentified_output import Private
 from medgen.inference.inputs import Scan, file_states, frames_apart, read_scan, scan_grids, scan_hash, sha256
 from medgen.inference.manifest import Manifest
 from medgen.inference.output import (
@@ -25,7 +26,6 @@ from medgen.inference.output import (
 )
 from medgen.inference.overlap import overlapped
 from medgen.inference.predict import translate_case
-from medgen.inference.private import Private
 from medgen.inference.verdict import verdict
 from medgen.io.claim import remove
 from medgen.io.dicom.write import check_derivable
