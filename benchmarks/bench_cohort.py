@@ -10,9 +10,9 @@ import numpy as np
 from small_model import small_model
 
 from medgen.checkpoint import Model, load_model
-from medgen.inference.convert import convert
+from medgen.inference.cohort.run import convert
+from medgen.inference.cohort.verdict import checks_for
 from medgen.inference.predict import translate_case
-from medgen.inference.verdict import checks_for
 from medgen.io.volume import read_volume
 from medgen.phantom.cohort import make_patient
 from medgen.qa.run import Checks

@@ -18,7 +18,7 @@ import torch
 from small_model import small_model
 
 from medgen.checkpoint import load_model
-from medgen.inference.convert import convert
+from medgen.inference.cohort.run import convert
 
 SIZE, MM = (40, 36, 24), 8.0
 

@@ -51,7 +51,7 @@ def run(settings: Settings, out: Path, overwrite: bool = False) -> list[str]:
     from medgen.checkpoint import load_model
     from medgen.evaluation.console import lines
     from medgen.evaluation.evaluate import evaluate
-    from medgen.inference.convert import convert
+    from medgen.inference.cohort.run import convert
     from medgen.io.folder import folder_written_aside
     from medgen.qa.run import named_checks
     from medgen.reports.evaluation import write_report

@@ -84,11 +84,11 @@ def translate(
     """Translate scans; geometry and format stay the input's."""
     from medgen.checkpoint import load_model
     from medgen.commands.pacs import Sending, check_pacs, from_server
-    from medgen.inference.convert import convert
+    from medgen.inference.cohort.run import convert
+    from medgen.inference.cohort.verdict import checks_for
     from medgen.inference.deidentified_output import opened
     from medgen.inference.pipeline import Converted
     from medgen.inference.series import load_rules
-    from medgen.inference.verdict import checks_for
     from medgen.io.names import say
     from medgen.io.volume import ENDINGS, has_ending
 

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from medgen.checkpoint import Model
+from medgen.inference.cohort.manifest import Manifest
+from medgen.inference.cohort.prefetch import overlapped
+from medgen.inference.cohort.verdict import verdict
 from medgen.inference.deidentified_output import Private
 from medgen.inference.inputs import Scan, file_states, frames_apart, read_scan, scan_grids, scan_hash, sha256
-from medgen.inference.manifest import Manifest
 from medgen.inference.output import (
     VERDICTS,
     check_modality,
@@ -24,9 +26,7 @@ from medgen.inference.output import (
     write_outputs,
     write_verdicts,
 )
-from medgen.inference.overlap import overlapped
 from medgen.inference.predict import translate_case
-from medgen.inference.verdict import verdict
 from medgen.io.claim import remove
 from medgen.io.dicom.write import check_derivable
 from medgen.io.names import checked_name, folded, shown

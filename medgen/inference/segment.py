@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from medgen import __version__
+from medgen.inference.cohort.manifest import Manifest
 from medgen.inference.inputs import Scan, find_scans, read_scan, scan_hash, sha256_of
-from medgen.inference.manifest import Manifest
 from medgen.inference.output import clear
 from medgen.inference.series import Rules
 from medgen.io.claim import apart, claimed
@@ -53,7 +53,7 @@ def segment_cohort(
     ``segmentations.json`` keeps hashes of inputs, segmenter and outputs; what it has is not done again. nnU-Net's is.
 
     Args:
-        source, series, rules: as ``inference.convert.convert`` takes them.
+        source, series, rules: as ``inference.cohort.run.convert`` takes them.
         output: a folder.
         format: nifti, mha, nrrd or dicom; None: dicom for DICOM, else nifti.
         overwrite: replace the result of another run in ``output``, see ``io.claim``.

@@ -21,8 +21,8 @@ from medgen.data.intensity import Range
 from medgen.data.labels.codec import LabelTable, describe_labels
 from medgen.data.labels.deformation import centred, deform, recombine
 from medgen.data.labels.resampling import nearly_whole
+from medgen.inference.cohort.manifest import Manifest, about
 from medgen.inference.inputs import find_inputs, sha256
-from medgen.inference.manifest import Manifest, about
 from medgen.inference.predict import on_model_grid
 from medgen.inference.style import ReferenceStyle, draw_style, make_images, reference_style, seed_of
 from medgen.io.claim import apart, claimed

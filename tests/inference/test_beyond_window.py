@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from small import SMALL_METHOD, make_model, small_settings
 
 from medgen.checkpoint import RangeInfo
-from medgen.inference.convert import convert
+from medgen.inference.cohort.run import convert
 from medgen.inference.predict import translate_case, translate_channels
 from medgen.io.grids import on_axes_of
 from medgen.io.volume import Volume, read_volume, to_canonical, write_volume

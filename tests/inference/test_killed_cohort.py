@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medgen.inference.convert import convert
+from medgen.inference.cohort.run import convert
 from medgen.types import InputError
 
 WHOLE, SPOILED = 12, 3

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from medgen.checkpoint import save_model
 from medgen.cli import app
 from medgen.inference import pipeline as cases
-from medgen.inference.convert import convert
+from medgen.inference.cohort.run import convert
 from medgen.inference.output import derivation
 from medgen.io.dicom.write import NOTICE
 from medgen.io.folder import folder_written_aside

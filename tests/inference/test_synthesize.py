@@ -10,7 +10,7 @@ from small import make_model, small_settings, write_cohort
 from medgen.checkpoint import load_model
 from medgen.config import parse_settings
 from medgen.data.labels.codec import LabelTable
-from medgen.inference.convert import convert
+from medgen.inference.cohort.run import convert
 from medgen.inference.style import Grain, make_images
 from medgen.inference.synthesize import synthesize
 from medgen.train import train

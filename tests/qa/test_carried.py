@@ -9,8 +9,8 @@ import pytest
 from small import make_model, small_settings
 
 from medgen.evaluation.evaluate import evaluate
-from medgen.inference.convert import convert
-from medgen.inference.verdict import checks_for
+from medgen.inference.cohort.run import convert
+from medgen.inference.cohort.verdict import checks_for
 from medgen.phantom.cohort import LABELS, make_patient
 from medgen.qa.run import Checks, named_checks
 

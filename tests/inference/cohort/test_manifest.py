@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from programs import run_program
 from small import make_model
 
+from medgen.inference.cohort.manifest import Manifest, about
 from medgen.inference.inputs import sha256
-from medgen.inference.manifest import Manifest, about
 from medgen.types import InputError
 
 
@@ -111,7 +111,7 @@ sys.path[:0] = sys.argv[2:]
 from pathlib import Path
 from small import make_model
 from test_manifest import entry
-from medgen.inference.manifest import Manifest, about
+from medgen.inference.cohort.manifest import Manifest, about
 folder = Path(sys.argv[1])
 made = entry(folder / "a.nii")
 manifest = Manifest(folder, about(make_model()))

@@ -18,10 +18,11 @@ from small import SMALL_METHOD, make_model, paired_only, small_settings, write_c
 from medgen.checkpoint import load_model
 from medgen.commands.translate import interrupted
 from medgen.config import arguments, parse_settings
-from medgen.inference import inputs, output, watch
+from medgen.inference import inputs, output
 from medgen.inference import pipeline as module
-from medgen.inference.convert import convert
-from medgen.inference.overlap import overlapped
+from medgen.inference.cohort import watch
+from medgen.inference.cohort.prefetch import overlapped
+from medgen.inference.cohort.run import convert
 from medgen.inference.series import Rule, Rules
 from medgen.methods import method_class, method_names
 from medgen.train import train

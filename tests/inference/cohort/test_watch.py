@@ -9,8 +9,8 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
-from medgen.inference import watch
-from medgen.inference.watch import arrivals
+from medgen.inference.cohort import watch
+from medgen.inference.cohort.watch import arrivals
 from medgen.types import InputError
 
 

@@ -11,8 +11,8 @@ from dicom_series import stored, write_ct
 from small import make_model, small_settings
 
 from medgen.data.fingerprint import describe
-from medgen.inference.convert import convert
-from medgen.inference.verdict import checks_for, verdict
+from medgen.inference.cohort.run import convert
+from medgen.inference.cohort.verdict import checks_for, verdict
 from medgen.io.volume import Volume
 from medgen.phantom.cohort import make_patient
 from medgen.qa.out_of_distribution import out_of_distribution

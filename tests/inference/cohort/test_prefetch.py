@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from medgen.inference.overlap import overlapped
+from medgen.inference.cohort.prefetch import overlapped
 
 
 class Held:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medgen.inference.completeness import lacking
+from medgen.inference.cohort.completeness import lacking
 from medgen.inference.inputs import Scan, find_scans, folders_with_files, named
 from medgen.io.formats.itk import data_files
 from medgen.io.mixed import is_dicom, mixed, scan_in

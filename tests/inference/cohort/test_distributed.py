@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from medgen.checkpoint import load_model, save_model
 from medgen.cli import app
 from medgen.cluster import Cluster, Lost
-from medgen.inference import spread as module
-from medgen.inference import watch
-from medgen.inference.convert import convert
+from medgen.inference.cohort import distributed as module
+from medgen.inference.cohort import watch
+from medgen.inference.cohort.run import convert
 from medgen.types import InputError
 
 
@@ -166,7 +166,9 @@ def test_a_model_that_changed_or_has_no_folder_is_refused(local_ray, saved, stud
 )
 def test_the_command_line_names_the_cluster(arguments, cluster, saved, studies, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("medgen.inference.convert.convert", lambda *_, **options: seen.append(options["cluster"]) or [])
+    monkeypatch.setattr(
+        "medgen.inference.cohort.run.convert", lambda *_, **options: seen.append(options["cluster"]) or []
+    )
     command = arguments if "MODEL" in arguments else [*arguments, "--no-report", "MODEL"]
     command = [str(saved.folder) if a == "MODEL" else a for a in command]
     result = CliRunner().invoke(app, ["translate", *command, str(studies), str(tmp_path / "out")])

@@ -4,7 +4,7 @@ import pytest
 from dicom_series import item, stored, write_ct, write_enhanced_ct
 from pydicom import dcmread
 
-from medgen.inference.completeness import lacking
+from medgen.inference.cohort.completeness import lacking
 
 
 def half(folder, keep, **tags):

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from medgen.checkpoint import Model
 from medgen.cluster import Cluster
+from medgen.inference.cohort.manifest import Manifest, about
+from medgen.inference.cohort.watch import arrivals
 from medgen.inference.deidentified_output import Private
 from medgen.inference.inputs import Scan, find_scans, named
-from medgen.inference.manifest import Manifest, about
 from medgen.inference.pipeline import FORMATS, Cases, Converted, Job, Options
 from medgen.inference.predict import check_windows
 from medgen.inference.series import Rules
-from medgen.inference.watch import arrivals
 from medgen.io.claim import apart, claimed, claimed_file
 from medgen.io.volume import ENDINGS, NIFTI_ENDINGS, existing, has_ending
 from medgen.qa.carried import beside
@@ -142,7 +142,7 @@ def _converted(
     if single and len(data.targets) > 1:
         raise InputError(f"{output} is one file but the model makes {', '.join(data.targets)}; give a folder as output")
     if cluster is not None:
-        from medgen.inference.spread import converted_by
+        from medgen.inference.cohort.distributed import converted_by
     folders = [output / target for target in data.targets] if len(data.targets) > 1 else [output]
     with Manifest(None if single else kept, about(model)) as manifest:
         cases = Cases(model, manifest, output, [] if single else folders, options)
