@@ -22,9 +22,9 @@ from PIL import Image
 from scipy import ndimage
 
 from medgen.augmentation.dataset import read_case
-from medgen.augmentation.insert import insert_lesion, named_painter
-from medgen.augmentation.lesion_library import Lesion, Library, build_library, measure_lesions
-from medgen.augmentation.placement import NoRoom
+from medgen.augmentation.lesions.insert import insert_lesion, named_painter
+from medgen.augmentation.lesions.library import Lesion, Library, build_library, measure_lesions
+from medgen.augmentation.lesions.placement import NoRoom
 from medgen.augmentation.read import read_dataset
 from medgen.config import load_settings
 from medgen.io.volume import Volume, to_canonical

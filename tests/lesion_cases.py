@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from medgen.augmentation.lesion_library import build_library
+from medgen.augmentation.lesions.library import build_library
 from medgen.io.volume import Volume
 
 NAMES = {"body": 1, "organ": 2, "dark": 3, "bright": 4}

@@ -6,8 +6,8 @@ from functools import cached_property
 
 import numpy as np
 
-from medgen.augmentation.host import shell, spread
-from medgen.augmentation.lesion_masks import Shape
+from medgen.augmentation.lesions.host_organ import shell, spread
+from medgen.augmentation.lesions.masks import Shape
 
 
 @dataclass(frozen=True)

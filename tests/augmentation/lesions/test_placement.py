@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from lesion_cases import ball
 from scipy import ndimage
 
-from medgen.augmentation.placement import NoRoom, choose_site, free_sites
+from medgen.augmentation.lesions.placement import NoRoom, choose_site, free_sites
 from medgen.types import InputError
 
 SHAPE = (20, 22, 18)

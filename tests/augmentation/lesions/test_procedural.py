@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from lesion_cases import KINDS, NAMES, case, library
 
-from medgen.augmentation.insert import insert_lesion
-from medgen.augmentation.lesion_masks import draw_ellipsoid
-from medgen.augmentation.procedural import Procedural
+from medgen.augmentation.lesions.insert import insert_lesion
+from medgen.augmentation.lesions.masks import draw_ellipsoid
+from medgen.augmentation.lesions.procedural import Procedural
 
 LIBRARY = library()
 

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from medgen.augmentation.lesion_library import Lesion
+from medgen.augmentation.lesions.library import Lesion
 
 REDRAWN = 10  # times that a shape beyond the range of real sizes is drawn anew; voxels larger than it have no other
 ROOM_MM = 6.0  # beyond the mask on every side of a shape

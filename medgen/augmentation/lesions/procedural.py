@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from medgen.augmentation.lesion_library import Library
+from medgen.augmentation.lesions.library import Library
 from medgen.augmentation.patch import Patch
 
 EDGE_VOXELS = (0.4, 0.8)  # σ of the Gaussian that softens the edge: what a voxel's volume averages, or a little more

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from medgen.augmentation.cutpaste import CutPaste
-from medgen.augmentation.host import Host, host_mask
-from medgen.augmentation.lesion_library import AROUND_MM, Library, diameter, on_one_grid, widened
-from medgen.augmentation.lesion_masks import DrawShape, Shape, cut, draw_ellipsoid, draw_real
-from medgen.augmentation.likeness import Look, contrast_check, look_of, unlike
+from medgen.augmentation.lesions.appearance import Look, contrast_check, look_of, unlike
+from medgen.augmentation.lesions.cutpaste import CutPaste
+from medgen.augmentation.lesions.host_organ import Host, host_mask
+from medgen.augmentation.lesions.library import AROUND_MM, Library, diameter, on_one_grid, widened
+from medgen.augmentation.lesions.masks import DrawShape, Shape, cut, draw_ellipsoid, draw_real
+from medgen.augmentation.lesions.placement import NoRoom, choose_site
+from medgen.augmentation.lesions.procedural import Procedural
 from medgen.augmentation.patch import Painter, Patch
-from medgen.augmentation.placement import NoRoom, choose_site
-from medgen.augmentation.procedural import Procedural
 from medgen.augmentation.way import Record, Way
 from medgen.io.volume import Volume, from_canonical, slope_inter
 from medgen.types import InputError
@@ -232,7 +232,7 @@ def named_painter(name: str | Path, library: Library, device: str = "cpu") -> tu
         return Procedural(library), draw_ellipsoid
     if not Path(name).is_dir():
         raise InputError(f"painter {name} is neither cutpaste, procedural nor the folder of a lesion_gan model")
-    from medgen.augmentation.gan import load_gan  # here: torch is slow to import
+    from medgen.augmentation.lesions.gan import load_gan  # here: torch is slow to import
 
     return load_gan(Path(name), device), draw_real
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medgen.augmentation.likeness import Look, contrast_limits, unlike
+from medgen.augmentation.lesions.appearance import Look, contrast_limits, unlike
 
 
 def look(contrast, host_mean=(500.0, 400.0), host_sd=(20.0, 15.0), gain=1.0):

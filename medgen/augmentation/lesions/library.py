@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from medgen.augmentation.host import Host, ranks_of, shell
-from medgen.augmentation.likeness import Look, look_of
+from medgen.augmentation.lesions.appearance import Look, look_of
+from medgen.augmentation.lesions.host_organ import Host, ranks_of, shell
 from medgen.data.body_mask import body_mask, looks_like_hu
 from medgen.io.folder import folder_written_aside
 from medgen.io.grids import same_grid

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from lesion_cases import KINDS, NAMES, case, library
 from scipy import ndimage
 
-from medgen.augmentation.insert import blend_weight, insert_lesion, lesion_augmenter
-from medgen.augmentation.lesion_library import build_library
-from medgen.augmentation.procedural import Procedural
+from medgen.augmentation.lesions.insert import blend_weight, insert_lesion, lesion_augmenter
+from medgen.augmentation.lesions.library import build_library
+from medgen.augmentation.lesions.procedural import Procedural
 from medgen.io.volume import Volume
 from medgen.types import InputError
 
@@ -84,7 +84,7 @@ def test_a_seed_gives_one_result_and_its_record_repeats_it(painter):
     (c,), lc, _ = augmented(painter, 6, [image], label, per_case=(1, 1))
     assert np.array_equal(a.data, b.data) and np.array_equal(la.data, lb.data)
     assert not np.array_equal(la.data, lc.data)
-    from medgen.augmentation.insert import named_painter
+    from medgen.augmentation.lesions.insert import named_painter
 
     paint, draw = named_painter(painter, LIBRARY)
     (again,), _, record = insert_lesion(

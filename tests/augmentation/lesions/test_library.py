@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from lesion_cases import AFFINE, CONTRAST, KINDS, NAMES, ball, case, library
 
-from medgen.augmentation.lesion_library import build_library, diameter, load_library, measure_lesions
+from medgen.augmentation.lesions.library import build_library, diameter, load_library, measure_lesions
 from medgen.io.volume import Volume, to_canonical
 from medgen.types import InputError
 

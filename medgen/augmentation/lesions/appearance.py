@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from medgen.augmentation.host import spread
+from medgen.augmentation.lesions.host_organ import spread
 
 CORE = 20  # voxels within the edge of a lesion that are enough to measure its texture
 KNOWN = 10  # real lesions of a kind, fewer of which do not tell how the texture of such lesions may vary

@@ -3,9 +3,9 @@ import pytest
 from lesion_cases import KINDS, NAMES, case, library
 from scipy import ndimage
 
-from medgen.augmentation.cutpaste import CutPaste
-from medgen.augmentation.insert import insert_lesion
-from medgen.augmentation.lesion_masks import draw_ellipsoid, draw_real
+from medgen.augmentation.lesions.cutpaste import CutPaste
+from medgen.augmentation.lesions.insert import insert_lesion
+from medgen.augmentation.lesions.masks import draw_ellipsoid, draw_real
 
 LIBRARY = library()
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from lesion_cases import library
 from scipy import ndimage
 
-from medgen.augmentation.lesion_library import diameter
-from medgen.augmentation.lesion_masks import (
+from medgen.augmentation.lesions.library import diameter
+from medgen.augmentation.lesions.masks import (
     cut,
     draw_diameter,
     draw_ellipsoid,

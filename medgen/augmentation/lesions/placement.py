@@ -6,7 +6,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.signal import oaconvolve
 
-from medgen.augmentation.lesion_library import widened
+from medgen.augmentation.lesions.library import widened
 from medgen.types import InputError
 
 WIDTH = 0.15  # of the Gaussian about each known position, as a part of the host's box

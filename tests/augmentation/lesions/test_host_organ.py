@@ -3,7 +3,7 @@ import pytest
 from lesion_cases import NAMES, ball, case
 from scipy import ndimage
 
-from medgen.augmentation.host import host_mask, ranks_of, shell, spread
+from medgen.augmentation.lesions.host_organ import host_mask, ranks_of, shell, spread
 from medgen.types import InputError
 
 

@@ -6,9 +6,9 @@ import torch
 from lesion_cases import NAMES, case, library
 from small import make_model, small_settings
 
-from medgen.augmentation import insert
-from medgen.augmentation.gan import GAN, load_gan
-from medgen.augmentation.insert import insert_lesion, lesion_augmenter
+from medgen.augmentation.lesions import insert
+from medgen.augmentation.lesions.gan import GAN, load_gan
+from medgen.augmentation.lesions.insert import insert_lesion, lesion_augmenter
 from medgen.checkpoint import save_model
 from medgen.io.volume import Volume, to_canonical
 from medgen.types import InputError

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from medgen.augmentation.lesion_library import Lesion, Library
+from medgen.augmentation.lesions.library import Lesion, Library
 from medgen.augmentation.patch import Patch
 
 
