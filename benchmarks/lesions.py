@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from medgen.augmentation.dataset import read_case
+from medgen.augmentation.dataset.read import read_case
 from medgen.augmentation.lesions.insert import insert_lesion, named_painter
 from medgen.augmentation.lesions.library import Lesion, Library, build_library, measure_lesions
 from medgen.augmentation.lesions.placement import NoRoom

@@ -33,8 +33,8 @@ import numpy as np
 
 from medgen.augmentation.augment import augment
 from medgen.augmentation.augmenter import PAINTERS, augmenter_for
-from medgen.augmentation.dataset import LabelledCase, LabelledDataset
-from medgen.augmentation.folds import patient_folds
+from medgen.augmentation.dataset.folds import patient_folds
+from medgen.augmentation.dataset.read import LabelledCase, LabelledDataset
 from medgen.augmentation.read import read_dataset
 from medgen.checkpoint import git_commit, read_info, versions
 from medgen.commands.shared import pick_device, whole_run

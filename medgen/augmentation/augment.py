@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from medgen.augmentation.augmenter import Augmenter
-from medgen.augmentation.dataset import LabelledCase, LabelledDataset
-from medgen.augmentation.provenance import digest
-from medgen.augmentation.write import DatasetWriter, Written
+from medgen.augmentation.dataset.provenance import digest
+from medgen.augmentation.dataset.read import LabelledCase, LabelledDataset
+from medgen.augmentation.dataset.write import DatasetWriter, Written
 from medgen.io.claim import apart, claimed
 from medgen.io.volume import Volume
 from medgen.types import InputError

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from medgen.augmentation.dataset import LabelledCase, LabelledDataset, read_case
+from medgen.augmentation.dataset.read import LabelledCase, LabelledDataset, read_case
+from medgen.augmentation.dataset.write import relabelled
 from medgen.augmentation.lesions.gan import kinds
 from medgen.augmentation.lesions.insert import lesion_augmenter
 from medgen.augmentation.lesions.library import build_library
 from medgen.augmentation.way import Record, Way
-from medgen.augmentation.write import relabelled
 from medgen.checkpoint import Model, ModelInfo, load_model, read_info
 from medgen.data.labels.codec import LabelTable
 from medgen.data.labels.names import label_named

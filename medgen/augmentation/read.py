@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medgen.augmentation.dataset import Folds, LabelledCase, LabelledDataset
+from medgen.augmentation.dataset.read import Folds, LabelledCase, LabelledDataset
 from medgen.data.body_mask import looks_like_hu
 from medgen.data.cohort.datalist import (
     Entry,

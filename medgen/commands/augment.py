@@ -45,8 +45,8 @@ def augment(
     """Write a segmentation dataset again with synthetic cases added, their provenance and folds by patient."""
     from medgen.augmentation.augment import augment as run
     from medgen.augmentation.augmenter import augmenter_for
+    from medgen.augmentation.dataset.write import Written
     from medgen.augmentation.read import read_dataset
-    from medgen.augmentation.write import Written
 
     given = read_dataset(dataset, channels=channels.split(",") if channels else (), patient_pattern=patient_pattern)
     augmenter = augmenter_for(

@@ -9,8 +9,8 @@ from labelled import save, voxels, write_decathlon, write_nnunet
 
 from medgen.augmentation.augment import augment
 from medgen.augmentation.augmenter import Augmenter
-from medgen.augmentation.dataset import read_case
-from medgen.augmentation.provenance import file_hash
+from medgen.augmentation.dataset.provenance import file_hash
+from medgen.augmentation.dataset.read import read_case
 from medgen.augmentation.read import read_dataset
 from medgen.types import InputError
 

@@ -11,7 +11,7 @@ from scipy import ndimage
 from small import SMALL_METHOD, make_model, small_settings
 
 from medgen.augmentation.augmenter import augmenter_for
-from medgen.augmentation.dataset import read_case
+from medgen.augmentation.dataset.read import read_case
 from medgen.augmentation.read import read_dataset
 from medgen.checkpoint import TableInfo, load_model, save_model
 from medgen.inference.predict import translate_case

@@ -10,7 +10,7 @@ from small import make_model, small_settings
 
 from medgen.augmentation.augment import augment
 from medgen.augmentation.augmenter import augmenter_for
-from medgen.augmentation.dataset import read_case
+from medgen.augmentation.dataset.read import read_case
 from medgen.augmentation.read import read_dataset
 from medgen.checkpoint import save_model
 from medgen.io.folder import folder_written_aside

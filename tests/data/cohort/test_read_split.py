@@ -8,8 +8,8 @@ import pytest
 from labelled import write_nnunet
 from small import small_settings, write_cohort
 
+from medgen.augmentation.dataset.write import write_dataset
 from medgen.augmentation.read import read_dataset
-from medgen.augmentation.write import write_dataset
 from medgen.data.cohort.read_split import read_split
 from medgen.data.prepare import prepare
 from medgen.types import InputError

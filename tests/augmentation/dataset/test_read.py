@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from labelled import LABELS, OBLIQUE, SHAPE, save, voxels, write_decathlon, write_folders, write_nnunet
 
-from medgen.augmentation.dataset import read_case
+from medgen.augmentation.dataset.read import read_case
 from medgen.augmentation.read import read_dataset
 from medgen.types import InputError
 

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from labelled import LABELS, save, voxels, write_decathlon, write_folders, write_nnunet
 
-from medgen.augmentation.dataset import read_case
+from medgen.augmentation.dataset.read import read_case
+from medgen.augmentation.dataset.write import DatasetWriter, label_on, relabelled, write_dataset
 from medgen.augmentation.read import read_dataset
-from medgen.augmentation.write import DatasetWriter, label_on, relabelled, write_dataset
 from medgen.io.volume import Volume, read_volume
 from medgen.types import InputError
 

@@ -8,8 +8,8 @@ from labelled import LABELS, OBLIQUE, SHAPE, voxels, write_decathlon, write_nnun
 from monai.data import load_decathlon_datalist
 from monai.transforms import LoadImage
 
+from medgen.augmentation.dataset.write import write_dataset
 from medgen.augmentation.read import read_dataset
-from medgen.augmentation.write import write_dataset
 from medgen.data.cohort.read import read_cohort
 
 

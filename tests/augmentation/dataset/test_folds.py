@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medgen.augmentation.dataset import LabelledCase
-from medgen.augmentation.folds import in_no_fold, patient_folds
+from medgen.augmentation.dataset.folds import in_no_fold, patient_folds
+from medgen.augmentation.dataset.read import LabelledCase
 from medgen.types import InputError
 
 

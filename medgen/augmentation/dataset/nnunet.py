@@ -8,7 +8,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from medgen.augmentation.dataset import LabelledCase, LabelledDataset
+from medgen.augmentation.dataset.read import LabelledCase, LabelledDataset
 from medgen.io.volume import written_aside
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")  # of 3D images, those that nnU-Net and medgen both read

@@ -9,8 +9,8 @@ import pytest
 import SimpleITK as sitk
 from labelled import LABELS, save, voxels, write_decathlon, write_folders, write_nnunet
 
+from medgen.augmentation.dataset.write import write_dataset
 from medgen.augmentation.read import read_dataset
-from medgen.augmentation.write import write_dataset
 from medgen.io.volume import read_volume, write_volume
 
 

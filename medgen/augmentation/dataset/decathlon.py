@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medgen.augmentation.dataset import LabelledCase, LabelledDataset
+from medgen.augmentation.dataset.read import LabelledCase, LabelledDataset
 from medgen.io.volume import written_aside
 
 

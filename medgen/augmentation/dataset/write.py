@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from medgen.augmentation import decathlon, nnunet
-from medgen.augmentation.dataset import LabelledCase, LabelledDataset, check_values, read_case
-from medgen.augmentation.folds import in_no_fold, patient_folds
-from medgen.augmentation.provenance import Provenance, digest
+from medgen.augmentation.dataset import decathlon, nnunet
+from medgen.augmentation.dataset.folds import in_no_fold, patient_folds
+from medgen.augmentation.dataset.provenance import Provenance, digest
+from medgen.augmentation.dataset.read import LabelledCase, LabelledDataset, check_values, read_case
 from medgen.data.cohort.content import content_hash
 from medgen.data.cohort.layouts import some
 from medgen.data.cohort.patients import by_images

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medgen.augmentation.dataset import Folds, LabelledCase
+from medgen.augmentation.dataset.read import Folds, LabelledCase
 from medgen.types import InputError
 
 FOLDS = 5  # of nnU-Net

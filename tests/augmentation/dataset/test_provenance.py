@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medgen.augmentation.provenance import Provenance, digest, file_hash, read_provenance
+from medgen.augmentation.dataset.provenance import Provenance, digest, file_hash, read_provenance
 
 
 @pytest.fixture
