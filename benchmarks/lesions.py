@@ -28,7 +28,7 @@ from medgen.augmentation.lesions.placement import NoRoom
 from medgen.augmentation.read import read_dataset
 from medgen.config import load_settings
 from medgen.io.volume import Volume, to_canonical
-from medgen.train import train
+from medgen.training.loop import train
 
 ROOT = Path(__file__).parent.parent
 COUNT = 20

@@ -22,7 +22,7 @@ from medgen.data.body_mask import body_mask
 from medgen.inference.predict import translate_volume
 from medgen.io.volume import read_volume
 from medgen.phantom.cohort import PHASES
-from medgen.train import train
+from medgen.training.loop import train
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 ORGANS = ("aorta", "portal_vein", "kidney_left", "liver", "bone", "lung")

@@ -34,7 +34,7 @@ from medgen.evaluation.metrics.ssim import ssim
 from medgen.evaluation.metrics.voxelwise import mae, psnr
 from medgen.inference.predict import translate_volume
 from medgen.io.volume import Volume, read_volume, write_volume
-from medgen.train import train
+from medgen.training.loop import train
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 

@@ -134,8 +134,8 @@ def train(
     flags = {"accelerator": accelerator, "devices": devices, "precision": precision}
     given = [f"train.{key}={value}" for key, value in flags.items() if value is not None]
     settings = load_settings(config_file(config), [*(overrides or []), *given])
-    from medgen.train import saved_steps
-    from medgen.train import train as run
+    from medgen.training.loop import saved_steps
+    from medgen.training.loop import train as run
 
     with interruptible(lambda: saved_steps(out)):
         run(settings, out, resume=resume, say=say, overwrite=overwrite)

@@ -52,7 +52,7 @@ from medgen.io.volume import ENDINGS, has_ending, read_volume, write_volume, wri
 from medgen.reports.augmentation import augmentation_report, gallery
 from medgen.reports.gaps import Gaps
 from medgen.segmentation.train import Example
-from medgen.train import train
+from medgen.training.loop import train
 from medgen.types import InputError
 
 PICTURED = 4  # training cases of a gallery

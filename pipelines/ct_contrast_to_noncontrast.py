@@ -55,7 +55,7 @@ def run(settings: Settings, out: Path, overwrite: bool = False) -> list[str]:
     from medgen.io.folder import folder_written_aside
     from medgen.qa.run import named_checks
     from medgen.reports.evaluation import write_report
-    from medgen.train import train
+    from medgen.training.loop import train
 
     assert settings.data.root is not None
     folder = settings.data.root

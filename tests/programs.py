@@ -12,7 +12,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 _servers = multiprocessing.get_context("forkserver")
-_servers.set_forkserver_preload(["medgen.train", "medgen.commands.shared", "medgen.inference.cohort.run", "medgen.cli"])
+_servers.set_forkserver_preload(
+    ["medgen.training.loop", "medgen.commands.shared", "medgen.inference.cohort.run", "medgen.cli"]
+)
 
 
 def run_program(code, *args):

@@ -7,7 +7,7 @@ from small import write_cohort
 
 from medgen.checkpoint import load_model
 from medgen.config import load_settings
-from medgen.train import train
+from medgen.training.loop import train
 
 CONFIGS = sorted(p for p in (Path(__file__).parent.parent / "configs").rglob("*.yaml") if p.parent.name != "checks")
 TINY = ["train.steps=2", "train.validate_every=2", "train.validation_cases=1", "method.filters=4", "method.levels=4"]

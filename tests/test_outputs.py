@@ -195,7 +195,7 @@ def test_ctrl_c_says_what_is_kept_and_how_to_go_on(given, tmp_path, monkeypatch,
 
     where = {
         "phantom": "medgen.phantom.cohort.write_cohort",
-        "train": "medgen.train._loop",
+        "train": "medgen.training.loop._loop",
         "translate": "medgen.inference.cohort.run.Cases.converted",
         DEIDENTIFIED: "medgen.inference.cohort.run.Cases.converted",
         "augment": "medgen.augmentation.augment.DatasetWriter.copy",

@@ -13,7 +13,7 @@ from medgen.data.labels.codec import LabelTable
 from medgen.inference.cohort.run import convert
 from medgen.inference.style import Grain, make_images
 from medgen.inference.synthesize import synthesize
-from medgen.train import train
+from medgen.training.loop import train
 from medgen.types import InputError
 
 METHOD = {

@@ -25,7 +25,7 @@ from medgen.inference.cohort.prefetch import overlapped
 from medgen.inference.cohort.run import convert
 from medgen.inference.series import Rule, Rules
 from medgen.methods import method_class, method_names
-from medgen.train import train
+from medgen.training.loop import train
 from medgen.types import InputError
 
 

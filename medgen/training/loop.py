@@ -23,18 +23,19 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from medgen import checkpoint, checks
+from medgen import checkpoint
 from medgen.config import Settings, plain
 from medgen.data.patches import Patches, batches
 from medgen.data.prepare import Prepared, prepare
 from medgen.io.claim import apart, claimed
 from medgen.io.folder import folder_written_aside, recovered
 from medgen.io.volume import written_aside
-from medgen.log import Log, Progress
-from medgen.processes import agree, average_gradients, launch, same_clock
+from medgen.training import preflight as checks
+from medgen.training.distributed import agree, average_gradients, launch, same_clock
+from medgen.training.label_validation import LabelValidator
+from medgen.training.log import Log, Progress
+from medgen.training.validation import Validator
 from medgen.types import Batch, InputError, Method
-from medgen.validate import Validator
-from medgen.validate_labels import LabelValidator
 
 IDLE = "by its own score the model was no better than leaving the scans as they are; train on, or look at the data"
 

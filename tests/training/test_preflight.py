@@ -3,7 +3,7 @@
 import pytest
 from small import SMALL_METHOD, small_settings
 
-from medgen.checks import check_method
+from medgen.training.preflight import check_method
 from medgen.types import InputError
 
 UNPAIRED = {"data": {"paired": False}}

@@ -7,7 +7,7 @@ from PIL import Image
 from small import make_model, small_settings, write_cohort
 
 from medgen.data.prepare import prepare
-from medgen.validate import Validator
+from medgen.training.validation import Validator
 
 CYCLEGAN = {"name": "cyclegan", "generator": "unet", "filters": 4, "levels": 2}
 
@@ -39,7 +39,7 @@ def score(cohort, tmp_path, monkeypatch):
     validator = Validator(prepared)
 
     def run(change):
-        monkeypatch.setattr("medgen.validate._translated", lambda m, s, x, d, c: [change(x[0])])
+        monkeypatch.setattr("medgen.training.validation._translated", lambda m, s, x, d, c: [change(x[0])])
         return validator(model, tmp_path / "panel.png")
 
     return run
@@ -91,7 +91,7 @@ def test_of_painted_lesions_the_error_in_them_counts(tmp_path, monkeypatch):
     assert untrained.idle == pytest.approx(100, abs=30)  # the organ's 120 HU less what its edge loses to the mean
     assert untrained.objective == pytest.approx(untrained.idle, rel=0.2)  # a residual generator paints host at first
     with monkeypatch.context() as patched:
-        patched.setattr("medgen.validate._translated", lambda m, s, x, d, c: [x[0] + 10.0 * (c == 1)])
+        patched.setattr("medgen.training.validation._translated", lambda m, s, x, d, c: [x[0] + 10.0 * (c == 1)])
         elsewhere = validator(model, tmp_path / "panel.png")
     assert elsewhere.objective < 5  # what is changed beyond the lesions is not asked for here
     assert not elsewhere.objective >= elsewhere.idle

@@ -1,6 +1,6 @@
 import csv
 
-from medgen.log import Log
+from medgen.training.log import Log
 
 
 def read(path):

@@ -20,7 +20,7 @@ from medgen.checkpoint import load_model
 from medgen.config import parse_settings, plain
 from medgen.io.claim import RECORD
 from medgen.methods import method_class, method_names
-from medgen.train import saved_steps, train
+from medgen.training.loop import saved_steps, train
 from medgen.types import InputError
 
 TRAIN = {"steps": 6, "validate_every": 3, "checkpoint_every": 2, "log_every": 1}
@@ -131,7 +131,7 @@ def test_resumed_run_equals_an_undisturbed_one(method, cohort, unpaired, whole_r
 KILLER = """
 import os, signal, sys
 from pathlib import Path
-import medgen.train, medgen.checkpoint, medgen.io.folder
+import medgen.training.loop, medgen.checkpoint, medgen.io.folder
 from test_train import settings_of
 moment, root, out, method = sys.argv[1:5]
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
@@ -145,14 +145,14 @@ def on_call(function, n, after):
         return result
     return wrapped
 if moment == "step":        # in the middle of the fifth step, between two updates
-    medgen.train.Run._update = on_call(medgen.train.Run._update, 10, True)
+    medgen.training.loop.Run._update = on_call(medgen.training.loop.Run._update, 10, True)
 if moment == "checkpoint":  # weights written, training state half there
     medgen.checkpoint.save_training = on_call(medgen.checkpoint.save_training, 2, False)
 if moment == "rename":      # the old folder moved away, the new one not yet in place
     os.rename = on_call(os.rename, 4, False)
 if moment == "best":
-    medgen.train._validate = on_call(medgen.train._validate, 2, True)
-medgen.train.train(settings_of(Path(root), method), Path(out), resume=(Path(out) / "last").exists())
+    medgen.training.loop._validate = on_call(medgen.training.loop._validate, 2, True)
+medgen.training.loop.train(settings_of(Path(root), method), Path(out), resume=(Path(out) / "last").exists())
 """
 
 
@@ -236,7 +236,7 @@ import sys
 from pathlib import Path
 import torch
 import medgen.losses.adversary as adversary
-from medgen.train import saved_steps, train
+from medgen.training.loop import saved_steps, train
 from test_train import settings_of
 STILL = {  # what each process draws for itself, and a pool that two fakes a sample fill
     "lesion_gan": {"noise": 0, "pool": 0}, "spade": {"latent": 0},

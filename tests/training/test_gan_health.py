@@ -1,6 +1,6 @@
 import pytest
 
-from medgen.health import WINDOW, diagnose
+from medgen.training.gan_health import WINDOW, diagnose
 
 WELL = {
     "D/real_accuracy": 0.7, "D/fake_accuracy": 0.65, "D/saturated": 0.2, "D/diversity": 0.9, "gradient_G": 0.5

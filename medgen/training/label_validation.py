@@ -19,7 +19,7 @@ from medgen.evaluation.distribution.kernel import kernel_distance
 from medgen.evaluation.distribution.patch_features import standardised
 from medgen.inference.style import draw_style, make_images
 from medgen.qa.measures.structure import edge_correlation
-from medgen.validate import MOST_REAL, Validation, look, panel_row, save_panel
+from medgen.training.validation import MOST_REAL, Validation, look, panel_row, save_panel
 
 
 class LabelValidator:
