@@ -22,7 +22,7 @@ from medgen.losses.adversarial import Objective
 from medgen.losses.adversary import Adversary, optimizers
 from medgen.losses.patchnce import patch_nce, sample_places
 from medgen.losses.preserve import Preserve
-from medgen.networks.background import background_kept
+from medgen.networks.blocks.background import background_kept
 from medgen.networks.generator import GeneratorName, Norm, Start, build_generator, features
 from medgen.networks.patch_mlp import PatchMLP
 from medgen.types import Batch, Count, Update, Weight

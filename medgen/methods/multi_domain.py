@@ -22,7 +22,7 @@ from medgen.arguments import deal
 from medgen.losses.adversarial import Objective
 from medgen.losses.adversary import Adversary, optimizers
 from medgen.losses.preserve import Preserve
-from medgen.networks.branches import Branches
+from medgen.networks.blocks.branches import Branches
 from medgen.networks.conditional import Conditional, with_domain
 from medgen.networks.discriminator import Discriminator, frozen
 from medgen.networks.generator import GeneratorName, Norm, Start, build_generator

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from medgen.losses.adversarial import Objective
 from medgen.losses.adversary import Adversary, optimizers
 from medgen.losses.diversity import mode_seeking_loss
-from medgen.networks.background import background_kept
+from medgen.networks.blocks.background import background_kept
 from medgen.networks.generator import GeneratorName, Norm, Start, build_generator
 from medgen.networks.noise import draw_noise
 from medgen.types import Batch, Count, Update, Weight

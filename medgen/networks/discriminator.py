@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 from torch.nn.utils import parametrizations
 
-from medgen.networks.blur import BlurDown
+from medgen.networks.blocks.blur import BlurDown
+from medgen.networks.blocks.init import CONVOLUTIONS, initialise
 from medgen.networks.generator import Norm, norm_spec
-from medgen.networks.init import CONVOLUTIONS, initialise
 
 
 class Discriminator(nn.Module):

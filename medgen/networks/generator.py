@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from medgen.networks.init import initialise
+from medgen.networks.blocks.init import initialise
 from medgen.networks.noise import Noisy
 from medgen.networks.residual import Residual
 from medgen.networks.resnet import ResNet

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from medgen.networks.init import initialise
+from medgen.networks.blocks.init import initialise
 
 
 class PatchMLP(nn.Module):

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from medgen.networks.init import CONVOLUTIONS
+from medgen.networks.blocks.init import CONVOLUTIONS
 
 
 class Residual(nn.Module):

@@ -5,7 +5,7 @@ from typing import Any
 from monai.networks.blocks import Convolution
 from torch import Tensor, nn
 
-from medgen.networks.blur import BlurDown, BlurUp
+from medgen.networks.blocks.blur import BlurDown, BlurUp
 
 
 class ResNet(nn.Module):

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 from torch.nn.utils import parametrizations
 
+from medgen.networks.blocks.init import CONVOLUTIONS, initialise
 from medgen.networks.generator import Norm
-from medgen.networks.init import CONVOLUTIONS, initialise
 
 LEAKY = ("leakyrelu", {"negative_slope": 0.2})
 MOST = 16  # widest layers, in filters

@@ -6,7 +6,7 @@ import torch
 from monai.networks.blocks import Convolution
 from torch import Tensor, nn
 
-from medgen.networks.doubling import doubling
+from medgen.networks.blocks.doubling import doubling
 
 LEAKY = ("LEAKYRELU", {"negative_slope": 0.2})
 

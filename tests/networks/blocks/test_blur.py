@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.ndimage import convolve
 
-from medgen.networks.blur import BlurDown, BlurUp
+from medgen.networks.blocks.blur import BlurDown, BlurUp
 
 
 @pytest.mark.parametrize("dims", [2, 3])

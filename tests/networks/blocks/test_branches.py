@@ -1,7 +1,7 @@
 import torch
 
 from medgen.losses.augment import augment
-from medgen.networks.branches import Branches
+from medgen.networks.blocks.branches import Branches
 from medgen.networks.conditional import with_domain
 from medgen.networks.discriminator import Discriminator
 

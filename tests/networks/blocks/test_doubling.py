@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as nnf
 
-from medgen.networks.doubling import doubling
+from medgen.networks.blocks.doubling import doubling
 
 
 @pytest.mark.parametrize("dims", [2, 3])
