@@ -22,9 +22,9 @@ from medgen.losses.adversarial import (
 )
 from medgen.losses.augment import Change, augment
 from medgen.losses.feature_matching import feature_matching_loss
+from medgen.losses.image_pool import ImagePool
 from medgen.networks.discriminator import Discriminator, frozen
 from medgen.networks.generator import Norm
-from medgen.networks.image_pool import ImagePool
 from medgen.types import Count, Weight
 
 REMEMBERED = 16  # outputs whose diversity is measured

@@ -1,6 +1,6 @@
 import torch
 
-from medgen.networks.image_pool import ImagePool
+from medgen.losses.image_pool import ImagePool
 
 
 def test_fills_first_then_shows_the_past():
