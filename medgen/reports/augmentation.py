@@ -14,12 +14,12 @@ from matplotlib.figure import Figure
 from medgen.data.body_mask import looks_like_hu
 from medgen.evaluation.summary import Failure
 from medgen.io.volume import Volume, read_volume, to_canonical
-from medgen.reports.figures import INK, MARK
 from medgen.reports.gaps import Gaps
+from medgen.reports.images.case_images import SOFT_TISSUE, apart
+from medgen.reports.images.figures import INK, MARK
+from medgen.reports.images.slices import PLANES
 from medgen.reports.measures import KNOWN
 from medgen.reports.pages import write_page
-from medgen.reports.scene import SOFT_TISSUE, apart
-from medgen.reports.slices import PLANES
 from medgen.reports.tables import Cell, Head, Table, figure, general, number, signed, words
 from medgen.segmentation.train import Example
 

@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medgen.reports.figures import draw
 from medgen.reports.gaps import Gaps
-from medgen.reports.scene import Scene
-from medgen.reports.stacks import Stack, stacks
+from medgen.reports.images.case_images import Scene
+from medgen.reports.images.figures import draw
+from medgen.reports.images.stacks import Stack, stacks
 
 Places = Mapping[int, Mapping[str, Sequence[float]]]  # {number of a finding: {"low", "high"} in mm, RAS}
 MOST_MARKS = 9
@@ -38,8 +38,8 @@ def case_item(
         checked: of each system (its name, or "" for the only one) {"status", "reasons", "findings"}, see
             `medgen.qa.run.judge`.
         make: the scene with these places marked.
-        viewer: slices to move through, of `medgen.reports.stacks`.
-        still: a picture that does not move, of `medgen.reports.figures`.
+        viewer: slices to move through, of `medgen.reports.images.stacks`.
+        still: a picture that does not move, of `medgen.reports.images.figures`.
     """
     found = gaps.attempt("Findings", lambda: findings(checked), [], case)
     item: dict[str, Any] = {"case": case, "findings": found, "stacks": None, "picture": None, "jumps": {}}

@@ -9,9 +9,9 @@ from typing import Any
 from medgen.io.volume import read_geometry, same_geometry
 from medgen.reports.case_items import case_item
 from medgen.reports.gaps import Gaps
+from medgen.reports.images.case_images import conversion_scene
+from medgen.reports.images.windows import filters
 from medgen.reports.pages import write_page
-from medgen.reports.scene import conversion_scene
-from medgen.reports.windows import filters
 
 MOST_FIGURES = 20
 MOST_VIEWERS = 3  # about 2 MB each

@@ -12,16 +12,16 @@ from medgen.reports import further, sections, verdict
 from medgen.reports.case_items import Places, case_item
 from medgen.reports.comparisons import compare
 from medgen.reports.gaps import Gaps
+from medgen.reports.images.case_images import Scene, case_scene, volume_scene
+from medgen.reports.images.plots import bland_altman
+from medgen.reports.images.slices import PLANES
+from medgen.reports.images.stacks import frame
+from medgen.reports.images.windows import filters
 from medgen.reports.measures import HEADLINE, measure, worst_by
 from medgen.reports.pages import render, save_page
 from medgen.reports.pdf import missing, write_pdf
-from medgen.reports.plots import bland_altman
 from medgen.reports.results import System, read_systems
-from medgen.reports.scene import Scene, case_scene, volume_scene
-from medgen.reports.slices import PLANES
-from medgen.reports.stacks import frame
 from medgen.reports.tables import number
-from medgen.reports.windows import filters
 from medgen.types import InputError
 
 MOST_FIGURES = 4  # about 2 MB each: the page stays a mail attachment

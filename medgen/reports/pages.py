@@ -12,7 +12,7 @@ import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from medgen.evaluation.summary import version, write_text
-from medgen.reports.figures import Picture
+from medgen.reports.images.figures import Picture
 from medgen.reports.tables import number, percent, signed
 from medgen.types import InputError
 

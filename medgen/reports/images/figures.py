@@ -2,7 +2,7 @@
 
 Radiological convention: patient right on the left of the image, anterior (axial) or superior (coronal,
 sagittal) on top, marked at the edges; all planes to one scale in mm. What is shown and in which window says
-`medgen.reports.scene`.
+`medgen.reports.images.case_images`.
 """
 
 import io
@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
-from medgen.reports.scene import Column, Scene, case_scene, conversion_scene
-from medgen.reports.slices import PLANES, Plane, bar_mm
+from medgen.reports.images.case_images import Column, Scene, case_scene, conversion_scene
+from medgen.reports.images.slices import PLANES, Plane, bar_mm
 
 WIDTH, COLUMN, GAP, TOP, BAR = (
     1400,
@@ -50,7 +50,7 @@ class Picture:
 
 
 def case_picture(files: Mapping[str, Path]) -> Picture:
-    """The picture of one evaluated case: `medgen.reports.scene.case_scene` on paper; raises as that does."""
+    """The picture of one evaluated case: `medgen.reports.images.case_images.case_scene` on paper; raises as that does."""
     return draw(case_scene(files))
 
 

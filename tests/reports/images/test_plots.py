@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from medgen.reports.plots import BOTTOM, LEFT, RIGHT, TOP, bland_altman, main_regions
+from medgen.reports.images.plots import BOTTOM, LEFT, RIGHT, TOP, bland_altman, main_regions
 from medgen.reports.results import System
 
 ENHANCING = ["liver", "kidney_left", "aorta"]

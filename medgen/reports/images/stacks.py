@@ -3,7 +3,7 @@
 Bounded bytes: every n-th slice, so many that all columns together have at most the frames of `MOST`, the widest
 plane `WIDTH` pixels. A case takes about 2 MB whatever the size and number of its volumes.
 Patient sides are drawn into the image, so that they stay with it when it is copied; findings lie over it. Frames of CT
-hold levels (`medgen.reports.windows`), which the page turns into the greys of a window.
+hold levels (`medgen.reports.images.windows`), which the page turns into the greys of a window.
 """
 
 import base64
@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from medgen.reports.figures import MARK, SIGNED
-from medgen.reports.scene import Column, Mark, Scene
-from medgen.reports.slices import PLANES, Plane, View, bar_mm
-from medgen.reports.windows import levels
+from medgen.reports.images.case_images import Column, Mark, Scene
+from medgen.reports.images.figures import MARK, SIGNED
+from medgen.reports.images.slices import PLANES, Plane, View, bar_mm
+from medgen.reports.images.windows import levels
 
 MOST = {"axial": 144, "coronal": 96, "sagittal": 96}  # frames a plane, over all columns
 WIDTH = 256  # pixels of the widest plane

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medgen.reports.slices import PLANES, choose_slices, field_of_view, interest
+from medgen.reports.images.slices import PLANES, choose_slices, field_of_view, interest
 
 SHAPE = (20, 18, 16)
 WHOLE = tuple(slice(0, n) for n in SHAPE)

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from medgen.reports.scene import case_scene
-from medgen.reports.stacks import MOST, chosen, stacks
-from medgen.reports.windows import PRESETS, greys, levels
+from medgen.reports.images.case_images import case_scene
+from medgen.reports.images.stacks import MOST, chosen, stacks
+from medgen.reports.images.windows import PRESETS, greys, levels
 
 SPACING = (2.0, 2.0, 3.0)
 SHAPE = (60, 50, 40)
