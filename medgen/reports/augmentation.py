@@ -18,7 +18,7 @@ from medgen.reports.gaps import Gaps
 from medgen.reports.images.case_images import SOFT_TISSUE, apart
 from medgen.reports.images.figures import INK, MARK
 from medgen.reports.images.slices import PLANES
-from medgen.reports.measures import KNOWN
+from medgen.reports.metric_display import KNOWN
 from medgen.reports.pages import write_page
 from medgen.reports.tables import Cell, Head, Table, figure, general, number, signed, words
 from medgen.segmentation.train import Example

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from medgen.evaluation.paired_tests import Comparison, compare_systems, correct
-from medgen.reports.measures import HEADLINE, measure
+from medgen.reports.metric_display import HEADLINE, measure
 from medgen.reports.results import System
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from medgen.io.claim import remove
-from medgen.reports import further, sections, verdict
+from medgen.reports import overview as verdict
+from medgen.reports import section_tables as further
+from medgen.reports import sections
 from medgen.reports.case_items import Places, case_item
 from medgen.reports.comparisons import compare
 from medgen.reports.gaps import Gaps
@@ -17,7 +19,7 @@ from medgen.reports.images.plots import bland_altman
 from medgen.reports.images.slices import PLANES
 from medgen.reports.images.stacks import frame
 from medgen.reports.images.windows import filters
-from medgen.reports.measures import HEADLINE, measure, worst_by
+from medgen.reports.metric_display import HEADLINE, measure, worst_by
 from medgen.reports.pages import render, save_page
 from medgen.reports.pdf import missing, write_pdf
 from medgen.reports.results import System, read_systems

@@ -13,7 +13,7 @@ import numpy as np
 
 from medgen.evaluation.regions import least_change
 from medgen.evaluation.statistics import Array, differences, mean_difference
-from medgen.reports.measures import CHALLENGE, HEADLINE, SAME, Measure, explained, measure, worst_by
+from medgen.reports.metric_display import CHALLENGE, HEADLINE, SAME, Measure, explained, measure, worst_by
 from medgen.reports.results import System
 from medgen.reports.tables import (
     Cell,

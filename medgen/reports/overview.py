@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medgen.reports.measures import HEADLINE, measure, worst_by
+from medgen.reports.metric_display import HEADLINE, measure, worst_by
 from medgen.reports.results import System
 from medgen.reports.tables import Head, Table, bracket, number, percent, words
 

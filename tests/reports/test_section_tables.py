@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from medgen.reports.further import comparisons, distribution, downstream, segmentation
 from medgen.reports.results import System
+from medgen.reports.section_tables import comparisons, distribution, downstream, segmentation
 
 
 def system(**summary):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medgen.reports.measures import KNOWN, SAME, Measure, check_value, explained, measure
+from medgen.reports.metric_display import KNOWN, SAME, Measure, check_value, explained, measure
 from medgen.reports.results import System
 from medgen.reports.sections import RANKS, ranked_cases
 from medgen.reports.tables import (
