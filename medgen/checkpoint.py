@@ -30,9 +30,10 @@ from medgen.config import Section, Settings, parse_settings
 from medgen.data.fingerprint import QUANTILES
 from medgen.data.intensity import Code, Range, TargetRange
 from medgen.data.labels.codec import LabelTable
+from medgen.errors import InputError
 from medgen.io.folder import recovered
 from medgen.methods import method_class
-from medgen.types import InputError, Method, Outside
+from medgen.types import Method, Outside
 
 FORMAT = 2
 LARGEST = {"levels": 16, "blocks": 256, "layers": 32, "scales": 16, "kernel": 31}  # keys that end so

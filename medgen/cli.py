@@ -26,8 +26,8 @@ from medgen.commands.shared import (
 )
 from medgen.commands.synthesize import synthesize
 from medgen.commands.translate import translate
+from medgen.errors import InputError
 from medgen.io.names import say
-from medgen.types import InputError
 
 app = typer.Typer(
     no_args_is_help=True,

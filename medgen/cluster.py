@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from medgen import __version__
-from medgen.types import InputError
+from medgen.errors import InputError
 
 TRIES = 3  # that a case has, and workers that may fail to start
 PATIENCE = 60.0  # seconds without any worker before the user is told

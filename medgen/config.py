@@ -16,8 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from medgen.arguments import arguments
 from medgen.data.slabs import slab_axis
+from medgen.errors import InputError
 from medgen.io.text import read_text
-from medgen.types import InputError, Outside
+from medgen.types import Outside
 
 MOST_VALUES, MOST_DEEP = 100_000, 50  # of a YAML file: beyond, it is an attack and no config
 MOST_YAML = 2**22  # bytes

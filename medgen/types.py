@@ -1,7 +1,5 @@
 """What every part of medgen hands to the next: cases, batches, methods, and the error a user can mend."""
 
-import re
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,27 +15,6 @@ if TYPE_CHECKING:
 Count = Annotated[int, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
 Outside = Literal["carry", "carry_unmoved", "clip"]  # what becomes of values beyond a range, see ``data.intensity``
-
-
-class InputError(ValueError):
-    """Input or settings that the user can mend.
-
-    The message is one sentence that names the file or key, what is wrong and what to do;
-    the command line prints it without a traceback and exits with code 2.
-    """
-
-
-ADDRESS = re.compile(r"\s*\(?\b0x[0-9a-fA-F]+\)?")  # in memory, as C++ libraries put them into messages
-
-
-def reason(error: BaseException) -> str:
-    """What an exception says, in one line; of an unexpected one its kind and its place in the code as well."""
-    text = " ".join(ADDRESS.sub("", str(error)).split())
-    frames = traceback.extract_tb(error.__traceback__)
-    if isinstance(error, InputError) or not frames:
-        return text or type(error).__name__
-    where = f"{type(error).__name__} in {Path(frames[-1].filename).name}, line {frames[-1].lineno}"
-    return f"{where}: {text}" if text else where
 
 
 @dataclass(frozen=True)

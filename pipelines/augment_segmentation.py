@@ -44,6 +44,7 @@ from medgen.data.cohort.layouts import some
 from medgen.data.cohort.patients import PROVENANCE, by_images, read_provenance
 from medgen.data.labels.names import label_named
 from medgen.downstream.ablation import ARMS, markdown, run_arms, summarise_arms, write_scores
+from medgen.errors import InputError
 from medgen.evaluation.distribution.sections import default_window, distribution_section, memorisation_section
 from medgen.evaluation.features.named import KNOWN, named_extractor
 from medgen.evaluation.summary import Failure, write_text
@@ -53,7 +54,6 @@ from medgen.reports.augmentation import augmentation_report, gallery
 from medgen.reports.gaps import Gaps
 from medgen.segmentation.train import Example
 from medgen.training.loop import train
-from medgen.types import InputError
 
 PICTURED = 4  # training cases of a gallery
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from medgen.commands.shared import pick_device, whole_run
 from medgen.downstream.section import protocols
+from medgen.errors import InputError
 from medgen.evaluation.console import lines
 from medgen.evaluation.distribution.sections import default_window, volume_files
 from medgen.evaluation.evaluate import evaluate
@@ -22,7 +23,6 @@ from medgen.io.names import say
 from medgen.qa.run import named_checks
 from medgen.reports.evaluation import write_report
 from medgen.segmentation import load as named_segmenter
-from medgen.types import InputError
 
 ROLES = ("reference", "source", "labels", "mask", "real", "training", "lesions")
 

@@ -23,10 +23,10 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from medgen.checkpoint import ModelInfo, load_model, save_model
 from medgen.config import load_settings
 from medgen.data.cohort.read import read_cohort
+from medgen.errors import InputError
 from medgen.inference.cohort.manifest import Manifest, about
 from medgen.inference.cohort.run import convert
 from medgen.reports.conversion import conversion_report
-from medgen.types import InputError
 
 KINDS = (
     "nifti", "nifti.gz", "nrrd", "mha", "mhd", "dicom", "bomb", "model", "config", "datalist", "labels", "manifest",

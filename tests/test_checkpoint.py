@@ -9,9 +9,9 @@ from programs import run_program
 from small import SMALL_METHOD, make_model, small_settings
 
 from medgen.checkpoint import ModelInfo, build_method, load_model, load_training, save_model, save_training
+from medgen.errors import InputError
 from medgen.io.folder import folder_written_aside, recovered
 from medgen.methods.pix2pix import Pix2Pix
-from medgen.types import InputError
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from medgen import cluster as module
 from medgen.cluster import Cluster, Lost, Share, in_order, joined, spread
-from medgen.types import InputError
+from medgen.errors import InputError
 
 
 def test_every_case_comes_back_whatever_dies(local_ray, tmp_path):

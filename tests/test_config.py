@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from medgen.config import config_file, configs, load_settings, parse_settings, plain, read_yaml
-from medgen.types import InputError
+from medgen.errors import InputError
 
 MINIMAL = {"method": {"name": "pix2pix", "filters": 4}}
 

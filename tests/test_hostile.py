@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from small import make_model
 
 from medgen.config import read_yaml
+from medgen.errors import InputError
 from medgen.inference.cohort.run import convert
 from medgen.io.formats.nifti import read_nifti
 from medgen.io.names import checked_name, shown
-from medgen.types import InputError
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 from medgen.checkpoint import save_model
 from medgen.cli import app
+from medgen.errors import InputError
 from medgen.io.lock import locked
-from medgen.types import InputError
 
 CLI = typer.main.get_command(app)
 READS = {"doctor", "configs"}  # what writes nothing

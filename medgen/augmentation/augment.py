@@ -13,9 +13,9 @@ from medgen.augmentation.augmenter import Augmenter
 from medgen.augmentation.dataset.provenance import digest
 from medgen.augmentation.dataset.read import LabelledCase, LabelledDataset
 from medgen.augmentation.dataset.write import DatasetWriter, Written
+from medgen.errors import InputError
 from medgen.io.claim import apart, claimed
 from medgen.io.volume import Volume
-from medgen.types import InputError
 
 
 def augment(

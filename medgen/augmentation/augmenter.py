@@ -17,11 +17,11 @@ from medgen.augmentation.way import Record, Way
 from medgen.checkpoint import Model, ModelInfo, load_model, read_info
 from medgen.data.labels.codec import LabelTable
 from medgen.data.labels.names import label_named
+from medgen.errors import InputError
 from medgen.inference.predict import translate_case
 from medgen.inference.synthesize import SHARES, make, unusual
 from medgen.io.volume import Volume, to_canonical
 from medgen.qa.out_of_distribution import out_of_distribution
-from medgen.types import InputError
 
 PAINTERS = ("cutpaste", "procedural")  # of lesions, without a model
 TRANSLATORS = ("pix2pix", "cyclegan", "cut", "multi_domain", "spade")

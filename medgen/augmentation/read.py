@@ -40,13 +40,13 @@ from medgen.data.cohort.nnunet import channel_names, is_nnunet, nnunet_ending, o
 from medgen.data.cohort.patients import Known, Records, identified, read_provenance
 from medgen.data.cohort.split import stated_folds
 from medgen.data.cohort.split_files import unread_splits
+from medgen.errors import InputError
 from medgen.io.volume import (
     ENDINGS,
     existing,
     has_ending,
     read_volume,
 )
-from medgen.types import InputError
 
 ABOUT = ("description", "reference", "licence", "license", "release")  # kept as they are: others' terms and words
 

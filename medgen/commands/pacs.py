@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medgen.errors import InputError
 from medgen.io.names import say
-from medgen.types import InputError
 
 if TYPE_CHECKING:
     from medgen.inference.inputs import Scan

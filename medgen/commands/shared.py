@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from medgen.errors import InputError
 from medgen.io.names import say
-from medgen.types import InputError
 
 if TYPE_CHECKING:
     from medgen.cluster import Cluster

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medgen.commands.shared import Overwrite, Ray, Workers, cluster_of, finish, interruptible, kept_in, pick_device
-from medgen.types import InputError
+from medgen.errors import InputError
 
 if TYPE_CHECKING:
     from medgen.inference.pipeline import Converted

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
+from medgen.errors import InputError
 from medgen.io.formats.itk import to_itk
 from medgen.io.grids import on_axes_of, same_grid
 from medgen.io.volume import Volume
-from medgen.types import InputError
 
 METHODS = ("resample", "rigid", "bspline")
 SEED = 1  # of the jitter of the sampled voxels; SimpleITK takes 0 for the wall clock

@@ -18,9 +18,9 @@ import numpy as np
 from medgen.data.body_mask import body_mask
 from medgen.data.fingerprint import describe
 from medgen.data.intensity import Code, Range, fit_range
+from medgen.errors import InputError
 from medgen.io.claim import wrote
 from medgen.io.volume import Volume, read_volume, to_canonical
-from medgen.types import InputError
 
 VERSION = 3  # counts changes of this file that make old entries wrong
 BODY_VOXELS = 20_000  # a sample of the body is enough to centre patches

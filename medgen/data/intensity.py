@@ -13,7 +13,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from medgen.data.body_mask import foreground_threshold
-from medgen.types import InputError, Outside
+from medgen.errors import InputError
+from medgen.types import Outside
 
 GAP = 0.25  # code units between a masked background and the darkest tissue
 

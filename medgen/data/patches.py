@@ -18,7 +18,8 @@ from medgen.data.intensity import encoded
 from medgen.data.labels.codec import LabelTable
 from medgen.data.random_affine import RandomAffine, Turn, cut_patch
 from medgen.data.slabs import fold_batch
-from medgen.types import Batch, InputError
+from medgen.errors import InputError
+from medgen.types import Batch
 
 AXES = {"x": 0, "y": 1, "z": 2}
 

@@ -19,8 +19,9 @@ from medgen.data.labels.codec import LabelTable, cached_label_map
 from medgen.data.labels.names import label_named
 from medgen.data.labels.training import cached_labels, part_voxels
 from medgen.data.modality import modality_warnings
+from medgen.errors import InputError
 from medgen.io.volume import Volume, read_volume
-from medgen.types import Case, InputError
+from medgen.types import Case
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from medgen.types import Batch, InputError
+from medgen.errors import InputError
+from medgen.types import Batch
 
 
 def slab_axis(patch: Sequence[int]) -> int:

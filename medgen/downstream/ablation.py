@@ -21,11 +21,11 @@ from scipy import stats
 
 from medgen.downstream.protocols import run_protocols
 from medgen.downstream.summary import BASELINE, METRICS, Row
+from medgen.errors import InputError
 from medgen.evaluation.statistics import bootstrap_interval
 from medgen.evaluation.summary import Failure, write_text
 from medgen.io.spreadsheet import csv_text
 from medgen.segmentation.train import Example
-from medgen.types import InputError
 
 ARMS: dict[str, tuple[str, bool, str | None]] = {  # protocol, classical augmentation, compared with
     "real": (BASELINE, False, None),

@@ -24,12 +24,12 @@ import numpy as np
 
 from medgen.data.grid import resample_like
 from medgen.downstream.summary import BASELINE, Downstream, Row, write
+from medgen.errors import InputError
 from medgen.evaluation.metrics.segmentation import segmentation_scores
 from medgen.evaluation.summary import Failure
 from medgen.io.grids import on_axes_of, same_grid
 from medgen.io.volume import Volume, case_name, find_volumes, read_volume, written_aside
 from medgen.segmentation.train import Example, fingerprint, label_values, train_segmenter
-from medgen.types import InputError
 
 PROTOCOLS = {
     BASELINE: ("real", "real"),

@@ -7,9 +7,9 @@ from typing import Any
 
 from medgen.downstream.protocols import run_protocols
 from medgen.downstream.summary import Row, summarise
+from medgen.errors import InputError
 from medgen.evaluation.summary import CaseResult, Failure, describe
 from medgen.segmentation.train import Example
-from medgen.types import InputError
 
 SHOWN = ("hd95", "assd", "surface_dice", "infinite", "distances", "gain", "gain_interval", "gain_p", "sd_of_runs")
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from medgen.cluster import Cluster
 from medgen.downstream.section import Protocols, downstream_section
+from medgen.errors import InputError, reason
 from medgen.evaluation.distribution.sections import distribution_section, memorisation_section, volume_files
 from medgen.evaluation.features.extractor import Extractor
 from medgen.evaluation.folders import Folders, match_folders
@@ -29,7 +30,6 @@ from medgen.qa.carried import known_of, record_of, recorded_limits
 from medgen.qa.case import Reason
 from medgen.qa.measures.enhancement import takes_up_contrast
 from medgen.qa.run import Checks
-from medgen.types import InputError, reason
 
 HU_ORIGIN = "profile generic, range of HU in 12 bits; nothing is clipped"
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from medgen.data.body_mask import body_mask, foreground_mask, looks_like_hu
 from medgen.data.cohort.content import content_hash
+from medgen.errors import InputError
 from medgen.evaluation.folders import read_case
 from medgen.evaluation.metrics import voxelwise as fidelity
 from medgen.evaluation.metrics.challenges import measure, organ_scores
@@ -20,7 +21,6 @@ from medgen.io.volume import Volume
 from medgen.qa.case import Reason
 from medgen.qa.measures.enhancement import takes_up_contrast
 from medgen.qa.run import Checks, judge
-from medgen.types import InputError
 
 HU_RANGE = 4095.0
 

@@ -7,11 +7,11 @@ from functools import partial
 import torch
 
 from medgen.cluster import Cluster, Lost, Share, in_order, joined, spread
+from medgen.errors import InputError, reason
 from medgen.evaluation.folders import Folders
 from medgen.evaluation.measure import Measures, measure_case
 from medgen.evaluation.summary import CaseResult
 from medgen.segmentation.load import named_segmenter
-from medgen.types import InputError, reason
 
 Outcome = tuple[CaseResult, list[str]] | InputError  # with warnings of the files that the case lacks
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medgen.errors import InputError
 from medgen.evaluation.statistics import (
     RESAMPLES,
     Interval,
@@ -21,7 +22,6 @@ from medgen.evaluation.statistics import (
     rank_biserial,
     wilcoxon,
 )
-from medgen.types import InputError
 
 Array = NDArray[np.float64]
 

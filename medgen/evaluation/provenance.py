@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from medgen.types import InputError
+from medgen.errors import InputError
 
 
 def read_manifest(prediction: Path) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from medgen.types import InputError
+from medgen.errors import InputError
 
 RESAMPLES = 9999
 EXACT_PAIRS = 50

@@ -13,12 +13,12 @@ from typing import Any
 
 from pydicom import dcmread
 
+from medgen.errors import InputError
 from medgen.inference.inputs import Scan
 from medgen.io.deidentification.deidentify import Deidentifier, read_key, refuse_drawn
 from medgen.io.dicom.series import owners
 from medgen.io.spreadsheet import csv_line
 from medgen.io.volume import ENDINGS, Volume, has_ending, written_aside
-from medgen.types import InputError
 
 REPORT = "deidentification.csv"
 COLUMNS = ("tag", "attribute", "change", "places", "cases")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from medgen.errors import InputError
 from medgen.inference.series import Rules, check_choice, find_series, ours
 from medgen.io.dicom.header import read_header
 from medgen.io.dicom.index import indexed
@@ -25,7 +26,6 @@ from medgen.io.volume import (
     read_geometry,
     read_volume,
 )
-from medgen.types import InputError
 
 CHOOSE = "choose the DICOM with --series or --rules, or name the volume's file"
 NOT_READ = "are a pair, which is not read; convert it to .nii.gz"

@@ -10,7 +10,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from medgen.types import InputError
+from medgen.errors import InputError
 
 SMALL_GB = 1 / 16  # a window and weights of this much are taken whatever the bound
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medgen.checkpoint import Model
+from medgen.errors import InputError, reason
 from medgen.inference.cohort.manifest import Manifest
 from medgen.inference.cohort.prefetch import overlapped
 from medgen.inference.cohort.verdict import verdict
@@ -35,7 +36,6 @@ from medgen.qa.carried import input_findings
 from medgen.qa.check import coarse_factor
 from medgen.qa.out_of_distribution import out_of_distribution
 from medgen.qa.run import Checks
-from medgen.types import InputError, reason
 
 WRITERS = 16
 SMALL_GB = 1 / 16  # a scan of this much is read whatever the bound

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from medgen import __version__
+from medgen.errors import InputError
 from medgen.inference.cohort.manifest import Manifest
 from medgen.inference.inputs import Scan, find_scans, read_scan, scan_hash, sha256_of
 from medgen.inference.output import clear
@@ -17,7 +18,6 @@ from medgen.io.dicom.segmentation import write_seg
 from medgen.io.names import brief, checked_name
 from medgen.io.volume import ENDINGS, existing, has_ending, write_volume, written_aside
 from medgen.segmentation.load import NamedSegmenter
-from medgen.types import InputError
 
 FORMATS = {"nifti": ".nii.gz", "mha": ".mha", "nrrd": ".nrrd", "dicom": ".dcm"}
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medgen.config import MOST_YAML, read_yaml
+from medgen.errors import InputError
 from medgen.io.dicom.header import numbers
 from medgen.io.dicom.index import Index
 from medgen.io.dicom.series import CAPTURE, UNPLACED, Series, choose, grouped, owners
@@ -19,7 +20,6 @@ from medgen.io.dicom.stack import why_no_volume
 from medgen.io.dicom.write import NOTICE
 from medgen.io.names import folded
 from medgen.io.text import read_text
-from medgen.types import InputError
 
 Pattern = Annotated[str, Field(max_length=500)]
 

@@ -12,9 +12,9 @@ import torch
 from medgen.checkpoint import Model
 from medgen.data.intensity import Code, Range, fit_range
 from medgen.data.slabs import fold
+from medgen.errors import InputError
 from medgen.inference.predict import on_model_grid, translate_channels
 from medgen.io.volume import read_volume, to_canonical
-from medgen.types import InputError
 
 
 @dataclass(frozen=True)

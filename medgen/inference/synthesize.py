@@ -21,6 +21,7 @@ from medgen.data.intensity import Range
 from medgen.data.labels.codec import LabelTable, describe_labels
 from medgen.data.labels.deformation import centred, deform, recombine
 from medgen.data.labels.resampling import nearly_whole
+from medgen.errors import InputError
 from medgen.inference.cohort.manifest import Manifest, about
 from medgen.inference.inputs import find_inputs, sha256
 from medgen.inference.predict import on_model_grid
@@ -37,7 +38,6 @@ from medgen.io.volume import (
     write_volume,
     written_aside,
 )
-from medgen.types import InputError
 
 MARK = "synthetic"  # in every file's name
 SHARES = (0.2, 0.5)  # of the other label map in a recombined one

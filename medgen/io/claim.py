@@ -16,9 +16,9 @@ from threading import Lock
 from typing import Any
 
 from medgen import __version__
+from medgen.errors import InputError
 from medgen.io.lock import locked
 from medgen.io.names import OWN_FILES, shown
-from medgen.types import InputError
 
 RECORD = ".medgen.record"
 LONG = 400  # characters that a message shows of what differs

@@ -12,8 +12,8 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
+from medgen.errors import InputError
 from medgen.io.names import shown
-from medgen.types import InputError
 
 NAME = ".medgen.lock"
 BEAT, STALE = 20.0, 120.0  # seconds between two signs of life, and after which their absence means that it is dead

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from medgen.errors import InputError
 from medgen.io.dicom.header import Header, is_scan, read_header
 from medgen.io.dicom.index import indexed
 from medgen.io.dicom.series import grouped
 from medgen.io.dicom.write import NOTICE
 from medgen.io.volume import ENDINGS, has_ending
-from medgen.types import InputError
 
 SHOWN = 3  # names in a message
 

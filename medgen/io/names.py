@@ -4,7 +4,7 @@ import sys
 import unicodedata
 from pathlib import Path
 
-from medgen.types import ADDRESS, InputError
+from medgen.errors import ADDRESS, InputError
 
 LONGEST_LINE = 2000  # characters of a message
 LONGEST = 200  # bytes: file systems end at 255, and endings and marks are added

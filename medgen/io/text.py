@@ -4,7 +4,7 @@ import stat
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from pathlib import Path
 
-from medgen.types import InputError
+from medgen.errors import InputError
 
 MOST_BYTES = 2**26  # of any of them; lists of a million cases are smaller
 

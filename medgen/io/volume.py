@@ -23,8 +23,8 @@ from nibabel.orientations import (
     ornt_transform,
 )
 
+from medgen.errors import InputError
 from medgen.io.claim import check_ours, wrote
-from medgen.types import InputError
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 ITK_ENDINGS = (".mha", ".mhd", ".nrrd", ".nhdr")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from medgen.types import InputError
+from medgen.errors import InputError
 
 GRADIENT_FLOOR = 1e-8  # added to the variance of gradients: a deviation of 1e-4, below the noise of any scan
 VARIANCE_FLOOR = 1e-3  # least V as a part of its mean over the image, as in Heinrich's published code

@@ -4,7 +4,7 @@ import difflib
 import importlib
 import pkgutil
 
-from medgen.types import InputError
+from medgen.errors import InputError
 
 
 def method_names() -> list[str]:

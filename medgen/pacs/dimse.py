@@ -22,10 +22,10 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StudyRootQueryRetrieveInformationModelMove,
 )
 
+from medgen.errors import InputError
 from medgen.io.dicom.header import Header
 from medgen.pacs.move import receiving
 from medgen.pacs.server import HAD, LARGEST, MOST, SERIES, STUDY, header
-from medgen.types import InputError
 
 SCANS = (
     dicom.CTImageStorage,

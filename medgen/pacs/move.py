@@ -7,7 +7,7 @@ from typing import Any
 
 from pynetdicom import AE
 
-from medgen.types import InputError
+from medgen.errors import InputError
 
 
 @contextmanager

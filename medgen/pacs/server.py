@@ -14,9 +14,9 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydicom import Dataset
 
+from medgen.errors import InputError
 from medgen.io.dicom.header import Header, plain, quiet_pydicom
 from medgen.io.names import shown
-from medgen.types import InputError
 
 UID = re.compile(r"(?=.{1,64}\Z)[0-9]+(\.[0-9]+)*", re.ASCII)  # PS3.5 9.1; leading zeros of a component occur
 DATES = re.compile(r"\d{8}(-(\d{8})?)?|-\d{8}", re.ASCII)  # PS3.4 C.2.2.2.5

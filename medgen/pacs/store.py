@@ -13,11 +13,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from medgen.errors import InputError
 from medgen.inference.inputs import sha256_of
 from medgen.inference.output import OURS
 from medgen.io.claim import check_ours, wrote
 from medgen.pacs.server import HAD, PAUSES, Server
-from medgen.types import InputError
 
 RECORD = "stored.jsonl"
 

@@ -15,9 +15,9 @@ from dicomweb_client.web import DICOMwebClient
 from pydicom import Dataset, dcmread
 from pydicom.datadict import tag_for_keyword
 
+from medgen.errors import InputError
 from medgen.io.dicom.header import Header
 from medgen.pacs.server import HAD, LARGEST, MOST, SERIES, STUDY, header
-from medgen.types import InputError
 
 TIMES = (10, 60)  # seconds to wait for a connection and for the next bytes
 TOGETHER = 2**24  # bytes of images in one STOW request

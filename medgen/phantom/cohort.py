@@ -17,6 +17,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from medgen.errors import InputError
 from medgen.io.claim import claimed
 from medgen.io.volume import written_aside
 from medgen.phantom.anatomy.build import Anatomy, build_anatomy
@@ -24,7 +25,6 @@ from medgen.phantom.anatomy.labels import LABELS
 from medgen.phantom.anatomy.shapes import stream
 from medgen.phantom.anatomy.tissues import PHASES
 from medgen.phantom.ct_physics import add_scan
-from medgen.types import InputError
 
 __all__ = [
     "LABELS",

@@ -10,11 +10,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from medgen.errors import InputError
 from medgen.inference.inputs import sha256
 from medgen.io.volume import case_name
 from medgen.qa.case import Place, Reason
 from medgen.qa.limits import Thresholds
-from medgen.types import InputError
 
 MANIFEST = "manifest.json"
 

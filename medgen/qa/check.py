@@ -15,11 +15,11 @@ from scipy import ndimage
 
 from medgen.data.body_mask import body_mask, looks_like_hu
 from medgen.data.labels.resampling import along_axes, labels_at
+from medgen.errors import InputError
 from medgen.qa import findings, lesion_findings, new_structure_findings, organ_findings
 from medgen.qa.case import Checked, Reason, Spacing, Status
 from medgen.qa.limits import Thresholds
 from medgen.qa.measures import enhancement
-from medgen.types import InputError
 
 RANK: dict[Status, int] = {"pass": 0, "review": 1, "fail": 2}
 COARSE_MM = 2.0  # finer grids are averaged to about this: time and memory do not grow with the matrix

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from medgen.errors import InputError
 from medgen.io.claim import remove
 from medgen.reports import overview as verdict
 from medgen.reports import section_tables as further
@@ -24,7 +25,6 @@ from medgen.reports.pages import render, save_page
 from medgen.reports.pdf import missing, write_pdf
 from medgen.reports.results import System, read_systems
 from medgen.reports.tables import number
-from medgen.types import InputError
 
 MOST_FIGURES = 4  # about 2 MB each: the page stays a mail attachment
 MOST_SYSTEMS = 3  # in one picture

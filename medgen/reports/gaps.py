@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from medgen.types import reason
+from medgen.errors import reason
 
 log = logging.getLogger(__name__)
 

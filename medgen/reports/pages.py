@@ -11,10 +11,10 @@ import numpy
 import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from medgen.errors import InputError
 from medgen.evaluation.summary import version, write_text
 from medgen.reports.images.figures import Picture
 from medgen.reports.tables import number, percent, signed
-from medgen.types import InputError
 
 
 def render(template: str, *, static: bool = False, **context: Any) -> str:

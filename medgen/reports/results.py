@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medgen.errors import InputError
 from medgen.evaluation.summary import as_text
 from medgen.io.spreadsheet import read_csv
 from medgen.io.text import read_text
-from medgen.types import InputError
 
 
 @dataclass(frozen=True)

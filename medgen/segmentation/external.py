@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from monai.bundle import ConfigParser
 
+from medgen.errors import InputError
 from medgen.io.names import brief
 from medgen.io.volume import Volume, existing, read_volume, write_volume
 from medgen.segmentation.model import segment
-from medgen.types import InputError
 
 Segment = Callable[[Volume], np.ndarray]
 

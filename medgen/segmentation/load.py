@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from medgen.config import Section, Spacing, check
+from medgen.errors import InputError
 from medgen.evaluation.folders import label_names
 from medgen.io.text import read_text
 from medgen.io.volume import existing
 from medgen.segmentation.external import Segment, bundle, nnunet, torchscript
 from medgen.segmentation.model import load_segmenter
-from medgen.types import InputError
 
 KNOWN = (
     "a folder that train_segmenter wrote, a MONAI bundle's folder, a TorchScript file, nnunet:DATASET[:CONFIGURATION]"

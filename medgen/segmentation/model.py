@@ -25,11 +25,11 @@ from medgen.checkpoint import MOST_TEXT, git_commit, load_weights, regular, save
 from medgen.config import Section, Spacing
 from medgen.data.grid import resample, resample_like
 from medgen.data.intensity import fit_range
+from medgen.errors import InputError
 from medgen.inference.memory import peak_bytes
 from medgen.io.folder import folder_written_aside, recovered
 from medgen.io.names import brief
 from medgen.io.volume import Volume, from_canonical, to_canonical
-from medgen.types import InputError
 
 FORMAT = 1
 SMALLEST = 4  # voxels of a side at the deepest level

@@ -23,10 +23,11 @@ from medgen.data.body_mask import looks_like_hu
 from medgen.data.cache import Cached, Channels, cached
 from medgen.data.labels.training import cached_labels
 from medgen.data.patches import Patches, batches
+from medgen.errors import InputError
 from medgen.io.grids import same_grid
 from medgen.io.volume import orientation, read_geometry, read_volume
 from medgen.segmentation.model import Plan, Segmenter, build_network, choose_sizes, load_segmenter, save_segmenter
-from medgen.types import Batch, InputError
+from medgen.types import Batch
 
 VERSION = 2  # counts changes of patches and labels that make an earlier training another one
 LOOKED_AT = 20  # volumes that tell CT from MR and, in CT, the window

@@ -7,7 +7,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from medgen.config import Settings
-from medgen.types import InputError
+from medgen.errors import InputError
 
 
 def launch(settings: Settings) -> Fabric:

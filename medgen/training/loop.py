@@ -27,6 +27,7 @@ from medgen import checkpoint
 from medgen.config import Settings, plain
 from medgen.data.patches import Patches, batches
 from medgen.data.prepare import Prepared, prepare
+from medgen.errors import InputError
 from medgen.io.claim import apart, claimed
 from medgen.io.folder import folder_written_aside, recovered
 from medgen.io.volume import written_aside
@@ -35,7 +36,7 @@ from medgen.training.distributed import agree, average_gradients, launch, same_c
 from medgen.training.label_validation import LabelValidator
 from medgen.training.log import Log, Progress
 from medgen.training.validation import Validator
-from medgen.types import Batch, InputError, Method
+from medgen.types import Batch, Method
 
 IDLE = "by its own score the model was no better than leaving the scans as they are; train on, or look at the data"
 

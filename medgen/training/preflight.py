@@ -9,9 +9,10 @@ from medgen import checkpoint
 from medgen.config import Settings
 from medgen.data.prepare import Prepared
 from medgen.data.slabs import fold_batch
+from medgen.errors import InputError
 from medgen.io.folder import recovered
 from medgen.io.lock import locked
-from medgen.types import Batch, InputError
+from medgen.types import Batch
 
 
 def check_method(settings: Settings) -> None:

@@ -12,7 +12,7 @@ from medgen.augmentation.augmenter import Augmenter
 from medgen.augmentation.dataset.provenance import file_hash
 from medgen.augmentation.dataset.read import read_case
 from medgen.augmentation.read import read_dataset
-from medgen.types import InputError
+from medgen.errors import InputError
 
 
 def brighten(images, label, names, rng):

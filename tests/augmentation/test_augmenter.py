@@ -14,10 +14,10 @@ from medgen.augmentation.augmenter import augmenter_for
 from medgen.augmentation.dataset.read import read_case
 from medgen.augmentation.read import read_dataset
 from medgen.checkpoint import TableInfo, load_model, save_model
+from medgen.errors import InputError
 from medgen.inference.predict import translate_case
 from medgen.io.folder import folder_written_aside
 from medgen.io.volume import read_volume, same_geometry, write_volume
-from medgen.types import InputError
 
 METHODS = {
     "pix2pix": SMALL_METHOD,

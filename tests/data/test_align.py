@@ -6,8 +6,8 @@ from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
 from medgen.data.align import align, on_one_grid
+from medgen.errors import InputError
 from medgen.io.volume import Volume, to_canonical
-from medgen.types import InputError
 
 SPACING = 4.0
 SHAPE = (30, 27, 24)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medgen.data.intensity import Range, TargetRange, fit_range, typical_range
-from medgen.types import InputError
+from medgen.errors import InputError
 
 
 @given(st.floats(-2000, 0), st.floats(1, 4000), st.integers(0, 2**31))

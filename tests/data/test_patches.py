@@ -10,7 +10,7 @@ from medgen.data.cache import Cached
 from medgen.data.intensity import Range
 from medgen.data.patches import Patches, batches
 from medgen.data.random_affine import Turn, cut_patch
-from medgen.types import InputError
+from medgen.errors import InputError
 
 PATCH = (8, 8, 8)
 FOLDER = tempfile.TemporaryDirectory()

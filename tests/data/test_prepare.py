@@ -8,7 +8,7 @@ from small import small_settings, write_cohort
 
 from medgen.data.patches import Patches, batches
 from medgen.data.prepare import prepare
-from medgen.types import InputError
+from medgen.errors import InputError
 
 
 def prepared(root, out, sections=None, **data):

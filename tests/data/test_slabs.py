@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medgen.data.slabs import fold, fold_batch, slab_axis, unfold
-from medgen.types import InputError
+from medgen.errors import InputError
 
 
 @given(

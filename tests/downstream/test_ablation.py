@@ -7,8 +7,8 @@ from scipy import stats
 from medgen.downstream import ablation as module
 from medgen.downstream.ablation import markdown, run_arms, summarise_arms
 from medgen.downstream.summary import Downstream
+from medgen.errors import InputError
 from medgen.segmentation.train import Example
-from medgen.types import InputError
 
 
 def row(arm, generator, draw, seed, case, label, dice):

@@ -15,10 +15,10 @@ from scipy import stats
 from medgen.downstream import protocols as downstream
 from medgen.downstream.protocols import PROTOCOLS, patient_folds, read_examples, run_protocols, score
 from medgen.downstream.summary import markdown, summarise
+from medgen.errors import InputError
 from medgen.evaluation.statistics import bootstrap_interval
 from medgen.io.volume import read_volume
 from medgen.segmentation.train import Example, train_segmenter
-from medgen.types import InputError
 
 SHAPE = (10, 9, 8)
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from medgen.downstream.section import Protocols, protocols
+from medgen.errors import InputError
 from medgen.evaluation.evaluate import evaluate
-from medgen.types import InputError
 
 TRAINING = {"steps": 2, "filters": 2, "voxels": 8**3}
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from medgen.data.body_mask import body_mask
+from medgen.errors import InputError
 from medgen.evaluation.evaluate import evaluate
 from medgen.evaluation.measure import takes_up_contrast
 from medgen.evaluation.metrics.challenges import measure
 from medgen.evaluation.metrics.slice_continuity import relative_slice_jump
-from medgen.types import InputError
 
 SHAPE = (20, 18, 16)
 AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from labelled import save
 
+from medgen.errors import InputError
 from medgen.evaluation.folders import label_names, match_folders, read_case
-from medgen.types import InputError
 
 NAMES = {1: "aorta", 3: "portal_vein"}
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from medgen.cluster import Cluster, Lost
+from medgen.errors import InputError
 from medgen.evaluation import outcomes as module
 from medgen.evaluation.evaluate import evaluate
 from medgen.qa.run import Checks
 from medgen.segmentation.load import NamedSegmenter
-from medgen.types import InputError
 
 NAMES = {"liver": 1, "aorta": 2}
 

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from medgen.errors import InputError
 from medgen.evaluation.paired_tests import compare_systems, correct
 from medgen.evaluation.statistics import bootstrap_interval, holm
-from medgen.types import InputError
 
 
 def _systems(n=12, seed=0):

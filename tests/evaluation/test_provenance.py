@@ -2,8 +2,8 @@ import json
 
 import pytest
 
+from medgen.errors import InputError
 from medgen.evaluation.provenance import provenance, read_manifest
-from medgen.types import InputError
 
 MANIFEST = {
     "model": {

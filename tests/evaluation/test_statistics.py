@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from medgen.errors import InputError
 from medgen.evaluation import statistics
 from medgen.evaluation.statistics import (
     bland_altman,
@@ -15,7 +16,6 @@ from medgen.evaluation.statistics import (
     rank_biserial,
     wilcoxon,
 )
-from medgen.types import InputError
 
 
 def _skewed(n=25, seed=0):

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 
 from medgen.data.body_mask import foreground_mask
+from medgen.errors import InputError
 from medgen.evaluation.evaluate import evaluate
 from medgen.evaluation.suggested_range import round_up, suggested_range
-from medgen.types import InputError
 
 SHAPE = (40, 36, 30)
 

@@ -12,12 +12,12 @@ from typer.testing import CliRunner
 
 from medgen.checkpoint import save_model
 from medgen.cli import app
+from medgen.errors import InputError
 from medgen.inference import pipeline as cases
 from medgen.inference.cohort.run import convert
 from medgen.inference.deidentified_output import opened
 from medgen.io.folder import folder_written_aside
 from medgen.io.volume import Volume, write_volume
-from medgen.types import InputError
 
 NAME = "Zyx^Wvut"
 HU = {

@@ -3,11 +3,11 @@ import os
 import pytest
 from dicom_series import stored, write_ct
 
+from medgen.errors import InputError
 from medgen.inference.inputs import find_scans, frames_apart, read_scan, scan_grids, sha256
 from medgen.inference.series import Rules
 from medgen.io.dicom.write import NOTICE
 from medgen.io.volume import read_volume
-from medgen.types import InputError
 
 
 def put(path, text="x"):

@@ -15,8 +15,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from medgen.errors import InputError
 from medgen.inference.cohort.run import convert
-from medgen.types import InputError
 
 WHOLE, SPOILED = 12, 3
 

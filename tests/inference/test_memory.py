@@ -12,12 +12,12 @@ from torch import nn
 
 from medgen.checkpoint import build_method
 from medgen.config import parse_settings
+from medgen.errors import InputError
 from medgen.inference.cohort.run import convert
 from medgen.inference.memory import peak_bytes, weight_bytes, windows_together
 from medgen.inference.predict import check_windows, translate_volume
 from medgen.io.volume import Volume
 from medgen.segmentation.model import segment
-from medgen.types import InputError
 
 
 def net(*layers):

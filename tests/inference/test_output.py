@@ -13,13 +13,13 @@ from typer.testing import CliRunner
 
 from medgen.checkpoint import save_model
 from medgen.cli import app
+from medgen.errors import InputError
 from medgen.inference import pipeline as cases
 from medgen.inference.cohort.run import convert
 from medgen.inference.output import derivation
 from medgen.io.dicom.write import NOTICE
 from medgen.io.folder import folder_written_aside
 from medgen.io.volume import Volume, read_volume, write_volume
-from medgen.types import InputError
 
 HU = {
     "codec": {"source": {"low": -1000, "high": 1000, "outside": "carry"}},

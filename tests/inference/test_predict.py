@@ -10,9 +10,9 @@ from scipy.spatial.transform import Rotation
 from small import SMALL_METHOD, make_model, small_settings
 
 from medgen.checkpoint import RangeInfo
+from medgen.errors import InputError
 from medgen.inference.predict import pass_bytes, translate_array, translate_case, translate_volume, use_whole
 from medgen.io.volume import Volume
-from medgen.types import InputError
 
 MODEL = make_model()
 IDENTITY = make_model(train=False)

@@ -11,10 +11,10 @@ from torch import nn
 from typer.testing import CliRunner
 
 from medgen.cli import app
+from medgen.errors import InputError
 from medgen.inference.segment import segment_cohort
 from medgen.io.volume import Volume, read_volume, write_volume
 from medgen.segmentation.load import named_segmenter
-from medgen.types import InputError
 
 
 class Threshold(nn.Module):

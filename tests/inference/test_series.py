@@ -7,12 +7,12 @@ from dicom_series import AXIAL, stored, write_ct
 from pydicom import Dataset, dcmread, dcmwrite
 from small import make_model, small_settings
 
+from medgen.errors import InputError
 from medgen.inference.cohort.run import convert
 from medgen.inference.inputs import find_scans, read_scan
 from medgen.inference.series import Rule, Rules, load_rules
 from medgen.io.dicom.write import NOTICE
 from medgen.reports.conversion import conversion_report
-from medgen.types import InputError
 
 
 def rules(tmp_path, text):

@@ -10,11 +10,11 @@ from small import make_model, small_settings, write_cohort
 from medgen.checkpoint import load_model
 from medgen.config import parse_settings
 from medgen.data.labels.codec import LabelTable
+from medgen.errors import InputError
 from medgen.inference.cohort.run import convert
 from medgen.inference.style import Grain, make_images
 from medgen.inference.synthesize import synthesize
 from medgen.training.loop import train
-from medgen.types import InputError
 
 METHOD = {
     "name": "spade", "filters": 4, "levels": 2, "hidden": 4, "latent": 3, "style": "everywhere", "style_norm": "none",

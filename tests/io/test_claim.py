@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from medgen.errors import InputError
 from medgen.io.claim import RECORD, added, apart, check_ours, claimed, claimed_file, remove, wrote
 from medgen.io.folder import folder_written_aside
 from medgen.io.volume import written_aside
-from medgen.types import InputError
 
 RUN = {"command": "test", "seed": 1}
 

@@ -5,10 +5,10 @@ import pydicom
 import pytest
 from dicom_series import MADE, stored, write_ct, write_enhanced_ct
 
+from medgen.errors import InputError
 from medgen.io.dicom.segmentation import write_seg
 from medgen.io.dicom.series import list_series, read_series, read_slices
 from medgen.io.dicom.write import write_derived
-from medgen.types import InputError
 
 
 def trade_names(folder):

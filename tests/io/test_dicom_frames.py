@@ -8,6 +8,7 @@ import pytest
 import SimpleITK as sitk
 from dicom_series import OBLIQUE, RECODED, item, recode, stored, write_ct, write_enhanced_ct, write_enhanced_mr
 
+from medgen.errors import InputError
 from medgen.inference.series import find_series
 from medgen.io.dicom import copies as dicom_copies
 from medgen.io.dicom.index import indexed
@@ -15,7 +16,6 @@ from medgen.io.dicom.pixels import rescale_of
 from medgen.io.dicom.series import list_series, read_series
 from medgen.io.formats.itk import itk_affine
 from medgen.io.volume import read_geometry, read_volume, same_geometry
-from medgen.types import InputError
 
 
 @pytest.mark.parametrize("kind, low", [("u2", 0), ("i2", -2000)])

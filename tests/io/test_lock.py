@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
+from medgen.errors import InputError
 from medgen.io import lock
 from medgen.io.lock import NAME, locked
-from medgen.types import InputError
 
 HOLD = """
 import os, signal, sys

@@ -6,11 +6,11 @@ import pytest
 from dicom_series import stored, write_ct
 
 from medgen.data.cohort.read import read_cohort
+from medgen.errors import InputError
 from medgen.evaluation.distribution.sections import volume_files
 from medgen.evaluation.folders import match_folders
 from medgen.inference.inputs import find_inputs
 from medgen.io.volume import find_volumes, read_geometry, read_volume
-from medgen.types import InputError
 
 
 @pytest.fixture

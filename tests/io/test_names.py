@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medgen.cli import main
+from medgen.errors import InputError, reason
 from medgen.io.names import LONGEST_LINE, brief, say, shown
-from medgen.types import InputError, reason
 
 ODD = ("two\nlines", "\x1b[2J", "tab\t", "\r\x85\u2028\u2029", "\u202egpj", "\udcff\udcfe", "\x00", "n" * 5000)
 

@@ -11,8 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import medgen
+from medgen.errors import InputError
 from medgen.io.spreadsheet import csv_line, csv_text, read_csv
-from medgen.types import InputError
 
 DANGEROUS = ("=1+1", "@SUM(A1)", "+1", "-2+3", "-5", "\t=1", "\r=1", "\n=1", " =1", "＝1", "'=1", "''+1")
 FIRST = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")

@@ -10,6 +10,7 @@ from nibabel.orientations import inv_ornt_aff, io_orientation
 from programs import run_program
 from scipy.spatial.transform import Rotation
 
+from medgen.errors import InputError
 from medgen.io.volume import (
     ENDINGS,
     Geometry,
@@ -27,7 +28,6 @@ from medgen.io.volume import (
     write_volume,
     written_aside,
 )
-from medgen.types import InputError
 
 
 @st.composite
@@ -230,7 +230,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path):
 FULL_DISK = """
 import resource, sys, numpy as np
 from medgen.io.volume import Volume, write_volume
-from medgen.types import InputError
+from medgen.errors import InputError
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # as a full disk: writing further fails
 noise = np.random.default_rng(0).integers(-30000, 30000, (20, 20, 20))
 try:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy import ndimage
 
+from medgen.errors import InputError
 from medgen.losses.structure import gradient_correlation_loss, mind, mind_loss
-from medgen.types import InputError
 
 SHAPES = [(2, 2, 9, 7), (2, 2, 7, 5, 6)]
 LOSSES = [gradient_correlation_loss, mind_loss]

@@ -17,10 +17,10 @@ from pynetdicom.sop_class import (  # noqa: E402
     StudyRootQueryRetrieveInformationModelGet,
 )
 
+from medgen.errors import InputError
 from medgen.pacs import dimse  # noqa: E402
 from medgen.pacs.retrieve import retrieved  # noqa: E402
 from medgen.pacs.server import connect  # noqa: E402
-from medgen.types import InputError  # noqa: E402
 
 FIND, GET = StudyRootQueryRetrieveInformationModelFind, StudyRootQueryRetrieveInformationModelGet
 

@@ -13,9 +13,9 @@ pytest.importorskip("pynetdicom", reason="needs pip install 'medgen[pacs]'")
 from pynetdicom import AE, evt  # noqa: E402
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelMove  # noqa: E402
 
+from medgen.errors import InputError
 from medgen.pacs import dimse, move  # noqa: E402
 from medgen.pacs.server import connect  # noqa: E402
-from medgen.types import InputError  # noqa: E402
 
 
 @contextmanager

@@ -15,11 +15,11 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 from small import make_model, small_settings
 
+from medgen.errors import InputError
 from medgen.inference.cohort.run import convert
 from medgen.inference.series import Rule, Rules
 from medgen.io.dicom.write import NOTICE
 from medgen.pacs.retrieve import retrieve_study, retrieved
-from medgen.types import InputError
 
 
 def image(study, series, instance):

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medgen.errors import InputError
 from medgen.pacs.server import connect, fits, parse_query, retried, uid
-from medgen.types import InputError
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,9 @@
 
 import pytest
 
+from medgen.errors import InputError
 from medgen.pacs.server import HAD
 from medgen.pacs.store import Storage
-from medgen.types import InputError
 
 
 class Fake:

@@ -11,9 +11,9 @@ from dicom_series import stored, write_ct
 
 pytest.importorskip("dicomweb_client", reason="needs pip install 'medgen[pacs]'")
 
+from medgen.errors import InputError
 from medgen.pacs import web  # noqa: E402
 from medgen.pacs.server import connect  # noqa: E402
-from medgen.types import InputError  # noqa: E402
 
 JSON = "application/dicom+json"
 PARTS = 'multipart/related; type="application/dicom"; boundary=b'

@@ -9,9 +9,9 @@ import pytest
 from scipy import ndimage
 
 from medgen.data.body_mask import body_mask
+from medgen.errors import InputError
 from medgen.phantom.cohort import LABELS, PHASES, build_anatomy, make_patient, render, write_cohort
 from medgen.phantom.ct_physics import noise
-from medgen.types import InputError
 
 TINY = {"size": (24, 20, 16), "spacing": 16.0}
 # HU without contrast, and HU that contrast adds at the portal venous phase, as a radiology text gives them.

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from medgen.errors import InputError
 from medgen.phantom.cohort import LABELS, make_patient
 from medgen.qa import check as safety
 from medgen.qa.check import check_case
 from medgen.qa.limits import Thresholds
-from medgen.types import InputError
 
 NAMES = {value: name for name, value in LABELS.items()}
 MM = (2.5, 2.5, 2.5)

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from medgen.errors import InputError
 from medgen.qa.limits import Thresholds, load_thresholds
-from medgen.types import InputError
 
 CONFIG = Path(__file__).parent.parent.parent / "configs" / "checks" / "ct_contrast.yaml"
 

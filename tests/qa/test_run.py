@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
+from medgen.errors import InputError
 from medgen.io.volume import Volume
 from medgen.phantom.cohort import LABELS, make_patient
 from medgen.qa.limits import Thresholds, load_thresholds
 from medgen.qa.run import Checks, judge, named_checks
 from medgen.segmentation.load import NamedSegmenter
-from medgen.types import InputError
 
 NAMES = {value: name for name, value in LABELS.items()}
 MM = 2.5

@@ -8,10 +8,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from medgen.errors import InputError
 from medgen.evaluation.evaluate import evaluate
 from medgen.reports.evaluation import write_report
 from medgen.reports.results import read_systems
-from medgen.types import InputError
 
 SHAPE = (20, 18, 16)
 VIEWER = 12  # images of a case: three planes of input, output, truth and difference

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medgen.errors import InputError, reason
 from medgen.evaluation.evaluate import evaluate
 from medgen.reports import augmentation, case_items, conversion, evaluation
 from medgen.reports.augmentation import augmentation_report
 from medgen.reports.conversion import conversion_report
 from medgen.reports.evaluation import SECTIONS, Section, write_report
 from medgen.reports.images import stacks
-from medgen.types import InputError, reason
 
 sys.path.insert(0, str(Path(__file__).parent))
 from odd import HUGE, VOLUMES, write  # noqa: E402

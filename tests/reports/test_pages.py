@@ -2,8 +2,8 @@ import math
 
 import pytest
 
+from medgen.errors import InputError
 from medgen.reports.pages import number, percent, signed, write_page
-from medgen.types import InputError
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import zlib
 import pytest
 from PIL import Image
 
+from medgen.errors import InputError
 from medgen.reports import pdf
 from medgen.reports.evaluation import write_report
-from medgen.types import InputError
 
 EVIL = "<script>alert(1)</script>"
 needs_weasyprint = pytest.mark.skipif(pdf.missing() is not None, reason=str(pdf.missing()))

@@ -9,10 +9,10 @@ import torch
 from monai.networks.nets import UNet
 from torch import nn
 
+from medgen.errors import InputError
 from medgen.io.volume import Volume
 from medgen.segmentation.external import bundle, nnunet, torchscript
 from medgen.segmentation.model import segment
-from medgen.types import InputError
 
 STAND_IN = """#!{python}
 import sys

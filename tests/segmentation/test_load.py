@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
+from medgen.errors import InputError
 from medgen.io.volume import Volume
 from medgen.segmentation.load import named_segmenter
 from medgen.segmentation.model import Plan, Segmenter, build_network, save_segmenter
-from medgen.types import InputError
 
 SIZES = {"patch": (8, 8, 8), "strides": ((2, 2, 2), (1, 1, 1)), "kernels": ((3, 3, 3),) * 3, "filters": 2}
 

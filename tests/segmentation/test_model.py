@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from medgen.errors import InputError
 from medgen.io.volume import Volume
 from medgen.segmentation.model import (
     Plan,
@@ -19,7 +20,6 @@ from medgen.segmentation.model import (
     save_segmenter,
     segment,
 )
-from medgen.types import InputError
 
 
 class Threshold(nn.Module):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from medgen.errors import InputError
 from medgen.io.volume import read_volume
 from medgen.segmentation import train as module
 from medgen.segmentation.train import Example, label_values, make_plan, schedule, train_segmenter
-from medgen.types import InputError
 
 TINY = {"filters": 4, "voxels": 16**3, "batch": 2, "steps": 2}
 

@@ -18,10 +18,10 @@ from small import SMALL_METHOD, paired_only, write_cohort
 from medgen.arguments import arguments
 from medgen.checkpoint import load_model
 from medgen.config import parse_settings, plain
+from medgen.errors import InputError
 from medgen.io.claim import RECORD
 from medgen.methods import method_class, method_names
 from medgen.training.loop import saved_steps, train
-from medgen.types import InputError
 
 TRAIN = {"steps": 6, "validate_every": 3, "checkpoint_every": 2, "log_every": 1}
 

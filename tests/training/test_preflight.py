@@ -3,8 +3,8 @@
 import pytest
 from small import SMALL_METHOD, small_settings
 
+from medgen.errors import InputError
 from medgen.training.preflight import check_method
-from medgen.types import InputError
 
 UNPAIRED = {"data": {"paired": False}}
 CUT = {"name": "cut", "generator": "unet", "filters": 4, "levels": 2, "norm": "none", "antialias": False,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from medgen.augmentation.dataset.read import Folds, LabelledCase
-from medgen.types import InputError
+from medgen.errors import InputError
 
 FOLDS = 5  # of nnU-Net
 SEED = 12345  # of nnU-Net's own folds: real cases, each a patient, fall into the same ones without medgen

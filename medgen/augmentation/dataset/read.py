@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from medgen.data.labels.resampling import nearly_whole
+from medgen.errors import InputError
 from medgen.io.grids import on_axes_of, same_grid
 from medgen.io.volume import Volume, read_channels, read_volume
-from medgen.types import InputError
 
 Folds = list[dict[str, list[str]]]  # {"train": names, "val": names} of each fold
 

@@ -19,10 +19,10 @@ from medgen.augmentation.dataset.read import LabelledCase, LabelledDataset, chec
 from medgen.data.cohort.content import content_hash
 from medgen.data.cohort.layouts import some
 from medgen.data.cohort.patients import by_images
+from medgen.errors import InputError
 from medgen.inference.inputs import sha256
 from medgen.io.claim import apart, claimed, remove
 from medgen.io.volume import Volume, case_name, same_geometry, write_channels, write_volume, written_aside
-from medgen.types import InputError
 
 LAYOUTS = {"nnunet": nnunet, "decathlon": decathlon}
 FAILURES = (ValueError, ArithmeticError, RuntimeError, OSError, MemoryError)  # of one case, not of the program

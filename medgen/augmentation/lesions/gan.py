@@ -14,9 +14,9 @@ from medgen.config import Settings
 from medgen.data.intensity import fit_range
 from medgen.data.labels.names import label_named
 from medgen.data.labels.resampling import labels_at
+from medgen.errors import InputError
 from medgen.inference.predict import SAME_SPACING
 from medgen.methods.lesion_gan import FIRST_KIND, HOST, LesionGAN
-from medgen.types import InputError
 
 CONTEXT_MM = 12.0  # of the surroundings that the generator sees on every side of a large lesion
 

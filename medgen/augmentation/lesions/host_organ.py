@@ -9,8 +9,8 @@ import numpy as np
 from scipy import ndimage
 
 from medgen.data.body_mask import body_mask
+from medgen.errors import InputError
 from medgen.io.volume import Volume, to_canonical
-from medgen.types import InputError
 
 SHELL_MM = (2.0, 6.0)  # where the host is measured: clear of the lesion's soft edge, near enough to be its own tissue
 FEWEST = 20  # voxels that give a mean and a spread

@@ -22,8 +22,8 @@ from medgen.augmentation.lesions.placement import NoRoom, choose_site
 from medgen.augmentation.lesions.procedural import Procedural
 from medgen.augmentation.patch import Painter, Patch
 from medgen.augmentation.way import Record, Way
+from medgen.errors import InputError
 from medgen.io.volume import Volume, from_canonical, slope_inter
-from medgen.types import InputError
 
 TRIES = 8  # masks that are tried before there is said to be no room
 DRAWS = 10  # lesions that are tried for one that looks as real ones do

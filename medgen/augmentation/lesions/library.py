@@ -18,11 +18,11 @@ from scipy import ndimage
 from medgen.augmentation.lesions.appearance import Look, look_of
 from medgen.augmentation.lesions.host_organ import Host, ranks_of, shell
 from medgen.data.body_mask import body_mask, looks_like_hu
+from medgen.errors import InputError
 from medgen.io.folder import folder_written_aside
 from medgen.io.grids import same_grid
 from medgen.io.text import read_text
 from medgen.io.volume import Volume, existing, to_canonical
-from medgen.types import InputError
 
 AROUND_MM = 6.0  # of the host kept and measured around a lesion
 FORMAT = 1

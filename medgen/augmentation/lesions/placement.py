@@ -7,7 +7,7 @@ from scipy import ndimage
 from scipy.signal import oaconvolve
 
 from medgen.augmentation.lesions.library import widened
-from medgen.types import InputError
+from medgen.errors import InputError
 
 WIDTH = 0.15  # of the Gaussian about each known position, as a part of the host's box
 ANYWHERE = 0.1  # share of the lesions that may come anywhere, for few positions are known

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from medgen.errors import InputError
 from medgen.io.volume import ENDINGS, case_name, has_ending
-from medgen.types import InputError
 
 PARTS = {  # of the split, and the names of their lists, in any case
     "train": ("training", "train"),

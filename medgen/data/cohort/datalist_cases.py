@@ -20,9 +20,10 @@ from medgen.data.cohort.datalist import (
 )
 from medgen.data.cohort.layouts import Contrasts, Found, Missing, contrast_case, named_labels, read_json, some
 from medgen.data.cohort.nnunet import channel_names
+from medgen.errors import InputError
 from medgen.io.names import checked_name
 from medgen.io.volume import channel_count
-from medgen.types import Case, InputError
+from medgen.types import Case
 
 
 def datalist(path: Path, contrasts: Contrasts, fold: int | None = 0) -> Found:

@@ -12,9 +12,10 @@ from typing import Any
 from unicodedata import normalize
 
 from medgen.data.cohort.datalist import part_of, twice
+from medgen.errors import InputError
 from medgen.io.text import read_text
 from medgen.io.volume import ENDINGS, case_name, find_volumes, has_ending
-from medgen.types import Case, InputError
+from medgen.types import Case
 
 Labels = dict[str, int] | None
 Missing = dict[str, list[str]]

@@ -21,9 +21,9 @@ from medgen.data.cohort.layouts import (
     some,
     unread,
 )
+from medgen.errors import InputError
 from medgen.io.names import checked_name
 from medgen.io.volume import ENDINGS, case_name, find_volumes, has_ending
-from medgen.types import InputError
 
 NUMBERED = re.compile(r"(.+)_(\d{4})")
 

@@ -20,9 +20,10 @@ from medgen.data.cohort.patients import Known, Records, identified
 from medgen.data.cohort.split import stated_folds, with_stated_fold
 from medgen.data.cohort.split_files import unread_splits
 from medgen.data.labels.resampling import nearly_whole
+from medgen.errors import InputError
 from medgen.io.grids import same_grid
 from medgen.io.volume import ENDINGS, existing, read_geometry, read_volume
-from medgen.types import Case, InputError
+from medgen.types import Case
 
 
 @dataclass(frozen=True)

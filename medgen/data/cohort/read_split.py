@@ -11,7 +11,8 @@ from medgen.data.cohort.patients import by_images
 from medgen.data.cohort.read import Cohort, check_pairs, read_cohort, with_patients
 from medgen.data.cohort.split import load_split, save_split, split_cases
 from medgen.data.cohort.stacked import unstacked
-from medgen.types import Case, InputError
+from medgen.errors import InputError
+from medgen.types import Case
 
 Content = dict[str, set[str]]  # case -> content hashes of its images
 

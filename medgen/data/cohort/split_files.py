@@ -6,8 +6,8 @@ from pathlib import Path
 
 from medgen.data.cohort.datalist import FOLD, PART_KEYS, UNREAD_PARTS, part_of
 from medgen.data.cohort.layouts import some
+from medgen.errors import InputError
 from medgen.io.text import read_text
-from medgen.types import InputError
 
 TABLES = (".csv", ".tsv")
 LISTS = (*TABLES, ".txt", ".lst", ".list", ".json", ".pkl", ".pickle", ".npy", ".npz", ".yaml", ".yml")

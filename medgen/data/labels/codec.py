@@ -15,9 +15,9 @@ from medgen.data.fingerprint import QUANTILES
 from medgen.data.grid import resample, resample_like
 from medgen.data.labels.resampling import nearly_whole
 from medgen.data.tissue_classes import tissue_classes
+from medgen.errors import InputError
 from medgen.io.claim import wrote
 from medgen.io.volume import GRID_TOLERANCE, Volume, read_volume, same_geometry, to_canonical
-from medgen.types import InputError
 
 VERSION = 2  # counts changes of this file that make old entries wrong
 

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medgen.data.body_mask import body_mask
+from medgen.errors import InputError
 from medgen.evaluation.distribution.frechet import RunningStatistics, Statistics, divisors
 from medgen.evaluation.features.extractor import Extractor
 from medgen.io.volume import Volume, existing, find_volumes, read_volume, to_canonical, written_aside
-from medgen.types import InputError
 
 LIMIT = 10_000  # rows kept for kernels and neighbours: 160 MB at 2048 features; statistics are of all rows
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh, qr
 
-from medgen.types import InputError
+from medgen.errors import InputError
 
 CONSTANT = 1e-10  # of the mean, or of 1: a deviation below is rounding
 

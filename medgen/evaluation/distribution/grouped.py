@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medgen.types import InputError
+from medgen.errors import InputError
 
 BLOCK = 1024  # rows of a block: 8 MiB for a matrix of two, whatever the number of rows; more for a larger volume alone
 

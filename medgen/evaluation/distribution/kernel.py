@@ -11,9 +11,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from medgen.errors import InputError
 from medgen.evaluation.distribution.grouped import GroupedRows, grouped, join_columns, join_rows
 from medgen.evaluation.distribution.precision_recall import squared_distances
-from medgen.types import InputError
 
 MEDIAN_ROWS = 2000  # rows whose distances give the median; more would not change its second digit
 

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, stats
 
+from medgen.errors import InputError
 from medgen.evaluation.distribution.precision_recall import squared_distances
 from medgen.evaluation.features.extractor import checked_volume
 from medgen.evaluation.features.slices import windowed
 from medgen.evaluation.statistics import holm
-from medgen.types import InputError
 
 LEAST = 4  # training volumes
 SAME = 0.1  # of the median distance of two training volumes: below, both are taken for scans of one patient

@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from medgen.errors import InputError
 from medgen.evaluation.distribution.frechet import divisors
-from medgen.types import InputError
 
 SCALES = (1.0, 3.0, 6.0)  # mm: noise, vessels, organs
 TRUNCATE = 3.0  # standard deviations at which a Gaussian is cut

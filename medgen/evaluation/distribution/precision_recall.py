@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from medgen.errors import InputError
 from medgen.evaluation.distribution.grouped import GroupedRows, grouped, join_columns
-from medgen.types import InputError
 
 Array = NDArray[Any]
 

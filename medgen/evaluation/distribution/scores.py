@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medgen.data.body_mask import body_mask
+from medgen.errors import InputError
 from medgen.evaluation.distribution.feature_set import LIMIT, FeatureSet, collect
 from medgen.evaluation.distribution.frechet import few_rows_warning, frechet_distance
 from medgen.evaluation.distribution.kernel import inception_score, kernel_distance, kid
 from medgen.evaluation.distribution.precision_recall import NeighbourScores, neighbour_scores
 from medgen.evaluation.features.extractor import Extractor
 from medgen.io.volume import Volume
-from medgen.types import InputError
 
 SPACING_TOLERANCE = 0.1  # of a voxel side; beyond, textures differ by sampling alone
 NARROW, WIDE = 3, 5  # neighbours, of precision and recall, and of density and coverage, as their papers have them

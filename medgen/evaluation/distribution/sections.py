@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from medgen.data.body_mask import body_mask, looks_like_hu
+from medgen.errors import InputError
 from medgen.evaluation.distribution.feature_set import FeatureSet, collect, load_features, save_features
 from medgen.evaluation.distribution.memorisation import Memorisation, memorisation_test, volume_descriptor
 from medgen.evaluation.distribution.scores import compare_distributions
@@ -15,7 +16,6 @@ from medgen.evaluation.features.extractor import Extractor
 from medgen.evaluation.features.slices import Window
 from medgen.evaluation.summary import Failure
 from medgen.io.volume import Volume, case_name, find_volumes, read_volume, to_canonical
-from medgen.types import InputError
 
 HU_WINDOW = (-200.0, 300.0)  # HU: soft tissue with and without contrast medium, fat and the edges of lung and bone
 RELATIVE = (

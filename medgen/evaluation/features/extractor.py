@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from medgen.errors import InputError
 from medgen.io.names import brief
-from medgen.types import InputError
 
 HUB = "hub"  # in place of a weight file: fetch the published one
 

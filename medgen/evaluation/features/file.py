@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from medgen.errors import InputError
 from medgen.evaluation.features.extractor import checked_volume, file_hash
 from medgen.evaluation.features.slices import Window, describe_planes, describe_window, plane_images, windowed
 from medgen.io.names import brief
-from medgen.types import InputError
 
 BATCH = 16
 

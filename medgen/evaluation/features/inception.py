@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medgen.errors import InputError
 from medgen.evaluation.features.extractor import HUB, checked_volume, file_hash, from_hub, load_weights, read_state
 from medgen.evaluation.features.slices import (
     Window,
@@ -25,7 +26,6 @@ from medgen.evaluation.features.slices import (
     plane_images,
     windowed,
 )
-from medgen.types import InputError
 
 URL = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
 STANDARD = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # sha256 of that file

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from medgen.errors import InputError
 from medgen.evaluation.features.extractor import HUB, checked_volume, file_hash, from_hub, load_weights, read_state
-from medgen.types import InputError
 
 # By its revision, so that the file behind it cannot change.
 URL = (

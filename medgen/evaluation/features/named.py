@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from medgen.errors import InputError
 from medgen.evaluation.features.extractor import Extractor
 from medgen.evaluation.features.slices import Window
-from medgen.types import InputError
 
 KNOWN = "radiomics, inception[:FILE|:hub], radimagenet:FILE, medicalnet:FILE|:hub, or a TorchScript or ONNX file"
 

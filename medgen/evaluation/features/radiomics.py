@@ -31,9 +31,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medgen.errors import InputError
 from medgen.evaluation.features.extractor import checked_volume
 from medgen.evaluation.features.slices import Window, describe_window, windowed
-from medgen.types import InputError
 
 FAMILIES = ("statistics", "cm", "rlm", "szm")
 PREFIXES = ("stat_", "ih_", "cm_", "rlm_", "szm_", "dzm_", "ngt_", "ngl_")  # of MIRP's feature columns

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from medgen.types import InputError
+from medgen.errors import InputError
 
 PERCENTILES = (0.5, 99.5)  # of the voxels in the mask; a few bright vessels or metal do not set the scale
 

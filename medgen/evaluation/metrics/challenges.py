@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medgen.errors import InputError
 from medgen.evaluation.metrics.image_pair import Pair
 from medgen.evaluation.metrics.ssim import LEVEL_WEIGHTS, RADIUS, halved, inside, mean_ssim, ssim_map
 from medgen.evaluation.metrics.voxelwise import check_mask, check_pair, mae, psnr
-from medgen.types import InputError
 
 Array = NDArray[Any]
 

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medgen.errors import InputError
 from medgen.evaluation.metrics import voxelwise as fidelity
 from medgen.evaluation.metrics.ssim import label_ms_ssim, mean_ms_ssim, mean_ssim, ms_ssim_maps, smallest_axis, ssim_map
-from medgen.types import InputError
 
 Array = NDArray[Any]
 LARGEST = 1e17  # of a voxel: sums of squares in single precision stay finite

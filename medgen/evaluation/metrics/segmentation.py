@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from medgen.types import InputError
+from medgen.errors import InputError
 
 HIGHEST = 65535  # label
 REACH = 2  # voxels along each axis that are looked at one by one before a tree is asked

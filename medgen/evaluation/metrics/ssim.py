@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import correlate1d
 
+from medgen.errors import InputError
 from medgen.evaluation.metrics.voxelwise import check_mask, check_pair, check_range, label_means, masked_mean, slabs
-from medgen.types import InputError
 
 K1, K2 = 0.01, 0.03  # Wang 2004
 RADIUS = {"gaussian": 5, "uniform": 3}  # voxels: windows of 11 and 7

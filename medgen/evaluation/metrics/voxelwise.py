@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medgen.types import InputError
+from medgen.errors import InputError
 
 SLAB_VOXELS, SLAB_SLICES = 300_000, 8  # work goes by slabs: bounded memory, and most of it stays in the cache
 

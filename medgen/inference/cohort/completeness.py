@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from pydicom import Dataset, dcmread
 
+from medgen.errors import InputError
 from medgen.io.dicom.header import Slice, numbers
 from medgen.io.dicom.series import Series, list_series
 from medgen.io.dicom.stack import stack
-from medgen.types import InputError
 
 
 def lacking(folder: Path) -> tuple[str, str]:

@@ -14,12 +14,12 @@ import torch
 
 from medgen.checkpoint import load_model
 from medgen.cluster import Cluster, Lost, Share, joined, spread
+from medgen.errors import InputError
 from medgen.inference.cohort.manifest import Manifest, about
 from medgen.inference.inputs import Scan
 from medgen.inference.output import verdict_file
 from medgen.inference.pipeline import Cases, Converted, Job, Options
 from medgen.io.claim import wrote
-from medgen.types import InputError
 
 Given = tuple[Job, dict[str, Any] | None]  # a case and its old record
 

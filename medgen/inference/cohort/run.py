@@ -8,6 +8,7 @@ from pathlib import Path
 
 from medgen.checkpoint import Model
 from medgen.cluster import Cluster
+from medgen.errors import InputError
 from medgen.inference.cohort.manifest import Manifest, about
 from medgen.inference.cohort.watch import arrivals
 from medgen.inference.deidentified_output import Private
@@ -19,7 +20,6 @@ from medgen.io.claim import apart, claimed, claimed_file
 from medgen.io.volume import ENDINGS, NIFTI_ENDINGS, existing, has_ending
 from medgen.qa.carried import beside
 from medgen.qa.run import Checks
-from medgen.types import InputError
 
 NAMES = {"nifti": NIFTI_ENDINGS, "mha": (".mha", ".mhd"), "nrrd": (".nrrd", ".nhdr"), "dicom": ()}
 IMAGES = {".dcm", ".ima", ".img", ".hdr", ".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy", ".npz", ".zip", ".gz"}

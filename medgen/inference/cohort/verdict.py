@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 
 from medgen.checkpoint import Model
+from medgen.errors import InputError
 from medgen.inference.output import removes_contrast
 from medgen.io.volume import Volume, to_canonical
 from medgen.qa.case import Reason
 from medgen.qa.check import RANK
 from medgen.qa.limits import AUTO
 from medgen.qa.run import Checks, judge, named_checks
-from medgen.types import InputError
 
 NONE = "none"
 

@@ -26,9 +26,9 @@ from pydicom.datadict import dictionary_has_tag, keyword_for_tag
 from pydicom.tag import BaseTag
 
 from medgen import __version__
+from medgen.errors import InputError
 from medgen.io.deidentification import grammar
 from medgen.io.dicom.header import quiet_pydicom
-from medgen.types import InputError
 
 EDITION = "2026c"
 TABLE = Path(__file__).with_name("confidentiality_profile.csv")

@@ -22,7 +22,7 @@ from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
-from medgen.types import InputError
+from medgen.errors import InputError
 
 Header = dict[str, Any]  # keyword -> str, int, float or a list of them; absent where the file has no usable value
 

@@ -8,8 +8,8 @@ import numpy as np
 from pydicom import Dataset
 from pydicom.valuerep import format_number_as_ds
 
+from medgen.errors import InputError
 from medgen.io.dicom.header import GROUPS
-from medgen.types import InputError
 
 SHARED, PER_FRAME = GROUPS
 

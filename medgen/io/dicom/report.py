@@ -14,10 +14,10 @@ from pydicom import Dataset, dcmread
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, EncapsulatedPDFStorage, ExplicitVRLittleEndian
 
+from medgen.errors import InputError
 from medgen.io.dicom.header import quiet_pydicom, settle_charset
 from medgen.io.dicom.write import NOTICE, Derivation
 from medgen.io.volume import existing, written_aside
-from medgen.types import InputError
 
 EXTRA = "pip install 'medgen[dicom]'"
 SCHEME = "99MEDGEN"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medgen.errors import InputError
 from medgen.io.dicom.copies import Copies
 from medgen.io.dicom.header import (
     Header,
@@ -29,7 +30,6 @@ from medgen.io.dicom.stack import image_type, is_colour, is_tiled, remarks, stac
 from medgen.io.dicom.units import CAPTURES
 from medgen.io.dicom.voxels import values_of
 from medgen.io.volume import Geometry, Volume, checked_finite, existing
-from medgen.types import InputError
 
 CAPTURE, UNPLACED = "secondary capture", "no patient coordinates"  # remarks on series
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from medgen.errors import InputError
 from medgen.io.dicom.header import Header, Slice, numbers
 from medgen.io.formats.itk import LPS_RAS
 from medgen.io.volume import Geometry, checked_affine, checked_shape
-from medgen.types import InputError
 
 OFF_GRID_MM = 0.1  # scanners round ImagePositionPatient to 0.1 mm at worst
 OFF_GRID_VOXELS = 0.1  # and jitter by some of a voxel

@@ -8,10 +8,10 @@ from pydicom import Dataset, dcmread
 from pydicom.pixels import apply_modality_lut, get_decoder, iter_pixels
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
+from medgen.errors import InputError
 from medgen.io.dicom.header import Header, Slice, header_in, quiet_pydicom, slices_of
 from medgen.io.dicom.pixels import PER_FRAME, rescale_of
 from medgen.io.dicom.units import doubt_of, unit_of
-from medgen.types import InputError
 
 PLUGINS = "pip install 'medgen[dicom]'"
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")

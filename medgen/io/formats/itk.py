@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
+from medgen.errors import InputError
 from medgen.io.claim import check_ours, wrote
 from medgen.io.formats.metaimage import data_names as meta_names
 from medgen.io.formats.metaimage import read_meta
@@ -29,7 +30,6 @@ from medgen.io.volume import (
     stored_values,
     written_aside,
 )
-from medgen.types import InputError
 
 LPS_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 META_ENDINGS = (".mha", ".mhd")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from medgen.errors import InputError
 from medgen.io.formats.stored import Stored, beside, expanded, mm, numbers, whole
-from medgen.types import InputError
 
 TYPES = {
     "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4",

@@ -13,6 +13,7 @@ from nibabel.imageglobals import logger as nibabel_logger
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
+from medgen.errors import InputError
 from medgen.io.formats.nifti_header import settled_header
 from medgen.io.volume import (
     Geometry,
@@ -27,7 +28,6 @@ from medgen.io.volume import (
     stored_values,
     written_aside,
 )
-from medgen.types import InputError
 
 MM_PER_UNIT = {1: 1000.0, 3: 0.001}  # NIfTI spatial unit codes metre and micrometre; all else is taken as mm
 MAX_BEFORE_VOXELS = 2**26  # bytes of header and extensions; scanners write some kilobytes

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from medgen.errors import InputError
 from medgen.io.formats.stored import Stored, beside, expanded, mm, numbers, whole
-from medgen.types import InputError
 
 Fields = dict[str, str]
 TYPES = {

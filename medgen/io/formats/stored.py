@@ -9,7 +9,7 @@ from typing import IO
 
 import numpy as np
 
-from medgen.types import InputError
+from medgen.errors import InputError
 
 MAX_BEYOND_VOXELS = 2**26  # bytes; a stream that goes on for longer is a gzip bomb
 MAX_FILES = 2**16  # of one volume

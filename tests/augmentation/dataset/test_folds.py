@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from medgen.augmentation.dataset.folds import in_no_fold, patient_folds
 from medgen.augmentation.dataset.read import LabelledCase
-from medgen.types import InputError
+from medgen.errors import InputError
 
 
 def real(name, patient):

@@ -9,7 +9,7 @@ from labelled import LABELS, OBLIQUE, SHAPE, save, voxels, write_decathlon, writ
 
 from medgen.augmentation.dataset.read import read_case
 from medgen.augmentation.read import read_dataset
-from medgen.types import InputError
+from medgen.errors import InputError
 
 
 def refused(call, match):

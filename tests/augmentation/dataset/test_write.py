@@ -14,8 +14,8 @@ from labelled import LABELS, save, voxels, write_decathlon, write_folders, write
 from medgen.augmentation.dataset.read import read_case
 from medgen.augmentation.dataset.write import DatasetWriter, label_on, relabelled, write_dataset
 from medgen.augmentation.read import read_dataset
+from medgen.errors import InputError
 from medgen.io.volume import Volume, read_volume
-from medgen.types import InputError
 
 
 def content(dataset):

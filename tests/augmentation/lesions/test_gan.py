@@ -10,8 +10,8 @@ from medgen.augmentation.lesions import insert
 from medgen.augmentation.lesions.gan import GAN, load_gan
 from medgen.augmentation.lesions.insert import insert_lesion, lesion_augmenter
 from medgen.checkpoint import save_model
+from medgen.errors import InputError
 from medgen.io.volume import Volume, to_canonical
-from medgen.types import InputError
 
 LIBRARY = library()
 STRUCTURES = {"organ": ["organ"], "dark": ["dark"], "bright": ["bright"]}

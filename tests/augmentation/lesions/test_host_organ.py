@@ -4,7 +4,7 @@ from lesion_cases import NAMES, ball, case
 from scipy import ndimage
 
 from medgen.augmentation.lesions.host_organ import host_mask, ranks_of, shell, spread
-from medgen.types import InputError
+from medgen.errors import InputError
 
 
 def test_host_by_name_and_by_value():

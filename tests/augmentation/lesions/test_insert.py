@@ -14,8 +14,8 @@ from scipy import ndimage
 from medgen.augmentation.lesions.insert import blend_weight, insert_lesion, lesion_augmenter
 from medgen.augmentation.lesions.library import build_library
 from medgen.augmentation.lesions.procedural import Procedural
+from medgen.errors import InputError
 from medgen.io.volume import Volume
-from medgen.types import InputError
 
 LIBRARY = library()
 PAINTERS = ["cutpaste", "procedural"]

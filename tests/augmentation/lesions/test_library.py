@@ -5,8 +5,8 @@ import pytest
 from lesion_cases import AFFINE, CONTRAST, KINDS, NAMES, ball, case, library
 
 from medgen.augmentation.lesions.library import build_library, diameter, load_library, measure_lesions
+from medgen.errors import InputError
 from medgen.io.volume import Volume, to_canonical
-from medgen.types import InputError
 
 
 def test_measures_are_those_of_the_phantom():

@@ -6,7 +6,7 @@ from lesion_cases import ball
 from scipy import ndimage
 
 from medgen.augmentation.lesions.placement import NoRoom, choose_site, free_sites
-from medgen.types import InputError
+from medgen.errors import InputError
 
 SHAPE = (20, 22, 18)
 

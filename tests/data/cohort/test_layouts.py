@@ -9,7 +9,7 @@ from labelled import save, voxels, write_folders
 
 from medgen.augmentation.read import read_dataset
 from medgen.data.cohort.read import read_cohort
-from medgen.types import InputError
+from medgen.errors import InputError
 
 PAIR = {"sources": ("t1",), "targets": ("t2",)}
 

@@ -7,7 +7,7 @@ from labelled import save, voxels, write_nnunet
 
 from medgen.augmentation.read import read_dataset
 from medgen.data.cohort.read import read_cohort
-from medgen.types import InputError
+from medgen.errors import InputError
 
 
 def edit(root, *gone, **table):

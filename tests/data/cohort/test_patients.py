@@ -5,7 +5,7 @@ import json
 import pytest
 
 from medgen.data.cohort.patients import Records, by_images, identified
-from medgen.types import InputError
+from medgen.errors import InputError
 
 
 def told(cases, root, pattern=None, listed=None):

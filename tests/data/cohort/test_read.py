@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from medgen.data.cohort.read import check_pairs, read_cohort
+from medgen.errors import InputError
 from medgen.io.volume import Volume, write_volume
-from medgen.types import Case, InputError
+from medgen.types import Case
 
 
 def put(path, shape=(3, 4, 5), spacing=1.0, values=None):

@@ -12,7 +12,7 @@ from medgen.augmentation.dataset.write import write_dataset
 from medgen.augmentation.read import read_dataset
 from medgen.data.cohort.read_split import read_split
 from medgen.data.prepare import prepare
-from medgen.types import InputError
+from medgen.errors import InputError
 
 
 def parts(root, out, resume=False, sections=None, **data):

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medgen.data.cohort.split import load_split, save_split, split_cases, stated_folds, with_stated_fold
-from medgen.types import Case, InputError
+from medgen.errors import InputError
+from medgen.types import Case
 
 
 def pair(name, patient=None, source=True, target=True):

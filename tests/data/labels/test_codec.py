@@ -4,8 +4,8 @@ import pytest
 
 from medgen.data.labels.codec import LabelTable, cached_label_map, describe_labels
 from medgen.data.patches import Patches
+from medgen.errors import InputError
 from medgen.io.volume import Volume
-from medgen.types import InputError
 
 TABLE = LabelTable({"organ": 7, "body": 3})
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from medgen.data.labels.training import cached_labels, part_voxels
-from medgen.types import InputError
+from medgen.errors import InputError
 
 
 def put(path, data, spacing=1.0):

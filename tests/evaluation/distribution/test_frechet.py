@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import sqrtm
 
+from medgen.errors import InputError
 from medgen.evaluation.distribution.frechet import RunningStatistics, few_rows_warning, frechet_distance, statistics_of
-from medgen.types import InputError
 
 
 def rows(n, seed, d=6, shift=0.0, mix=True):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from medgen.errors import InputError
 from medgen.evaluation.distribution import grouped
 from medgen.evaluation.distribution.kernel import inception_score, kernel_distance, kid
-from medgen.types import InputError
 
 KERNELS = ["gaussian", "polynomial"]
 BANDWIDTHS = (0.5, 2.0)

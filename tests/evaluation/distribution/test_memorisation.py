@@ -5,10 +5,10 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from medgen.data.body_mask import body_mask
+from medgen.errors import InputError
 from medgen.evaluation.distribution import memorisation
 from medgen.evaluation.distribution.memorisation import memorisation_test, volume_descriptor
 from medgen.phantom.cohort import make_patient
-from medgen.types import InputError
 
 SIZE, SPACING = (40, 32, 24), 10.0
 

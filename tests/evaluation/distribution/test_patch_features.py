@@ -5,9 +5,9 @@ import time
 import numpy as np
 import pytest
 
+from medgen.errors import InputError
 from medgen.evaluation.distribution.kernel import kernel_distance
 from medgen.evaluation.distribution.patch_features import feature_names, patch_features, standardised
-from medgen.types import InputError
 
 SPACING = (1.0, 1.5, 2.0)
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from medgen.errors import InputError
 from medgen.evaluation.distribution import grouped
 from medgen.evaluation.distribution.precision_recall import neighbour_scores
-from medgen.types import InputError
 
 
 def rows(n, seed, shift=0.0, d=3):

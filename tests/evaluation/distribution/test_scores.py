@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
+from medgen.errors import InputError
 from medgen.evaluation.distribution.feature_set import collect, load_features, save_features, volumes_in
 from medgen.evaluation.distribution.frechet import frechet_distance
 from medgen.evaluation.distribution.kernel import kernel_distance, kid
 from medgen.evaluation.distribution.precision_recall import neighbour_scores
 from medgen.evaluation.distribution.scores import compare_distributions
 from medgen.io.volume import Volume
-from medgen.types import InputError
 
 
 class Places:

@@ -4,13 +4,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from medgen.errors import InputError
 from medgen.evaluation.distribution.sections import RELATIVE, default_window, distribution_section, volume_files
 from medgen.evaluation.evaluate import evaluate
 from medgen.evaluation.features.named import named_extractor
 from medgen.evaluation.features.radiomics import Radiomics
 from medgen.io.volume import read_volume
 from medgen.phantom.cohort import make_patient
-from medgen.types import InputError
 
 SIZE, SPACING = (40, 32, 24), 10.0
 

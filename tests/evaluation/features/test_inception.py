@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch.nn import functional
 
+from medgen.errors import InputError
 from medgen.evaluation.features import inception
 from medgen.evaluation.features.inception import Inception, InceptionV3
-from medgen.types import InputError
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,12 @@ from scipy.ndimage import map_coordinates
 from torch import nn
 from torch.nn import functional
 
+from medgen.errors import InputError
 from medgen.evaluation.features import medicalnet, radimagenet
 from medgen.evaluation.features.file import FileNetwork
 from medgen.evaluation.features.medicalnet import MedicalNet
 from medgen.evaluation.features.named import named_extractor
 from medgen.evaluation.features.radimagenet import RadImageNet
-from medgen.types import InputError
 
 VOLUME = np.random.default_rng(0).normal(size=(10, 12, 14))
 

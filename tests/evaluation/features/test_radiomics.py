@@ -7,9 +7,9 @@ import pytest
 
 pytest.importorskip("mirp", reason="mirp is absent: pip install 'medgen[radiomics]'")
 
+from medgen.errors import InputError
 from medgen.evaluation.features import radiomics
 from medgen.evaluation.features.radiomics import Radiomics, patch_boxes, patch_radiomics
-from medgen.types import InputError
 
 PATCH = np.random.default_rng(0).uniform(0, 8, (6, 6, 6))
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.nn import functional
 
+from medgen.errors import InputError
 from medgen.evaluation.features.slices import plane_images, windowed
-from medgen.types import InputError
 
 ALL = np.ones((6, 8, 10), bool)
 

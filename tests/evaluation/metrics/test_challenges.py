@@ -9,11 +9,11 @@ from scipy.ndimage import gaussian_filter, uniform_filter
 from scipy.signal import fftconvolve
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from medgen.errors import InputError
 from medgen.evaluation.metrics import ssim
 from medgen.evaluation.metrics import voxelwise as fidelity
 from medgen.evaluation.metrics.challenges import PROFILES, measure, organ_scores
 from medgen.evaluation.metrics.segmentation import segmentation_scores
-from medgen.types import InputError
 
 CT = Path(__file__).parents[3] / "shared/data/ct/abdomen_noncontrast"
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from medgen.errors import InputError
 from medgen.evaluation.metrics import ssim
 from medgen.evaluation.metrics import voxelwise as fidelity
 from medgen.evaluation.metrics.image_pair import Pair
-from medgen.types import InputError
 
 SHAPE, SPACING = (37, 30, 33), (1.0, 1.5, 3.0)
 

@@ -16,8 +16,8 @@ from monai.metrics import (
 )
 from scipy.ndimage import gaussian_filter
 
+from medgen.errors import InputError
 from medgen.evaluation.metrics.segmentation import dice_scores, segmentation_scores
-from medgen.types import InputError
 
 ORGANS = Path(__file__).parents[3] / "shared/data/ct/abdomen_noncontrast/organs_small.nii.gz"
 SCORES = ("dice", "hd95", "assd", "surface_dice")

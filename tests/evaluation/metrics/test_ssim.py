@@ -8,10 +8,10 @@ from monai.metrics.regression import compute_ssim_and_cs
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity
 
+from medgen.errors import InputError
 from medgen.evaluation.metrics import ssim as module
 from medgen.evaluation.metrics import voxelwise as fidelity
 from medgen.evaluation.metrics.ssim import LEVEL_WEIGHTS, halved, mean_ssim, ms_ssim, ssim, ssim_map
-from medgen.types import InputError
 
 SHAPES = [(16, 17, 19), (11, 30, 12), (40, 13, 22)]
 

@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio
 
+from medgen.errors import InputError
 from medgen.evaluation.metrics import voxelwise as fidelity
 from medgen.evaluation.metrics.voxelwise import gradient_error, label_means, mae, ncc, psnr, rmse
-from medgen.types import InputError
 
 SHAPES = [(16, 17, 19), (11, 30, 12), (40, 13, 22)]
 

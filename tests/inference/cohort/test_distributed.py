@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 from medgen.checkpoint import load_model, save_model
 from medgen.cli import app
 from medgen.cluster import Cluster, Lost
+from medgen.errors import InputError
 from medgen.inference.cohort import distributed as module
 from medgen.inference.cohort import watch
 from medgen.inference.cohort.run import convert
-from medgen.types import InputError
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from programs import run_program
 from small import make_model
 
+from medgen.errors import InputError
 from medgen.inference.cohort.manifest import Manifest, about
 from medgen.inference.inputs import sha256
-from medgen.types import InputError
 
 
 @dataclass

@@ -18,6 +18,7 @@ from small import SMALL_METHOD, make_model, paired_only, small_settings, write_c
 from medgen.checkpoint import load_model
 from medgen.commands.translate import interrupted
 from medgen.config import arguments, parse_settings
+from medgen.errors import InputError
 from medgen.inference import inputs, output
 from medgen.inference import pipeline as module
 from medgen.inference.cohort import watch
@@ -26,7 +27,6 @@ from medgen.inference.cohort.run import convert
 from medgen.inference.series import Rule, Rules
 from medgen.methods import method_class, method_names
 from medgen.training.loop import train
-from medgen.types import InputError
 
 
 def tiny(cohort, name, method=None, **sections):

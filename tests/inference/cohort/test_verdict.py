@@ -11,6 +11,7 @@ from dicom_series import stored, write_ct
 from small import make_model, small_settings
 
 from medgen.data.fingerprint import describe
+from medgen.errors import InputError
 from medgen.inference.cohort.run import convert
 from medgen.inference.cohort.verdict import checks_for, verdict
 from medgen.io.volume import Volume
@@ -18,7 +19,6 @@ from medgen.phantom.cohort import make_patient
 from medgen.qa.out_of_distribution import out_of_distribution
 from medgen.qa.run import named_checks
 from medgen.reports.conversion import conversion_report
-from medgen.types import InputError
 
 SIZE, MM = (64, 52, 40), 6.0
 

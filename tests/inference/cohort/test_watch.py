@@ -9,9 +9,9 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
+from medgen.errors import InputError
 from medgen.inference.cohort import watch
 from medgen.inference.cohort.watch import arrivals
-from medgen.types import InputError
 
 
 @pytest.fixture

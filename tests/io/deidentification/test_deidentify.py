@@ -18,10 +18,10 @@ from pydicom import Dataset
 from pydicom.datadict import DicomDictionary, dictionary_VR, keyword_for_tag
 from pydicom.sr.codedict import codes
 
+from medgen.errors import InputError
 from medgen.io.deidentification.deidentify import Deidentifier, profile, read_key
 from medgen.io.dicom.write import NOTICE, write_derived
 from medgen.io.volume import read_volume
-from medgen.types import InputError
 
 KEY = bytes(range(32))
 MARK, NUMBER, UID = "ZQMARKZQ", 918273645, "1.2.3.91827364"

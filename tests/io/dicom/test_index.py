@@ -7,11 +7,11 @@ import pytest
 from dicom_series import stored, write_ct, write_enhanced_ct
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from medgen.errors import InputError
 from medgen.io.dicom import header as dicom_header
 from medgen.io.dicom.header import TAGS, plain, read_header, shared
 from medgen.io.dicom.index import indexed
 from medgen.io.dicom.series import list_series
-from medgen.types import InputError
 
 
 @pytest.fixture

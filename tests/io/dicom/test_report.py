@@ -10,12 +10,12 @@ import pytest
 from dicom_series import MADE, OBLIQUE, errors, headers, stored, write_ct, write_enhanced_ct
 from pydicom.uid import ComprehensiveSRStorage, EncapsulatedPDFStorage
 
+from medgen.errors import InputError
 from medgen.io.deidentification.deidentify import Deidentifier
 from medgen.io.dicom.report import write_encapsulated_pdf, write_verdict_sr
 from medgen.io.dicom.series import list_series
 from medgen.io.dicom.write import NOTICE, write_derived
 from medgen.io.volume import read_volume
-from medgen.types import InputError
 
 hd = pytest.importorskip("highdicom", reason="highdicom (medgen[dicom]) is absent")
 VERDICT = {

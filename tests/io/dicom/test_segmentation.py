@@ -9,13 +9,13 @@ import SimpleITK as sitk
 from dicom_series import MADE, OBLIQUE, errors, headers, stored, write_ct, write_enhanced_ct
 from pydicom.sr.codedict import codes
 
+from medgen.errors import InputError
 from medgen.io.deidentification.deidentify import Deidentifier
 from medgen.io.dicom.segmentation import LESIONS, STRUCTURES, TISSUES, coded, write_seg
 from medgen.io.dicom.series import list_series
 from medgen.io.dicom.write import NOTICE, write_derived
 from medgen.io.volume import Volume, read_volume
 from medgen.phantom.anatomy.labels import LABELS
-from medgen.types import InputError
 
 hd = pytest.importorskip("highdicom", reason="highdicom (medgen[dicom]) is absent")
 NAMES = {2: "liver", 7: "kidney_left", 300: "lesion_hypovascular"}

@@ -15,12 +15,12 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless
 from pydicom.valuerep import validate_value
 from scipy.spatial.transform import Rotation
 
+from medgen.errors import InputError
 from medgen.io.dicom import header as dicom_header
 from medgen.io.dicom.header import read_header
 from medgen.io.dicom.series import list_series, read_series, series_uid
 from medgen.io.formats.itk import itk_affine
 from medgen.io.volume import read_geometry, read_volume, same_geometry, write_volume
-from medgen.types import InputError
 
 LIDC = Path(__file__).parents[3] / "shared/data/lidc_dicom"
 AXIAL = np.eye(3)

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from pydicom import dcmread
 from scipy.spatial.transform import Rotation
 
+from medgen.errors import InputError
 from medgen.io.dicom.index import indexed
 from medgen.io.dicom.series import list_series, read_series
 from medgen.io.volume import read_geometry, read_volume, same_geometry
-from medgen.types import InputError
 
 
 def turned(axes, radians):

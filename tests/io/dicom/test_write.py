@@ -27,10 +27,10 @@ from hypothesis import strategies as st
 from pydicom.pixels import apply_modality_lut, get_encoder
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
+from medgen.errors import InputError
 from medgen.io.dicom.pixels import Format, encoding
 from medgen.io.dicom.write import NOTICE, write_derived
 from medgen.io.volume import Volume, read_volume
-from medgen.types import InputError
 
 
 def sources(folder):

@@ -5,9 +5,9 @@ import pytest
 import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
+from medgen.errors import InputError
 from medgen.io.formats.itk import data_files
 from medgen.io.volume import Volume, read_geometry, read_volume, write_volume
-from medgen.types import InputError
 
 ENDINGS = (".mha", ".mhd", ".nrrd", ".nhdr")
 

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from medgen.errors import InputError
 from medgen.io.formats.itk import itk_affine
 from medgen.io.volume import read_geometry, read_volume, write_volume
-from medgen.types import InputError
 
 HEADER = {
     "ObjectType": "Image",

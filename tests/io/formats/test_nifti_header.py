@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from medgen.errors import InputError
 from medgen.io.formats.itk import itk_affine
 from medgen.io.volume import read_geometry, read_volume, write_volume
-from medgen.types import InputError
 
 LPS = np.diag([-2.5, -2.5, 2.5, 1])
 LPS[:3, 3] = 80, 70, 10

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from medgen.errors import InputError
 from medgen.io.formats.itk import itk_affine
 from medgen.io.volume import read_geometry, read_volume
-from medgen.types import InputError
 
 HEADER = {
     "type": "short",

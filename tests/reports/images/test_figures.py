@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medgen.errors import InputError
 from medgen.reports.images.figures import case_picture, conversion_picture
-from medgen.types import InputError
 
 SHAPE = (24, 20, 16)
 

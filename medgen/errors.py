@@ -1,0 +1,26 @@
+"""Errors that a user can fix, and the text of any exception in one line."""
+
+import re
+import traceback
+from pathlib import Path
+
+
+class InputError(ValueError):
+    """Input or settings that the user can mend.
+
+    The message is one sentence that names the file or key, what is wrong and what to do;
+    the command line prints it without a traceback and exits with code 2.
+    """
+
+
+ADDRESS = re.compile(r"\s*\(?\b0x[0-9a-fA-F]+\)?")  # in memory, as C++ libraries put them into messages
+
+
+def reason(error: BaseException) -> str:
+    """What an exception says, in one line; of an unexpected one its kind and its place in the code as well."""
+    text = " ".join(ADDRESS.sub("", str(error)).split())
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, InputError) or not frames:
+        return text or type(error).__name__
+    where = f"{type(error).__name__} in {Path(frames[-1].filename).name}, line {frames[-1].lineno}"
+    return f"{where}: {text}" if text else where
