@@ -33,7 +33,8 @@ from medgen.data.labels.codec import LabelTable
 from medgen.errors import InputError
 from medgen.io.folder import recovered
 from medgen.methods import method_class
-from medgen.types import Method, Outside
+from medgen.methods.base import Method
+from medgen.types import Outside
 
 FORMAT = 2
 LARGEST = {"levels": 16, "blocks": 256, "layers": 32, "scales": 16, "kernel": 31}  # keys that end so

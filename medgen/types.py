@@ -1,16 +1,12 @@
-"""What every part of medgen hands to the next: cases, batches, methods, and the error a user can mend."""
+"""Data that packages hand to each other: cases and batches, and the types of settings."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
-from torch import Tensor, nn
-from torch.optim import Optimizer
-
-if TYPE_CHECKING:
-    from medgen.losses.adversary import Adversary
+from torch import Tensor
 
 Count = Annotated[int, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
@@ -50,18 +46,3 @@ Batch = dict[str, Any]
 
 # update(name, loss): zero grad, backward, clip and step of the optimizer called ``name``.
 Update = Callable[[str, Tensor], None]
-
-
-class Method(Protocol):
-    """A translation method: one published method, one file in ``medgen/methods``."""
-
-    networks: dict[str, nn.Module]  # every network that learns
-    memory: dict[str, nn.Module]  # other state of training, e.g. image pools; saved for resume
-    adversaries: dict[str, "Adversary"]  # the discriminators' side, by name; the loop logs their health
-    generator: str  # key in ``networks`` of the network that ``translate`` runs; the loop keeps its EMA
-
-    def optimizers(self) -> dict[str, Optimizer]: ...
-
-    def step(self, batch: Batch, update: Update) -> dict[str, Tensor]: ...
-
-    def translate(self, x: Tensor) -> Tensor: ...

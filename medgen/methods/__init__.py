@@ -8,7 +8,7 @@ from medgen.errors import InputError
 
 
 def method_names() -> list[str]:
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
 
 
 def method_class(name: str, where: str = "config") -> type:

@@ -31,12 +31,13 @@ from medgen.errors import InputError
 from medgen.io.claim import apart, claimed
 from medgen.io.folder import folder_written_aside, recovered
 from medgen.io.volume import written_aside
+from medgen.methods.base import Method
 from medgen.training import preflight as checks
 from medgen.training.distributed import agree, average_gradients, launch, same_clock
 from medgen.training.label_validation import LabelValidator
 from medgen.training.log import Log, Progress
 from medgen.training.validation import Validator
-from medgen.types import Batch, Method
+from medgen.types import Batch
 
 IDLE = "by its own score the model was no better than leaving the scans as they are; train on, or look at the data"
 
