@@ -8,13 +8,9 @@ training.*            in ``last`` only: all networks, optimizers and memory, for
 import hashlib
 import json
 import os
-import platform
 import re
 import stat
-import subprocess
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,12 +20,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from medgen import __version__
 from medgen.arguments import arguments
 from medgen.config import Section, Settings, parse_settings
 from medgen.data.fingerprint import QUANTILES
 from medgen.data.intensity import Code, Range, TargetRange
 from medgen.data.labels.codec import LabelTable
+from medgen.environment import git_commit, versions
 from medgen.errors import InputError
 from medgen.io.folder import recovered
 from medgen.methods import method_class
@@ -383,37 +379,3 @@ def _tensors(network: nn.Module) -> dict[str, Tensor]:
 def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
-    found = {"python": platform.python_version(), "medgen": __version__}
-    for name in (
-        "torch",
-        "monai",
-        "numpy",
-        "scipy",
-        "nibabel",
-        "SimpleITK",
-        "pydicom",
-        "lightning-fabric",
-    ):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "missing"
-    return found
-
-
-@cache
-def git_commit() -> str | None:
-    """Commit of the medgen checkout that runs, with ``+`` if it has changes; None outside a checkout."""
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return None
-    try:
-        head = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
-        dirty = subprocess.run(["git", "-C", root, "status", "--porcelain", "-uno"], capture_output=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return head.stdout.strip() + ("+" if dirty.stdout else "") if head.returncode == 0 else None

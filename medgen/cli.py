@@ -292,7 +292,7 @@ def configs() -> None:
 @app.command()
 def doctor() -> None:
     """Versions, devices, and what is missing."""
-    from medgen.checkpoint import git_commit, versions
+    from medgen.environment import git_commit, versions
 
     for name, version in versions().items():
         print(f"{name:20s} {version}")

@@ -36,7 +36,7 @@ from medgen.augmentation.augmenter import PAINTERS, augmenter_for
 from medgen.augmentation.dataset.folds import patient_folds
 from medgen.augmentation.dataset.read import LabelledCase, LabelledDataset
 from medgen.augmentation.read import read_dataset
-from medgen.checkpoint import git_commit, read_info, versions
+from medgen.checkpoint import read_info
 from medgen.commands.shared import pick_device, whole_run
 from medgen.config import config_file, configs, load_settings
 from medgen.data.cohort.content import content_hashes
@@ -44,6 +44,7 @@ from medgen.data.cohort.layouts import some
 from medgen.data.cohort.patients import PROVENANCE, by_images, read_provenance
 from medgen.data.labels.names import label_named
 from medgen.downstream.ablation import ARMS, markdown, run_arms, summarise_arms, write_scores
+from medgen.environment import git_commit, versions
 from medgen.errors import InputError
 from medgen.evaluation.distribution.sections import default_window, distribution_section, memorisation_section
 from medgen.evaluation.features.named import KNOWN, named_extractor

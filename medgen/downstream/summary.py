@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from medgen.checkpoint import git_commit, versions
+from medgen.environment import git_commit, versions
 from medgen.evaluation.statistics import bootstrap_interval, by_patient, finite_pairs, wilcoxon
 from medgen.evaluation.summary import Failure, write_text
 from medgen.io.spreadsheet import csv_text

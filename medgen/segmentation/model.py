@@ -21,10 +21,11 @@ from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
 from safetensors import SafetensorError
 from torch import nn
 
-from medgen.checkpoint import MOST_TEXT, git_commit, load_weights, regular, save_weights, versions
+from medgen.checkpoint import MOST_TEXT, load_weights, regular, save_weights
 from medgen.config import Section, Spacing
 from medgen.data.grid import resample, resample_like
 from medgen.data.intensity import fit_range
+from medgen.environment import git_commit, versions
 from medgen.errors import InputError
 from medgen.inference.memory import peak_bytes
 from medgen.io.folder import folder_written_aside, recovered

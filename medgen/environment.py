@@ -1,0 +1,43 @@
+"""Versions of the packages in use and the commit of a checkout, for provenance."""
+
+import platform
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from medgen import __version__
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    found = {"python": platform.python_version(), "medgen": __version__}
+    for name in (
+        "torch",
+        "monai",
+        "numpy",
+        "scipy",
+        "nibabel",
+        "SimpleITK",
+        "pydicom",
+        "lightning-fabric",
+    ):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+@cache
+def git_commit() -> str | None:
+    """Commit of the medgen checkout that runs, with ``+`` if it has changes; None outside a checkout."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        head = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+        dirty = subprocess.run(["git", "-C", root, "status", "--porcelain", "-uno"], capture_output=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return head.stdout.strip() + ("+" if dirty.stdout else "") if head.returncode == 0 else None
