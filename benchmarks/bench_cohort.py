@@ -13,7 +13,7 @@ from medgen.checkpoint import Model, load_model
 from medgen.inference.cohort.run import convert
 from medgen.inference.cohort.verdict import checks_for
 from medgen.inference.predict import translate_case
-from medgen.io.volume import read_volume
+from medgen.io.read import read_volume
 from medgen.phantom.cohort import make_patient
 from medgen.qa.run import Checks
 

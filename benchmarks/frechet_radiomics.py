@@ -18,7 +18,8 @@ from medgen.evaluation.distribution.feature_set import FeatureSet, collect
 from medgen.evaluation.distribution.frechet import frechet_distance, statistics_of
 from medgen.evaluation.distribution.scores import compare_distributions
 from medgen.evaluation.features.radiomics import Radiomics
-from medgen.io.volume import Volume, find_volumes, read_volume
+from medgen.io.read import find_volumes, read_volume
+from medgen.io.volume import Volume
 from medgen.phantom.cohort import make_patient
 
 SOFT_TISSUE = (-200.0, 300.0)  # HU

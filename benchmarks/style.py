@@ -13,7 +13,8 @@ import numpy as np
 from medgen.checkpoint import load_model
 from medgen.inference.inputs import sha256
 from medgen.inference.synthesize import synthesize
-from medgen.io.volume import case_name, find_volumes, read_volume
+from medgen.io.paths import case_name
+from medgen.io.read import find_volumes, read_volume
 
 MOST = 20  # label maps
 

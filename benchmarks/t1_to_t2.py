@@ -33,7 +33,9 @@ from medgen.data.intensity import Range, fit_range
 from medgen.evaluation.metrics.ssim import ssim
 from medgen.evaluation.metrics.voxelwise import mae, psnr
 from medgen.inference.predict import translate_volume
-from medgen.io.volume import Volume, read_volume, write_volume
+from medgen.io.read import read_volume
+from medgen.io.volume import Volume
+from medgen.io.write import write_volume
 from medgen.training.loop import train
 
 CONFIGS = Path(__file__).parent.parent / "configs"

@@ -26,7 +26,8 @@ from medgen.checkpoint import load_model
 from medgen.commands.shared import pick_device
 from medgen.data.body_mask import body_mask
 from medgen.inference.predict import translate_volume
-from medgen.io.volume import Volume, read_volume
+from medgen.io.read import read_volume
+from medgen.io.volume import Volume
 
 ROOT = Path(__file__).parent.parent
 ORGANS = ("aorta", "kidney_left", "kidney_right", "liver", "bone", "lung")

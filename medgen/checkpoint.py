@@ -27,7 +27,7 @@ from medgen.data.intensity import Code, Range, TargetRange
 from medgen.data.labels.codec import LabelTable
 from medgen.environment import git_commit, versions
 from medgen.errors import InputError
-from medgen.io.folder import recovered
+from medgen.io.atomic import recovered
 from medgen.methods import method_class
 from medgen.methods.base import Method
 from medgen.types import Outside

@@ -49,8 +49,11 @@ from medgen.errors import InputError
 from medgen.evaluation.distribution.sections import default_window, distribution_section, memorisation_section
 from medgen.evaluation.features.named import KNOWN, named_extractor
 from medgen.evaluation.summary import Failure, write_text
+from medgen.io.atomic import written_aside
 from medgen.io.names import say
-from medgen.io.volume import ENDINGS, has_ending, read_volume, write_volume, written_aside
+from medgen.io.paths import ENDINGS, has_ending
+from medgen.io.read import read_volume
+from medgen.io.write import write_volume
 from medgen.reports.augmentation import augmentation_report, gallery
 from medgen.reports.gaps import Gaps
 from medgen.segmentation.train import Example

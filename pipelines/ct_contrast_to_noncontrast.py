@@ -52,7 +52,7 @@ def run(settings: Settings, out: Path, overwrite: bool = False) -> list[str]:
     from medgen.evaluation.console import lines
     from medgen.evaluation.evaluate import evaluate
     from medgen.inference.cohort.run import convert
-    from medgen.io.folder import folder_written_aside
+    from medgen.io.atomic import folder_written_aside
     from medgen.qa.run import named_checks
     from medgen.reports.evaluation import write_report
     from medgen.training.loop import train

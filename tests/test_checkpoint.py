@@ -10,7 +10,7 @@ from small import SMALL_METHOD, make_model, small_settings
 
 from medgen.checkpoint import ModelInfo, build_method, load_model, load_training, save_model, save_training
 from medgen.errors import InputError
-from medgen.io.folder import folder_written_aside, recovered
+from medgen.io.atomic import folder_written_aside, recovered
 from medgen.methods.pix2pix import Pix2Pix
 
 
@@ -281,7 +281,7 @@ import resource, signal, sys
 from pathlib import Path
 import torch
 from medgen.checkpoint import save_training
-from medgen.io.folder import folder_written_aside
+from medgen.io.atomic import folder_written_aside
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit fails with an error, as on a full disk
 def save(text):
     with folder_written_aside(Path(sys.argv[1])) as aside:

@@ -17,7 +17,7 @@ from small import SMALL_METHOD, make_model, small_settings, write_cohort
 
 from medgen import cli
 from medgen.checkpoint import save_model
-from medgen.io.folder import folder_written_aside
+from medgen.io.atomic import folder_written_aside
 
 
 @pytest.fixture

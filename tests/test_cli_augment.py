@@ -9,7 +9,7 @@ from small import make_model, small_settings
 
 from medgen import cli
 from medgen.checkpoint import save_model
-from medgen.io.folder import folder_written_aside
+from medgen.io.atomic import folder_written_aside
 from medgen.phantom.cohort import write_cohort
 
 

@@ -41,12 +41,8 @@ from medgen.data.cohort.patients import Known, Records, identified, read_provena
 from medgen.data.cohort.split import stated_folds
 from medgen.data.cohort.split_files import unread_splits
 from medgen.errors import InputError
-from medgen.io.volume import (
-    ENDINGS,
-    existing,
-    has_ending,
-    read_volume,
-)
+from medgen.io.paths import ENDINGS, existing, has_ending
+from medgen.io.read import read_volume
 
 ABOUT = ("description", "reference", "licence", "license", "release")  # kept as they are: others' terms and words
 

@@ -24,7 +24,7 @@ def check_pacs(
     watch: bool,
 ) -> None:
     """Refuse options that do not go together, before a model is loaded."""
-    from medgen.io.volume import ENDINGS, has_ending
+    from medgen.io.paths import ENDINGS, has_ending
 
     if query and from_pacs is None:
         raise InputError("--query asks a PACS; say which with --from-pacs")

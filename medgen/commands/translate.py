@@ -90,7 +90,7 @@ def translate(
     from medgen.inference.pipeline import Converted
     from medgen.inference.series import load_rules
     from medgen.io.names import say
-    from medgen.io.volume import ENDINGS, has_ending
+    from medgen.io.paths import ENDINGS, has_ending
 
     check_pacs(from_pacs, query or (), to_pacs, input, output, format, watch)
     if dry_run:

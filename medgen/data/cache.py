@@ -20,7 +20,8 @@ from medgen.data.fingerprint import describe
 from medgen.data.intensity import Code, Range, fit_range
 from medgen.errors import InputError
 from medgen.io.claim import wrote
-from medgen.io.volume import Volume, read_volume, to_canonical
+from medgen.io.read import read_volume
+from medgen.io.volume import Volume, to_canonical
 
 VERSION = 3  # counts changes of this file that make old entries wrong
 BODY_VOXELS = 20_000  # a sample of the body is enough to centre patches

@@ -20,7 +20,8 @@ from medgen.data.labels.names import label_named
 from medgen.data.labels.training import cached_labels, part_voxels
 from medgen.data.modality import modality_warnings
 from medgen.errors import InputError
-from medgen.io.volume import Volume, read_volume
+from medgen.io.read import read_volume
+from medgen.io.volume import Volume
 from medgen.types import Case
 
 

@@ -27,8 +27,11 @@ from medgen.downstream.summary import BASELINE, Downstream, Row, write
 from medgen.errors import InputError
 from medgen.evaluation.metrics.segmentation import segmentation_scores
 from medgen.evaluation.summary import Failure
+from medgen.io.atomic import written_aside
 from medgen.io.grids import on_axes_of, same_grid
-from medgen.io.volume import Volume, case_name, find_volumes, read_volume, written_aside
+from medgen.io.paths import case_name
+from medgen.io.read import find_volumes, read_volume
+from medgen.io.volume import Volume
 from medgen.segmentation.train import Example, fingerprint, label_values, train_segmenter
 
 PROTOCOLS = {

@@ -10,7 +10,9 @@ import numpy as np
 from medgen.data.cohort.layouts import named_labels, read_json
 from medgen.data.labels.resampling import nearly_whole
 from medgen.errors import InputError
-from medgen.io.volume import GRID_TOLERANCE, Volume, case_name, find_volumes, read_volume, same_geometry, to_canonical
+from medgen.io.paths import case_name
+from medgen.io.read import find_volumes, read_volume
+from medgen.io.volume import GRID_TOLERANCE, Volume, same_geometry, to_canonical
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from medgen.data.body_mask import foreground_mask
 from medgen.errors import InputError
-from medgen.io.volume import read_volume
+from medgen.io.read import read_volume
 
 MOST = 20  # images looked at
 SHARE = 99.9  # percentile of the foreground: beyond it are a few voxels of vessels and coil flare

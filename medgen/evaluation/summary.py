@@ -20,8 +20,8 @@ import numpy as np
 from medgen.evaluation.regions import COLUMNS as REGIONS
 from medgen.evaluation.regions import least_change, mean_regions
 from medgen.evaluation.statistics import Interval, bland_altman, bootstrap_interval
+from medgen.io.atomic import written_aside
 from medgen.io.spreadsheet import csv_text
-from medgen.io.volume import written_aside
 
 DIGITS = 8  # significant ones of a number in a table
 FIRST = ("mae", "psnr", "ssim", "source_mae", "source_psnr", "source_ssim")

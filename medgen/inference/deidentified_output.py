@@ -15,10 +15,12 @@ from pydicom import dcmread
 
 from medgen.errors import InputError
 from medgen.inference.inputs import Scan
+from medgen.io.atomic import written_aside
 from medgen.io.deidentification.deidentify import Deidentifier, read_key, refuse_drawn
 from medgen.io.dicom.series import owners
+from medgen.io.paths import ENDINGS, has_ending
 from medgen.io.spreadsheet import csv_line
-from medgen.io.volume import ENDINGS, Volume, has_ending, written_aside
+from medgen.io.volume import Volume
 
 REPORT = "deidentification.csv"
 COLUMNS = ("tag", "attribute", "change", "places", "cases")

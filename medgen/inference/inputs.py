@@ -15,17 +15,9 @@ from medgen.io.dicom.series import Series, read_slices
 from medgen.io.dicom.stack import stack
 from medgen.io.formats.itk import data_files
 from medgen.io.mixed import mixed, scan_below, some
-from medgen.io.volume import (
-    ENDINGS,
-    Geometry,
-    Volume,
-    case_name,
-    existing,
-    find_volumes,
-    has_ending,
-    read_geometry,
-    read_volume,
-)
+from medgen.io.paths import ENDINGS, case_name, existing, has_ending
+from medgen.io.read import find_volumes, read_geometry, read_volume
+from medgen.io.volume import Geometry, Volume
 
 CHOOSE = "choose the DICOM with --series or --rules, or name the volume's file"
 NOT_READ = "are a pair, which is not read; convert it to .nii.gz"

@@ -11,12 +11,14 @@ import numpy as np
 from medgen import __version__
 from medgen.checkpoint import Model, RangeInfo
 from medgen.errors import InputError
+from medgen.io.atomic import recovered
 from medgen.io.deidentification.deidentify import Changes, Deidentifier
 from medgen.io.dicom.header import read_header
 from medgen.io.dicom.units import HU
 from medgen.io.dicom.write import NOTICE, Derivation, of_others, write_derived
-from medgen.io.folder import recovered
-from medgen.io.volume import ENDINGS, NIFTI_ENDINGS, Volume, has_ending, write_volume
+from medgen.io.paths import ENDINGS, NIFTI_ENDINGS, has_ending
+from medgen.io.volume import Volume
+from medgen.io.write import write_volume
 
 OURS = re.compile(r"\d{5}\.dcm")
 LOWEST_HU, AIR_HU = -3100, -200  # padding is no lower than -3072; what holds air is no higher

@@ -31,7 +31,9 @@ from medgen.inference.predict import translate_case
 from medgen.io.claim import remove
 from medgen.io.dicom.write import check_derivable
 from medgen.io.names import checked_name, folded, shown
-from medgen.io.volume import ENDINGS, Volume, has_ending, read_volume
+from medgen.io.paths import ENDINGS, has_ending
+from medgen.io.read import read_volume
+from medgen.io.volume import Volume
 from medgen.qa.carried import input_findings
 from medgen.qa.check import coarse_factor
 from medgen.qa.out_of_distribution import out_of_distribution

@@ -13,10 +13,12 @@ from medgen.inference.cohort.manifest import Manifest
 from medgen.inference.inputs import Scan, find_scans, read_scan, scan_hash, sha256_of
 from medgen.inference.output import clear
 from medgen.inference.series import Rules
+from medgen.io.atomic import written_aside
 from medgen.io.claim import apart, claimed
 from medgen.io.dicom.segmentation import write_seg
 from medgen.io.names import brief, checked_name
-from medgen.io.volume import ENDINGS, existing, has_ending, write_volume, written_aside
+from medgen.io.paths import ENDINGS, existing, has_ending
+from medgen.io.write import write_volume
 from medgen.segmentation.load import NamedSegmenter
 
 FORMATS = {"nifti": ".nii.gz", "mha": ".mha", "nrrd": ".nrrd", "dicom": ".dcm"}

@@ -14,7 +14,8 @@ from medgen.data.intensity import Code, Range, fit_range
 from medgen.data.slabs import fold
 from medgen.errors import InputError
 from medgen.inference.predict import on_model_grid, translate_channels
-from medgen.io.volume import read_volume, to_canonical
+from medgen.io.read import read_volume
+from medgen.io.volume import to_canonical
 
 
 @dataclass(frozen=True)

@@ -26,18 +26,12 @@ from medgen.inference.cohort.manifest import Manifest, about
 from medgen.inference.inputs import find_inputs, sha256
 from medgen.inference.predict import on_model_grid
 from medgen.inference.style import ReferenceStyle, draw_style, make_images, reference_style, seed_of
+from medgen.io.atomic import written_aside
 from medgen.io.claim import apart, claimed
-from medgen.io.volume import (
-    GRID_TOLERANCE,
-    Volume,
-    case_name,
-    from_canonical,
-    read_volume,
-    same_geometry,
-    to_canonical,
-    write_volume,
-    written_aside,
-)
+from medgen.io.paths import case_name
+from medgen.io.read import read_volume
+from medgen.io.volume import GRID_TOLERANCE, Volume, from_canonical, same_geometry, to_canonical
+from medgen.io.write import write_volume
 
 MARK = "synthetic"  # in every file's name
 SHARES = (0.2, 0.5)  # of the other label map in a recombined one

@@ -9,7 +9,7 @@ from medgen.io.dicom.header import Header, is_scan, read_header
 from medgen.io.dicom.index import indexed
 from medgen.io.dicom.series import grouped
 from medgen.io.dicom.write import NOTICE
-from medgen.io.volume import ENDINGS, has_ending
+from medgen.io.paths import ENDINGS, has_ending
 
 SHOWN = 3  # names in a message
 

@@ -4,10 +4,7 @@ Intensities keep the unit of the file (HU for CT); lengths are mm; world axes ar
 (+x right, +y anterior, +z superior), whatever the file format uses itself.
 """
 
-import os
-import stat
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -24,12 +21,7 @@ from nibabel.orientations import (
 )
 
 from medgen.errors import InputError
-from medgen.io.claim import check_ours, wrote
 
-NIFTI_ENDINGS = (".nii.gz", ".nii")
-ITK_ENDINGS = (".mha", ".mhd", ".nrrd", ".nhdr")
-ENDINGS = NIFTI_ENDINGS + ITK_ENDINGS
-PAIR_ENDINGS = (".hdr", ".img", ".hdr.gz", ".img.gz")  # of NIfTI and Analyze, not read
 GRID_TOLERANCE = 0.01  # of the smallest voxel side: files of two programs differ by rounding, not by more
 MAX_VOXELS = 2**33  # 32 GiB as float32; a larger grid is a broken header, not a scan
 MAX_MM = 1e6  # a kilometre
@@ -116,135 +108,6 @@ class Volume:
         if data.shape != self.data.shape:
             raise ValueError(f"new data of shape {data.shape} does not fit the grid {self.data.shape}")
         return replace(self, data=data, dtype=self.dtype if dtype is None else np.dtype(dtype))
-
-
-def read_volume(path: str | Path, *, series: str | None = None) -> Volume:
-    """Read NIfTI, NRRD, MHA/MHD, a DICOM series folder, or the series that one DICOM file belongs to.
-
-    ``series`` chooses among several DICOM series: UID, 1-based number in ``list_series``, or part of the
-    description. Raises InputError for everything that is not one finite 3D volume with a usable affine.
-    """
-    # The formats build Volume and Geometry from this module, so they are imported on use.
-    from medgen.io.dicom import series as dicom
-    from medgen.io.formats import itk, nifti
-
-    path = existing(path)
-    if path.is_dir():
-        _check_folder(path, series)
-        return dicom.read_series(path, series=series)
-    if has_ending(path, NIFTI_ENDINGS):
-        return nifti.read_nifti(path)
-    if has_ending(path, ITK_ENDINGS):
-        return itk.read_itk(path)
-    return dicom.read_series(path.parent, series=series or _uid_of(path))
-
-
-def read_channels(path: str | Path) -> list[Volume]:
-    """The channels of a 4D NIfTI (X, Y, Z, C), or the one volume of anything else. Errors as ``read_volume``."""
-    from medgen.io.formats import nifti
-
-    path = existing(path)
-    stacked = path.is_file() and has_ending(path, NIFTI_ENDINGS)
-    return nifti.read_nifti_channels(path) if stacked else [read_volume(path)]
-
-
-def channel_count(path: str | Path) -> int:
-    """How many volumes ``read_channels`` gives, from the header alone. Errors as ``read_volume``."""
-    from medgen.io.formats import nifti
-
-    path = existing(path)
-    return nifti.nifti_channel_count(path) if has_ending(path, NIFTI_ENDINGS) else 1
-
-
-def read_geometry(path: str | Path, *, series: str | None = None) -> Geometry:
-    """Grid of a volume from its header alone: no voxel is read or decompressed. Errors as ``read_volume``."""
-    from medgen.io.dicom import series as dicom
-    from medgen.io.formats import itk, nifti
-
-    path = existing(path)
-    if path.is_dir():
-        _check_folder(path, series)
-        return dicom.read_series_geometry(path, series=series)
-    if has_ending(path, NIFTI_ENDINGS):
-        return nifti.read_nifti_geometry(path)
-    if has_ending(path, ITK_ENDINGS):
-        return itk.read_itk_geometry(path)
-    return dicom.read_series_geometry(path.parent, series=series or _uid_of(path))
-
-
-def write_volume(path: str | Path, volume: Volume, *, description: str = "") -> None:
-    """Write by extension, under a temporary name first; parent folders are made.
-
-    The stored type of ``volume`` is kept: integers are rounded, a range too small is widened to the smallest
-    integer type that holds the values (never wrapped or clipped), and a NIfTI slope and intercept stay.
-    ``description``: what a NIfTI header's text is to say, see ``nifti.write_nifti``.
-    Raises InputError for an unknown extension, an unwritable place, or values that are not finite.
-    """
-    from medgen.io.formats import itk, nifti
-
-    path = Path(path)
-    if not np.isfinite(volume.data.sum(dtype=np.float64)):
-        raise InputError(f"{path} is not written: the volume to write holds NaN or infinite values")
-    if has_ending(path, NIFTI_ENDINGS):
-        nifti.write_nifti(path, volume, description)
-    elif has_ending(path, ITK_ENDINGS):
-        itk.write_itk(path, volume)
-    else:
-        raise InputError(f"{path}: unknown extension to write; use one of {' '.join(ENDINGS)}")
-
-
-def write_channels(path: str | Path, channels: Sequence[Volume]) -> None:
-    """Write volumes of one grid into one NIfTI (X, Y, Z, C); one alone as ``write_volume`` does, errors likewise."""
-    from medgen.io.formats import nifti
-
-    path = Path(path)
-    if len(channels) == 1:
-        return write_volume(path, channels[0])
-    if not has_ending(path, NIFTI_ENDINGS):
-        raise InputError(f"{path}: several channels go into one file as NIfTI only; use {' or '.join(NIFTI_ENDINGS)}")
-    for volume in channels:
-        if not np.isfinite(volume.data.sum(dtype=np.float64)):
-            raise InputError(f"{path} is not written: the volume to write holds NaN or infinite values")
-    nifti.write_nifti_channels(path, channels)
-
-
-def find_volumes(folder: str | Path, *, beside_dicom: bool = False) -> list[Path]:
-    """Volumes directly in ``folder``, sorted by name (hidden files left out); empty where there are none.
-
-    A link to a file that is gone is among them, and what is no regular file or may not be looked at: reading it tells,
-    where leaving it out would lose a case in silence. Raises InputError for a folder that cannot be listed, and where
-    a DICOM scan lies beside the volumes, unless ``beside_dicom``.
-    """
-    from medgen.io.mixed import mixed, scan_in
-
-    folder = existing(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder} is a file where a folder of volumes is expected; name its folder")
-    try:
-        entries = sorted(folder.iterdir())
-    except OSError as error:
-        raise InputError(f"{folder} cannot be listed ({error.strerror}); check its permissions") from error
-    found = [p for p in entries if has_ending(p, ENDINGS) and not p.name.startswith(".") and not _is_folder(p)]
-    if found and not beside_dicom and (image := scan_in(folder)):
-        series = f"a DICOM series ({image.name})"
-        raise InputError(f"{mixed(folder, found, series)}; name the volume's file, or move one of the two elsewhere")
-    return found
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:  # in a folder that can be listed and not entered
-        return False
-
-
-def case_name(path: str | Path) -> str:
-    """``CASE`` of ``.../CASE.nii.gz``; a name without a known ending (a DICOM folder) stays whole."""
-    name = Path(path).name
-    for ending in (*ENDINGS, ".dcm"):
-        if name.lower().endswith(ending) and len(name) > len(ending):
-            return name[: -len(ending)]
-    return name
 
 
 def same_geometry(a: Geometry, b: Geometry, tolerance: float = 1e-3) -> bool:
@@ -335,52 +198,6 @@ def stored_values(data: np.ndarray, dtype: np.dtype, slope: float = 1.0, inter: 
     return data.astype(np.float32)
 
 
-@contextmanager
-def written_aside(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside ``path``; moved onto it when the block ends well, removed when it does not.
-
-    Raises InputError where it cannot be written, or would replace what medgen did not write, see ``claim``.
-    """
-    path = Path(path)
-    aside = path.with_name(f".part-{path.name}")  # one name, so that what a kill leaves is written over
-    check_ours(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield aside
-        wrote(path, aside)
-        os.replace(aside, path)
-    except (OSError, UnicodeEncodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{path} cannot be written ({reason}); choose another place") from error
-    finally:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
-
-
-def existing(path: str | Path) -> Path:
-    """``path`` as a Path; InputError where there is no file or folder: nothing, a link to nothing, a pipe, a device."""
-    from medgen.io.dicom.header import dangling
-
-    path = Path(path)
-    try:
-        mode = path.stat().st_mode
-    except ValueError as error:
-        raise InputError(f"{path} has a null character in its name; check the path") from error
-    except OSError as error:
-        missing = isinstance(error, FileNotFoundError)
-        if missing and path.is_symlink():
-            raise InputError(dangling(path)) from error
-        reason = "does not exist" if missing else f"cannot be read ({error.strerror})"
-        raise InputError(f"{path} {reason}; check the path") from error
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise InputError(f"{path} is neither a regular file nor a folder; give one")
-    return path
-
-
-def has_ending(path: Path, endings: Sequence[str]) -> bool:
-    return path.name.lower().endswith(tuple(endings))
-
-
 def checked_shape(shape: Sequence[int], path: Path) -> tuple[int, int, int]:
     """(X, Y, Z) of a stored grid, trailing axes of length 1 left out; refused unless it is one 3D volume."""
     shape = tuple(int(n) for n in shape)
@@ -418,23 +235,3 @@ def checked_finite(data: np.ndarray, path: Path) -> np.ndarray:
         bad = int(data.size - np.isfinite(data).sum())
         raise InputError(f"{path} holds {bad} NaN or infinite voxels; replace them with a number first")
     return data
-
-
-def _check_folder(folder: Path, series: str | None) -> None:
-    """Refuse a folder that holds volumes, where a DICOM series is to be read and none is chosen."""
-    from medgen.io.mixed import some
-
-    if series is None and (volumes := find_volumes(folder)):
-        raise InputError(f"{folder} is a folder of volumes ({some(volumes)}); name one of its files")
-
-
-def _uid_of(path: Path) -> str:
-    from medgen.io.dicom import series as dicom
-
-    if has_ending(path, PAIR_ENDINGS):
-        raise InputError(f"{path} is half of an .hdr/.img pair, which is not read; convert the pair to .nii.gz")
-    uid = dicom.series_uid(path)
-    if uid is None:
-        known = " ".join(ENDINGS)
-        raise InputError(f"{path} is not a volume medgen reads; use {known} or a DICOM series")
-    return uid

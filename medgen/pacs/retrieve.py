@@ -20,8 +20,8 @@ from medgen.errors import InputError
 from medgen.inference.inputs import Scan, find_scans
 from medgen.inference.series import Rules, check_choice, ours
 from medgen.io import claim
+from medgen.io.atomic import written_aside
 from medgen.io.dicom.header import NOT_SCANS, Header
-from medgen.io.volume import written_aside
 from medgen.pacs.server import PAUSES, Server, fits, retried, uid
 
 IMAGE = re.compile(r"(?P<series>[0-9.]+)_(?P<instance>[0-9.]+)\.dcm", re.ASCII)

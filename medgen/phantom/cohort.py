@@ -18,8 +18,8 @@ import nibabel as nib
 import numpy as np
 
 from medgen.errors import InputError
+from medgen.io.atomic import written_aside
 from medgen.io.claim import claimed
-from medgen.io.volume import written_aside
 from medgen.phantom.anatomy.build import Anatomy, build_anatomy
 from medgen.phantom.anatomy.labels import LABELS
 from medgen.phantom.anatomy.shapes import stream

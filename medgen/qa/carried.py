@@ -12,7 +12,7 @@ from typing import Any
 
 from medgen.errors import InputError
 from medgen.inference.inputs import sha256
-from medgen.io.volume import case_name
+from medgen.io.paths import case_name
 from medgen.qa.case import Place, Reason
 from medgen.qa.limits import Thresholds
 

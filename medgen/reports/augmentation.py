@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 from medgen.data.body_mask import looks_like_hu
 from medgen.evaluation.summary import Failure
-from medgen.io.volume import Volume, read_volume, to_canonical
+from medgen.io.read import read_volume
+from medgen.io.volume import Volume, to_canonical
 from medgen.reports.gaps import Gaps
 from medgen.reports.images.case_images import SOFT_TISSUE, apart
 from medgen.reports.images.figures import INK, MARK

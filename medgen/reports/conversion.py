@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from medgen.io.volume import read_geometry, same_geometry
+from medgen.io.read import read_geometry
+from medgen.io.volume import same_geometry
 from medgen.reports.case_items import case_item
 from medgen.reports.gaps import Gaps
 from medgen.reports.images.case_images import conversion_scene

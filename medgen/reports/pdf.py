@@ -4,7 +4,7 @@ import contextlib
 import io
 from pathlib import Path
 
-from medgen.io.volume import written_aside
+from medgen.io.atomic import written_aside
 
 EXTRA = "WeasyPrint is missing; install it: pip install 'medgen[pdf]'"
 SYSTEM = (

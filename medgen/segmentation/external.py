@@ -17,7 +17,10 @@ from monai.bundle import ConfigParser
 
 from medgen.errors import InputError
 from medgen.io.names import brief
-from medgen.io.volume import Volume, existing, read_volume, write_volume
+from medgen.io.paths import existing
+from medgen.io.read import read_volume
+from medgen.io.volume import Volume
+from medgen.io.write import write_volume
 from medgen.segmentation.model import segment
 
 Segment = Callable[[Volume], np.ndarray]

@@ -10,8 +10,8 @@ from typing import Any
 from medgen.config import Section, Spacing, check
 from medgen.errors import InputError
 from medgen.evaluation.folders import label_names
+from medgen.io.paths import existing
 from medgen.io.text import read_text
-from medgen.io.volume import existing
 from medgen.segmentation.external import Segment, bundle, nnunet, torchscript
 from medgen.segmentation.model import load_segmenter
 

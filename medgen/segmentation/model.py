@@ -28,7 +28,7 @@ from medgen.data.intensity import fit_range
 from medgen.environment import git_commit, versions
 from medgen.errors import InputError
 from medgen.inference.memory import peak_bytes
-from medgen.io.folder import folder_written_aside, recovered
+from medgen.io.atomic import folder_written_aside, recovered
 from medgen.io.names import brief
 from medgen.io.volume import Volume, from_canonical, to_canonical
 

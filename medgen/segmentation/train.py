@@ -25,7 +25,8 @@ from medgen.data.labels.training import cached_labels
 from medgen.data.patches import Patches, batches
 from medgen.errors import InputError
 from medgen.io.grids import same_grid
-from medgen.io.volume import orientation, read_geometry, read_volume
+from medgen.io.read import read_geometry, read_volume
+from medgen.io.volume import orientation
 from medgen.segmentation.model import Plan, Segmenter, build_network, choose_sizes, load_segmenter, save_segmenter
 from medgen.types import Batch
 

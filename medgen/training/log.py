@@ -9,10 +9,10 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from torch import Tensor
 
+from medgen.io.atomic import written_aside
 from medgen.io.claim import wrote
 from medgen.io.names import shown
 from medgen.io.spreadsheet import csv_line, csv_text, read_csv
-from medgen.io.volume import written_aside
 from medgen.training.gan_health import diagnose
 
 

@@ -28,9 +28,8 @@ from medgen.config import Settings, plain
 from medgen.data.patches import Patches, batches
 from medgen.data.prepare import Prepared, prepare
 from medgen.errors import InputError
+from medgen.io.atomic import folder_written_aside, recovered, written_aside
 from medgen.io.claim import apart, claimed
-from medgen.io.folder import folder_written_aside, recovered
-from medgen.io.volume import written_aside
 from medgen.methods.base import Method
 from medgen.training import preflight as checks
 from medgen.training.distributed import agree, average_gradients, launch, same_clock

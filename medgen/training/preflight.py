@@ -10,7 +10,7 @@ from medgen.config import Settings
 from medgen.data.prepare import Prepared
 from medgen.data.slabs import fold_batch
 from medgen.errors import InputError
-from medgen.io.folder import recovered
+from medgen.io.atomic import recovered
 from medgen.io.lock import locked
 from medgen.types import Batch
 

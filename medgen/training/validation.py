@@ -16,7 +16,7 @@ from medgen.data.prepare import Prepared
 from medgen.evaluation.distribution.kernel import kernel_distance
 from medgen.evaluation.distribution.patch_features import feature_names, patch_features, standardised
 from medgen.inference.predict import translate_channels
-from medgen.io.volume import written_aside
+from medgen.io.atomic import written_aside
 from medgen.qa.measures.structure import edge_correlation
 
 ROWS = 300  # places of a volume whose look is compared

@@ -16,8 +16,10 @@ from medgen.augmentation.read import read_dataset
 from medgen.checkpoint import TableInfo, load_model, save_model
 from medgen.errors import InputError
 from medgen.inference.predict import translate_case
-from medgen.io.folder import folder_written_aside
-from medgen.io.volume import read_volume, same_geometry, write_volume
+from medgen.io.atomic import folder_written_aside
+from medgen.io.read import read_volume
+from medgen.io.volume import same_geometry
+from medgen.io.write import write_volume
 
 METHODS = {
     "pix2pix": SMALL_METHOD,

@@ -14,8 +14,8 @@ from medgen.augmentation.dataset.read import read_case
 from medgen.augmentation.read import read_dataset
 from medgen.checkpoint import save_model
 from medgen.errors import InputError
-from medgen.io.folder import folder_written_aside
-from medgen.io.volume import write_volume
+from medgen.io.atomic import folder_written_aside
+from medgen.io.write import write_volume
 
 CASES = ("p0_a", "p0_b", "p1_a", "p2_a")  # of three patients
 

@@ -17,7 +17,7 @@ from medgen.downstream.protocols import PROTOCOLS, patient_folds, read_examples,
 from medgen.downstream.summary import markdown, summarise
 from medgen.errors import InputError
 from medgen.evaluation.statistics import bootstrap_interval
-from medgen.io.volume import read_volume
+from medgen.io.read import read_volume
 from medgen.segmentation.train import Example, train_segmenter
 
 SHAPE = (10, 9, 8)

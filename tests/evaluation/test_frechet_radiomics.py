@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("mirp", reason="mirp is absent: pip install 'medgen[radiomics]'")
 
 from medgen.evaluation.features.radiomics import Radiomics
-from medgen.io.volume import find_volumes
+from medgen.io.read import find_volumes
 
 ROOT = Path(__file__).parents[2]
 HIPPOCAMPUS = ROOT.parent / "shared/data/hippocampus/images"

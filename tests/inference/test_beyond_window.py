@@ -17,7 +17,9 @@ from medgen.checkpoint import RangeInfo
 from medgen.inference.cohort.run import convert
 from medgen.inference.predict import translate_case, translate_channels
 from medgen.io.grids import on_axes_of
-from medgen.io.volume import Volume, read_volume, to_canonical, write_volume
+from medgen.io.read import read_volume
+from medgen.io.volume import Volume, to_canonical
+from medgen.io.write import write_volume
 
 BEYOND = [-32768, -3024, -2000, -1024, -1000.5, -1000, 1000, 1000.25, 1600, 3071, 20000, 64512]
 

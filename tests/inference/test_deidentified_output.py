@@ -16,8 +16,9 @@ from medgen.errors import InputError
 from medgen.inference import pipeline as cases
 from medgen.inference.cohort.run import convert
 from medgen.inference.deidentified_output import opened
-from medgen.io.folder import folder_written_aside
-from medgen.io.volume import Volume, write_volume
+from medgen.io.atomic import folder_written_aside
+from medgen.io.volume import Volume
+from medgen.io.write import write_volume
 
 NAME = "Zyx^Wvut"
 HU = {

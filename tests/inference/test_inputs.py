@@ -7,7 +7,7 @@ from medgen.errors import InputError
 from medgen.inference.inputs import find_scans, frames_apart, read_scan, scan_grids, sha256
 from medgen.inference.series import Rules
 from medgen.io.dicom.write import NOTICE
-from medgen.io.volume import read_volume
+from medgen.io.read import read_volume
 
 
 def put(path, text="x"):

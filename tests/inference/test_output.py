@@ -17,9 +17,11 @@ from medgen.errors import InputError
 from medgen.inference import pipeline as cases
 from medgen.inference.cohort.run import convert
 from medgen.inference.output import derivation
+from medgen.io.atomic import folder_written_aside
 from medgen.io.dicom.write import NOTICE
-from medgen.io.folder import folder_written_aside
-from medgen.io.volume import Volume, read_volume, write_volume
+from medgen.io.read import read_volume
+from medgen.io.volume import Volume
+from medgen.io.write import write_volume
 
 HU = {
     "codec": {"source": {"low": -1000, "high": 1000, "outside": "carry"}},

@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 from medgen.cli import app
 from medgen.errors import InputError
 from medgen.inference.segment import segment_cohort
-from medgen.io.volume import Volume, read_volume, write_volume
+from medgen.io.read import read_volume
+from medgen.io.volume import Volume
+from medgen.io.write import write_volume
 from medgen.segmentation.load import named_segmenter
 
 

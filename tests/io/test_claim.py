@@ -9,9 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medgen.errors import InputError
+from medgen.io.atomic import folder_written_aside, written_aside
 from medgen.io.claim import RECORD, added, apart, check_ours, claimed, claimed_file, remove, wrote
-from medgen.io.folder import folder_written_aside
-from medgen.io.volume import written_aside
 
 RUN = {"command": "test", "seed": 1}
 

@@ -15,7 +15,8 @@ from medgen.io.dicom.index import indexed
 from medgen.io.dicom.pixels import rescale_of
 from medgen.io.dicom.series import list_series, read_series
 from medgen.io.formats.itk import itk_affine
-from medgen.io.volume import read_geometry, read_volume, same_geometry
+from medgen.io.read import read_geometry, read_volume
+from medgen.io.volume import same_geometry
 
 
 @pytest.mark.parametrize("kind, low", [("u2", 0), ("i2", -2000)])

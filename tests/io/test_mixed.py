@@ -10,7 +10,7 @@ from medgen.errors import InputError
 from medgen.evaluation.distribution.sections import volume_files
 from medgen.evaluation.folders import match_folders
 from medgen.inference.inputs import find_inputs
-from medgen.io.volume import find_volumes, read_geometry, read_volume
+from medgen.io.read import find_volumes, read_geometry, read_volume
 
 
 @pytest.fixture

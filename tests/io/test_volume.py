@@ -11,23 +11,20 @@ from programs import run_program
 from scipy.spatial.transform import Rotation
 
 from medgen.errors import InputError
+from medgen.io.atomic import written_aside
+from medgen.io.paths import ENDINGS, case_name
+from medgen.io.read import find_volumes, read_geometry, read_volume
 from medgen.io.volume import (
-    ENDINGS,
     Geometry,
     Volume,
     canonical_view,
-    case_name,
     contiguous,
-    find_volumes,
     from_canonical,
-    read_geometry,
-    read_volume,
     same_geometry,
     stored_values,
     to_canonical,
-    write_volume,
-    written_aside,
 )
+from medgen.io.write import write_volume
 
 
 @st.composite
@@ -229,7 +226,8 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path):
 
 FULL_DISK = """
 import resource, sys, numpy as np
-from medgen.io.volume import Volume, write_volume
+from medgen.io.volume import Volume
+from medgen.io.write import write_volume
 from medgen.errors import InputError
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # as a full disk: writing further fails
 noise = np.random.default_rng(0).integers(-30000, 30000, (20, 20, 20))

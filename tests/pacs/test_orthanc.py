@@ -20,9 +20,9 @@ from pydicom.uid import JPEGLSLossless, RLELossless  # noqa: E402
 from medgen import cli  # noqa: E402
 from medgen.checkpoint import save_model  # noqa: E402
 from medgen.errors import InputError
+from medgen.io.atomic import folder_written_aside
 from medgen.io.dicom.write import NOTICE  # noqa: E402
-from medgen.io.folder import folder_written_aside  # noqa: E402
-from medgen.io.volume import read_volume  # noqa: E402
+from medgen.io.read import read_volume
 from medgen.pacs import retrieve, store  # noqa: E402
 from medgen.pacs import server as server_module  # noqa: E402
 from medgen.pacs.server import connect  # noqa: E402

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from medgen.errors import InputError
-from medgen.io.volume import read_volume
+from medgen.io.read import read_volume
 from medgen.segmentation import train as module
 from medgen.segmentation.train import Example, label_values, make_plan, schedule, train_segmenter
 

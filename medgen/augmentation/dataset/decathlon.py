@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medgen.augmentation.dataset.read import LabelledCase, LabelledDataset
-from medgen.io.volume import written_aside
+from medgen.io.atomic import written_aside
 
 
 def adapted(dataset: LabelledDataset) -> LabelledDataset:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from medgen.augmentation.dataset.read import LabelledCase, LabelledDataset
-from medgen.io.volume import written_aside
+from medgen.io.atomic import written_aside
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")  # of 3D images, those that nnU-Net and medgen both read
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from medgen import __version__
 from medgen.data.cohort.patients import PROVENANCE, read_provenance
+from medgen.io.atomic import written_aside
 from medgen.io.claim import remove
-from medgen.io.volume import written_aside
 
 CHANGED = ".changed"  # folder of files that somebody changed after they were written
 

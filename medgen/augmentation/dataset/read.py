@@ -10,7 +10,8 @@ import numpy as np
 from medgen.data.labels.resampling import nearly_whole
 from medgen.errors import InputError
 from medgen.io.grids import on_axes_of, same_grid
-from medgen.io.volume import Volume, read_channels, read_volume
+from medgen.io.read import read_channels, read_volume
+from medgen.io.volume import Volume
 
 Folds = list[dict[str, list[str]]]  # {"train": names, "val": names} of each fold
 

@@ -21,8 +21,11 @@ from medgen.data.cohort.layouts import some
 from medgen.data.cohort.patients import by_images
 from medgen.errors import InputError
 from medgen.inference.inputs import sha256
+from medgen.io.atomic import written_aside
 from medgen.io.claim import apart, claimed, remove
-from medgen.io.volume import Volume, case_name, same_geometry, write_channels, write_volume, written_aside
+from medgen.io.paths import case_name
+from medgen.io.volume import Volume, same_geometry
+from medgen.io.write import write_channels, write_volume
 
 LAYOUTS = {"nnunet": nnunet, "decathlon": decathlon}
 FAILURES = (ValueError, ArithmeticError, RuntimeError, OSError, MemoryError)  # of one case, not of the program

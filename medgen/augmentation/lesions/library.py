@@ -19,10 +19,11 @@ from medgen.augmentation.lesions.appearance import Look, look_of
 from medgen.augmentation.lesions.host_organ import Host, ranks_of, shell
 from medgen.data.body_mask import body_mask, looks_like_hu
 from medgen.errors import InputError
-from medgen.io.folder import folder_written_aside
+from medgen.io.atomic import folder_written_aside
 from medgen.io.grids import same_grid
+from medgen.io.paths import existing
 from medgen.io.text import read_text
-from medgen.io.volume import Volume, existing, to_canonical
+from medgen.io.volume import Volume, to_canonical
 
 AROUND_MM = 6.0  # of the host kept and measured around a lesion
 FORMAT = 1

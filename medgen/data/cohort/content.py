@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from medgen.errors import InputError
-from medgen.io.volume import read_volume, written_aside
+from medgen.io.atomic import written_aside
+from medgen.io.read import read_volume
 
 LENGTH = 20  # hexadecimal digits: among a million images two agree by chance with p < 1e-12
 FILE = "content.json"

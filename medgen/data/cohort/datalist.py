@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medgen.errors import InputError
-from medgen.io.volume import ENDINGS, case_name, has_ending
+from medgen.io.paths import ENDINGS, case_name, has_ending
 
 PARTS = {  # of the split, and the names of their lists, in any case
     "train": ("training", "train"),

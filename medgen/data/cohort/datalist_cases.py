@@ -22,7 +22,7 @@ from medgen.data.cohort.layouts import Contrasts, Found, Missing, contrast_case,
 from medgen.data.cohort.nnunet import channel_names
 from medgen.errors import InputError
 from medgen.io.names import checked_name
-from medgen.io.volume import channel_count
+from medgen.io.read import channel_count
 from medgen.types import Case
 
 

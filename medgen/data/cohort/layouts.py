@@ -13,8 +13,9 @@ from unicodedata import normalize
 
 from medgen.data.cohort.datalist import part_of, twice
 from medgen.errors import InputError
+from medgen.io.paths import ENDINGS, case_name, has_ending
+from medgen.io.read import find_volumes
 from medgen.io.text import read_text
-from medgen.io.volume import ENDINGS, case_name, find_volumes, has_ending
 from medgen.types import Case
 
 Labels = dict[str, int] | None

@@ -23,7 +23,8 @@ from medgen.data.cohort.layouts import (
 )
 from medgen.errors import InputError
 from medgen.io.names import checked_name
-from medgen.io.volume import ENDINGS, case_name, find_volumes, has_ending
+from medgen.io.paths import ENDINGS, case_name, has_ending
+from medgen.io.read import find_volumes
 
 NUMBERED = re.compile(r"(.+)_(\d{4})")
 

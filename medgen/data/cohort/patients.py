@@ -14,7 +14,7 @@ from typing import Any
 from medgen.data.cohort.datalist import part_of, patient_name
 from medgen.data.cohort.layouts import read_json
 from medgen.errors import InputError
-from medgen.io.volume import case_name
+from medgen.io.paths import case_name
 
 PROVENANCE = "provenance.json"
 SYNTHETIC_NAME = re.compile(r"(.+?)(?:__syn\d{3,}|_synthetic_\d+)")  # of medgen augment and synthesize

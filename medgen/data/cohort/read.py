@@ -22,7 +22,8 @@ from medgen.data.cohort.split_files import unread_splits
 from medgen.data.labels.resampling import nearly_whole
 from medgen.errors import InputError
 from medgen.io.grids import same_grid
-from medgen.io.volume import ENDINGS, existing, read_geometry, read_volume
+from medgen.io.paths import ENDINGS, existing
+from medgen.io.read import read_geometry, read_volume
 from medgen.types import Case
 
 

@@ -12,7 +12,8 @@ from typing import Any
 from medgen.data.cohort.datalist import distinct_names, listed_file, read_entries
 from medgen.data.cohort.layouts import read_json, some
 from medgen.errors import InputError
-from medgen.io.volume import existing, written_aside
+from medgen.io.atomic import written_aside
+from medgen.io.paths import existing
 from medgen.types import Case
 
 SPLITS = ("train", "validation", "test")

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from medgen.io.volume import case_name, read_channels, write_volume
+from medgen.io.paths import case_name
+from medgen.io.read import read_channels
+from medgen.io.write import write_volume
 from medgen.types import Case
 
 

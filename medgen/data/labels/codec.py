@@ -17,7 +17,8 @@ from medgen.data.labels.resampling import nearly_whole
 from medgen.data.tissue_classes import tissue_classes
 from medgen.errors import InputError
 from medgen.io.claim import wrote
-from medgen.io.volume import GRID_TOLERANCE, Volume, read_volume, same_geometry, to_canonical
+from medgen.io.read import read_volume
+from medgen.io.volume import GRID_TOLERANCE, Volume, same_geometry, to_canonical
 
 VERSION = 2  # counts changes of this file that make old entries wrong
 

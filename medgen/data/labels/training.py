@@ -12,7 +12,8 @@ from medgen.data.cache import save_array
 from medgen.data.grid import resample, resample_like
 from medgen.data.labels.resampling import nearly_whole
 from medgen.errors import InputError
-from medgen.io.volume import GRID_TOLERANCE, read_volume, same_geometry, to_canonical
+from medgen.io.read import read_volume
+from medgen.io.volume import GRID_TOLERANCE, same_geometry, to_canonical
 
 VERSION = 2  # counts changes of this file that make old entries wrong
 PER_PART = 16  # places of a connected part that patches are centred on

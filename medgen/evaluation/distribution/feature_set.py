@@ -13,7 +13,10 @@ from medgen.data.body_mask import body_mask
 from medgen.errors import InputError
 from medgen.evaluation.distribution.frechet import RunningStatistics, Statistics, divisors
 from medgen.evaluation.features.extractor import Extractor
-from medgen.io.volume import Volume, existing, find_volumes, read_volume, to_canonical, written_aside
+from medgen.io.atomic import written_aside
+from medgen.io.paths import existing
+from medgen.io.read import find_volumes, read_volume
+from medgen.io.volume import Volume, to_canonical
 
 LIMIT = 10_000  # rows kept for kernels and neighbours: 160 MB at 2048 features; statistics are of all rows
 

@@ -15,7 +15,9 @@ from medgen.evaluation.distribution.scores import compare_distributions
 from medgen.evaluation.features.extractor import Extractor
 from medgen.evaluation.features.slices import Window
 from medgen.evaluation.summary import Failure
-from medgen.io.volume import Volume, case_name, find_volumes, read_volume, to_canonical
+from medgen.io.paths import case_name
+from medgen.io.read import find_volumes, read_volume
+from medgen.io.volume import Volume, to_canonical
 
 HU_WINDOW = (-200.0, 300.0)  # HU: soft tissue with and without contrast medium, fat and the edges of lung and bone
 RELATIVE = (

@@ -18,8 +18,8 @@ from typing import Any
 from medgen.checkpoint import Model
 from medgen.errors import InputError
 from medgen.inference.inputs import sha256
+from medgen.io.atomic import written_aside
 from medgen.io.claim import check_ours, wrote
-from medgen.io.volume import written_aside
 
 TOLD = ("sha256", "step", "weights_sha256", "training_data", "health", "versions", "commit")
 

@@ -17,7 +17,7 @@ from medgen.inference.pipeline import FORMATS, Cases, Converted, Job, Options
 from medgen.inference.predict import check_windows
 from medgen.inference.series import Rules
 from medgen.io.claim import apart, claimed, claimed_file
-from medgen.io.volume import ENDINGS, NIFTI_ENDINGS, existing, has_ending
+from medgen.io.paths import ENDINGS, NIFTI_ENDINGS, existing, has_ending
 from medgen.qa.carried import beside
 from medgen.qa.run import Checks
 

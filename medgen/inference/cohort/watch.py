@@ -12,7 +12,7 @@ from medgen.inference.cohort.completeness import lacking
 from medgen.inference.inputs import Scan, find_scans, folders_with_files, named
 from medgen.io.formats.itk import data_files
 from medgen.io.mixed import is_dicom, mixed, scan_in
-from medgen.io.volume import find_volumes
+from medgen.io.read import find_volumes
 
 AGAIN = (60.0, 300.0, 1800.0, 3600.0)  # seconds before what failed is tried again; the last one from then on
 PATIENCE = 30  # times as long waits a series that has fewer images than its headers say

@@ -15,9 +15,10 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, EncapsulatedPDFStorage, ExplicitVRLittleEndian
 
 from medgen.errors import InputError
+from medgen.io.atomic import written_aside
 from medgen.io.dicom.header import quiet_pydicom, settle_charset
 from medgen.io.dicom.write import NOTICE, Derivation
-from medgen.io.volume import existing, written_aside
+from medgen.io.paths import existing
 
 EXTRA = "pip install 'medgen[dicom]'"
 SCHEME = "99MEDGEN"

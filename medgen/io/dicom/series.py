@@ -29,7 +29,8 @@ from medgen.io.dicom.parts import differing, parts
 from medgen.io.dicom.stack import image_type, is_colour, is_tiled, remarks, stack, why_no_volume
 from medgen.io.dicom.units import CAPTURES
 from medgen.io.dicom.voxels import values_of
-from medgen.io.volume import Geometry, Volume, checked_finite, existing
+from medgen.io.paths import existing
+from medgen.io.volume import Geometry, Volume, checked_finite
 
 CAPTURE, UNPLACED = "secondary capture", "no patient coordinates"  # remarks on series
 

@@ -11,24 +11,23 @@ import numpy as np
 import SimpleITK as sitk
 
 from medgen.errors import InputError
+from medgen.io.atomic import written_aside
 from medgen.io.claim import check_ours, wrote
 from medgen.io.formats.metaimage import data_names as meta_names
 from medgen.io.formats.metaimage import read_meta
 from medgen.io.formats.nrrd import data_names as nrrd_names
 from medgen.io.formats.nrrd import read_nrrd
 from medgen.io.formats.stored import Stored, beside
+from medgen.io.paths import ITK_ENDINGS, has_ending
 from medgen.io.volume import (
-    ITK_ENDINGS,
     Geometry,
     Volume,
     checked_affine,
     checked_finite,
     checked_shape,
-    has_ending,
     scaled_values,
     slope_inter,
     stored_values,
-    written_aside,
 )
 
 LPS_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])

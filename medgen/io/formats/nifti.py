@@ -14,7 +14,9 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
 from medgen.errors import InputError
+from medgen.io.atomic import written_aside
 from medgen.io.formats.nifti_header import settled_header
+from medgen.io.paths import has_ending
 from medgen.io.volume import (
     Geometry,
     Volume,
@@ -22,11 +24,9 @@ from medgen.io.volume import (
     checked_finite,
     checked_shape,
     contiguous,
-    has_ending,
     scaled_values,
     slope_inter,
     stored_values,
-    written_aside,
 )
 
 MM_PER_UNIT = {1: 1000.0, 3: 0.001}  # NIfTI spatial unit codes metre and micrometre; all else is taken as mm

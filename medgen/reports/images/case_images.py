@@ -13,7 +13,8 @@ import numpy as np
 
 from medgen.data.body_mask import foreground_threshold, looks_like_hu
 from medgen.errors import InputError
-from medgen.io.volume import GRID_TOLERANCE, Volume, read_volume, same_geometry, to_canonical
+from medgen.io.read import read_volume
+from medgen.io.volume import GRID_TOLERANCE, Volume, same_geometry, to_canonical
 from medgen.reports.images.slices import Plane, View, choose_slices, field_of_view, interest
 
 SOFT_TISSUE = (-160.0, 240.0)  # W 400, L 40

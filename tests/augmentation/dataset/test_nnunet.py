@@ -11,7 +11,8 @@ from labelled import LABELS, save, voxels, write_decathlon, write_folders, write
 
 from medgen.augmentation.dataset.write import write_dataset
 from medgen.augmentation.read import read_dataset
-from medgen.io.volume import read_volume, write_volume
+from medgen.io.read import read_volume
+from medgen.io.write import write_volume
 
 
 def check(root):

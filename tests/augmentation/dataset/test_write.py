@@ -15,7 +15,8 @@ from medgen.augmentation.dataset.read import read_case
 from medgen.augmentation.dataset.write import DatasetWriter, label_on, relabelled, write_dataset
 from medgen.augmentation.read import read_dataset
 from medgen.errors import InputError
-from medgen.io.volume import Volume, read_volume
+from medgen.io.read import read_volume
+from medgen.io.volume import Volume
 
 
 def content(dataset):

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from medgen.data.cohort.content import content_hash, content_hashes
-from medgen.io.volume import Volume, write_volume
+from medgen.io.volume import Volume
+from medgen.io.write import write_volume
 
 values = arrays(np.float32, (3, 4, 5), elements=st.integers(-1000, 1000).map(float))
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from medgen.data.cohort.datalist import PARTS, distinct_names
 from medgen.data.cohort.read import read_cohort
 from medgen.errors import InputError
-from medgen.io.volume import Volume, write_channels, write_volume
+from medgen.io.volume import Volume
+from medgen.io.write import write_channels, write_volume
 
 GRID = np.diag([2.0, 2, 2, 1])
 

@@ -82,7 +82,8 @@ def test_images_of_which_none_has_a_channel_number_are_refused(tmp_path, read):
 @pytest.mark.parametrize("ending", [".nii", ".NII.GZ", ".nrrd", ".mha"])
 def test_cases_of_another_ending_are_taken(tmp_path, ending):
     root = write_nnunet(tmp_path)
-    from medgen.io.volume import read_volume, write_volume
+    from medgen.io.read import read_volume
+    from medgen.io.write import write_volume
 
     for path in (root / "imagesTr/case1_0000.nii.gz", root / "labelsTr/case1.nii.gz"):
         volume = read_volume(path)

@@ -7,7 +7,8 @@ import pytest
 
 from medgen.data.cohort.read import check_pairs, read_cohort
 from medgen.errors import InputError
-from medgen.io.volume import Volume, write_volume
+from medgen.io.volume import Volume
+from medgen.io.write import write_volume
 from medgen.types import Case
 
 

@@ -6,7 +6,8 @@ import pytest
 from medgen.augmentation.read import read_dataset
 from medgen.data.cohort.read import read_cohort
 from medgen.data.cohort.split_files import unread_splits
-from medgen.io.volume import Volume, write_volume
+from medgen.io.volume import Volume
+from medgen.io.write import write_volume
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from medgen.evaluation.distribution.sections import RELATIVE, default_window, di
 from medgen.evaluation.evaluate import evaluate
 from medgen.evaluation.features.named import named_extractor
 from medgen.evaluation.features.radiomics import Radiomics
-from medgen.io.volume import read_volume
+from medgen.io.read import read_volume
 from medgen.phantom.cohort import make_patient
 
 SIZE, SPACING = (40, 32, 24), 10.0

@@ -21,7 +21,7 @@ from pydicom.sr.codedict import codes
 from medgen.errors import InputError
 from medgen.io.deidentification.deidentify import Deidentifier, profile, read_key
 from medgen.io.dicom.write import NOTICE, write_derived
-from medgen.io.volume import read_volume
+from medgen.io.read import read_volume
 
 KEY = bytes(range(32))
 MARK, NUMBER, UID = "ZQMARKZQ", 918273645, "1.2.3.91827364"

@@ -18,7 +18,7 @@ from pydicom.tag import Tag
 from medgen.io.deidentification import grammar
 from medgen.io.deidentification.deidentify import Deidentifier
 from medgen.io.dicom.write import write_derived
-from medgen.io.volume import read_volume
+from medgen.io.read import read_volume
 
 KEY = bytes(range(32))
 ENCODINGS = ("utf-8", "latin-1", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")

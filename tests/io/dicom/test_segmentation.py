@@ -14,7 +14,8 @@ from medgen.io.deidentification.deidentify import Deidentifier
 from medgen.io.dicom.segmentation import LESIONS, STRUCTURES, TISSUES, coded, write_seg
 from medgen.io.dicom.series import list_series
 from medgen.io.dicom.write import NOTICE, write_derived
-from medgen.io.volume import Volume, read_volume
+from medgen.io.read import read_volume
+from medgen.io.volume import Volume
 from medgen.phantom.anatomy.labels import LABELS
 
 hd = pytest.importorskip("highdicom", reason="highdicom (medgen[dicom]) is absent")

@@ -20,7 +20,9 @@ from medgen.io.dicom import header as dicom_header
 from medgen.io.dicom.header import read_header
 from medgen.io.dicom.series import list_series, read_series, series_uid
 from medgen.io.formats.itk import itk_affine
-from medgen.io.volume import read_geometry, read_volume, same_geometry, write_volume
+from medgen.io.read import read_geometry, read_volume
+from medgen.io.volume import same_geometry
+from medgen.io.write import write_volume
 
 LIDC = Path(__file__).parents[3] / "shared/data/lidc_dicom"
 AXIAL = np.eye(3)

@@ -11,7 +11,8 @@ from scipy.spatial.transform import Rotation
 from medgen.errors import InputError
 from medgen.io.dicom.index import indexed
 from medgen.io.dicom.series import list_series, read_series
-from medgen.io.volume import read_geometry, read_volume, same_geometry
+from medgen.io.read import read_geometry, read_volume
+from medgen.io.volume import same_geometry
 
 
 def turned(axes, radians):

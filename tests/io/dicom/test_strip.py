@@ -14,7 +14,7 @@ from pydicom.uid import generate_uid
 from medgen.io.deidentification.deidentify import Deidentifier
 from medgen.io.dicom.strip import DOSE, INSTANCE, PIXELS, strip
 from medgen.io.dicom.write import write_derived
-from medgen.io.volume import read_volume
+from medgen.io.read import read_volume
 
 NUMBERS = ("1.2.840.10008.5.1.4.1.1.2", "1.2.3.4")
 SEQUENCES = sorted({row[4] for row in DicomDictionary.values() if row[0] == "SQ" and row[4]})

@@ -7,7 +7,7 @@ from dicom_series import item, stored, write_ct, write_enhanced_ct
 
 from medgen.errors import InputError
 from medgen.io.dicom.units import UNSPECIFIED, doubt_of, unit_of
-from medgen.io.volume import read_volume
+from medgen.io.read import read_volume
 
 OTHERS = ("MGML", "Z_EFF", "ED", "EDW", "HU_MOD", "PCT", "US", "OD", "10^-3 1/MM", "mgml ")
 CAPTURE, CT = "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.2"

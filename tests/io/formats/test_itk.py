@@ -7,7 +7,9 @@ from scipy.spatial.transform import Rotation
 
 from medgen.errors import InputError
 from medgen.io.formats.itk import data_files
-from medgen.io.volume import Volume, read_geometry, read_volume, write_volume
+from medgen.io.read import read_geometry, read_volume
+from medgen.io.volume import Volume
+from medgen.io.write import write_volume
 
 ENDINGS = (".mha", ".mhd", ".nrrd", ".nhdr")
 

@@ -10,7 +10,9 @@ import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
 from medgen.errors import InputError
-from medgen.io.volume import Volume, read_channels, read_geometry, read_volume, write_channels, write_volume
+from medgen.io.read import read_channels, read_geometry, read_volume
+from medgen.io.volume import Volume
+from medgen.io.write import write_channels, write_volume
 
 OBLIQUE = np.eye(4)
 OBLIQUE[:3, :3] = Rotation.from_euler("xyz", (10, -20, 35), degrees=True).as_matrix() @ np.diag([-0.7, 0.8, 2.5])

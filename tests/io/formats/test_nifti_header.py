@@ -13,7 +13,8 @@ from scipy.spatial.transform import Rotation
 
 from medgen.errors import InputError
 from medgen.io.formats.itk import itk_affine
-from medgen.io.volume import read_geometry, read_volume, write_volume
+from medgen.io.read import read_geometry, read_volume
+from medgen.io.write import write_volume
 
 LPS = np.diag([-2.5, -2.5, 2.5, 1])
 LPS[:3, 3] = 80, 70, 10

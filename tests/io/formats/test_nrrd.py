@@ -8,7 +8,7 @@ import SimpleITK as sitk
 
 from medgen.errors import InputError
 from medgen.io.formats.itk import itk_affine
-from medgen.io.volume import read_geometry, read_volume
+from medgen.io.read import read_geometry, read_volume
 
 HEADER = {
     "type": "short",

@@ -1,12 +1,35 @@
-"""Folders that appear whole or not at all, under one name, whatever kills the writer."""
+"""Files and folders that appear whole or not at all, whatever kills the writer."""
 
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from medgen.errors import InputError
 from medgen.io.claim import check_ours, ours, wrote
+
+
+@contextmanager
+def written_aside(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside ``path``; moved onto it when the block ends well, removed when it does not.
+
+    Raises InputError where it cannot be written, or would replace what medgen did not write, see ``claim``.
+    """
+    path = Path(path)
+    aside = path.with_name(f".part-{path.name}")  # one name, so that what a kill leaves is written over
+    check_ours(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        wrote(path, aside)
+        os.replace(aside, path)
+    except (OSError, UnicodeEncodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{path} cannot be written ({reason}); choose another place") from error
+    finally:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
 
 
 def _old(folder: Path) -> Path:
