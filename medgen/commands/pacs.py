@@ -53,8 +53,9 @@ def from_server(
         yield None
         return
     from medgen.io.claim import claimed
+    from medgen.pacs.connect import connect
     from medgen.pacs.retrieve import retrieved
-    from medgen.pacs.server import connect, parse_query
+    from medgen.pacs.server import parse_query
 
     if len(sources) > 1:
         raise InputError(f"--from-pacs is for models of one contrast; this one translates {' and '.join(sources)}")
@@ -78,7 +79,7 @@ class Sending:
     def __init__(self, address: str | None, output: Path, targets: Sequence[str], record: Path | None = None) -> None:
         self.storage = None
         if address is not None:
-            from medgen.pacs.server import connect
+            from medgen.pacs.connect import connect
             from medgen.pacs.store import Storage
 
             self.storage = Storage(connect(address, "TO"), output if record is None else record, told=say)

@@ -19,8 +19,8 @@ from pynetdicom.sop_class import (  # noqa: E402
 
 from medgen.errors import InputError
 from medgen.pacs import dimse  # noqa: E402
+from medgen.pacs.connect import connect
 from medgen.pacs.retrieve import retrieved  # noqa: E402
-from medgen.pacs.server import connect  # noqa: E402
 
 FIND, GET = StudyRootQueryRetrieveInformationModelFind, StudyRootQueryRetrieveInformationModelGet
 

@@ -15,7 +15,7 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelMove  # n
 
 from medgen.errors import InputError
 from medgen.pacs import dimse, move  # noqa: E402
-from medgen.pacs.server import connect  # noqa: E402
+from medgen.pacs.connect import connect
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from medgen.io.dicom.write import NOTICE  # noqa: E402
 from medgen.io.read import read_volume
 from medgen.pacs import retrieve, store  # noqa: E402
 from medgen.pacs import server as server_module  # noqa: E402
-from medgen.pacs.server import connect  # noqa: E402
+from medgen.pacs.connect import connect
 
 pytestmark = pytest.mark.skipif(ORTHANC is None or not PLUGIN.exists(), reason=ABSENT)
 SLICES = 6

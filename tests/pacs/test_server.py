@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medgen.errors import InputError
-from medgen.pacs.server import connect, fits, parse_query, retried, uid
+from medgen.pacs.connect import connect
+from medgen.pacs.server import fits, parse_query, retried, uid
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ pytest.importorskip("dicomweb_client", reason="needs pip install 'medgen[pacs]'"
 
 from medgen.errors import InputError
 from medgen.pacs import web  # noqa: E402
-from medgen.pacs.server import connect  # noqa: E402
+from medgen.pacs.connect import connect
 
 JSON = "application/dicom+json"
 PARTS = 'multipart/related; type="application/dicom"; boundary=b'
