@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from medgen.checkpoint import load_model
-from medgen.inference.inputs import sha256
 from medgen.inference.synthesize import synthesize
+from medgen.io.hashes import sha256
 from medgen.io.paths import case_name
 from medgen.io.read import find_volumes, read_volume
 

@@ -30,6 +30,7 @@ from medgen.errors import InputError
 from medgen.io.atomic import recovered
 from medgen.methods import method_class
 from medgen.methods.base import Method
+from medgen.terminology import NATIVE
 from medgen.types import Outside
 
 FORMAT = 2
@@ -379,3 +380,9 @@ def _tensors(network: nn.Module) -> dict[str, Tensor]:
 def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def removes_contrast(model: Model, target: str | None = None) -> bool:
+    """Whether what a model makes (of several targets: this one, else the first) is CT without contrast medium."""
+    data = model.settings.data
+    return data.removes_contrast or (target or model.target or data.targets[0]).lower() in NATIVE

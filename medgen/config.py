@@ -8,6 +8,7 @@ import difflib
 import inspect
 import itertools
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -15,7 +16,6 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from medgen.arguments import arguments
-from medgen.data.slabs import slab_axis
 from medgen.errors import InputError
 from medgen.io.text import read_text
 from medgen.types import Outside
@@ -499,3 +499,14 @@ def _override(values: dict[str, Any], text: str) -> None:
 def plain(settings: Settings) -> dict[str, Any]:
     """Settings as plain JSON values (paths as text)."""
     return settings.model_dump(mode="json")
+
+
+def slab_axis(patch: Sequence[int]) -> int:
+    """The array axis (0, 1, 2: x, y, z) of a patch's single smallest side. Raises InputError where sides tie."""
+    depth = min(patch)
+    if list(patch).count(depth) > 1:
+        raise InputError(
+            f"sampling.patch={list(patch)} has no single smallest side, which method.spatial_dims=2 takes for the "
+            "slices of a slab; give e.g. [128, 128, 1] for axial slices or [128, 128, 3] for three neighbouring ones"
+        )
+    return list(patch).index(depth)

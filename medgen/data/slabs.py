@@ -4,23 +4,9 @@ A 2D model's patch still has three sides. The smallest is the slab's depth k, an
 volumes are sliced: [128, 128, 3] are axial slabs of 3, [1, 96, 96] sagittal slices.
 """
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
-from medgen.errors import InputError
 from medgen.types import Batch
-
-
-def slab_axis(patch: Sequence[int]) -> int:
-    """The array axis (0, 1, 2: x, y, z) of a patch's single smallest side. Raises InputError where sides tie."""
-    depth = min(patch)
-    if list(patch).count(depth) > 1:
-        raise InputError(
-            f"sampling.patch={list(patch)} has no single smallest side, which method.spatial_dims=2 takes for the "
-            "slices of a slab; give e.g. [128, 128, 1] for axial slices or [128, 128, 3] for three neighbouring ones"
-        )
-    return list(patch).index(depth)
 
 
 def fold(x: Tensor, axis: int) -> Tensor:

@@ -26,6 +26,12 @@ class Protocols:
     training: Mapping[str, Any] = field(default_factory=lambda: {"minutes": 10.0})
     shared: Path | None = None
 
+    def __call__(
+        self, cases: Sequence[CaseResult], names: Mapping[int, str], out: Path, **given: Any
+    ) -> dict[str, Any]:
+        """The section of an evaluation, see `downstream_section`."""
+        return downstream_section(cases, names, out, self, **given)
+
 
 def protocols(minutes: float, folds: int, seeds: int, device: str = "cpu", shared: Path | None = None) -> Protocols:
     """Protocols as the command line gives them: ``minutes`` a segmenter, ``seeds`` counted from 0."""

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from medgen.cluster import Cluster
-from medgen.downstream.section import Protocols, downstream_section
 from medgen.errors import InputError, reason
 from medgen.evaluation.distribution.sections import distribution_section, memorisation_section, volume_files
 from medgen.evaluation.features.extractor import Extractor
@@ -53,7 +52,7 @@ def evaluate(
     training: Path | None = None,
     lesions: Path | None = None,
     checks: Checks | None = None,
-    downstream: Protocols | None = None,
+    downstream: Callable[..., dict[str, Any]] | None = None,
     feature_cache: Path | None = None,
     patient_pattern: str | None = None,
     cases: Collection[str] | None = None,
@@ -81,7 +80,8 @@ def evaluate(
         lesions: masks of the lesions in the source; None: the labels whose name says so (`lesion_findings.LESIONS`).
         checks: limits and segmenter of the structure check, which every case with a source gets; None: the limits that
             the conversion recorded in its manifest, else the general ones, see docs/decisions/checks.md.
-        downstream: train segmenters on references and predictions with ``labels``, and test them; None: do not.
+        downstream: trains segmenters on references and predictions with ``labels`` and tests them, see
+            `medgen.downstream.section.Protocols`; None: do not.
         feature_cache: folder in which features of the real volumes are kept for the next system; None: nowhere.
         patient_pattern: regular expression that finds the patient in a case's name (its first group if it has one),
             for intervals over patients; None: each case is a patient.
@@ -180,11 +180,10 @@ def evaluate(
         if synthetic:
             warnings.append(f"{len(synthetic)} references are synthetic and no segmenter is tested on them")
         with _reported("downstream", failures):
-            sections["downstream"] = downstream_section(
+            sections["downstream"] = downstream(
                 [result for result in results if result.name not in synthetic],
                 folders.names,
                 out / "downstream",
-                downstream,
                 tolerance_mm=tolerance_mm,
                 failures=failures,
             )

@@ -1,13 +1,12 @@
 """Folders of volumes matched by case name, and the table of label names beside them."""
 
-import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from medgen.data.cohort.layouts import named_labels, read_json
+from medgen.data.labels.names import label_names
 from medgen.data.labels.resampling import nearly_whole
 from medgen.errors import InputError
 from medgen.io.paths import case_name
@@ -101,33 +100,6 @@ def read_case(files: Mapping[str, Path]) -> dict[str, Volume]:
         if not np.isfinite(volume.data.sum(dtype=np.float64)):
             raise InputError(f"{files[role]} holds voxels that are NaN or infinite")
     return volumes
-
-
-def label_names(labels: Path) -> dict[int, str]:
-    """{value: structure} from ``labels.json``, else the labels of ``dataset.json``, beside the labels or one folder
-    above; else empty."""
-    folder = labels if labels.is_dir() else labels.parent
-    for name in ("labels.json", "dataset.json"):
-        for file in (folder / name, folder.parent / name):
-            if os.path.lexists(file):
-                return _read_label_names(file)
-    return {}
-
-
-def _read_label_names(file: Path) -> dict[int, str]:
-    table = read_json(file, (dict, list))
-    if isinstance(table, dict) and file.name == "dataset.json":
-        table = named_labels(table.get("labels"), file) or {}
-    elif isinstance(table, dict) and all(isinstance(value, str) for value in table.values()):
-        table = named_labels(table, file)  # Decathlon's {"1": "liver"}
-    if not isinstance(table, dict) or not all(type(value) is int for value in table.values()):
-        raise InputError(f'{file} must map structures to whole numbers, such as {{"liver": 1}}')
-    names: dict[int, str] = {}
-    for name, value in table.items():
-        if value in names:
-            raise InputError(f"{file} gives {names[value]} and {name} the same value {value}")
-        names[value] = name
-    return names
 
 
 def _files(path: Path, cases: Mapping[str, Path], role: str) -> dict[str, Path]:

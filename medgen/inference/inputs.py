@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from medgen.io.dicom.header import read_header
 from medgen.io.dicom.index import indexed
 from medgen.io.dicom.series import Series, read_slices
 from medgen.io.dicom.stack import stack
-from medgen.io.formats.itk import data_files
+from medgen.io.hashes import _files, sha256, sha256_of
 from medgen.io.mixed import mixed, scan_below, some
 from medgen.io.paths import ENDINGS, case_name, existing, has_ending
 from medgen.io.read import find_volumes, read_geometry, read_volume
@@ -272,24 +272,6 @@ def scan_hash(scan: Scan) -> str:
     return hashlib.sha256(json.dumps([sha256_of(files), series.uid, series.part, images]).encode()).hexdigest()
 
 
-def sha256(paths: Sequence[Path]) -> str:
-    """Hash of volumes' files in order, or of a DICOM folder's files in order of their paths."""
-    return sha256_of(file for path in paths for file in _files(path))
-
-
-def sha256_of(files: Iterable[Path]) -> str:
-    """Hash of these files, in this order."""
-    digest = hashlib.sha256()
-    for file in files:
-        try:
-            with open(file, "rb") as stream:
-                while block := stream.read(2**20):
-                    digest.update(block)
-        except OSError as error:
-            raise InputError(f"{file} cannot be read ({error.strerror}); check its permissions") from None
-    return digest.hexdigest()
-
-
 def file_states(scan: Scan) -> dict[Path, tuple[int, ...]]:
     """Of all files that a case is made of, by which it shows that one was changed or replaced meanwhile."""
     files = scan.series.files if scan.series else [file for path in scan.files for file in _files(path)]
@@ -298,11 +280,3 @@ def file_states(scan: Scan) -> dict[Path, tuple[int, ...]]:
         return {file: (state.st_size, state.st_mtime_ns, state.st_ctime_ns) for file, state in told}
     except OSError as error:
         raise InputError(f"{error.filename} cannot be read ({error.strerror}); check that it is still there") from None
-
-
-def _files(path: Path) -> Iterator[Path]:
-    if path.is_dir() or not has_ending(path, ENDINGS):  # one DICOM file stands for the series around it
-        yield from sorted(p for p in (path if path.is_dir() else path.parent).rglob("*") if p.is_file())
-    else:
-        yield path
-        yield from data_files(path)

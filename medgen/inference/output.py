@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from medgen import __version__
-from medgen.checkpoint import Model, RangeInfo
+from medgen.checkpoint import Model, RangeInfo, removes_contrast
 from medgen.errors import InputError
 from medgen.io.atomic import recovered
 from medgen.io.deidentification.deidentify import Changes, Deidentifier
@@ -19,12 +19,11 @@ from medgen.io.dicom.write import NOTICE, Derivation, of_others, write_derived
 from medgen.io.paths import ENDINGS, NIFTI_ENDINGS, has_ending
 from medgen.io.volume import Volume
 from medgen.io.write import write_volume
+from medgen.terminology import NATIVE
 
 OURS = re.compile(r"\d{5}\.dcm")
 LOWEST_HU, AIR_HU = -3100, -200  # padding is no lower than -3072; what holds air is no higher
 VERDICTS = "verdicts"  # folder beside the series, of their verdicts' structured reports
-# Names of contrasts and domains that say there is no contrast medium; others say so with data.removes_contrast.
-NATIVE = {"none", "native", "noncontrast", "non_contrast", "unenhanced", "plain", "precontrast", "ncct", "vnc"}
 
 
 def write_outputs(
@@ -80,12 +79,6 @@ def derivation(model: Model, i: int = 0) -> Derivation:
         folder = model.folder.resolve()
         name = f"{name} {folder.parent.name}/{folder.name}"
     return Derivation(name, model.info.sha256, target, __version__, native)
-
-
-def removes_contrast(model: Model, target: str | None = None) -> bool:
-    """Whether what a model makes (of several targets: this one, else the first) is CT without contrast medium."""
-    data = model.settings.data
-    return data.removes_contrast or (target or model.target or data.targets[0]).lower() in NATIVE
 
 
 def check_outputs(targets: Sequence[Path], files: Sequence[Path]) -> None:

@@ -15,7 +15,7 @@ from medgen.inference.cohort.manifest import Manifest
 from medgen.inference.cohort.prefetch import overlapped
 from medgen.inference.cohort.verdict import verdict
 from medgen.inference.deidentified_output import Private
-from medgen.inference.inputs import Scan, file_states, frames_apart, read_scan, scan_grids, scan_hash, sha256
+from medgen.inference.inputs import Scan, file_states, frames_apart, read_scan, scan_grids, scan_hash
 from medgen.inference.output import (
     VERDICTS,
     check_modality,
@@ -30,6 +30,7 @@ from medgen.inference.output import (
 from medgen.inference.predict import translate_case
 from medgen.io.claim import remove
 from medgen.io.dicom.write import check_derivable
+from medgen.io.hashes import sha256
 from medgen.io.names import checked_name, folded, shown
 from medgen.io.paths import ENDINGS, has_ending
 from medgen.io.read import read_volume

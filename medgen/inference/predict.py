@@ -17,8 +17,8 @@ from medgen.data.intensity import Code, Range, encoded, fit_range
 from medgen.data.patches import AXES
 from medgen.data.slabs import fold, unfold
 from medgen.errors import InputError
-from medgen.inference.memory import windows_together
 from medgen.io.volume import Volume, from_canonical, to_canonical
+from medgen.networks.memory import windows_together
 
 SAME_SPACING = 0.05  # relative; within it a volume counts as being on the model's grid
 MOST_RESAMPLED = 100  # times: beyond, a header is wrong, and smoothing or filling up would take for ever

@@ -10,12 +10,13 @@ import numpy as np
 from medgen import __version__
 from medgen.errors import InputError
 from medgen.inference.cohort.manifest import Manifest
-from medgen.inference.inputs import Scan, find_scans, read_scan, scan_hash, sha256_of
+from medgen.inference.inputs import Scan, find_scans, read_scan, scan_hash
 from medgen.inference.output import clear
 from medgen.inference.series import Rules
 from medgen.io.atomic import written_aside
 from medgen.io.claim import apart, claimed
 from medgen.io.dicom.segmentation import write_seg
+from medgen.io.hashes import sha256_of
 from medgen.io.names import brief, checked_name
 from medgen.io.paths import ENDINGS, existing, has_ending
 from medgen.io.write import write_volume

@@ -23,11 +23,12 @@ from medgen.data.labels.deformation import centred, deform, recombine
 from medgen.data.labels.resampling import nearly_whole
 from medgen.errors import InputError
 from medgen.inference.cohort.manifest import Manifest, about
-from medgen.inference.inputs import find_inputs, sha256
+from medgen.inference.inputs import find_inputs
 from medgen.inference.predict import on_model_grid
 from medgen.inference.style import ReferenceStyle, draw_style, make_images, reference_style, seed_of
 from medgen.io.atomic import written_aside
 from medgen.io.claim import apart, claimed
+from medgen.io.hashes import sha256
 from medgen.io.paths import case_name
 from medgen.io.read import read_volume
 from medgen.io.volume import GRID_TOLERANCE, Volume, from_canonical, same_geometry, to_canonical

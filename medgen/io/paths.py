@@ -23,7 +23,7 @@ def case_name(path: str | Path) -> str:
 
 def existing(path: str | Path) -> Path:
     """``path`` as a Path; InputError where there is no file or folder: nothing, a link to nothing, a pipe, a device."""
-    from medgen.io.dicom.header import dangling
+    from medgen.io.paths import dangling
 
     path = Path(path)
     try:
@@ -43,3 +43,8 @@ def existing(path: str | Path) -> Path:
 
 def has_ending(path: Path, endings: Sequence[str]) -> bool:
     return path.name.lower().endswith(tuple(endings))
+
+
+def dangling(path: Path) -> str:
+    """What is wrong with a link that leads nowhere."""
+    return f"{path} is a link to a file that is not there; fetch it (git annex get, datalad get) or take the link away"

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medgen.errors import InputError
-from medgen.inference.inputs import sha256_of
 from medgen.inference.output import OURS
 from medgen.io.claim import check_ours, wrote
+from medgen.io.hashes import sha256_of
 from medgen.pacs.server import HAD, PAUSES, Server
 
 RECORD = "stored.jsonl"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medgen.errors import InputError
-from medgen.inference.inputs import sha256
+from medgen.io.hashes import sha256
 from medgen.io.paths import case_name
 from medgen.qa.case import Place, Reason
 from medgen.qa.limits import Thresholds

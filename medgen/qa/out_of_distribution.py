@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-from medgen.checkpoint import Model
+from medgen.checkpoint import Model, removes_contrast
 from medgen.data.fingerprint import describe, made_already, strangeness
 from medgen.data.intensity import fit_range
-from medgen.inference.output import removes_contrast
 from medgen.io.volume import Volume, canonical_view
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from medgen.config import Section, Spacing, check
+from medgen.data.labels.names import label_names
 from medgen.errors import InputError
-from medgen.evaluation.folders import label_names
 from medgen.io.paths import existing
 from medgen.io.text import read_text
 from medgen.segmentation.external import Segment, bundle, nnunet, torchscript

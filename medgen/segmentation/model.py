@@ -27,10 +27,10 @@ from medgen.data.grid import resample, resample_like
 from medgen.data.intensity import fit_range
 from medgen.environment import git_commit, versions
 from medgen.errors import InputError
-from medgen.inference.memory import peak_bytes
 from medgen.io.atomic import folder_written_aside, recovered
 from medgen.io.names import brief
 from medgen.io.volume import Volume, from_canonical, to_canonical
+from medgen.networks.memory import peak_bytes
 
 FORMAT = 1
 SMALLEST = 4  # voxels of a side at the deepest level

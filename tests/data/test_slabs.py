@@ -3,7 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medgen.data.slabs import fold, fold_batch, slab_axis, unfold
+from medgen.config import slab_axis
+from medgen.data.slabs import fold, fold_batch, unfold
 from medgen.errors import InputError
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from labelled import save
 
+from medgen.data.labels.names import label_names
 from medgen.errors import InputError
-from medgen.evaluation.folders import label_names, match_folders, read_case
+from medgen.evaluation.folders import match_folders, read_case
 
 NAMES = {1: "aorta", 3: "portal_vein"}
 

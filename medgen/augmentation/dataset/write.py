@@ -20,9 +20,9 @@ from medgen.data.cohort.content import content_hash
 from medgen.data.cohort.layouts import some
 from medgen.data.cohort.patients import by_images
 from medgen.errors import InputError
-from medgen.inference.inputs import sha256
 from medgen.io.atomic import written_aside
 from medgen.io.claim import apart, claimed, remove
+from medgen.io.hashes import sha256
 from medgen.io.paths import case_name
 from medgen.io.volume import Volume, same_geometry
 from medgen.io.write import write_channels, write_volume

@@ -1,6 +1,11 @@
 """Names of labels matched without regard to case: programs write Liver, liver and LIVER."""
 
+import os
 from collections.abc import Collection
+from pathlib import Path
+
+from medgen.data.cohort.layouts import named_labels, read_json
+from medgen.errors import InputError
 
 
 def label_named(name: str, known: Collection[str]) -> str | None:
@@ -9,3 +14,30 @@ def label_named(name: str, known: Collection[str]) -> str | None:
         return name
     alike = [other for other in known if other.casefold() == name.casefold()]
     return alike[0] if len(alike) == 1 else None
+
+
+def label_names(labels: Path) -> dict[int, str]:
+    """{value: structure} from ``labels.json``, else the labels of ``dataset.json``, beside the labels or one folder
+    above; else empty."""
+    folder = labels if labels.is_dir() else labels.parent
+    for name in ("labels.json", "dataset.json"):
+        for file in (folder / name, folder.parent / name):
+            if os.path.lexists(file):
+                return _read_label_names(file)
+    return {}
+
+
+def _read_label_names(file: Path) -> dict[int, str]:
+    table = read_json(file, (dict, list))
+    if isinstance(table, dict) and file.name == "dataset.json":
+        table = named_labels(table.get("labels"), file) or {}
+    elif isinstance(table, dict) and all(isinstance(value, str) for value in table.values()):
+        table = named_labels(table, file)  # Decathlon's {"1": "liver"}
+    if not isinstance(table, dict) or not all(type(value) is int for value in table.values()):
+        raise InputError(f'{file} must map structures to whole numbers, such as {{"liver": 1}}')
+    names: dict[int, str] = {}
+    for name, value in table.items():
+        if value in names:
+            raise InputError(f"{file} gives {names[value]} and {name} the same value {value}")
+        names[value] = name
+    return names

@@ -17,9 +17,9 @@ from typing import Any
 
 from medgen.checkpoint import Model
 from medgen.errors import InputError
-from medgen.inference.inputs import sha256
 from medgen.io.atomic import written_aside
 from medgen.io.claim import check_ours, wrote
+from medgen.io.hashes import sha256
 
 TOLD = ("sha256", "step", "weights_sha256", "training_data", "health", "versions", "commit")
 

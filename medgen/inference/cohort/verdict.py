@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from medgen.checkpoint import Model
+from medgen.checkpoint import Model, removes_contrast
 from medgen.errors import InputError
-from medgen.inference.output import removes_contrast
 from medgen.io.volume import Volume, to_canonical
 from medgen.qa.case import Reason
 from medgen.qa.check import RANK

@@ -192,11 +192,6 @@ def is_scan(header: Header, path: Path) -> bool:
     return False
 
 
-def dangling(path: Path) -> str:
-    """What is wrong with a link that leads nowhere."""
-    return f"{path} is a link to a file that is not there; fetch it (git annex get, datalad get) or take the link away"
-
-
 def lost_slices(others: Iterable[Path], images: Iterable[Path]) -> dict[Path, str]:
     """What is wrong with those of ``others``, files that are not DICOM, that are named as the images of their folder:
     slices of which a copy was cut short or damaged, or that are packed."""

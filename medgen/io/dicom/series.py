@@ -15,21 +15,12 @@ import numpy as np
 
 from medgen.errors import InputError
 from medgen.io.dicom.copies import Copies
-from medgen.io.dicom.header import (
-    Header,
-    Slice,
-    dangling,
-    is_scan,
-    lost_slices,
-    numbers,
-    read_header,
-    slices_of,
-)
+from medgen.io.dicom.header import Header, Slice, is_scan, lost_slices, numbers, read_header, slices_of
 from medgen.io.dicom.parts import differing, parts
 from medgen.io.dicom.stack import image_type, is_colour, is_tiled, remarks, stack, why_no_volume
 from medgen.io.dicom.units import CAPTURES
 from medgen.io.dicom.voxels import values_of
-from medgen.io.paths import existing
+from medgen.io.paths import dangling, existing
 from medgen.io.volume import Geometry, Volume, checked_finite
 
 CAPTURE, UNPLACED = "secondary capture", "no patient coordinates"  # remarks on series

@@ -12,7 +12,7 @@ from small import make_model
 
 from medgen.errors import InputError
 from medgen.inference.cohort.manifest import Manifest, about
-from medgen.inference.inputs import sha256
+from medgen.io.hashes import sha256
 
 
 @dataclass

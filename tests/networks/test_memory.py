@@ -14,9 +14,9 @@ from medgen.checkpoint import build_method
 from medgen.config import parse_settings
 from medgen.errors import InputError
 from medgen.inference.cohort.run import convert
-from medgen.inference.memory import peak_bytes, weight_bytes, windows_together
 from medgen.inference.predict import check_windows, translate_volume
 from medgen.io.volume import Volume
+from medgen.networks.memory import peak_bytes, weight_bytes, windows_together
 from medgen.segmentation.model import segment
 
 
@@ -39,7 +39,7 @@ def test_as_many_windows_as_fit_and_no_more(side, most, memory_gb):
     network = net(nn.Conv3d(1, 16, 3, padding=1), nn.Conv3d(16, 1, 3, padding=1))
     left, one = memory_gb * 2**30 - weight_bytes(network), peak_bytes(network, (1, 1, side, side, side))
     try:
-        with patch("medgen.inference.memory.SMALL_GB", 0):
+        with patch("medgen.networks.memory.SMALL_GB", 0):
             together = windows_together(network, (1, side, side, side), most, memory_gb)
     except InputError:
         assert one > left

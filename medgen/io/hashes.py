@@ -1,0 +1,35 @@
+"""SHA-256 of volumes' files."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from medgen.errors import InputError
+from medgen.io.formats.itk import data_files
+from medgen.io.paths import ENDINGS, has_ending
+
+
+def sha256(paths: Sequence[Path]) -> str:
+    """Hash of volumes' files in order, or of a DICOM folder's files in order of their paths."""
+    return sha256_of(file for path in paths for file in _files(path))
+
+
+def sha256_of(files: Iterable[Path]) -> str:
+    """Hash of these files, in this order."""
+    digest = hashlib.sha256()
+    for file in files:
+        try:
+            with open(file, "rb") as stream:
+                while block := stream.read(2**20):
+                    digest.update(block)
+        except OSError as error:
+            raise InputError(f"{file} cannot be read ({error.strerror}); check its permissions") from None
+    return digest.hexdigest()
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_dir() or not has_ending(path, ENDINGS):  # one DICOM file stands for the series around it
+        yield from sorted(p for p in (path if path.is_dir() else path.parent).rglob("*") if p.is_file())
+    else:
+        yield path
+        yield from data_files(path)
