@@ -189,7 +189,7 @@ def _known_from_data(settings: Settings) -> dict[str, int]:
 
 
 def save_model(folder: Path, generator: nn.Module, info: ModelInfo) -> None:
-    """Write weights and ``model.json`` into an existing folder (see ``io.folder``)."""
+    """Write weights and ``model.json`` into an existing folder (see ``io.atomic``)."""
     weights = folder / "weights.safetensors"
     save_weights(_tensors(generator), weights)
     about = {"versions": versions(), "commit": git_commit(), "weights_sha256": _sha256(weights)}

@@ -131,8 +131,8 @@ def test_resumed_run_equals_an_undisturbed_one(method, cohort, unpaired, whole_r
 KILLER = """
 import os, signal, sys
 from pathlib import Path
-import medgen.training.loop, medgen.checkpoint, medgen.io.folder
-from test_train import settings_of
+import medgen.training.loop, medgen.checkpoint, medgen.io.atomic
+from test_loop import settings_of
 moment, root, out, method = sys.argv[1:5]
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 calls = {"n": 0}
@@ -237,7 +237,7 @@ from pathlib import Path
 import torch
 import medgen.losses.adversary as adversary
 from medgen.training.loop import saved_steps, train
-from test_train import settings_of
+from test_loop import settings_of
 STILL = {  # what each process draws for itself, and a pool that two fakes a sample fill
     "lesion_gan": {"noise": 0, "pool": 0}, "spade": {"latent": 0},
 }
@@ -261,7 +261,7 @@ def test_two_processes_equal_one_on_the_same_global_batch(name, cohort, unpaired
     here = str(Path(__file__).parent)
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([here, str(Path(here).parent)]),
+        "PYTHONPATH": os.pathsep.join([here, *map(str, Path(here).parents[:2])]),
         "OMP_NUM_THREADS": "1",
     }
     for devices, batch in ((1, 2), (2, 1)):
@@ -290,7 +290,7 @@ def test_torchrun_starts_the_processes(cohort, tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain(settings)))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     command += ["medgen", "train", str(tmp_path / "config.yaml"), "--out", str(tmp_path / "run")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), *sys.path])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     assert "MEMBER: 2/2" in result.stderr and result.stdout.count("trained 2 steps") == 1

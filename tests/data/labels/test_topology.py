@@ -10,7 +10,7 @@ from scipy import ndimage
 from medgen.data.labels.deformation import deform, recombine, warp
 from medgen.data.labels.topology import CORNERS, form_of
 
-REAL = Path(__file__).parents[3] / "shared/data/hippocampus/labels"
+REAL = Path(__file__).parents[4] / "shared/data/hippocampus/labels"
 SHAPE = (40, 40, 36)
 X, Y, Z = np.indices(SHAPE)
 

@@ -15,7 +15,7 @@ from medgen.evaluation.metrics import voxelwise as fidelity
 from medgen.evaluation.metrics.challenges import PROFILES, measure, organ_scores
 from medgen.evaluation.metrics.segmentation import segmentation_scores
 
-CT = Path(__file__).parents[3] / "shared/data/ct/abdomen_noncontrast"
+CT = Path(__file__).parents[4] / "shared/data/ct/abdomen_noncontrast"
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 

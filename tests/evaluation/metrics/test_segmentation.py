@@ -19,7 +19,7 @@ from scipy.ndimage import gaussian_filter
 from medgen.errors import InputError
 from medgen.evaluation.metrics.segmentation import dice_scores, segmentation_scores
 
-ORGANS = Path(__file__).parents[3] / "shared/data/ct/abdomen_noncontrast/organs_small.nii.gz"
+ORGANS = Path(__file__).parents[4] / "shared/data/ct/abdomen_noncontrast/organs_small.nii.gz"
 SCORES = ("dice", "hd95", "assd", "surface_dice")
 
 

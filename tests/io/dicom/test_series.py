@@ -24,7 +24,7 @@ from medgen.io.read import read_geometry, read_volume
 from medgen.io.volume import same_geometry
 from medgen.io.write import write_volume
 
-LIDC = Path(__file__).parents[3] / "shared/data/lidc_dicom"
+LIDC = Path(__file__).parents[4] / "shared/data/lidc_dicom"
 AXIAL = np.eye(3)
 OBLIQUE = Rotation.from_euler("xyz", (12, -25, 40), degrees=True).as_matrix()
 ORIENTATIONS = {
