@@ -14,9 +14,9 @@ it keeps for validation, or ``--test`` patients by a hash of their names, the sa
 many training cases, ``--draws`` times, each time others.
 
 OUT gets, for each draw, the training cases (``cohort``), each generator's ``run`` and ``augmented`` dataset and the
-segmenters; and ``summary.json``, ``scores.csv`` and ``report.html`` with the arms (see medgen/downstream/ablation.py), the
-distance of synthetic from real test images, the memorisation test and pictures. Started again, it goes on where it was
-stopped. Cases that failed are named at the end, with exit code 2.
+segmenters; and ``summary.json``, ``scores.csv`` and ``report.html`` with the arms (see medgen/downstream/ablation.py),
+the distance of synthetic from real test images, the memorisation test and pictures. Started again, it goes on where it
+was stopped. Cases that failed are named at the end, with exit code 2.
 """
 
 import argparse

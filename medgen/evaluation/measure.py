@@ -38,8 +38,9 @@ class Measures:
     """What is measured in every case.
 
     ``data_range`` of PSNR and SSIM (None: that of HU), ``names`` of the labels, ``profile``: one of
-    `medgen.evaluation.metrics.challenges` whose numbers come beside the generic ones, ``tolerance_mm`` of the surface Dice,
-    ``checks`` of every case that has a source (None: no verdict); ``known``: of each case, findings of its conversion.
+    `medgen.evaluation.metrics.challenges` whose numbers come beside the generic ones, ``tolerance_mm`` of the surface
+    Dice, ``checks`` of every case that has a source (None: no verdict); ``known``: of each case, findings of its
+    conversion.
     """
 
     data_range: float | None

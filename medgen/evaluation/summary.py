@@ -73,8 +73,8 @@ class CaseResult:
 class Evaluation:
     """All that an evaluation found; a report is made from it. No ``failures``: every case was measured.
 
-    ``profile``: of the unnamed columns, see `medgen.evaluation.metrics.challenges`; ``sections``: what was found of all cases
-    together, by key of ``summary.json`` (distribution, memorisation, downstream, provenance).
+    ``profile``: of the unnamed columns, see `medgen.evaluation.metrics.challenges`; ``sections``: what was found of all
+    cases together, by key of ``summary.json`` (distribution, memorisation, downstream, provenance).
     """
 
     cases: Sequence[CaseResult]

@@ -39,8 +39,9 @@ def augmentation_report(
     Args:
         arms: rows of ``summarise_arms``.
         sets: for each draw and generator: ``draw``, ``generator``, counts of ``synthetic``, ``training`` and
-            ``tested`` images, ``memorisation`` and maybe ``distribution`` (``medgen.evaluation.distribution.sections``),
-            ``picture``, the JPEG of `gallery` or None, and maybe ``lacking``: lines about what could not be made.
+            ``tested`` images, ``memorisation`` and maybe ``distribution``
+            (``medgen.evaluation.distribution.sections``), ``picture``, the JPEG of `gallery` or None, and maybe
+            ``lacking``: lines about what could not be made.
         settings: of the run, shown at the end.
 
     Returns ``out_html``. Raises `InputError` if it cannot be written.

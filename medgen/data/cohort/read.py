@@ -61,9 +61,10 @@ def read_cohort(
 
     The patient is the datalist's ``patient``, else what ``patient_pattern`` (a regular expression: its first
     group, or the whole match) finds in the case name, else what records, folders and names tell, see
-    ``data.cohort.patients``. ``sources`` and ``targets`` name the contrasts, which are folders of a cohort folder, files of a
-    case's folder, or channels by the names of a dataset.json; the channel numbers say which is which where a case has
-    numbered images (nnU-Net, Decathlon). A side of a case counts when all its contrasts are there. ``domains`` name the
+    ``data.cohort.patients``. ``sources`` and ``targets`` name the contrasts, which are folders of a cohort folder,
+    files of a case's folder, or channels by the names of a dataset.json; the channel numbers say which is which where a
+    case has numbered images (nnU-Net, Decathlon). A side of a case counts when all its contrasts are there. ``domains``
+    name the
     folders of a cohort that has neither source nor target: each image is both, and a case is called DOMAIN/CASE.
     Without names for the labels, the values found are called label_1, label_2, ...
 

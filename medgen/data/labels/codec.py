@@ -28,8 +28,8 @@ class LabelTable:
     """One-hot code of label maps: channel i is 1 where a voxel has the i-th value, ascending.
 
     ``labels``: structure → value, without the background. ``tissues``: classes that the background is divided into
-    (``data.tissue_classes``), whose values follow the largest of the structures; 0: the background is one class, value 0.
-    ``smoothing``: mm, of those classes.
+    (``data.tissue_classes``), whose values follow the largest of the structures; 0: the background is one class, value
+    0. ``smoothing``: mm, of those classes.
     """
 
     labels: dict[str, int]

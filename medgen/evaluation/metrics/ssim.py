@@ -1,8 +1,8 @@
 """Structural similarity in 3D: SSIM (Wang 2004) and MS-SSIM (Wang 2003), in a mask or the whole volume.
 
 Pure functions on numpy arrays (X, Y, Z) of one shape, ``reference`` (the truth) before ``prediction``, any unit;
-they raise `InputError` as `medgen.evaluation.metrics.voxelwise` does. Every number depends on the data range, the window
-and how edges count, so these are arguments or said here, never guessed from the images.
+they raise `InputError` as `medgen.evaluation.metrics.voxelwise` does. Every number depends on the data range, the
+window and how edges count, so these are arguments or said here, never guessed from the images.
 """
 
 from collections.abc import Iterator, Sequence

@@ -50,7 +50,8 @@ class Picture:
 
 
 def case_picture(files: Mapping[str, Path]) -> Picture:
-    """The picture of one evaluated case: `medgen.reports.images.case_images.case_scene` on paper; raises as that does."""
+    """The picture of one evaluated case: `medgen.reports.images.case_images.case_scene` on paper; raises as that
+    does."""
     return draw(case_scene(files))
 
 
