@@ -40,7 +40,7 @@ PROTOCOLS = {
     "synthetic_to_real": ("synthetic", "real"),
     "both_to_real": ("both", "real"),
 }
-Segment = Callable[[Volume], np.ndarray]  # an image → label values on its grid, see evaluation.existing_segmenters
+Segment = Callable[[Volume], np.ndarray]  # an image → label values on its grid, see segmentation.external
 
 
 def read_examples(images: Path, labels: Path, patient: Callable[[str], str] = str) -> list[Example]:

@@ -35,7 +35,7 @@ class Adversary:
 
     Args:
         spatial_dims, in_channels: of the images it judges (for a conditional one: condition and image).
-        out_channels: maps of its network; more than 1 for ``networks.branches``.
+        out_channels: maps of its network; more than 1 for ``networks.blocks.branches``.
         objective: see ``losses.adversarial``.
         discriminator_filters, layers, scales, norm, antialias: see ``networks.discriminator``.
         spectral_norm: of every convolution (Miyato 2018); with discriminator_norm none.

@@ -52,7 +52,7 @@ class Plan(Section):
     strides: Halvings
     kernels: Halvings
     filters: PositiveInt = Field(description="of the first level; each halving doubles them")
-    codec: dict[str, Any] = Field(description="arguments of data.codecs.fit_range")
+    codec: dict[str, Any] = Field(description="arguments of data.intensity.fit_range")
     mirror: bool = Field(description="mirrored in training: only where no label has a side")
 
 

@@ -49,7 +49,7 @@ def test_what_is_too_long_or_no_text_is_refused(tmp_path, read, monkeypatch):
     with pytest.raises(InputError, match="is not text"):
         read(path)
     path.write_text("[" + "1, " * 3_000_000 + "1]")
-    for module in ("config", "evaluation.thresholds", "inference.series"):
+    for module in ("config", "qa.limits", "inference.series"):
         monkeypatch.setattr(f"medgen.{module}.MOST_YAML", 2**20)
     monkeypatch.setattr(text.read_text, "__defaults__", (2**20,))
     with pytest.raises(InputError, match="too large to be read"):
