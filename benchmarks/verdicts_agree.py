@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medgen.api import evaluate
 from medgen.checkpoint import load_model
-from medgen.evaluation.evaluate import evaluate
 from medgen.evaluation.summary import CaseResult
 from medgen.inference.cohort.run import convert
 from medgen.inference.cohort.verdict import checks_for
@@ -53,9 +53,9 @@ def main() -> int:
     model, made = load_model(a.model), a.out / "converted"
     entries = {e.case: e for e in convert(model, a.cohort / "source", made, checks=checks_for(model))}
     given = {"source": a.cohort / "source", "labels": a.cohort / "labels"}
-    alone = evaluate(None, made, a.out / "alone", source=given["source"])
-    labelled = evaluate(None, made, a.out / "labelled", **given)
-    truth = evaluate(a.cohort / "target", made, a.out / "truth", **given)
+    alone = evaluate(made, a.out / "alone", source=given["source"])
+    labelled = evaluate(made, a.out / "labelled", **given)
+    truth = evaluate(made, a.out / "truth", reference=a.cohort / "target", **given)
     other = [
         case.name
         for case in alone.cases

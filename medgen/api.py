@@ -5,6 +5,7 @@ An image is a path (NIfTI, NRRD, MetaImage, a DICOM folder), a `Volume`, a nibab
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from medgen.checkpoint import Model, load_model
 from medgen.config import Settings, config_file, load_settings
 from medgen.errors import InputError
 from medgen.evaluation.evaluate import evaluate as _evaluate
+from medgen.evaluation.inputs import Inputs, Options
 from medgen.evaluation.metrics.image_pair import Pair
 from medgen.evaluation.summary import Evaluation
 from medgen.inference.cohort.run import convert
@@ -28,6 +30,7 @@ from medgen.io.volume import Volume, same_geometry
 from medgen.io.write import write_volume
 from medgen.training.loop import train as _train
 
+NO_PATHS = ("cases", "patient_pattern")  # of `Inputs`
 HU_RANGE = 4095.0  # span of 12 bits, for PSNR and SSIM of CT
 
 
@@ -170,7 +173,8 @@ def evaluate(
         out: folder for ``cases.csv``, ``regions.csv`` and ``summary.json``.
         reference: folder of true volumes of the same names.
         source: folder of the unconverted volumes.
-        options: see `medgen.evaluation.evaluate.evaluate`.
+        options: further ``labels``, ``mask``, ..., see `medgen.evaluation.inputs.Inputs`; ``profile``, ``data_range``,
+            ..., see `medgen.evaluation.inputs.Options`.
 
     Raises:
         InputError: nothing to measure, or a folder that cannot be used.
@@ -179,8 +183,11 @@ def evaluate(
     >>> [case.name for case in found.cases], found.failures
     (['ct'], [])
     """
-    paths = [None if path is None else Path(path) for path in (reference, source)]
-    return _evaluate(paths[0], Path(prediction), Path(out), source=paths[1], **options)
+    roles = {field.name for field in fields(Inputs)}
+    given = {"prediction": prediction, "reference": reference, "source": source}
+    given |= {name: options.pop(name) for name in roles & set(options)}
+    paths = {name: Path(value) for name, value in given.items() if value is not None and name not in NO_PATHS}
+    return _evaluate(Inputs(**(given | paths)), Path(out), Options(**options))
 
 
 def train(

@@ -217,6 +217,7 @@ def evaluate(
     from medgen.evaluation.distribution.sections import default_window, volume_files
     from medgen.evaluation.evaluate import evaluate as run
     from medgen.evaluation.features.named import named_extractor
+    from medgen.evaluation.inputs import Inputs, Options
     from medgen.io.claim import apart, claimed
     from medgen.qa.run import named_checks
     from medgen.reports.evaluation import write_report
@@ -226,29 +227,31 @@ def evaluate(
     if extractor is not None and window is None:
         window = default_window(volume_files(real or reference))
     apart(out, prediction, reference, source, labels, mask, prediction_labels, real, training, lesions)
+    inputs = Inputs(
+        prediction=prediction,
+        reference=reference,
+        source=source,
+        labels=labels,
+        mask=mask,
+        prediction_labels=prediction_labels,
+        lesions=lesions,
+        real=real,
+        training=training,
+        patient_pattern=patient_pattern,
+    )
     about = {key: value for key, value in ctx.params.items() if key not in ("out", "overwrite", "ray", "workers")}
     with interruptible(kept_in(out)):
         with claimed(out, {"command": "evaluate", **about}, overwrite=overwrite):
-            result = run(
-                reference,
-                prediction,
-                out,
-                source=source,
-                labels=labels,
-                mask=mask,
-                prediction_labels=prediction_labels,
+            options = Options(
                 data_range=data_range,
                 profile=profile,
                 tolerance_mm=tolerance,
                 extractor=None if extractor is None else named_extractor(extractor, window=window),
-                real=real,
-                training=training,
-                lesions=lesions,
                 checks=named_checks(checks, segmenter, "cpu" if cluster else device) if source else None,
                 downstream=None if downstream is None else protocols(downstream, folds, seeds, device),
-                patient_pattern=patient_pattern,
                 cluster=cluster,
             )
+            result = run(inputs, out, options)
             write_report([out], out / "report.html", title=f"Evaluation of {prediction}")
     for line in lines(result):
         say(line)

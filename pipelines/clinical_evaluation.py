@@ -19,6 +19,7 @@ from medgen.evaluation.console import lines
 from medgen.evaluation.distribution.sections import default_window, volume_files
 from medgen.evaluation.evaluate import evaluate
 from medgen.evaluation.features.named import KNOWN, named_extractor
+from medgen.evaluation.inputs import Inputs, Options
 from medgen.io.names import say
 from medgen.qa.run import named_checks
 from medgen.reports.evaluation import write_report
@@ -49,6 +50,15 @@ def run(given: argparse.Namespace) -> int:
     if given.extractor:
         window = given.window or default_window(volume_files(given.real or given.reference))
         extractor = named_extractor(given.extractor, window=window)
+    options = Options(
+        data_range=given.data_range,
+        profile=given.profile,
+        extractor=extractor,
+        feature_cache=given.out / "features",
+        checks=checks,
+        downstream=downstream,
+        progress=lambda done, count, case: print(f"[{done}/{count}] {case}", flush=True),
+    )
     failures: list[str] = []
     measured: list[str] = []
     lost: list[str] = []
@@ -56,23 +66,19 @@ def run(given: argparse.Namespace) -> int:
         print(f"{name}: measuring {folder}", flush=True)
         try:
             found = evaluate(
-                given.reference,
-                folder,
+                Inputs(
+                    prediction=folder,
+                    reference=given.reference,
+                    source=given.source,
+                    labels=given.labels,
+                    mask=given.mask,
+                    lesions=given.lesions,
+                    real=given.real,
+                    training=given.training,
+                    patient_pattern=given.patient_pattern,
+                ),
                 given.out / name,
-                source=given.source,
-                labels=given.labels,
-                mask=given.mask,
-                data_range=given.data_range,
-                profile=given.profile,
-                extractor=extractor,
-                real=given.real,
-                training=given.training,
-                lesions=given.lesions,
-                checks=checks,
-                downstream=downstream,
-                feature_cache=given.out / "features",
-                patient_pattern=given.patient_pattern,
-                progress=lambda done, count, case: print(f"[{done}/{count}] {case}", flush=True),
+                options,
             )
         except InputError as error:  # the other systems are worth their hours all the same
             lost.append(f"{name} could not be evaluated: {error}")

@@ -51,6 +51,7 @@ def run(settings: Settings, out: Path, overwrite: bool = False) -> list[str]:
     from medgen.checkpoint import load_model
     from medgen.evaluation.console import lines
     from medgen.evaluation.evaluate import evaluate
+    from medgen.evaluation.inputs import Inputs, Options
     from medgen.inference.cohort.run import convert
     from medgen.io.atomic import folder_written_aside
     from medgen.qa.run import named_checks
@@ -83,15 +84,14 @@ def run(settings: Settings, out: Path, overwrite: bool = False) -> list[str]:
     failures = [entry.error for entry in converted if entry.error]
 
     labels = folder / "labels"
-    result = evaluate(
-        folder / "target",
-        out / "converted",
-        out / "results",
+    inputs = Inputs(
+        prediction=out / "converted",
+        reference=folder / "target",
         source=folder / "source",
         labels=labels if labels.exists() else None,
-        checks=named_checks("ct_contrast"),
         cases=[case.name for case in test if case.source and case.target],
     )
+    result = evaluate(inputs, out / "results", Options(checks=named_checks("ct_contrast")))
     for line in lines(result):
         say(line)
     info = model.info

@@ -5,10 +5,10 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+from evaluating import evaluate
 
 from medgen.downstream.section import Protocols, protocols
 from medgen.errors import InputError
-from medgen.evaluation.evaluate import evaluate
 
 TRAINING = {"steps": 2, "filters": 2, "voxels": 8**3}
 

@@ -4,10 +4,10 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+from evaluating import evaluate
 
 from medgen.data.body_mask import body_mask
 from medgen.errors import InputError
-from medgen.evaluation.evaluate import evaluate
 from medgen.evaluation.measure import takes_up_contrast
 from medgen.evaluation.metrics.challenges import measure
 from medgen.evaluation.metrics.slice_continuity import relative_slice_jump

@@ -5,11 +5,11 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+from evaluating import evaluate
 
 from medgen.cluster import Cluster, Lost
 from medgen.errors import InputError
 from medgen.evaluation import outcomes as module
-from medgen.evaluation.evaluate import evaluate
 from medgen.qa.run import Checks
 from medgen.segmentation.load import NamedSegmenter
 

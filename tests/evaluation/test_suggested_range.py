@@ -1,10 +1,10 @@
 import nibabel as nib
 import numpy as np
 import pytest
+from evaluating import evaluate
 
 from medgen.data.body_mask import foreground_mask
 from medgen.errors import InputError
-from medgen.evaluation.evaluate import evaluate
 from medgen.evaluation.suggested_range import round_up, suggested_range
 
 SHAPE = (40, 36, 30)

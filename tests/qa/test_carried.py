@@ -6,9 +6,9 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
+from evaluating import evaluate
 from small import make_model, small_settings
 
-from medgen.evaluation.evaluate import evaluate
 from medgen.inference.cohort.run import convert
 from medgen.inference.cohort.verdict import checks_for
 from medgen.phantom.cohort import LABELS, make_patient

@@ -5,8 +5,8 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+from evaluating import evaluate
 
-from medgen.evaluation.evaluate import evaluate
 from medgen.phantom.cohort import LABELS, make_patient
 
 SYSTEMS = {"alpha": 0.1, "beta": 0.5}

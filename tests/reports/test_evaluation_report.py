@@ -7,9 +7,9 @@ from html.parser import HTMLParser
 import nibabel as nib
 import numpy as np
 import pytest
+from evaluating import evaluate
 
 from medgen.errors import InputError
-from medgen.evaluation.evaluate import evaluate
 from medgen.reports.evaluation import write_report
 from medgen.reports.results import read_systems
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from evaluating import evaluate
 
 from medgen.errors import InputError, reason
-from medgen.evaluation.evaluate import evaluate
 from medgen.reports import augmentation, case_items, conversion, evaluation
 from medgen.reports.augmentation import augmentation_report
 from medgen.reports.conversion import conversion_report

@@ -3,10 +3,10 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+from evaluating import evaluate
 
 from medgen.errors import InputError
 from medgen.evaluation.distribution.sections import RELATIVE, default_window, distribution_section, volume_files
-from medgen.evaluation.evaluate import evaluate
 from medgen.evaluation.features.named import named_extractor
 from medgen.evaluation.features.radiomics import Radiomics
 from medgen.io.read import read_volume
