@@ -18,7 +18,8 @@ from medgen.config import Settings, config_file, load_settings
 from medgen.errors import InputError
 from medgen.evaluation.evaluate import evaluate as _evaluate
 from medgen.evaluation.inputs import Inputs, Options
-from medgen.evaluation.metrics.image_pair import Pair
+from medgen.evaluation.metrics.image_pair import within
+from medgen.evaluation.metrics.metric import Pair
 from medgen.evaluation.summary import Evaluation
 from medgen.inference.cohort.run import convert
 from medgen.inference.cohort.verdict import checks_for
@@ -159,7 +160,7 @@ def compare(
     if not same_geometry(true.geometry, made.geometry):
         raise InputError(f"the images lie on two grids: {true.geometry.describe()}, and {made.geometry.describe()}")
     pair = Pair(true.data, made.data, data_range=data_range, spacing=true.spacing)
-    return pair.within(None if mask is None else np.asarray(mask, bool))
+    return within(pair, None if mask is None else np.asarray(mask, bool))
 
 
 def evaluate(

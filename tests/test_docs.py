@@ -12,12 +12,13 @@ from medgen.cli import app
 ROOT = Path(__file__).parent.parent
 
 
-def test_config_reference_is_generated_from_the_code():
+def test_config_and_metrics_references_are_generated_from_the_code():
     path = ROOT / "docs/reference/generate.py"
     spec = importlib.util.spec_from_file_location("generate", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert (ROOT / "docs/reference/config.md").read_text() == module.text(), f"run: python {path}"
+    assert (ROOT / "docs/reference/metrics.md").read_text() == module.metrics_text(), f"run: python {path}"
 
 
 def test_command_reference_names_every_command_and_option():

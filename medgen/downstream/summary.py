@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from medgen.environment import git_commit, versions
+from medgen.evaluation.metrics.catalogue import segmentation_columns
 from medgen.evaluation.statistics import bootstrap_interval, by_patient, finite_pairs, wilcoxon
 from medgen.evaluation.summary import Failure, write_text
 from medgen.io.spreadsheet import csv_text
 
 BASELINE = "real_to_real"
-METRICS = ("dice", "hd95", "assd", "surface_dice", "volume_reference", "volume_prediction", "volume_error")
+METRICS = segmentation_columns()
 COLUMNS = ("protocol", "fold", "seed", "case", "patient", "label", *METRICS)
 
 Row = dict[str, Any]  # the columns above

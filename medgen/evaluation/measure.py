@@ -12,8 +12,10 @@ from medgen.data.cohort.content import content_hash
 from medgen.errors import InputError
 from medgen.evaluation.folders import read_case
 from medgen.evaluation.metrics import voxelwise as fidelity
-from medgen.evaluation.metrics.challenges import measure, organ_scores
-from medgen.evaluation.metrics.image_pair import Pair
+from medgen.evaluation.metrics.catalogue import SLICE_JUMP, pair_metrics
+from medgen.evaluation.metrics.challenges import organ_scores
+from medgen.evaluation.metrics.image_pair import by_label, within
+from medgen.evaluation.metrics.metric import Pair
 from medgen.evaluation.metrics.segmentation import segmentation_scores
 from medgen.evaluation.metrics.slice_continuity import relative_slice_jump
 from medgen.evaluation.summary import CaseResult
@@ -121,23 +123,23 @@ def _fidelity(
             continue
         image = volumes[role].data
         pair = Pair(truth.data, image, data_range=measures.data_range or HU_RANGE, spacing=truth.spacing)
-        found = {name: pair.within(mask) for name, mask in masks.items()}
+        found = {name: within(pair, mask) for name, mask in masks.items()}
         inside = next((found[name] for name in ("mask", "foreground") if name in masks), None)
-        places = {"": pair.within() if inside is None else inside}
+        places = {"": within(pair) if inside is None else inside}
         places |= {"body_": found["body"]} if "body" in masks else {}
-        places |= {"volume_": {"mae": fidelity.mae(truth.data, image)}} if "foreground" in masks else {}
+        places |= {"volume_": within(pair, place="volume_")} if "foreground" in masks else {}
+        if enhancing is not None and enhancing.any():
+            places["enhancing_"] = within(pair, enhancing, place="enhancing_")
         for place, row in places.items():
-            metrics |= {f"{prefix}{place}{name}": value for name, value in row.items()}
+            columns = [of.name for of in pair_metrics(place=place) if of.name in row]
+            metrics |= {f"{prefix}{place}{name}": row[name] for name in columns}
+        if measures.profile != "generic":
+            theirs = within(pair, masks.get("mask", masks.get("body")), profile=measures.profile)
+            metrics |= {f"{prefix}{name}": value for name, value in theirs.items()}
         if "labels" in volumes:
-            found |= _by_name(pair.by_label(volumes["labels"].data), measures.names)
+            found |= _by_name(by_label(pair, volumes["labels"].data), measures.names)
         for name, row in found.items():
             regions[name].update({f"{prefix}{metric}": value for metric, value in row.items()})
-        if enhancing is not None and enhancing.any():
-            metrics[f"{prefix}enhancing_mae"] = fidelity.mae(truth.data, image, enhancing)
-        if measures.profile != "generic":
-            asked = masks.get("mask", masks.get("body"))
-            theirs = measure(truth.data, image, asked, profile=measures.profile)
-            metrics |= {f"{prefix}{name}": value for name, value in theirs.items()}
     return metrics
 
 
@@ -161,7 +163,7 @@ def _smoothness(volumes: Mapping[str, Volume], masks: Mapping[str, np.ndarray]) 
     if real is None:
         return {}
     prefixes = {"prediction": "", "source": "source_"}
-    return {f"{prefixes[r]}slice_jump": relative_slice_jump(volumes[r].data, real.data, mask) for r in roles}
+    return {f"{prefixes[r]}{SLICE_JUMP.name}": relative_slice_jump(volumes[r].data, real.data, mask) for r in roles}
 
 
 def _regions(

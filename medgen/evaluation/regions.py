@@ -7,19 +7,8 @@ from typing import Any
 
 import numpy as np
 
-MEASURES = ("rmse", "psnr", "ssim", "ms_ssim", "ncc", "gradient_error")
-COLUMNS = (
-    "voxels",
-    "mean_prediction",
-    "mean_reference",
-    "mean_source",
-    "mae",
-    "source_mae",
-    "error",
-    "lowest",  # mean_prediction that the structure check allows, see `organ_findings.region_limits`
-    "highest",
-    *(f"{role}{name}" for name in MEASURES for role in ("", "source_")),
-)  # of regions.csv, after the case and the region
+from medgen.evaluation.metrics.catalogue import region_columns
+
 WAY = ("source", "reference", "prediction")
 LEAST_CHANGE = 15.0  # HU between source and truth; two scans of one patient differ by less without any contrast medium
 LEAST_SHARE = 0.004  # of the data range, where there are no HU: about as much
@@ -33,7 +22,7 @@ def least_change(hu: bool, data_range: float) -> float:
 
 
 def mean_regions(rows: Sequence[Row], least: float) -> list[dict[str, Any]]:
-    """One row a region: the unweighted mean over its cases of every one of `COLUMNS`.
+    """One row a region: the unweighted mean over its cases of every one of `region_columns`.
 
     Beside them ``cases`` (how many have the region), ``abs_error`` (mean over the cases of
     |mean_prediction - mean_reference|) and ``fraction``, see `fraction_of_way`.
@@ -63,7 +52,7 @@ def fraction_of_way(rows: Sequence[Row], least: float) -> float | None:
 
 
 def _region(name: str, rows: Sequence[Row], least: float) -> dict[str, Any]:
-    mean = {column: _mean([row[column] for row in rows if column in row]) for column in COLUMNS}
+    mean = {column: _mean([row[column] for row in rows if column in row]) for column in region_columns()}
     abs_error = _mean([abs(row["error"]) for row in rows if "error" in row])
     fraction = fraction_of_way(rows, least)
     return {"region": name, "cases": len(rows), **mean, "abs_error": abs_error, "fraction": fraction}

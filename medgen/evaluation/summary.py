@@ -17,26 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from medgen.evaluation.regions import COLUMNS as REGIONS
+from medgen.evaluation.metrics.catalogue import case_columns, region_columns, segmentation_columns
 from medgen.evaluation.regions import least_change, mean_regions
 from medgen.evaluation.statistics import Interval, bland_altman, bootstrap_interval
 from medgen.io.atomic import written_aside
 from medgen.io.spreadsheet import csv_text
 
 DIGITS = 8  # significant ones of a number in a table
-FIRST = ("mae", "psnr", "ssim", "source_mae", "source_psnr", "source_ssim")
-MORE = ("rmse", "source_rmse") + tuple(
-    f"{role}body_{name}" for role in ("", "source_") for name in ("mae", "psnr", "ssim", "rmse")
-)
-METRICS = (
-    *FIRST,
-    *MORE,
-    "enhancing_mae",
-    "source_enhancing_mae",
-    "slice_jump",
-    "source_slice_jump",
-)  # columns of cases.csv after "case", in order; what else was measured follows in the order of measuring
-SEGMENTATION = ("dice", "hd95", "assd", "surface_dice", "volume_reference", "volume_prediction", "volume_error")
 
 
 @dataclass(frozen=True)
@@ -53,7 +40,7 @@ class CaseResult:
 
     ``files`` by role (reference, prediction, source, labels, mask, prediction_labels, lesions); ``metrics`` by column
     of ``cases.csv``, those measured; ``regions``: rows with the columns of ``regions.csv``; ``hu``: the reference is CT
-    in HU; ``segmentation``: rows {"label", *`SEGMENTATION`}; ``structure``: {"status", "reasons", "values"}.
+    in HU; ``segmentation``: rows {"label", *`segmentation_columns`}; ``structure``: {"status", "reasons", "values"}.
     ``images``: content hashes of source and reference, by which a scan is known under another name.
     """
 
@@ -101,7 +88,7 @@ class Evaluation:
     @property
     def columns(self) -> list[str]:
         """Columns of ``cases.csv`` after the case's name."""
-        return list(dict.fromkeys([*METRICS, *(name for case in self.cases for name in case.metrics)]))
+        return list(dict.fromkeys([*case_columns(), *(name for case in self.cases for name in case.metrics)]))
 
     def statistics(self) -> dict[str, dict[str, Any]]:
         """{column: see `describe`} over the cases, for the columns measured."""
@@ -162,10 +149,10 @@ def write_results(evaluation: Evaluation) -> None:
     more = ("verdict", "reasons") if any(case.structure for case in evaluation.cases) else ()
     region_rows = [{"case": case.name, **row} for case in evaluation.cases for row in case.regions]
     write_text(out / "cases.csv", csv_text(("case", *evaluation.columns, *more), case_rows, DIGITS))
-    write_text(out / "regions.csv", csv_text(("case", "region", *REGIONS), region_rows, DIGITS))
+    write_text(out / "regions.csv", csv_text(("case", "region", *region_columns()), region_rows, DIGITS))
     overlaps = [{"case": case.name, **row} for case in evaluation.cases for row in case.segmentation]
     if overlaps:
-        write_text(out / "segmentation.csv", csv_text(("case", "label", *SEGMENTATION), overlaps, DIGITS))
+        write_text(out / "segmentation.csv", csv_text(("case", "label", *segmentation_columns()), overlaps, DIGITS))
     write_text(out / "summary.json", json.dumps(_strict(summary(evaluation)), indent=1, allow_nan=False) + "\n")
 
 
@@ -232,7 +219,7 @@ def _segmentation(evaluation: Evaluation) -> dict[str, Any]:
     for label in dict.fromkeys(row["label"] for _, row in rows):
         mine = [(case.patient or case.name, row) for case, row in rows if row["label"] == label]
         patients = [patient for patient, _ in mine]
-        labels[label] = {name: describe([row[name] for _, row in mine], patients) for name in SEGMENTATION}
+        labels[label] = {name: describe([row[name] for _, row in mine], patients) for name in segmentation_columns()}
     cases = [{"case": case.name, **row} for case, row in rows]
     return {"segmentation": {"tolerance_mm": evaluation.settings["tolerance_mm"], "labels": labels, "cases": cases}}
 

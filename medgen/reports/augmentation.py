@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from medgen.data.body_mask import looks_like_hu
+from medgen.evaluation.metrics.catalogue import metric
 from medgen.evaluation.summary import Failure
 from medgen.io.read import read_volume
 from medgen.io.volume import Volume, to_canonical
@@ -19,7 +20,6 @@ from medgen.reports.gaps import Gaps
 from medgen.reports.images.case_images import SOFT_TISSUE, apart
 from medgen.reports.images.figures import INK, MARK
 from medgen.reports.images.slices import PLANES
-from medgen.reports.metric_display import KNOWN
 from medgen.reports.pages import write_page
 from medgen.reports.tables import Cell, Head, Table, figure, general, number, signed, words
 from medgen.segmentation.train import Example
@@ -73,7 +73,7 @@ TRAINED_ON = {
 
 def _arms(arms: Sequence[Mapping[str, Any]]) -> Table:
     """Dice of each arm and what it gains, in points of Dice (hundredths)."""
-    rows = []
+    rows, dice = [], metric("dice")
     for of in arms:
         gain, ends = of.get("gain"), of.get("gain_interval")
         against = signed(100 * gain, 1) if gain is not None else "–"
@@ -88,13 +88,16 @@ def _arms(arms: Sequence[Mapping[str, Any]]) -> Table:
         cells += [words(of.get("against")), Cell(against, gain), Cell(_range(ends, 1, 100, signed))]
         rows.append(cells)
     heads = [Head("trained on", words=True), Head("generator", words=True), Head("label", words=True)]
-    heads += [Head("draws × seeds"), Head("cases"), Head("Dice", about=KNOWN["dice"][4]), Head("95 % interval")]
+    heads += [Head("draws × seeds"), Head("cases"), Head("Dice", about=dice.about), Head("95 % interval")]
     heads += [Head("against", words=True), Head("gain (points)"), Head("95 % interval")]
     note = (
         "From three draws of training cases on, intervals are Student's over the draws; below that bootstrapped over "
         "the test patients."
     )
-    about = [("Dice", KNOWN["dice"][4]), ("gain", "difference of Dice to the arm it is held against, in hundredths")]
+    about = [
+        ("Dice", dice.about),
+        ("gain", "difference of Dice to the arm it is held against, in hundredths"),
+    ]
     return Table(heads, rows, note, about)
 
 

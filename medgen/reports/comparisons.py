@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from medgen.evaluation.metrics.catalogue import headline
 from medgen.evaluation.paired_tests import Comparison, compare_systems, correct
-from medgen.reports.metric_display import HEADLINE, measure
+from medgen.reports.metric_display import measure
 from medgen.reports.results import System
 
 
@@ -13,7 +14,7 @@ def compare(systems: Sequence[System]) -> list[dict[str, Any]]:
     """Every pair of systems in every headline measure that both have; p-values corrected for all of them together."""
     found: list[Comparison] = []
     patients = {str(c["case"]): str(c.get("patient") or c["case"]) for s in systems for c in s.summary["cases"]}
-    for name in HEADLINE:
+    for name in headline():
         values = {s.name: {c.name: c.metrics[name] for c in s.cases if name in c.metrics} for s in systems}
         values = {system: cases for system, cases in values.items() if cases}
         higher = measure(name, systems[0]).higher

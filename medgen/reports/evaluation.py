@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medgen.errors import InputError
+from medgen.evaluation.metrics.catalogue import headline
 from medgen.io.claim import remove
 from medgen.reports import overview as verdict
 from medgen.reports import section_tables as further
@@ -20,7 +21,7 @@ from medgen.reports.images.plots import bland_altman
 from medgen.reports.images.slices import PLANES
 from medgen.reports.images.stacks import frame
 from medgen.reports.images.windows import filters
-from medgen.reports.metric_display import HEADLINE, measure, worst_by
+from medgen.reports.metric_display import measure, worst_by
 from medgen.reports.pages import render, save_page
 from medgen.reports.pdf import missing, write_pdf
 from medgen.reports.results import System, read_systems
@@ -197,7 +198,7 @@ def _scene(files: Mapping[str, Mapping[str, Path]], places: Places) -> Scene:
 def _errors(system: System, metrics: Mapping[str, float], several: bool) -> str:
     """The errors of a case in a line."""
     parts = []
-    for name in HEADLINE:
+    for name in headline():
         if name.endswith("mae") and name in metrics:
             of, source = measure(name, system), metrics.get(f"source_{name}")
             text = f"{of.label} {number(metrics[name], of.digits)} {of.unit}".strip()

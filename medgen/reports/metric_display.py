@@ -1,49 +1,17 @@
-"""The measures of an evaluation: name, unit and digits, what each says, and which way is better.
+"""How the metrics of an evaluation and the values of the structure check are shown: label, unit and digits.
 
-Digits follow the unit: tenths of a HU or mm, hundredths of a dB, as many of an index as tell two results apart.
+Metrics are declared in `medgen.evaluation.metrics.catalogue`.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from medgen.evaluation.metrics import catalogue
+from medgen.evaluation.metrics.catalogue import PLACES, SLICE_JUMP, find
 from medgen.reports.results import System
 
-# Columns of cases.csv on the first page, in order.
-HEADLINE = (
-    "enhancing_mae",
-    "body_mae",
-    "mae",
-    "body_psnr",
-    "psnr",
-    "body_ssim",
-    "ssim",
-    "slice_jump",
-)
-# Name without place and role: label, unit ("*" for that of the images), digits (None: those of the unit), whether
-# higher is better, and what it says.
-KNOWN: Mapping[str, tuple[str, str, int | None, bool, str]] = {
-    "mae": ("MAE", "*", None, False, "mean absolute error of a voxel against the truth; 0 is perfect"),
-    "rmse": ("RMSE", "*", None, False, "root of the mean squared error: large errors weigh more; 0 is perfect"),
-    "psnr": ("PSNR", "dB", 2, True, "10 log₁₀(data range² / mean squared error); higher is better"),
-    "ssim": ("SSIM", "", 4, True, "likeness of local mean, contrast and pattern in small windows; 1 is equal"),
-    "ms_ssim": ("MS-SSIM", "", 4, True, "SSIM over several resolutions; 1 is equal"),
-    "ncc": ("NCC", "", 4, True, "correlation of the two images, whatever their scale; 1 is equal"),
-    "gradient_error": ("Gradient error", "*/mm", 2, False, "mean absolute error of the gradient: lost or new edges"),
-    "dice": ("Dice", "", 3, True, "overlap of two segmentations: 0 none, 1 the same"),
-    "hd95": ("HD95", "mm", 1, False, "distance within which 95 % of the two surfaces lie of each other"),
-    "assd": ("ASSD", "mm", 2, False, "mean distance of the two surfaces"),
-    "surface_dice": ("surface Dice", "", 3, True, "part of the surfaces within the tolerance of each other"),
-    "volume_error": ("volume error", "", 3, False, "(volume − true volume) / true volume; 0 is right"),
-    "slice_jump": (
-        "Slice jump", "", 2, False,
-        "change from slice to slice over that within slices, against the true scan's; 1 is as smooth, more are steps",
-    ),
-}  # fmt: skip
-SAME = "images that are the same as the truth"  # of those above only PSNR is infinite, and then best
-PLACES = {"enhancing_": "in enhancing structures", "body_": "in the body", "mask_": "in the mask"}
-# Columns that follow a challenge's definition carry its name, such as synthrad2023_mae.
-CHALLENGE = re.compile(r"(synthrad\d+)_(\w+)")
+SAME = "images that are the same as the truth"  # of the metrics only PSNR is infinite, and then best
 # Values of the structure check: pattern, label, unit, digits, what each says. A value in % is shown times 100.
 CHECKS = (
     (r"flip_gain_(.+)", "flip gain {}", "", 2, "edge correlation that mirroring would gain; above 0: flipped"),
@@ -85,19 +53,18 @@ class Measure:
 
 
 def measure(name: str, system: System) -> Measure:
-    """What the column ``name`` of cases.csv is; columns that no one told this module of keep their name."""
-    challenge = CHALLENGE.fullmatch(name)
-    place = next((prefix for prefix in PLACES if name.startswith(prefix)), "")
-    base = challenge[2] if challenge else name.removeprefix(place)
-    if base not in KNOWN:
+    """How the column ``name`` of cases.csv is shown; one without a declared metric keeps its name."""
+    found = find(name)
+    if found is None:
         return Measure(name, name.replace("_", " "), "", 4, None)
-    label, unit, digits, higher, about = KNOWN[base]
-    where = f"by {challenge[1]}" if challenge else PLACES.get(place, "")
-    if not where and base != "slice_jump":
+    of, place = found
+    where = f"by {of.profile}" if of.profile != "generic" else PLACES.get(place, "")
+    if not where and of.name != SLICE_JUMP.name:
         where = "in the mask" if system.section("settings").get("mask") else "in the whole volume"
-    unit = unit.replace("*", system.unit) if system.unit else unit.replace("*", "").strip("/")
-    digits = system.digits if digits is None else digits
-    return Measure(name, f"{label} {where}".strip(), unit, digits, higher, about)
+    unit = of.unit.replace("*", system.unit) if system.unit else of.unit.replace("*", "").strip("/")
+    digits = system.digits if of.digits is None else of.digits
+    higher = None if of.better is None else of.better == "higher"
+    return Measure(name, f"{of.label} {where}".strip(), unit, digits, higher, of.about)
 
 
 def check_value(name: str) -> Measure:
@@ -115,7 +82,7 @@ def explained(measures: Iterable[Measure]) -> list[tuple[str, str]]:
     lines: dict[str, str] = {}
     for of in measures:
         if of.about:
-            base = next((label for label, *_, about in KNOWN.values() if about == of.about), of.label)
+            base = next((metric.label for metric in catalogue.METRICS if metric.about == of.about), of.label)
             lines.setdefault(of.about, base)
     return [(label, about) for about, label in lines.items()]
 

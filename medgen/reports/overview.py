@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medgen.reports.metric_display import HEADLINE, measure, worst_by
+from medgen.evaluation.metrics.catalogue import headline
+from medgen.reports.metric_display import measure, worst_by
 from medgen.reports.results import System
 from medgen.reports.tables import Head, Table, bracket, number, percent, words
 
@@ -35,7 +36,7 @@ def _verdict(system: System, name: str) -> Verdict:
     if not system.cases:
         return Verdict(name, ["No case could be measured."], "worse", counts)
     parts, ratios = [], {}
-    for column in (column for column in HEADLINE if column.endswith("mae")):
+    for column in (column for column in headline() if column.endswith("mae")):
         if column not in system.section("metrics"):
             continue
         text, ratio = _part(system, column)

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medgen.reports.metric_display import KNOWN, SAME, Measure, check_value, explained, measure
+from medgen.evaluation.metrics.catalogue import metric, segmentation_columns
+from medgen.reports.metric_display import SAME, Measure, check_value, explained, measure
 from medgen.reports.results import System
 from medgen.reports.sections import RANKS, ranked_cases
 from medgen.reports.tables import (
@@ -58,17 +59,19 @@ def _agreement_row(of: Mapping[str, Any], digits: int) -> list[Cell]:
 
 
 ONE_ONLY = "labels that only the truth or only the segmentation has"
-OVERLAP = ("dice", "hd95", "assd", "surface_dice", "volume_error")
 
 
 def segmentation(systems: Systems) -> Table | None:
     """Dice and surface distances by label, mean with its interval."""
-    rows, used = [], _used(OVERLAP, systems, lambda system: system.section("segmentation").get("labels", {}).values())
+    rows, used = (
+        [],
+        _used(_overlap(), systems, lambda system: system.section("segmentation").get("labels", {}).values()),
+    )
     of_labels = [measure(key, systems[0]) for key in used]
     for name in in_order(n for system in systems for n in system.section("segmentation").get("labels", {})):
         for system in systems:
             if of := system.section("segmentation").get("labels", {}).get(name):
-                cells = [estimate(of.get(key), KNOWN[key][2] or 0) for key in used]
+                cells = [estimate(of.get(key), metric(key).digits or 0) for key in used]
                 rows.append([words(name.replace("_", " ")), *of_system(system, systems), *cells])
     note = "".join(
         f"Surface Dice: surfaces within {tolerance:g} mm of each other count as equal. "
@@ -80,19 +83,24 @@ def segmentation(systems: Systems) -> Table | None:
 
 def _overlap_heads(names: Iterable[str]) -> list[Head]:
     """Label and unit of each score, without the place that errors have."""
-    found = [KNOWN[name] for name in names]
-    return [Head(label + (f" ({unit})" if unit else ""), about=about) for label, unit, _, _, about in found]
+    found = [metric(name) for name in names]
+    return [Head(of.label + (f" ({of.unit})" if of.unit else ""), about=of.about) for of in found]
+
+
+def _overlap() -> list[str]:
+    """Scores of a segmentation, without its volumes."""
+    return [name for name in segmentation_columns() if metric(name).better]
 
 
 def segmentation_cases(systems: Systems) -> Table | None:
     """The same numbers for each case."""
-    used = _used(OVERLAP, systems, lambda system: system.section("segmentation").get("cases") or [])
+    used = _used(_overlap(), systems, lambda system: system.section("segmentation").get("cases") or [])
     rows = [
         [
             words(row.get("case")),
             *of_system(system, systems),
             words(str(row.get("label", "")).replace("_", " ")),
-            *(figure(row.get(key), KNOWN[key][2] or 0) for key in used),
+            *(figure(row.get(key), metric(key).digits or 0) for key in used),
         ]
         for system in systems
         for row in system.section("segmentation").get("cases") or []

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from medgen.evaluation.metrics.catalogue import ROLES, find, headline
 from medgen.evaluation.regions import least_change
 from medgen.evaluation.statistics import Array, differences, mean_difference
-from medgen.reports.metric_display import CHALLENGE, HEADLINE, SAME, Measure, explained, measure, worst_by
+from medgen.reports.metric_display import SAME, Measure, explained, measure, worst_by
 from medgen.reports.results import System
 from medgen.reports.tables import (
     Cell,
@@ -41,8 +42,8 @@ RANKS = {"fail": 0, "review": 1, "pass": 2}  # of verdicts, worst first; without
 def main_numbers(systems: Systems) -> Table | None:
     """The headline measures and those of a challenge with their intervals, the unconverted source beside them."""
     measured = in_order(name for system in systems for name in system.section("metrics"))
-    names = [name for name in HEADLINE if name in measured]
-    names += [name for name in measured if CHALLENGE.fullmatch(name)]
+    names = [name for name in headline() if name in measured]
+    names += [name for name in measured if (known := find(name)) and known[0].profile != "generic"]
     table = _numbers(systems, names)
     about = explained(measure(name, systems[0]) for name in names)
     return table and replace(table, note=" ".join(filter(None, [_about_means(systems[0]), table.note])), about=about)
@@ -59,7 +60,7 @@ def _about_means(system: System) -> str:
 def all_measures(systems: Systems) -> Table | None:
     """Every column of cases.csv that was measured: mean, median and spread over the cases, a row a system."""
     names = in_order(name for system in systems for name in system.section("metrics"))
-    more = set(names) - set(HEADLINE) - {f"source_{name}" for name in HEADLINE}
+    more = set(names) - {f"{role}{name}" for name in headline() for role in ROLES}
     if not more:
         return None
     heads = ["mean", "standard deviation", "median", "cases"]
@@ -240,7 +241,7 @@ def _tone(mean: float, changes: Array, higher: bool | None) -> str:
 def _columns(systems: Systems) -> list[tuple[System, Measure, str, bool]]:
     """(system, measure, column of cases.csv, whether it is the source's): all of one system, the main of several."""
     several = len(systems) > 1
-    names = [name for name in HEADLINE if any(name in system.section("metrics") for system in systems)]
+    names = [name for name in headline() if any(name in system.section("metrics") for system in systems)]
     if several:
         first = [worst_by(systems[0])]
         first += [next((name for name in names if name.endswith(kind)), "") for kind in ("psnr", "ssim")]
@@ -248,7 +249,7 @@ def _columns(systems: Systems) -> list[tuple[System, Measure, str, bool]]:
     return [
         (system, measure(name, system), prefix + name, bool(prefix))
         for name in names
-        for prefix in ("", "source_")[: 1 if several else 2]
+        for prefix in ROLES[: 1 if several else 2]
         for system in systems
         if prefix + name in system.section("metrics")
     ]

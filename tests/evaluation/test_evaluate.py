@@ -9,7 +9,7 @@ from evaluating import evaluate
 from medgen.data.body_mask import body_mask
 from medgen.errors import InputError
 from medgen.evaluation.measure import takes_up_contrast
-from medgen.evaluation.metrics.challenges import measure
+from medgen.evaluation.metrics.image_pair import measure
 from medgen.evaluation.metrics.slice_continuity import relative_slice_jump
 
 SHAPE = (20, 18, 16)

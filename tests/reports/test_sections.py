@@ -36,7 +36,7 @@ def system(name="a", converted=(), source=(), measure="psnr"):
     ],
 )
 def test_an_infinite_value_is_the_best_or_the_worst(monkeypatch, measure, converted, source, text, tone, improved):
-    monkeypatch.setattr("medgen.reports.sections.HEADLINE", (measure,))
+    monkeypatch.setattr("medgen.reports.sections.headline", lambda: (measure,))
     row = main_numbers([system("a", converted, source, measure)]).rows[0]
     assert (row[4].text, row[4].tone, row[5].text) == (text, tone, improved)
 
@@ -53,7 +53,7 @@ def test_an_infinite_value_is_the_best_or_the_worst(monkeypatch, measure, conver
     ],
 )
 def test_the_best_mean_is_that_of_all_values(monkeypatch, measure, ours, theirs, strong):
-    monkeypatch.setattr("medgen.reports.sections.HEADLINE", (measure,))
+    monkeypatch.setattr("medgen.reports.sections.headline", lambda: (measure,))
     row = main_numbers([system("a", ours, measure=measure), system("b", theirs, measure=measure)]).rows[0]
     assert "".join(name for name, cell in zip("ab", row[-2:], strict=True) if cell.tone == "strong") == strong
 
@@ -102,7 +102,7 @@ def test_a_slice_jump_within_the_noise_of_the_scans_has_no_colour(converted, sou
 
 
 def test_a_change_that_is_shown_as_zero_has_no_colour(monkeypatch):
-    monkeypatch.setattr("medgen.reports.sections.HEADLINE", ("mae",))
+    monkeypatch.setattr("medgen.reports.sections.headline", lambda: ("mae",))
     cell = main_numbers([system("a", [10.01], [10.0], "mae")]).rows[0][4]
     assert (cell.text, cell.tone) == ("0.0", "")
 

@@ -1,24 +1,20 @@
 """Metric profiles: the exact definitions under which a fidelity number may be compared with published ones.
 
 Two papers' PSNR of the same images differ by decibels when clipping, data range, mask and window differ, so a number
-carries its profile's name: `measure` puts it before the metric ("synthrad2025_psnr"), and `PROFILES` says in a
-sentence what was done. `organ_scores` are a challenge's Dice and HD95 on organ masks.
+carries its profile's name ("synthrad2025_psnr"), and `PROFILES` says in a sentence
+what was done. `organ_scores` are a challenge's Dice and HD95 on organ masks.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from statistics import fmean
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from medgen.errors import InputError
-from medgen.evaluation.metrics.image_pair import Pair
+from medgen.evaluation.metrics.metric import Array, Pair
 from medgen.evaluation.metrics.ssim import LEVEL_WEIGHTS, RADIUS, halved, inside, mean_ssim, ssim_map
-from medgen.evaluation.metrics.voxelwise import check_mask, check_pair, mae, psnr
-
-Array = NDArray[Any]
+from medgen.evaluation.metrics.voxelwise import psnr
 
 PROFILES: Mapping[str, str] = {
     "generic": (
@@ -43,54 +39,6 @@ SYNTHRAD2025 = (-1024.0, 3071.0)  # HU
 SYNTHRAD_SIZE = 97  # voxels, (7 - 1) * 2**4 + 1: to this every axis is padded before the five levels
 
 
-def measure(
-    reference: Array,
-    prediction: Array,
-    mask: Array | None = None,
-    *,
-    profile: str,
-    data_range: float | None = None,
-    spacing: Sequence[float] | None = None,
-) -> dict[str, float]:
-    """All image metrics of one profile of a pair of volumes (X, Y, Z), under names that carry the profile.
-
-    Args:
-        reference, prediction: the truth and the converted volume on one grid, along the axes of `read_case` (RAS); HU
-            for the synthrad profiles.
-        mask: where to measure (non-zero voxels), such as the body or one label; None for the whole volume.
-        profile: a key of `PROFILES`.
-        data_range: span of values the modality can take; ``generic`` needs it, the others bring theirs.
-        spacing: mm, for the gradient error of ``generic``, which is left out where None.
-
-    Returns:
-        ``generic``: mae, rmse, psnr, ssim, ncc, with axes of 16 voxels and more ms_ssim, with ``spacing``
-        gradient_error (HU/mm). ``synthrad2023``: synthrad2023_mae, _psnr, _ssim. ``synthrad2025``:
-        synthrad2025_mae, _psnr, _ms_ssim. MAE in HU, PSNR in dB.
-
-    Raises:
-        InputError: an unknown profile, a data range that is missing or not the profile's to choose, images that
-            cannot be compared, or a mask that has no voxel left where a challenge's SSIM looks.
-    """
-    if profile not in PROFILES:
-        raise InputError(f"no metric profile is named {profile!r}: choose one of {', '.join(PROFILES)}")
-    if profile == "generic":
-        if data_range is None:
-            raise InputError("the profile generic needs data_range, the span of values that such images can take")
-        return Pair(reference, prediction, data_range=data_range, spacing=spacing).within(mask)
-    if data_range is not None:
-        raise InputError(f"the profile {profile} has its own data range: leave data_range out, or choose generic")
-    low, high, name, similarity = _CHALLENGES[profile]
-    check_pair(reference, prediction)
-    check_mask(reference, mask)
-    x, y = (np.clip(np.asarray(image, np.float32), low, high) for image in (reference, prediction))
-    scores = {
-        "mae": mae(reference, prediction, mask),  # not clipped, as in both challenges' code
-        "psnr": psnr(x, y, data_range=high - low, mask=mask),
-        name: similarity(_shifted(x, mask, low), _shifted(y, mask, low), mask, high - low),
-    }
-    return {f"{profile}_{key}": value for key, value in scores.items()}
-
-
 def organ_scores(scores: Iterable[Mapping[str, float]], *, profile: str) -> dict[str, float]:
     """A challenge's segmentation metrics of one case: synthrad2025_dice in [0, 1] and synthrad2025_hd95 in mm.
 
@@ -110,18 +58,20 @@ def organ_scores(scores: Iterable[Mapping[str, float]], *, profile: str) -> dict
     return found | ({f"{profile}_hd95": fmean(distances)} if distances else {})
 
 
-def _shifted(image: Array, mask: Array | None, low: float) -> Array:
-    """The lowest value outside the mask, and then that value at 0."""
-    return (image if mask is None else np.where(np.asarray(mask, bool), image, np.float32(low))) - np.float32(low)
+def clipped_psnr(pair: Pair, mask: Array | None, limits: tuple[float, float]) -> float:
+    """PSNR in dB of both images clipped to ``limits`` (HU), whose span is the data range."""
+    x, y = _clipped(pair, limits)
+    return psnr(x, y, data_range=limits[1] - limits[0], mask=mask)
 
 
-def _synthrad2023_ssim(x: Array, y: Array, mask: Array | None, data_range: float) -> float:
+def synthrad2023_ssim(pair: Pair, mask: Array | None) -> float:
     """Mean over the mask of scikit-image's default SSIM map, the outermost three voxels left out."""
+    x, y, data_range = _shifted(pair, mask, SYNTHRAD2023)
     similarity = ssim_map(x, y, data_range=data_range, window="uniform")
     return mean_ssim(similarity, None if mask is None else _off_the_faces(mask), window="uniform")
 
 
-def _synthrad2025_ms_ssim(x: Array, y: Array, mask: Array | None, data_range: float) -> float:
+def synthrad2025_ms_ssim(pair: Pair, mask: Array | None) -> float:
     """Π_j mean over the mask of max(SSIM_j, 0)^w_j, five levels with the weights of Wang 2003.
 
     The challenge raises luminance, contrast and structure to w_j in every voxel, before the mean, and keeps the
@@ -130,6 +80,7 @@ def _synthrad2025_ms_ssim(x: Array, y: Array, mask: Array | None, data_range: fl
     the mean of 2k - 1 and 2k along every axis (0 before the first) and is in the mask if 2k is: so the value depends on
     where an axis begins. The challenge takes its files as they lie, to the patient's left, back and head.
     """
+    x, y, data_range = _shifted(pair, mask, SYNTHRAD2025)
     counts = np.ones(x.shape, bool) if mask is None else np.asarray(mask, bool)
     x, y, counts = (image[::-1, ::-1] for image in (x, y, counts))
     padding = [((short := max(SYNTHRAD_SIZE - n, 0)) // 2, short - short // 2) for n in x.shape]
@@ -154,7 +105,12 @@ def _off_the_faces(mask: Array) -> Array:
     return inner
 
 
-_CHALLENGES: Mapping[str, tuple[float, float, str, Callable[[Array, Array, Array | None, float], float]]] = {
-    "synthrad2023": (*SYNTHRAD2023, "ssim", _synthrad2023_ssim),
-    "synthrad2025": (*SYNTHRAD2025, "ms_ssim", _synthrad2025_ms_ssim),
-}
+def _clipped(pair: Pair, limits: tuple[float, float]) -> list[Array]:
+    return [np.clip(np.asarray(image, np.float32), *limits) for image in (pair.reference, pair.prediction)]
+
+
+def _shifted(pair: Pair, mask: Array | None, limits: tuple[float, float]) -> tuple[Array, Array, float]:
+    """Both clipped, at the lowest value outside the mask, and then that value at 0; and the span of values."""
+    low = np.float32(limits[0])
+    x, y = ((v if mask is None else np.where(np.asarray(mask, bool), v, low)) - low for v in _clipped(pair, limits))
+    return x, y, limits[1] - limits[0]

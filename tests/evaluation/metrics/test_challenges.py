@@ -12,7 +12,8 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from medgen.errors import InputError
 from medgen.evaluation.metrics import ssim
 from medgen.evaluation.metrics import voxelwise as fidelity
-from medgen.evaluation.metrics.challenges import PROFILES, measure, organ_scores
+from medgen.evaluation.metrics.challenges import PROFILES, organ_scores
+from medgen.evaluation.metrics.image_pair import measure
 from medgen.evaluation.metrics.segmentation import segmentation_scores
 
 CT = Path(__file__).parents[4] / "shared/data/ct/abdomen_noncontrast"
