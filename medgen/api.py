@@ -185,7 +185,7 @@ def evaluate(
     (['ct'], [])
     """
     roles = {field.name for field in fields(Inputs)}
-    given = {"prediction": prediction, "reference": reference, "source": source}
+    given: dict[str, Any] = {"prediction": prediction, "reference": reference, "source": source}
     given |= {name: options.pop(name) for name in roles & set(options)}
     paths = {name: Path(value) for name, value in given.items() if value is not None and name not in NO_PATHS}
     return _evaluate(Inputs(**(given | paths)), Path(out), Options(**options))

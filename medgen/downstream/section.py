@@ -94,5 +94,5 @@ def _shown(row: Row, rows: Sequence[Row], names: Mapping[int, str]) -> dict[str,
     mine = [r for r in rows if r["protocol"] == row["protocol"] and row["label"] in (r["label"], "mean")]
     dice = describe([r["dice"] for r in mine], [r["patient"] for r in mine])
     label = row["label"] if row["label"] == "mean" else names.get(row["label"], f"label_{row['label']}")
-    shown = {"protocol": row["protocol"], "label": label, "dice_mean": dice["mean"], "interval": dice["mean_interval"]}
+    shown = {"protocol": row["protocol"], "label": label, "dice_mean": dice.mean, "interval": dice.mean_interval}
     return shown | {"n": row["cases"], **{key: row[key] for key in SHOWN}}

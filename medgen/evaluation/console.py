@@ -1,10 +1,10 @@
 """What an evaluation found, as lines for the console."""
 
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
 from medgen.evaluation.summary import Evaluation, infinite_ones
+from medgen.evaluation.summary_file import Statistics, Summary
 
 SHOWN = 5  # cases that do not pass; the report has all
 
@@ -15,24 +15,25 @@ def lines(evaluation: Evaluation) -> list[str]:
     statistics = evaluation.statistics()
     for name, values in statistics.items():
         if not name.startswith("source_") and (shown := _mean(values)):
-            before = statistics.get(f"source_{name}", {}).get("mean")
+            before = statistics.get(f"source_{name}", Statistics()).mean
             found.append(f"{name:15s} {shown}{_beside(before)}")
-    for row in evaluation.sections.get("distribution", []):
-        if row["value"] is not None:
-            found.append(f"{row['metric']} {row['value']:.4g}{_beside(row['source_value'])}")
-    for row in evaluation.sections.get("downstream", {}).get("rows", []):
-        if row["label"] == "mean" and row["dice_mean"] is not None:
-            found.append(f"{row['protocol']}: Dice {row['dice_mean']:.3f}")
-    memorisation = evaluation.sections.get("memorisation", {})
-    if memorisation.get("flagged"):
-        copies = [pair["synthetic"] for pair in memorisation["closest"] if pair["flagged"]]
+    together = Summary(cases=[], **evaluation.sections)
+    for distance in together.distribution:
+        if distance.value is not None:
+            found.append(f"{distance.metric} {distance.value:.4g}{_beside(distance.source_value)}")
+    for row in together.downstream.rows:
+        if row.label == "mean" and row.dice_mean is not None:
+            found.append(f"{row.protocol}: Dice {row.dice_mean:.3f}")
+    memorisation = together.memorisation
+    if memorisation is not None and memorisation.flagged:
+        copies = [pair.synthetic for pair in memorisation.closest if pair.flagged]
         found.append("memorisation: flagged" + (f", copies of training volumes: {', '.join(copies)}" if copies else ""))
     return found + _verdicts(evaluation)
 
 
-def _mean(values: Mapping[str, Any]) -> str:
+def _mean(values: Statistics) -> str:
     """The mean and how many values it leaves out; empty where nothing was measured."""
-    mean = [] if values["mean"] is None else [f"{values['mean']:.4g}"]
+    mean = [] if values.mean is None else [f"{values.mean:.4g}"]
     return ", ".join([*mean, *filter(None, [infinite_ones(values)])])
 
 

@@ -100,7 +100,9 @@ def evaluate(inputs: Inputs, out: Path, options: Options | None = None) -> Evalu
 
 def _prepared(folders: Folders, inputs: Inputs, options: Options) -> tuple[Measures, Found]:
     """What to measure in every case, and the first warnings."""
-    checks, known, warnings = None, {}, []
+    checks: Checks | None = None
+    known: dict[str, list[Reason]] = {}
+    warnings: list[str] = []
     if inputs.source is not None:
         checks, known, warnings = _carried(options.checks or Checks(auto=True), folders)
     warnings += [f"prediction {path} has no reference and was not measured" for path in folders.extra]

@@ -1,11 +1,10 @@
-"""What an evaluation found, and its files ``cases.csv``, ``regions.csv``, ``segmentation.csv`` and ``summary.json``.
+"""The result of an evaluation, and its files ``cases.csv``, ``regions.csv``, ``segmentation.csv`` and ``summary.json``.
 
 Intensities are in the unit of the images (HU for CT), PSNR in dB. What was not measured is an empty cell in
 the tables and null in the JSON, which is strict: an infinite PSNR (identical images) is null there, and "inf"
 in the CSV.
 """
 
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,21 @@ import numpy as np
 from medgen.evaluation.metrics.catalogue import case_columns, region_columns, segmentation_columns
 from medgen.evaluation.regions import least_change, mean_regions
 from medgen.evaluation.statistics import Interval, bland_altman, bootstrap_interval
+from medgen.evaluation.summary_file import (
+    Agreement,
+    Case,
+    CaseFailure,
+    Lesions,
+    Point,
+    Region,
+    Segmentation,
+    SegmentationCase,
+    Settings,
+    Statistics,
+    Structure,
+    StructureCase,
+    Summary,
+)
 from medgen.io.atomic import written_aside
 from medgen.io.spreadsheet import csv_text
 
@@ -61,7 +75,7 @@ class Evaluation:
     """All that an evaluation found; a report is made from it. No ``failures``: every case was measured.
 
     ``profile``: of the unnamed columns, see `medgen.evaluation.metrics.challenges`; ``sections``: what was found of all
-    cases together, by key of ``summary.json`` (distribution, memorisation, downstream, provenance).
+    cases together, by key of `summary_file.Summary` (distribution, memorisation, downstream, provenance).
     """
 
     cases: Sequence[CaseResult]
@@ -90,7 +104,7 @@ class Evaluation:
         """Columns of ``cases.csv`` after the case's name."""
         return list(dict.fromkeys([*case_columns(), *(name for case in self.cases for name in case.metrics)]))
 
-    def statistics(self) -> dict[str, dict[str, Any]]:
+    def statistics(self) -> dict[str, Statistics]:
         """{column: see `describe`} over the cases, for the columns measured."""
         found = {}
         for name in self.columns:
@@ -99,7 +113,7 @@ class Evaluation:
                 found[name] = describe([c.metrics[name] for c in having], [c.patient or c.name for c in having])
         return found
 
-    def agreement(self) -> dict[str, dict[str, Any]]:
+    def agreement(self) -> dict[str, Agreement]:
         """{region: limits of agreement (Bland & Altman 1999) of its mean intensity with the truth's, and points}."""
         grouped: dict[str, list[tuple[CaseResult, Mapping[str, Any]]]] = {}
         for case in self.cases:
@@ -114,7 +128,7 @@ class Evaluation:
         return mean_regions(rows, least_change(bool(self.unit), self.data_range))
 
 
-def describe(values: Sequence[float], patients: Sequence[str]) -> dict[str, Any]:
+def describe(values: Sequence[float], patients: Sequence[str]) -> Statistics:
     """Mean and standard deviation (n - 1) of the finite values, ``n`` of them; median of those that are infinite too.
 
     ``infinite``: how many are: distances to an organ that only truth or prediction has, PSNR of identical images; so
@@ -125,21 +139,20 @@ def describe(values: Sequence[float], patients: Sequence[str]) -> dict[str, Any]
     finite = [value for value in known if math.isfinite(value)]
     mean = bootstrap_interval(values, patients=patients)
     median = bootstrap_interval(values, patients=patients, statistic=np.median, infinite=True)
-    return {
-        "mean": statistics.fmean(finite) if finite else None,
-        "median": statistics.median(known) if known else None,
-        "std": statistics.stdev(finite) if len(finite) > 1 else None,
-        "n": len(finite),
-        "infinite": len(known) - len(finite),
-        "mean_interval": _ends(mean),
-        "median_interval": _ends(median),
-    }
+    return Statistics(
+        mean=statistics.fmean(finite) if finite else None,
+        median=statistics.median(known) if known else None,
+        std=statistics.stdev(finite) if len(finite) > 1 else None,
+        n=len(finite),
+        infinite=len(known) - len(finite),
+        mean_interval=_ends(mean),
+        median_interval=_ends(median),
+    )
 
 
-def infinite_ones(stats: Mapping[str, Any]) -> str:
+def infinite_ones(stats: Statistics) -> str:
     """What a mean of `describe` leaves out, such as "12 of 44 infinite"; empty where that is nothing."""
-    infinite = stats.get("infinite")
-    return f"{infinite} of {infinite + stats['n']} infinite" if infinite else ""
+    return f"{stats.infinite} of {stats.infinite + stats.n} infinite" if stats.infinite else ""
 
 
 def write_results(evaluation: Evaluation) -> None:
@@ -153,42 +166,44 @@ def write_results(evaluation: Evaluation) -> None:
     overlaps = [{"case": case.name, **row} for case in evaluation.cases for row in case.segmentation]
     if overlaps:
         write_text(out / "segmentation.csv", csv_text(("case", "label", *segmentation_columns()), overlaps, DIGITS))
-    write_text(out / "summary.json", json.dumps(_strict(summary(evaluation)), indent=1, allow_nan=False) + "\n")
+    write_text(out / "summary.json", summary(evaluation).to_json())
 
 
-def summary(evaluation: Evaluation) -> dict[str, Any]:
+def summary(evaluation: Evaluation) -> Summary:
     """The content of ``summary.json``."""
-    return {
-        "medgen": version(),
-        "finished": evaluation.finished.isoformat(),
-        "seconds": round(evaluation.seconds, 1),
-        "number_of_cases": len(evaluation.cases),
-        "number_of_failures": len(evaluation.failures),
-        "unit": evaluation.unit,
-        "data_range": evaluation.data_range,
-        "data_range_origin": evaluation.data_range_origin,
-        "profile": "generic",
-        "settings": evaluation.settings,
-        "metrics": evaluation.statistics(),
-        "regions": {row["region"]: row for row in evaluation.regions()},
-        "agreement": evaluation.agreement(),
+    return Summary(
+        medgen=version(),
+        finished=evaluation.finished.isoformat(),
+        seconds=round(evaluation.seconds, 1),
+        number_of_cases=len(evaluation.cases),
+        number_of_failures=len(evaluation.failures),
+        unit=evaluation.unit,
+        data_range=evaluation.data_range,
+        data_range_origin=evaluation.data_range_origin,
+        profile="generic",
+        settings=Settings.model_validate(evaluation.settings),
+        metrics=evaluation.statistics(),
+        regions={row["region"]: Region.model_validate(row) for row in evaluation.regions()},
+        agreement=evaluation.agreement(),
         **_segmentation(evaluation),
         **_structure(evaluation),
         **evaluation.sections,
-        "failures": [{"case": failure.case, "error": failure.error} for failure in evaluation.failures],
-        "warnings": evaluation.warnings,
-        "cases": [
-            {
-                "case": case.name,
-                "patient": case.patient or case.name,
-                **{name: case.metrics.get(name) for name in evaluation.columns},
-                "files": case.files,
-                "regions": case.regions,
-                "warnings": case.warnings,
-            }
-            for case in evaluation.cases
-        ],
-    }
+        failures=[CaseFailure(case=failure.case, error=failure.error) for failure in evaluation.failures],
+        warnings=[*evaluation.warnings],
+        cases=[_case(case, evaluation.columns) for case in evaluation.cases],
+    )
+
+
+def _case(case: CaseResult, columns: Sequence[str]) -> Case:
+    numbers = {name: case.metrics.get(name) for name in columns}
+    return Case(
+        case=case.name,
+        patient=case.patient or case.name,
+        files=dict(case.files),
+        regions=[dict(row) for row in case.regions],
+        warnings=[*case.warnings],
+        **numbers,
+    )
 
 
 def version() -> str:
@@ -210,33 +225,34 @@ def write_text(path: Path, text: str) -> None:
         aside.write_text(as_text(text), encoding="utf-8")
 
 
-def _segmentation(evaluation: Evaluation) -> dict[str, Any]:
-    """The section of segmentations: {label: {score: see `describe`}} and the rows; nothing where none were given."""
+def _segmentation(evaluation: Evaluation) -> dict[str, Segmentation]:
+    """The section of segmentations; nothing where none were given."""
     rows = [(case, row) for case in evaluation.cases for row in case.segmentation]
     if not rows:
         return {}
-    labels: dict[str, dict[str, Any]] = {}
+    labels: dict[str, dict[str, Statistics]] = {}
     for label in dict.fromkeys(row["label"] for _, row in rows):
         mine = [(case.patient or case.name, row) for case, row in rows if row["label"] == label]
         patients = [patient for patient, _ in mine]
         labels[label] = {name: describe([row[name] for _, row in mine], patients) for name in segmentation_columns()}
-    cases = [{"case": case.name, **row} for case, row in rows]
-    return {"segmentation": {"tolerance_mm": evaluation.settings["tolerance_mm"], "labels": labels, "cases": cases}}
+    cases = [SegmentationCase(case=case.name, **row) for case, row in rows]
+    tolerance = evaluation.settings["tolerance_mm"]
+    return {"segmentation": Segmentation(tolerance_mm=tolerance, labels=labels, cases=cases)}
 
 
-def _structure(evaluation: Evaluation) -> dict[str, Any]:
-    """The section of the safety check; nothing where it did not run."""
+def _structure(evaluation: Evaluation) -> dict[str, Structure]:
+    """The section of the quality check; nothing where it did not run."""
     checked = [(case.name, case.structure) for case in evaluation.cases if case.structure]
     if not checked:
         return {}
     counts = {status: sum(c["status"] == status for _, c in checked) for status in ("pass", "review", "fail")}
-    cases = [{"case": name, **found} for name, found in checked]
+    cases = [StructureCase.model_validate({"case": name, **found}) for name, found in checked]
     lesions = _lesions([found["values"] for _, found in checked])
     limits = evaluation.settings.get("thresholds")
-    return {"structure": {"counts": counts, "lesions": lesions, "cases": cases, "thresholds": limits}}
+    return {"structure": Structure(counts=counts, lesions=lesions, cases=cases, thresholds=limits)}
 
 
-def _lesions(values: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+def _lesions(values: Sequence[Mapping[str, Any]]) -> Lesions | None:
     """Lesions of all cases: kept, lost and their sensitivity, new ones and those a volume; None without any judged.
 
     New are those a detector finds; where masks are known, structures that neither the input nor the truth has.
@@ -247,14 +263,14 @@ def _lesions(values: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     kept, lost = (int(sum(of[f"lesions_{fate}"] for of in having)) for fate in ("kept", "lost"))
     new = int(sum(of.get("lesions_new", 0) for of in having))
     sensitivity = kept / (kept + lost) if kept + lost else None
-    return {
-        "kept": kept,
-        "lost": lost,
-        "sensitivity": sensitivity,
-        "new": new,
-        "new_per_volume": new / len(having),
-        "volumes": len(having),
-    }
+    return Lesions(
+        kept=kept,
+        lost=lost,
+        sensitivity=sensitivity,
+        new=new,
+        new_per_volume=new / len(having),
+        volumes=len(having),
+    )
 
 
 def _status(case: CaseResult) -> dict[str, str]:
@@ -263,32 +279,24 @@ def _status(case: CaseResult) -> dict[str, str]:
     return {"verdict": case.structure["status"], "reasons": " ".join(case.structure["reasons"])}
 
 
-def _agreement(rows: Sequence[tuple[CaseResult, Mapping[str, Any]]]) -> dict[str, Any]:
+def _agreement(rows: Sequence[tuple[CaseResult, Mapping[str, Any]]]) -> Agreement:
     truth, converted = ([row[f"mean_{role}"] for _, row in rows] for role in ("reference", "prediction"))
     found = bland_altman(truth, converted, patients=[case.patient or case.name for case, _ in rows])
-    limits = {name: getattr(found, name) for name in ("bias", "lower", "upper")}
-    return {
-        **{name: interval.value for name, interval in limits.items()},
-        **{f"{name}_interval": _ends(interval) for name, interval in limits.items()},
-        "sd": found.sd,
-        "n": found.n,
-        "points": [
-            {"case": case.name, "mean": (t + c) / 2, "difference": c - t}
+    return Agreement(
+        bias=found.bias.value,
+        lower=found.lower.value,
+        upper=found.upper.value,
+        bias_interval=_ends(found.bias),
+        lower_interval=_ends(found.lower),
+        upper_interval=_ends(found.upper),
+        sd=found.sd,
+        n=found.n,
+        points=[
+            Point(case=case.name, mean=(t + c) / 2, difference=c - t)
             for (case, _), t, c in zip(rows, truth, converted, strict=True)
         ],
-    }
+    )
 
 
-def _ends(interval: Interval) -> list[float] | None:
-    return None if math.isnan(interval.low) else [interval.low, interval.high]
-
-
-def _strict(value: Any) -> Any:
-    """Plain JSON: paths as text, numbers that JSON does not know (NaN, inf) as null."""
-    if isinstance(value, Mapping):
-        return {str(key): _strict(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return str(value) if isinstance(value, Path) else value
+def _ends(interval: Interval) -> tuple[float, float] | None:
+    return None if math.isnan(interval.low) else (interval.low, interval.high)

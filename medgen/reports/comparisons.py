@@ -13,7 +13,7 @@ from medgen.reports.results import System
 def compare(systems: Sequence[System]) -> list[dict[str, Any]]:
     """Every pair of systems in every headline measure that both have; p-values corrected for all of them together."""
     found: list[Comparison] = []
-    patients = {str(c["case"]): str(c.get("patient") or c["case"]) for s in systems for c in s.summary["cases"]}
+    patients = {case.case: case.patient or case.case for s in systems for case in s.summary.cases}
     for name in headline():
         values = {s.name: {c.name: c.metrics[name] for c in s.cases if name in c.metrics} for s in systems}
         values = {system: cases for system, cases in values.items() if cases}

@@ -64,12 +64,15 @@ def write_report(
     written. A section, a picture or a PDF that cannot be made is a line in the report, see `medgen.reports.gaps`.
     """
     systems, gaps = read_systems(folders, names), Gaps()
+    gaps.lines += [
+        f"{one.name}: {part}: cannot be shown: {why}" for one in systems for part, why in one.damaged.items()
+    ]
     found = {"comparisons": comparisons} if comparisons is not None else {}
     context = {
         "title": title,
         "now": datetime.now(UTC),
         "unit": systems[0].unit,
-        "counts": [(system.name, len(system.cases), _failed(system)) for system in systems],
+        "counts": [(system.name, len(system.cases), len(system.summary.failures)) for system in systems],
         "notes": list(notes),
         "warnings": [*warnings, *gaps.attempt("Warnings", lambda: _warnings(systems), [])],
         "comparisons": gaps.attempt("Paired comparison", lambda: _comparisons(systems, **found), None),
@@ -115,11 +118,6 @@ SECTIONS = {  # by their name in the template
     "memorisation": Section("Closest pairs", further.memorisation),
     "settings": Section("How this was measured", verdict.settings),
 }
-
-
-def _failed(system: System) -> int:
-    failures = system.section("failures")
-    return len(failures) if isinstance(failures, list) else 0
 
 
 def _worst_by(system: System) -> str:
@@ -183,8 +181,8 @@ def _rank_of(status: str) -> int:
 
 def _checked(system: System, case: str) -> Mapping[str, Any]:
     """The row of the structure check for a case; empty without any."""
-    rows = system.section("structure").get("cases") or []
-    return next((row for row in rows if str(row.get("case")) == case), {})
+    found = next((row for row in system.summary.structure.cases if row.case == case), None)
+    return {} if found is None else found.model_dump()
 
 
 def _scene(files: Mapping[str, Mapping[str, Path]], places: Places) -> Scene:
@@ -209,23 +207,21 @@ def _errors(system: System, metrics: Mapping[str, float], several: bool) -> str:
 def _pairs(systems: Sequence[System], gaps: Gaps) -> list[dict[str, Any]]:
     """The synthetic volumes nearest to a training volume, where the summary says where both files are."""
 
-    def closest() -> list[Mapping[str, Any]]:
-        pairs = [of for system in systems for of in system.section("memorisation").get("closest") or []]
-        return [of for of in pairs if of.get("files")][:MOST_PAIRS]
-
+    tested = [system.summary.memorisation for system in systems if system.summary.memorisation is not None]
+    closest = [pair for of in tested for pair in of.closest if pair.files][:MOST_PAIRS]
     made = []
-    for of in gaps.attempt("Closest pairs", closest, []):
-        names = [str(of.get(role)) for role in ("synthetic", "training")]
-        panels = gaps.attempt("Picture", partial(_panels, of["files"]), [], " and ".join(names))
+    for of in closest:
+        names = [of.synthetic, of.training]
+        panels = gaps.attempt("Picture", partial(_panels, of.files), [], " and ".join(names))
         made.append({"names": names, "panels": panels})
     return [pair for pair in made if pair["panels"]]
 
 
-def _panels(files: Mapping[str, str]) -> list[tuple[str, bytes]]:
+def _panels(files: Mapping[str, Path]) -> list[tuple[str, bytes]]:
     """(caption, JPEG) of the middle slices of both volumes."""
     panels = []
     for role in ("synthetic", "training"):
-        scene = volume_scene(Path(files[role]))
+        scene = volume_scene(files[role])
         for plane in PLANES:
             width = plane.size(scene.view, scene.grid.spacing)[0]
             panels.append((f"{role}, {plane.name}", frame(scene.columns[0], plane, scene.at, scene, 200 / width)))

@@ -60,7 +60,7 @@ def measure(name: str, system: System) -> Measure:
     of, place = found
     where = f"by {of.profile}" if of.profile != "generic" else PLACES.get(place, "")
     if not where and of.name != SLICE_JUMP.name:
-        where = "in the mask" if system.section("settings").get("mask") else "in the whole volume"
+        where = "in the mask" if system.summary.settings.mask else "in the whole volume"
     unit = of.unit.replace("*", system.unit) if system.unit else of.unit.replace("*", "").strip("/")
     digits = system.digits if of.digits is None else of.digits
     higher = None if of.better is None else of.better == "higher"

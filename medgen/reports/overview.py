@@ -32,12 +32,12 @@ def verdicts(systems: Sequence[System]) -> list[Verdict]:
 
 
 def _verdict(system: System, name: str) -> Verdict:
-    counts = system.section("structure").get("counts")
+    counts = system.summary.structure.counts or None
     if not system.cases:
         return Verdict(name, ["No case could be measured."], "worse", counts)
     parts, ratios = [], {}
     for column in (column for column in headline() if column.endswith("mae")):
-        if column not in system.section("metrics"):
+        if column not in system.summary.metrics:
             continue
         text, ratio = _part(system, column)
         parts.append(text)
@@ -70,11 +70,11 @@ def _tone(tone: str, counts: Mapping[str, int] | None) -> str:
 
 def _part(system: System, column: str) -> tuple[str, float | None]:
     """An error in words, and what part of the source's it is (None without a source)."""
-    of, stats, pairs = measure(column, system), system.section("metrics")[column], system.pairs(column)
+    of, stats, pairs = measure(column, system), system.summary.metrics[column], system.pairs(column)
     place = of.label.removeprefix("MAE ")
     if not pairs:
-        interval = bracket(stats.get("mean_interval"), of.digits)
-        return f"{number(stats['mean'], of.digits)}{interval} {of.unit} {place}".replace("  ", " "), None
+        interval = bracket(stats.mean_interval, of.digits)
+        return f"{number(stats.mean, of.digits)}{interval} {of.unit} {place}".replace("  ", " "), None
     ours, source = (statistics.fmean(side) for side in zip(*pairs, strict=True))
     text = f"{number(ours, of.digits)} {of.unit}".strip() + f" {place} against {number(source, of.digits)}"
     ratio = ours / source if source else math.inf if ours else 1.0
@@ -90,17 +90,17 @@ def subject(systems: Sequence[System]) -> Table:
 
 
 def _subject(system: System) -> dict[str, str]:
-    settings, provenance = system.section("settings"), system.section("provenance")
-    named = {"converted images": "prediction", "unconverted source": "source", "truth": "reference"}
-    text = {label: str(settings[role]) for label, role in named.items() if settings.get(role)}
-    for group in ("conversion", "model"):
-        for key, value in flat(provenance.get(group)):
+    given, provenance = system.summary.settings, system.summary.provenance
+    roles = {"converted images": given.prediction, "unconverted source": given.source, "truth": given.reference}
+    text = {label: path for label, path in roles.items() if path}
+    for group, about in (("conversion", provenance.conversion), ("model", provenance.model)):
+        for key, value in flat(about):
             if group == "conversion" or key.startswith(FRONT):
                 text[f"{group}: {key}"] = _short(value)
-    failed = len(system.summary.get("failures") or [])
+    failed = len(system.summary.failures)
     text["cases"] = f"{len(system.cases)} measured" + (f", {failed} not measured" if failed else "")
-    if system.summary.get("finished"):
-        text["evaluated"] = str(system.summary["finished"])[:16].replace("T", " ")
+    if system.summary.finished:
+        text["evaluated"] = system.summary.finished[:16].replace("T", " ")
     return text
 
 
@@ -120,16 +120,16 @@ def settings(systems: Sequence[System]) -> Table:
 
 def _settings(system: System) -> dict[str, str]:
     summary = system.summary
-    given = dict(system.section("settings"))
+    given = summary.settings.model_dump(exclude_unset=True)
     limits = given.pop("thresholds", None)
     lines = dict(flat(given))
-    if summary.get("data_range") is not None:
-        lines["data range"] = f"{summary['data_range']:g} ({summary.get('data_range_origin', '')})"
+    if summary.data_range is not None:
+        lines["data range"] = f"{summary.data_range:g} ({summary.data_range_origin})"
     lines |= {f"structure check: {key}": value for key, value in flat(limits)}
-    lines |= {key: value for key, value in flat(system.section("provenance"))}
-    if summary.get("seconds") is not None:
-        lines["time for measuring"] = f"{summary['seconds']:.0f} s"
-    return lines | {"evaluated with": f"medgen {summary.get('medgen', '–')}", "results": str(system.folder)}
+    lines |= {key: value for key, value in flat(summary.provenance.model_dump(exclude_unset=True))}
+    if summary.seconds is not None:
+        lines["time for measuring"] = f"{summary.seconds:.0f} s"
+    return lines | {"evaluated with": f"medgen {summary.medgen}", "results": str(system.folder)}
 
 
 def flat(content: Any, prefix: str = "") -> list[tuple[str, str]]:
@@ -153,11 +153,11 @@ def differences(systems: Sequence[System]) -> list[str]:
         counts = ", ".join(f"{name} {len(cases)}" for name, cases in sets.items())
         found.append(f"The systems were not measured on the same cases ({counts}): compare only case by case.")
     for key, what in (("data_range", "data range"), ("profile", "profile"), ("unit", "unit")):
-        values = {system.name: system.summary.get(key) for system in systems}
+        values = {system.name: getattr(system.summary, key) for system in systems}
         if len(set(map(str, values.values()))) > 1:
             listed = ", ".join(f"{name} {value}" for name, value in values.items())
             found.append(f"The systems were measured with a different {what} ({listed}): do not compare.")
-    truths = {str(system.section("settings").get("reference")) for system in systems}
+    truths = {str(system.summary.settings.reference) for system in systems}
     if len(truths) > 1:
         found.append(f"The systems were measured against different truths ({', '.join(sorted(truths))}).")
     return found
@@ -166,18 +166,14 @@ def differences(systems: Sequence[System]) -> list[str]:
 def warned(systems: Sequence[System]) -> list[str]:
     """The warnings of the evaluations, with the system's name where there are several."""
     several = len(systems) > 1
-    return [
-        (f"{system.name}: " if several else "") + str(text)
-        for system in systems
-        for text in system.summary.get("warnings") or []
-    ]
+    return [(f"{system.name}: " if several else "") + text for system in systems for text in system.summary.warnings]
 
 
 def refused(systems: Sequence[System]) -> list[tuple[str, str]]:
     """(case, sentence) of all that could not be measured."""
     several = len(systems) > 1
     return [
-        ((f"{system.name}: " if several else "") + str(of.get("case")), str(of.get("error")))
+        ((f"{system.name}: " if several else "") + of.case, of.error)
         for system in systems
-        for of in system.summary.get("failures") or []
+        for of in system.summary.failures
     ]

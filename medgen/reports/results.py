@@ -1,6 +1,6 @@
 """Evaluation folders on disk → the `System` objects that a report is made of.
 
-A folder holds ``summary.json`` (`medgen.evaluation.summary`) beside ``cases.csv``. Every section of the report
+A folder holds ``summary.json`` (`medgen.evaluation.summary_file`) beside ``cases.csv``. Every section of the report
 appears only if the summary has its key, so folders of older evaluations still make a report.
 """
 
@@ -8,12 +8,12 @@ import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from medgen.errors import InputError
 from medgen.evaluation.summary import as_text
+from medgen.evaluation.summary_file import Summary, read_parts
 from medgen.io.spreadsheet import read_csv
 from medgen.io.text import read_text
 
@@ -33,33 +33,30 @@ class System:
 
     name: str
     folder: Path
-    summary: Mapping[str, Any]
+    summary: Summary
     cases: Sequence[CaseNumbers]
+    damaged: Mapping[str, str] = field(default_factory=dict)  # {part of the summary: why it cannot be read}
 
     @property
     def unit(self) -> str:
         """HU, or empty: an intensity without unit."""
-        return str(self.summary.get("unit") or "")
+        return self.summary.unit
 
     @property
     def digits(self) -> int:
         """Digits after the point for intensities: tenths of a HU, or four significant ones of the data range."""
-        span = self.summary.get("data_range")
+        span = self.summary.data_range
         return 1 if self.unit or not span else max(0, min(8, 3 - math.floor(math.log10(span))))
 
     @property
     def has_source(self) -> bool:
         """Whether the unconverted source was measured too."""
-        return "source_mae" in self.section("metrics")
+        return "source_mae" in self.summary.metrics
 
     @property
     def has_truth(self) -> bool:
         """Whether there was a truth to compare with."""
-        return "mae" in self.section("metrics")
-
-    def section(self, key: str) -> Any:
-        """A part of the summary; an empty mapping where it is absent or null."""
-        return self.summary.get(key) or {}
+        return "mae" in self.summary.metrics
 
     def pairs(self, name: str) -> list[tuple[float, float]]:
         """(converted, source) of the cases in which both have the measure; infinite ones are among them."""
@@ -78,14 +75,14 @@ def read_systems(folders: Sequence[Path], names: Sequence[str] | None = None) ->
     if not folders:
         raise InputError("a report needs at least one folder of results; give what medgen evaluate wrote with --out")
     summaries = [_read_summary(Path(folder)) for folder in folders]
-    chosen = _default_names(folders, summaries) if names is None else list(names)
+    chosen = _default_names(folders, [summary for summary, _ in summaries]) if names is None else list(names)
     if len(chosen) != len(folders) or len(set(chosen)) != len(chosen):
         raise InputError(f"{len(folders)} folders of results need as many different names, not {', '.join(chosen)}")
     parts = zip(chosen, map(Path, folders), summaries, strict=True)
-    return [System(name, folder, summary, _cases(folder, summary)) for name, folder, summary in parts]
+    return [System(name, folder, read, _cases(folder, read), damaged) for name, folder, (read, damaged) in parts]
 
 
-def _read_summary(folder: Path) -> Mapping[str, Any]:
+def _read_summary(folder: Path) -> tuple[Summary, dict[str, str]]:
     path = folder / "summary.json"
     try:
         content = json.loads(read_text(path))
@@ -97,14 +94,16 @@ def _read_summary(folder: Path) -> Mapping[str, Any]:
         ) from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON ({error}); evaluate again") from error
-    if not isinstance(content, dict) or not isinstance(content.get("cases"), list):
-        raise InputError(f"{path} is not the summary of an evaluation; give a folder that medgen evaluate wrote")
-    return content
+    try:
+        return read_parts(content)
+    except (ValueError, AttributeError) as error:
+        raise InputError(
+            f"{path} is not the summary of an evaluation; give a folder that medgen evaluate wrote"
+        ) from error
 
 
-def _default_names(folders: Sequence[Path], summaries: Sequence[Mapping[str, Any]]) -> list[str]:
-    settings = [summary.get("settings") for summary in summaries]
-    given = [str(of.get("prediction") or "") if isinstance(of, Mapping) else "" for of in settings]
+def _default_names(folders: Sequence[Path], summaries: Sequence[Summary]) -> list[str]:
+    given = [summary.settings.prediction or "" for summary in summaries]
     for names in (
         [Path(path).name for path in given],
         [Path(folder).resolve().name for folder in folders],
@@ -114,21 +113,14 @@ def _default_names(folders: Sequence[Path], summaries: Sequence[Mapping[str, Any
     return [f"{index}: {folder}" for index, folder in enumerate(folders, start=1)]
 
 
-def _cases(folder: Path, summary: Mapping[str, Any]) -> list[CaseNumbers]:
+def _cases(folder: Path, summary: Summary) -> list[CaseNumbers]:
     """The cases of the summary with the numbers of cases.csv, which unlike strict JSON knows infinity."""
     path = folder / "cases.csv"
     try:
         rows = {row.pop("case", ""): row for row in read_csv(path)}
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path} cannot be read ({error}); it belongs beside summary.json") from error
-    return [
-        CaseNumbers(
-            str(case["case"]),
-            _numbers(rows.get(as_text(str(case["case"])), {})),
-            {role: Path(file) for role, file in (case.get("files") or {}).items()},
-        )
-        for case in summary["cases"]
-    ]
+    return [CaseNumbers(case.case, _numbers(rows.get(as_text(case.case), {})), case.files) for case in summary.cases]
 
 
 def _numbers(row: Mapping[str, str]) -> dict[str, float]:

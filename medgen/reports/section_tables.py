@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medgen.evaluation.metrics.catalogue import metric, segmentation_columns
+from medgen.evaluation.summary_file import Agreement, Distance, DownstreamRow, Memorisation, Statistics
 from medgen.reports.metric_display import SAME, Measure, check_value, explained, measure
 from medgen.reports.results import System
 from medgen.reports.sections import RANKS, ranked_cases
@@ -41,21 +42,19 @@ def agreement(systems: Systems) -> Table | None:
     """Bland–Altman numbers of every region."""
     heads = ["bias", "standard deviation", "lower limit of agreement", "upper limit of agreement", "cases"]
     rows = []
-    for name in in_order(name for system in systems for name in system.section("agreement")):
+    for name in in_order(name for system in systems for name in system.summary.agreement):
         for system in systems:
-            if of := system.section("agreement").get(name):
+            if of := system.summary.agreement.get(name):
                 rows.append(
                     [words(name.replace("_", " ")), *of_system(system, systems), *_agreement_row(of, system.digits)]
                 )
     return listed(Head("region", words=True), systems, map(Head, heads), rows)
 
 
-def _agreement_row(of: Mapping[str, Any], digits: int) -> list[Cell]:
-    ends = [
-        Cell(change(of.get(key), digits).text + bracket(of.get(f"{key}_interval"), digits), of.get(key))
-        for key in ("bias", "lower", "upper")
-    ]
-    return [ends[0], figure(of.get("sd"), digits), *ends[1:], figure(of.get("n"), 0)]
+def _agreement_row(of: Agreement, digits: int) -> list[Cell]:
+    found = ((of.bias, of.bias_interval), (of.lower, of.lower_interval), (of.upper, of.upper_interval))
+    ends = [Cell(change(value, digits).text + bracket(interval, digits), value) for value, interval in found]
+    return [ends[0], figure(of.sd, digits), *ends[1:], figure(of.n, 0)]
 
 
 ONE_ONLY = "labels that only the truth or only the segmentation has"
@@ -65,17 +64,17 @@ def segmentation(systems: Systems) -> Table | None:
     """Dice and surface distances by label, mean with its interval."""
     rows, used = (
         [],
-        _used(_overlap(), systems, lambda system: system.section("segmentation").get("labels", {}).values()),
+        _used(_overlap(), systems, lambda system: system.summary.segmentation.labels.values()),
     )
     of_labels = [measure(key, systems[0]) for key in used]
-    for name in in_order(n for system in systems for n in system.section("segmentation").get("labels", {})):
+    for name in in_order(n for system in systems for n in system.summary.segmentation.labels):
         for system in systems:
-            if of := system.section("segmentation").get("labels", {}).get(name):
+            if of := system.summary.segmentation.labels.get(name):
                 cells = [estimate(of.get(key), metric(key).digits or 0) for key in used]
                 rows.append([words(name.replace("_", " ")), *of_system(system, systems), *cells])
     note = "".join(
         f"Surface Dice: surfaces within {tolerance:g} mm of each other count as equal. "
-        for tolerance in {system.section("segmentation").get("tolerance_mm") for system in systems} - {None}
+        for tolerance in {system.summary.segmentation.tolerance_mm for system in systems} - {None}
     )
     note, about = note + about_infinite(rows, ONE_ONLY), explained(of_labels)
     return listed(Head("label", words=True), systems, _overlap_heads(used), rows, note, about)
@@ -94,16 +93,18 @@ def _overlap() -> list[str]:
 
 def segmentation_cases(systems: Systems) -> Table | None:
     """The same numbers for each case."""
-    used = _used(_overlap(), systems, lambda system: system.section("segmentation").get("cases") or [])
+    used = _used(
+        _overlap(), systems, lambda system: [row.model_extra or {} for row in system.summary.segmentation.cases]
+    )
     rows = [
         [
-            words(row.get("case")),
+            words(row.case),
             *of_system(system, systems),
-            words(str(row.get("label", "")).replace("_", " ")),
-            *(figure(row.get(key), metric(key).digits or 0) for key in used),
+            words(row.label.replace("_", " ")),
+            *(figure(row.number(key), metric(key).digits or 0) for key in used),
         ]
         for system in systems
-        for row in system.section("segmentation").get("cases") or []
+        for row in system.summary.segmentation.cases
     ]
     return listed(Head("case", words=True), systems, [Head("label", words=True), *_overlap_heads(used)], rows)
 
@@ -112,18 +113,21 @@ def distribution(systems: Systems) -> Table | None:
     """Distances between the sets of images, each with all that the number depends on."""
     rows = []
     for system in systems:
-        for of in system.section("distribution") or []:
-            text = with_error(of.get("value"), of.get("standard_error"))
-            counts = (_counts(of, side) for side in ("reference", "prediction"))
+        for of in system.summary.distribution:
+            text = with_error(of.value, of.standard_error)
+            counts = (
+                _counts(of.reference_rows, of.reference_volumes),
+                _counts(of.prediction_rows, of.prediction_volumes),
+            )
             rows.append(
                 [
-                    words(of.get("metric")),
+                    words(of.metric),
                     *of_system(system, systems),
-                    Cell(text, of.get("value"), "strong"),
-                    general(of.get("source_value")),
-                    *(words(of.get(key)) for key in ("extractor", "weights", "preprocessing")),
+                    Cell(text, of.value, "strong"),
+                    general(of.source_value),
+                    *map(words, (of.extractor, of.weights, of.preprocessing)),
                     *counts,
-                    words("; ".join([*map(str, of.get("notes") or []), *_of_splits(of)])),
+                    words("; ".join([*of.notes, *_of_splits(of)])),
                 ]
             )
     heads = [Head("value ± standard error"), Head("unconverted source")]
@@ -136,14 +140,12 @@ def distribution(systems: Systems) -> Table | None:
     return filled(table) if table else None
 
 
-def _of_splits(of: Mapping[str, Any]) -> list[str]:
+def _of_splits(of: Distance) -> list[str]:
     """The Inception Score's spread, which is of its own splits and no standard error."""
-    deviation = of.get("deviation")
-    return [] if deviation is None else [f"standard deviation of its splits {general(deviation).text}"]
+    return [] if of.deviation is None else [f"standard deviation of its splits {general(of.deviation).text}"]
 
 
-def _counts(of: Mapping[str, Any], side: str) -> Cell:
-    rows, volumes = of.get(f"{side}_rows"), of.get(f"{side}_volumes")
+def _counts(rows: int | None, volumes: int | None) -> Cell:
     text = ", ".join(
         f"{general(count).text} {what}"
         for count, what in ((rows, "samples"), (volumes, "volumes"))
@@ -163,37 +165,37 @@ class Copies:
 
 def copies(systems: Systems) -> list[Copies]:
     """One for each system that was tested."""
-    return [_copies(system) for system in systems if system.section("memorisation")]
+    tested = [(system.name, system.summary.memorisation) for system in systems]
+    return [_copies(name, of) for name, of in tested if of is not None]
 
 
-def _copies(system: System) -> Copies:
-    of = system.section("memorisation")
-    count = sum(bool(pair.get("flagged")) for pair in of.get("closest") or [])
+def _copies(name: str, of: Memorisation) -> Copies:
+    count = sum(pair.flagged for pair in of.closest)
     if count:
         look = "looks like a copy of a training volume" if count == 1 else "look like copies of training volumes"
         text = f"Flagged: {count} of the closest converted volumes {look}."
-    elif of.get("flagged"):
+    elif of.flagged:
         text = "Flagged: as a set, converted volumes lie closer to training volumes than those lie to each other."
     else:
         text = "Not flagged: converted volumes lie no closer to training volumes than those lie to each other."
-    if (p := of.get("p_value")) is not None:
+    if (p := of.p_value) is not None:
         text += " The set as a whole: p " + ("< 0.001." if p < 0.001 else f"= {number(p, 3)}.")
-    return Copies(system.name, bool(of.get("flagged")), f"{text} {of.get('note') or ''}".strip())
+    return Copies(name, of.flagged, f"{text} {of.note}".strip())
 
 
 def memorisation(systems: Systems) -> Table | None:
     """The synthetic volumes closest to a training image."""
     rows = [
         [
-            words(of.get("synthetic")),
+            words(of.synthetic),
             *of_system(system, systems),
-            words(of.get("training")),
-            general(of.get("distance")),
-            p_value(of.get("p_value")),
-            words("copy?", "bad") if of.get("flagged") else words(None),
+            words(of.training),
+            general(of.distance),
+            p_value(of.p_value),
+            words("copy?", "bad") if of.flagged else words(None),
         ]
         for system in systems
-        for of in system.section("memorisation").get("closest") or []
+        for of in (system.summary.memorisation or Memorisation()).closest
     ]
     heads = [Head("nearest training case", words=True), Head("distance of features"), Head("p"), Head("flagged")]
     table = listed(Head("synthetic case", words=True), systems, heads, rows)
@@ -202,17 +204,17 @@ def memorisation(systems: Systems) -> Table | None:
 
 def structure(systems: Systems) -> Table | None:
     """The structure check: verdict, reasons and values of each case; fail first."""
-    found = [(system, row) for system in systems for row in system.section("structure").get("cases") or []]
+    found = [(system, row) for system in systems for row in system.summary.structure.cases]
     ranked = {case: place for place, case in enumerate(ranked_cases(systems))}
-    found.sort(key=lambda item: (RANKS.get(item[1].get("status"), 0), ranked.get(str(item[1].get("case")), 0)))
-    values = [check_value(name) for name in in_order(name for _, row in found for name in row.get("values") or {})]
+    found.sort(key=lambda item: (RANKS.get(str(item[1].status), 0), ranked.get(item[1].case, 0)))
+    values = [check_value(name) for name in in_order(name for _, row in found for name in row.values)]
     rows = [
         [
-            words(row.get("case")),
+            words(row.case),
             *of_system(system, systems),
-            verdict_cell(row.get("status")),
-            words(" ".join(map(str, row.get("reasons") or []))),
-            *(_checked((row.get("values") or {}).get(of.name), of) for of in values),
+            verdict_cell(row.status),
+            words(" ".join(row.reasons)),
+            *(_checked(row.values.get(of.name), of) for of in values),
         ]
         for system, row in found
     ]
@@ -239,30 +241,31 @@ def _about_checks(values: Sequence[Measure]) -> list[tuple[str, str]]:
 
 def _lesions(system: System, several: bool) -> str:
     """What became of all lesions, in a sentence; empty where none was known."""
-    of = system.section("structure").get("lesions")
-    if not of:
+    of = system.summary.structure.lesions
+    if of is None:
         return ""
-    share = "" if of["sensitivity"] is None else f" (sensitivity {figure(of['sensitivity'], 2).text})"
+    share = "" if of.sensitivity is None else f" (sensitivity {figure(of.sensitivity, 2).text})"
     return (f"{system.name}: " if several else "") + (
-        f"{of['kept']} of {of['kept'] + of['lost']} lesions that can be judged are kept{share}; "
-        f"{of['new']} new in {of['volumes']} volumes ({figure(of['new_per_volume'], 2).text} a volume)."
+        f"{of.kept} of {of.kept + of.lost} lesions that can be judged are kept{share}; "
+        f"{of.new} new in {of.volumes} volumes ({figure(of.new_per_volume, 2).text} a volume)."
     )
 
 
 def downstream(systems: Systems) -> Table | None:
     """What segmentation networks trained on synthetic images are worth."""
-    found = [(system, of) for system in systems for of in system.section("downstream").get("rows") or []]
+    found = [(system, of) for system in systems for of in system.summary.downstream.rows]
     rows = [
         [
-            words(str(of.get("protocol")).replace("_to_", " → ").replace("both", "real + synthetic")),
+            words(of.protocol.replace("_to_", " → ").replace("both", "real + synthetic")),
             *of_system(system, systems),
-            words(str(of.get("label", "")).replace("_", " ")),
-            Cell(figure(of.get("dice_mean"), 3).text + bracket(of.get("interval"), 3), of.get("dice_mean"), "strong"),
-            Cell(change(of.get("gain"), 3).text + bracket(of.get("gain_interval"), 3), of.get("gain")),
-            p_value(of.get("gain_p")),
+            words(of.label.replace("_", " ")),
+            Cell(figure(of.dice_mean, 3).text + bracket(of.interval, 3), of.dice_mean, "strong"),
+            Cell(change(of.gain, 3).text + bracket(of.gain_interval, 3), of.gain),
+            p_value(of.gain_p),
             estimate(_distances(of), 2),
-            *(figure(of.get(key), 2) for key in ("assd", "surface_dice")),
-            figure(of.get("n"), 0),
+            figure(of.assd, 2),
+            figure(of.surface_dice, 2),
+            figure(of.n, 0),
         ]
         for system, of in found
     ]
@@ -271,27 +274,25 @@ def downstream(systems: Systems) -> Table | None:
     several = len(systems) > 1
     notes = [_about_downstream([of for _, of in found]), about_infinite(rows, ONE_ONLY)]
     notes += [
-        (f"{system.name}: " if several else "") + str(text)
-        for system in systems
-        if (text := system.section("downstream").get("note"))
+        (f"{system.name}: " if several else "") + text for system in systems if (text := system.summary.downstream.note)
     ]
     note = " ".join(filter(None, notes))
     table = listed(Head("protocol", words=True), systems, heads, rows, note)
     return filled(table) if table else None
 
 
-def _distances(of: Mapping[str, Any]) -> dict[str, Any]:
+def _distances(of: DownstreamRow) -> Statistics:
     """Mean HD95 of a row with how many it leaves out, as `estimate` takes it."""
-    infinite = of.get("infinite") or 0
-    return {"mean": of.get("hd95"), "infinite": infinite, "n": (of.get("distances") or infinite) - infinite}
+    infinite = of.infinite or 0
+    return Statistics(mean=of.hd95, infinite=infinite, n=(of.distances or infinite) - infinite)
 
 
-def _about_downstream(rows: Sequence[Mapping[str, Any]]) -> str:
+def _about_downstream(rows: Sequence[DownstreamRow]) -> str:
     """What one must know to believe a gain."""
     notes = []
-    if any(of.get("gain_p") is not None for of in rows):
+    if any(of.gain_p is not None for of in rows):
         notes.append("p: Wilcoxon signed-rank test of the patients' mean gains, not corrected for the lines.")
-    if spread := max((of.get("sd_of_runs") or 0 for of in rows), default=0):
+    if spread := max((of.sd_of_runs or 0 for of in rows), default=0):
         notes.append(f"Runs of one line differ by a standard deviation of up to {number(spread, 3)} in Dice.")
     return " ".join(notes)
 

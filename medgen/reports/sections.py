@@ -5,15 +5,15 @@ Each function takes all systems of the report and sets their numbers side by sid
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from medgen.evaluation.metrics.catalogue import ROLES, find, headline
 from medgen.evaluation.regions import least_change
 from medgen.evaluation.statistics import Array, differences, mean_difference
+from medgen.evaluation.summary_file import Region, Statistics
 from medgen.reports.metric_display import SAME, Measure, explained, measure, worst_by
 from medgen.reports.results import System
 from medgen.reports.tables import (
@@ -41,7 +41,7 @@ RANKS = {"fail": 0, "review": 1, "pass": 2}  # of verdicts, worst first; without
 
 def main_numbers(systems: Systems) -> Table | None:
     """The headline measures and those of a challenge with their intervals, the unconverted source beside them."""
-    measured = in_order(name for system in systems for name in system.section("metrics"))
+    measured = in_order(name for system in systems for name in system.summary.metrics)
     names = [name for name in headline() if name in measured]
     names += [name for name in measured if (known := find(name)) and known[0].profile != "generic"]
     table = _numbers(systems, names)
@@ -51,15 +51,14 @@ def main_numbers(systems: Systems) -> Table | None:
 
 def _about_means(system: System) -> str:
     """What the means are, and by which profile."""
-    intervals = any(of.get("mean_interval") for of in system.section("metrics").values())
+    intervals = any(of.mean_interval for of in system.summary.metrics.values())
     bracket = "; in brackets the 95 % bootstrap interval, patients resampled" if intervals else ""
-    profile = system.summary.get("profile", "generic")
-    return f"Means over the cases{bracket}. Profile {profile} unless a line names another."
+    return f"Means over the cases{bracket}. Profile {system.summary.profile} unless a line names another."
 
 
 def all_measures(systems: Systems) -> Table | None:
     """Every column of cases.csv that was measured: mean, median and spread over the cases, a row a system."""
-    names = in_order(name for system in systems for name in system.section("metrics"))
+    names = in_order(name for system in systems for name in system.summary.metrics)
     more = set(names) - {f"{role}{name}" for name in headline() for role in ROLES}
     if not more:
         return None
@@ -67,15 +66,15 @@ def all_measures(systems: Systems) -> Table | None:
     rows = []
     for name in names:
         for system in systems:
-            if stats := system.section("metrics").get(name):
+            if stats := system.summary.metrics.get(name):
                 of = measure(name.removeprefix("source_"), system)
                 label = of.title + (" – source" if name.startswith("source_") else "")
                 cells = [
                     estimate(stats, of.digits),
-                    figure(stats.get("std"), of.digits),
+                    figure(stats.std, of.digits),
                     estimate(stats, of.digits, "median"),
                 ]
-                count = (stats.get("n") or 0) + (stats.get("infinite") or 0)
+                count = stats.n + stats.infinite
                 rows.append([words(label), *of_system(system, systems), *cells, figure(count, 0)])
     about = explained(measure(name.removeprefix("source_"), systems[0]) for name in names if name in more)
     return listed(Head("measure", words=True), systems, map(Head, heads), rows, about_infinite(rows, SAME), about)
@@ -83,10 +82,13 @@ def all_measures(systems: Systems) -> Table | None:
 
 def regions(systems: Systems) -> Table | None:
     """Mean intensity by region, side by side."""
-    names = in_order(name for system in systems for name in system.section("regions"))
+    names = in_order(name for system in systems for name in system.summary.regions)
     if not names:
         return None
-    source, alone = any("mean_source" in row for row in systems[0].section("regions").values()), len(systems) == 1
+    source, alone = (
+        any("mean_source" in row.model_fields_set for row in systems[0].summary.regions.values()),
+        len(systems) == 1,
+    )
     heads = ["region", "cases", *["source"] * source, "truth"]
     parts = ["converted", "error (converted − truth)", "mean absolute error of a voxel", *["way to the truth"] * source]
     heads += [under(part, system, systems) for part in parts for system in systems]
@@ -97,7 +99,7 @@ def regions(systems: Systems) -> Table | None:
 
 
 def _about_way(system: System) -> str:
-    least = least_change(bool(system.unit), system.summary.get("data_range") or 0)
+    least = least_change(bool(system.unit), system.summary.data_range or 0)
     amount = f"{number(least, 0 if system.unit else system.digits)} {system.unit}".rstrip()
     return (
         "The way to the truth is 100 % where the mean is right. Overshot: beyond 200 %; wrong way: below −100 %. "
@@ -113,17 +115,17 @@ def _way(fraction: float | None) -> Cell:
 
 
 def _region_row(name: str, systems: Systems, source: bool) -> list[Cell]:
-    found = [system.section("regions").get(name, {}) for system in systems]
-    known, digits = next(row for row in found if row), systems[0].digits
-    cells = [words(name.replace("_", " ")), figure(known.get("cases"), 0)]
-    cells += [figure(known.get("mean_source"), digits)] if source else []
-    cells.append(figure(known.get("mean_reference"), digits))
-    cells += [figure(row.get("mean_prediction"), digits, "strong") for row in found]
-    cells += [change(row.get("error"), digits, "strong") for row in found]
-    cells += [figure(row.get("mae"), digits) for row in found]
+    found = [system.summary.regions.get(name, Region()) for system in systems]
+    known, digits = next(row for row in found if row.model_fields_set), systems[0].digits
+    cells = [words(name.replace("_", " ")), figure(known.cases, 0)]
+    cells += [figure(known.mean_source, digits)] if source else []
+    cells.append(figure(known.mean_reference, digits))
+    cells += [figure(row.mean_prediction, digits, "strong") for row in found]
+    cells += [change(row.error, digits, "strong") for row in found]
+    cells += [figure(row.mae, digits) for row in found]
     if source:
-        cells += [_way(row.get("fraction")) for row in found]
-        cells += [figure(known.get("source_mae"), digits)] if len(systems) == 1 else []
+        cells += [_way(row.fraction) for row in found]
+        cells += [figure(known.source_mae, digits)] if len(systems) == 1 else []
     return cells
 
 
@@ -168,7 +170,7 @@ def ranked_cases(systems: Systems) -> list[str]:
 
 def statuses(system: System) -> dict[str, str]:
     """{case: pass, review or fail} of the structure check."""
-    return {str(row.get("case")): str(row.get("status")) for row in system.section("structure").get("cases") or []}
+    return {row.case: str(row.status) for row in system.summary.structure.cases}
 
 
 def _numbers(systems: Systems, names: Sequence[str]) -> Table | None:
@@ -181,23 +183,22 @@ def _numbers(systems: Systems, names: Sequence[str]) -> Table | None:
     rows = []
     for name in names:
         of = measure(name, systems[0])
-        stats = [system.section("metrics").get(name, {}) for system in systems]
+        stats = [system.summary.metrics.get(name, Statistics()) for system in systems]
         best = (max if of.higher else min)(filter(None, map(_standing, stats)), default=None)
         row = [words(of.title)]
         if systems[0].has_source:
-            row.append(estimate(systems[0].section("metrics").get(f"source_{name}"), of.digits))
+            row.append(estimate(systems[0].summary.metrics.get(f"source_{name}"), of.digits))
         row += [estimate(one, of.digits, tone="strong" if best and _standing(one) == best else "") for one in stats]
         rows.append(row)
     note = "Strong: the best mean; whether the difference is more than chance, the comparison tells. "
     return Table(heads, rows, note + about_infinite(rows, SAME))
 
 
-def _standing(stats: Mapping[str, Any]) -> tuple[float, float] | None:
+def _standing(stats: Statistics) -> tuple[float, float] | None:
     """What means are ranked by, as if infinite values were very large numbers: their share, then the others' mean."""
-    infinite, mean = stats.get("infinite") or 0, stats.get("mean")
-    if mean is None and not infinite:
+    if stats.mean is None and not stats.infinite:
         return None
-    return infinite / (infinite + stats["n"]) if infinite else 0.0, mean or 0.0
+    return stats.infinite / (stats.infinite + stats.n) if stats.infinite else 0.0, stats.mean or 0.0
 
 
 def _one_system(system: System, names: Sequence[str]) -> Table:
@@ -206,15 +207,15 @@ def _one_system(system: System, names: Sequence[str]) -> Table:
     heads += ["converted, median"]
     rows = []
     for name in names:
-        of, stats = measure(name, system), system.section("metrics")[name]
-        row = [words(of.title), estimate(stats, of.digits, tone="strong"), figure(stats.get("std"), of.digits)]
+        of, stats = measure(name, system), system.summary.metrics[name]
+        row = [words(of.title), estimate(stats, of.digits, tone="strong"), figure(stats.std, of.digits)]
         row += _against_source(of, system) if system.has_source else []
         rows.append([*row, estimate(stats, of.digits, "median")])
     return Table([Head("measure", words=True), *map(Head, heads)], rows, about_infinite(rows, SAME))
 
 
 def _against_source(of: Measure, system: System) -> list[Cell]:
-    source = estimate(system.section("metrics").get(f"source_{of.name}"), of.digits)
+    source = estimate(system.summary.metrics.get(f"source_{of.name}"), of.digits)
     pairs = np.array(system.pairs(of.name))
     if not len(pairs):
         return [source, figure(None), words(None)]
@@ -241,7 +242,7 @@ def _tone(mean: float, changes: Array, higher: bool | None) -> str:
 def _columns(systems: Systems) -> list[tuple[System, Measure, str, bool]]:
     """(system, measure, column of cases.csv, whether it is the source's): all of one system, the main of several."""
     several = len(systems) > 1
-    names = [name for name in headline() if any(name in system.section("metrics") for system in systems)]
+    names = [name for name in headline() if any(name in system.summary.metrics for system in systems)]
     if several:
         first = [worst_by(systems[0])]
         first += [next((name for name in names if name.endswith(kind)), "") for kind in ("psnr", "ssim")]
@@ -251,5 +252,5 @@ def _columns(systems: Systems) -> list[tuple[System, Measure, str, bool]]:
         for name in names
         for prefix in ROLES[: 1 if several else 2]
         for system in systems
-        if prefix + name in system.section("metrics")
+        if prefix + name in system.summary.metrics
     ]

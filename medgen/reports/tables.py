@@ -1,13 +1,15 @@
 """Tables as data: what every section hands to the template, and numbers as they stand in print."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from medgen.evaluation.summary import infinite_ones
+from medgen.evaluation.summary_file import Statistics
 from medgen.reports.results import System
 
+Centre = Literal["mean", "median"]
 MINUS = "−"
 LARGE, SMALL = 1e9, 1e-3  # beyond, a number is written with a power of ten
 WIDEST = 9  # columns of a table on a printed page
@@ -82,14 +84,11 @@ def general(value: Any, tone: str = "") -> Cell:
     return Cell(significant(value), _sortable(value), tone)
 
 
-def estimate(stats: Any, digits: int = 1, key: str = "mean", tone: str = "") -> Cell:
-    """``{mean, mean_interval, ...}`` as "12.3 [11.0, 13.4]", a mean with how many infinite values it leaves out.
-
-    A bare number is taken as the mean.
-    """
-    if not isinstance(stats, Mapping):
-        return figure(stats, digits, tone)
-    value, interval, infinite = stats.get(key), stats.get(f"{key}_interval"), infinite_ones(stats)
+def estimate(stats: Statistics | None, digits: int = 1, key: Centre = "mean", tone: str = "") -> Cell:
+    """A mean or median as "12.3 [11.0, 13.4]", a mean with how many infinite values it leaves out."""
+    if stats is None:
+        return figure(None, digits, tone)
+    value, interval, infinite = getattr(stats, key), getattr(stats, f"{key}_interval"), infinite_ones(stats)
     if infinite and key == "median":  # JSON has null for the infinity that it is, or that its interval reaches
         value = math.inf if value is None else value
         interval = interval and [math.inf if end is None else end for end in interval]

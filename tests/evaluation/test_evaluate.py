@@ -314,7 +314,7 @@ def test_several_cases_of_a_patient_count_as_one(cohort):
             (cohort / folder / f"{case}.nii.gz").rename(cohort / folder / f"p1_{case}.nii.gz")
     evaluation = _run(cohort, patient_pattern="^(p[0-9])_")
     assert {case.patient for case in evaluation.cases} == {"p1"}
-    assert evaluation.statistics()["mae"]["mean_interval"] is None  # from one patient nothing was seen to vary
+    assert evaluation.statistics()["mae"].mean_interval is None  # from one patient nothing was seen to vary
 
 
 def test_segmentations_of_the_predictions_are_scored(cohort):

@@ -13,11 +13,11 @@ from medgen.evaluation.summary import CaseResult, Evaluation, describe, infinite
 def test_infinite_values_are_counted_and_move_the_median():
     names = [str(i) for i in range(20)]
     half = describe([np.inf] * 11 + [3.0] * 9, names)
-    assert (half["mean"], half["n"], half["infinite"], half["median"]) == (3.0, 9, 11, np.inf)
+    assert (half.mean, half.n, half.infinite, half.median) == (3.0, 9, 11, np.inf)
     few = describe([np.inf] * 3 + list(range(17)), names)
-    assert (few["mean"], few["infinite"], few["median"]) == (8.0, 3, np.median([*range(17), *[np.inf] * 3]))
-    assert few["median_interval"][0] < few["median"] < few["median_interval"][1]
-    assert describe([np.nan, 1.0], ["a", "b"])["infinite"] == 0 and describe([np.nan], ["a"])["median"] is None
+    assert (few.mean, few.infinite, few.median) == (8.0, 3, np.median([*range(17), *[np.inf] * 3]))
+    assert few.median_interval[0] < few.median < few.median_interval[1]
+    assert describe([np.nan, 1.0], ["a", "b"]).infinite == 0 and describe([np.nan], ["a"]).median is None
 
 
 @pytest.mark.parametrize(
@@ -40,4 +40,4 @@ def test_no_value_of_a_case_ends_the_summary_of_all(values):
         for n, value in enumerate(values)
     ]
     found = summary(Evaluation(cases, [], [], 1.0, "", {}, 0.0, Path()))
-    assert set(found["metrics"]) <= {"mae"} and set(found["agreement"]) == ({"r"} if values else set())
+    assert set(found.metrics) <= {"mae"} and set(found.agreement) == ({"r"} if values else set())

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+from medgen.evaluation.summary_file import Summary
 from medgen.reports.results import System
 from medgen.reports.section_tables import comparisons, distribution, downstream, segmentation
 
 
 def system(**summary):
-    return System("a", Path(), {"unit": "HU", **summary}, [])
+    return System("a", Path(), Summary(unit="HU", cases=[], **summary), [])
 
 
 def column(table, head):

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medgen.evaluation.summary import describe
+from medgen.evaluation.summary_file import Summary
 from medgen.reports.results import CaseNumbers, System
 from medgen.reports.sections import _way, all_measures, main_numbers, ranked_cases, regions
 
@@ -19,7 +20,7 @@ def system(name="a", converted=(), source=(), measure="psnr"):
     cases = [CaseNumbers(str(i), row, {}) for i, row in enumerate(rows)]
     metrics = {key: describe(values, [str(i) for i in range(len(values))]) for key, values in columns.items()}
     metrics |= {"source_mae": describe([1.0], ["0"])} if source else {}
-    return System(name, Path(), {"unit": "HU", "metrics": metrics}, cases)
+    return System(name, Path(), Summary(unit="HU", metrics=metrics, cases=[]), cases)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,9 @@ def test_far_beyond_the_way_there_is_a_word(fraction, text):
 @pytest.mark.parametrize(("summary", "least"), [({"unit": "HU"}, "15 HU"), ({"data_range": 2.0}, "0.008")])
 def test_what_leaves_a_way_out_is_said_in_the_unit_of_the_images(summary, least):
     row = {"cases": 1, "mean_source": 1.0, "mean_reference": 0.0, "mean_prediction": 0.5, "fraction": 0.5}
-    table = regions([System("a", Path(), {"regions": {"liver": row}, "metrics": {"mae": {}}, **summary}, [])])
+    table = regions(
+        [System("a", Path(), Summary(regions={"liver": row}, metrics={"mae": {}}, cases=[], **summary), [])]
+    )
     assert f"differ by no more than {least} or two standard errors" in table.note
 
 
@@ -113,6 +116,6 @@ def test_a_change_that_is_shown_as_zero_has_no_colour(monkeypatch):
 def test_cases_are_ranked_by_verdict_then_by_error(found):
     rows = [{"case": str(n), "status": status} for n, (status, _) in enumerate(found) if status]
     cases = [CaseNumbers(str(n), {"mae": error}, {}) for n, (_, error) in enumerate(found)]
-    ranked = ranked_cases([System("a", Path(), {"structure": {"cases": rows}}, cases)])
+    ranked = ranked_cases([System("a", Path(), Summary(structure={"cases": rows}, cases=[]), cases)])
     keys = [(("fail", "review", "pass", None).index(found[int(n)][0]), -found[int(n)][1]) for n in ranked]
     assert keys == sorted(keys) and len(keys) == len(found)

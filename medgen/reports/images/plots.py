@@ -1,18 +1,17 @@
 """Bland–Altman plots as plain shapes that the template draws: no image, sharp at any size."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from matplotlib.ticker import MaxNLocator
 
+from medgen.evaluation.summary_file import Agreement, Ends
 from medgen.reports.results import System
 from medgen.reports.tables import number, signed
 
 # The structures that take up contrast first; the first `MOST` that were measured are plotted.
 FIRST = ("aorta", "kidney", "liver", "spleen", "vena_cava", "portal", "vessel", "artery", "vein")
 LETTERS = 10  # pixels from one label to the next
-LINES = ("upper", "bias", "lower")
 MOST = 6
 LEFT, RIGHT, TOP, BOTTOM, WIDTH, HEIGHT = 46, 330, 10, 190, 392, 226  # pixels of the axes and of the plot
 
@@ -44,8 +43,8 @@ def bland_altman(systems: Sequence[System]) -> list[Plot]:
     """A plot for each of the main regions of each system; those of one region have the same axes."""
     plots = []
     for name in main_regions(systems):
-        measured = [(s, of) for s in systems if (of := s.section("agreement").get(name)) and of.get("points")]
-        xs = _axis([p["mean"] for _, of in measured for p in _points(of)])
+        measured = [(s, of) for s in systems if (of := s.summary.agreement.get(name)) and of.points]
+        xs = _axis([mean for _, of in measured for _, mean, _ in _points(of)])
         ys = _axis([value for _, of in measured for value in _heights(of)])
         for system, of in measured:
             title = name.replace("_", " ") + (f": {system.name}" if len(systems) > 1 else "")
@@ -55,8 +54,8 @@ def bland_altman(systems: Sequence[System]) -> list[Plot]:
 
 def main_regions(systems: Sequence[System], most: int = MOST) -> list[str]:
     """Regions to plot: those that enhance first, then as they stand in the summary."""
-    names = list(dict.fromkeys(name for system in systems for name in system.section("agreement")))
-    taking_up = {name for system in systems for name in system.section("settings").get(ENHANCING) or []}
+    names = list(dict.fromkeys(name for system in systems for name in system.summary.agreement))
+    taking_up = {name for system in systems for name in system.summary.settings.structures_that_take_up_contrast}
     rank = {word: index for index, word in enumerate(FIRST)}
 
     def order(name: str) -> tuple[bool, int]:
@@ -66,21 +65,25 @@ def main_regions(systems: Sequence[System], most: int = MOST) -> list[str]:
     return sorted(names, key=order)[:most]
 
 
-ENHANCING = "structures_that_take_up_contrast"
+def _points(of: Agreement) -> list[tuple[str, float, float]]:
+    """(case, mean, difference) of those that have both."""
+    return [(p.case, p.mean, p.difference) for p in of.points if p.mean is not None and p.difference is not None]
 
 
-def _points(of: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [p for p in of["points"] if p.get("mean") is not None and p.get("difference") is not None]
+def _ends(of: Agreement) -> list[tuple[str, float, Ends]]:
+    """(name, value, interval) of limits and bias from top to bottom, those that are known."""
+    found = (("upper", of.upper, of.upper_interval), ("bias", of.bias, of.bias_interval))
+    return [(n, v, ends) for n, v, ends in (*found, ("lower", of.lower, of.lower_interval)) if v is not None]
 
 
-def _heights(of: Mapping[str, Any]) -> list[float]:
+def _heights(of: Agreement) -> list[float]:
     """All that the vertical axis must hold: points, lines, the ends of their intervals, and 0."""
-    ends = [end for key in LINES for end in of.get(f"{key}_interval") or [] if end is not None]
-    lines = [of[key] for key in LINES if of.get(key) is not None]
-    return [*(p["difference"] for p in _points(of)), *lines, *ends, 0.0]
+    intervals = [of.upper_interval, of.bias_interval, of.lower_interval]
+    ends = [end for interval in intervals for end in interval or () if end is not None]
+    return [*(difference for *_, difference in _points(of)), *(value for _, value, _ in _ends(of)), *ends, 0.0]
 
 
-def _plot(title: str, system: System, of: Mapping[str, Any], xs: Sequence[float], ys: Sequence[float]) -> Plot:
+def _plot(title: str, system: System, of: Agreement, xs: Sequence[float], ys: Sequence[float]) -> Plot:
     def x(value: float) -> float:
         return round(LEFT + (value - xs[0]) / (xs[-1] - xs[0]) * (RIGHT - LEFT), 1)
 
@@ -90,29 +93,29 @@ def _plot(title: str, system: System, of: Mapping[str, Any], xs: Sequence[float]
     return Plot(
         title,
         system.unit,
-        [(x(p["mean"]), y(p["difference"]), _says(p, system)) for p in _points(of)],
+        [(x(mean), y(difference), _says(case, mean, difference, system)) for case, mean, difference in _points(of)],
         _lines(of, system.digits, y),
         [(x(value), number(value, _digits(xs))) for value in xs],
         [(y(value), number(value, _digits(ys))) for value in ys],
     )
 
 
-def _lines(of: Mapping[str, Any], digits: int, y: Callable[[float], float]) -> list[Line]:
+def _lines(of: Agreement, digits: int, y: Callable[[float], float]) -> list[Line]:
     """Limits and bias from top to bottom, labels far enough apart to be read."""
     lines: list[Line] = []
-    for key in (key for key in LINES if of.get(key) is not None):
-        interval = of.get(f"{key}_interval")
-        band = (y(interval[1]), y(interval[0])) if interval and None not in interval else None
-        label = f"{'bias' if key == 'bias' else 'limit'} {signed(of[key], digits)}"
-        label_y = max(y(of[key]), lines[-1].label_y + LETTERS) if lines else y(of[key])
-        lines.append(Line(y(of[key]), label, label_y, band, key != "bias"))
+    for name, value, interval in _ends(of):
+        low, high = interval or (None, None)
+        band = None if low is None or high is None else (y(high), y(low))
+        label = f"{'bias' if name == 'bias' else 'limit'} {signed(value, digits)}"
+        label_y = max(y(value), lines[-1].label_y + LETTERS) if lines else y(value)
+        lines.append(Line(y(value), label, label_y, band, name != "bias"))
     return lines
 
 
-def _says(point: Mapping[str, Any], system: System) -> str:
+def _says(case: str, mean: float, difference: float, system: System) -> str:
     """What a mouse over the point shows."""
-    mean, difference = number(point["mean"], system.digits), signed(point["difference"], system.digits)
-    return f"{point.get('case', '')}: mean {mean}, difference {difference} {system.unit}".strip()
+    texts = number(mean, system.digits), signed(difference, system.digits)
+    return f"{case}: mean {texts[0]}, difference {texts[1]} {system.unit}".strip()
 
 
 def _axis(values: Sequence[float]) -> list[float]:

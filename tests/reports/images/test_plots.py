@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from medgen.evaluation.summary_file import Summary
 from medgen.reports.images.plots import BOTTOM, LEFT, RIGHT, TOP, bland_altman, main_regions
 from medgen.reports.results import System
 
@@ -10,7 +11,7 @@ ENHANCING = ["liver", "kidney_left", "aorta"]
 
 def _system(name="a", **agreement):
     summary = {"unit": "HU", "agreement": agreement, "settings": {"structures_that_take_up_contrast": ENHANCING}}
-    return System(name, Path("."), summary, [])
+    return System(name, Path("."), Summary(cases=[], **summary), [])
 
 
 def _region(*points, **more):
