@@ -47,8 +47,8 @@ def monai_pairs(path: Path) -> CacheDataset:
 
 def gan_steps() -> None:
     """The methods' costs with one generator, the paper's ResNet of 9 blocks at 16 filters, on 48³ patches."""
-    same = ("filters=16", "discriminator_filters=16")
-    plain = ("antialias=false", "discriminator_antialias=false")
+    same = ("generator.filters=16", "adversary.filters=16")
+    plain = ("generator.antialias=false", "adversary.antialias=false")
     fast = ("weight_nce=10", "nce_identity=false", "flip_equivariance=true")
     print("\n| a training step | s | MiB | faster than CycleGAN | of its memory |\n|---|---|---|---|---|")
     rows = {"CycleGAN": step("cyclegan", *same), "CUT": step("cut", *same, *plain)}

@@ -1,4 +1,4 @@
-"""Time and memory of a training step: python benchmarks/gan_step.py METHOD [key=value ...] prints both as JSON.
+"""Time and memory of a training step: python benchmarks/gan_step.py METHOD [section.key=value ...] prints both as JSON.
 
 One process a method, so that its peak memory is its own: what the step adds to the resident memory of a process
 that has imported everything and built the networks.
@@ -9,18 +9,31 @@ import re
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
 
-from medgen.methods import method_class
+from medgen.checkpoint import build_method
+from medgen.config import parse_settings
+from medgen.methods import settings_class
 
 SIDE = 48
 
 
+def given(name: str, words: list[str]) -> dict[str, Any]:
+    """Settings of a method from ``key=value`` and ``section.key=value``."""
+    method: dict[str, Any] = {"name": name}
+    for word in words:
+        key, _, value = word.partition("=")
+        section, _, inner = key.rpartition(".")
+        (method.setdefault(section, {}) if section else method)[inner] = yaml.safe_load(value)
+    return {"method": method, "data": {"paired": settings_class(name).paired_only}}
+
+
 def main() -> None:
     name, *words = sys.argv[1:]
-    method = method_class(name)(**{k: yaml.safe_load(v) for k, v in (w.split("=", 1) for w in words)})
+    method = build_method(parse_settings(given(name, words), "benchmark"))
     optimizers = method.optimizers()
 
     def update(key: str, loss: torch.Tensor) -> None:

@@ -10,16 +10,20 @@ from medgen.config import parse_settings, plain
 from medgen.data.fingerprint import QUANTILES
 
 
-def small_model(folder: Path, mm: float, **method: Any) -> Path:
+def small_model(folder: Path, mm: float, **generator: Any) -> Path:
     """A model folder of voxels of ``mm``, its weights random: it does change its input.
 
     Args:
-        method: arguments of pix2pix instead of the smallest ones.
+        generator: its settings instead of the smallest ones.
     """
-    small = {"filters": 4, "levels": 2, "discriminator_filters": 4, "discriminator_layers": 1, "dropout": 0.0}
+    small = {"filters": 4, "levels": 2, "dropout": 0.0, "norm": "batch", "residual": True}
     settings = parse_settings(
         {
-            "method": {"name": "pix2pix", "norm": "batch", "residual": True, **small, **method},
+            "method": {
+                "name": "pix2pix",
+                "generator": {**small, **generator},
+                "adversary": {"filters": 4, "layers": 1},
+            },
             "codec": {"source": {"low": -1000, "high": 1000, "outside": "carry"}},
             "sampling": {"patch": [16, 16, 16]},
         },

@@ -80,7 +80,7 @@ def load(folder: str | Path, *, device: str = "cpu", target: str | None = None) 
         InputError: no model folder, or one of another format.
 
     >>> model = medgen.load("RUN/best")
-    >>> model.settings.method["name"]
+    >>> model.settings.method.name
     'pix2pix'
     """
     return load_model(Path(folder), device, target=target)

@@ -20,8 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from medgen.arguments import arguments
-from medgen.config import Section, Settings, parse_settings
+from medgen.config import Settings, parse_settings
 from medgen.data.fingerprint import QUANTILES
 from medgen.data.intensity import Code, Range, TargetRange
 from medgen.data.labels.codec import LabelTable
@@ -31,10 +30,9 @@ from medgen.io.atomic import recovered
 from medgen.methods import method_class
 from medgen.methods.base import Method
 from medgen.terminology import NATIVE
-from medgen.types import Outside
+from medgen.types import DataShape, Outside, Section
 
-FORMAT = 2
-LARGEST = {"levels": 16, "blocks": 256, "layers": 32, "scales": 16, "kernel": 31}  # keys that end so
+FORMAT = 3
 MOST_TEXT = 2**28  # bytes of model.json: the looks of 100,000 training scans
 MOST_WEIGHTS = 2**33  # bytes
 MOST_HEADER = 2**24  # bytes beside the weights in their file
@@ -134,58 +132,42 @@ def build_method(settings: Settings) -> Method:
     """The method that the settings name, freshly initialised; its channels are those of the data.
 
     Raises:
-        InputError: its arguments contradict each other or the data section.
+        InputError: its settings contradict each other or the data section.
     """
-    cls = method_class(settings.method["name"])
-    given = {k: v for k, v in settings.method.items() if k != "name"}
-    takes = arguments(cls)
-    if ("domains" in takes) != bool(settings.data.domains):
-        name, folders = settings.method["name"], "[none, arterial, portal_venous]"
+    method, data = settings.method, settings.data
+    if method.needs_domains != bool(data.domains):
         raise InputError(
-            f"method {name} translates between domains; name their folders, e.g. data.domains={folders}"
-            if "domains" in takes
-            else f"method {name} knows no domains; leave data.domains out, or use multi_domain"
+            f"method {method.name} translates between domains; name their folders, e.g. "
+            "data.domains=[none, arterial, portal_venous]"
+            if method.needs_domains
+            else f"method {method.name} knows no domains; leave data.domains out, or use multi_domain"
         )
-    paired_terms = [name for name in ("weight_l1", "weight_l2") if settings.method.get(name)]
-    if settings.data.domains and paired_terms and not settings.data.same_patient:
+    paired_terms = [name for name in ("weight_l1", "weight_l2") if getattr(method, name, 0)]
+    if data.domains and paired_terms and not data.same_patient:
         raise InputError(
             f"method.{paired_terms[0]} compares the domains of one patient; set data.same_patient to true, or it to 0"
         )
-    if getattr(cls, "paired_only", False) and not settings.data.paired:
+    if method.paired_only and not data.paired:
+        raise InputError(f"method {method.name} learns from pairs; set data.paired to true, or use cyclegan or cut")
+    if method.needs_classes and data.classes is None:
         raise InputError(
-            f"method {settings.method['name']} learns from pairs; set data.paired to true, or use cyclegan or cut"
-        )
-    if getattr(cls, "needs_classes", False) and settings.data.classes is None:
-        raise InputError(
-            f"method {settings.method['name']} learns from labels; set data.labels to true and data.structures, e.g. "
+            f"method {method.name} learns from labels; set data.labels to true and data.structures, e.g. "
             "{host: [liver], lesion: [tumour]}"
         )
-    if given.get("classes") is not None and settings.data.classes is None:
-        raise InputError("method.classes follows from the labels; set data.labels and data.classes instead")
-    for key, value in _known_from_data(settings).items():
-        if key in takes and given.setdefault(key, value) != value:
-            raise InputError(f"method.{key}={given[key]}: the data and the patch make it {value}; leave the key out")
-    for key, value in given.items():
-        most = next((n for word, n in LARGEST.items() if key.endswith(word)), None)
-        if most is not None and isinstance(value, int) and value > most:
-            raise InputError(f"method.{key}={value}: at most {most}; building more would take for ever")
     try:
-        method = cls(**given)
-        method.optimizers()  # Adam checks its own arguments
+        built = method_class(method.name)(method, _data_shape(settings))
+        built.optimizers()  # Adam checks its own arguments
     except (ValueError, RuntimeError, OverflowError) as error:  # torch: sizes that overflow, or do not fit in memory
         reason = str(error).splitlines()[0][:200]
-        raise InputError(f"method {settings.method['name']}: {reason}") from None
-    return method
+        raise InputError(f"method {method.name}: {reason}") from None
+    return built
 
 
-def _known_from_data(settings: Settings) -> dict[str, int]:
-    """Arguments of a method that follow from the data section and, for slices, from the patch."""
-    axis = settings.slab_axis
+def _data_shape(settings: Settings) -> DataShape:
+    """What follows from the data section and, for slices, from the patch."""
+    axis, data = settings.slab_axis, settings.data
     slices = 1 if axis is None else settings.sampling.patch[axis]
-    known = {"in_channels": slices * settings.source_channels, "out_channels": slices * len(settings.data.targets)}
-    if settings.data.domains:
-        known["domains"] = len(settings.data.domains)
-    return known if settings.data.classes is None else known | {"classes": settings.data.classes}
+    return DataShape(slices * settings.source_channels, slices * len(data.targets), data.classes, len(data.domains))
 
 
 def save_model(folder: Path, generator: nn.Module, info: ModelInfo) -> None:

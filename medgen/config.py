@@ -1,24 +1,25 @@
 """Settings: a YAML file plus ``key=value`` overrides → checked values.
 
-An unknown key is an error that names the nearest right one. Settings stop here: classes and functions
-take plain keyword arguments, so no config object travels into them.
+An unknown key is an error that names the nearest right one. The section ``method`` is of the class ``Settings`` of the
+method's file, and is handed to the method as it is; of the other sections functions take plain arguments.
 """
 
 import difflib
-import inspect
 import itertools
+import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, model_validator
 
-from medgen.arguments import arguments
 from medgen.errors import InputError
 from medgen.io.text import read_text
-from medgen.types import Outside
+from medgen.methods import settings_class
+from medgen.methods.base import MethodSettings
+from medgen.types import Outside, Section
 
 MOST_VALUES, MOST_DEEP = 100_000, 50  # of a YAML file: beyond, it is an attack and no config
 MOST_YAML = 2**22  # bytes
@@ -30,10 +31,6 @@ Channel = Annotated[int, Field(ge=0)]
 # The name of a contrast, which is that of its folder: a model's settings must not lead out of the output folder.
 Contrasts = Annotated[tuple[Annotated[str, Field(pattern=r"^[^./\\][^/\\]*$")], ...], Field(min_length=1)]
 M = TypeVar("M", bound=BaseModel)
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Data(Section):
@@ -271,7 +268,7 @@ class Settings(Section):
     data: Data = Data()
     codec: Codecs = Codecs()
     sampling: Sampling = Sampling()
-    method: dict[str, Any] = Field(description="name, and the constructor's arguments")
+    method: SerializeAsAny[MethodSettings] = Field(description="of the class that the method's file defines")
     train: Train = Train()
     inference: Inference = Inference()
 
@@ -326,7 +323,7 @@ class Settings(Section):
     @property
     def slab_axis(self) -> int | None:
         """The axis along which a 2D model slices volumes, see ``data.slabs``; none for a 3D model."""
-        return slab_axis(self.sampling.patch) if self.method.get("spatial_dims") == 2 else None
+        return slab_axis(self.sampling.patch) if self.method.spatial_dims == 2 else None
 
 
 SHIPPED = (Path(__file__).parent / "configs", Path(__file__).parent.parent / "configs")  # as installed, in a checkout
@@ -431,25 +428,15 @@ def _count(value: Any, known: dict[int, int], depth: int) -> int:
 
 def parse_settings(values: dict[str, Any], where: str) -> Settings:
     """Check a nested dict of settings, the method's section included; ``where`` names it in errors."""
-    from medgen.methods import method_class  # here: methods import torch, which is slow to import
+    if isinstance(values.get("method"), dict):
+        values = {**values, "method": _parse_method(values["method"], where)}
+    return check(Settings, values, where)
 
-    settings = check(Settings, values, where)
-    if "name" not in settings.method:
+
+def _parse_method(values: dict[str, Any], where: str) -> MethodSettings:
+    if "name" not in values:
         raise InputError(f"{where}: method.name is missing; see configs/ for complete files")
-    arguments = {k: v for k, v in settings.method.items() if k != "name"}
-    cls = method_class(settings.method["name"], where)
-    checked = check(arguments_model(cls), arguments, where, prefix="method.")
-    method = {"name": settings.method["name"], **checked.model_dump(exclude_unset=True)}
-    return settings.model_copy(update={"method": method})
-
-
-def arguments_model(cls: type) -> type[BaseModel]:
-    """A pydantic model of the keyword arguments of ``cls``: the schema of its section of a config."""
-    fields = {
-        name: (p.annotation, ... if p.default is inspect.Parameter.empty else p.default)
-        for name, p in arguments(cls).items()
-    }
-    return create_model(cls.__name__, __base__=Section, **fields)  # type: ignore[call-overload]
+    return check(settings_class(values["name"], where), values, where, prefix="method.")
 
 
 def check(model: type[M], values: dict[str, Any], where: str, prefix: str = "") -> M:
@@ -458,26 +445,54 @@ def check(model: type[M], values: dict[str, Any], where: str, prefix: str = "") 
         return model.model_validate(values)
     except ValidationError as error:
         fault = error.errors()[0]
-        key = prefix + ".".join(str(part) for part in fault["loc"])
+        key = ".".join((*prefix.split(".")[:-1], *map(str, fault["loc"])))
         if fault["type"] == "extra_forbidden":
             raise InputError(f"{where}: unknown key {key}{_nearest(model, fault['loc'], prefix)}") from None
         message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "model_type":
+            inner = (name for name, _ in _keys(model) if f"{prefix}{name}".startswith(f"{key}."))
+            message = f"it is a section; give its keys, e.g. {prefix}{next(inner, 'name')}"
         message = message[0].lower() + message[1:]
         given = "" if isinstance(fault["input"], dict) else f" = {repr(fault['input'])[:200]}"
         raise InputError(f"{where}: {key}{given}: {message}" if key else f"{where}: {message}") from None
 
 
 def _nearest(model: type[BaseModel], location: tuple[int | str, ...], prefix: str) -> str:
-    for part in location[:-1]:
-        if isinstance(part, str) and part in model.model_fields:
-            annotation: Any = model.model_fields[part].annotation
-            inner = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type)]
-            model = next((a for a in inner if issubclass(a, BaseModel)), model)
-    path = prefix + "".join(f"{part}." for part in location[:-1])
-    close = difflib.get_close_matches(str(location[-1]), model.model_fields, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean {path}{close[0]}?"
-    return f"; known here: {', '.join(path + name for name in model.model_fields)}"
+    """What to write in place of an unknown key: one like it in the same section, else one of its name in another."""
+    unknown, section = str(location[-1]), prefix + "".join(f"{part}." for part in location[:-1])
+    keys = {f"{prefix}{key}": about for key, about in _keys(model)}
+    if prefix:  # of a method's section, so the key may belong to another one
+        keys |= dict(_keys(Settings))
+    here = [key.removeprefix(section) for key in keys if key.startswith(section) and "." not in key[len(section) :]]
+    elsewhere = [key for key in keys if key.rpartition(".")[0] + "." != section]
+
+    def close(cutoff: float) -> list[str]:
+        return [section + name for name in difflib.get_close_matches(unknown, here, n=1, cutoff=cutoff)]
+
+    found = (
+        close(0.8)
+        or [key for key in elsewhere if _means(unknown, key.rpartition(".")[2], keys[key])]
+        or [key for key in elsewhere if difflib.get_close_matches(unknown, [key.rpartition(".")[2]], cutoff=0.8)]
+        or close(0.5)
+    )
+    if found:
+        return f"; did you mean {' or '.join(found)}?"
+    return f"; known here: {', '.join(section + name for name in here)}"
+
+
+def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every key of a section and of those within it, each with what its own section says of itself."""
+    for name, field in section.model_fields.items():
+        yield prefix + name, section.__doc__ or ""
+        inner = [a for a in (field.annotation, *get_args(field.annotation)) if isinstance(a, type)]
+        for part in (a for a in inner if issubclass(a, BaseModel)):
+            yield from _keys(part, f"{prefix}{name}.")
+
+
+def _means(unknown: str, name: str, about: str) -> bool:
+    """Whether an unknown key is a name with a word before or after it that its section has about itself."""
+    words, own = set(unknown.split("_")), set(name.split("_"))
+    return own <= words <= own | set(re.findall(r"[a-z]+", about))
 
 
 def _override(values: dict[str, Any], text: str) -> None:

@@ -5,12 +5,44 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 Count = Annotated[int, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
 Outside = Literal["carry", "carry_unmoved", "clip"]  # what becomes of values beyond a range, see ``data.intensity``
+
+
+class Section(BaseModel):
+    """A section of a config: typed keys, each with a default and a description.
+
+    A section within it may be given in part: the other keys keep the values of its default instance.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _partial_sections(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        defaults = {key: field.default for key, field in cls.model_fields.items() if isinstance(field.default, Section)}
+        partial = {key: values[key] for key in defaults if isinstance(values.get(key), dict)}
+        return values | {key: defaults[key].model_dump(exclude_unset=True) | given for key, given in partial.items()}
+
+
+@dataclass(frozen=True)
+class DataShape:
+    """What the data decide about a method's networks.
+
+    ``in_channels``, ``out_channels``: of a source and a target image; of slabs, slices times contrasts. ``classes``: of
+    the labels, background included; None without labels. ``domains``: number of data.domains.
+    """
+
+    in_channels: int = 1
+    out_channels: int = 1
+    classes: int | None = None
+    domains: int = 0
 
 
 @dataclass(frozen=True)

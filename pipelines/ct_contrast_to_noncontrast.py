@@ -100,7 +100,7 @@ def run(settings: Settings, out: Path, overwrite: bool = False) -> list[str]:
         out / "report.html",
         title="Contrast CT to non-contrast CT",
         notes=[
-            f"Model: {settings.method['name']}, step {info.step}, weights {info.weights_sha256[:12]}, "
+            f"Model: {settings.method.name}, step {info.step}, weights {info.weights_sha256[:12]}, "
             f"trained on {len(info.training_data['training'])} patients; none of the cases below was among them.",
         ],
         warnings=[f"When the model was saved: {text}" for text in info.health]

@@ -24,7 +24,7 @@ from medgen.checkpoint import ModelInfo, load_model, save_model
 from medgen.config import load_settings
 from medgen.data.cohort.read import read_cohort
 from medgen.errors import InputError
-from medgen.inference.cohort.manifest import Manifest, about
+from medgen.inference.cohort.manifest import FORMAT, Manifest, about
 from medgen.inference.cohort.run import convert
 from medgen.reports.conversion import conversion_report
 
@@ -53,7 +53,7 @@ CONFIG = {
     },
     "codec": {"source": {"kind": "window", "low": -1000, "high": 1000}},
     "sampling": {"patch": [16, 16, 16], "flip": ["x"], "artefacts": [{"name": "RandomNoise", "options": {"std": 1}}]},
-    "method": {"name": "pix2pix", "filters": 4, "levels": 2},
+    "method": {"name": "pix2pix", "generator": {"filters": 4, "levels": 2}},
     "train": {"steps": 2, "seed": 0},
     "inference": {"window": "auto", "memory_gb": 1.0},
 }
@@ -311,7 +311,9 @@ def _model(rng: random.Random, into: Path, model: Path) -> None:
     values = json.loads(path.read_text())
     if rng.random() < 0.4:
         values["settings"]["method"] = _spoil_values(rng, values["settings"]["method"])
-        values["settings"]["method"][rng.choice(("filters", "levels", "name"))] = rng.choice((*NASTY, 10**5, 10**9))
+        spoilt = values["settings"]["method"]
+        sections = [spoilt, *(v for v in spoilt.values() if isinstance(v, dict))]
+        rng.choice(sections)[rng.choice(("filters", "levels", "name"))] = rng.choice((*NASTY, 10**5, 10**9))
     else:
         values = _spoil_values(rng, values)
     try:  # as an attacker would: with the hash that belongs to it
@@ -353,7 +355,8 @@ def _labels(rng: random.Random, into: Path) -> None:
 
 def _manifest(rng: random.Random, into: Path) -> None:
     record = {"case": "a", "status": "converted", "output": "a.nii", "output_sha256": "0" * 64, "warnings": []}
-    content = _spoil_values(rng, {"model": {"sha256": "", "target": None}, "cases": {"a": record, "../../b": record}})
+    about = {"format": FORMAT, "model": {"sha256": "", "target": None}}
+    content = _spoil_values(rng, {**about, "cases": {"a": record, "../../b": record}})
     lines = [{"model": {"sha256": "", "target": None}}, {"case": "a", "record": record}]
     (into / "manifest.json").write_text(_text(rng, json.dumps(content)))
     (into / "manifest.journal").write_text("\n".join(_text(rng, json.dumps(_spoil_values(rng, x))) for x in lines))

@@ -5,16 +5,30 @@ import torch
 
 from medgen.checkpoint import FORMAT, Model, ModelInfo, build_method
 from medgen.config import parse_settings, plain
-from medgen.methods import method_class
+from medgen.methods import settings_class
+from medgen.types import Section
 
 SMALL_METHOD = {
-    "name": "pix2pix", "filters": 4, "levels": 2, "norm": "batch", "dropout": 0.0, "residual": True,
-    "discriminator_filters": 4, "discriminator_layers": 1,
-}  # fmt: skip
+    "name": "pix2pix",
+    "generator": {"filters": 4, "levels": 2, "norm": "batch", "dropout": 0.0, "residual": True},
+    "adversary": {"filters": 4, "layers": 1},
+}
 
 
 def paired_only(name):
-    return getattr(method_class(name), "paired_only", False)
+    return settings_class(name).paired_only
+
+
+def merged(values, more):
+    """Settings with those of ``more`` in their place, section by section."""
+    both = {k for k in more if isinstance(more[k], dict) and isinstance(values.get(k), dict)}
+    return {**values, **more, **{k: merged(values[k], more[k]) for k in both}}
+
+
+def known(section, values):
+    """Those values that a section of settings has keys for, likewise of the sections in it."""
+    fields = {k: f.default for k, f in section.model_fields.items() if k in values}
+    return {k: known(type(d), values[k]) if isinstance(d, Section) else values[k] for k, d in fields.items()}
 
 
 def small_settings(**sections):

@@ -6,12 +6,13 @@ import pickle
 import pytest
 import torch
 from programs import run_program
-from small import SMALL_METHOD, make_model, small_settings
+from small import make_model, small_settings
 
-from medgen.checkpoint import ModelInfo, build_method, load_model, load_training, save_model, save_training
+from medgen.checkpoint import FORMAT, ModelInfo, build_method, load_model, load_training, save_model, save_training
 from medgen.errors import InputError
 from medgen.io.atomic import folder_written_aside, recovered
 from medgen.methods.pix2pix import Pix2Pix
+from medgen.types import DataShape
 
 
 @pytest.fixture
@@ -35,23 +36,19 @@ def test_channels_follow_from_the_data_section():
     data = {"sources": ["t1", "flair"], "targets": ["t2"]}
     G = build_method(small_settings(data=data)).networks["G"]
     assert G(torch.zeros(1, 2, 8, 8, 8)).shape == (1, 1, 8, 8, 8)
-    build_method(small_settings(data=data, method={**SMALL_METHOD, "in_channels": 2}))
-    with pytest.raises(InputError, match="method.in_channels=3: the data and the patch make it 2"):
-        build_method(small_settings(data=data, method={**SMALL_METHOD, "in_channels": 3}))
     with pytest.raises(InputError, match="residual"):
         build_method(small_settings(data={"targets": ["t1", "t2"]}))
 
 
-def test_methods_that_take_classes_get_the_datas(monkeypatch):
-    class Segmenting(Pix2Pix):
-        def __init__(self, *, classes: int = 2, **rest):
-            self.classes = classes
-            super().__init__(**rest)
+def test_methods_learn_the_classes_and_domains_of_the_data(monkeypatch):
+    class Told(Pix2Pix):
+        def __init__(self, settings, data):
+            self.data = data
+            super().__init__(settings, data)
 
-    monkeypatch.setattr("medgen.checkpoint.method_class", lambda name: Segmenting)
-    monkeypatch.setattr("medgen.checkpoint.arguments", lambda cls: {"classes": None})
-    assert build_method(small_settings(data={"labels": True, "classes": 5})).classes == 5
-    assert build_method(small_settings()).classes == 2
+    monkeypatch.setattr("medgen.checkpoint.method_class", lambda name: Told)
+    assert build_method(small_settings(data={"labels": True, "classes": 5})).data == DataShape(classes=5)
+    assert build_method(small_settings()).data == DataShape(1, 1, None, 0)
 
 
 def hashed(info):
@@ -77,7 +74,9 @@ def refused(folder, *words):
 
 def test_other_format_is_named(folder):
     edit(folder, format=99)
-    refused(folder, str(folder), "99", "format 2")
+    refused(folder, str(folder), "a model of format 99", f"reads format {FORMAT}")
+    edit(folder, format=FORMAT - 1)  # of a flat method section
+    refused(folder, f"a model of format {FORMAT - 1}", "the medgen version that wrote it or train again")
 
 
 def test_swapped_weights_are_refused(folder):
@@ -109,14 +108,14 @@ def test_method_names_are_looked_up_not_imported(folder, name):
 
 def test_settings_that_do_not_fit_the_weights(folder):
     settings = json.loads((folder / "model.json").read_text())["settings"]
-    settings["method"]["filters"] = 8
+    settings["method"]["generator"]["filters"] = 8
     edit(folder, settings=settings)
     refused(folder, "weights.safetensors")
 
 
 def test_huge_network_takes_no_memory_before_it_is_refused(folder):
     settings = json.loads((folder / "model.json").read_text())["settings"]
-    settings["method"]["filters"] = 100_000
+    settings["method"]["generator"]["filters"] = 100_000
     edit(folder, settings=settings)
     refused(folder, "weights.safetensors")
 
@@ -156,7 +155,7 @@ def test_impossible_values_are_named(folder, key, value):
 def test_unknown_parts_and_broken_json(folder):
     edit(folder, surprise=1)
     refused(folder, "surprise")
-    (folder / "model.json").write_text('{"format": 2,')
+    (folder / "model.json").write_text('{"format": %d,' % FORMAT)
     refused(folder, "model.json")
     (folder / "model.json").write_text("[]")
     refused(folder, "model.json")
@@ -208,8 +207,10 @@ def test_a_failed_write_leaves_the_old_folder(tmp_path):
 
 
 def test_a_model_of_several_targets_asks_for_one(tmp_path):
-    method = {"name": "multi_domain", "generator": "unet", "filters": 4, "levels": 2, "classifier_filters": 4,
-              "discriminator_filters": 4}  # fmt: skip
+    method = {
+        "name": "multi_domain", "generator": {"name": "unet", "filters": 4, "levels": 2}, "adversary": {"filters": 4},
+        "classifier_filters": 4,
+    }  # fmt: skip
     settings = small_settings(data={"domains": ["none", "arterial"], "paired": False}, method=method)
     model = make_model(settings)
     save_model(tmp_path, model.generator, model.info)
@@ -227,7 +228,7 @@ def test_domains_and_method_must_go_together():
         build_method(small_settings(data={"domains": ["a", "b"], "paired": False}, method={"name": "cyclegan"}))
     with pytest.raises(InputError, match=r"data\.domains"):
         build_method(small_settings(method={"name": "multi_domain"}))
-    l1 = {"name": "multi_domain", "weight_l1": 1.0, "filters": 4, "blocks": 1}
+    l1 = {"name": "multi_domain", "weight_l1": 1.0, "generator": {"filters": 4, "blocks": 1}}
     with pytest.raises(InputError, match="set data.same_patient to true"):
         build_method(small_settings(data={"domains": ["a", "b"], "paired": False}, method=l1))
 

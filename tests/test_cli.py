@@ -402,8 +402,9 @@ def test_device_that_is_not_there(run, model_folder, tmp_path):
 
 
 def test_translate_to_a_chosen_domain(run, cohort, tmp_path):
-    method = {"name": "multi_domain", "generator": "unet", "filters": 4, "levels": 2, "classifier_filters": 4,
-              "discriminator_filters": 4, "residual": True}  # fmt: skip
+    generator = {"name": "unet", "filters": 4, "levels": 2, "residual": True}
+    small = {"generator": generator, "adversary": {"filters": 4}, "classifier_filters": 4}
+    method = {"name": "multi_domain", **small}
     model = make_model(small_settings(data={"domains": ["none", "arterial"], "paired": False}, method=method))
     with folder_written_aside(tmp_path / "model") as aside:
         save_model(aside, model.generator, model.info)

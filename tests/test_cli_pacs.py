@@ -8,7 +8,7 @@ from archive import free_port
 from dicom_series import stored, write_ct
 from pydicom import dcmread
 from pydicom.uid import ComprehensiveSRStorage, CTImageStorage
-from small import SMALL_METHOD, make_model, small_settings, write_cohort
+from small import SMALL_METHOD, make_model, merged, small_settings, write_cohort
 
 from medgen import cli
 from medgen.checkpoint import save_model
@@ -97,7 +97,8 @@ def test_what_is_deidentified_is_stored_so_and_its_verdict_with_it(run, tmp_path
 
 def test_every_target_of_local_scans_is_stored_and_what_is_no_dicom_is_a_fault(run, tmp_path):
     with archive(CTImageStorage) as (address, got):
-        model = save(tmp_path / "m", data={"targets": ["late", "none"]}, method={**SMALL_METHOD, "residual": False})
+        method = merged(SMALL_METHOD, {"generator": {"residual": False}})
+        model = save(tmp_path / "m", data={"targets": ["late", "none"]}, method=method)
         write_ct(tmp_path / "in/case", stored(8, 32, 34) // 3)
         for sent in (8, 0):
             given = ("--to-pacs", address, "--no-report", "--checks", "none")

@@ -6,7 +6,7 @@ import yaml
 from medgen.config import config_file, configs, load_settings, parse_settings, plain, read_yaml
 from medgen.errors import InputError
 
-MINIMAL = {"method": {"name": "pix2pix", "filters": 4}}
+MINIMAL = {"method": {"name": "pix2pix", "generator": {"filters": 4}}}
 
 
 @pytest.fixture
@@ -18,11 +18,11 @@ def file(tmp_path):
 
 def test_overrides_reach_sections_and_method(file):
     settings = load_settings(
-        file, ["data.root=/x", "train.minutes=1.5", "method.filters=8", "sampling.patch=[8, 16, 8]"]
+        file, ["data.root=/x", "train.minutes=1.5", "method.generator.filters=8", "sampling.patch=[8, 16, 8]"]
     )
     assert settings.data.root == Path("/x")
     assert settings.train.minutes == 1.5
-    assert settings.method == {"name": "pix2pix", "filters": 8}
+    assert settings.method.name == "pix2pix" and settings.method.generator.filters == 8
     assert settings.sampling.patch == (8, 16, 8)
 
 
@@ -36,13 +36,24 @@ def test_settings_survive_json(file):
     [
         ("train.stepz=5", ["train.stepz", "train.steps"]),
         ("trian.steps=5", ["trian", "train"]),
-        ("method.fliters=5", ["method.fliters", "method.filters"]),
+        ("method.fliters=5", ["method.fliters", "mean method.generator.filters or method.adversary.filters?"]),
+        ("method.filters=5", ["key method.filters;", "mean method.generator.filters or method.adversary.filters?"]),
+        ("method.discriminator_filters=5", ["mean method.adversary.filters?"]),
+        ("method.lr_discriminator=1e-3", ["mean method.adversary.lr?"]),
+        ("method.generator.weight_l1=1", ["mean method.weight_l1?"]),
+        ("method.classes=3", ["mean data.classes?"]),
+        ("method={name: cut, weight_mind: 1}", ["mean method.preserve.weight_mind?"]),
+        ("method={name: spade, generator_spectral_norm: true}", ["mean method.generator.spectral_norm?"]),
+        ("method.in_channels=3", ["unknown key method.in_channels; known here: method.name, method.spatial_dims"]),
+        ("method.generator=unet", ["method.generator = 'unet'", "its keys, e.g. method.generator.name"]),
+        ("method.adversary.objective=wasserstein", ["method.adversary: ", "bounded critic"]),
+        ("method.weight_diversity=1", ["method: weight_diversity", "set noise"]),
         ("codec.source.hihg=5", ["codec.source.hihg", "codec.source.high"]),
         ("train.steps=many", ["train.steps", "'many'", "integer"]),
         ("train.steps=-5", ["train.steps", "greater than 0"]),
         ("method.name=pix2pixx", ["pix2pixx", "pix2pix"]),
-        ("method.filters=four", ["method.filters", "integer"]),
-        ("method.norm=btach", ["method.norm", "'batch'"]),
+        ("method.generator.filters=four", ["method.generator.filters", "integer"]),
+        ("method.generator.norm=btach", ["method.generator.norm", "'batch'"]),
         ("codec.source.outside=keep", ["codec.source.outside", "'carry'"]),
         ("train.steps", ["section.key=value"]),
         ("method.name.x=1", ["name is a value"]),
@@ -106,7 +117,7 @@ def test_configs_are_found_by_name_and_by_path(tmp_path, monkeypatch):
     assert all(0 < len(about) <= 100 and "\n" not in about for about in known.values())
     for name in known:
         for given in (name, f"{name}.yaml", f"configs/{name}.yaml"):
-            assert load_settings(config_file(given)).method["name"]
+            assert load_settings(config_file(given)).method.name
     (tmp_path / "paper").mkdir()  # a folder of that name is no config
     own = tmp_path / "ct_contrast_cut.yaml"
     own.write_text("method: {name: cut}")

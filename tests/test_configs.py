@@ -10,7 +10,8 @@ from medgen.config import load_settings
 from medgen.training.loop import train
 
 CONFIGS = sorted(p for p in (Path(__file__).parent.parent / "configs").rglob("*.yaml") if p.parent.name != "checks")
-TINY = ["train.steps=2", "train.validate_every=2", "train.validation_cases=1", "method.filters=4", "method.levels=4"]
+TINY = ["train.steps=2", "train.validate_every=2", "train.validation_cases=1", "method.generator.filters=4"]
+TINY += ["method.generator.levels=4"]
 
 
 def tiny(path, folder, *overrides):
@@ -24,7 +25,7 @@ def tiny(path, folder, *overrides):
     patch = [32, 32, 32] if axis is None else [shipped.sampling.patch[i] if i == axis else 32 for i in range(3)]
     given = [f"data.root={cohort}", f"sampling.patch={patch}", *TINY]
     if of_labels:  # coarsest patch map of the second scale
-        given += ["data.classes=3", "method.discriminator_layers=2", "method.hidden=4", "sampling.batch=2"]
+        given += ["data.classes=3", "method.adversary.layers=2", "method.generator.hidden=4", "sampling.batch=2"]
     if shipped.data.domains:
         given.append("data.domains=[source, target]")
     if shipped.data.structures:  # the small cohort's labels in place of the shipped ones
@@ -42,7 +43,7 @@ def test_config_trains_and_loads(path, tmp_path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_name_tells_mission_and_method(path):
-    method = load_settings(path).method["name"]
+    method = load_settings(path).method.name
     assert path.stem.endswith(method)  # fastcut ends in cut, of which it is a setting
 
 

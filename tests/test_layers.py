@@ -26,7 +26,7 @@ LAYERS = (
     {"losses"},
     {"networks"},
     {"io", "cluster"},
-    {"arguments", "types", "terminology", "environment"},
+    {"types", "terminology", "environment"},
     {"errors", ""},
 )
 ROW = {package: len(LAYERS) - n for n, layer in enumerate(LAYERS) for package in layer}

@@ -32,8 +32,8 @@ class Bright(nn.Module):
 
 
 def spade():
-    given = {"name": "spade", "filters": 4, "hidden": 4, "levels": 2, "latent": 0}
-    method = {**given, "discriminator_filters": 4, "discriminator_layers": 1}
+    generator = {"filters": 4, "hidden": 4, "levels": 2, "latent": 0}
+    method = {"name": "spade", "generator": generator, "adversary": {"filters": 4, "layers": 1}}
     codec = {"source": {"kind": "labels"}, "target": {"kind": "window", "low": -1000, "high": 1000}}
     data = {"sources": ["labels"], "targets": ["target"], "classes": 2}
     return make_model(small_settings(method=method, data=data, codec=codec))

@@ -120,9 +120,9 @@ def augmented(*words):
 
 def test_generators_are_trained_on_the_draws_cases_alone_and_arms_compared(tmp_path):
     dataset, out = write_folders(tmp_path / "set", 8), tmp_path / "out"
-    small = ["data.validation=0.3", "sampling.patch=[8,8,8]", "method.filters=2"]
-    small += ["method.levels=1", "method.hidden=2", "method.discriminator_filters=2", "method.discriminator_layers=1"]
-    small += ["method.discriminator_scales=1", "train.steps=2", "data.tissues=0"]
+    small = ["data.validation=0.3", "sampling.patch=[8,8,8]", "method.generator.filters=2"]
+    small += ["method.generator.levels=1", "method.generator.hidden=2", "method.adversary.filters=2"]
+    small += ["method.adversary.layers=1", "method.adversary.scales=1", "train.steps=2", "data.tissues=0"]
     words = [
         dataset,
         out,

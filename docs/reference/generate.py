@@ -1,16 +1,18 @@
 """Writes docs/reference/config.md and metrics.md from the code's own descriptions: python docs/reference/generate.py"""
 
-import inspect
 import json
 import re
 from pathlib import Path
+from typing import Any
 
-from medgen.arguments import arguments
 from medgen.config import Codec, Data, Inference, Sampling, Train
 from medgen.evaluation.metrics.catalogue import METRICS
-from medgen.losses.adversary import Adversary
-from medgen.losses.preserve import Preserve
-from medgen.methods import method_class, method_names
+from medgen.losses.adversary import AdversarySettings
+from medgen.losses.preserve import PreserveSettings
+from medgen.methods import method_class, method_names, settings_class
+from medgen.networks.generator import GeneratorSettings
+from medgen.networks.spade import SPADESettings
+from medgen.types import Section
 
 HEAD = """# Every key of a config
 
@@ -18,6 +20,23 @@ Generated from the code by `python docs/reference/generate.py`; a test keeps it 
 `section.key=value` on the command line overrides it (`train.steps=500`, `sampling.patch=[96,96,64]`). An
 unknown key is refused with the nearest right one. `configs/` holds complete files.
 """
+
+METHODS = """
+## method
+
+`method.name` chooses the method; the tables below it give each method's keys. A default in braces is that of a section
+with keys of its own: it names those that differ from the section's table, and `method.generator.filters=16` sets one.
+"""
+
+
+def table(section: type[Section]) -> str:
+    rows = [f"| `{k}` | `{default(f)}` | {f.description or ''} |" for k, f in section.model_fields.items()]
+    return "| key | default | meaning |\n|---|---|---|\n" + "\n".join(rows)
+
+
+def default(field: Any) -> str:
+    value = field.get_default(call_default_factory=True)
+    return json.dumps(value.model_dump(exclude_unset=True) if isinstance(value, Section) else value, default=str)
 
 
 def text() -> str:
@@ -29,19 +48,18 @@ def text() -> str:
         ("train", Train),
         ("inference", Inference),
     ):
-        parts.append(f"\n## {name}\n\n| key | default | meaning |\n|---|---|---|")
-        for key, field in model.model_fields.items():
-            default = json.dumps(field.get_default(call_default_factory=True), default=str)
-            parts.append(f"| `{key}` | `{default}` | {field.description or ''} |")
-    for part in (Adversary, Preserve):
-        parts.append(f"\n## method: keys from losses.{part.__name__.lower()}\n")
-        parts.append("```\n" + inspect.cleandoc(part.__doc__ or "") + "\n```")
+        parts.append(f"\n## {name}\n\n{table(model)}")
+    parts.append(METHODS)
     for name in method_names():
-        cls = method_class(name)
-        parts.append(f"\n## method: {name}\n")
-        parts.append("```\n" + inspect.cleandoc(cls.__doc__ or "") + "\n```\n\n| key | default |\n|---|---|")
-        for key, parameter in arguments(cls).items():
-            parts.append(f"| `{key}` | `{json.dumps(parameter.default)}` |")
+        about = (method_class(name).__doc__ or "").strip()
+        parts.append(f"\n## method: {name}\n\n{about}\n\n{table(settings_class(name))}")
+    for name, model in (
+        ("method.generator", GeneratorSettings),
+        ("method.generator of spade", SPADESettings),
+        ("method.adversary", AdversarySettings),
+        ("method.preserve", PreserveSettings),
+    ):
+        parts.append(f"\n## {name}\n\n{table(model)}")
     return re.sub(r"\n{3,}", "\n\n", "\n".join(parts)) + "\n"
 
 

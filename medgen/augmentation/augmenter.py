@@ -79,7 +79,7 @@ def augmenter_for(
             f"{' or '.join(PAINTERS)}"
         )
     _, settings = read_info(Path(model))
-    method = settings.method["name"]
+    method = settings.method.name
     if method == "lesion_gan" or settings.label_source:
         _refuse_targets(model, targets)
     if method == "lesion_gan":

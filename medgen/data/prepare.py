@@ -93,7 +93,7 @@ def prepare(settings: Settings, out: Path, *, resume: bool = False, say: Callabl
         say(f"warning: {text}")
     validation = []
     watched = [c for c in held if c.source] or [c for c in train if c.source]
-    shown = watched[: settings.train.validation_cases] if method_needs_classes(settings) else []
+    shown = watched[: settings.train.validation_cases] if settings.method.needs_classes else []
     held_labels = _labels(shown, cohort, settings, folder)[0] if shown else {}
     domains = {c.name: data.domains.index(c.name.partition("/")[0]) for c in cases} if data.domains else {}
     for case, domain, partner in _to_watch(watched, domains, settings):
@@ -118,13 +118,6 @@ def prepare(settings: Settings, out: Path, *, resume: bool = False, say: Callabl
         held_labels,
         _siblings(train, settings),
     )
-
-
-def method_needs_classes(settings: Settings) -> bool:
-    """Whether the method's ``translate`` takes the classes as a last channel."""
-    from medgen.methods import method_class  # here: methods import torch, which is slow to import
-
-    return getattr(method_class(settings.method["name"]), "needs_classes", False)
 
 
 def _siblings(cases: list[Case], settings: Settings) -> dict[str, list[str]]:

@@ -74,7 +74,7 @@ def derivation(model: Model, i: int = 0) -> Derivation:
     target, native = model.target or data.targets[i], removes_contrast(model, model.target or data.targets[i])
     if native and target.lower() not in NATIVE:
         target = f"noncontrast ({target})" if len(data.targets) > 1 else "noncontrast"  # a reader wants to know that
-    name = model.settings.method["name"]
+    name = model.settings.method.name
     if model.folder is not None:
         folder = model.folder.resolve()
         name = f"{name} {folder.parent.name}/{folder.name}"

@@ -56,7 +56,7 @@ def translate_case(model: Model, volumes: Sequence[Volume], *, memory_gb: float 
             refuse, or a constant scan where its code needs a range.
     """
     settings, names = model.settings, model.settings.data.sources
-    if getattr(model.method, "needs_classes", False):
+    if model.settings.method.needs_classes:
         raise InputError(
             f"{model.folder} paints what a label map asks for, it does not translate scans; use augmentation"
         )

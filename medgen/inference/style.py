@@ -70,7 +70,7 @@ def reference_style(model: Model, path: Path) -> ReferenceStyle:
         InputError: a model without styles or with several outputs, or an unreadable or constant image.
     """
     if not (getattr(model.method, "latent", 0) and hasattr(model.method, "style_of")):
-        raise InputError(f"{model.folder} was trained without styles (method.latent is 0); leave --style out")
+        raise InputError(f"{model.folder} was trained without styles (method.generator.latent is 0); leave --style out")
     if len(model.settings.data.targets) > 1:
         raise InputError(f"{model.folder} makes {', '.join(model.settings.data.targets)}; --style is for one output")
     volume = on_model_grid(to_canonical(read_volume(path)), model)

@@ -6,7 +6,7 @@ from itertools import chain
 from typing import Annotated, Literal, cast
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer, RMSprop
 
@@ -25,85 +25,97 @@ from medgen.losses.feature_matching import feature_matching_loss
 from medgen.losses.image_pool import ImagePool
 from medgen.networks.discriminator import Discriminator, frozen
 from medgen.networks.generator import Norm
-from medgen.types import Count, Weight
+from medgen.types import Count, Section, Weight
 
 REMEMBERED = 16  # outputs whose diversity is measured
+
+
+class AdversarySettings(Section):
+    """Keys of ``method.adversary``: the discriminator, what it minimises, and what stabilises it."""
+
+    objective: Objective = Field("least_squares", description="adversarial loss of discriminator and generator")
+    filters: Count = Field(64, description="channels of the discriminator's first layer (papers: 64)")
+    layers: Annotated[int, Field(gt=0, le=32)] = Field(
+        3, description="layers between its first and last; each sees twice as far (3: the 70-voxel PatchGAN)"
+    )
+    scales: Annotated[int, Field(gt=0, le=16)] = Field(
+        1, description="discriminators, each of an image half as large as that of the one before"
+    )
+    norm: Norm = Field("instance", description="after convolutions; instance and group take absolute values (HU) away")
+    antialias: bool = Field(
+        False, description="convolve at full resolution and blur before each halving (CUT: true; Zhang 2019)"
+    )
+    spectral_norm: bool = Field(
+        False, description="keep each convolution's largest singular value at 1 (Miyato 2018); with norm none"
+    )
+    pool: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="earlier translations kept for the discriminator, half of the time shown in place of new ones "
+        "(Shrivastava 2017; CycleGAN: 50)",
+    )
+    critic_steps: Count = Field(1, description="updates of the discriminator for one of the generator (Wasserstein: 5)")
+    weight_clip: Weight = Field(
+        0.0, description="cut the discriminator's weights to ± this after each update (Arjovsky 2017: 0.01); 0: off"
+    )
+    gradient_penalty: Weight = Field(0.0, description="weight of the gradient penalty (Gulrajani 2017: 10)")
+    r1: Weight = Field(0.0, description="weight of R1, the gradient penalty on real images (Mescheder 2018: 10)")
+    r1_every: Count = Field(
+        16, description="steps between applications of R1, each with as many times its weight (StyleGAN2: 16)"
+    )
+    consistency: Weight = Field(
+        0.0, description="weight of (D(x) - D(T(x)))², T a flip and a translation of the image (Zhang 2020: 10)"
+    )
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0,
+        description="real images' label is 1 less this (Salimans 2016: 0.1); not for hinge and wasserstein",
+    )
+    augment: tuple[Change, ...] = Field(
+        (), description="random changes of all that the discriminator sees: flip, translate, cutout, intensity"
+    )
+    lr: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="the discriminator's learning rate (two time scales, Heusel 2017); null: the generator's"
+    )
+    optimizer: Literal["adam", "rmsprop"] = Field(
+        "adam", description="of all networks (Wasserstein with weight_clip: rmsprop, at a learning rate of 5e-5)"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "AdversarySettings":
+        if self.label_smoothing and self.objective not in SMOOTHED:
+            raise ValueError(f"objective {self.objective} has no label to smooth; set label_smoothing to 0")
+        if self.objective == "wasserstein" and not (self.weight_clip or self.gradient_penalty or self.spectral_norm):
+            raise ValueError(
+                "objective wasserstein needs a bounded critic; set gradient_penalty (paper: 10), weight_clip (0.01) "
+                "or spectral_norm"
+            )
+        return self
 
 
 class Adversary:
     """One discriminator, what it minimises, and what it makes the generator minimise.
 
     Args:
+        settings: of the discriminator and its loss.
         spatial_dims, in_channels: of the images it judges (for a conditional one: condition and image).
         out_channels: maps of its network; more than 1 for ``networks.blocks.branches``.
-        objective: see ``losses.adversarial``.
-        discriminator_filters, layers, scales, norm, antialias: see ``networks.discriminator``.
-        spectral_norm: of every convolution (Miyato 2018); with discriminator_norm none.
-        pool: translations kept for D, half of the time shown in place of new ones (Shrivastava 2017).
-        critic_steps: updates of D for one of G (Wasserstein paper: 5).
-        weight_clip: after each update D's weights are cut to ± this (Arjovsky 2017: 0.01).
-        gradient_penalty: λ of the gradient penalty (Gulrajani 2017: 10).
-        r1, r1_every: γ of R1 (Mescheder 2018: 10), applied every so many steps with its weight as many times
-            as large (StyleGAN2: 16).
-        consistency: weight of (D(x) - D(T(x)))² with T flip and translation (Zhang 2020: 10).
-        label_smoothing: real images' label is 1 less this (Salimans 2016: 0.1); not for hinge and wasserstein.
-        augment: changes made to all that D sees, see ``losses.augment``.
-        lr_discriminator: two time scales (Heusel 2017); none: the generator's.
-        optimizer: of all networks (Wasserstein with clipping: rmsprop at 5e-5).
-
-    Raises:
-        ValueError: settings that contradict each other.
     """
 
     def __init__(
-        self,
-        *,
-        spatial_dims: Literal[2, 3],
-        in_channels: Count,
-        objective: Objective,
-        out_channels: Count = 1,
-        discriminator_filters: Count = 64,
-        discriminator_layers: Count = 3,
-        discriminator_scales: Count = 1,
-        discriminator_norm: Norm = "instance",
-        discriminator_antialias: bool = False,
-        spectral_norm: bool = False,
-        pool: Annotated[int, Field(ge=0)] = 0,
-        critic_steps: Count = 1,
-        weight_clip: Weight = 0.0,
-        gradient_penalty: Weight = 0.0,
-        r1: Weight = 0.0,
-        r1_every: Count = 16,
-        consistency: Weight = 0.0,
-        label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
-        augment: tuple[Change, ...] = (),
-        lr_discriminator: Annotated[float, Field(gt=0)] | None = None,
-        optimizer: Literal["adam", "rmsprop"] = "adam",
+        self, settings: AdversarySettings, *, spatial_dims: int, in_channels: int, out_channels: int = 1
     ) -> None:
-        if label_smoothing and objective not in SMOOTHED:
-            raise ValueError(f"objective {objective} has no label to smooth; set label_smoothing to 0")
-        if objective == "wasserstein" and not (weight_clip or gradient_penalty or spectral_norm):
-            raise ValueError(
-                "objective wasserstein needs a bounded critic; set gradient_penalty (paper: 10), weight_clip (0.01) "
-                "or spectral_norm"
-            )
         self.network: nn.Module = Discriminator(
             spatial_dims=spatial_dims,
             in_channels=in_channels,
-            filters=discriminator_filters,
-            layers=discriminator_layers,
-            scales=discriminator_scales,
-            norm=discriminator_norm,
-            antialias=discriminator_antialias,
-            spectral_norm=spectral_norm,
+            filters=settings.filters,
+            layers=settings.layers,
+            scales=settings.scales,
+            norm=settings.norm,
+            antialias=settings.antialias,
+            spectral_norm=settings.spectral_norm,
             out_channels=out_channels,
         )
-        self.in_channels = in_channels
-        self.pool = ImagePool(pool)
-        self.objective, self.critic_steps, self.weight_clip = objective, critic_steps, weight_clip
-        self.gradient_penalty, self.r1, self.r1_every = gradient_penalty, r1, r1_every
-        self.consistency, self.label_smoothing, self.augment = consistency, label_smoothing, augment
-        self.lr, self.optimizer = lr_discriminator, optimizer
+        self.settings, self.in_channels = settings, in_channels
+        self.pool = ImagePool(settings.pool)
         self.health: dict[str, Tensor] = {}
         self._seen: dict[str, deque[Tensor]] = {k: deque(maxlen=REMEMBERED) for k in ("real", "fake")}
 
@@ -114,45 +126,45 @@ class Adversary:
             real, fake: (B, C, X, Y[, Z]) in [-1, 1]; no gradient flows to them.
             step: number of the step; decides when the lazy penalty is due.
         """
-        D = self.network
+        D, s = self.network, self.settings
         self._remember(real, fake)
-        real = augment(real.detach(), self.augment)
-        fake = augment(self.pool(fake.detach()), self.augment)
+        real = augment(real.detach(), s.augment)
+        fake = augment(self.pool(fake.detach()), s.augment)
         r, f = D(real), D(fake)
-        self.health = health(self.objective, r, f)
-        loss = discriminator_loss(self.objective, r, f, smoothing=self.label_smoothing)
-        if self.gradient_penalty:
-            loss = loss + self.gradient_penalty * gradient_penalty(D, real, fake)
-        if self.r1 and step % self.r1_every == 0:
-            loss = loss + self.r1 * self.r1_every * r1_penalty(D, real)
-        if self.consistency:
+        self.health = health(s.objective, r, f)
+        loss = discriminator_loss(s.objective, r, f, smoothing=s.label_smoothing)
+        if s.gradient_penalty:
+            loss = loss + s.gradient_penalty * gradient_penalty(D, real, fake)
+        if s.r1 and step % s.r1_every == 0:
+            loss = loss + s.r1 * s.r1_every * r1_penalty(D, real)
+        if s.consistency:
             moved = D(augment(real, ("flip", "translate")))
-            loss = loss + self.consistency * consistency_penalty(r, moved)
+            loss = loss + s.consistency * consistency_penalty(r, moved)
         return loss
 
     def generator_loss(self, fake: Tensor) -> Tensor:
         """What G minimises: (B, C, X, Y[, Z]) with its gradient → scalar; D collects no gradient."""
         with frozen(self.network):
-            return generator_loss(self.objective, self.network(augment(fake, self.augment)))
+            return generator_loss(self.settings.objective, self.network(augment(fake, self.settings.augment)))
 
     def generator_losses(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
         """``generator_loss`` and feature matching with ``real``, its truth, from one pass: two scalars.
 
         Both images are augmented by the same draw, or their features would differ for that alone.
         """
-        images = augment(torch.cat([real.detach(), fake], 1), self.augment).chunk(2, 1)
+        images = augment(torch.cat([real.detach(), fake], 1), self.settings.augment).chunk(2, 1)
         layers = cast(Discriminator, self.network).layers
         with frozen(self.network), torch.no_grad():
             r = layers(images[0])
         torch.clear_autocast_cache()  # or the fake would reuse the real's casts of the weights, without gradient
         with frozen(self.network):
             f = layers(images[1])
-        gan = generator_loss(self.objective, [scale[-1] for scale in f])
+        gan = generator_loss(self.settings.objective, [scale[-1] for scale in f])
         return gan, feature_matching_loss([scale[:-1] for scale in r], [scale[:-1] for scale in f])
 
     def generators_turn(self, step: int) -> bool:
         """Whether G is updated at this step: once in ``critic_steps``."""
-        return (step + 1) % self.critic_steps == 0
+        return (step + 1) % self.settings.critic_steps == 0
 
     def _remember(self, real: Tensor, fake: Tensor) -> None:
         """Small views of the last images: (C, 4, 4[, 4]) each."""
@@ -193,12 +205,12 @@ def optimizers(
         parameters = chain.from_iterable(n.parameters() for n in networks)
         return RMSprop(parameters, rate) if rmsprop else Adam(parameters, rate, betas)
 
-    rmsprop = any(a.optimizer == "rmsprop" for a in adversaries)
+    rmsprop = any(a.settings.optimizer == "rmsprop" for a in adversaries)
     found = {"G": make(generators, lr)} | {k: make([n], lr) for k, n in (others or {}).items()}
     if adversaries:
         critics: list[nn.Module] = [a.network for a in adversaries]
-        found["D"] = make(critics, adversaries[0].lr or lr)
-        limit = adversaries[0].weight_clip
+        found["D"] = make(critics, adversaries[0].settings.lr or lr)
+        limit = adversaries[0].settings.weight_clip
         if limit:
             found["D"].register_step_post_hook(lambda *_: _clip(critics, limit))
     return found

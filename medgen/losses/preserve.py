@@ -1,7 +1,5 @@
 """What an unpaired translation must not change: losses between input and output, for any method to switch on."""
 
-from typing import Annotated, Any, Literal
-
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -9,46 +7,52 @@ from torch.nn import functional as nnf
 
 from medgen.losses.structure import gradient_correlation_loss, mind_loss
 from medgen.networks.discriminator import frozen
-from medgen.networks.generator import build_generator
-from medgen.types import Batch, Count, Update, Weight
+from medgen.networks.generator import GeneratorSettings, build_generator
+from medgen.types import Batch, DataShape, Section, Update, Weight
+
+
+class PreserveSettings(Section):
+    """Keys of ``method.preserve``: weights of what a translation must not change; 0 switches a loss off."""
+
+    weight_gradient: Weight = Field(0.0, description="of 1 - correlation of the gradients of input and output")
+    weight_mind: Weight = Field(0.0, description="of the difference of their MIND descriptors (Heinrich 2012)")
+    weight_segmentation: Weight = Field(
+        0.0,
+        description="of segmentation consistency (SynSeg-Net, Huo 2018; Zhang 2018): a U-Net learns the source's "
+        "labels on input and output, and the generator is asked for images in which it finds them; needs data.labels",
+    )
+
+
+SEGMENTER = GeneratorSettings(name="unet", filters=8, levels=2, norm="instance", upsample="resize", stem=8)
 
 
 class Preserve:
     """Structure losses between x and ŷ = G(x).
 
     Args:
-        spatial_dims, in_channels, out_channels: of x and ŷ; as many for segmentation consistency, as S reads both.
-        weight_gradient: of 1 - gradient correlation, see ``losses.structure``.
-        weight_mind: of the difference of MIND descriptors, see ``losses.structure``.
-        weight_segmentation: of segmentation consistency, as SynSeg-Net (Huo 2018) and Zhang 2018: a U-Net S learns
-            the source's labels on x and on ŷ, and G is asked for images in which S finds them; needs data.labels.
-        classes: of the labels, background included.
+        settings: weights of the losses.
+        spatial_dims: 3 or 2.
+        data: channels of x and ŷ, as many for segmentation consistency, as S reads both; and classes of the labels.
 
     Raises:
-        ValueError: segmentation consistency without the number of classes.
+        ValueError: segmentation consistency without labels, or with other channels out than in.
     """
 
-    def __init__(
-        self,
-        *,
-        spatial_dims: Literal[2, 3],
-        in_channels: Count,
-        out_channels: Count,
-        weight_gradient: Weight = 0.0,
-        weight_mind: Weight = 0.0,
-        weight_segmentation: Weight = 0.0,
-        classes: Annotated[int, Field(ge=2)] | None = None,
-    ) -> None:
-        if weight_segmentation and classes is None:
-            raise ValueError("weight_segmentation needs labels: set data.labels to true and data.classes")
-        if weight_segmentation and in_channels != out_channels:
-            raise ValueError("weight_segmentation needs as many channels in as out: its segmenter reads both images")
-        self.weights = {"gradient": weight_gradient, "mind": weight_mind, "segmentation": weight_segmentation}
+    def __init__(self, settings: PreserveSettings, *, spatial_dims: int, data: DataShape) -> None:
+        self.weights = {
+            "gradient": settings.weight_gradient,
+            "mind": settings.weight_mind,
+            "segmentation": settings.weight_segmentation,
+        }
         self.networks: dict[str, nn.Module] = {}
-        if weight_segmentation and classes:
-            shape: dict[str, Any] = {"in_channels": in_channels, "out_channels": classes, "residual": False}
-            shape |= {"filters": 8, "levels": 2, "norm": "instance", "dropout": 0.0, "upsample": "resize", "stem": 8}
-            self.networks["S"] = build_generator("unet", spatial_dims=spatial_dims, tanh=False, **shape)
+        if not settings.weight_segmentation:
+            return
+        if data.classes is None:
+            raise ValueError("weight_segmentation needs labels: set data.labels to true and data.classes")
+        if data.in_channels != data.out_channels:
+            raise ValueError("weight_segmentation needs as many channels in as out: its segmenter reads both images")
+        channels = {"in_channels": data.in_channels, "out_channels": data.classes}
+        self.networks["S"] = build_generator(SEGMENTER, spatial_dims=spatial_dims, tanh=False, **channels)
 
     def __call__(self, x: Tensor, y_hat: Tensor, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """Losses by name (those switched on) and their weighted sum.

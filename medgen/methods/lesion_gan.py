@@ -23,120 +23,85 @@ of the scan) of healthy tissue elsewhere: lesions get the scanner's own noise, a
 DSGAN's bounded mode-seeking term (Yang 2019).
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 from torch.optim import Optimizer
 
-from medgen.losses.adversarial import Objective
-from medgen.losses.adversary import Adversary, optimizers
+from medgen.losses.adversary import Adversary, AdversarySettings, optimizers
 from medgen.losses.diversity import diversity_sensitive_loss
-from medgen.networks.generator import GeneratorName, Norm, build_generator
+from medgen.methods.base import NAME, MethodSettings
+from medgen.networks.generator import GeneratorSettings, build_generator
 from medgen.networks.inpainter import Inpainter
 from medgen.networks.noise import draw_noise
-from medgen.types import Batch, Count, Update, Weight
+from medgen.types import Batch, DataShape, Update, Weight
 
 HOST, FIRST_KIND = 1, 2  # classes; 0 is all else
 SHIFTS = 4  # places elsewhere in the patch that are tried for a healthy hole
 GRAIN, RIM, NEAR = 5, 5, 9  # voxels across: of the mean that grain is the rest of, of D_L's rim, of the tissue around
 
 
-class LesionGAN:
-    """Lesions of the classes 2, 3, ... in a host of class 1; where no voxel has class 1, in any tissue.
+class Settings(MethodSettings):
+    paired_only: ClassVar[bool] = True  # data.targets are data.sources: the truth is the patch itself
+    needs_classes: ClassVar[bool] = True
 
-    Args:
-        spatial_dims: 3, or 2 for single slices.
-        in_channels, out_channels: contrasts of an image; as many of both.
-        classes: of the labels: background, host, and one a kind of lesion; given by data.structures.
-        generator, filters, levels, blocks, kernel, norm, dropout, upsample, stem, detail: see ``networks``.
-        residual: G predicts the difference from the hidden image.
-        noise: channels of z.
-        weight_gan, weight_gan_lesion: λ_gan, λ_lesion.
-        weight_outside, weight_paint, weight_remove: λ_out, λ_paint (small, for many lesions are right), λ_remove.
-        weight_diversity, diversity: λ_div, and its bound τ: how much two lesions need to differ, in code units.
-        objective: adversarial loss.
-        lr, betas: of Adam, for all networks.
-        and those of ``losses.adversary``, the same for both critics.
-    """
+    name: Literal["lesion_gan"] = Field("lesion_gan", description=NAME)
+    generator: GeneratorSettings = Field(
+        GeneratorSettings(name="unet", filters=32, levels=4, blocks=6, upsample="resize", residual=True),
+        description="G, which fills holes; residual: it predicts the difference from the hidden image",
+    )
+    adversary: AdversarySettings = Field(
+        AdversarySettings(), description="D, which sees the patch, and D_L, which sees the lesion and its rim"
+    )
+    noise: Annotated[int, Field(ge=0)] = Field(4, description="channels of noise, which gives each lesion its look")
+    weight_gan: Weight = Field(1.0, description="of the adversarial loss of D (λ_gan); 0: without D")
+    weight_gan_lesion: Weight = Field(1.0, description="of the adversarial loss of D_L (λ_lesion); 0: without D_L")
+    weight_outside: Weight = Field(10.0, description="of the L1 distance to the image outside the hole (λ_out)")
+    weight_paint: Weight = Field(
+        5.0, description="of the distance to the lesion that was there (λ_paint); small, for many lesions are right"
+    )
+    weight_remove: Weight = Field(10.0, description="of the distance to the healthy tissue that was there (λ_remove)")
+    weight_diversity: Weight = Field(1.0, description="of the difference that noise must make (λ_div)")
+    diversity: Annotated[float, Field(gt=0)] = Field(
+        0.05, description="bound of that term (τ): how much two lesions need to differ, in code units"
+    )
+
+    @model_validator(mode="after")
+    def _residual_of_the_image(self) -> "Settings":
+        if self.generator.residual == "negative":
+            raise ValueError("lesions are painted into the image, not into its negative; set residual to true or false")
+        return self
+
+
+class LesionGAN:
+    """Lesions of the classes 2, 3, ... in a host of class 1; where no voxel has class 1, in any tissue."""
 
     generator = "G"
-    paired_only = True  # data.targets are data.sources: the truth is the patch itself
-    needs_classes = True  # ``translate`` takes them as a last channel
 
-    def __init__(
-        self,
-        *,
-        spatial_dims: Literal[2, 3] = 3,
-        in_channels: Count = 1,
-        out_channels: Count = 1,
-        classes: Annotated[int, Field(ge=3)] = 3,
-        generator: GeneratorName = "unet",
-        filters: Count = 32,
-        levels: Count = 4,
-        blocks: Count = 6,
-        kernel: Count = 7,
-        norm: Norm = "instance",
-        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
-        upsample: Literal["deconv", "resize"] = "resize",
-        stem: Annotated[int, Field(ge=0)] = 0,
-        detail: Annotated[int, Field(ge=0)] = 0,
-        residual: bool = True,
-        noise: Annotated[int, Field(ge=0)] = 4,
-        weight_gan: Weight = 1.0,
-        weight_gan_lesion: Weight = 1.0,
-        weight_outside: Weight = 10.0,
-        weight_paint: Weight = 5.0,
-        weight_remove: Weight = 10.0,
-        weight_diversity: Weight = 1.0,
-        diversity: Annotated[float, Field(gt=0)] = 0.05,
-        objective: Objective = "least_squares",
-        lr: Annotated[float, Field(gt=0)] = 2e-4,
-        betas: tuple[float, float] = (0.5, 0.999),
-        **adversary: Annotated[Any, Adversary],
-    ) -> None:
-        if in_channels != out_channels:
-            raise ValueError(
-                f"lesions are painted into the image itself: {in_channels} channels in, {out_channels} out"
-            )
+    def __init__(self, settings: Settings, data: DataShape) -> None:
+        n, classes = data.in_channels, data.classes or 0
+        if n != data.out_channels:
+            raise ValueError(f"lesions are painted into the image itself: {n} channels in, {data.out_channels} out")
         if classes < FIRST_KIND + 1:
             raise ValueError(f"{classes} classes have no lesion: data.structures needs a host and a lesion")
-        self.kinds, self.noise, self.channels = classes - FIRST_KIND, noise, in_channels
+        dims, noise = settings.spatial_dims, settings.noise
+        self.settings, self.channels, self.kinds, self.noise = settings, n, classes - FIRST_KIND, noise
         planes = 1 + self.kinds
-        network = build_generator(
-            generator,
-            spatial_dims=spatial_dims,
-            in_channels=in_channels + planes + noise,
-            out_channels=out_channels,
-            filters=filters,
-            norm=norm,
-            residual=residual,
-            levels=levels,
-            blocks=blocks,
-            kernel=kernel,
-            dropout=dropout,
-            upsample=upsample,
-            stem=stem,
-            detail=detail,
-        )
-        self.networks: dict[str, nn.Module] = {"G": Inpainter(network, in_channels, planes, noise)}
+        network = build_generator(settings.generator, spatial_dims=dims, in_channels=n + planes + noise, out_channels=n)
+        self.networks: dict[str, nn.Module] = {"G": Inpainter(network, n, planes, noise)}
         self.memory: dict[str, nn.Module] = {}
         self.adversaries: dict[str, Adversary] = {}
-        self.weights = {"D": weight_gan, "D_L": weight_gan_lesion}
+        self.weights = {"D": settings.weight_gan, "D_L": settings.weight_gan_lesion}
         for name in [k for k, weight in self.weights.items() if weight]:
-            critic = Adversary(
-                spatial_dims=spatial_dims, in_channels=in_channels + planes, objective=objective, **adversary
-            )
+            critic = Adversary(settings.adversary, spatial_dims=dims, in_channels=n + planes)
             self.adversaries[name], self.networks[name] = critic, critic.network
             self.memory[f"pool_{name}"] = critic.pool
-        self.weight_outside, self.weight_paint, self.weight_remove = weight_outside, weight_paint, weight_remove
-        self.weight_diversity, self.diversity = weight_diversity if noise else 0.0, diversity
-        self.lr, self.betas = lr, betas
 
     def optimizers(self) -> dict[str, Optimizer]:
-        return optimizers([self.networks["G"]], list(self.adversaries.values()), self.lr, self.betas)
+        return optimizers([self.networks["G"]], list(self.adversaries.values()), self.settings.lr, self.settings.betas)
 
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
         """One update of D and D_L, then one of G.
@@ -155,10 +120,12 @@ class LesionGAN:
         if not all(critic.generators_turn(n) for critic in self.adversaries.values()):
             return losses
         losses |= self.losses(xx, out, y, maps)
-        if z is not None and self.weight_diversity:
+        if z is not None and self.settings.weight_diversity:
             B, other = len(x), draw_noise(x, self.noise)
             again = self.networks["G"](hidden[:B], maps[:B], other)
-            losses["diversity"] = diversity_sensitive_loss(out[:B], again, z[:B], other, lesion, self.diversity)
+            losses["diversity"] = diversity_sensitive_loss(
+                out[:B], again, z[:B], other, lesion, self.settings.diversity
+            )
         update("G", self.total(losses))
         return losses
 
@@ -185,8 +152,9 @@ class LesionGAN:
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
         weights = {f"G_{name}": weight for name, weight in self.weights.items()}
-        weights |= {"outside": self.weight_outside, "paint": self.weight_paint, "remove": self.weight_remove}
-        weights["diversity"] = self.weight_diversity
+        s = self.settings
+        weights |= {"outside": s.weight_outside, "paint": s.weight_paint, "remove": s.weight_remove}
+        weights["diversity"] = s.weight_diversity
         return torch.stack([weights[k] * loss for k, loss in losses.items() if k in weights]).sum()
 
     def healthy(self, x: Tensor, labels: Tensor) -> Tensor:

@@ -7,118 +7,94 @@ Departures: noise enters as dropout (and as channels, if asked for) in training 
 repeatable; D's norm is instance (docs/decisions/norms.md).
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from medgen.losses.adversarial import Objective
-from medgen.losses.adversary import Adversary, optimizers
+from medgen.losses.adversary import Adversary, AdversarySettings, optimizers
 from medgen.losses.diversity import mode_seeking_loss
+from medgen.methods.base import NAME, MethodSettings
 from medgen.networks.blocks.background import background_kept
-from medgen.networks.generator import GeneratorName, Norm, Start, build_generator
+from medgen.networks.generator import GeneratorSettings, build_generator
 from medgen.networks.noise import draw_noise
-from medgen.types import Batch, Count, Update, Weight
+from medgen.types import Batch, DataShape, Update, Weight
 
 
-class Pix2Pix:
-    """Paired translation.
+class Settings(MethodSettings):
+    paired_only: ClassVar[bool] = True
 
-    Args:
-        spatial_dims: 3, or 2 for slices.
-        in_channels, out_channels: contrasts in and out.
-        generator, filters, levels, blocks, kernel, norm, dropout, upsample, stem, detail: see ``networks``.
-        residual: G predicts the difference from its input, or from the input's negative.
-        noise: channels of noise beside x, for tasks with more than one right answer.
-        keep_background: what is coded -1 in the source (a masked background) stays -1 in the same channel, and G
-            learns nothing there.
-        objective: adversarial loss (paper: non_saturating).
-        weight_gan: 0 leaves L1 regression alone, without a discriminator step.
-        weight_l1: λ.
-        weight_diversity: of the mode-seeking term, which keeps G from ignoring its noise (Mao 2019: 1).
-        lr, betas: of Adam, for both networks.
-        and those of ``losses.adversary``.
-    """
+    name: Literal["pix2pix"] = Field("pix2pix", description=NAME)
+    generator: GeneratorSettings = Field(
+        GeneratorSettings(name="unet", norm="batch", dropout=0.5), description="G, from source to target"
+    )
+    adversary: AdversarySettings = Field(
+        AdversarySettings(objective="non_saturating"), description="D, which judges pairs of source and target"
+    )
+    noise: Annotated[int, Field(ge=0)] = Field(
+        0, description="channels of noise beside the source, for tasks with more than one right answer"
+    )
+    keep_background: bool = Field(
+        False,
+        description="what is coded -1 in the source (a masked background) stays -1 in the same channel of the output, "
+        "and G learns nothing there",
+    )
+    weight_gan: Weight = Field(
+        1.0, description="of the adversarial loss; 0: L1 regression alone, without a discriminator step"
+    )
+    weight_l1: Weight = Field(100.0, description="of the L1 distance to the target (λ)")
+    weight_diversity: Weight = Field(
+        0.0, description="of the mode-seeking term, which keeps G from ignoring its noise (Mao 2019: 1)"
+    )
 
-    generator = "G"
-    paired_only = True
-
-    def __init__(
-        self,
-        *,
-        spatial_dims: Literal[2, 3] = 3,
-        in_channels: Count = 1,
-        out_channels: Count = 1,
-        generator: GeneratorName = "unet",
-        filters: Count = 64,
-        levels: Count = 8,
-        blocks: Count = 9,
-        kernel: Count = 7,
-        norm: Norm = "batch",
-        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5,
-        upsample: Literal["deconv", "resize"] = "deconv",
-        stem: Annotated[int, Field(ge=0)] = 0,
-        detail: Annotated[int, Field(ge=0)] = 0,
-        residual: Start = False,
-        noise: Annotated[int, Field(ge=0)] = 0,
-        keep_background: bool = False,
-        objective: Objective = "non_saturating",
-        weight_gan: Weight = 1.0,
-        weight_l1: Weight = 100.0,
-        weight_diversity: Weight = 0.0,
-        lr: Annotated[float, Field(gt=0)] = 2e-4,
-        betas: tuple[float, float] = (0.5, 0.999),
-        **adversary: Annotated[Any, Adversary],
-    ) -> None:
-        if keep_background and out_channels > in_channels:
-            raise ValueError(f"keep_background needs a source channel for each of the {out_channels} outputs")
-        if weight_diversity and residual:
+    @model_validator(mode="after")
+    def _diversity_can_be_learned(self) -> "Settings":
+        if self.weight_diversity and self.generator.residual:
             raise ValueError(
                 "weight_diversity has no gradient where a residual generator starts; leave one of them out"
             )
-        if weight_diversity and not noise:
+        if self.weight_diversity and not self.noise:
             raise ValueError("weight_diversity compares outputs of different noise; set noise to a number of channels")
+        return self
+
+
+class Pix2Pix:
+    """Paired translation."""
+
+    generator = "G"
+
+    def __init__(self, settings: Settings, data: DataShape) -> None:
+        if settings.keep_background and data.out_channels > data.in_channels:
+            raise ValueError(f"keep_background needs a source channel for each of the {data.out_channels} outputs")
         G = build_generator(
-            generator,
-            spatial_dims=spatial_dims,
-            in_channels=in_channels,
-            out_channels=out_channels,
-            filters=filters,
-            norm=norm,
-            residual=residual,
-            levels=levels,
-            blocks=blocks,
-            kernel=kernel,
-            dropout=dropout,
-            upsample=upsample,
-            stem=stem,
-            detail=detail,
-            noise=noise,
+            settings.generator,
+            spatial_dims=settings.spatial_dims,
+            in_channels=data.in_channels,
+            out_channels=data.out_channels,
+            noise=settings.noise,
         )
+        self.settings = settings
         self.networks: dict[str, nn.Module] = {"G": G}
         self.memory: dict[str, nn.Module] = {}
         self.adversaries: dict[str, Adversary] = {}
-        if weight_gan:
-            n = in_channels + out_channels
-            D = Adversary(spatial_dims=spatial_dims, in_channels=n, objective=objective, **adversary)
+        if settings.weight_gan:
+            n = data.in_channels + data.out_channels
+            D = Adversary(settings.adversary, spatial_dims=settings.spatial_dims, in_channels=n)
             self.networks["D"], self.adversaries["D"], self.memory["pool"] = D.network, D, D.pool
-        self.noise, self.keep_background = noise, keep_background
-        self.weight_gan, self.weight_l1, self.weight_diversity = weight_gan, weight_l1, weight_diversity
-        self.lr, self.betas = lr, betas
 
     def optimizers(self) -> dict[str, Optimizer]:
-        return optimizers([self.networks["G"]], list(self.adversaries.values()), self.lr, self.betas)
+        return optimizers([self.networks["G"]], list(self.adversaries.values()), self.settings.lr, self.settings.betas)
 
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
         """One update of D, then one of G. ``batch``: "source", "target" (B, C, X, Y, Z) in [-1, 1]."""
-        x, y, n = batch["source"], batch["target"], batch["step"]
-        z = draw_noise(x, self.noise) if self.noise else None
+        x, y, n, s = batch["source"], batch["target"], batch["step"], self.settings
+        z = draw_noise(x, s.noise) if s.noise else None
         y_hat = self.translate(x, z)
         losses: dict[str, Tensor] = {}
         total: Tensor | float = 0.0
-        if self.weight_gan:
+        if s.weight_gan:
             D = self.adversaries["D"]
             # halved, so that D learns slowly relative to G (section 3.3)
             losses["D"] = 0.5 * D.discriminator_loss(torch.cat([x, y], 1), torch.cat([x, y_hat], 1), n)
@@ -126,13 +102,13 @@ class Pix2Pix:
             if not D.generators_turn(n):
                 return losses
             losses["G_gan"] = D.generator_loss(torch.cat([x, y_hat], 1))
-            total = self.weight_gan * losses["G_gan"]
+            total = s.weight_gan * losses["G_gan"]
         losses["G_l1"] = (y_hat - y).abs().mean()
-        total = total + self.weight_l1 * losses["G_l1"]
-        if z is not None and self.weight_diversity:
-            other = draw_noise(x, self.noise)
+        total = total + s.weight_l1 * losses["G_l1"]
+        if z is not None and s.weight_diversity:
+            other = draw_noise(x, s.noise)
             losses["diversity"] = mode_seeking_loss(y_hat, self.translate(x, other), z, other)
-            total = total + self.weight_diversity * losses["diversity"]
+            total = total + s.weight_diversity * losses["diversity"]
         update("G", total)
         return losses
 
@@ -140,4 +116,4 @@ class Pix2Pix:
         """(B, C, X, Y, Z) in [-1, 1], and noise (B, K, 1, 1, 1) if not G's own → the same grid."""
         G = self.networks["G"]
         y_hat = G(x) if z is None else G(x, z)
-        return background_kept(x, y_hat) if self.keep_background else y_hat
+        return background_kept(x, y_hat) if self.settings.keep_background else y_hat

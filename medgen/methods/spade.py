@@ -10,112 +10,68 @@ Departures: no perceptual loss, for there is no VGG of 3D scans (``weight_l1`` c
 in the other methods; norm is instance, for batch norm differs between training and use (docs/decisions/norms.md).
 """
 
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from medgen.losses.adversarial import Objective
-from medgen.losses.adversary import Adversary, optimizers
+from medgen.losses.adversary import Adversary, AdversarySettings, optimizers
 from medgen.losses.kl import kl_loss
-from medgen.networks.generator import Norm
-from medgen.networks.spade import SPADEGenerator, Style
-from medgen.types import Batch, Count, Update, Weight
+from medgen.methods.base import NAME, MethodSettings
+from medgen.networks.spade import SPADEGenerator, SPADESettings
+from medgen.types import Batch, DataShape, Update, Weight
+
+
+class Settings(MethodSettings):
+    paired_only: ClassVar[bool] = True
+
+    name: Literal["spade"] = Field("spade", description=NAME)
+    lr: Annotated[float, Field(gt=0)] = Field(1e-4, description="learning rate of G and E (paper: 1e-4)")
+    betas: tuple[float, float] = Field((0.0, 0.9), description="of Adam, for all networks (paper: 0 and 0.9)")
+    generator: SPADESettings = Field(SPADESettings(), description="G, from a map and a style to an image, and E")
+    adversary: AdversarySettings = Field(
+        AdversarySettings(objective="hinge", scales=2, spectral_norm=True, lr=4e-4),
+        description="D, which judges pairs of map and image; layers 3 is the paper's 4, which counts the first",
+    )
+    texture: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="channels of noise beside the map, drawn for each voxel (paper: 0; OASIS, Sushko 2021: 64): "
+        "without it G has nothing to make grain of where a label is the same all around; D does not see it",
+    )
+    weight_gan: Weight = Field(1.0, description="of the adversarial loss (paper: 1)")
+    weight_features: Weight = Field(10.0, description="of feature matching (paper: 10)")
+    weight_kl: Weight = Field(0.05, description="of the style's KL divergence from a standard normal (paper: 0.05)")
+    weight_l1: Weight = Field(
+        0.0, description="of the L1 distance to the image (paper: none, but a perceptual loss of weight 10)"
+    )
 
 
 class SPADE:
-    """Label maps (``codec.source.kind: labels``), or any map of the same place, to images.
-
-    Args:
-        spatial_dims: 3, or 2 for slices.
-        in_channels, out_channels: of m and of y; given by the data.
-        filters, hidden, levels, norm, generator_spectral_norm: of G, see ``networks.spade``.
-        latent: length of z (paper: 256); 0: one image a map, no E.
-        texture: channels of noise beside m, drawn for each voxel (paper: 0; OASIS, Sushko 2021: 64): without it G has
-            nothing to make grain of where a label is the same all around. D does not see it.
-        style, style_norm, style_grid: how z enters G and how E finds it, see ``networks.spade``.
-        objective: adversarial loss (paper: hinge).
-        discriminator_scales: (paper: 2); discriminator_layers 3 is the paper's 4, which counts the first.
-        weight_gan: of generator_loss (paper: 1).
-        weight_features: of feature matching (paper: 10).
-        weight_kl: (paper: 0.05).
-        weight_l1: of ‖ŷ - y‖₁ (paper: none, but a perceptual loss of weight 10).
-        lr, lr_discriminator: two time scales (paper: 1e-4 and 4e-4).
-        betas: of Adam (paper: 0 and 0.9).
-        and those of ``losses.adversary``.
-    """
+    """Label maps (``codec.source.kind: labels``), or any map of the same place, to images."""
 
     generator = "G"
-    paired_only = True
 
-    def __init__(
-        self,
-        *,
-        spatial_dims: Literal[2, 3] = 3,
-        in_channels: Count = 1,
-        out_channels: Count = 1,
-        filters: Count = 64,
-        hidden: Count = 128,
-        levels: Count = 5,
-        norm: Norm = "instance",
-        generator_spectral_norm: bool = True,
-        latent: Annotated[int, Field(ge=0)] = 256,
-        texture: Annotated[int, Field(ge=0)] = 0,
-        style: Style = "head",
-        style_norm: Norm = "instance",
-        style_grid: Count = 4,
-        objective: Objective = "hinge",
-        discriminator_scales: Count = 2,
-        spectral_norm: bool = True,
-        weight_gan: Weight = 1.0,
-        weight_features: Weight = 10.0,
-        weight_kl: Weight = 0.05,
-        weight_l1: Weight = 0.0,
-        lr: Annotated[float, Field(gt=0)] = 1e-4,
-        lr_discriminator: Annotated[float, Field(gt=0)] | None = 4e-4,
-        betas: tuple[float, float] = (0.0, 0.9),
-        **adversary: Annotated[Any, Adversary],
-    ) -> None:
+    def __init__(self, settings: Settings, data: DataShape) -> None:
+        dims, n = settings.spatial_dims, data.in_channels
         G = SPADEGenerator(
-            spatial_dims=spatial_dims,
-            in_channels=in_channels + texture,
-            out_channels=out_channels,
-            filters=filters,
-            hidden=hidden,
-            levels=levels,
-            norm=norm,
-            spectral_norm=generator_spectral_norm,
-            latent=latent,
-            style=style,
-            style_norm=style_norm,
-            style_grid=style_grid,
+            settings.generator, spatial_dims=dims, in_channels=n + settings.texture, out_channels=data.out_channels
         )
-        D = Adversary(
-            spatial_dims=spatial_dims,
-            in_channels=in_channels + out_channels,
-            objective=objective,
-            discriminator_scales=discriminator_scales,
-            spectral_norm=spectral_norm,
-            lr_discriminator=lr_discriminator,
-            **adversary,
-        )
+        D = Adversary(settings.adversary, spatial_dims=dims, in_channels=n + data.out_channels)
+        self.settings, self.in_channels = settings, n
+        self.latent, self.texture = settings.generator.latent, settings.texture
         self.networks: dict[str, nn.Module] = {"G": G, "D": D.network}
         self.adversaries = {"D": D}
         self.memory: dict[str, nn.Module] = {"pool": D.pool}
-        self.latent, self.texture, self.in_channels = latent, texture, in_channels
-        self.weight_gan, self.weight_features = weight_gan, weight_features
-        self.weight_kl, self.weight_l1 = weight_kl, weight_l1
-        self.lr, self.betas = lr, betas
         self.z: Tensor | None = None  # (1, latent), the style of what ``translate`` makes; none: 0, the middle one
 
     def optimizers(self) -> dict[str, Optimizer]:
-        return optimizers([self.networks["G"]], list(self.adversaries.values()), self.lr, self.betas)
+        return optimizers([self.networks["G"]], list(self.adversaries.values()), self.settings.lr, self.settings.betas)
 
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
         """One update of D, then one of G and E. ``batch``: "source" m, "target" y (B, C, X, Y, Z) in [-1, 1]."""
-        m, y, n = batch["source"], batch["target"], batch["step"]
+        m, y, n, s = batch["source"], batch["target"], batch["step"], self.settings
         G, D = cast(SPADEGenerator, self.networks["G"]), self.adversaries["D"]
         losses: dict[str, Tensor] = {}
         total: Tensor | float = 0.0
@@ -124,7 +80,7 @@ class SPADE:
             mu, log_var = G.encode(y)
             z = mu + torch.randn_like(mu) * (0.5 * log_var).exp()
             losses["kl"] = kl_loss(mu, log_var)
-            total = self.weight_kl * losses["kl"]
+            total = s.weight_kl * losses["kl"]
         grain = torch.randn(len(m), self.texture, *m.shape[2:], device=m.device, dtype=m.dtype)
         y_hat = G(torch.cat([m, grain], 1), z)
         real, fake = torch.cat([m, y], 1), torch.cat([m, y_hat], 1)
@@ -134,8 +90,8 @@ class SPADE:
             return losses
         losses["G_gan"], losses["features"] = D.generator_losses(real, fake)
         losses["G_l1"] = (y_hat - y).abs().mean()
-        total = total + self.weight_gan * losses["G_gan"] + self.weight_features * losses["features"]
-        update("G", total + self.weight_l1 * losses["G_l1"])
+        total = total + s.weight_gan * losses["G_gan"] + s.weight_features * losses["features"]
+        update("G", total + s.weight_l1 * losses["G_l1"])
         return losses
 
     def draw_style(self, generator: torch.Generator) -> Tensor:

@@ -5,24 +5,52 @@ norm (the default of MONAI's ``Convolution``), which takes from them what a labe
 spectral norm; and its latent and encoder are linear layers of one fixed grid. Here whole volumes pass as patches do.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from monai.networks.blocks import Convolution
 from monai.networks.layers.utils import get_norm_layer
 from monai.networks.nets.spade_network import SPADENetResBlock
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 from torch.nn.utils import parametrizations
 
 from medgen.networks.blocks.init import CONVOLUTIONS, initialise
 from medgen.networks.generator import Norm
+from medgen.types import Count, Section
 
 LEAKY = ("leakyrelu", {"negative_slope": 0.2})
 MOST = 16  # widest layers, in filters
 HEAD = 4  # side of the grid that z is unfolded to where style is "head"
 
 Style = Literal["head", "everywhere"]
+
+
+class SPADESettings(Section):
+    """Keys of ``method.generator`` of the method spade: its generator G and its style encoder E."""
+
+    filters: Count = Field(64, description="channels at full resolution (paper: 64)")
+    hidden: Count = Field(128, description="channels between the map and each norm's scale and shift (paper: 128)")
+    levels: Annotated[int, Field(gt=0, le=16)] = Field(
+        5, description="halvings of the coarsest grid, and of E (paper: 5); patch sides must be multiples of 2^levels"
+    )
+    norm: Norm = Field("instance", description="the parameter-free norm that the map modulates (paper: batch)")
+    spectral_norm: bool = Field(True, description="of the convolutions of G's blocks and of E")
+    latent: Annotated[int, Field(ge=0)] = Field(
+        256, description="length of the style z (paper: 256); 0: one image a map, and no E"
+    )
+    style: Style = Field(
+        "head",
+        description="where z enters: head: unfolded to the coarsest grid (paper); everywhere: beside the map in every "
+        "norm (as the noise of OASIS, Sushko 2021), where instance norm cannot take it away",
+    )
+    style_norm: Norm = Field(
+        "instance", description="of E; none keeps brightness and contrast, which instance norm takes away"
+    )
+    style_grid: Count = Field(
+        4, description="side to which E's last features are averaged (paper: 4); 1: a style without places"
+    )
 
 
 class SPADEGenerator(nn.Module):
@@ -32,39 +60,17 @@ class SPADEGenerator(nn.Module):
     halved r times has min(2ʳ, 16) · ``filters`` channels; the second coarsest grid has two of them (paper: levels 5).
 
     Args:
+        settings: sizes of G and E.
         spatial_dims: 3 or 2.
         in_channels: of m, e.g. classes; out_channels: of the image.
-        filters: channels at full resolution (paper: 64).
-        hidden: channels between m and γ, β (paper: 128).
-        levels: halvings of the coarsest grid, and of E (paper: 5).
-        norm: the parameter-free norm that SPADE modulates.
-        spectral_norm: of the blocks' convolutions and of E's.
-        latent: length of z; 0: no style, one image a map.
-        style: where z enters: "head", unfolded to the coarsest grid (paper, VAE mode); "everywhere", beside m in every
-            norm (as the noise of OASIS, Sushko 2021), where instance norm cannot take it away.
-        style_norm, style_grid: of E, see ``StyleEncoder``.
 
     ``divisor``: input sides must be multiples of it; ``smallest``: the least side.
     """
 
-    def __init__(
-        self,
-        *,
-        spatial_dims: int,
-        in_channels: int,
-        out_channels: int,
-        filters: int,
-        hidden: int,
-        levels: int,
-        norm: Norm,
-        spectral_norm: bool,
-        latent: int,
-        style: Style,
-        style_norm: Norm,
-        style_grid: int,
-    ) -> None:
+    def __init__(self, settings: SPADESettings, *, spatial_dims: int, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.dims, self.latent, self.style, self.levels = spatial_dims, latent, style, levels
+        filters, hidden, levels, latent = settings.filters, settings.hidden, settings.levels, settings.latent
+        self.dims, self.latent = spatial_dims, latent
         self.divisor, self.smallest = 2**levels, 2 ** (levels + 1)  # one voxel alone has no variance to norm
         width = [filters * min(2**r, MOST) for r in range(levels + 1)]
 
@@ -72,13 +78,13 @@ class SPADEGenerator(nn.Module):
             made = SPADENetResBlock(spatial_dims, channels_in, channels_out, in_channels, hidden, act=LEAKY)
             for name, channels in (("norm_0", channels_in), ("norm_1", made.int_channels), ("norm_s", channels_in)):
                 if hasattr(made, name):
-                    z = latent if style == "everywhere" else 0
-                    norm_name = parameter_free(norm, filters)
+                    z = latent if settings.style == "everywhere" else 0
+                    norm_name = parameter_free(settings.norm, filters)
                     made.add_module(name, SPADENorm(spatial_dims, in_channels, channels, hidden, norm_name, z))
             return made
 
         self.head: nn.Module
-        if latent and style == "head":
+        if latent and settings.style == "head":
             self.head = nn.Linear(latent, width[-1] * HEAD**spatial_dims)
         else:
             self.head = Convolution(spatial_dims, in_channels, width[-1], kernel_size=3, conv_only=True)
@@ -86,20 +92,11 @@ class SPADEGenerator(nn.Module):
         self.blocks = nn.ModuleList(block(width[r + 1], width[r]) for r in reversed(range(levels)))
         self.second = block(width[levels - 1], width[levels - 1])
         self.last = Convolution(spatial_dims, width[0], out_channels, kernel_size=3, conv_only=True)
-        initialise(self, "kaiming" if norm == "none" else "xavier")
+        initialise(self, "kaiming" if settings.norm == "none" else "xavier")
         self.encoder_of_style: StyleEncoder | None = None
         if latent:
-            self.encoder_of_style = StyleEncoder(
-                spatial_dims=spatial_dims,
-                in_channels=out_channels,
-                filters=filters,
-                layers=levels,
-                latent=latent,
-                norm=style_norm,
-                grid=style_grid,
-                spectral_norm=spectral_norm,
-            )
-        for found in (self.coarsest, *self.blocks, self.second) if spectral_norm else ():
+            self.encoder_of_style = StyleEncoder(settings, spatial_dims=spatial_dims, in_channels=out_channels)
+        for found in (self.coarsest, *self.blocks, self.second) if settings.spectral_norm else ():
             for name in ("conv_0", "conv_1", "conv_s"):
                 if hasattr(found, name):
                     parametrizations.spectral_norm(getattr(found, name).conv)
@@ -165,29 +162,14 @@ class StyleEncoder(nn.Module):
     """Image → μ, log σ² of its style: convolutions of stride 2, two linear layers (appendix A, "image encoder").
 
     Args:
+        settings: ``levels`` convolutions (paper: 6), the first of ``filters`` channels, doubled at each up to 8 times.
         spatial_dims, in_channels: of the image.
-        filters: of the first layer, doubled at each up to 8 times.
-        layers: convolutions (paper: 6).
-        latent: length of μ.
-        norm: after each; "none" keeps brightness and contrast, which instance norm takes away.
-        grid: side to which the last features are averaged (paper: 4); 1: a look without places.
-        spectral_norm: of the convolutions.
     """
 
-    def __init__(
-        self,
-        *,
-        spatial_dims: int,
-        in_channels: int,
-        filters: int,
-        layers: int,
-        latent: int,
-        norm: Norm,
-        grid: int,
-        spectral_norm: bool,
-    ) -> None:
+    def __init__(self, settings: SPADESettings, *, spatial_dims: int, in_channels: int) -> None:
         super().__init__()
-        width = [in_channels, *(filters * min(2**i, 8) for i in range(layers))]
+        filters, norm, grid = settings.filters, settings.style_norm, settings.style_grid
+        width = [in_channels, *(filters * min(2**i, 8) for i in range(settings.levels))]
         self.layers = nn.Sequential(
             *(
                 Convolution(
@@ -199,16 +181,16 @@ class StyleEncoder(nn.Module):
                     norm=parameter_free(norm, filters) or None,
                     act=LEAKY,
                 )
-                for i in range(layers)
+                for i in range(settings.levels)
             )
         )
         self.pool = nn.AdaptiveAvgPool3d(grid) if spatial_dims == 3 else nn.AdaptiveAvgPool2d(grid)
         features = width[-1] * grid**spatial_dims
-        self.mu, self.log_var = nn.Linear(features, latent), nn.Linear(features, latent)
+        self.mu, self.log_var = nn.Linear(features, settings.latent), nn.Linear(features, settings.latent)
         initialise(self.layers, "kaiming" if norm == "none" else "xavier")
         for linear in (self.mu, self.log_var):
             initialise(linear, "xavier")
-        for module in list(self.layers.modules()) if spectral_norm else ():
+        for module in list(self.layers.modules()) if settings.spectral_norm else ():
             if isinstance(module, CONVOLUTIONS):
                 parametrizations.spectral_norm(module)
 

@@ -5,10 +5,11 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from medgen.config import MOST_YAML, Section, check, read_yaml
+from medgen.config import MOST_YAML, check, read_yaml
 from medgen.errors import InputError
 from medgen.io.text import read_text
 from medgen.qa.measures.enhancement import RANGES
+from medgen.types import Section
 
 AUTO = "auto"  # limits by what the model does, or as a conversion recorded them
 GENERAL = "general"  # of any translation: what is checked where nobody says which translation it was

@@ -30,23 +30,27 @@ def diagnose(rows: list[dict[str, float]]) -> list[str]:
         if diversity < COLLAPSED:
             found.append(
                 f"the generator has collapsed: outputs judged by {name} differ {diversity:.0%} as much as real images; "
-                "go back to an earlier checkpoint, lower method.lr or method.weight_gan, or add method.r1"
+                "go back to an earlier checkpoint, lower method.lr or method.weight_gan, or add method.adversary.r1"
             )
         if real > SURE and fake > SURE:
             also = " and its logits are saturated" if saturated > SATURATED else ""
             found.append(
                 f"{name} has won: it tells {real:.0%} of real and {fake:.0%} of translated patches{also}, so the "
-                "generator learns little from it; lower method.lr_discriminator, or set method.r1, "
-                "method.label_smoothing or method.augment"
+                "generator learns little from it; lower method.adversary.lr, or set "
+                "method.adversary.r1, label_smoothing or augment"
             )
         if real < BLIND and fake < BLIND:
             found.append(
                 f"{name} has lost: it tells {real:.0%} of real and {fake:.0%} of translated patches; raise "
-                "method.lr_discriminator or method.discriminator_filters, or set method.critic_steps to 2 or more"
+                "method.adversary.lr or method.adversary.filters, or set method.adversary.critic_steps to 2 or more"
             )
     for key, value in seen.items():
         if key.startswith("gradient_") and not VANISHED < value < EXPLODED:
             what = "vanished" if value <= VANISHED else "exploded"
-            cure = "raise method.weight_gan or change method.objective" if value <= VANISHED else "set train.clip"
+            cure = (
+                "raise method.weight_gan or change method.adversary.objective"
+                if value <= VANISHED
+                else "set train.clip"
+            )
             found.append(f"the gradients of {key.removeprefix('gradient_')} have {what} (norm {value:.2g}); {cure}")
     return found

@@ -212,10 +212,10 @@ def train(
 
 def _about(settings: Settings) -> dict[str, Any]:
     """What makes a run the one that it is; it may go on for longer, and lie elsewhere together with its data."""
-    parts = {key: getattr(settings, key).model_dump(mode="json") for key in ("codec", "sampling")}
+    parts = {key: getattr(settings, key).model_dump(mode="json") for key in ("codec", "sampling", "method")}
     parts["data"] = settings.data.model_dump(mode="json", exclude={"root", "cache"})
     root, seed = settings.data.root, settings.train.seed
-    return {"command": "train", "data.root": root, "train.seed": seed, "method": settings.method, **parts}
+    return {"command": "train", "data.root": root, "train.seed": seed, **parts}
 
 
 def _train(settings: Settings, out: Path, fabric: Fabric, resume: bool, say: Callable[[str], None]) -> Path:

@@ -45,7 +45,7 @@ def check_method(settings: Settings) -> None:
             reason = str(error).splitlines()[0]
             raise InputError(
                 f"sampling.patch={list(patch)} does not fit the networks of the method ({reason}); "
-                "raise sampling.patch or lower method.levels and method.discriminator_layers"
+                "raise sampling.patch or lower method.generator.levels and method.adversary.layers"
             ) from None
 
 

@@ -21,15 +21,13 @@ from medgen.io.read import read_volume
 from medgen.io.volume import same_geometry
 from medgen.io.write import write_volume
 
+SMALL = {"generator": {"filters": 4, "blocks": 1, "kernel": 3}, "adversary": {"filters": 4, "layers": 1}}
 METHODS = {
     "pix2pix": SMALL_METHOD,
-    "cyclegan": {"name": "cyclegan", "filters": 4, "blocks": 1, "discriminator_filters": 4, "discriminator_layers": 1},
-    "cut": {"name": "cut", "filters": 4, "blocks": 1, "discriminator_filters": 4, "discriminator_layers": 1},
-    "multi_domain": {
-        "name": "multi_domain", "filters": 4, "blocks": 1, "kernel": 3, "classifier_filters": 4,
-        "classifier_layers": 1, "discriminator_filters": 4, "discriminator_layers": 1,
-    },
-}  # fmt: skip
+    "cyclegan": {"name": "cyclegan", **SMALL},
+    "cut": {"name": "cut", **SMALL},
+    "multi_domain": {"name": "multi_domain", **SMALL, "classifier_filters": 4, "classifier_layers": 1},
+}
 DOMAINS = ["none", "arterial", "late"]
 
 
@@ -104,8 +102,8 @@ def test_two_contrasts_to_two(tmp_path):
 
 
 def label_model(folder, labels):
-    method = {"name": "spade", "filters": 4, "hidden": 4, "levels": 2, "latent": 4, "discriminator_filters": 4,
-              "discriminator_layers": 1}  # fmt: skip
+    generator = {"filters": 4, "hidden": 4, "levels": 2, "latent": 4}
+    method = {"name": "spade", "generator": generator, "adversary": {"filters": 4, "layers": 1}}
     data = {"sources": ["labels"], "classes": 1 + len(labels)}
     model = make_model(small_settings(data=data, codec={"source": {"kind": "labels"}}, method=method))
     model.info.source_range[0] = TableInfo(labels=labels, tissues=0, smoothing=1.0)

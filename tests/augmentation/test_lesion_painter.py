@@ -41,8 +41,8 @@ def gan(tmp_path_factory):
         data={"sources": ["source"], "targets": ["source"], "labels": True, "structures": structures},
         codec={"source": window, "target": window},
         method={
-            "name": "lesion_gan", "filters": 4, "levels": 2, "norm": "none", "discriminator_filters": 4,
-            "discriminator_layers": 1,
+            "name": "lesion_gan", "generator": {"filters": 4, "levels": 2, "norm": "none"},
+            "adversary": {"filters": 4, "layers": 1},
         },
     )  # fmt: skip
     folder, model = tmp_path_factory.mktemp("run") / "best", make_model(settings, spacing=(2.0, 2.5, 2.0))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
-from small import SMALL_METHOD, make_model, small_settings
+from small import SMALL_METHOD, make_model, merged, small_settings
 
 from medgen.checkpoint import RangeInfo
 from medgen.inference.cohort.run import convert
@@ -25,7 +25,7 @@ BEYOND = [-32768, -3024, -2000, -1024, -1000.5, -1000, 1000, 1000.25, 1600, 3071
 
 
 def model_of(low=-1000, high=1000, outside="carry", *, train=True, targets=1, **sections):
-    method = {**SMALL_METHOD, **sections.pop("method", {})}
+    method = merged(SMALL_METHOD, sections.pop("method", {}))
     codec = {side: {"low": low, "high": high} for side in ("source", "target")}
     codec["source"]["outside"] = outside
     model = make_model(small_settings(method=method, codec=codec, **sections), train=train)
@@ -34,12 +34,12 @@ def model_of(low=-1000, high=1000, outside="carry", *, train=True, targets=1, **
     return model
 
 
-DOMAINS = {"name": "multi_domain", "generator": "unet", "classifier_filters": 4, "classifier_layers": 1}
+DOMAINS = {"name": "multi_domain", "classifier_filters": 4, "classifier_layers": 1}
 MODELS = {
     "residual": model_of(inference={"transfer": "difference"}),
     "image": model_of(),
-    "not residual": model_of(method={"residual": False}, inference={"transfer": "difference"}),
-    "narrow window": model_of(-200, 400, method={"residual": False}),
+    "not residual": model_of(method={"generator": {"residual": False}}, inference={"transfer": "difference"}),
+    "narrow window": model_of(-200, 400, method={"generator": {"residual": False}}),
     "mirrored": model_of(sampling={"patch": (16, 16, 16), "flip": ("x",)}, inference={"mirror": ("x",)}),
     "windows": model_of(inference={"window": "patch", "overlap": 0.5, "transfer": "difference"}),
     "slices": model_of(method={"spatial_dims": 2}, sampling={"patch": (16, 16, 1)}),

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 from scipy.spatial.transform import Rotation
-from small import SMALL_METHOD, make_model, small_settings
+from small import SMALL_METHOD, make_model, merged, small_settings
 
 from medgen.checkpoint import RangeInfo
 from medgen.errors import InputError
@@ -75,7 +75,7 @@ def test_the_same_scan_stored_otherwise_gives_the_same_image(orientation):
 @pytest.mark.parametrize("window", ["whole", "patch"])
 @pytest.mark.parametrize("generator", ["unet", "resnet"])
 def test_any_size_goes_through(shape, window, generator):
-    method = {**MODEL.settings.method, "generator": generator, "blocks": 1}
+    method = merged(SMALL_METHOD, {"generator": {"name": generator, "blocks": 1}})
     model = make_model(small_settings(inference={"window": window}, method=method))
     assert translate_array(model, np.zeros((1, *shape), np.float32)).shape == (1, *shape)
 
@@ -97,7 +97,7 @@ def test_auto_window_minds_memory_and_norm():
     assert not use_whole("auto", network, (1, 1, 64, 64, 64), need * 0.9)
     with pytest.raises(InputError, match="inference.memory_gb"):
         use_whole("whole", network, (1, 1, 64, 64, 64), need * 0.9)
-    instance = make_model(small_settings(method={**MODEL.settings.method, "norm": "instance"})).generator
+    instance = make_model(small_settings(method=merged(SMALL_METHOD, {"generator": {"norm": "instance"}}))).generator
     assert not use_whole("auto", instance, (1, 1, 8, 8, 8), 100)
 
 
@@ -183,7 +183,7 @@ def test_contrasts_on_different_grids_or_too_few():
 
 
 def slabs(patch=(16, 16, 3), train=True, **sections):
-    method = {**SMALL_METHOD, "spatial_dims": 2, **sections.pop("method", {})}
+    method = merged({**SMALL_METHOD, "spatial_dims": 2}, sections.pop("method", {}))
     return make_model(small_settings(method=method, sampling={"patch": patch}, **sections), train=train)
 
 

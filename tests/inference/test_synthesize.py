@@ -17,8 +17,13 @@ from medgen.inference.synthesize import synthesize
 from medgen.training.loop import train
 
 METHOD = {
-    "name": "spade", "filters": 4, "levels": 2, "hidden": 4, "latent": 3, "style": "everywhere", "style_norm": "none",
-    "discriminator_filters": 4, "discriminator_layers": 1, "lr": 0.002, "texture": 3,
+    "name": "spade",
+    "generator": {
+        "filters": 4, "levels": 2, "hidden": 4, "latent": 3, "style": "everywhere", "style_norm": "none"
+    },
+    "adversary": {"filters": 4, "layers": 1},
+    "lr": 0.002,
+    "texture": 3,
 }  # fmt: skip
 
 
@@ -261,7 +266,6 @@ def test_settings_that_contradict_label_maps(cohort):
         ({"data": {"align": "rigid"}}, "data.align"),
         ({"codec": {"target": {"kind": "labels"}}}, "source only"),
         ({"data": {"structures": {"host": ["a"], "lesion": ["b"]}}}, "a source as they are"),
-        ({"method": {"in_channels": 5}}, None),
     ):
         with pytest.raises(InputError, match=words):
             train(settings(cohort, **wrong), cohort / "never")
@@ -271,8 +275,8 @@ def test_settings_that_contradict_label_maps(cohort):
 
 
 def test_another_method_learns_from_label_maps_too(cohort, tmp_path):
-    method = {"name": "pix2pix", "filters": 4, "levels": 2, "norm": "instance", "discriminator_filters": 4,
-              "discriminator_layers": 1}  # fmt: skip
+    generator = {"filters": 4, "levels": 2, "norm": "instance"}
+    method = {"name": "pix2pix", "generator": generator, "adversary": {"filters": 4, "layers": 1}}
     values = settings(cohort).model_dump(mode="json") | {"method": method}
     values["train"] |= {"steps": 2, "validate_every": 2}
     model = load_model(train(parse_settings(values, "test"), tmp_path / "run", say=lambda _: None))

@@ -4,17 +4,18 @@ import pytest
 import torch
 
 from medgen.losses.adversarial import discriminator_loss, generator_loss, gradient_penalty, r1_penalty
-from medgen.losses.adversary import Adversary, optimizers
+from medgen.losses.adversary import Adversary, AdversarySettings, optimizers
 
-SMALL = dict(spatial_dims=3, in_channels=1, discriminator_filters=4, discriminator_layers=1, discriminator_norm="none")
+SMALL = dict(filters=4, layers=1, norm="none")
 OBJECTIVES = ["minimax", "non_saturating", "least_squares", "hinge", "wasserstein"]
 
 
-def build(objective="least_squares", **more):
+def build(objective="least_squares", *, spatial_dims=3, in_channels=1, **more):
     torch.manual_seed(0)
     if objective == "wasserstein":
         more = {"gradient_penalty": 10.0, **more}
-    return Adversary(objective=objective, **{**SMALL, **more})
+    settings = AdversarySettings(objective=objective, **{**SMALL, **more})
+    return Adversary(settings, spatial_dims=spatial_dims, in_channels=in_channels)
 
 
 def images(n=2, dims=3):
@@ -25,7 +26,7 @@ def images(n=2, dims=3):
 @pytest.mark.parametrize("scales", [1, 2])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_plain_losses_are_the_objective(objective, scales):
-    A = build(objective, discriminator_scales=scales, gradient_penalty=0.0, spectral_norm=objective == "wasserstein")
+    A = build(objective, scales=scales, gradient_penalty=0.0, spectral_norm=objective == "wasserstein")
     A.network.eval()  # spectral norm's power iteration rests
     real, fake = images()
     expected = discriminator_loss(objective, A.network(real), A.network(fake))
@@ -35,7 +36,7 @@ def test_plain_losses_are_the_objective(objective, scales):
 
 @pytest.mark.parametrize("scales", [1, 2])
 def test_r1_is_lazy_and_keeps_its_mean_weight(scales):
-    A = build(r1=3.0, r1_every=4, discriminator_scales=scales)
+    A = build(r1=3.0, r1_every=4, scales=scales)
     real, fake = images()
     plain = discriminator_loss("least_squares", A.network(real), A.network(fake))
     assert A.discriminator_loss(real, fake, 1).item() == pytest.approx(plain.item(), rel=1e-6)
@@ -45,7 +46,7 @@ def test_r1_is_lazy_and_keeps_its_mean_weight(scales):
 
 @pytest.mark.parametrize("scales", [1, 2])
 def test_gradient_penalty_joins_the_loss(scales):
-    A = build("wasserstein", gradient_penalty=7.0, discriminator_scales=scales)
+    A = build("wasserstein", gradient_penalty=7.0, scales=scales)
     real, fake = images()
     plain = discriminator_loss("wasserstein", A.network(real), A.network(fake))
     torch.manual_seed(3)
@@ -102,7 +103,7 @@ def test_weight_clip_holds_after_each_update():
 
 
 def test_two_time_scales():
-    A = build(lr_discriminator=4e-4)
+    A = build(lr=4e-4)
     found = optimizers([torch.nn.Linear(1, 1)], [A], 1e-4, (0.0, 0.9))
     assert {k: o.param_groups[0]["lr"] for k, o in found.items()} == {"G": 1e-4, "D": 4e-4}
 
@@ -154,9 +155,7 @@ def test_contradictions_are_refused(keys, reason):
 def test_antialiased_discriminator_has_the_same_map_in_2d_and_3d():
     for dims in (2, 3):
         maps = [
-            Adversary(objective="hinge", **{**SMALL, "spatial_dims": dims}, discriminator_antialias=a).network(
-                torch.randn(1, 1, *(32,) * dims)
-            )[0]
+            build("hinge", spatial_dims=dims, antialias=a).network(torch.randn(1, 1, *(32,) * dims))[0]
             for a in (False, True)
         ]
         assert all(m.ndim == dims + 2 for m in maps)
@@ -165,7 +164,7 @@ def test_antialiased_discriminator_has_the_same_map_in_2d_and_3d():
 
 @pytest.mark.parametrize("scales", [1, 2])
 def test_generator_losses_are_the_objective_and_feature_matching(scales):
-    A = build("hinge", discriminator_scales=scales)
+    A = build("hinge", scales=scales)
     real, fake = images()
     fake.requires_grad_()
     gan, features = A.generator_losses(real, fake)

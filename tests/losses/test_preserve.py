@@ -2,8 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from medgen.losses.preserve import Preserve, segmentation_loss
+from medgen.losses.preserve import Preserve, PreserveSettings, segmentation_loss
 from medgen.losses.structure import gradient_correlation_loss, mind_loss
+from medgen.types import DataShape
+
+
+def build(dims=3, classes=None, **weights):
+    return Preserve(PreserveSettings(**weights), spatial_dims=dims, data=DataShape(classes=classes))
 
 
 def images(channels=1, dims=3):
@@ -14,16 +19,14 @@ def images(channels=1, dims=3):
 @pytest.mark.parametrize("dims", [2, 3])
 def test_terms_are_weighed_and_named(dims):
     x, y = images(dims=dims)
-    losses, total = Preserve(spatial_dims=dims, in_channels=1, out_channels=1, weight_gradient=2.0, weight_mind=3.0)(
-        x, y, {}
-    )
+    losses, total = build(dims, weight_gradient=2.0, weight_mind=3.0)(x, y, {})
     assert losses["gradient"] == gradient_correlation_loss(x, y) and losses["mind"] == mind_loss(x, y)
     assert total.item() == pytest.approx(2 * losses["gradient"].item() + 3 * losses["mind"].item())
 
 
 def test_nothing_asked_costs_nothing():
     x, y = images()
-    preserve = Preserve(spatial_dims=3, in_channels=1, out_channels=1)
+    preserve = build()
     losses, total = preserve(x, y, {})
     assert losses == {} and total == 0 and preserve.networks == {}
     assert preserve.learn(x, y, {}, lambda *_: pytest.fail("no network to update")) == {}
@@ -31,7 +34,7 @@ def test_nothing_asked_costs_nothing():
 
 def test_several_contrasts_in_compare_the_first():
     x, y = images(channels=2)
-    losses, _ = Preserve(spatial_dims=3, in_channels=1, out_channels=1, weight_gradient=1.0)(x, y[:, :1], {})
+    losses, _ = build(weight_gradient=1.0)(x, y[:, :1], {})
     assert losses["gradient"] == gradient_correlation_loss(x[:, :1], y[:, :1])
 
 
@@ -39,7 +42,7 @@ def test_segmenter_learns_and_then_stays_while_the_generator_is_asked():
     x, y = images()
     y.requires_grad_()
     labels = {"labels": (x > 0.5).long()}
-    preserve = Preserve(spatial_dims=3, in_channels=1, out_channels=1, weight_segmentation=1.0, classes=2)
+    preserve = build(weight_segmentation=1.0, classes=2)
     S = preserve.networks["S"]
 
     def update(name, loss):
@@ -55,7 +58,7 @@ def test_segmenter_learns_and_then_stays_while_the_generator_is_asked():
 
 def test_labels_without_classes_are_refused():
     with pytest.raises(ValueError, match=r"data\.labels"):
-        Preserve(spatial_dims=3, in_channels=1, out_channels=1, weight_segmentation=1.0)
+        build(weight_segmentation=1.0)
 
 
 def test_segmentation_loss_written_out():

@@ -2,14 +2,20 @@ import copy
 
 import pytest
 import torch
+from small import merged
 
 from medgen.losses.patchnce import sample_places
-from medgen.methods.cut import CUT, coin
+from medgen.methods.cut import CUT, Settings, coin
 from medgen.networks.generator import features
+from medgen.types import DataShape
 
 SMALL = dict(
-    filters=4, blocks=1, kernel=3, nce_patches=16, nce_width=8, discriminator_filters=4, discriminator_layers=1
+    generator=dict(filters=4, blocks=1, kernel=3), adversary=dict(filters=4, layers=1), nce_patches=16, nce_width=8
 )
+
+
+def build(in_channels=1, **more):
+    return CUT(Settings(**merged(SMALL, more)), DataShape(in_channels))
 
 
 def images(seed=0, dims=3):
@@ -22,16 +28,16 @@ def by_hand(method, x, y_hat, step=0):
     G, H = method.networks["G"], method.networks["H"]
     terms = []
     f, g = features(G, x, method.layers), features(G, y_hat, method.layers)
-    places = sample_places(f, method.patches, step)
+    places = sample_places(f, method.settings.nce_patches, step)
     for v, z in zip(H(f, places), H(g, places), strict=True):
-        odds = torch.exp(z[0] @ v[0].T / method.temperature)
+        odds = torch.exp(z[0] @ v[0].T / method.settings.temperature)
         terms.append(-(odds.diag() / odds.sum(1)).log().mean())
     return torch.stack(terms).mean()
 
 
 def test_losses_are_equation_5():
     x, y = images()
-    method = CUT(**SMALL)
+    method = build()
     seen = {}
     losses = method.step({"source": x, "target": y, "step": 0}, lambda k, loss: seen.update({k: loss.detach()}))
     G, D = method.networks["G"], method.networks["D"]
@@ -46,7 +52,7 @@ def test_losses_are_equation_5():
 
 def test_paper_layers():
     """Image, both halvings, blocks 1 and 5, as 0, 4, 8, 12, 16 of the authors' code."""
-    method = CUT(**{**SMALL, "blocks": 9})
+    method = build(generator={"blocks": 9})
     G = method.networks["G"]
     x = images()[0]
     shapes = [tuple(f.shape[1:3]) for f in features(G, x, method.layers)]
@@ -57,9 +63,9 @@ def test_paper_layers():
 @pytest.mark.parametrize("dims", [2, 3])
 def test_fastcut_compares_the_mirrored_features_mirrored_back(dims):
     x, y = images(dims=dims)
-    method = CUT(**SMALL, spatial_dims=dims, nce_identity=False, flip_equivariance=True, weight_nce=10)
+    method = build(spatial_dims=dims, nce_identity=False, flip_equivariance=True, weight_nce=10)
     G = method.networks["G"]
-    image = CUT(**SMALL, spatial_dims=dims, nce_layers=(0,))  # of the image itself nothing but the mirror differs
+    image = build(spatial_dims=dims, nce_layers=(0,))  # of the image itself nothing but the mirror differs
     assert image.nce(x, x.flip(2), True, 0).item() == pytest.approx(image.nce(x, x, False, 0).item(), rel=1e-5)
     assert image.nce(x, x.flip(2), False, 0).item() != pytest.approx(image.nce(x, x, False, 0).item(), rel=1e-3)
     seen = {s: method.step({"source": x, "target": y, "step": s}, lambda *_: None)["D"].item() for s in range(8)}
@@ -74,7 +80,7 @@ def test_fastcut_compares_the_mirrored_features_mirrored_back(dims):
 
 def test_projector_learns_with_the_generator_and_only_from_queries():
     x, y = images()
-    method = CUT(**SMALL, weight_gan=0.0, nce_identity=False)
+    method = build(weight_gan=0.0, nce_identity=False)
     before = copy.deepcopy(method.networks["H"].state_dict())
     optimizers = method.optimizers()
 
@@ -91,7 +97,7 @@ def test_projector_learns_with_the_generator_and_only_from_queries():
 @pytest.mark.parametrize("residual", [False, True])
 def test_any_generator_serves(generator, residual):
     x, y = images()
-    method = CUT(**SMALL, generator=generator, levels=2, residual=residual, stem=2)
+    method = build(generator={"name": generator, "levels": 2, "residual": residual, "stem": 2})
     losses = method.step({"source": x, "target": y, "step": 0}, lambda *_: None)
     assert all(torch.isfinite(v) for v in losses.values())
     assert method.layers == ((0, 2, 3, 4) if generator == "resnet" else (0, 1, 2))
@@ -99,14 +105,14 @@ def test_any_generator_serves(generator, residual):
 
 def test_layers_beyond_the_encoder_are_refused():
     with pytest.raises(ValueError, match="layers"):
-        CUT(**SMALL, nce_layers=(0, 40))
+        build(nce_layers=(0, 40))
     with pytest.raises(ValueError, match="channels"):
-        CUT(**SMALL, in_channels=2)
+        build(in_channels=2)
 
 
 def test_sincut_keeps_the_target_by_l1():
     x, y = images()
-    method = CUT(**SMALL, nce_identity=False, weight_identity=1.0)
+    method = build(nce_identity=False, weight_identity=1.0)
     losses = method.step({"source": x, "target": y, "step": 0}, lambda *_: None)
     expected = (method.networks["G"](y) - y).abs().mean()
     assert losses["identity"].item() == pytest.approx(expected.item(), rel=1e-4)
@@ -114,7 +120,7 @@ def test_sincut_keeps_the_target_by_l1():
 
 def test_kept_background_stays():
     torch.manual_seed(0)
-    method = CUT(**SMALL, keep_background=True)
+    method = build(keep_background=True)
     x = torch.rand(1, 1, 16, 16, 16)
     x[..., :8] = -1
     made = method.translate(x)

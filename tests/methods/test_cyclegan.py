@@ -1,14 +1,18 @@
 import pytest
 import torch
 
-from medgen.methods.cyclegan import CycleGAN
+from medgen.methods.cyclegan import CycleGAN, Settings
+from medgen.types import DataShape
 
-SMALL = dict(filters=4, blocks=1, kernel=3, discriminator_filters=4, discriminator_layers=1)
+
+def build(data=DataShape(), **more):  # noqa: B008
+    generator, adversary = dict(filters=4, blocks=1, kernel=3), dict(filters=4, layers=1, pool=0)
+    return CycleGAN(Settings(generator=generator, adversary=adversary, **more), data)
 
 
 def test_losses_are_equation_3():
     torch.manual_seed(0)
-    method = CycleGAN(**SMALL, pool=0)
+    method = build()
     x, y = torch.randn(1, 1, 16, 16, 16), torch.randn(1, 1, 16, 16, 16)
     seen = {}
     method.step({"source": x, "target": y, "step": 0}, lambda k, loss: seen.update({k: loss.detach()}))
@@ -27,5 +31,5 @@ def test_losses_are_equation_3():
 
 def test_identity_needs_equal_channels():
     with pytest.raises(ValueError, match="weight_identity"):
-        CycleGAN(**SMALL, in_channels=2)
-    CycleGAN(**SMALL, in_channels=2, weight_identity=0.0)
+        build(DataShape(in_channels=2))
+    build(DataShape(in_channels=2), weight_identity=0.0)

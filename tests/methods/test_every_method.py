@@ -5,23 +5,16 @@ import copy
 
 import pytest
 import torch
-from small import paired_only
+from small import known, merged, paired_only
 
-from medgen.arguments import arguments
-from medgen.methods import method_class, method_names
+from medgen.methods import method_class, method_names, settings_class
+from medgen.types import DataShape
 
 SMALL = dict(
-    filters=4,
-    levels=2,
-    blocks=1,
-    kernel=3,
-    discriminator_filters=4,
-    discriminator_layers=1,
-    hidden=4,
-    latent=4,
+    generator=dict(filters=4, levels=2, blocks=1, kernel=3, hidden=4, latent=4, norm="instance"),
+    adversary=dict(filters=4, layers=1),
     classifier_filters=4,
     classifier_layers=1,
-    norm="instance",
 )
 
 DOMAINS = {"source_domain": torch.tensor([0]), "target_domain": torch.tensor([1]), "paired": torch.tensor([True])}
@@ -29,10 +22,8 @@ DOMAINS = {"source_domain": torch.tensor([0]), "target_domain": torch.tensor([1]
 
 def build(name, **more):
     torch.manual_seed(0)
-    cls = method_class(name)
-
-    known = arguments(cls)
-    return cls(**{k: v for k, v in {**SMALL, **more}.items() if k in known})
+    settings = settings_class(name)
+    return method_class(name)(settings(**known(settings, merged(SMALL, more))), DataShape(classes=3, domains=2))
 
 
 def batch(seed=0):
@@ -101,11 +92,10 @@ def test_losses_are_named_finite_scalars(name):
 @pytest.mark.parametrize("name", method_names())
 def test_gan_gradient_reaches_the_generator(name):
     """With every other weight at zero the adversarial loss alone must move the generator."""
-
-    known = arguments(method_class(name))
-    if "weight_gan" not in known:
+    keys = settings_class(name).model_fields
+    if "weight_gan" not in keys:
         pytest.skip("no adversarial loss")
-    others = {k: 0.0 for k in known if k.startswith("weight_") and k != "weight_gan"}
+    others = {k: 0.0 for k in keys if k.startswith("weight_") and k != "weight_gan"}
     method = build(name, **others)
     seen = {}
 
@@ -135,18 +125,18 @@ KEYS = {
     "hinge": dict(objective="hinge"),
     "wasserstein, clipped": dict(objective="wasserstein", weight_clip=0.05, optimizer="rmsprop"),
     "wasserstein, gradient penalty": dict(objective="wasserstein", gradient_penalty=10.0),
-    "spectral norm": dict(spectral_norm=True, discriminator_norm="none"),
+    "spectral norm": dict(spectral_norm=True, norm="none"),
     "R1": dict(r1=10.0, r1_every=1),
     "consistency": dict(consistency=10.0),
     "label smoothing": dict(objective="least_squares", label_smoothing=0.1),
-    "two time scales": dict(lr_discriminator=4e-4),
+    "two time scales": dict(lr=4e-4),
     "pool": dict(pool=4),
     "augmentation": dict(augment=("flip", "translate", "cutout", "intensity")),
-    "two scales": dict(discriminator_scales=2),
-    "antialias": dict(discriminator_antialias=True),
+    "two scales": dict(scales=2),
+    "antialias": dict(antialias=True),
     "all at once": dict(
-        objective="hinge", spectral_norm=True, discriminator_norm="none", r1=1.0, r1_every=1, consistency=1.0,
-        augment=("flip",), pool=2, discriminator_scales=2,
+        objective="hinge", spectral_norm=True, norm="none", r1=1.0, r1_every=1, consistency=1.0,
+        augment=("flip",), pool=2, scales=2,
     ),
 }  # fmt: skip
 
@@ -154,7 +144,7 @@ KEYS = {
 @pytest.mark.parametrize("keys", KEYS.values(), ids=KEYS)
 @pytest.mark.parametrize("name", method_names())
 def test_all_networks_learn(name, keys):
-    method = build(name, **keys)
+    method = build(name, adversary=keys)
     optimizers = method.optimizers()
     before = weights(method)
 
@@ -174,7 +164,7 @@ def test_all_networks_learn(name, keys):
 
 @pytest.mark.parametrize("name", method_names())
 def test_critic_steps_hold_the_generator_back(name):
-    method = build(name, critic_steps=3)
+    method = build(name, adversary={"critic_steps": 3})
     updated = [[], [], []]
     for n in range(3):
         method.step({**batch(), "step": n}, lambda key, loss, n=n: updated[n].append(key))
@@ -184,7 +174,7 @@ def test_critic_steps_hold_the_generator_back(name):
 
 @pytest.mark.parametrize("name", [n for n in method_names() if not paired_only(n)])
 def test_structure_losses_in_every_unpaired_method(name):
-    method = build(name, weight_gradient=1.0, weight_mind=1.0, weight_segmentation=1.0, classes=2)
+    method = build(name, preserve=dict(weight_gradient=1.0, weight_mind=1.0, weight_segmentation=1.0))
     b = batch()
     b["labels"] = (b["source"] > 0).long()
     losses = method.step(b, lambda key, loss: loss.backward())

@@ -4,11 +4,16 @@ import copy
 
 import pytest
 import torch
+from small import merged
 
-from medgen.methods import lesion_gan
-from medgen.methods.lesion_gan import LesionGAN, borrowed, hide, inside, local_mean, seen
+from medgen.methods.lesion_gan import LesionGAN, Settings, borrowed, hide, inside, local_mean, seen
+from medgen.types import DataShape
 
-SMALL = dict(filters=4, levels=2, norm="none", discriminator_filters=4, discriminator_layers=1)
+SMALL = dict(generator=dict(filters=4, levels=2, norm="none"), adversary=dict(filters=4, layers=1))
+
+
+def build(classes=4, **more):
+    return LesionGAN(Settings(**merged(SMALL, more)), DataShape(classes=classes))
 
 
 def scene(batch=2, side=16, seed=0):
@@ -67,7 +72,7 @@ def test_healthy_holes_have_the_lesions_shape_and_lie_in_the_host():
 
 def test_painting_and_removal_leave_all_else_alone():
     torch.manual_seed(0)
-    method = LesionGAN(**SMALL, classes=4)
+    method = build()
     steps(method, 2)
     x, labels = scene(seed=1)
     for y in (method.paint(x, labels), method.paint(x, labels, fresh=True), method.remove(x, labels)):
@@ -77,7 +82,7 @@ def test_painting_and_removal_leave_all_else_alone():
 
 def test_painting_over_healthy_tissue_begins_as_that_tissue():
     """A residual generator's start: in the hole the local mean of the surroundings and the voxels' own grain."""
-    method = LesionGAN(**SMALL, classes=3)
+    method = build(classes=3)
     x = scene(1)[0]
     x = torch.full_like(x, -0.4) + 0.05 * torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
     labels = torch.ones(x.shape, dtype=torch.int64)
@@ -89,7 +94,7 @@ def test_painting_over_healthy_tissue_begins_as_that_tissue():
 
 def test_noise_and_kind_reach_the_lesion():
     torch.manual_seed(0)
-    method = LesionGAN(**SMALL, classes=4, noise=2)
+    method = build(noise=2)
     steps(method, 3)
     x, labels = scene(1)
     z = torch.randn(2, 1, 2, 1, 1, 1)
@@ -100,7 +105,7 @@ def test_noise_and_kind_reach_the_lesion():
 
 def test_it_learns_the_contrast_of_each_kind_and_to_remove_it():
     torch.manual_seed(0)
-    method = LesionGAN(**SMALL, classes=4, detail=8, lr=5e-3, weight_gan=0.0, weight_gan_lesion=0.0)
+    method = build(generator={"detail": 8}, lr=5e-3, weight_gan=0.0, weight_gan_lesion=0.0)
     found = steps(method, 60)
     assert found[-1]["paint"] < 0.3 * found[0]["paint"]
     x, labels = scene(seed=3)
@@ -113,13 +118,13 @@ def test_without_a_host_all_tissue_is_healthy_without_background():
     x, labels = scene()
     labels = torch.where(labels == 1, 0, labels)
     x[:, :, :4] = -1
-    healthy = LesionGAN(**SMALL, classes=4).healthy(x, labels)
+    healthy = build().healthy(x, labels)
     assert not healthy[:, :, :4].any() and not healthy[labels >= 2].any()
     assert healthy[:, :, 4:][labels[:, :, 4:] < 2].all()
 
 
 def test_a_batch_without_lesions_gives_finite_losses():
-    method = LesionGAN(**SMALL, classes=4)
+    method = build()
     x, labels = scene()
     losses = method.step({"source": x, "labels": labels.clamp_max(1), "step": 0}, lambda key, loss: loss.backward())
     assert all(torch.isfinite(v) for v in losses.values())
@@ -145,7 +150,7 @@ def test_local_mean_counts_the_mask_alone():
 
 def test_slices():
     torch.manual_seed(0)
-    method = LesionGAN(**SMALL, spatial_dims=2, classes=4)
+    method = build(spatial_dims=2)
     x, labels = (v[..., 7] for v in scene())
     losses = method.step({"source": x, "labels": labels, "step": 0}, lambda key, loss: loss.backward())
     assert all(torch.isfinite(v) for v in losses.values())
@@ -154,7 +159,7 @@ def test_slices():
 
 def test_translate_with_classes_paints_the_known_lesions_anew():
     torch.manual_seed(0)
-    method = LesionGAN(**SMALL, classes=4)
+    method = build()
     steps(method, 2)
     x, labels = scene()
     given = torch.cat([x, labels.float()], 1)
@@ -165,7 +170,9 @@ def test_translate_with_classes_paints_the_known_lesions_anew():
 
 def test_contradictions_are_refused():
     with pytest.raises(ValueError, match="1 channels in, 2 out"):
-        LesionGAN(out_channels=2)
+        LesionGAN(Settings(), DataShape(out_channels=2, classes=3))
     with pytest.raises(ValueError, match="2 classes have no lesion"):
-        LesionGAN(classes=2)
-    assert lesion_gan.LesionGAN.needs_classes
+        build(classes=2)
+    with pytest.raises(ValueError, match="not into its negative"):
+        Settings(generator={"residual": "negative"})
+    assert Settings.needs_classes

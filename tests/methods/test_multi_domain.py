@@ -1,12 +1,19 @@
 import pytest
 import torch
 
-from medgen.methods.multi_domain import MultiDomain
+from medgen.methods.multi_domain import MultiDomain, Settings
+from medgen.types import DataShape
 
 SMALL = dict(
-    domains=3, filters=4, blocks=1, kernel=3, classifier_filters=4, classifier_layers=1,
-    discriminator_filters=4, discriminator_layers=1,
-)  # fmt: skip
+    generator=dict(filters=4, blocks=1, kernel=3),
+    adversary=dict(filters=4, layers=1),
+    classifier_filters=4,
+    classifier_layers=1,
+)
+
+
+def build(in_channels=1, **more):
+    return MultiDomain(Settings(**SMALL, **more), DataShape(in_channels, domains=3))
 
 
 def batch(n=2):
@@ -18,7 +25,7 @@ def batch(n=2):
 
 def test_losses_are_equations_4_to_6():
     torch.manual_seed(0)
-    method = MultiDomain(**SMALL, weight_identity=3.0)
+    method = build(weight_identity=3.0)
     b, seen = batch(), {}
     losses = method.step(b, lambda k, loss: seen.update({k: loss.detach()}))
     G, D, C = (method.networks[k] for k in ("G", "D", "C"))
@@ -45,7 +52,7 @@ def test_losses_are_equations_4_to_6():
 
 def test_target_decides_the_translation():
     torch.manual_seed(0)
-    method = MultiDomain(**SMALL)
+    method = build()
     x = batch()["source"]
     found = []
     for target in range(3):
@@ -57,12 +64,12 @@ def test_target_decides_the_translation():
 
 def test_channels_must_agree():
     with pytest.raises(ValueError, match="reads its own output"):
-        MultiDomain(**SMALL, in_channels=2)
+        build(in_channels=2)
 
 
 def test_each_domain_has_a_branch_that_is_told_real_from_fake():
     torch.manual_seed(0)
-    method = MultiDomain(**SMALL, branches=True, weight_identity=3.0)
+    method = build(branches=True, weight_identity=3.0)
     b, seen = batch(), {}
     losses = method.step(b, lambda k, loss: seen.update({k: loss.detach()}))
     G, D = method.networks["G"], method.networks["D"].network
@@ -79,7 +86,7 @@ def test_each_domain_has_a_branch_that_is_told_real_from_fake():
 
 def test_same_patients_images_have_an_l1_term():
     torch.manual_seed(0)
-    method = MultiDomain(**SMALL, weight_l1=5.0, weight_cycle=0.0)
+    method = build(weight_l1=5.0, weight_cycle=0.0)
     b, seen = batch() | {"paired": torch.tensor([False, True])}, {}
     losses = method.step(b, lambda k, loss: seen.update({k: loss.detach()}))
     y_hat = method.networks["G"](b["source"], b["target_domain"])

@@ -1,14 +1,19 @@
 import pytest
 import torch
 
-from medgen.methods.pix2pix import Pix2Pix
+from medgen.methods.pix2pix import Pix2Pix, Settings
+from medgen.types import DataShape
 
-SMALL = dict(filters=4, levels=2, norm="instance", dropout=0.0, discriminator_filters=4, discriminator_layers=1)
+SMALL = dict(generator=dict(filters=4, levels=2, norm="instance", dropout=0.0), adversary=dict(filters=4, layers=1))
+
+
+def build(**more):
+    return Pix2Pix(Settings(**SMALL, **more), DataShape())
 
 
 def test_losses_are_equation_4():
     torch.manual_seed(0)
-    method = Pix2Pix(**SMALL, weight_l1=7.0)
+    method = build(weight_l1=7.0)
     x, y = torch.randn(2, 1, 16, 16, 16), torch.randn(2, 1, 16, 16, 16)
     seen = {}
     losses = method.step({"source": x, "target": y, "step": 0}, lambda k, loss: seen.update({k: loss.detach()}))
@@ -22,7 +27,7 @@ def test_losses_are_equation_4():
 
 def test_kept_background_stays_and_teaches_nothing():
     torch.manual_seed(0)
-    method = Pix2Pix(**SMALL, keep_background=True, weight_gan=0.0)
+    method = build(keep_background=True, weight_gan=0.0)
     x, y = torch.rand(1, 1, 16, 16, 16), torch.rand(1, 1, 16, 16, 16)
     x[..., :8] = -1
     assert (method.translate(x)[..., :8] == -1).all() and (method.translate(x)[..., 8:] != -1).all()
@@ -33,5 +38,5 @@ def test_kept_background_stays_and_teaches_nothing():
 
 
 def test_without_gan_there_is_no_discriminator():
-    method = Pix2Pix(**SMALL, weight_gan=0.0)
+    method = build(weight_gan=0.0)
     assert set(method.networks) == {"G"} and set(method.optimizers()) == {"G"}

@@ -2,11 +2,17 @@ import copy
 
 import pytest
 import torch
+from small import merged
 from torch.distributions import Normal, kl_divergence
 
-from medgen.methods.spade import SPADE
+from medgen.methods.spade import SPADE, Settings
+from medgen.types import DataShape
 
-SMALL = dict(in_channels=3, filters=4, levels=2, hidden=4, latent=4, discriminator_filters=4, discriminator_layers=1)
+SMALL = dict(generator=dict(filters=4, levels=2, hidden=4, latent=4), adversary=dict(filters=4, layers=1))
+
+
+def build(in_channels=3, **more):
+    return SPADE(Settings(**merged(SMALL, more)), DataShape(in_channels))
 
 
 def batch(n=2, step=0):
@@ -18,7 +24,7 @@ def batch(n=2, step=0):
 
 def test_losses_are_the_papers():
     torch.manual_seed(0)
-    method, b = SPADE(**SMALL, weight_l1=3.0), batch()
+    method, b = build(weight_l1=3.0), batch()
     for network in method.networks.values():
         network.eval()  # spectral norm's power iteration rests
     seen = {}
@@ -41,7 +47,7 @@ def test_losses_are_the_papers():
 
 
 def test_two_time_scales():
-    optimizers = SPADE(**SMALL).optimizers()
+    optimizers = build().optimizers()
     assert {k: o.param_groups[0]["lr"] for k, o in optimizers.items()} == {"G": 1e-4, "D": 4e-4}
     assert all(o.param_groups[0]["betas"] == (0.0, 0.9) for o in optimizers.values())
 
@@ -49,7 +55,7 @@ def test_two_time_scales():
 @pytest.mark.parametrize("style", ["head", "everywhere"])
 def test_generator_encoder_and_discriminator_all_move_in_each_step(style):
     torch.manual_seed(0)
-    method = SPADE(**SMALL, style=style)
+    method = build(generator={"style": style})
     optimizers = method.optimizers()
     parts = {"G": method.networks["G"].blocks, "E": method.networks["G"].encoder_of_style, "D": method.networks["D"]}
 
@@ -69,7 +75,7 @@ def test_generator_encoder_and_discriminator_all_move_in_each_step(style):
 
 def test_a_seed_is_a_style_and_the_style_is_the_look():
     torch.manual_seed(0)
-    method, m = SPADE(**SMALL, style="everywhere"), batch(1)["source"]
+    method, m = build(generator={"style": "everywhere"}), batch(1)["source"]
     method.networks["G"].eval()
     made = []
     for seed in (3, 3, 4):
@@ -81,10 +87,8 @@ def test_a_seed_is_a_style_and_the_style_is_the_look():
 def test_two_references_give_two_looks():
     """Two labels; in one half of the images the first is the brighter, in the other the second: labels do not tell."""
     torch.manual_seed(0)
-    method = SPADE(
-        spatial_dims=2, in_channels=2, filters=4, levels=2, hidden=8, latent=2, style="everywhere", style_norm="none",
-        style_grid=1, discriminator_filters=4, discriminator_layers=1, weight_l1=20.0, lr=2e-3,
-    )  # fmt: skip
+    generator = dict(hidden=8, latent=2, style="everywhere", style_norm="none", style_grid=1)
+    method = build(2, spatial_dims=2, generator=generator, weight_l1=20.0, lr=2e-3)
     optimizers = method.optimizers()
 
     def image(m, sign):
@@ -114,7 +118,7 @@ def test_two_references_give_two_looks():
 
 def test_texture_changes_the_grain_only_if_there_is_some():
     torch.manual_seed(0)
-    method, b = SPADE(**SMALL, texture=2), batch()
+    method, b = build(texture=2), batch()
     method.networks["G"].eval()
     m = b["source"]
     still = method.translate(m)
@@ -126,6 +130,6 @@ def test_texture_changes_the_grain_only_if_there_is_some():
 
 
 def test_without_latent_there_is_no_encoder():
-    method = SPADE(**{**SMALL, "latent": 0})
+    method = build(generator={"latent": 0})
     assert method.networks["G"].encoder_of_style is None
     assert "kl" not in method.step(batch(), lambda k, loss: None)

@@ -1,27 +1,21 @@
 import pytest
 import torch
 
-from medgen.networks.generator import build_generator
+from medgen.networks.generator import GeneratorSettings, build_generator
 from medgen.networks.residual import Residual
 from medgen.networks.unet import UNet
+
+
+def build(spatial_dims=3, in_channels=1, out_channels=1, **settings):
+    shape = {"spatial_dims": spatial_dims, "in_channels": in_channels, "out_channels": out_channels}
+    return build_generator(GeneratorSettings(**settings), **shape)
 
 
 @pytest.mark.parametrize("name", ["unet", "resnet"])
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("residual", [False, True])
 def test_keeps_the_grid(name, dims, residual):
-    network = build_generator(
-        name,
-        spatial_dims=dims,
-        in_channels=1,
-        out_channels=1,
-        filters=4,
-        norm="instance",
-        residual=residual,
-        levels=3,
-        blocks=1,
-        kernel=3,
-    )
+    network = build(dims, name=name, filters=4, residual=residual, levels=3, blocks=1, kernel=3)
     shape = (1, 1, *[network.divisor * n for n in (2, 3, 4)[:dims]])
     y = network(torch.randn(shape))
     assert y.shape == shape
@@ -60,34 +54,14 @@ def test_detail_lets_a_voxels_own_intensity_decide():
 
 
 def test_channels_may_differ():
-    network = build_generator(
-        "unet",
-        spatial_dims=3,
-        in_channels=2,
-        out_channels=3,
-        filters=4,
-        norm="none",
-        residual=False,
-        levels=2,
-    )
+    network = build(in_channels=2, out_channels=3, name="unet", filters=4, norm="none", levels=2)
     assert network(torch.randn(1, 2, 8, 8, 8)).shape == (1, 3, 8, 8, 8)
 
 
 @pytest.mark.parametrize("name", ["unet", "resnet"])
 def test_residual_starts_as_the_identity_and_learns(name):
     torch.manual_seed(0)
-    network = build_generator(
-        name,
-        spatial_dims=3,
-        in_channels=1,
-        out_channels=1,
-        filters=4,
-        norm="batch",
-        residual=True,
-        levels=2,
-        blocks=1,
-        kernel=3,
-    )
+    network = build(name=name, filters=4, norm="batch", residual=True, levels=2, blocks=1, kernel=3)
     x = torch.randn(1, 1, 8, 8, 8) * 3
     assert torch.equal(network(x), x)
     network(x).pow(2).sum().backward()
@@ -96,7 +70,7 @@ def test_residual_starts_as_the_identity_and_learns(name):
 
 def test_residual_refuses_more_channels_out_than_in():
     with pytest.raises(ValueError, match=r"no more channels out \(2\) than in \(1\)"):
-        build_generator("unet", spatial_dims=3, in_channels=1, out_channels=2, filters=4, norm="none", residual=True)
+        build(out_channels=2, name="unet", filters=4, norm="none", residual=True)
 
 
 def test_unet_layers_are_the_papers():
@@ -110,18 +84,14 @@ def test_unet_layers_are_the_papers():
 
 def test_resnet_has_the_size_of_the_reference():
     # The authors' ResNet with 9 blocks and instance norm has 11.378 million weights
-    network = build_generator(
-        "resnet", spatial_dims=2, in_channels=3, out_channels=3, filters=64, norm="instance", residual=False
-    )
+    network = build(2, 3, 3, name="resnet")
     millions = sum(p.numel() for p in network.parameters()) / 1e6
     assert millions == pytest.approx(11.378, abs=0.01)
 
 
 def weights(norm):
     torch.manual_seed(0)
-    network = build_generator(
-        "unet", spatial_dims=2, in_channels=1, out_channels=1, filters=32, norm=norm, residual=False, levels=4
-    )
+    network = build(2, name="unet", filters=32, norm=norm, levels=4)
     return [p for name, p in network.named_parameters() if name.endswith("weight") and p.ndim > 1]
 
 
@@ -147,7 +117,6 @@ def test_residual_adds_to_the_first_channels():
 
 def test_a_negative_start_changes_bright_and_dark():
     torch.manual_seed(0)
-    shape = {"spatial_dims": 3, "in_channels": 2, "out_channels": 1, "filters": 4, "norm": "none", "levels": 2}
-    network = build_generator("unet", **shape, residual="negative")
+    network = build(in_channels=2, name="unet", filters=4, norm="none", levels=2, residual="negative")
     x = torch.randn(1, 2, 8, 8, 8)
     assert torch.equal(network(x), -x[:, :1])

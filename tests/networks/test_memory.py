@@ -7,11 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import SMALL_METHOD, make_model, small_settings
+from small import SMALL_METHOD, make_model, merged, small_settings
 from torch import nn
 
 from medgen.checkpoint import build_method
-from medgen.config import parse_settings
 from medgen.errors import InputError
 from medgen.inference.cohort.run import convert
 from medgen.inference.predict import check_windows, translate_volume
@@ -56,7 +55,7 @@ SLICES = {"method": {**SMALL_METHOD, "spatial_dims": 2}, "inference": {"window":
         {"sampling": {"patch": [700, 700, 700]}, "inference": {"window": "patch"}},
         {"sampling": {"patch": [2**40, 8, 8]}, "inference": {"window": "patch"}},
         {**SLICES, "sampling": {"patch": [9000, 9000, 1]}},
-        {"sampling": {"patch": [700, 700, 700]}, "method": {**SMALL_METHOD, "norm": "instance"}},
+        {"sampling": {"patch": [700, 700, 700]}, "method": merged(SMALL_METHOD, {"generator": {"norm": "instance"}})},
     ],
 )
 def test_windows_beyond_the_bound_are_refused_before_a_scan_is_read(tmp_path, sections):
@@ -68,7 +67,7 @@ def test_windows_beyond_the_bound_are_refused_before_a_scan_is_read(tmp_path, se
 
 def test_ordinary_models_fit_ordinary_bounds():
     for filters, side, memory_gb in ((64, 64, 2), (32, 96, 4), (64, 128, 8)):
-        method = {**SMALL_METHOD, "filters": filters, "levels": 4, "norm": "instance"}
+        method = merged(SMALL_METHOD, {"generator": {"filters": filters, "levels": 4, "norm": "instance"}})
         with torch.device("meta"):
             settings = small_settings(method=method, sampling={"patch": [side] * 3})
             method = build_method(settings)
@@ -84,10 +83,12 @@ def test_fewer_windows_at_a_time_give_the_same():
     np.testing.assert_allclose(few, translate_volume(model, volume, memory_gb=8).data, atol=1e-2)
 
 
-@pytest.mark.parametrize("key, value", [("levels", 17), ("kernel", 101), ("discriminator_layers", 40)])
-def test_absurd_sizes_of_networks_are_refused(key, value):
-    with pytest.raises(InputError, match=f"{key}"):
-        build_method(parse_settings({"method": {**SMALL_METHOD, key: value}, "sampling": {"patch": [16] * 3}}, "test"))
+@pytest.mark.parametrize("section, key, value", [
+    ("generator", "levels", 17), ("generator", "kernel", 101), ("adversary", "layers", 40)
+])  # fmt: skip
+def test_absurd_sizes_of_networks_are_refused(section, key, value):
+    with pytest.raises(InputError, match=f"method.{section}.{key} = {value}: .* less than or equal to"):
+        small_settings(method=merged(SMALL_METHOD, {section: {key: value}}))
 
 
 def test_a_segmenters_grid_is_bounded():

@@ -1,13 +1,13 @@
 import torch
 
-from medgen.networks.generator import build_generator
+from medgen.networks.generator import GeneratorSettings, build_generator
 from medgen.networks.noise import draw_noise
 
 
 def test_noise_changes_the_output_and_its_absence_repeats_it():
     torch.manual_seed(0)
-    shape = dict(spatial_dims=3, in_channels=1, out_channels=1, filters=4, norm="instance", residual=False)
-    G = build_generator("unet", **shape, levels=2, noise=3)
+    settings = GeneratorSettings(name="unet", filters=4, levels=2)
+    G = build_generator(settings, spatial_dims=3, in_channels=1, out_channels=1, noise=3)
     x = torch.randn(2, 1, 8, 8, 8)
     z = draw_noise(x, 3)
     assert z.shape == (2, 3, 1, 1, 1)

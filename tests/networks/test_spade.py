@@ -2,17 +2,15 @@ import pytest
 import torch
 from torch.nn import functional as nnf
 
-from medgen.networks.spade import SPADEGenerator, SPADENorm, StyleEncoder
+from medgen.networks.spade import SPADEGenerator, SPADENorm, SPADESettings, StyleEncoder
 
-SMALL = dict(
-    spatial_dims=3, in_channels=3, out_channels=1, filters=4, hidden=4, levels=2, norm="instance", spectral_norm=True,
-    latent=3, style="head", style_norm="none", style_grid=1,
-)  # fmt: skip
+SMALL = dict(filters=4, hidden=4, levels=2, latent=3, style_norm="none", style_grid=1)
 
 
-def build(**more):
+def build(spatial_dims=3, **more):
     torch.manual_seed(0)
-    return SPADEGenerator(**{**SMALL, **more}).eval()
+    shape = {"spatial_dims": spatial_dims, "in_channels": 3, "out_channels": 1}
+    return SPADEGenerator(SPADESettings(**{**SMALL, **more}), **shape).eval()
 
 
 def label_map(*shape, classes=3):
@@ -41,7 +39,7 @@ def test_modulation_is_equation_1(latent):
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("latent, style", [(0, "head"), (3, "head"), (3, "everywhere")])
 def test_every_size_and_style(dims, latent, style):
-    G = build(spatial_dims=dims, latent=latent, style=style, in_channels=3)
+    G = build(spatial_dims=dims, latent=latent, style=style)
     for shape in ((8, 8, 12)[:dims], (16, 12, 8)[:dims]):
         m = label_map(*shape)
         y = G(m)
@@ -85,11 +83,11 @@ def test_a_label_changes_the_image_where_it_is():
 
 def test_encoder_without_norm_sees_brightness_that_instance_norm_takes_away():
     y = torch.rand(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0)) * 0.5
-    options = dict(spatial_dims=3, in_channels=1, filters=4, layers=2, latent=3, grid=1, spectral_norm=True)
     moved = {}
     for norm in ("none", "instance"):
         torch.manual_seed(0)
-        E = StyleEncoder(norm=norm, **options).eval()
+        settings = SPADESettings(**{**SMALL, "style_norm": norm})
+        E = StyleEncoder(settings, spatial_dims=3, in_channels=1).eval()
         inner = slice(None), slice(None), *(slice(1, -1),) * 3  # away from the zeros around the image
         a, b = (E.layers(image)[inner] for image in (y, y + 0.4))
         moved[norm] = ((a - b).abs().mean() / a.abs().mean()).item()

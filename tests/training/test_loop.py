@@ -13,26 +13,25 @@ import torch
 import yaml
 from programs import run_program
 from safetensors.torch import load_file
-from small import SMALL_METHOD, paired_only, write_cohort
+from small import SMALL_METHOD, known, merged, paired_only, write_cohort
 
-from medgen.arguments import arguments
 from medgen.checkpoint import load_model
 from medgen.config import parse_settings, plain
 from medgen.errors import InputError
 from medgen.io.claim import RECORD
-from medgen.methods import method_class, method_names
+from medgen.methods import method_class, method_names, settings_class
 from medgen.training.loop import saved_steps, train
 
 TRAIN = {"steps": 6, "validate_every": 3, "checkpoint_every": 2, "log_every": 1}
 
 
-SMALLER = {"blocks": 1, "kernel": 3, "pool": 2, "classifier_layers": 1, "hidden": 4, "latent": 4}
+SMALLER = {
+    "generator": {"blocks": 1, "kernel": 3, "hidden": 4, "latent": 4}, "adversary": {"pool": 2}, "classifier_layers": 1
+}  # fmt: skip
 
 
 def settings_of(cohort, name="pix2pix", **sections):
-
-    known = arguments(method_class(name))
-    given = {k: v for k, v in {**SMALL_METHOD, **SMALLER}.items() if k in known}
+    given = known(settings_class(name), merged(SMALL_METHOD, SMALLER))
     data = {"domains": ["source", "target"]} if name == "multi_domain" else {}
     codec = {"source": {"outside": "carry"}}
     if name == "spade":
@@ -44,7 +43,7 @@ def settings_of(cohort, name="pix2pix", **sections):
         "data": {"root": str(cohort), "paired": paired_only(name), "validation": 0.25, **data},
         "codec": codec,
         "sampling": {"patch": [16, 16, 16], "flip": ["x"], **sections.pop("sampling", {})},
-        "method": {"name": name, **given, **sections.pop("method", {})},
+        "method": merged({**given, "name": name}, sections.pop("method", {})),
         "train": {**TRAIN, **sections.pop("train", {})},
         **sections,
     }
@@ -239,12 +238,12 @@ import medgen.losses.adversary as adversary
 from medgen.training.loop import saved_steps, train
 from test_loop import settings_of
 STILL = {  # what each process draws for itself, and a pool that two fakes a sample fill
-    "lesion_gan": {"noise": 0, "pool": 0}, "spade": {"latent": 0},
+    "lesion_gan": {"noise": 0, "adversary": {"pool": 0}}, "spade": {"generator": {"latent": 0, "norm": "none"}},
 }
 name, devices, batch, root, out = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
 adversary.Adam = lambda parameters, rate, betas: torch.optim.SGD(parameters, 0.1)
 train(settings_of(Path(root), name, train={"devices": devices, "accelerator": "cpu", "ema": 0.5, "steps": 1},
-      sampling={"batch": batch}, method={"norm": "none", **STILL.get(name, {})}), Path(out))
+      sampling={"batch": batch}, method={"generator": {"norm": "none"}, **STILL.get(name, {})}), Path(out))
 """
 
 

@@ -1,50 +1,54 @@
 """What is refused before a run begins, and what is not: the check is a step on the meta device."""
 
 import pytest
-from small import SMALL_METHOD, small_settings
+from small import SMALL_METHOD, merged, small_settings
 
 from medgen.errors import InputError
 from medgen.training.preflight import check_method
 
 UNPAIRED = {"data": {"paired": False}}
-CUT = {"name": "cut", "generator": "unet", "filters": 4, "levels": 2, "norm": "none", "antialias": False,
-       "discriminator_filters": 4, "discriminator_layers": 1, "discriminator_antialias": False}  # fmt: skip
+CUT = {
+    "name": "cut",
+    "generator": {"name": "unet", "filters": 4, "levels": 2, "norm": "none", "antialias": False},
+    "adversary": {"filters": 4, "layers": 1, "antialias": False},
+}
+SEGMENTED = {**CUT, "preserve": {"weight_segmentation": 1.0}}
 
 
 @pytest.mark.parametrize(
     "keys",
     [
-        {"augment": ["flip", "translate", "cutout", "intensity"]},
-        {"consistency": 10.0},
-        {"pool": 1},
-        {"r1": 1.0, "r1_every": 1},
-        {"objective": "wasserstein", "gradient_penalty": 10.0},
-        {"spectral_norm": True, "discriminator_norm": "none"},
-        {"discriminator_scales": 2},
-        {"weight_gradient": 1.0, "weight_mind": 1.0},
+        {"adversary": {"augment": ["flip", "translate", "cutout", "intensity"]}},
+        {"adversary": {"consistency": 10.0}},
+        {"adversary": {"pool": 1}},
+        {"adversary": {"r1": 1.0, "r1_every": 1}},
+        {"adversary": {"objective": "wasserstein", "gradient_penalty": 10.0}},
+        {"adversary": {"spectral_norm": True, "norm": "none"}},
+        {"adversary": {"scales": 2}},
+        {"preserve": {"weight_gradient": 1.0, "weight_mind": 1.0}},
         {"flip_equivariance": True, "nce_identity": False},
     ],
-    ids=lambda keys: next(iter(keys)),
+    ids=str,
 )
 def test_every_stabiliser_passes(keys):
-    check_method(small_settings(**UNPAIRED, method={**CUT, **keys}))
+    check_method(small_settings(**UNPAIRED, method=merged(CUT, keys)))
 
 
 def test_segmentation_passes_with_labels():
     data = {"paired": False, "labels": True, "classes": 3}
-    check_method(small_settings(data=data, method={**CUT, "weight_segmentation": 1.0}))
+    check_method(small_settings(data=data, method=SEGMENTED))
 
 
 @pytest.mark.parametrize(
     "data, method, words",
     [
         ({"paired": False}, SMALL_METHOD, "learns from pairs"),
-        ({"paired": False}, {**CUT, "weight_segmentation": 1.0}, r"data\.labels"),
-        ({"paired": False}, {**CUT, "weight_segmentation": 1.0, "classes": 3}, r"data\.classes"),
+        ({"paired": False}, SEGMENTED, r"data\.labels"),
+        ({"paired": False}, {**SEGMENTED, "classes": 3}, r"data\.classes"),
         ({"paired": False}, {**CUT, "nce_layers": []}, "layers"),
-        ({"paired": False}, {**CUT, "generator": "resnet", "kernel": 4}, "odd"),
+        ({"paired": False}, merged(CUT, {"generator": {"name": "resnet", "kernel": 4}}), "odd"),
         ({}, {**SMALL_METHOD, "weight_diversity": 1.0, "noise": 1}, "residual"),
-        ({}, {**SMALL_METHOD, "levels": 5}, r"multiple of 32"),
+        ({}, merged(SMALL_METHOD, {"generator": {"levels": 5}}), r"multiple of 32"),
     ],
 )
 def test_what_cannot_train_is_refused_with_its_key(data, method, words):

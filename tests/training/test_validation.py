@@ -9,7 +9,7 @@ from small import make_model, small_settings, write_cohort
 from medgen.data.prepare import prepare
 from medgen.training.validation import Validator
 
-CYCLEGAN = {"name": "cyclegan", "generator": "unet", "filters": 4, "levels": 2}
+CYCLEGAN = {"name": "cyclegan", "generator": {"name": "unet", "filters": 4, "levels": 2}}
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,9 @@ def test_with_pairs_the_objective_is_the_error(tmp_path):
     assert set(found.values) == {"mae", "source_mae"}
 
 
-LESION_GAN = {"name": "lesion_gan", "filters": 4, "levels": 2, "norm": "none", "discriminator_filters": 4}
+LESION_GAN = {
+    "name": "lesion_gan", "generator": {"filters": 4, "levels": 2, "norm": "none"}, "adversary": {"filters": 4}
+}  # fmt: skip
 
 
 def test_of_painted_lesions_the_error_in_them_counts(tmp_path, monkeypatch):

@@ -105,7 +105,7 @@ def load_gan(folder: Path, device: str = "cpu") -> GAN:
     """Raises InputError where the folder holds no model, or one of another method."""
     model = load_model(folder, device)
     if not isinstance(model.method, LesionGAN):
-        name = model.settings.method["name"]
+        name = model.settings.method.name
         raise InputError(f"{folder} is a model of {name}, which paints no lesions; give one of lesion_gan")
     return GAN(model)
 

@@ -21,6 +21,7 @@ from medgen.io.atomic import written_aside
 from medgen.io.claim import check_ours, wrote
 from medgen.io.hashes import sha256
 
+FORMAT = 2  # of manifest.json; before it had a number: 1
 TOLD = ("sha256", "step", "weights_sha256", "training_data", "health", "versions", "commit")
 
 
@@ -29,7 +30,7 @@ def about(model: Model) -> dict[str, Any]:
     return {
         "folder": str(model.folder),
         "target": model.target,
-        "method": model.settings.method["name"],
+        "method": model.settings.method.name,
         **{name: getattr(model.info, name) for name in TOLD},
     }
 
@@ -42,7 +43,7 @@ class Manifest:
     Its folder is claimed by the run, see ``io.claim``. As a context it ends with everything in ``manifest.json``.
 
     Raises:
-        InputError: a manifest.json that is none, or a folder that cannot be written.
+        InputError: a manifest.json that is none or of another format, or a folder that cannot be written.
     """
 
     def __init__(self, folder: Path | None, model: Mapping[str, Any], name: str = "manifest") -> None:
@@ -136,7 +137,7 @@ class Manifest:
     def write(self, path: Path) -> None:
         """All records, to this file; see ``fold`` for what it raises."""
         with written_aside(path) as aside:
-            aside.write_text(json.dumps({"model": self.model, "cases": self.cases}, indent=1))
+            aside.write_text(json.dumps({"format": FORMAT, "model": self.model, "cases": self.cases}, indent=1))
 
     def _identity(self) -> dict[str, Any]:
         return {"sha256": self.model["sha256"], "target": self.model.get("target")}
@@ -148,9 +149,15 @@ class Manifest:
         try:
             old = json.loads(path.read_text())
             same = {"sha256": old["model"]["sha256"], "target": old["model"].get("target")} == self._identity()
-            return {str(case): dict(record) for case, record in old["cases"].items()} if same else None
+            cases = {str(case): dict(record) for case, record in old["cases"].items()}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError):
             raise InputError(f"{path} is not a manifest of medgen; move it away or choose another output") from None
+        if old.get("format", 1) != FORMAT:
+            raise InputError(
+                f"{path} is of format {old.get('format', 1)!r}, but this medgen goes on with format {FORMAT}; "
+                "choose another output, or go on with the medgen version that wrote it"
+            )
+        return cases if same else None
 
     def _told(self) -> dict[str, dict[str, Any]]:
         """The cases of the journal of a killed run of this model; its last line may be torn."""

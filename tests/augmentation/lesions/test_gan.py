@@ -18,13 +18,13 @@ STRUCTURES = {"organ": ["organ"], "dark": ["dark"], "bright": ["bright"]}
 
 
 def model_of(spacing=(2.0, 2.5, 2.0), noise=2, patch=(16, 16, 16), sources=("source",), **method):
-    given = {"name": "lesion_gan", "filters": 4, "levels": 2, "norm": "none", "noise": noise, **method}
+    sections = {"generator": {"filters": 4, "levels": 2, "norm": "none"}, "adversary": {"filters": 4, "layers": 1}}
     window = {"kind": "window", "low": -150, "high": 250}
     settings = small_settings(
         data={"sources": sources, "targets": sources, "labels": True, "structures": STRUCTURES},
         codec={"source": window, "target": window},
         sampling={"patch": list(patch)},
-        method={**given, "discriminator_filters": 4, "discriminator_layers": 1},
+        method={"name": "lesion_gan", "noise": noise, **sections, **method},
     )
     return make_model(settings, spacing=spacing)
 

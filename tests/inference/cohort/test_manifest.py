@@ -11,7 +11,7 @@ from programs import run_program
 from small import make_model
 
 from medgen.errors import InputError
-from medgen.inference.cohort.manifest import Manifest, about
+from medgen.inference.cohort.manifest import FORMAT, Manifest, about
 from medgen.io.hashes import sha256
 
 
@@ -103,6 +103,18 @@ def test_what_is_no_manifest_is_refused(model, tmp_path, text):
     (tmp_path / "manifest.json").write_bytes(text.encode(errors="surrogatepass"))
     with pytest.raises(InputError, match="not a manifest"):
         Manifest(tmp_path, about(model))
+
+
+def test_another_format_is_refused_by_its_number(model, tmp_path):
+    with Manifest(tmp_path, about(model)):
+        pass
+    path = tmp_path / "manifest.json"
+    written = json.loads(path.read_text())
+    assert written["format"] == FORMAT
+    for old, said in (({k: v for k, v in written.items() if k != "format"}, "1"), ({**written, "format": 9}, "9")):
+        path.write_text(json.dumps(old))
+        with pytest.raises(InputError, match=f"manifest.json is of format {said}, but this medgen goes on with format"):
+            Manifest(tmp_path, about(model))
 
 
 FULL = """

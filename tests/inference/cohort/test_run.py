@@ -13,11 +13,11 @@ import SimpleITK as sitk
 import torch
 from dicom_series import stored, write_ct
 from safetensors.torch import load_file
-from small import SMALL_METHOD, make_model, paired_only, small_settings, write_cohort
+from small import SMALL_METHOD, known, make_model, merged, paired_only, small_settings, write_cohort
 
 from medgen.checkpoint import load_model
 from medgen.commands.translate import interrupted
-from medgen.config import arguments, parse_settings
+from medgen.config import parse_settings
 from medgen.errors import InputError
 from medgen.inference import inputs, output
 from medgen.inference import pipeline as module
@@ -25,14 +25,13 @@ from medgen.inference.cohort import watch
 from medgen.inference.cohort.prefetch import overlapped
 from medgen.inference.cohort.run import convert
 from medgen.inference.series import Rule, Rules
-from medgen.methods import method_class, method_names
+from medgen.methods import method_class, method_names, settings_class
 from medgen.training.loop import train
 
 
 def tiny(cohort, name, method=None, **sections):
-    known = arguments(method_class(name))
-    small = {**SMALL_METHOD, "hidden": 4, "pool": 2, "classifier_layers": 1, **(method or {})}
-    given = {k: v for k, v in small.items() if k in known}
+    smaller = {"generator": {"hidden": 4}, "adversary": {"pool": 2}, "classifier_layers": 1}
+    given = known(settings_class(name), merged(merged(SMALL_METHOD, smaller), method or {}))
     values = {
         "data": {
             "root": str(cohort),
@@ -108,7 +107,7 @@ def test_contrasts_on_different_grids_are_refused_in_training_and_reported_in_co
         train(tiny(cohort, "pix2pix", data=names), tmp_path / "run", say=lambda _: None)
     with pytest.raises(InputError, match="case1.*different grids"):
         train(
-            tiny(cohort, "cyclegan", {"weight_identity": 0.0, "residual": False}, data=names),
+            tiny(cohort, "cyclegan", {"weight_identity": 0.0, "generator": {"residual": False}}, data=names),
             tmp_path / "run",
             say=lambda _: None,
         )
@@ -132,7 +131,7 @@ def test_contrasts_in_different_frames_of_reference_are_converted_with_a_warning
     assert [len(said) for said in told] == [0, 1]
 
 
-@pytest.mark.parametrize("name", [n for n in method_names() if not hasattr(method_class(n), "needs_classes")])
+@pytest.mark.parametrize("name", [n for n in method_names() if not settings_class(n).needs_classes])
 def test_slabs_of_three_slices(name, tmp_path):
     cohort = write_cohort(tmp_path / "cohort", cases=6, shape=(20, 24, 13), unpaired=not paired_only(name))
     settings = tiny(cohort, name, method={"spatial_dims": 2}, sampling={"patch": [16, 16, 3]})
