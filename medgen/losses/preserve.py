@@ -51,8 +51,13 @@ class Preserve:
             raise ValueError("weight_segmentation needs labels: set data.labels to true and data.classes")
         if data.in_channels != data.out_channels:
             raise ValueError("weight_segmentation needs as many channels in as out: its segmenter reads both images")
-        channels = {"in_channels": data.in_channels, "out_channels": data.classes}
-        self.networks["S"] = build_generator(SEGMENTER, spatial_dims=spatial_dims, tanh=False, **channels)
+        self.networks["S"] = build_generator(
+            SEGMENTER,
+            spatial_dims=spatial_dims,
+            in_channels=data.in_channels,
+            out_channels=data.classes,
+            tanh=False,
+        )
 
     def __call__(self, x: Tensor, y_hat: Tensor, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """Losses by name (those switched on) and their weighted sum.
