@@ -83,12 +83,10 @@ def _tissues(case: Checked, inner: np.ndarray, smooth: np.ndarray) -> Iterator[t
 
 def _nodules(case: Checked, other: np.ndarray, inner: np.ndarray, smooth: np.ndarray) -> list[Blob]:
     """In lung with the vessels in it, a voxel off its border."""
-    lung = ndimage.binary_closing(np.pad(_lung(case, case.body & (smooth < LUNG_HU)), 3, mode="edge"), iterations=2)[
-        3:-3, 3:-3, 3:-3
-    ]
-    lung = inner & ndimage.binary_erosion(lung, border_value=1)
+    lung = np.pad(_lung(case, case.body & (smooth < LUNG_HU)), 3, mode="edge")  # it goes on beyond the volume
+    filled = ndimage.binary_erosion(ndimage.binary_closing(lung, iterations=2), border_value=1)[3:-3, 3:-3, 3:-3]
     limits = case.limits.new_structure_z, case.limits.new_lung_contrast
-    return brighter(case.output, other, lung, case.spacing, *limits)
+    return brighter(case.output, other, inner & filled, case.spacing, *limits)
 
 
 def _lung(case: Checked, dark: np.ndarray) -> np.ndarray:
