@@ -155,7 +155,7 @@ def test_impossible_values_are_named(folder, key, value):
 def test_unknown_parts_and_broken_json(folder):
     edit(folder, surprise=1)
     refused(folder, "surprise")
-    (folder / "model.json").write_text('{"format": %d,' % FORMAT)
+    (folder / "model.json").write_text(f'{{"format": {FORMAT},')
     refused(folder, "model.json")
     (folder / "model.json").write_text("[]")
     refused(folder, "model.json")
