@@ -109,7 +109,7 @@ _OVERLAP: Sequence[tuple[str, str, str, int, Literal["higher", "lower"] | None, 
     ("surface_dice", "surface Dice", "", 3, "higher", "part of the surfaces within the tolerance of each other"),
     ("volume_reference", "true volume", "ml", 2, None, ""),
     ("volume_prediction", "volume", "ml", 2, None, ""),
-    ("volume_error", "volume error", "", 3, "lower", "(volume − true volume) / true volume; 0 is right"),
+    ("volume_error", "volume error", "ml", 2, "lower", "volume − true volume; 0 is right"),
 )
 SEGMENTATION = tuple(
     Metric(name, label, unit, digits, better, about, needs=("labels", "prediction labels"), places=())
