@@ -108,7 +108,15 @@ def _one_contrast(source: Path, series: str | None, rules: Rules | None, index: 
     pairs = _pairs(source) if source.is_dir() else []
     if pairs and not volumes:
         return pairs
-    return [named(path) for path in find_inputs(source)] + pairs
+    return [_below(source, path) for path in find_inputs(source)] + pairs
+
+
+def _below(source: Path, path: Path) -> Scan:
+    """A scan of ``source``; a folder within it that holds one volume stands for it and gives the case its name too."""
+    volumes = find_volumes(path) if path.is_dir() and path != source else []
+    if len(volumes) != 1:
+        return named(path)
+    return replace(named(volumes[0]), case="_".join((*path.relative_to(source).parts, case_name(volumes[0]))))
 
 
 def _among_volumes(source: Path, scans: list[Scan]) -> list[Scan]:

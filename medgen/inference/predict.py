@@ -168,14 +168,15 @@ def on_model_grid(volume: Volume, model: Model, *, labels: bool = False) -> Volu
     if policy == "ignore" or np.allclose(volume.spacing, wanted, rtol=SAME_SPACING):
         return volume
     ratios = np.divide(volume.spacing, wanted)
+    own, model_s = (" x ".join(f"{size:.6g}" for size in sizes) for sizes in (volume.spacing, wanted))
     if ratios.max() > MOST_RESAMPLED or ratios.min() < 1 / MOST_RESAMPLED:
         raise InputError(
-            f"{volume.path}: voxels of {volume.geometry.describe()} are more than {MOST_RESAMPLED} times larger or "
-            f"smaller than the model's {wanted} mm; correct the spacing in its header"
+            f"{volume.path} has voxels of {own} mm, over {MOST_RESAMPLED} times larger or smaller than the model's "
+            f"of {model_s} mm; correct the spacing in its header"
         )
     if policy == "refuse":
         raise InputError(
-            f"{volume.path}: voxels of {volume.geometry.describe()} differ from the model's {wanted} mm; "
+            f"{volume.path} has voxels of {own} mm, which differ from the model's of {model_s} mm; "
             "resample the scan or set inference.spacing to resample"
         )
     if np.abs(volume.data).max() > LARGEST:  # as padding of the lowest float32 is

@@ -208,6 +208,8 @@ def checked_shape(shape: Sequence[int], path: Path) -> tuple[int, int, int]:
         raise InputError(f"{path} has no voxels ({size}): a dimension has size zero; export the volume again")
     if len(shape) < 3:
         raise InputError(f"{path} is {len(shape)}D ({size}), not one 3D volume; stack its slices")
+    if len(shape) == 4 and shape[2] == 1:
+        raise InputError(f"{path} is 4D ({size}), with one slice at each time; if the last axis is slices, make it 3D")
     if len(shape) > 3:
         raise InputError(f"{path} is {len(shape)}D ({size}), not one 3D volume; split it first")
     if int(np.prod(shape, dtype=object)) > MAX_VOXELS:

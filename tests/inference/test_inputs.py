@@ -29,6 +29,15 @@ def test_one_contrast_is_a_volume_or_a_folder(tmp_path, monkeypatch):
     assert [(s.case, s.files) for s in find_scans(Path("."), ["source"])] == [("dicom", (series,))]
 
 
+def test_a_folder_with_one_volume_each_case(tmp_path):
+    put(tmp_path / "p1/ct.nii.gz"), put(tmp_path / "p2/late/ct.nii.gz"), put(tmp_path / "p2/late/ct.json")
+    put(tmp_path / "p3/ct.nii.gz"), put(tmp_path / "p3/mask.nii.gz")
+    one, other, several = find_scans(tmp_path, ["source"])
+    assert (one.case, one.files) == ("p1_ct", (tmp_path / "p1/ct.nii.gz",))
+    assert (other.case, other.files) == ("p2_late_ct", (tmp_path / "p2/late/ct.nii.gz",))
+    assert (several.case, several.files) == ("p3", (tmp_path / "p3",))  # reading it asks which of the two
+
+
 def test_contrasts_belong_together_by_name_and_in_the_models_order(tmp_path):
     for contrast, cases in (("flair", "ab"), ("t1", "abc")):
         for case in cases:
@@ -177,9 +186,9 @@ def test_paths_that_hold_nothing_are_told_for_what_they_are(tmp_path):
 
 
 def test_a_folder_of_volumes_is_no_series(tmp_path):
-    put(tmp_path / "p1/ct.nii.gz")
+    put(tmp_path / "p1/ct.nii.gz"), put(tmp_path / "p1/mask.nii.gz")
     (scan,) = find_scans(tmp_path, ["source"])
-    with pytest.raises(InputError, match=r"p1 is a folder of volumes \(ct.nii.gz\); name one of its files"):
+    with pytest.raises(InputError, match=r"p1 is a folder of volumes \(ct.nii.gz, mask.nii.gz\); name one"):
         read_scan(scan)
 
 

@@ -7,6 +7,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from dicom_series import OBLIQUE, RECODED, item, recode, stored, write_ct, write_enhanced_ct, write_enhanced_mr
+from pydicom.uid import RLELossless
 
 from medgen.errors import InputError
 from medgen.inference.series import find_series
@@ -192,7 +193,7 @@ def test_enhanced_ct_in_other_transfer_syntaxes(tmp_path, name):
     np.testing.assert_array_equal(read_volume(tmp_path).data, pixels.transpose(2, 1, 0) - 1024.0)
 
 
-@pytest.mark.parametrize("kind", ["file meta", "lengths"])
+@pytest.mark.parametrize("kind", ["file meta", "lengths", "compressed"])
 def test_an_image_that_was_exported_twice_counts_once(tmp_path, kind):
     """By another program, which may write another file meta group, or sequences that say where they end."""
     write_ct(tmp_path / "a", stored(4, 6, 6), RequestAttributesSequence=[item(ScheduledProcedureStepID="1")])
@@ -201,11 +202,22 @@ def test_an_image_that_was_exported_twice_counts_once(tmp_path, kind):
             ds = pydicom.dcmread(file)
             if kind == "file meta":
                 ds.file_meta.SourceApplicationEntityTitle = f"OTHER{number}"
-            else:
+            elif kind == "lengths":
                 ds["RequestAttributesSequence"].is_undefined_length = True
+            elif number:
+                ds.compress(RLELossless, generate_instance_uid=False)
             ds.save_as(file.with_name(f"again{number}_{file.name}"))
     (series,) = list_series(tmp_path / "a")
     assert len(series.slices) == 4 and read_series(tmp_path / "a").data.shape[2] == 4
+
+
+def test_a_compressed_image_of_other_values_is_no_copy(tmp_path):
+    write_ct(tmp_path, stored(4, 6, 6))
+    ds = pydicom.dcmread(tmp_path / "000.dcm")
+    ds.compress(RLELossless, ds.pixel_array // 2, generate_instance_uid=False)
+    ds.save_as(tmp_path / "again.dcm")
+    with pytest.raises(InputError, match="different images with one SOPInstanceUID"):
+        read_volume(tmp_path)
 
 
 def test_many_images_whose_headers_are_alike_are_each_read_once(tmp_path, monkeypatch):

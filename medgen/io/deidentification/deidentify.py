@@ -223,6 +223,8 @@ def _by_kind(keyword: str, kind: str) -> str:
         return "" if COMMON_UIDS.search(keyword) else "U"
     if keyword in TECHNICAL:
         return ""
+    if keyword.endswith("PrivateCreator"):  # of a pointer to a private element, which has to have a value
+        return "X"
     return "X" if kind in LONG_TEXT else "Z" if kind in SHORT_TEXT else ""
 
 

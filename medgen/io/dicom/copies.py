@@ -50,14 +50,25 @@ def _bytes(path: Path) -> str:
 
 
 def _elements(path: Path) -> str:
-    """The same of the elements, whatever lengths and padding say where they end (PS3.5 7.5)."""
+    """The same of the elements, whatever lengths and padding say where they end (PS3.5 7.5), and of the stored values,
+    whatever compresses them."""
     try:
         dataset = dcmread(path, force=True)
-        digest = hashlib.sha256(str(dataset.file_meta.get("TransferSyntaxUID")).encode())
+        digest = hashlib.sha256(_pixels(dataset))
         _digest(dataset, digest)
         return f"elements {digest.hexdigest()}"
     except Exception:
         return str(path)
+
+
+def _pixels(dataset: Dataset) -> bytes:
+    """The stored values, taken from the data set, where they can be decoded; else what says how they are stored."""
+    try:
+        values = dataset.pixel_array.tobytes()
+        del dataset.PixelData
+        return values
+    except Exception:  # no pixels, no decoder, damaged ones
+        return str(dataset.file_meta.get("TransferSyntaxUID")).encode()
 
 
 def _digest(dataset: Dataset, digest: Any) -> None:

@@ -46,6 +46,26 @@ class Encoding:
         return np.rint(_steps(values, self.rescale[k])).astype(self.format.dtype)
 
 
+def has_lut(dataset: Dataset) -> bool:
+    """Whether a modality LUT makes the values; enhanced images have none."""
+    return PER_FRAME not in dataset and bool(dataset.get("ModalityLUTSequence"))
+
+
+def has_rescale(dataset: Dataset, frame: int) -> bool:
+    """Whether a frame says how its values come from the stored ones, be it that they are the same."""
+    holder = _holder(dataset, frame)
+    return any(holder.get(keyword) is not None for keyword in ("RescaleSlope", "RescaleIntercept"))
+
+
+def _holder(dataset: Dataset, frame: int) -> Dataset:
+    """What holds the rescale of a frame."""
+    if PER_FRAME not in dataset:
+        return dataset
+    groups = (dataset[PER_FRAME].value[frame], *(dataset.get(SHARED) or ()))
+    own = (group.get("PixelValueTransformationSequence") for group in groups)
+    return next((items[0] for items in own if items), dataset)
+
+
 def rescale_of(dataset: Dataset, frame: int, file: Path) -> tuple[float, float]:
     """(slope, intercept) of a frame: modality value = slope * stored value + intercept (PS3.3 C.11.1, C.7.6.16.2.9).
 
@@ -57,32 +77,32 @@ def rescale_of(dataset: Dataset, frame: int, file: Path) -> tuple[float, float]:
         file: for messages.
 
     Raises:
-        InputError: a slope of 0, numbers that are not finite, or one of the two without the other. Programs disagree on
-            what that means (pydicom: no rescale; ITK: slope 1, intercept 0), so the values are not known.
+        InputError: a slope of 0, numbers that are not finite or several, or one of the two without the other. Programs
+            disagree on what that means (pydicom: no rescale; ITK: slope 1, intercept 0), so the values are not known.
     """
-    holder = dataset
-    if PER_FRAME in dataset:
-        groups = (dataset[PER_FRAME].value[frame], *(dataset.get(SHARED) or ()))
-        own = (group.get("PixelValueTransformationSequence") for group in groups)
-        holder = next((items[0] for items in own if items), dataset)
-    elif dataset.get("ModalityLUTSequence"):
+    if has_lut(dataset):
         return 1.0, 0.0
+    holder = _holder(dataset, frame)
     slope, intercept = holder.get("RescaleSlope"), holder.get("RescaleIntercept")
     if slope is None and intercept is None:
         return 1.0, 0.0
-    if (float(1 if slope is None else slope), float(intercept or 0)) == (1, 0):  # whatever is missing
-        return 1.0, 0.0
+    try:
+        numbers = float(1 if slope is None else slope), float(intercept or 0)
+    except (TypeError, ValueError):  # several values
+        numbers = np.nan, np.nan
+    if numbers == (1, 0):  # whatever is missing
+        return numbers
     fault = "half of a rescale" if slope is None or intercept is None else ""
-    if not fault and float(slope) == 0:
+    if not fault and numbers[0] == 0:
         fault = "a RescaleSlope of 0"
-    if not fault and not np.isfinite([float(slope), float(intercept)]).all():
+    if not fault and not np.isfinite(numbers).all():
         fault = "a rescale that is no number"
     if fault:
         raise InputError(
             f"{file} has {fault} (RescaleSlope {slope}, RescaleIntercept {intercept}), so its values are not known; "
             "export the series again or set both elements"
         )
-    return float(slope), float(intercept)
+    return numbers
 
 
 def encoding(

@@ -17,7 +17,7 @@ from medgen.errors import InputError
 from medgen.io.dicom.copies import Copies
 from medgen.io.dicom.header import Header, Slice, is_scan, lost_slices, numbers, read_header, slices_of
 from medgen.io.dicom.parts import differing, parts
-from medgen.io.dicom.stack import image_type, is_colour, is_tiled, remarks, stack, why_no_volume
+from medgen.io.dicom.stack import image_type, is_colour, is_tiled, name, remarks, stack, why_no_volume
 from medgen.io.dicom.units import CAPTURES
 from medgen.io.dicom.voxels import values_of
 from medgen.io.paths import dangling, existing
@@ -123,7 +123,7 @@ def read_slices(slices: Sequence[Slice], folder: Path) -> Volume:
     slices, geometry = stack(slices, folder)
     data = np.empty(geometry.shape, np.float32, order="F")
     whole = True
-    units: dict[str, Path] = {}
+    units: dict[str, Slice] = {}
     paddings = np.full((2, 1, 1, geometry.shape[2]), np.nan, np.float32)
     doubts: dict[str, None] = {}
     for k, values, unit, doubt, padding in values_of(slices):
@@ -131,7 +131,7 @@ def read_slices(slices: Sequence[Slice], folder: Path) -> Volume:
             raise InputError(f"{slices[k].file} has voxels of shape {values.shape}, against its header; copy it again")
         whole = whole and bool(np.all(values == np.rint(values)))
         data[:, :, k] = values.T
-        units.setdefault(unit, slices[k].file)
+        units.setdefault(unit, slices[k])
         paddings[:, 0, 0, k] = (np.nan, np.nan) if padding is None else padding
         doubts |= {doubt: None} if doubt else {}
     checked_finite(data, folder)
@@ -149,9 +149,11 @@ def read_slices(slices: Sequence[Slice], folder: Path) -> Volume:
     )
 
 
-def _one_unit(units: dict[str, Path]) -> str:
+def _one_unit(units: dict[str, Slice]) -> str:
     if len(units) > 1:
-        said = " and ".join(f"{file} is in {unit or 'no named unit'}" for unit, file in units.items())
+        said = " and ".join(
+            f"{item.file.parent / name(item)} is in {unit or 'no named unit'}" for unit, item in units.items()
+        )
         raise InputError(f"{said}, and both are of one series; separate the two")
     return next(iter(units))
 

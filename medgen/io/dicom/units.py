@@ -7,6 +7,7 @@ from pydicom import Dataset
 from pydicom.uid import UID
 
 from medgen.io.dicom.header import GROUPS
+from medgen.io.dicom.pixels import has_lut, has_rescale
 
 HU = "HU"
 UNSPECIFIED = "an unspecified unit (RescaleType US; if they are HU, set it to HU)"
@@ -20,7 +21,12 @@ NOT_CT_NUMBERS = set(
 )
 # Words of the ImageType of maps that scanners and workstations compute from CT; they are no CT numbers either, whatever
 # the RescaleType: many of them say HU because the CT object asks for one.
-PARAMETERS = set("CBF CBV RCBF RCBV MTT TTP TMAX TTD TTS PBF PBV PERMEABILITY KTRANS".split())
+PARAMETERS = set("CBF CBV RCBF RCBV MTT TTP TMAX TTD TTS PBF PBV PERMEABILITY KTRANS RHO ZEFF UNCERTAINTY".split())
+# Words of derived images that mostly are maps, but not always, as they name what was shown as well as what was removed.
+MATERIALS = set(
+    "IODINE CALCIUM WATER FAT GADOLINIUM URIC DENS DENSITY PERFUSION FLOW VENTILATION FRACTION EXTRACTION MAP".split()
+)
+TAKEN_AWAY = set("REMOVED REMOVAL SUPPRESSED FREE WITHOUT NO NON MINUS VNC VUE VNI".split())
 MODIFIED = "MAT_MODIFIED"  # of which only a RescaleType says whether the values are HU or HU_MOD
 # Words of the ImageType of derived CT that is in HU: reformats, means, monoenergetic and virtual unenhanced images.
 ORDINARY = set(
@@ -37,23 +43,31 @@ def doubt_of(dataset: Dataset, frame: int) -> str:
     """Why the values of a CT frame that ``unit_of`` takes for HU may be none; empty where nothing says so."""
     if dataset.get("Modality") != "CT" or unit_of(dataset, frame) != HU:
         return ""
-    classic = PER_FRAME not in dataset and not dataset.get("ModalityLUTSequence")
-    if classic and dataset.get("RescaleSlope") is None and dataset.get("RescaleIntercept") is None:
+    mapped = _mapping_unit(dataset, frame, rescaled=True) == HU
+    if not (mapped or has_lut(dataset) or has_rescale(dataset, frame)):
         return "it has no RescaleSlope and RescaleIntercept, which CT must have: the stored values are taken as HU"
-    rescale = _group(dataset, frame, "PixelValueTransformationSequence")
-    named = (rescale or dataset).get("RescaleType") or dataset.get("RescaleType")
-    if (
-        named
-        or _mapping_unit(dataset, frame, rescaled=True) == HU
-        or _text((dataset.get("ImageType") or [""])[0]) != "DERIVED"
-    ):
+    terms = _terms(dataset, frame)
+    derived = _text((dataset.get("ImageType") or [""])[0]) == "DERIVED"
+    if maps := [term for term in terms if _material(term, derived)]:
+        return f"its ImageType {maps[0]} names a material or a quantity: it may be a map, whose values are no HU"
+    odd = [term for term in terms if derived and not _ordinary(term)]
+    if not odd or mapped or _named(dataset, frame):
         return ""
-    odd = [term for term in _terms(dataset, frame) if not _ordinary(term)]
-    return (
-        f"it is derived CT of ImageType {odd[0]} without RescaleType: the unit is not stated, HU is assumed"
-        if odd
-        else ""
-    )
+    return f"it is derived CT of ImageType {odd[0]} without RescaleType: the unit is not stated, HU is assumed"
+
+
+def _material(term: str, derived: bool) -> bool:
+    """Whether a term names a material or quantity; of MAT_..., only MAT_REMOVED and MAT_MODIFIED may be in HU."""
+    words = set(re.findall("[A-Z]+", term))
+    return not words & TAKEN_AWAY and term != MODIFIED and ("MAT" in words or (derived and bool(words & MATERIALS)))
+
+
+def _named(dataset: Dataset, frame: int) -> str:
+    """The unit that the rescale of a frame, or its modality LUT, names."""
+    rescale = _group(dataset, frame, "PixelValueTransformationSequence")
+    if has_lut(dataset) and (kind := _text(dataset.ModalityLUTSequence[0].get("ModalityLUTType"))):
+        return kind
+    return _text((rescale or dataset).get("RescaleType") or dataset.get("RescaleType"))
 
 
 def _ordinary(term: str) -> bool:
@@ -69,7 +83,7 @@ def unit_of(dataset: Dataset, frame: int) -> str:
         unit; a Secondary Capture or a parametric map is so only where it says it.
     """
     rescale = _group(dataset, frame, "PixelValueTransformationSequence")
-    named = _text((rescale or dataset).get("RescaleType") or dataset.get("RescaleType"))
+    named = _named(dataset, frame)
     if units := _text(dataset.get("Units")):
         return f"{units} (Units)"
     if dataset.get("Modality") != "CT":
@@ -82,7 +96,7 @@ def unit_of(dataset: Dataset, frame: int) -> str:
     if named == "US":
         return UNSPECIFIED
     if named and named not in HU_NAMES:
-        return f"{named} (RescaleType)"
+        return f"{named} ({'ModalityLUTType' if has_lut(dataset) else 'RescaleType'})"
     mapping = _mapping_unit(dataset, frame, rescaled=(rescale or dataset).get("RescaleSlope") is not None)
     if mapping not in ("", HU):
         return mapping

@@ -10,7 +10,8 @@ from pydicom.uid import UID, ImplicitVRLittleEndian
 
 from medgen.errors import InputError
 from medgen.io.dicom.header import Header, Slice, header_in, quiet_pydicom, slices_of
-from medgen.io.dicom.pixels import PER_FRAME, rescale_of
+from medgen.io.dicom.pixels import PER_FRAME, has_lut, has_rescale, rescale_of
+from medgen.io.dicom.stack import name
 from medgen.io.dicom.units import doubt_of, unit_of
 
 PLUGINS = "pip install 'medgen[dicom]'"
@@ -25,7 +26,7 @@ def values_of(slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray, str, s
     file."""
     quiet_pydicom()
     files: dict[Path, list[int]] = {}
-    rescaled: dict[bool, Path] = {}
+    rescaled: dict[bool, Slice] = {}
     for k, item in enumerate(slices):
         files.setdefault(item.file, []).append(k)
     for file, members in files.items():
@@ -40,21 +41,15 @@ def values_of(slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray, str, s
                 raise InputError(f"{file} is a truncated DICOM image; copy the series again")
             _check_bits(dataset, file)
             _check_decoder(file, dataset.file_meta.TransferSyntaxUID)
-            if PER_FRAME not in dataset:
-                if (told := _rescaled(dataset, file)) is not None:
-                    rescaled.setdefault(told, file)
-                if len(rescaled) == 2:
-                    raise InputError(
-                        f"{rescaled[False]} has no rescale and {rescaled[True]} of its series has one, so its values "
-                        "are not known; export the series again"
-                    )
-                values = _modality(dataset.pixel_array, dataset, 0, file)
-                yield members[0], values, unit_of(dataset, 0), doubt_of(dataset, 0), _padding(dataset, 0, file)
-                continue
-            frames = iter_pixels(dataset, indices=[slices[k].frame for k in members])
-            for k, values in zip(members, frames, strict=True):
+            for k in members:
+                _check_rescaled(dataset, slices[k], rescaled)
+            classic = PER_FRAME not in dataset
+            frames = (
+                [dataset.pixel_array] if classic else iter_pixels(dataset, indices=[slices[k].frame for k in members])
+            )
+            for k, pixels in zip(members, frames, strict=True):
                 frame = slices[k].frame
-                values, padding = _modality(values, dataset, frame, file), _padding(dataset, frame, file)
+                values, padding = _modality(pixels, dataset, frame, file), _padding(dataset, frame, file)
                 yield k, values, unit_of(dataset, frame), doubt_of(dataset, frame), padding
         except InputError:
             raise
@@ -75,16 +70,28 @@ def _check_unchanged(known: Sequence[Slice], header: Header | None) -> None:
 
 
 def _modality(pixels: np.ndarray, dataset: Dataset, frame: int, file: Path) -> np.ndarray:
-    if PER_FRAME not in dataset and dataset.get("ModalityLUTSequence"):
-        return apply_modality_lut(pixels, dataset)
+    if has_lut(dataset):
+        return _looked_up(pixels, dataset, file)
     slope, intercept = rescale_of(dataset, frame, file)
     return pixels if (slope, intercept) == (1, 0) else pixels.astype(np.float64) * slope + intercept
+
+
+def _looked_up(pixels: np.ndarray, dataset: Dataset, file: Path) -> np.ndarray:
+    """Values by the modality LUT; refused where a rescale beside it, which the standard forbids, gives others."""
+    values = apply_modality_lut(pixels, dataset)
+    slope, intercept = (dataset.get(keyword) for keyword in ("RescaleSlope", "RescaleIntercept"))
+    if slope is not None and intercept is not None and not np.array_equal(values, pixels * float(slope) + intercept):
+        raise InputError(
+            f"{file} has a ModalityLUTSequence and a RescaleSlope of {slope} with a RescaleIntercept of {intercept}, "
+            "which give other values; export it again or remove one of the two"
+        )
+    return values
 
 
 def _padding(dataset: Dataset, frame: int, file: Path) -> Padding:
     """Lowest and highest modality value of padding (PS3.3 C.7.5.1.1.2); None where the image names none."""
     first = dataset.get("PixelPaddingValue")
-    if not isinstance(first, int) or (PER_FRAME not in dataset and dataset.get("ModalityLUTSequence")):
+    if not isinstance(first, int) or has_lut(dataset):
         return None
     last = dataset.get("PixelPaddingRangeLimit")
     slope, intercept = rescale_of(dataset, frame, file)
@@ -92,13 +99,19 @@ def _padding(dataset: Dataset, frame: int, file: Path) -> Padding:
     return ends[0], ends[1]
 
 
-def _rescaled(dataset: Dataset, file: Path) -> bool | None:
-    """True where an image says how its values come from the stored ones, None where it says that they are the stored
-    ones, False where it says nothing."""
-    if dataset.get("ModalityLUTSequence") or rescale_of(dataset, 0, file) != (1, 0):
-        return True
-    told = any(dataset.get(keyword) is not None for keyword in ("RescaleSlope", "RescaleIntercept"))
-    return None if told else False
+def _check_rescaled(dataset: Dataset, item: Slice, known: dict[bool, Slice]) -> None:
+    """Refuse an image that says nothing of how its values come from the stored ones beside one that changes them; an
+    image whose rescale changes nothing says that they are the stored ones. ``known``: the first of either, so far."""
+    if has_lut(dataset) or rescale_of(dataset, item.frame, item.file) != (1, 0):
+        known.setdefault(True, item)
+    elif not has_rescale(dataset, item.frame):
+        known.setdefault(False, item)
+    if len(known) == 2:
+        without, other = (item.file.parent / name(item) for item in (known[False], known[True]))
+        raise InputError(
+            f"{without} has no rescale and {other} of its series has one, so its values are not known; export the "
+            "series again"
+        )
 
 
 def _check_bits(dataset: Dataset, file: Path) -> None:

@@ -161,6 +161,8 @@ def _affine(fields: dict[str, str], n: int, path: Path) -> tuple[np.ndarray, lis
     remarks = []
     if not {"ElementSpacing", "ElementSize"} & fields.keys():
         remarks.append("ElementSpacing is absent, so voxels count as 1 mm")
+    if (spacing < 0).any():
+        remarks.append(f"ElementSpacing is negative ({sizes[:80]}): the axis is turned round, as by ITK")
     lengths = np.linalg.norm(rows, axis=1)
     if not np.allclose(lengths, 1, atol=1e-3):
         told = " x ".join(f"{length:.4g}" for length in lengths)

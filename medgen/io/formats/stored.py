@@ -1,5 +1,6 @@
 """A volume that a text header describes (MetaImage, NRRD): what the header says, its data files, and their voxels."""
 
+import os
 import re
 import zlib
 from collections.abc import Sequence
@@ -170,13 +171,15 @@ def beside(path: Path, names: Sequence[str]) -> tuple[Path, ...]:
     homes = {path.parent.resolve(), path.resolve().parent}  # a header that is a link, beside its data or by itself
     for name in names:
         file = path.parent / name
+        if "\\" in name and not os.path.lexists(file):  # written on Windows
+            file = path.parent / name.replace("\\", "/")
         try:
             inside = bool(name) and file.resolve().parent in homes
             there = file.is_file()
         except (OSError, ValueError, RuntimeError):
             inside, there = True, False
         if not inside:
-            link = " through a link" if (path.parent / name).parent.resolve() in homes else ""
+            link = " through a link" if file.parent.resolve() in homes else ""
             raise InputError(f"{path} names a data file {name[:200]} in another folder{link}; put it beside its header")
         if not there:
             what = "is no regular file" if file.exists() else "does not exist"

@@ -142,6 +142,15 @@ def test_orders_devices_and_labels_go_and_kernel_codes_and_units_stay():
     assert (ds.ConvolutionKernel, ds.RescaleType, ds.CodeMeaning) == ("B30f", "HU", "Thoracic structure")
 
 
+def test_the_creator_of_a_private_pointer_goes_as_an_empty_one_is_an_error():
+    ds, item = Dataset(), Dataset()
+    item.DimensionIndexPrivateCreator = item.FunctionalGroupPrivateCreator = MARK
+    item.DimensionIndexPointer = 0x00209056
+    ds.DimensionIndexSequence = [item]
+    Deidentifier(KEY).deidentify(ds)
+    assert [element.keyword for element in ds.DimensionIndexSequence[0]] == ["DimensionIndexPointer"]
+
+
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (Debian's dicom3tools) is absent")
 @pytest.mark.parametrize("shift", [False, True])
 def test_dciodvfy_finds_no_error_that_the_source_does_not_have(tmp_path, shift):

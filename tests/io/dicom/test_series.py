@@ -8,7 +8,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from dicom_series import stored, write_ct
+from dicom_series import item, stored, write_ct, write_enhanced_ct
 from pydicom.config import WARN
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless, generate_uid
@@ -152,6 +152,7 @@ def test_without_rescale_the_stored_values_are_the_values(tmp_path):
         ({"RescaleSlope": "2", "RescaleIntercept": None}, "half of a rescale"),
         ({"RescaleSlope": None, "RescaleIntercept": "-1024"}, "half of a rescale"),
         ({"RescaleSlope": "2", "RescaleIntercept": ""}, "half of a rescale"),
+        ({"RescaleSlope": "1", "RescaleIntercept": ["-1024", "-1024"]}, "a rescale that is no number"),
         ({"RescaleSlope": "0", "RescaleIntercept": "5"}, "a RescaleSlope of 0"),
         ({"RescaleSlope": "nan"}, "a rescale that is no number"),
         ({"RescaleIntercept": "-inf"}, "a rescale that is no number"),
@@ -386,6 +387,22 @@ def test_a_slice_without_the_rescale_of_the_others(tmp_path):
     ds.save_as(tmp_path / "a/002.dcm")
     with pytest.raises(InputError, match="002.dcm has no rescale and .*000.dcm of its series has one"):
         read_volume(tmp_path / "a")
+
+
+@pytest.mark.parametrize("others", ["frame", "nothing changed"])
+def test_a_frame_without_the_rescale_of_the_others(tmp_path, others):
+    write_enhanced_ct(tmp_path / "a.dcm", stored(4, 8, 9))
+    ds = pydicom.dcmread(tmp_path / "a.dcm")
+    if others == "nothing changed":  # then the stored values are the values, with or without words
+        for group in ds.PerFrameFunctionalGroupsSequence:
+            group.PixelValueTransformationSequence = [item(RescaleSlope="1", RescaleIntercept="0", RescaleType="HU")]
+    del ds.PerFrameFunctionalGroupsSequence[2].PixelValueTransformationSequence
+    ds.save_as(tmp_path / "a.dcm")
+    if others == "nothing changed":
+        np.testing.assert_array_equal(read_volume(tmp_path).data, stored(4, 8, 9).transpose(2, 1, 0))
+        return
+    with pytest.raises(InputError, match="a.dcm frame 3 has no rescale and .*a.dcm frame 1 of its series has one"):
+        read_volume(tmp_path)
 
 
 @pytest.mark.parametrize("bits", [1, 12, 24])

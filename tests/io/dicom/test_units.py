@@ -59,7 +59,8 @@ def test_another_rescale_type_is_another_unit(kind, image_type):
         ({"ImageType": ["DERIVED", "PRIMARY", "PERFUSION", "QUANTITY"], "RescaleType": "HU"}, "QUANTITY (ImageType)"),
         ({"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "MAT_VALUE_BASED"]}, "MAT_VALUE_BASED (ImageType)"),
         *(({"ImageType": ["DERIVED", "SECONDARY", *terms], "RescaleType": "HU"}, f"{terms[-1].upper()} (ImageType)")
-          for terms in (["PERFUSION", "CBF"], ["AXIAL", "Tmax"], ["OTHER", "CT_SOM7 PBV"], ["AXIAL", "PERF_MTT"])),
+          for terms in (["PERFUSION", "CBF"], ["AXIAL", "Tmax"], ["OTHER", "CT_SOM7 PBV"], ["AXIAL", "PERF_MTT"],
+                        ["AXIAL", "CT_SOM8 RHO"], ["AXIAL", "ZEFF"])),
         ({"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "MAT_MODIFIED"]},
          "MAT_MODIFIED (ImageType, without RescaleType)"),
         ({"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "MAT_MODIFIED"], "RescaleType": "HU"}, "HU"),
@@ -123,6 +124,74 @@ def test_slices_of_two_units_are_no_volume(tmp_path):
     write_ct(tmp_path, stored(4, 8, 9), RescaleType=lambda k: ["HU", "MGML"][k > 1])
     with pytest.raises(InputError, match="000.dcm is in HU and .*002.dcm is in MGML"):
         read_volume(tmp_path)
+
+
+def test_frames_of_two_units_are_named_by_their_numbers(tmp_path):
+    write_enhanced_ct(tmp_path / "a.dcm", stored(4, 8, 9))
+    ds = pydicom.dcmread(tmp_path / "a.dcm")
+    ds.PerFrameFunctionalGroupsSequence[2].PixelValueTransformationSequence[0].RescaleType = "MGML"
+    ds.save_as(tmp_path / "a.dcm")
+    with pytest.raises(InputError, match="a.dcm frame 1 is in HU and .*a.dcm frame 3 is in MGML"):
+        read_volume(tmp_path)
+
+
+def with_lut(ds, values, kind="HU"):
+    """Stored values of 12 bits to ``values``."""
+    table = item(LUTDescriptor=[len(values), 0, 16], ModalityLUTType=kind)
+    table.add_new("LUTData", "OW", np.asarray(values, "<u2").tobytes())
+    ds.ModalityLUTSequence = [table]
+    return ds
+
+
+@pytest.mark.parametrize("kind, unit", [("HU", "HU"), ("OD", "OD (ModalityLUTType)"), ("US", UNSPECIFIED)])
+def test_a_modality_lut_names_its_unit(kind, unit):
+    assert unit_of(with_lut(image(), range(4096), kind), 0) == unit
+
+
+@pytest.mark.parametrize("intercept, fits", [("100", True), ("0", False), ("-1024", False)])
+def test_a_modality_lut_beside_a_rescale_that_gives_other_values(tmp_path, intercept, fits):
+    pixels = stored(3, 8, 9)
+    write_ct(tmp_path, pixels, rescale=lambda k: (1, intercept))
+    for path in tmp_path.iterdir():
+        with_lut(pydicom.dcmread(path), np.arange(4096) + 100).save_as(path)
+    if fits:
+        np.testing.assert_array_equal(read_volume(tmp_path).data, pixels.transpose(2, 1, 0) + 100.0)
+        return
+    with pytest.raises(InputError, match="ModalityLUTSequence and a RescaleSlope .* give other values"):
+        read_volume(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["frame", "shared"])
+def test_enhanced_ct_without_any_rescale_is_doubtful(tmp_path, place):
+    write_enhanced_ct(tmp_path / "a.dcm", stored(3, 8, 9))
+    ds = pydicom.dcmread(tmp_path / "a.dcm")
+    for group in ds.PerFrameFunctionalGroupsSequence:
+        del group.PixelValueTransformationSequence
+    if place == "shared":
+        ds.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence = [item(RescaleType="HU")]
+    ds.save_as(tmp_path / "a.dcm")
+    assert ["the stored values are taken as HU" in text for text in read_volume(tmp_path).warnings] == [True]
+
+
+@pytest.mark.parametrize(
+    "terms, doubtful",
+    [
+        (["DERIVED", "SECONDARY", "AXIAL", "CT_SOM7 DE IODINE"], True),
+        (["DERIVED", "SECONDARY", "AXIAL", "CALCIUM_MAP"], True),
+        (["DERIVED", "SECONDARY", "AXIAL", "GSI WATER"], True),
+        (["DERIVED", "SECONDARY", "AXIAL", "FAT_FRACTION"], True),
+        (["ORIGINAL", "PRIMARY", "AXIAL", "MAT_DENS_WATER"], True),
+        (["DERIVED", "SECONDARY", "AXIAL", "MAT_REMOVED"], False),
+        (["DERIVED", "SECONDARY", "AXIAL", "CALCIUM REMOVED"], False),
+        (["DERIVED", "SECONDARY", "AXIAL", "VNC IODINE"], False),
+        (["ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 SEQ", "FLOW"], False),
+        (["ORIGINAL", "PRIMARY", "PERFUSION"], False),
+        (["DERIVED", "SECONDARY", "AXIAL", "CT_SOM8 TIP"], False),
+    ],
+)
+def test_terms_of_materials_are_doubtful_though_the_rescale_type_says_hu(terms, doubtful):
+    given = image(ImageType=terms, RescaleType="HU")
+    assert unit_of(given, 0) == "HU" and ("names a material" in doubt_of(given, 0)) == doubtful
 
 
 def test_the_values_stay_those_of_the_file_whatever_the_unit(tmp_path):

@@ -302,7 +302,7 @@ def test_empty_and_halved_rescales_that_change_nothing_are_written_whole(tmp_pat
 
 
 def test_a_modality_lut_beside_a_rescale_is_written_as_the_values_it_gives(tmp_path):
-    write_ct(tmp_path / "in", stored(3, 12, 13), ModalityLUTSequence=[lut()])
+    write_ct(tmp_path / "in", stored(3, 12, 13), rescale=lambda k: (2, 0), ModalityLUTSequence=[lut()])
     volume = read_volume(tmp_path / "in")
     write_derived(tmp_path / "out", volume, MADE)
     np.testing.assert_array_equal(read_volume(tmp_path / "out").data, volume.data)

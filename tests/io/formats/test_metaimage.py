@@ -223,6 +223,26 @@ def test_a_header_that_is_a_link_may_lie_beside_its_data_or_a_link_to_them(tmp_p
     np.testing.assert_array_equal(read_volume(farm / "a.mhd").data, VOXELS)
 
 
+@pytest.mark.parametrize("spacing", ["-0.5 0.6 2", "0.5 0.6 -2"])
+def test_a_negative_spacing_turns_the_axis_round_with_a_word(tmp_path, spacing):
+    path = written(tmp_path, ElementSpacing=spacing)
+    volume = read_volume(path)
+    np.testing.assert_allclose(volume.affine, itk_affine(sitk.ReadImage(str(path))))
+    assert [f"ElementSpacing is negative ({spacing})" in text for text in volume.warnings] == [True]
+
+
+@pytest.mark.parametrize("name, read", [(".\\x.raw", True), ("..\\x.raw", False), ("C:\\data\\x.raw", False)])
+def test_names_of_data_files_that_windows_wrote(tmp_path, name, read):
+    (tmp_path / "in").mkdir()
+    for place in (tmp_path, tmp_path / "in"):
+        (place / "x.raw").write_bytes(STORED)
+    path = written(tmp_path / "in", last=name)
+    if read:
+        np.testing.assert_array_equal(read_volume(path).data, VOXELS)
+    else:
+        refused(path, "another folder")
+
+
 def test_devices_and_pipes_are_no_data_files(tmp_path):
     import os
 

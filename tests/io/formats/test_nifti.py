@@ -185,7 +185,7 @@ def refused(path, match, capfd, readers=(read_volume, read_geometry)):
 
 @pytest.mark.parametrize(
     "shape, match",
-    [((5, 6), "is 2D"), ((5, 6, 7, 3), "is 4D"), ((5, 6, 7, 1, 3), "is 5D")],
+    [((5, 6), "is 2D"), ((5, 6, 7, 3), "is 4D"), ((5, 6, 7, 1, 3), "is 5D"), ((5, 6, 1, 7), "make it 3D")],
 )
 def test_other_dimensions(tmp_path, capfd, shape, match):
     refused(saved(tmp_path / "a.nii.gz", np.ones(shape, np.int16)), match, capfd)
