@@ -57,7 +57,8 @@ def outputs(folder: Path) -> dict[str, str]:
     labelled = folder / "hippocampus_spade"
     dataset = folder / "dataset"
     dataset.mkdir()
-    for name, new in (("labels", "labels"), ("target", "images")):
+    target = "target" if (labelled / "cohort" / "target").exists() else "images"
+    for name, new in (("labels", "labels"), (target, "images")):
         (labelled / "cohort" / name).rename(dataset / new)
     (labelled / "cohort" / "labels.json").rename(dataset / "labels.json")
     medgen("augment", "procedural", dataset, folder / "augmented", "--lesion", "organ", "--host", "body")
@@ -69,5 +70,6 @@ if __name__ == "__main__":
     from medgen.config import plain
 
     with tempfile.TemporaryDirectory() as scratch:
-        numbers = {"losses": losses(Path(scratch)), "outputs": outputs(Path(scratch))}
+        numbers = {"losses": losses(Path(scratch))}  # first: it trains the models that translate
+        numbers["outputs"] = outputs(Path(scratch))
     print(json.dumps(numbers, indent=1, sort_keys=True))
