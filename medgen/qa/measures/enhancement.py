@@ -50,6 +50,7 @@ LEAST_VOXELS = 30  # of a core
 CORE_MM = 2.0  # the core lies this far from the border, and a voxel at least
 LEFT_HU = ((150.0, 165.0), (75.0, 62.0))  # HU of the source, and above which HU of the output contrast is left there
 ROUGH_MM, ROUGH = 2.5, 1.8  # of bone: over so many mm its standard deviation is so many times the usual one
+NARROWEST = 0.625  # voxels of a Gaussian mean: a narrower one holds the voxel alone, and nothing is rough beside it
 CALCIUM_HU = 130.0  # Agatston et al., J Am Coll Cardiol 1990;15:827
 ABOVE_BLOOD = 40.0  # HU of the source by which calcium stands out of enhanced blood: three times its noise
 # Part of the steps across its border by which partial volume moves the mean of a structure. A plane at a random place
@@ -253,8 +254,8 @@ def phase(hu: Mapping[str, float], collecting: float | None = None) -> Phase:
 
 
 def _within(v: np.ndarray, mask: np.ndarray, spacing: Sequence[float], mm: float = 4.0) -> np.ndarray:
-    """Gaussian mean over ``mm`` of the voxels in the mask alone."""
-    sigma = [mm / s for s in spacing]
+    """Gaussian mean over ``mm``, and ``NARROWEST`` voxels at least, of the voxels in the mask alone."""
+    sigma = [max(mm / s, NARROWEST) for s in spacing]
     weight = np.maximum(gaussian(mask, sigma), 1e-3)
     return gaussian(np.where(mask, v, 0), sigma) / weight
 
