@@ -78,7 +78,7 @@ def structure_findings(case: Checked) -> None:
 
 
 def _same_scan(case: Checked) -> None:
-    """Input and truth of two patients: nothing that the truth excuses or shows counts. CT and MR share too few edges."""
+    """Input and truth of two patients: nothing that the truth excuses counts. CT and MR share too few edges to tell."""
     if case.truth is None or looks_like_hu(case.source) != looks_like_hu(case.truth):
         return
     value = structure.edge_correlation(case.source, case.truth, case.body, case.spacing)
