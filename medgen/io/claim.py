@@ -76,7 +76,7 @@ class Claim:
 
     def write(self) -> None:
         """The whole record anew, without files that are gone."""
-        self.files = {name: mark for name, mark in self.files.items() if self._is_there(name)}
+        self.files = {name: mark for name, mark in self.files.items() if os.path.lexists(self._place(name))}
         head: dict[str, Any] = {"medgen": __version__, "about": self.about}
         if any(map(os.path.isabs, self.about.values())):
             head["folder"] = str(self.folder)
@@ -85,11 +85,13 @@ class Claim:
         aside.write_bytes(b"".join(lines))
         os.replace(aside, self.path)
 
-    def _is_there(self, name: str) -> bool:
-        """Under its name, or where a kill left it between the two renames of ``folder.folder_written_aside``."""
+    def _place(self, name: str) -> Path:
+        """Where a file lies: under its name, or where a kill left it between the two renames of
+        ``folder.folder_written_aside``."""
         path = self.folder / name
-        aside = path.parent.with_name(f".{path.parent.name}.old") if path.parent != self.folder else path.parent
-        return os.path.lexists(path) or os.path.lexists(aside / path.name)
+        if os.path.lexists(path) or path.parent == self.folder:
+            return path
+        return path.parent.with_name(f".{path.parent.name}.old") / path.name
 
     def _read(self) -> None:
         if not self.path.is_file():
@@ -101,8 +103,9 @@ class Claim:
                     self.about = {str(k): str(v) for k, v in told["about"].items()}
                     self.place = str(told.get("folder", self.folder))
                 elif not Path(told["file"]).is_absolute() and ".." not in Path(told["file"]).parts:
-                    if not self.unchanged(str(told["file"])):  # else a kill came before the file of this line
-                        self.files[str(told["file"])] = told["mark"]
+                    name = str(told["file"])
+                    if self.files.get(name) != _mark(self._place(name)):  # else a kill came before this line's file
+                        self.files[name] = told["mark"]
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 continue  # torn by a kill
 

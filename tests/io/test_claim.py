@@ -97,6 +97,30 @@ def test_a_kill_before_a_file_took_its_name_makes_it_nobodys(tmp_path, caplog):
     assert not caplog.messages and not (out / ".changed").exists()
 
 
+def test_a_kill_between_two_renames_makes_no_file_a_changed_one(tmp_path, caplog, monkeypatch):
+    out = tmp_path / "out"
+
+    def best(text):
+        with claimed(out, RUN), folder_written_aside(out / "best") as aside:
+            (aside / "weights").write_text(text)
+
+    best("first")
+    rename = os.rename
+
+    def killed(old, new):
+        if str(new).endswith(".old"):
+            rename(old, new)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "rename", killed)
+        best("second")
+    assert not (out / "best").exists()
+    for text in ("third", "fourth"):
+        best(text)
+    assert not caplog.messages and not (out / ".changed").exists() and (out / "best/weights").read_text() == "fourth"
+
+
 def test_a_folder_that_is_replaced_keeps_what_somebody_changed_in_it(tmp_path, caplog):
     out = tmp_path / "out"
     for text in ("first", "second"):
