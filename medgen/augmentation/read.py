@@ -39,7 +39,7 @@ from medgen.data.cohort.layouts import (
 from medgen.data.cohort.nnunet import channel_names, is_nnunet, nnunet_ending, other_endings, part_files
 from medgen.data.cohort.patients import Known, Records, identified, read_provenance
 from medgen.data.cohort.split import stated_folds
-from medgen.data.cohort.split_files import unread_splits
+from medgen.data.cohort.split_files import unread_patients, unread_splits
 from medgen.errors import InputError
 from medgen.io.paths import ENDINGS, existing, has_ending
 from medgen.io.read import read_volume
@@ -90,7 +90,13 @@ def _with_patients(dataset: LabelledDataset, pattern: str | None) -> LabelledDat
     ]
     tested = {case.patient for case in cases if case.test}
     stated = bool(dataset.folds) or any(case.test or case.held for case in cases)
-    dataset = replace(dataset, warnings=(*dataset.warnings, *([] if stated else unread_splits(dataset.root))))
+    warnings = [*dataset.warnings, *([] if stated else unread_splits(dataset.root))]
+    if pattern is None:
+        listed = {case.name for case in given if case.patient}
+        real = {c.name: c.patient for c, one in zip(cases, known, strict=True) if not one.synthetic}
+        warnings += records.without_case(name for name in real if name not in listed)
+        warnings += unread_patients(dataset.root, real)
+    dataset = replace(dataset, warnings=tuple(warnings))
     times = Counter(case.name for case in cases)
     return replace(dataset, cases=tuple(_checked(case, tested, times[case.name] > 1) for case in cases))
 

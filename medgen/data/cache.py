@@ -113,7 +113,7 @@ def _fill(stem: Path, path: Path, volume: Volume, codec: dict[str, Any], spacing
         wrote(info, aside)
         os.replace(aside, info)
     except OSError as error:
-        raise InputError(f"cache {stem.parent} cannot be written: {error.strerror}; set data.cache") from None
+        raise InputError(f"cache {stem.parent} cannot be written: {error.strerror or error}; set data.cache") from None
 
 
 def _compact(data: np.ndarray) -> np.ndarray:

@@ -75,6 +75,11 @@ def measure_case(case: str, files: Mapping[str, Path], measures: Measures) -> Ca
     warnings = [text for volume in volumes.values() for text in volume.warnings]
     if hu and not looks_like_hu(volumes["prediction"].data):
         warnings.append("the prediction has no air at or below -200 HU although the reference has: is it in HU?")
+    for role in ("reference", "source"):
+        if role in volumes and np.array_equal(volumes[role].data, volumes["prediction"].data):
+            warnings.append(
+                f"the prediction is the {role} itself, voxel by voxel: is {files['prediction']} the output?"
+            )
     masks = {"mask": volumes["mask"].data > 0} if "mask" in volumes else {}
     if "mask" in masks and len(np.unique(volumes["mask"].data[masks["mask"]])) > 1:
         warnings.append("the mask holds more than one value above 0; every voxel above 0 counts as inside")

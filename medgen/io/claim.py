@@ -6,11 +6,14 @@ its name. With it a run goes on where it stopped, another run is refused, and no
 that medgen did not write.
 """
 
+import filecmp
 import json
+import logging
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -20,7 +23,9 @@ from medgen.errors import InputError
 from medgen.io.lock import locked
 from medgen.io.names import OWN_FILES, shown
 
+log = logging.getLogger(__name__)
 RECORD = ".medgen.record"
+CHANGED = ".changed"  # folder of files that somebody changed after they were written
 LONG = 400  # characters that a message shows of what differs
 Mark = list[int] | None  # size and modification time (ns) of a file as written; None: medgen appends to it
 _claims: list["Claim"] = []  # of this process, the inner ones last
@@ -50,6 +55,15 @@ class Claim:
         """Whether the file is recorded and still as it was written."""
         return name in self.files and self.files[name] in (None, _mark(self.folder / name))
 
+    def keep_changed(self, name: str, new: Path) -> None:
+        """Set aside a recorded file that somebody changed, a corrected label map say, before ``new`` replaces it."""
+        path = self.folder / name
+        if name not in self.files or self.unchanged(name) or not os.path.lexists(path) or path.is_dir():
+            return
+        if path.is_symlink() or not filecmp.cmp(path, new, shallow=False):
+            kept = set_aside(self.folder, name)
+            log.warning("%s", shown(f"warning: {path} was changed since medgen wrote it; that file is now {kept}"))
+
     def clear(self) -> None:
         """Delete the files that are recorded and unchanged, and folders that this leaves empty."""
         for name in [name for name in self.files if self.unchanged(name)]:
@@ -62,7 +76,7 @@ class Claim:
 
     def write(self) -> None:
         """The whole record anew, without files that are gone."""
-        self.files = {name: mark for name, mark in self.files.items() if self._is_there(name)}
+        self.files = {name: mark for name, mark in self.files.items() if os.path.lexists(self._place(name))}
         head: dict[str, Any] = {"medgen": __version__, "about": self.about}
         if any(map(os.path.isabs, self.about.values())):
             head["folder"] = str(self.folder)
@@ -71,11 +85,13 @@ class Claim:
         aside.write_bytes(b"".join(lines))
         os.replace(aside, self.path)
 
-    def _is_there(self, name: str) -> bool:
-        """Under its name, or where a kill left it between the two renames of ``folder.folder_written_aside``."""
+    def _place(self, name: str) -> Path:
+        """Where a file lies: under its name, or where a kill left it between the two renames of
+        ``folder.folder_written_aside``."""
         path = self.folder / name
-        aside = path.parent.with_name(f".{path.parent.name}.old") if path.parent != self.folder else path.parent
-        return os.path.lexists(path) or os.path.lexists(aside / path.name)
+        if os.path.lexists(path) or path.parent == self.folder:
+            return path
+        return path.parent.with_name(f".{path.parent.name}.old") / path.name
 
     def _read(self) -> None:
         if not self.path.is_file():
@@ -87,7 +103,9 @@ class Claim:
                     self.about = {str(k): str(v) for k, v in told["about"].items()}
                     self.place = str(told.get("folder", self.folder))
                 elif not Path(told["file"]).is_absolute() and ".." not in Path(told["file"]).parts:
-                    self.files[str(told["file"])] = told["mark"]
+                    name = str(told["file"])
+                    if self.files.get(name) != _mark(self._place(name)):  # else a kill came before this line's file
+                        self.files[name] = told["mark"]
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 continue  # torn by a kill
 
@@ -167,10 +185,15 @@ def added(*files: Path, overwrite: bool = False) -> Iterator[None]:
 
 
 def wrote(path: Path, aside: Path | None = None) -> None:
-    """Record that ``path`` is medgen's, before ``aside`` takes its name; without ``aside``: a file that grows."""
-    claim, path = _claim_of(path)
+    """Record that ``path`` is medgen's, before ``aside`` takes its name; without ``aside``: a file that grows.
+
+    A file of that name that somebody changed since is kept in the folder ``.changed``, which is said.
+    """
+    claim, place = _claim_of(path)
     if claim is not None:
-        claim.add(path, None if aside is None else _mark(aside))
+        if aside is not None and aside != path:
+            claim.keep_changed(place.relative_to(claim.folder).as_posix(), aside)
+        claim.add(place, None if aside is None else _mark(aside))
 
 
 def check_ours(path: Path) -> None:
@@ -194,6 +217,14 @@ def remove(path: Path) -> None:
     claim, place = _claim_of(path)
     if claim is None or claim.unchanged(place.relative_to(claim.folder).as_posix()):
         path.unlink(missing_ok=True)
+
+
+def set_aside(folder: Path, name: str) -> Path:
+    """Move the file ``folder/name`` to ``folder/.changed`` under a free name; returns where to."""
+    place = folder / CHANGED / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    free = next(a for n in count() if not os.path.lexists(a := place.with_name(f"{n or ''}{place.name}")))
+    return (folder / name).rename(free)
 
 
 def apart(folder: Path, *inputs: Path | None) -> None:

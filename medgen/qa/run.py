@@ -15,7 +15,7 @@ import numpy as np
 from medgen.data.body_mask import looks_like_hu
 from medgen.io.volume import Volume
 from medgen.qa.case import Reason
-from medgen.qa.check import RANK, Verdict, check_case
+from medgen.qa.check import COARSE_MM, RANK, Verdict, check_case, coarse_factor
 from medgen.qa.lesion_findings import is_lesion
 from medgen.qa.limits import AUTO, Thresholds, load_thresholds
 from medgen.segmentation.load import NamedSegmenter, named_segmenter
@@ -77,8 +77,7 @@ def judge(
         verdict = _checked(volumes, names, checks)
         found, values, excused, regions = verdict.reasons, dict(verdict.values), verdict.excused, verdict.regions
     except UNDOABLE as error:
-        thin = min(source.data.shape) < 2
-        why = "the volume is one voxel thick along an axis" if thin else str(error) or type(error).__name__
+        why = _too_thin(source) or str(error) or type(error).__name__
         text = f"The structure check could not be done: {why}"
         notes.append(Reason("unchecked", "review", text))
         found, values, excused, regions = (), {}, (), {}
@@ -91,6 +90,17 @@ def judge(
         "excused": [*map(str, excused)],
         "regions": {name: list(limits) for name, limits in regions.items()},
     }, [*map(str, notes)]
+
+
+def _too_thin(source: Volume) -> str:
+    """Why a volume has no edges to compare, "" if it has."""
+    shape = source.data.shape
+    if min(shape) < 2:
+        return "the volume is one voxel thick along an axis"
+    coarse = [n // k for n, k in zip(shape, coarse_factor(source.spacing, shape), strict=True)]
+    return (
+        f"the volume is one voxel thick along an axis of the checked grid ({COARSE_MM:g} mm)" if min(coarse) < 2 else ""
+    )
 
 
 def _checked(volumes: Mapping[str, Volume], names: Mapping[int, str], checks: Checks) -> Verdict:

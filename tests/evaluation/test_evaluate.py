@@ -207,6 +207,14 @@ def test_a_prediction_that_is_not_in_hu_is_warned_of(cohort):
     assert "is it in HU" in _run(cohort).warnings[0]
 
 
+@pytest.mark.parametrize("role, folder", [("reference", "target"), ("source", "source")])
+def test_a_prediction_that_is_the_truth_or_the_input_itself_is_warned_of(cohort, role, folder):
+    truth, source, _, _ = _arrays(0)
+    _write(cohort / "converted/a.nii.gz", {"reference": truth, "source": source}[role])
+    (found,) = [text for text in _run(cohort, source=cohort / "source").warnings if "itself" in text]
+    assert f"a: the prediction is the {role} itself, voxel by voxel" in found
+
+
 def test_orientation_on_disk_does_not_matter(cohort):
     """The same volume stored with its axes turned gives the same numbers, body mask and regions included."""
     plain = _run(cohort, source=cohort / "source", labels=cohort / "labels")

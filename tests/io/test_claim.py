@@ -63,7 +63,72 @@ def test_a_file_of_the_run_itself_is_replaced_though_it_was_damaged(tmp_path):
     made(tmp_path / "out", "a")
     (tmp_path / "out/a").write_text("dam")
     made(tmp_path / "out", "a")
-    assert seen(tmp_path / "out") == {"a": "medgen"}
+    assert seen(tmp_path / "out") == {"a": "medgen", ".changed/a": "dam"}
+
+
+def test_what_somebody_changed_is_kept_aside_before_the_run_itself_replaces_it(tmp_path, caplog):
+    out = tmp_path / "out"
+    made(out, "a", "sub/b", "c", "d")
+    (out / "a").write_text("corrected by hand")
+    (out / "sub/b").unlink()
+    (out / "sub/b").symlink_to(out / "elsewhere")
+    os.utime(out / "c", ns=(1, 1))  # a copy of the folder has other times
+    made(out, "a", "sub/b", "c", "d")
+    assert [line for line in caplog.messages if f"{out / 'a'} was changed since medgen wrote it" in line]
+    (out / "a").write_text("corrected again")
+    made(out, "a")
+    assert len(caplog.messages) == 3 and "c was" not in caplog.text and "d was" not in caplog.text
+    kept = files(out / ".changed")
+    assert kept == {"a": "corrected by hand", "1a": "corrected again"} and (out / ".changed/sub/b").is_symlink()
+    assert {name: text for name, text in seen(out).items() if ".changed" not in name} == dict.fromkeys(
+        ("a", "c", "d", "sub/b"), "medgen"
+    )
+
+
+def test_a_kill_before_a_file_took_its_name_makes_it_nobodys(tmp_path, caplog):
+    out = tmp_path / "out"
+    made(out, "a")
+    with claimed(out, RUN):
+        (out / "new").write_text("other text")
+        wrote(out / "a", out / "new")  # recorded, and killed before the new file took the name
+    (out / "new").unlink()
+    made(out, "a")
+    assert not caplog.messages and not (out / ".changed").exists()
+
+
+def test_a_kill_between_two_renames_makes_no_file_a_changed_one(tmp_path, caplog, monkeypatch):
+    out = tmp_path / "out"
+
+    def best(text):
+        with claimed(out, RUN), folder_written_aside(out / "best") as aside:
+            (aside / "weights").write_text(text)
+
+    best("first")
+    rename = os.rename
+
+    def killed(old, new):
+        if str(new).endswith(".old"):
+            rename(old, new)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "rename", killed)
+        best("second")
+    assert not (out / "best").exists()
+    for text in ("third", "fourth"):
+        best(text)
+    assert not caplog.messages and not (out / ".changed").exists() and (out / "best/weights").read_text() == "fourth"
+
+
+def test_a_folder_that_is_replaced_keeps_what_somebody_changed_in_it(tmp_path, caplog):
+    out = tmp_path / "out"
+    for text in ("first", "second"):
+        with claimed(out, RUN), folder_written_aside(out / "best") as aside:
+            (aside / "weights").write_text(text)
+        if text == "first":
+            (out / "best/weights").write_text("mine now")
+    assert (out / "best/weights").read_text() == "second"
+    assert files(out / ".changed") == {"best/weights": "mine now"} and len(caplog.messages) == 1
 
 
 def test_other_files_are_refused_and_kept(tmp_path):

@@ -132,3 +132,19 @@ def test_findings_carry_their_place_in_the_scanner(patient, volumes):
     assert np.allclose(organ["low"], voxels.min(0), atol=2 * MM) and np.allclose(
         organ["high"], voxels.max(0), atol=2 * MM
     )
+
+
+def test_a_truth_of_another_scan_asks_for_review_whatever_it_excuses(patient):
+    x, y = (volume(image[20:90, 20:80]) for image in (patient.contrast, patient.noncontrast))
+    other = volume(patient.noncontrast[60:130, 45:105])
+    for given in ((x, y, other), (other, y, y)):
+        roles = dict(zip(("source", "prediction", "reference"), given, strict=True))
+        found = judge(roles, {}, Checks())[0]
+        assert found["status"] != "pass" and "does not show what the input shows" in " ".join(found["reasons"])
+
+
+@pytest.mark.parametrize("shape, mm", [((2, 30, 30), 1.0), ((30, 30, 30), 0.01), ((30, 1, 30), 1.0)])
+def test_a_volume_too_thin_for_edges_says_so(shape, mm):
+    x = Volume(np.where(np.indices(shape)[2] < 9, 900.0, -900).astype(np.float32), np.diag([mm, mm, mm, 1.0]))
+    (text,) = judge({"source": x, "prediction": x}, {}, Checks())[0]["reasons"]
+    assert ("thinner than two steps" in text or "one voxel thick" in text) and "gradient" not in text

@@ -8,16 +8,13 @@ hashes of its ``files`` and what it was ``made_of``; that of a synthetic case al
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 from medgen import __version__
 from medgen.data.cohort.patients import PROVENANCE, read_provenance
 from medgen.io.atomic import written_aside
-from medgen.io.claim import remove
-
-CHANGED = ".changed"  # folder of files that somebody changed after they were written
+from medgen.io.claim import remove, set_aside
 
 
 def digest(*parts: Any) -> str:
@@ -54,12 +51,10 @@ class Provenance:
         record = self.records["real"].get(case) or self.records["synthetic"].get(case) or {}
         kept = []
         for name, written in record.get("files", {}).items():
-            path, aside = self.root / name, self.root / CHANGED / name
+            path = self.root / name
             if path.is_symlink() or not path.is_file() or file_hash(path) == written or not self._inside(path):
                 continue
-            aside = next(a for n in count() if not (a := aside.with_name(f"{n or ''}{aside.name}")).exists())
-            aside.parent.mkdir(parents=True, exist_ok=True)
-            kept.append(path.rename(aside))
+            kept.append(set_aside(self.root, name))
         return kept
 
     def add(self, case: str, record: Mapping[str, Any], files: Sequence[Path], synthetic: bool) -> dict[str, Any]:

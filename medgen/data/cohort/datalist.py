@@ -20,9 +20,14 @@ PARTS = {  # of the split, and the names of their lists, in any case
 BESIDE_PART = {"set", "data", "dataset", "cases", "images"}  # words that may stand beside such a name
 # Keys of an entry, without case, spaces, "-" and "_".
 PATIENT_KEYS = ("patient", "patientid", "subject", "subjectid", "pid", "mrn")
+_ID = "(u?id|identifier|name|no|nr|num(ber)?|code|index)"
+PATIENT = re.compile(
+    rf"(bids|source|study|anon(ymi[sz]ed)?)?((patient|subj(ect)?|sub|participant){_ID}?|(pat|pt|person|individual|animal){_ID})"
+    r"|pid|mrn"
+)
 PART_KEYS = ("split", "subset", "set", "partition", "phase")
 UNREAD_PARTS = set("dev development eval evaluation holdout heldout inference predict".split())  # refused, not guessed
-FOLD = re.compile(r"(cv|k)?fold(id|idx|index|number|no|nr)?")
+FOLD = re.compile(r"(cv|k)?fold(id|idx|index|number|no|nr)?|cv")
 IMAGE_KEYS = ("image", "images", "source", "target", "label", "labels")
 
 
@@ -150,7 +155,7 @@ def _part_keys(contents: Sequence[Mapping[str, Any]]) -> list[str]:
     """The keys that say parts of the split: "split"; usual ones that name one; any other that names two or more."""
     named: dict[str, set[str]] = {"split": set(PARTS)}
     for key, value in (item for content in contents for item in content.items()):
-        if isinstance(value, str) and key not in (*IMAGE_KEYS, *PATIENT_KEYS, "name"):
+        if isinstance(value, str) and key not in (*IMAGE_KEYS, "name") and not PATIENT.fullmatch(key):
             unread = UNREAD_PARTS & {"".join(_words(value))}
             if part := part_of(value) or next(iter(unread), None):
                 named.setdefault(key, set()).add(part)
@@ -209,8 +214,13 @@ def _entry(content: Mapping[str, Any], keys: Sequence[str], part: str, path: Pat
     folds = [_fold(value, path) for key, value in content.items() if FOLD.fullmatch(key)]
     if len(set(folds)) > 1:
         raise InputError(f"{path}: an entry has the folds {' and '.join(map(str, folds))}; keep one")
-    patient = next((name for key in PATIENT_KEYS if (name := patient_name(content.get(key)))), "")
-    return Entry(content, next(iter(own.values()), None) or part, folds[0] if folds else None, patient)
+    return Entry(content, next(iter(own.values()), None) or part, folds[0] if folds else None, _patient(content))
+
+
+def _patient(content: Mapping[str, Any]) -> str:
+    """The patient of an entry by the usual keys, else by any key that names one; "" for none."""
+    keys = [*PATIENT_KEYS, *sorted(key for key in content if PATIENT.fullmatch(key))]
+    return next((name for key in keys if (name := patient_name(content.get(key)))), "")
 
 
 def patient_name(value: Any) -> str:
@@ -220,8 +230,10 @@ def patient_name(value: Any) -> str:
 
 
 def _fold(value: Any, path: Path) -> int | None:
-    """The number of a fold, also of 0.0 and "fold_0"; None for none, which -1 says, too."""
-    if isinstance(value, str) and (match := re.fullmatch(r"(?:fold[\s_-]*)?(-?\d{1,6})|", value.strip().lower())):
+    """The number of a fold, also of 0.0, "0.0" and "fold_0"; None for none, which -1 says, too."""
+    if isinstance(value, str) and (
+        match := re.fullmatch(r"(?:fold[\s_-]*)?(-?\d{1,6})(?:\.0+)?|", value.strip().lower())
+    ):
         value = int(match[1]) if match[1] else None
     if isinstance(value, float) and value.is_integer():
         value = int(value)

@@ -149,10 +149,12 @@ def case_places(root: Path, names: Sequence[str]) -> list[Path]:
 
 
 def named_file(folder: Path, name: str) -> Path | None:
-    """The volume NAME or ..._NAME of a case's folder. Raises InputError for two."""
-    files = find_volumes(folder)
-    exact = [file for file in files if case_name(file) == name]
-    found = exact or [file for file in files if case_name(file).endswith((f"_{name}", f"-{name}"))]
+    """The volume NAME or ..._NAME of a case's folder, as written or in other case. Raises InputError for two."""
+    named = [(case_name(file), file) for file in find_volumes(folder)]
+    lower = [(stem.lower(), file) for stem, file in named]
+    found = [file for stem, file in named if stem == name]
+    for stems, end in ((named, name), (lower, name.lower())):
+        found = found or [file for stem, file in stems if stem == end or stem.endswith((f"_{end}", f"-{end}"))]
     if len(found) > 1:
         raise InputError(f"{folder} has two files for {name}, {found[0].name} and {found[1].name}; keep one")
     return found[0] if found else None
@@ -245,6 +247,11 @@ def by_case(folder: Path, name: Callable[[Path], Any] = case_name) -> dict[Any, 
     return found
 
 
+def called(name: str) -> str:
+    """The case that a record or list of names means, which may give the file: "c0" of c0.nii.gz."""
+    return case_name(name) if has_ending(Path(name), ENDINGS) else name
+
+
 def refuse_orphans(labels: dict[str, Path], names: Iterable[str], root: Path) -> None:
     for name in sorted(labels.keys() - set(names)):
         raise InputError(f"{labels[name]} labels case {name}, which has no image in {root}; add it or remove it")
@@ -283,7 +290,9 @@ def read_json(path: Path, kinds: tuple[type, ...] = (dict,)) -> Any:
         raise InputError(f"{path}: {error}") if str(error).startswith("the key") else error from None
     except FileNotFoundError:
         raise InputError(f"{path} {_lacking(path)}") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except RecursionError:
+        raise InputError(f"{path} is not readable JSON (it is nested too deeply); correct it") from None
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} is not readable JSON ({error}); correct it") from error
     if not isinstance(content, kinds):
         words = {"dict": "an object", "list": "a list"}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medgen.data.cohort.datalist import part_of, patient_name
-from medgen.data.cohort.layouts import read_json
+from medgen.data.cohort.layouts import called, read_json, some
 from medgen.errors import InputError
 from medgen.io.paths import case_name
 
@@ -86,6 +86,19 @@ class Records:
         ids = [("patient", each) for each in named or [_by_place(bare, files, root)]]
         return Known(name, (*dict.fromkeys(ids), ("case", bare)))
 
+    def without_case(self, cases: Iterable[str]) -> list[str]:
+        """A sentence on the real cases that the records read so far do not name, where they name others: a misspelling
+        would take a scan from its patient."""
+        paths = [str(folder / PROVENANCE) for folder, record in self._read.items() if record["real"]]
+        named = {name for record in self._read.values() for kind in record.values() for name in kind}
+        absent = [name for name in cases if name.rpartition("/")[2] not in named]
+        if not paths or not absent:
+            return []
+        return [
+            f"{' and '.join(paths)} does not name {some(absent)}: each is a patient of its own, unless it shows an "
+            "image of one that is named"
+        ]
+
     def by_images(self, known: Known, images: Iterable[str]) -> Known:
         """What the records tell of a case by the content of its images, where it has another name now.
 
@@ -111,6 +124,7 @@ class Records:
         """{"real": {case: patient}, "synthetic": {case: ids}} of the records in a folder."""
         if folder not in self._read:
             content = read_provenance(folder)
+            content["real"] = {called(case): record for case, record in content["real"].items()}
             real = {case: patient_name(record.get("patient")) for case, record in content["real"].items()}
             synthetic = {case: _recorded(record) for case, record in content["synthetic"].items()}
             self._add_images(content, real, synthetic)
@@ -207,10 +221,10 @@ def identified(known: Sequence[Known]) -> list[tuple[str, frozenset[str]]]:
         if not case.synthetic:
             names.setdefault(top(parents, case.ids[0]), case.ids[0][1])
 
-    def called(one: Id) -> str:
+    def patient(one: Id) -> str:
         return names.get(top(parents, one), one[1])
 
-    return [(called(c.ids[0]), frozenset(map(called, c.ids)) if c.synthetic else frozenset()) for c in known]
+    return [(patient(c.ids[0]), frozenset(map(patient, c.ids)) if c.synthetic else frozenset()) for c in known]
 
 
 def by_images(cases: Iterable[tuple[str, str, Iterable[str]]]) -> tuple[dict[str, str], list[tuple[str, str]]]:

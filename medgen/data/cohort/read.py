@@ -18,7 +18,7 @@ from medgen.data.cohort.layouts import Contrasts, Found, case_folders, domain_fo
 from medgen.data.cohort.nnunet import is_nnunet, nnunet
 from medgen.data.cohort.patients import Known, Records, identified
 from medgen.data.cohort.split import stated_folds, with_stated_fold
-from medgen.data.cohort.split_files import unread_splits
+from medgen.data.cohort.split_files import unread_patients, unread_splits
 from medgen.data.labels.resampling import nearly_whole
 from medgen.errors import InputError
 from medgen.io.grids import same_grid
@@ -85,8 +85,15 @@ def read_cohort(
         raise InputError(f"{root}: no case has all its contrasts, {name} lacks {' and '.join(absent)}; add them")
     if not cases:
         folders_named = " and ".join(f"{name}/" for name in contrasts.names)
+        deep = next((root / name for name in contrasts.names if any((root / name).glob("*/"))), None)
+        if deep:
+            raise InputError(
+                f"{deep} holds folders and no volumes; put the images right into it, as {deep.name}/CASE.nii.gz, or "
+                f"make a folder a case, as CASE/{deep.name}.nii.gz"
+            )
         raise InputError(f"{root} holds no volumes ({' '.join(ENDINGS)}); put {folders_named} images there")
     records, folder = Records(), root if root.is_dir() else root.parent
+    listed = {case.name for case in cases if case.patient}
     known = {
         c.name: records.known(c.name, (*c.source, *c.target), listed=c.patient, pattern=patient_pattern, root=folder)
         for c in cases
@@ -102,6 +109,11 @@ def read_cohort(
         found.stated = f"fold {fold} of {stated[0].name} validates"
     if fold is not None and beside and not any(case.part for case in cases):
         warnings += unread_splits(folder)
+    if patient_pattern is None:
+        real = [case for case in cases if not case.synthetic]
+        warnings += records.without_case(case.name for case in real if case.name not in listed)
+        if beside:
+            warnings += unread_patients(folder, {case.name: case.patient for case in real})
     values = _label_values(found.labels, cases)
     return Cohort(root, cases, values, found.missing, [*found.warnings, *warnings], found.stated, known, records)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medgen.data.cohort.datalist import distinct_names, listed_file, read_entries
-from medgen.data.cohort.layouts import read_json, some
+from medgen.data.cohort.layouts import called, read_json, some
 from medgen.errors import InputError
 from medgen.io.atomic import written_aside
 from medgen.io.paths import existing
@@ -173,6 +173,7 @@ def stated_folds(root: Path) -> tuple[Path, list[dict[str, list[str]]]] | None:
         folds = read_json(path, (list,))
         if not folds or not all(isinstance(fold, dict) and _names(fold) for fold in folds):
             raise InputError(f'{path} must list {{"train": names, "val": names}} for each fold; correct or remove it')
+        folds = [{**fold, **{part: [*map(called, fold[part])] for part in ("train", "val")}} for fold in folds]
         for number, fold in enumerate(folds):
             if both := sorted(set(fold["train"]) & set(fold["val"])):
                 raise InputError(f"{path} has {some(both)} in train and in val of fold {number}; keep each in one")

@@ -1,10 +1,12 @@
-"""Files beside a dataset that seem to state its split in a form that is not read: they are named, never passed over."""
+"""Files beside a dataset that seem to state its split or patients and are not read are named, never passed over."""
 
 import csv
 import re
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
-from medgen.data.cohort.datalist import FOLD, PART_KEYS, UNREAD_PARTS, part_of
+from medgen.data.cohort.datalist import FOLD, PART_KEYS, PATIENT, UNREAD_PARTS, part_of
 from medgen.data.cohort.layouts import some
 from medgen.errors import InputError
 from medgen.io.text import read_text
@@ -37,18 +39,52 @@ def unread_splits(root: Path) -> list[str]:
     ]
 
 
-def _column(path: Path) -> str | None:
-    """The first column of a table that names parts or numbers folds."""
+def unread_patients(root: Path, patients: Mapping[str, str]) -> list[str]:
+    """A sentence on the tables in the folder ``root`` that name patients of several cases, where no record does.
+
+    Args:
+        patients: {case: patient as known}. Nothing is said where some patient has two cases already, or where the
+            table lists patients by the names of cases.
+    """
+    if len(set(patients.values())) < len(patients):
+        return []
+    found = []
+    for path in sorted(root.iterdir()) if root.is_dir() else ():
+        if path.name.startswith(".") or path.suffix.lower() not in TABLES or not path.is_file():
+            continue
+        for name, values in _columns(path):
+            shared = [value for value, times in Counter(filter(None, values)).items() if times > 1]
+            if PATIENT.fullmatch(_plain(name)) and shared and not set(values) & patients.keys():
+                found.append(f"{path.name} (column '{name}')")
+                break
+    if not found:
+        return []
+    return [
+        f"{root}: {some(found)} seems to name patients of several cases and is not read: each case is taken for a "
+        "patient; write provenance.json, or a datalist with patient in its entries, or set data.patient_pattern"
+    ]
+
+
+def _columns(path: Path) -> list[tuple[str, list[str]]]:
+    """The name and values of each column of a table; none of one that cannot be read."""
     try:
         lines = read_text(path, MOST_BYTES).splitlines()
         mark = max(",;\t|", key=lines[0].count) if lines else ","
         rows = list(csv.DictReader(lines, delimiter=mark))
     except (OSError, InputError, csv.Error):
-        return None
-    for name in (rows[0] if rows else {}) or ():
-        key = re.sub(r"[\s_-]", "", str(name)).lower()
-        values = {str(row.get(name) or "").strip() for row in rows}
+        return []
+    return [(str(n), [str(row.get(n) or "").strip() for row in rows]) for n in (rows[0] if rows else {}) or ()]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]", "", name).lower()
+
+
+def _column(path: Path) -> str | None:
+    """The first column of a table that names parts or numbers folds."""
+    for name, listed in _columns(path):
+        key, values = _plain(name), set(listed)
         parts = {part_of(value) or value.lower() for value in values if part_of(value) or value.lower() in UNREAD_PARTS}
         if (parts and key in PART_KEYS) or len(parts) > 1 or FOLD.fullmatch(key):
-            return str(name)
+            return name
     return None

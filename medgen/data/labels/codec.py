@@ -120,7 +120,7 @@ def cached_label_map(
         try:
             _write(folder, stem, info, volume, table)
         except OSError as error:
-            raise InputError(f"cache {folder} cannot be written: {error.strerror}; set data.cache") from None
+            raise InputError(f"cache {folder} cannot be written: {error.strerror or error}; set data.cache") from None
     values = json.loads(info.read_text())
     body = np.load(stem.with_suffix(".map.body.npy"))
     return Cached(stem.with_suffix(".map.npy"), body, table, tuple(values["spacing"]), values["look"])

@@ -55,7 +55,7 @@ def cached_labels(
             folder.mkdir(parents=True, exist_ok=True)
             save_array(file, found)
         except OSError as error:
-            raise InputError(f"cache {folder} cannot be written: {error.strerror}; set data.cache") from None
+            raise InputError(f"cache {folder} cannot be written: {error.strerror or error}; set data.cache") from None
     return file
 
 

@@ -287,6 +287,9 @@ def _opened(path: Path) -> Iterator[Any]:
         file.seek(0)
         if zipped != has_ending(path, (".gz",)):
             state = "is gzip-compressed" if zipped else "is not gzip-compressed"
+            if not file.read(1):
+                raise InputError(f"{path} is empty; copy or export it again")
+            file.seek(0)
             raise ImageFileError(f"it {state}, against its name")
         if not zipped:
             yield file

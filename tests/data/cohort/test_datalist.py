@@ -83,7 +83,7 @@ def test_other_keys_say_no_part(listed):
     assert parts(listed([*found, *entries(2, name="train")])) == {"c0": "", "c1": "", "train": ""}
 
 
-@pytest.mark.parametrize("key", ["Fold", "FOLD", "fold_id", "cv-fold", "kfold", "Fold Number"])
+@pytest.mark.parametrize("key", ["Fold", "FOLD", "fold_id", "cv-fold", "kfold", "Fold Number", "cv"])
 def test_folds_by_any_usual_key(listed, key):
     cases = [one for i in range(4) for one in entries(i, folder="x", **{key: str(i % 2)})]
     assert {name for name, part in parts(listed(cases)).items() if part == "validation"} == {"c0", "c2"}
@@ -179,6 +179,36 @@ def test_patients_by_any_usual_key(listed, key):
     assert [case.patient for case in cases] == ["7", "7", "c2"]
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        "participant_id",
+        "Participant",
+        "PatientName",
+        "patient_uid",
+        "subj",
+        "sub",
+        "bids_subject",
+        "pat_id",
+        "animal_id",
+    ]
+    + ["Anonymized Patient ID", "person no", "subject_number", "patient-nr", "StudySubjectID", "participant code"],
+)
+def test_patients_by_any_key_that_names_a_person(listed, key):
+    cases = read_cohort(listed([*entries(0, **{key: 7}), *entries(1, **{key: "7"}), *entries(2, **{key: 8})])).cases
+    assert [case.patient for case in cases] == ["7", "7", "8"]
+    ids = [*entries(0, **{key: "x", "patient_id": 1}), *entries(1, **{key: "x", "patient_id": 2})]
+    assert [case.patient for case in read_cohort(listed(ids)).cases] == ["1", "2"]  # an id comes first
+
+
+@pytest.mark.parametrize(
+    "key", ["pt", "patient_label", "patient_age", "animal", "subset", "site", "patients_total", "person"]
+)
+def test_keys_that_name_no_patient(listed, key):
+    cases = read_cohort(listed([*entries(0, **{key: "x"}), *entries(1, **{key: "x"})])).cases
+    assert [case.patient for case in cases] == ["c0", "c1"]
+
+
 @given(st.lists(st.lists(st.sampled_from("ab"), min_size=1, max_size=4), min_size=1, max_size=8, unique_by=tuple))
 def test_files_are_told_apart_by_the_folders_they_need(folders):
     files = [Path("/", *parts, "t1.nii.gz") for parts in folders]
@@ -271,7 +301,7 @@ def test_other_words_for_parts_are_refused_where_one_word_is_known(listed, word)
     assert set(parts(listed([*entries(0, usage=word), *entries(1, usage="other")])).values()) == {""}
 
 
-@pytest.mark.parametrize("kind", [float, "fold_{}".format, "Fold {}".format, " {} ".format])
+@pytest.mark.parametrize("kind", [float, "fold_{}".format, "Fold {}".format, " {} ".format, "{}.0".format])
 def test_folds_as_other_programs_write_them(listed, kind):
     cases = [one for i in range(6) for one in entries(i, fold=kind(i % 3))]
     assert [name for name, part in parts(listed(cases), fold=1).items() if part == "validation"] == ["c1", "c4"]

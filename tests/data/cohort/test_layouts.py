@@ -187,3 +187,16 @@ def test_accents_written_in_two_ways_are_one_name(tmp_path, layout):
         put(tmp_path, layout.format(side=side, name=name, channel=channel) + ".nii.gz")
     (case,) = read_cohort(tmp_path).cases
     assert case.name == "Jos\u00e9" and case.source and case.target
+
+
+def test_a_case_folders_files_are_found_in_other_case_after_their_own(tmp_path):
+    put(tmp_path, "p1/T1.nii.gz", "p1/x_T2.nii.gz", "p2/t1.nii.gz", "p2/T1.nii", "p2/t2.nii.gz")
+    one, two = read_cohort(tmp_path, sources=("t1",), targets=("T2",)).cases
+    assert [file.name for file in (*one.source, *one.target)] == ["T1.nii.gz", "x_T2.nii.gz"]
+    assert [file.name for file in (*two.source, *two.target)] == ["t1.nii.gz", "t2.nii.gz"]
+
+
+def test_folders_below_a_contrasts_are_named(tmp_path):
+    put(tmp_path, "source/P01/scan.nii.gz", "target/P01/scan.nii.gz")
+    with pytest.raises(InputError, match="source holds folders and no volumes; .*source/CASE.nii.gz"):
+        read_cohort(tmp_path)

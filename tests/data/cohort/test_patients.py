@@ -97,3 +97,23 @@ def test_patients_are_one_however_the_record_writes_them(tmp_path):
     found = told([*names, "a__syn000"], tmp_path)
     assert [patient for patient, _ in found.values()] == ["8", "8", "8", "8", "9", "8"]
     assert found["a__syn000"][1] == {"8", "9"}
+
+
+def test_records_by_names_of_files_count_and_cases_that_they_do_not_name_are_said(tmp_path):
+    real = {name: {"patient": "P"} for name in ("a.nii.gz", "b.mha")}
+    (tmp_path / "provenance.json").write_text(json.dumps({"real": real, "synthetic": {}}))
+    assert {patient for patient, _ in told("ab", tmp_path).values()} == {"P"}
+    records = Records()
+    for name in "abc":
+        records.known(name, [tmp_path / f"{name}.nii"], root=tmp_path)
+    assert records.without_case("ab") == []
+    (said,) = records.without_case("abc")
+    assert f"{tmp_path}/provenance.json does not name c: each is a patient of its own" in said
+
+
+def test_no_record_says_nothing_of_cases(tmp_path):
+    records = Records()
+    records.known("a", [tmp_path / "a.nii"], root=tmp_path)
+    provenance(tmp_path / "x")  # names nobody
+    records.known("b", [tmp_path / "x/b.nii"], root=tmp_path)
+    assert records.without_case("ab") == []

@@ -157,6 +157,9 @@ def test_folds_of_nnunet_and_of_our_decathlon_lists(tmp_path):
     assert stated_folds(tmp_path) == (tmp_path / "datalist_fold0.json", FOLDS)
     (tmp_path / "splits_final.json").write_text(json.dumps(FOLDS))
     assert stated_folds(tmp_path) == (tmp_path / "splits_final.json", FOLDS)
+    files = [{part: [f"{name}.nii.gz" for name in names] for part, names in fold.items()} for fold in FOLDS]
+    (tmp_path / "splits_final.json").write_text(json.dumps(files))
+    assert stated_folds(tmp_path) == (tmp_path / "splits_final.json", FOLDS)
     for content in (
         '{"0": {}}',
         '[{"train": ["a", "b"], "val": ["b"]}]',

@@ -5,7 +5,7 @@ import pytest
 
 from medgen.augmentation.read import read_dataset
 from medgen.data.cohort.read import read_cohort
-from medgen.data.cohort.split_files import unread_splits
+from medgen.data.cohort.split_files import unread_patients, unread_splits
 from medgen.io.volume import Volume
 from medgen.io.write import write_volume
 
@@ -67,3 +67,36 @@ def test_training_and_augmenting_say_so_unless_the_split_is_stated(tmp_path):
     assert any("test.txt" in text for text in read_dataset(tmp_path).warnings)
     (tmp_path / "splits_final.json").write_text('[{"train": ["p0", "p1"], "val": ["p2"]}]')
     assert not said() and not any("test.txt" in text for text in read_dataset(tmp_path).warnings)
+
+
+PAIRS = {f"p{i}": f"p{i}" for i in range(4)}
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("patients.csv", "case,patient\np0,7\np1,7\np2,8\np3,9\n"),
+        ("participants.tsv", "scan\tparticipant_id\np0\tsub-1\np1\tsub-1\n"),
+        ("meta.csv", "file;Patient Name;age\na.nii.gz;X;4\nb.nii.gz;X;5\n"),
+    ],
+)
+def test_a_table_that_names_patients_of_several_cases_is_named(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    (found,) = unread_patients(tmp_path, PAIRS)
+    assert name in found and "each case is taken for a patient" in found and "patient_pattern" in found
+    assert unread_patients(tmp_path, {**PAIRS, "p1": "p0"}) == []  # patients are known
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "case,patient\np0,1\np1,2\n",  # one case each
+        "participant_id,session\np0,1\np0,2\np1,1\n",  # patients are the cases
+        "case,site\np0,A\np1,A\n",
+        "case,patient_label\np0,benign\np1,benign\n",
+        "",
+    ],
+)
+def test_other_tables_say_nothing_of_patients(tmp_path, content):
+    (tmp_path / "table.csv").write_text(content)
+    assert unread_patients(tmp_path, PAIRS) == []
