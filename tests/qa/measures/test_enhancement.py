@@ -140,6 +140,18 @@ def test_the_place_of_what_is_left_lies_in_it():
     assert shell[tuple(round(p / 3) for p in region.place)]
 
 
+@pytest.mark.parametrize("seed", [4, 5])
+def test_left_over_is_found_in_coarse_voxels(seed):
+    """Of 6 mm: roughness over less than a voxel is none, and all that did not change was taken for bone."""
+    patient = make_patient(seed, size=(64, 52, 34), spacing=6.0)
+    body = patient.noncontrast > -500
+    unconverted, truth = (
+        sum(region.volume_ml for region in left_over(patient.contrast, output, body, (6.0, 6.0, 6.0)))
+        for output in (patient.contrast, patient.noncontrast)
+    )
+    assert unconverted > 14 and truth < 3.5
+
+
 def test_left_over_of_a_scan_without_soft_tissue_is_nothing():
     air = np.full((12, 12, 12), -1000.0)
     assert left_over(air, air, np.ones(air.shape, bool), MM) == []
