@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 
-from medgen.checkpoint import FORMAT, ModelInfo, build_method, save_model
+from medgen.checkpoint import FORMAT, build_method, save_model
 from medgen.config import parse_settings, plain
 from medgen.data.fingerprint import QUANTILES
+from medgen.model_info import ModelInfo
 
 
 def small_model(folder: Path, mm: float, **generator: Any) -> Path:

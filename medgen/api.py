@@ -14,7 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from medgen.checkpoint import Model, load_model
-from medgen.config import Settings, config_file, load_settings
+from medgen.config import config_file, load_settings
 from medgen.errors import InputError
 from medgen.evaluation.evaluate import evaluate as _evaluate
 from medgen.evaluation.inputs import Inputs, Options
@@ -23,12 +23,13 @@ from medgen.evaluation.metrics.metric import Pair
 from medgen.evaluation.summary import Evaluation
 from medgen.inference.cohort.run import convert
 from medgen.inference.cohort.verdict import checks_for
-from medgen.inference.pipeline import Converted
+from medgen.inference.job import Converted
 from medgen.inference.predict import translate_case
 from medgen.io.formats.itk import itk_affine, to_itk
 from medgen.io.read import read_volume
 from medgen.io.volume import Volume, same_geometry
 from medgen.io.write import write_volume
+from medgen.settings import Settings
 from medgen.training.loop import train as _train
 
 NO_PATHS = ("cases", "patient_pattern")  # of `Inputs`

@@ -12,16 +12,15 @@ import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from medgen.config import Settings, parse_settings
-from medgen.data.fingerprint import QUANTILES
+from medgen.config import parse_settings
 from medgen.data.intensity import Code, Range, TargetRange
 from medgen.data.labels.codec import LabelTable
 from medgen.environment import git_commit, versions
@@ -29,75 +28,15 @@ from medgen.errors import InputError
 from medgen.io.atomic import recovered
 from medgen.methods import method_class
 from medgen.methods.base import Method
+from medgen.model_info import ModelInfo, TableInfo
+from medgen.settings import Settings
 from medgen.terminology import NATIVE
-from medgen.types import DataShape, Outside, Section
+from medgen.types import DataShape
 
 FORMAT = 3
 MOST_TEXT = 2**28  # bytes of model.json: the looks of 100,000 training scans
 MOST_WEIGHTS = 2**33  # bytes
 MOST_HEADER = 2**24  # bytes beside the weights in their file
-
-
-class RangeInfo(Section):
-    low: float
-    high: float
-    outside: Outside = "clip"
-    background: float | None = None
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "RangeInfo":
-        if self.low >= self.high:
-            raise ValueError(f"low {self.low} must lie below high {self.high}")
-        return self
-
-
-class TableInfo(Section):
-    """See ``data.labels.codec.LabelTable``."""
-
-    labels: dict[str, PositiveInt]
-    tissues: int = Field(ge=0)
-    smoothing: float = Field(ge=0)
-
-
-class ScanInfo(Section):
-    quantiles: list[float] = Field(min_length=len(QUANTILES), max_length=len(QUANTILES))
-    extent: tuple[float, float, float]
-    spacing: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
-
-
-class ModelInfo(Section):
-    """What ``model.json`` holds; anything else in it is refused."""
-
-    format: int
-    settings: dict[str, Any]
-    source_range: list[RangeInfo | TableInfo] = Field(
-        min_length=1, description="of each source contrast, or the table of the label maps"
-    )
-    target_range: list[RangeInfo] = Field(min_length=1, description="of each target contrast")
-    spacing: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
-    training_scans: list[Annotated[list[ScanInfo], Field(min_length=1)]] = Field(
-        min_length=1, description="of each source contrast, the looks of its scans, see data.fingerprint"
-    )
-    training_targets: list[list[ScanInfo]] = Field(
-        [], description="the same of each target contrast; empty without one side to translate to, or in another code"
-    )
-    training_data: dict[str, Any] = Field(description="case names and a hash over the files")
-    step: int
-    validation: dict[str, float] = Field(description="scores at the time of writing")
-    curve: list[dict[str, float]] = Field(description="validation scores so far")
-    health: list[str] = Field(description="what was wrong with the training then, see health.diagnose")
-    versions: dict[str, str]
-    commit: str | None
-    weights_sha256: str
-    sha256: str = Field("", description="of all the above, so that a changed range or spacing is noticed")
-
-    def plain(self) -> dict[str, Any]:
-        """As ``model.json`` has it: without target looks where there are none, as in models from before they were."""
-        return self.model_dump(mode="json", exclude=set() if self.training_targets else {"training_targets"})
-
-    def hash(self) -> str:
-        text = json.dumps({k: v for k, v in self.plain().items() if k != "sha256"}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass

@@ -15,11 +15,12 @@ import time
 from pathlib import Path
 
 from medgen.commands.shared import pick_device, whole_run
-from medgen.config import Settings, config_file, load_settings
+from medgen.config import config_file, load_settings
 from medgen.data.cohort.read import read_cohort
 from medgen.data.cohort.split import load_split
 from medgen.errors import InputError
 from medgen.io.names import say
+from medgen.settings import Settings
 
 CONFIG = "ct_contrast_pix2pix"
 DEMO = {"data.test": 0.25, "train.minutes": 7.5, "train.steps": 20000}

@@ -20,12 +20,13 @@ import yaml
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from medgen.checkpoint import ModelInfo, load_model, save_model
+from medgen.checkpoint import load_model, save_model
 from medgen.config import load_settings
 from medgen.data.cohort.read import read_cohort
 from medgen.errors import InputError
 from medgen.inference.cohort.manifest import FORMAT, Manifest, about
 from medgen.inference.cohort.run import convert
+from medgen.model_info import ModelInfo
 from medgen.reports.conversion import conversion_report
 
 KINDS = (

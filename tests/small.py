@@ -3,9 +3,10 @@
 import numpy as np
 import torch
 
-from medgen.checkpoint import FORMAT, Model, ModelInfo, build_method
+from medgen.checkpoint import FORMAT, Model, build_method
 from medgen.config import parse_settings, plain
 from medgen.methods import settings_class
+from medgen.model_info import ModelInfo
 from medgen.types import Section
 
 SMALL_METHOD = {

@@ -8,10 +8,11 @@ import torch
 from programs import run_program
 from small import make_model, small_settings
 
-from medgen.checkpoint import FORMAT, ModelInfo, build_method, load_model, load_training, save_model, save_training
+from medgen.checkpoint import FORMAT, build_method, load_model, load_training, save_model, save_training
 from medgen.errors import InputError
 from medgen.io.atomic import folder_written_aside, recovered
 from medgen.methods.pix2pix import Pix2Pix
+from medgen.model_info import ModelInfo
 from medgen.types import DataShape
 
 

@@ -5,13 +5,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from medgen.config import Codec, Data, Inference, Sampling, Train
 from medgen.evaluation.metrics.catalogue import METRICS
 from medgen.losses.adversary import AdversarySettings
 from medgen.losses.preserve import PreserveSettings
 from medgen.methods import method_class, method_names, settings_class
 from medgen.networks.generator import GeneratorSettings
 from medgen.networks.spade import SPADESettings
+from medgen.settings import Codec, Data, Inference, Sampling, Train
 from medgen.types import Section
 
 HEAD = """# Every key of a config

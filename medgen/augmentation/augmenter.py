@@ -14,13 +14,14 @@ from medgen.augmentation.lesions.gan import kinds
 from medgen.augmentation.lesions.insert import lesion_augmenter
 from medgen.augmentation.lesions.library import build_library
 from medgen.augmentation.way import Record, Way
-from medgen.checkpoint import Model, ModelInfo, load_model, read_info
+from medgen.checkpoint import Model, load_model, read_info
 from medgen.data.labels.codec import LabelTable
 from medgen.data.labels.names import label_named
 from medgen.errors import InputError
 from medgen.inference.predict import translate_case
 from medgen.inference.synthesize import SHARES, make, unusual
 from medgen.io.volume import Volume, to_canonical
+from medgen.model_info import ModelInfo
 from medgen.qa.out_of_distribution import out_of_distribution
 
 PAINTERS = ("cutpaste", "procedural")  # of lesions, without a model

@@ -12,7 +12,7 @@ from medgen.commands.shared import Overwrite, Ray, Workers, cluster_of, finish, 
 from medgen.errors import InputError
 
 if TYPE_CHECKING:
-    from medgen.inference.pipeline import Converted
+    from medgen.inference.job import Converted
 
 SYNTHETIC = "Converted images are synthetic and not for diagnosis."
 
@@ -87,7 +87,7 @@ def translate(
     from medgen.inference.cohort.run import convert
     from medgen.inference.cohort.verdict import checks_for
     from medgen.inference.deidentified_output import opened
-    from medgen.inference.pipeline import Converted
+    from medgen.inference.job import Converted
     from medgen.inference.series import load_rules
     from medgen.io.names import say
     from medgen.io.paths import ENDINGS, has_ending

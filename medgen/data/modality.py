@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from itertools import islice
 
-from medgen.config import Codec, Settings
 from medgen.data.body_mask import looks_like_hu
 from medgen.data.cache import Channels
 from medgen.data.cohort.layouts import some
+from medgen.settings import Codec, Settings
 
 LOOKED_AT = 20  # volumes
 CT_LOW = -100.0  # HU: a window that begins this low is for CT

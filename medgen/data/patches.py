@@ -40,7 +40,7 @@ class Patches(Dataset):
             or the sources' patches.
         body: share of the other patches centred on a body voxel; the rest lie anywhere.
         match_position: unpaired: centre the target's patch at the same place relative to its body's box.
-        flip, rotate, scale, gamma, artefacts: see ``config.Sampling``.
+        flip, rotate, scale, gamma, artefacts: see ``settings.Sampling``.
     """
 
     def __init__(

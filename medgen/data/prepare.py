@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from medgen.config import Settings
 from medgen.data.align import align
 from medgen.data.cache import Channels, cached
 from medgen.data.cohort.read import Cohort, check_pairs
@@ -22,6 +21,7 @@ from medgen.data.modality import modality_warnings
 from medgen.errors import InputError
 from medgen.io.read import read_volume
 from medgen.io.volume import Volume
+from medgen.settings import Settings
 from medgen.types import Case
 
 

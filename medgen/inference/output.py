@@ -9,16 +9,18 @@ from typing import Any
 import numpy as np
 
 from medgen import __version__
-from medgen.checkpoint import Model, RangeInfo, removes_contrast
+from medgen.checkpoint import Model, removes_contrast
 from medgen.errors import InputError
 from medgen.io.atomic import recovered
 from medgen.io.deidentification.deidentify import Changes, Deidentifier
 from medgen.io.dicom.header import read_header
+from medgen.io.dicom.references import NOTICE, Derivation
 from medgen.io.dicom.units import HU
-from medgen.io.dicom.write import NOTICE, Derivation, of_others, write_derived
+from medgen.io.dicom.write import of_others, write_derived
 from medgen.io.paths import ENDINGS, NIFTI_ENDINGS, has_ending
 from medgen.io.volume import Volume
 from medgen.io.write import write_volume
+from medgen.model_info import RangeInfo
 from medgen.terminology import NATIVE
 
 OURS = re.compile(r"\d{5}\.dcm")

@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from medgen.errors import InputError, reason
 from medgen.inference.cohort.manifest import Manifest
 from medgen.inference.cohort.prefetch import overlapped
 from medgen.inference.cohort.verdict import verdict
-from medgen.inference.deidentified_output import Private
 from medgen.inference.inputs import Scan, file_states, frames_apart, read_scan, scan_grids, scan_hash
+from medgen.inference.job import FORMATS, Converted, Job, Options
 from medgen.inference.output import (
     VERDICTS,
     check_modality,
@@ -34,86 +34,13 @@ from medgen.io.hashes import sha256
 from medgen.io.names import checked_name, folded, shown
 from medgen.io.paths import ENDINGS, has_ending
 from medgen.io.read import read_volume
-from medgen.io.volume import Volume
 from medgen.qa.carried import input_findings
 from medgen.qa.check import coarse_factor
 from medgen.qa.out_of_distribution import out_of_distribution
-from medgen.qa.run import Checks
 
 WRITERS = 16
 SMALL_GB = 1 / 16  # a scan of this much is read whatever the bound
 JUDGED = ("verdict", "reasons", "findings", "checks", "limits")  # of a record, by the checks of its run
-FORMATS = {"nifti": ".nii.gz", "mha": ".mha", "nrrd": ".nrrd", "dicom": ""}  # a series is a folder
-
-
-@dataclass
-class Converted:
-    """What became of one case. ``status``: converted, skipped (done before) or failed (``error`` says why).
-
-    ``input`` and ``output`` are the first contrast's files; the hashes are over all. ``verdict``: pass, review or fail,
-    None where it was not checked; ``reasons`` belong to it, ``findings`` are the same with their places (see ``judge``)
-    and ``checks`` tells by which limits and segmenter; ``limits`` holds those that differ from the defaults, while
-    ``warnings`` were known before the conversion; ``notes`` are no reason to doubt it. ``contrasts``: folders of the
-    outputs, where there are several. ``picked`` is the series of ``input`` that was read. ``deidentified`` says what
-    became of dates, ``changes`` how often which attribute was changed.
-    """
-
-    case: str
-    input: str
-    output: str
-    status: str = "failed"
-    error: str | None = None
-    warnings: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    verdict: str | None = None
-    reasons: list[str] = field(default_factory=list)
-    findings: list[dict[str, Any]] = field(default_factory=list)
-    checks: str | None = None
-    limits: dict[str, Any] | None = None
-    contrasts: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-    input_sha256: str = ""
-    output_sha256: str = ""
-    series: str | None = None
-    picked: str | None = None
-    deidentified: str | None = None
-    changes: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass
-class Job:
-    """A case on its way: what is read, then made, and dropped once written. ``key`` is its place in the manifest,
-    ``number`` its place among the cases of the run."""
-
-    scan: Scan
-    entry: Converted
-    targets: list[Path]
-    key: str
-    number: int = 0
-    states: dict[Path, tuple[int, ...]] = field(default_factory=dict)  # of its files, before they are read
-    volumes: list[Volume] = field(default_factory=list)
-    made: list[Volume] = field(default_factory=list)
-
-    @property
-    def open(self) -> bool:
-        return self.entry.error is None and self.entry.status != "skipped"
-
-    @property
-    def unjudged(self) -> bool:
-        """Done before, but to be held against other limits than then."""
-        return self.entry.status == "skipped" and bool(self.volumes)
-
-
-@dataclass(frozen=True)
-class Options:
-    """How each case of a run is converted, see ``convert``."""
-
-    format: str | None = None
-    series: str | None = None
-    memory_gb: float | None = None
-    checks: Checks | None = None
-    verdict_sr: bool = False
-    private: Private | None = None
 
 
 class Cases:

@@ -15,9 +15,9 @@ from medgen.config import MOST_YAML, read_yaml
 from medgen.errors import InputError
 from medgen.io.dicom.header import numbers
 from medgen.io.dicom.index import Index
+from medgen.io.dicom.references import NOTICE
 from medgen.io.dicom.series import CAPTURE, UNPLACED, Series, choose, grouped, owners
 from medgen.io.dicom.stack import why_no_volume
-from medgen.io.dicom.write import NOTICE
 from medgen.io.names import folded
 from medgen.io.text import read_text
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from medgen.errors import InputError
 from medgen.io.dicom.header import Header, is_scan, read_header
 from medgen.io.dicom.index import indexed
+from medgen.io.dicom.references import NOTICE
 from medgen.io.dicom.series import grouped
-from medgen.io.dicom.write import NOTICE
 from medgen.io.paths import ENDINGS, has_ending
 
 SHOWN = 3  # names in a message

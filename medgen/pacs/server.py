@@ -14,7 +14,8 @@ from typing import Protocol, TypeVar
 from pydicom import Dataset
 
 from medgen.errors import InputError
-from medgen.io.dicom.header import Header, plain, quiet_pydicom
+from medgen.io.dicom.header import Header, plain
+from medgen.io.dicom.quiet import quiet_pydicom
 from medgen.io.names import shown
 
 UID = re.compile(r"(?=.{1,64}\Z)[0-9]+(\.[0-9]+)*", re.ASCII)  # PS3.5 9.1; leading zeros of a component occur

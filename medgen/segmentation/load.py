@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medgen.config import Spacing, check
+from medgen.config import check
 from medgen.data.labels.names import label_names
 from medgen.errors import InputError
 from medgen.io.paths import existing
 from medgen.io.text import read_text
 from medgen.segmentation.external import Segment, bundle, nnunet, torchscript
 from medgen.segmentation.model import load_segmenter
+from medgen.settings import Spacing
 from medgen.types import Section
 
 KNOWN = (

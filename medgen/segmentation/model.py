@@ -22,7 +22,6 @@ from safetensors import SafetensorError
 from torch import nn
 
 from medgen.checkpoint import MOST_TEXT, load_weights, regular, save_weights
-from medgen.config import Spacing
 from medgen.data.grid import resample, resample_like
 from medgen.data.intensity import fit_range
 from medgen.environment import git_commit, versions
@@ -31,6 +30,7 @@ from medgen.io.atomic import folder_written_aside, recovered
 from medgen.io.names import brief
 from medgen.io.volume import Volume, from_canonical, to_canonical
 from medgen.networks.memory import peak_bytes
+from medgen.settings import Spacing
 from medgen.types import Section
 
 FORMAT = 1

@@ -6,8 +6,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from medgen.config import Settings
 from medgen.errors import InputError
+from medgen.settings import Settings
 
 
 def launch(settings: Settings) -> Fabric:

@@ -24,13 +24,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from medgen import checkpoint
-from medgen.config import Settings, plain
+from medgen.config import plain
 from medgen.data.patches import Patches, batches
 from medgen.data.prepare import Prepared, prepare
 from medgen.errors import InputError
 from medgen.io.atomic import folder_written_aside, recovered, written_aside
 from medgen.io.claim import apart, claimed
 from medgen.methods.base import Method
+from medgen.model_info import ModelInfo
+from medgen.settings import Settings
 from medgen.training import preflight as checks
 from medgen.training.distributed import agree, average_gradients, launch, same_clock
 from medgen.training.label_validation import LabelValidator
@@ -342,7 +344,7 @@ class _averaged:
         self.run.method.networks[self.run.method.generator] = self.run.generator
 
 
-def _info(run: Run, prepared: Prepared) -> checkpoint.ModelInfo:
+def _info(run: Run, prepared: Prepared) -> ModelInfo:
     values = {
         "format": checkpoint.FORMAT,
         "settings": plain(run.settings),
@@ -360,7 +362,7 @@ def _info(run: Run, prepared: Prepared) -> checkpoint.ModelInfo:
         "commit": None,
         "weights_sha256": "",
     }
-    return checkpoint.ModelInfo.model_validate(values)
+    return ModelInfo.model_validate(values)
 
 
 def _save(run: Run, prepared: Prepared, folder: Path, *, training: bool) -> None:

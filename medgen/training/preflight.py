@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 
 from medgen import checkpoint
-from medgen.config import Settings
 from medgen.data.prepare import Prepared
 from medgen.data.slabs import fold_batch
 from medgen.errors import InputError
 from medgen.io.atomic import recovered
 from medgen.io.lock import locked
+from medgen.settings import Settings
 from medgen.types import Batch
 
 

@@ -13,13 +13,14 @@ from small import SMALL_METHOD, make_model, small_settings
 from medgen.augmentation.augmenter import augmenter_for
 from medgen.augmentation.dataset.read import read_case
 from medgen.augmentation.read import read_dataset
-from medgen.checkpoint import TableInfo, load_model, save_model
+from medgen.checkpoint import load_model, save_model
 from medgen.errors import InputError
 from medgen.inference.predict import translate_case
 from medgen.io.atomic import folder_written_aside
 from medgen.io.read import read_volume
 from medgen.io.volume import same_geometry
 from medgen.io.write import write_volume
+from medgen.model_info import TableInfo
 
 SMALL = {"generator": {"filters": 4, "blocks": 1, "kernel": 3}, "adversary": {"filters": 4, "layers": 1}}
 METHODS = {

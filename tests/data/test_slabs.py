@@ -3,9 +3,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medgen.config import slab_axis
 from medgen.data.slabs import fold, fold_batch, unfold
 from medgen.errors import InputError
+from medgen.settings import slab_axis
 
 
 @given(

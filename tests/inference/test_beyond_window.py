@@ -13,13 +13,13 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from small import SMALL_METHOD, make_model, merged, small_settings
 
-from medgen.checkpoint import RangeInfo
 from medgen.inference.cohort.run import convert
 from medgen.inference.predict import translate_case, translate_channels
 from medgen.io.grids import on_axes_of
 from medgen.io.read import read_volume
 from medgen.io.volume import Volume, to_canonical
 from medgen.io.write import write_volume
+from medgen.model_info import RangeInfo
 
 BEYOND = [-32768, -3024, -2000, -1024, -1000.5, -1000, 1000, 1000.25, 1600, 3071, 20000, 64512]
 

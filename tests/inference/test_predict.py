@@ -9,10 +9,10 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff
 from scipy.spatial.transform import Rotation
 from small import SMALL_METHOD, make_model, merged, small_settings
 
-from medgen.checkpoint import RangeInfo
 from medgen.errors import InputError
 from medgen.inference.predict import pass_bytes, translate_array, translate_case, translate_volume, use_whole
 from medgen.io.volume import Volume
+from medgen.model_info import RangeInfo
 
 MODEL = make_model()
 IDENTITY = make_model(train=False)

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from medgen.augmentation.patch import Patch
 from medgen.checkpoint import Model, load_model
-from medgen.config import Settings
 from medgen.data.intensity import fit_range
 from medgen.data.labels.names import label_named
 from medgen.data.labels.resampling import labels_at
 from medgen.errors import InputError
 from medgen.inference.predict import SAME_SPACING
 from medgen.methods.lesion_gan import FIRST_KIND, HOST, LesionGAN
+from medgen.settings import Settings
 
 CONTEXT_MM = 12.0  # of the surroundings that the generator sees on every side of a large lesion
 

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from medgen.config import Settings
 from medgen.data.cohort.content import content_hashes
 from medgen.data.cohort.layouts import some
 from medgen.data.cohort.patients import by_images
@@ -12,6 +11,7 @@ from medgen.data.cohort.read import Cohort, check_pairs, read_cohort, with_patie
 from medgen.data.cohort.split import load_split, save_split, split_cases
 from medgen.data.cohort.stacked import unstacked
 from medgen.errors import InputError
+from medgen.settings import Settings
 from medgen.types import Case
 
 Content = dict[str, set[str]]  # case -> content hashes of its images

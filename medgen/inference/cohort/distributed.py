@@ -17,8 +17,9 @@ from medgen.cluster import Cluster, Lost, Share, joined, spread
 from medgen.errors import InputError
 from medgen.inference.cohort.manifest import Manifest, about
 from medgen.inference.inputs import Scan
+from medgen.inference.job import Converted, Job, Options
 from medgen.inference.output import verdict_file
-from medgen.inference.pipeline import Cases, Converted, Job, Options
+from medgen.inference.pipeline import Cases
 from medgen.io.claim import wrote
 
 Given = tuple[Job, dict[str, Any] | None]  # a case and its old record

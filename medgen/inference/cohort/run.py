@@ -13,7 +13,8 @@ from medgen.inference.cohort.manifest import Manifest, about
 from medgen.inference.cohort.watch import arrivals
 from medgen.inference.deidentified_output import Private
 from medgen.inference.inputs import Scan, find_scans, named
-from medgen.inference.pipeline import FORMATS, Cases, Converted, Job, Options
+from medgen.inference.job import FORMATS, Converted, Job, Options
+from medgen.inference.pipeline import Cases
 from medgen.inference.predict import check_windows
 from medgen.inference.series import Rules
 from medgen.io.claim import apart, claimed, claimed_file

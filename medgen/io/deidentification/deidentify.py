@@ -28,7 +28,7 @@ from pydicom.tag import BaseTag
 from medgen import __version__
 from medgen.errors import InputError
 from medgen.io.deidentification import grammar
-from medgen.io.dicom.header import quiet_pydicom
+from medgen.io.dicom.quiet import quiet_pydicom
 
 EDITION = "2026c"
 TABLE = Path(__file__).with_name("confidentiality_profile.csv")

@@ -1,11 +1,7 @@
 """The few header elements that finding and stacking slices needs, as plain values that also fit into an index."""
 
-import logging
 import re
 import sys
-import warnings
-from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,6 +19,8 @@ from pydicom.tag import BaseTag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from medgen.errors import InputError
+from medgen.io.dicom.lost import DICOM_ENDINGS
+from medgen.io.dicom.quiet import quiet_pydicom
 
 Header = dict[str, Any]  # keyword -> str, int, float or a list of them; absent where the file has no usable value
 
@@ -81,8 +79,6 @@ TAGS = (
 NOT_SCANS = {"SEG", "RTDOSE", "RTSTRUCT", "RTPLAN", "SR", "PR", "KO", "REG"}  # objects that accompany a scan
 # The same by what their SOP class is called, where they have rows and columns or another modality.
 NOT_SCAN_CLASSES = re.compile("Segmentation|Spectroscopy|RT Dose|Presentation State|Registration|Encapsulated|Raw Data")
-DICOM_ENDINGS = (".dcm", ".ima")
-PACKED = {".gz", ".zip", ".bz2", ".xz", ".zst", ".7z"}
 OWN = {"SOPInstanceUID", "ImagePositionPatient", "InstanceNumber"}  # of each slice
 GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 
@@ -93,23 +89,6 @@ LAST = 0x00282FFF  # what comes after may be long: look-up tables, private group
 KNOWN[0x00020002] = ("MediaStorageSOPClassUID", "UI")
 SYNTAX = 0x00020010
 TEXT: dict[str, Any] = {"DS": float, "IS": int, **dict.fromkeys(("CS", "UI", "LO", "SH", "DA", "TM", "DT"), str.strip)}
-
-# Of pydicom and what is built on it, whatever the warning: many quote names and other values of the header.
-QUIET = ("ignore", None, Warning, re.compile(r"(pydicom|highdicom|pynetdicom|dicomweb_client)\b"), 0)
-
-
-def quiet_pydicom() -> None:
-    """Silence pydicom's warnings, and those of the libraries built on it, in the whole process and for good.
-
-    Of values that break the standard it warns in its log, too, unless it was set to another level.
-
-    Not by ``warnings.catch_warnings``, which sets the filters of all threads and, where two overlap, restores the wrong
-    ones. Called again it only brings the filter back to the front where others were put before it or took it away.
-    """
-    if not warnings.filters or warnings.filters[0] != QUIET:
-        warnings.filterwarnings("ignore", module=QUIET[3].pattern)
-    if (log := logging.getLogger("pydicom")).level == logging.WARNING:
-        log.setLevel(logging.ERROR)
 
 
 quiet_pydicom()
@@ -190,33 +169,6 @@ def is_scan(header: Header, path: Path) -> bool:
     if not (kind := header["SOPClassUID"]) or "Image Storage" in UID(kind).name:
         raise InputError(f"{path} is a truncated DICOM image; copy the series again")
     return False
-
-
-def lost_slices(others: Iterable[Path], images: Iterable[Path]) -> dict[Path, str]:
-    """What is wrong with those of ``others``, files that are not DICOM, that are named as the images of their folder:
-    slices of which a copy was cut short or damaged, or that are packed."""
-    names: dict[Path, set[str]] = {}
-    for image in images:
-        names.setdefault(image.parent, set()).add(_pattern(image))
-    found = {}
-    for path in others:
-        packed = path.suffix.lower() in PACKED
-        what = "is no DICOM and cannot be read among DICOM files; copy the series again"
-        if _pattern(path.with_suffix("") if packed else path) in names.get(path.parent, ()):
-            if packed:
-                what = "is packed, and named as the DICOM files beside it; unpack it"
-            else:
-                with suppress(OSError), open(path, "rb") as file:
-                    state = "named as those" if file.read(132).strip(b"\0") else "empty"
-                    what = f"is no DICOM but {state} among DICOM files; copy the series again"
-            found[path] = f"{path} {what} or take the file away"
-    return found
-
-
-def _pattern(path: Path) -> str:
-    """What the files of a series share in name: the ending, else (a UID's last number is none) all but numbers."""
-    ending = "" if path.suffix[1:].isdigit() else path.suffix.lower()
-    return ending or re.sub(r"\d+", "0", path.name)
 
 
 def shared(header: Header, known: dict[str, Any]) -> Header:

@@ -16,8 +16,9 @@ from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, EncapsulatedPDFStorage, Expl
 
 from medgen.errors import InputError
 from medgen.io.atomic import written_aside
-from medgen.io.dicom.header import quiet_pydicom, settle_charset
-from medgen.io.dicom.write import NOTICE, Derivation
+from medgen.io.dicom.header import settle_charset
+from medgen.io.dicom.quiet import quiet_pydicom
+from medgen.io.dicom.references import NOTICE, Derivation
 from medgen.io.paths import existing
 
 EXTRA = "pip install 'medgen[dicom]'"

@@ -11,11 +11,12 @@ from pydicom import Dataset, dcmread
 
 from medgen.errors import InputError
 from medgen.io.atomic import written_aside
-from medgen.io.dicom.header import is_scan, quiet_pydicom, read_header, settle_charset
+from medgen.io.dicom.header import is_scan, read_header, settle_charset
+from medgen.io.dicom.quiet import quiet_pydicom
+from medgen.io.dicom.references import NOTICE, UIDS
 from medgen.io.dicom.report import EXTRA, TYPE_2, short
 from medgen.io.dicom.series import Series, check_unchanged, choose, grouped, list_series
 from medgen.io.dicom.stack import stack
-from medgen.io.dicom.write import NOTICE, UIDS
 from medgen.io.volume import Volume, same_geometry
 
 # Structure -> its name among the codes of pydicom.sr.codedict.codes.SCT. Sides, plurals and underscores do not matter;

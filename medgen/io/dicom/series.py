@@ -15,7 +15,8 @@ import numpy as np
 
 from medgen.errors import InputError
 from medgen.io.dicom.copies import Copies
-from medgen.io.dicom.header import Header, Slice, is_scan, lost_slices, numbers, read_header, slices_of
+from medgen.io.dicom.header import Header, Slice, is_scan, numbers, read_header, slices_of
+from medgen.io.dicom.lost import lost_slices
 from medgen.io.dicom.parts import differing, parts
 from medgen.io.dicom.stack import image_type, is_colour, is_tiled, name, remarks, stack, why_no_volume
 from medgen.io.dicom.units import CAPTURES

@@ -7,9 +7,7 @@ docs/explanation/dicom_out.md.
 
 import hashlib
 import json
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,35 +22,16 @@ from medgen.io.atomic import folder_written_aside
 from medgen.io.deidentification.deidentify import Changes, Deidentifier
 from medgen.io.dicom.header import read_header
 from medgen.io.dicom.pixels import PER_FRAME, SHARED, Encoding, Format, encoding, rescale_of
+from medgen.io.dicom.references import NOTICE, Derivation, coded_concept, evidence, refer, reference, series_reference
 from medgen.io.dicom.series import check_unchanged
 from medgen.io.dicom.strip import strip
 from medgen.io.names import brief
 from medgen.io.volume import Volume
 
 MAKER = "medgen"
-NOTICE = "SYNTHETIC, not for primary diagnosis"
-UIDS = uuid.UUID("6b6a5c7e-3a39-5d0e-9a3e-0d1c4f0b2a51")  # namespace of the UIDs that medgen derives
 REFERRED = ("SOPInstanceUID", "SeriesInstanceUID", "SOPClassUID", "StudyInstanceUID")
 WORDS = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}  # bytes of the words of these VRs
 EQUIPMENT = "Manufacturer ManufacturerModelName DeviceSerialNumber SoftwareVersions StationName".split()
-
-
-@dataclass(frozen=True)
-class Derivation:
-    """What made a volume: model, its hash, and the contrast or domain it makes; the program and its version."""
-
-    model: str
-    sha256: str
-    target: str
-    version: str
-    removes_contrast: bool = False
-
-    def uid(self, source: str) -> str:
-        """The UID of what this makes of ``source``: the same each time (PS3.5 B.2)."""
-        return f"2.25.{uuid.uuid5(UIDS, chr(10).join((source, self.sha256, self.target))).int}"
-
-    def describe(self) -> str:
-        return f"{NOTICE}: {self.target} made by model {self.model} (SHA-256 {self.sha256}) with medgen {self.version}"
 
 
 def write_derived(
@@ -87,12 +66,12 @@ def write_derived(
     sources = _headers(volume)
     changes = _deidentified(sources, deidentifier)
     code = _encoding(volume, sources)
-    everything = [_series_reference(list(sources.values()))]
+    everything = [series_reference(list(sources.values()))]
     images = [[str(sources[file].SOPInstanceUID), frame] for file, frame in volume.frames]
     for other in (other for other in others if other.frames):
         headers = _headers(other)
         _deidentified(headers, deidentifier)
-        everything.append(_series_reference(list(headers.values())))
+        everything.append(series_reference(list(headers.values())))
         images += [[str(headers[file].SOPInstanceUID), frame] for file, frame in other.frames or ()]
     origin = hashlib.sha256(json.dumps(images).encode()).hexdigest()
     members: dict[Path, list[int]] = {}
@@ -259,7 +238,7 @@ def _derive(
         origin: tells the images that the whole series is made of. A study that grew, or another volume of the same
             file, gets other UIDs, for its pixels are others.
     """
-    source = _reference(ds)
+    source = reference(ds)
     enhanced = PER_FRAME in ds
     strip(ds, derivation.removes_contrast)
     if enhanced:
@@ -279,10 +258,10 @@ def _derive(
     else:
         ds.ImageType = ["DERIVED", "SECONDARY", *kind[2:3]]
     _equipment(ds, derivation)
-    _refer(ds, source, derivation, frames if enhanced else None)
+    refer(ds, source, derivation, frames if enhanced else None)
     ds.ReferencedSeriesSequence = everything
     if enhanced:
-        ds.SourceImageEvidenceSequence = [_evidence(ds.StudyInstanceUID, everything)]
+        ds.SourceImageEvidenceSequence = [evidence(ds.StudyInstanceUID, everything)]
     ds.file_meta = FileMetaDataset()
     ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -298,63 +277,10 @@ def _equipment(ds: Dataset, derivation: Derivation) -> None:
             setattr(scanner, keyword, ds.get(keyword))
             delattr(ds, keyword)
     scanner.Manufacturer = scanner.get("Manufacturer") or "unknown"
-    scanner.PurposeOfReferenceCodeSequence = [_code("109101", "DCM", "Acquisition Equipment")]
+    scanner.PurposeOfReferenceCodeSequence = [coded_concept("109101", "DCM", "Acquisition Equipment")]
     ds.ContributingEquipmentSequence = [*(ds.get("ContributingEquipmentSequence") or ()), scanner]
     ds.Manufacturer, ds.ManufacturerModelName = MAKER, _ascii(derivation.model, 64)
     ds.SoftwareVersions, ds.DeviceSerialNumber = _ascii(f"medgen {derivation.version}", 64), derivation.sha256[:64]
-
-
-def _refer(ds: Dataset, source: Dataset, derivation: Derivation, frames: Sequence[int] | None) -> None:
-    """Name the source image: in General Image, or frame by frame in the Derivation Image group (C.7.6.16.2.6)."""
-    purpose = [_code("121322", "DCM", "Source image for image processing operation")]
-    made = [_code("SYNTHETIC", "99MEDGEN", "Synthetic image made by a trained model")]
-    if frames is None:
-        source.PurposeOfReferenceCodeSequence = purpose
-        ds.SourceImageSequence, ds.DerivationCodeSequence = [source], made
-        return
-    for group, frame in zip(ds[PER_FRAME].value, frames, strict=True):
-        origin, item = Dataset(), Dataset()
-        origin.update(source)
-        origin.ReferencedFrameNumber, origin.PurposeOfReferenceCodeSequence = frame + 1, purpose
-        item.DerivationDescription, item.DerivationCodeSequence = ds.DerivationDescription, made
-        item.SourceImageSequence = [origin]
-        group.DerivationImageSequence = [item]
-    for group in (*(ds.get(SHARED) or ()), *ds[PER_FRAME].value):
-        for element in list(group):
-            for held in element.value if element.VR == "SQ" else ():
-                if "FrameType" in held:
-                    held.FrameType = ["DERIVED", "PRIMARY", *[str(v) for v in held.FrameType][2:4]]
-
-
-def _reference(dataset: Dataset) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = dataset.SOPClassUID, dataset.SOPInstanceUID
-    return item
-
-
-def _series_reference(images: Sequence[Dataset]) -> Dataset:
-    item = Dataset()
-    item.SeriesInstanceUID = images[0].SeriesInstanceUID
-    item.ReferencedInstanceSequence = [_reference(image) for image in images]
-    return item
-
-
-def _evidence(study: str, everything: Sequence[Dataset]) -> Dataset:
-    """The same references as enhanced images list them (PS3.3 C.8.15.2, table 10-3 Hierarchical SOP Instance)."""
-    item = Dataset()
-    item.StudyInstanceUID, item.ReferencedSeriesSequence = study, []
-    for series in everything:
-        listed = Dataset()
-        listed.SeriesInstanceUID = series.SeriesInstanceUID
-        listed.ReferencedSOPSequence = series.ReferencedInstanceSequence
-        item.ReferencedSeriesSequence.append(listed)
-    return item
-
-
-def _code(value: str, scheme: str, meaning: str) -> Dataset:
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
-    return item
 
 
 def _ascii(text: str, length: int) -> str:

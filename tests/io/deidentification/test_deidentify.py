@@ -20,7 +20,8 @@ from pydicom.sr.codedict import codes
 
 from medgen.errors import InputError
 from medgen.io.deidentification.deidentify import Deidentifier, profile, read_key
-from medgen.io.dicom.write import NOTICE, write_derived
+from medgen.io.dicom.references import NOTICE
+from medgen.io.dicom.write import write_derived
 from medgen.io.read import read_volume
 
 KEY = bytes(range(32))

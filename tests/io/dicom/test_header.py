@@ -3,7 +3,7 @@ import warnings
 
 from pydicom import DataElement
 
-from medgen.io.dicom.header import quiet_pydicom
+from medgen.io.dicom.quiet import quiet_pydicom
 
 
 def test_values_that_pydicom_warns_of_reach_neither_console_nor_log(monkeypatch, caplog):

@@ -11,9 +11,10 @@ from pydicom.sr.codedict import codes
 
 from medgen.errors import InputError
 from medgen.io.deidentification.deidentify import Deidentifier
+from medgen.io.dicom.references import NOTICE
 from medgen.io.dicom.segmentation import LESIONS, STRUCTURES, TISSUES, coded, write_seg
 from medgen.io.dicom.series import list_series
-from medgen.io.dicom.write import NOTICE, write_derived
+from medgen.io.dicom.write import write_derived
 from medgen.io.read import read_volume
 from medgen.io.volume import Volume
 from medgen.phantom.anatomy.labels import LABELS

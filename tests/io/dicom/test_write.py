@@ -29,7 +29,8 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from medgen.errors import InputError
 from medgen.io.dicom.pixels import Format, encoding
-from medgen.io.dicom.write import NOTICE, write_derived
+from medgen.io.dicom.references import NOTICE
+from medgen.io.dicom.write import write_derived
 from medgen.io.read import read_volume
 from medgen.io.volume import Volume
 
