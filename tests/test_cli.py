@@ -16,7 +16,7 @@ from programs import run_program
 from small import SMALL_METHOD, make_model, small_settings, write_cohort
 
 from medgen import cli
-from medgen.checkpoint import save_model
+from medgen.checkpoint import FORMAT, save_model
 from medgen.io.atomic import folder_written_aside
 
 
@@ -351,7 +351,7 @@ def test_model_of_another_version_and_no_model(run, model_folder, tmp_path):
     shutil.copytree(model_folder, tmp_path / "other")
     info = json.loads((tmp_path / "other/model.json").read_text())
     (tmp_path / "other/model.json").write_text(json.dumps({**info, "format": 1}))
-    assert_refused(run("translate", tmp_path / "other", scan, tmp_path / "o.nii.gz"), "other", "format 1", "format 2")
+    assert_refused(run("translate", tmp_path / "other", scan, tmp_path / "o.nii.gz"), "other", "format 1", f"format {FORMAT}")
     assert_refused(run("translate", tmp_path, scan, tmp_path / "o.nii.gz"), "not a model folder")
 
 
