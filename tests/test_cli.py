@@ -351,7 +351,9 @@ def test_model_of_another_version_and_no_model(run, model_folder, tmp_path):
     shutil.copytree(model_folder, tmp_path / "other")
     info = json.loads((tmp_path / "other/model.json").read_text())
     (tmp_path / "other/model.json").write_text(json.dumps({**info, "format": 1}))
-    assert_refused(run("translate", tmp_path / "other", scan, tmp_path / "o.nii.gz"), "other", "format 1", f"format {FORMAT}")
+    assert_refused(
+        run("translate", tmp_path / "other", scan, tmp_path / "o.nii.gz"), "other", "format 1", f"format {FORMAT}"
+    )
     assert_refused(run("translate", tmp_path, scan, tmp_path / "o.nii.gz"), "not a model folder")
 
 
