@@ -131,7 +131,7 @@ KILLER = """
 import os, signal, sys
 from pathlib import Path
 import medgen.training.loop, medgen.checkpoint, medgen.io.atomic
-from test_loop import settings_of
+from training.test_loop import settings_of
 moment, root, out, method = sys.argv[1:5]
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 calls = {"n": 0}
