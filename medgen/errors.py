@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class InputError(ValueError):
-    """Input or settings that the user can mend.
+    """Input or settings that the user can fix.
 
     The message is one sentence that names the file or key, what is wrong and what to do;
     the command line prints it without a traceback and exits with code 2.

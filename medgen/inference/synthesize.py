@@ -104,7 +104,7 @@ def synthesize(
         style: an image whose look and intensity scale are wanted; none: each sample's style is drawn.
         samples: of each label map.
         seed: of styles and deformations.
-        deform: bend each label map anew for each sample, see ``data.labels.deformation``.
+        deform: deform each label map differently for each sample, see ``data.labels.deformation``.
         recombine: first make it the anatomy between it and another one of the folder, drawn by the seed.
         memory_gb: bound on a whole-volume pass.
         overwrite: replace the result of another run in ``out``, see ``io.claim``.

@@ -250,7 +250,7 @@ def folds_of(entries: Sequence[Entry]) -> list[int]:
 
 
 def with_fold(entries: Sequence[Entry], fold: int | None, path: Path) -> list[Entry]:
-    """The entries of fold ``fold`` to validate, the others to train on; None: as they are, to be split anew.
+    """The entries of fold ``fold`` to validate, the others to train on; None: as they are, to be split again.
 
     Raises:
         InputError: the list names folds, and not this one.

@@ -15,7 +15,7 @@ from medgen.io.dicom.header import Header, is_scan, read_header, shared
 from medgen.io.dicom.lost import lost_slices
 from medgen.io.paths import dangling
 
-VERSION = "6"  # of what is kept of a header; another one starts the index anew
+VERSION = "6"  # of what is kept of a header; an index of another version is built again
 BESIDE = "{}"  # kept in place of the header of a report, a presentation state and the like
 TOGETHER = 2000  # files between two commits: what a kill costs
 TABLES = """
