@@ -18,7 +18,7 @@ from medgen.phantom.cohort import make_patient
 from medgen.qa.run import Checks
 
 STUDIES, MM = 16, 2.5  # as many as the demo's cohort has
-NETWORK = {"filters": 16, "levels": 4, "detail": 8}  # of configs/ct_contrast_pix2pix.yaml
+NETWORK = {"filters": 16, "levels": 4, "pointwise_features": 8}  # of configs/ct_contrast_pix2pix.yaml
 
 
 def network_alone(model: Model, studies: Path) -> float:

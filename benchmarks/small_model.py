@@ -25,7 +25,7 @@ def small_model(folder: Path, mm: float, **generator: Any) -> Path:
                 "generator": {**small, **generator},
                 "adversary": {"filters": 4, "layers": 1},
             },
-            "codec": {"source": {"low": -1000, "high": 1000, "outside": "carry"}},
+            "intensity": {"source": {"low": -1000, "high": 1000, "outside": "preserve"}},
             "sampling": {"patch": [16, 16, 16]},
         },
         "benchmark",
@@ -41,7 +41,7 @@ def small_model(folder: Path, mm: float, **generator: Any) -> Path:
         {
             "format": FORMAT,
             "settings": plain(settings),
-            "source_range": [{"low": -1000, "high": 1000, "outside": "carry"}],
+            "source_range": [{"low": -1000, "high": 1000, "outside": "preserve"}],
             "target_range": [{"low": -1000, "high": 1000}],
             "spacing": [mm] * 3,
             "training_scans": [[look]],

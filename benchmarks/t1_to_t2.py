@@ -78,25 +78,25 @@ def systems(arguments: argparse.Namespace, trained: list[Path], tested: Path):
         cohort = linked(run / "cohort", patient / "t1.nii.gz", patient / "t2.nii.gz")
     overrides = [f"data.root={cohort}", *(["data.validation=0"] if len(trained) > 1 else []), *arguments.overrides]
     settings = load_settings(CONFIGS / "mr_t1_to_t2_pix2pix.yaml", overrides)
-    codec = settings.codec
+    intensity = settings.intensity
     started = time.monotonic()
     best = train(settings, run / "run", resume=(run / "run" / "last").exists(), say=lambda _: None)
     minutes = (time.monotonic() - started) / 60
     model = load_model(best, pick_device("auto"))
-    code = fit_range(x_test.data, **codec.source.model_dump(exclude={"follow"}))
+    code = fit_range(x_test.data, **intensity.source.model_dump(exclude={"follow"}))
     decode = model.target_ranges[0].of(code)
     x, y = (
         np.concatenate([coded(pair[i], pair[0], c) for pair in pairs])
-        for i, c in ((0, codec.source), (1, codec.target))
+        for i, c in ((0, intensity.source), (1, intensity.target))
     )
     yield "histogram matching", histogram_matching(x_test, y, decode), 0.0
     yield "voxelwise regression", voxelwise(x, y, x_test, code, decode), 0.0
     yield "medgen Pix2Pix", translate_volume(model, x_test), minutes
 
 
-def coded(scan: Volume, t1: Volume, codec: object) -> np.ndarray:
+def coded(scan: Volume, t1: Volume, intensity: object) -> np.ndarray:
     """Codes of the brain's voxels (N,) in the scan's own range."""
-    return fit_range(scan.data, **codec.model_dump(exclude={"follow"})).encode(scan.data[brain_mask(t1.data)])
+    return fit_range(scan.data, **intensity.model_dump(exclude={"follow"})).encode(scan.data[brain_mask(t1.data)])
 
 
 def unpaired(arguments: argparse.Namespace, trained: list[Path], tested: Path):

@@ -1,7 +1,8 @@
-"""Unpaired contrast CT → non-contrast CT on the embedded cohort: every method for the same minutes or steps.
+r"""Unpaired contrast CT → non-contrast CT on the embedded cohort: every method for the same minutes or steps.
 
     python benchmarks/unpaired.py OUT --minutes 20 --runs cyclegan:0 cut:0 cut:1 fastcut:0 [--set section.key=value ...]
-    python benchmarks/unpaired.py OUT --steps 4000 --jobs 6 --runs cyclegan:0 cut:0 --set method.generator.detail=8
+    python benchmarks/unpaired.py OUT --steps 4000 --jobs 6 --runs cyclegan:0 cut:0 \
+        --set method.generator.pointwise_features=8
 
 A run is METHOD:SEED with ``configs/ct_contrast_METHOD.yaml``; one that OUT already holds is not repeated. ``--jobs``
 runs train at the same time, which suits a GPU; ``--cohort`` is a folder whose phantoms another call has written.

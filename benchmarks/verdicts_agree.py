@@ -18,14 +18,14 @@ from medgen.checkpoint import load_model
 from medgen.evaluation.summary import CaseResult
 from medgen.inference.cohort.run import convert
 from medgen.inference.cohort.verdict import checks_for
-from medgen.qa.measures.enhancement import takes_up_contrast
+from medgen.qa.measures.enhancement import is_enhancing
 
 ABOVE = 12.0  # HU: organ_error of the limits
 
 
 def beyond(case: CaseResult) -> list[str]:
     """Structures of the table whose mean is beyond the limits in it, or too far above the truth."""
-    return [row["region"] for row in case.regions if takes_up_contrast(row["region"]) and _beyond(row)]
+    return [row["region"] for row in case.regions if is_enhancing(row["region"]) and _beyond(row)]
 
 
 def _beyond(row: Mapping[str, Any]) -> bool:

@@ -33,7 +33,7 @@ from medgen.settings import Settings
 from medgen.terminology import NATIVE
 from medgen.types import DataShape
 
-FORMAT = 3
+FORMAT = 4
 MOST_TEXT = 2**28  # bytes of model.json: the looks of 100,000 training scans
 MOST_WEIGHTS = 2**33  # bytes
 MOST_HEADER = 2**24  # bytes beside the weights in their file
@@ -64,7 +64,7 @@ class Model:
         """Where each output is decoded; those that follow a source follow the first."""
         source = self.source_code
         targets = [Range(**r.model_dump()) for r in self.info.target_range]
-        return [TargetRange(target, source, self.settings.codec.target.follow) for target in targets]
+        return [TargetRange(target, source, self.settings.intensity.target.follow) for target in targets]
 
 
 def build_method(settings: Settings) -> Method:
@@ -82,15 +82,15 @@ def build_method(settings: Settings) -> Method:
             else f"method {method.name} knows no domains; leave data.domains out, or use multi_domain"
         )
     paired_terms = [name for name in ("weight_l1", "weight_l2") if getattr(method, name, 0)]
-    if data.domains and paired_terms and not data.same_patient:
+    if data.domains and paired_terms and not data.paired_domains:
         raise InputError(
-            f"method.{paired_terms[0]} compares the domains of one patient; set data.same_patient to true, or it to 0"
+            f"method.{paired_terms[0]} compares the domains of one patient; set data.paired_domains to true, or it to 0"
         )
     if method.paired_only and not data.paired:
         raise InputError(f"method {method.name} learns from pairs; set data.paired to true, or use cyclegan or cut")
     if method.needs_classes and data.classes is None:
         raise InputError(
-            f"method {method.name} learns from labels; set data.labels to true and data.structures, e.g. "
+            f"method {method.name} learns from labels; set data.labels to true and data.class_groups, e.g. "
             "{host: [liver], lesion: [tumour]}"
         )
     try:

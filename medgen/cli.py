@@ -177,11 +177,13 @@ def evaluate(
             parser=_one_of("two numbers, such as -160 240", float),
         ),
     ] = None,
-    real: Annotated[Path | None, typer.Option(help="Folder of real volumes of other patients, for distances.")] = None,
-    training: Annotated[
+    real_cohort: Annotated[
+        Path | None, typer.Option(help="Folder of real volumes of other patients, for distances.")
+    ] = None,
+    training_images: Annotated[
         Path | None, typer.Option(help="Folder of the real volumes trained on: are there copies of them?")
     ] = None,
-    checks: Annotated[
+    qa_limits: Annotated[
         str,
         typer.Option(
             help="Limits of the structure check: auto (those the conversion recorded, else general), general, "
@@ -225,8 +227,8 @@ def evaluate(
     cluster = cluster_of(ray, workers)
     device = pick_device("auto") if segmenter or downstream else "cpu"
     if extractor is not None and window is None:
-        window = default_window(volume_files(real or reference))
-    apart(out, prediction, reference, source, labels, mask, prediction_labels, real, training, lesions)
+        window = default_window(volume_files(real_cohort or reference))
+    apart(out, prediction, reference, source, labels, mask, prediction_labels, real_cohort, training_images, lesions)
     inputs = Inputs(
         prediction=prediction,
         reference=reference,
@@ -235,8 +237,8 @@ def evaluate(
         mask=mask,
         prediction_labels=prediction_labels,
         lesions=lesions,
-        real=real,
-        training=training,
+        real_cohort=real_cohort,
+        training_images=training_images,
         patient_pattern=patient_pattern,
     )
     about = {key: value for key, value in ctx.params.items() if key not in ("out", "overwrite", "ray", "workers")}
@@ -247,7 +249,7 @@ def evaluate(
                 profile=profile,
                 tolerance_mm=tolerance,
                 extractor=None if extractor is None else named_extractor(extractor, window=window),
-                checks=named_checks(checks, segmenter, "cpu" if cluster else device) if source else None,
+                checks=named_checks(qa_limits, segmenter, "cpu" if cluster else device) if source else None,
                 downstream=None if downstream is None else protocols(downstream, folds, seeds, device),
                 cluster=cluster,
             )

@@ -42,7 +42,7 @@ class Cluster:
 
 
 @dataclass(frozen=True)
-class Share:
+class WorkerResources:
     """What each of ``count`` workers gets; ``device`` and ``threads`` are for torch, ``options`` for Ray."""
 
     count: int
@@ -51,7 +51,7 @@ class Share:
     options: dict[str, float] = field(default_factory=dict)
 
 
-class Lost:
+class WorkerLost:
     """In place of a result: the case's worker died, ``TRIES`` times."""
 
     def __str__(self) -> str:
@@ -62,7 +62,7 @@ class Lost:
 
 
 @contextmanager
-def joined(cluster: Cluster) -> Iterator[Share]:
+def joined(cluster: Cluster) -> Iterator[WorkerResources]:
     """Join the cluster, or start a local one, for as long as the block lasts; one joined before is used and left.
 
     Raises:
@@ -102,7 +102,7 @@ def _start(address: str) -> None:
         signal.signal(signal.SIGTERM, kept)  # Ray puts its own in place of the command's
 
 
-def _share(cluster: Cluster, cpus: int, gpus: int) -> Share:
+def _share(cluster: Cluster, cpus: int, gpus: int) -> WorkerResources:
     import torch
 
     if cluster.device == "cuda" and not gpus:
@@ -110,15 +110,15 @@ def _share(cluster: Cluster, cpus: int, gpus: int) -> Share:
     if gpus and cluster.device != "cpu":
         count = cluster.workers or gpus
         options = {"num_gpus": 1 / math.ceil(count / gpus), "num_cpus": min(1.0, cpus / count)}
-        return Share(count, "cuda", max(1, min(torch.get_num_threads(), cpus // count)), options)
+        return WorkerResources(count, "cuda", max(1, min(torch.get_num_threads(), cpus // count)), options)
     count = cluster.workers or max(1, cpus // torch.get_num_threads())
     threads = max(1, min(torch.get_num_threads(), cpus // count))
-    return Share(count, "cpu", threads, {"num_cpus": min(threads, cpus / count)})
+    return WorkerResources(count, "cpu", threads, {"num_cpus": min(threads, cpus / count)})
 
 
 def spread(
-    items: Iterable[Item | None], make: Callable[[], Callable[[Item], Result]], share: Share
-) -> Generator[tuple[Item, Result | Lost], None, None]:
+    items: Iterable[Item | None], make: Callable[[], Callable[[Item], Result]], share: WorkerResources
+) -> Generator[tuple[Item, Result | WorkerLost], None, None]:
     """Each item with what the workers make of it, as they are finished, in no order.
 
     An item whose worker dies (killed, out of memory, its machine lost) is given to another, ``TRIES`` times in all.
@@ -180,7 +180,7 @@ class _Task(Generic[Item]):
 
 
 class _Workers(Generic[Item, Result]):
-    def __init__(self, make: Callable[[], Callable[[Item], Result]], share: Share) -> None:
+    def __init__(self, make: Callable[[], Callable[[Item], Result]], share: WorkerResources) -> None:
         import ray
 
         self.make, self.count = make, share.count
@@ -192,13 +192,13 @@ class _Workers(Generic[Item, Result]):
         self.failed = 0
         self.reason = ""
 
-    def given(self, item: Item) -> Iterator[tuple[Item, Result | Lost]]:
+    def given(self, item: Item) -> Iterator[tuple[Item, Result | WorkerLost]]:
         """Take an item, and wait until there is room for another."""
         self.queue.append(_Task(item))
         while len(self.queue) + len(self.busy) >= self.count:
             yield from self._next()
 
-    def finished(self) -> Iterator[tuple[Item, Result | Lost]]:
+    def finished(self) -> Iterator[tuple[Item, Result | WorkerLost]]:
         while self.queue or self.busy:
             yield from self._next()
 
@@ -208,7 +208,7 @@ class _Workers(Generic[Item, Result]):
         for worker in (*self.starting.values(), *self.idle, *(worker for worker, _ in self.busy.values())):
             ray.kill(worker)
 
-    def _next(self) -> Iterator[tuple[Item, Result | Lost]]:
+    def _next(self) -> Iterator[tuple[Item, Result | WorkerLost]]:
         """Wait for whatever comes next: a worker that has started, a result, a death."""
         import ray
 
@@ -242,7 +242,7 @@ class _Workers(Generic[Item, Result]):
             self.failed += 1
             self.reason = _reason(error)
 
-    def _came(self, reference: Any) -> Iterator[tuple[Item, Result | Lost]]:
+    def _came(self, reference: Any) -> Iterator[tuple[Item, Result | WorkerLost]]:
         import ray
 
         worker, task = self.busy.pop(reference)
@@ -256,7 +256,7 @@ class _Workers(Generic[Item, Result]):
             if task.tries < TRIES:
                 self.queue.appendleft(task)
             else:
-                yield task.item, Lost()
+                yield task.item, WorkerLost()
             return
         self.idle.append(worker)
         yield task.item, result

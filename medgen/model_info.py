@@ -24,7 +24,7 @@ class RangeInfo(Section):
 
 
 class TableInfo(Section):
-    """See ``data.labels.codec.LabelTable``."""
+    """See ``data.labels.intensity.LabelTable``."""
 
     labels: dict[str, PositiveInt]
     tissues: int = Field(ge=0)

@@ -42,7 +42,7 @@ class Data(Section):
         "then carries no contrast attributes; targets named none, native or noncontrast are known to be so",
     )
     paired: bool = Field(True, description="source and target of one case are the same scan, voxel by voxel")
-    same_patient: bool = Field(
+    paired_domains: bool = Field(
         False,
         description="domains: patches of one patient in two of them, at one place, where a patient has several on one "
         "grid (multi-phase scans): files of one name in their folders",
@@ -61,21 +61,21 @@ class Data(Section):
     )
     patient_pattern: str | None = Field(None, description="regex whose first group in the case name is the patient")
     labels: bool = Field(False, description="give label maps of the source cases to the method, as classes")
-    structures: dict[str, tuple[str, ...]] | None = Field(
+    class_groups: dict[str, tuple[str, ...]] | None = Field(
         None,
         description="with labels: classes made of the cohort's labels, e.g. {host: [liver], lesion: [cyst, tumour]}; "
         "all else is background; none: each label is a class",
     )
     classes: Annotated[int, Field(ge=2)] | None = Field(
         None,
-        description="with labels, or codec.source.kind labels: their number, background included; the cohort is "
+        description="with labels, or intensity.source.kind labels: their number, background included; the cohort is "
         "checked against it; with structures it follows from them",
     )
     tissues: int = Field(
         0,
         ge=0,
-        description="codec.source.kind labels: divide the unlabelled background into so many tissue classes, by the "
-        "intensities of the case's own target; 0: it is one class",
+        description="intensity.source.kind labels: divide the unlabelled background into so many tissue classes, by "
+        "the intensities of the case's own target; 0: it is one class",
     )
     tissue_smoothing: float = Field(1.0, ge=0, description="mm: smoothing (standard deviation) before that division")
     spacing: Spacing | None = Field(
@@ -97,8 +97,8 @@ class Data(Section):
     @model_validator(mode="before")
     @classmethod
     def _counted_classes(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(values.get("structures"), dict) and values.get("classes") is None:
-            values = {**values, "classes": 1 + len(values["structures"])}
+        if isinstance(values, dict) and isinstance(values.get("class_groups"), dict) and values.get("classes") is None:
+            values = {**values, "classes": 1 + len(values["class_groups"])}
         return values
 
     @model_validator(mode="after")
@@ -116,15 +116,15 @@ class Data(Section):
                 raise ValueError(f"domains must name at least two different folders, not {list(self.domains)}")
             if self.paired or len(self.sources) > 1 or len(self.targets) > 1:
                 raise ValueError("domains have no pairs and one contrast each: set paired to false, leave sources out")
-        if self.same_patient and not self.domains:
-            raise ValueError("same_patient is for domains; pairs of a source and a target have paired")
+        if self.paired_domains and not self.domains:
+            raise ValueError("paired_domains is for domains; pairs of a source and a target have paired")
         if self.tissues == 1:
             raise ValueError("one tissue class is the background as it is; set tissues to 0, or to 2 or more")
-        joined = [name for names in (self.structures or {}).values() for name in names]
+        joined = [name for names in (self.class_groups or {}).values() for name in names]
         if len(set(joined)) < len(joined):
             raise ValueError(f"structures name a label twice: {joined}")
-        if self.structures is not None and self.classes != 1 + len(self.structures):
-            raise ValueError(f"{len(self.structures)} structures and the background are not {self.classes} classes")
+        if self.class_groups is not None and self.classes != 1 + len(self.class_groups):
+            raise ValueError(f"{len(self.class_groups)} structures and the background are not {self.classes} classes")
         return self
 
 
@@ -141,8 +141,8 @@ class Codec(Section):
     width: float = Field(4.0, gt=0, description="zscore: standard deviations from the mean to ±1")
     outside: Outside = Field(
         "clip",
-        description="source values at or beyond the ends of the range: carry: they come back unchanged; carry_unmoved: "
-        "the same, but above the range only where the network stays near its end (windows that contrast medium "
+        description="source values at or beyond the ends of the range: preserve: they come back unchanged; "
+        "preserve_unchanged: the same, but above the range only where the network stays near its end (windows that contrast medium "
         "exceeds); clip: they are lost",
     )
     background: float | None = Field(
@@ -184,11 +184,11 @@ class Sampling(Section):
         "slices of a slab and its axis is the one sliced: [128, 128, 1] axial slices, [1, 96, 96] sagittal ones",
     )
     batch: Positive = Field(1, description="patches a step and process")
-    body: float = Field(0.9, ge=0, le=1, description="share of the patches centred inside the body")
-    centred: float = Field(
-        0.0, ge=0, le=1, description="share of the patches centred on a connected part of the structures centred_on"
+    body: float = Field(0.9, ge=0, le=1, description="fraction of the patches centred inside the body")
+    foreground_fraction: float = Field(
+        0.0, ge=0, le=1, description="fraction of the patches centred on a connected part of foreground_classes"
     )
-    centred_on: tuple[str, ...] = Field((), description="with data.labels: names of classes, e.g. lesions")
+    foreground_classes: tuple[str, ...] = Field((), description="with data.labels: names of classes, e.g. lesions")
     match_position: bool = Field(
         True, description="unpaired: take the target patch from the same relative place of its body"
     )
@@ -252,7 +252,7 @@ class Inference(Section):
 
 class Settings(Section):
     data: Data = Data()
-    codec: Codecs = Codecs()
+    intensity: Codecs = Codecs()
     sampling: Sampling = Sampling()
     method: SerializeAsAny[MethodSettings] = Field(description="of the class that the method's file defines")
     train: Train = Train()
@@ -269,34 +269,40 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _label_maps(self) -> "Settings":
-        data, source, target = self.data, self.codec.source, self.codec.target
+        data, source, target = self.data, self.intensity.source, self.intensity.target
         if target.kind == "labels":
-            raise ValueError("codec.target.kind=labels: label maps are a source only; choose e.g. percentile")
+            raise ValueError("intensity.target.kind=labels: label maps are a source only; choose e.g. percentile")
         if source.kind != "labels":
             if data.classes is not None and not data.labels:
                 raise ValueError("data.classes is the number of classes of the labels; set data.labels to true")
             if data.tissues:
-                raise ValueError("data.tissues divides the background of label maps; set codec.source.kind to labels")
+                raise ValueError(
+                    "data.tissues divides the background of label maps; set intensity.source.kind to labels"
+                )
             return self
-        if data.structures is not None:
-            raise ValueError("data.structures joins the classes of data.labels; label maps are a source as they are")
+        if data.class_groups is not None:
+            raise ValueError("data.class_groups joins the classes of data.labels; label maps are a source as they are")
         if data.classes is None:
-            raise ValueError("codec.source.kind=labels needs data.classes: the number of labels, background included")
+            raise ValueError(
+                "intensity.source.kind=labels needs data.classes: the number of labels, background included"
+            )
         return self
 
     @model_validator(mode="after")
-    def _centred_on_classes(self) -> "Settings":
-        centred = self.sampling.centred_on
-        if bool(centred) != bool(self.sampling.centred):
-            raise ValueError("sampling.centred is the share of patches centred on sampling.centred_on: set both")
-        if centred and not self.data.labels:
-            raise ValueError(f"sampling.centred_on = {list(centred)} needs data.labels")
+    def _foreground_complete(self) -> "Settings":
+        classes = self.sampling.foreground_classes
+        if bool(classes) != bool(self.sampling.foreground_fraction):
+            raise ValueError(
+                "sampling.foreground_fraction is the fraction of patches on sampling.foreground_classes: set both"
+            )
+        if classes and not self.data.labels:
+            raise ValueError(f"sampling.foreground_classes = {list(classes)} needs data.labels")
         return self
 
     @property
     def label_source(self) -> bool:
         """Whether the source is a label map rather than a scan."""
-        return self.codec.source.kind == "labels"
+        return self.intensity.source.kind == "labels"
 
     @property
     def source_channels(self) -> int:

@@ -10,7 +10,9 @@ from torch import Tensor
 
 Count = Annotated[int, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
-Outside = Literal["carry", "carry_unmoved", "clip"]  # what becomes of values beyond a range, see ``data.intensity``
+Outside = Literal[
+    "preserve", "preserve_unchanged", "clip"
+]  # what becomes of values beyond a range, see ``data.intensity``
 
 
 class Section(BaseModel):

@@ -49,7 +49,7 @@ from medgen.errors import InputError
 from medgen.evaluation.distribution.sections import default_window, distribution_section, memorisation_section
 from medgen.evaluation.features.named import KNOWN, named_extractor
 from medgen.evaluation.summary import Failure, write_text
-from medgen.io.atomic import written_aside
+from medgen.io.atomic import atomic_write
 from medgen.io.names import say
 from medgen.io.paths import ENDINGS, has_ending
 from medgen.io.read import read_volume
@@ -180,7 +180,7 @@ def write_cohort(dataset: LabelledDataset, cases: Sequence[LabelledCase], root: 
         assert case.label is not None
         label = root / "labels" / f"{case.name}{ending(case.label)}"
         for link, path in zip([*paths, label], [*case.images, case.label], strict=True):
-            with written_aside(link) as aside:
+            with atomic_write(link) as aside:
                 aside.unlink(missing_ok=True)
                 aside.symlink_to(path.resolve())
         linked.append(replace(case, images=tuple(paths), label=label))

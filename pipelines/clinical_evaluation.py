@@ -1,8 +1,8 @@
 """One or several converters over the same test patients → one clinical report.
 
     python pipelines/clinical_evaluation.py OUT --prediction NAME=DIR [NAME=DIR ...] --reference DIR --source DIR
-        [--labels DIR] [--real DIR] [--training DIR] [--extractor radiomics] [--profile synthrad2025]
-        [--checks ct_contrast] [--lesions DIR] [--segmenter FOLDER] [--downstream MINUTES --folds 5 --seeds 3] ...
+        [--labels DIR] [--real-cohort DIR] [--training-images DIR] [--extractor radiomics] [--profile synthrad2025]
+        [--qa-limits ct_contrast] [--lesions DIR] [--segmenter FOLDER] [--downstream MINUTES --folds 5 --seeds 3] ...
 
 OUT gets a folder of results a system and ``report.html`` with its PDF: every system beside the others, case by case.
 Cases that cannot be measured are named at the end, with exit code 2.
@@ -25,7 +25,7 @@ from medgen.qa.run import named_checks
 from medgen.reports.evaluation import write_report
 from medgen.segmentation import load as named_segmenter
 
-ROLES = ("reference", "source", "labels", "mask", "real", "training", "lesions")
+ROLES = ("reference", "source", "labels", "mask", "real_cohort", "training_images", "lesions")
 
 
 def main() -> int:
@@ -42,13 +42,13 @@ def run(given: argparse.Namespace) -> int:
     if len(systems) < len(given.prediction):
         raise InputError("two predictions have one name: give each its own, NAME=DIR")
     device = pick_device("auto") if given.segmenter or given.downstream else "cpu"
-    checks = named_checks(given.checks, given.segmenter, device) if given.source else None
+    checks = named_checks(given.qa_limits, given.segmenter, device) if given.source else None
     downstream = None
     if given.downstream:
         downstream = protocols(given.downstream, given.folds, given.seeds, device, shared=given.out / "segmenters")
     extractor = None
     if given.extractor:
-        window = given.window or default_window(volume_files(given.real or given.reference))
+        window = given.window or default_window(volume_files(given.real_cohort or given.reference))
         extractor = named_extractor(given.extractor, window=window)
     options = Options(
         data_range=given.data_range,
@@ -73,8 +73,8 @@ def run(given: argparse.Namespace) -> int:
                     labels=given.labels,
                     mask=given.mask,
                     lesions=given.lesions,
-                    real=given.real,
-                    training=given.training,
+                    real_cohort=given.real_cohort,
+                    training_images=given.training_images,
                     patient_pattern=given.patient_pattern,
                 ),
                 given.out / name,
@@ -118,12 +118,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--prediction", nargs="+", required=True, metavar="NAME=DIR")
     parser.add_argument("--overwrite", action="store_true", help="replace another run's result in OUT")
     for role in ROLES:
-        parser.add_argument(f"--{role}", type=Path)
+        parser.add_argument(f"--{role.replace('_', '-')}", type=Path)
     parser.add_argument("--data-range", type=float)
     parser.add_argument("--profile", default="generic")
     parser.add_argument("--extractor", help=KNOWN)
     parser.add_argument("--window", type=float, nargs=2, metavar=("LOW", "HIGH"))
-    parser.add_argument("--checks", default="general", help="general, ct_contrast or a YAML file")
+    parser.add_argument("--qa-limits", default="general", help="general, ct_contrast or a YAML file")
     parser.add_argument("--segmenter", help=named_segmenter.KNOWN)
     parser.add_argument("--downstream", type=float, metavar="MINUTES", help="for each segmenter trained")
     parser.add_argument("--folds", type=int, default=5)

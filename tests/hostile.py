@@ -52,7 +52,7 @@ CONFIG = {
         "patient_pattern": "(.*)",
         "spacing": [1, 1, 1],
     },
-    "codec": {"source": {"kind": "window", "low": -1000, "high": 1000}},
+    "intensity": {"source": {"kind": "window", "low": -1000, "high": 1000}},
     "sampling": {"patch": [16, 16, 16], "flip": ["x"], "artefacts": [{"name": "RandomNoise", "options": {"std": 1}}]},
     "method": {"name": "pix2pix", "generator": {"filters": 4, "levels": 2}},
     "train": {"steps": 2, "seed": 0},

@@ -35,7 +35,7 @@ def known(section, values):
 def small_settings(**sections):
     values = {
         "method": SMALL_METHOD,
-        "codec": {"source": {"low": -1000, "high": 1000, "outside": "carry"}},
+        "intensity": {"source": {"low": -1000, "high": 1000, "outside": "preserve"}},
         "sampling": {"patch": [16, 16, 16]},
     }
     return parse_settings({**values, **sections}, "test")
@@ -58,11 +58,11 @@ def make_model(settings=None, spacing=(2.0, 2.0, 2.0), seed=0, train=True):
         source_range=[
             {"labels": {"a": 1}, "tissues": 0, "smoothing": 1.0}
             if settings.label_source
-            else {"low": -1000, "high": 1000, "outside": "carry"}
+            else {"low": -1000, "high": 1000, "outside": "preserve"}
             for _ in settings.data.sources
         ],
         target_range=[
-            {"low": settings.codec.target.low or -1000, "high": settings.codec.target.high or 1000}
+            {"low": settings.intensity.target.low or -1000, "high": settings.intensity.target.high or 1000}
             for _ in settings.data.targets
         ],
         spacing=spacing,

@@ -230,7 +230,7 @@ def test_domains_and_method_must_go_together():
     with pytest.raises(InputError, match=r"data\.domains"):
         build_method(small_settings(method={"name": "multi_domain"}))
     l1 = {"name": "multi_domain", "weight_l1": 1.0, "generator": {"filters": 4, "blocks": 1}}
-    with pytest.raises(InputError, match="set data.same_patient to true"):
+    with pytest.raises(InputError, match="set data.paired_domains to true"):
         build_method(small_settings(data={"domains": ["a", "b"], "paired": False}, method=l1))
 
 

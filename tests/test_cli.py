@@ -54,7 +54,7 @@ def config(tmp_path_factory):
     path = tmp_path_factory.mktemp("config") / "small.yaml"
     values = {
         "data": {"validation": 0.25},
-        "codec": {"source": {"outside": "carry"}},
+        "intensity": {"source": {"outside": "preserve"}},
         "sampling": {"patch": [16, 16, 16]},
         "method": SMALL_METHOD,
         "train": {"steps": 2, "validate_every": 2},

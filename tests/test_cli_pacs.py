@@ -53,7 +53,7 @@ def save(folder, train=True, **sections):
 
 
 def test_a_model_of_several_contrasts_takes_none_from_a_pacs(run, tmp_path):
-    model = save(tmp_path / "m", data={"sources": ["t1", "t2"]}, codec={"source": {"low": 0, "high": 1}})
+    model = save(tmp_path / "m", data={"sources": ["t1", "t2"]}, intensity={"source": {"low": 0, "high": 1}})
     code, _, err = run(model, tmp_path / "in", tmp_path / "out", *HERE)
     assert code == 2 and "models of one contrast" in err
 
@@ -82,7 +82,7 @@ def test_what_is_deidentified_is_stored_so_and_its_verdict_with_it(run, tmp_path
     write_ct(tmp_path / "in/Meier", stored(8, 32, 34) // 3)
     source = dcmread(next((tmp_path / "in/Meier").iterdir()))
     with archive(CTImageStorage, ComprehensiveSRStorage) as (address, got):
-        given = ("--to-pacs", address, "--deidentify", "--verdict-sr", "--checks", "general")
+        given = ("--to-pacs", address, "--deidentify", "--qa-report-sr", "--qa-limits", "general")
         for sent in (9, 9):
             code, out, err = run(model, tmp_path / "in", tmp_path / "out", *given)
             assert code == 0 and len(got) == sent, out + err
@@ -101,7 +101,7 @@ def test_every_target_of_local_scans_is_stored_and_what_is_no_dicom_is_a_fault(r
         model = save(tmp_path / "m", data={"targets": ["late", "none"]}, method=method)
         write_ct(tmp_path / "in/case", stored(8, 32, 34) // 3)
         for sent in (8, 0):
-            given = ("--to-pacs", address, "--no-report", "--checks", "none")
+            given = ("--to-pacs", address, "--no-report", "--qa-limits", "none")
             code, out, err = run(model, tmp_path / "in", tmp_path / "out", *given)
             assert code == 0, err
             assert all(f"stored {target}/case: 8 images, {sent} of them now" in out for target in ("late", "none"))

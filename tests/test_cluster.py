@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from medgen import cluster as module
-from medgen.cluster import Cluster, Lost, Share, in_order, joined, spread
+from medgen.cluster import Cluster, WorkerLost, WorkerResources, in_order, joined, spread
 from medgen.errors import InputError
 
 
@@ -40,7 +40,7 @@ def test_every_case_comes_back_whatever_dies(local_ray, tmp_path):
             if item in first_group:
                 assert "killer" not in taken, "None ends with what is under way"
             found[item] = result
-    assert isinstance(found.pop("killer"), Lost)
+    assert isinstance(found.pop("killer"), WorkerLost)
     assert found == {item: item * 2 for item in [*first_group, "last"]}
     tried = {path.stem: path.read_text().split() for path in tmp_path.iterdir()}
     assert {item: len(pids) for item, pids in tried.items() if len(pids) > 1} == {"3": 2, "killer": 3}
@@ -73,13 +73,13 @@ def test_results_in_order_come_as_soon_as_they_can():
 @pytest.mark.parametrize(
     ("given", "cpus", "gpus", "share"),
     [
-        ({}, 8, 0, Share(4, "cpu", 2, {"num_cpus": 2})),
-        ({}, 1, 0, Share(1, "cpu", 1, {"num_cpus": 1})),
-        ({"workers": 8}, 8, 0, Share(8, "cpu", 1, {"num_cpus": 1})),
-        ({"workers": 4}, 2, 0, Share(4, "cpu", 1, {"num_cpus": 0.5})),
-        ({}, 32, 4, Share(4, "cuda", 2, {"num_gpus": 1, "num_cpus": 1})),
-        ({"workers": 8}, 32, 4, Share(8, "cuda", 2, {"num_gpus": 0.5, "num_cpus": 1})),
-        ({"device": "cpu"}, 4, 4, Share(2, "cpu", 2, {"num_cpus": 2})),
+        ({}, 8, 0, WorkerResources(4, "cpu", 2, {"num_cpus": 2})),
+        ({}, 1, 0, WorkerResources(1, "cpu", 1, {"num_cpus": 1})),
+        ({"workers": 8}, 8, 0, WorkerResources(8, "cpu", 1, {"num_cpus": 1})),
+        ({"workers": 4}, 2, 0, WorkerResources(4, "cpu", 1, {"num_cpus": 0.5})),
+        ({}, 32, 4, WorkerResources(4, "cuda", 2, {"num_gpus": 1, "num_cpus": 1})),
+        ({"workers": 8}, 32, 4, WorkerResources(8, "cuda", 2, {"num_gpus": 0.5, "num_cpus": 1})),
+        ({"device": "cpu"}, 4, 4, WorkerResources(2, "cpu", 2, {"num_cpus": 2})),
     ],
 )
 def test_what_each_worker_gets(given, cpus, gpus, share, monkeypatch):

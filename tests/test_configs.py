@@ -17,7 +17,7 @@ TINY += ["method.generator.levels=4"]
 def tiny(path, folder, *overrides):
     """Settings of a shipped config that train in seconds, on a small cohort that is written to the folder."""
     shipped = load_settings(path)
-    paired, axis = shipped.data.paired or shipped.data.same_patient, shipped.slab_axis
+    paired, axis = shipped.data.paired or shipped.data.paired_domains, shipped.slab_axis
     of_labels = shipped.label_source
     names = {"sources": () if of_labels else shipped.data.sources, "targets": shipped.data.targets}
     labels = of_labels or shipped.data.labels
@@ -28,9 +28,9 @@ def tiny(path, folder, *overrides):
         given += ["data.classes=3", "method.adversary.layers=2", "method.generator.hidden=4", "sampling.batch=2"]
     if shipped.data.domains:
         given.append("data.domains=[source, target]")
-    if shipped.data.structures:  # the small cohort's labels in place of the shipped ones
-        labels = dict.fromkeys(shipped.data.structures, ()) | {list(shipped.data.structures)[-1]: ("organ",)}
-        given += [f"data.structures={ {k: list(v) for k, v in labels.items()} }"]
+    if shipped.data.class_groups:  # the small cohort's labels in place of the shipped ones
+        labels = dict.fromkeys(shipped.data.class_groups, ()) | {list(shipped.data.class_groups)[-1]: ("organ",)}
+        given += [f"data.class_groups={ {k: list(v) for k, v in labels.items()} }"]
     return load_settings(path, [*given, *overrides])
 
 

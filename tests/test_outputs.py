@@ -34,9 +34,9 @@ class Bright(nn.Module):
 def spade():
     generator = {"filters": 4, "hidden": 4, "levels": 2, "latent": 0}
     method = {"name": "spade", "generator": generator, "adversary": {"filters": 4, "layers": 1}}
-    codec = {"source": {"kind": "labels"}, "target": {"kind": "window", "low": -1000, "high": 1000}}
+    intensity = {"source": {"kind": "labels"}, "target": {"kind": "window", "low": -1000, "high": 1000}}
     data = {"sources": ["labels"], "targets": ["target"], "classes": 2}
-    return make_model(small_settings(method=method, data=data, codec=codec))
+    return make_model(small_settings(method=method, data=data, intensity=intensity))
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def arguments(given, out, other=False):
     return {
         "phantom": [out, "--patients", 1, "--seed", int(other), "--size", 9, 9, 9, "--spacing", 30],
         "train": [given / "tiny.json", f"data.root={at}/cohort", "--out", out],
-        "translate": [given / "model", at / "source", out, "--checks", "none", "--no-report"],
+        "translate": [given / "model", at / "source", out, "--qa-limits", "none", "--no-report"],
         "augment": [given / "model", at / "dataset", out],
         "synthesize": [given / "spade", at / "maps", out],
         "segment": [given / "net/bright.ts", at / "source", out],
@@ -95,8 +95,8 @@ def call(given, out, command, *more, other=False):
     texts = arguments(given, out, other)[name]
     if command == DEIDENTIFIED:
         at = given / "other" if other else given
-        texts = [given / "model", at / "dicom", out, "--checks", "none", "--no-report", "--deidentify"]
-        texts += ["--private", f"{out}-private{int(other)}"]
+        texts = [given / "model", at / "dicom", out, "--qa-limits", "none", "--no-report", "--deidentify"]
+        texts += ["--identity-dir", f"{out}-private{int(other)}"]
     result = CliRunner().invoke(app, [str(text) for text in (name, *texts, *more)])
     if isinstance(result.exception, InputError):
         return 2, str(result.exception)
@@ -183,9 +183,9 @@ def test_one_volume_replaces_another_only_when_asked(given, tmp_path):
     shutil.copy(given / "source/case0.nii.gz", tmp_path / "out.nii.gz")
     before = (tmp_path / "out.nii.gz").read_bytes()
     command = ["translate", str(given / "model"), str(given / "source/case1.nii.gz"), str(tmp_path / "out.nii.gz")]
-    refused = CliRunner().invoke(app, [*command, "--checks", "none"])
+    refused = CliRunner().invoke(app, [*command, "--qa-limits", "none"])
     assert "is there already" in str(refused.exception) and (tmp_path / "out.nii.gz").read_bytes() == before
-    assert CliRunner().invoke(app, [*command, "--checks", "none", "--overwrite"]).exit_code == 0
+    assert CliRunner().invoke(app, [*command, "--qa-limits", "none", "--overwrite"]).exit_code == 0
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -86,7 +86,7 @@ def test_limits_and_lesion_masks_reach_the_report(cohort, tmp_path):
         cohort / "source",
         "--labels",
         cohort / "labels",
-        "--checks",
+        "--qa-limits",
         "ct_contrast",
         "--lesions",
         masks,
@@ -98,7 +98,7 @@ def test_limits_and_lesion_masks_reach_the_report(cohort, tmp_path):
     assert "off the truth" in (tmp_path / "out" / "report.html").read_text()
     run = evaluation(cohort, tmp_path / "out", "--prediction", cohort / "close")
     assert run.returncode == 2 and "holds the result of another run (prediction was" in run.stderr
-    run = evaluation(cohort, tmp_path / "new", "--prediction", cohort / "close", "--checks", "ct_contrst")
+    run = evaluation(cohort, tmp_path / "new", "--prediction", cohort / "close", "--qa-limits", "ct_contrst")
     assert run.returncode == 2 and "ct_contrast, general" in run.stderr
 
 

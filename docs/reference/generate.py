@@ -43,7 +43,7 @@ def text() -> str:
     parts = [HEAD]
     for name, model in (
         ("data", Data),
-        ("codec.source, codec.target", Codec),
+        ("intensity.source, intensity.target", Codec),
         ("sampling", Sampling),
         ("train", Train),
         ("inference", Inference),

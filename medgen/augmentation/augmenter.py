@@ -152,7 +152,7 @@ def lesion_painter(
         info, settings = read_info(Path(model))
         known, channels = kinds(settings), len(settings.data.sources)
         about = _about(Path(model), info)
-        hosts = next(iter((settings.data.structures or {}).values()), ())
+        hosts = next(iter((settings.data.class_groups or {}).values()), ())
         host = host or (label_named(hosts[0], names) if len(hosts) == 1 else None)
         lesions = lesions or [name for name in names if label_named(name, known)]
     if not lesions:

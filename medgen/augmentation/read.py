@@ -41,7 +41,7 @@ from medgen.data.cohort.patients import Known, Records, identified, read_provena
 from medgen.data.cohort.split import stated_folds
 from medgen.data.cohort.split_files import unread_patients, unread_splits
 from medgen.errors import InputError
-from medgen.io.paths import ENDINGS, existing, has_ending
+from medgen.io.paths import ENDINGS, has_ending, require_path
 from medgen.io.read import read_volume
 
 ABOUT = ("description", "reference", "licence", "license", "release")  # kept as they are: others' terms and words
@@ -63,7 +63,7 @@ def read_dataset(
     Raises:
         InputError: not such a dataset, or its table of channels or labels cannot be used.
     """
-    root = existing(root)
+    root = require_path(root)
     table = root if root.is_file() else root / "dataset.json"
     content = read_json(table, (dict, list)) if os.path.lexists(table) else None
     if content is None:

@@ -36,7 +36,7 @@ def translate(
     memory_gb: Annotated[
         float | None, typer.Option(min=0.01, max=1e6, help="Bound on the memory of a whole-volume pass, GiB.")
     ] = None,
-    checks: Annotated[
+    qa_limits: Annotated[
         str,
         typer.Option(
             help="Limits of each conversion's verdict: auto (by the model), general, ct_contrast, a YAML file, none."
@@ -45,8 +45,9 @@ def translate(
     segmenter: Annotated[
         str | None, typer.Option(help="Finds anatomy and lesions for the verdict; as of medgen evaluate.")
     ] = None,
-    verdict_sr: Annotated[
-        bool, typer.Option("--verdict-sr", help="Write each verdict as a DICOM structured report into OUTPUT/verdicts.")
+    qa_report_sr: Annotated[
+        bool,
+        typer.Option("--qa-report-sr", help="Write each verdict as a DICOM structured report into OUTPUT/verdicts."),
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only list what would be converted, and what hinders it.")
@@ -55,13 +56,13 @@ def translate(
     watch: Annotated[
         bool, typer.Option("--watch", help="Convert what arrives in the folder INPUT until interrupted.")
     ] = False,
-    still: Annotated[
+    settle_seconds: Annotated[
         float, typer.Option(min=0.1, help="With --watch: seconds that a scan's files must not change before.")
     ] = 10.0,
     deidentify: Annotated[
         bool, typer.Option("--deidentify", help="Write DICOM without identity (PS3.15 basic profile).")
     ] = False,
-    private: Annotated[
+    identity_dir: Annotated[
         Path | None,
         typer.Option(help="With --deidentify: folder of the key and all that names inputs; OUTPUT-private."),
     ] = None,
@@ -95,10 +96,10 @@ def translate(
     check_pacs(from_pacs, query or (), to_pacs, input, output, format, watch)
     if dry_run:
         return preview(model, input, series, rules, watch, from_pacs)
-    apart = opened(input, output, private, shift_dates, deidentify)
+    apart = opened(input, output, identity_dir, shift_dates, deidentify)
     cluster = cluster_of(ray, workers, device)
     loaded = load_model(model, "cpu" if cluster else pick_device(device), target=target)
-    limits = checks_for(loaded, checks, segmenter, pick_device(device))
+    limits = checks_for(loaded, qa_limits, segmenter, pick_device(device))
     results: list[Converted] = []
 
     def show(entry: Converted, i: int, n: int) -> None:
@@ -115,9 +116,7 @@ def translate(
         if entry.error:
             say(f"  error: {entry.error}")
         if entry.verdict == "fail" and to_pacs is not None:
-            print(
-                "  not stored: its verdict is fail; look at it, then send it by hand or run again with other --checks"
-            )
+            print("  not stored: its verdict is fail; look at it, then send it by hand or run with other --qa-limits")
         elif not entry.error:
             sending.add(Path(entry.output).name)
 
@@ -150,9 +149,9 @@ def translate(
                     series=series,
                     rules=chosen,
                     memory_gb=memory_gb,
-                    watch=still if watch else None,
+                    watch=settle_seconds if watch else None,
                     checks=limits,
-                    verdict_sr=verdict_sr,
+                    qa_report_sr=qa_report_sr,
                     private=apart,
                     cluster=cluster,
                     overwrite=overwrite,

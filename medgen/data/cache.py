@@ -23,7 +23,7 @@ from medgen.io.claim import wrote
 from medgen.io.read import read_volume
 from medgen.io.volume import Volume, to_canonical
 
-VERSION = 3  # counts changes of this file that make old entries wrong
+VERSION = 4  # counts changes of this file that make old entries wrong
 BODY_VOXELS = 20_000  # a sample of the body is enough to centre patches
 
 
@@ -31,14 +31,14 @@ BODY_VOXELS = 20_000  # a sample of the body is enough to centre patches
 class Cached:
     """One volume ready for sampling.
 
-    ``body``: (n, 3) voxel indices, a sample of the body. ``look``: see ``fingerprint.describe``.
+    ``body``: (n, 3) voxel indices, a sample of the body. ``fingerprint``: see ``fingerprint.describe``.
     """
 
     path: Path
     body: np.ndarray
     range: Code
     spacing: tuple[float, float, float]
-    look: dict[str, Any]
+    fingerprint: dict[str, Any]
     warnings: tuple[str, ...] = ()  # of reading the file, see ``Volume``
 
     @property
@@ -53,7 +53,7 @@ Channels = tuple[Cached, ...]  # the contrasts of one side of a case, on one gri
 def cached(
     folder: Path,
     path: Path,
-    codec: dict[str, Any],
+    intensity: dict[str, Any],
     *,
     spacing: tuple[float, ...] | None,
     make: Callable[[], Volume] | None = None,
@@ -73,27 +73,27 @@ def cached(
     """
     stat = path.stat()
     text = json.dumps(
-        [VERSION, str(path.resolve()), stat.st_size, stat.st_mtime_ns, codec, spacing, key if make else ""]
+        [VERSION, str(path.resolve()), stat.st_size, stat.st_mtime_ns, intensity, spacing, key if make else ""]
     )
     stem = folder / f"{path.name.split('.')[0]}-{hashlib.sha1(text.encode()).hexdigest()[:16]}"
     info = stem.with_suffix(".json")
     if not info.exists():  # written last, so its presence says the entry is whole
-        _fill(stem, path, make() if make else read_volume(path), codec, spacing)
+        _fill(stem, path, make() if make else read_volume(path), intensity, spacing)
     values = json.loads(info.read_text())
     body = np.load(stem.with_suffix(".body.npy"))
     path = stem.with_suffix(".npy")
     said = tuple(values["warnings"])
-    return Cached(path, body, Range(**values["range"]), tuple(values["spacing"]), values["look"], said)
+    return Cached(path, body, Range(**values["range"]), tuple(values["spacing"]), values["fingerprint"], said)
 
 
-def _fill(stem: Path, path: Path, volume: Volume, codec: dict[str, Any], spacing: tuple[float, ...] | None) -> None:
+def _fill(stem: Path, path: Path, volume: Volume, intensity: dict[str, Any], spacing: tuple[float, ...] | None) -> None:
     from medgen.data.grid import resample  # here: SimpleITK is slow to import and rarely needed
 
     said, volume = volume.warnings, to_canonical(volume)
     if spacing is not None and not np.allclose(volume.spacing, spacing, rtol=0.02):
         volume = resample(volume, spacing)
     try:
-        codes = fit_range(volume.data, **codec)
+        codes = fit_range(volume.data, **intensity)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     mask = body_mask(volume.data)
@@ -101,14 +101,14 @@ def _fill(stem: Path, path: Path, volume: Volume, codec: dict[str, Any], spacing
     if len(inside) > BODY_VOXELS:
         inside = np.random.default_rng(0).choice(inside, BODY_VOXELS, replace=False)
     body = np.stack(np.unravel_index(inside, mask.shape), 1).astype(np.int32)
-    look = describe(volume.data, volume.spacing, codes, mask)
+    fingerprint = describe(volume.data, volume.spacing, codes, mask)
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
         save_array(stem.with_suffix(".npy"), _compact(volume.data))
         save_array(stem.with_suffix(".body.npy"), body)
         info = stem.with_suffix(".json")
         aside = stem.with_suffix(f".{os.getpid()}.tmp")
-        about = {"range": codes.to_dict(), "spacing": volume.spacing, "look": look, "path": str(path)}
+        about = {"range": codes.to_dict(), "spacing": volume.spacing, "fingerprint": fingerprint, "path": str(path)}
         aside.write_text(json.dumps(about | {"warnings": said}))
         wrote(info, aside)
         os.replace(aside, info)

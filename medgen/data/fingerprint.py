@@ -39,7 +39,9 @@ def describe(
     }
 
 
-def strangeness(scan: dict[str, Any], training: list[dict[str, Any]], *, check_spacing: bool = True) -> list[str]:
+def distribution_shift_reasons(
+    scan: dict[str, Any], training: list[dict[str, Any]], *, check_spacing: bool = True
+) -> list[str]:
     """Sentences on how a scan differs from every training scan; empty when it does not.
 
     Intensities: the mean distance of its quantiles to the nearest training scan's (Wasserstein-1 in code
@@ -73,7 +75,7 @@ def strangeness(scan: dict[str, Any], training: list[dict[str, Any]], *, check_s
     return sentences
 
 
-def made_already(scan: dict[str, Any], sources: list[dict[str, Any]], targets: list[dict[str, Any]]) -> bool:
+def resembles_target(scan: dict[str, Any], sources: list[dict[str, Any]], targets: list[dict[str, Any]]) -> bool:
     """Whether a scan looks like what the model makes, not like what it takes: a CT without contrast medium already.
 
     The quantiles are weighted by how far sources and targets lie apart over their spread (a linear discriminant with

@@ -38,8 +38,8 @@ def encoded(codes: Sequence[Code], data: Sequence[np.ndarray]) -> np.ndarray:
 class Range:
     """Linear code of one case: ``low`` ↦ -1, ``high`` ↦ 1, clipped beyond.
 
-    ``outside="carry"``: what lies at or beyond the range's ends (bone, metal, air, padding) is handed to the
-    output unchanged by ``carried``; only sound where source and target share units. ``"carry_unmoved"``: above the
+    ``outside="preserve"``: what lies at or beyond the range's ends (bone, metal, air, padding) is handed to the
+    output unchanged by ``carried``; only sound where source and target share units. ``"preserve_unchanged"``: above the
     range only where the translation stays near its end. ``"clip"``: it is lost.
 
     ``background``: the exact value of voxels that were masked away (0 in skull-stripped MR). It is coded as -1
@@ -90,8 +90,8 @@ class Range:
     def carried(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """The translation ``y`` with the source's own values where they lie beyond the range; float32.
 
-        ``clip``: ``y`` itself. ``carry``: ``x``, to the bit, wherever ``beyond``. ``carry_unmoved``: the same below
-        the range; above it the share of ``x`` falls linearly from 1 to 0 while y moves from an eighth to a quarter
+        ``clip``: ``y`` itself. ``preserve``: ``x``, to the bit, wherever ``beyond``. ``preserve_unchanged``: the same
+        below the range; above it the share of ``x`` falls linearly from 1 to 0 while y moves from 1/8 to 1/4
         of the range down from the end, so bone is left as it is and dense contrast that is taken away is not.
 
         Args:
@@ -99,7 +99,7 @@ class Range:
         """
         if self.outside == "clip":
             return y
-        if self.outside == "carry":
+        if self.outside == "preserve":
             return np.where(self.beyond(x), x, y)
         y = np.where(x <= self.low, x, y)
         above = x >= self.high

@@ -21,18 +21,18 @@ def modality_warnings(
     Args:
         sources, targets: case -> its images.
     """
-    sides = (("source", settings.codec.source, sources), ("target", settings.codec.target, targets))
-    return [text for side, codec, images in sides if (text := _misfit(side, codec, images))]
+    sides = (("source", settings.intensity.source, sources), ("target", settings.intensity.target, targets))
+    return [text for side, intensity, images in sides if (text := _misfit(side, intensity, images))]
 
 
-def _misfit(side: str, codec: Codec, images: Mapping[str, Channels]) -> str | None:
-    if codec.kind == "labels":
+def _misfit(side: str, intensity: Codec, images: Mapping[str, Channels]) -> str | None:
+    if intensity.kind == "labels":
         return None
     volumes = [channel.data for channels in islice(images.values(), LOOKED_AT) for channel in channels]
-    window = codec.kind == "window" and (codec.low is None or codec.low <= CT_LOW)
+    window = intensity.kind == "window" and (intensity.low is None or intensity.low <= CT_LOW)
     if window and _most([bool(v.min() > MR_LEAST) for v in volumes]):
         return (
-            f"codec.{side} is a window of HU as for CT, but most {side} images hold no fat and no air in HU: use a "
+            f"intensity.{side} is a window of HU as for CT, but most {side} images hold no fat and no air in HU: use a "
             "config for MR (codec kind percentile or zscore), or correct the images' HU"
         )
     if window and (odd := [case for case, each in images.items() if any(c.data.min() > MR_LEAST for c in each)]):
@@ -40,10 +40,10 @@ def _misfit(side: str, codec: Codec, images: Mapping[str, Channels]) -> str | No
             f"the {side} images of {some(odd)} hold no fat and no air in HU, unlike most: they may be stored without "
             "the offset of -1024 or be no CT; look at them, and correct or remove them"
         )
-    if codec.kind != "window" and _most([looks_like_hu(v) for v in volumes]):
+    if intensity.kind != "window" and _most([looks_like_hu(v) for v in volumes]):
         return (
-            f"codec.{side} is {codec.kind}, as for MR without units, but most {side} images look like CT in HU: use a "
-            "config for CT (codec kind window), which keeps HU"
+            f"intensity.{side} is {intensity.kind}, as for MR without units, but most {side} images are like CT in HU: "
+            "use a config for CT (codec kind window), which keeps HU"
         )
     return None
 

@@ -36,7 +36,7 @@ class Patches(Dataset):
         paired: take both patches from one case and one place.
         patch: voxels (X, Y, Z); smaller volumes are padded by their edge values.
         slab: axis whose slices ``batches`` folds into channels, see ``data.slabs``; none in 3D.
-        centres: case name → voxels (n, 3), one of which ``centred`` of the patches have near their middle; paired,
+        centres: case name → voxels (n, 3), near one of which ``foreground_fraction`` of the patches lie; paired,
             or the sources' patches.
         body: share of the other patches centred on a body voxel; the rest lie anywhere.
         match_position: unpaired: centre the target's patch at the same place relative to its body's box.
@@ -55,7 +55,7 @@ class Patches(Dataset):
         domains: dict[str, int] | None = None,
         siblings: dict[str, list[str]] | None = None,
         centres: dict[str, np.ndarray] | None = None,
-        centred: float = 0.0,
+        foreground_fraction: float = 0.0,
         slab: int | None = None,
         body: float = 0.9,
         match_position: bool = True,
@@ -69,7 +69,7 @@ class Patches(Dataset):
             raise ValueError(f"paired sampling needs the same cases on both sides; got {sources} and {targets}")
         self.sources, self.targets, self.labels = sources, targets, labels or {}
         self.domains, self.siblings, self.paired, self.seed = domains or {}, siblings or {}, paired, seed
-        self.centres, self.centred = centres or {}, centred
+        self.centres, self.foreground_fraction = centres or {}, foreground_fraction
         self.patch, self.slab = np.asarray(patch), slab
         self.body, self.match_position, self.gamma = body, match_position, gamma
         self.spatial = RandomAffine(tuple(AXES[a] for a in flip), rotate, scale)
@@ -136,7 +136,7 @@ class Patches(Dataset):
         centres: np.ndarray | None = None,
     ) -> np.ndarray:
         shape = np.asarray(case.data.shape)
-        if centres is not None and rng.random() < self.centred:
+        if centres is not None and rng.random() < self.foreground_fraction:
             centre = centres[rng.integers(len(centres))] + rng.uniform(-0.2, 0.2, 3) * self.inside
         elif match is not None and self.match_position:
             other, start = match

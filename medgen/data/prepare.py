@@ -35,9 +35,9 @@ class Prepared:
     contrast's training scans, and ``target_scans`` of each target's, see ``_target_scans``; ``record`` goes into
     the model folder. ``labels``: files of the training sources' classes, and ``classes``, their number with the
     background; empty and 0 unless data.labels is set. ``centres``: voxels (n, 3) that patches of a training source
-    may be centred on, see sampling.centred_on. ``held_labels``: as ``labels``, of the validation cases, for a
+    may be centred on, see sampling.foreground_classes. ``held_labels``: as ``labels``, of the validation cases, for a
     method that needs them. ``domains``: place in data.domains of every case, of the real targets too; empty
-    without. ``siblings``: with data.same_patient the training cases of the same patient in other domains, see
+    without. ``siblings``: with data.paired_domains the training cases of the same patient in other domains, see
     ``data.patches``.
     """
 
@@ -122,7 +122,7 @@ def prepare(settings: Settings, out: Path, *, resume: bool = False, say: Callabl
 
 def _siblings(cases: list[Case], settings: Settings) -> dict[str, list[str]]:
     """case → those of its patient in other domains, where it has some; InputError where their grids differ."""
-    if not settings.data.same_patient:
+    if not settings.data.paired_domains:
         return {}
     scans: dict[str, list[Case]] = {}
     for case in cases:
@@ -132,7 +132,7 @@ def _siblings(cases: list[Case], settings: Settings) -> dict[str, list[str]]:
     if not found:
         raise InputError(
             f"{settings.data.root}: no patient has two domains, so there are no pairs to learn from; set "
-            "data.same_patient to false, or give the scans of one patient one file name"
+            "data.paired_domains to false, or give the scans of one patient one file name"
         )
     return found
 
@@ -142,14 +142,14 @@ def _to_watch(
 ) -> list[tuple[Case, int | None, Case | None]]:
     """What validation translates, to which domain, and the case whose target is the truth, where there is one.
 
-    With domains a spread over cases and over the domains each can be turned into; with data.same_patient over those
+    With domains a spread over cases and over the domains each can be turned into; with data.paired_domains over those
     that the patient was scanned in, where any patient was scanned in two.
     """
     most = settings.train.validation_cases
     if not domains:
         return [(case, None, case if settings.data.paired else None) for case in cases[:most]]
     names = settings.data.domains
-    by_name = {case.name: case for case in cases} if settings.data.same_patient else {}
+    by_name = {case.name: case for case in cases} if settings.data.paired_domains else {}
     every = [
         (c, d, by_name.get(f"{names[d]}/{c.name.partition('/')[2]}"))
         for c in cases
@@ -183,7 +183,7 @@ def _load(
     """The cached contrasts of a side, brought together as data.align says: on the target's grid, if paired."""
     data = settings.data
     paths: tuple[Path, ...] = getattr(case, side)
-    codec = getattr(settings.codec, side).model_dump(exclude={"follow"})
+    intensity = getattr(settings.intensity, side).model_dump(exclude={"follow"})
     fixed = _fixed(case, side, settings)
     channels = []
     for path in paths:
@@ -192,7 +192,7 @@ def _load(
             stat = fixed.stat()
             key = f"{data.align} {fixed.resolve()} {stat.st_size} {stat.st_mtime_ns}"
             make = _aligned(f"{case.name}: {side}", path, fixed, data.align, say)
-        channels.append(cached(folder, path, codec, spacing=data.spacing, make=make, key=key))
+        channels.append(cached(folder, path, intensity, spacing=data.spacing, make=make, key=key))
         for text in channels[-1].warnings:
             say(f"warning: {text}")
     return tuple(channels)
@@ -218,7 +218,7 @@ def _labels(train: list[Case], cohort: Cohort, settings: Settings, folder: Path)
     data, names = settings.data, _class_names(cohort, settings)
     _check_classes(cohort, settings)
     values = [0, *sorted(cohort.label_values.values())]
-    classes = None if data.structures is None else _joined(values, cohort, data.structures)
+    classes = None if data.class_groups is None else _joined(values, cohort, data.class_groups)
     files = {}
     for case in train:
         if not case.source:
@@ -248,7 +248,7 @@ def _joined(values: list[int], cohort: Cohort, structures: dict[str, tuple[str, 
     unknown = [name for name in given if label_named(name, cohort.label_values) is None]
     if unknown:
         raise InputError(
-            f"data.structures names {unknown[0]}, which is no label of {cohort.root} "
+            f"data.class_groups names {unknown[0]}, which is no label of {cohort.root} "
             f"({', '.join(cohort.label_values)}); name its labels"
         )
     called = {value: name for name, value in cohort.label_values.items()}
@@ -256,24 +256,28 @@ def _joined(values: list[int], cohort: Cohort, structures: dict[str, tuple[str, 
 
 
 def _centres(labels: dict[str, Path], cohort: Cohort, settings: Settings) -> dict[str, np.ndarray]:
-    """Where patches of each case may be centred, see sampling.centred_on; of cases that have such a place."""
-    wanted, names = settings.sampling.centred_on, _class_names(cohort, settings)
+    """Where patches of each case may be centred, see sampling.foreground_classes; of cases that have such a place."""
+    wanted, names = settings.sampling.foreground_classes, _class_names(cohort, settings)
     unknown = [name for name in wanted if label_named(name, names) is None]
     if unknown:
-        raise InputError(f"sampling.centred_on names {unknown[0]}, which is no class ({', '.join(names)}); name one")
+        raise InputError(
+            f"sampling.foreground_classes names {unknown[0]}, which is no class ({', '.join(names)}); name one"
+        )
     if not wanted:
         return {}
     numbers = [names.index(label_named(name, names) or name) for name in wanted]
     found = {case: part_voxels(np.load(file, mmap_mode="r"), numbers) for case, file in labels.items()}
     if not any(len(places) for places in found.values()):
-        raise InputError(f"{settings.data.root}: no training case has {' or '.join(wanted)}, see sampling.centred_on")
+        raise InputError(
+            f"{settings.data.root}: no training case has {' or '.join(wanted)}, see sampling.foreground_classes"
+        )
     return {case: places for case, places in found.items() if len(places)}
 
 
 def _class_names(cohort: Cohort, settings: Settings) -> list[str]:
-    """Class i is the i-th of data.structures, or the label with the i-th value."""
-    if settings.data.structures is not None:
-        return ["background", *settings.data.structures]
+    """Class i is the i-th of data.class_groups, or the label with the i-th value."""
+    if settings.data.class_groups is not None:
+        return ["background", *settings.data.class_groups]
     return ["background", *sorted(cohort.label_values, key=lambda name: cohort.label_values[name])]
 
 
@@ -283,13 +287,13 @@ def _typical_ranges(cases: dict[str, Channels]) -> list[Range]:
 
 
 def _looks(cases: dict[str, Channels]) -> list[list[dict[str, Any]]]:
-    return [[c.look for c in contrast] for contrast in zip(*cases.values(), strict=True)]
+    return [[c.fingerprint for c in contrast] for contrast in zip(*cases.values(), strict=True)]
 
 
 def _target_scans(targets: dict[str, Channels], settings: Settings) -> list[list[dict[str, Any]]]:
     """Looks that a new scan can be compared with: none where domains, labels or another code stand against it."""
     source, target = (
-        c.model_dump(exclude={"follow", "outside"}) for c in (settings.codec.source, settings.codec.target)
+        c.model_dump(exclude={"follow", "outside"}) for c in (settings.intensity.source, settings.intensity.target)
     )
     if settings.data.domains or settings.label_source or source != target:
         return []

@@ -24,7 +24,7 @@ from medgen.evaluation.suggested_range import suggested_range
 from medgen.evaluation.summary import CaseResult, Evaluation, Failure, write_results
 from medgen.qa.carried import known_of, record_of, recorded_limits
 from medgen.qa.case import Reason
-from medgen.qa.measures.enhancement import takes_up_contrast
+from medgen.qa.measures.enhancement import is_enhancing
 from medgen.qa.run import Checks
 
 HU_ORIGIN = "profile generic, range of HU in 12 bits; nothing is clipped"
@@ -125,7 +125,7 @@ def _carried(checks: Checks, folders: Folders) -> tuple[Checks, dict[str, list[R
         return checks, known, []
     limits = recorded_limits(list(records.values()))
     if len(limits) > 1:
-        text = "the conversions were checked by different limits, so that general ones are taken here: name --checks"
+        text = "the conversions were checked by different limits, so that general ones are taken here: name --qa-limits"
         return checks, known, [text]
     return replace(checks, thresholds=limits[0]) if limits else checks, known, []
 
@@ -171,25 +171,28 @@ def _compare_with_training(found: Found, manifest: dict[str, Any] | None) -> Non
 def _measure_distribution(found: Found, inputs: Inputs, options: Options) -> None:
     if options.extractor is None:
         return
-    real = volume_files(inputs.real) or [case.files["reference"] for case in found.cases]
+    real = volume_files(inputs.real_cohort) or [case.files["reference"] for case in found.cases]
     with found.failing_as("distribution"):
         found.sections["distribution"] = distribution_section(
             real,
             found.files("prediction"),
             found.files("source"),
             options.extractor,
-            same_patients=inputs.real is None,
+            same_patients=inputs.real_cohort is None,
             failures=found.failures,
             cache=options.feature_cache,
         )
 
 
 def _measure_memorisation(found: Found, inputs: Inputs) -> None:
-    if inputs.training is None:
+    if inputs.training_images is None:
         return
     with found.failing_as("memorisation"):
         found.sections["memorisation"] = memorisation_section(
-            volume_files(inputs.training), found.files("prediction"), volume_files(inputs.real), found.failures
+            volume_files(inputs.training_images),
+            found.files("prediction"),
+            volume_files(inputs.real_cohort),
+            found.failures,
         )
 
 
@@ -210,7 +213,7 @@ def _measure_downstream(found: Found, folders: Folders, out: Path, options: Opti
 
 def _settings(inputs: Inputs, options: Options, measures: Measures, found: Found) -> dict[str, Any]:
     """The settings of summary.json."""
-    paths = {**inputs.by_role, "real": inputs.real, "training": inputs.training}
+    paths = {**inputs.by_role, "real_cohort": inputs.real_cohort, "training_images": inputs.training_images}
     checks = measures.checks
     return {
         **{role: None if path is None else str(path) for role, path in paths.items()},
@@ -220,7 +223,7 @@ def _settings(inputs: Inputs, options: Options, measures: Measures, found: Found
         "tolerance_mm": options.tolerance_mm,
         "thresholds": None if checks is None else checks.thresholds.applied(),
         "segmenter": checks.segmenter.text if checks and checks.segmenter else None,
-        "structures_that_take_up_contrast": [n for n in measures.names.values() if takes_up_contrast(n)],
+        "structures_that_take_up_contrast": [n for n in measures.names.values() if is_enhancing(n)],
     }
 
 

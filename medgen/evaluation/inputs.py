@@ -31,8 +31,8 @@ class Inputs:
             the foreground of the reference, see `medgen.data.body_mask.foreground_mask`.
         prediction_labels: segmentations of the predictions, scored against ``labels``.
         lesions: masks of the lesions in the source; None: the labels whose name says so (`lesion_findings.LESIONS`).
-        real: real volumes of the target's kind, best of other patients; None: the reference.
-        training: the real volumes that the model was trained to make; the predictions are tested for copies of them.
+        real_cohort: real volumes of the target's kind, best of other patients; None: the reference.
+        training_images: the real volumes that the model was trained to make; predictions are tested for copies of them.
         cases: names of the reference cases that count, such as a test split; None for all.
         patient_pattern: regular expression that finds the patient in a case's name (its first group if it has one),
             for intervals over patients; None: each case is a patient.
@@ -45,8 +45,8 @@ class Inputs:
     mask: Path | None = None
     prediction_labels: Path | None = None
     lesions: Path | None = None
-    real: Path | None = None
-    training: Path | None = None
+    real_cohort: Path | None = None
+    training_images: Path | None = None
     cases: Collection[str] | None = None
     patient_pattern: str | None = None
 
@@ -89,7 +89,11 @@ def check_request(inputs: Inputs, out: Path, options: Options) -> None:
     """Raise `InputError` for settings that are out of range, or that need inputs which were not given."""
     _check_options(options)
     _check_needs(inputs, options)
-    for role, path in {**inputs.by_role, "real": inputs.real, "training": inputs.training}.items():
+    for role, path in {
+        **inputs.by_role,
+        "real_cohort": inputs.real_cohort,
+        "training_images": inputs.training_images,
+    }.items():
         if path is not None and Path(path).resolve() == Path(out).resolve():
             raise InputError(
                 f"--out {out} is the folder of --{role.replace('_', '-')}: give the results one of their own"
@@ -106,12 +110,12 @@ def _check_options(options: Options) -> None:
 
 
 def _check_needs(inputs: Inputs, options: Options) -> None:
-    if inputs.reference is None and inputs.source is None and inputs.real is None:
+    if inputs.reference is None and inputs.source is None and inputs.real_cohort is None:
         raise InputError(
-            "there is nothing to compare with: give --reference (the truth), --source (the input) or --real (others)"
+            "nothing to compare with: give --reference (the truth), --source (the input) or --real-cohort (others)"
         )
-    if options.extractor is not None and inputs.reference is None and inputs.real is None:
-        raise InputError("a distance of sets needs real volumes: give --real (other patients) or --reference")
+    if options.extractor is not None and inputs.reference is None and inputs.real_cohort is None:
+        raise InputError("a distance of sets needs real volumes: give --real-cohort (other patients) or --reference")
     if inputs.source is None and (options.checks is not None or inputs.lesions is not None):
         raise InputError("the structure check compares the prediction with its input: give --source")
     if options.downstream is not None and (inputs.reference is None or inputs.labels is None):

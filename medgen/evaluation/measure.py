@@ -21,7 +21,7 @@ from medgen.evaluation.metrics.slice_continuity import relative_slice_jump
 from medgen.evaluation.summary import CaseResult
 from medgen.io.volume import Volume
 from medgen.qa.case import Reason
-from medgen.qa.measures.enhancement import takes_up_contrast
+from medgen.qa.measures.enhancement import is_enhancing
 from medgen.qa.run import Checks, judge
 
 HU_RANGE = 4095.0
@@ -120,7 +120,7 @@ def _fidelity(
 ) -> dict[str, float]:
     """Columns of ``cases.csv`` that need the truth, the source's under ``source_``; those of regions go into these."""
     truth = volumes["reference"]
-    wanted = [value for value, name in measures.names.items() if takes_up_contrast(name)]
+    wanted = [value for value, name in measures.names.items() if is_enhancing(name)]
     enhancing = np.isin(volumes["labels"].data, wanted) if "labels" in volumes and wanted else None
     metrics: dict[str, float] = {}
     for role, prefix in (("prediction", ""), ("source", "source_")):

@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 
-from medgen.cluster import Cluster, Lost, Share, in_order, joined, spread
+from medgen.cluster import Cluster, WorkerLost, WorkerResources, in_order, joined, spread
 from medgen.errors import InputError, reason
 from medgen.evaluation.folders import Folders
 from medgen.evaluation.measure import Measures, measure_case
@@ -32,7 +32,7 @@ def outcomes(folders: Folders, measures: Measures, cluster: Cluster | None = Non
     with joined(replace(cluster, device=cluster.device if text else "cpu")) as share:
         found = spread(folders.cases, partial(_measurer, folders, bare, text, share), share)
         for result in in_order(folders.cases, found):
-            yield InputError(str(result)) if isinstance(result, Lost) else result
+            yield InputError(str(result)) if isinstance(result, WorkerLost) else result
 
 
 def outcome(case: str, folders: Folders, measures: Measures) -> Outcome:
@@ -46,7 +46,9 @@ def outcome(case: str, folders: Folders, measures: Measures) -> Outcome:
         return InputError(f"medgen did not expect these images ({reason(error)}); please report it")
 
 
-def _measurer(folders: Folders, measures: Measures, segmenter: str | None, share: Share) -> Callable[[str], Outcome]:
+def _measurer(
+    folders: Folders, measures: Measures, segmenter: str | None, share: WorkerResources
+) -> Callable[[str], Outcome]:
     """What a worker does with a case, the segmenter loaded."""
     torch.set_num_threads(share.threads)
     if segmenter is not None and measures.checks is not None:

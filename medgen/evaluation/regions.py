@@ -33,7 +33,7 @@ def mean_regions(rows: Sequence[Row], least: float) -> list[dict[str, Any]]:
     return [_region(name, mine, least) for name, mine in grouped.items()]
 
 
-def fraction_of_way(rows: Sequence[Row], least: float) -> float | None:
+def correction_fraction(rows: Sequence[Row], least: float) -> float | None:
     """(source - prediction) / (source - reference) of the means of the cases that have all three.
 
     1: the mean is right; above: it went too far; below 0: the wrong way. None where source and truth differ by no
@@ -54,7 +54,7 @@ def fraction_of_way(rows: Sequence[Row], least: float) -> float | None:
 def _region(name: str, rows: Sequence[Row], least: float) -> dict[str, Any]:
     mean = {column: _mean([row[column] for row in rows if column in row]) for column in region_columns()}
     abs_error = _mean([abs(row["error"]) for row in rows if "error" in row])
-    fraction = fraction_of_way(rows, least)
+    fraction = correction_fraction(rows, least)
     return {"region": name, "cases": len(rows), **mean, "abs_error": abs_error, "fraction": fraction}
 
 

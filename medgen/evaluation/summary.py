@@ -34,7 +34,7 @@ from medgen.evaluation.summary_file import (
     StructureCase,
     Summary,
 )
-from medgen.io.atomic import written_aside
+from medgen.io.atomic import atomic_write
 from medgen.io.spreadsheet import csv_text
 
 DIGITS = 8  # significant ones of a number in a table
@@ -221,7 +221,7 @@ def as_text(text: str) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a whole text file or nothing: under a temporary name beside it, then renamed."""
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(as_text(text), encoding="utf-8")
 
 

@@ -225,8 +225,8 @@ class Settings(Part):
     mask: str | None = None
     prediction_labels: str | None = None
     lesions: str | None = None
-    real: str | None = None
-    training: str | None = None
+    real_cohort: str | None = None
+    training_images: str | None = None
     profile: str | None = None
     measured_in: str | None = None
     profile_mask: str | None = None

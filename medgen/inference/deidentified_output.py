@@ -15,7 +15,7 @@ from pydicom import dcmread
 
 from medgen.errors import InputError
 from medgen.inference.inputs import Scan
-from medgen.io.atomic import written_aside
+from medgen.io.atomic import atomic_write
 from medgen.io.deidentification.deidentify import Deidentifier, read_key, refuse_drawn
 from medgen.io.dicom.series import owners
 from medgen.io.paths import ENDINGS, has_ending
@@ -68,7 +68,7 @@ class Private:
             places.update(changes)
             cases.update(changes.keys())
         rows = [(*told.split(), places[told], cases[told]) for told in sorted(places)]
-        with written_aside(output / REPORT) as aside:
+        with atomic_write(output / REPORT) as aside:
             aside.write_text("".join(map(csv_line, [COLUMNS, *rows])), encoding="utf-8")
 
 
@@ -86,7 +86,7 @@ def opened(
     """
     if not wanted:
         if folder is not None or shift_dates:
-            raise InputError("--private and --shift-dates say how to de-identify; add --deidentify")
+            raise InputError("--identity-dir and --shift-dates say how to de-identify; add --deidentify")
         if (output / REPORT).exists():
             raise InputError(f"{output} holds de-identified series; add --deidentify or choose another output")
         return None
@@ -94,14 +94,14 @@ def opened(
     place = folder.resolve()
     for other in (source.resolve(), output.resolve()):
         if place.is_relative_to(other) or other.is_relative_to(place):
-            raise InputError(f"{folder} lies in {other} or holds it; keep the private folder apart with --private")
+            raise InputError(f"{folder} lies in {other} or holds it; keep the private folder apart with --identity-dir")
     for name in NAMING:
         if (output / name).exists():
             raise InputError(f"{output} holds {name}, which names inputs; choose another output for --deidentify")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{folder} cannot be made ({error.strerror}); choose another --private") from None
+        raise InputError(f"{folder} cannot be made ({error.strerror}); choose another --identity-dir") from None
     if os.name == "posix" and folder.stat().st_mode & 0o077:
         raise InputError(f"{folder} is open to others, and what it will hold names patients; chmod 700 it")
     return Private(folder, Deidentifier(read_key(folder / "key"), shift_dates))

@@ -15,7 +15,7 @@ from medgen.io.dicom.series import Series, read_slices
 from medgen.io.dicom.stack import stack
 from medgen.io.hashes import _files, sha256, sha256_of
 from medgen.io.mixed import mixed, scan_below, some
-from medgen.io.paths import ENDINGS, case_name, existing, has_ending
+from medgen.io.paths import ENDINGS, case_name, has_ending, require_path
 from medgen.io.read import find_volumes, read_geometry, read_volume
 from medgen.io.volume import Geometry, Volume
 
@@ -205,7 +205,7 @@ def find_inputs(source: Path) -> list[Path]:
     if source.is_file():
         return [source]
     if not source.is_dir():
-        existing(source)
+        require_path(source)
         raise InputError(f"{source} is no folder; give a volume, a folder of volumes or a DICOM series folder")
     volumes = find_volumes(source)
     if volumes:

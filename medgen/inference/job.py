@@ -78,5 +78,5 @@ class Options:
     series: str | None = None
     memory_gb: float | None = None
     checks: Checks | None = None
-    verdict_sr: bool = False
+    qa_report_sr: bool = False
     private: Private | None = None

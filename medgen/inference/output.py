@@ -64,10 +64,10 @@ def verdict_file(series: Path) -> Path:
 
 def write_verdicts(targets: Sequence[Path], verdicts: Sequence[Mapping[str, Any]], model: Model) -> None:
     """A structured report of each derived series' verdict, see ``verdict_file``. Raises InputError."""
-    from medgen.io.dicom.report import write_verdict_sr
+    from medgen.io.dicom.report import write_qa_report_sr
 
     for i, (series, verdict) in enumerate(zip(targets, verdicts, strict=True)):
-        write_verdict_sr(verdict, series, verdict_file(series), derivation=derivation(model, i))
+        write_qa_report_sr(verdict, series, verdict_file(series), derivation=derivation(model, i))
 
 
 def derivation(model: Model, i: int = 0) -> Derivation:
@@ -141,8 +141,8 @@ def check_units(volumes: Sequence[Volume], model: Model) -> None:
 
     An iodine map, a perfusion map or an MR would be taken for CT numbers, and what is made of it be written as HU.
     """
-    codec, info = model.settings.codec, model.info
-    sides = ((codec.source.kind, info.source_range), (codec.target.kind, info.target_range))
+    intensity, info = model.settings.intensity, model.info
+    sides = ((intensity.source.kind, info.source_range), (intensity.target.kind, info.target_range))
     ranges = [(kind, found.low) for kind, side in sides for found in side if isinstance(found, RangeInfo)]
     hounsfield = any(_is_hu(kind, low, _same_window(model)) for kind, low in ranges)
     takes = ranges[0][0] == "window" and _is_hu(*ranges[0], same=False)
@@ -167,7 +167,7 @@ def check_modality(volume: Volume, model: Model) -> None:
     file = volume.frames[0][0] if volume.frames else None
     modality = (read_header(file) or {}).get("Modality") if file else None
     for target in model.info.target_range:
-        kind, low = model.settings.codec.target.kind, target.low
+        kind, low = model.settings.intensity.target.kind, target.low
         hounsfield = _is_hu(kind, low, _same_window(model))
         if modality == "CT" and not hounsfield:
             raise InputError(f"{file} is CT and the model makes no HU; a series of CT is not written of it: use nifti")
@@ -178,7 +178,7 @@ def check_modality(volume: Volume, model: Model) -> None:
 
 
 def _same_window(model: Model) -> bool:
-    source, target = model.settings.codec.source, model.settings.codec.target
+    source, target = model.settings.intensity.source, model.settings.intensity.target
     return (source.kind, source.low, source.high) == (target.kind, target.low, target.high)
 
 

@@ -180,7 +180,7 @@ class Cases:
         )
         if self.checks is None:
             return
-        reported = all(verdict_file(target).exists() for target in job.targets if self.options.verdict_sr)
+        reported = all(verdict_file(target).exists() for target in job.targets if self.options.qa_report_sr)
         if reported and old.get("checks") == self.checks.identity and all(name in old for name in JUDGED):
             for name in JUDGED:
                 setattr(entry, name, old[name])
@@ -192,8 +192,8 @@ class Cases:
         for target in job.targets:
             if target.exists() and any(target.samefile(file) for file in job.scan.files):
                 raise InputError(f"{target.resolve()} is input and output at once; choose another output")
-            if self.options.verdict_sr and (has_ending(target, ENDINGS) or target.name == VERDICTS):
-                raise InputError(f"{target} can have no structured report beside it; leave --verdict-sr out")
+            if self.options.qa_report_sr and (has_ending(target, ENDINGS) or target.name == VERDICTS):
+                raise InputError(f"{target} can have no structured report beside it; leave --qa-report-sr out")
         if self.private is not None:
             self.private.check(job.targets)
         check_outputs(job.targets, job.scan.files)
@@ -252,7 +252,7 @@ class Cases:
         return each
 
     def _tell(self, job: Job, verdicts: list[dict[str, Any]]) -> None:
-        if self.options.verdict_sr:
+        if self.options.qa_report_sr:
             write_verdicts(job.targets, verdicts, self.model)
             return
         for target in job.targets:  # one of another verdict, or of images that are there no more

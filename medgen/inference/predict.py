@@ -65,8 +65,8 @@ def translate_case(model: Model, volumes: Sequence[Volume], *, memory_gb: float 
     volume = volumes[0]
     upright = [to_canonical(v) for v in on_one_grid(volumes, settings.data.align)]
     grid = [on_model_grid(v, model) for v in upright]
-    codec = settings.codec.source.model_dump(exclude={"follow"})
-    codes = [fit_range(v.data, **codec) for v in grid]
+    intensity = settings.intensity.source.model_dump(exclude={"follow"})
+    codes = [fit_range(v.data, **intensity) for v in grid]
     outputs = []
     for i, y in enumerate(_decoded(model, encoded(codes, [v.data for v in grid]), codes[0], memory_gb)):
         k, decode = _source_of(i, codes), model.target_ranges[i].of(codes[0])

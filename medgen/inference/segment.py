@@ -13,12 +13,12 @@ from medgen.inference.cohort.manifest import Manifest
 from medgen.inference.inputs import Scan, find_scans, read_scan, scan_hash
 from medgen.inference.output import clear
 from medgen.inference.series import Rules
-from medgen.io.atomic import written_aside
+from medgen.io.atomic import atomic_write
 from medgen.io.claim import apart, claimed
 from medgen.io.dicom.segmentation import write_seg
 from medgen.io.hashes import sha256_of
 from medgen.io.names import brief, checked_name
-from medgen.io.paths import ENDINGS, existing, has_ending
+from medgen.io.paths import ENDINGS, has_ending, require_path
 from medgen.io.write import write_volume
 from medgen.segmentation.load import NamedSegmenter
 
@@ -67,7 +67,7 @@ def segment_cohort(
     """
     if format is not None and format not in FORMATS:
         raise InputError(f"--format {format}: unknown; choose one of {', '.join(FORMATS)}")
-    existing(source)
+    require_path(source)
     apart(output, source)
     results: list[Segmented] = []
     taken: dict[str, Path] = {}
@@ -82,7 +82,7 @@ def segment_cohort(
                 results.append(entry)
                 done(entry, len(results), len(scans))
         if segmenter.names and any(entry.error is None for entry in results):
-            with written_aside(output / "labels.json") as aside:
+            with atomic_write(output / "labels.json") as aside:
                 aside.write_text(json.dumps({name: value for value, name in segmenter.names.items()}, indent=1))
     return results
 

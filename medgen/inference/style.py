@@ -75,7 +75,7 @@ def reference_style(model: Model, path: Path) -> ReferenceStyle:
         raise InputError(f"{model.folder} makes {', '.join(model.settings.data.targets)}; --style is for one output")
     volume = on_model_grid(to_canonical(read_volume(path)), model)
     try:
-        code = fit_range(volume.data, **model.settings.codec.target.model_dump(exclude={"follow"}))
+        code = fit_range(volume.data, **model.settings.intensity.target.model_dump(exclude={"follow"}))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     device = next(model.generator.parameters()).device

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from medgen.checkpoint import Model
-from medgen.data.fingerprint import strangeness
+from medgen.data.fingerprint import distribution_shift_reasons
 from medgen.data.grid import resample, resample_like
 from medgen.data.intensity import Range
 from medgen.data.labels.codec import LabelTable, describe_labels
@@ -26,7 +26,7 @@ from medgen.inference.cohort.manifest import Manifest, about
 from medgen.inference.inputs import find_inputs
 from medgen.inference.predict import on_model_grid
 from medgen.inference.style import ReferenceStyle, draw_style, make_images, reference_style, seed_of
-from medgen.io.atomic import written_aside
+from medgen.io.atomic import atomic_write
 from medgen.io.claim import apart, claimed
 from medgen.io.hashes import sha256
 from medgen.io.paths import case_name
@@ -146,7 +146,7 @@ def synthesize(
 
 def _write_table(out: Path, table: LabelTable) -> None:
     path, content = out / "labels.json", json.dumps(table.labels, indent=1) + "\n"
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(content)
 
 
@@ -259,7 +259,9 @@ def _read(table: LabelTable, path: Path, image: Path | None) -> tuple[Volume, Vo
 def unusual(model: Model, table: LabelTable, labels: Volume) -> list[str]:
     """What about an upright label map is unlike those of the model's training."""
     scans = [scan.model_dump() for scan in model.info.training_scans[0]]
-    found = strangeness(describe_labels(labels, table), scans, check_spacing=model.settings.data.spacing is None)
+    found = distribution_shift_reasons(
+        describe_labels(labels, table), scans, check_spacing=model.settings.data.spacing is None
+    )
     return [f"outside the training distribution: {reason}" for reason in found]
 
 
@@ -313,7 +315,7 @@ def make(
 
 def _image(data: np.ndarray, labels: Volume, code: Range, model: Model) -> Volume:
     """On the grid of its label map, without what that map's header says of its values."""
-    whole = model.settings.codec.target.kind == "window" and code.high - code.low >= HU_WIDTH
+    whole = model.settings.intensity.target.kind == "window" and code.high - code.low >= HU_WIDTH
     header = copy.deepcopy(labels.header)
     if header is not None:
         header.set_intent("none")

@@ -11,7 +11,7 @@ from medgen.io.claim import check_ours, ours, wrote
 
 
 @contextmanager
-def written_aside(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """A temporary path beside ``path``; moved onto it when the block ends well, removed when it does not.
 
     Raises InputError where it cannot be written, or would replace what medgen did not write, see ``claim``.

@@ -21,7 +21,7 @@ def case_name(path: str | Path) -> str:
     return name
 
 
-def existing(path: str | Path) -> Path:
+def require_path(path: str | Path) -> Path:
     """``path`` as a Path; InputError where there is no file or folder: nothing, a link to nothing, a pipe, a device."""
     from medgen.io.paths import dangling
 

@@ -6,7 +6,7 @@ from medgen.errors import InputError
 from medgen.io.dicom import series as dicom
 from medgen.io.formats import itk, nifti
 from medgen.io.mixed import mixed, scan_in, some
-from medgen.io.paths import ENDINGS, ITK_ENDINGS, NIFTI_ENDINGS, PAIR_ENDINGS, existing, has_ending
+from medgen.io.paths import ENDINGS, ITK_ENDINGS, NIFTI_ENDINGS, PAIR_ENDINGS, has_ending, require_path
 from medgen.io.volume import Geometry, Volume
 
 
@@ -16,7 +16,7 @@ def read_volume(path: str | Path, *, series: str | None = None) -> Volume:
     ``series`` chooses among several DICOM series: UID, 1-based number in ``list_series``, or part of the
     description. Raises InputError for everything that is not one finite 3D volume with a usable affine.
     """
-    path = existing(path)
+    path = require_path(path)
     if path.is_dir():
         _check_folder(path, series)
         return dicom.read_series(path, series=series)
@@ -29,20 +29,20 @@ def read_volume(path: str | Path, *, series: str | None = None) -> Volume:
 
 def read_channels(path: str | Path) -> list[Volume]:
     """The channels of a 4D NIfTI (X, Y, Z, C), or the one volume of anything else. Errors as ``read_volume``."""
-    path = existing(path)
+    path = require_path(path)
     stacked = path.is_file() and has_ending(path, NIFTI_ENDINGS)
     return nifti.read_nifti_channels(path) if stacked else [read_volume(path)]
 
 
 def channel_count(path: str | Path) -> int:
     """How many volumes ``read_channels`` gives, from the header alone. Errors as ``read_volume``."""
-    path = existing(path)
+    path = require_path(path)
     return nifti.nifti_channel_count(path) if has_ending(path, NIFTI_ENDINGS) else 1
 
 
 def read_geometry(path: str | Path, *, series: str | None = None) -> Geometry:
     """Grid of a volume from its header alone: no voxel is read or decompressed. Errors as ``read_volume``."""
-    path = existing(path)
+    path = require_path(path)
     if path.is_dir():
         _check_folder(path, series)
         return dicom.read_series_geometry(path, series=series)
@@ -60,7 +60,7 @@ def find_volumes(folder: str | Path, *, beside_dicom: bool = False) -> list[Path
     where leaving it out would lose a case in silence. Raises InputError for a folder that cannot be listed, and where
     a DICOM scan lies beside the volumes, unless ``beside_dicom``.
     """
-    folder = existing(folder)
+    folder = require_path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} is a file where a folder of volumes is expected; name its folder")
     try:

@@ -23,7 +23,9 @@ class PreserveSettings(Section):
     )
 
 
-SEGMENTER = GeneratorSettings(name="unet", filters=8, levels=2, norm="instance", upsample="resize", stem=8)
+SEGMENTER = GeneratorSettings(
+    name="unet", filters=8, levels=2, norm="instance", upsample="resize", full_resolution_filters=8
+)
 
 
 class Preserve:

@@ -86,7 +86,7 @@ class LesionGAN:
         if n != data.out_channels:
             raise ValueError(f"lesions are painted into the image itself: {n} channels in, {data.out_channels} out")
         if classes < FIRST_KIND + 1:
-            raise ValueError(f"{classes} classes have no lesion: data.structures needs a host and a lesion")
+            raise ValueError(f"{classes} classes have no lesion: data.class_groups needs a host and a lesion")
         dims, noise = settings.spatial_dims, settings.noise
         self.settings, self.channels, self.kinds, self.noise = settings, n, classes - FIRST_KIND, noise
         planes = 1 + self.kinds

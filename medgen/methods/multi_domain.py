@@ -54,8 +54,8 @@ class Settings(MethodSettings):
     )
     weight_l1: Weight = Field(
         0.0,
-        description="of the L1 distance to the same patient's image of the domain, with data.same_patient (as pix2pix, "
-        "not in the paper)",
+        description="of the L1 distance to the same patient's image of the domain, with data.paired_domains (as "
+        "pix2pix, not in the paper)",
     )
     weight_l2: Weight = Field(
         0.0,

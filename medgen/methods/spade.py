@@ -49,7 +49,7 @@ class Settings(MethodSettings):
 
 
 class SPADE:
-    """Label maps (``codec.source.kind: labels``), or any map of the same place, to images."""
+    """Label maps (``intensity.source.kind: labels``), or any map of the same place, to images."""
 
     generator = "G"
 

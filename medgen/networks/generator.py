@@ -17,8 +17,8 @@ Start = bool | Literal["negative"]  # of training: what a residual generator add
 
 
 class GeneratorSettings(Section):
-    """Keys of ``method.generator``: of a U-Net ``levels``, ``dropout``, ``upsample``, ``stem`` and ``detail``, of a
-    ResNet ``blocks``, ``kernel`` and ``antialias``; the others of both."""
+    """Keys of ``method.generator``: of a U-Net ``levels``, ``dropout``, ``upsample``, ``full_resolution_filters`` and
+    ``pointwise_features``, of a ResNet ``blocks``, ``kernel`` and ``antialias``; the others of both."""
 
     name: Literal["unet", "resnet"] = Field(
         "resnet", description="unet: strided from its first layer, so several times faster in 3D; resnet"
@@ -42,13 +42,13 @@ class GeneratorSettings(Section):
         description="unet: transposed convolution (paper), or nearest voxel and a convolution, which cannot leave a "
         "checkerboard",
     )
-    stem: Annotated[int, Field(ge=0)] = Field(
+    full_resolution_filters: Annotated[int, Field(ge=0)] = Field(
         0, description="unet: filters of an extra level at full resolution, for detail of one voxel; 0: none (paper)"
     )
-    detail: Annotated[int, Field(ge=0)] = Field(
+    pointwise_features: Annotated[int, Field(ge=0)] = Field(
         0,
         description="unet: features that a last pointwise layer reads beside the input, so that a voxel's own "
-        "intensity counts; cheaper than stem and not together with it; 0: none (paper)",
+        "intensity counts; cheaper than full_resolution_filters and not together with it; 0: none (paper)",
     )
     antialias: bool = Field(False, description="resnet: blur before halving, interpolate before convolving (CUT: true)")
     residual: Start = Field(
@@ -92,7 +92,10 @@ def build_generator(
     common |= {"filters": s.filters, "norm": norm_spec(s.norm, s.filters), "tanh": tanh and not s.residual}
     network: nn.Module
     if s.name == "unet":
-        unet: dict[str, Any] = {key: getattr(s, key) for key in ("levels", "dropout", "upsample", "stem", "detail")}
+        unet: dict[str, Any] = {
+            key: getattr(s, key)
+            for key in ("levels", "dropout", "upsample", "full_resolution_filters", "pointwise_features")
+        }
         network = UNet(**common, **unet)
     else:
         network = ResNet(**common, blocks=s.blocks, kernel=s.kernel, antialias=s.antialias)

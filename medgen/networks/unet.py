@@ -24,12 +24,12 @@ class UNet(nn.Module):
             there are 4 levels or fewer (as the authors' code does).
         upsample: "deconv" (paper: 4-wide transposed convolution) or "resize" (nearest, then a 3-wide
             convolution), which has no checkerboard by construction.
-        stem: filters of a level at full resolution, before the first halving and after the last doubling, which
-            the paper does not have; 0: none. Without it detail of one voxel reaches the output only through the
-            first layer's stride.
-        detail: features that the last doubling gives in place of the image; two 1-wide convolutions then read them
-            beside the input, voxel by voxel: what to do with a region comes from the decoder, which voxels belong
-            to it from their own intensity. 0: none. The cheap half of a ``stem``, which has it built in.
+        full_resolution_filters: filters of an extra level at full resolution, before the first halving and after
+            the last doubling (not in the paper); 0: none. Without it single-voxel detail reaches the output only
+            through the first layer's stride.
+        pointwise_features: features that the last doubling gives in place of the image. Two 1-wide convolutions
+            read them beside the input, voxel by voxel: the decoder decides what to do with a region, the voxel's
+            own intensity decides whether it belongs to it. 0: none. Part of ``full_resolution_filters`` already.
         tanh: end in tanh; off for a ``Residual`` generator.
     """
 
@@ -44,27 +44,30 @@ class UNet(nn.Module):
         norm: str | tuple | None = "batch",
         dropout: float = 0.5,
         upsample: Literal["deconv", "resize"] = "deconv",
-        stem: int = 0,
-        detail: int = 0,
+        full_resolution_filters: int = 0,
+        pointwise_features: int = 0,
         tanh: bool = True,
     ) -> None:
         super().__init__()
         if levels < 2:
             raise ValueError(f"a U-Net needs at least 2 levels, got {levels}")
-        if stem and detail:
-            raise ValueError(f"a stem ({stem}) has its own view of the input; set detail ({detail}) to 0")
+        if full_resolution_filters and pointwise_features:
+            raise ValueError(
+                f"set full_resolution_filters ({full_resolution_filters}) or pointwise_features ({pointwise_features}), "
+                "not both"
+            )
         self.divisor = self.smallest = 2**levels
         width = [filters * 2 ** min(i, 3) for i in range(levels)]
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self.stem: nn.Module | None = None
         self.head: nn.Module | None = None
         fine: dict[str, Any] = {"norm": norm, "act": LEAKY}
-        full = stem or detail  # features at full resolution
-        if stem:
-            self.stem = Convolution(spatial_dims, in_channels, stem, kernel_size=3, **fine)
+        full = full_resolution_filters or pointwise_features  # features at full resolution
+        if full_resolution_filters:
+            self.stem = Convolution(spatial_dims, in_channels, full_resolution_filters, kernel_size=3, **fine)
         if full:
             self.head = nn.Sequential(
-                Convolution(spatial_dims, full + (stem or in_channels), full, kernel_size=1, **fine),
+                Convolution(spatial_dims, full + (full_resolution_filters or in_channels), full, kernel_size=1, **fine),
                 Convolution(spatial_dims, full, out_channels, kernel_size=1, norm=None, act="TANH" if tanh else None),
             )
         for i, n in enumerate(width):
@@ -72,7 +75,7 @@ class UNet(nn.Module):
             self.down.append(
                 Convolution(
                     spatial_dims,
-                    (stem or in_channels) if i == 0 else width[i - 1],
+                    (full_resolution_filters or in_channels) if i == 0 else width[i - 1],
                     n,
                     strides=2,
                     kernel_size=4,

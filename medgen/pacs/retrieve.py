@@ -20,7 +20,7 @@ from medgen.errors import InputError
 from medgen.inference.inputs import Scan, find_scans
 from medgen.inference.series import Rules, check_choice, ours
 from medgen.io import claim
-from medgen.io.atomic import written_aside
+from medgen.io.atomic import atomic_write
 from medgen.io.dicom.header import NOT_SCANS, Header
 from medgen.pacs.server import PAUSES, Server, fits, retried, uid
 
@@ -211,7 +211,7 @@ def _retrieve(
     def keep(data: bytes) -> None:
         instance = _named(data, study, series)
         if instance in missing:  # else it was not asked for, or is no DICOM
-            with written_aside(folder / f"{series}_{instance}.dcm") as aside:
+            with atomic_write(folder / f"{series}_{instance}.dcm") as aside:
                 aside.write_bytes(data)
             del missing[instance]
 

@@ -18,7 +18,7 @@ import nibabel as nib
 import numpy as np
 
 from medgen.errors import InputError
-from medgen.io.atomic import written_aside
+from medgen.io.atomic import atomic_write
 from medgen.io.claim import claimed
 from medgen.phantom.anatomy.build import Anatomy, build_anatomy
 from medgen.phantom.anatomy.labels import LABELS
@@ -272,5 +272,5 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_bytes(content)

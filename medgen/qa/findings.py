@@ -132,7 +132,7 @@ def _change(case: Checked, image: np.ndarray) -> dict[str, tuple[float, float]]:
 def _offset(case: Checked, tissue: str, value: float, off_truth: float | None) -> None:
     limits = case.limits
     fat = tissue == "fat"
-    low, high = (-limits.fat_offset, limits.fat_offset) if fat else (-limits.tissue_fall, limits.tissue_rise)
+    low, high = (-limits.fat_offset, limits.fat_offset) if fat else (-limits.max_hu_decrease, limits.max_hu_increase)
     excess = max(value / high, value / low)
     if excess > 1:
         least = excess if off_truth is None else min(excess, max(off_truth / high, off_truth / low))
@@ -146,14 +146,14 @@ def _offset(case: Checked, tissue: str, value: float, off_truth: float | None) -
 
 def left_over_findings(case: Checked) -> None:
     """What is still enhanced, by HU alone: regions of soft tissue; both images CT in HU."""
-    regions = enhancement.left_over(case.source, case.output, case.body, case.spacing)
-    case.values["left_over_ml"] = total = sum(region.volume_ml for region in regions)
-    limit = case.limits.left_over_ml
+    regions = enhancement.residual_enhancement(case.source, case.output, case.body, case.spacing)
+    case.values["residual_enhancement_ml"] = total = sum(region.volume_ml for region in regions)
+    limit = case.limits.residual_enhancement_ml
     if total <= limit:
         return
     beyond = total
     if case.truth is not None:
-        true = enhancement.left_over(case.source, case.truth, case.body, case.spacing)
+        true = enhancement.residual_enhancement(case.source, case.truth, case.body, case.spacing)
         beyond -= sum(region.volume_ml for region in true)
     first = regions[0]
     text = (

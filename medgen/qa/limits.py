@@ -23,19 +23,23 @@ class Thresholds(Section):
 
     hounsfield: bool = Field(True, description="images are CT in HU: check offset, scale and enhancement")
     contrast_removed: bool = Field(True, description="the output should be without contrast medium")
-    adds_nothing: bool = Field(True, description="the output can show nothing new: what the input has not is invented")
+    forbid_new_structures: bool = Field(
+        True, description="the output can show nothing new: what the input has not is invented"
+    )
     edge_correlation: float = Field(0.8, ge=-1, le=1, description="least")
     gradient_agreement: float = Field(0.7, ge=0, le=1, description="least")
     mind_distance: float = Field(0.15, ge=0, le=1, description="greatest")
     flip_gain: float = Field(0.0, ge=-2, le=2, description="greatest edge correlation gained by a flip")
     shift_voxels: float = Field(0.5, gt=0, description="greatest, along any axis")
     fat_offset: float = Field(8.0, gt=0, description="HU, greatest change of fat either way")
-    tissue_fall: float = Field(25.0, gt=0, description="HU, greatest fall of lung and muscle, which hold some iodine")
-    tissue_rise: float = Field(8.0, gt=0, description="HU, greatest rise of lung and muscle")
+    max_hu_decrease: float = Field(
+        25.0, gt=0, description="HU, greatest fall of lung and muscle, which hold some iodine"
+    )
+    max_hu_increase: float = Field(8.0, gt=0, description="HU, greatest rise of lung and muscle")
     scale_drift: float = Field(0.04, gt=0, description="greatest change of the slope of HU between lung and fat")
     organ_ranges: dict[str, tuple[float, float]] = Field(RANGES, description="HU without contrast medium")
     organ_error: float = Field(12.0, gt=0, description="HU, greatest difference of an organ to the truth, if given")
-    left_over_ml: float = Field(7.0, gt=0, description="ml still enhanced, without labels")
+    residual_enhancement_ml: float = Field(7.0, gt=0, description="ml still enhanced, without labels")
     lesion_visible_z: float = Field(8.0, gt=0, description="contrast / noise from which a lesion's fate is judged")
     lesion_kept_z: float = Field(3.0, gt=0, description="contrast / noise from which a lesion counts as kept")
     lesion_gone_z: float = Field(1.6, gt=0, description="the same for one that need not be visible any more")
@@ -61,7 +65,11 @@ class Thresholds(Section):
 
     def applied(self) -> dict[str, Any]:
         """The limits that count: without those of contrast removal where none was asked for."""
-        unused = set() if self.contrast_removed else {"organ_ranges", "organ_error", "left_over_ml", "lesion_uptake"}
+        unused = (
+            set()
+            if self.contrast_removed
+            else {"organ_ranges", "organ_error", "residual_enhancement_ml", "lesion_uptake"}
+        )
         return self.model_dump(exclude=unused)
 
 

@@ -31,7 +31,7 @@ def new_structure_findings(case: Checked) -> None:
     beside = [] if case.truth is None or not plain + labelled else sum(_new_beside(case, case.truth), [])
     shown = [] if case.truth is None else [blob for blob in plain + labelled if not _near(blob, beside)]
     case.values["new_structures"] = float(len(plain) + len(labelled) - len(shown))
-    if case.truth is None and not case.limits.adds_nothing:
+    if case.truth is None and not case.limits.forbid_new_structures:
         return
     if case.lesions is not None:
         case.values["lesions_new"] = case.values["new_structures"]

@@ -100,7 +100,7 @@ class Section:
 
 SECTIONS = {  # by their name in the template
     "verdicts": Section("Verdict", verdict.verdicts, []),
-    "subject": Section("What was converted", verdict.subject),
+    "subject": Section("Study data", verdict.subject),
     "main": Section("Main numbers", sections.main_numbers),
     "failures": Section("Not measured", verdict.refused, []),
     "regions": Section("Mean by region", sections.regions),
@@ -113,7 +113,7 @@ SECTIONS = {  # by their name in the template
     "segmentation": Section("Segmentation", further.segmentation),
     "segmentation_cases": Section("Segmentation of each case", further.segmentation_cases),
     "downstream": Section("Downstream segmentation", further.downstream),
-    "distribution": Section("Distance between the sets of images", further.distribution),
+    "distribution": Section("Distribution metrics (FID, KID)", further.distribution),
     "copies": Section("Memorisation", further.copies, []),
     "memorisation": Section("Closest pairs", further.memorisation),
     "settings": Section("How this was measured", verdict.settings),

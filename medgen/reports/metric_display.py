@@ -23,7 +23,7 @@ CHECKS = (
     (r"scale_drift", "scale drift", "%", 1, "change of the HU scale between lung and fat; 0 is right"),
     (r"hu_(.+)", "{}", "HU", 0, "median HU of the structure in the output"),
     (r"phase_(.+)", "phase of {}", "", 0, "phase of contrast medium that the organs' HU speak of"),
-    (r"left_over_ml", "left over", "ml", 1, "soft tissue that is still enhanced"),
+    (r"residual_enhancement_ml", "left over", "ml", 1, "soft tissue that is still enhanced"),
     (r"lesions", "lesions", "", 0, "lesions known in the input"),
     (r"lesions_kept", "lesions kept", "", 0, "of those that can be judged"),
     (r"lesions_lost", "lesions lost", "", 0, "of those that can be judged"),

@@ -4,7 +4,7 @@ import contextlib
 import io
 from pathlib import Path
 
-from medgen.io.atomic import written_aside
+from medgen.io.atomic import atomic_write
 
 EXTRA = "WeasyPrint is missing; install it: pip install 'medgen[pdf]'"
 SYSTEM = (
@@ -34,6 +34,6 @@ def write_pdf(html: str, out: Path) -> Path:
     from weasyprint.urls import URLFetcher
 
     content = weasyprint.HTML(string=html, url_fetcher=URLFetcher(allowed_protocols=["data"])).write_pdf()
-    with written_aside(out) as aside:
+    with atomic_write(out) as aside:
         aside.write_bytes(content)
     return Path(out)

@@ -90,7 +90,12 @@ def regions(systems: Systems) -> Table | None:
         len(systems) == 1,
     )
     heads = ["region", "cases", *["source"] * source, "truth"]
-    parts = ["converted", "error (converted − truth)", "mean absolute error of a voxel", *["way to the truth"] * source]
+    parts = [
+        "converted",
+        "error (converted − truth)",
+        "mean absolute error of a voxel",
+        *["correction achieved (%)"] * source,
+    ]
     heads += [under(part, system, systems) for part in parts for system in systems]
     heads += ["mean absolute error, source"] if source and alone else []
     rows = [_region_row(name, systems, source) for name in names]
@@ -102,7 +107,7 @@ def _about_way(system: System) -> str:
     least = least_change(bool(system.unit), system.summary.data_range or 0)
     amount = f"{number(least, 0 if system.unit else system.digits)} {system.unit}".rstrip()
     return (
-        "The way to the truth is 100 % where the mean is right. Overshot: beyond 200 %; wrong way: below −100 %. "
+        "The correction achieved is 100 % where the mean is right. Overshot: beyond 200 %; wrong way: below −100 %. "
         f"It is left out where source and truth differ by no more than {amount} or two standard errors over the cases."
     )
 

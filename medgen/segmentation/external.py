@@ -17,7 +17,7 @@ from monai.bundle import ConfigParser
 
 from medgen.errors import InputError
 from medgen.io.names import brief
-from medgen.io.paths import existing
+from medgen.io.paths import require_path
 from medgen.io.read import read_volume
 from medgen.io.volume import Volume
 from medgen.io.write import write_volume
@@ -75,7 +75,7 @@ def torchscript(file: Path, *, device: torch.device | str = "cpu", **grid: Any) 
         InputError: no TorchScript file.
     """
     try:
-        network = torch.jit.load(existing(file), map_location=device).eval()
+        network = torch.jit.load(require_path(file), map_location=device).eval()
     except RuntimeError as error:
         raise InputError(f"{file} is no TorchScript file ({brief(error)}); save it by torch.jit.save") from None
     return partial(segment, network, device=device, **grid)
@@ -90,7 +90,7 @@ def bundle(folder: Path, *, device: torch.device | str = "cpu", **grid: Any) -> 
     Raises:
         InputError: no bundle, or weights that are not its network's.
     """
-    folder = existing(folder)
+    folder = require_path(folder)
     configs = [
         path for ending in ("json", "yaml", "yml") if (path := folder / "configs" / f"inference.{ending}").exists()
     ]
@@ -101,7 +101,7 @@ def bundle(folder: Path, *, device: torch.device | str = "cpu", **grid: Any) -> 
         parser.read_config(str(configs[0]))
         parser["bundle_root"] = str(folder)
         network = parser.get_parsed_content("network_def")
-        weights = torch.load(existing(folder / "models" / "model.pt"), map_location=device, weights_only=True)
+        weights = torch.load(require_path(folder / "models" / "model.pt"), map_location=device, weights_only=True)
         network.load_state_dict(weights.get("model", weights))
     except (KeyError, ValueError, RuntimeError, OSError, ImportError, AttributeError) as error:
         if isinstance(error, InputError):

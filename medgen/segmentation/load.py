@@ -10,7 +10,7 @@ from typing import Any
 from medgen.config import check
 from medgen.data.labels.names import label_names
 from medgen.errors import InputError
-from medgen.io.paths import existing
+from medgen.io.paths import require_path
 from medgen.io.text import read_text
 from medgen.segmentation.external import Segment, bundle, nnunet, torchscript
 from medgen.segmentation.model import load_segmenter
@@ -39,7 +39,7 @@ class Grid(Section):
 
     values: tuple[int, ...] | None = None
     spacing: Spacing | None = None
-    codec: dict[str, Any] | None = None
+    intensity: dict[str, Any] | None = None
     patch: tuple[int, int, int] | None = None
 
 
@@ -57,7 +57,7 @@ def named_segmenter(text: str, *, device: str = "cpu") -> NamedSegmenter:
         dataset, _, configuration = rest.partition(":")
         arguments = [] if device.startswith("cuda") else ["-device", device]
         return NamedSegmenter(text, nnunet(dataset, configuration or "3d_fullres", arguments=arguments), {})
-    path = existing(text)
+    path = require_path(text)
     names = label_names(path)
     segment: Segment
     if (path / "segmenter.json").is_file():

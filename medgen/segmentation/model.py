@@ -53,7 +53,7 @@ class Plan(Section):
     strides: Halvings
     kernels: Halvings
     filters: PositiveInt = Field(description="of the first level; each halving doubles them")
-    codec: dict[str, Any] = Field(description="arguments of data.intensity.fit_range")
+    intensity: dict[str, Any] = Field(description="arguments of data.intensity.fit_range")
     mirror: bool = Field(description="mirrored in training: only where no label has a side")
 
 
@@ -71,7 +71,7 @@ class Segmenter:
     def __call__(self, volume: Volume) -> np.ndarray:
         """(X, Y, Z) int32 of label values on the volume's grid; see ``segment``."""
         plan, device = self.plan, next(self.network.parameters()).device
-        known: dict[str, Any] = {"values": plan.values, "spacing": plan.spacing, "codec": plan.codec}
+        known: dict[str, Any] = {"values": plan.values, "spacing": plan.spacing, "intensity": plan.intensity}
         return segment(self.network, volume, patch=plan.patch, device=device, **known)
 
 
@@ -134,7 +134,7 @@ def segment(
     *,
     values: Sequence[int] | None = None,
     spacing: Sequence[float] | None = None,
-    codec: Mapping[str, Any] | None = None,
+    intensity: Mapping[str, Any] | None = None,
     patch: Sequence[int] | None = None,
     device: torch.device | str = "cpu",
 ) -> np.ndarray:
@@ -159,7 +159,7 @@ def segment(
     # Within 2 % nothing is resampled, as in data.cache, which makes the training volumes.
     same = spacing is None or np.allclose(upright.spacing, spacing, rtol=0.02)
     grid = upright if same else resample(upright, _bounded(upright, spacing or (), values))
-    x = grid.data if codec is None else fit_range(grid.data, **codec).encode(grid.data)
+    x = grid.data if intensity is None else fit_range(grid.data, **intensity).encode(grid.data)
     device = torch.device(device)
     with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
         logits = sliding_window_inference(

@@ -103,7 +103,7 @@ def make_plan(
         strides=strides,
         kernels=kernels,
         filters=filters,
-        codec={"kind": "zscore"} if intensities == "mr" else _codec(examples[:LOOKED_AT], intensities == "ct"),
+        intensity={"kind": "zscore"} if intensities == "mr" else _codec(examples[:LOOKED_AT], intensities == "ct"),
         mirror=mirror,
     )
 
@@ -187,7 +187,7 @@ def train_segmenter(
     for example in usable:
         try:
             labels[example.name] = cached_labels(cache, example.labels, example.image, values, spacing=plan.spacing)
-            image = cached(cache, example.image, plan.codec, spacing=plan.spacing)
+            image = cached(cache, example.image, plan.intensity, spacing=plan.spacing)
             images[example.name] = (_centred_on_labels(image, labels[example.name]),)
         except InputError as error:
             skipped[example.name] = str(error)

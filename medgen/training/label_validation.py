@@ -19,7 +19,7 @@ from medgen.evaluation.distribution.kernel import kernel_distance
 from medgen.evaluation.distribution.patch_features import standardised
 from medgen.inference.style import draw_style, make_images
 from medgen.qa.measures.structure import edge_correlation
-from medgen.training.validation import MOST_REAL, Validation, look, panel_row, save_panel
+from medgen.training.validation import MOST_REAL, Validation, appearance_features, panel_row, save_panel
 
 
 class LabelValidator:
@@ -38,7 +38,7 @@ class LabelValidator:
             made = self._made(model, labels, x, seed=i)
             for n, (y, truth) in enumerate(zip(made, truths, strict=True)):
                 real, everywhere = _code(truth), np.ones(x.shape, bool)
-                looks.setdefault(n, []).append(look(y, everywhere, truth.spacing, seed=i))
+                looks.setdefault(n, []).append(appearance_features(y, everywhere, truth.spacing, seed=i))
                 scores.append((edge_correlation(real, y, everywhere, truth.spacing), float(np.abs(y - real).mean())))
             rows.append(panel_row([x, *made, *(_code(t) for t in truths)]))
         save_panel(panel, rows)
@@ -62,7 +62,10 @@ class LabelValidator:
             cases = {**self.prepared.real_targets, **self.prepared.targets}
             images = [channels[contrast] for channels in cases.values()][:MOST_REAL]
             self._real[contrast] = np.vstack(
-                [look(_code(c), np.ones(c.data.shape, bool), c.spacing, seed=n) for n, c in enumerate(images)]
+                [
+                    appearance_features(_code(c), np.ones(c.data.shape, bool), c.spacing, seed=n)
+                    for n, c in enumerate(images)
+                ]
             )
         real = self._real[contrast]
         return kernel_distance(standardised(real, real), standardised(made, real))

@@ -28,7 +28,7 @@ from medgen.config import plain
 from medgen.data.patches import Patches, batches
 from medgen.data.prepare import Prepared, prepare
 from medgen.errors import InputError
-from medgen.io.atomic import folder_written_aside, recovered, written_aside
+from medgen.io.atomic import atomic_write, folder_written_aside, recovered
 from medgen.io.claim import apart, claimed
 from medgen.methods.base import Method
 from medgen.model_info import ModelInfo
@@ -113,7 +113,7 @@ class Run:
             optimizer.step()
         torch.clear_autocast_cache()  # else the step goes on with the low-precision copies of the old weights
 
-    def look(self) -> dict[str, float]:
+    def training_diagnostics(self) -> dict[str, float]:
         """Learning rates, gradient norms and the discriminators' state, after a step that was watched."""
         signs = {f"lr_{k}": o.param_groups[0]["lr"] for k, o in self.raw_optimizers.items()} | self.signs
         for name, adversary in self.method.adversaries.items():
@@ -214,7 +214,7 @@ def train(
 
 def _about(settings: Settings) -> dict[str, Any]:
     """What makes a run the one that it is; it may go on for longer, and lie elsewhere together with its data."""
-    parts = {key: getattr(settings, key).model_dump(mode="json") for key in ("codec", "sampling", "method")}
+    parts = {key: getattr(settings, key).model_dump(mode="json") for key in ("intensity", "sampling", "method")}
     parts["data"] = settings.data.model_dump(mode="json", exclude={"root", "cache"})
     root, seed = settings.data.root, settings.train.seed
     return {"command": "train", "data.root": root, "train.seed": seed, **parts}
@@ -248,7 +248,7 @@ def _loop(run: Run, prepared: Prepared, out: Path, say: Callable[[str], None]) -
     settings, fabric = run.settings, run.fabric
     log = Log(out, run.step) if fabric.is_global_zero else None
     validator = (LabelValidator if settings.label_source else Validator)(prepared)
-    sampling = settings.sampling.model_dump(exclude={"batch", "workers", "centred_on"})
+    sampling = settings.sampling.model_dump(exclude={"batch", "workers", "foreground_classes"})
     patches = Patches(
         prepared.sources,
         prepared.targets,
@@ -281,7 +281,7 @@ def _loop(run: Run, prepared: Prepared, out: Path, say: Callable[[str], None]) -
             finished = run.progress >= 1
             if log:
                 if run.watched or finished:
-                    log.losses(run.step, run.seconds, _floats(losses) | run.look())
+                    log.losses(run.step, run.seconds, _floats(losses) | run.training_diagnostics())
                     _tell_health(run, log.health(), progress.say)
                 progress.show(run.step, run.seconds, losses, bool(run.health))
             if run.step % settings.train.validate_every == 0 or finished:
@@ -301,7 +301,7 @@ def _tell_health(run: Run, found: list[str], say: Callable[[str], None]) -> None
     known = {sentence.partition(":")[0] for sentence in run.health}
     for sentence in found:
         if sentence.partition(":")[0] not in known:
-            say(f"step {run.step}: training is unwell: {sentence}")
+            say(f"step {run.step}: training warning: {sentence}")
     run.health = found
 
 
@@ -402,7 +402,7 @@ def _write_model(run: Run, prepared: Prepared, folder: Path, training: bool) -> 
 
 
 def _write_settings(settings: Settings, out: Path) -> None:
-    with written_aside(out / "config.yaml") as aside:
+    with atomic_write(out / "config.yaml") as aside:
         aside.write_text(yaml.safe_dump(plain(settings), sort_keys=False))
 
 

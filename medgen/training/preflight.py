@@ -57,7 +57,7 @@ def _check_label_source(settings: Settings) -> None:
         "data.sources": len(data.sources) > 1,
         "data.labels": data.labels,
         "data.align": data.align not in ("refuse", "resample"),
-        "codec.target.follow": settings.codec.target.follow,
+        "intensity.target.follow": settings.intensity.target.follow,
         "sampling.gamma": sampling.gamma > 0,
         "sampling.artefacts": bool(sampling.artefacts),
         "inference.transfer": settings.inference.transfer != "image",
@@ -94,7 +94,7 @@ def check_same(settings: Settings, last: Path) -> None:
     old = checkpoint.read_info(recovered(last))[1]
     if old.train.seed != settings.train.seed:
         raise InputError(f"{last}: the run was started with train.seed={old.train.seed}; resume it with the same")
-    for section in ("data", "codec", "sampling", "method"):
+    for section in ("data", "intensity", "sampling", "method"):
         if getattr(old, section) != getattr(settings, section):
             raise InputError(
                 f"{last}: the run was started with another {section} section; resume it with its own config.yaml"

@@ -16,7 +16,7 @@ from medgen.data.prepare import Prepared
 from medgen.evaluation.distribution.kernel import kernel_distance
 from medgen.evaluation.distribution.patch_features import feature_names, patch_features, standardised
 from medgen.inference.predict import translate_channels
-from medgen.io.atomic import written_aside
+from medgen.io.atomic import atomic_write
 from medgen.qa.measures.structure import edge_correlation
 
 ROWS = 300  # places of a volume whose look is compared
@@ -78,7 +78,7 @@ class Validator:
             for n, (output, target) in enumerate(zip(y, model.target_ranges, strict=True)):
                 after = target.of(sources[0].range).encode(output)
                 kept.append(edge_correlation(before, after, body, spacing))
-                pair = (look(v, body, spacing, seed=i) for v in (before, after))
+                pair = (appearance_features(v, body, spacing, seed=i) for v in (before, after))
                 looks.setdefault((domain, n), []).append(tuple(pair))  # type: ignore[arg-type]
             scores.append({"edge_correlation": float(np.mean(kept))})
         save_panel(panel, rows)
@@ -107,12 +107,14 @@ class Validator:
             looks = []
             for n, c in enumerate(real[:MOST_REAL]):
                 data = np.asarray(c.data, np.float32)
-                looks.append(look(c.range.encode(data), body_mask(data), c.spacing, seed=n))
+                looks.append(appearance_features(c.range.encode(data), body_mask(data), c.spacing, seed=n))
             self._real[domain, contrast] = np.vstack(looks)
         return self._real[domain, contrast]
 
 
-def look(code: np.ndarray, body: np.ndarray, spacing: tuple[float, float, float], seed: int) -> np.ndarray:
+def appearance_features(
+    code: np.ndarray, body: np.ndarray, spacing: tuple[float, float, float], seed: int
+) -> np.ndarray:
     """(ROWS, d): means and standard deviations of codes around places of the body."""
     mask = body if body.any() else np.ones_like(body)
     return patch_features(code, mask, spacing, count=ROWS, seed=seed)[:, LOOK]
@@ -182,5 +184,5 @@ def save_panel(path: Path, rows: list[np.ndarray]) -> None:
     width = max(r.shape[1] for r in rows)
     panel = np.vstack([np.pad(r, ((0, 4), (0, width - r.shape[1]))) for r in rows])
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         Image.fromarray(panel).save(aside, format="PNG")

@@ -106,7 +106,7 @@ def label_model(folder, labels):
     generator = {"filters": 4, "hidden": 4, "levels": 2, "latent": 4}
     method = {"name": "spade", "generator": generator, "adversary": {"filters": 4, "layers": 1}}
     data = {"sources": ["labels"], "classes": 1 + len(labels)}
-    model = make_model(small_settings(data=data, codec={"source": {"kind": "labels"}}, method=method))
+    model = make_model(small_settings(data=data, intensity={"source": {"kind": "labels"}}, method=method))
     model.info.source_range[0] = TableInfo(labels=labels, tissues=0, smoothing=1.0)
     with folder_written_aside(folder) as aside:
         save_model(aside, model.generator, model.info)

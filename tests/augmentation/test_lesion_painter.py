@@ -38,8 +38,8 @@ def gan(tmp_path_factory):
     window = {"kind": "window", "low": -150, "high": 250}
     structures = {"organ": ["organ"], "dark": ["dark"], "other": ["elsewhere"]}
     settings = small_settings(
-        data={"sources": ["source"], "targets": ["source"], "labels": True, "structures": structures},
-        codec={"source": window, "target": window},
+        data={"sources": ["source"], "targets": ["source"], "labels": True, "class_groups": structures},
+        intensity={"source": window, "target": window},
         method={
             "name": "lesion_gan", "generator": {"filters": 4, "levels": 2, "norm": "none"},
             "adversary": {"filters": 4, "layers": 1},

@@ -1,6 +1,6 @@
 import numpy as np
 
-from medgen.data.fingerprint import describe, made_already, strangeness
+from medgen.data.fingerprint import describe, distribution_shift_reasons, resembles_target
 from medgen.data.intensity import Range
 
 CODE = Range(-1000, 1000)
@@ -17,21 +17,21 @@ TRAINING = [describe(scan(i), (2.5, 2.5, 2.5), CODE) for i in range(6)]
 
 
 def test_a_scan_like_the_others_is_not_strange():
-    assert strangeness(describe(scan(100), (2.5, 2.5, 2.5), CODE), TRAINING) == []
+    assert distribution_shift_reasons(describe(scan(100), (2.5, 2.5, 2.5), CODE), TRAINING) == []
 
 
 def test_other_intensities_size_and_voxels_are_named():
-    words = strangeness(describe(scan(7, tissue=-150), (2.5, 2.5, 2.5), CODE), TRAINING)
+    words = distribution_shift_reasons(describe(scan(7, tissue=-150), (2.5, 2.5, 2.5), CODE), TRAINING)
     assert len(words) == 1 and "intensities" in words[0]
-    words = strangeness(describe(scan(7, size=15), (2.5, 2.5, 2.5), CODE), TRAINING)
+    words = distribution_shift_reasons(describe(scan(7, size=15), (2.5, 2.5, 2.5), CODE), TRAINING)
     assert any("size of the body" in w for w in words)
-    words = strangeness(describe(scan(7), (2.5, 2.5, 1.0), CODE), TRAINING)
+    words = distribution_shift_reasons(describe(scan(7), (2.5, 2.5, 1.0), CODE), TRAINING)
     assert any("voxel size" in w for w in words)
 
 
 def test_one_training_scan_is_enough_to_compare():
-    assert strangeness(describe(scan(7), (2.5, 2.5, 2.5), CODE), TRAINING[:1]) == []
-    assert strangeness(describe(scan(7, tissue=600), (2.5, 2.5, 2.5), CODE), TRAINING[:1])
+    assert distribution_shift_reasons(describe(scan(7), (2.5, 2.5, 2.5), CODE), TRAINING[:1]) == []
+    assert distribution_shift_reasons(describe(scan(7, tissue=600), (2.5, 2.5, 2.5), CODE), TRAINING[:1])
 
 
 def looks(tissue, seeds):
@@ -42,12 +42,12 @@ def test_a_scan_that_looks_like_what_the_model_makes_is_told_from_what_it_takes(
     sources, targets = looks(120, range(4)), looks(40, range(10, 14))
     for seed in range(20, 24):
         (taken,), (made,), (strange,) = (looks(tissue, [seed]) for tissue in (120, 40, -600))
-        assert made_already(made, sources, targets)
-        assert not made_already(taken, sources, targets)
-        assert not made_already(strange, sources, targets)  # neither the one nor the other
+        assert resembles_target(made, sources, targets)
+        assert not resembles_target(taken, sources, targets)
+        assert not resembles_target(strange, sources, targets)  # neither the one nor the other
 
 
 def test_nothing_is_said_where_sources_and_targets_look_alike_or_are_few():
     (new,) = looks(40, [30])
-    assert not made_already(new, looks(40, range(4)), looks(40, range(10, 14)))
-    assert not made_already(new, looks(120, range(2)), looks(40, range(10, 14)))
+    assert not resembles_target(new, looks(40, range(4)), looks(40, range(10, 14)))
+    assert not resembles_target(new, looks(120, range(2)), looks(40, range(10, 14)))

@@ -24,7 +24,7 @@ def test_ends_map_to_plus_and_minus_one():
     )
 
 
-@given(st.integers(0, 2**31), st.sampled_from(["carry", "carry_unmoved", "clip"]))
+@given(st.integers(0, 2**31), st.sampled_from(["preserve", "preserve_unchanged", "clip"]))
 def test_values_at_and_beyond_the_ends_come_back_to_the_bit_and_no_other_is_touched(seed, outside):
     code, rng = Range(-1000, 1000, outside), np.random.default_rng(seed)
     x = rng.choice([-32768, -1024.7, -1000, -999.9, 40, 999.9, 1000, 1800.3, 3e38], 50).astype(np.float32)
@@ -34,7 +34,7 @@ def test_values_at_and_beyond_the_ends_come_back_to_the_bit_and_no_other_is_touc
 
 
 def test_above_the_range_carry_unmoved_keeps_bone_and_lets_contrast_go():
-    code = Range(-200, 400, "carry_unmoved")
+    code = Range(-200, 400, "preserve_unchanged")
     x = np.array([900, 900, 900, 900, -1000, -1000], np.float32)  # bone, brighter, contrast, between, lung, padding
     y = np.array([380, 420, 50, 400 - 600 * 3 / 16, -190, 100], np.float32)
     np.testing.assert_allclose(code.carried(x, y), [900, 900, 50, (900 + 287.5) / 2, -1000, -1000], atol=1e-3)

@@ -292,7 +292,7 @@ def test_turning_by_nothing_leaves_the_voxels_where_they_are(size):
 
 def test_patches_are_centred_where_asked():
     centres = {"case0": np.array([[12, 10, 8]]), "case1": np.array([[10, 9, 7], [14, 12, 9]])}
-    patches = make(centres=centres, centred=1.0, body=0.0)
+    patches = make(centres=centres, foreground_fraction=1.0, body=0.0)
     near, far = [], []
     for n in range(80):
         sample = patches[n]
@@ -307,4 +307,4 @@ def test_patches_are_centred_where_asked():
 
 def test_without_centres_the_draws_are_what_they_were():
     for n in range(5):
-        assert torch.equal(make()[n]["source"], make(centres={}, centred=0.5)[n]["source"])
+        assert torch.equal(make()[n]["source"], make(centres={}, foreground_fraction=0.5)[n]["source"])

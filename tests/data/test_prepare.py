@@ -19,8 +19,8 @@ def prepared(root, out, sections=None, **data):
 def test_every_contrast_has_its_own_range_and_looks(tmp_path):
     names = {"sources": ("t1", "flair"), "targets": ("t2",)}
     root = write_cohort(tmp_path / "cohort", **names)
-    codec = {"source": {"kind": "percentile"}, "target": {"kind": "percentile"}}
-    settings = small_settings(data={"root": str(root), "validation": 0.25, **names}, codec=codec)
+    intensity = {"source": {"kind": "percentile"}, "target": {"kind": "percentile"}}
+    settings = small_settings(data={"root": str(root), "validation": 0.25, **names}, intensity=intensity)
     found = prepare(settings, tmp_path / "run", say=lambda _: None)
     assert [len(c) for c in found.sources.values()] == [2, 2, 2]
     assert len(found.source_range) == len(found.scans) == 2 and len(found.target_range) == 1
@@ -109,7 +109,7 @@ def test_the_same_patients_domains_are_sampled_at_one_place_where_there_are_seve
     for path in others:
         path.unlink()
     options = {"domains": ("none", "arterial", "late"), "paired": False, "validation": 0.0}
-    found = prepared(root, tmp_path / "run", same_patient=True, **options)
+    found = prepared(root, tmp_path / "run", paired_domains=True, **options)
     lonely = [name for name in found.sources if name not in found.siblings]
     assert len(lonely) == 1 and lonely[0].startswith("late/")
     turned = {"flip": ("x",), "rotate": 20.0}
@@ -130,7 +130,7 @@ def test_validation_knows_the_truth_where_the_patient_was_scanned_in_both_domain
         for path in (root / phase).glob("*"):
             image = nib.load(path)
             nib.save(nib.Nifti1Image(np.asarray(image.dataobj) + 10 * domains.index(phase), image.affine), path)
-    options = {"domains": domains, "paired": False, "validation": 0.3, "same_patient": True}
+    options = {"domains": domains, "paired": False, "validation": 0.3, "paired_domains": True}
     found = prepared(root, tmp_path / "run", **options)
     assert len(found.validation) == 4
     for name, sources, (truth,), domain in found.validation:
@@ -140,7 +140,7 @@ def test_validation_knows_the_truth_where_the_patient_was_scanned_in_both_domain
 
 
 def test_the_same_patients_domains_must_lie_on_one_grid_and_exist(tmp_path):
-    options = {"domains": ("none", "arterial", "late"), "paired": False, "same_patient": True, "validation": 0.0}
+    options = {"domains": ("none", "arterial", "late"), "paired": False, "paired_domains": True, "validation": 0.0}
     root = domain_cohort(tmp_path / "cohort")
     path = next((root / "late").glob("*"))
     image = nib.load(path)
@@ -169,7 +169,7 @@ STRUCTURES = {"host": ["body"], "lesion": ["organ"]}
 
 def test_labels_are_joined_into_structures_and_found_for_patches(tmp_path):
     root = write_cohort(tmp_path / "cohort", labels=True)
-    sampling = {"centred": 1.0, "centred_on": ["lesion"], "patch": [16, 16, 16]}
+    sampling = {"foreground_fraction": 1.0, "foreground_classes": ["lesion"], "patch": [16, 16, 16]}
     found = prepared(root, tmp_path / "run", labels=True, structures=STRUCTURES, sections={"sampling": sampling})
     assert found.classes == 3 and found.record["labels"] == {"background": 0, "host": 1, "lesion": 2}
     for name, file in found.labels.items():
@@ -184,9 +184,17 @@ def test_labels_are_joined_into_structures_and_found_for_patches(tmp_path):
     "structures, sampling, reason",
     [
         ({"host": ["liver"], "lesion": ["organ"]}, {}, "names liver, which is no label of .*body"),
-        (STRUCTURES, {"centred": 0.5, "centred_on": ["cyst"]}, "centred_on names cyst.*lesion"),
-        ({"host": ["body"], "lesion": []}, {"centred": 0.5, "centred_on": ["lesion"]}, "no training case has lesion"),
-        (STRUCTURES, {"centred": 0.5}, "set both"),
+        (
+            STRUCTURES,
+            {"foreground_fraction": 0.5, "foreground_classes": ["cyst"]},
+            "foreground_classes names cyst.*lesion",
+        ),
+        (
+            {"host": ["body"], "lesion": []},
+            {"foreground_fraction": 0.5, "foreground_classes": ["lesion"]},
+            "no training case has lesion",
+        ),
+        (STRUCTURES, {"foreground_fraction": 0.5}, "set both"),
         ({"host": ["body"], "lesion": ["body"]}, {}, "a label twice"),
     ],
 )
@@ -200,5 +208,5 @@ def test_a_method_that_needs_classes_says_so(tmp_path):
     from medgen.checkpoint import build_method
     from medgen.config import parse_settings
 
-    with pytest.raises(InputError, match="method lesion_gan learns from labels.*data.structures"):
+    with pytest.raises(InputError, match="method lesion_gan learns from labels.*data.class_groups"):
         build_method(parse_settings({"method": {"name": "lesion_gan"}}, "test"))

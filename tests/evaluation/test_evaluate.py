@@ -8,7 +8,7 @@ from evaluating import evaluate
 
 from medgen.data.body_mask import body_mask
 from medgen.errors import InputError
-from medgen.evaluation.measure import takes_up_contrast
+from medgen.evaluation.measure import is_enhancing
 from medgen.evaluation.metrics.image_pair import measure
 from medgen.evaluation.metrics.slice_continuity import relative_slice_jump
 
@@ -378,7 +378,7 @@ def test_without_truth_regions_and_smoothness_beside_the_source(cohort):
     ],
 )
 def test_structures_that_take_up_contrast(name, expected):
-    assert takes_up_contrast(name) is expected
+    assert is_enhancing(name) is expected
 
 
 def test_the_model_is_named_and_its_training_cases_warned_of(cohort):

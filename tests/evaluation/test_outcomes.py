@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from evaluating import evaluate
 
-from medgen.cluster import Cluster, Lost
+from medgen.cluster import Cluster, WorkerLost
 from medgen.errors import InputError
 from medgen.evaluation import outcomes as module
 from medgen.qa.run import Checks
@@ -66,7 +66,7 @@ def test_what_nobody_expected_of_a_case_is_its_own_failure(cohort, monkeypatch):
 
     monkeypatch.setattr(module, "measure_case", odd)
     monkeypatch.setattr("medgen.evaluation.evaluate.memorisation_section", lambda *_: {}["x"])
-    found = run(cohort, "out", training=cohort / "target")
+    found = run(cohort, "out", training_images=cohort / "target")
     assert [case.name for case in found.cases] == ["b", "e"]
     errors = {failure.case: failure.error for failure in found.failures}
     assert "ZeroDivisionError in test_outcomes.py, line" in errors["a"] and "KeyError" in errors["memorisation"]
@@ -82,7 +82,7 @@ def test_a_worker_loads_its_own_segmenter_and_a_lost_case_is_a_failure(local_ray
 
     def faked(items, make, share):
         work = make()
-        return [(item, Lost() if item == "b" else work(item)) for item in items][::-1]
+        return [(item, WorkerLost() if item == "b" else work(item)) for item in items][::-1]
 
     monkeypatch.setattr(module, "named_segmenter", named)
     checks = Checks(segmenter=named("its name", "cpu"))

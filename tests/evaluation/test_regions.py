@@ -2,7 +2,7 @@
 
 import pytest
 
-from medgen.evaluation.regions import fraction_of_way, least_change, mean_regions
+from medgen.evaluation.regions import correction_fraction, least_change, mean_regions
 
 
 def way(*means):
@@ -35,7 +35,7 @@ def test_the_way_is_of_cases_with_source_truth_and_prediction():
     ],
 )
 def test_there_is_a_way_only_where_source_and_truth_clearly_differ(means, fraction):
-    assert fraction_of_way(way(*means), 15.0) == (None if fraction is None else pytest.approx(fraction))
+    assert correction_fraction(way(*means), 15.0) == (None if fraction is None else pytest.approx(fraction))
 
 
 def test_the_least_change_goes_with_the_range_of_images_without_units():

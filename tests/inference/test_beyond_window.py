@@ -24,11 +24,11 @@ from medgen.model_info import RangeInfo
 BEYOND = [-32768, -3024, -2000, -1024, -1000.5, -1000, 1000, 1000.25, 1600, 3071, 20000, 64512]
 
 
-def model_of(low=-1000, high=1000, outside="carry", *, train=True, targets=1, **sections):
+def model_of(low=-1000, high=1000, outside="preserve", *, train=True, targets=1, **sections):
     method = merged(SMALL_METHOD, sections.pop("method", {}))
-    codec = {side: {"low": low, "high": high} for side in ("source", "target")}
-    codec["source"]["outside"] = outside
-    model = make_model(small_settings(method=method, codec=codec, **sections), train=train)
+    intensity = {side: {"low": low, "high": high} for side in ("source", "target")}
+    intensity["source"]["outside"] = outside
+    model = make_model(small_settings(method=method, intensity=intensity, **sections), train=train)
     ranges = [RangeInfo(low=low, high=high) for _ in model.info.target_range]
     model.info = model.info.model_copy(update={"target_range": ranges})
     return model
@@ -78,7 +78,7 @@ def values(shape, seed, low=-1000, high=1000):
 @given(st.sampled_from(sorted(MODELS)), grids(), st.integers(0, 2**31))
 def test_they_come_back_to_the_bit_and_nothing_else_leaves_the_window(name, grid, seed):
     model, (affine, shape) = MODELS[name], grid
-    low, high = model.settings.codec.source.low, model.settings.codec.source.high
+    low, high = model.settings.intensity.source.low, model.settings.intensity.source.high
     scans = [Volume(values(shape, seed + n, low, high), affine) for n, _ in enumerate(model.settings.data.sources)]
     for scan, made in zip(scans, translate_case(model, scans), strict=False):
         beyond = (scan.data <= low) | (scan.data >= high)
@@ -90,7 +90,7 @@ def test_they_come_back_to_the_bit_and_nothing_else_leaves_the_window(name, grid
 @given(
     grids(),
     st.integers(0, 2**31),
-    st.sampled_from([("difference", "carry"), ("image", "carry"), ("difference", "clip")]),
+    st.sampled_from([("difference", "preserve"), ("image", "preserve"), ("difference", "clip")]),
 )
 def test_no_halo_around_bone_metal_and_padding(grid, seed, how):
     """A network that changes nothing: what lies next to them comes back too, though 20,000 HU were smoothed over it."""
@@ -99,7 +99,7 @@ def test_no_halo_around_bone_metal_and_padding(grid, seed, how):
     scan = Volume(values(shape, seed), affine)
     near = ndimage.binary_dilation(np.abs(scan.data) >= 1000, np.ones((3, 3, 3)))  # image: the rest is smoothed
     (made,) = translate_case(model, [scan])
-    expected = scan.data if outside == "carry" else np.clip(scan.data, -1000, 1000)
+    expected = scan.data if outside == "preserve" else np.clip(scan.data, -1000, 1000)
     np.testing.assert_allclose(made.data[near], expected[near], atol=2e-3)
 
 

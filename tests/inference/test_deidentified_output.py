@@ -22,7 +22,7 @@ from medgen.io.write import write_volume
 
 NAME = "Zyx^Wvut"
 HU = {
-    "codec": {"source": {"low": -1000, "high": 1000, "outside": "carry"}},
+    "intensity": {"source": {"low": -1000, "high": 1000, "outside": "preserve"}},
     "inference": {"spacing": "ignore"},
 }
 
@@ -111,7 +111,7 @@ def test_the_command_puts_the_report_aside(tmp_path):
     with folder_written_aside(tmp_path / "model") as aside:
         save_model(aside, model.generator, model.info)
     call = ["translate", str(tmp_path / "model"), str(source), str(tmp_path / "out"), "--device", "cpu", "--deidentify"]
-    result = CliRunner().invoke(app, [*call, "--private", str(tmp_path / "p")])
+    result = CliRunner().invoke(app, [*call, "--identity-dir", str(tmp_path / "p")])
     assert result.exit_code == 2 and "2 converted, 0 skipped, 1 failed" in result.output
     assert (tmp_path / "p/report.html").exists() and not (tmp_path / "out/report.html").exists()
     assert b"Zyx" not in told(tmp_path / "out")

@@ -24,7 +24,7 @@ from medgen.io.volume import Volume
 from medgen.io.write import write_volume
 
 HU = {
-    "codec": {"source": {"low": -1000, "high": 1000, "outside": "carry"}},
+    "intensity": {"source": {"low": -1000, "high": 1000, "outside": "preserve"}},
     "inference": {"spacing": "ignore"},
 }
 
@@ -88,7 +88,7 @@ def test_no_series_of_what_is_not_dicom_nor_over_other_files(identity, tmp_path)
 
 def test_hu_are_not_written_as_mr(identity, tmp_path):
     model = make_model(
-        small_settings(codec={"source": {"low": 0, "high": 1000}, "target": {"low": -1000, "high": 1000}})
+        small_settings(intensity={"source": {"low": 0, "high": 1000}, "target": {"low": -1000, "high": 1000}})
     )
     write_ct(tmp_path / "case", scan(), Modality="MR")
     (result,) = convert(model, tmp_path / "case", tmp_path / "out")
@@ -205,7 +205,7 @@ def with_range(model, **ends):
 
 
 def test_a_model_of_signal_takes_mr_and_no_ct_model_an_iodine_map(identity, tmp_path):
-    signal = {"codec": {"source": {"kind": "percentile"}, "target": {"kind": "percentile"}}}
+    signal = {"intensity": {"source": {"kind": "percentile"}, "target": {"kind": "percentile"}}}
     write_ct(tmp_path / "mr/case", scan(), Modality="MR", RescaleType="US")
     write_ct(tmp_path / "map/case", scan(), RescaleType="MGML")
     model = make_model(small_settings(**signal, inference={"spacing": "ignore"}))
@@ -219,7 +219,7 @@ def test_a_model_of_signal_takes_mr_and_no_ct_model_an_iodine_map(identity, tmp_
 
 def test_phase_images_of_mr_are_no_ct(tmp_path):
     phase = {"kind": "window", "low": -4096, "high": 4096}
-    model = make_model(small_settings(codec={"source": phase, "target": phase}, inference={"spacing": "ignore"}))
+    model = make_model(small_settings(intensity={"source": phase, "target": phase}, inference={"spacing": "ignore"}))
     with_range(model, low=-4096, high=4096)
     write_ct(tmp_path / "mr/case", scan(), Modality="MR", rescale=lambda k: (2, -4096))
     write_ct(tmp_path / "ct/case", scan())

@@ -288,7 +288,7 @@ WIDE = {"source": {"low": -5000, "high": 5000}, "target": {"low": -5000, "high":
 
 
 def unchanged(**sections):
-    model = make_model(small_settings(codec=WIDE, **sections), train=False)
+    model = make_model(small_settings(intensity=WIDE, **sections), train=False)
     model.info = model.info.model_copy(update={"target_range": [RangeInfo(low=-5000, high=5000)]})
     return model
 

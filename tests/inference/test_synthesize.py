@@ -32,7 +32,7 @@ def settings(cohort, method=None, **sections):
         "data": {
             "root": str(cohort), "sources": ["labels"], "classes": 3, "validation": 0.25, **sections.pop("data", {})
         },
-        "codec": {"source": {"kind": "labels"}, "target": {"kind": "percentile"}},
+        "intensity": {"source": {"kind": "labels"}, "target": {"kind": "percentile"}},
         "sampling": {"patch": [16, 24, 16], **sections.pop("sampling", {})},
         "method": {**METHOD, **(method or {})},
         "train": {"steps": 8, "validate_every": 8, "ema": 0.0, **sections.pop("train", {})},
@@ -237,7 +237,7 @@ def test_grain_is_the_volumes_not_the_windows():
     """Windows of 16³ slide over the volume; in a model that hands the grain through, what comes out is the grain."""
     model = make_model(small_settings(
         method={**METHOD, "texture": 1}, data={"sources": ["labels"], "classes": 2},
-        codec={"source": {"kind": "labels"}, "target": {"kind": "window", "low": -1, "high": 1}},
+        intensity={"source": {"kind": "labels"}, "target": {"kind": "window", "low": -1, "high": 1}},
         inference={"window": "patch"},
     ))  # fmt: skip
     model.method.translate = lambda x: x[:, 2:3] / 10
@@ -264,8 +264,8 @@ def test_settings_that_contradict_label_maps(cohort):
         ({"sampling": {"gamma": 0.2}}, "sampling.gamma"),
         ({"data": {"tissues": 1}}, "2 or more"),
         ({"data": {"align": "rigid"}}, "data.align"),
-        ({"codec": {"target": {"kind": "labels"}}}, "source only"),
-        ({"data": {"structures": {"host": ["a"], "lesion": ["b"]}}}, "a source as they are"),
+        ({"intensity": {"target": {"kind": "labels"}}}, "source only"),
+        ({"data": {"class_groups": {"host": ["a"], "lesion": ["b"]}}}, "a source as they are"),
     ):
         with pytest.raises(InputError, match=words):
             train(settings(cohort, **wrong), cohort / "never")

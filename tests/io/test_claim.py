@@ -9,14 +9,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medgen.errors import InputError
-from medgen.io.atomic import folder_written_aside, written_aside
+from medgen.io.atomic import atomic_write, folder_written_aside
 from medgen.io.claim import RECORD, added, apart, check_ours, claimed, claimed_file, remove, wrote
 
 RUN = {"command": "test", "seed": 1}
 
 
 def write(path, text="medgen"):
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(text)
 
 

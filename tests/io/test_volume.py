@@ -11,7 +11,7 @@ from programs import run_program
 from scipy.spatial.transform import Rotation
 
 from medgen.errors import InputError
-from medgen.io.atomic import written_aside
+from medgen.io.atomic import atomic_write
 from medgen.io.paths import ENDINGS, case_name
 from medgen.io.read import find_volumes, read_geometry, read_volume
 from medgen.io.volume import (
@@ -218,7 +218,7 @@ def test_unwritable_output_is_named(tmp_path, ending):
 def test_an_interrupted_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "x.txt"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), written_aside(path) as aside:
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as aside:
         aside.write_text("half")
         raise KeyboardInterrupt
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]

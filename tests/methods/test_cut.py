@@ -97,7 +97,7 @@ def test_projector_learns_with_the_generator_and_only_from_queries():
 @pytest.mark.parametrize("residual", [False, True])
 def test_any_generator_serves(generator, residual):
     x, y = images()
-    method = build(generator={"name": generator, "levels": 2, "residual": residual, "stem": 2})
+    method = build(generator={"name": generator, "levels": 2, "residual": residual, "full_resolution_filters": 2})
     losses = method.step({"source": x, "target": y, "step": 0}, lambda *_: None)
     assert all(torch.isfinite(v) for v in losses.values())
     assert method.layers == ((0, 2, 3, 4) if generator == "resnet" else (0, 1, 2))

@@ -105,7 +105,7 @@ def test_noise_and_kind_reach_the_lesion():
 
 def test_it_learns_the_contrast_of_each_kind_and_to_remove_it():
     torch.manual_seed(0)
-    method = build(generator={"detail": 8}, lr=5e-3, weight_gan=0.0, weight_gan_lesion=0.0)
+    method = build(generator={"pointwise_features": 8}, lr=5e-3, weight_gan=0.0, weight_gan_lesion=0.0)
     found = steps(method, 60)
     assert found[-1]["paint"] < 0.3 * found[0]["paint"]
     x, labels = scene(seed=3)

@@ -25,7 +25,9 @@ def test_keeps_the_grid(name, dims, residual):
 
 def test_stem_brings_single_voxels_to_the_output():
     torch.manual_seed(0)
-    network = UNet(spatial_dims=3, in_channels=1, out_channels=2, filters=4, levels=2, norm=None, stem=3)
+    network = UNet(
+        spatial_dims=3, in_channels=1, out_channels=2, filters=4, levels=2, norm=None, full_resolution_filters=3
+    )
     x = torch.randn(1, 1, 8, 12, 8)
     y = network(x)
     assert y.shape == (1, 2, 8, 12, 8)
@@ -40,7 +42,7 @@ def test_stem_brings_single_voxels_to_the_output():
 def test_detail_lets_a_voxels_own_intensity_decide():
     """With the coarse levels blind, each output voxel is a function of its own input voxel, and not a linear one."""
     torch.manual_seed(0)
-    network = UNet(spatial_dims=3, in_channels=2, out_channels=1, filters=4, levels=2, norm=None, detail=3)
+    network = UNet(spatial_dims=3, in_channels=2, out_channels=1, filters=4, levels=2, norm=None, pointwise_features=3)
     x = torch.randn(1, 2, 8, 12, 8)
     assert network(x).shape == (1, 1, 8, 12, 8)
     for layer in network.down:
@@ -49,8 +51,8 @@ def test_detail_lets_a_voxels_own_intensity_decide():
     moved[0, 1, 4, 6, 4] += 1
     changed = (network(moved) - network(x)).abs()[0, 0] > 0
     assert changed.nonzero().tolist() == [[4, 6, 4]]
-    with pytest.raises(ValueError, match="stem"):
-        UNet(spatial_dims=3, in_channels=1, out_channels=1, stem=2, detail=2)
+    with pytest.raises(ValueError, match="full_resolution_filters"):
+        UNet(spatial_dims=3, in_channels=1, out_channels=1, full_resolution_filters=2, pointwise_features=2)
 
 
 def test_channels_may_differ():

@@ -12,12 +12,12 @@ from medgen.qa.case import Checked
 from medgen.qa.check import check_case
 from medgen.qa.limits import Thresholds
 from medgen.qa.measures import enhancement
-from medgen.qa.measures.enhancement import takes_up_contrast
+from medgen.qa.measures.enhancement import is_enhancing
 from medgen.qa.organ_findings import organ_findings, region_limits
 
 NAMES = {value: name for name, value in LABELS.items()}
 MM = (3.0, 3.0, 3.0)
-TAKING_UP = [value for value, name in NAMES.items() if takes_up_contrast(name)]
+TAKING_UP = [value for value, name in NAMES.items() if is_enhancing(name)]
 
 
 @pytest.fixture(scope="module")

@@ -88,7 +88,7 @@ def test_report_tells_numbers_regions_and_cases_worst_first(tmp_path):
     assert page.text.startswith("Demo") and "a note" in page.text and "3 cases measured" in page.text
     assert "closer to the truth than the unconverted ones." in page.text
     assert "28.3 HU in enhancing structures against 100.0 (28 % of it)" in page.text
-    # liver: cases, source, truth, converted, signed error, error of a voxel, way to the truth, source's error
+    # liver: cases, source, truth, converted, signed error, error of a voxel, correction achieved, source's error
     assert re.search(r"liver 3 139\.8 39\.8 68\.1 \+28\.3 28\.3 72 % 100\.0", page.text)
     table = page.text[page.text.index("Cases, worst first") :]
     assert table.index("bad") < table.index("fair") < table.index("good")
@@ -271,7 +271,7 @@ def test_without_truth_the_page_shows_what_changed(tmp_path):
     _, page = _page([root / "results"], tmp_path / "report.html")
     assert "no truth to compare with" in page.text and "output − input" in page.text
     assert re.search(r"region cases source converted body 1 .* liver 1 139\.\d 44\.\d", page.text)
-    assert len(page.images) == VIEWER - 3 and "way to the truth" not in page.text
+    assert len(page.images) == VIEWER - 3 and "correction achieved" not in page.text
 
 
 def test_numbers_by_a_challenge_carry_its_name(tmp_path):

@@ -1,4 +1,4 @@
-"""The errors as tables: what infinite values count for, and the way to the truth in words."""
+"""The errors as tables: what infinite values count for, and the correction achieved in words."""
 
 import math
 from pathlib import Path

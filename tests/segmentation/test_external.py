@@ -78,7 +78,7 @@ def test_a_monai_bundle_is_a_segmenter(tmp_path, volume):
     config = {"width": 2, "network_def": {"_target_": "UNet", **arguments, "out_channels": "@width"}}
     (tmp_path / "configs/inference.json").write_text(json.dumps(config))
     torch.save(network.state_dict(), tmp_path / "models/model.pt")
-    grid = {"patch": (8, 8, 8), "codec": {"kind": "zscore"}}
+    grid = {"patch": (8, 8, 8), "intensity": {"kind": "zscore"}}
     np.testing.assert_array_equal(bundle(tmp_path, **grid)(volume), segment(network, volume, **grid))
     torch.save({"other": torch.zeros(1)}, tmp_path / "models/model.pt")
     with pytest.raises(InputError, match="cannot be built"):

@@ -19,7 +19,7 @@ def volume():
 
 
 def test_a_trained_folder_with_its_names(tmp_path, volume):
-    plan = Plan(values=(0, 7), spacing=(1, 1, 1), codec={"kind": "zscore"}, mirror=False, **SIZES)
+    plan = Plan(values=(0, 7), spacing=(1, 1, 1), intensity={"kind": "zscore"}, mirror=False, **SIZES)
     segmenter = Segmenter(plan, build_network(plan).eval(), {})
     save_segmenter(tmp_path / "liver", segmenter)
     (tmp_path / "labels.json").write_text('{"liver": 7}')

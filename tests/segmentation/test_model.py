@@ -37,7 +37,7 @@ def blob(shape=(14, 18, 10)):
 def make_plan(**changes):
     values = {
         "values": (0, 3, 7), "spacing": (1, 1, 1), "patch": (8, 8, 8), "strides": ((2, 2, 2), (2, 2, 2)),
-        "kernels": ((3, 3, 3),) * 3, "filters": 2, "codec": {"kind": "zscore"}, "mirror": False,
+        "kernels": ((3, 3, 3),) * 3, "filters": 2, "intensity": {"kind": "zscore"}, "mirror": False,
     }  # fmt: skip
     return Plan(**(values | changes))
 

@@ -91,14 +91,14 @@ def test_cases_that_cannot_be_used_are_left_out_and_named(examples, tmp_path):
 
 
 def test_mr_is_coded_case_by_case_and_ct_by_the_labelled_window(examples, tmp_path):
-    assert make_plan(examples, (0, 2, 5)).codec == {"kind": "zscore"}
+    assert make_plan(examples, (0, 2, 5)).intensity == {"kind": "zscore"}
     ct = [write_case(tmp_path, seed, gain=10, low=-400) for seed in (0, 1)]
     plan = make_plan(ct, (0, 2, 5))
     labelled = np.concatenate([read_volume(e.image).data[read_volume(e.labels).data > 0] for e in ct])
-    assert plan.codec["kind"] == "window"
-    assert [plan.codec["low"], plan.codec["high"]] == pytest.approx(np.percentile(labelled, [0.5, 99.5]))
+    assert plan.intensity["kind"] == "window"
+    assert [plan.intensity["low"], plan.intensity["high"]] == pytest.approx(np.percentile(labelled, [0.5, 99.5]))
     assert plan.spacing == (1, 1, 1) and plan.values == (0, 2, 5)
-    assert make_plan(ct, (0, 2, 5), intensities="mr").codec == {"kind": "zscore"}
+    assert make_plan(ct, (0, 2, 5), intensities="mr").intensity == {"kind": "zscore"}
 
 
 def test_labels_are_found(examples, tmp_path):

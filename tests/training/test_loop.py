@@ -33,15 +33,15 @@ SMALLER = {
 def settings_of(cohort, name="pix2pix", **sections):
     given = known(settings_class(name), merged(SMALL_METHOD, SMALLER))
     data = {"domains": ["source", "target"]} if name == "multi_domain" else {}
-    codec = {"source": {"outside": "carry"}}
+    intensity = {"source": {"outside": "preserve"}}
     if name == "spade":
         data = {"sources": ["labels"], "classes": 3, "tissues": 2}
-        codec = {"source": {"kind": "labels"}}
+        intensity = {"source": {"kind": "labels"}}
     if name == "lesion_gan":
-        data = {"targets": ["source"], "labels": True, "structures": {"body": ["body"], "organ": ["organ"]}}
+        data = {"targets": ["source"], "labels": True, "class_groups": {"body": ["body"], "organ": ["organ"]}}
     values = {
         "data": {"root": str(cohort), "paired": paired_only(name), "validation": 0.25, **data},
-        "codec": codec,
+        "intensity": intensity,
         "sampling": {"patch": [16, 16, 16], "flip": ["x"], **sections.pop("sampling", {})},
         "method": merged({**given, "name": name}, sections.pop("method", {})),
         "train": {**TRAIN, **sections.pop("train", {})},

@@ -30,9 +30,9 @@ def cohort(tmp_path_factory):
 @pytest.fixture
 def score(cohort, tmp_path, monkeypatch):
     """Trade-off of a conversion given as a function of HU."""
-    codec = {"source": {"low": -150, "high": 250}, "target": {"low": -150, "high": 250}}
+    intensity = {"source": {"low": -150, "high": 250}, "target": {"low": -150, "high": 250}}
     data = {"root": str(cohort), "paired": False, "validation": 0.25}
-    settings = small_settings(data=data, codec=codec, method=CYCLEGAN)
+    settings = small_settings(data=data, intensity=intensity, method=CYCLEGAN)
     prepared = prepare(settings, tmp_path / "run", say=lambda _: None)
     model = make_model(settings)
     model.info.target_range[0] = model.info.target_range[0].model_copy(update={"low": -150, "high": 250})
@@ -83,9 +83,9 @@ LESION_GAN = {
 def test_of_painted_lesions_the_error_in_them_counts(tmp_path, monkeypatch):
     root = write_cohort(tmp_path / "cohort", labels=True)
     structures = {"body": ["body"], "organ": ["organ"]}
-    data = {"root": str(root), "targets": ["source"], "labels": True, "structures": structures, "validation": 0.25}
-    codec = {"source": {"low": -150, "high": 250}, "target": {"low": -150, "high": 250}}
-    settings = small_settings(data=data, codec=codec, method=LESION_GAN)
+    data = {"root": str(root), "targets": ["source"], "labels": True, "class_groups": structures, "validation": 0.25}
+    intensity = {"source": {"low": -150, "high": 250}, "target": {"low": -150, "high": 250}}
+    settings = small_settings(data=data, intensity=intensity, method=LESION_GAN)
     validator = Validator(prepare(settings, tmp_path / "run", say=lambda _: None))
     model = make_model(settings, train=False)
     model.info.target_range[0] = model.info.target_range[0].model_copy(update={"low": -150, "high": 250})

@@ -20,7 +20,7 @@ from medgen.data.cohort.content import content_hash
 from medgen.data.cohort.layouts import some
 from medgen.data.cohort.patients import by_images
 from medgen.errors import InputError
-from medgen.io.atomic import written_aside
+from medgen.io.atomic import atomic_write
 from medgen.io.claim import apart, claimed, remove
 from medgen.io.hashes import sha256
 from medgen.io.paths import case_name
@@ -208,7 +208,7 @@ def write_case(
     endings = [[path.name.removeprefix(case_name(path)) for path in files] for files in (given, place.images)]
     if endings[0] == endings[1] and all(volume.path for volume in images):
         for original, path in zip(given, place.images, strict=True):
-            with written_aside(path) as aside:
+            with atomic_write(path) as aside:
                 shutil.copyfile(original, aside)
     elif len(place.images) == 1:
         write_channels(place.images[0], images)

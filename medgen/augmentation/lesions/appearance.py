@@ -17,7 +17,7 @@ MEASURES = ("contrast", "sd", "skewness", "grain_mm")
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class Appearance:
     """Lists have one entry a contrast, in the image's unit (HU); see ``lesion_library.Lesion``."""
 
     host_mean: list[float]
@@ -33,7 +33,9 @@ class Look:
         return value / max(self.host_sd[image], 1e-9) if name in ("contrast", "sd") and not absolute else value
 
 
-def look_of(images: Sequence[np.ndarray], mask: np.ndarray, around: np.ndarray, spacing: Sequence[float]) -> Look:
+def appearance_features(
+    images: Sequence[np.ndarray], mask: np.ndarray, around: np.ndarray, spacing: Sequence[float]
+) -> Appearance:
     """The look of a lesion in crops.
 
     Args:
@@ -44,7 +46,7 @@ def look_of(images: Sequence[np.ndarray], mask: np.ndarray, around: np.ndarray, 
     means, sds = [float(v[around].mean()) for v in images], [spread(v[around]) for v in images]
     inner = ndimage.binary_erosion(mask)
     core = inner if inner.sum() >= CORE else mask  # the edge is a mixture, no texture
-    return Look(
+    return Appearance(
         means,
         sds,
         [float(v[mask].mean()) - m for v, m in zip(images, means, strict=True)],
@@ -54,7 +56,9 @@ def look_of(images: Sequence[np.ndarray], mask: np.ndarray, around: np.ndarray, 
     )
 
 
-def unlike(look: Look, known: Sequence[Look], absolute: Sequence[bool], volumes: Sequence[float] = ()) -> list[str]:
+def appearance_outliers(
+    look: Appearance, known: Sequence[Appearance], absolute: Sequence[bool], volumes: Sequence[float] = ()
+) -> list[str]:
     """In which measures a lesion is unlike real ones of its kind, in each contrast.
 
     ``contrast``, of however few: its sign and size must be theirs, see ``contrast_check``. The measures of texture, of
@@ -75,8 +79,8 @@ def unlike(look: Look, known: Sequence[Look], absolute: Sequence[bool], volumes:
 
 
 def contrast_check(
-    known: Sequence[Look], absolute: Sequence[bool], volumes: Sequence[float] = ()
-) -> Callable[[Look], list[int]]:
+    known: Sequence[Appearance], absolute: Sequence[bool], volumes: Sequence[float] = ()
+) -> Callable[[Appearance], list[int]]:
     """A lesion -> the channels in which sign or size of its contrast are not those of real ones.
 
     Where units mean nothing, contrasts count in spreads of the host and, where its mean is no chance, as part of that.
@@ -89,7 +93,7 @@ def contrast_check(
         for scale in scales if known else ():
             limits.append((i, scale, contrast_limits([real.contrast[i] / scale(real, i) for real in known], volumes)))
 
-    def check(look: Look) -> list[int]:
+    def check(look: Appearance) -> list[int]:
         outside = {
             i
             for i, scale, (low, high) in limits
@@ -100,22 +104,22 @@ def contrast_check(
     return check
 
 
-Scale = Callable[[Look, int], float]
+Scale = Callable[[Appearance, int], float]
 
 
-def _unscaled(look: Look, i: int) -> float:
+def _unscaled(look: Appearance, i: int) -> float:
     return 1.0
 
 
-def _spread(look: Look, i: int) -> float:
+def _spread(look: Appearance, i: int) -> float:
     return max(look.host_sd[i], 1e-9)
 
 
-def _mean(look: Look, i: int) -> float:
+def _mean(look: Appearance, i: int) -> float:
     return abs(look.host_mean[i])
 
 
-def _has_mean(look: Look, i: int) -> bool:
+def _has_mean(look: Appearance, i: int) -> bool:
     return abs(look.host_mean[i]) > look.host_sd[i]
 
 

@@ -39,8 +39,8 @@ class GAN:
                 "images; give one of each"
             )
         window, back = self._window(patch)
-        codec = settings.codec.source.model_dump(exclude={"follow"})
-        codes = [fit_range(v, **codec) for v in patch.volumes]
+        intensity = settings.intensity.source.model_dump(exclude={"follow"})
+        codes = [fit_range(v, **intensity) for v in patch.volumes]
         corner = np.reshape([b.start for b in patch.box], (3, 1, 1, 1))
         x = np.stack(
             [c.encode(_sampled(v, window + corner, mode="nearest")) for c, v in zip(codes, patch.volumes, strict=True)]
@@ -97,7 +97,7 @@ class GAN:
 
 def kinds(settings: Settings) -> dict[str, int]:
     """The labels that a model of these settings paints, with their classes."""
-    classes = enumerate((settings.data.structures or {}).values(), start=1)
+    classes = enumerate((settings.data.class_groups or {}).values(), start=1)
     return {name: number for number, labels in classes if number >= FIRST_KIND for name in labels}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from medgen.augmentation.lesions.appearance import Look, contrast_check, look_of, unlike
+from medgen.augmentation.lesions.appearance import Appearance, appearance_features, appearance_outliers, contrast_check
 from medgen.augmentation.lesions.cutpaste import CutPaste
 from medgen.augmentation.lesions.host_organ import Host, host_mask
 from medgen.augmentation.lesions.library import AROUND_MM, Library, diameter, on_one_grid, widened
@@ -64,8 +64,8 @@ def insert_lesion(
         Images, label, and a record: kind, label_value, host, site_voxel (middle, on the file's axes), site_mm (RAS),
         volume_ml, diameter_mm, contrast (of each image: mean inside - mean of the host around), shape, patients
         (whose lesion it was made from, by the library's word), margin_mm, seed, drawn (how many lesions, for one that
-        does not look as real ones of its kind do, see ``likeness.unlike``, is drawn again), unlike_real (in which
-        measures the best of them still does not).
+        does not look as real ones of its kind do, see ``appearance.appearance_outliers``, is drawn again), unlike_real
+        (in which measures the best of them still does not).
 
     Raises:
         InputError: labels without this kind or host, or grids that differ.
@@ -83,7 +83,7 @@ def insert_lesion(
     others = np.isin(grid.data, [names[k.kind] for k in (known or library).lesions if k.kind in names])
     real, drawn = (known or library).of(kind), 0
     sizes = [lesion.volume_ml for lesion in real]
-    best: tuple[Patch, Shape, list[np.ndarray], Look, list[str]] | None = None
+    best: tuple[Patch, Shape, list[np.ndarray], Appearance, list[str]] | None = None
     while drawn < DRAWS and (best is None or best[-1]):
         try:
             shape, site = _shape_and_site(
@@ -98,8 +98,8 @@ def insert_lesion(
         patch = _patch(volumes, organ & ~others, shape, site, grid.spacing, kind)
         weight = blend_weight(patch.mask, patch.spacing, margin_mm)
         crops = [_blended(v, v.data[patch.box], y, weight) for v, y in zip(upright, painter(patch, rng), strict=True)]
-        look = look_of(crops, patch.mask, patch.around, patch.spacing)
-        wrong = unlike(look, real, library.absolute, sizes)
+        look = appearance_features(crops, patch.mask, patch.around, patch.spacing)
+        wrong = appearance_outliers(look, real, library.absolute, sizes)
         if best is None or _faults(wrong) < _faults(best[-1]):
             best = patch, shape, crops, look, wrong
     assert best is not None

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from medgen.augmentation.lesions.appearance import Look, look_of
+from medgen.augmentation.lesions.appearance import Appearance, appearance_features
 from medgen.augmentation.lesions.host_organ import Host, ranks_of, shell
 from medgen.data.body_mask import body_mask, looks_like_hu
 from medgen.errors import InputError
 from medgen.io.atomic import folder_written_aside
 from medgen.io.grids import same_grid
-from medgen.io.paths import existing
+from medgen.io.paths import require_path
 from medgen.io.text import read_text
 from medgen.io.volume import Volume, to_canonical
 
@@ -30,7 +30,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Lesion(Look):
+class Lesion(Appearance):
     """One connected lesion. Lists have one entry a contrast, in the image's unit (HU).
 
     mask        (X, Y, Z) bool, cropped with some host around
@@ -104,7 +104,7 @@ class Library:
 
 def load_library(folder: str | Path) -> Library:
     """Inverse of ``Library.save``. Raises InputError: no library, or a damaged one."""
-    folder = existing(folder)
+    folder = require_path(folder)
     try:
         content = json.loads(read_text(folder / "library.json"))
         if content["format"] != FORMAT:
@@ -206,7 +206,7 @@ def _measure(
     kind, host, case = labels
     around = shell(mask, tissue[box], spacing)
     crops = [v[box] for v in data]
-    look = look_of(crops, mask, around, spacing)
+    look = appearance_features(crops, mask, around, spacing)
     centre = np.argwhere(mask).mean(0) + [b.start for b in box]
     extent = ndimage.find_objects(tissue.astype(np.uint8))[0]
     x, y, z = (

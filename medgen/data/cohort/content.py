@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from medgen.errors import InputError
-from medgen.io.atomic import written_aside
+from medgen.io.atomic import atomic_write
 from medgen.io.read import read_volume
 
 LENGTH = 20  # hexadecimal digits: among a million images two agree by chance with p < 1e-12
@@ -66,7 +66,7 @@ def content_hashes(files: Iterable[Path], folder: Path) -> dict[Path, str | None
         except (InputError, OSError):
             found[file] = None
     if new:
-        with written_aside(store) as aside:
+        with atomic_write(store) as aside:
             aside.write_text(json.dumps(known, indent=0))
     return found
 

@@ -22,7 +22,7 @@ from medgen.data.cohort.split_files import unread_patients, unread_splits
 from medgen.data.labels.resampling import nearly_whole
 from medgen.errors import InputError
 from medgen.io.grids import same_grid
-from medgen.io.paths import ENDINGS, existing
+from medgen.io.paths import ENDINGS, require_path
 from medgen.io.read import read_geometry, read_volume
 from medgen.types import Case
 
@@ -76,7 +76,7 @@ def read_cohort(
         InputError: nothing found, two files for one case, a label without image, a listed file that does not
             exist, malformed JSON, a pattern that does not match, a fold that is not stated.
     """
-    root = existing(root)
+    root = require_path(root)
     contrasts = Contrasts(sources, targets, source_channels, target_channels)
     found = domain_folders(root, domains) if domains else _found(root, contrasts, fold)
     cases = [case for case in found.cases if case.source or case.target]

@@ -12,8 +12,8 @@ from typing import Any
 from medgen.data.cohort.datalist import distinct_names, listed_file, read_entries
 from medgen.data.cohort.layouts import called, read_json, some
 from medgen.errors import InputError
-from medgen.io.atomic import written_aside
-from medgen.io.paths import existing
+from medgen.io.atomic import atomic_write
+from medgen.io.paths import require_path
 from medgen.types import Case
 
 SPLITS = ("train", "validation", "test")
@@ -127,7 +127,7 @@ def _rank(patient: str, seed: int) -> str:
 def save_split(path: str | Path, split: dict[str, list[Case]]) -> None:
     """Record a split as JSON: {"train": {case: patient}, ...}; written aside, then renamed."""
     content = {name: {case.name: case.patient for case in split.get(name, [])} for name in SPLITS}
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(json.dumps(content, indent=1) + "\n")
 
 
@@ -137,7 +137,7 @@ def load_split(path: str | Path, cases: list[Case]) -> dict[str, list[Case]]:
     Raises:
         InputError: unreadable, names a case that is not there, or has a patient in two parts.
     """
-    path, known = existing(path), {case.name: case for case in cases}
+    path, known = require_path(path), {case.name: case for case in cases}
     content = read_json(path)
     if not set(content) <= set(SPLITS) or not all(isinstance(part, dict | list) for part in content.values()):
         raise InputError(f"{path} is not a split: it needs the keys {', '.join(SPLITS)} with case names")

@@ -123,7 +123,7 @@ def cached_label_map(
             raise InputError(f"cache {folder} cannot be written: {error.strerror or error}; set data.cache") from None
     values = json.loads(info.read_text())
     body = np.load(stem.with_suffix(".map.body.npy"))
-    return Cached(stem.with_suffix(".map.npy"), body, table, tuple(values["spacing"]), values["look"])
+    return Cached(stem.with_suffix(".map.npy"), body, table, tuple(values["spacing"]), values["fingerprint"])
 
 
 def _on_image(labels: Volume, image: Volume, table: LabelTable, movable: bool) -> Volume:
@@ -147,7 +147,7 @@ def _write(folder: Path, stem: Path, info: Path, volume: Volume, table: LabelTab
     save_array(stem.with_suffix(".map.npy"), volume.data.astype(np.int32))
     save_array(stem.with_suffix(".map.body.npy"), inside)
     aside = stem.with_suffix(f".{os.getpid()}.tmp")
-    aside.write_text(json.dumps({"spacing": volume.spacing, "look": describe_labels(volume, table)}))
+    aside.write_text(json.dumps({"spacing": volume.spacing, "fingerprint": describe_labels(volume, table)}))
     wrote(info, aside)
     os.replace(aside, info)
 

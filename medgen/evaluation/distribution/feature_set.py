@@ -13,8 +13,8 @@ from medgen.data.body_mask import body_mask
 from medgen.errors import InputError
 from medgen.evaluation.distribution.frechet import RunningStatistics, Statistics, divisors
 from medgen.evaluation.features.extractor import Extractor
-from medgen.io.atomic import written_aside
-from medgen.io.paths import existing
+from medgen.io.atomic import atomic_write
+from medgen.io.paths import require_path
 from medgen.io.read import find_volumes, read_volume
 from medgen.io.volume import Volume, to_canonical
 
@@ -110,7 +110,7 @@ def save_features(features: FeatureSet, path: Path | str) -> None:
     """Write a `FeatureSet` to one ``.npz``, whole or not at all."""
     identity = {key: getattr(features, key) for key in ("extractor", "weights", "preprocessing", "volumes")}
     identity["count"] = features.statistics.count
-    with written_aside(path) as aside, open(aside, "wb") as file:
+    with atomic_write(path) as aside, open(aside, "wb") as file:
         np.savez(
             file,
             identity=json.dumps(identity),
@@ -128,7 +128,7 @@ def load_features(path: Path | str, extractor: Extractor) -> FeatureSet:
     Raises `InputError` for another file, and for features of another extractor, weights or preprocessing than
     ``extractor``'s: numbers of the two would not be comparable.
     """
-    path = existing(path)
+    path = require_path(path)
     try:
         with np.load(path, allow_pickle=False) as file:
             content = {name: file[name] for name in ("mean", "factor", "rows", "groups", "spacing")}

@@ -26,7 +26,7 @@ RELATIVE = (
 )
 SAME_PATIENTS = (
     "the reference is the truth of the same patients, so the values are lower than beside real scans of others; "
-    "give --real for those"
+    "give --real-cohort for those"
 )
 
 

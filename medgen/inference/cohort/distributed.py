@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from medgen.checkpoint import load_model
-from medgen.cluster import Cluster, Lost, Share, joined, spread
+from medgen.cluster import Cluster, WorkerLost, WorkerResources, joined, spread
 from medgen.errors import InputError
 from medgen.inference.cohort.manifest import Manifest, about
 from medgen.inference.inputs import Scan
@@ -49,7 +49,7 @@ def converted_by(cluster: Cluster, cases: Cases, scans: Iterable[Scan | None]) -
             make = partial(_converter, model.folder, model.info.sha256, model.target, share, cases.options)
             with closing(spread(given(), make, share)) as found:
                 for (job, _), entry in found:
-                    if isinstance(entry, Lost):
+                    if isinstance(entry, WorkerLost):
                         job.entry.error = f"{job.scan.files[0]}: {entry}"
                     else:
                         job.entry = entry
@@ -83,7 +83,7 @@ def _record(job: Job) -> None:
 
 
 def _converter(
-    folder: Path, sha256: str, target: str | None, share: Share, options: Options
+    folder: Path, sha256: str, target: str | None, share: WorkerResources, options: Options
 ) -> Callable[[Given], Converted]:
     """What a worker does with a case, its model loaded."""
     torch.set_num_threads(share.threads)

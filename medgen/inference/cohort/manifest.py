@@ -17,7 +17,7 @@ from typing import Any
 
 from medgen.checkpoint import Model
 from medgen.errors import InputError
-from medgen.io.atomic import written_aside
+from medgen.io.atomic import atomic_write
 from medgen.io.claim import check_ours, wrote
 from medgen.io.hashes import sha256
 
@@ -136,7 +136,7 @@ class Manifest:
 
     def write(self, path: Path) -> None:
         """All records, to this file; see ``fold`` for what it raises."""
-        with written_aside(path) as aside:
+        with atomic_write(path) as aside:
             aside.write_text(json.dumps({"format": FORMAT, "model": self.model, "cases": self.cases}, indent=1))
 
     def _identity(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from medgen.inference.pipeline import Cases
 from medgen.inference.predict import check_windows
 from medgen.inference.series import Rules
 from medgen.io.claim import apart, claimed, claimed_file
-from medgen.io.paths import ENDINGS, NIFTI_ENDINGS, existing, has_ending
+from medgen.io.paths import ENDINGS, NIFTI_ENDINGS, has_ending, require_path
 from medgen.qa.carried import beside
 from medgen.qa.run import Checks
 
@@ -37,7 +37,7 @@ def convert(
     memory_gb: float | None = None,
     watch: float | None = None,
     checks: Checks | None = None,
-    verdict_sr: bool = False,
+    qa_report_sr: bool = False,
     private: Private | None = None,
     cluster: Cluster | None = None,
     overwrite: bool = False,
@@ -66,7 +66,7 @@ def convert(
             written is waited for and told like the rest; a second one ends the waiting.
         checks: how each conversion is held against its source, in a writer's thread, see ``verdict.checks_for``;
             None: it gets no verdict. One that fails is written all the same, and told.
-        verdict_sr: write each verdict as a DICOM structured report, too, see ``output.verdict_file``. DICOM only.
+        qa_report_sr: write each verdict as a DICOM structured report, too, see ``output.verdict_file``. DICOM only.
         private: de-identify; what names the inputs (the manifest, the index of headers) goes there and ``output``
             gets ``deidentification.csv``. DICOM only.
         cluster: convert on its machines, which have to see the same files; None: in this process.
@@ -89,11 +89,13 @@ def convert(
         raise InputError(f"{output}: {output.suffix} is not written; give a folder, or a name in {' '.join(ENDINGS)}")
     if model.settings.label_source:
         raise InputError(f"{model.folder} makes images of label maps; use medgen synthesize")
-    if verdict_sr and checks is None:
-        raise InputError("--verdict-sr writes down the verdict, and --checks none gives none; leave one of the two out")
+    if qa_report_sr and checks is None:
+        raise InputError(
+            "--qa-report-sr writes down the verdict, and --qa-limits none gives none; leave one of the two out"
+        )
     check_windows(model, memory_gb)
-    options = Options(format, series, memory_gb, checks, verdict_sr, private)
-    given = existing(source) if isinstance(source, Path) and watch is None else source
+    options = Options(format, series, memory_gb, checks, qa_report_sr, private)
+    given = require_path(source) if isinstance(source, Path) and watch is None else source
     with ExitStack() as stack:
         for claim in _claims(model, given, output, options, rules, overwrite):
             stack.enter_context(claim)

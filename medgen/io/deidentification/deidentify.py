@@ -319,7 +319,7 @@ def read_key(path: Path) -> bytes:
         open_to_others = os.name == "posix" and path.stat().st_mode & 0o077
         text = path.read_bytes().strip()
     except OSError as error:
-        raise InputError(f"{path} cannot be used as a key ({error.strerror}); choose another --private") from None
+        raise InputError(f"{path} cannot be used as a key ({error.strerror}); choose another --identity-dir") from None
     if open_to_others:
         raise InputError(f"{path} can be read by others, and whoever has it can find the patients; chmod 600 it")
     if not re.fullmatch(rb"([0-9a-fA-F]{2}){16,}", text):

@@ -15,11 +15,11 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, EncapsulatedPDFStorage, ExplicitVRLittleEndian
 
 from medgen.errors import InputError
-from medgen.io.atomic import written_aside
+from medgen.io.atomic import atomic_write
 from medgen.io.dicom.header import settle_charset
 from medgen.io.dicom.quiet import quiet_pydicom
 from medgen.io.dicom.references import NOTICE, Derivation
-from medgen.io.paths import existing
+from medgen.io.paths import require_path
 
 EXTRA = "pip install 'medgen[dicom]'"
 SCHEME = "99MEDGEN"
@@ -36,7 +36,7 @@ TYPE_2 = (
 ).split()
 
 
-def write_verdict_sr(
+def write_qa_report_sr(
     verdict: Mapping[str, Any], derived_series: Path, out: Path, *, derivation: Derivation, images: bool = True
 ) -> None:
     """Write a verdict on a derived series as a Comprehensive SR (PS3.3 A.35.3) into the file ``out``.
@@ -77,7 +77,7 @@ def write_verdict_sr(
         raise InputError(f"{derived_series} has a header that no report can refer to ({error})") from error
     _stamp(report, derivation, made)
     report.file_meta.ImplementationVersionName = "MEDGEN"
-    with written_aside(out) as aside:
+    with atomic_write(out) as aside:
         report.save_as(aside, enforce_file_format=True)
 
 
@@ -93,7 +93,7 @@ def write_encapsulated_pdf(
         InputError: no PDF, one that names the patient of a de-identified series, or what cannot be read or written.
     """
     derived, sources, made = _series(Path(derived_series))
-    content = existing(pdf).read_bytes()
+    content = require_path(pdf).read_bytes()
     if not content.startswith(b"%PDF-"):
         raise InputError(f"{pdf} is no PDF; give the report as PDF")
     if names_patient and derived[0].get("PatientIdentityRemoved") == "YES":
@@ -118,7 +118,7 @@ def write_encapsulated_pdf(
     ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds.file_meta.ImplementationClassUID, ds.file_meta.ImplementationVersionName = PYDICOM_IMPLEMENTATION_UID, "MEDGEN"
-    with written_aside(out) as aside:
+    with atomic_write(out) as aside:
         ds.save_as(aside, enforce_file_format=True)
 
 
@@ -212,7 +212,7 @@ def _lines(verdict: Mapping[str, Any]) -> list[str]:
 def _series(folder: Path) -> tuple[list[Dataset], list[Dataset], datetime]:
     """Headers of the derived images, references to their sources, and when the first was written."""
     derived: list[Dataset] = []
-    files = sorted(path for path in existing(folder).iterdir() if path.suffix == ".dcm")
+    files = sorted(path for path in require_path(folder).iterdir() if path.suffix == ".dcm")
     for file in files:
         try:
             ds = dcmread(file, stop_before_pixels=True)

@@ -10,7 +10,7 @@ import numpy as np
 from pydicom import Dataset, dcmread
 
 from medgen.errors import InputError
-from medgen.io.atomic import written_aside
+from medgen.io.atomic import atomic_write
 from medgen.io.dicom.header import is_scan, read_header, settle_charset
 from medgen.io.dicom.quiet import quiet_pydicom
 from medgen.io.dicom.references import NOTICE, UIDS
@@ -95,7 +95,7 @@ def write_seg(
     except (AttributeError, TypeError, ValueError, KeyError) as error:
         raise InputError(f"{out} is not written: the source's headers allow no segmentation ({error})") from error
     _settle(ds, first)
-    with written_aside(out) as aside:
+    with atomic_write(out) as aside:
         ds.save_as(aside, enforce_file_format=True)
 
 

@@ -21,7 +21,7 @@ from medgen.io.dicom.parts import differing, parts
 from medgen.io.dicom.stack import image_type, is_colour, is_tiled, name, remarks, stack, why_no_volume
 from medgen.io.dicom.units import CAPTURES
 from medgen.io.dicom.voxels import values_of
-from medgen.io.paths import dangling, existing
+from medgen.io.paths import dangling, require_path
 from medgen.io.volume import Geometry, Volume, checked_finite
 
 CAPTURE, UNPLACED = "secondary capture", "no patient coordinates"  # remarks on series
@@ -68,7 +68,7 @@ def list_series(folder: str | Path) -> list[Series]:
     Segmentations, dose and other objects that accompany a scan are left out. Raises InputError for a file
     that is DICOM but cannot be parsed: left out silently, it would be a missing slice.
     """
-    folder = existing(folder)
+    folder = require_path(folder)
     try:
         found = _images(path for path in sorted(folder.iterdir()) if _is_file(path))
         if not found:

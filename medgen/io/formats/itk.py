@@ -11,7 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from medgen.errors import InputError
-from medgen.io.atomic import written_aside
+from medgen.io.atomic import atomic_write
 from medgen.io.claim import check_ours, wrote
 from medgen.io.formats.metaimage import data_names as meta_names
 from medgen.io.formats.metaimage import read_meta
@@ -83,7 +83,7 @@ def write_itk(path: Path, volume: Volume) -> None:
     fractional = not (slope.is_integer() and inter.is_integer())  # there is no slope to keep in these formats
     raw = stored_values(volume.data, np.dtype(np.float32) if fractional else volume.dtype)
     image = to_itk(raw, volume.affine)
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         # In a folder of its own under the final name: .mhd and .nhdr carry the name of their data file.
         with tempfile.TemporaryDirectory(prefix=".medgen-", dir=path.parent) as folder:
             try:

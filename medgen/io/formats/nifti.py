@@ -14,7 +14,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
 from medgen.errors import InputError
-from medgen.io.atomic import written_aside
+from medgen.io.atomic import atomic_write
 from medgen.io.formats.nifti_header import settled_header
 from medgen.io.paths import has_ending
 from medgen.io.volume import (
@@ -116,7 +116,7 @@ def write_nifti_channels(path: Path, channels: Sequence[Volume]) -> None:
 
 
 def _write(path: Path, image: Any) -> None:
-    with written_aside(path) as aside, open(aside, "wb") as file:
+    with atomic_write(path) as aside, open(aside, "wb") as file:
         if not has_ending(path, (".gz",)):
             image.to_stream(file)
             return

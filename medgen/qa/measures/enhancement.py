@@ -88,7 +88,7 @@ class Organ:
     calcium: float = 0.0
 
 
-def takes_up_contrast(structure: str) -> bool:
+def is_enhancing(structure: str) -> bool:
     """Whether a structure's name says that intravenous contrast medium brightens it."""
     name = _plain(structure)
     return any(word in name for word in ENHANCING) and not any(word in name for word in NOT_ENHANCING)
@@ -97,7 +97,7 @@ def takes_up_contrast(structure: str) -> bool:
 def structure_of(name: str) -> str | None:
     """Which of `RANGES` a label's name falls under: kidney_left is "kidney"; None for any other."""
     name = _plain(name)
-    if any(word in name for word in NOT) or not takes_up_contrast(name):
+    if any(word in name for word in NOT) or not is_enhancing(name):
         return None
     return next((structure for structure, words in WORDS.items() if any(word in name for word in words)), None)
 
@@ -125,7 +125,7 @@ def organs(
             continue
         wide = tuple(slice(max(b.start - 1, 0), b.stop + 1) for b in box)
         parts, inside = [image[wide] for image in images], labels[wide] == value
-        if takes_up_contrast(names[value]) or _brightened(names[value], parts, inside):
+        if is_enhancing(names[value]) or _brightened(names[value], parts, inside):
             found.append(_organ(names[value], parts, inside, wide, spacing))
     return found
 
@@ -191,7 +191,9 @@ def partial_volume(image: np.ndarray, inside: np.ndarray) -> float:
     return PARTIAL * total / int(inside.sum())
 
 
-def left_over(source: np.ndarray, output: np.ndarray, body: np.ndarray, spacing: Sequence[float]) -> list[Region]:
+def residual_enhancement(
+    source: np.ndarray, output: np.ndarray, body: np.ndarray, spacing: Sequence[float]
+) -> list[Region]:
     """Without labels: regions that are as bright in the output as only contrast medium makes them, largest first.
 
     Candidates are soft tissue of 100-300 HU in the source. Averaged over 4 mm within them, an output above 75 HU

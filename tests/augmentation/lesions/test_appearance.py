@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medgen.augmentation.lesions.appearance import Look, contrast_limits, unlike
+from medgen.augmentation.lesions.appearance import Appearance, appearance_outliers, contrast_limits
 
 
 def look(contrast, host_mean=(500.0, 400.0), host_sd=(20.0, 15.0), gain=1.0):
     """Of two channels in which such lesions are dark and bright, under the gain of a scanner."""
     flat = [5.0 * gain] * 2
-    return Look(
+    return Appearance(
         [m * gain for m in host_mean], [s * gain for s in host_sd], [c * gain for c in contrast], flat, flat, [1.0] * 2
     )
 
@@ -29,10 +29,10 @@ def real(count, seed=0, gains=True):
 def test_a_contrast_of_the_other_sign_is_found_in_each_channel(count, absolute):
     known = real(count, gains=not absolute)
     units = [absolute, absolute]
-    assert unlike(look((-45, 60)), known, units) == []
-    assert unlike(look((45, 60)), known, units) == ["contrast of image 1"]
-    assert unlike(look((-45, -60)), known, units) == ["contrast of image 2"]
-    assert unlike(look((0, 0)), known, units) == ["contrast of image 1", "contrast of image 2"]
+    assert appearance_outliers(look((-45, 60)), known, units) == []
+    assert appearance_outliers(look((45, 60)), known, units) == ["contrast of image 1"]
+    assert appearance_outliers(look((-45, -60)), known, units) == ["contrast of image 2"]
+    assert appearance_outliers(look((0, 0)), known, units) == ["contrast of image 1", "contrast of image 2"]
 
 
 def test_a_contrast_half_as_large_is_found():
@@ -40,15 +40,15 @@ def test_a_contrast_half_as_large_is_found():
     for count in (3, 30):
         for absolute in (True, False):
             known = [look((c, 60)) for c in np.linspace(18, 20, count)]
-            assert unlike(look((8, 60)), known, [absolute, absolute]) == ["contrast of image 1"]
-            assert unlike(look((30, 60)), known, [absolute, absolute]) == ["contrast of image 1"]
-            assert unlike(look((17, 60)), known, [absolute, absolute]) == []
+            assert appearance_outliers(look((8, 60)), known, [absolute, absolute]) == ["contrast of image 1"]
+            assert appearance_outliers(look((30, 60)), known, [absolute, absolute]) == ["contrast of image 1"]
+            assert appearance_outliers(look((17, 60)), known, [absolute, absolute]) == []
 
 
 def test_a_noisy_host_does_not_make_a_faint_lesion_likely():
     """In spreads of a quiet host 8 is as much as 19 in a noisy one, but not as a part of the host's own value."""
     known = [look((c, 60), host_sd=(s, 15)) for c in (18, 19, 20) for s in (8, 12, 20)]
-    assert unlike(look((8, 60), host_sd=(8, 15)), known, [False, False]) == ["contrast of image 1"]
+    assert appearance_outliers(look((8, 60), host_sd=(8, 15)), known, [False, False]) == ["contrast of image 1"]
 
 
 def test_specks_do_not_speak_for_lesions():
@@ -57,8 +57,8 @@ def test_specks_do_not_speak_for_lesions():
     low, high = contrast_limits(values, volumes)
     assert low < -20 < high < 0
     known = [look((v, 60)) for v in values]
-    assert unlike(look((10, 60)), known, [True, True], volumes) == ["contrast of image 1"]
-    assert unlike(look((-18, 60)), known, [True, True], volumes) == []
+    assert appearance_outliers(look((10, 60)), known, [True, True], volumes) == ["contrast of image 1"]
+    assert appearance_outliers(look((-18, 60)), known, [True, True], volumes) == []
 
 
 @given(st.lists(st.floats(5, 100), min_size=1, max_size=40), st.sampled_from([-1, 1]))
@@ -72,13 +72,13 @@ def test_limits_have_one_sign_and_hold_the_middle(values, sign):
 
 def test_where_real_ones_have_either_sign_both_pass():
     known = [look((c, 60)) for c in (-20, -15, 14, 18)]
-    assert all(unlike(look((c, 60)), known, [True, True]) == [] for c in (-18, 16))
-    assert unlike(look((60, 60)), known, [True, True]) == ["contrast of image 1"]
+    assert all(appearance_outliers(look((c, 60)), known, [True, True]) == [] for c in (-18, 16))
+    assert appearance_outliers(look((60, 60)), known, [True, True]) == ["contrast of image 1"]
 
 
 def test_texture_is_judged_by_ten_and_more_only():
     odd = look((-45, 60))
     odd.sd[0] = 50.0
-    assert unlike(odd, real(9), [False, False]) == []
-    assert "sd of image 1" in unlike(odd, real(12), [False, False])
-    assert unlike(odd, [], [False, False]) == []
+    assert appearance_outliers(odd, real(9), [False, False]) == []
+    assert "sd of image 1" in appearance_outliers(odd, real(12), [False, False])
+    assert appearance_outliers(odd, [], [False, False]) == []

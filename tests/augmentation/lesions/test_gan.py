@@ -21,8 +21,8 @@ def model_of(spacing=(2.0, 2.5, 2.0), noise=2, patch=(16, 16, 16), sources=("sou
     sections = {"generator": {"filters": 4, "levels": 2, "norm": "none"}, "adversary": {"filters": 4, "layers": 1}}
     window = {"kind": "window", "low": -150, "high": 250}
     settings = small_settings(
-        data={"sources": sources, "targets": sources, "labels": True, "structures": STRUCTURES},
-        codec={"source": window, "target": window},
+        data={"sources": sources, "targets": sources, "labels": True, "class_groups": STRUCTURES},
+        intensity={"source": window, "target": window},
         sampling={"patch": list(patch)},
         method={"name": "lesion_gan", "noise": noise, **sections, **method},
     )
@@ -99,7 +99,7 @@ def test_a_model_folder_is_a_painter_and_what_it_cannot_paint_yet_is_refused(tmp
     image, label = case(9, lesions=False)
     with pytest.raises(InputError, match=r"looks like real ones \(contrast\); train it longer"):
         augment([image], label, NAMES, np.random.default_rng(0))
-    monkeypatch.setattr(insert, "unlike", lambda *given: [])
+    monkeypatch.setattr(insert, "appearance_outliers", lambda *given: [])
     _, made, (record,) = augment([image], label, NAMES, np.random.default_rng(0))
     assert record["painter"] == str(tmp_path) and (made.data != label.data).any()
 
@@ -113,7 +113,7 @@ def test_other_models_kinds_and_contrasts_are_refused(tmp_path):
     with pytest.raises(InputError, match="paints source together, got 2 images"):
         inserted(GAN(model_of()), images=[image, image])
     model = model_of()
-    model.settings.data.structures.pop("dark")
+    model.settings.data.class_groups.pop("dark")
     with pytest.raises(InputError, match="does not paint dark; it knows bright"):
         inserted(GAN(model))
 

@@ -140,9 +140,9 @@ MR, CT = {"kind": "percentile", "low": 0}, {"kind": "window", "low": -150, "high
 
 @pytest.mark.parametrize(
     "codec, lift, said",
-    [(CT, 1024, "no fat and no air in HU"), (MR, 0, "look like CT in HU"), (CT, 0, None), (MR, 1024, None)],
+    [(CT, 1024, "no fat and no air in HU"), (MR, 0, "are like CT in HU"), (CT, 0, None), (MR, 1024, None)],
 )
-def test_a_config_for_ct_on_mr_and_the_reverse_is_said(tmp_path, codec, lift, said):
+def test_a_config_for_ct_on_mr_and_the_reverse_is_said(tmp_path, intensity, lift, said):
     root = write_cohort(tmp_path / "cohort")
     for path in (*(root / "source").iterdir(), *(root / "target").iterdir()):
         image = nib.load(path)
@@ -150,17 +150,17 @@ def test_a_config_for_ct_on_mr_and_the_reverse_is_said(tmp_path, codec, lift, sa
             nib.Nifti1Image(np.maximum(np.asarray(image.dataobj) + lift, 0 if lift else -1100), image.affine), path
         )
     heard = []
-    settings = small_settings(data={"root": str(root)}, codec={"source": codec, "target": codec})
+    settings = small_settings(data={"root": str(root)}, intensity={"source": intensity, "target": intensity})
     prepare(settings, tmp_path / "run", say=heard.append)
-    found = [text for text in heard if "codec." in text]
+    found = [text for text in heard if "intensity." in text]
     assert len(found) == (2 if said else 0) and all(said in text for text in found)
 
 
 def test_label_names_are_matched_whatever_their_case(tmp_path):
     root = write_cohort(tmp_path / "cohort", labels=True)
     (root / "labels.json").write_text('{"Organ": 7, "BODY": 3}')
-    data = {"root": str(root), "labels": True, "structures": {"Host": ["body"], "Lesion": ["ORGAN"]}}
-    sampling = {"patch": [16, 16, 16], "centred": 1.0, "centred_on": ["lesion"]}
+    data = {"root": str(root), "labels": True, "class_groups": {"Host": ["body"], "Lesion": ["ORGAN"]}}
+    sampling = {"patch": [16, 16, 16], "foreground_fraction": 1.0, "foreground_classes": ["lesion"]}
     found = prepare(small_settings(data=data, sampling=sampling), tmp_path / "run", say=lambda _: None)
     assert found.centres and found.record["labels"] == {"background": 0, "Host": 1, "Lesion": 2}
 
@@ -200,7 +200,7 @@ def test_a_synthetic_case_validates_where_the_list_asks_for_it_and_its_patient_d
 @pytest.mark.parametrize("side", ["source", "target"])
 def test_a_single_ct_stored_without_its_offset_is_named(tmp_path, side):
     root = write_cohort(tmp_path / "cohort")
-    settings = small_settings(data={"root": str(root)}, codec={"source": CT, "target": CT})
+    settings = small_settings(data={"root": str(root)}, intensity={"source": CT, "target": CT})
     heard = []
     prepare(settings, tmp_path / "before", say=heard.append)
     assert not any("unlike most" in text for text in heard)

@@ -47,7 +47,7 @@ def test_distribution_beside_others_with_the_source_as_baseline(cohort, tmp_path
         cohort / "converted",
         tmp_path,
         source=cohort / "source",
-        real=cohort / "real",
+        real_cohort=cohort / "real",
         extractor=Means(),
     )
     rows = {row["metric"]: row for row in json.loads((tmp_path / "summary.json").read_text())["distribution"]}
@@ -85,7 +85,7 @@ def test_without_others_the_reference_serves_and_the_numbers_say_so(cohort, tmp_
 
 
 def test_generated_volumes_alone_are_measured_beside_real_ones_and_copies_found(cohort, tmp_path):
-    found = evaluate(None, cohort / "target", tmp_path, real=cohort / "real", training=cohort / "real")
+    found = evaluate(None, cohort / "target", tmp_path, real_cohort=cohort / "real", training_images=cohort / "real")
     assert not found.sections["memorisation"]["flagged"] and not found.failures
     assert "6 of the real volumes left out" in found.sections["memorisation"]["note"]
     copies, same = tmp_path / "copies", tmp_path / "same"
@@ -93,17 +93,17 @@ def test_generated_volumes_alone_are_measured_beside_real_ones_and_copies_found(
     same.mkdir()
     for path in sorted((cohort / "real").iterdir())[:3]:
         (same / f"new_{path.name}").write_bytes(path.read_bytes())
-    section = evaluate(None, same, tmp_path / "o", real=cohort / "real", training=cohort / "real").sections[
-        "memorisation"
-    ]
+    section = evaluate(
+        None, same, tmp_path / "o", real_cohort=cohort / "real", training_images=cohort / "real"
+    ).sections["memorisation"]
     assert section["flagged"] and [pair["flagged"] for pair in section["closest"]] == [True] * 3
     for path in sorted((cohort / "real").iterdir())[:4]:
         image = nib.load(path)
         noisy = image.get_fdata() + np.random.default_rng(0).normal(0, 10, image.shape)
         nib.save(nib.Nifti1Image(noisy.astype(np.float32), image.affine), copies / f"new_{path.name}")
-    section = evaluate(None, copies, tmp_path / "out", real=cohort / "target", training=cohort / "real").sections[
-        "memorisation"
-    ]
+    section = evaluate(
+        None, copies, tmp_path / "out", real_cohort=cohort / "target", training_images=cohort / "real"
+    ).sections["memorisation"]
     first = section["closest"][0]
     assert section["flagged"] and first["synthetic"] == f"new_{first['training']}"
 
@@ -113,7 +113,9 @@ def test_what_cannot_be_measured_of_the_set_is_a_failure_and_the_rest_is_written
     one.mkdir()
     (one / "p0.nii.gz").write_bytes((cohort / "real" / "p4.nii.gz").read_bytes())
     (one / "broken.nii.gz").write_bytes(b"no volume")
-    found = evaluate(cohort / "target", cohort / "converted", tmp_path / "out", real=cohort / "real", training=one)
+    found = evaluate(
+        cohort / "target", cohort / "converted", tmp_path / "out", real_cohort=cohort / "real", training_images=one
+    )
     assert [failure.case for failure in found.failures] == ["broken", "memorisation"]
     assert "4 training volumes" in found.failures[1].error and len(found.cases) == 4
     with pytest.raises(InputError, match="needs real volumes"):

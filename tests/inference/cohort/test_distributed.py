@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from medgen.checkpoint import load_model, save_model
 from medgen.cli import app
-from medgen.cluster import Cluster, Lost
+from medgen.cluster import Cluster, WorkerLost
 from medgen.errors import InputError
 from medgen.inference.cohort import distributed as module
 from medgen.inference.cohort import watch
@@ -91,7 +91,7 @@ def faked(died=(), shuffled=False):
 
     def spread(items, make, share):
         work = make()
-        found = [(item, Lost() if item[0].scan.case in died else work(item)) for item in items]
+        found = [(item, WorkerLost() if item[0].scan.case in died else work(item)) for item in items]
         yield from reversed(found) if shuffled else found
 
     return spread

@@ -40,7 +40,7 @@ def tiny(cohort, name, method=None, **sections):
             "domains": ["source", "target"] if name == "multi_domain" else [],
             **sections.pop("data", {}),
         },
-        "codec": {"source": {"outside": "carry"}},
+        "intensity": {"source": {"outside": "preserve"}},
         "sampling": {"patch": [16, 16, 16], "flip": ["x"], "rotate": 5, **sections.pop("sampling", {})},
         "method": {**given, "name": name},
         "train": {"steps": 2, "validate_every": 2},

@@ -129,7 +129,7 @@ def test_verdicts_as_structured_reports_beside_the_series(tmp_path):
     checks = named_checks("general")
 
     def run(**options):
-        (entry,) = convert(model, tmp_path / "in", tmp_path / "out", checks=checks, verdict_sr=True, **options)
+        (entry,) = convert(model, tmp_path / "in", tmp_path / "out", checks=checks, qa_report_sr=True, **options)
         return entry
 
     assert run().status == "converted"
@@ -145,9 +145,9 @@ def test_verdicts_as_structured_reports_beside_the_series(tmp_path):
         convert(model, tmp_path / "in", tmp_path / "out", checks=named_checks("ct_contrast"))  # another verdict
         assert not (tmp_path / "out/verdicts/case.dcm").exists()
     refused = run(format="nifti", overwrite=True)
-    assert refused.status == "failed" and "leave --verdict-sr out" in refused.error
-    with pytest.raises(InputError, match="--verdict-sr"):
-        convert(model, tmp_path / "in", tmp_path / "out", verdict_sr=True)
+    assert refused.status == "failed" and "leave --qa-report-sr out" in refused.error
+    with pytest.raises(InputError, match="--qa-report-sr"):
+        convert(model, tmp_path / "in", tmp_path / "out", qa_report_sr=True)
 
 
 def test_a_scan_without_contrast_medium_is_told_before_it_is_converted():

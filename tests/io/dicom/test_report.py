@@ -13,7 +13,7 @@ from pydicom.uid import ComprehensiveSRStorage, EncapsulatedPDFStorage
 from medgen.errors import InputError
 from medgen.io.deidentification.deidentify import Deidentifier
 from medgen.io.dicom.references import NOTICE
-from medgen.io.dicom.report import write_encapsulated_pdf, write_verdict_sr
+from medgen.io.dicom.report import write_encapsulated_pdf, write_qa_report_sr
 from medgen.io.dicom.series import list_series
 from medgen.io.dicom.write import write_derived
 from medgen.io.read import read_volume
@@ -56,7 +56,7 @@ def images(item):
 
 
 def test_a_report_says_verdict_reasons_values_model_and_images(derived, tmp_path):
-    write_verdict_sr(VERDICT, derived, tmp_path / "sr/verdict.dcm", derivation=MADE)
+    write_qa_report_sr(VERDICT, derived, tmp_path / "sr/verdict.dcm", derivation=MADE)
     ds = pydicom.dcmread(tmp_path / "sr/verdict.dcm")
     assert ds.SOPClassUID == ComprehensiveSRStorage and ds.Modality == "SR" and ds.VerificationFlag == "UNVERIFIED"
     told = list(texts(ds))
@@ -84,8 +84,8 @@ def test_a_report_says_verdict_reasons_values_model_and_images(derived, tmp_path
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (Debian's dicom3tools) is absent")
 def test_dciodvfy_finds_no_error(derived, tmp_path):
     (tmp_path / "a.pdf").write_bytes(PDF)
-    write_verdict_sr(VERDICT, derived, tmp_path / "sr/verdict.dcm", derivation=MADE)
-    write_verdict_sr({"status": "pass", "reasons": [], "values": {}}, derived, tmp_path / "sr/b.dcm", derivation=MADE)
+    write_qa_report_sr(VERDICT, derived, tmp_path / "sr/verdict.dcm", derivation=MADE)
+    write_qa_report_sr({"status": "pass", "reasons": [], "values": {}}, derived, tmp_path / "sr/b.dcm", derivation=MADE)
     write_encapsulated_pdf(tmp_path / "a.pdf", derived, tmp_path / "sr/c.dcm", derivation=MADE, title="Report")
     assert not errors(tmp_path / "sr")
 
@@ -93,12 +93,12 @@ def test_dciodvfy_finds_no_error(derived, tmp_path):
 def test_the_same_again_gives_the_same_bytes_and_another_verdict_another_object(derived, tmp_path):
     other = VERDICT | {"status": "fail"}
     for name, verdict in (("a", VERDICT), ("b", VERDICT), ("c", other)):
-        write_verdict_sr(verdict, derived, tmp_path / name, derivation=MADE)
+        write_qa_report_sr(verdict, derived, tmp_path / name, derivation=MADE)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     a, c = pydicom.dcmread(tmp_path / "a"), pydicom.dcmread(tmp_path / "c")
     assert a.SOPInstanceUID != c.SOPInstanceUID and a.SeriesInstanceUID == c.SeriesInstanceUID
     os.utime(derived / "00000.dcm", (1e9, 1e9))  # converted again at another time: not the same object any more
-    write_verdict_sr(VERDICT, derived, tmp_path / "d", derivation=MADE)
+    write_qa_report_sr(VERDICT, derived, tmp_path / "d", derivation=MADE)
     d = pydicom.dcmread(tmp_path / "d")
     assert d.SOPInstanceUID != a.SOPInstanceUID and d.ContentDate == "20010909"
 
@@ -120,7 +120,7 @@ def test_a_deidentified_series_gets_deidentified_reports(tmp_path):
     write_ct(tmp_path / "in", stored(2, 8, 8), PatientID="ZyxWvut", PatientName="ZyxWvut")
     uid = headers(tmp_path / "in")[0].StudyInstanceUID
     write_derived(tmp_path / "out", read_volume(tmp_path / "in"), MADE, deidentifier=Deidentifier(bytes(32)))
-    write_verdict_sr(VERDICT, tmp_path / "out", tmp_path / "sr.dcm", derivation=MADE)
+    write_qa_report_sr(VERDICT, tmp_path / "out", tmp_path / "sr.dcm", derivation=MADE)
     (tmp_path / "a.pdf").write_bytes(PDF)
     with pytest.raises(InputError, match="may name the patient"):
         write_encapsulated_pdf(tmp_path / "a.pdf", tmp_path / "out", tmp_path / "p.dcm", derivation=MADE, title="R")
@@ -134,14 +134,14 @@ def test_a_deidentified_series_gets_deidentified_reports(tmp_path):
 
 
 def test_reports_are_passed_over_as_scans_and_folders_without_a_series_refused(derived, tmp_path):
-    write_verdict_sr(VERDICT, derived, derived / "verdict.dcm", derivation=replace(MADE, model="größer " * 20))
+    write_qa_report_sr(VERDICT, derived, derived / "verdict.dcm", derivation=replace(MADE, model="größer " * 20))
     assert len(list_series(derived)) == 1
-    write_verdict_sr(VERDICT, derived, tmp_path / "again.dcm", derivation=MADE)
+    write_qa_report_sr(VERDICT, derived, tmp_path / "again.dcm", derivation=MADE)
     (tmp_path / "none").mkdir()
     with pytest.raises(InputError, match="holds no derived DICOM series"):
-        write_verdict_sr(VERDICT, tmp_path / "none", tmp_path / "x", derivation=MADE)
+        write_qa_report_sr(VERDICT, tmp_path / "none", tmp_path / "x", derivation=MADE)
     (derived / "00000.dcm").write_bytes(b"broken")
     with pytest.raises(InputError, match="00000.dcm is no DICOM image"):
-        write_verdict_sr(VERDICT, derived, tmp_path / "x", derivation=MADE)
+        write_qa_report_sr(VERDICT, derived, tmp_path / "x", derivation=MADE)
     with pytest.raises(ValueError, match="none of pass, review, fail"):
-        write_verdict_sr(VERDICT | {"status": "good"}, derived, tmp_path / "x", derivation=MADE)
+        write_qa_report_sr(VERDICT | {"status": "good"}, derived, tmp_path / "x", derivation=MADE)

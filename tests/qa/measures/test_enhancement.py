@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from medgen.phantom.cohort import LABELS, PHASES, make_patient
-from medgen.qa.measures.enhancement import RANGES, left_over, organs, phase, structure_of
+from medgen.qa.measures.enhancement import RANGES, organs, phase, residual_enhancement, structure_of
 
 NAMES = {value: name for name, value in LABELS.items()}
 MM = (2.5, 2.5, 2.5)
@@ -103,11 +103,11 @@ def test_phase_without_vessels_is_unknown():
 
 def test_left_over_finds_what_stayed_without_labels(patient):
     body = np.ones(patient.labels.shape, bool)
-    nothing = left_over(patient.contrast, patient.noncontrast, body, MM)
+    nothing = residual_enhancement(patient.contrast, patient.noncontrast, body, MM)
     assert sum(region.volume_ml for region in nothing) < 8
     kidneys = np.isin(patient.labels, [LABELS["kidney_left"], LABELS["kidney_right"]])
     half = patient.noncontrast + 0.5 * (patient.contrast - patient.noncontrast) * kidneys
-    found = left_over(patient.contrast, half, body, MM)
+    found = residual_enhancement(patient.contrast, half, body, MM)
     at = tuple(round(p / 2.5) for p in found[0].place)
     assert found[0].volume_ml > 20 and kidneys[at] and found[0].source > found[0].output > 75
 
@@ -117,8 +117,8 @@ def test_a_liver_at_the_upper_end_of_its_range_is_not_left_over(patient):
     liver, body = patient.labels == LABELS["liver"], np.ones(patient.labels.shape, bool)
     before, after = (float(np.median(image[liver])) for image in (patient.contrast, patient.noncontrast))
     source, output = patient.contrast + (145 - before) * liver, patient.noncontrast + (69 - after) * liver
-    assert sum(region.volume_ml for region in left_over(source, output, body, MM)) < 7
-    assert sum(region.volume_ml for region in left_over(source, output + 12 * liver, body, MM)) > 100
+    assert sum(region.volume_ml for region in residual_enhancement(source, output, body, MM)) < 7
+    assert sum(region.volume_ml for region in residual_enhancement(source, output + 12 * liver, body, MM)) > 100
 
 
 def test_an_aorta_with_calcium_in_its_wall_is_not_taken_for_bone(patient):
@@ -127,7 +127,7 @@ def test_an_aorta_with_calcium_in_its_wall_is_not_taken_for_bone(patient):
     wall = inside & ~ndimage.binary_erosion(inside) & (np.random.default_rng(0).random(inside.shape) < 0.08)
     source = patient.contrast + 300.0 * wall
     output = np.where(inside, source, patient.noncontrast)
-    assert sum(region.volume_ml for region in left_over(source, output, body, MM)) > 7
+    assert sum(region.volume_ml for region in residual_enhancement(source, output, body, MM)) > 7
 
 
 def test_the_place_of_what_is_left_lies_in_it():
@@ -136,7 +136,7 @@ def test_the_place_of_what_is_left_lies_in_it():
     away = np.sqrt((grid**2).sum(0))
     shell = (away > 8) & (away < 17)
     source, output = np.where(shell, 140.0, 40.0), np.where(shell, 120.0, 40.0)
-    (region, *_) = left_over(source, output, np.ones(shell.shape, bool), (3.0, 3.0, 3.0))
+    (region, *_) = residual_enhancement(source, output, np.ones(shell.shape, bool), (3.0, 3.0, 3.0))
     assert shell[tuple(round(p / 3) for p in region.place)]
 
 
@@ -146,7 +146,7 @@ def test_left_over_is_found_in_coarse_voxels(seed):
     patient = make_patient(seed, size=(64, 52, 34), spacing=6.0)
     body = patient.noncontrast > -500
     unconverted, truth = (
-        sum(region.volume_ml for region in left_over(patient.contrast, output, body, (6.0, 6.0, 6.0)))
+        sum(region.volume_ml for region in residual_enhancement(patient.contrast, output, body, (6.0, 6.0, 6.0)))
         for output in (patient.contrast, patient.noncontrast)
     )
     assert unconverted > 14 and truth < 3.5
@@ -154,4 +154,4 @@ def test_left_over_is_found_in_coarse_voxels(seed):
 
 def test_left_over_of_a_scan_without_soft_tissue_is_nothing():
     air = np.full((12, 12, 12), -1000.0)
-    assert left_over(air, air, np.ones(air.shape, bool), MM) == []
+    assert residual_enhancement(air, air, np.ones(air.shape, bool), MM) == []
