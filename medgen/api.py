@@ -159,7 +159,10 @@ def compare(
     """
     true, made = (_volume(image, np.eye(4)) for image in (reference, prediction))
     if not same_geometry(true.geometry, made.geometry):
-        raise InputError(f"the images lie on two grids: {true.geometry.describe()}, and {made.geometry.describe()}")
+        raise InputError(
+            "pair-grid-differs",
+            f"the images lie on two grids: {true.geometry.describe()}, and {made.geometry.describe()}",
+        )
     pair = Pair(true.data, made.data, data_range=data_range, spacing=true.spacing)
     return within(pair, None if mask is None else np.asarray(mask, bool))
 
@@ -231,7 +234,10 @@ def _volume(image: Any, affine: np.ndarray | None) -> Volume:
         header = image.header if isinstance(image, nib.Nifti1Image) else None
         return Volume(image.get_fdata(dtype=np.float32), image.affine, image.get_data_dtype(), header)
     if affine is None:
-        raise InputError("an array has no place in space: give affine, the (4, 4) matrix from voxels to RAS mm")
+        raise InputError(
+            "volume-affine-missing",
+            "an array has no place in space: give affine, the (4, 4) matrix from voxels to RAS mm",
+        )
     return Volume(np.asarray(image), affine, np.asarray(image).dtype)
 
 

@@ -76,29 +76,35 @@ def build_method(settings: Settings) -> Method:
     method, data = settings.method, settings.data
     if method.needs_domains != bool(data.domains):
         raise InputError(
+            "config-domains-mismatch",
             f"method {method.name} translates between domains; name their folders, e.g. "
             "data.domains=[none, arterial, portal_venous]"
             if method.needs_domains
-            else f"method {method.name} knows no domains; leave data.domains out, or use multi_domain"
+            else f"method {method.name} knows no domains; leave data.domains out, or use multi_domain",
         )
     paired_terms = [name for name in ("weight_l1", "weight_l2") if getattr(method, name, 0)]
     if data.domains and paired_terms and not data.paired_domains:
         raise InputError(
-            f"method.{paired_terms[0]} compares the domains of one patient; set data.paired_domains to true, or it to 0"
+            "config-paired-domains-required",
+            f"method.{paired_terms[0]} compares domains of one patient; set data.paired_domains to true or it to 0",
         )
     if method.paired_only and not data.paired:
-        raise InputError(f"method {method.name} learns from pairs; set data.paired to true, or use cyclegan or cut")
+        raise InputError(
+            "config-paired-required",
+            f"method {method.name} learns from pairs; set data.paired to true, or use cyclegan or cut",
+        )
     if method.needs_classes and data.classes is None:
         raise InputError(
+            "config-labels-required",
             f"method {method.name} learns from labels; set data.labels to true and data.class_groups, e.g. "
-            "{host: [liver], lesion: [tumour]}"
+            "{host: [liver], lesion: [tumour]}",
         )
     try:
         built = method_class(method.name)(method, _data_shape(settings))
         built.optimizers()  # Adam checks its own arguments
     except (ValueError, RuntimeError, OverflowError) as error:  # torch: sizes that overflow, or do not fit in memory
         reason = str(error).splitlines()[0][:200]
-        raise InputError(f"method {method.name}: {reason}") from None
+        raise InputError("config-method-invalid", f"method {method.name}: {reason}") from None
     return built
 
 
@@ -152,7 +158,8 @@ def read_info(folder: Path) -> tuple[ModelInfo, Settings]:
     folder = recovered(Path(folder))
     if not (folder / "model.json").is_file():
         raise InputError(
-            f"{folder} is not a model folder: it has no model.json; give RUN/best or RUN/last of a training run"
+            "model-json-missing",
+            f"{folder} is not a model folder: it has no model.json; give RUN/best or RUN/last of a training run",
         )
     try:
         values = json.loads(regular(folder / "model.json", MOST_TEXT).read_text())
@@ -160,27 +167,38 @@ def read_info(folder: Path) -> tuple[ModelInfo, Settings]:
             raise ValueError("not an object")
         if values.get("format") != FORMAT:
             raise InputError(
+                "model-format",
                 f"{folder} is a model of format {values.get('format')!r}, but this medgen reads format {FORMAT}; "
-                "use the medgen version that wrote it or train again"
+                "use the medgen version that wrote it or train again",
             )
         info = ModelInfo.model_validate(values)
         if info.sha256 != info.hash():
-            raise InputError(f"{folder}/model.json was changed since the model was saved; restore it or train again")
+            raise InputError(
+                "model-changed", f"{folder}/model.json was changed since the model was saved; restore it or train again"
+            )
     except ValidationError as error:
         key = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise InputError(f"{folder}/model.json is damaged at {key}; restore the folder or train again") from None
+        raise InputError(
+            "model-damaged", f"{folder}/model.json is damaged at {key}; restore the folder or train again"
+        ) from None
     except InputError:
         raise
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{folder}/model.json cannot be read ({error}); restore the folder or train again") from None
+        raise InputError(
+            "model-json-unreadable", f"{folder}/model.json cannot be read ({error}); restore the folder or train again"
+        ) from None
     settings = parse_settings(info.settings, f"{folder}/model.json")
     if isinstance(info.source_range[0], TableInfo) != settings.label_source:
-        raise InputError(f"{folder}/model.json is damaged at source_range; restore the folder or train again")
+        raise InputError(
+            "model-source-range-damaged",
+            f"{folder}/model.json is damaged at source_range; restore the folder or train again",
+        )
     for key, names in (("source_range", settings.data.sources), ("target_range", settings.data.targets)):
         if len(getattr(info, key)) != len(names):
             raise InputError(
+                "model-range-count-damaged",
                 f"{folder}/model.json is damaged at {key}: it is not one range for each of {', '.join(names)}; "
-                "restore the folder or train again"
+                "restore the folder or train again",
             )
     return info, settings
 
@@ -189,9 +207,11 @@ def _chosen(target: str | None, settings: Settings, folder: Path) -> str | None:
     domains = settings.data.domains
     if target is not None and target not in domains:
         known = f"it translates to {', '.join(domains)}" if domains else "it has one target only; leave --target out"
-        raise InputError(f"{folder} has no target {target!r}: {known}")
+        raise InputError("model-target-unknown", f"{folder} has no target {target!r}: {known}")
     if domains and target is None:
-        raise InputError(f"{folder} translates to any of {', '.join(domains)}; choose one with --target")
+        raise InputError(
+            "model-target-ambiguous", f"{folder} translates to any of {', '.join(domains)}; choose one with --target"
+        )
     return target
 
 
@@ -204,10 +224,14 @@ def load_weights(network: nn.Module, path: Path, sha256: str) -> None:
     try:
         most = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
         if most > MOST_WEIGHTS:
-            raise InputError(f"{path}: the model asks for {most / 2**30:.3g} GiB of weights; use a smaller one")
+            raise InputError(
+                "model-weights-too-large",
+                f"{path}: the model asks for {most / 2**30:.3g} GiB of weights; use a smaller one",
+            )
         if _sha256(regular(path, most + MOST_HEADER)) != sha256:
             raise InputError(
-                f"{path} is not the file this model was saved with (its hash differs); restore it or train again"
+                "model-weights-changed",
+                f"{path} is not the file this model was saved with (its hash differs); restore it or train again",
             )
         network.load_state_dict(load_file(path), assign=True)
     except InputError:
@@ -215,7 +239,8 @@ def load_weights(network: nn.Module, path: Path, sha256: str) -> None:
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise InputError(
-            f"{path} does not hold the weights of this model ({reason}); restore it or train again"
+            "model-weights-mismatch",
+            f"{path} does not hold the weights of this model ({reason}); restore it or train again",
         ) from None
 
 
@@ -223,9 +248,14 @@ def regular(path: Path, most: int) -> Path:
     """The path of a file that can be read to its end. Raises InputError for a device, a pipe, or more bytes."""
     mode = os.stat(path)
     if not stat.S_ISREG(mode.st_mode):
-        raise InputError(f"{path} is a device, a pipe or a folder, not a file; restore the folder or train again")
+        raise InputError(
+            "model-file-not-regular",
+            f"{path} is a device, a pipe or a folder, not a file; restore the folder or train again",
+        )
     if mode.st_size > most:
-        raise InputError(f"{path} is larger than what belongs into it; restore the folder or train again")
+        raise InputError(
+            "model-file-too-large", f"{path} is larger than what belongs into it; restore the folder or train again"
+        )
     return path
 
 
@@ -267,7 +297,10 @@ def load_training(folder: Path, rank: int = 0) -> dict[str, Any]:
     except InputError:
         raise
     except (OSError, SafetensorError, ValueError, KeyError) as error:
-        raise InputError(f"{folder} holds no complete training state ({error}); start again without --resume") from None
+        raise InputError(
+            "training-state-incomplete",
+            f"{folder} holds no complete training state ({error}); start again without --resume",
+        ) from None
 
 
 def _flatten(value: Any, tensors: dict[str, Tensor], path: str) -> Any:

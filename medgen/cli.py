@@ -277,7 +277,7 @@ def report(
     from medgen.reports.evaluation import write_report
 
     if out.suffix.lower() not in (".html", ".htm"):
-        raise InputError(f"--out {out} is the name of an HTML page to write; end it in .html")
+        raise InputError("output-not-html", f"--out {out} is the name of an HTML page to write; end it in .html")
     with added(out, out.with_suffix(".pdf"), overwrite=overwrite):
         write_report(results, out, title=title, names=names.split(",") if names else None)
     say(f"report: {out}")

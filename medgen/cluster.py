@@ -69,9 +69,12 @@ def joined(cluster: Cluster) -> Iterator[WorkerResources]:
         InputError: Ray is not installed, no cluster at the address, or it has not what is asked for.
     """
     if cluster.device not in ("auto", "cpu", "cuda"):
-        raise InputError(f"--device {cluster.device}: with --ray it is auto, cpu or cuda; Ray chooses which GPU")
+        raise InputError(
+            "cluster-device-unsupported",
+            f"--device {cluster.device}: with --ray it is auto, cpu or cuda; Ray chooses which GPU",
+        )
     if importlib.util.find_spec("ray") is None:
-        raise InputError("--ray needs Ray: pip install 'medgen[ray]'")
+        raise InputError("dependency-missing", "--ray needs Ray: pip install 'medgen[ray]'")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else it sends statistics to its makers
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of a change to come
     import ray
@@ -97,7 +100,9 @@ def _start(address: str) -> None:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except (OSError, RuntimeError, ValueError, ImportError, TimeoutError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"--ray {address}: the cluster cannot be joined ({reason}); is Ray started there?") from None
+        raise InputError(
+            "cluster-unreachable", f"--ray {address}: the cluster cannot be joined ({reason}); is Ray started there?"
+        ) from None
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, kept)  # Ray puts its own in place of the command's
 
@@ -106,7 +111,9 @@ def _share(cluster: Cluster, cpus: int, gpus: int) -> WorkerResources:
     import torch
 
     if cluster.device == "cuda" and not gpus:
-        raise InputError(f"--device cuda: the Ray cluster {cluster.address} has no GPU; use --device cpu")
+        raise InputError(
+            "cluster-gpu-missing", f"--device cuda: the Ray cluster {cluster.address} has no GPU; use --device cpu"
+        )
     if gpus and cluster.device != "cpu":
         count = cluster.workers or gpus
         options = {"num_gpus": 1 / math.ceil(count / gpus), "num_cpus": min(1.0, cpus / count)}
@@ -161,9 +168,15 @@ class _Worker:
         try:
             os.chdir(folder)  # so that relative paths mean the same
         except OSError as error:
-            raise InputError(f"a node has no {folder} ({error.strerror}); start in a folder all nodes share") from None
+            raise InputError(
+                "cluster-folder-missing",
+                f"a node has no {folder} ({error.strerror}); start in a folder all nodes share",
+            ) from None
         if version != __version__:
-            raise InputError(f"a node of the cluster has medgen {__version__}, not {version}; install the same there")
+            raise InputError(
+                "cluster-version-differs",
+                f"a node of the cluster has medgen {__version__}, not {version}; install the same there",
+            )
         self.work = make()
 
     def ready(self) -> bool:
@@ -220,7 +233,7 @@ class _Workers(Generic[Item, Result]):
             worker = self.actor.remote(self.make, __version__, os.getcwd())
             self.starting[worker.ready.remote()] = worker
         if not (self.starting or self.busy):
-            raise InputError(f"no worker of the Ray cluster can be started: {self.reason}")
+            raise InputError("cluster-worker-failed", f"no worker of the Ray cluster can be started: {self.reason}")
         if not self.busy:
             done, _ = ray.wait([*self.starting], timeout=PATIENCE)
             if not done:

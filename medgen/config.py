@@ -57,7 +57,9 @@ def config_file(config: str | Path) -> Path:
         return next(file for folder in SHIPPED if (file := folder / f"{name}.yaml").is_file())
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     near = f"did you mean {close[0]}?" if close else "medgen configs lists those that come with it"
-    raise InputError(f"{config} is no config: no such file, and none of that name comes with medgen; {near}")
+    raise InputError(
+        "config-missing", f"{config} is no config: no such file, and none of that name comes with medgen; {near}"
+    )
 
 
 def load_settings(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Settings:
@@ -71,11 +73,18 @@ def load_settings(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Se
     except InputError:
         raise
     except OSError as error:
-        raise InputError(f"config {path} cannot be read: {error.strerror}; give the path of a YAML file") from None
+        raise InputError(
+            "config-unreadable", f"config {path} cannot be read: {error.strerror}; give the path of a YAML file"
+        ) from None
     except ValueError as error:
-        raise InputError(f"config {path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise InputError(
+            "config-not-yaml", f"config {path} is not valid YAML: {' '.join(str(error).split())}"
+        ) from None
     if not isinstance(values, dict):
-        raise InputError(f"config {path} must hold sections (data:, method:, train:, ...), not {type(values).__name__}")
+        raise InputError(
+            "config-not-sections",
+            f"config {path} must hold sections (data:, method:, train:, ...), not {type(values).__name__}",
+        )
     for text in overrides:
         _override(values, text)
     return parse_settings(values, str(path))
@@ -135,7 +144,7 @@ def parse_settings(values: dict[str, Any], where: str) -> Settings:
 
 def _parse_method(values: dict[str, Any], where: str) -> MethodSettings:
     if "name" not in values:
-        raise InputError(f"{where}: method.name is missing; see configs/ for complete files")
+        raise InputError("config-method-missing", f"{where}: method.name is missing; see configs/ for complete files")
     return check(settings_class(values["name"], where), values, where, prefix="method.")
 
 
@@ -147,14 +156,18 @@ def check(model: type[M], values: dict[str, Any], where: str, prefix: str = "") 
         fault = error.errors()[0]
         key = ".".join((*prefix.split(".")[:-1], *map(str, fault["loc"])))
         if fault["type"] == "extra_forbidden":
-            raise InputError(f"{where}: unknown key {key}{_nearest(model, fault['loc'], prefix)}") from None
+            raise InputError(
+                "config-unknown-key", f"{where}: unknown key {key}{_nearest(model, fault['loc'], prefix)}"
+            ) from None
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "model_type":
             inner = (name for name, _ in _keys(model) if f"{prefix}{name}".startswith(f"{key}."))
             message = f"it is a section; give its keys, e.g. {prefix}{next(inner, 'name')}"
         message = message[0].lower() + message[1:]
         given = "" if isinstance(fault["input"], dict) else f" = {repr(fault['input'])[:200]}"
-        raise InputError(f"{where}: {key}{given}: {message}" if key else f"{where}: {message}") from None
+        raise InputError(
+            "config-invalid-value", f"{where}: {key}{given}: {message}" if key else f"{where}: {message}"
+        ) from None
 
 
 def _nearest(model: type[BaseModel], location: tuple[int | str, ...], prefix: str) -> str:
@@ -198,13 +211,15 @@ def _means(unknown: str, name: str, about: str) -> bool:
 def _override(values: dict[str, Any], text: str) -> None:
     key, separator, value = text.partition("=")
     if not separator or not key.strip():
-        raise InputError(f"override {text!r} must have the form section.key=value, e.g. train.steps=100")
+        raise InputError(
+            "config-override-form", f"override {text!r} must have the form section.key=value, e.g. train.steps=100"
+        )
     *path, last = key.strip().split(".")
     node: Any = values
     for part in path:
         node = node.setdefault(part, {})
         if not isinstance(node, dict):
-            raise InputError(f"override {text!r}: {part} is a value, not a section")
+            raise InputError("config-override-not-section", f"override {text!r}: {part} is a value, not a section")
     try:
         node[last] = read_yaml(value)
     except ValueError:

@@ -8,9 +8,20 @@ from pathlib import Path
 class InputError(ValueError):
     """Input or settings that the user can fix.
 
+    Attributes:
+        code: stable short name of the problem, such as "file-missing". It stays the same when the wording of the
+            message changes, so tests and scripts match it.
+
     The message is one sentence that names the file or key, what is wrong and what to do;
     the command line prints it without a traceback and exits with code 2.
     """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+    def __reduce__(self) -> tuple[type["InputError"], tuple[str, str]]:
+        return type(self), (self.code, str(self))  # to cross processes
 
 
 ADDRESS = re.compile(r"\s*\(?\b0x[0-9a-fA-F]+\)?")  # in memory, as C++ libraries put them into messages

@@ -142,8 +142,8 @@ class Codec(Section):
     outside: Outside = Field(
         "clip",
         description="source values at or beyond the ends of the range: preserve: they come back unchanged; "
-        "preserve_unchanged: the same, but above the range only where the network stays near its end (windows that contrast medium "
-        "exceeds); clip: they are lost",
+        "preserve_unchanged: the same, but above the range only where the network stays near its end (windows that "
+        "contrast medium exceeds); clip: they are lost",
     )
     background: float | None = Field(
         None, description="exact value of masked voxels (0 in skull-stripped MR), coded apart from dark tissue"
@@ -323,7 +323,8 @@ def slab_axis(patch: Sequence[int]) -> int:
     depth = min(patch)
     if list(patch).count(depth) > 1:
         raise InputError(
+            "config-slab-side-ambiguous",
             f"sampling.patch={list(patch)} has no single smallest side, which method.spatial_dims=2 takes for the "
-            "slices of a slab; give e.g. [128, 128, 1] for axial slices or [128, 128, 3] for three neighbouring ones"
+            "slices of a slab; give e.g. [128, 128, 1] for axial slices or [128, 128, 3] for three neighbouring ones",
         )
     return list(patch).index(depth)

@@ -73,11 +73,14 @@ def run(given: argparse.Namespace) -> int:
     dataset = read_dataset(given.dataset, channels=given.channels or (), patient_pattern=given.patient_pattern)
     generators = dict(_named(text) for text in given.generator)
     if len(generators) < len(given.generator):
-        raise InputError("two generators have one name: give each its own, NAME=GENERATOR")
+        raise InputError("pipeline-name-twice", "two generators have one name: give each its own, NAME=GENERATOR")
     failures = [Failure(case.name, case.fault) for case in dataset.cases if case.fault]
     for name in (*(given.segment or ()), *given.lesion, *([given.host] if given.host else ())):
         if label_named(name, dataset.labels) is None:
-            raise InputError(f"{name} is no label of {given.dataset} ({', '.join(dataset.labels)}); name one of these")
+            raise InputError(
+                "labels-name-unknown",
+                f"{name} is no label of {given.dataset} ({', '.join(dataset.labels)}); name one of these",
+            )
     given.segment = given.segment and [label_named(name, dataset.labels) for name in given.segment]
     dataset = one_patient_an_image(dataset, given.out)
     tested, trained = split(dataset, given.test)
@@ -129,11 +132,16 @@ def split(dataset: LabelledDataset, test: int | None) -> tuple[list[LabelledCase
     if test is None:
         own = [case for case in usable if case.test] or [case for case in usable if case.held]
         if not own:
-            raise InputError(f"{dataset.root} has no labelled test cases; say how many patients to keep: --test 10")
+            raise InputError(
+                "dataset-no-test-cases",
+                f"{dataset.root} has no labelled test cases; say how many patients to keep: --test 10",
+            )
         return own, training
     patients = ordered({case.patient for case in training})
     if not 0 < test < len(patients) - 1:
-        raise InputError(f"--test {test} of {len(patients)} patients leaves too few to test or to train on")
+        raise InputError(
+            "split-too-few-patients", f"--test {test} of {len(patients)} patients leaves too few to test or to train on"
+        )
     kept = set(patients[:test])
     return [c for c in training if c.patient in kept], [c for c in training if c.patient not in kept]
 
@@ -173,7 +181,10 @@ def write_cohort(dataset: LabelledDataset, cases: Sequence[LabelledCase], root: 
     folders = channel_folders(dataset)
     for case in cases:
         if len(case.images) != len(folders):
-            raise InputError(f"{case.images[0]} holds all channels in one file; write the dataset as nnU-Net raw first")
+            raise InputError(
+                "dataset-channels-one-file",
+                f"{case.images[0]} holds all channels in one file; write the dataset as nnU-Net raw first",
+            )
         paths = [
             root / folder / f"{case.name}{ending(path)}" for folder, path in zip(folders, case.images, strict=True)
         ]
@@ -341,7 +352,10 @@ def _named(text: str) -> tuple[str, str]:
     generator = generator if separator else text
     name = name if separator else Path(text).stem
     if not name or Path(name).name != name or name in ("cohort", "segmenters", "real"):
-        raise InputError(f"{text!r}: the name of a generator must be a plain word, as in spade=configs/spade.yaml")
+        raise InputError(
+            "pipeline-name-invalid",
+            f"{text!r}: the name of a generator must be a plain word, as in spade=configs/spade.yaml",
+        )
     return name, generator
 
 

@@ -40,7 +40,7 @@ def main() -> int:
 def run(given: argparse.Namespace) -> int:
     systems = dict(_named(text) for text in given.prediction)
     if len(systems) < len(given.prediction):
-        raise InputError("two predictions have one name: give each its own, NAME=DIR")
+        raise InputError("pipeline-name-twice", "two predictions have one name: give each its own, NAME=DIR")
     device = pick_device("auto") if given.segmenter or given.downstream else "cpu"
     checks = named_checks(given.qa_limits, given.segmenter, device) if given.source else None
     downstream = None
@@ -88,7 +88,7 @@ def run(given: argparse.Namespace) -> int:
         measured.append(name)
         failures += [f"{name}, {failure.case}: {failure.error}" for failure in found.failures]
     if not measured:
-        raise InputError("; ".join(lost))
+        raise InputError("evaluation-all-failed", "; ".join(lost))
     report = write_report(
         [given.out / name for name in measured],
         given.out / "report.html",
@@ -108,7 +108,10 @@ def _named(text: str) -> tuple[str, Path]:
     path = Path(folder if separator else text)
     name = name if separator else path.name
     if not name or Path(name).name != name:
-        raise InputError(f"{text!r}: the name of a system must be a plain word, as in pix2pix=converted/pix2pix")
+        raise InputError(
+            "pipeline-name-invalid",
+            f"{text!r}: the name of a system must be a plain word, as in pix2pix=converted/pix2pix",
+        )
     return name, path
 
 

@@ -62,9 +62,14 @@ def run(settings: Settings, out: Path, overwrite: bool = False) -> list[str]:
     assert settings.data.root is not None
     folder = settings.data.root
     if not (folder / "target").is_dir():
-        raise InputError(f"{folder}: this pipeline evaluates a cohort folder with source/ and target/, which it is not")
+        raise InputError(
+            "pipeline-cohort-expected",
+            f"{folder}: this pipeline evaluates a cohort folder with source/ and target/, which it is not",
+        )
     if not settings.data.test:
-        raise InputError("data.test is 0, so no patient would be left to evaluate; set it, e.g. data.test=0.2")
+        raise InputError(
+            "config-test-zero", "data.test is 0, so no patient would be left to evaluate; set it, e.g. data.test=0.2"
+        )
     best = train(settings, out / "run", resume=True, overwrite=overwrite)
     with folder_written_aside(out / "model") as aside:
         shutil.copytree(best, aside, dirs_exist_ok=True)
@@ -73,7 +78,7 @@ def run(settings: Settings, out: Path, overwrite: bool = False) -> list[str]:
     cohort = read_cohort(folder, patient_pattern=settings.data.patient_pattern, fold=None)
     test = [case for case in load_split(out / "run" / "split.json", cohort.cases)["test"] if not case.synthetic]
     if not test:
-        raise InputError("the split has no test patients; raise data.test")
+        raise InputError("split-no-test-patients", "the split has no test patients; raise data.test")
     print(f"converting {len(test)} test patients")
     converted = convert(
         model,

@@ -51,7 +51,7 @@ def test_a_worker_that_cannot_be_made_says_why(local_ray, monkeypatch):
     monkeypatch.setattr(module, "TRIES", 1)
 
     def make():
-        raise InputError("no model there")
+        raise InputError("model-missing", "no model there")
 
     with joined(Cluster(workers=1)) as share, pytest.raises(InputError, match="can be started: no model there$"):
         list(spread(["a"], make, share))

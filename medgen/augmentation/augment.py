@@ -89,12 +89,16 @@ def _written(
 def _check(dataset: LabelledDataset, augmenter: Augmenter, number: int) -> None:
     if augmenter.channels not in (None, len(dataset.channels)):
         raise InputError(
+            "dataset-channel-count-differs",
             f"{augmenter.model['name']} takes {augmenter.channels} channels, but {dataset.root} has "
-            f"{len(dataset.channels)} ({', '.join(dataset.channels)}); use a model of as many"
+            f"{len(dataset.channels)} ({', '.join(dataset.channels)}); use a model of as many",
         )
     if number < 1 or (not augmenter.random and number > len(augmenter.ways)):
         most = "any number" if augmenter.random else f"up to {len(augmenter.ways)}"
-        raise InputError(f"--per-case {number}: {augmenter.model['name']} makes {most} of each case; choose so")
+        raise InputError(
+            "option-per-case-exceeds",
+            f"--per-case {number}: {augmenter.model['name']} makes {most} of each case; choose so",
+        )
 
 
 def _free_names(case: str, taken: set[str]) -> Iterator[str]:

@@ -70,14 +70,18 @@ def augmenter_for(
         InputError: no model, one that makes no cases for this dataset, or an unknown target or label.
     """
     if recombine and not ((Path(model) / "model.json").is_file() and read_info(Path(model))[1].label_source):
-        raise InputError(f"--recombine is for models that make images of label maps, not for {model}; leave it out")
+        raise InputError(
+            "option-recombine-not-applicable",
+            f"--recombine is for models that make images of label maps, not for {model}; leave it out",
+        )
     if model in PAINTERS:
         _refuse_targets(model, targets)
         return lesion_painter(model, dataset, host=host, lesions=lesions)
     if not (Path(model) / "model.json").is_file():
         raise InputError(
+            "model-json-missing",
             f"{model} is no model folder (it has no model.json); give RUN/best of a training run, "
-            f"{' or '.join(PAINTERS)}"
+            f"{' or '.join(PAINTERS)}",
         )
     _, settings = read_info(Path(model))
     method = settings.method.name
@@ -86,17 +90,26 @@ def augmenter_for(
     if method == "lesion_gan":
         return lesion_painter(model, dataset, host=host, lesions=lesions, device=device)
     if host or lesions:
-        raise InputError(f"--host and --lesion are for lesions, but {model} is a model of {method}; leave them out")
+        raise InputError(
+            "option-lesion-not-applicable",
+            f"--host and --lesion are for lesions, but {model} is a model of {method}; leave them out",
+        )
     if settings.label_source:
         return synthesizer(Path(model), dataset, recombine=recombine, device=device)
     if method in TRANSLATORS:
         return translator(Path(model), targets or settings.data.domains, device)
-    raise InputError(f"{model} is a model of {method}, which augments no dataset; give one of {', '.join(TRANSLATORS)}")
+    raise InputError(
+        "model-method-unsuitable",
+        f"{model} is a model of {method}, which augments no dataset; give one of {', '.join(TRANSLATORS)}",
+    )
 
 
 def _refuse_targets(model: str, targets: Sequence[str]) -> None:
     if targets:
-        raise InputError(f"--target is for a translator to several domains, which {model} is not; leave it out")
+        raise InputError(
+            "option-target-not-applicable",
+            f"--target is for a translator to several domains, which {model} is not; leave it out",
+        )
 
 
 def translator(folder: Path, targets: Sequence[str], device: str = "cpu") -> Augmenter:
@@ -109,8 +122,9 @@ def translator(folder: Path, targets: Sequence[str], device: str = "cpu") -> Aug
     info, data = models[0].info, models[0].settings.data
     if len(data.sources) != len(data.targets):
         raise InputError(
+            "model-target-count-differs",
             f"{folder} makes {', '.join(data.targets)} of {', '.join(data.sources)}, but a case needs all its channels "
-            "again; give a model of as many targets as sources"
+            "again; give a model of as many targets as sources",
         )
     about = _about(folder, info) | ({"targets": list(targets)} if targets else {})
     ways = tuple(partial(_translated, model) for model in models)
@@ -156,12 +170,15 @@ def lesion_painter(
         host = host or (label_named(hosts[0], names) if len(hosts) == 1 else None)
         lesions = lesions or [name for name in names if label_named(name, known)]
     if not lesions:
-        raise InputError(f"{model}: say which labels of {dataset.root} ({', '.join(names)}) are lesions, by --lesion")
+        raise InputError(
+            "option-lesion-missing",
+            f"{model}: say which labels of {dataset.root} ({', '.join(names)}) are lesions, by --lesion",
+        )
     lesions = [_label(name, names, dataset) for name in lesions]
     host = host and _label(host, names, dataset)
     for name in lesions:
         if label_named(name, known) is None:
-            raise InputError(f"{model} does not paint {name}; it knows {', '.join(known)}")
+            raise InputError("model-lesion-unknown", f"{model} does not paint {name}; it knows {', '.join(known)}")
     _refuse_faulty(dataset)
     library = build_library(_training(dataset), names, lesions=lesions, host=host)
     about |= {"host": host, "lesions": list(lesions), "library": library.sha256}
@@ -173,7 +190,9 @@ def lesion_painter(
 def _label(name: str, names: Mapping[str, int], dataset: LabelledDataset) -> str:
     found = label_named(name, names)
     if found is None:
-        raise InputError(f"{name} is no label of {dataset.root} ({', '.join(names)}); name one of these")
+        raise InputError(
+            "labels-name-unknown", f"{name} is no label of {dataset.root} ({', '.join(names)}); name one of these"
+        )
     return found
 
 
@@ -181,7 +200,10 @@ def _refuse_faulty(dataset: LabelledDataset) -> None:
     """Raises InputError with the fault of the first, where every case to learn from has one."""
     faults = [case.fault for case in dataset.cases if case.to_learn_from]
     if all(faults):
-        raise InputError(next((f for f in faults if f), f"{dataset.root} has no real training case to learn from"))
+        raise InputError(
+            "dataset-no-training-case",
+            next((f for f in faults if f), f"{dataset.root} has no real training case to learn from"),
+        )
 
 
 def _training(dataset: LabelledDataset) -> Iterator[tuple[list[Volume], Volume, str]]:
@@ -211,11 +233,17 @@ def synthesizer(folder: Path, dataset: LabelledDataset, *, recombine: bool = Fal
     known = _table(model).labels
     unknown = [name for name, value in dataset.labels.items() if value and label_named(name, known) is None]
     if unknown:
-        raise InputError(f"{folder} knows no label {unknown[0]} ({', '.join(known)}); name the dataset's labels so")
+        raise InputError(
+            "model-label-unknown",
+            f"{folder} knows no label {unknown[0]} ({', '.join(known)}); name the dataset's labels so",
+        )
     about, channels = _about(folder, model.info), len(model.settings.data.targets)
     donors = [c for c in dataset.cases if c.label is not None and c.to_learn_from and not c.fault] if recombine else []
     if recombine and len({case.patient for case in donors}) < 2:
-        raise InputError(f"{dataset.root} has label maps of one patient, so there is nothing to recombine; add others")
+        raise InputError(
+            "augmentation-single-patient",
+            f"{dataset.root} has label maps of one patient, so there is nothing to recombine; add others",
+        )
     way = partial(_synthesized, model, dataset, donors)
     return Augmenter((way,), about | ({"recombine": True} if recombine else {}), channels=channels)
 

@@ -73,7 +73,10 @@ def read_dataset(
     else:
         dataset = _nnunet(table.parent, content)
     if not dataset.cases:
-        raise InputError(f"{root} holds no cases with the ending {dataset.ending}; check the path and its dataset.json")
+        raise InputError(
+            "dataset-ending-unmatched",
+            f"{root} holds no cases with the ending {dataset.ending}; check the path and its dataset.json",
+        )
     return _with_patients(dataset, patient_pattern)
 
 
@@ -195,13 +198,17 @@ def _listed_folds(entries: Sequence[Entry], names: Sequence[str]) -> Folds:
 def _listed_images(entry: Entry, table: Path) -> list[Path]:
     given = entry.images("image")
     if not given or not all(isinstance(value, str) and value for value in given):
-        raise InputError(f"{table}: the entry {entry.shown} must name 'image' and 'label' as paths")
+        raise InputError(
+            "dataset-entry-form", f"{table}: the entry {entry.shown} must name 'image' and 'label' as paths"
+        )
     return [listed_file(value, table) for value in given]
 
 
 def _listed(entry: Entry, name: str, images: Sequence[Path], table: Path) -> LabelledCase:
     if not isinstance(entry.label, str | None):
-        raise InputError(f"{table}: the entry {entry.shown} must name 'image' and 'label' as paths")
+        raise InputError(
+            "dataset-entry-form", f"{table}: the entry {entry.shown} must name 'image' and 'label' as paths"
+        )
     label = listed_file(entry.label, table) if entry.label else None
     absent = next((path for path in (*images, label) if path is not None and not is_there(path)), None)
     fault = f"{table} lists {absent} for case {name}, which does not exist; correct the list" if absent else None
@@ -218,12 +225,16 @@ def _folders(root: Path, channels: Sequence[str]) -> LabelledDataset:
     if not places and (not folders or absent):
         lacks = f"no folder {absent[0]}/" if absent else "no dataset.json, images/ or source/"
         raise InputError(
+            "dataset-layout-unknown",
             f"{root} is no labelled dataset: it has {lacks}; give nnU-Net raw, Decathlon or such folders, or with a "
-            "folder for each case the names of its images (--channels imaging for case_00000/imaging.nii.gz)"
+            "folder for each case the names of its images (--channels imaging for case_00000/imaging.nii.gz)",
         )
     table = root / "labels.json"
     if not os.path.lexists(table):
-        raise InputError(f'{table} does not exist; write the names of the labels there, such as {{"liver": 1}}')
+        raise InputError(
+            "labels-table-missing",
+            f'{table} does not exist; write the names of the labels there, such as {{"liver": 1}}',
+        )
     cases = _of_case_folders(root, places, folders) if places else _of_folders(root, folders)
     endings = {next(e for e in ENDINGS if has_ending(path, (e,))) for case in cases for path in case.images}
     ending = endings.pop() if len(endings) == 1 else ".nii.gz"
@@ -313,7 +324,10 @@ def _dataset(
 def _channels(content: Mapping[str, Any], table: Path) -> tuple[str, ...]:
     names = channel_names(content)
     if not names:
-        raise InputError(f'{table} must name its channels by number, such as "channel_names": {{"0": "CT"}}')
+        raise InputError(
+            "dataset-channels-unnamed",
+            f'{table} must name its channels by number, such as "channel_names": {{"0": "CT"}}',
+        )
     return tuple(names)
 
 
@@ -324,15 +338,19 @@ def label_table(labels: Any, table: Path) -> dict[str, int]:
         InputError: no table, or nnU-Net's regions, whose unions of values are no structures to add to.
     """
     if not isinstance(labels, dict) or not labels:
-        raise InputError(f'{table} has no "labels"; name each structure with its value there')
+        raise InputError("labels-key-missing", f'{table} has no "labels"; name each structure with its value there')
     labels = {name: v[0] if isinstance(v, list) and len(v) == 1 else v for name, v in labels.items()}
     region = next((name for name, value in labels.items() if isinstance(value, list)), None)
     if region is not None:
         raise InputError(
+            "labels-region-unsupported",
             f"{table} defines the region {region} = {labels[region]}; medgen writes plain labels only, so give each "
-            "value a name of its own here and define the regions in the dataset that is written"
+            "value a name of its own here and define the regions in the dataset that is written",
         )
     named = named_labels(labels, table, ignored=True) or {}
     if "background" in named:
-        raise InputError(f"{table} gives background the value {named['background']}; it is 0 in every layout")
+        raise InputError(
+            "labels-background-not-zero",
+            f"{table} gives background the value {named['background']}; it is 0 in every layout",
+        )
     return {"background": 0, **dict(sorted(named.items(), key=lambda item: (item[0] == "ignore", item[1])))}

@@ -27,15 +27,19 @@ def check_pacs(
     from medgen.io.paths import ENDINGS, has_ending
 
     if query and from_pacs is None:
-        raise InputError("--query asks a PACS; say which with --from-pacs")
+        raise InputError("option-query-needs-pacs", "--query asks a PACS; say which with --from-pacs")
     if from_pacs is not None and watch:
-        raise InputError("--watch looks at a folder, --from-pacs at a PACS; give one of them")
+        raise InputError("option-watch-with-pacs", "--watch looks at a folder, --from-pacs at a PACS; give one of them")
     if from_pacs is not None and has_ending(output, ENDINGS):
-        raise InputError(f"{output} is one file; with --from-pacs give a folder as output")
+        raise InputError("output-file-with-pacs", f"{output} is one file; with --from-pacs give a folder as output")
     if from_pacs is not None and cache.resolve() == output.resolve():
-        raise InputError(f"{output} is the folder of what is retrieved and of what is made; choose another output")
+        raise InputError(
+            "output-is-input", f"{output} is the folder of what is retrieved and of what is made; choose another output"
+        )
     if to_pacs is not None and (format not in (None, "dicom") or has_ending(output, ENDINGS)):
-        raise InputError("--to-pacs stores DICOM series; leave --format out and give a folder as output")
+        raise InputError(
+            "option-format-with-pacs", "--to-pacs stores DICOM series; leave --format out and give a folder as output"
+        )
 
 
 @contextmanager
@@ -58,12 +62,17 @@ def from_server(
     from medgen.pacs.server import parse_query
 
     if len(sources) > 1:
-        raise InputError(f"--from-pacs is for models of one contrast; this one translates {' and '.join(sources)}")
+        raise InputError(
+            "pacs-model-several-contrasts",
+            f"--from-pacs is for models of one contrast; this one translates {' and '.join(sources)}",
+        )
     asked, server = parse_query(query), connect(address, "FROM")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what comes into it names patients
     except OSError as error:
-        raise InputError(f"{folder} cannot be made ({error.strerror}); choose another INPUT") from None
+        raise InputError(
+            "folder-not-creatable", f"{folder} cannot be made ({error.strerror}); choose another INPUT"
+        ) from None
     with claimed(folder, {"command": "retrieve", "server": server.name}, overwrite=overwrite):
         yield retrieved(server, asked, folder, series=series, rules=rules, told=say)
 

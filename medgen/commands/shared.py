@@ -80,7 +80,9 @@ def cluster_of(ray: str | None, workers: int | None, device: str = "auto") -> "C
     from medgen.cluster import Cluster
 
     if ray is None and workers is not None:
-        raise InputError(f"--workers {workers} is of --ray; without it one process does everything")
+        raise InputError(
+            "option-workers-needs-ray", f"--workers {workers} is of --ray; without it one process does everything"
+        )
     return None if ray is None else Cluster(ray, workers, device)
 
 
@@ -91,7 +93,9 @@ def pick_device(name: str) -> str:
         try:
             torch.empty(0, device=name)
         except (RuntimeError, AssertionError) as error:
-            raise InputError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from None
+            raise InputError(
+                "option-device-unusable", f"--device {name} cannot be used: {str(error).splitlines()[0]}"
+            ) from None
         return name
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 

@@ -209,7 +209,9 @@ def preview(
     from medgen.io.names import say
 
     if watch or from_pacs is not None:
-        raise InputError("--dry-run lists what lies in a folder; leave --watch and --from-pacs out")
+        raise InputError(
+            "option-dry-run-conflict", "--dry-run lists what lies in a folder; leave --watch and --from-pacs out"
+        )
     _, settings = read_info(model)
     chosen = None if rules is None else load_rules(rules)
     scans = find_scans(source, settings.data.sources, series=series, rules=chosen)
@@ -217,7 +219,7 @@ def preview(
     for i, scan in enumerate(scans, 1):
         try:
             if scan.fault:
-                raise InputError(scan.fault)
+                raise InputError("input-scan-faulty", scan.fault)
             grid = scan_grids(scan, series)[0]
             what = scan.files[0] if scan.series is None else f"{scan.files[0]}, {scan.series.describe()}"
             say(f"[{i}/{len(scans)}] {scan.case}: {what} [{grid.describe()}]")

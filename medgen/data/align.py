@@ -42,7 +42,7 @@ def align(moving: Volume, fixed: Volume, method: str = "resample") -> tuple[Volu
         InputError: unknown method, or volumes that do not overlap.
     """
     if method not in METHODS:
-        raise InputError(f"data.align = {method!r} is unknown; use one of {', '.join(METHODS)}")
+        raise InputError("config-align-unknown", f"data.align = {method!r} is unknown; use one of {', '.join(METHODS)}")
     with _one_thread():
         return _align(moving, fixed, method)
 
@@ -58,8 +58,9 @@ def on_one_grid(volumes: Sequence[Volume], method: str) -> list[Volume]:
     if method == "refuse" and not all(same):
         other = volumes[same.index(False)]
         raise InputError(
+            "pair-grid-differs",
             f"contrasts of one case are on different grids: {first.path} is [{first.geometry.describe()}], "
-            f"{other.path} is [{other.geometry.describe()}]; bring them onto one"
+            f"{other.path} is [{other.geometry.describe()}]; bring them onto one",
         )
     if method == "refuse":
         return [on_axes_of(v, first) for v in volumes]
@@ -72,8 +73,9 @@ def _align(moving: Volume, fixed: Volume, method: str) -> tuple[Volume, dict[str
     overlap = _overlap(*images)
     if overlap < MIN_OVERLAP:
         raise InputError(
+            "pair-no-overlap",
             f"{moving.path or 'the source'} and {fixed.path or 'the target'} do not overlap in space "
-            f"([{moving.geometry.describe()}] and [{fixed.geometry.describe()}]); correct their affines"
+            f"([{moving.geometry.describe()}] and [{fixed.geometry.describe()}]); correct their affines",
         )
     before = _information(*images, identity)
     transform = identity

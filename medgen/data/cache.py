@@ -95,7 +95,7 @@ def _fill(stem: Path, path: Path, volume: Volume, intensity: dict[str, Any], spa
     try:
         codes = fit_range(volume.data, **intensity)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise InputError("volume-constant", f"{path}: {error}") from None
     mask = body_mask(volume.data)
     inside = np.flatnonzero(mask)
     if len(inside) > BODY_VOXELS:
@@ -113,7 +113,9 @@ def _fill(stem: Path, path: Path, volume: Volume, intensity: dict[str, Any], spa
         wrote(info, aside)
         os.replace(aside, info)
     except OSError as error:
-        raise InputError(f"cache {stem.parent} cannot be written: {error.strerror or error}; set data.cache") from None
+        raise InputError(
+            "cache-not-writable", f"cache {stem.parent} cannot be written: {error.strerror or error}; set data.cache"
+        ) from None
 
 
 def _compact(data: np.ndarray) -> np.ndarray:

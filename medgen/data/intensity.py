@@ -138,7 +138,9 @@ def fit_range(
         return Range(-1000.0 if low is None else low, 1000.0 if high is None else high, outside, background)
     foreground = data[data > foreground_threshold(data) if background is None else data != background]
     if foreground.size == 0:
-        raise InputError("the image is constant, so it has no intensity range; remove it from the cohort")
+        raise InputError(
+            "volume-constant", "the image is constant, so it has no intensity range; remove it from the cohort"
+        )
     if kind == "zscore":
         mean, sd = float(foreground.mean()), float(foreground.std()) or 1.0
         return Range(mean - width * sd, mean + width * sd, outside, background)

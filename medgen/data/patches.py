@@ -188,22 +188,27 @@ def _artefacts(specs: tuple[dict[str, Any], ...], *, fixed: bool) -> list[Any]:
     try:
         import torchio
     except ImportError:
-        raise InputError("sampling.artefacts needs TorchIO; install it: pip install 'medgen[artefacts]'") from None
+        raise InputError(
+            "dependency-missing", "sampling.artefacts needs TorchIO; install it: pip install 'medgen[artefacts]'"
+        ) from None
 
     transforms = []
     for spec in specs:
         transform = getattr(torchio, spec["name"], None)
         if not (isinstance(transform, type) and issubclass(transform, torchio.Transform)):
-            raise InputError(f"sampling.artefacts: TorchIO has no transform named {spec['name']!r}")
+            raise InputError(
+                "config-artefact-unknown", f"sampling.artefacts: TorchIO has no transform named {spec['name']!r}"
+            )
         if fixed and issubclass(transform, torchio.SpatialTransform):
             raise InputError(
+                "config-artefact-spatial",
                 f"sampling.artefacts: {spec['name']} moves the source off its target or labels; "
-                "use sampling.flip, rotate and scale, which move them together"
+                "use sampling.flip, rotate and scale, which move them together",
             )
         try:
             transforms.append(transform(p=spec.get("probability", 0.2), **spec.get("options", {})))
         except (TypeError, ValueError) as error:
-            raise InputError(f"sampling.artefacts: {spec['name']}: {error}") from None
+            raise InputError("config-artefact-invalid", f"sampling.artefacts: {spec['name']}: {error}") from None
     return transforms
 
 

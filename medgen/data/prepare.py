@@ -67,7 +67,7 @@ def prepare(settings: Settings, out: Path, *, resume: bool = False, say: Callabl
     """
     data = settings.data
     if data.root is None:
-        raise InputError("data.root is not set; give the cohort folder, e.g. data.root=COHORT")
+        raise InputError("config-root-missing", "data.root is not set; give the cohort folder, e.g. data.root=COHORT")
     folder = data.cache or out / "cache"
     cohort, split, content = read_split(settings, out, folder, resume=resume, say=say)
     table = LabelTable(cohort.label_values, data.tissues, data.tissue_smoothing) if settings.label_source else None
@@ -131,8 +131,9 @@ def _siblings(cases: list[Case], settings: Settings) -> dict[str, list[str]]:
     found = {c.name: [o.name for o in mine if o is not c] for mine in scans.values() for c in mine if len(mine) > 1}
     if not found:
         raise InputError(
+            "cohort-no-domain-pairs",
             f"{settings.data.root}: no patient has two domains, so there are no pairs to learn from; set "
-            "data.paired_domains to false, or give the scans of one patient one file name"
+            "data.paired_domains to false, or give the scans of one patient one file name",
         )
     return found
 
@@ -165,16 +166,21 @@ def _refuse_empty(train: list[Case], settings: Settings) -> None:
     data = settings.data
     for domain in data.domains:
         if not any(case.name.startswith(f"{domain}/") for case in train):
-            raise InputError(f"{data.root}: no patient of domain {domain} is left to train on; add some")
+            raise InputError(
+                "cohort-domain-no-training", f"{data.root}: no patient of domain {domain} is left to train on; add some"
+            )
     if data.paired and not train:
         raise InputError(
+            "cohort-no-pairs",
             f"{data.root}: no case has both a source and a target, so there is nothing to train on; "
-            "set data.paired=false and an unpaired method, or check the folder's names"
+            "set data.paired=false and an unpaired method, or check the folder's names",
         )
     for side, names in (("source", data.sources), ("target", data.targets)):
         if not any(getattr(case, side) for case in train):
             folders = " and ".join(f"{name}/" for name in names)
-            raise InputError(f"{data.root}: no {side} images to train on; check the folder {folders}")
+            raise InputError(
+                "cohort-side-empty", f"{data.root}: no {side} images to train on; check the folder {folders}"
+            )
 
 
 def _load(
@@ -224,7 +230,9 @@ def _labels(train: list[Case], cohort: Cohort, settings: Settings, folder: Path)
         if not case.source:
             continue
         if case.labels is None:
-            raise InputError(f"case {case.name} in {data.root} has no label map; add it or set data.labels to false")
+            raise InputError(
+                "label-missing", f"case {case.name} in {data.root} has no label map; add it or set data.labels to false"
+            )
         fixed = _fixed(case, "source", settings)
         movable = data.align == "resample" or fixed in case.source
         options: dict[str, Any] = {"spacing": data.spacing, "movable": movable}
@@ -236,8 +244,9 @@ def _check_classes(cohort: Cohort, settings: Settings) -> None:
     data, names = settings.data, _class_names(cohort, settings)
     if data.classes != len(names):
         raise InputError(
+            "config-classes-differ",
             f"data.classes = {data.classes}, but {data.root} has {len(names)} classes ({', '.join(names)}); "
-            f"set data.classes={len(names)}"
+            f"set data.classes={len(names)}",
         )
 
 
@@ -248,8 +257,9 @@ def _joined(values: list[int], cohort: Cohort, structures: dict[str, tuple[str, 
     unknown = [name for name in given if label_named(name, cohort.label_values) is None]
     if unknown:
         raise InputError(
+            "config-structure-unknown",
             f"data.class_groups names {unknown[0]}, which is no label of {cohort.root} "
-            f"({', '.join(cohort.label_values)}); name its labels"
+            f"({', '.join(cohort.label_values)}); name its labels",
         )
     called = {value: name for name, value in cohort.label_values.items()}
     return [class_of.get(called.get(value, ""), 0) for value in values]
@@ -261,7 +271,8 @@ def _centres(labels: dict[str, Path], cohort: Cohort, settings: Settings) -> dic
     unknown = [name for name in wanted if label_named(name, names) is None]
     if unknown:
         raise InputError(
-            f"sampling.foreground_classes names {unknown[0]}, which is no class ({', '.join(names)}); name one"
+            "config-centred-class-unknown",
+            f"sampling.foreground_classes names {unknown[0]}, which is no class ({', '.join(names)}); name one",
         )
     if not wanted:
         return {}
@@ -269,7 +280,8 @@ def _centres(labels: dict[str, Path], cohort: Cohort, settings: Settings) -> dic
     found = {case: part_voxels(np.load(file, mmap_mode="r"), numbers) for case, file in labels.items()}
     if not any(len(places) for places in found.values()):
         raise InputError(
-            f"{settings.data.root}: no training case has {' or '.join(wanted)}, see sampling.foreground_classes"
+            "cohort-centred-class-absent",
+            f"{settings.data.root}: no training case has {' or '.join(wanted)}, see sampling.foreground_classes",
         )
     return {case: places for case, places in found.items() if len(places)}
 
@@ -307,8 +319,9 @@ def _one_spacing(volumes: list[tuple[str, Channels]], settings: Settings) -> tup
         shown = " × ".join(f"{s:.3g}" for s in odd[0][1])
         usual = " × ".join(f"{s:.3g}" for s in middle)
         raise InputError(
+            "cohort-spacing-differs",
             f"case {odd[0][0]} has voxels of {shown} mm where most have {usual} mm ({len(odd)} cases differ); "
-            "set data.spacing to bring all to one grid"
+            "set data.spacing to bring all to one grid",
         )
     if settings.data.spacing is not None:
         middle = np.asarray(settings.data.spacing)

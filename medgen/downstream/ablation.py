@@ -69,7 +69,7 @@ def run_arms(
     """
     unknown = [arm for arm in arms if arm not in ARMS]
     if unknown:
-        raise InputError(f"{unknown[0]!r} is no arm; choose among {', '.join(ARMS)}")
+        raise InputError("downstream-arm-unknown", f"{unknown[0]!r} is no arm; choose among {', '.join(ARMS)}")
     rows: list[Row] = []
     failures: list[Failure] = []
     for generator, made in {"": (), **synthetic}.items():

@@ -55,7 +55,10 @@ def read_examples(images: Path, labels: Path, patient: Callable[[str], str] = st
     found = [(case_name(path), path) for path in find_volumes(images)]
     examples = [Example(name, patient(name), path, by_name[name]) for name, path in found if name in by_name]
     if not examples:
-        raise InputError(f"no volume in {images} has labels of its name in {labels}; rename the files to match")
+        raise InputError(
+            "folder-names-unmatched",
+            f"no volume in {images} has labels of its name in {labels}; rename the files to match",
+        )
     return examples
 
 
@@ -75,14 +78,20 @@ def patient_folds(
     patients = {example.patient for example in real}
     if isinstance(folds, int):
         if not 2 <= folds <= len(patients):
-            raise InputError(f"{folds} folds of {len(patients)} patients with real images cannot be; use 2 to as many")
+            raise InputError(
+                "downstream-fold-count",
+                f"{folds} folds of {len(patients)} patients with real images cannot be; use 2 to as many",
+            )
         others = {example.patient for example in synthetic} - patients
         ordered = [sorted(group, key=lambda p: _rank(p, seed)) for group in (patients, others)]
         return [frozenset(p for group in ordered for p in group[fold::folds]) for fold in range(folds)]
     given = [frozenset(fold) for fold in folds]
     for i, tested in enumerate(given):
         if not tested & patients or not patients - tested:
-            raise InputError(f"fold {i} leaves no patient with real images to test or to train on; name others")
+            raise InputError(
+                "downstream-fold-empty",
+                f"fold {i} leaves no patient with real images to test or to train on; name others",
+            )
     return given
 
 
@@ -136,7 +145,9 @@ def run_protocols(
     values = label_values(real) if values is None else tuple(sorted({0, *values}))
     tested = patient_folds(real, synthetic, folds)
     if only is not None and not set(only) <= set(range(len(tested))):
-        raise InputError(f"there are folds 0 to {len(tested) - 1}, not {sorted(only)}; choose among them")
+        raise InputError(
+            "downstream-fold-unknown", f"there are folds 0 to {len(tested) - 1}, not {sorted(only)}; choose among them"
+        )
     pools = {"real": _named("real", real), "synthetic": _named("synthetic", synthetic)}
     pools["both"] = pools["real"] + pools["synthetic"]
     results = []
@@ -158,10 +169,15 @@ def run_protocols(
 def _check(chosen: Sequence[str], synthetic: Sequence[Example]) -> None:
     unknown = [name for name in chosen if name not in PROTOCOLS]
     if unknown:
-        raise InputError(f"{unknown[0]!r} is no protocol; choose among {', '.join(PROTOCOLS)}")
+        raise InputError(
+            "downstream-protocol-unknown", f"{unknown[0]!r} is no protocol; choose among {', '.join(PROTOCOLS)}"
+        )
     lacking = [name for name in chosen if name != BASELINE and not synthetic]
     if lacking:
-        raise InputError(f"protocol {lacking[0]} needs synthetic images and none were given; give some or leave it out")
+        raise InputError(
+            "downstream-synthetic-missing",
+            f"protocol {lacking[0]} needs synthetic images and none were given; give some or leave it out",
+        )
 
 
 def _check_patients(real: Sequence[Example], synthetic: Sequence[Example]) -> None:
@@ -176,8 +192,9 @@ def _check_patients(real: Sequence[Example], synthetic: Sequence[Example]) -> No
         source = next((n for n in names if re.match(re.escape(n) + r"[^0-9A-Za-z]", example.name)), None)
         if source is not None and example.name not in names:
             raise InputError(
+                "downstream-synthetic-patient",
                 f"the synthetic image {example.name} seems to be made of {source} but counts as a patient of its own, "
-                "who would be trained on where the other is tested: give read_examples the patient of each name"
+                "who would be trained on where the other is tested: give read_examples the patient of each name",
             )
 
 
@@ -278,7 +295,10 @@ def _case_rows(segment: Segment, example: Example, values: Sequence[int], tolera
     image, truth = read_volume(example.image), read_volume(example.labels)
     prediction = np.asarray(segment(image))
     if prediction.shape != image.data.shape:
-        raise InputError(f"the segmenter gave {prediction.shape} voxels for {image.data.shape} of {example.image}")
+        raise InputError(
+            "segmenter-output-shape",
+            f"the segmenter gave {prediction.shape} voxels for {image.data.shape} of {example.image}",
+        )
     if same_grid(truth.geometry, image.geometry):
         prediction = on_axes_of(image.replaced(prediction.astype(np.float32)), truth).data
     else:

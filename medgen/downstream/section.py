@@ -61,7 +61,10 @@ def downstream_section(
     """
     real, synthetic = (_examples(cases, role) for role in ("reference", "prediction"))
     if not real:
-        raise InputError("segmenters are trained on true volumes with labels: give --reference and --labels")
+        raise InputError(
+            "evaluation-reference-labels-needed",
+            "segmenters are trained on true volumes with labels: give --reference and --labels",
+        )
     found = run_protocols(
         real,
         synthetic,

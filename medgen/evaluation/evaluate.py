@@ -150,7 +150,9 @@ def _refuse_settings(error: InputError, folders: Folders) -> None:
     """Raise what is a matter of the settings and not of a case, before hours are spent."""
     if isinstance(error, NeedsRange):
         references = [files["reference"] for files in folders.cases.values() if "reference" in files]
-        raise InputError("; ".join(filter(None, [str(error), suggested_range(references)])))
+        raise InputError(
+            "metric-data-range-missing", "; ".join(filter(None, [str(error), suggested_range(references)]))
+        )
     if isinstance(error, NotHu):
         raise error
 
@@ -239,4 +241,6 @@ def _make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{out} cannot be made for the results: {error.strerror or error}") from error
+        raise InputError(
+            "folder-not-creatable", f"{out} cannot be made for the results: {error.strerror or error}"
+        ) from error

@@ -46,19 +46,26 @@ def match_folders(given: Mapping[str, Path | None], wanted: Collection[str] | No
     if wanted is not None:
         missing = sorted(set(wanted) - set(found[lead]))
         if missing:
-            raise InputError(f"{paths[lead]} holds no case named {missing[0]}; it has {_first(found[lead])}, ...")
+            raise InputError(
+                "evaluation-case-missing",
+                f"{paths[lead]} holds no case named {missing[0]}; it has {_first(found[lead])}, ...",
+            )
         found[lead] = {name: file for name, file in found[lead].items() if name in wanted}
     cases = found[lead]
     for role, path in paths.items():
         if role == lead:
             continue
         if path.is_file() and len(cases) > 1:
-            raise InputError(f"{path} is one file but {paths[lead]} holds {len(cases)} cases: give a folder")
+            raise InputError(
+                "evaluation-file-for-folder",
+                f"{path} is one file but {paths[lead]} holds {len(cases)} cases: give a folder",
+            )
         found[role] = _files(path, cases, role)
         if not set(cases) & set(found[role]):
             raise InputError(
+                "folder-names-unmatched",
                 f"no volume in {path} ({role.replace('_', ' ')}) has the name of one in {paths[lead]} (the first there "
-                f"is {_first(found[role])}, the {lead}'s {_first(cases)}): rename the files to match"
+                f"is {_first(found[role])}, the {lead}'s {_first(cases)}): rename the files to match",
             )
     by_case = {case: {role: files[case] for role, files in found.items() if case in files} for case in cases}
     extra = [file for name, file in found["prediction"].items() if name not in cases]
@@ -77,8 +84,9 @@ def _refuse_other_numbers(names: Mapping[str, Mapping[int, str]], paths: Mapping
         other = truth.get(value, name)
         if numbers.get(name.lower(), value) != value or other.lower() != name.lower():
             raise InputError(
+                "labels-tables-differ",
                 f"{paths['prediction_labels']} has {name} as {value} by its table of labels, but {paths['labels']} has "
-                f"{name} as {numbers.get(name.lower(), 'nothing')} and {value} as {other}; bring both to one table"
+                f"{name} as {numbers.get(name.lower(), 'nothing')} and {value} as {other}; bring both to one table",
             )
 
 
@@ -94,30 +102,34 @@ def read_case(files: Mapping[str, Path]) -> dict[str, Volume]:
     for role, volume in volumes.items():
         if not same_geometry(volumes[lead].geometry, volume.geometry, tolerance):
             raise InputError(
+                "evaluation-grid-differs",
                 f"{files[role]} ({stored[role].geometry.describe()}) is not on the grid of the {lead} "
-                f"{files[lead]} ({stored[lead].geometry.describe()}): resample or register it first"
+                f"{files[lead]} ({stored[lead].geometry.describe()}): resample or register it first",
             )
         if not np.isfinite(volume.data.sum(dtype=np.float64)):
-            raise InputError(f"{files[role]} holds voxels that are NaN or infinite")
+            raise InputError("volume-not-finite", f"{files[role]} holds voxels that are NaN or infinite")
     return volumes
 
 
 def _files(path: Path, cases: Mapping[str, Path], role: str) -> dict[str, Path]:
     """{case name: file} of a folder; a single file stands for the only case whatever its name."""
     if not path.exists():
-        raise InputError(f"--{role.replace('_', '-')} {path} does not exist; check the path")
+        raise InputError("file-missing", f"--{role.replace('_', '-')} {path} does not exist; check the path")
     if path.is_file():
         return {next(iter(cases)) if len(cases) == 1 else case_name(path): path}
     found: dict[str, Path] = {}
     for file in find_volumes(path):
         if case_name(file) in found:
-            raise InputError(f"{found[case_name(file)]} and {file} are the same case twice: remove one")
+            raise InputError(
+                "folder-case-twice", f"{found[case_name(file)]} and {file} are the same case twice: remove one"
+            )
         found[case_name(file)] = file
     if not found:
         option = role.replace("_", "-")
         raise InputError(
+            "folder-no-volumes",
             f"--{option} {path} holds no volumes (.nii.gz, .nii, .mha, .nrrd, ...); check the path, and convert DICOM "
-            "with --format nifti"
+            "with --format nifti",
         )
     return found
 

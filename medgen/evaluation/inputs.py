@@ -96,27 +96,44 @@ def check_request(inputs: Inputs, out: Path, options: Options) -> None:
     }.items():
         if path is not None and Path(path).resolve() == Path(out).resolve():
             raise InputError(
-                f"--out {out} is the folder of --{role.replace('_', '-')}: give the results one of their own"
+                "output-is-input",
+                f"--out {out} is the folder of --{role.replace('_', '-')}: give the results one of their own",
             )
 
 
 def _check_options(options: Options) -> None:
     if options.profile not in PROFILES:
-        raise InputError(f"no metric profile is named {options.profile!r}: choose one of {', '.join(PROFILES)}")
+        raise InputError(
+            "metric-profile-unknown",
+            f"no metric profile is named {options.profile!r}: choose one of {', '.join(PROFILES)}",
+        )
     if options.data_range is not None and not (np.isfinite(options.data_range) and options.data_range > 0):
-        raise InputError(f"--data-range must be a number above 0, not {options.data_range}")
+        raise InputError(
+            "metric-data-range-invalid", f"--data-range must be a number above 0, not {options.data_range}"
+        )
     if not options.tolerance_mm >= 0:
-        raise InputError(f"--tolerance must be a number of mm, 0 or above, not {options.tolerance_mm}")
+        raise InputError(
+            "metric-tolerance-range", f"--tolerance must be a number of mm, 0 or above, not {options.tolerance_mm}"
+        )
 
 
 def _check_needs(inputs: Inputs, options: Options) -> None:
     if inputs.reference is None and inputs.source is None and inputs.real_cohort is None:
         raise InputError(
-            "nothing to compare with: give --reference (the truth), --source (the input) or --real-cohort (others)"
+            "evaluation-nothing-to-compare",
+            "nothing to compare with: give --reference (the truth), --source (the input) or --real-cohort (others)",
         )
     if options.extractor is not None and inputs.reference is None and inputs.real_cohort is None:
-        raise InputError("a distance of sets needs real volumes: give --real-cohort (other patients) or --reference")
+        raise InputError(
+            "evaluation-real-volumes-needed",
+            "a distance of sets needs real volumes: give --real-cohort (other patients) or --reference",
+        )
     if inputs.source is None and (options.checks is not None or inputs.lesions is not None):
-        raise InputError("the structure check compares the prediction with its input: give --source")
+        raise InputError(
+            "evaluation-source-needed", "the structure check compares the prediction with its input: give --source"
+        )
     if options.downstream is not None and (inputs.reference is None or inputs.labels is None):
-        raise InputError("segmenters are trained on true volumes with labels: give --reference and --labels")
+        raise InputError(
+            "evaluation-reference-labels-needed",
+            "segmenters are trained on true volumes with labels: give --reference and --labels",
+        )

@@ -64,13 +64,15 @@ def measure_case(case: str, files: Mapping[str, Path], measures: Measures) -> Ca
     hu = looks_like_hu(volumes[leading].data)
     if measures.data_range is None and not hu and "reference" in volumes:
         raise NeedsRange(
+            "metric-data-range-missing",
             f"{files['reference']} is not in HU (no value at or below -200): PSNR and SSIM need --data-range, the span "
-            "of values that such images can take"
+            "of values that such images can take",
         )
     if measures.profile != "generic" and "reference" in volumes and not hu:
         raise NotHu(
+            "metric-not-hu",
             f"{files['reference']} is not in HU (no value at or below -200), and the profile {measures.profile} is of "
-            "CT in HU: leave --profile out"
+            "CT in HU: leave --profile out",
         )
     warnings = [text for volume in volumes.values() for text in volume.warnings]
     if hu and not looks_like_hu(volumes["prediction"].data):
@@ -84,7 +86,7 @@ def measure_case(case: str, files: Mapping[str, Path], measures: Measures) -> Ca
     if "mask" in masks and len(np.unique(volumes["mask"].data[masks["mask"]])) > 1:
         warnings.append("the mask holds more than one value above 0; every voxel above 0 counts as inside")
     if "mask" in masks and not masks["mask"].any():
-        raise InputError(f"the mask {files['mask']} is empty: there is no voxel to measure in")
+        raise InputError("mask-empty", f"the mask {files['mask']} is empty: there is no voxel to measure in")
     if hu:
         masks["body"] = body_mask(volumes[leading].data)
     elif "mask" not in masks:
@@ -94,7 +96,7 @@ def measure_case(case: str, files: Mapping[str, Path], measures: Measures) -> Ca
     try:
         regions = _regions(volumes, masks, measures.names)
     except InputError as error:  # all that can be wrong by now is what the label file holds
-        raise InputError(f"{files.get('labels', case)}: {error}") from error
+        raise InputError("labels-values-invalid", f"{files.get('labels', case)}: {error}") from error
     if "reference" in volumes:
         metrics |= _fidelity(volumes, masks, measures, regions)
         metrics |= organ_scores(segmentation, profile=measures.profile)
@@ -156,7 +158,9 @@ def _segmentation(volumes: Mapping[str, Volume], measures: Measures, files: Mapp
     try:
         scores = segmentation_scores(truth.data, found.data, truth.spacing, tolerance_mm=measures.tolerance_mm)
     except InputError as error:
-        raise InputError(f"{files['labels']} and {files['prediction_labels']}: {error}") from error
+        raise InputError(
+            "labels-comparison-failed", f"{files['labels']} and {files['prediction_labels']}: {error}"
+        ) from error
     return [{"label": measures.names.get(value, f"label_{value}"), **row} for value, row in scores.items()]
 
 

@@ -32,7 +32,7 @@ def outcomes(folders: Folders, measures: Measures, cluster: Cluster | None = Non
     with joined(replace(cluster, device=cluster.device if text else "cpu")) as share:
         found = spread(folders.cases, partial(_measurer, folders, bare, text, share), share)
         for result in in_order(folders.cases, found):
-            yield InputError(str(result)) if isinstance(result, WorkerLost) else result
+            yield InputError("cluster-task-lost", str(result)) if isinstance(result, WorkerLost) else result
 
 
 def outcome(case: str, folders: Folders, measures: Measures) -> Outcome:
@@ -43,7 +43,9 @@ def outcome(case: str, folders: Folders, measures: Measures) -> Outcome:
     except InputError as error:
         return error
     except Exception as error:
-        return InputError(f"medgen did not expect these images ({reason(error)}); please report it")
+        return InputError(
+            "evaluation-unexpected-failure", f"medgen did not expect these images ({reason(error)}); please report it"
+        )
 
 
 def _measurer(
@@ -61,7 +63,7 @@ def _missing(case: str, folders: Folders) -> list[str]:
     """Warnings of optional files that this case lacks; InputError where one is needed."""
     files = folders.cases[case]
     if "prediction" not in files:
-        raise InputError(f"no prediction for the reference {files['reference']}")
+        raise InputError("evaluation-prediction-missing", f"no prediction for the reference {files['reference']}")
     if "mask" in folders.given and "mask" not in files:
-        raise InputError(f"no mask for {case} in {folders.given['mask']}")
+        raise InputError("evaluation-mask-missing", f"no mask for {case} in {folders.given['mask']}")
     return [f"no {role} file for this case in {path}" for role, path in folders.given.items() if role not in files]

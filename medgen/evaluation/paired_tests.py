@@ -143,5 +143,7 @@ def _patients_of(cases: Sequence[str], patients: Mapping[str, Hashable] | None) 
         return list(cases)
     unknown = next((case for case in cases if case not in patients), None)
     if unknown is not None:
-        raise InputError(f"patients names no patient for the case {unknown}: name one for every case")
+        raise InputError(
+            "evaluation-patient-missing", f"patients names no patient for the case {unknown}: name one for every case"
+        )
     return [patients[case] for case in cases]

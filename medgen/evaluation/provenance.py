@@ -20,7 +20,7 @@ def read_manifest(prediction: Path) -> dict[str, Any] | None:
         content = json.loads(path.read_text(encoding="utf-8"))
         content["model"]["sha256"], content["cases"].values()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{path} is not a manifest of medgen ({error}); move it away") from error
+        raise InputError("manifest-foreign", f"{path} is not a manifest of medgen ({error}); move it away") from error
     return content
 
 

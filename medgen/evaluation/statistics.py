@@ -131,7 +131,7 @@ def holm(p_values: ArrayLike) -> list[float]:
     """p-values corrected for all of them (Holm 1979, jstor 4615733): max over j ≤ i of (m - j + 1) p_(j), at most 1."""
     p = np.asarray(p_values, np.float64)
     if not ((p >= 0) & (p <= 1)).all():
-        raise InputError(f"p-values must lie in [0, 1], not {p.tolist()}")
+        raise InputError("statistics-p-value-range", f"p-values must lie in [0, 1], not {p.tolist()}")
     order = np.argsort(p, kind="stable")
     corrected = np.empty_like(p)
     corrected[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
@@ -243,9 +243,15 @@ def _pairs(
 ) -> tuple[Array, Array, list[Hashable], int]:
     x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if x.ndim != 1 or x.shape != y.shape:
-        raise InputError(f"paired values must be two lists of one length, not of shapes {x.shape} and {y.shape}")
+        raise InputError(
+            "statistics-lengths-differ",
+            f"paired values must be two lists of one length, not of shapes {x.shape} and {y.shape}",
+        )
     if patients is not None and len(patients) != len(x):
-        raise InputError(f"{len(patients)} patients were given for {len(x)} values: name one for every value")
+        raise InputError(
+            "statistics-patient-count-differs",
+            f"{len(patients)} patients were given for {len(x)} values: name one for every value",
+        )
     owners: list[Hashable] = list(range(len(x))) if patients is None else list(patients)
     keep = good(x) & good(y)
     return x[keep], y[keep], [owner for owner, kept in zip(owners, keep, strict=True) if kept], int((~keep).sum())
@@ -340,4 +346,6 @@ def _spread(groups: list[Array]) -> tuple[float, float, float]:
 
 def _check_share(confidence: float) -> None:
     if not 0 < confidence < 1:
-        raise InputError(f"confidence must lie between 0 and 1, such as 0.95, not {confidence}")
+        raise InputError(
+            "statistics-confidence-range", f"confidence must lie between 0 and 1, such as 0.95, not {confidence}"
+        )

@@ -50,7 +50,8 @@ class Private:
         for target in targets:
             if has_ending(target, ENDINGS):
                 raise InputError(
-                    f"{target} would not be DICOM; --deidentify takes DICOM and writes DICOM, nothing else"
+                    "deidentify-not-dicom",
+                    f"{target} would not be DICOM; --deidentify takes DICOM and writes DICOM, nothing else",
                 )
 
     def check_pixels(self, volumes: Sequence[Volume]) -> None:
@@ -86,22 +87,38 @@ def opened(
     """
     if not wanted:
         if folder is not None or shift_dates:
-            raise InputError("--identity-dir and --shift-dates say how to de-identify; add --deidentify")
+            raise InputError(
+                "deidentify-option-missing", "--identity-dir and --shift-dates say how to de-identify; add --deidentify"
+            )
         if (output / REPORT).exists():
-            raise InputError(f"{output} holds de-identified series; add --deidentify or choose another output")
+            raise InputError(
+                "deidentify-output-mixed",
+                f"{output} holds de-identified series; add --deidentify or choose another output",
+            )
         return None
     folder = Path(f"{os.path.abspath(output)}-private") if folder is None else folder
     place = folder.resolve()
     for other in (source.resolve(), output.resolve()):
         if place.is_relative_to(other) or other.is_relative_to(place):
-            raise InputError(f"{folder} lies in {other} or holds it; keep the private folder apart with --identity-dir")
+            raise InputError(
+                "deidentify-private-not-apart",
+                f"{folder} lies in {other} or holds it; keep the private folder apart with --identity-dir",
+            )
     for name in NAMING:
         if (output / name).exists():
-            raise InputError(f"{output} holds {name}, which names inputs; choose another output for --deidentify")
+            raise InputError(
+                "deidentify-output-names-inputs",
+                f"{output} holds {name}, which names inputs; choose another output for --deidentify",
+            )
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{folder} cannot be made ({error.strerror}); choose another --identity-dir") from None
+        raise InputError(
+            "folder-not-creatable", f"{folder} cannot be made ({error.strerror}); choose another --identity-dir"
+        ) from None
     if os.name == "posix" and folder.stat().st_mode & 0o077:
-        raise InputError(f"{folder} is open to others, and what it will hold names patients; chmod 700 it")
+        raise InputError(
+            "deidentify-private-folder-open",
+            f"{folder} is open to others, and what it will hold names patients; chmod 700 it",
+        )
     return Private(folder, Deidentifier(read_key(folder / "key"), shift_dates))

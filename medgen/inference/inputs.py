@@ -64,16 +64,18 @@ def find_scans(
     check_choice(series, rules)
     if rules is not None and len(contrasts) > 1:
         raise InputError(
+            "option-rules-several-contrasts",
             f"--rules choose among the series of a study, and this model takes {' and '.join(contrasts)}, a folder "
-            "each; leave them out, or choose with --series"
+            "each; leave them out, or choose with --series",
         )
     if len(contrasts) == 1:
         return _one_contrast(source, series, rules, index)
     absent = [name for name in contrasts if not (source / name).is_dir()]
     if absent:
         raise InputError(
+            "input-contrast-folder-missing",
             f"{source} holds no folder {absent[0]}/; this model translates {' and '.join(contrasts)} together, "
-            f"so give a folder that holds {', '.join(f'{name}/CASE.nii.gz' for name in contrasts)}"
+            f"so give a folder that holds {', '.join(f'{name}/CASE.nii.gz' for name in contrasts)}",
         )
     found: dict[str, dict[str, list[Path]]] = {}
     for name in contrasts:
@@ -96,15 +98,21 @@ def _one_contrast(source: Path, series: str | None, rules: Rules | None, index: 
         headers = indexed(place, index)
         scans = find_series(place, headers, series, rules) if headers.images else []
         if headers.images and not scans and all(ours(header) for _, header in headers.images):
-            raise InputError(f"{source} holds nothing but series that medgen made; name what they were made of")
+            raise InputError(
+                "input-only-own-series",
+                f"{source} holds nothing but series that medgen made; name what they were made of",
+            )
         if scans or (rules is not None and not volumes):
             found = [Scan(s.case, (s.folder,), s.fault, s.series, _passed_over(s.passed)) for s in scans]
             return found if chosen else _among_volumes(place, found)
     if volumes and (image := scan_below(source)):
-        raise InputError(f"{mixed(source, volumes, f'a DICOM series ({image})')}; {CHOOSE}")
+        raise InputError("folder-mixed-kinds", f"{mixed(source, volumes, f'a DICOM series ({image})')}; {CHOOSE}")
     if chosen and (volumes or (source.is_file() and (rules or has_ending(source, ENDINGS)))):
         option = "--series" if series else "--rules"
-        raise InputError(f"{option} chooses among DICOM series in a folder, and {source} is none; leave it out")
+        raise InputError(
+            "option-series-not-dicom",
+            f"{option} chooses among DICOM series in a folder, and {source} is none; leave it out",
+        )
     pairs = _pairs(source) if source.is_dir() else []
     if pairs and not volumes:
         return pairs
@@ -206,7 +214,9 @@ def find_inputs(source: Path) -> list[Path]:
         return [source]
     if not source.is_dir():
         require_path(source)
-        raise InputError(f"{source} is no folder; give a volume, a folder of volumes or a DICOM series folder")
+        raise InputError(
+            "input-not-folder", f"{source} is no folder; give a volume, a folder of volumes or a DICOM series folder"
+        )
     volumes = find_volumes(source)
     if volumes:
         return volumes
@@ -214,7 +224,9 @@ def find_inputs(source: Path) -> list[Path]:
         return [source]
     folders = folders_with_files(source)
     if not folders:
-        raise InputError(f"{source} is empty: it holds no volumes ({' '.join(ENDINGS)}) and no DICOM series")
+        raise InputError(
+            "folder-no-volumes", f"{source} is empty: it holds no volumes ({' '.join(ENDINGS)}) and no DICOM series"
+        )
     return folders
 
 
@@ -240,7 +252,9 @@ def _refuse_two_patients(volumes: Sequence[Volume]) -> None:
     patients = [(read_header(file) or {}).get("PatientID") for file in files]
     for file, patient in zip(files, patients, strict=True):
         if patient != patients[0]:
-            raise InputError(f"{files[0]} and {file} are contrasts of one case by name, but of two patients")
+            raise InputError(
+                "pair-patients-differ", f"{files[0]} and {file} are contrasts of one case by name, but of two patients"
+            )
 
 
 def frames_apart(volumes: Sequence[Volume]) -> list[str]:
@@ -287,4 +301,6 @@ def file_states(scan: Scan) -> dict[Path, tuple[int, ...]]:
         told = ((file, file.stat()) for file in files)
         return {file: (state.st_size, state.st_mtime_ns, state.st_ctime_ns) for file, state in told}
     except OSError as error:
-        raise InputError(f"{error.filename} cannot be read ({error.strerror}); check that it is still there") from None
+        raise InputError(
+            "file-unreadable", f"{error.filename} cannot be read ({error.strerror}); check that it is still there"
+        ) from None

@@ -92,17 +92,24 @@ def check_outputs(targets: Sequence[Path], files: Sequence[Path]) -> None:
     """
     for target in (t for t in targets if not has_ending(t, ENDINGS)):
         if has_ending(files[0], ENDINGS):
-            raise InputError(f"{files[0]} is not DICOM, so no DICOM series can be derived from it; use --format nifti")
+            raise InputError(
+                "output-source-not-dicom",
+                f"{files[0]} is not DICOM, so no DICOM series can be derived from it; use --format nifti",
+            )
         place = target.resolve()
         for file in files:
             folder = file if file.is_dir() else file.parent
             if place.is_relative_to(folder) or folder.is_relative_to(place):
-                raise InputError(f"{place} lies in the folder of its input or holds it; choose another output")
+                raise InputError(
+                    "output-inside-input", f"{place} lies in the folder of its input or holds it; choose another output"
+                )
         if target.exists() and not target.is_dir():
-            raise InputError(f"{target} is a file where a series is to come; choose another output")
+            raise InputError("output-is-file", f"{target} is a file where a series is to come; choose another output")
         held = sorted(target.iterdir()) if target.is_dir() else []
         if not all(OURS.fullmatch(path.name) for path in held) or of_others(held):
-            raise InputError(f"{target} holds other files than a series of medgen; move it away")
+            raise InputError(
+                "output-folder-foreign", f"{target} holds other files than a series of medgen; move it away"
+            )
 
 
 def sheared(targets: Sequence[Path], volume: Volume) -> list[str]:
@@ -153,7 +160,7 @@ def check_units(volumes: Sequence[Volume], model: Model) -> None:
         modality = (read_header(file) or {}).get("Modality", "no modality")
         if takes or (hounsfield and modality == "CT"):
             unit = f"values in {volume.unit}" if volume.unit else f"modality {modality} and values without a unit"
-            raise InputError(f"{file} has {unit}, and the model takes CT in HU; choose another series")
+            raise InputError("dicom-not-hu", f"{file} has {unit}, and the model takes CT in HU; choose another series")
 
 
 def check_modality(volume: Volume, model: Model) -> None:
@@ -170,10 +177,14 @@ def check_modality(volume: Volume, model: Model) -> None:
         kind, low = model.settings.intensity.target.kind, target.low
         hounsfield = _is_hu(kind, low, _same_window(model))
         if modality == "CT" and not hounsfield:
-            raise InputError(f"{file} is CT and the model makes no HU; a series of CT is not written of it: use nifti")
+            raise InputError(
+                "output-ct-without-hu",
+                f"{file} is CT and the model makes no HU; a series of CT is not written of it: use nifti",
+            )
         if modality in ("MR", "PT") and hounsfield and low <= AIR_HU:
             raise InputError(
-                f"{file} is {modality} and the model makes HU; a series of CT from it is not written: use nifti"
+                "output-hu-without-ct",
+                f"{file} is {modality} and the model makes HU; a series of CT from it is not written: use nifti",
             )
 
 

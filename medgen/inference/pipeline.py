@@ -135,11 +135,13 @@ class Cases:
             if scan.fault:
                 if self.made_of.get(folded(entry.output), path) != path:
                     job.key = str(path)
-                raise InputError(scan.fault)
+                raise InputError("input-scan-faulty", scan.fault)
             checked_name(scan.case, path)
             if self.made_of.setdefault(folded(entry.output), path) != path:
                 job.key = str(path)  # the record of the other stays
-                raise InputError(f"{path}: another scan of this folder is named {scan.case} too; rename one")
+                raise InputError(
+                    "folder-case-twice", f"{path}: another scan of this folder is named {scan.case} too; rename one"
+                )
         return job
 
     def read(self, job: Job) -> Job:
@@ -191,9 +193,14 @@ class Cases:
     def _check(self, job: Job) -> None:
         for target in job.targets:
             if target.exists() and any(target.samefile(file) for file in job.scan.files):
-                raise InputError(f"{target.resolve()} is input and output at once; choose another output")
+                raise InputError(
+                    "output-is-input", f"{target.resolve()} is input and output at once; choose another output"
+                )
             if self.options.qa_report_sr and (has_ending(target, ENDINGS) or target.name == VERDICTS):
-                raise InputError(f"{target} can have no structured report beside it; leave --qa-report-sr out")
+                raise InputError(
+                    "output-report-not-possible",
+                    f"{target} can have no structured report beside it; leave --qa-report-sr out",
+                )
         if self.private is not None:
             self.private.check(job.targets)
         check_outputs(job.targets, job.scan.files)
@@ -203,7 +210,10 @@ class Cases:
         now = file_states(job.scan)
         changed = [file for file, state in job.states.items() if now.get(file) != state] or [*now.keys() - job.states]
         if changed:
-            raise InputError(f"{changed[0]} was changed while it was converted; start again once it is complete")
+            raise InputError(
+                "input-changed-meanwhile",
+                f"{changed[0]} was changed while it was converted; start again once it is complete",
+            )
 
     def _check_size(self, scan: Scan) -> None:
         """Refuse what a header claims before memory is taken for it."""
@@ -214,8 +224,9 @@ class Cases:
             gb *= max(1.0, *resampled)
         if gb > max(self.bound_gb / 2, SMALL_GB):
             raise InputError(
+                "input-memory-exceeded",
                 f"{scan.files[0]} claims {grids[0].describe()}: {gb:.3g} GiB in memory at the model's spacing, above "
-                f"half of --memory-gb {self.bound_gb:g}; raise that, or export the scan again if it is not so large"
+                f"half of --memory-gb {self.bound_gb:g}; raise that, or export the scan again if it is not so large",
             )
 
     def translate(self, job: Job) -> None:

@@ -58,10 +58,13 @@ def translate_case(model: Model, volumes: Sequence[Volume], *, memory_gb: float 
     settings, names = model.settings, model.settings.data.sources
     if model.settings.method.needs_classes:
         raise InputError(
-            f"{model.folder} paints what a label map asks for, it does not translate scans; use augmentation"
+            "model-needs-label-maps",
+            f"{model.folder} paints what a label map asks for, it does not translate scans; use augmentation",
         )
     if len(volumes) != len(names):
-        raise InputError(f"the model translates {', '.join(names)} together; give one volume of each")
+        raise InputError(
+            "model-image-count-differs", f"the model translates {', '.join(names)} together; give one volume of each"
+        )
     volume = volumes[0]
     upright = [to_canonical(v) for v in on_one_grid(volumes, settings.data.align)]
     grid = [on_model_grid(v, model) for v in upright]
@@ -171,13 +174,15 @@ def on_model_grid(volume: Volume, model: Model, *, labels: bool = False) -> Volu
     own, model_s = (" x ".join(f"{size:.6g}" for size in sizes) for sizes in (volume.spacing, wanted))
     if ratios.max() > MOST_RESAMPLED or ratios.min() < 1 / MOST_RESAMPLED:
         raise InputError(
+            "volume-spacing-implausible",
             f"{volume.path} has voxels of {own} mm, over {MOST_RESAMPLED} times larger or smaller than the model's "
-            f"of {model_s} mm; correct the spacing in its header"
+            f"of {model_s} mm; correct the spacing in its header",
         )
     if policy == "refuse":
         raise InputError(
+            "volume-spacing-differs",
             f"{volume.path} has voxels of {own} mm, which differ from the model's of {model_s} mm; "
-            "resample the scan or set inference.spacing to resample"
+            "resample the scan or set inference.spacing to resample",
         )
     if np.abs(volume.data).max() > LARGEST:  # as padding of the lowest float32 is
         volume = volume.replaced(np.clip(volume.data, -LARGEST, LARGEST))
@@ -294,8 +299,9 @@ def use_whole(window: str, network: nn.Module, shape: tuple[int, ...], memory_gb
     if window == "whole":
         if not fits:
             raise InputError(
+                "inference-memory-exceeded",
                 f"an image of {tuple(shape[2:])} voxels needs more than {memory_gb} GiB in one pass; "
-                "raise inference.memory_gb or set inference.window to patch"
+                "raise inference.memory_gb or set inference.window to patch",
             )
         return True
     return fits and not any(isinstance(module, WINDOW_NORMS) for module in network.modules())

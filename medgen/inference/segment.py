@@ -66,7 +66,7 @@ def segment_cohort(
         InputError: no scans, an unknown format, or an output that cannot be written.
     """
     if format is not None and format not in FORMATS:
-        raise InputError(f"--format {format}: unknown; choose one of {', '.join(FORMATS)}")
+        raise InputError("option-format-unknown", f"--format {format}: unknown; choose one of {', '.join(FORMATS)}")
     require_path(source)
     apart(output, source)
     results: list[Segmented] = []
@@ -103,13 +103,15 @@ def _segmented(
     key = target.name
     try:
         if scan.fault:
-            raise InputError(scan.fault)
+            raise InputError("input-scan-faulty", scan.fault)
         checked_name(scan.case, file)
         if taken.setdefault(entry.output, file) != file:
             key = str(file)
-            raise InputError(f"{file}: another scan of this folder is named {scan.case} too; rename one")
+            raise InputError(
+                "folder-case-twice", f"{file}: another scan of this folder is named {scan.case} too; rename one"
+            )
         if target.exists() and target.resolve() == file.resolve():
-            raise InputError(f"{file} is input and output at once; choose another output")
+            raise InputError("output-is-input", f"{file} is input and output at once; choose another output")
         entry.input_sha256 = scan_hash(scan)
         told = {name: getattr(entry, name) for name in ("input_sha256", "output", "series")}
         if segmenter.sha256 and manifest.holds(key, told, [target], sha256_of):
@@ -119,7 +121,10 @@ def _segmented(
         (volume,) = read_scan(scan, series)
         entry.warnings = [*scan.warnings, *scan.notes, *volume.warnings]
         if kind == "dicom" and volume.frames is None:
-            raise InputError(f"{file} is not DICOM, so no DICOM segmentation can refer to it; use --format nifti")
+            raise InputError(
+                "output-source-not-dicom",
+                f"{file} is not DICOM, so no DICOM segmentation can refer to it; use --format nifti",
+            )
         values = segmenter.segment(volume)
         labels = replace(volume.replaced(values.astype(np.float32), dtype=_smallest(values)), header=None)
         if kind == "dicom":

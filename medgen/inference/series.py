@@ -109,14 +109,18 @@ def load_rules(path: Path) -> Rules:
     except InputError:
         raise
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); check the path") from error
+        raise InputError("file-unreadable", f"{path} cannot be read ({error.strerror}); check the path") from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise InputError(f"{path}: {place or 'the file'}: {first['msg']}; see docs/how-to/choose_series.md") from error
+        raise InputError(
+            "rules-invalid", f"{path}: {place or 'the file'}: {first['msg']}; see docs/how-to/choose_series.md"
+        ) from error
     except (ValueError, re.error) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{path} is not YAML with rules ({reason}); see docs/how-to/choose_series.md") from error
+        raise InputError(
+            "rules-not-yaml", f"{path} is not YAML with rules ({reason}); see docs/how-to/choose_series.md"
+        ) from error
     return rules
 
 
@@ -128,7 +132,9 @@ def ours(header: Mapping[str, Any]) -> bool:
 def check_choice(series: str | None, rules: Rules | None) -> None:
     """Refuse two ways of choosing at once: one would be passed over without a word."""
     if series is not None and rules is not None:
-        raise InputError("--rules and --series both choose a study's series; leave one of the two out")
+        raise InputError(
+            "option-rules-with-series", "--rules and --series both choose a study's series; leave one of the two out"
+        )
 
 
 def find_series(source: Path, index: Index, wanted: str | None = None, rules: Rules | None = None) -> list[Found]:

@@ -70,14 +70,20 @@ def reference_style(model: Model, path: Path) -> ReferenceStyle:
         InputError: a model without styles or with several outputs, or an unreadable or constant image.
     """
     if not (getattr(model.method, "latent", 0) and hasattr(model.method, "style_of")):
-        raise InputError(f"{model.folder} was trained without styles (method.generator.latent is 0); leave --style out")
+        raise InputError(
+            "model-without-styles",
+            f"{model.folder} was trained without styles (method.generator.latent is 0); leave --style out",
+        )
     if len(model.settings.data.targets) > 1:
-        raise InputError(f"{model.folder} makes {', '.join(model.settings.data.targets)}; --style is for one output")
+        raise InputError(
+            "model-style-several-targets",
+            f"{model.folder} makes {', '.join(model.settings.data.targets)}; --style is for one output",
+        )
     volume = on_model_grid(to_canonical(read_volume(path)), model)
     try:
         code = fit_range(volume.data, **model.settings.intensity.target.model_dump(exclude={"follow"}))
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise InputError("volume-constant", f"{path}: {error}") from None
     device = next(model.generator.parameters()).device
     z = model.method.style_of(_batch(code.encode(volume.data), model).to(device))  # type: ignore[attr-defined]
     return ReferenceStyle(z.mean(0, keepdim=True), code)

@@ -117,12 +117,15 @@ def synthesize(
         InputError: a model of scans, nothing to make, or an output that cannot be.
     """
     if not model.settings.label_source:
-        raise InputError(f"{model.folder} translates scans, not label maps; use medgen translate")
+        raise InputError(
+            "model-translates-scans", f"{model.folder} translates scans, not label maps; use medgen translate"
+        )
     paths = find_inputs(labels)
     apart(out, labels, images, style)
     if recombine and len(paths) < 2:
         raise InputError(
-            f"{labels} holds one label map; recombining takes two, so give a folder of more or leave it out"
+            "labels-recombine-needs-two",
+            f"{labels} holds one label map; recombining takes two, so give a folder of more or leave it out",
         )
     options = Options(out, images, style, samples, seed, deform, recombine, memory_gb)
     reference = None if style is None else reference_style(model, style)
@@ -170,7 +173,9 @@ def _case(
         outputs = [options.out / folder / f"{entry.case}.nii.gz" for folder in (*folders, "labels")]
         try:
             if name in earlier:
-                raise InputError(f"{path}: another label map of this folder is named {name} too; rename one")
+                raise InputError(
+                    "folder-case-twice", f"{path}: another label map of this folder is named {name} too; rename one"
+                )
             image = _image_of(name, path, options.images)
             entry.images = None if image is None else str(image)
             files = [p for p in (path, image, options.style) if p is not None]
@@ -237,9 +242,13 @@ def _image_of(name: str, path: Path, images: Path | None) -> Path | None:
         return images
     found = [p for p in find_inputs(images) if case_name(p) == name]
     if not found:
-        raise InputError(f"{images} holds no image {name} for {path}; add it or leave --images out")
+        raise InputError(
+            "pair-image-missing", f"{images} holds no image {name} for {path}; add it or leave --images out"
+        )
     if len(found) > 1:
-        raise InputError(f"{found[0]} and {found[1].name} are both an image for {path}; keep one of them")
+        raise InputError(
+            "pair-image-ambiguous", f"{found[0]} and {found[1].name} are both an image for {path}; keep one of them"
+        )
     return found[0]
 
 
@@ -250,8 +259,9 @@ def _read(table: LabelTable, path: Path, image: Path | None) -> tuple[Volume, Vo
     labels, beside = to_canonical(stored), None if image is None else to_canonical(read_volume(image))
     if beside is not None and not same_geometry(labels.geometry, beside.geometry, GRID_TOLERANCE * min(labels.spacing)):
         raise InputError(
+            "labels-grid-differs",
             f"{path} is [{labels.geometry.describe()}], its image {image} is [{beside.geometry.describe()}]; "
-            "give images on the grid of their label maps"
+            "give images on the grid of their label maps",
         )
     return stored, table.filled(labels, beside)
 

@@ -26,7 +26,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         os.replace(aside, path)
     except (OSError, UnicodeEncodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{path} cannot be written ({reason}); choose another place") from error
+        raise InputError("output-not-writable", f"{path} cannot be written ({reason}); choose another place") from error
     finally:
         with suppress(OSError):
             aside.unlink(missing_ok=True)

@@ -156,7 +156,10 @@ def claimed_file(path: Path, *, overwrite: bool = False) -> Iterator[None]:
     _make(path.parent)
     with locked(path.parent, f".{path.name}.lock"):
         if os.path.lexists(path) and (path.is_dir() or not overwrite):
-            raise InputError(shown(f"{path} is there already; choose another name, or add --overwrite to replace it"))
+            raise InputError(
+                "output-exists",
+                shown(f"{path} is there already; choose another name, or add --overwrite to replace it"),
+            )
         yield
 
 
@@ -174,7 +177,9 @@ def added(*files: Path, overwrite: bool = False) -> Iterator[None]:
         claim = Claim(place)
         for path in files:
             if os.path.lexists(path) and not (overwrite or path.name in claim.files):
-                raise InputError(shown(f"{path} is there already; choose another name, or add --overwrite"))
+                raise InputError(
+                    "output-exists", shown(f"{path} is there already; choose another name, or add --overwrite")
+                )
         if claim.about:
             _claims.append(claim)
         try:
@@ -200,7 +205,10 @@ def check_ours(path: Path) -> None:
     """Raises InputError for a file in a claimed folder that medgen did not write: it must not be replaced."""
     claim, place = _claim_of(path)
     if claim is not None and os.path.lexists(place) and not ours(path):
-        raise InputError(f"{path} was not written by this run of medgen; move it away or choose another output")
+        raise InputError(
+            "output-file-foreign",
+            f"{path} was not written by this run of medgen; move it away or choose another output",
+        )
 
 
 def ours(path: Path) -> bool:
@@ -234,7 +242,7 @@ def apart(folder: Path, *inputs: Path | None) -> None:
         other = None if given is None else Path(os.path.realpath(given))
         if other is not None and other.is_relative_to(place):
             what = "is input and output at once" if place == other else f"holds the input {given}"
-            raise InputError(shown(f"{folder} {what}; choose another output"))
+            raise InputError("output-is-input", shown(f"{folder} {what}; choose another output"))
 
 
 def _claim_of(path: Path) -> tuple[Claim | None, Path]:
@@ -252,9 +260,13 @@ def _make(folder: Path) -> bool:
         folder.mkdir(parents=True, exist_ok=True)
         return new
     except FileExistsError:
-        raise InputError(f"{folder} is a file or a dangling link where a folder is to come; choose another") from None
+        raise InputError(
+            "output-is-file", f"{folder} is a file or a dangling link where a folder is to come; choose another"
+        ) from None
     except OSError as error:
-        raise InputError(f"{folder} cannot be made ({error.strerror}); choose another output") from None
+        raise InputError(
+            "folder-not-creatable", f"{folder} cannot be made ({error.strerror}); choose another output"
+        ) from None
 
 
 def _check(claim: Claim, folder: Path, about: dict[str, str], overwrite: bool, known: Collection[str]) -> None:
@@ -262,13 +274,15 @@ def _check(claim: Claim, folder: Path, about: dict[str, str], overwrite: bool, k
         names = sorted(e.name for e in os.scandir(claim.folder) if not e.name.startswith(".") and e.name not in known)
         others = [key for key in {**claim.about, **about} if not _same(claim, key, about)]
         if names and not overwrite and (others or not claim.about):
-            raise InputError(_refusal(claim, folder, names, others, about))
+            raise InputError("folder-not-empty", _refusal(claim, folder, names, others, about))
         if others:
             claim.clear()
         claim.about = about
         claim.write()
     except OSError as error:
-        raise InputError(f"{folder} cannot be written ({error.strerror}); choose another output") from None
+        raise InputError(
+            "output-not-writable", f"{folder} cannot be written ({error.strerror}); choose another output"
+        ) from None
 
 
 def _refusal(claim: Claim, folder: Path, names: list[str], others: list[str], about: dict[str, str]) -> str:

@@ -23,7 +23,9 @@ def sha256_of(files: Iterable[Path]) -> str:
                 while block := stream.read(2**20):
                     digest.update(block)
         except OSError as error:
-            raise InputError(f"{file} cannot be read ({error.strerror}); check its permissions") from None
+            raise InputError(
+                "file-unreadable", f"{file} cannot be read ({error.strerror}); check its permissions"
+            ) from None
     return digest.hexdigest()
 
 

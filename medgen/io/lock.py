@@ -46,7 +46,9 @@ def locked(folder: Path, name: str = NAME) -> Iterator[None]:
     try:
         descriptor = _opened(path, folder)
     except OSError as error:
-        raise InputError(f"{folder} cannot be written ({error.strerror}); choose another output") from None
+        raise InputError(
+            "output-not-writable", f"{folder} cannot be written ({error.strerror}); choose another output"
+        ) from None
     _open.add(descriptor)
     ended = Event()
     beat = Thread(target=_beat, args=(descriptor, ended), daemon=True)
@@ -87,7 +89,9 @@ def _refuse_held(descriptor: int, folder: Path, path: Path) -> None:
         since = f"{holder.get('command', 'medgen')}, process {holder.get('pid', '?')} on {holder.get('host', '?')}"
         since += f" since {holder.get('since', '?')}"
         remedy = "wait for it or stop it" if free is False else f"wait for it, or remove {path} if it is dead"
-        raise InputError(shown(f"{folder} is being written by another run of medgen ({since}); {remedy}"))
+        raise InputError(
+            "output-locked", shown(f"{folder} is being written by another run of medgen ({since}); {remedy}")
+        )
 
 
 def _flock(descriptor: int) -> bool | None:

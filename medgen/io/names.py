@@ -41,7 +41,7 @@ def checked_name(name: str, where: Path) -> str:
         fault = "is a device's name on Windows"
     else:
         return name
-    raise InputError(f"{shown(str(where))}: the case name {shown(name[:60])} {fault}; rename it")
+    raise InputError("case-name-invalid", f"{shown(str(where))}: the case name {shown(name[:60])} {fault}; rename it")
 
 
 def folded(name: str) -> str:

@@ -29,15 +29,15 @@ def require_path(path: str | Path) -> Path:
     try:
         mode = path.stat().st_mode
     except ValueError as error:
-        raise InputError(f"{path} has a null character in its name; check the path") from error
+        raise InputError("path-null-character", f"{path} has a null character in its name; check the path") from error
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)
         if missing and path.is_symlink():
-            raise InputError(dangling(path)) from error
+            raise InputError("file-dangling-link", dangling(path)) from error
         reason = "does not exist" if missing else f"cannot be read ({error.strerror})"
-        raise InputError(f"{path} {reason}; check the path") from error
+        raise InputError("file-missing", f"{path} {reason}; check the path") from error
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise InputError(f"{path} is neither a regular file nor a folder; give one")
+        raise InputError("file-not-regular", f"{path} is neither a regular file nor a folder; give one")
     return path
 
 

@@ -62,15 +62,20 @@ def find_volumes(folder: str | Path, *, beside_dicom: bool = False) -> list[Path
     """
     folder = require_path(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder} is a file where a folder of volumes is expected; name its folder")
+        raise InputError("folder-is-file", f"{folder} is a file where a folder of volumes is expected; name its folder")
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
-        raise InputError(f"{folder} cannot be listed ({error.strerror}); check its permissions") from error
+        raise InputError(
+            "folder-unlistable", f"{folder} cannot be listed ({error.strerror}); check its permissions"
+        ) from error
     found = [p for p in entries if has_ending(p, ENDINGS) and not p.name.startswith(".") and not _is_folder(p)]
     if found and not beside_dicom and (image := scan_in(folder)):
         series = f"a DICOM series ({image.name})"
-        raise InputError(f"{mixed(folder, found, series)}; name the volume's file, or move one of the two elsewhere")
+        raise InputError(
+            "folder-mixed-kinds",
+            f"{mixed(folder, found, series)}; name the volume's file, or move one of the two elsewhere",
+        )
     return found
 
 
@@ -84,14 +89,19 @@ def _is_folder(path: Path) -> bool:
 def _check_folder(folder: Path, series: str | None) -> None:
     """Refuse a folder that holds volumes, where a DICOM series is to be read and none is chosen."""
     if series is None and (volumes := find_volumes(folder)):
-        raise InputError(f"{folder} is a folder of volumes ({some(volumes)}); name one of its files")
+        raise InputError(
+            "folder-not-one-volume", f"{folder} is a folder of volumes ({some(volumes)}); name one of its files"
+        )
 
 
 def _uid_of(path: Path) -> str:
     if has_ending(path, PAIR_ENDINGS):
-        raise InputError(f"{path} is half of an .hdr/.img pair, which is not read; convert the pair to .nii.gz")
+        raise InputError(
+            "nifti-header-image-pair",
+            f"{path} is half of an .hdr/.img pair, which is not read; convert the pair to .nii.gz",
+        )
     uid = dicom.series_uid(path)
     if uid is None:
         known = " ".join(ENDINGS)
-        raise InputError(f"{path} is not a volume medgen reads; use {known} or a DICOM series")
+        raise InputError("file-unknown-format", f"{path} is not a volume medgen reads; use {known} or a DICOM series")
     return uid

@@ -22,16 +22,23 @@ def read_text(path: str | Path, most: int = MOST_BYTES) -> str:
     try:
         mode = path.stat().st_mode
     except ValueError:
-        raise InputError(f"{path} has a null character in its name; check the path") from None
+        raise InputError("path-null-character", f"{path} has a null character in its name; check the path") from None
     if stat.S_ISDIR(mode):
-        raise InputError(f"{path} is a folder where a text file is expected; name the file")
+        raise InputError("file-is-folder", f"{path} is a folder where a text file is expected; name the file")
     if not stat.S_ISREG(mode):
-        raise InputError(f"{path} is a pipe or a device where a text file is expected; give a regular file")
+        raise InputError(
+            "file-not-regular", f"{path} is a pipe or a device where a text file is expected; give a regular file"
+        )
     with open(path, "rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
-        raise InputError(f"{path} is larger than {most // 2**20} MiB, too large to be read as text; give another file")
+        raise InputError(
+            "file-too-large",
+            f"{path} is larger than {most // 2**20} MiB, too large to be read as text; give another file",
+        )
     try:
         return content.decode("utf-16" if content[:2] in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not text (byte {error.start} does not fit); save it as UTF-8") from None
+        raise InputError(
+            "file-not-text", f"{path} is not text (byte {error.start} does not fit); save it as UTF-8"
+        ) from None

@@ -205,15 +205,25 @@ def checked_shape(shape: Sequence[int], path: Path) -> tuple[int, int, int]:
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if any(n < 1 for n in shape):
-        raise InputError(f"{path} has no voxels ({size}): a dimension has size zero; export the volume again")
+        raise InputError(
+            "volume-zero-dimension",
+            f"{path} has no voxels ({size}): a dimension has size zero; export the volume again",
+        )
     if len(shape) < 3:
-        raise InputError(f"{path} is {len(shape)}D ({size}), not one 3D volume; stack its slices")
+        raise InputError(
+            "volume-too-few-axes", f"{path} is {len(shape)}D ({size}), not one 3D volume; stack its slices"
+        )
     if len(shape) == 4 and shape[2] == 1:
-        raise InputError(f"{path} is 4D ({size}), with one slice at each time; if the last axis is slices, make it 3D")
+        raise InputError(
+            "volume-slice-series",
+            f"{path} is 4D ({size}), with one slice at each time; if the last axis is slices, make it 3D",
+        )
     if len(shape) > 3:
-        raise InputError(f"{path} is {len(shape)}D ({size}), not one 3D volume; split it first")
+        raise InputError("volume-too-many-axes", f"{path} is {len(shape)}D ({size}), not one 3D volume; split it first")
     if int(np.prod(shape, dtype=object)) > MAX_VOXELS:
-        raise InputError(f"{path} claims {size} voxels, more than any scan has; its header is damaged")
+        raise InputError(
+            "volume-implausible-size", f"{path} claims {size} voxels, more than any scan has; its header is damaged"
+        )
     return shape[0], shape[1], shape[2]
 
 
@@ -221,13 +231,19 @@ def checked_affine(affine: np.ndarray, path: Path) -> np.ndarray:
     """(4, 4) float64; refused unless finite and invertible."""
     affine = np.array(affine, np.float64)
     if not np.isfinite(affine).all():
-        raise InputError(f"{path} has an affine with NaN or infinite entries; repair its header")
+        raise InputError(
+            "volume-affine-not-finite", f"{path} has an affine with NaN or infinite entries; repair its header"
+        )
     with np.errstate(over="ignore"):
         lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.isfinite(lengths).all() or np.abs(affine[:3]).max() > MAX_MM:
-        raise InputError(f"{path} has voxels or an origin of more than {MAX_MM:g} mm; repair its header")
+        raise InputError(
+            "volume-affine-implausible", f"{path} has voxels or an origin of more than {MAX_MM:g} mm; repair its header"
+        )
     if not lengths.all() or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-6:
-        raise InputError(f"{path} has a singular affine (an axis without extent); repair its header")
+        raise InputError(
+            "volume-affine-singular", f"{path} has a singular affine (an axis without extent); repair its header"
+        )
     return affine
 
 
@@ -235,5 +251,7 @@ def checked_finite(data: np.ndarray, path: Path) -> np.ndarray:
     """``data`` itself; refused where it holds NaN or infinite values."""
     if not np.isfinite(data.sum(dtype=np.float64)):  # float64 cannot overflow here; NaN and inf do survive
         bad = int(data.size - np.isfinite(data).sum())
-        raise InputError(f"{path} holds {bad} NaN or infinite voxels; replace them with a number first")
+        raise InputError(
+            "volume-not-finite", f"{path} holds {bad} NaN or infinite voxels; replace them with a number first"
+        )
     return data

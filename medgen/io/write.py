@@ -21,13 +21,17 @@ def write_volume(path: str | Path, volume: Volume, *, description: str = "") -> 
     """
     path = Path(path)
     if not np.isfinite(volume.data.sum(dtype=np.float64)):
-        raise InputError(f"{path} is not written: the volume to write holds NaN or infinite values")
+        raise InputError(
+            "output-not-finite", f"{path} is not written: the volume to write holds NaN or infinite values"
+        )
     if has_ending(path, NIFTI_ENDINGS):
         nifti.write_nifti(path, volume, description)
     elif has_ending(path, ITK_ENDINGS):
         itk.write_itk(path, volume)
     else:
-        raise InputError(f"{path}: unknown extension to write; use one of {' '.join(ENDINGS)}")
+        raise InputError(
+            "output-extension-unknown", f"{path}: unknown extension to write; use one of {' '.join(ENDINGS)}"
+        )
 
 
 def write_channels(path: str | Path, channels: Sequence[Volume]) -> None:
@@ -36,8 +40,13 @@ def write_channels(path: str | Path, channels: Sequence[Volume]) -> None:
     if len(channels) == 1:
         return write_volume(path, channels[0])
     if not has_ending(path, NIFTI_ENDINGS):
-        raise InputError(f"{path}: several channels go into one file as NIfTI only; use {' or '.join(NIFTI_ENDINGS)}")
+        raise InputError(
+            "output-channels-need-nifti",
+            f"{path}: several channels go into one file as NIfTI only; use {' or '.join(NIFTI_ENDINGS)}",
+        )
     for volume in channels:
         if not np.isfinite(volume.data.sum(dtype=np.float64)):
-            raise InputError(f"{path} is not written: the volume to write holds NaN or infinite values")
+            raise InputError(
+                "output-not-finite", f"{path} is not written: the volume to write holds NaN or infinite values"
+            )
     nifti.write_nifti_channels(path, channels)

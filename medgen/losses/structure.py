@@ -34,7 +34,10 @@ def gradient_correlation_loss(x: Tensor, y: Tensor) -> Tensor:
     """
     x, y = _checked(x, y)
     if min(x.shape[2:]) < 3:
-        raise InputError(f"a central difference needs 3 voxels along each axis, not an image of shape {tuple(x.shape)}")
+        raise InputError(
+            "loss-image-too-small",
+            f"a central difference needs 3 voxels along each axis, not an image of shape {tuple(x.shape)}",
+        )
     correlations = [_correlation(_difference(x, axis), _difference(y, axis)) for axis in range(2, x.ndim)]
     return 1 - torch.stack(correlations).abs().mean()
 
@@ -64,7 +67,7 @@ def mind(x: Tensor, *, radius: int = 2, dilation: int = 2) -> Tensor:
     """
     x, _ = _checked(x, x)
     if radius < 0 or dilation < 1:
-        raise InputError(f"radius {radius} must be at least 0 and dilation {dilation} at least 1")
+        raise InputError("loss-radius-range", f"radius {radius} must be at least 0 and dilation {dilation} at least 1")
     axes = range(2, x.ndim)
     padded = pad(x, [radius + dilation] * 2 * len(axes), mode="replicate")
     neighbours = [(axis, _shifted(padded, axis, offset, dilation)) for axis in axes for offset in (-dilation, dilation)]
@@ -82,7 +85,9 @@ def mind(x: Tensor, *, radius: int = 2, dilation: int = 2) -> Tensor:
 def _checked(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     if x.ndim not in (4, 5) or x.shape != y.shape or not x.numel():
         shapes = f"{tuple(x.shape)} and {tuple(y.shape)}"
-        raise InputError(f"structure is compared between images (B, C, X, Y[, Z]) of one shape, not {shapes}")
+        raise InputError(
+            "loss-shapes-differ", f"structure is compared between images (B, C, X, Y[, Z]) of one shape, not {shapes}"
+        )
     dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
     return x.to(dtype), y.to(dtype)
 

@@ -34,5 +34,5 @@ def _module(name: str, where: str) -> ModuleType:
     if name not in names:
         close = difflib.get_close_matches(str(name), names, n=1)
         hint = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(names)}"
-        raise InputError(f"{where}: unknown method {name!r}{hint}")
+        raise InputError("method-unknown", f"{where}: unknown method {name!r}{hint}")
     return importlib.import_module(f"{__name__}.{name}")

@@ -66,8 +66,9 @@ def windows_together(network: nn.Module, window: tuple[int, ...], most: int, mem
     if one > most_left:
         size = " x ".join(map(str, window[1:]))
         raise InputError(
+            "model-memory-exceeded",
             f"a window of {size} voxels (sampling.patch) takes {_gb(one)} GiB and the model's weights "
-            f"{_gb(weight_bytes(network))} GiB, more than --memory-gb {memory_gb:g}; raise that, or use another model"
+            f"{_gb(weight_bytes(network))} GiB, more than --memory-gb {memory_gb:g}; raise that, or use another model",
         )
     return max(1, min(most, int(left // max(one, 1))))
 

@@ -53,8 +53,8 @@ class UNet(nn.Module):
             raise ValueError(f"a U-Net needs at least 2 levels, got {levels}")
         if full_resolution_filters and pointwise_features:
             raise ValueError(
-                f"set full_resolution_filters ({full_resolution_filters}) or pointwise_features ({pointwise_features}), "
-                "not both"
+                f"set full_resolution_filters ({full_resolution_filters}) or "
+                f"pointwise_features ({pointwise_features}), not both"
             )
         self.divisor = self.smallest = 2**levels
         width = [filters * 2 ** min(i, 3) for i in range(levels)]

@@ -27,7 +27,7 @@ def connect(address: str, side: str) -> Server:
 
         return Web(address, side)
     except ModuleNotFoundError as error:
-        raise InputError(f"--{side.lower()}-pacs needs {error.name}: {EXTRA}") from None
+        raise InputError("dependency-missing", f"--{side.lower()}-pacs needs {error.name}: {EXTRA}") from None
 
 
 def _parts(address: str, side: str) -> SplitResult:
@@ -41,12 +41,14 @@ def _parts(address: str, side: str) -> SplitResult:
     secret = any(sign in address for sign in "@?#;\\") if web else address.count("@") > 1 or "#" in address
     if secret or parts.password is not None:
         raise InputError(
+            "pacs-credentials-in-address",
             f"--{side.lower()}-pacs: credentials, a query (?) or a fragment (#) do not belong into an address, which "
-            f"others can see; set MEDGEN_{side}_PACS_USER and MEDGEN_{side}_PACS_PASSWORD, or MEDGEN_{side}_PACS_TOKEN"
+            f"others can see; set MEDGEN_{side}_PACS_USER and MEDGEN_{side}_PACS_PASSWORD, or MEDGEN_{side}_PACS_TOKEN",
         )
     if not parts.hostname or parts.scheme not in ("dicom", "http", "https"):
         raise InputError(
+            "pacs-address-invalid",
             f"--{side.lower()}-pacs: it is no address of a PACS; "
-            "give dicom://CALLED_AET@host:port or https://host/dicom-web"
+            "give dicom://CALLED_AET@host:port or https://host/dicom-web",
         )
     return parts

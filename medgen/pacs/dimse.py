@@ -72,15 +72,17 @@ class Dimse:
         move = asked.pop("move", [""])[-1]
         if asked or parts.path.strip("/") or parts.port is None or not PORT.fullmatch(move) or int(move or 1) > 65535:
             raise InputError(
+                "pacs-address-invalid",
                 "an address of a PACS is dicom://CALLED_AET@host:port, if need be with ?calling=OUR_AET and "
-                "&move=OUR_PORT; give dicom://CALLED_AET@host:port"
+                "&move=OUR_PORT; give dicom://CALLED_AET@host:port",
             )
         self.ours = int(move) if move else None  # the port where we take what is moved
         for title in (self.called, self.calling):
             if not title.strip() or len(title) > 16 or not (title.isascii() and title.isprintable()) or "\\" in title:
                 raise InputError(
+                    "pacs-ae-title-invalid",
                     "the address of a PACS has no AE title of 1 to 16 ASCII characters (PS3.5 6.2) in it; give "
-                    "dicom://CALLED_AET@host:port"
+                    "dicom://CALLED_AET@host:port",
                 )
         self.host, self.port = parts.hostname or "", parts.port
         self.name = f"dicom://{self.called}@{self.host}:{self.port}"
@@ -121,14 +123,22 @@ class Dimse:
             code = int(status.Status)
             if code in (0xFF00, 0xFF01):
                 if number == MOST:
-                    raise InputError(f"{self.name} answers {what} with more than {MOST} entries; ask for less")
+                    raise InputError(
+                        "pacs-too-many-entries",
+                        f"{self.name} answers {what} with more than {MOST} entries; ask for less",
+                    )
                 yield answer
             elif code == 0xA801:
-                raise InputError(f"{self.name} does not know {self.calling}, or cannot reach it at port {self.ours}")
+                raise InputError(
+                    "pacs-destination-unknown",
+                    f"{self.name} does not know {self.calling}, or cannot reach it at port {self.ours}",
+                )
             elif code & 0xFF00 == 0xA700:
                 raise ConnectionError(f"{self.name} could not do it now: {what} (status {code:04X})")
             elif code not in (0x0000, 0xB000):  # B000: some images failed; those that are missing tell
-                raise InputError(f"{self.name} refuses {what} (status {code:04X}); ask its administrator")
+                raise InputError(
+                    "pacs-request-refused", f"{self.name} refuses {what} (status {code:04X}); ask its administrator"
+                )
 
     # Retrieval -----------------------------------------------------------------------------------------
 
@@ -175,8 +185,9 @@ class Dimse:
             raise arrived.fault
         if others and not arrived.images:
             raise InputError(
+                "pacs-sender-foreign",
                 f"{', '.join(sorted(others))} was turned away at port {self.ours}: images are taken from {self.host} "
-                f"only, and {self.name} sent none from there; give the name of the machine that sends, or use DICOMweb"
+                f"only, and {self.name} sent none from there; give the name of the machine that sends, or use DICOMweb",
             )
 
     # Storage -------------------------------------------------------------------------------------------
@@ -216,10 +227,14 @@ class Dimse:
                 said = getattr(answer, "reason_str", "no reason given")
                 if getattr(answer, "result", 1) == 2:  # transient, PS3.8 9.3.4
                     raise ConnectionError(f"{self.name} is busy ({said})")
-                raise InputError(f"{self.name} refuses {self.calling} ({said}); {self._hint(answer)}")
+                raise InputError(
+                    "pacs-association-refused", f"{self.name} refuses {self.calling} ({said}); {self._hint(answer)}"
+                )
             if not connection.is_established:
                 if connection.rejected_contexts:
-                    raise InputError(f"{self.name} offers none of what is needed; ask its administrator")
+                    raise InputError(
+                        "pacs-nothing-offered", f"{self.name} offers none of what is needed; ask its administrator"
+                    )
                 raise ConnectionError(f"{self.name} cannot be reached")
             yield connection
         except BaseException:
@@ -243,7 +258,10 @@ class Dimse:
     def _check_offered(self, connection: Association, model: str, name: str) -> None:
         if model not in [context.abstract_syntax for context in connection.accepted_contexts]:
             other = "add ?move=OUR_PORT for C-MOVE, or " if name == "C-GET" else ""
-            raise InputError(f"{self.name} does not offer {name} to {self.calling}; {other}use its DICOMweb address")
+            raise InputError(
+                "pacs-service-not-offered",
+                f"{self.name} does not offer {name} to {self.calling}; {other}use its DICOMweb address",
+            )
 
 
 class _Arrived:
@@ -274,7 +292,9 @@ class _Arrived:
     def _count(self, event: evt.Event) -> None:
         self.bytes += len(event.data)
         if self.bytes > LARGEST and not self.fault and event.assoc.dul.socket is not None:
-            self.fault = InputError(f"{self.what} more than {LARGEST} bytes; ask its administrator")
+            self.fault = InputError(
+                "pacs-answer-too-large", f"{self.what} more than {LARGEST} bytes; ask its administrator"
+            )
             event.assoc.dul.socket.close()  # an abort from here would wait for the messages that follow
 
 

@@ -41,7 +41,9 @@ def receiving(
         server = entity.start_server(("", port), block=False, evt_handlers=list(handlers))
     except OSError as error:
         reason = error.strerror or str(error)
-        raise InputError(f"port {port} of this machine cannot be opened ({reason}); choose another one") from None
+        raise InputError(
+            "pacs-port-unavailable", f"port {port} of this machine cannot be opened ({reason}); choose another one"
+        ) from None
     assert server is not None  # it does not block
     server.verify_request = verify  # type: ignore[assignment,method-assign]  # socketserver's, before a byte is read
     try:

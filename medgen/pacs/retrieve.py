@@ -57,7 +57,7 @@ def retrieved(
     try:
         answers = retried(lambda: server.studies(query), pauses[:2])  # who started it is still there
     except ConnectionError as error:
-        raise InputError(f"{error}; check the address and start again") from None
+        raise InputError("pacs-unreachable", f"{error}; check the address and start again") from None
     studies: set[str] = set()
     nameless: list[Scan] = []
     for answer in answers:
@@ -67,7 +67,9 @@ def retrieved(
             except InputError as error:
                 nameless.append(Scan(f"nameless_{len(nameless) + 1}", (folder.resolve(),), str(error)))
     if not studies and not nameless:
-        raise InputError(f"{server.name} has no study of {' '.join(f'{k}={v}' for k, v in query.items())}")
+        raise InputError(
+            "pacs-no-study", f"{server.name} has no study of {' '.join(f'{k}={v}' for k, v in query.items())}"
+        )
     told(f"{server.name}: {len(studies)} studies")
     return chain(nameless, _arriving(server, sorted(studies), folder.resolve(), series, rules, told, pauses))
 
@@ -127,7 +129,7 @@ def retrieve_study(
             uid(s.get("SeriesInstanceUID"), server.name): s for s in retried(lambda: server.series(study), pauses)
         }
         if not listed:
-            raise InputError(f"{server.name} lists no series of it")
+            raise InputError("pacs-no-series", f"{server.name} lists no series of it")
         here = _images(part if part.is_dir() else whole)
         gone = [image for image in here if image[0] not in listed]
         missing: dict[str, tuple[list[str], bool]] = {}  # by series: instances, and whether these are all of it
@@ -139,8 +141,9 @@ def retrieve_study(
             if not instances or count not in (None, len(instances)):  # slices at an end of the scan would be lost
                 counted = "" if count is None else f" of {count}"
                 raise InputError(
+                    "pacs-image-count-differs",
                     f"{server.name} lists {len(instances)} images{counted} of series {series}; "
-                    "start again once it has them all, or ask its administrator to have answers unbounded"
+                    "start again once it has them all, or ask its administrator to have answers unbounded",
                 )
             gone += [(series, instance) for instance in held.difference(instances)]
             lacking = [instance for instance in instances if instance not in held]
@@ -156,7 +159,10 @@ def retrieve_study(
         for path in (place / f"{name}_{instance}.dcm" for place in (whole, part)):
             claim.remove(path)
             if path.exists():
-                raise InputError(f"{path} is none that {server.name} lists and was not retrieved from it; move it away")
+                raise InputError(
+                    "pacs-file-foreign",
+                    f"{path} is none that {server.name} lists and was not retrieved from it; move it away",
+                )
     for series, (instances, everything) in missing.items():
         _retrieve(server, study, series, instances, everything, part, pauses)
     if part.is_dir():
@@ -226,7 +232,10 @@ def _retrieve(
         if come:
             waits = iter(pauses)  # patience is for a connection that brings nothing
         elif error is None:
-            raise InputError(f"{server.name} lists {len(missing)} images of series {series} that it does not send")
+            raise InputError(
+                "pacs-images-not-sent",
+                f"{server.name} lists {len(missing)} images of series {series} that it does not send",
+            )
         elif (pause := next(waits, None)) is None:
             raise error
         else:

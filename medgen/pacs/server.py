@@ -73,16 +73,30 @@ def parse_query(texts: Sequence[str]) -> dict[str, str]:
         key, equals, value = text.partition("=")
         if key not in KEYS:
             near = get_close_matches(key, KEYS, 1, 0.4)
-            raise InputError(f"--query {text}: choose {near[0] if near else 'one of ' + ', '.join(KEYS)}=VALUE")
+            raise InputError(
+                "pacs-query-key-unknown",
+                f"--query {text}: choose {near[0] if near else 'one of ' + ', '.join(KEYS)}=VALUE",
+            )
         if not equals or not value.strip() or "\\" in value or not value.isprintable():
-            raise InputError(f"--query {text}: give {key}=VALUE, without backslashes and control characters")
+            raise InputError(
+                "pacs-query-value-invalid",
+                f"--query {text}: give {key}=VALUE, without backslashes and control characters",
+            )
         if key == "StudyDate" and not DATES.fullmatch(value.strip()):
-            raise InputError(f"--query {text}: give days and ranges as 20200101, 20200101-20201231 or 20200101-")
+            raise InputError(
+                "pacs-query-date-invalid",
+                f"--query {text}: give days and ranges as 20200101, 20200101-20201231 or 20200101-",
+            )
         if key in query:
-            raise InputError(f"--query {key} is given twice; a range of dates is StudyDate=20200101-20201231")
+            raise InputError(
+                "pacs-query-key-twice", f"--query {key} is given twice; a range of dates is StudyDate=20200101-20201231"
+            )
         query[key] = value.strip()
     if not query:
-        raise InputError("--from-pacs asks for nothing; say which studies with --query, e.g. StudyDate=20260101-")
+        raise InputError(
+            "pacs-query-missing",
+            "--from-pacs asks for nothing; say which studies with --query, e.g. StudyDate=20260101-",
+        )
     return query
 
 
@@ -116,7 +130,9 @@ def uid(value: object, server: str) -> str:
     """``value`` if it is a UID. Else InputError: it could lead out of a folder."""
     text = str(value).strip(" \0") if value is not None else ""
     if not UID.fullmatch(text):
-        raise InputError(f"{server} answers with {shown(text[:80])!r} where a UID belongs; ask its administrator")
+        raise InputError(
+            "pacs-uid-invalid", f"{server} answers with {shown(text[:80])!r} where a UID belongs; ask its administrator"
+        )
     return text
 
 

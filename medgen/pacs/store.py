@@ -57,7 +57,9 @@ class Storage:
         if folder.is_dir():
             files = sorted(path for path in folder.iterdir() if OURS.fullmatch(path.name))
         if not files:
-            raise InputError(f"{folder} is no DICOM series, so it cannot be stored in {self.server.name}")
+            raise InputError(
+                "pacs-not-dicom-series", f"{folder} is no DICOM series, so it cannot be stored in {self.server.name}"
+            )
         digest = sha256_of(files)
         others = self.contents.get((self.server.name, folder.name), set()) - {digest}
         accepted = self.accepted.setdefault((self.server.name, digest), set())
@@ -92,11 +94,15 @@ class Storage:
             else:
                 self.lost = True
                 raise InputError(
-                    f"{folder}: {len(left)} of {len(files)} images are not stored ({lost}); start again to send them"
+                    "pacs-images-not-stored",
+                    f"{folder}: {len(left)} of {len(files)} images are not stored ({lost}); start again to send them",
                 )
         self.lost = False
         if refused:
-            raise InputError(f"{refused[0]}; {len(refused)} of {len(files)} images of {folder.name} are not stored")
+            raise InputError(
+                "pacs-images-refused",
+                f"{refused[0]}; {len(refused)} of {len(files)} images of {folder.name} are not stored",
+            )
         return result
 
     def _read(self) -> dict[tuple[str, str], set[str]]:
@@ -104,7 +110,9 @@ class Storage:
         try:
             lines = self.record.read_bytes().splitlines() if self.record.exists() else []
         except OSError as error:
-            raise InputError(f"{self.record} cannot be read ({error.strerror}); check its permissions") from None
+            raise InputError(
+                "file-unreadable", f"{self.record} cannot be read ({error.strerror}); check its permissions"
+            ) from None
         for line in lines:
             try:
                 told = json.loads(line)
@@ -130,7 +138,10 @@ class Storage:
                     record.write(b"\n" if torn else b"")
                 record.write(json.dumps(line).encode() + b"\n")
         except OSError as error:
-            raise InputError(f"{self.record} cannot be written ({error.strerror}); images will be sent again") from None
+            raise InputError(
+                "pacs-record-not-writable",
+                f"{self.record} cannot be written ({error.strerror}); images will be sent again",
+            ) from None
 
 
 def _private(path: str, flags: int) -> int:

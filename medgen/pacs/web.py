@@ -38,7 +38,9 @@ def credentials(side: str, url: str) -> Callable[[requests.PreparedRequest], req
         return None
     parts = urlsplit(url)
     if parts.scheme != "https" and not _is_here(parts.hostname or ""):
-        raise InputError(f"{url}: credentials would be sent unencrypted; give its https address")
+        raise InputError(
+            "pacs-credentials-unencrypted", f"{url}: credentials would be sent unencrypted; give its https address"
+        )
     if not token:
         return requests.auth.HTTPBasicAuth(str(user).encode(), (password or "").encode())
 
@@ -70,7 +72,8 @@ class Web:
             )  # requests of known length: some servers take no others
         except ValueError:
             raise InputError(
-                f"{urlsplit(address).hostname}: its address is none of a DICOMweb server; give https://host/dicom-web"
+                "pacs-address-invalid",
+                f"{urlsplit(address).hostname}: its address is none of a DICOMweb server; give https://host/dicom-web",
             ) from None
         self.client.set_http_retry_params(retry=False)  # a lost connection is ours to try again
 
@@ -98,7 +101,9 @@ class Web:
                 return found
             found += fresh
             if len(found) > MOST:
-                raise InputError(f"{self.name} answers a query with more than {MOST} entries; ask for less")
+                raise InputError(
+                    "pacs-too-many-entries", f"{self.name} answers a query with more than {MOST} entries; ask for less"
+                )
 
     # Retrieval -----------------------------------------------------------------------------------------
 
@@ -140,11 +145,16 @@ class Web:
             if code in (404, 410) and what == "the retrieval":
                 raise _Absent from None
             hint = "check the credentials" if code in (401, 403) else "check the address"
-            raise InputError(f"{self.name} refuses {what} (HTTP {code}); {hint}") from None
+            raise InputError("pacs-request-refused", f"{self.name} refuses {what} (HTTP {code}); {hint}") from None
         except requests.exceptions.SSLError:
-            raise InputError(f"{self.name} has no certificate that this machine trusts; see docs/how-to") from None
+            raise InputError(
+                "pacs-certificate-untrusted",
+                f"{self.name} has no certificate that this machine trusts; see docs/how-to",
+            ) from None
         except requests.exceptions.JSONDecodeError:
-            raise InputError(f"{self.name} does not answer as DICOMweb does; check the address") from None
+            raise InputError(
+                "pacs-not-dicomweb", f"{self.name} does not answer as DICOMweb does; check the address"
+            ) from None
         except requests.Timeout:
             raise ConnectionError(f"{self.name} does not answer in time") from None
         except requests.RequestException:
@@ -152,7 +162,9 @@ class Web:
         except (InputError, ConnectionError):
             raise
         except Exception as error:  # pydicom and dicomweb-client raise nearly anything on what is no DICOM
-            raise InputError(f"{self.name} answers with what is no DICOM ({type(error).__name__})") from None
+            raise InputError(
+                "pacs-answer-not-dicom", f"{self.name} answers with what is no DICOM ({type(error).__name__})"
+            ) from None
 
 
 class _Absent(Exception):
@@ -165,7 +177,10 @@ def _bounded(response: requests.Response, *_: object, **__: object) -> None:
     for chunk in response.iter_content(2**20):
         content += chunk
         if len(content) > LARGEST:
-            raise InputError(f"{response.url.split('?')[0]} answers with more than {LARGEST} bytes; ask for less")
+            raise InputError(
+                "pacs-answer-too-large",
+                f"{response.url.split('?')[0]} answers with more than {LARGEST} bytes; ask for less",
+            )
     multipart = response.headers.get("content-type", "").lower().startswith("multipart/")
     if multipart and not content.rstrip().endswith(b"--"):
         raise requests.ConnectionError("cut off")

@@ -99,13 +99,18 @@ def checked(seed: int, size: Any, spacing: Any, phase: str) -> tuple[tuple[int, 
     grid = tuple(int(n) for n in size)
     step = tuple(float(s) for s in (spacing if np.ndim(spacing) else (spacing,) * 3))
     if len(grid) != 3 or min(grid) < 8:
-        raise InputError(f"size {size} must be three numbers of voxels of at least 8.")
+        raise InputError("phantom-size-range", f"size {size} must be three numbers of voxels of at least 8.")
     if len(step) != 3 or not all(0 < s < 100 for s in step):
-        raise InputError(f"spacing {spacing} must be one number or three, between 0 and 100 mm.")
+        raise InputError(
+            "phantom-spacing-range", f"spacing {spacing} must be one number or three, between 0 and 100 mm."
+        )
     if phase not in PHASES:
-        raise InputError(f"phase {phase!r} is unknown; choose one of {', '.join(PHASES)}, for a cohort mixed or all.")
+        raise InputError(
+            "phantom-phase-unknown",
+            f"phase {phase!r} is unknown; choose one of {', '.join(PHASES)}, for a cohort mixed or all.",
+        )
     if seed < 0:
-        raise InputError(f"seed {seed} must not be negative.")
+        raise InputError("phantom-seed-negative", f"seed {seed} must not be negative.")
     return grid, step  # type: ignore[return-value]
 
 
@@ -148,9 +153,9 @@ def write_cohort(
     first = PHASES[1] if phase in ("mixed", "all") else phase
     grid, step = checked(seed, size, spacing, first)
     if patients < 1:
-        raise InputError(f"patients {patients} must be at least 1.")
+        raise InputError("phantom-patients-range", f"patients {patients} must be at least 1.")
     if workers is not None and workers < 1:
-        raise InputError(f"workers {workers} must be at least 1.")
+        raise InputError("phantom-workers-range", f"workers {workers} must be at least 1.")
     settings = {
         "generator": GENERATOR,
         "seed": seed,
@@ -175,7 +180,9 @@ def write_cohort(
                 if progress:
                     progress(finished, total, case)
         except OSError as error:
-            raise InputError(f"{out} cannot be written: {error.strerror or error}; choose another folder.") from error
+            raise InputError(
+                "output-not-writable", f"{out} cannot be written: {error.strerror or error}; choose another folder."
+            ) from error
 
 
 def prepare(out: Path, settings: dict[str, Any], total: int) -> dict[str, Any]:
@@ -188,9 +195,14 @@ def prepare(out: Path, settings: dict[str, Any], total: int) -> dict[str, Any]:
             old = json.loads(record.read_text())
             done = dict(old["patients"]) if old["settings"] == settings else {}
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{record} is not a record of an embedded cohort; choose another folder.") from error
+            raise InputError(
+                "phantom-record-foreign", f"{record} is not a record of an embedded cohort; choose another folder."
+            ) from error
         if len(done) > total:
-            raise InputError(f"{out} holds {len(done)} cases, more than {total}; remove it or choose another folder.")
+            raise InputError(
+                "phantom-too-many-cases",
+                f"{out} holds {len(done)} cases, more than {total}; remove it or choose another folder.",
+            )
     for part in parts:
         (out / part).mkdir(parents=True, exist_ok=True)
     write_json(out / "labels.json", LABELS)

@@ -189,12 +189,16 @@ def _largest_shares(v: np.ndarray, factor: Sequence[int]) -> np.ndarray:
 
 def _check(source: np.ndarray, output: np.ndarray, spacing: Spacing, *others: Any) -> None:
     if source.ndim != 3:
-        raise InputError(f"a volume (X, Y, Z) can be checked, not an array {source.shape}")
+        raise InputError("qa-array-shape", f"a volume (X, Y, Z) can be checked, not an array {source.shape}")
     for other in (output, *others):
         if other is not None and other.shape != source.shape:
-            raise InputError(f"all of a case must lie on one grid, not {source.shape} and {other.shape}")
+            raise InputError(
+                "pair-shapes-differ", f"all of a case must lie on one grid, not {source.shape} and {other.shape}"
+            )
     for name, image in (("input", source), ("output", output)):
         if not np.isfinite(image.sum(dtype=np.float64)):
-            raise InputError(f"the {name} holds voxels that are NaN or infinite; it cannot be checked")
+            raise InputError(
+                "volume-not-finite", f"the {name} holds voxels that are NaN or infinite; it cannot be checked"
+            )
     if len(spacing) != 3 or not all(np.isfinite(s) and s > 0 for s in spacing):
-        raise InputError(f"spacing {tuple(spacing)} must be three numbers above 0, in mm")
+        raise InputError("volume-spacing-invalid", f"spacing {tuple(spacing)} must be three numbers above 0, in mm")

@@ -87,10 +87,13 @@ def load_thresholds(named: str | Path = GENERAL) -> Thresholds:
     except OSError as error:
         known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.yaml")))
         raise InputError(
-            f"{path} cannot be read as limits of the checks ({error.strerror}); give a YAML file or one of {known}"
+            "limits-unreadable",
+            f"{path} cannot be read as limits of the checks ({error.strerror}); give a YAML file or one of {known}",
         ) from None
     except ValueError as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise InputError("limits-not-yaml", f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(given, dict | None):
-        raise InputError(f"{path} must hold limits such as fat_offset: 8.0, not {type(given).__name__}")
+        raise InputError(
+            "limits-wrong-type", f"{path} must hold limits such as fat_offset: 8.0, not {type(given).__name__}"
+        )
     return check(Thresholds, given or {}, str(path))

@@ -187,7 +187,7 @@ def _checked(system: System, case: str) -> Mapping[str, Any]:
 
 def _scene(files: Mapping[str, Mapping[str, Path]], places: Places) -> Scene:
     if gone := [name for name, roles in files.items() if "prediction" not in roles]:
-        raise InputError(f"the results of {gone[0]} do not say where the images are")
+        raise InputError("report-images-unknown", f"the results of {gone[0]} do not say where the images are")
     first = next(iter(files.values()))
     several = {name: roles["prediction"] for name, roles in files.items()} if len(files) > 1 else None
     return case_scene(first, several, places)

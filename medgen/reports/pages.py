@@ -56,7 +56,9 @@ def save_page(html: str, out_html: Path) -> Path:
     try:
         out_html.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{out_html.parent} cannot be made for the report: {error.strerror or error}") from error
+        raise InputError(
+            "folder-not-creatable", f"{out_html.parent} cannot be made for the report: {error.strerror or error}"
+        ) from error
     write_text(out_html, html)
     return out_html
 

@@ -73,11 +73,17 @@ def read_systems(folders: Sequence[Path], names: Sequence[str] | None = None) ->
     one for each folder or not different.
     """
     if not folders:
-        raise InputError("a report needs at least one folder of results; give what medgen evaluate wrote with --out")
+        raise InputError(
+            "report-no-results",
+            "a report needs at least one folder of results; give what medgen evaluate wrote with --out",
+        )
     summaries = [_read_summary(Path(folder)) for folder in folders]
     chosen = _default_names(folders, [summary for summary, _ in summaries]) if names is None else list(names)
     if len(chosen) != len(folders) or len(set(chosen)) != len(chosen):
-        raise InputError(f"{len(folders)} folders of results need as many different names, not {', '.join(chosen)}")
+        raise InputError(
+            "report-names-not-unique",
+            f"{len(folders)} folders of results need as many different names, not {', '.join(chosen)}",
+        )
     parts = zip(chosen, map(Path, folders), summaries, strict=True)
     return [System(name, folder, read, _cases(folder, read), damaged) for name, folder, (read, damaged) in parts]
 
@@ -90,15 +96,17 @@ def _read_summary(folder: Path) -> tuple[Summary, dict[str, str]]:
         raise
     except OSError as error:
         raise InputError(
-            f"{path} cannot be read ({error.strerror}); give a folder that medgen evaluate wrote"
+            "report-results-unreadable",
+            f"{path} cannot be read ({error.strerror}); give a folder that medgen evaluate wrote",
         ) from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({error}); evaluate again") from error
+        raise InputError("json-unreadable", f"{path} is not JSON ({error}); evaluate again") from error
     try:
         return read_parts(content)
     except (ValueError, AttributeError) as error:
         raise InputError(
-            f"{path} is not the summary of an evaluation; give a folder that medgen evaluate wrote"
+            "report-not-summary",
+            f"{path} is not the summary of an evaluation; give a folder that medgen evaluate wrote",
         ) from error
 
 
@@ -119,7 +127,9 @@ def _cases(folder: Path, summary: Summary) -> list[CaseNumbers]:
     try:
         rows = {row.pop("case", ""): row for row in read_csv(path)}
     except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read ({error}); it belongs beside summary.json") from error
+        raise InputError(
+            "report-table-unreadable", f"{path} cannot be read ({error}); it belongs beside summary.json"
+        ) from error
     return [CaseNumbers(case.case, _numbers(rows.get(as_text(case.case), {})), case.files) for case in summary.cases]
 
 

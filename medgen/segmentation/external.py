@@ -47,7 +47,7 @@ def nnunet(
     """
     command = shutil.which(NNUNET)
     if command is None:
-        raise InputError(f"{NNUNET} is not on the path; install nnU-Net: pip install nnunetv2")
+        raise InputError("dependency-missing", f"{NNUNET} is not on the path; install nnU-Net: pip install nnunetv2")
     options = ["-d", str(dataset), "-c", configuration, "-f", *map(str, folds), *arguments]
 
     def predict(volume: Volume) -> np.ndarray:
@@ -58,7 +58,7 @@ def nnunet(
             run = subprocess.run([command, "-i", images, "-o", labels, *options], capture_output=True, text=True)
             if run.returncode or not (labels / "case.nii.gz").exists():
                 said = (run.stderr.strip() or run.stdout.strip() or "it said nothing").splitlines()[-1]
-                raise InputError(f"{NNUNET} {' '.join(options)} gave no labels: {said}")
+                raise InputError("segmenter-no-output", f"{NNUNET} {' '.join(options)} gave no labels: {said}")
             return np.rint(read_volume(labels / "case.nii.gz").data).astype(np.int32)
 
     return predict
@@ -77,7 +77,9 @@ def torchscript(file: Path, *, device: torch.device | str = "cpu", **grid: Any) 
     try:
         network = torch.jit.load(require_path(file), map_location=device).eval()
     except RuntimeError as error:
-        raise InputError(f"{file} is no TorchScript file ({brief(error)}); save it by torch.jit.save") from None
+        raise InputError(
+            "torchscript-unreadable", f"{file} is no TorchScript file ({brief(error)}); save it by torch.jit.save"
+        ) from None
     return partial(segment, network, device=device, **grid)
 
 
@@ -95,7 +97,10 @@ def bundle(folder: Path, *, device: torch.device | str = "cpu", **grid: Any) -> 
         path for ending in ("json", "yaml", "yml") if (path := folder / "configs" / f"inference.{ending}").exists()
     ]
     if not configs:
-        raise InputError(f"{folder} is no MONAI bundle: it has no configs/inference.json; name the bundle's folder")
+        raise InputError(
+            "segmenter-not-bundle",
+            f"{folder} is no MONAI bundle: it has no configs/inference.json; name the bundle's folder",
+        )
     try:
         parser = ConfigParser()
         parser.read_config(str(configs[0]))
@@ -106,5 +111,8 @@ def bundle(folder: Path, *, device: torch.device | str = "cpu", **grid: Any) -> 
     except (KeyError, ValueError, RuntimeError, OSError, ImportError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"the network of the bundle {folder} cannot be built ({brief(error)}); repair it") from None
+        raise InputError(
+            "segmenter-bundle-unbuildable",
+            f"the network of the bundle {folder} cannot be built ({brief(error)}); repair it",
+        ) from None
     return partial(segment, network.to(device).eval(), device=device, **grid)

@@ -67,7 +67,7 @@ def named_segmenter(text: str, *, device: str = "cpu") -> NamedSegmenter:
     elif (path / "configs").is_dir():
         segment = bundle(path, device=device, **_grid(path))
     else:
-        raise InputError(f"{path} is no segmenter; give {KNOWN}")
+        raise InputError("segmenter-unknown", f"{path} is no segmenter; give {KNOWN}")
     return NamedSegmenter(text, segment, names, _hash(path, names))
 
 
@@ -88,7 +88,7 @@ def _grid(folder: Path) -> dict[str, Any]:
     try:
         given = json.loads(read_text(file))
     except (ValueError, OSError) as error:
-        raise InputError(f"{file} cannot be read as JSON: {error}") from None
+        raise InputError("json-unreadable", f"{file} cannot be read as JSON: {error}") from None
     if not isinstance(given, dict):
-        raise InputError(f'{file} must hold keys such as "spacing", not {type(given).__name__}')
+        raise InputError("json-wrong-type", f'{file} must hold keys such as "spacing", not {type(given).__name__}')
     return check(Grid, given, str(file)).model_dump(exclude_none=True)

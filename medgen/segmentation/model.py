@@ -187,8 +187,9 @@ def _bounded(volume: Volume, spacing: Sequence[float], values: Sequence[int] | N
     gb = volume.data.size * finer * (2 + len(values or ())) * 4 / 2**30
     if finer > MOST_FINER or (finer > 1 and gb > MOST_GB):
         raise InputError(
+            "segmenter-memory-exceeded",
             f"{volume.path} has voxels of {volume.geometry.describe()}, and the segmenter's grid of {x:g} x {y:g} x "
-            f"{z:g} mm would take {gb:.3g} GiB of it; use a segmenter of coarser voxels"
+            f"{z:g} mm would take {gb:.3g} GiB of it; use a segmenter of coarser voxels",
         )
     return x, y, z
 
@@ -240,20 +241,31 @@ def load_segmenter(folder: Path, device: torch.device | str = "cpu") -> Segmente
     folder = recovered(Path(folder))
     file, weights = folder / "segmenter.json", folder / "weights.safetensors"
     if not file.is_file():
-        raise InputError(f"{folder} is not a segmenter: it has no segmenter.json; give a folder that training wrote")
+        raise InputError(
+            "segmenter-json-missing",
+            f"{folder} is not a segmenter: it has no segmenter.json; give a folder that training wrote",
+        )
     try:
         info = json.loads(regular(file, MOST_TEXT).read_text())
         if info["format"] != FORMAT:
-            raise InputError(f"{folder} has format {info['format']!r}, this medgen reads {FORMAT}; train it again")
+            raise InputError(
+                "segmenter-format",
+                f"{folder} has format {info['format']!r}, this medgen reads {FORMAT}; train it again",
+            )
         plan = Plan.model_validate(info["plan"])
         with torch.device("meta"):
             network = build_network(plan)
         if peak_bytes(network, (1, 1, *plan.patch)) > MOST_GB * 2**30:
-            raise InputError(f"{folder}: windows of {plan.patch} voxels take more than {MOST_GB} GiB; train it again")
+            raise InputError(
+                "segmenter-window-too-large",
+                f"{folder}: windows of {plan.patch} voxels take more than {MOST_GB} GiB; train it again",
+            )
         load_weights(network, weights, info["weights_sha256"])
         record = info["record"]
     except (ValidationError, SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{folder} is damaged ({brief(error)}); restore the folder or train it again") from None
+        raise InputError(
+            "segmenter-damaged", f"{folder} is damaged ({brief(error)}); restore the folder or train it again"
+        ) from None
     return Segmenter(plan, network.to(device).eval(), record)

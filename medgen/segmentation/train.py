@@ -56,7 +56,10 @@ def label_values(examples: Sequence[Example]) -> tuple[int, ...]:
         with suppress(InputError):  # an unreadable file is reported where the case is used
             values |= {int(v) for v in np.unique(read_volume(example.labels).data)}
     if len(values) < 2:
-        raise InputError("the label maps hold no label but 0, so there is nothing to segment; check their folder")
+        raise InputError(
+            "labels-all-background",
+            "the label maps hold no label but 0, so there is nothing to segment; check their folder",
+        )
     return tuple(sorted(values))
 
 
@@ -169,7 +172,9 @@ def train_segmenter(
     """
     folder, cases = Path(folder), sorted(examples)
     if len({example.name for example in cases}) < len(cases):
-        raise InputError("two examples to train a segmenter on have one name; give each its own")
+        raise InputError(
+            "segmenter-example-name-twice", "two examples to train a segmenter on have one name; give each its own"
+        )
     settings = [VERSION, values, steps, minutes, batch, lr, seed, filters, voxels, mirror, intensities, augment]
     made_of = fingerprint(cases, settings)
     with suppress(InputError):
@@ -180,7 +185,7 @@ def train_segmenter(
     cache = folder.with_name(f"{folder.name}.cache") if cache is None else cache
     usable, skipped = _same_grids(cases)
     if not usable:
-        raise InputError(_nothing(skipped))
+        raise InputError("segmenter-no-examples", _nothing(skipped))
     plan = make_plan(usable, values, filters=filters, voxels=voxels, mirror=mirror, intensities=intensities)
     images: dict[str, Channels] = {}
     labels: dict[str, Path] = {}
@@ -193,7 +198,7 @@ def train_segmenter(
             skipped[example.name] = str(error)
             labels.pop(example.name, None)
     if not images:
-        raise InputError(_nothing(skipped))
+        raise InputError("segmenter-no-examples", _nothing(skipped))
     patches = Patches(
         images,
         images,  # a target is asked for; it is not used
@@ -232,8 +237,9 @@ def _same_grids(examples: Sequence[Example]) -> tuple[list[Example], dict[str, s
             image, labels = read_geometry(example.image), read_geometry(example.labels)
             if not same_grid(image, labels):
                 raise InputError(
+                    "labels-grid-differs",
                     f"{example.labels} [{labels.describe()}] is not on the grid of {example.image} "
-                    f"[{image.describe()}]; resample it first"
+                    f"[{image.describe()}]; resample it first",
                 )
             usable.append(example)
         except InputError as error:

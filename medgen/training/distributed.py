@@ -30,7 +30,10 @@ def launch(settings: Settings) -> Fabric:
         fabric.launch()
     except Exception as error:  # Fabric's MisconfigurationException derives from nothing narrower
         reason = " ".join(str(error).split())
-        raise InputError(f"train.accelerator={train.accelerator}, train.devices={train.devices}: {reason}") from None
+        raise InputError(
+            "training-devices-unusable",
+            f"train.accelerator={train.accelerator}, train.devices={train.devices}: {reason}",
+        ) from None
     torch.backends.cudnn.benchmark = True  # patches keep one size
     torch.set_float32_matmul_precision("high")
     return fabric
@@ -42,8 +45,9 @@ def _check_started(devices: int, nodes: int) -> None:
     started = os.environ.get("WORLD_SIZE" if by == "torchrun" else "SLURM_STEP_NUM_TASKS")
     if started is not None and int(started) != devices * nodes:
         raise InputError(
+            "training-process-count",
             f"{by} started {started} processes, but train.devices={devices} on each of train.nodes={nodes} makes "
-            f"{devices * nodes}; set both as {by} has them"
+            f"{devices * nodes}; set both as {by} has them",
         )
 
 

@@ -173,8 +173,9 @@ class Run:
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         if state["processes"] != self.fabric.world_size:
             raise InputError(
+                "training-processes-changed",
                 f"the run was trained by {state['processes']} processes and cannot go on with "
-                f"{self.fabric.world_size}; set train.devices and train.nodes as they were"
+                f"{self.fabric.world_size}; set train.devices and train.nodes as they were",
             )
 
 
@@ -371,8 +372,9 @@ def _save(run: Run, prepared: Prepared, folder: Path, *, training: bool) -> None
         _write_model(run, prepared, folder, training)
     except OSError as error:
         raise InputError(
+            "training-state-not-written",
             f"{folder} cannot be written at step {run.step} ({error.strerror or error}), and what it held before is "
-            "whole; free space, then go on with --resume"
+            "whole; free space, then go on with --resume",
         ) from None
 
 

@@ -33,10 +33,14 @@ def check_method(settings: Settings) -> None:
         if any(n % divisor for i, n in enumerate(patch) if i != axis):
             which = "every side" if axis is None else "both sides of a slice"
             raise InputError(
-                f"sampling.patch={list(patch)}: {which} must be a multiple of {divisor} for this generator"
+                "config-patch-multiple",
+                f"sampling.patch={list(patch)}: {which} must be a multiple of {divisor} for this generator",
             )
         if axis is not None and getattr(method, "texture", 0) % patch[axis]:
-            raise InputError(f"method.texture must be a multiple of the slab's {patch[axis]} slices; set it so")
+            raise InputError(
+                "config-texture-multiple",
+                f"method.texture must be a multiple of the slab's {patch[axis]} slices; set it so",
+            )
         if axis is not None:
             batch = fold_batch(batch, axis)
         try:
@@ -44,8 +48,9 @@ def check_method(settings: Settings) -> None:
         except (RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(
+                "config-patch-network-mismatch",
                 f"sampling.patch={list(patch)} does not fit the networks of the method ({reason}); "
-                "raise sampling.patch or lower method.generator.levels and method.adversary.layers"
+                "raise sampling.patch or lower method.generator.levels and method.adversary.layers",
             ) from None
 
 
@@ -63,7 +68,9 @@ def _check_label_source(settings: Settings) -> None:
         "inference.transfer": settings.inference.transfer != "image",
     }
     for key in (key for key, found in wrong.items() if found):
-        raise InputError(f"{key} as set makes no sense where the source is label maps; leave it out")
+        raise InputError(
+            "config-source-labels-conflict", f"{key} as set makes no sense where the source is label maps; leave it out"
+        )
 
 
 def check_folder(out: Path, resume: bool) -> None:
@@ -71,21 +78,25 @@ def check_folder(out: Path, resume: bool) -> None:
         with locked(out):  # says who writes it now, if anybody does
             pass
         raise InputError(
+            "training-run-exists",
             f"{out} already holds a run; add --resume to go on with it or --overwrite to replace it, "
-            "or choose another --out"
+            "or choose another --out",
         )
     try:
         out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out).close()
     except OSError as error:
-        raise InputError(f"run folder {out} cannot be written: {error.strerror}; choose another --out") from None
+        raise InputError(
+            "output-not-writable", f"run folder {out} cannot be written: {error.strerror}; choose another --out"
+        ) from None
 
 
 def check_data(prepared: Prepared, last: Path) -> None:
     old = checkpoint.read_info(recovered(last))[0].training_data
     if old["sha256"] != prepared.record["sha256"]:
         raise InputError(
-            f"{last}: the training images have changed since the run began; start a new run with another --out"
+            "training-images-changed",
+            f"{last}: the training images have changed since the run began; start a new run with another --out",
         )
 
 
@@ -93,9 +104,13 @@ def check_same(settings: Settings, last: Path) -> None:
     """A run may go on for longer, but not as another one."""
     old = checkpoint.read_info(recovered(last))[1]
     if old.train.seed != settings.train.seed:
-        raise InputError(f"{last}: the run was started with train.seed={old.train.seed}; resume it with the same")
+        raise InputError(
+            "training-seed-changed",
+            f"{last}: the run was started with train.seed={old.train.seed}; resume it with the same",
+        )
     for section in ("data", "intensity", "sampling", "method"):
         if getattr(old, section) != getattr(settings, section):
             raise InputError(
-                f"{last}: the run was started with another {section} section; resume it with its own config.yaml"
+                "training-section-changed",
+                f"{last}: the run was started with another {section} section; resume it with its own config.yaml",
             )

@@ -170,7 +170,7 @@ def test_bad_cases_are_told_once_and_the_others_go_on(tmp_path):
 
     def unlucky(images, label, names, rng):
         if np.array_equal(images[0].data, voxels(2)[0][..., 0]):
-            raise InputError("there is no healthy liver to put a lesion into")
+            raise InputError("lesions-no-room", "there is no healthy liver to put a lesion into")
         if np.array_equal(images[0].data, voxels(3)[0][..., 0]):
             raise MemoryError("too large")
         return brighten(images, label, names, rng)

@@ -63,4 +63,4 @@ def test_a_librarys_reason_has_no_addresses():
         raise ValueError("object at 0x7f00aa\nand more")
     except ValueError as error:
         assert reason(error).endswith("object at and more") and "test_names.py" in reason(error)
-    assert reason(InputError("a.nii is 2D")) == "a.nii is 2D"
+    assert reason(InputError("x", "a.nii is 2D")) == "a.nii is 2D"

@@ -116,7 +116,7 @@ def test_images_come_as_files_and_faults_of_ours_are_ours(tmp_path, monkeypatch)
         assert len(got) == 2 and dcmread(tmp_path / "x.dcm") == images[1]
 
         def full(data):
-            raise InputError("disk full")
+            raise InputError("disk-full", "disk full")
 
         with pytest.raises(InputError, match="disk full"):
             server.retrieve("1.2", "1.3", ["1.4"], full)

@@ -54,7 +54,7 @@ def test_images_arrive_and_the_port_is_closed_again(images, tmp_path):
             socket.create_connection(("127.0.0.1", ours), timeout=5)
 
         def full(data):
-            raise InputError("disk full")
+            raise InputError("disk-full", "disk full")
 
         with pytest.raises(InputError, match="disk full"):
             server.retrieve("1.2", "1.3", ["1.4"], full)

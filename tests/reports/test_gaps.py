@@ -31,7 +31,7 @@ def broken(*_, **__):
 
 
 def refused(*_, **__):
-    raise InputError("/data/<a>.nii.gz is gone")
+    raise InputError("file-missing", "/data/<a>.nii.gz is gone")
 
 
 def report(folders, tmp_path, **options):
@@ -153,4 +153,4 @@ def test_a_reason_is_one_line_with_its_place_unless_the_user_can_mend_it():
         broken()
     except ZeroDivisionError as error:
         assert reason(error).startswith("ZeroDivisionError in test_gaps.py, line ")
-    assert reason(InputError("a\n  b")) == "a b" and reason(KeyError()) == "KeyError"
+    assert reason(InputError("x", "a\n  b")) == "a b" and reason(KeyError()) == "KeyError"

@@ -29,12 +29,16 @@ def patient_folds(cases: Sequence[LabelledCase], stated: Folds = ()) -> Folds:  
         found = [_stated_fold(cases, fold, number) for number, fold in enumerate(stated)]
         found = [fold for fold in found if fold["train"] and fold["val"]]
         if not found:
-            raise InputError("no fold that the dataset states has cases to train on and to validate; correct its lists")
+            raise InputError(
+                "dataset-folds-empty",
+                "no fold that the dataset states has cases to train on and to validate; correct its lists",
+            )
         return found
     patients = sorted({case.patient for case in cases if case.record is None})
     if len(patients) < 2:
         raise InputError(
-            f"real training cases of {len(patients)} patients cannot be cross-validated; two patients are the least"
+            "dataset-too-few-patients",
+            f"real training cases of {len(patients)} patients cannot be cross-validated; two patients are the least",
         )
     order = np.arange(len(patients))
     np.random.RandomState(SEED).shuffle(order)  # as scikit-learn's KFold, which nnU-Net uses
@@ -55,8 +59,9 @@ def _stated_fold(cases: Sequence[LabelledCase], fold: dict[str, list[str]], numb
     torn = next((case for case in train if case.patient in held), None)
     if torn is not None:
         raise InputError(
+            "split-patient-in-both",
             f"fold {number} of the dataset's own trains on case {torn.name} and validates case {held[torn.patient]}, "
-            f"both of patient {torn.patient}; keep a patient's cases together"
+            f"both of patient {torn.patient}; keep a patient's cases together",
         )
     others = {case.patient for case in real} - {case.patient for case in train}
     made = [case for case in cases if case.record is not None and not case.patients & others]

@@ -72,12 +72,13 @@ def read_case(dataset: LabelledDataset, case: LabelledCase) -> tuple[list[Volume
         InputError: the case has a fault, a file is unreadable, or channels, grids or values are not the dataset's.
     """
     if case.fault:
-        raise InputError(case.fault)
+        raise InputError("dataset-case-faulty", case.fault)
     images = [volume for path in case.images for volume in read_channels(path)]
     if len(images) != len(dataset.channels):
         raise InputError(
+            "dataset-channel-count-differs",
             f"{case.images[0]} gives case {case.name} {len(images)} channels, but the dataset has "
-            f"{len(dataset.channels)} ({', '.join(dataset.channels)}); mend the file or the dataset's table"
+            f"{len(dataset.channels)} ({', '.join(dataset.channels)}); mend the file or the dataset's table",
         )
     images = [images[0], *(_on_grid(volume, images[0]) for volume in images[1:])]
     if case.label is None:
@@ -93,8 +94,9 @@ def check_values(label: np.ndarray, labels: Mapping[str, int], what: str) -> Non
     unknown = np.setdiff1d(label, list(labels.values()))
     if unknown.size:
         raise InputError(
+            "labels-value-unknown",
             f"{what} holds the value {unknown[0]:.8g}, which is no label of the dataset "
-            f"({', '.join(f'{value} {name}' for name, value in labels.items())}); mend the file or the table"
+            f"({', '.join(f'{value} {name}' for name, value in labels.items())}); mend the file or the table",
         )
 
 
@@ -102,7 +104,8 @@ def _on_grid(volume: Volume, first: Volume) -> Volume:
     """On the axes of ``first``, whose grid it is on; ``path`` goes where that changes the volume."""
     if not same_grid(first.geometry, volume.geometry):
         raise InputError(
+            "dataset-grid-differs",
             f"{volume.path} [{volume.geometry.describe()}] is not on the grid of {first.path} "
-            f"[{first.geometry.describe()}]; resample it onto that grid"
+            f"[{first.geometry.describe()}]; resample it onto that grid",
         )
     return on_axes_of(volume, first)

@@ -75,7 +75,7 @@ class DatasetWriter:
 
     def __init__(self, dataset: LabelledDataset, out: Path, format: str) -> None:
         if format not in LAYOUTS:
-            raise InputError(f"--format {format}: unknown; choose one of {', '.join(LAYOUTS)}")
+            raise InputError("option-format-unknown", f"--format {format}: unknown; choose one of {', '.join(LAYOUTS)}")
         out = Path(out)
         self.layout = LAYOUTS[format]
         self.given, self.dataset = dataset, replace(self.layout.adapted(dataset), root=out)
@@ -118,7 +118,7 @@ class DatasetWriter:
         entry = Written(case.name, case.record is not None)
         try:
             if case.fault:
-                raise InputError(case.fault)
+                raise InputError("dataset-case-faulty", case.fault)
             place = self.layout.placed(case, self.dataset, self.dataset.root)
             files, origin = [*place.images, *([place.label] if place.label else [])], made_of()
             record = self.provenance.holds(case.name, origin, files)
@@ -188,16 +188,22 @@ class DatasetWriter:
         """Raises InputError where what was made does not fit the dataset."""
         made = f"case {name} was made with"
         if len(images) != len(self.dataset.channels):
-            raise InputError(f"{made} {len(images)} channels where the dataset has {len(self.dataset.channels)}")
+            raise InputError(
+                "dataset-channel-count-differs",
+                f"{made} {len(images)} channels where the dataset has {len(self.dataset.channels)}",
+            )
         if not all(same_geometry(v.geometry, images[0].geometry) for v in (*images, *([label] if label else []))):
-            raise InputError(f"{made} images or label on different grids")
+            raise InputError("dataset-grid-differs", f"{made} images or label on different grids")
         if label is not None:
             check_values(label.data, self.dataset.labels, f"the label made for case {name}")
 
     def _refuse_tested(self, case: LabelledCase) -> None:
         shown = case.patients & self.tested
         if shown and not case.test:
-            raise InputError(f"case {case.name} was made with images of {min(shown)}, who is in the test set")
+            raise InputError(
+                "split-test-patient-used",
+                f"case {case.name} was made with images of {min(shown)}, who is in the test set",
+            )
 
 
 def write_case(

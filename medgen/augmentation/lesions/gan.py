@@ -35,8 +35,9 @@ class GAN:
         settings = self.model.settings
         if len(patch.volumes) != len(settings.data.sources):
             raise InputError(
+                "model-image-count-differs",
                 f"{self.model.folder} paints {', '.join(settings.data.sources)} together, got {len(patch.volumes)} "
-                "images; give one of each"
+                "images; give one of each",
             )
         window, back = self._window(patch)
         intensity = settings.intensity.source.model_dump(exclude={"follow"})
@@ -79,7 +80,9 @@ class GAN:
         known = kinds(self.model.settings)
         name = label_named(kind, known)
         if name is None:
-            raise InputError(f"{self.model.folder} does not paint {kind}; it knows {', '.join(known)}")
+            raise InputError(
+                "model-lesion-unknown", f"{self.model.folder} does not paint {kind}; it knows {', '.join(known)}"
+            )
         return known[name]
 
     @torch.inference_mode()
@@ -106,7 +109,9 @@ def load_gan(folder: Path, device: str = "cpu") -> GAN:
     model = load_model(folder, device)
     if not isinstance(model.method, LesionGAN):
         name = model.settings.method.name
-        raise InputError(f"{folder} is a model of {name}, which paints no lesions; give one of lesion_gan")
+        raise InputError(
+            "model-method-unsuitable", f"{folder} is a model of {name}, which paints no lesions; give one of lesion_gan"
+        )
     return GAN(model)
 
 

@@ -49,14 +49,22 @@ def host_mask(
     elif isinstance(host, Volume):
         found, what = to_canonical(host).data > 0, "the host mask's tissue"
         if found.shape != label.shape:
-            raise InputError(f"{host.path or 'the host mask'} is not on the grid of {case}; give one that is")
+            raise InputError(
+                "lesions-host-grid-differs",
+                f"{host.path or 'the host mask'} is not on the grid of {case}; give one that is",
+            )
     else:
         if isinstance(host, str) and host not in names:
-            raise InputError(f"host organ {host!r} is missing in the labels ({', '.join(names)}); name one of these")
+            raise InputError(
+                "lesions-host-label-unknown",
+                f"host organ {host!r} is missing in the labels ({', '.join(names)}); name one of these",
+            )
         found = label == (names[host] if isinstance(host, str) else host)
         what = f"host organ {host}"
     if not found.any():
-        raise InputError(f"{what} is missing in {case}; choose another host, or leave this case out")
+        raise InputError(
+            "lesions-host-absent", f"{what} is missing in {case}; choose another host, or leave this case out"
+        )
     return found
 
 

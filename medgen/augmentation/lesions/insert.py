@@ -72,7 +72,10 @@ def insert_lesion(
         NoRoom: the lesion fits nowhere.
     """
     if kind not in names:
-        raise InputError(f"lesion {kind!r} is no label of this cohort ({', '.join(names)}); add it to its labels")
+        raise InputError(
+            "labels-name-unknown",
+            f"lesion {kind!r} is no label of this cohort ({', '.join(names)}); add it to its labels",
+        )
     seed = int(rng) if isinstance(rng, int | np.integer) else int(rng.integers(2**62))
     rng = np.random.default_rng(seed)
     margin_mm = 2 * min(label.spacing) if margin_mm is None else margin_mm
@@ -161,7 +164,10 @@ def lesion_augmenter(
     """
     fewest, most = per_case
     if not 1 <= fewest <= most:
-        raise InputError(f"per_case = {per_case} must be two numbers, the first at least 1 and at most the second")
+        raise InputError(
+            "lesions-count-range",
+            f"per_case = {per_case} must be two numbers, the first at least 1 and at most the second",
+        )
     kinds = [lesion] if isinstance(lesion, str) else list(lesion or [k.kind for k in library.lesions])
     for kind in kinds:
         library.of(kind)
@@ -196,8 +202,9 @@ def lesion_augmenter(
             done.append({"operation": "insert_lesion", "painter": str(painter), **record, "host": _called(host)})
         if not done:
             raise InputError(
+                "lesions-not-realistic",
                 f"{label.path or 'this case'}: none of {wanted} lesions that {painter} made looks like real ones "
-                f"({', '.join(wrong)}); train it longer, choose another painter, or leave this case out"
+                f"({', '.join(wrong)}); train it longer, choose another painter, or leave this case out",
             )
         return images, label, done
 
@@ -231,7 +238,10 @@ def named_painter(name: str | Path, library: Library, device: str = "cpu") -> tu
     if name == "procedural":
         return Procedural(library), draw_ellipsoid
     if not Path(name).is_dir():
-        raise InputError(f"painter {name} is neither cutpaste, procedural nor the folder of a lesion_gan model")
+        raise InputError(
+            "lesions-painter-unknown",
+            f"painter {name} is neither cutpaste, procedural nor the folder of a lesion_gan model",
+        )
     from medgen.augmentation.lesions.gan import load_gan  # here: torch is slow to import
 
     return load_gan(Path(name), device), draw_real

@@ -70,7 +70,7 @@ class Library:
         found = [lesion for lesion in self.lesions if kind in (None, lesion.kind)]
         if not found:
             known = ", ".join(sorted({lesion.kind for lesion in self.lesions}))
-            raise InputError(f"the library has no lesion of kind {kind!r}; it has {known}")
+            raise InputError("lesions-kind-unknown", f"the library has no lesion of kind {kind!r}; it has {known}")
         return found
 
     def without(self, patient: str | None, kind: str) -> "Library":
@@ -112,7 +112,10 @@ def load_library(folder: str | Path) -> Library:
         with np.load(folder / "lesions.npz", allow_pickle=False) as arrays:
             found = [_from_record(r, arrays, i) for i, r in enumerate(content["lesions"])]
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{folder} is no library of lesions ({error}); build it again from labelled cases") from None
+        raise InputError(
+            "lesions-library-damaged",
+            f"{folder} is no library of lesions ({error}); build it again from labelled cases",
+        ) from None
     return Library(found, content["absolute"])
 
 
@@ -149,7 +152,10 @@ def build_library(
     """
     for name in lesions:
         if name not in names:
-            raise InputError(f"lesion {name!r} is no label of the cohort ({', '.join(names)}); name one of these")
+            raise InputError(
+                "labels-name-unknown",
+                f"lesion {name!r} is no label of the cohort ({', '.join(names)}); name one of these",
+            )
     found: list[Lesion] = []
     absolute: list[bool] = []
     for images, label, case in cases:
@@ -158,7 +164,10 @@ def build_library(
         absolute = [a and b for a, b in zip(absolute or hu, hu, strict=True)]
     if not found:
         where = "" if host is None else f" in {host}"
-        raise InputError(f"the cases have no lesion ({', '.join(lesions)}){where}; give labelled cases that have some")
+        raise InputError(
+            "lesions-none-found",
+            f"the cases have no lesion ({', '.join(lesions)}){where}; give labelled cases that have some",
+        )
     return Library(found, absolute)
 
 
@@ -241,8 +250,9 @@ def on_one_grid(images: Sequence[Volume], label: Volume, case: str = "") -> tupl
     for image in images:
         if not same_grid(label.geometry, image.geometry):
             raise InputError(
+                "labels-grid-differs",
                 f"{image.path or case or 'an image'} is [{image.geometry.describe()}], its labels are "
-                f"[{label.geometry.describe()}]; bring them onto one grid"
+                f"[{label.geometry.describe()}]; bring them onto one grid",
             )
     return [to_canonical(image) for image in images], to_canonical(label)
 

@@ -81,8 +81,9 @@ def choose_site(
     if not len(sites):
         size = mask.sum() * np.prod(spacing) / 1000
         raise NoRoom(
+            "lesions-no-room",
             f"no room for a lesion of {size:.3g} ml in {what}, {margin_mm:g} mm from its border and {gap_mm:g} mm from "
-            "other lesions; ask for fewer or smaller lesions, or another host"
+            "other lesions; ask for fewer or smaller lesions, or another host",
         )
     if len(sites) > MOST:
         sites = sites[rng.choice(len(sites), MOST, replace=False)]

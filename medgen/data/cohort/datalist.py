@@ -72,11 +72,17 @@ def read_entries(content: Mapping[str, Any] | list[Any], path: Path) -> list[Ent
         part = part_of(key)
         if part is not None:
             if not isinstance(values, list):
-                raise InputError(f"{path}: '{key}' must be a list of entries such as {{'source': ..., 'target': ...}}")
+                raise InputError(
+                    "datalist-not-entries",
+                    f"{path}: '{key}' must be a list of entries such as {{'source': ..., 'target': ...}}",
+                )
             found += _entries(values, part, path, f"'{key}'")
         elif isinstance(values, list) and any(map(_is_case, values)):
             known = ", ".join(name for names in PARTS.values() for name in names)
-            raise InputError(f"{path} has a list '{key}' of cases, which says no part of the split; name it {known}")
+            raise InputError(
+                "datalist-unknown-list",
+                f"{path} has a list '{key}' of cases, which says no part of the split; name it {known}",
+            )
     return found
 
 
@@ -88,8 +94,9 @@ def refuse_other_parts(content: Mapping[str, Any], path: Path) -> None:
         named = any(part_of(word) or re.fullmatch(r"(cv|k)?(fold|split)s?\d*", word) for word in _words(key))
         if (named and _has_names(value)) or _has_parts(value):
             raise InputError(
+                "datalist-split-form",
                 f"{path} has '{key}', which seems to state a split and is not read in this form; remove it, and name "
-                'the lists training, validation and test or write a "fold" or "split" into each entry'
+                'the lists training, validation and test or write a "fold" or "split" into each entry',
             )
 
 
@@ -139,14 +146,18 @@ def _entries(values: Iterable[Any], part: str, path: Path, where: str) -> list[E
 def _content(value: Any, path: Path, where: str) -> dict[str, Any]:
     """An entry by plain keys, see `Entry`."""
     if not isinstance(value, dict):
-        raise InputError(f"{path}: {where} must be a list of entries such as {{'source': ..., 'target': ...}}")
+        raise InputError(
+            "datalist-not-entries",
+            f"{path}: {where} must be a list of entries such as {{'source': ..., 'target': ...}}",
+        )
     found: dict[str, Any] = {}
     for key, each in value.items():
         if each != each:  # NaN, as pandas writes a missing value
             each = None
         if found.setdefault(plain := re.sub(r"[\s_-]", "", key).lower(), each) != each:
             raise InputError(
-                f"{path}: an entry has '{plain}' twice, as {found[plain]!r:.50} and {each!r:.50}; keep one"
+                "datalist-key-twice",
+                f"{path}: an entry has '{plain}' twice, as {found[plain]!r:.50} and {each!r:.50}; keep one",
             )
     return found
 
@@ -167,7 +178,8 @@ def _refuse_valid(contents: Sequence[Mapping[str, Any]], path: Path) -> None:
     for key in ("valid", "isvalid"):
         if {_flag("is" + key, content.get(key)) for content in contents} >= {True, False}:
             raise InputError(
-                f'{path}: \'{key}\' may mean to validate or to be usable; write "is_val" or "split", or remove it'
+                "datalist-flag-ambiguous",
+                f'{path}: \'{key}\' may mean to validate or to be usable; write "is_val" or "split", or remove it',
             )
 
 
@@ -184,7 +196,10 @@ def _flagged(content: Mapping[str, Any], path: Path) -> dict[str, str]:
     }
     found = {key: part for key, (part, flag) in flags.items() if flag}
     if not found and ("train", False) in flags.values():
-        raise InputError(f"{path}: an entry is not to train on; say whether it is for validation or test ('split')")
+        raise InputError(
+            "datalist-part-missing",
+            f"{path}: an entry is not to train on; say whether it is for validation or test ('split')",
+        )
     return found
 
 
@@ -206,14 +221,18 @@ def _entry(content: Mapping[str, Any], keys: Sequence[str], part: str, path: Pat
     for key in own:
         if own[key] is None:
             shown = json.dumps(given[key])[:50]
-            raise InputError(f"{path}: an entry has the {key} {shown}; write training, validation or test")
+            raise InputError(
+                "datalist-part-unknown", f"{path}: an entry has the {key} {shown}; write training, validation or test"
+            )
     own |= (flagged := _flagged(content, path))
     if len(set(own.values())) > 1:
         told = " and ".join(f"{k} = {v}" for k, v in (given | dict.fromkeys(flagged, "true")).items())
-        raise InputError(f"{path}: an entry says {told}; keep one")
+        raise InputError("datalist-part-contradiction", f"{path}: an entry says {told}; keep one")
     folds = [_fold(value, path) for key, value in content.items() if FOLD.fullmatch(key)]
     if len(set(folds)) > 1:
-        raise InputError(f"{path}: an entry has the folds {' and '.join(map(str, folds))}; keep one")
+        raise InputError(
+            "datalist-fold-contradiction", f"{path}: an entry has the folds {' and '.join(map(str, folds))}; keep one"
+        )
     return Entry(content, next(iter(own.values()), None) or part, folds[0] if folds else None, _patient(content))
 
 
@@ -239,7 +258,9 @@ def _fold(value: Any, path: Path) -> int | None:
         value = int(value)
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value if value is None or value >= 0 else None
-    raise InputError(f"{path}: an entry has the fold {json.dumps(value)[:50]}; give a whole number")
+    raise InputError(
+        "datalist-fold-not-integer", f"{path}: an entry has the fold {json.dumps(value)[:50]}; give a whole number"
+    )
 
 
 def folds_of(entries: Sequence[Entry]) -> list[int]:
@@ -261,7 +282,10 @@ def with_fold(entries: Sequence[Entry], fold: int | None, path: Path) -> list[En
     if not folds:
         return list(entries)
     if fold not in folds:
-        raise InputError(f"{path} has the folds {', '.join(map(str, folds))}, not {fold}; set data.fold to one of them")
+        raise InputError(
+            "split-fold-unknown",
+            f"{path} has the folds {', '.join(map(str, folds))}, not {fold}; set data.fold to one of them",
+        )
     return [e if e.part == "test" else replace(e, part="validation" if e.fold == fold else "train") for e in entries]
 
 
@@ -272,7 +296,10 @@ def listed_file(value: Any, path: Path) -> Path:
         InputError: no text. Whether it is there is not looked at, see `is_there`.
     """
     if not isinstance(value, str) or not value:
-        raise InputError(f"{path}: {json.dumps(value)[:200]} is not the path of a file; give one path as text")
+        raise InputError(
+            "datalist-path-not-text",
+            f"{path}: {json.dumps(value)[:200]} is not the path of a file; give one path as text",
+        )
     file = path.parent / value
     return path.parent / value.replace("\\", "/") if "\\" in value and not is_there(file) else file
 

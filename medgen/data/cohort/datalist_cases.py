@@ -52,7 +52,8 @@ def datalist(path: Path, contrasts: Contrasts, fold: int | None = 0) -> Found:
     names = distinct_names([one.first for one in listed], [one.name for one in listed])
     if bare := sorted(set(absent) & set(names)):
         raise InputError(
-            f"{path} names {some(bare)} in its test list, where it must give paths; write those as entries"
+            "datalist-test-bare-names",
+            f"{path} names {some(bare)} in its test list, where it must give paths; write those as entries",
         )
     missing: Missing = {}
     cases = []
@@ -83,7 +84,7 @@ def _refuse_twice(cases: Sequence[Case], path: Path) -> None:
         times = sum(case.name == name for case in cases)
         once = "; list it once, or give different scans different names"
         advice = f", in {' and '.join(parts)}: keep it in one" if len(parts) > 1 else once
-        raise InputError(f"{path} lists case {name} {times} times{advice}")
+        raise InputError("datalist-case-twice", f"{path} lists case {name} {times} times{advice}")
 
 
 @dataclass(frozen=True)
@@ -108,13 +109,16 @@ def _listed(entry: Entry, path: Path, contrasts: Contrasts) -> _Listed:
         given = given if any(given) else [None] * len(names)
         if len(given) != len(names):
             raise InputError(
+                "datalist-image-count-differs",
                 f"{path}: the entry {entry.shown} has {len(given)} {side} images where "
-                f"data.{side}s names {len(names)} ({', '.join(names)}); list one each"
+                f"data.{side}s names {len(names)} ({', '.join(names)}); list one each",
             )
         sides[side] = {n: None if v is None else _existing(v, path) for n, v in zip(names, given, strict=True)}
     first = next((file for side in sides.values() for file in side.values() if file is not None), None)
     if first is None:
-        raise InputError(f"{path}: the entry {entry.shown} has no image{_which(images, contrasts)}")
+        raise InputError(
+            "datalist-image-missing", f"{path}: the entry {entry.shown} has no image{_which(images, contrasts)}"
+        )
     labels = None if entry.label is None else _existing(entry.label, path)
     channels = (contrasts.source_channels, contrasts.target_channels) if stacked else ((), ())
     return _Listed(sides["source"], sides["target"], labels, str(entry.content.get("name") or ""), first, channels)
@@ -134,8 +138,9 @@ def _of_channels(images: Sequence[Any], numbers: Sequence[int], stacked: bool, p
     count = channel_count(_existing(images[0], path))
     if max(numbers) >= count:
         raise InputError(
+            "cohort-channel-missing",
             f"{images[0]} holds {count} channels, 0 to {count - 1}, and channel {max(numbers)} is asked for; set "
-            "data.source_channels and data.target_channels"
+            "data.source_channels and data.target_channels",
         )
     return [images[0]] * len(numbers)
 
@@ -143,5 +148,7 @@ def _of_channels(images: Sequence[Any], numbers: Sequence[int], stacked: bool, p
 def _existing(value: Any, path: Path) -> Path:
     file = listed_file(value, path)
     if not is_there(file):
-        raise InputError(f"{path} lists {value}, but there is no file {file}; correct the list")
+        raise InputError(
+            "datalist-file-missing", f"{path} lists {value}, but there is no file {file}; correct the list"
+        )
     return file

@@ -69,14 +69,16 @@ class Contrasts:
                 named = tuple(names.index(name.lower()) for name in wanted)
                 if numbers not in (named, usual):
                     raise InputError(
+                        "config-channels-conflict",
                         f"{table} numbers the channels {', '.join(wanted)} as {list(named)}, not as "
-                        f"data.{side}_channels = {list(numbers)}; leave one of the two out"
+                        f"data.{side}_channels = {list(numbers)}; leave one of the two out",
                     )
                 found = replace(found, **{f"{side}_channels": named})  # type: ignore[arg-type]
             elif len(wanted) != len(numbers):
                 raise InputError(
+                    "config-channel-numbers-needed",
                     f"{table} counts its channels, and data.{side}s = {list(wanted)} needs a number for each; "
-                    f"set data.{side}_channels"
+                    f"set data.{side}_channels",
                 )
         return found
 
@@ -110,12 +112,14 @@ def case_folders(root: Path, contrasts: Contrasts) -> Found:
         files = {name: named_file(folder, name) for name in contrasts.names}
         found = [file for name in LABEL_FILES if (file := named_file(folder, name))]
         if len(found) > 1:
-            raise InputError(f"{folder} has two label maps, {found[0].name} and {found[1].name}; keep one")
+            raise InputError(
+                "cohort-two-label-maps", f"{folder} has two label maps, {found[0].name} and {found[1].name}; keep one"
+            )
         source, target = ({c: files[c] for c in side} for side in (contrasts.sources, contrasts.targets))
         case = contrast_case("_".join(place.parts), source, target, found[0] if found else None, missing)
         cases.append(replace(case, part=stated_part(place)))
     if name := next(iter(twice([case.name for case in cases])), None):
-        raise InputError(f"{root} has two folders that make the case {name}; rename one")
+        raise InputError("cohort-two-folders", f"{root} has two folders that make the case {name}; rename one")
     return Found(cases, _table(root) if cases else None, missing, without_case(root, places, contrasts.names))
 
 
@@ -156,7 +160,9 @@ def named_file(folder: Path, name: str) -> Path | None:
     for stems, end in ((named, name), (lower, name.lower())):
         found = found or [file for stem, file in stems if stem == end or stem.endswith((f"_{end}", f"-{end}"))]
     if len(found) > 1:
-        raise InputError(f"{folder} has two files for {name}, {found[0].name} and {found[1].name}; keep one")
+        raise InputError(
+            "folder-case-twice", f"{folder} has two files for {name}, {found[0].name} and {found[1].name}; keep one"
+        )
     return found[0] if found else None
 
 
@@ -165,7 +171,9 @@ def _folders_in(folder: Path) -> list[Path]:
         inner = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
         return sorted(path for path in inner if not path.parent.resolve().is_relative_to(path.resolve()))
     except OSError as error:
-        raise InputError(f"{folder} cannot be listed ({error.strerror}); check its permissions") from error
+        raise InputError(
+            "folder-unlistable", f"{folder} cannot be listed ({error.strerror}); check its permissions"
+        ) from error
 
 
 def domain_folders(root: Path, domains: tuple[str, ...]) -> Found:
@@ -174,7 +182,10 @@ def domain_folders(root: Path, domains: tuple[str, ...]) -> Found:
     found = {d: by_case(root / d) for d in domains}
     for domain, files in found.items():
         if not files:
-            raise InputError(f"{root / domain} holds no volumes; put the domain's images there, or mend data.domains")
+            raise InputError(
+                "cohort-domain-empty",
+                f"{root / domain} holds no volumes; put the domain's images there, or mend data.domains",
+            )
     refuse_orphans(labels, set().union(*found.values()), root)
     cases = [
         Case(f"{d}/{name}", "", (path,), (path,), labels.get(name))
@@ -242,7 +253,9 @@ def by_case(folder: Path, name: Callable[[Path], Any] = case_name) -> dict[Any, 
             continue
         key = normalize("NFC", key) if isinstance(key, str) else key
         if key in found:
-            raise InputError(f"{folder} has two files for one case, {found[key].name} and {path.name}; keep one")
+            raise InputError(
+                "folder-case-twice", f"{folder} has two files for one case, {found[key].name} and {path.name}; keep one"
+            )
         found[key] = path
     return found
 
@@ -254,7 +267,10 @@ def called(name: str) -> str:
 
 def refuse_orphans(labels: dict[str, Path], names: Iterable[str], root: Path) -> None:
     for name in sorted(labels.keys() - set(names)):
-        raise InputError(f"{labels[name]} labels case {name}, which has no image in {root}; add it or remove it")
+        raise InputError(
+            "labels-without-image",
+            f"{labels[name]} labels case {name}, which has no image in {root}; add it or remove it",
+        )
 
 
 def named_labels(labels: Any, path: Path, *, ignored: bool = False) -> Labels:
@@ -266,7 +282,9 @@ def named_labels(labels: Any, path: Path, *, ignored: bool = False) -> Labels:
     if labels is None:
         return None
     if not isinstance(labels, dict):
-        raise InputError(f"{path}: labels must be {{structure: value}}, not {type(labels).__name__}; correct it")
+        raise InputError(
+            "labels-table-type", f"{path}: labels must be {{structure: value}}, not {type(labels).__name__}; correct it"
+        )
     if labels and all(key.isdecimal() and isinstance(value, str) for key, value in labels.items()):
         labels = {name: int(value[:12]) for value, name in labels.items()}
     found: dict[str, int] = {}
@@ -274,9 +292,14 @@ def named_labels(labels: Any, path: Path, *, ignored: bool = False) -> Labels:
         if isinstance(value, list) or (name == "ignore" and not ignored):
             continue
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
-            raise InputError(f"{path}: label {name} has the value {repr(value)[:50]}; give a whole number of 0 or more")
+            raise InputError(
+                "labels-table-value",
+                f"{path}: label {name} has the value {repr(value)[:50]}; give a whole number of 0 or more",
+            )
         if value in found.values():
-            raise InputError(f"{path}: two labels have the value {value}; give each structure its own")
+            raise InputError(
+                "labels-table-value-twice", f"{path}: two labels have the value {value}; give each structure its own"
+            )
         if value > 0:
             found[name] = value
     return found
@@ -287,18 +310,20 @@ def read_json(path: Path, kinds: tuple[type, ...] = (dict,)) -> Any:
     try:
         content = json.loads(read_text(path), object_pairs_hook=_once)
     except InputError as error:
-        raise InputError(f"{path}: {error}") if str(error).startswith("the key") else error from None
+        raise InputError("json-key-twice", f"{path}: {error}") if str(error).startswith("the key") else error from None
     except FileNotFoundError:
-        raise InputError(f"{path} {_lacking(path)}") from None
+        raise InputError("file-missing", f"{path} {_lacking(path)}") from None
     except RecursionError:
-        raise InputError(f"{path} is not readable JSON (it is nested too deeply); correct it") from None
+        raise InputError(
+            "json-too-deep", f"{path} is not readable JSON (it is nested too deeply); correct it"
+        ) from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} is not readable JSON ({error}); correct it") from error
+        raise InputError("json-unreadable", f"{path} is not readable JSON ({error}); correct it") from error
     if not isinstance(content, kinds):
         words = {"dict": "an object", "list": "a list"}
         wanted, found = " or ".join(words[kind.__name__] for kind in kinds), type(content).__name__
         found = words.get(found, found)
-        raise InputError(f"{path} must hold {wanted} as JSON, not {found}; correct it")
+        raise InputError("json-wrong-type", f"{path} must hold {wanted} as JSON, not {found}; correct it")
     return content
 
 
@@ -307,7 +332,7 @@ def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found and found[key] != value:
-            raise InputError(f"the key '{key[:50]}' is there twice with different values; keep one")
+            raise InputError("json-key-twice", f"the key '{key[:50]}' is there twice with different values; keep one")
         found[key] = value
     return found
 

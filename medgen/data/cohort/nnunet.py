@@ -44,8 +44,9 @@ def nnunet(root: Path, contrasts: Contrasts) -> Found:
         names, channels = {name for name, _ in images}, {channel for _, channel in images}
         if part == "Tr" and images and not set(wanted) & channels:
             raise InputError(
+                "cohort-channel-missing",
                 f"{root} has channels {sorted(channels)}, not {' and '.join(map(str, wanted))}; "
-                "set data.source_channels and data.target_channels"
+                "set data.source_channels and data.target_channels",
             )
         refuse_orphans(labels, names, root)
         for n in sorted(names):
@@ -80,11 +81,14 @@ def part_files(
         checked_name(name, table)
         given = entry.get("images") if isinstance(entry, dict) else None
         if not isinstance(given, list):
-            raise InputError(f"{table}: {name} under 'dataset' must be {{'images': [...], 'label': ...}}; correct it")
+            raise InputError(
+                "dataset-entry-form",
+                f"{table}: {name} under 'dataset' must be {{'images': [...], 'label': ...}}; correct it",
+            )
         images |= {(name, channel): listed_file(value, table) for channel, value in enumerate(given)}
         labels |= {name: listed_file(entry["label"], table)} if entry.get("label") else {}
     if absent := next((file for file in (*images.values(), *labels.values()) if not is_there(file)), None):
-        raise InputError(f"{table} lists {absent}, which does not exist; correct the list")
+        raise InputError("datalist-file-missing", f"{table} lists {absent}, which does not exist; correct the list")
     return images, labels, []
 
 
@@ -114,7 +118,9 @@ def nnunet_ending(content: Mapping[str, Any], table: Path) -> str:
     given = content.get("file_ending", ".nii.gz")
     ending = f".{given.lower().lstrip('.')}" if isinstance(given, str) else given
     if ending not in ENDINGS:
-        raise InputError(f"{table}: file_ending {given!r} is no volume's; medgen reads {' '.join(ENDINGS)}")
+        raise InputError(
+            "dataset-file-ending", f"{table}: file_ending {given!r} is no volume's; medgen reads {' '.join(ENDINGS)}"
+        )
     return ending
 
 
@@ -143,7 +149,7 @@ def numbered_images(folder: Path) -> tuple[dict[tuple[str, int], Path], list[str
     odd = [file.name for file in (find_volumes(folder) if folder.is_dir() else []) if numbered(file) is None]
     lacks = f"{folder}: {some(odd)} lacks the channel number that nnU-Net's layout asks for (CASE_0000)"
     if odd and not images:
-        raise InputError(f"{lacks}; rename the images")
+        raise InputError("cohort-channel-number-missing", f"{lacks}; rename the images")
     return images, [f"{lacks} and is left out"] if odd else []
 
 

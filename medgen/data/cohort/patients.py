@@ -161,11 +161,17 @@ def read_provenance(root: Path) -> dict[str, Any]:
     content = read_json(path) if os.path.lexists(path) else {"real": {}, "synthetic": {}}
     records = [content.get("real"), content.get("synthetic")]
     if not all(isinstance(kind, dict) and all(isinstance(r, dict) for r in kind.values()) for kind in records):
-        raise InputError(f"{path} is not medgen's record of a dataset; move it away or bring back the one written")
+        raise InputError(
+            "dataset-record-foreign",
+            f"{path} is not medgen's record of a dataset; move it away or bring back the one written",
+        )
     for case, record in content["synthetic"].items():
         steps = record.get("operations")
         if not record.get("patient") or not isinstance(steps, list) or not all(isinstance(s, dict) for s in steps):
-            raise InputError(f"{path} does not tell whose case {case} is and how it was made; bring it back whole")
+            raise InputError(
+                "dataset-record-incomplete",
+                f"{path} does not tell whose case {case} is and how it was made; bring it back whole",
+            )
     return content
 
 
@@ -184,10 +190,15 @@ def patient_of(name: str, pattern: str | None) -> str:
     try:
         match = re.search(pattern, name)
     except re.error as error:
-        raise InputError(f"patient_pattern = {pattern!r} is no regular expression: {error}") from error
+        raise InputError(
+            "config-patient-pattern-invalid", f"patient_pattern = {pattern!r} is no regular expression: {error}"
+        ) from error
     patient = match and (match[1] if match.re.groups else match[0])
     if not patient:
-        raise InputError(f"patient_pattern = {pattern!r} finds no patient in the case name {name}")
+        raise InputError(
+            "config-patient-pattern-unmatched",
+            f"patient_pattern = {pattern!r} finds no patient in the case name {name}",
+        )
     return patient
 
 

@@ -82,16 +82,22 @@ def read_cohort(
     cases = [case for case in found.cases if case.source or case.target]
     if found.missing and not cases:
         name, absent = next(iter(found.missing.items()))
-        raise InputError(f"{root}: no case has all its contrasts, {name} lacks {' and '.join(absent)}; add them")
+        raise InputError(
+            "cohort-contrast-missing",
+            f"{root}: no case has all its contrasts, {name} lacks {' and '.join(absent)}; add them",
+        )
     if not cases:
         folders_named = " and ".join(f"{name}/" for name in contrasts.names)
         deep = next((root / name for name in contrasts.names if any((root / name).glob("*/"))), None)
         if deep:
             raise InputError(
+                "cohort-folders-too-deep",
                 f"{deep} holds folders and no volumes; put the images right into it, as {deep.name}/CASE.nii.gz, or "
-                f"make a folder a case, as CASE/{deep.name}.nii.gz"
+                f"make a folder a case, as CASE/{deep.name}.nii.gz",
             )
-        raise InputError(f"{root} holds no volumes ({' '.join(ENDINGS)}); put {folders_named} images there")
+        raise InputError(
+            "folder-no-volumes", f"{root} holds no volumes ({' '.join(ENDINGS)}); put {folders_named} images there"
+        )
     records, folder = Records(), root if root.is_dir() else root.parent
     listed = {case.name for case in cases if case.patient}
     known = {
@@ -122,7 +128,9 @@ def _found(root: Path, contrasts: Contrasts, fold: int | None) -> Found:
     """What the reader of the folder's or file's layout finds."""
     if root.is_file():
         if root.suffix.lower() != ".json":
-            raise InputError(f"{root} is neither a folder nor a datalist .json; name the cohort folder")
+            raise InputError(
+                "cohort-root-invalid", f"{root} is neither a folder nor a datalist .json; name the cohort folder"
+            )
         if root.name == "dataset.json" and is_nnunet(root.parent, read_json(root, (dict, list))):
             return nnunet(root.parent, contrasts)
         return datalist(root, contrasts, fold)
@@ -139,8 +147,9 @@ def _found(root: Path, contrasts: Contrasts, fold: int | None) -> Found:
     found = case_folders(root, contrasts)
     if not found.cases:
         raise InputError(
+            "cohort-layout-unknown",
             f"{root} is no cohort: there is no {'/ or '.join(contrasts.names)}/, no CASE/{contrasts.names[0]}.nii.gz, "
-            "no imagesTr/ and no datalist dataset.json; set data.root, data.sources and data.targets"
+            "no imagesTr/ and no datalist dataset.json; set data.root, data.sources and data.targets",
         )
     return found
 
@@ -172,9 +181,10 @@ def check_pairs(cases: Iterable[Case]) -> None:
             first_role, first_path, first = grids[0]
             if not same_grid(first, grid):
                 raise InputError(
+                    "pair-grid-differs",
                     f"case {case.name} has {first_role} and {role} on different grids: {first_path} is "
                     f"[{first.describe()}], {path} is [{grid.describe()}]; "
-                    "bring them together with data.align: resample, rigid or bspline"
+                    "bring them together with data.align: resample, rigid or bspline",
                 )
 
 
@@ -187,6 +197,9 @@ def _label_values(named: dict[str, int] | None, cases: list[Case]) -> dict[str, 
         if case.labels is not None:
             found = np.unique(nearly_whole(read_volume(case.labels).data))
             if (found < 0).any() or (found != np.rint(found)).any():
-                raise InputError(f"{case.labels} holds values that are no labels; use whole numbers of 0 or more")
+                raise InputError(
+                    "labels-values-invalid",
+                    f"{case.labels} holds values that are no labels; use whole numbers of 0 or more",
+                )
             values |= set(found.astype(int).tolist())
     return {f"label_{value}": value for value in sorted(values - {0})}

@@ -36,8 +36,9 @@ def read_split(
     cases, content = _by_content(cohort, _usable(cohort, settings, say), settings, folder, say)
     if not cases:
         raise InputError(
+            "cohort-no-pairs",
             f"{data.root}: no case has both a source and a target, so there is nothing to train on; "
-            "set data.paired=false and an unpaired method, or check the folder's names"
+            "set data.paired=false and an unpaired method, or check the folder's names",
         )
     if recorded is not None:
         split = load_split(recorded, cases)

@@ -41,9 +41,12 @@ def split_cases(
     """
     real = [case for case in cases if not case.synthetic]
     if not cases:
-        raise InputError("there are no cases to split; check data.root and data.paired")
+        raise InputError("cohort-empty", "there are no cases to split; check data.root and data.paired")
     if min(validation, test) < 0 or not validation + test < 1:
-        raise InputError(f"data.validation = {validation} and data.test = {test} must leave patients to train on")
+        raise InputError(
+            "config-split-fractions",
+            f"data.validation = {validation} and data.test = {test} must leave patients to train on",
+        )
     stated = _stated(real, where)
     part = {patient: name for patient, name in stated.items() if name != "train"}
     free = [case for case in real if case.patient not in part]
@@ -61,8 +64,9 @@ def _stated(cases: list[Case], where: str) -> dict[str, str]:
         other = found.setdefault(case.patient, case)
         if other.part != case.part:
             raise InputError(
+                "split-patient-in-both",
                 f"{where} puts patient {case.patient} into two parts of the split: {other.part} (case {other.name}) "
-                f"and {case.part} (case {case.name}); keep each patient in one"
+                f"and {case.part} (case {case.name}); keep each patient in one",
             )
     return {patient: case.part for patient, case in found.items()}
 
@@ -91,7 +95,9 @@ def _drawn(cases: list[Case], validation: float, test: float, seed: int) -> dict
         spare = [p for p in sorted(sides, key=lambda p: _rank(p, seed)) if _can_spare(p, sides, part)]
         part.update(dict.fromkeys(spare[:1], "validation"))
     if test > 0 and "test" not in part.values():
-        raise InputError(f"{len(sides)} patients are too few to keep some for tests; set data.test to 0")
+        raise InputError(
+            "split-too-few-patients", f"{len(sides)} patients are too few to keep some for tests; set data.test to 0"
+        )
     return part
 
 
@@ -140,18 +146,25 @@ def load_split(path: str | Path, cases: list[Case]) -> dict[str, list[Case]]:
     path, known = require_path(path), {case.name: case for case in cases}
     content = read_json(path)
     if not set(content) <= set(SPLITS) or not all(isinstance(part, dict | list) for part in content.values()):
-        raise InputError(f"{path} is not a split: it needs the keys {', '.join(SPLITS)} with case names")
+        raise InputError(
+            "split-file-form", f"{path} is not a split: it needs the keys {', '.join(SPLITS)} with case names"
+        )
     split: dict[str, list[Case]] = {}
     part_of: dict[str, str] = {}
     for part in SPLITS:
         names = content.get(part, {})
         for name in names:
             if name not in known:
-                raise InputError(f"{path} names case {name}, which this cohort lacks; use the cohort's own split")
+                raise InputError(
+                    "split-case-unknown",
+                    f"{path} names case {name}, which this cohort lacks; use the cohort's own split",
+                )
             shown = known[name].made_of if part == "train" else ()
             for patient in {known[name].patient, *shown}:
                 if part_of.setdefault(patient, part) != part:
-                    raise InputError(f"{path} has patient {patient} in two parts; keep each in one")
+                    raise InputError(
+                        "split-patient-in-both", f"{path} has patient {patient} in two parts; keep each in one"
+                    )
         split[part] = [known[name] for name in sorted(names)]
     return split
 
@@ -172,11 +185,17 @@ def stated_folds(root: Path) -> tuple[Path, list[dict[str, list[str]]]] | None:
     if os.path.lexists(path):
         folds = read_json(path, (list,))
         if not folds or not all(isinstance(fold, dict) and _names(fold) for fold in folds):
-            raise InputError(f'{path} must list {{"train": names, "val": names}} for each fold; correct or remove it')
+            raise InputError(
+                "split-folds-form",
+                f'{path} must list {{"train": names, "val": names}} for each fold; correct or remove it',
+            )
         folds = [{**fold, **{part: [*map(called, fold[part])] for part in ("train", "val")}} for fold in folds]
         for number, fold in enumerate(folds):
             if both := sorted(set(fold["train"]) & set(fold["val"])):
-                raise InputError(f"{path} has {some(both)} in train and in val of fold {number}; keep each in one")
+                raise InputError(
+                    "split-case-in-both",
+                    f"{path} has {some(both)} in train and in val of fold {number}; keep each in one",
+                )
         return path, folds
     lists = sorted(root.glob("datalist_fold*.json"), key=lambda file: (len(file.name), file.name))
     return (lists[0], [_listed_fold(file) for file in lists]) if lists else None
@@ -208,14 +227,18 @@ def with_stated_fold(
         InputError: no such fold, or one without a case to train on or to validate.
     """
     if not 0 <= fold < len(folds):
-        raise InputError(f"{path} states the folds 0 to {len(folds) - 1}, not {fold}; set data.fold to one of them")
+        raise InputError(
+            "split-fold-unknown",
+            f"{path} states the folds 0 to {len(folds) - 1}, not {fold}; set data.fold to one of them",
+        )
     part = dict.fromkeys(folds[fold]["train"], "train") | dict.fromkeys(folds[fold]["val"], "validation")
     named = [c if c.part == "test" else replace(c, part=part.get(c.name, "")) for c in cases]
     kept = [case for case in named if case.part or case.synthetic]
     found = {case.part for case in kept if not case.synthetic}
     if not {"train", "validation"} <= found:
         raise InputError(
-            f"{path} leaves fold {fold} without cases of this cohort; correct it, or set data.fold to null"
+            "split-fold-empty",
+            f"{path} leaves fold {fold} without cases of this cohort; correct it, or set data.fold to null",
         )
     warnings = []
     if gone := sorted(part.keys() - {case.name for case in cases}):

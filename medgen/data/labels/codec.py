@@ -57,7 +57,10 @@ class LabelTable:
         if unknown.size:
             known = ", ".join(f"{value} {name}" for value, name in self.names.items())
             shown = ", ".join(f"{value:g}" for value in unknown[:10])
-            raise InputError(f"{path} holds values that are no labels here: {shown}; known are {known}; map them first")
+            raise InputError(
+                "labels-value-unknown",
+                f"{path} holds values that are no labels here: {shown}; known are {known}; map them first",
+            )
 
     def filled(self, labels: Volume, image: Volume | None) -> Volume:
         """The label map with its background divided into tissue classes of the image on the same grid.
@@ -71,9 +74,10 @@ class LabelTable:
             return labels
         if image is None:
             raise InputError(
+                "labels-tissue-classes-missing",
                 f"{labels.path} has background without tissue classes, on which the model was trained; give the "
                 "images that belong to the label maps (--images), or maps that hold the values "
-                f"{', '.join(str(v) for v, name in self.names.items() if name.startswith('tissue_'))}"
+                f"{', '.join(str(v) for v, name in self.names.items() if name.startswith('tissue_'))}",
             )
         classes = tissue_classes(image.data, background, self.tissues, image.spacing, self.smoothing)
         first = max(self.labels.values(), default=0) + 1
@@ -120,7 +124,9 @@ def cached_label_map(
         try:
             _write(folder, stem, info, volume, table)
         except OSError as error:
-            raise InputError(f"cache {folder} cannot be written: {error.strerror or error}; set data.cache") from None
+            raise InputError(
+                "cache-not-writable", f"cache {folder} cannot be written: {error.strerror or error}; set data.cache"
+            ) from None
     values = json.loads(info.read_text())
     body = np.load(stem.with_suffix(".map.body.npy"))
     return Cached(stem.with_suffix(".map.npy"), body, table, tuple(values["spacing"]), values["fingerprint"])
@@ -131,8 +137,9 @@ def _on_image(labels: Volume, image: Volume, table: LabelTable, movable: bool) -
     if not same_geometry(image.geometry, labels.geometry, GRID_TOLERANCE * min(image.spacing)):
         if not movable:
             raise InputError(
+                "labels-grid-differs",
                 f"{labels.path} is [{labels.geometry.describe()}], its image {image.path} is "
-                f"[{image.geometry.describe()}]; draw it on the image or set data.align to resample"
+                f"[{image.geometry.describe()}]; draw it on the image or set data.align to resample",
             )
         labels = replace(image, data=resample_like(labels, image, labels=True), path=labels.path)
     return table.filled(labels, image)

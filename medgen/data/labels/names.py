@@ -34,10 +34,12 @@ def _read_label_names(file: Path) -> dict[int, str]:
     elif isinstance(table, dict) and all(isinstance(value, str) for value in table.values()):
         table = named_labels(table, file)  # Decathlon's {"1": "liver"}
     if not isinstance(table, dict) or not all(type(value) is int for value in table.values()):
-        raise InputError(f'{file} must map structures to whole numbers, such as {{"liver": 1}}')
+        raise InputError("labels-table-type", f'{file} must map structures to whole numbers, such as {{"liver": 1}}')
     names: dict[int, str] = {}
     for name, value in table.items():
         if value in names:
-            raise InputError(f"{file} gives {names[value]} and {name} the same value {value}")
+            raise InputError(
+                "labels-table-value-twice", f"{file} gives {names[value]} and {name} the same value {value}"
+            )
         names[value] = name
     return names

@@ -55,7 +55,9 @@ def cached_labels(
             folder.mkdir(parents=True, exist_ok=True)
             save_array(file, found)
         except OSError as error:
-            raise InputError(f"cache {folder} cannot be written: {error.strerror or error}; set data.cache") from None
+            raise InputError(
+                "cache-not-writable", f"cache {folder} cannot be written: {error.strerror or error}; set data.cache"
+            ) from None
     return file
 
 
@@ -67,14 +69,16 @@ def _classes(
     unknown = np.setdiff1d(volume.data, values)
     if unknown.size:
         raise InputError(
+            "labels-value-unknown",
             f"{path} holds the value {unknown[0]:.8g}, which is no label of the cohort "
-            f"({', '.join(map(str, values))}); add it to labels.json or remove it"
+            f"({', '.join(map(str, values))}); add it to labels.json or remove it",
         )
     if not same_geometry(image.geometry, volume.geometry, GRID_TOLERANCE * min(image.spacing)):
         if not movable:
             raise InputError(
+                "labels-grid-differs",
                 f"{path} is not on the grid of {fixed}, onto which data.align moves the source without its labels; "
-                "draw them on the target or set data.align to resample"
+                "draw them on the target or set data.align to resample",
             )
         volume = image.replaced(resample_like(volume, image, labels=True))
     if spacing is not None and not np.allclose(volume.spacing, spacing, rtol=0.02):

@@ -54,7 +54,7 @@ def volumes_in(folder: Path | str) -> Iterator[Volume]:
     """The volumes of a folder, one in memory at a time; InputError for a folder without any."""
     files = find_volumes(folder)
     if not files:
-        raise InputError(f"{folder} holds no volumes; name the folder that the files lie in")
+        raise InputError("folder-no-volumes", f"{folder} holds no volumes; name the folder that the files lie in")
     return (to_canonical(read_volume(file)) for file in files)
 
 
@@ -85,7 +85,7 @@ def collect(
             made = extractor(volume.data, volume.spacing, mask=mask_of(volume.data))
             running.add(made)
         except InputError as error:
-            raise InputError(f"{volume.path or f'volume {number}'}: {error}") from error
+            raise InputError("features-volume-failed", f"{volume.path or f'volume {number}'}: {error}") from error
         spacings.append(volume.spacing)
         # The rows with the smallest of random keys are a uniform choice, whatever comes later.
         keys = np.concatenate([keys, rng.random(len(made))])
@@ -143,7 +143,9 @@ def load_features(path: Path | str, extractor: Extractor) -> FeatureSet:
             *(str(identity[key]) for key in ("extractor", "weights", "preprocessing")),
         )
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-        raise InputError(f"{path} holds no saved features ({error}); make it anew") from error
+        raise InputError(
+            "features-file-unreadable", f"{path} holds no saved features ({error}); make it anew"
+        ) from error
     for key, own in (
         ("extractor", extractor.name),
         ("weights", extractor.weights),
@@ -151,7 +153,8 @@ def load_features(path: Path | str, extractor: Extractor) -> FeatureSet:
     ):
         if getattr(features, key) != own:
             raise InputError(
+                "features-settings-differ",
                 f"{path} holds features whose {key} is {getattr(features, key)!r}, not {own!r}: gather the reference "
-                "anew with this extractor"
+                "anew with this extractor",
             )
     return features

@@ -82,7 +82,9 @@ class RunningStatistics:
         if self.count == 0:
             self._mean, self._stack = np.zeros(d), np.zeros((0, d))
         if d != len(self._mean):
-            raise InputError(f"these rows have {d} features, those before them {len(self._mean)}")
+            raise InputError(
+                "features-count-differs", f"these rows have {d} features, those before them {len(self._mean)}"
+            )
         mean = rows.mean(0)
         between = np.sqrt(self.count * n / (self.count + n)) * (mean - self._mean)
         self._mean = self._mean + (mean - self._mean) * (n / (self.count + n))
@@ -92,7 +94,10 @@ class RunningStatistics:
     def statistics(self) -> Statistics:
         """What was gathered so far; InputError for fewer than 2 rows."""
         if self.count < 2:
-            raise InputError(f"a covariance needs at least 2 feature rows, not {self.count}: give more volumes")
+            raise InputError(
+                "features-too-few-rows",
+                f"a covariance needs at least 2 feature rows, not {self.count}: give more volumes",
+            )
         return Statistics(self._mean, self._stack / np.sqrt(self.count - 1), self.count)
 
 
@@ -121,7 +126,9 @@ def frechet_distance(reference: Array | Statistics, prediction: Array | Statisti
     """
     r, g = _statistics(reference, "reference"), _statistics(prediction, "prediction")
     if len(r.mean) != len(g.mean):
-        raise InputError(f"the reference has {len(r.mean)} features a row, the prediction {len(g.mean)}")
+        raise InputError(
+            "features-count-differs", f"the reference has {len(r.mean)} features a row, the prediction {len(g.mean)}"
+        )
     between = float(((r.mean - g.mean) ** 2).sum())
     within = float((r.factor**2).sum() + (g.factor**2).sum())
     return between + within - 2 * _nuclear_norm(r.factor, g.factor)
@@ -147,9 +154,9 @@ def feature_rows(rows: Array, which: str) -> Array:
     """Rows (n, d) as float64; InputError where they are not rows, or not finite."""
     rows = np.asarray(rows, np.float64)
     if rows.ndim != 2 or rows.shape[1] < 1:
-        raise InputError(f"{which} features must be rows (n, d), not an array {rows.shape}")
+        raise InputError("features-not-rows", f"{which} features must be rows (n, d), not an array {rows.shape}")
     if not np.isfinite(rows.sum()) and not np.isfinite(rows).all():
-        raise InputError(f"the {which} features hold numbers that are NaN or infinite")
+        raise InputError("features-not-finite", f"the {which} features hold numbers that are NaN or infinite")
     return rows
 
 
@@ -158,7 +165,9 @@ def _statistics(given: Array | Statistics, which: str) -> Statistics:
         return given
     rows = feature_rows(given, which)
     if len(rows) < 2:
-        raise InputError(f"a Fréchet distance needs 2 rows on each side; the {which} has {len(rows)}")
+        raise InputError(
+            "features-too-few-rows", f"a Fréchet distance needs 2 rows on each side; the {which} has {len(rows)}"
+        )
     mean = rows.mean(0)
     return Statistics(mean, _compressed((rows - mean) / np.sqrt(len(rows) - 1)), len(rows))
 

@@ -55,7 +55,9 @@ def grouped(rows: Array, groups: Array | None) -> GroupedRows:
     if groups is None:
         return GroupedRows(rows, np.ones(len(rows), np.int64))
     if np.shape(groups) != (len(rows),):
-        raise InputError(f"groups {np.shape(groups)} must name the volume of each of {len(rows)} rows")
+        raise InputError(
+            "features-groups-mismatch", f"groups {np.shape(groups)} must name the volume of each of {len(rows)} rows"
+        )
     numbers = np.unique(groups, return_inverse=True)[1]
     return GroupedRows(rows[np.argsort(numbers, kind="stable")], np.bincount(numbers))
 

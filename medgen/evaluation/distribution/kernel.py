@@ -90,7 +90,7 @@ def kid(reference: Array, prediction: Array, *, groups: tuple[Array, Array] | No
     """
     x, y = _sides(reference, prediction, groups, "polynomial", (1.0,))
     if min(len(x.rows), len(y.rows)) < 4:
-        raise InputError(f"KID needs 4 rows on each side, not {len(x.rows)} and {len(y.rows)}")
+        raise InputError("features-too-few-rows", f"KID needs 4 rows on each side, not {len(x.rows)} and {len(y.rows)}")
     sums = _group_sums(x, x, _polynomial), _group_sums(y, y, _polynomial), _group_sums(x, y, _polynomial)
     value = float(_estimate(x, y, *(s.first.sum() for s in sums)))
     if min(len(x.sizes), len(y.sizes)) < 4:
@@ -112,9 +112,13 @@ def inception_score(probabilities: Array, *, splits: int = 10, seed: int = 0) ->
     """
     p = np.asarray(probabilities, np.float64)
     if p.ndim != 2 or not len(p) or not np.isfinite(p).all() or p.min() < 0 or np.abs(p.sum(1) - 1).max() > 1e-3:
-        raise InputError(f"probabilities {p.shape} must be rows of numbers that add up to 1")
+        raise InputError(
+            "metric-probabilities-invalid", f"probabilities {p.shape} must be rows of numbers that add up to 1"
+        )
     if not 1 <= splits <= len(p):
-        raise InputError(f"splits {splits} must lie between 1 and the number of images, {len(p)}")
+        raise InputError(
+            "metric-splits-range", f"splits {splits} must lie between 1 and the number of images, {len(p)}"
+        )
     scores = []
     for part in np.array_split(np.random.default_rng(seed).permutation(p), splits):
         ratio = np.log(np.maximum(part, 1e-300)) - np.log(np.maximum(part.mean(0), 1e-300))
@@ -206,21 +210,26 @@ def _sides(
     a, b = (grouped(rows, of) for rows, of in zip((x, y), groups or (None, None), strict=True))
     if min(len(a.sizes), len(b.sizes)) < 2:
         raise InputError(
+            "features-too-few-volumes",
             f"a kernel distance needs 2 volumes on each side, not {len(a.sizes)} and {len(b.sizes)}: pairs of rows of "
-            "one volume do not count"
+            "one volume do not count",
         )
     return a, b
 
 
 def _check(x: Array, y: Array, kernel: str, bandwidths: Sequence[float]) -> None:
     if x.ndim != 2 or y.ndim != 2 or x.shape[1:] != y.shape[1:] or min(*x.shape, *y.shape) < 1:
-        raise InputError(f"features must be rows (n, d) of one length d, not arrays {x.shape} and {y.shape}")
+        raise InputError(
+            "features-not-rows", f"features must be rows (n, d) of one length d, not arrays {x.shape} and {y.shape}"
+        )
     if min(len(x), len(y)) < 2:
-        raise InputError(f"a kernel distance needs 2 rows on each side, not {len(x)} and {len(y)}")
+        raise InputError(
+            "features-too-few-rows", f"a kernel distance needs 2 rows on each side, not {len(x)} and {len(y)}"
+        )
     for name, rows in (("reference", x), ("prediction", y)):
         if not np.isfinite(rows).all():
-            raise InputError(f"the {name} features hold numbers that are NaN or infinite")
+            raise InputError("features-not-finite", f"the {name} features hold numbers that are NaN or infinite")
     if kernel not in ("gaussian", "polynomial"):
-        raise InputError(f"kernel {kernel!r} is unknown; choose gaussian or polynomial")
+        raise InputError("metric-kernel-unknown", f"kernel {kernel!r} is unknown; choose gaussian or polynomial")
     if not len(bandwidths) or not all(np.isfinite(s) and s > 0 for s in bandwidths):
-        raise InputError(f"bandwidths {tuple(bandwidths)} must be numbers above 0")
+        raise InputError("metric-bandwidth-range", f"bandwidths {tuple(bandwidths)} must be numbers above 0")

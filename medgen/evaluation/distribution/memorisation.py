@@ -112,7 +112,10 @@ def memorisation_test(
     kept, repeated = _distinct(t, SAME * unit)
     of_kept = t[kept]
     if len(of_kept) < LEAST:
-        raise InputError(f"the memorisation test needs {LEAST} training volumes that differ, not {len(of_kept)}")
+        raise InputError(
+            "metric-too-few-training-volumes",
+            f"the memorisation test needs {LEAST} training volumes that differ, not {len(of_kept)}",
+        )
     new = h[_nearest(h, t)[1] > SAME * unit] if len(h) else h
     enough = len(new) >= 3
     real = _nearest(new, of_kept)[1] if enough else _nearest(of_kept, of_kept, skip_self=True)[1]
@@ -234,10 +237,17 @@ def _tail(distances: Array, real: Array) -> Array:
 def _check(t: Array, s: Array, h: Array) -> None:
     for name, rows, least in (("training", t, LEAST), ("synthetic", s, 1), ("held-out", h, 0)):
         if rows.ndim != 2 or rows.shape[1:] != t.shape[1:]:
-            raise InputError(f"{name} rows {rows.shape} must be (n, d) with the d of the training rows {t.shape}")
+            raise InputError(
+                "features-not-rows",
+                f"{name} rows {rows.shape} must be (n, d) with the d of the training rows {t.shape}",
+            )
         if len(rows) < least:
-            raise InputError(f"the memorisation test needs {least} {name} volumes, not {len(rows)}")
+            raise InputError(
+                "features-too-few-volumes", f"the memorisation test needs {least} {name} volumes, not {len(rows)}"
+            )
         if not np.isfinite(rows).all():
-            raise InputError(f"the {name} rows hold numbers that are NaN or infinite")
+            raise InputError("features-not-finite", f"the {name} rows hold numbers that are NaN or infinite")
     if not np.ptp(t, axis=0).any():
-        raise InputError("the training volumes are all the same: there is no distance to compare with")
+        raise InputError(
+            "features-all-same", "the training volumes are all the same: there is no distance to compare with"
+        )

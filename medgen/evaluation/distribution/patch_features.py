@@ -71,7 +71,7 @@ def patch_features(
     """
     _check(volume, mask, spacing, count, scales)
     if window is not None and not window[0] < window[1]:
-        raise InputError(f"window {window} must be two numbers, the lower first")
+        raise InputError("features-window-order", f"window {window} must be two numbers, the lower first")
     inside = np.flatnonzero(mask)
     chosen = np.random.default_rng(seed).choice(inside, count, replace=count > len(inside))
     places = np.unravel_index(chosen, volume.shape)
@@ -119,14 +119,19 @@ def _gradient_magnitude(smooth: Array, places: tuple[Array, ...], spacing: Seque
 
 def _check(volume: Array, mask: Array, spacing: Sequence[float], count: int, scales: Sequence[float]) -> None:
     if volume.ndim != 3 or mask.shape != volume.shape:
-        raise InputError(f"features need a volume (X, Y, Z) and its mask, not arrays {volume.shape} and {mask.shape}")
+        raise InputError(
+            "features-array-shape",
+            f"features need a volume (X, Y, Z) and its mask, not arrays {volume.shape} and {mask.shape}",
+        )
     if not mask.any():
-        raise InputError("the mask is empty: there is no voxel to take features of")
+        raise InputError("mask-empty", "the mask is empty: there is no voxel to take features of")
     if not np.isfinite(volume.sum(dtype=np.float64)):
-        raise InputError("the volume holds voxels that are NaN or infinite; no features can be taken")
+        raise InputError(
+            "volume-not-finite", "the volume holds voxels that are NaN or infinite; no features can be taken"
+        )
     if len(spacing) != 3 or not all(np.isfinite(s) and s > 0 for s in spacing):
-        raise InputError(f"spacing {tuple(spacing)} must be three numbers above 0, in mm")
+        raise InputError("volume-spacing-invalid", f"spacing {tuple(spacing)} must be three numbers above 0, in mm")
     if count < 1:
-        raise InputError(f"count {count} must be at least 1")
+        raise InputError("features-count-range", f"count {count} must be at least 1")
     if not len(scales) or not all(np.isfinite(s) and s > 0 for s in scales):
-        raise InputError(f"scales {tuple(scales)} must be numbers above 0, in mm")
+        raise InputError("features-scales-range", f"scales {tuple(scales)} must be numbers above 0, in mm")

@@ -96,10 +96,12 @@ def _radii(x: GroupedRows, ks: Sequence[int]) -> Array:
 def _checked(reference: Array, prediction: Array, ks: Sequence[int]) -> tuple[Array, Array]:
     x, y = np.asarray(reference, np.float64), np.asarray(prediction, np.float64)
     if x.ndim != 2 or y.ndim != 2 or x.shape[1:] != y.shape[1:] or min(*x.shape, *y.shape) < 1:
-        raise InputError(f"features must be rows (n, d) of one length d, not arrays {x.shape} and {y.shape}")
+        raise InputError(
+            "features-not-rows", f"features must be rows (n, d) of one length d, not arrays {x.shape} and {y.shape}"
+        )
     for name, rows in (("reference", x), ("prediction", y)):
         if not np.isfinite(rows).all():
-            raise InputError(f"the {name} features hold numbers that are NaN or infinite")
+            raise InputError("features-not-finite", f"the {name} features hold numbers that are NaN or infinite")
     if min(ks) < 1:
-        raise InputError(f"k {min(ks)} must be at least 1")
+        raise InputError("metric-neighbours-range", f"k {min(ks)} must be at least 1")
     return x, y

@@ -96,7 +96,7 @@ def _neighbour(scores: Callable[[], Values], name: str) -> Values:
     value = scores()[name]
     if np.isnan(value):
         k = NARROW if name in ("precision", "recall") else WIDE
-        raise InputError(f"k {k} must be below the number of volumes of each side")
+        raise InputError("metric-neighbours-too-many", f"k {k} must be below the number of volumes of each side")
     return {"value": value}
 
 
@@ -152,6 +152,12 @@ def _check_same(sides: list[FeatureSet], extractor: Extractor) -> None:
     for side in sides:
         for key, own in (("extractor", extractor.name), ("weights", extractor.weights)):
             if getattr(side, key) != own:
-                raise InputError(f"features have the {key} {getattr(side, key)!r}, not {own!r}: gather them anew")
+                raise InputError(
+                    "features-settings-differ",
+                    f"features have the {key} {getattr(side, key)!r}, not {own!r}: gather them anew",
+                )
         if side.preprocessing != extractor.preprocessing:
-            raise InputError(f"features were preprocessed otherwise ({side.preprocessing}): gather them anew")
+            raise InputError(
+                "features-preprocessing-differs",
+                f"features were preprocessed otherwise ({side.preprocessing}): gather them anew",
+            )

@@ -139,7 +139,7 @@ def volume_files(folder: Path | None) -> list[Path]:
         return [folder]
     files = find_volumes(folder)
     if not files:
-        raise InputError(f"{folder} holds no volumes; name the folder that the files lie in")
+        raise InputError("folder-no-volumes", f"{folder} holds no volumes; name the folder that the files lie in")
     return files
 
 

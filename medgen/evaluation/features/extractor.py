@@ -47,7 +47,9 @@ def file_hash(path: Path) -> str:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise InputError(f"weights {path} cannot be read ({error.strerror}); name a file that exists") from error
+        raise InputError(
+            "weights-unreadable", f"weights {path} cannot be read ({error.strerror}); name a file that exists"
+        ) from error
 
 
 def from_hub(url: str, *, sha256: str | None = None) -> Path:
@@ -62,7 +64,7 @@ def from_hub(url: str, *, sha256: str | None = None) -> Path:
             torch.hub.download_url_to_file(url, str(cached), hash_prefix=sha256)
         except Exception as error:  # network errors of many kinds, and a wrong hash
             raise InputError(
-                f"{url} cannot be fetched ({brief(error)}); fetch it elsewhere and name the file"
+                "weights-not-fetched", f"{url} cannot be fetched ({brief(error)}); fetch it elsewhere and name the file"
             ) from None
     return cached
 
@@ -75,11 +77,15 @@ def read_state(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for what is not a weight file
-        raise InputError(f"{path} is not a PyTorch weight file ({brief(error)[:120]}); save it by torch.save") from None
+        raise InputError(
+            "weights-not-pytorch", f"{path} is not a PyTorch weight file ({brief(error)[:120]}); save it by torch.save"
+        ) from None
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise InputError(f"{path} holds no state dict; give the file of weights, not of a whole model")
+        raise InputError(
+            "weights-no-state-dict", f"{path} holds no state dict; give the file of weights, not of a whole model"
+        )
     return {str(key).removeprefix("module."): value for key, value in content.items()}
 
 
@@ -94,11 +100,12 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], path: Path, wh
         if name not in state:
             if name.endswith("num_batches_tracked"):
                 continue
-            raise InputError(f"{path} has no weight {name}: it is not a file of {what}")
+            raise InputError("weights-key-missing", f"{path} has no weight {name}: it is not a file of {what}")
         if state[name].shape != value.shape:
             raise InputError(
+                "weights-shape-differs",
                 f"{path}: weight {name} is {tuple(state[name].shape)} in place of {tuple(value.shape)}, so it is not "
-                f"a file of {what}"
+                f"a file of {what}",
             )
     network.load_state_dict({name: state[name] for name in own if name in state}, strict=False)
 
@@ -108,11 +115,16 @@ def checked_volume(volume: Array, spacing: Sequence[float], mask: Array | None) 
     volume = np.asarray(volume, np.float32)
     inside = np.ones(volume.shape, bool) if mask is None else np.asarray(mask) != 0
     if volume.ndim != 3 or inside.shape != volume.shape:
-        raise InputError(f"features need a volume (X, Y, Z) and its mask, not arrays {volume.shape}, {inside.shape}")
+        raise InputError(
+            "features-array-shape",
+            f"features need a volume (X, Y, Z) and its mask, not arrays {volume.shape}, {inside.shape}",
+        )
     if not inside.any():
-        raise InputError("the mask is empty: there is no voxel to take features of")
+        raise InputError("mask-empty", "the mask is empty: there is no voxel to take features of")
     if not np.isfinite(volume).all():
-        raise InputError("the volume holds voxels that are NaN or infinite; no features can be taken")
+        raise InputError(
+            "volume-not-finite", "the volume holds voxels that are NaN or infinite; no features can be taken"
+        )
     if len(spacing) != 3 or not all(np.isfinite(s) and s > 0 for s in spacing):
-        raise InputError(f"spacing {tuple(spacing)} must be three numbers above 0, in mm")
+        raise InputError("volume-spacing-invalid", f"spacing {tuple(spacing)} must be three numbers above 0, in mm")
     return volume, inside

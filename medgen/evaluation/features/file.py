@@ -55,7 +55,9 @@ class FileNetwork:
     ) -> None:
         path = Path(path)
         if dimensions not in (2, 3):
-            raise InputError(f"dimensions {dimensions} must be 2 (slices) or 3 (volumes)")
+            raise InputError(
+                "extractor-dimensions-invalid", f"dimensions {dimensions} must be 2 (slices) or 3 (volumes)"
+            )
         self.weights = file_hash(path)
         self.name = path.name
         self._network = _onnx(path) if path.suffix == ".onnx" else _torchscript(path, device)
@@ -83,7 +85,10 @@ class FileNetwork:
         x = (low + (high - low) * x).expand(-1, self._channels, *[-1] * (x.ndim - 2))
         made = self._network(x)
         if made.ndim < 2 or len(made) != len(x):
-            raise InputError(f"{self.name} made an array {made.shape} of {len(x)} inputs, not a row of each")
+            raise InputError(
+                "extractor-output-shape",
+                f"{self.name} made an array {made.shape} of {len(x)} inputs, not a row of each",
+            )
         return made.reshape(*made.shape[:2], -1).mean(2)
 
 
@@ -99,14 +104,17 @@ def _torchscript(path: Path, device: str) -> Callable[[Tensor], Array]:
         network = torch.jit.load(str(path), map_location=device).eval()
     except Exception as error:  # torch raises RuntimeError and others for what is not a script
         raise InputError(
-            f"{path} is not a TorchScript file ({brief(error)[:120]}); write it by torch.jit.save"
+            "torchscript-unreadable",
+            f"{path} is not a TorchScript file ({brief(error)[:120]}); write it by torch.jit.save",
         ) from None
 
     def run(x: Tensor) -> Array:
         with torch.inference_mode():
             made = network(x.to(device))
         if not isinstance(made, Tensor):
-            raise InputError(f"{path} returns a {type(made).__name__}, not a tensor of features")
+            raise InputError(
+                "extractor-output-type", f"{path} returns a {type(made).__name__}, not a tensor of features"
+            )
         return made.double().cpu().numpy()
 
     return run
@@ -116,10 +124,12 @@ def _onnx(path: Path) -> Callable[[Tensor], Array]:
     try:
         import onnxruntime
     except ImportError:
-        raise InputError(f"{path} needs onnxruntime: pip install 'medgen[onnx]'") from None
+        raise InputError("dependency-missing", f"{path} needs onnxruntime: pip install 'medgen[onnx]'") from None
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own kinds
-        raise InputError(f"{path} is not an ONNX file ({brief(error)[:120]}); export it again") from None
+        raise InputError(
+            "onnx-unreadable", f"{path} is not an ONNX file ({brief(error)[:120]}); export it again"
+        ) from None
     name = session.get_inputs()[0].name
     return lambda x: np.asarray(session.run(None, {name: x.contiguous().numpy()})[0], np.float64)

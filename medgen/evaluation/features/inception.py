@@ -97,8 +97,9 @@ def _weights_file(weights: Path | str | None) -> Path:
     cached = Path(torch.hub.get_dir()) / "checkpoints" / URL.rsplit("/", 1)[1]
     if not cached.exists():
         raise InputError(
+            "weights-missing",
             f"the Inception weights are absent: name the file, or {HUB} in its place to fetch {URL} (91 MiB) "
-            f"to {cached}"
+            f"to {cached}",
         )
     return cached
 

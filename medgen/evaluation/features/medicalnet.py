@@ -85,13 +85,17 @@ def depth_of(state: Mapping[str, Tensor], path: Path) -> int:
         if (kind, blocks) == (block, layers):
             return depth
     depths = ", ".join(map(str, DEPTHS))
-    raise InputError(f"{path} is not a file of MedicalNet's ResNet of depth {depths}: see {SOURCE}")
+    raise InputError(
+        "weights-not-medicalnet", f"{path} is not a file of MedicalNet's ResNet of depth {depths}: see {SOURCE}"
+    )
 
 
 def resnet(depth: int) -> ResNet:
     """MONAI's 3D ResNet set up as MedicalNet's of a depth, without its segmentation head."""
     if depth not in DEPTHS:
-        raise InputError(f"depth {depth} is not among MedicalNet's {', '.join(map(str, DEPTHS))}")
+        raise InputError(
+            "extractor-depth-unknown", f"depth {depth} is not among MedicalNet's {', '.join(map(str, DEPTHS))}"
+        )
     block, layers, shortcut = DEPTHS[depth]
     return ResNet(
         block,

@@ -21,7 +21,9 @@ def named_extractor(text: str, *, window: Window = None, device: str = "cpu") ->
     Raises `InputError` for another name, and what the extractor refuses.
     """
     if window is not None and not window[0] < window[1]:
-        raise InputError(f"--window takes two numbers, the lower first, not {window[0]:g} {window[1]:g}")
+        raise InputError(
+            "features-window-order", f"--window takes two numbers, the lower first, not {window[0]:g} {window[1]:g}"
+        )
     # Each on use: they import MIRP, or build large networks.
     name, _, file = text.partition(":")
     if name == "radiomics" and not file:
@@ -44,4 +46,4 @@ def named_extractor(text: str, *, window: Window = None, device: str = "cpu") ->
         from medgen.evaluation.features.file import FileNetwork
 
         return FileNetwork(text, window=window, device=device)
-    raise InputError(f"no feature extractor is named {text!r}; choose {KNOWN}")
+    raise InputError("extractor-unknown", f"no feature extractor is named {text!r}; choose {KNOWN}")

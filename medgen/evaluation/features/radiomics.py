@@ -76,7 +76,8 @@ class Radiomics:
     ) -> None:
         if min(patches, workers) < 1 or patch < 4 or bins < 2:
             raise InputError(
-                f"patches {patches}, workers {workers} ≥ 1, patch {patch} ≥ 4 and bins {bins} ≥ 2 are needed"
+                "radiomics-settings-range",
+                f"patches {patches}, workers {workers} ≥ 1, patch {patch} ≥ 4 and bins {bins} ≥ 2 are needed",
             )
         self.relative = window is None
         self.preprocessing = (
@@ -145,7 +146,7 @@ def _mirp_version() -> str:
     try:
         import mirp  # noqa: F401  here, so that forked workers need not
     except ImportError:
-        raise InputError("radiomics needs mirp: pip install 'medgen[radiomics]'") from None
+        raise InputError("dependency-missing", "radiomics needs mirp: pip install 'medgen[radiomics]'") from None
     return metadata.version("mirp")
 
 

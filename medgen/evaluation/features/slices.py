@@ -27,7 +27,7 @@ def windowed(volume: Array, mask: Array, window: Window) -> NDArray[np.float32]:
     """
     low, high = np.percentile(volume[mask], PERCENTILES) if window is None else window
     if window is not None and not low < high:
-        raise InputError(f"window {window} must be two numbers, the lower first")
+        raise InputError("features-window-order", f"window {window} must be two numbers, the lower first")
     span = high - low if high > low else np.inf
     return np.clip((volume - low) / span, 0, 1).astype(np.float32)
 

@@ -101,7 +101,9 @@ def _off_the_faces(mask: Array) -> Array:
     centre = inside(mask.shape, RADIUS["uniform"])
     inner[centre] = np.asarray(mask, bool)[centre]
     if not inner.any():
-        raise InputError("the mask has no voxel more than 3 from the faces, where the challenge's SSIM looks")
+        raise InputError(
+            "metric-mask-at-faces", "the mask has no voxel more than 3 from the faces, where the challenge's SSIM looks"
+        )
     return inner
 
 

@@ -39,13 +39,21 @@ def measure(
             cannot be compared, or a mask that has no voxel left where a challenge's SSIM looks.
     """
     if profile not in PROFILES:
-        raise InputError(f"no metric profile is named {profile!r}: choose one of {', '.join(PROFILES)}")
+        raise InputError(
+            "metric-profile-unknown", f"no metric profile is named {profile!r}: choose one of {', '.join(PROFILES)}"
+        )
     if profile == "generic":
         if data_range is None:
-            raise InputError("the profile generic needs data_range, the span of values that such images can take")
+            raise InputError(
+                "metric-data-range-missing",
+                "the profile generic needs data_range, the span of values that such images can take",
+            )
         return within(Pair(reference, prediction, data_range=data_range, spacing=spacing), mask)
     if data_range is not None:
-        raise InputError(f"the profile {profile} has its own data range: leave data_range out, or choose generic")
+        raise InputError(
+            "metric-data-range-unexpected",
+            f"the profile {profile} has its own data range: leave data_range out, or choose generic",
+        )
     return within(Pair(reference, prediction), mask, profile=profile)
 
 

@@ -37,7 +37,8 @@ class Pair:
         for name, image in (("reference", reference), ("prediction", prediction)):
             if image.size and (largest := float(np.abs([image.min(), image.max()]).max())) > LARGEST:
                 raise InputError(
-                    f"the {name} has values of up to {largest:.2g}: their squares overflow; check its unit"
+                    "metric-values-overflow",
+                    f"the {name} has values of up to {largest:.2g}: their squares overflow; check its unit",
                 )
         self.reference, self.prediction, self.data_range, self.spacing = reference, prediction, data_range, spacing
         self._kept: dict[Any, tuple[Sequence[Array], Any]] = {}

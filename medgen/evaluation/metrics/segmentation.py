@@ -90,7 +90,9 @@ def _counts(reference: Array, prediction: Array, labels: Iterable[int] | None) -
     """Counts of the wanted labels, in one pass for all, slice by slice: nothing large is held beside the volumes."""
     wanted = None if labels is None else sorted(set(labels))
     if wanted and not (1 <= wanted[0] and wanted[-1] <= HIGHEST and all(label % 1 == 0 for label in wanted)):
-        raise InputError(f"wanted labels must be whole numbers from 1 to {HIGHEST}, not {wanted}")
+        raise InputError(
+            "metric-wanted-labels-invalid", f"wanted labels must be whole numbers from 1 to {HIGHEST}, not {wanted}"
+        )
     size = 1 + max(int(volume.max(initial=0)) for volume in (reference, prediction))
     counts = np.zeros((3, max(size, wanted[-1] + 1 if wanted else 0)), np.int64)
     for r, p in zip(reference, prediction, strict=True):
@@ -196,16 +198,22 @@ def _millimetres(places: Array, surface: _Surface, spacing: Sequence[float]) -> 
 def _labels(reference: Array, prediction: Array) -> tuple[Array, Array]:
     """Both volumes in the smallest unsigned type, after a check that they hold labels and can be compared."""
     if reference.shape != prediction.shape:
-        raise InputError(f"label volumes of shapes {reference.shape} and {prediction.shape} cannot be compared")
+        raise InputError(
+            "labels-shapes-differ",
+            f"label volumes of shapes {reference.shape} and {prediction.shape} cannot be compared",
+        )
     if reference.ndim != 3 or reference.size == 0:
-        raise InputError(f"label volumes must be (X, Y, Z) and hold voxels, not of shape {reference.shape}")
+        raise InputError(
+            "labels-shape-invalid", f"label volumes must be (X, Y, Z) and hold voxels, not of shape {reference.shape}"
+        )
     highest = 0
     for name, volume in (("reference", reference), ("prediction", prediction)):
         low, high = volume.min(), volume.max()
         whole = volume.dtype.kind in "bui" or not (volume % 1).any()
         if not (low >= 0 and high <= HIGHEST and whole):
             raise InputError(
-                f"the {name} must hold labels, whole numbers from 0 to {HIGHEST}, not values in [{low:g}, {high:g}]"
+                "labels-values-invalid",
+                f"the {name} must hold labels, whole numbers from 0 to {HIGHEST}, not values in [{low:g}, {high:g}]",
             )
         highest = max(highest, int(high))
     kind = np.uint8 if highest < 256 else np.uint16
@@ -225,8 +233,8 @@ def _foreground(reference: Array, prediction: Array) -> tuple[Array, Array]:
 
 def _check_settings(spacing: Sequence[float], tolerance_mm: float, percentile: float) -> None:
     if len(spacing) != 3 or not all(np.isfinite(s) and s > 0 for s in spacing):
-        raise InputError(f"spacing {tuple(spacing)} must be three numbers above 0, in mm")
+        raise InputError("volume-spacing-invalid", f"spacing {tuple(spacing)} must be three numbers above 0, in mm")
     if not (np.isfinite(tolerance_mm) and tolerance_mm >= 0):
-        raise InputError(f"tolerance_mm {tolerance_mm} must be a number of mm, at least 0")
+        raise InputError("metric-tolerance-range", f"tolerance_mm {tolerance_mm} must be a number of mm, at least 0")
     if not 0 < percentile <= 100:
-        raise InputError(f"percentile {percentile} must be above 0 and at most 100")
+        raise InputError("metric-percentile-range", f"percentile {percentile} must be above 0 and at most 100")

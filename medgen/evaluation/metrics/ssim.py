@@ -71,8 +71,9 @@ def ms_ssim_maps(
     check_pair(reference, prediction)
     if min(reference.shape) < smallest_axis(levels):
         raise InputError(
+            "metric-volume-too-small",
             f"MS-SSIM of {levels} levels needs axes of {smallest_axis(levels)} voxels at least, not "
-            f"{reference.shape}: use SSIM"
+            f"{reference.shape}: use SSIM",
         )
     x, y = (np.asarray(image, np.result_type(image, np.float32)) for image in (reference, prediction))
     maps = []
@@ -144,7 +145,9 @@ def ssim_map(
     check_pair(reference, prediction)
     check_range(data_range)
     if reference.ndim != 3:
-        raise InputError(f"SSIM here needs 3D volumes, not images of shape {reference.shape}")
+        raise InputError(
+            "metric-not-three-dimensional", f"SSIM here needs 3D volumes, not images of shape {reference.shape}"
+        )
     radius = RADIUS[window]
     # σ² = E[v²] - E[v]² cancels digits: single precision does where the values lie within the data range.
     centre = float(reference.mean(dtype=np.float64))
@@ -181,7 +184,10 @@ def _mean_share(similarity: Array, share: Array | None) -> float:
         return mean_ssim(similarity)
     total = share.sum(dtype=np.float64)
     if not total > 0:
-        raise InputError("the mask lies in the outermost planes alone, where MS-SSIM's coarse levels do not reach")
+        raise InputError(
+            "metric-mask-at-faces",
+            "the mask lies in the outermost planes alone, where MS-SSIM's coarse levels do not reach",
+        )
     return float((similarity * share).sum(dtype=np.float64) / total)
 
 

@@ -92,7 +92,9 @@ def gradient_error_map(reference: Array, prediction: Array, *, spacing: Sequence
     """| |∇prediction| - |∇reference| | in every voxel, HU per mm, float32 or wider; see `gradient_error`."""
     check_pair(reference, prediction)
     if len(spacing) != reference.ndim or not all(np.isfinite(s) and s > 0 for s in spacing):
-        raise InputError(f"spacing must be {reference.ndim} numbers above 0 in mm, not {tuple(spacing)}")
+        raise InputError(
+            "volume-spacing-invalid", f"spacing must be {reference.ndim} numbers above 0 in mm, not {tuple(spacing)}"
+        )
     errors = np.empty(reference.shape, np.result_type(reference, prediction, np.float32))
     for inner, outer in slabs(reference.shape, 1):
         kept = slice(inner.start - outer.start, inner.stop - outer.start)
@@ -165,13 +167,18 @@ def slabs(shape: tuple[int, ...], halo: int = 0) -> Iterator[tuple[slice, slice]
 def check_pair(reference: Array, other: Array) -> None:
     """Raise `InputError` unless both have one shape, some voxels and finite ones."""
     if reference.shape != other.shape:
-        raise InputError(f"images of shapes {reference.shape} and {other.shape} cannot be compared voxel by voxel")
+        raise InputError(
+            "pair-shapes-differ",
+            f"images of shapes {reference.shape} and {other.shape} cannot be compared voxel by voxel",
+        )
     if reference.size == 0:
-        raise InputError(f"an image of shape {reference.shape} has no voxels to compare")
+        raise InputError("volume-zero-dimension", f"an image of shape {reference.shape} has no voxels to compare")
     for name, image in (("reference", reference), ("prediction", other)):
         # The sum is finite only if all voxels are (float64 cannot overflow from float32): no array of flags.
         if image.dtype.kind == "f" and not np.isfinite(image.sum(dtype=np.float64)):
-            raise InputError(f"the {name} holds voxels that are NaN or infinite; no fidelity can be measured")
+            raise InputError(
+                "volume-not-finite", f"the {name} holds voxels that are NaN or infinite; no fidelity can be measured"
+            )
 
 
 def check_mask(image: Array, mask: Array | None) -> None:
@@ -179,15 +186,17 @@ def check_mask(image: Array, mask: Array | None) -> None:
     if mask is None:
         return
     if mask.shape != image.shape:
-        raise InputError(f"a mask of shape {mask.shape} does not fit an image of shape {image.shape}")
+        raise InputError(
+            "mask-shape-differs", f"a mask of shape {mask.shape} does not fit an image of shape {image.shape}"
+        )
     if not mask.any():
-        raise InputError("the mask is empty: there is no voxel to measure in")
+        raise InputError("mask-empty", "the mask is empty: there is no voxel to measure in")
 
 
 def check_range(data_range: float) -> None:
     """Raise `InputError` unless the data range is a finite number above 0."""
     if not (np.isfinite(data_range) and data_range > 0):
-        raise InputError(f"data_range must be a number above 0, not {data_range}")
+        raise InputError("metric-data-range-invalid", f"data_range must be a number above 0, not {data_range}")
 
 
 def _gradient_magnitude(image: Array, spacing: Sequence[float]) -> Array:
@@ -231,7 +240,9 @@ def _square(difference: Array) -> Array:
 
 def _check_labels(labels: Array) -> None:
     if labels.size == 0:
-        raise InputError(f"a label image of shape {labels.shape} has no voxels")
+        raise InputError("labels-zero-dimension", f"a label image of shape {labels.shape} has no voxels")
     low, high = labels.min(), labels.max()
     if not (low >= 0 and high < 65536) or (labels.dtype.kind == "f" and bool((labels % 1).any())):
-        raise InputError(f"labels must be whole numbers from 0 to 65535, not values in [{low:g}, {high:g}]")
+        raise InputError(
+            "labels-values-invalid", f"labels must be whole numbers from 0 to 65535, not values in [{low:g}, {high:g}]"
+        )

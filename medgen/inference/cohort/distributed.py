@@ -33,9 +33,14 @@ def converted_by(cluster: Cluster, cases: Cases, scans: Iterable[Scan | None]) -
     """
     model = cases.model
     if model.folder is None:
-        raise InputError("workers of a cluster load the model from its folder, and this one was not loaded from any")
+        raise InputError(
+            "cluster-model-without-folder",
+            "workers of a cluster load the model from its folder, and this one was not loaded from any",
+        )
     if cases.checks is not None and cases.checks.segmenter is not None:
-        raise InputError("--segmenter cannot be sent to the workers of --ray; leave one of the two out")
+        raise InputError(
+            "option-segmenter-with-ray", "--segmenter cannot be sent to the workers of --ray; leave one of the two out"
+        )
     cases.clear()
     keys: dict[int, str] = {}
 
@@ -89,7 +94,9 @@ def _converter(
     torch.set_num_threads(share.threads)
     model = load_model(folder, share.device, target=target)
     if model.info.sha256 != sha256:  # training goes on, or another machine has another folder there
-        raise InputError(f"{folder} holds another model than when the run began; give a copy that stays")
+        raise InputError(
+            "model-changed-during-run", f"{folder} holds another model than when the run began; give a copy that stays"
+        )
     manifest = Manifest(None, about(model))
     cases = Cases(model, manifest, Path(), [], options)
 

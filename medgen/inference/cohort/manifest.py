@@ -61,7 +61,9 @@ class Manifest:
             wrote(self.journal)
             self._file = open(self.journal, "ab", buffering=0)
         except OSError as error:
-            raise InputError(f"{self.journal} cannot be written ({error.strerror}); choose another output") from None
+            raise InputError(
+                "output-not-writable", f"{self.journal} cannot be written ({error.strerror}); choose another output"
+            ) from None
         try:
             self.cases = {**(kept or {}), **self._told()}
             if kept is None or self._file.seek(0, os.SEEK_END):  # a first run, another model, or what a killed run left
@@ -151,11 +153,14 @@ class Manifest:
             same = {"sha256": old["model"]["sha256"], "target": old["model"].get("target")} == self._identity()
             cases = {str(case): dict(record) for case, record in old["cases"].items()}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError):
-            raise InputError(f"{path} is not a manifest of medgen; move it away or choose another output") from None
+            raise InputError(
+                "manifest-foreign", f"{path} is not a manifest of medgen; move it away or choose another output"
+            ) from None
         if old.get("format", 1) != FORMAT:
             raise InputError(
+                "manifest-format",
                 f"{path} is of format {old.get('format', 1)!r}, but this medgen goes on with format {FORMAT}; "
-                "choose another output, or go on with the medgen version that wrote it"
+                "choose another output, or go on with the medgen version that wrote it",
             )
         return cases if same else None
 

@@ -82,16 +82,23 @@ def convert(
         InputError: nothing to convert, or an output that cannot be.
     """
     if format is not None and format not in FORMATS:
-        raise InputError(f"--format {format}: unknown; choose one of {', '.join(FORMATS)}")
+        raise InputError("option-format-unknown", f"--format {format}: unknown; choose one of {', '.join(FORMATS)}")
     if format is not None and has_ending(output, ENDINGS) and not has_ending(output, NAMES[format]):
-        raise InputError(f"{output} is not named as --format {format} is; leave the option out or name it otherwise")
+        raise InputError(
+            "output-name-format-differs",
+            f"{output} is not named as --format {format} is; leave the option out or name it otherwise",
+        )
     if output.suffix.lower() in IMAGES and not has_ending(output, ENDINGS) and not output.is_dir():
-        raise InputError(f"{output}: {output.suffix} is not written; give a folder, or a name in {' '.join(ENDINGS)}")
+        raise InputError(
+            "output-extension-unknown",
+            f"{output}: {output.suffix} is not written; give a folder, or a name in {' '.join(ENDINGS)}",
+        )
     if model.settings.label_source:
-        raise InputError(f"{model.folder} makes images of label maps; use medgen synthesize")
+        raise InputError("model-needs-label-maps", f"{model.folder} makes images of label maps; use medgen synthesize")
     if qa_report_sr and checks is None:
         raise InputError(
-            "--qa-report-sr writes down the verdict, and --qa-limits none gives none; leave one of the two out"
+            "option-verdict-without-checks",
+            "--qa-report-sr writes down the verdict, and --qa-limits none gives none; leave one of the two out",
         )
     check_windows(model, memory_gb)
     options = Options(format, series, memory_gb, checks, qa_report_sr, private)
@@ -123,10 +130,14 @@ def _converted(
     count = 0
     if watch is not None:
         if single or not isinstance(source, Path):
-            raise InputError(f"--watch converts what arrives in a folder into a folder, not {source} into {output}")
+            raise InputError(
+                "option-watch-not-folders",
+                f"--watch converts what arrives in a folder into a folder, not {source} into {output}",
+            )
         if rules is not None:
             raise InputError(
-                "--watch converts every series that arrives, --rules choose some; leave one of the two out"
+                "option-watch-with-rules",
+                "--watch converts every series that arrives, --rules choose some; leave one of the two out",
             )
         scans = arrivals(source, output, data.sources, watch, failed)
     elif isinstance(source, Iterator):
@@ -136,14 +147,23 @@ def _converted(
             index = None if single else kept / "dicom_index.sqlite"
             found = find_scans(source, data.sources, series=series, rules=rules, index=index)
             if not found:
-                raise InputError(f"{source} holds no series that the rules choose; see docs/how-to/choose_series.md")
+                raise InputError(
+                    "rules-choose-nothing",
+                    f"{source} holds no series that the rules choose; see docs/how-to/choose_series.md",
+                )
         else:
             found = [_given(scan) for scan in source]
         scans, count = _taken(found), len(found)
     if single and count > 1:
-        raise InputError(f"{source} holds {count} scans but {output} is one file; give a folder as output")
+        raise InputError(
+            "output-file-for-many-scans",
+            f"{source} holds {count} scans but {output} is one file; give a folder as output",
+        )
     if single and len(data.targets) > 1:
-        raise InputError(f"{output} is one file but the model makes {', '.join(data.targets)}; give a folder as output")
+        raise InputError(
+            "output-file-for-many-targets",
+            f"{output} is one file but the model makes {', '.join(data.targets)}; give a folder as output",
+        )
     if cluster is not None:
         from medgen.inference.cohort.distributed import converted_by
     folders = [output / target for target in data.targets] if len(data.targets) > 1 else [output]

@@ -32,7 +32,10 @@ def checks_for(model: Model, limits: str = AUTO, segmenter: str | None = None, d
     """
     if limits == NONE:
         if segmenter is not None:
-            raise InputError("--segmenter serves the checks, and --qa-limits none has none; leave one of the two out")
+            raise InputError(
+                "option-segmenter-without-checks",
+                "--segmenter serves the checks, and --qa-limits none has none; leave one of the two out",
+            )
         return None
     if limits == AUTO:
         limits = "ct_contrast" if removes_contrast(model) else "general"

@@ -48,9 +48,11 @@ def arrivals(
         InputError: no folder, or an output inside it, which would be converted again.
     """
     if not source.is_dir():
-        raise InputError(f"{source} is no folder to watch; make it first")
+        raise InputError("folder-watched-missing", f"{source} is no folder to watch; make it first")
     if source.resolve() in (output.resolve(), *output.resolve().parents):
-        raise InputError(f"{output} lies in {source}, which is watched; choose an output outside")
+        raise InputError(
+            "output-inside-input", f"{output} lies in {source}, which is watched; choose an output outside"
+        )
     return _arrivals(source, contrasts, still, failed)
 
 

@@ -281,7 +281,10 @@ def refuse_drawn(dataset: Dataset) -> None:
     elif any("SCREEN" in str(value).upper() for value in dataset.get("ImageType") or ()):
         why = "it is a screenshot"
     if why:
-        raise InputError(f"{file} may show the patient's name in its pixels ({why}); clean it by hand or leave it out")
+        raise InputError(
+            "deidentify-pixels-show-name",
+            f"{file} may show the patient's name in its pixels ({why}); clean it by hand or leave it out",
+        )
 
 
 def _tell(dataset: Dataset, shifted: bool) -> None:
@@ -319,9 +322,17 @@ def read_key(path: Path) -> bytes:
         open_to_others = os.name == "posix" and path.stat().st_mode & 0o077
         text = path.read_bytes().strip()
     except OSError as error:
-        raise InputError(f"{path} cannot be used as a key ({error.strerror}); choose another --identity-dir") from None
+        raise InputError(
+            "deidentify-key-unusable",
+            f"{path} cannot be used as a key ({error.strerror}); choose another --identity-dir",
+        ) from None
     if open_to_others:
-        raise InputError(f"{path} can be read by others, and whoever has it can find the patients; chmod 600 it")
+        raise InputError(
+            "deidentify-key-open",
+            f"{path} can be read by others, and whoever has it can find the patients; chmod 600 it",
+        )
     if not re.fullmatch(rb"([0-9a-fA-F]{2}){16,}", text):
-        raise InputError(f"{path} is no key of 32 hexadecimal digits or more; restore it or move it away")
+        raise InputError(
+            "deidentify-key-invalid", f"{path} is no key of 32 hexadecimal digits or more; restore it or move it away"
+        )
     return bytes.fromhex(text.decode())

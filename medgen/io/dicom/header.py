@@ -116,9 +116,13 @@ def read_header(path: Path) -> Header | None:
     except InputError:
         raise
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+        raise InputError(
+            "file-unreadable", f"{path} cannot be read ({error.strerror}); check its permissions"
+        ) from error
     except Exception as error:  # pydicom raises nearly anything on bytes that are not DICOM
-        raise InputError(f"{path} is not a readable DICOM file ({error}); copy the series again") from error
+        raise InputError(
+            "dicom-unreadable", f"{path} is not a readable DICOM file ({error}); copy the series again"
+        ) from error
 
 
 def settle_charset(dataset: Dataset) -> None:
@@ -167,7 +171,7 @@ def is_scan(header: Header, path: Path) -> bool:
     if header.get("Rows") and header.get("Columns"):
         return True
     if not (kind := header["SOPClassUID"]) or "Image Storage" in UID(kind).name:
-        raise InputError(f"{path} is a truncated DICOM image; copy the series again")
+        raise InputError("dicom-truncated", f"{path} is a truncated DICOM image; copy the series again")
     return False
 
 
@@ -200,7 +204,10 @@ def frame_headers(dataset: Dataset, path: Path) -> list[Header]:
     frames = [shared | _grouped([item]) for item in dataset.get(GROUPS[1]) or []]
     count = numbers(plain(dataset, ["NumberOfFrames"]), "NumberOfFrames", 1)
     if count is None or int(count[0]) != len(frames):
-        raise InputError(f"{path} describes {len(frames)} frames but claims another number; copy the series again")
+        raise InputError(
+            "dicom-frame-count",
+            f"{path} describes {len(frames)} frames but claims another number; copy the series again",
+        )
     return frames
 
 

@@ -73,7 +73,9 @@ def indexed(folder: Path, database: Path | None = None) -> Index:
             _keep(folder, database, new, known)
     except (OSError, sqlite3.Error) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{folder} cannot be indexed ({reason}); check its permissions and the output's") from error
+        raise InputError(
+            "dicom-folder-not-indexed", f"{folder} cannot be indexed ({reason}); check its permissions and the output's"
+        ) from error
     found.faults |= lost_slices(others, (path for path, _ in found.images))
     return found
 

@@ -99,8 +99,9 @@ def rescale_of(dataset: Dataset, frame: int, file: Path) -> tuple[float, float]:
         fault = "a rescale that is no number"
     if fault:
         raise InputError(
+            "dicom-rescale-invalid",
             f"{file} has {fault} (RescaleSlope {slope}, RescaleIntercept {intercept}), so its values are not known; "
-            "export the series again or set both elements"
+            "export the series again or set both elements",
         )
     return numbers
 

@@ -74,7 +74,9 @@ def write_qa_report_sr(
             series_description=short(f"{NOTICE}: check, {verdict['status']}", 64),
         )
     except (AttributeError, TypeError, ValueError) as error:
-        raise InputError(f"{derived_series} has a header that no report can refer to ({error})") from error
+        raise InputError(
+            "dicom-header-not-referable", f"{derived_series} has a header that no report can refer to ({error})"
+        ) from error
     _stamp(report, derivation, made)
     report.file_meta.ImplementationVersionName = "MEDGEN"
     with atomic_write(out) as aside:
@@ -95,9 +97,12 @@ def write_encapsulated_pdf(
     derived, sources, made = _series(Path(derived_series))
     content = require_path(pdf).read_bytes()
     if not content.startswith(b"%PDF-"):
-        raise InputError(f"{pdf} is no PDF; give the report as PDF")
+        raise InputError("report-not-pdf", f"{pdf} is no PDF; give the report as PDF")
     if names_patient and derived[0].get("PatientIdentityRemoved") == "YES":
-        raise InputError(f"{derived_series} is de-identified, and {pdf} may name the patient; say if it does not")
+        raise InputError(
+            "report-may-name-patient",
+            f"{derived_series} is de-identified, and {pdf} may name the patient; say if it does not",
+        )
     ds = FileDataset(str(out), {}, file_meta=FileMetaDataset(), preamble=b"\0" * 128)
     for keyword in PATIENT_AND_STUDY:
         if keyword in derived[0]:
@@ -221,9 +226,13 @@ def _series(folder: Path) -> tuple[list[Dataset], list[Dataset], datetime]:
                 settle_charset(ds)
                 derived.append(ds)
         except Exception as error:  # pydicom raises nearly anything on damaged files
-            raise InputError(f"{file} is no DICOM image of a derived series ({error}); convert it again") from error
+            raise InputError(
+                "dicom-not-derived-image", f"{file} is no DICOM image of a derived series ({error}); convert it again"
+            ) from error
     if not derived:
-        raise InputError(f"{folder} holds no derived DICOM series; give the folder that translate wrote")
+        raise InputError(
+            "dicom-no-derived-series", f"{folder} holds no derived DICOM series; give the folder that translate wrote"
+        )
     for keyword in TYPE_2:
         if keyword not in derived[0]:
             setattr(derived[0], keyword, "")
@@ -283,5 +292,5 @@ def _highdicom() -> Any:
     try:
         import highdicom.sr
     except ImportError as error:
-        raise InputError(f"structured reports need highdicom: {EXTRA}") from error
+        raise InputError("dependency-missing", f"structured reports need highdicom: {EXTRA}") from error
     return highdicom

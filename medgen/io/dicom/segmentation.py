@@ -66,7 +66,10 @@ def write_seg(
     images, values = _aligned(labels, source)
     found = [int(value) for value in np.unique(values) if value]
     if not found:
-        raise InputError(f"{out} is not written: no voxel carries a label, and a segmentation needs a segment")
+        raise InputError(
+            "labels-all-background",
+            f"{out} is not written: no voxel carries a label, and a segmentation needs a segment",
+        )
     numbers = np.searchsorted([0, *found], values).astype(np.uint16 if len(found) > 255 else np.uint8)
     first = images[0]
     told = f"{algorithm} {version} {[(v, names.get(v)) for v in found]} {hashlib.sha256(numbers.tobytes()).hexdigest()}"
@@ -93,7 +96,9 @@ def write_seg(
             series_description=short(f"{notice}: segments by {algorithm}", 64),
         )
     except (AttributeError, TypeError, ValueError, KeyError) as error:
-        raise InputError(f"{out} is not written: the source's headers allow no segmentation ({error})") from error
+        raise InputError(
+            "dicom-header-not-referable", f"{out} is not written: the source's headers allow no segmentation ({error})"
+        ) from error
     _settle(ds, first)
     with atomic_write(out) as aside:
         ds.save_as(aside, enforce_file_format=True)
@@ -109,7 +114,9 @@ def _aligned(labels: Volume, source: Path | Sequence[Path]) -> tuple[list[Datase
     try:
         images: list[Dataset] = [dcmread(file, stop_before_pixels=True, force=True) for file in files]
     except Exception as error:  # pydicom raises nearly anything on damaged files
-        raise InputError(f"{files[0].parent} has an image that cannot be read ({error}); copy it again") from error
+        raise InputError(
+            "dicom-unreadable", f"{files[0].parent} has an image that cannot be read ({error}); copy it again"
+        ) from error
     check_unchanged(labels)
     for image in images:
         settle_charset(image)
@@ -119,12 +126,16 @@ def _aligned(labels: Volume, source: Path | Sequence[Path]) -> tuple[list[Datase
                 setattr(image, keyword, "")
     planes = np.rint(labels.data).astype(np.int64).transpose(2, 1, 0)
     if (planes != labels.data.transpose(2, 1, 0)).any() or planes.min() < 0:
-        raise InputError(f"{labels.path or 'the label map'} holds values that are no labels (whole numbers from 0)")
+        raise InputError(
+            "labels-values-invalid",
+            f"{labels.path or 'the label map'} holds values that are no labels (whole numbers from 0)",
+        )
     if "PerFrameFunctionalGroupsSequence" not in images[0]:
         return images, planes
     if len(images) > 1:
         raise InputError(
-            f"{files[0].parent}: segmentations of several enhanced images are not written; use --format nifti"
+            "dicom-several-enhanced-images",
+            f"{files[0].parent}: segmentations of several enhanced images are not written; use --format nifti",
         )
     values = np.zeros((int(images[0].NumberOfFrames), *planes.shape[1:]), np.int64)
     values[[frame for _, frame in frames]] = planes
@@ -137,12 +148,13 @@ def _frames(labels: Volume, source: Path | Sequence[Path]) -> list[tuple[Path, i
     else:
         place, found = source[0].parent, _of_files(source)
     if not found:
-        raise InputError(f"{place} holds no DICOM image series; name the series that was segmented")
+        raise InputError("dicom-no-series", f"{place} holds no DICOM image series; name the series that was segmented")
     slices, geometry = stack(choose(found, None, place).slices, place)
     if not same_geometry(labels.geometry, geometry):
         raise InputError(
+            "labels-grid-differs",
             f"{labels.path or 'the label map'} ({labels.geometry.describe()}) is not on the grid of {place} "
-            f"({geometry.describe()}); segment that series itself"
+            f"({geometry.describe()}); segment that series itself",
         )
     return [(s.file, s.frame) for s in slices]
 
@@ -210,5 +222,7 @@ def _highdicom() -> Any:
         import highdicom.seg
         import highdicom.sr
     except ImportError as error:
-        raise InputError(f"DICOM segmentations need highdicom: {EXTRA}; or use --format nifti") from error
+        raise InputError(
+            "dependency-missing", f"DICOM segmentations need highdicom: {EXTRA}; or use --format nifti"
+        ) from error
     return highdicom

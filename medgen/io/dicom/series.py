@@ -77,7 +77,8 @@ def list_series(folder: str | Path) -> list[Series]:
             found = _images(path for path in paths if _is_file(path))
     except OSError as error:
         raise InputError(
-            f"{error.filename or folder} cannot be listed ({error.strerror}); check its permissions"
+            "folder-unlistable",
+            f"{error.filename or folder} cannot be listed ({error.strerror}); check its permissions",
         ) from error
     return grouped(found)
 
@@ -129,7 +130,10 @@ def read_slices(slices: Sequence[Slice], folder: Path) -> Volume:
     doubts: dict[str, None] = {}
     for k, values, unit, doubt, padding in values_of(slices):
         if values.shape != geometry.shape[1::-1]:
-            raise InputError(f"{slices[k].file} has voxels of shape {values.shape}, against its header; copy it again")
+            raise InputError(
+                "dicom-shape-against-header",
+                f"{slices[k].file} has voxels of shape {values.shape}, against its header; copy it again",
+            )
         whole = whole and bool(np.all(values == np.rint(values)))
         data[:, :, k] = values.T
         units.setdefault(unit, slices[k])
@@ -155,7 +159,7 @@ def _one_unit(units: dict[str, Slice]) -> str:
         said = " and ".join(
             f"{item.file.parent / name(item)} is in {unit or 'no named unit'}" for unit, item in units.items()
         )
-        raise InputError(f"{said}, and both are of one series; separate the two")
+        raise InputError("dicom-units-differ", f"{said}, and both are of one series; separate the two")
     return next(iter(units))
 
 
@@ -179,7 +183,9 @@ def check_unchanged(volume: Volume) -> None:
     except LookupError:
         same = False
     if not same:
-        raise InputError(f"{volume.path} has DICOM files that changed since they were read; start again")
+        raise InputError(
+            "dicom-files-changed", f"{volume.path} has DICOM files that changed since they were read; start again"
+        )
 
 
 def _stored_type(data: np.ndarray, whole: bool) -> np.dtype:
@@ -209,7 +215,7 @@ def series_uid(path: Path) -> str | None:
 
 def _is_file(path: Path) -> bool:
     if path.is_symlink() and not path.exists():
-        raise InputError(dangling(path))
+        raise InputError("file-dangling-link", dangling(path))
     return path.is_file()
 
 
@@ -222,7 +228,7 @@ def _images(paths: Iterable[Path]) -> list[tuple[Path, Header]]:
     images = [(path, header) for path, header in headers if header is not None and is_scan(header, path)]
     others = [path for path, header in headers if header is None]
     for fault in lost_slices(others, [path for path, _ in images]).values():
-        raise InputError(fault)
+        raise InputError("dicom-lost-slice", fault)
     return images
 
 
@@ -309,7 +315,9 @@ def _series_order(series: Series) -> tuple[float, str]:
 def _chosen(folder: Path, wanted: str | None) -> Series:
     found = list_series(folder)
     if not found:
-        raise InputError(f"{folder} holds no DICOM image series; name a volume file or a series folder")
+        raise InputError(
+            "dicom-no-series", f"{folder} holds no DICOM image series; name a volume file or a series folder"
+        )
     return choose(found, wanted, folder)
 
 
@@ -326,12 +334,13 @@ def choose(found: list[Series], wanted: str | None, folder: Path) -> Series:
         matches = _matching(found, wanted.strip())
     if len(matches) == 1:
         if matches[0].lacking:
-            raise InputError(matches[0].lacking)
+            raise InputError("dicom-series-part-missing", matches[0].lacking)
         return matches[0]
     fits = "" if wanted is None else f" and '{wanted}' fits {len(matches)} of them"
     raise InputError(
+        "dicom-ambiguous-folder",
         f"{folder} holds {len(found)} DICOM series{fits}; "
-        f"choose one with --series (number, UID or part of the description): {listing}"
+        f"choose one with --series (number, UID or part of the description): {listing}",
     )
 
 

@@ -64,11 +64,15 @@ def _common(slices: Sequence[Slice], folder: Path) -> tuple[tuple[int, int], np.
             by = f", by {turned[odd.argmax()]:.3g} mm at its corner," if problem == "orientation" else ""
             reference = name(slices[0]) if other is not slices[0] else "the other slices"
             raise InputError(
+                "dicom-slices-differ",
                 f"{other.file.parent / name(other)} differs in {problem}{by} from {reference} of its series; "
-                "separate the two"
+                "separate the two",
             )
     if np.abs(axes @ axes.T - np.eye(2)).max() > 1e-3:
-        raise InputError(f"{folder} has an ImageOrientationPatient that is not two right-angled unit vectors")
+        raise InputError(
+            "dicom-orientation-invalid",
+            f"{folder} has an ImageOrientationPatient that is not two right-angled unit vectors",
+        )
     unit = axes / np.linalg.norm(axes, axis=1, keepdims=True)
     return (int(first["Rows"]), int(first["Columns"])), spacing[0], unit
 
@@ -95,8 +99,9 @@ def _check_uids(slices: Sequence[Slice]) -> None:
         uid = item.header.get("SOPInstanceUID")
         if uid is not None and (other := files.setdefault(uid, item.file)) != item.file:
             raise InputError(
+                "dicom-duplicate-uid",
                 f"{other} and {item.file} are different images with one SOPInstanceUID ({uid}), which a broken "
-                "anonymiser leaves; anonymise them again or take one away"
+                "anonymiser leaves; anonymise them again or take one away",
             )
 
 
@@ -104,21 +109,28 @@ def _check_placed(item: Slice) -> None:
     frames = numbers(item.header, "NumberOfFrames", 1)
     if frames is not None and frames[0] > 1:
         raise InputError(
+            "dicom-frames-not-placed",
             f"{item.file} is a multi-frame DICOM image that does not say where its frames lie; "
-            "convert it to single frames or NIfTI first"
+            "convert it to single frames or NIfTI first",
         )
     if is_tiled(item.header):
         raise InputError(
+            "dicom-mosaic",
             f"{item.file} is a mosaic: all slices of a volume as tiles of one image, which is not taken apart; convert "
-            "it to NIfTI (dcm2niix) or export it as single slices first"
+            "it to NIfTI (dcm2niix) or export it as single slices first",
         )
     if is_colour(item.header):
         kind = item.header.get("PhotometricInterpretation", "several samples a pixel")
-        raise InputError(f"{item.file} is a colour image ({kind}), not one number per voxel; choose another series")
+        raise InputError(
+            "dicom-colour", f"{item.file} is a colour image ({kind}), not one number per voxel; choose another series"
+        )
     for keyword, count in (("ImagePositionPatient", 3), ("ImageOrientationPatient", 6), ("PixelSpacing", 2)):
         values = numbers(item.header, keyword, count)
         if values is None or (keyword == "PixelSpacing" and values.min() <= 0):
-            raise InputError(f"{item.file} has no usable {keyword}: its place is unknown; choose another series")
+            raise InputError(
+                "dicom-geometry-missing",
+                f"{item.file} has no usable {keyword}: its place is unknown; choose another series",
+            )
 
 
 def off_line(positions: np.ndarray) -> float:
@@ -159,8 +171,9 @@ def _even_step(positions: np.ndarray, normal: np.ndarray, slices: list[Slice], a
     if gaps[k] < SAME_PLACE_MM:
         at = f"{positions[k] @ normal:.3f} mm along the slice normal"
         raise InputError(
+            "dicom-same-position",
             f"{folder} holds two slices of one series at the same place ({at}: {name(slices[k])} and "
-            f"{name(slices[k + 1])}), duplicates or several phases; keep one of each"
+            f"{name(slices[k + 1])}), duplicates or several phases; keep one of each",
         )
     step = (positions[-1] - positions[0]) / (len(positions) - 1)
     if off_line(positions) > min(allowed, 0.2 * float(np.linalg.norm(step))):
@@ -171,12 +184,14 @@ def _even_step(positions: np.ndarray, normal: np.ndarray, slices: list[Slice], a
         if jumps.max() > max(np.abs(gaps - usual).max(), OFF_GRID_MM):
             k = int(np.argmax(jumps))
             raise InputError(
+                "dicom-slices-shifted",
                 f"{folder} has slices that do not lie above each other: {name(slices[k + 1])} is shifted by "
-                f"{jumps[k]:.3f} mm in its plane against {name(slices[k])}; separate the two or resample it"
+                f"{jumps[k]:.3f} mm in its plane against {name(slices[k])}; separate the two or resample it",
             )
         raise InputError(
+            "dicom-spacing-uneven",
             f"{folder} has unevenly spaced slices: {gaps[k]:.3f} mm between {name(slices[k])} and "
-            f"{name(slices[k + 1])} where {usual:.3f} mm is usual; add missing slices or resample it"
+            f"{name(slices[k + 1])} where {usual:.3f} mm is usual; add missing slices or resample it",
         )
     along = (step @ normal) * normal
     drift = np.linalg.norm(step - along) * (len(positions) - 1)
@@ -188,7 +203,7 @@ def _single_step(item: Slice, normal: np.ndarray) -> np.ndarray:
         length = numbers(item.header, keyword, 1)
         if length is not None and length[0] > 0:
             return normal * length[0]
-    raise InputError(f"{item.file} is a single slice without SliceThickness, so it is no volume")
+    raise InputError("dicom-single-slice", f"{item.file} is a single slice without SliceThickness, so it is no volume")
 
 
 def name(item: Slice) -> str:

@@ -39,7 +39,7 @@ def values_of(slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray, str, s
                 dataset = dcmread(stream, force=True)
             dataset.file_meta.setdefault("TransferSyntaxUID", ImplicitVRLittleEndian)
             if not any(keyword in dataset for keyword in PIXELS):  # pydicom drops all elements of a frame cut short
-                raise InputError(f"{file} is a truncated DICOM image; copy the series again")
+                raise InputError("dicom-truncated", f"{file} is a truncated DICOM image; copy the series again")
             _check_bits(dataset, file)
             _check_decoder(file, dataset.file_meta.TransferSyntaxUID)
             for k in members:
@@ -55,10 +55,14 @@ def values_of(slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray, str, s
         except InputError:
             raise
         except RecursionError:
-            raise InputError(f"{file} has sequences that are nested too deep to be read; export it again") from None
+            raise InputError(
+                "dicom-nested-too-deep", f"{file} has sequences that are nested too deep to be read; export it again"
+            ) from None
         except Exception as error:  # pydicom and its plugins raise nearly anything on damaged pixel data
             reason = " ".join(str(error).split()).rstrip(".")
-            raise InputError(f"{file} has voxels that cannot be decoded ({reason}); copy it again") from error
+            raise InputError(
+                "dicom-not-decodable", f"{file} has voxels that cannot be decoded ({reason}); copy it again"
+            ) from error
 
 
 def _check_unchanged(known: Sequence[Slice], header: Header | None) -> None:
@@ -67,7 +71,9 @@ def _check_unchanged(known: Sequence[Slice], header: Header | None) -> None:
     file = known[0].file
     now = {} if header is None else {item.frame: repr(item.header) for item in slices_of(file, header)}
     if any(now.get(item.frame) != repr(item.header) for item in known):
-        raise InputError(f"{file} has changed since its folder was searched for series; start again")
+        raise InputError(
+            "dicom-files-changed", f"{file} has changed since its folder was searched for series; start again"
+        )
 
 
 def _modality(pixels: np.ndarray, dataset: Dataset, frame: int, file: Path) -> np.ndarray:
@@ -83,8 +89,9 @@ def _looked_up(pixels: np.ndarray, dataset: Dataset, file: Path) -> np.ndarray:
     slope, intercept = (dataset.get(keyword) for keyword in ("RescaleSlope", "RescaleIntercept"))
     if slope is not None and intercept is not None and not np.array_equal(values, pixels * float(slope) + intercept):
         raise InputError(
+            "dicom-lut-and-rescale",
             f"{file} has a ModalityLUTSequence and a RescaleSlope of {slope} with a RescaleIntercept of {intercept}, "
-            "which give other values; export it again or remove one of the two"
+            "which give other values; export it again or remove one of the two",
         )
     return values
 
@@ -110,8 +117,9 @@ def _check_rescaled(dataset: Dataset, item: Slice, known: dict[bool, Slice]) -> 
     if len(known) == 2:
         without, other = (item.file.parent / name(item) for item in (known[False], known[True]))
         raise InputError(
+            "dicom-rescale-partly-missing",
             f"{without} has no rescale and {other} of its series has one, so its values are not known; export the "
-            "series again"
+            "series again",
         )
 
 
@@ -120,11 +128,15 @@ def _check_bits(dataset: Dataset, file: Path) -> None:
     from there anyway."""
     high, bits, allocated = (dataset.get(keyword) for keyword in ("HighBit", "BitsStored", "BitsAllocated"))
     if allocated is not None and int(allocated) not in (8, 16, 32, 64):
-        raise InputError(f"{file} has pixels of {allocated} bits (BitsAllocated), not of 8, 16 or 32; export it again")
+        raise InputError(
+            "dicom-bits-allocated",
+            f"{file} has pixels of {allocated} bits (BitsAllocated), not of 8, 16 or 32; export it again",
+        )
     if high is not None and bits is not None and int(high) != int(bits) - 1:
         raise InputError(
+            "dicom-high-bit",
             f"{file} has {bits} bits stored and HighBit {high}, not {int(bits) - 1}: where in a pixel its value lies "
-            "is not known; export the series again"
+            "is not known; export the series again",
         )
 
 
@@ -132,6 +144,10 @@ def _check_decoder(file: Path, syntax: UID) -> None:
     try:
         available = get_decoder(syntax).is_available
     except NotImplementedError as error:
-        raise InputError(f"{file} is in the transfer syntax {syntax.name}, which is not supported") from error
+        raise InputError(
+            "dicom-transfer-syntax", f"{file} is in the transfer syntax {syntax.name}, which is not supported"
+        ) from error
     if not available:
-        raise InputError(f"{file} is compressed as {syntax.name}; install a decoder: {PLUGINS}")
+        raise InputError(
+            "dicom-decoder-missing", f"{file} is compressed as {syntax.name}; install a decoder: {PLUGINS}"
+        )

@@ -62,7 +62,10 @@ def write_derived(
     """
     folder = Path(folder)
     if volume.frames is None:
-        raise InputError(f"{volume.path} is not DICOM, so no DICOM series can be derived from it; use --format nifti")
+        raise InputError(
+            "output-source-not-dicom",
+            f"{volume.path} is not DICOM, so no DICOM series can be derived from it; use --format nifti",
+        )
     sources = _headers(volume)
     changes = _deidentified(sources, deidentifier)
     code = _encoding(volume, sources)
@@ -87,9 +90,13 @@ def write_derived(
                 _encode(dataset, code, volume, slices)
                 dataset.save_as(aside / f"{n:05}.dcm", enforce_file_format=True)
     except OSError as error:
-        raise InputError(f"{folder} cannot be written ({_reason(error)}); choose another place") from error
+        raise InputError(
+            "output-not-writable", f"{folder} cannot be written ({_reason(error)}); choose another place"
+        ) from error
     except Exception as error:  # pydicom raises nearly anything on values that break the standard
-        raise InputError(f"no DICOM can be derived from {file} ({error}); use --format nifti") from error
+        raise InputError(
+            "dicom-not-derivable", f"no DICOM can be derived from {file} ({error}); use --format nifti"
+        ) from error
     return changes
 
 
@@ -108,13 +115,19 @@ def check_derivable(volumes: Sequence[Volume]) -> None:
             _check_referred(header, file)
             if volume is volumes[0] and not ("BitsStored" in header and "BitsAllocated" in header):
                 what = _floats(file) or "no BitsStored and BitsAllocated, which say how pixels are stored"
-                raise InputError(f"{file} has {what}, so no DICOM can be derived from it; use --format nifti")
+                raise InputError(
+                    "dicom-pixels-not-integer",
+                    f"{file} has {what}, so no DICOM can be derived from it; use --format nifti",
+                )
 
 
 def _check_referred(header: Mapping[str, Any] | Dataset, file: Path) -> None:
     for keyword in REFERRED:
         if not header.get(keyword):
-            raise InputError(f"{file} has no {keyword} to refer to, so no DICOM can be derived; use --format nifti")
+            raise InputError(
+                "dicom-reference-missing",
+                f"{file} has no {keyword} to refer to, so no DICOM can be derived; use --format nifti",
+            )
 
 
 def _floats(file: Path) -> str:
@@ -149,7 +162,9 @@ def _headers(volume: Volume) -> dict[Path, FileDataset]:
             try:
                 found[file] = _little_endian(dcmread(file, stop_before_pixels=True, force=True))
             except Exception as error:
-                raise InputError(f"{file} has no usable DICOM header ({error}); copy the series again") from error
+                raise InputError(
+                    "dicom-header-unusable", f"{file} has no usable DICOM header ({error}); copy the series again"
+                ) from error
     check_unchanged(volume)
     for file, dataset in found.items():
         _check_referred(dataset, file)

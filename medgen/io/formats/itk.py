@@ -89,7 +89,9 @@ def write_itk(path: Path, volume: Volume) -> None:
             try:
                 sitk.WriteImage(image, str(Path(folder, path.name)), useCompression=True)
             except RuntimeError as error:
-                raise InputError(f"{path} cannot be written; choose another place or name") from error
+                raise InputError(
+                    "output-not-writable", f"{path} cannot be written; choose another place or name"
+                ) from error
             os.replace(Path(folder, path.name), aside)
             for data_file in Path(folder).iterdir():
                 check_ours(path.parent / data_file.name)
@@ -122,4 +124,6 @@ def _file_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or 'its disk fails'}); copy it again") from error
+        raise InputError(
+            "file-unreadable", f"{path} cannot be read ({error.strerror or 'its disk fails'}); copy it again"
+        ) from error

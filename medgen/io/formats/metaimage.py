@@ -35,7 +35,10 @@ def read_meta(path: Path) -> Stored:
     n = int(fields["NDims"])
     shape = tuple(whole(fields["DimSize"], path, "DimSize"))
     if len(shape) != n or n < 1:
-        raise InputError(f"{path}: NDims = {n} and DimSize = {fields['DimSize'][:80]} do not agree; correct its header")
+        raise InputError(
+            "meta-dimensions-disagree",
+            f"{path}: NDims = {n} and DimSize = {fields['DimSize'][:80]} do not agree; correct its header",
+        )
     affine, remarks = _affine(fields, n, path)
     packed = _flag(fields, "CompressedData", False, path)
     start, skip = _start(fields, names, end, packed, path), 0
@@ -44,7 +47,7 @@ def read_meta(path: Path) -> Stored:
     if not local and any("%" in name for name in names):
         names = expanded(names[0], path, shape[-1])
     if not names:
-        raise InputError(f"{path} has a list of data files that is empty; correct its header")
+        raise InputError("meta-data-list-empty", f"{path} has a list of data files that is empty; correct its header")
     files = (path,) if local else beside(path, names)
     dtype = _dtype(fields, path)
     encoding = "gzip" if packed else "raw"
@@ -67,7 +70,9 @@ def _fields(path: Path) -> tuple[dict[str, str], list[str], int]:
             key, value = (os.fsdecode(part).strip() for part in line.split(b"=", 1))
             name = SYNONYMS.get(key, key)
             if not _same(fields.setdefault(name, value), value) and name != "Comment":
-                raise InputError(f"{path} gives {key} as {value[:40]} and {fields[name][:40]}; correct its header")
+                raise InputError(
+                    "meta-key-twice", f"{path} gives {key} as {value[:40]} and {fields[name][:40]}; correct its header"
+                )
         end = file.tell()
         names = [name for name in (fields.get("ElementDataFile", ""),) if name]
         if names and names[0].split()[:1] == ["LIST"]:
@@ -85,15 +90,22 @@ def _same(a: str, b: str) -> bool:
 
 def _check_complete(fields: dict[str, str], path: Path) -> None:
     if not {"NDims", "DimSize", "ElementType", "ElementDataFile"} <= fields.keys() or not fields["ElementDataFile"]:
-        raise InputError(f"{path} is not a readable MetaImage file (no complete header); export it again")
+        raise InputError(
+            "meta-header-incomplete", f"{path} is not a readable MetaImage file (no complete header); export it again"
+        )
     if not fields["NDims"].isdecimal() or len(fields["NDims"]) > 2:
-        raise InputError(f"{path}: NDims = {fields['NDims'][:80]} is not the number of axes; correct its header")
+        raise InputError(
+            "meta-dimension-count",
+            f"{path}: NDims = {fields['NDims'][:80]} is not the number of axes; correct its header",
+        )
 
 
 def _flag(fields: dict[str, str], key: str, default: bool, path: Path) -> bool:
     value = fields.get(key)
     if value is not None and value.lower() not in BOOLEAN:
-        raise InputError(f"{path}: {key} = {value[:40]} is neither True nor False; correct its header")
+        raise InputError(
+            "meta-boolean-invalid", f"{path}: {key} = {value[:40]} is neither True nor False; correct its header"
+        )
     return default if value is None else BOOLEAN[value.lower()]
 
 
@@ -102,19 +114,30 @@ def _dtype(fields: dict[str, str], path: Path) -> np.dtype:
     channels = fields.get("ElementNumberOfChannels", "1")
     if channels != "1":
         raise InputError(
+            "meta-vector-voxels",
             f"{path} holds vector voxels (ElementNumberOfChannels = {channels[:20]}), not one number per voxel; "
-            "convert it first"
+            "convert it first",
         )
     if kind not in TYPES:
-        raise InputError(f"{path}: ElementType = {kind[:40]} is a kind of voxel that is not read; convert it first")
+        raise InputError(
+            "meta-element-type",
+            f"{path}: ElementType = {kind[:40]} is a kind of voxel that is not read; convert it first",
+        )
     dtype = np.dtype(TYPES[kind])
     bits = fields.get("ElementNBits", str(8 * dtype.itemsize))
     if bits != str(8 * dtype.itemsize):
-        raise InputError(f"{path}: ElementNBits = {bits[:20]} is not that of {kind}; convert it first")
+        raise InputError(
+            "meta-element-bits", f"{path}: ElementNBits = {bits[:20]} is not that of {kind}; convert it first"
+        )
     if fields.get("ObjectType", "Image").lower() != "image":
-        raise InputError(f"{path}: ObjectType = {fields['ObjectType'][:40]} is no image; give an image")
+        raise InputError(
+            "meta-object-type", f"{path}: ObjectType = {fields['ObjectType'][:40]} is no image; give an image"
+        )
     if not _flag(fields, "BinaryData", True, path):
-        raise InputError(f"{path} has its voxels as text (BinaryData = False), which is not read; convert it first")
+        raise InputError(
+            "meta-text-voxels",
+            f"{path} has its voxels as text (BinaryData = False), which is not read; convert it first",
+        )
     big = _flag(fields, "BinaryDataByteOrderMSB", False, path)
     return dtype.newbyteorder(">" if big else "<")
 
@@ -125,7 +148,8 @@ def _start(fields: dict[str, str], names: list[str], end: int, packed: bool, pat
     local = names == ["LOCAL"]
     if size < -1 or (size != 0 and packed) or (size > 0 and local) or (packed and len(names) > 1):
         raise InputError(
-            f"{path}: HeaderSize = {size} does not go with {'compressed' if packed else 'its'} data; correct its header"
+            "meta-header-size",
+            f"{path}: HeaderSize = {size} does not go with {'compressed' if packed else 'its'} data; correct it",
         )
     if size == -1:
         return None
@@ -141,7 +165,10 @@ def _intensities(fields: dict[str, str], path: Path) -> tuple[float, float]:
         )
     )
     if slope == 0:
-        raise InputError(f"{path}: ElementToIntensityFunctionSlope = 0 would make all voxels one; correct its header")
+        raise InputError(
+            "meta-slope-zero",
+            f"{path}: ElementToIntensityFunctionSlope = 0 would make all voxels one; correct its header",
+        )
     return slope, inter
 
 
@@ -155,9 +182,13 @@ def _affine(fields: dict[str, str], n: int, path: Path) -> tuple[np.ndarray, lis
     unit = mm(fields.get("DistanceUnits", ""), path, "DistanceUnits")
     for key in ("CenterOfRotation", "ImagePosition"):
         if key in fields and numbers(fields[key], None, path, key).any() and not np.array_equal(rows, np.eye(n)):
-            raise InputError(f"{path}: {key} = {fields[key][:80]} is not read; set it to 0 and adapt Offset")
+            raise InputError(
+                "meta-key-unsupported", f"{path}: {key} = {fields[key][:80]} is not read; set it to 0 and adapt Offset"
+            )
     if "ImagePosition" in fields and numbers(fields["ImagePosition"], None, path, "ImagePosition").any():
-        raise InputError(f"{path}: ImagePosition = {fields['ImagePosition'][:80]} is not read; use Offset")
+        raise InputError(
+            "meta-image-position", f"{path}: ImagePosition = {fields['ImagePosition'][:80]} is not read; use Offset"
+        )
     remarks = []
     if not {"ElementSpacing", "ElementSize"} & fields.keys():
         remarks.append("ElementSpacing is absent, so voxels count as 1 mm")
@@ -185,6 +216,7 @@ def _orientation_remark(fields: dict[str, str], rows: np.ndarray, path: Path) ->
         return []
     if "TransformMatrix" not in fields:
         raise InputError(
-            f"{path} has AnatomicalOrientation = {named} and no TransformMatrix, which alone is read; add the matrix"
+            "meta-orientation-without-matrix",
+            f"{path} has AnatomicalOrientation = {named} and no TransformMatrix, which alone is read; add the matrix",
         )
     return [f"AnatomicalOrientation = {named} contradicts TransformMatrix, which is taken"]

@@ -178,8 +178,9 @@ def _bytes_at(stream: Any, start: int, needed: int, path: Path) -> np.ndarray:
         held += len(block)
     if held < needed:
         raise InputError(
+            "nifti-ends-too-early",
             f"{path} ends {needed - held} bytes before its last voxel, which dim, datatype and vox_offset {start} "
-            "call for: it is truncated or its header is damaged; copy or export it again"
+            "call for: it is truncated or its header is damaged; copy or export it again",
         )
     return raw
 
@@ -192,7 +193,7 @@ def _bytes_left(stream: Any, path: Path, expected: int = 0, start: int | None = 
     while block := stream.read(1 << 20):
         left += len(block)
         if left > expected + MAX_BEYOND_VOXELS:
-            raise InputError(f"{path} goes on and on after its last voxel; export it again")
+            raise InputError("nifti-trailing-data", f"{path} goes on and on after its last voxel; export it again")
     return left
 
 
@@ -228,7 +229,7 @@ def _nifti_geometry(header: Any, path: Path) -> Geometry:
     dtype = header.get_data_dtype()
     if dtype.names or dtype.kind == "c":
         kind = "RGB colour" if dtype.names else "complex"
-        raise InputError(f"{path} holds {kind} voxels, not one number per voxel; convert it first")
+        raise InputError("nifti-voxel-kind", f"{path} holds {kind} voxels, not one number per voxel; convert it first")
     with np.errstate(all="ignore"):
         affine = checked_affine(header.get_best_affine(), path)
     affine[:3] *= _mm_per_unit(header)
@@ -274,8 +275,9 @@ def _check_size(header: Any, path: Path) -> None:
     size = path.stat().st_size
     if needed > size * (MAX_DEFLATE_RATIO if has_ending(path, (".gz",)) else 1):
         raise InputError(
+            "nifti-size-too-small",
             f"{path} has {size} bytes where its header asks for {needed}: it is truncated or its header is "
-            "damaged; copy or export it again"
+            "damaged; copy or export it again",
         )
 
 
@@ -288,7 +290,7 @@ def _opened(path: Path) -> Iterator[Any]:
         if zipped != has_ending(path, (".gz",)):
             state = "is gzip-compressed" if zipped else "is not gzip-compressed"
             if not file.read(1):
-                raise InputError(f"{path} is empty; copy or export it again")
+                raise InputError("nifti-empty", f"{path} is empty; copy or export it again")
             file.seek(0)
             raise ImageFileError(f"it {state}, against its name")
         if not zipped:
@@ -307,12 +309,20 @@ def _nifti_errors(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except CORRUPT as error:
-        raise InputError(f"{path} is truncated or corrupt: it cannot be decompressed; copy it again") from error
+        raise InputError(
+            "nifti-not-decompressible", f"{path} is truncated or corrupt: it cannot be decompressed; copy it again"
+        ) from error
     except ImageFileError as error:
-        raise InputError(f"{path} is not a readable NIfTI file ({error}); export it again") from error
+        raise InputError(
+            "nifti-unreadable", f"{path} is not a readable NIfTI file ({error}); export it again"
+        ) from error
     except (HeaderDataError, WrapStructError, KeyError, ValueError) as error:
-        raise InputError(f"{path} is not a readable NIfTI file (its header is damaged); export it again") from error
+        raise InputError(
+            "nifti-header-damaged", f"{path} is not a readable NIfTI file (its header is damaged); export it again"
+        ) from error
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or 'its disk fails'}); copy it again") from error
+        raise InputError(
+            "file-unreadable", f"{path} cannot be read ({error.strerror or 'its disk fails'}); copy it again"
+        ) from error
     finally:
         nibabel_logger.disabled = disabled

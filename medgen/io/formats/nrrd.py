@@ -54,21 +54,26 @@ def read_nrrd(path: Path) -> Stored:
     """What a .nrrd or .nhdr header says of its volume. Raises InputError."""
     fields, names, end = _fields(path)
     if not {"type", "dimension", "sizes", "encoding"} <= fields.keys():
-        raise InputError(f"{path} is not a readable NRRD file (no complete header); export it again")
+        raise InputError(
+            "nrrd-header-incomplete", f"{path} is not a readable NRRD file (no complete header); export it again"
+        )
     sizes = whole(fields["sizes"], path, "sizes")
     if [len(sizes)] != whole(fields["dimension"], path, "dimension"):
-        raise InputError(f"{path}: dimension and sizes do not agree; correct its header")
+        raise InputError("nrrd-sizes-disagree", f"{path}: dimension and sizes do not agree; correct its header")
     for key in ("oldmin", "oldmax"):
         if fields.get(key, "nan").lower() != "nan":
             raise InputError(
-                f"{path} has quantised values ({key[:3]} {key[3:]} = {fields[key][:40]}); convert it first"
+                "nrrd-quantised-values",
+                f"{path} has quantised values ({key[:3]} {key[3:]} = {fields[key][:40]}); convert it first",
             )
     axes = _axes(fields, sizes, path)
     shape = tuple(sizes[axis] for axis in axes)
     affine, remarks = _affine(fields, axes, len(sizes), path) if len(axes) >= 3 else (np.eye(4), ())
     encoding = ENCODINGS.get(fields.get("encoding", "").lower())
     if encoding is None:
-        raise InputError(f"{path}: encoding {fields.get('encoding', '')[:40]} is not read; use raw or gzip")
+        raise InputError(
+            "nrrd-encoding", f"{path}: encoding {fields.get('encoding', '')[:40]} is not read; use raw or gzip"
+        )
     files = beside(path, names) if names else (path,)
     start, skip = _start(fields, files, 0 if names else end, encoding, path)
     return Stored(path, shape, affine, _dtype(fields, encoding, path), files, start, encoding, skip, remarks=remarks)
@@ -85,7 +90,10 @@ def _fields(path: Path) -> tuple[Fields, list[str], int]:
     names: list[str] = []
     with open(path, "rb") as file:
         if not file.readline(2**16).startswith(b"NRRD"):
-            raise InputError(f"{path} is not a readable NRRD file (it does not begin with NRRD); export it again")
+            raise InputError(
+                "nrrd-magic-missing",
+                f"{path} is not a readable NRRD file (it does not begin with NRRD); export it again",
+            )
         while line := os.fsdecode(file.readline(2**16)).strip():  # an empty line ends the header
             key, found, value = line.partition(":")
             if line.startswith("#") or value.startswith("=") or not found:
@@ -93,7 +101,7 @@ def _fields(path: Path) -> tuple[Fields, list[str], int]:
             key, value = key.strip().lower().replace(" ", ""), value.strip()
             key = {"centers": "centerings"}.get(key, key)
             if fields.setdefault(key, value) != value:
-                raise InputError(f"{path} gives {key} twice; correct its header")
+                raise InputError("nrrd-key-twice", f"{path} gives {key} twice; correct its header")
             if key == "datafile" and value.split()[:1] == ["LIST"]:
                 names = [name for each in file.read(2**22).splitlines() if (name := os.fsdecode(each).strip())]
                 break
@@ -107,10 +115,15 @@ def _fields(path: Path) -> tuple[Fields, list[str], int]:
 def _dtype(fields: Fields, encoding: str, path: Path) -> np.dtype:
     kind = TYPES.get(fields["type"].lower())
     if kind is None:
-        raise InputError(f"{path}: type {fields['type'][:40]} is a kind of voxel that is not read; convert it first")
+        raise InputError(
+            "nrrd-voxel-type",
+            f"{path}: type {fields['type'][:40]} is a kind of voxel that is not read; convert it first",
+        )
     dtype, order = np.dtype(kind), fields.get("endian", "").lower()
     if order not in ("little", "big") and dtype.itemsize > 1 and encoding != "ascii":
-        raise InputError(f"{path}: endian is {order[:20] or 'absent'}, and must be little or big; correct its header")
+        raise InputError(
+            "nrrd-endian", f"{path}: endian is {order[:20] or 'absent'}, and must be little or big; correct its header"
+        )
     return dtype.newbyteorder(">" if order == "big" and encoding != "ascii" else "<")
 
 
@@ -119,7 +132,10 @@ def _start(fields: Fields, files: tuple[Path, ...], begin: int, encoding: str, p
     (lines, *_), (skip, *_) = (whole(fields.get(key, "0"), path, key) for key in ("lineskip", "byteskip"))
     odd = (lines or skip) and (len(files) > 1 or encoding in ("ascii", "hex"))
     if odd or lines < 0 or lines > 2**16 or skip < -1 or (skip == -1 and encoding != "raw"):
-        raise InputError(f"{path}: line skip {lines} and byte skip {skip} do not go with its data; convert it first")
+        raise InputError(
+            "nrrd-data-skip",
+            f"{path}: line skip {lines} and byte skip {skip} do not go with its data; convert it first",
+        )
     with open(files[0], "rb") as file:
         file.seek(begin)
         for _ in range(lines):
@@ -135,14 +151,16 @@ def _axes(fields: Fields, sizes: list[int], path: Path) -> list[int]:
     kinds = fields.get("kinds", "").lower().split() or ["domain"] * len(sizes)
     vectors = _vectors(fields, len(sizes), path)
     if len(kinds) != len(sizes):
-        raise InputError(f"{path}: kinds are {len(kinds)} for {len(sizes)} axes; correct its header")
+        raise InputError(
+            "nrrd-kinds-count", f"{path}: kinds are {len(kinds)} for {len(sizes)} axes; correct its header"
+        )
     placed = [kind in ("domain", "space", "time", "none", "???") for kind in kinds]
     if vectors is not None:
         placed = [ok and vector is not None for ok, vector in zip(placed, vectors, strict=True)]
     if any(not ok and size != 1 for ok, size in zip(placed, sizes, strict=True)):
         kind = next(kind for kind, ok, size in zip(kinds, placed, sizes, strict=True) if not ok and size != 1)
         what = f"vector voxels (an axis of kind {kind[:20]})"
-        raise InputError(f"{path} holds {what}, not one number per voxel; convert it first")
+        raise InputError("nrrd-vector-voxels", f"{path} holds {what}, not one number per voxel; convert it first")
     return [axis for axis, ok in enumerate(placed) if ok]
 
 
@@ -152,7 +170,9 @@ def _vectors(fields: Fields, count: int, path: Path) -> list[np.ndarray | None] 
         return None
     found = re.findall(r"none|\([^)]*\)", fields["spacedirections"].lower())
     if len(found) != count:
-        raise InputError(f"{path}: space directions are {len(found)} for {count} axes; correct its header")
+        raise InputError(
+            "nrrd-directions-count", f"{path}: space directions are {len(found)} for {count} axes; correct its header"
+        )
     return [None if text == "none" else _vector(text, path, "space directions") for text in found]
 
 
@@ -172,13 +192,18 @@ def _affine(fields: Fields, axes: list[int], count: int, path: Path) -> tuple[np
     else:
         given = [vector for axis in first if (vector := vectors[axis]) is not None]
         if len({len(vector) for vector in given}) != 1 or any(len(vector) not in (3, 4) for vector in given):
-            raise InputError(f"{path}: space directions are not of a space of 3 dimensions; correct its header")
+            raise InputError(
+                "nrrd-directions-dimension",
+                f"{path}: space directions are not of a space of 3 dimensions; correct its header",
+            )
         _refuse_beside_directions(fields, path)
         step = np.column_stack([vector[:3] for vector in given])
     if "spaceorigin" in fields:
         origin = _vector(fields["spaceorigin"], path, "space origin")[:3]
         if len(origin) != 3:
-            raise InputError(f"{path}: space origin is not of a space of 3 dimensions; correct its header")
+            raise InputError(
+                "nrrd-origin-dimension", f"{path}: space origin is not of a space of 3 dimensions; correct its header"
+            )
     signs, unplaced = _space(fields, path)
     scale = np.array(signs) * _space_units(fields, path)
     affine = np.eye(4)
@@ -191,14 +216,17 @@ def _spacings(fields: Fields, count: int, axes: list[int], path: Path) -> np.nda
     """mm along ``axes`` of a header without space directions; 0 where it says nothing."""
     for key in ("axismins", "axismaxs"):
         if set(fields.get(key, "").lower().split()) - {"nan"}:
-            raise InputError(f"{path} places its axes by {key[:4]} {key[4:]}, which is not read; use space directions")
+            raise InputError(
+                "nrrd-axes-unsupported",
+                f"{path} places its axes by {key[:4]} {key[4:]}, which is not read; use space directions",
+            )
     if "spacings" not in fields:
         return np.zeros(len(axes))
     told = fields["spacings"].lower().replace("nan", "0")
     sizes = numbers(told, count, path, "spacings")
     units = re.findall(r'"([^"]*)"', fields.get("units", "")) or [""] * count
     if len(units) != count:
-        raise InputError(f"{path}: units are {len(units)} for {count} axes; correct its header")
+        raise InputError("nrrd-units-count", f"{path}: units are {len(units)} for {count} axes; correct its header")
     return np.array([sizes[axis] * mm(units[axis], path, "units") for axis in axes])
 
 
@@ -207,7 +235,10 @@ def _refuse_beside_directions(fields: Fields, path: Path) -> None:
     for key in ("spacings", "units", "axismins", "axismaxs"):
         values = fields.get(key, "").lower().replace('"', " ").split()
         if set(values) - {"nan", "mm", "???"}:
-            raise InputError(f"{path} has {key} {fields[key][:60]} beside space directions; leave one of the two out")
+            raise InputError(
+                "nrrd-spacing-and-directions",
+                f"{path} has {key} {fields[key][:60]} beside space directions; leave one of the two out",
+            )
 
 
 def _space(fields: Fields, path: Path) -> tuple[tuple[int, int, int], list[str]]:
@@ -216,7 +247,9 @@ def _space(fields: Fields, path: Path) -> tuple[tuple[int, int, int], list[str]]
     if name in SPACES:
         return SPACES[name], []
     if name and name not in UNPLACED:
-        raise InputError(f"{path}: space {name[:40]} is not one of a patient; use left-posterior-superior")
+        raise InputError(
+            "nrrd-space-unknown", f"{path}: space {name[:40]} is not one of a patient; use left-posterior-superior"
+        )
     what = f"space is {name}, which does" if name else "space is absent, which does"
     return (1, 1, 1), [f"{what} not say which side is left: left-posterior-superior is assumed"]
 
@@ -226,5 +259,7 @@ def _space_units(fields: Fields, path: Path) -> np.ndarray:
     if not units and fields.get("spaceunits", ""):
         units = fields["spaceunits"].split()
     if units and len(units) not in (3, 4):
-        raise InputError(f"{path}: space units are {len(units)} for 3 axes of space; correct its header")
+        raise InputError(
+            "nrrd-space-units-count", f"{path}: space units are {len(units)} for 3 axes of space; correct its header"
+        )
     return np.array([mm(unit.strip(), path, "space units") for unit in units[:3]] or [1.0] * 3)

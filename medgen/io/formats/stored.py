@@ -61,7 +61,10 @@ class Stored:
         needed = int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
         share, rest = divmod(needed, len(self.files))
         if rest:
-            raise InputError(f"{self.path} names {len(self.files)} data files, which its size does not fit; correct it")
+            raise InputError(
+                "header-data-file-count",
+                f"{self.path} names {len(self.files)} data files, which its size does not fit; correct it",
+            )
         held = [self._piece(file, share) for file in self.files]
         raw = held[0][0] if len(held) == 1 else np.concatenate([piece for piece, _ in held])
         left = sum(beyond for _, beyond in held)
@@ -120,8 +123,9 @@ class Stored:
     def _truncated(self) -> InputError:
         its = f"one of its {len(self.files)} data files" if len(self.files) > 1 else "it"
         return InputError(
+            "volume-truncated",
             f"{self.path}: {its} is truncated, its voxels are corrupt, or its header asks for too many; copy or export "
-            "it again"
+            "it again",
         )
 
 
@@ -133,7 +137,7 @@ def numbers(text: str, count: int | None, path: Path, field: str) -> np.ndarray:
         found = np.empty(0)
     if not found.size or (count is not None and found.size != count) or not np.isfinite(found).all():
         wanted = "numbers" if count is None else f"{count} number{'s' * (count != 1)}"
-        raise InputError(f"{path}: {field} = {text[:80]} is not {wanted}; correct its header")
+        raise InputError("header-field-invalid", f"{path}: {field} = {text[:80]} is not {wanted}; correct its header")
     return found
 
 
@@ -141,14 +145,18 @@ def whole(text: str, path: Path, field: str) -> list[int]:
     """The whole numbers of a field. Raises InputError."""
     found = text.split()
     if not found or not all(re.fullmatch(r"[+-]?\d{1,18}", part, re.ASCII) for part in found):
-        raise InputError(f"{path}: {field} = {text[:80]} is not whole numbers; correct its header")
+        raise InputError(
+            "header-not-whole-numbers", f"{path}: {field} = {text[:80]} is not whole numbers; correct its header"
+        )
     return [int(part) for part in found]
 
 
 def mm(unit: str, path: Path, field: str) -> float:
     """Millimetres of a unit of length; one that is not stated is the millimetre. Raises InputError."""
     if unit.lower() not in MM:
-        raise InputError(f"{path}: {field} is {unit[:40]}, no unit that is known; convert it to mm")
+        raise InputError(
+            "header-unit-unknown", f"{path}: {field} is {unit[:40]}, no unit that is known; convert it to mm"
+        )
     return MM[unit.lower()]
 
 
@@ -158,7 +166,9 @@ def expanded(text: str, path: Path, count: int) -> list[str]:
     low, high, step, *_ = [*whole(" ".join(rest), path, "its data files"), 1][:4] if rest else (1, count, 1)
     steps = range(low, high + (1 if step > 0 else -1), step) if step else range(0)
     if not PATTERN.fullmatch(pattern) or not 0 < len(steps) <= MAX_FILES:
-        raise InputError(f"{path} names its data files by {text[:80]}, which cannot be read; correct it")
+        raise InputError(
+            "header-data-pattern", f"{path} names its data files by {text[:80]}, which cannot be read; correct it"
+        )
     return [pattern % number for number in steps]
 
 
@@ -180,9 +190,12 @@ def beside(path: Path, names: Sequence[str]) -> tuple[Path, ...]:
             inside, there = True, False
         if not inside:
             link = " through a link" if file.parent.resolve() in homes else ""
-            raise InputError(f"{path} names a data file {name[:200]} in another folder{link}; put it beside its header")
+            raise InputError(
+                "header-data-elsewhere",
+                f"{path} names a data file {name[:200]} in another folder{link}; put it beside its header",
+            )
         if not there:
             what = "is no regular file" if file.exists() else "does not exist"
-            raise InputError(f"{path} names a data file {name[:200]} that {what}; put it there")
+            raise InputError("header-data-missing", f"{path} names a data file {name[:200]} that {what}; put it there")
         found.append(file)
     return tuple(found)

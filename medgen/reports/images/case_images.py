@@ -199,7 +199,10 @@ def _read(
     tolerance = GRID_TOLERANCE * min(first.spacing)
     for path, volume in zip(paths, volumes, strict=True):
         if not same_geometry(first.geometry, volume.geometry, tolerance):
-            raise InputError(f"{path} and {'the case it belongs to' if like else paths[0]} are not on one grid")
+            raise InputError(
+                "report-grid-differs",
+                f"{path} and {'the case it belongs to' if like else paths[0]} are not on one grid",
+            )
     return volumes
 
 

@@ -301,7 +301,9 @@ def test_what_failed_is_tried_again_and_told_once(model, tmp_path, monkeypatch):
     def full(targets, *given):
         tries.append(targets)
         if len(tries) < 4:
-            raise InputError("a.nii.gz cannot be written (No space left on device); choose another place")
+            raise InputError(
+                "output-unwritable", "a.nii.gz cannot be written (No space left on device); choose another place"
+            )
         return write(targets, *given)
 
     def done(entry, number, count):
