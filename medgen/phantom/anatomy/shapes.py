@@ -89,7 +89,7 @@ class Layer:
 class Canvas:
     """Voxel grid in body coordinates (mm; +x patient right, +y front, +z head; origin in front of L1) and the
     layers painted on it so far. ``x, y, z`` are warped coordinates (X, Y, Z): shapes drawn in them come out
-    bent as bodies are. ``depth`` is the y of the middle of the field of view."""
+    bent as bodies are. ``side``, ``depth`` and ``height`` (mm) are the x, y and z of the middle of the field of view."""
 
     def __init__(
         self,
@@ -99,13 +99,16 @@ class Canvas:
         scale: tuple[float, float, float],
         depth: float = 0.0,
         warp: float = 3.5,
+        height: float = 0.0,
+        side: float = 0.0,
     ):
         self.seed, self.size = seed, size
         self.spacing = tuple(s / k for s, k in zip(spacing, scale, strict=True))
         self.axes = tuple(
             ((np.arange(n) - (n - 1) / 2) * s).astype(np.float32) for n, s in zip(size, self.spacing, strict=True)
         )
-        self.axes[1][:] += depth
+        for axis, offset in zip(self.axes, (side, depth, height), strict=True):
+            axis += np.float32(offset)
         self.h = float(np.cbrt(np.prod(self.spacing)))
         self.shift = [warp * smooth_field(stream(seed, f"warp {a}"), self.axes, 65.0) for a in range(3)]
         grid = np.meshgrid(*self.axes, indexing="ij", sparse=True)

@@ -1,0 +1,131 @@
+"""Iodine of every structure by phase: HU added by contrast medium, consistent between structures of one patient.
+
+Means at 35 s (arterial), 70 s (portal venous) and 3 to 5 min (late) are those of ``phantom.anatomy.tissues`` (Bae,
+Radiology 2010;256:32; Heiken et al., Radiology 1995;195:353). Patients differ by iodine dose per weight (one factor for
+all structures) and by timing (arteries against veins and parenchyma).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from medgen.phantom.anatomy.tissues import TISSUES
+from medgen.terminology import words
+
+PHASES = ("arterial", "portal_venous", "late")
+
+
+@dataclass(frozen=True)
+class Uptake:
+    """How a structure takes up contrast medium: tissue of ``TISSUES`` and where in the structure.
+
+    ``place``: "all"; "rim" (the outer millimetres: walls of hollow organs); "cortex" (kidney: cortex before medulla);
+    "vessels" (soft tissue within the lung); "urine" (excreted contrast medium).
+    """
+
+    tissue: str
+    place: str = "all"
+    mixing: float = 0.05  # relative variation within the structure, by mixing with unenhanced blood or by perfusion
+
+
+# Terms in a label's name (singular, without side, see `terminology.words`) → uptake. The first that fits counts, so
+# that "kidney cyst" is no kidney. A label that fits none takes up nothing.
+UPTAKE: tuple[tuple[str, Uptake | None], ...] = (
+    ("cyst", None),
+    ("stone", None),
+    ("calcif", None),
+    ("gallbladder", None),
+    ("spinal", None),
+    ("costal", None),
+    ("cartilage", None),
+    ("bladder", Uptake("urine", "urine", 0.3)),
+    ("collecting", Uptake("urine", "urine", 0.2)),
+    ("pulmonary vein", Uptake("blood_left")),
+    ("pulmonary artery", Uptake("blood_right", mixing=0.15)),
+    ("atrial appendage", Uptake("blood_left")),
+    ("heart atrium left", Uptake("blood_left")),
+    ("ventricle left", Uptake("blood_left")),
+    ("atrium right", Uptake("blood_right", mixing=0.3)),
+    ("ventricle right", Uptake("blood_right", mixing=0.2)),
+    ("myocardium", Uptake("heart_muscle", mixing=0.1)),
+    ("atrium", Uptake("blood_left")),
+    ("ventricle", Uptake("blood_left")),
+    ("heart", Uptake("heart", mixing=0.1)),
+    ("portal", Uptake("blood_portal", mixing=0.08)),
+    ("splenic vein", Uptake("blood_portal", mixing=0.08)),
+    ("mesenteric vein", Uptake("blood_portal", mixing=0.08)),
+    ("hepatic vessel", Uptake("blood_hepatic", mixing=0.08)),
+    ("hepatic vein", Uptake("blood_hepatic", mixing=0.08)),
+    ("superior vena cava", Uptake("blood_right", mixing=0.35)),
+    ("brachiocephalic vein", Uptake("blood_right", mixing=0.35)),
+    ("vena", Uptake("blood_cava", mixing=0.2)),
+    ("ivc", Uptake("blood_cava", mixing=0.2)),
+    ("vein", Uptake("blood_cava", mixing=0.15)),
+    ("aorta", Uptake("blood_left")),
+    ("artery", Uptake("blood_left")),
+    ("arter", Uptake("blood_left")),
+    ("brachiocephalic trunk", Uptake("blood_left")),
+    ("vessel", Uptake("blood_left")),
+    ("false lumen", Uptake("blood_left", mixing=0.3)),
+    ("adrenal", Uptake("adrenal")),
+    ("kidney", Uptake("renal_cortex", "cortex", 0.08)),
+    ("liver", Uptake("liver", mixing=0.08)),
+    ("spleen", Uptake("spleen", mixing=0.1)),
+    ("pancreas", Uptake("pancreas", mixing=0.15)),
+    ("hypervascular", Uptake("lesion_hypervascular", mixing=0.2)),
+    ("hypovascular", Uptake("lesion_hypovascular", mixing=0.2)),
+    ("tumor", Uptake("lesion_hypovascular", mixing=0.3)),
+    ("tumour", Uptake("lesion_hypovascular", mixing=0.3)),
+    ("lesion", Uptake("lesion_hypovascular", mixing=0.3)),
+    ("metastas", Uptake("lesion_hypovascular", mixing=0.3)),
+    ("thyroid", Uptake("spleen", mixing=0.1)),
+    ("prostate", Uptake("pancreas", mixing=0.2)),
+    ("uterus", Uptake("pancreas", mixing=0.2)),
+    ("lung", Uptake("lung_vessel", "vessels")),
+    ("esophagus", Uptake("gut_wall", "rim")),
+    ("stomach", Uptake("gut_wall", "rim")),
+    ("duodenum", Uptake("gut_wall", "rim")),
+    ("small bowel", Uptake("gut_wall", "rim")),
+    ("bowel", Uptake("gut_wall", "rim")),
+    ("colon", Uptake("gut_wall", "rim")),
+    ("gluteus", Uptake("muscle")),
+    ("autochthon", Uptake("muscle")),
+    ("iliopsoas", Uptake("muscle")),
+    ("muscle", Uptake("muscle")),
+    ("vertebra", Uptake("trabecular_bone", mixing=0.2)),
+    ("sacrum", Uptake("trabecular_bone", mixing=0.2)),
+    ("skin", Uptake("skin")),
+)
+
+
+def uptake_of(name: str) -> Uptake | None:
+    """How the structure of a label takes up contrast medium; None if it does not."""
+    text = " ".join(words(name))
+    side = " left" if "left" in name.lower() else " right" if "right" in name.lower() else ""
+    for term, uptake in UPTAKE:
+        if term in text or term in text + side:
+            return uptake
+    return None
+
+
+def draw_iodine(phase: str, rng: np.random.Generator) -> dict[str, float]:
+    """HU added by iodine in every tissue of one patient at a phase.
+
+    One dose factor (0.7 to 1.35) scales all tissues; timing shifts iodine between arteries and veins; each tissue varies
+    by 6 % of its own.
+
+    Raises:
+        ValueError: unknown phase.
+    """
+    if phase not in PHASES:
+        raise ValueError(f"phase {phase!r} must be one of {', '.join(PHASES)}")
+    dose = float(np.clip(rng.normal(1, 0.15), 0.7, 1.35))
+    timing = float(np.clip(rng.normal(0, 1), -1.8, 1.8))
+    early = 0.08 * timing if phase != "late" else 0.0
+    found = {}
+    for name, tissue in TISSUES.items():
+        balance = 1 + early * (1 if name in ("blood_left", "blood_right", "renal_cortex") else -1)
+        found[name] = dose * balance * float(np.clip(rng.normal(1, 0.06), 0.88, 1.12)) * getattr(tissue, phase)
+    # A whole heart in one label: blood of four chambers and muscle cannot be told apart without contrast medium.
+    found["heart"] = 0.35 * found["heart_muscle"] + 0.4 * found["blood_left"] + 0.25 * found["blood_right"]
+    return found
