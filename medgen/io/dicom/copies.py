@@ -1,4 +1,4 @@
-"""Copies of one image among DICOM files: exported twice, perhaps by another program, in time linear in the files."""
+"""Find duplicate DICOM files of one image (exported twice, perhaps by different programs), in linear time."""
 
 import hashlib
 from pathlib import Path
@@ -10,34 +10,34 @@ from medgen.io.dicom.header import OTHERS, Header, file_meta
 
 
 class Copies:
-    """The images seen so far. Files are read only where their headers are alike: by bytes, then what they mean."""
+    """The images seen so far. Only files with equal headers are read: first bytes are compared, then decoded data."""
 
     def __init__(self) -> None:
-        self.first: dict[int, Path] = {}  # by header
-        self.contents: dict[int, set[str]] = {}  # of the files whose headers are alike
-        self.unparsed: dict[int, list[Path]] = {}
+        self.first: dict[int, Path] = {}  # header hash -> first file with it
+        self.contents: dict[int, set[str]] = {}  # header hash -> content hashes of its files
+        self.unparsed: dict[int, list[Path]] = {}  # header hash -> files whose decoded content is not hashed yet
 
     def has(self, path: Path, header: Header) -> bool:
-        """Whether ``path`` is a copy of a file that was asked for before; a file that cannot be read is none."""
-        alike = hash(repr({k: v for k, v in header.items() if k != OTHERS}))  # that differs with the encoding
-        if self.first.setdefault(alike, path) is path:
+        """Whether ``path`` duplicates a file of an earlier call; False for a file that cannot be read."""
+        header_hash = hash(repr({k: v for k, v in header.items() if k != OTHERS}))  # OTHERS depends on the encoding
+        if self.first.setdefault(header_hash, path) is path:
             return False
-        if alike not in self.contents:
-            self.contents[alike] = {_bytes(self.first[alike])}
-            self.unparsed[alike] = [self.first[alike]]
-        seen, unparsed = self.contents[alike], self.unparsed[alike]
-        if (here := _bytes(path)) in seen:
+        if header_hash not in self.contents:
+            self.contents[header_hash] = {_bytes(self.first[header_hash])}
+            self.unparsed[header_hash] = [self.first[header_hash]]
+        seen, unparsed = self.contents[header_hash], self.unparsed[header_hash]
+        if (byte_hash := _bytes(path)) in seen:
             return True
         seen.update(_elements(other) for other in unparsed)
         unparsed.clear()
-        if (meant := _elements(path)) in seen:
+        if (element_hash := _elements(path)) in seen:
             return True
-        seen |= {here, meant}
+        seen |= {byte_hash, element_hash}
         return False
 
 
 def _bytes(path: Path) -> str:
-    """Hash of transfer syntax and data set, so of all but the file meta group; the path where it cannot be read."""
+    """Hash transfer syntax and data set, not the rest of the file meta group; the path if the file is unreadable."""
     try:
         with open(path, "rb") as file:
             _, syntax = file_meta(file, file.read(132)[128:] == b"DICM")
@@ -45,13 +45,15 @@ def _bytes(path: Path) -> str:
             while block := file.read(2**20):
                 digest.update(block)
         return digest.hexdigest()
-    except Exception:  # pydicom raises nearly anything; reading the volume says what is wrong
+    except Exception:  # pydicom raises arbitrary exceptions; reading the volume reports the error
         return str(path)
 
 
 def _elements(path: Path) -> str:
-    """The same of the elements, whatever lengths and padding say where they end (PS3.5 7.5), and of the stored values,
-    whatever compresses them."""
+    """Hash the decoded elements and pixel values; the path if the file is unreadable.
+
+    The hash depends neither on the compression nor on how the ends of elements are encoded (PS3.5 7.5).
+    """
     try:
         dataset = dcmread(path, force=True)
         digest = hashlib.sha256(_pixels(dataset))
@@ -62,12 +64,12 @@ def _elements(path: Path) -> str:
 
 
 def _pixels(dataset: Dataset) -> bytes:
-    """The stored values, taken from the data set, where they can be decoded; else what says how they are stored."""
+    """Remove and return the decoded pixel values; if they cannot be decoded, return the transfer syntax."""
     try:
         values = dataset.pixel_array.tobytes()
         del dataset.PixelData
         return values
-    except Exception:  # no pixels, no decoder, damaged ones
+    except Exception:  # no pixel data, no decoder, or damaged pixel data
         return str(dataset.file_meta.get("TransferSyntaxUID")).encode()
 
 
