@@ -1,4 +1,4 @@
-"""What the value of a DICOM element must look like to be a number, a code or a UID and no text (PS3.5, table 6.2-1)."""
+"""Recognise DICOM values that are numbers, codes or UIDs rather than free text (PS3.5, table 6.2-1)."""
 
 import re
 import struct
@@ -26,9 +26,13 @@ PATTERNS = {
 }
 WORDS = {"US": "<H", "SS": "<h", "UL": "<I", "SL": "<i", "UV": "<Q", "SV": "<q", "FL": "<f", "FD": "<d"}
 BULK = {"OB", "OW", "OF", "OL", "OD", "OV", "UN"}
-SMALLEST, LARGEST = 1e-15, 1e15  # of a number that measures something; the bytes of text give others
-MOST = 16  # numbers of one element; more could spell a text
-VECTORS = {"DimensionIndexValues": 5, "FrameIncrementPointer": 5, "FrameDimensionPointer": 5}  # of VM 1-n: the most
+SMALLEST, LARGEST = 1e-15, 1e15  # plausible magnitude of a measurement; text read as a number falls outside
+MOST = 16  # maximum number of values in one element; more could encode text
+VECTORS = {
+    "DimensionIndexValues": 5,
+    "FrameIncrementPointer": 5,
+    "FrameDimensionPointer": 5,
+}  # maximum count for these elements of VM 1-n
 SNOMED = {"SCT", "SRT", "SNM3", "99SDM"}
 SCHEMES = SNOMED | set(
     "UCUM DCM LN I10 I9C ICD10 NCIt RADLEX MSH UMLS FMA MDC NEU IBSI RXNORM NDC SDE ISO3166_1".split()
@@ -38,19 +42,20 @@ TOKEN = re.compile(rf"[A-Za-z]{{0,3}}{NUMBER}([A-Za-z]{{1,3}}{NUMBER}){{0,3}}[A-
 
 
 def matches(kind: str, text: str) -> bool:
-    """Whether a text without padding is a value of this VR."""
+    """Whether a string without padding is a valid value of VR ``kind``."""
     return re.fullmatch(PATTERNS[kind], text, re.ASCII) is not None
 
 
 def expected(tag: BaseTag) -> list[str]:
-    """The VRs that the dictionary gives an element."""
+    """Return the VRs of an element in the DICOM dictionary."""
     return dictionary_VR(tag).split(" or ") if dictionary_has_tag(tag) else []
 
 
 def clean(element: DataElement) -> list[Any]:
-    """The values of an element if they are numbers, tags, UIDs or defined terms, else none.
+    """Return the values of an element if all are numbers, tags, UIDs or defined terms; otherwise an empty list.
 
-    A code string (CS) that is no defined term is given as "", a number of VR DS that is too long in 16 characters.
+    A code string (CS) that is not a defined term is returned as "". A decimal string (DS) that is too long is shortened
+    to 16 characters.
     """
     kind, given = element.VR, values(element)
     if " or " in kind and isinstance(element.value, bytes) and len(element.value) % 2 == 0:
@@ -71,7 +76,7 @@ def clean(element: DataElement) -> list[Any]:
 
 
 def is_term(text: str, keyword: str = "") -> bool:
-    """Whether a code string is one that DICOM defines, or too short to name anybody."""
+    """Whether a code string is a DICOM defined term, or too short (under 3 characters) to identify anybody."""
     text = text.strip(" ")
     if keyword == "SpecificCharacterSet":
         return text in python_encoding
@@ -79,24 +84,34 @@ def is_term(text: str, keyword: str = "") -> bool:
 
 
 def is_technical(text: str) -> bool:
-    """Whether each word of a text is one of ``technical_words.txt`` or a short token with a digit."""
+    """Whether each word of a text of up to 64 characters is in ``technical_words.txt`` or a short token with a digit."""
     parts = [part for part in re.split(r"[\s/*,;:()]+", text) if part]
     pieces = [p for part in parts for p in ([part] if part.upper() in words() else re.split("[_+-]", part)) if p]
     return len(text) <= 64 and all(piece.upper() in words() or TOKEN.fullmatch(piece) for piece in pieces)
 
 
 def is_code(text: str) -> bool:
-    """Whether a text is the value of a code: of a system that pydicom knows, or upper case letters and digits."""
+    """Whether a text is a code value: known to pydicom, or upper-case letters and digits with at least one digit."""
     return text in _codes() or re.fullmatch(r"(?=.*\d)[A-Z0-9.-]{1,16}", text, re.ASCII) is not None
 
 
 def is_scheme(text: str) -> bool:
-    """Whether a text names a system of codes."""
+    """Whether a text is a coding scheme designator."""
     return text in SCHEMES or re.fullmatch(r"99[A-Z0-9_]{1,14}", text, re.ASCII) is not None
 
 
 def meaning(scheme: str, code: str, said: str) -> str:
-    """What a code means: as it is said where that is technical text or the standard's, else the standard's words."""
+    """Return a safe code meaning.
+
+    Args:
+        scheme: coding scheme designator.
+        code: code value.
+        given: meaning found in the header.
+
+    Returns:
+        ``given`` if it equals the standard meaning (ignoring case) or, for an unknown code, is technical text.
+        Otherwise the standard meaning of a known code, or "REMOVED".
+    """
     known = _codes().get(code, {}).get("SCT" if scheme in SNOMED else scheme)
     if known is not None:
         return said if said.casefold() == known.casefold() else known[:64]
@@ -105,8 +120,8 @@ def meaning(scheme: str, code: str, said: str) -> str:
 
 @cache
 def _codes() -> dict[str, dict[str, str]]:
-    """Code: coding scheme: meaning, of those that pydicom knows; SNOMED RT's codes with those of SNOMED CT."""
-    from pydicom.sr._concepts_dict import concepts  # here: a large table, slow to import
+    """Return {code: {coding scheme: meaning}} of the codes known to pydicom, with SNOMED RT codes mapped to SNOMED CT."""
+    from pydicom.sr._concepts_dict import concepts  # imported here because the table is large and slow to import
     from pydicom.sr._snomed_dict import mapping
 
     found: dict[str, dict[str, str]] = {}
@@ -137,7 +152,7 @@ def _lines(name: str) -> list[str]:
 
 
 def values(element: DataElement) -> list[Any]:
-    """The values of an element, one or several."""
+    """Return the values of an element as a list."""
     value = element.value
     if isinstance(value, str | bytes) or not hasattr(value, "__iter__"):
         return [value]
@@ -159,7 +174,7 @@ def _short(kind: str, text: str) -> str:
 
 
 def _counted(element: DataElement, count: int) -> bool:
-    """Whether there are as many values as the dictionary says, and few."""
+    """Whether the number of values agrees with the dictionary and is small."""
     least, _, most = dictionary_VM(element.tag).partition("-")
     if "n" in most or int(most or least) > MOST:
         return count <= VECTORS.get(element.keyword, 0)
@@ -167,10 +182,10 @@ def _counted(element: DataElement, count: int) -> bool:
 
 
 def _measures(kind: str, values: Sequence[Any]) -> bool:
-    """Whether numbers are of a size that measures something, and neither their bytes nor they themselves spell text."""
+    """Whether numbers have a plausible magnitude and neither they nor their bytes encode text."""
     if not all(isinstance(value, int | float) for value in values):
         return False
-    if kind in ("UL", "SL") and len(values) > 2 and max(map(abs, values)) >= 2**16:  # two letters each
+    if kind in ("UL", "SL") and len(values) > 2 and max(map(abs, values)) >= 2**16:  # two characters each
         return False
     if kind in ("FL", "FD") and not all(v == 0 or SMALLEST <= abs(v) <= LARGEST for v in values):
         return False

@@ -1,4 +1,4 @@
-"""A label map as a DICOM segmentation (PS3.3 A.51) in the study, series and place of the images it was made of."""
+"""Write a label map as a DICOM segmentation (PS3.3 A.51) in the study of its source images."""
 
 import hashlib
 import uuid
@@ -19,8 +19,8 @@ from medgen.io.dicom.series import Series, check_unchanged, choose, grouped, lis
 from medgen.io.dicom.stack import stack
 from medgen.io.volume import Volume, same_geometry
 
-# Structure -> its name among the codes of pydicom.sr.codedict.codes.SCT. Sides, plurals and underscores do not matter;
-# what is not here is coded as Tissue and called by its label.
+# Structure name -> attribute of pydicom.sr.codedict.codes.SCT. Sides, plurals and underscores are ignored; structures
+# not listed here are coded as Tissue and labelled with their name.
 STRUCTURES = {
     "aorta": "Aorta", "inferior vena cava": "InferiorVenaCava", "portal vein": "PortalVein", "liver": "Liver",
     "spleen": "Spleen", "kidney": "Kidney", "pancreas": "Pancreas", "adrenal gland": "AdrenalGland",
@@ -46,47 +46,51 @@ def write_seg(
     algorithm: str,
     version: str = "unknown",
 ) -> None:
-    """Write a label map as a binary segmentation into the file ``out``: one segment for each structure.
+    """Write a label map as a binary DICOM segmentation to the file ``out``, with one segment per structure.
 
-    Patient and study are the source images'. Same labels, images and algorithm: same UIDs and same bytes.
+    Patient and study are copied from the source images. The same labels, images and algorithm give the same UIDs and
+    identical bytes.
 
     Args:
-        labels: whole numbers on the source's grid, 0 for the background. With ``frames`` it tells its images itself.
-        names: {label: structure}; a label without a name is called by its number. A structure that is not in the map
-            is left out.
-        source: the series' folder or its files.
-        algorithm, version: what found the structures.
+        labels: integer labels on the grid of the source, 0 for the background. If ``labels.frames`` is set, it defines
+            the source images.
+        names: {label: structure}; a label without a name is named by its number. Structures that do not occur in the
+            map get no segment.
+        source: folder or files of the source series; used if ``labels.frames`` is None.
+        algorithm, version: name and version of the segmentation algorithm.
 
     Raises:
-        InputError: highdicom is missing, labels off the source's grid or none at all, several enhanced images, or what
-            cannot be read or written.
+        InputError: highdicom is missing; the labels are all background, invalid, or not on the grid of the source; the
+            source consists of several enhanced images; or a file cannot be read or written.
     """
     highdicom = _highdicom()
     seg = highdicom.seg
-    images, values = _aligned(labels, source)
+    images, values = _align(labels, source)
     found = [int(value) for value in np.unique(values) if value]
     if not found:
         raise InputError(
             "labels-all-background",
-            f"{out} is not written: no voxel carries a label, and a segmentation needs a segment",
+            f"{out} is not written: all voxels are background, but a DICOM segmentation needs at least one segment",
         )
     numbers = np.searchsorted([0, *found], values).astype(np.uint16 if len(found) > 255 else np.uint8)
     first = images[0]
-    told = f"{algorithm} {version} {[(v, names.get(v)) for v in found]} {hashlib.sha256(numbers.tobytes()).hexdigest()}"
+    content = (
+        f"{algorithm} {version} {[(v, names.get(v)) for v in found]} {hashlib.sha256(numbers.tobytes()).hexdigest()}"
+    )
     synthetic = str(first.get("SeriesDescription", "")).startswith(NOTICE)
     notice = NOTICE if synthetic else "AUTOMATIC, not for primary diagnosis"
-    family = highdicom.sr.CodedConcept("123110", "DCM", "Artificial Intelligence")
-    maker = highdicom.AlgorithmIdentificationSequence(short(algorithm, 64), family, short(version, 64))
+    algorithm_family = highdicom.sr.CodedConcept("123110", "DCM", "Artificial Intelligence")
+    algorithm_id = highdicom.AlgorithmIdentificationSequence(short(algorithm, 64), algorithm_family, short(version, 64))
     try:
         quiet_pydicom()
         ds = seg.Segmentation(
             images,
             numbers,
             seg.SegmentationTypeValues.BINARY,
-            [_described(seg, n, v, names, maker) for n, v in enumerate(found, 1)],
+            [_description(seg, n, v, names, algorithm_id) for n, v in enumerate(found, 1)],
             series_instance_uid=_uid(first.SeriesInstanceUID, algorithm, version),
             series_number=int(first.get("SeriesNumber") or 0) % 10**8 + 3,
-            sop_instance_uid=_uid(first.SeriesInstanceUID, told),
+            sop_instance_uid=_uid(first.SeriesInstanceUID, content),
             instance_number=1,
             manufacturer="medgen",
             manufacturer_model_name=short(algorithm, 64),
@@ -97,15 +101,16 @@ def write_seg(
         )
     except (AttributeError, TypeError, ValueError, KeyError) as error:
         raise InputError(
-            "dicom-header-not-referable", f"{out} is not written: the source's headers allow no segmentation ({error})"
+            "dicom-header-not-referable",
+            f"{out} is not written: no segmentation can be created from the headers of the source ({error})",
         ) from error
-    _settle(ds, first)
-    with atomic_write(out) as aside:
-        ds.save_as(aside, enforce_file_format=True)
+    _make_deterministic(ds, first)
+    with atomic_write(out) as temporary:
+        ds.save_as(temporary, enforce_file_format=True)
 
 
-def _aligned(labels: Volume, source: Path | Sequence[Path]) -> tuple[list[Dataset], np.ndarray]:
-    """The images' headers, and the labels (frames, rows, columns) in their order."""
+def _align(labels: Volume, source: Path | Sequence[Path]) -> tuple[list[Dataset], np.ndarray]:
+    """Return the headers of the source images, and the labels (frames, rows, columns) in the same order."""
     if labels.frames is None:
         frames = _frames(labels, source)
     else:
@@ -113,7 +118,7 @@ def _aligned(labels: Volume, source: Path | Sequence[Path]) -> tuple[list[Datase
     files = list(dict.fromkeys(file for file, _ in frames))
     try:
         images: list[Dataset] = [dcmread(file, stop_before_pixels=True, force=True) for file in files]
-    except Exception as error:  # pydicom raises nearly anything on damaged files
+    except Exception as error:  # pydicom raises arbitrary exceptions on damaged files
         raise InputError(
             "dicom-unreadable", f"{files[0].parent} has an image that cannot be read ({error}); copy it again"
         ) from error
@@ -128,14 +133,15 @@ def _aligned(labels: Volume, source: Path | Sequence[Path]) -> tuple[list[Datase
     if (planes != labels.data.transpose(2, 1, 0)).any() or planes.min() < 0:
         raise InputError(
             "labels-values-invalid",
-            f"{labels.path or 'the label map'} holds values that are no labels (whole numbers from 0)",
+            f"{labels.path or 'the label map'} contains values that are not labels (integers >= 0); "
+            "correct the label map",
         )
     if "PerFrameFunctionalGroupsSequence" not in images[0]:
         return images, planes
     if len(images) > 1:
         raise InputError(
             "dicom-several-enhanced-images",
-            f"{files[0].parent}: segmentations of several enhanced images are not written; use --format nifti",
+            f"{files[0].parent}: segmentations of several enhanced images are not supported; use --format nifti",
         )
     values = np.zeros((int(images[0].NumberOfFrames), *planes.shape[1:]), np.int64)
     values[[frame for _, frame in frames]] = planes
@@ -144,17 +150,19 @@ def _aligned(labels: Volume, source: Path | Sequence[Path]) -> tuple[list[Datase
 
 def _frames(labels: Volume, source: Path | Sequence[Path]) -> list[tuple[Path, int]]:
     if isinstance(source, Path):
-        place, found = source, list_series(source)
+        location, found = source, list_series(source)
     else:
-        place, found = source[0].parent, _of_files(source)
+        location, found = source[0].parent, _of_files(source)
     if not found:
-        raise InputError("dicom-no-series", f"{place} holds no DICOM image series; name the series that was segmented")
-    slices, geometry = stack(choose(found, None, place).slices, place)
+        raise InputError(
+            "dicom-no-series", f"{location} contains no DICOM image series; give the series that was segmented"
+        )
+    slices, geometry = stack(choose(found, None, location).slices, location)
     if not same_geometry(labels.geometry, geometry):
         raise InputError(
             "labels-grid-differs",
-            f"{labels.path or 'the label map'} ({labels.geometry.describe()}) is not on the grid of {place} "
-            f"({geometry.describe()}); segment that series itself",
+            f"{labels.path or 'the label map'} ({labels.geometry.describe()}) is not on the grid of {location} "
+            f"({geometry.describe()}); segment that series directly",
         )
     return [(s.file, s.frame) for s in slices]
 
@@ -164,7 +172,7 @@ def _of_files(files: Sequence[Path]) -> list[Series]:
     return grouped((file, header) for file, header in headers if is_scan(header, file))
 
 
-def _described(seg: Any, number: int, value: int, names: Mapping[int, str], maker: Any) -> Any:
+def _description(seg: Any, number: int, value: int, names: Mapping[int, str], algorithm_id: Any) -> Any:
     name = names.get(value, f"label {value}")
     category, kind = coded(name)
     item = seg.SegmentDescription(
@@ -173,14 +181,14 @@ def _described(seg: Any, number: int, value: int, names: Mapping[int, str], make
         category,
         kind,
         seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=maker,
+        algorithm_identification=algorithm_id,
     )
     item.SegmentDescription = short(f"{name}, value {value} of the label map", 1024)
     return item
 
 
 def coded(name: str) -> tuple[Any, Any]:
-    """Category and type (CID 7150, 7151 and the like) of a structure, as SNOMED CT codes."""
+    """Return the category and type of a structure (such as CID 7150 and 7151) as SNOMED CT codes."""
     from pydicom.sr.codedict import codes
 
     words = [word for word in name.lower().replace("_", " ").replace("-", " ").split() if word not in SIDED]
@@ -197,8 +205,8 @@ def coded(name: str) -> tuple[Any, Any]:
     return codes.SCT.Tissue, codes.SCT.Tissue
 
 
-def _settle(ds: Dataset, first: Dataset) -> None:
-    """In place of what highdicom takes from the clock and at random: the source's date, UIDs derived from the rest."""
+def _make_deterministic(ds: Dataset, first: Dataset) -> None:
+    """Replace the current time and random UIDs set by highdicom with source dates and derived UIDs, in place."""
     ds.ContentDate = first.get("ContentDate") or first.get("AcquisitionDate") or first.get("StudyDate") or "19000101"
     ds.ContentTime = first.get("ContentTime") or first.get("AcquisitionTime") or first.get("StudyTime") or "000000"
     for keyword in ("InstanceCreationDate", "InstanceCreationTime", "SeriesDate", "SeriesTime"):
@@ -211,9 +219,9 @@ def _settle(ds: Dataset, first: Dataset) -> None:
     ds.file_meta.ImplementationVersionName = "MEDGEN"
 
 
-def _uid(*told: str) -> str:
-    """The same UID each time (PS3.5 B.2)."""
-    return f"2.25.{uuid.uuid5(UIDS, chr(10).join(('SEG', *told))).int}"
+def _uid(*content: str) -> str:
+    """Return a UID derived from ``parts``; it is deterministic (PS3.5 B.2)."""
+    return f"2.25.{uuid.uuid5(UIDS, chr(10).join(('SEG', *content))).int}"
 
 
 def _highdicom() -> Any:
