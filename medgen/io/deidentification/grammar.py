@@ -57,21 +57,21 @@ def clean(element: DataElement) -> list[Any]:
     A code string (CS) that is not a defined term is returned as "". A decimal string (DS) that is too long is shortened
     to 16 characters.
     """
-    kind, given = element.VR, values(element)
+    kind, raw_values = element.VR, values(element)
     if " or " in kind and isinstance(element.value, bytes) and len(element.value) % 2 == 0:
-        kind, given = "US", list(struct.unpack(f"<{len(element.value) // 2}H", element.value))
+        kind, raw_values = "US", list(struct.unpack(f"<{len(element.value) // 2}H", element.value))
     if kind == "CS":
-        return [str(value) if is_term(str(value), element.keyword) else "" for value in given]
+        return [str(value) if is_term(str(value), element.keyword) else "" for value in raw_values]
     if kind in PATTERNS:
-        texts = [_text(value) for value in given]
-        fit = not any(isinstance(value, bytes) for value in given)
-        fit = fit and all(matches(kind, text) and _in_range(kind, text) for text in texts)
-        return [_short(kind, text) for text in texts] if fit else []
+        texts = [_text(value) for value in raw_values]
+        valid = not any(isinstance(value, bytes) for value in raw_values)
+        valid = valid and all(matches(kind, text) and _in_range(kind, text) for text in texts)
+        return [_short(kind, text) for text in texts] if valid else []
     if kind == "AT":
-        known = all(dictionary_has_tag(value) for value in given)
-        return given if known and _counted(element, len(given)) else []
+        known = all(dictionary_has_tag(value) for value in raw_values)
+        return raw_values if known and _has_valid_count(element, len(raw_values)) else []
     if kind in WORDS:
-        return given if _counted(element, len(given)) and _measures(kind, given) else []
+        return raw_values if _has_valid_count(element, len(raw_values)) and _measures(kind, raw_values) else []
     return []
 
 
@@ -84,7 +84,7 @@ def is_term(text: str, keyword: str = "") -> bool:
 
 
 def is_technical(text: str) -> bool:
-    """Whether each word of a text of up to 64 characters is in ``technical_words.txt`` or a short token with a digit."""
+    """Whether a text is short and has only words of ``technical_words.txt`` and short tokens with a digit."""
     parts = [part for part in re.split(r"[\s/*,;:()]+", text) if part]
     pieces = [p for part in parts for p in ([part] if part.upper() in words() else re.split("[_+-]", part)) if p]
     return len(text) <= 64 and all(piece.upper() in words() or TOKEN.fullmatch(piece) for piece in pieces)
@@ -100,27 +100,27 @@ def is_scheme(text: str) -> bool:
     return text in SCHEMES or re.fullmatch(r"99[A-Z0-9_]{1,14}", text, re.ASCII) is not None
 
 
-def meaning(scheme: str, code: str, said: str) -> str:
+def meaning(scheme: str, code: str, header_meaning: str) -> str:
     """Return a safe code meaning.
 
     Args:
         scheme: coding scheme designator.
         code: code value.
-        given: meaning found in the header.
+        header_meaning: meaning found in the header.
 
     Returns:
-        ``given`` if it equals the standard meaning (ignoring case) or, for an unknown code, is technical text.
+        ``header_meaning`` if it equals the standard meaning (ignoring case) or, for an unknown code, is technical text.
         Otherwise the standard meaning of a known code, or "REMOVED".
     """
     known = _codes().get(code, {}).get("SCT" if scheme in SNOMED else scheme)
     if known is not None:
-        return said if said.casefold() == known.casefold() else known[:64]
-    return said if is_technical(said) else "REMOVED"
+        return header_meaning if header_meaning.casefold() == known.casefold() else known[:64]
+    return header_meaning if is_technical(header_meaning) else "REMOVED"
 
 
 @cache
 def _codes() -> dict[str, dict[str, str]]:
-    """Return {code: {coding scheme: meaning}} of the codes known to pydicom, with SNOMED RT codes mapped to SNOMED CT."""
+    """Return {code: {coding scheme: meaning}} of all codes in pydicom; SNOMED RT codes get the SNOMED CT meanings."""
     from pydicom.sr._concepts_dict import concepts  # imported here because the table is large and slow to import
     from pydicom.sr._snomed_dict import mapping
 
@@ -128,8 +128,8 @@ def _codes() -> dict[str, dict[str, str]]:
     tables: dict[str, Any] = concepts
     for scheme, names in tables.items():
         for codes in names.values():
-            for code, (told, _) in codes.items():
-                found.setdefault(code, {})[scheme] = told.partition(" (")[0]
+            for code, (concept_name, _) in codes.items():
+                found.setdefault(code, {})[scheme] = concept_name.partition(" (")[0]
     for old, new in mapping["SRT"].items():
         if new in found:
             found.setdefault(old, found[new])
@@ -173,7 +173,7 @@ def _short(kind: str, text: str) -> str:
     return format_number_as_ds(float(text)) if kind == "DS" and len(text) > 16 else text
 
 
-def _counted(element: DataElement, count: int) -> bool:
+def _has_valid_count(element: DataElement, count: int) -> bool:
     """Whether the number of values agrees with the dictionary and is small."""
     least, _, most = dictionary_VM(element.tag).partition("-")
     if "n" in most or int(most or least) > MOST:
@@ -190,5 +190,5 @@ def _measures(kind: str, values: Sequence[Any]) -> bool:
     if kind in ("FL", "FD") and not all(v == 0 or SMALLEST <= abs(v) <= LARGEST for v in values):
         return False
     content = b"".join(struct.pack(WORDS[kind], value) for value in values)
-    spelt = len(values) > 2 and all(32 <= value < 127 for value in values)
-    return not (spelt or (len(content) > 3 and all(32 <= byte < 127 for byte in content)))
+    printable = len(values) > 2 and all(32 <= value < 127 for value in values)
+    return not (printable or (len(content) > 3 and all(32 <= byte < 127 for byte in content)))
