@@ -127,9 +127,10 @@ def read_header(path: Path) -> Header | None:
 
 
 def settle_charset(dataset: Dataset) -> None:
-    """Write the default character repertoire explicitly, or remove the element if it is the only value.
+    """Make SpecificCharacterSet acceptable to highdicom, in place.
 
-    DICOM denotes the default repertoire by an empty value (PS3.3 C.12.1.1.2), which highdicom does not accept.
+    DICOM denotes the default repertoire by an empty value (PS3.3 C.12.1.1.2), which highdicom rejects. Among several
+    values, it is replaced by its defined term; if it is the only value, the element is removed.
     """
     charset = dataset.get("SpecificCharacterSet") or ""
     values = [charset] if isinstance(charset, str) else list(charset)
@@ -203,8 +204,8 @@ def slices_of(path: Path, header: Header) -> list[Slice]:
     if frames is None:
         return [Slice(path, 0, header)]
     shared = {k: v for k, v in header.items() if k != "frames"} | {"NumberOfFrames": 1, "multiframe": True}
-    whole = header.get(OTHERS, {})
-    return [Slice(path, n, shared | frame | {OTHERS: whole | frame.get(OTHERS, {})}) for n, frame in enumerate(frames)]
+    common = header.get(OTHERS, {})
+    return [Slice(path, n, shared | frame | {OTHERS: common | frame.get(OTHERS, {})}) for n, frame in enumerate(frames)]
 
 
 def frame_headers(dataset: Dataset, path: Path) -> list[Header]:

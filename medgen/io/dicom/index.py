@@ -150,7 +150,7 @@ def _load(folder: Path, database: Path) -> dict[str, tuple]:
     return {}
 
 
-def _store(folder: Path, database: Path, new: list[tuple], gone: Iterable[str]) -> None:
+def _store(folder: Path, database: Path, new: list[tuple], deleted: Iterable[str]) -> None:
     database.parent.mkdir(parents=True, exist_ok=True)
     check_ours(database)
     wrote(database)
@@ -159,7 +159,7 @@ def _store(folder: Path, database: Path, new: list[tuple], gone: Iterable[str]) 
         if not connection.execute("SELECT 1 FROM about").fetchall():
             connection.execute("INSERT INTO about VALUES (?, ?)", (VERSION, _folder_key(folder)))
         connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)", new)
-        connection.executemany("DELETE FROM files WHERE path = ?", [(os.fsencode(path),) for path in gone])
+        connection.executemany("DELETE FROM files WHERE path = ?", [(os.fsencode(path),) for path in deleted])
 
 
 def _folder_key(folder: Path) -> bytes:

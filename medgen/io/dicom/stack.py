@@ -221,7 +221,8 @@ def _single_step(item: Slice, normal: np.ndarray) -> np.ndarray:
         if length is not None and length[0] > 0:
             return normal * length[0]
     raise InputError(
-        "dicom-single-slice", f"{item.file} is a single slice without SliceThickness; give a series with several slices"
+        "dicom-single-slice",
+        f"{item.file} is a single slice without SliceThickness and forms no volume; choose a series with several slices",
     )
 
 
