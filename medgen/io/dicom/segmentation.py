@@ -220,7 +220,7 @@ def _make_deterministic(ds: Dataset, first: Dataset) -> None:
 
 
 def _uid(*content: str) -> str:
-    """Return a UID derived from ``parts``; it is deterministic (PS3.5 B.2)."""
+    """Return a UID derived from ``content``; it is deterministic (PS3.5 B.2)."""
     return f"2.25.{uuid.uuid5(UIDS, chr(10).join(('SEG', *content))).int}"
 
 

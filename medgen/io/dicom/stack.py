@@ -222,7 +222,7 @@ def _single_step(item: Slice, normal: np.ndarray) -> np.ndarray:
             return normal * length[0]
     raise InputError(
         "dicom-single-slice",
-        f"{item.file} is a single slice without SliceThickness and forms no volume; choose a series with several slices",
+        f"{item.file} is a single slice without SliceThickness, not a volume; choose a series with several slices",
     )
 
 
