@@ -84,7 +84,9 @@ def measure_case(case: str, files: Mapping[str, Path], measures: Measures) -> Ca
         )
     warnings = [text for volume in volumes.values() for text in volume.warnings]
     if hu and not looks_like_hu(volumes["prediction"].data):
-        warnings.append("the prediction has no air at or below -200 HU although the reference has: is it in HU?")
+        warnings.append(
+            "the prediction has no air (-200 HU or below) although the reference has; check that it is in HU"
+        )
     for role in ("reference", "source"):
         if role in volumes and np.array_equal(volumes[role].data, volumes["prediction"].data):
             warnings.append(
@@ -136,7 +138,7 @@ def _fidelity(
 
     Columns of the source begin with ``source_``.
     """
-    truth = volumes["reference"]
+    reference_volume = volumes["reference"]
     enhancing_values = [value for value, name in measures.names.items() if is_enhancing(name)]
     enhancing = np.isin(volumes["labels"].data, enhancing_values) if "labels" in volumes and enhancing_values else None
     metrics: dict[str, float] = {}
@@ -144,7 +146,9 @@ def _fidelity(
         if role not in volumes:
             continue
         image = volumes[role].data
-        pair = Pair(truth.data, image, data_range=measures.data_range or HU_RANGE, spacing=truth.spacing)
+        pair = Pair(
+            reference_volume.data, image, data_range=measures.data_range or HU_RANGE, spacing=reference_volume.spacing
+        )
         found = {name: within(pair, mask) for name, mask in masks.items()}
         inside = next((found[name] for name in ("mask", "foreground") if name in masks), None)
         places = {"": within(pair) if inside is None else inside}
@@ -169,9 +173,11 @@ def _segmentation(volumes: Mapping[str, Volume], measures: Measures, files: Mapp
     """Return one row per label of the reference or of the prediction segmentation; empty unless both are given."""
     if "labels" not in volumes or "prediction_labels" not in volumes:
         return []
-    truth, found = volumes["labels"], volumes["prediction_labels"]
+    reference_volume, found = volumes["labels"], volumes["prediction_labels"]
     try:
-        scores = segmentation_scores(truth.data, found.data, truth.spacing, tolerance_mm=measures.tolerance_mm)
+        scores = segmentation_scores(
+            reference_volume.data, found.data, reference_volume.spacing, tolerance_mm=measures.tolerance_mm
+        )
     except InputError as error:
         raise InputError(
             "labels-comparison-failed", f"{files['labels']} and {files['prediction_labels']}: {error}"

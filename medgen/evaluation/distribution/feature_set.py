@@ -156,7 +156,7 @@ def load_features(path: Path | str, extractor: Extractor) -> FeatureSet:
         if getattr(features, key) != expected:
             raise InputError(
                 "features-settings-differ",
-                f"{path} holds features whose {key} is {getattr(features, key)!r}, not {expected!r}; compute the features "
-                "again with this extractor",
+                f"{path} holds features whose {key} is {getattr(features, key)!r}, not {expected!r}; compute the "
+                "features again with this extractor",
             )
     return features

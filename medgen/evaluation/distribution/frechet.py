@@ -127,7 +127,7 @@ def frechet_distance(reference: Array | Statistics, prediction: Array | Statisti
     r, g = _statistics(reference, "reference"), _statistics(prediction, "prediction")
     if len(r.mean) != len(g.mean):
         raise InputError(
-            "features-count-differs", f"the reference has {len(r.mean)} features a row, the prediction {len(g.mean)}"
+            "features-count-differs", f"the reference has {len(r.mean)} features per row, the prediction {len(g.mean)}"
         )
     between = float(((r.mean - g.mean) ** 2).sum())
     within = float((r.factor**2).sum() + (g.factor**2).sum())

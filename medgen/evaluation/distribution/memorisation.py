@@ -100,8 +100,8 @@ def memorisation_test(
     images. A volume identical to a training volume is always a copy.
 
     Training volumes that repeat another one (closer than a tenth of the median distance: a duplicate scan, or two scans
-    of a patient) are excluded, because they make real distances small and hide copies. Held-out volumes that close to a
-    training volume are excluded, because they do not differ from the training data.
+    of a patient) are excluded, because they make real distances small and hide copies. Held-out volumes that repeat a
+    training volume in this sense are excluded too, because the model was trained on the same scan or patient.
 
     Args:
         training: rows (m, d), one per training volume (``volume_descriptor``), m ≥ 4 without repeats.
@@ -133,7 +133,7 @@ def memorisation_test(
         if has_held_out
         else _nearest(distinct_rows, distinct_rows, skip_self=True)[1]
     )
-    places, distances = _nearest(s, t)
+    neighbour_index, distances = _nearest(s, t)
     p_set = (
         float(stats.mannwhitneyu(distances, real, alternative="less").pvalue)
         if has_held_out
@@ -144,7 +144,7 @@ def memorisation_test(
         distances <= IDENTICAL * median_distance
     )
     pairs = [
-        Pair(synthetic_labels[i], names[places[i]], float(distances[i]), float(p_values[i]), bool(copies[i]))
+        Pair(synthetic_labels[i], names[neighbour_index[i]], float(distances[i]), float(p_values[i]), bool(copies[i]))
         for i in np.argsort(distances, kind="stable")
     ]
     return Memorisation(
@@ -240,14 +240,14 @@ def _permutation_p(t: Array, s: Array, seed: int = 0) -> float:
 
 def _nearest(rows: Array, others: Array, *, skip_self: bool = False) -> tuple[NDArray[np.int64], Array]:
     """Return index and Euclidean distance of the nearest of ``others`` for each row."""
-    places, distances = [], []
+    neighbour_index, distances = [], []
     for row_index, row in enumerate(rows):
         squared = ((others - row) ** 2).sum(1)
         if skip_self:
             squared[row_index] = np.inf
-        places.append(int(squared.argmin()))
+        neighbour_index.append(int(squared.argmin()))
         distances.append(float(np.sqrt(squared.min())))
-    return np.array(places), np.array(distances)
+    return np.array(neighbour_index), np.array(distances)
 
 
 def _tail(distances: Array, real: Array) -> Array:
@@ -263,7 +263,7 @@ def _check(t: Array, s: Array, h: Array) -> None:
         if rows.ndim != 2 or rows.shape[1:] != t.shape[1:]:
             raise InputError(
                 "features-not-rows",
-                f"{name} rows {rows.shape} must be (n, d) with the d of the training rows {t.shape}",
+                f"{name} rows {rows.shape} must be (n, d) with the same d as the training rows {t.shape}",
             )
         if len(rows) < minimum:
             raise InputError(

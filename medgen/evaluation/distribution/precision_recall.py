@@ -86,11 +86,11 @@ def _radii(x: GroupedRows, ks: Sequence[int]) -> Array:
     radii = np.full((len(x.rows), largest_k), np.inf)
     for p in x.blocks():
         near = radii[p.row_slice]
-        own = np.repeat(np.arange(p.groups.start, p.groups.stop), x.sizes[p.groups])
+        own_group = np.repeat(np.arange(p.groups.start, p.groups.stop), x.sizes[p.groups])
         for q in x.blocks():
             squared = join_columns(squared_distances(p.rows, q.rows), q, np.minimum)
             if q.groups == p.groups:
-                squared[np.arange(len(own)), own - q.groups.start] = np.inf
+                squared[np.arange(len(own_group)), own_group - q.groups.start] = np.inf
             near = np.partition(np.hstack([near, squared]), largest_k - 1, axis=1)[:, :largest_k]
         radii[p.row_slice] = np.sort(near, axis=1)
     return radii.T[[k - 1 for k in ks]]

@@ -96,7 +96,7 @@ def resnet(depth: int) -> ResNet:
     """Return MONAI's 3D ResNet configured as the MedicalNet of a depth, without the segmentation head."""
     if depth not in DEPTHS:
         raise InputError(
-            "extractor-depth-unknown", f"depth {depth} is not among MedicalNet's {', '.join(map(str, DEPTHS))}"
+            "extractor-depth-unknown", f"depth {depth} is not one of MedicalNet's depths {', '.join(map(str, DEPTHS))}"
         )
     block, layers, shortcut = DEPTHS[depth]
     return ResNet(

@@ -73,21 +73,21 @@ RMSE = Metric(
 )  # fmt: skip
 PSNR = Metric(
     "psnr", "PSNR", "dB", 2, "higher", "10 log₁₀(data range² / mean squared error); higher is better",
-    needs=("truth", "data range"),
+    needs=("reference", "data range"),
     columns="first",
     within=lambda pair, mask: voxelwise.psnr(pair.reference, pair.prediction, data_range=pair.data_range, mask=mask),
     by_label=_label_psnr,
 )  # fmt: skip
 SSIM = Metric(
     "ssim", "SSIM", "", 4, "higher", "similarity of local mean, contrast and structure; 1 is identical",
-    needs=("truth", "data range"),
+    needs=("reference", "data range"),
     columns="first",
     map=lambda pair: pair.kept(_ssim_map),
     within=lambda pair, mask: ssim.mean_ssim(pair.kept(_ssim_map), mask),
 )  # fmt: skip
 MS_SSIM = Metric(
     "ms_ssim", "MS-SSIM", "", 4, "higher", "SSIM over several resolutions; 1 is identical",
-    needs=("truth", "data range", "axes of 16 voxels"),
+    needs=("reference", "data range", "axes of 16 voxels"),
     within=_ms_ssim,
     by_label=_label_ms_ssim,
 )  # fmt: skip
@@ -99,7 +99,7 @@ NCC = Metric(
 GRADIENT_ERROR = Metric(
     "gradient_error", "Gradient error", "*/mm", 2, "lower",
     "mean absolute error of the gradient magnitude; detects lost or new edges",
-    needs=("truth", "spacing"),
+    needs=("reference", "spacing"),
     map=lambda pair: pair.kept(_gradient_error_map),
 )  # fmt: skip
 _OVERLAP: Sequence[tuple[str, str, str, int, Literal["higher", "lower"] | None, str]] = (
@@ -118,7 +118,7 @@ SEGMENTATION = tuple(
 SLICE_JUMP = Metric(
     "slice_jump", "Slice jump", "", 2, "lower",
     "between-slice over within-slice change, relative to the reference scan; 1 is as smooth, above 1 has steps",
-    needs=("truth or source",),
+    needs=("reference or source",),
     places=("",),
     columns="first",
 )  # fmt: skip
@@ -129,7 +129,7 @@ def _challenge_metric(metric: Metric, profile: str, **changes: Any) -> Metric:
     return replace(
         metric,
         profile=profile,
-        needs=("truth", "HU"),
+        needs=("reference", "HU"),
         places=("",),
         columns="measured",
         map=None,

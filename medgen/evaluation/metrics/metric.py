@@ -83,7 +83,7 @@ class Metric:
     better: Literal["higher", "lower"] | None
     about: str
     profile: str = "generic"
-    needs: Sequence[str] = ("truth",)
+    needs: Sequence[str] = ("reference",)
     places: Sequence[str] = ("", "body_")
     columns: Literal["first", "always", "measured"] = "measured"
     map: Callable[[Pair], Array | None] | None = None

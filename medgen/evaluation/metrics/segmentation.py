@@ -56,8 +56,8 @@ def segmentation_scores(
     - ``volume_reference``, ``volume_prediction`` and ``volume_error``, prediction - reference: ml.
 
     For labels in both volumes they equal MONAI's ``compute_hausdorff_distance(percentile=95)``,
-    ``compute_average_surface_distance(symmetric=True)`` and ``compute_surface_dice``. A label in only one volume has Dice and surface
-    Dice 0 and distances inf; a label in neither has volumes 0 and NaN for all other scores.
+    ``compute_average_surface_distance(symmetric=True)`` and ``compute_surface_dice``. A label in only one volume has
+    Dice and surface Dice 0 and distances inf; a label in neither has volumes 0 and NaN for all other scores.
 
     Args:
         reference, prediction: label volumes (X, Y, Z).
