@@ -73,7 +73,7 @@ def run_arms(
         raise InputError("downstream-arm-unknown", f"{unknown[0]!r} is no arm; choose from {', '.join(ARMS)}")
     rows: list[Row] = []
     failures: list[Failure] = []
-    for generator, made in {"": (), **synthetic}.items():
+    for generator, generated in {"": (), **synthetic}.items():
         chosen = [arm for arm in ARMS if arm in arms and (ARMS[arm][0] == BASELINE) == (not generator)]
         for classical in (False, True):
             arm_of_protocol = {ARMS[arm][0]: arm for arm in chosen if ARMS[arm][1] == classical}
@@ -81,7 +81,7 @@ def run_arms(
                 continue
             found = run_protocols(
                 real,
-                made,
+                generated,
                 out / (generator or "real") / ("classical" if classical else "plain"),
                 protocols=list(arm_of_protocol),
                 folds=[tested],
@@ -105,7 +105,7 @@ def summarise_arms(rows: Sequence[Row]) -> list[Row]:
     draws they are bootstrapped over the test patients, for fixed training cases. None if there is too little data.
     """
     base = {_pair(row): row["dice"] for row in rows if not row["generator"]}
-    made = []
+    generated = []
     for arm, generator in dict.fromkeys((row["arm"], row["generator"]) for row in rows):
         arm_rows = [row for row in rows if (row["arm"], row["generator"]) == (arm, generator)]
         other = ARMS[arm][2]
@@ -118,7 +118,7 @@ def summarise_arms(rows: Sequence[Row]) -> list[Row]:
                 if other
                 else (None, None)
             )
-            made.append(
+            generated.append(
                 {
                     "arm": arm,
                     "generator": generator,
@@ -133,7 +133,7 @@ def summarise_arms(rows: Sequence[Row]) -> list[Row]:
                     "gain_interval": gain[1],
                 }
             )
-    return made
+    return generated
 
 
 def _pair(row: Row) -> tuple[Any, ...]:

@@ -157,7 +157,7 @@ def _fidelity(
         if enhancing is not None and enhancing.any():
             places["enhancing_"] = within(pair, enhancing, place="enhancing_")
         for place, row in places.items():
-            columns = [of.name for of in pair_metrics(place=place) if of.name in row]
+            columns = [pair_metric.name for pair_metric in pair_metrics(place=place) if pair_metric.name in row]
             metrics |= {f"{prefix}{place}{name}": row[name] for name in columns}
         if measures.profile != "generic":
             profile_scores = within(pair, masks.get("mask", masks.get("body")), profile=measures.profile)
