@@ -99,8 +99,8 @@ def _with_patients(dataset: LabelledDataset, pattern: str | None) -> LabelledDat
         for case, known_case, (patient, donors) in zip(inputs, known, identified(known), strict=True)
     ]
     test_patients = {case.patient for case in cases if case.test}
-    has_splits = bool(dataset.folds) or any(case.test or case.held for case in cases)
-    warnings = [*dataset.warnings, *([] if has_splits else unread_splits(dataset.root))]
+    known_splits = bool(dataset.folds) or any(case.test or case.held for case in cases)
+    warnings = [*dataset.warnings, *([] if known_splits else unread_splits(dataset.root))]
     if pattern is None:
         listed = {case.name for case in inputs if case.patient}
         real = {c.name: c.patient for c, known_case in zip(cases, known, strict=True) if not known_case.synthetic}
@@ -116,8 +116,8 @@ def _record(known: Known, synthetic: Mapping[str, Any]) -> Mapping[str, Any] | N
 
     A case of ``medgen synthesize`` gets an empty record, which only marks it as synthetic.
     """
-    minimal: dict[str, Any] | None = {"operations": []} if known.synthetic and not known.unrecorded else None
-    return synthetic.get(known.name, minimal)
+    minimal_record: dict[str, Any] | None = {"operations": []} if known.synthetic and not known.unrecorded else None
+    return synthetic.get(known.name, minimal_record)
 
 
 def _with_fault(case: LabelledCase, test_patients: set[str], duplicate: bool) -> LabelledCase:
@@ -251,8 +251,8 @@ def _folders(root: Path, channels: Sequence[str]) -> LabelledDataset:
     cases = _of_case_folders(root, places, folders) if places else _of_folders(root, folders)
     endings = {next(e for e in ENDINGS if has_ending(path, (e,))) for case in cases for path in case.images}
     ending = endings.pop() if len(endings) == 1 else ".nii.gz"
-    named_channels = (_modality(cases),) if places and len(folders) == 1 else tuple(channels) or (_modality(cases),)
-    dataset = _dataset({"labels": read_json(table)}, table, named_channels, ending, cases)
+    named = (_modality(cases),) if places and len(folders) == 1 else tuple(channels) or (_modality(cases),)
+    dataset = _dataset({"labels": read_json(table)}, table, named, ending, cases)
     unread_warnings = (
         without_case(root, places, folders) if places else unread(*(root / name for name in (*folders, "labels")))
     )
@@ -266,8 +266,8 @@ def _held_fold(cases: Sequence[LabelledCase]) -> Folds:
 
 
 def _folds_beside(root: Path) -> Folds:
-    has_splits = stated_folds(root)
-    return has_splits[1] if has_splits else []
+    known_splits = stated_folds(root)
+    return known_splits[1] if known_splits else []
 
 
 def _of_folders(root: Path, folders: Sequence[str]) -> list[LabelledCase]:
@@ -367,10 +367,10 @@ def label_table(labels: Any, table: Path) -> dict[str, int]:
             f"{table} defines the region {region} = {labels[region]}, but medgen writes plain labels only; give each "
             "value its own name here and define the regions in the dataset that medgen writes",
         )
-    named_channels = named_labels(labels, table, ignored=True) or {}
-    if "background" in named_channels:
+    named = named_labels(labels, table, ignored=True) or {}
+    if "background" in named:
         raise InputError(
             "labels-background-not-zero",
-            f"{table} gives background the value {named_channels['background']}, but it must be 0; change it",
+            f"{table} gives background the value {named['background']}, but it must be 0; change it",
         )
-    return {"background": 0, **dict(sorted(named_channels.items(), key=lambda item: (item[0] == "ignore", item[1])))}
+    return {"background": 0, **dict(sorted(named.items(), key=lambda item: (item[0] == "ignore", item[1])))}

@@ -20,7 +20,7 @@ def patient_folds(cases: Sequence[LabelledCase], existing: Folds = ()) -> Folds:
 
     Args:
         cases: all cases outside the test set.
-        stated: existing folds of the dataset; names that are not among ``cases`` are ignored.
+        existing: folds of the dataset; names that are not among ``cases`` are ignored.
 
     Raises:
         InputError: the real cases are of fewer than two patients; an existing fold trains on a patient that it
@@ -63,8 +63,8 @@ def _existing_fold(cases: Sequence[LabelledCase], fold: dict[str, list[str]], nu
         raise InputError(
             "split-patient-in-both",
             f"fold {number} of the dataset trains on case {split_case.name} and validates case "
-            f"{held[split_case.patient]}, but both are of patient {split_case.patient}; put all cases of a patient into "
-            "one part",
+            f"{held[split_case.patient]}, but both are of patient {split_case.patient}; put all cases of a patient "
+            "into one part",
         )
     others = {case.patient for case in real} - {case.patient for case in train}
     synthetic = [case for case in cases if case.record is not None and not case.patients & others]

@@ -206,8 +206,8 @@ def lesion_augmenter(
         if not records:
             raise InputError(
                 "lesions-not-realistic",
-                f"{label.path or 'this case'}: none of the {n_lesions} lesions that {painter} made looks like real ones "
-                f"(they differ in {', '.join(mismatches)}); train the model longer, choose another painter, or leave "
+                f"{label.path or 'this case'}: none of the {n_lesions} lesions that {painter} made looks like real "
+                f"ones (different:  {', '.join(mismatches)}); train the model longer, choose another painter or leave "
                 "this case out",
             )
         return images, label, records
