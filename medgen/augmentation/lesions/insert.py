@@ -207,7 +207,7 @@ def lesion_augmenter(
             raise InputError(
                 "lesions-not-realistic",
                 f"{label.path or 'this case'}: none of the {n_lesions} lesions that {painter} made looks like real "
-                f"ones (different:  {', '.join(mismatches)}); train the model longer, choose another painter or leave "
+                f"ones (different: {', '.join(mismatches)}); train the model longer, choose another painter or leave "
                 "this case out",
             )
         return images, label, records
