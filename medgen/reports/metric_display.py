@@ -11,7 +11,7 @@ from medgen.evaluation.metrics import catalogue
 from medgen.evaluation.metrics.catalogue import PLACES, SLICE_JUMP, find
 from medgen.reports.results import System
 
-SAME = "images identical to the truth"  # PSNR is the only metric that can be infinite; infinite is best
+SAME = "images identical to the truth"  # of the image metrics only PSNR can be infinite, which is best
 # Values of the structure check: pattern, label, unit, digits, explanation. A value in % is multiplied by 100.
 CHECKS = (
     (r"flip_gain_(.+)", "flip gain {}", "", 2, "gain in edge correlation from mirroring the output; above 0: flipped"),

@@ -57,7 +57,8 @@ def save_page(html: str, out_html: Path) -> Path:
         out_html.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            "folder-not-creatable", f"{out_html.parent} cannot be created for the report: {error.strerror or error}"
+            "folder-not-creatable",
+            f"{out_html.parent} cannot be created for the report ({error.strerror or error}); choose another folder",
         ) from error
     write_text(out_html, html)
     return out_html

@@ -158,7 +158,7 @@ class DatasetWriter:
         unused = in_no_fold(training, folds)
         for kind, made in (("synthetic", True), ("real", False)):
             if names := [c.name for c in training if c.name in set(unused) and (c.record is not None) == made]:
-                why = " because no fold trains on all patients of any of them" if made else ""
+                why = ": each shows several patients, and no fold trains on all of them" if made else ""
                 self.warnings.append(f"{len(names)} {kind} cases are in no fold{why} ({some(names)})")
         return self.layout.write_index(replace(self.dataset, cases=tuple(cases), folds=folds))
 

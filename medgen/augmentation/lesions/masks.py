@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from medgen.augmentation.lesions.library import Lesion
 
-REDRAWN = 10  # draws to get a shape within the range of real sizes; with very large voxels none may be
+REDRAWN = 10  # maximum draws to get a shape within the range of real sizes; impossible with very large voxels
 ROOM_MM = 6.0  # margin around the mask of a shape
 
 
