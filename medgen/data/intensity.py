@@ -38,7 +38,7 @@ def encoded(codes: Sequence[Code], data: Sequence[np.ndarray]) -> np.ndarray:
 class Range:
     """Linear encoding of one case: ``low`` ↦ -1, ``high`` ↦ 1, values beyond are clipped.
 
-    ``outside``: treatment of source values at or beyond the ends of the range (bone, metal, air, padding) by ``carried``.
+    ``outside``: handling of source values at or beyond an end of the range (bone, metal, air, padding) by ``carried``.
     ``"preserve"`` copies them to the output; only valid if source and target have the same units.
     ``"preserve_unchanged"`` does the same, but above the range only where the translation stays near the upper end.
     ``"clip"`` discards them.
