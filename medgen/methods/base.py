@@ -31,12 +31,12 @@ class MethodSettings(Section):
 
 
 class Method(Protocol):
-    """Interface of the classes in ``medgen/methods``; they are created with their ``Settings`` and a ``types.DataShape``."""
+    """Interface of the classes in ``medgen/methods``; each is created from its ``Settings`` and a ``types.DataShape``."""
 
     networks: dict[str, nn.Module]  # all trainable networks
     memory: dict[str, nn.Module]  # other training state, e.g. image pools; saved for resume
     adversaries: "dict[str, Adversary]"  # discriminators by name; the training loop logs their health
-    generator: str  # key of the network that ``translate`` runs; training keeps its EMA
+    generator: str  # key in ``networks`` of the network that ``translate`` runs and that has an EMA
 
     def optimizers(self) -> dict[str, Optimizer]: ...
 

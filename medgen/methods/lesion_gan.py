@@ -239,7 +239,8 @@ def borrowed(x: Tensor, hole: Tensor, healthy: Tensor, step: int) -> tuple[Tenso
     healthy tissue.
 
     Returns:
-        The part (B, 1, ...) of the shifted hole that lies on healthy tissue, and the grain (B, C, ...), shifted into the hole.
+        The part of the shifted hole that lies on healthy tissue (B, 1, ...), and the grain shifted into the hole
+        (B, C, ...).
     """
     grain = (x - local_mean(x, healthy)) * healthy
     random = torch.Generator("cpu").manual_seed(step)
@@ -260,7 +261,7 @@ def local_mean(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def mean_of(x: Tensor, width: int) -> Tensor:
-    """A: mean filter of ``across`` voxels along each axis."""
+    """A: mean filter of ``width`` voxels along each axis."""
     pool = nnf.avg_pool3d if x.ndim == 5 else nnf.avg_pool2d
     return pool(x, width, stride=1, padding=width // 2, count_include_pad=False)
 

@@ -37,7 +37,7 @@ class Settings(MethodSettings):
     )
     adversary: AdversarySettings = Field(
         AdversarySettings(objective="hinge", scales=2, spectral_norm=True, lr=4e-4),
-        description="D, the discriminator of pairs of map and image; layers 3 is 4 in the paper, which counts the first",
+        description="D, the discriminator of pairs of map and image; layers 3 is the paper's 4, with the first",
     )
     texture: Annotated[int, Field(ge=0)] = Field(
         0,
