@@ -144,7 +144,7 @@ def _bspline(fixed: sitk.Image, moving: sitk.Image, rigid: sitk.Transform) -> si
 
 
 def _registration(fixed: sitk.Image, levels: int, min_voxels: int = 0) -> sitk.ImageRegistrationMethod:
-    """Mattes mutual information on a pyramid; coarse levels with fewer than ``least`` voxels are skipped."""
+    """Mattes mutual information on a pyramid; coarse levels with fewer than ``min_voxels`` voxels are skipped."""
     registration = sitk.ImageRegistrationMethod()
     registration.SetMetricAsMattesMutualInformation(BINS)
     registration.SetMetricSamplingStrategy(registration.REGULAR)

@@ -80,8 +80,8 @@ def resembles_target(scan: dict[str, Any], sources: list[dict[str, Any]], target
     """Whether a scan looks like the model's output, not like its input, e.g. a CT that is already non-contrast.
 
     The quantiles are weighted by the distance between sources and targets relative to their spread (linear
-    discriminant with a diagonal covariance; a dozen scans are too few for the full covariance of 25 quantiles). False
-    with fewer than three scans on either side, if the scores of sources and targets overlap, and if the scan lies
+    discriminant with a diagonal covariance; a dozen scans are too few for the full covariance of 25 quantiles).
+    Returns False with fewer than three scans on either side, if the scores of sources and targets overlap, and if the scan lies
     beyond the targets by at least the gap between targets and sources.
 
     Args:

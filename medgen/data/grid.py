@@ -17,7 +17,7 @@ def resample(volume: Volume, spacing: tuple[float, ...], *, labels: bool = False
     Args:
         volume: (X, Y, Z); its affine may be oblique.
         spacing: new voxel spacing in mm along each array axis.
-        labels: treat values as labels: the largest share wins, see ``data.labels.resampling``; no smoothing.
+        labels: the label with the largest share wins, see ``data.labels.resampling``; no smoothing.
     """
     old = np.asarray(volume.spacing)
     new = np.asarray(spacing, float)
@@ -38,7 +38,7 @@ def resample(volume: Volume, spacing: tuple[float, ...], *, labels: bool = False
 def resample_like(volume: Volume, reference: Volume, *, labels: bool = False) -> np.ndarray:
     """Resample ``volume`` at the voxel centres of ``reference``: linear, edge values repeated outside.
 
-    ``labels``: treat values as labels: the largest share wins, see ``data.labels.resampling``; 0 outside.
+    ``labels``: the label with the largest share wins, see ``data.labels.resampling``; 0 outside.
     """
     to_voxel = np.linalg.inv(volume.affine) @ reference.affine
     step, first, shape = np.diag(to_voxel)[:3], to_voxel[:3, 3], reference.data.shape

@@ -31,7 +31,7 @@ class MethodSettings(Section):
 
 
 class Method(Protocol):
-    """Interface of the classes in ``medgen/methods``; each is created from its ``Settings`` and a ``types.DataShape``."""
+    """Interface of the classes in ``medgen/methods``, created from their ``Settings`` and a ``types.DataShape``."""
 
     networks: dict[str, nn.Module]  # all trainable networks
     memory: dict[str, nn.Module]  # other training state, e.g. image pools; saved for resume

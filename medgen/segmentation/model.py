@@ -210,7 +210,7 @@ def _highest_logit(logits: torch.Tensor) -> np.ndarray:
 
 
 def _most_probable(logits: torch.Tensor, grid: Volume, canonical: Volume) -> np.ndarray:
-    """Most probable class at each voxel of ``upright``, resampling one class at a time. Overwrites ``logits``."""
+    """Most probable class at each voxel of ``canonical``, resampling one class at a time. Overwrites ``logits``."""
     for x in range(logits.shape[1]):
         logits[:, x] = logits[:, x].softmax(0)
     best = np.full(canonical.data.shape, -1, np.float32)
