@@ -81,8 +81,9 @@ def resembles_target(scan: dict[str, Any], sources: list[dict[str, Any]], target
 
     The quantiles are weighted by the distance between sources and targets relative to their spread (linear
     discriminant with a diagonal covariance; a dozen scans are too few for the full covariance of 25 quantiles).
-    Returns False with fewer than three scans on either side, if the scores of sources and targets overlap, and if the scan lies
-    beyond the targets by at least the gap between targets and sources.
+
+    Returns False with fewer than three scans on either side, if the scores of sources and targets overlap, or if the
+    scan lies beyond the targets by at least the gap between targets and sources.
 
     Args:
         scan, sources, targets: fingerprints from ``describe``, all with the same encoding.

@@ -48,7 +48,7 @@ class AdversarySettings(Section):
         False, description="convolve at full resolution and blur before each halving (CUT: true; Zhang 2019)"
     )
     spectral_norm: bool = Field(
-        False, description="keep each convolution's largest singular value at 1 (Miyato 2018); with norm none"
+        False, description="keep each convolution's largest singular value at 1 (Miyato 2018); use with norm none"
     )
     pool: Annotated[int, Field(ge=0)] = Field(
         0,

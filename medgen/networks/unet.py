@@ -50,7 +50,7 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         if levels < 2:
-            raise ValueError(f"a U-Net needs at least 2 levels, got {levels}")
+            raise ValueError(f"a U-Net needs at least 2 levels; got {levels}")
         if full_resolution_filters and pointwise_features:
             raise ValueError(
                 f"set full_resolution_filters ({full_resolution_filters}) or "
