@@ -66,7 +66,9 @@ class Patches(Dataset):
         artefacts: tuple[dict[str, Any], ...] = (),
     ) -> None:
         if paired and set(sources) != set(targets):
-            raise ValueError(f"paired sampling needs the same cases on both sides; got {sources} and {targets}")
+            raise ValueError(
+                f"paired sampling needs the same cases as sources and targets; got {sources} and {targets}"
+            )
         self.sources, self.targets, self.labels = sources, targets, labels or {}
         self.domains, self.siblings, self.paired, self.seed = domains or {}, siblings or {}, paired, seed
         self.centres, self.foreground_fraction = centres or {}, foreground_fraction

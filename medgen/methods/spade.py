@@ -37,7 +37,8 @@ class Settings(MethodSettings):
     )
     adversary: AdversarySettings = Field(
         AdversarySettings(objective="hinge", scales=2, spectral_norm=True, lr=4e-4),
-        description="D, the discriminator of pairs of map and image; layers 3 is the paper's 4, with the first",
+        description="D, the discriminator of pairs of map and image; layers: 3 corresponds to 4 in the paper, "
+        "which also counts the first layer",
     )
     texture: Annotated[int, Field(ge=0)] = Field(
         0,

@@ -53,7 +53,7 @@ class GeneratorSettings(Section):
     pointwise_features: Annotated[int, Field(ge=0)] = Field(
         0,
         description="unet: features that a last pointwise layer combines with the input, so that each voxel's own "
-        "intensity is used; cheaper than full_resolution_filters, excludes it; 0: none (paper)",
+        "intensity is used; cheaper than full_resolution_filters, cannot be combined with it; 0: none (paper)",
     )
     antialias: bool = Field(False, description="resnet: blur before halving, interpolate before convolving (CUT: true)")
     residual: Start = Field(
