@@ -58,7 +58,7 @@ class Settings(MethodSettings):
     )
     weight_identity: Weight = Field(
         0.0,
-        description="weight of the L1 distance of output to input if it is of the requested domain already (not in paper)",
+        description="weight of the L1 distance of output to input if both are of the same domain (not in the paper)",
     )
     weight_l1: Weight = Field(
         0.0,
