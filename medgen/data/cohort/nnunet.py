@@ -83,13 +83,13 @@ def part_files(
     labels: dict[str, Path] = {}
     for name, entry in listed.items():
         checked_name(name, table)
-        image_list = entry.get("images") if isinstance(entry, dict) else None
-        if not isinstance(image_list, list):
+        raw_value = entry.get("images") if isinstance(entry, dict) else None
+        if not isinstance(raw_value, list):
             raise InputError(
                 "dataset-entry-form",
                 f"{table}: {name} under 'dataset' must be {{'images': [...], 'label': ...}}; correct it",
             )
-        images |= {(name, channel): listed_file(value, table) for channel, value in enumerate(image_list)}
+        images |= {(name, channel): listed_file(value, table) for channel, value in enumerate(raw_value)}
         labels |= {name: listed_file(entry["label"], table)} if entry.get("label") else {}
     if absent := next((file for file in (*images.values(), *labels.values()) if not is_there(file)), None):
         raise InputError("datalist-file-missing", f"{table} lists {absent}, which does not exist; correct the list")
@@ -119,12 +119,12 @@ def is_nnunet(root: Path, content: Any) -> bool:
 
 def nnunet_ending(content: Mapping[str, Any], table: Path) -> str:
     """Return ``file_ending`` of dataset.json in lower case. Raises InputError if it is not supported."""
-    image_list = content.get("file_ending", ".nii.gz")
-    ending = f".{image_list.lower().lstrip('.')}" if isinstance(image_list, str) else image_list
+    raw_value = content.get("file_ending", ".nii.gz")
+    ending = f".{raw_value.lower().lstrip('.')}" if isinstance(raw_value, str) else raw_value
     if ending not in ENDINGS:
         raise InputError(
             "dataset-file-ending",
-            f"{table}: file_ending {image_list!r} is not supported; use one of {' '.join(ENDINGS)}",
+            f"{table}: file_ending {raw_value!r} is not supported; use one of {' '.join(ENDINGS)}",
         )
     return ending
 
