@@ -105,7 +105,7 @@ class Volume:
         return self.geometry.spacing
 
     def replaced(self, data: np.ndarray, dtype: Any = None) -> "Volume":
-        """Return a copy with new values on the same grid, the same header and, unless ``dtype`` is given, stored type."""
+        """Return a copy with new values on the same grid; the stored type is kept unless ``dtype`` is given."""
         if data.shape != self.data.shape:
             raise ValueError(f"the new data have the shape {data.shape}, but the grid has {self.data.shape}")
         return replace(self, data=data, dtype=self.dtype if dtype is None else np.dtype(dtype))
