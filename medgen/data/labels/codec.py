@@ -49,7 +49,7 @@ class LabelTable:
         return list(self.names)
 
     def structures(self, data: np.ndarray) -> np.ndarray:
-        """Replace the tissue classes of a label map (X, Y, Z) by background 0, as needed to train a segmentation network."""
+        """Replace the tissue classes of a label map (X, Y, Z) by background 0, for segmentation training."""
         return np.where(np.isin(data, list(self.labels.values())), data, 0)
 
     def check(self, data: np.ndarray, path: Path | None) -> None:

@@ -87,7 +87,7 @@ def _classes(
 
 
 def part_voxels(classes: np.ndarray, selected: Sequence[int]) -> np.ndarray:
-    """Draw the same number of voxels from each connected component of the classes ``selected``; returns (n, 3) indices."""
+    """Draw equally many voxels from each connected component of the classes ``selected``; return (n, 3) indices."""
     rng, found = np.random.default_rng(0), []
     for value in selected:
         parts, _ = ndimage.label(classes == value, np.ones((3, 3, 3)))
