@@ -17,9 +17,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     Raises InputError if the file cannot be written or would replace a file that medgen did not write, see ``claim``.
     """
     path = Path(path)
-    temporary = path.with_name(
-        f".part-{path.name}"
-    )  # fixed name, so that the next run overwrites leftovers of a killed one
+    temporary = path.with_name(f".part-{path.name}")  # fixed name: leftovers of a killed run are overwritten
     check_ours(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

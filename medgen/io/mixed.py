@@ -11,7 +11,7 @@ from medgen.io.dicom.references import NOTICE
 from medgen.io.dicom.series import grouped
 from medgen.io.paths import ENDINGS, has_ending
 
-SHOWN = 3  # names in a message
+SHOWN = 3  # maximum number of names in a message
 
 
 def scan_in(folder: Path) -> Path | None:

@@ -8,10 +8,11 @@ from medgen.errors import ADDRESS, InputError
 
 LONGEST_LINE = 2000  # maximum length of a message in characters
 LONGEST = 200  # bytes: file systems allow 255, and extensions and suffixes are added
+# Files that runs write beside the cases.
 OWN_FILES = set(
     "manifest.json manifest.journal dicom_index.sqlite stored.jsonl report.html deidentification.csv labels.json "
     "segmentations.json segmentations.journal verdicts".split()
-)  # files that runs write beside the cases
+)
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
 

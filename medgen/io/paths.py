@@ -35,7 +35,7 @@ def require_path(path: str | Path) -> Path:
         reason = "does not exist" if missing else f"cannot be read ({error.strerror})"
         raise InputError("file-missing", f"{path} {reason}; check the path") from error
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise InputError("file-not-regular", f"{path} is neither a regular file nor a folder; give one")
+        raise InputError("file-not-regular", f"{path} is neither a regular file nor a folder; give another path")
     return path
 
 

@@ -66,8 +66,8 @@ def content_hashes(files: Iterable[Path], folder: Path) -> dict[Path, str | None
         except (InputError, OSError):
             found[file] = None
     if new:
-        with atomic_write(store) as aside:
-            aside.write_text(json.dumps(known, indent=0))
+        with atomic_write(store) as temporary:
+            temporary.write_text(json.dumps(known, indent=0))
     return found
 
 

@@ -26,9 +26,8 @@ PATIENT = re.compile(
     r"|pid|mrn"
 )
 PART_KEYS = ("split", "subset", "set", "partition", "phase")
-UNREAD_PARTS = set(
-    "dev development eval evaluation holdout heldout inference predict".split()
-)  # ambiguous names: rejected
+# Ambiguous subset names, which are rejected.
+UNREAD_PARTS = set("dev development eval evaluation holdout heldout inference predict".split())
 FOLD = re.compile(r"(cv|k)?fold(id|idx|index|number|no|nr)?|cv")
 IMAGE_KEYS = ("image", "images", "source", "target", "label", "labels")
 
@@ -139,24 +138,24 @@ def _is_case(value: Any) -> bool:
     return isinstance(value, dict) and any(str(key).lower() in IMAGE_KEYS for key in value)
 
 
-def _entries(values: Iterable[Any], part: str, path: Path, where: str) -> list[Entry]:
+def _entries(values: Iterable[Any], part: str, path: Path, list_name: str) -> list[Entry]:
     """Return the entries of the list of subset ``part``."""
-    contents = [_content({"image": value} if isinstance(value, str) else value, path, where) for value in values]
+    contents = [_content({"image": value} if isinstance(value, str) else value, path, list_name) for value in values]
     _refuse_valid(contents, path)
     keys = _part_keys(contents)
     return [_entry(content, keys, part, path) for content in contents]
 
 
-def _content(value: Any, path: Path, where: str) -> dict[str, Any]:
+def _content(value: Any, path: Path, list_name: str) -> dict[str, Any]:
     """Return an entry with normalised keys, see `Entry`."""
     if not isinstance(value, dict):
         raise InputError(
             "datalist-not-entries",
-            f"{path}: {where} must be a list of entries such as {{'source': ..., 'target': ...}}",
+            f"{path}: {list_name} must be a list of entries such as {{'source': ..., 'target': ...}}",
         )
     found: dict[str, Any] = {}
     for key, each in value.items():
-        if each != each:  # NaN, as pandas writes a missing value
+        if each != each:  # pandas writes missing values as NaN
             each = None
         if found.setdefault(plain := re.sub(r"[\s_-]", "", key).lower(), each) != each:
             raise InputError(

@@ -66,14 +66,16 @@ def datalist(path: Path, contrasts: Contrasts, fold: int | None = 0) -> Found:
         channels = one.channels if case.source or case.target else ((), ())
         cases.append(replace(case, patient=entry.patient, part=entry.part, channels=channels))
     _refuse_twice(cases, path)
-    stated = f"fold {fold} of {path.name} validates" if folds and fold is not None else ""
+    stated = f"validation fold {fold} of {path.name}" if folds and fold is not None else ""
     return Found(cases, named_labels(table.get("labels"), path), missing, warnings, stated)
 
 
 def _split_off_absent(entries: Sequence[Entry], path: Path) -> tuple[list[Entry], list[str]]:
     """Remove the test entries with a missing file; return the other entries and the names of the missing files."""
-    gone = [_absent(entry, path) if entry.part == "test" else None for entry in entries]
-    return [e for e, name in zip(entries, gone, strict=True) if name is None], [name for name in gone if name]
+    missing_files = [_absent(entry, path) if entry.part == "test" else None for entry in entries]
+    return [e for e, name in zip(entries, missing_files, strict=True) if name is None], [
+        name for name in missing_files if name
+    ]
 
 
 def _absent(entry: Entry, path: Path) -> str | None:

@@ -17,7 +17,7 @@ from medgen.errors import InputError
 from medgen.io.paths import case_name
 
 PROVENANCE = "provenance.json"
-SYNTHETIC_NAME = re.compile(r"(.+?)(?:__syn\d{3,}|_synthetic_\d+)")  # of medgen augment and synthesize
+SYNTHETIC_NAME = re.compile(r"(.+?)(?:__syn\d{3,}|_synthetic_\d+)")  # names given by medgen augment and synthesize
 BIDS = re.compile(r"(sub-[0-9A-Za-z]+)(_.*)?")  # https://bids-specification.readthedocs.io, "entities"
 FOLDER = re.compile(r"(sub|subj|subject|pat|patient|case|pt|p)[-_ ]?[0-9][0-9A-Za-z]*", re.IGNORECASE)
 BRATS = re.compile(r"(BraTS-[A-Za-z]+-\d+)-\d+")  # since BraTS 2023: patient and time point

@@ -113,17 +113,17 @@ def read_cohort(
         cases = [case if case.part == "test" else replace(case, part="") for case in cases]
     cases, warnings = with_patients(sorted(cases, key=lambda case: case.name), known), _without_record(known)
     has_validation = any(case.part == "validation" for case in cases)  # takes precedence over stated folds
-    beside = root.is_dir() or root.name == "dataset.json"  # files beside any other list do not apply to it
-    if fold is not None and beside and not (domains or has_validation) and (stated := stated_folds(folder)):
+    use_folder_files = root.is_dir() or root.name == "dataset.json"  # other lists ignore files beside them
+    if fold is not None and use_folder_files and not (domains or has_validation) and (stated := stated_folds(folder)):
         cases, more = with_stated_fold(cases, *stated, fold)
         warnings += more
-        found.stated = f"fold {fold} of {stated[0].name} validates"
-    if fold is not None and beside and not any(case.part for case in cases):
+        found.stated = f"validation fold {fold} of {stated[0].name}"
+    if fold is not None and use_folder_files and not any(case.part for case in cases):
         warnings += unread_splits(folder)
     if patient_pattern is None:
         real = [case for case in cases if not case.synthetic]
         warnings += records.without_case(case.name for case in real if case.name not in listed)
-        if beside:
+        if use_folder_files:
             warnings += unread_patients(folder, {case.name: case.patient for case in real})
     values = _label_values(found.labels, cases)
     return Cohort(root, cases, values, found.missing, [*found.warnings, *warnings], found.stated, known, records)

@@ -82,9 +82,9 @@ def _usable(cohort: Cohort, settings: Settings, say: Callable[[str], None]) -> l
     data = settings.data
     if data.paired:
         cases = [c for c in cohort.cases if c.source and c.target]
-        unpaired = [c.name for c in cohort.cases if bool(c.source) != bool(c.target) and c.part != "test"]
-        if unpaired and cases:
-            say(f"warning: {len(unpaired)} cases lack a source or target and are excluded: {', '.join(unpaired[:10])}")
+        incomplete = [c.name for c in cohort.cases if bool(c.source) != bool(c.target) and c.part != "test"]
+        if incomplete and cases:
+            say(f"warning: {len(incomplete)} cases without source or target are excluded: {', '.join(incomplete[:10])}")
         grids = cases
     else:
         cases = cohort.cases
@@ -133,9 +133,9 @@ def _tell_split(
     trained = f"{counts['train']} training cases" + (f" ({made} synthetic)" if made else "")
     where = f" ({stated})" if stated and not recorded else ""
     say(f"{trained}, {counts['validation']} validation cases, {counts['test']} test cases{where}")
-    beside = [case.name for part in ("validation", "test") for case in split[part] if case not in used[part]]
-    if beside:
-        say(f"warning: {len(beside)} synthetic cases belong to held-out patients and are not used: {some(beside)}")
+    unused = [case.name for part in ("validation", "test") for case in split[part] if case not in used[part]]
+    if unused:
+        say(f"warning: {len(unused)} synthetic cases belong to held-out patients and are not used: {some(unused)}")
     moved = [case.name for part in split for case in split[part] if case.synthetic and case.part not in ("", part)]
     if moved:
         say(f"warning: {len(moved)} synthetic cases were moved to the subset of their patients: {some(moved)}")

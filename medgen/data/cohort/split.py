@@ -27,8 +27,8 @@ def split_cases(
     Subsets stated by the cohort (``Case.part``) are kept. A validation or test set that is not stated is drawn from the
     remaining patients. The draw is stratified: patients with pairs, with sources only and with targets only, and
     patients of different domains, are split separately. Each stratum is in the training set and, from two patients
-    on, in the validation set. Patients are ordered by a hash of seed and patient, so that neither the file order nor
-    other patients change the result. A single patient is a training patient.
+    on, in the validation set. Patients are ordered by a hash of seed and patient, which depends on neither the file
+    order nor the other patients. A single patient is a training patient.
 
     A synthetic case is a training case only if all patients whose images it contains are training patients. If its own
     patient is held out, it is listed in the subset of that patient but not used. If only another patient whose images
@@ -136,8 +136,8 @@ def _rank(patient: str, seed: int) -> str:
 def save_split(path: str | Path, split: dict[str, list[Case]]) -> None:
     """Write a split as JSON, {"train": {case: patient}, ...}, atomically."""
     content = {name: {case.name: case.patient for case in split.get(name, [])} for name in SPLITS}
-    with atomic_write(path) as aside:
-        aside.write_text(json.dumps(content, indent=1) + "\n")
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def load_split(path: str | Path, cases: list[Case]) -> dict[str, list[Case]]:
@@ -173,7 +173,7 @@ def load_split(path: str | Path, cases: list[Case]) -> dict[str, list[Case]]:
     return split
 
 
-# Folds that a dataset states -----------------------------------------------------------------------------
+# Folds stated by a dataset ------------------------------------------------------------------------------------
 
 
 def stated_folds(root: Path) -> tuple[Path, list[dict[str, list[str]]]] | None:

@@ -19,10 +19,8 @@ MOST_PARTS = 32  # largest components of a label that become objects; smaller on
 MOST_CAVITIES = 16  # of an object; more cavities count as texture and are not repaired
 ROUNDS, JOINS = 5, 20  # maximum iterations over all objects, and over the fragments of one
 REACHES = (3, 8, 20)  # search distances (voxels) from a fragment to the next one
-TAKEN, TOUCHED = (
-    2.0,
-    10.0,
-)  # extra cost of voxels of another object, and of voxels beside another component of the same label
+# Extra cost of voxels of another object, and of voxels that touch another component of the same label.
+TAKEN, TOUCHED = 2.0, 10.0
 THICKER = (0.6, 0.7, 0.8, 0.9, 0.95, 0.99)  # cost limits, in this order, for voxels that may close a hole in a wall
 
 Box = tuple[slice, ...]
@@ -176,9 +174,9 @@ def _separate_from_siblings(made: np.ndarray, number: int, objects: Objects, box
     if not siblings.any():
         return
     touching = own & ndimage.binary_dilation(siblings, CORNERS)
-    beside = ~(own | siblings)
-    if touching.any() and touching.sum() < own.sum() and beside.any():
-        nearest = ndimage.distance_transform_edt(~beside, return_distances=False, return_indices=True)
+    outside = ~(own | siblings)
+    if touching.any() and touching.sum() < own.sum() and outside.any():
+        nearest = ndimage.distance_transform_edt(~outside, return_distances=False, return_indices=True)
         part[touching] = part[tuple(nearest[:, touching])]
 
 
@@ -283,10 +281,9 @@ def _close_wall(part: np.ndarray, number: int, structure: np.ndarray, expected: 
             continue
         largest = np.argsort(-np.bincount(found.ravel())[1:], kind="stable")[:expected] + 1
         markers = np.pad(np.where(np.isin(found, largest), found + 1, 0), 1, constant_values=1)
-        share = np.pad(
-            1 - voxel_cost, 1, constant_values=-1.0
-        )  # watershed lines follow the ridges, where the weight is largest
-        flooded = watershed(share, markers, structure, mask=np.pad(~own, 1, constant_values=True), watershed_line=True)
+        # Watershed lines follow the ridges, where the weight is largest.
+        weight = np.pad(1 - voxel_cost, 1, constant_values=-1.0)
+        flooded = watershed(weight, markers, structure, mask=np.pad(~own, 1, constant_values=True), watershed_line=True)
         part[(flooded[1:-1, 1:-1, 1:-1] == 0) & ~own] = number
         return
 

@@ -25,14 +25,8 @@ SYNONYMS = {
     "ElementByteOrderMSB": "BinaryDataByteOrderMSB",
 }
 BOOLEAN = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
-FROM = {
-    "R": (0, 1),
-    "L": (0, -1),
-    "A": (1, 1),
-    "P": (1, -1),
-    "I": (2, 1),
-    "S": (2, -1),
-}  # letter -> (LPS axis, sign); it names the side where an axis starts
+# Letter of AnatomicalOrientation (the side where an axis starts) -> LPS axis and sign.
+FROM = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "I": (2, 1), "S": (2, -1)}
 
 
 def read_meta(path: Path) -> Stored:

@@ -32,11 +32,8 @@ from medgen.io.volume import (
 MM_PER_UNIT = {1: 1000.0, 3: 0.001}  # NIfTI spatial unit codes metre and micrometre; all others count as mm
 MAX_BEFORE_VOXELS = 2**26  # bytes of header and extensions; typical are some kilobytes
 MAX_BEYOND_VOXELS = 2**26  # bytes; more trailing data indicates a gzip bomb
-CORRUPT: tuple[Any, ...] = (
-    EOFError,
-    igzip.BadGzipFile,
-    igzip_lib.IsalError,
-)  # Any: isal's type stubs are wrong for the last one
+# Any, because isal's type stubs are wrong for the last one.
+CORRUPT: tuple[Any, ...] = (EOFError, igzip.BadGzipFile, igzip_lib.IsalError)
 MAX_DEFLATE_RATIO = 1032  # zlib cannot expand one byte to more (zlib manual, "maximum compression factor")
 
 

@@ -179,26 +179,24 @@ def beside(path: Path, names: Sequence[str]) -> tuple[Path, ...]:
     pipe. Raises InputError.
     """
     found = []
-    homes = {
-        path.parent.resolve(),
-        path.resolve().parent,
-    }  # if the header is a link, data may be in its own or its target's folder
+    # If the header is a link, data may be in its own folder or that of its target.
+    folders = {path.parent.resolve(), path.resolve().parent}
     for name in names:
         file = path.parent / name
-        if "\\" in name and not os.path.lexists(file):  # written on Windows
+        if "\\" in name and not os.path.lexists(file):  # path written on Windows
             file = path.parent / name.replace("\\", "/")
         try:
-            inside = bool(name) and file.resolve().parent in homes
-            there = file.is_file()
+            inside = bool(name) and file.resolve().parent in folders
+            is_present = file.is_file()
         except (OSError, ValueError, RuntimeError):
-            inside, there = True, False
+            inside, is_present = True, False
         if not inside:
-            link = " through a link" if file.parent.resolve() in homes else ""
+            link = " through a link" if file.parent.resolve() in folders else ""
             raise InputError(
                 "header-data-elsewhere",
                 f"{path} names the data file {name[:200]} in another folder{link}; put it beside the header",
             )
-        if not there:
+        if not is_present:
             what = "is not a regular file" if file.exists() else "does not exist"
             raise InputError(
                 "header-data-missing", f"{path} names the data file {name[:200]}, which {what}; provide the file"

@@ -20,15 +20,15 @@ def paint_lesions(canvas: Canvas, region: Region, kidneys: list[Region]) -> list
     for kind, count, (small, large) in plan:
         for k in range(count):
             radius = float(rng.uniform(small, large))
-            where = place(canvas, rng, box, liver, radius, taken)
-            if where is not None:
-                taken.append((where, radius))
-                paint_lesion(canvas, rng, kind, f"{kind} {k}", where, radius, liver, box)
+            position = place(canvas, rng, box, liver, radius, taken)
+            if position is not None:
+                taken.append((position, radius))
+                paint_lesion(canvas, rng, kind, f"{kind} {k}", position, radius, liver, box)
                 found.append(
                     {
                         "kind": kind,
                         "organ": "liver",
-                        "position": [round(float(v), 1) for v in where],
+                        "position": [round(float(v), 1) for v in position],
                         "radius": round(radius, 1),
                     }
                 )
