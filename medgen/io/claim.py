@@ -105,9 +105,8 @@ class Claim:
                     self.place = str(entry.get("folder", self.folder))
                 elif not Path(entry["file"]).is_absolute() and ".." not in Path(entry["file"]).parts:
                     name = str(entry["file"])
-                    if self.files.get(name) != _mark(
-                        self._place(name)
-                    ):  # else the process was killed before the file was written
+                    # If the old file is unchanged, the process was killed before it replaced the file.
+                    if self.files.get(name) != _mark(self._place(name)):
                         self.files[name] = entry["mark"]
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 continue  # incomplete line: the process was killed

@@ -14,7 +14,7 @@ def paint_lungs(canvas: Canvas, trunk: Trunk) -> None:
     if x.size == 0:
         return
     half = 17 + 4 * np.exp(-(((y - 10) / 30) ** 2)) + canvas.bumps("mediastinum", box, 30, 3)
-    middle = np.abs(x + 3) - np.tube_box(y < -30, 24 - 8 * np.clip((-30 - y) / 30, 0, 1), half)
+    middle = np.abs(x + 3) - np.where(y < -30, 24 - 8 * np.clip((-30 - y) / 30, 0, 1), half)
     heart = ellipsoid(x, y, z, (-24, 26, 108), (68, 58, 58))
     middle = smin(heart, middle, 10.0)
     dome, cavity = trunk.dome[box], trunk.cavity[box]
@@ -29,8 +29,8 @@ def paint_lungs(canvas: Canvas, trunk: Trunk) -> None:
         hilum = np.array([[side * 22, -8, 150], [side * 34, -12, 128.0]])
         if len(tips):
             points, radii, segments = grow_tree(rng, hilum, tips, 0.85, largest=6.0, step=11.0)
-            tube_box, sd = canvas.tubes(points, radii, segments, reach=3.0)
-            canvas.paint("lung_vessel", LABELS["lung"], tube_box, np.maximum(sd, crop(lung, box, tube_box)))
+            where, sd = canvas.tubes(points, radii, segments, reach=3.0)
+            canvas.paint("lung_vessel", LABELS["lung"], where, np.maximum(sd, crop(lung, box, where)))
 
 
 def paint_heart(canvas: Canvas, trunk: Trunk) -> None:
@@ -58,8 +58,6 @@ def paint_heart(canvas: Canvas, trunk: Trunk) -> None:
     canvas.paint("blood_right", label, box, np.maximum(atrium_right, whole + 3))
     canvas.paint("blood_left", label, box, np.maximum(atrium_left, np.maximum(whole + 3, -(atrium_right - 3))))
     canvas.paint("blood_left", label, box, np.maximum(left, whole + 9))
-    tube_box, tube = canvas.path(
-        [(-10, -16, 150), (-9, -14, 90), (-16, -4, 62), (-34, 4, 50)], [7, 7, 8, 8], "gullet", 1
-    )
-    canvas.paint("gut_wall", LABELS["bowel"], tube_box, tube)
-    canvas.paint("gas", LABELS["bowel"], tube_box, tube + 5.2)
+    where, tube = canvas.path([(-10, -16, 150), (-9, -14, 90), (-16, -4, 62), (-34, 4, 50)], [7, 7, 8, 8], "gullet", 1)
+    canvas.paint("gut_wall", LABELS["bowel"], where, tube)
+    canvas.paint("gas", LABELS["bowel"], where, tube + 5.2)
