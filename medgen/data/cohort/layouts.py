@@ -325,7 +325,7 @@ def read_json(path: Path, kinds: tuple[type, ...] = (dict,)) -> Any:
     try:
         content = json.loads(read_text(path), object_pairs_hook=_once)
     except InputError as error:
-        raise InputError("json-key-twice", f"{path}: {error}") if str(error).startswith("the key") else error from None
+        raise InputError("json-key-twice", f"{path}: {error}") if error.code == "json-key-twice" else error from None
     except FileNotFoundError:
         raise InputError("file-missing", f"{path} {_lacking(path)}") from None
     except RecursionError:
