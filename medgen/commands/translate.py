@@ -2,19 +2,23 @@
 
 import os
 import signal
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medgen.commands.pacs import Sending, check_pacs, from_server
 from medgen.commands.shared import Overwrite, Ray, Workers, cluster_of, finish, interruptible, kept_in, pick_device
 from medgen.errors import InputError
+from medgen.io.names import say
 
 if TYPE_CHECKING:
     from medgen.inference.job import Converted
 
 SYNTHETIC = "Converted images are synthetic and not for diagnosis."
+STATUSES = ("converted", "skipped", "failed")
+VERDICTS = ("pass", "review", "fail")
 
 
 def translate(
@@ -84,26 +88,76 @@ def translate(
 ) -> None:
     """Translate scans; geometry and format stay the input's."""
     from medgen.checkpoint import load_model
-    from medgen.commands.pacs import Sending, check_pacs, from_server
+    from medgen.inference.check import checks_for
     from medgen.inference.cohort.run import convert
-    from medgen.inference.cohort.verdict import checks_for
     from medgen.inference.deidentified_output import opened
-    from medgen.inference.job import Converted
     from medgen.inference.series import load_rules
-    from medgen.io.names import say
     from medgen.io.paths import ENDINGS, has_ending
 
     check_pacs(from_pacs, query or (), to_pacs, input, output, format, watch)
     if dry_run:
         return preview(model, input, series, rules, watch, from_pacs)
-    apart = opened(input, output, identity_dir, shift_dates, deidentify)
+    private = opened(input, output, identity_dir, shift_dates, deidentify)
     cluster = cluster_of(ray, workers, device)
     loaded = load_model(model, "cpu" if cluster else pick_device(device), target=target)
-    limits = checks_for(loaded, qa_limits, segmenter, pick_device(device))
-    results: list[Converted] = []
+    checks = checks_for(loaded, qa_limits, segmenter, pick_device(device))
+    if watch:
+        _end_watch_on_signals(input)
+    chosen = None if rules is None else load_rules(rules)
+    data, record = loaded.settings.data, None if private is None else private.folder
+    sending = Sending(to_pacs, output, data.targets, record)
+    notes = [f"Model: {model}, step {loaded.info.step}, weights {loaded.info.weights_sha256[:12]}.", SYNTHETIC]
+    page = (record or output) / "report.html" if report and not has_ending(output, ENDINGS) else None
+    run = _Run(sending, page, notes, loaded.info.health)
+    with interruptible(kept_in(output)):
+        try:
+            with from_server(from_pacs, query or (), input, data.sources, series, chosen, overwrite) as retrieved:
+                convert(
+                    loaded,
+                    input if retrieved is None else retrieved,
+                    output,
+                    format=format,
+                    series=series,
+                    rules=chosen,
+                    memory_gb=memory_gb,
+                    watch=settle_seconds if watch else None,
+                    checks=checks,
+                    qa_report_sr=qa_report_sr,
+                    private=private,
+                    cluster=cluster,
+                    overwrite=overwrite,
+                    done=run.show,
+                    finish=run.end,
+                )
+        except InputError as error:
+            if not run.results:
+                raise
+            run.faults.append(str(error))  # of the run itself: the manifest could not be written at its end
+            run.end(run.results)
+        except BaseException:
+            sending.drop()
+            raise
+    run.finish(checked=checks is not None)
 
-    def show(entry: Converted, i: int, n: int) -> None:
-        results.append(entry)
+
+@dataclass
+class _Run:
+    """The results of a run: each is printed and sent as it comes; at the end the report is written.
+
+    ``page``: the report's file; None: no report. ``notes`` and ``health`` go into it. ``faults``: errors of the run
+    itself, not of one case.
+    """
+
+    sending: Sending
+    page: Path | None
+    notes: list[str]
+    health: list[str]
+    results: "list[Converted]" = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+    def show(self, entry: "Converted", i: int, n: int) -> None:
+        """Print a result and send its series to the PACS, unless it failed or its verdict is fail."""
+        self.results.append(entry)
         time = f"({entry.seconds:.1f} s)" if entry.seconds else ""
         judged = f", {entry.verdict}" if entry.verdict else ""
         say(f"[{i}/{n or '?'}] {entry.case}: {entry.status}{judged} {time}")
@@ -115,77 +169,46 @@ def translate(
             say(f"  {entry.verdict}: {reason}")
         if entry.error:
             say(f"  error: {entry.error}")
-        if entry.verdict == "fail" and to_pacs is not None:
+        if entry.verdict == "fail" and self.sending.storage is not None:
             print("  not stored: its verdict is fail; look at it, then send it by hand or run with other --qa-limits")
         elif not entry.error:
-            sending.add(Path(entry.output).name)
+            self.sending.add(Path(entry.output).name)
 
-    if watch:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as a script's job in the background has it
-                signal.signal(number, interrupted)
-        say(f"watching {input}; Ctrl-C ends it")
-    chosen = None if rules is None else load_rules(rules)
-    contrasts = loaded.settings.data
-    sending = Sending(to_pacs, output, contrasts.targets, None if apart is None else apart.folder)
-    faults: list[str] = []
-    notes = [f"Model: {model}, step {loaded.info.step}, weights {loaded.info.weights_sha256[:12]}.", SYNTHETIC]
+    def end(self, results: "list[Converted]") -> None:
+        """Wait for the PACS and write the report of these results."""
+        self.results[:] = results
+        self.faults.extend(self.sending.finish())
+        if self.page is not None and self.results:
+            self.faults.extend(self._report(self.page))
 
-    def end(found: list[Converted]) -> None:
-        results[:] = found
-        faults.extend(sending.finish())
-        if report and results and not has_ending(output, ENDINGS):
-            page = (output if apart is None else apart.folder) / "report.html"
-            faults.extend(_report(results, page, notes, loaded.info.health))
+    def finish(self, checked: bool) -> None:
+        """Print the counts and end the command with its exit code."""
+        counts = {status: sum(r.status == status for r in self.results) for status in STATUSES}
+        print(", ".join(f"{n} {status}" for status, n in counts.items()))
+        if checked and any(r.verdict for r in self.results):
+            found = {verdict: sum(r.verdict == verdict for r in self.results) for verdict in VERDICTS}
+            print("verdicts: " + ", ".join(f"{n} {verdict}" for verdict, n in found.items()))
+        finish([r.error for r in self.results if r.error], len(self.results), self.faults)
 
-    with interruptible(kept_in(output)):
+    def _report(self, page: Path) -> list[str]:
+        """Write the report; returns the error if it cannot be written."""
+        from medgen.reports.conversion import conversion_report
+
         try:
-            with from_server(from_pacs, query or (), input, contrasts.sources, series, chosen, overwrite) as retrieved:
-                convert(
-                    loaded,
-                    input if retrieved is None else retrieved,
-                    output,
-                    format=format,
-                    series=series,
-                    rules=chosen,
-                    memory_gb=memory_gb,
-                    watch=settle_seconds if watch else None,
-                    checks=limits,
-                    qa_report_sr=qa_report_sr,
-                    private=apart,
-                    cluster=cluster,
-                    overwrite=overwrite,
-                    done=show,
-                    finish=end,
-                )
+            health = [f"When the model was saved: {text}" for text in self.health]
+            conversion_report([asdict(result) for result in self.results], page, notes=self.notes, warnings=health)
+            say(f"report: {page}")
+            return []
         except InputError as error:
-            if not results:
-                raise
-            faults.append(str(error))  # of the run itself: the manifest could not be written at its end
-            end(results)
-        except BaseException:
-            sending.drop()
-            raise
-    counts = {status: sum(r.status == status for r in results) for status in ("converted", "skipped", "failed")}
-    print(", ".join(f"{n} {status}" for status, n in counts.items()))
-    if limits is not None and any(r.verdict for r in results):
-        found = {status: sum(r.verdict == status for r in results) for status in ("pass", "review", "fail")}
-        print("verdicts: " + ", ".join(f"{n} {status}" for status, n in found.items()))
-    finish([r.error for r in results if r.error], len(results), faults)
+            return [str(error)]
 
 
-def _report(results: "list[Converted]", page: Path, notes: list[str], health: list[str]) -> list[str]:
-    """Write the page of a run; what hinders it."""
-    from medgen.io.names import say
-    from medgen.reports.conversion import conversion_report
-
-    try:
-        unwell = [f"When the model was saved: {text}" for text in health]
-        conversion_report([asdict(result) for result in results], page, notes=notes, warnings=unwell)
-        say(f"report: {page}")
-        return []
-    except InputError as error:
-        return [str(error)]
+def _end_watch_on_signals(folder: Path) -> None:
+    """Let SIGINT and SIGTERM end --watch after the cases under way."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # a script's background job ignores SIGINT
+            signal.signal(number, interrupted)
+    say(f"watching {folder}; Ctrl-C ends it")
 
 
 def interrupted(*_: object) -> None:
@@ -206,7 +229,6 @@ def preview(
     from medgen.checkpoint import read_info
     from medgen.inference.inputs import find_scans, scan_grids
     from medgen.inference.series import load_rules
-    from medgen.io.names import say
 
     if watch or from_pacs is not None:
         raise InputError(

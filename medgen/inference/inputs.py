@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -304,3 +304,15 @@ def file_states(scan: Scan) -> dict[Path, tuple[int, ...]]:
         raise InputError(
             "file-unreadable", f"{error.filename} cannot be read ({error.strerror}); check that it is still there"
         ) from None
+
+
+def check_unchanged(scan: Scan, states: Mapping[Path, tuple[int, ...]]) -> None:
+    """Refuse a scan whose files changed since ``states``: a derived series copies patient and study from headers that
+    are read at the end. Raises InputError."""
+    now = file_states(scan)
+    changed = [file for file, state in states.items() if now.get(file) != state] or [*now.keys() - states]
+    if changed:
+        raise InputError(
+            "input-changed-meanwhile",
+            f"{changed[0]} was changed while it was converted; start again once it is complete",
+        )

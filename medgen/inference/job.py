@@ -1,11 +1,16 @@
 """A case on its way through a conversion, and what became of it."""
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medgen.errors import InputError, reason
 from medgen.inference.deidentified_output import Private
 from medgen.inference.inputs import Scan
+from medgen.io.names import shown
 from medgen.io.volume import Volume
 from medgen.qa.run import Checks
 
@@ -58,15 +63,16 @@ class Job:
     number: int = 0
     states: dict[Path, tuple[int, ...]] = field(default_factory=dict)  # of its files, before they are read
     volumes: list[Volume] = field(default_factory=list)
-    made: list[Volume] = field(default_factory=list)
+    outputs: list[Volume] = field(default_factory=list)
 
     @property
-    def open(self) -> bool:
+    def pending(self) -> bool:
+        """Whether the case is still to be converted: it has not failed and was not converted before."""
         return self.entry.error is None and self.entry.status != "skipped"
 
     @property
-    def unjudged(self) -> bool:
-        """Done before, but to be held against other limits than then."""
+    def needs_verdict(self) -> bool:
+        """Whether the case was converted before, but checked against other limits than this run's."""
         return self.entry.status == "skipped" and bool(self.volumes)
 
 
@@ -80,3 +86,24 @@ class Options:
     checks: Checks | None = None
     qa_report_sr: bool = False
     private: Private | None = None
+
+
+@contextmanager
+def errors_recorded(job: Job) -> Iterator[None]:
+    """Record an error of the block in the job's entry, so that the other cases go on, and the time that it takes."""
+    started, entry, path = time.monotonic(), job.entry, job.scan.files[0]
+    try:
+        yield
+    except InputError as error:
+        named = any(name in str(error) for file in job.scan.files for name in (file.name, shown(file.name)))
+        entry.error = str(error) if named or job.scan.fault else f"{path}: {error}"
+    except Exception as error:
+        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error)):
+            entry.error = f"{path}: not enough memory for this scan; lower --memory-gb"
+        else:
+            entry.error = f"{path}: medgen did not expect this scan ({reason(error)}); please report it"
+    finally:
+        entry.seconds += time.monotonic() - started
+        if entry.error:
+            job.volumes, job.outputs, entry.status = [], [], "failed"
+            entry.verdict, entry.reasons, entry.findings, entry.checks, entry.limits = None, [], [], None, None

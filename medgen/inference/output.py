@@ -12,6 +12,7 @@ from medgen import __version__
 from medgen.checkpoint import Model, removes_contrast
 from medgen.errors import InputError
 from medgen.io.atomic import recovered
+from medgen.io.claim import remove
 from medgen.io.deidentification.deidentify import Changes, Deidentifier
 from medgen.io.dicom.header import read_header
 from medgen.io.dicom.references import NOTICE, Derivation
@@ -68,6 +69,16 @@ def write_verdicts(targets: Sequence[Path], verdicts: Sequence[Mapping[str, Any]
 
     for i, (series, verdict) in enumerate(zip(targets, verdicts, strict=True)):
         write_qa_report_sr(verdict, series, verdict_file(series), derivation=derivation(model, i))
+
+
+def write_reports(targets: Sequence[Path], verdicts: Sequence[Mapping[str, Any]], model: Model, wanted: bool) -> None:
+    """Write the structured reports if they are ``wanted``, else remove those of an earlier run. Raises InputError."""
+    if wanted:
+        write_verdicts(targets, verdicts, model)
+        return
+    for target in targets:
+        if not has_ending(target, ENDINGS):
+            remove(verdict_file(target))
 
 
 def derivation(model: Model, i: int = 0) -> Derivation:

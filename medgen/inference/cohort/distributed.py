@@ -15,11 +15,12 @@ import torch
 from medgen.checkpoint import load_model
 from medgen.cluster import Cluster, WorkerLost, WorkerResources, joined, spread
 from medgen.errors import InputError
+from medgen.inference.cohort.cases import Cases
 from medgen.inference.cohort.manifest import Manifest, about
+from medgen.inference.convert_case import convert_case
 from medgen.inference.inputs import Scan
 from medgen.inference.job import Converted, Job, Options
 from medgen.inference.output import verdict_file
-from medgen.inference.pipeline import Cases
 from medgen.io.claim import wrote
 
 Given = tuple[Job, dict[str, Any] | None]  # a case and its old record
@@ -37,7 +38,7 @@ def converted_by(cluster: Cluster, cases: Cases, scans: Iterable[Scan | None]) -
             "cluster-model-without-folder",
             "workers of a cluster load the model from its folder, and this one was not loaded from any",
         )
-    if cases.checks is not None and cases.checks.segmenter is not None:
+    if cases.options.checks is not None and cases.options.checks.segmenter is not None:
         raise InputError(
             "option-segmenter-with-ray", "--segmenter cannot be sent to the workers of --ray; leave one of the two out"
         )
@@ -45,8 +46,7 @@ def converted_by(cluster: Cluster, cases: Cases, scans: Iterable[Scan | None]) -
     keys: dict[int, str] = {}
 
     def given() -> Iterator[Given | None]:
-        for scan in cases.folding(scans):
-            job = None if scan is None else cases.named(scan)
+        for job in cases.jobs(scans):
             yield None if job is None else (job, cases.manifest.cases.get(job.key))
 
     try:
@@ -60,8 +60,7 @@ def converted_by(cluster: Cluster, cases: Cases, scans: Iterable[Scan | None]) -
                         job.entry = entry
                         _seen(job)
                         _record(job)
-                    cases.record(job.key, job.entry)
-                    cases.recorded[job.number] = job
+                    cases.record(job)
                     keys[job.number] = job.key
                     yield job
     finally:
@@ -98,13 +97,11 @@ def _converter(
             "model-changed-during-run", f"{folder} holds another model than when the run began; give a copy that stays"
         )
     manifest = Manifest(None, about(model))
-    cases = Cases(model, manifest, Path(), [], options)
 
     def convert(given: Given) -> Converted:
         job, old = given
         manifest.cases = {} if old is None else {job.key: old}
-        for stage in (cases.read, cases.translate, cases.write):
-            stage(job)
+        convert_case(job, model, options, manifest)
         return job.entry
 
     return convert

@@ -1,29 +1,33 @@
-"""A whole cohort through a model: skips what is done, survives a kill, and one bad scan never stops it."""
+"""Convert a cohort: skip cases that are done, survive a kill, and go on after a bad scan.
+
+One case is followed in `inference.convert_case`. This module is what lies around the cases: the output folders, the
+scans, the manifest, de-identification, and reporting each result.
+"""
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
 
 from medgen.checkpoint import Model
 from medgen.cluster import Cluster
 from medgen.errors import InputError
+from medgen.inference.cohort.cases import Cases
+from medgen.inference.cohort.distributed import converted_by
 from medgen.inference.cohort.manifest import Manifest, about
 from medgen.inference.cohort.watch import arrivals
 from medgen.inference.deidentified_output import Private
 from medgen.inference.inputs import Scan, find_scans, named
-from medgen.inference.job import FORMATS, Converted, Job, Options
-from medgen.inference.pipeline import Cases
-from medgen.inference.predict import check_windows
+from medgen.inference.job import Converted, Job, Options
+from medgen.inference.plan import check_count, check_run
 from medgen.inference.series import Rules
 from medgen.io.claim import apart, claimed, claimed_file
-from medgen.io.paths import ENDINGS, NIFTI_ENDINGS, has_ending, require_path
+from medgen.io.paths import ENDINGS, has_ending, require_path
 from medgen.qa.carried import beside
 from medgen.qa.run import Checks
 
-NAMES = {"nifti": NIFTI_ENDINGS, "mha": (".mha", ".mhd"), "nrrd": (".nrrd", ".nhdr"), "dicom": ()}
-IMAGES = {".dcm", ".ima", ".img", ".hdr", ".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy", ".npz", ".zip", ".gz"}
+Files = tuple[Path, ...]
 
 
 def convert(
@@ -81,130 +85,120 @@ def convert(
     Raises:
         InputError: nothing to convert, or an output that cannot be.
     """
-    if format is not None and format not in FORMATS:
-        raise InputError("option-format-unknown", f"--format {format}: unknown; choose one of {', '.join(FORMATS)}")
-    if format is not None and has_ending(output, ENDINGS) and not has_ending(output, NAMES[format]):
-        raise InputError(
-            "output-name-format-differs",
-            f"{output} is not named as --format {format} is; leave the option out or name it otherwise",
-        )
-    if output.suffix.lower() in IMAGES and not has_ending(output, ENDINGS) and not output.is_dir():
-        raise InputError(
-            "output-extension-unknown",
-            f"{output}: {output.suffix} is not written; give a folder, or a name in {' '.join(ENDINGS)}",
-        )
-    if model.settings.label_source:
-        raise InputError("model-needs-label-maps", f"{model.folder} makes images of label maps; use medgen synthesize")
-    if qa_report_sr and checks is None:
-        raise InputError(
-            "option-verdict-without-checks",
-            "--qa-report-sr writes down the verdict, and --qa-limits none gives none; leave one of the two out",
-        )
-    check_windows(model, memory_gb)
     options = Options(format, series, memory_gb, checks, qa_report_sr, private)
-    given = require_path(source) if isinstance(source, Path) and watch is None else source
+    check_run(model, output, options)
+    source = require_path(source) if isinstance(source, Path) and watch is None else source
+    single, record = has_ending(output, ENDINGS), output if private is None else private.folder
+    failed: set[Files] = set()
     with ExitStack() as stack:
-        for claim in _claims(model, given, output, options, rules, overwrite):
+        for claim in _claims(model, source, output, options, rules, overwrite):
             stack.enter_context(claim)
-        results = _converted(model, given, output, options, rules, watch, cluster, done)
+        if watch is not None:
+            scans, count = _arriving(model, source, output, rules, watch, failed), 0
+        else:
+            scans, count = _found(model, source, output, options, rules)
+        check_count(model, source, output, count)
+        with Manifest(None if single else record, about(model)) as manifest:
+            cases = Cases(model, manifest, output, options)
+            jobs = cases.converted(scans) if cluster is None else converted_by(cluster, cases, scans)
+            results = _collected(jobs, cases, failed, count, watch is not None, done)
+            if private is not None and not single:
+                private.tell(output, manifest.cases.values())
+            if single and private is None and all(result.error is None for result in results):
+                manifest.write(beside(output))
         finish(results)
         return results
 
 
-def _converted(
+def _arriving(
+    model: Model, source: object, output: Path, rules: Rules | None, watch: float, failed: set[Files]
+) -> Iterator[Scan | None]:
+    """The scans that arrive in a watched folder; ``failed``: those to try again after a pause."""
+    if has_ending(output, ENDINGS) or not isinstance(source, Path):
+        raise InputError(
+            "option-watch-not-folders",
+            f"--watch converts what arrives in a folder into a folder, not {source} into {output}",
+        )
+    if rules is not None:
+        raise InputError(
+            "option-watch-with-rules",
+            "--watch converts every series that arrives, --rules choose some; leave one of the two out",
+        )
+    return arrivals(source, output, model.settings.data.sources, watch, failed)
+
+
+def _found(
     model: Model,
-    source: Path | Sequence[Path | tuple[Path, ...]] | Iterator[Scan | None],
+    source: Path | Sequence[Path | Files] | Iterator[Scan | None],
     output: Path,
     options: Options,
     rules: Rules | None,
-    watch: float | None,
-    cluster: Cluster | None,
-    done: Callable[[Converted, int, int], None],
-) -> list[Converted]:
-    """``convert``, once its folders are claimed."""
-    data, series, private = model.settings.data, options.series, options.private
-    single = has_ending(output, ENDINGS)
-    kept = output if private is None else private.folder
-    scans: Iterable[Scan | None]
-    failed: set[tuple[Path, ...]] = set()
-    count = 0
-    if watch is not None:
-        if single or not isinstance(source, Path):
+) -> tuple[Iterator[Scan | None], int]:
+    """The scans to convert and their number; 0: unknown."""
+    if isinstance(source, Iterator):
+        return source, 0
+    if isinstance(source, Path):
+        record = output if options.private is None else options.private.folder
+        index = None if has_ending(output, ENDINGS) else record / "dicom_index.sqlite"
+        found = find_scans(source, model.settings.data.sources, series=options.series, rules=rules, index=index)
+        if not found:
             raise InputError(
-                "option-watch-not-folders",
-                f"--watch converts what arrives in a folder into a folder, not {source} into {output}",
+                "rules-choose-nothing",
+                f"{source} holds no series that the rules choose; see docs/how-to/choose_series.md",
             )
-        if rules is not None:
-            raise InputError(
-                "option-watch-with-rules",
-                "--watch converts every series that arrives, --rules choose some; leave one of the two out",
-            )
-        scans = arrivals(source, output, data.sources, watch, failed)
-    elif isinstance(source, Iterator):
-        scans = source
     else:
-        if isinstance(source, Path):
-            index = None if single else kept / "dicom_index.sqlite"
-            found = find_scans(source, data.sources, series=series, rules=rules, index=index)
-            if not found:
-                raise InputError(
-                    "rules-choose-nothing",
-                    f"{source} holds no series that the rules choose; see docs/how-to/choose_series.md",
-                )
-        else:
-            found = [_given(scan) for scan in source]
-        scans, count = _taken(found), len(found)
-    if single and count > 1:
-        raise InputError(
-            "output-file-for-many-scans",
-            f"{source} holds {count} scans but {output} is one file; give a folder as output",
-        )
-    if single and len(data.targets) > 1:
-        raise InputError(
-            "output-file-for-many-targets",
-            f"{output} is one file but the model makes {', '.join(data.targets)}; give a folder as output",
-        )
-    if cluster is not None:
-        from medgen.inference.cohort.distributed import converted_by
-    folders = [output / target for target in data.targets] if len(data.targets) > 1 else [output]
-    with Manifest(None if single else kept, about(model)) as manifest:
-        cases = Cases(model, manifest, output, [] if single else folders, options)
-        results: dict[int, Converted] = {}
-        numbers: dict[str, int] = {}  # place in the manifest: number of the first result
-
-        def tell(job: Job) -> None:
-            number = job.number if watch is None else numbers.setdefault(job.key, job.number)
-            before, results[number] = results.get(number), job.entry
-            cases.recorded.pop(job.number, None)
-            if job.entry.error:
-                failed.add(job.scan.files)
-            else:
-                failed.discard(job.scan.files)
-            if before is None or before.error is None or before.error != job.entry.error:
-                done(job.entry, len(results), count)
-
-        jobs = cases.converted(scans) if cluster is None else converted_by(cluster, cases, scans)
-        try:
-            with closing(jobs):
-                for job in jobs:
-                    tell(job)
-        except KeyboardInterrupt:
-            if watch is None:
-                raise
-            for number in sorted(cases.recorded):
-                tell(cases.recorded[number])
-        if private is not None and not single:
-            private.tell(output, manifest.cases.values())
-        if single and private is None and all(result.error is None for result in results.values()):
-            manifest.write(beside(output))
-    return [results[number] for number in sorted(results)]
+        found = [_scan_of(files) for files in source]
+    return _one_by_one(found), len(found)
 
 
-def _taken(scans: list[Scan]) -> Iterator[Scan]:
-    """Each once, and not held longer: of a large cohort the headers alone fill memory."""
+def _one_by_one(scans: list[Scan]) -> Iterator[Scan]:
+    """Yield scans one by one and free each: the headers of a large cohort would fill memory."""
     scans.reverse()
     while scans:
         yield scans.pop()
+
+
+def _scan_of(files: Path | Files) -> Scan:
+    first, *others = (files,) if isinstance(files, Path) else files
+    return Scan(named(first).case, tuple(path.resolve() for path in (first, *others)))
+
+
+def _collected(
+    jobs: Generator[Job, None, None],
+    cases: Cases,
+    failed: set[Files],
+    count: int,
+    watching: bool,
+    done: Callable[[Converted, int, int], None],
+) -> list[Converted]:
+    """Run the jobs, report each result to ``done``, and return them in the order of the scans.
+
+    While watching, a scan that comes again replaces its earlier result, and KeyboardInterrupt ends the run.
+    """
+    results: dict[int, Converted] = {}
+    numbers: dict[str, int] = {}  # manifest key: number of the first result
+
+    def report(job: Job) -> None:
+        number = numbers.setdefault(job.key, job.number) if watching else job.number
+        before, results[number] = results.get(number), job.entry
+        cases.recorded.pop(job.number, None)
+        if job.entry.error:
+            failed.add(job.scan.files)
+        else:
+            failed.discard(job.scan.files)
+        if before is None or before.error is None or before.error != job.entry.error:
+            done(job.entry, len(results), count)
+
+    try:
+        with closing(jobs):
+            for job in jobs:
+                report(job)
+    except KeyboardInterrupt:
+        if not watching:
+            raise
+        for number in sorted(cases.recorded):
+            report(cases.recorded[number])
+    return [results[number] for number in sorted(results)]
 
 
 def _claims(
@@ -229,8 +223,3 @@ def _claims(
         named = json.dumps({**about, "input": os.path.relpath(os.path.realpath(given), os.path.realpath(output))})
         about = {"command": "translate --deidentify", "input or settings": private.deidentifier.pseudonym("run", named)}
     yield claimed(output, about, overwrite=overwrite)
-
-
-def _given(scan: Path | tuple[Path, ...]) -> Scan:
-    first, *others = (scan,) if isinstance(scan, Path) else scan
-    return Scan(named(first).case, tuple(path.resolve() for path in (first, *others)))

@@ -1,4 +1,4 @@
-"""The verdict of the structure check on what a run makes: pass, review or fail, with reasons."""
+"""Check a converted case: the verdict of the structure check (pass, review or fail), with reasons."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,9 @@ import numpy as np
 
 from medgen.checkpoint import Model, removes_contrast
 from medgen.errors import InputError
+from medgen.inference.job import Job
 from medgen.io.volume import Volume, to_canonical
+from medgen.qa.carried import input_findings
 from medgen.qa.case import Reason
 from medgen.qa.check import RANK
 from medgen.qa.limits import AUTO
@@ -40,6 +42,22 @@ def checks_for(model: Model, limits: str = AUTO, segmenter: str | None = None, d
     if limits == AUTO:
         limits = "ct_contrast" if removes_contrast(model) else "general"
     return named_checks(limits, segmenter, device)
+
+
+def check_case(job: Job, model: Model, checks: Checks | None) -> list[dict[str, Any]]:
+    """Check the outputs of a job against its sources, and record the verdict in its entry.
+
+    Returns:
+        What ``verdict`` returns for each contrast; empty without checks.
+    """
+    if checks is None:
+        return []
+    entry, names = job.entry, model.settings.data.targets
+    known = input_findings(entry.warnings)
+    entry.verdict, entry.reasons, each = verdict(job.volumes, job.outputs, names, checks, known)
+    entry.findings = [finding for one in each for finding in one["findings"]]
+    entry.checks, entry.limits = checks.identity, checks.thresholds.recorded()
+    return each
 
 
 def verdict(
