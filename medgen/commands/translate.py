@@ -1,4 +1,4 @@
-"""``medgen translate``: scans through a model."""
+"""``medgen translate``: translate a cohort of scans."""
 
 import os
 import signal
@@ -26,67 +26,81 @@ def translate(
     input: Annotated[
         Path,
         typer.Argument(
-            help="A volume, a folder of volumes, a DICOM series folder; several contrasts: a folder of each."
+            help="A volume, or a folder of volumes or DICOM series; for several contrasts, with a folder per contrast."
         ),
     ],
-    output: Annotated[Path, typer.Argument(help="A folder, or a volume's file name for one input.")],
-    target: Annotated[str | None, typer.Option(help="Domain to translate to, of a model of several.")] = None,
-    format: Annotated[str | None, typer.Option(help="nifti, mha, nrrd or dicom; else the input's own.")] = None,
-    series: Annotated[str | None, typer.Option(help="DICOM series: UID, number or part of its description.")] = None,
+    output: Annotated[Path, typer.Argument(help="Output folder; for one input volume, a file name is accepted.")],
+    target: Annotated[str | None, typer.Option(help="Target domain, for a model with several.")] = None,
+    format: Annotated[
+        str | None, typer.Option(help="nifti, mha, nrrd or dicom; default: the format of the input.")
+    ] = None,
+    series: Annotated[
+        str | None, typer.Option(help="DICOM series to use: UID, number or part of its description.")
+    ] = None,
     rules: Annotated[
-        Path | None, typer.Option(help="YAML that says which DICOM series of a folder of mixed studies to take.")
+        Path | None, typer.Option(help="YAML file of rules that select DICOM series in a folder of mixed studies.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     memory_gb: Annotated[
-        float | None, typer.Option(min=0.01, max=1e6, help="Bound on the memory of a whole-volume pass, GiB.")
+        float | None, typer.Option(min=0.01, max=1e6, help="Memory limit of a whole-volume pass, GiB.")
     ] = None,
     qa_limits: Annotated[
         str,
         typer.Option(
-            help="Limits of each conversion's verdict: auto (by the model), general, ct_contrast, a YAML file, none."
+            help="Thresholds of the structure check: auto (by model), general, ct_contrast, a YAML file, or none."
         ),
     ] = "auto",
     segmenter: Annotated[
-        str | None, typer.Option(help="Finds anatomy and lesions for the verdict; as of medgen evaluate.")
+        str | None,
+        typer.Option(help="Segmenter of anatomy and lesions for the structure check; see medgen evaluate --help."),
     ] = None,
     qa_report_sr: Annotated[
         bool,
-        typer.Option("--qa-report-sr", help="Write each verdict as a DICOM structured report into OUTPUT/verdicts."),
+        typer.Option("--qa-report-sr", help="Write each verdict as a DICOM structured report to OUTPUT/verdicts."),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only list what would be converted, and what hinders it.")
+        bool,
+        typer.Option(
+            "--dry-run", help="List the scans that would be converted and those that cannot be; write nothing."
+        ),
     ] = False,
-    report: Annotated[bool, typer.Option(help="Write report.html into the output folder.")] = True,
+    report: Annotated[bool, typer.Option(help="Write report.html to the output folder.")] = True,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Convert what arrives in the folder INPUT until interrupted.")
+        bool, typer.Option("--watch", help="Watch the folder INPUT and convert new scans until interrupted.")
     ] = False,
     settle_seconds: Annotated[
-        float, typer.Option(min=0.1, help="With --watch: seconds that a scan's files must not change before.")
+        float, typer.Option(min=0.1, help="With --watch: seconds without file changes before a scan is converted.")
     ] = 10.0,
     deidentify: Annotated[
-        bool, typer.Option("--deidentify", help="Write DICOM without identity (PS3.15 basic profile).")
+        bool, typer.Option("--deidentify", help="Write de-identified DICOM (PS3.15 basic profile).")
     ] = False,
     identity_dir: Annotated[
         Path | None,
-        typer.Option(help="With --deidentify: folder of the key and all that names inputs; OUTPUT-private."),
+        typer.Option(
+            help="With --deidentify: folder for the key and all files that name inputs; default: OUTPUT-private."
+        ),
     ] = None,
     shift_dates: Annotated[
         bool,
-        typer.Option("--shift-dates", help="With --deidentify: move dates, patient by patient, in place of removal."),
+        typer.Option(
+            "--shift-dates", help="With --deidentify: shift dates, by one offset per patient, instead of removing them."
+        ),
     ] = False,
     ray: Ray = None,
     workers: Workers = None,
     from_pacs: Annotated[
         str | None,
-        typer.Option(help="Retrieve into INPUT from dicom://AET@host:port or https://host/dicom-web, then convert."),
+        typer.Option(help="PACS to retrieve from into INPUT: dicom://AET@host:port or https://host/dicom-web."),
     ] = None,
     query: Annotated[
-        list[str] | None, typer.Option(help="With --from-pacs: KEY=VALUE, which studies; may be given several times.")
+        list[str] | None, typer.Option(help="With --from-pacs: KEY=VALUE that selects studies; repeatable.")
     ] = None,
-    to_pacs: Annotated[str | None, typer.Option(help="Store the converted series there.")] = None,
+    to_pacs: Annotated[
+        str | None, typer.Option(help="PACS to store the converted series in; addresses as for --from-pacs.")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Translate scans; geometry and format stay the input's."""
+    """Translate scans; outputs keep the geometry and the format of the input."""
     from medgen.checkpoint import load_model
     from medgen.inference.check import checks_for
     from medgen.inference.cohort.run import convert
@@ -132,7 +146,7 @@ def translate(
         except InputError as error:
             if not run.results:
                 raise
-            run.faults.append(str(error))  # of the run itself: the manifest could not be written at its end
+            run.faults.append(str(error))  # of the run, e.g. the manifest could not be written at its end
             run.end(run.results)
         except BaseException:
             sending.drop()
@@ -159,8 +173,8 @@ class _Run:
         """Print a result and send its series to the PACS, unless it failed or its verdict is fail."""
         self.results.append(entry)
         time = f"({entry.seconds:.1f} s)" if entry.seconds else ""
-        judged = f", {entry.verdict}" if entry.verdict else ""
-        say(f"[{i}/{n or '?'}] {entry.case}: {entry.status}{judged} {time}")
+        verdict_text = f", {entry.verdict}" if entry.verdict else ""
+        say(f"[{i}/{n or '?'}] {entry.case}: {entry.status}{verdict_text} {time}")
         for warning in entry.warnings:
             say(f"  warning: {warning}")
         for note in entry.notes:
@@ -170,7 +184,9 @@ class _Run:
         if entry.error:
             say(f"  error: {entry.error}")
         if entry.verdict == "fail" and self.sending.storage is not None:
-            print("  not stored: its verdict is fail; look at it, then send it by hand or run with other --qa-limits")
+            print(
+                "  not stored in the PACS: verdict fail; review the case, then send it manually or change --qa-limits"
+            )
         elif not entry.error:
             self.sending.add(Path(entry.output).name)
 
@@ -208,11 +224,11 @@ def _end_watch_on_signals(folder: Path) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:  # a script's background job ignores SIGINT
             signal.signal(number, interrupted)
-    say(f"watching {folder}; Ctrl-C ends it")
+    say(f"watching {folder}; press Ctrl-C to stop")
 
 
 def interrupted(*_: object) -> None:
-    """Handler of a signal that ends --watch well; the next ends it at once, which loses no more than a kill does."""
+    """Signal handler that ends --watch cleanly. A second signal exits at once, which loses no more than a kill does."""
 
     def end(number: int, _: object) -> None:
         os._exit(128 + number)
@@ -225,14 +241,14 @@ def interrupted(*_: object) -> None:
 def preview(
     model: Path, source: Path, series: str | None, rules: Path | None, watch: bool, from_pacs: str | None
 ) -> None:
-    """The cases of ``source`` on the console; nothing is read but headers, and nothing is written."""
+    """Print the cases of ``source``. Reads headers only and writes nothing."""
     from medgen.checkpoint import read_info
     from medgen.inference.inputs import find_scans, scan_grids
     from medgen.inference.series import load_rules
 
     if watch or from_pacs is not None:
         raise InputError(
-            "option-dry-run-conflict", "--dry-run lists what lies in a folder; leave --watch and --from-pacs out"
+            "option-dry-run-conflict", "--dry-run lists the scans of a folder; omit --watch and --from-pacs"
         )
     _, settings = read_info(model)
     chosen = None if rules is None else load_rules(rules)
@@ -243,8 +259,8 @@ def preview(
             if scan.fault:
                 raise InputError("input-scan-faulty", scan.fault)
             grid = scan_grids(scan, series)[0]
-            what = scan.files[0] if scan.series is None else f"{scan.files[0]}, {scan.series.describe()}"
-            say(f"[{i}/{len(scans)}] {scan.case}: {what} [{grid.describe()}]")
+            location = scan.files[0] if scan.series is None else f"{scan.files[0]}, {scan.series.describe()}"
+            say(f"[{i}/{len(scans)}] {scan.case}: {location} [{grid.describe()}]")
             for note in scan.notes:
                 say(f"  note: {note}")
         except InputError as error:
