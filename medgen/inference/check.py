@@ -1,4 +1,4 @@
-"""Check a converted case: the verdict of the structure check (pass, review or fail), with reasons."""
+"""Check a converted case: the verdict of the structure check (pass, review or fail) with reasons."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,24 +19,24 @@ NONE = "none"
 
 
 def checks_for(model: Model, limits: str = AUTO, segmenter: str | None = None, device: str = "cpu") -> Checks | None:
-    """How conversions of a model are checked.
+    """Thresholds and segmenter for the structure check of a model's conversions.
 
     Args:
-        limits: auto (those of contrast removal for a model that removes contrast medium, else those of any
-            translation), none, or as ``named_checks`` takes them.
+        limits: auto (``ct_contrast`` for a model that removes contrast medium, else ``general``), none, or any value
+            of ``named_checks``.
         segmenter: see ``named_checks``.
 
     Returns:
-        None for none.
+        None if ``limits`` is none.
 
     Raises:
-        InputError: unknown limits or segmenter; a segmenter without checks.
+        InputError: unknown limits or segmenter, or a segmenter with ``limits`` none.
     """
     if limits == NONE:
         if segmenter is not None:
             raise InputError(
                 "option-segmenter-without-checks",
-                "--segmenter serves the checks, and --qa-limits none has none; leave one of the two out",
+                "--segmenter is used by the structure check, which --qa-limits none turns off; omit one of the two",
             )
         return None
     if limits == AUTO:
@@ -48,7 +48,7 @@ def check_case(job: Job, model: Model, checks: Checks | None) -> list[dict[str, 
     """Check the outputs of a job against its sources, and record the verdict in its entry.
 
     Returns:
-        What ``verdict`` returns for each contrast; empty without checks.
+        The result of ``judge`` for each target contrast; empty without checks.
     """
     if checks is None:
         return []
@@ -67,16 +67,17 @@ def verdict(
     checks: Checks,
     known: Sequence[Reason] = (),
 ) -> tuple[str, list[str], list[dict[str, Any]]]:
-    """The worst status over the contrasts made, each against the first source, all reasons, and what each got.
+    """Check each translated contrast against the first source; the verdict is the worst status of all.
 
     Args:
-        volumes: the sources, on one grid with what was ``made`` of them.
-        names: of the contrasts made, which reasons begin with where there are several.
-        known: what was odd about the input, see `carried.input_findings`.
+        volumes: the sources; only the first is used.
+        made: the translated volumes, on the grid of the first source.
+        names: names of the target contrasts; with several, each reason starts with the name.
+        known: findings about the input, see `carried.input_findings`.
 
     Returns:
-        Status (pass, review or fail), reasons, and of each contrast what `judge` says; where there are several, the
-        texts of ``findings`` begin as those of all reasons do and tell their ``contrast``.
+        Status (pass, review or fail), reasons, and the result of `judge` for each contrast. With several contrasts, the
+        text of each finding starts with the name of its contrast, which is also its key ``contrast``.
     """
     source, each = to_canonical(volumes[0]), []
     for volume in map(_as_stored, made):
@@ -87,14 +88,14 @@ def verdict(
             found = {"status": "review", "reasons": [text], "values": {}, "findings": []}
         each.append(found)
     worst = max((one["status"] for one in each), key=lambda status: RANK[status])
-    where = [f"{name}: " if len(names) > 1 else "" for name in names]
+    prefixes = [f"{name}: " if len(names) > 1 else "" for name in names]
     if len(names) > 1:
         for name, one in zip(names, each, strict=True):
-            told = [{**finding, "text": f"{name}: {finding['text']}", "contrast": name} for finding in one["findings"]]
-            one["findings"] = told
-    return worst, [begin + text for begin, one in zip(where, each, strict=True) for text in one["reasons"]], each
+            named = [{**finding, "text": f"{name}: {finding['text']}", "contrast": name} for finding in one["findings"]]
+            one["findings"] = named
+    return worst, [prefix + text for prefix, one in zip(prefixes, each, strict=True) for text in one["reasons"]], each
 
 
 def _as_stored(volume: Volume) -> Volume:
-    """With the values that its file will have: where these are whole numbers, a median falls on one or the other."""
+    """Round to the integers that an integer file will store, because rounding changes a median."""
     return volume.replaced(np.rint(volume.data)) if np.issubdtype(volume.dtype, np.integer) else volume

@@ -84,8 +84,9 @@ def _check_volumes(job: Job, model: Model, options: Options) -> None:
 
 
 def _add_warnings(job: Job, model: Model) -> None:
+    """Record warnings and notes about the volumes that were read."""
     odd = out_of_distribution(model, job.volumes)
-    said = [text for volume in job.volumes for text in volume.warnings]
-    said = [*job.scan.warnings, *said, *sheared(job.targets, job.volumes[0])]
-    job.entry.warnings = [*said, *frames_apart(job.volumes), *odd]
+    texts = [text for volume in job.volumes for text in volume.warnings]
+    texts = [*job.scan.warnings, *texts, *sheared(job.targets, job.volumes[0])]
+    job.entry.warnings = [*texts, *frames_apart(job.volumes), *odd]
     job.entry.notes = [*job.scan.notes, *(text for volume in job.volumes for text in volume.notes)]

@@ -1,4 +1,4 @@
-"""A case on its way through a conversion, and what became of it."""
+"""The data of one case: the job with its volumes, its result, and the options of the run."""
 
 import time
 from collections.abc import Iterator
@@ -14,19 +14,29 @@ from medgen.io.names import shown
 from medgen.io.volume import Volume
 from medgen.qa.run import Checks
 
-FORMATS = {"nifti": ".nii.gz", "mha": ".mha", "nrrd": ".nrrd", "dicom": ""}  # a series is a folder
+FORMATS = {"nifti": ".nii.gz", "mha": ".mha", "nrrd": ".nrrd", "dicom": ""}  # a DICOM series is a folder
 
 
 @dataclass
 class Converted:
-    """What became of one case. ``status``: converted, skipped (done before) or failed (``error`` says why).
+    """The result of one case, as recorded in the manifest.
 
-    ``input`` and ``output`` are the first contrast's files; the hashes are over all. ``verdict``: pass, review or fail,
-    None where it was not checked; ``reasons`` belong to it, ``findings`` are the same with their places (see ``judge``)
-    and ``checks`` tells by which limits and segmenter; ``limits`` holds those that differ from the defaults, while
-    ``warnings`` were known before the conversion; ``notes`` are no reason to doubt it. ``contrasts``: folders of the
-    outputs, where there are several. ``picked`` is the series of ``input`` that was read. ``deidentified`` says what
-    became of dates, ``changes`` how often which attribute was changed.
+    Attributes:
+        input, output: files of the first contrast; the hashes are over the files of all contrasts.
+        status: converted, skipped (converted by an earlier run) or failed.
+        error: why the case failed.
+        warnings: problems of the input, known before the conversion.
+        notes: information that is no reason to doubt the result.
+        verdict: pass, review or fail; None: not checked.
+        reasons: sentences that explain the verdict.
+        findings: the reasons with their locations, see ``qa.run.judge``.
+        checks: identity of the thresholds and the segmenter of the check.
+        limits: thresholds that differ from the defaults.
+        contrasts: output folders of a model with several target contrasts.
+        series: the ``--series`` option.
+        picked: the series of ``input`` that was read.
+        deidentified: whether dates were shifted or removed.
+        changes: number of changes per DICOM attribute by the de-identification.
     """
 
     case: str
@@ -53,15 +63,17 @@ class Converted:
 
 @dataclass
 class Job:
-    """A case on its way: what is read, then made, and dropped once written. ``key`` is its place in the manifest,
-    ``number`` its place among the cases of the run."""
+    """A case during its conversion. The volumes are freed once the case is written.
+
+    ``key``: its key in the manifest. ``number``: its position among the cases of the run.
+    """
 
     scan: Scan
     entry: Converted
     targets: list[Path]
     key: str
     number: int = 0
-    states: dict[Path, tuple[int, ...]] = field(default_factory=dict)  # of its files, before they are read
+    states: dict[Path, tuple[int, ...]] = field(default_factory=dict)  # of its files, see ``file_states``
     volumes: list[Volume] = field(default_factory=list)
     outputs: list[Volume] = field(default_factory=list)
 
@@ -78,7 +90,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Options:
-    """How each case of a run is converted, see ``convert``."""
+    """Options of a run that apply to each case, see ``cohort.run.convert``."""
 
     format: str | None = None
     series: str | None = None
@@ -90,7 +102,7 @@ class Options:
 
 @contextmanager
 def errors_recorded(job: Job) -> Iterator[None]:
-    """Record an error of the block in the job's entry, so that the other cases go on, and the time that it takes."""
+    """Record an exception of the block in the job's entry instead of raising it, and add the time of the block."""
     started, entry, path = time.monotonic(), job.entry, job.scan.files[0]
     try:
         yield
@@ -101,7 +113,7 @@ def errors_recorded(job: Job) -> Iterator[None]:
         if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error)):
             entry.error = f"{path}: not enough memory for this scan; lower --memory-gb"
         else:
-            entry.error = f"{path}: medgen did not expect this scan ({reason(error)}); please report it"
+            entry.error = f"{path}: unexpected error, likely a bug in medgen ({reason(error)}); please report it"
     finally:
         entry.seconds += time.monotonic() - started
         if entry.error:

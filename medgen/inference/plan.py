@@ -15,7 +15,7 @@ from medgen.io.paths import ENDINGS, NIFTI_ENDINGS, has_ending
 
 NAMES = {"nifti": NIFTI_ENDINGS, "mha": (".mha", ".mhd"), "nrrd": (".nrrd", ".nhdr"), "dicom": ()}
 IMAGES = {".dcm", ".ima", ".img", ".hdr", ".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy", ".npz", ".zip", ".gz"}
-SMALL_GB = 1 / 16  # a scan of at most this size is read whatever the memory bound
+SMALL_GB = 1 / 16  # a scan of at most this size is read whatever the memory limit
 VERDICT_FIELDS = ("verdict", "reasons", "findings", "checks", "limits")  # of a record, written by the structure check
 
 
@@ -27,19 +27,21 @@ def check_run(model: Model, output: Path, options: Options) -> None:
     if format is not None and has_ending(output, ENDINGS) and not has_ending(output, NAMES[format]):
         raise InputError(
             "output-name-format-differs",
-            f"{output} is not named as --format {format} is; leave the option out or name it otherwise",
+            f"{output} does not have the file ending of --format {format}; omit --format or change the name",
         )
     if output.suffix.lower() in IMAGES and not has_ending(output, ENDINGS) and not output.is_dir():
         raise InputError(
             "output-extension-unknown",
-            f"{output}: {output.suffix} is not written; give a folder, or a name in {' '.join(ENDINGS)}",
+            f"{output}: {output.suffix} cannot be written; give a folder, or a name ending in {' '.join(ENDINGS)}",
         )
     if model.settings.label_source:
-        raise InputError("model-needs-label-maps", f"{model.folder} makes images of label maps; use medgen synthesize")
+        raise InputError(
+            "model-needs-label-maps", f"{model.folder} makes images from label maps; use medgen synthesize"
+        )
     if options.qa_report_sr and options.checks is None:
         raise InputError(
             "option-verdict-without-checks",
-            "--qa-report-sr writes down the verdict, and --qa-limits none gives none; leave one of the two out",
+            "--qa-report-sr writes the verdict, which --qa-limits none turns off; omit one of the two",
         )
     check_windows(model, options.memory_gb)
 
@@ -57,7 +59,7 @@ def check_count(model: Model, source: object, output: Path, count: int) -> None:
     if len(targets) > 1:
         raise InputError(
             "output-file-for-many-targets",
-            f"{output} is one file but the model makes {', '.join(targets)}; give a folder as output",
+            f"{output} is one file but the model outputs {', '.join(targets)}; give a folder as output",
         )
 
 
@@ -103,7 +105,7 @@ class Planner:
             if self.inputs.setdefault(folded(entry.output), path) != path:
                 job.key = str(path)  # so that the record of the first scan stays
                 raise InputError(
-                    "folder-case-twice", f"{path}: another scan of this folder is named {scan.case} too; rename one"
+                    "folder-case-twice", f"{path}: another scan has the same case name, {scan.case}; rename one"
                 )
         return job
 
@@ -112,13 +114,11 @@ def check_targets(job: Job, options: Options) -> None:
     """Refuse outputs that would replace the input, cannot be written, or cannot have a report. Raises InputError."""
     for target in job.targets:
         if target.exists() and any(target.samefile(file) for file in job.scan.files):
-            raise InputError(
-                "output-is-input", f"{target.resolve()} is input and output at once; choose another output"
-            )
+            raise InputError("output-is-input", f"{target.resolve()} is both input and output; choose another output")
         if options.qa_report_sr and (has_ending(target, ENDINGS) or target.name == VERDICTS):
             raise InputError(
                 "output-report-not-possible",
-                f"{target} can have no structured report beside it; leave --qa-report-sr out",
+                f"{target} cannot have a structured report beside it, which needs DICOM output; omit --qa-report-sr",
             )
     if options.private is not None:
         options.private.check(job.targets)
@@ -131,8 +131,8 @@ def done_already(job: Job, options: Options, manifest: Manifest) -> bool:
     The verdict is copied only if it was given by the limits and segmenter of this run.
     """
     entry = job.entry
-    told = {k: getattr(entry, k) for k in ("input_sha256", "output", "series", "deidentified")}
-    if not manifest.holds(job.key, told, job.targets):
+    expected = {k: getattr(entry, k) for k in ("input_sha256", "output", "series", "deidentified")}
+    if not manifest.holds(job.key, expected, job.targets):
         return False
     old = manifest.cases[job.key]
     entry.status, entry.output_sha256 = "skipped", old["output_sha256"]
@@ -151,12 +151,12 @@ def done_already(job: Job, options: Options, manifest: Manifest) -> bool:
 
 
 def memory_bound_gb(model: Model, options: Options) -> float:
-    """The memory bound of a run, GiB: the option's, else the model's."""
+    """The memory limit of a run, GiB: --memory-gb, else inference.memory_gb of the model."""
     return model.settings.inference.memory_gb if options.memory_gb is None else options.memory_gb
 
 
 def check_size(scan: Scan, model: Model, options: Options) -> None:
-    """Refuse, by the header alone, a scan that is too large to be read within the memory bound. Raises InputError."""
+    """Refuse, by its header only, a scan that is too large for the memory limit. Raises InputError."""
     bound_gb = memory_bound_gb(model, options)
     grids = scan_grids(scan, options.series)
     gb = sum(math.prod(grid.shape) for grid in grids) * 4 / 2**30
@@ -166,14 +166,14 @@ def check_size(scan: Scan, model: Model, options: Options) -> None:
     if gb > max(bound_gb / 2, SMALL_GB):
         raise InputError(
             "input-memory-exceeded",
-            f"{scan.files[0]} claims {grids[0].describe()}: {gb:.3g} GiB in memory at the model's spacing, above "
-            f"half of --memory-gb {bound_gb:g}; raise that, or export the scan again if it is not so large",
+            f"{scan.files[0]} has {grids[0].describe()} by its header: {gb:.3g} GiB at the model's spacing, above "
+            f"half of --memory-gb {bound_gb:g}; raise the limit, or export the scan again if the header is wrong",
         )
 
 
 def _ending(path: Path, format: str | None) -> str:
     if format is not None:
         return FORMATS[format]
-    known = [e for e in ENDINGS if path.is_file() and path.name.lower().endswith(e)]
-    # header-and-data pairs come back as one file
-    return {".mhd": ".mha", ".nhdr": ".nrrd"}.get(known[0], known[0]) if known else FORMATS["dicom"]
+    endings = [e for e in ENDINGS if path.is_file() and path.name.lower().endswith(e)]
+    # formats with separate header and data files are written as one file
+    return {".mhd": ".mha", ".nhdr": ".nrrd"}.get(endings[0], endings[0]) if endings else FORMATS["dicom"]

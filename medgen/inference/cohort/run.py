@@ -103,7 +103,7 @@ def convert(
             jobs = cases.converted(scans) if cluster is None else converted_by(cluster, cases, scans)
             results = _collected(jobs, cases, failed, count, watch is not None, done)
             if private is not None and not single:
-                private.tell(output, manifest.cases.values())
+                private.write_changes(output, manifest.cases.values())
             if single and private is None and all(result.error is None for result in results):
                 manifest.write(beside(output))
         finish(results)
