@@ -63,7 +63,9 @@ class Cases:
         bound = int(memory_bound_gb(self.model, self.options) * 2**30 / 4)
         try:
             stages = read, translate, write
-            with closing(overlapped(planned(), *stages, self._held, self._beside, bound, self._writers())) as done:
+            with closing(
+                overlapped(planned(), *stages, self._held, self._writing_extra, bound, self._writers())
+            ) as done:
                 yield from done
         finally:
             self.manifest.order(keys)  # several writers end in any order
@@ -84,7 +86,7 @@ class Cases:
         outputs = len(self.model.settings.data.targets)
         return sum(v.data.nbytes for v in job.volumes) + outputs * sum(v.data.nbytes for v in job.volumes[:1])
 
-    def _beside(self, job: Job) -> int:
+    def _writing_extra(self, job: Job) -> int:
         """Bytes that checking and writing take besides, as measured: mostly copies on the grid of the check."""
         if not job.volumes:
             return 0

@@ -50,40 +50,40 @@ def convert(
 ) -> list[Converted]:
     """Translate a volume, a folder of volumes, a DICOM series folder, or a folder of such folders.
 
-    While one scan is translated, the next is read and those before are checked and written.
+    While one scan is translated, the next is read and earlier ones are checked and written.
 
     Args:
         model: on the device to use.
-        source: the path, or the scans themselves. A model of several source contrasts takes a folder that holds a
-            folder for each, or tuples of their files. An iterator gives scans as they come, None while there are none.
-        output: a volume's file name (one input only), else a folder that gets ``CASE.nii.gz`` (or the input's
-            own format; for DICOM a folder CASE with a derived series) and ``manifest.json`` with hashes of inputs
-            and outputs; beside one file it is named ``CASE.manifest.json``. A model of several target contrasts
-            writes into a folder for each.
-        format: nifti, mha, nrrd or dicom (for DICOM input); None keeps the input's.
-        series: which DICOM series, where a folder holds several.
-        rules: the same by rules, for folders of mixed studies, see ``series.load_rules``.
-        memory_gb: bound on a whole-volume pass, GiB; scans held beside it take a quarter of it or wait, and one that
-            alone takes more than half of it is refused. None: the settings' one.
-        watch: convert what arrives in the folder ``source`` once its files have not changed for so many seconds, and
-            again what failed, see ``watch.arrivals``, until interrupted. KeyboardInterrupt ends it well: what is being
-            written is waited for and told like the rest; a second one ends the waiting.
-        checks: how each conversion is held against its source, in a writer's thread, see ``verdict.checks_for``;
-            None: it gets no verdict. One that fails is written all the same, and told.
-        qa_report_sr: write each verdict as a DICOM structured report, too, see ``output.verdict_file``. DICOM only.
-        private: de-identify; what names the inputs (the manifest, the index of headers) goes there and ``output``
-            gets ``deidentification.csv``. DICOM only.
-        cluster: convert on its machines, which have to see the same files; None: in this process.
-        overwrite: replace the result of another run in ``output`` (see ``io.claim``), or a file of that name.
-        done: called after each scan with its result, its number and the count (0: unknown); not where a scan fails
-            again as it did before.
-        finish: called once at the end with what is returned, while the folders are still held.
+        source: a path, or the scans themselves. A model with several source contrasts takes a folder with one folder
+            per contrast, or tuples of files. An iterator yields scans as they arrive, and None while there are none.
+        output: a volume file name (for one input), else a folder. The folder receives ``CASE.nii.gz`` (or the format of
+            the input; for DICOM a folder CASE with a derived series) and ``manifest.json`` with hashes of inputs and
+            outputs, which beside a single file is named ``CASE.manifest.json``. A model with several target contrasts
+            writes into one folder per contrast.
+        format: nifti, mha, nrrd or dicom (for DICOM input); None: the format of the input.
+        series: which DICOM series to use if a folder holds several.
+        rules: rules that select series in folders of mixed studies, see ``series.load_rules``.
+        memory_gb: memory limit of a whole-volume pass, GiB; None: inference.memory_gb. Scans held in memory meanwhile
+            may take a quarter of it, and a scan that takes more than half of it is refused.
+        watch: watch the folder ``source`` until interrupted, and convert each scan whose files have not changed for
+            this many seconds; failed scans are tried again, see ``watch.arrivals``. KeyboardInterrupt waits for the
+            cases being written and reports them; a second one stops the waiting.
+        checks: the structure check of each output, run in a writer thread, see ``check.checks_for``; None: no verdict.
+            An output whose verdict is fail is still written.
+        qa_report_sr: also write each verdict as a DICOM structured report, see ``output.verdict_file``. DICOM only.
+        private: de-identify; files that name inputs (manifest, index of headers) are written to its folder, and
+            ``deidentification.csv`` to ``output``. DICOM only.
+        cluster: convert on the machines of this cluster, which need access to the same files; None: in this process.
+        overwrite: replace the result of another run in ``output`` (see ``io.claim``), or an existing output file.
+        done: called after each scan with its result, its number and the number of scans (0: unknown); not called if a
+            scan fails again with the same error.
+        finish: called once at the end with the returned results, while the folders are still locked.
 
     Returns:
-        One entry a scan, failures included; of one that came several times, the last.
+        One entry per scan, failures included; for a scan that was converted several times, the last one.
 
     Raises:
-        InputError: nothing to convert, or an output that cannot be.
+        InputError: there is nothing to convert, or the output cannot be written.
     """
     options = Options(format, series, memory_gb, checks, qa_report_sr, private)
     check_run(model, output, options)
@@ -117,12 +117,12 @@ def _arriving(
     if has_ending(output, ENDINGS) or not isinstance(source, Path):
         raise InputError(
             "option-watch-not-folders",
-            f"--watch converts what arrives in a folder into a folder, not {source} into {output}",
+            f"--watch needs a folder as input and a folder as output, not {source} and {output}",
         )
     if rules is not None:
         raise InputError(
             "option-watch-with-rules",
-            "--watch converts every series that arrives, --rules choose some; leave one of the two out",
+            "--watch converts every series that arrives and cannot apply --rules; omit one of the two",
         )
     return arrivals(source, output, model.settings.data.sources, watch, failed)
 
@@ -144,7 +144,7 @@ def _found(
         if not found:
             raise InputError(
                 "rules-choose-nothing",
-                f"{source} holds no series that the rules choose; see docs/how-to/choose_series.md",
+                f"{source} holds no series that the rules select; see docs/how-to/choose_series.md",
             )
     else:
         found = [_scan_of(files) for files in source]
@@ -204,7 +204,7 @@ def _collected(
 def _claims(
     model: Model, source: object, output: Path, options: Options, rules: Rules | None, overwrite: bool
 ) -> Iterator[AbstractContextManager[object]]:
-    """The folders that a run writes. What names its input stands in the private one of a run that has one."""
+    """Claim the folders of a run. In a de-identified run, only the claim of the private folder names inputs."""
     if isinstance(source, Path):
         apart(output, source)
     if has_ending(output, ENDINGS):
@@ -219,7 +219,7 @@ def _claims(
     if private is not None:
         about["deidentified"] = private.dates
         yield claimed(private.folder, about, overwrite=overwrite, besides=["key"], free=())
-        given = source if isinstance(source, Path) else output
-        named = json.dumps({**about, "input": os.path.relpath(os.path.realpath(given), os.path.realpath(output))})
+        place = source if isinstance(source, Path) else output
+        named = json.dumps({**about, "input": os.path.relpath(os.path.realpath(place), os.path.realpath(output))})
         about = {"command": "translate --deidentify", "input or settings": private.deidentifier.pseudonym("run", named)}
     yield claimed(output, about, overwrite=overwrite)
