@@ -75,18 +75,19 @@ class Private:
 
 
 def opened(
-    source: Path, output: Path, folder: Path | None, shift_dates: bool = False, enabled: bool = True
+    source: Path, output: Path, folder: Path | None, shift_dates: bool = False, wanted: bool = True
 ) -> Private | None:
-    """Open the private folder of a run into ``output``; a new one gets a random key. None if not ``enabled``.
+    """Open the private folder of a run into ``output``; a new one gets a random key. None if not ``wanted``.
 
     Args:
         folder: the private folder; None: ``OUTPUT-private`` beside the output.
+        wanted: whether to de-identify.
 
     Raises:
-        InputError: options of de-identification without ``enabled``; a private folder inside source or output or around
-            them; an output folder of a run with the other choice of de-identification.
+        InputError: options of de-identification although not ``wanted``; a private folder inside source or output or
+            around them; an output folder of a run with the other choice of de-identification.
     """
-    if not enabled:
+    if not wanted:
         if folder is not None or shift_dates:
             raise InputError(
                 "deidentify-option-missing", "--identity-dir and --shift-dates need --deidentify; add it or omit them"

@@ -41,7 +41,7 @@ def _lacking(slices: list[Slice]) -> tuple[str, str]:
     counted = [
         (name, count, present(slices))
         for name, read, present in COUNTS
-        if (count := _positive_int(read(header))) is not None
+        if (count := _as_count(read(header))) is not None
     ]
     for name, count, present in counted:
         if present < count:
@@ -51,7 +51,7 @@ def _lacking(slices: list[Slice]) -> tuple[str, str]:
     if counted or all("multiframe" in item.header for item in slices):
         return "", ""
     gap = _distance_gap(slices)
-    return "", f"the headers do not state the number of images of the series; it had {len(files)}{gap}"
+    return "", f"the headers do not state how many images the series has; {len(files)} had arrived{gap}"
 
 
 def _numbering_gap(slices: Sequence[Slice]) -> str:
@@ -81,7 +81,7 @@ def _distance_gap(slices: Sequence[Slice]) -> str:
 # Counts --------------------------------------------------------------------------------------------------
 
 
-def _positive_int(value: object) -> int | None:
+def _as_count(value: object) -> int | None:
     try:
         return int(str(value)) or None
     except ValueError:
