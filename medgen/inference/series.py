@@ -209,8 +209,8 @@ def _case(folder: Path, series: Series, single: bool) -> str:
         return folder.name
     patient = re.sub(r"[^A-Za-z0-9._-]+", "-", str(series.header.get("PatientID", ""))).strip("-.")[:64]
     number = str(series.header.get("SeriesNumber", ""))
-    reported = sha256(f"{' '.join(owners(series.header))} {series.part}".encode()).hexdigest()[:8]
-    return "_".join(part for part in (folder.name[:64], patient, number, reported) if part)
+    digest = sha256(f"{' '.join(owners(series.header))} {series.part}".encode()).hexdigest()[:8]
+    return "_".join(part for part in (folder.name[:64], patient, number, digest) if part)
 
 
 def _with_unique_names(scans: list[Found], source: Path) -> list[Found]:

@@ -220,6 +220,9 @@ def _claims(
         about["deidentified"] = private.dates
         yield claimed(private.folder, about, overwrite=overwrite, besides=["key"], free=())
         place = source if isinstance(source, Path) else output
-        named = json.dumps({**about, "input": os.path.relpath(os.path.realpath(place), os.path.realpath(output))})
-        about = {"command": "translate --deidentify", "input or settings": private.deidentifier.pseudonym("run", named)}
+        settings = json.dumps({**about, "input": os.path.relpath(os.path.realpath(place), os.path.realpath(output))})
+        about = {
+            "command": "translate --deidentify",
+            "input or settings": private.deidentifier.pseudonym("run", settings),
+        }
     yield claimed(output, about, overwrite=overwrite)
