@@ -1,4 +1,4 @@
-"""De-identified conversions: no patient is named in the output folder; a separate private folder holds what does.
+"""De-identified conversions: the output folder names no patient; files that do go to a separate private folder.
 
 The private folder (readable by its owner only) holds all files that name inputs: the key, the manifest, the index of
 DICOM headers and the report. The output folder holds the series, under pseudonyms derived from the key, and

@@ -24,7 +24,7 @@ class Converted:
     Attributes:
         input, output: files of the first contrast; the hashes are over the files of all contrasts.
         status: converted, skipped (converted by an earlier run) or failed.
-        error: why the case failed.
+        error: why the case failed; None: it did not.
         warnings: problems of the input, known before the conversion.
         notes: information that is no reason to doubt the result.
         verdict: pass, review or fail; None: not checked.

@@ -1,4 +1,4 @@
-"""Plan a conversion: refuse what cannot be written, name each case and its outputs, and find what is done already."""
+"""Plan a conversion: refuse invalid outputs, name each case and its outputs, and find cases that are done already."""
 
 import math
 from pathlib import Path
@@ -16,11 +16,17 @@ from medgen.io.paths import ENDINGS, NIFTI_ENDINGS, has_ending
 NAMES = {"nifti": NIFTI_ENDINGS, "mha": (".mha", ".mhd"), "nrrd": (".nrrd", ".nhdr"), "dicom": ()}
 IMAGES = {".dcm", ".ima", ".img", ".hdr", ".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy", ".npz", ".zip", ".gz"}
 SMALL_GB = 1 / 16  # a scan of at most this size is read whatever the memory limit
-VERDICT_FIELDS = ("verdict", "reasons", "findings", "checks", "limits")  # of a record, written by the structure check
+VERDICT_FIELDS = (
+    "verdict",
+    "reasons",
+    "findings",
+    "checks",
+    "limits",
+)  # fields of a record that the structure check fills
 
 
 def check_run(model: Model, output: Path, options: Options) -> None:
-    """Refuse a run whose options, output and model do not go together. Raises InputError."""
+    """Refuse a run whose options, output and model are incompatible. Raises InputError."""
     format = options.format
     if format is not None and format not in FORMATS:
         raise InputError("option-format-unknown", f"--format {format}: unknown; choose one of {', '.join(FORMATS)}")
@@ -71,8 +77,8 @@ class Planner:
         single = has_ending(output, ENDINGS)
         several = len(self.contrasts) > 1
         self.folders = [] if single else [output / name for name in self.contrasts] if several else [output]
-        self.inputs: dict[str, Path] = {}  # output path, case-folded as some file systems do: its input
-        self.outputs: dict[str, str] = {}  # manifest key, case-folded: output
+        self.inputs: dict[str, Path] = {}  # output path, folded like on case-insensitive file systems: its input
+        self.outputs: dict[str, str] = {}  # manifest key, folded likewise: output
         self.count = 0
 
     def plan(self, scan: Scan) -> Job:
@@ -118,7 +124,7 @@ def check_targets(job: Job, options: Options) -> None:
         if options.qa_report_sr and (has_ending(target, ENDINGS) or target.name == VERDICTS):
             raise InputError(
                 "output-report-not-possible",
-                f"{target} cannot have a structured report beside it, which needs DICOM output; omit --qa-report-sr",
+                f"{target} cannot have a report: it is not DICOM, or its case is named verdicts; omit --qa-report-sr",
             )
     if options.private is not None:
         options.private.check(job.targets)
@@ -128,7 +134,7 @@ def check_targets(job: Job, options: Options) -> None:
 def done_already(job: Job, options: Options, manifest: Manifest) -> bool:
     """Whether an earlier run converted the case; then its record is copied into the job's entry.
 
-    The verdict is copied only if it was given by the limits and segmenter of this run.
+    The verdict is copied only if it was made with the thresholds and the segmenter of this run.
     """
     entry = job.entry
     expected = {k: getattr(entry, k) for k in ("input_sha256", "output", "series", "deidentified")}
@@ -166,7 +172,7 @@ def check_size(scan: Scan, model: Model, options: Options) -> None:
     if gb > max(bound_gb / 2, SMALL_GB):
         raise InputError(
             "input-memory-exceeded",
-            f"{scan.files[0]} has {grids[0].describe()} by its header: {gb:.3g} GiB at the model's spacing, above "
+            f"{scan.files[0]} is {grids[0].describe()} by its header: {gb:.3g} GiB at the model's spacing, above "
             f"half of --memory-gb {bound_gb:g}; raise the limit, or export the scan again if the header is wrong",
         )
 

@@ -1,4 +1,4 @@
-"""The cases of one run in this process: planned one by one, converted in threads, recorded in the manifest."""
+"""The cases of one run: plan them, convert them in threads, and record them in the manifest."""
 
 import math
 import os
@@ -23,15 +23,15 @@ WRITERS = 16
 
 
 class Cases:
-    """The cases of one run, and their records in the manifest."""
+    """The cases of one run and their records in the manifest."""
 
     def __init__(self, model: Model, manifest: Manifest, output: Path, options: Options) -> None:
         self.model, self.manifest, self.options = model, manifest, options
         self.planner = Planner(model, output, options)
-        self.recorded: dict[int, Job] = {}  # jobs by number that are recorded but not yet reported to the caller
+        self.recorded: dict[int, Job] = {}  # by number: jobs in the manifest that are not reported to the caller yet
 
     def clear(self) -> None:
-        """Remove what a killed run or worker left half-written."""
+        """Remove partial files of a killed run or worker."""
         for folder in self.planner.folders:
             clear(folder)
             clear(folder / VERDICTS)
@@ -40,12 +40,14 @@ class Cases:
         """Plan the scans one by one; None passes through. Merges the journal into the manifest while idle."""
         for scan in scans:
             yield None if scan is None else self.planner.plan(scan)
-            if scan is None:  # the cases under way are written by now
-                with suppress(InputError):  # disk full: the journal has the records, and the end of the run reports it
+            if scan is None:  # all earlier cases are written by now
+                with suppress(
+                    InputError
+                ):  # disk full: the journal keeps the records, and the end of the run reports it
                     self.manifest.fold()
 
     def converted(self, scans: Iterable[Scan | None]) -> Generator[Job, None, None]:
-        """Convert the scans in threads: while one is translated, the next is read and those before are written."""
+        """Convert the scans in threads: while one is translated, the next is read and earlier ones are written."""
         self.clear()
         keys: list[str] = []
 
@@ -68,13 +70,13 @@ class Cases:
             ) as done:
                 yield from done
         finally:
-            self.manifest.order(keys)  # several writers end in any order
+            self.manifest.order(keys)  # several writers finish in any order
 
     def record(self, job: Job) -> None:
-        """Record a finished case, unless it was skipped and its verdict is that of its record."""
+        """Record a finished case, unless it was skipped and its record is still valid."""
         entry, old = job.entry, self.manifest.cases.get(job.key, {})
         if entry.status == "failed" and entry.output_sha256:
-            pass  # the new verdict failed, and the output of the earlier run is still there
+            pass  # only the new check failed; the output of the earlier run still exists
         elif entry.status != "skipped":
             self.manifest.add(job.key, entry)
         elif entry.checks not in (None, old.get("checks")):
@@ -82,12 +84,12 @@ class Cases:
         self.recorded[job.number] = job
 
     def _held(self, job: Job) -> int:
-        """Bytes of a case once translated."""
+        """Bytes that a translated case holds."""
         outputs = len(self.model.settings.data.targets)
         return sum(v.data.nbytes for v in job.volumes) + outputs * sum(v.data.nbytes for v in job.volumes[:1])
 
     def _writing_extra(self, job: Job) -> int:
-        """Bytes that checking and writing take besides, as measured: mostly copies on the grid of the check."""
+        """Additional bytes for checking and writing, from measurements: mostly copies on the grid of the check."""
         if not job.volumes:
             return 0
         volume, copies = job.volumes[0], 3.5  # values are unscaled in double precision
@@ -96,7 +98,7 @@ class Cases:
         return int(volume.data.nbytes * copies)
 
     def _writers(self) -> int:
-        """Number of writer threads: one without checks, and with a segmenter, which uses the device.
+        """Number of writer threads. One without checks, and one with a segmenter, which uses the device.
 
         A check keeps one core busy for seconds, longer than a GPU or many cores need for the network.
         """
@@ -107,5 +109,5 @@ class Cases:
 
 
 def _cores() -> int:
-    """Cores that this process may use: a cluster job has a share of its machine's."""
+    """Number of cores that this process may use; a cluster job may use only some of its machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

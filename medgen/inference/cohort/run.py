@@ -1,7 +1,7 @@
-"""Convert a cohort: skip cases that are done, survive a kill, and go on after a bad scan.
+"""Convert a cohort of scans. Finished cases are skipped, a killed run can resume, and a failed scan stops nothing.
 
-One case is followed in `inference.convert_case`. This module is what lies around the cases: the output folders, the
-scans, the manifest, de-identification, and reporting each result.
+`inference.convert_case` converts one case. This module handles what surrounds the cases: output folders, finding scans,
+the manifest, de-identification, and reporting of results.
 """
 
 import json
@@ -113,7 +113,7 @@ def convert(
 def _arriving(
     model: Model, source: object, output: Path, rules: Rules | None, watch: float, failed: set[Files]
 ) -> Iterator[Scan | None]:
-    """The scans that arrive in a watched folder; ``failed``: those to try again after a pause."""
+    """The scans that arrive in a watched folder; ``failed``: files of scans to try again after a pause."""
     if has_ending(output, ENDINGS) or not isinstance(source, Path):
         raise InputError(
             "option-watch-not-folders",

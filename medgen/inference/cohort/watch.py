@@ -68,7 +68,7 @@ def _arrivals(source: Path, contrasts: Sequence[str], still: float, failed: Cont
     seen: dict[Scan, _Seen] = {}
     while True:
         present = _present(source, contrasts)
-        given: list[_Seen] = []
+        yielded: list[_Seen] = []
         faults = {
             scan.case for scan in present if scan.fault
         }  # once corrected, such a case counts as new; one that is being deleted does not
@@ -81,10 +81,10 @@ def _arrivals(source: Path, contrasts: Sequence[str], still: float, failed: Cont
             elif state and one is not None and time.monotonic() - one.since >= _pause(scan, one.tries, still, failed):
                 if (counted := _counted(scan, one, still)) is not None:
                     one.tries += 1
-                    given.append(one)
+                    yielded.append(one)
                     yield counted
         yield None
-        for one in given:  # all of them are converted by now
+        for one in yielded:  # all of them are converted by now
             one.since = time.monotonic()
         time.sleep(max(still / 4, 0.05))
 
@@ -152,7 +152,7 @@ def _of_folder(folder: Path, volumes: list[Path], source: Path) -> list[Scan]:
 
 
 def _loose(source: Path, volumes: list[Path]) -> list[Scan]:
-    """A scan with a fault if DICOM lies directly in the watched folder, where series cannot be told apart."""
+    """A scan with a fault if DICOM lies directly in the watched folder, where series cannot be separated."""
     candidates = (path for path in sorted(source.iterdir()) if not path.name.startswith(".") and path not in volumes)
     first = next((path for path in candidates if os.path.isfile(path) and is_dicom(path)), None)
     fault = (
