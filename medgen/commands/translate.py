@@ -26,7 +26,7 @@ def translate(
     input: Annotated[
         Path,
         typer.Argument(
-            help="A volume, or a folder of volumes or DICOM series; for several contrasts, with a folder per contrast."
+            help="A volume, or a folder of volumes or DICOM series; for several contrasts, one subfolder per contrast."
         ),
     ],
     output: Annotated[Path, typer.Argument(help="Output folder; for one input volume, a file name is accepted.")],
