@@ -10,8 +10,8 @@ import numpy as np
 from small_model import small_model
 
 from medgen.checkpoint import Model, load_model
+from medgen.inference.check import checks_for
 from medgen.inference.cohort.run import convert
-from medgen.inference.cohort.verdict import checks_for
 from medgen.inference.predict import translate_case
 from medgen.io.read import read_volume
 from medgen.phantom.cohort import make_patient

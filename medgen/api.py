@@ -21,8 +21,8 @@ from medgen.evaluation.inputs import Inputs, Options
 from medgen.evaluation.metrics.image_pair import within
 from medgen.evaluation.metrics.metric import Pair
 from medgen.evaluation.summary import Evaluation
+from medgen.inference.check import checks_for
 from medgen.inference.cohort.run import convert
-from medgen.inference.cohort.verdict import checks_for
 from medgen.inference.job import Converted
 from medgen.inference.predict import translate_case
 from medgen.io.formats.itk import itk_affine, to_itk

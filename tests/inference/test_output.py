@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from medgen.checkpoint import save_model
 from medgen.cli import app
 from medgen.errors import InputError
-from medgen.inference import pipeline as cases
+from medgen.inference import convert_case as cases
 from medgen.inference.cohort.run import convert
 from medgen.inference.output import derivation
 from medgen.io.atomic import folder_written_aside

@@ -19,8 +19,8 @@ from medgen.checkpoint import load_model
 from medgen.commands.translate import interrupted
 from medgen.config import parse_settings
 from medgen.errors import InputError
-from medgen.inference import inputs, output
-from medgen.inference import pipeline as module
+from medgen.inference import convert_case as module
+from medgen.inference import inputs, output, plan
 from medgen.inference.cohort import watch
 from medgen.inference.cohort.prefetch import overlapped
 from medgen.inference.cohort.run import convert
@@ -222,7 +222,7 @@ def test_two_scans_of_one_name_and_format_do_not_undo_each_other(model, tmp_path
 
 def test_bad_names_and_sizes_are_refused_before_memory_is_taken(model, tmp_path, monkeypatch):
     scans = phantoms(tmp_path / "in", "a\x1b[2J.nii.gz", "con.nii.gz", "large.nii.gz", "n" * 230 + ".nii.gz")
-    monkeypatch.setattr(module, "SMALL_GB", 0)
+    monkeypatch.setattr(plan, "SMALL_GB", 0)
     monkeypatch.setattr(inputs, "read_volume", None)
     results = convert(model, scans, tmp_path / "out", memory_gb=9e-6)
     for result, words in zip(results, ("control", "device", "above half of --memory-gb", "longer than"), strict=True):
@@ -275,7 +275,7 @@ def test_an_interrupt_tells_what_is_being_written(model, tmp_path, monkeypatch, 
 
     monkeypatch.setattr(module, "translate_case", stopped)
     monkeypatch.setattr(module, "write_outputs", slow)
-    monkeypatch.setattr(module, "overlapped", lambda *given: overlapped(*given[:-1], 3))
+    monkeypatch.setattr("medgen.inference.cohort.cases.overlapped", lambda *given: overlapped(*given[:-1], 3))
     results = convert(model, scans, tmp_path / "out", watch=0.1, done=done)
     expected = ["a", "b"] if where == "translating" else ["a", "b", "c"]
     assert seen == [r.case for r in results] == expected and {r.status for r in results} == {"converted"}
