@@ -26,11 +26,12 @@ from medgen.phantom.cohort import LABELS, build_anatomy, render
 from medgen.qa.case import Reason
 from medgen.qa.check import check_case
 from medgen.qa.measures.geometry import SIDES
+from medgen.terminology import is_lesion
 
 # Voxels and mm; the trials take them in turn.
 GRIDS = (((125, 94, 30), (3.0, 3.0, 3.0)), ((150, 112, 24), (2.5, 2.5, 4.0)), ((150, 112, 30), (2.5, 2.5, 2.5)))
 NAMES = {value: name for name, value in LABELS.items()}
-LESIONS = ("cyst", "lesion_hypovascular", "lesion_hypervascular")
+LESIONS = tuple(filter(is_lesion, LABELS))
 ENHANCING = (
     ("aorta", "arteries"),
     ("inferior_vena_cava", "veins"),

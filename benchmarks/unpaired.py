@@ -29,10 +29,12 @@ from medgen.data.body_mask import body_mask
 from medgen.inference.predict import translate_volume
 from medgen.io.read import read_volume
 from medgen.io.volume import Volume
+from medgen.phantom.cohort import LABELS
+from medgen.terminology import is_lesion
 
 ROOT = Path(__file__).parent.parent
 ORGANS = ("aorta", "kidney_left", "kidney_right", "liver", "bone", "lung")
-LESIONS = ("cyst", "lesion_hypovascular", "lesion_hypervascular")
+LESIONS = tuple(filter(is_lesion, LABELS))
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from medgen.checkpoint import load_model
 from medgen.evaluation.summary import CaseResult
 from medgen.inference.cohort.run import convert
 from medgen.inference.cohort.verdict import checks_for
-from medgen.qa.measures.enhancement import is_enhancing
+from medgen.terminology import is_enhancing
 
 ABOVE = 12.0  # HU: organ_error of the limits
 

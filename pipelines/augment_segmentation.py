@@ -48,8 +48,8 @@ from medgen.environment import git_commit, versions
 from medgen.errors import InputError
 from medgen.evaluation.distribution.sections import default_window, distribution_section, memorisation_section
 from medgen.evaluation.features.named import KNOWN, named_extractor
-from medgen.evaluation.summary import Failure, write_text
-from medgen.io.atomic import atomic_write
+from medgen.evaluation.summary import Failure
+from medgen.io.atomic import atomic_write, write_text
 from medgen.io.names import say
 from medgen.io.paths import ENDINGS, has_ending
 from medgen.io.read import read_volume

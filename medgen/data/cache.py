@@ -106,12 +106,8 @@ def _fill(stem: Path, path: Path, volume: Volume, intensity: dict[str, Any], spa
         stem.parent.mkdir(parents=True, exist_ok=True)
         save_array(stem.with_suffix(".npy"), _compact(volume.data))
         save_array(stem.with_suffix(".body.npy"), body)
-        info = stem.with_suffix(".json")
-        aside = stem.with_suffix(f".{os.getpid()}.tmp")
         about = {"range": codes.to_dict(), "spacing": volume.spacing, "fingerprint": fingerprint, "path": str(path)}
-        aside.write_text(json.dumps(about | {"warnings": said}))
-        wrote(info, aside)
-        os.replace(aside, info)
+        save_text(stem.with_suffix(".json"), json.dumps(about | {"warnings": said}))
     except OSError as error:
         raise InputError(
             "cache-not-writable", f"cache {stem.parent} cannot be written: {error.strerror or error}; set data.cache"
@@ -128,5 +124,13 @@ def save_array(path: Path, array: np.ndarray) -> None:
     aside = path.with_suffix(f".{os.getpid()}.tmp")
     with open(aside, "wb") as file:
         np.save(file, array)
+    wrote(path, aside)
+    os.replace(aside, path)
+
+
+def save_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all, also when several processes write it at a time."""
+    aside = path.with_suffix(f".{os.getpid()}.tmp")
+    aside.write_text(text)
     wrote(path, aside)
     os.replace(aside, path)

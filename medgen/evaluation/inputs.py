@@ -30,7 +30,7 @@ class Inputs:
         mask: where ``mae``, ``psnr`` and ``ssim`` count (non-zero voxels); default the whole volume for CT in HU, else
             the foreground of the reference, see `medgen.data.body_mask.foreground_mask`.
         prediction_labels: segmentations of the predictions, scored against ``labels``.
-        lesions: masks of the lesions in the source; None: the labels whose name says so (`lesion_findings.LESIONS`).
+        lesions: masks of the lesions in the source; None: the labels whose name says so (`terminology.is_lesion`).
         real_cohort: real volumes of the target's kind, best of other patients; None: the reference.
         training_images: the real volumes that the model was trained to make; predictions are tested for copies of them.
         cases: names of the reference cases that count, such as a test split; None for all.

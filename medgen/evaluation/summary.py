@@ -34,7 +34,7 @@ from medgen.evaluation.summary_file import (
     StructureCase,
     Summary,
 )
-from medgen.io.atomic import atomic_write
+from medgen.io.atomic import write_text
 from medgen.io.spreadsheet import csv_text
 
 DIGITS = 8  # significant ones of a number in a table
@@ -212,17 +212,6 @@ def version() -> str:
         return metadata.version("medgen")
     except metadata.PackageNotFoundError:
         return "not installed"
-
-
-def as_text(text: str) -> str:
-    """As a text file holds it: bytes of a file name that are no UTF-8 are written out, such as ``\\udcff``."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a whole text file or nothing: under a temporary name beside it, then renamed."""
-    with atomic_write(path) as aside:
-        aside.write_text(as_text(text), encoding="utf-8")
 
 
 def _segmentation(evaluation: Evaluation) -> dict[str, Segmentation]:

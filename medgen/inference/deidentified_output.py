@@ -15,7 +15,7 @@ from pydicom import dcmread
 
 from medgen.errors import InputError
 from medgen.inference.inputs import Scan
-from medgen.io.atomic import atomic_write
+from medgen.io.atomic import write_text
 from medgen.io.deidentification.deidentify import Deidentifier, read_key, refuse_drawn
 from medgen.io.dicom.series import owners
 from medgen.io.paths import ENDINGS, has_ending
@@ -69,8 +69,7 @@ class Private:
             places.update(changes)
             cases.update(changes.keys())
         rows = [(*told.split(), places[told], cases[told]) for told in sorted(places)]
-        with atomic_write(output / REPORT) as aside:
-            aside.write_text("".join(map(csv_line, [COLUMNS, *rows])), encoding="utf-8")
+        write_text(output / REPORT, "".join(map(csv_line, [COLUMNS, *rows])))
 
 
 def opened(

@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from medgen.data.body_mask import looks_like_hu
+from medgen.data.labels.overlap import label_dice
 from medgen.qa import lesion_findings
 from medgen.qa.case import Checked, Status, ball_mm, place_of
 from medgen.qa.measures import enhancement, geometry, hounsfield, structure
+from medgen.terminology import is_lesion
 
 SAME_SCAN = 0.35  # edge correlation; pairs of two patients on one grid reach 0.31, true ones of two contrasts 0.56
 LOUD = 1.5  # times its limit: what exceeds it by half fails rather than asks for review
@@ -176,12 +178,12 @@ def segmented_findings(
         names: of the segmenter's labels; lesions by their name are counted, the others compared.
     """
     source, output = found("source"), found("output")
-    marks = [value for value, name in names.items() if lesion_findings.is_lesion(name)]
-    dice = {label: d for label, d in structure.label_dice(source, output).items() if label not in marks}
+    marks = [value for value, name in names.items() if is_lesion(name)]
+    dice = {label: d for label, d in label_dice(source, output).items() if label not in marks}
     case.values |= {f"dice_{names.get(label, f'label_{label}')}": value for label, value in dice.items()}
     limit, beside = case.limits.anatomy_dice, dict(dice)
     if case.truth is not None and min(dice.values(), default=1.0) < limit:
-        beside = structure.label_dice(found("truth"), output)
+        beside = label_dice(found("truth"), output)
     for label, value in dice.items():
         if value < limit:
             best = max(value, beside.get(label, 0.0))

@@ -8,13 +8,6 @@ import numpy as np
 from medgen.qa.case import Checked, Status, ball_mm, place_of
 from medgen.qa.measures import lesions
 
-LESIONS = ("lesion", "cyst", "tumour", "tumor", "metasta")  # words in the names of labels
-
-
-def is_lesion(name: str) -> bool:
-    """Whether a label's name says lesion, cyst, tumour or metastasis."""
-    return any(word in name.lower() for word in LESIONS)
-
 
 def lesion_findings(case: Checked) -> None:
     """The fate of every lesion whose mask is known."""

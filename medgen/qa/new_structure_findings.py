@@ -10,12 +10,12 @@ from medgen.data.fast_filters import gaussian
 from medgen.qa.case import Checked, Status
 from medgen.qa.measures.new_structures import RADII_MM, Blob, brighter, new_structures
 from medgen.qa.measures.rendition import rendition
+from medgen.terminology import is_homogeneous
 
 # HU of the input, within which new structures are looked for: lung up to the first, then fat, muscle, enhanced organs.
 LUNG_HU, TISSUES_HU = -500.0, ((-140.0, -60.0), (0.0, 85.0), (85.0, 140.0))
 GAS_HU, LUNG_ML = -930.0, 5.0  # lung is brighter than gas; less than that is mostly border
 LEAST_VOXELS, LARGE_ML = 200, 60.0  # of a region in which new structures are looked for; of a labelled one by itself
-EVEN = ("liver", "spleen")  # in CT: the whole of it changes alike
 WITHIN = 0.8  # of the limit of noise, within a label of CT: correct pairs reach 6 there
 MOST = 3  # new structures that are named, strongest first
 
@@ -107,7 +107,7 @@ def _labelled(case: Checked, inner: np.ndarray) -> Iterator[np.ndarray]:
     A known lesion is no place for a new one.
     """
     for value in _large_labels(case, inner):
-        if case.hu and not any(word in case.names.get(value, "").lower() for word in EVEN):
+        if case.hu and not is_homogeneous(case.names.get(value, "")):
             continue
         region = inner & (case.labels == value)
         if case.lesions is not None:

@@ -14,6 +14,7 @@ from medgen.data.fast_filters import gaussian
 from medgen.qa.case import Checked, Place, Status
 from medgen.qa.measures import enhancement
 from medgen.qa.measures.enhancement import Organ
+from medgen.terminology import structure_of
 
 FAR = 1.5  # times organ_error: off the truth by more fails rather than asks for review
 SPARSE, NEAR_MM = 0.25, 24.0  # part of its box that a structure fills at least to be marked as a whole; else so much
@@ -58,7 +59,7 @@ def region_limits(case: Checked, organ: Organ, truth: bool) -> tuple[float, floa
 
 
 def _range(case: Checked, organ: Organ) -> tuple[float, float] | None:
-    return case.limits.organ_ranges.get(enhancement.structure_of(organ.name) or "")
+    return case.limits.organ_ranges.get(structure_of(organ.name) or "")
 
 
 def _judge(case: Checked, organ: Organ, limits: tuple[float, float], by: str) -> None:
@@ -117,5 +118,5 @@ def _phases(case: Checked, organs: Sequence[Organ]) -> None:
     """The phases that input and output seem to be in."""
     for n, role in enumerate(("source", "output")):
         hu = {organ.name: (organ.core or organ.region)[n] for organ in organs}
-        urine = [value for name, value in hu.items() if enhancement.structure_of(name) == "collecting_system"]
+        urine = [value for name, value in hu.items() if structure_of(name) == "collecting_system"]
         case.values[f"phase_{role}"] = enhancement.phase(hu, float(np.mean(urine)) if urine else None)

@@ -16,9 +16,9 @@ from medgen.data.body_mask import looks_like_hu
 from medgen.io.volume import Volume
 from medgen.qa.case import Reason
 from medgen.qa.check import COARSE_MM, RANK, Verdict, check_case, coarse_factor
-from medgen.qa.lesion_findings import is_lesion
 from medgen.qa.limits import AUTO, Thresholds, load_thresholds
 from medgen.segmentation.load import NamedSegmenter, named_segmenter
+from medgen.terminology import is_lesion
 
 # What the arrays of an odd volume (a single slice, a body of three voxels) or another's network can end in.
 UNDOABLE = (ValueError, ArithmeticError, RuntimeError, IndexError, MemoryError, OSError)

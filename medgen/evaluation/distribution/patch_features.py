@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from medgen.data.fast_filters import central_gradient_magnitude
 from medgen.errors import InputError
 from medgen.evaluation.distribution.frechet import divisors
 
@@ -88,7 +89,8 @@ def patch_features(
         smooth = gaussian_filter(values, sigma, truncate=TRUNCATE)
         mean = smooth[places]
         variance = gaussian_filter(squares, sigma, truncate=TRUNCATE)[places] - mean**2
-        columns += [mean + centre, np.sqrt(np.maximum(variance, 0)), _gradient_magnitude(smooth, places, spacing)]
+        gradient = central_gradient_magnitude(smooth, spacing, places)
+        columns += [mean + centre, np.sqrt(np.maximum(variance, 0)), gradient]
     for axis, index in enumerate(np.unravel_index(inside, volume.shape)):
         low, high = int(index.min()), int(index.max())
         columns.append((places[axis] - low) / max(high - low, 1))
@@ -103,18 +105,6 @@ def standardised(features: Array, reference: Array) -> NDArray[np.float64]:
     """
     mean = reference.mean(0, dtype=np.float64)
     return (features - mean) / divisors(mean, reference.std(0, dtype=np.float64))
-
-
-def _gradient_magnitude(smooth: Array, places: tuple[Array, ...], spacing: Sequence[float]) -> Array:
-    """|∇ smooth| at ``places`` by central differences, one-sided at the volume's faces, per mm."""
-    total = np.zeros(len(places[0]))
-    for axis, step in enumerate(spacing):
-        before, after = list(places), list(places)
-        before[axis] = np.maximum(places[axis] - 1, 0)
-        after[axis] = np.minimum(places[axis] + 1, smooth.shape[axis] - 1)
-        distance = np.maximum(after[axis] - before[axis], 1) * step
-        total += ((smooth[tuple(after)] - smooth[tuple(before)]) / distance) ** 2
-    return np.sqrt(total)
 
 
 def _check(volume: Array, mask: Array, spacing: Sequence[float], count: int, scales: Sequence[float]) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from medgen.data.labels.overlap import dice, overlap_counts
 from medgen.errors import InputError
 
 HIGHEST = 65535  # label
@@ -29,7 +30,7 @@ def dice_scores(reference: Array, prediction: Array, *, labels: Iterable[int] | 
     ``LabelOverlapMeasures``. ``labels``: as in `segmentation_scores`.
     """
     reference, prediction = _labels(reference, prediction)
-    return {label: _dice(*voxels) for label, voxels in _counts(reference, prediction, labels).items()}
+    return {label: dice(*voxels) for label, voxels in _counts(reference, prediction, labels).items()}
 
 
 def segmentation_scores(
@@ -76,7 +77,7 @@ def segmentation_scores(
     millilitres = float(np.prod(spacing)) / 1000
     return {
         label: {
-            "dice": _dice(*voxels),
+            "dice": dice(*voxels),
             **_surface_scores(missed[true.of(label)], added[found.of(label)], tolerance_mm, percentile),
             "volume_reference": voxels[0] * millilitres,
             "volume_prediction": voxels[1] * millilitres,
@@ -93,21 +94,10 @@ def _counts(reference: Array, prediction: Array, labels: Iterable[int] | None) -
         raise InputError(
             "metric-wanted-labels-invalid", f"wanted labels must be whole numbers from 1 to {HIGHEST}, not {wanted}"
         )
-    size = 1 + max(int(volume.max(initial=0)) for volume in (reference, prediction))
-    counts = np.zeros((3, max(size, wanted[-1] + 1 if wanted else 0)), np.int64)
-    for r, p in zip(reference, prediction, strict=True):
-        labelled = np.flatnonzero((r | p) != 0)
-        r, p = r.ravel()[labelled], p.ravel()[labelled]
-        for row, values in zip(counts, (r, p, r[r == p]), strict=True):
-            row += np.bincount(values, minlength=len(row))
+    counts = overlap_counts(reference, prediction, wanted[-1] + 1 if wanted else 0)
     if wanted is None:
         wanted = (1 + np.flatnonzero(counts[:2, 1:].any(0))).tolist()
     return {int(label): tuple(counts[:, int(label)].tolist()) for label in wanted}
-
-
-def _dice(in_reference: int, in_prediction: int, in_both: int) -> float:
-    both = in_reference + in_prediction
-    return 2 * in_both / both if both else float("nan")
 
 
 def _surface_scores(missed: Array, added: Array, tolerance_mm: float, percentile: float) -> dict[str, float]:

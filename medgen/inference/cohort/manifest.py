@@ -17,7 +17,7 @@ from typing import Any
 
 from medgen.checkpoint import Model
 from medgen.errors import InputError
-from medgen.io.atomic import atomic_write
+from medgen.io.atomic import write_text
 from medgen.io.claim import check_ours, wrote
 from medgen.io.hashes import sha256
 
@@ -138,8 +138,7 @@ class Manifest:
 
     def write(self, path: Path) -> None:
         """All records, to this file; see ``fold`` for what it raises."""
-        with atomic_write(path) as aside:
-            aside.write_text(json.dumps({"format": FORMAT, "model": self.model, "cases": self.cases}, indent=1))
+        write_text(path, json.dumps({"format": FORMAT, "model": self.model, "cases": self.cases}, indent=1))
 
     def _identity(self) -> dict[str, Any]:
         return {"sha256": self.model["sha256"], "target": self.model.get("target")}

@@ -1,6 +1,5 @@
 """Whether contrast medium was removed from a CT: HU of what takes it up, and the phase a scan seems to be in."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -9,13 +8,9 @@ import numpy as np
 from scipy import ndimage
 
 from medgen.data.fast_filters import gaussian
+from medgen.terminology import is_enhancing, is_pathology, is_vessel, structure_of
 
 Phase = Literal["none", "arterial", "portal_venous", "late", "unknown"]
-
-# Words in the names of structures that take up contrast medium: vessels, kidneys, liver, spleen, hypervascular
-# lesions; and words of those that carry one of these and do not enhance.
-ENHANCING = "aorta vena ivc portal vessel arter vein kidney renal collecting liver spleen hyper".split()
-NOT_ENHANCING = ("adrenal", "cyst", "stone", "hypovascular", "lesion_hypo")
 
 # HU (lowest, highest) of a structure without contrast medium. Liver 57 ± 9, spleen 48 ± 5, kidney 31 ± 4, aorta 41 ± 5:
 # Lamba et al., AJR 2014;203:1013, two standard deviations and 5 HU for scanner and noise. Other vessels hold the same
@@ -32,19 +27,6 @@ RANGES: dict[str, tuple[float, float]] = {
     "spleen": (28.0, 62.0),
     "liver": (0.0, 70.0),
 }
-WORDS = {  # structure of the ranges above ← words in the name of a label; the first that fits counts
-    "aorta": ("aorta",),
-    "inferior_vena_cava": ("vena_cava", "venacava", "ivc"),
-    "portal_vein": ("portal",),
-    "artery": ("arter",),
-    "vein": ("vein", "vena", "vessel"),
-    "collecting_system": ("collecting", "renal_pelvis"),
-    "kidney": ("kidney",),
-    "spleen": ("spleen",),
-    "liver": ("liver",),
-}
-BLOOD = ("aorta", "inferior_vena_cava", "portal_vein", "artery", "vein")
-NOT = ("cyst", "lesion", "tumor", "tumour", "metasta", "stone")
 UPTAKE_HU = 12.0  # mean of a structure in the source above its truth: by it a structure of any name takes up contrast
 LEAST_VOXELS = 30  # of a core
 CORE_MM = 2.0  # the core lies this far from the border, and a voxel at least
@@ -88,25 +70,6 @@ class Organ:
     calcium: float = 0.0
 
 
-def is_enhancing(structure: str) -> bool:
-    """Whether a structure's name says that intravenous contrast medium brightens it."""
-    name = _plain(structure)
-    return any(word in name for word in ENHANCING) and not any(word in name for word in NOT_ENHANCING)
-
-
-def structure_of(name: str) -> str | None:
-    """Which of `RANGES` a label's name falls under: kidney_left is "kidney"; None for any other."""
-    name = _plain(name)
-    if any(word in name for word in NOT) or not is_enhancing(name):
-        return None
-    return next((structure for structure, words in WORDS.items() if any(word in name for word in words)), None)
-
-
-def _plain(name: str) -> str:
-    """Lower case with underscores: ``PortalVein``, ``portal-vein`` and ``portal vein`` are ``portal_vein``."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])|[ -]+", "_", name).lower()
-
-
 def organs(
     images: Sequence[np.ndarray], labels: np.ndarray, names: Mapping[int, str], spacing: Sequence[float]
 ) -> list[Organ]:
@@ -135,7 +98,7 @@ def _brightened(name: str, images: Sequence[np.ndarray], inside: np.ndarray) -> 
 
     Lesions are left to the findings on lesions.
     """
-    if len(images) < 3 or any(word in _plain(name) for word in NOT):
+    if len(images) < 3 or is_pathology(name):
         return False
     source, truth = (float(image[inside].mean(dtype=np.float64)) for image in (images[0], images[2]))
     return source - truth > UPTAKE_HU
@@ -152,7 +115,7 @@ def _organ(
         tuple(float(v.mean(dtype=np.float64)) for v in values),
         tuple(partial_volume(v, inside) for v in images),
     )
-    calcium = _calcium(values[0], values[1]) if len(values) > 1 and structure_of(name) in BLOOD else 0.0
+    calcium = _calcium(values[0], values[1]) if len(values) > 1 and is_vessel(name) else 0.0
     return Organ(name, int(inside.sum()), (x, y, z), means, medians, partial, calcium)
 
 

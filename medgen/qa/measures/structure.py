@@ -86,14 +86,6 @@ def mind_distance(
     return total / p.size
 
 
-def label_dice(first: np.ndarray, second: np.ndarray) -> dict[int, float]:
-    """{label: 2 |A ∩ B| / (|A| + |B|)} for every label above 0 in either map (whole numbers, one shape)."""
-    size = int(max(first.max(), second.max())) + 1
-    both = np.bincount(first[first == second].ravel(), minlength=size)
-    each = np.bincount(first.ravel(), minlength=size) + np.bincount(second.ravel(), minlength=size)
-    return {label: 2 * float(both[label]) / float(each[label]) for label in range(1, size) if each[label]}
-
-
 def _descriptor(distances: np.ndarray, floor: float) -> np.ndarray:
     """exp(-D_P / V), (12, N) float32 in (0, 1], of (12, N) patch distances."""
     return np.exp(-distances / np.maximum(distances.mean(0), floor))

@@ -8,11 +8,10 @@ from matplotlib.ticker import MaxNLocator
 from medgen.evaluation.summary_file import Agreement, Ends
 from medgen.reports.results import System
 from medgen.reports.tables import number, signed
+from medgen.terminology import display_rank
 
-# The structures that take up contrast first; the first `MOST` that were measured are plotted.
-FIRST = ("aorta", "kidney", "liver", "spleen", "vena_cava", "portal", "vessel", "artery", "vein")
 LETTERS = 10  # pixels from one label to the next
-MOST = 6
+MOST = 6  # regions that are plotted, the most telling of the enhancement first
 LEFT, RIGHT, TOP, BOTTOM, WIDTH, HEIGHT = 46, 330, 10, 190, 392, 226  # pixels of the axes and of the plot
 
 
@@ -56,13 +55,7 @@ def main_regions(systems: Sequence[System], most: int = MOST) -> list[str]:
     """Regions to plot: those that enhance first, then as they stand in the summary."""
     names = list(dict.fromkeys(name for system in systems for name in system.summary.agreement))
     taking_up = {name for system in systems for name in system.summary.settings.structures_that_take_up_contrast}
-    rank = {word: index for index, word in enumerate(FIRST)}
-
-    def order(name: str) -> tuple[bool, int]:
-        found = [index for word, index in rank.items() if word in name.lower()]
-        return name not in taking_up, min(found, default=len(rank))
-
-    return sorted(names, key=order)[:most]
+    return sorted(names, key=lambda name: (name not in taking_up, display_rank(name)))[:most]
 
 
 def _points(of: Agreement) -> list[tuple[str, float, float]]:
