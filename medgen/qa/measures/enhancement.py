@@ -169,8 +169,8 @@ def residual_enhancement(
     """Find regions of the output that only contrast medium makes so bright, without labels; largest first.
 
     Candidates are soft tissue of 100-300 HU in the source. Both images are averaged over 4 mm within the candidates.
-    Enhancement remains where the output exceeds 75 HU. The limit is 62 HU where the source exceeds 165 HU: that is blood
-    or kidney, 30-50 HU without contrast medium, while a liver of 70 HU reaches 150 HU with it.
+    Enhancement remains where the output exceeds 75 HU, or 62 HU where the source exceeds 165 HU. The latter is blood or
+    kidney, 30-50 HU without contrast medium; a liver of 70 HU reaches 150 HU with it.
 
     Bone has the same range of HU. It is excluded, with a margin of 2 voxels, where the image is unchanged (less than
     15 % of the excess over 55 HU) and rough (standard deviation over 2.5 mm more than 1.8 times the median of the

@@ -138,6 +138,8 @@ def explained(
     Durand 2007). Weights are hat functions around `LEVELS` quantiles of ``other`` and a Gaussian of `NEARBY_MM` in
     space. The regression follows any change of contrast per tissue, but no structure that ``other`` does not show.
 
+    Args: as in `new_structures`.
+
     Returns:
         Mean and standard deviation, 0 outside ``mask``.
     """
