@@ -67,7 +67,7 @@ def judge(
         known: earlier findings, on the input or by a segmenter.
 
     Returns:
-        The warnings, and before them a mapping with these keys:
+        (verdict, warnings). The verdict has these keys:
 
         - "status": pass, review or fail;
         - "reasons": sentences;
