@@ -67,64 +67,64 @@ PICTURED = 4  # training cases in a gallery
 
 
 def main() -> int:
-    given = parse()
-    about = {key: value for key, value in vars(given).items() if key not in ("out", "overwrite", "draws", "seeds")}
-    with whole_run(given.out, [given.dataset], {"command": "augment_segmentation", **about}, given.overwrite):
-        return run(given)
+    args = parse()
+    about = {key: value for key, value in vars(args).items() if key not in ("out", "overwrite", "draws", "seeds")}
+    with whole_run(args.out, [args.dataset], {"command": "augment_segmentation", **about}, args.overwrite):
+        return run(args)
 
 
-def run(given: argparse.Namespace) -> int:
-    dataset = read_dataset(given.dataset, channels=given.channels or (), patient_pattern=given.patient_pattern)
-    generators = dict(_named(text) for text in given.generator)
-    if len(generators) < len(given.generator):
+def run(args: argparse.Namespace) -> int:
+    dataset = read_dataset(args.dataset, channels=args.channels or (), patient_pattern=args.patient_pattern)
+    generators = dict(_named(text) for text in args.generator)
+    if len(generators) < len(args.generator):
         raise InputError(
             "pipeline-name-twice", "two generators have the same name; give each its own as NAME=GENERATOR"
         )
     failures = [Failure(case.name, case.fault) for case in dataset.cases if case.fault]
-    for name in (*(given.segment or ()), *given.lesion, *([given.host] if given.host else ())):
+    for name in (*(args.segment or ()), *args.lesion, *([args.host] if args.host else ())):
         if label_named(name, dataset.labels) is None:
             raise InputError(
                 "labels-name-unknown",
-                f"{name} is not a label of {given.dataset}; choose one of {', '.join(dataset.labels)}",
+                f"{name} is not a label of {args.dataset}; choose one of {', '.join(dataset.labels)}",
             )
-    given.segment = given.segment and [label_named(name, dataset.labels) for name in given.segment]
-    dataset = one_patient_an_image(dataset, given.out)
-    tested, trained = split(dataset, given.test)
-    for text in notes(dataset, tested):
+    args.segment = args.segment and [label_named(name, dataset.labels) for name in args.segment]
+    dataset = one_patient_an_image(dataset, args.out)
+    test_cases, training_cases = split(dataset, args.test)
+    for text in notes(dataset, test_cases):
         print(f"warning: {text}", flush=True)
     rows, sets = [], []
-    for draw in range(given.draws):
-        folder = given.out / f"draw{draw}"
-        chosen = set(ordered({case.name for case in trained}, draw)[: given.cases])
-        cohort = write_cohort(dataset, [c for c in trained if c.name in chosen], folder / "cohort")
+    for draw in range(args.draws):
+        folder = args.out / f"draw{draw}"
+        chosen = set(ordered({case.name for case in training_cases}, draw)[: args.cases])
+        cohort = write_cohort(dataset, [c for c in training_cases if c.name in chosen], folder / "cohort")
         made: dict[str, list[Example]] = {}
         for name, generator in generators.items():
             print(f"draw {draw}, {name}: {len(chosen)} training cases", flush=True)
-            model = trained_generator(generator, cohort, folder / name, given) if is_config(generator) else generator
-            made[name] = synthetic_cases(model, cohort, folder / name / "augmented", given, failures)
+            model = trained_generator(generator, cohort, folder / name, args) if is_config(generator) else generator
+            made[name] = synthetic_cases(model, cohort, folder / name / "augmented", args, failures)
             from_labels = model not in PAINTERS and read_info(Path(model))[1].label_source
             gaps = Gaps()
-            about = measured(cohort, made[name], tested, given, failures, gaps, from_labels=from_labels)
+            about = measured(cohort, made[name], test_cases, args, failures, gaps, from_labels=from_labels)
             show = partial(pictures, cohort, made[name])
             picture = gaps.attempt("Pictures", show, None, name) if draw == 0 else None
             sets.append({"draw": draw, "generator": name, **about, "picture": picture, "lacking": gaps.lines})
         found, failed = run_arms(
             with_segmented_labels(
-                [*examples(cohort.cases), *examples(tested)], folder / "labels" / "real", dataset, given.segment
+                [*examples(cohort.cases), *examples(test_cases)], folder / "labels" / "real", dataset, args.segment
             ),
-            {n: with_segmented_labels(e, folder / "labels" / n, dataset, given.segment) for n, e in made.items()},
-            {case.patient for case in tested},
+            {n: with_segmented_labels(e, folder / "labels" / n, dataset, args.segment) for n, e in made.items()},
+            {case.patient for case in test_cases},
             folder / "segmenters",
-            arms=given.arms,
+            arms=args.arms,
             draw=draw,
-            seeds=range(given.seeds),
-            values=[0, *(dataset.labels[name] for name in given.segment or dataset.labels)],
-            tolerance_mm=given.tolerance_mm,
-            training={"minutes": given.minutes, "steps": given.steps, "device": pick_device("auto")},
+            seeds=range(args.seeds),
+            values=[0, *(dataset.labels[name] for name in args.segment or dataset.labels)],
+            tolerance_mm=args.tolerance_mm,
+            training={"minutes": args.minutes, "steps": args.steps, "device": pick_device("auto")},
         )
         rows += found
         failures += failed
-        finish(given, dataset, rows, sets, list(dict.fromkeys(failures)))
+        finish(args, dataset, rows, sets, list(dict.fromkeys(failures)))
     return 2 if failures else 0
 
 
@@ -157,10 +157,10 @@ def split(dataset: LabelledDataset, test: int | None) -> tuple[list[LabelledCase
     return [c for c in training if c.patient in kept], [c for c in training if c.patient not in kept]
 
 
-def notes(dataset: LabelledDataset, tested: Sequence[LabelledCase]) -> list[str]:
+def notes(dataset: LabelledDataset, test_cases: Sequence[LabelledCase]) -> list[str]:
     """Warnings on the dataset and on parts of its split that are not used."""
     found = list(dataset.warnings)
-    held = [case.name for case in dataset.cases if case.held and case not in tested]
+    held = [case.name for case in dataset.cases if case.held and case not in test_cases]
     if held:
         found.append(f"the {len(held)} validation cases of {dataset.root} are not used: {some(held)}")
     elif len(dataset.folds) > 1:
@@ -226,34 +226,34 @@ def is_config(generator: str) -> bool:
     return generator.endswith((".yaml", ".yml")) or generator in configs()
 
 
-def trained_generator(config: str, cohort: LabelledDataset, out: Path, given: argparse.Namespace) -> str:
+def trained_generator(config: str, cohort: LabelledDataset, out: Path, args: argparse.Namespace) -> str:
     """Train a generator on the training cases of a draw; return its folder."""
-    keys = [f"data.root={json.dumps(str(cohort.root))}", *given.overrides]
+    keys = [f"data.root={json.dumps(str(cohort.root))}", *args.overrides]
     channels = f"[{', '.join(channel_folders(cohort))}]"
     if load_settings(config_file(config), keys).label_source:
         keys += [f"data.targets={channels}", f"data.classes={len(cohort.labels)}"]
     else:
         keys += [f"data.sources={channels}", f"data.targets={channels}"]
-    if given.generator_minutes:
-        keys.insert(0, f"train.minutes={given.generator_minutes}")
-    if given.patient_pattern:
-        keys.append(f"data.patient_pattern={json.dumps(given.patient_pattern)}")
-    return str(train(load_settings(config_file(config), keys), out / "run", resume=True, overwrite=given.overwrite))
+    if args.generator_minutes:
+        keys.insert(0, f"train.minutes={args.generator_minutes}")
+    if args.patient_pattern:
+        keys.append(f"data.patient_pattern={json.dumps(args.patient_pattern)}")
+    return str(train(load_settings(config_file(config), keys), out / "run", resume=True, overwrite=args.overwrite))
 
 
 def synthetic_cases(
-    model: str, cohort: LabelledDataset, out: Path, given: argparse.Namespace, failures: list[Failure]
+    model: str, cohort: LabelledDataset, out: Path, args: argparse.Namespace, failures: list[Failure]
 ) -> list[Example]:
     """Write the synthetic cases of a draw as a dataset with provenance; return them."""
     augmenter = augmenter_for(
         model,
         cohort,
-        host=given.host if model in PAINTERS else None,
-        lesions=given.lesion if model in PAINTERS else (),
-        recombine=given.recombine,
+        host=args.host if model in PAINTERS else None,
+        lesions=args.lesion if model in PAINTERS else (),
+        recombine=args.recombine,
         device=pick_device("auto"),
     )
-    written, _ = augment(cohort, augmenter, out, per_case=given.per_case, seed=given.seed, overwrite=True)
+    written, _ = augment(cohort, augmenter, out, per_case=args.per_case, seed=args.seed, overwrite=True)
     failures += [Failure(entry.case, entry.error) for entry in written if entry.error]
     return examples(case for case in read_dataset(out).cases if case.record is not None)
 
@@ -283,8 +283,8 @@ def with_segmented_labels(
 def measured(
     cohort: LabelledDataset,
     synthetic: Sequence[Example],
-    tested: Sequence[LabelledCase],
-    given: argparse.Namespace,
+    test_cases: Sequence[LabelledCase],
+    args: argparse.Namespace,
     failures: list[Failure],
     gaps: Gaps,
     *,
@@ -296,12 +296,12 @@ def measured(
     of a measurement are recorded in ``gaps``.
     """
     real, training, made = (
-        [example.image for example in part] for part in (examples(tested), examples(cohort.cases), synthetic)
+        [example.image for example in part] for part in (examples(test_cases), examples(cohort.cases), synthetic)
     )
     found: dict[str, Any] = {"synthetic": len(made), "training": len(training), "tested": len(real)}
-    if given.extractor:
-        options: dict[str, Any] = {"same_patients": False, "failures": failures, "cache": given.out / "features"}
-        extractor = named_extractor(given.extractor, window=default_window(real))
+    if args.extractor:
+        options: dict[str, Any] = {"same_patients": False, "failures": failures, "cache": args.out / "features"}
+        extractor = named_extractor(args.extractor, window=default_window(real))
         distances = partial(distribution_section, real, made, training, extractor, **options)
         found["distribution"] = gaps.attempt("Distance from real test images", distances, [])
     found["memorisation"] = {"flagged": None, "note": "each is a modified training image"}
@@ -325,7 +325,7 @@ def pictures(cohort: LabelledDataset, synthetic: Sequence[Example]) -> bytes | N
 
 
 def finish(
-    given: argparse.Namespace,
+    args: argparse.Namespace,
     dataset: LabelledDataset,
     rows: list[dict[str, Any]],
     sets: list[dict[str, Any]],
@@ -334,15 +334,15 @@ def finish(
     """Write the tables and the report of the draws so far."""
     names = {value: name for name, value in dataset.labels.items()}
     summary = [row | {"label": names.get(row["label"], row["label"])} for row in summarise_arms(rows)]
-    write_scores(given.out / "scores.csv", rows)
-    shown = {key: value for key, value in vars(given).items() if key != "out"}
+    write_scores(args.out / "scores.csv", rows)
+    shown = {key: value for key, value in vars(args).items() if key != "out"}
     content: dict[str, Any] = {"arms": summary, "sets": [{k: v for k, v in s.items() if k != "picture"} for s in sets]}
     content |= {"failures": [asdict(f) for f in failures], "settings": shown, "versions": versions()}
-    write_text(given.out / "summary.json", json.dumps(content | {"commit": git_commit()}, indent=1, default=str) + "\n")
+    write_text(args.out / "summary.json", json.dumps(content | {"commit": git_commit()}, indent=1, default=str) + "\n")
     print(markdown(summary))
     for s in sets:
         print(f"draw {s['draw']}, {s['generator']}: {set_line(s)}")
-    say(f"report: {augmentation_report(summary, sets, failures, shown, given.out / 'report.html')}")
+    say(f"report: {augmentation_report(summary, sets, failures, shown, args.out / 'report.html')}")
     for failure in failures:
         say(f"medgen: error: {failure.error}", error=True)
 

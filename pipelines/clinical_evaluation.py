@@ -29,32 +29,32 @@ ROLES = ("reference", "source", "labels", "mask", "real_cohort", "training_image
 
 
 def main() -> int:
-    given = parse()
-    about = {key: value for key, value in vars(given).items() if key not in ("out", "overwrite")}
-    folders = [_named(text)[1] for text in given.prediction]
-    inputs = [*folders, *(getattr(given, role) for role in ROLES)]
-    with whole_run(given.out, inputs, {"command": "clinical_evaluation", **about}, given.overwrite):
-        return run(given)
+    args = parse()
+    about = {key: value for key, value in vars(args).items() if key not in ("out", "overwrite")}
+    folders = [_named(text)[1] for text in args.prediction]
+    inputs = [*folders, *(getattr(args, role) for role in ROLES)]
+    with whole_run(args.out, inputs, {"command": "clinical_evaluation", **about}, args.overwrite):
+        return run(args)
 
 
-def run(given: argparse.Namespace) -> int:
-    systems = dict(_named(text) for text in given.prediction)
-    if len(systems) < len(given.prediction):
+def run(args: argparse.Namespace) -> int:
+    systems = dict(_named(text) for text in args.prediction)
+    if len(systems) < len(args.prediction):
         raise InputError("pipeline-name-twice", "two predictions have the same name; give each its own as NAME=DIR")
-    device = pick_device("auto") if given.segmenter or given.downstream else "cpu"
-    checks = named_checks(given.qa_limits, given.segmenter, device) if given.source else None
+    device = pick_device("auto") if args.segmenter or args.downstream else "cpu"
+    checks = named_checks(args.qa_limits, args.segmenter, device) if args.source else None
     downstream = None
-    if given.downstream:
-        downstream = protocols(given.downstream, given.folds, given.seeds, device, shared=given.out / "segmenters")
+    if args.downstream:
+        downstream = protocols(args.downstream, args.folds, args.seeds, device, shared=args.out / "segmenters")
     extractor = None
-    if given.extractor:
-        window = given.window or default_window(volume_files(given.real_cohort or given.reference))
-        extractor = named_extractor(given.extractor, window=window)
+    if args.extractor:
+        window = args.window or default_window(volume_files(args.real_cohort or args.reference))
+        extractor = named_extractor(args.extractor, window=window)
     options = Options(
-        data_range=given.data_range,
-        profile=given.profile,
+        data_range=args.data_range,
+        profile=args.profile,
         extractor=extractor,
-        feature_cache=given.out / "features",
+        feature_cache=args.out / "features",
         checks=checks,
         downstream=downstream,
         progress=lambda done, count, case: print(f"[{done}/{count}] {case}", flush=True),
@@ -68,16 +68,16 @@ def run(given: argparse.Namespace) -> int:
             found = evaluate(
                 Inputs(
                     prediction=folder,
-                    reference=given.reference,
-                    source=given.source,
-                    labels=given.labels,
-                    mask=given.mask,
-                    lesions=given.lesions,
-                    real_cohort=given.real_cohort,
-                    training_images=given.training_images,
-                    patient_pattern=given.patient_pattern,
+                    reference=args.reference,
+                    source=args.source,
+                    labels=args.labels,
+                    mask=args.mask,
+                    lesions=args.lesions,
+                    real_cohort=args.real_cohort,
+                    training_images=args.training_images,
+                    patient_pattern=args.patient_pattern,
                 ),
-                given.out / name,
+                args.out / name,
                 options,
             )
         except InputError as error:  # keep the results of the other systems
@@ -90,9 +90,9 @@ def run(given: argparse.Namespace) -> int:
     if not measured:
         raise InputError("evaluation-all-failed", "; ".join(not_evaluated))
     report = write_report(
-        [given.out / name for name in measured],
-        given.out / "report.html",
-        title=given.title,
+        [args.out / name for name in measured],
+        args.out / "report.html",
+        title=args.title,
         names=measured,
         warnings=not_evaluated,
     )
