@@ -1,10 +1,11 @@
-"""SPADE on the Decathlon's hippocampi: what are synthetic cases worth to a segmenter?
+"""Benefit of synthetic SPADE cases for a segmenter of the Decathlon's hippocampi.
 
-    python benchmarks/hippocampus_spade.py DATA OUT                            # 180 cases, synthetic ones alone
+    python benchmarks/hippocampus_spade.py DATA OUT                            # 180 cases, synthetic only
     python benchmarks/hippocampus_spade.py DATA OUT --few [options of the pipeline]      # 8 cases, five draws
 
-DATA holds ``images`` and ``labels`` (1 anterior, 2 posterior). The 40 cases first in the order of a hash of their file
-names are tested, always; the other 180 train a generator and segmenters (pipelines/augment_segmentation.py).
+DATA contains ``images`` and ``labels`` (1 anterior, 2 posterior). The first 40 cases in the order of a hash of their
+file names are always the test cases; the other 180 are used to train a generator and segmenters
+(pipelines/augment_segmentation.py).
 """
 
 import argparse
@@ -37,7 +38,7 @@ def main() -> int:
 
 
 def write_dataset(data: Path, out: Path) -> None:
-    """The split as nnU-Net raw, of links."""
+    """Write the split in the nnU-Net raw layout, with links."""
     names = [path.name for path in (data / "labels").glob("*.nii.gz")]
     names.sort(key=lambda name: hashlib.sha256(name.encode()).hexdigest())
     for i, name in enumerate(names):
