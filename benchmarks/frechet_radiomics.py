@@ -110,8 +110,8 @@ def degraded(
     for name, (steps, change) in DEGRADATIONS.items():
         made[name] = {}
         for level in (steps[number] for number in levels):
-            given = clean if level == 0 else changed(files[half:], level, change)
-            made[name][level] = compare_distributions(reference, given, extractor)
+            features = clean if level == 0 else changed(files[half:], level, change)
+            made[name][level] = compare_distributions(reference, features, extractor)
     return made
 
 
@@ -132,11 +132,11 @@ def main() -> None:
     parser.add_argument("--patients", type=int, default=24, help="patients per half of the embedded cohort")
     parser.add_argument("--cases", type=int, default=48, help="number of MR volumes, divided into halves")
     parser.add_argument("--patches", type=int, default=16, help="patches per volume")
-    given = parser.parse_args()
+    args = parser.parse_args()
 
-    extractor = Radiomics(window=SOFT_TISSUE, patches=given.patches)
+    extractor = Radiomics(window=SOFT_TISSUE, patches=args.patches)
     print(extractor.preprocessing)
-    sets = embedded(extractor, patients=given.patients, size=(96, 80, 64), spacing=4.0)
+    sets = embedded(extractor, patients=args.patients, size=(96, 80, 64), spacing=4.0)
     print("\n| scans of other patients | Fréchet radiomics distance | kernel distance |\n|---|---|---|", flush=True)
     for kind, numbers in compared(extractor, sets).items():
         print_row(kind, numbers)
@@ -148,8 +148,8 @@ def main() -> None:
     for kind, column in zip(ranked, distances.T, strict=True):
         print(f"| {kind} | {column.mean():.2f} | {(column > distances[:, 0]).mean():.0%} |")
 
-    extractor = Radiomics(patches=given.patches)
-    files = find_volumes(given.hippocampus)[: given.cases]
+    extractor = Radiomics(patches=args.patches)
+    files = find_volumes(args.hippocampus)[: args.cases]
     print(f"\n{extractor.preprocessing}")
     print("\n| MR volumes | Fréchet radiomics distance | kernel distance |\n|---|---|---|", flush=True)
     for name, rows in degraded(extractor, files).items():

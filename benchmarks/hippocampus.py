@@ -30,16 +30,16 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=0)
-    given = parser.parse_args()
-    training = {k: getattr(given, k) for k in ("minutes", "steps", "filters", "batch", "lr", "device", "workers")}
+    args = parser.parse_args()
+    training = {k: getattr(args, k) for k in ("minutes", "steps", "filters", "batch", "lr", "device", "workers")}
     started = time.monotonic()
     found = run_protocols(
-        read_examples(given.data / "images", given.data / "labels"),
+        read_examples(args.data / "images", args.data / "labels"),
         [],
-        given.out,
+        args.out,
         folds=FOLDS,
-        only=[given.fold],
-        seeds=[given.seed],
+        only=[args.fold],
+        seeds=[args.seed],
         tolerance_mm=1.0,
         training=training,
     )

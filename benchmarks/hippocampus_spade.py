@@ -26,14 +26,14 @@ def main() -> int:
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--few", action="store_true")
-    given, options = parser.parse_known_args()
-    write_dataset(given.data, given.out / "dataset")
-    words = [given.out / "dataset", given.out / ("few" if given.few else "all"), "train.steps=50000"]
+    args, options = parser.parse_known_args()
+    write_dataset(args.data, args.out / "dataset")
+    arguments = [args.out / "dataset", args.out / ("few" if args.few else "all"), "train.steps=50000"]
     if not any(option.startswith("--generator") and "minutes" not in option for option in options):
-        words += ["--generator", SPADE]
-    words += ["--tolerance-mm", 1, "--extractor", "radiomics", "--steps", 50_000]
-    words += ["--cases", 8, "--draws", 5, "--per-case", 8] if given.few else ["--arms", "classical", "alone"]
-    command = [sys.executable, ROOT / "pipelines" / "augment_segmentation.py", *words, *options]
+        arguments += ["--generator", SPADE]
+    arguments += ["--tolerance-mm", 1, "--extractor", "radiomics", "--steps", 50_000]
+    arguments += ["--cases", 8, "--draws", 5, "--per-case", 8] if args.few else ["--arms", "classical", "alone"]
+    command = [sys.executable, ROOT / "pipelines" / "augment_segmentation.py", *arguments, *options]
     return subprocess.run([str(word) for word in command], check=False).returncode
 
 

@@ -100,7 +100,7 @@ def insert(
     lesions: tuple[str, ...],
     host: str | None,
 ) -> tuple[list[Lesion], int, int, list[np.ndarray]]:
-    """Insert `COUNT` lesions, each in an original case.
+    """Insert `COUNT` lesions, each in an unmodified case.
 
     Returns:
         The lesions, the number of voxels wrongly changed, the number of lesions drawn, and pictures of some lesions.

@@ -251,8 +251,8 @@ def correct(p: Patient, seed: int, kind: str, image: np.ndarray) -> dict[str, An
 
 
 def reasons(p: Patient, image: np.ndarray) -> tuple[Reason, ...]:
-    given = {"labels": p.labels, "names": NAMES, "lesions": p.lesions, "affine": np.diag([*p.spacing, 1.0])}
-    found = check_case(p.contrast, image, p.spacing, **given).reasons
+    inputs = {"labels": p.labels, "names": NAMES, "lesions": p.lesions, "affine": np.diag([*p.spacing, 1.0])}
+    found = check_case(p.contrast, image, p.spacing, **inputs).reasons
     return tuple(reason for reason in found if reason.status != "pass")  # notes do not count
 
 

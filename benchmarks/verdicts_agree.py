@@ -57,10 +57,10 @@ def main() -> int:
     a = parser.parse_args()
     model, made = load_model(a.model), a.out / "converted"
     entries = {e.case: e for e in convert(model, a.cohort / "source", made, checks=checks_for(model))}
-    given = {"source": a.cohort / "source", "labels": a.cohort / "labels"}
-    alone = evaluate(made, a.out / "alone", source=given["source"])
-    labelled = evaluate(made, a.out / "labelled", **given)
-    truth = evaluate(made, a.out / "truth", reference=a.cohort / "target", **given)
+    inputs = {"source": a.cohort / "source", "labels": a.cohort / "labels"}
+    alone = evaluate(made, a.out / "alone", source=inputs["source"])
+    labelled = evaluate(made, a.out / "labelled", **inputs)
+    truth = evaluate(made, a.out / "truth", reference=a.cohort / "target", **inputs)
     different = [
         case.name
         for case in alone.cases

@@ -30,7 +30,7 @@ VESSELS = {"aorta", "inferior_vena_cava", "portal_vein", "artery", "vein"}
 HOMOGENEOUS = ("liver", "spleen")  # parenchyma of uniform HU
 DISPLAY_ORDER = ("aorta", "kidney", "liver", "spleen", "inferior_vena_cava", "portal_vein", "artery", "vein")
 
-# Terms of what takes up contrast medium, and of what does not although its name holds such a term.
+# Terms of structures and lesions that enhance, and of those that do not although their name contains such a term.
 ENHANCING = (*(term for terms in STRUCTURES.values() for term in terms), "renal", "hyper")
 NOT_ENHANCING = ("adrenal", "cyst", "stone", "hypovascular", "lesion hypo")
 
@@ -78,7 +78,7 @@ def is_enhancing(name: str) -> bool:
 
 
 def is_vessel(name: str) -> bool:
-    """Whether a name means a vessel, which holds blood."""
+    """Whether a name means a blood vessel."""
     return structure_of(name) in VESSELS
 
 

@@ -30,7 +30,7 @@ def input_findings(warnings: Iterable[str]) -> list[Reason]:
 
 
 def record_of(prediction: Path) -> Mapping[str, Any] | None:
-    """The manifest record of a converted file, from the manifest beside it or up to two folders above.
+    """The manifest record of a converted file, from the manifest beside it or one folder above.
 
     None without a record, or if the file is not the recorded one: changed since, or written by another program.
     """

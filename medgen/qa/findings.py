@@ -31,10 +31,10 @@ def geometry_findings(case: Checked) -> None:
         return
     gains = geometry.flip_gains(case.source, case.output, case.body, case.spacing)
     case.values |= {f"flip_gain_{side}": float(gain) for side, gain in zip(geometry.SIDES, gains, strict=True)}
-    limit, beside = case.limits.flip_gain, gains
+    limit, versus_truth = case.limits.flip_gain, gains
     if case.truth is not None and (gains > limit).any():
-        beside = geometry.flip_gains(case.truth, case.output, case.body, case.spacing)
-    for side, gain, own in zip(geometry.SIDES, gains, beside, strict=True):
+        versus_truth = geometry.flip_gains(case.truth, case.output, case.body, case.spacing)
+    for side, gain, own in zip(geometry.SIDES, gains, versus_truth, strict=True):
         if gain > limit:
             text = (
                 f"The output is flipped {side}: its edges agree better with the mirrored input; the correlation is "
@@ -46,13 +46,13 @@ def geometry_findings(case: Checked) -> None:
 
 
 def _shift(case: Checked) -> None:
-    moved = beside = geometry.shift(case.source, case.output, case.spacing)
+    moved = versus_truth = geometry.shift(case.source, case.output, case.spacing)
     axes = list(zip(geometry.SIDES, moved, case.spacing, strict=True))
     case.values |= {f"shift_mm_{side}": float(voxels * step) for side, voxels, step in axes}
     limit = case.limits.shift_voxels
     if case.truth is not None and (np.abs(moved) > limit).any():
-        beside = geometry.shift(case.truth, case.output, case.spacing)
-    for (side, voxels, step), own in zip(axes, beside, strict=True):
+        versus_truth = geometry.shift(case.truth, case.output, case.spacing)
+    for (side, voxels, step), own in zip(axes, versus_truth, strict=True):
         if abs(voxels) > limit:
             text = (
                 f"The output lies {abs(voxels) * step:.1f} mm ({abs(voxels):.2f} voxels) off the input along "
@@ -68,17 +68,17 @@ def structure_findings(case: Checked) -> None:
         "gradient_agreement": ("Edges have other directions than in the input: agreement", "below"),
         "mind_distance": ("The fine structure differs from the input: descriptor distance", "above"),
     }
-    found = beside = _structure(case, case.source)
+    found = versus_truth = _structure(case, case.source)
     case.values |= found
     limits = {name: float(getattr(case.limits, name)) for name in descriptions}
     # Ratio of value to limit, of 1 - value to 1 - limit where high values are good; above 1 is beyond the limit.
     excess = {name: _excess(value, limits[name], descriptions[name][1]) for name, value in found.items()}
     _same_scan(case)
     if case.truth is not None and max(excess.values()) > 1:
-        beside = _structure(case, case.truth)
+        versus_truth = _structure(case, case.truth)
     for name, (text, side) in descriptions.items():
         if excess[name] > 1:
-            least = min(excess[name], _excess(beside[name], limits[name], side))
+            least = min(excess[name], _excess(versus_truth[name], limits[name], side))
             status: Status = "fail" if least > FAIL_FACTOR else "review"
             case.add("structure", status, f"{text} {found[name]:.2f}, {side} {limits[name]:g}.", excused=least <= 1)
 
@@ -116,10 +116,15 @@ def hounsfield_findings(case: Checked) -> None:
     """Check HU offsets of fat, muscle and lung, and the drift of the HU scale; both images are CT in HU."""
     change = _change(case, case.source)
     case.values |= {f"change_{name.replace(' ', '_')}": value for name, (_, value) in change.items()}
-    beside = None if case.truth is None else _change(case, case.truth)
+    versus_truth = None if case.truth is None else _change(case, case.truth)
     for tissue in ("fat", "muscle", "lung"):
         if tissue in change:
-            _offset(case, tissue, change[tissue][1], None if beside is None else beside.get(tissue, (0.0, 0.0))[1])
+            _offset(
+                case,
+                tissue,
+                change[tissue][1],
+                None if versus_truth is None else versus_truth.get(tissue, (0.0, 0.0))[1],
+            )
     drift = hounsfield.scale_drift(change)
     case.values["scale_drift"] = drift
     if abs(drift) > case.limits.scale_drift:
@@ -127,7 +132,7 @@ def hounsfield_findings(case: Checked) -> None:
             f"The HU scale drifted by {100 * drift:+.1f} % between lung and fat "
             f"(limit {100 * case.limits.scale_drift:g} %)."
         )
-        own = drift if beside is None else hounsfield.scale_drift(beside)
+        own = drift if versus_truth is None else hounsfield.scale_drift(versus_truth)
         case.add("scale", "review", text, excused=abs(own) <= case.limits.scale_drift)
 
 
@@ -188,12 +193,12 @@ def segmented_findings(
     lesion_labels = [value for value, name in names.items() if is_lesion(name)]
     dice = {label: d for label, d in label_dice(source, output).items() if label not in lesion_labels}
     case.values |= {f"dice_{names.get(label, f'label_{label}')}": value for label, value in dice.items()}
-    limit, beside = case.limits.anatomy_dice, dict(dice)
+    limit, versus_truth = case.limits.anatomy_dice, dict(dice)
     if case.truth is not None and min(dice.values(), default=1.0) < limit:
-        beside = label_dice(found("truth"), output)
+        versus_truth = label_dice(found("truth"), output)
     for label, value in dice.items():
         if value < limit:
-            best = max(value, beside.get(label, 0.0))
+            best = max(value, versus_truth.get(label, 0.0))
             name = names.get(label, f"label {label}").replace("_", " ")
             text = f"{name}: the segmenter finds it elsewhere than in the input, Dice {value:.2f} (limit {limit:g})."
             status: Status = "fail" if best < limit / FAIL_FACTOR else "review"

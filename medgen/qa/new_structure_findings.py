@@ -16,8 +16,8 @@ from medgen.terminology import is_homogeneous
 LUNG_HU, TISSUES_HU = -500.0, ((-140.0, -60.0), (0.0, 85.0), (85.0, 140.0))
 GAS_HU, LUNG_ML = -930.0, 5.0  # lung is brighter than gas; smaller components are mostly border
 LEAST_VOXELS, LARGE_ML = 200, 60.0  # minimum size of a searched region; of a label that is searched separately
-LABEL_FACTOR = 0.8  # on new_structure_z within a label of CT, where correct pairs reach 6
-MOST = 3  # reported new structures, strongest first
+LABEL_FACTOR = 0.8  # of new_structure_z within a label of CT, where correct pairs reach 6
+MOST = 3  # maximum number of reported new structures, strongest first
 
 
 def new_structure_findings(case: Checked) -> None:
@@ -26,18 +26,18 @@ def new_structure_findings(case: Checked) -> None:
     They are searched by HU alone and within each large label. Without the truth they are counted, but are findings
     only if the limits forbid new structures.
     """
-    plain, labelled = _new_beside(case, case.source)
+    plain, labelled = _new_relative_to(case, case.source)
     labelled = [blob for blob in labelled if not _near(blob, plain)]
-    beside = [] if case.truth is None or not plain + labelled else sum(_new_beside(case, case.truth), [])
-    shown = [] if case.truth is None else [blob for blob in plain + labelled if not _near(blob, beside)]
-    case.values["new_structures"] = float(len(plain) + len(labelled) - len(shown))
+    new_to_truth = [] if case.truth is None or not plain + labelled else sum(_new_relative_to(case, case.truth), [])
+    shown_by_truth = [] if case.truth is None else [blob for blob in plain + labelled if not _near(blob, new_to_truth)]
+    case.values["new_structures"] = float(len(plain) + len(labelled) - len(shown_by_truth))
     if case.truth is None and not case.limits.forbid_new_structures:
         return
     if case.lesions is not None:
         case.values["lesions_new"] = case.values["new_structures"]
     for blobs, by in ((plain, "images"), (labelled, "labels")):
         for blob in sorted(blobs, key=lambda b: -b.z)[:MOST]:
-            _new_structure(case, blob, by, excused=blob in shown)
+            _new_structure(case, blob, by, excused=blob in shown_by_truth)
 
 
 def _new_structure(case: Checked, blob: Blob, by: str, *, excused: bool) -> None:
@@ -55,17 +55,17 @@ def _least_z(case: Checked, by: str) -> float:
     return case.limits.new_structure_z * (LABEL_FACTOR if by == "labels" and case.hu else 1.0)
 
 
-def _new_beside(case: Checked, other: np.ndarray) -> tuple[list[Blob], list[Blob]]:
+def _new_relative_to(case: Checked, other: np.ndarray) -> tuple[list[Blob], list[Blob]]:
     """Structures of the output that are absent from another image: by the images alone, and within labels."""
     inner = ndimage.binary_erosion(case.body, iterations=2)
     smooth = gaussian(case.source, [2.5 / s for s in case.spacing])
     other = rendition(case.output, other, inner, case.spacing) if case.hu else other
-    least = case.limits.new_structure_contrast if case.hu else 0.0
-    labelled = [blob for mask in _labelled(case, inner) for blob in _blobs(case, other, mask, "labels", least)]
+    min_contrast = case.limits.new_structure_contrast if case.hu else 0.0
+    labelled = [blob for mask in _labelled(case, inner) for blob in _blobs(case, other, mask, "labels", min_contrast)]
     if not case.hu:
-        return _blobs(case, other, inner, "images", least), labelled
+        return _blobs(case, other, inner, "images", min_contrast), labelled
     tissues = _tissues(case, inner, smooth)
-    plain = [blob for mask, least in tissues for blob in _blobs(case, other, mask, "images", least)]
+    plain = [blob for mask, min_contrast in tissues for blob in _blobs(case, other, mask, "images", min_contrast)]
     return plain + _nodules(case, other, inner, smooth), labelled
 
 
@@ -77,8 +77,8 @@ def _tissues(case: Checked, inner: np.ndarray, smooth: np.ndarray) -> Iterator[t
     bright = ndimage.binary_dilation(smooth > TISSUES_HU[-1][1])
     for low, high in TISSUES_HU:
         fat = high < 0
-        least = case.limits.new_fat_contrast if fat else case.limits.new_structure_contrast
-        yield ndimage.binary_opening(inner & (smooth > low) & (smooth <= high)) & ~bright, least
+        min_contrast = case.limits.new_fat_contrast if fat else case.limits.new_structure_contrast
+        yield ndimage.binary_opening(inner & (smooth > low) & (smooth <= high)) & ~bright, min_contrast
 
 
 def _nodules(case: Checked, other: np.ndarray, inner: np.ndarray, smooth: np.ndarray) -> list[Blob]:
@@ -120,7 +120,7 @@ def _large_labels(case: Checked, inner: np.ndarray) -> list[int]:
     return [int(value) for value in np.flatnonzero(millilitres >= LARGE_ML) if value]
 
 
-def _blobs(case: Checked, other: np.ndarray, mask: np.ndarray, by: str, least: float) -> list[Blob]:
+def _blobs(case: Checked, other: np.ndarray, mask: np.ndarray, by: str, min_contrast: float) -> list[Blob]:
     if mask.sum() < LEAST_VOXELS:
         return []
     margin = [int(20 / s) for s in case.spacing]
@@ -132,7 +132,7 @@ def _blobs(case: Checked, other: np.ndarray, mask: np.ndarray, by: str, least: f
         mask[box],
         case.spacing,
         least_z=_least_z(case, by),
-        least_contrast=least,
+        least_contrast=min_contrast,
         radii=RADII_MM[1:] if case.hu else RADII_MM,  # in CT beam hardening and kernels leave spots of 8 mm
     )
     corner = np.multiply([b.start for b in box], case.spacing)

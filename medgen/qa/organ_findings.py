@@ -17,8 +17,7 @@ from medgen.qa.measures.enhancement import Organ
 from medgen.terminology import structure_of
 
 FAIL_FACTOR = 1.5  # a larger multiple of organ_error off the truth fails; below it asks for review
-# A structure that fills a smaller share of its bounding box is marked only around its largest error, in a box of this
-# size.
+# A structure that fills less than SPARSE of its bounding box is marked around its largest error only, within NEAR_MM.
 SPARSE, NEAR_MM = 0.25, 24.0
 FAIL_HU = 10.0  # more HU beyond a range fail; fewer ask for review
 

@@ -29,10 +29,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "liver": (0.0, 70.0),
 }
 UPTAKE_HU = 12.0  # a structure of any name enhances if its mean in the source exceeds that in the truth by this
-LEAST_VOXELS = 30  # of a core
+LEAST_VOXELS = 30  # minimum size of a core
 CORE_MM = 2.0  # distance of the core from the border; at least one voxel
 RESIDUAL_HU = ((150.0, 165.0), (75.0, 62.0))  # HU of the source, and the output HU above which contrast medium remains
-# Bone is rough: its standard deviation over so many mm is more than so many times the median of the candidates.
+# Bone is rough: its standard deviation over ROUGH_MM is more than ROUGH times the median of the candidates.
 ROUGH_MM, ROUGH = 2.5, 1.8
 MIN_SIGMA = 0.625  # voxels: a narrower Gaussian covers a single voxel, so that no roughness could be measured
 CALCIUM_HU = 130.0  # Agatston et al., J Am Coll Cardiol 1990;15:827

@@ -21,10 +21,9 @@ RISE_MM = 2.3  # sigma for the rise in lung: radius of a ball of 4 mm divided by
 STEEP = 4.0  # an edge has more than this multiple of the gradient of noise
 SCATTER = 1.2  # scatter above this multiple of the median is more than noise
 FEW = 2e-3  # share of similar voxels nearby below which the mean over the whole image is used
-UNEVEN = (0.3, 1.2)  # minimum and maximum of the measured change of a structure, relative to its contrast in the other
-# image
+UNEVEN = (0.3, 1.2)  # limits of the measured change of a structure, relative to its contrast in the other image
 LEVELS = 24  # intensities of the other image between which `explained` interpolates
-NEARBY_MM = 20.0  # sigma of the neighbourhood within which a tissue changes alike
+NEARBY_MM = 20.0  # sigma of the neighbourhood within which a tissue changes uniformly
 
 
 @dataclass(frozen=True)
