@@ -107,12 +107,8 @@ def _fill(stem: Path, path: Path, volume: Volume, intensity: dict[str, Any], spa
         stem.parent.mkdir(parents=True, exist_ok=True)
         save_array(stem.with_suffix(".npy"), _compact(volume.data))
         save_array(stem.with_suffix(".body.npy"), body)
-        info = stem.with_suffix(".json")
-        temporary = stem.with_suffix(f".{os.getpid()}.tmp")
         entry = {"range": codes.to_dict(), "spacing": volume.spacing, "fingerprint": fingerprint, "path": str(path)}
-        temporary.write_text(json.dumps(entry | {"warnings": read_warnings}))
-        wrote(info, temporary)
-        os.replace(temporary, info)
+        save_text(stem.with_suffix(".json"), json.dumps(entry | {"warnings": read_warnings}))
     except OSError as error:
         raise InputError(
             "cache-not-writable",
@@ -130,5 +126,13 @@ def save_array(path: Path, array: np.ndarray) -> None:
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     with open(temporary, "wb") as file:
         np.save(file, array)
+    wrote(path, temporary)
+    os.replace(temporary, path)
+
+
+def save_text(path: Path, text: str) -> None:
+    """Write a text file atomically, also when several processes write it at the same time."""
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(text)
     wrote(path, temporary)
     os.replace(temporary, path)

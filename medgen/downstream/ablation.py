@@ -23,7 +23,8 @@ from medgen.downstream.protocols import run_protocols
 from medgen.downstream.summary import BASELINE, METRICS, Row
 from medgen.errors import InputError
 from medgen.evaluation.statistics import bootstrap_interval
-from medgen.evaluation.summary import Failure, write_text
+from medgen.evaluation.summary import Failure
+from medgen.io.atomic import write_text
 from medgen.io.spreadsheet import csv_text
 from medgen.segmentation.train import Example
 

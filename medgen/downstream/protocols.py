@@ -27,7 +27,7 @@ from medgen.downstream.summary import BASELINE, Downstream, Row, write
 from medgen.errors import InputError
 from medgen.evaluation.metrics.segmentation import segmentation_scores
 from medgen.evaluation.summary import Failure
-from medgen.io.atomic import atomic_write
+from medgen.io.atomic import write_text
 from medgen.io.grids import on_axes_of, same_grid
 from medgen.io.paths import case_name
 from medgen.io.read import find_volumes, read_volume
@@ -246,8 +246,7 @@ class _Run:
                 if isinstance(segmenter, Failure):
                     return [*results, {"rows": [], "failures": [asdict(segmenter)]}]
                 result = {"made_of": input_hash, **self._test(segmenter, protocol, cases)}
-                with atomic_write(file) as temporary:
-                    temporary.write_text(json.dumps(result))
+                write_text(file, json.dumps(result))
             results.append(result)
         return results
 

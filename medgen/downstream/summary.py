@@ -12,7 +12,8 @@ import numpy as np
 from medgen.environment import git_commit, versions
 from medgen.evaluation.metrics.catalogue import segmentation_columns
 from medgen.evaluation.statistics import bootstrap_interval, by_patient, finite_pairs, wilcoxon
-from medgen.evaluation.summary import Failure, write_text
+from medgen.evaluation.summary import Failure
+from medgen.io.atomic import write_text
 from medgen.io.spreadsheet import csv_text
 
 BASELINE = "real_to_real"

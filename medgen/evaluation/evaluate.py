@@ -24,8 +24,8 @@ from medgen.evaluation.suggested_range import suggested_range
 from medgen.evaluation.summary import CaseResult, Evaluation, Failure, write_results
 from medgen.qa.carried import known_of, record_of, recorded_limits
 from medgen.qa.case import Reason
-from medgen.qa.measures.enhancement import is_enhancing
 from medgen.qa.run import Checks
+from medgen.terminology import is_enhancing
 
 HU_ORIGIN = "profile generic: the range of 12-bit HU values; no clipping"
 

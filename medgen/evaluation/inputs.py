@@ -30,7 +30,7 @@ class Inputs:
         mask: voxels in which ``mae``, ``psnr`` and ``ssim`` are computed (non-zero); default: the whole volume for CT
             in HU, else the foreground of the reference, see `medgen.data.body_mask.foreground_mask`.
         prediction_labels: segmentations of the predictions, scored against ``labels``.
-        lesions: lesion masks of the source; None: the labels with a lesion name (`lesion_findings.LESIONS`).
+        lesions: lesion masks of the source; None: the labels with a lesion name (`terminology.is_lesion`).
         real_cohort: real volumes of the target modality, preferably of other patients; None: the reference.
         training_images: real target volumes that the model was trained on; predictions are tested for copies of them.
         cases: names of the reference cases to measure, such as a test split; None for all.

@@ -21,8 +21,8 @@ from medgen.evaluation.metrics.slice_continuity import relative_slice_jump
 from medgen.evaluation.summary import CaseResult
 from medgen.io.volume import Volume
 from medgen.qa.case import Reason
-from medgen.qa.measures.enhancement import is_enhancing
 from medgen.qa.run import Checks, judge
+from medgen.terminology import is_enhancing
 
 HU_RANGE = 4095.0
 

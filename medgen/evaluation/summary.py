@@ -34,7 +34,7 @@ from medgen.evaluation.summary_file import (
     StructureCase,
     Summary,
 )
-from medgen.io.atomic import atomic_write
+from medgen.io.atomic import write_text
 from medgen.io.spreadsheet import csv_text
 
 DIGITS = 8  # significant digits of a number in a table
@@ -218,17 +218,6 @@ def version() -> str:
         return metadata.version("medgen")
     except metadata.PackageNotFoundError:
         return "not installed"
-
-
-def as_text(text: str) -> str:
-    """Escape bytes of file names that are not valid UTF-8, such as ``\\udcff``."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically: under a temporary name in the same folder, then renamed."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(as_text(text), encoding="utf-8")
 
 
 def _segmentation(evaluation: Evaluation) -> dict[str, Segmentation]:

@@ -16,7 +16,7 @@ from pydicom import dcmread
 
 from medgen.errors import InputError
 from medgen.inference.inputs import Scan
-from medgen.io.atomic import atomic_write
+from medgen.io.atomic import write_text
 from medgen.io.deidentification.deidentify import Deidentifier, read_key, refuse_drawn
 from medgen.io.dicom.series import owners
 from medgen.io.paths import ENDINGS, has_ending
@@ -70,8 +70,7 @@ class Private:
             places.update(changes)
             cases.update(changes.keys())
         rows = [(*text.split(), places[text], cases[text]) for text in sorted(places)]
-        with atomic_write(output / REPORT) as temporary:
-            temporary.write_text("".join(map(csv_line, [COLUMNS, *rows])), encoding="utf-8")
+        write_text(output / REPORT, "".join(map(csv_line, [COLUMNS, *rows])))
 
 
 def opened(

@@ -13,7 +13,7 @@ from medgen.inference.cohort.manifest import Manifest
 from medgen.inference.inputs import Scan, find_scans, read_scan, scan_hash
 from medgen.inference.output import clear
 from medgen.inference.series import Rules
-from medgen.io.atomic import atomic_write
+from medgen.io.atomic import write_text
 from medgen.io.claim import apart, claimed
 from medgen.io.dicom.segmentation import write_seg
 from medgen.io.hashes import sha256_of
@@ -86,8 +86,8 @@ def segment_cohort(
                 results.append(entry)
                 done(entry, len(results), len(scans))
         if segmenter.names and any(entry.error is None for entry in results):
-            with atomic_write(output / "labels.json") as temporary:
-                temporary.write_text(json.dumps({name: value for value, name in segmenter.names.items()}, indent=1))
+            table = {name: value for value, name in segmenter.names.items()}
+            write_text(output / "labels.json", json.dumps(table, indent=1))
     return results
 
 

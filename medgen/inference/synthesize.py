@@ -26,7 +26,7 @@ from medgen.inference.cohort.manifest import Manifest, about
 from medgen.inference.inputs import find_inputs
 from medgen.inference.predict import on_model_grid
 from medgen.inference.style import ReferenceStyle, draw_style, make_images, reference_style, seed_of
-from medgen.io.atomic import atomic_write
+from medgen.io.atomic import write_text
 from medgen.io.claim import apart, claimed
 from medgen.io.hashes import sha256
 from medgen.io.paths import case_name
@@ -149,9 +149,7 @@ def synthesize(
 
 
 def _write_table(out: Path, table: LabelTable) -> None:
-    path, content = out / "labels.json", json.dumps(table.labels, indent=1) + "\n"
-    with atomic_write(path) as temporary:
-        temporary.write_text(content)
+    write_text(out / "labels.json", json.dumps(table.labels, indent=1) + "\n")
 
 
 def _case(

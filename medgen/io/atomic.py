@@ -32,6 +32,17 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file atomically, as UTF-8; see `as_text`."""
+    with atomic_write(path) as aside:
+        aside.write_text(as_text(text), encoding="utf-8")
+
+
+def as_text(text: str) -> str:
+    """``text`` as a file holds it: bytes of a file name that are not UTF-8 are escaped, such as ``\\udcff``."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _old(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.old")
 

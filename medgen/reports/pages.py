@@ -12,7 +12,8 @@ import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from medgen.errors import InputError
-from medgen.evaluation.summary import version, write_text
+from medgen.evaluation.summary import version
+from medgen.io.atomic import write_text
 from medgen.reports.images.figures import Picture
 from medgen.reports.tables import number, percent, signed
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medgen.errors import InputError
-from medgen.evaluation.summary import as_text
 from medgen.evaluation.summary_file import Summary, read_parts
+from medgen.io.atomic import as_text
 from medgen.io.spreadsheet import read_csv
 from medgen.io.text import read_text
 

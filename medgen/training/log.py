@@ -9,7 +9,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from torch import Tensor
 
-from medgen.io.atomic import atomic_write
+from medgen.io.atomic import write_text
 from medgen.io.claim import wrote
 from medgen.io.names import shown
 from medgen.io.spreadsheet import csv_line, csv_text, read_csv
@@ -81,8 +81,7 @@ def _kept(path: Path, step: int) -> tuple[list[dict[str, float]], list[str]]:
 
 
 def _write(path: Path, columns: list[str], rows: list[dict[str, float]]) -> None:
-    with atomic_write(path) as aside:
-        aside.write_text(csv_text(columns, rows), encoding="utf-8")
+    write_text(path, csv_text(columns, rows))
 
 
 class Progress:

@@ -28,7 +28,7 @@ from medgen.config import plain
 from medgen.data.patches import Patches, batches
 from medgen.data.prepare import Prepared, prepare
 from medgen.errors import InputError
-from medgen.io.atomic import atomic_write, folder_written_aside, recovered
+from medgen.io.atomic import folder_written_aside, recovered, write_text
 from medgen.io.claim import apart, claimed
 from medgen.methods.base import Method
 from medgen.model_info import ModelInfo
@@ -404,8 +404,7 @@ def _write_model(run: Run, prepared: Prepared, folder: Path, training: bool) -> 
 
 
 def _write_settings(settings: Settings, out: Path) -> None:
-    with atomic_write(out / "config.yaml") as aside:
-        aside.write_text(yaml.safe_dump(plain(settings), sort_keys=False))
+    write_text(out / "config.yaml", yaml.safe_dump(plain(settings), sort_keys=False))
 
 
 def saved_steps(out: Path) -> str:

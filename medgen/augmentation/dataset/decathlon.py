@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medgen.augmentation.dataset.read import LabelledCase, LabelledDataset
-from medgen.io.atomic import atomic_write
+from medgen.io.atomic import write_text
 
 
 def adapted(dataset: LabelledDataset) -> LabelledDataset:
@@ -56,8 +56,7 @@ def write_index(dataset: LabelledDataset) -> list[Path]:
     whole |= {"validation": _entries(held, dataset.root)} if held else {}
     lists["dataset.json"] = {**head, **whole, "test": test}
     for name, content in lists.items():
-        with atomic_write(dataset.root / name) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n")
+        write_text(dataset.root / name, json.dumps(content, indent=1) + "\n")
     return [dataset.root / name for name in lists if name != "dataset.json"]
 
 

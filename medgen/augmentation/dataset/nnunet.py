@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from medgen.augmentation.dataset.read import LabelledCase, LabelledDataset
-from medgen.io.atomic import atomic_write
+from medgen.io.atomic import write_text
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")  # 3D formats that both nnU-Net and medgen read
 
@@ -41,6 +41,5 @@ def write_index(dataset: LabelledDataset) -> list[Path]:
     }
     splits = dataset.root / "splits_final.json"
     for path, values in ((splits, dataset.folds), (dataset.root / "dataset.json", content)):
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(values, indent=1) + "\n")
+        write_text(path, json.dumps(values, indent=1) + "\n")
     return [splits]

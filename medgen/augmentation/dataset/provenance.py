@@ -13,7 +13,7 @@ from typing import Any
 
 from medgen import __version__
 from medgen.data.cohort.patients import PROVENANCE, read_provenance
-from medgen.io.atomic import atomic_write
+from medgen.io.atomic import write_text
 from medgen.io.claim import remove, set_aside
 
 
@@ -92,5 +92,4 @@ class Provenance:
 
     def save(self) -> None:
         records = {kind: dict(sorted(cases.items())) for kind, cases in self.records.items()}
-        with atomic_write(self.root / PROVENANCE) as temporary:
-            temporary.write_text(json.dumps({"medgen": __version__, **records}, indent=1) + "\n")
+        write_text(self.root / PROVENANCE, json.dumps({"medgen": __version__, **records}, indent=1) + "\n")

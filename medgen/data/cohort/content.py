@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from medgen.errors import InputError
-from medgen.io.atomic import atomic_write
+from medgen.io.atomic import write_text
 from medgen.io.read import read_volume
 
 LENGTH = 20  # hexadecimal digits: a chance collision among a million images has p < 1e-12
@@ -66,8 +66,7 @@ def content_hashes(files: Iterable[Path], folder: Path) -> dict[Path, str | None
         except (InputError, OSError):
             found[file] = None
     if new:
-        with atomic_write(store) as temporary:
-            temporary.write_text(json.dumps(known, indent=0))
+        write_text(store, json.dumps(known, indent=0))
     return found
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from medgen.data.cohort.datalist import distinct_names, listed_file, read_entries
 from medgen.data.cohort.layouts import called, read_json, some
 from medgen.errors import InputError
-from medgen.io.atomic import atomic_write
+from medgen.io.atomic import write_text
 from medgen.io.paths import require_path
 from medgen.types import Case
 
@@ -136,8 +136,7 @@ def _rank(patient: str, seed: int) -> str:
 def save_split(path: str | Path, split: dict[str, list[Case]]) -> None:
     """Write a split as JSON, {"train": {case: patient}, ...}, atomically."""
     content = {name: {case.name: case.patient for case in split.get(name, [])} for name in SPLITS}
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def load_split(path: str | Path, cases: list[Case]) -> dict[str, list[Case]]:

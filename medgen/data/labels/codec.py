@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,13 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from medgen.data.cache import BODY_VOXELS, Cached, save_array
+from medgen.data.cache import BODY_VOXELS, Cached, save_array, save_text
 from medgen.data.fingerprint import QUANTILES
 from medgen.data.grid import resample, resample_like
 from medgen.data.labels.resampling import nearly_whole
 from medgen.data.tissue_classes import tissue_classes
 from medgen.errors import InputError
-from medgen.io.claim import wrote
 from medgen.io.read import read_volume
 from medgen.io.volume import GRID_TOLERANCE, Volume, same_geometry, to_canonical
 
@@ -154,10 +152,7 @@ def _write(folder: Path, stem: Path, info: Path, volume: Volume, table: LabelTab
         inside = inside[np.sort(np.random.default_rng(0).choice(len(inside), BODY_VOXELS, replace=False))]
     save_array(stem.with_suffix(".map.npy"), volume.data.astype(np.int32))
     save_array(stem.with_suffix(".map.body.npy"), inside)
-    temporary = stem.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({"spacing": volume.spacing, "fingerprint": describe_labels(volume, table)}))
-    wrote(info, temporary)
-    os.replace(temporary, info)
+    save_text(info, json.dumps({"spacing": volume.spacing, "fingerprint": describe_labels(volume, table)}))
 
 
 def describe_labels(volume: Volume, table: LabelTable) -> dict[str, Any]:

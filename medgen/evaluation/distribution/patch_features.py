@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from medgen.data.fast_filters import central_gradient_magnitude
 from medgen.errors import InputError
 from medgen.evaluation.distribution.frechet import divisors
 
@@ -89,7 +90,8 @@ def patch_features(
         smooth = gaussian_filter(values, sigma, truncate=TRUNCATE)
         mean = smooth[voxels]
         variance = gaussian_filter(squares, sigma, truncate=TRUNCATE)[voxels] - mean**2
-        columns += [mean + centre, np.sqrt(np.maximum(variance, 0)), _gradient_magnitude(smooth, voxels, spacing)]
+        gradient = central_gradient_magnitude(smooth, spacing, voxels)
+        columns += [mean + centre, np.sqrt(np.maximum(variance, 0)), gradient]
     for axis, index in enumerate(np.unravel_index(inside, volume.shape)):
         low, high = int(index.min()), int(index.max())
         columns.append((voxels[axis] - low) / max(high - low, 1))
@@ -104,18 +106,6 @@ def standardised(features: Array, reference: Array) -> NDArray[np.float64]:
     """
     mean = reference.mean(0, dtype=np.float64)
     return (features - mean) / divisors(mean, reference.std(0, dtype=np.float64))
-
-
-def _gradient_magnitude(smooth: Array, voxels: tuple[Array, ...], spacing: Sequence[float]) -> Array:
-    """Return |∇ smooth| at ``voxels`` by central differences, one-sided at the faces of the volume, per mm."""
-    total = np.zeros(len(voxels[0]))
-    for axis, step in enumerate(spacing):
-        before, after = list(voxels), list(voxels)
-        before[axis] = np.maximum(voxels[axis] - 1, 0)
-        after[axis] = np.minimum(voxels[axis] + 1, smooth.shape[axis] - 1)
-        distance = np.maximum(after[axis] - before[axis], 1) * step
-        total += ((smooth[tuple(after)] - smooth[tuple(before)]) / distance) ** 2
-    return np.sqrt(total)
 
 
 def _check(volume: Array, mask: Array, spacing: Sequence[float], count: int, scales: Sequence[float]) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from medgen.data.labels.overlap import dice, overlap_counts
 from medgen.errors import InputError
 
 MAX_LABEL = 65535
@@ -29,7 +30,7 @@ def dice_scores(reference: Array, prediction: Array, *, labels: Iterable[int] | 
     ``LabelOverlapMeasures``. ``labels``: as in `segmentation_scores`.
     """
     reference, prediction = _labels(reference, prediction)
-    return {label: _dice(*voxels) for label, voxels in _counts(reference, prediction, labels).items()}
+    return {label: dice(*voxels) for label, voxels in _counts(reference, prediction, labels).items()}
 
 
 def segmentation_scores(
@@ -81,7 +82,7 @@ def segmentation_scores(
     millilitres = float(np.prod(spacing)) / 1000
     return {
         label: {
-            "dice": _dice(*voxels),
+            "dice": dice(*voxels),
             **_surface_scores(
                 missed[reference_surface.of(label)], added[prediction_surface.of(label)], tolerance_mm, percentile
             ),
@@ -100,21 +101,10 @@ def _counts(reference: Array, prediction: Array, labels: Iterable[int] | None) -
         raise InputError(
             "metric-wanted-labels-invalid", f"labels must be whole numbers from 1 to {MAX_LABEL}, not {selected}"
         )
-    size = 1 + max(int(volume.max(initial=0)) for volume in (reference, prediction))
-    counts = np.zeros((3, max(size, selected[-1] + 1 if selected else 0)), np.int64)
-    for r, p in zip(reference, prediction, strict=True):
-        labelled = np.flatnonzero((r | p) != 0)
-        r, p = r.ravel()[labelled], p.ravel()[labelled]
-        for row, values in zip(counts, (r, p, r[r == p]), strict=True):
-            row += np.bincount(values, minlength=len(row))
+    counts = overlap_counts(reference, prediction, selected[-1] + 1 if selected else 0)
     if selected is None:
         selected = (1 + np.flatnonzero(counts[:2, 1:].any(0))).tolist()
     return {int(label): tuple(counts[:, int(label)].tolist()) for label in selected}
-
-
-def _dice(in_reference: int, in_prediction: int, in_both: int) -> float:
-    both = in_reference + in_prediction
-    return 2 * in_both / both if both else float("nan")
 
 
 def _surface_scores(missed: Array, added: Array, tolerance_mm: float, percentile: float) -> dict[str, float]:

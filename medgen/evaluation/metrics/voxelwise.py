@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medgen.data.fast_filters import central_gradient_magnitude
 from medgen.errors import InputError
 
 SLAB_VOXELS, SLAB_SLICES = 300_000, 8  # processing in slabs bounds memory and stays mostly in the CPU cache
@@ -99,7 +100,7 @@ def gradient_error_map(reference: Array, prediction: Array, *, spacing: Sequence
     errors = np.empty(reference.shape, np.result_type(reference, prediction, np.float32))
     for inner, outer in slabs(reference.shape, 1):
         kept = slice(inner.start - outer.start, inner.stop - outer.start)
-        x, y = (_gradient_magnitude(image[outer], spacing)[kept] for image in (reference, prediction))
+        x, y = (central_gradient_magnitude(image[outer], spacing)[kept] for image in (reference, prediction))
         errors[inner] = np.abs(y - x)
     return errors
 
@@ -200,16 +201,6 @@ def check_range(data_range: float) -> None:
     """Raise `InputError` unless the data range is a finite number above 0."""
     if not (np.isfinite(data_range) and data_range > 0):
         raise InputError("metric-data-range-invalid", f"data_range must be a number above 0, not {data_range}")
-
-
-def _gradient_magnitude(image: Array, spacing: Sequence[float]) -> Array:
-    """Return the Euclidean norm of the gradient, in the unit of the image per mm."""
-    image = np.asarray(image, np.result_type(image, np.float32))
-    squares = np.zeros(image.shape, image.dtype)
-    for axis, step in enumerate(spacing):
-        if image.shape[axis] > 1:
-            squares += np.square(np.gradient(image, step, axis=axis))
-    return np.sqrt(squares)
 
 
 def _inside(image: Array, mask: Array | None) -> Array:

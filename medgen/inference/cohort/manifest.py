@@ -17,7 +17,7 @@ from typing import Any
 
 from medgen.checkpoint import Model
 from medgen.errors import InputError
-from medgen.io.atomic import atomic_write
+from medgen.io.atomic import write_text
 from medgen.io.claim import check_ours, wrote
 from medgen.io.hashes import sha256
 
@@ -146,8 +146,7 @@ class Manifest:
 
     def write(self, path: Path) -> None:
         """Write all records to this file. Raises InputError."""
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps({"format": FORMAT, "model": self.model, "cases": self.cases}, indent=1))
+        write_text(path, json.dumps({"format": FORMAT, "model": self.model, "cases": self.cases}, indent=1))
 
     def _identity(self) -> dict[str, Any]:
         return {"sha256": self.model["sha256"], "target": self.model.get("target")}

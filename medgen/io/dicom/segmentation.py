@@ -18,23 +18,7 @@ from medgen.io.dicom.report import EXTRA, TYPE_2, short
 from medgen.io.dicom.series import Series, check_unchanged, choose, grouped, list_series
 from medgen.io.dicom.stack import stack
 from medgen.io.volume import Volume, same_geometry
-
-# Structure name -> attribute of pydicom.sr.codedict.codes.SCT. Sides, plurals and underscores are ignored; structures
-# not listed here are coded as Tissue and labelled with their name.
-STRUCTURES = {
-    "aorta": "Aorta", "inferior vena cava": "InferiorVenaCava", "portal vein": "PortalVein", "liver": "Liver",
-    "spleen": "Spleen", "kidney": "Kidney", "pancreas": "Pancreas", "adrenal gland": "AdrenalGland",
-    "stomach": "Stomach", "gallbladder": "Gallbladder", "heart": "Heart", "lung": "Lung", "bone": "Bone",
-    "muscle": "Muscle", "skin": "Skin", "artery": "Artery", "arterie": "Artery", "vein": "Vein",
-    "bladder": "Bladder", "urinary bladder": "Bladder", "esophagus": "Esophagus", "trachea": "Trachea",
-    "colon": "Colon", "duodenum": "Duodenum", "small intestine": "SmallIntestine", "prostate": "Prostate",
-    "brain": "Brain", "hippocampus": "Hippocampus", "vertebra": "Vertebra", "rib": "Rib", "skull": "Skull",
-    "spinal cord": "SpinalCord", "white matter": "WhiteMatter", "gray matter": "GrayMatter",
-    "pulmonary artery": "PulmonaryArtery",
-}  # fmt: skip
-TISSUES = {"fat": "AdiposeTissue", "soft tissue": "SoftTissue", "blood": "Blood"}
-LESIONS = {"lesion": "Lesion", "cyst": "Cyst", "tumor": "Neoplasm", "tumour": "Neoplasm", "nodule": "Nodule"}
-SIDED = {"left", "right"}
+from medgen.terminology import snomed
 
 
 def write_seg(
@@ -191,18 +175,8 @@ def coded(name: str) -> tuple[Any, Any]:
     """Return the category and type of a structure (such as CID 7150 and 7151) as SNOMED CT codes."""
     from pydicom.sr.codedict import codes
 
-    words = [word for word in name.lower().replace("_", " ").replace("-", " ").split() if word not in SIDED]
-    plain = " ".join(words)
-    for text in (plain, plain.removesuffix("s")):
-        if text in STRUCTURES:
-            return codes.SCT.AnatomicalStructure, getattr(codes.SCT, STRUCTURES[text])
-        if text in TISSUES:
-            return codes.SCT.Tissue, getattr(codes.SCT, TISSUES[text])
-    for word in words:
-        if word.removesuffix("s") in LESIONS:
-            kind = getattr(codes.SCT, LESIONS[word.removesuffix("s")])
-            return codes.SCT.MorphologicallyAbnormalStructure, kind
-    return codes.SCT.Tissue, codes.SCT.Tissue
+    category, kind = snomed(name)
+    return getattr(codes.SCT, category), getattr(codes.SCT, kind)
 
 
 def _make_deterministic(ds: Dataset, first: Dataset) -> None:

@@ -8,11 +8,10 @@ from matplotlib.ticker import MaxNLocator
 from medgen.evaluation.summary_file import Agreement, Ends
 from medgen.reports.results import System
 from medgen.reports.tables import number, signed
+from medgen.terminology import display_rank
 
-# Name parts of structures that take up contrast medium, in the order of plotting; up to `MOST` regions are plotted.
-FIRST = ("aorta", "kidney", "liver", "spleen", "vena_cava", "portal", "vessel", "artery", "vein")
 LETTERS = 10  # minimum distance between labels in pixels
-MOST = 6
+MOST = 6  # regions that are plotted
 LEFT, RIGHT, TOP, BOTTOM, WIDTH, HEIGHT = 46, 330, 10, 190, 392, 226  # pixels of the axes and of the plot
 
 
@@ -56,13 +55,7 @@ def main_regions(systems: Sequence[System], most: int = MOST) -> list[str]:
     """Return the regions to plot: first those that take up contrast medium, then in the order of the summary."""
     names = list(dict.fromkeys(name for system in systems for name in system.summary.agreement))
     enhancing = {name for system in systems for name in system.summary.settings.structures_that_take_up_contrast}
-    rank = {word: index for index, word in enumerate(FIRST)}
-
-    def order(name: str) -> tuple[bool, int]:
-        found = [index for word, index in rank.items() if word in name.lower()]
-        return name not in enhancing, min(found, default=len(rank))
-
-    return sorted(names, key=order)[:most]
+    return sorted(names, key=lambda name: (name not in enhancing, display_rank(name)))[:most]
 
 
 def _points(stats: Agreement) -> list[tuple[str, float, float]]:
