@@ -33,7 +33,8 @@ def diagnose(rows: list[dict[str, float]]) -> list[str]:
         if diversity < COLLAPSED:
             problems.append(
                 f"the generator has collapsed: outputs seen by {name} have {diversity:.0%} of the diversity of real "
-                "images; return to an earlier checkpoint, lower method.lr or method.weight_gan, or add method.adversary.r1"
+                "images; return to an earlier checkpoint, lower method.lr or method.weight_gan, or set "
+                "method.adversary.r1"
             )
         if real > SURE and fake > SURE:
             also = " and its logits are saturated" if saturated > SATURATED else ""

@@ -121,6 +121,6 @@ def check_same(settings: Settings, last: Path) -> None:
         if getattr(old, section) != getattr(settings, section):
             raise InputError(
                 "training-section-changed",
-                f"{last}: the run was started with a different {section} section; resume it with the config.yaml of its "
-                "run folder",
+                f"{last}: the run was started with a different {section} section; resume it with the "
+                "config.yaml of its run folder",
             )
