@@ -1,4 +1,4 @@
-"""Versions of the packages in use and the commit of a checkout, for provenance."""
+"""Package versions and the git commit, for provenance."""
 
 import platform
 import subprocess
@@ -10,7 +10,7 @@ from medgen import __version__
 
 
 def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
+    """Versions of Python and of the packages that results depend on; "missing" if not installed."""
     found = {"python": platform.python_version(), "medgen": __version__}
     for name in (
         "torch",
@@ -31,7 +31,7 @@ def versions() -> dict[str, str]:
 
 @cache
 def git_commit() -> str | None:
-    """Commit of the medgen checkout that runs, with ``+`` if it has changes; None outside a checkout."""
+    """Commit of the running medgen checkout, with ``+`` if it has uncommitted changes; None outside a checkout."""
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None
