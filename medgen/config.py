@@ -172,9 +172,9 @@ def check(model: type[M], values: dict[str, Any], where: str, prefix: str = "") 
             inner = (name for name, _ in _keys(model) if f"{prefix}{name}".startswith(f"{key}."))
             message = f"this is a section; set its keys, e.g. {prefix}{next(inner, 'name')}"
         message = message[0].lower() + message[1:]
-        given = "" if isinstance(fault["input"], dict) else f" = {repr(fault['input'])[:200]}"
+        actual = "" if isinstance(fault["input"], dict) else f" = {repr(fault['input'])[:200]}"
         raise InputError(
-            "config-invalid-value", f"{where}: {key}{given}: {message}" if key else f"{where}: {message}"
+            "config-invalid-value", f"{where}: {key}{actual}: {message}" if key else f"{where}: {message}"
         ) from None
 
 
@@ -190,14 +190,14 @@ def _nearest(model: type[BaseModel], location: tuple[int | str, ...], prefix: st
     def close(cutoff: float) -> list[str]:
         return [section + name for name in difflib.get_close_matches(unknown, here, n=1, cutoff=cutoff)]
 
-    found = (
+    suggestions = (
         close(0.8)
         or [key for key in elsewhere if _means(unknown, key.rpartition(".")[2], keys[key])]
         or [key for key in elsewhere if difflib.get_close_matches(unknown, [key.rpartition(".")[2]], cutoff=0.8)]
         or close(0.5)
     )
-    if found:
-        return f"; did you mean {' or '.join(found)}?"
+    if suggestions:
+        return f"; did you mean {' or '.join(suggestions)}?"
     return f"; known keys: {', '.join(section + name for name in here)}"
 
 

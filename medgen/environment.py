@@ -11,7 +11,7 @@ from medgen import __version__
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on; "missing" if not installed."""
-    found = {"python": platform.python_version(), "medgen": __version__}
+    packages = {"python": platform.python_version(), "medgen": __version__}
     for name in (
         "torch",
         "monai",
@@ -23,10 +23,10 @@ def versions() -> dict[str, str]:
         "lightning-fabric",
     ):
         try:
-            found[name] = version(name)
+            packages[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "missing"
-    return found
+            packages[name] = "missing"
+    return packages
 
 
 @cache

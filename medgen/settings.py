@@ -93,9 +93,9 @@ class Data(Section):
         """Name contrasts that are given by channel numbers only, because a translation needs a folder for each."""
         if isinstance(values, dict):
             for names, numbers in (("sources", "source_channels"), ("targets", "target_channels")):
-                given = values.get(numbers)
-                if names not in values and isinstance(given, list | tuple) and len(given) > 1:
-                    values = {**values, names: [f"channel_{n}" for n in given]}
+                channels = values.get(numbers)
+                if names not in values and isinstance(channels, list | tuple) and len(channels) > 1:
+                    values = {**values, names: [f"channel_{n}" for n in channels]}
         return values
 
     @model_validator(mode="before")
@@ -108,9 +108,9 @@ class Data(Section):
     @model_validator(mode="after")
     def _distinct(self) -> "Data":
         for key in ("sources", "targets", "source_channels", "target_channels"):
-            given = getattr(self, key)
-            if len(set(given)) < len(given):
-                raise ValueError(f"{key} names a contrast twice: {list(given)}")
+            channels = getattr(self, key)
+            if len(set(channels)) < len(channels):
+                raise ValueError(f"{key} has an entry twice: {list(channels)}; remove one")
         for names, numbers in (("sources", "source_channels"), ("targets", "target_channels")):
             n, m = len(getattr(self, names)), len(getattr(self, numbers))
             if m != n and m > 1:

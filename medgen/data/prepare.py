@@ -131,7 +131,7 @@ def _validation_data(
     cohort: Cohort,
     reader: CaseReader,
 ) -> ValidationData:
-    """``targets``: the training targets, which serve as real images after the held-out ones."""
+    """``targets``: the training targets, used as real images in addition to the held-out ones."""
     settings = reader.settings
     candidates = [c for c in held_out if c.source] or [c for c in train if c.source]
     first = candidates[: settings.train.validation_cases]
@@ -202,16 +202,16 @@ def _comparable_with_targets(settings: Settings) -> bool:
 
 
 def _common_spacing(volumes: list[tuple[str, Channels]], settings: Settings) -> tuple[float, float, float]:
-    """The model's voxel spacing in mm. Raises InputError where a case's differs by more than 5 %."""
+    """The model's voxel spacing in mm. Raises InputError if a case deviates by more than 5 %."""
     middle = np.median([channels[0].spacing for _, channels in volumes], 0)
-    odd = [(name, c[0].spacing) for name, c in volumes if not np.allclose(c[0].spacing, middle, rtol=0.05)]
-    if odd:
-        own = " × ".join(f"{s:.3g}" for s in odd[0][1])
+    deviating = [(name, c[0].spacing) for name, c in volumes if not np.allclose(c[0].spacing, middle, rtol=0.05)]
+    if deviating:
+        own = " × ".join(f"{s:.3g}" for s in deviating[0][1])
         usual = " × ".join(f"{s:.3g}" for s in middle)
         raise InputError(
             "cohort-spacing-differs",
-            f"case {odd[0][0]} has a voxel spacing of {own} mm, but most cases have {usual} mm ({len(odd)} cases "
-            "differ); set data.spacing to resample all to one spacing",
+            f"case {deviating[0][0]} has a voxel spacing of {own} mm, but most cases have {usual} mm "
+            f"({len(deviating)} cases differ); set data.spacing to resample all to one spacing",
         )
     if settings.data.spacing is not None:
         middle = np.asarray(settings.data.spacing)

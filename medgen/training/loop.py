@@ -60,9 +60,9 @@ def train(
     fabric = launch(settings)
     say = say if fabric.is_global_zero else lambda _: None
     claim = claimed(out, _identity(settings), overwrite=overwrite) if fabric.is_global_zero else nullcontext()
-    with claim as held:
-        if held is not None and overwrite and not resume:
-            held.clear()
+    with claim as own_claim:
+        if own_claim is not None and overwrite and not resume:
+            own_claim.clear()
         return _train_in_claimed_folder(settings, out, fabric, resume, say)
 
 

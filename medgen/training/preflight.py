@@ -62,7 +62,7 @@ def check_method(settings: Settings) -> None:
 def _check_label_source(settings: Settings) -> None:
     """Refuse settings that need an intensity image as the source."""
     data, sampling = settings.data, settings.sampling
-    wrong = {
+    conflicts = {
         "data.paired": not data.paired,
         "data.sources": len(data.sources) > 1,
         "data.labels": data.labels,
@@ -72,7 +72,7 @@ def _check_label_source(settings: Settings) -> None:
         "sampling.artefacts": bool(sampling.artefacts),
         "inference.transfer": settings.inference.transfer != "image",
     }
-    for key in (key for key, found in wrong.items() if found):
+    for key in (key for key, conflict in conflicts.items() if conflict):
         raise InputError(
             "config-source-labels-conflict",
             f"{key} does not apply to label maps as the source; remove it from the config",
