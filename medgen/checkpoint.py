@@ -77,8 +77,8 @@ def build_method(settings: Settings) -> Method:
     if method.needs_domains != bool(data.domains):
         raise InputError(
             "config-domains-mismatch",
-            f"method {method.name} translates between domains; set data.domains to the names of their folders, e.g. "
-            "[none, arterial, portal_venous]"
+            f"method {method.name} translates between domains; name their folders, e.g. "
+            "data.domains=[none, arterial, portal_venous]"
             if method.needs_domains
             else f"method {method.name} does not support domains; remove data.domains, or use the method multi_domain",
         )

@@ -174,12 +174,12 @@ STRUCTURES = {"host": ["body"], "lesion": ["organ"]}
 def test_labels_are_joined_into_structures_and_found_for_patches(tmp_path):
     root = write_cohort(tmp_path / "cohort", labels=True)
     sampling = {"foreground_fraction": 1.0, "foreground_classes": ["lesion"], "patch": [16, 16, 16]}
-    found = prepared(root, tmp_path / "run", labels=True, structures=STRUCTURES, sections={"sampling": sampling})
+    found = prepared(root, tmp_path / "run", labels=True, class_groups=STRUCTURES, sections={"sampling": sampling})
     assert found.model.training_data["labels"] == {"background": 0, "host": 1, "lesion": 2}
     for name, file in found.patches.labels.items():
         classes = np.load(file)
         assert (classes[tuple(found.patches.centres[name].T)] == 2).all()
-    only = prepared(root, tmp_path / "only", labels=True, structures={"lesion": ["organ"]})
+    only = prepared(root, tmp_path / "only", labels=True, class_groups={"lesion": ["organ"]})
     assert only.model.training_data["classes"] == 2 and only.patches.centres == {}
     assert set(np.unique(np.load(next(iter(only.patches.labels.values()))))) == {0, 1}
 
@@ -205,7 +205,7 @@ def test_labels_are_joined_into_structures_and_found_for_patches(tmp_path):
 def test_structures_that_cannot_be(tmp_path, structures, sampling, reason):
     root = write_cohort(tmp_path / "cohort", labels=True)
     with pytest.raises(InputError, match=reason):
-        prepared(root, tmp_path / "run", labels=True, structures=structures, sections={"sampling": sampling})
+        prepared(root, tmp_path / "run", labels=True, class_groups=structures, sections={"sampling": sampling})
 
 
 def test_a_method_that_needs_classes_says_so(tmp_path):
