@@ -25,7 +25,6 @@ from medgen.model_info import ModelInfo
 from medgen.qa.out_of_distribution import out_of_distribution
 
 PAINTERS = ("cutpaste", "procedural")  # lesion painters that need no model
-TRANSLATORS = ("pix2pix", "cyclegan", "cut", "multi_domain", "spade")
 
 
 @dataclass(frozen=True)
@@ -100,13 +99,13 @@ def augmenter_for(
         )
     if settings.label_source:
         return synthesizer(Path(model), dataset, recombine=recombine, device=device)
-    if method in TRANSLATORS:
-        return translator(Path(model), targets or settings.data.domains, device)
-    raise InputError(
-        "model-method-unsuitable",
-        f"{model} is a {method} model, which cannot augment a dataset; give a model of one of these methods: "
-        f"{', '.join(TRANSLATORS)}",
-    )
+    if settings.method.needs_classes:
+        raise InputError(
+            "model-method-unsuitable",
+            f"{model} is a model of {method}, which needs label maps as input and cannot augment a dataset; give a "
+            "translator",
+        )
+    return translator(Path(model), targets or settings.data.domains, device)
 
 
 def _reject_targets(model: str, targets: Sequence[str]) -> None:

@@ -143,8 +143,12 @@ def on_call(function, n, after):
         if calls["n"] == n: die()
         return result
     return wrapped
-if moment == "step":        # in the middle of the fifth step, between two updates
-    medgen.training.loop.Run._update = on_call(medgen.training.loop.Run._update, 10, True)
+if moment == "step":        # in the fifth step, after its first update
+    update = medgen.training.loop.Run._update
+    def last_update(run, *args):
+        update(run, *args)
+        if run.step == 4: die()
+    medgen.training.loop.Run._update = last_update
 if moment == "checkpoint":  # weights written, training state half there
     medgen.checkpoint.save_training = on_call(medgen.checkpoint.save_training, 2, False)
 if moment == "rename":      # the old folder moved away, the new one not yet in place

@@ -102,10 +102,12 @@ def test_synthetic_cases_neither_validate_nor_are_they_lost_without_a_word(tmp_p
     settings = small_settings(data={"root": str(root), "validation": 0.25})
     said = []
     found = prepare(settings, tmp_path / "run", say=said.append)
-    assert len(found.sources) == 6 and [name for name, *_ in found.validation] == found.record["validation"]
-    assert len(found.record["validation"]) == 1 and not any("syn" in name for name in found.record["validation"])
+    record = found.model.training_data
+    assert len(found.patches.sources) == 6
+    assert [case.name for case in found.validation.cases] == record["validation"]
+    assert len(record["validation"]) == 1 and not any("syn" in name for name in record["validation"])
     assert any("no provenance.json beside them" in text for text in said)
-    assert set(found.record["images"].values()) >= set(found.record["validation"])
+    assert set(record["images"].values()) >= set(record["validation"])
 
 
 def test_a_resumed_run_keeps_its_split_and_says_who_came_since(tmp_path):
@@ -129,17 +131,17 @@ def test_channels_of_4d_files_are_trained_on(tmp_path):
     (tmp_path / "dataset.json").write_text(json.dumps({"modality": names, "training": listed}))
     settings = small_settings(data={"root": str(tmp_path), "sources": ["T2w"], "targets": ["FLAIR"]})
     found = prepare(settings, tmp_path / "run", say=lambda _: None)
-    for name, (source,) in found.sources.items():
+    for name, (source,) in found.patches.sources.items():
         stack = np.asarray(nib.load(tmp_path / f"imagesTr/{name}.nii.gz").dataobj)
         np.testing.assert_array_equal(source.data, stack[..., 2])
-        np.testing.assert_array_equal(found.targets[name][0].data, stack[..., 0])
+        np.testing.assert_array_equal(found.patches.targets[name][0].data, stack[..., 0])
 
 
 MR, CT = {"kind": "percentile", "low": 0}, {"kind": "window", "low": -150, "high": 250}
 
 
 @pytest.mark.parametrize(
-    "codec, lift, said",
+    "intensity, lift, said",
     [(CT, 1024, "no fat and no air in HU"), (MR, 0, "are like CT in HU"), (CT, 0, None), (MR, 1024, None)],
 )
 def test_a_config_for_ct_on_mr_and_the_reverse_is_said(tmp_path, intensity, lift, said):
@@ -162,7 +164,7 @@ def test_label_names_are_matched_whatever_their_case(tmp_path):
     data = {"root": str(root), "labels": True, "class_groups": {"Host": ["body"], "Lesion": ["ORGAN"]}}
     sampling = {"patch": [16, 16, 16], "foreground_fraction": 1.0, "foreground_classes": ["lesion"]}
     found = prepare(small_settings(data=data, sampling=sampling), tmp_path / "run", say=lambda _: None)
-    assert found.centres and found.record["labels"] == {"background": 0, "Host": 1, "Lesion": 2}
+    assert found.patches.centres and found.model.training_data["labels"] == {"background": 0, "Host": 1, "Lesion": 2}
 
 
 def test_a_twin_under_another_name_is_known_by_its_image(tmp_path):
@@ -193,7 +195,8 @@ def test_a_synthetic_case_validates_where_the_list_asks_for_it_and_its_patient_d
     (root / "list.json").write_text(json.dumps({"training": entry[1:], "validation": [entry[0], *made]}))
     said = []
     found = prepare(small_settings(data={"root": str(root / "list.json")}), tmp_path / "run", say=said.append)
-    assert found.record["validation"] == ["case0", "case0__syn000"] and "case1__syn000" in found.sources
+    assert found.model.training_data["validation"] == ["case0", "case0__syn000"]
+    assert "case1__syn000" in found.patches.sources
     assert any("1 synthetic cases lie with their patients" in text and "case1__syn000" in text for text in said)
 
 
