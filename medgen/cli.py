@@ -97,9 +97,7 @@ def phantom(
     phase: Annotated[str, typer.Option(help="arterial, portal_venous, late or mixed.")] = "portal_venous",
     phases: Annotated[
         bool,
-        typer.Option(
-            "--phases", help="Write one folder per contrast phase, including none, instead of source and target."
-        ),
+        typer.Option("--phases", help="Write one folder per phase, including none, instead of source/target."),
     ] = False,
     unpaired: Annotated[bool, typer.Option("--unpaired", help="Use different patients in each folder.")] = False,
     noise_free: Annotated[bool, typer.Option("--noise-free", help="Omit noise and the bias field.")] = False,
@@ -128,19 +126,13 @@ def phantom(
 def train(
     config: Annotated[str, typer.Argument(help="YAML file, or a config name listed by medgen configs.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Settings to override: section.key=value, e.g. data.root=COHORT.")
+        list[str] | None, typer.Argument(help="Overrides: section.key=value, e.g. data.root=COHORT.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Run folder for the model folders last and best.")] = ...,  # type: ignore
     resume: Annotated[bool, typer.Option("--resume", help="Resume training from OUT/last.")] = False,
-    accelerator: Annotated[
-        str | None, typer.Option(help="auto, cpu, cuda or mps; overrides train.accelerator.")
-    ] = None,
-    devices: Annotated[
-        int | None, typer.Option(help="Number of processes, one per device; overrides train.devices.")
-    ] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="32-true, bf16-mixed or 16-mixed; overrides train.precision.")
-    ] = None,
+    accelerator: Annotated[str | None, typer.Option(help="Override train.accelerator: auto, cpu, cuda, mps.")] = None,
+    devices: Annotated[int | None, typer.Option(help="Override train.devices: number of processes.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Override train.precision, e.g. bf16-mixed.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Train a translation model."""
@@ -167,22 +159,16 @@ def evaluate(
     ctx: typer.Context,
     prediction: Annotated[Path, typer.Option(help="Folder of the translated or generated volumes.")],
     out: Annotated[Path, typer.Option(help="Output folder for the tables, summary.json, report.html and report.pdf.")],
-    reference: Annotated[
-        Path | None, typer.Option(help="Folder of the ground-truth volumes, with the same case names.")
-    ] = None,
+    reference: Annotated[Path | None, typer.Option(help="Folder of ground-truth volumes, same case names.")] = None,
     source: Annotated[Path | None, typer.Option(help="Folder of the source volumes, measured as the baseline.")] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="Folder of label maps, with labels.json in it or beside it.")
-    ] = None,
-    mask: Annotated[Path | None, typer.Option(help="Folder of masks; image errors are computed inside them.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Folder of label maps; labels.json in or beside it.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="Folder of masks; errors count inside them.")] = None,
     prediction_labels: Annotated[
         Path | None, typer.Option(help="Folder of segmentations of the predictions, compared with --labels.")
     ] = None,
-    data_range: Annotated[
-        float | None, typer.Option(help="Intensity range for PSNR and SSIM; not needed for images in HU.")
-    ] = None,
+    data_range: Annotated[float | None, typer.Option(help="Range for PSNR and SSIM; not needed for HU.")] = None,
     profile: Annotated[
-        str, typer.Option(help="generic; synthrad2023 or synthrad2025 adds the metrics of that challenge.")
+        str, typer.Option(help="generic; synthrad2023 or synthrad2025 adds its challenge metrics.")
     ] = "generic",
     tolerance: Annotated[float, typer.Option(help="Tolerance of the surface Dice, mm.")] = 2.0,
     extractor: Annotated[
@@ -205,7 +191,7 @@ def evaluate(
     ] = None,
     training_images: Annotated[
         Path | None,
-        typer.Option(help="Folder of the real training volumes; predictions are tested for copies of them."),
+        typer.Option(help="Folder of real training volumes; predictions are tested for copies of them."),
     ] = None,
     qa_limits: Annotated[
         str,
@@ -227,7 +213,7 @@ def evaluate(
         typer.Option(
             min=0.01,
             max=1e6,
-            help="Train segmenters on real and synthetic volumes, for this many minutes each; needs --labels.",
+            help="Minutes per segmenter, trained on real and on synthetic volumes; needs --labels.",
         ),
     ] = None,
     folds: Annotated[int, typer.Option(min=2, help="Number of folds over patients, for --downstream.")] = 5,
