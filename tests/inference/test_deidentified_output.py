@@ -5,14 +5,13 @@ import json
 
 import numpy as np
 import pydicom
-import pytest
 from dicom_series import stored, write_ct
+from refusal import refused
 from small import make_model, small_settings
 from typer.testing import CliRunner
 
 from medgen.checkpoint import save_model
 from medgen.cli import app
-from medgen.errors import InputError
 from medgen.inference import convert_case as cases
 from medgen.inference.cohort.run import convert
 from medgen.inference.deidentified_output import opened
@@ -72,7 +71,7 @@ def test_an_output_folder_names_nobody_and_a_second_run_skips(tmp_path, monkeypa
     assert told(out).split(b".medgen.record")[0] == everything.split(b".medgen.record")[0]
     assert b"Zyx" not in told(out) and str(tmp_path).encode() not in told(out)
     private = opened(source, out, None, shift_dates=True)
-    with pytest.raises(InputError, match="another run .deidentified was dates removed, is dates shifted"):
+    with refused("folder-not-empty", names="deidentified"):
         convert(model, source, out, private=private)
     shifted = convert(model, source, out, private=private, overwrite=True)
     assert [r.status for r in shifted] == ["converted", "converted", "failed"]
@@ -83,18 +82,18 @@ def test_kinds_of_run_are_not_mixed_and_the_private_folder_is_apart(tmp_path):
     source.mkdir()
     out.mkdir()
     for folder in (out, out / "p", source / "p", tmp_path):
-        with pytest.raises(InputError, match="keep the private folder apart"):
+        with refused("deidentify-private-not-apart"):
             opened(source, out, folder)
     (tmp_path / "open").mkdir(mode=0o755)
-    with pytest.raises(InputError, match="open to others"):
+    with refused("deidentify-private-folder-open"):
         opened(source, out, tmp_path / "open")
-    with pytest.raises(InputError, match="add --deidentify"):
+    with refused("deidentify-option-missing"):
         opened(source, out, tmp_path / "p", wanted=False)
     (out / "deidentification.csv").touch()
-    with pytest.raises(InputError, match="holds de-identified series"):
+    with refused("deidentify-output-mixed"):
         opened(source, out, None, wanted=False)
     (out / "manifest.json").touch()
-    with pytest.raises(InputError, match="manifest.json, which names inputs"):
+    with refused("deidentify-output-names-inputs", names="manifest.json"):
         opened(source, out, None)
 
 

@@ -8,6 +8,7 @@ import pydicom
 import pytest
 import torch
 from dicom_series import OBLIQUE, stored, write_ct, write_enhanced_ct
+from refusal import refused
 from small import make_model, small_settings
 from typer.testing import CliRunner
 
@@ -77,7 +78,7 @@ def test_no_series_of_what_is_not_dicom_nor_over_other_files(identity, tmp_path)
     write_ct(tmp_path / "in/case", scan())
     (tmp_path / "out/case").mkdir(parents=True)
     (tmp_path / "out/case/thesis.txt").write_text("")
-    with pytest.raises(InputError, match="another run .format was dicom, is none.; .*--overwrite"):
+    with refused("folder-not-empty", names=("format", "--overwrite")):
         convert(identity, tmp_path / "in", tmp_path / "out")
     (result,) = convert(identity, tmp_path / "in", tmp_path / "out", overwrite=True)
     assert result.status == "failed" and "holds other files" in result.error

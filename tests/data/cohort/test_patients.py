@@ -3,9 +3,9 @@
 import json
 
 import pytest
+from refusal import refused
 
 from medgen.data.cohort.patients import Records, by_images, identified
-from medgen.errors import InputError
 
 
 def told(cases, root, pattern=None, listed=None):
@@ -39,7 +39,7 @@ def test_patients_by_name_folder_list_and_pattern(tmp_path):
     }  # fmt: skip
     found = told(["p1_a", "p1_b", "p2_a"], tmp_path, pattern=r"p\d", listed={"p2_a": "other"})
     assert [patient for patient, _ in found.values()] == ["p1", "p1", "other"]
-    with pytest.raises(InputError, match="finds no patient"):
+    with refused("config-patient-pattern-unmatched"):
         told(["a"], tmp_path, pattern="z")
 
 

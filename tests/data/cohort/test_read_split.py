@@ -6,13 +6,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 from labelled import write_nnunet
+from refusal import refused
 from small import small_settings, write_cohort
 
 from medgen.augmentation.dataset.write import write_dataset
 from medgen.augmentation.read import read_dataset
 from medgen.data.cohort.read_split import read_split
 from medgen.data.prepare import prepare
-from medgen.errors import InputError
 
 
 def parts(root, out, resume=False, sections=None, **data):
@@ -61,7 +61,7 @@ def test_copies_on_both_sides_of_a_stated_split_are_refused(tmp_path):
     }
     lists = {"training": [entry["case0.nii.gz"], entry["case1.nii.gz"]], "validation": [entry["again.nii"]]}
     (root / "list.json").write_text(json.dumps(lists))
-    with pytest.raises(InputError, match="list.json puts patient .* into two parts"):
+    with refused("split-patient-in-both", names="list.json"):
         parts(root / "list.json", tmp_path / "run")
 
 

@@ -7,6 +7,7 @@ import signal
 import nibabel as nib
 import numpy as np
 import pytest
+from refusal import refused
 from small import make_model
 from typer.testing import CliRunner
 
@@ -148,9 +149,9 @@ def test_an_output_that_no_one_sees_is_no_output(local_ray, saved, studies, tmp_
 def test_a_model_that_changed_or_has_no_folder_is_refused(local_ray, saved, studies, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "spread", faked())
     saved.info = saved.info.model_copy(update={"sha256": "of before"})
-    with pytest.raises(InputError, match="another model"):
+    with refused("model-changed-during-run"):
         convert(saved, studies, tmp_path / "out", cluster=Cluster())
-    with pytest.raises(InputError, match="from its folder"):
+    with refused("cluster-model-without-folder"):
         convert(make_model(), studies, tmp_path / "out", cluster=Cluster())
 
 

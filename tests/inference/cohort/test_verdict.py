@@ -8,10 +8,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 from dicom_series import stored, write_ct
+from refusal import refused
 from small import make_model, small_settings
 
 from medgen.data.fingerprint import describe
-from medgen.errors import InputError
 from medgen.inference.check import checks_for, verdict
 from medgen.inference.cohort.run import convert
 from medgen.io.volume import Volume
@@ -83,7 +83,7 @@ def test_limits_by_the_model_by_name_or_none():
     assert checks_for(make_model(small_settings(data={"targets": ["native"]}))).thresholds.contrast_removed is True
     assert checks_for(make_model(), "ct_contrast").thresholds.contrast_removed is True
     assert checks_for(make_model(), "none") is None
-    with pytest.raises(InputError, match="--segmenter"):
+    with refused("option-segmenter-without-checks"):
         checks_for(make_model(), "none", "somewhere")
 
 
@@ -146,7 +146,7 @@ def test_verdicts_as_structured_reports_beside_the_series(tmp_path):
         assert not (tmp_path / "out/verdicts/case.dcm").exists()
     refused = run(format="nifti", overwrite=True)
     assert refused.status == "failed" and "leave --qa-report-sr out" in refused.error
-    with pytest.raises(InputError, match="--qa-report-sr"):
+    with refused("option-verdict-without-checks"):
         convert(model, tmp_path / "in", tmp_path / "out", qa_report_sr=True)
 
 
