@@ -1,14 +1,12 @@
 """The settings of a run: all keys of a config, with types, ranges and descriptions."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
 
-from medgen.errors import InputError
 from medgen.methods.base import MethodSettings
-from medgen.types import Outside, Section
+from medgen.types import Outside, Section, slab_axis
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -344,15 +342,3 @@ class Settings(Section):
     def slab_axis(self) -> int | None:
         """The slice axis of a 2D model, see ``data.slabs``; None for a 3D model."""
         return slab_axis(self.sampling.patch) if self.method.spatial_dims == 2 else None
-
-
-def slab_axis(patch: Sequence[int]) -> int:
-    """The array axis (0, 1, 2: x, y, z) of a patch's smallest side. Raises InputError if there are several."""
-    depth = min(patch)
-    if list(patch).count(depth) > 1:
-        raise InputError(
-            "config-slab-side-ambiguous",
-            f"sampling.patch={list(patch)} has no single smallest side, which method.spatial_dims=2 needs as the "
-            "slice axis; set e.g. [128, 128, 1] for single axial slices or [128, 128, 3] for slabs of three",
-        )
-    return list(patch).index(depth)

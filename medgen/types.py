@@ -1,12 +1,14 @@
 """Types that several packages share: cases, batches, and types of settings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
+
+from medgen.errors import InputError
 
 Count = Annotated[int, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
@@ -87,3 +89,15 @@ Batch = dict[str, Any]
 
 # update(name, loss): zero the gradients, backpropagate, clip, and step the optimizer ``name``.
 Update = Callable[[str, Tensor], None]
+
+
+def slab_axis(patch: Sequence[int]) -> int:
+    """The array axis (0, 1, 2: x, y, z) of a patch's smallest side. Raises InputError if there are several."""
+    depth = min(patch)
+    if list(patch).count(depth) > 1:
+        raise InputError(
+            "config-slab-side-ambiguous",
+            f"sampling.patch={list(patch)} has no single smallest side, which method.spatial_dims=2 needs as the "
+            "slice axis; set e.g. [128, 128, 1] for single axial slices or [128, 128, 3] for slabs of three",
+        )
+    return list(patch).index(depth)

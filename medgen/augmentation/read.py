@@ -10,19 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from medgen.augmentation.dataset.label_table import _channels, label_table
 from medgen.augmentation.dataset.read import Folds, LabelledCase, LabelledDataset
 from medgen.data.body_mask import looks_like_hu
-from medgen.data.cohort.datalist import (
-    Entry,
+from medgen.data.cohort.datalist import Entry, folds_of, is_datalist, read_entries, refuse_other_parts
+from medgen.data.cohort.datalist_checks import (
     count_faults,
     counted,
     distinct_names,
-    folds_of,
-    is_datalist,
     is_there,
     listed_file,
-    read_entries,
-    refuse_other_parts,
     without_fold,
 )
 from medgen.data.cohort.layouts import (
@@ -30,19 +27,18 @@ from medgen.data.cohort.layouts import (
     by_case,
     case_places,
     named_file,
-    named_labels,
-    read_json,
     stated_part,
     unread,
     without_case,
 )
-from medgen.data.cohort.nnunet import channel_names, is_nnunet, nnunet_ending, other_endings, part_files
+from medgen.data.cohort.nnunet import is_nnunet, nnunet_ending, other_endings, part_files
 from medgen.data.cohort.patients import Known, Records, identified, read_provenance
 from medgen.data.cohort.split import stated_folds
 from medgen.data.cohort.split_files import unread_patients, unread_splits
 from medgen.errors import InputError
 from medgen.io.paths import ENDINGS, has_ending, require_path
 from medgen.io.read import read_volume
+from medgen.io.text import read_json
 
 ABOUT = (
     "description",
@@ -339,38 +335,3 @@ def _dataset(
     about = {key: str(content[key]) for key in ABOUT if content.get(key)}
     name = str(content.get("name") or root.resolve().name)
     return LabelledDataset(name, channels, label_table(content.get("labels"), table), ending, tuple(cases), root, about)
-
-
-def _channels(content: Mapping[str, Any], table: Path) -> tuple[str, ...]:
-    names = channel_names(content)
-    if not names:
-        raise InputError(
-            "dataset-channels-unnamed",
-            f'{table} must name its channels by their number, such as "channel_names": {{"0": "CT"}}',
-        )
-    return tuple(names)
-
-
-def label_table(labels: Any, table: Path) -> dict[str, int]:
-    """Return {structure: value} sorted by value, with background 0 first and nnU-Net's "ignore" last.
-
-    Raises:
-        InputError: there is no table, or it has nnU-Net regions (unions of values), which are not supported.
-    """
-    if not isinstance(labels, dict) or not labels:
-        raise InputError("labels-key-missing", f'{table} has no "labels"; list each structure there with its value')
-    labels = {name: v[0] if isinstance(v, list) and len(v) == 1 else v for name, v in labels.items()}
-    region = next((name for name, value in labels.items() if isinstance(value, list)), None)
-    if region is not None:
-        raise InputError(
-            "labels-region-unsupported",
-            f"{table} defines the region {region} = {labels[region]}, but medgen writes plain labels only; give each "
-            "value its own name here and define the regions in the dataset that medgen writes",
-        )
-    named = named_labels(labels, table, ignored=True) or {}
-    if "background" in named:
-        raise InputError(
-            "labels-background-not-zero",
-            f"{table} gives background the value {named['background']}, but it must be 0; change it",
-        )
-    return {"background": 0, **dict(sorted(named.items(), key=lambda item: (item[0] == "ignore", item[1])))}

@@ -10,12 +10,12 @@ import numpy as np
 
 from medgen.data.cache import Channels
 from medgen.data.case_reader import CaseReader
+from medgen.data.cohort.modality import modality_warnings
 from medgen.data.cohort.read import Cohort, check_pairs
 from medgen.data.cohort.read_split import Content, read_split
 from medgen.data.intensity import Range, typical_range
 from medgen.data.labels.classes import check_class_count, class_maps, class_names, patch_centres
 from medgen.data.labels.codec import LabelTable
-from medgen.data.modality import modality_warnings
 from medgen.data.prepared import ModelData, PatchData, Prepared, ValidationCase, ValidationData
 from medgen.errors import InputError
 from medgen.settings import Settings

@@ -13,7 +13,7 @@ from medgen.inference.job import Job, Options, errors_recorded
 from medgen.inference.output import check_modality, check_units, sheared, write_outputs, write_reports
 from medgen.inference.plan import check_size, check_targets, done_already
 from medgen.inference.predict import translate_case
-from medgen.io.dicom.write import check_derivable
+from medgen.io.dicom.derived.write import check_derivable
 from medgen.io.hashes import sha256
 from medgen.io.paths import ENDINGS, has_ending
 from medgen.io.read import read_volume

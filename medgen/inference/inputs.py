@@ -11,7 +11,8 @@ from medgen.errors import InputError
 from medgen.inference.series import Rules, check_choice, find_series, ours
 from medgen.io.dicom.header import read_header
 from medgen.io.dicom.index import indexed
-from medgen.io.dicom.series import Series, read_slices
+from medgen.io.dicom.read import read_slices
+from medgen.io.dicom.series import Series
 from medgen.io.dicom.stack import stack
 from medgen.io.hashes import _files, sha256, sha256_of
 from medgen.io.mixed import mixed, scan_below, some

@@ -14,10 +14,10 @@ from medgen.errors import InputError
 from medgen.io.atomic import recovered
 from medgen.io.claim import remove
 from medgen.io.deidentification.deidentify import Changes, Deidentifier
+from medgen.io.dicom.derived.references import NOTICE, Derivation
+from medgen.io.dicom.derived.write import of_others, write_derived
 from medgen.io.dicom.header import read_header
-from medgen.io.dicom.references import NOTICE, Derivation
 from medgen.io.dicom.units import HU
-from medgen.io.dicom.write import of_others, write_derived
 from medgen.io.paths import ENDINGS, NIFTI_ENDINGS, has_ending
 from medgen.io.volume import Volume
 from medgen.io.write import write_volume
@@ -66,7 +66,7 @@ def verdict_file(series: Path) -> Path:
 
 def write_verdicts(targets: Sequence[Path], verdicts: Sequence[Mapping[str, Any]], model: Model) -> None:
     """Write a structured report of the verdict of each derived series to ``verdict_file``. Raises InputError."""
-    from medgen.io.dicom.report import write_qa_report_sr
+    from medgen.io.dicom.derived.report import write_qa_report_sr
 
     for i, (series, verdict) in enumerate(zip(targets, verdicts, strict=True)):
         write_qa_report_sr(verdict, series, verdict_file(series), derivation=derivation(model, i))

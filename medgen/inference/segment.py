@@ -15,7 +15,7 @@ from medgen.inference.output import clear
 from medgen.inference.series import Rules
 from medgen.io.atomic import write_text
 from medgen.io.claim import apart, claimed
-from medgen.io.dicom.segmentation import write_seg
+from medgen.io.dicom.derived.segmentation import write_seg
 from medgen.io.hashes import sha256_of
 from medgen.io.names import brief, checked_name
 from medgen.io.paths import ENDINGS, has_ending, require_path

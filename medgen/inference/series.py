@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medgen.config import MOST_YAML, read_yaml
 from medgen.errors import InputError
-from medgen.io.dicom.header import numbers
+from medgen.io.dicom.derived.references import NOTICE
+from medgen.io.dicom.elements import numbers
 from medgen.io.dicom.index import Index
-from medgen.io.dicom.references import NOTICE
 from medgen.io.dicom.series import CAPTURE, UNPLACED, Series, choose, grouped, owners
 from medgen.io.dicom.stack import why_no_volume
 from medgen.io.names import folded

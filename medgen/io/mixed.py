@@ -5,9 +5,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from medgen.errors import InputError
-from medgen.io.dicom.header import Header, is_scan, read_header
+from medgen.io.dicom.derived.references import NOTICE
+from medgen.io.dicom.elements import Header
+from medgen.io.dicom.header import is_scan, read_header
 from medgen.io.dicom.index import indexed
-from medgen.io.dicom.references import NOTICE
 from medgen.io.dicom.series import grouped
 from medgen.io.paths import ENDINGS, has_ending
 

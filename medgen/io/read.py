@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from medgen.errors import InputError
+from medgen.io.dicom import read as dicom_read
 from medgen.io.dicom import series as dicom
 from medgen.io.formats import itk, nifti
 from medgen.io.mixed import mixed, scan_in, some
@@ -23,12 +24,12 @@ def read_volume(path: str | Path, *, series: str | None = None) -> Volume:
     path = require_path(path)
     if path.is_dir():
         _check_folder(path, series)
-        return dicom.read_series(path, series=series)
+        return dicom_read.read_series(path, series=series)
     if has_ending(path, NIFTI_ENDINGS):
         return nifti.read_nifti(path)
     if has_ending(path, ITK_ENDINGS):
         return itk.read_itk(path)
-    return dicom.read_series(path.parent, series=series or _uid_of(path))
+    return dicom_read.read_series(path.parent, series=series or _uid_of(path))
 
 
 def read_channels(path: str | Path) -> list[Volume]:
@@ -49,12 +50,12 @@ def read_geometry(path: str | Path, *, series: str | None = None) -> Geometry:
     path = require_path(path)
     if path.is_dir():
         _check_folder(path, series)
-        return dicom.read_series_geometry(path, series=series)
+        return dicom_read.read_series_geometry(path, series=series)
     if has_ending(path, NIFTI_ENDINGS):
         return nifti.read_nifti_geometry(path)
     if has_ending(path, ITK_ENDINGS):
         return itk.read_itk_geometry(path)
-    return dicom.read_series_geometry(path.parent, series=series or _uid_of(path))
+    return dicom_read.read_series_geometry(path.parent, series=series or _uid_of(path))
 
 
 def find_volumes(folder: str | Path, *, beside_dicom: bool = False) -> list[Path]:

@@ -23,7 +23,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 )
 
 from medgen.errors import InputError
-from medgen.io.dicom.header import Header
+from medgen.io.dicom.elements import Header
 from medgen.pacs.move import receiving
 from medgen.pacs.server import HAD, LARGEST, MOST, SERIES, STUDY, header
 

@@ -22,7 +22,8 @@ from medgen.inference.inputs import Scan, find_scans
 from medgen.inference.series import Rules, check_choice, ours
 from medgen.io import claim
 from medgen.io.atomic import atomic_write
-from medgen.io.dicom.header import NOT_SCANS, Header
+from medgen.io.dicom.elements import Header
+from medgen.io.dicom.header import NOT_SCANS
 from medgen.pacs.server import PAUSES, Server, fits, retried, uid
 
 IMAGE = re.compile(r"(?P<series>[0-9.]+)_(?P<instance>[0-9.]+)\.dcm", re.ASCII)

@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 from pydicom import Dataset
 
 from medgen.errors import InputError
-from medgen.io.dicom.header import Header, plain
+from medgen.io.dicom.elements import Header, plain
 from medgen.io.dicom.quiet import quiet_pydicom
 from medgen.io.names import shown
 

@@ -16,7 +16,7 @@ from pydicom import Dataset, dcmread
 from pydicom.datadict import tag_for_keyword
 
 from medgen.errors import InputError
-from medgen.io.dicom.header import Header
+from medgen.io.dicom.elements import Header
 from medgen.pacs.server import HAD, LARGEST, MOST, SERIES, STUDY, header
 
 TIMES = (10, 60)  # timeouts in seconds: connection, next bytes

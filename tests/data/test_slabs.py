@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from refusal import refused
 
 from medgen.data.slabs import fold, fold_batch, unfold
-from medgen.settings import slab_axis
+from medgen.types import slab_axis
 
 
 @given(

@@ -8,14 +8,8 @@ from refusal import refused
 from scipy import stats
 
 from medgen.evaluation import statistics
-from medgen.evaluation.statistics import (
-    bland_altman,
-    bootstrap_interval,
-    cohens_dz,
-    holm,
-    rank_biserial,
-    wilcoxon,
-)
+from medgen.evaluation.paired_tests import cohens_dz, rank_biserial
+from medgen.evaluation.statistics import bland_altman, bootstrap_interval, holm, wilcoxon
 
 
 def _skewed(n=25, seed=0):

@@ -6,7 +6,7 @@ from refusal import refused
 
 from medgen.inference.inputs import find_scans, frames_apart, read_scan, scan_grids
 from medgen.inference.series import Rules
-from medgen.io.dicom.references import NOTICE
+from medgen.io.dicom.derived.references import NOTICE
 from medgen.io.hashes import sha256
 from medgen.io.read import read_volume
 

@@ -19,7 +19,7 @@ from medgen.inference import convert_case as cases
 from medgen.inference.cohort.run import convert
 from medgen.inference.output import derivation
 from medgen.io.atomic import folder_written_aside
-from medgen.io.dicom.references import NOTICE
+from medgen.io.dicom.derived.references import NOTICE
 from medgen.io.read import read_volume
 from medgen.io.volume import Volume
 from medgen.io.write import write_volume

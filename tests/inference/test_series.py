@@ -11,7 +11,7 @@ from small import make_model, small_settings
 from medgen.inference.cohort.run import convert
 from medgen.inference.inputs import find_scans, read_scan
 from medgen.inference.series import Rule, Rules, load_rules
-from medgen.io.dicom.references import NOTICE
+from medgen.io.dicom.derived.references import NOTICE
 from medgen.reports.conversion import conversion_report
 
 

@@ -6,9 +6,10 @@ import pytest
 from dicom_series import MADE, stored, write_ct, write_enhanced_ct
 from refusal import refused
 
-from medgen.io.dicom.segmentation import write_seg
-from medgen.io.dicom.series import list_series, read_series, read_slices
-from medgen.io.dicom.write import write_derived
+from medgen.io.dicom.derived.segmentation import write_seg
+from medgen.io.dicom.derived.write import write_derived
+from medgen.io.dicom.read import read_series, read_slices
+from medgen.io.dicom.series import list_series
 
 
 def trade_names(folder):

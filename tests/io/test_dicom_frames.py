@@ -11,10 +11,11 @@ from pydicom.uid import RLELossless
 from refusal import refused
 
 from medgen.inference.series import find_series
-from medgen.io.dicom import copies as dicom_copies
+from medgen.io.dicom.derived import copies as dicom_copies
 from medgen.io.dicom.index import indexed
 from medgen.io.dicom.pixels import rescale_of
-from medgen.io.dicom.series import list_series, read_series
+from medgen.io.dicom.read import read_series
+from medgen.io.dicom.series import list_series
 from medgen.io.formats.itk import itk_affine
 from medgen.io.read import read_geometry, read_volume
 from medgen.io.volume import same_geometry

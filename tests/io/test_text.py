@@ -7,13 +7,12 @@ import pytest
 from refusal import refused
 
 from medgen.config import load_settings, read_yaml
-from medgen.data.cohort.layouts import read_json
 from medgen.data.cohort.read import read_cohort
 from medgen.data.cohort.split import load_split
 from medgen.data.labels.names import label_names
 from medgen.inference.series import load_rules
 from medgen.io import text
-from medgen.io.text import read_text
+from medgen.io.text import read_json, read_text
 from medgen.qa.limits import load_thresholds
 
 READERS = [

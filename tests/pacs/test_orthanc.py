@@ -21,7 +21,7 @@ from pydicom.uid import JPEGLSLossless, RLELossless  # noqa: E402
 from medgen import cli  # noqa: E402
 from medgen.checkpoint import save_model  # noqa: E402
 from medgen.io.atomic import folder_written_aside
-from medgen.io.dicom.references import NOTICE
+from medgen.io.dicom.derived.references import NOTICE
 from medgen.io.read import read_volume
 from medgen.pacs import retrieve, store  # noqa: E402
 from medgen.pacs import server as server_module  # noqa: E402

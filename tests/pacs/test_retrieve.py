@@ -18,7 +18,7 @@ from small import make_model, small_settings
 
 from medgen.inference.cohort.run import convert
 from medgen.inference.series import Rule, Rules
-from medgen.io.dicom.references import NOTICE
+from medgen.io.dicom.derived.references import NOTICE
 from medgen.pacs.retrieve import retrieve_study, retrieved
 
 

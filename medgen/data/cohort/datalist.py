@@ -1,16 +1,14 @@
 """Read the entries of a datalist JSON (MONAI, Auto3DSeg, Medical Segmentation Decathlon) and the split it states."""
 
 import json
-import os
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from medgen.errors import InputError
-from medgen.io.paths import ENDINGS, case_name, has_ending
+from medgen.io.paths import ENDINGS, has_ending
 
 PARTS = {  # subsets of the split, and the names that their lists may have (case is ignored)
     "train": ("training", "train"),
@@ -87,33 +85,6 @@ def read_entries(content: Mapping[str, Any] | list[Any], path: Path) -> list[Ent
                 f"{path} has a list '{key}' of cases, but this name is no subset of the split; use one of: {known}",
             )
     return found
-
-
-def refuse_other_parts(content: Mapping[str, Any], path: Path) -> None:
-    """Raise InputError if a key states a split in an unsupported form, such as a list of folds."""
-    for key, value in content.items():
-        if key == "labels" or part_of(key) is not None or not isinstance(value, list | dict):
-            continue
-        named = any(part_of(word) or re.fullmatch(r"(cv|k)?(fold|split)s?\d*", word) for word in _words(key))
-        if (named and _has_names(value)) or _has_parts(value):
-            raise InputError(
-                "datalist-split-form",
-                f"{path}: '{key}' seems to state a split, but this form is not supported; remove it, and name the "
-                'lists training, validation and test, or add a "fold" or "split" key to each entry',
-            )
-
-
-def _has_parts(value: Any) -> bool:
-    """Return whether a subset name is, at any depth, the key of a list or an object."""
-    if isinstance(value, dict):
-        return any(isinstance(v, list | dict) and (part_of(k) or _has_parts(v)) for k, v in value.items())
-    return isinstance(value, list) and any(map(_has_parts, value))
-
-
-def _has_names(value: Any) -> bool:
-    """Return whether the value holds, at any depth, case names (strings) or fold numbers (integers)."""
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return any(isinstance(each, str | int) or _has_names(each) for each in inner)
 
 
 def is_datalist(content: Any) -> bool:
@@ -307,86 +278,28 @@ def with_fold(entries: Sequence[Entry], fold: int | None, path: Path) -> list[En
     return [e if e.part == "test" else replace(e, part="validation" if e.fold == fold else "train") for e in entries]
 
 
-def listed_file(value: Any, path: Path) -> Path:
-    """Return the path of a listed file, relative to the list's folder; Windows backslashes are accepted.
-
-    Does not check that the file exists, see `is_there`.
-
-    Raises:
-        InputError: the value is not text.
-    """
-    if not isinstance(value, str) or not value:
-        raise InputError(
-            "datalist-path-not-text",
-            f"{path}: {json.dumps(value)[:200]} is not a file path; give one path as text",
-        )
-    file = path.parent / value
-    return path.parent / value.replace("\\", "/") if "\\" in value and not is_there(file) else file
+def refuse_other_parts(content: Mapping[str, Any], path: Path) -> None:
+    """Raise InputError if a key states a split in an unsupported form, such as a list of folds."""
+    for key, value in content.items():
+        if key == "labels" or part_of(key) is not None or not isinstance(value, list | dict):
+            continue
+        named = any(part_of(word) or re.fullmatch(r"(cv|k)?(fold|split)s?\d*", word) for word in _words(key))
+        if (named and _has_names(value)) or _has_parts(value):
+            raise InputError(
+                "datalist-split-form",
+                f"{path}: '{key}' seems to state a split, but this form is not supported; remove it, and name the "
+                'lists training, validation and test, or add a "fold" or "split" key to each entry',
+            )
 
 
-def is_there(file: Path) -> bool:
-    return os.path.isfile(file)  # Path.is_file raises on names that are too long
+def _has_parts(value: Any) -> bool:
+    """Return whether a subset name is, at any depth, the key of a list or an object."""
+    if isinstance(value, dict):
+        return any(isinstance(v, list | dict) and (part_of(k) or _has_parts(v)) for k, v in value.items())
+    return isinstance(value, list) and any(map(_has_parts, value))
 
 
-def distinct_names(files: Sequence[Path], explicit: Sequence[str]) -> list[str]:
-    """Return a case name for each file: the given name, else the file name, made unique with parent folder names.
-
-    patient07/t1.nii.gz and patient19/t1.nii.gz become patient07_t1 and patient19_t1. A file that is listed twice has
-    the same name both times.
-    """
-    paths = [Path(os.path.abspath(file)) for file in files]
-    depths = [0] * len(paths)
-
-    def names() -> list[str]:
-        parts = [[*p.parts[1:-1][len(p.parts) - 2 - d :], case_name(p)] for p, d in zip(paths, depths, strict=True)]
-        return [name or "_".join(part) for name, part in zip(explicit, parts, strict=True)]
-
-    for _ in range(max((len(path.parts) for path in paths), default=0)):
-        found = names()
-        places: dict[str, set[Path]] = {}
-        for name, path in zip(found, paths, strict=True):
-            places.setdefault(name, set()).add(path)
-        clashes = [i for i, name in enumerate(found) if len(places[name]) > 1 and not explicit[i]]
-        clashes = [i for i in clashes if depths[i] < len(paths[i].parts) - 2]
-        if not clashes:
-            break
-        for i in clashes:
-            depths[i] += 1
-    return names()
-
-
-def count_faults(content: Mapping[str, Any], counts: Mapping[str, int], table: Path) -> list[str]:
-    """Return a warning for each case count in ``table`` that differs from the number of cases found.
-
-    ``counts``: {"numTraining": cases found, "numTest": ...}.
-    """
-    stated = {key: content.get(key) for key in counts}
-    return [
-        f"{table} states {key} = {value}, but {counts[key]} such cases were found; add the missing files or correct it"
-        for key, value in stated.items()
-        if isinstance(value, int) and not isinstance(value, bool) and value != counts[key]
-    ]
-
-
-def counted(entries: Sequence[Entry], content: Mapping[str, Any]) -> dict[str, int]:
-    """Return the case counts of a list for ``count_faults``; numTraining may include the validation cases."""
-    parts = Counter(entry.part or "train" for entry in entries)
-    training = parts["train"]
-    if content.get("numTraining") == training + parts["validation"]:
-        training += parts["validation"]
-    return {"numTraining": training, "numTest": parts["test"]}
-
-
-def twice(names: Sequence[str]) -> list[str]:
-    """Return the names that occur more than once."""
-    return [name for name, times in Counter(names).items() if times > 1]
-
-
-def without_fold(entries: Sequence[Entry], path: Path) -> list[str]:
-    """Return a warning if only some entries have a fold: those without one are training cases in every fold."""
-    count = sum(entry.fold is None and entry.part != "test" for entry in entries)
-    if not folds_of(entries) or not count:
-        return []
-    return [
-        f"{path}: {count} entries have no fold and are training cases in every fold; list cases to hold out as test"
-    ]
+def _has_names(value: Any) -> bool:
+    """Return whether the value holds, at any depth, case names (strings) or fold numbers (integers)."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(isinstance(each, str | int) or _has_names(each) for each in inner)

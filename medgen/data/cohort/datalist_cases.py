@@ -5,24 +5,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medgen.data.cohort.datalist import (
-    Entry,
+from medgen.data.cohort.datalist import Entry, folds_of, read_entries, with_fold
+from medgen.data.cohort.datalist_checks import (
     count_faults,
     counted,
     distinct_names,
-    folds_of,
     is_there,
     listed_file,
-    read_entries,
     twice,
-    with_fold,
     without_fold,
 )
-from medgen.data.cohort.layouts import Contrasts, Found, Missing, contrast_case, named_labels, read_json, some
+from medgen.data.cohort.layouts import Contrasts, Found, Missing, contrast_case, named_labels, some
 from medgen.data.cohort.nnunet import channel_names
 from medgen.errors import InputError
 from medgen.io.names import checked_name
 from medgen.io.read import channel_count
+from medgen.io.text import read_json
 from medgen.types import Case
 
 

@@ -3,7 +3,6 @@
 Readers leave ``Case.patient`` empty unless the layout states it.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,11 +10,12 @@ from pathlib import Path
 from typing import Any
 from unicodedata import normalize
 
-from medgen.data.cohort.datalist import part_of, twice
+from medgen.data.cohort.datalist import part_of
+from medgen.data.cohort.datalist_checks import twice
 from medgen.errors import InputError
 from medgen.io.paths import ENDINGS, case_name, has_ending
 from medgen.io.read import find_volumes
-from medgen.io.text import read_text
+from medgen.io.text import read_json
 from medgen.types import Case
 
 Labels = dict[str, int] | None
@@ -318,40 +318,3 @@ def named_labels(labels: Any, path: Path, *, ignored: bool = False) -> Labels:
         if value > 0:
             found[name] = value
     return found
-
-
-def read_json(path: Path, kinds: tuple[type, ...] = (dict,)) -> Any:
-    """Return the content of a JSON file; its top level must be one of ``kinds``. Raises InputError."""
-    try:
-        content = json.loads(read_text(path), object_pairs_hook=_once)
-    except InputError as error:
-        raise InputError("json-key-twice", f"{path}: {error}") if error.code == "json-key-twice" else error from None
-    except FileNotFoundError:
-        raise InputError("file-missing", f"{path} {_lacking(path)}") from None
-    except RecursionError:
-        raise InputError(
-            "json-too-deep", f"{path} is not readable JSON (it is nested too deeply); correct it"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise InputError("json-unreadable", f"{path} is not readable JSON ({error}); correct it") from error
-    if not isinstance(content, kinds):
-        words = {"dict": "an object", "list": "a list"}
-        requested, found = " or ".join(words[kind.__name__] for kind in kinds), type(content).__name__
-        found = words.get(found, found)
-        raise InputError("json-wrong-type", f"{path} must hold {requested} in JSON, not {found}; correct it")
-    return content
-
-
-def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Build a JSON object; reject a repeated key with a different value, which would replace the first one."""
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found and found[key] != value:
-            raise InputError("json-key-twice", f"the key '{key[:50]}' occurs twice with different values; keep one")
-        found[key] = value
-    return found
-
-
-def _lacking(path: Path) -> str:
-    linked = path.is_symlink()
-    return "is a link to a missing file; restore the file or remove the link" if linked else "does not exist"

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 from unicodedata import normalize
 
-from medgen.data.cohort.datalist import count_faults, is_there, listed_file, refuse_other_parts
+from medgen.data.cohort.datalist import refuse_other_parts
+from medgen.data.cohort.datalist_checks import count_faults, is_there, listed_file
 from medgen.data.cohort.layouts import (
     Contrasts,
     Found,
@@ -16,7 +17,6 @@ from medgen.data.cohort.layouts import (
     by_case,
     contrast_case,
     named_labels,
-    read_json,
     refuse_orphans,
     some,
     unread,
@@ -25,6 +25,7 @@ from medgen.errors import InputError
 from medgen.io.names import checked_name
 from medgen.io.paths import ENDINGS, case_name, has_ending
 from medgen.io.read import find_volumes
+from medgen.io.text import read_json
 
 NUMBERED = re.compile(r"(.+)_(\d{4})")
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from medgen.data.cohort.datalist import part_of, patient_name
-from medgen.data.cohort.layouts import called, read_json, some
+from medgen.data.cohort.layouts import called, some
 from medgen.errors import InputError
 from medgen.io.paths import case_name
+from medgen.io.text import read_json
 
 PROVENANCE = "provenance.json"
 SYNTHETIC_NAME = re.compile(r"(.+?)(?:__syn\d{3,}|_synthetic_\d+)")  # names given by medgen augment and synthesize

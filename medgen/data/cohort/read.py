@@ -14,7 +14,7 @@ import numpy as np
 
 from medgen.data.cohort.datalist import is_datalist
 from medgen.data.cohort.datalist_cases import datalist
-from medgen.data.cohort.layouts import Contrasts, Found, case_folders, domain_folders, folders, read_json, some
+from medgen.data.cohort.layouts import Contrasts, Found, case_folders, domain_folders, folders, some
 from medgen.data.cohort.nnunet import is_nnunet, nnunet
 from medgen.data.cohort.patients import Known, Records, identified
 from medgen.data.cohort.split import stated_folds, with_stated_fold
@@ -24,6 +24,7 @@ from medgen.errors import InputError
 from medgen.io.grids import same_grid
 from medgen.io.paths import ENDINGS, require_path
 from medgen.io.read import read_geometry, read_volume
+from medgen.io.text import read_json
 from medgen.types import Case
 
 

@@ -9,11 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medgen.data.cohort.datalist import distinct_names, listed_file, read_entries
-from medgen.data.cohort.layouts import called, read_json, some
+from medgen.data.cohort.datalist import read_entries
+from medgen.data.cohort.datalist_checks import distinct_names, listed_file
+from medgen.data.cohort.layouts import called, some
 from medgen.errors import InputError
 from medgen.io.atomic import write_text
 from medgen.io.paths import require_path
+from medgen.io.text import read_json
 from medgen.types import Case
 
 SPLITS = ("train", "validation", "test")

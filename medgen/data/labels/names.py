@@ -4,8 +4,9 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from medgen.data.cohort.layouts import named_labels, read_json
+from medgen.data.cohort.layouts import named_labels
 from medgen.errors import InputError
+from medgen.io.text import read_json
 
 
 def label_named(name: str, known: Collection[str]) -> str | None:

@@ -8,7 +8,8 @@ import numpy as np
 from pydicom import Dataset, dcmread
 
 from medgen.errors import InputError
-from medgen.io.dicom.header import Slice, numbers
+from medgen.io.dicom.elements import numbers
+from medgen.io.dicom.header import Slice
 from medgen.io.dicom.series import Series, list_series
 from medgen.io.dicom.stack import stack
 

@@ -7,22 +7,19 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from zlib import crc32
 
-import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import data_element_generator, read_partial
-from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from medgen.errors import InputError
+from medgen.io.dicom.elements import Header, numbers, plain
 from medgen.io.dicom.lost import DICOM_ENDINGS
 from medgen.io.dicom.quiet import quiet_pydicom
-
-Header = dict[str, Any]  # keyword -> str, int, float or a list of them; absent if the file has no valid value
 
 # Attributes that distinguish volumes stored in one series, see parts.py. Elements of RECONSTRUCTION are constant within
 # one reconstruction; elements of VARYING may differ in every slice of an ordinary scan.
@@ -328,33 +325,3 @@ def _stored(element: Any) -> bytes:
         )
         return b"".join(pieces)
     return repr(value).encode()
-
-
-def plain(dataset: Dataset, keywords: list[str]) -> Header:
-    """Return elements as built-in Python values; absent, empty and malformed elements are omitted."""
-    found = {}
-    for keyword in keywords:
-        try:
-            value = dataset.get(keyword)
-            if value is None or value == "":
-                continue
-            found[keyword] = [_plain(v) for v in value] if isinstance(value, MultiValue) else _plain(value)
-        except Exception:  # pydicom raises arbitrary exceptions when a malformed value is accessed
-            continue
-    return found
-
-
-def _plain(value: Any) -> Any:
-    for kind in (int, float):
-        if isinstance(value, kind):
-            return kind(value)
-    return str(value)
-
-
-def numbers(header: Header, keyword: str, count: int) -> np.ndarray | None:
-    """Return ``count`` finite numbers of an element (float64); None if it is absent, empty or malformed."""
-    try:
-        values = np.atleast_1d(np.asarray(header.get(keyword), np.float64))
-    except (TypeError, ValueError):
-        return None
-    return values if values.shape == (count,) and np.isfinite(values).all() else None

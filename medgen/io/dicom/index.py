@@ -11,7 +11,8 @@ from typing import Any
 
 from medgen.errors import InputError
 from medgen.io.claim import check_ours, wrote
-from medgen.io.dicom.header import Header, is_scan, read_header, shared
+from medgen.io.dicom.elements import Header
+from medgen.io.dicom.header import is_scan, read_header, shared
 from medgen.io.dicom.lost import lost_slices
 from medgen.io.paths import dangling
 

@@ -7,7 +7,8 @@ from itertools import pairwise
 import numpy as np
 from pydicom.datadict import keyword_for_tag
 
-from medgen.io.dicom.header import OTHERS, RECONSTRUCTION, SETTINGS, VARYING, Slice, numbers
+from medgen.io.dicom.elements import numbers
+from medgen.io.dicom.header import OTHERS, RECONSTRUCTION, SETTINGS, VARYING, Slice
 from medgen.io.dicom.stack import why_no_volume
 
 FEWEST = 4  # minimum slices per volume in a split by ranges of a VARYING attribute: fewer may alternate by chance

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from medgen.errors import InputError
-from medgen.io.dicom.header import Header, Slice, numbers
+from medgen.io.dicom.elements import Header, numbers
+from medgen.io.dicom.header import Slice
 from medgen.io.formats.itk import LPS_RAS
 from medgen.io.volume import Geometry, checked_affine, checked_shape
 

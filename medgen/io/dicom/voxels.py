@@ -9,7 +9,8 @@ from pydicom.pixels import apply_modality_lut, get_decoder, iter_pixels
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
 from medgen.errors import InputError
-from medgen.io.dicom.header import Header, Slice, header_in, slices_of
+from medgen.io.dicom.elements import Header
+from medgen.io.dicom.header import Slice, header_in, slices_of
 from medgen.io.dicom.pixels import PER_FRAME, has_lut, has_rescale, rescale_of
 from medgen.io.dicom.quiet import quiet_pydicom
 from medgen.io.dicom.stack import name

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from refusal import refused
 
-from medgen.data.cohort.datalist import PARTS, distinct_names
+from medgen.data.cohort.datalist import PARTS
+from medgen.data.cohort.datalist_checks import distinct_names
 from medgen.data.cohort.read import read_cohort
 from medgen.io.volume import Volume
 from medgen.io.write import write_channels, write_volume

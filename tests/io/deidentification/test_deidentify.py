@@ -20,8 +20,8 @@ from pydicom.sr.codedict import codes
 from refusal import refused
 
 from medgen.io.deidentification.deidentify import Deidentifier, profile, read_key
-from medgen.io.dicom.references import NOTICE
-from medgen.io.dicom.write import write_derived
+from medgen.io.dicom.derived.references import NOTICE
+from medgen.io.dicom.derived.write import write_derived
 from medgen.io.read import read_volume
 
 KEY = bytes(range(32))

@@ -9,7 +9,8 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 from refusal import refused
 
 from medgen.io.dicom import header as dicom_header
-from medgen.io.dicom.header import TAGS, plain, read_header, shared
+from medgen.io.dicom.elements import plain
+from medgen.io.dicom.header import TAGS, read_header, shared
 from medgen.io.dicom.index import indexed
 from medgen.io.dicom.series import list_series
 

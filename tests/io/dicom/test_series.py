@@ -18,7 +18,8 @@ from scipy.spatial.transform import Rotation
 
 from medgen.io.dicom import header as dicom_header
 from medgen.io.dicom.header import read_header
-from medgen.io.dicom.series import list_series, read_series, series_uid
+from medgen.io.dicom.read import read_series
+from medgen.io.dicom.series import list_series, series_uid
 from medgen.io.formats.itk import itk_affine
 from medgen.io.read import read_geometry, read_volume
 from medgen.io.volume import same_geometry

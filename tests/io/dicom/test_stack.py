@@ -10,7 +10,8 @@ from refusal import refused
 from scipy.spatial.transform import Rotation
 
 from medgen.io.dicom.index import indexed
-from medgen.io.dicom.series import list_series, read_series
+from medgen.io.dicom.read import read_series
+from medgen.io.dicom.series import list_series
 from medgen.io.read import read_geometry, read_volume
 from medgen.io.volume import same_geometry
 

@@ -11,10 +11,10 @@ from pydicom.sr.codedict import codes
 from refusal import refused
 
 from medgen.io.deidentification.deidentify import Deidentifier
-from medgen.io.dicom.references import NOTICE
-from medgen.io.dicom.segmentation import coded, write_seg
+from medgen.io.dicom.derived.references import NOTICE
+from medgen.io.dicom.derived.segmentation import coded, write_seg
+from medgen.io.dicom.derived.write import write_derived
 from medgen.io.dicom.series import list_series
-from medgen.io.dicom.write import write_derived
 from medgen.io.read import read_volume
 from medgen.io.volume import Volume
 from medgen.phantom.anatomy.labels import LABELS

@@ -6,7 +6,8 @@ from typing import Any
 
 from pydicom import Dataset, dcmread
 
-from medgen.io.dicom.header import OTHERS, Header, file_meta
+from medgen.io.dicom.elements import Header
+from medgen.io.dicom.header import OTHERS, file_meta
 
 
 class Copies:

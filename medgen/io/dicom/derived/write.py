@@ -20,10 +20,18 @@ from pydicom.valuerep import format_number_as_ds
 from medgen.errors import InputError
 from medgen.io.atomic import folder_written_aside
 from medgen.io.deidentification.deidentify import Changes, Deidentifier
+from medgen.io.dicom.derived.references import (
+    NOTICE,
+    Derivation,
+    coded_concept,
+    evidence,
+    refer,
+    reference,
+    series_reference,
+)
 from medgen.io.dicom.header import read_header
 from medgen.io.dicom.pixels import PER_FRAME, SHARED, Encoding, Format, encoding, rescale_of
-from medgen.io.dicom.references import NOTICE, Derivation, coded_concept, evidence, refer, reference, series_reference
-from medgen.io.dicom.series import check_unchanged
+from medgen.io.dicom.read import check_unchanged
 from medgen.io.dicom.strip import strip
 from medgen.io.names import brief
 from medgen.io.volume import Volume

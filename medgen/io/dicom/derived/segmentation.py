@@ -11,11 +11,12 @@ from pydicom import Dataset, dcmread
 
 from medgen.errors import InputError
 from medgen.io.atomic import atomic_write
+from medgen.io.dicom.derived.references import NOTICE, UIDS
+from medgen.io.dicom.derived.report import EXTRA, TYPE_2, short
 from medgen.io.dicom.header import is_scan, read_header, settle_charset
 from medgen.io.dicom.quiet import quiet_pydicom
-from medgen.io.dicom.references import NOTICE, UIDS
-from medgen.io.dicom.report import EXTRA, TYPE_2, short
-from medgen.io.dicom.series import Series, check_unchanged, choose, grouped, list_series
+from medgen.io.dicom.read import check_unchanged
+from medgen.io.dicom.series import Series, choose, grouped, list_series
 from medgen.io.dicom.stack import stack
 from medgen.io.volume import Volume, same_geometry
 from medgen.terminology import snomed

@@ -12,10 +12,10 @@ from pydicom.uid import ComprehensiveSRStorage, EncapsulatedPDFStorage
 from refusal import refused
 
 from medgen.io.deidentification.deidentify import Deidentifier
-from medgen.io.dicom.references import NOTICE
-from medgen.io.dicom.report import write_encapsulated_pdf, write_qa_report_sr
+from medgen.io.dicom.derived.references import NOTICE
+from medgen.io.dicom.derived.report import write_encapsulated_pdf, write_qa_report_sr
+from medgen.io.dicom.derived.write import write_derived
 from medgen.io.dicom.series import list_series
-from medgen.io.dicom.write import write_derived
 from medgen.io.read import read_volume
 
 hd = pytest.importorskip("highdicom", reason="highdicom (medgen[dicom]) is absent")

@@ -16,9 +16,9 @@ from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, EncapsulatedPDFStorage, Expl
 
 from medgen.errors import InputError
 from medgen.io.atomic import atomic_write
+from medgen.io.dicom.derived.references import NOTICE, Derivation
 from medgen.io.dicom.header import settle_charset
 from medgen.io.dicom.quiet import quiet_pydicom
-from medgen.io.dicom.references import NOTICE, Derivation
 from medgen.io.paths import require_path
 
 EXTRA = "pip install 'medgen[dicom]'"

@@ -28,9 +28,9 @@ from pydicom.pixels import apply_modality_lut, get_encoder
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 from refusal import refused
 
+from medgen.io.dicom.derived.references import NOTICE
+from medgen.io.dicom.derived.write import write_derived
 from medgen.io.dicom.pixels import Format, encoding
-from medgen.io.dicom.references import NOTICE
-from medgen.io.dicom.write import write_derived
 from medgen.io.read import read_volume
 from medgen.io.volume import Volume
 
