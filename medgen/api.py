@@ -18,7 +18,7 @@ from medgen.config import config_file, load_settings
 from medgen.errors import InputError
 from medgen.evaluation.evaluate import evaluate as _evaluate
 from medgen.evaluation.inputs import Inputs, Options
-from medgen.evaluation.metrics.image_pair import within
+from medgen.evaluation.metrics.image_pair import metrics_in_mask
 from medgen.evaluation.metrics.metric import Pair
 from medgen.evaluation.summary import Evaluation
 from medgen.inference.check import checks_for
@@ -164,7 +164,7 @@ def compare(
             f"{predicted.geometry.describe()}; resample one to the grid of the other",
         )
     pair = Pair(true.data, predicted.data, data_range=data_range, spacing=true.spacing)
-    return within(pair, None if mask is None else np.asarray(mask, bool))
+    return metrics_in_mask(pair, None if mask is None else np.asarray(mask, bool))
 
 
 def evaluate(

@@ -25,7 +25,7 @@ from medgen.data.intensity import Code, Range, TargetRange
 from medgen.data.labels.codec import LabelTable
 from medgen.environment import git_commit, versions
 from medgen.errors import InputError
-from medgen.io.atomic import recovered
+from medgen.io.atomic import recover
 from medgen.methods import method_class
 from medgen.methods.base import Method
 from medgen.model_info import ModelInfo, TableInfo
@@ -138,7 +138,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu", *, target: str 
     Raises:
         InputError: unknown target, not a model folder, another format version, or damaged or modified content.
     """
-    folder = recovered(Path(folder))
+    folder = recover(Path(folder))
     info, settings = read_info(folder)
     with torch.device("meta"):  # allocate no memory before the file is known to have these shapes
         method = build_method(settings)
@@ -159,7 +159,7 @@ def read_info(folder: Path) -> tuple[ModelInfo, Settings]:
     Raises:
         InputError: not a model folder, another format version, or damaged or modified content.
     """
-    folder = recovered(Path(folder))
+    folder = recover(Path(folder))
     if not (folder / "model.json").is_file():
         raise InputError(
             "model-json-missing",
@@ -294,7 +294,7 @@ def load_training(folder: Path, rank: int = 0) -> dict[str, Any]:
     Raises:
         InputError: the training state is missing or damaged.
     """
-    path = recovered(folder) / f"training-{rank}"
+    path = recover(folder) / f"training-{rank}"
     try:
         for suffix in (".safetensors", ".json"):
             regular(path.with_suffix(suffix), 2**40)

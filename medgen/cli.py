@@ -27,7 +27,7 @@ from medgen.commands.shared import (
 from medgen.commands.synthesize import synthesize
 from medgen.commands.translate import translate
 from medgen.errors import InputError
-from medgen.io.names import say
+from medgen.io.names import print_line
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -119,7 +119,7 @@ def phantom(
             progress=lambda i, n, case: print(f"[{i}/{n}] {case}", flush=True),
             overwrite=overwrite,
         )
-    say(f"{patients} patients{' per folder' if unpaired else ''} written to {out}")
+    print_line(f"{patients} patients{' per folder' if unpaired else ''} written to {out}")
 
 
 @app.command()
@@ -145,7 +145,7 @@ def train(
     from medgen.training.loop import train as run
 
     with interruptible(lambda: saved_steps(out)):
-        run(settings, out, resume=resume, say=say, overwrite=overwrite)
+        run(settings, out, resume=resume, say=print_line, overwrite=overwrite)
 
 
 app.command(cls=RayCommand)(translate)
@@ -226,13 +226,13 @@ def evaluate(
     workers: Workers = None,
 ) -> None:
     """Measure translations against the ground truth, the source volumes, and real volumes of other patients."""
-    from medgen.downstream.section import protocols
-    from medgen.evaluation.console import lines
+    from medgen.downstream.section import make_protocols
+    from medgen.evaluation.console import console_lines
     from medgen.evaluation.distribution.sections import default_window, volume_files
     from medgen.evaluation.evaluate import evaluate as run
     from medgen.evaluation.features.named import named_extractor
     from medgen.evaluation.inputs import Inputs, Options
-    from medgen.io.claim import apart, claimed
+    from medgen.io.claim import check_output_is_not_input, claimed
     from medgen.qa.run import named_checks
     from medgen.reports.evaluation import write_report
 
@@ -240,7 +240,9 @@ def evaluate(
     device = pick_device("auto") if segmenter or downstream else "cpu"
     if extractor is not None and window is None:
         window = default_window(volume_files(real_cohort or reference))
-    apart(out, prediction, reference, source, labels, mask, prediction_labels, real_cohort, training_images, lesions)
+    check_output_is_not_input(
+        out, prediction, reference, source, labels, mask, prediction_labels, real_cohort, training_images, lesions
+    )
     inputs = Inputs(
         prediction=prediction,
         reference=reference,
@@ -262,14 +264,14 @@ def evaluate(
                 tolerance_mm=tolerance,
                 extractor=None if extractor is None else named_extractor(extractor, window=window),
                 checks=named_checks(qa_limits, segmenter, "cpu" if cluster else device) if source else None,
-                downstream=None if downstream is None else protocols(downstream, folds, seeds, device),
+                downstream=None if downstream is None else make_protocols(downstream, folds, seeds, device),
                 cluster=cluster,
             )
             result = run(inputs, out, options)
             write_report([out], out / "report.html", title=f"Evaluation of {prediction}")
-    for line in lines(result):
-        say(line)
-    say(f"report: {out / 'report.html'}")
+    for line in console_lines(result):
+        print_line(line)
+    print_line(f"report: {out / 'report.html'}")
     finish(
         [f"{failure.case}: {failure.error}" for failure in result.failures],
         len(result.failures) + len(result.cases),
@@ -285,14 +287,14 @@ def report(
     overwrite: Overwrite = False,
 ) -> None:
     """Rebuild the report of an evaluation, or compare several systems with statistical tests."""
-    from medgen.io.claim import added
+    from medgen.io.claim import adding_files
     from medgen.reports.evaluation import write_report
 
     if out.suffix.lower() not in (".html", ".htm"):
         raise InputError("output-not-html", f"--out {out} is not the name of an HTML file; end it in .html")
-    with added(out, out.with_suffix(".pdf"), overwrite=overwrite):
+    with adding_files(out, out.with_suffix(".pdf"), overwrite=overwrite):
         write_report(results, out, title=title, names=names.split(",") if names else None)
-    say(f"report: {out}")
+    print_line(f"report: {out}")
 
 
 @app.command()
@@ -341,7 +343,7 @@ def main() -> None:
         if isinstance(error, OSError):
             file_name = error.filename or "a file"
             text = f"{file_name} cannot be used ({error.strerror}); check the path, its permissions and the disk"
-        say(f"medgen: error: {text}", error=True)
+        print_line(f"medgen: error: {text}", error=True)
         sys.exit(REFUSED)
 
 

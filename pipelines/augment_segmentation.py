@@ -44,17 +44,17 @@ from medgen.checkpoint import read_info
 from medgen.commands.shared import pick_device, whole_run
 from medgen.config import config_file, configs, load_settings
 from medgen.data.cohort.content import content_hashes
-from medgen.data.cohort.layouts import some
-from medgen.data.cohort.patients import PROVENANCE, by_images, read_provenance
+from medgen.data.cohort.layouts import shortened_list
+from medgen.data.cohort.patients import PROVENANCE, merge_by_images, read_provenance
 from medgen.data.labels.names import label_named
 from medgen.downstream.ablation import ARMS, markdown, run_arms, summarise_arms, write_scores
 from medgen.environment import git_commit, versions
 from medgen.errors import InputError
 from medgen.evaluation.distribution.sections import default_window, distribution_section, memorisation_section
-from medgen.evaluation.features.named import KNOWN, named_extractor
+from medgen.evaluation.features.named import EXTRACTOR_CHOICES, named_extractor
 from medgen.evaluation.summary import Failure
 from medgen.io.atomic import atomic_write, write_text
-from medgen.io.names import say
+from medgen.io.names import print_line
 from medgen.io.paths import ENDINGS, has_ending
 from medgen.io.read import read_volume
 from medgen.io.write import write_volume
@@ -162,7 +162,7 @@ def notes(dataset: LabelledDataset, test_cases: Sequence[LabelledCase]) -> list[
     found = list(dataset.warnings)
     held = [case.name for case in dataset.cases if case.held and case not in test_cases]
     if held:
-        found.append(f"the {len(held)} validation cases of {dataset.root} are not used: {some(held)}")
+        found.append(f"the {len(held)} validation cases of {dataset.root} are not used: {shortened_list(held)}")
     elif len(dataset.folds) > 1:
         found.append(
             f"the {len(dataset.folds)} folds of {dataset.root} are not used: test patients are chosen by --test"
@@ -175,7 +175,7 @@ def one_patient_an_image(dataset: LabelledDataset, out: Path) -> LabelledDataset
     real = [case for case in dataset.cases if case.record is None and not case.fault]
     hashes = content_hashes((case.images[0] for case in real), out)
     cases = ((case.name, case.patient, [h] if (h := hashes[case.images[0]]) else []) for case in real)
-    patient_names, pairs = by_images(cases)
+    patient_names, pairs = merge_by_images(cases)
     found = [f"cases {one} and {other} have the same image and are treated as one patient" for one, other in pairs]
     renamed = tuple(replace(case, patient=patient_names.get(case.patient, case.patient)) for case in dataset.cases)
     return replace(dataset, cases=renamed, warnings=(*dataset.warnings, *found))
@@ -342,9 +342,9 @@ def finish(
     print(markdown(summary))
     for s in sets:
         print(f"draw {s['draw']}, {s['generator']}: {set_line(s)}")
-    say(f"report: {augmentation_report(summary, sets, failures, shown, args.out / 'report.html')}")
+    print_line(f"report: {augmentation_report(summary, sets, failures, shown, args.out / 'report.html')}")
     for failure in failures:
-        say(f"medgen: error: {failure.error}", error=True)
+        print_line(f"medgen: error: {failure.error}", error=True)
 
 
 def set_line(found: dict[str, Any]) -> str:
@@ -398,7 +398,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tolerance-mm", type=float, default=2.0, help="tolerance of the surface Dice")
     parser.add_argument("--channels", type=lambda text: text.split(","))
     parser.add_argument("--patient-pattern")
-    parser.add_argument("--extractor", help=KNOWN)
+    parser.add_argument("--extractor", help=EXTRACTOR_CHOICES)
     return parser.parse_intermixed_args()
 
 
@@ -406,6 +406,6 @@ if __name__ == "__main__":
     try:
         code = main()
     except InputError as error:
-        say(f"medgen: error: {error}", error=True)
+        print_line(f"medgen: error: {error}", error=True)
         code = 2
     sys.exit(code)

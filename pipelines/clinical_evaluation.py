@@ -13,14 +13,14 @@ import sys
 from pathlib import Path
 
 from medgen.commands.shared import pick_device, whole_run
-from medgen.downstream.section import protocols
+from medgen.downstream.section import make_protocols
 from medgen.errors import InputError
-from medgen.evaluation.console import lines
+from medgen.evaluation.console import console_lines
 from medgen.evaluation.distribution.sections import default_window, volume_files
 from medgen.evaluation.evaluate import evaluate
-from medgen.evaluation.features.named import KNOWN, named_extractor
+from medgen.evaluation.features.named import EXTRACTOR_CHOICES, named_extractor
 from medgen.evaluation.inputs import Inputs, Options
-from medgen.io.names import say
+from medgen.io.names import print_line
 from medgen.qa.run import named_checks
 from medgen.reports.evaluation import write_report
 from medgen.segmentation import load as named_segmenter
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     checks = named_checks(args.qa_limits, args.segmenter, device) if args.source else None
     downstream = None
     if args.downstream:
-        downstream = protocols(args.downstream, args.folds, args.seeds, device, shared=args.out / "segmenters")
+        downstream = make_protocols(args.downstream, args.folds, args.seeds, device, shared=args.out / "segmenters")
     extractor = None
     if args.extractor:
         window = args.window or default_window(volume_files(args.real_cohort or args.reference))
@@ -83,8 +83,8 @@ def run(args: argparse.Namespace) -> int:
         except InputError as error:  # keep the results of the other systems
             not_evaluated.append(f"{name} could not be evaluated: {error}")
             continue
-        for line in lines(found):
-            say(line)
+        for line in console_lines(found):
+            print_line(line)
         measured.append(name)
         failures += [f"{name}, {failure.case}: {failure.error}" for failure in found.failures]
     if not measured:
@@ -96,9 +96,9 @@ def run(args: argparse.Namespace) -> int:
         names=measured,
         warnings=not_evaluated,
     )
-    say(f"report: {report}")
+    print_line(f"report: {report}")
     for failure in [*not_evaluated, *failures]:
-        say(f"medgen: error: {failure}", error=True)
+        print_line(f"medgen: error: {failure}", error=True)
     return 2 if not_evaluated or failures else 0
 
 
@@ -124,7 +124,7 @@ def parse() -> argparse.Namespace:
         parser.add_argument(f"--{role.replace('_', '-')}", type=Path)
     parser.add_argument("--data-range", type=float)
     parser.add_argument("--profile", default="generic")
-    parser.add_argument("--extractor", help=KNOWN)
+    parser.add_argument("--extractor", help=EXTRACTOR_CHOICES)
     parser.add_argument("--window", type=float, nargs=2, metavar=("LOW", "HIGH"))
     parser.add_argument("--qa-limits", default="general", help="general, ct_contrast or a YAML file")
     parser.add_argument("--segmenter", help=named_segmenter.KNOWN)
@@ -140,6 +140,6 @@ if __name__ == "__main__":
     try:
         code = main()
     except InputError as error:
-        say(f"medgen: error: {error}", error=True)
+        print_line(f"medgen: error: {error}", error=True)
         code = 2
     sys.exit(code)

@@ -19,7 +19,7 @@ from medgen.config import config_file, load_settings
 from medgen.data.cohort.read import read_cohort
 from medgen.data.cohort.split import load_split
 from medgen.errors import InputError
-from medgen.io.names import say
+from medgen.io.names import print_line
 from medgen.settings import Settings
 
 CONFIG = "ct_contrast_pix2pix"
@@ -43,18 +43,18 @@ def main() -> int:
             make_cohort(cohort)
         failures = run(settings, out, arguments.overwrite)
     for failure in failures:
-        say(f"medgen: error: {failure}", error=True)
+        print_line(f"medgen: error: {failure}", error=True)
     return 2 if failures else 0
 
 
 def run(settings: Settings, out: Path, overwrite: bool = False) -> list[str]:
     """Train, convert the test patients and evaluate; return the failures."""
     from medgen.checkpoint import load_model
-    from medgen.evaluation.console import lines
+    from medgen.evaluation.console import console_lines
     from medgen.evaluation.evaluate import evaluate
     from medgen.evaluation.inputs import Inputs, Options
     from medgen.inference.cohort.run import convert
-    from medgen.io.atomic import folder_written_aside
+    from medgen.io.atomic import atomic_folder
     from medgen.qa.run import named_checks
     from medgen.reports.evaluation import write_report
     from medgen.training.loop import train
@@ -72,7 +72,7 @@ def run(settings: Settings, out: Path, overwrite: bool = False) -> list[str]:
             "data.test is 0, so no patients are left for evaluation; set it, for example data.test=0.2",
         )
     best = train(settings, out / "run", resume=True, overwrite=overwrite)
-    with folder_written_aside(out / "model") as aside:
+    with atomic_folder(out / "model") as aside:
         shutil.copytree(best, aside, dirs_exist_ok=True)
     model = load_model(out / "model", pick_device("auto"))
 
@@ -99,8 +99,8 @@ def run(settings: Settings, out: Path, overwrite: bool = False) -> list[str]:
         cases=[case.name for case in test if case.source and case.target],
     )
     result = evaluate(inputs, out / "results", Options(checks=named_checks("ct_contrast")))
-    for line in lines(result):
-        say(line)
+    for line in console_lines(result):
+        print_line(line)
     info = model.info
     write_report(
         [out / "results"],
@@ -113,7 +113,7 @@ def run(settings: Settings, out: Path, overwrite: bool = False) -> list[str]:
         warnings=[f"Recorded when the model was saved: {text}" for text in info.health]
         + [f"{entry.case}: {text}" for entry in converted for text in entry.warnings],
     )
-    say(f"report: {out / 'report.html'}")
+    print_line(f"report: {out / 'report.html'}")
     return failures + [f"{failure.case}: {failure.error}" for failure in result.failures]
 
 
@@ -147,7 +147,7 @@ if __name__ == "__main__":
     try:
         code = main()
     except (InputError, FloatingPointError) as error:
-        say(f"medgen: error: {error}", error=True)
+        print_line(f"medgen: error: {error}", error=True)
         code = 2
     if code == 0:
         print(f"done in {(time.monotonic() - started) / 60:.1f} min")

@@ -10,7 +10,7 @@ from refusal import refused
 from small import make_model, small_settings
 
 from medgen.checkpoint import FORMAT, build_method, load_model, load_training, save_model, save_training
-from medgen.io.atomic import folder_written_aside, recovered
+from medgen.io.atomic import atomic_folder, recover
 from medgen.methods.pix2pix import Pix2Pix
 from medgen.model_info import ModelInfo
 from medgen.types import DataShape
@@ -19,7 +19,7 @@ from medgen.types import DataShape
 @pytest.fixture
 def folder(tmp_path, model):
     path = tmp_path / "best"
-    with folder_written_aside(path) as aside:
+    with atomic_folder(path) as aside:
         save_model(aside, model.generator, model.info)
     return path
 
@@ -191,20 +191,20 @@ def test_missing_training_state(tmp_path):
 def test_a_kill_between_the_renames_is_undone(tmp_path):
     (tmp_path / ".last.old").mkdir()
     (tmp_path / ".last.old" / "a").write_text("1")
-    assert (recovered(tmp_path / "last") / "a").read_text() == "1"
+    assert (recover(tmp_path / "last") / "a").read_text() == "1"
     assert not (tmp_path / ".last.old").exists()
 
 
 def test_a_failed_write_leaves_the_old_folder(tmp_path):
     folder = tmp_path / "last"
-    with folder_written_aside(folder) as aside:
+    with atomic_folder(folder) as aside:
         (aside / "a").write_text("1")
     with pytest.raises(RuntimeError):
-        with folder_written_aside(folder) as aside:
+        with atomic_folder(folder) as aside:
             (aside / "a").write_text("2")
             raise RuntimeError
     assert (folder / "a").read_text() == "1"
-    with folder_written_aside(folder) as aside:
+    with atomic_folder(folder) as aside:
         (aside / "b").write_text("3")
     assert [p.name for p in folder.iterdir()] == ["b"]
 

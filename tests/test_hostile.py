@@ -15,7 +15,7 @@ from medgen.config import read_yaml
 from medgen.errors import InputError
 from medgen.inference.cohort.run import convert
 from medgen.io.formats.nifti import read_nifti
-from medgen.io.names import checked_name, shown
+from medgen.io.names import checked_name, one_line
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_names_that_do_not(name, tmp_path):
 
 
 def test_what_a_terminal_would_obey_is_escaped():
-    assert shown("a\x1b[2J é\n\udcff") == "a\\x1b[2J é\\n\\udcff"
+    assert one_line("a\x1b[2J é\n\udcff") == "a\\x1b[2J é\\n\\udcff"
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ import numpy as np
 from medgen.augmentation.augmenter import Augmenter
 from medgen.augmentation.dataset.provenance import digest
 from medgen.augmentation.dataset.read import LabelledCase, LabelledDataset
-from medgen.augmentation.dataset.write import DatasetWriter, Written
+from medgen.augmentation.dataset.write import CaseResult, DatasetWriter
 from medgen.errors import InputError
-from medgen.io.claim import apart, claimed
+from medgen.io.claim import check_output_is_not_input, claimed
 from medgen.io.volume import Volume
 
 
@@ -27,9 +27,9 @@ def augment(
     seed: int = 0,
     format: str = "nnunet",
     overwrite: bool = False,
-    done: Callable[[Written, int, int], None] = lambda *_: None,
+    done: Callable[[CaseResult, int, int], None] = lambda *_: None,
     say: Callable[[str], None] = print,
-) -> tuple[list[Written], list[Path]]:
+) -> tuple[list[CaseResult], list[Path]]:
     """Write the dataset with ``per_case`` synthetic cases per real training case; resume an interrupted run.
 
     A synthetic case depends only on its source case, the augmenter, the seed and its number, not on the other cases.
@@ -52,7 +52,7 @@ def augment(
     """
     number = len(augmenter.ways) if per_case is None else per_case
     _check(dataset, augmenter, number)
-    apart(out, dataset.root)
+    check_output_is_not_input(out, dataset.root)
     identification = dict(augmenter.identity)
     run_settings = {
         "command": "augment",
@@ -71,9 +71,9 @@ def _write_all(
     augmenter: Augmenter,
     number: int,
     seed: int,
-    done: Callable[[Written, int, int], None],
+    done: Callable[[CaseResult, int, int], None],
     say: Callable[[str], None],
-) -> tuple[list[Written], list[Path]]:
+) -> tuple[list[CaseResult], list[Path]]:
     dataset = writer.origin
     sources = {case.name for case in dataset.cases if case.to_learn_from}
     total, used_names = len(dataset.cases) + number * len(sources), {case.name for case in dataset.cases}
@@ -116,7 +116,7 @@ def _free_names(case: str, used_names: set[str]) -> Iterator[str]:
 
 def _synthetic(
     writer: DatasetWriter, source: LabelledCase, augmenter: Augmenter, name: str, number: int, seed: int
-) -> Written:
+) -> CaseResult:
     """Make and write the synthetic case ``number`` of the real case ``source``."""
     record = {"source": source.name, "seed": seed, "number": number, "model": dict(augmenter.model), "operations": []}
     transform = augmenter.ways[number % len(augmenter.ways)]

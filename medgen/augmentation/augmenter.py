@@ -19,7 +19,7 @@ from medgen.data.labels.codec import LabelTable
 from medgen.data.labels.names import label_named
 from medgen.errors import InputError
 from medgen.inference.predict import translate_case
-from medgen.inference.synthesize import SHARES, make, unusual
+from medgen.inference.synthesize import SHARES, label_map_warnings, make
 from medgen.io.volume import Volume, to_canonical
 from medgen.model_info import ModelInfo
 from medgen.qa.out_of_distribution import out_of_distribution
@@ -292,7 +292,7 @@ def _synthesize(
             0, {"operation": "recombine", "with": donor.name, "share": share, "patients": [donor.patient]}
         )
     *new_images, deformed = make(model, table, stored, canonical, operations, other=other)
-    operations[0]["warnings"] = unusual(model, table, canonical)
+    operations[0]["warnings"] = label_map_warnings(model, table, canonical)
     return new_images, relabelled(deformed, values, names), operations
 
 

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from medgen.augmentation.lesions.host_organ import shell, spread
+from medgen.augmentation.lesions.host_organ import robust_sd, shell
 from medgen.augmentation.lesions.masks import Shape
 
 
@@ -48,8 +48,8 @@ class Patch:
 
     @property
     def host_sd(self) -> np.ndarray:
-        """Standard deviation of the host tissue in each contrast, (C,), see ``host_organ.spread``."""
-        return np.array([spread(c[self.around]) for c in self.image])
+        """Standard deviation of the host tissue in each contrast, (C,), see ``host_organ.robust_sd``."""
+        return np.array([robust_sd(c[self.around]) for c in self.image])
 
 
 # Returns the patch with the lesion, (C, x, y, z) float32, valid to a few mm beyond the mask; ``insert`` blends it in.

@@ -15,21 +15,21 @@ from medgen.augmentation.dataset.read import Folds, LabelledCase, LabelledDatase
 from medgen.data.body_mask import looks_like_hu
 from medgen.data.cohort.datalist import Entry, folds_of, is_datalist, read_entries, refuse_other_parts
 from medgen.data.cohort.datalist_checks import (
-    count_faults,
-    counted,
+    count_mismatches,
     distinct_names,
-    is_there,
+    entries_without_fold_warning,
+    entry_counts,
+    file_exists,
     listed_file,
-    without_fold,
 )
 from medgen.data.cohort.layouts import (
     LABEL_FILES,
     by_case,
     case_places,
+    folders_without_case,
     named_file,
     stated_part,
-    unread,
-    without_case,
+    unsupported_files,
 )
 from medgen.data.cohort.nnunet import is_nnunet, nnunet_ending, other_endings, part_files
 from medgen.data.cohort.patients import Known, Records, identified, read_provenance
@@ -155,8 +155,8 @@ def _nnunet(root: Path, content: dict[str, Any]) -> LabelledDataset:
             cases.append(_case(name, paths, labels.get(name), fault, root / f"labels{part}", test=part == "Ts"))
         inputs = [*(path for each in images.values() for path in each.values()), *labels.values()]
         warnings += other_endings(inputs, content, table)
-        warnings += [*part_warnings, *unread(root / f"images{part}", root / f"labels{part}")]
-    warnings += count_faults(content, {"numTraining": sum(not case.test for case in cases)}, table)
+        warnings += [*part_warnings, *unsupported_files(root / f"images{part}", root / f"labels{part}")]
+    warnings += count_mismatches(content, {"numTraining": sum(not case.test for case in cases)}, table)
     dataset = _dataset(content, table, channels, ending, cases)
     return replace(dataset, folds=_folds_beside(root), warnings=tuple(warnings))
 
@@ -180,7 +180,10 @@ def _decathlon(table: Path, content: dict[str, Any] | list[Any]) -> LabelledData
     cases = [
         _listed_case(entry, name, images, table) for entry, name, images in zip(entries, names, files, strict=True)
     ]
-    warnings = [*count_faults(content, counted(entries, content), table), *without_fold(entries, table)]
+    warnings = [
+        *count_mismatches(content, entry_counts(entries, content), table),
+        *entries_without_fold_warning(entries, table),
+    ]
     folds = _listed_folds(entries, names)
     if not folds and table.name == "dataset.json":
         folds = _folds_beside(table.parent)
@@ -218,7 +221,7 @@ def _listed_case(entry: Entry, name: str, images: Sequence[Path], table: Path) -
             "dataset-entry-form", f"{table}: the entry {entry.shown} must give 'image' and 'label' as file paths"
         )
     label = listed_file(entry.label, table) if entry.label else None
-    missing = next((path for path in (*images, label) if path is not None and not is_there(path)), None)
+    missing = next((path for path in (*images, label) if path is not None and not file_exists(path)), None)
     fault = f"{table} lists {missing} for case {name}, but the file is missing; correct the list" if missing else None
     if Path(name).name != name or name in ("", ".", ".."):
         fault = f"{table}: the case name {name!r} is not a file name; use a name without slashes"
@@ -250,7 +253,9 @@ def _folders(root: Path, channels: Sequence[str]) -> LabelledDataset:
     named = (_modality(cases),) if places and len(folders) == 1 else tuple(channels) or (_modality(cases),)
     dataset = _dataset({"labels": read_json(table)}, table, named, ending, cases)
     unread_warnings = (
-        without_case(root, places, folders) if places else unread(*(root / name for name in (*folders, "labels")))
+        folders_without_case(root, places, folders)
+        if places
+        else unsupported_files(*(root / name for name in (*folders, "labels")))
     )
     return replace(dataset, folds=_held_fold(cases) or _folds_beside(root), warnings=tuple(unread_warnings))
 

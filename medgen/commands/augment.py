@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from medgen.commands.shared import Overwrite, finish, interruptible, kept_in, pick_device
-from medgen.io.names import say
+from medgen.io.names import print_line
 
 
 def augment(
@@ -55,7 +55,7 @@ def augment(
     """Copy a segmentation dataset and add synthetic cases, their provenance, and folds split by patient."""
     from medgen.augmentation.augment import augment as run
     from medgen.augmentation.augmenter import augmenter_for
-    from medgen.augmentation.dataset.write import Written
+    from medgen.augmentation.dataset.write import CaseResult
     from medgen.augmentation.read import read_dataset
 
     labelled = read_dataset(dataset, channels=channels.split(",") if channels else (), patient_pattern=patient_pattern)
@@ -71,11 +71,11 @@ def augment(
 
     printed: set[str] = set()
 
-    def show(entry: Written, i: int, n: int) -> None:
+    def show(entry: CaseResult, i: int, n: int) -> None:
         kind = " (synthetic)" if entry.synthetic else ""
-        say(f"[{i}/{n}] {entry.case}{kind}: {entry.status} ({entry.seconds:.1f} s)")
+        print_line(f"[{i}/{n}] {entry.case}{kind}: {entry.status} ({entry.seconds:.1f} s)")
         for warning in (text for text in dict.fromkeys(entry.warnings) if text not in printed):
-            say(f"  warning: {warning}")
+            print_line(f"  warning: {warning}")
             printed.add(warning)
 
     with interruptible(kept_in(out)):
@@ -86,9 +86,9 @@ def augment(
     synthetic = sum(entry.synthetic for entry in complete)
     warned = sum(bool(entry.warnings) for entry in results)
     if warned:
-        say(f"{warned} cases have warnings, each shown once above; provenance.json lists them for each case")
-    say(f"{len(complete) - synthetic} real and {synthetic} synthetic cases written to {out}")
-    say(f"folds: {folds[0]}" + (f" to {folds[-1].name}" if len(folds) > 1 else ""))
+        print_line(f"{warned} cases have warnings, each shown once above; provenance.json lists them for each case")
+    print_line(f"{len(complete) - synthetic} real and {synthetic} synthetic cases written to {out}")
+    print_line(f"folds: {folds[0]}" + (f" to {folds[-1].name}" if len(folds) > 1 else ""))
     if format == "nnunet":
         print("Copy splits_final.json to the preprocessed folder before nnU-Net training: nnU-Net's folds mix patients")
     finish([f"{entry.error}" for entry in results if entry.error], len(results))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medgen.errors import InputError
-from medgen.io.names import say
+from medgen.io.names import print_line
 
 if TYPE_CHECKING:
     from medgen.inference.inputs import Scan
@@ -79,7 +79,7 @@ def from_server(
             "folder-not-creatable", f"{folder} cannot be created ({error.strerror}); choose another INPUT"
         ) from None
     with claimed(folder, {"command": "retrieve", "server": server.name}, overwrite=overwrite):
-        yield retrieved(server, studies, folder, series=series, rules=rules, told=say)
+        yield retrieved(server, studies, folder, series=series, rules=rules, told=print_line)
 
 
 class Sending:
@@ -96,7 +96,7 @@ class Sending:
             from medgen.pacs.connect import connect
             from medgen.pacs.store import Storage
 
-            self.storage = Storage(connect(address, "TO"), output if record is None else record, told=say)
+            self.storage = Storage(connect(address, "TO"), output if record is None else record, told=print_line)
         self.output = output
         self.folders = [output / target for target in targets] if len(targets) > 1 else [output]
         self.pool = ThreadPoolExecutor(1, "storage")
@@ -130,9 +130,9 @@ class Sending:
         try:
             result = self.storage.store(folder)
         except (InputError, OSError) as error:
-            say(f"  error: {error}")
+            print_line(f"  error: {error}")
             return str(error)
-        say(f"stored {folder.relative_to(self.output)}: {result.images} images, {result.sent} of them sent now")
+        print_line(f"stored {folder.relative_to(self.output)}: {result.images} images, {result.sent} of them sent now")
         for remark in result.remarks:
-            say(f"  warning: {remark}")
+            print_line(f"  warning: {remark}")
         return ""

@@ -32,13 +32,13 @@ def segment(
     """Segment scans and write label maps; for DICOM input, DICOM segmentations."""
     from medgen.inference.segment import Segmented, segment_cohort
     from medgen.inference.series import load_rules
-    from medgen.io.names import say
+    from medgen.io.names import print_line
     from medgen.segmentation.load import named_segmenter
 
     def show(entry: Segmented, i: int, n: int) -> None:
-        say(f"[{i}/{n}] {entry.case}: {entry.status}")
+        print_line(f"[{i}/{n}] {entry.case}: {entry.status}")
         for warning in entry.warnings:
-            say(f"  warning: {warning}")
+            print_line(f"  warning: {warning}")
 
     with interruptible(kept_in(output)):
         results = segment_cohort(
@@ -52,5 +52,5 @@ def segment(
             done=show,
         )
     counts = {status: sum(entry.status == status for entry in results) for status in ("segmented", "skipped", "failed")}
-    say(", ".join(f"{n} {status}" for status, n in counts.items()) + f"; output: {output}")
+    print_line(", ".join(f"{n} {status}" for status, n in counts.items()) + f"; output: {output}")
     finish([entry.error for entry in results if entry.error], len(results))

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from medgen.errors import InputError
-from medgen.io.names import say
+from medgen.io.names import print_line
 
 if TYPE_CHECKING:
     from medgen.cluster import Cluster
@@ -59,16 +59,16 @@ def interruptible(saved: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        say(f"interrupted: {saved()}")
+        print_line(f"interrupted: {saved()}")
         raise typer.Exit(INTERRUPTED) from None
 
 
 @contextmanager
 def whole_run(out: Path, inputs: Sequence[Path | None], about: dict[str, Any], overwrite: bool) -> Iterator[None]:
     """Claim the output folder of a pipeline for all its steps, and handle Ctrl-C. Raises InputError."""
-    from medgen.io.claim import apart, claimed
+    from medgen.io.claim import check_output_is_not_input, claimed
 
-    apart(out, *inputs)
+    check_output_is_not_input(out, *inputs)
     with claimed(out, about, overwrite=overwrite), interruptible(kept_in(out)):
         yield
 
@@ -108,7 +108,7 @@ def pick_device(name: str) -> str:
 def finish(errors: list[str], count: int, faults: Sequence[str] = ()) -> None:
     """Print the errors of cases and the ``faults`` of the whole run; exit with code 2 if there are any."""
     for error in (*errors, *faults):
-        say(f"medgen: error: {error}", error=True)
+        print_line(f"medgen: error: {error}", error=True)
     if errors and count > 1:
         print(f"medgen: {len(errors)} of {count} cases failed", file=sys.stderr)
     if errors or faults:

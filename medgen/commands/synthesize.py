@@ -40,7 +40,7 @@ def synthesize(
     from medgen.checkpoint import load_model
     from medgen.inference.synthesize import Synthetic
     from medgen.inference.synthesize import synthesize as run
-    from medgen.io.names import shown
+    from medgen.io.names import one_line
 
     loaded = load_model(model, pick_device(device))
     console = Console(highlight=False, soft_wrap=True)
@@ -50,9 +50,9 @@ def synthesize(
 
             def show(entry: Synthetic, i: int, n: int) -> None:
                 time = f" ({entry.seconds:.1f} s)" if entry.seconds else ""
-                console.print(shown(f"[{i}/{n}] {entry.case}: {entry.status}{time}"), markup=False)
+                console.print(one_line(f"[{i}/{n}] {entry.case}: {entry.status}{time}"), markup=False)
                 for warning in entry.warnings:
-                    console.print(shown(f"  warning: {warning}"), markup=False)
+                    console.print(one_line(f"  warning: {warning}"), markup=False)
                 progress.update(bar, completed=i, total=n)
 
             results = run(

@@ -11,7 +11,7 @@ import typer
 from medgen.commands.pacs import Sending, check_pacs, from_server
 from medgen.commands.shared import Overwrite, Ray, Workers, cluster_of, finish, interruptible, kept_in, pick_device
 from medgen.errors import InputError
-from medgen.io.names import say
+from medgen.io.names import print_line
 
 if TYPE_CHECKING:
     from medgen.inference.job import Converted
@@ -104,14 +104,14 @@ def translate(
     from medgen.checkpoint import load_model
     from medgen.inference.check import checks_for
     from medgen.inference.cohort.run import convert
-    from medgen.inference.deidentified_output import opened
+    from medgen.inference.deidentified_output import open_private_folder
     from medgen.inference.series import load_rules
     from medgen.io.paths import ENDINGS, has_ending
 
     check_pacs(from_pacs, query or (), to_pacs, input, output, format, watch)
     if dry_run:
         return preview(model, input, series, rules, watch, from_pacs)
-    private = opened(input, output, identity_dir, shift_dates, deidentify)
+    private = open_private_folder(input, output, identity_dir, shift_dates, deidentify)
     cluster = cluster_of(ray, workers, device)
     loaded = load_model(model, "cpu" if cluster else pick_device(device), target=target)
     checks = checks_for(loaded, qa_limits, segmenter, pick_device(device))
@@ -174,15 +174,15 @@ class _Run:
         self.results.append(entry)
         time = f"({entry.seconds:.1f} s)" if entry.seconds else ""
         verdict_text = f", {entry.verdict}" if entry.verdict else ""
-        say(f"[{i}/{n or '?'}] {entry.case}: {entry.status}{verdict_text} {time}")
+        print_line(f"[{i}/{n or '?'}] {entry.case}: {entry.status}{verdict_text} {time}")
         for warning in entry.warnings:
-            say(f"  warning: {warning}")
+            print_line(f"  warning: {warning}")
         for note in entry.notes:
-            say(f"  note: {note}")
+            print_line(f"  note: {note}")
         for reason in entry.reasons:
-            say(f"  {entry.verdict}: {reason}")
+            print_line(f"  {entry.verdict}: {reason}")
         if entry.error:
-            say(f"  error: {entry.error}")
+            print_line(f"  error: {entry.error}")
         if entry.verdict == "fail" and self.sending.storage is not None:
             print(
                 "  not stored in the PACS: verdict fail; review the case, then send it manually or change --qa-limits"
@@ -213,7 +213,7 @@ class _Run:
         try:
             health = [f"When the model was saved: {text}" for text in self.health]
             conversion_report([asdict(result) for result in self.results], page, notes=self.notes, warnings=health)
-            say(f"report: {page}")
+            print_line(f"report: {page}")
             return []
         except InputError as error:
             return [str(error)]
@@ -223,11 +223,11 @@ def _end_watch_on_signals(folder: Path) -> None:
     """Let SIGINT and SIGTERM end --watch after the cases under way."""
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:  # a script's background job ignores SIGINT
-            signal.signal(number, interrupted)
-    say(f"watching {folder}; press Ctrl-C to stop")
+            signal.signal(number, stop_watching)
+    print_line(f"watching {folder}; press Ctrl-C to stop")
 
 
-def interrupted(*_: object) -> None:
+def stop_watching(*_: object) -> None:
     """Signal handler that ends --watch cleanly. A second signal exits at once, which loses no more than a kill does."""
 
     def end(number: int, _: object) -> None:
@@ -260,11 +260,11 @@ def preview(
                 raise InputError("input-scan-faulty", scan.fault)
             grid = scan_grids(scan, series)[0]
             location = scan.files[0] if scan.series is None else f"{scan.files[0]}, {scan.series.describe()}"
-            say(f"[{i}/{len(scans)}] {scan.case}: {location} [{grid.describe()}]")
+            print_line(f"[{i}/{len(scans)}] {scan.case}: {location} [{grid.describe()}]")
             for note in scan.notes:
-                say(f"  note: {note}")
+                print_line(f"  note: {note}")
         except InputError as error:
             faults.append(str(error))
-            say(f"[{i}/{len(scans)}] {scan.case}: not convertible")
-    say(f"{len(scans) - len(faults)} to convert; nothing was converted")
+            print_line(f"[{i}/{len(scans)}] {scan.case}: not convertible")
+    print_line(f"{len(scans) - len(faults)} to convert; nothing was converted")
     finish(faults, len(scans))

@@ -49,7 +49,7 @@ def align(moving: Volume, fixed: Volume, method: str = "resample") -> tuple[Volu
         return _align(moving, fixed, method)
 
 
-def on_one_grid(volumes: Sequence[Volume], method: str) -> list[Volume]:
+def to_common_grid(volumes: Sequence[Volume], method: str) -> list[Volume]:
     """Bring the contrasts of a case onto the grid and the axes of the first one.
 
     With method "refuse" they must share a grid, and only their axes are reordered; otherwise `align` is applied.

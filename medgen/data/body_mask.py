@@ -22,19 +22,19 @@ def body_mask(data: np.ndarray, *, threshold: float | None = None) -> np.ndarray
         threshold = -300.0 if looks_like_hu(data) else foreground_threshold(data)
     above = data > threshold
     # Table and clothes touch the body by thin bridges: opening removes these before the largest component is taken.
-    opened = _grown(_shrunk(above)) if min(data.shape) > 4 else above
+    opened = _dilated(_eroded(above)) if min(data.shape) > 4 else above
     labels, count = ndimage.label(opened if opened.any() else above)
     if count == 0:
         return np.ones(data.shape, bool)
     largest = labels == np.bincount(labels.ravel())[1:].argmax() + 1
-    body = _grown(largest) & above
+    body = _dilated(largest) & above
     return body | _holes(body)
 
 
 # Both equal scipy.ndimage's functions with a cross and border value 0; whole slices at once are ten times as fast.
 
 
-def _grown(mask: np.ndarray) -> np.ndarray:
+def _dilated(mask: np.ndarray) -> np.ndarray:
     """Dilate the mask by the six face neighbours."""
     grown = mask.copy()
     for axis in range(3):
@@ -44,7 +44,7 @@ def _grown(mask: np.ndarray) -> np.ndarray:
     return grown
 
 
-def _shrunk(mask: np.ndarray) -> np.ndarray:
+def _eroded(mask: np.ndarray) -> np.ndarray:
     """Erode the mask by the six face neighbours; voxels on the volume's border are removed."""
     shrunk = mask.copy()
     for axis in range(3):

@@ -19,7 +19,7 @@ from medgen.data.body_mask import body_mask
 from medgen.data.fingerprint import describe
 from medgen.data.intensity import Code, Range, fit_range
 from medgen.errors import InputError
-from medgen.io.claim import wrote
+from medgen.io.claim import record_written
 from medgen.io.read import read_volume
 from medgen.io.volume import Volume, to_canonical
 
@@ -126,7 +126,7 @@ def save_array(path: Path, array: np.ndarray) -> None:
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     with open(temporary, "wb") as file:
         np.save(file, array)
-    wrote(path, temporary)
+    record_written(path, temporary)
     os.replace(temporary, path)
 
 
@@ -134,5 +134,5 @@ def save_text(path: Path, text: str) -> None:
     """Write a text file atomically, also when several processes write it at the same time."""
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(text)
-    wrote(path, temporary)
+    record_written(path, temporary)
     os.replace(temporary, path)

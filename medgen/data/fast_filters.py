@@ -67,7 +67,7 @@ def _slope_at(v: np.ndarray, axis: int, step: float, places: tuple[np.ndarray, .
     return difference / ((after[axis] - before[axis]) * step)
 
 
-def interpolated(
+def interpolate(
     v: np.ndarray,
     first: np.ndarray,
     step: np.ndarray,

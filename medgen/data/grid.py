@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import ndimage
 
-from medgen.data.fast_filters import interpolated
+from medgen.data.fast_filters import interpolate
 from medgen.data.labels.resampling import along_axes, by_affine, labels_at
 from medgen.io.volume import Volume
 
@@ -28,7 +28,7 @@ def resample(volume: Volume, spacing: tuple[float, ...], *, labels: bool = False
     if labels:
         data = labels_at(volume.data, along_axes(first, step, shape), shape)
     else:
-        data = interpolated(volume.data, first, step, shape, sigma=np.maximum(0, (step - 1) / 2).tolist())
+        data = interpolate(volume.data, first, step, shape, sigma=np.maximum(0, (step - 1) / 2).tolist())
     affine = volume.affine.copy()
     affine[:3, :3] = volume.affine[:3, :3] * step
     affine[:3, 3] = volume.affine[:3, :3] @ first + volume.affine[:3, 3]
@@ -48,7 +48,7 @@ def resample_like(volume: Volume, reference: Volume, *, labels: bool = False) ->
         places = by_affine(to_voxel[:3, :3], first, shape) if oblique else along_axes(first, step, shape)
         return labels_at(volume.data, places, shape, outside=0).astype(np.float32)
     if not oblique:
-        return interpolated(volume.data, first, step, shape)
+        return interpolate(volume.data, first, step, shape)
     matrix = to_voxel[:3, :3]
     resampled = ndimage.affine_transform(volume.data, matrix, first, output_shape=shape, order=1, mode="nearest")
     return resampled.astype(np.float32)

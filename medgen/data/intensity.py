@@ -27,7 +27,7 @@ class Code(Protocol):
     def to_dict(self) -> dict[str, Any]: ...
 
 
-def encoded(codes: Sequence[Code], data: Sequence[np.ndarray]) -> np.ndarray:
+def encode_channels(codes: Sequence[Code], data: Sequence[np.ndarray]) -> np.ndarray:
     """Encode contrasts (X, Y, Z) as channels (C, X, Y, Z): one per contrast, or one per value of a label map."""
     return np.concatenate(
         [x if x.ndim == 4 else x[None] for x in (c.encode(v) for c, v in zip(codes, data, strict=True))]

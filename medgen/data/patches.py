@@ -14,9 +14,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from medgen.data.cache import Cached, Channels
-from medgen.data.intensity import encoded
+from medgen.data.intensity import encode_channels
 from medgen.data.labels.codec import LabelTable
-from medgen.data.random_affine import RandomAffine, Turn, cut_patch
+from medgen.data.random_affine import AffineTransform, RandomAffine, cut_patch
 from medgen.data.slabs import fold_batch
 from medgen.errors import InputError
 from medgen.types import Batch
@@ -156,11 +156,11 @@ class Patches(Dataset):
         low, high = inset, shape - self.patch - inset
         return np.where(low <= high, np.clip(start, low, np.maximum(low, high)), -((self.patch - shape) // 2))
 
-    def _cut(self, case: Channels, start: np.ndarray, turn: Turn, spacing: tuple[float, ...]) -> np.ndarray:
+    def _cut(self, case: Channels, start: np.ndarray, turn: AffineTransform, spacing: tuple[float, ...]) -> np.ndarray:
         """Encoded patch (C, X, Y, Z); all contrasts get the same transform."""
         is_label_map = isinstance(case[0].range, LabelTable)
         cuts = [cut_patch(c.data, start, self.patch, turn, spacing, labels=is_label_map) for c in case]
-        return encoded([c.range for c in case], cuts)
+        return encode_channels([c.range for c in case], cuts)
 
     def _gamma_exponent(self, contrasts: int, rng: np.random.Generator) -> np.ndarray | None:
         return 2.0 ** rng.uniform(-self.gamma, self.gamma, (contrasts, 1, 1, 1)) if self.gamma else None

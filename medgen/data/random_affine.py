@@ -19,7 +19,7 @@ UNEQUAL = 1.2
 
 
 @dataclass(frozen=True)
-class Turn:
+class AffineTransform:
     """One random transform. ``matrix`` (3, 3): mm from patch centre → mm in the volume, or None. ``flips``: axes."""
 
     matrix: np.ndarray | None = None
@@ -40,20 +40,20 @@ class RandomAffine:
     rotate: float = 0.0
     scale: float = 0.0
 
-    def draw(self, rng: np.random.Generator) -> Turn:
+    def draw(self, rng: np.random.Generator) -> AffineTransform:
         """Draw a transform; parts that are switched off draw nothing from ``rng``."""
         flips = tuple(axis for axis in self.flip if rng.random() < 0.5)
         if not (self.rotate or self.scale) or rng.random() >= AFFINE_SHARE:
-            return Turn(None, flips)
+            return AffineTransform(None, flips)
         rotation = Rotation.from_euler("xyz", rng.uniform(-self.rotate, self.rotate, 3), degrees=True).as_matrix()
-        return Turn(rotation @ np.diag(1 + rng.uniform(-self.scale, self.scale, 3)), flips)
+        return AffineTransform(rotation @ np.diag(1 + rng.uniform(-self.scale, self.scale, 3)), flips)
 
 
 def cut_patch(
     data: np.ndarray,
     start: np.ndarray,
     size: np.ndarray,
-    turn: Turn,
+    turn: AffineTransform,
     spacing: tuple[float, ...],
     *,
     labels: bool = False,

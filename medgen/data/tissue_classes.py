@@ -29,11 +29,11 @@ def tissue_classes(
         return classes
     smooth = ndimage.gaussian_filter(image.astype(np.float64), [smoothing / s for s in spacing], mode="nearest")
     values = np.clip(smooth[background], *np.percentile(smooth[background], TAILS))
-    classes[background] = np.searchsorted(limits(values, count), values)
+    classes[background] = np.searchsorted(class_thresholds(values, count), values)
     return classes
 
 
-def limits(values: np.ndarray, count: int) -> np.ndarray:
+def class_thresholds(values: np.ndarray, count: int) -> np.ndarray:
     """The count - 1 thresholds that minimise the variance within classes (optimal 1D k-means on a histogram).
 
     Uses dynamic programming (Fisher 1958), because iterative k-means may end by splitting the largest tissue.

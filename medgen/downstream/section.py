@@ -37,7 +37,9 @@ class Protocols:
         return downstream_section(cases, names, out, self, **options)
 
 
-def protocols(minutes: float, folds: int, seeds: int, device: str = "cpu", shared: Path | None = None) -> Protocols:
+def make_protocols(
+    minutes: float, folds: int, seeds: int, device: str = "cpu", shared: Path | None = None
+) -> Protocols:
     """Create `Protocols` from command line values: ``minutes`` per segmenter, ``seeds`` as a number of seeds."""
     return Protocols(folds, tuple(range(seeds)), {"minutes": minutes, "device": device}, shared)
 

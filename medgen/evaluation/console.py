@@ -3,13 +3,13 @@
 from collections import Counter
 from typing import Any
 
-from medgen.evaluation.summary import Evaluation, infinite_ones
+from medgen.evaluation.summary import Evaluation, excluded_values_text
 from medgen.evaluation.summary_file import Statistics, Summary
 
 SHOWN = 5  # cases that do not pass; the report lists all
 
 
-def lines(evaluation: Evaluation) -> list[str]:
+def console_lines(evaluation: Evaluation) -> list[str]:
     """Return lines with warnings, means of prediction and source, set distances, verdicts and downstream Dice."""
     printed = [f"warning: {text}" for text in evaluation.warnings]
     statistics = evaluation.statistics()
@@ -36,7 +36,7 @@ def lines(evaluation: Evaluation) -> list[str]:
 def _mean(values: Statistics) -> str:
     """Return the mean and the number of values it excludes; empty if nothing was measured."""
     mean = [] if values.mean is None else [f"{values.mean:.4g}"]
-    return ", ".join([*mean, *filter(None, [infinite_ones(values)])])
+    return ", ".join([*mean, *filter(None, [excluded_values_text(values)])])
 
 
 def _source_note(source: float | None) -> str:

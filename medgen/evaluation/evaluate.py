@@ -14,7 +14,7 @@ from typing import Any
 from medgen.errors import InputError, reason
 from medgen.evaluation.distribution.sections import distribution_section, memorisation_section, volume_files
 from medgen.evaluation.folders import Folders, match_folders
-from medgen.evaluation.identity import one_patient_an_image, patients_of, warnings_of_training
+from medgen.evaluation.identity import merge_patients_by_image, patients_of, training_overlap_warnings
 from medgen.evaluation.inputs import Inputs, Options, check_request
 from medgen.evaluation.measure import HU_RANGE, Measures, NeedsRange, NotHu
 from medgen.evaluation.metrics.challenges import PROFILES
@@ -22,7 +22,7 @@ from medgen.evaluation.outcomes import outcomes
 from medgen.evaluation.provenance import provenance, read_manifest
 from medgen.evaluation.suggested_range import suggested_range
 from medgen.evaluation.summary import CaseResult, Evaluation, Failure, write_results
-from medgen.qa.carried import known_of, record_of, recorded_limits
+from medgen.qa.carried import manifest_record, recorded_findings, recorded_limits
 from medgen.qa.case import Reason
 from medgen.qa.run import Checks
 from medgen.terminology import is_enhancing
@@ -118,9 +118,11 @@ def _prepare(folders: Folders, inputs: Inputs, options: Options) -> tuple[Measur
 def _recorded_checks(checks: Checks, folders: Folders) -> tuple[Checks, dict[str, list[Reason]], list[str]]:
     """Return the checks with the limits of the conversion, its findings per case, and warnings; see `carried`."""
     files = {case: roles["prediction"] for case, roles in folders.cases.items() if "prediction" in roles}
-    records = {case: record for case, file in files.items() if (record := record_of(file)) is not None}
+    records = {case: record for case, file in files.items() if (record := manifest_record(file)) is not None}
     segmented = checks.segmenter is not None
-    known_reasons = {case: known_of(record, files[case], segmented=segmented) for case, record in records.items()}
+    known_reasons = {
+        case: recorded_findings(record, files[case], segmented=segmented) for case, record in records.items()
+    }
     if not checks.auto:
         return checks, known_reasons, []
     limits = recorded_limits(list(records.values()))
@@ -161,14 +163,14 @@ def _raise_settings_error(error: InputError, folders: Folders) -> None:
 
 def _assign_patients(results: PartialResults, patients: Mapping[str, str]) -> None:
     named = [replace(case, patient=patients[case.name]) for case in results.cases]
-    results.cases, warnings = one_patient_an_image(named)
+    results.cases, warnings = merge_patients_by_image(named)
     results.warnings += warnings
 
 
 def _compare_with_training(results: PartialResults, manifest: dict[str, Any] | None) -> None:
     """Add the model that made the predictions, and warnings about cases it was trained on."""
     if manifest:
-        results.warnings += warnings_of_training(manifest, {case.name: case.images for case in results.cases})
+        results.warnings += training_overlap_warnings(manifest, {case.name: case.images for case in results.cases})
         results.sections["provenance"] = provenance(manifest)
 
 

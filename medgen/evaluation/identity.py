@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from medgen.data.cohort.layouts import some
-from medgen.data.cohort.patients import Records, by_images, identified
+from medgen.data.cohort.layouts import shortened_list
+from medgen.data.cohort.patients import Records, identified, merge_by_images
 from medgen.evaluation.folders import Folders
 from medgen.evaluation.summary import CaseResult
 
@@ -27,14 +27,14 @@ def patients_of(folders: Folders, pattern: str | None) -> tuple[dict[str, str], 
     )
 
 
-def one_patient_an_image(results: Sequence[CaseResult]) -> tuple[list[CaseResult], list[str]]:
+def merge_patients_by_image(results: Sequence[CaseResult]) -> tuple[list[CaseResult], list[str]]:
     """Return the cases, with one patient for all cases that share an image, and warnings about such cases."""
-    merged_patients, pairs = by_images((case.name, case.patient, case.images) for case in results)
+    merged_patients, pairs = merge_by_images((case.name, case.patient, case.images) for case in results)
     warnings = [f"cases {one} and {other} show the same image and count as one patient" for one, other in pairs]
     return [replace(case, patient=merged_patients.get(case.patient, case.patient)) for case in results], warnings
 
 
-def warnings_of_training(manifest: Mapping[str, Any], cases: Mapping[str, Sequence[str]]) -> list[str]:
+def training_overlap_warnings(manifest: Mapping[str, Any], cases: Mapping[str, Sequence[str]]) -> list[str]:
     """Return warnings about cases used to train or select the model, which do not test it.
 
     Args:
@@ -53,7 +53,8 @@ def warnings_of_training(manifest: Mapping[str, Any], cases: Mapping[str, Sequen
     found = []
     if training_cases:
         found.append(
-            f"{len(training_cases)} of {len(cases)} cases ({some(training_cases)}) were used to train or select the "
+            f"{len(training_cases)} of {len(cases)} cases ({shortened_list(training_cases)}) were used to train or "
+            f"select the "
             "model: their results do not show how it performs on new patients"
         )
     if by_name and training_names:

@@ -14,7 +14,7 @@ from medgen.evaluation.folders import read_case
 from medgen.evaluation.metrics import voxelwise as fidelity
 from medgen.evaluation.metrics.catalogue import SLICE_JUMP, pair_metrics
 from medgen.evaluation.metrics.challenges import organ_scores
-from medgen.evaluation.metrics.image_pair import by_label, within
+from medgen.evaluation.metrics.image_pair import metrics_by_label, metrics_in_mask
 from medgen.evaluation.metrics.metric import Pair
 from medgen.evaluation.metrics.segmentation import segmentation_scores
 from medgen.evaluation.metrics.slice_continuity import relative_slice_jump
@@ -149,21 +149,21 @@ def _fidelity(
         pair = Pair(
             reference_volume.data, image, data_range=measures.data_range or HU_RANGE, spacing=reference_volume.spacing
         )
-        found = {name: within(pair, mask) for name, mask in masks.items()}
+        found = {name: metrics_in_mask(pair, mask) for name, mask in masks.items()}
         inside = next((found[name] for name in ("mask", "foreground") if name in masks), None)
-        places = {"": within(pair) if inside is None else inside}
+        places = {"": metrics_in_mask(pair) if inside is None else inside}
         places |= {"body_": found["body"]} if "body" in masks else {}
-        places |= {"volume_": within(pair, place="volume_")} if "foreground" in masks else {}
+        places |= {"volume_": metrics_in_mask(pair, place="volume_")} if "foreground" in masks else {}
         if enhancing is not None and enhancing.any():
-            places["enhancing_"] = within(pair, enhancing, place="enhancing_")
+            places["enhancing_"] = metrics_in_mask(pair, enhancing, place="enhancing_")
         for place, row in places.items():
             columns = [pair_metric.name for pair_metric in pair_metrics(place=place) if pair_metric.name in row]
             metrics |= {f"{prefix}{place}{name}": row[name] for name in columns}
         if measures.profile != "generic":
-            profile_scores = within(pair, masks.get("mask", masks.get("body")), profile=measures.profile)
+            profile_scores = metrics_in_mask(pair, masks.get("mask", masks.get("body")), profile=measures.profile)
             metrics |= {f"{prefix}{name}": value for name, value in profile_scores.items()}
         if "labels" in volumes:
-            found |= _by_name(by_label(pair, volumes["labels"].data), measures.names)
+            found |= _by_name(metrics_by_label(pair, volumes["labels"].data), measures.names)
         for name, row in found.items():
             regions[name].update({f"{prefix}{metric}": value for metric, value in row.items()})
     return metrics

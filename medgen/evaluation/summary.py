@@ -154,7 +154,7 @@ def describe(values: Sequence[float], patients: Sequence[str]) -> Statistics:
     )
 
 
-def infinite_ones(stats: Statistics) -> str:
+def excluded_values_text(stats: Statistics) -> str:
     """Return what the mean of `describe` excludes, such as "12 of 44 infinite"; empty if it excludes nothing."""
     return f"{stats.infinite} of {stats.infinite + stats.n} infinite" if stats.infinite else ""
 

@@ -8,9 +8,9 @@ workers of a cluster. What fails is recorded in the job's entry and raises nothi
 from medgen.checkpoint import Model
 from medgen.inference.check import check_case
 from medgen.inference.cohort.manifest import Manifest
-from medgen.inference.inputs import check_unchanged, file_states, frames_apart, read_scan, scan_hash
+from medgen.inference.inputs import check_unchanged, file_states, frame_of_reference_warnings, read_scan, scan_hash
 from medgen.inference.job import Job, Options, errors_recorded
-from medgen.inference.output import check_modality, check_units, sheared, write_outputs, write_reports
+from medgen.inference.output import check_modality, check_units, sheared_grid_warnings, write_outputs, write_reports
 from medgen.inference.plan import check_size, check_targets, done_already
 from medgen.inference.predict import translate_case
 from medgen.io.dicom.derived.write import check_derivable
@@ -87,6 +87,6 @@ def _add_warnings(job: Job, model: Model) -> None:
     """Record warnings and notes about the volumes that were read."""
     odd = out_of_distribution(model, job.volumes)
     texts = [text for volume in job.volumes for text in volume.warnings]
-    texts = [*job.scan.warnings, *texts, *sheared(job.targets, job.volumes[0])]
-    job.entry.warnings = [*texts, *frames_apart(job.volumes), *odd]
+    texts = [*job.scan.warnings, *texts, *sheared_grid_warnings(job.targets, job.volumes[0])]
+    job.entry.warnings = [*texts, *frame_of_reference_warnings(job.volumes), *odd]
     job.entry.notes = [*job.scan.notes, *(text for volume in job.volumes for text in volume.notes)]

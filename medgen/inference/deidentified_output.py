@@ -18,7 +18,7 @@ from medgen.errors import InputError
 from medgen.inference.inputs import Scan
 from medgen.io.atomic import write_text
 from medgen.io.deidentification.deidentify import Deidentifier, read_key, refuse_drawn
-from medgen.io.dicom.series import owners
+from medgen.io.dicom.series import series_key
 from medgen.io.paths import ENDINGS, has_ending
 from medgen.io.spreadsheet import csv_line
 from medgen.io.volume import Volume
@@ -43,7 +43,7 @@ class Private:
     def named(self, scan: Scan) -> Scan:
         """The scan with a pseudonym as case name, because folders may be named after patients."""
         series = scan.series  # unlike the case name, its UID does not depend on other files in the folder
-        text = scan.case if series is None else " ".join((*owners(series.header), series.part))
+        text = scan.case if series is None else " ".join((*series_key(series.header), series.part))
         return replace(scan, case=f"case_{self.deidentifier.pseudonym('case', text)}")
 
     def check(self, targets: Sequence[Path]) -> None:
@@ -73,7 +73,7 @@ class Private:
         write_text(output / REPORT, "".join(map(csv_line, [COLUMNS, *rows])))
 
 
-def opened(
+def open_private_folder(
     source: Path, output: Path, folder: Path | None, shift_dates: bool = False, wanted: bool = True
 ) -> Private | None:
     """Open the private folder of a run into ``output``; a new one gets a random key. None if not ``wanted``.

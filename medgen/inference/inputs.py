@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medgen.errors import InputError
-from medgen.inference.series import Rules, check_choice, find_series, ours
+from medgen.inference.series import Rules, check_choice, find_series, made_by_medgen
 from medgen.io.dicom.header import read_header
 from medgen.io.dicom.index import indexed
 from medgen.io.dicom.read import read_slices
 from medgen.io.dicom.series import Series
 from medgen.io.dicom.stack import stack
 from medgen.io.hashes import _files, sha256, sha256_of
-from medgen.io.mixed import mixed, scan_below, some
+from medgen.io.mixed import ambiguous_input_message, scan_below, shortened_names
 from medgen.io.paths import ENDINGS, case_name, has_ending, require_path
 from medgen.io.read import find_volumes, read_geometry, read_volume
 from medgen.io.volume import Geometry, Volume
@@ -103,7 +103,7 @@ def _one_contrast(source: Path, series: str | None, rules: Rules | None, index: 
         root = source.resolve()
         headers = indexed(root, index)
         scans = find_series(root, headers, series, rules) if headers.images else []
-        if headers.images and not scans and all(ours(header) for _, header in headers.images):
+        if headers.images and not scans and all(made_by_medgen(header) for _, header in headers.images):
             raise InputError(
                 "input-only-own-series",
                 f"{source} holds only DICOM series made by medgen; give the original scans as input",
@@ -112,7 +112,9 @@ def _one_contrast(source: Path, series: str | None, rules: Rules | None, index: 
             found = [Scan(s.case, (s.folder,), s.fault, s.series, _ignored_note(s.passed)) for s in scans]
             return found if chosen else _among_volumes(root, found)
     if volumes and (image := scan_below(source)):
-        raise InputError("folder-mixed-kinds", f"{mixed(source, volumes, f'a DICOM series ({image})')}; {CHOOSE}")
+        raise InputError(
+            "folder-mixed-kinds", f"{ambiguous_input_message(source, volumes, f'a DICOM series ({image})')}; {CHOOSE}"
+        )
     if chosen and (volumes or (source.is_file() and (rules or has_ending(source, ENDINGS)))):
         option = "--series" if series else "--rules"
         raise InputError(
@@ -129,8 +131,8 @@ def _below(source: Path, path: Path) -> Scan:
     """A scan of ``source``. A subfolder with exactly one volume is read as that volume and names the case too."""
     volumes = find_volumes(path) if path.is_dir() and path != source else []
     if len(volumes) != 1:
-        return named(path)
-    return replace(named(volumes[0]), case="_".join((*path.relative_to(source).parts, case_name(volumes[0]))))
+        return scan_of_file(path)
+    return replace(scan_of_file(volumes[0]), case="_".join((*path.relative_to(source).parts, case_name(volumes[0]))))
 
 
 def _among_volumes(source: Path, scans: list[Scan]) -> list[Scan]:
@@ -152,10 +154,12 @@ def _among_volumes(source: Path, scans: list[Scan]) -> list[Scan]:
             path for path in volumes if path not in near and _top(path.parent, source) == _top(scan.files[0], source)
         ]
         if near and not scan.fault:
-            fault = f"{mixed(near[0].parent, near, 'a DICOM series')}; {CHOOSE}"
+            fault = f"{ambiguous_input_message(near[0].parent, near, 'a DICOM series')}; {CHOOSE}"
             scan = replace(scan, fault=fault)
         if others:
-            scan = replace(scan, notes=(*scan.notes, f"ignored beside DICOM: {some(others)} in {others[0].parent}"))
+            scan = replace(
+                scan, notes=(*scan.notes, f"ignored beside DICOM: {shortened_names(others)} in {others[0].parent}")
+            )
         entries.append(scan)
     without_scan = [path for path in volumes if _top(path.parent, source) not in tops]
     return entries + [
@@ -168,7 +172,7 @@ def _with_pairs(scan: Scan) -> Scan:
     """Add a note about .hdr/.img pairs in the scan's folder, which are ignored."""
     folders = {*scan.files, *(file.parent for file in (scan.series.files if scan.series else ()))}
     pairs = [pair.files[0] for folder in sorted(folders) if folder.is_dir() for pair in _pairs(folder)]
-    return replace(scan, notes=(*scan.notes, f"ignored beside DICOM: {some(pairs)}")) if pairs else scan
+    return replace(scan, notes=(*scan.notes, f"ignored beside DICOM: {shortened_names(pairs)}")) if pairs else scan
 
 
 def _top(folder: Path, source: Path) -> str:
@@ -193,7 +197,7 @@ def _pairs(folder: Path) -> list[Scan]:
     ]
 
 
-def named(path: Path) -> Scan:
+def scan_of_file(path: Path) -> Scan:
     """A scan of one contrast, named after its file; for a link, after the link and not its target."""
     path = Path(os.path.abspath(path))  # so that "." has a name
     return Scan(case_name(path), (path,))
@@ -266,7 +270,7 @@ def _refuse_two_patients(volumes: Sequence[Volume]) -> None:
             )
 
 
-def frames_apart(volumes: Sequence[Volume]) -> list[str]:
+def frame_of_reference_warnings(volumes: Sequence[Volume]) -> list[str]:
     """A warning if contrasts of a case have different frames of reference (PS3.3 C.7.4.1), else an empty list.
 
     Whether their positions correspond then depends on data.align, which registers the contrasts or assumes it.

@@ -10,7 +10,7 @@ from typing import Any
 from medgen.errors import InputError, reason
 from medgen.inference.deidentified_output import Private
 from medgen.inference.inputs import Scan
-from medgen.io.names import shown
+from medgen.io.names import one_line
 from medgen.io.volume import Volume
 from medgen.qa.run import Checks
 
@@ -107,7 +107,7 @@ def errors_recorded(job: Job) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        named = any(name in str(error) for file in job.scan.files for name in (file.name, shown(file.name)))
+        named = any(name in str(error) for file in job.scan.files for name in (file.name, one_line(file.name)))
         entry.error = str(error) if named or job.scan.fault else f"{path}: {error}"
     except Exception as error:
         if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error)):

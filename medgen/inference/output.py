@@ -11,11 +11,11 @@ import numpy as np
 from medgen import __version__
 from medgen.checkpoint import Model, removes_contrast
 from medgen.errors import InputError
-from medgen.io.atomic import recovered
+from medgen.io.atomic import recover
 from medgen.io.claim import remove
 from medgen.io.deidentification.deidentify import Changes, Deidentifier
 from medgen.io.dicom.derived.references import NOTICE, Derivation
-from medgen.io.dicom.derived.write import of_others, write_derived
+from medgen.io.dicom.derived.write import is_foreign_dicom, write_derived
 from medgen.io.dicom.header import read_header
 from medgen.io.dicom.units import HU
 from medgen.io.paths import ENDINGS, NIFTI_ENDINGS, has_ending
@@ -24,7 +24,7 @@ from medgen.io.write import write_volume
 from medgen.model_info import RangeInfo
 from medgen.terminology import NATIVE
 
-OURS = re.compile(r"\d{5}\.dcm")
+DERIVED_FILE_NAME = re.compile(r"\d{5}\.dcm")
 LOWEST_HU, AIR_HU = -3100, -200  # HU padding is at least -3072; a range that includes air starts at or below -200
 VERDICTS = "verdicts"  # folder beside the series, for the structured reports of their verdicts
 
@@ -122,14 +122,14 @@ def check_outputs(targets: Sequence[Path], files: Sequence[Path]) -> None:
                 "output-is-file", f"{target} is a file, but a DICOM series needs a folder; choose another output"
             )
         existing = sorted(target.iterdir()) if target.is_dir() else []
-        if not all(OURS.fullmatch(path.name) for path in existing) or of_others(existing):
+        if not all(DERIVED_FILE_NAME.fullmatch(path.name) for path in existing) or is_foreign_dicom(existing):
             raise InputError(
                 "output-folder-foreign",
                 f"{target} holds files that are not a series written by medgen; move it away or choose another output",
             )
 
 
-def sheared(targets: Sequence[Path], volume: Volume) -> list[str]:
+def sheared_grid_warnings(targets: Sequence[Path], volume: Volume) -> list[str]:
     """A warning if a sheared grid (tilted gantry) is written as NIfTI, which ITK-based programs refuse to read."""
     axes = volume.affine[:3, :3] / volume.spacing
     if not has_ending(targets[0], NIFTI_ENDINGS) or np.abs(axes.T @ axes - np.eye(3)).max() < 1e-3:
@@ -150,14 +150,14 @@ def clear(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
     for path in folder.glob(".*.old"):
         if _of_series(path):
-            recovered(path.with_name(path.name[1:-4]))
+            recover(path.with_name(path.name[1:-4]))
     for path in folder.glob(".*.tmp"):
         if _of_series(path):
             shutil.rmtree(path, ignore_errors=True)
 
 
 def _of_series(folder: Path) -> bool:
-    return folder.is_dir() and all(OURS.fullmatch(file.name) for file in folder.iterdir())
+    return folder.is_dir() and all(DERIVED_FILE_NAME.fullmatch(file.name) for file in folder.iterdir())
 
 
 def check_units(volumes: Sequence[Volume], model: Model) -> None:

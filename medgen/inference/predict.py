@@ -11,14 +11,14 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from medgen.checkpoint import Model
-from medgen.data.align import on_one_grid
+from medgen.data.align import to_common_grid
 from medgen.data.grid import resample, resample_like
-from medgen.data.intensity import Code, Range, encoded, fit_range
+from medgen.data.intensity import Code, Range, encode_channels, fit_range
 from medgen.data.patches import AXES
 from medgen.data.slabs import fold, unfold
 from medgen.errors import InputError
 from medgen.io.volume import Volume, from_canonical, to_canonical
-from medgen.networks.memory import windows_together
+from medgen.networks.memory import windows_per_pass
 
 SAME_SPACING = 0.05  # relative tolerance within which a volume has the model's spacing
 MOST_RESAMPLED = 100  # ratio of spacings; beyond it the header is wrong, and resampling would take too long
@@ -67,12 +67,12 @@ def translate_case(model: Model, volumes: Sequence[Volume], *, memory_gb: float 
             f"the model translates {', '.join(names)} together; give one volume of each",
         )
     volume = volumes[0]
-    canonical = [to_canonical(v) for v in on_one_grid(volumes, settings.data.align)]
+    canonical = [to_canonical(v) for v in to_common_grid(volumes, settings.data.align)]
     grid = [on_model_grid(v, model) for v in canonical]
     intensity = settings.intensity.source.model_dump(exclude={"follow"})
     codes = [fit_range(v.data, **intensity) for v in grid]
     outputs = []
-    for i, y in enumerate(_decoded(model, encoded(codes, [v.data for v in grid]), codes[0], memory_gb)):
+    for i, y in enumerate(_decoded(model, encode_channels(codes, [v.data for v in grid]), codes[0], memory_gb)):
         k, decode = _source_of(i, codes), model.target_ranges[i].of(codes[0])
         if grid[k] is not canonical[k]:
             y = _on_own_grid(y, grid[k], canonical[k], codes[k], settings.inference.transfer)
@@ -101,7 +101,7 @@ def translate_channels(
     Returns:
         One (X, Y, Z) array per target contrast, in its units.
     """
-    x = encoded(codes, data)
+    x = encode_channels(codes, data)
     if classes is not None:
         x = np.concatenate([x, classes[None].astype(np.float32)])
     results = []
@@ -273,7 +273,7 @@ def _pass(model: Model, batch: Tensor, whole: bool, memory_gb: float) -> Tensor:
     return sliding_window_inference(  # type: ignore[return-value]  # one tensor in, one out
         batch,
         roi_size=roi,
-        sw_batch_size=windows_together(model.generator, (batch.shape[1], *roi), inference.batch, memory_gb),
+        sw_batch_size=windows_per_pass(model.generator, (batch.shape[1], *roi), inference.batch, memory_gb),
         predictor=lambda window: model.method.translate(window).float(),
         overlap=inference.overlap,
         mode="gaussian",
@@ -295,7 +295,7 @@ def check_windows(model: Model, memory_gb: float | None = None) -> None:
         channels = settings.source_channels * (1 if axis is None else patch[axis])
         roi = [n for i, n in enumerate(patch) if i != axis]
         bound = settings.inference.memory_gb if memory_gb is None else memory_gb
-        windows_together(network, (channels, *roi), settings.inference.batch, bound)
+        windows_per_pass(network, (channels, *roi), settings.inference.batch, bound)
 
 
 def use_whole(window: str, network: nn.Module, shape: tuple[int, ...], memory_gb: float) -> bool:

@@ -14,10 +14,10 @@ from medgen.inference.inputs import Scan, find_scans, read_scan, scan_hash
 from medgen.inference.output import clear
 from medgen.inference.series import Rules
 from medgen.io.atomic import write_text
-from medgen.io.claim import apart, claimed
+from medgen.io.claim import check_output_is_not_input, claimed
 from medgen.io.dicom.derived.segmentation import write_seg
 from medgen.io.hashes import sha256_of
-from medgen.io.names import brief, checked_name
+from medgen.io.names import checked_name, short_reason
 from medgen.io.paths import ENDINGS, has_ending, require_path
 from medgen.io.write import write_volume
 from medgen.segmentation.load import NamedSegmenter
@@ -72,7 +72,7 @@ def segment_cohort(
     if format is not None and format not in FORMATS:
         raise InputError("option-format-unknown", f"--format {format}: unknown; choose one of {', '.join(FORMATS)}")
     require_path(source)
-    apart(output, source)
+    check_output_is_not_input(output, source)
     results: list[Segmented] = []
     taken: dict[str, Path] = {}
     about = {"command": "segment", "segmenter": segmenter.text, "weights": segmenter.sha256, "input": source}
@@ -141,7 +141,7 @@ def _segmented(
     except InputError as error:
         entry.error = str(error) if file.name in str(error) else f"{file}: {error}"
     except Exception as error:  # a third-party network may raise anything
-        entry.error = f"{file}: the segmenter failed ({type(error).__name__}: {brief(error)})"
+        entry.error = f"{file}: the segmenter failed ({type(error).__name__}: {short_reason(error)})"
     manifest.add(key, entry)
     return entry
 

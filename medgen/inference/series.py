@@ -16,7 +16,7 @@ from medgen.errors import InputError
 from medgen.io.dicom.derived.references import NOTICE
 from medgen.io.dicom.elements import numbers
 from medgen.io.dicom.index import Index
-from medgen.io.dicom.series import CAPTURE, UNPLACED, Series, choose, grouped, owners
+from medgen.io.dicom.series import CAPTURE, UNPLACED, Series, choose, grouped, series_key
 from medgen.io.dicom.stack import why_no_volume
 from medgen.io.names import folded
 from medgen.io.text import read_text
@@ -130,7 +130,7 @@ def load_rules(path: Path) -> Rules:
     return rules
 
 
-def ours(header: Mapping[str, Any]) -> bool:
+def made_by_medgen(header: Mapping[str, Any]) -> bool:
     """Whether an image belongs to a series made by medgen."""
     return str(header.get("SeriesDescription", "")).startswith(NOTICE)
 
@@ -154,9 +154,9 @@ def find_series(source: Path, index: Index, selected: str | None = None, rules: 
     """
     studies: dict[tuple[str, str, Path], list[Series]] = {}
     for series in grouped(index.images):
-        if not ours(series.header):
+        if not made_by_medgen(series.header):
             folder = Path(commonpath([str(file.parent) for file in series.files]))
-            patient, study, _ = owners(series.header)
+            patient, study, _ = series_key(series.header)
             studies.setdefault((patient, study, folder), []).append(series)
     scans: list[Found] = []
     reported: set[Path] = set()
@@ -209,7 +209,7 @@ def _case(folder: Path, series: Series, single: bool) -> str:
         return folder.name
     patient = re.sub(r"[^A-Za-z0-9._-]+", "-", str(series.header.get("PatientID", ""))).strip("-.")[:64]
     number = str(series.header.get("SeriesNumber", ""))
-    digest = sha256(f"{' '.join(owners(series.header))} {series.part}".encode()).hexdigest()[:8]
+    digest = sha256(f"{' '.join(series_key(series.header))} {series.part}".encode()).hexdigest()[:8]
     return "_".join(part for part in (folder.name[:64], patient, number, digest) if part)
 
 

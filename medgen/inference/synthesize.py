@@ -22,12 +22,12 @@ from medgen.data.labels.codec import LabelTable, describe_labels
 from medgen.data.labels.deformation import centred, deform, recombine
 from medgen.data.labels.resampling import nearly_whole
 from medgen.errors import InputError
-from medgen.inference.cohort.manifest import Manifest, about
+from medgen.inference.cohort.manifest import Manifest, model_description
 from medgen.inference.inputs import find_inputs
 from medgen.inference.predict import on_model_grid
 from medgen.inference.style import ReferenceStyle, draw_style, make_images, reference_style, seed_of
 from medgen.io.atomic import write_text
-from medgen.io.claim import apart, claimed
+from medgen.io.claim import check_output_is_not_input, claimed
 from medgen.io.hashes import sha256
 from medgen.io.paths import case_name
 from medgen.io.read import read_volume
@@ -122,7 +122,7 @@ def synthesize(
             "model-translates-scans", f"{model.folder} translates scans, not label maps; use medgen translate"
         )
     paths = find_inputs(labels)
-    apart(out, labels, images, style)
+    check_output_is_not_input(out, labels, images, style)
     if recombine and len(paths) < 2:
         raise InputError(
             "labels-recombine-needs-two",
@@ -135,7 +135,7 @@ def synthesize(
     results: list[Synthetic] = []
     run = {"command": "synthesize", "model": model.info.sha256, "labels": labels, "images": images, "style": style}
     run |= {"seed": seed, "deform": deform, "recombine": recombine}
-    with claimed(out, run, overwrite=overwrite), Manifest(out, about(model)) as manifest:
+    with claimed(out, run, overwrite=overwrite), Manifest(out, model_description(model)) as manifest:
         _write_table(out, table)
         for path in paths:
             known = {r.source_case for r in results}
@@ -187,7 +187,7 @@ def _case(
                 yield _skipped(entry, manifest)
                 continue
             found = found or _read(table, path, image)
-            entry.warnings = [*found[0].warnings, *unusual(model, table, found[1])]
+            entry.warnings = [*found[0].warnings, *label_map_warnings(model, table, found[1])]
             second = None if other is None else _read(table, other, paired)[1]
             made = make(model, table, *found, entry.operations, reference, options.memory_gb, second)
             for file, volume in zip(outputs, made, strict=True):
@@ -262,7 +262,7 @@ def _read(table: LabelTable, path: Path, image: Path | None) -> tuple[Volume, Vo
     return stored, table.filled(labels, paired)
 
 
-def unusual(model: Model, table: LabelTable, labels: Volume) -> list[str]:
+def label_map_warnings(model: Model, table: LabelTable, labels: Volume) -> list[str]:
     """Warnings where a label map in canonical axes differs from those of the model's training."""
     scans = [scan.model_dump() for scan in model.info.training_scans[0]]
     found = distribution_shift_reasons(

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from medgen.errors import InputError
-from medgen.io.claim import check_ours, ours, wrote
+from medgen.io.claim import check_ours, is_ours, record_written
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        wrote(path, temporary)
+        record_written(path, temporary)
         os.replace(temporary, path)
     except (OSError, UnicodeEncodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
@@ -35,10 +35,10 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file atomically, as UTF-8; see `as_text`."""
     with atomic_write(path) as aside:
-        aside.write_text(as_text(text), encoding="utf-8")
+        aside.write_text(escape_invalid_utf8(text), encoding="utf-8")
 
 
-def as_text(text: str) -> str:
+def escape_invalid_utf8(text: str) -> str:
     """``text`` as a file holds it: bytes of a file name that are not UTF-8 are escaped, such as ``\\udcff``."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
@@ -48,11 +48,11 @@ def _old(folder: Path) -> Path:
 
 
 @contextmanager
-def folder_written_aside(folder: Path) -> Iterator[Path]:
+def atomic_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty folder beside ``folder``; on success it replaces ``folder``.
 
     If the process is killed, the old content remains: under its own name or, between the two renames, under a
-    temporary name from which ``recovered`` restores it.
+    temporary name from which ``recover`` restores it.
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -64,9 +64,9 @@ def folder_written_aside(folder: Path) -> Iterator[Path]:
             check_ours(folder / path.name)
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
-        _keep_others(recovered(folder), temporary)
+        _keep_others(recover(folder), temporary)
         for path in written:
-            wrote(folder / path.name, path)
+            record_written(folder / path.name, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -79,12 +79,12 @@ def folder_written_aside(folder: Path) -> Iterator[Path]:
 def _keep_others(folder: Path, temporary: Path) -> None:
     """Copy files that medgen did not write from the old folder to the new one."""
     for path in folder.iterdir() if folder.is_dir() else ():
-        if not ours(path) and not any(ours(file) for file in path.rglob("*")):
+        if not is_ours(path) and not any(is_ours(file) for file in path.rglob("*")):
             copy = shutil.copytree if path.is_dir() and not path.is_symlink() else shutil.copy2
             copy(path, temporary / path.name)
 
 
-def recovered(folder: Path) -> Path:
+def recover(folder: Path) -> Path:
     """Restore ``folder`` if a process was killed between the two renames; return ``folder``."""
     if _old(folder).exists():
         if folder.exists():

@@ -20,7 +20,7 @@ from typing import Any
 from medgen import __version__
 from medgen.errors import InputError
 from medgen.io.lock import locked
-from medgen.io.names import OWN_FILES, shown
+from medgen.io.names import OWN_FILES, one_line
 
 log = logging.getLogger(__name__)
 RECORD = ".medgen.record"
@@ -62,7 +62,8 @@ class Claim:
         if path.is_symlink() or not filecmp.cmp(path, new, shallow=False):
             kept = set_aside(self.folder, name)
             log.warning(
-                "%s", shown(f"warning: {path} was changed after medgen wrote it; the changed file was moved to {kept}")
+                "%s",
+                one_line(f"warning: {path} was changed after medgen wrote it; the changed file was moved to {kept}"),
             )
 
     def clear(self) -> None:
@@ -162,13 +163,13 @@ def claimed_file(path: Path, *, overwrite: bool = False) -> Iterator[None]:
         if os.path.lexists(path) and (path.is_dir() or not overwrite):
             raise InputError(
                 "output-exists",
-                shown(f"{path} already exists; choose another name, or add --overwrite to replace it"),
+                one_line(f"{path} already exists; choose another name, or add --overwrite to replace it"),
             )
         yield
 
 
 @contextmanager
-def added(*files: Path, overwrite: bool = False) -> Iterator[None]:
+def adding_files(*files: Path, overwrite: bool = False) -> Iterator[None]:
     """Lock the folder of ``files`` to add them, such as a report, to the output of another command.
 
     Raises:
@@ -182,7 +183,7 @@ def added(*files: Path, overwrite: bool = False) -> Iterator[None]:
         for path in files:
             if os.path.lexists(path) and not (overwrite or path.name in claim.files):
                 raise InputError(
-                    "output-exists", shown(f"{path} already exists; choose another name, or add --overwrite")
+                    "output-exists", one_line(f"{path} already exists; choose another name, or add --overwrite")
                 )
         if claim.about:
             _claims.append(claim)
@@ -193,7 +194,7 @@ def added(*files: Path, overwrite: bool = False) -> Iterator[None]:
                 _claims.remove(claim)
 
 
-def wrote(path: Path, temporary: Path | None = None) -> None:
+def record_written(path: Path, temporary: Path | None = None) -> None:
     """Record ``path`` as written by medgen, before ``temporary`` is renamed to it; None: a file that medgen appends to.
 
     If an existing file was changed by others, it is moved to the folder ``.changed`` with a warning.
@@ -208,14 +209,14 @@ def wrote(path: Path, temporary: Path | None = None) -> None:
 def check_ours(path: Path) -> None:
     """Raise InputError if ``path`` is in a claimed folder and exists, but was not written by medgen."""
     claim, place = _claim_of(path)
-    if claim is not None and os.path.lexists(place) and not ours(path):
+    if claim is not None and os.path.lexists(place) and not is_ours(path):
         raise InputError(
             "output-file-foreign",
             f"{path} was not written by this run of medgen; move it away or choose another output",
         )
 
 
-def ours(path: Path) -> bool:
+def is_ours(path: Path) -> bool:
     """Return whether a file is recorded as written by medgen; True outside claimed folders."""
     claim, path = _claim_of(path)
     if claim is None:
@@ -239,14 +240,14 @@ def set_aside(folder: Path, name: str) -> Path:
     return (folder / name).rename(free)
 
 
-def apart(folder: Path, *inputs: Path | None) -> None:
+def check_output_is_not_input(folder: Path, *inputs: Path | None) -> None:
     """Raise InputError if an output folder is one of the inputs or contains one."""
     place = Path(os.path.realpath(folder))
     for input_path in inputs:
         other = None if input_path is None else Path(os.path.realpath(input_path))
         if other is not None and other.is_relative_to(place):
             what = "is both input and output" if place == other else f"contains the input {input_path}"
-            raise InputError("output-is-input", shown(f"{folder} {what}; choose another output"))
+            raise InputError("output-is-input", one_line(f"{folder} {what}; choose another output"))
 
 
 def _claim_of(path: Path) -> tuple[Claim | None, Path]:
@@ -292,7 +293,7 @@ def _check(claim: Claim, folder: Path, about: dict[str, str], overwrite: bool, k
 def _refusal(claim: Claim, folder: Path, names: list[str], others: list[str], about: dict[str, str]) -> str:
     if not claim.about:
         some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        return shown(
+        return one_line(
             f"{folder} has other content ({some}); choose another output, or add --overwrite, which keeps all files "
             "that medgen did not write"
         )
@@ -300,7 +301,7 @@ def _refusal(claim: Claim, folder: Path, names: list[str], others: list[str], ab
     was, now = claim.about.get(key, "none"), about.get(key, "none")
     readable = len(was) + len(now) < LONG and not any(re.fullmatch("[0-9a-f]{16,}", text) for text in (was, now))
     entry = f"{key} was {was}, is now {now}" if readable else f"{key} differs"
-    return shown(
+    return one_line(
         f"{folder} has the results of another run ({entry}); choose another output, or add --overwrite to replace them"
     )
 

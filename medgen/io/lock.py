@@ -13,7 +13,7 @@ from threading import Event, Thread
 from typing import Any
 
 from medgen.errors import InputError
-from medgen.io.names import shown
+from medgen.io.names import one_line
 
 NAME = ".medgen.lock"
 BEAT, STALE = 20.0, 120.0  # seconds between heartbeats, and without a heartbeat until a lock is stale
@@ -94,7 +94,7 @@ def _refuse_held(descriptor: int, folder: Path, path: Path) -> None:
             else f"wait for it, or delete {path} if that process has ended"
         )
         raise InputError(
-            "output-locked", shown(f"{folder} is being written by another run of medgen ({since}); {remedy}")
+            "output-locked", one_line(f"{folder} is being written by another run of medgen ({since}); {remedy}")
         )
 
 

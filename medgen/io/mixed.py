@@ -55,12 +55,12 @@ def _first(images: Iterable[tuple[Path, Header]]) -> Path | None:
     return next((s.files[0] for s in scans if not str(s.header.get("SeriesDescription", "")).startswith(NOTICE)), None)
 
 
-def mixed(folder: Path, volumes: Sequence[Path], series: str) -> str:
+def ambiguous_input_message(folder: Path, volumes: Sequence[Path], series: str) -> str:
     """Return the message for a folder that holds volumes and a DICOM series."""
-    return f"{folder} holds {series} and {some(volumes)}, so the input is ambiguous"
+    return f"{folder} holds {series} and {shortened_names(volumes)}, so the input is ambiguous"
 
 
-def some(paths: Sequence[Path]) -> str:
+def shortened_names(paths: Sequence[Path]) -> str:
     """Return file names for a message, shortened if there are many."""
     names = [path.name for path in paths[:SHOWN]]
     return ", ".join(names) + (f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else "")

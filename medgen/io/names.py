@@ -43,7 +43,9 @@ def checked_name(name: str, where: Path) -> str:
         fault = "is a device name on Windows"
     else:
         return name
-    raise InputError("case-name-invalid", f"{shown(str(where))}: the case name {shown(name[:60])} {fault}; rename it")
+    raise InputError(
+        "case-name-invalid", f"{one_line(str(where))}: the case name {one_line(name[:60])} {fault}; rename it"
+    )
 
 
 def folded(name: str) -> str:
@@ -51,7 +53,7 @@ def folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def shown(text: str) -> str:
+def one_line(text: str) -> str:
     """Return ``text`` as one line that is safe for terminals.
 
     Line breaks and control characters are escaped; the middle of texts above 2000 characters is omitted.
@@ -60,12 +62,12 @@ def shown(text: str) -> str:
     return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
 
 
-def say(text: str, *, error: bool = False) -> None:
-    """Print one line, escaped by ``shown``. Use it for all output that contains user data, such as file names."""
-    print(shown(text), file=sys.stderr if error else sys.stdout, flush=True)
+def print_line(text: str, *, error: bool = False) -> None:
+    """Print one line, escaped by ``one_line``. Use it for all output that contains user data, such as file names."""
+    print(one_line(text), file=sys.stderr if error else sys.stdout, flush=True)
 
 
-def brief(error: BaseException) -> str:
+def short_reason(error: BaseException) -> str:
     """Return the last line of a library's error message, which states the reason, without memory addresses."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     text = ADDRESS.sub("", lines[-1]) if lines else type(error).__name__

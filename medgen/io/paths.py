@@ -31,7 +31,7 @@ def require_path(path: str | Path) -> Path:
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)
         if missing and path.is_symlink():
-            raise InputError("file-dangling-link", dangling(path)) from error
+            raise InputError("file-dangling-link", broken_link_message(path)) from error
         reason = "does not exist" if missing else f"cannot be read ({error.strerror})"
         raise InputError("file-missing", f"{path} {reason}; check the path") from error
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
@@ -43,6 +43,6 @@ def has_ending(path: Path, endings: Sequence[str]) -> bool:
     return path.name.lower().endswith(tuple(endings))
 
 
-def dangling(path: Path) -> str:
+def broken_link_message(path: Path) -> str:
     """Return the message for a broken link."""
     return f"{path} is a link to a missing file; fetch the file (git annex get, datalad get) or delete the link"

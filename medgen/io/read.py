@@ -6,7 +6,7 @@ from medgen.errors import InputError
 from medgen.io.dicom import read as dicom_read
 from medgen.io.dicom import series as dicom
 from medgen.io.formats import itk, nifti
-from medgen.io.mixed import mixed, scan_in, some
+from medgen.io.mixed import ambiguous_input_message, scan_in, shortened_names
 from medgen.io.paths import ENDINGS, ITK_ENDINGS, NIFTI_ENDINGS, PAIR_ENDINGS, has_ending, require_path
 from medgen.io.volume import Geometry, Volume
 
@@ -81,7 +81,8 @@ def find_volumes(folder: str | Path, *, beside_dicom: bool = False) -> list[Path
         series = f"a DICOM series ({image.name})"
         raise InputError(
             "folder-mixed-kinds",
-            f"{mixed(folder, found, series)}; give the path of the volume, or move one of the two elsewhere",
+            f"{ambiguous_input_message(folder, found, series)}; give the path of the volume, or move one of the two "
+            f"elsewhere",
         )
     return found
 
@@ -97,7 +98,8 @@ def _check_folder(folder: Path, series: str | None) -> None:
     """Raise InputError if no DICOM series is selected and the folder holds volumes."""
     if series is None and (volumes := find_volumes(folder)):
         raise InputError(
-            "folder-not-one-volume", f"{folder} is a folder of volumes ({some(volumes)}); give the path of one file"
+            "folder-not-one-volume",
+            f"{folder} is a folder of volumes ({shortened_names(volumes)}); give the path of one file",
         )
 
 

@@ -21,7 +21,7 @@ from medgen.losses.adversary import Adversary, AdversarySettings, optimizers
 from medgen.losses.patchnce import patch_nce, sample_places
 from medgen.losses.preserve import Preserve, PreserveSettings
 from medgen.methods.base import NAME, MethodSettings
-from medgen.networks.blocks.background import background_kept
+from medgen.networks.blocks.background import keep_background
 from medgen.networks.generator import GeneratorSettings, build_generator, features
 from medgen.networks.patch_mlp import PatchMLP
 from medgen.types import Batch, Count, DataShape, Update, Weight
@@ -145,7 +145,7 @@ class CUT:
     def translate(self, x: Tensor) -> Tensor:
         """(B, C, X, Y, Z) in [-1, 1] → the same grid."""
         y_hat = self.networks["G"](x)
-        return background_kept(x, y_hat) if self.settings.keep_background else y_hat
+        return keep_background(x, y_hat) if self.settings.keep_background else y_hat
 
 
 def coin(step: int) -> bool:

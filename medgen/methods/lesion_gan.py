@@ -122,7 +122,7 @@ class LesionGAN:
         """
         x, labels, n = batch["source"], batch["labels"], batch["step"]
         lesion, healthy = (labels >= FIRST_KIND).to(x.dtype), self.healthy(x, labels)
-        healthy_hole, grain = borrowed(x, lesion, healthy, n)
+        healthy_hole, grain = find_healthy_hole(x, lesion, healthy, n)
         repeated, maps = torch.cat([x, x]), torch.cat([self.maps(labels), self.maps(labels * 0, healthy_hole)])
         hidden = hide(
             repeated, maps[:, :1], healthy.repeat(2, *(1,) * (x.ndim - 1)), grain.repeat(2, *(1,) * (x.ndim - 1))
@@ -145,7 +145,7 @@ class LesionGAN:
 
     def learn_critics(self, x: Tensor, y: Tensor, maps: Tensor, n: int, update: Update) -> dict[str, Tensor]:
         losses = {
-            name: critic.discriminator_loss(seen(name, x, maps), seen(name, y, maps), n)
+            name: critic.discriminator_loss(critic_input(name, x, maps), critic_input(name, y, maps), n)
             for name, critic in self.adversaries.items()
         }
         if losses:
@@ -157,11 +157,13 @@ class LesionGAN:
         hole = maps[:, :1]
         error = mean_of(y - x, 3).abs().mean(1, keepdim=True)
         (painted, removed), (lesion, healthy) = error.chunk(2), hole.chunk(2)
-        found = {f"G_{name}": critic.generator_loss(seen(name, y, maps)) for name, critic in self.adversaries.items()}
+        found = {
+            f"G_{name}": critic.generator_loss(critic_input(name, y, maps)) for name, critic in self.adversaries.items()
+        }
         return found | {
             "outside": ((out - x).abs() * (1 - hole)).mean(),
-            "paint": inside(painted, lesion) + layered(y[: len(lesion)] - x[: len(lesion)], lesion),
-            "remove": inside(removed, healthy),
+            "paint": masked_mean(painted, lesion) + layer_error(y[: len(lesion)] - x[: len(lesion)], lesion),
+            "remove": masked_mean(removed, healthy),
         }
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
@@ -192,13 +194,13 @@ class LesionGAN:
         healthy = self.healthy(x, labels)
         hole = (labels >= FIRST_KIND).to(x.dtype)
         tissue = (healthy + hole).clamp_max(1)
-        grain = x - local_mean(x, tissue) if fresh else borrowed(x, hole, healthy, 0)[1]
+        grain = x - local_mean(x, tissue) if fresh else find_healthy_hole(x, hole, healthy, 0)[1]
         return self._filled(x, self.maps(labels), healthy, grain, z)
 
     def remove(self, x: Tensor, labels: Tensor) -> Tensor:
         """Pseudo-healthy image: replace the lesions of ``labels`` (B, 1, ...) in x (B, C, ...) by healthy tissue."""
         healthy, hole = self.healthy(x, labels), (labels >= FIRST_KIND).to(x.dtype)
-        return self._filled(x, self.maps(labels * 0, hole), healthy, borrowed(x, hole, healthy, 0)[1], None)
+        return self._filled(x, self.maps(labels * 0, hole), healthy, find_healthy_hole(x, hole, healthy, 0)[1], None)
 
     def _filled(self, x: Tensor, maps: Tensor, healthy: Tensor, grain: Tensor, z: Tensor | None) -> Tensor:
         return torch.lerp(x, self.networks["G"](hide(x, maps[:, :1], healthy, grain), maps, z), maps[:, :1])
@@ -214,7 +216,7 @@ class LesionGAN:
         return self.paint(x[:, :C], x[:, C:].round().long()) if x.shape[1] > C else self.networks["G"](x)
 
 
-def seen(critic: str, images: Tensor, maps: Tensor) -> Tensor:
+def critic_input(critic: str, images: Tensor, maps: Tensor) -> Tensor:
     """Input of a critic: images and maps; for D_L the images are 0 outside the hole and its rim."""
     if critic == "D_L":
         pool = nnf.max_pool3d if images.ndim == 5 else nnf.max_pool2d
@@ -232,7 +234,7 @@ def hide(x: Tensor, hole: Tensor, healthy: Tensor, grain: Tensor) -> Tensor:
     return torch.lerp(x, mean + grain, hole)
 
 
-def borrowed(x: Tensor, hole: Tensor, healthy: Tensor, step: int) -> tuple[Tensor, Tensor]:
+def find_healthy_hole(x: Tensor, hole: Tensor, healthy: Tensor, step: int) -> tuple[Tensor, Tensor]:
     """Shift the hole onto healthy tissue elsewhere, and copy the grain from there into the hole.
 
     Of a few random shifts, which are the same for all samples and processes, each sample uses the one with the most
@@ -266,7 +268,7 @@ def mean_of(x: Tensor, width: int) -> Tensor:
     return pool(x, width, stride=1, padding=width // 2, count_include_pad=False)
 
 
-def layered(error: Tensor, mask: Tensor) -> Tensor:
+def layer_error(error: Tensor, mask: Tensor) -> Tensor:
     """Σ_l |mean_l(error)| over the mask's outermost layer, the next layer and the rest; an empty layer counts 0."""
     pool = nnf.max_pool3d if error.ndim == 5 else nnf.max_pool2d
     total, rest = error.new_zeros(()), mask
@@ -278,6 +280,6 @@ def layered(error: Tensor, mask: Tensor) -> Tensor:
     return total
 
 
-def inside(error: Tensor, mask: Tensor) -> Tensor:
+def masked_mean(error: Tensor, mask: Tensor) -> Tensor:
     """Mean over each sample's mask, then over samples; a sample with an empty mask counts 0."""
     return ((error * mask).flatten(1).sum(1) / mask.flatten(1).sum(1).clamp_min(1)).mean()

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from medgen.losses.adversary import Adversary, AdversarySettings, optimizers
 from medgen.losses.diversity import mode_seeking_loss
 from medgen.methods.base import NAME, MethodSettings
-from medgen.networks.blocks.background import background_kept
+from medgen.networks.blocks.background import keep_background
 from medgen.networks.generator import GeneratorSettings, build_generator
 from medgen.networks.noise import draw_noise
 from medgen.types import Batch, DataShape, Update, Weight
@@ -121,4 +121,4 @@ class Pix2Pix:
         """(B, C, X, Y, Z) in [-1, 1], and optional noise (B, K, 1, 1, 1), default 0 → the same grid."""
         G = self.networks["G"]
         y_hat = G(x) if z is None else G(x, z)
-        return background_kept(x, y_hat) if self.settings.keep_background else y_hat
+        return keep_background(x, y_hat) if self.settings.keep_background else y_hat

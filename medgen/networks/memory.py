@@ -52,7 +52,7 @@ def weight_bytes(network: nn.Module) -> int:
 
 
 @lru_cache(maxsize=8)
-def windows_together(network: nn.Module, window: tuple[int, ...], most: int, memory_gb: float) -> int:
+def windows_per_pass(network: nn.Module, window: tuple[int, ...], most: int, memory_gb: float) -> int:
     """Number of windows (C, X, Y[, Z]) per forward pass: ``most``, or fewer to stay within ``memory_gb``.
 
     Raises:

@@ -6,7 +6,7 @@ import torch
 from monai.networks.blocks import Convolution
 from torch import Tensor, nn
 
-from medgen.networks.blocks.doubling import doubling
+from medgen.networks.blocks.doubling import upsampling_conv
 
 LEAKY = ("LEAKYRELU", {"negative_slope": 0.2})
 
@@ -126,5 +126,5 @@ def _upsample(dims: int, n_in: int, n_out: int, kind: str, **adn) -> nn.Module:
             **adn,
         )
     layer = Convolution(dims, n_in, n_out, kernel_size=3, **adn)
-    layer.conv = doubling(dims, n_in, n_out)
+    layer.conv = upsampling_conv(dims, n_in, n_out)
     return layer

@@ -19,12 +19,12 @@ from pydicom import dcmread
 
 from medgen.errors import InputError
 from medgen.inference.inputs import Scan, find_scans
-from medgen.inference.series import Rules, check_choice, ours
+from medgen.inference.series import Rules, check_choice, made_by_medgen
 from medgen.io import claim
 from medgen.io.atomic import atomic_write
 from medgen.io.dicom.elements import Header
 from medgen.io.dicom.header import NOT_SCANS
-from medgen.pacs.server import PAUSES, Server, fits, retried, uid
+from medgen.pacs.server import PAUSES, Server, matches_query, retried, uid
 
 IMAGE = re.compile(r"(?P<series>[0-9.]+)_(?P<instance>[0-9.]+)\.dcm", re.ASCII)
 
@@ -63,7 +63,7 @@ def retrieved(
     studies: set[str] = set()
     without_uid: list[Scan] = []
     for answer in answers:
-        if fits(answer, query):
+        if matches_query(answer, query):
             try:
                 studies.add(uid(answer.get("StudyInstanceUID"), server.name))
             except InputError as error:
@@ -182,8 +182,8 @@ def retrieve_study(
 
 def _rename(old: Path, new: Path) -> None:
     for path in old.iterdir():
-        if claim.ours(path):
-            claim.wrote(new / path.name, path)
+        if claim.is_ours(path):
+            claim.record_written(new / path.name, path)
     os.rename(old, new)
 
 
@@ -196,7 +196,7 @@ def _images(folder: Path) -> set[tuple[str, str]]:
 def _is_convertible(series: Header, rules: Rules | None) -> bool:
     """Whether a series may be converted, judged by the elements that the server lists."""
     modality = str(series.get("Modality", "")).upper()
-    if modality in NOT_SCANS or ours(series):
+    if modality in NOT_SCANS or made_by_medgen(series):
         return False
     return not modality or rules is None or any((r.modality or modality).upper() == modality for r in rules.include)
 

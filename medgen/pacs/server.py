@@ -16,7 +16,7 @@ from pydicom import Dataset
 from medgen.errors import InputError
 from medgen.io.dicom.elements import Header, plain
 from medgen.io.dicom.quiet import quiet_pydicom
-from medgen.io.names import shown
+from medgen.io.names import one_line
 
 UID = re.compile(r"(?=.{1,64}\Z)[0-9]+(\.[0-9]+)*", re.ASCII)  # PS3.5 9.1; allows components with leading zeros
 DATES = re.compile(r"\d{8}(-(\d{8})?)?|-\d{8}", re.ASCII)  # PS3.4 C.2.2.2.5
@@ -108,7 +108,7 @@ def parse_query(texts: Sequence[str]) -> dict[str, str]:
     return query
 
 
-def fits(study: Header, query: Mapping[str, str]) -> bool:
+def matches_query(study: Header, query: Mapping[str, str]) -> bool:
     """Whether a study matches the query; keys missing in the response are ignored.
 
     The check is needed because servers may ignore query keys (PS3.4 C.2.2.1.3). Wildcards, date ranges and lists of
@@ -140,7 +140,7 @@ def uid(value: object, server: str) -> str:
     text = str(value).strip(" \0") if value is not None else ""
     if not UID.fullmatch(text):
         raise InputError(
-            "pacs-uid-invalid", f"{server} sent {shown(text[:80])!r} instead of a UID; ask its administrator"
+            "pacs-uid-invalid", f"{server} sent {one_line(text[:80])!r} instead of a UID; ask its administrator"
         )
     return text
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medgen.errors import InputError
-from medgen.inference.output import OURS
-from medgen.io.claim import check_ours, wrote
+from medgen.inference.output import DERIVED_FILE_NAME
+from medgen.io.claim import check_ours, record_written
 from medgen.io.hashes import sha256_of
 from medgen.pacs.server import HAD, PAUSES, Server
 
@@ -59,7 +59,7 @@ class Storage:
         """
         files = [folder] if folder.is_file() and folder.suffix == ".dcm" else []
         if folder.is_dir():
-            files = sorted(path for path in folder.iterdir() if OURS.fullmatch(path.name))
+            files = sorted(path for path in folder.iterdir() if DERIVED_FILE_NAME.fullmatch(path.name))
         if not files:
             raise InputError(
                 "pacs-not-dicom-series",
@@ -139,7 +139,7 @@ class Storage:
         line = {"server": self.server.name, "series": folder.name, "sha256": digest, "images": sorted(names)}
         try:
             check_ours(self.record)
-            wrote(self.record)
+            record_written(self.record)
             with open(self.record, "ab+", opener=_open_private) as record:
                 if record.tell():  # an interrupted run may have left an incomplete last line
                     record.seek(-1, os.SEEK_END)

@@ -30,10 +30,10 @@ def path_length(hu: Array, spacing: tuple[float, float, float]) -> Array:
     mass = ndimage.gaussian_filter(
         coarse, (widths[0], widths[1], 0.5 * widths[2]), mode=("constant", "constant", "nearest")
     )
-    return 0.45 + 0.62 * grown(mass, hu.shape)
+    return 0.45 + 0.62 * upsampled(mass, hu.shape)
 
 
-def grown(coarse: Array, shape: tuple[int, ...]) -> Array:
+def upsampled(coarse: Array, shape: tuple[int, ...]) -> Array:
     """Upsample to a shape with trilinear interpolation."""
     for axis, n in enumerate(shape):
         m = coarse.shape[axis]
@@ -58,7 +58,7 @@ def noise(shape: tuple[int, ...], spacing: tuple[float, float, float], rng: np.r
 
 def bias(hu: Array, path: Array, spacing: tuple[float, float, float], rng: np.random.Generator) -> Array:
     """Return a low-frequency HU error: drift of about 1.5 HU, cupping, and dark bands beside dense parts along x."""
-    drift = grown(rng.standard_normal((4, 4, 3)).astype(np.float32), hu.shape) * 1.6
+    drift = upsampled(rng.standard_normal((4, 4, 3)).astype(np.float32), hu.shape) * 1.6
     cup = (path - 0.9) * rng.uniform(-7, -3)
     dense = np.clip(hu - 180, 0, 900)
     wide = ndimage.uniform_filter1d(

@@ -19,7 +19,7 @@ from medgen.qa.limits import Thresholds
 MANIFEST = "manifest.json"
 
 
-def beside(file: Path) -> Path:
+def manifest_of_file(file: Path) -> Path:
     """The manifest of a conversion into one file."""
     return file.with_name(f"{case_name(file)}.{MANIFEST}")
 
@@ -29,12 +29,12 @@ def input_findings(warnings: Iterable[str]) -> list[Reason]:
     return [Reason("input", "review", f"The input is odd: {text}", by="input") for text in warnings]
 
 
-def record_of(prediction: Path) -> Mapping[str, Any] | None:
+def manifest_record(prediction: Path) -> Mapping[str, Any] | None:
     """The manifest record of a converted file, from the manifest beside it or one folder above.
 
     None without a record, or if the file is not the recorded one: changed since, or written by another program.
     """
-    for path in (beside(prediction), prediction.parent / MANIFEST, prediction.parent.parent / MANIFEST):
+    for path in (manifest_of_file(prediction), prediction.parent / MANIFEST, prediction.parent.parent / MANIFEST):
         records = _records(path) if path.is_file() else []
         for record in records:
             if Path(record["output"]).name == prediction.name and _matches(record, prediction):
@@ -48,7 +48,7 @@ def record_of(prediction: Path) -> Mapping[str, Any] | None:
     return None
 
 
-def known_of(record: Mapping[str, Any], prediction: Path, *, segmented: bool) -> list[Reason]:
+def recorded_findings(record: Mapping[str, Any], prediction: Path, *, segmented: bool) -> list[Reason]:
     """Recorded findings that an evaluation cannot make itself.
 
     These are warnings about the input and, unless the evaluation has a segmenter (``segmented``), the findings of the

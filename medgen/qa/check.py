@@ -117,7 +117,7 @@ def _organ_findings(
 ) -> None:
     """Measured on the volume's own grid, as in the table of regions."""
     if case.hu and case.limits.contrast_removed:
-        organ_findings.organ_findings(case, enhancement.organs(images, labels, names, spacing), by)
+        organ_findings.organ_findings(case, enhancement.measure_organs(images, labels, names, spacing), by)
 
 
 def _prepared(

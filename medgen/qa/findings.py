@@ -46,12 +46,12 @@ def geometry_findings(case: Checked) -> None:
 
 
 def _shift(case: Checked) -> None:
-    moved = versus_truth = geometry.shift(case.source, case.output, case.spacing)
+    moved = versus_truth = geometry.measure_shift(case.source, case.output, case.spacing)
     axes = list(zip(geometry.SIDES, moved, case.spacing, strict=True))
     case.values |= {f"shift_mm_{side}": float(voxels * step) for side, voxels, step in axes}
     limit = case.limits.shift_voxels
     if case.truth is not None and (np.abs(moved) > limit).any():
-        versus_truth = geometry.shift(case.truth, case.output, case.spacing)
+        versus_truth = geometry.measure_shift(case.truth, case.output, case.spacing)
     for (side, voxels, step), own in zip(axes, versus_truth, strict=True):
         if abs(voxels) > limit:
             text = (

@@ -9,7 +9,7 @@ from scipy import ndimage
 from medgen.data.fast_filters import gaussian
 from medgen.qa.case import Checked, Status
 from medgen.qa.measures.new_structures import RADII_MM, Blob, brighter, new_structures
-from medgen.qa.measures.rendition import rendition
+from medgen.qa.measures.rendition import match_rendition
 from medgen.terminology import is_homogeneous
 
 # HU of the input in which new structures are searched: lung below the first; then fat, muscle, enhanced organs.
@@ -59,7 +59,7 @@ def _new_relative_to(case: Checked, other: np.ndarray) -> tuple[list[Blob], list
     """Structures of the output that are absent from another image: by the images alone, and within labels."""
     inner = ndimage.binary_erosion(case.body, iterations=2)
     smooth = gaussian(case.source, [2.5 / s for s in case.spacing])
-    other = rendition(case.output, other, inner, case.spacing) if case.hu else other
+    other = match_rendition(case.output, other, inner, case.spacing) if case.hu else other
     min_contrast = case.limits.new_structure_contrast if case.hu else 0.0
     labelled = [blob for mask in _labelled(case, inner) for blob in _blobs(case, other, mask, "labels", min_contrast)]
     if not case.hu:

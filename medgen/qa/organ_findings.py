@@ -22,7 +22,7 @@ SPARSE, NEAR_MM = 0.25, 24.0
 FAIL_HU = 10.0  # more HU beyond a range fail; fewer ask for review
 
 
-def organ_findings(case: Checked, organs: Sequence[Organ], by: str) -> None:
+def organ_findings(case: Checked, measure_organs: Sequence[Organ], by: str) -> None:
     """Check structures against the truth if it is given, else against their ranges without contrast medium.
 
     Args:
@@ -30,8 +30,8 @@ def organ_findings(case: Checked, organs: Sequence[Organ], by: str) -> None:
         organs: measured in input, output and, if there is one, truth.
         by: origin of the structures, "labels" or "segmenter".
     """
-    _phases(case, organs)
-    for organ in organs:
+    _phases(case, measure_organs)
+    for organ in measure_organs:
         truth = by == "labels" and len(organ.region) > 2
         limits = region_limits(case, organ, truth)
         if limits is None:
@@ -120,9 +120,9 @@ def _against(hu: Sequence[float], low: float, high: float, by: str) -> str:
     return f"outside {low:.0f} to {high:.0f} HU without contrast medium{source}"
 
 
-def _phases(case: Checked, organs: Sequence[Organ]) -> None:
+def _phases(case: Checked, measure_organs: Sequence[Organ]) -> None:
     """Record the estimated contrast phases of input and output."""
     for n, role in enumerate(("source", "output")):
-        hu = {organ.name: (organ.core or organ.region)[n] for organ in organs}
+        hu = {organ.name: (organ.core or organ.region)[n] for organ in measure_organs}
         urine = [value for name, value in hu.items() if structure_of(name) == "collecting_system"]
         case.values[f"phase_{role}"] = enhancement.phase(hu, float(np.mean(urine)) if urine else None)

@@ -21,7 +21,7 @@ from medgen.reports.images.case_images import SOFT_TISSUE, apart
 from medgen.reports.images.figures import INK, MARK
 from medgen.reports.images.slices import PLANES
 from medgen.reports.pages import write_page
-from medgen.reports.tables import Cell, Head, Table, figure, general, number, signed, words
+from medgen.reports.tables import Cell, Head, Table, number, number_cell, signed, text_cell, value_cell
 from medgen.segmentation.train import Example
 
 SIDE = 2.2  # inches per panel side
@@ -79,14 +79,18 @@ def _arms(arms: Sequence[Mapping[str, Any]]) -> Table:
         gain, interval = row.get("gain"), row.get("gain_interval")
         against = signed(100 * gain, 1) if gain is not None else "–"
         runs = f"{row.get('draws')} × {row.get('seeds')}"
-        cells = [words(TRAINED_ON.get(row["arm"], row["arm"])), words(row.get("generator")), words(row.get("label"))]
+        cells = [
+            text_cell(TRAINED_ON.get(row["arm"], row["arm"])),
+            text_cell(row.get("generator")),
+            text_cell(row.get("label")),
+        ]
         cells += [
             Cell(runs),
-            figure(row.get("cases"), 0),
-            figure(row.get("dice"), 3),
+            number_cell(row.get("cases"), 0),
+            number_cell(row.get("dice"), 3),
             Cell(_interval_text(row.get("interval"), 3)),
         ]
-        cells += [words(row.get("against")), Cell(against, gain), Cell(_interval_text(interval, 1, 100, signed))]
+        cells += [text_cell(row.get("against")), Cell(against, gain), Cell(_interval_text(interval, 1, 100, signed))]
         rows.append(cells)
     heads = [Head("trained on", words=True), Head("generator", words=True), Head("label", words=True)]
     heads += [Head("draws × seeds"), Head("cases"), Head("Dice", about=dice.about), Head("95 % interval")]
@@ -115,13 +119,15 @@ def _sets(sets: Sequence[Mapping[str, Any]]) -> Table:
         first = next(iter(row.get("distribution") or []), None)
         distance = None
         if first is not None:
-            training = general(first.get("source_value")).text
-            distance = f"{first.get('metric')} {general(first.get('value')).text}; training images: {training}"
+            training = value_cell(first.get("source_value")).text
+            distance = f"{first.get('metric')} {value_cell(first.get('value')).text}; training images: {training}"
         copies = row.get("memorisation") or {}
         finding = {True: "likely", False: "none found", None: "not tested"}[copies.get("flagged")]
-        copies_cell = words(f"{finding} ({copies.get('note', '')})", "bad" if copies.get("flagged") else "")
-        counts = [figure(row.get(key), 0) for key in ("synthetic", "training")]
-        rows.append([words(row.get("draw")), words(row.get("generator")), *counts, words(distance), copies_cell])
+        copies_cell = text_cell(f"{finding} ({copies.get('note', '')})", "bad" if copies.get("flagged") else "")
+        counts = [number_cell(row.get(key), 0) for key in ("synthetic", "training")]
+        rows.append(
+            [text_cell(row.get("draw")), text_cell(row.get("generator")), *counts, text_cell(distance), copies_cell]
+        )
     heads = [Head("draw"), Head("generator", words=True), Head("synthetic"), Head("training")]
     heads += [Head("distance from real test images", words=True), Head("copies of training images", words=True)]
     return Table(heads, rows)

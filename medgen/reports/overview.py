@@ -9,7 +9,7 @@ from typing import Any
 from medgen.evaluation.metrics.catalogue import headline
 from medgen.reports.metric_display import measure, worst_by
 from medgen.reports.results import System
-from medgen.reports.tables import Head, Table, bracket, number, percent, words
+from medgen.reports.tables import Head, Table, bracket, number, percent, text_cell
 
 FRONT = ("name", "method", "step", "trained", "date", "weights", "data", "commit")  # model keys shown on the first page
 LONGEST = 48  # maximum length of a value on the first page
@@ -92,7 +92,7 @@ def subject(systems: Sequence[System]) -> Table:
     described = [_subject(system) for system in systems]
     labels = list(dict.fromkeys(label for entry in described for label in entry))
     heads = [Head("", words=True), *(Head(system.name, words=True) for system in systems)]
-    return Table(heads, [[words(label), *(words(entry.get(label)) for entry in described)] for label in labels])
+    return Table(heads, [[text_cell(label), *(text_cell(entry.get(label)) for entry in described)] for label in labels])
 
 
 def _subject(system: System) -> dict[str, str]:
@@ -121,7 +121,7 @@ def settings(systems: Sequence[System]) -> Table:
     described = [_settings(system) for system in systems]
     labels = list(dict.fromkeys(label for entry in described for label in entry))
     heads = [Head("", words=True), *(Head(system.name, words=True) for system in systems)]
-    return Table(heads, [[words(label), *(words(entry.get(label)) for entry in described)] for label in labels])
+    return Table(heads, [[text_cell(label), *(text_cell(entry.get(label)) for entry in described)] for label in labels])
 
 
 def _settings(system: System) -> dict[str, str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from medgen.errors import InputError
 from medgen.evaluation.summary_file import Summary, read_parts
-from medgen.io.atomic import as_text
+from medgen.io.atomic import escape_invalid_utf8
 from medgen.io.spreadsheet import read_csv
 from medgen.io.text import read_text
 
@@ -133,7 +133,10 @@ def _cases(folder: Path, summary: Summary) -> list[CaseNumbers]:
         raise InputError(
             "report-table-unreadable", f"{path} cannot be read ({error}); it must be in the same folder as summary.json"
         ) from error
-    return [CaseNumbers(case.case, _numbers(rows.get(as_text(case.case), {})), case.files) for case in summary.cases]
+    return [
+        CaseNumbers(case.case, _numbers(rows.get(escape_invalid_utf8(case.case), {})), case.files)
+        for case in summary.cases
+    ]
 
 
 def _numbers(row: Mapping[str, str]) -> dict[str, float]:

@@ -19,19 +19,19 @@ from medgen.reports.tables import (
     Table,
     about_infinite,
     bracket,
-    change,
     estimate,
-    figure,
-    filled,
-    general,
     in_order,
-    listed,
     number,
+    number_cell,
     of_system,
     p_value,
+    signed_cell,
+    table_by_system,
+    text_cell,
+    value_cell,
     verdict_cell,
     with_error,
-    words,
+    without_empty_columns,
 )
 
 Systems = Sequence[System]
@@ -46,9 +46,13 @@ def agreement(systems: Systems) -> Table | None:
         for system in systems:
             if entry := system.summary.agreement.get(name):
                 rows.append(
-                    [words(name.replace("_", " ")), *of_system(system, systems), *_agreement_row(entry, system.digits)]
+                    [
+                        text_cell(name.replace("_", " ")),
+                        *of_system(system, systems),
+                        *_agreement_row(entry, system.digits),
+                    ]
                 )
-    return listed(Head("region", words=True), systems, map(Head, heads), rows)
+    return table_by_system(Head("region", words=True), systems, map(Head, heads), rows)
 
 
 def _agreement_row(entry: Agreement, digits: int) -> list[Cell]:
@@ -57,8 +61,8 @@ def _agreement_row(entry: Agreement, digits: int) -> list[Cell]:
         (entry.lower, entry.lower_interval),
         (entry.upper, entry.upper_interval),
     )
-    ends = [Cell(change(value, digits).text + bracket(interval, digits), value) for value, interval in found]
-    return [ends[0], figure(entry.sd, digits), *ends[1:], figure(entry.n, 0)]
+    ends = [Cell(signed_cell(value, digits).text + bracket(interval, digits), value) for value, interval in found]
+    return [ends[0], number_cell(entry.sd, digits), *ends[1:], number_cell(entry.n, 0)]
 
 
 ONE_ONLY = "labels that are only in the truth or only in the segmentation"
@@ -75,13 +79,13 @@ def segmentation(systems: Systems) -> Table | None:
         for system in systems:
             if entry := system.summary.segmentation.labels.get(name):
                 cells = [estimate(entry.get(key), metric(key).digits or 0) for key in used]
-                rows.append([words(name.replace("_", " ")), *of_system(system, systems), *cells])
+                rows.append([text_cell(name.replace("_", " ")), *of_system(system, systems), *cells])
     note = "".join(
         f"Surface Dice: surfaces within {tolerance:g} mm of each other count as equal. "
         for tolerance in {system.summary.segmentation.tolerance_mm for system in systems} - {None}
     )
     note, about = note + about_infinite(rows, ONE_ONLY), explained(of_labels)
-    return listed(Head("label", words=True), systems, _overlap_heads(used), rows, note, about)
+    return table_by_system(Head("label", words=True), systems, _overlap_heads(used), rows, note, about)
 
 
 def _overlap_heads(names: Iterable[str]) -> list[Head]:
@@ -102,15 +106,15 @@ def segmentation_cases(systems: Systems) -> Table | None:
     )
     rows = [
         [
-            words(row.case),
+            text_cell(row.case),
             *of_system(system, systems),
-            words(row.label.replace("_", " ")),
-            *(figure(row.number(key), metric(key).digits or 0) for key in used),
+            text_cell(row.label.replace("_", " ")),
+            *(number_cell(row.number(key), metric(key).digits or 0) for key in used),
         ]
         for system in systems
         for row in system.summary.segmentation.cases
     ]
-    return listed(Head("case", words=True), systems, [Head("label", words=True), *_overlap_heads(used)], rows)
+    return table_by_system(Head("case", words=True), systems, [Head("label", words=True), *_overlap_heads(used)], rows)
 
 
 def distribution(systems: Systems) -> Table | None:
@@ -125,13 +129,13 @@ def distribution(systems: Systems) -> Table | None:
             )
             rows.append(
                 [
-                    words(entry.metric),
+                    text_cell(entry.metric),
                     *of_system(system, systems),
                     Cell(text, entry.value, "strong"),
-                    general(entry.source_value),
-                    *map(words, (entry.extractor, entry.weights, entry.preprocessing)),
+                    value_cell(entry.source_value),
+                    *map(text_cell, (entry.extractor, entry.weights, entry.preprocessing)),
                     *counts,
-                    words("; ".join([*entry.notes, *_split_deviation(entry)])),
+                    text_cell("; ".join([*entry.notes, *_split_deviation(entry)])),
                 ]
             )
     heads = [Head("value ± standard error"), Head("unconverted source")]
@@ -141,20 +145,20 @@ def distribution(systems: Systems) -> Table | None:
         "A distance of 0 means that the sets cannot be distinguished. A value depends on extractor, weights and "
         "preprocessing;"
     )
-    table = listed(
+    table = table_by_system(
         Head("metric", words=True), systems, heads, rows, f"{note} compare only values that share all three."
     )
-    return filled(table) if table else None
+    return without_empty_columns(table) if table else None
 
 
 def _split_deviation(entry: Distance) -> list[str]:
     """Return the standard deviation of the Inception Score over its splits, which is not a standard error."""
-    return [] if entry.deviation is None else [f"standard deviation over its splits {general(entry.deviation).text}"]
+    return [] if entry.deviation is None else [f"standard deviation over its splits {value_cell(entry.deviation).text}"]
 
 
 def _counts(rows: int | None, volumes: int | None) -> Cell:
     text = ", ".join(
-        f"{general(count).text} {what}"
+        f"{value_cell(count).text} {what}"
         for count, what in ((rows, "samples"), (volumes, "volumes"))
         if count is not None
     )
@@ -194,19 +198,19 @@ def memorisation(systems: Systems) -> Table | None:
     """Return the table of the synthetic volumes closest to a training volume."""
     rows = [
         [
-            words(entry.synthetic),
+            text_cell(entry.synthetic),
             *of_system(system, systems),
-            words(entry.training),
-            general(entry.distance),
+            text_cell(entry.training),
+            value_cell(entry.distance),
             p_value(entry.p_value),
-            words("possible copy", "bad") if entry.flagged else words(None),
+            text_cell("possible copy", "bad") if entry.flagged else text_cell(None),
         ]
         for system in systems
         for entry in (system.summary.memorisation or Memorisation()).closest
     ]
     heads = [Head("nearest training case", words=True), Head("feature distance"), Head("p"), Head("flagged")]
-    table = listed(Head("synthetic case", words=True), systems, heads, rows)
-    return filled(table) if table else None
+    table = table_by_system(Head("synthetic case", words=True), systems, heads, rows)
+    return without_empty_columns(table) if table else None
 
 
 def structure(systems: Systems) -> Table | None:
@@ -217,24 +221,24 @@ def structure(systems: Systems) -> Table | None:
     values = [check_value(name) for name in in_order(name for _, row in found for name in row.values)]
     rows = [
         [
-            words(row.case),
+            text_cell(row.case),
             *of_system(system, systems),
             verdict_cell(row.status),
-            words(" ".join(row.reasons)),
+            text_cell(" ".join(row.reasons)),
             *(_checked(row.values.get(entry.name), entry) for entry in values),
         ]
         for system, row in found
     ]
     heads = [Head("verdict"), Head("reasons", words=True), *(Head(entry.title, about=entry.about) for entry in values)]
     note = " ".join(_lesion_sentence(system, len(systems) > 1) for system in systems)
-    return listed(Head("case", words=True), systems, heads, rows, note, _about_checks(values))
+    return table_by_system(Head("case", words=True), systems, heads, rows, note, _about_checks(values))
 
 
 def _checked(value: Any, entry: Measure) -> Cell:
     """Return the cell of a check value with its declared digits."""
     if not entry.known or isinstance(value, bool) or not isinstance(value, int | float):
-        return general(value)
-    return figure(100 * value if entry.unit == "%" else value, entry.digits)
+        return value_cell(value)
+    return number_cell(100 * value if entry.unit == "%" else value, entry.digits)
 
 
 def _about_checks(values: Sequence[Measure]) -> list[tuple[str, str]]:
@@ -251,10 +255,10 @@ def _lesion_sentence(system: System, several: bool) -> str:
     entry = system.summary.structure.lesions
     if entry is None:
         return ""
-    share = "" if entry.sensitivity is None else f" (sensitivity {figure(entry.sensitivity, 2).text})"
+    share = "" if entry.sensitivity is None else f" (sensitivity {number_cell(entry.sensitivity, 2).text})"
     return (f"{system.name}: " if several else "") + (
         f"{entry.kept} of {entry.kept + entry.lost} assessable lesions are kept{share}; "
-        f"{entry.new} new in {entry.volumes} volumes ({figure(entry.new_per_volume, 2).text} per volume)."
+        f"{entry.new} new in {entry.volumes} volumes ({number_cell(entry.new_per_volume, 2).text} per volume)."
     )
 
 
@@ -263,16 +267,16 @@ def downstream(systems: Systems) -> Table | None:
     found = [(system, entry) for system in systems for entry in system.summary.downstream.rows]
     rows = [
         [
-            words(entry.protocol.replace("_to_", " → ").replace("both", "real + synthetic")),
+            text_cell(entry.protocol.replace("_to_", " → ").replace("both", "real + synthetic")),
             *of_system(system, systems),
-            words(entry.label.replace("_", " ")),
-            Cell(figure(entry.dice_mean, 3).text + bracket(entry.interval, 3), entry.dice_mean, "strong"),
-            Cell(change(entry.gain, 3).text + bracket(entry.gain_interval, 3), entry.gain),
+            text_cell(entry.label.replace("_", " ")),
+            Cell(number_cell(entry.dice_mean, 3).text + bracket(entry.interval, 3), entry.dice_mean, "strong"),
+            Cell(signed_cell(entry.gain, 3).text + bracket(entry.gain_interval, 3), entry.gain),
             p_value(entry.gain_p),
             estimate(_distances(entry), 2),
-            figure(entry.assd, 2),
-            figure(entry.surface_dice, 2),
-            figure(entry.n, 0),
+            number_cell(entry.assd, 2),
+            number_cell(entry.surface_dice, 2),
+            number_cell(entry.n, 0),
         ]
         for system, entry in found
     ]
@@ -284,8 +288,8 @@ def downstream(systems: Systems) -> Table | None:
         (f"{system.name}: " if several else "") + text for system in systems if (text := system.summary.downstream.note)
     ]
     note = " ".join(filter(None, notes))
-    table = listed(Head("protocol", words=True), systems, heads, rows, note)
-    return filled(table) if table else None
+    table = table_by_system(Head("protocol", words=True), systems, heads, rows, note)
+    return without_empty_columns(table) if table else None
 
 
 def _distances(entry: DownstreamRow) -> Statistics:
@@ -309,13 +313,13 @@ def comparisons(found: Sequence[Mapping[str, Any]], systems: Systems) -> Table |
     rows = []
     for entry in found:
         known = measure(str(entry.get("metric")), systems[0])
-        mean = change(entry.get("mean_difference"), known.digits)
+        mean = signed_cell(entry.get("mean_difference"), known.digits)
         rows.append(
             [
-                words(known.title),
-                words(entry.get("a")),
-                words(entry.get("b")),
-                figure(entry.get("n"), 0),
+                text_cell(known.title),
+                text_cell(entry.get("a")),
+                text_cell(entry.get("b")),
+                number_cell(entry.get("n"), 0),
                 Cell(
                     mean.text + bracket(entry.get("interval"), known.digits) + _infinite_pairs(entry),
                     mean.value,
@@ -323,8 +327,8 @@ def comparisons(found: Sequence[Mapping[str, Any]], systems: Systems) -> Table |
                 ),
                 p_value(entry.get("p")),
                 p_value(entry.get("p_holm")),
-                change(entry.get("effect"), 2),
-                words(" / ".join(str(entry.get(key, "–")) for key in ("wins", "ties", "losses"))),
+                signed_cell(entry.get("effect"), 2),
+                text_cell(" / ".join(str(entry.get(key, "–")) for key in ("wins", "ties", "losses"))),
             ]
         )
     heads = [Head("metric", words=True), Head("A", words=True), Head("B", words=True), Head("cases")]

@@ -21,18 +21,18 @@ from medgen.reports.tables import (
     Head,
     Table,
     about_infinite,
-    change,
     estimate,
-    figure,
-    filled,
     in_order,
-    listed,
     number,
+    number_cell,
     of_system,
     percent,
-    under,
+    signed_cell,
+    system_heading,
+    table_by_system,
+    text_cell,
     verdict_cell,
-    words,
+    without_empty_columns,
 )
 
 Systems = Sequence[System]
@@ -71,13 +71,15 @@ def all_measures(systems: Systems) -> Table | None:
                 label = entry.title + (" – source" if name.startswith("source_") else "")
                 cells = [
                     estimate(stats, entry.digits),
-                    figure(stats.std, entry.digits),
+                    number_cell(stats.std, entry.digits),
                     estimate(stats, entry.digits, "median"),
                 ]
                 count = stats.n + stats.infinite
-                rows.append([words(label), *of_system(system, systems), *cells, figure(count, 0)])
+                rows.append([text_cell(label), *of_system(system, systems), *cells, number_cell(count, 0)])
     about = explained(measure(name.removeprefix("source_"), systems[0]) for name in names if name in other_names)
-    return listed(Head("metric", words=True), systems, map(Head, heads), rows, about_infinite(rows, SAME), about)
+    return table_by_system(
+        Head("metric", words=True), systems, map(Head, heads), rows, about_infinite(rows, SAME), about
+    )
 
 
 def regions(systems: Systems) -> Table | None:
@@ -96,11 +98,11 @@ def regions(systems: Systems) -> Table | None:
         "mean absolute error per voxel",
         *["correction achieved (%)"] * source,
     ]
-    heads += [under(part, system, systems) for part in quantities for system in systems]
+    heads += [system_heading(part, system, systems) for part in quantities for system in systems]
     heads += ["mean absolute error, source"] if source and single_system else []
     rows = [_region_row(name, systems, source) for name in names]
     note = _about_correction(systems[0]) if source and systems[0].has_truth else ""
-    return filled(Table([Head(heads[0], words=True), *map(Head, heads[1:])], rows, note))
+    return without_empty_columns(Table([Head(heads[0], words=True), *map(Head, heads[1:])], rows, note))
 
 
 def _about_correction(system: System) -> str:
@@ -112,7 +114,7 @@ def _about_correction(system: System) -> str:
     )
 
 
-def _way(fraction: float | None) -> Cell:
+def _correction_cell(fraction: float | None) -> Cell:
     """Return the correction achieved in percent, or a word outside −100 % to 200 %, where the number is not useful."""
     if fraction is None or -1 <= fraction <= 2:
         return Cell(percent(fraction), fraction)
@@ -122,15 +124,15 @@ def _way(fraction: float | None) -> Cell:
 def _region_row(name: str, systems: Systems, source: bool) -> list[Cell]:
     found = [system.summary.regions.get(name, Region()) for system in systems]
     known, digits = next(row for row in found if row.model_fields_set), systems[0].digits
-    cells = [words(name.replace("_", " ")), figure(known.cases, 0)]
-    cells += [figure(known.mean_source, digits)] if source else []
-    cells.append(figure(known.mean_reference, digits))
-    cells += [figure(row.mean_prediction, digits, "strong") for row in found]
-    cells += [change(row.error, digits, "strong") for row in found]
-    cells += [figure(row.mae, digits) for row in found]
+    cells = [text_cell(name.replace("_", " ")), number_cell(known.cases, 0)]
+    cells += [number_cell(known.mean_source, digits)] if source else []
+    cells.append(number_cell(known.mean_reference, digits))
+    cells += [number_cell(row.mean_prediction, digits, "strong") for row in found]
+    cells += [signed_cell(row.error, digits, "strong") for row in found]
+    cells += [number_cell(row.mae, digits) for row in found]
     if source:
-        cells += [_way(row.fraction) for row in found]
-        cells += [figure(known.source_mae, digits)] if len(systems) == 1 else []
+        cells += [_correction_cell(row.fraction) for row in found]
+        cells += [number_cell(known.source_mae, digits)] if len(systems) == 1 else []
     return cells
 
 
@@ -142,19 +144,21 @@ def cases(systems: Systems) -> Table | None:
         return None
     status = [statuses(system) for system in systems]
     heads = [Head("case", words=True)]
-    heads += [Head(under("check", system, systems)) for system, entry in zip(systems, status, strict=True) if entry]
     heads += [
-        Head(under(f"{entry.title}, source" if is_source else entry.title, system, systems), about=entry.about)
+        Head(system_heading("check", system, systems)) for system, entry in zip(systems, status, strict=True) if entry
+    ]
+    heads += [
+        Head(system_heading(f"{entry.title}, source" if is_source else entry.title, system, systems), about=entry.about)
         for system, entry, _, is_source in columns
     ]
     found = [{case.name: case for case in system.cases} for system in systems]
     rows = []
     for name in ranked:
-        row = [words(name), *(verdict_cell(entry.get(name)) for entry in status if entry)]
+        row = [text_cell(name), *(verdict_cell(entry.get(name)) for entry in status if entry)]
         for system, entry, column, is_source in columns:
             case = found[systems.index(system)].get(name)
             value = case.metrics.get(column) if case else None
-            row.append(figure(value, entry.digits, "" if is_source else "strong"))
+            row.append(number_cell(value, entry.digits, "" if is_source else "strong"))
         rows.append(row)
     return Table(heads, rows)
 
@@ -192,7 +196,7 @@ def _numbers(systems: Systems, names: Sequence[str]) -> Table | None:
         entry = measure(name, systems[0])
         stats = [system.summary.metrics.get(name, Statistics()) for system in systems]
         best = (max if entry.higher else min)(filter(None, map(_mean_rank_key, stats)), default=None)
-        row = [words(entry.title)]
+        row = [text_cell(entry.title)]
         if systems[0].has_source:
             row.append(estimate(systems[0].summary.metrics.get(f"source_{name}"), entry.digits))
         row += [
@@ -218,7 +222,11 @@ def _one_system(system: System, names: Sequence[str]) -> Table:
     rows = []
     for name in names:
         entry, stats = measure(name, system), system.summary.metrics[name]
-        row = [words(entry.title), estimate(stats, entry.digits, tone="strong"), figure(stats.std, entry.digits)]
+        row = [
+            text_cell(entry.title),
+            estimate(stats, entry.digits, tone="strong"),
+            number_cell(stats.std, entry.digits),
+        ]
         row += _against_source(entry, system) if system.has_source else []
         rows.append([*row, estimate(stats, entry.digits, "median")])
     return Table([Head("metric", words=True), *map(Head, heads)], rows, about_infinite(rows, SAME))
@@ -228,12 +236,12 @@ def _against_source(entry: Measure, system: System) -> list[Cell]:
     source = estimate(system.summary.metrics.get(f"source_{entry.name}"), entry.digits)
     pairs = np.array(system.pairs(entry.name))
     if not len(pairs):
-        return [source, figure(None), words(None)]
+        return [source, number_cell(None), text_cell(None)]
     changes, finite = differences(*pairs.T), np.isfinite(pairs).all(1)
     mean = mean_difference(changes[finite] if finite.any() else changes)
     better = int((changes > 0 if entry.higher else changes < 0).sum())
     tone = "" if _is_noise(mean, entry, pairs[:, 1]) else _tone(mean, changes, entry.higher)
-    return [source, change(mean, entry.digits, tone), Cell(f"{better} of {len(pairs)}", better)]
+    return [source, signed_cell(mean, entry.digits, tone), Cell(f"{better} of {len(pairs)}", better)]
 
 
 def _is_noise(mean: float, entry: Measure, source: Array) -> bool:

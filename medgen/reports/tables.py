@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from medgen.evaluation.summary import infinite_ones
+from medgen.evaluation.summary import excluded_values_text
 from medgen.evaluation.summary_file import Statistics
 from medgen.reports.results import System
 
@@ -59,39 +59,39 @@ class Table:
         return [*tables[:-1], replace(tables[-1], note=self.note, about=self.about)]
 
 
-def filled(table: Table) -> Table:
+def without_empty_columns(table: Table) -> Table:
     """Return the table without empty columns."""
     kept = [c for c in range(len(table.heads)) if not c or any(row[c].text != "–" for row in table.rows)]
     return replace(table, heads=[table.heads[c] for c in kept], rows=[[row[c] for c in kept] for row in table.rows])
 
 
-def words(value: Any, tone: str = "") -> Cell:
+def text_cell(value: Any, tone: str = "") -> Cell:
     """Return a text cell; an en dash for a missing value."""
     return Cell("–" if value is None or value == "" else str(value), tone=tone)
 
 
-def figure(value: float | None, digits: int = 1, tone: str = "") -> Cell:
+def number_cell(value: float | None, digits: int = 1, tone: str = "") -> Cell:
     """Return a cell with a number."""
     return Cell(number(value, digits), _sortable(value), tone)
 
 
-def change(value: float | None, digits: int = 1, tone: str = "") -> Cell:
+def signed_cell(value: float | None, digits: int = 1, tone: str = "") -> Cell:
     """Return a cell with a number that always shows its sign."""
     return Cell(signed(value, digits), _sortable(value), tone)
 
 
-def general(value: Any, tone: str = "") -> Cell:
+def value_cell(value: Any, tone: str = "") -> Cell:
     """Return a cell for a value without declared digits: numbers with four significant digits, text unchanged."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return words({True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value, tone)
+        return text_cell({True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value, tone)
     return Cell(significant(value), _sortable(value), tone)
 
 
 def estimate(stats: Statistics | None, digits: int = 1, key: Centre = "mean", tone: str = "") -> Cell:
     """Return a mean or median as "12.3 [11.0, 13.4]"; a mean also with the number of infinite values left out."""
     if stats is None:
-        return figure(None, digits, tone)
-    value, interval, infinite = getattr(stats, key), getattr(stats, f"{key}_interval"), infinite_ones(stats)
+        return number_cell(None, digits, tone)
+    value, interval, infinite = getattr(stats, key), getattr(stats, f"{key}_interval"), excluded_values_text(stats)
     if infinite and key == "median":  # in JSON, null stands for an infinite median or interval end
         value = math.inf if value is None else value
         interval = interval and [math.inf if end is None else end for end in interval]
@@ -152,7 +152,7 @@ def power_of_ten(value: float) -> str:
 def with_error(value: float | None, error: float | None) -> str:
     """Format as "3.418 ± 0.012", with two significant digits of the error; without an error as `general` does."""
     if value is None or error is None or not (math.isfinite(value) and 0 < error < math.inf):
-        return general(value).text
+        return value_cell(value).text
     digits = 1 - math.floor(math.log10(error))
     if digits > 6 or abs(value) >= LARGE:
         return f"{significant(value)} ± {significant(error)}"
@@ -175,7 +175,7 @@ def _sortable(value: float | None) -> float | None:
     return None if value is None or math.isnan(value) else value
 
 
-def listed(
+def table_by_system(
     first: Head,
     systems: Sequence[System],
     heads: Iterable[Head],
@@ -193,10 +193,10 @@ def listed(
 
 def of_system(system: System, systems: Sequence[System]) -> list[Cell]:
     """Return the cell with the name of a row's system; empty if it is the only system."""
-    return [words(system.name)] if len(systems) > 1 else []
+    return [text_cell(system.name)] if len(systems) > 1 else []
 
 
-def under(text: str, system: System, systems: Sequence[System]) -> str:
+def system_heading(text: str, system: System, systems: Sequence[System]) -> str:
     """Return the heading of a column of one system, with the system's name if there are several."""
     return text if len(systems) == 1 else f"{system.name}: {text}"
 

@@ -16,7 +16,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from medgen.errors import InputError
-from medgen.io.names import brief
+from medgen.io.names import short_reason
 from medgen.io.paths import require_path
 from medgen.io.read import read_volume
 from medgen.io.volume import Volume
@@ -82,7 +82,7 @@ def torchscript(file: Path, *, device: torch.device | str = "cpu", **grid: Any) 
     except RuntimeError as error:
         raise InputError(
             "torchscript-unreadable",
-            f"{file} is not a TorchScript file ({brief(error)}); save the network with torch.jit.save",
+            f"{file} is not a TorchScript file ({short_reason(error)}); save the network with torch.jit.save",
         ) from None
     return partial(segment, network, device=device, **grid)
 
@@ -117,6 +117,7 @@ def bundle(folder: Path, *, device: torch.device | str = "cpu", **grid: Any) -> 
             raise
         raise InputError(
             "segmenter-bundle-unbuildable",
-            f"cannot build the network of the bundle {folder} ({brief(error)}); correct its configuration or weights",
+            f"cannot build the network of the bundle {folder} ({short_reason(error)}); correct its configuration or "
+            f"weights",
         ) from None
     return partial(segment, network.to(device).eval(), device=device, **grid)

@@ -27,8 +27,8 @@ from medgen.data.grid import resample, resample_like
 from medgen.data.intensity import fit_range
 from medgen.environment import git_commit, versions
 from medgen.errors import InputError
-from medgen.io.atomic import folder_written_aside, recovered
-from medgen.io.names import brief
+from medgen.io.atomic import atomic_folder, recover
+from medgen.io.names import short_reason
 from medgen.io.volume import Volume, from_canonical, to_canonical
 from medgen.networks.memory import peak_bytes
 from medgen.settings import Spacing
@@ -225,7 +225,7 @@ def _most_probable(logits: torch.Tensor, grid: Volume, canonical: Volume) -> np.
 def save_segmenter(folder: Path, segmenter: Segmenter) -> None:
     """Write ``weights.safetensors`` and ``segmenter.json``; the folder is written atomically."""
     state = {k: v.detach().cpu().contiguous().clone() for k, v in segmenter.network.state_dict().items()}
-    with folder_written_aside(Path(folder)) as temporary:
+    with atomic_folder(Path(folder)) as temporary:
         weights = temporary / "weights.safetensors"
         save_weights(state, weights)
         info = {
@@ -245,7 +245,7 @@ def load_segmenter(folder: Path, device: torch.device | str = "cpu") -> Segmente
     Raises:
         InputError: not a segmenter folder, another format version, or damaged or modified content.
     """
-    folder = recovered(Path(folder))
+    folder = recover(Path(folder))
     file, weights = folder / "segmenter.json", folder / "weights.safetensors"
     if not file.is_file():
         raise InputError(
@@ -273,6 +273,6 @@ def load_segmenter(folder: Path, device: torch.device | str = "cpu") -> Segmente
         if isinstance(error, InputError):
             raise
         raise InputError(
-            "segmenter-damaged", f"{folder} is damaged ({brief(error)}); restore the folder or train it again"
+            "segmenter-damaged", f"{folder} is damaged ({short_reason(error)}); restore the folder or train it again"
         ) from None
     return Segmenter(plan, network.to(device).eval(), record)

@@ -10,8 +10,8 @@ from rich.progress import Progress as Bar
 from torch import Tensor
 
 from medgen.io.atomic import write_text
-from medgen.io.claim import wrote
-from medgen.io.names import shown
+from medgen.io.claim import record_written
+from medgen.io.names import one_line
 from medgen.io.spreadsheet import csv_line, csv_text, read_csv
 from medgen.training.gan_health import diagnose
 
@@ -36,7 +36,7 @@ class Log:
         before = set(board.iterdir()) if board.is_dir() else set()
         self.board = SummaryWriter(str(board), purge_step=step + 1 if step else None)
         for file in set(board.iterdir()) - before:
-            wrote(file)
+            record_written(file)
 
     def losses(self, step: int, seconds: float, values: dict[str, float]) -> None:
         """Add a row of losses and diagnostics."""
@@ -66,7 +66,7 @@ class Log:
         if new:
             _write(self.out / name, columns, rows)
         else:
-            wrote(self.out / name)
+            record_written(self.out / name)
             with open(self.out / name, "a", encoding="utf-8", newline="") as file:
                 file.write(csv_line(row.get(key) for key in columns))
 
@@ -135,7 +135,7 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
-        self.console.print(shown(line), markup=False)
+        self.console.print(one_line(line), markup=False)
 
 
 def _clock(seconds: float) -> str:

@@ -19,8 +19,8 @@ from medgen.config import plain
 from medgen.data.patches import Patches, batches
 from medgen.data.prepare import prepare
 from medgen.data.prepared import PatchData, Prepared
-from medgen.io.atomic import recovered, write_text
-from medgen.io.claim import apart, claimed
+from medgen.io.atomic import recover, write_text
+from medgen.io.claim import check_output_is_not_input, claimed
 from medgen.settings import Settings
 from medgen.training import preflight
 from medgen.training.distributed import launch, shared_clock
@@ -53,7 +53,7 @@ def train(
     """
     preflight.check_method(settings)
     if settings.data.root is not None:
-        apart(out, settings.data.root)
+        check_output_is_not_input(out, settings.data.root)
     preflight.check_folder(out, resume or overwrite)
     if resume and not overwrite and (out / "last").exists():
         preflight.check_same(settings, out / "last")
@@ -77,7 +77,7 @@ def _identity(settings: Settings) -> dict[str, Any]:
 def _train_in_claimed_folder(
     settings: Settings, out: Path, fabric: Fabric, resume: bool, say: Callable[[str], None]
 ) -> Path:
-    last = recovered(out / "last") if fabric.is_global_zero else out / "last"
+    last = recover(out / "last") if fabric.is_global_zero else out / "last"
     fabric.barrier()
     resume = resume and last.exists()
     if resume:

@@ -9,7 +9,7 @@ from medgen import checkpoint
 from medgen.config import plain
 from medgen.data.prepared import ModelData
 from medgen.errors import InputError
-from medgen.io.atomic import folder_written_aside
+from medgen.io.atomic import atomic_folder
 from medgen.model_info import ModelInfo
 from medgen.training.run import Run
 
@@ -42,7 +42,7 @@ def save(run: Run, data: ModelData, folder: Path, *, training: bool) -> None:
 
 
 def _write(run: Run, data: ModelData, folder: Path, training: bool) -> None:
-    with folder_written_aside(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         checkpoint.save_model(temporary, _weights(run), model_info(run, data))
         if training:
             checkpoint.save_training(temporary, run.state())
@@ -58,7 +58,7 @@ def _write_with_all_processes(run: Run, data: ModelData, folder: Path) -> None:
     checkpoint.save_training(shared, run.state(), fabric.global_rank)
     fabric.barrier()
     if fabric.is_global_zero:
-        with folder_written_aside(folder) as temporary:
+        with atomic_folder(folder) as temporary:
             checkpoint.save_model(temporary, _weights(run), model_info(run, data))
             for part in shared.iterdir():
                 part.rename(temporary / part.name)

@@ -9,7 +9,7 @@ from medgen import checkpoint
 from medgen.data.prepared import ModelData
 from medgen.data.slabs import fold_batch
 from medgen.errors import InputError
-from medgen.io.atomic import recovered
+from medgen.io.atomic import recover
 from medgen.io.lock import locked
 from medgen.settings import Settings
 from medgen.types import Batch
@@ -81,7 +81,7 @@ def _check_label_source(settings: Settings) -> None:
 
 def check_folder(out: Path, resume: bool) -> None:
     """Create the run folder. Raises InputError where it cannot be written, or holds a run and ``resume`` is off."""
-    if not resume and recovered(out / "last").exists():
+    if not resume and recover(out / "last").exists():
         with locked(out):  # if a process is writing to it, the error names that process
             pass
         raise InputError(
@@ -100,7 +100,7 @@ def check_folder(out: Path, resume: bool) -> None:
 
 def check_data(data: ModelData, last: Path) -> None:
     """Raises InputError where the training images differ from those that ``last`` was trained on."""
-    old = checkpoint.read_info(recovered(last))[0].training_data
+    old = checkpoint.read_info(recover(last))[0].training_data
     if old["sha256"] != data.training_data["sha256"]:
         raise InputError(
             "training-images-changed",
@@ -111,7 +111,7 @@ def check_data(data: ModelData, last: Path) -> None:
 
 def check_same(settings: Settings, last: Path) -> None:
     """Raises InputError where the settings differ from those of ``last`` in more than the length of the run."""
-    old = checkpoint.read_info(recovered(last))[1]
+    old = checkpoint.read_info(recover(last))[1]
     if old.train.seed != settings.train.seed:
         raise InputError(
             "training-seed-changed",

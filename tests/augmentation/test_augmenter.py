@@ -16,7 +16,7 @@ from medgen.augmentation.dataset.read import read_case
 from medgen.augmentation.read import read_dataset
 from medgen.checkpoint import load_model, save_model
 from medgen.inference.predict import translate_case
-from medgen.io.atomic import folder_written_aside
+from medgen.io.atomic import atomic_folder
 from medgen.io.read import read_volume
 from medgen.io.volume import same_geometry
 from medgen.io.write import write_volume
@@ -41,7 +41,7 @@ def model_of(method, sources=1, targets=1):
 
 def saved(folder, method="pix2pix", **contrasts):
     model = model_of(method, **contrasts)
-    with folder_written_aside(folder) as aside:
+    with atomic_folder(folder) as aside:
         save_model(aside, model.generator, model.info)
     return folder
 
@@ -108,7 +108,7 @@ def label_model(folder, labels):
     data = {"sources": ["labels"], "classes": 1 + len(labels)}
     model = make_model(small_settings(data=data, intensity={"source": {"kind": "labels"}}, method=method))
     model.info.source_range[0] = TableInfo(labels=labels, tissues=0, smoothing=1.0)
-    with folder_written_aside(folder) as aside:
+    with atomic_folder(folder) as aside:
         save_model(aside, model.generator, model.info)
     return str(folder)
 

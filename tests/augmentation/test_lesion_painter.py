@@ -14,7 +14,7 @@ from medgen.augmentation.augmenter import augmenter_for
 from medgen.augmentation.dataset.read import read_case
 from medgen.augmentation.read import read_dataset
 from medgen.checkpoint import save_model
-from medgen.io.atomic import folder_written_aside
+from medgen.io.atomic import atomic_folder
 from medgen.io.write import write_volume
 
 CASES = ("p0_a", "p0_b", "p1_a", "p2_a")  # of three patients
@@ -46,7 +46,7 @@ def gan(tmp_path_factory):
         },
     )  # fmt: skip
     folder, model = tmp_path_factory.mktemp("run") / "best", make_model(settings, spacing=(2.0, 2.5, 2.0))
-    with folder_written_aside(folder) as aside:
+    with atomic_folder(folder) as aside:
         save_model(aside, model.generator, model.info)
     return folder
 

@@ -6,7 +6,7 @@ from refusal import refused
 from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
-from medgen.data.align import align, on_one_grid
+from medgen.data.align import align, to_common_grid
 from medgen.io.volume import Volume, to_canonical
 
 SPACING = 4.0
@@ -132,7 +132,7 @@ def test_one_lattice_in_another_order_of_axes_is_not_resampled(method):
     mirrored = np.diag([-2.0, 2, 3, 1])
     mirrored[0, 3] = 2 * 7
     moving = Volume(data[::-1] + 1, mirrored)
-    same = on_one_grid([fixed, moving], method)[1]
+    same = to_common_grid([fixed, moving], method)[1]
     np.testing.assert_array_equal(to_canonical(same).data, data + 1)
     if method == "resample":
         found, residual = align(moving, fixed, "resample")

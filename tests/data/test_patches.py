@@ -10,7 +10,7 @@ from refusal import refused
 from medgen.data.cache import Cached
 from medgen.data.intensity import Range
 from medgen.data.patches import Patches, batches
-from medgen.data.random_affine import Turn, cut_patch
+from medgen.data.random_affine import AffineTransform, cut_patch
 
 PATCH = (8, 8, 8)
 FOLDER = tempfile.TemporaryDirectory()
@@ -285,8 +285,8 @@ def test_artefacts_act_in_mm_and_do_not_move_a_source_off_its_target(paired):
 def test_turning_by_nothing_leaves_the_voxels_where_they_are(size):
     """Turn and patch share their centre, or the patch would be the mean of neighbours."""
     data, start = np.random.default_rng(0).normal(0, 100, (24, 20, 16)), np.array([3, 5, 9])
-    patch = cut_patch(data, start, np.array(size), Turn(np.eye(3)), (1.0, 2.0, 3.0))
-    expected = cut_patch(data, start, np.array(size), Turn(), (1.0, 2.0, 3.0))
+    patch = cut_patch(data, start, np.array(size), AffineTransform(np.eye(3)), (1.0, 2.0, 3.0))
+    expected = cut_patch(data, start, np.array(size), AffineTransform(), (1.0, 2.0, 3.0))
     np.testing.assert_allclose(patch, expected, atol=1e-4)
 
 

@@ -8,7 +8,7 @@ import pytest
 from evaluating import evaluate
 from refusal import refused
 
-from medgen.downstream.section import Protocols, protocols
+from medgen.downstream.section import Protocols, make_protocols
 
 TRAINING = {"steps": 2, "filters": 2, "voxels": 8**3}
 
@@ -49,4 +49,4 @@ def test_what_is_missing_is_said(cohort):
         run(cohort, labels=None)
     failures = run(cohort, downstream=Protocols(3, (0,), TRAINING)).failures
     assert [f.case for f in failures] == ["downstream"] and "3 folds of 2 patients" in failures[0].error
-    assert protocols(3, 4, 2) == Protocols(4, (0, 1), {"minutes": 3, "device": "cpu"})
+    assert make_protocols(3, 4, 2) == Protocols(4, (0, 1), {"minutes": 3, "device": "cpu"})

@@ -4,7 +4,7 @@ import pytest
 from dicom_series import stored, write_ct
 from refusal import refused
 
-from medgen.inference.inputs import find_scans, frames_apart, read_scan, scan_grids
+from medgen.inference.inputs import find_scans, frame_of_reference_warnings, read_scan, scan_grids
 from medgen.inference.series import Rules
 from medgen.io.dicom.derived.references import NOTICE
 from medgen.io.hashes import sha256
@@ -209,7 +209,7 @@ def test_contrasts_in_different_frames_of_reference_are_told(tmp_path, frames, a
     for contrast, frame in zip(("t1", "t2"), frames, strict=True):
         write_ct(tmp_path / contrast / "a", stored(3, 8, 8), FrameOfReferenceUID=frame)
     (scan,) = find_scans(tmp_path, ["t1", "t2"])
-    told = frames_apart(read_scan(scan))
+    told = frame_of_reference_warnings(read_scan(scan))
     assert len(told) == apart and all("t1/a and " in said and "t2/a are in different frames" in said for said in told)
 
 

@@ -18,7 +18,7 @@ from medgen.errors import InputError
 from medgen.inference import convert_case as cases
 from medgen.inference.cohort.run import convert
 from medgen.inference.output import derivation
-from medgen.io.atomic import folder_written_aside
+from medgen.io.atomic import atomic_folder
 from medgen.io.dicom.derived.references import NOTICE
 from medgen.io.read import read_volume
 from medgen.io.volume import Volume
@@ -138,7 +138,7 @@ def test_what_a_kill_leaves_of_a_series_is_removed_and_the_old_one_brought_back(
 
 
 def test_a_dry_run_lists_and_writes_nothing(identity, tmp_path):
-    with folder_written_aside(tmp_path / "m") as aside:
+    with atomic_folder(tmp_path / "m") as aside:
         save_model(aside, identity.generator, identity.info)
     write_ct(tmp_path / "in/whole", scan(), SeriesDescription="portal")
     write_ct(tmp_path / "in/gap", scan())

@@ -10,8 +10,17 @@ from hypothesis import strategies as st
 from refusal import refused
 
 from medgen.errors import InputError
-from medgen.io.atomic import atomic_write, folder_written_aside
-from medgen.io.claim import RECORD, added, apart, check_ours, claimed, claimed_file, remove, wrote
+from medgen.io.atomic import atomic_folder, atomic_write
+from medgen.io.claim import (
+    RECORD,
+    adding_files,
+    check_ours,
+    check_output_is_not_input,
+    claimed,
+    claimed_file,
+    record_written,
+    remove,
+)
 
 RUN = {"command": "test", "seed": 1}
 
@@ -91,7 +100,7 @@ def test_a_kill_before_a_file_took_its_name_makes_it_nobodys(tmp_path, caplog):
     made(out, "a")
     with claimed(out, RUN):
         (out / "new").write_text("other text")
-        wrote(out / "a", out / "new")  # recorded, and killed before the new file took the name
+        record_written(out / "a", out / "new")  # recorded, and killed before the new file took the name
     (out / "new").unlink()
     made(out, "a")
     assert not caplog.messages and not (out / ".changed").exists()
@@ -101,7 +110,7 @@ def test_a_kill_between_two_renames_makes_no_file_a_changed_one(tmp_path, caplog
     out = tmp_path / "out"
 
     def best(text):
-        with claimed(out, RUN), folder_written_aside(out / "best") as aside:
+        with claimed(out, RUN), atomic_folder(out / "best") as aside:
             (aside / "weights").write_text(text)
 
     best("first")
@@ -124,7 +133,7 @@ def test_a_kill_between_two_renames_makes_no_file_a_changed_one(tmp_path, caplog
 def test_a_folder_that_is_replaced_keeps_what_somebody_changed_in_it(tmp_path, caplog):
     out = tmp_path / "out"
     for text in ("first", "second"):
-        with claimed(out, RUN), folder_written_aside(out / "best") as aside:
+        with claimed(out, RUN), atomic_folder(out / "best") as aside:
             (aside / "weights").write_text(text)
         if text == "first":
             (out / "best/weights").write_text("mine now")
@@ -199,7 +208,7 @@ def test_nothing_of_others_is_lost_whatever_lies_there(tmp_path, ours, theirs, e
 def test_a_folder_that_is_replaced_keeps_what_others_put_there(tmp_path):
     with claimed(tmp_path, RUN):
         for text in ("one", "two"):
-            with folder_written_aside(tmp_path / "best") as aside:
+            with atomic_folder(tmp_path / "best") as aside:
                 (aside / "model.json").write_text(text)
             if text == "one":
                 (tmp_path / "best/README").write_text("mine")
@@ -208,7 +217,7 @@ def test_a_folder_that_is_replaced_keeps_what_others_put_there(tmp_path):
     assert seen(tmp_path) == {"best/README": "mine", "best/notes/n": "mine", "best/model.json": "two"}
     (tmp_path / "best/weights").write_text("mine")
     with claimed(tmp_path, RUN), refused("output-file-foreign", names="weights"):
-        with folder_written_aside(tmp_path / "best") as aside:
+        with atomic_folder(tmp_path / "best") as aside:
             (aside / "weights").write_text("three")
     assert seen(tmp_path)["best/weights"] == "mine" and seen(tmp_path)["best/model.json"] == "two"
 
@@ -216,7 +225,7 @@ def test_a_folder_that_is_replaced_keeps_what_others_put_there(tmp_path):
 def test_what_grows_is_deleted_at_any_length(tmp_path):
     with claimed(tmp_path / "out", RUN):
         for text in "abc":
-            wrote(tmp_path / "out/log.csv")
+            record_written(tmp_path / "out/log.csv")
             with open(tmp_path / "out/log.csv", "a") as file:
                 file.write(text)
     assert len((tmp_path / "out" / RECORD).read_bytes().splitlines()) == 2
@@ -257,8 +266,8 @@ def test_inputs_lie_apart_from_the_output(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "in")
     for out in ("in", "in/../in", "link", "."):
         with refused("output-is-input"):
-            apart(tmp_path / out, None, tmp_path / "in")
-    apart(tmp_path / "in/out", tmp_path / "in")
+            check_output_is_not_input(tmp_path / out, None, tmp_path / "in")
+    check_output_is_not_input(tmp_path / "in/out", tmp_path / "in")
 
 
 def test_one_file_is_replaced_only_when_asked(tmp_path):
@@ -278,13 +287,13 @@ def test_one_file_is_replaced_only_when_asked(tmp_path):
 
 def test_a_report_is_added_where_it_is_medgens_or_new(tmp_path):
     made(tmp_path / "out", "report.html")
-    with added(tmp_path / "out/report.html", tmp_path / "out/report.pdf"):
+    with adding_files(tmp_path / "out/report.html", tmp_path / "out/report.pdf"):
         write(tmp_path / "out/report.pdf")
-    with added(tmp_path / "out/report.html", tmp_path / "out/report.pdf"):
+    with adding_files(tmp_path / "out/report.html", tmp_path / "out/report.pdf"):
         check_ours(tmp_path / "out/report.pdf")
     (tmp_path / "thesis.pdf").write_text("mine")
     with refused("output-exists", names="thesis.pdf"):
-        with added(tmp_path / "thesis.html", tmp_path / "thesis.pdf"):
+        with adding_files(tmp_path / "thesis.html", tmp_path / "thesis.pdf"):
             pass
     assert sorted(os.listdir(tmp_path)) == ["out", "thesis.pdf"]
 

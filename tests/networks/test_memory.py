@@ -16,7 +16,7 @@ from medgen.errors import InputError
 from medgen.inference.cohort.run import convert
 from medgen.inference.predict import check_windows, translate_volume
 from medgen.io.volume import Volume
-from medgen.networks.memory import peak_bytes, weight_bytes, windows_together
+from medgen.networks.memory import peak_bytes, weight_bytes, windows_per_pass
 from medgen.segmentation.model import segment
 
 
@@ -40,7 +40,7 @@ def test_as_many_windows_as_fit_and_no_more(side, most, memory_gb):
     left, one = memory_gb * 2**30 - weight_bytes(network), peak_bytes(network, (1, 1, side, side, side))
     try:
         with patch("medgen.networks.memory.SMALL_GB", 0):
-            together = windows_together(network, (1, side, side, side), most, memory_gb)
+            together = windows_per_pass(network, (1, side, side, side), most, memory_gb)
     except InputError:
         assert one > left
         return
@@ -73,7 +73,7 @@ def test_ordinary_models_fit_ordinary_bounds():
             settings = small_settings(method=method, sampling={"patch": [side] * 3})
             method = build_method(settings)
             generator = method.networks[method.generator]
-        assert windows_together(generator, (1, side, side, side), 2, memory_gb) >= 1
+        assert windows_per_pass(generator, (1, side, side, side), 2, memory_gb) >= 1
 
 
 def test_fewer_windows_at_a_time_give_the_same():

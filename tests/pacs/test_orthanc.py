@@ -20,7 +20,7 @@ from pydicom.uid import JPEGLSLossless, RLELossless  # noqa: E402
 
 from medgen import cli  # noqa: E402
 from medgen.checkpoint import save_model  # noqa: E402
-from medgen.io.atomic import folder_written_aside
+from medgen.io.atomic import atomic_folder
 from medgen.io.dicom.derived.references import NOTICE
 from medgen.io.read import read_volume
 from medgen.pacs import retrieve, store  # noqa: E402
@@ -48,7 +48,7 @@ def orthanc(server):
 def model_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "best"
     model = make_model(small_settings(inference={"spacing": "ignore"}))
-    with folder_written_aside(folder) as aside:
+    with atomic_folder(folder) as aside:
         save_model(aside, model.generator, model.info)
     return folder
 

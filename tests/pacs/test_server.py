@@ -7,7 +7,7 @@ from refusal import refused
 
 from medgen.errors import InputError
 from medgen.pacs.connect import connect
-from medgen.pacs.server import fits, parse_query, retried, uid
+from medgen.pacs.server import matches_query, parse_query, retried, uid
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ STUDY = {
     ],
 )
 def test_what_a_server_answers_beside_the_query_is_dropped(query, expected):
-    assert fits(STUDY, query) is expected
+    assert matches_query(STUDY, query) is expected
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,11 @@ from medgen.augmentation.dataset.folds import in_no_fold, patient_folds
 from medgen.augmentation.dataset.provenance import Provenance, digest
 from medgen.augmentation.dataset.read import LabelledCase, LabelledDataset, check_values, read_case
 from medgen.data.cohort.content import content_hash
-from medgen.data.cohort.layouts import some
-from medgen.data.cohort.patients import by_images
+from medgen.data.cohort.layouts import shortened_list
+from medgen.data.cohort.patients import merge_by_images
 from medgen.errors import InputError
 from medgen.io.atomic import atomic_write
-from medgen.io.claim import apart, claimed, remove
+from medgen.io.claim import check_output_is_not_input, claimed, remove
 from medgen.io.hashes import sha256
 from medgen.io.paths import case_name
 from medgen.io.volume import Volume, same_geometry
@@ -35,7 +35,7 @@ VERSION = 2  # increase it when a change of this package makes earlier output ou
 
 
 @dataclass
-class Written:
+class CaseResult:
     """Result of one case. ``status``: written, skipped (complete from an earlier run) or failed, see ``error``."""
 
     case: str
@@ -47,8 +47,8 @@ class Written:
 
 
 def write_dataset(
-    dataset: LabelledDataset, out: Path, format: str, *, done: Callable[[Written, int, int], None] = lambda *_: None
-) -> list[Written]:
+    dataset: LabelledDataset, out: Path, format: str, *, done: Callable[[CaseResult, int, int], None] = lambda *_: None
+) -> list[CaseResult]:
     """Write a dataset to another folder and layout: its real and synthetic cases, tables, folds and provenance.
 
     Args:
@@ -59,7 +59,7 @@ def write_dataset(
     Raises:
         InputError: unknown format, ``out`` is not free, or fewer than two patients could be written.
     """
-    apart(out, dataset.root)
+    check_output_is_not_input(out, dataset.root)
     with claimed(out, {"command": "write_dataset", "dataset": dataset.root, "format": format}):
         writer = DatasetWriter(dataset, out, format)
         for case in dataset.cases:
@@ -90,14 +90,14 @@ class DatasetWriter:
         self.written: list[LabelledCase] = []
         self.images: dict[str, list[str]] = {}  # image content hashes of each written case
         self.warnings: list[str] = list(dataset.warnings)  # about the whole dataset; ``finish`` adds more
-        self.results: list[Written] = []
+        self.results: list[CaseResult] = []
 
     def read(self, case: LabelledCase) -> tuple[list[Volume], Volume | None]:
         """Read the images and the label map of a case; the label map has the values of the output dataset."""
         images, label = read_case(self.origin, case)
         return images, label and relabelled(label, self.origin.labels, self.dataset.labels)
 
-    def copy(self, case: LabelledCase) -> Written:
+    def copy(self, case: LabelledCase) -> CaseResult:
         """Write a case unchanged."""
         return self.add(case, lambda: self.made_of(case), lambda: (*self.read(case), {}), case)
 
@@ -108,7 +108,7 @@ class DatasetWriter:
 
     def add(
         self, case: LabelledCase, made_of: Callable[[], str], make: Make, source: LabelledCase | None = None
-    ) -> Written:
+    ) -> CaseResult:
         """Write one case unless it is already complete. Failures do not raise; the result has the error.
 
         Args:
@@ -118,7 +118,7 @@ class DatasetWriter:
             source: the case whose image files these are; they are copied byte by byte where possible.
         """
         started = time.monotonic()
-        entry = Written(case.name, case.record is not None)
+        entry = CaseResult(case.name, case.record is not None)
         try:
             if case.fault:
                 raise InputError("dataset-case-faulty", case.fault)
@@ -159,7 +159,7 @@ class DatasetWriter:
         for kind, made in (("synthetic", True), ("real", False)):
             if names := [c.name for c in training if c.name in set(unused) and (c.record is not None) == made]:
                 why = ": each shows several patients, and no fold trains on all of them" if made else ""
-                self.warnings.append(f"{len(names)} {kind} cases are in no fold{why} ({some(names)})")
+                self.warnings.append(f"{len(names)} {kind} cases are in no fold{why} ({shortened_list(names)})")
         return self.layout.write_index(replace(self.dataset, cases=tuple(cases), folds=folds))
 
     def _with_merged_patients(self, cases: Sequence[LabelledCase]) -> list[LabelledCase]:
@@ -168,7 +168,7 @@ class DatasetWriter:
         Otherwise a scan with two names could be in the training and in the validation part of a fold.
         """
         real = [case for case in cases if case.record is None]
-        merged, pairs = by_images((case.name, case.patient, self.images[case.name]) for case in real)
+        merged, pairs = merge_by_images((case.name, case.patient, self.images[case.name]) for case in real)
         tests = {case.name for case in real if case.test}
         for pair in pairs:
             tested = "; one of them is a test case: remove one" if len(tests.intersection(pair)) == 1 else ""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from medgen.augmentation.lesions.host_organ import spread
+from medgen.augmentation.lesions.host_organ import robust_sd
 
 CORE = 20  # minimum number of voxels inside the edge to measure texture without the edge
 KNOWN = 10  # minimum number of real lesions of a kind to know the range of their texture
@@ -43,14 +43,14 @@ def appearance_features(
         mask, around: (X, Y, Z) bool; the lesion, and the shell of host tissue around it.
         spacing: voxel spacing in mm.
     """
-    means, sds = [float(v[around].mean()) for v in images], [spread(v[around]) for v in images]
+    means, sds = [float(v[around].mean()) for v in images], [robust_sd(v[around]) for v in images]
     inner = ndimage.binary_erosion(mask)
     core = inner if inner.sum() >= CORE else mask  # edge voxels mix lesion and host
     return Appearance(
         means,
         sds,
         [float(v[mask].mean()) - m for v, m in zip(images, means, strict=True)],
-        [spread(v[core]) for v in images],
+        [robust_sd(v[core]) for v in images],
         [_skewness(v[core]) for v in images],
         [_grain(v, core, spacing) for v in images],
     )

@@ -77,7 +77,7 @@ def shell(mask: np.ndarray, host: np.ndarray, spacing: Spacing) -> np.ndarray:
     return near if near.sum() >= FEWEST else host & ~mask
 
 
-def spread(values: np.ndarray) -> float:
+def robust_sd(values: np.ndarray) -> float:
     """Return a robust standard deviation, > 0, so that for example a vessel in the shell does not count.
 
     It is computed from the values within three standard deviations of the median, as estimated by the median absolute

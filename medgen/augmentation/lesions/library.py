@@ -19,7 +19,7 @@ from medgen.augmentation.lesions.appearance import Appearance, appearance_featur
 from medgen.augmentation.lesions.host_organ import Host, ranks_of, shell
 from medgen.data.body_mask import body_mask, looks_like_hu
 from medgen.errors import InputError
-from medgen.io.atomic import folder_written_aside
+from medgen.io.atomic import atomic_folder
 from medgen.io.grids import same_grid
 from medgen.io.paths import require_path
 from medgen.io.text import read_text
@@ -101,7 +101,7 @@ class Library:
         arrays: dict[str, np.ndarray] = {}
         for i, lesion in enumerate(self.lesions):
             arrays |= {f"mask_{i}": lesion.mask, f"image_{i}": lesion.image}
-        with folder_written_aside(Path(folder)) as temporary:
+        with atomic_folder(Path(folder)) as temporary:
             np.savez_compressed(temporary / "lesions.npz", **arrays)  # type: ignore[arg-type]
             content = {"format": FORMAT, "absolute": self.absolute, "lesions": [_record(v) for v in self.lesions]}
             (temporary / "library.json").write_text(json.dumps(content, indent=1) + "\n")

@@ -7,15 +7,15 @@ from typing import Any
 
 from medgen.data.cohort.datalist import Entry, folds_of, read_entries, with_fold
 from medgen.data.cohort.datalist_checks import (
-    count_faults,
-    counted,
+    count_mismatches,
     distinct_names,
-    is_there,
+    duplicates,
+    entries_without_fold_warning,
+    entry_counts,
+    file_exists,
     listed_file,
-    twice,
-    without_fold,
 )
-from medgen.data.cohort.layouts import Contrasts, Found, Missing, contrast_case, named_labels, some
+from medgen.data.cohort.layouts import Contrasts, Found, Missing, contrast_case, named_labels, shortened_list
 from medgen.data.cohort.nnunet import channel_names
 from medgen.errors import InputError
 from medgen.io.names import checked_name
@@ -39,14 +39,16 @@ def datalist(path: Path, contrasts: Contrasts, fold: int | None = 0) -> Found:
     content = read_json(path, (dict, list))
     entries = read_entries(content, path)
     table = content if isinstance(content, dict) else {}
-    warnings = count_faults(table, counted(entries, table), path)
+    warnings = count_mismatches(table, entry_counts(entries, table), path)
     folds = folds_of(entries)
-    warnings += without_fold(entries, path)
+    warnings += entries_without_fold_warning(entries, path)
     if any(e.fold is not None for e in entries) and not folds:
         warnings.append(f"{path} has folds and a validation list; the validation list is used")
     entries, absent = _split_off_absent(with_fold(entries, fold, path), path)
     if absent:
-        warnings.append(f"{path} lists {len(absent)} test images that do not exist ({some(absent)}); they are ignored")
+        warnings.append(
+            f"{path} lists {len(absent)} test images that do not exist ({shortened_list(absent)}); they are ignored"
+        )
     if any(entry.images("image") for entry in entries):
         contrasts = contrasts.numbered(path, channel_names(table))
     listed = [_listed(entry, path, contrasts) for entry in entries]
@@ -54,7 +56,7 @@ def datalist(path: Path, contrasts: Contrasts, fold: int | None = 0) -> Found:
     if bare := sorted(set(absent) & set(names)):
         raise InputError(
             "datalist-test-bare-names",
-            f"{path}: the test list has the case names {some(bare)} instead of paths; write them as entries",
+            f"{path}: the test list has the case names {shortened_list(bare)} instead of paths; write them as entries",
         )
     missing: Missing = {}
     cases = []
@@ -78,11 +80,11 @@ def _split_off_absent(entries: Sequence[Entry], path: Path) -> tuple[list[Entry]
 
 def _absent(entry: Entry, path: Path) -> str | None:
     values = [value for key in ("image", "source", "target") for value in entry.images(key) if value]
-    return next((str(value) for value in values if not is_there(listed_file(value, path))), None)
+    return next((str(value) for value in values if not file_exists(listed_file(value, path))), None)
 
 
 def _refuse_twice(cases: Sequence[Case], path: Path) -> None:
-    for name in twice([case.name for case in cases]):
+    for name in duplicates([case.name for case in cases]):
         parts = sorted({case.part or "one list" for case in cases if case.name == name})
         times = sum(case.name == name for case in cases)
         once = "; list it once, or give different names to different scans"
@@ -150,7 +152,7 @@ def _of_channels(images: Sequence[Any], numbers: Sequence[int], stacked: bool, p
 
 def _existing(value: Any, path: Path) -> Path:
     file = listed_file(value, path)
-    if not is_there(file):
+    if not file_exists(file):
         raise InputError(
             "datalist-file-missing", f"{path} lists {value}, but the file {file} does not exist; correct the list"
         )

@@ -12,7 +12,7 @@ from medgen.errors import InputError
 from medgen.io.paths import case_name
 
 
-def count_faults(content: Mapping[str, Any], counts: Mapping[str, int], table: Path) -> list[str]:
+def count_mismatches(content: Mapping[str, Any], counts: Mapping[str, int], table: Path) -> list[str]:
     """Return a warning for each case count in ``table`` that differs from the number of cases found.
 
     ``counts``: {"numTraining": cases found, "numTest": ...}.
@@ -25,8 +25,8 @@ def count_faults(content: Mapping[str, Any], counts: Mapping[str, int], table: P
     ]
 
 
-def counted(entries: Sequence[Entry], content: Mapping[str, Any]) -> dict[str, int]:
-    """Return the case counts of a list for ``count_faults``; numTraining may include the validation cases."""
+def entry_counts(entries: Sequence[Entry], content: Mapping[str, Any]) -> dict[str, int]:
+    """Return the case counts of a list for ``count_mismatches``; numTraining may include the validation cases."""
     parts = Counter(entry.part or "train" for entry in entries)
     training = parts["train"]
     if content.get("numTraining") == training + parts["validation"]:
@@ -34,12 +34,12 @@ def counted(entries: Sequence[Entry], content: Mapping[str, Any]) -> dict[str, i
     return {"numTraining": training, "numTest": parts["test"]}
 
 
-def twice(names: Sequence[str]) -> list[str]:
+def duplicates(names: Sequence[str]) -> list[str]:
     """Return the names that occur more than once."""
     return [name for name, times in Counter(names).items() if times > 1]
 
 
-def without_fold(entries: Sequence[Entry], path: Path) -> list[str]:
+def entries_without_fold_warning(entries: Sequence[Entry], path: Path) -> list[str]:
     """Return a warning if only some entries have a fold: those without one are training cases in every fold."""
     count = sum(entry.fold is None and entry.part != "test" for entry in entries)
     if not folds_of(entries) or not count:
@@ -63,10 +63,10 @@ def listed_file(value: Any, path: Path) -> Path:
             f"{path}: {json.dumps(value)[:200]} is not a file path; give one path as text",
         )
     file = path.parent / value
-    return path.parent / value.replace("\\", "/") if "\\" in value and not is_there(file) else file
+    return path.parent / value.replace("\\", "/") if "\\" in value and not file_exists(file) else file
 
 
-def is_there(file: Path) -> bool:
+def file_exists(file: Path) -> bool:
     return os.path.isfile(file)  # Path.is_file raises on names that are too long
 
 

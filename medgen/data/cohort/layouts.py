@@ -11,7 +11,7 @@ from typing import Any
 from unicodedata import normalize
 
 from medgen.data.cohort.datalist import part_of
-from medgen.data.cohort.datalist_checks import twice
+from medgen.data.cohort.datalist_checks import duplicates
 from medgen.errors import InputError
 from medgen.io.paths import ENDINGS, case_name, has_ending
 from medgen.io.read import find_volumes
@@ -100,7 +100,9 @@ def folders(root: Path, contrasts: Contrasts) -> Found:
         source = {c: found[c].get(n) for c in contrasts.sources}
         target = {c: found[c].get(n) for c in contrasts.targets}
         cases.append(contrast_case(n, source, target, labels.get(n), missing))
-    return Found(cases, _table(root), missing, unread(*(root / name for name in dict.fromkeys(contrasts.names))))
+    return Found(
+        cases, _table(root), missing, unsupported_files(*(root / name for name in dict.fromkeys(contrasts.names)))
+    )
 
 
 def case_folders(root: Path, contrasts: Contrasts) -> Found:
@@ -124,9 +126,9 @@ def case_folders(root: Path, contrasts: Contrasts) -> Found:
         source, target = ({c: files[c] for c in side} for side in (contrasts.sources, contrasts.targets))
         case = contrast_case("_".join(place.parts), source, target, found[0] if found else None, missing)
         cases.append(replace(case, part=stated_part(place)))
-    if name := next(iter(twice([case.name for case in cases])), None):
+    if name := next(iter(duplicates([case.name for case in cases])), None):
         raise InputError("cohort-two-folders", f"{root} has two folders that give the case name {name}; rename one")
-    return Found(cases, _table(root) if cases else None, missing, without_case(root, places, contrasts.names))
+    return Found(cases, _table(root) if cases else None, missing, folders_without_case(root, places, contrasts.names))
 
 
 def stated_part(place: Path) -> str:
@@ -134,7 +136,7 @@ def stated_part(place: Path) -> str:
     return next((part for name in place.parts[:-1] if (part := part_of(name))), "")
 
 
-def without_case(root: Path, places: Sequence[Path], names: Sequence[str]) -> list[str]:
+def folders_without_case(root: Path, places: Sequence[Path], names: Sequence[str]) -> list[str]:
     """Return warnings about folders of ``root`` that contain no case; ``places``: the case folders."""
     used = {place.relative_to(root).parts[0] for place in places}
     empty = [path.name for path in _folders_in(root) if path.name not in used]
@@ -142,7 +144,7 @@ def without_case(root: Path, places: Sequence[Path], names: Sequence[str]) -> li
         f"{root}: ignored folders without {' or '.join(names)}: {{}}": [name for name in empty if name != DERIVED],
         f"{root}: ignored {{}}/, which holds derived images": [n for n in empty if n == DERIVED],
     }
-    return [text.format(some(found)) for text, found in messages.items() if found and places]
+    return [text.format(shortened_list(found)) for text, found in messages.items() if found and places]
 
 
 def case_places(root: Path, names: Sequence[str]) -> list[Path]:
@@ -202,7 +204,7 @@ def domain_folders(root: Path, domains: tuple[str, ...]) -> Found:
         for d, files in found.items()
         for name, path in files.items()
     ]
-    return Found(cases, _table(root), {}, unread(*(root / d for d in domains)))
+    return Found(cases, _table(root), {}, unsupported_files(*(root / d for d in domains)))
 
 
 def _table(root: Path) -> Labels:
@@ -211,7 +213,7 @@ def _table(root: Path) -> Labels:
     return named_labels(read_json(path), path) if os.path.lexists(path) else None
 
 
-def unread(*folders: Path) -> list[str]:
+def unsupported_files(*folders: Path) -> list[str]:
     """Return a warning for each folder of volumes that also holds files of an unsupported kind."""
     warnings = []
     for folder in folders:
@@ -222,11 +224,11 @@ def unread(*folders: Path) -> list[str]:
             if not path.name.startswith(".") and not has_ending(path, (*ENDINGS, *BESIDE))
         ]
         if odd and len(odd) < len(entries):
-            warnings.append(f"{folder}: ignored {some(odd)}; supported extensions are {' '.join(ENDINGS)}")
+            warnings.append(f"{folder}: ignored {shortened_list(odd)}; supported extensions are {' '.join(ENDINGS)}")
     return warnings
 
 
-def some(names: Sequence[str]) -> str:
+def shortened_list(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
@@ -275,7 +277,7 @@ def by_case(folder: Path, name: Callable[[Path], Any] = case_name) -> dict[Any, 
     return found
 
 
-def called(name: str) -> str:
+def case_of_entry(name: str) -> str:
     """Return the case name of an entry in a record or list, which may be a file name: "c0" for c0.nii.gz."""
     return case_name(name) if has_ending(Path(name), ENDINGS) else name
 

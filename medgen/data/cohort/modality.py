@@ -5,7 +5,7 @@ from itertools import islice
 
 from medgen.data.body_mask import looks_like_hu
 from medgen.data.cache import Channels
-from medgen.data.cohort.layouts import some
+from medgen.data.cohort.layouts import shortened_list
 from medgen.settings import Codec, Settings
 
 CHECKED_CASES = 20  # cases checked on each side
@@ -37,7 +37,8 @@ def _misfit(side: str, intensity: Codec, images: Mapping[str, Channels]) -> str 
         )
     if window and (unusual := [case for case, each in images.items() if any(c.data.min() > MR_MIN for c in each)]):
         return (
-            f"the {side} images of {some(unusual)} contain no fat or air in HU, unlike most others: they may lack the "
+            f"the {side} images of {shortened_list(unusual)} contain no fat or air in HU, unlike most others: they "
+            f"may lack the "
             "offset of -1024 or may not be CT; inspect them, and correct or remove them"
         )
     if intensity.kind != "window" and _most([looks_like_hu(v) for v in volumes]):

@@ -9,7 +9,7 @@ from typing import Any
 from unicodedata import normalize
 
 from medgen.data.cohort.datalist import refuse_other_parts
-from medgen.data.cohort.datalist_checks import count_faults, is_there, listed_file
+from medgen.data.cohort.datalist_checks import count_mismatches, file_exists, listed_file
 from medgen.data.cohort.layouts import (
     Contrasts,
     Found,
@@ -18,8 +18,8 @@ from medgen.data.cohort.layouts import (
     contrast_case,
     named_labels,
     refuse_orphans,
-    some,
-    unread,
+    shortened_list,
+    unsupported_files,
 )
 from medgen.errors import InputError
 from medgen.io.names import checked_name
@@ -57,8 +57,8 @@ def nnunet(root: Path, contrasts: Contrasts) -> Found:
             cases.append(replace(case, part=stated))
         counts[part] = len(names)
         warnings += other_endings((*images.values(), *labels.values()), content, table)
-        warnings += [*odd, *unread(root / f"images{part}", root / f"labels{part}")]
-    warnings += count_faults(content, {"numTraining": counts["Tr"]}, table)
+        warnings += [*odd, *unsupported_files(root / f"images{part}", root / f"labels{part}")]
+    warnings += count_mismatches(content, {"numTraining": counts["Tr"]}, table)
     return Found(cases, named_labels(content.get("labels"), table) if content else None, missing, warnings)
 
 
@@ -92,7 +92,7 @@ def part_files(
             )
         images |= {(name, channel): listed_file(value, table) for channel, value in enumerate(raw_value)}
         labels |= {name: listed_file(entry["label"], table)} if entry.get("label") else {}
-    if absent := next((file for file in (*images.values(), *labels.values()) if not is_there(file)), None):
+    if absent := next((file for file in (*images.values(), *labels.values()) if not file_exists(file)), None):
         raise InputError("datalist-file-missing", f"{table} lists {absent}, which does not exist; correct the list")
     return images, labels, []
 
@@ -115,7 +115,7 @@ def is_nnunet(root: Path, content: Any) -> bool:
     if not isinstance(content.get("training"), list):
         return True
     first = next((entry.get("image") for entry in content["training"] if isinstance(entry, dict)), None)
-    return isinstance(first, str) and not is_there(listed_file(first, root / "dataset.json"))
+    return isinstance(first, str) and not file_exists(listed_file(first, root / "dataset.json"))
 
 
 def nnunet_ending(content: Mapping[str, Any], table: Path) -> str:
@@ -135,7 +135,7 @@ def other_endings(files: Iterable[Path], content: Mapping[str, Any], table: Path
     ending = nnunet_ending(content, table)
     other = [file.name for file in files if "file_ending" in content and not has_ending(file, (ending,))]
     return (
-        [f"{table} states file_ending {ending}, but {some(other)} is read, too; nnU-Net would ignore it"]
+        [f"{table} states file_ending {ending}, but {shortened_list(other)} is read, too; nnU-Net would ignore it"]
         if other
         else []
     )
@@ -157,7 +157,7 @@ def numbered_images(folder: Path) -> tuple[dict[tuple[str, int], Path], list[str
     """
     images = by_case(folder, numbered)
     odd = [file.name for file in (find_volumes(folder) if folder.is_dir() else []) if numbered(file) is None]
-    lacks = f"{folder}: {some(odd)} has no channel number, which nnU-Net's layout requires (CASE_0000)"
+    lacks = f"{folder}: {shortened_list(odd)} has no channel number, which nnU-Net's layout requires (CASE_0000)"
     if odd and not images:
         raise InputError("cohort-channel-number-missing", f"{lacks}; rename the images")
     return images, [f"{lacks}; it is ignored"] if odd else []

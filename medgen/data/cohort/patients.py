@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medgen.data.cohort.datalist import part_of, patient_name
-from medgen.data.cohort.layouts import called, some
+from medgen.data.cohort.layouts import case_of_entry, shortened_list
 from medgen.errors import InputError
 from medgen.io.paths import case_name
 from medgen.io.text import read_json
@@ -102,7 +102,8 @@ class Records:
         if not paths or not absent:
             return []
         return [
-            f"{' and '.join(paths)} does not name {some(absent)}; each counts as a separate patient, unless its image "
+            f"{' and '.join(paths)} does not name {shortened_list(absent)}; each counts as a separate patient, "
+            f"unless its image "
             "equals one of a named case"
         ]
 
@@ -131,7 +132,7 @@ class Records:
         """Read the records in a folder: {"real": {case: patient}, "synthetic": {case: ids}}."""
         if folder not in self._read:
             content = read_provenance(folder)
-            content["real"] = {called(case): record for case, record in content["real"].items()}
+            content["real"] = {case_of_entry(case): record for case, record in content["real"].items()}
             real = {case: patient_name(record.get("patient")) for case, record in content["real"].items()}
             synthetic = {case: _recorded(record) for case, record in content["synthetic"].items()}
             self._add_images(content, real, synthetic)
@@ -240,19 +241,19 @@ def identified(known: Sequence[Known]) -> list[tuple[str, frozenset[str]]]:
     for case in known:
         if not case.synthetic:
             for other in case.ids[1:]:
-                join(parents, case.ids[0], other)
+                merge_sets(parents, case.ids[0], other)
     names: dict[Hashable, str] = {}
     for case in known:
         if not case.synthetic:
-            names.setdefault(top(parents, case.ids[0]), case.ids[0][1])
+            names.setdefault(set_root(parents, case.ids[0]), case.ids[0][1])
 
     def patient(one: Id) -> str:
-        return names.get(top(parents, one), one[1])
+        return names.get(set_root(parents, one), one[1])
 
     return [(patient(c.ids[0]), frozenset(map(patient, c.ids)) if c.synthetic else frozenset()) for c in known]
 
 
-def by_images(cases: Iterable[tuple[str, str, Iterable[str]]]) -> tuple[dict[str, str], list[tuple[str, str]]]:
+def merge_by_images(cases: Iterable[tuple[str, str, Iterable[str]]]) -> tuple[dict[str, str], list[tuple[str, str]]]:
     """Merge patients whose cases share an image, that is, a scan under two names.
 
     Args:
@@ -267,19 +268,19 @@ def by_images(cases: Iterable[tuple[str, str, Iterable[str]]]) -> tuple[dict[str
     for name, patient, images in cases:
         for other, whose in sorted({first.setdefault(image, (name, patient)) for image in images}):
             if whose != patient:
-                join(parents, whose, patient)
+                merge_sets(parents, whose, patient)
                 pairs.append((other, name))
-    return {str(patient): str(top(parents, patient)) for patient in parents}, pairs
+    return {str(patient): str(set_root(parents, patient)) for patient in parents}, pairs
 
 
-def join(parents: dict[Hashable, Hashable], a: Hashable, b: Hashable) -> None:
+def merge_sets(parents: dict[Hashable, Hashable], a: Hashable, b: Hashable) -> None:
     """Merge the sets of two members (union-find); the smaller name becomes the root, so that order has no effect."""
-    a, b = top(parents, a), top(parents, b)
+    a, b = set_root(parents, a), set_root(parents, b)
     low, high = (a, b) if str(a) <= str(b) else (b, a)
     parents[high], parents[low] = low, low
 
 
-def top(parents: dict[Hashable, Hashable], one: Hashable) -> Hashable:
+def set_root(parents: dict[Hashable, Hashable], one: Hashable) -> Hashable:
     """Return the root of the set that contains ``one``."""
     while parents.get(one, one) != one:
         one = parents[one]

@@ -14,7 +14,7 @@ import numpy as np
 
 from medgen.data.cohort.datalist import is_datalist
 from medgen.data.cohort.datalist_cases import datalist
-from medgen.data.cohort.layouts import Contrasts, Found, case_folders, domain_folders, folders, some
+from medgen.data.cohort.layouts import Contrasts, Found, case_folders, domain_folders, folders, shortened_list
 from medgen.data.cohort.nnunet import is_nnunet, nnunet
 from medgen.data.cohort.patients import Known, Records, identified
 from medgen.data.cohort.split import stated_folds, with_stated_fold
@@ -174,7 +174,8 @@ def _without_record(known: dict[str, Known]) -> list[str]:
     if not names:
         return []
     return [
-        f"{some(sorted(names))} have names of synthetic cases, but no provenance.json states whose images they "
+        f"{shortened_list(sorted(names))} have names of synthetic cases, but no provenance.json states whose images "
+        f"they "
         "contain; each is assumed to contain only images of the case in its name; restore provenance.json"
     ]
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from medgen.data.cohort.content import content_hashes
-from medgen.data.cohort.layouts import some
-from medgen.data.cohort.patients import by_images
+from medgen.data.cohort.layouts import shortened_list
+from medgen.data.cohort.patients import merge_by_images
 from medgen.data.cohort.read import Cohort, check_pairs, read_cohort, with_patients
 from medgen.data.cohort.split import load_split, save_split, split_cases
-from medgen.data.cohort.stacked import unstacked
+from medgen.data.cohort.stacked import split_channels
 from medgen.errors import InputError
 from medgen.settings import Settings
 from medgen.types import Case
@@ -71,7 +71,7 @@ def _read(settings: Settings, folder: Path, fold: int | None, say: Callable[[str
         say(f"warning: {text}")
     for name, absent in cohort.missing.items():
         say(f"warning: case {name} lacks {' and '.join(absent)}; its incomplete side (source or target) is ignored")
-    cases = unstacked(cohort.cases, folder / "channels")
+    cases = split_channels(cohort.cases, folder / "channels")
     if settings.label_source:
         cases = [replace(c, source=(c.labels,) if c.labels else ()) for c in cases]
     return replace(cohort, cases=cases)
@@ -109,9 +109,9 @@ def _by_content(
     known = {c.name: cohort.records.by_images(cohort.known[c.name], sorted(content[c.name])) for c in cases}
     renamed = [case.name for case in cases if known[case.name].synthetic and not case.synthetic]
     if renamed:
-        say(f"warning: {some(renamed)} are synthetic: provenance.json lists their images under other names")
+        say(f"warning: {shortened_list(renamed)} are synthetic: provenance.json lists their images under other names")
     cases = with_patients(cases, known)
-    merged, pairs = by_images((c.name, c.patient, sorted(content[c.name])) for c in cases if not c.synthetic)
+    merged, pairs = merge_by_images((c.name, c.patient, sorted(content[c.name])) for c in cases if not c.synthetic)
     for one, other in pairs:
         say(
             f"warning: cases {one} and {other} have the same image and count as one patient; remove one of them if it "
@@ -135,17 +135,23 @@ def _tell_split(
     say(f"{trained}, {counts['validation']} validation cases, {counts['test']} test cases{where}")
     unused = [case.name for part in ("validation", "test") for case in split[part] if case not in used[part]]
     if unused:
-        say(f"warning: {len(unused)} synthetic cases belong to held-out patients and are not used: {some(unused)}")
+        say(
+            f"warning: {len(unused)} synthetic cases belong to held-out patients and are not used: "
+            f"{shortened_list(unused)}"
+        )
     moved = [case.name for part in split for case in split[part] if case.synthetic and case.part not in ("", part)]
     if moved:
-        say(f"warning: {len(moved)} synthetic cases were moved to the subset of their patients: {some(moved)}")
+        say(
+            f"warning: {len(moved)} synthetic cases were moved to the subset of their patients: {shortened_list(moved)}"
+        )
     placed = {case.name for part in split.values() for case in part}
     left = [case for case in cases if case.name not in placed]
     mixed = [case.name for case in left if case.synthetic]
     if mixed:
         say(
-            f"warning: {len(mixed)} synthetic cases contain images of held-out patients and are not used: {some(mixed)}"
+            f"warning: {len(mixed)} synthetic cases contain images of held-out patients and are not used: "
+            f"{shortened_list(mixed)}"
         )
     unnamed = [case.name for case in left if not case.synthetic]
     if unnamed:
-        say(f"warning: {len(unnamed)} cases are in no subset of {recorded or 'the split'}: {some(unnamed)}")
+        say(f"warning: {len(unnamed)} cases are in no subset of {recorded or 'the split'}: {shortened_list(unnamed)}")

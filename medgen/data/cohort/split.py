@@ -11,7 +11,7 @@ from typing import Any
 
 from medgen.data.cohort.datalist import read_entries
 from medgen.data.cohort.datalist_checks import distinct_names, listed_file
-from medgen.data.cohort.layouts import called, some
+from medgen.data.cohort.layouts import case_of_entry, shortened_list
 from medgen.errors import InputError
 from medgen.io.atomic import write_text
 from medgen.io.paths import require_path
@@ -194,12 +194,12 @@ def stated_folds(root: Path) -> tuple[Path, list[dict[str, list[str]]]] | None:
                 "split-folds-form",
                 f'{path} must be a list with {{"train": names, "val": names}} for each fold; correct or remove it',
             )
-        folds = [{**fold, **{part: [*map(called, fold[part])] for part in ("train", "val")}} for fold in folds]
+        folds = [{**fold, **{part: [*map(case_of_entry, fold[part])] for part in ("train", "val")}} for fold in folds]
         for number, fold in enumerate(folds):
             if both := sorted(set(fold["train"]) & set(fold["val"])):
                 raise InputError(
                     "split-case-in-both",
-                    f"{path}: {some(both)} in both train and val of fold {number}; keep each case in one",
+                    f"{path}: {shortened_list(both)} in both train and val of fold {number}; keep each case in one",
                 )
         return path, folds
     lists = sorted(root.glob("datalist_fold*.json"), key=lambda file: (len(file.name), file.name))
@@ -249,8 +249,8 @@ def with_stated_fold(
         )
     warnings = []
     if unknown := sorted(part.keys() - {case.name for case in cases}):
-        warnings.append(f"{path} names {some(unknown)} in fold {fold}, but they are not in the cohort")
+        warnings.append(f"{path} names {shortened_list(unknown)} in fold {fold}, but they are not in the cohort")
     if len(kept) < len(named):
         excluded = [case.name for case in named if case not in kept]
-        warnings.append(f"{path} does not name {some(excluded)} in fold {fold}; they are excluded")
+        warnings.append(f"{path} does not name {shortened_list(excluded)} in fold {fold}; they are excluded")
     return kept, warnings

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from medgen.data.cohort.datalist import FOLD, PART_KEYS, PATIENT, UNREAD_PARTS, part_of
-from medgen.data.cohort.layouts import some
+from medgen.data.cohort.layouts import shortened_list
 from medgen.errors import InputError
 from medgen.io.text import read_text
 
@@ -33,7 +33,7 @@ def unread_splits(root: Path) -> list[str]:
     if not found:
         return []
     return [
-        f"{root}: {some(found)} seems to state a split, but this format is not read; write splits_final.json "
+        f"{root}: {shortened_list(found)} seems to state a split, but this format is not read; write splits_final.json "
         '([{"train": names, "val": names}]), or set data.split to a JSON file '
         '({"train": names, "validation": names, "test": names})'
     ]
@@ -60,7 +60,8 @@ def unread_patients(root: Path, patients: Mapping[str, str]) -> list[str]:
     if not found:
         return []
     return [
-        f"{root}: {some(found)} seems to name patients with several cases, but is not read; each case counts as a "
+        f"{root}: {shortened_list(found)} seems to name patients with several cases, but is not read; each case "
+        f"counts as a "
         "patient; write provenance.json or a datalist with patient in its entries, or set data.patient_pattern"
     ]
 

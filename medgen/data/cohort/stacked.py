@@ -12,7 +12,7 @@ from medgen.io.write import write_volume
 from medgen.types import Case
 
 
-def unstacked(cases: Iterable[Case], folder: Path) -> list[Case]:
+def split_channels(cases: Iterable[Case], folder: Path) -> list[Case]:
     """Write the channels that the cases need into ``folder``, unless they exist; return the cases with these files.
 
     Raises:

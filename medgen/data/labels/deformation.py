@@ -11,7 +11,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from medgen.data.labels.resampling import labels_at
-from medgen.data.labels.topology import Cost, Objects, objects_between, objects_of, repaired
+from medgen.data.labels.topology import Cost, Objects, objects_between, objects_of, repair_topology
 
 FRACTIONS = (1.0, 0.5, 0.25)  # fractions of a displacement, tried until no structure is fragmented
 SQUARINGS = 6  # the velocity is integrated in 2⁶ steps, which are small enough to avoid folding
@@ -57,7 +57,7 @@ def deform(
 def _moved(objects: Objects, displacement: np.ndarray) -> tuple[np.ndarray, int]:
     """Return the label map after a displacement, and the number of detached fragments of its structures."""
     numbers = objects.numbers
-    result, fragments = repaired(warp(numbers, displacement), objects, _missing_weight(numbers, displacement))
+    result, fragments = repair_topology(warp(numbers, displacement), objects, _missing_weight(numbers, displacement))
     return objects.value[result], fragments
 
 
@@ -178,7 +178,7 @@ def _between(
         outside = np.maximum(depth(values[number])[box], 0)
         return outside / (outside + min(spacing))
 
-    result, fragments = repaired(numbers, objects_between(a, b, numbers, values, keep), cost)
+    result, fragments = repair_topology(numbers, objects_between(a, b, numbers, values, keep), cost)
     return values[result].astype(a.dtype), fragments
 
 

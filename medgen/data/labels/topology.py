@@ -28,7 +28,7 @@ Cost = Callable[[int, Box], np.ndarray]  # object number, box → cost of each v
 
 
 @dataclass(frozen=True)
-class Form:
+class Topology:
     """Topology of a mask.
 
     parts     connected components, 26-connected (corners)
@@ -55,22 +55,22 @@ class Objects:
 
     numbers: np.ndarray
     value: np.ndarray
-    forms: dict[int, Form]
-    joined: Form
+    forms: dict[int, Topology]
+    joined: Topology
 
 
-def form_of(mask: np.ndarray) -> Form:
+def topology_of(mask: np.ndarray) -> Topology:
     """Return the topology of a mask (X, Y, Z), bool; the region beyond the volume counts as background."""
     hollow = np.pad(~mask, 1, constant_values=True)
     counts = [ndimage.label(v, s)[1] for v, s in ((mask, CORNERS), (mask, FACES), (hollow, FACES), (hollow, CORNERS))]
-    return Form(counts[0], counts[1], counts[2] - 1, counts[3] - 1)
+    return Topology(counts[0], counts[1], counts[2] - 1, counts[3] - 1)
 
 
 def objects_of(labels: np.ndarray, keep: Sequence[float]) -> Objects:
     """Make each connected component of the values ``keep`` an object; each other value stays one object."""
     values = np.unique(labels)
     numbers, value = np.searchsorted(values, labels).astype(np.int32), list(values)
-    forms: dict[int, Form] = {}
+    forms: dict[int, Topology] = {}
     for k in keep:
         parts, _ = ndimage.label(labels == k, CORNERS)
         sizes = np.bincount(parts.ravel())
@@ -79,9 +79,9 @@ def objects_of(labels: np.ndarray, keep: Sequence[float]) -> Objects:
         for part in np.argsort(-sizes, kind="stable")[: min(MOST_PARTS, np.count_nonzero(sizes))].tolist():
             mask = parts[boxes[part - 1]] == part
             numbers[boxes[part - 1]][mask] = len(value)
-            forms[len(value)] = form_of(mask)
+            forms[len(value)] = topology_of(mask)
             value.append(k)
-    return Objects(numbers, np.asarray(value, labels.dtype), forms, form_of(np.isin(labels, list(keep))))
+    return Objects(numbers, np.asarray(value, labels.dtype), forms, topology_of(np.isin(labels, list(keep))))
 
 
 def objects_between(
@@ -97,23 +97,23 @@ def objects_between(
         values: label values.
         keep: values whose topology is preserved.
     """
-    forms: dict[int, Form] = {}
+    forms: dict[int, Topology] = {}
     for number, value in enumerate(values):
         if value in keep and (made == number).any():
-            forms[number] = _limited(form_of(made == number), form_of(a == value), form_of(b == value))
+            forms[number] = _limited(topology_of(made == number), topology_of(a == value), topology_of(b == value))
     kept = list(forms)
-    together = [form_of(np.isin(v, values[kept])) for v in (a, b)]
-    return Objects(made, values, forms, _limited(form_of(np.isin(made, kept)), *together))
+    together = [topology_of(np.isin(v, values[kept])) for v in (a, b)]
+    return Objects(made, values, forms, _limited(topology_of(np.isin(made, kept)), *together))
 
 
-def _limited(form: Form, a: Form, b: Form) -> Form:
+def _limited(form: Topology, a: Topology, b: Topology) -> Topology:
     """Limit a topology: at most as many components as in a or b, and a number of cavities between those of a and b."""
     low, high = ([pick(x, y) for x, y in ((a.cavities, b.cavities), (a.tight, b.tight))] for pick in (min, max))
     cavities, tight = np.clip((form.cavities, form.tight), low, high).tolist()
-    return Form(max(a.parts, b.parts), max(a.by_faces, b.by_faces), cavities, tight)
+    return Topology(max(a.parts, b.parts), max(a.by_faces, b.by_faces), cavities, tight)
 
 
-def repaired(made: np.ndarray, objects: Objects, cost: Cost) -> tuple[np.ndarray, int]:
+def repair_topology(made: np.ndarray, objects: Objects, cost: Cost) -> tuple[np.ndarray, int]:
     """Repair object numbers (X, Y, Z) after a change; return them and the number of fragments that remain detached."""
     made = made.copy()
     whole = tuple(slice(0, n) for n in made.shape)
@@ -151,7 +151,7 @@ def _count_fragments(made: np.ndarray, objects: Objects) -> int:
     return excess
 
 
-def _excess(mask: np.ndarray, form: Form) -> int:
+def _excess(mask: np.ndarray, form: Topology) -> int:
     """Return the number of excess components of a mask.
 
     6-connected ones count only if there was one before; structures that are connected by corners have several anyway.
@@ -185,7 +185,7 @@ def _siblings(part: np.ndarray, number: int, objects: Objects) -> np.ndarray:
 
 
 def _join(
-    made: np.ndarray, numbers: list[int], form: Form, objects: Objects, cost: Cost, box: Box, taken: float
+    made: np.ndarray, numbers: list[int], form: Topology, objects: Objects, cost: Cost, box: Box, taken: float
 ) -> None:
     """Join detached fragments, smallest first, along the path of lowest cost."""
     for structure, most in ((CORNERS, form.parts), (FACES, form.by_faces)):
@@ -239,7 +239,7 @@ def _mask_of(part: np.ndarray, numbers: Sequence[int], objects: Objects) -> np.n
     return table[part]
 
 
-def _close(made: np.ndarray, number: int, form: Form, objects: Objects, cost: Cost, box: Box) -> None:
+def _close(made: np.ndarray, number: int, form: Topology, objects: Objects, cost: Cost, box: Box) -> None:
     """Fill new cavities, smallest first, and close holes in the walls of lost cavities, where possible."""
     if form.cavities > MOST_CAVITIES:
         return

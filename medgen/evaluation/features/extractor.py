@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medgen.errors import InputError
-from medgen.io.names import brief
+from medgen.io.names import short_reason
 
 HUB = "hub"  # in place of a weight file: download the published file
 
@@ -72,7 +72,7 @@ def from_hub(url: str, *, sha256: str | None = None) -> Path:
         except Exception as error:  # many types of network errors, and a wrong hash
             raise InputError(
                 "weights-not-fetched",
-                f"{url} cannot be fetched ({brief(error)}); download it on another machine and name the file",
+                f"{url} cannot be fetched ({short_reason(error)}); download it on another machine and name the file",
             ) from None
     return cached_file
 
@@ -88,7 +88,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # torch raises many exception types for invalid files
         raise InputError(
             "weights-not-pytorch",
-            f"{path} is not a PyTorch weight file ({brief(error)[:120]}); save it with torch.save",
+            f"{path} is not a PyTorch weight file ({short_reason(error)[:120]}); save it with torch.save",
         ) from None
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]

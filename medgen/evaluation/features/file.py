@@ -13,7 +13,7 @@ from torch.nn import functional
 from medgen.errors import InputError
 from medgen.evaluation.features.extractor import checked_volume, file_hash
 from medgen.evaluation.features.slices import Window, describe_planes, describe_window, plane_images, windowed
-from medgen.io.names import brief
+from medgen.io.names import short_reason
 
 BATCH = 16
 
@@ -105,7 +105,7 @@ def _torchscript(path: Path, device: str) -> Callable[[Tensor], Array]:
     except Exception as error:  # torch raises RuntimeError and others for files that are not TorchScript
         raise InputError(
             "torchscript-unreadable",
-            f"{path} is not a TorchScript file ({brief(error)[:120]}); save it with torch.jit.save",
+            f"{path} is not a TorchScript file ({short_reason(error)[:120]}); save it with torch.jit.save",
         ) from None
 
     def run(x: Tensor) -> Array:
@@ -129,7 +129,7 @@ def _onnx(path: Path) -> Callable[[Tensor], Array]:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises its own exception types
         raise InputError(
-            "onnx-unreadable", f"{path} is not an ONNX file ({brief(error)[:120]}); export it again"
+            "onnx-unreadable", f"{path} is not an ONNX file ({short_reason(error)[:120]}); export it again"
         ) from None
     name = session.get_inputs()[0].name
     return lambda x: np.asarray(session.run(None, {name: x.contiguous().numpy()})[0], np.float64)

@@ -6,7 +6,9 @@ from medgen.errors import InputError
 from medgen.evaluation.features.extractor import Extractor
 from medgen.evaluation.features.slices import Window
 
-KNOWN = "radiomics, inception[:FILE|:hub], radimagenet:FILE, medicalnet:FILE|:hub, or a TorchScript or ONNX file"
+EXTRACTOR_CHOICES = (
+    "radiomics, inception[:FILE|:hub], radimagenet:FILE, medicalnet:FILE|:hub, or a TorchScript or ONNX file"
+)
 
 
 def named_extractor(text: str, *, window: Window = None, device: str = "cpu") -> Extractor:
@@ -49,4 +51,4 @@ def named_extractor(text: str, *, window: Window = None, device: str = "cpu") ->
         from medgen.evaluation.features.file import FileNetwork
 
         return FileNetwork(text, window=window, device=device)
-    raise InputError("extractor-unknown", f"no feature extractor is named {text!r}; choose {KNOWN}")
+    raise InputError("extractor-unknown", f"no feature extractor is named {text!r}; choose {EXTRACTOR_CHOICES}")

@@ -48,16 +48,16 @@ def measure(
                 "metric-data-range-missing",
                 "the profile generic needs data_range, the range of values that such images can have",
             )
-        return within(Pair(reference, prediction, data_range=data_range, spacing=spacing), mask)
+        return metrics_in_mask(Pair(reference, prediction, data_range=data_range, spacing=spacing), mask)
     if data_range is not None:
         raise InputError(
             "metric-data-range-unexpected",
             f"the profile {profile} has its own data range; omit data_range or choose generic",
         )
-    return within(Pair(reference, prediction), mask, profile=profile)
+    return metrics_in_mask(Pair(reference, prediction), mask, profile=profile)
 
 
-def within(
+def metrics_in_mask(
     pair: Pair, mask: Array | None = None, *, profile: str = "generic", place: str | None = None
 ) -> dict[str, float]:
     """Return {column: value} in a mask (non-zero voxels) or the whole volume, without metrics that cannot be computed.
@@ -72,7 +72,7 @@ def within(
     return {column: value for column, value in found.items() if value is not None}
 
 
-def by_label(pair: Pair, labels: Array) -> dict[int, dict[str, float]]:
+def metrics_by_label(pair: Pair, labels: Array) -> dict[int, dict[str, float]]:
     """Return {label: generic metrics in its mask} for every label except 0, ascending, in few passes for all labels.
 
     Raises:
@@ -101,7 +101,7 @@ def _value(metric: Metric, pair: Pair, mask: Array | None) -> float | None:
 
 
 def _values_by_label(metric: Metric, pair: Pair, labels: Array, present: Mapping[int, object]) -> Mapping[int, float]:
-    """Return the metric of every label: in one call if it has ``by_label``, else one mask at a time."""
+    """Return the metric of every label: in one call if it has ``metrics_by_label``, else one mask at a time."""
     if metric.by_label is not None:
         return metric.by_label(pair, labels)
     found = {label: _value(metric, pair, np.equal(labels, label)) for label in present}

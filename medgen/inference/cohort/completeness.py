@@ -14,7 +14,7 @@ from medgen.io.dicom.series import Series, list_series
 from medgen.io.dicom.stack import stack
 
 
-def lacking(folder: Path) -> tuple[str, str]:
+def missing_images(folder: Path) -> tuple[str, str]:
     """Describe missing images of the series in a folder.
 
     Returns:

@@ -16,12 +16,12 @@ from medgen.checkpoint import load_model
 from medgen.cluster import Cluster, WorkerLost, WorkerResources, joined, spread
 from medgen.errors import InputError
 from medgen.inference.cohort.cases import Cases
-from medgen.inference.cohort.manifest import Manifest, about
+from medgen.inference.cohort.manifest import Manifest, model_description
 from medgen.inference.convert_case import convert_case
 from medgen.inference.inputs import Scan
 from medgen.inference.job import Converted, Job, Options
 from medgen.inference.output import verdict_file
-from medgen.io.claim import wrote
+from medgen.io.claim import record_written
 
 JobAndRecord = tuple[Job, dict[str, Any] | None]  # a case and its record of an earlier run
 
@@ -83,7 +83,7 @@ def _claim_files(job: Job) -> None:
     for target in job.targets if job.entry.status == "converted" else ():
         for path in (target, verdict_file(target)):
             for file in path.iterdir() if path.is_dir() else [path] if path.is_file() else ():
-                wrote(file, file)
+                record_written(file, file)
 
 
 def _converter(
@@ -97,7 +97,7 @@ def _converter(
             "model-changed-during-run",
             f"{folder} holds another model than at the start of the run; use a copy that does not change",
         )
-    manifest = Manifest(None, about(model))
+    manifest = Manifest(None, model_description(model))
 
     def convert(planned: JobAndRecord) -> Converted:
         job, old = planned

@@ -18,14 +18,14 @@ from typing import Any
 from medgen.checkpoint import Model
 from medgen.errors import InputError
 from medgen.io.atomic import write_text
-from medgen.io.claim import check_ours, wrote
+from medgen.io.claim import check_ours, record_written
 from medgen.io.hashes import sha256
 
 FORMAT = 2  # version of manifest.json; files without a version number: 1
 MODEL_FIELDS = ("sha256", "step", "weights_sha256", "training_data", "health", "versions", "commit")
 
 
-def about(model: Model) -> dict[str, Any]:
+def model_description(model: Model) -> dict[str, Any]:
     """The description of a model in a manifest."""
     return {
         "folder": str(model.folder),
@@ -42,7 +42,7 @@ class Manifest:
 
     Args:
         folder: output folder; None: keep records in memory only.
-        model: description of the model, see ``about``. Records of a model with another ``sha256`` or ``target`` are
+        model: see ``model_description``. Records of a model with another ``sha256`` or ``target`` are
             ignored.
         name: file name without ending.
 
@@ -62,7 +62,7 @@ class Manifest:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             check_ours(self.journal)
-            wrote(self.journal)
+            record_written(self.journal)
             self._file = open(self.journal, "ab", buffering=0)
         except OSError as error:
             raise InputError(

@@ -15,16 +15,16 @@ from medgen.cluster import Cluster
 from medgen.errors import InputError
 from medgen.inference.cohort.cases import Cases
 from medgen.inference.cohort.distributed import converted_by
-from medgen.inference.cohort.manifest import Manifest, about
+from medgen.inference.cohort.manifest import Manifest, model_description
 from medgen.inference.cohort.watch import arrivals
 from medgen.inference.deidentified_output import Private
-from medgen.inference.inputs import Scan, find_scans, named
+from medgen.inference.inputs import Scan, find_scans, scan_of_file
 from medgen.inference.job import Converted, Job, Options
 from medgen.inference.plan import check_count, check_run
 from medgen.inference.series import Rules
-from medgen.io.claim import apart, claimed, claimed_file
+from medgen.io.claim import check_output_is_not_input, claimed, claimed_file
 from medgen.io.paths import ENDINGS, has_ending, require_path
-from medgen.qa.carried import beside
+from medgen.qa.carried import manifest_of_file
 from medgen.qa.run import Checks
 
 Files = tuple[Path, ...]
@@ -98,14 +98,14 @@ def convert(
         else:
             scans, count = _found(model, source, output, options, rules)
         check_count(model, source, output, count)
-        with Manifest(None if single else record, about(model)) as manifest:
+        with Manifest(None if single else record, model_description(model)) as manifest:
             cases = Cases(model, manifest, output, options)
             jobs = cases.converted(scans) if cluster is None else converted_by(cluster, cases, scans)
             results = _collected(jobs, cases, failed, count, watch is not None, done)
             if private is not None and not single:
                 private.write_changes(output, manifest.cases.values())
             if single and private is None and all(result.error is None for result in results):
-                manifest.write(beside(output))
+                manifest.write(manifest_of_file(output))
         finish(results)
         return results
 
@@ -160,7 +160,7 @@ def _one_by_one(scans: list[Scan]) -> Iterator[Scan]:
 
 def _scan_of(files: Path | Files) -> Scan:
     first, *others = (files,) if isinstance(files, Path) else files
-    return Scan(named(first).case, tuple(path.resolve() for path in (first, *others)))
+    return Scan(scan_of_file(first).case, tuple(path.resolve() for path in (first, *others)))
 
 
 def _collected(
@@ -206,7 +206,7 @@ def _claims(
 ) -> Iterator[AbstractContextManager[object]]:
     """Claim the folders of a run. In a de-identified run, only the claim of the private folder names inputs."""
     if isinstance(source, Path):
-        apart(output, source)
+        check_output_is_not_input(output, source)
     if has_ending(output, ENDINGS):
         yield claimed_file(output, overwrite=overwrite)
         return

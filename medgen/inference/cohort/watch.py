@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medgen.errors import InputError
-from medgen.inference.cohort.completeness import lacking
-from medgen.inference.inputs import Scan, find_scans, folders_with_files, named
+from medgen.inference.cohort.completeness import missing_images
+from medgen.inference.inputs import Scan, find_scans, folders_with_files, scan_of_file
 from medgen.io.formats.itk import data_files
-from medgen.io.mixed import is_dicom, mixed, scan_in
+from medgen.io.mixed import ambiguous_input_message, is_dicom, scan_in
 from medgen.io.read import find_volumes
 
-AGAIN = (60.0, 300.0, 1800.0, 3600.0)  # seconds before each retry of a failed scan; the last one repeats
+RETRY_PAUSES = (60.0, 300.0, 1800.0, 3600.0)  # seconds before each retry of a failed scan; the last one repeats
 PATIENCE = 30  # factor on the waiting time of a series that has fewer images than its headers state
 State = tuple[tuple[str, int, int], ...]
 Files = tuple[Path, ...]
@@ -25,7 +25,7 @@ class _Seen:
     state: State
     since: float  # when this state was first seen, or when the scan was last tried
     tries: int = 0
-    lacking: tuple[str, str] | None = None  # see ``completeness.lacking``; None: not determined yet
+    missing: tuple[str, str] | None = None  # see ``completeness.missing_images``; None: not determined yet
 
 
 def arrivals(
@@ -48,7 +48,7 @@ def arrivals(
         contrasts: the model's source contrasts.
         still: seconds without changes.
         failed: files of the scans that failed; the caller updates it. A failed scan is yielded again after the pauses
-            of ``AGAIN``, because the cause may have gone, e.g. a full disk or a folder that was not mounted.
+            of ``RETRY_PAUSES``, because the cause may have gone, e.g. a full disk or a folder that was not mounted.
 
     Raises:
         InputError: ``source`` is not a folder, or the output is inside it, so that outputs would be converted again.
@@ -91,10 +91,10 @@ def _arrivals(source: Path, contrasts: Sequence[str], still: float, failed: Cont
 
 def _counted(scan: Scan, one: _Seen, still: float) -> Scan | None:
     """Add a warning or note about missing images to the scan; None while it has to wait for them."""
-    if one.lacking is None:
-        found = [lacking(path) for path in scan.files if path.is_dir() and not scan.fault]
-        one.lacking = ". ".join(filter(None, (f[0] for f in found))), ". ".join(filter(None, (f[1] for f in found)))
-    missing, note = one.lacking
+    if one.missing is None:
+        found = [missing_images(path) for path in scan.files if path.is_dir() and not scan.fault]
+        one.missing = ". ".join(filter(None, (f[0] for f in found))), ". ".join(filter(None, (f[1] for f in found)))
+    missing, note = one.missing
     if missing and not one.tries and time.monotonic() - one.since < PATIENCE * still:
         return None
     ends = f"{missing}; the series was converted as it is and will be converted again when more images arrive"
@@ -105,7 +105,7 @@ def _pause(scan: Scan, tries: int, still: float, failed: Container[Files]) -> fl
     """Seconds before a scan is yielded. A scan with a fault is not retried until its folder changes."""
     if not tries:
         return still
-    return AGAIN[min(tries, len(AGAIN)) - 1] if scan.files in failed and not scan.fault else float("inf")
+    return RETRY_PAUSES[min(tries, len(RETRY_PAUSES)) - 1] if scan.files in failed and not scan.fault else float("inf")
 
 
 def _present(source: Path, contrasts: Sequence[str]) -> list[Scan]:
@@ -147,7 +147,9 @@ def _of_folder(folder: Path, volumes: list[Path], source: Path) -> list[Scan]:
         return [_by_place(folder, source)]
     if (image := scan_in(folder)) is None:
         return [_by_place(path, source) for path in volumes]
-    fault = f"{mixed(folder, volumes, f'a DICOM series ({image.name})')}; move one of the two elsewhere"
+    fault = (
+        f"{ambiguous_input_message(folder, volumes, f'a DICOM series ({image.name})')}; move one of the two elsewhere"
+    )
     return [replace(_by_place(folder, source), fault=fault)]
 
 
@@ -163,7 +165,7 @@ def _loose(source: Path, volumes: list[Path]) -> list[Scan]:
 
 def _by_place(path: Path, source: Path) -> Scan:
     """A scan named after all folders down to it: another patient's scan may have the same file name."""
-    scan = named(path)
+    scan = scan_of_file(path)
     return replace(scan, case="_".join((*path.relative_to(source).parts[:-1], scan.case)))
 
 

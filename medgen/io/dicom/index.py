@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from medgen.errors import InputError
-from medgen.io.claim import check_ours, wrote
+from medgen.io.claim import check_ours, record_written
 from medgen.io.dicom.elements import Header
 from medgen.io.dicom.header import is_scan, read_header, shared
 from medgen.io.dicom.lost import lost_slices
-from medgen.io.paths import dangling
+from medgen.io.paths import broken_link_message
 
 VERSION = "6"  # of the stored header contents; an index with another version is rebuilt
 BESIDE = "{}"  # stored instead of the header for DICOM objects that are not scans (reports, presentation states)
@@ -104,7 +104,7 @@ def _files(folder: Path, faults: dict[Path, str]) -> Iterator[tuple[str, int, in
             try:
                 stat = entry.stat() if entry.is_file() else None
                 if entry.is_symlink() and not os.path.exists(entry.path):
-                    faults[folder / path] = dangling(folder / path)
+                    faults[folder / path] = broken_link_message(folder / path)
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(path)
             except OSError as error:
@@ -154,7 +154,7 @@ def _load(folder: Path, database: Path) -> dict[str, tuple]:
 def _store(folder: Path, database: Path, new: list[tuple], deleted: Iterable[str]) -> None:
     database.parent.mkdir(parents=True, exist_ok=True)
     check_ours(database)
-    wrote(database)
+    record_written(database)
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.executescript(TABLES)
         if not connection.execute("SELECT 1 FROM about").fetchall():

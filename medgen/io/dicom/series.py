@@ -18,7 +18,7 @@ from medgen.io.dicom.lost import lost_slices
 from medgen.io.dicom.parts import parts
 from medgen.io.dicom.stack import image_type, is_colour, is_tiled, why_no_volume
 from medgen.io.dicom.units import CAPTURES
-from medgen.io.paths import dangling, require_path
+from medgen.io.paths import broken_link_message, require_path
 
 CAPTURE, UNPLACED = "secondary capture", "no patient coordinates"  # values of Series.remark
 
@@ -96,11 +96,11 @@ def grouped(found: Iterable[tuple[Path, Header]]) -> list[Series]:
     copies = Copies()
     for path, header in found:
         if not copies.has(path, header):
-            groups.setdefault(owners(header), []).extend(slices_of(path, header))
+            groups.setdefault(series_key(header), []).extend(slices_of(path, header))
     return sorted((s for (*_, uid), slices in groups.items() for s in _series(uid, slices)), key=_series_order)
 
 
-def owners(header: Header) -> tuple[str, str, str]:
+def series_key(header: Header) -> tuple[str, str, str]:
     """Return (PatientID, StudyInstanceUID, SeriesInstanceUID), which all slices of one series share."""
     patient, study, series = (str(header.get(k, "")) for k in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID"))
     return patient, study, series
@@ -117,7 +117,7 @@ def series_uid(path: Path) -> str | None:
 
 def _is_file(path: Path) -> bool:
     if path.is_symlink() and not path.exists():
-        raise InputError("file-dangling-link", dangling(path))
+        raise InputError("file-dangling-link", broken_link_message(path))
     return path.is_file()
 
 

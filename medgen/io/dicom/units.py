@@ -39,7 +39,7 @@ ORDINARY = set(
 SHARED, PER_FRAME = GROUPS
 
 
-def doubt_of(dataset: Dataset, frame: int) -> str:
+def unit_warning(dataset: Dataset, frame: int) -> str:
     """Return why CT values may not be HU although ``unit_of`` returns HU; empty if there is no reason."""
     if dataset.get("Modality") != "CT" or unit_of(dataset, frame) != HU:
         return ""

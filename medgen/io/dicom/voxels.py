@@ -14,7 +14,7 @@ from medgen.io.dicom.header import Slice, header_in, slices_of
 from medgen.io.dicom.pixels import PER_FRAME, has_lut, has_rescale, rescale_of
 from medgen.io.dicom.quiet import quiet_pydicom
 from medgen.io.dicom.stack import name
-from medgen.io.dicom.units import doubt_of, unit_of
+from medgen.io.dicom.units import unit_of, unit_warning
 
 PLUGINS = "pip install 'medgen[dicom]'"
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
@@ -53,7 +53,7 @@ def values_of(slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray, str, s
             for k, pixels in zip(members, frames, strict=True):
                 frame = slices[k].frame
                 values, padding = _modality(pixels, dataset, frame, file), _padding(dataset, frame, file)
-                yield k, values, unit_of(dataset, frame), doubt_of(dataset, frame), padding
+                yield k, values, unit_of(dataset, frame), unit_warning(dataset, frame), padding
         except InputError:
             raise
         except RecursionError:

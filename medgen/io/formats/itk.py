@@ -15,12 +15,12 @@ import SimpleITK as sitk
 
 from medgen.errors import InputError
 from medgen.io.atomic import atomic_write
-from medgen.io.claim import check_ours, wrote
+from medgen.io.claim import check_ours, record_written
 from medgen.io.formats.metaimage import data_names as meta_names
 from medgen.io.formats.metaimage import read_meta
 from medgen.io.formats.nrrd import data_names as nrrd_names
 from medgen.io.formats.nrrd import read_nrrd
-from medgen.io.formats.stored import Stored, beside
+from medgen.io.formats.stored import Stored, data_file_paths
 from medgen.io.paths import ITK_ENDINGS, has_ending
 from medgen.io.volume import (
     Geometry,
@@ -77,7 +77,7 @@ def data_files(path: Path) -> list[Path]:
         return []
     for name in names:
         with suppress(InputError):
-            found += beside(path, [name])
+            found += data_file_paths(path, [name])
     return found
 
 
@@ -99,7 +99,7 @@ def write_itk(path: Path, volume: Volume) -> None:
             os.replace(Path(folder, path.name), temporary)
             for data_file in Path(folder).iterdir():
                 check_ours(path.parent / data_file.name)
-                wrote(path.parent / data_file.name, data_file)
+                record_written(path.parent / data_file.name, data_file)
                 os.replace(data_file, path.parent / data_file.name)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from medgen.errors import InputError
-from medgen.io.formats.stored import Stored, beside, expanded, mm, numbers, whole
+from medgen.io.formats.stored import Stored, data_file_paths, expand_pattern, mm_per_unit, numbers, whole_numbers
 
 TYPES = {
     "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4",
@@ -34,7 +34,7 @@ def read_meta(path: Path) -> Stored:
     fields, names, end = _fields(path)
     _check_complete(fields, path)
     n = int(fields["NDims"])
-    shape = tuple(whole(fields["DimSize"], path, "DimSize"))
+    shape = tuple(whole_numbers(fields["DimSize"], path, "DimSize"))
     if len(shape) != n or n < 1:
         raise InputError(
             "meta-dimensions-disagree",
@@ -46,10 +46,10 @@ def read_meta(path: Path) -> Stored:
     slope, inter = _intensities(fields, path)
     local = names == ["LOCAL"]
     if not local and any("%" in name for name in names):
-        names = expanded(names[0], path, shape[-1])
+        names = expand_pattern(names[0], path, shape[-1])
     if not names:
         raise InputError("meta-data-list-empty", f"{path} has an empty list of data files; correct its header")
-    files = (path,) if local else beside(path, names)
+    files = (path,) if local else data_file_paths(path, names)
     dtype = _dtype(fields, path)
     encoding = "gzip" if compressed else "raw"
     return Stored(path, shape, affine, dtype, files, start, encoding, skip, slope, inter, tuple(remarks))
@@ -59,7 +59,7 @@ def data_names(path: Path) -> list[str]:
     """Return the names of the data files in the header; empty if the voxels follow the header."""
     fields, names, _ = _fields(path)
     if names and "%" in names[0]:
-        return expanded(names[0], path, whole(fields.get("DimSize", "0"), path, "DimSize")[-1])
+        return expand_pattern(names[0], path, whole_numbers(fields.get("DimSize", "0"), path, "DimSize")[-1])
     return [] if names == ["LOCAL"] else names
 
 
@@ -146,7 +146,7 @@ def _dtype(fields: dict[str, str], path: Path) -> np.dtype:
 
 def _start(fields: dict[str, str], names: list[str], end: int, compressed: bool, path: Path) -> int | None:
     """Return the offset of the voxels in each file; None: they are at the end of the file."""
-    (size, *_) = whole(fields.get("HeaderSize", "0"), path, "HeaderSize")
+    (size, *_) = whole_numbers(fields.get("HeaderSize", "0"), path, "HeaderSize")
     local = names == ["LOCAL"]
     if size < -1 or (size != 0 and compressed) or (size > 0 and local) or (compressed and len(names) > 1):
         raise InputError(
@@ -181,7 +181,7 @@ def _affine(fields: dict[str, str], n: int, path: Path) -> tuple[np.ndarray, lis
     sizes = fields.get("ElementSpacing", fields.get("ElementSize", " ".join("1" * n)))
     spacing = numbers(sizes, n, path, "ElementSpacing")
     origin = numbers(fields.get("Offset", " ".join("0" * n)), n, path, "Offset")
-    unit = mm(fields.get("DistanceUnits", ""), path, "DistanceUnits")
+    unit = mm_per_unit(fields.get("DistanceUnits", ""), path, "DistanceUnits")
     for key in ("CenterOfRotation", "ImagePosition"):
         if key in fields and numbers(fields[key], None, path, key).any() and not np.array_equal(rows, np.eye(n)):
             raise InputError(

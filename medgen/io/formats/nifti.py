@@ -15,7 +15,7 @@ from nibabel.wrapstruct import WrapStructError
 
 from medgen.errors import InputError
 from medgen.io.atomic import atomic_write
-from medgen.io.formats.nifti_header import settled_header
+from medgen.io.formats.nifti_header import repaired_header
 from medgen.io.paths import has_ending
 from medgen.io.volume import (
     Geometry,
@@ -134,7 +134,7 @@ def _unscaled(volume: Volume) -> np.ndarray:
 
 
 def _header(stream: Any) -> tuple[Any, list[str]]:
-    return settled_header(stream.read(540))
+    return repaired_header(stream.read(540))
 
 
 def _voxels(stream: Any, header: Any, path: Path) -> tuple[np.ndarray, list[str]]:

@@ -22,7 +22,7 @@ SAME_SIZE = 1e-3  # relative tolerance for equal voxel sizes
 APART_VOXELS, APART_SHARE = 0.1, 6e-4
 
 
-def settled_header(block: bytes) -> tuple[Any, list[str]]:
+def repaired_header(block: bytes) -> tuple[Any, list[str]]:
     """Parse and repair the header of a NIfTI file; return the nibabel header and remarks on contradictory fields.
 
     Args:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from medgen.errors import InputError
-from medgen.io.formats.stored import Stored, beside, expanded, mm, numbers, whole
+from medgen.io.formats.stored import Stored, data_file_paths, expand_pattern, mm_per_unit, numbers, whole_numbers
 
 Fields = dict[str, str]
 TYPES = {
@@ -57,8 +57,8 @@ def read_nrrd(path: Path) -> Stored:
         raise InputError(
             "nrrd-header-incomplete", f"{path} is not a readable NRRD file (incomplete header); export it again"
         )
-    sizes = whole(fields["sizes"], path, "sizes")
-    if [len(sizes)] != whole(fields["dimension"], path, "dimension"):
+    sizes = whole_numbers(fields["sizes"], path, "sizes")
+    if [len(sizes)] != whole_numbers(fields["dimension"], path, "dimension"):
         raise InputError("nrrd-sizes-disagree", f"{path}: dimension does not match sizes; correct its header")
     for key in ("oldmin", "oldmax"):
         if fields.get(key, "nan").lower() != "nan":
@@ -74,7 +74,7 @@ def read_nrrd(path: Path) -> Stored:
         raise InputError(
             "nrrd-encoding", f"{path}: encoding {fields.get('encoding', '')[:40]} is not supported; use raw or gzip"
         )
-    files = beside(path, names) if names else (path,)
+    files = data_file_paths(path, names) if names else (path,)
     start, skip = _start(fields, files, 0 if names else end, encoding, path)
     return Stored(path, shape, affine, _dtype(fields, encoding, path), files, start, encoding, skip, remarks=remarks)
 
@@ -108,7 +108,7 @@ def _fields(path: Path) -> tuple[Fields, list[str], int]:
         end = file.tell()
     name = fields.get("datafile", "")
     if name and not names:
-        names = expanded(name, path, 0) if "%" in name else [name]
+        names = expand_pattern(name, path, 0) if "%" in name else [name]
     return fields, names, end
 
 
@@ -131,7 +131,7 @@ def _start(
     fields: Fields, files: tuple[Path, ...], header_end: int, encoding: str, path: Path
 ) -> tuple[int | None, int]:
     """Return the offset of the data in each file (None: at its end), and the number of decoded bytes to skip."""
-    (lines, *_), (skip, *_) = (whole(fields.get(key, "0"), path, key) for key in ("lineskip", "byteskip"))
+    (lines, *_), (skip, *_) = (whole_numbers(fields.get(key, "0"), path, key) for key in ("lineskip", "byteskip"))
     unsupported = (lines or skip) and (len(files) > 1 or encoding in ("ascii", "hex"))
     if unsupported or lines < 0 or lines > 2**16 or skip < -1 or (skip == -1 and encoding != "raw"):
         raise InputError(
@@ -227,7 +227,7 @@ def _spacings(fields: Fields, count: int, axes: list[int], path: Path) -> np.nda
     units = re.findall(r'"([^"]*)"', fields.get("units", "")) or [""] * count
     if len(units) != count:
         raise InputError("nrrd-units-count", f"{path} has {len(units)} units for {count} axes; correct its header")
-    return np.array([sizes[axis] * mm(units[axis], path, "units") for axis in axes])
+    return np.array([sizes[axis] * mm_per_unit(units[axis], path, "units") for axis in axes])
 
 
 def _refuse_beside_directions(fields: Fields, path: Path) -> None:
@@ -262,4 +262,4 @@ def _space_units(fields: Fields, path: Path) -> np.ndarray:
         raise InputError(
             "nrrd-space-units-count", f"{path} has {len(units)} space units for 3 spatial axes; correct its header"
         )
-    return np.array([mm(unit.strip(), path, "space units") for unit in units[:3]] or [1.0] * 3)
+    return np.array([mm_per_unit(unit.strip(), path, "space units") for unit in units[:3]] or [1.0] * 3)

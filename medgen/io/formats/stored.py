@@ -144,7 +144,7 @@ def numbers(text: str, count: int | None, path: Path, field: str) -> np.ndarray:
     return found
 
 
-def whole(text: str, path: Path, field: str) -> list[int]:
+def whole_numbers(text: str, path: Path, field: str) -> list[int]:
     """Parse the integers of a field. Raises InputError."""
     found = text.split()
     if not found or not all(re.fullmatch(r"[+-]?\d{1,18}", part, re.ASCII) for part in found):
@@ -155,24 +155,24 @@ def whole(text: str, path: Path, field: str) -> list[int]:
     return [int(part) for part in found]
 
 
-def mm(unit: str, path: Path, field: str) -> float:
+def mm_per_unit(unit: str, path: Path, field: str) -> float:
     """Return the length of a unit in mm; an unspecified unit is mm. Raises InputError."""
     if unit.lower() not in MM:
         raise InputError("header-unit-unknown", f"{path}: {field} is {unit[:40]}, an unknown unit; convert it to mm")
     return MM[unit.lower()]
 
 
-def expanded(text: str, path: Path, count: int) -> list[str]:
+def expand_pattern(text: str, path: Path, count: int) -> list[str]:
     """Expand a file name pattern such as ``s%03d.raw 1 90 1``; without a range, the numbers are 1 to ``count``."""
     pattern, *rest = text.split()
-    low, high, step, *_ = [*whole(" ".join(rest), path, "its data files"), 1][:4] if rest else (1, count, 1)
+    low, high, step, *_ = [*whole_numbers(" ".join(rest), path, "its data files"), 1][:4] if rest else (1, count, 1)
     steps = range(low, high + (1 if step > 0 else -1), step) if step else range(0)
     if not PATTERN.fullmatch(pattern) or not 0 < len(steps) <= MAX_FILES:
         raise InputError("header-data-pattern", f"{path}: the data file pattern {text[:80]} is invalid; correct it")
     return [pattern % number for number in steps]
 
 
-def beside(path: Path, names: Sequence[str]) -> tuple[Path, ...]:
+def data_file_paths(path: Path, names: Sequence[str]) -> tuple[Path, ...]:
     """Return the paths of the data files that a header names; links are followed.
 
     Only regular files in the header's folder are accepted, so that a header cannot read arbitrary files or block on a

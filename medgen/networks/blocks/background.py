@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def background_kept(x: Tensor, y_hat: Tensor) -> Tensor:
+def keep_background(x: Tensor, y_hat: Tensor) -> Tensor:
     """Set ŷ to -1 wherever x is -1 in the same channel: the encoded value of masked voxels, see ``intensity.Range``.
 
     Args:

@@ -25,7 +25,7 @@ class DoublingConv3d(nn.Conv3d):
         return nnf.conv_transpose3d(x, _transposed(self.weight), self.bias, stride=2, padding=1)
 
 
-def doubling(spatial_dims: int, in_channels: int, out_channels: int) -> nn.Module:
+def upsampling_conv(spatial_dims: int, in_channels: int, out_channels: int) -> nn.Module:
     """Create the layer for 2D or 3D grids."""
     layer = DoublingConv3d if spatial_dims == 3 else DoublingConv2d
     return layer(in_channels, out_channels, kernel_size=3, padding=1)

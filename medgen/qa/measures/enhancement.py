@@ -76,7 +76,7 @@ class Organ:
     calcium: float = 0.0
 
 
-def organs(
+def measure_organs(
     images: Sequence[np.ndarray], labels: np.ndarray, names: Mapping[int, str], spacing: Sequence[float]
 ) -> list[Organ]:
     """Measure every labelled structure that enhances, by its name or, if the truth is given, by its HU.

@@ -36,7 +36,7 @@ def flip_gains(
     return np.array(gains)
 
 
-def shift(source: np.ndarray, output: np.ndarray, spacing: Sequence[float], *, reach: int = 3) -> np.ndarray:
+def measure_shift(source: np.ndarray, output: np.ndarray, spacing: Sequence[float], *, reach: int = 3) -> np.ndarray:
     """Shift of the output against the source along each axis, (3,) voxels, positive towards higher indices.
 
     The shift is the peak of the normalised cross-correlation of gradient magnitudes, refined by the parabola through it

@@ -70,7 +70,7 @@ def new_structures(
     image, other = (v.astype(np.float32) for v in (image, other))
     flat = mask & _flat(other, mask, spacing)
     change = image - _slope(other[mask], image[mask]) * other  # cancels what both show, and copied noise
-    mean, scatter = explained(change, other, flat, spacing)
+    mean, scatter = predict_from_other(change, other, flat, spacing)
     rest, typical = np.where(flat, change - mean, 0), float(np.median(scatter[flat]))
     scatter = np.maximum(scatter, 0.8 * typical)  # few similar voxels have a small spread by chance
     ambiguous = np.maximum(scatter**2 - (SCATTER * typical) ** 2, 0)
@@ -128,7 +128,7 @@ def brighter(
     return _strongest(found)
 
 
-def explained(
+def predict_from_other(
     image: np.ndarray, other: np.ndarray, mask: np.ndarray, spacing: Spacing
 ) -> tuple[np.ndarray, np.ndarray]:
     """Predict ``image`` from ``other``: mean and standard deviation (X, Y, Z) of similar voxels nearby.

@@ -13,7 +13,7 @@ from medgen.data.fast_filters import gaussian
 SMOOTH_MM = 1.0  # smoothing before derivatives, to reduce noise
 
 
-def rendition(image: np.ndarray, other: np.ndarray, mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+def match_rendition(image: np.ndarray, other: np.ndarray, mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     """Adapt ``other`` to the position and the reconstruction kernel of ``image``.
 
     To first order, a shift adds multiples of the three first derivatives, and a softer or sharper kernel adds multiples

@@ -78,7 +78,7 @@ def stacks(scene: Scene) -> list[Stack]:
 
 def _stack(scene: Scene, plane: Plane, scale: float, share: float) -> Stack:
     part, start = scene.view[plane.axis], scene.at[plane.axis]
-    indices = chosen(part.start, part.stop, start, max(1, MOST[plane.name] // len(scene.columns)))
+    indices = slice_indices(part.start, part.stop, start, max(1, MOST[plane.name] // len(scene.columns)))
     frames = [
         [frame(column, plane, _at(scene, plane, index), scene, scale) for index in indices] for column in scene.columns
     ]
@@ -112,7 +112,7 @@ def _mark_of(mark: Mark, plane: Plane, view: View, indices: range) -> dict[str, 
     return {"number": mark.number, "first": min(shown, default=nearest), "last": max(shown, default=nearest)} | box
 
 
-def chosen(first: int, stop: int, start: int, most: int) -> range:
+def slice_indices(first: int, stop: int, start: int, most: int) -> range:
     """Return every n-th of the slices first ... stop - 1, at most ``most``, including ``start`` if it is in range."""
     step = max(1, -(-(stop - first) // most))
     return range(first + (start - first) % step, stop, step)

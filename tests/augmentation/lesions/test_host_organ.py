@@ -4,7 +4,7 @@ from lesion_cases import NAMES, ball, case
 from refusal import refused
 from scipy import ndimage
 
-from medgen.augmentation.lesions.host_organ import host_mask, ranks_of, shell, spread
+from medgen.augmentation.lesions.host_organ import host_mask, ranks_of, robust_sd, shell
 
 
 def test_host_by_name_and_by_value():
@@ -58,7 +58,7 @@ def test_shell_takes_all_host_where_little_is_near():
 
 def test_spread_ignores_outliers():
     values = np.random.default_rng(0).normal(50, 7, 4000)
-    assert spread(np.append(values, [900.0] * 40)) == pytest.approx(7, rel=0.1)
+    assert robust_sd(np.append(values, [900.0] * 40)) == pytest.approx(7, rel=0.1)
 
 
 def test_ranks_are_percentiles_of_the_body():

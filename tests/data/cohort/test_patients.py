@@ -5,7 +5,7 @@ import json
 import pytest
 from refusal import refused
 
-from medgen.data.cohort.patients import Records, by_images, identified
+from medgen.data.cohort.patients import Records, identified, merge_by_images
 
 
 def told(cases, root, pattern=None, listed=None):
@@ -84,7 +84,7 @@ def test_a_twin_by_its_name_alone_is_of_the_case_it_is_named_after(tmp_path):
 
 
 def test_images_in_common_make_one_patient_through_others(tmp_path):
-    called, pairs = by_images([("a", "p", "12"), ("b", "q", "3"), ("c", "r", "23"), ("d", "p", "1")])
+    called, pairs = merge_by_images([("a", "p", "12"), ("b", "q", "3"), ("c", "r", "23"), ("d", "p", "1")])
     assert set(called) == {"p", "q", "r"} and len(set(called.values())) == 1
     assert pairs == [("a", "c"), ("b", "c")]
 

@@ -112,7 +112,7 @@ def test_what_failed_on_a_worker_is_tried_again_under_watch(local_ray, saved, st
         os.utime(tmp_path / "aside", ns=(before.st_atime_ns, before.st_mtime_ns))
         (tmp_path / "aside").rename(scans / "a.nii.gz")
 
-    monkeypatch.setattr(watch, "AGAIN", (0.01,))
+    monkeypatch.setattr(watch, "RETRY_PAUSES", (0.01,))
     results = convert(saved, scans, tmp_path / "out", watch=0.1, cluster=Cluster(workers=1), done=done)
     assert seen == ["failed", "converted"] and [r.status for r in results] == ["converted"]
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from small import SMALL_METHOD, known, make_model, merged, paired_only, small_settings, write_cohort
 
 from medgen.checkpoint import load_model
-from medgen.commands.translate import interrupted
+from medgen.commands.translate import stop_watching
 from medgen.config import parse_settings
 from medgen.errors import InputError
 from medgen.inference import convert_case as module
@@ -288,7 +288,7 @@ def test_a_second_interrupt_of_the_command_ends_at_once(monkeypatch):
     monkeypatch.setattr(os, "_exit", ended.append)
     try:
         with pytest.raises(KeyboardInterrupt):
-            interrupted()
+            stop_watching()
         signal.raise_signal(signal.SIGINT)
     finally:
         for number, handler in kept.items():
@@ -313,7 +313,7 @@ def test_what_failed_is_tried_again_and_told_once(model, tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "write_outputs", full)
-    monkeypatch.setattr(watch, "AGAIN", (0.01,))
+    monkeypatch.setattr(watch, "RETRY_PAUSES", (0.01,))
     results = convert(model, scans, tmp_path / "out", watch=0.1, done=done)
     assert seen == ["failed", "converted"] and len(tries) == 4
     assert [(r.case, r.status) for r in results] == [("a", "converted")]

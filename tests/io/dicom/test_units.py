@@ -6,7 +6,7 @@ import pytest
 from dicom_series import item, stored, write_ct, write_enhanced_ct
 from refusal import refused
 
-from medgen.io.dicom.units import UNSPECIFIED, doubt_of, unit_of
+from medgen.io.dicom.units import UNSPECIFIED, unit_of, unit_warning
 from medgen.io.read import read_volume
 
 OTHERS = ("MGML", "Z_EFF", "ED", "EDW", "HU_MOD", "PCT", "US", "OD", "10^-3 1/MM", "mgml ")
@@ -191,7 +191,7 @@ def test_enhanced_ct_without_any_rescale_is_doubtful(tmp_path, place):
 )
 def test_terms_of_materials_are_doubtful_though_the_rescale_type_says_hu(terms, doubtful):
     given = image(ImageType=terms, RescaleType="HU")
-    assert unit_of(given, 0) == "HU" and ("names a material" in doubt_of(given, 0)) == doubtful
+    assert unit_of(given, 0) == "HU" and ("names a material" in unit_warning(given, 0)) == doubtful
 
 
 def test_the_values_stay_those_of_the_file_whatever_the_unit(tmp_path):
@@ -219,7 +219,7 @@ def test_the_values_stay_those_of_the_file_whatever_the_unit(tmp_path):
     ],
 )  # fmt: skip
 def test_what_makes_hu_doubtful_is_said(elements, doubtful):
-    assert bool(doubt_of(image(**elements), 0)) == doubtful
+    assert bool(unit_warning(image(**elements), 0)) == doubtful
 
 
 def test_ct_without_a_rescale_is_read_with_a_warning(tmp_path):

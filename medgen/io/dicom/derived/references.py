@@ -30,7 +30,7 @@ class Derivation:
         return f"{NOTICE}: {self.target} made by model {self.model} (SHA-256 {self.sha256}) with medgen {self.version}"
 
 
-def refer(ds: Dataset, source: Dataset, derivation: Derivation, frames: Sequence[int] | None) -> None:
+def add_source_references(ds: Dataset, source: Dataset, derivation: Derivation, frames: Sequence[int] | None) -> None:
     """Add references to the source image to ``ds``.
 
     They go into the General Image module if ``frames`` is None, otherwise into the Derivation Image functional group of

@@ -18,14 +18,14 @@ from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, ExplicitVRLittleEndian
 from pydicom.valuerep import format_number_as_ds
 
 from medgen.errors import InputError
-from medgen.io.atomic import folder_written_aside
+from medgen.io.atomic import atomic_folder
 from medgen.io.deidentification.deidentify import Changes, Deidentifier
 from medgen.io.dicom.derived.references import (
     NOTICE,
     Derivation,
+    add_source_references,
     coded_concept,
     evidence,
-    refer,
     reference,
     series_reference,
 )
@@ -33,7 +33,7 @@ from medgen.io.dicom.header import read_header
 from medgen.io.dicom.pixels import PER_FRAME, SHARED, Encoding, Format, encoding, rescale_of
 from medgen.io.dicom.read import check_unchanged
 from medgen.io.dicom.strip import strip
-from medgen.io.names import brief
+from medgen.io.names import short_reason
 from medgen.io.volume import Volume
 
 MAKER = "medgen"
@@ -90,7 +90,7 @@ def write_derived(
         members.setdefault(file, []).append(k)
     file = folder
     try:
-        with folder_written_aside(folder) as temporary:
+        with atomic_folder(folder) as temporary:
             for n, (file, slices) in enumerate(members.items()):
                 slices.sort(key=lambda k: volume.frames[k][1])  # type: ignore[index]
                 dataset = sources[file]
@@ -148,10 +148,10 @@ def _reason(error: OSError) -> str:
     cause: BaseException | None = error
     while cause is not None and not getattr(cause, "strerror", None):
         cause = cause.__cause__ or cause.__context__
-    return getattr(cause, "strerror", None) or brief(error)
+    return getattr(cause, "strerror", None) or short_reason(error)
 
 
-def of_others(files: Iterable[Path]) -> bool:
+def is_foreign_dicom(files: Iterable[Path]) -> bool:
     """Whether files are DICOM not written by ``write_derived``; decided by the first readable header."""
     for file in files:
         try:
@@ -295,7 +295,7 @@ def _derive(
     else:
         ds.ImageType = ["DERIVED", "SECONDARY", *kind[2:3]]
     _equipment(ds, derivation)
-    refer(ds, source, derivation, frames if enhanced else None)
+    add_source_references(ds, source, derivation, frames if enhanced else None)
     ds.ReferencedSeriesSequence = series_references
     if enhanced:
         ds.SourceImageEvidenceSequence = [evidence(ds.StudyInstanceUID, series_references)]
