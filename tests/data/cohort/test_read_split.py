@@ -139,7 +139,7 @@ MR, CT = {"kind": "percentile", "low": 0}, {"kind": "window", "low": -150, "high
 
 
 @pytest.mark.parametrize(
-    "codec, lift, said",
+    "intensity, lift, said",
     [(CT, 1024, "no fat and no air in HU"), (MR, 0, "are like CT in HU"), (CT, 0, None), (MR, 1024, None)],
 )
 def test_a_config_for_ct_on_mr_and_the_reverse_is_said(tmp_path, intensity, lift, said):
