@@ -43,8 +43,8 @@ def test_volumes_become_label_maps(network, tmp_path):
     np.testing.assert_array_equal(back.data, 5 * (volume.data > 1000))
     np.testing.assert_array_equal(back.affine, volume.affine)
     assert back.dtype == np.uint8 and json.loads((tmp_path / "out/labels.json").read_text()) == {"liver": 5}
-    (refused,) = segment_cohort(named_segmenter(network), tmp_path / "in/a.nii.gz", tmp_path / "d", format="dicom")
-    assert "not DICOM" in refused.error
+    (result,) = segment_cohort(named_segmenter(network), tmp_path / "in/a.nii.gz", tmp_path / "d", format="dicom")
+    assert "not DICOM" in result.error
 
 
 def test_what_is_done_is_not_done_again(network, tmp_path):

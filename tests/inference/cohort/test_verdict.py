@@ -83,7 +83,7 @@ def test_limits_by_the_model_by_name_or_none():
     assert checks_for(make_model(small_settings(data={"targets": ["native"]}))).thresholds.contrast_removed is True
     assert checks_for(make_model(), "ct_contrast").thresholds.contrast_removed is True
     assert checks_for(make_model(), "none") is None
-    with refused("option-segmenter-without-checks"):
+    with refused("option-segmenter-without-checks", names="--segmenter"):
         checks_for(make_model(), "none", "somewhere")
 
 
@@ -144,9 +144,9 @@ def test_verdicts_as_structured_reports_beside_the_series(tmp_path):
         assert dcmread(tmp_path / "out/verdicts/case.dcm").SeriesDescription == report.SeriesDescription
         convert(model, tmp_path / "in", tmp_path / "out", checks=named_checks("ct_contrast"))  # another verdict
         assert not (tmp_path / "out/verdicts/case.dcm").exists()
-    refused = run(format="nifti", overwrite=True)
-    assert refused.status == "failed" and "leave --qa-report-sr out" in refused.error
-    with refused("option-verdict-without-checks"):
+    result = run(format="nifti", overwrite=True)
+    assert result.status == "failed" and "leave --qa-report-sr out" in result.error
+    with refused("option-verdict-without-checks", names="--qa-report-sr"):
         convert(model, tmp_path / "in", tmp_path / "out", qa_report_sr=True)
 
 
