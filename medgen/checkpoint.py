@@ -30,7 +30,7 @@ from medgen.methods import method_class
 from medgen.methods.base import Method
 from medgen.model_info import ModelInfo, TableInfo
 from medgen.settings import Settings
-from medgen.terminology import NATIVE
+from medgen.terminology import is_native
 from medgen.types import DataShape
 
 FORMAT = 4
@@ -345,4 +345,4 @@ def _sha256(path: Path) -> str:
 def removes_contrast(model: Model, target: str | None = None) -> bool:
     """Whether the output of a model (for ``target``, else its own or first one) is CT without contrast medium."""
     data = model.settings.data
-    return data.removes_contrast or (target or model.target or data.targets[0]).lower() in NATIVE
+    return data.removes_contrast or is_native(target or model.target or data.targets[0])

@@ -8,7 +8,7 @@ docs/decisions/terminology.md lists where the tables differ, and why.
 import re
 
 # Names of contrasts and domains that mean: no contrast medium. Others are declared by data.removes_contrast.
-NATIVE = {"none", "native", "noncontrast", "non_contrast", "unenhanced", "plain", "precontrast", "ncct", "vnc"}
+NATIVE = {"none", "native", "noncontrast", "unenhanced", "plain", "precontrast", "ncct", "vnc"}
 
 SIDES = {"left", "right"}
 IRREGULAR = {"vertebrae": "vertebra", "metastases": "metastasis"}
@@ -34,7 +34,7 @@ DISPLAY_ORDER = ("aorta", "kidney", "liver", "spleen", "inferior_vena_cava", "po
 ENHANCING = (*(term for terms in STRUCTURES.values() for term in terms), "renal", "hyper")
 NOT_ENHANCING = ("adrenal", "cyst", "stone", "hypovascular", "lesion hypo")
 
-LESIONS = ("lesion", "cyst", "tumor", "tumour", "metasta")
+LESIONS = ("lesion", "cyst", "tumor", "tumour", "metasta", "nodul")
 CALCULI = ("stone",)
 
 # Whole name -> keyword in pydicom.sr.codedict.codes.SCT.
@@ -65,6 +65,11 @@ def words(name: str) -> tuple[str, ...]:
     return tuple(_singular(word) for word in re.split(r"[\s_-]+", spaced) if word and word not in SIDES)
 
 
+def is_native(name: str) -> bool:
+    """Whether a name means: no contrast medium, as ``none``, ``Non-Contrast`` and ``non_contrast`` do."""
+    return "".join(words(name)) in NATIVE
+
+
 def structure_of(name: str) -> str | None:
     """Which of `STRUCTURES` a label's name means: ``kidney_left`` is "kidney"; None for lesions, stones and others."""
     if is_pathology(name) or not is_enhancing(name):
@@ -88,7 +93,7 @@ def is_homogeneous(name: str) -> bool:
 
 
 def is_lesion(name: str) -> bool:
-    """Whether a name means a lesion, cyst, tumour or metastasis."""
+    """Whether a name means a lesion, cyst, tumour, nodule or metastasis."""
     return _has(name, LESIONS)
 
 

@@ -66,9 +66,8 @@ class Patches(Dataset):
         artefacts: tuple[dict[str, Any], ...] = (),
     ) -> None:
         if paired and set(sources) != set(targets):
-            raise ValueError(
-                f"paired sampling needs the same cases as sources and targets; got {sources} and {targets}"
-            )
+            differing = sorted(set(sources) ^ set(targets))
+            raise ValueError(f"paired sampling needs the same cases as sources and targets; {differing} have only one")
         self.sources, self.targets, self.labels = sources, targets, labels or {}
         self.domains, self.siblings, self.paired, self.seed = domains or {}, siblings or {}, paired, seed
         self.centres, self.foreground_fraction = centres or {}, foreground_fraction

@@ -234,6 +234,7 @@ class _Run:
     def __call__(self, examples: list[Example], tests: Mapping[str, list[Example]]) -> list[dict[str, Any]]:
         """Return {"rows", "failures"} of each protocol in ``tests``, from its file or computed now."""
         results: list[dict[str, Any]] = []
+        failures: list[dict[str, Any]] = []
         segmenter: Segment | Failure | None = None
         for protocol, cases in tests.items():
             file = self.out / "results" / f"{protocol}-fold{self.fold}-seed{self.seed}.json"
@@ -244,11 +245,12 @@ class _Run:
             if result is None:
                 segmenter = self._train(examples) if segmenter is None else segmenter
                 if isinstance(segmenter, Failure):
-                    return [*results, {"rows": [], "failures": [asdict(segmenter)]}]
+                    failures = [{"rows": [], "failures": [asdict(segmenter)]}]  # once, however many protocols need it
+                    continue
                 result = {"made_of": input_hash, **self._test(segmenter, protocol, cases)}
                 write_text(file, json.dumps(result))
             results.append(result)
-        return results
+        return results + failures
 
     def _train(self, examples: list[Example]) -> Segment | Failure:
         name = f"{self.training_pool}-fold{self.fold}-seed{self.seed}"

@@ -22,7 +22,7 @@ from medgen.io.paths import ENDINGS, NIFTI_ENDINGS, has_ending
 from medgen.io.volume import Volume
 from medgen.io.write import write_volume
 from medgen.model_info import RangeInfo
-from medgen.terminology import NATIVE
+from medgen.terminology import is_native
 
 DERIVED_FILE_NAME = re.compile(r"\d{5}\.dcm")
 LOWEST_HU, AIR_HU = -3100, -200  # HU padding is at least -3072; a range that includes air starts at or below -200
@@ -86,7 +86,7 @@ def derivation(model: Model, i: int = 0) -> Derivation:
     """DICOM description of how the ``i``-th target of a model is derived."""
     data = model.settings.data
     target, native = model.target or data.targets[i], removes_contrast(model, model.target or data.targets[i])
-    if native and target.lower() not in NATIVE:
+    if native and not is_native(target):
         target = (
             f"noncontrast ({target})" if len(data.targets) > 1 else "noncontrast"
         )  # tells readers that contrast was removed

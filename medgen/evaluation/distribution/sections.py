@@ -69,7 +69,10 @@ def reference_features(
     identity = repr((extractor.name, extractor.weights, extractor.preprocessing, files))
     file = cache / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.npz"
     if file.exists():
-        return load_features(file, extractor)
+        try:
+            return load_features(file, extractor)
+        except InputError:
+            file.unlink()  # a damaged cache file is computed again
     before = len(failures)
     features = collect(_volumes(real, failures), extractor)
     if len(failures) == before:  # else the failures would not be reported for the next system

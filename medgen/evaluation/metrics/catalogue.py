@@ -109,7 +109,7 @@ _OVERLAP: Sequence[tuple[str, str, str, int, Literal["higher", "lower"] | None, 
     ("surface_dice", "surface Dice", "", 3, "higher", "fraction of the surfaces within the tolerance of each other"),
     ("volume_reference", "reference volume", "ml", 2, None, ""),
     ("volume_prediction", "volume", "ml", 2, None, ""),
-    ("volume_error", "volume error", "ml", 2, "lower", "volume − reference volume; 0 is perfect"),
+    ("volume_error", "volume error", "ml", 2, None, "volume − reference volume; 0 is perfect"),
 )
 SEGMENTATION = tuple(
     Metric(name, label, unit, digits, better, about, needs=("labels", "prediction labels"), places=())

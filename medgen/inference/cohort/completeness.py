@@ -84,9 +84,10 @@ def _distance_gap(slices: Sequence[Slice]) -> str:
 
 def _as_count(value: object) -> int | None:
     try:
-        return int(str(value)) or None
+        count = int(str(value))
     except ValueError:
         return None
+    return count if count > 0 else None
 
 
 def _images(slices: Sequence[Slice]) -> int:
