@@ -291,10 +291,10 @@ import resource, signal, sys
 from pathlib import Path
 import torch
 from medgen.checkpoint import save_training
-from medgen.io.atomic import folder_written_aside
+from medgen.io.atomic import atomic_folder
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit fails with an error, as on a full disk
 def save(text):
-    with folder_written_aside(Path(sys.argv[1])) as aside:
+    with atomic_folder(Path(sys.argv[1])) as aside:
         save_training(aside, {"x": torch.zeros(10**6), "n": text})
 save("old")
 resource.setrlimit(resource.RLIMIT_FSIZE, (10**5, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))

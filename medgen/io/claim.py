@@ -89,7 +89,7 @@ class Claim:
 
     def _place(self, name: str) -> Path:
         """Return the path of a file: its own, or that of the backup folder if a process was killed between the two
-        renames of ``atomic.folder_written_aside``."""
+        renames of ``atomic.atomic_folder``."""
         path = self.folder / name
         if os.path.lexists(path) or path.parent == self.folder:
             return path
