@@ -59,14 +59,14 @@ def test_settings_survive_json(file):
         (
             "method.in_channels=3",
             "config-unknown-key",
-            ["unknown key method.in_channels; known here: method.name, method.spatial_dims"],
+            ["unknown key method.in_channels; known keys: method.name, method.spatial_dims"],
         ),
         (
             "method.generator=unet",
             "config-invalid-value",
             ["method.generator = 'unet'", "its keys, e.g. method.generator.name"],
         ),
-        ("method.adversary.objective=wasserstein", "config-invalid-value", ["method.adversary: ", "bounded critic"]),
+        ("method.adversary.objective=wasserstein", "config-invalid-value", ["method.adversary: ", "constrained critic"]),
         ("method.weight_diversity=1", "config-invalid-value", ["method: weight_diversity", "set noise"]),
         ("intensity.source.hihg=5", "config-unknown-key", ["intensity.source.hihg", "intensity.source.high"]),
         ("train.steps=many", "config-invalid-value", ["train.steps", "'many'", "integer"]),
@@ -83,11 +83,11 @@ def test_settings_survive_json(file):
         ("data.source_channel=1", "config-unknown-key", ["data.source_channel", "data.source_channels"]),
         ("data.sources=[]", "config-invalid-value", ["data.sources"]),
         ("data.sources=[../t1]", "config-invalid-value", ["data.sources"]),
-        ("data={targets: [t1, t1]}", "config-invalid-value", ["targets names a contrast twice"]),
+        ("data={targets: [t1, t1]}", "config-invalid-value", ["targets has an entry twice"]),
         (
             "data={sources: [a, b, c], source_channels: [0, 1]}",
             "config-invalid-value",
-            ["3 contrasts but source_channels lists 2"],
+            ["3 contrasts but source_channels has 2"],
         ),
     ],
 )
@@ -143,7 +143,7 @@ def test_configs_are_found_by_name_and_by_path(tmp_path, monkeypatch):
     own = tmp_path / "ct_contrast_cut.yaml"
     own.write_text("method: {name: cut}")
     assert config_file("ct_contrast_cut.yaml") == own.relative_to(tmp_path)
-    for given, near in (("mr_t1_to_t2_pix2pics", "mr_t1_to_t2_pix2pix"), ("zzzz", "medgen configs lists")):
+    for given, near in (("mr_t1_to_t2_pix2pics", "mr_t1_to_t2_pix2pix"), ("zzzz", "run medgen configs")):
         with refused("config-missing", names=(given, near)):
             config_file(given)
 
@@ -159,7 +159,7 @@ def test_configs_are_found_by_name_and_by_path(tmp_path, monkeypatch):
 )
 def test_a_key_that_stands_twice_is_refused(text, key):
     """The first of the two would be lost in silence."""
-    with pytest.raises(ValueError, match=f"the key {key} stands twice in one section .line [0-9]"):
+    with pytest.raises(ValueError, match=f"the key {key} occurs twice in one section .line [0-9]"):
         read_yaml(text)
 
 

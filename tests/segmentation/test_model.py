@@ -123,7 +123,7 @@ def test_a_damaged_folder_is_refused(tmp_path):
     file, weights = tmp_path / "made/segmenter.json", tmp_path / "made/weights.safetensors"
     info = json.loads(file.read_text())
     file.write_text(json.dumps(info | {"format": 99}))
-    with refused("segmenter-format", names="format 99"):
+    with refused("segmenter-format", names="format version 99"):
         load_segmenter(tmp_path / "made")
     file.write_text(json.dumps(info | {"plan": info["plan"] | {"filters": 0}}))
     with refused("segmenter-damaged"):

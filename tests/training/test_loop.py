@@ -336,5 +336,5 @@ def test_a_checkpoint_that_cannot_be_written_is_one_sentence(cohort, tmp_path, m
     monkeypatch.setattr("medgen.checkpoint.save_file", full)
     with refused("training-state-not-written", names=(error.strerror, "--resume")):
         train(settings_of(cohort), out, resume=True)
-    assert same(before, weights(out)) and saved_steps(out).endswith("holds step 4; add --resume to go on from there")
+    assert same(before, weights(out)) and saved_steps(out).endswith("holds step 4; add --resume to continue from there")
     assert "no step of the run" in saved_steps(tmp_path / "none")

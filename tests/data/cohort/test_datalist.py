@@ -134,7 +134,7 @@ def test_one_fold_validates(listed, wrap, kind):
     for fold in range(3):
         found = parts(file, fold=fold)
         assert {name for name, part in found.items() if part == "validation"} == {f"c{fold}", f"c{fold + 3}"}
-        assert found["c6"] == "train" and read_cohort(file, fold=fold).stated == f"fold {fold} of list.json validates"
+        assert found["c6"] == "train" and read_cohort(file, fold=fold).stated == f"validation fold {fold} of list.json"
     assert set(parts(file, fold=None).values()) == {""}
     with refused("split-fold-unknown", names=("0, 1, 2", "5", "data.fold")):
         parts(file, fold=5)
@@ -145,7 +145,7 @@ def test_one_fold_validates(listed, wrap, kind):
 def test_a_validation_list_counts_before_folds_and_that_is_said(listed):
     file = listed({"training": entries(0, 1, fold=0), "validation": entries(2)})
     assert parts(file) == {"c0": "train", "c1": "train", "c2": "validation"}
-    assert "names folds and a validation list" in read_cohort(file).warnings[0]
+    assert "has folds and a validation list; the validation list is used" in read_cohort(file).warnings[0]
 
 
 def test_tests_stay_tests_whatever_is_drawn_and_bare_paths_are_images(listed):
@@ -153,7 +153,7 @@ def test_tests_stay_tests_whatever_is_drawn_and_bare_paths_are_images(listed):
     assert parts(file, fold=None) == {"c0": "", "c1": "", "c2": "test", "c3": "test"}
     gone = listed({"training": entries(0, 1), "test": ["src/c2.nii", "gone.nii"]})
     assert parts(gone) == {"c0": "train", "c1": "train", "c2": "test"}
-    assert "1 test images that are not there (gone.nii)" in read_cohort(gone).warnings[0]
+    assert "1 test images that do not exist (gone.nii)" in read_cohort(gone).warnings[0]
 
 
 def test_a_case_in_two_lists_is_refused(listed):
@@ -313,7 +313,7 @@ def test_folds_as_other_programs_write_them(listed, kind):
 def test_entries_without_a_fold_are_counted(listed, none):
     file = listed([*(one for i in range(4) for one in entries(i, fold=i % 2)), *entries(4, 5, fold=none)])
     found = read_cohort(file)
-    assert [text for text in found.warnings if "2 entries name no fold and are trained on" in text]
+    assert [text for text in found.warnings if "2 entries have no fold and are training cases in every fold" in text]
     assert {case.name: case.part for case in found.cases}["c4"] == "train"
     assert not read_cohort(listed(entries(0, 1, fold=none))).warnings
 

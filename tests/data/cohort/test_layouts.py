@@ -33,7 +33,7 @@ def test_case_folders_with_plain_and_prefixed_names_and_sessions(tmp_path):
         "patient07": ("patient07", 1, 1), "B01": ("B01", 1, 1), "p3_day1": ("p3", 1, 1), "p3_day2": ("p3", 1, 1),
         "lonely": ("lonely", 0, 1),
     }  # fmt: skip
-    assert "no t1 or t2 in other, which is left out" in read_cohort(tmp_path, **PAIR).warnings[0]
+    assert "ignored folders without t1 or t2: other" in read_cohort(tmp_path, **PAIR).warnings[0]
 
 
 def test_an_exact_name_counts_before_a_longer_one_and_two_are_refused(tmp_path):
@@ -137,7 +137,7 @@ def test_derivatives_are_left_out_beside_their_images_and_that_is_said(tmp_path)
     assert patients(tmp_path, "sub-01/anat", "sub-02/anat") == {"sub-01_anat": "sub-01", "sub-02_anat": "sub-02"}
     (tmp_path / "labels.json").write_text(json.dumps({"liver": 1}))
     for found in (read_cohort(tmp_path, **PAIR), read_dataset(tmp_path, channels=("t1",))):
-        assert len(found.cases) == 2 and "derivatives/ holds images computed from the others" in found.warnings[0]
+        assert len(found.cases) == 2 and "ignored derivatives/, which holds derived images" in found.warnings[0]
 
 
 @pytest.mark.parametrize("layout", ["list", "nnunet"])

@@ -67,7 +67,7 @@ def test_an_image_without_channel_number_is_left_out_by_name(tmp_path, odd, read
     save(root / "imagesTr" / odd, voxels(9)[0][..., 0]) if "nii" in odd else (root / "imagesTr" / odd).write_bytes(b"x")
     found = read(root)
     assert [case.name for case in found.cases] == ["case0", "case1", "case2"]
-    assert len(found.warnings) == 1 and f"{odd} lacks the channel number" in found.warnings[0]
+    assert len(found.warnings) == 1 and f"{odd} has no channel number" in found.warnings[0]
 
 
 @pytest.mark.parametrize("read", [read_dataset, read_cohort])
@@ -92,7 +92,7 @@ def test_cases_of_another_ending_are_taken(tmp_path, ending):
     assert [(c.name, c.fault) for c in read_dataset(root).cases] == [(f"case{i}", None) for i in range(3)]
     assert len(read_cohort(root, target_channels=(0,)).cases) == 3
     for read in (read_dataset, read_cohort):
-        said = [text for text in read(root).warnings if "says file_ending .nii.gz; case1_0000" in text]
+        said = [text for text in read(root).warnings if "states file_ending .nii.gz, but case1_0000" in text]
         assert len(said) == (ending != ".NII.GZ") and len(read(root).warnings) == len(said)
 
 
@@ -103,7 +103,7 @@ def test_what_is_not_read_or_not_there_is_said(tmp_path, read):
         (root / "imagesTr" / name).write_bytes(b"") if "." in name else (root / "imagesTr" / name).mkdir()
     edit(root, numTraining=5)
     unread, count = read(root).warnings
-    assert "case7_0000.mgz, case8/ is left out" in unread and "numTraining = 5, but 3 such cases" in count
+    assert "ignored case7_0000.mgz, case8/; supported extensions" in unread and "numTraining = 5, but 3 such cases" in count
 
 
 @pytest.mark.parametrize("read", [read_dataset, read_cohort])

@@ -108,7 +108,7 @@ def test_records_by_names_of_files_count_and_cases_that_they_do_not_name_are_sai
         records.known(name, [tmp_path / f"{name}.nii"], root=tmp_path)
     assert records.without_case("ab") == []
     (said,) = records.without_case("abc")
-    assert f"{tmp_path}/provenance.json does not name c: each is a patient of its own" in said
+    assert f"{tmp_path}/provenance.json does not name c; each counts as a separate patient" in said
 
 
 def test_no_record_says_nothing_of_cases(tmp_path):

@@ -202,7 +202,7 @@ def test_mistakes_in_nnunet(tmp_path):
     put(tmp_path / "imagesTr/liver_1_0000.nrrd")
     refused_reading(tmp_path, "folder-case-twice", ("liver_1_0000.nii.gz", "liver_1_0000.nrrd"))
     (tmp_path / "imagesTr/liver_1_0000.nrrd").rename(tmp_path / "imagesTr/liver_1.nrrd")
-    assert "liver_1.nrrd lacks the channel number" in read_cohort(tmp_path).warnings[0]
+    assert "liver_1.nrrd has no channel number" in read_cohort(tmp_path).warnings[0]
 
 
 # Several contrasts ---------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ def test_one_scan_under_two_names_is_never_on_two_sides(tmp_path, sides):
         split, _, said = parts(root, tmp_path / f"run{seed}", sections={"train": {"seed": seed}}, test=0.3)
         part = {name: key for key, names in split.items() for name in names}
         assert len(part) == 6 and all(part[f"case{i}"] == part[f"other{2 - i}"] for i in range(3))
-        assert sum("show the same image" in text for text in said) == 3
+        assert sum("have the same image and count as one patient" in text for text in said) == 3
 
 
 def test_copies_on_both_sides_of_a_stated_split_are_refused(tmp_path):
@@ -88,8 +88,8 @@ def test_a_dataset_of_ours_keeps_its_folds_and_its_twins(tmp_path, format):
         assert held not in "".join(split["train"]) and ("case2__syn000" in split["train"]) == (
             held not in ("case0", "case2")
         )
-        assert any(f"fold {fold} of" in text and "validates" in text for text in said)
-        assert any("1 synthetic cases are made of patients kept back" in text for text in said)
+        assert any(f"(validation fold {fold} of" in text for text in said)
+        assert any("1 synthetic cases contain images of held-out patients" in text for text in said)
     assert seen == {f"case{i}" for i in range(4)}
     anew, _, said = parts(moved, tmp_path / "anew", target_channels=[0], fold=None, validation=0.5)
     assert sum("syn" not in name for name in anew["validation"]) == 2 and not any("fold" in text for text in said)
@@ -106,7 +106,7 @@ def test_synthetic_cases_neither_validate_nor_are_they_lost_without_a_word(tmp_p
     assert len(found.patches.sources) == 6
     assert [case.name for case in found.validation.cases] == record["validation"]
     assert len(record["validation"]) == 1 and not any("syn" in name for name in record["validation"])
-    assert any("no provenance.json beside them" in text for text in said)
+    assert any("no provenance.json states whose images" in text for text in said)
     assert set(record["images"].values()) >= set(record["validation"])
 
 
@@ -117,7 +117,7 @@ def test_a_resumed_run_keeps_its_split_and_says_who_came_since(tmp_path):
         image = nib.load(root / side / "case0.nii.gz")
         nib.save(nib.Nifti1Image(np.asarray(image.dataobj) + 3, image.affine), root / side / "new.nii.gz")
     again, _, said = parts(root, tmp_path / "run", resume=True)
-    assert again == first and any("1 cases are in no part of" in text and "new" in text for text in said)
+    assert again == first and any("1 cases are in no subset of" in text and "new" in text for text in said)
 
 
 def test_channels_of_4d_files_are_trained_on(tmp_path):
@@ -142,7 +142,7 @@ MR, CT = {"kind": "percentile", "low": 0}, {"kind": "window", "low": -150, "high
 
 @pytest.mark.parametrize(
     "intensity, lift, said",
-    [(CT, 1024, "no fat and no air in HU"), (MR, 0, "are like CT in HU"), (CT, 0, None), (MR, 1024, None)],
+    [(CT, 1024, "contain no fat or air in HU"), (MR, 0, "look like CT in HU"), (CT, 0, None), (MR, 1024, None)],
 )
 def test_a_config_for_ct_on_mr_and_the_reverse_is_said(tmp_path, intensity, lift, said):
     root = write_cohort(tmp_path / "cohort")
@@ -183,7 +183,7 @@ def test_a_twin_under_another_name_is_known_by_its_image(tmp_path):
         sections = {"train": {"seed": seed}}
         split, _, said = parts(tmp_path / "out", tmp_path / f"run{seed}", sections=sections, target_channels=[0])
         assert ("one" in split["train"]) == (not {"case0", "case1"} & set(split["validation"]))
-        assert any("one are synthetic by their images" in text for text in said)
+        assert any("one are synthetic: provenance.json lists their images" in text for text in said)
 
 
 def test_a_synthetic_case_validates_where_the_list_asks_for_it_and_its_patient_does(tmp_path):
@@ -197,7 +197,7 @@ def test_a_synthetic_case_validates_where_the_list_asks_for_it_and_its_patient_d
     found = prepare(small_settings(data={"root": str(root / "list.json")}), tmp_path / "run", say=said.append)
     assert found.model.training_data["validation"] == ["case0", "case0__syn000"]
     assert "case1__syn000" in found.patches.sources
-    assert any("1 synthetic cases lie with their patients" in text and "case1__syn000" in text for text in said)
+    assert any("1 synthetic cases were moved to the subset of their patients" in text and "case1__syn000" in text for text in said)
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
@@ -212,4 +212,4 @@ def test_a_single_ct_stored_without_its_offset_is_named(tmp_path, side):
     image = nib.load(path)
     nib.save(nib.Nifti1Image(np.asarray(image.dataobj) + np.int16(1024), image.affine), path)
     prepare(settings, tmp_path / "after", say=heard.append)
-    assert any(f"the {side} images of {min(train)} hold no fat and no air in HU, unlike most" in text for text in heard)
+    assert any(f"the {side} images of {min(train)} contain no fat or air in HU, unlike most" in text for text in heard)

@@ -176,10 +176,10 @@ def test_a_stated_fold_gives_parts_and_leaves_out_who_it_does_not_name():
     cases = [stated("a", ""), stated("b", ""), stated("c", ""), stated("t", "test")]
     kept, warnings = with_stated_fold(cases, Path("splits_final.json"), FOLDS, 1)
     assert {case.name: case.part for case in kept} == {"a": "train", "b": "validation", "t": "test"}
-    assert warnings == ["splits_final.json names c in no part of fold 1: left out"]
+    assert warnings == ["splits_final.json does not name c in fold 1; they are excluded"]
     gone = [{"train": ["a", "x"], "val": ["b", "y"]}]
     assert with_stated_fold(cases[:2], Path("splits_final.json"), gone, 0)[1] == [
-        "splits_final.json names x, y in fold 0, which the cohort lacks"
+        "splits_final.json names x, y in fold 0, but they are not in the cohort"
     ]
     for fold, code, name in ((2, "split-fold-unknown", "0 to 1"), (0, "split-fold-empty", "fold 0")):
         with refused(code, names=("splits_final.json", name)):
