@@ -1,4 +1,4 @@
-"""Ours beside the peer, in one run, as ratios: python benchmarks/bench.py (or make bench)."""
+"""Compare the speed of medgen with peer libraries in one run: python benchmarks/bench.py (or make bench)."""
 
 import json
 import os
@@ -24,7 +24,7 @@ from medgen.phantom.cohort import make_patient
 
 
 def step(method: str, *keys: str) -> dict[str, float]:
-    """Seconds and MiB of a training step, the best of three processes of its own."""
+    """Seconds and MiB of a training step, each the minimum over three separate processes."""
     command = [sys.executable, str(Path(__file__).with_name("gan_step.py")), method, *keys]
     environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
     runs = [
@@ -34,7 +34,7 @@ def step(method: str, *keys: str) -> dict[str, float]:
 
 
 def monai_pairs(path: Path) -> CacheDataset:
-    """The peer of ``Patches``: the decoded and coded pair in memory, a random crop of it at each call."""
+    """The peer of ``Patches``: the scaled pair cached in memory, with a random crop at each call."""
     both = ["source", "target"]
     steps = [
         LoadImaged(both),
@@ -46,23 +46,25 @@ def monai_pairs(path: Path) -> CacheDataset:
 
 
 def gan_steps() -> None:
-    """The methods' costs with one generator, the paper's ResNet of 9 blocks at 16 filters, on 48³ patches."""
-    same = ("generator.filters=16", "adversary.filters=16")
-    plain = ("generator.antialias=false", "adversary.antialias=false")
-    fast = ("weight_nce=10", "nce_identity=false", "flip_equivariance=true")
-    print("\n| a training step | s | MiB | faster than CycleGAN | of its memory |\n|---|---|---|---|---|")
-    rows = {"CycleGAN": step("cyclegan", *same), "CUT": step("cut", *same, *plain)}
-    rows["FastCUT"] = step("cut", *same, *plain, *fast)
+    """Cost of a training step per method: a ResNet generator of 9 blocks and 16 filters, patches of 48³."""
+    filters = ("generator.filters=16", "adversary.filters=16")
+    no_antialias = ("generator.antialias=false", "adversary.antialias=false")
+    fastcut = ("weight_nce=10", "nce_identity=false", "flip_equivariance=true")
+    print("\n| training step | s | MiB | speed-up over CycleGAN | share of its memory |\n|---|---|---|---|---|")
+    rows = {"CycleGAN": step("cyclegan", *filters), "CUT": step("cut", *filters, *no_antialias)}
+    rows["FastCUT"] = step("cut", *filters, *no_antialias, *fastcut)
     base = rows["CycleGAN"]
-    for name, r in rows.items():
-        time_ratio, share = base["seconds"] / r["seconds"], r["mib"] / base["mib"]
-        print(f"| {name} | {r['seconds']:.2f} | {r['mib']:.0f} | {time_ratio:.1f} × | {share:.0%} |", flush=True)
+    for name, result in rows.items():
+        time_ratio, share = base["seconds"] / result["seconds"], result["mib"] / base["mib"]
+        print(
+            f"| {name} | {result['seconds']:.2f} | {result['mib']:.0f} | {time_ratio:.1f} × | {share:.0%} |", flush=True
+        )
 
 
 def main() -> None:
     patient = make_patient(0)
     scan = patient.contrast
-    print("| what | medgen | peer | faster |\n|---|---|---|---|")
+    print("| task | medgen | peer | speed-up |\n|---|---|---|---|")
 
     bench_ssim.main()
     with tempfile.TemporaryDirectory() as folder:
@@ -72,7 +74,7 @@ def main() -> None:
         patches = Patches({"a": (entry,)}, {"a": (entry,)}, paired=True, patch=(64, 64, 64), seed=0)
         peer = monai_pairs(path)
         row(
-            "a 64³ training pair, second epoch (MONAI CacheDataset, RandSpatialCrop)",
+            "64³ training pair, second epoch (MONAI CacheDataset, RandSpatialCrop)",
             best_of(lambda: [patches[n] for n in range(50)]) / 50,
             best_of(lambda: [peer[0] for _ in range(50)]) / 50,
         )

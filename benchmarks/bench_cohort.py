@@ -1,4 +1,4 @@
-"""A cohort run beside the time of its network alone, on the embedded cohort. Part of bench.py."""
+"""Time of a cohort run relative to its network alone, on the embedded cohort. Part of bench.py."""
 
 import statistics
 import tempfile
@@ -10,19 +10,19 @@ import numpy as np
 from small_model import small_model
 
 from medgen.checkpoint import Model, load_model
+from medgen.inference.check import checks_for
 from medgen.inference.cohort.run import convert
-from medgen.inference.cohort.verdict import checks_for
 from medgen.inference.predict import translate_case
 from medgen.io.read import read_volume
 from medgen.phantom.cohort import make_patient
 from medgen.qa.run import Checks
 
-STUDIES, MM = 16, 2.5  # as many as the demo's cohort has
-NETWORK = {"filters": 16, "levels": 4, "pointwise_features": 8}  # of configs/ct_contrast_pix2pix.yaml
+STUDIES, MM = 16, 2.5  # the size of the demo's cohort
+NETWORK = {"filters": 16, "levels": 4, "pointwise_features": 8}  # as in configs/ct_contrast_pix2pix.yaml
 
 
 def network_alone(model: Model, studies: Path) -> float:
-    """Seconds of the network over scans that are in memory, nothing beside it."""
+    """Seconds of the network alone, on scans in memory."""
     volumes = [read_volume(path) for path in sorted(studies.iterdir())]
     started = time.perf_counter()
     for volume in volumes:
@@ -31,7 +31,7 @@ def network_alone(model: Model, studies: Path) -> float:
 
 
 def cohort_run(model: Model, studies: Path, checks: Checks | None) -> float:
-    """Seconds of a run from scans on disk to outputs on disk."""
+    """Seconds of a cohort run from scans on disk to outputs on disk."""
     with tempfile.TemporaryDirectory() as out:
         started = time.perf_counter()
         results = convert(model, studies, Path(out), checks=checks)
@@ -41,7 +41,7 @@ def cohort_run(model: Model, studies: Path, checks: Checks | None) -> float:
 
 
 def main() -> None:
-    print("\n| a cohort run | s | the network alone, s | ratio (at most 1.15 asked) |\n|---|---|---|---|")
+    print("\n| cohort run | s | network alone, s | ratio (required: at most 1.15) |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         studies = Path(name) / "in"
         studies.mkdir()
@@ -50,9 +50,9 @@ def main() -> None:
             scan = np.rint(patient.contrast + n).astype(np.int16)
             nib.save(nib.Nifti1Image(scan, patient.affine), studies / f"s{n:02}.nii.gz")
         model = load_model(small_model(Path(name) / "model", MM, **NETWORK))
-        network_alone(model, studies)  # warm
-        for what, checks, times in (("", None, 5), (", each with a verdict", checks_for(model), 1)):
-            # A machine that is slower for a while is so for both of a round.
+        network_alone(model, studies)  # warm-up
+        for what, checks, times in (("", None, 5), (", with verdicts", checks_for(model), 1)):
+            # Alternate both, so that a temporary slowdown of the machine affects both.
             rounds = [(cohort_run(model, studies, checks), network_alone(model, studies)) for _ in range(times)]
             taken, alone = (statistics.median(seconds) for seconds in zip(*rounds, strict=True))
             ratios = sorted(run / network for run, network in rounds)

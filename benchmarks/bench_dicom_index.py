@@ -1,6 +1,6 @@
-"""Index of 20,000 DICOM headers beside SimpleITK's series scan and header reads: python benchmarks/bench_dicom_index.py
+"""Index 20,000 DICOM headers, compared with SimpleITK's series scan: python benchmarks/bench_dicom_index.py
 
-Processor seconds, one run each: the second run of ours finds the headers in its index.
+One run each, in processor and wall seconds. The second run of the index finds the headers in its database.
 """
 
 import sys
@@ -52,7 +52,7 @@ def main(series: int = SERIES) -> None:
             return len(found.images)
 
         peer, first, second = seconds(lambda: simpleitk(root), count), seconds(ours, count), seconds(ours, count)
-    print("| headers | SimpleITK, s | index, s | of it | again, s |\n|---|---|---|---|---|")
+    print("| headers | SimpleITK, s | index, s | ratio | second run, s |\n|---|---|---|---|---|")
     for kind, a, b, c in zip(("processor", "wall"), peer, first, second, strict=True):
         print(f"| {count} ({kind}) | {a:.2f} | {b:.2f} | {b / a:.2f} | {c:.2f} |")
 

@@ -1,4 +1,4 @@
-"""The Fréchet distance of n rows of 2048 features beside scipy: by eigenvalues, and by sqrtm as pytorch-fid does it."""
+"""Fréchet distance of n rows of 2048 features, compared with scipy: eigenvalues, and sqrtm as in pytorch-fid."""
 
 import warnings
 
@@ -12,7 +12,7 @@ FEATURES = 2048
 
 
 def feature_rows(n: int, seed: int) -> np.ndarray:
-    """Rows whose spectrum falls off as that of network features does: the k-th deviation is 1 / √k."""
+    """Rows with a spectrum like that of network features: the k-th standard deviation is 1 / √k."""
     rng = np.random.default_rng(seed)
     return (rng.normal(size=(n, FEATURES)) + 0.01 * seed) / np.sqrt(1 + np.arange(FEATURES))
 
@@ -20,7 +20,7 @@ def feature_rows(n: int, seed: int) -> np.ndarray:
 def by_square_root(x: np.ndarray, y: np.ndarray) -> float:
     a, b = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the singular product
+        warnings.simplefilter("ignore")  # the product is singular
         root = sqrtm(a @ b)
     return float(((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(a) + np.trace(b) - 2 * np.trace(root.real))
 

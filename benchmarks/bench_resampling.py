@@ -1,4 +1,4 @@
-"""Resampling to a model's spacing and back, and a Gaussian, beside scipy. Part of bench.py."""
+"""Resampling to the spacing of a model and back, and a Gaussian filter, compared with scipy. Part of bench.py."""
 
 import numpy as np
 from scipy import ndimage
@@ -11,11 +11,11 @@ from medgen.io.volume import Volume
 SHAPE, SPACING, MODEL = (512, 512, 100), (0.8, 0.8, 2.5), 2.5
 
 
-def there_and_back(volume: Volume) -> np.ndarray:
+def round_trip(volume: Volume) -> np.ndarray:
     return resample_like(resample(volume, (MODEL,) * 3), volume)
 
 
-def by_scipy(volume: Volume) -> np.ndarray:
+def scipy_round_trip(volume: Volume) -> np.ndarray:
     step = MODEL / np.array(SPACING)
     shape = np.rint(np.array(SHAPE) / step).astype(int)
     first = (np.array(SHAPE) - 1) / 2 - step * (shape - 1) / 2
@@ -27,16 +27,16 @@ def by_scipy(volume: Volume) -> np.ndarray:
 def main() -> None:
     scan = np.random.default_rng(0).normal(0, 500, SHAPE).astype(np.float32)
     volume = Volume(scan, np.diag([*SPACING, 1.0]))
-    difference = float(np.abs(there_and_back(volume) - by_scipy(volume)).max())
+    difference = float(np.abs(round_trip(volume) - scipy_round_trip(volume)).max())
     size = " × ".join(map(str, SHAPE))
     row(
-        f"a CT of {size} to {MODEL} mm and back (scipy; they differ by {difference:.0e} HU at most)",
-        best_of(lambda: there_and_back(volume)),
-        best_of(lambda: by_scipy(volume)),
+        f"CT of {size} to {MODEL} mm and back (scipy; maximum difference {difference:.0e} HU)",
+        best_of(lambda: round_trip(volume)),
+        best_of(lambda: scipy_round_trip(volume)),
     )
     small = scan[:160, :128, :96]
     row(
-        "a Gaussian of 2 voxels, 160 × 128 × 96 (scipy)",
+        "Gaussian filter, sigma 2 voxels, 160 × 128 × 96 (scipy)",
         best_of(lambda: gaussian(small, (2.0, 2.0, 2.0))),
         best_of(lambda: ndimage.gaussian_filter(small, 2.0)),
     )

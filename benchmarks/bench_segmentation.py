@@ -1,4 +1,4 @@
-"""Dice, HD95, ASSD and surface Dice of 10 labels beside MONAI's: python benchmarks/bench_segmentation.py"""
+"""Dice, HD95, ASSD and surface Dice of 10 labels, compared with MONAI: python benchmarks/bench_segmentation.py"""
 
 import warnings
 from collections.abc import Callable
@@ -21,20 +21,20 @@ SCORES = ("dice", "hd95", "assd", "surface_dice")
 
 
 def waves(shape: tuple[int, ...], amplitude: float, rng: np.random.Generator) -> list[np.ndarray]:
-    """A smooth displacement (x, y, z) in voxels, of about this size: products of sines of 30 to 90 voxels."""
-    along = [np.arange(n, dtype=np.float32) for n in shape]
+    """Smooth displacement (x, y, z) in voxels with this standard deviation: products of sines of 30 to 90 voxels."""
+    positions = [np.arange(n, dtype=np.float32) for n in shape]
     fields = []
     for _ in shape:
         total = np.zeros(shape, np.float32)
         for _ in range(4):
-            x, y, z = (np.sin(2 * np.pi * (a / rng.uniform(30, 90) + rng.random())) for a in along)
+            x, y, z = (np.sin(2 * np.pi * (a / rng.uniform(30, 90) + rng.random())) for a in positions)
             total += x[:, None, None] * y[:, None] * z
         fields.append(total * np.float32(amplitude / total.std()))
     return fields
 
 
 def organs(shape: tuple[int, ...], moved: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Ten bent ellipsoids that touch and overlap as organs do, and the same bent anew by ``moved`` voxels."""
+    """Label maps of ten ellipsoids that touch like organs, before and after a deformation by ``moved`` voxels."""
     rng = np.random.default_rng(seed)
     centres, radii = rng.uniform(0.2, 0.8, (10, 3)) * shape, rng.uniform(0.06, 0.17, (10, 3)) * shape
     places = [p + w for p, w in zip(np.indices(shape, np.float32), waves(shape, 4, rng), strict=True)]
@@ -42,9 +42,9 @@ def organs(shape: tuple[int, ...], moved: float, seed: int = 0) -> tuple[np.ndar
     def labels() -> np.ndarray:
         nearest, owner = np.ones(shape, np.float32), np.zeros(shape, np.uint8)
         for label, centre, radius in zip(LABELS, centres.astype(np.float32), radii.astype(np.float32), strict=True):
-            away = sum(((p - c) / r) ** 2 for p, c, r in zip(places, centre, radius, strict=True))
-            owner[away < nearest] = label
-            np.minimum(nearest, away, out=nearest)
+            distance = sum(((p - c) / r) ** 2 for p, c, r in zip(places, centre, radius, strict=True))
+            owner[distance < nearest] = label
+            np.minimum(nearest, distance, out=nearest)
         return owner
 
     reference = labels()
@@ -54,7 +54,7 @@ def organs(shape: tuple[int, ...], moved: float, seed: int = 0) -> tuple[np.ndar
 
 
 def noise(shape: tuple[int, ...], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """The organs, and a label drawn for each voxel: all of it is surface, much of it far from the organ's."""
+    """The organs, and a random label per voxel: all voxels are surface, many of them far from the organ's."""
     labels = np.random.default_rng(seed).integers(0, len(LABELS) + 1, shape, np.uint8)
     return organs(shape, 0, seed)[0], labels
 
@@ -81,7 +81,7 @@ def compare(name: str, reference: np.ndarray, prediction: np.ndarray, times: int
 
     row(f"{name} (MONAI)", best_of(ours, times), best_of(peer, times))
     difference = np.abs(values["ours"] - values["peer"]).max()
-    print(f"| … largest difference of the {values['ours'].size} values | {difference:.1e} | | |", flush=True)
+    print(f"| … maximum difference of the {values['ours'].size} values | {difference:.1e} | | |", flush=True)
 
 
 def main() -> None:

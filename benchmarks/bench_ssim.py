@@ -1,4 +1,4 @@
-"""3D SSIM of a phantom pair beside scikit-image and MONAI, values compared: python benchmarks/bench_ssim.py"""
+"""3D SSIM of a phantom pair, compared with scikit-image and MONAI: python benchmarks/bench_ssim.py"""
 
 import numpy as np
 import torch

@@ -1,8 +1,8 @@
-"""Does the Fréchet radiomics distance rank what we know the rank of: python benchmarks/frechet_radiomics.py HIPPOCAMPUS
+"""Test the Fréchet radiomics distance on scans of known rank: python benchmarks/frechet_radiomics.py HIPPOCAMPUS
 
-On the embedded cohort non-contrast scans of some patients are the reference; scans of other patients are measured:
-without contrast, converted (so much of the contrast left, or blurred) and with contrast. On the real MR volumes of
-HIPPOCAMPUS (its ``images`` folder) one half is the reference, the other half is degraded more and more.
+On the embedded cohort, non-contrast scans of some patients are the reference. Scans of other patients are compared with
+it: non-contrast, simulated conversions (residual contrast, or blurred), and contrast. On the real MR volumes of
+HIPPOCAMPUS (its ``images`` folder), one half is the reference and the other half is degraded in steps.
 """
 
 import argparse
@@ -35,12 +35,12 @@ DEGRADATIONS: dict[str, tuple[tuple[float, ...], Callable[[np.ndarray, float, np
 
 
 def bias(shape: tuple[int, ...], level: float) -> np.ndarray:
-    """Smooth factors from e^-level to e^level along the first diagonal: a coil at one corner."""
+    """Smooth factors from e^-level to e^level along the diagonal, as from a coil at one corner."""
     ramp = sum(np.ogrid[tuple(slice(-1, 1, complex(n)) for n in shape)]) / 3
     return np.exp(level * ramp)
 
 
-# What is measured against non-contrast scans of other patients, in the order that the distance should have.
+# Kinds of scans compared with non-contrast scans of other patients, by expected distance.
 KINDS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "non-contrast": lambda plain, contrast: plain,
     "converted, 15 % of the contrast left": lambda plain, contrast: plain + 0.15 * (contrast - plain),
@@ -65,12 +65,12 @@ def embedded(
     spacing: float,
     kinds: tuple[str, ...] = tuple(KINDS),
 ) -> dict[str, FeatureSet]:
-    """{kind of scan: features of ``2 * patients`` patients}, the first kind the reference's."""
+    """{kind of scan: features of ``2 * patients`` patients}; the first kind is that of the reference."""
     return {kind: collect(scans(range(2 * patients), kind, size, spacing), extractor) for kind in kinds}
 
 
 def compared(extractor: Radiomics, sets: dict[str, FeatureSet]) -> dict[str, list[dict]]:
-    """{kind: numbers of the second half of the patients against the first half's scans of the first kind}."""
+    """{kind: distances of the second half of the patients from the first half's scans of the first kind}."""
     first, *_ = sets.values()
     halves = np.arange(first.volumes) < first.volumes // 2
     reference = of_patients(first, halves)
@@ -80,7 +80,7 @@ def compared(extractor: Radiomics, sets: dict[str, FeatureSet]) -> dict[str, lis
 
 
 def in_draws(sets: dict[str, FeatureSet], draws: int = 100) -> np.ndarray:
-    """Distances (draws, kinds) where chance says which patients are the reference: one split of few is luck."""
+    """Distances (draws, kinds) for random choices of the reference patients; one split of few patients is noisy."""
     first, *_ = sets.values()
     rng, made = np.random.default_rng(0), []
     for _ in range(draws):
@@ -93,7 +93,7 @@ def in_draws(sets: dict[str, FeatureSet], draws: int = 100) -> np.ndarray:
 
 
 def of_patients(features: FeatureSet, chosen: np.ndarray) -> FeatureSet:
-    """The part of the patients where ``chosen`` (volumes,) is True."""
+    """The features of the patients where ``chosen`` (volumes,) is True."""
     kept = chosen[features.groups]
     rows, groups = features.rows[kept], features.groups[kept]
     return replace(features, statistics=statistics_of(rows), rows=rows, groups=groups, volumes=int(chosen.sum()))
@@ -102,7 +102,7 @@ def of_patients(features: FeatureSet, chosen: np.ndarray) -> FeatureSet:
 def degraded(
     extractor: Radiomics, files: list[Path], *, levels: tuple[int, ...] = (0, 1, 2, 3, 4)
 ) -> dict[str, dict[float, list[dict]]]:
-    """{degradation: {level: numbers of the degraded second half against the first half}}; ``levels``: which of them."""
+    """{degradation: {level: distances of the degraded second half from the first half}}; ``levels``: their indices."""
     half = len(files) // 2
     reference = collect((read_volume(f) for f in files[:half]), extractor)
     clean = collect((read_volume(f) for f in files[half:]), extractor)
@@ -110,8 +110,8 @@ def degraded(
     for name, (steps, change) in DEGRADATIONS.items():
         made[name] = {}
         for level in (steps[number] for number in levels):
-            given = clean if level == 0 else changed(files[half:], level, change)
-            made[name][level] = compare_distributions(reference, given, extractor)
+            features = clean if level == 0 else changed(files[half:], level, change)
+            made[name][level] = compare_distributions(reference, features, extractor)
     return made
 
 
@@ -129,25 +129,27 @@ def print_row(label: str, numbers: list[dict]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("hippocampus", type=Path, help="folder of the MR volumes")
-    parser.add_argument("--patients", type=int, default=24, help="on each side of the embedded cohort")
-    parser.add_argument("--cases", type=int, default=48, help="of the MR volumes, half on each side")
-    parser.add_argument("--patches", type=int, default=16, help="a volume")
-    given = parser.parse_args()
+    parser.add_argument("--patients", type=int, default=24, help="patients per half of the embedded cohort")
+    parser.add_argument("--cases", type=int, default=48, help="number of MR volumes, divided into halves")
+    parser.add_argument("--patches", type=int, default=16, help="patches per volume")
+    args = parser.parse_args()
 
-    extractor = Radiomics(window=SOFT_TISSUE, patches=given.patches)
+    extractor = Radiomics(window=SOFT_TISSUE, patches=args.patches)
     print(extractor.preprocessing)
-    sets = embedded(extractor, patients=given.patients, size=(96, 80, 64), spacing=4.0)
+    sets = embedded(extractor, patients=args.patients, size=(96, 80, 64), spacing=4.0)
     print("\n| scans of other patients | Fréchet radiomics distance | kernel distance |\n|---|---|---|", flush=True)
     for kind, numbers in compared(extractor, sets).items():
         print_row(kind, numbers)
     ranked = [kind for kind in sets if not kind.startswith("(")]
     distances = in_draws({kind: sets[kind] for kind in ranked})
-    print("\n| in 100 draws of the reference's patients | mean | farther than the non-contrast scans |\n|---|---|---|")
+    print(
+        "\n| 100 draws of the reference patients | mean distance | farther than the non-contrast scans |\n|---|---|---|"
+    )
     for kind, column in zip(ranked, distances.T, strict=True):
         print(f"| {kind} | {column.mean():.2f} | {(column > distances[:, 0]).mean():.0%} |")
 
-    extractor = Radiomics(patches=given.patches)
-    files = find_volumes(given.hippocampus)[: given.cases]
+    extractor = Radiomics(patches=args.patches)
+    files = find_volumes(args.hippocampus)[: args.cases]
     print(f"\n{extractor.preprocessing}")
     print("\n| MR volumes | Fréchet radiomics distance | kernel distance |\n|---|---|---|", flush=True)
     for name, rows in degraded(extractor, files).items():

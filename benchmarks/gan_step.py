@@ -1,7 +1,7 @@
-"""Time and memory of a training step: python benchmarks/gan_step.py METHOD [section.key=value ...] prints both as JSON.
+"""Print time and memory of a training step as JSON: python benchmarks/gan_step.py METHOD [section.key=value ...]
 
-One process a method, so that its peak memory is its own: what the step adds to the resident memory of a process
-that has imported everything and built the networks.
+Run one process per method, because the peak is per process. Memory is the increase of the peak resident memory by the
+training steps, after imports and the construction of the networks.
 """
 
 import json
@@ -21,10 +21,10 @@ from medgen.methods import settings_class
 SIDE = 48
 
 
-def given(name: str, words: list[str]) -> dict[str, Any]:
+def settings_from(name: str, overrides: list[str]) -> dict[str, Any]:
     """Settings of a method from ``key=value`` and ``section.key=value``."""
     method: dict[str, Any] = {"name": name}
-    for word in words:
+    for word in overrides:
         key, _, value = word.partition("=")
         section, _, inner = key.rpartition(".")
         (method.setdefault(section, {}) if section else method)[inner] = yaml.safe_load(value)
@@ -32,8 +32,8 @@ def given(name: str, words: list[str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    name, *words = sys.argv[1:]
-    method = build_method(parse_settings(given(name, words), "benchmark"))
+    name, *overrides = sys.argv[1:]
+    method = build_method(parse_settings(settings_from(name, overrides), "benchmark"))
     optimizers = method.optimizers()
 
     def update(key: str, loss: torch.Tensor) -> None:
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def peak() -> float:
-    """MiB. Not ru_maxrss: a child inherits its parent's."""
+    """Peak resident memory, MiB. ru_maxrss is not used because a child process inherits its parent's."""
     found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
     assert found
     return int(found[1]) / 1024

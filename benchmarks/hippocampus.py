@@ -1,11 +1,10 @@
-"""Real → real on the Decathlon's hippocampi: what the segmenter of the downstream protocols can do.
+"""Accuracy of the downstream segmenter on the Decathlon's hippocampi, trained and tested on real images.
 
     python benchmarks/hippocampus.py DATA OUT [--minutes 27] [--fold 0] [--seed 0]
 
-DATA holds ``images`` and ``labels`` (1 anterior, 2 posterior). Patients are dealt into five folds by a hash of their
-name: 176 cases to train on, 44 to test; ``OUT/summary.json`` names the tested ones. Prints a table of Dice, HD95, ASSD
-and surface Dice at 1 mm. Run again with the same arguments it prints what is there; a training that was killed begins
-anew.
+DATA contains ``images`` and ``labels`` (1 anterior, 2 posterior). A hash of their names assigns patients to five folds:
+176 cases for training, 44 for testing, which ``OUT/summary.json`` lists. Prints a table of Dice, HD95, ASSD and surface
+Dice at 1 mm. A second call with the same arguments prints existing results; an interrupted training is restarted.
 """
 
 import argparse
@@ -22,8 +21,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--minutes", type=float, default=27, help="of training")
-    parser.add_argument("--steps", type=int, default=50_000, help="of training, if they are over before the minutes")
+    parser.add_argument("--minutes", type=float, default=27, help="training time")
+    parser.add_argument("--steps", type=int, default=50_000, help="training steps; the first limit reached applies")
     parser.add_argument("--fold", type=int, default=0, choices=range(FOLDS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--filters", type=int, default=16)
@@ -31,20 +30,20 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=0)
-    given = parser.parse_args()
-    training = {k: getattr(given, k) for k in ("minutes", "steps", "filters", "batch", "lr", "device", "workers")}
+    args = parser.parse_args()
+    training = {k: getattr(args, k) for k in ("minutes", "steps", "filters", "batch", "lr", "device", "workers")}
     started = time.monotonic()
     found = run_protocols(
-        read_examples(given.data / "images", given.data / "labels"),
+        read_examples(args.data / "images", args.data / "labels"),
         [],
-        given.out,
+        args.out,
         folds=FOLDS,
-        only=[given.fold],
-        seeds=[given.seed],
+        only=[args.fold],
+        seeds=[args.seed],
         tolerance_mm=1.0,
         training=training,
     )
-    print(f"{(time.monotonic() - started) / 60:.1f} minutes in all, {len(found.failures)} failures\n")
+    print(f"{(time.monotonic() - started) / 60:.1f} minutes in total, {len(found.failures)} failures\n")
     for failure in found.failures:
         print(f"{failure.case}: {failure.error}")
     print(markdown(summarise(found.rows)))

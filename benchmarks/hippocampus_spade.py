@@ -1,10 +1,11 @@
-"""SPADE on the Decathlon's hippocampi: what are synthetic cases worth to a segmenter?
+"""Benefit of synthetic SPADE cases for a segmenter of the Decathlon's hippocampi.
 
-    python benchmarks/hippocampus_spade.py DATA OUT                            # 180 cases, synthetic ones alone
+    python benchmarks/hippocampus_spade.py DATA OUT                            # 180 cases, synthetic only
     python benchmarks/hippocampus_spade.py DATA OUT --few [options of the pipeline]      # 8 cases, five draws
 
-DATA holds ``images`` and ``labels`` (1 anterior, 2 posterior). The 40 cases first in the order of a hash of their file
-names are tested, always; the other 180 train a generator and segmenters (pipelines/augment_segmentation.py).
+DATA contains ``images`` and ``labels`` (1 anterior, 2 posterior). The first 40 cases in the order of a hash of their
+file names are always the test cases; the other 180 are used to train a generator and segmenters
+(pipelines/augment_segmentation.py).
 """
 
 import argparse
@@ -25,19 +26,19 @@ def main() -> int:
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--few", action="store_true")
-    given, options = parser.parse_known_args()
-    write_dataset(given.data, given.out / "dataset")
-    words = [given.out / "dataset", given.out / ("few" if given.few else "all"), "train.steps=50000"]
+    args, options = parser.parse_known_args()
+    write_dataset(args.data, args.out / "dataset")
+    arguments = [args.out / "dataset", args.out / ("few" if args.few else "all"), "train.steps=50000"]
     if not any(option.startswith("--generator") and "minutes" not in option for option in options):
-        words += ["--generator", SPADE]
-    words += ["--tolerance-mm", 1, "--extractor", "radiomics", "--steps", 50_000]
-    words += ["--cases", 8, "--draws", 5, "--per-case", 8] if given.few else ["--arms", "classical", "alone"]
-    command = [sys.executable, ROOT / "pipelines" / "augment_segmentation.py", *words, *options]
+        arguments += ["--generator", SPADE]
+    arguments += ["--tolerance-mm", 1, "--extractor", "radiomics", "--steps", 50_000]
+    arguments += ["--cases", 8, "--draws", 5, "--per-case", 8] if args.few else ["--arms", "classical", "alone"]
+    command = [sys.executable, ROOT / "pipelines" / "augment_segmentation.py", *arguments, *options]
     return subprocess.run([str(word) for word in command], check=False).returncode
 
 
 def write_dataset(data: Path, out: Path) -> None:
-    """The split as nnU-Net raw, of links."""
+    """Write the split in the nnU-Net raw layout, with links."""
     names = [path.name for path in (data / "labels").glob("*.nii.gz")]
     names.sort(key=lambda name: hashlib.sha256(name.encode()).hexdigest())
     for i, name in enumerate(names):

@@ -1,10 +1,10 @@
-"""Does anything harmful come through? Hostile inputs of every kind, each in a process of its own.
+"""Test the robustness against malformed and malicious inputs, each in a separate process.
 
     python benchmarks/hostile.py [--each 30] [--first 0] [--kinds nifti,dicom]
 
-Each input (made by tests/hostile.py from its kind and number) must end in a correct result or in one sentence: no
-traceback or crash, at most 10 s of computing, at most 2 GiB of memory beyond the program's own, and no file outside
-the output folder. Prints a table and every fault; exit code 1 where there is one.
+Each input (made by tests/hostile.py from its kind and number) must lead to a correct result or to an error message of
+one sentence: no traceback or crash, at most 10 s of CPU time, at most 2 GiB of additional memory, and no file outside
+the output folder. Prints a table and every fault; the exit code is 1 if there are any.
 """
 
 import argparse
@@ -24,32 +24,32 @@ from hostile import KINDS, run, save_small_model, write
 from small import make_model
 
 SECONDS, GIB = 10, 2
-WALL = 300  # for what waits without computing, on a busy machine
+WALL = 300  # s, limit for a process that waits without computing, on a busy machine
 
 
 def listing(root: Path) -> set[tuple[str, int]]:
-    """Every file of a case outside its output folder, and its size."""
+    """Files of a case outside its output folder, with their sizes."""
     files = (p for p in root.rglob("*") if not p.is_relative_to(root / "case/out"))
     return {(os.fsencode(p).decode(errors="replace"), p.lstat().st_size) for p in files if not p.is_dir()}
 
 
 def attempt(kind: str, folder: Path, model, answer: Path) -> None:
-    """In the child: bounds on memory and time, then the case; what came of it into ``answer``."""
+    """Run a case in the child process with limits on memory and time; write the outcome to ``answer``."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + GIB * 2**30,) * 2)
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))
     os.chdir(folder)
     try:
-        told = run(kind, folder, model)
-        if "not enough memory" in told:
-            told = f"FAULT more than {GIB} GiB asked for: {told}"
+        result = run(kind, folder, model)
+        if "not enough memory" in result:
+            result = f"FAULT more than {GIB} GiB requested: {result}"
     except BaseException as error:
-        told = f"FAULT {type(error).__name__}: {' '.join(str(error).split())[:400]}"
-    answer.write_text(told, errors="backslashreplace")
+        result = f"FAULT {type(error).__name__}: {' '.join(str(error).split())[:400]}"
+    answer.write_text(result, errors="backslashreplace")
 
 
 def outcome(kind: str, seed: int, root: Path, model, model_folder: Path) -> str:
-    """converted, read, the sentence of the refusal, or "FAULT ..."."""
+    """Outcome of a case: "converted", "read", an error message, or "FAULT ..."."""
     folder, answer = root / "case", root.with_name("answer")
     write(kind, seed, folder, model_folder)
     before = listing(root)
@@ -60,31 +60,31 @@ def outcome(kind: str, seed: int, root: Path, model, model_folder: Path) -> str:
         os.dup2(devnull, 1)
         attempt(kind, folder, model, answer)
         os._exit(0)
-    ended, until = (0, 0), time.monotonic() + WALL
-    while ended == (0, 0) and time.monotonic() < until:
+    status, deadline = (0, 0), time.monotonic() + WALL
+    while status == (0, 0) and time.monotonic() < deadline:
         time.sleep(0.002)
-        ended = os.waitpid(child, os.WNOHANG)
-    if ended == (0, 0):
+        status = os.waitpid(child, os.WNOHANG)
+    if status == (0, 0):
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         return f"FAULT still waiting after {WALL} s"
-    if os.WIFSIGNALED(ended[1]):
-        took = f"more than {SECONDS} s" if os.WTERMSIG(ended[1]) in (signal.SIGXCPU, signal.SIGKILL) else "a crash"
-        return f"FAULT {took}: {signal.Signals(os.WTERMSIG(ended[1])).name}"
+    if os.WIFSIGNALED(status[1]):
+        cause = f"more than {SECONDS} s" if os.WTERMSIG(status[1]) in (signal.SIGXCPU, signal.SIGKILL) else "a crash"
+        return f"FAULT {cause}: {signal.Signals(os.WTERMSIG(status[1])).name}"
     if listing(root) != before:
         return f"FAULT files outside the output folder: {sorted(listing(root) ^ before)}"
-    told = answer.read_text()
+    result = answer.read_text()
     answer.unlink()
-    return told
+    return result
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--each", type=int, default=30, help="inputs of each kind")
-    parser.add_argument("--first", type=int, default=0, help="number of the first")
+    parser.add_argument("--each", type=int, default=30, help="inputs per kind")
+    parser.add_argument("--first", type=int, default=0, help="number of the first input")
     parser.add_argument("--kinds", default=",".join(KINDS))
     options = parser.parse_args()
-    torch.set_num_threads(1)  # a forked process has no other threads
+    torch.set_num_threads(1)  # threads do not survive a fork
     faults, total, model = [], Counter(), make_model()
     print("| kind | inputs | converted or read | refused | faults |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
@@ -93,10 +93,10 @@ def main() -> int:
             counts: Counter[str] = Counter()
             for seed in range(options.first, options.first + options.each):
                 root = Path(name) / f"{kind}-{seed}"
-                told = outcome(kind, seed, root, model, model_folder)
-                fault = told.startswith("FAULT")
-                faults += [f"{kind} {seed}: {told[6:]}"] if fault else []
-                counts["fault" if fault else told if told in ("converted", "read") else "refused"] += 1
+                result = outcome(kind, seed, root, model, model_folder)
+                fault = result.startswith("FAULT")
+                faults += [f"{kind} {seed}: {result[6:]}"] if fault else []
+                counts["fault" if fault else result if result in ("converted", "read") else "refused"] += 1
             total.update(counts)
             print(f"| {kind} | {options.each} {row(counts)}", flush=True)
     print(f"| all | {total.total()} {row(total)}")

@@ -1,14 +1,17 @@
-"""Twenty inserted lesions: is the rest untouched, and are they like real ones?
+"""Compare twenty inserted lesions with real ones, and test that the rest of the image is unchanged.
 
     python benchmarks/lesions.py ct OUT [--minutes 12]                     # livers of the embedded cohort
     python benchmarks/lesions.py ms OUT --data open_ms [--minutes 12]      # multiple sclerosis, FLAIR and T1
 
-Trains a lesion GAN on the cohort, then inserts lesions with it, by cut-and-paste and by procedural texture, one in a
-volume at a time. Prints, for each painter and contrast, how many of them lie within the range of the real lesions of
-their kind in contrast to the host, spread, skewness and grain, beside how many of 20 real ones lie within the range of
-the others of their kind (the least and the most of them never do), and how many voxels beyond mask and margin have
-changed.
-``OUT/PAINTER.png``: before, after and mask.
+Trains a lesion GAN on the cohort, then inserts lesions with it, by cut-and-paste and by procedural texture, one lesion
+per volume. Prints for each painter and image contrast:
+
+- how many inserted lesions lie within the range of real lesions of their kind in contrast to the host, standard
+  deviation, skewness and texture scale;
+- how many of 20 real lesions lie within the range of the others of their kind (minimum and maximum never do);
+- how many voxels outside mask and margin changed.
+
+``OUT/PAINTER.png`` shows before, after and mask.
 """
 
 import argparse
@@ -37,7 +40,7 @@ KINDS = {
     "ct": ("ct_liver_lesion_gan", ("source",), ("cyst", "lesion_hypovascular", "lesion_hypervascular"), "liver"),
     "ms": ("mr_ms_lesion_gan", ("flair", "t1"), ("lesion",), None),
 }
-OTHER = 255  # value of the lesions that were there
+OTHER = 255  # value of existing lesions
 
 
 def main() -> None:
@@ -46,14 +49,14 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--minutes", type=float, default=12)
-    given = parser.parse_args()
-    config, channels, lesions, host = KINDS[given.kind]
-    cohort = given.out / "cohort"
+    args = parser.parse_args()
+    config, channels, lesions, host = KINDS[args.kind]
+    cohort = args.out / "cohort"
     if not (cohort / "labels.json").exists():
-        make_cohort(given.kind, cohort, given.data)
-    keys = [f"data.root={cohort}", f"train.minutes={given.minutes}", "train.steps=50000", "data.validation=0.0"]
+        make_cohort(args.kind, cohort, args.data)
+    keys = [f"data.root={cohort}", f"train.minutes={args.minutes}", "train.steps=50000", "data.validation=0.0"]
     settings = load_settings(ROOT / "configs" / f"{config}.yaml", keys)
-    gan = train(settings, given.out / "run", resume=True)
+    gan = train(settings, args.out / "run", resume=True)
     dataset = read_dataset(cohort, channels=channels)
     cases = [(images, label, case.name) for case in dataset.cases for images, label in [read_case(dataset, case)]]
     names = {name: value for name, value in dataset.labels.items() if value}
@@ -61,17 +64,19 @@ def main() -> None:
     print(
         f"{len(library.lesions)} real lesions\n\n| painter | image | measure | real: 5th to 95th percentile | ", end=""
     )
-    print("inserted: median (least to most) | within the least and the most of the real ones of their kind | ", end="")
-    print("of 20 real ones, within the others |\n" + "|---" * 7 + "|")
+    print("inserted: median (minimum to maximum) | within minimum and maximum of real lesions of their kind | ", end="")
+    print("of 20 real lesions, within the others |\n" + "|---" * 7 + "|")
     for painter in (str(gan), "cutpaste", "procedural"):
         name = "gan" if painter == str(gan) else painter
         made, changed, drawn, pictures = insert(painter, library, cases, names, lesions, host)
-        Image.fromarray(np.concatenate(pictures)).save(given.out / f"{name}.png")
+        Image.fromarray(np.concatenate(pictures)).save(args.out / f"{name}.png")
         for c, channel in enumerate(channels):
             for measure in MEASURES:
                 print(row(name, channel, measure, c, library, made))
-        print(f"| {name} | | voxels changed beyond mask and margin | 0 | {changed} | | |")
-        print(f"| {name} | | lesions drawn for {len(made)} that look as real ones do | | {drawn} | | |", flush=True)
+        print(f"| {name} | | voxels changed outside mask and margin | 0 | {changed} | | |")
+        print(
+            f"| {name} | | lesions drawn for {len(made)} accepted as similar to real ones | | {drawn} | | |", flush=True
+        )
 
 
 def make_cohort(kind: str, cohort: Path, data: Path | None) -> None:
@@ -95,8 +100,11 @@ def insert(
     lesions: tuple[str, ...],
     host: str | None,
 ) -> tuple[list[Lesion], int, int, list[np.ndarray]]:
-    """`COUNT` lesions, each in an untouched case; how many voxels they changed that they must not; how many lesions
-    were drawn for them; pictures of some."""
+    """Insert `COUNT` lesions, each in an unmodified case.
+
+    Returns:
+        The lesions, the number of voxels wrongly changed, the number of lesions drawn, and pictures of some lesions.
+    """
     paint, draw_shape = named_painter(painter, library)
     made: list[Lesion] = []
     pictures: list[np.ndarray] = []
@@ -113,8 +121,8 @@ def insert(
             continue
         drawings += record["drawn"]
         mask = drawn.data != label.data
-        away = ndimage.distance_transform_edt(~mask, label.spacing) > record["margin_mm"]
-        changed += sum(int((a.data[away] != b.data[away]).sum()) for a, b in zip(images, new, strict=True))
+        outside = ndimage.distance_transform_edt(~mask, label.spacing) > record["margin_mm"]
+        changed += sum(int((a.data[outside] != b.data[outside]).sum()) for a, b in zip(images, new, strict=True))
         values = np.where(np.isin(drawn.data, [names[k] for k in lesions]) & ~mask, OTHER, drawn.data)
         found = measure_lesions(new, drawn.replaced(values), names, lesions=[kind], host=host, case=case)
         made += [max(found, key=lambda lesion: lesion.volume_ml)] if found else []
@@ -130,13 +138,13 @@ def row(painter: str, channel: str, measure: str, c: int, library: Library, made
     within = sum(min(ends[v.kind]) <= x <= max(ends[v.kind]) for v, x in zip(made, new, strict=True))
     others = sum(min(ends[v.kind]) < x < max(ends[v.kind]) for v, x in zip(library.lesions, real, strict=True))
     low, high = np.percentile(real, [5, 95])
-    told = f"{np.median(new):.3g} ({min(new):.3g} to {max(new):.3g})"
+    summary = f"{np.median(new):.3g} ({min(new):.3g} to {max(new):.3g})"
     counts = f"{within} of {len(new)} | {len(new) * others / len(real):.1f}"
-    return f"| {painter} | {channel} | {measure} | {low:.3g} to {high:.3g} | {told} | {counts} |"
+    return f"| {painter} | {channel} | {measure} | {low:.3g} to {high:.3g} | {summary} | {counts} |"
 
 
 def picture(before: Volume, after: Volume, mask: Volume) -> np.ndarray:
-    """The axial slice of the lesion: before, after, after with the mask's edge; 3 × enlarged, 64 voxels wide."""
+    """Axial slice of the lesion before, after, and after with the outline of the mask; 64 voxels wide, enlarged 3 ×."""
     a, b, m = (to_canonical(v).data for v in (before, after, mask))
     x, y, z = (int(v) for v in np.rint(np.argwhere(m).mean(0)))
     low, high = np.percentile(a[a > a.mean()], [1, 99])
@@ -146,8 +154,8 @@ def picture(before: Volume, after: Volume, mask: Volume) -> np.ndarray:
     marked = np.where(edge, 1.0, grey[1])
     panel = np.zeros((64, 3 * 64))
     for i, v in enumerate((*grey, marked)):
-        turned = v.T[::-1, ::-1]
-        panel[: turned.shape[0], 64 * i : 64 * i + turned.shape[1]] = turned
+        rotated = v.T[::-1, ::-1]
+        panel[: rotated.shape[0], 64 * i : 64 * i + rotated.shape[1]] = rotated
     return np.kron((255 * panel).astype(np.uint8), np.ones((3, 3), np.uint8))
 
 

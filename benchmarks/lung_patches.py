@@ -1,11 +1,11 @@
-"""Lesion augmentation on 2D lung CT patches: tumour Dice of a segmenter with none, pasted, procedural and GAN lesions.
+"""Lesion augmentation on 2D lung CT patches: tumour Dice without and with pasted, procedural and GAN lesions.
 
     pip install h5py
     python benchmarks/lung_patches.py val_patches.h5 OUT [--cases 16 32 64] [options of the pipeline]
 
-The file holds 130 patches of 48 × 48 (2 mm, scaled to 0 ... 1) of 13 patients, ten each. Five patients are tested;
-each of five draws takes 16, 32 or 64 patches of the others (pipelines/augment_segmentation.py).
-``OUT/N/report.html`` and a table for each size.
+The file contains 130 patches of 48 × 48 (2 mm, scaled to 0 ... 1) from 13 patients, ten each. Five patients are for
+testing; each of five draws selects 16, 32 or 64 patches of the others (pipelines/augment_segmentation.py). Writes
+``OUT/N/report.html`` and prints a table for each size.
 """
 
 import argparse
@@ -20,9 +20,9 @@ import numpy as np
 from scipy.ndimage import binary_closing, gaussian_filter
 
 ROOT = Path(__file__).parent.parent
-EACH = 10  # patches a patient
-LOW, HIGH = -1000, 200  # HU of 0 and 1: muscle is then about 50
-AIR, SOFT = 0.03, 0.45  # between which the lung lies, of 0 ... 1
+EACH = 10  # patches per patient
+LOW, HIGH = -1000, 200  # HU of intensities 0 and 1; muscle is then about 50 HU
+AIR, SOFT = 0.03, 0.45  # intensity range of lung
 
 
 def main() -> int:
@@ -30,17 +30,17 @@ def main() -> int:
     parser.add_argument("patches", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--cases", type=int, nargs="+", default=[16, 32, 64])
-    given, options = parser.parse_known_args()
-    dataset = given.out / "dataset"
+    args, options = parser.parse_known_args()
+    dataset = args.out / "dataset"
     if not (dataset / "labels.json").exists():
-        write_dataset(given.patches, dataset)
+        write_dataset(args.patches, dataset)
     generators = ["cutpaste", "procedural", f"gan={ROOT / 'configs' / 'ct_lung_2d_lesion_gan.yaml'}"]
     codes = []
-    for cases in given.cases:
+    for cases in args.cases:
         print(f"\n{cases} training patches\n", flush=True)
-        words = [
+        arguments = [
             dataset,
-            given.out / str(cases),
+            args.out / str(cases),
             "--generator",
             *generators,
             "--lesion",
@@ -50,16 +50,17 @@ def main() -> int:
             "--cases",
             cases,
         ]
-        words += ["--patient-pattern", r"(p\d+)_", "--segment", "tumour", "--test", 5, "--draws", 5, *options]
-        command = [sys.executable, ROOT / "pipelines" / "augment_segmentation.py", *words]
+        arguments += ["--patient-pattern", r"(p\d+)_", "--segment", "tumour", "--test", 5, "--draws", 5, *options]
+        command = [sys.executable, ROOT / "pipelines" / "augment_segmentation.py", *arguments]
         codes.append(subprocess.run([str(word) for word in command], check=False).returncode)
     return max(codes)
 
 
 def write_dataset(patches: Path, out: Path) -> None:
-    """Each patch a volume of one slice; the lung, where lesions may go, is what is dark but not air.
+    """Write each patch as a volume of one slice, with labels of tumour and lung.
 
-    Intensities are brought to a scale of CT, the likely one, so that painters take contrasts for absolute.
+    Lung, in which lesions may be inserted, is dark tissue brighter than air. Intensities are converted to the probable
+    HU scale, so that painters treat contrasts as absolute.
     """
     with h5py.File(patches) as file:
         images, labels = file["images"][:, 0], file["labels"][:, 0]

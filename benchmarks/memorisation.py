@@ -1,7 +1,8 @@
-"""How often the memorisation test is right, in two minutes: python benchmarks/memorisation.py
+"""Error rates of the memorisation test, in two minutes: python benchmarks/memorisation.py
 
-Patients of the embedded cohort are split at random into those that a generator was trained on and new ones. What the
-generator returns is planted: new patients, or training images with noise, moved by a voxel, or one of them alone.
+Patients of the embedded cohort are split at random into training patients of a generator and new patients. The
+generator's output is simulated: new patients, training images with noise or shifted by one voxel, or new patients and a
+single training image.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from medgen.phantom.cohort import make_patient
 
 SIZE, SPACING = (40, 32, 24), 10.0  # voxels, mm
 PATIENTS = 60
-SETS = ((16, 8), (30, 16))  # training and made volumes
+SETS = ((16, 8), (30, 16))  # numbers of training and synthetic volumes
 HELD_OUT = 12
 
 Array = np.ndarray
@@ -26,7 +27,7 @@ def noisy(volume: Array, rng: np.random.Generator) -> Array:
     return volume + rng.normal(0, 30, volume.shape)
 
 
-# A patient's scan as the generator may return it.
+# Simulated outputs of a generator for the scan of a patient.
 KINDS: dict[str, Callable[[Array, np.random.Generator], Array]] = {
     "itself": lambda volume, rng: volume,
     "blurred": lambda volume, rng: gaussian_filter(volume, 1),
@@ -36,7 +37,7 @@ KINDS: dict[str, Callable[[Array, np.random.Generator], Array]] = {
 
 
 def descriptors() -> dict[str, Array]:
-    """Rows (patients, d) of every kind."""
+    """{kind: descriptors (patients, d)}."""
     rng = np.random.default_rng(0)
     scans = [make_patient(seed, size=SIZE, spacing=SPACING).noncontrast for seed in range(PATIENTS)]
 
@@ -47,7 +48,7 @@ def descriptors() -> dict[str, Array]:
 
 
 def returned(rows: dict[str, Array], trained: Array, new: Array) -> dict[str, Array]:
-    """What the generator returns by what it does: as many rows as there are new patients."""
+    """{behaviour of the generator: descriptors of its outputs}, as many as there are new patients."""
     one_copy = np.vstack([rows["itself"][new[1:]], rows["noisy"][trained[:1]]])
     return {
         "new patients (false alarms)": rows["itself"][new],
@@ -58,12 +59,14 @@ def returned(rows: dict[str, Array], trained: Array, new: Array) -> dict[str, Ar
     }
 
 
-def alarms(rows: dict[str, Array], trained: int, made: int, splits: int) -> dict[str, float]:
-    """{what the generator does: how often the test says that it memorised}."""
+def alarms(rows: dict[str, Array], trained: int, synthetic_count: int, splits: int) -> dict[str, float]:
+    """{behaviour of the generator: fraction of splits in which the test reports memorisation}."""
     found: dict[str, list[bool]] = {}
     for split in range(splits):
         order = np.random.default_rng(split).permutation(PATIENTS)
-        training, new, others = np.split(order[: trained + made + HELD_OUT], [trained, trained + made])
+        training, new, others = np.split(
+            order[: trained + synthetic_count + HELD_OUT], [trained, trained + synthetic_count]
+        )
         known = rows["itself"][training]
         for name, synthetic in returned(rows, training, new).items():
             found.setdefault(name, []).append(memorisation_test(known, synthetic).memorised)
@@ -75,10 +78,10 @@ def alarms(rows: dict[str, Array], trained: int, made: int, splits: int) -> dict
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--splits", type=int, default=150)
-    given = parser.parse_args()
+    args = parser.parse_args()
     rows = descriptors()
-    columns = [alarms(rows, trained, made, given.splits) for trained, made in SETS]
-    print("| the generator returns | " + " | ".join(f"{t} training, {m} made volumes" for t, m in SETS) + " |")
+    columns = [alarms(rows, trained, synthetic_count, args.splits) for trained, synthetic_count in SETS]
+    print("| simulated output | " + " | ".join(f"{t} training, {m} synthetic volumes" for t, m in SETS) + " |")
     print("|---" * (1 + len(SETS)) + "|")
     for name in columns[0]:
         print(f"| {name} | " + " | ".join(f"{100 * of[name]:.3g} %" for of in columns) + " |")

@@ -1,9 +1,9 @@
-"""Does memory grow with a cohort? Resident memory of a run over many small studies.
+"""Test that memory does not grow with the size of a cohort: resident memory of a run over many small studies.
 
     python benchmarks/memory.py [--studies 200] [--early 20]
 
-Converts phantoms of one size with a small network, and notes the resident memory after every study. It should end
-within a tenth of where it stood after --early studies. Exit code 1 where it does not.
+Converts phantoms of one size with a small network and records the resident memory after every study. It must not exceed
+that after --early studies by more than 10 %; otherwise the exit code is 1.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def main() -> int:
     parser.add_argument("--early", type=int, default=20)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rng, seen = np.random.default_rng(0), []
+    rng, memory_mib = np.random.default_rng(0), []
     with tempfile.TemporaryDirectory() as name:
         studies = Path(name) / "in"
         studies.mkdir()
@@ -42,10 +42,12 @@ def main() -> int:
             scan = rng.integers(-1000, 500, SIZE).astype(np.int16)
             nib.save(nib.Nifti1Image(scan, np.diag([MM, MM, MM, 1])), studies / f"s{n:03d}.nii.gz")
         model = load_model(small_model(Path(name) / "model", MM))
-        results = convert(model, studies, Path(name) / "out", done=lambda *_: seen.append(resident_mib()))
+        results = convert(model, studies, Path(name) / "out", done=lambda *_: memory_mib.append(resident_mib()))
     assert all(result.status == "converted" for result in results)
-    early, end = seen[options.early - 1], seen[-1]
-    print(f"after {options.early} studies {early:.1f} MiB, after {len(seen)} {end:.1f} MiB: {end / early - 1:+.1%}")
+    early, end = memory_mib[options.early - 1], memory_mib[-1]
+    print(
+        f"after {options.early} studies {early:.1f} MiB, after {len(memory_mib)} {end:.1f} MiB: {end / early - 1:+.1%}"
+    )
     return int(end > 1.1 * early)
 
 

@@ -1,11 +1,10 @@
-"""One generator, any phase: mean HU of the aorta per phase on held-out patients of the embedded cohort.
+"""Translate between contrast phases with one generator; test on held-out patients of the embedded cohort.
 
     python benchmarks/phases.py OUT [--unpaired] [--minutes 30] [--source portal_venous] [section.key=value ...]
 
-Trains ``configs/ct_multiphase_multi_domain.yaml`` on 8 patients, each in all phases, or with ``--unpaired``
-``configs/ct_phases_multi_domain.yaml`` on 8 patients a phase, each in one phase only; turns one phase of three other
-patients into each phase. Prints body MAE and mean HU of some organs beside the truth and the
-unconverted source.
+Trains ``configs/ct_multiphase_multi_domain.yaml`` on 8 patients in all phases, or with ``--unpaired``
+``configs/ct_phases_multi_domain.yaml`` on 8 patients per phase, each in one phase only. Then translates one phase of
+three other patients to each phase. Prints body MAE and mean HU of some organs for source, converted image and truth.
 """
 
 import argparse
@@ -54,7 +53,7 @@ def phantom(folder: Path, *options: str) -> None:
 
 
 def rows(model_folder: Path, test: Path, source: str, target: str) -> dict[str, np.ndarray]:
-    """Body MAE and mean HU of the organs of source, converted and truth, mean over the patients."""
+    """Body MAE and mean HU of the organs in source, converted image and truth, averaged over patients."""
     model = load_model(model_folder, target=target)
     values = json.loads((test / "labels.json").read_text())
     found: dict[str, list[list[float]]] = {"source": [], "converted": [], "truth": []}

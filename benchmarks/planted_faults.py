@@ -1,13 +1,13 @@
-"""Does the structure and safety check find what is wrong? Faults planted in the embedded cohort, and correct pairs.
+"""Sensitivity and false alarms of the structure check: planted faults and correct pairs of the embedded cohort.
 
     python benchmarks/planted_faults.py [--trials 200] [--first 8000] [--workers 1] [--json FILE]
 
-A trial is a patient: the contrast scan is the input, the true non-contrast scan with one fault planted the output. The
-check gets no truth. A fault counts as found only by a finding of its kind at its place: a lesion within its radius (at
-least 6 mm), the structure that still enhances by name (without labels: a place in it), the axis of a flip or shift, the
-sign of an offset. Without labels only findings count that rest on input and output alone. Correct pairs (the truth as
-it is, and truths as a correct but imperfect converter might give) should pass. Intervals are exact (Clopper & Pearson
-1934), 95 %. The limits were chosen on seeds from 1000 to 1299, 5000 to 5025 and 7000 to 7008.
+A trial is one patient: the contrast scan is the input, the true non-contrast scan with one planted fault is the output,
+and the check gets no truth. A fault is detected only by a finding of its kind at its position: a lesion within its
+radius (at least 6 mm), the name of the enhancing structure (without labels: a position inside it), the axis of a flip
+or shift, the sign of an offset. Without labels, only findings from input and output alone count. Correct pairs (the
+truth, and truths as a correct but imperfect converter would produce) should pass. Intervals are exact 95 % intervals
+(Clopper & Pearson 1934). The limits were chosen on seeds 1000 to 1299, 5000 to 5025 and 7000 to 7008.
 """
 
 import argparse
@@ -26,11 +26,12 @@ from medgen.phantom.cohort import LABELS, build_anatomy, render
 from medgen.qa.case import Reason
 from medgen.qa.check import check_case
 from medgen.qa.measures.geometry import SIDES
+from medgen.terminology import is_lesion
 
-# Voxels and mm; the trials take them in turn.
+# Grids in voxels and mm, used by the trials in turn.
 GRIDS = (((125, 94, 30), (3.0, 3.0, 3.0)), ((150, 112, 24), (2.5, 2.5, 4.0)), ((150, 112, 30), (2.5, 2.5, 2.5)))
 NAMES = {value: name for name, value in LABELS.items()}
-LESIONS = ("cyst", "lesion_hypovascular", "lesion_hypervascular")
+LESIONS = tuple(filter(is_lesion, LABELS))
 ENHANCING = (
     ("aorta", "arteries"),
     ("inferior_vena_cava", "veins"),
@@ -39,28 +40,28 @@ ENHANCING = (
     ("liver",),
     ("spleen",),
 )
-# Tissue, and the HU (lowest, highest) of a lesion in it; either sign in organs.
+# {tissue: range of the contrast of a lesion in it, HU}; of either sign in organs.
 HOSTS = {"liver": (30, 60), "spleen": (30, 60), "muscle": (40, 60), "fat": (80, 130), "lung": (150, 600)}
-COUNTS = 36.0  # mm: a lesion counts from this diameter · contrast / noise of its host on
-# What images alone are meant to show: a lesion in tissue up to so many HU in the input; contrast that is left in so
-# many ml and leaves so many HU there, a voxel off the border.
+COUNTS = 36.0  # mm, minimum of diameter · contrast / noise of the host for an added lesion
+# Faults that should be detectable from the images alone: a lesion in tissue up to ALONE_HU in the input; residual
+# enhancement of at least CLEAR_ML above CLEAR_HU, one voxel inside the border.
 ALONE_HU, CLEAR_ML, CLEAR_HU = 125.0, 8.0, 85.0
-ERASED_ML, ERASED_HU = 1.5, 25.0  # a ball of 14 mm; contrast in the truth, or nothing would be erased
+ERASED_ML, ERASED_HU = 1.5, 25.0  # minimum size (a ball of 14 mm) and contrast in the truth of an erased lesion
 LEAST_NEAR = 6.0  # mm
 
 
 @dataclass
 class Planted:
-    """An output with a fault, what it is, and which findings name it at its place."""
+    """An output with a fault, a note on it, and a test whether a finding detects it at its position."""
 
     image: np.ndarray
     note: str
     hit: Callable[[Reason], bool]
-    alone: bool = True  # whether the images alone are meant to show it
+    alone: bool = True  # whether it should be detectable from the images alone
 
 
 class Patient:
-    """Scans with and without contrast, both without noise too, and labels; (X, Y, Z) HU."""
+    """Scans with and without contrast medium, the latter also noise-free, HU added by iodine, and labels; (X, Y, Z)."""
 
     def __init__(self, seed: int, size: tuple[int, int, int], spacing: tuple[float, float, float]) -> None:
         anatomy = build_anatomy(seed, size, spacing)
@@ -74,25 +75,25 @@ class Patient:
         return np.isin(self.labels, [LABELS[name] for name in names])
 
     def noise(self, host: str, at: np.ndarray) -> float:
-        """Robust standard deviation (HU) of the truth in a tissue, within 20 mm of a place (voxels)."""
+        """Robust standard deviation (HU) of the truth in a tissue within 20 mm of a position (voxels)."""
         away = [((np.arange(n) - a) * s) ** 2 for n, a, s in zip(self.size, at, self.spacing, strict=True)]
         values = self.truth[(sum(np.ix_(*away)) < 20**2) & self.inside(host)]
         return float(np.median(np.abs(values - np.median(values)))) / 0.6745
 
     def near(self, fault: str, centre: np.ndarray, radius: float) -> Callable[[Reason], bool]:
-        """Findings of a kind at most so far (mm) from a place (voxels)."""
+        """Test for findings of a kind within ``radius`` mm of ``centre`` (voxels)."""
         at, most = centre * self.spacing, max(radius, LEAST_NEAR)
         return lambda r: r.fault == fault and r.place is not None and bool(np.linalg.norm(middle(r) - at) <= most)
 
 
 def middle(reason: Reason) -> np.ndarray:
-    """Of a finding's place, mm from the first voxel."""
+    """Centre of the box of a finding, mm from the first voxel."""
     assert reason.place is not None
     return (np.array(reason.place.low) + reason.place.high) / 2
 
 
 def lesion_erased(p: Patient, rng: np.random.Generator) -> Planted | None:
-    """One lesion replaced by its host."""
+    """Replace one lesion by its host tissue."""
     parts, count = ndimage.label(p.lesions, np.ones((3, 3, 3)))
     for number in rng.permutation(np.arange(1, count + 1)):
         inside = parts == number
@@ -104,7 +105,7 @@ def lesion_erased(p: Patient, rng: np.random.Generator) -> Planted | None:
         if ml < ERASED_ML or abs(contrast) < ERASED_HU:
             continue
         region = inside | (ndimage.binary_dilation(inside) & (p.labels == host))
-        # The scan's own noise stays; the tissue under it becomes the host's, texture included.
+        # Keep the noise of the scan; replace the tissue by that of the host with its texture.
         texture = np.median(np.abs(p.clean[tissue] - level)) / 0.6745
         new = p.truth.copy()
         new[region] += (level + rng.normal(0, texture, region.sum()) - p.clean[region]).astype(np.float32)
@@ -115,7 +116,7 @@ def lesion_erased(p: Patient, rng: np.random.Generator) -> Planted | None:
 
 
 def lesion_added(p: Patient, rng: np.random.Generator) -> Planted | None:
-    """An ellipsoid of 10-20 mm that counts, its rim 4 mm inside its host or more; every second one in the liver."""
+    """Add an ellipsoid of 10-20 mm at least 4 mm inside its host; half of them in the liver."""
     for _ in range(100):
         host = "liver" if rng.random() < 0.5 else str(rng.choice([h for h in HOSTS if h != "liver"]))
         radii = rng.uniform(5.5, 10) * rng.uniform(0.9, 1.1, 3)
@@ -140,8 +141,8 @@ def lesion_added(p: Patient, rng: np.random.Generator) -> Planted | None:
 
 
 def ellipsoid(p: Patient, at: np.ndarray, radii: np.ndarray) -> tuple[tuple[slice, ...], np.ndarray]:
-    """Its box in the volume, and its share of each voxel there."""
-    fine = np.linspace(-0.375, 0.375, 4)  # four places a voxel and axis: partial volume at the rim
+    """Box of an ellipsoid in the volume, and the fraction of each voxel that it fills."""
+    fine = np.linspace(-0.375, 0.375, 4)  # four samples per voxel and axis, for partial volume
     axes = [(np.arange(n)[:, None] + fine - a) * s / r for n, a, s, r in zip(p.size, at, p.spacing, radii, strict=True)]
     box = tuple(
         slice(max(int(a - r / s) - 1, 0), int(a + r / s) + 2) for a, r, s in zip(at, radii, p.spacing, strict=True)
@@ -163,7 +164,7 @@ def shifted(p: Patient, rng: np.random.Generator) -> Planted:
 
 
 def enhancement_left(p: Patient, rng: np.random.Generator) -> Planted:
-    """30-100 % of the iodine in one structure, or (every third time) in all of the body."""
+    """Leave 30-100 % of the iodine in one structure, or with probability 1/3 in the whole body."""
     share = rng.uniform(0.3, 1)
     everywhere = rng.random() < 1 / 3
     names = tuple(n for group in ENHANCING for n in group) if everywhere else ENHANCING[rng.integers(len(ENHANCING))]
@@ -202,13 +203,13 @@ FAULTS: dict[str, Callable[[Patient, np.random.Generator], Planted | None]] = {
 
 
 def resampled(p: Patient, rng: np.random.Generator) -> np.ndarray:
-    """To a grid of 1.25 times the voxel and back, linearly."""
+    """Resample linearly to voxels 1.25 times as large and back."""
     coarse = ndimage.zoom(p.truth, 0.8, order=1, grid_mode=True, mode="nearest")
     return ndimage.zoom(coarse, np.divide(p.size, coarse.shape), order=1, grid_mode=True, mode="nearest")
 
 
 def moved(p: Patient, rng: np.random.Generator) -> np.ndarray:
-    """0.3 voxels along a random axis: within the tolerance of half a voxel."""
+    """Shift by 0.3 voxels along a random axis, within the tolerance of half a voxel."""
     way = np.zeros(3)
     way[rng.integers(3)] = rng.choice([-0.3, 0.3])
     return ndimage.shift(p.truth, way, order=1, mode="nearest")
@@ -227,7 +228,7 @@ DEGRADED: dict[str, Callable[[Patient, np.random.Generator], np.ndarray]] = {
 
 
 def trial(seed: int, number: int, faults: bool = True) -> list[dict[str, Any]]:
-    """Every fault and two correct pairs of one patient, as rows {seed, kind, note, found or passed, texts}."""
+    """Check every fault and two correct pairs of one patient; return rows {seed, kind, note, results, texts}."""
     p = Patient(seed, *GRIDS[number % len(GRIDS)])
     rows = [correct(p, seed, "the truth", p.truth)]
     kind = list(DEGRADED)[number % len(DEGRADED)]
@@ -250,20 +251,20 @@ def correct(p: Patient, seed: int, kind: str, image: np.ndarray) -> dict[str, An
 
 
 def reasons(p: Patient, image: np.ndarray) -> tuple[Reason, ...]:
-    given = {"labels": p.labels, "names": NAMES, "lesions": p.lesions, "affine": np.diag([*p.spacing, 1.0])}
-    found = check_case(p.contrast, image, p.spacing, **given).reasons
-    return tuple(reason for reason in found if reason.status != "pass")  # a note is no finding
+    inputs = {"labels": p.labels, "names": NAMES, "lesions": p.lesions, "affine": np.diag([*p.spacing, 1.0])}
+    found = check_case(p.contrast, image, p.spacing, **inputs).reasons
+    return tuple(reason for reason in found if reason.status != "pass")  # notes do not count
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    head = ("with labels and lesion masks", "by input and output alone, where it counts", "alone, all")
-    lines = [f"| planted | {' | '.join(head)} |", "|---|---|---|---|"]
+    head = ("with labels and lesion masks", "images alone, detectable faults", "images alone, all faults")
+    lines = [f"| fault | {' | '.join(head)} |", "|---|---|---|---|"]
     for name in FAULTS:
         mine = [r for r in rows if r["kind"] == name]
         alone = [ratio([r["alone"] for r in mine if r["alone_counts"]]), ratio([r["alone"] for r in mine])]
-        alone = ["cannot be", "–"] if name == "lesion erased" else alone
+        alone = ["not detectable", "–"] if name == "lesion erased" else alone
         lines.append(f"| {name} | {ratio([r['labels'] for r in mine])} | {' | '.join(alone)} |")
-    lines += ["", "| correct pair | false alarms with labels | by input and output alone |", "|---|---|---|"]
+    lines += ["", "| correct pair | false alarms with labels | images alone |", "|---|---|---|"]
     pairs = [r for r in rows if r.get("correct")]
     for name in ("the truth", *DEGRADED, "degraded, all", "all"):
         kinds = {"degraded, all": [*DEGRADED], "all": ["the truth", *DEGRADED]}.get(name, [name])
@@ -273,7 +274,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def ratio(hits: list[bool]) -> str:
-    """196 of 200, 98.0 % [95.0, 99.5]."""
+    """Count, share and interval, such as "196 of 200, 98.0 % [95.0, 99.5]"."""
     if not hits:
         return "–"
     interval = stats.binomtest(sum(hits), len(hits)).proportion_ci(method="exact")
@@ -286,7 +287,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--first", type=int, default=8000, help="seed of the first patient")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="every row goes here; trials already there are kept and counted")
+    parser.add_argument("--json", type=Path, help="file of all rows; its existing trials are reused")
     a = parser.parse_args()
     rows = json.loads(a.json.read_text()) if a.json and a.json.exists() else []
     done = {r["seed"] for r in rows}

@@ -1,12 +1,12 @@
-"""Do two checkouts compute the same numbers? For changes that must change none, such as moves and new names.
+"""Test that two checkouts compute the same numbers, for refactoring such as moves and renames.
 
-Prints, as JSON, the losses of 20 seeded steps of every shipped config, and the SHA-256 of what a conversion, an
-evaluation and an augmentation write. Run it on both checkouts, on the same machine, and compare:
+Prints as JSON the losses of 20 seeded steps of every shipped config, and the SHA-256 of the outputs of a conversion, an
+evaluation and an augmentation. Run it in both checkouts on the same machine and compare:
 
     cd CHECKOUT; PYTHONPATH=. OMP_NUM_THREADS=1 python PATH/same_numbers.py > numbers.json
     diff before.json after.json
 
-The small cohorts and settings are those of the checkout's own ``tests/test_configs.py``, so names of keys may differ.
+Small cohorts and settings come from the checkout's own ``tests/test_configs.py``, so config keys may differ.
 """
 
 import csv
@@ -27,14 +27,14 @@ def digest(path: Path) -> str:
 
 
 def medgen(*words: object) -> None:
-    """Run a command; of a cohort with failures the exit code is not 0, which is no fault here."""
+    """Run a command. The exit code is ignored: it is not 0 for a cohort with failed cases."""
     command = [sys.executable, "-m", "medgen", *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True)
     print(words[0], done.returncode, done.stderr[-300:], file=sys.stderr)
 
 
 def losses(folder: Path) -> dict[str, list[dict[str, str]]]:
-    """Rows of log.csv without the seconds, of every config; columns are sorted by name."""
+    """{config: rows of log.csv} without the seconds, columns sorted by name."""
     from test_configs import CONFIGS, tiny
 
     found = {}
@@ -49,7 +49,7 @@ def losses(folder: Path) -> dict[str, list[dict[str, str]]]:
 
 
 def outputs(folder: Path) -> dict[str, str]:
-    """Digests of the images and tables that translate, evaluate and augment write."""
+    """SHA-256 of the images and tables that translate, evaluate and augment write."""
     pair = folder / "ct_contrast_pix2pix"
     medgen("translate", pair / "run" / "best", pair / "cohort" / "source", folder / "converted")
     images = ["--prediction", folder / "converted", "--reference", pair / "cohort" / "target"]
@@ -70,6 +70,6 @@ if __name__ == "__main__":
     from medgen.config import plain
 
     with tempfile.TemporaryDirectory() as scratch:
-        numbers = {"losses": losses(Path(scratch))}  # first: it trains the models that translate
+        numbers = {"losses": losses(Path(scratch))}  # first, because it trains the models for translate
         numbers["outputs"] = outputs(Path(scratch))
     print(json.dumps(numbers, indent=1, sort_keys=True))

@@ -1,4 +1,4 @@
-"""A small translator on disk for benchmarks of what surrounds the network."""
+"""Write a small model for benchmarks of everything but the network."""
 
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,12 @@ from medgen.model_info import ModelInfo
 
 
 def small_model(folder: Path, mm: float, **generator: Any) -> Path:
-    """A model folder of voxels of ``mm``, its weights random: it does change its input.
+    """Write a model folder with random weights, so that the model changes its input.
 
     Args:
-        generator: its settings instead of the smallest ones.
+        folder: the model folder.
+        mm: voxel size.
+        generator: settings that replace those of the smallest generator.
     """
     small = {"filters": 4, "levels": 2, "dropout": 0.0, "norm": "batch", "residual": True}
     settings = parse_settings(
@@ -36,7 +38,7 @@ def small_model(folder: Path, mm: float, **generator: Any) -> Path:
     with torch.no_grad():
         for p in generator.parameters():
             p.add_(torch.randn_like(p) * 0.02)
-    look = {"quantiles": (QUANTILES - 0.5).tolist(), "extent": [300, 250, 200], "spacing": [mm] * 3}
+    scan = {"quantiles": (QUANTILES - 0.5).tolist(), "extent": [300, 250, 200], "spacing": [mm] * 3}
     info = ModelInfo.model_validate(
         {
             "format": FORMAT,
@@ -44,7 +46,7 @@ def small_model(folder: Path, mm: float, **generator: Any) -> Path:
             "source_range": [{"low": -1000, "high": 1000, "outside": "preserve"}],
             "target_range": [{"low": -1000, "high": 1000}],
             "spacing": [mm] * 3,
-            "training_scans": [[look]],
+            "training_scans": [[scan]],
             **{"training_data": {}, "step": 1, "validation": {}, "curve": [], "health": [], "versions": {}},
             "commit": None,
             "weights_sha256": "",

@@ -1,21 +1,21 @@
-"""T1 → T2 on real MR: train on one patient, convert and evaluate the other, beside two fitted baselines.
+"""T1 → T2 on real MR: train on one patient, test on another, compared with two fitted baselines.
 
     python benchmarks/t1_to_t2.py DATA OUT [--unpaired] [section.key=value ...]
     python benchmarks/t1_to_t2.py DATA OUT --test-on PATIENT_FOLDER [section.key=value ...]
 
-DATA holds ``PATIENT/t1.nii.gz`` and ``PATIENT/t2.nii.gz`` of registered, skull-stripped brains. For every
-ordered pair of patients (train on one, test on the other) it prints a row each for: the unconverted T1 after
-histogram matching to the training T2, a voxelwise regression T1 → T2 fitted on the training patient, and the
-model of ``configs/mr_t1_to_t2_pix2pix.yaml``. Both images are scaled by the truth's 99.5th percentile inside
-the brain; MAE, PSNR and SSIM (data range 1) count inside the brain. The baselines know the test scan's gain in
-the same way as the model does (range of its T1 times the training patients' ratio of T2 to T1).
+DATA contains ``PATIENT/t1.nii.gz`` and ``PATIENT/t2.nii.gz`` of registered, skull-stripped brains. For every ordered
+pair of patients (train on one, test on the other), one row is printed for each of: the T1 after histogram matching to
+the training T2, a voxelwise regression T1 → T2 fitted on the training patient, and the model of
+``configs/mr_t1_to_t2_pix2pix.yaml``. Both images are scaled by the truth's 99.5th percentile inside the brain; MAE,
+PSNR and SSIM (data range 1) are computed inside the brain. The baselines use the same gain of the test scan as the
+model: the range of its T1 times the ratio of T2 to T1 of the training patients.
 
-``--test-on``: train on all patients of DATA together, test on a patient of another source. The gain between its T1 and
-T2 is unknown then, so every prediction is first scaled by the one factor that fits the truth best (least squares).
+``--test-on``: train on all patients of DATA, test on a patient from another source. The gain between its T1 and T2 is
+unknown, so every prediction is first scaled by the factor that best fits the truth (least squares).
 
-``--unpaired``: the model is that of ``configs/mr_t1_to_t2_cut.yaml``, trained on the T1 of the tested patient and the
-T2 of the other, beside histogram matching of the one, and of its negative, to the other. Nothing tells the gain of
-the tested patient's T2: all are decoded in the range of the other's.
+``--unpaired``: the model is that of ``configs/mr_t1_to_t2_cut.yaml``, trained on the T1 of the test patient and the T2
+of the other patient. The baselines are histogram matching of that T1, and of its negative, to that T2. The gain of the
+test patient's T2 is unknown: all predictions are decoded with the range of the other patient's T2.
 """
 
 import argparse
@@ -46,37 +46,43 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("overrides", nargs="*")
-    parser.add_argument("--train-on", help="only this patient as the training one")
-    parser.add_argument("--test-on", type=Path, help="folder of a patient outside DATA; trains on all of DATA")
-    parser.add_argument("--unpaired", action="store_true", help="T1 of the tested patient, T2 of the other")
+    parser.add_argument("--train-on", help="use only this training patient")
+    parser.add_argument("--test-on", type=Path, help="folder of a test patient outside DATA; train on all of DATA")
+    parser.add_argument("--unpaired", action="store_true", help="train on T1 of the test patient and T2 of the other")
     arguments = parser.parse_intermixed_args()
     patients = sorted(p for p in arguments.data.iterdir() if (p / "t1.nii.gz").exists())
     print("| trained on | tested on | system | MAE | PSNR | SSIM | minutes |\n|---|---|---|---|---|---|---|")
     pairs = [([a], b) for a, b in permutations(patients, 2) if arguments.train_on in (None, a.name)]
-    for trained, tested in [(patients, arguments.test_on)] if arguments.test_on else pairs:
+    for training_patients, test_patient in [(patients, arguments.test_on)] if arguments.test_on else pairs:
         run = unpaired if arguments.unpaired else systems
-        names = "+".join(p.name for p in trained)
-        for name, prediction, minutes in run(arguments, trained, tested):
-            truth = read_volume(tested / "t2.nii.gz")
-            brain = brain_mask(read_volume(tested / "t1.nii.gz").data)
+        names = "+".join(p.name for p in training_patients)
+        for name, prediction, minutes in run(arguments, training_patients, test_patient):
+            truth = read_volume(test_patient / "t2.nii.gz")
+            brain = brain_mask(read_volume(test_patient / "t1.nii.gz").data)
             top = np.percentile(truth.data[brain], 99.5)
             a, b = truth.data / top, prediction.data / top
             if arguments.test_on:
                 b = b * (a[brain] @ b[brain]) / (b[brain] @ b[brain])
             scores = mae(a, b, brain), psnr(a, b, data_range=1, mask=brain), ssim(a, b, data_range=1, mask=brain)
             shown = " | ".join(f"{s:.{d}f}" for s, d in zip(scores, (4, 2, 3), strict=True))
-            print(f"| {names} | {tested.name} | {name} | {shown} | {minutes:.1f} |", flush=True)
-            write_volume(arguments.out / f"{names}_to_{tested.name}" / f"{name.replace(' ', '_')}.nii.gz", prediction)
+            print(f"| {names} | {test_patient.name} | {name} | {shown} | {minutes:.1f} |", flush=True)
+            write_volume(
+                arguments.out / f"{names}_to_{test_patient.name}" / f"{name.replace(' ', '_')}.nii.gz", prediction
+            )
 
 
-def systems(arguments: argparse.Namespace, trained: list[Path], tested: Path):
-    """Name, prediction and training minutes of the baselines and the model."""
-    pairs = [tuple(read_volume(p / f"{s}.nii.gz") for s in ("t1", "t2")) for p in trained]
-    x_test = read_volume(tested / "t1.nii.gz")
-    run = arguments.out / f"{'+'.join(p.name for p in trained)}_to_{tested.name}"
-    for patient in trained:
+def systems(arguments: argparse.Namespace, training_patients: list[Path], test_patient: Path):
+    """Yield name, prediction and training minutes of the baselines and the model."""
+    pairs = [tuple(read_volume(p / f"{s}.nii.gz") for s in ("t1", "t2")) for p in training_patients]
+    x_test = read_volume(test_patient / "t1.nii.gz")
+    run = arguments.out / f"{'+'.join(p.name for p in training_patients)}_to_{test_patient.name}"
+    for patient in training_patients:
         cohort = linked(run / "cohort", patient / "t1.nii.gz", patient / "t2.nii.gz")
-    overrides = [f"data.root={cohort}", *(["data.validation=0"] if len(trained) > 1 else []), *arguments.overrides]
+    overrides = [
+        f"data.root={cohort}",
+        *(["data.validation=0"] if len(training_patients) > 1 else []),
+        *arguments.overrides,
+    ]
     settings = load_settings(CONFIGS / "mr_t1_to_t2_pix2pix.yaml", overrides)
     intensity = settings.intensity
     started = time.monotonic()
@@ -95,20 +101,20 @@ def systems(arguments: argparse.Namespace, trained: list[Path], tested: Path):
 
 
 def coded(scan: Volume, t1: Volume, intensity: object) -> np.ndarray:
-    """Codes of the brain's voxels (N,) in the scan's own range."""
+    """Intensity codes (N,) of the brain voxels, scaled by the scan's own range."""
     return fit_range(scan.data, **intensity.model_dump(exclude={"follow"})).encode(scan.data[brain_mask(t1.data)])
 
 
-def unpaired(arguments: argparse.Namespace, trained: list[Path], tested: Path):
+def unpaired(arguments: argparse.Namespace, training_patients: list[Path], test_patient: Path):
     """As ``systems``, for T1 of one patient and T2 of another."""
-    run = arguments.out / f"t2_of_{trained[0].name}_t1_of_{tested.name}"
-    x, y = read_volume(tested / "t1.nii.gz"), read_volume(trained[0] / "t2.nii.gz")
+    run = arguments.out / f"t2_of_{training_patients[0].name}_t1_of_{test_patient.name}"
+    x, y = read_volume(test_patient / "t1.nii.gz"), read_volume(training_patients[0] / "t2.nii.gz")
     brain = brain_mask(x.data)
     for name, sign in (("histogram matching", 1), ("histogram matching of the negative", -1)):
         matched = np.zeros_like(x.data)
         matched[brain] = match_histograms(sign * x.data[brain], y.data[brain_mask(y.data)])
         yield name, x.replaced(matched), 0.0
-    cohort = linked(run / "cohort", tested / "t1.nii.gz", trained[0] / "t2.nii.gz")
+    cohort = linked(run / "cohort", test_patient / "t1.nii.gz", training_patients[0] / "t2.nii.gz")
     settings = load_settings(CONFIGS / "mr_t1_to_t2_cut.yaml", [f"data.root={cohort}", *arguments.overrides])
     started = time.monotonic()
     train(settings, run / "run", resume=(run / "run" / "last").exists(), say=lambda _: None)
@@ -122,7 +128,7 @@ def unpaired(arguments: argparse.Namespace, trained: list[Path], tested: Path):
 
 
 def linked(cohort: Path, source: Path, target: Path) -> Path:
-    """A cohort folder of one scan a side."""
+    """Cohort folder with one source and one target scan, as links."""
     for side, scan in (("source", source), ("target", target)):
         link = cohort / side / f"{scan.parent.name}.nii.gz"
         link.parent.mkdir(parents=True, exist_ok=True)
@@ -132,12 +138,12 @@ def linked(cohort: Path, source: Path, target: Path) -> Path:
 
 
 def brain_mask(t1: np.ndarray) -> np.ndarray:
-    """Skull-stripped volumes are exactly zero outside the brain."""
+    """Brain mask of a skull-stripped volume, which is exactly zero outside the brain."""
     return t1 != 0
 
 
 def histogram_matching(x: Volume, y: np.ndarray, decode: Range) -> Volume:
-    """``y``: codes of the training brains' T2."""
+    """Match the histogram of a T1 to ``y``, intensity codes of the training brains' T2."""
     brain = brain_mask(x.data)
     out = np.zeros_like(x.data)
     out[brain] = decode.decode(match_histograms(x.data[brain], y))
@@ -145,7 +151,7 @@ def histogram_matching(x: Volume, y: np.ndarray, decode: Range) -> Volume:
 
 
 def voxelwise(x: np.ndarray, y: np.ndarray, x_test: Volume, code: Range, decode: Range) -> Volume:
-    """Median T2 code ``y`` in each of 256 bins of T1 code ``x``, the best of all such functions in MAE."""
+    """Map each of 256 bins of T1 code ``x`` to its median T2 code ``y``, which minimises the MAE."""
     bins = bin_of(x)
     table = np.array([np.median(y[bins == b]) if (bins == b).any() else np.nan for b in range(256)])
     known = np.flatnonzero(np.isfinite(table))

@@ -1,11 +1,11 @@
-"""How the benchmarks measure and show."""
+"""Timing and table rows of the benchmarks."""
 
 import time
 from collections.abc import Callable
 
 
 def best_of(call: Callable[[], object], times: int = 3) -> float:
-    """Seconds of the fastest of some calls: the others were disturbed."""
+    """Seconds of the fastest of some calls, the least disturbed by other processes."""
     taken = []
     for _ in range(times):
         started = time.perf_counter()
@@ -15,5 +15,5 @@ def best_of(call: Callable[[], object], times: int = 3) -> float:
 
 
 def row(name: str, ours: float, peer: float) -> None:
-    """A line of the table of ``bench.py``."""
+    """Print a row of the table of ``bench.py``."""
     print(f"| {name} | {ours * 1e3:.1f} ms | {peer * 1e3:.1f} ms | {peer / ours:.1f} × |", flush=True)

@@ -1,14 +1,14 @@
-r"""Unpaired contrast CT → non-contrast CT on the embedded cohort: every method for the same minutes or steps.
+r"""Compare methods for unpaired contrast CT → non-contrast CT on the embedded cohort at equal minutes or steps.
 
     python benchmarks/unpaired.py OUT --minutes 20 --runs cyclegan:0 cut:0 cut:1 fastcut:0 [--set section.key=value ...]
     python benchmarks/unpaired.py OUT --steps 4000 --jobs 6 --runs cyclegan:0 cut:0 \
         --set method.generator.pointwise_features=8
 
-A run is METHOD:SEED with ``configs/ct_contrast_METHOD.yaml``; one that OUT already holds is not repeated. ``--jobs``
-runs train at the same time, which suits a GPU; ``--cohort`` is a folder whose phantoms another call has written.
-Trains on 16 contrast and 16 other non-contrast patients and tests on four of a third seed, whose truth training
-never sees. Prints a row for each run's ``best`` (chosen by the label-free rule), and beside it the checkpoint
-that the truth would have picked among all that were kept.
+A run is METHOD:SEED with ``configs/ct_contrast_METHOD.yaml``; finished runs in OUT are not repeated. ``--jobs`` sets
+the number of parallel trainings, which suits a GPU; ``--cohort`` is a folder of phantoms written by another call.
+Training uses 16 contrast and 16 other non-contrast patients. Testing uses four patients of another seed, whose truth is
+not used in training. Prints a row for the ``best`` checkpoint of each run (chosen without the truth), compared with the
+kept checkpoint that is best by the truth.
 """
 
 import argparse
@@ -29,10 +29,12 @@ from medgen.data.body_mask import body_mask
 from medgen.inference.predict import translate_volume
 from medgen.io.read import read_volume
 from medgen.io.volume import Volume
+from medgen.phantom.cohort import LABELS
+from medgen.terminology import is_lesion
 
 ROOT = Path(__file__).parent.parent
 ORGANS = ("aorta", "kidney_left", "kidney_right", "liver", "bone", "lung")
-LESIONS = ("cyst", "lesion_hypovascular", "lesion_hypervascular")
+LESIONS = tuple(filter(is_lesion, LABELS))
 
 
 def main() -> None:
@@ -40,9 +42,9 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--minutes", type=float, default=20)
-    budget.add_argument("--steps", type=int, help="of each run, in place of minutes")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument("--cohort", type=Path, help="folder of the phantoms (default: OUT)")
+    budget.add_argument("--steps", type=int, help="steps of each run, instead of minutes")
+    parser.add_argument("--jobs", type=int, default=1, help="parallel runs")
+    parser.add_argument("--cohort", type=Path, help="folder of the phantoms; default: OUT")
     parser.add_argument("--runs", nargs="+", required=True)
     parser.add_argument("--set", nargs="*", default=[], dest="overrides", metavar="section.key=value")
     arguments = parser.parse_args()
@@ -53,17 +55,17 @@ def main() -> None:
         medgen("phantom", cohort / "unpaired", "--patients", 16, "--unpaired", "--seed", 1)
         medgen("phantom", cohort / "test", "--patients", 4, "--seed", 2)
     cases = load_cases(cohort / "test")
-    ends = {
+    references = {
         "source": means([(c, c["source"]) for c in cases]),
         "truth": means([(c, c["source"].replaced(c["truth"])) for c in cases]),
     }
-    print(header(ends))
+    print(header(references))
     budget = f"train.steps={arguments.steps}" if arguments.steps else f"train.minutes={arguments.minutes}"
     overrides = [f"data.root={cohort / 'unpaired'}", budget, "train.keep=true", *arguments.overrides]
     with ThreadPoolExecutor(arguments.jobs) as pool:
         results = pool.map(lambda name: run_one(out, name, overrides, cases), arguments.runs)
         for name, result in zip(arguments.runs, results, strict=True):
-            print(row(name, result, **ends), flush=True)
+            print(row(name, result, **references), flush=True)
 
 
 def medgen(*words: object) -> None:
@@ -71,7 +73,7 @@ def medgen(*words: object) -> None:
 
 
 def load_cases(folder: Path) -> list[dict[str, Any]]:
-    """Source, truth, regions and body of each test patient."""
+    """Source, truth, regions and body mask of each test patient."""
     names = json.loads((folder / "labels.json").read_text())
     cases = []
     for path in sorted((folder / "source").glob("*.nii.gz")):
@@ -109,7 +111,7 @@ def run_one(out: Path, name: str, overrides: list[str], cases: list[dict[str, An
 
 
 def score(model_folder: Path, cases: list[dict[str, Any]]) -> dict[str, float]:
-    """Body MAE and mean HU of each region, mean over the test patients."""
+    """Body MAE and mean HU of each region, averaged over the test patients."""
     model = load_model(model_folder, pick_device("auto"))
     return means([(case, translate_volume(model, case["source"])) for case in cases])
 
@@ -127,11 +129,18 @@ def means(pairs: list[tuple[dict[str, Any], Volume]]) -> dict[str, float]:
     return {k: float(np.mean([r[k] for r in rows if k in r])) for k in rows[0]}
 
 
-def header(ends: dict[str, dict[str, float]]) -> str:
+def header(references: dict[str, dict[str, float]]) -> str:
     columns = ["run", "steps", "s/step", "peak GiB", "body MAE", *ORGANS, "lesion contrast"]
-    columns += ["aorta way", "kidneys way", "best step", "truth's step", "truth's MAE", "best over truth's"]
+    columns += [
+        "aorta, contrast removed",
+        "kidneys, contrast removed",
+        "best step",
+        "step by truth",
+        "MAE by truth",
+        "excess MAE",
+    ]
     lines = [columns, ["---"] * len(columns)]
-    for name, values in ends.items():
+    for name, values in references.items():
         shown = [f"{values['mae']:.2f}", *(f"{values[o]:.1f}" for o in ORGANS), f"{values['lesion_contrast']:.1f}"]
         lines.append([name, "", "", "", *shown, *[""] * 6])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -141,12 +150,18 @@ def row(name: str, result: dict[str, Any], source: dict[str, float], truth: dict
     best, kept = result["best"], result["kept"]
     step, picked = min(kept.items(), key=lambda item: item[1]["mae"])
 
-    def way(*organs: str) -> str:
+    def removed(*organs: str) -> str:
         return f"{np.mean([(source[o] - best[o]) / (source[o] - truth[o]) for o in organs]):.0%}"
 
     cells = [name, str(result["steps"]), f"{60 * result['minutes'] / result['steps']:.2f}", f"{result['peak_gib']:.1f}"]
     cells += [f"{best['mae']:.2f}", *(f"{best[o]:.1f}" for o in ORGANS), f"{best['lesion_contrast']:.1f}"]
-    cells += [way("aorta"), way("kidney_left", "kidney_right"), str(best["step"]), str(step), f"{picked['mae']:.2f}"]
+    cells += [
+        removed("aorta"),
+        removed("kidney_left", "kidney_right"),
+        str(best["step"]),
+        str(step),
+        f"{picked['mae']:.2f}",
+    ]
     return "| " + " | ".join([*cells, f"{best['mae'] / picked['mae'] - 1:+.1%}"]) + " |"
 
 

@@ -1,11 +1,16 @@
-"""Do the verdicts of a demo agree with its region tables? All patients of its cohort, through its model.
+"""Test that the verdicts of a demo agree with its region tables, for all patients of its cohort.
 
     python benchmarks/verdicts_agree.py demo/cohort demo/model OUT
 
-Translates every patient, evaluates the results twice, as anybody would (source alone) and with truth and labels, and
-checks: the verdicts of `medgen translate` and of the evaluation without truth are the same, with the same reasons; a
-pass with the truth means that no structure that takes up contrast medium has a mean beyond its limit, and none that is
-more than ``organ_error`` above the truth; without the truth none beyond its range. Exits 1 where one does not hold.
+Translates every patient and evaluates the results three times: with the source alone, with labels, and with truth and
+labels. Checks:
+
+- `medgen translate` and the evaluation with the source alone give the same verdicts and reasons;
+- a pass with the truth means that no enhancing structure has a mean beyond its limits, or more than ``organ_error``
+  above the truth;
+- a pass without the truth means that no enhancing structure has a mean beyond its range.
+
+The exit code is 1 if one of these does not hold.
 """
 
 import argparse
@@ -16,15 +21,15 @@ from typing import Any
 from medgen.api import evaluate
 from medgen.checkpoint import load_model
 from medgen.evaluation.summary import CaseResult
+from medgen.inference.check import checks_for
 from medgen.inference.cohort.run import convert
-from medgen.inference.cohort.verdict import checks_for
-from medgen.qa.measures.enhancement import is_enhancing
+from medgen.terminology import is_enhancing
 
-ABOVE = 12.0  # HU: organ_error of the limits
+ABOVE = 12.0  # HU, organ_error of the limits
 
 
 def beyond(case: CaseResult) -> list[str]:
-    """Structures of the table whose mean is beyond the limits in it, or too far above the truth."""
+    """Structures of the region table with a mean beyond their limits, or too far above the truth."""
     return [row["region"] for row in case.regions if is_enhancing(row["region"]) and _beyond(row)]
 
 
@@ -34,13 +39,13 @@ def _beyond(row: Mapping[str, Any]) -> bool:
 
 
 def table(name: str, cases: Sequence[CaseResult]) -> int:
-    """Print one line a case; how many disagree."""
+    """Print one line per case; return the number of passes that disagree with the table."""
     wrong = 0
     for case in cases:
         assert case.structure is not None
         found, status = beyond(case), case.structure["status"]
         wrong += status == "pass" and bool(found)
-        print(f"{name} {case.name}: {status}; beyond its limit: {', '.join(found) or 'nothing'}")
+        print(f"{name} {case.name}: {status}; beyond limits: {', '.join(found) or 'none'}")
     return wrong
 
 
@@ -52,11 +57,11 @@ def main() -> int:
     a = parser.parse_args()
     model, made = load_model(a.model), a.out / "converted"
     entries = {e.case: e for e in convert(model, a.cohort / "source", made, checks=checks_for(model))}
-    given = {"source": a.cohort / "source", "labels": a.cohort / "labels"}
-    alone = evaluate(made, a.out / "alone", source=given["source"])
-    labelled = evaluate(made, a.out / "labelled", **given)
-    truth = evaluate(made, a.out / "truth", reference=a.cohort / "target", **given)
-    other = [
+    inputs = {"source": a.cohort / "source", "labels": a.cohort / "labels"}
+    alone = evaluate(made, a.out / "alone", source=inputs["source"])
+    labelled = evaluate(made, a.out / "labelled", **inputs)
+    truth = evaluate(made, a.out / "truth", reference=a.cohort / "target", **inputs)
+    different = [
         case.name
         for case in alone.cases
         if case.structure is None
@@ -65,9 +70,10 @@ def main() -> int:
     ]
     wrong = table("labels", labelled.cases) + table("truth", truth.cases)
     print(
-        f"{len(alone.cases)} patients; {len(other)} verdicts differ from translate's {other}; {wrong} passes disagree"
+        f"{len(alone.cases)} patients; {len(different)} verdicts differ from those of translate {different}; "
+        f"{wrong} passes disagree with the region table"
     )
-    return int(bool(other or wrong) or len(truth.cases) != len(entries))
+    return int(bool(different or wrong) or len(truth.cases) != len(entries))
 
 
 if __name__ == "__main__":

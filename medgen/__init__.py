@@ -1,18 +1,18 @@
-"""medgen: 3D medical image translation that keeps geometry and Hounsfield units, and says how well it did.
+"""medgen: 3D medical image translation that preserves geometry and Hounsfield units, with quality control.
 
     import medgen
 
     model = medgen.load("RUN/best")
-    made = medgen.translate(model, "ct.nii.gz")
+    translated = medgen.translate(model, "ct.nii.gz")
 
-See `medgen.api` for each function; they are imported when they are first used.
+See `medgen.api` for the functions; they are imported on first use.
 """
 
 import os
 from typing import TYPE_CHECKING, Any
 
-# Threads that wait asleep: spinning ones (GNU OpenMP's default) fight over the cores as soon as anything else runs,
-# and a training step then takes tens of times as long. Read when torch is loaded, so set before. See
+# Idle OpenMP threads sleep. If they spin (GNU OpenMP's default), they compete for the cores as soon as another process
+# runs, and a training step takes tens of times as long. Set before torch is loaded, because it is read then. See
 # docs/decisions/threads.md.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 

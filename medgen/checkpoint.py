@@ -1,8 +1,8 @@
-"""A model is a folder: weights as safetensors, everything else as JSON, so loading it cannot run code.
+"""Save and load model folders. They hold safetensors and JSON only, so loading one cannot execute code.
 
-weights.safetensors   the generator (its moving average where one is kept)
-model.json            settings, codecs, grid, fingerprint of the training data, versions, training curve
-training.*            in ``last`` only: all networks, optimizers and memory, for an exact resume
+weights.safetensors   the generator, or its moving average if train.ema > 0
+model.json            settings, intensity ranges, grid, fingerprints of the training data, versions, training curve
+training-RANK.*       in ``last`` only: all networks, optimizers and memory, for an exact resume
 """
 
 import hashlib
@@ -25,29 +25,29 @@ from medgen.data.intensity import Code, Range, TargetRange
 from medgen.data.labels.codec import LabelTable
 from medgen.environment import git_commit, versions
 from medgen.errors import InputError
-from medgen.io.atomic import recovered
+from medgen.io.atomic import recover
 from medgen.methods import method_class
 from medgen.methods.base import Method
 from medgen.model_info import ModelInfo, TableInfo
 from medgen.settings import Settings
-from medgen.terminology import NATIVE
+from medgen.terminology import is_native
 from medgen.types import DataShape
 
 FORMAT = 4
-MOST_TEXT = 2**28  # bytes of model.json: the looks of 100,000 training scans
+MOST_TEXT = 2**28  # bytes of model.json: enough for the fingerprints of 100,000 training scans
 MOST_WEIGHTS = 2**33  # bytes
-MOST_HEADER = 2**24  # bytes beside the weights in their file
+MOST_HEADER = 2**24  # bytes of the weight file in addition to the weights
 
 
 @dataclass
 class Model:
-    """A loaded model: everything that a new scan needs."""
+    """A loaded model, with everything that is needed to translate a new scan."""
 
     method: Method
     settings: Settings
     info: ModelInfo
     folder: Path | None = None
-    target: str | None = None  # the domain chosen, of a model of several
+    target: str | None = None  # the chosen target domain, for a model with several
 
     @property
     def generator(self) -> nn.Module:
@@ -55,23 +55,23 @@ class Model:
 
     @property
     def source_code(self) -> Code:
-        """The typical range of the first source, or the table of its labels."""
-        found = self.info.source_range[0]
-        return LabelTable(**found.model_dump()) if isinstance(found, TableInfo) else Range(**found.model_dump())
+        """The typical intensity range of the first source, or the table of its labels."""
+        code = self.info.source_range[0]
+        return LabelTable(**code.model_dump()) if isinstance(code, TableInfo) else Range(**code.model_dump())
 
     @property
     def target_ranges(self) -> list[TargetRange]:
-        """Where each output is decoded; those that follow a source follow the first."""
+        """The range in which each output is decoded; outputs that follow a source's range follow the first source."""
         source = self.source_code
         targets = [Range(**r.model_dump()) for r in self.info.target_range]
         return [TargetRange(target, source, self.settings.intensity.target.follow) for target in targets]
 
 
 def build_method(settings: Settings) -> Method:
-    """The method that the settings name, freshly initialised; its channels are those of the data.
+    """Initialise the method that the settings name, with the channels of the data.
 
     Raises:
-        InputError: its settings contradict each other or the data section.
+        InputError: the method's settings contradict each other or the data section.
     """
     method, data = settings.method, settings.data
     if method.needs_domains != bool(data.domains):
@@ -80,36 +80,38 @@ def build_method(settings: Settings) -> Method:
             f"method {method.name} translates between domains; name their folders, e.g. "
             "data.domains=[none, arterial, portal_venous]"
             if method.needs_domains
-            else f"method {method.name} knows no domains; leave data.domains out, or use multi_domain",
+            else f"method {method.name} does not support domains; remove data.domains, or use the method multi_domain",
         )
     paired_terms = [name for name in ("weight_l1", "weight_l2") if getattr(method, name, 0)]
     if data.domains and paired_terms and not data.paired_domains:
         raise InputError(
             "config-paired-domains-required",
-            f"method.{paired_terms[0]} compares domains of one patient; set data.paired_domains to true or it to 0",
+            f"method.{paired_terms[0]} compares domains of one patient; set data.paired_domains to true, or "
+            f"method.{paired_terms[0]} to 0",
         )
     if method.paired_only and not data.paired:
         raise InputError(
             "config-paired-required",
-            f"method {method.name} learns from pairs; set data.paired to true, or use cyclegan or cut",
+            f"method {method.name} needs paired data; set data.paired to true, or use an unpaired method such as "
+            "cyclegan or cut",
         )
     if method.needs_classes and data.classes is None:
         raise InputError(
             "config-labels-required",
-            f"method {method.name} learns from labels; set data.labels to true and data.class_groups, e.g. "
+            f"method {method.name} needs labels; set data.labels to true, and data.class_groups to e.g. "
             "{host: [liver], lesion: [tumour]}",
         )
     try:
         built = method_class(method.name)(method, _data_shape(settings))
-        built.optimizers()  # Adam checks its own arguments
-    except (ValueError, RuntimeError, OverflowError) as error:  # torch: sizes that overflow, or do not fit in memory
+        built.optimizers()  # Adam checks its arguments
+    except (ValueError, RuntimeError, OverflowError) as error:  # torch: sizes that overflow or exceed the memory
         reason = str(error).splitlines()[0][:200]
         raise InputError("config-method-invalid", f"method {method.name}: {reason}") from None
     return built
 
 
 def _data_shape(settings: Settings) -> DataShape:
-    """What follows from the data section and, for slices, from the patch."""
+    """Channels, classes and domains, from the data section and, for 2D methods, the patch."""
     axis, data = settings.slab_axis, settings.data
     slices = 1 if axis is None else settings.sampling.patch[axis]
     return DataShape(slices * settings.source_channels, slices * len(data.targets), data.classes, len(data.domains))
@@ -119,8 +121,8 @@ def save_model(folder: Path, generator: nn.Module, info: ModelInfo) -> None:
     """Write weights and ``model.json`` into an existing folder (see ``io.atomic``)."""
     weights = folder / "weights.safetensors"
     save_weights(_tensors(generator), weights)
-    about = {"versions": versions(), "commit": git_commit(), "weights_sha256": _sha256(weights)}
-    info = info.model_copy(update=about)
+    provenance = {"versions": versions(), "commit": git_commit(), "weights_sha256": _sha256(weights)}
+    info = info.model_copy(update=provenance)
     info = info.model_copy(update={"sha256": info.hash()})
     (folder / "model.json").write_text(json.dumps(info.plain(), indent=1))
 
@@ -129,17 +131,16 @@ def load_model(folder: Path, device: torch.device | str = "cpu", *, target: str 
     """Load a model folder for inference.
 
     Args:
-        folder: RUN/best, RUN/last or a copy of one.
-        device: where to.
-        target: the domain to translate to, for a model of several (``data.domains``).
+        folder: RUN/best, RUN/last or a copy of either.
+        device: cpu, cuda, cuda:1, mps.
+        target: the domain to translate to, for a model with several (``data.domains``).
 
     Raises:
-        InputError: no such target, not a model folder, another format version, or content that is damaged or was
-            changed.
+        InputError: unknown target, not a model folder, another format version, or damaged or modified content.
     """
-    folder = recovered(Path(folder))
+    folder = recover(Path(folder))
     info, settings = read_info(folder)
-    with torch.device("meta"):  # no memory is taken before the shapes are known to be those of the file
+    with torch.device("meta"):  # allocate no memory before the file is known to have these shapes
         method = build_method(settings)
     model = Model(method, settings, info, folder, _chosen(target, settings, folder))
     if model.target is not None:
@@ -150,12 +151,15 @@ def load_model(folder: Path, device: torch.device | str = "cpu", *, target: str 
 
 
 def read_info(folder: Path) -> tuple[ModelInfo, Settings]:
-    """What ``model.json`` says, checked, and the settings in it.
+    """Read and check ``model.json``.
+
+    Returns:
+        Its content, and the settings in it.
 
     Raises:
-        InputError: not a model folder, another format version, or content that is damaged or was changed.
+        InputError: not a model folder, another format version, or damaged or modified content.
     """
-    folder = recovered(Path(folder))
+    folder = recover(Path(folder))
     if not (folder / "model.json").is_file():
         raise InputError(
             "model-json-missing",
@@ -168,13 +172,14 @@ def read_info(folder: Path) -> tuple[ModelInfo, Settings]:
         if values.get("format") != FORMAT:
             raise InputError(
                 "model-format",
-                f"{folder} is a model of format {values.get('format')!r}, but this medgen reads format {FORMAT}; "
-                "use the medgen version that wrote it or train again",
+                f"{folder} has model format {values.get('format')!r}, but this medgen version reads format {FORMAT}; "
+                "use the medgen version that wrote it, or train again",
             )
         info = ModelInfo.model_validate(values)
         if info.sha256 != info.hash():
             raise InputError(
-                "model-changed", f"{folder}/model.json was changed since the model was saved; restore it or train again"
+                "model-changed",
+                f"{folder}/model.json was modified after the model was saved; restore it or train again",
             )
     except ValidationError as error:
         key = ".".join(str(part) for part in error.errors()[0]["loc"])
@@ -197,7 +202,7 @@ def read_info(folder: Path) -> tuple[ModelInfo, Settings]:
         if len(getattr(info, key)) != len(names):
             raise InputError(
                 "model-range-count-damaged",
-                f"{folder}/model.json is damaged at {key}: it is not one range for each of {', '.join(names)}; "
+                f"{folder}/model.json is damaged at {key}: it must have one range for each of {', '.join(names)}; "
                 "restore the folder or train again",
             )
     return info, settings
@@ -206,32 +211,34 @@ def read_info(folder: Path) -> tuple[ModelInfo, Settings]:
 def _chosen(target: str | None, settings: Settings, folder: Path) -> str | None:
     domains = settings.data.domains
     if target is not None and target not in domains:
-        known = f"it translates to {', '.join(domains)}" if domains else "it has one target only; leave --target out"
-        raise InputError("model-target-unknown", f"{folder} has no target {target!r}: {known}")
+        known = f"choose one of {', '.join(domains)}" if domains else "it has a single target, so leave --target out"
+        raise InputError("model-target-unknown", f"{folder} has no target {target!r}; {known}")
     if domains and target is None:
         raise InputError(
-            "model-target-ambiguous", f"{folder} translates to any of {', '.join(domains)}; choose one with --target"
+            "model-target-ambiguous",
+            f"{folder} translates to several targets ({', '.join(domains)}); choose one with --target",
         )
     return target
 
 
 def load_weights(network: nn.Module, path: Path, sha256: str) -> None:
-    """Give a network on the meta device the weights of a file, which may be no larger than they are.
+    """Load a weight file into a network on the meta device, without reading more bytes than the network needs.
 
     Raises:
-        InputError: no regular file, another hash, or other weights than the network has.
+        InputError: not a regular file, another hash, or weights that do not fit the network.
     """
     try:
         most = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
         if most > MOST_WEIGHTS:
             raise InputError(
                 "model-weights-too-large",
-                f"{path}: the model asks for {most / 2**30:.3g} GiB of weights; use a smaller one",
+                f"{path}: the model needs {most / 2**30:.3g} GiB of weights, which is above the limit; use a smaller "
+                "model",
             )
         if _sha256(regular(path, most + MOST_HEADER)) != sha256:
             raise InputError(
                 "model-weights-changed",
-                f"{path} is not the file this model was saved with (its hash differs); restore it or train again",
+                f"{path} is not the file that was saved with this model (its hash differs); restore it or train again",
             )
         network.load_state_dict(load_file(path), assign=True)
     except InputError:
@@ -240,12 +247,12 @@ def load_weights(network: nn.Module, path: Path, sha256: str) -> None:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise InputError(
             "model-weights-mismatch",
-            f"{path} does not hold the weights of this model ({reason}); restore it or train again",
+            f"{path} does not contain the weights of this model ({reason}); restore it or train again",
         ) from None
 
 
 def regular(path: Path, most: int) -> Path:
-    """The path of a file that can be read to its end. Raises InputError for a device, a pipe, or more bytes."""
+    """The path, if it is a regular file of at most ``most`` bytes. Raises InputError otherwise."""
     mode = os.stat(path)
     if not stat.S_ISREG(mode.st_mode):
         raise InputError(
@@ -253,16 +260,15 @@ def regular(path: Path, most: int) -> Path:
             f"{path} is a device, a pipe or a folder, not a file; restore the folder or train again",
         )
     if mode.st_size > most:
-        raise InputError(
-            "model-file-too-large", f"{path} is larger than what belongs into it; restore the folder or train again"
-        )
+        raise InputError("model-file-too-large", f"{path} is larger than expected; restore the folder or train again")
     return path
 
 
 def save_weights(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write a safetensors file with the permissions of any other file: safetensors makes it for its owner only.
+    """Write a safetensors file with default permissions; safetensors itself makes it readable by its owner only.
 
-    Raises OSError where the disk is full.
+    Raises:
+        OSError: the file cannot be written, e.g. because the disk is full.
     """
     path.touch()
     mode = stat.S_IMODE(os.stat(path).st_mode)
@@ -275,7 +281,7 @@ def save_weights(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def save_training(folder: Path, state: dict[str, Any], rank: int = 0) -> None:
-    """Write a nested state of dicts, lists, numbers, text and tensors as safetensors + JSON."""
+    """Write a nested state of dicts, lists, numbers, strings and tensors as safetensors and JSON."""
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_flatten(state, tensors, "state"))
     save_weights(tensors, folder / f"training-{rank}.safetensors")
@@ -286,9 +292,9 @@ def load_training(folder: Path, rank: int = 0) -> dict[str, Any]:
     """Inverse of ``save_training``.
 
     Raises:
-        InputError: no training state there, or a damaged one.
+        InputError: the training state is missing or damaged.
     """
-    path = recovered(folder) / f"training-{rank}"
+    path = recover(folder) / f"training-{rank}"
     try:
         for suffix in (".safetensors", ".json"):
             regular(path.with_suffix(suffix), 2**40)
@@ -299,7 +305,7 @@ def load_training(folder: Path, rank: int = 0) -> dict[str, Any]:
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise InputError(
             "training-state-incomplete",
-            f"{folder} holds no complete training state ({error}); start again without --resume",
+            f"{folder} contains no complete training state ({error}); start again without --resume",
         ) from None
 
 
@@ -337,6 +343,6 @@ def _sha256(path: Path) -> str:
 
 
 def removes_contrast(model: Model, target: str | None = None) -> bool:
-    """Whether what a model makes (of several targets: this one, else the first) is CT without contrast medium."""
+    """Whether the output of a model (for ``target``, else its own or first one) is CT without contrast medium."""
     data = model.settings.data
-    return data.removes_contrast or (target or model.target or data.targets[0]).lower() in NATIVE
+    return data.removes_contrast or is_native(target or model.target or data.targets[0])

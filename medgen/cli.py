@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. Every command is a thin wrapper; imports are lazy so that help is quick."""
+"""Command-line interface. Each command parses options, calls the library and prints; lazy imports keep --help fast."""
 
 import errno
 import importlib.util
@@ -27,7 +27,7 @@ from medgen.commands.shared import (
 from medgen.commands.synthesize import synthesize
 from medgen.commands.translate import translate
 from medgen.errors import InputError
-from medgen.io.names import say
+from medgen.io.names import print_line
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,32 +37,36 @@ app = typer.Typer(
     help="3D medical image translation: train, convert cohorts, and measure whether the result can be trusted.",
 )
 OPTIONAL = {
-    "torchio": "sampling.artefacts needs it: pip install 'medgen[artefacts]'",
-    "pylibjpeg": "compressed DICOM needs it: pip install 'medgen[dicom]'",
-    "ray": "--ray needs it: pip install 'medgen[ray]'",
-    "pynetdicom": "--from-pacs and --to-pacs need it: pip install 'medgen[pacs]'",
+    "torchio": "required by sampling.artefacts: pip install 'medgen[artefacts]'",
+    "pylibjpeg": "required for compressed DICOM: pip install 'medgen[dicom]'",
+    "ray": "required by --ray: pip install 'medgen[ray]'",
+    "pynetdicom": "required by --from-pacs and --to-pacs: pip install 'medgen[pacs]'",
 }
 
 
-TOLD = {errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}  # no fault of medgen's
+# Errors of the file system, reported without a traceback.
+USER_ERRORS = {errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         from medgen import __version__
 
         print(f"medgen {__version__}")
         raise typer.Exit()
 
 
-def _one_of(several: str, kind: type) -> Callable[[str], Any]:
-    """What reads each number of an option that takes ``several``: with too few it is handed the next option's name."""
+def _number_parser(expected: str, kind: type) -> Callable[[str], Any]:
+    """Return the parser for each number of an option that takes several: ``expected`` describes them all.
+
+    With too few numbers, the parser gets the name of the next option.
+    """
 
     def number(text: str) -> Any:
         try:
             return kind(text)
         except ValueError:
-            raise typer.BadParameter(f"it takes {several}, and {text!r} is no such number") from None
+            raise typer.BadParameter(f"expected {expected}; {text!r} is not a number") from None
 
     return number
 
@@ -79,26 +83,27 @@ def main_options(
 @app.command()
 def phantom(
     out: Annotated[Path, typer.Argument(help="Cohort folder to write.")],
-    patients: Annotated[int, typer.Option(help="Number of patients (in each folder, if unpaired).")] = 16,
-    seed: Annotated[int, typer.Option(help="Another seed gives other patients.")] = 0,
+    patients: Annotated[int, typer.Option(help="Number of patients (per folder with --unpaired).")] = 16,
+    seed: Annotated[int, typer.Option(help="Random seed of the patients.")] = 0,
     size: Annotated[
         tuple[int, int, int],
         typer.Option(
-            help="Voxels along x, y, z.",
+            help="Number of voxels along x, y and z.",
             metavar="X Y Z",
-            parser=_one_of("three whole numbers, such as 160 128 96", int),
+            parser=_number_parser("three whole numbers, such as 160 128 96", int),
         ),
     ] = (160, 128, 96),
-    spacing: Annotated[float, typer.Option(help="Voxel size in mm.")] = 2.5,
+    spacing: Annotated[float, typer.Option(help="Voxel spacing in mm.")] = 2.5,
     phase: Annotated[str, typer.Option(help="arterial, portal_venous, late or mixed.")] = "portal_venous",
     phases: Annotated[
-        bool, typer.Option("--phases", help="A folder for every phase, none too, in place of source and target.")
+        bool,
+        typer.Option("--phases", help="Write one folder per phase, including none, instead of source/target."),
     ] = False,
-    unpaired: Annotated[bool, typer.Option("--unpaired", help="Different patients in each folder.")] = False,
-    noise_free: Annotated[bool, typer.Option("--noise-free", help="Leave noise and bias out.")] = False,
+    unpaired: Annotated[bool, typer.Option("--unpaired", help="Use different patients in each folder.")] = False,
+    noise_free: Annotated[bool, typer.Option("--noise-free", help="Omit noise and the bias field.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write the embedded CT cohort: contrast scans as source, non-contrast as target, with labels."""
+    """Write the built-in CT phantom cohort: contrast-enhanced source, non-contrast target, and label maps."""
     from medgen.phantom.cohort import write_cohort
 
     with interruptible(kept_in(out)):
@@ -114,31 +119,33 @@ def phantom(
             progress=lambda i, n, case: print(f"[{i}/{n}] {case}", flush=True),
             overwrite=overwrite,
         )
-    say(f"{patients} patients{' a folder' if unpaired else ''} in {out}")
+    print_line(f"{patients} patients{' per folder' if unpaired else ''} written to {out}")
 
 
 @app.command()
 def train(
-    config: Annotated[str, typer.Argument(help="YAML file, or the name of a config that medgen configs lists.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, e.g. data.root=COHORT.")] = None,
-    out: Annotated[Path, typer.Option(help="Run folder; gets the model folders last and best.")] = ...,  # type: ignore
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from RUN/last.")] = False,
-    accelerator: Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps; as train.accelerator.")] = None,
-    devices: Annotated[int | None, typer.Option(help="Processes, one a device; as train.devices.")] = None,
-    precision: Annotated[str | None, typer.Option(help="32-true, bf16-mixed, 16-mixed; as train.precision.")] = None,
+    config: Annotated[str, typer.Argument(help="YAML file, or a config name listed by medgen configs.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Overrides: section.key=value, e.g. data.root=COHORT.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Run folder for the model folders last and best.")] = ...,  # type: ignore
+    resume: Annotated[bool, typer.Option("--resume", help="Resume training from OUT/last.")] = False,
+    accelerator: Annotated[str | None, typer.Option(help="Override train.accelerator: auto, cpu, cuda, mps.")] = None,
+    devices: Annotated[int | None, typer.Option(help="Override train.devices: number of processes.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Override train.precision, e.g. bf16-mixed.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Train a translator."""
+    """Train a translation model."""
     from medgen.config import config_file, load_settings
 
     flags = {"accelerator": accelerator, "devices": devices, "precision": precision}
-    given = [f"train.{key}={value}" for key, value in flags.items() if value is not None]
-    settings = load_settings(config_file(config), [*(overrides or []), *given])
+    flag_overrides = [f"train.{key}={value}" for key, value in flags.items() if value is not None]
+    settings = load_settings(config_file(config), [*(overrides or []), *flag_overrides])
     from medgen.training.loop import saved_steps
     from medgen.training.loop import train as run
 
     with interruptible(lambda: saved_steps(out)):
-        run(settings, out, resume=resume, say=say, overwrite=overwrite)
+        run(settings, out, resume=resume, say=print_line, overwrite=overwrite)
 
 
 app.command(cls=RayCommand)(translate)
@@ -150,77 +157,82 @@ app.command()(segment)
 @app.command(cls=RayCommand)
 def evaluate(
     ctx: typer.Context,
-    prediction: Annotated[Path, typer.Option(help="Folder of translated or generated volumes.")],
-    out: Annotated[Path, typer.Option(help="Folder for the tables, summary.json, report.html and report.pdf.")],
-    reference: Annotated[Path | None, typer.Option(help="Folder of true volumes, same case names.")] = None,
-    source: Annotated[Path | None, typer.Option(help="Folder of unconverted inputs: the baseline.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="Folder of label maps (labels.json in or beside it).")] = None,
-    mask: Annotated[Path | None, typer.Option(help="Folder of masks inside which errors count.")] = None,
+    prediction: Annotated[Path, typer.Option(help="Folder of the translated or generated volumes.")],
+    out: Annotated[Path, typer.Option(help="Output folder for the tables, summary.json, report.html and report.pdf.")],
+    reference: Annotated[Path | None, typer.Option(help="Folder of ground-truth volumes, same case names.")] = None,
+    source: Annotated[Path | None, typer.Option(help="Folder of the source volumes, measured as the baseline.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Folder of label maps; labels.json in or beside it.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="Folder of masks; errors count inside them.")] = None,
     prediction_labels: Annotated[
-        Path | None, typer.Option(help="Folder of segmentations of the predictions, scored against --labels.")
+        Path | None, typer.Option(help="Folder of segmentations of the predictions, compared with --labels.")
     ] = None,
-    data_range: Annotated[float | None, typer.Option(help="Range for PSNR and SSIM; HU images need none.")] = None,
-    profile: Annotated[str, typer.Option(help="generic, or synthrad2023, synthrad2025 besides.")] = "generic",
-    tolerance: Annotated[float, typer.Option(help="Of the surface Dice, mm.")] = 2.0,
+    data_range: Annotated[float | None, typer.Option(help="Range for PSNR and SSIM; not needed for HU.")] = None,
+    profile: Annotated[
+        str, typer.Option(help="generic; synthrad2023 or synthrad2025 adds its challenge metrics.")
+    ] = "generic",
+    tolerance: Annotated[float, typer.Option(help="Tolerance of the surface Dice, mm.")] = 2.0,
     extractor: Annotated[
         str | None,
         typer.Option(
-            help="Distances of sets by features of: radiomics, inception[:FILE], radimagenet:FILE, medicalnet:FILE, "
-            "a TorchScript or ONNX file. `hub` in place of FILE fetches the published weights."
+            help="Feature extractor for distribution distances: radiomics, inception[:FILE], radimagenet:FILE, "
+            "medicalnet:FILE, a TorchScript or ONNX file. `hub` instead of FILE downloads the published weights."
         ),
     ] = None,
     window: Annotated[
         tuple[float, float] | None,
         typer.Option(
-            help="Intensities that features see, e.g. -160 240; CT: -200 300 HU.",
+            help="Intensity window for the feature extractor, e.g. -160 240; default for CT: -200 300 HU.",
             metavar="LOW HIGH",
-            parser=_one_of("two numbers, such as -160 240", float),
+            parser=_number_parser("two numbers, such as -160 240", float),
         ),
     ] = None,
     real_cohort: Annotated[
-        Path | None, typer.Option(help="Folder of real volumes of other patients, for distances.")
+        Path | None, typer.Option(help="Folder of real volumes of other patients, for distribution distances.")
     ] = None,
     training_images: Annotated[
-        Path | None, typer.Option(help="Folder of the real volumes trained on: are there copies of them?")
+        Path | None,
+        typer.Option(help="Folder of real training volumes; predictions are tested for copies of them."),
     ] = None,
     qa_limits: Annotated[
         str,
         typer.Option(
-            help="Limits of the structure check: auto (those the conversion recorded, else general), general, "
+            help="Thresholds of the structure check: auto (those recorded by the conversion, else general), general, "
             "ct_contrast, or a YAML file."
         ),
     ] = "auto",
-    lesions: Annotated[Path | None, typer.Option(help="Folder of masks of the lesions in the sources.")] = None,
+    lesions: Annotated[Path | None, typer.Option(help="Folder of lesion masks of the source volumes.")] = None,
     segmenter: Annotated[
         str | None,
         typer.Option(
-            help="Finds anatomy and lesions in source and prediction: a trained segmenter's folder, a MONAI bundle, a "
-            "TorchScript file, nnunet:DATASET[:CONFIGURATION]."
+            help="Segmenter of anatomy and lesions in source and prediction: a trained segmenter's folder, a MONAI "
+            "bundle, a TorchScript file, or nnunet:DATASET[:CONFIGURATION]."
         ),
     ] = None,
     downstream: Annotated[
         float | None,
         typer.Option(
-            min=0.01, max=1e6, help="Train segmenters on real and synthetic volumes, minutes each; needs --labels."
+            min=0.01,
+            max=1e6,
+            help="Minutes per segmenter, trained on real and on synthetic volumes; needs --labels.",
         ),
     ] = None,
-    folds: Annotated[int, typer.Option(min=2, help="Of patients, for --downstream.")] = 5,
-    seeds: Annotated[int, typer.Option(min=1, help="Of each segmenter, for --downstream.")] = 1,
+    folds: Annotated[int, typer.Option(min=2, help="Number of folds over patients, for --downstream.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of random seeds per segmenter, for --downstream.")] = 1,
     patient_pattern: Annotated[
-        str | None, typer.Option(help="Regular expression that finds the patient in a case's name.")
+        str | None, typer.Option(help="Regular expression that extracts the patient from a case name.")
     ] = None,
     overwrite: Overwrite = False,
     ray: Ray = None,
     workers: Workers = None,
 ) -> None:
-    """Measure translations: against the truth, the unconverted source, and real volumes of others."""
-    from medgen.downstream.section import protocols
-    from medgen.evaluation.console import lines
+    """Measure translations against the ground truth, the source volumes, and real volumes of other patients."""
+    from medgen.downstream.section import make_protocols
+    from medgen.evaluation.console import console_lines
     from medgen.evaluation.distribution.sections import default_window, volume_files
     from medgen.evaluation.evaluate import evaluate as run
     from medgen.evaluation.features.named import named_extractor
     from medgen.evaluation.inputs import Inputs, Options
-    from medgen.io.claim import apart, claimed
+    from medgen.io.claim import check_output_is_not_input, claimed
     from medgen.qa.run import named_checks
     from medgen.reports.evaluation import write_report
 
@@ -228,7 +240,9 @@ def evaluate(
     device = pick_device("auto") if segmenter or downstream else "cpu"
     if extractor is not None and window is None:
         window = default_window(volume_files(real_cohort or reference))
-    apart(out, prediction, reference, source, labels, mask, prediction_labels, real_cohort, training_images, lesions)
+    check_output_is_not_input(
+        out, prediction, reference, source, labels, mask, prediction_labels, real_cohort, training_images, lesions
+    )
     inputs = Inputs(
         prediction=prediction,
         reference=reference,
@@ -250,14 +264,14 @@ def evaluate(
                 tolerance_mm=tolerance,
                 extractor=None if extractor is None else named_extractor(extractor, window=window),
                 checks=named_checks(qa_limits, segmenter, "cpu" if cluster else device) if source else None,
-                downstream=None if downstream is None else protocols(downstream, folds, seeds, device),
+                downstream=None if downstream is None else make_protocols(downstream, folds, seeds, device),
                 cluster=cluster,
             )
             result = run(inputs, out, options)
             write_report([out], out / "report.html", title=f"Evaluation of {prediction}")
-    for line in lines(result):
-        say(line)
-    say(f"report: {out / 'report.html'}")
+    for line in console_lines(result):
+        print_line(line)
+    print_line(f"report: {out / 'report.html'}")
     finish(
         [f"{failure.case}: {failure.error}" for failure in result.failures],
         len(result.failures) + len(result.cases),
@@ -266,26 +280,26 @@ def evaluate(
 
 @app.command()
 def report(
-    results: Annotated[list[Path], typer.Argument(help="Folders that medgen evaluate wrote, one a system.")],
-    out: Annotated[Path, typer.Option(help="HTML file to write; the PDF gets its name.")],
-    names: Annotated[str | None, typer.Option(help="Names of the systems, separated by commas.")] = None,
-    title: Annotated[str, typer.Option(help="Of the report.")] = "Evaluation of converted scans",
+    results: Annotated[list[Path], typer.Argument(help="Folders written by medgen evaluate, one per system.")],
+    out: Annotated[Path, typer.Option(help="HTML file to write; the PDF gets the same name.")],
+    names: Annotated[str | None, typer.Option(help="Comma-separated names of the systems.")] = None,
+    title: Annotated[str, typer.Option(help="Title of the report.")] = "Evaluation of converted scans",
     overwrite: Overwrite = False,
 ) -> None:
-    """Rebuild the report of an evaluation, or join several side by side with tests between them."""
-    from medgen.io.claim import added
+    """Rebuild the report of an evaluation, or compare several systems with statistical tests."""
+    from medgen.io.claim import adding_files
     from medgen.reports.evaluation import write_report
 
     if out.suffix.lower() not in (".html", ".htm"):
-        raise InputError("output-not-html", f"--out {out} is the name of an HTML page to write; end it in .html")
-    with added(out, out.with_suffix(".pdf"), overwrite=overwrite):
+        raise InputError("output-not-html", f"--out {out} is not the name of an HTML file; end it in .html")
+    with adding_files(out, out.with_suffix(".pdf"), overwrite=overwrite):
         write_report(results, out, title=title, names=names.split(",") if names else None)
-    say(f"report: {out}")
+    print_line(f"report: {out}")
 
 
 @app.command()
 def configs() -> None:
-    """List the configs that medgen comes with, for medgen train NAME."""
+    """List the configs shipped with medgen, for medgen train NAME."""
     from medgen.config import configs as shipped
 
     found = shipped()
@@ -296,7 +310,7 @@ def configs() -> None:
 
 @app.command()
 def doctor() -> None:
-    """Versions, devices, and what is missing."""
+    """Show versions, devices and missing optional packages."""
     from medgen.environment import git_commit, versions
 
     for name, version in versions().items():
@@ -316,20 +330,20 @@ def doctor() -> None:
 
 
 def main() -> None:
-    """Entry point: errors that a user can mend become one sentence and exit code 2."""
+    """Entry point. Errors that the user can fix are printed in one line, with exit code 2."""
     try:
         app()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (InputError, FloatingPointError, OSError) as error:
-        if isinstance(error, OSError) and not error.filename and error.errno not in TOLD:
+        if isinstance(error, OSError) and not error.filename and error.errno not in USER_ERRORS:
             raise
         text = str(error)
         if isinstance(error, OSError):
-            what = error.filename or "a file"
-            text = f"{what} cannot be used ({error.strerror}); check the path, its permissions and the disk"
-        say(f"medgen: error: {text}", error=True)
+            file_name = error.filename or "a file"
+            text = f"{file_name} cannot be used ({error.strerror}); check the path, its permissions and the disk"
+        print_line(f"medgen: error: {text}", error=True)
         sys.exit(REFUSED)
 
 

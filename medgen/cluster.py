@@ -1,7 +1,7 @@
-"""Cases over the machines of a Ray cluster: workers that are made once, take one case at a time, and may die.
+"""Distribute cases over a Ray cluster: workers start once, take one case at a time, and may die.
 
-A worker is a Ray actor, a process of its own on any node. Nothing but paths and records goes to it and back, so every
-node has to see the same files under the same names.
+A worker is a Ray actor, a separate process on any node. Only paths and records are sent to it and back, so all nodes
+need the same files under the same paths.
 """
 
 import importlib.util
@@ -20,8 +20,8 @@ from typing import Any, Generic, TypeVar
 from medgen import __version__
 from medgen.errors import InputError
 
-TRIES = 3  # that a case has, and workers that may fail to start
-PATIENCE = 60.0  # seconds without any worker before the user is told
+TRIES = 3  # attempts per case, and workers that may fail to start
+PATIENCE = 60.0  # seconds without any worker before a message is printed
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -29,11 +29,13 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Cluster:
-    """Which Ray cluster, and what of it.
+    """The Ray cluster to use.
 
-    ``address``: ``local`` (a Ray of our own on this machine), ``auto`` (the one that runs here) or ``HOST:PORT``.
-    ``workers``: None: one a GPU, or on CPU as many as have the threads that torch takes in this process.
-    ``device``: auto, cpu or cuda; Ray gives each worker its GPU.
+    Attributes:
+        address: ``local`` (start Ray on this machine), ``auto`` (the Ray running here) or ``HOST:PORT``.
+        workers: number of workers; None: one per GPU, or on CPU as many as fit, each with as many threads as torch uses
+            in this process.
+        device: auto, cpu or cuda; Ray assigns each worker its GPU.
     """
 
     address: str = "local"
@@ -43,7 +45,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class WorkerResources:
-    """What each of ``count`` workers gets; ``device`` and ``threads`` are for torch, ``options`` for Ray."""
+    """Resources of each of ``count`` workers: ``device`` and ``threads`` for torch, ``options`` for Ray."""
 
     count: int
     device: str
@@ -52,48 +54,49 @@ class WorkerResources:
 
 
 class WorkerLost:
-    """In place of a result: the case's worker died, ``TRIES`` times."""
+    """Returned instead of a result if the worker of a case died ``TRIES`` times."""
 
     def __str__(self) -> str:
         return (
-            f"its worker died {TRIES} times over it (killed, out of memory, or a crash in a library); "
-            "run it alone, without --ray, to see why"
+            f"its worker died {TRIES} times on this case (killed, out of memory, or a crash in a library); "
+            "convert it without --ray to see the cause"
         )
 
 
 @contextmanager
 def joined(cluster: Cluster) -> Iterator[WorkerResources]:
-    """Join the cluster, or start a local one, for as long as the block lasts; one joined before is used and left.
+    """Join the cluster, or start a local one, for the duration of the block. A cluster joined before stays joined.
 
     Raises:
-        InputError: Ray is not installed, no cluster at the address, or it has not what is asked for.
+        InputError: Ray is not installed, there is no cluster at the address, or it lacks the requested device.
     """
     if cluster.device not in ("auto", "cpu", "cuda"):
         raise InputError(
             "cluster-device-unsupported",
-            f"--device {cluster.device}: with --ray it is auto, cpu or cuda; Ray chooses which GPU",
+            f"--device {cluster.device} cannot be used with --ray; use auto, cpu or cuda, as Ray assigns the GPUs",
         )
     if importlib.util.find_spec("ray") is None:
         raise InputError("dependency-missing", "--ray needs Ray: pip install 'medgen[ray]'")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else it sends statistics to its makers
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of a change to come
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray sends usage statistics to its developers
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray warns about a future change
     import ray
 
-    before = ray.is_initialized()
-    if not before:
+    joined_before = ray.is_initialized()
+    if not joined_before:
         _start(cluster.address)
     try:
         found = ray.cluster_resources()
         yield _share(cluster, int(found.get("CPU", 0)), int(found.get("GPU", 0)))
     finally:
-        if not before:
+        if not joined_before:
             ray.shutdown()
 
 
 def _start(address: str) -> None:
+    """Join or start Ray. Raises InputError."""
     import ray
 
-    # Of our own Ray: no dashboard, and little memory for objects, for none is larger than a list of paths.
+    # A local Ray needs no dashboard and little object memory, because only lists of paths are sent.
     own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 100 * 2**20} if address == "local" else {}
     kept = signal.getsignal(signal.SIGTERM)
     try:
@@ -101,13 +104,15 @@ def _start(address: str) -> None:
     except (OSError, RuntimeError, ValueError, ImportError, TimeoutError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            "cluster-unreachable", f"--ray {address}: the cluster cannot be joined ({reason}); is Ray started there?"
+            "cluster-unreachable",
+            f"--ray {address}: the cluster cannot be joined ({reason}); check that Ray is running there",
         ) from None
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, kept)  # Ray puts its own in place of the command's
+        signal.signal(signal.SIGTERM, kept)  # Ray has replaced the handler of the command
 
 
 def _share(cluster: Cluster, cpus: int, gpus: int) -> WorkerResources:
+    """Divide the CPUs and GPUs of the cluster among the workers."""
     import torch
 
     if cluster.device == "cuda" and not gpus:
@@ -126,18 +131,19 @@ def _share(cluster: Cluster, cpus: int, gpus: int) -> WorkerResources:
 def spread(
     items: Iterable[Item | None], make: Callable[[], Callable[[Item], Result]], share: WorkerResources
 ) -> Generator[tuple[Item, Result | WorkerLost], None, None]:
-    """Each item with what the workers make of it, as they are finished, in no order.
+    """Yield each item with the result of the workers, as they finish, in any order.
 
-    An item whose worker dies (killed, out of memory, its machine lost) is given to another, ``TRIES`` times in all.
+    An item whose worker dies (killed, out of memory, machine lost) goes to another worker, up to ``TRIES`` attempts.
 
     Args:
-        items: taken as workers have room for them. None among them: there is no more for now, so finish what is
-            under way before asking again.
-        make: makes what a worker works with, in its process; both it and the items can be pickled.
-        share: see ``joined``.
+        items: consumed as workers become free. None means that there is no item for now: the items in progress are
+            finished before the next one is requested.
+        make: called in the process of each worker; returns the function that processes an item. It and the items must
+            be picklable.
+        share: resources of the workers, see ``joined``.
 
     Raises:
-        InputError: no worker can be started. An exception of the work itself is raised as it is.
+        InputError: no worker can be started. An exception raised by processing an item is raised unchanged.
     """
     workers = _Workers(make, share)
     try:
@@ -145,14 +151,14 @@ def spread(
             if item is None:
                 yield from workers.finished()
             else:
-                yield from workers.given(item)
+                yield from workers.add(item)
         yield from workers.finished()
     finally:
         workers.stop()
 
 
 def in_order(items: Iterable[Item], found: Iterable[tuple[Item, Result]]) -> Iterator[Result]:
-    """What ``spread`` found, in the order of the items, which are hashable; each as soon as all before it are there."""
+    """Reorder the results of ``spread`` to the order of the hashable items; yield each as soon as possible."""
     kept: dict[Item, Result] = {}
     waiting = deque(items)
     for item, result in found:
@@ -162,20 +168,20 @@ def in_order(items: Iterable[Item], found: Iterable[tuple[Item, Result]]) -> Ite
 
 
 class _Worker:
-    """The actor. One that cannot be made dies with the reason."""
+    """The Ray actor. If it cannot be created, its error states the reason."""
 
     def __init__(self, make: Callable[[], Callable[[Any], Any]], version: str, folder: str) -> None:
         try:
-            os.chdir(folder)  # so that relative paths mean the same
+            os.chdir(folder)  # so that relative paths are valid
         except OSError as error:
             raise InputError(
                 "cluster-folder-missing",
-                f"a node has no {folder} ({error.strerror}); start in a folder all nodes share",
+                f"a cluster node has no folder {folder} ({error.strerror}); start in a folder that all nodes share",
             ) from None
         if version != __version__:
             raise InputError(
                 "cluster-version-differs",
-                f"a node of the cluster has medgen {__version__}, not {version}; install the same there",
+                f"a cluster node has medgen {__version__}, not {version}; install the same version there",
             )
         self.work = make()
 
@@ -193,25 +199,28 @@ class _Task(Generic[Item]):
 
 
 class _Workers(Generic[Item, Result]):
+    """The workers of one ``spread``, and their queue of tasks."""
+
     def __init__(self, make: Callable[[], Callable[[Item], Result]], share: WorkerResources) -> None:
         import ray
 
         self.make, self.count = make, share.count
         self.actor: Any = ray.remote(_Worker).options(**share.options)
-        self.starting: dict[Any, Any] = {}  # reference to its readiness: worker
+        self.starting: dict[Any, Any] = {}  # reference of its readiness: worker
         self.idle: list[Any] = []
-        self.busy: dict[Any, tuple[Any, _Task[Item]]] = {}  # reference to the result: who makes it of what
+        self.busy: dict[Any, tuple[Any, _Task[Item]]] = {}  # reference of the result: worker and its task
         self.queue: deque[_Task[Item]] = deque()
         self.failed = 0
         self.reason = ""
 
-    def given(self, item: Item) -> Iterator[tuple[Item, Result | WorkerLost]]:
-        """Take an item, and wait until there is room for another."""
+    def add(self, item: Item) -> Iterator[tuple[Item, Result | WorkerLost]]:
+        """Add an item, and yield results until there is room for another."""
         self.queue.append(_Task(item))
         while len(self.queue) + len(self.busy) >= self.count:
             yield from self._next()
 
     def finished(self) -> Iterator[tuple[Item, Result | WorkerLost]]:
+        """Yield results until no item is left."""
         while self.queue or self.busy:
             yield from self._next()
 
@@ -222,14 +231,14 @@ class _Workers(Generic[Item, Result]):
             ray.kill(worker)
 
     def _next(self) -> Iterator[tuple[Item, Result | WorkerLost]]:
-        """Wait for whatever comes next: a worker that has started, a result, a death."""
+        """Wait for the next event: a worker has started, returned a result, or died."""
         import ray
 
         while self.idle and self.queue:
             worker, task = self.idle.pop(), self.queue.popleft()
             self.busy[worker.run.remote(task.item)] = worker, task
-        wanted = min(self.count, len(self.queue) + len(self.busy))
-        while len(self.starting) + len(self.idle) + len(self.busy) < wanted and self.failed < TRIES:
+        needed = min(self.count, len(self.queue) + len(self.busy))
+        while len(self.starting) + len(self.idle) + len(self.busy) < needed and self.failed < TRIES:
             worker = self.actor.remote(self.make, __version__, os.getcwd())
             self.starting[worker.ready.remote()] = worker
         if not (self.starting or self.busy):
@@ -237,12 +246,12 @@ class _Workers(Generic[Item, Result]):
         if not self.busy:
             done, _ = ray.wait([*self.starting], timeout=PATIENCE)
             if not done:
-                print("medgen: waiting for the Ray cluster to have room for a worker", file=sys.stderr, flush=True)
+                print("medgen: waiting for free resources in the Ray cluster", file=sys.stderr, flush=True)
         done, _ = ray.wait([*self.starting, *self.busy])
         if done[0] in self.starting:
             self._started(done[0])
         else:
-            yield from self._came(done[0])
+            yield from self._ended(done[0])
 
     def _started(self, reference: Any) -> None:
         import ray
@@ -255,7 +264,7 @@ class _Workers(Generic[Item, Result]):
             self.failed += 1
             self.reason = _reason(error)
 
-    def _came(self, reference: Any) -> Iterator[tuple[Item, Result | WorkerLost]]:
+    def _ended(self, reference: Any) -> Iterator[tuple[Item, Result | WorkerLost]]:
         import ray
 
         worker, task = self.busy.pop(reference)
@@ -263,7 +272,7 @@ class _Workers(Generic[Item, Result]):
             result = ray.get(reference)
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error
-        except ray.exceptions.RayError:  # the worker is gone, or out of sight; then it must not go on by itself
+        except ray.exceptions.RayError:  # worker dead or unreachable; kill it so that it does not continue unobserved
             ray.kill(worker)
             task = replace(task, tries=task.tries + 1)
             if task.tries < TRIES:
@@ -276,6 +285,6 @@ class _Workers(Generic[Item, Result]):
 
 
 def _reason(error: Exception) -> str:
-    """The last line of what Ray says: of an error in a worker's own start, that error."""
+    """The last line of a Ray error; for an error in a worker's start, that error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[-1] if lines else type(error).__name__).removeprefix(f"{InputError.__module__}.InputError: ")

@@ -1,7 +1,7 @@
-"""Settings: a YAML file plus ``key=value`` overrides → checked values.
+"""Read settings from a YAML file and ``key=value`` overrides, and check them.
 
-An unknown key is an error that names the nearest right one. The section ``method`` is of the class ``Settings`` of the
-method's file, and is handed to the method as it is; of the other sections functions take plain arguments.
+An unknown key is an error that suggests the closest valid key. The section ``method`` is an instance of the class
+``Settings`` of the method's file and is passed to the method; of other sections, functions take single values.
 """
 
 import difflib
@@ -21,16 +21,16 @@ from medgen.methods import settings_class
 from medgen.methods.base import MethodSettings
 from medgen.settings import Settings
 
-MOST_VALUES, MOST_DEEP = 100_000, 50  # of a YAML file: beyond, it is an attack and no config
+MOST_VALUES, MOST_DEEP = 100_000, 50  # values and nesting depth of a YAML file; more can only be an attack
 MOST_YAML = 2**22  # bytes
 M = TypeVar("M", bound=BaseModel)
 
 
-SHIPPED = (Path(__file__).parent / "configs", Path(__file__).parent.parent / "configs")  # as installed, in a checkout
+SHIPPED = (Path(__file__).parent / "configs", Path(__file__).parent.parent / "configs")  # installed, or in a checkout
 
 
 def configs() -> dict[str, str]:
-    """What comes with medgen to train with: {name: the first sentence of the file's comment}, sorted by name."""
+    """The training configs that come with medgen: {name: first sentence of the file's comment}, sorted by name."""
     folder = next((folder for folder in SHIPPED if folder.is_dir()), SHIPPED[0])
     files = sorted([*folder.glob("*.yaml"), *(folder / "paper").glob("*.yaml")])
     return {file.relative_to(folder).with_suffix("").as_posix(): _about(file) for file in files}
@@ -43,10 +43,10 @@ def _about(file: Path) -> str:
 
 
 def config_file(config: str | Path) -> Path:
-    """A config by its path, or one of ``configs`` by its name, which a configs/ before and .yaml after may surround.
+    """The path of a config: an existing file, or one of ``configs`` by name, with or without configs/ and .yaml.
 
     Raises:
-        InputError: neither; names the nearest.
+        InputError: neither; suggests the closest name.
     """
     path = Path(config)
     if path.exists() and not path.is_dir():
@@ -56,9 +56,9 @@ def config_file(config: str | Path) -> Path:
     if name in known:
         return next(file for folder in SHIPPED if (file := folder / f"{name}.yaml").is_file())
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    near = f"did you mean {close[0]}?" if close else "medgen configs lists those that come with it"
+    near = f"did you mean {close[0]}?" if close else "run medgen configs to list the configs that come with medgen"
     raise InputError(
-        "config-missing", f"{config} is no config: no such file, and none of that name comes with medgen; {near}"
+        "config-missing", f"{config} is neither a file nor the name of a config that comes with medgen; {near}"
     )
 
 
@@ -66,7 +66,7 @@ def load_settings(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Se
     """Read a YAML file and apply ``section.key=value`` overrides (values are parsed as YAML).
 
     Raises:
-        InputError: missing or malformed file, unknown key (names the nearest right one), wrong type or range.
+        InputError: missing or malformed file, unknown key (suggests the closest one), wrong type or range.
     """
     try:
         values = read_yaml(read_text(path, MOST_YAML))
@@ -83,7 +83,8 @@ def load_settings(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Se
     if not isinstance(values, dict):
         raise InputError(
             "config-not-sections",
-            f"config {path} must hold sections (data:, method:, train:, ...), not {type(values).__name__}",
+            f"config {path} must consist of sections (data:, method:, train:, ...), but is a {type(values).__name__}; "
+            "see configs/ for examples",
         )
     for text in overrides:
         _override(values, text)
@@ -91,7 +92,7 @@ def load_settings(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Se
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, which takes the last of two equal keys in silence; here they are refused."""
+    """PyYAML's safe loader, except that duplicate keys are refused; PyYAML silently takes the last one."""
 
     def compose_mapping_node(self, anchor: dict[Any, Any]) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -100,35 +101,35 @@ class _Loader(yaml.SafeLoader):
             if isinstance(key, yaml.ScalarNode) and key.value != "<<":
                 if key.value in known:
                     line = key.start_mark.line + 1
-                    raise ValueError(f"the key {key.value} stands twice in one section (line {line}); keep one")
+                    raise ValueError(f"the key {key.value} occurs twice in one section (line {line}); remove one")
                 known.add(key.value)
         return node
 
 
 def read_yaml(text: str) -> Any:
-    """The values of a YAML text: plain ones, by the safe loader.
+    """Parse a YAML text with the safe loader.
 
     Raises:
-        ValueError: no YAML, a key twice, nested beyond reason, a NUL character in a text, or a few anchors that stand
-            for more values than memory holds.
+        ValueError: invalid YAML, duplicate keys, too deep nesting, a NUL character in a string, or anchors that expand
+            to too many values.
     """
     try:
-        values = yaml.load(text, _Loader)  # a safe loader
+        values = yaml.load(text, _Loader)  # _Loader is a safe loader
         if _count(values, {}, 0) > MOST_VALUES:
-            raise ValueError("its anchors multiply into too many values")
+            raise ValueError("its anchors expand to too many values")
     except (yaml.YAMLError, RecursionError, OverflowError) as error:
         raise ValueError(str(error)) from None
     return values
 
 
 def _count(value: Any, known: dict[int, int], depth: int) -> int:
-    """Values below ``value``, each as often as it is referred to, counted once each."""
+    """Number of values within ``value``; an anchored value counts at every reference, but is traversed once."""
     if isinstance(value, str) and "\0" in value:
-        raise ValueError("a text in it holds a NUL character")
+        raise ValueError("a string in it contains a NUL character")
     if not isinstance(value, dict | list):
         return 1
     if depth > MOST_DEEP:
-        raise ValueError(f"it is nested more than {MOST_DEEP} deep")
+        raise ValueError(f"it is nested more than {MOST_DEEP} levels deep")
     if id(value) not in known:
         parts = [*value, *value.values()] if isinstance(value, dict) else value
         known[id(value)] = 1 + sum(_count(part, known, depth + 1) for part in parts)
@@ -136,7 +137,14 @@ def _count(value: Any, known: dict[int, int], depth: int) -> int:
 
 
 def parse_settings(values: dict[str, Any], where: str) -> Settings:
-    """Check a nested dict of settings, the method's section included; ``where`` names it in errors."""
+    """Check a nested dict of settings.
+
+    Args:
+        where: name of the source of the values, for error messages.
+
+    Raises:
+        InputError: unknown key, wrong type or range, or contradicting values.
+    """
     if isinstance(values.get("method"), dict):
         values = {**values, "method": _parse_method(values["method"], where)}
     return check(Settings, values, where)
@@ -144,12 +152,12 @@ def parse_settings(values: dict[str, Any], where: str) -> Settings:
 
 def _parse_method(values: dict[str, Any], where: str) -> MethodSettings:
     if "name" not in values:
-        raise InputError("config-method-missing", f"{where}: method.name is missing; see configs/ for complete files")
+        raise InputError("config-method-missing", f"{where}: method.name is missing; see configs/ for examples")
     return check(settings_class(values["name"], where), values, where, prefix="method.")
 
 
 def check(model: type[M], values: dict[str, Any], where: str, prefix: str = "") -> M:
-    """Validate ``values``; the first fault becomes one sentence."""
+    """Validate ``values``. Raises InputError for the first fault."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -162,19 +170,19 @@ def check(model: type[M], values: dict[str, Any], where: str, prefix: str = "") 
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "model_type":
             inner = (name for name, _ in _keys(model) if f"{prefix}{name}".startswith(f"{key}."))
-            message = f"it is a section; give its keys, e.g. {prefix}{next(inner, 'name')}"
+            message = f"this is a section; set its keys, e.g. {prefix}{next(inner, 'name')}"
         message = message[0].lower() + message[1:]
-        given = "" if isinstance(fault["input"], dict) else f" = {repr(fault['input'])[:200]}"
+        actual = "" if isinstance(fault["input"], dict) else f" = {repr(fault['input'])[:200]}"
         raise InputError(
-            "config-invalid-value", f"{where}: {key}{given}: {message}" if key else f"{where}: {message}"
+            "config-invalid-value", f"{where}: {key}{actual}: {message}" if key else f"{where}: {message}"
         ) from None
 
 
 def _nearest(model: type[BaseModel], location: tuple[int | str, ...], prefix: str) -> str:
-    """What to write in place of an unknown key: one like it in the same section, else one of its name in another."""
+    """Suggest a key for an unknown one: a similar key in the same section, or one of that name in another section."""
     unknown, section = str(location[-1]), prefix + "".join(f"{part}." for part in location[:-1])
-    keys = {f"{prefix}{key}": about for key, about in _keys(model)}
-    if prefix:  # of a method's section, so the key may belong to another one
+    keys = {f"{prefix}{key}": docstring for key, docstring in _keys(model)}
+    if prefix:  # the key is in the method's section and may belong to another section
         keys |= dict(_keys(Settings))
     here = [key.removeprefix(section) for key in keys if key.startswith(section) and "." not in key[len(section) :]]
     elsewhere = [key for key in keys if key.rpartition(".")[0] + "." != section]
@@ -182,19 +190,19 @@ def _nearest(model: type[BaseModel], location: tuple[int | str, ...], prefix: st
     def close(cutoff: float) -> list[str]:
         return [section + name for name in difflib.get_close_matches(unknown, here, n=1, cutoff=cutoff)]
 
-    found = (
+    suggestions = (
         close(0.8)
         or [key for key in elsewhere if _means(unknown, key.rpartition(".")[2], keys[key])]
         or [key for key in elsewhere if difflib.get_close_matches(unknown, [key.rpartition(".")[2]], cutoff=0.8)]
         or close(0.5)
     )
-    if found:
-        return f"; did you mean {' or '.join(found)}?"
-    return f"; known here: {', '.join(section + name for name in here)}"
+    if suggestions:
+        return f"; did you mean {' or '.join(suggestions)}?"
+    return f"; known keys: {', '.join(section + name for name in here)}"
 
 
 def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Every key of a section and of those within it, each with what its own section says of itself."""
+    """Every key of a section and its subsections, each with the docstring of its own section."""
     for name, field in section.model_fields.items():
         yield prefix + name, section.__doc__ or ""
         inner = [a for a in (field.annotation, *get_args(field.annotation)) if isinstance(a, type)]
@@ -202,10 +210,10 @@ def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str
             yield from _keys(part, f"{prefix}{name}.")
 
 
-def _means(unknown: str, name: str, about: str) -> bool:
-    """Whether an unknown key is a name with a word before or after it that its section has about itself."""
+def _means(unknown: str, name: str, docstring: str) -> bool:
+    """Whether an unknown key is ``name`` with extra words that all occur in the docstring of its section."""
     words, own = set(unknown.split("_")), set(name.split("_"))
-    return own <= words <= own | set(re.findall(r"[a-z]+", about))
+    return own <= words <= own | set(re.findall(r"[a-z]+", docstring))
 
 
 def _override(values: dict[str, Any], text: str) -> None:
@@ -227,5 +235,5 @@ def _override(values: dict[str, Any], text: str) -> None:
 
 
 def plain(settings: Settings) -> dict[str, Any]:
-    """Settings as plain JSON values (paths as text)."""
+    """Settings as JSON values (paths as strings)."""
     return settings.model_dump(mode="json")

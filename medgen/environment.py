@@ -1,4 +1,4 @@
-"""Versions of the packages in use and the commit of a checkout, for provenance."""
+"""Package versions and the git commit, for provenance."""
 
 import platform
 import subprocess
@@ -10,8 +10,8 @@ from medgen import __version__
 
 
 def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
-    found = {"python": platform.python_version(), "medgen": __version__}
+    """Versions of Python and of the packages that results depend on; "missing" if not installed."""
+    packages = {"python": platform.python_version(), "medgen": __version__}
     for name in (
         "torch",
         "monai",
@@ -23,15 +23,15 @@ def versions() -> dict[str, str]:
         "lightning-fabric",
     ):
         try:
-            found[name] = version(name)
+            packages[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "missing"
-    return found
+            packages[name] = "missing"
+    return packages
 
 
 @cache
 def git_commit() -> str | None:
-    """Commit of the medgen checkout that runs, with ``+`` if it has changes; None outside a checkout."""
+    """Commit of the running medgen checkout, with ``+`` if it has uncommitted changes; None outside a checkout."""
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None

@@ -1,4 +1,4 @@
-"""Errors that a user can fix, and the text of any exception in one line."""
+"""`InputError` for errors that the user can fix, and one-line descriptions of exceptions."""
 
 import re
 import traceback
@@ -21,14 +21,14 @@ class InputError(ValueError):
         self.code = code
 
     def __reduce__(self) -> tuple[type["InputError"], tuple[str, str]]:
-        return type(self), (self.code, str(self))  # to cross processes
+        return type(self), (self.code, str(self))  # so that it can be pickled between processes
 
 
-ADDRESS = re.compile(r"\s*\(?\b0x[0-9a-fA-F]+\)?")  # in memory, as C++ libraries put them into messages
+ADDRESS = re.compile(r"\s*\(?\b0x[0-9a-fA-F]+\)?")  # memory addresses, which C++ libraries put into messages
 
 
 def reason(error: BaseException) -> str:
-    """What an exception says, in one line; of an unexpected one its kind and its place in the code as well."""
+    """The message of an exception in one line; for unexpected exceptions preceded by type, file and line."""
     text = " ".join(ADDRESS.sub("", str(error)).split())
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, InputError) or not frames:

@@ -1,4 +1,4 @@
-"""What model.json holds: settings, ranges, grid, fingerprints of the training data, versions."""
+"""The content of model.json: settings, ranges, grid, fingerprints of the training data, versions."""
 
 import hashlib
 import json
@@ -19,12 +19,12 @@ class RangeInfo(Section):
     @model_validator(mode="after")
     def _ordered(self) -> "RangeInfo":
         if self.low >= self.high:
-            raise ValueError(f"low {self.low} must lie below high {self.high}")
+            raise ValueError(f"low {self.low} must be below high {self.high}")
         return self
 
 
 class TableInfo(Section):
-    """See ``data.labels.intensity.LabelTable``."""
+    """See ``data.labels.codec.LabelTable``."""
 
     labels: dict[str, PositiveInt]
     tissues: int = Field(ge=0)
@@ -38,35 +38,36 @@ class ScanInfo(Section):
 
 
 class ModelInfo(Section):
-    """What ``model.json`` holds; anything else in it is refused."""
+    """The content of ``model.json``; unknown keys are refused."""
 
     format: int
     settings: dict[str, Any]
     source_range: list[RangeInfo | TableInfo] = Field(
-        min_length=1, description="of each source contrast, or the table of the label maps"
+        min_length=1, description="intensity range of each source contrast, or the table of the label maps"
     )
-    target_range: list[RangeInfo] = Field(min_length=1, description="of each target contrast")
+    target_range: list[RangeInfo] = Field(min_length=1, description="intensity range of each target contrast")
     spacing: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
     training_scans: list[Annotated[list[ScanInfo], Field(min_length=1)]] = Field(
-        min_length=1, description="of each source contrast, the looks of its scans, see data.fingerprint"
+        min_length=1, description="for each source contrast, the fingerprints of its scans, see data.fingerprint"
     )
     training_targets: list[list[ScanInfo]] = Field(
-        [], description="the same of each target contrast; empty without one side to translate to, or in another code"
+        [], description="the same for each target contrast; empty with domains, label maps, or another intensity code"
     )
-    training_data: dict[str, Any] = Field(description="case names and a hash over the files")
+    training_data: dict[str, Any] = Field(description="case names, and hashes of their files")
     step: int
-    validation: dict[str, float] = Field(description="scores at the time of writing")
-    curve: list[dict[str, float]] = Field(description="validation scores so far")
-    health: list[str] = Field(description="what was wrong with the training then, see health.diagnose")
+    validation: dict[str, float] = Field(description="validation scores when the model was saved")
+    curve: list[dict[str, float]] = Field(description="validation scores up to then")
+    health: list[str] = Field(description="training problems at that time, see gan_health.diagnose")
     versions: dict[str, str]
     commit: str | None
     weights_sha256: str
-    sha256: str = Field("", description="of all the above, so that a changed range or spacing is noticed")
+    sha256: str = Field("", description="hash over all other keys, so that a modified range or spacing is detected")
 
     def plain(self) -> dict[str, Any]:
-        """As ``model.json`` has it: without target looks where there are none, as in models from before they were."""
+        """The values of ``model.json``; empty ``training_targets`` are omitted, as in models that predate the key."""
         return self.model_dump(mode="json", exclude=set() if self.training_targets else {"training_targets"})
 
     def hash(self) -> str:
+        """SHA-256 over all values but ``sha256`` itself."""
         text = json.dumps({k: v for k, v in self.plain().items() if k != "sha256"}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()

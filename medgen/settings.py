@@ -1,21 +1,19 @@
-"""The settings of a run: what a config may hold, key by key, with types, ranges and meanings."""
+"""The settings of a run: all keys of a config, with types, ranges and descriptions."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
 
-from medgen.errors import InputError
 from medgen.methods.base import MethodSettings
-from medgen.types import Outside, Section
+from medgen.types import Outside, Section, slab_axis
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Millimetres = Annotated[float, Field(ge=0.01, le=1000)]
 Spacing = tuple[Millimetres, Millimetres, Millimetres]
 Channel = Annotated[int, Field(ge=0)]
-# The name of a contrast, which is that of its folder: a model's settings must not lead out of the output folder.
+# A contrast is named after its folder. No separators or leading dots: output paths must stay in the output folder.
 Contrasts = Annotated[tuple[Annotated[str, Field(pattern=r"^[^./\\][^/\\]*$")], ...], Field(min_length=1)]
 
 
@@ -24,74 +22,78 @@ class Data(Section):
     sources: Contrasts = Field(
         ("source",), description="input contrasts: names of their folders in the cohort folder, e.g. [t1, flair]"
     )
-    targets: Contrasts = Field(("target",), description="output contrasts, likewise, e.g. [t2]")
+    targets: Contrasts = Field(("target",), description="output contrasts: names of their folders, e.g. [t2]")
     domains: Contrasts | tuple[()] = Field(
         (),
-        description="several domains instead of a source and a target: their folders' names, e.g. [none, arterial, "
-        "portal_venous]; for methods that translate between any two (multi_domain)",
+        description="several domains instead of a source and a target: names of their folders, e.g. [none, arterial, "
+        "portal_venous]; for methods that translate between any two domains (multi_domain)",
     )
     source_channels: tuple[Channel, ...] = Field(
         (0,),
-        description="nnU-Net and Decathlon layouts: the channel number of each source, also of 4D files; not needed "
-        "where sources are named as dataset.json names the channels",
+        description="nnU-Net and Decathlon layouts, and 4D files: the channel number of each source; not needed if "
+        "sources has the channel names of dataset.json",
     )
-    target_channels: tuple[Channel, ...] = Field((1,), description="the same for each target")
+    target_channels: tuple[Channel, ...] = Field((1,), description="channel number of each target")
     removes_contrast: bool = Field(
         False,
-        description="the target is without contrast medium and the source with it: a DICOM series made by the model "
-        "then carries no contrast attributes; targets named none, native or noncontrast are known to be so",
+        description="the source has contrast medium and the target has none: DICOM series written with the model then "
+        "have no contrast attributes; assumed for targets named none, native or noncontrast",
     )
-    paired: bool = Field(True, description="source and target of one case are the same scan, voxel by voxel")
+    paired: bool = Field(True, description="source and target of a case correspond voxel by voxel")
     paired_domains: bool = Field(
         False,
-        description="domains: patches of one patient in two of them, at one place, where a patient has several on one "
-        "grid (multi-phase scans): files of one name in their folders",
+        description="with domains: for patients scanned in several domains on one grid (multi-phase scans), take both "
+        "patches from the same patient and place; a patient's files have the same name in each folder",
     )
-    validation: Fraction = Field(0.15, description="share of the patients kept for validation")
-    test: Fraction = Field(0.0, description="share of the patients never shown to training")
+    validation: Fraction = Field(0.15, description="fraction of the patients held out for validation")
+    test: Fraction = Field(0.0, description="fraction of the patients held out for testing, never used in training")
     fold: Annotated[int, Field(ge=0)] | None = Field(
         0,
-        description="a dataset that states folds (fold in a datalist's entries, splits_final.json): the one that "
-        "validates; null: what it states of training and validation is left aside and a split drawn",
+        description="for a dataset with predefined folds (fold in a datalist's entries, splits_final.json): the fold "
+        "used for validation; null: ignore its predefined split and draw a random one",
     )
-    split: Path | None = Field(None, description="a split.json of an earlier run, used instead of a new split")
+    split: Path | None = Field(None, description="split.json of an earlier run, used instead of a new split")
     align: Literal["refuse", "resample", "rigid", "bspline"] = Field(
         "refuse",
-        description="pairs on different grids: refuse them, or bring the source onto the target's grid",
+        description="pairs on different grids: refuse them, or resample or register the source to the target's grid",
     )
-    patient_pattern: str | None = Field(None, description="regex whose first group in the case name is the patient")
-    labels: bool = Field(False, description="give label maps of the source cases to the method, as classes")
+    patient_pattern: str | None = Field(
+        None, description="regular expression whose first group, matched in the case name, is the patient"
+    )
+    labels: bool = Field(False, description="provide the label maps of the source cases to the method, as classes")
     class_groups: dict[str, tuple[str, ...]] | None = Field(
         None,
-        description="with labels: classes made of the cohort's labels, e.g. {host: [liver], lesion: [cyst, tumour]}; "
-        "all else is background; none: each label is a class",
+        description="with labels: classes and the labels that each combines, e.g. {host: [liver], lesion: [cyst, "
+        "tumour]}; other labels are background; null: each label is a class",
     )
     classes: Annotated[int, Field(ge=2)] | None = Field(
         None,
-        description="with labels, or intensity.source.kind labels: their number, background included; the cohort is "
-        "checked against it; with structures it follows from them",
+        description="with labels or intensity.source.kind=labels: the number of classes, background included; must "
+        "match the cohort; set automatically with class_groups",
     )
     tissues: int = Field(
         0,
         ge=0,
-        description="intensity.source.kind labels: divide the unlabelled background into so many tissue classes, by "
-        "the intensities of the case's own target; 0: it is one class",
+        description="with intensity.source.kind=labels: divide the unlabelled background into this number of tissue "
+        "classes, by the intensities of the case's target; 0: one background class",
     )
-    tissue_smoothing: float = Field(1.0, ge=0, description="mm: smoothing (standard deviation) before that division")
+    tissue_smoothing: float = Field(
+        1.0, ge=0, description="mm: standard deviation of the Gaussian filter before that division"
+    )
     spacing: Spacing | None = Field(
-        None, description="grid of the model in mm; none: the volumes' own, which must then agree"
+        None, description="voxel spacing of the model in mm; null: that of the volumes, which must then agree"
     )
-    cache: Path | None = Field(None, description="folder of decompressed volumes; none: RUN/cache")
+    cache: Path | None = Field(None, description="folder for decompressed volumes; null: RUN/cache")
 
     @model_validator(mode="before")
     @classmethod
     def _named_channels(cls, values: Any) -> Any:
-        """Several channel numbers without names get some: translations ask for one folder a contrast."""
+        """Name contrasts that are given by channel numbers only, because a translation needs a folder for each."""
         if isinstance(values, dict):
             for names, numbers in (("sources", "source_channels"), ("targets", "target_channels")):
-                given = values.get(numbers)
-                if names not in values and isinstance(given, list | tuple) and len(given) > 1:
-                    values = {**values, names: [f"channel_{n}" for n in given]}
+                channels = values.get(numbers)
+                if names not in values and isinstance(channels, list | tuple) and len(channels) > 1:
+                    values = {**values, names: [f"channel_{n}" for n in channels]}
         return values
 
     @model_validator(mode="before")
@@ -104,54 +106,65 @@ class Data(Section):
     @model_validator(mode="after")
     def _distinct(self) -> "Data":
         for key in ("sources", "targets", "source_channels", "target_channels"):
-            given = getattr(self, key)
-            if len(set(given)) < len(given):
-                raise ValueError(f"{key} names a contrast twice: {list(given)}")
+            channels = getattr(self, key)
+            if len(set(channels)) < len(channels):
+                raise ValueError(f"{key} has an entry twice: {list(channels)}; remove one")
         for names, numbers in (("sources", "source_channels"), ("targets", "target_channels")):
             n, m = len(getattr(self, names)), len(getattr(self, numbers))
             if m != n and m > 1:
-                raise ValueError(f"{names} names {n} contrasts but {numbers} lists {m}; give each its number")
+                raise ValueError(
+                    f"{names} has {n} contrasts but {numbers} has {m} numbers; give one number per contrast"
+                )
         if self.domains:
             if len(set(self.domains)) < max(2, len(self.domains)):
                 raise ValueError(f"domains must name at least two different folders, not {list(self.domains)}")
             if self.paired or len(self.sources) > 1 or len(self.targets) > 1:
-                raise ValueError("domains have no pairs and one contrast each: set paired to false, leave sources out")
+                raise ValueError(
+                    "domains are unpaired and have one contrast each; set paired to false and remove sources and "
+                    "targets"
+                )
         if self.paired_domains and not self.domains:
-            raise ValueError("paired_domains is for domains; pairs of a source and a target have paired")
+            raise ValueError("paired_domains needs domains; for pairs of a source and a target, set paired")
         if self.tissues == 1:
-            raise ValueError("one tissue class is the background as it is; set tissues to 0, or to 2 or more")
-        joined = [name for names in (self.class_groups or {}).values() for name in names]
-        if len(set(joined)) < len(joined):
-            raise ValueError(f"structures name a label twice: {joined}")
+            raise ValueError("tissues is 1, which divides nothing; set tissues to 0, or to 2 or more")
+        members = [name for names in (self.class_groups or {}).values() for name in names]
+        if len(set(members)) < len(members):
+            raise ValueError(f"class_groups has a label twice: {members}; remove one")
         if self.class_groups is not None and self.classes != 1 + len(self.class_groups):
-            raise ValueError(f"{len(self.class_groups)} structures and the background are not {self.classes} classes")
+            raise ValueError(
+                f"class_groups has {len(self.class_groups)} groups, so with the background classes cannot be "
+                f"{self.classes}"
+            )
         return self
 
 
 class Codec(Section):
     kind: Literal["window", "percentile", "zscore", "labels"] = Field(
         "window",
-        description="how a case finds its range; source only: labels: the label map of each case is the source, one "
-        "channel a label",
+        description="how the intensity range of a case is determined; labels (source only): the source is the case's "
+        "label map, one channel per label",
     )
-    low: float | None = Field(None, description="window: value (HU) encoded as -1; percentile: lower, of all voxels")
+    low: float | None = Field(
+        None, description="window: value (HU) encoded as -1; percentile: lower percentile, over all voxels"
+    )
     high: float | None = Field(
-        None, description="window: value (HU) encoded as 1; percentile: upper, of the foreground"
+        None, description="window: value (HU) encoded as 1; percentile: upper percentile, over the foreground"
     )
-    width: float = Field(4.0, gt=0, description="zscore: standard deviations from the mean to ±1")
+    width: float = Field(4.0, gt=0, description="zscore: standard deviations from the mean that are encoded as ±1")
     outside: Outside = Field(
         "clip",
-        description="source values at or beyond the ends of the range: preserve: they come back unchanged; "
-        "preserve_unchanged: the same, but above the range only where the network stays near its end (windows that "
-        "contrast medium exceeds); clip: they are lost",
+        description="source values at or beyond the limits of the range. preserve: copied to the output unchanged; "
+        "preserve_unchanged: the same, but above the range only where the network's output stays near the upper limit "
+        "(for windows that contrast medium exceeds); clip: lost",
     )
     background: float | None = Field(
-        None, description="exact value of masked voxels (0 in skull-stripped MR), coded apart from dark tissue"
+        None, description="exact value of masked voxels (0 in skull-stripped MR), encoded separately from dark tissue"
     )
     follow: bool = Field(
         False,
-        description="target, per-case kinds: decode a new scan in the range of its own source times the "
-        "training cases' ratio (scanner gain is shared by the sequences of one visit), not in the typical range",
+        description="target, percentile and zscore: decode a new scan not in the typical range but in the range of its "
+        "own source, times the target-to-source ratio of the training cases (the sequences of one visit share the "
+        "scanner gain)",
     )
 
     @model_validator(mode="after")
@@ -160,9 +173,9 @@ class Codec(Section):
         high = {"window": 1000.0, "percentile": 99.5}.get(self.kind) if self.high is None else self.high
         if self.kind != "zscore" and low is not None and high is not None:
             if low >= high:
-                raise ValueError(f"low {low:g} must lie below high {high:g}")
+                raise ValueError(f"low {low:g} must be below high {high:g}")
             if self.kind == "percentile" and not (0 <= low and high <= 100):
-                raise ValueError(f"percentiles lie between 0 and 100, got {low:g} and {high:g}")
+                raise ValueError(f"percentiles must be between 0 and 100, not {low:g} and {high:g}")
         return self
 
 
@@ -172,81 +185,91 @@ class Codecs(Section):
 
 
 class Artefact(Section):
-    name: str = Field(description="a TorchIO transform, e.g. RandomBiasField")
-    probability: float = Field(0.2, ge=0, le=1, description="that a patch gets it")
-    options: dict[str, Any] = Field(default_factory=dict, description="its arguments")
+    name: str = Field(description="name of a TorchIO transform, e.g. RandomBiasField")
+    probability: float = Field(0.2, ge=0, le=1, description="probability that it is applied to a patch")
+    options: dict[str, Any] = Field(default_factory=dict, description="arguments of the transform")
 
 
 class Sampling(Section):
     patch: tuple[Positive, Positive, Positive] = Field(
         (64, 64, 64),
-        description="voxels of a training patch; with method.spatial_dims=2 the smallest side counts the neighbouring "
-        "slices of a slab and its axis is the one sliced: [128, 128, 1] axial slices, [1, 96, 96] sagittal ones",
+        description="size of a training patch in voxels; with method.spatial_dims=2 the smallest side is the number of "
+        "neighbouring slices in a slab and its axis is the slice axis: [128, 128, 1] is axial, [1, 96, 96] sagittal",
     )
-    batch: Positive = Field(1, description="patches a step and process")
+    batch: Positive = Field(1, description="patches per step and process")
     body: float = Field(0.9, ge=0, le=1, description="fraction of the patches centred inside the body")
     foreground_fraction: float = Field(
-        0.0, ge=0, le=1, description="fraction of the patches centred on a connected part of foreground_classes"
+        0.0, ge=0, le=1, description="fraction of the patches centred on a connected component of foreground_classes"
     )
-    foreground_classes: tuple[str, ...] = Field((), description="with data.labels: names of classes, e.g. lesions")
+    foreground_classes: tuple[str, ...] = Field((), description="with data.labels: class names, e.g. [lesion]")
     match_position: bool = Field(
-        True, description="unpaired: take the target patch from the same relative place of its body"
+        True, description="unpaired: take the target patch from the same relative position in the body"
     )
-    flip: tuple[Literal["x", "y", "z"], ...] = Field((), description="axes (RAS) that may be mirrored")
+    flip: tuple[Literal["x", "y", "z"], ...] = Field((), description="axes (RAS) that are mirrored at random")
     rotate: float = Field(
-        0.0, ge=0, le=180, description="largest random rotation about each axis, degrees; it turns mm, not voxels"
+        0.0, ge=0, le=180, description="largest random rotation about each axis, in degrees, computed in mm"
     )
-    scale: float = Field(0.0, ge=0, lt=1, description="largest random change of size, as a fraction")
+    scale: float = Field(0.0, ge=0, lt=1, description="largest random scaling, as a fraction")
     gamma: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="largest random change of the source's contrast curve (log2 of the exponent)",
+        description="largest random gamma change of the source's intensities (log2 of the exponent)",
     )
     artefacts: tuple[Artefact, ...] = Field((), description="TorchIO artefacts added to the source only")
-    workers: int = Field(0, ge=0, description="loader processes beside the training process")
+    workers: int = Field(0, ge=0, description="loader processes in addition to the training process")
 
 
 class Train(Section):
-    steps: Positive = Field(1000, description="steps of the schedule")
-    minutes: float | None = Field(None, gt=0, description="stop after so much wall-clock, schedule included")
-    seed: int = Field(0, ge=0, lt=2**31, description="of everything random: split, weights, patches, pool")
-    decay_from: float = Field(0.5, ge=0, le=1, description="part of the run with a constant learning rate")
-    clip: float | None = Field(
-        None, gt=0, description="largest gradient norm of each optimizer: of all networks that it trains together"
+    steps: Positive = Field(1000, description="training steps")
+    minutes: float | None = Field(
+        None,
+        gt=0,
+        description="stop after this many minutes at the latest; the learning rate schedule then ends there too",
     )
-    ema: float = Field(0.999, ge=0, lt=1, description="decay of the generator's moving average; 0: off")
+    seed: int = Field(0, ge=0, lt=2**31, description="random seed of everything: split, weights, patches, image pool")
+    decay_from: float = Field(
+        0.5, ge=0, le=1, description="fraction of the run after which the learning rate decays linearly to zero"
+    )
+    clip: float | None = Field(
+        None,
+        gt=0,
+        description="maximum gradient norm per optimizer, over all networks that it trains; null: no clipping",
+    )
+    ema: float = Field(0.999, ge=0, lt=1, description="decay of the moving average of the generator's weights; 0: off")
     validate_every: Positive = Field(500, description="steps between validations on whole volumes")
-    validation_cases: Positive = Field(4, description="whole volumes translated at a validation, at most")
-    keep: bool = Field(False, description="keep the model of every validation, as RUN/kept/STEP")
-    checkpoint_every: Positive = Field(200, description="steps between writes of RUN/last")
+    validation_cases: Positive = Field(4, description="maximum number of whole volumes translated in a validation")
+    keep: bool = Field(False, description="save the model at every validation, as RUN/kept/step_NUMBER")
+    checkpoint_every: Positive = Field(200, description="steps between checkpoints (RUN/last)")
     log_every: Positive = Field(20, description="steps between rows of log.csv")
     accelerator: str = Field("auto", description="auto, cpu, cuda, mps")
-    devices: int = Field(1, ge=1, description="processes, one a device")
-    nodes: int = Field(1, ge=1, description="machines; start one process group with torchrun or SLURM")
+    devices: int = Field(1, ge=1, description="processes per machine, one per device")
+    nodes: int = Field(1, ge=1, description="machines; for several, start the processes with torchrun or SLURM")
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
-        "32-true", description="mixed precision pays on GPUs, and on CPUs that have bfloat16"
+        "32-true", description="mixed precision is faster on GPUs, and on CPUs with bfloat16"
     )
 
 
 class Inference(Section):
     window: Literal["auto", "patch", "whole"] = Field(
-        "auto", description="patch: slide the training patch; whole: one pass; auto: whole where it fits"
+        "auto",
+        description="patch: sliding window of the training patch size; whole: one pass; auto: whole if it fits "
+        "memory_gb",
     )
-    overlap: float = Field(0.5, ge=0, lt=1, description="of neighbouring windows, as a part of the window")
-    batch: Positive = Field(2, description="windows a forward pass")
-    memory_gb: float = Field(8.0, gt=0, le=1e6, description="bound on the memory of a whole-volume pass")
+    overlap: float = Field(0.5, ge=0, lt=1, description="overlap of neighbouring windows, as a fraction of the window")
+    batch: Positive = Field(2, description="windows per forward pass")
+    memory_gb: float = Field(8.0, gt=0, le=1e6, description="memory limit of a whole-volume pass, in GB")
     spacing: Literal["resample", "refuse", "ignore"] = Field(
-        "resample", description="input of another spacing than the model's"
+        "resample", description="input whose voxel spacing differs from the model's"
     )
     transfer: Literal["difference", "image"] = Field(
         "image",
-        description="after resampling: bring back the change and add it to the input (keeps its "
-        "resolution; same modality only), or the translated image itself",
+        description="what is resampled back to the input's grid. difference: the change, which is added to the input "
+        "(keeps the input's resolution; same modality only); image: the translated image",
     )
     mirror: tuple[Literal["x", "y", "z"], ...] = Field(
         (),
-        description="axes (RAS) of sampling.flip: the mean of plain and mirrored translations; each doubles the time",
+        description="axes (RAS) of sampling.flip: average plain and mirrored translations; each axis doubles the time",
     )
 
 
@@ -254,7 +277,7 @@ class Settings(Section):
     data: Data = Data()
     intensity: Codecs = Codecs()
     sampling: Sampling = Sampling()
-    method: SerializeAsAny[MethodSettings] = Field(description="of the class that the method's file defines")
+    method: SerializeAsAny[MethodSettings] = Field(description="see the class Settings of the method's file")
     train: Train = Train()
     inference: Inference = Inference()
 
@@ -263,7 +286,8 @@ class Settings(Section):
         unseen = [axis for axis in self.inference.mirror if axis not in self.sampling.flip]
         if unseen:
             raise ValueError(
-                f"inference.mirror has {unseen[0]}, which sampling.flip has not: training would never see such scans"
+                f"inference.mirror has {unseen[0]} but sampling.flip does not, so training never sees such scans; add "
+                "it to sampling.flip or remove it from inference.mirror"
             )
         return self
 
@@ -271,20 +295,22 @@ class Settings(Section):
     def _label_maps(self) -> "Settings":
         data, source, target = self.data, self.intensity.source, self.intensity.target
         if target.kind == "labels":
-            raise ValueError("intensity.target.kind=labels: label maps are a source only; choose e.g. percentile")
+            raise ValueError(
+                "intensity.target.kind=labels: label maps can only be the source; choose window, percentile or zscore"
+            )
         if source.kind != "labels":
             if data.classes is not None and not data.labels:
-                raise ValueError("data.classes is the number of classes of the labels; set data.labels to true")
-            if data.tissues:
                 raise ValueError(
-                    "data.tissues divides the background of label maps; set intensity.source.kind to labels"
+                    "data.classes is set, but data.labels is false; set data.labels to true, or remove data.classes"
                 )
+            if data.tissues:
+                raise ValueError("data.tissues needs label maps as the source; set intensity.source.kind to labels")
             return self
         if data.class_groups is not None:
-            raise ValueError("data.class_groups joins the classes of data.labels; label maps are a source as they are")
+            raise ValueError("data.class_groups is not supported with intensity.source.kind=labels; remove it")
         if data.classes is None:
             raise ValueError(
-                "intensity.source.kind=labels needs data.classes: the number of labels, background included"
+                "intensity.source.kind=labels needs data.classes; set it to the number of labels, background included"
             )
         return self
 
@@ -293,20 +319,20 @@ class Settings(Section):
         classes = self.sampling.foreground_classes
         if bool(classes) != bool(self.sampling.foreground_fraction):
             raise ValueError(
-                "sampling.foreground_fraction is the fraction of patches on sampling.foreground_classes: set both"
+                "sampling.foreground_fraction and sampling.foreground_classes belong together; set both or neither"
             )
         if classes and not self.data.labels:
-            raise ValueError(f"sampling.foreground_classes = {list(classes)} needs data.labels")
+            raise ValueError(f"sampling.foreground_classes = {list(classes)} needs labels; set data.labels to true")
         return self
 
     @property
     def label_source(self) -> bool:
-        """Whether the source is a label map rather than a scan."""
+        """Whether the source is a label map instead of a scan."""
         return self.intensity.source.kind == "labels"
 
     @property
     def source_channels(self) -> int:
-        """Channels of the source: one a contrast, or of a label map one a label and tissue class."""
+        """Channels of the source: one per contrast, or one per label and tissue class of a label map."""
         if not self.label_source:
             return len(self.data.sources)
         assert self.data.classes is not None
@@ -314,17 +340,5 @@ class Settings(Section):
 
     @property
     def slab_axis(self) -> int | None:
-        """The axis along which a 2D model slices volumes, see ``data.slabs``; none for a 3D model."""
+        """The slice axis of a 2D model, see ``data.slabs``; None for a 3D model."""
         return slab_axis(self.sampling.patch) if self.method.spatial_dims == 2 else None
-
-
-def slab_axis(patch: Sequence[int]) -> int:
-    """The array axis (0, 1, 2: x, y, z) of a patch's single smallest side. Raises InputError where sides tie."""
-    depth = min(patch)
-    if list(patch).count(depth) > 1:
-        raise InputError(
-            "config-slab-side-ambiguous",
-            f"sampling.patch={list(patch)} has no single smallest side, which method.spatial_dims=2 takes for the "
-            "slices of a slab; give e.g. [128, 128, 1] for axial slices or [128, 128, 3] for three neighbouring ones",
-        )
-    return list(patch).index(depth)

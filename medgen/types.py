@@ -1,6 +1,6 @@
-"""Data that packages hand to each other: cases and batches, and the types of settings."""
+"""Types that several packages share: cases, batches, and types of settings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -8,17 +8,17 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
+from medgen.errors import InputError
+
 Count = Annotated[int, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
-Outside = Literal[
-    "preserve", "preserve_unchanged", "clip"
-]  # what becomes of values beyond a range, see ``data.intensity``
+Outside = Literal["preserve", "preserve_unchanged", "clip"]  # handling of values beyond a range, see ``data.intensity``
 
 
 class Section(BaseModel):
     """A section of a config: typed keys, each with a default and a description.
 
-    A section within it may be given in part: the other keys keep the values of its default instance.
+    A nested section may be given in part: its other keys keep the values of the default instance.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -30,15 +30,17 @@ class Section(BaseModel):
             return values
         defaults = {key: field.default for key, field in cls.model_fields.items() if isinstance(field.default, Section)}
         partial = {key: values[key] for key in defaults if isinstance(values.get(key), dict)}
-        return values | {key: defaults[key].model_dump(exclude_unset=True) | given for key, given in partial.items()}
+        return values | {key: defaults[key].model_dump(exclude_unset=True) | own for key, own in partial.items()}
 
 
 @dataclass(frozen=True)
 class DataShape:
-    """What the data decide about a method's networks.
+    """Properties of the data that determine a method's networks.
 
-    ``in_channels``, ``out_channels``: of a source and a target image; of slabs, slices times contrasts. ``classes``: of
-    the labels, background included; None without labels. ``domains``: number of data.domains.
+    Attributes:
+        in_channels, out_channels: channels of a source and of a target image; for slabs, slices times contrasts.
+        classes: number of label classes, background included; None without labels.
+        domains: number of data.domains.
     """
 
     in_channels: int = 1
@@ -49,12 +51,16 @@ class DataShape:
 
 @dataclass(frozen=True)
 class Case:
-    """One entry of a cohort. ``patient`` decides the split.
+    """One case of a cohort.
 
-    ``source`` and ``target`` hold one file a contrast, in the order of data.sources and data.targets, or are
-    empty (unpaired cohorts). ``part``: train, validation or test, where the cohort states it. ``made_of``: of a
-    synthetic case, all patients whose images are in it. ``channels``: of sources and targets that are channels of one
-    4D file, the number of each channel.
+    Attributes:
+        patient: all cases of a patient are in the same part of the split.
+        source, target: one file per contrast, in the order of data.sources and data.targets; empty if the case lacks
+            that side (unpaired cohorts).
+        labels: file of the label map.
+        part: train, validation or test, if the cohort defines it.
+        made_of: for a synthetic case, all patients whose images it contains.
+        channels: channel numbers of the sources and of the targets, if they are channels of one 4D file.
     """
 
     name: str
@@ -71,12 +77,27 @@ class Case:
         return bool(self.made_of)
 
 
-# "source" and "target": float tensors (B, C, X, Y, Z) in [-1, 1]; "source_case", "target_case": list of names;
-# "step": number of the step, from 0; with data.labels "labels": int64 (B, 1, X, Y, Z), classes of the source patch;
-# with data.domains "source_domain", "target_domain": int64 (B,), places in that list, and "paired": bool (B,), whether
-# both patches show one patient's same place.
-# For 2D methods slabs are folded: (B, C·k, X, Y), see ``data.slabs``.
+# Keys of a batch:
+# - "source", "target": float tensors (B, C, X, Y, Z) in [-1, 1]
+# - "source_case", "target_case": lists of case names
+# - "step": number of the step, from 0
+# - "labels", with data.labels: int64 (B, 1, X, Y, Z), classes of the source patch
+# - "source_domain", "target_domain", with data.domains: int64 (B,), indices in that list
+# - "paired", with data.domains: bool (B,), whether both patches show the same place of the same patient
+# For 2D methods the slices of a slab are folded into channels: (B, C·k, X, Y), see ``data.slabs``.
 Batch = dict[str, Any]
 
-# update(name, loss): zero grad, backward, clip and step of the optimizer called ``name``.
+# update(name, loss): zero the gradients, backpropagate, clip, and step the optimizer ``name``.
 Update = Callable[[str, Tensor], None]
+
+
+def slab_axis(patch: Sequence[int]) -> int:
+    """The array axis (0, 1, 2: x, y, z) of a patch's smallest side. Raises InputError if there are several."""
+    depth = min(patch)
+    if list(patch).count(depth) > 1:
+        raise InputError(
+            "config-slab-side-ambiguous",
+            f"sampling.patch={list(patch)} has no single smallest side, which method.spatial_dims=2 needs as the "
+            "slice axis; set e.g. [128, 128, 1] for single axial slices or [128, 128, 3] for slabs of three",
+        )
+    return list(patch).index(depth)

@@ -1,4 +1,4 @@
-"""Do synthetic cases help a segmenter? Labelled dataset → generator → augmented dataset → segmenters, compared.
+"""Test whether synthetic cases improve a segmenter: labelled dataset → generator → augmented dataset → segmenters.
 
     python pipelines/augment_segmentation.py DATASET OUT --generator hippocampus_spade
         [section.key=value ...]
@@ -7,16 +7,20 @@
         [--host liver --lesion cyst,tumour] [--segment cyst,tumour] [--channels t1,flair]
         [--patient-pattern REGEX] [--extractor radiomics]
 
-A generator is a config (a file, or a name that ``medgen configs`` lists), which is trained on the training cases of
-each draw alone; ``cutpaste`` or ``procedural``, which paint lesions; or a model folder, of which you know that it never
-saw the test cases. NAME=GENERATOR names it in the tables. Test cases are the dataset's own labelled ones, or those that
-it keeps for validation, or ``--test`` patients by a hash of their names, the same in every draw. ``--cases`` takes that
-many training cases, ``--draws`` times, each time others.
+A generator is one of:
 
-OUT gets, for each draw, the training cases (``cohort``), each generator's ``run`` and ``augmented`` dataset and the
-segmenters; and ``summary.json``, ``scores.csv`` and ``report.html`` with the arms (see medgen/downstream/ablation.py),
-the distance of synthetic from real test images, the memorisation test and pictures. Started again, it goes on where it
-was stopped. Cases that failed are named at the end, with exit code 2.
+- a config (a file, or a name listed by ``medgen configs``), trained on the training cases of each draw only;
+- ``cutpaste`` or ``procedural``, which insert lesions without a model;
+- a model folder; make sure that the model was not trained on the test cases.
+
+NAME=GENERATOR sets its name in the tables. Test cases are the labelled test cases of the dataset, else its validation
+cases, else ``--test`` patients chosen by a hash of their names; they are the same in every draw. ``--cases`` limits the
+number of training cases per draw; each of ``--draws`` selects different ones.
+
+OUT contains for each draw the training cases (``cohort``), each generator's ``run`` and ``augmented`` dataset, and the
+segmenters. ``summary.json``, ``scores.csv`` and ``report.html`` contain the arms (see medgen/downstream/ablation.py),
+the distance of synthetic from real test images, the memorisation test and example images. A restart resumes an
+interrupted run. Failed cases are listed at the end; the exit code is then 2.
 """
 
 import argparse
@@ -40,17 +44,17 @@ from medgen.checkpoint import read_info
 from medgen.commands.shared import pick_device, whole_run
 from medgen.config import config_file, configs, load_settings
 from medgen.data.cohort.content import content_hashes
-from medgen.data.cohort.layouts import some
-from medgen.data.cohort.patients import PROVENANCE, by_images, read_provenance
+from medgen.data.cohort.layouts import shortened_list
+from medgen.data.cohort.patients import PROVENANCE, merge_by_images, read_provenance
 from medgen.data.labels.names import label_named
 from medgen.downstream.ablation import ARMS, markdown, run_arms, summarise_arms, write_scores
 from medgen.environment import git_commit, versions
 from medgen.errors import InputError
 from medgen.evaluation.distribution.sections import default_window, distribution_section, memorisation_section
-from medgen.evaluation.features.named import KNOWN, named_extractor
-from medgen.evaluation.summary import Failure, write_text
-from medgen.io.atomic import atomic_write
-from medgen.io.names import say
+from medgen.evaluation.features.named import EXTRACTOR_CHOICES, named_extractor
+from medgen.evaluation.summary import Failure
+from medgen.io.atomic import atomic_write, write_text
+from medgen.io.names import print_line
 from medgen.io.paths import ENDINGS, has_ending
 from medgen.io.read import read_volume
 from medgen.io.write import write_volume
@@ -59,131 +63,138 @@ from medgen.reports.gaps import Gaps
 from medgen.segmentation.train import Example
 from medgen.training.loop import train
 
-PICTURED = 4  # training cases of a gallery
+PICTURED = 4  # training cases in a gallery
 
 
 def main() -> int:
-    given = parse()
-    about = {key: value for key, value in vars(given).items() if key not in ("out", "overwrite", "draws", "seeds")}
-    with whole_run(given.out, [given.dataset], {"command": "augment_segmentation", **about}, given.overwrite):
-        return run(given)
+    args = parse()
+    about = {key: value for key, value in vars(args).items() if key not in ("out", "overwrite", "draws", "seeds")}
+    with whole_run(args.out, [args.dataset], {"command": "augment_segmentation", **about}, args.overwrite):
+        return run(args)
 
 
-def run(given: argparse.Namespace) -> int:
-    dataset = read_dataset(given.dataset, channels=given.channels or (), patient_pattern=given.patient_pattern)
-    generators = dict(_named(text) for text in given.generator)
-    if len(generators) < len(given.generator):
-        raise InputError("pipeline-name-twice", "two generators have one name: give each its own, NAME=GENERATOR")
+def run(args: argparse.Namespace) -> int:
+    dataset = read_dataset(args.dataset, channels=args.channels or (), patient_pattern=args.patient_pattern)
+    generators = dict(_named(text) for text in args.generator)
+    if len(generators) < len(args.generator):
+        raise InputError(
+            "pipeline-name-twice", "two generators have the same name; give each its own as NAME=GENERATOR"
+        )
     failures = [Failure(case.name, case.fault) for case in dataset.cases if case.fault]
-    for name in (*(given.segment or ()), *given.lesion, *([given.host] if given.host else ())):
+    for name in (*(args.segment or ()), *args.lesion, *([args.host] if args.host else ())):
         if label_named(name, dataset.labels) is None:
             raise InputError(
                 "labels-name-unknown",
-                f"{name} is no label of {given.dataset} ({', '.join(dataset.labels)}); name one of these",
+                f"{name} is not a label of {args.dataset}; choose one of {', '.join(dataset.labels)}",
             )
-    given.segment = given.segment and [label_named(name, dataset.labels) for name in given.segment]
-    dataset = one_patient_an_image(dataset, given.out)
-    tested, trained = split(dataset, given.test)
-    for text in notes(dataset, tested):
+    args.segment = args.segment and [label_named(name, dataset.labels) for name in args.segment]
+    dataset = one_patient_an_image(dataset, args.out)
+    test_cases, training_cases = split(dataset, args.test)
+    for text in notes(dataset, test_cases):
         print(f"warning: {text}", flush=True)
     rows, sets = [], []
-    for draw in range(given.draws):
-        folder = given.out / f"draw{draw}"
-        chosen = set(ordered({case.name for case in trained}, draw)[: given.cases])
-        cohort = write_cohort(dataset, [c for c in trained if c.name in chosen], folder / "cohort")
+    for draw in range(args.draws):
+        folder = args.out / f"draw{draw}"
+        chosen = set(ordered({case.name for case in training_cases}, draw)[: args.cases])
+        cohort = write_cohort(dataset, [c for c in training_cases if c.name in chosen], folder / "cohort")
         made: dict[str, list[Example]] = {}
         for name, generator in generators.items():
             print(f"draw {draw}, {name}: {len(chosen)} training cases", flush=True)
-            model = trained_generator(generator, cohort, folder / name, given) if is_config(generator) else generator
-            made[name] = synthetic_cases(model, cohort, folder / name / "augmented", given, failures)
-            anew = model not in PAINTERS and read_info(Path(model))[1].label_source
+            model = trained_generator(generator, cohort, folder / name, args) if is_config(generator) else generator
+            made[name] = synthetic_cases(model, cohort, folder / name / "augmented", args, failures)
+            from_labels = model not in PAINTERS and read_info(Path(model))[1].label_source
             gaps = Gaps()
-            about = measured(cohort, made[name], tested, given, failures, gaps, anew=anew)
+            about = measured(cohort, made[name], test_cases, args, failures, gaps, from_labels=from_labels)
             show = partial(pictures, cohort, made[name])
             picture = gaps.attempt("Pictures", show, None, name) if draw == 0 else None
             sets.append({"draw": draw, "generator": name, **about, "picture": picture, "lacking": gaps.lines})
         found, failed = run_arms(
-            learnt([*examples(cohort.cases), *examples(tested)], folder / "labels" / "real", dataset, given.segment),
-            {n: learnt(e, folder / "labels" / n, dataset, given.segment) for n, e in made.items()},
-            {case.patient for case in tested},
+            with_segmented_labels(
+                [*examples(cohort.cases), *examples(test_cases)], folder / "labels" / "real", dataset, args.segment
+            ),
+            {n: with_segmented_labels(e, folder / "labels" / n, dataset, args.segment) for n, e in made.items()},
+            {case.patient for case in test_cases},
             folder / "segmenters",
-            arms=given.arms,
+            arms=args.arms,
             draw=draw,
-            seeds=range(given.seeds),
-            values=[0, *(dataset.labels[name] for name in given.segment or dataset.labels)],
-            tolerance_mm=given.tolerance_mm,
-            training={"minutes": given.minutes, "steps": given.steps, "device": pick_device("auto")},
+            seeds=range(args.seeds),
+            values=[0, *(dataset.labels[name] for name in args.segment or dataset.labels)],
+            tolerance_mm=args.tolerance_mm,
+            training={"minutes": args.minutes, "steps": args.steps, "device": pick_device("auto")},
         )
         rows += found
         failures += failed
-        finish(given, dataset, rows, sets, list(dict.fromkeys(failures)))
+        finish(args, dataset, rows, sets, list(dict.fromkeys(failures)))
     return 2 if failures else 0
 
 
 def split(dataset: LabelledDataset, test: int | None) -> tuple[list[LabelledCase], list[LabelledCase]]:
-    """Test and training cases that can be used; those of one patient stay together.
+    """(test cases, training cases) that are usable, split by patient.
 
-    Cases that the dataset keeps for tests or for validation are never trained on.
+    The dataset's own test and validation cases are never used for training.
     """
     usable = [case for case in dataset.cases if not case.fault and case.label is not None and case.record is None]
-    patient_folds([case for case in usable if not case.test], dataset.folds)  # refuses patients on both sides
-    apart = {case.patient for case in dataset.cases if case.record is None and (case.test or case.held)}
-    training = [case for case in usable if case.patient not in apart]
+    patient_folds(
+        [case for case in usable if not case.test], dataset.folds
+    )  # raises for a patient in both training and test
+    reserved = {case.patient for case in dataset.cases if case.record is None and (case.test or case.held)}
+    training = [case for case in usable if case.patient not in reserved]
     if test is None:
         own = [case for case in usable if case.test] or [case for case in usable if case.held]
         if not own:
             raise InputError(
                 "dataset-no-test-cases",
-                f"{dataset.root} has no labelled test cases; say how many patients to keep: --test 10",
+                f"{dataset.root} has no labelled test cases; set the number of test patients, such as --test 10",
             )
         return own, training
     patients = ordered({case.patient for case in training})
     if not 0 < test < len(patients) - 1:
         raise InputError(
-            "split-too-few-patients", f"--test {test} of {len(patients)} patients leaves too few to test or to train on"
+            "split-too-few-patients",
+            f"--test {test} of {len(patients)} patients leaves too few for testing or training; choose another number",
         )
     kept = set(patients[:test])
     return [c for c in training if c.patient in kept], [c for c in training if c.patient not in kept]
 
 
-def notes(dataset: LabelledDataset, tested: Sequence[LabelledCase]) -> list[str]:
-    """What is not as the dataset says, and what of its split is not used."""
+def notes(dataset: LabelledDataset, test_cases: Sequence[LabelledCase]) -> list[str]:
+    """Warnings on the dataset and on parts of its split that are not used."""
     found = list(dataset.warnings)
-    held = [case.name for case in dataset.cases if case.held and case not in tested]
+    held = [case.name for case in dataset.cases if case.held and case not in test_cases]
     if held:
-        found.append(f"{len(held)} cases that {dataset.root} keeps for validation are not used: {some(held)}")
+        found.append(f"the {len(held)} validation cases of {dataset.root} are not used: {shortened_list(held)}")
     elif len(dataset.folds) > 1:
         found.append(
-            f"the {len(dataset.folds)} folds of {dataset.root} are not used: patients are tested as --test says"
+            f"the {len(dataset.folds)} folds of {dataset.root} are not used: test patients are chosen by --test"
         )
     return found
 
 
 def one_patient_an_image(dataset: LabelledDataset, out: Path) -> LabelledDataset:
-    """The dataset with cases that show one image being of one patient, so that they are not trained on and tested."""
+    """Assign cases with identical images to one patient, so that they are not split into training and test."""
     real = [case for case in dataset.cases if case.record is None and not case.fault]
     hashes = content_hashes((case.images[0] for case in real), out)
     cases = ((case.name, case.patient, [h] if (h := hashes[case.images[0]]) else []) for case in real)
-    called, pairs = by_images(cases)
-    found = [f"cases {one} and {other} show the same image: taken for one patient" for one, other in pairs]
-    renamed = tuple(replace(case, patient=called.get(case.patient, case.patient)) for case in dataset.cases)
+    patient_names, pairs = merge_by_images(cases)
+    found = [f"cases {one} and {other} have the same image and are treated as one patient" for one, other in pairs]
+    renamed = tuple(replace(case, patient=patient_names.get(case.patient, case.patient)) for case in dataset.cases)
     return replace(dataset, cases=renamed, warnings=(*dataset.warnings, *found))
 
 
 def ordered(names: Collection[str], draw: int | str = "test") -> list[str]:
-    """In the order of a hash of draw and name, which no other name more or less changes."""
+    """Sort by a hash of draw and name. The order of two names does not depend on other names."""
     return sorted(names, key=lambda name: hashlib.sha256(f"{draw}:{name}".encode()).hexdigest())
 
 
 def write_cohort(dataset: LabelledDataset, cases: Sequence[LabelledCase], root: Path) -> LabelledDataset:
-    """The training cases of a draw as a folder a channel, which training and augmentation both read; links to files."""
+    """Write the training cases of a draw as links, one folder per channel, for training and augmentation."""
     linked = []
     folders = channel_folders(dataset)
     for case in cases:
         if len(case.images) != len(folders):
             raise InputError(
                 "dataset-channels-one-file",
-                f"{case.images[0]} holds all channels in one file; write the dataset as nnU-Net raw first",
+                f"{case.images[0]} contains all channels in one file; convert the dataset to nnU-Net raw first",
             )
         paths = [
             root / folder / f"{case.name}{ending(path)}" for folder, path in zip(folders, case.images, strict=True)
@@ -198,7 +209,7 @@ def write_cohort(dataset: LabelledDataset, cases: Sequence[LabelledCase], root: 
     names = {name: value for name, value in dataset.labels.items() if value}
     write_text(root / "labels.json", json.dumps(names))
     real = {case.name: {"patient": case.patient} for case in linked}
-    write_text(root / PROVENANCE, json.dumps({"real": real, "synthetic": {}}))  # whom the generator's split follows
+    write_text(root / PROVENANCE, json.dumps({"real": real, "synthetic": {}}))  # for the generator's split by patient
     return replace(dataset, cases=tuple(linked), root=root)
 
 
@@ -207,7 +218,7 @@ def ending(path: Path) -> str:
 
 
 def channel_folders(dataset: LabelledDataset) -> list[str]:
-    """A folder's name for each channel: ``images`` for the only one."""
+    """Folder name of each channel; ``images`` for a single channel."""
     return ["images"] if len(dataset.channels) == 1 else [name.lower() for name in dataset.channels]
 
 
@@ -215,47 +226,47 @@ def is_config(generator: str) -> bool:
     return generator.endswith((".yaml", ".yml")) or generator in configs()
 
 
-def trained_generator(config: str, cohort: LabelledDataset, out: Path, given: argparse.Namespace) -> str:
-    """Train a generator on the draw's training cases; its folder."""
-    keys = [f"data.root={json.dumps(str(cohort.root))}", *given.overrides]
+def trained_generator(config: str, cohort: LabelledDataset, out: Path, args: argparse.Namespace) -> str:
+    """Train a generator on the training cases of a draw; return its folder."""
+    keys = [f"data.root={json.dumps(str(cohort.root))}", *args.overrides]
     channels = f"[{', '.join(channel_folders(cohort))}]"
     if load_settings(config_file(config), keys).label_source:
         keys += [f"data.targets={channels}", f"data.classes={len(cohort.labels)}"]
     else:
         keys += [f"data.sources={channels}", f"data.targets={channels}"]
-    if given.generator_minutes:
-        keys.insert(0, f"train.minutes={given.generator_minutes}")
-    if given.patient_pattern:
-        keys.append(f"data.patient_pattern={json.dumps(given.patient_pattern)}")
-    return str(train(load_settings(config_file(config), keys), out / "run", resume=True, overwrite=given.overwrite))
+    if args.generator_minutes:
+        keys.insert(0, f"train.minutes={args.generator_minutes}")
+    if args.patient_pattern:
+        keys.append(f"data.patient_pattern={json.dumps(args.patient_pattern)}")
+    return str(train(load_settings(config_file(config), keys), out / "run", resume=True, overwrite=args.overwrite))
 
 
 def synthetic_cases(
-    model: str, cohort: LabelledDataset, out: Path, given: argparse.Namespace, failures: list[Failure]
+    model: str, cohort: LabelledDataset, out: Path, args: argparse.Namespace, failures: list[Failure]
 ) -> list[Example]:
-    """The synthetic cases of a draw, written as a dataset with provenance."""
+    """Write the synthetic cases of a draw as a dataset with provenance; return them."""
     augmenter = augmenter_for(
         model,
         cohort,
-        host=given.host if model in PAINTERS else None,
-        lesions=given.lesion if model in PAINTERS else (),
-        recombine=given.recombine,
+        host=args.host if model in PAINTERS else None,
+        lesions=args.lesion if model in PAINTERS else (),
+        recombine=args.recombine,
         device=pick_device("auto"),
     )
-    written, _ = augment(cohort, augmenter, out, per_case=given.per_case, seed=given.seed, overwrite=True)
+    written, _ = augment(cohort, augmenter, out, per_case=args.per_case, seed=args.seed, overwrite=True)
     failures += [Failure(entry.case, entry.error) for entry in written if entry.error]
     return examples(case for case in read_dataset(out).cases if case.record is not None)
 
 
 def examples(cases: Iterable[LabelledCase]) -> list[Example]:
-    """What a segmenter of the first channel is trained on."""
+    """Training examples of a segmenter of the first channel."""
     return [Example(case.name, case.patient, case.images[0], case.label) for case in cases if case.label is not None]
 
 
-def learnt(
+def with_segmented_labels(
     cases: Sequence[Example], folder: Path, dataset: LabelledDataset, segment: Sequence[str] | None
 ) -> list[Example]:
-    """The examples with the labels to segment alone, written into ``folder`` where that takes some away."""
+    """Examples with only the labels to segment; reduced label maps are written to ``folder``."""
     if not segment:
         return list(cases)
     values = [dataset.labels[name] for name in segment]
@@ -272,38 +283,38 @@ def learnt(
 def measured(
     cohort: LabelledDataset,
     synthetic: Sequence[Example],
-    tested: Sequence[LabelledCase],
-    given: argparse.Namespace,
+    test_cases: Sequence[LabelledCase],
+    args: argparse.Namespace,
     failures: list[Failure],
     gaps: Gaps,
     *,
-    anew: bool,
+    from_labels: bool,
 ) -> dict[str, Any]:
-    """Distance of the synthetic images from the real test images, beside that of the training images, and copies.
+    """Distance of synthetic and of training images from the real test images, and the memorisation test.
 
-    ``anew``: the images were made of label maps, so that none should be a training image. What cannot be measured is a
-    line of ``gaps``.
+    ``from_labels``: the images were synthesised from label maps, so that none should equal a training image. Failures
+    of a measurement are recorded in ``gaps``.
     """
     real, training, made = (
-        [example.image for example in part] for part in (examples(tested), examples(cohort.cases), synthetic)
+        [example.image for example in part] for part in (examples(test_cases), examples(cohort.cases), synthetic)
     )
     found: dict[str, Any] = {"synthetic": len(made), "training": len(training), "tested": len(real)}
-    if given.extractor:
-        options: dict[str, Any] = {"same_patients": False, "failures": failures, "cache": given.out / "features"}
-        extractor = named_extractor(given.extractor, window=default_window(real))
+    if args.extractor:
+        options: dict[str, Any] = {"same_patients": False, "failures": failures, "cache": args.out / "features"}
+        extractor = named_extractor(args.extractor, window=default_window(real))
         distances = partial(distribution_section, real, made, training, extractor, **options)
         found["distribution"] = gaps.attempt("Distance from real test images", distances, [])
-    found["memorisation"] = {"flagged": None, "note": "each is a training image with something changed in it"}
-    if anew:
+    found["memorisation"] = {"flagged": None, "note": "each is a modified training image"}
+    if from_labels:
         try:
             found["memorisation"] = memorisation_section(training, made, real, failures)
-        except InputError as error:  # too few cases to tell
+        except InputError as error:  # too few cases
             found["memorisation"] = {"flagged": None, "note": str(error)}
     return found
 
 
 def pictures(cohort: LabelledDataset, synthetic: Sequence[Example]) -> bytes | None:
-    """Some training cases and what was made of each."""
+    """Gallery of some training cases and their synthetic cases."""
     by_name = {case.name: case for case in cohort.cases}
     records = read_provenance(synthetic[0].image.parent.parent)["synthetic"] if synthetic else {}
     by_source: dict[str, list[Example]] = {}
@@ -314,47 +325,47 @@ def pictures(cohort: LabelledDataset, synthetic: Sequence[Example]) -> bytes | N
 
 
 def finish(
-    given: argparse.Namespace,
+    args: argparse.Namespace,
     dataset: LabelledDataset,
     rows: list[dict[str, Any]],
     sets: list[dict[str, Any]],
     failures: Sequence[Failure],
 ) -> None:
-    """Tables and report of the draws so far."""
+    """Write the tables and the report of the draws so far."""
     names = {value: name for name, value in dataset.labels.items()}
     summary = [row | {"label": names.get(row["label"], row["label"])} for row in summarise_arms(rows)]
-    write_scores(given.out / "scores.csv", rows)
-    shown = {key: value for key, value in vars(given).items() if key != "out"}
+    write_scores(args.out / "scores.csv", rows)
+    shown = {key: value for key, value in vars(args).items() if key != "out"}
     content: dict[str, Any] = {"arms": summary, "sets": [{k: v for k, v in s.items() if k != "picture"} for s in sets]}
     content |= {"failures": [asdict(f) for f in failures], "settings": shown, "versions": versions()}
-    write_text(given.out / "summary.json", json.dumps(content | {"commit": git_commit()}, indent=1, default=str) + "\n")
+    write_text(args.out / "summary.json", json.dumps(content | {"commit": git_commit()}, indent=1, default=str) + "\n")
     print(markdown(summary))
     for s in sets:
-        print(f"draw {s['draw']}, {s['generator']}: {told(s)}")
-    say(f"report: {augmentation_report(summary, sets, failures, shown, given.out / 'report.html')}")
+        print(f"draw {s['draw']}, {s['generator']}: {set_line(s)}")
+    print_line(f"report: {augmentation_report(summary, sets, failures, shown, args.out / 'report.html')}")
     for failure in failures:
-        say(f"medgen: error: {failure.error}", error=True)
+        print_line(f"medgen: error: {failure.error}", error=True)
 
 
-def told(found: dict[str, Any]) -> str:
-    """The distance and the memorisation test of one set in a line."""
+def set_line(found: dict[str, Any]) -> str:
+    """One line with the distance and the memorisation test of a set."""
     copies = found["memorisation"]
     verdict = {True: "copies of training images are likely", False: "no sign of copies", None: "copies not tested"}
     parts = [f"{verdict[copies['flagged']]} ({copies['note']})"]
     for row in found.get("distribution", [])[:1]:
-        parts.insert(0, f"{row['metric']} {row['value']:.3f}, of the training images {row['source_value']:.3f}")
+        parts.insert(0, f"{row['metric']} {row['value']:.3f}, training images {row['source_value']:.3f}")
     return "; ".join(parts)
 
 
 def _named(text: str) -> tuple[str, str]:
-    """NAME=GENERATOR, or a generator under its own name; a name becomes a folder's, so it is one word of a path."""
+    """Parse NAME=GENERATOR, or a generator without a name. The name becomes a folder name."""
     name, separator, generator = text.partition("=")
     generator = generator if separator else text
     name = name if separator else Path(text).stem
     if not name or Path(name).name != name or name in ("cohort", "segmenters", "real"):
         raise InputError(
             "pipeline-name-invalid",
-            f"{text!r}: the name of a generator must be a plain word, as in spade=configs/spade.yaml",
+            f"{text!r}: a generator needs a name that can be a folder name, such as spade=configs/spade.yaml",
         )
     return name, generator
 
@@ -365,27 +376,29 @@ def parse() -> argparse.Namespace:
     parser.add_argument("out", type=Path)
     parser.add_argument("overrides", nargs="*", help="settings of the generator's config")
     parser.add_argument("--generator", nargs="+", required=True, metavar="[NAME=]GENERATOR")
-    parser.add_argument("--overwrite", action="store_true", help="replace another run's result in OUT")
-    parser.add_argument("--generator-minutes", type=float, help="of training; else the config's")
-    parser.add_argument("--per-case", type=int, default=1, help="synthetic cases of each training case")
+    parser.add_argument("--overwrite", action="store_true", help="replace the results of another run in OUT")
+    parser.add_argument("--generator-minutes", type=float, help="training time of a generator; default: the config's")
+    parser.add_argument("--per-case", type=int, default=1, help="synthetic cases per training case")
     parser.add_argument(
-        "--recombine", action="store_true", help="label maps between two patients, of models of label maps"
+        "--recombine", action="store_true", help="interpolate label maps between two patients, for models of label maps"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the synthetic cases")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the synthetic cases")
     parser.add_argument("--host")
     parser.add_argument("--lesion", type=lambda text: text.split(","), default=())
-    parser.add_argument("--segment", type=lambda t: t.split(","), help="labels that the segmenters learn; else all")
-    parser.add_argument("--test", type=int, help="patients to test on, where the dataset has no test cases")
-    parser.add_argument("--cases", type=int, help="training cases of a draw; else all")
+    parser.add_argument("--segment", type=lambda t: t.split(","), help="labels to segment; default: all")
+    parser.add_argument("--test", type=int, help="number of test patients if the dataset has no test cases")
+    parser.add_argument("--cases", type=int, help="training cases per draw; default: all")
     parser.add_argument("--draws", type=int, default=1)
     parser.add_argument("--arms", nargs="+", default=["real", "classical", "synthetic", "both"], choices=list(ARMS))
-    parser.add_argument("--seeds", type=int, default=1, help="segmenters of each arm and draw")
-    parser.add_argument("--minutes", type=float, default=10, help="of training of each segmenter")
-    parser.add_argument("--steps", type=int, default=4000, help="of the same, whichever ends first")
-    parser.add_argument("--tolerance-mm", type=float, default=2.0, help="of the surface Dice")
+    parser.add_argument("--seeds", type=int, default=1, help="segmenters per arm and draw")
+    parser.add_argument("--minutes", type=float, default=10, help="training time of each segmenter")
+    parser.add_argument(
+        "--steps", type=int, default=4000, help="training steps of each segmenter; the first limit reached applies"
+    )
+    parser.add_argument("--tolerance-mm", type=float, default=2.0, help="tolerance of the surface Dice")
     parser.add_argument("--channels", type=lambda text: text.split(","))
     parser.add_argument("--patient-pattern")
-    parser.add_argument("--extractor", help=KNOWN)
+    parser.add_argument("--extractor", help=EXTRACTOR_CHOICES)
     return parser.parse_intermixed_args()
 
 
@@ -393,6 +406,6 @@ if __name__ == "__main__":
     try:
         code = main()
     except InputError as error:
-        say(f"medgen: error: {error}", error=True)
+        print_line(f"medgen: error: {error}", error=True)
         code = 2
     sys.exit(code)

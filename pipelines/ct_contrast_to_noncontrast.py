@@ -1,10 +1,10 @@
-"""Contrast CT → non-contrast CT over a cohort folder: split, train, convert, evaluate, report.
+"""Train and evaluate contrast CT → non-contrast CT on a cohort folder: split, train, convert, evaluate, report.
 
     python pipelines/ct_contrast_to_noncontrast.py COHORT OUT [section.key=value ...]
     python pipelines/ct_contrast_to_noncontrast.py --demo OUT        # on the embedded cohort
 
-OUT gets ``run`` (training), ``model`` (the best model's folder), ``converted``, ``results`` and ``report.html``,
-all from patients that training never saw. Started again, it goes on where it was stopped.
+OUT contains ``run`` (training), ``model`` (the best model), and ``converted``, ``results`` and ``report.html`` of test
+patients, who are not used for training. A restart resumes an interrupted run.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from medgen.config import config_file, load_settings
 from medgen.data.cohort.read import read_cohort
 from medgen.data.cohort.split import load_split
 from medgen.errors import InputError
-from medgen.io.names import say
+from medgen.io.names import print_line
 from medgen.settings import Settings
 
 CONFIG = "ct_contrast_pix2pix"
@@ -43,18 +43,18 @@ def main() -> int:
             make_cohort(cohort)
         failures = run(settings, out, arguments.overwrite)
     for failure in failures:
-        say(f"medgen: error: {failure}", error=True)
+        print_line(f"medgen: error: {failure}", error=True)
     return 2 if failures else 0
 
 
 def run(settings: Settings, out: Path, overwrite: bool = False) -> list[str]:
-    """Train, convert the test patients, evaluate; returns what failed."""
+    """Train, convert the test patients and evaluate; return the failures."""
     from medgen.checkpoint import load_model
-    from medgen.evaluation.console import lines
+    from medgen.evaluation.console import console_lines
     from medgen.evaluation.evaluate import evaluate
     from medgen.evaluation.inputs import Inputs, Options
     from medgen.inference.cohort.run import convert
-    from medgen.io.atomic import folder_written_aside
+    from medgen.io.atomic import atomic_folder
     from medgen.qa.run import named_checks
     from medgen.reports.evaluation import write_report
     from medgen.training.loop import train
@@ -64,27 +64,28 @@ def run(settings: Settings, out: Path, overwrite: bool = False) -> list[str]:
     if not (folder / "target").is_dir():
         raise InputError(
             "pipeline-cohort-expected",
-            f"{folder}: this pipeline evaluates a cohort folder with source/ and target/, which it is not",
+            f"{folder} is not a cohort folder with source/ and target/, which this pipeline needs; give another folder",
         )
     if not settings.data.test:
         raise InputError(
-            "config-test-zero", "data.test is 0, so no patient would be left to evaluate; set it, e.g. data.test=0.2"
+            "config-test-zero",
+            "data.test is 0, so no patients are left for evaluation; set it, for example data.test=0.2",
         )
     best = train(settings, out / "run", resume=True, overwrite=overwrite)
-    with folder_written_aside(out / "model") as aside:
+    with atomic_folder(out / "model") as aside:
         shutil.copytree(best, aside, dirs_exist_ok=True)
     model = load_model(out / "model", pick_device("auto"))
 
     cohort = read_cohort(folder, patient_pattern=settings.data.patient_pattern, fold=None)
     test = [case for case in load_split(out / "run" / "split.json", cohort.cases)["test"] if not case.synthetic]
     if not test:
-        raise InputError("split-no-test-patients", "the split has no test patients; raise data.test")
+        raise InputError("split-no-test-patients", "the split has no test patients; increase data.test")
     print(f"converting {len(test)} test patients")
     converted = convert(
         model,
         [case.source for case in test if case.source],
         out / "converted",
-        overwrite=True,  # what an older state of this run made
+        overwrite=True,  # replaces outputs of an earlier model of this run
         done=lambda entry, i, n: print(f"[{i}/{n}] {entry.case}: {entry.status} ({entry.seconds:.1f} s)", flush=True),
     )
     failures = [entry.error for entry in converted if entry.error]
@@ -98,8 +99,8 @@ def run(settings: Settings, out: Path, overwrite: bool = False) -> list[str]:
         cases=[case.name for case in test if case.source and case.target],
     )
     result = evaluate(inputs, out / "results", Options(checks=named_checks("ct_contrast")))
-    for line in lines(result):
-        say(line)
+    for line in console_lines(result):
+        print_line(line)
     info = model.info
     write_report(
         [out / "results"],
@@ -107,12 +108,12 @@ def run(settings: Settings, out: Path, overwrite: bool = False) -> list[str]:
         title="Contrast CT to non-contrast CT",
         notes=[
             f"Model: {settings.method.name}, step {info.step}, weights {info.weights_sha256[:12]}, "
-            f"trained on {len(info.training_data['training'])} patients; none of the cases below was among them.",
+            f"trained on {len(info.training_data['training'])} patients, none of whom is among the cases below.",
         ],
-        warnings=[f"When the model was saved: {text}" for text in info.health]
+        warnings=[f"Recorded when the model was saved: {text}" for text in info.health]
         + [f"{entry.case}: {text}" for entry in converted for text in entry.warnings],
     )
-    say(f"report: {out / 'report.html'}")
+    print_line(f"report: {out / 'report.html'}")
     return failures + [f"{failure.case}: {failure.error}" for failure in result.failures]
 
 
@@ -126,8 +127,8 @@ def make_cohort(folder: Path) -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--demo", metavar="OUT", type=Path, help="run on the embedded cohort")
-    parser.add_argument("--config", default=CONFIG, help="YAML file, or the name of one in configs/")
-    parser.add_argument("--overwrite", action="store_true", help="replace another run's result in OUT")
+    parser.add_argument("--config", default=CONFIG, help="YAML file, or the name of a shipped config")
+    parser.add_argument("--overwrite", action="store_true", help="replace the results of another run in OUT")
     parser.add_argument("rest", nargs="*", metavar="COHORT OUT | section.key=value")
     arguments = parser.parse_intermixed_args()
     paths = [word for word in arguments.rest if "=" not in word]
@@ -146,7 +147,7 @@ if __name__ == "__main__":
     try:
         code = main()
     except (InputError, FloatingPointError) as error:
-        say(f"medgen: error: {error}", error=True)
+        print_line(f"medgen: error: {error}", error=True)
         code = 2
     if code == 0:
         print(f"done in {(time.monotonic() - started) / 60:.1f} min")

@@ -25,7 +25,7 @@ from pydicom.uid import (
 )
 from scipy.spatial.transform import Rotation
 
-from medgen.io.dicom.references import Derivation
+from medgen.io.dicom.derived.references import Derivation
 
 LIDC = Path(__file__).parents[2] / "shared/data/lidc_dicom"
 MADE = Derivation("pix2pix run/best", "c0ffee" * 10 + "abcd", "noncontrast", "0.1.0", removes_contrast=True)

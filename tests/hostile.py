@@ -24,7 +24,7 @@ from medgen.checkpoint import load_model, save_model
 from medgen.config import load_settings
 from medgen.data.cohort.read import read_cohort
 from medgen.errors import InputError
-from medgen.inference.cohort.manifest import FORMAT, Manifest, about
+from medgen.inference.cohort.manifest import FORMAT, Manifest, model_description
 from medgen.inference.cohort.run import convert
 from medgen.model_info import ModelInfo
 from medgen.reports.conversion import conversion_report
@@ -83,7 +83,7 @@ def run(kind: str, folder: Path, model) -> str:
             read_cohort(source / "list.json" if kind == "datalist" else source)
         elif kind == "manifest":
             shutil.copytree(source, out)
-            with Manifest(out, about(model)) as manifest:
+            with Manifest(out, model_description(model)) as manifest:
                 manifest.holds("a", {"output": "a.nii"}, [out / "a.nii"])
         else:
             return _converted(source, out, model, report=kind == "name")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import yaml
+from refusal import refused
 from small import make_model, write_cohort
 
 import medgen
@@ -65,7 +66,7 @@ def test_images_of_every_kind_come_back_as_that_kind_with_the_same_values(folder
 
 
 def test_an_array_without_affine_is_refused(model):
-    with pytest.raises(medgen.InputError, match="affine"):
+    with refused("volume-affine-missing"):
         medgen.translate(model, np.zeros((20, 20, 20)))
 
 
@@ -74,7 +75,7 @@ def test_images_on_two_grids_are_not_compared(folder):
     assert medgen.compare(volume, volume)["mae"] == 0
     moved = volume.affine.copy()
     moved[0, 3] += 10
-    with pytest.raises(medgen.InputError, match="two grids"):
+    with refused("pair-grid-differs"):
         medgen.compare(volume, medgen.Volume(volume.data, moved))
 
 

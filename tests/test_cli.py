@@ -17,7 +17,7 @@ from small import SMALL_METHOD, make_model, small_settings, write_cohort
 
 from medgen import cli
 from medgen.checkpoint import FORMAT, save_model
-from medgen.io.atomic import folder_written_aside
+from medgen.io.atomic import atomic_folder
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def cohort(tmp_path_factory):
 def model_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "best"
     model = make_model()
-    with folder_written_aside(folder) as aside:
+    with atomic_folder(folder) as aside:
         save_model(aside, model.generator, model.info)
     return folder
 
@@ -408,7 +408,7 @@ def test_translate_to_a_chosen_domain(run, cohort, tmp_path):
     small = {"generator": generator, "adversary": {"filters": 4}, "classifier_filters": 4}
     method = {"name": "multi_domain", **small}
     model = make_model(small_settings(data={"domains": ["none", "arterial"], "paired": False}, method=method))
-    with folder_written_aside(tmp_path / "model") as aside:
+    with atomic_folder(tmp_path / "model") as aside:
         save_model(aside, model.generator, model.info)
     words = ("translate", tmp_path / "model", cohort / "source", tmp_path / "out", "--no-report")
     code, _, said = run(*words)

@@ -9,7 +9,7 @@ from small import make_model, small_settings
 
 from medgen import cli
 from medgen.checkpoint import save_model
-from medgen.io.atomic import folder_written_aside
+from medgen.io.atomic import atomic_folder
 from medgen.phantom.cohort import write_cohort
 
 
@@ -31,7 +31,7 @@ def run(capsys, monkeypatch):
 def translator(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "best"
     model = make_model(small_settings())
-    with folder_written_aside(folder) as aside:
+    with atomic_folder(folder) as aside:
         save_model(aside, model.generator, model.info)
     return folder
 

@@ -12,7 +12,7 @@ from small import SMALL_METHOD, make_model, merged, small_settings, write_cohort
 
 from medgen import cli
 from medgen.checkpoint import save_model
-from medgen.io.atomic import folder_written_aside
+from medgen.io.atomic import atomic_folder
 
 HERE = ["--from-pacs", "dicom://A@127.0.0.1:9", "--query", "PatientID=1"]
 THERE = ["--to-pacs", "dicom://A@127.0.0.1:9"]
@@ -47,7 +47,7 @@ def test_options_that_do_not_go_together(run, tmp_path, output, options, words):
 
 def save(folder, train=True, **sections):
     model = make_model(small_settings(inference={"spacing": "ignore"}, **sections), train=train)
-    with folder_written_aside(folder) as aside:
+    with atomic_folder(folder) as aside:
         save_model(aside, model.generator, model.info)
     return folder
 

@@ -8,13 +8,14 @@ import pytest
 from hostile import KINDS, run, save_small_model, sentence, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from refusal import refused
 from small import make_model
 
 from medgen.config import read_yaml
 from medgen.errors import InputError
 from medgen.inference.cohort.run import convert
 from medgen.io.formats.nifti import read_nifti
-from medgen.io.names import checked_name, shown
+from medgen.io.names import checked_name, one_line
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +74,12 @@ def test_a_name_that_passes_makes_one_file_in_its_folder(tmp_path, name):
     "name", ["", ".", "..", "../a", "/a", "a\\b", "con", "Lpt1.x", "a\n", "\x1b[2J", "n" * 300, "\udcff"]
 )
 def test_names_that_do_not(name, tmp_path):
-    with pytest.raises(InputError, match="rename it"):
+    with refused("case-name-invalid"):
         checked_name(name, tmp_path)
 
 
 def test_what_a_terminal_would_obey_is_escaped():
-    assert shown("a\x1b[2J é\n\udcff") == "a\\x1b[2J é\\n\\udcff"
+    assert one_line("a\x1b[2J é\n\udcff") == "a\\x1b[2J é\\n\\udcff"
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""More training data from little: new anatomy, lesions, and data sets written for segmentation networks."""
+"""Augment segmentation datasets with synthetic anatomy and lesions, and write them for segmentation networks."""

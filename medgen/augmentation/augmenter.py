@@ -1,4 +1,4 @@
-"""What makes synthetic cases of a labelled one, chosen by the name of a model."""
+"""Augmenters: the functions that make synthetic cases from labelled ones, chosen by the name of a model."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,41 +8,44 @@ from typing import Any
 
 import numpy as np
 
+from medgen.augmentation.case_transform import CaseTransform, Record
 from medgen.augmentation.dataset.read import LabelledCase, LabelledDataset, read_case
 from medgen.augmentation.dataset.write import relabelled
 from medgen.augmentation.lesions.gan import kinds
 from medgen.augmentation.lesions.insert import lesion_augmenter
 from medgen.augmentation.lesions.library import build_library
-from medgen.augmentation.way import Record, Way
 from medgen.checkpoint import Model, load_model, read_info
 from medgen.data.labels.codec import LabelTable
 from medgen.data.labels.names import label_named
 from medgen.errors import InputError
 from medgen.inference.predict import translate_case
-from medgen.inference.synthesize import SHARES, make, unusual
+from medgen.inference.synthesize import SHARES, label_map_warnings, make
 from medgen.io.volume import Volume, to_canonical
 from medgen.model_info import ModelInfo
 from medgen.qa.out_of_distribution import out_of_distribution
 
-PAINTERS = ("cutpaste", "procedural")  # of lesions, without a model
-TRANSLATORS = ("pix2pix", "cyclegan", "cut", "multi_domain", "spade")
+PAINTERS = ("cutpaste", "procedural")  # lesion painters that need no model
 
 
 @dataclass(frozen=True)
 class Augmenter:
-    """``ways`` to make a case of another, taken in turn. ``model``: name and hash, for the record.
+    """The functions that make synthetic cases, and what is recorded about them.
 
-    ``random``: whether a way makes another case at another draw. ``channels`` that it takes; None: any number.
+    Attributes:
+        ways: case transforms; the synthetic cases of one source case use them in turn.
+        model: name and hash of the model, for the record.
+        random: whether a transform makes a different case with a different random state.
+        channels: number of channels that the transforms need; None: any number.
     """
 
-    ways: tuple[Way, ...]
+    ways: tuple[CaseTransform, ...]
     model: Mapping[str, Any]
     random: bool = True
     channels: int | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells it from others: a model that has a hash is the same wherever its folder lies."""
+        """The part of ``model`` that identifies it. A hash replaces the name, so a model folder may be moved."""
         return {key: value for key, value in self.model.items() if key != "name" or "sha256" not in self.model}
 
 
@@ -56,82 +59,83 @@ def augmenter_for(
     recombine: bool = False,
     device: str = "cpu",
 ) -> Augmenter:
-    """The augmenter that a name stands for.
+    """Return the augmenter for a model folder or for a lesion painter that needs no model.
 
     Args:
-        model: folder of a translator, of a ``lesion_gan``, or of a model whose source is label maps; or a painter of
-            lesions that needs no model: cutpaste or procedural.
-        dataset: whose cases will be augmented.
-        targets: domains to translate to, of a model of several; none: each in turn.
+        model: folder of a translation model, of a ``lesion_gan``, or of a model whose source is label maps; or the
+            name of a lesion painter that needs no model: cutpaste or procedural.
+        dataset: the dataset to augment.
+        targets: target domains of a multi-domain translation model; empty: all of them in turn.
         host, lesions: see ``lesion_painter``.
         recombine: see ``synthesizer``.
 
     Raises:
-        InputError: no model, one that makes no cases for this dataset, or an unknown target or label.
+        InputError: ``model`` is no model, it cannot augment this dataset, or a target or label is unknown.
     """
     if recombine and not ((Path(model) / "model.json").is_file() and read_info(Path(model))[1].label_source):
         raise InputError(
             "option-recombine-not-applicable",
-            f"--recombine is for models that make images of label maps, not for {model}; leave it out",
+            f"--recombine applies only to models that make images from label maps, which {model} is not; leave it out",
         )
     if model in PAINTERS:
-        _refuse_targets(model, targets)
+        _reject_targets(model, targets)
         return lesion_painter(model, dataset, host=host, lesions=lesions)
     if not (Path(model) / "model.json").is_file():
         raise InputError(
             "model-json-missing",
-            f"{model} is no model folder (it has no model.json); give RUN/best of a training run, "
+            f"{model} is not a model folder: it has no model.json; give RUN/best of a training run, "
             f"{' or '.join(PAINTERS)}",
         )
     _, settings = read_info(Path(model))
     method = settings.method.name
     if method == "lesion_gan" or settings.label_source:
-        _refuse_targets(model, targets)
+        _reject_targets(model, targets)
     if method == "lesion_gan":
         return lesion_painter(model, dataset, host=host, lesions=lesions, device=device)
     if host or lesions:
         raise InputError(
             "option-lesion-not-applicable",
-            f"--host and --lesion are for lesions, but {model} is a model of {method}; leave them out",
+            f"--host and --lesion apply only to lesion painters, but {model} is a {method} model; leave them out",
         )
     if settings.label_source:
         return synthesizer(Path(model), dataset, recombine=recombine, device=device)
-    if method in TRANSLATORS:
-        return translator(Path(model), targets or settings.data.domains, device)
-    raise InputError(
-        "model-method-unsuitable",
-        f"{model} is a model of {method}, which augments no dataset; give one of {', '.join(TRANSLATORS)}",
-    )
+    if settings.method.needs_classes:
+        raise InputError(
+            "model-method-unsuitable",
+            f"{model} is a model of {method}, which needs label maps as input and cannot augment a dataset; give a "
+            "translator",
+        )
+    return translator(Path(model), targets or settings.data.domains, device)
 
 
-def _refuse_targets(model: str, targets: Sequence[str]) -> None:
+def _reject_targets(model: str, targets: Sequence[str]) -> None:
     if targets:
         raise InputError(
             "option-target-not-applicable",
-            f"--target is for a translator to several domains, which {model} is not; leave it out",
+            f"--target applies only to multi-domain translation models, which {model} is not; leave it out",
         )
 
 
 def translator(folder: Path, targets: Sequence[str], device: str = "cpu") -> Augmenter:
-    """Adds each case as the model translates it, its label untouched: the other contrast or phase.
+    """Return an augmenter that translates each case, for example to another contrast phase, and keeps its label.
 
     Raises:
-        InputError: not as many contrasts out as in, so that channels of the dataset would be left without images.
+        InputError: the model has not as many targets as sources, so some channels would get no image.
     """
     models = [load_model(folder, device, target=target) for target in (targets or (None,))]
     info, data = models[0].info, models[0].settings.data
     if len(data.sources) != len(data.targets):
         raise InputError(
             "model-target-count-differs",
-            f"{folder} makes {', '.join(data.targets)} of {', '.join(data.sources)}, but a case needs all its channels "
-            "again; give a model of as many targets as sources",
+            f"{folder} makes {', '.join(data.targets)} from {', '.join(data.sources)}, but a synthetic case needs "
+            "an image for every channel; give a model with as many targets as sources",
         )
-    about = _about(folder, info) | ({"targets": list(targets)} if targets else {})
-    ways = tuple(partial(_translated, model) for model in models)
-    return Augmenter(ways, about, random=False, channels=len(data.sources))
+    model_record = _model_record(folder, info) | ({"targets": list(targets)} if targets else {})
+    ways = tuple(partial(_translate, model) for model in models)
+    return Augmenter(ways, model_record, random=False, channels=len(data.sources))
 
 
-def _translated(
+def _translate(
     model: Model, images: list[Volume], label: Volume, names: Mapping[str, int], rng: np.random.Generator
 ) -> tuple[list[Volume], Volume, list[Record]]:
     data = model.settings.data
@@ -147,67 +151,72 @@ def _translated(
 def lesion_painter(
     model: str, dataset: LabelledDataset, *, host: str | None, lesions: Sequence[str], device: str = "cpu"
 ) -> Augmenter:
-    """Adds each case with new lesions, after those of other patients' training cases, see ``lesion_augmenter``.
+    """Return an augmenter that inserts new lesions modelled on those of other patients, see ``lesion_augmenter``.
 
     Args:
         model: cutpaste, procedural, or the folder of a ``lesion_gan``.
-        dataset: whose training cases the lesions are learnt from.
-        host: label that they go into; None: the model's, or tissue like that around the known ones.
-        lesions: labels that are lesions; none: those of the model that the dataset has.
+        dataset: its real training cases provide the lesion library.
+        host: label of the organ to insert lesions into; None: the host of the model, or unlabelled tissue like that
+            around the lesions of the library.
+        lesions: labels that are lesions; empty: those of the model that the dataset also has.
 
     Raises:
-        InputError: labels that are not the dataset's or not the model's, or no lesion to learn from.
+        InputError: a label that the dataset or the model does not have, or no lesion in the training cases.
     """
     names = {name: value for name, value in dataset.labels.items() if value}
     known: Mapping[str, int] = names
-    about: dict[str, Any] = {"name": model}
+    model_record: dict[str, Any] = {"name": model}
     channels = None
     if model not in PAINTERS:
         info, settings = read_info(Path(model))
         known, channels = kinds(settings), len(settings.data.sources)
-        about = _about(Path(model), info)
+        model_record = _model_record(Path(model), info)
         hosts = next(iter((settings.data.class_groups or {}).values()), ())
         host = host or (label_named(hosts[0], names) if len(hosts) == 1 else None)
         lesions = lesions or [name for name in names if label_named(name, known)]
     if not lesions:
         raise InputError(
             "option-lesion-missing",
-            f"{model}: say which labels of {dataset.root} ({', '.join(names)}) are lesions, by --lesion",
+            f"{model}: it is not known which labels of {dataset.root} ({', '.join(names)}) are lesions; "
+            "name them with --lesion",
         )
     lesions = [_label(name, names, dataset) for name in lesions]
     host = host and _label(host, names, dataset)
     for name in lesions:
         if label_named(name, known) is None:
-            raise InputError("model-lesion-unknown", f"{model} does not paint {name}; it knows {', '.join(known)}")
-    _refuse_faulty(dataset)
-    library = build_library(_training(dataset), names, lesions=lesions, host=host)
-    about |= {"host": host, "lesions": list(lesions), "library": library.sha256}
+            raise InputError("model-lesion-unknown", f"{model} cannot paint {name}; choose from {', '.join(known)}")
+    _require_usable_case(dataset)
+    library = build_library(_training_cases(dataset), names, lesions=lesions, host=host)
+    model_record |= {"host": host, "lesions": list(lesions), "library": library.sha256}
     patients = {case.label: case.patient for case in dataset.cases if case.label is not None}
-    way = lesion_augmenter(model, library, host=host, device=device, patients=patients)
-    return Augmenter((way,), about, channels=channels)
+    transform = lesion_augmenter(model, library, host=host, device=device, patients=patients)
+    return Augmenter((transform,), model_record, channels=channels)
 
 
 def _label(name: str, names: Mapping[str, int], dataset: LabelledDataset) -> str:
     found = label_named(name, names)
     if found is None:
         raise InputError(
-            "labels-name-unknown", f"{name} is no label of {dataset.root} ({', '.join(names)}); name one of these"
+            "labels-name-unknown", f"{name} is not a label of {dataset.root}; choose from {', '.join(names)}"
         )
     return found
 
 
-def _refuse_faulty(dataset: LabelledDataset) -> None:
-    """Raises InputError with the fault of the first, where every case to learn from has one."""
+def _require_usable_case(dataset: LabelledDataset) -> None:
+    """Raise InputError with the first case's fault if every real training case has a fault."""
     faults = [case.fault for case in dataset.cases if case.to_learn_from]
     if all(faults):
         raise InputError(
             "dataset-no-training-case",
-            next((f for f in faults if f), f"{dataset.root} has no real training case to learn from"),
+            next((f for f in faults if f), f"{dataset.root} has no real training case; add at least one"),
         )
 
 
-def _training(dataset: LabelledDataset) -> Iterator[tuple[list[Volume], Volume, str]]:
-    """Images, label and patient of the real training cases; the fault of a bad one is told when its turn comes."""
+def _training_cases(dataset: LabelledDataset) -> Iterator[tuple[list[Volume], Volume, str]]:
+    """Yield images, label and patient of the readable real training cases.
+
+    Unreadable cases are skipped here; their fault is reported when the dataset is written.
+    """
     for case in dataset.cases:
         if not case.to_learn_from:
             continue
@@ -220,35 +229,38 @@ def _training(dataset: LabelledDataset) -> Iterator[tuple[list[Volume], Volume, 
 
 
 def synthesizer(folder: Path, dataset: LabelledDataset, *, recombine: bool = False, device: str = "cpu") -> Augmenter:
-    """Adds each case's label map, bent, with an image made of it.
+    """Return an augmenter that deforms each case's label map and makes an image from it.
 
     Args:
-        recombine: the label map is first made one between it and that of another training patient, who is then named
-            as a patient of the case too.
+        recombine: first interpolate between the label map and that of another training patient, who is then recorded
+            as a patient of the synthetic case too.
 
     Raises:
-        InputError: the model was trained without a label that the dataset has; nobody to recombine with.
+        InputError: the model was trained without one of the dataset's labels, or there is no other patient to
+            recombine with.
     """
     model = load_model(folder, device)
-    known = _table(model).labels
+    known = _label_table(model).labels
     unknown = [name for name, value in dataset.labels.items() if value and label_named(name, known) is None]
     if unknown:
         raise InputError(
             "model-label-unknown",
-            f"{folder} knows no label {unknown[0]} ({', '.join(known)}); name the dataset's labels so",
+            f"{folder} was trained without the label {unknown[0]}; give the labels of the dataset the names that the "
+            f"model knows: {', '.join(known)}",
         )
-    about, channels = _about(folder, model.info), len(model.settings.data.targets)
+    model_record, channels = _model_record(folder, model.info), len(model.settings.data.targets)
     donors = [c for c in dataset.cases if c.label is not None and c.to_learn_from and not c.fault] if recombine else []
     if recombine and len({case.patient for case in donors}) < 2:
         raise InputError(
             "augmentation-single-patient",
-            f"{dataset.root} has label maps of one patient, so there is nothing to recombine; add others",
+            f"{dataset.root} has label maps of fewer than two training patients, but --recombine needs two; add cases "
+            "of other patients or leave --recombine out",
         )
-    way = partial(_synthesized, model, dataset, donors)
-    return Augmenter((way,), about | ({"recombine": True} if recombine else {}), channels=channels)
+    transform = partial(_synthesize, model, dataset, donors)
+    return Augmenter((transform,), model_record | ({"recombine": True} if recombine else {}), channels=channels)
 
 
-def _synthesized(
+def _synthesize(
     model: Model,
     dataset: LabelledDataset,
     donors: Sequence[LabelledCase],
@@ -257,38 +269,38 @@ def _synthesized(
     names: Mapping[str, int],
     rng: np.random.Generator,
 ) -> tuple[list[Volume], Volume, list[Record]]:
-    table = _table(model)
+    table = _label_table(model)
     values = {name: table.labels.get(label_named(name, table.labels) or "", 0) for name in names}
 
     def filled(stored: Volume, image: Volume) -> Volume:
         return table.filled(to_canonical(stored), to_canonical(image))
 
     stored = relabelled(label, names, values)
-    upright, other = filled(stored, images[0]), None
+    canonical, other = filled(stored, images[0]), None
     operations: list[Record] = [
         {"operation": name, "seed": int(rng.integers(2**62))} for name in ("deform", "style", "texture")
     ]
     if donors:
-        mine = {case.patient for case in donors if case.label == label.path}
-        others = [case for case in donors if case.patient not in mine]
-        donor = others[int(rng.integers(len(others)))]
-        beside, shape = read_case(dataset, donor)
-        assert shape is not None
-        other = filled(relabelled(shape, names, values), beside[0])
+        own_patients = {case.patient for case in donors if case.label == label.path}
+        other_cases = [case for case in donors if case.patient not in own_patients]
+        donor = other_cases[int(rng.integers(len(other_cases)))]
+        donor_images, donor_label = read_case(dataset, donor)
+        assert donor_label is not None
+        other = filled(relabelled(donor_label, names, values), donor_images[0])
         share = round(float(rng.uniform(*SHARES)), 4)
         operations.insert(
             0, {"operation": "recombine", "with": donor.name, "share": share, "patients": [donor.patient]}
         )
-    *made, bent = make(model, table, stored, upright, operations, other=other)
-    operations[0]["warnings"] = unusual(model, table, upright)
-    return made, relabelled(bent, values, names), operations
+    *new_images, deformed = make(model, table, stored, canonical, operations, other=other)
+    operations[0]["warnings"] = label_map_warnings(model, table, canonical)
+    return new_images, relabelled(deformed, values, names), operations
 
 
-def _table(model: Model) -> LabelTable:
+def _label_table(model: Model) -> LabelTable:
     table = model.source_code
     assert isinstance(table, LabelTable)
     return table
 
 
-def _about(folder: Path, info: ModelInfo) -> dict[str, Any]:
+def _model_record(folder: Path, info: ModelInfo) -> dict[str, Any]:
     return {"name": str(folder), "method": info.settings["method"]["name"], "step": info.step, "sha256": info.sha256}

@@ -1,4 +1,4 @@
-"""What a painter is given, and what it gives back."""
+"""The interface of lesion painters: the image patch that a painter gets, and the type of its function."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,20 +6,20 @@ from functools import cached_property
 
 import numpy as np
 
-from medgen.augmentation.lesions.host_organ import shell, spread
+from medgen.augmentation.lesions.host_organ import robust_sd, shell
 from medgen.augmentation.lesions.masks import Shape
 
 
 @dataclass(frozen=True)
 class Patch:
-    """The surroundings of the site of a new lesion, RAS.
+    """The surroundings of a new lesion, in RAS order.
 
-    volumes  the contrasts, whole (X, Y, Z), float32 in their units; not to be written to
-    box      the part of them around the site, (x, y, z) voxels
-    mask     (x, y, z) bool: where the lesion goes
+    volumes  whole image of each contrast, (X, Y, Z) float32 in its unit; read-only
+    box      slices of the patch within the volumes, (x, y, z)
+    mask     (x, y, z) bool: voxels of the new lesion
     host     (x, y, z) bool: healthy host tissue
-    shape    where the mask comes from; ``places`` of its own grid are those of the box
-    spacing  mm
+    shape    the shape that the mask was made from, on the grid of the patch
+    spacing  voxel spacing in mm
     kind     name of the lesion's label
     """
 
@@ -33,24 +33,24 @@ class Patch:
 
     @cached_property
     def image(self) -> np.ndarray:
-        """(C, x, y, z)."""
+        """The patch of each contrast, (C, x, y, z)."""
         return np.stack([v[self.box] for v in self.volumes])
 
     @cached_property
     def around(self) -> np.ndarray:
-        """(x, y, z): host tissue near the site, see ``host.shell``."""
+        """Host tissue near the lesion, (x, y, z) bool, see ``host_organ.shell``."""
         return shell(self.mask, self.host, self.spacing)
 
     @property
     def host_mean(self) -> np.ndarray:
-        """(C,)."""
+        """Mean intensity of the host tissue in each contrast, (C,)."""
         return self.image[:, self.around].mean(1)
 
     @property
     def host_sd(self) -> np.ndarray:
-        """(C,)."""
-        return np.array([spread(c[self.around]) for c in self.image])
+        """Standard deviation of the host tissue in each contrast, (C,), see ``host_organ.robust_sd``."""
+        return np.array([robust_sd(c[self.around]) for c in self.image])
 
 
-# (C, x, y, z) float32: the patch with the lesion, sound up to a few mm beyond the mask; ``insert`` blends it in.
+# Returns the patch with the lesion, (C, x, y, z) float32, valid to a few mm beyond the mask; ``insert`` blends it in.
 Painter = Callable[[Patch, np.random.Generator], np.ndarray]

@@ -1,6 +1,6 @@
-"""A labelled dataset on disk -> its cases: nnU-Net v2 raw, Decathlon, or folders.
+"""Read the cases of a labelled dataset on disk: nnU-Net v2 raw, Decathlon, or plain folders.
 
-A case that cannot be used is found with its fault said, so that the others go on.
+A case that cannot be used is returned with its ``fault``, so that the other cases can still be processed.
 """
 
 import os
@@ -10,58 +10,60 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from medgen.augmentation.dataset.label_table import _channels, label_table
 from medgen.augmentation.dataset.read import Folds, LabelledCase, LabelledDataset
 from medgen.data.body_mask import looks_like_hu
-from medgen.data.cohort.datalist import (
-    Entry,
-    count_faults,
-    counted,
+from medgen.data.cohort.datalist import Entry, folds_of, is_datalist, read_entries, refuse_other_parts
+from medgen.data.cohort.datalist_checks import (
+    count_mismatches,
     distinct_names,
-    folds_of,
-    is_datalist,
-    is_there,
+    entries_without_fold_warning,
+    entry_counts,
+    file_exists,
     listed_file,
-    read_entries,
-    refuse_other_parts,
-    without_fold,
 )
 from medgen.data.cohort.layouts import (
     LABEL_FILES,
     by_case,
     case_places,
+    folders_without_case,
     named_file,
-    named_labels,
-    read_json,
     stated_part,
-    unread,
-    without_case,
+    unsupported_files,
 )
-from medgen.data.cohort.nnunet import channel_names, is_nnunet, nnunet_ending, other_endings, part_files
+from medgen.data.cohort.nnunet import is_nnunet, nnunet_ending, other_endings, part_files
 from medgen.data.cohort.patients import Known, Records, identified, read_provenance
 from medgen.data.cohort.split import stated_folds
 from medgen.data.cohort.split_files import unread_patients, unread_splits
 from medgen.errors import InputError
 from medgen.io.paths import ENDINGS, has_ending, require_path
 from medgen.io.read import read_volume
+from medgen.io.text import read_json
 
-ABOUT = ("description", "reference", "licence", "license", "release")  # kept as they are: others' terms and words
+ABOUT = (
+    "description",
+    "reference",
+    "licence",
+    "license",
+    "release",
+)  # copied unchanged: terms set by the dataset's authors
 
 
 def read_dataset(
     root: str | Path, *, channels: Sequence[str] = (), patient_pattern: str | None = None
 ) -> LabelledDataset:
-    """Find the cases of a labelled dataset; no voxel is read but those of one image, to know CT.
+    """Find the cases of a labelled dataset. Voxels are read from one image at most, to detect CT.
 
     Args:
         root: nnU-Net v2 raw (dataset.json with "channel_names", imagesTr/CASE_0000.nii.gz, labelsTr, imagesTs,
             labelsTs), Decathlon (dataset.json with "training", or a datalist), or a folder with images/ or source/,
             labels/ and labels.json.
-        channels: folders of the images, one a channel, where the dataset is folders.
-        patient_pattern: regular expression that finds the patient in a case's name where the dataset does not tell;
-            None: each case is a patient of its own.
+        channels: image folders, one per channel, of a dataset in plain folders.
+        patient_pattern: regular expression that finds the patient in a case's name if the dataset does not record it;
+            None: each case is treated as a separate patient.
 
     Raises:
-        InputError: not such a dataset, or its table of channels or labels cannot be used.
+        InputError: ``root`` is not such a dataset, or its table of channels or labels is invalid.
     """
     root = require_path(root)
     table = root if root.is_file() else root / "dataset.json"
@@ -75,54 +77,58 @@ def read_dataset(
     if not dataset.cases:
         raise InputError(
             "dataset-ending-unmatched",
-            f"{root} holds no cases with the ending {dataset.ending}; check the path and its dataset.json",
+            f"{root} has no cases with the file ending {dataset.ending}; check the path and its dataset.json",
         )
     return _with_patients(dataset, patient_pattern)
 
 
 def _with_patients(dataset: LabelledDataset, pattern: str | None) -> LabelledDataset:
-    """Patients and records from ``provenance.json``, then the pattern; and the faults that only the whole shows."""
-    records, given = Records(), sorted(dataset.cases, key=lambda case: case.name)
+    """Add patients and records from ``provenance.json``, then from the pattern, and faults between cases."""
+    records, inputs = Records(), sorted(dataset.cases, key=lambda case: case.name)
     synthetic = read_provenance(dataset.root)["synthetic"]
     known = [
-        records.known(case.name, case.images, listed=case.patient, pattern=pattern, root=dataset.root) for case in given
+        records.known(case.name, case.images, listed=case.patient, pattern=pattern, root=dataset.root)
+        for case in inputs
     ]
     cases = [
-        replace(case, patient=patient, donors=donors, record=_record(one, synthetic))
-        for case, one, (patient, donors) in zip(given, known, identified(known), strict=True)
+        replace(case, patient=patient, donors=donors, record=_record(known_case, synthetic))
+        for case, known_case, (patient, donors) in zip(inputs, known, identified(known), strict=True)
     ]
-    tested = {case.patient for case in cases if case.test}
-    stated = bool(dataset.folds) or any(case.test or case.held for case in cases)
-    warnings = [*dataset.warnings, *([] if stated else unread_splits(dataset.root))]
+    test_patients = {case.patient for case in cases if case.test}
+    known_splits = bool(dataset.folds) or any(case.test or case.held for case in cases)
+    warnings = [*dataset.warnings, *([] if known_splits else unread_splits(dataset.root))]
     if pattern is None:
-        listed = {case.name for case in given if case.patient}
-        real = {c.name: c.patient for c, one in zip(cases, known, strict=True) if not one.synthetic}
+        listed = {case.name for case in inputs if case.patient}
+        real = {c.name: c.patient for c, known_case in zip(cases, known, strict=True) if not known_case.synthetic}
         warnings += records.without_case(name for name in real if name not in listed)
         warnings += unread_patients(dataset.root, real)
     dataset = replace(dataset, warnings=tuple(warnings))
     times = Counter(case.name for case in cases)
-    return replace(dataset, cases=tuple(_checked(case, tested, times[case.name] > 1) for case in cases))
+    return replace(dataset, cases=tuple(_with_fault(case, test_patients, times[case.name] > 1) for case in cases))
 
 
 def _record(known: Known, synthetic: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """What tells that a case is synthetic; of one of ``medgen synthesize`` no more than that."""
-    made: dict[str, Any] | None = {"operations": []} if known.synthetic and not known.unrecorded else None
-    return synthetic.get(known.name, made)
+    """Return the record of a synthetic case, or None for a real one.
+
+    A case of ``medgen synthesize`` gets an empty record, which only marks it as synthetic.
+    """
+    minimal_record: dict[str, Any] | None = {"operations": []} if known.synthetic and not known.unrecorded else None
+    return synthetic.get(known.name, minimal_record)
 
 
-def _checked(case: LabelledCase, tested: set[str], twice: bool) -> LabelledCase:
+def _with_fault(case: LabelledCase, test_patients: set[str], duplicate: bool) -> LabelledCase:
     fault = case.fault
-    if twice:
+    if duplicate:
         fault = fault or f"case {case.name} is in the dataset more than once; rename one"
     if case.record is None and case.donors:
         fault = fault or (
-            f"case {case.name} has the name of a synthetic case, but provenance.json does not tell whose it is; "
-            "bring that file back or rename the case"
+            f"case {case.name} has the name of a synthetic case, but provenance.json does not record its source; "
+            "restore that file or rename the case"
         )
-    if not case.test and case.patients & tested:
+    if not case.test and case.patients & test_patients:
         fault = fault or (
-            f"case {case.name} shows patient {min(case.patients & tested)}, who is in the test set too; "
-            "remove one of them"
+            f"case {case.name} uses images of patient {min(case.patients & test_patients)}, who is also in the "
+            "test set; remove one of the two cases"
         )
     return replace(case, fault=fault)
 
@@ -139,7 +145,7 @@ def _nnunet(root: Path, content: dict[str, Any]) -> LabelledDataset:
     warnings = []
     for part in ("Tr", "Ts"):
         images: dict[str, dict[int, Path]] = {}
-        found, labels, odd = part_files(root, part, content)
+        found, labels, part_warnings = part_files(root, part, content)
         for (name, channel), path in found.items():
             images.setdefault(name, {})[channel] = path
         for name in sorted(images.keys() | labels.keys()):
@@ -147,21 +153,21 @@ def _nnunet(root: Path, content: dict[str, Any]) -> LabelledDataset:
             fault = _number_fault(root / f"images{part}", name, files, channels)
             paths = tuple(files[number] for number in sorted(files))
             cases.append(_case(name, paths, labels.get(name), fault, root / f"labels{part}", test=part == "Ts"))
-        given = [*(path for each in images.values() for path in each.values()), *labels.values()]
-        warnings += other_endings(given, content, table)
-        warnings += [*odd, *unread(root / f"images{part}", root / f"labels{part}")]
-    warnings += count_faults(content, {"numTraining": sum(not case.test for case in cases)}, table)
+        inputs = [*(path for each in images.values() for path in each.values()), *labels.values()]
+        warnings += other_endings(inputs, content, table)
+        warnings += [*part_warnings, *unsupported_files(root / f"images{part}", root / f"labels{part}")]
+    warnings += count_mismatches(content, {"numTraining": sum(not case.test for case in cases)}, table)
     dataset = _dataset(content, table, channels, ending, cases)
     return replace(dataset, folds=_folds_beside(root), warnings=tuple(warnings))
 
 
 def _number_fault(folder: Path, name: str, files: Mapping[int, Path], channels: Sequence[str]) -> str | None:
-    absent = [number for number in range(len(channels)) if number not in files]
-    if absent:
-        wanted = f"{name}_{absent[0]:04d}"
-        return f"{folder} holds no image {wanted} ({channels[absent[0]]}) of case {name}; add it or remove the case"
+    missing = [number for number in range(len(channels)) if number not in files]
+    if missing:
+        file_stem = f"{name}_{missing[0]:04d}"
+        return f"{folder} has no image {file_stem} ({channels[missing[0]]}) of case {name}; add it or remove the case"
     if max(files) >= len(channels):
-        return f"{files[max(files)]} is a channel that dataset.json does not name; name it there or remove the file"
+        return f"{files[max(files)]} is of a channel that dataset.json does not list; add it there or remove the file"
     return None
 
 
@@ -171,19 +177,24 @@ def _decathlon(table: Path, content: dict[str, Any] | list[Any]) -> LabelledData
     channels = _channels({"modality": {"0": "image"}, **content}, table)
     files = [_listed_images(entry, table) for entry in entries]
     names = distinct_names([each[0] for each in files], [str(e.content.get("name") or "") for e in entries])
-    cases = [_listed(entry, name, images, table) for entry, name, images in zip(entries, names, files, strict=True)]
-    warnings = [*count_faults(content, counted(entries, content), table), *without_fold(entries, table)]
+    cases = [
+        _listed_case(entry, name, images, table) for entry, name, images in zip(entries, names, files, strict=True)
+    ]
+    warnings = [
+        *count_mismatches(content, entry_counts(entries, content), table),
+        *entries_without_fold_warning(entries, table),
+    ]
     folds = _listed_folds(entries, names)
     if not folds and table.name == "dataset.json":
         folds = _folds_beside(table.parent)
     if any(entry.fold is not None for entry in entries) and not folds_of(entries):
-        warnings.append(f"{table} names folds and a validation list: the validation list counts")
+        warnings.append(f"{table} has both folds and a validation list; the validation list is used")
     dataset = _dataset(content, table, channels, ".nii.gz", cases)
     return replace(dataset, folds=folds, warnings=tuple(warnings))
 
 
 def _listed_folds(entries: Sequence[Entry], names: Sequence[str]) -> Folds:
-    """The folds that a list states: one by its validation list, or those that its entries name."""
+    """Return the folds of a datalist: one fold if it has a validation list, else those that its entries name."""
     real = [(entry, name) for entry, name in zip(entries, names, strict=True) if entry.part != "test"]
     if any(entry.part == "validation" for entry, _ in real):
         held = [{name for entry, name in real if entry.part == "validation"}]
@@ -196,105 +207,115 @@ def _listed_folds(entries: Sequence[Entry], names: Sequence[str]) -> Folds:
 
 
 def _listed_images(entry: Entry, table: Path) -> list[Path]:
-    given = entry.images("image")
-    if not given or not all(isinstance(value, str) and value for value in given):
+    inputs = entry.images("image")
+    if not inputs or not all(isinstance(value, str) and value for value in inputs):
         raise InputError(
-            "dataset-entry-form", f"{table}: the entry {entry.shown} must name 'image' and 'label' as paths"
+            "dataset-entry-form", f"{table}: the entry {entry.shown} must give 'image' and 'label' as file paths"
         )
-    return [listed_file(value, table) for value in given]
+    return [listed_file(value, table) for value in inputs]
 
 
-def _listed(entry: Entry, name: str, images: Sequence[Path], table: Path) -> LabelledCase:
+def _listed_case(entry: Entry, name: str, images: Sequence[Path], table: Path) -> LabelledCase:
     if not isinstance(entry.label, str | None):
         raise InputError(
-            "dataset-entry-form", f"{table}: the entry {entry.shown} must name 'image' and 'label' as paths"
+            "dataset-entry-form", f"{table}: the entry {entry.shown} must give 'image' and 'label' as file paths"
         )
     label = listed_file(entry.label, table) if entry.label else None
-    absent = next((path for path in (*images, label) if path is not None and not is_there(path)), None)
-    fault = f"{table} lists {absent} for case {name}, which does not exist; correct the list" if absent else None
+    missing = next((path for path in (*images, label) if path is not None and not file_exists(path)), None)
+    fault = f"{table} lists {missing} for case {name}, but the file is missing; correct the list" if missing else None
     if Path(name).name != name or name in ("", ".", ".."):
-        fault = f"{table}: the name {name!r} is no file name; leave out slashes"
+        fault = f"{table}: the case name {name!r} is not a file name; use a name without slashes"
     test, held = entry.part == "test", entry.part == "validation"
     return replace(_case(name, tuple(images), label, fault, table, test=test, patient=entry.patient), held=held)
 
 
 def _folders(root: Path, channels: Sequence[str]) -> LabelledDataset:
     folders = list(channels) or [name for name in ("images", "source") if (root / name).is_dir()][:1]
-    absent = [name for name in folders if not (root / name).is_dir()]
-    places = case_places(root, folders) if folders and len(absent) == len(folders) else []
-    if not places and (not folders or absent):
-        lacks = f"no folder {absent[0]}/" if absent else "no dataset.json, images/ or source/"
+    missing = [name for name in folders if not (root / name).is_dir()]
+    places = case_places(root, folders) if folders and len(missing) == len(folders) else []
+    if not places and (not folders or missing):
+        problem = f"no folder {missing[0]}/" if missing else "no dataset.json, images/ or source/"
         raise InputError(
             "dataset-layout-unknown",
-            f"{root} is no labelled dataset: it has {lacks}; give nnU-Net raw, Decathlon or such folders, or with a "
-            "folder for each case the names of its images (--channels imaging for case_00000/imaging.nii.gz)",
+            f"{root} is not a labelled dataset: it has {problem}; give a dataset in nnU-Net raw or Decathlon layout or "
+            "with these folders; if each case has a folder, name its images with --channels (for example --channels "
+            "imaging for case_00000/imaging.nii.gz)",
         )
     table = root / "labels.json"
     if not os.path.lexists(table):
         raise InputError(
             "labels-table-missing",
-            f'{table} does not exist; write the names of the labels there, such as {{"liver": 1}}',
+            f'{table} does not exist; create it with the name and value of each label, such as {{"liver": 1}}',
         )
     cases = _of_case_folders(root, places, folders) if places else _of_folders(root, folders)
     endings = {next(e for e in ENDINGS if has_ending(path, (e,))) for case in cases for path in case.images}
     ending = endings.pop() if len(endings) == 1 else ".nii.gz"
-    named = (_kind(cases),) if places and len(folders) == 1 else tuple(channels) or (_kind(cases),)
+    named = (_modality(cases),) if places and len(folders) == 1 else tuple(channels) or (_modality(cases),)
     dataset = _dataset({"labels": read_json(table)}, table, named, ending, cases)
-    left = without_case(root, places, folders) if places else unread(*(root / name for name in (*folders, "labels")))
-    return replace(dataset, folds=_held_fold(cases) or _folds_beside(root), warnings=tuple(left))
+    unread_warnings = (
+        folders_without_case(root, places, folders)
+        if places
+        else unsupported_files(*(root / name for name in (*folders, "labels")))
+    )
+    return replace(dataset, folds=_held_fold(cases) or _folds_beside(root), warnings=tuple(unread_warnings))
 
 
 def _held_fold(cases: Sequence[LabelledCase]) -> Folds:
-    """The one fold of cases of which some are kept for validation; none where no case is."""
+    """Return the single fold that is defined by cases held out for validation; empty if there are none."""
     parts = {"train": [c.name for c in cases if not (c.held or c.test)], "val": [c.name for c in cases if c.held]}
     return [parts] if parts["val"] else []
 
 
 def _folds_beside(root: Path) -> Folds:
-    stated = stated_folds(root)
-    return stated[1] if stated else []
+    known_splits = stated_folds(root)
+    return known_splits[1] if known_splits else []
 
 
 def _of_folders(root: Path, folders: Sequence[str]) -> list[LabelledCase]:
-    """The cases of FOLDER/CASE and labels/CASE."""
+    """Return the cases of the layout FOLDER/CASE and labels/CASE."""
     images = {name: by_case(root / name) for name in folders}
     labels = by_case(root / "labels")
     cases = []
     for name in sorted(set().union(labels, *images.values())):
-        lacking = next((folder for folder in folders if name not in images[folder]), None)
-        fault = f"{root / lacking} holds no image of case {name}; add it or remove the case" if lacking else None
+        missing_name = next((folder for folder in folders if name not in images[folder]), None)
+        fault = (
+            f"{root / missing_name} has no image of case {name}; add it or remove the case" if missing_name else None
+        )
         paths = tuple(images[folder][name] for folder in folders if name in images[folder])
         cases.append(_case(name, paths, labels.get(name), fault, root / "labels"))
     return cases
 
 
 def _of_case_folders(root: Path, places: Sequence[Path], names: Sequence[str]) -> list[LabelledCase]:
-    """The cases of CASE/NAME and CASE/labels, /label, /segmentation or /seg; a folder such as test/ says their part."""
+    """Return the cases of the layout CASE/NAME with CASE/labels, /label, /segmentation or /seg.
+
+    A parent folder such as test/ gives the part of the split.
+    """
     cases = []
     for place in places:
         inner = place.relative_to(root)
         part = stated_part(inner)
         files = {name: named_file(place, name) for name in names}
         label = next((file for name in LABEL_FILES if (file := named_file(place, name))), None)
-        lacking = next((name for name, file in files.items() if file is None), None)
-        fault = f"{place} holds no image {lacking}; add it or remove the case" if lacking else None
+        missing_name = next((name for name, file in files.items() if file is None), None)
+        fault = f"{place} has no image {missing_name}; add it or remove the case" if missing_name else None
         images = tuple(file for file in files.values() if file is not None)
         case = _case("_".join(inner.parts), images, label, fault, place, test=part == "test")
         cases.append(replace(case, held=part == "validation"))
     return cases
 
 
-def _kind(cases: Sequence[LabelledCase]) -> str:
-    """CT or image: by its channel's name nnU-Net knows whether to normalise as for CT."""
+def _modality(cases: Sequence[LabelledCase]) -> str:
+    """Return the channel name, "CT" or "image": nnU-Net chooses its intensity normalisation by this name."""
     for case in cases:
         try:
             return "CT" if looks_like_hu(read_volume(case.images[0]).data) else "image"
         except (InputError, IndexError):
-            continue  # its own fault is told when its turn comes
+            continue  # the fault of this case is reported when it is processed
     return "image"
 
 
-# What they share -----------------------------------------------------------------------------------------
+# Shared helpers ------------------------------------------------------------------------------------------
 
 
 def _case(
@@ -308,7 +329,7 @@ def _case(
     patient: str = "",
 ) -> LabelledCase:
     if fault is None and label is None and not test:
-        fault = f"{labels} has no label for case {name}; add it or remove the case"
+        fault = f"{labels} has no label map for case {name}; add it or remove the case"
     return LabelledCase(name, patient, images, label, test, None, fault)
 
 
@@ -319,38 +340,3 @@ def _dataset(
     about = {key: str(content[key]) for key in ABOUT if content.get(key)}
     name = str(content.get("name") or root.resolve().name)
     return LabelledDataset(name, channels, label_table(content.get("labels"), table), ending, tuple(cases), root, about)
-
-
-def _channels(content: Mapping[str, Any], table: Path) -> tuple[str, ...]:
-    names = channel_names(content)
-    if not names:
-        raise InputError(
-            "dataset-channels-unnamed",
-            f'{table} must name its channels by number, such as "channel_names": {{"0": "CT"}}',
-        )
-    return tuple(names)
-
-
-def label_table(labels: Any, table: Path) -> dict[str, int]:
-    """{structure: value}, background 0 first, by value; nnU-Net's "ignore" stays and comes last.
-
-    Raises:
-        InputError: no table, or nnU-Net's regions, whose unions of values are no structures to add to.
-    """
-    if not isinstance(labels, dict) or not labels:
-        raise InputError("labels-key-missing", f'{table} has no "labels"; name each structure with its value there')
-    labels = {name: v[0] if isinstance(v, list) and len(v) == 1 else v for name, v in labels.items()}
-    region = next((name for name, value in labels.items() if isinstance(value, list)), None)
-    if region is not None:
-        raise InputError(
-            "labels-region-unsupported",
-            f"{table} defines the region {region} = {labels[region]}; medgen writes plain labels only, so give each "
-            "value a name of its own here and define the regions in the dataset that is written",
-        )
-    named = named_labels(labels, table, ignored=True) or {}
-    if "background" in named:
-        raise InputError(
-            "labels-background-not-zero",
-            f"{table} gives background the value {named['background']}; it is 0 in every layout",
-        )
-    return {"background": 0, **dict(sorted(named.items(), key=lambda item: (item[0] == "ignore", item[1])))}

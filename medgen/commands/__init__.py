@@ -1,1 +1,1 @@
-"""Commands with many options, one a file; ``medgen.cli`` puts them together."""
+"""Commands with many options, one per module; ``medgen.cli`` registers them."""

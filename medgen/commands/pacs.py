@@ -1,4 +1,4 @@
-"""What ``medgen translate`` does with a PACS: scans out of one as they arrive, series into one as they are made."""
+"""PACS options of ``medgen translate``: retrieve scans from a PACS, and store converted series in one."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medgen.errors import InputError
-from medgen.io.names import say
+from medgen.io.names import print_line
 
 if TYPE_CHECKING:
     from medgen.inference.inputs import Scan
@@ -23,22 +23,24 @@ def check_pacs(
     format: str | None,
     watch: bool,
 ) -> None:
-    """Refuse options that do not go together, before a model is loaded."""
+    """Refuse PACS options that conflict, before a model is loaded. Raises InputError."""
     from medgen.io.paths import ENDINGS, has_ending
 
     if query and from_pacs is None:
-        raise InputError("option-query-needs-pacs", "--query asks a PACS; say which with --from-pacs")
+        raise InputError("option-query-needs-pacs", "--query needs a PACS; add --from-pacs ADDRESS")
     if from_pacs is not None and watch:
-        raise InputError("option-watch-with-pacs", "--watch looks at a folder, --from-pacs at a PACS; give one of them")
+        raise InputError(
+            "option-watch-with-pacs", "--watch reads a folder and --from-pacs reads a PACS; use only one of them"
+        )
     if from_pacs is not None and has_ending(output, ENDINGS):
-        raise InputError("output-file-with-pacs", f"{output} is one file; with --from-pacs give a folder as output")
+        raise InputError("output-file-with-pacs", f"{output} is a file name; --from-pacs needs a folder as output")
     if from_pacs is not None and cache.resolve() == output.resolve():
         raise InputError(
-            "output-is-input", f"{output} is the folder of what is retrieved and of what is made; choose another output"
+            "output-is-input", f"{output} is both the folder for retrieved series and the output; choose another output"
         )
     if to_pacs is not None and (format not in (None, "dicom") or has_ending(output, ENDINGS)):
         raise InputError(
-            "option-format-with-pacs", "--to-pacs stores DICOM series; leave --format out and give a folder as output"
+            "option-format-with-pacs", "--to-pacs stores DICOM series; omit --format and give a folder as output"
         )
 
 
@@ -52,7 +54,10 @@ def from_server(
     rules: "Rules | None",
     overwrite: bool,
 ) -> "Iterator[Iterator[Scan | None] | None]":
-    """The scans of the studies that fit, see ``retrieve.retrieved``; None without an address. Holds their folder."""
+    """Yield the scans of the studies that match the query, see ``retrieve.retrieved``; None without an address.
+
+    The folder for the retrieved series is claimed for the duration of the block.
+    """
     if address is None:
         yield None
         return
@@ -64,25 +69,25 @@ def from_server(
     if len(sources) > 1:
         raise InputError(
             "pacs-model-several-contrasts",
-            f"--from-pacs is for models of one contrast; this one translates {' and '.join(sources)}",
+            f"--from-pacs needs a model with one source contrast; this model takes {' and '.join(sources)}",
         )
-    asked, server = parse_query(query), connect(address, "FROM")
+    studies, server = parse_query(query), connect(address, "FROM")
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what comes into it names patients
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # the retrieved series name patients
     except OSError as error:
         raise InputError(
-            "folder-not-creatable", f"{folder} cannot be made ({error.strerror}); choose another INPUT"
+            "folder-not-creatable", f"{folder} cannot be created ({error.strerror}); choose another INPUT"
         ) from None
     with claimed(folder, {"command": "retrieve", "server": server.name}, overwrite=overwrite):
-        yield retrieved(server, asked, folder, series=series, rules=rules, told=say)
+        yield retrieved(server, studies, folder, series=series, rules=rules, told=print_line)
 
 
 class Sending:
-    """Stores what a run converts, in a thread of its own, while the next is converted.
+    """Stores converted series in a PACS, in a separate thread, while the next case is converted.
 
     Args:
-        targets: the model's; several have a folder each in ``output``.
-        record: folder of the record, which names the server; None: ``output``.
+        targets: target contrasts of the model; with several, each has a folder in ``output``.
+        record: folder for the record of stored series, which names the server; None: ``output``.
     """
 
     def __init__(self, address: str | None, output: Path, targets: Sequence[str], record: Path | None = None) -> None:
@@ -91,31 +96,33 @@ class Sending:
             from medgen.pacs.connect import connect
             from medgen.pacs.store import Storage
 
-            self.storage = Storage(connect(address, "TO"), output if record is None else record, told=say)
+            self.storage = Storage(connect(address, "TO"), output if record is None else record, told=print_line)
         self.output = output
         self.folders = [output / target for target in targets] if len(targets) > 1 else [output]
         self.pool = ThreadPoolExecutor(1, "storage")
         self.waiting: list[Future[str]] = []
 
     def add(self, name: str) -> None:
-        """Store the series ``name`` of each target, and the report of its verdict if there is one. What has been
-        stored is not sent again."""
+        """Store the series ``name`` of each target, and the structured report of its verdict if there is one.
+
+        Series that are stored already are not sent again.
+        """
         if self.storage is None:
             return
         from medgen.inference.output import verdict_file
 
         for folder in self.folders:
             report = verdict_file(folder / name)
-            made = [folder / name, report] if report.exists() else [folder / name]
-            self.waiting += [self.pool.submit(self._store, path) for path in made]
+            to_send = [folder / name, report] if report.exists() else [folder / name]
+            self.waiting += [self.pool.submit(self._store, path) for path in to_send]
 
     def finish(self) -> list[str]:
-        """Wait for all; what could not be stored."""
+        """Wait until all series are sent; return the errors."""
         self.pool.shutdown()
-        return [fault for future in self.waiting if (fault := future.result())]
+        return [failure for future in self.waiting if (failure := future.result())]
 
     def drop(self) -> None:
-        """Wait for what is under way only."""
+        """Wait for transfers in progress, and cancel the others."""
         self.pool.shutdown(cancel_futures=True)
 
     def _store(self, folder: Path) -> str:
@@ -123,9 +130,9 @@ class Sending:
         try:
             result = self.storage.store(folder)
         except (InputError, OSError) as error:
-            say(f"  error: {error}")
+            print_line(f"  error: {error}")
             return str(error)
-        say(f"stored {folder.relative_to(self.output)}: {result.images} images, {result.sent} of them now")
+        print_line(f"stored {folder.relative_to(self.output)}: {result.images} images, {result.sent} of them sent now")
         for remark in result.remarks:
-            say(f"  warning: {remark}")
+            print_line(f"  warning: {remark}")
         return ""

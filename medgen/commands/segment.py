@@ -1,4 +1,4 @@
-"""``medgen segment``: scans through a segmenter."""
+"""``medgen segment``: segment a cohort of scans."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,30 +10,35 @@ from medgen.commands.shared import Overwrite, finish, interruptible, kept_in, pi
 
 def segment(
     segmenter: Annotated[
-        str, typer.Argument(help="A folder of train_segmenter, a MONAI bundle, a TorchScript file, nnunet:DATASET.")
+        str,
+        typer.Argument(
+            help="A folder written by train_segmenter, a MONAI bundle, a TorchScript file, or nnunet:DATASET."
+        ),
     ],
     input: Annotated[Path, typer.Argument(help="A volume, a folder of volumes, or a folder of DICOM series.")],
-    output: Annotated[Path, typer.Argument(help="Folder for the label maps.")],
+    output: Annotated[Path, typer.Argument(help="Output folder for the label maps.")],
     format: Annotated[
-        str | None, typer.Option(help="nifti, mha, nrrd or dicom; else dicom for DICOM, nifti for others.")
+        str | None, typer.Option(help="nifti, mha, nrrd or dicom; default: dicom for DICOM input, else nifti.")
     ] = None,
-    series: Annotated[str | None, typer.Option(help="DICOM series: UID, number or part of its description.")] = None,
+    series: Annotated[
+        str | None, typer.Option(help="DICOM series to use: UID, number or part of its description.")
+    ] = None,
     rules: Annotated[
-        Path | None, typer.Option(help="YAML that says which DICOM series of a folder of mixed studies to take.")
+        Path | None, typer.Option(help="YAML file of rules that select DICOM series in a folder of mixed studies.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     overwrite: Overwrite = False,
 ) -> None:
-    """Segment scans; DICOM becomes DICOM segmentations."""
+    """Segment scans and write label maps; for DICOM input, DICOM segmentations."""
     from medgen.inference.segment import Segmented, segment_cohort
     from medgen.inference.series import load_rules
-    from medgen.io.names import say
+    from medgen.io.names import print_line
     from medgen.segmentation.load import named_segmenter
 
     def show(entry: Segmented, i: int, n: int) -> None:
-        say(f"[{i}/{n}] {entry.case}: {entry.status}")
+        print_line(f"[{i}/{n}] {entry.case}: {entry.status}")
         for warning in entry.warnings:
-            say(f"  warning: {warning}")
+            print_line(f"  warning: {warning}")
 
     with interruptible(kept_in(output)):
         results = segment_cohort(
@@ -47,5 +52,5 @@ def segment(
             done=show,
         )
     counts = {status: sum(entry.status == status for entry in results) for status in ("segmented", "skipped", "failed")}
-    say(", ".join(f"{n} {status}" for status, n in counts.items()) + f"; {output}")
+    print_line(", ".join(f"{n} {status}" for status, n in counts.items()) + f"; output: {output}")
     finish([entry.error for entry in results if entry.error], len(results))

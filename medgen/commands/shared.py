@@ -1,4 +1,4 @@
-"""What several commands do: choose the device, tell what failed."""
+"""Options and functions shared by several commands."""
 
 import re
 import sys
@@ -11,13 +11,13 @@ import typer
 from typer.core import TyperCommand
 
 from medgen.errors import InputError
-from medgen.io.names import say
+from medgen.io.names import print_line
 
 if TYPE_CHECKING:
     from medgen.cluster import Cluster
 
 INTERRUPTED = 130
-REFUSED = 2  # exit code: bad input, or some case of a cohort failed
+REFUSED = 2  # exit code: invalid input, or at least one case of a cohort failed
 ADDRESS = re.compile(r"local|auto|ray://\S+|([\w.-]+|\[[0-9a-fA-F:]+\]):\d+")
 
 Ray = Annotated[
@@ -25,68 +25,73 @@ Ray = Annotated[
     typer.Option(
         "--ray",
         metavar="[ADDRESS]",
-        help="Spread the cases over a Ray cluster: HOST:PORT, auto (one that runs here); alone: one of its own.",
+        help="Distribute the cases over a Ray cluster: HOST:PORT, or auto (one running here); no value: start one.",
     ),
 ]
 Workers = Annotated[
-    int | None, typer.Option(min=1, help="With --ray: processes; default one a GPU, on CPU one for all threads.")
+    int | None,
+    typer.Option(min=1, help="With --ray: number of workers; default: one per GPU, or one with all CPU threads."),
 ]
 Overwrite = Annotated[
     bool,
     typer.Option(
         "--overwrite",
-        help="Replace another run's result in the folder; files that medgen did not write stay.",
+        help="Replace the result of another run in the output folder; files not written by medgen are kept.",
     ),
 ]
 
 
 class RayCommand(TyperCommand):
-    """A command whose ``--ray`` may stand without an address."""
+    """A command whose ``--ray`` option takes an optional address."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         after = [*args[1:], ""]
-        given = [
+        expanded = [
             [arg, "local"] if arg == "--ray" and not ADDRESS.fullmatch(next_one) else [arg]
             for arg, next_one in zip(args, after, strict=True)
         ]
-        return super().parse_args(ctx, [arg for each in given for arg in each])
+        return super().parse_args(ctx, [arg for each in expanded for arg in each])
 
 
 @contextmanager
 def interruptible(saved: Callable[[], str]) -> Iterator[None]:
-    """Within, Ctrl-C ends the command with what ``saved`` says: what is kept, and how to go on."""
+    """Let Ctrl-C in the block end the command with the message of ``saved``: what is kept, and how to resume."""
     try:
         yield
     except KeyboardInterrupt:
-        say(f"interrupted: {saved()}")
+        print_line(f"interrupted: {saved()}")
         raise typer.Exit(INTERRUPTED) from None
 
 
 @contextmanager
 def whole_run(out: Path, inputs: Sequence[Path | None], about: dict[str, Any], overwrite: bool) -> Iterator[None]:
-    """The folder of a pipeline, held for all its steps, and what Ctrl-C leaves in it. Raises InputError."""
-    from medgen.io.claim import apart, claimed
+    """Claim the output folder of a pipeline for all its steps, and handle Ctrl-C. Raises InputError."""
+    from medgen.io.claim import check_output_is_not_input, claimed
 
-    apart(out, *inputs)
+    check_output_is_not_input(out, *inputs)
     with claimed(out, about, overwrite=overwrite), interruptible(kept_in(out)):
         yield
 
 
 def kept_in(out: Path) -> Callable[[], str]:
-    return lambda: f"what is finished is kept in {out}; start the same command again to go on"
+    """Return the message for an interrupted run into ``out``, see ``interruptible``."""
+    return lambda: f"finished cases are kept in {out}; start the same command again to resume"
 
 
 def cluster_of(ray: str | None, workers: int | None, device: str = "auto") -> "Cluster | None":
+    """The cluster that ``--ray`` and ``--workers`` ask for; None without ``--ray``."""
     from medgen.cluster import Cluster
 
     if ray is None and workers is not None:
         raise InputError(
-            "option-workers-needs-ray", f"--workers {workers} is of --ray; without it one process does everything"
+            "option-workers-needs-ray",
+            f"--workers {workers} needs --ray; add --ray, or omit --workers to use one process",
         )
     return None if ray is None else Cluster(ray, workers, device)
 
 
 def pick_device(name: str) -> str:
+    """Check that torch can use the device. ``auto`` selects cuda, else mps, else cpu."""
     import torch
 
     if name != "auto":
@@ -101,9 +106,9 @@ def pick_device(name: str) -> str:
 
 
 def finish(errors: list[str], count: int, faults: Sequence[str] = ()) -> None:
-    """Report which cases failed, and ``faults`` of the whole run; the exit code tells."""
+    """Print the errors of cases and the ``faults`` of the whole run; exit with code 2 if there are any."""
     for error in (*errors, *faults):
-        say(f"medgen: error: {error}", error=True)
+        print_line(f"medgen: error: {error}", error=True)
     if errors and count > 1:
         print(f"medgen: {len(errors)} of {count} cases failed", file=sys.stderr)
     if errors or faults:

@@ -1,4 +1,4 @@
-"""``medgen synthesize``: images of label maps."""
+"""``medgen synthesize``: make synthetic images from label maps."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,36 +9,38 @@ from medgen.commands.shared import Overwrite, finish, interruptible, kept_in, pi
 
 
 def synthesize(
-    model: Annotated[Path, typer.Argument(help="Model folder of a method trained on label maps, e.g. RUN/best.")],
-    labels: Annotated[Path, typer.Argument(help="A label map or a folder of them.")],
-    out: Annotated[Path, typer.Argument(help="Folder; gets images/, labels/, labels.json and manifest.json.")],
+    model: Annotated[Path, typer.Argument(help="Folder of a model trained on label maps, e.g. RUN/best.")],
+    labels: Annotated[Path, typer.Argument(help="A label map or a folder of label maps.")],
+    out: Annotated[Path, typer.Argument(help="Output folder for images/, labels/, labels.json and manifest.json.")],
     images: Annotated[
         Path | None,
-        typer.Option(help="Real images of the label maps, by name: where tissue classes of the background are from."),
+        typer.Option(help="Real image of each label map, matched by name; divides the background into tissue classes."),
     ] = None,
-    style: Annotated[Path | None, typer.Option(help="An image whose look is wanted; else looks are drawn.")] = None,
-    samples: Annotated[int, typer.Option(min=1, max=10000, help="Images of each label map.")] = 1,
-    seed: Annotated[int, typer.Option(help="Of looks and deformations; the same seed gives the same images.")] = 0,
-    deform: Annotated[
-        bool, typer.Option("--deform", help="Bend each label map anew for each sample: new anatomy.")
-    ] = False,
+    style: Annotated[
+        Path | None, typer.Option(help="Reference image for the style; default: a random style per sample.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, max=10000, help="Number of images per label map.")] = 1,
+    seed: Annotated[
+        int, typer.Option(help="Random seed of styles and deformations; the same seed gives the same images.")
+    ] = 0,
+    deform: Annotated[bool, typer.Option("--deform", help="Deform the label map differently for each sample.")] = False,
     recombine: Annotated[
-        bool, typer.Option("--recombine", help="Make it the anatomy between two label maps of the folder.")
+        bool, typer.Option("--recombine", help="Interpolate each label map with another one of the folder.")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     memory_gb: Annotated[
-        float | None, typer.Option(min=0.01, max=1e6, help="Bound on the memory of a whole-volume pass, GiB.")
+        float | None, typer.Option(min=0.01, max=1e6, help="Memory limit of a whole-volume pass, GiB.")
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Make synthetic images of label maps, each with its labels beside it."""
+    """Make synthetic images from label maps, and write the labels of each image."""
     from rich.console import Console
     from rich.progress import Progress
 
     from medgen.checkpoint import load_model
     from medgen.inference.synthesize import Synthetic
     from medgen.inference.synthesize import synthesize as run
-    from medgen.io.names import shown
+    from medgen.io.names import one_line
 
     loaded = load_model(model, pick_device(device))
     console = Console(highlight=False, soft_wrap=True)
@@ -48,9 +50,9 @@ def synthesize(
 
             def show(entry: Synthetic, i: int, n: int) -> None:
                 time = f" ({entry.seconds:.1f} s)" if entry.seconds else ""
-                console.print(shown(f"[{i}/{n}] {entry.case}: {entry.status}{time}"), markup=False)
+                console.print(one_line(f"[{i}/{n}] {entry.case}: {entry.status}{time}"), markup=False)
                 for warning in entry.warnings:
-                    console.print(shown(f"  warning: {warning}"), markup=False)
+                    console.print(one_line(f"  warning: {warning}"), markup=False)
                 progress.update(bar, completed=i, total=n)
 
             results = run(
@@ -69,5 +71,5 @@ def synthesize(
             )
     counts = {status: sum(r.status == status for r in results) for status in ("made", "skipped", "failed")}
     print(", ".join(f"{n} {status}" for status, n in counts.items()))
-    print("The images are synthetic and not for diagnosis, nor anonymous: labels of patients shape them.")
+    print("The images are synthetic and not for diagnosis. They are not anonymous: they show the anatomy of patients.")
     finish([f"{r.error}" for r in results if r.error], len(results))

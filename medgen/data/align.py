@@ -1,8 +1,8 @@
-"""Pairs whose grids differ: the moving volume brought onto the fixed one's grid, with what is left reported.
+"""Align a moving volume with the grid of a fixed volume, and report the overlap and the displacement.
 
-resample  the scanner's coordinates are trusted: linear interpolation onto the fixed grid, nothing is moved
-rigid     three turns and three shifts that maximise Mattes mutual information (Mattes 2003), coarse to fine
-bspline   rigid first, then a cubic B-spline deformation of control points about 60 mm apart
+resample  trust the scanner coordinates: linear interpolation onto the fixed grid, no registration
+rigid     three rotations and three translations that maximise Mattes mutual information (Mattes 2003), coarse to fine
+bspline   rigid, then a cubic B-spline deformation with control points about 60 mm apart
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,39 +19,43 @@ from medgen.io.grids import on_axes_of, same_grid
 from medgen.io.volume import Volume
 
 METHODS = ("resample", "rigid", "bspline")
-SEED = 1  # of the jitter of the sampled voxels; SimpleITK takes 0 for the wall clock
-BINS = 32  # of the joint histogram
-SAMPLES = 50_000  # voxels the metric looks at, regularly spread over the fixed volume
+SEED = 1  # of the jitter of the sampled voxels; with 0 SimpleITK seeds from the clock
+BINS = 32  # bins of the joint histogram
+SAMPLES = 50_000  # voxels that the metric samples, regularly spread over the fixed volume
 CONTROL_MM = 60.0
 MIN_OVERLAP = 0.01
 
 
 def align(moving: Volume, fixed: Volume, method: str = "resample") -> tuple[Volume, dict[str, Any]]:
-    """``moving`` on the grid of ``fixed``, and what the alignment did.
+    """Resample ``moving`` onto the grid of ``fixed``, after registration if ``method`` asks for it.
 
-    Where the moving volume does not reach, its minimum (air in CT) is filled in. The result is the same on
-    every run: one thread, regular sampling.
+    Voxels outside the moving volume get its minimum (air in CT). The result is reproducible: one thread, regular
+    sampling.
 
     Returns:
-        The volume (affine and shape of ``fixed``, stored type of ``moving``), and a dict: "method";
-        "overlap", share of the fixed grid that the moving volume covers; "information_before" and
-        "information_after", mutual information in nats of the pair (higher is better); "mean_displacement_mm"
-        and "max_displacement_mm" of the fixed grid's points; "message", one sentence.
+        The volume (affine and shape of ``fixed``, stored type of ``moving``) and a dict: "method"; "overlap", share of
+        the fixed grid that the moving volume covers; "information_before" and "information_after", mutual information
+        of the pair in nats (higher is better); "mean_displacement_mm" and "max_displacement_mm" of points of the fixed
+        grid; "message", one sentence.
 
     Raises:
         InputError: unknown method, or volumes that do not overlap.
     """
     if method not in METHODS:
-        raise InputError("config-align-unknown", f"data.align = {method!r} is unknown; use one of {', '.join(METHODS)}")
+        raise InputError(
+            "config-align-unknown", f"data.align = {method!r} is not known; use one of {', '.join(METHODS)}"
+        )
     with _one_thread():
         return _align(moving, fixed, method)
 
 
-def on_one_grid(volumes: Sequence[Volume], method: str) -> list[Volume]:
-    """The contrasts of a case on the grid and the axes of the first: aligned, or turned where they share it already.
+def to_common_grid(volumes: Sequence[Volume], method: str) -> list[Volume]:
+    """Bring the contrasts of a case onto the grid and the axes of the first one.
+
+    With method "refuse" they must share a grid, and only their axes are reordered; otherwise `align` is applied.
 
     Raises:
-        InputError: ``method`` is "refuse" and the grids differ (both geometries are shown), or as ``align``.
+        InputError: ``method`` is "refuse" and the grids differ (the message shows both), or an error of `align`.
     """
     first = volumes[0]
     same = [same_grid(first.geometry, v.geometry) for v in volumes]
@@ -60,7 +64,7 @@ def on_one_grid(volumes: Sequence[Volume], method: str) -> list[Volume]:
         raise InputError(
             "pair-grid-differs",
             f"contrasts of one case are on different grids: {first.path} is [{first.geometry.describe()}], "
-            f"{other.path} is [{other.geometry.describe()}]; bring them onto one",
+            f"{other.path} is [{other.geometry.describe()}]; resample them onto one grid",
         )
     if method == "refuse":
         return [on_axes_of(v, first) for v in volumes]
@@ -84,10 +88,10 @@ def _align(moving: Volume, fixed: Volume, method: str) -> tuple[Volume, dict[str
     if method == "bspline":
         transform = _bspline(*images, transform)
     after = _information(*images, transform)
-    message = "resampled, nothing moved" if method == "resample" else f"registered ({method})"
+    message = "resampled without registration" if method == "resample" else f"registered ({method})"
     if after < before:
         transform, after = identity, before
-        message = f"the {method} registration found nothing better than the given position: resampled only"
+        message = f"the {method} registration did not improve the mutual information: resampled only"
     mean, highest = _displacement(fixed, transform)
     if same_grid(fixed.geometry, moving.geometry, 1e-6) and mean == 0:
         data = on_axes_of(moving, fixed).data.copy()
@@ -108,10 +112,10 @@ def _align(moving: Volume, fixed: Volume, method: str) -> tuple[Volume, dict[str
 
 
 def _rigid(fixed: sitk.Image, moving: sitk.Image) -> sitk.Transform:
-    """Fixed -> moving world coordinates, starting from the coordinates as they are."""
+    """Rigid transform from fixed to moving world coordinates, starting from the identity."""
     start = sitk.Euler3DTransform()
     start.SetCenter(fixed.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in fixed.GetSize()]))
-    registration = _registration(fixed, levels=3, least=2000)
+    registration = _registration(fixed, levels=3, min_voxels=2000)
     registration.SetInitialTransform(start, inPlace=False)
     registration.SetOptimizerAsRegularStepGradientDescent(
         learningRate=1.0,
@@ -125,27 +129,27 @@ def _rigid(fixed: sitk.Image, moving: sitk.Image) -> sitk.Transform:
 
 
 def _bspline(fixed: sitk.Image, moving: sitk.Image, rigid: sitk.Transform) -> sitk.Transform:
-    """The rigid transform followed by a deformation of the fixed grid."""
+    """Composite of a B-spline deformation of the fixed grid and the rigid transform."""
     extent = np.multiply(fixed.GetSize(), fixed.GetSpacing())
     mesh = [max(1, int(round(length / CONTROL_MM))) for length in extent]
     start = sitk.BSplineTransformInitializer(fixed, mesh, 3)
-    registration = _registration(fixed, levels=2, least=20 * BINS**2)  # fewer, and the deformation fits noise
+    registration = _registration(fixed, levels=2, min_voxels=20 * BINS**2)  # with fewer it fits noise
     registration.SetMovingInitialTransform(rigid)
     registration.SetInitialTransform(start, inPlace=False)
     registration.SetOptimizerAsLBFGSB(
         gradientConvergenceTolerance=1e-5, numberOfIterations=40, maximumNumberOfFunctionEvaluations=80
     )
     deformation = registration.Execute(fixed, moving)
-    return sitk.CompositeTransform([rigid, deformation])  # applied from the last to the first
+    return sitk.CompositeTransform([rigid, deformation])  # SimpleITK applies the last one first
 
 
-def _registration(fixed: sitk.Image, levels: int, least: int = 0) -> sitk.ImageRegistrationMethod:
-    """Mattes mutual information on a pyramid whose shrunken levels keep at least ``least`` voxels."""
+def _registration(fixed: sitk.Image, levels: int, min_voxels: int = 0) -> sitk.ImageRegistrationMethod:
+    """Mattes mutual information on a pyramid; coarse levels with fewer than ``min_voxels`` voxels are skipped."""
     registration = sitk.ImageRegistrationMethod()
     registration.SetMetricAsMattesMutualInformation(BINS)
     registration.SetMetricSamplingStrategy(registration.REGULAR)
     spacing, voxels = float(min(fixed.GetSpacing())), float(np.prod(fixed.GetSize(), dtype=float))
-    factors = [f for f in (4, 2, 1)[-levels:] if f == 1 or voxels / f**3 >= least]
+    factors = [f for f in (4, 2, 1)[-levels:] if f == 1 or voxels / f**3 >= min_voxels]
     shares = [float(np.clip(SAMPLES * f**3 / voxels, 0.001, 1)) for f in factors]
     registration.SetMetricSamplingPercentagePerLevel(shares, SEED)
     registration.SetShrinkFactorsPerLevel(factors)
@@ -170,7 +174,7 @@ def _overlap(fixed: sitk.Image, moving: sitk.Image) -> float:
 
 
 def _displacement(fixed: Volume, transform: sitk.Transform) -> tuple[float, float]:
-    """Mean and greatest way, mm, of 9 x 9 x 9 points spread over the fixed volume."""
+    """Mean and maximum displacement in mm of 9 x 9 x 9 points spread over the fixed volume."""
     ends = np.array(fixed.data.shape) - 1
     lengths = []
     for share in product(np.linspace(0, 1, 9), repeat=3):
@@ -182,7 +186,7 @@ def _displacement(fixed: Volume, transform: sitk.Transform) -> tuple[float, floa
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Sums over threads come in any order; one thread gives the same numbers every time."""
+    """Run SimpleITK on one thread: the order of sums over several threads varies between runs."""
     threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     try:

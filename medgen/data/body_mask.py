@@ -1,62 +1,62 @@
-"""The body in a scan: where patches are taken and where errors count."""
+"""Body masks: where patches are taken and where errors are measured."""
 
 import numpy as np
 from scipy import ndimage
 
-BELOW_AIR = -1200.0  # HU, lower than noise in air
+BELOW_AIR = -1200.0  # HU, below the noise of air
 
 
 def body_mask(data: np.ndarray, *, threshold: float | None = None) -> np.ndarray:
-    """Mask of the body: largest connected part above ``threshold``, holes filled slice by slice along z.
+    """Mask of the body: largest connected component above ``threshold``, holes filled in each slice along z.
 
     Args:
         data: volume (X, Y, Z); HU for CT.
-        threshold: value above which a voxel is tissue; None: -300 HU, which parts fat (-100) from lung and
-            air, or for images that are not in HU ``foreground_threshold(data)``.
+        threshold: value above which a voxel is tissue; None: -300 HU, which separates fat (-100) from
+            lung and air; for images that are not in HU, ``foreground_threshold(data)``.
 
     Returns:
-        Boolean array (X, Y, Z). All True when nothing lies above the threshold, so that callers always
-        have somewhere to look.
+        Boolean array (X, Y, Z). All True if no voxel exceeds the threshold, so that callers always have
+        voxels to sample.
     """
     if threshold is None:
         threshold = -300.0 if looks_like_hu(data) else foreground_threshold(data)
     above = data > threshold
-    # A table or clothes touch the body by thin bridges: opening parts them before the largest part is taken.
-    opened = _grown(_shrunk(above)) if min(data.shape) > 4 else above
+    # Table and clothes touch the body by thin bridges: opening removes these before the largest component is taken.
+    opened = _dilated(_eroded(above)) if min(data.shape) > 4 else above
     labels, count = ndimage.label(opened if opened.any() else above)
     if count == 0:
         return np.ones(data.shape, bool)
     largest = labels == np.bincount(labels.ravel())[1:].argmax() + 1
-    body = _grown(largest) & above
+    body = _dilated(largest) & above
     return body | _holes(body)
 
 
-# Both as scipy.ndimage's with a cross and its border of 0, in a tenth of the time: whole slices at once.
+# Both equal scipy.ndimage's functions with a cross and border value 0; whole slices at once are ten times as fast.
 
 
-def _grown(mask: np.ndarray) -> np.ndarray:
-    """The mask and the six neighbours of its every voxel."""
+def _dilated(mask: np.ndarray) -> np.ndarray:
+    """Dilate the mask by the six face neighbours."""
     grown = mask.copy()
     for axis in range(3):
-        into, of = np.moveaxis(grown, axis, 0), np.moveaxis(mask, axis, 0)
-        into[1:] |= of[:-1]
-        into[:-1] |= of[1:]
+        shifted, original = np.moveaxis(grown, axis, 0), np.moveaxis(mask, axis, 0)
+        shifted[1:] |= original[:-1]
+        shifted[:-1] |= original[1:]
     return grown
 
 
-def _shrunk(mask: np.ndarray) -> np.ndarray:
-    """The voxels of the mask whose six neighbours lie in it; at the volume's border none do."""
+def _eroded(mask: np.ndarray) -> np.ndarray:
+    """Erode the mask by the six face neighbours; voxels on the volume's border are removed."""
     shrunk = mask.copy()
     for axis in range(3):
-        into, of = np.moveaxis(shrunk, axis, 0), np.moveaxis(mask, axis, 0)
-        into[1:] &= of[:-1]
-        into[:-1] &= of[1:]
-        into[0] = into[-1] = False
+        shifted, original = np.moveaxis(shrunk, axis, 0), np.moveaxis(mask, axis, 0)
+        shifted[1:] &= original[:-1]
+        shifted[:-1] &= original[1:]
+        shifted[0] = shifted[-1] = False
     return shrunk
 
 
 def _holes(mask: np.ndarray) -> np.ndarray:
-    """What the mask surrounds within a slice along z: the parts of its outside that reach none of the slice's sides."""
+    """Holes of the mask in each slice along z: background components that touch no side of the slice."""
     in_plane = np.zeros((3, 3, 3), bool)
     in_plane[:, 1, 1] = in_plane[1, :, 1] = True
     parts, count = ndimage.label(~mask, in_plane)
@@ -68,35 +68,38 @@ def _holes(mask: np.ndarray) -> np.ndarray:
 
 
 def foreground_threshold(data: np.ndarray) -> float:
-    """A threshold between background and tissue for images without units: the mean of the volume.
+    """Threshold between background and tissue for images without units: the mean of the volume.
 
-    In MR most voxels are background near zero, so tissue lies above the mean (as in TorchIO's
-    ``ZNormalization`` masking). Skull-stripped volumes hold exact zeros: they end below it as well.
+    In MR most voxels are background near zero, so tissue lies above the mean (as in the masking of TorchIO's
+    ``ZNormalization``). The zeros of skull-stripped volumes lie below it as well.
     """
     return float(data.mean(dtype=np.float64))  # sums of large values overflow float32
 
 
-EMPTY = 0.05  # of the voxels at the least value: a background that was set to it
+MASKED_SHARE = 0.05  # minimum share of voxels at the minimum value that indicates a masked background
 
 
 def foreground_mask(data: np.ndarray) -> np.ndarray:
-    """What of an image without units, such as MR, shows the patient: (X, Y, Z) bool.
+    """Foreground mask, (X, Y, Z) bool, of an image without units, such as MR.
 
-    Where a background was set to one value (skull-stripped, masked), all of the largest part above it; else the body,
-    see `body_mask`. All True where nothing stands out.
+    Applies `body_mask` with the minimum as threshold if the background was set to one value (skull-stripped, masked),
+    otherwise with `foreground_threshold`. All True if no voxel exceeds the threshold.
     """
-    least = float(data.min())
-    masked = np.count_nonzero(data == least) >= EMPTY * data.size
-    return body_mask(data, threshold=least if masked else foreground_threshold(data))
+    minimum = float(data.min())
+    masked = np.count_nonzero(data == minimum) >= MASKED_SHARE * data.size
+    return body_mask(data, threshold=minimum if masked else foreground_threshold(data))
 
 
 def looks_like_hu(data: np.ndarray) -> bool:
-    """Whether a volume can be CT in Hounsfield units: air (≤ -200 HU) is present, and what lies far below air is rare
-    but for one padding value. In an MR's phase images (-4096 to 4096) it is most of it."""
+    """Whether a volume can be CT in Hounsfield units.
+
+    True if air (≤ -200 HU) is present and values below -1200 HU are rare, apart from one padding value. Phase images
+    of MR (-4096 to 4096) have many different values there.
+    """
     low = float(data.min())
     if low >= BELOW_AIR:
         return low <= -200
     below = data[data < BELOW_AIR]
-    some = below[:: max(1, below.size // 100_000)]
-    padding = np.unique(some, return_counts=True)[1].max() / some.size
+    sample = below[:: max(1, below.size // 100_000)]
+    padding = np.unique(sample, return_counts=True)[1].max() / sample.size
     return bool((1 - padding) * below.size < 0.2 * np.count_nonzero(data <= -200))

@@ -1,8 +1,8 @@
-"""Decompressed volumes on disk: the second epoch reads a patch, not a gzip stream.
+"""Cache of decompressed volumes on disk, so that training reads single patches instead of gzip streams.
 
-Each volume is stored once as a memory-mapped ``.npy`` on the model's grid (canonical axes, resampled if a
-spacing is set), int16 where that is lossless, beside its intensity range and a sample of its body voxels.
-The file's name is a hash of the input's path, size, time and the settings: a changed input is a new entry.
+Each volume is stored once as a memory-mapped ``.npy`` on the model's grid (canonical axes, resampled if a spacing is
+set), as int16 where that is lossless, with its intensity range and a sample of its body voxels. The file name contains
+a hash of the input's path, size and modification time and of the settings, so a changed input gets a new entry.
 """
 
 import hashlib
@@ -19,19 +19,19 @@ from medgen.data.body_mask import body_mask
 from medgen.data.fingerprint import describe
 from medgen.data.intensity import Code, Range, fit_range
 from medgen.errors import InputError
-from medgen.io.claim import wrote
+from medgen.io.claim import record_written
 from medgen.io.read import read_volume
 from medgen.io.volume import Volume, to_canonical
 
-VERSION = 4  # counts changes of this file that make old entries wrong
-BODY_VOXELS = 20_000  # a sample of the body is enough to centre patches
+VERSION = 4  # increase when a change of this file invalidates old entries
+BODY_VOXELS = 20_000  # sample size; enough for choosing patch centres
 
 
 @dataclass(frozen=True)
 class Cached:
-    """One volume ready for sampling.
+    """One cached volume.
 
-    ``body``: (n, 3) voxel indices, a sample of the body. ``fingerprint``: see ``fingerprint.describe``.
+    ``body``: (n, 3) indices of a sample of the body voxels. ``fingerprint``: see ``fingerprint.describe``.
     """
 
     path: Path
@@ -39,15 +39,15 @@ class Cached:
     range: Code
     spacing: tuple[float, float, float]
     fingerprint: dict[str, Any]
-    warnings: tuple[str, ...] = ()  # of reading the file, see ``Volume``
+    warnings: tuple[str, ...] = ()  # from reading the file, see ``Volume``
 
     @property
     def data(self) -> np.ndarray:
-        """(X, Y, Z) in the image's units, memory-mapped anew, so that loader workers get a name, not the voxels."""
+        """(X, Y, Z) in the image's units, memory-mapped on each access: loader workers receive only the path."""
         return np.load(self.path, mmap_mode="r")
 
 
-Channels = tuple[Cached, ...]  # the contrasts of one side of a case, on one grid
+Channels = tuple[Cached, ...]  # the contrasts of a case's source or target, on one grid
 
 
 def cached(
@@ -59,14 +59,15 @@ def cached(
     make: Callable[[], Volume] | None = None,
     key: str = "",
 ) -> Cached:
-    """The entry of one file, made on first use.
+    """Return the cache entry of one file; create it on first use.
 
     Args:
-        folder: cache folder, made when missing.
-        path: the volume's file.
-        codec: arguments of ``fit_range``.
-        spacing: mm of the model's grid, or None for the file's own.
-        make: gives the volume in place of the file's content (an aligned source), and ``key`` says which.
+        folder: cache folder, created if missing.
+        path: file of the volume.
+        intensity: arguments of ``fit_range``.
+        spacing: voxel spacing of the model's grid in mm; None: the file's own.
+        make: returns the volume to store in place of the file's content (an aligned source).
+        key: identifies what ``make`` returns.
 
     Raises:
         InputError: unreadable volume, or a constant one.
@@ -77,19 +78,19 @@ def cached(
     )
     stem = folder / f"{path.name.split('.')[0]}-{hashlib.sha1(text.encode()).hexdigest()[:16]}"
     info = stem.with_suffix(".json")
-    if not info.exists():  # written last, so its presence says the entry is whole
+    if not info.exists():  # written last: its presence means that the entry is complete
         _fill(stem, path, make() if make else read_volume(path), intensity, spacing)
     values = json.loads(info.read_text())
     body = np.load(stem.with_suffix(".body.npy"))
     path = stem.with_suffix(".npy")
-    said = tuple(values["warnings"])
-    return Cached(path, body, Range(**values["range"]), tuple(values["spacing"]), values["fingerprint"], said)
+    read_warnings = tuple(values["warnings"])
+    return Cached(path, body, Range(**values["range"]), tuple(values["spacing"]), values["fingerprint"], read_warnings)
 
 
 def _fill(stem: Path, path: Path, volume: Volume, intensity: dict[str, Any], spacing: tuple[float, ...] | None) -> None:
     from medgen.data.grid import resample  # here: SimpleITK is slow to import and rarely needed
 
-    said, volume = volume.warnings, to_canonical(volume)
+    read_warnings, volume = volume.warnings, to_canonical(volume)
     if spacing is not None and not np.allclose(volume.spacing, spacing, rtol=0.02):
         volume = resample(volume, spacing)
     try:
@@ -106,27 +107,32 @@ def _fill(stem: Path, path: Path, volume: Volume, intensity: dict[str, Any], spa
         stem.parent.mkdir(parents=True, exist_ok=True)
         save_array(stem.with_suffix(".npy"), _compact(volume.data))
         save_array(stem.with_suffix(".body.npy"), body)
-        info = stem.with_suffix(".json")
-        aside = stem.with_suffix(f".{os.getpid()}.tmp")
-        about = {"range": codes.to_dict(), "spacing": volume.spacing, "fingerprint": fingerprint, "path": str(path)}
-        aside.write_text(json.dumps(about | {"warnings": said}))
-        wrote(info, aside)
-        os.replace(aside, info)
+        entry = {"range": codes.to_dict(), "spacing": volume.spacing, "fingerprint": fingerprint, "path": str(path)}
+        save_text(stem.with_suffix(".json"), json.dumps(entry | {"warnings": read_warnings}))
     except OSError as error:
         raise InputError(
-            "cache-not-writable", f"cache {stem.parent} cannot be written: {error.strerror or error}; set data.cache"
+            "cache-not-writable",
+            f"cannot write the cache {stem.parent}: {error.strerror or error}; set data.cache to a writable folder",
         ) from None
 
 
 def _compact(data: np.ndarray) -> np.ndarray:
-    whole = np.abs(data).max() < 2**15 - 1 and np.array_equal(data, np.rint(data))
-    return data.astype(np.int16 if whole else np.float32)
+    is_int16 = np.abs(data).max() < 2**15 - 1 and np.array_equal(data, np.rint(data))
+    return data.astype(np.int16 if is_int16 else np.float32)
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
-    """Write a ``.npy`` whole or not at all."""
-    aside = path.with_suffix(f".{os.getpid()}.tmp")
-    with open(aside, "wb") as file:
+    """Write a ``.npy`` file atomically."""
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    with open(temporary, "wb") as file:
         np.save(file, array)
-    wrote(path, aside)
-    os.replace(aside, path)
+    record_written(path, temporary)
+    os.replace(temporary, path)
+
+
+def save_text(path: Path, text: str) -> None:
+    """Write a text file atomically, also when several processes write it at the same time."""
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(text)
+    record_written(path, temporary)
+    os.replace(temporary, path)

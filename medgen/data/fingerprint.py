@@ -1,4 +1,4 @@
-"""What the training images looked like, and whether a new scan looks like them."""
+"""Fingerprints of the training images, and detection of scans that differ from them."""
 
 from typing import Any
 
@@ -8,30 +8,30 @@ from medgen.data.body_mask import body_mask
 from medgen.data.intensity import Range
 
 QUANTILES = np.linspace(0.01, 0.99, 25)
-ENOUGH = 200_000  # voxels, evenly spread: a quantile is then good to about 0.1 % of them
-STEP_MM, LEAST = 5.0, 32  # voxels so far apart tell how large a body is; no fewer on a side
+MAX_SAMPLES = 200_000  # body voxels, evenly spread: a quantile is then accurate to about 0.1 % of the voxels
+STEP_MM, MIN_SIDE = 5.0, 32  # body size is measured on voxels about 5 mm apart, at least 32 along each axis
 
 
 def describe(
     data: np.ndarray, spacing: tuple[float, ...], code: Range, body: np.ndarray | None = None
 ) -> dict[str, Any]:
-    """The look of one scan: intensity quantiles of the body (in code units, [-1, 1]), its size in mm, spacing.
+    """Fingerprint of one scan: intensity quantiles of the body (encoded to [-1, 1]), body size in mm, voxel spacing.
 
     Args:
         data: (X, Y, Z) on canonical axes, in the image's units.
-        spacing: mm.
+        spacing: voxel spacing in mm.
         code: the scan's intensity range.
-        body: its ``body_mask``, where that is known already.
+        body: its ``body_mask``; None: computed here.
     """
     voxels = [round(float(s), 4) for s in spacing]
     if body is None:
-        step = [max(1, min(int(STEP_MM / s), n // LEAST)) for s, n in zip(spacing, data.shape, strict=True)]
+        step = [max(1, min(int(STEP_MM / s), n // MIN_SIDE)) for s, n in zip(spacing, data.shape, strict=True)]
         data = np.ascontiguousarray(data[tuple(slice(None, None, k) for k in step)])
         body, spacing = body_mask(data), tuple(np.multiply(spacing, step).tolist())
     sides = [np.flatnonzero(body.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     extent = np.array([side[-1] - side[0] + 1 for side in sides]) * np.asarray(spacing)
     values = data[body]
-    codes = np.sort(code.encode(values[:: max(1, values.size // ENOUGH)]))  # 25 quantiles of what is sorted are quick
+    codes = np.sort(code.encode(values[:: max(1, values.size // MAX_SAMPLES)]))  # sorted: quantiles are then fast
     return {
         "quantiles": np.quantile(codes, QUANTILES).round(4).tolist(),
         "extent": extent.round(1).tolist(),
@@ -42,12 +42,13 @@ def describe(
 def distribution_shift_reasons(
     scan: dict[str, Any], training: list[dict[str, Any]], *, check_spacing: bool = True
 ) -> list[str]:
-    """Sentences on how a scan differs from every training scan; empty when it does not.
+    """List how a scan differs from every training scan; empty if it does not.
 
-    Intensities: the mean distance of its quantiles to the nearest training scan's (Wasserstein-1 in code
-    units) is compared with twice the largest such distance among the training scans themselves, floor 0.02
-    (0.1 when fewer than three scans leave that spread unknown). Extent and spacing: outside the training
-    scans' range by more than a third. ``check_spacing`` is off for models that bring every scan to one grid.
+    Intensities: the mean distance of its quantiles to those of the nearest training scan (Wasserstein-1, encoded
+    intensities) is compared with twice the largest distance of a training scan to its nearest neighbour, at least
+    0.02. With fewer than three training scans this spread is unknown and the limit is 0.1. Body size and spacing:
+    outside the range of the training scans by more than a third. ``check_spacing`` is False for models that resample
+    every scan to one grid.
     """
     sentences = []
     quantiles = np.array([t["quantiles"] for t in training])
@@ -58,39 +59,41 @@ def distribution_shift_reasons(
         limit = max(2 * float(between.min(1).max()), 0.02)
     if distance > limit:
         sentences.append(
-            f"intensities inside the body differ from every training scan's "
+            f"intensities inside the body differ from those of every training scan "
             f"(distance {distance:.3f}, limit {limit:.3f})"
         )
-    for key, words in (("extent", "size of the body in the scan"), ("spacing", "voxel size")):
+    for key, quantity in (("extent", "body size in the scan"), ("spacing", "voxel spacing")):
         if key == "spacing" and not check_spacing:
             continue
         known = np.array([t[key] for t in training])
         low, high, values = known.min(0) / 1.34, known.max(0) * 1.34, np.asarray(scan[key])
         if ((values < low) | (values > high)).any():
-            shown = " × ".join(f"{v:.4g}" for v in values)
-            usual = " × ".join(
+            scan_text = " × ".join(f"{v:.4g}" for v in values)
+            training_text = " × ".join(
                 f"{a:.4g}" if a == b else f"{a:.4g}–{b:.4g}" for a, b in zip(known.min(0), known.max(0), strict=True)
             )
-            sentences.append(f"{words} {shown} mm, training had {usual} mm")
+            sentences.append(f"{quantity} {scan_text} mm, but {training_text} mm in the training scans")
     return sentences
 
 
 def resembles_target(scan: dict[str, Any], sources: list[dict[str, Any]], targets: list[dict[str, Any]]) -> bool:
-    """Whether a scan looks like what the model makes, not like what it takes: a CT without contrast medium already.
+    """Whether a scan looks like the model's output, not like its input, e.g. a CT that is already non-contrast.
 
-    The quantiles are weighted by how far sources and targets lie apart over their spread (a linear discriminant with
-    a diagonal covariance: 25 quantiles of a dozen scans allow no more). It says nothing (False) below three scans of
-    each, where the training scans themselves overlap, and of a scan that is further off than the targets are.
+    The quantiles are weighted by the distance between sources and targets relative to their spread (linear
+    discriminant with a diagonal covariance; a dozen scans are too few for the full covariance of 25 quantiles).
+
+    Returns False with fewer than three scans on either side, if the scores of sources and targets overlap, or if the
+    scan lies beyond the targets by at least the gap between targets and sources.
 
     Args:
-        scan, sources, targets: looks as of ``describe``, all in the same code.
+        scan, sources, targets: fingerprints from ``describe``, all with the same encoding.
     """
     if min(len(sources), len(targets)) < 3:
         return False
-    a, b = (np.array([look["quantiles"] for look in looks]) for looks in (sources, targets))
+    a, b = (np.array([item["quantiles"] for item in items]) for items in (sources, targets))
     weights = (a.mean(0) - b.mean(0)) / (np.sqrt((a.var(0) + b.var(0)) / 2) + 0.005) ** 2
-    taken, made, score = a @ weights, b @ weights, float(np.asarray(scan["quantiles"]) @ weights)
-    gap = taken.min() - made.max()
-    spreads = taken.std() + made.std()
-    middle = (made.mean() * taken.std() + taken.mean() * made.std()) / spreads if spreads else made.mean()
-    return bool(gap > 0 and made.min() - gap < score < middle)
+    inputs, outputs, score = a @ weights, b @ weights, float(np.asarray(scan["quantiles"]) @ weights)
+    gap = inputs.min() - outputs.max()
+    spreads = inputs.std() + outputs.std()
+    middle = (outputs.mean() * inputs.std() + inputs.mean() * outputs.std()) / spreads if spreads else outputs.mean()
+    return bool(gap > 0 and outputs.min() - gap < score < middle)

@@ -1,9 +1,9 @@
-"""Intensity codecs: HU or scanner units → the network's [-1, 1] and exactly back.
+"""Intensity codecs: map HU or scanner units to the network's [-1, 1] and back.
 
-Every codec is a linear map of one range [low, high] onto [-1, 1]; the kinds differ in how a case finds its
-range: a fixed window (HU), the case's percentiles, or its mean and standard deviation. Beyond the range
-the code is clipped, and ``outside`` declares what the output does there (docs/decisions/codecs.md).
-Label maps, which have values but no intensities, are coded by ``label_maps.LabelTable``.
+Every codec maps a range [low, high] linearly onto [-1, 1]. The kinds differ in how the range of a case is chosen: a
+fixed window (HU), percentiles of the case, or its mean and standard deviation. Values beyond the range are clipped,
+and ``outside`` sets what the output contains there (docs/decisions/codecs.md). Label maps, which hold no intensities,
+are encoded by ``data.labels.codec.LabelTable``.
 """
 
 from collections.abc import Sequence
@@ -16,19 +16,19 @@ from medgen.data.body_mask import foreground_threshold
 from medgen.errors import InputError
 from medgen.types import Outside
 
-GAP = 0.25  # code units between a masked background and the darkest tissue
+GAP = 0.25  # encoded difference between a masked background and the darkest tissue
 
 
 class Code(Protocol):
-    """How one source is coded: a ``Range`` of intensities, or the table of a label map."""
+    """Encoding of one source: a ``Range`` of intensities, or the table of a label map."""
 
     def encode(self, x: np.ndarray) -> np.ndarray: ...
 
     def to_dict(self) -> dict[str, Any]: ...
 
 
-def encoded(codes: Sequence[Code], data: Sequence[np.ndarray]) -> np.ndarray:
-    """Contrasts (X, Y, Z), each by its code → channels (C, X, Y, Z): one a contrast, or one a value of a label map."""
+def encode_channels(codes: Sequence[Code], data: Sequence[np.ndarray]) -> np.ndarray:
+    """Encode contrasts (X, Y, Z) as channels (C, X, Y, Z): one per contrast, or one per value of a label map."""
     return np.concatenate(
         [x if x.ndim == 4 else x[None] for x in (c.encode(v) for c, v in zip(codes, data, strict=True))]
     )
@@ -36,14 +36,15 @@ def encoded(codes: Sequence[Code], data: Sequence[np.ndarray]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Range:
-    """Linear code of one case: ``low`` ↦ -1, ``high`` ↦ 1, clipped beyond.
+    """Linear encoding of one case: ``low`` ↦ -1, ``high`` ↦ 1, values beyond are clipped.
 
-    ``outside="preserve"``: what lies at or beyond the range's ends (bone, metal, air, padding) is handed to the
-    output unchanged by ``carried``; only sound where source and target share units. ``"preserve_unchanged"``: above the
-    range only where the translation stays near its end. ``"clip"``: it is lost.
+    ``outside``: handling of source values at or beyond an end of the range (bone, metal, air, padding) by ``carried``.
+    ``"preserve"`` copies them to the output; only valid if source and target have the same units.
+    ``"preserve_unchanged"`` does the same, but above the range only where the translation stays near the upper end.
+    ``"clip"`` discards them.
 
-    ``background``: the exact value of voxels that were masked away (0 in skull-stripped MR). It is coded as -1
-    and the range begins at -1 + GAP, so that a large dark ventricle is not taken for the outside of the head.
+    ``background``: exact value of masked voxels (0 in skull-stripped MR). It is encoded as -1 and ``low`` as -1 + GAP,
+    so that a large dark ventricle is not mistaken for the outside of the head.
     """
 
     low: float
@@ -53,16 +54,16 @@ class Range:
 
     def __post_init__(self) -> None:
         if not (np.isfinite([self.low, self.high]).all() and self.low < self.high):
-            raise ValueError(f"a code needs low < high, both finite; got {self.low} and {self.high}")
+            raise ValueError(f"an intensity range needs finite low < high; got {self.low} and {self.high}")
 
     def encode(self, x: np.ndarray) -> np.ndarray:
-        """Any shape, units of the image → float32 in [-1, 1]."""
+        """Map values of any shape, in units of the image, to float32 in [-1, 1]."""
         inside = np.clip(x, self.low, self.high).astype(np.float32)
         y = (inside - np.float32(self.low)) / self._unit + self._start
         return y if self.background is None else np.where(x == self.background, np.float32(-1), y)
 
     def decode(self, y: np.ndarray) -> np.ndarray:
-        """Inverse of ``encode`` inside the range (to float32 rounding); codes beyond ±1 extrapolate."""
+        """Inverse of ``encode`` within the range (up to float32 rounding); values beyond ±1 are extrapolated."""
         x = (y.astype(np.float32) - self._start) * self._unit + np.float32(self.low)
         if self.background is None:
             return x
@@ -70,29 +71,29 @@ class Range:
 
     @property
     def _start(self) -> np.float32:
-        """Code of ``low``."""
+        """Encoded value of ``low``."""
         return np.float32(-1 if self.background is None else -1 + GAP)
 
     @property
     def _unit(self) -> np.float32:
-        """Image units a code unit."""
+        """Image units per encoded unit."""
         return np.float32((self.high - self.low) / (1 - self._start))
 
     def clip(self, x: np.ndarray) -> np.ndarray:
-        """``x`` as float32 with what lies beyond the range at its nearer end; a masked background stays."""
+        """Clip ``x`` to the range, as float32; a masked background keeps its value."""
         inside = np.clip(x, self.low, self.high).astype(np.float32, copy=False)
         return inside if self.background is None else np.where(x == self.background, np.float32(x), inside)
 
     def beyond(self, x: np.ndarray) -> np.ndarray:
-        """Where ``x`` lies at an end of the range or beyond: the network is shown nothing of the value itself."""
+        """Mask of values at or beyond an end of the range: clipping hides their true value from the network."""
         return (x <= self.low) | (x >= self.high)
 
     def carried(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """The translation ``y`` with the source's own values where they lie beyond the range; float32.
+        """Insert source values that lie beyond the range into the translation ``y``; float32.
 
-        ``clip``: ``y`` itself. ``preserve``: ``x``, to the bit, wherever ``beyond``. ``preserve_unchanged``: the same
-        below the range; above it the share of ``x`` falls linearly from 1 to 0 while y moves from 1/8 to 1/4
-        of the range down from the end, so bone is left as it is and dense contrast that is taken away is not.
+        ``clip``: return ``y``. ``preserve``: exactly ``x`` wherever ``beyond`` is True. ``preserve_unchanged``: this
+        below the range; above it the weight of ``x`` falls linearly from 1 to 0 as ``y`` moves from 1/8 to 1/4 of the
+        range below the upper end, so bone is kept, but dense contrast agent that the network removed is not restored.
 
         Args:
             x, y: source and decoded translation, same shape and units.
@@ -121,18 +122,19 @@ def fit_range(
     outside: Outside = "clip",
     background: float | None = None,
 ) -> Range:
-    """The code of one case.
+    """Choose the intensity range of one case.
 
     Args:
         data: (X, Y, Z) in the image's units.
-        kind: ``window``: low and high are values, default -1000 and 1000 HU. ``percentile``: low is one of the whole
-            volume, default 0.1, for what lies below the mean is not all background: in a crop it is half the tissue;
-            high is one of the foreground, default 99.5, or a large background would move it. ``zscore``:
-            mean ± width · sd of the foreground.
-        background: value of masked voxels, see ``Range``; the foreground is then all others.
+        kind: ``window``: low and high are values, default -1000 and 1000 HU. ``percentile``: low is a percentile of the
+            whole volume, default 0.1 (values below the mean are not all background: in a crop they are half of the
+            tissue); high is a percentile of the foreground, default 99.5 (a large background would shift one of the
+            whole volume). ``zscore``: mean ± width · sd of the foreground.
+        outside: see ``Range``.
+        background: value of masked voxels, see ``Range``; all other voxels are then the foreground.
 
     Raises:
-        InputError: the image is constant, so no range exists.
+        InputError: the image is constant and has no intensity range.
     """
     if kind == "window":
         return Range(-1000.0 if low is None else low, 1000.0 if high is None else high, outside, background)
@@ -144,25 +146,25 @@ def fit_range(
     if kind == "zscore":
         mean, sd = float(foreground.mean()), float(foreground.std()) or 1.0
         return Range(mean - width * sd, mean + width * sd, outside, background)
-    whole = data if background is None else foreground
-    bottom = float(np.percentile(whole, 0.1 if low is None else low))
-    top = float(np.percentile(foreground, 99.5 if high is None else high))
-    return Range(min(bottom, top - 1e-6 * max(abs(top), 1)), top, outside, background)
+    unmasked = data if background is None else foreground
+    lowest = float(np.percentile(unmasked, 0.1 if low is None else low))
+    highest = float(np.percentile(foreground, 99.5 if high is None else high))
+    return Range(min(lowest, highest - 1e-6 * max(abs(highest), 1)), highest, outside, background)
 
 
 def typical_range(ranges: list[Range]) -> Range:
-    """The range of a cohort: the median of its cases' ends."""
+    """Range of a cohort: the median of each end over its cases."""
     low, high = (float(np.median([getattr(r, end) for r in ranges])) for end in ("low", "high"))
     return replace(ranges[0], low=low, high=high)
 
 
 @dataclass(frozen=True)
 class TargetRange:
-    """Where outputs are decoded when a case's target is unknown, as always with a new scan.
+    """Range in which outputs are decoded when the target of a case is unknown, as for every new scan.
 
-    ``typical`` is the training targets' median range. With ``follow`` the source's own range decides, times
-    the training cases' ratio of target to source: the gain of a scanner is shared by the sequences of one
-    visit, so a scan that is brighter than usual has a brighter partner too.
+    ``typical`` and ``source`` are the typical ranges of the training targets and sources. With ``follow``, ``typical``
+    is scaled by the width of the scan's source range relative to ``source``: the sequences of one visit share the
+    scanner's gain, so a brighter source has a brighter target.
     """
 
     typical: Range
@@ -170,9 +172,11 @@ class TargetRange:
     follow: bool = False
 
     def of(self, source: Code) -> Range:
-        """The range in which the translation of a scan with this ``source`` range is decoded."""
+        """Return the range for decoding the translation of a scan with this ``source`` range."""
         if not self.follow:
             return self.typical
-        assert isinstance(source, Range) and isinstance(self.source, Range), "only intensities have a gain to follow"
+        assert isinstance(source, Range) and isinstance(self.source, Range), (
+            "only intensity ranges have a gain; label maps cannot use follow"
+        )
         gain = (source.high - source.low) / (self.source.high - self.source.low)
         return replace(self.typical, low=self.typical.low * gain, high=self.typical.high * gain)

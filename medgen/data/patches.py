@@ -1,8 +1,8 @@
-"""Training patches: paired and unpaired, body-aware, augmented, and the same whenever asked again.
+"""Training patches: paired or unpaired, centred on the body, augmented, and reproducible.
 
-Sample n of a run is a pure function of (seed, n): its case, its place and its augmentation come from a
-generator seeded by the two. So a resumed run goes on at sample n without any saved sampler state, loader
-workers need no seeding of their own, and two processes together draw what one would.
+Sample n of a run is a pure function of (seed, n): case, position and augmentation come from a generator seeded with
+both. So a resumed run continues at sample n without saved sampler state, loader workers need no seeds of their own, and
+two processes together draw the same samples as one.
 """
 
 from collections.abc import Iterator
@@ -14,9 +14,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from medgen.data.cache import Cached, Channels
-from medgen.data.intensity import encoded
+from medgen.data.intensity import encode_channels
 from medgen.data.labels.codec import LabelTable
-from medgen.data.random_affine import RandomAffine, Turn, cut_patch
+from medgen.data.random_affine import AffineTransform, RandomAffine, cut_patch
 from medgen.data.slabs import fold_batch
 from medgen.errors import InputError
 from medgen.types import Batch
@@ -28,18 +28,18 @@ class Patches(Dataset):
     """Patches of a cohort, indexed by sample number.
 
     Args:
-        sources, targets: case name → volumes, one a contrast. Paired: the same names on both sides.
-        labels: case name → file of its classes, see ``data.labels.training``; empty, or of every source.
-        domains: case name → domain; targets are then taken from another domain than the source's.
-        siblings: case name → cases of the same patient on the same grid in other domains; a source that has some gets
-            its target among them, from the same place and turned alike ("paired" in the sample).
-        paired: take both patches from one case and one place.
-        patch: voxels (X, Y, Z); smaller volumes are padded by their edge values.
-        slab: axis whose slices ``batches`` folds into channels, see ``data.slabs``; none in 3D.
-        centres: case name → voxels (n, 3), near one of which ``foreground_fraction`` of the patches lie; paired,
-            or the sources' patches.
-        body: share of the other patches centred on a body voxel; the rest lie anywhere.
-        match_position: unpaired: centre the target's patch at the same place relative to its body's box.
+        sources, targets: case name → volumes, one per contrast. Paired: the same names on both sides.
+        labels: case name → file of its class map, see ``data.labels.training``; empty, or one for every source.
+        domains: case name → domain; the target is then taken from a domain other than the source's.
+        siblings: case name → cases of the same patient on the same grid in other domains; a source with siblings gets
+            its target from them, with the same position, flips, rotation and scale ("paired" in the sample).
+        paired: take both patches from the same case and position.
+        patch: size in voxels (X, Y, Z); smaller volumes are padded with their edge values.
+        slab: axis whose slices ``batches`` folds into channels, see ``data.slabs``; None in 3D.
+        centres: case name → voxels (n, 3); a share ``foreground_fraction`` of patches is centred near one of them.
+            Unpaired, this applies to source patches only.
+        body: share of the other patches that is centred near a body voxel; the rest lie anywhere.
+        match_position: unpaired: centre the target patch at the same position relative to the body's bounding box.
         flip, rotate, scale, gamma, artefacts: see ``settings.Sampling``.
     """
 
@@ -66,14 +66,15 @@ class Patches(Dataset):
         artefacts: tuple[dict[str, Any], ...] = (),
     ) -> None:
         if paired and set(sources) != set(targets):
-            raise ValueError(f"paired sampling needs the same cases on both sides; got {sources} and {targets}")
+            differing = sorted(set(sources) ^ set(targets))
+            raise ValueError(f"paired sampling needs the same cases as sources and targets; {differing} have only one")
         self.sources, self.targets, self.labels = sources, targets, labels or {}
         self.domains, self.siblings, self.paired, self.seed = domains or {}, siblings or {}, paired, seed
         self.centres, self.foreground_fraction = centres or {}, foreground_fraction
         self.patch, self.slab = np.asarray(patch), slab
         self.body, self.match_position, self.gamma = body, match_position, gamma
         self.spatial = RandomAffine(tuple(AXES[a] for a in flip), rotate, scale)
-        # Room for a turned patch inside the volume; not along a slab's axis, or its ends would never be seen.
+        # Margin that keeps a rotated patch inside the volume; none along a slab's axis, to sample its end slices too.
         angle = np.deg2rad(min(rotate, 45))
         margin = (1 + scale) * (np.cos(angle) + np.sin(angle)) - 1
         self.inside = self.patch + 2 * np.ceil(self.patch * margin / 2).astype(int)
@@ -87,17 +88,17 @@ class Patches(Dataset):
         target_name = source_name if self.paired else self._case(self._partners(source_name, n), n, side=1)
         paired = self.paired or source_name in self.siblings
         source, target = self.sources[source_name], self.targets[target_name]
-        # Where a label map lies says little about where its image has something to learn.
+        # The body mask of a label map says little about where its image is informative: use the target's body.
         table = source[0].range if isinstance(source[0].range, LabelTable) else None
         start = self._start(target[0] if table else source[0], rng, centres=self.centres.get(source_name))
         start_target = start if paired else self._start(target[0], rng, match=(source[0], start))
-        exponent = self._exponent(len(source), rng)
+        exponent = self._gamma_exponent(len(source), rng)
         turn = self.spatial.draw(rng)
         turn_target = turn if paired else self.spatial.draw(rng)
         spacing = source[0].spacing
         x = self._cut(source, start, turn, spacing)
         y = self._cut(target, start_target, turn_target, spacing if paired else target[0].spacing)
-        x = x if table else self._with_artefacts(_bent(x, exponent), spacing, rng)
+        x = x if table else self._with_artefacts(_with_gamma(x, exponent), spacing, rng)
         sample = {
             "source": torch.from_numpy(np.ascontiguousarray(x)),
             "target": torch.from_numpy(np.ascontiguousarray(y)),
@@ -114,7 +115,7 @@ class Patches(Dataset):
         return sample
 
     def _partners(self, source: str, n: int) -> list[str]:
-        """Cases that an unpaired sample's target is taken from: all, or with domains those of another domain."""
+        """Candidate targets of an unpaired sample: all cases or, with domains, the cases of one other domain."""
         names = sorted(self.targets)
         if not self.domains:
             return names
@@ -124,7 +125,7 @@ class Patches(Dataset):
         return [name for name in names if self.domains[name] == domain]
 
     def _case(self, names: list[str], n: int, side: int) -> str:
-        """Every case once an epoch, in a new order each epoch."""
+        """Case of sample n: every case once per epoch, in a new order each epoch."""
         epoch, i = divmod(n, len(names))
         return names[np.random.default_rng([self.seed, side, epoch, 1]).permutation(len(names))[i]]
 
@@ -141,26 +142,26 @@ class Patches(Dataset):
         elif match is not None and self.match_position:
             other, start = match
             low, high = _box(other)
-            place = (start + self.patch / 2 - low) / np.maximum(high - low, 1)
+            relative = (start + self.patch / 2 - low) / np.maximum(high - low, 1)
             low, high = _box(case)
-            centre = low + place * (high - low) + rng.normal(0, 0.05, 3) * (high - low)
+            centre = low + relative * (high - low) + rng.normal(0, 0.05, 3) * (high - low)
         elif rng.random() < self.body and len(case.body):
-            # A patch centred somewhere in reach of the voxel, so that the body's rim is seen from both sides.
+            # Shift the centre away from the voxel, so that patches show the body surface from both sides.
             centre = case.body[rng.integers(len(case.body))] + rng.uniform(-0.25, 0.25, 3) * self.inside
         else:
             centre = rng.uniform(0, 1, 3) * shape
         start = np.rint(centre - self.patch / 2).astype(int)
-        room = np.where(self.inside <= shape, self.inside - self.patch, 0) // 2  # none where the volume has none
-        low, high = room, shape - self.patch - room
+        inset = np.where(self.inside <= shape, self.inside - self.patch, 0) // 2  # 0 where the volume is too small
+        low, high = inset, shape - self.patch - inset
         return np.where(low <= high, np.clip(start, low, np.maximum(low, high)), -((self.patch - shape) // 2))
 
-    def _cut(self, case: Channels, start: np.ndarray, turn: Turn, spacing: tuple[float, ...]) -> np.ndarray:
-        """(C, X, Y, Z) in code units, the contrasts turned together."""
-        named = isinstance(case[0].range, LabelTable)
-        cuts = [cut_patch(c.data, start, self.patch, turn, spacing, labels=named) for c in case]
-        return encoded([c.range for c in case], cuts)
+    def _cut(self, case: Channels, start: np.ndarray, turn: AffineTransform, spacing: tuple[float, ...]) -> np.ndarray:
+        """Encoded patch (C, X, Y, Z); all contrasts get the same transform."""
+        is_label_map = isinstance(case[0].range, LabelTable)
+        cuts = [cut_patch(c.data, start, self.patch, turn, spacing, labels=is_label_map) for c in case]
+        return encode_channels([c.range for c in case], cuts)
 
-    def _exponent(self, contrasts: int, rng: np.random.Generator) -> np.ndarray | None:
+    def _gamma_exponent(self, contrasts: int, rng: np.random.Generator) -> np.ndarray | None:
         return 2.0 ** rng.uniform(-self.gamma, self.gamma, (contrasts, 1, 1, 1)) if self.gamma else None
 
     def _with_artefacts(self, x: np.ndarray, spacing: tuple[float, ...], rng: np.random.Generator) -> np.ndarray:
@@ -176,13 +177,13 @@ class Patches(Dataset):
         return np.asarray(image.data)
 
 
-def _bent(x: np.ndarray, exponent: np.ndarray | None) -> np.ndarray:
-    """Code units under a gamma curve, each contrast its own."""
+def _with_gamma(x: np.ndarray, exponent: np.ndarray | None) -> np.ndarray:
+    """Apply a gamma curve to encoded intensities, with one exponent per contrast."""
     return x if exponent is None else ((x + 1) / 2) ** exponent.astype(np.float32) * 2 - 1
 
 
 def _artefacts(specs: tuple[dict[str, Any], ...], *, fixed: bool) -> list[Any]:
-    """TorchIO's transforms; ``fixed``: they must not move the source, for a target or labels lie on it."""
+    """Build TorchIO's transforms; ``fixed``: refuse spatial ones, which would misalign source and target or labels."""
     if not specs:
         return []
     try:
@@ -197,18 +198,21 @@ def _artefacts(specs: tuple[dict[str, Any], ...], *, fixed: bool) -> list[Any]:
         transform = getattr(torchio, spec["name"], None)
         if not (isinstance(transform, type) and issubclass(transform, torchio.Transform)):
             raise InputError(
-                "config-artefact-unknown", f"sampling.artefacts: TorchIO has no transform named {spec['name']!r}"
+                "config-artefact-unknown",
+                f"sampling.artefacts: TorchIO has no transform named {spec['name']!r}; correct name",
             )
         if fixed and issubclass(transform, torchio.SpatialTransform):
             raise InputError(
                 "config-artefact-spatial",
-                f"sampling.artefacts: {spec['name']} moves the source off its target or labels; "
-                "use sampling.flip, rotate and scale, which move them together",
+                f"sampling.artefacts: {spec['name']} would misalign the source with its target or "
+                "labels; use sampling.flip, rotate and scale, which transform both",
             )
         try:
             transforms.append(transform(p=spec.get("probability", 0.2), **spec.get("options", {})))
         except (TypeError, ValueError) as error:
-            raise InputError("config-artefact-invalid", f"sampling.artefacts: {spec['name']}: {error}") from None
+            raise InputError(
+                "config-artefact-invalid", f"sampling.artefacts: invalid options of {spec['name']}: {error}"
+            ) from None
     return transforms
 
 
@@ -228,10 +232,10 @@ def batches(
     world: int = 1,
     workers: int = 0,
 ) -> Iterator[Batch]:
-    """Batches of steps first_step … steps-1 for process ``rank`` of ``world``.
+    """Yield the batches of steps first_step … steps-1 for process ``rank`` of ``world``.
 
-    Step s of the whole run uses samples s·batch·world … (s+1)·batch·world-1, each process its own part. Slabs come
-    folded: (B, C·k, the two other sides).
+    Step s of the run uses samples s·batch·world … (s+1)·batch·world-1, divided among the processes. Slabs are folded
+    to (B, C·k, the two other sides).
     """
     numbers: Any = [
         range((step * world + rank) * batch, (step * world + rank + 1) * batch) for step in range(first_step, steps)
@@ -246,8 +250,8 @@ def batches(
         multiprocessing_context="spawn" if workers else None,
         prefetch_factor=4 if workers else None,
     )
-    for found in loader:
-        yield found if patches.slab is None else fold_batch(found, patches.slab)
+    for loaded in loader:
+        yield loaded if patches.slab is None else fold_batch(loaded, patches.slab)
 
 
 def _one_thread(_: int) -> None:

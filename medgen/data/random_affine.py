@@ -1,7 +1,7 @@
-"""Random flips, rotations and scalings of patches, in mm: a ball stays a ball whatever the voxels' sides.
+"""Random flips, rotations and scalings of patches in mm, so that anisotropic voxels do not distort shapes.
 
-The turn acts on millimetres about the patch's centre, and the patch is sampled directly from as much of the volume as
-the turn reaches. Beyond the volume its edge voxels go on.
+The transform acts on mm coordinates about the patch centre, and the patch is sampled directly from the part of the
+volume that it covers. Outside the volume its edge values are repeated.
 """
 
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from scipy.spatial.transform import Rotation
 
 from medgen.data.labels.resampling import by_affine, labels_at
 
-TURNED = 0.8  # share of the patches that are rotated and scaled
-# Largest to smallest side of voxels above which splines replace linear interpolation. That blurs by a part of a voxel,
-# across thick slices more than within them, and would make a ball 3 to 6 % longer along one axis.
+AFFINE_SHARE = 0.8  # share of the patches that is rotated and scaled
+# Ratio of largest to smallest voxel spacing above which cubic splines replace linear interpolation. Linear
+# interpolation blurs more across thick slices than within them and would make a ball 3 to 6 % longer along one axis.
 UNEQUAL = 1.2
 
 
 @dataclass(frozen=True)
-class Turn:
-    """One draw. ``matrix`` (3, 3): mm from the patch's centre → mm in the volume, or None. ``flips``: array axes."""
+class AffineTransform:
+    """One random transform. ``matrix`` (3, 3): mm from patch centre → mm in the volume, or None. ``flips``: axes."""
 
     matrix: np.ndarray | None = None
     flips: tuple[int, ...] = ()
@@ -28,53 +28,54 @@ class Turn:
 
 @dataclass(frozen=True)
 class RandomAffine:
-    """What may be drawn.
+    """Ranges of the random transforms.
 
     Args:
-        flip: array axes that are mirrored, each with probability ½.
-        rotate: largest rotation about each axis, degrees.
-        scale: largest change of size along each axis, as a fraction.
+        flip: array axes, each mirrored with probability ½.
+        rotate: largest rotation about each axis, in degrees.
+        scale: largest relative change of size along each axis.
     """
 
     flip: tuple[int, ...] = ()
     rotate: float = 0.0
     scale: float = 0.0
 
-    def draw(self, rng: np.random.Generator) -> Turn:
-        """A turn; nothing is taken from ``rng`` where nothing may be drawn."""
+    def draw(self, rng: np.random.Generator) -> AffineTransform:
+        """Draw a transform; parts that are switched off draw nothing from ``rng``."""
         flips = tuple(axis for axis in self.flip if rng.random() < 0.5)
-        if not (self.rotate or self.scale) or rng.random() >= TURNED:
-            return Turn(None, flips)
+        if not (self.rotate or self.scale) or rng.random() >= AFFINE_SHARE:
+            return AffineTransform(None, flips)
         rotation = Rotation.from_euler("xyz", rng.uniform(-self.rotate, self.rotate, 3), degrees=True).as_matrix()
-        return Turn(rotation @ np.diag(1 + rng.uniform(-self.scale, self.scale, 3)), flips)
+        return AffineTransform(rotation @ np.diag(1 + rng.uniform(-self.scale, self.scale, 3)), flips)
 
 
 def cut_patch(
     data: np.ndarray,
     start: np.ndarray,
     size: np.ndarray,
-    turn: Turn,
+    turn: AffineTransform,
     spacing: tuple[float, ...],
     *,
     labels: bool = False,
 ) -> np.ndarray:
-    """A patch of a volume, turned about its own centre.
+    """Cut a patch from a volume, transformed about the patch centre.
 
     Args:
-        data: (X, Y, Z), may be memory-mapped: only what the turn reaches is read.
-        start: (3,) first voxel of the patch before it is turned; may lie outside.
-        size: (3,) voxels.
-        spacing: mm.
-        labels: values are names, see ``label_sampling``; else interpolated, see ``UNEQUAL``.
+        data: (X, Y, Z), may be memory-mapped: only the part that is needed is read.
+        start: (3,) first voxel of the patch before the transform; may lie outside the volume.
+        size: (3,) in voxels.
+        turn: the transform.
+        spacing: voxel spacing in mm.
+        labels: treat values as labels, see ``data.labels.resampling``; otherwise interpolate, see ``UNEQUAL``.
 
     Returns:
-        ``size``; float32, labels in their own type.
+        Array of ``size``; float32, or for labels the type of ``data``.
     """
     if turn.matrix is None:
         patch = _crop(data, start, size)
     else:
         half = (np.asarray(size) - 1) / 2
-        matrix = turn.matrix * np.asarray(spacing) / np.asarray(spacing)[:, None]  # voxels → mm → turned → voxels
+        matrix = turn.matrix * np.asarray(spacing) / np.asarray(spacing)[:, None]  # voxels → mm → transformed → voxels
         reach = np.abs(matrix) @ half
         first = np.floor(start + half - reach).astype(int)
         crop = _crop(data, first, np.ceil(start + half + reach).astype(int) + 1 - first)
@@ -85,17 +86,17 @@ def cut_patch(
 
 
 def _sampled(crop: np.ndarray, matrix: np.ndarray, offset: np.ndarray, size: np.ndarray, order: int) -> np.ndarray:
-    """Values at ``matrix @ index + offset``; ``order`` of the splines, 0: of labels."""
+    """Values at ``matrix @ index + offset``; ``order`` of the spline; 0 for labels."""
     shape = tuple(int(n) for n in size)
     if order == 0:
         return labels_at(crop, by_affine(matrix, offset, shape), shape)
     crop = crop.astype(np.float32, copy=False)
     patch = ndimage.affine_transform(crop, matrix, offset, output_shape=shape, order=order, mode="nearest")
-    return np.clip(patch, crop.min(), crop.max(), out=patch)  # splines swing beyond an edge
+    return np.clip(patch, crop.min(), crop.max(), out=patch)  # splines overshoot at edges
 
 
 def _crop(data: np.ndarray, start: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """``size`` voxels from ``start`` on; beyond the volume its edge voxels go on."""
+    """``size`` voxels from ``start`` on; outside the volume its edge values are repeated."""
     low = np.minimum(np.maximum(start, 0), np.asarray(data.shape) - 1)
     high = np.maximum(np.minimum(start + size, data.shape), low + 1)
     cut = np.array(data[tuple(slice(a, b) for a, b in zip(low, high, strict=True))])

@@ -1,4 +1,4 @@
-"""Does training on synthetic cases help? Segmenters trained with and without, on the same real cases, and compared.
+"""Ablation: train segmenters with and without synthetic cases and compare them on the same real test cases.
 
 | arm | trained on | classical augmentation | compared with |
 |---|---|---|---|
@@ -8,8 +8,8 @@
 | both | real and synthetic | yes | classical |
 | alone | synthetic | yes | classical |
 
-Classical augmentation is turning, scaling, gamma and noise of each patch (``train_segmenter``). Every segmenter has the
-same budget. A *draw* is a choice of training cases; its synthetic cases were made from those alone.
+Classical augmentation is rotation, scaling, gamma and noise of each patch (``train_segmenter``). All segmenters have
+the same training budget. A *draw* is a selection of training cases; its synthetic cases were made only from these.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -23,7 +23,8 @@ from medgen.downstream.protocols import run_protocols
 from medgen.downstream.summary import BASELINE, METRICS, Row
 from medgen.errors import InputError
 from medgen.evaluation.statistics import bootstrap_interval
-from medgen.evaluation.summary import Failure, write_text
+from medgen.evaluation.summary import Failure
+from medgen.io.atomic import write_text
 from medgen.io.spreadsheet import csv_text
 from medgen.segmentation.train import Example
 
@@ -35,7 +36,7 @@ ARMS: dict[str, tuple[str, bool, str | None]] = {  # protocol, classical augment
     "alone": ("synthetic_to_real", True, "classical"),
 }
 COLUMNS = ("arm", "generator", "draw", "seed", "case", "patient", "label", *METRICS)
-FEW = 3  # draws, below which the test patients are what varies
+MIN_DRAWS = 3  # draws; with fewer, intervals are computed over the test patients
 
 
 def run_arms(
@@ -51,69 +52,74 @@ def run_arms(
     tolerance_mm: float = 2.0,
     training: Mapping[str, Any] | None = None,
 ) -> tuple[list[Row], list[Failure]]:
-    """Train and test the segmenters of one draw; what is finished in ``out`` is not done again.
+    """Train and test the segmenters of one draw; finished results in ``out`` are reused.
 
     Args:
         real: the draw's training cases and all test cases.
-        synthetic: cases of each generator, by its name; the arms without synthetic cases are trained once for all.
+        synthetic: {generator: its synthetic cases}; arms without synthetic cases are trained once for all generators.
         tested: patients of the test cases.
+        out: folder for results and segmenters.
         arms: names of `ARMS`.
-        draw: its number, for the rows.
+        draw: number of the draw, for the rows.
         seeds, values, tolerance_mm, training: see ``run_protocols``.
 
     Returns:
-        A row an arm, generator ("" where there is none), seed, test case and label; and what failed.
+        Rows, one per arm, generator ("" if none), seed, test case and label; and failures.
 
     Raises:
-        InputError: an unknown arm, or what ``run_protocols`` refuses.
+        InputError: an unknown arm, or an error of ``run_protocols``.
     """
     unknown = [arm for arm in arms if arm not in ARMS]
     if unknown:
-        raise InputError("downstream-arm-unknown", f"{unknown[0]!r} is no arm; choose among {', '.join(ARMS)}")
+        raise InputError("downstream-arm-unknown", f"{unknown[0]!r} is no arm; choose from {', '.join(ARMS)}")
     rows: list[Row] = []
     failures: list[Failure] = []
-    for generator, made in {"": (), **synthetic}.items():
+    for generator, generated in {"": (), **synthetic}.items():
         chosen = [arm for arm in ARMS if arm in arms and (ARMS[arm][0] == BASELINE) == (not generator)]
         for classical in (False, True):
-            of_protocol = {ARMS[arm][0]: arm for arm in chosen if ARMS[arm][1] == classical}
-            if not of_protocol:
+            arm_of_protocol = {ARMS[arm][0]: arm for arm in chosen if ARMS[arm][1] == classical}
+            if not arm_of_protocol:
                 continue
             found = run_protocols(
                 real,
-                made,
+                generated,
                 out / (generator or "real") / ("classical" if classical else "plain"),
-                protocols=list(of_protocol),
+                protocols=list(arm_of_protocol),
                 folds=[tested],
                 seeds=seeds,
                 values=values,
                 tolerance_mm=tolerance_mm,
                 training={**(training or {}), "augment": classical},
             )
-            about = {"generator": generator, "draw": draw}
-            rows += [{"arm": of_protocol[row["protocol"]], **about, **row} for row in found.rows]
+            run_info = {"generator": generator, "draw": draw}
+            rows += [{"arm": arm_of_protocol[row["protocol"]], **run_info, **row} for row in found.rows]
             failures += found.failures
     return rows, failures
 
 
 def summarise_arms(rows: Sequence[Row]) -> list[Row]:
-    """A row an arm, generator and label, and one of all its labels ("mean"): mean Dice, and its gain.
+    """Return one row per arm, generator and label, and one over all labels ("mean"), with mean Dice and its gain.
 
-    ``dice``, ``interval``: mean and 95 % interval; ``gain``, ``gain_interval``: the same of the difference to the arm
-    that it is compared with, on the same case, label, draw and seed. From `FEW` draws on the intervals are Student's
-    over the means of the draws (another choice of training cases), below that bootstrapped over the test patients (the
-    training cases as they are). None where there is too little to tell.
+    ``dice``, ``interval``: mean and 95 % confidence interval. ``gain``, ``gain_interval``: the same for the difference
+    to the baseline arm on the same case, label, draw and seed. With at least `MIN_DRAWS` draws the intervals are
+    Student's t intervals over the means of the draws, which include the variation of the training cases. With fewer
+    draws they are bootstrapped over the test patients, for fixed training cases. None if there is too little data.
     """
     base = {_pair(row): row["dice"] for row in rows if not row["generator"]}
-    made = []
+    generated = []
     for arm, generator in dict.fromkeys((row["arm"], row["generator"]) for row in rows):
-        mine = [row for row in rows if (row["arm"], row["generator"]) == (arm, generator)]
+        arm_rows = [row for row in rows if (row["arm"], row["generator"]) == (arm, generator)]
         other = ARMS[arm][2]
-        for label in [*sorted({row["label"] for row in mine}), "mean"]:
-            group = [row for row in mine if label in (row["label"], "mean")]
+        for label in [*sorted({row["label"] for row in arm_rows}), "mean"]:
+            group = [row for row in arm_rows if label in (row["label"], "mean")]
             pairs = [(row, base.get((other, *_pair(row)[1:]), np.nan)) for row in group]
             dice = _interval([row["dice"] for row in group], group)
-            gain = _interval([row["dice"] - with_other for row, with_other in pairs], group) if other else (None, None)
-            made.append(
+            gain = (
+                _interval([row["dice"] - baseline_dice for row, baseline_dice in pairs], group)
+                if other
+                else (None, None)
+            )
+            generated.append(
                 {
                     "arm": arm,
                     "generator": generator,
@@ -128,7 +134,7 @@ def summarise_arms(rows: Sequence[Row]) -> list[Row]:
                     "gain_interval": gain[1],
                 }
             )
-    return made
+    return generated
 
 
 def _pair(row: Row) -> tuple[Any, ...]:
@@ -136,16 +142,16 @@ def _pair(row: Row) -> tuple[Any, ...]:
 
 
 def _interval(values: Sequence[float], rows: Sequence[Row]) -> tuple[float | None, list[float] | None]:
-    """Mean and 95 % interval."""
+    """Return the mean and its 95 % confidence interval."""
     draws = sorted({row["draw"] for row in rows})
-    if len(draws) < FEW:
+    if len(draws) < MIN_DRAWS:
         found = bootstrap_interval(values, patients=[row["patient"] for row in rows])
         ends = [found.low, found.high]
         return _finite(found.value), None if np.isnan(ends).any() else ends
-    of_draws = [np.nanmean([v for v, row in zip(values, rows, strict=True) if row["draw"] == d]) for d in draws]
-    half = float(stats.t.ppf(0.975, len(draws) - 1) * np.std(of_draws, ddof=1) / np.sqrt(len(draws)))
-    mean = _finite(float(np.mean(of_draws)))
-    return mean, None if mean is None else [mean - half, mean + half]
+    draw_means = [np.nanmean([v for v, row in zip(values, rows, strict=True) if row["draw"] == d]) for d in draws]
+    half_width = float(stats.t.ppf(0.975, len(draws) - 1) * np.std(draw_means, ddof=1) / np.sqrt(len(draws)))
+    mean = _finite(float(np.mean(draw_means)))
+    return mean, None if mean is None else [mean - half_width, mean + half_width]
 
 
 def _finite(value: float) -> float | None:
@@ -153,7 +159,7 @@ def _finite(value: float) -> float | None:
 
 
 def markdown(summary: Sequence[Row]) -> str:
-    """The summary as a table; the gain in Dice points (hundredths)."""
+    """Format the summary as a Markdown table, with the gain in Dice points (hundredths)."""
     lines = [
         "| arm | generator | label | Dice | 95 % interval | against | gain in points | 95 % interval |",
         "|---" * 8 + "|",
@@ -163,22 +169,22 @@ def markdown(summary: Sequence[Row]) -> str:
             row["arm"],
             row["generator"],
             str(row["label"]),
-            _shown(row["dice"], "{:.3f}"),
-            _shown(row["interval"], "{:.3f}"),
+            _cell(row["dice"], "{:.3f}"),
+            _cell(row["interval"], "{:.3f}"),
             row["against"] or "",
-            _shown(row["gain"], "{:+.1f}", 100),
-            _shown(row["gain_interval"], "{:+.1f}", 100),
+            _cell(row["gain"], "{:+.1f}", 100),
+            _cell(row["gain_interval"], "{:+.1f}", 100),
         )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _shown(value: Any, form: str, times: float = 1) -> str:
+def _cell(value: Any, number_format: str, factor: float = 1) -> str:
     if isinstance(value, list):
-        return " to ".join(_shown(end, form, times) for end in value)
-    return "" if value is None else form.format(times * value)
+        return " to ".join(_cell(end, number_format, factor) for end in value)
+    return "" if value is None else number_format.format(factor * value)
 
 
 def write_scores(path: Path, rows: Sequence[Row]) -> None:
-    """The rows as CSV."""
+    """Write the rows as CSV."""
     write_text(path, csv_text(COLUMNS, rows))

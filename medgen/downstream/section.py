@@ -1,4 +1,4 @@
-"""The downstream protocols of an evaluation: its references and predictions, each with the case's labels."""
+"""Run the downstream protocols in an evaluation, with its references, predictions and labels."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,14 +11,18 @@ from medgen.errors import InputError
 from medgen.evaluation.summary import CaseResult, Failure, describe
 from medgen.segmentation.train import Example
 
-SHOWN = ("hd95", "assd", "surface_dice", "infinite", "distances", "gain", "gain_interval", "gain_p", "sd_of_runs")
+REPORTED = ("hd95", "assd", "surface_dice", "infinite", "distances", "gain", "gain_interval", "gain_p", "sd_of_runs")
 
 
 @dataclass(frozen=True)
 class Protocols:
-    """Folds of patients, seeds of every segmenter, and arguments of ``train_segmenter`` such as minutes and device.
+    """Settings of the downstream protocols.
 
-    ``shared``: folder of the segmenters trained on real images alone, for several systems; None: each its own.
+    Attributes:
+        folds: number of patient folds.
+        seeds: training seeds of every segmenter.
+        training: arguments of ``train_segmenter``, such as minutes and device.
+        shared: folder of segmenters trained on real images only, shared by several systems; None: not shared.
     """
 
     folds: int = 5
@@ -27,14 +31,16 @@ class Protocols:
     shared: Path | None = None
 
     def __call__(
-        self, cases: Sequence[CaseResult], names: Mapping[int, str], out: Path, **given: Any
+        self, cases: Sequence[CaseResult], names: Mapping[int, str], out: Path, **options: Any
     ) -> dict[str, Any]:
-        """The section of an evaluation, see `downstream_section`."""
-        return downstream_section(cases, names, out, self, **given)
+        """Return the section of an evaluation, see `downstream_section`."""
+        return downstream_section(cases, names, out, self, **options)
 
 
-def protocols(minutes: float, folds: int, seeds: int, device: str = "cpu", shared: Path | None = None) -> Protocols:
-    """Protocols as the command line gives them: ``minutes`` a segmenter, ``seeds`` counted from 0."""
+def make_protocols(
+    minutes: float, folds: int, seeds: int, device: str = "cpu", shared: Path | None = None
+) -> Protocols:
+    """Create `Protocols` from command line values: ``minutes`` per segmenter, ``seeds`` as a number of seeds."""
     return Protocols(folds, tuple(range(seeds)), {"minutes": minutes, "device": device}, shared)
 
 
@@ -47,14 +53,17 @@ def downstream_section(
     tolerance_mm: float,
     failures: list[Failure],
 ) -> dict[str, Any]:
-    """Run the protocols in ``out`` and give the section: ``rows``, a protocol and label each, and what they rest on.
+    """Run the protocols in ``out`` and return the section: ``rows``, one per protocol and label, and the settings.
 
-    Real images are the references, synthetic ones the predictions. What is finished in ``out`` is not done again.
+    Real images are the references, synthetic images are the predictions. Finished results in ``out`` are reused.
 
     Args:
-        cases: measured; those with a reference and labels count.
+        cases: measured cases; only those with a reference and labels are used.
         names: {label: structure}.
-        failures: what could not be used is added.
+        out: folder for results and segmenters.
+        protocols: settings.
+        tolerance_mm: of the surface Dice.
+        failures: list to which failures are added.
 
     Raises:
         InputError: no case with reference and labels, or fewer patients than folds.
@@ -63,9 +72,9 @@ def downstream_section(
     if not real:
         raise InputError(
             "evaluation-reference-labels-needed",
-            "segmenters are trained on true volumes with labels: give --reference and --labels",
+            "segmenters are trained on reference volumes with labels; give --reference and --labels",
         )
-    found = run_protocols(
+    results = run_protocols(
         real,
         synthetic,
         out,
@@ -75,9 +84,9 @@ def downstream_section(
         training=protocols.training,
         shared=protocols.shared,
     )
-    failures += found.failures
+    failures += results.failures
     return {
-        "rows": [_shown(row, found.rows, names) for row in summarise(found.rows)],
+        "rows": [_report_row(row, results.rows, names) for row in summarise(results.rows)],
         "folds": protocols.folds,
         "seeds": list(protocols.seeds),
         "training": dict(protocols.training),
@@ -92,10 +101,10 @@ def _examples(cases: Sequence[CaseResult], role: str) -> list[Example]:
     ]
 
 
-def _shown(row: Row, rows: Sequence[Row], names: Mapping[int, str]) -> dict[str, Any]:
-    """A row of the report: mean Dice with its interval over patients, and the other means."""
-    mine = [r for r in rows if r["protocol"] == row["protocol"] and row["label"] in (r["label"], "mean")]
-    dice = describe([r["dice"] for r in mine], [r["patient"] for r in mine])
+def _report_row(row: Row, rows: Sequence[Row], names: Mapping[int, str]) -> dict[str, Any]:
+    """Return a row of the report: mean Dice with its interval over patients, and the other means."""
+    matching_rows = [r for r in rows if r["protocol"] == row["protocol"] and row["label"] in (r["label"], "mean")]
+    dice = describe([r["dice"] for r in matching_rows], [r["patient"] for r in matching_rows])
     label = row["label"] if row["label"] == "mean" else names.get(row["label"], f"label_{row['label']}")
-    shown = {"protocol": row["protocol"], "label": label, "dice_mean": dice.mean, "interval": dice.mean_interval}
-    return shown | {"n": row["cases"], **{key: row[key] for key in SHOWN}}
+    report_row = {"protocol": row["protocol"], "label": label, "dice_mean": dice.mean, "interval": dice.mean_interval}
+    return report_row | {"n": row["cases"], **{key: row[key] for key in REPORTED}}

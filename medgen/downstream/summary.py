@@ -1,4 +1,4 @@
-"""The rows that downstream protocols give, and what they come to: a table, ``scores.csv`` and ``summary.json``."""
+"""Summarise the rows of downstream protocols as a table, ``scores.csv`` and ``summary.json``."""
 
 import json
 import math
@@ -12,7 +12,8 @@ import numpy as np
 from medgen.environment import git_commit, versions
 from medgen.evaluation.metrics.catalogue import segmentation_columns
 from medgen.evaluation.statistics import bootstrap_interval, by_patient, finite_pairs, wilcoxon
-from medgen.evaluation.summary import Failure, write_text
+from medgen.evaluation.summary import Failure
+from medgen.io.atomic import write_text
 from medgen.io.spreadsheet import csv_text
 
 BASELINE = "real_to_real"
@@ -24,32 +25,37 @@ Row = dict[str, Any]  # the columns above
 
 @dataclass(frozen=True)
 class Downstream:
-    """``rows``: one a protocol, fold, seed, test case and label. ``failures``: what could not be used, and why."""
+    """``rows``: one per protocol, fold, seed, test case and label. ``failures``: unusable cases with their reasons."""
 
     rows: list[Row]
     failures: list[Failure]
 
 
 def summarise(rows: Sequence[Row]) -> list[Row]:
-    """A row a protocol and label, and one of all its labels ("mean").
+    """Return one row per protocol and label, and one over all labels ("mean").
 
-    ``cases``: test cases; ``infinite``: how many of the ``distances`` (one a case, label and run) are, the label being
-    in the truth or the prediction alone; ``dice``, ``hd95``, ``assd``, ``surface_dice``: means where they are finite;
-    ``sd_of_runs``: standard deviation of the mean Dice over folds and seeds; ``gain``: mean Dice above that of
-    real_to_real on the same case, label, fold and seed, None where there is no such pair; ``gain_interval``: its 95 %
-    bootstrap interval over patients, None from one; ``gain_p``: signed-rank test of the patients' mean gains.
+    Keys of a row:
+
+    - ``cases``: number of test cases;
+    - ``distances``: number of distances, one per case, label and run; ``infinite``: number of them that are infinite,
+      because the label is only in the reference or only in the prediction;
+    - ``dice``, ``hd95``, ``assd``, ``surface_dice``: means of the finite values;
+    - ``sd_of_runs``: standard deviation of the mean Dice over folds and seeds;
+    - ``gain``: mean difference in Dice to real_to_real on the same case, label, fold and seed; None without such pairs;
+    - ``gain_interval``: its 95 % bootstrap interval over patients, None for a single patient;
+    - ``gain_p``: p-value of the signed-rank test of the patients' mean gains.
     """
     base = {_pair(row): row["dice"] for row in rows if row["protocol"] == BASELINE}
-    made = []
+    summary_rows = []
     for protocol in dict.fromkeys(row["protocol"] for row in rows):
-        mine = [row for row in rows if row["protocol"] == protocol]
-        labels = sorted({row["label"] for row in mine})
+        protocol_rows = [row for row in rows if row["protocol"] == protocol]
+        labels = sorted({row["label"] for row in protocol_rows})
         for label in [*labels, "mean"]:
-            group = [row for row in mine if label in (row["label"], "mean")]
+            group = [row for row in protocol_rows if label in (row["label"], "mean")]
             paired = [row for row in group if protocol != BASELINE and _pair(row) in base]
             runs = {_run(row) for row in group}
-            of_runs = [m for run in runs if (m := _mean(r["dice"] for r in group if _run(r) == run)) is not None]
-            made.append(
+            run_means = [m for run in runs if (m := _mean(r["dice"] for r in group if _run(r) == run)) is not None]
+            summary_rows.append(
                 {
                     "protocol": protocol,
                     "label": label,
@@ -57,21 +63,21 @@ def summarise(rows: Sequence[Row]) -> list[Row]:
                     "infinite": sum(math.isinf(row["hd95"]) for row in group),
                     "distances": sum(not math.isnan(row["hd95"]) for row in group),
                     **{metric: _mean(row[metric] for row in group) for metric in METRICS[:4]},
-                    "sd_of_runs": float(np.std(of_runs, ddof=1)) if len(of_runs) > 1 else None,
+                    "sd_of_runs": float(np.std(run_means, ddof=1)) if len(run_means) > 1 else None,
                     **_gain([row["dice"] - base[_pair(row)] for row in paired], [row["patient"] for row in paired]),
                 }
             )
-    return made
+    return summary_rows
 
 
 def _gain(gains: Sequence[float], patients: Sequence[str]) -> dict[str, Any]:
     found = bootstrap_interval(gains, patients=patients)
     values, _, owners, _ = finite_pairs(gains, gains, patients)
-    of_patients = [group.mean() for group in by_patient(values, owners)]
+    patient_means = [group.mean() for group in by_patient(values, owners)]
     return {
         "gain": None if math.isnan(found.value) else found.value,
         "gain_interval": None if math.isnan(found.low) else [found.low, found.high],
-        "gain_p": wilcoxon(of_patients, [0.0] * len(of_patients)).p if of_patients else None,
+        "gain_p": wilcoxon(patient_means, [0.0] * len(patient_means)).p if patient_means else None,
     }
 
 
@@ -89,30 +95,30 @@ def _mean(values: Iterable[float]) -> float | None:
 
 
 def markdown(summary: Sequence[Row]) -> str:
-    """The summary as a table."""
+    """Format the summary as a Markdown table."""
     columns = {"dice": "Dice", "hd95": "HD95 (mm)", "assd": "ASSD (mm)", "surface_dice": "surface Dice"}
     columns |= {"cases": "cases", "infinite": "infinite", "sd_of_runs": "SD of runs", "gain": "gain in Dice"}
     columns |= {"gain_interval": "95 % interval", "gain_p": "p"}
     lines = [" | ".join(("", "protocol", "label", *columns.values(), "")).strip(), "|---" * (2 + len(columns)) + "|"]
     for row in summary:
-        cells = (row["protocol"], str(row["label"]), *(_shown(row[c]) for c in columns))
+        cells = (row["protocol"], str(row["label"]), *(_cell(row[c]) for c in columns))
         lines.append(" | ".join(("", *cells, "")).strip())
     return "\n".join(lines)
 
 
-def _shown(value: Any) -> str:
+def _cell(value: Any) -> str:
     if isinstance(value, list):
-        return " to ".join(_shown(end) for end in value)
+        return " to ".join(_cell(end) for end in value)
     return "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def write(out: Path, found: Downstream, about: Mapping[str, Any]) -> None:
-    """``scores.csv`` (a distance to nothing is ``inf``, what is undefined an empty cell) and ``summary.json``."""
+def write(out: Path, found: Downstream, settings: Mapping[str, Any]) -> None:
+    """Write ``scores.csv`` (``inf``: distance to a missing label; empty: undefined) and ``summary.json``."""
     write_text(out / "scores.csv", csv_text(COLUMNS, found.rows, digits=6))
     content = {
         "summary": summarise(found.rows),
         "failures": [asdict(failure) for failure in found.failures],
-        **about,
+        **settings,
         "versions": versions(),
         "commit": git_commit(),
     }

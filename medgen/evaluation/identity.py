@@ -1,20 +1,20 @@
-"""Whose scans are evaluated: patients by records and names, the same image under two names, cases trained on."""
+"""Identify the patient of each case, the same image under two names, and cases that the model was trained on."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from medgen.data.cohort.layouts import some
-from medgen.data.cohort.patients import Records, by_images, identified
+from medgen.data.cohort.layouts import shortened_list
+from medgen.data.cohort.patients import Records, identified, merge_by_images
 from medgen.evaluation.folders import Folders
 from medgen.evaluation.summary import CaseResult
 
 
 def patients_of(folders: Folders, pattern: str | None) -> tuple[dict[str, str], set[str]]:
-    """The patient of each case, and the cases that records beside them call synthetic.
+    """Return the patient of each case, and the cases that the records beside them mark as synthetic.
 
     Raises:
-        InputError: a record that is damaged; a pattern that does not fit.
+        InputError: a damaged record, or a pattern that does not match.
     """
     records = Records()
     known = [
@@ -27,40 +27,43 @@ def patients_of(folders: Folders, pattern: str | None) -> tuple[dict[str, str], 
     )
 
 
-def one_patient_an_image(results: Sequence[CaseResult]) -> tuple[list[CaseResult], list[str]]:
-    """The cases, those with an image in common being of one patient, and warnings of them."""
-    called, pairs = by_images((case.name, case.patient, case.images) for case in results)
-    warnings = [f"cases {one} and {other} show the same image: taken for one patient" for one, other in pairs]
-    return [replace(case, patient=called.get(case.patient, case.patient)) for case in results], warnings
+def merge_patients_by_image(results: Sequence[CaseResult]) -> tuple[list[CaseResult], list[str]]:
+    """Return the cases, with one patient for all cases that share an image, and warnings about such cases."""
+    merged_patients, pairs = merge_by_images((case.name, case.patient, case.images) for case in results)
+    warnings = [f"cases {one} and {other} show the same image and count as one patient" for one, other in pairs]
+    return [replace(case, patient=merged_patients.get(case.patient, case.patient)) for case in results], warnings
 
 
-def warnings_of_training(manifest: Mapping[str, Any], cases: Mapping[str, Sequence[str]]) -> list[str]:
-    """Which cases the model was trained on or chosen by: no test of it.
+def training_overlap_warnings(manifest: Mapping[str, Any], cases: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return warnings about cases used to train or select the model, which do not test it.
 
     Args:
-        manifest: of the conversion, with what the model records of its training data.
-        cases: content hashes of the images of each case. Where the model records none, or a case has none, names are
-            compared, and that is said.
+        manifest: of the conversion, with the model's record of its training data.
+        cases: {case: content hashes of its images}. Names are compared, with a warning, if the model records no
+            hashes or a case has none.
     """
     data: Mapping[str, Any] = manifest["model"].get("training_data") or {}
     images = data.get("images")
-    named = {str(name).rpartition("/")[2] for part in ("training", "validation") for name in data.get(part, ())}
+    training_names = {
+        str(name).rpartition("/")[2] for part in ("training", "validation") for name in data.get(part, ())
+    }
     by_name = {case for case, hashes in cases.items() if images is None or not hashes}
     by_content = {case for case, hashes in cases.items() if set(hashes) & set(images or ())}
-    seen = sorted(by_content | (by_name & named))
+    training_cases = sorted(by_content | (by_name & training_names))
     found = []
-    if seen:
+    if training_cases:
         found.append(
-            f"{len(seen)} of {len(cases)} cases ({some(seen)}) were among those the model was trained on or chosen by: "
-            "their numbers say nothing of new patients"
+            f"{len(training_cases)} of {len(cases)} cases ({shortened_list(training_cases)}) were used to train or "
+            f"select the "
+            "model: their results do not show how it performs on new patients"
         )
-    if by_name and named:
-        why = (
-            "the model records no content of its images"
+    if by_name and training_names:
+        cause = (
+            "the model records no hashes of its training images"
             if images is None
-            else "they have no source or reference to compare"
+            else "these cases have no source or reference to compare"
         )
         found.append(
-            f"training cases could be recognised among {len(by_name)} of {len(cases)} cases by name alone, as {why}"
+            f"{len(by_name)} of {len(cases)} cases could be compared with training cases by name only: {cause}"
         )
     return found

@@ -1,4 +1,4 @@
-"""What `evaluate` is given: the volumes, and how they are measured; both are checked before hours are spent."""
+"""Inputs and options of `evaluate`, which are checked before the long computation starts."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -13,29 +13,29 @@ from medgen.evaluation.features.extractor import Extractor
 from medgen.evaluation.metrics.challenges import PROFILES
 from medgen.qa.run import Checks
 
-Progress = Callable[[int, int, str], None]  # (cases done, cases in all, name of the case just done)
+Progress = Callable[[int, int, str], None]  # (cases done, total number of cases, name of the last case)
 ROLES = ("reference", "prediction", "source", "labels", "mask", "prediction_labels", "lesions")
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Folders of volumes matched by case name (file name without ending), or a file each.
+    """Folders of volumes matched by case name (the file name without its suffix), or one file each.
 
     Attributes:
         prediction: the converted or generated volumes.
-        reference: the truth. Without it the source is needed: means per region, smoothness and structure are then all
-            there is to measure.
+        reference: the ground truth. Without it the source is required, and only region means, slice continuity and
+            structure are measured.
         source: the unconverted images, same names and grids; measured like the predictions, as the baseline.
-        labels: label volumes, named by ``labels.json`` = {structure: value} beside them or one folder above.
-        mask: where ``mae``, ``psnr`` and ``ssim`` count (non-zero voxels); default the whole volume for CT in HU, else
-            the foreground of the reference, see `medgen.data.body_mask.foreground_mask`.
+        labels: label maps; ``labels.json`` = {structure: value} in the same folder or one above names the structures.
+        mask: voxels in which ``mae``, ``psnr`` and ``ssim`` are computed (non-zero); default: the whole volume for CT
+            in HU, else the foreground of the reference, see `medgen.data.body_mask.foreground_mask`.
         prediction_labels: segmentations of the predictions, scored against ``labels``.
-        lesions: masks of the lesions in the source; None: the labels whose name says so (`lesion_findings.LESIONS`).
-        real_cohort: real volumes of the target's kind, best of other patients; None: the reference.
-        training_images: the real volumes that the model was trained to make; predictions are tested for copies of them.
-        cases: names of the reference cases that count, such as a test split; None for all.
-        patient_pattern: regular expression that finds the patient in a case's name (its first group if it has one),
-            for intervals over patients; None: each case is a patient.
+        lesions: lesion masks of the source; None: the labels with a lesion name (`terminology.is_lesion`).
+        real_cohort: real volumes of the target modality, preferably of other patients; None: the reference.
+        training_images: real target volumes that the model was trained on; predictions are tested for copies of them.
+        cases: names of the reference cases to measure, such as a test split; None for all.
+        patient_pattern: regular expression that extracts the patient from a case name (its first group if it has
+            one), for confidence intervals over patients; None: each case is a patient.
     """
 
     prediction: Path
@@ -52,25 +52,25 @@ class Inputs:
 
     @property
     def by_role(self) -> dict[str, Path | None]:
-        """The paths of what every case has a file of."""
+        """Return {role: path} of the inputs that have one file per case."""
         return {role: getattr(self, role) for role in ROLES}
 
 
 @dataclass(frozen=True)
 class Options:
-    """How volumes are measured.
+    """Measurement options.
 
     Attributes:
-        data_range: span of possible values for PSNR and SSIM; default 4095 for CT in HU.
-        profile: one of `medgen.evaluation.metrics.challenges.PROFILES`, whose numbers are added under its name.
-        tolerance_mm: deviation that the surface Dice of segmentations forgives.
-        extractor: of features, for the distances between the sets of predictions and of real volumes; None: none.
-        feature_cache: folder in which features of the real volumes are kept for the next system; None: nowhere.
-        checks: limits and segmenter of the structure check, which every case with a source gets; None: the limits that
-            the conversion recorded in its manifest, else the general ones, see docs/decisions/checks.md.
+        data_range: range of possible values for PSNR and SSIM; default 4095 for CT in HU.
+        profile: one of `medgen.evaluation.metrics.challenges.PROFILES`, whose metrics are added under its name.
+        tolerance_mm: tolerance of the surface Dice of segmentations.
+        extractor: feature extractor for distances between predictions and real volumes as sets; None: no distances.
+        feature_cache: folder that caches the features of the real volumes for the next system; None: no cache.
+        checks: thresholds and segmenter of the structure check, which runs on every case with a source; None: the
+            thresholds recorded in the conversion manifest, else the general ones, see docs/decisions/checks.md.
         downstream: trains segmenters on references and predictions with ``labels`` and tests them, see
-            `medgen.downstream.section.Protocols`; None: do not.
-        cluster: measure the cases on its machines, which have to see the same files; None: in this process.
+            `medgen.downstream.section.Protocols`; None: not run.
+        cluster: measures the cases on its machines, which need access to the same files; None: in this process.
         progress: called after each case.
     """
 
@@ -86,9 +86,9 @@ class Options:
 
 
 def check_request(inputs: Inputs, out: Path, options: Options) -> None:
-    """Raise `InputError` for settings that are out of range, or that need inputs which were not given."""
+    """Raise `InputError` for settings that are out of range or that need an input that is missing."""
     _check_options(options)
-    _check_needs(inputs, options)
+    _check_required_inputs(inputs, options)
     for role, path in {
         **inputs.by_role,
         "real_cohort": inputs.real_cohort,
@@ -97,7 +97,7 @@ def check_request(inputs: Inputs, out: Path, options: Options) -> None:
         if path is not None and Path(path).resolve() == Path(out).resolve():
             raise InputError(
                 "output-is-input",
-                f"--out {out} is the folder of --{role.replace('_', '-')}: give the results one of their own",
+                f"--out {out} is the folder of --{role.replace('_', '-')}; give the results their own folder",
             )
 
 
@@ -105,7 +105,7 @@ def _check_options(options: Options) -> None:
     if options.profile not in PROFILES:
         raise InputError(
             "metric-profile-unknown",
-            f"no metric profile is named {options.profile!r}: choose one of {', '.join(PROFILES)}",
+            f"no metric profile is named {options.profile!r}; choose one of {', '.join(PROFILES)}",
         )
     if options.data_range is not None and not (np.isfinite(options.data_range) and options.data_range > 0):
         raise InputError(
@@ -117,23 +117,23 @@ def _check_options(options: Options) -> None:
         )
 
 
-def _check_needs(inputs: Inputs, options: Options) -> None:
+def _check_required_inputs(inputs: Inputs, options: Options) -> None:
     if inputs.reference is None and inputs.source is None and inputs.real_cohort is None:
         raise InputError(
             "evaluation-nothing-to-compare",
-            "nothing to compare with: give --reference (the truth), --source (the input) or --real-cohort (others)",
+            "nothing to compare with; give --reference (ground truth), --source (input) or --real-cohort",
         )
     if options.extractor is not None and inputs.reference is None and inputs.real_cohort is None:
         raise InputError(
             "evaluation-real-volumes-needed",
-            "a distance of sets needs real volumes: give --real-cohort (other patients) or --reference",
+            "a distance between sets of images needs real volumes; give --real-cohort (other patients) or --reference",
         )
     if inputs.source is None and (options.checks is not None or inputs.lesions is not None):
         raise InputError(
-            "evaluation-source-needed", "the structure check compares the prediction with its input: give --source"
+            "evaluation-source-needed", "the structure check compares the prediction with its input; give --source"
         )
     if options.downstream is not None and (inputs.reference is None or inputs.labels is None):
         raise InputError(
             "evaluation-reference-labels-needed",
-            "segmenters are trained on true volumes with labels: give --reference and --labels",
+            "segmenters are trained on reference volumes with labels; give --reference and --labels",
         )

@@ -1,4 +1,4 @@
-"""Every number of one case: fidelity to the truth, slice-to-slice smoothness, and means per region."""
+"""Measure one case: fidelity to the reference, slice continuity, means per region, segmentations and structure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,15 +14,15 @@ from medgen.evaluation.folders import read_case
 from medgen.evaluation.metrics import voxelwise as fidelity
 from medgen.evaluation.metrics.catalogue import SLICE_JUMP, pair_metrics
 from medgen.evaluation.metrics.challenges import organ_scores
-from medgen.evaluation.metrics.image_pair import by_label, within
+from medgen.evaluation.metrics.image_pair import metrics_by_label, metrics_in_mask
 from medgen.evaluation.metrics.metric import Pair
 from medgen.evaluation.metrics.segmentation import segmentation_scores
 from medgen.evaluation.metrics.slice_continuity import relative_slice_jump
 from medgen.evaluation.summary import CaseResult
 from medgen.io.volume import Volume
 from medgen.qa.case import Reason
-from medgen.qa.measures.enhancement import is_enhancing
 from medgen.qa.run import Checks, judge
+from medgen.terminology import is_enhancing
 
 HU_RANGE = 4095.0
 
@@ -32,17 +32,20 @@ class NeedsRange(InputError):
 
 
 class NotHu(InputError):
-    """The images are not in HU, and what was asked for is of CT in HU."""
+    """The images are not in HU, but the requested profile is defined for CT in HU."""
 
 
 @dataclass(frozen=True)
 class Measures:
     """What is measured in every case.
 
-    ``data_range`` of PSNR and SSIM (None: that of HU), ``names`` of the labels, ``profile``: one of
-    `medgen.evaluation.metrics.challenges` whose numbers come beside the generic ones, ``tolerance_mm`` of the surface
-    Dice, ``checks`` of every case that has a source (None: no verdict); ``known``: of each case, findings of its
-    conversion.
+    Attributes:
+        data_range: of PSNR and SSIM; None: that of HU.
+        names: {label value: structure}.
+        profile: one of `medgen.evaluation.metrics.challenges.PROFILES`, measured in addition to the generic one.
+        tolerance_mm: of the surface Dice.
+        checks: structure check of every case that has a source; None: no verdict.
+        known: {case: findings of its conversion}.
     """
 
     data_range: float | None
@@ -56,8 +59,13 @@ class Measures:
 def measure_case(case: str, files: Mapping[str, Path], measures: Measures) -> CaseResult:
     """Read and measure one case.
 
-    ``files`` by role: prediction, and of reference, source, labels, mask and lesions those there are. Raises
-    `InputError` that says why the case cannot be measured.
+    Args:
+        case: its name.
+        files: {role: file}: prediction, and any of reference, source, labels, mask, prediction_labels and lesions.
+        measures: what to measure.
+
+    Raises:
+        InputError: the case cannot be measured; the message gives the reason.
     """
     volumes = read_case(files)
     leading = "reference" if "reference" in volumes else "prediction"
@@ -65,28 +73,30 @@ def measure_case(case: str, files: Mapping[str, Path], measures: Measures) -> Ca
     if measures.data_range is None and not hu and "reference" in volumes:
         raise NeedsRange(
             "metric-data-range-missing",
-            f"{files['reference']} is not in HU (no value at or below -200): PSNR and SSIM need --data-range, the span "
-            "of values that such images can take",
+            f"{files['reference']} is not in HU (no value at or below -200): PSNR and SSIM need --data-range, the "
+            "range of values that such images can have",
         )
     if measures.profile != "generic" and "reference" in volumes and not hu:
         raise NotHu(
             "metric-not-hu",
-            f"{files['reference']} is not in HU (no value at or below -200), and the profile {measures.profile} is of "
-            "CT in HU: leave --profile out",
+            f"{files['reference']} is not in HU (no value at or below -200), and the profile {measures.profile} is "
+            "defined for CT in HU; omit --profile",
         )
     warnings = [text for volume in volumes.values() for text in volume.warnings]
     if hu and not looks_like_hu(volumes["prediction"].data):
-        warnings.append("the prediction has no air at or below -200 HU although the reference has: is it in HU?")
+        warnings.append(
+            "the prediction has no air (-200 HU or below) although the reference has; check that it is in HU"
+        )
     for role in ("reference", "source"):
         if role in volumes and np.array_equal(volumes[role].data, volumes["prediction"].data):
             warnings.append(
-                f"the prediction is the {role} itself, voxel by voxel: is {files['prediction']} the output?"
+                f"the prediction equals the {role} in every voxel; check that {files['prediction']} is the output"
             )
     masks = {"mask": volumes["mask"].data > 0} if "mask" in volumes else {}
     if "mask" in masks and len(np.unique(volumes["mask"].data[masks["mask"]])) > 1:
-        warnings.append("the mask holds more than one value above 0; every voxel above 0 counts as inside")
+        warnings.append("the mask has more than one value above 0; every voxel above 0 counts as inside")
     if "mask" in masks and not masks["mask"].any():
-        raise InputError("mask-empty", f"the mask {files['mask']} is empty: there is no voxel to measure in")
+        raise InputError("mask-empty", f"the mask {files['mask']} is empty: it has no voxel to measure in")
     if hu:
         masks["body"] = body_mask(volumes[leading].data)
     elif "mask" not in masks:
@@ -95,22 +105,26 @@ def measure_case(case: str, files: Mapping[str, Path], measures: Measures) -> Ca
     metrics = _smoothness(volumes, masks)
     try:
         regions = _regions(volumes, masks, measures.names)
-    except InputError as error:  # all that can be wrong by now is what the label file holds
+    except InputError as error:  # after the checks above, only the values of the label map can be invalid
         raise InputError("labels-values-invalid", f"{files.get('labels', case)}: {error}") from error
     if "reference" in volumes:
         metrics |= _fidelity(volumes, masks, measures, regions)
         metrics |= organ_scores(segmentation, profile=measures.profile)
     unnamed = sorted(name for name in regions if name.startswith("label_") and name not in measures.names.values())
     if unnamed and measures.names:
-        warnings.append(f"{', '.join(unnamed)} have no name in labels.json, so the verdict does not judge them")
+        warnings.append(f"{', '.join(unnamed)} have no name in labels.json and are not part of the structure check")
     structure = None
     if measures.checks is not None and "source" in volumes:
-        structure, more = judge(volumes, measures.names, measures.checks, measures.known.get(case, ()))
-        warnings += more
+        structure, check_warnings = judge(volumes, measures.names, measures.checks, measures.known.get(case, ()))
+        warnings += check_warnings
         for name, (lowest, highest) in structure["regions"].items():
             regions[name] |= {"lowest": lowest, "highest": highest}
     named = [{"region": name, **row} for name, row in regions.items()]
-    images = [h for role in ("source", "reference") if role in volumes and (h := content_hash(volumes[role].data))]
+    images = [
+        image_hash
+        for role in ("source", "reference")
+        if role in volumes and (image_hash := content_hash(volumes[role].data))
+    ]
     return CaseResult(case, files, metrics, named, warnings, hu, segmentation, structure, images=images)
 
 
@@ -120,43 +134,50 @@ def _fidelity(
     measures: Measures,
     regions: Mapping[str, dict[str, float]],
 ) -> dict[str, float]:
-    """Columns of ``cases.csv`` that need the truth, the source's under ``source_``; those of regions go into these."""
-    truth = volumes["reference"]
-    wanted = [value for value, name in measures.names.items() if is_enhancing(name)]
-    enhancing = np.isin(volumes["labels"].data, wanted) if "labels" in volumes and wanted else None
+    """Return the columns of ``cases.csv`` that need the reference; add those of regions to ``regions``.
+
+    Columns of the source begin with ``source_``.
+    """
+    reference_volume = volumes["reference"]
+    enhancing_values = [value for value, name in measures.names.items() if is_enhancing(name)]
+    enhancing = np.isin(volumes["labels"].data, enhancing_values) if "labels" in volumes and enhancing_values else None
     metrics: dict[str, float] = {}
     for role, prefix in (("prediction", ""), ("source", "source_")):
         if role not in volumes:
             continue
         image = volumes[role].data
-        pair = Pair(truth.data, image, data_range=measures.data_range or HU_RANGE, spacing=truth.spacing)
-        found = {name: within(pair, mask) for name, mask in masks.items()}
+        pair = Pair(
+            reference_volume.data, image, data_range=measures.data_range or HU_RANGE, spacing=reference_volume.spacing
+        )
+        found = {name: metrics_in_mask(pair, mask) for name, mask in masks.items()}
         inside = next((found[name] for name in ("mask", "foreground") if name in masks), None)
-        places = {"": within(pair) if inside is None else inside}
+        places = {"": metrics_in_mask(pair) if inside is None else inside}
         places |= {"body_": found["body"]} if "body" in masks else {}
-        places |= {"volume_": within(pair, place="volume_")} if "foreground" in masks else {}
+        places |= {"volume_": metrics_in_mask(pair, place="volume_")} if "foreground" in masks else {}
         if enhancing is not None and enhancing.any():
-            places["enhancing_"] = within(pair, enhancing, place="enhancing_")
+            places["enhancing_"] = metrics_in_mask(pair, enhancing, place="enhancing_")
         for place, row in places.items():
-            columns = [of.name for of in pair_metrics(place=place) if of.name in row]
+            columns = [pair_metric.name for pair_metric in pair_metrics(place=place) if pair_metric.name in row]
             metrics |= {f"{prefix}{place}{name}": row[name] for name in columns}
         if measures.profile != "generic":
-            theirs = within(pair, masks.get("mask", masks.get("body")), profile=measures.profile)
-            metrics |= {f"{prefix}{name}": value for name, value in theirs.items()}
+            profile_scores = metrics_in_mask(pair, masks.get("mask", masks.get("body")), profile=measures.profile)
+            metrics |= {f"{prefix}{name}": value for name, value in profile_scores.items()}
         if "labels" in volumes:
-            found |= _by_name(by_label(pair, volumes["labels"].data), measures.names)
+            found |= _by_name(metrics_by_label(pair, volumes["labels"].data), measures.names)
         for name, row in found.items():
             regions[name].update({f"{prefix}{metric}": value for metric, value in row.items()})
     return metrics
 
 
 def _segmentation(volumes: Mapping[str, Volume], measures: Measures, files: Mapping[str, Path]) -> list[dict[str, Any]]:
-    """A row for every label of the reference or of the segmentation of the prediction, where both are given."""
+    """Return one row per label of the reference or of the prediction segmentation; empty unless both are given."""
     if "labels" not in volumes or "prediction_labels" not in volumes:
         return []
-    truth, found = volumes["labels"], volumes["prediction_labels"]
+    reference_volume, found = volumes["labels"], volumes["prediction_labels"]
     try:
-        scores = segmentation_scores(truth.data, found.data, truth.spacing, tolerance_mm=measures.tolerance_mm)
+        scores = segmentation_scores(
+            reference_volume.data, found.data, reference_volume.spacing, tolerance_mm=measures.tolerance_mm
+        )
     except InputError as error:
         raise InputError(
             "labels-comparison-failed", f"{files['labels']} and {files['prediction_labels']}: {error}"
@@ -165,7 +186,7 @@ def _segmentation(volumes: Mapping[str, Volume], measures: Measures, files: Mapp
 
 
 def _smoothness(volumes: Mapping[str, Volume], masks: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Slice jumps beside the truth's, or beside the source's where there is no truth."""
+    """Return slice jumps relative to the reference, or to the source if there is no reference."""
     mask = next((masks[name] for name in ("body", "mask", "foreground") if name in masks), None)
     real = volumes.get("reference") or volumes.get("source")
     roles = [role for role in ("prediction", "source") if role in volumes and volumes[role] is not real]
@@ -178,7 +199,7 @@ def _smoothness(volumes: Mapping[str, Volume], masks: Mapping[str, np.ndarray]) 
 def _regions(
     volumes: Mapping[str, Volume], masks: Mapping[str, np.ndarray], names: Mapping[int, str]
 ) -> dict[str, dict[str, float]]:
-    """The rows of ``regions.csv`` for one case, by region: mask and body first, then every label that has voxels."""
+    """Return {region: row of ``regions.csv``} of one case: mask and body first, then every label that has voxels."""
     images = {f"mean_{role}": volumes[role].data for role in ("prediction", "reference", "source") if role in volumes}
     rows = {name: fidelity.label_means(mask.view(np.uint8), images)[1] for name, mask in masks.items()}
     if "labels" in volumes:

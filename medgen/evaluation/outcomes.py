@@ -1,4 +1,4 @@
-"""What became of each case of an evaluation: its numbers, or why there are none; here or on a cluster's machines."""
+"""Measure the cases of an evaluation, in this process or on a cluster; each gives its results or an error."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,11 +13,11 @@ from medgen.evaluation.measure import Measures, measure_case
 from medgen.evaluation.summary import CaseResult
 from medgen.segmentation.load import named_segmenter
 
-Outcome = tuple[CaseResult, list[str]] | InputError  # with warnings of the files that the case lacks
+Outcome = tuple[CaseResult, list[str]] | InputError  # the strings warn of optional files that are missing
 
 
 def outcomes(folders: Folders, measures: Measures, cluster: Cluster | None = None) -> Iterator[Outcome]:
-    """Each case's, in the order of ``folders.cases``; with a ``cluster`` measured by its workers.
+    """Yield the outcome of each case, in the order of ``folders.cases``; a ``cluster`` measures them on its workers.
 
     Raises:
         InputError: the cluster cannot be used.
@@ -28,30 +28,28 @@ def outcomes(folders: Folders, measures: Measures, cluster: Cluster | None = Non
         return
     checks = measures.checks
     text = checks.segmenter.text if checks and checks.segmenter else None
-    bare = replace(measures, checks=checks and replace(checks, segmenter=None))
+    serialisable = replace(measures, checks=checks and replace(checks, segmenter=None))
     with joined(replace(cluster, device=cluster.device if text else "cpu")) as share:
-        found = spread(folders.cases, partial(_measurer, folders, bare, text, share), share)
-        for result in in_order(folders.cases, found):
+        finished = spread(folders.cases, partial(_worker_task, folders, serialisable, text, share), share)
+        for result in in_order(folders.cases, finished):
             yield InputError("cluster-task-lost", str(result)) if isinstance(result, WorkerLost) else result
 
 
 def outcome(case: str, folders: Folders, measures: Measures) -> Outcome:
-    """One case's: whatever goes wrong with its files is its own failure, never the end of the others."""
+    """Measure one case; return any error, so that the other cases are still measured."""
     try:
-        missing = _missing(case, folders)
+        missing = _missing_files(case, folders)
         return measure_case(case, folders.cases[case], measures), missing
     except InputError as error:
         return error
     except Exception as error:
-        return InputError(
-            "evaluation-unexpected-failure", f"medgen did not expect these images ({reason(error)}); please report it"
-        )
+        return InputError("evaluation-unexpected-failure", f"unexpected error ({reason(error)}); please report it")
 
 
-def _measurer(
+def _worker_task(
     folders: Folders, measures: Measures, segmenter: str | None, share: WorkerResources
 ) -> Callable[[str], Outcome]:
-    """What a worker does with a case, the segmenter loaded."""
+    """Load the segmenter on a worker and return the function that measures one case."""
     torch.set_num_threads(share.threads)
     if segmenter is not None and measures.checks is not None:
         loaded = named_segmenter(segmenter, device=share.device)
@@ -59,11 +57,13 @@ def _measurer(
     return partial(outcome, folders=folders, measures=measures)
 
 
-def _missing(case: str, folders: Folders) -> list[str]:
-    """Warnings of optional files that this case lacks; InputError where one is needed."""
+def _missing_files(case: str, folders: Folders) -> list[str]:
+    """Return warnings of missing optional files; raise InputError if a required file is missing."""
     files = folders.cases[case]
     if "prediction" not in files:
         raise InputError("evaluation-prediction-missing", f"no prediction for the reference {files['reference']}")
-    if "mask" in folders.given and "mask" not in files:
-        raise InputError("evaluation-mask-missing", f"no mask for {case} in {folders.given['mask']}")
-    return [f"no {role} file for this case in {path}" for role, path in folders.given.items() if role not in files]
+    if "mask" in folders.inputs_by_role and "mask" not in files:
+        raise InputError("evaluation-mask-missing", f"no mask for {case} in {folders.inputs_by_role['mask']}")
+    return [
+        f"no {role} file for this case in {path}" for role, path in folders.inputs_by_role.items() if role not in files
+    ]

@@ -1,4 +1,4 @@
-"""Systems compared case by case: wins and losses, mean difference with its interval, corrected p, effect sizes."""
+"""Compare systems case by case: wins and losses, mean difference with interval, corrected p-value, effect sizes."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -6,7 +6,8 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 from medgen.errors import InputError
 from medgen.evaluation.statistics import (
@@ -14,12 +15,11 @@ from medgen.evaluation.statistics import (
     Interval,
     bootstrap_interval,
     by_patient,
-    cohens_dz,
     differences,
+    finite_pairs,
     holm,
     known_pairs,
     mean_difference,
-    rank_biserial,
     wilcoxon,
 )
 
@@ -28,13 +28,13 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two systems over the cases they share.
+    """Comparison of two systems a and b on the cases they share.
 
-    ``difference`` (its mean with interval), ``rank_biserial`` and ``cohens_dz`` are of a - b in the metric's own
-    direction; ``wins`` counts the cases where a is better. ``dropped``: cases that only one has or that are NaN. An
-    infinite value (the distance to a missed organ) wins, loses and ranks like any other; ``difference`` and
-    ``cohens_dz`` are of the cases that both have finite, and ``infinite_a``, ``infinite_b`` count the others.
-    ``p_holm``: corrected for all comparisons made together.
+    ``difference`` (mean with interval), ``rank_biserial`` and ``cohens_dz`` refer to a - b, whether higher or lower is
+    better; ``wins`` counts the cases in which a is better. ``dropped``: cases that only one system has or whose value
+    is NaN. Infinite values (distance to a missed organ) take part in wins, losses and ranks; ``difference`` and
+    ``cohens_dz`` use the cases that are finite in both systems, and ``infinite_a``, ``infinite_b`` count the infinite
+    values. ``p_holm``: p corrected for all comparisons reported together.
     """
 
     metric: str
@@ -66,11 +66,21 @@ def compare_systems(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> list[Comparison]:
-    """Every pair of systems over the cases that both have: {system: {case: value}} → one `Comparison` a pair.
+    """Compare every pair of systems on the cases that both have; one `Comparison` per pair.
 
-    The interval of the mean difference is `bootstrap_interval`'s. Test and effect sizes take one difference a
-    patient, the mean over the patient's cases. ``p_holm`` corrects for the pairs here; over several metrics, join
-    the lists and give them to `correct`. Raises `InputError` for a case that ``patients`` does not name.
+    The interval of the mean difference comes from `bootstrap_interval`. The test and the effect sizes use one
+    difference per patient, the mean over the patient's cases. ``p_holm`` is corrected for these pairs; for several
+    metrics, join the lists and pass them to `correct`.
+
+    Args:
+        systems: {system: {case: value}}.
+        higher_is_better: direction of the metric, for wins and losses.
+        metric: its name, copied into the result.
+        patients: {case: patient}; None: each case is its own patient.
+        confidence, resamples, seed: see `bootstrap_interval`.
+
+    Raises:
+        InputError: a case that is missing in ``patients``.
     """
     rows = []
     for a, b in combinations(systems, 2):
@@ -91,7 +101,7 @@ def compare_systems(
 
 
 def correct(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """The same comparisons, ``p_holm`` corrected for all of them: every pair and metric that is reported together."""
+    """Correct ``p_holm`` for all given comparisons, that is for every pair and metric reported together."""
     corrected = holm([row.p for row in comparisons])
     return [replace(row, p_holm=p) for row, p in zip(comparisons, corrected, strict=True)]
 
@@ -105,25 +115,25 @@ def _compare(
     higher_is_better: bool,
     settings: Mapping[str, Any],
 ) -> Comparison:
-    x, y, owners, dropped = known_pairs(a, b, patients)
-    # Of the differences themselves, not of two means: equal cases give exactly 0.
-    each = differences(x, y)
-    change = np.array([mean_difference(group) for group in by_patient(each, owners)])
-    nothing = np.zeros_like(change)
-    test = wilcoxon(change, nothing)
+    x, y, patient_ids, dropped = known_pairs(a, b, patients)
+    # Average the differences instead of subtracting two means, so that equal cases give exactly 0.
+    case_differences = differences(x, y)
+    patient_differences = np.array([mean_difference(group) for group in by_patient(case_differences, patient_ids)])
+    zeros = np.zeros_like(patient_differences)
+    test = wilcoxon(patient_differences, zeros)
     better = (x > y) if higher_is_better else (x < y)
     ties = int((x == y).sum())
     return Comparison(
         *names,
         n=len(x),
-        patients=len(change),
+        patients=len(patient_differences),
         dropped=dropped + missing,
-        difference=_finite_difference(x, y, owners, settings),
+        difference=_finite_difference(x, y, patient_ids, settings),
         p=test.p,
         p_holm=test.p,
         smallest_p=test.smallest_p,
-        rank_biserial=rank_biserial(change, nothing),
-        cohens_dz=cohens_dz(change, nothing),
+        rank_biserial=rank_biserial(patient_differences, zeros),
+        cohens_dz=cohens_dz(patient_differences, zeros),
         wins=int(better.sum()),
         ties=ties,
         losses=len(x) - ties - int(better.sum()),
@@ -132,10 +142,10 @@ def _compare(
     )
 
 
-def _finite_difference(x: Array, y: Array, owners: list[Hashable], settings: Mapping[str, Any]) -> Interval:
+def _finite_difference(x: Array, y: Array, patient_ids: list[Hashable], settings: Mapping[str, Any]) -> Interval:
     finite = np.isfinite(x) & np.isfinite(y)
-    kept = [owner for owner, good in zip(owners, finite, strict=True) if good]
-    return bootstrap_interval(x[finite] - y[finite], patients=kept, **settings)
+    kept_patients = [patient_id for patient_id, is_finite in zip(patient_ids, finite, strict=True) if is_finite]
+    return bootstrap_interval(x[finite] - y[finite], patients=kept_patients, **settings)
 
 
 def _patients_of(cases: Sequence[str], patients: Mapping[str, Hashable] | None) -> list[Hashable]:
@@ -144,6 +154,36 @@ def _patients_of(cases: Sequence[str], patients: Mapping[str, Hashable] | None) 
     unknown = next((case for case in cases if case not in patients), None)
     if unknown is not None:
         raise InputError(
-            "evaluation-patient-missing", f"patients names no patient for the case {unknown}: name one for every case"
+            "evaluation-patient-missing", f"patients names no patient for the case {unknown}; name one for every case"
         )
     return [patients[case] for case in cases]
+
+
+def rank_biserial(a: ArrayLike, b: ArrayLike) -> float:
+    """Matched-pairs rank-biserial correlation, (R+ - R-) / (R+ + R-), in [-1, 1]: Kerby 2014 (10.2466/11.IT.3.1).
+
+    R+ and R-: sums of the ranks of |a - b| where a - b is above and below 0. 1: a is larger in every pair; 0 if no
+    pair differs. An infinite difference has the largest rank.
+    """
+    x, y, *_ = known_pairs(a, b)
+    difference = differences(x, y)
+    difference = difference[difference != 0]
+    if not len(difference):
+        return 0.0
+    ranks = stats.rankdata(np.abs(difference))
+    return float((ranks * np.sign(difference)).sum() / ranks.sum())
+
+
+def cohens_dz(a: ArrayLike, b: ArrayLike) -> float:
+    """Mean of a - b over its standard deviation (n - 1): Cohen 1988, section 2.3.5, unbounded.
+
+    Uses finite pairs only. NaN for fewer than two of them. If all differences are equal: 0 if they are 0, else
+    infinite.
+    """
+    x, y, *_ = finite_pairs(a, b)
+    difference = x - y
+    if len(difference) < 2:
+        return float("nan")
+    if np.ptp(difference) == 0:
+        return float(np.copysign(np.inf, difference[0])) if difference[0] else 0.0
+    return float(difference.mean() / difference.std(ddof=1))

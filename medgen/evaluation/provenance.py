@@ -1,4 +1,4 @@
-"""Which model made the volumes that are evaluated, from the ``manifest.json`` that conversion left beside them."""
+"""Report which model made the evaluated volumes, from the ``manifest.json`` that the conversion wrote beside them."""
 
 import json
 from collections import Counter
@@ -9,9 +9,10 @@ from medgen.errors import InputError
 
 
 def read_manifest(prediction: Path) -> dict[str, Any] | None:
-    """The manifest of a converted folder (or beside a converted file); None where there is none.
+    """Read the manifest in a converted folder (or beside a converted file); None if there is none.
 
-    Raises `InputError` for a file of that name that is none.
+    Raises:
+        InputError: the file is not a medgen manifest.
     """
     path = (prediction if prediction.is_dir() else prediction.parent) / "manifest.json"
     if not path.is_file():
@@ -20,15 +21,17 @@ def read_manifest(prediction: Path) -> dict[str, Any] | None:
         content = json.loads(path.read_text(encoding="utf-8"))
         content["model"]["sha256"], content["cases"].values()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError("manifest-foreign", f"{path} is not a manifest of medgen ({error}); move it away") from error
+        raise InputError(
+            "manifest-foreign", f"{path} is not a manifest of medgen ({error}); move it to another folder"
+        ) from error
     return content
 
 
 def provenance(manifest: dict[str, Any]) -> dict[str, dict[str, str]]:
-    """{"model": ..., "conversion": ...} as short texts for a report; what an older manifest lacks is left out."""
+    """Return {"model": ..., "conversion": ...} as short texts for a report, without entries an older manifest lacks."""
     model, cases = manifest["model"], manifest["cases"].values()
     data = model.get("training_data") or {}
-    shown = {
+    model_entries = {
         "folder": model.get("folder"),
         "method": model.get("method"),
         "step": model.get("step"),
@@ -44,4 +47,7 @@ def provenance(manifest: dict[str, Any]) -> dict[str, dict[str, str]]:
     counts = Counter(case.get("status", "?") for case in cases)
     conversion = {status: str(number) for status, number in sorted(counts.items())}
     conversion["with warnings"] = str(sum(bool(case.get("warnings")) for case in cases))
-    return {"model": {name: str(value) for name, value in shown.items() if value is not None}, "conversion": conversion}
+    return {
+        "model": {name: str(value) for name, value in model_entries.items() if value is not None},
+        "conversion": conversion,
+    }

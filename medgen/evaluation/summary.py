@@ -1,8 +1,8 @@
 """The result of an evaluation, and its files ``cases.csv``, ``regions.csv``, ``segmentation.csv`` and ``summary.json``.
 
-Intensities are in the unit of the images (HU for CT), PSNR in dB. What was not measured is an empty cell in
-the tables and null in the JSON, which is strict: an infinite PSNR (identical images) is null there, and "inf"
-in the CSV.
+Intensities are in the unit of the images (HU for CT), PSNR in dB. A value that was not measured is an empty
+cell in the tables and null in the JSON. The JSON is strict: an infinite PSNR (identical images) is null there and
+"inf" in the CSV.
 """
 
 import math
@@ -34,15 +34,15 @@ from medgen.evaluation.summary_file import (
     StructureCase,
     Summary,
 )
-from medgen.io.atomic import atomic_write
+from medgen.io.atomic import write_text
 from medgen.io.spreadsheet import csv_text
 
-DIGITS = 8  # significant ones of a number in a table
+DIGITS = 8  # significant digits of a number in a table
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A case that could not be measured, and the sentence that says why."""
+    """A case that could not be measured, with the reason."""
 
     case: str
     error: str
@@ -52,10 +52,14 @@ class Failure:
 class CaseResult:
     """One measured case.
 
-    ``files`` by role (reference, prediction, source, labels, mask, prediction_labels, lesions); ``metrics`` by column
-    of ``cases.csv``, those measured; ``regions``: rows with the columns of ``regions.csv``; ``hu``: the reference is CT
-    in HU; ``segmentation``: rows {"label", *`segmentation_columns`}; ``structure``: {"status", "reasons", "values"}.
-    ``images``: content hashes of source and reference, by which a scan is known under another name.
+    Attributes:
+        files: {role: file} (reference, prediction, source, labels, mask, prediction_labels, lesions).
+        metrics: {column of ``cases.csv``: value}, for the columns measured.
+        regions: rows with the columns of ``regions.csv``.
+        hu: the reference is CT in HU.
+        segmentation: rows {"label", *`segmentation_columns`}.
+        structure: {"status", "reasons", "values"}.
+        images: content hashes of source and reference, which identify a scan under another name.
     """
 
     name: str
@@ -72,10 +76,10 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All that an evaluation found; a report is made from it. No ``failures``: every case was measured.
+    """All results of an evaluation, from which a report is made. Without ``failures`` every case was measured.
 
-    ``profile``: of the unnamed columns, see `medgen.evaluation.metrics.challenges`; ``sections``: what was found of all
-    cases together, by key of `summary_file.Summary` (distribution, memorisation, downstream, provenance).
+    ``sections``: results over all cases, by key of `summary_file.Summary` (distribution, memorisation, downstream,
+    provenance).
     """
 
     cases: Sequence[CaseResult]
@@ -91,12 +95,12 @@ class Evaluation:
 
     @property
     def has_source(self) -> bool:
-        """Whether the unconverted source was measured too, in at least one case."""
+        """Whether the unconverted source was measured in at least one case."""
         return any("source_mae" in case.metrics for case in self.cases)
 
     @property
     def unit(self) -> str:
-        """``HU`` if every reference is CT in HU, else empty: an intensity without unit."""
+        """``HU`` if every reference is CT in HU, else empty: intensities without unit."""
         return "HU" if all(case.hu for case in self.cases) else ""
 
     @property
@@ -105,16 +109,16 @@ class Evaluation:
         return list(dict.fromkeys([*case_columns(), *(name for case in self.cases for name in case.metrics)]))
 
     def statistics(self) -> dict[str, Statistics]:
-        """{column: see `describe`} over the cases, for the columns measured."""
+        """Return {column: statistics over the cases, see `describe`}, for the columns measured."""
         found = {}
         for name in self.columns:
-            having = [case for case in self.cases if name in case.metrics]
-            if having:
-                found[name] = describe([c.metrics[name] for c in having], [c.patient or c.name for c in having])
+            with_value = [case for case in self.cases if name in case.metrics]
+            if with_value:
+                found[name] = describe([c.metrics[name] for c in with_value], [c.patient or c.name for c in with_value])
         return found
 
     def agreement(self) -> dict[str, Agreement]:
-        """{region: limits of agreement (Bland & Altman 1999) of its mean intensity with the truth's, and points}."""
+        """Return {region: limits of agreement (Bland & Altman 1999) of its mean intensity with the reference}."""
         grouped: dict[str, list[tuple[CaseResult, Mapping[str, Any]]]] = {}
         for case in self.cases:
             for row in case.regions:
@@ -123,17 +127,17 @@ class Evaluation:
         return {name: _agreement(rows) for name, rows in grouped.items()}
 
     def regions(self) -> list[dict[str, Any]]:
-        """One row a region, see `medgen.evaluation.regions.mean_regions`."""
+        """Return one row per region, see `medgen.evaluation.regions.mean_regions`."""
         rows = [row for case in self.cases for row in case.regions]
         return mean_regions(rows, least_change(bool(self.unit), self.data_range))
 
 
 def describe(values: Sequence[float], patients: Sequence[str]) -> Statistics:
-    """Mean and standard deviation (n - 1) of the finite values, ``n`` of them; median of those that are infinite too.
+    """Return mean and standard deviation (n - 1) of the ``n`` finite values, and the median with infinite values.
 
-    ``infinite``: how many are: distances to an organ that only truth or prediction has, PSNR of identical images; so
-    that a mean of the rest does not pass for one of all. ``mean_interval`` and ``median_interval``: 95 % by bootstrap
-    over patients, None from fewer than two. None where undefined.
+    ``infinite`` counts the infinite values (distances to an organ that only reference or prediction has, PSNR of
+    identical images), because the mean excludes them. ``mean_interval`` and ``median_interval``: 95 % bootstrap
+    confidence intervals over patients, None for fewer than two patients. Undefined values are None.
     """
     known = [value for value in values if not math.isnan(value)]
     finite = [value for value in known if math.isfinite(value)]
@@ -150,27 +154,29 @@ def describe(values: Sequence[float], patients: Sequence[str]) -> Statistics:
     )
 
 
-def infinite_ones(stats: Statistics) -> str:
-    """What a mean of `describe` leaves out, such as "12 of 44 infinite"; empty where that is nothing."""
+def excluded_values_text(stats: Statistics) -> str:
+    """Return what the mean of `describe` excludes, such as "12 of 44 infinite"; empty if it excludes nothing."""
     return f"{stats.infinite} of {stats.infinite + stats.n} infinite" if stats.infinite else ""
 
 
 def write_results(evaluation: Evaluation) -> None:
-    """Write the files into ``evaluation.out``; InputError if the folder cannot be written."""
+    """Write the result files into ``evaluation.out``; raise InputError if the folder cannot be written."""
     out = evaluation.out
     case_rows = [{"case": case.name, **case.metrics, **_status(case)} for case in evaluation.cases]
-    more = ("verdict", "reasons") if any(case.structure for case in evaluation.cases) else ()
+    verdict_columns = ("verdict", "reasons") if any(case.structure for case in evaluation.cases) else ()
     region_rows = [{"case": case.name, **row} for case in evaluation.cases for row in case.regions]
-    write_text(out / "cases.csv", csv_text(("case", *evaluation.columns, *more), case_rows, DIGITS))
+    write_text(out / "cases.csv", csv_text(("case", *evaluation.columns, *verdict_columns), case_rows, DIGITS))
     write_text(out / "regions.csv", csv_text(("case", "region", *region_columns()), region_rows, DIGITS))
-    overlaps = [{"case": case.name, **row} for case in evaluation.cases for row in case.segmentation]
-    if overlaps:
-        write_text(out / "segmentation.csv", csv_text(("case", "label", *segmentation_columns()), overlaps, DIGITS))
+    segmentation_rows = [{"case": case.name, **row} for case in evaluation.cases for row in case.segmentation]
+    if segmentation_rows:
+        write_text(
+            out / "segmentation.csv", csv_text(("case", "label", *segmentation_columns()), segmentation_rows, DIGITS)
+        )
     write_text(out / "summary.json", summary(evaluation).to_json())
 
 
 def summary(evaluation: Evaluation) -> Summary:
-    """The content of ``summary.json``."""
+    """Return the content of ``summary.json``."""
     return Summary(
         medgen=version(),
         finished=evaluation.finished.isoformat(),
@@ -207,41 +213,32 @@ def _case(case: CaseResult, columns: Sequence[str]) -> Case:
 
 
 def version() -> str:
-    """Version of the medgen that is installed."""
+    """Return the installed version of medgen."""
     try:
         return metadata.version("medgen")
     except metadata.PackageNotFoundError:
         return "not installed"
 
 
-def as_text(text: str) -> str:
-    """As a text file holds it: bytes of a file name that are no UTF-8 are written out, such as ``\\udcff``."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a whole text file or nothing: under a temporary name beside it, then renamed."""
-    with atomic_write(path) as aside:
-        aside.write_text(as_text(text), encoding="utf-8")
-
-
 def _segmentation(evaluation: Evaluation) -> dict[str, Segmentation]:
-    """The section of segmentations; nothing where none were given."""
+    """Return the section of segmentations; empty if none were given."""
     rows = [(case, row) for case in evaluation.cases for row in case.segmentation]
     if not rows:
         return {}
     labels: dict[str, dict[str, Statistics]] = {}
     for label in dict.fromkeys(row["label"] for _, row in rows):
-        mine = [(case.patient or case.name, row) for case, row in rows if row["label"] == label]
-        patients = [patient for patient, _ in mine]
-        labels[label] = {name: describe([row[name] for _, row in mine], patients) for name in segmentation_columns()}
+        label_rows = [(case.patient or case.name, row) for case, row in rows if row["label"] == label]
+        patients = [patient for patient, _ in label_rows]
+        labels[label] = {
+            name: describe([row[name] for _, row in label_rows], patients) for name in segmentation_columns()
+        }
     cases = [SegmentationCase(case=case.name, **row) for case, row in rows]
     tolerance = evaluation.settings["tolerance_mm"]
     return {"segmentation": Segmentation(tolerance_mm=tolerance, labels=labels, cases=cases)}
 
 
 def _structure(evaluation: Evaluation) -> dict[str, Structure]:
-    """The section of the quality check; nothing where it did not run."""
+    """Return the section of the structure check; empty if it did not run."""
     checked = [(case.name, case.structure) for case in evaluation.cases if case.structure]
     if not checked:
         return {}
@@ -253,23 +250,26 @@ def _structure(evaluation: Evaluation) -> dict[str, Structure]:
 
 
 def _lesions(values: Sequence[Mapping[str, Any]]) -> Lesions | None:
-    """Lesions of all cases: kept, lost and their sensitivity, new ones and those a volume; None without any judged.
+    """Return lesions kept, lost and new over all cases, with sensitivity and new ones per volume; None if unchecked.
 
-    New are those a detector finds; where masks are known, structures that neither the input nor the truth has.
+    New lesions are found by a detector; if lesion masks are known, they are structures that are absent from both the
+    input and the reference.
     """
-    having = [of for of in values if "lesions_kept" in of]
-    if not having:
+    with_value = [case_values for case_values in values if "lesions_kept" in case_values]
+    if not with_value:
         return None
-    kept, lost = (int(sum(of[f"lesions_{fate}"] for of in having)) for fate in ("kept", "lost"))
-    new = int(sum(of.get("lesions_new", 0) for of in having))
+    kept, lost = (
+        int(sum(case_values[f"lesions_{outcome}"] for case_values in with_value)) for outcome in ("kept", "lost")
+    )
+    new = int(sum(case_values.get("lesions_new", 0) for case_values in with_value))
     sensitivity = kept / (kept + lost) if kept + lost else None
     return Lesions(
         kept=kept,
         lost=lost,
         sensitivity=sensitivity,
         new=new,
-        new_per_volume=new / len(having),
-        volumes=len(having),
+        new_per_volume=new / len(with_value),
+        volumes=len(with_value),
     )
 
 
@@ -280,8 +280,8 @@ def _status(case: CaseResult) -> dict[str, str]:
 
 
 def _agreement(rows: Sequence[tuple[CaseResult, Mapping[str, Any]]]) -> Agreement:
-    truth, converted = ([row[f"mean_{role}"] for _, row in rows] for role in ("reference", "prediction"))
-    found = bland_altman(truth, converted, patients=[case.patient or case.name for case, _ in rows])
+    reference, converted = ([row[f"mean_{role}"] for _, row in rows] for role in ("reference", "prediction"))
+    found = bland_altman(reference, converted, patients=[case.patient or case.name for case, _ in rows])
     return Agreement(
         bias=found.bias.value,
         lower=found.lower.value,
@@ -292,8 +292,8 @@ def _agreement(rows: Sequence[tuple[CaseResult, Mapping[str, Any]]]) -> Agreemen
         sd=found.sd,
         n=found.n,
         points=[
-            Point(case=case.name, mean=(t + c) / 2, difference=c - t)
-            for (case, _), t, c in zip(rows, truth, converted, strict=True)
+            Point(case=case.name, mean=(r + c) / 2, difference=c - r)
+            for (case, _), r, c in zip(rows, reference, converted, strict=True)
         ],
     )
 

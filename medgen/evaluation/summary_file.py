@@ -1,7 +1,7 @@
 """The content of ``summary.json``: evaluation writes this model, reports read it.
 
-Intensities are in the unit of the images (HU for CT), PSNR in dB, distances in mm, volumes in ml. A part that was not
-measured is absent. Intervals are (low, high) of 95 %; None: undefined, or infinite, which JSON does not know.
+Intensities are in the unit of the images (HU for CT), PSNR in dB, distances in mm, volumes in ml. Parts that were not
+measured are absent. Intervals are 95 % intervals (low, high). None: undefined, or infinite, which JSON cannot store.
 """
 
 import json
@@ -17,24 +17,24 @@ Ends = tuple[Number, Number] | None  # of an interval
 
 
 class Part(BaseModel):
-    """A part of the summary; keys that it does not know are ignored, so that newer files can be read."""
+    """A part of the summary; unknown keys are ignored, so that newer files can be read."""
 
     model_config = ConfigDict(frozen=True)
 
 
 class Row(Part):
-    """A row of a table: beside its fields a number for each column that was measured."""
+    """A row of a table: its fields, and a number for each column that was measured."""
 
     model_config = ConfigDict(extra="allow")
 
     def number(self, column: str) -> Number:
-        """The value of a column, None where it was not measured."""
+        """Return the value of a column, None if it was not measured."""
         value: Number = (self.model_extra or {}).get(column)
         return value
 
 
 class Statistics(Part):
-    """Mean and standard deviation of the ``n`` finite values; median of all, ``infinite`` of which are infinite."""
+    """Mean and standard deviation of the ``n`` finite values, and median including the ``infinite`` infinite values."""
 
     mean: Number = None
     median: Number = None
@@ -61,7 +61,7 @@ class Region(Row):
 
 
 class Point(Part):
-    """A case of a Bland-Altman plot."""
+    """A point of a Bland-Altman plot, one per case."""
 
     case: str = ""
     mean: Number = None
@@ -83,7 +83,7 @@ class Agreement(Part):
 
 
 class SegmentationCase(Row):
-    """The scores of a label in a case."""
+    """Scores of one label in one case."""
 
     case: str
     label: str
@@ -98,7 +98,7 @@ class Segmentation(Part):
 
 
 class Finding(Part):
-    """A reason of a verdict, see `medgen.qa.case.Reason`; ``place``: {"low", "high"} corners in mm (RAS)."""
+    """A reason for a verdict, see `medgen.qa.case.Reason`; ``place``: {"low", "high"} corners in mm (RAS)."""
 
     fault: str = ""
     status: str | None = None
@@ -108,7 +108,7 @@ class Finding(Part):
 
 
 class StructureCase(Part):
-    """The verdict on a case, as `medgen.qa.run.judge` gives it."""
+    """The verdict on a case, as returned by `medgen.qa.run.judge`."""
 
     case: str
     status: str | None = None
@@ -120,7 +120,7 @@ class StructureCase(Part):
 
 
 class Lesions(Part):
-    """What became of the lesions of all cases."""
+    """Numbers of lesions that were kept, lost and new, over all cases."""
 
     kept: int
     lost: int
@@ -131,7 +131,7 @@ class Lesions(Part):
 
 
 class Structure(Part):
-    """The quality check of all cases."""
+    """The structure check of all cases."""
 
     counts: dict[str, int] = {}
     lesions: Lesions | None = None
@@ -140,7 +140,7 @@ class Structure(Part):
 
 
 class Distance(Part):
-    """A distance between the sets of images, see `medgen.evaluation.distribution.scores`."""
+    """A distance between sets of images, see `medgen.evaluation.distribution.scores`."""
 
     metric: str
     value: Number = None
@@ -178,7 +178,7 @@ class Memorisation(Part):
 
 
 class DownstreamRow(Part):
-    """A label of a protocol, see `medgen.downstream.summary.summarise`."""
+    """Results of one label in one protocol, see `medgen.downstream.summary.summarise`."""
 
     protocol: str
     label: str = ""
@@ -197,7 +197,7 @@ class DownstreamRow(Part):
 
 
 class Downstream(Part):
-    """What segmentation networks trained on the images are worth."""
+    """Performance of segmentation networks trained on the images."""
 
     rows: list[DownstreamRow] = []
     folds: int | None = None
@@ -214,7 +214,7 @@ class Provenance(Part):
 
 
 class Settings(Part):
-    """What was measured and how; further ones are shown as they are."""
+    """What was measured and how; unknown settings are shown unchanged."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -244,7 +244,7 @@ class CaseFailure(Part):
 
 
 class Case(Row):
-    """A measured case; its numbers are those of cases.csv, without the infinite ones."""
+    """A measured case with its numbers of cases.csv, except infinite ones."""
 
     case: str
     patient: str | None = None
@@ -254,7 +254,7 @@ class Case(Row):
 
 
 class Summary(Part):
-    """All of ``summary.json``."""
+    """The whole ``summary.json``."""
 
     medgen: str = "–"
     finished: str = ""
@@ -280,22 +280,26 @@ class Summary(Part):
     cases: list[Case]
 
     def to_json(self) -> str:
-        """Strict JSON of what was set: numbers that JSON does not know (NaN, infinite) are null."""
+        """Return strict JSON of the fields that were set; NaN and infinite numbers are null."""
         return json.dumps(_strict(self.model_dump(exclude_unset=True)), indent=1, allow_nan=False) + "\n"
 
 
 def read_parts(content: Mapping[str, Any]) -> tuple[Summary, dict[str, str]]:
-    """The summary of all parts that can be read, and {part: fault} of the others, which are left out.
+    """Return the summary of all valid parts, and {part: error} of the invalid parts, which are omitted.
 
     Raises:
         ValueError: a summary without cases.
     """
-    given = {key: value for key, value in content.items() if value is not None}
+    present = {key: value for key, value in content.items() if value is not None}
     try:
-        return Summary.model_validate(given), {}
+        return Summary.model_validate(present), {}
     except ValidationError as error:
-        faults = {str(one["loc"][0]): f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()}
-    return Summary.model_validate({key: value for key, value in given.items() if key not in faults}), faults
+        errors_by_part = {
+            str(detail["loc"][0]): f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors()
+        }
+    return Summary.model_validate(
+        {key: value for key, value in present.items() if key not in errors_by_part}
+    ), errors_by_part
 
 
 def _strict(value: Any) -> Any:

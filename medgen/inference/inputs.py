@@ -1,35 +1,37 @@
-"""What a path given to a conversion stands for: scans, or cases of several contrasts; and their hashes."""
+"""Find the scans of an input path, read their volumes, and hash their files."""
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medgen.errors import InputError
-from medgen.inference.series import Rules, check_choice, find_series, ours
+from medgen.inference.series import Rules, check_choice, find_series, made_by_medgen
 from medgen.io.dicom.header import read_header
 from medgen.io.dicom.index import indexed
-from medgen.io.dicom.series import Series, read_slices
+from medgen.io.dicom.read import read_slices
+from medgen.io.dicom.series import Series
 from medgen.io.dicom.stack import stack
 from medgen.io.hashes import _files, sha256, sha256_of
-from medgen.io.mixed import mixed, scan_below, some
+from medgen.io.mixed import ambiguous_input_message, scan_below, shortened_names
 from medgen.io.paths import ENDINGS, case_name, has_ending, require_path
 from medgen.io.read import find_volumes, read_geometry, read_volume
 from medgen.io.volume import Geometry, Volume
 
-CHOOSE = "choose the DICOM with --series or --rules, or name the volume's file"
-NOT_READ = "are a pair, which is not read; convert it to .nii.gz"
-ALONE = "lies among folders of DICOM, which alone are converted; name the volume's file to convert it"
+CHOOSE = "select the DICOM series with --series or --rules, or give the volume's file as input"
+NOT_READ = "are an .hdr/.img pair, a format that is not read; convert it to .nii.gz"
+ALONE = "is a volume among DICOM folders, of which only DICOM is converted; give its file as input to convert it"
 
 
 @dataclass(frozen=True)
 class Scan:
-    """A case to convert: its name, its files in the order of the model's contrasts, and what hinders it if any.
+    """A case to convert: its name and its files in the order of the model's contrasts.
 
-    ``series``: of a scan found among mixed DICOM studies, its slices; ``files`` then holds their folder. ``notes`` and
-    ``warnings``: what the run says of it beside: images that were passed over, others that may still come.
+    ``fault``: why it cannot be converted. ``series``: the slices of a scan found among mixed DICOM studies; ``files``
+    then holds their folder. ``notes`` and ``warnings``: messages for the user, e.g. about images that were ignored or
+    may still arrive.
     """
 
     case: str
@@ -48,25 +50,29 @@ def find_scans(
     rules: Rules | None = None,
     index: Path | None = None,
 ) -> list[Scan]:
-    """The cases of a path.
+    """Find the cases of a path.
 
     Args:
-        source: for one contrast see ``find_inputs``; a folder with DICOM files in it or below is searched for series,
-            see ``series.find_series``. For several contrasts a folder with a folder for each, whose scans belong
-            together by name. A case that lacks a contrast, or has one twice, is found with the fault said.
-        series, rules: which DICOM series of a study to take.
-        index: file that keeps the headers of a folder of DICOM, see ``dicom_index.indexed``.
+        source: for one contrast, see ``find_inputs``; a folder with DICOM files in it or in its subfolders is searched
+            for series, see ``series.find_series``. For several contrasts, a folder with one folder per contrast; scans
+            are matched by name.
+        contrasts: the model's source contrasts.
+        series, rules: which DICOM series of a study to use.
+        index: file that caches the headers of a folder of DICOM, see ``dicom.index.indexed``.
+
+    Returns:
+        The cases, ordered by name or path. A case that lacks a contrast, or has one twice, has a ``fault``.
 
     Raises:
-        InputError: the path or a contrast's folder does not exist, or there is nothing in it.
+        InputError: the path or the folder of a contrast does not exist or is empty.
     """
     source = Path(source)
     check_choice(series, rules)
     if rules is not None and len(contrasts) > 1:
         raise InputError(
             "option-rules-several-contrasts",
-            f"--rules choose among the series of a study, and this model takes {' and '.join(contrasts)}, a folder "
-            "each; leave them out, or choose with --series",
+            f"--rules select one series per study, but this model takes {' and '.join(contrasts)} from separate "
+            "folders; omit --rules, or use --series",
         )
     if len(contrasts) == 1:
         return _one_contrast(source, series, rules, index)
@@ -74,8 +80,8 @@ def find_scans(
     if absent:
         raise InputError(
             "input-contrast-folder-missing",
-            f"{source} holds no folder {absent[0]}/; this model translates {' and '.join(contrasts)} together, "
-            f"so give a folder that holds {', '.join(f'{name}/CASE.nii.gz' for name in contrasts)}",
+            f"{source} has no folder {absent[0]}/; this model translates {' and '.join(contrasts)} together, "
+            f"so give a folder with {', '.join(f'{name}/CASE.nii.gz' for name in contrasts)}",
         )
     found: dict[str, dict[str, list[Path]]] = {}
     for name in contrasts:
@@ -85,33 +91,35 @@ def find_scans(
     return [_scan(case, found[case], contrasts, source) for case in sorted(found)]
 
 
-def _passed_over(what: Sequence[str]) -> tuple[str, ...]:
-    return (f"passed over, as it is no scan: {'; '.join(what)}",) if what else ()
+def _ignored_note(ignored: Sequence[str]) -> tuple[str, ...]:
+    return (f"ignored because not a scan: {'; '.join(ignored)}",) if ignored else ()
 
 
 def _one_contrast(source: Path, series: str | None, rules: Rules | None, index: Path | None) -> list[Scan]:
-    """A folder's own volumes, or the DICOM series in it and below; both are refused unless a series is chosen."""
+    """The volumes of a folder, or the DICOM series in it and its subfolders. Both at once need a selection."""
     chosen = series is not None or rules is not None
     volumes = find_volumes(source, beside_dicom=True) if source.is_dir() else []
     if source.is_dir() and (chosen or not volumes):
-        place = source.resolve()
-        headers = indexed(place, index)
-        scans = find_series(place, headers, series, rules) if headers.images else []
-        if headers.images and not scans and all(ours(header) for _, header in headers.images):
+        root = source.resolve()
+        headers = indexed(root, index)
+        scans = find_series(root, headers, series, rules) if headers.images else []
+        if headers.images and not scans and all(made_by_medgen(header) for _, header in headers.images):
             raise InputError(
                 "input-only-own-series",
-                f"{source} holds nothing but series that medgen made; name what they were made of",
+                f"{source} holds only DICOM series made by medgen; give the original scans as input",
             )
         if scans or (rules is not None and not volumes):
-            found = [Scan(s.case, (s.folder,), s.fault, s.series, _passed_over(s.passed)) for s in scans]
-            return found if chosen else _among_volumes(place, found)
+            found = [Scan(s.case, (s.folder,), s.fault, s.series, _ignored_note(s.passed)) for s in scans]
+            return found if chosen else _among_volumes(root, found)
     if volumes and (image := scan_below(source)):
-        raise InputError("folder-mixed-kinds", f"{mixed(source, volumes, f'a DICOM series ({image})')}; {CHOOSE}")
+        raise InputError(
+            "folder-mixed-kinds", f"{ambiguous_input_message(source, volumes, f'a DICOM series ({image})')}; {CHOOSE}"
+        )
     if chosen and (volumes or (source.is_file() and (rules or has_ending(source, ENDINGS)))):
         option = "--series" if series else "--rules"
         raise InputError(
             "option-series-not-dicom",
-            f"{option} chooses among DICOM series in a folder, and {source} is none; leave it out",
+            f"{option} selects DICOM series of a folder, but {source} has none; omit it",
         )
     pairs = _pairs(source) if source.is_dir() else []
     if pairs and not volumes:
@@ -120,24 +128,25 @@ def _one_contrast(source: Path, series: str | None, rules: Rules | None, index: 
 
 
 def _below(source: Path, path: Path) -> Scan:
-    """A scan of ``source``; a folder within it that holds one volume stands for it and gives the case its name too."""
+    """A scan of ``source``. A subfolder with exactly one volume is read as that volume and names the case too."""
     volumes = find_volumes(path) if path.is_dir() and path != source else []
     if len(volumes) != 1:
-        return named(path)
-    return replace(named(volumes[0]), case="_".join((*path.relative_to(source).parts, case_name(volumes[0]))))
+        return scan_of_file(path)
+    return replace(scan_of_file(volumes[0]), case="_".join((*path.relative_to(source).parts, case_name(volumes[0]))))
 
 
 def _among_volumes(source: Path, scans: list[Scan]) -> list[Scan]:
-    """DICOM scans with a word on the volumes that lie among them.
+    """Add faults and notes about volumes that lie among DICOM scans.
 
-    Volumes in a scan's own folder hinder it: which is meant is not clear. Elsewhere in its top folder (a patient's)
-    they are masks and the like, left out with a note. Those of a top folder without a scan would be lost cases.
+    A volume in the folder of a scan is a fault, because it is ambiguous which to convert. Volumes elsewhere in the same
+    top-level folder (of one patient) are assumed to be masks or similar and are ignored with a note. Volumes in a
+    top-level folder without a DICOM scan are returned as scans with a fault, so that no case is lost silently.
     """
     volumes = _volumes_below(source)
     scans = [_with_pairs(scan) for scan in scans]
     if not volumes:
         return scans
-    told, tops = [], {_top(scan.files[0], source) for scan in scans}
+    entries, tops = [], {_top(scan.files[0], source) for scan in scans}
     for scan in scans:
         own = {scan.files[0], *(file.parent for file in (scan.series.files if scan.series else ()))}
         near = [path for path in volumes if path.parent in own]
@@ -145,23 +154,25 @@ def _among_volumes(source: Path, scans: list[Scan]) -> list[Scan]:
             path for path in volumes if path not in near and _top(path.parent, source) == _top(scan.files[0], source)
         ]
         if near and not scan.fault:
-            fault = f"{mixed(near[0].parent, near, 'a DICOM series')}; {CHOOSE}"
+            fault = f"{ambiguous_input_message(near[0].parent, near, 'a DICOM series')}; {CHOOSE}"
             scan = replace(scan, fault=fault)
         if others:
-            scan = replace(scan, notes=(*scan.notes, f"left out beside DICOM: {some(others)} in {others[0].parent}"))
-        told.append(scan)
-    lost = [path for path in volumes if _top(path.parent, source) not in tops]
-    return told + [
+            scan = replace(
+                scan, notes=(*scan.notes, f"ignored beside DICOM: {shortened_names(others)} in {others[0].parent}")
+            )
+        entries.append(scan)
+    without_scan = [path for path in volumes if _top(path.parent, source) not in tops]
+    return entries + [
         Scan("_".join((*path.relative_to(source).parts[:-1], case_name(path))), (path,), f"{path} {ALONE}")
-        for path in lost
+        for path in without_scan
     ]
 
 
 def _with_pairs(scan: Scan) -> Scan:
-    """The scan with a note on .hdr/.img pairs in its folder, which are not read and so do not hinder it."""
+    """Add a note about .hdr/.img pairs in the scan's folder, which are ignored."""
     folders = {*scan.files, *(file.parent for file in (scan.series.files if scan.series else ()))}
     pairs = [pair.files[0] for folder in sorted(folders) if folder.is_dir() for pair in _pairs(folder)]
-    return replace(scan, notes=(*scan.notes, f"left out beside DICOM: {some(pairs)}")) if pairs else scan
+    return replace(scan, notes=(*scan.notes, f"ignored beside DICOM: {shortened_names(pairs)}")) if pairs else scan
 
 
 def _top(folder: Path, source: Path) -> str:
@@ -177,7 +188,7 @@ def _volumes_below(source: Path) -> list[Path]:
 
 
 def _pairs(folder: Path) -> list[Scan]:
-    """Headers of .hdr/.img pairs: not read, and not passed over without a word."""
+    """The .hdr/.img pairs of a folder as scans with a fault: they are not read, but must be reported."""
     heads = [path for path in sorted(folder.iterdir()) if has_ending(path, (".hdr", ".hdr.gz"))]
     return [
         Scan(path.name.split(".hdr")[0], (path.absolute(),), f"{path} and its .img {NOT_READ}")
@@ -186,28 +197,28 @@ def _pairs(folder: Path) -> list[Scan]:
     ]
 
 
-def named(path: Path) -> Scan:
-    """A scan of one contrast, called after its file (a link, not what it leads to)."""
+def scan_of_file(path: Path) -> Scan:
+    """A scan of one contrast, named after its file; for a link, after the link and not its target."""
     path = Path(os.path.abspath(path))  # so that "." has a name
     return Scan(case_name(path), (path,))
 
 
 def _scan(case: str, files: dict[str, list[Path]], contrasts: Sequence[str], source: Path) -> Scan:
     absent = [name for name in contrasts if name not in files]
-    twice = [path for found in files.values() for path in found[1:]]
+    duplicates = [path for found in files.values() for path in found[1:]]
     fault = None
-    if twice:
-        fault = f"{twice[0]}: another scan of this folder is named {case} too; rename one"
+    if duplicates:
+        fault = f"{duplicates[0]}: another scan of this folder has the same name, {case}; rename one"
     elif absent:
-        fault = f"{source}: case {case} lacks {' and '.join(absent)}; add the missing scan"
+        fault = f"{source}: case {case} has no {' and no '.join(absent)}; add the missing scan"
     return Scan(case, tuple(path for name in contrasts for path in files.get(name, ())), fault)
 
 
 def find_inputs(source: Path) -> list[Path]:
-    """The scans that a path stands for: itself, the volumes in it, its DICOM series, or its subfolders' ones.
+    """Find the scans of a path: a file itself, the volumes of a folder, its DICOM series, or those of its subfolders.
 
     Raises:
-        InputError: the path does not exist, or there is nothing in it.
+        InputError: the path does not exist or is empty.
     """
     source = Path(source)
     if source.is_file():
@@ -215,7 +226,8 @@ def find_inputs(source: Path) -> list[Path]:
     if not source.is_dir():
         require_path(source)
         raise InputError(
-            "input-not-folder", f"{source} is no folder; give a volume, a folder of volumes or a DICOM series folder"
+            "input-not-folder",
+            f"{source} is not a folder; give a volume, a folder of volumes or a folder of DICOM series",
         )
     volumes = find_volumes(source)
     if volumes:
@@ -224,21 +236,21 @@ def find_inputs(source: Path) -> list[Path]:
         return [source]
     folders = folders_with_files(source)
     if not folders:
-        raise InputError(
-            "folder-no-volumes", f"{source} is empty: it holds no volumes ({' '.join(ENDINGS)}) and no DICOM series"
-        )
+        raise InputError("folder-no-volumes", f"{source} holds no volumes ({' '.join(ENDINGS)}) and no DICOM series")
     return folders
 
 
 def folders_with_files(source: Path, unlisted: Callable[[OSError], None] | None = None) -> list[Path]:
-    """``source`` and the folders within it that hold any file that is not hidden; what cannot be listed is passed over
-    and given to ``unlisted``."""
+    """``source`` and its subfolders that contain at least one file that is not hidden.
+
+    The error of a folder that cannot be listed is passed to ``unlisted``.
+    """
     found = os.walk(source, onerror=unlisted)
     return sorted(Path(folder) for folder, _, names in found if any(not name.startswith(".") for name in names))
 
 
 def read_scan(scan: Scan, series: str | None = None) -> list[Volume]:
-    """The volumes of a case, in the order of the contrasts; ``series`` as in ``read_volume``."""
+    """Read the volumes of a case, in the order of the contrasts; ``series``: see ``read_volume``. Raises InputError."""
     if scan.series is not None:
         return [read_slices(scan.series.slices, scan.files[0])]
     volumes = [read_volume(file, series=series) for file in scan.files]
@@ -247,45 +259,48 @@ def read_scan(scan: Scan, series: str | None = None) -> list[Volume]:
 
 
 def _refuse_two_patients(volumes: Sequence[Volume]) -> None:
-    """Contrasts of a case are paired by name, and folders of two patients may have one."""
+    """Refuse contrasts of different patients: contrasts are matched by name, and two patients may share one."""
     files = [volume.frames[0][0] for volume in volumes if volume.frames]
     patients = [(read_header(file) or {}).get("PatientID") for file in files]
     for file, patient in zip(files, patients, strict=True):
         if patient != patients[0]:
             raise InputError(
-                "pair-patients-differ", f"{files[0]} and {file} are contrasts of one case by name, but of two patients"
+                "pair-patients-differ",
+                f"{files[0]} and {file} have the same case name but different PatientIDs; rename one of them",
             )
 
 
-def frames_apart(volumes: Sequence[Volume]) -> list[str]:
-    """A sentence where contrasts of a case lie in different frames of reference (PS3.3 C.7.4.1), empty where not: that
-    they are of one place is then known by data.align only, which finds it out or takes it as given."""
+def frame_of_reference_warnings(volumes: Sequence[Volume]) -> list[str]:
+    """A warning if contrasts of a case have different frames of reference (PS3.3 C.7.4.1), else an empty list.
+
+    Whether their positions correspond then depends on data.align, which registers the contrasts or assumes it.
+    """
     found = [(volume.frames[0][0], _frames_of_reference(volume)) for volume in volumes if volume.frames]
     for file, frames in found[1:]:
         if frames and found[0][1] and frames != found[0][1]:
             return [
-                f"{found[0][0].parent} and {file.parent} are in different frames of reference, so that their positions "
-                "need not agree"
+                f"{found[0][0].parent} and {file.parent} have different frames of reference; their positions may "
+                "not correspond"
             ]
     return []
 
 
 def _frames_of_reference(volume: Volume) -> set[str]:
-    """Of its first and last file; none where they differ, as anonymisers renew it for each file: it says nothing."""
+    """FrameOfReferenceUID of the first and last file. Empty if they differ: some anonymisers renew it per file."""
     files = {frames[0] for frames in ((volume.frames or ())[:1] + (volume.frames or ())[-1:])}
     found = {str((read_header(file) or {}).get("FrameOfReferenceUID", "")) for file in files} - {""}
     return found if len(found) == 1 else set()
 
 
 def scan_grids(scan: Scan, series: str | None = None) -> list[Geometry]:
-    """Their grids, from the headers alone."""
+    """The grids of a scan's volumes, from the headers only."""
     if scan.series is not None:
         return [stack(scan.series.slices, scan.files[0])[1]]
     return [read_geometry(file, series=series) for file in scan.files]
 
 
 def scan_hash(scan: Scan) -> str:
-    """Hash of what a case is made of: its files, and which images of them where they hold several volumes."""
+    """Hash of a case's files and, for a DICOM series, of the selection of images from them."""
     if scan.series is None:
         return sha256(scan.files)
     files, series = sorted(scan.series.files), scan.series
@@ -295,12 +310,26 @@ def scan_hash(scan: Scan) -> str:
 
 
 def file_states(scan: Scan) -> dict[Path, tuple[int, ...]]:
-    """Of all files that a case is made of, by which it shows that one was changed or replaced meanwhile."""
+    """Size and times of each file of a case, to detect files that change during the conversion. Raises InputError."""
     files = scan.series.files if scan.series else [file for path in scan.files for file in _files(path)]
     try:
-        told = ((file, file.stat()) for file in files)
-        return {file: (state.st_size, state.st_mtime_ns, state.st_ctime_ns) for file, state in told}
+        entries = ((file, file.stat()) for file in files)
+        return {file: (state.st_size, state.st_mtime_ns, state.st_ctime_ns) for file, state in entries}
     except OSError as error:
         raise InputError(
-            "file-unreadable", f"{error.filename} cannot be read ({error.strerror}); check that it is still there"
+            "file-unreadable", f"{error.filename} cannot be read ({error.strerror}); check that it still exists"
         ) from None
+
+
+def check_unchanged(scan: Scan, states: Mapping[Path, tuple[int, ...]]) -> None:
+    """Refuse a scan whose files changed since ``states``. Raises InputError.
+
+    A derived series copies patient and study from source headers that are read when it is written.
+    """
+    now = file_states(scan)
+    changed = [file for file, state in states.items() if now.get(file) != state] or [*now.keys() - states]
+    if changed:
+        raise InputError(
+            "input-changed-meanwhile",
+            f"{changed[0]} changed during the conversion; convert the scan again once its files are complete",
+        )

@@ -1,27 +1,42 @@
-"""A case on its way through a conversion, and what became of it."""
+"""The data of one case: the job with its volumes, its result, and the options of the run."""
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medgen.errors import InputError, reason
 from medgen.inference.deidentified_output import Private
 from medgen.inference.inputs import Scan
+from medgen.io.names import one_line
 from medgen.io.volume import Volume
 from medgen.qa.run import Checks
 
-FORMATS = {"nifti": ".nii.gz", "mha": ".mha", "nrrd": ".nrrd", "dicom": ""}  # a series is a folder
+FORMATS = {"nifti": ".nii.gz", "mha": ".mha", "nrrd": ".nrrd", "dicom": ""}  # a DICOM series is a folder
 
 
 @dataclass
 class Converted:
-    """What became of one case. ``status``: converted, skipped (done before) or failed (``error`` says why).
+    """The result of one case, as recorded in the manifest.
 
-    ``input`` and ``output`` are the first contrast's files; the hashes are over all. ``verdict``: pass, review or fail,
-    None where it was not checked; ``reasons`` belong to it, ``findings`` are the same with their places (see ``judge``)
-    and ``checks`` tells by which limits and segmenter; ``limits`` holds those that differ from the defaults, while
-    ``warnings`` were known before the conversion; ``notes`` are no reason to doubt it. ``contrasts``: folders of the
-    outputs, where there are several. ``picked`` is the series of ``input`` that was read. ``deidentified`` says what
-    became of dates, ``changes`` how often which attribute was changed.
+    Attributes:
+        input, output: files of the first contrast; the hashes are over the files of all contrasts.
+        status: converted, skipped (converted by an earlier run) or failed.
+        error: why the case failed; None: it did not.
+        warnings: problems of the input, known before the conversion.
+        notes: information that is no reason to doubt the result.
+        verdict: pass, review or fail; None: not checked.
+        reasons: sentences that explain the verdict.
+        findings: the reasons with their locations, see ``qa.run.judge``.
+        checks: identity of the thresholds and the segmenter of the check.
+        limits: thresholds that differ from the defaults.
+        contrasts: output folders of a model with several target contrasts.
+        series: the ``--series`` option.
+        picked: the series of ``input`` that was read.
+        deidentified: whether dates were shifted or removed.
+        changes: number of changes per DICOM attribute by the de-identification.
     """
 
     case: str
@@ -48,31 +63,34 @@ class Converted:
 
 @dataclass
 class Job:
-    """A case on its way: what is read, then made, and dropped once written. ``key`` is its place in the manifest,
-    ``number`` its place among the cases of the run."""
+    """A case during its conversion. The volumes are freed once the case is written.
+
+    ``key``: its key in the manifest. ``number``: its position among the cases of the run.
+    """
 
     scan: Scan
     entry: Converted
     targets: list[Path]
     key: str
     number: int = 0
-    states: dict[Path, tuple[int, ...]] = field(default_factory=dict)  # of its files, before they are read
+    states: dict[Path, tuple[int, ...]] = field(default_factory=dict)  # of its files, see ``file_states``
     volumes: list[Volume] = field(default_factory=list)
-    made: list[Volume] = field(default_factory=list)
+    outputs: list[Volume] = field(default_factory=list)
 
     @property
-    def open(self) -> bool:
+    def pending(self) -> bool:
+        """Whether the case is still to be converted: it has not failed and was not converted before."""
         return self.entry.error is None and self.entry.status != "skipped"
 
     @property
-    def unjudged(self) -> bool:
-        """Done before, but to be held against other limits than then."""
+    def needs_verdict(self) -> bool:
+        """Whether the case was converted before, but checked against other limits than this run's."""
         return self.entry.status == "skipped" and bool(self.volumes)
 
 
 @dataclass(frozen=True)
 class Options:
-    """How each case of a run is converted, see ``convert``."""
+    """Options of a run that apply to each case, see ``cohort.run.convert``."""
 
     format: str | None = None
     series: str | None = None
@@ -80,3 +98,24 @@ class Options:
     checks: Checks | None = None
     qa_report_sr: bool = False
     private: Private | None = None
+
+
+@contextmanager
+def errors_recorded(job: Job) -> Iterator[None]:
+    """Record an exception of the block in the job's entry instead of raising it, and add the time of the block."""
+    started, entry, path = time.monotonic(), job.entry, job.scan.files[0]
+    try:
+        yield
+    except InputError as error:
+        named = any(name in str(error) for file in job.scan.files for name in (file.name, one_line(file.name)))
+        entry.error = str(error) if named or job.scan.fault else f"{path}: {error}"
+    except Exception as error:
+        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error)):
+            entry.error = f"{path}: not enough memory for this scan; lower --memory-gb"
+        else:
+            entry.error = f"{path}: unexpected error, likely a bug in medgen ({reason(error)}); please report it"
+    finally:
+        entry.seconds += time.monotonic() - started
+        if entry.error:
+            job.volumes, job.outputs, entry.status = [], [], "failed"
+            entry.verdict, entry.reasons, entry.findings, entry.checks, entry.limits = None, [], [], None, None

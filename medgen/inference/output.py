@@ -1,4 +1,4 @@
-"""What a converted case becomes on disk: a volume's file, or a derived DICOM series."""
+"""Write a converted case as a volume file or a derived DICOM series, and refuse outputs that must not be written."""
 
 import re
 import shutil
@@ -11,21 +11,22 @@ import numpy as np
 from medgen import __version__
 from medgen.checkpoint import Model, removes_contrast
 from medgen.errors import InputError
-from medgen.io.atomic import recovered
+from medgen.io.atomic import recover
+from medgen.io.claim import remove
 from medgen.io.deidentification.deidentify import Changes, Deidentifier
+from medgen.io.dicom.derived.references import NOTICE, Derivation
+from medgen.io.dicom.derived.write import is_foreign_dicom, write_derived
 from medgen.io.dicom.header import read_header
-from medgen.io.dicom.references import NOTICE, Derivation
 from medgen.io.dicom.units import HU
-from medgen.io.dicom.write import of_others, write_derived
 from medgen.io.paths import ENDINGS, NIFTI_ENDINGS, has_ending
 from medgen.io.volume import Volume
 from medgen.io.write import write_volume
 from medgen.model_info import RangeInfo
-from medgen.terminology import NATIVE
+from medgen.terminology import is_native
 
-OURS = re.compile(r"\d{5}\.dcm")
-LOWEST_HU, AIR_HU = -3100, -200  # padding is no lower than -3072; what holds air is no higher
-VERDICTS = "verdicts"  # folder beside the series, of their verdicts' structured reports
+DERIVED_FILE_NAME = re.compile(r"\d{5}\.dcm")
+LOWEST_HU, AIR_HU = -3100, -200  # HU padding is at least -3072; a range that includes air starts at or below -200
+VERDICTS = "verdicts"  # folder beside the series, for the structured reports of their verdicts
 
 
 def write_outputs(
@@ -35,18 +36,19 @@ def write_outputs(
     model: Model,
     deidentifier: Deidentifier | None = None,
 ) -> Changes:
-    """Write each translation of a case: a path with a volume's ending as that volume, any other as a DICOM series.
+    """Write the translations of a case: a path with a volume file ending as a volume, any other as a DICOM series.
 
     Args:
-        targets, made: where, and what; one a target contrast.
-        volumes: what they were made of, in the order of data.sources; a series is derived from the first.
-        deidentifier: takes identity out of the series.
+        targets: output paths, one per target contrast.
+        made: translated volumes, one per target contrast.
+        volumes: the source volumes, in the order of data.sources; a series is derived from the first one.
+        deidentifier: de-identifies the series.
 
     Returns:
-        What the deidentifier changed, over all targets.
+        The changes of the deidentifier, over all targets.
 
     Raises:
-        InputError: a series is asked of what was not DICOM or would be of another modality than its source.
+        InputError: a series is requested but the source is not DICOM, or has another modality than the output.
     """
     changes = Changes()
     for i, (path, volume) in enumerate(zip(targets, made, strict=True)):
@@ -58,24 +60,36 @@ def write_outputs(
 
 
 def verdict_file(series: Path) -> Path:
-    """Where the structured report of a derived series' verdict goes."""
+    """Path of the structured report of a derived series' verdict."""
     return series.parent / VERDICTS / f"{series.name}.dcm"
 
 
 def write_verdicts(targets: Sequence[Path], verdicts: Sequence[Mapping[str, Any]], model: Model) -> None:
-    """A structured report of each derived series' verdict, see ``verdict_file``. Raises InputError."""
-    from medgen.io.dicom.report import write_qa_report_sr
+    """Write a structured report of the verdict of each derived series to ``verdict_file``. Raises InputError."""
+    from medgen.io.dicom.derived.report import write_qa_report_sr
 
     for i, (series, verdict) in enumerate(zip(targets, verdicts, strict=True)):
         write_qa_report_sr(verdict, series, verdict_file(series), derivation=derivation(model, i))
 
 
+def write_reports(targets: Sequence[Path], verdicts: Sequence[Mapping[str, Any]], model: Model, enabled: bool) -> None:
+    """Write the structured reports of verdicts if ``enabled``, else remove those of earlier runs. Raises InputError."""
+    if enabled:
+        write_verdicts(targets, verdicts, model)
+        return
+    for target in targets:
+        if not has_ending(target, ENDINGS):
+            remove(verdict_file(target))
+
+
 def derivation(model: Model, i: int = 0) -> Derivation:
-    """How the ``i``-th target of a model is told in DICOM."""
+    """DICOM description of how the ``i``-th target of a model is derived."""
     data = model.settings.data
     target, native = model.target or data.targets[i], removes_contrast(model, model.target or data.targets[i])
-    if native and target.lower() not in NATIVE:
-        target = f"noncontrast ({target})" if len(data.targets) > 1 else "noncontrast"  # a reader wants to know that
+    if native and not is_native(target):
+        target = (
+            f"noncontrast ({target})" if len(data.targets) > 1 else "noncontrast"
+        )  # tells readers that contrast was removed
     name = model.settings.method.name
     if model.folder is not None:
         folder = model.folder.resolve()
@@ -84,11 +98,11 @@ def derivation(model: Model, i: int = 0) -> Derivation:
 
 
 def check_outputs(targets: Sequence[Path], files: Sequence[Path]) -> None:
-    """Refuse, before any work, series that cannot be derived from ``files`` or that would replace something else.
+    """Refuse, before any work, a DICOM series that cannot be derived from ``files`` or would replace other data.
 
     Raises:
-        InputError: a volume's file as input, a target inside its input or around it, or a folder that holds other
-            things than a derived series.
+        InputError: the input is a volume file, a target lies inside its input or contains it, or a target folder
+            holds anything but a derived series.
     """
     for target in (t for t in targets if not has_ending(t, ENDINGS)):
         if has_ending(files[0], ENDINGS):
@@ -101,30 +115,33 @@ def check_outputs(targets: Sequence[Path], files: Sequence[Path]) -> None:
             folder = file if file.is_dir() else file.parent
             if place.is_relative_to(folder) or folder.is_relative_to(place):
                 raise InputError(
-                    "output-inside-input", f"{place} lies in the folder of its input or holds it; choose another output"
+                    "output-inside-input", f"{place} is inside its input folder or contains it; choose another output"
                 )
         if target.exists() and not target.is_dir():
-            raise InputError("output-is-file", f"{target} is a file where a series is to come; choose another output")
-        held = sorted(target.iterdir()) if target.is_dir() else []
-        if not all(OURS.fullmatch(path.name) for path in held) or of_others(held):
             raise InputError(
-                "output-folder-foreign", f"{target} holds other files than a series of medgen; move it away"
+                "output-is-file", f"{target} is a file, but a DICOM series needs a folder; choose another output"
+            )
+        existing = sorted(target.iterdir()) if target.is_dir() else []
+        if not all(DERIVED_FILE_NAME.fullmatch(path.name) for path in existing) or is_foreign_dicom(existing):
+            raise InputError(
+                "output-folder-foreign",
+                f"{target} holds files that are not a series written by medgen; move it away or choose another output",
             )
 
 
-def sheared(targets: Sequence[Path], volume: Volume) -> list[str]:
-    """A warning where the grid of a tilted gantry becomes NIfTI, which programs on ITK then refuse to read."""
+def sheared_grid_warnings(targets: Sequence[Path], volume: Volume) -> list[str]:
+    """A warning if a sheared grid (tilted gantry) is written as NIfTI, which ITK-based programs refuse to read."""
     axes = volume.affine[:3, :3] / volume.spacing
     if not has_ending(targets[0], NIFTI_ENDINGS) or np.abs(axes.T @ axes - np.eye(3)).max() < 1e-3:
         return []
     return [
-        "its grid is sheared (a tilted gantry): NIfTI holds that in its sform, which nibabel reads and programs on ITK "
-        "refuse; --format dicom or mha is read by all, or resample the scan first"
+        "the grid is sheared (tilted gantry): NIfTI stores this in the sform, which nibabel reads and ITK-based "
+        "programs refuse; use --format dicom or mha, or resample the scan first"
     ]
 
 
 def clear(folder: Path) -> None:
-    """Remove from an output's folder what a killed run left half-written; what is not medgen's stays."""
+    """Remove partial files of a killed run from an output folder. Files not written by medgen are kept."""
     for path in folder.glob(".part-*"):
         if path.is_file():
             path.unlink(missing_ok=True)
@@ -133,20 +150,20 @@ def clear(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
     for path in folder.glob(".*.old"):
         if _of_series(path):
-            recovered(path.with_name(path.name[1:-4]))
+            recover(path.with_name(path.name[1:-4]))
     for path in folder.glob(".*.tmp"):
         if _of_series(path):
             shutil.rmtree(path, ignore_errors=True)
 
 
 def _of_series(folder: Path) -> bool:
-    return folder.is_dir() and all(OURS.fullmatch(file.name) for file in folder.iterdir())
+    return folder.is_dir() and all(DERIVED_FILE_NAME.fullmatch(file.name) for file in folder.iterdir())
 
 
 def check_units(volumes: Sequence[Volume], model: Model) -> None:
-    """Refuse, before any work, DICOM whose values are not in HU where the model takes HU.
+    """Refuse, before any work, DICOM whose values are not in HU if the model needs HU. Raises InputError.
 
-    An iodine map, a perfusion map or an MR would be taken for CT numbers, and what is made of it be written as HU.
+    Otherwise an iodine map, a perfusion map or an MR image would be read as CT numbers, and the output written as HU.
     """
     intensity, info = model.settings.intensity, model.info
     sides = ((intensity.source.kind, info.source_range), (intensity.target.kind, info.target_range))
@@ -160,13 +177,14 @@ def check_units(volumes: Sequence[Volume], model: Model) -> None:
         modality = (read_header(file) or {}).get("Modality", "no modality")
         if takes or (hounsfield and modality == "CT"):
             unit = f"values in {volume.unit}" if volume.unit else f"modality {modality} and values without a unit"
-            raise InputError("dicom-not-hu", f"{file} has {unit}, and the model takes CT in HU; choose another series")
+            raise InputError("dicom-not-hu", f"{file} has {unit}, but the model takes CT in HU; choose another series")
 
 
 def check_modality(volume: Volume, model: Model) -> None:
-    """Refuse, before any work, DICOM of a modality that the model does not make.
+    """Refuse, before any work, DICOM of a modality that does not match the model's output. Raises InputError.
 
-    HU in an MR or PET object would be read as signal, and signal in a CT object as HU.
+    The derived series keeps the modality of the source: HU in an MR or PET object would be read as signal, and signal
+    in a CT object as HU.
 
     Args:
         volume: the first source.
@@ -179,12 +197,12 @@ def check_modality(volume: Volume, model: Model) -> None:
         if modality == "CT" and not hounsfield:
             raise InputError(
                 "output-ct-without-hu",
-                f"{file} is CT and the model makes no HU; a series of CT is not written of it: use nifti",
+                f"{file} is CT but the model output is not in HU, as a CT series must be; use --format nifti",
             )
         if modality in ("MR", "PT") and hounsfield and low <= AIR_HU:
             raise InputError(
                 "output-hu-without-ct",
-                f"{file} is {modality} and the model makes HU; a series of CT from it is not written: use nifti",
+                f"{file} is {modality} but the model output is in HU, which needs a CT series; use --format nifti",
             )
 
 
@@ -194,8 +212,11 @@ def _same_window(model: Model) -> bool:
 
 
 def _is_hu(kind: str, low: float, same: bool) -> bool:
-    """Whether a range that begins at ``low`` can be one of HU: a window below water, or the ``same`` in and out, or
-    percentiles down to air. No CT number lies as low as an MR's phase does (-4096)."""
+    """Whether a range that starts at ``low`` can be in HU.
+
+    That is so for a window that starts below water or is the ``same`` for source and target, and for percentiles that
+    reach air. No CT number is as low as the phase of MR (-4096).
+    """
     if low < LOWEST_HU:
         return False
     return (low < 0 or same) if kind == "window" else low <= AIR_HU and kind == "percentile"

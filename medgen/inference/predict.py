@@ -1,4 +1,4 @@
-"""One case's whole volumes through a model: right units, right geometry, bounded memory."""
+"""Translate the volumes of one case: volumes in, volumes out, with units, geometry and a memory limit."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -11,24 +11,24 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from medgen.checkpoint import Model
-from medgen.data.align import on_one_grid
+from medgen.data.align import to_common_grid
 from medgen.data.grid import resample, resample_like
-from medgen.data.intensity import Code, Range, encoded, fit_range
+from medgen.data.intensity import Code, Range, encode_channels, fit_range
 from medgen.data.patches import AXES
 from medgen.data.slabs import fold, unfold
 from medgen.errors import InputError
 from medgen.io.volume import Volume, from_canonical, to_canonical
-from medgen.networks.memory import windows_together
+from medgen.networks.memory import windows_per_pass
 
-SAME_SPACING = 0.05  # relative; within it a volume counts as being on the model's grid
-MOST_RESAMPLED = 100  # times: beyond, a header is wrong, and smoothing or filling up would take for ever
-LARGEST = 1e37  # beyond, weighted sums of float32 may overflow
-NEAR = 2  # voxels: as far as smoothing and interpolation take the values of an edge
+SAME_SPACING = 0.05  # relative tolerance within which a volume has the model's spacing
+MOST_RESAMPLED = 100  # ratio of spacings; beyond it the header is wrong, and resampling would take too long
+LARGEST = 1e37  # beyond it, weighted sums of float32 may overflow
+NEAR = 2  # voxels; reach of an edge through smoothing and interpolation
 WINDOW_NORMS = (nn.InstanceNorm2d, nn.InstanceNorm3d, nn.GroupNorm)
 
 
 def translate_volume(model: Model, volume: Volume, *, memory_gb: float | None = None) -> Volume:
-    """``translate_case`` where there is one contrast in and one out."""
+    """``translate_case`` for a model with one source and one target contrast."""
     (translated,) = translate_case(model, [volume], memory_gb=memory_gb)
     return translated
 
@@ -36,47 +36,48 @@ def translate_volume(model: Model, volume: Volume, *, memory_gb: float | None = 
 def translate_case(model: Model, volumes: Sequence[Volume], *, memory_gb: float | None = None) -> list[Volume]:
     """Translate the contrasts of one case.
 
-    They are brought onto the first one's grid as data.align says, turned to canonical axes, brought to the model's
-    spacing if the settings say so, encoded, translated, decoded and returned on the first one's grid. There, and not on
-    the model's, values beyond the code's range are given back, see ``codecs.Range.carried``: those of the source of the
-    output's place among the outputs, or of the first where there are fewer sources.
+    Aligns the volumes to the grid of the first one (data.align), reorients them to canonical axes, resamples them to
+    the model's spacing if inference.spacing says so, encodes, translates and decodes them, and returns the outputs on
+    the grid of the first volume. On that grid, source values outside the code's range are copied into the output, see
+    ``codecs.Range.carried``. Output i takes them from source i, or from the first source if there is no source i.
 
     Args:
-        model: loaded on the device that is to be used.
-        volumes: one a contrast, in the order of data.sources; (X, Y, Z), any orientation, in their files' units
-            (HU for CT).
-        memory_gb: bound for a whole-volume pass, instead of the settings' one.
+        model: on the device to use.
+        volumes: one per source contrast, in the order of data.sources; (X, Y, Z), any orientation, in the units of
+            their files (HU for CT).
+        memory_gb: memory limit of a whole-volume pass, GiB; None: inference.memory_gb.
 
     Returns:
-        One translation a target contrast: geometry of the first input, and its stored type unless that is too
-        coarse for the target.
+        One volume per target contrast, with the geometry of the first input and its stored type, or float32 if an
+        integer type is too coarse for the target.
 
     Raises:
-        InputError: another number of contrasts than the model's, grids that disagree, a spacing that the settings
-            refuse, or a constant scan where its code needs a range.
+        InputError: the number of contrasts is not the model's, the grids differ, the settings refuse the spacing, or a
+            scan is constant and its code needs a range.
     """
     settings, names = model.settings, model.settings.data.sources
     if model.settings.method.needs_classes:
         raise InputError(
             "model-needs-label-maps",
-            f"{model.folder} paints what a label map asks for, it does not translate scans; use augmentation",
+            f"{model.folder} paints structures from a label map and cannot translate scans; use medgen augment",
         )
     if len(volumes) != len(names):
         raise InputError(
-            "model-image-count-differs", f"the model translates {', '.join(names)} together; give one volume of each"
+            "model-image-count-differs",
+            f"the model translates {', '.join(names)} together; give one volume of each",
         )
     volume = volumes[0]
-    upright = [to_canonical(v) for v in on_one_grid(volumes, settings.data.align)]
-    grid = [on_model_grid(v, model) for v in upright]
+    canonical = [to_canonical(v) for v in to_common_grid(volumes, settings.data.align)]
+    grid = [on_model_grid(v, model) for v in canonical]
     intensity = settings.intensity.source.model_dump(exclude={"follow"})
     codes = [fit_range(v.data, **intensity) for v in grid]
     outputs = []
-    for i, y in enumerate(_decoded(model, encoded(codes, [v.data for v in grid]), codes[0], memory_gb)):
+    for i, y in enumerate(_decoded(model, encode_channels(codes, [v.data for v in grid]), codes[0], memory_gb)):
         k, decode = _source_of(i, codes), model.target_ranges[i].of(codes[0])
-        if grid[k] is not upright[k]:
-            y = _on_own_grid(y, grid[k], upright[k], codes[k], settings.inference.transfer)
-        y = _carried(y, upright[k].data, codes[k], decode, upright[k].padding)
-        # Whole numbers are fine enough for HU, not for a target whose range is 0..1: that is stored as float32.
+        if grid[k] is not canonical[k]:
+            y = _on_own_grid(y, grid[k], canonical[k], codes[k], settings.inference.transfer)
+        y = _carried(y, canonical[k].data, codes[k], decode, canonical[k].padding)
+        # Integers are precise enough for HU, but not for a target range such as 0..1, which is stored as float32.
         coarse = np.issubdtype(volume.dtype, np.integer) and decode.high - decode.low < 500
         outputs.append(volume.replaced(from_canonical(y, volume), np.float32 if coarse else None))
     return outputs
@@ -90,44 +91,49 @@ def translate_channels(
     classes: np.ndarray | None = None,
     memory_gb: float | None = None,
 ) -> list[np.ndarray]:
-    """Contrasts on the model's grid → translations in the targets' units, as ``translate_case`` makes them there.
+    """Translate contrasts on the model's grid, as ``translate_case`` does.
 
     Args:
-        data: (X, Y, Z) of each source contrast, in its units, or of one label map.
-        codes: their ranges, or the map's table.
-        classes: (X, Y, Z) of a method that needs them.
+        data: one (X, Y, Z) array per source contrast, in its units, or one label map.
+        codes: intensity range of each contrast, or the table of the label map.
+        classes: (X, Y, Z) class map, for methods that need one.
+
+    Returns:
+        One (X, Y, Z) array per target contrast, in its units.
     """
-    x = encoded(codes, data)
+    x = encode_channels(codes, data)
     if classes is not None:
         x = np.concatenate([x, classes[None].astype(np.float32)])
-    made = []
+    results = []
     for i, y in enumerate(_decoded(model, x, codes[0], memory_gb)):
         k = _source_of(i, codes)
-        made.append(_carried(y, data[k], codes[k], model.target_ranges[i].of(codes[0])))
-    return made
+        results.append(_carried(y, data[k], codes[k], model.target_ranges[i].of(codes[0])))
+    return results
 
 
 def _decoded(model: Model, x: np.ndarray, code: Code, memory_gb: float | None) -> Iterator[np.ndarray]:
-    """Each output of the network, in its target's units; ``code``: of the first source."""
+    """Yield each network output in the units of its target; ``code`` is that of the first source."""
     for y, target in zip(translate_array(model, x, memory_gb=memory_gb), model.target_ranges, strict=True):
         yield target.of(code).decode(y)
 
 
 def _source_of(output: int, codes: Sequence[Code]) -> int:
-    """The source that an output is the translation of, as ``networks.residual`` has it."""
+    """Index of the source that an output translates, as in ``networks.residual``."""
     return output if output < len(codes) else 0
 
 
 def _carried(
     y: np.ndarray, x: np.ndarray, code: Code, target: Range, padding: tuple[np.ndarray, np.ndarray] | None = None
 ) -> np.ndarray:
-    """``y``, now with what its source's code carries over; the network's own values end where the target's do.
+    """Clip ``y`` to the target range and copy source values outside the code's range into it, in place.
 
-    ``padding``: as of a Volume; what was not scanned is carried over even within the code's range.
+    ``padding``: as in Volume; padding of the source is copied even if it is within the code's range.
     """
     if isinstance(code, Range) and code.outside != "clip":
         low, high = (None, None) if padding is None else (np.broadcast_to(p, x.shape) for p in padding)
-        for n, (slice_x, slice_y) in enumerate(zip(x, y, strict=True)):  # of a large scan each copy counts
+        for n, (slice_x, slice_y) in enumerate(
+            zip(x, y, strict=True)
+        ):  # slice by slice, to avoid copies of a large scan
             y[n] = code.carried(slice_x, target.clip(slice_y))
             if low is not None and high is not None:
                 np.copyto(y[n], slice_x, where=(low[n] <= slice_x) & (slice_x <= high[n]))
@@ -135,14 +141,16 @@ def _carried(
 
 
 def _on_own_grid(y: np.ndarray, grid: Volume, own: Volume, code: Range, transfer: str) -> np.ndarray:
-    """A decoded translation on the model's grid → on the scan's own, as inference.transfer says.
+    """Resample a decoded translation from the model's grid to the scan's grid, as set by inference.transfer.
 
-    Both transfers are of values within the code's range, so that a change next to bone or padding is the network's
-    alone and not what smoothing made of 3000 HU. Near carried voxels, where the image would be a blur around a sharp
-    edge, the difference is taken in any case.
+    Both kinds of transfer clip the source to the code's range, so that smoothing of, for example, 3000 HU does not
+    change voxels next to bone or padding. Near carried voxels the difference is transferred in any case, because the
+    image would be blurred around a sharp edge.
 
     Args:
-        y: on ``grid``, the source at the model's spacing; ``own``: the source on its own grid.
+        y: translation on ``grid``.
+        grid: the source at the model's spacing.
+        own: the source on its own grid.
     """
     carries = code.outside != "clip"
     image = None if transfer == "difference" else resample_like(grid.replaced(y), own)
@@ -157,7 +165,7 @@ def _on_own_grid(y: np.ndarray, grid: Volume, own: Volume, code: Range, transfer
 
 
 def _near(mask: np.ndarray, grid: Volume, own: Volume) -> np.ndarray:
-    """Voxels of a mask on ``own`` and all within NEAR voxels of the coarser grid along each axis."""
+    """Dilate a mask on ``own`` along each axis by NEAR voxels of the coarser of the two grids."""
     wide = mask.view(np.uint8)
     for axis, ratio in enumerate(np.divide(grid.spacing, own.spacing)):
         reach = int(np.ceil(NEAR * max(1.0, ratio)))
@@ -166,32 +174,35 @@ def _near(mask: np.ndarray, grid: Volume, own: Volume) -> np.ndarray:
 
 
 def on_model_grid(volume: Volume, model: Model, *, labels: bool = False) -> Volume:
-    """An upright volume brought to the model's spacing as inference.spacing says; ``labels``: see ``grid.resample``."""
-    wanted, policy = model.info.spacing, model.settings.inference.spacing
-    if policy == "ignore" or np.allclose(volume.spacing, wanted, rtol=SAME_SPACING):
+    """Resample a volume in canonical axes to the model's spacing, as set by inference.spacing. Raises InputError.
+
+    ``labels``: see ``grid.resample``.
+    """
+    model_spacing, policy = model.info.spacing, model.settings.inference.spacing
+    if policy == "ignore" or np.allclose(volume.spacing, model_spacing, rtol=SAME_SPACING):
         return volume
-    ratios = np.divide(volume.spacing, wanted)
-    own, model_s = (" x ".join(f"{size:.6g}" for size in sizes) for sizes in (volume.spacing, wanted))
+    ratios = np.divide(volume.spacing, model_spacing)
+    own, model_text = (" x ".join(f"{size:.6g}" for size in sizes) for sizes in (volume.spacing, model_spacing))
     if ratios.max() > MOST_RESAMPLED or ratios.min() < 1 / MOST_RESAMPLED:
         raise InputError(
             "volume-spacing-implausible",
-            f"{volume.path} has voxels of {own} mm, over {MOST_RESAMPLED} times larger or smaller than the model's "
-            f"of {model_s} mm; correct the spacing in its header",
+            f"{volume.path} has a voxel spacing of {own} mm, over {MOST_RESAMPLED} times larger or smaller than the "
+            f"model's {model_text} mm; correct the spacing in its header",
         )
     if policy == "refuse":
         raise InputError(
             "volume-spacing-differs",
-            f"{volume.path} has voxels of {own} mm, which differ from the model's of {model_s} mm; "
+            f"{volume.path} has a voxel spacing of {own} mm, but the model needs {model_text} mm; "
             "resample the scan or set inference.spacing to resample",
         )
-    if np.abs(volume.data).max() > LARGEST:  # as padding of the lowest float32 is
+    if np.abs(volume.data).max() > LARGEST:  # e.g. padding with the lowest float32
         volume = volume.replaced(np.clip(volume.data, -LARGEST, LARGEST))
-    return resample(volume, wanted, labels=labels)
+    return resample(volume, model_spacing, labels=labels)
 
 
 @torch.inference_mode()
 def translate_array(model: Model, x: np.ndarray, *, memory_gb: float | None = None) -> np.ndarray:
-    """Network pass over a whole array: the mean over the mirrored arrays that the settings ask for.
+    """Run the network on a whole array; averages over the mirrored arrays set by inference.mirror.
 
     Args:
         x: (C, X, Y, Z) in code units [-1, 1], on the model's grid, RAS.
@@ -209,7 +220,7 @@ def translate_array(model: Model, x: np.ndarray, *, memory_gb: float | None = No
 
 
 def _translate_array(model: Model, x: np.ndarray, memory_gb: float | None) -> np.ndarray:
-    """One network pass, slab by slab for a 2D model."""
+    """Run the network once, slab by slab for a 2D model."""
     network, axis, window = model.generator, model.settings.slab_axis, model.settings.inference.window
     bound = memory_gb if memory_gb is not None else model.settings.inference.memory_gb
     pad = [_padding(n, network) for n in x.shape[1:]]
@@ -218,21 +229,21 @@ def _translate_array(model: Model, x: np.ndarray, memory_gb: float | None) -> np
         y = _pass(model, batch, use_whole(window, network, batch.shape, bound), bound)[0].numpy()
     else:
         depth = model.settings.sampling.patch[axis]
-        pad[axis] = ((depth - 1) // 2, depth // 2)  # as many slabs as slices, each around its slice
+        pad[axis] = ((depth - 1) // 2, depth // 2)  # one slab per slice, centred on it
         y = _slabs(model, np.pad(x, [(0, 0), *pad], mode="edge"), axis, depth, bound)
     cut = tuple(slice(a, a + n) for (a, _), n in zip(pad, x.shape[1:], strict=True))
     return y[:, *cut]
 
 
 def _padding(n: int, network: nn.Module) -> tuple[int, int]:
-    """Voxels to add before and after a side of n, so that the network takes it."""
+    """Voxels to pad before and after an axis of n voxels, so that the network accepts it."""
     divisor, smallest = int(network.divisor), int(network.smallest)  # type: ignore[arg-type]
     missing = max(n + (-n) % divisor, smallest) - n
     return missing // 2, missing - missing // 2
 
 
 def _slabs(model: Model, x: np.ndarray, axis: int, depth: int, memory_gb: float) -> np.ndarray:
-    """(C, X, Y, Z) → (C_out, X, Y, Z), the slab moved on one slice at a time; what overlaps is averaged."""
+    """(C, X, Y, Z) → (C_out, X, Y, Z) with a sliding slab of stride 1; overlapping outputs are averaged."""
     count, together = x.shape[axis + 1] - depth + 1, model.settings.inference.batch
     total, whole = np.zeros(0, np.float32), None
     for first in range(0, count, together):
@@ -241,19 +252,19 @@ def _slabs(model: Model, x: np.ndarray, axis: int, depth: int, memory_gb: float)
         batch = fold(torch.from_numpy(slabs), axis)
         if whole is None:
             whole = use_whole(model.settings.inference.window, model.generator, batch.shape, memory_gb)
-        made = (
+        results = (
             unfold(_pass(model, batch, whole, memory_gb), axis, depth).movedim(axis + 2, 1).numpy()
         )  # (slabs, k, C_out, ...)
         if not total.size:
-            total = np.zeros((x.shape[axis + 1], *made.shape[2:]), np.float32)
-        for start, slab in zip(starts, made, strict=True):
+            total = np.zeros((x.shape[axis + 1], *results.shape[2:]), np.float32)
+        for start, slab in zip(starts, results, strict=True):
             total[start : start + depth] += slab
     seen = np.convolve(np.ones(count), np.ones(depth)).astype(np.float32)
     return np.moveaxis(total / seen[:, None, None, None], 0, axis + 1)
 
 
 def _pass(model: Model, batch: Tensor, whole: bool, memory_gb: float) -> Tensor:
-    """(B, C, ...) → (B, C_out, ...) on the CPU, in one pass or in blended windows of the training patch."""
+    """(B, C, ...) → (B, C_out, ...) on the CPU, in one pass or by sliding windows of the training patch size."""
     inference = model.settings.inference
     device = next(model.generator.parameters()).device
     if whole:
@@ -262,7 +273,7 @@ def _pass(model: Model, batch: Tensor, whole: bool, memory_gb: float) -> Tensor:
     return sliding_window_inference(  # type: ignore[return-value]  # one tensor in, one out
         batch,
         roi_size=roi,
-        sw_batch_size=windows_together(model.generator, (batch.shape[1], *roi), inference.batch, memory_gb),
+        sw_batch_size=windows_per_pass(model.generator, (batch.shape[1], *roi), inference.batch, memory_gb),
         predictor=lambda window: model.method.translate(window).float(),
         overlap=inference.overlap,
         mode="gaussian",
@@ -273,25 +284,25 @@ def _pass(model: Model, batch: Tensor, whole: bool, memory_gb: float) -> Tensor:
 
 
 def check_windows(model: Model, memory_gb: float | None = None) -> None:
-    """Refuse, before a scan is read, a model whose windows take more than the bound. Raises InputError.
+    """Refuse, before a scan is read, a model whose sliding window exceeds the memory limit. Raises InputError.
 
-    One that may take volumes whole is left to their size.
+    A model that may process whole volumes is not refused, because memory then depends on the volume.
     """
     settings, network = model.settings, model.generator
-    looks = any(isinstance(module, WINDOW_NORMS) for module in network.modules())
-    if settings.inference.window == "patch" or (settings.inference.window == "auto" and looks):
+    has_window_norms = any(isinstance(module, WINDOW_NORMS) for module in network.modules())
+    if settings.inference.window == "patch" or (settings.inference.window == "auto" and has_window_norms):
         axis, patch = settings.slab_axis, settings.sampling.patch
         channels = settings.source_channels * (1 if axis is None else patch[axis])
         roi = [n for i, n in enumerate(patch) if i != axis]
         bound = settings.inference.memory_gb if memory_gb is None else memory_gb
-        windows_together(network, (channels, *roi), settings.inference.batch, bound)
+        windows_per_pass(network, (channels, *roi), settings.inference.batch, bound)
 
 
 def use_whole(window: str, network: nn.Module, shape: tuple[int, ...], memory_gb: float) -> bool:
-    """Whether a volume, or the slices of a slab, goes through in one pass.
+    """Whether to process a volume, or the slices of a slab, in one pass.
 
-    ``auto`` does so where it fits and where the network's norms do not look at the window: instance and
-    group norm see other statistics in a whole volume than in the patches they were trained on.
+    ``auto`` does so if it fits into memory and the network has no instance or group norm: their statistics in a whole
+    volume differ from those in the training patches.
     """
     if window == "patch":
         return False
@@ -308,9 +319,9 @@ def use_whole(window: str, network: nn.Module, shape: tuple[int, ...], memory_gb
 
 
 def pass_bytes(network: nn.Module, shape: tuple[int, ...]) -> int:
-    """Bound on the memory of a forward pass on (B, C, X, Y[, Z]): the outputs of all layers, as 4-byte floats.
+    """Upper bound on the memory of a forward pass on (B, C, X, Y[, Z]), bytes: the float32 outputs of all layers.
 
-    Counted on the meta device: shapes are worked out, nothing is computed or allocated.
+    Counted on the meta device, which derives shapes without computing or allocating.
     """
     total = 0
 

@@ -1,4 +1,4 @@
-"""A cohort through a segmenter: a label map of each scan, for DICOM a DICOM segmentation."""
+"""Segment a cohort: write a label map for each scan, or a DICOM segmentation for DICOM input."""
 
 import json
 from collections.abc import Callable
@@ -13,11 +13,11 @@ from medgen.inference.cohort.manifest import Manifest
 from medgen.inference.inputs import Scan, find_scans, read_scan, scan_hash
 from medgen.inference.output import clear
 from medgen.inference.series import Rules
-from medgen.io.atomic import atomic_write
-from medgen.io.claim import apart, claimed
-from medgen.io.dicom.segmentation import write_seg
+from medgen.io.atomic import write_text
+from medgen.io.claim import check_output_is_not_input, claimed
+from medgen.io.dicom.derived.segmentation import write_seg
 from medgen.io.hashes import sha256_of
-from medgen.io.names import brief, checked_name
+from medgen.io.names import checked_name, short_reason
 from medgen.io.paths import ENDINGS, has_ending, require_path
 from medgen.io.write import write_volume
 from medgen.segmentation.load import NamedSegmenter
@@ -27,7 +27,7 @@ FORMATS = {"nifti": ".nii.gz", "mha": ".mha", "nrrd": ".nrrd", "dicom": ".dcm"}
 
 @dataclass
 class Segmented:
-    """What became of one scan. ``status``: segmented, skipped (done before) or failed (``error`` says why)."""
+    """Result of one scan. ``status``: segmented, skipped (segmented by an earlier run) or failed (see ``error``)."""
 
     case: str
     input: str
@@ -51,16 +51,20 @@ def segment_cohort(
     overwrite: bool = False,
     done: Callable[[Segmented, int, int], None] = lambda *_: None,
 ) -> list[Segmented]:
-    """Write ``CASE.nii.gz`` (mha, nrrd) or ``CASE.dcm`` for each scan, and ``labels.json`` where names are known.
+    """Write ``CASE.nii.gz`` (mha, nrrd) or ``CASE.dcm`` for each scan, and ``labels.json`` if label names are known.
 
-    ``segmentations.json`` keeps hashes of inputs, segmenter and outputs; what it has is not done again. nnU-Net's is.
+    ``segmentations.json`` records hashes of inputs, segmenter and outputs, and recorded scans are skipped. nnU-Net has
+    no hash of its weights, so its scans are segmented again.
 
     Args:
-        source, series, rules: as ``inference.cohort.run.convert`` takes them.
+        source, series, rules: see ``inference.cohort.run.convert``.
         output: a folder.
-        format: nifti, mha, nrrd or dicom; None: dicom for DICOM, else nifti.
+        format: nifti, mha, nrrd or dicom; None: dicom for DICOM input, else nifti.
         overwrite: replace the result of another run in ``output``, see ``io.claim``.
-        done: called after each scan with what became of it, its number and the count.
+        done: called after each scan with its result, its number and the number of scans.
+
+    Returns:
+        One entry per scan, failures included.
 
     Raises:
         InputError: no scans, an unknown format, or an output that cannot be written.
@@ -68,7 +72,7 @@ def segment_cohort(
     if format is not None and format not in FORMATS:
         raise InputError("option-format-unknown", f"--format {format}: unknown; choose one of {', '.join(FORMATS)}")
     require_path(source)
-    apart(output, source)
+    check_output_is_not_input(output, source)
     results: list[Segmented] = []
     taken: dict[str, Path] = {}
     about = {"command": "segment", "segmenter": segmenter.text, "weights": segmenter.sha256, "input": source}
@@ -82,8 +86,8 @@ def segment_cohort(
                 results.append(entry)
                 done(entry, len(results), len(scans))
         if segmenter.names and any(entry.error is None for entry in results):
-            with atomic_write(output / "labels.json") as aside:
-                aside.write_text(json.dumps({name: value for value, name in segmenter.names.items()}, indent=1))
+            table = {name: value for value, name in segmenter.names.items()}
+            write_text(output / "labels.json", json.dumps(table, indent=1))
     return results
 
 
@@ -96,6 +100,7 @@ def _segmented(
     taken: dict[str, Path],
     manifest: Manifest,
 ) -> Segmented:
+    """Segment one scan and record the result; ``taken``: outputs of this run and their inputs."""
     file = scan.files[0]
     kind = format or ("nifti" if has_ending(file, ENDINGS) else "dicom")
     target = output / f"{scan.case}{FORMATS[kind]}"
@@ -108,13 +113,13 @@ def _segmented(
         if taken.setdefault(entry.output, file) != file:
             key = str(file)
             raise InputError(
-                "folder-case-twice", f"{file}: another scan of this folder is named {scan.case} too; rename one"
+                "folder-case-twice", f"{file}: another scan has the same case name, {scan.case}; rename one"
             )
         if target.exists() and target.resolve() == file.resolve():
-            raise InputError("output-is-input", f"{file} is input and output at once; choose another output")
+            raise InputError("output-is-input", f"{file} is both input and output; choose another output")
         entry.input_sha256 = scan_hash(scan)
-        told = {name: getattr(entry, name) for name in ("input_sha256", "output", "series")}
-        if segmenter.sha256 and manifest.holds(key, told, [target], sha256_of):
+        expected = {name: getattr(entry, name) for name in ("input_sha256", "output", "series")}
+        if segmenter.sha256 and manifest.holds(key, expected, [target], sha256_of):
             old = manifest.cases[key]
             entry.status, entry.output_sha256, entry.warnings = "skipped", old["output_sha256"], old.get("warnings", [])
             return entry
@@ -123,10 +128,10 @@ def _segmented(
         if kind == "dicom" and volume.frames is None:
             raise InputError(
                 "output-source-not-dicom",
-                f"{file} is not DICOM, so no DICOM segmentation can refer to it; use --format nifti",
+                f"{file} is not DICOM, so a DICOM segmentation cannot reference it; use --format nifti",
             )
         values = segmenter.segment(volume)
-        labels = replace(volume.replaced(values.astype(np.float32), dtype=_smallest(values)), header=None)
+        labels = replace(volume.replaced(values.astype(np.float32), dtype=_smallest_dtype(values)), header=None)
         if kind == "dicom":
             name = Path(segmenter.text).name or segmenter.text
             write_seg(labels, segmenter.names, file, target, algorithm=name, version=f"medgen {__version__}")
@@ -135,11 +140,11 @@ def _segmented(
         entry.output_sha256, entry.status = sha256_of([target]), "segmented"
     except InputError as error:
         entry.error = str(error) if file.name in str(error) else f"{file}: {error}"
-    except Exception as error:  # another's network may raise anything
-        entry.error = f"{file}: it cannot be segmented ({type(error).__name__}: {brief(error)})"
+    except Exception as error:  # a third-party network may raise anything
+        entry.error = f"{file}: the segmenter failed ({type(error).__name__}: {short_reason(error)})"
     manifest.add(key, entry)
     return entry
 
 
-def _smallest(values: np.ndarray) -> np.dtype:
+def _smallest_dtype(values: np.ndarray) -> np.dtype:
     return np.dtype(np.uint8 if values.max() < 256 else np.int32)

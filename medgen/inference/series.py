@@ -1,4 +1,4 @@
-"""Which DICOM series below a folder of mixed studies are scans to convert: one a study and folder, or by rules."""
+"""Select the DICOM series to convert in a folder of mixed studies: one per study and folder, or by rules."""
 
 import re
 from collections import Counter
@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medgen.config import MOST_YAML, read_yaml
 from medgen.errors import InputError
-from medgen.io.dicom.header import numbers
+from medgen.io.dicom.derived.references import NOTICE
+from medgen.io.dicom.elements import numbers
 from medgen.io.dicom.index import Index
-from medgen.io.dicom.references import NOTICE
-from medgen.io.dicom.series import CAPTURE, UNPLACED, Series, choose, grouped, owners
+from medgen.io.dicom.series import CAPTURE, UNPLACED, Series, choose, grouped, series_key
 from medgen.io.dicom.stack import why_no_volume
 from medgen.io.names import folded
 from medgen.io.text import read_text
@@ -24,28 +24,32 @@ from medgen.io.text import read_text
 Pattern = Annotated[str, Field(max_length=500)]
 
 
-ODD = (UNPLACED, "multi-frame", "mosaic")  # series that cannot be converted and yet may be all that a study has
+ODD = (UNPLACED, "multi-frame", "mosaic")  # series that cannot be converted but may be the only ones of a study
 SCANNERS = ("CT", "MR", "PT")
 
 
 class Rule(BaseModel):
-    """What a series must be; what is left out does not matter. Patterns are regular expressions, found anywhere in
-    upper or lower case; ranges include both ends."""
+    """Conditions on a series; an omitted key is not tested.
+
+    Patterns are regular expressions that match anywhere in the text, ignoring case. Ranges include both ends.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     modality: str | None = None
-    description: Pattern | None = Field(None, description="in SeriesDescription or ProtocolName")
-    study: Pattern | None = Field(None, description="in StudyDescription")
+    description: Pattern | None = Field(None, description="matches SeriesDescription or ProtocolName")
+    study: Pattern | None = Field(None, description="matches StudyDescription")
     body_part: Pattern | None = None
     kernel: Pattern | None = None
-    phase: Pattern | None = Field(None, description="in ContrastBolusAgentPhase, SeriesDescription or ProtocolName")
+    phase: Pattern | None = Field(
+        None, description="matches ContrastBolusAgentPhase, SeriesDescription or ProtocolName"
+    )
     contrast: bool | None = Field(None, description="whether a contrast agent is named")
     slice_thickness: tuple[float, float] | None = Field(None, description="mm")
     slices: tuple[int, int] | None = None
 
     def fits(self, series: Series) -> bool:
-        """Whether a series is what the rule describes; what its header does not say, it is not."""
+        """Whether a series meets all conditions. A condition on a value that the header lacks is not met."""
         header = series.header
         texts = (
             (self.description, ("SeriesDescription", "ProtocolName")),
@@ -55,8 +59,8 @@ class Rule(BaseModel):
             (self.phase, ("ContrastBolusAgentPhase", "SeriesDescription", "ProtocolName")),
         )
         for pattern, keywords in texts:
-            words = [str(header.get(keyword, "")) for keyword in keywords]
-            if pattern is not None and not any(re.search(pattern, text, re.IGNORECASE) for text in words):
+            values = [str(header.get(keyword, "")) for keyword in keywords]
+            if pattern is not None and not any(re.search(pattern, text, re.IGNORECASE) for text in values):
                 return False
         if self.modality is not None and series.modality.upper() != self.modality.upper():
             return False
@@ -71,16 +75,16 @@ class Rule(BaseModel):
 
 
 class Rules(BaseModel):
-    """``include``: the first rule that any series of a study fits decides; ``exclude``: what is never taken."""
+    """``include``: the first rule that fits any series of a study applies; ``exclude``: series never selected."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     include: list[Rule] = Field(min_length=1)
     exclude: list[Rule] = []
-    every: bool = Field(False, description="take all that fit a rule of include, not one a study")
+    every: bool = Field(False, description="select all series that fit a rule of include, not one per study")
 
     def pick(self, found: Sequence[Series]) -> list[Series]:
-        """Of the series of one study and folder, those to convert; several where the rules do not decide."""
+        """Select the series to convert from those of one study and folder; several if the rules are ambiguous."""
         left = [s for s in found if not any(rule.fits(s) for rule in self.exclude)]
         if self.every:
             return [s for s in left if any(rule.fits(s) for rule in self.include)]
@@ -89,8 +93,10 @@ class Rules(BaseModel):
 
 @dataclass(frozen=True)
 class Found:
-    """A scan among mixed studies: its name, its folder, its series, or why none was chosen. ``passed``: what of the
-    study was passed over beside it, for it is no scan."""
+    """A scan among mixed studies: its name, its folder, and its series or a ``fault`` that says why none was selected.
+
+    ``passed``: descriptions of other series of the study that were ignored because they are not scans.
+    """
 
     case: str
     folder: Path
@@ -100,7 +106,7 @@ class Found:
 
 
 def load_rules(path: Path) -> Rules:
-    """Rules of a YAML file; InputError where it is none."""
+    """Read rules from a YAML file. Raises InputError if it is not valid."""
     try:
         rules = Rules.model_validate(read_yaml(read_text(path, MOST_YAML)))
         for rule in (*rules.include, *rules.exclude):
@@ -119,72 +125,77 @@ def load_rules(path: Path) -> Rules:
     except (ValueError, re.error) as error:
         reason = " ".join(str(error).split())
         raise InputError(
-            "rules-not-yaml", f"{path} is not YAML with rules ({reason}); see docs/how-to/choose_series.md"
+            "rules-not-yaml", f"{path} is not a valid YAML file of rules ({reason}); see docs/how-to/choose_series.md"
         ) from error
     return rules
 
 
-def ours(header: Mapping[str, Any]) -> bool:
-    """Whether an image is of a series that medgen made."""
+def made_by_medgen(header: Mapping[str, Any]) -> bool:
+    """Whether an image belongs to a series made by medgen."""
     return str(header.get("SeriesDescription", "")).startswith(NOTICE)
 
 
 def check_choice(series: str | None, rules: Rules | None) -> None:
-    """Refuse two ways of choosing at once: one would be passed over without a word."""
+    """Refuse --series together with --rules, of which one would be ignored. Raises InputError."""
     if series is not None and rules is not None:
         raise InputError(
-            "option-rules-with-series", "--rules and --series both choose a study's series; leave one of the two out"
+            "option-rules-with-series", "--rules and --series both select DICOM series; omit one of the two"
         )
 
 
-def find_series(source: Path, index: Index, wanted: str | None = None, rules: Rules | None = None) -> list[Found]:
-    """The scans of an indexed folder, ordered by folder and name.
+def find_series(source: Path, index: Index, selected: str | None = None, rules: Rules | None = None) -> list[Found]:
+    """Find the scans of an indexed folder, ordered by folder and name.
 
-    Localisers, secondary captures, images without a place and series that medgen made are passed over, with a word in
-    the scan. In each study and folder there is
-    one scan: the only series, the one ``wanted`` names (as in ``read_series``), or the one ``rules`` pick. Where
-    that is none or several, the scan carries the fault; by rules, none is no fault. A file that cannot be read is a
-    fault of every scan of its folder, as it may be a slice of any, or of its own where there is none.
+    Localisers, secondary captures and images without a position are ignored and noted in the scan; series made by
+    medgen are ignored. Each study and folder gives one scan: the only series, the one named by ``selected`` (as in
+    ``read_series``), or the one selected by ``rules``. If there is none or several, the scan has a fault, except that
+    rules may select none. A file that cannot be read is a fault of every scan in its folder, because it may be a slice
+    of any of them; in a folder without scans it is a scan with a fault.
     """
-    units: dict[tuple[str, str, Path], list[Series]] = {}
+    studies: dict[tuple[str, str, Path], list[Series]] = {}
     for series in grouped(index.images):
-        if not ours(series.header):
+        if not made_by_medgen(series.header):
             folder = Path(commonpath([str(file.parent) for file in series.files]))
-            patient, study, _ = owners(series.header)
-            units.setdefault((patient, study, folder), []).append(series)
+            patient, study, _ = series_key(series.header)
+            studies.setdefault((patient, study, folder), []).append(series)
     scans: list[Found] = []
-    told: set[Path] = set()
-    for (*_, folder), members in units.items():
-        lonely = sum(place == folder for *_, place in units) == 1
+    reported: set[Path] = set()
+    for (*_, folder), members in studies.items():
+        only_study = sum(place == folder for *_, place in studies) == 1
         places = {folder, *(file.parent for series in members for file in series.files)}
         broken = [file for file in index.faults if file.parent in places]
-        found = _of_unit(folder, members, lonely, index.faults[broken[0]] if broken else None, wanted, rules)
-        told.update(broken if found else ())
+        found = _scans_of_study(
+            folder, members, only_study, index.faults[broken[0]] if broken else None, selected, rules
+        )
+        reported.update(broken if found else ())
         scans += found
-    scans += [Found(file.name, file.parent, None, said) for file, said in index.faults.items() if file not in told]
-    return sorted(_told_apart(scans, source), key=lambda scan: (scan.folder, scan.case))
+    scans += [
+        Found(file.name, file.parent, None, message) for file, message in index.faults.items() if file not in reported
+    ]
+    return sorted(_with_unique_names(scans, source), key=lambda scan: (scan.folder, scan.case))
 
 
-def _of_unit(
-    folder: Path, series: list[Series], lonely: bool, fault: str | None, wanted: str | None, rules: Rules | None
+def _scans_of_study(
+    folder: Path, series: list[Series], only_study: bool, fault: str | None, selected: str | None, rules: Rules | None
 ) -> list[Found]:
+    """The scans of the series of one study and folder; ``only_study``: the folder holds no other study."""
     usable = [s for s in series if not s.remark]
     usable = usable or [s for s in series if s.remark == CAPTURE and not why_no_volume(s.slices) and len(s.slices) > 2]
-    if not usable and wanted is None:
-        least = {"mosaic": 1}  # each image of it is a volume
+    if not usable and selected is None:
+        least = {"mosaic": 1}  # each image of a mosaic is a volume
         odd = [
             s for s in series if s.remark in ODD and s.modality in SCANNERS and len(s.slices) >= least.get(s.remark, 3)
         ]
         return [
-            Found(_case(folder, s, lonely), folder, None, why_no_volume(s.slices)) for s in odd[:1] if rules is None
+            Found(_case(folder, s, only_study), folder, None, why_no_volume(s.slices)) for s in odd[:1] if rules is None
         ]
     try:
-        picked = rules.pick(usable) if rules is not None else [choose(series, wanted, folder)]
+        picked = rules.pick(usable) if rules is not None else [choose(series, selected, folder)]
         if rules is not None and not rules.every and len(picked) > 1:
             choose(picked, None, folder)
     except InputError as error:
-        return [Found(_case(folder, series[0], lonely), folder, None, str(error))]
-    single = lonely and len(picked) == 1
+        return [Found(_case(folder, series[0], only_study), folder, None, str(error))]
+    single = only_study and len(picked) == 1
     passed = [s.describe() for s in series if s.remark and s not in picked]
     return [
         Found(_case(folder, s, single), folder, s, fault or s.lacking or None, tuple(filter(None, (s.beside, *passed))))
@@ -193,17 +204,17 @@ def _of_unit(
 
 
 def _case(folder: Path, series: Series, single: bool) -> str:
-    """The folder's name; with several scans in it, patient, series number and a hash of the UIDs besides."""
+    """Name a case after its folder; with several scans in it, also by patient, series number and a hash of the UIDs."""
     if single:
         return folder.name
     patient = re.sub(r"[^A-Za-z0-9._-]+", "-", str(series.header.get("PatientID", ""))).strip("-.")[:64]
     number = str(series.header.get("SeriesNumber", ""))
-    told = sha256(f"{' '.join(owners(series.header))} {series.part}".encode()).hexdigest()[:8]
-    return "_".join(part for part in (folder.name[:64], patient, number, told) if part)
+    digest = sha256(f"{' '.join(series_key(series.header))} {series.part}".encode()).hexdigest()[:8]
+    return "_".join(part for part in (folder.name[:64], patient, number, digest) if part)
 
 
-def _told_apart(scans: list[Found], source: Path) -> list[Found]:
-    """Folders of one name below different ones get their parents' names too."""
+def _with_unique_names(scans: list[Found], source: Path) -> list[Found]:
+    """Add the names of the parent folders to cases that have the same name."""
     counts = Counter(folded(scan.case) for scan in scans)
     renamed = []
     for scan in scans:

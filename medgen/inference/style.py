@@ -1,4 +1,4 @@
-"""The look of what a model with styles makes: drawn by a seed, or that of a given image."""
+"""Style of synthetic images, for models with styles: drawn from a seed, or taken from a reference image."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ from medgen.io.volume import to_canonical
 
 @dataclass(frozen=True)
 class ReferenceStyle:
-    """``z`` (1, K) of an image, and the intensity range in which what is made in its style is decoded."""
+    """Style code ``z`` (1, K) of an image, and the intensity range that decodes images of this style."""
 
     z: torch.Tensor
     range: Range
@@ -28,13 +28,13 @@ class ReferenceStyle:
 
 @dataclass(frozen=True)
 class Grain:
-    """Voxelwise noise N(0, 1) as channels beside a label map: drawn for the whole volume, so that windows agree."""
+    """Voxelwise N(0, 1) noise as input channels; drawn for the whole volume, so that overlapping windows agree."""
 
     channels: int
     seed: int
 
     def encode(self, x: np.ndarray) -> np.ndarray:
-        """(X, Y, Z), of which only the shape matters → (channels, X, Y, Z) float32."""
+        """(X, Y, Z), of which only the shape is used → (channels, X, Y, Z) float32."""
         return np.random.default_rng(self.seed).standard_normal((self.channels, *x.shape), np.float32)
 
     def to_dict(self) -> dict[str, Any]:
@@ -44,7 +44,7 @@ class Grain:
 def make_images(
     model: Model, labels: np.ndarray, table: Code, seed: int, memory_gb: float | None = None
 ) -> list[np.ndarray]:
-    """``translate_channels`` of a label map (X, Y, Z), with the grain that the seed draws if the model wants one."""
+    """``translate_channels`` of a label map (X, Y, Z); models with texture get noise channels drawn from the seed."""
     axis, channels = model.settings.slab_axis, int(getattr(model.method, "texture", 0))
     channels //= 1 if axis is None else model.settings.sampling.patch[axis]
     codes: list[Code] = [table, Grain(channels, seed)] if channels else [table]
@@ -52,32 +52,32 @@ def make_images(
 
 
 def seed_of(*key: object) -> int:
-    """A seed in [0, 2⁶³) that depends on every part of the key and on nothing else."""
+    """A seed in [0, 2⁶³) derived from all parts of the key."""
     return int.from_bytes(hashlib.sha256(json.dumps(key).encode()).digest()[:8], "big") >> 1
 
 
 def draw_style(model: Model, seed: int) -> None:
-    """Let the model translate in a style drawn from N(0, 1); nothing happens where it has no styles."""
+    """Set the model's style to one drawn from N(0, 1). Does nothing if the model has no styles."""
     if getattr(model.method, "latent", 0) and hasattr(model.method, "draw_style"):
         model.method.z = model.method.draw_style(torch.Generator("cpu").manual_seed(seed))  # type: ignore[attr-defined]
 
 
 @torch.inference_mode()
 def reference_style(model: Model, path: Path) -> ReferenceStyle:
-    """The style of an image.
+    """Read the style of a reference image.
 
     Raises:
-        InputError: a model without styles or with several outputs, or an unreadable or constant image.
+        InputError: the model has no styles or several target contrasts, or the image is unreadable or constant.
     """
     if not (getattr(model.method, "latent", 0) and hasattr(model.method, "style_of")):
         raise InputError(
             "model-without-styles",
-            f"{model.folder} was trained without styles (method.generator.latent is 0); leave --style out",
+            f"{model.folder} was trained without styles (method.generator.latent is 0); omit --style",
         )
     if len(model.settings.data.targets) > 1:
         raise InputError(
             "model-style-several-targets",
-            f"{model.folder} makes {', '.join(model.settings.data.targets)}; --style is for one output",
+            f"{model.folder} outputs {', '.join(model.settings.data.targets)}, but --style supports one; omit it",
         )
     volume = on_model_grid(to_canonical(read_volume(path)), model)
     try:
@@ -90,7 +90,7 @@ def reference_style(model: Model, path: Path) -> ReferenceStyle:
 
 
 def _batch(y: np.ndarray, model: Model) -> torch.Tensor:
-    """(X, Y, Z) → (1, 1, X, Y, Z), of a 2D model its slabs (B, k, ...); padded to the least size E takes."""
+    """(X, Y, Z) → (1, 1, X, Y, Z), for a 2D model slabs (B, k, ...); padded to the style encoder's smallest size."""
     axis, smallest = model.settings.slab_axis, int(model.generator.smallest)  # type: ignore[arg-type]
     least = [smallest if i != axis else model.settings.sampling.patch[i] for i in range(3)]
     missing = [max(0, n - had) for n, had in zip(least, y.shape, strict=True)]

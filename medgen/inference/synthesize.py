@@ -1,7 +1,7 @@
-"""A folder of label maps through a model: synthetic images with their labels beside, from seeds and with provenance.
+"""Make synthetic images from a folder of label maps, with their labels and provenance, reproducibly from seeds.
 
-What is made is a function of (model, label map, its image or style image, seed, case name, sample number), so another
-case more or less changes nothing of the others.
+Each sample depends only on the model, the label map, its image or style image, the seed, the case name and the sample
+number, so adding or removing a case does not change the others.
 """
 
 import copy
@@ -22,12 +22,12 @@ from medgen.data.labels.codec import LabelTable, describe_labels
 from medgen.data.labels.deformation import centred, deform, recombine
 from medgen.data.labels.resampling import nearly_whole
 from medgen.errors import InputError
-from medgen.inference.cohort.manifest import Manifest, about
+from medgen.inference.cohort.manifest import Manifest, model_description
 from medgen.inference.inputs import find_inputs
 from medgen.inference.predict import on_model_grid
 from medgen.inference.style import ReferenceStyle, draw_style, make_images, reference_style, seed_of
-from medgen.io.atomic import atomic_write
-from medgen.io.claim import apart, claimed
+from medgen.io.atomic import write_text
+from medgen.io.claim import check_output_is_not_input, claimed
 from medgen.io.hashes import sha256
 from medgen.io.paths import case_name
 from medgen.io.read import read_volume
@@ -35,16 +35,16 @@ from medgen.io.volume import GRID_TOLERANCE, Volume, from_canonical, same_geomet
 from medgen.io.write import write_volume
 
 MARK = "synthetic"  # in every file's name
-SHARES = (0.2, 0.5)  # of the other label map in a recombined one
-HU_WIDTH = 500  # a fixed window at least this wide is stored in whole numbers
+SHARES = (0.2, 0.5)  # weight range of the other label map in a recombined one
+HU_WIDTH = 500  # images of a fixed window at least this wide are stored as integers
 
 
 @dataclass
 class Synthetic:
-    """What became of one sample. ``status``: made, skipped (made before) or failed (``error`` says why).
+    """Result of one sample. ``status``: made, skipped (made by an earlier run) or failed (see ``error``).
 
-    ``operations``: what was done to the label map and where the style is from, in order. ``output``: the image (of
-    several contrasts the first); ``output_sha256``: over images and labels.
+    ``operations``: operations on the label map and the origin of the style, in order. ``output``: the image, of the
+    first contrast if there are several. ``output_sha256``: hash of images and labels.
     """
 
     case: str
@@ -66,7 +66,7 @@ class Synthetic:
 
 @dataclass(frozen=True)
 class Options:
-    """What is the same for every case; see ``synthesize``."""
+    """Options of a run that apply to every case, see ``synthesize``."""
 
     out: Path
     images: Path | None
@@ -93,39 +93,40 @@ def synthesize(
     overwrite: bool = False,
     done: Callable[[Synthetic, int, int], None] = lambda *_: None,
 ) -> list[Synthetic]:
-    """Make images of label maps, each on its label map's grid.
+    """Make images from label maps, each on the grid of its label map.
 
     Args:
-        model: one whose source is label maps, on the device to use.
-        labels: a label map or a folder of them.
-        out: gets ``images/CASE_synthetic_N.nii.gz`` (of several contrasts a folder for each), ``labels/`` with the
-            labels of the same names (tissue classes left out), ``labels.json`` and ``manifest.json``.
-        images: the real image of each label map, by name; where the model's tissue classes are taken from.
-        style: an image whose look and intensity scale are wanted; none: each sample's style is drawn.
-        samples: of each label map.
-        seed: of styles and deformations.
+        model: a model trained on label maps, on the device to use.
+        labels: a label map or a folder of label maps.
+        out: output folder for ``images/CASE_synthetic_N.nii.gz`` (with several contrasts, a folder per contrast),
+            ``labels/`` with label maps of the same names (without tissue classes), ``labels.json`` and
+            ``manifest.json``.
+        images: the real image of each label map, matched by name; used to divide the background into tissue classes.
+        style: reference image for style and intensity range; None: a random style per sample.
+        samples: number of samples per label map.
+        seed: random seed of styles and deformations.
         deform: deform each label map differently for each sample, see ``data.labels.deformation``.
-        recombine: first make it the anatomy between it and another one of the folder, drawn by the seed.
-        memory_gb: bound on a whole-volume pass.
+        recombine: first interpolate each label map with another one of the folder, drawn at random.
+        memory_gb: memory limit of a whole-volume pass, GiB.
         overwrite: replace the result of another run in ``out``, see ``io.claim``.
-        done: called after each sample with its result, its number and the count.
+        done: called after each sample with its result, its number and the number of samples.
 
     Returns:
-        One entry a sample, failures included.
+        One entry per sample, failures included.
 
     Raises:
-        InputError: a model of scans, nothing to make, or an output that cannot be.
+        InputError: the model translates scans, there is nothing to make, or the output cannot be written.
     """
     if not model.settings.label_source:
         raise InputError(
             "model-translates-scans", f"{model.folder} translates scans, not label maps; use medgen translate"
         )
     paths = find_inputs(labels)
-    apart(out, labels, images, style)
+    check_output_is_not_input(out, labels, images, style)
     if recombine and len(paths) < 2:
         raise InputError(
             "labels-recombine-needs-two",
-            f"{labels} holds one label map; recombining takes two, so give a folder of more or leave it out",
+            f"{labels} holds one label map, but --recombine needs two; give a folder with more, or omit --recombine",
         )
     options = Options(out, images, style, samples, seed, deform, recombine, memory_gb)
     reference = None if style is None else reference_style(model, style)
@@ -134,7 +135,7 @@ def synthesize(
     results: list[Synthetic] = []
     run = {"command": "synthesize", "model": model.info.sha256, "labels": labels, "images": images, "style": style}
     run |= {"seed": seed, "deform": deform, "recombine": recombine}
-    with claimed(out, run, overwrite=overwrite), Manifest(out, about(model)) as manifest:
+    with claimed(out, run, overwrite=overwrite), Manifest(out, model_description(model)) as manifest:
         _write_table(out, table)
         for path in paths:
             known = {r.source_case for r in results}
@@ -148,9 +149,7 @@ def synthesize(
 
 
 def _write_table(out: Path, table: LabelTable) -> None:
-    path, content = out / "labels.json", json.dumps(table.labels, indent=1) + "\n"
-    with atomic_write(path) as aside:
-        aside.write_text(content)
+    write_text(out / "labels.json", json.dumps(table.labels, indent=1) + "\n")
 
 
 def _case(
@@ -163,7 +162,7 @@ def _case(
     manifest: Manifest,
     earlier: set[str],
 ) -> Iterator[Synthetic]:
-    """The samples of one label map, each with an entry of its own; ``others``: what it is recombined with."""
+    """Make the samples of one label map, and yield the entry of each; ``others``: label maps to recombine with."""
     name = case_name(path.resolve())
     folders = model.settings.data.targets if len(model.settings.data.targets) > 1 else ("images",)
     found: tuple[Volume, Volume] | None = None
@@ -174,22 +173,22 @@ def _case(
         try:
             if name in earlier:
                 raise InputError(
-                    "folder-case-twice", f"{path}: another label map of this folder is named {name} too; rename one"
+                    "folder-case-twice", f"{path}: another label map has the same case name, {name}; rename one"
                 )
             image = _image_of(name, path, options.images)
             entry.images = None if image is None else str(image)
             files = [p for p in (path, image, options.style) if p is not None]
             other = _drawn_other(entry, others) if others else None
-            beside = None if other is None else _image_of(case_name(other), other, options.images)
-            files += [p for p in (other, beside) if p is not None]
+            paired = None if other is None else _image_of(case_name(other), other, options.images)
+            files += [p for p in (other, paired) if p is not None]
             entry.input_sha256 = sha256(files)
-            told = ("seed", "operations", "output", "input_sha256")
-            if manifest.holds(entry.case, {k: getattr(entry, k) for k in told}, outputs):
+            keys = ("seed", "operations", "output", "input_sha256")
+            if manifest.holds(entry.case, {k: getattr(entry, k) for k in keys}, outputs):
                 yield _skipped(entry, manifest)
                 continue
             found = found or _read(table, path, image)
-            entry.warnings = [*found[0].warnings, *unusual(model, table, found[1])]
-            second = None if other is None else _read(table, other, beside)[1]
+            entry.warnings = [*found[0].warnings, *label_map_warnings(model, table, found[1])]
+            second = None if other is None else _read(table, other, paired)[1]
             made = make(model, table, *found, entry.operations, reference, options.memory_gb, second)
             for file, volume in zip(outputs, made, strict=True):
                 write_volume(file, volume)
@@ -201,6 +200,7 @@ def _case(
 
 
 def _entry(name: str, path: Path, sample: int, options: Options, folder: str) -> Synthetic:
+    """The entry of a sample before it is made, with its operations and their seeds."""
     operations: list[dict[str, Any]] = []
     if options.recombine:
         operations.append({"operation": "recombine", "seed": seed_of("recombine", options.seed, name, sample)})
@@ -223,7 +223,7 @@ def _entry(name: str, path: Path, sample: int, options: Options, folder: str) ->
 
 
 def _drawn_other(entry: Synthetic, others: list[Path]) -> Path:
-    """The label map that this sample is recombined with, and its share; both go into the record."""
+    """Draw the label map to recombine with and its weight, and record both in the entry."""
     (step,) = (step for step in entry.operations if step["operation"] == "recombine")
     rng = np.random.default_rng(step["seed"])
     other = others[int(rng.integers(len(others)))]
@@ -242,32 +242,28 @@ def _image_of(name: str, path: Path, images: Path | None) -> Path | None:
         return images
     found = [p for p in find_inputs(images) if case_name(p) == name]
     if not found:
-        raise InputError(
-            "pair-image-missing", f"{images} holds no image {name} for {path}; add it or leave --images out"
-        )
+        raise InputError("pair-image-missing", f"{images} holds no image {name} for {path}; add it or omit --images")
     if len(found) > 1:
-        raise InputError(
-            "pair-image-ambiguous", f"{found[0]} and {found[1].name} are both an image for {path}; keep one of them"
-        )
+        raise InputError("pair-image-ambiguous", f"{found[0]} and {found[1].name} both match {path}; keep one of them")
     return found[0]
 
 
 def _read(table: LabelTable, path: Path, image: Path | None) -> tuple[Volume, Volume]:
-    """The label map as stored, and upright with its background divided as the table says."""
+    """Read a label map: as stored, and in canonical axes with its background divided into tissue classes."""
     stored = read_volume(path)
     stored = stored.replaced(nearly_whole(stored.data))
-    labels, beside = to_canonical(stored), None if image is None else to_canonical(read_volume(image))
-    if beside is not None and not same_geometry(labels.geometry, beside.geometry, GRID_TOLERANCE * min(labels.spacing)):
+    labels, paired = to_canonical(stored), None if image is None else to_canonical(read_volume(image))
+    if paired is not None and not same_geometry(labels.geometry, paired.geometry, GRID_TOLERANCE * min(labels.spacing)):
         raise InputError(
             "labels-grid-differs",
-            f"{path} is [{labels.geometry.describe()}], its image {image} is [{beside.geometry.describe()}]; "
+            f"{path} has the grid [{labels.geometry.describe()}], its image {image} [{paired.geometry.describe()}]; "
             "give images on the grid of their label maps",
         )
-    return stored, table.filled(labels, beside)
+    return stored, table.filled(labels, paired)
 
 
-def unusual(model: Model, table: LabelTable, labels: Volume) -> list[str]:
-    """What about an upright label map is unlike those of the model's training."""
+def label_map_warnings(model: Model, table: LabelTable, labels: Volume) -> list[str]:
+    """Warnings where a label map in canonical axes differs from those of the model's training."""
     scans = [scan.model_dump() for scan in model.info.training_scans[0]]
     found = distribution_shift_reasons(
         describe_labels(labels, table), scans, check_spacing=model.settings.data.spacing is None
@@ -285,17 +281,18 @@ def make(
     memory_gb: float | None = None,
     other: Volume | None = None,
 ) -> list[Volume]:
-    """One sample as the operations say.
+    """Make one sample by a list of operations.
 
     Args:
-        stored: the label map as its file has it.
-        labels: the same upright, its background divided into tissue classes where the model has them.
-        operations: "recombine" (or not) with its "share", "deform" (or not), "style", "texture"; each with its "seed".
-        reference: a given style.
-        other: what to recombine ``labels`` with, upright and divided likewise.
+        stored: the label map as stored in its file.
+        labels: the same in canonical axes, with the background divided into tissue classes if the model has them.
+        operations: optional "recombine" with its "share", optional "deform", "style" and "texture"; each with a "seed".
+        reference: style of a reference image; None: drawn from the seed of "style".
+        memory_gb: memory limit of a whole-volume pass, GiB.
+        other: the label map to recombine with, prepared like ``labels``.
 
     Returns:
-        The images and last the label map, on the grid of ``stored``.
+        The images, then the label map, on the grid of ``stored``.
     """
     seeds: dict[str, int] = {step["operation"]: step.get("seed", 0) for step in operations}
     structures = list(table.labels.values())
@@ -324,7 +321,7 @@ def make(
 
 
 def _image(data: np.ndarray, labels: Volume, code: Range, model: Model) -> Volume:
-    """On the grid of its label map, without what that map's header says of its values."""
+    """An image on the grid of its label map; header fields about label values are reset."""
     whole = model.settings.intensity.target.kind == "window" and code.high - code.low >= HU_WIDTH
     header = copy.deepcopy(labels.header)
     if header is not None:

@@ -1,9 +1,8 @@
-"""A folder that medgen writes belongs to one run: locked while that run writes, and recorded as its result.
+"""Reserve an output folder for one run: lock it while the run writes, and record what the run wrote.
 
-``.medgen.lock`` names the process that writes now, see ``locked``. ``.medgen.record`` says of which inputs and
-settings the content is and lists every file that was written, a JSON object a line, appended before the file takes
-its name. With it a run goes on where it stopped, another run is refused, and nothing is ever replaced or deleted
-that medgen did not write.
+``.medgen.lock`` names the process that is writing, see ``locked``. ``.medgen.record`` (JSON Lines) holds the inputs and
+settings of the content and one line for each written file, appended before the file gets its final name. The record
+lets a run resume, rejects a different run, and protects files that medgen did not write from being replaced or deleted.
 """
 
 import filecmp
@@ -21,29 +20,29 @@ from typing import Any
 from medgen import __version__
 from medgen.errors import InputError
 from medgen.io.lock import locked
-from medgen.io.names import OWN_FILES, shown
+from medgen.io.names import OWN_FILES, one_line
 
 log = logging.getLogger(__name__)
 RECORD = ".medgen.record"
-CHANGED = ".changed"  # folder of files that somebody changed after they were written
-LONG = 400  # characters that a message shows of what differs
-Mark = list[int] | None  # size and modification time (ns) of a file as written; None: medgen appends to it
-_claims: list["Claim"] = []  # of this process, the inner ones last
+CHANGED = ".changed"  # folder for files that were changed by others after medgen wrote them
+LONG = 400  # maximum length of the differing values in a message
+Mark = list[int] | None  # size and modification time (ns) of a written file; None: medgen appends to it
+_claims: list["Claim"] = []  # active claims of this process, innermost last
 
 
 class Claim:
-    """The record of a locked ``folder``. ``files``: what medgen wrote there, by path below the folder."""
+    """Record of a locked ``folder``. ``files``: written files, by path relative to the folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / RECORD
         self.about: dict[str, str] = {}
-        self.place = str(folder)  # where the folder was when the record was written
+        self.place = str(folder)  # location of the folder when the record was written
         self.files: dict[str, Mark] = {}
         self._adding = Lock()
         self._read()
 
     def add(self, path: Path, mark: Mark) -> None:
-        """Record a file that is about to take the name ``path``."""
+        """Record a file that is about to be renamed to ``path``."""
         name = path.relative_to(self.folder).as_posix()
         if name in self.files and mark is None and self.files[name] is None:
             return
@@ -52,20 +51,23 @@ class Claim:
             self.files[name] = mark
 
     def unchanged(self, name: str) -> bool:
-        """Whether the file is recorded and still as it was written."""
+        """Return whether the file is recorded and has not changed since it was written."""
         return name in self.files and self.files[name] in (None, _mark(self.folder / name))
 
     def keep_changed(self, name: str, new: Path) -> None:
-        """Set aside a recorded file that somebody changed, a corrected label map say, before ``new`` replaces it."""
+        """Before ``new`` replaces a recorded file, back it up if it was changed, such as a corrected label map."""
         path = self.folder / name
         if name not in self.files or self.unchanged(name) or not os.path.lexists(path) or path.is_dir():
             return
         if path.is_symlink() or not filecmp.cmp(path, new, shallow=False):
             kept = set_aside(self.folder, name)
-            log.warning("%s", shown(f"warning: {path} was changed since medgen wrote it; that file is now {kept}"))
+            log.warning(
+                "%s",
+                one_line(f"warning: {path} was changed after medgen wrote it; the changed file was moved to {kept}"),
+            )
 
     def clear(self) -> None:
-        """Delete the files that are recorded and unchanged, and folders that this leaves empty."""
+        """Delete recorded files that are unchanged, and folders that become empty."""
         for name in [name for name in self.files if self.unchanged(name)]:
             path = self.folder / name
             path.unlink(missing_ok=True)
@@ -75,19 +77,19 @@ class Claim:
         self.files = {}
 
     def write(self) -> None:
-        """The whole record anew, without files that are gone."""
+        """Rewrite the record without deleted files."""
         self.files = {name: mark for name, mark in self.files.items() if os.path.lexists(self._place(name))}
         head: dict[str, Any] = {"medgen": __version__, "about": self.about}
         if any(map(os.path.isabs, self.about.values())):
             head["folder"] = str(self.folder)
         lines = [_line(head), *(_line({"file": name, "mark": mark}) for name, mark in self.files.items())]
-        aside = self.folder / f"{RECORD}.part"
-        aside.write_bytes(b"".join(lines))
-        os.replace(aside, self.path)
+        temporary = self.folder / f"{RECORD}.part"
+        temporary.write_bytes(b"".join(lines))
+        os.replace(temporary, self.path)
 
     def _place(self, name: str) -> Path:
-        """Where a file lies: under its name, or where a kill left it between the two renames of
-        ``folder.folder_written_aside``."""
+        """Return the path of a file: its own, or that of the backup folder if a process was killed between the two
+        renames of ``atomic.atomic_folder``."""
         path = self.folder / name
         if os.path.lexists(path) or path.parent == self.folder:
             return path
@@ -98,16 +100,17 @@ class Claim:
             return
         for line in self.path.read_bytes().splitlines():
             try:
-                told = json.loads(line)
-                if "about" in told:
-                    self.about = {str(k): str(v) for k, v in told["about"].items()}
-                    self.place = str(told.get("folder", self.folder))
-                elif not Path(told["file"]).is_absolute() and ".." not in Path(told["file"]).parts:
-                    name = str(told["file"])
-                    if self.files.get(name) != _mark(self._place(name)):  # else a kill came before this line's file
-                        self.files[name] = told["mark"]
+                entry = json.loads(line)
+                if "about" in entry:
+                    self.about = {str(k): str(v) for k, v in entry["about"].items()}
+                    self.place = str(entry.get("folder", self.folder))
+                elif not Path(entry["file"]).is_absolute() and ".." not in Path(entry["file"]).parts:
+                    name = str(entry["file"])
+                    # If the old file is unchanged, the process was killed before it replaced the file.
+                    if self.files.get(name) != _mark(self._place(name)):
+                        self.files[name] = entry["mark"]
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                continue  # torn by a kill
+                continue  # incomplete line: the process was killed
 
 
 @contextmanager
@@ -119,18 +122,20 @@ def claimed(
     besides: Collection[str] = (),
     free: Collection[str] = OWN_FILES,
 ) -> Iterator[Claim]:
-    """Hold ``folder`` for one run: made if missing, locked, and refused where it holds anything but that run's result.
+    """Reserve ``folder`` for one run: create it if missing, lock it, and check that it holds only results of that run.
 
     Args:
-        about: what the content is made of: command, inputs and the settings that change it. Paths may have moved
+        folder: output folder.
+        about: command, inputs and settings that determine the content. Paths count as equal if they were moved
             together with the folder.
-        overwrite: take the folder nevertheless: what its record lists and nobody has changed since is deleted,
-            everything else stays.
-        besides: names of files that may be there before the first run.
-        free: names of files that are no result where nothing else is: the record of a run in which all cases failed.
+        overwrite: use the folder even if it holds other content: recorded and unchanged files are deleted, all others
+            are kept.
+        besides: names of files that may exist before the first run.
+        free: names of files that do not count as results if they are the only content, such as the manifest of a run
+            in which all cases failed.
 
     Raises:
-        InputError: it cannot be written, is a file, another run holds it, or it holds something else.
+        InputError: the folder cannot be written, is a file, is locked by another run, or holds other content.
     """
     place = os.path.realpath(folder)
     made = _make(Path(folder))
@@ -152,24 +157,24 @@ def claimed(
 
 @contextmanager
 def claimed_file(path: Path, *, overwrite: bool = False) -> Iterator[None]:
-    """Hold the name of one output file while a run makes it. Raises InputError where it is taken or held."""
+    """Reserve one output file while a run writes it. Raises InputError if it exists or is locked."""
     _make(path.parent)
     with locked(path.parent, f".{path.name}.lock"):
         if os.path.lexists(path) and (path.is_dir() or not overwrite):
             raise InputError(
                 "output-exists",
-                shown(f"{path} is there already; choose another name, or add --overwrite to replace it"),
+                one_line(f"{path} already exists; choose another name, or add --overwrite to replace it"),
             )
         yield
 
 
 @contextmanager
-def added(*files: Path, overwrite: bool = False) -> Iterator[None]:
-    """Lock the folder of ``files``, to add them to what another command made there, if anything: a report.
+def adding_files(*files: Path, overwrite: bool = False) -> Iterator[None]:
+    """Lock the folder of ``files`` to add them, such as a report, to the output of another command.
 
     Raises:
-        InputError: it cannot be written, another run holds it, or one of them is there, unless its record lists it
-            or ``overwrite`` is given.
+        InputError: the folder cannot be written, is locked by another run, or a file exists that is not in the record
+            and ``overwrite`` is false.
     """
     _make(files[0].parent)
     place = Path(os.path.realpath(files[0].parent))
@@ -178,7 +183,7 @@ def added(*files: Path, overwrite: bool = False) -> Iterator[None]:
         for path in files:
             if os.path.lexists(path) and not (overwrite or path.name in claim.files):
                 raise InputError(
-                    "output-exists", shown(f"{path} is there already; choose another name, or add --overwrite")
+                    "output-exists", one_line(f"{path} already exists; choose another name, or add --overwrite")
                 )
         if claim.about:
             _claims.append(claim)
@@ -189,30 +194,30 @@ def added(*files: Path, overwrite: bool = False) -> Iterator[None]:
                 _claims.remove(claim)
 
 
-def wrote(path: Path, aside: Path | None = None) -> None:
-    """Record that ``path`` is medgen's, before ``aside`` takes its name; without ``aside``: a file that grows.
+def record_written(path: Path, temporary: Path | None = None) -> None:
+    """Record ``path`` as written by medgen, before ``temporary`` is renamed to it; None: a file that medgen appends to.
 
-    A file of that name that somebody changed since is kept in the folder ``.changed``, which is said.
+    If an existing file was changed by others, it is moved to the folder ``.changed`` with a warning.
     """
     claim, place = _claim_of(path)
     if claim is not None:
-        if aside is not None and aside != path:
-            claim.keep_changed(place.relative_to(claim.folder).as_posix(), aside)
-        claim.add(place, None if aside is None else _mark(aside))
+        if temporary is not None and temporary != path:
+            claim.keep_changed(place.relative_to(claim.folder).as_posix(), temporary)
+        claim.add(place, None if temporary is None else _mark(temporary))
 
 
 def check_ours(path: Path) -> None:
-    """Raises InputError for a file in a claimed folder that medgen did not write: it must not be replaced."""
+    """Raise InputError if ``path`` is in a claimed folder and exists, but was not written by medgen."""
     claim, place = _claim_of(path)
-    if claim is not None and os.path.lexists(place) and not ours(path):
+    if claim is not None and os.path.lexists(place) and not is_ours(path):
         raise InputError(
             "output-file-foreign",
             f"{path} was not written by this run of medgen; move it away or choose another output",
         )
 
 
-def ours(path: Path) -> bool:
-    """Whether a file, or a folder with something in it, is recorded as written; without a claim nothing is known."""
+def is_ours(path: Path) -> bool:
+    """Return whether a file is recorded as written by medgen; True outside claimed folders."""
     claim, path = _claim_of(path)
     if claim is None:
         return True
@@ -221,32 +226,32 @@ def ours(path: Path) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Delete a file if there is one and it is as medgen wrote it."""
+    """Delete a file if it exists and has not changed since medgen wrote it."""
     claim, place = _claim_of(path)
     if claim is None or claim.unchanged(place.relative_to(claim.folder).as_posix()):
         path.unlink(missing_ok=True)
 
 
 def set_aside(folder: Path, name: str) -> Path:
-    """Move the file ``folder/name`` to ``folder/.changed`` under a free name; returns where to."""
+    """Move the file ``folder/name`` to ``folder/.changed`` under an unused name; return the new path."""
     place = folder / CHANGED / name
     place.parent.mkdir(parents=True, exist_ok=True)
     free = next(a for n in count() if not os.path.lexists(a := place.with_name(f"{n or ''}{place.name}")))
     return (folder / name).rename(free)
 
 
-def apart(folder: Path, *inputs: Path | None) -> None:
-    """Raises InputError where an output folder is one of the inputs or holds one."""
+def check_output_is_not_input(folder: Path, *inputs: Path | None) -> None:
+    """Raise InputError if an output folder is one of the inputs or contains one."""
     place = Path(os.path.realpath(folder))
-    for given in inputs:
-        other = None if given is None else Path(os.path.realpath(given))
+    for input_path in inputs:
+        other = None if input_path is None else Path(os.path.realpath(input_path))
         if other is not None and other.is_relative_to(place):
-            what = "is input and output at once" if place == other else f"holds the input {given}"
-            raise InputError("output-is-input", shown(f"{folder} {what}; choose another output"))
+            what = "is both input and output" if place == other else f"contains the input {input_path}"
+            raise InputError("output-is-input", one_line(f"{folder} {what}; choose another output"))
 
 
 def _claim_of(path: Path) -> tuple[Claim | None, Path]:
-    """The innermost claim that a path lies in, and the path with its folder's links resolved."""
+    """Return the innermost claim that contains a path, and the path with the links of its folder resolved."""
     if not _claims:
         return None, path
     place = Path(os.path.realpath(path.parent), path.name)
@@ -254,18 +259,18 @@ def _claim_of(path: Path) -> tuple[Claim | None, Path]:
 
 
 def _make(folder: Path) -> bool:
-    """Make a folder; whether it is new."""
+    """Create a folder; return whether it is new."""
     try:
         new = not os.path.lexists(folder)
         folder.mkdir(parents=True, exist_ok=True)
         return new
     except FileExistsError:
         raise InputError(
-            "output-is-file", f"{folder} is a file or a dangling link where a folder is to come; choose another"
+            "output-is-file", f"{folder} is a file or a broken link, but a folder is needed; choose another output"
         ) from None
     except OSError as error:
         raise InputError(
-            "folder-not-creatable", f"{folder} cannot be made ({error.strerror}); choose another output"
+            "folder-not-creatable", f"{folder} cannot be created ({error.strerror}); choose another output"
         ) from None
 
 
@@ -288,21 +293,21 @@ def _check(claim: Claim, folder: Path, about: dict[str, str], overwrite: bool, k
 def _refusal(claim: Claim, folder: Path, names: list[str], others: list[str], about: dict[str, str]) -> str:
     if not claim.about:
         some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        return shown(
-            f"{folder} holds what is no earlier state of this run ({some}); choose another output, or add --overwrite, "
-            "which keeps all that medgen did not write"
+        return one_line(
+            f"{folder} has other content ({some}); choose another output, or add --overwrite, which keeps all files "
+            "that medgen did not write"
         )
     key = others[0]
     was, now = claim.about.get(key, "none"), about.get(key, "none")
     readable = len(was) + len(now) < LONG and not any(re.fullmatch("[0-9a-f]{16,}", text) for text in (was, now))
-    told = f"{key} was {was}, is {now}" if readable else f"{key} is another"
-    return shown(
-        f"{folder} holds the result of another run ({told}); choose another output, or add --overwrite to replace it"
+    entry = f"{key} was {was}, is now {now}" if readable else f"{key} differs"
+    return one_line(
+        f"{folder} has the results of another run ({entry}); choose another output, or add --overwrite to replace them"
     )
 
 
 def _same(claim: Claim, key: str, about: dict[str, str]) -> bool:
-    """Whether a run has this input or setting, too; a path that lies as it did from the folder is the same."""
+    """Return whether a setting is unchanged; paths are equal if their location relative to the folder is equal."""
     was, now = claim.about.get(key), about.get(key)
     if was == now or was is None or now is None:
         return was == now

@@ -1,4 +1,4 @@
-"""Grids that are one lattice of points, whatever the order and direction in which their axes are stored."""
+"""Compare and match voxel grids that differ only in the order or direction of their axes."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from medgen.io.volume import GRID_TOLERANCE, Geometry, Volume, from_canonical, o
 
 
 def canonical_geometry(grid: Geometry) -> Geometry:
-    """The grid that ``to_canonical`` gives a volume of this one."""
+    """Return the grid that a volume has after ``to_canonical``."""
     turned = orientation(grid.affine)
     shape = np.empty(3, int)
     shape[turned[:, 0].astype(int)] = grid.shape
@@ -18,22 +18,25 @@ def canonical_geometry(grid: Geometry) -> Geometry:
 
 
 def same_grid(a: Geometry, b: Geometry, tolerance: float | None = None) -> bool:
-    """Whether both have their voxels in the same places once ``to_canonical`` has turned them (RAS and LAS, say).
+    """Return whether two grids have their voxels at the same positions, whatever their orientations (RAS, LAS, ...).
 
     Args:
-        tolerance: mm; None: ``GRID_TOLERANCE`` of the smallest voxel side of ``a``.
+        tolerance: mm; None: ``GRID_TOLERANCE`` times the smallest voxel side of ``a``.
     """
     tolerance = GRID_TOLERANCE * min(a.spacing) if tolerance is None else tolerance
     return same_geometry(canonical_geometry(a), canonical_geometry(b), tolerance)
 
 
 def on_axes_of(volume: Volume, like: Volume) -> Volume:
-    """``volume`` with the axes and the affine of ``like``, on whose grid it lies (``same_grid``); nothing is resampled.
+    """Reorder the axes of ``volume`` to those of ``like``, which is on the same grid (``same_grid``); no resampling.
 
-    ``path`` stays only where nothing changes: the file has other axes.
+    ``path`` becomes None if anything changes, because the file has other axes.
     """
     if np.array_equal(volume.affine, like.affine):
         return volume
-    upright = to_canonical(volume)
-    padding = upright.padding and (from_canonical(upright.padding[0], like), from_canonical(upright.padding[1], like))
-    return replace(volume, data=from_canonical(upright.data, like), affine=like.affine, path=None, padding=padding)
+    canonical = to_canonical(volume)
+    padding = canonical.padding and (
+        from_canonical(canonical.padding[0], like),
+        from_canonical(canonical.padding[1], like),
+    )
+    return replace(volume, data=from_canonical(canonical.data, like), affine=like.affine, path=None, padding=padding)

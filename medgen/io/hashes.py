@@ -1,4 +1,4 @@
-"""SHA-256 of volumes' files."""
+"""SHA-256 hashes of the files of volumes."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,12 +10,12 @@ from medgen.io.paths import ENDINGS, has_ending
 
 
 def sha256(paths: Sequence[Path]) -> str:
-    """Hash of volumes' files in order, or of a DICOM folder's files in order of their paths."""
+    """Hash the files of volumes in the given order; the files of a DICOM folder are sorted by path."""
     return sha256_of(file for path in paths for file in _files(path))
 
 
 def sha256_of(files: Iterable[Path]) -> str:
-    """Hash of these files, in this order."""
+    """Hash files in the given order. Raises InputError if one is unreadable."""
     digest = hashlib.sha256()
     for file in files:
         try:
@@ -30,7 +30,7 @@ def sha256_of(files: Iterable[Path]) -> str:
 
 
 def _files(path: Path) -> Iterator[Path]:
-    if path.is_dir() or not has_ending(path, ENDINGS):  # one DICOM file stands for the series around it
+    if path.is_dir() or not has_ending(path, ENDINGS):  # a DICOM file stands for all files in its folder
         yield from sorted(p for p in (path if path.is_dir() else path.parent).rglob("*") if p.is_file())
     else:
         yield path

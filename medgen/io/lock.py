@@ -1,4 +1,4 @@
-"""One process at a time in a folder, on one machine or on several that share it."""
+"""Lock folders for one process at a time, on one machine or on several that share a file system."""
 
 import json
 import os
@@ -13,11 +13,11 @@ from threading import Event, Thread
 from typing import Any
 
 from medgen.errors import InputError
-from medgen.io.names import shown
+from medgen.io.names import one_line
 
 NAME = ".medgen.lock"
-BEAT, STALE = 20.0, 120.0  # seconds between two signs of life, and after which their absence means that it is dead
-_open: set[int] = set()  # a forked child would hold the locks of a parent that was killed
+BEAT, STALE = 20.0, 120.0  # seconds between heartbeats, and without a heartbeat until a lock is stale
+_open: set[int] = set()  # closed in forked children, which would otherwise keep the locks of a killed parent
 
 
 def _forked() -> None:
@@ -33,14 +33,14 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def locked(folder: Path, name: str = NAME) -> Iterator[None]:
-    """Hold the lock ``folder/name``, which says who holds it; the file goes when the block ends.
+    """Hold the lock file ``folder/name``, which names its holder; delete it when the block ends.
 
-    The system's lock (flock) ends with its process, however that ends. For machines whose shared file system passes
-    no locks on there is a sign of life: the holder renews the file's time, and a file of another machine that is
-    fresh is believed. A file that a dead process left is taken over.
+    The operating system releases its lock (flock) when the process ends. Some shared file systems do not pass this lock
+    to other machines. Therefore the holder also updates the modification time of the file as a heartbeat, and a file of
+    another machine counts as locked while this time is recent. The lock of a dead process is taken over.
 
     Raises:
-        InputError: another process holds it, or the folder cannot be written.
+        InputError: another process holds the lock, or the folder cannot be written.
     """
     path = folder / name
     try:
@@ -51,21 +51,21 @@ def locked(folder: Path, name: str = NAME) -> Iterator[None]:
         ) from None
     _open.add(descriptor)
     ended = Event()
-    beat = Thread(target=_beat, args=(descriptor, ended), daemon=True)
+    heartbeat = Thread(target=_send_heartbeats, args=(descriptor, ended), daemon=True)
     try:
-        with suppress(OSError):  # a full disk: the lock holds without its text
+        with suppress(OSError):  # if the disk is full, the lock works without its text
             os.ftruncate(descriptor, 0)
             os.write(descriptor, json.dumps(_ourselves()).encode())
-        beat.start()
+        heartbeat.start()
         yield
     finally:
         ended.set()
         with suppress(OSError):
-            if _is(descriptor, path):
+            if _is_same_file(descriptor, path):
                 path.unlink()
         if descriptor in _open:  # not in a forked child
             _open.discard(descriptor)
-            beat.join()
+            heartbeat.join()
             os.close(descriptor)
 
 
@@ -77,25 +77,29 @@ def _opened(path: Path, folder: Path) -> int:
         except BaseException:
             os.close(descriptor)
             raise
-        if _is(descriptor, path):
+        if _is_same_file(descriptor, path):
             return descriptor
-        os.close(descriptor)  # its holder has just removed it
+        os.close(descriptor)  # the previous holder has just deleted it
 
 
 def _refuse_held(descriptor: int, folder: Path, path: Path) -> None:
-    free = _flock(descriptor)
+    acquired = _flock(descriptor)
     holder = _holder(descriptor)
-    if free is False or (holder and _lives(holder, free, descriptor, folder)):
+    if acquired is False or (holder and _is_alive(holder, acquired, descriptor, folder)):
         since = f"{holder.get('command', 'medgen')}, process {holder.get('pid', '?')} on {holder.get('host', '?')}"
         since += f" since {holder.get('since', '?')}"
-        remedy = "wait for it or stop it" if free is False else f"wait for it, or remove {path} if it is dead"
+        remedy = (
+            "wait for it or stop it"
+            if acquired is False
+            else f"wait for it, or delete {path} if that process has ended"
+        )
         raise InputError(
-            "output-locked", shown(f"{folder} is being written by another run of medgen ({since}); {remedy}")
+            "output-locked", one_line(f"{folder} is being written by another run of medgen ({since}); {remedy}")
         )
 
 
 def _flock(descriptor: int) -> bool | None:
-    """Whether the system's lock is ours now; None where the system or the file system has none."""
+    """Return whether this process got the flock; None if the system or file system does not support it."""
     try:
         import fcntl
 
@@ -107,14 +111,14 @@ def _flock(descriptor: int) -> bool | None:
         return None
 
 
-def _lives(holder: dict[str, Any], free: bool | None, descriptor: int, folder: Path) -> bool:
-    """Whether the process that a lock file names still writes, where the system's lock does not say so."""
+def _is_alive(holder: dict[str, Any], acquired: bool | None, descriptor: int, folder: Path) -> bool:
+    """Return whether the process named in a lock file is alive, if flock does not answer that."""
     if holder.get("boot") != _boot():
-        with tempfile.TemporaryFile(dir=folder) as now:  # by the clock of the file system
+        with tempfile.TemporaryFile(dir=folder) as now:  # read the clock of the file system
             return os.fstat(now.fileno()).st_mtime - os.fstat(descriptor).st_mtime < STALE
-    if free:
+    if acquired:
         return False
-    if sys.platform == "win32":  # os.kill would end the process
+    if sys.platform == "win32":  # on Windows os.kill would end the process
         return True
     try:
         os.kill(int(holder["pid"]), 0)
@@ -127,8 +131,8 @@ def _lives(holder: dict[str, Any], free: bool | None, descriptor: int, folder: P
 
 def _holder(descriptor: int) -> dict[str, Any]:
     try:
-        told = json.loads(os.pread(descriptor, 4096, 0))
-        return told if isinstance(told, dict) else {}
+        content = json.loads(os.pread(descriptor, 4096, 0))
+        return content if isinstance(content, dict) else {}
     except (OSError, ValueError, AttributeError, RecursionError):
         return {}
 
@@ -141,20 +145,20 @@ def _ourselves() -> dict[str, Any]:
 
 
 def _boot() -> str:
-    """The machine since it was started: one for all its containers, which have host names of their own."""
+    """Return the boot ID of the machine, which is the same in all its containers (their host names differ)."""
     with suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return platform.node()
 
 
-def _beat(descriptor: int, ended: Event) -> None:
+def _send_heartbeats(descriptor: int, ended: Event) -> None:
     while not ended.wait(BEAT):
         with suppress(OSError):
             os.utime(descriptor)
 
 
-def _is(descriptor: int, path: Path) -> bool:
-    """Whether the open file is still the one of that name."""
+def _is_same_file(descriptor: int, path: Path) -> bool:
+    """Return whether ``path`` is still the open file."""
     with suppress(OSError):
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     return False

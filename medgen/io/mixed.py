@@ -1,24 +1,24 @@
-"""DICOM and other volumes in one folder: which of them is the scan is said by the user, not guessed."""
+"""Detect folders with both DICOM scans and other volumes, where the user must choose the scan."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from medgen.errors import InputError
-from medgen.io.dicom.header import Header, is_scan, read_header
+from medgen.io.dicom.derived.references import NOTICE
+from medgen.io.dicom.elements import Header
+from medgen.io.dicom.header import is_scan, read_header
 from medgen.io.dicom.index import indexed
-from medgen.io.dicom.references import NOTICE
 from medgen.io.dicom.series import grouped
 from medgen.io.paths import ENDINGS, has_ending
 
-SHOWN = 3  # names in a message
+SHOWN = 3  # maximum number of names in a message
 
 
 def scan_in(folder: Path) -> Path | None:
-    """The first file of a DICOM scan that lies in ``folder`` itself, of one that is damaged too; None where none does.
+    """Return the first file of a DICOM scan directly in ``folder``, or a damaged DICOM file; None if there is none.
 
-    Objects that are no scans do not count (reports, segmentations, localisers, pictures of the screen), nor do series
-    that medgen made.
+    Other objects (reports, segmentations, localisers, screenshots) and series written by medgen are ignored.
     """
     images = []
     for path in sorted(folder.iterdir()):
@@ -35,7 +35,7 @@ def scan_in(folder: Path) -> Path | None:
 
 
 def scan_below(folder: Path) -> Path | None:
-    """The same in ``folder`` and all folders within it; relative to it."""
+    """Like ``scan_in``, but also search subfolders; the returned path is relative to ``folder``."""
     place = folder.resolve()
     found = indexed(place)
     damaged = sorted(path for path in found.faults if is_dicom(path))
@@ -44,7 +44,7 @@ def scan_below(folder: Path) -> Path | None:
 
 
 def is_dicom(file: Path) -> bool:
-    """Whether a file says that it is (PS3.10 7.1)."""
+    """Return whether a file has the DICOM prefix (PS3.10 7.1)."""
     with suppress(OSError), open(file, "rb") as stream:
         return stream.read(132)[128:] == b"DICM"
     return False
@@ -55,12 +55,12 @@ def _first(images: Iterable[tuple[Path, Header]]) -> Path | None:
     return next((s.files[0] for s in scans if not str(s.header.get("SeriesDescription", "")).startswith(NOTICE)), None)
 
 
-def mixed(folder: Path, volumes: Sequence[Path], series: str) -> str:
-    """That volumes and a DICOM series lie in one folder."""
-    return f"{folder} holds {series} and {some(volumes)}, and which is meant is not clear"
+def ambiguous_input_message(folder: Path, volumes: Sequence[Path], series: str) -> str:
+    """Return the message for a folder that holds volumes and a DICOM series."""
+    return f"{folder} holds {series} and {shortened_names(volumes)}, so the input is ambiguous"
 
 
-def some(paths: Sequence[Path]) -> str:
-    """The names of files, of many the first."""
+def shortened_names(paths: Sequence[Path]) -> str:
+    """Return file names for a message, shortened if there are many."""
     names = [path.name for path in paths[:SHOWN]]
     return ", ".join(names) + (f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else "")

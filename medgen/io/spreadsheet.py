@@ -1,7 +1,8 @@
-"""Every CSV file of the program is written and read here: no text cell is a formula to a spreadsheet.
+"""Write and read CSV files without formula injection.
 
-A spreadsheet runs a cell that begins with = + - @, a tab or a line break as a formula, and names of files and labels
-may begin so. Such text gets an apostrophe in front, which `read_csv` takes away. Numbers stay as they are.
+Spreadsheet programs run a cell as a formula if it starts with = + - @, a tab or a line break. File and label names may
+do so. Such text gets a leading apostrophe, which `read_csv` removes. Numbers are not changed. All CSV files of the
+program are written and read here.
 """
 
 import csv
@@ -14,31 +15,32 @@ from typing import Any
 
 from medgen.io.text import read_text
 
-# Also behind spaces, which some programs remove, in full width, and behind the apostrophes that this module adds.
+# Also matches after spaces (which some programs remove), full-width characters, and after added apostrophes.
 FORMULA = re.compile(r"'*\s*[=+\-@＝＋－＠]|'*[\t\r\n]")
-QUOTED = re.compile(r'[",;\t\r\n]|^\s|\s$')  # ; and tab part cells where the decimal sign is a comma
+QUOTED = re.compile(r'[",;\t\r\n]|^\s|\s$')  # ; and tab separate cells in locales with decimal commas
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], digits: int | None = None) -> str:
-    """A whole CSV file of rows as {column: value}; what a row lacks is an empty cell."""
+    """Return a CSV file as text; rows are {column: value}, and missing values become empty cells."""
     lines = ([row.get(column) for column in columns] for row in rows)
     return csv_line(columns) + "".join(csv_line(line, digits) for line in lines)
 
 
 def csv_line(values: Iterable[Any], digits: int | None = None) -> str:
-    """One line of a CSV file with its end.
+    """Return one line of a CSV file with a line break.
 
     Args:
-        values: text and numbers; None and NaN are empty cells, infinity is "inf".
-        digits: significant ones of numbers; None: all.
+        values: text and numbers; None and NaN become empty cells, infinity becomes "inf".
+        digits: significant digits of floats; None: all.
     """
     return ",".join(_quoted(_cell(value, digits)) for value in values) + "\n"
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file as {column: text}, text as it was before `csv_line`; a short row lacks its last columns.
+    """Return the rows of a CSV file as {column: text}, with the changes of `csv_line` undone.
 
-    Raises OSError, ValueError or csv.Error where the file is not one.
+    Columns that are missing at the end of a short row are missing in its dict. Raises OSError, ValueError or csv.Error
+    if the file cannot be read as CSV.
     """
     stream = io.StringIO(read_text(path), newline="")
     lines = [[_plain(cell) for cell in line] for line in csv.reader(stream) if line]

@@ -1,7 +1,7 @@
-"""One 3D volume at the edge of the program: array, affine, and what must survive a round trip.
+"""A 3D volume as read from or written to a file: array, affine, and metadata that a round trip must keep.
 
 Intensities keep the unit of the file (HU for CT); lengths are mm; world axes are RAS+
-(+x right, +y anterior, +z superior), whatever the file format uses itself.
+(+x right, +y anterior, +z superior), whatever convention the file format uses.
 """
 
 from collections.abc import Sequence
@@ -22,17 +22,18 @@ from nibabel.orientations import (
 
 from medgen.errors import InputError
 
-GRID_TOLERANCE = 0.01  # of the smallest voxel side: files of two programs differ by rounding, not by more
-MAX_VOXELS = 2**33  # 32 GiB as float32; a larger grid is a broken header, not a scan
-MAX_MM = 1e6  # a kilometre
+GRID_TOLERANCE = 0.01  # fraction of the smallest voxel side: allows for rounding differences between programs
+MAX_VOXELS = 2**33  # 32 GiB as float32; a larger grid indicates a damaged header
+MAX_MM = 1e6  # 1 km
 INTEGERS = tuple(np.dtype(t) for t in ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8"))
+# Rotation by about 0.2 degrees, see ``orientation``.
 OFF_TIES = np.array([[1, -2.1e-3, 1.3e-3, 0], [2.1e-3, 1, -1.7e-3, 0], [-1.3e-3, 1.7e-3, 1, 0], [0, 0, 0, 1]])
 CANONICAL = np.array([[0, 1], [1, 1], [2, 1]])  # nibabel's orientation array of RAS+
 
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """Where a grid lies: ``shape`` (X, Y, Z) and ``affine`` (4, 4) float64, voxel index -> RAS+ mm."""
+    """Voxel grid: ``shape`` (X, Y, Z) and ``affine`` (4, 4) float64, voxel index -> RAS+ mm."""
 
     shape: tuple[int, int, int]
     affine: np.ndarray
@@ -44,7 +45,7 @@ class Geometry:
         return float(x), float(y), float(z)
 
     def describe(self) -> str:
-        """One line for messages: shape, spacing, orientation, origin and direction."""
+        """Return one line for messages: shape, spacing, orientation, origin and direction."""
         size = " x ".join(map(str, self.shape))
         spacing = " x ".join(f"{s:.6g}" for s in self.spacing)
         codes = "".join(code or "?" for code in aff2axcodes(self.affine))
@@ -58,19 +59,19 @@ class Geometry:
 class Volume:
     """A 3D image.
 
-    data    (X, Y, Z) float32, in the file's unit (HU for CT), stored scaling already applied; float64 files
+    data    (X, Y, Z) float32, in the file's unit (HU for CT), with the stored scaling applied; float64 files
             and integers beyond 2**24 are rounded to float32 (relative error at most 6e-8)
     affine  (4, 4) float64, voxel index -> RAS+ mm
-    dtype   the type the file stores (native byte order); the writer keeps it where the values allow
+    dtype   data type in the file (native byte order); the writer keeps it if the values fit
     header  nibabel header of a NIfTI input (with its slope and intercept), else None
-    path    the file or DICOM folder it came from, else None
-    frames  of a DICOM input, the file and the frame in it (from 0) of each slice along the third axis, else None
-    headers_sha256  of a DICOM input, a hash of those slices' headers, which tells later whether its files changed
-    warnings  what its file says in two ways, or not at all, and how it was read: one sentence each
-    notes   what was read otherwise than its file has it, by less than matters: one sentence each
-    padding of a DICOM input, the (lowest, highest) value that fills what was not scanned: arrays that broadcast to
-            ``data``, as each slice has its own rescale; NaN in slices that name none, None where no slice does
-    unit    of a DICOM input what its values are by the standard (HU), "" where nothing says it; None: not asked
+    path    source file or DICOM folder, else None
+    frames  DICOM only: file and frame number (from 0) of each slice along the third axis, else None
+    headers_sha256  DICOM only: hash of the headers of these slices, to detect changed files later
+    warnings  one sentence for each ambiguous, contradictory or missing field, with the interpretation used
+    notes   one sentence for each negligible deviation from the file's content
+    padding DICOM only: (lowest, highest) padding value outside the scanned region; arrays that broadcast to ``data``,
+            because each slice has its own rescale; NaN in slices without padding, None if no slice has any
+    unit    DICOM only: unit of the values according to the standard (HU), "" if unspecified; None: not determined
     """
 
     data: np.ndarray
@@ -88,7 +89,7 @@ class Volume:
     def __post_init__(self) -> None:
         data, affine = np.asarray(self.data, np.float32), np.array(self.affine, np.float64)
         if data.ndim != 3 or affine.shape != (4, 4):
-            raise ValueError(f"a volume is 3D with a 4 x 4 affine, not {data.shape} with {affine.shape}")
+            raise ValueError(f"a volume needs 3D data and a 4 x 4 affine, not {data.shape} and {affine.shape}")
         object.__setattr__(self, "data", data)
         object.__setattr__(self, "affine", affine)
         object.__setattr__(self, "dtype", np.dtype(self.dtype))
@@ -100,33 +101,33 @@ class Volume:
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        """mm along each array axis."""
+        """Distance between neighbouring voxels along each array axis, mm."""
         return self.geometry.spacing
 
     def replaced(self, data: np.ndarray, dtype: Any = None) -> "Volume":
-        """New values on the same grid; stored type and header stay, unless another ``dtype`` is given."""
+        """Return a copy with new values on the same grid; the stored type is kept unless ``dtype`` is given."""
         if data.shape != self.data.shape:
-            raise ValueError(f"new data of shape {data.shape} does not fit the grid {self.data.shape}")
+            raise ValueError(f"the new data have the shape {data.shape}, but the grid has {self.data.shape}")
         return replace(self, data=data, dtype=self.dtype if dtype is None else np.dtype(dtype))
 
 
 def same_geometry(a: Geometry, b: Geometry, tolerance: float = 1e-3) -> bool:
-    """Equal shapes, and the corners of the two volumes nowhere more than ``tolerance`` mm apart."""
+    """Return whether shapes are equal and corresponding volume corners differ by at most ``tolerance`` mm."""
     if tuple(a.shape) != tuple(b.shape):
         return False
     corners = np.array([(*corner, 1) for corner in product(*((0, n - 1) for n in a.shape))], np.float64)
-    apart = np.linalg.norm(corners @ (a.affine - b.affine).T, axis=1)
-    return bool(apart.max() <= tolerance)
+    distances = np.linalg.norm(corners @ (a.affine - b.affine).T, axis=1)
+    return bool(distances.max() <= tolerance)
 
 
 def to_canonical(volume: Volume) -> Volume:
-    """The same volume with axes flipped and permuted to the closest RAS+; no resampling, nothing is lost."""
+    """Flip and permute the axes to the closest RAS+ orientation; lossless, without resampling."""
     view = canonical_view(volume)
     return replace(view, data=contiguous(view.data))
 
 
 def canonical_view(volume: Volume) -> Volume:
-    """``to_canonical`` without a copy, for who looks at few voxels: its data are strided, and the input's own."""
+    """Like ``to_canonical``, but the data are a strided view of the input; faster if few voxels are read."""
     axes = orientation(volume.affine)
     affine = volume.affine @ inv_ornt_aff(axes, volume.data.shape)
     padding = volume.padding and (
@@ -137,19 +138,22 @@ def canonical_view(volume: Volume) -> Volume:
 
 
 def from_canonical(data: np.ndarray, like: Volume) -> np.ndarray:
-    """Exact inverse of ``to_canonical``: an array in RAS+ order back on the axes of ``like``."""
+    """Exact inverse of ``to_canonical``: reorder an array from RAS+ to the axes of ``like``."""
     back = ornt_transform(CANONICAL, orientation(like.affine))
     return contiguous(apply_orientation(data, back))
 
 
 def orientation(affine: np.ndarray) -> np.ndarray:
-    """nibabel's ``io_orientation`` of a grid turned by 0.2 degrees: at 45 degrees, where two axes are as near,
-    rounding does not choose between them, so that files of one grid get the same axes."""
+    """Return nibabel's ``io_orientation`` of the grid, rotated by about 0.2 degrees.
+
+    For a grid at 45 degrees two axes are equally close. The rotation prevents rounding from choosing between them, so
+    that all files on one grid get the same axes.
+    """
     return io_orientation(OFF_TIES @ affine)
 
 
 def contiguous(data: np.ndarray) -> np.ndarray:
-    """``np.ascontiguousarray`` of a volume; one that is transposed goes block by block, in a fourth of the time."""
+    """Like ``np.ascontiguousarray``, but transposed volumes are copied in blocks, which takes a quarter of the time."""
     if abs(data.strides[2]) == data.itemsize:
         return np.ascontiguousarray(data)
     copied = np.empty(data.shape, data.dtype)
@@ -159,7 +163,7 @@ def contiguous(data: np.ndarray) -> np.ndarray:
 
 
 def slope_inter(header: Any) -> tuple[float, float]:
-    """Slope and intercept of a nibabel header or None; (1, 0) where it has none."""
+    """Return slope and intercept of a nibabel header; (1, 0) if the header is None or has no scaling."""
     if header is None:
         return 1.0, 0.0
     slope, inter = header.get_slope_inter()
@@ -167,8 +171,8 @@ def slope_inter(header: Any) -> tuple[float, float]:
 
 
 def scaled_values(raw: np.ndarray, slope: float, inter: float) -> np.ndarray:
-    """raw * slope + inter as float32, computed in float64 one slice at a time to bound memory."""
-    with np.errstate(over="ignore"):  # an overflow becomes inf, and that is refused
+    """Return raw * slope + inter as float32, computed in float64 slice by slice to limit memory."""
+    with np.errstate(over="ignore"):  # overflow gives inf, which ``checked_finite`` rejects
         if (slope, inter) == (1.0, 0.0):
             return raw.astype(np.float32)
         data = np.empty(raw.shape, np.float32)
@@ -178,17 +182,17 @@ def scaled_values(raw: np.ndarray, slope: float, inter: float) -> np.ndarray:
 
 
 def stored_values(data: np.ndarray, dtype: np.dtype, slope: float = 1.0, inter: float = 0.0) -> np.ndarray:
-    """What a file of type ``dtype`` stores for finite ``data``: (data - inter) / slope, rounded for integers.
+    """Convert finite ``data`` to the values stored in a file: (data - inter) / slope, rounded for integer types.
 
-    Integers that do not fit ``dtype`` widen to the smallest integer type that is no narrower and holds them,
-    else to float32. Floats are stored unscaled; float16 becomes float32, bool becomes uint8.
+    If values exceed the range of ``dtype``, the smallest integer type that holds them and is not narrower is used, else
+    float32. Floats are stored unscaled; float16 becomes float32, bool becomes uint8.
     """
     if dtype == np.bool_:
         dtype = np.dtype(np.uint8)
     if dtype.kind not in "iu":
         return data.astype(np.float32 if dtype.itemsize < 4 else dtype)
     raw = data.astype(np.float32 if (slope, inter) == (1.0, 0.0) else np.float64)
-    if (slope, inter) != (1.0, 0.0):  # in place: of a large scan each copy counts
+    if (slope, inter) != (1.0, 0.0):  # in place, to save memory for large scans
         np.divide(np.subtract(raw, inter, out=raw), slope, out=raw)
     np.rint(raw, out=raw)
     low, high = int(raw.min()), int(raw.max())
@@ -199,7 +203,7 @@ def stored_values(data: np.ndarray, dtype: np.dtype, slope: float = 1.0, inter: 
 
 
 def checked_shape(shape: Sequence[int], path: Path) -> tuple[int, int, int]:
-    """(X, Y, Z) of a stored grid, trailing axes of length 1 left out; refused unless it is one 3D volume."""
+    """Return (X, Y, Z) of a stored grid without trailing axes of length 1. Raises InputError if it is no 3D volume."""
     shape = tuple(int(n) for n in shape)
     size = " x ".join(map(str, shape))
     while len(shape) > 3 and shape[-1] == 1:
@@ -207,28 +211,27 @@ def checked_shape(shape: Sequence[int], path: Path) -> tuple[int, int, int]:
     if any(n < 1 for n in shape):
         raise InputError(
             "volume-zero-dimension",
-            f"{path} has no voxels ({size}): a dimension has size zero; export the volume again",
+            f"{path} has no voxels ({size}), because a dimension is zero; export the volume again",
         )
     if len(shape) < 3:
-        raise InputError(
-            "volume-too-few-axes", f"{path} is {len(shape)}D ({size}), not one 3D volume; stack its slices"
-        )
+        raise InputError("volume-too-few-axes", f"{path} is {len(shape)}D ({size}), not a 3D volume; stack its slices")
     if len(shape) == 4 and shape[2] == 1:
         raise InputError(
             "volume-slice-series",
-            f"{path} is 4D ({size}), with one slice at each time; if the last axis is slices, make it 3D",
+            f"{path} is 4D ({size}) with a single slice; if the last axis holds the slices, convert it to 3D",
         )
     if len(shape) > 3:
-        raise InputError("volume-too-many-axes", f"{path} is {len(shape)}D ({size}), not one 3D volume; split it first")
+        raise InputError("volume-too-many-axes", f"{path} is {len(shape)}D ({size}), not a 3D volume; split it first")
     if int(np.prod(shape, dtype=object)) > MAX_VOXELS:
         raise InputError(
-            "volume-implausible-size", f"{path} claims {size} voxels, more than any scan has; its header is damaged"
+            "volume-implausible-size",
+            f"{path} has a header with {size} voxels, more than any scan; it is damaged; export it again",
         )
     return shape[0], shape[1], shape[2]
 
 
 def checked_affine(affine: np.ndarray, path: Path) -> np.ndarray:
-    """(4, 4) float64; refused unless finite and invertible."""
+    """Return the affine as (4, 4) float64. Raises InputError unless it is finite, plausible and invertible."""
     affine = np.array(affine, np.float64)
     if not np.isfinite(affine).all():
         raise InputError(
@@ -238,20 +241,18 @@ def checked_affine(affine: np.ndarray, path: Path) -> np.ndarray:
         lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.isfinite(lengths).all() or np.abs(affine[:3]).max() > MAX_MM:
         raise InputError(
-            "volume-affine-implausible", f"{path} has voxels or an origin of more than {MAX_MM:g} mm; repair its header"
+            "volume-affine-implausible", f"{path} has a voxel size or origin above {MAX_MM:g} mm; repair its header"
         )
     if not lengths.all() or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-6:
-        raise InputError(
-            "volume-affine-singular", f"{path} has a singular affine (an axis without extent); repair its header"
-        )
+        raise InputError("volume-affine-singular", f"{path} has a singular affine; repair its header")
     return affine
 
 
 def checked_finite(data: np.ndarray, path: Path) -> np.ndarray:
-    """``data`` itself; refused where it holds NaN or infinite values."""
-    if not np.isfinite(data.sum(dtype=np.float64)):  # float64 cannot overflow here; NaN and inf do survive
+    """Return ``data``. Raises InputError if it contains NaN or infinite values."""
+    if not np.isfinite(data.sum(dtype=np.float64)):  # float64 cannot overflow here; NaN and inf propagate
         bad = int(data.size - np.isfinite(data).sum())
         raise InputError(
-            "volume-not-finite", f"{path} holds {bad} NaN or infinite voxels; replace them with a number first"
+            "volume-not-finite", f"{path} has {bad} NaN or infinite voxels; replace them with finite values first"
         )
     return data

@@ -1,7 +1,7 @@
-"""Adversarial objectives and penalties: what D and G minimise, averaged over patch maps and scales.
+"""Adversarial objectives and penalties: the losses of D and G, averaged over patch maps and scales.
 
-r = D(real), f = D(fake), raw logits. Own code because MONAI's ``PatchAdversarialLoss`` passes logits through
-activations that the papers do not have (least squares: LeakyReLU; hinge: tanh).
+r = D(real), f = D(fake), raw logits. Not MONAI's ``PatchAdversarialLoss``, because it passes logits through
+activations that the papers do not use (least squares: LeakyReLU; hinge: tanh).
 """
 
 from collections.abc import Callable
@@ -14,9 +14,9 @@ from torch.nn.functional import relu, softplus
 from medgen.losses.precision import full_precision
 
 Objective = Literal["minimax", "non_saturating", "least_squares", "hinge", "wasserstein"]
-Logits = list[Tensor]  # one patch map (B, 1, ...) a scale
+Logits = list[Tensor]  # one patch map (B, 1, ...) per scale
 
-# Without the mean: the loss of each real and each fake logit; s is one-sided label smoothing (1 → 1 - s).
+# Loss of each real and each fake logit, before averaging; s: one-sided label smoothing (1 → 1 - s).
 # -log σ(x) = softplus(-x); -log(1 - σ(x)) = softplus(x)
 _REAL: dict[str, Callable[[Tensor, float], Tensor]] = {
     "minimax": lambda r, s: (1 - s) * softplus(-r) + s * softplus(r),  # Goodfellow 2014, eq. 1
@@ -39,12 +39,12 @@ _GENERATOR: dict[str, Callable[[Tensor], Tensor]] = {
     "hinge": lambda f: -f,
     "wasserstein": lambda f: -f,
 }
-SMOOTHED = ("minimax", "non_saturating", "least_squares")  # objectives whose real label can be lowered
-BOUNDARY = {"least_squares": 0.5}  # logit between "fake" and "real"; 0 elsewhere
+SMOOTHED = ("minimax", "non_saturating", "least_squares")  # objectives that allow label smoothing
+BOUNDARY = {"least_squares": 0.5}  # logit threshold between "fake" and "real"; 0 for other objectives
 
 
 def discriminator_loss(objective: Objective, real: Logits, fake: Logits, *, smoothing: float = 0.0) -> Tensor:
-    """What D minimises. ``real``, ``fake``: raw logits of each scale, any shape. Returns a scalar.
+    """Loss of D. ``real``, ``fake``: raw logits of each scale, any shape. Returns a scalar.
 
     Args:
         smoothing: one-sided label smoothing (Salimans 2016): the label of real images is 1 - smoothing.
@@ -55,36 +55,36 @@ def discriminator_loss(objective: Objective, real: Logits, fake: Logits, *, smoo
 
 
 def generator_loss(objective: Objective, fake: Logits) -> Tensor:
-    """What G minimises. ``fake``: raw logits of each scale, any shape. Returns a scalar."""
+    """Loss of G. ``fake``: raw logits of each scale, any shape. Returns a scalar."""
     return torch.stack([_GENERATOR[objective](f.float()).mean() for f in fake]).mean()
 
 
 def r1_penalty(D: Callable[[Tensor], Logits], real: Tensor) -> Tensor:
-    """½ E‖∇_x D(x)‖² on real images (Mescheder 2018, eq. 9), γ aside.
+    """½ E‖∇_x D(x)‖² on real images (Mescheder 2018, eq. 9), without the weight γ.
 
-    D(x) of an image is the mean of its patch map, as in the objectives; scales are averaged. Returns a scalar
-    that can be differentiated again.
+    D(x) is the mean of an image's patch map, as in the objectives; scales are averaged. Returns a differentiable
+    scalar.
     """
     return 0.5 * torch.stack([g.square().sum(1).mean() for g in _gradients(D, real)]).mean()
 
 
 def gradient_penalty(D: Callable[[Tensor], Logits], real: Tensor, fake: Tensor) -> Tensor:
-    """E(‖∇_x̂ D(x̂)‖₂ - 1)² on x̂ = ε real + (1 - ε) fake, ε ~ U[0, 1] an image (Gulrajani 2017, eq. 3), λ aside."""
+    """E(‖∇_x̂ D(x̂)‖₂ - 1)² on x̂ = ε real + (1 - ε) fake, ε ~ U[0, 1] per image (Gulrajani 2017, eq. 3); without λ."""
     eps = torch.rand(len(real), *(1,) * (real.ndim - 1), device=real.device, dtype=real.dtype)
     between = eps * real + (1 - eps) * fake.detach()
-    # the root has no gradient at 0, where a D that ignores its input would be
+    # 1e-12: the square root has no gradient at 0, where a D that ignores its input is
     norms = [(g.square().sum(1) + 1e-12).sqrt() for g in _gradients(D, between)]
     return torch.stack([(n - 1).square().mean() for n in norms]).mean()
 
 
 def consistency_penalty(plain: Logits, transformed: Logits) -> Tensor:
-    """E(D(x) - D(T(x)))² (Zhang 2020, eq. 3), D(x) the mean of an image's patch map: T moves its places."""
+    """E(D(x) - D(T(x)))² (Zhang 2020, eq. 3), with D(x) averaged over the patch map, because T moves positions."""
     pairs = zip(plain, transformed, strict=True)
     return torch.stack([(_critic(a) - _critic(b)).square().mean() for a, b in pairs]).mean()
 
 
 def _critic(logits: Tensor) -> Tensor:
-    """(B, ...) → (B,): the one number that D gives an image."""
+    """(B, ...) → (B,): D's mean logit for each image."""
     return logits.float().flatten(1).mean(1)
 
 
@@ -98,18 +98,18 @@ def _gradients(D: Callable[[Tensor], Logits], x: Tensor) -> list[Tensor]:
 
 @torch.no_grad()
 def health(objective: Objective, real: Logits, fake: Logits) -> dict[str, Tensor]:
-    """How D stands: share of real and of fake patches it takes for what they are, and of saturated logits.
+    """State of D: share of correctly classified real and fake patches, and of saturated logits.
 
-    Wasserstein critics have no boundary; there it is the middle between the two means. A fake logit is saturated
-    where the generator's loss has less than 1 % of a unit's gradient: D is so sure that G learns nothing from it.
+    Wasserstein critics have no fixed threshold; the midpoint of the two means is used. A fake logit is saturated if the
+    gradient of the generator's loss is below 0.01 there: D is so certain that G learns nothing from it.
     """
     r, f = (torch.cat([s.float().flatten() for s in logits]) for logits in (real, fake))
-    middle = (r.mean() + f.mean()) / 2 if objective == "wasserstein" else BOUNDARY.get(objective, 0.0)
+    threshold = (r.mean() + f.mean()) / 2 if objective == "wasserstein" else BOUNDARY.get(objective, 0.0)
     with torch.enable_grad():
         f = f.requires_grad_()
         (slopes,) = torch.autograd.grad(_GENERATOR[objective](f).sum(), f)
     return {
-        "real_accuracy": (r > middle).float().mean(),
-        "fake_accuracy": (f < middle).float().mean(),
+        "real_accuracy": (r > threshold).float().mean(),
+        "fake_accuracy": (f < threshold).float().mean(),
         "saturated": (slopes.abs() < 0.01).float().mean(),
     }

@@ -1,4 +1,4 @@
-"""A discriminator with its objective and stabilisers, so that any of them serves in any GAN method."""
+"""A discriminator with its objective and stabilisers, which can be combined freely in any GAN method."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -27,77 +27,81 @@ from medgen.networks.discriminator import Discriminator, frozen
 from medgen.networks.generator import Norm
 from medgen.types import Count, Section, Weight
 
-REMEMBERED = 16  # outputs whose diversity is measured
+REMEMBERED = 16  # recent images used to measure diversity
 
 
 class AdversarySettings(Section):
-    """Keys of ``method.adversary``: the discriminator, what it minimises, and what stabilises it."""
+    """Keys of ``method.adversary``: the discriminator, its objective and its stabilisers."""
 
     objective: Objective = Field("least_squares", description="adversarial loss of discriminator and generator")
     filters: Count = Field(64, description="channels of the discriminator's first layer (papers: 64)")
     layers: Annotated[int, Field(gt=0, le=32)] = Field(
-        3, description="layers between its first and last; each sees twice as far (3: the 70-voxel PatchGAN)"
+        3, description="layers between its first and last; each doubles the receptive field (3: the 70-voxel PatchGAN)"
     )
     scales: Annotated[int, Field(gt=0, le=16)] = Field(
-        1, description="discriminators, each of an image half as large as that of the one before"
+        1, description="number of discriminators; each sees the image at half the size of the previous one"
     )
-    norm: Norm = Field("instance", description="after convolutions; instance and group take absolute values (HU) away")
+    norm: Norm = Field(
+        "instance", description="norm after convolutions; instance and group remove absolute values (HU)"
+    )
     antialias: bool = Field(
         False, description="convolve at full resolution and blur before each halving (CUT: true; Zhang 2019)"
     )
     spectral_norm: bool = Field(
-        False, description="keep each convolution's largest singular value at 1 (Miyato 2018); with norm none"
+        False, description="keep each convolution's largest singular value at 1 (Miyato 2018); use with norm none"
     )
     pool: Annotated[int, Field(ge=0)] = Field(
         0,
-        description="earlier translations kept for the discriminator, half of the time shown in place of new ones "
-        "(Shrivastava 2017; CycleGAN: 50)",
+        description="number of earlier translations kept; the discriminator sees one instead of a new one with "
+        "probability ½ (Shrivastava 2017; CycleGAN: 50)",
     )
-    critic_steps: Count = Field(1, description="updates of the discriminator for one of the generator (Wasserstein: 5)")
+    critic_steps: Count = Field(1, description="discriminator updates per generator update (Wasserstein: 5)")
     weight_clip: Weight = Field(
-        0.0, description="cut the discriminator's weights to ± this after each update (Arjovsky 2017: 0.01); 0: off"
+        0.0,
+        description="clip the discriminator's weights to ± this value after each update (Arjovsky 2017: 0.01); 0: off",
     )
     gradient_penalty: Weight = Field(0.0, description="weight of the gradient penalty (Gulrajani 2017: 10)")
     r1: Weight = Field(0.0, description="weight of R1, the gradient penalty on real images (Mescheder 2018: 10)")
     r1_every: Count = Field(
-        16, description="steps between applications of R1, each with as many times its weight (StyleGAN2: 16)"
+        16, description="apply R1 every this many steps, with its weight multiplied by the same number (StyleGAN2: 16)"
     )
     consistency: Weight = Field(
         0.0, description="weight of (D(x) - D(T(x)))², T a flip and a translation of the image (Zhang 2020: 10)"
     )
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0,
-        description="real images' label is 1 less this (Salimans 2016: 0.1); not for hinge and wasserstein",
+        description="label of real images is 1 minus this (Salimans 2016: 0.1); not for hinge and wasserstein",
     )
     augment: tuple[Change, ...] = Field(
-        (), description="random changes of all that the discriminator sees: flip, translate, cutout, intensity"
+        (), description="random augmentation of the discriminator's input: flip, translate, cutout, intensity"
     )
     lr: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="the discriminator's learning rate (two time scales, Heusel 2017); null: the generator's"
+        None,
+        description="the discriminator's learning rate (two time scales, Heusel 2017); null: that of the generator",
     )
     optimizer: Literal["adam", "rmsprop"] = Field(
-        "adam", description="of all networks (Wasserstein with weight_clip: rmsprop, at a learning rate of 5e-5)"
+        "adam", description="optimizer of all networks (Wasserstein with weight_clip: rmsprop, lr 5e-5)"
     )
 
     @model_validator(mode="after")
     def _consistent(self) -> "AdversarySettings":
         if self.label_smoothing and self.objective not in SMOOTHED:
-            raise ValueError(f"objective {self.objective} has no label to smooth; set label_smoothing to 0")
+            raise ValueError(f"objective {self.objective} does not support label smoothing; set label_smoothing to 0")
         if self.objective == "wasserstein" and not (self.weight_clip or self.gradient_penalty or self.spectral_norm):
             raise ValueError(
-                "objective wasserstein needs a bounded critic; set gradient_penalty (paper: 10), weight_clip (0.01) "
-                "or spectral_norm"
+                "objective wasserstein needs a constrained critic; set gradient_penalty (paper: 10), weight_clip "
+                "(0.01) or spectral_norm"
             )
         return self
 
 
 class Adversary:
-    """One discriminator, what it minimises, and what it makes the generator minimise.
+    """One discriminator, its loss, and the adversarial loss of the generator.
 
     Args:
-        settings: of the discriminator and its loss.
-        spatial_dims, in_channels: of the images it judges (for a conditional one: condition and image).
-        out_channels: maps of its network; more than 1 for ``networks.blocks.branches``.
+        settings: settings of the discriminator and its loss.
+        spatial_dims, in_channels: dimensions and channels of its input (for a conditional one: condition and image).
+        out_channels: output maps of its network; more than 1 for ``networks.blocks.branches``.
     """
 
     def __init__(
@@ -120,11 +124,11 @@ class Adversary:
         self._seen: dict[str, deque[Tensor]] = {k: deque(maxlen=REMEMBERED) for k in ("real", "fake")}
 
     def discriminator_loss(self, real: Tensor, fake: Tensor, step: int) -> Tensor:
-        """What D minimises at a step, penalties included.
+        """Loss of D at a step, including penalties.
 
         Args:
             real, fake: (B, C, X, Y[, Z]) in [-1, 1]; no gradient flows to them.
-            step: number of the step; decides when the lazy penalty is due.
+            step: number of the step; R1 is applied at every ``r1_every``-th one.
         """
         D, s = self.network, self.settings
         self._remember(real, fake)
@@ -143,40 +147,40 @@ class Adversary:
         return loss
 
     def generator_loss(self, fake: Tensor) -> Tensor:
-        """What G minimises: (B, C, X, Y[, Z]) with its gradient → scalar; D collects no gradient."""
+        """Adversarial loss of G: (B, C, X, Y[, Z]) with gradient → scalar; D accumulates no gradient."""
         with frozen(self.network):
             return generator_loss(self.settings.objective, self.network(augment(fake, self.settings.augment)))
 
     def generator_losses(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-        """``generator_loss`` and feature matching with ``real``, its truth, from one pass: two scalars.
+        """``generator_loss`` and feature matching with the target ``real``, from one pass: two scalars.
 
-        Both images are augmented by the same draw, or their features would differ for that alone.
+        Both images get the same random augmentation; otherwise their features would differ because of it.
         """
         images = augment(torch.cat([real.detach(), fake], 1), self.settings.augment).chunk(2, 1)
         layers = cast(Discriminator, self.network).layers
         with frozen(self.network), torch.no_grad():
             r = layers(images[0])
-        torch.clear_autocast_cache()  # or the fake would reuse the real's casts of the weights, without gradient
+        torch.clear_autocast_cache()  # otherwise the fake pass reuses cast weights without gradient
         with frozen(self.network):
             f = layers(images[1])
         gan = generator_loss(self.settings.objective, [scale[-1] for scale in f])
         return gan, feature_matching_loss([scale[:-1] for scale in r], [scale[:-1] for scale in f])
 
     def generators_turn(self, step: int) -> bool:
-        """Whether G is updated at this step: once in ``critic_steps``."""
+        """Whether G is updated at this step: once every ``critic_steps``."""
         return (step + 1) % self.settings.critic_steps == 0
 
     def _remember(self, real: Tensor, fake: Tensor) -> None:
-        """Small views of the last images: (C, 4, 4[, 4]) each."""
+        """Store the last images, downsampled to (C, 4, 4[, 4])."""
         pool = nn.AdaptiveAvgPool3d(4) if real.ndim == 5 else nn.AdaptiveAvgPool2d(4)
         for key, images in (("real", real), ("fake", fake)):
             self._seen[key].extend(pool(images[:, : self.in_channels].detach().float()))
 
     def diversity(self) -> float:
-        """Mean distance between recent fakes as a part of that between recent reals; → 0: the generator collapsed.
+        """Mean distance between recent fakes divided by that between recent reals; near 0: mode collapse.
 
-        Of the channels the least, for a condition among them is as diverse as the data; those that do not vary in the
-        data (a label that these patches lack) say nothing. 1 until two were seen.
+        Returns the minimum over channels, because a condition among them is as diverse as the data. Channels that are
+        constant in the data (a label that these patches lack) are ignored. Returns 1 until two images were stored.
         """
         if len(self._seen["fake"]) < 2:
             return 1.0
@@ -188,8 +192,8 @@ class Adversary:
 def _spread(images: Tensor) -> Tensor:
     """(N, C, ...) → (C,): mean L1 distance between two images."""
     n = len(images)
-    apart = (images[:, None] - images[None]).abs().flatten(3).mean(3)
-    return apart.sum((0, 1)) / (n * (n - 1))
+    distances = (images[:, None] - images[None]).abs().flatten(3).mean(3)
+    return distances.sum((0, 1)) / (n * (n - 1))
 
 
 def optimizers(
@@ -199,21 +203,21 @@ def optimizers(
     betas: tuple[float, float],
     others: Mapping[str, nn.Module] | None = None,
 ) -> dict[str, Optimizer]:
-    """One called G for all that the generator's loss trains, D for all discriminators, and one for each other."""
+    """Create the optimizers: G for ``generators``, D for all discriminators, and one for each of ``others``."""
 
     def make(networks: list[nn.Module], rate: float) -> Optimizer:
         parameters = chain.from_iterable(n.parameters() for n in networks)
         return RMSprop(parameters, rate) if rmsprop else Adam(parameters, rate, betas)
 
     rmsprop = any(a.settings.optimizer == "rmsprop" for a in adversaries)
-    found = {"G": make(generators, lr)} | {k: make([n], lr) for k, n in (others or {}).items()}
+    result = {"G": make(generators, lr)} | {k: make([n], lr) for k, n in (others or {}).items()}
     if adversaries:
         critics: list[nn.Module] = [a.network for a in adversaries]
-        found["D"] = make(critics, adversaries[0].settings.lr or lr)
+        result["D"] = make(critics, adversaries[0].settings.lr or lr)
         limit = adversaries[0].settings.weight_clip
         if limit:
-            found["D"].register_step_post_hook(lambda *_: _clip(critics, limit))
-    return found
+            result["D"].register_step_post_hook(lambda *_: _clip(critics, limit))
+    return result
 
 
 @torch.no_grad()

@@ -1,8 +1,8 @@
-"""Differentiable augmentation of what the discriminator sees (DiffAugment, Zhao 2020).
+"""Differentiable augmentation of the discriminator's input (DiffAugment, Zhao 2020).
 
-The same kinds of change are made to real and to translated images, and gradients pass through them to the
-generator; so a discriminator with few images cannot learn them by heart. ``intensity`` hides shifts of HU
-from the discriminator: leave it out where those are the lesson.
+Real and translated images get the same kinds of augmentation, and gradients pass through them to the generator. This
+keeps the discriminator from memorising small data sets. ``intensity`` hides shifts of HU from the discriminator: leave
+it out if the generator must learn them.
 """
 
 from typing import Literal
@@ -14,11 +14,11 @@ Change = Literal["flip", "translate", "cutout", "intensity"]
 
 
 def augment(x: Tensor, changes: tuple[Change, ...]) -> Tensor:
-    """(B, C, X, Y[, Z]) → the same shape; each image gets its own draw of every change named.
+    """(B, C, X, Y[, Z]) → the same shape; each image gets its own random draw of every change.
 
-    flip: each axis mirrored with probability ½. translate: by up to ⅛ of each side, zeros (the middle of the
-    code) from beyond. cutout: a box of half the sides set to 0, with probability ½. intensity: shift by up to
-    ±0.1 and contrast by a factor of 0.8 to 1.2 about the image's mean, in code units.
+    flip: each axis mirrored with probability ½. translate: by up to ⅛ of each side, padded with zeros (the
+    middle of the range). cutout: a box with half of each side set to 0, with probability ½. intensity: shift by up to
+    ±0.1 and contrast by a factor of 0.8 to 1.2 about the image's mean, in encoded intensity.
     Draws come from torch's global CPU generator.
     """
     if not changes:

@@ -1,15 +1,15 @@
-"""Feature matching: what the discriminator's layers see in a translation must be what they see in the truth."""
+"""Feature matching: a translation must give the same discriminator features as the true image."""
 
 import torch
 from torch import Tensor
 
-Features = list[list[Tensor]]  # of each scale, the outputs of each layer
+Features = list[list[Tensor]]  # for each scale, the outputs of each layer
 
 
 def feature_matching_loss(real: Features, fake: Features) -> Tensor:
     """Σ_i ‖Dᵢ(real) - Dᵢ(fake)‖₁ over the layers, each a mean, averaged over scales (pix2pixHD, Wang 2018, eq. 4).
 
-    The logits are no features: leave them out. No gradient flows to ``real``. Returns a scalar.
+    Pass features without the logits. No gradient flows to ``real``. Returns a scalar.
     """
     scales = [
         torch.stack([(r.detach() - f).abs().mean() for r, f in zip(a, b, strict=True)]).sum()

@@ -1,17 +1,17 @@
-"""A history of translations that the discriminator is shown (Shrivastava 2017; CycleGAN, section 4)."""
+"""A history of translations for the discriminator (Shrivastava 2017; CycleGAN, section 4)."""
 
 import torch
 from torch import Tensor, nn
 
 
 class ImagePool(nn.Module):
-    """Half of the time a sample goes through as it is, else it changes places with a stored one.
+    """Return each sample unchanged or, with probability ½, swap it with a stored one.
 
-    A module without weights, so that its content travels with the checkpoint and a resumed run shows the
-    discriminator the same images. Draws from torch's global generator.
+    A module without weights, so that checkpoints include the stored images and a resumed run shows the discriminator
+    the same ones. Draws from torch's global generator.
 
     Args:
-        size: images kept; 0 switches the pool off.
+        size: number of images kept; 0 switches the pool off.
     """
 
     def __init__(self, size: int) -> None:
@@ -20,7 +20,7 @@ class ImagePool(nn.Module):
         self.images: list[Tensor] = []
 
     def forward(self, batch: Tensor) -> Tensor:
-        """(B, ...) detached translations → (B, ...) some of them from the past."""
+        """(B, ...) detached translations → (B, ...), some of them replaced by earlier ones."""
         if self.size == 0:
             return batch
         return torch.stack([self._swap(image) for image in batch])
@@ -33,7 +33,7 @@ class ImagePool(nn.Module):
             return image
         i = int(torch.randint(self.size, (), device="cpu"))
         old, self.images[i] = self.images[i], image.clone()
-        return old.to(image)  # a checkpoint brings its images back to the CPU
+        return old.to(image)  # images from a checkpoint are on the CPU
 
     def get_extra_state(self) -> Tensor:
         return torch.stack([image.cpu() for image in self.images]) if self.images else torch.empty(0)

@@ -1,4 +1,4 @@
-"""What an unpaired translation must not change: losses between input and output, for any method to switch on."""
+"""Losses between input and output that preserve structure in unpaired translation; optional in several methods."""
 
 import torch
 from pydantic import Field
@@ -12,14 +12,14 @@ from medgen.types import Batch, DataShape, Section, Update, Weight
 
 
 class PreserveSettings(Section):
-    """Keys of ``method.preserve``: weights of what a translation must not change; 0 switches a loss off."""
+    """Keys of ``method.preserve``: weights of the structure losses; 0 switches a loss off."""
 
-    weight_gradient: Weight = Field(0.0, description="of 1 - correlation of the gradients of input and output")
-    weight_mind: Weight = Field(0.0, description="of the difference of their MIND descriptors (Heinrich 2012)")
+    weight_gradient: Weight = Field(0.0, description="weight of 1 - correlation of the gradients of input and output")
+    weight_mind: Weight = Field(0.0, description="weight of the difference of the MIND descriptors (Heinrich 2012)")
     weight_segmentation: Weight = Field(
         0.0,
-        description="of segmentation consistency (SynSeg-Net, Huo 2018; Zhang 2018): a U-Net learns the source's "
-        "labels on input and output, and the generator is asked for images in which it finds them; needs data.labels",
+        description="weight of segmentation consistency (SynSeg-Net, Huo 2018; Zhang 2018): a U-Net learns the "
+        "source's labels on input and output; the generator must give images in which it finds them; needs data.labels",
     )
 
 
@@ -34,10 +34,10 @@ class Preserve:
     Args:
         settings: weights of the losses.
         spatial_dims: 3 or 2.
-        data: channels of x and ŷ, as many for segmentation consistency, as S reads both; and classes of the labels.
+        data: channels of x and ŷ (equal for segmentation consistency, because the U-Net S reads both), and classes.
 
     Raises:
-        ValueError: segmentation consistency without labels, or with other channels out than in.
+        ValueError: segmentation consistency without labels, or with different numbers of input and output channels.
     """
 
     def __init__(self, settings: PreserveSettings, *, spatial_dims: int, data: DataShape) -> None:
@@ -52,7 +52,9 @@ class Preserve:
         if data.classes is None:
             raise ValueError("weight_segmentation needs labels: set data.labels to true and data.classes")
         if data.in_channels != data.out_channels:
-            raise ValueError("weight_segmentation needs as many channels in as out: its segmenter reads both images")
+            raise ValueError(
+                "weight_segmentation needs equal numbers of input and output channels, because its segmenter reads both"
+            )
         self.networks["S"] = build_generator(
             SEGMENTER,
             spatial_dims=spatial_dims,
@@ -65,7 +67,7 @@ class Preserve:
         """Losses by name (those switched on) and their weighted sum.
 
         Args:
-            x, y_hat: (B, C, X, Y[, Z]); of different numbers of channels the first ones are compared.
+            x, y_hat: (B, C, X, Y[, Z]); with different numbers of channels, the first ones are compared.
             batch: with "labels" (B, 1, X, Y[, Z]) of x for segmentation consistency.
         """
         n = min(x.shape[1], y_hat.shape[1])
@@ -81,7 +83,7 @@ class Preserve:
         return losses, sum((self.weights[k] * v for k, v in losses.items()), torch.zeros((), device=x.device))
 
     def learn(self, x: Tensor, y_hat: Tensor, batch: Batch, update: Update) -> dict[str, Tensor]:
-        """One update of S, if there is one, on the input and on its translation."""
+        """Update S, if it exists, on the input and its translation."""
         if "S" not in self.networks:
             return {}
         S, images = self.networks["S"], [x.detach(), y_hat.detach()]
@@ -91,11 +93,11 @@ class Preserve:
 
 
 def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy + 1 - mean soft Dice over the classes present (as nnU-Net).
+    """Cross-entropy + 1 - mean soft Dice over the classes present (as in nnU-Net).
 
     Args:
         logits: (B, K, X, Y[, Z]).
-        labels: (B, 1, X, Y[, Z]) int64 in 0 … K-1; of a slab's slices (B, k, X, Y) the middle one counts.
+        labels: (B, 1, X, Y[, Z]) int64 in 0 … K-1; of a slab (B, k, X, Y) the middle slice is used.
     """
     logits = logits.float()
     labels = labels[:, labels.shape[1] // 2]

@@ -1,10 +1,10 @@
-"""Structure kept while intensity changes: losses between an image and its translation, without a paired target.
+"""Structure losses between an image and its translation, independent of intensity and without a paired target.
 
-Both ignore a change of intensity a·v + b (a ≠ 0) and rise where an edge is moved, erased or made up.
-Images are (B, C, X, Y) or (B, C, X, Y, Z) of equal shapes with intensities of order 1 (a codec's [-1, 1]); each
-sample and channel is compared by itself, in float32 at least, whatever the precision of its neighbours in the
-graph: sums of squares of noise leave the range of float16 and the digits of bfloat16. There is no convolution or
-matrix product here, so autocast leaves the dtype alone. All raise `InputError` for other shapes.
+Both ignore a change of intensity a·v + b (a ≠ 0) and increase where an edge is moved, removed or added.
+Images are (B, C, X, Y) or (B, C, X, Y, Z) of equal shapes, with intensities of order 1 (encoded to [-1, 1]). Each
+sample and channel is compared separately, at least in float32 whatever the input's precision: sums of squares of noise
+exceed the range of float16 and the precision of bfloat16. There are no convolutions or matrix products here, so
+autocast does not change the dtype. All functions raise `InputError` for other shapes.
 """
 
 from itertools import combinations
@@ -16,8 +16,8 @@ from torch.nn.functional import pad
 from medgen.errors import InputError
 
 GRADIENT_FLOOR = 1e-8  # added to the variance of gradients: a deviation of 1e-4, below the noise of any scan
-VARIANCE_FLOOR = 1e-3  # least V as a part of its mean over the image, as in Heinrich's published code
-TINY = 1e-12  # keeps a constant image from 0 / 0
+VARIANCE_FLOOR = 1e-3  # minimum of V relative to its mean over the image, as in Heinrich's published code
+TINY = 1e-12  # avoids 0 / 0 for constant images
 
 
 def gradient_correlation_loss(x: Tensor, y: Tensor) -> Tensor:
@@ -27,16 +27,16 @@ def gradient_correlation_loss(x: Tensor, y: Tensor) -> Tensor:
     1803.06629, eq. 2-3), extended to 3D. ∂ is the central difference along one axis, NCC the normalised
     cross-correlation of the two gradient images over a whole sample; voxel size cancels.
 
-    Both papers take the signed NCC, which calls a contrast inversion the worst error there is; T1 to T2 is one.
-    The modulus differs from it only where NCC < 0, so where contrast is kept (CT to CT) the loss and its
-    gradient are theirs; which polarity is right, an adversarial or paired loss beside it tells.
-    An axis without any edge in one image correlates with nothing: it counts 1 and has no gradient for the other.
+    Both papers use the signed NCC, for which an inversion of contrast (T1 to T2) is the largest possible error. The
+    absolute value differs only where NCC < 0, so where contrast is kept (CT to CT) the loss and its gradient equal
+    theirs. The polarity must be determined by an additional adversarial or paired loss.
+    An axis without any edge in one image has correlation 0: it counts 1 and gives the other image no gradient.
     """
     x, y = _checked(x, y)
     if min(x.shape[2:]) < 3:
         raise InputError(
             "loss-image-too-small",
-            f"a central difference needs 3 voxels along each axis, not an image of shape {tuple(x.shape)}",
+            f"gradient correlation needs at least 3 voxels along each axis; got an image of shape {tuple(x.shape)}",
         )
     correlations = [_correlation(_difference(x, axis), _difference(y, axis)) for axis in range(2, x.ndim)]
     return 1 - torch.stack(correlations).abs().mean()
@@ -45,9 +45,9 @@ def gradient_correlation_loss(x: Tensor, y: Tensor) -> Tensor:
 def mind_loss(x: Tensor, y: Tensor, *, radius: int = 2, dilation: int = 2) -> Tensor:
     """Mean absolute difference of the descriptors `mind` of x and y: a scalar in [0, 1), 0 for y = a·x + b.
 
-    The structure-consistency loss of Yang et al. 2018 (arXiv 1809.04536). Local, where gradient correlation is
-    global: an inversion of contrast inside one organ costs nothing, a lost lesion costs as much beside bone
-    as in the liver.
+    The structure-consistency loss of Yang et al. 2018 (arXiv 1809.04536). It is local, whereas gradient
+    correlation is global: an inversion of contrast inside one organ costs nothing, and a lost lesion costs as much
+    beside bone as in the liver.
     """
     x, y = _checked(x, y)
     return (mind(x, radius=radius, dilation=dilation) - mind(y, radius=radius, dilation=dilation)).abs().mean()
@@ -57,24 +57,26 @@ def mind(x: Tensor, *, radius: int = 2, dilation: int = 2) -> Tensor:
     """Modality-independent neighbourhood descriptor, self-similarity context: (B, C·P, X, Y[, Z]) in (0, 1].
 
     exp(-D_P / V), Heinrich et al., Med Image Anal 2012;16:1423, eq. 4, with the pairs of Heinrich et al., MICCAI
-    2013 (MIND-SSC): the P pairs of face neighbours that lie √2·dilation apart, 12 in 3D and 4 in 2D. They leave
-    the central patch out, whose noise would enter every distance. D_P: mean squared difference of two patches
-    of (2·radius + 1) voxels a side, all weighing the same; V: mean of the D_P of a voxel, at least
-    ``VARIANCE_FLOOR`` of its mean over the image, lest the noise of plain air be taken for structure.
-    The image is continued beyond its border by its border voxels.
+    2013 (MIND-SSC): the P pairs of face neighbours that lie √2·dilation apart, 12 in 3D and 4 in 2D. They
+    exclude the central patch, because its noise would enter every distance. D_P: mean squared difference of two
+    patches of (2·radius + 1) voxels per side, equally weighted. V: mean of the D_P of a voxel, at least
+    ``VARIANCE_FLOOR`` of its mean over the image, so that noise in air does not count as structure.
+    The image is padded with its edge values.
 
-    radius ≥ 0 and dilation ≥ 1 in voxels: a descriptor sees radius + dilation voxels far.
+    radius ≥ 0 and dilation ≥ 1 in voxels: a descriptor depends on voxels up to radius + dilation away.
     """
     x, _ = _checked(x, x)
     if radius < 0 or dilation < 1:
-        raise InputError("loss-radius-range", f"radius {radius} must be at least 0 and dilation {dilation} at least 1")
+        raise InputError(
+            "loss-radius-range", f"radius must be at least 0 and dilation at least 1; got {radius} and {dilation}"
+        )
     axes = range(2, x.ndim)
     padded = pad(x, [radius + dilation] * 2 * len(axes), mode="replicate")
     neighbours = [(axis, _shifted(padded, axis, offset, dilation)) for axis in axes for offset in (-dilation, dilation)]
     distances = [
         _patch_mean((p - q) ** 2, radius)
         for (axis_p, p), (axis_q, q) in combinations(neighbours, 2)
-        if axis_p != axis_q  # the others face each other across the centre
+        if axis_p != axis_q  # pairs on one axis lie opposite each other across the centre
     ]
     distance = torch.stack(distances, 2)
     variance = distance.mean(2, keepdim=True)
@@ -86,7 +88,7 @@ def _checked(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     if x.ndim not in (4, 5) or x.shape != y.shape or not x.numel():
         shapes = f"{tuple(x.shape)} and {tuple(y.shape)}"
         raise InputError(
-            "loss-shapes-differ", f"structure is compared between images (B, C, X, Y[, Z]) of one shape, not {shapes}"
+            "loss-shapes-differ", f"structure losses need two images (B, C, X, Y[, Z]) of equal shape; got {shapes}"
         )
     dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
     return x.to(dtype), y.to(dtype)
@@ -106,16 +108,16 @@ def _correlation(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _shifted(padded: Tensor, axis: int, offset: int, margin: int) -> Tensor:
-    """The image moved by ``offset`` along ``axis``, without ``margin`` voxels at each side of each axis."""
+    """The image shifted by ``offset`` along ``axis``, with ``margin`` voxels removed at both ends of each axis."""
     for a in range(2, padded.ndim):
         padded = padded.narrow(a, margin + (offset if a == axis else 0), padded.shape[a] - 2 * margin)
     return padded
 
 
 def _patch_mean(x: Tensor, radius: int) -> Tensor:
-    """Mean over the patch around each voxel that has a whole one: ``radius`` fewer voxels at each side.
+    """Mean over the complete patch around each voxel; the result has ``radius`` fewer voxels at each side.
 
-    Sums of shifted images, an axis at a time: three times as fast as pooling, and nothing kept for the backward pass.
+    Sums shifted images along each axis: three times as fast as pooling, and nothing is stored for the backward pass.
     """
     for axis in range(2, x.ndim):
         n = x.shape[axis] - 2 * radius

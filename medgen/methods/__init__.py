@@ -1,4 +1,4 @@
-"""One published method a file; the file's name is the method's name in a config."""
+"""Translation methods, one published method per file; the file name is the method's name in a config."""
 
 import difflib
 import importlib
@@ -14,7 +14,7 @@ def method_names() -> list[str]:
 
 
 def method_class(name: str) -> type:
-    """The class with ``translate`` that ``medgen/methods/<name>.py`` defines. Raises what ``settings_class`` does."""
+    """The class with ``translate`` in ``medgen/methods/<name>.py``. Raises the same as ``settings_class``."""
     module = _module(name, "config")
     own = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
     return next(c for c in own if hasattr(c, "translate"))
@@ -24,7 +24,7 @@ def settings_class(name: str, where: str = "config") -> type[MethodSettings]:
     """The class ``Settings`` of ``medgen/methods/<name>.py``.
 
     Raises:
-        InputError: no such method; the sentence lists the known ones.
+        InputError: unknown method; the message suggests a similar name or lists the known ones.
     """
     return _module(name, where).Settings
 
@@ -33,6 +33,6 @@ def _module(name: str, where: str) -> ModuleType:
     names = method_names()
     if name not in names:
         close = difflib.get_close_matches(str(name), names, n=1)
-        hint = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(names)}"
+        hint = f"; did you mean {close[0]}?" if close else f"; use one of {', '.join(names)}"
         raise InputError("method-unknown", f"{where}: unknown method {name!r}{hint}")
     return importlib.import_module(f"{__name__}.{name}")

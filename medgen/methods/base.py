@@ -1,4 +1,4 @@
-"""What every translation method has: its settings, and what the training loop and inference ask of it."""
+"""Interface of translation methods: common settings, and the members that training and inference use."""
 
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
 
@@ -8,36 +8,35 @@ from torch.optim import Optimizer
 
 from medgen.types import Batch, Section, Update
 
-if TYPE_CHECKING:  # config reads this module, and the networks are slow to import
+if TYPE_CHECKING:  # config imports this module, and importing the networks is slow
     from medgen.losses.adversary import Adversary
 
 
-NAME = "of the method: that of its file in medgen/methods"
+NAME = "name of the method: its file name in medgen/methods"
 
 
 class MethodSettings(Section):
-    """Keys that the section ``method`` has for every method; ``Settings`` of a method's file adds its own."""
+    """Keys of the section ``method`` for every method; ``Settings`` in a method's file adds its own."""
 
-    paired_only: ClassVar[bool] = False  # learns from pairs of one place
-    needs_classes: ClassVar[bool] = False  # ``translate`` takes the classes of the labels as a last channel
-    needs_domains: ClassVar[bool] = False  # translates between any two of data.domains
+    paired_only: ClassVar[bool] = False  # needs aligned pairs of source and target
+    needs_classes: ClassVar[bool] = False  # ``translate`` takes the label classes as last channel
+    needs_domains: ClassVar[bool] = False  # translates between any two domains of data.domains
 
     name: str = Field(description=NAME)
     spatial_dims: Literal[2, 3] = Field(3, description="3: volumes; 2: slices, see sampling.patch")
-    lr: Annotated[float, Field(gt=0)] = Field(2e-4, description="learning rate of every network without its own")
-    betas: tuple[float, float] = Field((0.5, 0.999), description="of Adam, for all networks")
+    lr: Annotated[float, Field(gt=0)] = Field(
+        2e-4, description="learning rate of all networks that have no own learning rate"
+    )
+    betas: tuple[float, float] = Field((0.5, 0.999), description="betas of Adam, for all networks")
 
 
 class Method(Protocol):
-    """A translation method: one published method, one file in ``medgen/methods``.
+    """Interface of the classes in ``medgen/methods``, created from their ``Settings`` and a ``types.DataShape``."""
 
-    Its class takes its ``Settings`` and a ``types.DataShape``.
-    """
-
-    networks: dict[str, nn.Module]  # every network that learns
-    memory: dict[str, nn.Module]  # other state of training, e.g. image pools; saved for resume
-    adversaries: "dict[str, Adversary]"  # the discriminators' side, by name; the loop logs their health
-    generator: str  # key in ``networks`` of the network that ``translate`` runs; the loop keeps its EMA
+    networks: dict[str, nn.Module]  # all trainable networks
+    memory: dict[str, nn.Module]  # other training state, e.g. image pools; saved for resume
+    adversaries: "dict[str, Adversary]"  # discriminators by name; the training loop logs their health
+    generator: str  # key in ``networks`` of the network that ``translate`` runs and that has an EMA
 
     def optimizers(self) -> dict[str, Optimizer]: ...
 

@@ -3,8 +3,8 @@
     L(G, F, D_X, D_Y) = L_GAN(G, D_Y) + L_GAN(F, D_X) + λ L_cyc(G, F)                           (eq. 3)
 
 x ∈ X: source, y ∈ Y: target, of different patients. G: X → Y, F: Y → X. L_cyc = ‖F(G(x)) − x‖₁ +
-‖G(F(y)) − y‖₁ (eq. 2); the identity loss of section 5.2, ‖G(y) − y‖₁ + ‖F(x) − x‖₁, weighs
-λ · weight_identity. D sees a pool of the last 50 translations (section 4).
+‖G(F(y)) − y‖₁ (eq. 2). The identity loss of section 5.2, ‖G(y) − y‖₁ + ‖F(x) − x‖₁, has the weight
+λ · weight_identity. The discriminators see a pool of the last 50 translations (section 4).
 """
 
 from typing import Any, Literal
@@ -22,19 +22,24 @@ from medgen.types import Batch, DataShape, Update, Weight
 
 class Settings(MethodSettings):
     name: Literal["cyclegan"] = Field("cyclegan", description=NAME)
-    generator: GeneratorSettings = Field(GeneratorSettings(), description="G and F, the translation there and back")
+    generator: GeneratorSettings = Field(
+        GeneratorSettings(), description="G and F, the translations in both directions"
+    )
     adversary: AdversarySettings = Field(
-        AdversarySettings(pool=50), description="D_X and D_Y, which judge images of source and target"
+        AdversarySettings(pool=50), description="D_X and D_Y, the discriminators of source and target images"
     )
     preserve: PreserveSettings = Field(PreserveSettings(), description="further losses between input and output")
     weight_gan: Weight = Field(
-        2.0, description="of both adversarial losses; 2 is the paper's balance, whose least squares for G have no ½"
+        2.0,
+        description="weight of both adversarial losses; 2 equals the paper, where the least-squares loss of G has no ½",
     )
-    weight_cycle: Weight = Field(10.0, description="of the L1 distance after there and back (paper: 10)")
+    weight_cycle: Weight = Field(
+        10.0, description="weight of the cycle loss: L1 distance after both translations (paper: 10)"
+    )
     weight_identity: Weight = Field(
         0.5,
-        description="of the L1 distance of G(y) to y and F(x) to x, as a part of weight_cycle (paper: 0.5 where used); "
-        "needs as many channels in as out",
+        description="weight of the L1 distance of G(y) to y and F(x) to x, relative to weight_cycle (paper: 0.5 where "
+        "used); needs equal numbers of input and output channels",
     )
 
 
@@ -46,7 +51,9 @@ class CycleGAN:
     def __init__(self, settings: Settings, data: DataShape) -> None:
         n_x, n_y = data.in_channels, data.out_channels
         if settings.weight_identity and n_x != n_y:
-            raise ValueError("the identity loss needs as many channels in as out; set weight_identity to 0")
+            raise ValueError(
+                "the identity loss needs equal numbers of input and output channels; set weight_identity to 0"
+            )
         dims: dict[str, Any] = {"spatial_dims": settings.spatial_dims}
         D_X, D_Y = (Adversary(settings.adversary, in_channels=n, **dims) for n in (n_x, n_y))
         self.settings = settings
@@ -82,9 +89,9 @@ class CycleGAN:
             if weight_identity:
                 losses["identity"] = (G(y) - y).abs().mean() + (F(x) - x).abs().mean()
                 total = total + weight_identity * losses["identity"]
-            kept, weighed = self.preserve(x, y_hat, batch)
-            losses |= kept
-            update("G", total + weighed)
+            preserve_losses, preserve_total = self.preserve(x, y_hat, batch)
+            losses |= preserve_losses
+            update("G", total + preserve_total)
 
         losses["D_Y"] = D_Y.discriminator_loss(y, y_hat, n)
         losses["D_X"] = D_X.discriminator_loss(x, x_hat, n)

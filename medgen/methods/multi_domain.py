@@ -3,11 +3,11 @@
     L_D = -L_adv + λ_cls L_cls^r                                                                (eq. 5)
     L_G = L_adv + λ_cls L_cls^f + λ_rec L_rec,  L_rec = ‖x - G(G(x, c), c')‖₁                   (eqs. 4, 6)
 
-x is an image of domain c', c the domain asked for, ŷ = G(x, c). G gets c as constant channels beside x. The
-classifier C learns the domains of real images and asks of ŷ that it be of domain c.
-Departures: C has a trunk of its own, so that D's stabilisers (spectral norm, instance norm, R1) do not take from C
-the HU that tell a phase; D compares ŷ with real images of the domain asked for, not of x's; with ``branches`` it is
-told that domain, as in StarGAN v2 (Choi et al., CVPR 2020).
+x: image of domain c', c: requested domain, ŷ = G(x, c). G gets c as constant channels in addition to x. The classifier
+C learns the domains of real images; its loss makes G produce images of domain c.
+Differences from the paper: C has its own trunk, so that D's stabilisers (spectral norm, instance norm, R1) do not
+remove the HU differences by which C distinguishes contrast phases; D compares ŷ with real images of the requested
+domain, not of x's; with ``branches`` D also gets that domain, as in StarGAN v2 (Choi et al., CVPR 2020).
 """
 
 from typing import Annotated, Any, ClassVar, Literal
@@ -34,7 +34,7 @@ class Settings(MethodSettings):
     name: Literal["multi_domain"] = Field("multi_domain", description=NAME)
     lr: Annotated[float, Field(gt=0)] = Field(1e-4, description="learning rate of all networks (paper: 1e-4)")
     generator: GeneratorSettings = Field(
-        GeneratorSettings(blocks=6), description="G, from an image and the domain asked for to an image"
+        GeneratorSettings(blocks=6), description="G, from an image and the requested domain to an image"
     )
     adversary: AdversarySettings = Field(
         AdversarySettings(norm="none"),
@@ -42,24 +42,33 @@ class Settings(MethodSettings):
     )
     preserve: PreserveSettings = Field(PreserveSettings(), description="further losses between input and output")
     branches: bool = Field(
-        False, description="D has an output for every domain, of which that of the domain asked for counts (paper: one)"
+        False,
+        description="D has one output per domain, and that of the requested domain is used (paper: a single output)",
     )
     classifier_filters: Count = Field(64, description="channels of the first layer of C, a PatchGAN without norms")
-    classifier_layers: Annotated[int, Field(gt=0, le=32)] = Field(3, description="layers between C's first and last")
-    weight_gan: Weight = Field(1.0, description="of the adversarial loss (paper: 1)")
-    weight_class: Weight = Field(1.0, description="of the domain that C finds in the output (λ_cls, paper: 1)")
-    weight_cycle: Weight = Field(10.0, description="of the L1 distance after there and back (λ_rec, paper: 10)")
+    classifier_layers: Annotated[int, Field(gt=0, le=32)] = Field(
+        3, description="layers of C between its first and last"
+    )
+    weight_gan: Weight = Field(1.0, description="weight of the adversarial loss (paper: 1)")
+    weight_class: Weight = Field(
+        1.0, description="weight of the classification loss of C on the output (λ_cls, paper: 1)"
+    )
+    weight_cycle: Weight = Field(
+        10.0, description="weight of the cycle loss: L1 distance after translation there and back (λ_rec, paper: 10)"
+    )
     weight_identity: Weight = Field(
-        0.0, description="of the L1 distance to an image that is of the domain already (not in the paper)"
+        0.0,
+        description="weight of the L1 distance of output to input if both are of the same domain (not in the paper)",
     )
     weight_l1: Weight = Field(
         0.0,
-        description="of the L1 distance to the same patient's image of the domain, with data.paired_domains (as "
-        "pix2pix, not in the paper)",
+        description="weight of the L1 distance to the same patient's image of the requested domain, with "
+        "data.paired_domains (as in pix2pix, not in the paper)",
     )
     weight_l2: Weight = Field(
         0.0,
-        description="of the squared distance there: the 200 HU of a vessel weigh more than the noise of all that stays",
+        description="weight of the squared distance to the same image: 200 HU in a vessel then outweigh the noise of "
+        "unchanged tissue",
     )
 
 
@@ -70,7 +79,10 @@ class MultiDomain:
 
     def __init__(self, settings: Settings, data: DataShape) -> None:
         if data.in_channels != data.out_channels:
-            raise ValueError(f"G reads its own output: {data.in_channels} channels in, but {data.out_channels} out")
+            raise ValueError(
+                "G also translates its own output, so it needs equal numbers of input and output channels; "
+                f"got {data.in_channels} and {data.out_channels}"
+            )
         n, domains = data.in_channels, data.domains
         dims: dict[str, Any] = {"spatial_dims": settings.spatial_dims}
         G = build_generator(settings.generator, in_channels=n + domains, out_channels=n, **dims)
@@ -104,8 +116,8 @@ class MultiDomain:
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
         """One update of D and of C, then one of G.
 
-        ``batch``: "source" x and "target" y (B, C, X, Y, Z) in [-1, 1], the domains of both, "source_domain" c'
-        and "target_domain" c (B,) int64, and "paired" (B,) bool, of which ``weight_l1`` and ``weight_l2`` ask.
+        ``batch``: "source" x and "target" y (B, C, X, Y, Z) in [-1, 1], their domains "source_domain" c'
+        and "target_domain" c (B,) int64, and "paired" (B,) bool, used by ``weight_l1`` and ``weight_l2``.
         """
         x, y, n, s = batch["source"], batch["target"], batch["step"], self.settings
         c_x, c = batch["source_domain"], batch["target_domain"]
@@ -135,17 +147,17 @@ class MultiDomain:
             if weight:
                 losses[name] = (error.flatten(1).mean(1) * batch["paired"]).mean()
                 total = total + weight * losses[name]
-        kept, weighed = self.preserve(x, y_hat, batch)
-        losses |= kept
-        update("G", total + weighed)
+        preserve_losses, preserve_total = self.preserve(x, y_hat, batch)
+        losses |= preserve_losses
+        update("G", total + preserve_total)
         return losses
 
     def judged(self, images: Tensor, c: Tensor) -> Tensor:
-        """What D sees: the image, with the domain asked for where D has a branch for each."""
+        """Input of D: the image, with the requested domain if D has a branch per domain."""
         return with_domain(images, c, self.domains) if self.settings.branches else images
 
     def class_loss(self, images: Tensor, c: Tensor) -> Tensor:
-        """-log C(c | image), the classifier's logits the mean of its patch map."""
+        """-log C(c | image); the classifier's logits are averaged over its patch map."""
         (patches,) = self.networks["C"](images)
         return nnf.cross_entropy(patches.float().flatten(2).mean(2), c)
 

@@ -2,9 +2,9 @@
 
     G* = arg min_G max_D  L_cGAN(G, D) + λ L_L1(G)                                              (eq. 4)
 
-x: source, y: target of the same place, ŷ = G(x). D judges the pairs (x, y) and (x, ŷ).
-Departures: noise enters as dropout (and as channels, if asked for) in training only, so that a conversion is
-repeatable; D's norm is instance (docs/decisions/norms.md).
+x: source, y: aligned target, ŷ = G(x). D distinguishes the pairs (x, y) and (x, ŷ).
+Differences from the paper: noise enters as dropout (and, with ``noise``, as channels) in training only, so that a
+conversion is reproducible; D uses instance norm (docs/decisions/norms.md).
 """
 
 from typing import Annotated, ClassVar, Literal
@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from medgen.losses.adversary import Adversary, AdversarySettings, optimizers
 from medgen.losses.diversity import mode_seeking_loss
 from medgen.methods.base import NAME, MethodSettings
-from medgen.networks.blocks.background import background_kept
+from medgen.networks.blocks.background import keep_background
 from medgen.networks.generator import GeneratorSettings, build_generator
 from medgen.networks.noise import draw_noise
 from medgen.types import Batch, DataShape, Update, Weight
@@ -31,32 +31,35 @@ class Settings(MethodSettings):
         GeneratorSettings(name="unet", norm="batch", dropout=0.5), description="G, from source to target"
     )
     adversary: AdversarySettings = Field(
-        AdversarySettings(objective="non_saturating"), description="D, which judges pairs of source and target"
+        AdversarySettings(objective="non_saturating"), description="D, the discriminator of pairs of source and target"
     )
     noise: Annotated[int, Field(ge=0)] = Field(
-        0, description="channels of noise beside the source, for tasks with more than one right answer"
+        0, description="channels of noise in addition to the source, for tasks with several valid outputs"
     )
     keep_background: bool = Field(
         False,
-        description="what is coded -1 in the source (a masked background) stays -1 in the same channel of the output, "
-        "and G learns nothing there",
+        description="keep voxels encoded as -1 in the source (a masked background) at -1 in the same output channel, "
+        "without training G there",
     )
     weight_gan: Weight = Field(
-        1.0, description="of the adversarial loss; 0: L1 regression alone, without a discriminator step"
+        1.0, description="weight of the adversarial loss; 0: L1 regression only, without a discriminator"
     )
-    weight_l1: Weight = Field(100.0, description="of the L1 distance to the target (λ)")
+    weight_l1: Weight = Field(100.0, description="weight of the L1 distance to the target (λ)")
     weight_diversity: Weight = Field(
-        0.0, description="of the mode-seeking term, which keeps G from ignoring its noise (Mao 2019: 1)"
+        0.0, description="weight of the mode-seeking term, which prevents G from ignoring its noise (Mao 2019: 1)"
     )
 
     @model_validator(mode="after")
     def _diversity_can_be_learned(self) -> "Settings":
         if self.weight_diversity and self.generator.residual:
             raise ValueError(
-                "weight_diversity has no gradient where a residual generator starts; leave one of them out"
+                "weight_diversity has no gradient at the start of a residual generator; set weight_diversity to 0 or "
+                "residual to false"
             )
         if self.weight_diversity and not self.noise:
-            raise ValueError("weight_diversity compares outputs of different noise; set noise to a number of channels")
+            raise ValueError(
+                "weight_diversity compares outputs for different noise; set noise to a positive number of channels"
+            )
         return self
 
 
@@ -67,7 +70,9 @@ class Pix2Pix:
 
     def __init__(self, settings: Settings, data: DataShape) -> None:
         if settings.keep_background and data.out_channels > data.in_channels:
-            raise ValueError(f"keep_background needs a source channel for each of the {data.out_channels} outputs")
+            raise ValueError(
+                f"keep_background needs a source channel for each of the {data.out_channels} output channels"
+            )
         G = build_generator(
             settings.generator,
             spatial_dims=settings.spatial_dims,
@@ -106,14 +111,14 @@ class Pix2Pix:
         losses["G_l1"] = (y_hat - y).abs().mean()
         total = total + s.weight_l1 * losses["G_l1"]
         if z is not None and s.weight_diversity:
-            other = draw_noise(x, s.noise)
-            losses["diversity"] = mode_seeking_loss(y_hat, self.translate(x, other), z, other)
+            second_z = draw_noise(x, s.noise)
+            losses["diversity"] = mode_seeking_loss(y_hat, self.translate(x, second_z), z, second_z)
             total = total + s.weight_diversity * losses["diversity"]
         update("G", total)
         return losses
 
     def translate(self, x: Tensor, z: Tensor | None = None) -> Tensor:
-        """(B, C, X, Y, Z) in [-1, 1], and noise (B, K, 1, 1, 1) if not G's own → the same grid."""
+        """(B, C, X, Y, Z) in [-1, 1], and optional noise (B, K, 1, 1, 1), default 0 → the same grid."""
         G = self.networks["G"]
         y_hat = G(x) if z is None else G(x, z)
-        return background_kept(x, y_hat) if self.settings.keep_background else y_hat
+        return keep_background(x, y_hat) if self.settings.keep_background else y_hat

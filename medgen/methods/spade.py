@@ -2,12 +2,14 @@
 
     γ(m) · (h - μ) / σ + β(m)                                                                   (eq. 1)
 
-m: semantic map (one-hot labels), y: its image, ŷ = G(m, z). In every norm of G the scale γ and shift β come from m,
-voxel by voxel, so that no norm washes the labels out. z ~ N(μ, σ²) is the style that the encoder E finds in y, held
-near N(0, 1) by KL; later it is drawn, or taken from an image whose look is wanted. D judges (m, y) and (m, ŷ) at two
-scales: hinge loss, feature matching of its layers, spectral norm in both, two time scales (Heusel 2017).
-Departures: no perceptual loss, for there is no VGG of 3D scans (``weight_l1`` can stand in); D is updated before G, as
-in the other methods; norm is instance, for batch norm differs between training and use (docs/decisions/norms.md).
+m: semantic map (one-hot labels), y: its image, ŷ = G(m, z). In every norm of G, the scale γ and shift β are computed
+from m for each voxel, so that normalisation does not remove the labels. z ~ N(μ, σ²) is the style, encoded from y by
+the encoder E and kept near N(0, 1) by a KL term; at inference it is drawn at random or encoded from an example image. D
+distinguishes (m, y) and (m, ŷ) at two scales, with hinge loss and feature matching of its layers. G and D use spectral
+norm and separate learning rates (two time scales, Heusel 2017).
+Differences from the paper: no perceptual loss, because there is no VGG for 3D scans (``weight_l1`` can replace it); D
+is updated before G, as in the other methods; instance norm, because batch norm differs between training and inference
+(docs/decisions/norms.md).
 """
 
 from typing import Annotated, ClassVar, Literal, cast
@@ -29,27 +31,30 @@ class Settings(MethodSettings):
 
     name: Literal["spade"] = Field("spade", description=NAME)
     lr: Annotated[float, Field(gt=0)] = Field(1e-4, description="learning rate of G and E (paper: 1e-4)")
-    betas: tuple[float, float] = Field((0.0, 0.9), description="of Adam, for all networks (paper: 0 and 0.9)")
-    generator: SPADESettings = Field(SPADESettings(), description="G, from a map and a style to an image, and E")
+    betas: tuple[float, float] = Field((0.0, 0.9), description="betas of Adam, for all networks (paper: 0 and 0.9)")
+    generator: SPADESettings = Field(
+        SPADESettings(), description="G, from a map and a style to an image, and its style encoder E"
+    )
     adversary: AdversarySettings = Field(
         AdversarySettings(objective="hinge", scales=2, spectral_norm=True, lr=4e-4),
-        description="D, which judges pairs of map and image; layers 3 is the paper's 4, which counts the first",
+        description="D, the discriminator of pairs of map and image; layers: 3 corresponds to 4 in the paper, "
+        "which also counts the first layer",
     )
     texture: Annotated[int, Field(ge=0)] = Field(
         0,
-        description="channels of noise beside the map, drawn for each voxel (paper: 0; OASIS, Sushko 2021: 64): "
-        "without it G has nothing to make grain of where a label is the same all around; D does not see it",
+        description="channels of voxelwise noise in addition to the map (paper: 0; OASIS, Sushko 2021: 64); without it "
+        "G cannot generate grain inside large regions of one label; D does not see the noise",
     )
-    weight_gan: Weight = Field(1.0, description="of the adversarial loss (paper: 1)")
-    weight_features: Weight = Field(10.0, description="of feature matching (paper: 10)")
-    weight_kl: Weight = Field(0.05, description="of the style's KL divergence from a standard normal (paper: 0.05)")
+    weight_gan: Weight = Field(1.0, description="weight of the adversarial loss (paper: 1)")
+    weight_features: Weight = Field(10.0, description="weight of feature matching (paper: 10)")
+    weight_kl: Weight = Field(0.05, description="weight of the KL divergence of the style from N(0, 1) (paper: 0.05)")
     weight_l1: Weight = Field(
-        0.0, description="of the L1 distance to the image (paper: none, but a perceptual loss of weight 10)"
+        0.0, description="weight of the L1 distance to the image (paper: 0, but a perceptual loss of weight 10)"
     )
 
 
 class SPADE:
-    """Label maps (``intensity.source.kind: labels``), or any map of the same place, to images."""
+    """Translate label maps (``intensity.source.kind: labels``), or other aligned maps, to images."""
 
     generator = "G"
 
@@ -64,7 +69,7 @@ class SPADE:
         self.networks: dict[str, nn.Module] = {"G": G, "D": D.network}
         self.adversaries = {"D": D}
         self.memory: dict[str, nn.Module] = {"pool": D.pool}
-        self.z: Tensor | None = None  # (1, latent), the style of what ``translate`` makes; none: 0, the middle one
+        self.z: Tensor | None = None  # (1, latent), style used by ``translate``; None: 0, the mean style
 
     def optimizers(self) -> dict[str, Optimizer]:
         return optimizers([self.networks["G"]], list(self.adversaries.values()), self.settings.lr, self.settings.betas)
@@ -106,7 +111,7 @@ class SPADE:
     def translate(self, x: Tensor) -> Tensor:
         """(B, C, X, Y, Z) in [-1, 1] → the same grid, in the style ``self.z``.
 
-        Channels of texture may come after those of m (``inference.style.Grain``); without them it is 0.
+        Channels of noise (``inference.style.Grain``) may follow those of m; without them the noise is 0.
         """
         missing = self.in_channels + self.texture - x.shape[1]
         grain = x.new_zeros(len(x), missing, *x.shape[2:])

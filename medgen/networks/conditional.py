@@ -1,4 +1,4 @@
-"""A generator told what to make (StarGAN, Choi 2018, section 3)."""
+"""A generator conditioned on a requested domain (StarGAN, Choi 2018, section 3)."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ class Conditional(nn.Module):
 
     Args:
         network: (B, C + classes, ...) → (B, C_out, ...).
-        classes: values of c.
+        classes: number of values of c.
     """
 
     def __init__(self, network: nn.Module, classes: int) -> None:
@@ -19,7 +19,7 @@ class Conditional(nn.Module):
         self.divisor, self.smallest = network.divisor, network.smallest
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
-        """Images (B, C, X, Y[, Z]) and classes (B,) int64, 0 unless given."""
+        """Images (B, C, X, Y[, Z]) and classes (B,) int64, default 0."""
         if c is None:
             c = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         return self.network(with_domain(x, c, self.classes))

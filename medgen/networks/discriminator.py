@@ -1,4 +1,4 @@
-"""PatchGAN discriminators, at one or several scales, on MONAI's ``PatchDiscriminator``."""
+"""PatchGAN discriminators at one or several scales, based on MONAI's ``PatchDiscriminator``."""
 
 from contextlib import contextmanager
 
@@ -13,21 +13,21 @@ from medgen.networks.generator import Norm, norm_spec
 
 
 class Discriminator(nn.Module):
-    """One PatchGAN a scale; scale k sees the input average-pooled k times (pix2pixHD, Wang 2018; SPADE).
+    """One PatchGAN per scale; scale k sees the input after k average poolings (pix2pixHD, Wang 2018; SPADE).
 
-    MONAI's own multi-scale network deepens the discriminator instead of shrinking its input, which is not
-    the published one.
+    MONAI's own multi-scale network adds layers to the discriminator instead of downsampling its input, which differs
+    from the publication.
 
     Args:
         spatial_dims: 3 or 2.
         in_channels: channels of the input (image, or condition and image).
         filters: channels of the first layer (paper: 64).
-        layers: layers between first and last (3: the 70-voxel PatchGAN).
+        layers: layers between the first and the last (3: the 70-voxel PatchGAN).
         scales: number of discriminators.
-        norm: "instance" rather than the paper's batch: real and fake batches do not mix their statistics;
-            "none" leaves absolute values (HU) in sight, which instance norm takes away.
+        norm: "instance" instead of the paper's "batch", so that real and fake batches do not mix their statistics;
+            "none" keeps absolute values (HU), which instance norm removes.
         antialias: convolve at full resolution and blur before each halving (CUT; Zhang 2019).
-        spectral_norm: every convolution's largest singular value is kept at 1 (Miyato 2018).
+        spectral_norm: keep the largest singular value of every convolution at 1 (Miyato 2018).
         out_channels: channels of the patch map: 1 for real or fake, more for a classifier.
     """
 
@@ -90,7 +90,7 @@ def _blur_before_halving(network: nn.Module, dims: int) -> None:
 
 @contextmanager
 def frozen(*networks: nn.Module):
-    """Within, the networks pass gradients on but collect none: the generator's update leaves them alone."""
+    """Context in which networks pass gradients on but accumulate none: a generator's update does not change them."""
     parameters = [p for network in networks for p in network.parameters() if p.requires_grad]
     for p in parameters:
         p.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""The generator that ``method.generator`` describes."""
+"""Build the generator that ``method.generator`` describes."""
 
 from typing import Annotated, Any, Literal
 
@@ -13,15 +13,18 @@ from medgen.networks.unet import UNet
 from medgen.types import Count, Section
 
 Norm = Literal["batch", "instance", "group", "none"]
-Start = bool | Literal["negative"]  # of training: what a residual generator adds to, if it is one
+Start = bool | Literal["negative"]  # what a residual generator adds its output to; False: not residual
 
 
 class GeneratorSettings(Section):
-    """Keys of ``method.generator``: of a U-Net ``levels``, ``dropout``, ``upsample``, ``full_resolution_filters`` and
-    ``pointwise_features``, of a ResNet ``blocks``, ``kernel`` and ``antialias``; the others of both."""
+    """Keys of ``method.generator``.
+
+    For a U-Net only: ``levels``, ``dropout``, ``upsample``, ``full_resolution_filters`` and ``pointwise_features``. For
+    a ResNet only: ``blocks``, ``kernel`` and ``antialias``. The others apply to both.
+    """
 
     name: Literal["unet", "resnet"] = Field(
-        "resnet", description="unet: strided from its first layer, so several times faster in 3D; resnet"
+        "resnet", description="unet: strided from the first layer, so several times faster in 3D; or resnet"
     )
     filters: Count = Field(64, description="channels of the first layer (papers: 64, in 2D)")
     levels: Annotated[int, Field(gt=0, le=16)] = Field(
@@ -33,28 +36,30 @@ class GeneratorSettings(Section):
     kernel: Annotated[int, Field(gt=0, le=31)] = Field(
         7, description="resnet: width of the first and last convolution, odd (paper: 7)"
     )
-    norm: Norm = Field("instance", description="after convolutions; instance and group take absolute values (HU) away")
+    norm: Norm = Field(
+        "instance", description="norm after convolutions; instance and group remove absolute values (HU)"
+    )
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="unet: share of features dropped in layers 5 to 7 of the decoder, in training only"
     )
     upsample: Literal["deconv", "resize"] = Field(
         "deconv",
-        description="unet: transposed convolution (paper), or nearest voxel and a convolution, which cannot leave a "
-        "checkerboard",
+        description="unet: deconv: transposed convolution (paper); resize: nearest-neighbour upsampling and a "
+        "convolution, which avoids checkerboard artefacts",
     )
     full_resolution_filters: Annotated[int, Field(ge=0)] = Field(
-        0, description="unet: filters of an extra level at full resolution, for detail of one voxel; 0: none (paper)"
+        0, description="unet: filters of an extra level at full resolution, for single-voxel detail; 0: none (paper)"
     )
     pointwise_features: Annotated[int, Field(ge=0)] = Field(
         0,
-        description="unet: features that a last pointwise layer reads beside the input, so that a voxel's own "
-        "intensity counts; cheaper than full_resolution_filters and not together with it; 0: none (paper)",
+        description="unet: features that a last pointwise layer combines with the input, so that each voxel's own "
+        "intensity is used; cheaper than full_resolution_filters, cannot be combined with it; 0: none (paper)",
     )
     antialias: bool = Field(False, description="resnet: blur before halving, interpolate before convolving (CUT: true)")
     residual: Start = Field(
         False,
-        description="predict the difference from the input (true) or from its negative (negative); training then "
-        "starts as the identity or the negative",
+        description="true: predict the difference from the input; negative: from the negated input; training then "
+        "starts at the identity or at the negation",
     )
 
 
@@ -68,20 +73,21 @@ def build_generator(
     noise: int = 0,
     tanh: bool = True,
 ) -> nn.Module:
-    """U-Net or ResNet, freshly initialised.
+    """Build a U-Net or ResNet with initial weights.
 
     Args:
-        settings: which one, and its size.
+        settings: type and size of the network.
         spatial_dims: 3 or 2.
-        in_channels, out_channels: of the images.
-        init: of the weights; with norm none it is Kaiming's.
-        noise: channels of noise beside the input, see ``networks.noise``.
-        tanh: end in tanh; a residual generator never does.
+        in_channels, out_channels: channels of the images.
+        init: weight initialisation; with norm none always Kaiming.
+        noise: channels of noise in addition to the input, see ``networks.noise``.
+        tanh: end in tanh; ignored for a residual generator, which never does.
 
-    The result has ``divisor``: input sides must be multiples of it, and ``smallest``: the least side.
+    Returns:
+        The network. Input sides must be multiples of its ``divisor`` and at least ``smallest``.
 
     Raises:
-        ValueError: a residual generator with more channels out than in.
+        ValueError: a residual generator with more output than input channels.
     """
     s = settings
     common: dict[str, Any] = {
@@ -107,10 +113,10 @@ def build_generator(
 
 
 def features(generator: nn.Module, x: Tensor, stages: tuple[int, ...]) -> list[Tensor]:
-    """Outputs of the encoder's stages, for the losses that compare them; the deeper part is not run.
+    """Outputs of encoder stages, for losses that compare them; deeper stages are not run.
 
     Args:
-        generator: one with an ``encoder``, the list of its stages.
+        generator: network whose ``encoder`` is the list of its stages.
         x: (B, C_in, X, Y[, Z]).
         stages: ascending; 0 is x itself, n the output of stage n.
 
@@ -119,7 +125,7 @@ def features(generator: nn.Module, x: Tensor, stages: tuple[int, ...]) -> list[T
     """
     encoder: list[nn.Module] = generator.encoder  # type: ignore[assignment]
     if not stages or list(stages) != sorted(set(stages)) or not 0 <= stages[0] <= stages[-1] <= len(encoder):
-        raise ValueError(f"layers {list(stages)} must ascend within 0 and {len(encoder)} for this generator")
+        raise ValueError(f"layers {list(stages)} must ascend and lie between 0 and {len(encoder)} for this generator")
     found = [x] if stages[0] == 0 else []
     for n, stage in enumerate(encoder[: stages[-1]], 1):
         x = stage(x)
@@ -129,7 +135,7 @@ def features(generator: nn.Module, x: Tensor, stages: tuple[int, ...]) -> list[T
 
 
 def norm_spec(norm: Norm, filters: int) -> Any:
-    """MONAI's name of a norm; group norm takes the largest number of groups up to 8 that divides ``filters``."""
+    """MONAI's name of a norm; group norm uses the largest number of groups up to 8 that divides ``filters``."""
     if norm == "none":
         return None
     return ("group", {"num_groups": max(n for n in range(1, 9) if filters % n == 0)}) if norm == "group" else norm

@@ -1,17 +1,17 @@
-"""A generator that fills a hole in an image: with what, a map tells, and which of many such, the noise."""
+"""A generator that fills a hole in an image; a map sets the kind of content, noise its variation."""
 
 import torch
 from torch import Tensor, nn
 
 
 class Inpainter(nn.Module):
-    """y = net([x, m, z]); without m and z, which are then 0, there is nothing to fill.
+    """y = net([x, m, z]); m and z default to 0: no hole to fill.
 
     Args:
         network: (B, channels + planes + noise, ...) → (B, C_out, ...).
-        channels: of the image; what x has beyond them, the classes in a validation, is not looked at.
-        planes: channels of m, the map of the hole and of what comes into it.
-        noise: channels of z.
+        channels: channels of the image; further channels of x (the classes in a validation) are ignored.
+        planes: channels of m: the mask of the hole, and masks of the content to insert.
+        noise: number of channels of z.
     """
 
     def __init__(self, network: nn.Module, channels: int, planes: int, noise: int) -> None:

@@ -1,4 +1,4 @@
-"""What a pass of a network takes, known before it is made: shapes are worked out, on the meta device."""
+"""Predict the memory of a forward pass before it runs, by computing shapes on the meta device."""
 
 import copy
 from functools import lru_cache
@@ -12,11 +12,11 @@ from torch.utils._pytree import tree_leaves
 
 from medgen.errors import InputError
 
-SMALL_GB = 1 / 16  # a window and weights of this much are taken whatever the bound
+SMALL_GB = 1 / 16  # a window and weights up to this size are accepted whatever the limit
 
 
 class _Peak(TorchDispatchMode):
-    """Counts the bytes of the tensors that live at once."""
+    """Record the peak number of bytes of tensors that exist at the same time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -24,20 +24,21 @@ class _Peak(TorchDispatchMode):
         self.most = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        made = func(*args, **(kwargs or {}))
+        output = func(*args, **(kwargs or {}))
         self.alive = {key: (ref, size) for key, (ref, size) in self.alive.items() if not ref.expired()}
-        for tensor in tree_leaves(made):
+        for tensor in tree_leaves(output):
             if isinstance(tensor, Tensor):
                 ref = StorageWeakRef(tensor.untyped_storage())
                 self.alive[ref.cdata] = ref, tensor.untyped_storage().nbytes()
         self.most = max(self.most, sum(size for _, size in self.alive.values()))
-        return made
+        return output
 
 
 def peak_bytes(network: nn.Module, shape: tuple[int, ...]) -> int:
-    """Most bytes that the activations of a forward pass on (B, C, X, Y[, Z]) float32 hold at once, input included.
+    """Peak bytes of the activations in a forward pass on (B, C, X, Y[, Z]) float32, including the input.
 
-    Raises RuntimeError for a shape that the network does not take, or whose size overflows.
+    Raises:
+        RuntimeError: the network does not accept the shape, or its size overflows.
     """
     copied = copy.deepcopy(network).to("meta")
     with torch.inference_mode(), _Peak() as peak:
@@ -51,26 +52,26 @@ def weight_bytes(network: nn.Module) -> int:
 
 
 @lru_cache(maxsize=8)
-def windows_together(network: nn.Module, window: tuple[int, ...], most: int, memory_gb: float) -> int:
-    """How many windows (C, X, Y[, Z]) go through the network in one pass: ``most``, or fewer within the bound.
+def windows_per_pass(network: nn.Module, window: tuple[int, ...], most: int, memory_gb: float) -> int:
+    """Number of windows (C, X, Y[, Z]) per forward pass: ``most``, or fewer to stay within ``memory_gb``.
 
     Raises:
-        InputError: one alone, or the weights, take more.
+        InputError: one window and the weights need more than ``memory_gb``.
     """
-    left = memory_gb * 2**30 - weight_bytes(network)
-    most_left = max(memory_gb, SMALL_GB) * 2**30 - weight_bytes(network)
+    free = memory_gb * 2**30 - weight_bytes(network)
+    free_for_one = max(memory_gb, SMALL_GB) * 2**30 - weight_bytes(network)
     try:
         one = peak_bytes(network, (1, *window))
     except (RuntimeError, OverflowError):
         one = 2**63
-    if one > most_left:
+    if one > free_for_one:
         size = " x ".join(map(str, window[1:]))
         raise InputError(
             "model-memory-exceeded",
-            f"a window of {size} voxels (sampling.patch) takes {_gb(one)} GiB and the model's weights "
-            f"{_gb(weight_bytes(network))} GiB, more than --memory-gb {memory_gb:g}; raise that, or use another model",
+            f"a window of {size} voxels (sampling.patch) needs {_gb(one)} GiB and the model's weights "
+            f"{_gb(weight_bytes(network))} GiB, more than --memory-gb {memory_gb:g}; raise it or use another model",
         )
-    return max(1, min(most, int(left // max(one, 1))))
+    return max(1, min(most, int(free // max(one, 1))))
 
 
 def _gb(size: float) -> str:

@@ -1,15 +1,15 @@
-"""A generator with noise beside its input, for tasks with more than one right answer."""
+"""A generator with noise in addition to its input, for tasks with several valid outputs."""
 
 import torch
 from torch import Tensor, nn
 
 
 class Noisy(nn.Module):
-    """y = net([x, z]); z = 0 unless given, so that a conversion is repeatable.
+    """y = net([x, z]); z defaults to 0, so that a conversion is reproducible.
 
     Args:
         network: (B, C + channels, ...) → (B, C_out, ...).
-        channels: of z.
+        channels: number of channels of z.
     """
 
     def __init__(self, network: nn.Module, channels: int) -> None:
@@ -24,5 +24,5 @@ class Noisy(nn.Module):
 
 
 def draw_noise(x: Tensor, channels: int) -> Tensor:
-    """z ~ N(0, 1) of shape (B, channels, 1, ...) for a batch x (B, C, X, ...), the same all over an image."""
+    """z ~ N(0, 1) of shape (B, channels, 1, ...) for a batch x (B, C, X, ...): constant over each image."""
     return torch.randn(len(x), channels, *(1,) * (x.ndim - 2), device=x.device, dtype=x.dtype)

@@ -1,4 +1,4 @@
-"""The projector of CUT: a two-layer perceptron for each layer whose features are compared (Park 2020)."""
+"""The projector of CUT: a two-layer perceptron for each layer of compared features (Park 2020)."""
 
 from torch import Tensor, nn
 from torch.nn import functional as nnf
@@ -7,14 +7,14 @@ from medgen.networks.blocks.init import initialise
 
 
 class PatchMLP(nn.Module):
-    """Features at some places of a layer → unit vectors in a space of their own.
+    """Map features at sampled positions of each layer to unit vectors.
 
-    The paper's code makes the perceptrons when it first sees features; here the channels are asked for
-    beforehand, so that optimizers, resume and several processes need no special care.
+    The paper's code creates the perceptrons at the first call. Here the numbers of channels are arguments, so that
+    optimizers, resume and several processes need no special handling.
 
     Args:
-        channels: of each layer.
-        width: of the perceptrons and their output (paper: 256).
+        channels: number of channels of each layer.
+        width: width of the perceptrons and their output (paper: 256).
     """
 
     def __init__(self, channels: list[int], width: int = 256) -> None:
@@ -26,8 +26,8 @@ class PatchMLP(nn.Module):
 
     def forward(self, features: list[Tensor], places: list[Tensor]) -> list[Tensor]:
         """Layers of (B, C, X, Y[, Z]) and S flat indices each → layers of (B, S, width), L2-normalised."""
-        found = []
-        for f, at, layer in zip(features, places, self.layers, strict=True):
-            here: Tensor = f.flatten(2).index_select(2, at).transpose(1, 2)
-            found.append(nnf.normalize(layer(here).float(), dim=2))
-        return found
+        projected = []
+        for f, indices, layer in zip(features, places, self.layers, strict=True):
+            sampled: Tensor = f.flatten(2).index_select(2, indices).transpose(1, 2)
+            projected.append(nnf.normalize(layer(sampled).float(), dim=2))
+        return projected

@@ -6,22 +6,22 @@ from medgen.networks.blocks.init import CONVOLUTIONS
 
 
 class Residual(nn.Module):
-    """y = x[:, :C_out] + net(x), the network's last convolution zero at the start: translation begins as the identity.
+    """y = x[:, :C_out] + net(x); the network's last convolution starts at zero, so translation starts as the identity.
 
-    Or y = -x[:, :C_out] + net(x), which begins as the negative: where bright and dark change places (T1 and T2 MR),
-    unpaired training from anywhere else may settle on the wrong one of the two, for only the tissues' shapes tell them
-    apart.
+    With ``negative``, y = -x[:, :C_out] + net(x) starts as the negation. Use it if bright and dark tissues are swapped
+    (T1 and T2 MR): unpaired training from another start may converge to the wrong polarity, because only the shapes of
+    tissues distinguish the two.
 
-    What needs no change is left alone, and full-resolution detail passes without going through the
-    network. ``network`` must not end in tanh; the sum is not squashed, so values of x survive exactly.
+    Unchanged voxels need no learning, and full-resolution detail bypasses the network. ``network`` must not end in
+    tanh, and the sum is not squashed, so values of x can be kept exactly.
 
     Args:
-        network: (B, C_in, ...) → (B, C_out, ...), same grid; initialised, for its last convolution is zeroed.
+        network: (B, C_in, ...) → (B, C_out, ...), same grid, already initialised: its last convolution is set to zero.
         in_channels, out_channels: C_in and C_out; the difference is added to the first C_out channels of x.
-        negative: to their negative.
+        negative: add it to the negated channels.
 
     Raises:
-        ValueError: more channels out than in.
+        ValueError: more output than input channels.
     """
 
     def __init__(
@@ -30,8 +30,8 @@ class Residual(nn.Module):
         super().__init__()
         if out_channels > in_channels:
             raise ValueError(
-                f"a residual generator adds to its input, so it has no more channels out ({out_channels}) than in "
-                f"({in_channels}); set residual to false"
+                f"a residual generator adds to its input, so it cannot have more output channels ({out_channels}) than "
+                f"input channels ({in_channels}); set residual to false"
             )
         self.network, self.out_channels, self.sign = network, out_channels, -1 if negative else 1
         self.divisor, self.smallest = network.divisor, network.smallest

@@ -9,18 +9,18 @@ from medgen.networks.blocks.blur import BlurDown, BlurUp
 
 
 class ResNet(nn.Module):
-    """c7s1-k, d2k, d4k, R4k × blocks, u2k, uk, c7s1-C, with reflection padding where the paper has it.
+    """c7s1-k, d2k, d4k, R4k × blocks, u2k, uk, c7s1-C, with reflection padding as in the paper.
 
     Args:
         spatial_dims: 3 or 2.
         in_channels, out_channels: channels of input and output.
         filters: k (paper: 64).
         blocks: residual blocks (paper: 9 for 256², 6 for 128²).
-        kernel: width of the first and last convolution (paper: 7; 343 weights a channel in 3D).
+        kernel: width of the first and last convolution (paper: 7; 343 weights per channel in 3D).
         downsamplings: halvings of the grid (paper: 2). Input sides must be multiples of 2^downsamplings.
         norm: MONAI norm name ("instance" in the paper) or None.
         antialias: convolve, then blur and halve; interpolate, then convolve (CUT; Zhang 2019).
-        tanh: end in tanh; off for a ``Residual`` generator.
+        tanh: end in tanh; False for a ``Residual`` generator.
     """
 
     def __init__(
@@ -39,9 +39,9 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         if kernel % 2 == 0:
-            raise ValueError(f"kernel must be odd, so that the image keeps its size; got {kernel}")
+            raise ValueError(f"kernel must be odd to keep the size of the image; got {kernel}")
         self.divisor = 2**downsamplings
-        self.smallest = 2 * self.divisor  # reflection needs a neighbour at the coarsest grid
+        self.smallest = 2 * self.divisor  # reflection padding needs 2 voxels on the coarsest grid
         layers: list[nn.Module] = [_reflect(spatial_dims, in_channels, filters, kernel, act="RELU", norm=norm)]
         n = filters
         for _ in range(downsamplings):
@@ -57,7 +57,7 @@ class ResNet(nn.Module):
 
     @property
     def encoder(self) -> list[nn.Module]:
-        """Its stages one after the other: first convolution, halvings, residual blocks."""
+        """Encoder stages in order: first convolution, halvings, residual blocks."""
         return [self.layers[i] for i in range(self.encoder_length)]
 
     def forward(self, x: Tensor) -> Tensor:

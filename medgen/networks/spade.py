@@ -1,8 +1,8 @@
 """The SPADE generator with its style encoder (Park et al., CVPR 2019, appendix A), in 3D or 2D.
 
-Of MONAI's ``SPADENet`` the residual block is used, not the rest: its SPADE layer passes γ and β through an instance
-norm (the default of MONAI's ``Convolution``), which takes from them what a label says over the whole image; it has no
-spectral norm; and its latent and encoder are linear layers of one fixed grid. Here whole volumes pass as patches do.
+Only the residual block of MONAI's ``SPADENet`` is used. MONAI's SPADE layer passes γ and β through an instance norm
+(the default of its ``Convolution``), which removes the effect of a label that covers the whole image. It has no
+spectral norm, and its latent and encoder use linear layers for one fixed grid; here any volume size is possible.
 """
 
 from typing import Annotated, Any, Literal
@@ -21,8 +21,8 @@ from medgen.networks.generator import Norm
 from medgen.types import Count, Section
 
 LEAKY = ("leakyrelu", {"negative_slope": 0.2})
-MOST = 16  # widest layers, in filters
-HEAD = 4  # side of the grid that z is unfolded to where style is "head"
+MAX_WIDTH = 16  # maximum channels of a layer, in multiples of ``filters``
+HEAD = 4  # side of the grid to which z is reshaped if style is "head"
 
 Style = Literal["head", "everywhere"]
 
@@ -33,46 +33,49 @@ class SPADESettings(Section):
     filters: Count = Field(64, description="channels at full resolution (paper: 64)")
     hidden: Count = Field(128, description="channels between the map and each norm's scale and shift (paper: 128)")
     levels: Annotated[int, Field(gt=0, le=16)] = Field(
-        5, description="halvings of the coarsest grid, and of E (paper: 5); patch sides must be multiples of 2^levels"
+        5,
+        description="halvings to the coarsest grid, and in E (paper: 5); patch sides must be multiples of 2^levels",
     )
     norm: Norm = Field("instance", description="the parameter-free norm that the map modulates (paper: batch)")
-    spectral_norm: bool = Field(True, description="of the convolutions of G's blocks and of E")
+    spectral_norm: bool = Field(True, description="apply spectral norm to the convolutions of G's blocks and of E")
     latent: Annotated[int, Field(ge=0)] = Field(
-        256, description="length of the style z (paper: 256); 0: one image a map, and no E"
+        256, description="length of the style z (paper: 256); 0: one image per map, no E"
     )
     style: Style = Field(
         "head",
-        description="where z enters: head: unfolded to the coarsest grid (paper); everywhere: beside the map in every "
-        "norm (as the noise of OASIS, Sushko 2021), where instance norm cannot take it away",
+        description="where z enters: head: reshaped to the coarsest grid (paper); everywhere: with the map in every "
+        "norm (like the noise of OASIS, Sushko 2021), where instance norm cannot remove it",
     )
     style_norm: Norm = Field(
-        "instance", description="of E; none keeps brightness and contrast, which instance norm takes away"
+        "instance", description="norm of E; none keeps brightness and contrast, which instance norm removes"
     )
     style_grid: Count = Field(
-        4, description="side to which E's last features are averaged (paper: 4); 1: a style without places"
+        4,
+        description="side of the grid to which E's last features are averaged (paper: 4); 1: not spatial",
     )
 
 
 class SPADEGenerator(nn.Module):
     """Semantic map m and style z → image.
 
-    Residual blocks from the coarsest grid up, each norm of which is modulated by m: γ(m), β(m). The block at a grid
-    halved r times has min(2ʳ, 16) · ``filters`` channels; the second coarsest grid has two of them (paper: levels 5).
+    Residual blocks from the coarsest grid to full resolution; m modulates each norm by γ(m) and β(m). The block on the
+    grid halved r times has min(2ʳ, 16) · ``filters`` channels; the second coarsest grid has two (paper: levels 5).
 
     Args:
         settings: sizes of G and E.
         spatial_dims: 3 or 2.
-        in_channels: of m, e.g. classes; out_channels: of the image.
+        in_channels: channels of m, e.g. classes.
+        out_channels: channels of the image.
 
-    ``divisor``: input sides must be multiples of it; ``smallest``: the least side.
+    Input sides must be multiples of ``divisor`` and at least ``smallest``.
     """
 
     def __init__(self, settings: SPADESettings, *, spatial_dims: int, in_channels: int, out_channels: int) -> None:
         super().__init__()
         filters, hidden, levels, latent = settings.filters, settings.hidden, settings.levels, settings.latent
         self.dims, self.latent = spatial_dims, latent
-        self.divisor, self.smallest = 2**levels, 2 ** (levels + 1)  # one voxel alone has no variance to norm
-        width = [filters * min(2**r, MOST) for r in range(levels + 1)]
+        self.divisor, self.smallest = 2**levels, 2 ** (levels + 1)  # a single voxel has no variance to normalise
+        width = [filters * min(2**r, MAX_WIDTH) for r in range(levels + 1)]
 
         def block(channels_in: int, channels_out: int) -> SPADENetResBlock:
             made = SPADENetResBlock(spatial_dims, channels_in, channels_out, in_channels, hidden, act=LEAKY)
@@ -107,7 +110,7 @@ class SPADEGenerator(nn.Module):
         return self.encoder_of_style(y)
 
     def forward(self, m: Tensor, z: Tensor | None = None) -> Tensor:
-        """m (B, C, X, Y[, Z]) and z (B or 1, latent), 0 where not given → (B, C_out, X, Y[, Z]) in [-1, 1]."""
+        """m (B, C, X, Y[, Z]) and z (B or 1, latent), default 0 → (B, C_out, X, Y[, Z]) in [-1, 1]."""
         if z is None:
             z = m.new_zeros(1, self.latent)
         z = z.expand(len(m), -1)
@@ -118,7 +121,7 @@ class SPADEGenerator(nn.Module):
         return torch.tanh(self.last(nnf.leaky_relu(x, 0.2)))
 
     def _head(self, m: Tensor, z: Tensor) -> Tensor:
-        """(B, C, coarsest grid): from z, or without a style there from the map, as nearest voxels of it."""
+        """Features (B, C, coarsest grid): from z if style is "head", otherwise from the map at nearest voxels."""
         coarsest = [n // self.divisor for n in m.shape[2:]]
         if isinstance(self.head, nn.Linear):
             small = self.head(z).unflatten(1, (-1, *(HEAD,) * self.dims))
@@ -127,14 +130,14 @@ class SPADEGenerator(nn.Module):
 
 
 class SPADENorm(nn.Module):
-    """(1 + γ(m, z)) · norm(x) + β(m, z), γ and β voxel by voxel (eq. 1).
+    """(1 + γ(m, z)) · norm(x) + β(m, z), with γ and β for each voxel (eq. 1).
 
-    z joins in front of the activation, as constant planes beside m would, but at the price of one linear layer.
+    z is added before the activation. This equals constant channels of z beside m, at the cost of one linear layer.
 
     Args:
         dims: 3 or 2.
         classes: channels of m.
-        channels: of x.
+        channels: channels of x.
         hidden: channels between m and γ, β.
         norm: MONAI's name of the norm without parameters, see ``parameter_free``.
         latent: length of z; 0: SPADE as published.
@@ -145,7 +148,7 @@ class SPADENorm(nn.Module):
         convolution = nn.Conv3d if dims == 3 else nn.Conv2d
         self.norm = get_norm_layer(norm, spatial_dims=dims, channels=channels)
         self.shared = convolution(classes, hidden, 3, padding=1)
-        self.gamma_beta = convolution(hidden, 2 * channels, 3, padding=1)  # both in one, which is quicker
+        self.gamma_beta = convolution(hidden, 2 * channels, 3, padding=1)  # one convolution for both is faster
         self.style = nn.Linear(latent, hidden, bias=False) if latent else None
 
     def forward(self, x: Tensor, condition: tuple[Tensor, Tensor]) -> Tensor:
@@ -162,8 +165,8 @@ class StyleEncoder(nn.Module):
     """Image → μ, log σ² of its style: convolutions of stride 2, two linear layers (appendix A, "image encoder").
 
     Args:
-        settings: ``levels`` convolutions (paper: 6), the first of ``filters`` channels, doubled at each up to 8 times.
-        spatial_dims, in_channels: of the image.
+        settings: ``levels`` convolutions (paper: 6), from ``filters`` channels, doubled at each up to 8 · ``filters``.
+        spatial_dims, in_channels: dimensions and channels of the image.
     """
 
     def __init__(self, settings: SPADESettings, *, spatial_dims: int, in_channels: int) -> None:
@@ -201,7 +204,7 @@ class StyleEncoder(nn.Module):
 
 
 def parameter_free(norm: Norm, filters: int) -> Any:
-    """MONAI's name of a norm without scale and shift of its own; "" for none."""
+    """MONAI's name of a norm without trainable scale and shift; "" for none."""
     if norm == "none":
         return ""
     groups = {"num_groups": max(n for n in range(1, 9) if filters % n == 0)} if norm == "group" else {}

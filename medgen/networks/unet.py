@@ -1,4 +1,4 @@
-"""The U-Net generator of pix2pix (Isola 2017, appendix 6.1.1), in 3D or 2D, on MONAI's convolution blocks."""
+"""The U-Net generator of pix2pix (Isola 2017, appendix 6.1.1), in 3D or 2D, built from MONAI's convolution blocks."""
 
 from typing import Any, Literal
 
@@ -6,7 +6,7 @@ import torch
 from monai.networks.blocks import Convolution
 from torch import Tensor, nn
 
-from medgen.networks.blocks.doubling import doubling
+from medgen.networks.blocks.doubling import upsampling_conv
 
 LEAKY = ("LEAKYRELU", {"negative_slope": 0.2})
 
@@ -20,17 +20,17 @@ class UNet(nn.Module):
         filters: channels of the first layer (paper: 64); layer i has filters · 2^min(i, 3).
         levels: halvings of the grid (paper: 8 for 256²). Input sides must be multiples of 2^levels.
         norm: MONAI norm name ("batch" in the paper, "instance", "group", ...) or None.
-        dropout: in the decoder's layers of 8 · filters channels but the innermost: layers 5 to 7, so none where
-            there are 4 levels or fewer (as the authors' code does).
-        upsample: "deconv" (paper: 4-wide transposed convolution) or "resize" (nearest, then a 3-wide
-            convolution), which has no checkerboard by construction.
-        full_resolution_filters: filters of an extra level at full resolution, before the first halving and after
-            the last doubling (not in the paper); 0: none. Without it single-voxel detail reaches the output only
-            through the first layer's stride.
-        pointwise_features: features that the last doubling gives in place of the image. Two 1-wide convolutions
-            read them beside the input, voxel by voxel: the decoder decides what to do with a region, the voxel's
-            own intensity decides whether it belongs to it. 0: none. Part of ``full_resolution_filters`` already.
-        tanh: end in tanh; off for a ``Residual`` generator.
+        dropout: rate in the decoder's layers with 8 · filters channels except the innermost, i.e. layers 5 to 7; none
+            with 4 levels or fewer (as in the authors' code).
+        upsample: "deconv" (paper: 4-wide transposed convolution) or "resize" (nearest-neighbour upsampling, then a
+            3-wide convolution), which cannot produce checkerboard artefacts.
+        full_resolution_filters: filters of an extra level at full resolution, before the first halving and after the
+            last doubling (not in the paper); 0: none. Without it, single-voxel detail reaches the output only through
+            the strided first layer.
+        pointwise_features: features that the last doubling outputs instead of the image. Two 1-wide convolutions
+            combine them with the input at each voxel: the decoder describes the region, and the voxel's own intensity
+            decides whether it belongs to the region. 0: none. ``full_resolution_filters`` includes this already.
+        tanh: end in tanh; False for a ``Residual`` generator.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         if levels < 2:
-            raise ValueError(f"a U-Net needs at least 2 levels, got {levels}")
+            raise ValueError(f"a U-Net needs at least 2 levels; got {levels}")
         if full_resolution_filters and pointwise_features:
             raise ValueError(
                 f"set full_resolution_filters ({full_resolution_filters}) or "
@@ -71,7 +71,7 @@ class UNet(nn.Module):
                 Convolution(spatial_dims, full, out_channels, kernel_size=1, norm=None, act="TANH" if tanh else None),
             )
         for i, n in enumerate(width):
-            bare = i in (0, levels - 1)  # no norm on the first layer, nor on the (often 1-voxel) innermost
+            without_norm = i in (0, levels - 1)  # no norm on the first layer and on the innermost (often 1 voxel)
             self.down.append(
                 Convolution(
                     spatial_dims,
@@ -81,7 +81,7 @@ class UNet(nn.Module):
                     kernel_size=4,
                     padding=1,
                     act=LEAKY if i < levels - 1 else "RELU",
-                    norm=None if bare else norm,
+                    norm=None if without_norm else norm,
                 )
             )
         for i in reversed(range(levels)):
@@ -96,7 +96,7 @@ class UNet(nn.Module):
 
     @property
     def encoder(self) -> list[nn.Module]:
-        """Its stages one after the other: the stem if there is one, then the halvings."""
+        """Encoder stages in order: the stem, if there is one, then the halvings."""
         return [*([self.stem] if self.stem is not None else []), *self.down]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -126,5 +126,5 @@ def _upsample(dims: int, n_in: int, n_out: int, kind: str, **adn) -> nn.Module:
             **adn,
         )
     layer = Convolution(dims, n_in, n_out, kernel_size=3, **adn)
-    layer.conv = doubling(dims, n_in, n_out)
+    layer.conv = upsampling_conv(dims, n_in, n_out)
     return layer

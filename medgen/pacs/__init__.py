@@ -1,1 +1,1 @@
-"""Archives of a hospital (PACS): studies found and retrieved, series stored, by classic DICOM or DICOMweb."""
+"""Query, retrieve and store studies in a PACS (hospital image archive) by DIMSE or DICOMweb."""

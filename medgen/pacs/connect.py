@@ -1,4 +1,4 @@
-"""From an address to the client of its protocol, DIMSE or DICOMweb."""
+"""Create the client for the protocol of a PACS address: DIMSE or DICOMweb."""
 
 from urllib.parse import SplitResult, urlsplit
 
@@ -7,15 +7,15 @@ from medgen.pacs.server import EXTRA, Server
 
 
 def connect(address: str, side: str) -> Server:
-    """The server of an address.
+    """Create a client for the server at an address.
 
     Args:
         address: ``dicom://CALLED@host:port?calling=MEDGEN`` or ``http(s)://host/dicom-web``.
-        side: ``FROM`` or ``TO``: whose credentials in the environment are meant, see ``web.credentials``.
+        side: ``FROM`` or ``TO``; selects the environment variables with the credentials, see ``web.credentials``.
 
     Raises:
-        InputError: neither of these, anything in the address that may be a credential, or the extra is not installed.
-            No message repeats an address that is refused.
+        InputError: the address has another form or may contain credentials, or the optional dependency is not
+            installed. Messages do not repeat a refused address.
     """
     parts = _parts(address, side)
     try:
@@ -31,24 +31,30 @@ def connect(address: str, side: str) -> Server:
 
 
 def _parts(address: str, side: str) -> SplitResult:
-    """The parts of an address that holds no credentials. A password with # or / in it ends up in other parts."""
+    """Split an address; raise InputError if it may contain credentials.
+
+    The whole address is checked for separators, because a password that contains # or / ends up in other parts.
+    """
     try:
         parts = urlsplit(address)
-        parts.port  # noqa: B018  (raises on what is no port)
+        parts.port  # noqa: B018  (raises ValueError on an invalid port)
     except ValueError:
         parts = SplitResult("", "", "", "", "")
-    web = not address.lower().startswith("dicom:")
-    secret = any(sign in address for sign in "@?#;\\") if web else address.count("@") > 1 or "#" in address
-    if secret or parts.password is not None:
+    is_web = not address.lower().startswith("dicom:")
+    has_secret = (
+        any(character in address for character in "@?#;\\") if is_web else address.count("@") > 1 or "#" in address
+    )
+    if has_secret or parts.password is not None:
         raise InputError(
             "pacs-credentials-in-address",
-            f"--{side.lower()}-pacs: credentials, a query (?) or a fragment (#) do not belong into an address, which "
-            f"others can see; set MEDGEN_{side}_PACS_USER and MEDGEN_{side}_PACS_PASSWORD, or MEDGEN_{side}_PACS_TOKEN",
+            f"--{side.lower()}-pacs: the address must not contain credentials, a query (?) or a fragment (#), because "
+            f"other users can see it; set MEDGEN_{side}_PACS_USER and MEDGEN_{side}_PACS_PASSWORD, "
+            f"or MEDGEN_{side}_PACS_TOKEN",
         )
     if not parts.hostname or parts.scheme not in ("dicom", "http", "https"):
         raise InputError(
             "pacs-address-invalid",
-            f"--{side.lower()}-pacs: it is no address of a PACS; "
+            f"--{side.lower()}-pacs: the value is not a PACS address; "
             "give dicom://CALLED_AET@host:port or https://host/dicom-web",
         )
     return parts

@@ -1,7 +1,7 @@
-"""A PACS by classic DICOM (DIMSE, PS3.7): C-FIND, C-GET or C-MOVE, and C-STORE over pynetdicom.
+"""Access a PACS by classic DICOM (DIMSE, PS3.7): C-FIND, C-GET or C-MOVE, and C-STORE through pynetdicom.
 
-C-GET returns images over the connection that asked for them, so no port has to be opened and no archive has to be
-told where to send (PS3.4 C.4.3). For archives without it there is C-MOVE, see ``move``. Nothing is encrypted.
+C-GET returns images over the connection of the request, so no local port has to be opened and no destination has to be
+configured in the archive (PS3.4 C.4.3). C-MOVE is for archives without C-GET, see ``move``. Nothing is encrypted.
 """
 
 import re
@@ -23,7 +23,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 )
 
 from medgen.errors import InputError
-from medgen.io.dicom.header import Header
+from medgen.io.dicom.elements import Header
 from medgen.pacs.move import receiving
 from medgen.pacs.server import HAD, LARGEST, MOST, SERIES, STUDY, header
 
@@ -39,7 +39,7 @@ SCANS = (
     dicom.LegacyConvertedEnhancedPETImageStorage,
 )
 PLAIN: list[Any] = [dicom.ExplicitVRLittleEndian, dicom.ImplicitVRLittleEndian]
-PACKED = (  # a context each, so that the archive can send every image as it holds it
+PACKED = (  # one context per syntax, so that the archive can send each image as stored
     dicom.RLELossless,
     dicom.JPEGLossless,
     dicom.JPEGLosslessSV1,
@@ -53,35 +53,35 @@ PACKED = (  # a context each, so that the archive can send every image as it hol
     dicom.HTJ2K,
     dicom.DeflatedExplicitVRLittleEndian,
 )
-TOGETHER = 500  # UIDs in one request; an element of VR UI ends at 65,534 bytes
-CONNECT, ANSWER = 10, 60  # seconds to wait for a connection and for the next message
-MOVED = 600  # the same while images come by another connection: some archives say nothing until the last one
+TOGETHER = 500  # maximum UIDs per request; an element of VR UI has at most 65,534 bytes
+CONNECT, ANSWER = 10, 60  # timeouts in seconds: connection, next message
+MOVED = 600  # ANSWER for C-MOVE: some archives send no message until the last image is sent
 PORT = re.compile(r"([1-9]\d{0,4})?", re.ASCII)
-PDU = 2**17 - 2  # bytes of a message's piece that we take
-_config.LOG_REQUEST_IDENTIFIERS = _config.LOG_RESPONSE_IDENTIFIERS = False  # they hold what patients are called
-DUPLICATE = 0x0111  # the server has an image of this UID: what was sent before a connection was lost
+PDU = 2**17 - 2  # maximum size in bytes of a received PDU
+_config.LOG_REQUEST_IDENTIFIERS = _config.LOG_RESPONSE_IDENTIFIERS = False  # identifiers contain patient names
+DUPLICATE = 0x0111  # the server has an image with this UID, e.g. sent before a connection was lost
 
 
 class Dimse:
-    """``dicom://CALLED@host:port?calling=MEDGEN``, with ``&move=PORT`` by C-MOVE; see ``server.Server``."""
+    """Client for ``dicom://CALLED@host:port?calling=MEDGEN``; ``&move=PORT`` uses C-MOVE. See ``server.Server``."""
 
     def __init__(self, address: str) -> None:
         parts = urlsplit(address)
-        asked = parse_qs(parts.query)
-        self.called, self.calling = unquote(parts.username or ""), asked.pop("calling", ["MEDGEN"])[-1]
-        move = asked.pop("move", [""])[-1]
-        if asked or parts.path.strip("/") or parts.port is None or not PORT.fullmatch(move) or int(move or 1) > 65535:
+        request = parse_qs(parts.query)
+        self.called, self.calling = unquote(parts.username or ""), request.pop("calling", ["MEDGEN"])[-1]
+        move = request.pop("move", [""])[-1]
+        if request or parts.path.strip("/") or parts.port is None or not PORT.fullmatch(move) or int(move or 1) > 65535:
             raise InputError(
                 "pacs-address-invalid",
-                "an address of a PACS is dicom://CALLED_AET@host:port, if need be with ?calling=OUR_AET and "
-                "&move=OUR_PORT; give dicom://CALLED_AET@host:port",
+                "the PACS address is invalid; give dicom://CALLED_AET@host:port, optionally with ?calling=OUR_AET and "
+                "&move=OUR_PORT",
             )
-        self.ours = int(move) if move else None  # the port where we take what is moved
+        self.move_port = int(move) if move else None  # local port for images sent by C-MOVE
         for title in (self.called, self.calling):
             if not title.strip() or len(title) > 16 or not (title.isascii() and title.isprintable()) or "\\" in title:
                 raise InputError(
                     "pacs-ae-title-invalid",
-                    "the address of a PACS has no AE title of 1 to 16 ASCII characters (PS3.5 6.2) in it; give "
+                    "the PACS address has an AE title that is not 1 to 16 ASCII characters (PS3.5 6.2); give "
                     "dicom://CALLED_AET@host:port",
                 )
         self.host, self.port = parts.hostname or "", parts.port
@@ -99,95 +99,97 @@ class Dimse:
         keys = {"StudyInstanceUID": study, "SeriesInstanceUID": series}
         return [str(image.get("SOPInstanceUID")) for image in self._find("IMAGE", ("SOPInstanceUID",), keys)]
 
-    def _find(self, level: str, wanted: Sequence[str], query: Mapping[str, str]) -> list[Header]:
-        asked = _identifier(level, {**dict.fromkeys(wanted, ""), **query})
+    def _find(self, level: str, keywords: Sequence[str], query: Mapping[str, str]) -> list[Header]:
+        request = _identifier(level, {**dict.fromkeys(keywords, ""), **query})
         found: list[Header] = []
-        model, arrived = StudyRootQueryRetrieveInformationModelFind, _Arrived(f"{self.name} answers a query with")
-        with self._connected([build_context(model, PLAIN)], evt_handlers=arrived.handlers) as connection:
+        model, received = StudyRootQueryRetrieveInformationModelFind, _Received(f"{self.name} answered a query with")
+        with self._connected([build_context(model, PLAIN)], evt_handlers=received.handlers) as connection:
             self._check_offered(connection, model, "C-FIND")
-            for answer in self._pending(connection.send_c_find(asked, model), arrived, "the query"):
+            for answer in self._pending(connection.send_c_find(request, model), received, "the query"):
                 if answer is not None:
-                    found.append(header(answer, wanted))
+                    found.append(header(answer, keywords))
         return found
 
     def _pending(
-        self, answers: Iterator[tuple[Dataset, Dataset | None]], arrived: "_Arrived", what: str
+        self, answers: Iterator[tuple[Dataset, Dataset | None]], received: "_Received", description: str
     ) -> Iterator[Dataset | None]:
-        """The answers after which more follow; raises what a status that is no success means (PS3.4 C.4.1.1.4,
-        C.4.3.1.4)."""
+        """Yield the pending responses; raise an error for a failure status (PS3.4 C.4.1.1.4, C.4.3.1.4)."""
         for number, (status, answer) in enumerate(answers):
-            if arrived.fault:
-                raise arrived.fault
+            if received.fault:
+                raise received.fault
             if "Status" not in status:
-                raise ConnectionError(f"{self.name} broke off the connection or fell silent")
+                raise ConnectionError(f"{self.name} closed the connection or did not respond")
             code = int(status.Status)
             if code in (0xFF00, 0xFF01):
                 if number == MOST:
                     raise InputError(
                         "pacs-too-many-entries",
-                        f"{self.name} answers {what} with more than {MOST} entries; ask for less",
+                        f"{self.name} answered {description} with more than {MOST} entries; narrow the query",
                     )
                 yield answer
             elif code == 0xA801:
                 raise InputError(
                     "pacs-destination-unknown",
-                    f"{self.name} does not know {self.calling}, or cannot reach it at port {self.ours}",
+                    f"{self.name} does not know {self.calling} or cannot reach it at port {self.move_port}; "
+                    "ask its administrator",
                 )
             elif code & 0xFF00 == 0xA700:
-                raise ConnectionError(f"{self.name} could not do it now: {what} (status {code:04X})")
-            elif code not in (0x0000, 0xB000):  # B000: some images failed; those that are missing tell
+                raise ConnectionError(f"{self.name} is temporarily unable to process {description} (status {code:04X})")
+            elif code not in (0x0000, 0xB000):  # B000: some images failed; the caller detects missing images
                 raise InputError(
-                    "pacs-request-refused", f"{self.name} refuses {what} (status {code:04X}); ask its administrator"
+                    "pacs-request-refused",
+                    f"{self.name} refuses {description} (status {code:04X}); ask its administrator",
                 )
 
     # Retrieval -----------------------------------------------------------------------------------------
 
     def retrieve(self, study: str, series: str, instances: Sequence[str] | None, keep: Callable[[bytes], None]) -> None:
         keys: dict[str, Any] = {"StudyInstanceUID": study, "SeriesInstanceUID": series}
-        fetch = self._get if self.ours is None else self._move
+        fetch = self._get if self.move_port is None else self._move
         if instances is None:
             fetch(_identifier("SERIES", keys), keep)
             return
         for start in range(0, len(instances), TOGETHER):
-            some = list(instances[start : start + TOGETHER])
-            fetch(_identifier("IMAGE", {**keys, "SOPInstanceUID": some}), keep)
+            batch = list(instances[start : start + TOGETHER])
+            fetch(_identifier("IMAGE", {**keys, "SOPInstanceUID": batch}), keep)
 
-    def _get(self, asked: Dataset, keep: Callable[[bytes], None]) -> None:
-        arrived, model = _Arrived(f"{self.name} sends an image of"), StudyRootQueryRetrieveInformationModelGet
+    def _get(self, request: Dataset, keep: Callable[[bytes], None]) -> None:
+        received, model = _Received(f"{self.name} sent an image of"), StudyRootQueryRetrieveInformationModelGet
         contexts = [build_context(model, PLAIN)]
         for kind in SCANS:
             contexts += [build_context(kind, PLAIN), *(build_context(kind, syntax) for syntax in PACKED)]
         with self._connected(
-            contexts,  # 128 at most, PS3.8 9.3.2.2
+            contexts,  # at most 128, PS3.8 9.3.2.2
             ext_neg=[build_role(kind, scp_role=True) for kind in SCANS],
-            evt_handlers=arrived.kept_by(keep),
+            evt_handlers=received.handlers_for(keep),
         ) as connection:
             self._check_offered(connection, model, "C-GET")
-            for _ in self._pending(connection.send_c_get(asked, model), arrived, "the retrieval"):
+            for _ in self._pending(connection.send_c_get(request, model), received, "the retrieval"):
                 pass
-        if arrived.fault:
-            raise arrived.fault
+        if received.fault:
+            raise received.fault
 
-    def _move(self, asked: Dataset, keep: Callable[[bytes], None]) -> None:
-        assert self.ours is not None
-        arrived, model = _Arrived(f"{self.name} sends an image of"), StudyRootQueryRetrieveInformationModelMove
-        handlers, what = arrived.kept_by(keep), f"to send to {self.calling} at port {self.ours} of this machine"
-        with receiving(self.calling, self.ours, self.host, SCANS, [*PLAIN, *PACKED], handlers) as others:
+    def _move(self, request: Dataset, keep: Callable[[bytes], None]) -> None:
+        assert self.move_port is not None
+        received, model = _Received(f"{self.name} sent an image of"), StudyRootQueryRetrieveInformationModelMove
+        handlers, description = received.handlers_for(keep), f"the transfer to {self.calling} at port {self.move_port}"
+        with receiving(self.calling, self.move_port, self.host, SCANS, [*PLAIN, *PACKED], handlers) as foreign_hosts:
             try:
-                with self._connected([build_context(model, PLAIN)], patience=MOVED) as connection:
+                with self._connected([build_context(model, PLAIN)], response_timeout=MOVED) as connection:
                     self._check_offered(connection, model, "C-MOVE")
-                    for _ in self._pending(connection.send_c_move(asked, self.calling, model), arrived, what):
+                    for _ in self._pending(connection.send_c_move(request, self.calling, model), received, description):
                         pass
             except (InputError, ConnectionError):
-                if not others or arrived.images:
+                if not foreign_hosts or received.images:
                     raise
-        if arrived.fault:
-            raise arrived.fault
-        if others and not arrived.images:
+        if received.fault:
+            raise received.fault
+        if foreign_hosts and not received.images:
             raise InputError(
                 "pacs-sender-foreign",
-                f"{', '.join(sorted(others))} was turned away at port {self.ours}: images are taken from {self.host} "
-                f"only, and {self.name} sent none from there; give the name of the machine that sends, or use DICOMweb",
+                f"{', '.join(sorted(foreign_hosts))} was refused at port {self.move_port}: images are accepted only "
+                f"from {self.host}, but {self.name} sent none from there; give the host that sends the images, "
+                "or use DICOMweb",
             )
 
     # Storage -------------------------------------------------------------------------------------------
@@ -203,37 +205,41 @@ class Dimse:
                 try:
                     status = connection.send_c_store(file, msg_id=number % 65535 + 1)
                 except ValueError:
-                    yield file, f"does not take images of the kind {dicom.UID(kinds[file][0]).name}", False
+                    yield file, f"does not accept images of type {dicom.UID(kinds[file][0]).name}", False
                     continue
-                except RuntimeError:  # no association any more
+                except RuntimeError:  # the association is closed
                     status = Dataset()
                 if "Status" not in status:
-                    raise ConnectionError(f"{self.name} broke off the connection or fell silent")
+                    raise ConnectionError(f"{self.name} closed the connection or did not respond")
                 yield (file, *_stored(int(status.Status)))
 
     # Connection ----------------------------------------------------------------------------------------
 
     @contextmanager
-    def _connected(self, contexts: Sequence[Any], patience: float = ANSWER, **options: Any) -> Iterator[Association]:
+    def _connected(
+        self, contexts: Sequence[Any], response_timeout: float = ANSWER, **options: Any
+    ) -> Iterator[Association]:
         entity = AE(self.calling)
         entity.connection_timeout = entity.acse_timeout = CONNECT
-        entity.dimse_timeout = entity.network_timeout = patience
+        entity.dimse_timeout = entity.network_timeout = response_timeout
         connection = entity.associate(
             self.host, self.port, list(contexts), ae_title=self.called, max_pdu=PDU, **options
         )
         try:
             if connection.is_rejected:
                 answer = connection.acceptor.primitive
-                said = getattr(answer, "reason_str", "no reason given")
+                cause = getattr(answer, "reason_str", "no reason given")
                 if getattr(answer, "result", 1) == 2:  # transient, PS3.8 9.3.4
-                    raise ConnectionError(f"{self.name} is busy ({said})")
+                    raise ConnectionError(f"{self.name} is busy ({cause})")
                 raise InputError(
-                    "pacs-association-refused", f"{self.name} refuses {self.calling} ({said}); {self._hint(answer)}"
+                    "pacs-association-refused",
+                    f"{self.name} refuses connections from {self.calling} ({cause}); {self._hint(answer)}",
                 )
             if not connection.is_established:
                 if connection.rejected_contexts:
                     raise InputError(
-                        "pacs-nothing-offered", f"{self.name} offers none of what is needed; ask its administrator"
+                        "pacs-nothing-offered",
+                        f"{self.name} offers none of the required services; ask its administrator",
                     )
                 raise ConnectionError(f"{self.name} cannot be reached")
             yield connection
@@ -245,15 +251,15 @@ class Dimse:
             connection.release()
 
     def _hint(self, answer: Any) -> str:
-        """What to do about a rejected association, by its reason (PS3.8 9.3.4)."""
+        """Return advice on a rejected association, by its reason (PS3.8 9.3.4)."""
         if getattr(answer, "result_source", 1) == 1 and getattr(answer, "diagnostic", 1) == 3:
             return (
-                f"its administrator has to enter our AE title {self.calling}, or add ?calling=TITLE to the address "
-                "with one that it knows"
+                f"ask its administrator to register the AE title {self.calling}, or add ?calling=TITLE with a "
+                "registered AE title to the address"
             )
         if getattr(answer, "result_source", 1) == 1 and getattr(answer, "diagnostic", 1) == 7:
-            return f"its own AE title is not {self.called}; correct what stands before the @ of the address"
-        return "check both AE titles, and that the archive knows this machine"
+            return f"its AE title is not {self.called}; correct the part of the address before the @"
+        return "check both AE titles and whether this machine is registered in the archive"
 
     def _check_offered(self, connection: Association, model: str, name: str) -> None:
         if model not in [context.abstract_syntax for context in connection.accepted_contexts]:
@@ -264,25 +270,25 @@ class Dimse:
             )
 
 
-class _Arrived:
-    """Counts the bytes that come over a connection, so that nothing without end fills the memory."""
+class _Received:
+    """Counts received bytes and images, and closes the connection if a response could fill the memory."""
 
-    def __init__(self, what: str) -> None:
-        self.what, self.bytes, self.images = what, 0, 0
+    def __init__(self, description: str) -> None:
+        self.description, self.bytes, self.images = description, 0, 0
         self.fault: Exception | None = None
         self.handlers: list[Any] = [(evt.EVT_DATA_RECV, self._count)]
 
-    def kept_by(self, keep: Callable[[bytes], None]) -> list[Any]:
-        """Handlers that give each image to ``keep``."""
+    def handlers_for(self, keep: Callable[[bytes], None]) -> list[Any]:
+        """Return event handlers that pass each image to ``keep``."""
 
-        one = threading.Lock()  # an archive may send by several connections
+        lock = threading.Lock()  # an archive may send over several connections
 
         def store(event: evt.Event) -> int:
             self.bytes, self.images = 0, self.images + 1
             try:
-                with one:
+                with lock:
                     keep(event.encoded_dataset())
-            except Exception as error:  # a full disk, say; it belongs to the caller, not to pynetdicom
+            except Exception as error:  # e.g. a full disk; passed to the caller instead of pynetdicom
                 self.fault = self.fault or error
                 return 0xA700
             return 0x0000
@@ -293,9 +299,9 @@ class _Arrived:
         self.bytes += len(event.data)
         if self.bytes > LARGEST and not self.fault and event.assoc.dul.socket is not None:
             self.fault = InputError(
-                "pacs-answer-too-large", f"{self.what} more than {LARGEST} bytes; ask its administrator"
+                "pacs-answer-too-large", f"{self.description} more than {LARGEST} bytes; ask its administrator"
             )
-            event.assoc.dul.socket.close()  # an abort from here would wait for the messages that follow
+            event.assoc.dul.socket.close()  # an abort would wait for the following messages
 
 
 def _identifier(level: str, keys: Mapping[str, Any]) -> Dataset:
@@ -311,13 +317,13 @@ def _kind(file: Path) -> tuple[str, str]:
 
 
 def _stored(code: int) -> tuple[str, bool]:
-    """What a status of C-STORE says, and whether the server has the image (PS3.4 B.2.3, PS3.7 C)."""
+    """Return the message for a C-STORE status, and whether the server has the image (PS3.4 B.2.3, PS3.7 C)."""
     if code == 0x0000:
         return "", True
     if code == DUPLICATE:
         return HAD, True
     if code & 0xF000 == 0xB000 or code in (0x0001, 0x0107, 0x0116):
-        return f"stored it changed or in part (warning {code:04X})", True
+        return f"stored the image changed or incomplete (warning {code:04X})", True
     if code & 0xFF00 == 0xA700:
         return f"is out of resources (status {code:04X})", False
-    return f"refuses it (status {code:04X})", False
+    return f"refuses the image (status {code:04X})", False

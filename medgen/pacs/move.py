@@ -1,4 +1,4 @@
-"""Where an archive sends what it is asked to move (C-MOVE, PS3.4 C.4.2): a port of ours, open while a request runs."""
+"""Receive images requested by C-MOVE (PS3.4 C.4.2) at a local port that is open while the request runs."""
 
 import socket
 from collections.abc import Iterator, Sequence
@@ -14,14 +14,15 @@ from medgen.errors import InputError
 def receiving(
     title: str, port: int, host: str, kinds: Sequence[Any], syntaxes: Sequence[Any], handlers: Sequence[Any]
 ) -> Iterator[set[str]]:
-    """Take images as application entity ``title`` at ``port`` of this machine, from ``host`` and nobody else.
+    """Accept images as application entity ``title`` at the local ``port``, from ``host`` only.
 
     Args:
-        kinds, syntaxes: of images.
-        handlers: of pynetdicom's events, that of C-STORE among them.
+        kinds: SOP classes to accept.
+        syntaxes: transfer syntaxes to accept.
+        handlers: pynetdicom event handlers, including one for C-STORE.
 
     Yields:
-        The addresses that were turned away.
+        The addresses whose connections were refused; the set grows while the port is open.
 
     Raises:
         InputError: the port cannot be opened.
@@ -30,24 +31,25 @@ def receiving(
     entity.require_called_aet = True
     for kind in kinds:
         entity.add_supported_context(kind, list(syntaxes))
-    known, others = _addresses(host), set[str]()
+    allowed, refused = _addresses(host), set[str]()
 
-    def verify(_: Any, client: tuple[str, int]) -> bool:
-        if client[0] not in known:
-            others.add(client[0])
-        return client[0] in known
+    def is_allowed(_: Any, client: tuple[str, int]) -> bool:
+        if client[0] not in allowed:
+            refused.add(client[0])
+        return client[0] in allowed
 
     try:
         server = entity.start_server(("", port), block=False, evt_handlers=list(handlers))
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(
-            "pacs-port-unavailable", f"port {port} of this machine cannot be opened ({reason}); choose another one"
+            "pacs-port-unavailable", f"local port {port} cannot be opened ({reason}); choose another port"
         ) from None
-    assert server is not None  # it does not block
-    server.verify_request = verify  # type: ignore[assignment,method-assign]  # socketserver's, before a byte is read
+    assert server is not None  # because block=False
+    # socketserver calls verify_request before any data is read.
+    server.verify_request = is_allowed  # type: ignore[assignment,method-assign]
     try:
-        yield others
+        yield refused
     finally:
         entity.shutdown()
 
@@ -56,4 +58,4 @@ def _addresses(host: str) -> set[str]:
     try:
         return {str(found[4][0]) for found in socket.getaddrinfo(host, None)}
     except OSError:
-        return set()  # the request for the images will say so
+        return set()  # the C-MOVE request will report the error

@@ -1,7 +1,8 @@
-"""Studies of a PACS into a folder that is kept: each appears whole, and what has arrived is not asked for again.
+"""Retrieve studies from a PACS into a persistent folder; images retrieved earlier are not requested again.
 
-``FOLDER/STUDY/SERIES_INSTANCE.dcm``, all by their UIDs. While images of a study are missing its folder is hidden
-(``FOLDER/.STUDY.part``), so that half a study is never converted: lost slices at the end of a scan would not show.
+Files are named ``FOLDER/STUDY/SERIES_INSTANCE.dcm`` by their UIDs. While images of a study are missing, its folder has
+the hidden name ``FOLDER/.STUDY.part``, so that incomplete studies are not converted: missing slices at the end of a
+scan could not be detected.
 """
 
 import os
@@ -18,11 +19,12 @@ from pydicom import dcmread
 
 from medgen.errors import InputError
 from medgen.inference.inputs import Scan, find_scans
-from medgen.inference.series import Rules, check_choice, ours
+from medgen.inference.series import Rules, check_choice, made_by_medgen
 from medgen.io import claim
 from medgen.io.atomic import atomic_write
-from medgen.io.dicom.header import NOT_SCANS, Header
-from medgen.pacs.server import PAUSES, Server, fits, retried, uid
+from medgen.io.dicom.elements import Header
+from medgen.io.dicom.header import NOT_SCANS
+from medgen.pacs.server import PAUSES, Server, matches_query, retried, uid
 
 IMAGE = re.compile(r"(?P<series>[0-9.]+)_(?P<instance>[0-9.]+)\.dcm", re.ASCII)
 
@@ -37,44 +39,46 @@ def retrieved(
     told: Callable[[str], None] = lambda _: None,
     pauses: Sequence[float] = PAUSES,
 ) -> Iterator[Scan | None]:
-    """The scans of the studies that fit a query; the next studies are retrieved while one is worked on.
+    """Retrieve the scans of all studies that match a query; retrieval continues while the caller processes a scan.
 
     Args:
-        folder: of the studies; made where there is none.
-        series, rules: which series of a study to convert, see ``series.find_series``. Of modalities that no rule
-            includes nothing is retrieved.
-        told: called with a line for each study, which names it by its UID.
-        pauses: seconds before a lost connection is tried again; fewer attempts are made while the last study was
-            given up.
+        folder: folder for the studies; created if it does not exist.
+        series, rules: which series of a study to convert, see ``series.find_series``. Series whose modality is not
+            included by any rule are not retrieved.
+        told: called with a log line for each study, which contains the study UID.
+        pauses: seconds before each retry of a lost connection; no retries are made after a study that failed.
 
     Returns:
-        An iterator of scans; one with a fault for each study that could not be had; None while nothing is there.
+        An iterator of scans. It yields a scan with ``fault`` for each study that could not be retrieved, and None while
+        the next study is not ready.
 
     Raises:
-        InputError: the server cannot be asked, or no study fits.
+        InputError: the server cannot be reached, or no study matches.
     """
     check_choice(series, rules)
     try:
-        answers = retried(lambda: server.studies(query), pauses[:2])  # who started it is still there
+        answers = retried(lambda: server.studies(query), pauses[:2])  # few retries: the user is waiting
     except ConnectionError as error:
-        raise InputError("pacs-unreachable", f"{error}; check the address and start again") from None
+        raise InputError("pacs-unreachable", f"{error}; check the address and run again") from None
     studies: set[str] = set()
-    nameless: list[Scan] = []
+    without_uid: list[Scan] = []
     for answer in answers:
-        if fits(answer, query):
+        if matches_query(answer, query):
             try:
                 studies.add(uid(answer.get("StudyInstanceUID"), server.name))
             except InputError as error:
-                nameless.append(Scan(f"nameless_{len(nameless) + 1}", (folder.resolve(),), str(error)))
-    if not studies and not nameless:
+                without_uid.append(Scan(f"nameless_{len(without_uid) + 1}", (folder.resolve(),), str(error)))
+    if not studies and not without_uid:
         raise InputError(
-            "pacs-no-study", f"{server.name} has no study of {' '.join(f'{k}={v}' for k, v in query.items())}"
+            "pacs-no-study", f"{server.name} has no study that matches {' '.join(f'{k}={v}' for k, v in query.items())}"
         )
     told(f"{server.name}: {len(studies)} studies")
-    return chain(nameless, _arriving(server, sorted(studies), folder.resolve(), series, rules, told, pauses))
+    return chain(
+        without_uid, _retrieve_in_order(server, sorted(studies), folder.resolve(), series, rules, told, pauses)
+    )
 
 
-def _arriving(
+def _retrieve_in_order(
     server: Server,
     studies: Sequence[str],
     folder: Path,
@@ -83,23 +87,23 @@ def _arriving(
     told: Callable[[str], None],
     pauses: Sequence[float],
 ) -> Iterator[Scan | None]:
-    """Each study's scans, in order; the studies are retrieved one after the other in a thread."""
+    """Yield the scans of each study in order; a thread retrieves the studies one after the other."""
     lost = False
 
     def fetch(study: str) -> list[Scan]:
         nonlocal lost
-        place = folder / study
+        destination = folder / study
         try:
             count, new = retrieve_study(server, study, folder, rules, () if lost else pauses)
             lost = False
-            told(f"study {study}: {count} images, {new} of them retrieved now")
-            return find_scans(place, ["scan"], series=series, rules=rules) if count else []
+            told(f"study {study}: {count} images, {new} of them new")
+            return find_scans(destination, ["scan"], series=series, rules=rules) if count else []
         except ConnectionError as error:
-            lost = True  # then the next study is not waited for as long
-            fault = f"{place} could not be retrieved ({error}); start again to go on where it stopped"
+            lost = True  # no retries for the next study
+            fault = f"{destination} could not be retrieved ({error}); run again to resume"
         except (InputError, OSError) as error:
-            fault = f"{place} could not be retrieved ({error})"
-        return [Scan(study, (place,), fault)]
+            fault = f"{destination} could not be retrieved ({error})"
+        return [Scan(study, (destination,), fault)]
 
     pool = ThreadPoolExecutor(1, "retrieval")
     try:
@@ -114,83 +118,85 @@ def _arriving(
 def retrieve_study(
     server: Server, study: str, folder: Path, rules: Rules | None = None, pauses: Sequence[float] = PAUSES
 ) -> tuple[int, int]:
-    """Bring ``folder/STUDY`` to what the server has of a study: what is missing is retrieved, what is gone is removed.
+    """Synchronise ``folder/STUDY`` with the server: retrieve missing images and remove images deleted on the server.
 
     Returns:
-        The images there are now, and how many of them were retrieved by this call.
+        Number of images in the folder, and how many of them were retrieved by this call.
 
     Raises:
-        ConnectionError: the connection was lost too often; what has arrived is kept aside.
-        InputError: the server refuses, does not send what it lists, or the folder cannot be written.
+        ConnectionError: the connection was lost too often; images received so far are kept in the hidden folder.
+        InputError: the server refuses the request, lists no series, or does not send images that it lists; or a file in
+            the folder was not retrieved from the server or cannot be written.
+        OSError: the folder cannot be renamed or cleaned up.
     """
-    whole, part = folder / study, folder / f".{study}.part"
+    complete, part = folder / study, folder / f".{study}.part"
     try:
         listed = {
             uid(s.get("SeriesInstanceUID"), server.name): s for s in retried(lambda: server.series(study), pauses)
         }
         if not listed:
-            raise InputError("pacs-no-series", f"{server.name} lists no series of it")
-        here = _images(part if part.is_dir() else whole)
-        gone = [image for image in here if image[0] not in listed]
-        missing: dict[str, tuple[list[str], bool]] = {}  # by series: instances, and whether these are all of it
-        for series in (name for name, about in listed.items() if _wanted(about, rules)):
-            held = {instance for name, instance in here if name == series}
+            raise InputError("pacs-no-series", f"{server.name} lists no series of this study")
+        local = _images(part if part.is_dir() else complete)
+        deleted = [image for image in local if image[0] not in listed]
+        missing: dict[str, tuple[list[str], bool]] = {}  # series -> (instances, whether all are missing)
+        for series in (name for name, elements in listed.items() if _is_convertible(elements, rules)):
+            local_instances = {instance for name, instance in local if name == series}
             told = retried(lambda series=series: server.instances(study, series), pauses)  # type: ignore[misc]
             instances = list(dict.fromkeys(uid(instance, server.name) for instance in told))
             count = _count(listed[series])
-            if not instances or count not in (None, len(instances)):  # slices at an end of the scan would be lost
-                counted = "" if count is None else f" of {count}"
+            if not instances or count not in (None, len(instances)):  # end slices could be missing unnoticed
+                of_total = "" if count is None else f" of {count}"
                 raise InputError(
                     "pacs-image-count-differs",
-                    f"{server.name} lists {len(instances)} images{counted} of series {series}; "
-                    "start again once it has them all, or ask its administrator to have answers unbounded",
+                    f"{server.name} lists {len(instances)} images{of_total} of series {series}; "
+                    "run again when the server has all images, or ask its administrator to lift the response limit",
                 )
-            gone += [(series, instance) for instance in held.difference(instances)]
-            lacking = [instance for instance in instances if instance not in held]
-            if lacking:
-                missing[series] = (lacking, not held)
+            deleted += [(series, instance) for instance in local_instances.difference(instances)]
+            absent = [instance for instance in instances if instance not in local_instances]
+            if absent:
+                missing[series] = (absent, not local_instances)
     except ConnectionError:
-        if whole.is_dir() and not part.is_dir():  # it was whole when it came
-            return len(_images(whole)), 0
+        if complete.is_dir() and not part.is_dir():  # complete when it was retrieved
+            return len(_images(complete)), 0
         raise
-    if missing and whole.is_dir() and not part.is_dir():
-        _rename(whole, part)
-    for name, instance in gone:
-        for path in (place / f"{name}_{instance}.dcm" for place in (whole, part)):
+    if missing and complete.is_dir() and not part.is_dir():
+        _rename(complete, part)
+    for name, instance in deleted:
+        for path in (destination / f"{name}_{instance}.dcm" for destination in (complete, part)):
             claim.remove(path)
             if path.exists():
                 raise InputError(
                     "pacs-file-foreign",
-                    f"{path} is none that {server.name} lists and was not retrieved from it; move it away",
+                    f"{path} is not listed by {server.name} and was not retrieved from it; move the file away",
                 )
-    for series, (instances, everything) in missing.items():
-        _retrieve(server, study, series, instances, everything, part, pauses)
+    for series, (instances, whole_series) in missing.items():
+        _retrieve(server, study, series, instances, whole_series, part, pauses)
     if part.is_dir():
         for leftover in part.glob(".part-*"):
             leftover.unlink()
-        with suppress(OSError):  # an empty folder of the name
-            whole.rmdir()
-        _rename(part, whole)
-    return len(_images(whole)), sum(len(instances) for instances, _ in missing.values())
+        with suppress(OSError):  # remove an empty folder of the same name
+            complete.rmdir()
+        _rename(part, complete)
+    return len(_images(complete)), sum(len(instances) for instances, _ in missing.values())
 
 
 def _rename(old: Path, new: Path) -> None:
     for path in old.iterdir():
-        if claim.ours(path):
-            claim.wrote(new / path.name, path)
+        if claim.is_ours(path):
+            claim.record_written(new / path.name, path)
     os.rename(old, new)
 
 
 def _images(folder: Path) -> set[tuple[str, str]]:
-    """(series, instance) of the images in a study's folder."""
+    """Return (series, instance) of each image in the folder of a study."""
     names = (IMAGE.fullmatch(path.name) for path in folder.iterdir()) if folder.is_dir() else ()
     return {(name["series"], name["instance"]) for name in names if name}
 
 
-def _wanted(series: Header, rules: Rules | None) -> bool:
-    """Whether images of a series may be converted, as far as the server's list tells."""
+def _is_convertible(series: Header, rules: Rules | None) -> bool:
+    """Whether a series may be converted, judged by the elements that the server lists."""
     modality = str(series.get("Modality", "")).upper()
-    if modality in NOT_SCANS or ours(series):
+    if modality in NOT_SCANS or made_by_medgen(series):
         return False
     return not modality or rules is None or any((r.modality or modality).upper() == modality for r in rules.include)
 
@@ -207,47 +213,51 @@ def _retrieve(
     study: str,
     series: str,
     instances: Sequence[str],
-    everything: bool,
+    whole_series: bool,
     folder: Path,
     pauses: Sequence[float],
 ) -> None:
-    """Retrieve these images into ``folder``; each attempt asks for what is still missing."""
+    """Retrieve images of a series into ``folder``; each retry requests only the images still missing.
+
+    ``whole_series``: request the whole series in the first attempt instead of naming the images.
+    """
     missing = dict.fromkeys(instances)
 
     def keep(data: bytes) -> None:
-        instance = _named(data, study, series)
-        if instance in missing:  # else it was not asked for, or is no DICOM
-            with atomic_write(folder / f"{series}_{instance}.dcm") as aside:
-                aside.write_bytes(data)
+        instance = _instance_uid(data, study, series)
+        if instance in missing:  # otherwise it was not requested, or is not DICOM
+            with atomic_write(folder / f"{series}_{instance}.dcm") as temporary:
+                temporary.write_bytes(data)
             del missing[instance]
 
-    waits = iter(pauses)
+    retries = iter(pauses)
     while missing:
         before, error = len(missing), None
         try:
-            server.retrieve(study, series, None if everything else list(missing), keep)
+            server.retrieve(study, series, None if whole_series else list(missing), keep)
         except ConnectionError as lost:
             error = lost
-        everything, come = False, len(missing) < before
-        if come:
-            waits = iter(pauses)  # patience is for a connection that brings nothing
+        whole_series, progress = False, len(missing) < before
+        if progress:
+            retries = iter(pauses)  # progress was made: allow all retries again
         elif error is None:
             raise InputError(
                 "pacs-images-not-sent",
-                f"{server.name} lists {len(missing)} images of series {series} that it does not send",
+                f"{server.name} lists {len(missing)} images of series {series} but does not send them; "
+                "ask its administrator",
             )
-        elif (pause := next(waits, None)) is None:
+        elif (pause := next(retries, None)) is None:
             raise error
         else:
             time.sleep(pause)
 
 
-def _named(data: bytes, study: str, series: str) -> str | None:
-    """The instance UID of an image of this study and series; None for anything else."""
+def _instance_uid(data: bytes, study: str, series: str) -> str | None:
+    """Return the SOP instance UID of an image of this study and series; None for any other data."""
     keywords = ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"]
     try:
         image = dcmread(BytesIO(data), stop_before_pixels=True, specific_tags=keywords)
-        said = [str(image.get(keyword)) for keyword in keywords]
-    except Exception:  # pydicom raises nearly anything on bytes that are not DICOM
+        uids = [str(image.get(keyword)) for keyword in keywords]
+    except Exception:  # pydicom raises arbitrary exceptions on bytes that are not DICOM
         return None
-    return said[2] if said[:2] == [study, series] else None
+    return uids[2] if uids[:2] == [study, series] else None

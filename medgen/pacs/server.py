@@ -1,7 +1,7 @@
-"""What the two kinds of server have in common: address, query, names of what they hold, and patience with them.
+"""Shared parts of the DIMSE and DICOMweb clients: interface, query parsing, UID checks and retries.
 
-All that a server says is untrusted: UIDs become names of files only if they are UIDs, answers are counted, and
-what does not fit the query is dropped.
+Responses of a server are untrusted: UIDs are validated before they become file names, the number of responses is
+limited, and responses that do not match the query are dropped.
 """
 
 import re
@@ -14,16 +14,16 @@ from typing import Protocol, TypeVar
 from pydicom import Dataset
 
 from medgen.errors import InputError
-from medgen.io.dicom.header import Header, plain
+from medgen.io.dicom.elements import Header, plain
 from medgen.io.dicom.quiet import quiet_pydicom
-from medgen.io.names import shown
+from medgen.io.names import one_line
 
-UID = re.compile(r"(?=.{1,64}\Z)[0-9]+(\.[0-9]+)*", re.ASCII)  # PS3.5 9.1; leading zeros of a component occur
+UID = re.compile(r"(?=.{1,64}\Z)[0-9]+(\.[0-9]+)*", re.ASCII)  # PS3.5 9.1; allows components with leading zeros
 DATES = re.compile(r"\d{8}(-(\d{8})?)?|-\d{8}", re.ASCII)  # PS3.4 C.2.2.2.5
-MOST = 200_000  # answers to one query; more is a server gone wrong
-LARGEST = 2**31  # bytes of one image (an enhanced CT of 1000 slices has a quarter) or one answer
-PAUSES = (1.0, 5.0, 30.0, 120.0)  # seconds before a lost connection is tried again
-HAD = "had it already"  # of an image with this UID, which a server keeps
+MOST = 200_000  # maximum responses to one query; more indicate a faulty server
+LARGEST = 2**31  # maximum bytes of one image or response; an enhanced CT of 1000 slices has a quarter of this
+PAUSES = (1.0, 5.0, 30.0, 120.0)  # seconds before each retry of a lost connection
+HAD = "already had an image with this UID"  # and keeps that image
 EXTRA = "pip install 'medgen[pacs]'"
 KEYS = (
     "PatientID",
@@ -35,109 +35,118 @@ KEYS = (
 )
 STUDY = (*KEYS, "NumberOfStudyRelatedInstances")
 SERIES = ("SeriesInstanceUID", "Modality", "SeriesDescription", "NumberOfSeriesRelatedInstances")
-Answer = TypeVar("Answer")
-quiet_pydicom()  # warnings quote values
+Result = TypeVar("Result")
+quiet_pydicom()  # warnings quote header values
 
 
 class Server(Protocol):
-    """A PACS. Every method raises ConnectionError where the connection fails or is lost (another attempt may help)
-    and InputError where the server refuses."""
+    """A PACS.
 
-    name: str  # for messages and records: the address, which holds no credentials
+    Every method raises ConnectionError if the connection fails or is lost (a retry may help), and InputError if the
+    server refuses the request.
+    """
+
+    name: str  # the address, without credentials; used in messages and records
 
     def studies(self, query: Mapping[str, str]) -> list[Header]:
-        """The studies that fit, each with the elements of ``STUDY`` that the server tells."""
+        """Return the matching studies, each with the elements of ``STUDY`` that the server provides."""
         ...
 
     def series(self, study: str) -> list[Header]:
-        """The series of a study, each with the elements of ``SERIES`` that the server tells."""
+        """Return the series of a study, each with the elements of ``SERIES`` that the server provides."""
         ...
 
     def instances(self, study: str, series: str) -> list[str]:
-        """The SOP instance UIDs of a series, as the server writes them: unchecked."""
+        """Return the SOP instance UIDs of a series as sent by the server, without validation."""
         ...
 
     def retrieve(self, study: str, series: str, instances: Sequence[str] | None, keep: Callable[[bytes], None]) -> None:
-        """Hand each image of a series (or those named) to ``keep`` as a DICOM file. Images may be missing."""
+        """Pass each image of a series (or only ``instances``) to ``keep`` as a DICOM file. Images may be missing."""
         ...
 
     def store(self, files: Sequence[Path]) -> Iterator[tuple[Path, str, bool]]:
-        """Send DICOM files: (file, what the server said, whether it has it now) of each as it is answered."""
+        """Send DICOM files; yield (file, server message, whether the server has it now) for each response."""
         ...
 
 
 def parse_query(texts: Sequence[str]) -> dict[str, str]:
-    """``KEY=VALUE`` each, of ``KEYS``; InputError for others, and for none: that would ask for the whole archive."""
+    """Parse ``KEY=VALUE`` strings with keys from ``KEYS``.
+
+    Raises:
+        InputError: a key or value is invalid, or there is no query, which would request the whole archive.
+    """
     query: dict[str, str] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if key not in KEYS:
-            near = get_close_matches(key, KEYS, 1, 0.4)
+            similar = get_close_matches(key, KEYS, 1, 0.4)
             raise InputError(
                 "pacs-query-key-unknown",
-                f"--query {text}: choose {near[0] if near else 'one of ' + ', '.join(KEYS)}=VALUE",
+                f"--query {text}: unknown key; use {similar[0] if similar else 'one of ' + ', '.join(KEYS)}=VALUE",
             )
         if not equals or not value.strip() or "\\" in value or not value.isprintable():
             raise InputError(
                 "pacs-query-value-invalid",
-                f"--query {text}: give {key}=VALUE, without backslashes and control characters",
+                f"--query {text}: invalid value; give {key}=VALUE without backslashes and control characters",
             )
         if key == "StudyDate" and not DATES.fullmatch(value.strip()):
             raise InputError(
                 "pacs-query-date-invalid",
-                f"--query {text}: give days and ranges as 20200101, 20200101-20201231 or 20200101-",
+                f"--query {text}: invalid date; give a day or a range as 20200101, 20200101-20201231 or 20200101-",
             )
         if key in query:
             raise InputError(
-                "pacs-query-key-twice", f"--query {key} is given twice; a range of dates is StudyDate=20200101-20201231"
+                "pacs-query-key-twice",
+                f"--query {key} is given twice; give a date range as StudyDate=20200101-20201231",
             )
         query[key] = value.strip()
     if not query:
         raise InputError(
             "pacs-query-missing",
-            "--from-pacs asks for nothing; say which studies with --query, e.g. StudyDate=20260101-",
+            "--from-pacs needs a query; select studies with --query, e.g. StudyDate=20260101-",
         )
     return query
 
 
-def fits(study: Header, query: Mapping[str, str]) -> bool:
-    """Whether a study is what was asked for, as far as its answer tells: servers may ignore keys (PS3.4 C.2.2.1.3).
+def matches_query(study: Header, query: Mapping[str, str]) -> bool:
+    """Whether a study matches the query; keys missing in the response are ignored.
 
-    Wildcards, ranges of dates and lists of modalities as in PS3.4 C.2.2.2; upper and lower case are the same.
+    The check is needed because servers may ignore query keys (PS3.4 C.2.2.1.3). Wildcards, date ranges and lists of
+    modalities follow PS3.4 C.2.2.2; matching is case-insensitive.
     """
-    for key, wanted in query.items():
-        held = study.get(key)
-        if held is None:
+    for key, pattern_text in query.items():
+        actual = study.get(key)
+        if actual is None:
             continue
-        values = [str(v).strip() for v in (held if isinstance(held, list) else str(held).split("\\"))]
+        values = [str(v).strip() for v in (actual if isinstance(actual, list) else str(actual).split("\\"))]
         if key == "StudyDate":
-            first, dash, last = wanted.partition("-")
-            fitting = any(first <= v <= (last or "99999999" if dash else first) for v in values)
+            first, dash, last = pattern_text.partition("-")
+            matches = any(first <= v <= (last or "99999999" if dash else first) for v in values)
         else:
-            pattern = re.escape(wanted).replace(r"\*", ".*").replace(r"\?", ".")
-            fitting = any(re.fullmatch(pattern, v, re.IGNORECASE | re.DOTALL) for v in values)
-        if not fitting:
+            pattern = re.escape(pattern_text).replace(r"\*", ".*").replace(r"\?", ".")
+            matches = any(re.fullmatch(pattern, v, re.IGNORECASE | re.DOTALL) for v in values)
+        if not matches:
             return False
     return True
 
 
 def header(dataset: Dataset, keywords: Sequence[str]) -> Header:
-    """Those elements of an answer that are usable."""
+    """Return the elements ``keywords`` of a response that are present and valid."""
     return plain(dataset, list(keywords))
 
 
 def uid(value: object, server: str) -> str:
-    """``value`` if it is a UID. Else InputError: it could lead out of a folder."""
+    """Return ``value`` if it is a UID; otherwise raise InputError, because it could lead to a path outside a folder."""
     text = str(value).strip(" \0") if value is not None else ""
     if not UID.fullmatch(text):
         raise InputError(
-            "pacs-uid-invalid", f"{server} answers with {shown(text[:80])!r} where a UID belongs; ask its administrator"
+            "pacs-uid-invalid", f"{server} sent {one_line(text[:80])!r} instead of a UID; ask its administrator"
         )
     return text
 
 
-def retried(action: Callable[[], Answer], pauses: Sequence[float] = PAUSES) -> Answer:
-    """What ``action`` returns; after a ConnectionError it is tried again after each of ``pauses``, in seconds."""
+def retried(action: Callable[[], Result], pauses: Sequence[float] = PAUSES) -> Result:
+    """Return the result of ``action``; on ConnectionError, retry it after each of ``pauses`` (in seconds)."""
     for pause in pauses:
         try:
             return action()

@@ -1,8 +1,9 @@
-"""Converted series into a PACS, and a record of what it has accepted, so that a rerun sends only the rest.
+"""Store converted series in a PACS and record the accepted images, so that a rerun sends only the rest.
 
-``stored.jsonl`` in the output folder (of a de-identified run in the private one) gets a line when a series, or a part
-of it, has been accepted. It holds for a server and for the bytes sent: an output that was made anew is stored anew.
-What a kill leaves unrecorded is sent again, which replaces nothing: the same images have the same UIDs.
+Each time the server accepts a series or a part of it, a line is added to ``stored.jsonl`` in the output folder (in the
+private folder for a de-identified run). An entry is valid for one server and for the bytes sent, so an output that was
+converted again is stored again. Images accepted but not recorded before an interruption are sent again; this replaces
+nothing on the server, because the same images have the same UIDs.
 """
 
 import json
@@ -14,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medgen.errors import InputError
-from medgen.inference.output import OURS
-from medgen.io.claim import check_ours, wrote
+from medgen.inference.output import DERIVED_FILE_NAME
+from medgen.io.claim import check_ours, record_written
 from medgen.io.hashes import sha256_of
 from medgen.pacs.server import HAD, PAUSES, Server
 
@@ -24,15 +25,18 @@ RECORD = "stored.jsonl"
 
 @dataclass
 class Stored:
-    """What became of a series: images that the server has, and how many of these were sent now."""
+    """Result of storing a series: number of images on the server, and how many of them were sent in this call."""
 
     images: int = 0
     sent: int = 0
-    remarks: list[str] = field(default_factory=list)  # what the server changed
+    remarks: list[str] = field(default_factory=list)  # warnings of the server, e.g. about changed images
 
 
 class Storage:
-    """Stores series of ``output`` in ``server``. One thread may use it."""
+    """Stores series of the folder ``output`` in ``server``; not thread-safe.
+
+    ``told`` is called with a log line before each retry.
+    """
 
     def __init__(
         self,
@@ -43,65 +47,70 @@ class Storage:
     ) -> None:
         self.server, self.record, self.pauses, self.told = server, output / RECORD, pauses, told
         self.lost = False
-        self.contents: dict[tuple[str, str], set[str]] = {}  # (server, series): hashes of what was accepted of it
+        self.contents: dict[tuple[str, str], set[str]] = {}  # (server, series) -> content hashes with accepted images
         self.accepted = self._read()
 
     def store(self, folder: Path) -> Stored:
         """Send the images of a derived series, or one DICOM file, that the server has not accepted yet.
 
         Raises:
-            InputError: it is no derived series, cannot be read, or the server refuses images or was lost too often;
-                the images it did accept are recorded.
+            InputError: ``folder`` is not a derived series or cannot be read, the server refuses images, or the
+                connection was lost too often. Accepted images are recorded in any case.
         """
         files = [folder] if folder.is_file() and folder.suffix == ".dcm" else []
         if folder.is_dir():
-            files = sorted(path for path in folder.iterdir() if OURS.fullmatch(path.name))
+            files = sorted(path for path in folder.iterdir() if DERIVED_FILE_NAME.fullmatch(path.name))
         if not files:
             raise InputError(
-                "pacs-not-dicom-series", f"{folder} is no DICOM series, so it cannot be stored in {self.server.name}"
+                "pacs-not-dicom-series",
+                f"{folder} is not a DICOM series, so it cannot be stored in {self.server.name}; write DICOM output",
             )
         digest = sha256_of(files)
         others = self.contents.get((self.server.name, folder.name), set()) - {digest}
         accepted = self.accepted.setdefault((self.server.name, digest), set())
-        left = [file for file in files if file.name not in accepted]
+        remaining = [file for file in files if file.name not in accepted]
         result = Stored(len(files))
         refused: list[str] = []
-        waits = iter(() if self.lost else self.pauses)  # no more patience while the last series was given up
-        while left:
+        retries = iter(() if self.lost else self.pauses)  # no retries if the previous series failed
+        while remaining:
             answered, lost = set(), None
             try:
-                for file, said, has in self.server.store(left):
+                for file, message, present in self.server.store(remaining):
                     answered.add(file)
-                    if said == HAD and others:
-                        said, has = "holds another image of its UID, made with other settings; remove that there", False
-                    if said:
-                        (result.remarks if has else refused).append(f"{file}: {self.server.name} {said}")
-                    if has:
+                    if message == HAD and others:
+                        message, present = (
+                            "already has an image with this UID made with other settings; delete it on the server",
+                            False,
+                        )
+                    if message:
+                        (result.remarks if present else refused).append(f"{file}: {self.server.name} {message}")
+                    if present:
                         accepted.add(file.name)
                         result.sent += 1
             except ConnectionError as error:
                 lost = error
             finally:
                 self._add(folder, digest, [file.name for file in answered if file.name in accepted])
-            left = [file for file in left if file not in answered]
+            remaining = [file for file in remaining if file not in answered]
             if lost is None:
                 break
             if answered:
-                waits = iter(self.pauses)  # patience is for a connection that takes nothing
-            elif (pause := next(waits, None)) is not None:
-                self.told(f"{lost}; {folder.name} is tried again in {pause:g} s")
+                retries = iter(self.pauses)  # progress was made: allow all retries again
+            elif (pause := next(retries, None)) is not None:
+                self.told(f"{lost}; retrying {folder.name} in {pause:g} s")
                 time.sleep(pause)
             else:
                 self.lost = True
                 raise InputError(
                     "pacs-images-not-stored",
-                    f"{folder}: {len(left)} of {len(files)} images are not stored ({lost}); start again to send them",
+                    f"{folder}: {len(remaining)} of {len(files)} images are not stored ({lost}); "
+                    "run again to send them",
                 )
         self.lost = False
         if refused:
             raise InputError(
                 "pacs-images-refused",
-                f"{refused[0]}; {len(refused)} of {len(files)} images of {folder.name} are not stored",
+                f"{refused[0]}; {len(refused)} of {len(files)} images of {folder.name} were refused and are not stored",
             )
         return result
 
@@ -120,7 +129,7 @@ class Storage:
                 found.setdefault(key, set()).update(str(name) for name in told["images"])
                 self.contents.setdefault((key[0], str(told["series"])), set()).add(key[1])
             except (ValueError, KeyError, TypeError, RecursionError):
-                continue  # torn by a kill
+                continue  # incomplete line of an interrupted run
         return found
 
     def _add(self, folder: Path, digest: str, names: list[str]) -> None:
@@ -130,22 +139,23 @@ class Storage:
         line = {"server": self.server.name, "series": folder.name, "sha256": digest, "images": sorted(names)}
         try:
             check_ours(self.record)
-            wrote(self.record)
-            with open(self.record, "ab+", opener=_private) as record:
-                if record.tell():  # a kill may have torn the last line
+            record_written(self.record)
+            with open(self.record, "ab+", opener=_open_private) as record:
+                if record.tell():  # an interrupted run may have left an incomplete last line
                     record.seek(-1, os.SEEK_END)
-                    torn = record.read(1) != b"\n"
-                    record.write(b"\n" if torn else b"")
+                    incomplete = record.read(1) != b"\n"
+                    record.write(b"\n" if incomplete else b"")
                 record.write(json.dumps(line).encode() + b"\n")
         except OSError as error:
             raise InputError(
                 "pacs-record-not-writable",
-                f"{self.record} cannot be written ({error.strerror}); images will be sent again",
+                f"{self.record} cannot be written ({error.strerror}), so a rerun sends these images again; "
+                "check its permissions",
             ) from None
 
 
-def _private(path: str, flags: int) -> int:
-    """It names servers and patients' series: for its owner only."""
+def _open_private(path: str, flags: int) -> int:
+    """Open a file readable only by its owner, because the record names servers and series of patients."""
     descriptor = os.open(path, flags, 0o600)
     if hasattr(os, "fchmod"):
         with suppress(OSError):

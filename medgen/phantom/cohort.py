@@ -1,7 +1,7 @@
-"""The embedded CT cohort: an abdomen and lower chest per seed, with and without contrast, and its labels.
+"""Synthetic CT cohort: abdomen and lower chest for each seed, with and without contrast, with labels.
 
-Anatomy (``medgen.data.anatomy``) is drawn once per patient; ``render`` scans it at any phase, with noise and
-bias (``medgen.phantom.ct_physics``). Nothing here is a real person.
+The anatomy (``medgen.phantom.anatomy``) is built once per patient; ``render`` simulates a scan in any phase, with noise
+and bias (``medgen.phantom.ct_physics``). No data of real patients are used.
 """
 
 import gzip
@@ -37,7 +37,7 @@ __all__ = [
     "write_cohort",
 ]
 
-GENERATOR = 1  # counts changes that make a seed another patient
+GENERATOR = 1  # increase when a seed gives a different patient
 Progress = Callable[[int, int, str], None]  # done, total, case name
 
 
@@ -54,9 +54,9 @@ class Patient:
 
 
 def render(anatomy: Anatomy, phase: str, *, noise_free: bool = False) -> np.ndarray:
-    """HU (X, Y, Z) float32 of a scan at a phase ("none", "arterial", "portal_venous", "late").
+    """Simulate a scan in a phase ("none", "arterial", "portal_venous", "late"); returns HU (X, Y, Z) float32.
 
-    Every phase is a scan of its own: noise and bias are drawn independently, the same for the same seed.
+    Noise and bias are drawn independently for each phase and depend only on the seed.
     """
     hu = anatomy.mixture(phase)
     if noise_free:
@@ -74,12 +74,18 @@ def make_patient(
     noise_free: bool = False,
     lesions: bool = True,
 ) -> Patient:
-    """The patient of a seed, scanned with and without contrast.
+    """Create the patient of a seed, scanned with and without contrast.
 
-    ``size`` in voxels, ``spacing`` in mm; the field of view is centred on the patient at the first lumbar
-    vertebra.
-    ``noise_free`` leaves out noise and bias: contrast minus noncontrast is then the iodine alone.
-    Raises InputError for a size below 8, a spacing not above 0, a negative seed or an unknown phase.
+    Args:
+        seed: 0 or more.
+        size: voxels along each axis, at least 8; the field of view is centred at the first lumbar vertebra.
+        spacing: mm, above 0 and below 100.
+        phase: phase of the contrast scan.
+        noise_free: omit noise and bias; contrast minus noncontrast is then the iodine enhancement.
+        lesions: add cysts and tumours.
+
+    Raises:
+        InputError: an argument is out of range or the phase is unknown.
     """
     grid, step = checked(seed, size, spacing, phase)
     anatomy = build_anatomy(seed, grid, step, lesions)
@@ -96,26 +102,29 @@ def make_patient(
 
 
 def checked(seed: int, size: Any, spacing: Any, phase: str) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
+    """Return size and spacing as tuples of three. Raises InputError for arguments out of range."""
     grid = tuple(int(n) for n in size)
     step = tuple(float(s) for s in (spacing if np.ndim(spacing) else (spacing,) * 3))
     if len(grid) != 3 or min(grid) < 8:
-        raise InputError("phantom-size-range", f"size {size} must be three numbers of voxels of at least 8.")
+        raise InputError(
+            "phantom-size-range", f"size is {size}, but must be three whole numbers of at least 8 (voxels)"
+        )
     if len(step) != 3 or not all(0 < s < 100 for s in step):
         raise InputError(
-            "phantom-spacing-range", f"spacing {spacing} must be one number or three, between 0 and 100 mm."
+            "phantom-spacing-range", f"spacing is {spacing}, but must be one or three numbers above 0 and below 100 mm"
         )
     if phase not in PHASES:
         raise InputError(
             "phantom-phase-unknown",
-            f"phase {phase!r} is unknown; choose one of {', '.join(PHASES)}, for a cohort mixed or all.",
+            f"phase {phase!r} is unknown; choose one of {', '.join(PHASES)}; for a cohort also mixed or all",
         )
     if seed < 0:
-        raise InputError("phantom-seed-negative", f"seed {seed} must not be negative.")
+        raise InputError("phantom-seed-negative", f"seed is {seed}, but must not be negative")
     return grid, step  # type: ignore[return-value]
 
 
 def scan_affine(seed: int, size: tuple[int, int, int], spacing: tuple[float, float, float]) -> np.ndarray:
-    """Axis-aligned RAS affine whose origin differs between patients, as table positions do."""
+    """Return an axis-aligned RAS affine; its origin varies between patients like a table position."""
     centre = stream(seed, "table").uniform((-12, -20, -400), (12, 20, 100)).round(1)
     affine = np.diag([*spacing, 1.0])
     affine[:3, 3] = centre - (np.array(size) - 1) / 2 * np.array(spacing)
@@ -140,22 +149,31 @@ def write_cohort(
     ``labels/CASE.nii.gz`` (uint8), ``labels.json`` ({structure: value}) and ``patients.json`` (settings, and
     each patient's parameters).
 
-    ``phase`` may be "mixed": each patient arterial, portal_venous or late; or "all": a folder for each of
-    ``PHASES`` in place of source and target, scans of the same patients with noise of their own.
-    Cases are patient_000, patient_001, ...; with ``unpaired`` the source holds the first ``patients`` of them
-    and the target as many others, or each phase ``patients`` of its own, dealt one phase after the other.
-    A patient depends on ``seed`` and its number alone, not on the number of patients or of ``workers``
-    (processes; default 2). Cases already there from the same settings are kept, so an interrupted call goes on.
-    ``progress(done, total, case)`` is called after each case. ``overwrite``: replace another cohort of medgen's.
+    Cases are named patient_000, patient_001, ... A patient depends only on ``seed`` and its number, not on the number
+    of patients or workers. Existing cases with the same settings are kept, so that an interrupted call can be resumed.
 
-    Raises InputError for arguments out of range, a folder that holds another cohort or cannot be written.
+    Args:
+        out: output folder.
+        patients: number of patients; with ``unpaired``, for each of source and target, or for each phase.
+        seed: of the cohort, 0 or more.
+        size, spacing, noise_free: see ``make_patient``.
+        phase: one of ``PHASES``; "mixed": arterial, portal_venous or late, drawn for each patient; "all": a folder for
+            each of ``PHASES`` instead of source and target, with scans of the same patients and independent noise.
+        unpaired: use different patients: the first ``patients`` for the source and the others for the target, or, with
+            "all", assign patients to the phases in turn.
+        workers: processes; None: 2.
+        progress: called as ``progress(done, total, case)`` after each case.
+        overwrite: replace another cohort written by medgen.
+
+    Raises:
+        InputError: an argument is out of range, or ``out`` holds another cohort or cannot be written.
     """
     first = PHASES[1] if phase in ("mixed", "all") else phase
     grid, step = checked(seed, size, spacing, first)
     if patients < 1:
-        raise InputError("phantom-patients-range", f"patients {patients} must be at least 1.")
+        raise InputError("phantom-patients-range", f"patients is {patients}, but must be at least 1")
     if workers is not None and workers < 1:
-        raise InputError("phantom-workers-range", f"workers {workers} must be at least 1.")
+        raise InputError("phantom-workers-range", f"workers is {workers}, but must be at least 1")
     settings = {
         "generator": GENERATOR,
         "seed": seed,
@@ -171,9 +189,9 @@ def write_cohort(
         try:
             done = prepare(out, settings, total)
             jobs = [job(out, settings, number, patients) for number in range(total)]
-            wait = [j for j in jobs if not (j["case"] in done and all(p.exists() for p in files_of(j).values()))]
-            finished = total - len(wait)
-            for case, record in run(wait, 2 if workers is None else workers):
+            pending = [j for j in jobs if not (j["case"] in done and all(p.exists() for p in files_of(j).values()))]
+            finished = total - len(pending)
+            for case, record in run(pending, 2 if workers is None else workers):
                 done[case] = record
                 write_json(out / "patients.json", {"settings": settings, "patients": dict(sorted(done.items()))})
                 finished += 1
@@ -181,12 +199,12 @@ def write_cohort(
                     progress(finished, total, case)
         except OSError as error:
             raise InputError(
-                "output-not-writable", f"{out} cannot be written: {error.strerror or error}; choose another folder."
+                "output-not-writable", f"{out} cannot be written ({error.strerror or error}); choose another folder"
             ) from error
 
 
 def prepare(out: Path, settings: dict[str, Any], total: int) -> dict[str, Any]:
-    """Make the folders; return the records of cases already there."""
+    """Create the folders; return the records of existing cases."""
     record = out / "patients.json"
     parts = [*scans_of(settings["phase"]), "labels"]
     done: dict[str, Any] = {}
@@ -196,12 +214,12 @@ def prepare(out: Path, settings: dict[str, Any], total: int) -> dict[str, Any]:
             done = dict(old["patients"]) if old["settings"] == settings else {}
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
-                "phantom-record-foreign", f"{record} is not a record of an embedded cohort; choose another folder."
+                "phantom-record-foreign", f"{record} is not the record of a phantom cohort; choose another folder"
             ) from error
         if len(done) > total:
             raise InputError(
                 "phantom-too-many-cases",
-                f"{out} holds {len(done)} cases, more than {total}; remove it or choose another folder.",
+                f"{out} has {len(done)} cases, more than the requested {total}; delete it or choose another folder",
             )
     for part in parts:
         (out / part).mkdir(parents=True, exist_ok=True)
@@ -211,12 +229,12 @@ def prepare(out: Path, settings: dict[str, Any], total: int) -> dict[str, Any]:
 
 
 def scans_of(phase: str) -> dict[str, str]:
-    """The folders of a cohort, and the phase that each holds."""
+    """Return {folder: phase} for the images of a cohort."""
     return {name: name for name in PHASES} if phase == "all" else {"source": phase, "target": "none"}
 
 
 def job(out: Path, settings: dict[str, Any], number: int, patients: int) -> dict[str, Any]:
-    """What a worker needs to write one case."""
+    """Return the arguments of ``write_case`` for one case."""
     seed = int(np.random.SeedSequence([settings["seed"], number]).generate_state(1)[0])
     phase = settings["phase"]
     if phase == "mixed":
@@ -238,15 +256,16 @@ def job(out: Path, settings: dict[str, Any], number: int, patients: int) -> dict
 
 
 def files_of(work: dict[str, Any]) -> dict[str, Path]:
+    """Return {folder: file} for the images and the label map of a case."""
     return {part: work["out"] / part / f"{work['case']}.nii.gz" for part in [*work["scans"], "labels"]}
 
 
 def run(jobs: list[dict[str, Any]], workers: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Case and record of each job as it is done, by worker processes where that pays."""
+    """Yield case name and record of each finished job; uses worker processes if there are several jobs and workers."""
     if workers <= 1 or len(jobs) <= 1:
         yield from map(write_case, jobs)
         return
-    # Workers use numpy and scipy alone, which survive a fork; spawn would need a guarded __main__ and import torch.
+    # Workers only use numpy and scipy, which are safe to fork; spawn would need a guarded __main__ and import torch.
     context = get_context("fork" if sys.platform == "linux" else "spawn")
     with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
         waiting = [pool.submit(write_case, j) for j in jobs]
@@ -259,6 +278,7 @@ def run(jobs: list[dict[str, Any]], workers: int) -> Iterator[tuple[str, dict[st
 
 
 def write_case(work: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Write the images and the label map of one case; return its name and record."""
     seed, noise_free = work["seed"], work["noise_free"]
     anatomy = build_anatomy(seed, work["size"], work["spacing"])
     affine = scan_affine(seed, work["size"], work["spacing"])
@@ -272,6 +292,7 @@ def write_case(work: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def write_nifti(path: Path, data: np.ndarray, affine: np.ndarray) -> None:
+    """Write a NIfTI file atomically; equal arrays give equal bytes."""
     image = nib.Nifti1Image(data, affine)
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, code=1)
@@ -284,5 +305,5 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    with atomic_write(path) as aside:
-        aside.write_bytes(content)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)

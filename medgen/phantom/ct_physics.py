@@ -1,8 +1,8 @@
-"""What a scanner adds to the true HU: correlated noise, and the slow bias that beam hardening leaves.
+"""Simulate effects of the scanner on the true HU: correlated noise and low-frequency bias from beam hardening.
 
-Noise: white noise shaped in the slice by a ramp with a smooth cut-off, the noise power spectrum of filtered
-back-projection (Riederer et al., Phys Med Biol 1978;23:446; Boedeker et al., ibid. 2007;52:4047), a little
-correlated between slices, and larger where the X-ray path through the body is longer.
+Noise: white noise, filtered in the slice by a ramp with a smooth cut-off, which is the noise power spectrum of
+filtered back-projection (Riederer et al., Phys Med Biol 1978;23:446; Boedeker et al., ibid. 2007;52:4047). It is
+slightly correlated between slices and larger where the X-ray path through the body is longer.
 Bias: cupping and dark bands between dense parts (Barrett & Keat, RadioGraphics 2004;24:1679).
 """
 
@@ -13,26 +13,28 @@ Array = np.ndarray
 
 
 def add_scan(hu: Array, spacing: tuple[float, float, float], rng: np.random.Generator, sigma: float) -> Array:
-    """HU (X, Y, Z) of one scan of the true ``hu``: bias and noise of standard deviation about ``sigma`` HU in
-    soft tissue at the centre of the body, from ``rng``."""
+    """Simulate one scan of the true ``hu`` (X, Y, Z): add bias and noise drawn from ``rng``.
+
+    ``sigma``: approximate standard deviation of the noise in soft tissue at the centre of the body, HU.
+    """
     path = path_length(hu, spacing)
     scan = hu + bias(hu, path, spacing, rng) + noise(hu.shape, spacing, rng) * (sigma * path)
     return np.maximum(scan, -1024).astype(np.float32)
 
 
 def path_length(hu: Array, spacing: tuple[float, float, float]) -> Array:
-    """Noise relative to the centre: follows the mass in a neighbourhood of about 10 cm, 0.45 in air."""
+    """Return the noise level relative to the body centre, from the mass within about 10 cm; 0.45 in air."""
     step = [max(1, int(12 / s)) for s in spacing]
     coarse = np.clip(hu[:: step[0], :: step[1], :: step[2]] / 1000 + 1, 0, 1.6)
     widths = [55 / (s * k) for s, k in zip(spacing, step, strict=True)]
     mass = ndimage.gaussian_filter(
         coarse, (widths[0], widths[1], 0.5 * widths[2]), mode=("constant", "constant", "nearest")
     )
-    return 0.45 + 0.62 * grown(mass, hu.shape)
+    return 0.45 + 0.62 * upsampled(mass, hu.shape)
 
 
-def grown(coarse: Array, shape: tuple[int, ...]) -> Array:
-    """Trilinear enlargement to a shape."""
+def upsampled(coarse: Array, shape: tuple[int, ...]) -> Array:
+    """Upsample to a shape with trilinear interpolation."""
     for axis, n in enumerate(shape):
         m = coarse.shape[axis]
         at = np.linspace(0, m - 1, n).astype(np.float32)
@@ -43,7 +45,7 @@ def grown(coarse: Array, shape: tuple[int, ...]) -> Array:
 
 
 def noise(shape: tuple[int, ...], spacing: tuple[float, float, float], rng: np.random.Generator) -> Array:
-    """Unit-variance noise (X, Y, Z) with the spectrum of filtered back-projection."""
+    """Draw unit-variance noise (X, Y, Z) with the spectrum of filtered back-projection."""
     white = rng.standard_normal(shape, dtype=np.float32)
     fx, fy = np.fft.fftfreq(shape[0], spacing[0])[:, None], np.fft.rfftfreq(shape[1], spacing[1])[None, :]
     f = np.hypot(fx, fy)  # cycles per mm
@@ -55,8 +57,8 @@ def noise(shape: tuple[int, ...], spacing: tuple[float, float, float], rng: np.r
 
 
 def bias(hu: Array, path: Array, spacing: tuple[float, float, float], rng: np.random.Generator) -> Array:
-    """Slow HU error: random drift of about 1.5 HU, cupping, and dark bands beside dense parts along x."""
-    drift = grown(rng.standard_normal((4, 4, 3)).astype(np.float32), hu.shape) * 1.6
+    """Return a low-frequency HU error: drift of about 1.5 HU, cupping, and dark bands beside dense parts along x."""
+    drift = upsampled(rng.standard_normal((4, 4, 3)).astype(np.float32), hu.shape) * 1.6
     cup = (path - 0.9) * rng.uniform(-7, -3)
     dense = np.clip(hu - 180, 0, 900)
     wide = ndimage.uniform_filter1d(

@@ -1,4 +1,4 @@
-"""A case that is being checked, and a reason against it: what the checks of `findings` and `lesion_findings` share."""
+"""The case under check and its findings, shared by the modules of findings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,12 +12,12 @@ from medgen.qa.limits import Thresholds
 
 Status = Literal["pass", "review", "fail"]
 Spacing = tuple[float, float, float]
-SIDES = ("RL", "AP", "SI")  # the positive and the negative end of each axis in the scanner
+SIDES = ("RL", "AP", "SI")  # letters of the positive and negative end of each scanner axis
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a finding lies: the two corners of its box, mm in the scanner (RAS)."""
+    """Bounding box of a finding: two corners, mm in scanner coordinates (RAS)."""
 
     low: tuple[float, float, float]
     high: tuple[float, float, float]
@@ -27,10 +27,14 @@ class Place:
 class Reason:
     """One finding.
 
-    ``fault``: flip, shift, structure, offset, scale, enhancement, lesion_lost, lesion_new, anatomy, input, unchecked.
-    ``by``: what it rests on: images (input and output alone), segmenter, labels, lesions (their masks), truth, input
-    (what the conversion knew of it). ``status`` pass: a note. ``place``: None where the finding is about the whole
-    volume, or the volume's place in the scanner is not known.
+    Attributes:
+        fault: flip, shift, structure, offset, scale, enhancement, lesion_lost, lesion_new, anatomy, truth, input or
+            unchecked.
+        status: fail, review, or pass for a note.
+        text: one or more sentences.
+        place: None if the finding concerns the whole volume or the affine is unknown.
+        by: evidence: images (input and output alone), segmenter, labels, lesions (their masks), truth, or input
+            (recorded by the conversion).
     """
 
     fault: str
@@ -45,7 +49,7 @@ class Reason:
 
 @dataclass
 class Checked:
-    """What the checks share, all arrays on one grid; they add to ``values`` and ``reasons``."""
+    """Inputs and results of the checks. All arrays are on one grid; the checks add to ``values`` and ``reasons``."""
 
     source: np.ndarray
     output: np.ndarray
@@ -57,23 +61,28 @@ class Checked:
     lesions: np.ndarray | None
     limits: Thresholds
     hu: bool
-    origin: np.ndarray  # mm from the volume's first voxel to this grid's
-    affine: np.ndarray | None = None  # (4, 4), voxels of the volume → mm in the scanner, RAS
+    origin: np.ndarray  # offset of this grid's first voxel from the volume's, mm
+    affine: np.ndarray | None = None  # (4, 4), voxels of the volume → mm in scanner coordinates (RAS)
     values: dict[str, float | str] = field(default_factory=dict)
     reasons: list[Reason] = field(default_factory=list)
-    excused: list[Reason] = field(default_factory=list)  # what the images alone say and the truth shows too
-    regions: dict[str, tuple[float, float]] = field(default_factory=dict)  # limits of the mean of labelled structures
+    excused: list[Reason] = field(default_factory=list)  # findings that the truth shows too
+    regions: dict[str, tuple[float, float]] = field(
+        default_factory=dict
+    )  # limits of the mean HU of labelled structures
 
     @property
     def unit(self) -> str:
         return " HU" if self.hu else ""
 
     def at(self, place: tuple[float, float, float]) -> str:
-        """A place as viewers show it, mm in the scanner with their side; without an affine, from the first voxel."""
+        """A position as viewers show it: mm in scanner coordinates with sides, such as "R 40, A 12, S 5 mm".
+
+        Without an affine: mm from the first voxel.
+        """
         if self.affine is None:
             return "({:.0f}, {:.0f}, {:.0f}) mm from the first voxel".format(*(self.origin + place))
-        where = _in_scanner(self.origin + place, self.affine)
-        return ", ".join(f"{side[int(mm < 0)]} {abs(mm):.0f}" for side, mm in zip(SIDES, where, strict=True)) + " mm"
+        scanner = _in_scanner(self.origin + place, self.affine)
+        return ", ".join(f"{side[int(mm < 0)]} {abs(mm):.0f}" for side, mm in zip(SIDES, scanner, strict=True)) + " mm"
 
     def add(
         self,
@@ -85,18 +94,18 @@ class Checked:
         by: str = "images",
         excused: bool = False,
     ) -> None:
-        """Another finding; ``excused``: the truth shows the same, so that it does not count."""
+        """Add a finding. ``excused``: the truth shows the same, so the finding does not count."""
         (self.excused if excused else self.reasons).append(Reason(fault, status, text, place, by))
 
     def ball(self, centre: Sequence[float], diameter: float) -> Place | None:
-        """The box of a ball: ``centre`` in mm from this grid's first voxel, ``diameter`` in mm."""
+        """Bounding box of a ball: ``centre`` in mm from this grid's first voxel, ``diameter`` in mm."""
         if self.affine is None:
             return None
         middle = _in_scanner(self.origin + centre, self.affine)
         return _box(np.stack([middle - diameter / 2, middle + diameter / 2]))
 
     def box(self, mask: np.ndarray) -> Place | None:
-        """The box of a mask (X, Y, Z) bool on this grid; None if it is empty."""
+        """Bounding box of a mask (X, Y, Z) bool on this grid; None if it is empty."""
         corners = _corners(mask)
         if self.affine is None or corners is None:
             return None
@@ -104,24 +113,24 @@ class Checked:
 
 
 def place_of(mask: np.ndarray, affine: np.ndarray | None) -> Place | None:
-    """The box of a mask (X, Y, Z) bool on the volume's own grid, ``affine`` (4, 4) its; None if it is empty."""
+    """Bounding box of a mask (X, Y, Z) bool on the volume's grid; None without an affine (4, 4) or if it is empty."""
     corners = _corners(mask)
     return None if affine is None or corners is None else _box(corners @ affine[:3, :3].T + affine[:3, 3])
 
 
 def ball_mm(millilitres: float) -> float:
-    """The diameter in mm of a ball of that volume."""
+    """Diameter in mm of a ball of this volume."""
     return float(np.cbrt(6000 * millilitres / np.pi))
 
 
 def _corners(mask: np.ndarray) -> np.ndarray | None:
-    """(8, 3) voxel indices of the corners of the box of a mask."""
+    """(8, 3) voxel indices of the corners of a mask's bounding box."""
     boxes = ndimage.find_objects(np.asarray(mask, np.uint8))
     return np.array([*product(*((part.start - 0.5, part.stop - 0.5) for part in boxes[0]))]) if boxes else None
 
 
 def _in_scanner(points: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """mm along the volume's axes from its first voxel → mm in the scanner."""
+    """Convert mm along the volume's axes from its first voxel to mm in scanner coordinates."""
     axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     return points @ axes.T + affine[:3, 3]
 

@@ -1,8 +1,8 @@
-"""The verdict on one translated volume against its input: pass, review or fail, each reason a sentence.
+"""Check one translated volume against its input: pass, review or fail, with reasons.
 
-What is measured lives beside this file (`structure`, `geometry`, `hounsfield`, `enhancement`, `lesions`), the words
-in `findings` and `lesion_findings`, the limits in `thresholds`. docs/explanation/metrics_structure.md says what a pass
-does not prove.
+`medgen.qa.measures` holds the measurements, `findings`, `organ_findings`, `lesion_findings` and
+`new_structure_findings` turn them into findings, and `limits` holds the limits. docs/explanation/metrics_structure.md
+says what a pass does not prove.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,15 +22,19 @@ from medgen.qa.limits import Thresholds
 from medgen.qa.measures import enhancement
 
 RANK: dict[Status, int] = {"pass": 0, "review": 1, "fail": 2}
-COARSE_MM = 2.0  # finer grids are averaged to about this: time and memory do not grow with the matrix
+COARSE_MM = 2.0  # finer grids are averaged to about this voxel size, which limits time and memory
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """``status``: the worst of the reasons, "pass" without any; ``values``: all that was measured, by name.
+    """Result of the checks of one case.
 
-    ``excused``: what input and output alone would say, and the truth shows too. ``regions``: the lowest and the highest
-    mean (HU) that a labelled structure may have.
+    Attributes:
+        status: the worst status of the reasons; "pass" without any.
+        reasons: findings, worst first.
+        values: {name: measured value}.
+        excused: findings against the input that the truth shows too.
+        regions: {labelled structure: lowest and highest accepted mean HU}.
     """
 
     status: Status
@@ -54,28 +58,30 @@ def check_case(
     segment_names: Mapping[int, str] | None = None,
     affine: np.ndarray | None = None,
 ) -> Verdict:
-    """Did the translation keep what was there, and remove what it should?
+    """Check whether a translation preserves the structure of its input and removes what it should.
 
     Args:
-        source, output: (X, Y, Z) on one grid in canonical (RAS) order; CT in HU, or MR in any unit: then only
-            structure, geometry and lesions are checked.
+        source, output: (X, Y, Z) on one grid in canonical (RAS) order; CT in HU, or MR in any unit. MR is checked for
+            structure, geometry and lesions only.
         spacing: mm.
-        truth: (X, Y, Z), the true target image, if there is one: what it shows too is no fault, see `findings`.
-        labels, names: (X, Y, Z) whole numbers and {value: structure}; with them each organ is held against its range.
-        lesions: (X, Y, Z), non-zero in the lesions of the source; with them each one's fate is told.
-        thresholds: limits; default `Thresholds()`, of contrast removal.
-        segment: volume → labels (X, Y, Z), for the Dice of anatomy and, without ``lesions``, as their detector.
-        segment_names: of its labels; None: ``names``.
-        affine: (4, 4), voxels → mm in the scanner (RAS), for places as viewers show them; None: from the first voxel.
+        truth: (X, Y, Z), the true target image, if there is one; see `findings`.
+        labels: (X, Y, Z) whole numbers, structures of the source, whose HU are compared with their ranges.
+        names: {label: structure}.
+        lesions: (X, Y, Z), non-zero in the lesions of the source, each of which is checked.
+        thresholds: limits; default `Thresholds()`, for contrast removal.
+        segment: volume → labels (X, Y, Z), for the Dice of anatomy and, without ``lesions``, for lesion detection.
+        segment_names: names of the segmenter's labels; None: ``names``.
+        affine: (4, 4), voxels → mm in scanner coordinates (RAS), used for the positions of findings; None: positions
+            are relative to the first voxel.
 
     Raises:
-        InputError: arrays that are not 3D or differ in shape, values that are not finite, spacing not above 0.
+        InputError: arrays are not 3D or differ in shape, values are not finite, or spacing is not above 0.
     """
     _check(source, output, spacing, truth, labels, lesions)
     case = _prepared(source, output, spacing, truth, labels, names or {}, lesions, thresholds or Thresholds())
     case.affine = affine
     findings.geometry_findings(case)
-    if not any(reason.fault == "flip" for reason in case.reasons):  # all else follows from a flip
+    if not any(reason.fault == "flip" for reason in case.reasons):  # a flip causes all other findings
         images = [image for image in (source, output, truth) if image is not None]
         _content_findings(case)
         if labels is not None and case.names:
@@ -109,9 +115,9 @@ def _organ_findings(
     spacing: Spacing,
     by: str,
 ) -> None:
-    """On the volume's own grid, as the table of regions."""
+    """Measured on the volume's own grid, as in the table of regions."""
     if case.hu and case.limits.contrast_removed:
-        organ_findings.organ_findings(case, enhancement.organs(images, labels, names, spacing), by)
+        organ_findings.organ_findings(case, enhancement.measure_organs(images, labels, names, spacing), by)
 
 
 def _prepared(
@@ -127,13 +133,13 @@ def _prepared(
     factor = coarse_factor(spacing, source.shape)
     coarse = _averaged(source, factor)
     body = body_mask(coarse)
-    crop = _around(body)
+    crop = _body_crop(body)
 
     def image(v: np.ndarray | None) -> np.ndarray | None:
         return None if v is None else _averaged(v, factor)[crop]
 
     def whole_numbers(v: np.ndarray | None) -> np.ndarray | None:
-        return None if v is None else _largest_shares(v, factor)[crop]
+        return None if v is None else _block_labels(v, factor)[crop]
 
     step = np.multiply(spacing, factor)
     return Checked(
@@ -152,34 +158,34 @@ def _prepared(
 
 
 def _hu_expected(output: np.ndarray, truth: np.ndarray | None, limits: Thresholds) -> bool:
-    """Whether the output of a CT should be CT: by the truth; without it, where limits say so, or as it seems to be."""
+    """Whether the output of a CT should be in HU: decided by the truth, else by the limits or its own values."""
     if truth is not None:
         return looks_like_hu(truth)
     return limits.contrast_removed or looks_like_hu(output)
 
 
-def _around(body: np.ndarray, margin: int = 3) -> tuple[slice, ...]:
-    """The box of the body with a margin, as far from one side of the volume as from the other: flips stay flips."""
+def _body_crop(body: np.ndarray, margin: int = 3) -> tuple[slice, ...]:
+    """Bounding box of the body with a margin, symmetric in the volume so that a flip of the volume flips the crop."""
     box = ndimage.find_objects(body.astype(np.uint8))[0]
     cuts = [max(0, min(b.start, n - b.stop) - margin) for b, n in zip(box, body.shape, strict=True)]
     return tuple(slice(cut, n - cut) for cut, n in zip(cuts, body.shape, strict=True))
 
 
 def coarse_factor(spacing: Sequence[float], shape: Sequence[int]) -> list[int]:
-    """How many voxels along each axis are averaged to one of the grid that is checked."""
+    """Number of voxels along each axis that are averaged to one voxel of the checked grid."""
     return [max(1, min(round(COARSE_MM / s), n)) for s, n in zip(spacing, shape, strict=True)]
 
 
 def _averaged(v: np.ndarray, factor: Sequence[int]) -> np.ndarray:
-    """Mean over blocks of ``factor`` voxels; what does not fill a block at the far side is left out."""
+    """Mean over blocks of ``factor`` voxels; an incomplete block at the far side is dropped."""
     v = v.astype(np.float32)
     v = v[tuple(slice(n // k * k) for n, k in zip(v.shape, factor, strict=True))]
     blocks = [part for n, k in zip(v.shape, factor, strict=True) for part in (n // k, k)]
     return v.reshape(blocks).mean((1, 3, 5))
 
 
-def _largest_shares(v: np.ndarray, factor: Sequence[int]) -> np.ndarray:
-    """Labels at the middles of the blocks of ``_averaged``, so that they lie on the averaged images."""
+def _block_labels(v: np.ndarray, factor: Sequence[int]) -> np.ndarray:
+    """Labels at the centres of the blocks of ``_averaged``, aligned with the averaged images."""
     if max(factor) == 1:
         return v
     step = np.asarray(factor, float)
@@ -189,16 +195,15 @@ def _largest_shares(v: np.ndarray, factor: Sequence[int]) -> np.ndarray:
 
 def _check(source: np.ndarray, output: np.ndarray, spacing: Spacing, *others: Any) -> None:
     if source.ndim != 3:
-        raise InputError("qa-array-shape", f"a volume (X, Y, Z) can be checked, not an array {source.shape}")
+        raise InputError("qa-array-shape", f"checks need a volume (X, Y, Z), not an array of shape {source.shape}")
     for other in (output, *others):
         if other is not None and other.shape != source.shape:
             raise InputError(
-                "pair-shapes-differ", f"all of a case must lie on one grid, not {source.shape} and {other.shape}"
+                "pair-shapes-differ",
+                f"all volumes of a case must lie on one grid, not {source.shape} and {other.shape}",
             )
     for name, image in (("input", source), ("output", output)):
         if not np.isfinite(image.sum(dtype=np.float64)):
-            raise InputError(
-                "volume-not-finite", f"the {name} holds voxels that are NaN or infinite; it cannot be checked"
-            )
+            raise InputError("volume-not-finite", f"the {name} has NaN or infinite voxels and cannot be checked")
     if len(spacing) != 3 or not all(np.isfinite(s) and s > 0 for s in spacing):
         raise InputError("volume-spacing-invalid", f"spacing {tuple(spacing)} must be three numbers above 0, in mm")

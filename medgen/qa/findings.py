@@ -1,8 +1,9 @@
-"""What each check of `safety.check_case` measures, and the sentences that it finds fault with.
+"""Findings of `check.check_case` on geometry, structure, HU, residual enhancement and segmented anatomy.
 
-Every function here takes a `Checked` case and adds to its ``values`` and ``reasons``. One rule holds for all: where the
-truth is given, a finding against the input stands only if it stands against the truth too. What a true pair of images
-shows (other HU in MR, a lesion that only one contrast shows, a patient who moved) is no fault of the translation.
+Every function takes a `Checked` case and adds to its ``values`` and ``reasons``. One rule applies to all findings: if
+the truth is given, a finding against the input counts only if it also holds against the truth. Differences of a true
+pair of images (other HU in MR, a lesion visible in one contrast only, patient motion) are not faults of the
+translation.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,30 +11,34 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from medgen.data.body_mask import looks_like_hu
+from medgen.data.labels.overlap import label_dice
 from medgen.qa import lesion_findings
 from medgen.qa.case import Checked, Status, ball_mm, place_of
 from medgen.qa.measures import enhancement, geometry, hounsfield, structure
+from medgen.terminology import is_lesion
 
-SAME_SCAN = 0.35  # edge correlation; pairs of two patients on one grid reach 0.31, true ones of two contrasts 0.56
-LOUD = 1.5  # times its limit: what exceeds it by half fails rather than asks for review
+# Minimum edge correlation of two scans of one patient. Different patients on one grid reach up to 0.31, two contrasts
+# of one patient at least 0.56.
+SAME_SCAN = 0.35
+FAIL_FACTOR = 1.5  # a value beyond this multiple of its limit fails, below it asks for review
 
 
 def geometry_findings(case: Checked) -> None:
-    """Flips, and where there are none shifts. An output of one value lies nowhere, which is said instead."""
+    """Check for a constant output, then for flips, then for shifts."""
     inside = case.output[case.body]
     if inside.size and inside.min() == inside.max():
         case.add("structure", "fail", f"The output has the value {inside[0]:g} in the whole body and shows nothing.")
         return
     gains = geometry.flip_gains(case.source, case.output, case.body, case.spacing)
     case.values |= {f"flip_gain_{side}": float(gain) for side, gain in zip(geometry.SIDES, gains, strict=True)}
-    limit, beside = case.limits.flip_gain, gains
+    limit, versus_truth = case.limits.flip_gain, gains
     if case.truth is not None and (gains > limit).any():
-        beside = geometry.flip_gains(case.truth, case.output, case.body, case.spacing)
-    for side, gain, own in zip(geometry.SIDES, gains, beside, strict=True):
+        versus_truth = geometry.flip_gains(case.truth, case.output, case.body, case.spacing)
+    for side, gain, own in zip(geometry.SIDES, gains, versus_truth, strict=True):
         if gain > limit:
             text = (
-                f"The output is flipped {side}: its edges agree better with the mirrored input, by {gain:.2f} of "
-                f"correlation (limit {limit:.2f})."
+                f"The output is flipped {side}: its edges agree better with the mirrored input; the correlation is "
+                f"{gain:.2f} higher (limit {limit:.2f})."
             )
             case.add("flip", "fail", text, excused=own <= limit)
     if not any(r.fault == "flip" for r in case.reasons):
@@ -41,13 +46,13 @@ def geometry_findings(case: Checked) -> None:
 
 
 def _shift(case: Checked) -> None:
-    moved = beside = geometry.shift(case.source, case.output, case.spacing)
-    sides = list(zip(geometry.SIDES, moved, case.spacing, strict=True))
-    case.values |= {f"shift_mm_{side}": float(voxels * step) for side, voxels, step in sides}
+    moved = versus_truth = geometry.measure_shift(case.source, case.output, case.spacing)
+    axes = list(zip(geometry.SIDES, moved, case.spacing, strict=True))
+    case.values |= {f"shift_mm_{side}": float(voxels * step) for side, voxels, step in axes}
     limit = case.limits.shift_voxels
     if case.truth is not None and (np.abs(moved) > limit).any():
-        beside = geometry.shift(case.truth, case.output, case.spacing)
-    for (side, voxels, step), own in zip(sides, beside, strict=True):
+        versus_truth = geometry.measure_shift(case.truth, case.output, case.spacing)
+    for (side, voxels, step), own in zip(axes, versus_truth, strict=True):
         if abs(voxels) > limit:
             text = (
                 f"The output lies {abs(voxels) * step:.1f} mm ({abs(voxels):.2f} voxels) off the input along "
@@ -57,29 +62,32 @@ def _shift(case: Checked) -> None:
 
 
 def structure_findings(case: Checked) -> None:
-    """Edges, their directions, and the fine structure."""
-    words = {
-        "edge_correlation": ("Edges lie elsewhere than in the input: correlation", "below"),
-        "gradient_agreement": ("Edges run in other directions than in the input: agreement", "below"),
+    """Check the positions of edges, their directions, and the fine structure."""
+    descriptions = {
+        "edge_correlation": ("Edges are not where the input has them: correlation", "below"),
+        "gradient_agreement": ("Edges have other directions than in the input: agreement", "below"),
         "mind_distance": ("The fine structure differs from the input: descriptor distance", "above"),
     }
-    found = beside = _structure(case, case.source)
+    found = versus_truth = _structure(case, case.source)
     case.values |= found
-    limits = {name: float(getattr(case.limits, name)) for name in words}
-    # How far beyond the limit, 1 being the limit itself: of 1 - value where the value should be high.
-    excess = {name: _excess(value, limits[name], words[name][1]) for name, value in found.items()}
+    limits = {name: float(getattr(case.limits, name)) for name in descriptions}
+    # Ratio of value to limit, of 1 - value to 1 - limit where high values are good; above 1 is beyond the limit.
+    excess = {name: _excess(value, limits[name], descriptions[name][1]) for name, value in found.items()}
     _same_scan(case)
     if case.truth is not None and max(excess.values()) > 1:
-        beside = _structure(case, case.truth)
-    for name, (text, side) in words.items():
+        versus_truth = _structure(case, case.truth)
+    for name, (text, side) in descriptions.items():
         if excess[name] > 1:
-            least = min(excess[name], _excess(beside[name], limits[name], side))
-            status: Status = "fail" if least > LOUD else "review"
+            least = min(excess[name], _excess(versus_truth[name], limits[name], side))
+            status: Status = "fail" if least > FAIL_FACTOR else "review"
             case.add("structure", status, f"{text} {found[name]:.2f}, {side} {limits[name]:g}.", excused=least <= 1)
 
 
 def _same_scan(case: Checked) -> None:
-    """Input and truth of two patients: nothing that the truth excuses counts. CT and MR share too few edges to tell."""
+    """Check that input and truth show one patient; otherwise the truth cannot excuse findings.
+
+    Skipped for CT against MR, which share too few edges.
+    """
     if case.truth is None or looks_like_hu(case.source) != looks_like_hu(case.truth):
         return
     value = structure.edge_correlation(case.source, case.truth, case.body, case.spacing)
@@ -105,13 +113,18 @@ def _excess(value: float, limit: float, side: str) -> float:
 
 
 def hounsfield_findings(case: Checked) -> None:
-    """Offset of fat, muscle and lung, and drift of the scale; both images CT in HU."""
+    """Check HU offsets of fat, muscle and lung, and the drift of the HU scale; both images are CT in HU."""
     change = _change(case, case.source)
     case.values |= {f"change_{name.replace(' ', '_')}": value for name, (_, value) in change.items()}
-    beside = None if case.truth is None else _change(case, case.truth)
+    versus_truth = None if case.truth is None else _change(case, case.truth)
     for tissue in ("fat", "muscle", "lung"):
         if tissue in change:
-            _offset(case, tissue, change[tissue][1], None if beside is None else beside.get(tissue, (0.0, 0.0))[1])
+            _offset(
+                case,
+                tissue,
+                change[tissue][1],
+                None if versus_truth is None else versus_truth.get(tissue, (0.0, 0.0))[1],
+            )
     drift = hounsfield.scale_drift(change)
     case.values["scale_drift"] = drift
     if abs(drift) > case.limits.scale_drift:
@@ -119,7 +132,7 @@ def hounsfield_findings(case: Checked) -> None:
             f"The HU scale drifted by {100 * drift:+.1f} % between lung and fat "
             f"(limit {100 * case.limits.scale_drift:g} %)."
         )
-        own = drift if beside is None else hounsfield.scale_drift(beside)
+        own = drift if versus_truth is None else hounsfield.scale_drift(versus_truth)
         case.add("scale", "review", text, excused=abs(own) <= case.limits.scale_drift)
 
 
@@ -141,11 +154,11 @@ def _offset(case: Checked, tissue: str, value: float, off_truth: float | None) -
             f"(limits {low:+g} to {high:+g} HU)."
         )
         by = "labels" if tissue == "muscle" else "images"
-        case.add("offset", "fail" if least > LOUD else "review", text, by=by, excused=least <= 1)
+        case.add("offset", "fail" if least > FAIL_FACTOR else "review", text, by=by, excused=least <= 1)
 
 
 def left_over_findings(case: Checked) -> None:
-    """What is still enhanced, by HU alone: regions of soft tissue; both images CT in HU."""
+    """Check for residual enhancement of soft tissue by HU alone; both images are CT in HU."""
     regions = enhancement.residual_enhancement(case.source, case.output, case.body, case.spacing)
     case.values["residual_enhancement_ml"] = total = sum(region.volume_ml for region in regions)
     limit = case.limits.residual_enhancement_ml
@@ -169,26 +182,29 @@ def left_over_findings(case: Checked) -> None:
 def segmented_findings(
     case: Checked, found: Callable[[str], np.ndarray], names: Mapping[int, str], voxel_ml: float
 ) -> None:
-    """Dice of the anatomy that a segmenter finds in input and output, and its lesions.
+    """Check the Dice of segmented anatomy between input and output, and match segmented lesions.
 
     Args:
         found: "source", "output" or "truth" → labels (X, Y, Z) on the volume's own grid.
-        names: of the segmenter's labels; lesions by their name are counted, the others compared.
+        names: {label of the segmenter: structure}; lesions are matched, other structures compared by Dice.
+        voxel_ml: volume of a voxel.
     """
     source, output = found("source"), found("output")
-    marks = [value for value, name in names.items() if lesion_findings.is_lesion(name)]
-    dice = {label: d for label, d in structure.label_dice(source, output).items() if label not in marks}
+    lesion_labels = [value for value, name in names.items() if is_lesion(name)]
+    dice = {label: d for label, d in label_dice(source, output).items() if label not in lesion_labels}
     case.values |= {f"dice_{names.get(label, f'label_{label}')}": value for label, value in dice.items()}
-    limit, beside = case.limits.anatomy_dice, dict(dice)
+    limit, versus_truth = case.limits.anatomy_dice, dict(dice)
     if case.truth is not None and min(dice.values(), default=1.0) < limit:
-        beside = structure.label_dice(found("truth"), output)
+        versus_truth = label_dice(found("truth"), output)
     for label, value in dice.items():
         if value < limit:
-            best = max(value, beside.get(label, 0.0))
+            best = max(value, versus_truth.get(label, 0.0))
             name = names.get(label, f"label {label}").replace("_", " ")
-            text = f"{name}: the segmenter finds it elsewhere, Dice {value:.2f} (limit {limit:g})."
-            status: Status = "fail" if best < limit / LOUD else "review"
+            text = f"{name}: the segmenter finds it elsewhere than in the input, Dice {value:.2f} (limit {limit:g})."
+            status: Status = "fail" if best < limit / FAIL_FACTOR else "review"
             place = place_of((source == label) | (output == label), case.affine)
             case.add("anatomy", status, text, place, by="segmenter", excused=best >= limit)
-    if marks:
-        lesion_findings.detected_findings(case, np.isin(source, marks), np.isin(output, marks), voxel_ml)
+    if lesion_labels:
+        lesion_findings.detected_findings(
+            case, np.isin(source, lesion_labels), np.isin(output, lesion_labels), voxel_ml
+        )

@@ -1,4 +1,4 @@
-"""New structures as findings of `safety.check_case`; the rule of `findings` holds here too."""
+"""Findings of `check.check_case` on new structures. The rule on the truth in `findings` applies here too."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,35 +9,35 @@ from scipy import ndimage
 from medgen.data.fast_filters import gaussian
 from medgen.qa.case import Checked, Status
 from medgen.qa.measures.new_structures import RADII_MM, Blob, brighter, new_structures
-from medgen.qa.measures.rendition import rendition
+from medgen.qa.measures.rendition import match_rendition
+from medgen.terminology import is_homogeneous
 
-# HU of the input, within which new structures are looked for: lung up to the first, then fat, muscle, enhanced organs.
+# HU of the input in which new structures are searched: lung below the first; then fat, muscle, enhanced organs.
 LUNG_HU, TISSUES_HU = -500.0, ((-140.0, -60.0), (0.0, 85.0), (85.0, 140.0))
-GAS_HU, LUNG_ML = -930.0, 5.0  # lung is brighter than gas; less than that is mostly border
-LEAST_VOXELS, LARGE_ML = 200, 60.0  # of a region in which new structures are looked for; of a labelled one by itself
-EVEN = ("liver", "spleen")  # in CT: the whole of it changes alike
-WITHIN = 0.8  # of the limit of noise, within a label of CT: correct pairs reach 6 there
-MOST = 3  # new structures that are named, strongest first
+GAS_HU, LUNG_ML = -930.0, 5.0  # lung is brighter than gas; smaller components are mostly border
+LEAST_VOXELS, LARGE_ML = 200, 60.0  # minimum size of a searched region; of a label that is searched separately
+LABEL_FACTOR = 0.8  # of new_structure_z within a label of CT, where correct pairs reach 6
+MOST = 3  # maximum number of reported new structures, strongest first
 
 
 def new_structure_findings(case: Checked) -> None:
-    """What the output has and the input has not, nor the truth if it is given.
+    """Check for structures of the output that are absent from the input and from the truth, if it is given.
 
-    It is looked for by HU alone and, where structures are labelled, in each of them too. Without the truth it is
-    counted, but held against the output only where the translation can add nothing.
+    They are searched by HU alone and within each large label. Without the truth they are counted, but are findings
+    only if the limits forbid new structures.
     """
-    plain, labelled = _new_beside(case, case.source)
+    plain, labelled = _new_relative_to(case, case.source)
     labelled = [blob for blob in labelled if not _near(blob, plain)]
-    beside = [] if case.truth is None or not plain + labelled else sum(_new_beside(case, case.truth), [])
-    shown = [] if case.truth is None else [blob for blob in plain + labelled if not _near(blob, beside)]
-    case.values["new_structures"] = float(len(plain) + len(labelled) - len(shown))
+    new_to_truth = [] if case.truth is None or not plain + labelled else sum(_new_relative_to(case, case.truth), [])
+    shown_by_truth = [] if case.truth is None else [blob for blob in plain + labelled if not _near(blob, new_to_truth)]
+    case.values["new_structures"] = float(len(plain) + len(labelled) - len(shown_by_truth))
     if case.truth is None and not case.limits.forbid_new_structures:
         return
     if case.lesions is not None:
         case.values["lesions_new"] = case.values["new_structures"]
     for blobs, by in ((plain, "images"), (labelled, "labels")):
         for blob in sorted(blobs, key=lambda b: -b.z)[:MOST]:
-            _new_structure(case, blob, by, excused=blob in shown)
+            _new_structure(case, blob, by, excused=blob in shown_by_truth)
 
 
 def _new_structure(case: Checked, blob: Blob, by: str, *, excused: bool) -> None:
@@ -51,46 +51,46 @@ def _new_structure(case: Checked, blob: Blob, by: str, *, excused: bool) -> None
 
 
 def _least_z(case: Checked, by: str) -> float:
-    """Within a label of CT nothing else looks like a lesion."""
-    return case.limits.new_structure_z * (WITHIN if by == "labels" and case.hu else 1.0)
+    """Minimum contrast / noise; lower within a label of CT, where nothing else looks like a lesion."""
+    return case.limits.new_structure_z * (LABEL_FACTOR if by == "labels" and case.hu else 1.0)
 
 
-def _new_beside(case: Checked, other: np.ndarray) -> tuple[list[Blob], list[Blob]]:
-    """Structures of the output that another image has not: by the images alone, and within labels."""
+def _new_relative_to(case: Checked, other: np.ndarray) -> tuple[list[Blob], list[Blob]]:
+    """Structures of the output that are absent from another image: by the images alone, and within labels."""
     inner = ndimage.binary_erosion(case.body, iterations=2)
     smooth = gaussian(case.source, [2.5 / s for s in case.spacing])
-    other = rendition(case.output, other, inner, case.spacing) if case.hu else other
-    least = case.limits.new_structure_contrast if case.hu else 0.0
-    labelled = [blob for mask in _labelled(case, inner) for blob in _blobs(case, other, mask, "labels", least)]
+    other = match_rendition(case.output, other, inner, case.spacing) if case.hu else other
+    min_contrast = case.limits.new_structure_contrast if case.hu else 0.0
+    labelled = [blob for mask in _labelled(case, inner) for blob in _blobs(case, other, mask, "labels", min_contrast)]
     if not case.hu:
-        return _blobs(case, other, inner, "images", least), labelled
+        return _blobs(case, other, inner, "images", min_contrast), labelled
     tissues = _tissues(case, inner, smooth)
-    plain = [blob for mask, least in tissues for blob in _blobs(case, other, mask, "images", least)]
+    plain = [blob for mask, min_contrast in tissues for blob in _blobs(case, other, mask, "images", min_contrast)]
     return plain + _nodules(case, other, inner, smooth), labelled
 
 
 def _tissues(case: Checked, inner: np.ndarray, smooth: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:
-    """Fat, muscle and enhanced organs by HU alone, without the films of partial volume, and the least contrast in each.
+    """Masks of fat, muscle and enhanced organs by HU, without thin layers of partial volume, with minimum contrasts.
 
-    What is brighter is vessel or bone, which look alike and change differently.
+    Brighter voxels are excluded: they are vessel or bone, which look alike but change differently.
     """
     bright = ndimage.binary_dilation(smooth > TISSUES_HU[-1][1])
     for low, high in TISSUES_HU:
         fat = high < 0
-        least = case.limits.new_fat_contrast if fat else case.limits.new_structure_contrast
-        yield ndimage.binary_opening(inner & (smooth > low) & (smooth <= high)) & ~bright, least
+        min_contrast = case.limits.new_fat_contrast if fat else case.limits.new_structure_contrast
+        yield ndimage.binary_opening(inner & (smooth > low) & (smooth <= high)) & ~bright, min_contrast
 
 
 def _nodules(case: Checked, other: np.ndarray, inner: np.ndarray, smooth: np.ndarray) -> list[Blob]:
-    """In lung with the vessels in it, a voxel off its border."""
-    lung = np.pad(_lung(case, case.body & (smooth < LUNG_HU)), 3, mode="edge")  # it goes on beyond the volume
+    """Nodules in the lung including its vessels, at least one voxel from its border."""
+    lung = np.pad(_lung(case, case.body & (smooth < LUNG_HU)), 3, mode="edge")  # the lung extends beyond the volume
     filled = ndimage.binary_erosion(ndimage.binary_closing(lung, iterations=2), border_value=1)[3:-3, 3:-3, 3:-3]
     limits = case.limits.new_structure_z, case.limits.new_lung_contrast
     return brighter(case.output, other, inner & filled, case.spacing, *limits)
 
 
 def _lung(case: Checked, dark: np.ndarray) -> np.ndarray:
-    """The large parts of what is dark that are brighter than gas: stomach and bowel hold that."""
+    """Large dark components brighter than gas, which stomach and bowel contain."""
     parts, _ = ndimage.label(dark)
     sizes = np.bincount(parts.ravel())[1:] * np.prod(case.spacing) / 1000
     large = [number for number, ml in enumerate(sizes, start=1) if ml >= LUNG_ML]
@@ -102,12 +102,9 @@ def _near(blob: Blob, others: list[Blob]) -> bool:
 
 
 def _labelled(case: Checked, inner: np.ndarray) -> Iterator[np.ndarray]:
-    """Each large labelled structure by itself; in CT those that change evenly.
-
-    A known lesion is no place for a new one.
-    """
+    """Masks of the large labels without known lesions; in CT only of homogeneous organs, whose HU change uniformly."""
     for value in _large_labels(case, inner):
-        if case.hu and not any(word in case.names.get(value, "").lower() for word in EVEN):
+        if case.hu and not is_homogeneous(case.names.get(value, "")):
             continue
         region = inner & (case.labels == value)
         if case.lesions is not None:
@@ -123,7 +120,7 @@ def _large_labels(case: Checked, inner: np.ndarray) -> list[int]:
     return [int(value) for value in np.flatnonzero(millilitres >= LARGE_ML) if value]
 
 
-def _blobs(case: Checked, other: np.ndarray, mask: np.ndarray, by: str, least: float) -> list[Blob]:
+def _blobs(case: Checked, other: np.ndarray, mask: np.ndarray, by: str, min_contrast: float) -> list[Blob]:
     if mask.sum() < LEAST_VOXELS:
         return []
     margin = [int(20 / s) for s in case.spacing]
@@ -135,7 +132,7 @@ def _blobs(case: Checked, other: np.ndarray, mask: np.ndarray, by: str, least: f
         mask[box],
         case.spacing,
         least_z=_least_z(case, by),
-        least_contrast=least,
+        least_contrast=min_contrast,
         radii=RADII_MM[1:] if case.hu else RADII_MM,  # in CT beam hardening and kernels leave spots of 8 mm
     )
     corner = np.multiply([b.start for b in box], case.spacing)

@@ -1,8 +1,8 @@
-"""Enhancement of labelled structures as findings of `safety.check_case`: the whole region as well as its core.
+"""Findings of `check.check_case` on the HU of labelled structures, for the whole region and for its core.
 
-The mean of a whole region is what the table of regions shows. At the border of a structure it holds partial volume, so
-its limits follow what that does in this image (`enhancement.Organ.partial`): a thin artery in fat is darker than its
-blood, and so is its limit. The limits are never widened upwards: what is left of the enhancement counts in full.
+The table of regions shows the mean of the whole region. Partial volume at the border shifts this mean, and the limits
+are shifted with it by the amount measured in the image (`enhancement.Organ.partial`): a thin artery in fat is darker
+than its blood. Partial volume never raises a limit, so that residual enhancement counts in full.
 """
 
 from collections.abc import Sequence
@@ -14,21 +14,24 @@ from medgen.data.fast_filters import gaussian
 from medgen.qa.case import Checked, Place, Status
 from medgen.qa.measures import enhancement
 from medgen.qa.measures.enhancement import Organ
+from medgen.terminology import structure_of
 
-FAR = 1.5  # times organ_error: off the truth by more fails rather than asks for review
-SPARSE, NEAR_MM = 0.25, 24.0  # part of its box that a structure fills at least to be marked as a whole; else so much
-FAR_HU = 10.0  # the same beyond a range
+FAIL_FACTOR = 1.5  # a larger multiple of organ_error off the truth fails; below it asks for review
+# A structure that fills less than SPARSE of its bounding box is marked around its largest error only, within NEAR_MM.
+SPARSE, NEAR_MM = 0.25, 24.0
+FAIL_HU = 10.0  # more HU beyond a range fail; fewer ask for review
 
 
-def organ_findings(case: Checked, organs: Sequence[Organ], by: str) -> None:
-    """Structures beyond their limits: those of the truth where it is given, else the ranges without contrast medium.
+def organ_findings(case: Checked, measure_organs: Sequence[Organ], by: str) -> None:
+    """Check structures against the truth if it is given, else against their ranges without contrast medium.
 
     Args:
+        case: the case under check.
         organs: measured in input, output and, if there is one, truth.
-        by: "labels" or "segmenter", which the structures come from.
+        by: origin of the structures, "labels" or "segmenter".
     """
-    _phases(case, organs)
-    for organ in organs:
+    _phases(case, measure_organs)
+    for organ in measure_organs:
         truth = by == "labels" and len(organ.region) > 2
         limits = region_limits(case, organ, truth)
         if limits is None:
@@ -41,12 +44,16 @@ def organ_findings(case: Checked, organs: Sequence[Organ], by: str) -> None:
 
 
 def region_limits(case: Checked, organ: Organ, truth: bool) -> tuple[float, float] | None:
-    """Lowest and highest mean (HU) of a structure's region; None where it has no range and no truth.
+    """Lowest and highest accepted mean (HU) of a structure's region; None without a range or truth.
 
-    Both limits of a range fall with the partial volume of darker neighbours, measured in the output. A softer rendition
-    spreads that border, so that less of it is measured and more is lost: the lower limit falls by the partial volume of
-    the input too, where contrast medium about doubles it. Around the truth, which holds its own partial volume, it
-    falls once and the upper one stays. Calcium in a vessel's wall raises the upper one by what it adds to the mean.
+    Without the truth, both limits of the range are lowered by the partial volume of darker neighbours, measured in the
+    output. The lower limit is lowered further by the partial volume of the input or output, whichever is larger: a
+    softer kernel spreads the border, so that less partial volume is measured and more HU are lost. Contrast medium
+    about doubles partial volume in the input. Calcium in a vessel wall raises the upper limit by its effect on the
+    mean.
+
+    With the truth, the limits are its mean ± ``organ_error``. Its mean includes partial volume already, so only the
+    lower limit is lowered, once.
     """
     if truth:
         error = case.limits.organ_error
@@ -58,11 +65,11 @@ def region_limits(case: Checked, organ: Organ, truth: bool) -> tuple[float, floa
 
 
 def _range(case: Checked, organ: Organ) -> tuple[float, float] | None:
-    return case.limits.organ_ranges.get(enhancement.structure_of(organ.name) or "")
+    return case.limits.organ_ranges.get(structure_of(organ.name) or "")
 
 
 def _judge(case: Checked, organ: Organ, limits: tuple[float, float], by: str) -> None:
-    """One finding for a structure whose region or core is beyond its limits."""
+    """Add a finding if the region or the core of a structure is beyond its limits."""
     parts = [("whole region", organ.region, limits)]
     if organ.core:
         own = case.limits.organ_error
@@ -73,7 +80,7 @@ def _judge(case: Checked, organ: Organ, limits: tuple[float, float], by: str) ->
     if beyond[worst] <= 0:
         return
     hu, (low, high) = next((hu, limits) for part, hu, limits in parts if part == worst)
-    far = (FAR - 1) * case.limits.organ_error if by == "truth" else FAR_HU
+    far = (FAIL_FACTOR - 1) * case.limits.organ_error if by == "truth" else FAIL_HU
     status: Status = "fail" if beyond[worst] > far else "review"
     text = (
         f"{organ.name.replace('_', ' ')} is {_state(hu, low, high)}: its {worst} has {hu[1]:.0f} HU after "
@@ -85,7 +92,7 @@ def _judge(case: Checked, organ: Organ, limits: tuple[float, float], by: str) ->
 
 
 def _of_label(case: Checked, name: str) -> Place | None:
-    """The place of a labelled structure; of one that fills little of its box, as vessels do, where it is most wrong."""
+    """Box of a labelled structure; of a sparse one, such as a vessel, the box around its largest error."""
     mask = np.isin(case.labels, [value for value, known in case.names.items() if known == name])  # type: ignore[arg-type]
     box = ndimage.find_objects(mask.astype(np.uint8))
     if box and mask[box[0]].mean() < SPARSE:
@@ -113,9 +120,9 @@ def _against(hu: Sequence[float], low: float, high: float, by: str) -> str:
     return f"outside {low:.0f} to {high:.0f} HU without contrast medium{source}"
 
 
-def _phases(case: Checked, organs: Sequence[Organ]) -> None:
-    """The phases that input and output seem to be in."""
+def _phases(case: Checked, measure_organs: Sequence[Organ]) -> None:
+    """Record the estimated contrast phases of input and output."""
     for n, role in enumerate(("source", "output")):
-        hu = {organ.name: (organ.core or organ.region)[n] for organ in organs}
-        urine = [value for name, value in hu.items() if enhancement.structure_of(name) == "collecting_system"]
+        hu = {organ.name: (organ.core or organ.region)[n] for organ in measure_organs}
+        urine = [value for name, value in hu.items() if structure_of(name) == "collecting_system"]
         case.values[f"phase_{role}"] = enhancement.phase(hu, float(np.mean(urine)) if urine else None)

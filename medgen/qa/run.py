@@ -1,7 +1,7 @@
-"""Pass, review or fail for the volumes of one case, as ``cases.csv`` and the section ``structure`` hold it.
+"""Verdict on the volumes of one case, in the form of ``cases.csv`` and of the section ``structure`` of the summary.
 
-`medgen translate` and `medgen evaluate` both call `judge`, with the same limits, so that the same scan and the same
-result get the same verdict. What only the conversion can know comes as ``known``, see `medgen.qa.carried`.
+`medgen translate` and `medgen evaluate` both call `judge` with the same limits, so that the same scan and result get
+the same verdict. Findings that only the conversion can make are passed as ``known``, see `medgen.qa.carried`.
 """
 
 import hashlib
@@ -16,19 +16,22 @@ from medgen.data.body_mask import looks_like_hu
 from medgen.io.volume import Volume
 from medgen.qa.case import Reason
 from medgen.qa.check import COARSE_MM, RANK, Verdict, check_case, coarse_factor
-from medgen.qa.lesion_findings import is_lesion
 from medgen.qa.limits import AUTO, Thresholds, load_thresholds
 from medgen.segmentation.load import NamedSegmenter, named_segmenter
+from medgen.terminology import is_lesion
 
-# What the arrays of an odd volume (a single slice, a body of three voxels) or another's network can end in.
-UNDOABLE = (ValueError, ArithmeticError, RuntimeError, IndexError, MemoryError, OSError)
+# Errors that a degenerate volume (a single slice, a body of three voxels) or an external network can raise.
+CHECK_ERRORS = (ValueError, ArithmeticError, RuntimeError, IndexError, MemoryError, OSError)
 
 
 @dataclass(frozen=True)
 class Checks:
-    """How cases are checked: the limits, and a segmenter of their anatomy and lesions if there is one.
+    """Settings of the checks.
 
-    ``auto``: `medgen evaluate` takes the limits that the conversion recorded, where there is a record.
+    Attributes:
+        thresholds: the limits.
+        segmenter: finds anatomy and lesions; None for checks without one.
+        auto: `medgen evaluate` uses the limits recorded by the conversion, if there are any.
     """
 
     thresholds: Thresholds = field(default_factory=load_thresholds)
@@ -37,13 +40,13 @@ class Checks:
 
     @property
     def identity(self) -> str:
-        """The same for the same limits and segmenter."""
+        """SHA-256 of limits and segmenter."""
         by = None if self.segmenter is None else [self.segmenter.text, self.segmenter.sha256]
         return hashlib.sha256(json.dumps([self.thresholds.model_dump(), by], sort_keys=True).encode()).hexdigest()
 
 
 def named_checks(limits: str, segmenter: str | None = None, device: str = "cpu") -> Checks:
-    """Checks as the command line names them, see `load_thresholds` (or "auto") and `named_segmenter`."""
+    """Checks from names of the command line; see `load_thresholds` (or "auto") and `named_segmenter`."""
     thresholds = load_thresholds() if limits == AUTO else load_thresholds(limits)
     found = None if segmenter is None else named_segmenter(segmenter, device=device)
     return Checks(thresholds, found, limits == AUTO)
@@ -52,33 +55,39 @@ def named_checks(limits: str, segmenter: str | None = None, device: str = "cpu")
 def judge(
     volumes: Mapping[str, Volume], names: Mapping[int, str], checks: Checks, known: Sequence[Reason] = ()
 ) -> tuple[dict[str, Any], list[str]]:
-    """What `check_case` says of a case, and warnings.
+    """Check a case with `check_case`; return the verdict and warnings.
 
-    A check that could not be done asks for review with its reason: nobody may take it for a pass.
+    A check that cannot be run asks for review and gives the reason, so that it is not mistaken for a pass.
 
     Args:
-        volumes: by role, in RAS order on one grid: source, prediction, and of reference, labels and lesions those
-            there are. Lesions are their mask, else the labels whose name says so, else what the segmenter finds.
+        volumes: {role: volume} in RAS order on one grid: source, prediction, and optionally reference, labels and
+            lesions. Without a mask of lesions, labels named as lesions are used, else those that the segmenter finds.
         names: {label: structure}.
-        known: findings that were made before, of the input or by a segmenter.
+        checks: limits and segmenter.
+        known: earlier findings, on the input or by a segmenter.
 
     Returns:
-        {"status", "reasons" (sentences), "values", "findings" (the reasons as mappings: fault, status, text, by and
-        place, {"low", "high"}: the corners of its box in mm in the scanner (RAS), or None; see `checked.Reason`),
-        "excused" (sentences that the truth refutes), "regions" ({structure: lowest and highest mean HU of its
-        region})}. A finding of status "pass" is a note.
+        (verdict, warnings). The verdict has these keys:
+
+        - "status": pass, review or fail;
+        - "reasons": sentences;
+        - "values": {name: measured value};
+        - "findings": the reasons as mappings with the fields of `case.Reason`; "place" is {"low", "high"}, the corners
+          of a box in mm in scanner coordinates (RAS), or None;
+        - "excused": sentences on findings that the truth shows too;
+        - "regions": {structure: [lowest, highest accepted mean HU]}.
     """
     source, prediction, truth = volumes["source"], volumes["prediction"], volumes.get("reference")
     notes = []
     try:
         if truth is None and looks_like_hu(source.data) and not looks_like_hu(prediction.data):
-            text = "The source is CT in HU and the prediction is not, so its HU could not be checked."
+            text = "The source is CT in HU but the prediction is not, so its HU could not be checked."
             notes.append(Reason("unchecked", "pass", text))
         verdict = _checked(volumes, names, checks)
         found, values, excused, regions = verdict.reasons, dict(verdict.values), verdict.excused, verdict.regions
-    except UNDOABLE as error:
-        why = _too_thin(source) or str(error) or type(error).__name__
-        text = f"The structure check could not be done: {why}"
+    except CHECK_ERRORS as error:
+        cause = _too_thin(source) or str(error) or type(error).__name__
+        text = f"The structure check could not be done: {cause}"
         notes.append(Reason("unchecked", "review", text))
         found, values, excused, regions = (), {}, (), {}
     reasons = sorted([*found, *known, *notes], key=lambda reason: -RANK[reason.status])
@@ -93,7 +102,7 @@ def judge(
 
 
 def _too_thin(source: Volume) -> str:
-    """Why a volume has no edges to compare, "" if it has."""
+    """Why a volume has no edges to compare; "" if it has edges."""
     shape = source.data.shape
     if min(shape) < 2:
         return "the volume is one voxel thick along an axis"

@@ -1,4 +1,4 @@
-"""What synthetic cases gave a segmenter, as one self-contained HTML page, and the gallery of what was made."""
+"""HTML report on synthetic training cases for segmentation, and a gallery of the synthetic images."""
 
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -21,10 +21,10 @@ from medgen.reports.images.case_images import SOFT_TISSUE, apart
 from medgen.reports.images.figures import INK, MARK
 from medgen.reports.images.slices import PLANES
 from medgen.reports.pages import write_page
-from medgen.reports.tables import Cell, Head, Table, figure, general, number, signed, words
+from medgen.reports.tables import Cell, Head, Table, number, number_cell, signed, text_cell, value_cell
 from medgen.segmentation.train import Example
 
-SIDE = 2.2  # inches of a panel
+SIDE = 2.2  # inches per panel side
 
 
 def augmentation_report(
@@ -34,15 +34,16 @@ def augmentation_report(
     settings: Mapping[str, Any],
     out_html: Path,
 ) -> Path:
-    """Write the page.
+    """Write the report as one self-contained HTML page.
 
     Args:
         arms: rows of ``summarise_arms``.
-        sets: for each draw and generator: ``draw``, ``generator``, counts of ``synthetic``, ``training`` and
-            ``tested`` images, ``memorisation`` and maybe ``distribution``
-            (``medgen.evaluation.distribution.sections``), ``picture``, the JPEG of `gallery` or None, and maybe
-            ``lacking``: lines about what could not be made.
-        settings: of the run, shown at the end.
+        sets: one entry per draw and generator with ``draw``, ``generator``, the counts of ``synthetic``, ``training``
+            and ``tested`` images, ``memorisation``, ``picture`` (the JPEG of `gallery`, or None) and optionally
+            ``distribution`` (``medgen.evaluation.distribution.sections``) and ``lacking`` (lines about failed parts).
+        failures: cases that failed, listed at the top.
+        settings: settings of the run, listed at the end.
+        out_html: the file to write.
 
     Returns ``out_html``. Raises `InputError` if it cannot be written.
     """
@@ -51,10 +52,10 @@ def augmentation_report(
     return write_page(
         "augmentation.html.j2",
         out_html,
-        title="Synthetic cases for a segmenter",
+        title="Synthetic training cases for segmentation",
         now=datetime.now(UTC),
         arms=gaps.attempt("Dice", lambda: _arms(arms), None),
-        sets=gaps.attempt("The synthetic images", lambda: _sets(sets), None),
+        sets=gaps.attempt("Synthetic images", lambda: _sets(sets), None),
         pictures=[(found.get("generator", ""), found["picture"]) for found in sets if found.get("picture")],
         failures=[asdict(failure) for failure in failures],
         settings=sorted((key, str(value)) for key, value in settings.items()),
@@ -67,116 +68,128 @@ TRAINED_ON = {
     "classical": "real, classical augmentation",
     "synthetic": "real and synthetic",
     "both": "real and synthetic, classical augmentation",
-    "alone": "synthetic alone, classical augmentation",
+    "alone": "synthetic only, classical augmentation",
 }
 
 
 def _arms(arms: Sequence[Mapping[str, Any]]) -> Table:
-    """Dice of each arm and what it gains, in points of Dice (hundredths)."""
+    """Return the table of Dice and gain for each arm; gains are in Dice points (hundredths)."""
     rows, dice = [], metric("dice")
-    for of in arms:
-        gain, ends = of.get("gain"), of.get("gain_interval")
+    for row in arms:
+        gain, interval = row.get("gain"), row.get("gain_interval")
         against = signed(100 * gain, 1) if gain is not None else "–"
-        runs = f"{of.get('draws')} × {of.get('seeds')}"
-        cells = [words(TRAINED_ON.get(of["arm"], of["arm"])), words(of.get("generator")), words(of.get("label"))]
+        runs = f"{row.get('draws')} × {row.get('seeds')}"
+        cells = [
+            text_cell(TRAINED_ON.get(row["arm"], row["arm"])),
+            text_cell(row.get("generator")),
+            text_cell(row.get("label")),
+        ]
         cells += [
             Cell(runs),
-            figure(of.get("cases"), 0),
-            figure(of.get("dice"), 3),
-            Cell(_range(of.get("interval"), 3)),
+            number_cell(row.get("cases"), 0),
+            number_cell(row.get("dice"), 3),
+            Cell(_interval_text(row.get("interval"), 3)),
         ]
-        cells += [words(of.get("against")), Cell(against, gain), Cell(_range(ends, 1, 100, signed))]
+        cells += [text_cell(row.get("against")), Cell(against, gain), Cell(_interval_text(interval, 1, 100, signed))]
         rows.append(cells)
     heads = [Head("trained on", words=True), Head("generator", words=True), Head("label", words=True)]
     heads += [Head("draws × seeds"), Head("cases"), Head("Dice", about=dice.about), Head("95 % interval")]
-    heads += [Head("against", words=True), Head("gain (points)"), Head("95 % interval")]
+    heads += [Head("compared with", words=True), Head("gain (Dice points)"), Head("95 % interval")]
     note = (
-        "From three draws of training cases on, intervals are Student's over the draws; below that bootstrapped over "
+        "Intervals: Student's t over the draws of training cases if there are at least three, otherwise bootstrap over "
         "the test patients."
     )
     about = [
         ("Dice", dice.about),
-        ("gain", "difference of Dice to the arm it is held against, in hundredths"),
+        ("gain", "difference in Dice from the arm it is compared with, in hundredths"),
     ]
     return Table(heads, rows, note, about)
 
 
-def _range(ends: Sequence[float] | None, digits: int, times: float = 1, form: Callable[..., str] = number) -> str:
-    return f"{form(times * ends[0], digits)} to {form(times * ends[1], digits)}" if ends else "–"
+def _interval_text(
+    interval: Sequence[float] | None, digits: int, times: float = 1, form: Callable[..., str] = number
+) -> str:
+    return f"{form(times * interval[0], digits)} to {form(times * interval[1], digits)}" if interval else "–"
 
 
 def _sets(sets: Sequence[Mapping[str, Any]]) -> Table:
-    """Counts of each draw and generator, the distance to real images, and whether there are copies."""
+    """Return the table of image counts, distance to real images and copies for each draw and generator."""
     rows = []
-    for of in sets:
-        first = next(iter(of.get("distribution") or []), None)
+    for row in sets:
+        first = next(iter(row.get("distribution") or []), None)
         distance = None
         if first is not None:
-            training = general(first.get("source_value")).text
-            distance = f"{first.get('metric')} {general(first.get('value')).text}; of the training images {training}"
-        copies = of.get("memorisation") or {}
-        sign = {True: "likely", False: "no sign", None: "not tested"}[copies.get("flagged")]
-        told = words(f"{sign} ({copies.get('note', '')})", "bad" if copies.get("flagged") else "")
-        counts = [figure(of.get(key), 0) for key in ("synthetic", "training")]
-        rows.append([words(of.get("draw")), words(of.get("generator")), *counts, words(distance), told])
+            training = value_cell(first.get("source_value")).text
+            distance = f"{first.get('metric')} {value_cell(first.get('value')).text}; training images: {training}"
+        copies = row.get("memorisation") or {}
+        finding = {True: "likely", False: "none found", None: "not tested"}[copies.get("flagged")]
+        copies_cell = text_cell(f"{finding} ({copies.get('note', '')})", "bad" if copies.get("flagged") else "")
+        counts = [number_cell(row.get(key), 0) for key in ("synthetic", "training")]
+        rows.append(
+            [text_cell(row.get("draw")), text_cell(row.get("generator")), *counts, text_cell(distance), copies_cell]
+        )
     heads = [Head("draw"), Head("generator", words=True), Head("synthetic"), Head("training")]
     heads += [Head("distance from real test images", words=True), Head("copies of training images", words=True)]
     return Table(heads, rows)
 
 
 def gallery(rows: Sequence[tuple[Example, Sequence[Example]]]) -> bytes:
-    """A JPEG: in each row a real image, its labels, then synthetic images made of it, each without and with its labels.
+    """Return a JPEG with one row per real image: the real image, then synthetic images made from it.
+
+    Each image is shown without and with its labels.
 
     Args:
-        rows: (real, synthetic ones), each drawn in the axial slice that holds most of the first label map's labels, or
-            of what a synthetic one has more than it.
+        rows: (real image, its synthetic images). A row shows the axial slice with the most added labels if synthetic
+            images only add labels to the real label map, else the slice with the most real labels.
     """
     most = max((len(made) for _, made in rows), default=0)
     columns = 2 * (1 + most)
     figure = Figure(figsize=(SIDE * columns, SIDE * len(rows) + 0.3), dpi=80, facecolor="black")
     for r, (real, made) in enumerate(rows):
-        pairs = [_read(example) for example in (real, *made)]
-        at = _most(pairs)
+        pairs = [_read_example(example) for example in (real, *made)]
+        position = _best_slice(pairs)
         for c, (image, labels) in enumerate(pairs):
             name = "real" if c == 0 else "synthetic"
-            for k, drawn in enumerate((None, labels)):
+            for k, overlay in enumerate((None, labels)):
                 axes = figure.add_subplot(len(rows), columns, r * columns + 2 * c + k + 1)
-                _panel(axes, image, drawn, at)
+                _panel(axes, image, overlay, position)
                 if r == 0:
-                    axes.set_title(name if drawn is None else f"{name}, labels", color=INK, size=9)
+                    axes.set_title(name if overlay is None else f"{name}, labels", color=INK, size=9)
     figure.subplots_adjust(0.005, 0.005, 0.995, 1 - 0.3 / figure.get_figheight(), 0.02, 0.02)
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_jpg(buffer, pil_kwargs={"quality": 88})
     return buffer.getvalue()
 
 
-def _read(example: Example) -> tuple[Volume, np.ndarray]:
+def _read_example(example: Example) -> tuple[Volume, np.ndarray]:
     return to_canonical(read_volume(example.image)), to_canonical(read_volume(example.labels)).data
 
 
-def _most(pairs: Sequence[tuple[Volume, np.ndarray]]) -> tuple[int, int, int]:
-    """The slice that shows most of what is new, or of the labels where nothing is."""
+def _best_slice(pairs: Sequence[tuple[Volume, np.ndarray]]) -> tuple[int, int, int]:
+    """Return the index of the axial slice to show, see `gallery`."""
     first = pairs[0][1]
-    new = np.zeros(first.shape, bool)
+    added_mask = np.zeros(first.shape, bool)
     for _, labels in pairs[1:]:
         if labels.shape == first.shape:
-            new |= (labels > 0) & (first == 0)
-    added = new.sum() > 0 and all(np.array_equal(p[1][first > 0] > 0, first[first > 0] > 0) for p in pairs[1:])
-    weight = new if added else first > 0
+            added_mask |= (labels > 0) & (first == 0)
+    only_added = added_mask.sum() > 0 and all(
+        np.array_equal(p[1][first > 0] > 0, first[first > 0] > 0) for p in pairs[1:]
+    )
+    weight = added_mask if only_added else first > 0
     return 0, 0, int(weight.sum((0, 1)).argmax())
 
 
-def _panel(axes: Any, image: Volume, labels: np.ndarray | None, at: tuple[int, int, int]) -> None:
+def _panel(axes: Any, image: Volume, labels: np.ndarray | None, position: tuple[int, int, int]) -> None:
     plane = PLANES[0]
     view = (slice(None), slice(None), slice(None))
     limits = SOFT_TISSUE if looks_like_hu(image.data) else apart(*np.percentile(image.data, [0.5, 99.5]).tolist())
     mm = plane.size((slice(0, image.data.shape[0]), slice(0, image.data.shape[1]), slice(0, 1)), image.spacing)
     axes.imshow(
-        plane.cut(image.data, at, view), cmap="gray", vmin=limits[0], vmax=limits[1], extent=(0, mm[0], mm[1], 0)
+        plane.cut(image.data, position, view), cmap="gray", vmin=limits[0], vmax=limits[1], extent=(0, mm[0], mm[1], 0)
     )
     axes.set_aspect("equal" if 0.1 < mm[0] / mm[1] < 10 else "auto")
     if labels is not None:
-        cut = plane.cut(labels, at, view)
+        cut = plane.cut(labels, position, view)
         x, y = ((np.arange(n) + 0.5) * size / n for n, size in zip(cut.shape[::-1], mm, strict=True))
         for i, value in enumerate(v for v in np.unique(cut) if v):
             axes.contour(

@@ -1,4 +1,4 @@
-"""Tests between the systems of a report, case by case."""
+"""Paired statistical tests between the systems of a report."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,7 +11,7 @@ from medgen.reports.results import System
 
 
 def compare(systems: Sequence[System]) -> list[dict[str, Any]]:
-    """Every pair of systems in every headline measure that both have; p-values corrected for all of them together."""
+    """Compare every pair of systems in every headline metric that both have; p values are corrected over all tests."""
     found: list[Comparison] = []
     patients = {case.case: case.patient or case.case for s in systems for case in s.summary.cases}
     for name in headline():

@@ -1,4 +1,4 @@
-"""Conversions without truth as one self-contained HTML page: what changed, where, and what to be wary of."""
+"""HTML report on conversions without truth: what changed, where, and which warnings there are."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from medgen.reports.images.windows import filters
 from medgen.reports.pages import write_page
 
 MOST_FIGURES = 20
-MOST_VIEWERS = 3  # about 2 MB each
+MOST_VIEWERS = 3  # about 2 MB per case
 
 
 def conversion_report(
@@ -27,21 +27,21 @@ def conversion_report(
     warnings: Sequence[str] = (),
     most_figures: int = MOST_FIGURES,
 ) -> Path:
-    """Write a page with input, output and their difference for each converted case.
+    """Write a self-contained page with input, output and their difference for each converted case.
 
     Args:
-        rows: a mapping for each case: ``case`` (name), ``input`` and ``output`` (paths), ``warnings``
-            (sentences, such as "outside the training distribution: ..."), ``seconds``, ``error`` (None or the
-            sentence why it was not converted), of DICOM ``picked`` or ``series`` (which one of the input), and of those
-            checked ``verdict`` (pass, review, fail) with ``reasons`` and maybe ``findings``, which have the place of
-            each (`medgen.qa.run.judge`).
+        rows: one mapping per case with ``case`` (name), ``input`` and ``output`` (paths), ``warnings`` (sentences,
+            such as "outside the training distribution: ..."), ``seconds``, ``error`` (None, or the reason why it was
+            not converted); for DICOM ``picked`` or ``series`` (the series of the input); if checked, ``verdict``
+            (pass, review, fail) with ``reasons`` and optionally ``findings`` with their locations
+            (`medgen.qa.run.judge`).
         out_html: the file to write.
-        notes, warnings: sentences about all cases; warnings are shown in red on top.
-        most_figures: cases with a picture; failed ones, worse verdicts and those with warnings come first. The first
-            of them (`MOST_VIEWERS`) can be moved through slice by slice.
+        notes, warnings: sentences about all cases; warnings are shown in red at the top.
+        most_figures: maximum number of cases with a picture. Failed cases, then worse verdicts, then cases with
+            warnings come first; the first `MOST_VIEWERS` have an interactive slice viewer.
 
-    Returns ``out_html``. Raises `InputError` if it cannot be written; a picture that cannot be made is a line in the
-    report.
+    Returns ``out_html``. Raises `InputError` if it cannot be written. A picture that cannot be made is listed as a line
+    in the report.
     """
     items, gaps = sorted((_item(row) for row in rows), key=_urgency), Gaps()
     converted = [item for item in items if not item["failed"]]
@@ -91,24 +91,28 @@ def _item(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shown(item: Mapping[str, Any], gaps: Gaps, *, viewer: bool) -> dict[str, Any]:
-    """Geometry line, findings and picture of a case; a sentence in place of what cannot be made."""
-    before, after = Path(item["input"]), Path(item["output"])
+    """Return the geometry line, the findings and the picture of a case; a part that fails adds a line to ``gaps``."""
+    input_path, output_path = Path(item["input"]), Path(item["output"])
     checked = {"status": item["verdict"], "reasons": item["reasons"], "findings": item["places"]}
     shown = case_item(
         item["case"],
         [("", checked)],
-        lambda places: conversion_scene(before, after, places, item["series"]),
+        lambda places: conversion_scene(input_path, output_path, places, item["series"]),
         gaps,
         viewer=viewer,
-        still=not viewer,
+        static_picture=not viewer,
     )
     return shown | {
         "shown": True,
-        "geometry": gaps.attempt("Grid", lambda: _geometry(before, after, item["series"]), "", item["case"]),
+        "geometry": gaps.attempt("Grid", lambda: _geometry(input_path, output_path, item["series"]), "", item["case"]),
     }
 
 
-def _geometry(before: Path, after: Path, series: str | None) -> str:
-    old, new = read_geometry(before, series=series), read_geometry(after)
-    same = "identical in input and output" if same_geometry(old, new) else f"input {old.describe()}"
-    return f"{new.describe()} ({same})"
+def _geometry(input_path: Path, output_path: Path, series: str | None) -> str:
+    input_geometry, output_geometry = read_geometry(input_path, series=series), read_geometry(output_path)
+    same = (
+        "identical in input and output"
+        if same_geometry(input_geometry, output_geometry)
+        else f"input {input_geometry.describe()}"
+    )
+    return f"{output_geometry.describe()} ({same})"

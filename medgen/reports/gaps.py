@@ -1,4 +1,4 @@
-"""What a report cannot show is a line in it, with the section, the case and the reason; never the end of the report."""
+"""Collect the parts of a report that fail: each becomes a line with section, case and reason instead of an error."""
 
 import logging
 from collections.abc import Callable
@@ -10,13 +10,13 @@ log = logging.getLogger(__name__)
 
 
 class Gaps:
-    """The ``lines`` of a report about what it lacks."""
+    """``lines``: one sentence per part that is missing from a report."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
 
     def attempt(self, section: str, make: Callable[[], Any], otherwise: Any, case: str = "") -> Any:
-        """What ``make`` returns; where it fails, ``otherwise`` and a line that is logged, too."""
+        """Return ``make()``; if it raises, log the reason, add it to ``lines`` and return ``otherwise``."""
         try:
             return make()
         except Exception as error:

@@ -1,7 +1,7 @@
 "use strict";
 document.documentElement.classList.add("js");
 
-// A table sorts by the column whose head is clicked, or chosen by Enter or Space; empty cells stay last.
+// Sort a table by the column whose heading is clicked or activated with Enter or Space; empty cells are always last.
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
   const value = (row, column) => row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
@@ -30,7 +30,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
-// A slider shows its plane's slice in every column; the frames are read when it is first moved.
+// A slider selects the slice of its plane in all columns; the frames are parsed when it is first moved.
 for (const plane of document.querySelectorAll(".plane")) {
   const images = plane.querySelectorAll("img");
   const [slider, place] = [plane.querySelector("input[type=range]"), plane.querySelector("output")];
@@ -49,7 +49,7 @@ for (const plane of document.querySelectorAll(".plane")) {
   });
 }
 
-// A finding's button moves all planes of its case to it.
+// The button of a finding moves all planes of its case to that finding.
 for (const button of document.querySelectorAll("button[data-slices]")) {
   button.addEventListener("click", () => {
     const viewer = button.closest("section").querySelector(".viewer");

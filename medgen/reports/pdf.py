@@ -1,4 +1,4 @@
-"""The page on paper: HTML → PDF by WeasyPrint, an extra that also needs the system's Pango."""
+"""Convert HTML to PDF with WeasyPrint, an optional dependency that also needs the system library Pango."""
 
 import contextlib
 import io
@@ -8,15 +8,15 @@ from medgen.io.atomic import atomic_write
 
 EXTRA = "WeasyPrint is missing; install it: pip install 'medgen[pdf]'"
 SYSTEM = (
-    "WeasyPrint finds no Pango on this system; install it: "
+    "WeasyPrint cannot find Pango on this system; install it: "
     "apt-get install libpango-1.0-0 libpangoft2-1.0-0 (Debian, Ubuntu), brew install pango (macOS)"
 )
 
 
 def missing() -> str | None:
-    """Why no PDF can be made here and what to do about it, in a sentence; None where one can."""
+    """Return why no PDF can be written on this system and what to install; None if it can."""
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints a page of its own about missing libraries
+        with contextlib.redirect_stdout(io.StringIO()):  # WeasyPrint prints a long text if libraries are missing
             import weasyprint  # noqa: F401
     except ImportError:
         return EXTRA
@@ -26,14 +26,14 @@ def missing() -> str | None:
 
 
 def write_pdf(html: str, out: Path) -> Path:
-    """Print ``html``, which must hold all its pictures itself: nothing is fetched, neither file nor network.
+    """Convert ``html`` to a PDF. Pictures must be embedded as data URIs: no file or network resource is loaded.
 
-    Raises InputError if ``out`` cannot be written. Call it only where `missing` returns None.
+    Raises InputError if ``out`` cannot be written. Call it only if `missing` returns None.
     """
     import weasyprint
     from weasyprint.urls import URLFetcher
 
     content = weasyprint.HTML(string=html, url_fetcher=URLFetcher(allowed_protocols=["data"])).write_pdf()
-    with atomic_write(out) as aside:
-        aside.write_bytes(content)
+    with atomic_write(out) as temporary:
+        temporary.write_bytes(content)
     return Path(out)

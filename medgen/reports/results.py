@@ -1,7 +1,7 @@
-"""Evaluation folders on disk → the `System` objects that a report is made of.
+"""Read evaluation folders into the `System` objects from which a report is made.
 
-A folder holds ``summary.json`` (`medgen.evaluation.summary_file`) beside ``cases.csv``. Every section of the report
-appears only if the summary has its key, so folders of older evaluations still make a report.
+A folder has ``summary.json`` (`medgen.evaluation.summary_file`) and ``cases.csv``. A section of the report appears only
+if the summary has its key, so that folders of older evaluations still give a report.
 """
 
 import csv
@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medgen.errors import InputError
-from medgen.evaluation.summary import as_text
 from medgen.evaluation.summary_file import Summary, read_parts
+from medgen.io.atomic import escape_invalid_utf8
 from medgen.io.spreadsheet import read_csv
 from medgen.io.text import read_text
 
 
 @dataclass(frozen=True)
 class CaseNumbers:
-    """A measured case: its numbers by column of cases.csv (inf where images are identical), its files by role."""
+    """An evaluated case: its numbers by column of cases.csv (may be infinite), and its files by role."""
 
     name: str
     metrics: Mapping[str, float]
@@ -29,7 +29,7 @@ class CaseNumbers:
 
 @dataclass(frozen=True)
 class System:
-    """One evaluated system: the name it has in this report, its folder, ``summary.json``, its cases."""
+    """One evaluated system: its name in the report, its folder, the content of ``summary.json``, its cases."""
 
     name: str
     folder: Path
@@ -39,27 +39,27 @@ class System:
 
     @property
     def unit(self) -> str:
-        """HU, or empty: an intensity without unit."""
+        """HU, or empty for intensities without a unit."""
         return self.summary.unit
 
     @property
     def digits(self) -> int:
-        """Digits after the point for intensities: tenths of a HU, or four significant ones of the data range."""
+        """Decimal digits of intensities: one for HU, else enough for four significant digits of the data range."""
         span = self.summary.data_range
         return 1 if self.unit or not span else max(0, min(8, 3 - math.floor(math.log10(span))))
 
     @property
     def has_source(self) -> bool:
-        """Whether the unconverted source was measured too."""
+        """Whether the unconverted source was evaluated too."""
         return "source_mae" in self.summary.metrics
 
     @property
     def has_truth(self) -> bool:
-        """Whether there was a truth to compare with."""
+        """Whether there was a truth for comparison."""
         return "mae" in self.summary.metrics
 
     def pairs(self, name: str) -> list[tuple[float, float]]:
-        """(converted, source) of the cases in which both have the measure; infinite ones are among them."""
+        """Return (converted, source) of the cases in which both have the metric, including infinite values."""
         found = [
             (case.metrics.get(name, math.nan), case.metrics.get(f"source_{name}", math.nan)) for case in self.cases
         ]
@@ -67,25 +67,28 @@ class System:
 
 
 def read_systems(folders: Sequence[Path], names: Sequence[str] | None = None) -> list[System]:
-    """The systems of ``folders`` in order, each under its name; by default that of the folder it converted into.
+    """Read the systems of ``folders``, in order; the default name is that of the folder of converted images.
 
-    Raises InputError without folders, for a folder that `evaluate` did not write, and for names that are not
-    one for each folder or not different.
+    Raises InputError if there are no folders, if a folder was not written by `evaluate`, or if ``names`` does not have
+    one unique name per folder.
     """
     if not folders:
         raise InputError(
             "report-no-results",
-            "a report needs at least one folder of results; give what medgen evaluate wrote with --out",
+            "a report needs at least one folder of results; give an output folder of medgen evaluate",
         )
     summaries = [_read_summary(Path(folder)) for folder in folders]
     chosen = _default_names(folders, [summary for summary, _ in summaries]) if names is None else list(names)
     if len(chosen) != len(folders) or len(set(chosen)) != len(chosen):
         raise InputError(
             "report-names-not-unique",
-            f"{len(folders)} folders of results need as many different names, not {', '.join(chosen)}",
+            f"{len(folders)} folders of results need the same number of different names, not {', '.join(chosen)}",
         )
     parts = zip(chosen, map(Path, folders), summaries, strict=True)
-    return [System(name, folder, read, _cases(folder, read), damaged) for name, folder, (read, damaged) in parts]
+    return [
+        System(name, folder, summary_read, _cases(folder, summary_read), damaged)
+        for name, folder, (summary_read, damaged) in parts
+    ]
 
 
 def _read_summary(folder: Path) -> tuple[Summary, dict[str, str]]:
@@ -97,23 +100,23 @@ def _read_summary(folder: Path) -> tuple[Summary, dict[str, str]]:
     except OSError as error:
         raise InputError(
             "report-results-unreadable",
-            f"{path} cannot be read ({error.strerror}); give a folder that medgen evaluate wrote",
+            f"{path} cannot be read ({error.strerror}); give an output folder of medgen evaluate",
         ) from error
     except (ValueError, RecursionError) as error:
-        raise InputError("json-unreadable", f"{path} is not JSON ({error}); evaluate again") from error
+        raise InputError("json-unreadable", f"{path} is not valid JSON ({error}); evaluate again") from error
     try:
         return read_parts(content)
     except (ValueError, AttributeError) as error:
         raise InputError(
             "report-not-summary",
-            f"{path} is not the summary of an evaluation; give a folder that medgen evaluate wrote",
+            f"{path} is not the summary of an evaluation; give an output folder of medgen evaluate",
         ) from error
 
 
 def _default_names(folders: Sequence[Path], summaries: Sequence[Summary]) -> list[str]:
-    given = [summary.settings.prediction or "" for summary in summaries]
+    predictions = [summary.settings.prediction or "" for summary in summaries]
     for names in (
-        [Path(path).name for path in given],
+        [Path(path).name for path in predictions],
         [Path(folder).resolve().name for folder in folders],
     ):
         if all(names) and len(set(names)) == len(names):
@@ -122,15 +125,18 @@ def _default_names(folders: Sequence[Path], summaries: Sequence[Summary]) -> lis
 
 
 def _cases(folder: Path, summary: Summary) -> list[CaseNumbers]:
-    """The cases of the summary with the numbers of cases.csv, which unlike strict JSON knows infinity."""
+    """Return the cases of the summary with the numbers of cases.csv, which can be infinite, unlike those of JSON."""
     path = folder / "cases.csv"
     try:
         rows = {row.pop("case", ""): row for row in read_csv(path)}
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(
-            "report-table-unreadable", f"{path} cannot be read ({error}); it belongs beside summary.json"
+            "report-table-unreadable", f"{path} cannot be read ({error}); it must be in the same folder as summary.json"
         ) from error
-    return [CaseNumbers(case.case, _numbers(rows.get(as_text(case.case), {})), case.files) for case in summary.cases]
+    return [
+        CaseNumbers(case.case, _numbers(rows.get(escape_invalid_utf8(case.case), {})), case.files)
+        for case in summary.cases
+    ]
 
 
 def _numbers(row: Mapping[str, str]) -> dict[str, float]:
@@ -138,6 +144,6 @@ def _numbers(row: Mapping[str, str]) -> dict[str, float]:
     for name, text in row.items():
         try:
             numbers[name] = float(text)
-        except (TypeError, ValueError):  # an empty cell, or a column of words
+        except (TypeError, ValueError):  # an empty cell, or a text column
             continue
     return numbers

@@ -1,7 +1,7 @@
-"""What goes beyond a case's errors: agreement, structure, segmentation, distribution, memorisation, comparisons.
+"""Tables other than errors: agreement, structure, segmentation, distribution, memorisation, comparisons.
 
-Keys of ``summary.json`` → tables, as in `medgen.reports.sections`; lists of several systems stand one after the
-other under a column "system".
+As in `medgen.reports.sections`, a function makes the table of a key of ``summary.json``. Tables of several systems have
+a column "system".
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,49 +19,57 @@ from medgen.reports.tables import (
     Table,
     about_infinite,
     bracket,
-    change,
     estimate,
-    figure,
-    filled,
-    general,
     in_order,
-    listed,
     number,
+    number_cell,
     of_system,
     p_value,
+    signed_cell,
+    table_by_system,
+    text_cell,
+    value_cell,
     verdict_cell,
     with_error,
-    words,
+    without_empty_columns,
 )
 
 Systems = Sequence[System]
-SIGNIFICANT = 0.05  # a test that cannot fall below says nothing by not doing so
+SIGNIFICANT = 0.05  # if the smallest possible p value is larger, the report says so
 
 
 def agreement(systems: Systems) -> Table | None:
-    """Bland–Altman numbers of every region."""
+    """Return the Bland–Altman table: bias and limits of agreement of every region."""
     heads = ["bias", "standard deviation", "lower limit of agreement", "upper limit of agreement", "cases"]
     rows = []
     for name in in_order(name for system in systems for name in system.summary.agreement):
         for system in systems:
-            if of := system.summary.agreement.get(name):
+            if entry := system.summary.agreement.get(name):
                 rows.append(
-                    [words(name.replace("_", " ")), *of_system(system, systems), *_agreement_row(of, system.digits)]
+                    [
+                        text_cell(name.replace("_", " ")),
+                        *of_system(system, systems),
+                        *_agreement_row(entry, system.digits),
+                    ]
                 )
-    return listed(Head("region", words=True), systems, map(Head, heads), rows)
+    return table_by_system(Head("region", words=True), systems, map(Head, heads), rows)
 
 
-def _agreement_row(of: Agreement, digits: int) -> list[Cell]:
-    found = ((of.bias, of.bias_interval), (of.lower, of.lower_interval), (of.upper, of.upper_interval))
-    ends = [Cell(change(value, digits).text + bracket(interval, digits), value) for value, interval in found]
-    return [ends[0], figure(of.sd, digits), *ends[1:], figure(of.n, 0)]
+def _agreement_row(entry: Agreement, digits: int) -> list[Cell]:
+    found = (
+        (entry.bias, entry.bias_interval),
+        (entry.lower, entry.lower_interval),
+        (entry.upper, entry.upper_interval),
+    )
+    ends = [Cell(signed_cell(value, digits).text + bracket(interval, digits), value) for value, interval in found]
+    return [ends[0], number_cell(entry.sd, digits), *ends[1:], number_cell(entry.n, 0)]
 
 
-ONE_ONLY = "labels that only the truth or only the segmentation has"
+ONE_ONLY = "labels that are only in the truth or only in the segmentation"
 
 
 def segmentation(systems: Systems) -> Table | None:
-    """Dice and surface distances by label, mean with its interval."""
+    """Return the table of Dice and surface distances by label, as mean with interval."""
     rows, used = (
         [],
         _used(_overlap(), systems, lambda system: system.summary.segmentation.labels.values()),
@@ -69,85 +77,88 @@ def segmentation(systems: Systems) -> Table | None:
     of_labels = [measure(key, systems[0]) for key in used]
     for name in in_order(n for system in systems for n in system.summary.segmentation.labels):
         for system in systems:
-            if of := system.summary.segmentation.labels.get(name):
-                cells = [estimate(of.get(key), metric(key).digits or 0) for key in used]
-                rows.append([words(name.replace("_", " ")), *of_system(system, systems), *cells])
+            if entry := system.summary.segmentation.labels.get(name):
+                cells = [estimate(entry.get(key), metric(key).digits or 0) for key in used]
+                rows.append([text_cell(name.replace("_", " ")), *of_system(system, systems), *cells])
     note = "".join(
         f"Surface Dice: surfaces within {tolerance:g} mm of each other count as equal. "
         for tolerance in {system.summary.segmentation.tolerance_mm for system in systems} - {None}
     )
     note, about = note + about_infinite(rows, ONE_ONLY), explained(of_labels)
-    return listed(Head("label", words=True), systems, _overlap_heads(used), rows, note, about)
+    return table_by_system(Head("label", words=True), systems, _overlap_heads(used), rows, note, about)
 
 
 def _overlap_heads(names: Iterable[str]) -> list[Head]:
-    """Label and unit of each score, without the place that errors have."""
+    """Return the heading of each score: label and unit, without the region that error metrics have."""
     found = [metric(name) for name in names]
-    return [Head(of.label + (f" ({of.unit})" if of.unit else ""), about=of.about) for of in found]
+    return [Head(entry.label + (f" ({entry.unit})" if entry.unit else ""), about=entry.about) for entry in found]
 
 
 def _overlap() -> list[str]:
-    """Scores of a segmentation, without its volumes."""
+    """Return the columns with segmentation scores, without the volumes."""
     return [name for name in segmentation_columns() if metric(name).better]
 
 
 def segmentation_cases(systems: Systems) -> Table | None:
-    """The same numbers for each case."""
+    """Return the table of segmentation scores per case and label."""
     used = _used(
         _overlap(), systems, lambda system: [row.model_extra or {} for row in system.summary.segmentation.cases]
     )
     rows = [
         [
-            words(row.case),
+            text_cell(row.case),
             *of_system(system, systems),
-            words(row.label.replace("_", " ")),
-            *(figure(row.number(key), metric(key).digits or 0) for key in used),
+            text_cell(row.label.replace("_", " ")),
+            *(number_cell(row.number(key), metric(key).digits or 0) for key in used),
         ]
         for system in systems
         for row in system.summary.segmentation.cases
     ]
-    return listed(Head("case", words=True), systems, [Head("label", words=True), *_overlap_heads(used)], rows)
+    return table_by_system(Head("case", words=True), systems, [Head("label", words=True), *_overlap_heads(used)], rows)
 
 
 def distribution(systems: Systems) -> Table | None:
-    """Distances between the sets of images, each with all that the number depends on."""
+    """Return the table of distances between image sets, with everything that each value depends on."""
     rows = []
     for system in systems:
-        for of in system.summary.distribution:
-            text = with_error(of.value, of.standard_error)
+        for entry in system.summary.distribution:
+            text = with_error(entry.value, entry.standard_error)
             counts = (
-                _counts(of.reference_rows, of.reference_volumes),
-                _counts(of.prediction_rows, of.prediction_volumes),
+                _counts(entry.reference_rows, entry.reference_volumes),
+                _counts(entry.prediction_rows, entry.prediction_volumes),
             )
             rows.append(
                 [
-                    words(of.metric),
+                    text_cell(entry.metric),
                     *of_system(system, systems),
-                    Cell(text, of.value, "strong"),
-                    general(of.source_value),
-                    *map(words, (of.extractor, of.weights, of.preprocessing)),
+                    Cell(text, entry.value, "strong"),
+                    value_cell(entry.source_value),
+                    *map(text_cell, (entry.extractor, entry.weights, entry.preprocessing)),
                     *counts,
-                    words("; ".join([*of.notes, *_of_splits(of)])),
+                    text_cell("; ".join([*entry.notes, *_split_deviation(entry)])),
                 ]
             )
     heads = [Head("value ± standard error"), Head("unconverted source")]
     heads += [Head(text, words=True) for text in ("extractor", "weights", "preprocessing")]
     heads += [Head("reference"), Head("converted"), Head("notes", words=True)]
     note = (
-        "A distance of 0: sets that cannot be told apart; each depends on its extractor, weights and preprocessing, and"
+        "A distance of 0 means that the sets cannot be distinguished. A value depends on extractor, weights and "
+        "preprocessing;"
     )
-    table = listed(Head("metric", words=True), systems, heads, rows, f"{note} compares only with numbers of the same.")
-    return filled(table) if table else None
+    table = table_by_system(
+        Head("metric", words=True), systems, heads, rows, f"{note} compare only values that share all three."
+    )
+    return without_empty_columns(table) if table else None
 
 
-def _of_splits(of: Distance) -> list[str]:
-    """The Inception Score's spread, which is of its own splits and no standard error."""
-    return [] if of.deviation is None else [f"standard deviation of its splits {general(of.deviation).text}"]
+def _split_deviation(entry: Distance) -> list[str]:
+    """Return the standard deviation of the Inception Score over its splits, which is not a standard error."""
+    return [] if entry.deviation is None else [f"standard deviation over its splits {value_cell(entry.deviation).text}"]
 
 
 def _counts(rows: int | None, volumes: int | None) -> Cell:
     text = ", ".join(
-        f"{general(count).text} {what}"
+        f"{value_cell(count).text} {what}"
         for count, what in ((rows, "samples"), (volumes, "volumes"))
         if count is not None
     )
@@ -156,7 +167,7 @@ def _counts(rows: int | None, volumes: int | None) -> Cell:
 
 @dataclass(frozen=True)
 class Copies:
-    """Whether a system's images look like copies of training images: ``flagged``, and a paragraph."""
+    """Whether a system's images look like copies of training images (``flagged``), with a text for the report."""
 
     name: str
     flagged: bool
@@ -164,173 +175,179 @@ class Copies:
 
 
 def copies(systems: Systems) -> list[Copies]:
-    """One for each system that was tested."""
+    """Return the result of each system that was tested for memorisation."""
     tested = [(system.name, system.summary.memorisation) for system in systems]
-    return [_copies(name, of) for name, of in tested if of is not None]
+    return [_copies(name, entry) for name, entry in tested if entry is not None]
 
 
-def _copies(name: str, of: Memorisation) -> Copies:
-    count = sum(pair.flagged for pair in of.closest)
+def _copies(name: str, entry: Memorisation) -> Copies:
+    count = sum(pair.flagged for pair in entry.closest)
     if count:
-        look = "looks like a copy of a training volume" if count == 1 else "look like copies of training volumes"
-        text = f"Flagged: {count} of the closest converted volumes {look}."
-    elif of.flagged:
-        text = "Flagged: as a set, converted volumes lie closer to training volumes than those lie to each other."
+        appearance = "looks like a copy of a training volume" if count == 1 else "look like copies of training volumes"
+        text = f"Flagged: {count} of the closest converted volumes {appearance}."
+    elif entry.flagged:
+        text = "Flagged: as a set, converted volumes are closer to training volumes than those are to each other."
     else:
-        text = "Not flagged: converted volumes lie no closer to training volumes than those lie to each other."
-    if (p := of.p_value) is not None:
-        text += " The set as a whole: p " + ("< 0.001." if p < 0.001 else f"= {number(p, 3)}.")
-    return Copies(name, of.flagged, f"{text} {of.note}".strip())
+        text = "Not flagged: converted volumes are not closer to training volumes than those are to each other."
+    if (p := entry.p_value) is not None:
+        text += " Test of the whole set: p " + ("< 0.001." if p < 0.001 else f"= {number(p, 3)}.")
+    return Copies(name, entry.flagged, f"{text} {entry.note}".strip())
 
 
 def memorisation(systems: Systems) -> Table | None:
-    """The synthetic volumes closest to a training image."""
+    """Return the table of the synthetic volumes closest to a training volume."""
     rows = [
         [
-            words(of.synthetic),
+            text_cell(entry.synthetic),
             *of_system(system, systems),
-            words(of.training),
-            general(of.distance),
-            p_value(of.p_value),
-            words("copy?", "bad") if of.flagged else words(None),
+            text_cell(entry.training),
+            value_cell(entry.distance),
+            p_value(entry.p_value),
+            text_cell("possible copy", "bad") if entry.flagged else text_cell(None),
         ]
         for system in systems
-        for of in (system.summary.memorisation or Memorisation()).closest
+        for entry in (system.summary.memorisation or Memorisation()).closest
     ]
-    heads = [Head("nearest training case", words=True), Head("distance of features"), Head("p"), Head("flagged")]
-    table = listed(Head("synthetic case", words=True), systems, heads, rows)
-    return filled(table) if table else None
+    heads = [Head("nearest training case", words=True), Head("feature distance"), Head("p"), Head("flagged")]
+    table = table_by_system(Head("synthetic case", words=True), systems, heads, rows)
+    return without_empty_columns(table) if table else None
 
 
 def structure(systems: Systems) -> Table | None:
-    """The structure check: verdict, reasons and values of each case; fail first."""
+    """Return the table of the structure check: verdict, reasons and values of each case, fails first."""
     found = [(system, row) for system in systems for row in system.summary.structure.cases]
     ranked = {case: place for place, case in enumerate(ranked_cases(systems))}
     found.sort(key=lambda item: (RANKS.get(str(item[1].status), 0), ranked.get(item[1].case, 0)))
     values = [check_value(name) for name in in_order(name for _, row in found for name in row.values)]
     rows = [
         [
-            words(row.case),
+            text_cell(row.case),
             *of_system(system, systems),
             verdict_cell(row.status),
-            words(" ".join(row.reasons)),
-            *(_checked(row.values.get(of.name), of) for of in values),
+            text_cell(" ".join(row.reasons)),
+            *(_checked(row.values.get(entry.name), entry) for entry in values),
         ]
         for system, row in found
     ]
-    heads = [Head("verdict"), Head("reasons", words=True), *(Head(of.title, about=of.about) for of in values)]
-    note = " ".join(_lesions(system, len(systems) > 1) for system in systems)
-    return listed(Head("case", words=True), systems, heads, rows, note, _about_checks(values))
+    heads = [Head("verdict"), Head("reasons", words=True), *(Head(entry.title, about=entry.about) for entry in values)]
+    note = " ".join(_lesion_sentence(system, len(systems) > 1) for system in systems)
+    return table_by_system(Head("case", words=True), systems, heads, rows, note, _about_checks(values))
 
 
-def _checked(value: Any, of: Measure) -> Cell:
-    """A value of the check with the digits it has."""
-    if not of.known or isinstance(value, bool) or not isinstance(value, int | float):
-        return general(value)
-    return figure(100 * value if of.unit == "%" else value, of.digits)
+def _checked(value: Any, entry: Measure) -> Cell:
+    """Return the cell of a check value with its declared digits."""
+    if not entry.known or isinstance(value, bool) or not isinstance(value, int | float):
+        return value_cell(value)
+    return number_cell(100 * value if entry.unit == "%" else value, entry.digits)
 
 
 def _about_checks(values: Sequence[Measure]) -> list[tuple[str, str]]:
-    """A line for each kind of value."""
+    """Return (labels, explanation), one entry per kind of value."""
     lines: dict[str, list[str]] = {}
-    for of in values:
-        if of.about:
-            lines.setdefault(of.about, []).append(of.label)
+    for entry in values:
+        if entry.about:
+            lines.setdefault(entry.about, []).append(entry.label)
     return [(", ".join(labels), about) for about, labels in lines.items()]
 
 
-def _lesions(system: System, several: bool) -> str:
-    """What became of all lesions, in a sentence; empty where none was known."""
-    of = system.summary.structure.lesions
-    if of is None:
+def _lesion_sentence(system: System, several: bool) -> str:
+    """Return a sentence on how many lesions were kept, lost or new; empty if no lesions were given."""
+    entry = system.summary.structure.lesions
+    if entry is None:
         return ""
-    share = "" if of.sensitivity is None else f" (sensitivity {figure(of.sensitivity, 2).text})"
+    share = "" if entry.sensitivity is None else f" (sensitivity {number_cell(entry.sensitivity, 2).text})"
     return (f"{system.name}: " if several else "") + (
-        f"{of.kept} of {of.kept + of.lost} lesions that can be judged are kept{share}; "
-        f"{of.new} new in {of.volumes} volumes ({figure(of.new_per_volume, 2).text} a volume)."
+        f"{entry.kept} of {entry.kept + entry.lost} assessable lesions are kept{share}; "
+        f"{entry.new} new in {entry.volumes} volumes ({number_cell(entry.new_per_volume, 2).text} per volume)."
     )
 
 
 def downstream(systems: Systems) -> Table | None:
-    """What segmentation networks trained on synthetic images are worth."""
-    found = [(system, of) for system in systems for of in system.summary.downstream.rows]
+    """Return the table of the performance of segmentation networks trained on synthetic images."""
+    found = [(system, entry) for system in systems for entry in system.summary.downstream.rows]
     rows = [
         [
-            words(of.protocol.replace("_to_", " → ").replace("both", "real + synthetic")),
+            text_cell(entry.protocol.replace("_to_", " → ").replace("both", "real + synthetic")),
             *of_system(system, systems),
-            words(of.label.replace("_", " ")),
-            Cell(figure(of.dice_mean, 3).text + bracket(of.interval, 3), of.dice_mean, "strong"),
-            Cell(change(of.gain, 3).text + bracket(of.gain_interval, 3), of.gain),
-            p_value(of.gain_p),
-            estimate(_distances(of), 2),
-            figure(of.assd, 2),
-            figure(of.surface_dice, 2),
-            figure(of.n, 0),
+            text_cell(entry.label.replace("_", " ")),
+            Cell(number_cell(entry.dice_mean, 3).text + bracket(entry.interval, 3), entry.dice_mean, "strong"),
+            Cell(signed_cell(entry.gain, 3).text + bracket(entry.gain_interval, 3), entry.gain),
+            p_value(entry.gain_p),
+            estimate(_distances(entry), 2),
+            number_cell(entry.assd, 2),
+            number_cell(entry.surface_dice, 2),
+            number_cell(entry.n, 0),
         ]
-        for system, of in found
+        for system, entry in found
     ]
     heads = [Head("label", words=True), Head("Dice, mean"), Head("gain over real → real"), Head("p of the gain")]
     heads += [Head("HD95 (mm)"), Head("ASSD (mm)"), Head("surface Dice"), Head("n")]
     several = len(systems) > 1
-    notes = [_about_downstream([of for _, of in found]), about_infinite(rows, ONE_ONLY)]
+    notes = [_about_downstream([entry for _, entry in found]), about_infinite(rows, ONE_ONLY)]
     notes += [
         (f"{system.name}: " if several else "") + text for system in systems if (text := system.summary.downstream.note)
     ]
     note = " ".join(filter(None, notes))
-    table = listed(Head("protocol", words=True), systems, heads, rows, note)
-    return filled(table) if table else None
+    table = table_by_system(Head("protocol", words=True), systems, heads, rows, note)
+    return without_empty_columns(table) if table else None
 
 
-def _distances(of: DownstreamRow) -> Statistics:
-    """Mean HD95 of a row with how many it leaves out, as `estimate` takes it."""
-    infinite = of.infinite or 0
-    return Statistics(mean=of.hd95, infinite=infinite, n=(of.distances or infinite) - infinite)
+def _distances(entry: DownstreamRow) -> Statistics:
+    """Return mean HD95 and the number of infinite values as statistics for `estimate`."""
+    infinite = entry.infinite or 0
+    return Statistics(mean=entry.hd95, infinite=infinite, n=(entry.distances or infinite) - infinite)
 
 
 def _about_downstream(rows: Sequence[DownstreamRow]) -> str:
-    """What one must know to believe a gain."""
+    """Return notes needed to interpret a gain."""
     notes = []
-    if any(of.gain_p is not None for of in rows):
-        notes.append("p: Wilcoxon signed-rank test of the patients' mean gains, not corrected for the lines.")
-    if spread := max((of.sd_of_runs or 0 for of in rows), default=0):
-        notes.append(f"Runs of one line differ by a standard deviation of up to {number(spread, 3)} in Dice.")
+    if any(entry.gain_p is not None for entry in rows):
+        notes.append("p: Wilcoxon signed-rank test of the mean gain per patient, not corrected for multiple rows.")
+    if spread := max((entry.sd_of_runs or 0 for entry in rows), default=0):
+        notes.append(f"Runs of the same row differ in Dice with a standard deviation of up to {number(spread, 3)}.")
     return " ".join(notes)
 
 
 def comparisons(found: Sequence[Mapping[str, Any]], systems: Systems) -> Table | None:
-    """Systems against each other, case by case."""
+    """Return the table of paired comparisons between systems."""
     rows = []
-    for of in found:
-        known = measure(str(of.get("metric")), systems[0])
-        mean = change(of.get("mean_difference"), known.digits)
+    for entry in found:
+        known = measure(str(entry.get("metric")), systems[0])
+        mean = signed_cell(entry.get("mean_difference"), known.digits)
         rows.append(
             [
-                words(known.title),
-                words(of.get("a")),
-                words(of.get("b")),
-                figure(of.get("n"), 0),
-                Cell(mean.text + bracket(of.get("interval"), known.digits) + _infinite_pairs(of), mean.value, "strong"),
-                p_value(of.get("p")),
-                p_value(of.get("p_holm")),
-                change(of.get("effect"), 2),
-                words(" / ".join(str(of.get(key, "–")) for key in ("wins", "ties", "losses"))),
+                text_cell(known.title),
+                text_cell(entry.get("a")),
+                text_cell(entry.get("b")),
+                number_cell(entry.get("n"), 0),
+                Cell(
+                    mean.text + bracket(entry.get("interval"), known.digits) + _infinite_pairs(entry),
+                    mean.value,
+                    "strong",
+                ),
+                p_value(entry.get("p")),
+                p_value(entry.get("p_holm")),
+                signed_cell(entry.get("effect"), 2),
+                text_cell(" / ".join(str(entry.get(key, "–")) for key in ("wins", "ties", "losses"))),
             ]
         )
-    heads = [Head("measure", words=True), Head("A", words=True), Head("B", words=True), Head("cases")]
-    heads += [Head(text) for text in ("mean of A − B", "p", "p, Holm", "effect size", "A better / tied / worse")]
+    heads = [Head("metric", words=True), Head("A", words=True), Head("B", words=True), Head("cases")]
+    heads += [Head(text) for text in ("mean of A − B", "p", "p (Holm)", "effect size", "A better / tied / worse")]
     return Table(heads, rows, _about_comparisons(found) + about_infinite(rows, SAME)) if rows else None
 
 
-def _infinite_pairs(of: Mapping[str, Any]) -> str:
-    """How many values of each side a mean difference leaves out; nothing where it is of all."""
-    a, b = (of.get(f"infinite_{side}") or 0 for side in "ab")
+def _infinite_pairs(entry: Mapping[str, Any]) -> str:
+    """Return how many infinite values of each system a mean difference leaves out; empty if none."""
+    a, b = (entry.get(f"infinite_{side}") or 0 for side in "ab")
     return f", infinite: A {a}, B {b}" if a or b else ""
 
 
 def _about_comparisons(found: Sequence[Mapping[str, Any]]) -> str:
-    """Where too few patients leave a test no chance, that it is so."""
-    least = max((of.get("smallest_p") or 0 for of in found), default=0)
-    return f"Of so few patients p can be no smaller than {number(least, 3)}. " if least > SIGNIFICANT else ""
+    """Return a note if there are too few patients for any test to become significant."""
+    smallest_p = max((entry.get("smallest_p") or 0 for entry in found), default=0)
+    return (
+        f"With so few patients, p cannot be smaller than {number(smallest_p, 3)}. " if smallest_p > SIGNIFICANT else ""
+    )
 
 
 def _used(known: Iterable[str], systems: Systems, rows: Callable[[System], Iterable[Any]]) -> list[str]:

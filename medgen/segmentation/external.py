@@ -1,6 +1,6 @@
-"""Segmenters that others trained, as one callable: an image → its labels, on the image's own grid.
+"""Third-party segmenters as callables: image → label map on the image's own grid.
 
-Each takes and gives what ``downstream.protocols.score`` asks for, as ``segmentation.model.Segmenter`` does.
+They have the interface that ``downstream.protocols.score`` expects, as ``segmentation.model.Segmenter`` does.
 """
 
 import shutil
@@ -16,7 +16,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from medgen.errors import InputError
-from medgen.io.names import brief
+from medgen.io.names import short_reason
 from medgen.io.paths import require_path
 from medgen.io.read import read_volume
 from medgen.io.volume import Volume
@@ -35,19 +35,19 @@ def nnunet(
     folds: Sequence[int | str] = (0,),
     arguments: Sequence[str] = (),
 ) -> Segment:
-    """A trained nnU-Net v2 (Isensee 2021), run as its own command on one image at a time.
+    """Wrap a trained nnU-Net v2 (Isensee 2021), run as a separate command on one image at a time.
 
     Args:
-        dataset: its number or name; nnU-Net finds the model by its own variable ``nnUNet_results``.
-        folds: whose average is taken; numbers, or "all".
-        arguments: more of the command's, for example ``["-device", "cpu"]``.
+        dataset: number or name of the data set; nnU-Net finds the model through its variable ``nnUNet_results``.
+        folds: numbers of the folds to average, or "all".
+        arguments: further arguments of the command, for example ``["-device", "cpu"]``.
 
     Raises:
-        InputError: the command is absent; when called: it failed (its last line is told) or wrote nothing.
+        InputError: the command is not installed. The returned callable raises it if the command fails or has no output.
     """
     command = shutil.which(NNUNET)
     if command is None:
-        raise InputError("dependency-missing", f"{NNUNET} is not on the path; install nnU-Net: pip install nnunetv2")
+        raise InputError("dependency-missing", f"{NNUNET} is not on the PATH; install nnU-Net: pip install nnunetv2")
     options = ["-d", str(dataset), "-c", configuration, "-f", *map(str, folds), *arguments]
 
     def predict(volume: Volume) -> np.ndarray:
@@ -57,49 +57,53 @@ def nnunet(
             write_volume(images / "case_0000.nii.gz", volume)
             run = subprocess.run([command, "-i", images, "-o", labels, *options], capture_output=True, text=True)
             if run.returncode or not (labels / "case.nii.gz").exists():
-                said = (run.stderr.strip() or run.stdout.strip() or "it said nothing").splitlines()[-1]
-                raise InputError("segmenter-no-output", f"{NNUNET} {' '.join(options)} gave no labels: {said}")
+                message = (run.stderr.strip() or run.stdout.strip() or "none").splitlines()[-1]
+                raise InputError(
+                    "segmenter-no-output",
+                    f"{NNUNET} {' '.join(options)} wrote no label map; its last message: {message}",
+                )
             return np.rint(read_volume(labels / "case.nii.gz").data).astype(np.int32)
 
     return predict
 
 
 def torchscript(file: Path, *, device: torch.device | str = "cpu", **grid: Any) -> Segment:
-    """A TorchScript file, (1, 1, X, Y, Z) on canonical (RAS) axes → logits of the classes, or one of a single label.
+    """Load a TorchScript network: (1, 1, X, Y, Z) on RAS axes → logits of the classes, or one logit for a single label.
 
     Args:
-        device: where it runs.
-        grid: values, spacing, codec and patch as in ``segmenter.segment``: what the network was trained on.
+        device: device to run on.
+        grid: values, spacing, intensity and patch of ``segmentation.model.segment``, as used in training.
 
     Raises:
-        InputError: no TorchScript file.
+        InputError: not a TorchScript file.
     """
     try:
         network = torch.jit.load(require_path(file), map_location=device).eval()
     except RuntimeError as error:
         raise InputError(
-            "torchscript-unreadable", f"{file} is no TorchScript file ({brief(error)}); save it by torch.jit.save"
+            "torchscript-unreadable",
+            f"{file} is not a TorchScript file ({short_reason(error)}); save the network with torch.jit.save",
         ) from None
     return partial(segment, network, device=device, **grid)
 
 
 def bundle(folder: Path, *, device: torch.device | str = "cpu", **grid: Any) -> Segment:
-    """A MONAI bundle's network: ``network_def`` of ``configs/inference.json`` (or .yaml) with ``models/model.pt``.
+    """Load a MONAI bundle's network: ``network_def`` of ``configs/inference.json`` (or .yaml), ``models/model.pt``.
 
-    Its transforms are those of files and are left out: ``grid`` (see ``torchscript``) says what they do, as the
-    bundle's documentation has it. A bundle's configuration can run code: use those you trust.
+    The bundle's transforms read files and are not used: set ``grid`` (see ``torchscript``) to what they do, according
+    to the bundle's documentation. A bundle's configuration can run code: use only bundles that you trust.
 
     Raises:
-        InputError: no bundle, or weights that are not its network's.
+        InputError: not a bundle, or weights that do not fit the network.
     """
     folder = require_path(folder)
     configs = [
-        path for ending in ("json", "yaml", "yml") if (path := folder / "configs" / f"inference.{ending}").exists()
+        path for suffix in ("json", "yaml", "yml") if (path := folder / "configs" / f"inference.{suffix}").exists()
     ]
     if not configs:
         raise InputError(
             "segmenter-not-bundle",
-            f"{folder} is no MONAI bundle: it has no configs/inference.json; name the bundle's folder",
+            f"{folder} is not a MONAI bundle: it has no configs/inference.json; give the folder of a bundle",
         )
     try:
         parser = ConfigParser()
@@ -113,6 +117,7 @@ def bundle(folder: Path, *, device: torch.device | str = "cpu", **grid: Any) -> 
             raise
         raise InputError(
             "segmenter-bundle-unbuildable",
-            f"the network of the bundle {folder} cannot be built ({brief(error)}); repair it",
+            f"cannot build the network of the bundle {folder} ({short_reason(error)}); correct its configuration or "
+            f"weights",
         ) from None
     return partial(segment, network.to(device).eval(), device=device, **grid)

@@ -1,4 +1,4 @@
-"""The segmenter that a command line names."""
+"""Load the segmenter that is named on a command line."""
 
 import hashlib
 import json
@@ -18,15 +18,17 @@ from medgen.settings import Spacing
 from medgen.types import Section
 
 KNOWN = (
-    "a folder that train_segmenter wrote, a MONAI bundle's folder, a TorchScript file, nnunet:DATASET[:CONFIGURATION]"
+    "a folder written by train_segmenter, a MONAI bundle's folder, a TorchScript file or nnunet:DATASET[:CONFIGURATION]"
 )
 
 
 @dataclass(frozen=True)
 class NamedSegmenter:
-    """``segment``: image → labels on its grid; ``names`` {label: structure}, empty where nothing tells them.
+    """A segmenter with its label names and hash.
 
-    ``sha256`` of its files; "" for nnU-Net's, which lie where nnU-Net knows."""
+    ``segment``: image → labels on its grid. ``names``: {label: structure}, empty if unknown. ``sha256``: hash of its
+    files; "" for nnU-Net, which manages its own model files.
+    """
 
     text: str
     segment: Segment
@@ -35,7 +37,7 @@ class NamedSegmenter:
 
 
 class Grid(Section):
-    """What the network of a TorchScript file or bundle was trained on, see `segmenter.segment`."""
+    """Grid and intensities that a TorchScript network or bundle was trained on, see `segmentation.model.segment`."""
 
     values: tuple[int, ...] | None = None
     spacing: Spacing | None = None
@@ -44,13 +46,14 @@ class Grid(Section):
 
 
 def named_segmenter(text: str, *, device: str = "cpu") -> NamedSegmenter:
-    """A segmenter by its folder, its file, or ``nnunet:`` with the data set's number or name.
+    """Load a segmenter from a folder, a file, or ``nnunet:`` with the number or name of a data set.
 
-    ``labels.json`` = {structure: value} in the folder, beside the file or one folder above names its labels. What a
-    TorchScript file or a bundle was trained on stands in ``grid.json`` beside the file or in the folder, with keys of
-    `Grid`; without it the network sees the volume as it is.
+    ``labels.json`` = {structure: value} in the folder, beside the file or one folder above gives the names of the
+    labels. ``grid.json`` beside the TorchScript file or in the bundle's folder gives the training grid, with the keys
+    of `Grid`; without it the network gets the volume unchanged.
 
-    Raises `InputError` for anything else, and what the segmenter's own loader refuses.
+    Raises:
+        InputError: not a segmenter, or an error of its loader.
     """
     kind, _, rest = text.partition(":")
     if kind == "nnunet" and rest:
@@ -67,12 +70,12 @@ def named_segmenter(text: str, *, device: str = "cpu") -> NamedSegmenter:
     elif (path / "configs").is_dir():
         segment = bundle(path, device=device, **_grid(path))
     else:
-        raise InputError("segmenter-unknown", f"{path} is no segmenter; give {KNOWN}")
+        raise InputError("segmenter-unknown", f"{path} is not a segmenter; give {KNOWN}")
     return NamedSegmenter(text, segment, names, _hash(path, names))
 
 
 def _hash(path: Path, names: Mapping[int, str]) -> str:
-    """Of the file or all files of the folder, of how the network sees a volume, and of the labels' names."""
+    """Hash of the file or of all files of the folder, of ``grid.json``, and of the label names."""
     files = [path, path.parent / "grid.json"] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     digest = hashlib.sha256(json.dumps(sorted(names.items())).encode())
     for file in (file for file in files if file.is_file()):
@@ -86,9 +89,11 @@ def _grid(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        given = json.loads(read_text(file))
+        parsed = json.loads(read_text(file))
     except (ValueError, OSError) as error:
-        raise InputError("json-unreadable", f"{file} cannot be read as JSON: {error}") from None
-    if not isinstance(given, dict):
-        raise InputError("json-wrong-type", f'{file} must hold keys such as "spacing", not {type(given).__name__}')
-    return check(Grid, given, str(file)).model_dump(exclude_none=True)
+        raise InputError("json-unreadable", f"cannot read {file} as JSON: {error}; correct it") from None
+    if not isinstance(parsed, dict):
+        raise InputError(
+            "json-wrong-type", f'{file} must be a JSON object with keys such as "spacing", not {type(parsed).__name__}'
+        )
+    return check(Grid, parsed, str(file)).model_dump(exclude_none=True)

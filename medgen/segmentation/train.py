@@ -1,7 +1,7 @@
-"""Train a segmenter: labelled images in, ``segmentation.model.Segmenter`` out.
+"""Train a segmenter from labelled images; the result is a ``segmentation.model.Segmenter``.
 
-Dice + cross-entropy, AdamW, a budget of steps or minutes known beforehand and no validation: nothing is chosen by
-looking at a score, so every case that training does not see is a fair test.
+Uses Dice + cross-entropy, AdamW, a budget of steps or minutes that is fixed in advance, and no validation: nothing is
+selected by a score, so every case outside the training set is an unbiased test case.
 """
 
 import hashlib
@@ -30,14 +30,14 @@ from medgen.io.volume import orientation
 from medgen.segmentation.model import Plan, Segmenter, build_network, choose_sizes, load_segmenter, save_segmenter
 from medgen.types import Batch
 
-VERSION = 2  # counts changes of patches and labels that make an earlier training another one
-LOOKED_AT = 20  # volumes that tell CT from MR and, in CT, the window
-VOXELS_PER_CLASS = 2000  # remembered to centre patches on
-WARM_UP = 0.05  # part of the training in which the learning rate rises
+VERSION = 2  # increase when a change of patches or labels invalidates earlier trainings
+CHECKED_VOLUMES = 20  # volumes used to distinguish CT from MR and to choose the CT window
+VOXELS_PER_CLASS = 2000  # candidate patch centres per class
+WARM_UP = 0.05  # share of the training with a rising learning rate
 
 
 class Example(NamedTuple):
-    """An image with its labels on the same grid; ``patient`` decides what may be trained on together."""
+    """An image with its label map on the same grid; cases of one ``patient`` belong in the same split."""
 
     name: str
     patient: str
@@ -46,10 +46,10 @@ class Example(NamedTuple):
 
 
 def label_values(examples: Sequence[Example]) -> tuple[int, ...]:
-    """All values in the readable label maps, ascending and with 0.
+    """All values in the readable label maps, and 0, in ascending order.
 
     Raises:
-        InputError: no label beside the background.
+        InputError: no label except the background.
     """
     values = {0}
     for example in examples:
@@ -58,13 +58,13 @@ def label_values(examples: Sequence[Example]) -> tuple[int, ...]:
     if len(values) < 2:
         raise InputError(
             "labels-all-background",
-            "the label maps hold no label but 0, so there is nothing to segment; check their folder",
+            "the label maps contain only 0 (background), so there is nothing to segment; check the folder of labels",
         )
     return tuple(sorted(values))
 
 
 def fingerprint(examples: Iterable[Example], settings: Any) -> str:
-    """A hash of the examples' names, patients and files (path, size, time) and of settings."""
+    """Hash of the examples' names, patients and files (path, size, modification time) and of settings."""
     files = [[e.name, e.patient, *map(_stat, (e.image, e.labels))] for e in examples]
     return hashlib.sha256(json.dumps([files, settings], default=str).encode()).hexdigest()
 
@@ -84,16 +84,17 @@ def make_plan(
     mirror: bool = False,
     intensities: Literal["auto", "ct", "mr"] = "auto",
 ) -> Plan:
-    """The segmenter that fits the data.
+    """Choose the plan of a segmenter from its data.
 
     Args:
-        examples: all readable.
-        values: of the labels, 0 first.
-        filters: of the first level (nnU-Net: 32, for a GPU).
-        voxels: bound on the patch (nnU-Net: what fills the GPU, about 128³).
-        mirror: mirror patches in training; only sound where no label is left or right.
-        intensities: ``mr``: each case by mean and standard deviation of its foreground. ``ct``: the window that holds
-            99 % of the labelled voxels (nnU-Net). ``auto``: ct if most of the first 20 volumes hold air.
+        examples: all must be readable.
+        values: label values, 0 first.
+        filters: filters of the first level (nnU-Net: 32, for a GPU).
+        voxels: maximum number of voxels of the patch (nnU-Net: what fills the GPU, about 128³).
+        mirror: mirror patches in training; only valid if no label is left or right.
+        intensities: ``mr``: normalise each case by the mean and standard deviation of its foreground. ``ct``: use the
+            window that contains 99 % of the labelled voxels (nnU-Net). ``auto``: ct if most of the first 20 volumes
+            look like HU, see ``looks_like_hu``.
     """
     shapes, spacings = (np.stack(part) for part in zip(*(_canonical_grid(e.image) for e in examples), strict=True))
     spacing = np.median(spacings, 0)
@@ -106,7 +107,9 @@ def make_plan(
         strides=strides,
         kernels=kernels,
         filters=filters,
-        intensity={"kind": "zscore"} if intensities == "mr" else _codec(examples[:LOOKED_AT], intensities == "ct"),
+        intensity={"kind": "zscore"}
+        if intensities == "mr"
+        else _codec(examples[:CHECKED_VOLUMES], intensities == "ct"),
         mirror=mirror,
     )
 
@@ -119,13 +122,13 @@ def _canonical_grid(image: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _codec(examples: Sequence[Example], is_ct: bool) -> dict[str, Any]:
-    hold_air, labelled = [], [np.zeros(0, np.float32)]
+    in_hu, labelled = [], [np.zeros(0, np.float32)]
     for example in examples:
-        with suppress(InputError, IndexError):  # a file that cannot be used is reported where its patches are made
+        with suppress(InputError, IndexError):  # unusable files are reported when their patches are prepared
             image = read_volume(example.image).data
             labelled.append(image[read_volume(example.labels).data > 0])
-            hold_air.append(looks_like_hu(image))
-    if not is_ct and not (hold_air and np.mean(hold_air) > 0.5):
+            in_hu.append(looks_like_hu(image))
+    if not is_ct and not (in_hu and np.mean(in_hu) > 0.5):
         return {"kind": "zscore"}
     values = np.concatenate(labelled)
     low, high = np.percentile(values, [0.5, 99.5]) if values.size else (-1000.0, 1000.0)
@@ -152,18 +155,19 @@ def train_segmenter(
     cache: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Segmenter:
-    """Train a segmenter and save it; one that ``folder`` holds already, of the same files and settings, is loaded.
+    """Train a segmenter and save it, or load it if ``folder`` holds one trained on the same files and settings.
 
     Args:
-        examples: to learn from; those that cannot be used are left out and named in the segmenter's record.
-        folder: where to write it.
-        values: of the labels, 0 first; None: those that occur.
-        steps, minutes: the budget; training ends with whichever runs out first, its schedule with it.
-        lr: largest learning rate.
-        augment: turn, scale, brighten and add noise at random ("classical" augmentation).
-        seed: of weights and patches; with ``steps`` alone two runs on the CPU give the same weights.
-        workers: loader processes beside this one, for GPUs.
-        cache: folder of decompressed volumes, to be shared by several trainings; None: ``folder``'s neighbour.
+        examples: training cases; unusable ones are left out and listed in the segmenter's record.
+        folder: output folder.
+        values: label values, 0 first; None: all that occur.
+        steps, minutes: the budget; training and its learning-rate schedule end when either is used up.
+        lr: maximum learning rate.
+        augment: random rotation, scaling, intensity changes and noise ("classical" augmentation).
+        seed: seed of weights and patches; with ``steps`` alone two runs on the CPU give the same weights.
+        workers: loader processes in addition to this one, for GPUs.
+        cache: folder of decompressed volumes, which several trainings can share; None: a folder beside ``folder``.
+        say: receives progress messages.
 
     The other arguments are those of ``make_plan``.
 
@@ -173,19 +177,20 @@ def train_segmenter(
     folder, cases = Path(folder), sorted(examples)
     if len({example.name for example in cases}) < len(cases):
         raise InputError(
-            "segmenter-example-name-twice", "two examples to train a segmenter on have one name; give each its own"
+            "segmenter-example-name-twice",
+            "two training examples of the segmenter have the same name; give each its own name",
         )
     settings = [VERSION, values, steps, minutes, batch, lr, seed, filters, voxels, mirror, intensities, augment]
-    made_of = fingerprint(cases, settings)
+    inputs_hash = fingerprint(cases, settings)
     with suppress(InputError):
         found = load_segmenter(folder, device)
-        if found.record["made_of"] == made_of:
+        if found.record["made_of"] == inputs_hash:
             return found
     values = label_values(cases) if values is None else tuple(sorted({0, *values}))
     cache = folder.with_name(f"{folder.name}.cache") if cache is None else cache
     usable, skipped = _same_grids(cases)
     if not usable:
-        raise InputError("segmenter-no-examples", _nothing(skipped))
+        raise InputError("segmenter-no-examples", _no_examples(skipped))
     plan = make_plan(usable, values, filters=filters, voxels=voxels, mirror=mirror, intensities=intensities)
     images: dict[str, Channels] = {}
     labels: dict[str, Path] = {}
@@ -198,10 +203,10 @@ def train_segmenter(
             skipped[example.name] = str(error)
             labels.pop(example.name, None)
     if not images:
-        raise InputError("segmenter-no-examples", _nothing(skipped))
+        raise InputError("segmenter-no-examples", _no_examples(skipped))
     patches = Patches(
         images,
-        images,  # a target is asked for; it is not used
+        images,  # Patches needs targets; they are not used here
         labels=labels,
         paired=True,
         patch=plan.patch,
@@ -222,7 +227,7 @@ def train_segmenter(
         "seed": seed,
         "batch": batch,
         "lr": lr,
-        "made_of": made_of,
+        "made_of": inputs_hash,
     }
     segmenter = replace(segmenter, network=segmenter.network.eval(), record=record)
     save_segmenter(folder, segmenter)
@@ -230,7 +235,7 @@ def train_segmenter(
 
 
 def _same_grids(examples: Sequence[Example]) -> tuple[list[Example], dict[str, str]]:
-    """The examples whose image and labels share a grid, by their headers, and why each other one cannot be used."""
+    """Examples whose image and labels share a grid (by header), and for each other one why it cannot be used."""
     usable, skipped = [], {}
     for example in examples:
         try:
@@ -239,7 +244,7 @@ def _same_grids(examples: Sequence[Example]) -> tuple[list[Example], dict[str, s
                 raise InputError(
                     "labels-grid-differs",
                     f"{example.labels} [{labels.describe()}] is not on the grid of {example.image} "
-                    f"[{image.describe()}]; resample it first",
+                    f"[{image.describe()}]; resample the labels",
                 )
             usable.append(example)
         except InputError as error:
@@ -247,13 +252,13 @@ def _same_grids(examples: Sequence[Example]) -> tuple[list[Example], dict[str, s
     return usable, skipped
 
 
-def _nothing(skipped: dict[str, str]) -> str:
-    reason = next(iter(skipped.values()), "none was given")
-    return f"there is no example to train a segmenter on ({reason.rstrip('.')}); mend the files or name others"
+def _no_examples(skipped: dict[str, str]) -> str:
+    reason = next(iter(skipped.values()), "none were given")
+    return f"no training example of the segmenter is usable ({reason.rstrip('.')}); correct the files or give others"
 
 
 def _centred_on_labels(image: Cached, labels: Path) -> Cached:
-    """Patches are centred on ``body`` voxels: here labelled ones, of every class as many, so that small ones count."""
+    """Centre patches on labelled voxels, equally many per class, so that small structures are sampled."""
     classes = np.load(labels, mmap_mode="r")
     rng = np.random.default_rng(0)
     places = []
@@ -275,7 +280,7 @@ def _fit(
     noisy: bool,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Train in place; returns the steps made, the minutes taken and the mean loss of the last tenth."""
+    """Train in place; return the number of steps, the minutes and the mean loss of the last tenth of the steps."""
     network = segmenter.network.train()
     device = next(network.parameters()).device
     loss_of = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
@@ -300,7 +305,7 @@ def _fit(
         optimizer.step()
         losses.append(loss.item())
         if not math.isfinite(losses[-1]):
-            raise FloatingPointError(f"step {len(losses)} of the segmenter: the loss is not finite; lower lr")
+            raise FloatingPointError(f"the segmenter's loss is not finite at step {len(losses)}; lower lr")
         if len(losses) % 100 == 0:
             say(f"step {len(losses)}, {seconds / 60:.1f} min: loss {np.mean(losses[-100:]):.3f}")
     last = losses[-max(1, len(losses) // 10) :]
@@ -308,13 +313,13 @@ def _fit(
 
 
 def schedule(progress: float) -> float:
-    """Factor on the learning rate: linear rise over the first twentieth, then half a cosine to 0."""
+    """Learning-rate factor: linear warm-up over the first twentieth, then half a cosine to 0."""
     if progress < WARM_UP:
         return (progress + 1e-3) / (WARM_UP + 1e-3)
     return 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
 
 
 def _noisy(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Gaussian noise of a standard deviation drawn for each patch, up to 0.05 of the code's unit."""
+    """Add Gaussian noise with a standard deviation drawn for each patch, up to 0.05 in encoded intensity."""
     sd = 0.05 * torch.rand(len(x), 1, 1, 1, 1, generator=generator, device=x.device)
     return x + sd * torch.randn(x.shape, generator=generator, device=x.device)

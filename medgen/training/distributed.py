@@ -1,4 +1,4 @@
-"""One process a device: starting them, and what they must agree on at every step."""
+"""Start one process per device, and keep the processes consistent at every step."""
 
 import os
 
@@ -11,10 +11,10 @@ from medgen.settings import Settings
 
 
 def launch(settings: Settings) -> Fabric:
-    """Fabric with its processes: those that torchrun or SLURM's srun started, else started here.
+    """Fabric with its processes: those that torchrun or SLURM's srun started, or otherwise new ones.
 
     Raises:
-        InputError: no such device, or another number of processes was started than the settings ask for.
+        InputError: there is no such device, or the number of started processes differs from the settings.
     """
     train = settings.train
     _check_started(train.devices, train.nodes)
@@ -28,31 +28,31 @@ def launch(settings: Settings) -> Fabric:
             strategy="ddp" if several else "auto",
         )
         fabric.launch()
-    except Exception as error:  # Fabric's MisconfigurationException derives from nothing narrower
+    except Exception as error:  # Fabric's MisconfigurationException has no narrower base class
         reason = " ".join(str(error).split())
         raise InputError(
             "training-devices-unusable",
             f"train.accelerator={train.accelerator}, train.devices={train.devices}: {reason}",
         ) from None
-    torch.backends.cudnn.benchmark = True  # patches keep one size
+    torch.backends.cudnn.benchmark = True  # the patch size is constant
     torch.set_float32_matmul_precision("high")
     return fabric
 
 
 def _check_started(devices: int, nodes: int) -> None:
-    """Processes that do not know of each other would each train alone, into one folder."""
+    """Refuse a mismatch: processes that do not know of each other would each train alone, into one folder."""
     by = "torchrun" if torch.distributed.is_torchelastic_launched() else "srun"
     started = os.environ.get("WORLD_SIZE" if by == "torchrun" else "SLURM_STEP_NUM_TASKS")
     if started is not None and int(started) != devices * nodes:
         raise InputError(
             "training-process-count",
-            f"{by} started {started} processes, but train.devices={devices} on each of train.nodes={nodes} makes "
-            f"{devices * nodes}; set both as {by} has them",
+            f"{by} started {started} processes, but train.devices={devices} times train.nodes={nodes} makes "
+            f"{devices * nodes}; set train.devices and train.nodes to match {by}",
         )
 
 
-def same_clock(fabric: Fabric, seconds: float, minutes: float | None) -> float:
-    """The first process's clock: learning rates follow it under ``train.minutes`` and must not differ."""
+def shared_clock(fabric: Fabric, seconds: float, minutes: float | None) -> float:
+    """The first process's elapsed seconds: with ``train.minutes`` learning rates follow it and must not differ."""
     if fabric.world_size == 1 or minutes is None:
         return seconds
     clock = torch.tensor(seconds, dtype=torch.float64, device=fabric.device)
@@ -60,8 +60,8 @@ def same_clock(fabric: Fabric, seconds: float, minutes: float | None) -> float:
     return float(clock)
 
 
-def agree(fabric: Fabric, stop: bool) -> bool:
-    """Whether any process wants to stop; all must, or the others would wait for it for ever."""
+def any_process(fabric: Fabric, stop: bool) -> bool:
+    """Whether any process has to stop; then all must, because the others would wait for it forever."""
     if fabric.world_size == 1:
         return stop
     flag = torch.tensor(float(stop), device=fabric.device)
@@ -70,7 +70,7 @@ def agree(fabric: Fabric, stop: bool) -> bool:
 
 
 def average_gradients(gradients: list[Tensor]) -> None:
-    """In place: the mean over processes, in one message."""
+    """Replace gradients in place by their mean over processes, in one message."""
     flat = torch.cat([g.reshape(-1) for g in gradients])
     torch.distributed.all_reduce(flat)
     flat /= torch.distributed.get_world_size()

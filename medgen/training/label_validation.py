@@ -1,10 +1,10 @@
-"""Images made of label maps in training: the score that picks the best checkpoint, and a picture.
+"""Validate image synthesis from label maps: the score that selects the best checkpoint, and a picture.
 
-There is no unconverted source to compare with, and the truth is but one of many right answers. So the score is
+There is no unconverted source to compare with, and the true image is only one of many correct results. The score is
 
     kernel distance to real images + 1 - edge correlation with the truth
 
-on codes in [-1, 1]: the first sees a wrong look, the second structure that does not lie where the labels say.
+on codes in [-1, 1]. The first term detects a wrong appearance, the second structure that does not match the labels.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 
 from medgen.checkpoint import Model
 from medgen.data.cache import Cached
-from medgen.data.prepare import Prepared
+from medgen.data.prepared import ValidationData
 from medgen.evaluation.distribution.kernel import kernel_distance
 from medgen.evaluation.distribution.patch_features import standardised
 from medgen.inference.style import draw_style, make_images
@@ -23,52 +23,53 @@ from medgen.training.validation import MOST_REAL, Validation, appearance_feature
 
 
 class LabelValidator:
-    """Makes an image of each validation case's label map, in a style that its place in the list draws."""
+    """Makes an image of each validation case's label map, with the case's index as the seed of its style."""
 
-    def __init__(self, prepared: Prepared) -> None:
-        self.prepared = prepared
+    def __init__(self, data: ValidationData) -> None:
+        self.data = data
         self._real: dict[int, np.ndarray] = {}
 
     def __call__(self, model: Model, panel: Path) -> Validation:
-        """Make the validation cases, score them, and save a picture of them."""
-        looks: dict[int, list[np.ndarray]] = {}
+        """Make images of the validation cases, score them, and save a picture of them as ``panel``."""
+        features: dict[int, list[np.ndarray]] = {}
         scores, rows = [], []
-        for i, (_, (labels,), truths, _) in enumerate(self.prepared.validation):
+        for i, case in enumerate(self.data.cases):
+            (labels,), truths = case.sources, case.truths
             x = np.asarray(labels.data, np.float32)
-            made = self._made(model, labels, x, seed=i)
-            for n, (y, truth) in enumerate(zip(made, truths, strict=True)):
+            outputs = self._make_images(model, labels, x, seed=i)
+            for n, (y, truth) in enumerate(zip(outputs, truths, strict=True)):
                 real, everywhere = _code(truth), np.ones(x.shape, bool)
-                looks.setdefault(n, []).append(appearance_features(y, everywhere, truth.spacing, seed=i))
+                features.setdefault(n, []).append(appearance_features(y, everywhere, truth.spacing, seed=i))
                 scores.append((edge_correlation(real, y, everywhere, truth.spacing), float(np.abs(y - real).mean())))
-            rows.append(panel_row([x, *made, *(_code(t) for t in truths)]))
+            rows.append(panel_row([x, *outputs, *(_code(t) for t in truths)]))
         save_panel(panel, rows)
         edges, mae = np.mean(scores, 0)
-        distance = float(np.mean([self._distance(n, np.vstack(found)) for n, found in looks.items()]))
+        distance = float(np.mean([self._distance(n, np.vstack(each)) for n, each in features.items()]))
         values = {"kernel_distance": distance, "edge_correlation": float(edges), "code_mae": float(mae)}
         values["trade_off"] = distance + 1 - float(edges)
         return Validation(values["trade_off"], float("inf"), values)
 
-    def _made(self, model: Model, labels: Cached, x: np.ndarray, seed: int) -> list[np.ndarray]:
+    def _make_images(self, model: Model, labels: Cached, x: np.ndarray, seed: int) -> list[np.ndarray]:
         """The outputs as codes."""
         draw_style(model, seed)
         device = next(model.generator.parameters()).device
         with torch.autocast(device.type, enabled=False):
-            made = make_images(model, x, labels.range, seed)
-        return [target.typical.encode(y) for y, target in zip(made, model.target_ranges, strict=True)]
+            images = make_images(model, x, labels.range, seed)
+        return [target.typical.encode(y) for y, target in zip(images, model.target_ranges, strict=True)]
 
-    def _distance(self, contrast: int, made: np.ndarray) -> float:
-        """Kernel distance of what was made to real images, those kept back first; the same ones all through a run."""
+    def _distance(self, contrast: int, outputs: np.ndarray) -> float:
+        """Kernel distance of outputs to real images, held-out ones first; the same real images throughout a run."""
         if contrast not in self._real:
-            cases = {**self.prepared.real_targets, **self.prepared.targets}
-            images = [channels[contrast] for channels in cases.values()][:MOST_REAL]
+            real = [channels for group in self.data.real_targets.values() for channels in group]
+            images = [channels[contrast] for channels in real][:MOST_REAL]
             self._real[contrast] = np.vstack(
                 [
                     appearance_features(_code(c), np.ones(c.data.shape, bool), c.spacing, seed=n)
                     for n, c in enumerate(images)
                 ]
             )
-        real = self._real[contrast]
-        return kernel_distance(standardised(real, real), standardised(made, real))
+        real_features = self._real[contrast]
+        return kernel_distance(standardised(real_features, real_features), standardised(outputs, real_features))
 
 
 def _code(image: Cached) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a run tells: ``log.csv``, ``validation.csv``, TensorBoard, and a progress line."""
+"""Log of a training run: ``log.csv``, ``validation.csv``, TensorBoard, and a progress line."""
 
 import time
 from pathlib import Path
@@ -9,23 +9,23 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from torch import Tensor
 
-from medgen.io.atomic import atomic_write
-from medgen.io.claim import wrote
-from medgen.io.names import shown
+from medgen.io.atomic import write_text
+from medgen.io.claim import record_written
+from medgen.io.names import one_line
 from medgen.io.spreadsheet import csv_line, csv_text, read_csv
 from medgen.training.gan_health import diagnose
 
 
 class Log:
-    """Rows of a run. Opened at step n it drops what an interrupted run wrote beyond n.
+    """Log files of a run.
 
     Args:
         out: run folder.
-        step: the step that the run goes on from.
+        step: the step that the run continues from; rows that an interrupted run wrote after it are dropped.
     """
 
     def __init__(self, out: Path, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import
+        from torch.utils.tensorboard import SummaryWriter  # imported here because it is slow to import
 
         self.out = out
         self.rows: dict[str, list[dict[str, float]]] = {}
@@ -36,27 +36,29 @@ class Log:
         before = set(board.iterdir()) if board.is_dir() else set()
         self.board = SummaryWriter(str(board), purge_step=step + 1 if step else None)
         for file in set(board.iterdir()) - before:
-            wrote(file)
+            record_written(file)
 
     def losses(self, step: int, seconds: float, values: dict[str, float]) -> None:
+        """Add a row of losses and diagnostics."""
         self._add("log.csv", {"step": step, "seconds": round(seconds, 2), **values})
         for key, value in values.items():
             self.board.add_scalar(key, value, step)
 
     def validation(self, step: int, scores: Any) -> None:
+        """Add a row of validation scores."""
         self._add("validation.csv", {"step": step, **scores.values})
         for key, value in scores.values.items():
             self.board.add_scalar(f"validation/{key}", value, step)
 
     def health(self) -> list[str]:
-        """What is wrong with the training, in sentences; see ``health.diagnose``."""
+        """Problems with the training, in sentences; see ``gan_health.diagnose``."""
         return diagnose(self.rows["log.csv"])
 
     def close(self) -> None:
         self.board.close()
 
     def _add(self, name: str, row: dict[str, float]) -> None:
-        """One more row; one with new columns (a loss that is not there at every step) writes the file anew."""
+        """Append a row; rewrite the file if the row has new columns (a loss that is not computed at every step)."""
         rows, columns = self.rows[name], self.columns[name]
         rows.append(row)
         new = [key for key in row if key not in columns]
@@ -64,13 +66,13 @@ class Log:
         if new:
             _write(self.out / name, columns, rows)
         else:
-            wrote(self.out / name)
+            record_written(self.out / name)
             with open(self.out / name, "a", encoding="utf-8", newline="") as file:
                 file.write(csv_line(row.get(key) for key in columns))
 
 
 def _kept(path: Path, step: int) -> tuple[list[dict[str, float]], list[str]]:
-    """Rows and columns up to a step; a line cut short by a kill is dropped with the later ones."""
+    """Rows and columns up to a step, rewritten without later rows or a line that a kill truncated."""
     if not path.exists():
         return [], []
     rows = [row for row in read_csv(path) if row.get("step", "").isdigit() and int(row["step"]) <= step]
@@ -81,12 +83,11 @@ def _kept(path: Path, step: int) -> tuple[list[dict[str, float]], list[str]]:
 
 
 def _write(path: Path, columns: list[str], rows: list[dict[str, float]]) -> None:
-    with atomic_write(path) as aside:
-        aside.write_text(csv_text(columns, rows), encoding="utf-8")
+    write_text(path, csv_text(columns, rows))
 
 
 class Progress:
-    """A bar with losses, speed and time left; plain lines every ten seconds where there is no terminal."""
+    """A progress bar with losses, speed and time left; without a terminal, a plain line every ten seconds."""
 
     def __init__(self, steps: int, minutes: float | None, shown: bool) -> None:
         self.steps, self.minutes, self.shown = steps, minutes, shown
@@ -99,7 +100,7 @@ class Progress:
             transient=True,
             disable=not (shown and self.console.is_terminal),
         )
-        self.spoken = 0.0
+        self.last_update = 0.0
         self.first: tuple[int, float] | None = None
 
     def __enter__(self) -> "Progress":
@@ -110,22 +111,22 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
-    def show(self, step: int, seconds: float, losses: dict[str, Tensor], ill: bool) -> None:
-        """Update the bar, with a word if the training is ill; reads losses (a device sync) at most twice a second."""
+    def show(self, step: int, seconds: float, losses: dict[str, Tensor], unstable: bool) -> None:
+        """Update the bar, marked with UNSTABLE if ``unstable``; reads losses (a device sync) at most twice a second."""
         if not self.shown:
             return
         pause = 0.5 if self.console.is_terminal else 10.0
         self.first = self.first or (step, seconds)
-        if time.monotonic() - self.spoken < pause:
+        if time.monotonic() - self.last_update < pause:
             return
-        self.spoken = time.monotonic()
+        self.last_update = time.monotonic()
         speed = (step - self.first[0]) / max(seconds - self.first[1], 1e-9)
         left = (self.steps - step) / speed if speed else 0.0
         if self.minutes:
             left = min(left, self.minutes * 60 - seconds) if speed else self.minutes * 60 - seconds
-        shown = " ".join(f"{k} {float(v.detach()):.3g}" for k, v in losses.items())
-        shown = f"{shown}  UNWELL" if ill else shown
-        text = f"step {step}/{self.steps}  {shown}  {speed:.2f} steps/s  {_clock(left)} left"
+        values = " ".join(f"{k} {float(v.detach()):.3g}" for k, v in losses.items())
+        values = f"{values}  UNSTABLE" if unstable else values
+        text = f"step {step}/{self.steps}  {values}  {speed:.2f} steps/s  {_clock(left)} left"
         done = max(step / self.steps, seconds / (60 * self.minutes) if self.minutes else 0.0)
         if self.console.is_terminal:
             self.bar.update(self.task, completed=done, text=text)
@@ -133,7 +134,8 @@ class Progress:
             print(text, flush=True)
 
     def say(self, line: str) -> None:
-        self.console.print(shown(line), markup=False)
+        """Print a line above the bar."""
+        self.console.print(one_line(line), markup=False)
 
 
 def _clock(seconds: float) -> str:

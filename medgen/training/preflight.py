@@ -1,4 +1,4 @@
-"""What is refused before a training run begins, rather than hours into it."""
+"""Checks before a training run starts, so that a mistake does not surface hours into it."""
 
 import tempfile
 from pathlib import Path
@@ -6,17 +6,21 @@ from pathlib import Path
 import torch
 
 from medgen import checkpoint
-from medgen.data.prepare import Prepared
+from medgen.data.prepared import ModelData
 from medgen.data.slabs import fold_batch
 from medgen.errors import InputError
-from medgen.io.atomic import recovered
+from medgen.io.atomic import recover
 from medgen.io.lock import locked
 from medgen.settings import Settings
 from medgen.types import Batch
 
 
 def check_method(settings: Settings) -> None:
-    """That the method's networks take the patch: one step on the meta device, where nothing is computed."""
+    """Check that the patch fits the method's networks by one step on the meta device, where nothing is computed.
+
+    Raises:
+        InputError: it does not fit, or the settings contradict each other.
+    """
     if settings.label_source:
         _check_label_source(settings)
     patch, axis = settings.sampling.patch, settings.slab_axis
@@ -39,7 +43,8 @@ def check_method(settings: Settings) -> None:
         if axis is not None and getattr(method, "texture", 0) % patch[axis]:
             raise InputError(
                 "config-texture-multiple",
-                f"method.texture must be a multiple of the slab's {patch[axis]} slices; set it so",
+                f"method.texture must be a multiple of the slab's {patch[axis]} slices; change method.texture or "
+                "sampling.patch",
             )
         if axis is not None:
             batch = fold_batch(batch, axis)
@@ -55,9 +60,9 @@ def check_method(settings: Settings) -> None:
 
 
 def _check_label_source(settings: Settings) -> None:
-    """That nothing is asked of label maps that only intensities have."""
+    """Refuse settings that need an intensity image as the source."""
     data, sampling = settings.data, settings.sampling
-    wrong = {
+    conflicts = {
         "data.paired": not data.paired,
         "data.sources": len(data.sources) > 1,
         "data.labels": data.labels,
@@ -67,19 +72,21 @@ def _check_label_source(settings: Settings) -> None:
         "sampling.artefacts": bool(sampling.artefacts),
         "inference.transfer": settings.inference.transfer != "image",
     }
-    for key in (key for key, found in wrong.items() if found):
+    for key in (key for key, conflict in conflicts.items() if conflict):
         raise InputError(
-            "config-source-labels-conflict", f"{key} as set makes no sense where the source is label maps; leave it out"
+            "config-source-labels-conflict",
+            f"{key} does not apply to label maps as the source; remove it from the config",
         )
 
 
 def check_folder(out: Path, resume: bool) -> None:
-    if not resume and recovered(out / "last").exists():
-        with locked(out):  # says who writes it now, if anybody does
+    """Create the run folder. Raises InputError where it cannot be written, or holds a run and ``resume`` is off."""
+    if not resume and recover(out / "last").exists():
+        with locked(out):  # if a process is writing to it, the error names that process
             pass
         raise InputError(
             "training-run-exists",
-            f"{out} already holds a run; add --resume to go on with it or --overwrite to replace it, "
+            f"{out} already holds a run; add --resume to continue it or --overwrite to replace it, "
             "or choose another --out",
         )
     try:
@@ -91,26 +98,29 @@ def check_folder(out: Path, resume: bool) -> None:
         ) from None
 
 
-def check_data(prepared: Prepared, last: Path) -> None:
-    old = checkpoint.read_info(recovered(last))[0].training_data
-    if old["sha256"] != prepared.record["sha256"]:
+def check_data(data: ModelData, last: Path) -> None:
+    """Raises InputError where the training images differ from those that ``last`` was trained on."""
+    old = checkpoint.read_info(recover(last))[0].training_data
+    if old["sha256"] != data.training_data["sha256"]:
         raise InputError(
             "training-images-changed",
-            f"{last}: the training images have changed since the run began; start a new run with another --out",
+            f"{last}: the training images have changed since the run started; restore them, or start a new run with "
+            "another --out",
         )
 
 
 def check_same(settings: Settings, last: Path) -> None:
-    """A run may go on for longer, but not as another one."""
-    old = checkpoint.read_info(recovered(last))[1]
+    """Raises InputError where the settings differ from those of ``last`` in more than the length of the run."""
+    old = checkpoint.read_info(recover(last))[1]
     if old.train.seed != settings.train.seed:
         raise InputError(
             "training-seed-changed",
-            f"{last}: the run was started with train.seed={old.train.seed}; resume it with the same",
+            f"{last}: the run was started with train.seed={old.train.seed}; resume it with that seed",
         )
     for section in ("data", "intensity", "sampling", "method"):
         if getattr(old, section) != getattr(settings, section):
             raise InputError(
                 "training-section-changed",
-                f"{last}: the run was started with another {section} section; resume it with its own config.yaml",
+                f"{last}: the run was started with a different {section} section; resume it with the "
+                "config.yaml of its run folder",
             )

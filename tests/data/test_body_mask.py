@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from medgen.data.body_mask import _grown, _shrunk, body_mask, foreground_threshold, looks_like_hu
+from medgen.data.body_mask import _dilated, _eroded, body_mask, foreground_threshold, looks_like_hu
 
 
 def phantom():
@@ -55,6 +55,6 @@ def test_phase_is_no_hu_and_padded_ct_is(limit):
 
 @given(hnp.arrays(bool, hnp.array_shapes(min_dims=3, max_dims=3, max_side=6)))
 def test_growing_and_shrinking_as_scipy_has_them(mask):
-    np.testing.assert_array_equal(_grown(mask), ndimage.binary_dilation(mask))
-    np.testing.assert_array_equal(_shrunk(mask), ndimage.binary_erosion(mask))
-    np.testing.assert_array_equal(_grown(mask.T), _grown(mask).T)
+    np.testing.assert_array_equal(_dilated(mask), ndimage.binary_dilation(mask))
+    np.testing.assert_array_equal(_eroded(mask), ndimage.binary_erosion(mask))
+    np.testing.assert_array_equal(_dilated(mask.T), _dilated(mask).T)

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from medgen.data.fast_filters import gaussian, gradient_magnitude, interpolated
+from medgen.data.fast_filters import gaussian, gradient_magnitude, interpolate
 
 SHAPES = st.tuples(st.integers(1, 80), st.integers(1, 40), st.integers(1, 40))  # within a block and beyond it
 SIGMAS = st.tuples(*[st.sampled_from([0.3, 1.0, 2.4])] * 3)
@@ -39,15 +39,15 @@ def test_as_scipy_interpolates(shape, made, first, step, sigma):
     first = np.array(first) + np.where(np.array(step) < 0, shape, 0)
     smooth = ndimage.gaussian_filter(v, sigma, mode="nearest")
     expected = ndimage.affine_transform(smooth, step, first, output_shape=made, order=1, mode="nearest")
-    found = interpolated(v, first, np.array(step), made, sigma)
+    found = interpolate(v, first, np.array(step), made, sigma)
     np.testing.assert_allclose(found, expected, atol=2e-3)
     assert found.shape == made and found.dtype == np.float32
 
 
 def test_places_on_the_grid_keep_their_values_to_the_bit():
     v = np.random.default_rng(4).normal(0, 1000, (9, 40, 12)).astype(np.float32)
-    np.testing.assert_array_equal(interpolated(v, np.zeros(3), np.ones(3), v.shape), v)
-    found = interpolated(v, np.array([8.0, 1.0, 0.0]), np.array([-1.0, 3.0, 1.0]), (9, 13, 12))
+    np.testing.assert_array_equal(interpolate(v, np.zeros(3), np.ones(3), v.shape), v)
+    found = interpolate(v, np.array([8.0, 1.0, 0.0]), np.array([-1.0, 3.0, 1.0]), (9, 13, 12))
     np.testing.assert_array_equal(found, v[::-1, 1::3])
 
 

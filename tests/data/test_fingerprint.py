@@ -24,9 +24,9 @@ def test_other_intensities_size_and_voxels_are_named():
     words = distribution_shift_reasons(describe(scan(7, tissue=-150), (2.5, 2.5, 2.5), CODE), TRAINING)
     assert len(words) == 1 and "intensities" in words[0]
     words = distribution_shift_reasons(describe(scan(7, size=15), (2.5, 2.5, 2.5), CODE), TRAINING)
-    assert any("size of the body" in w for w in words)
+    assert any("body size" in w for w in words)
     words = distribution_shift_reasons(describe(scan(7), (2.5, 2.5, 1.0), CODE), TRAINING)
-    assert any("voxel size" in w for w in words)
+    assert any("voxel spacing" in w for w in words)
 
 
 def test_one_training_scan_is_enough_to_compare():

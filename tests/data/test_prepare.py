@@ -4,11 +4,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from refusal import refused
 from small import small_settings, write_cohort
 
 from medgen.data.patches import Patches, batches
 from medgen.data.prepare import prepare
-from medgen.errors import InputError
 
 
 def prepared(root, out, sections=None, **data):
@@ -22,23 +22,23 @@ def test_every_contrast_has_its_own_range_and_looks(tmp_path):
     intensity = {"source": {"kind": "percentile"}, "target": {"kind": "percentile"}}
     settings = small_settings(data={"root": str(root), "validation": 0.25, **names}, intensity=intensity)
     found = prepare(settings, tmp_path / "run", say=lambda _: None)
-    assert [len(c) for c in found.sources.values()] == [2, 2, 2]
-    assert len(found.source_range) == len(found.scans) == 2 and len(found.target_range) == 1
-    assert found.source_range[0].high > found.source_range[1].high > found.target_range[0].high
-    ((_, source, truth, domain),) = found.validation
-    assert len(source) == 2 and len(truth) == 1 and domain is None
+    assert [len(c) for c in found.patches.sources.values()] == [2, 2, 2]
+    assert len(found.model.source_range) == len(found.model.training_scans) == 2 and len(found.model.target_range) == 1
+    assert found.model.source_range[0].high > found.model.source_range[1].high > found.model.target_range[0].high
+    (case,) = found.validation.cases
+    assert len(case.sources) == 2 and len(case.truths) == 1 and case.domain is None
 
 
 def test_labels_of_the_training_sources(tmp_path):
     root = write_cohort(tmp_path / "cohort", labels=True)
     found = prepared(root, tmp_path / "run", labels=True, classes=3)
-    assert found.classes == found.record["classes"] == 3
-    assert found.record["labels"] == {"background": 0, "body": 1, "organ": 2}
-    assert found.labels.keys() == found.sources.keys()
-    assert set(np.unique(np.load(next(iter(found.labels.values()))))) == {0, 1, 2}
+    assert found.model.training_data["classes"] == 3
+    assert found.model.training_data["labels"] == {"background": 0, "body": 1, "organ": 2}
+    assert found.patches.labels.keys() == found.patches.sources.keys()
+    assert set(np.unique(np.load(next(iter(found.patches.labels.values()))))) == {0, 1, 2}
     off = prepared(root, tmp_path / "off")
-    assert off.labels == {} and off.classes == 0 and "classes" not in off.record
-    assert off.record["sha256"] != found.record["sha256"]
+    assert off.patches.labels == {} and "classes" not in off.model.training_data
+    assert off.model.training_data["sha256"] != found.model.training_data["sha256"]
 
 
 @pytest.mark.parametrize("slab, patch", [(None, (8, 8, 8)), (2, (8, 8, 3))])
@@ -48,8 +48,9 @@ def test_labels_are_turned_with_their_source(tmp_path, slab, patch, paired):
     root = write_cohort(tmp_path / "cohort", cases=6, unpaired=not paired, labels=True)
     found = prepared(root, tmp_path / "run", labels=True, classes=3, paired=paired, validation=0.0)
     options = {"flip": ("x", "y", "z"), "rotate": 20.0, "scale": 0.1, "slab": slab}
-    patches = Patches(found.sources, found.targets, labels=found.labels, paired=paired, patch=patch, seed=0, **options)
-    plain = Patches(found.sources, found.targets, paired=paired, patch=patch, seed=0, **options)
+    data, options = found.patches, {**options, "paired": paired, "patch": patch, "seed": 0}
+    patches = Patches(data.sources, data.targets, labels=data.labels, **options)
+    plain = Patches(data.sources, data.targets, **options)
     agree, seen = [], set()
     for n, batch in enumerate(batches(patches, batch=2, first_step=0, steps=15)):
         labels = batch["labels"]
@@ -67,11 +68,11 @@ def test_labels_are_turned_with_their_source(tmp_path, slab, patch, paired):
 def test_labels_that_are_missing_or_miscounted(tmp_path):
     root = write_cohort(tmp_path / "cohort", labels=True)
     for classes in (None, 4):
-        with pytest.raises(InputError, match=rf"data.classes = {classes}.*3 classes \(background, body, organ\)"):
+        with refused("config-classes-differ", names=f"data.classes = {classes}"):
             prepared(root, tmp_path / "run", labels=True, classes=classes)
     for i in range(4):
         (root / f"labels/case{i}.nii.gz").unlink()
-    with pytest.raises(InputError, match=r"case case\d .* has no label map"):
+    with refused("label-missing"):
         prepared(root, tmp_path / "run", labels=True, classes=3)
 
 
@@ -87,12 +88,13 @@ def test_domains_are_sampled_against_each_other_and_patients_kept_apart(tmp_path
     root = domain_cohort(tmp_path / "cohort")
     domains = ("none", "arterial", "late")
     found = prepared(root, tmp_path / "run", domains=domains, paired=False)
-    assert len(found.sources) == 9 and set(found.domains.values()) == {0, 1, 2}
-    held = {name.partition("/")[2] for name in found.record["validation"]}
-    assert len(held) == 1 and not held & {name.partition("/")[2] for name in found.sources}
-    assert {d for *_, d in found.validation} == {0, 1, 2}
-    assert all(found.domains[name] != d and not truth for name, _, truth, d in found.validation)
-    patches = Patches(found.sources, found.targets, domains=found.domains, paired=False, patch=(8, 8, 8), seed=0)
+    assert len(found.patches.sources) == 9 and set(found.patches.domains.values()) == {0, 1, 2}
+    held = {name.partition("/")[2] for name in found.model.training_data["validation"]}
+    assert len(held) == 1 and not held & {name.partition("/")[2] for name in found.patches.sources}
+    assert {case.domain for case in found.validation.cases} == {0, 1, 2}
+    assert all(found.patches.domains[c.name] != c.domain and not c.truths for c in found.validation.cases)
+    data = found.patches
+    patches = Patches(data.sources, data.targets, domains=data.domains, paired=False, patch=(8, 8, 8), seed=0)
     seen = set()
     for n in range(60):
         sample = patches[n]
@@ -110,11 +112,12 @@ def test_the_same_patients_domains_are_sampled_at_one_place_where_there_are_seve
         path.unlink()
     options = {"domains": ("none", "arterial", "late"), "paired": False, "validation": 0.0}
     found = prepared(root, tmp_path / "run", paired_domains=True, **options)
-    lonely = [name for name in found.sources if name not in found.siblings]
+    lonely = [name for name in found.patches.sources if name not in found.patches.siblings]
     assert len(lonely) == 1 and lonely[0].startswith("late/")
     turned = {"flip": ("x",), "rotate": 20.0}
-    domains = {"domains": found.domains, "siblings": found.siblings}
-    patches = Patches(found.sources, found.sources, paired=False, patch=(8, 8, 8), seed=0, **domains, **turned)
+    data = found.patches
+    domains = {"domains": data.domains, "siblings": data.siblings}
+    patches = Patches(data.sources, data.sources, paired=False, patch=(8, 8, 8), seed=0, **domains, **turned)
     for n in range(40):
         sample = patches[n]
         (of, x), (to, y) = (sample[f"{side}_case"].split("/") for side in ("source", "target"))
@@ -132,11 +135,12 @@ def test_validation_knows_the_truth_where_the_patient_was_scanned_in_both_domain
             nib.save(nib.Nifti1Image(np.asarray(image.dataobj) + 10 * domains.index(phase), image.affine), path)
     options = {"domains": domains, "paired": False, "validation": 0.3, "paired_domains": True}
     found = prepared(root, tmp_path / "run", **options)
-    assert len(found.validation) == 4
-    for name, sources, (truth,), domain in found.validation:
-        change = np.asarray(truth.data, float) - np.asarray(sources[0].data, float)
-        assert domain != found.domains[name]
-        np.testing.assert_allclose(change, 10 * (domain - found.domains[name]), atol=0.01)
+    assert len(found.validation.cases) == 4
+    for case in found.validation.cases:
+        change = np.asarray(case.truths[0].data, float) - np.asarray(case.sources[0].data, float)
+        own = found.patches.domains[case.name]
+        assert case.domain != own
+        np.testing.assert_allclose(change, 10 * (case.domain - own), atol=0.01)
 
 
 def test_the_same_patients_domains_must_lie_on_one_grid_and_exist(tmp_path):
@@ -147,20 +151,20 @@ def test_the_same_patients_domains_must_lie_on_one_grid_and_exist(tmp_path):
     affine = image.affine.copy()
     affine[0, 3] += 5
     nib.save(nib.Nifti1Image(np.asarray(image.dataobj), affine), path)
-    with pytest.raises(InputError, match="on different grids"):
+    with refused("pair-grid-differs"):
         prepared(root, tmp_path / "run", **options)
     for i, phase in enumerate(options["domains"]):
         for path in list((root / phase).glob("*")):
             path.rename(path.with_name(f"{i}{path.name}"))
     for path in list((root / "labels").glob("*")) if (root / "labels").exists() else ():
         path.unlink()
-    with pytest.raises(InputError, match="no patient has two domains"):
+    with refused("cohort-no-domain-pairs"):
         prepared(root, tmp_path / "run2", **options)
 
 
 def test_domains_that_are_not_there(tmp_path):
     root = domain_cohort(tmp_path / "cohort")
-    with pytest.raises(InputError, match="portal holds no volumes"):
+    with refused("cohort-domain-empty", names="portal"):
         prepared(root, tmp_path / "run", domains=("none", "portal"), paired=False)
 
 
@@ -170,43 +174,45 @@ STRUCTURES = {"host": ["body"], "lesion": ["organ"]}
 def test_labels_are_joined_into_structures_and_found_for_patches(tmp_path):
     root = write_cohort(tmp_path / "cohort", labels=True)
     sampling = {"foreground_fraction": 1.0, "foreground_classes": ["lesion"], "patch": [16, 16, 16]}
-    found = prepared(root, tmp_path / "run", labels=True, structures=STRUCTURES, sections={"sampling": sampling})
-    assert found.classes == 3 and found.record["labels"] == {"background": 0, "host": 1, "lesion": 2}
-    for name, file in found.labels.items():
+    found = prepared(root, tmp_path / "run", labels=True, class_groups=STRUCTURES, sections={"sampling": sampling})
+    assert found.model.training_data["labels"] == {"background": 0, "host": 1, "lesion": 2}
+    for name, file in found.patches.labels.items():
         classes = np.load(file)
-        assert (classes[tuple(found.centres[name].T)] == 2).all()
-    only = prepared(root, tmp_path / "only", labels=True, structures={"lesion": ["organ"]})
-    assert only.classes == 2 and only.centres == {}
-    assert set(np.unique(np.load(next(iter(only.labels.values()))))) == {0, 1}
+        assert (classes[tuple(found.patches.centres[name].T)] == 2).all()
+    only = prepared(root, tmp_path / "only", labels=True, class_groups={"lesion": ["organ"]})
+    assert only.model.training_data["classes"] == 2 and only.patches.centres == {}
+    assert set(np.unique(np.load(next(iter(only.patches.labels.values()))))) == {0, 1}
 
 
 @pytest.mark.parametrize(
-    "structures, sampling, reason",
+    "structures, sampling, code, names",
     [
-        ({"host": ["liver"], "lesion": ["organ"]}, {}, "names liver, which is no label of .*body"),
+        ({"host": ["liver"], "lesion": ["organ"]}, {}, "config-structure-unknown", ("liver", "body")),
         (
             STRUCTURES,
             {"foreground_fraction": 0.5, "foreground_classes": ["cyst"]},
-            "foreground_classes names cyst.*lesion",
+            "config-centred-class-unknown",
+            ("cyst", "lesion"),
         ),
         (
             {"host": ["body"], "lesion": []},
             {"foreground_fraction": 0.5, "foreground_classes": ["lesion"]},
-            "no training case has lesion",
+            "cohort-centred-class-absent",
+            "lesion",
         ),
-        (STRUCTURES, {"foreground_fraction": 0.5}, "set both"),
-        ({"host": ["body"], "lesion": ["body"]}, {}, "a label twice"),
+        (STRUCTURES, {"foreground_fraction": 0.5}, "config-invalid-value", "set both"),
+        ({"host": ["body"], "lesion": ["body"]}, {}, "config-invalid-value", "a label twice"),
     ],
 )
-def test_structures_that_cannot_be(tmp_path, structures, sampling, reason):
+def test_structures_that_cannot_be(tmp_path, structures, sampling, code, names):
     root = write_cohort(tmp_path / "cohort", labels=True)
-    with pytest.raises(InputError, match=reason):
-        prepared(root, tmp_path / "run", labels=True, structures=structures, sections={"sampling": sampling})
+    with refused(code, names=names):
+        prepared(root, tmp_path / "run", labels=True, class_groups=structures, sections={"sampling": sampling})
 
 
 def test_a_method_that_needs_classes_says_so(tmp_path):
     from medgen.checkpoint import build_method
     from medgen.config import parse_settings
 
-    with pytest.raises(InputError, match="method lesion_gan learns from labels.*data.class_groups"):
+    with refused("config-labels-required", names=("lesion_gan", "data.class_groups")):
         build_method(parse_settings({"method": {"name": "lesion_gan"}}, "test"))

@@ -2,10 +2,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from refusal import refused
 
 from medgen.data.slabs import fold, fold_batch, unfold
-from medgen.errors import InputError
-from medgen.settings import slab_axis
+from medgen.types import slab_axis
 
 
 @given(
@@ -34,7 +34,7 @@ def test_the_smallest_side_is_the_slab(patch, axis):
 
 @pytest.mark.parametrize("patch", [(64, 64, 64), (1, 1, 64), (64, 32, 32)])
 def test_sides_that_tie_are_refused(patch):
-    with pytest.raises(InputError, match=r"sampling.patch=.*no single smallest side.*\[128, 128, 1\]"):
+    with refused("config-slab-side-ambiguous", names="sampling.patch"):
         slab_axis(patch)
 
 

@@ -1,6 +1,6 @@
 import numpy as np
 
-from medgen.data.tissue_classes import limits, tissue_classes
+from medgen.data.tissue_classes import class_thresholds, tissue_classes
 
 
 def image(seed=0):
@@ -47,4 +47,4 @@ def test_limits_are_the_best_of_all():
         return sum(((part - part.mean()) ** 2).sum() for part in parts if len(part))
 
     tried = [within([a, b]) for i, a in enumerate(values) for b in values[i + 1 :]]
-    assert within(limits(values, 3)) <= min(tried) * 1.02  # the histogram's width
+    assert within(class_thresholds(values, 3)) <= min(tried) * 1.02  # the histogram's width

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+from refusal import refused
 from scipy import stats
 
 from medgen.downstream import ablation as module
 from medgen.downstream.ablation import markdown, run_arms, summarise_arms
 from medgen.downstream.summary import Downstream
-from medgen.errors import InputError
 from medgen.segmentation.train import Example
 
 
@@ -90,5 +90,5 @@ def test_each_segmenter_is_trained_once_with_its_augmentation(tmp_path, monkeypa
         ("real", ""), ("classical", ""), ("synthetic", "g"), ("both", "g"),
     ]  # fmt: skip
     assert {r["draw"] for r in found} == {4}
-    with pytest.raises(InputError, match="'bth' is no arm"):
+    with refused("downstream-arm-unknown", names="bth"):
         run_arms([], {}, {"p1"}, tmp_path, arms=["bth"])

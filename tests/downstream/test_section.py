@@ -6,9 +6,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 from evaluating import evaluate
+from refusal import refused
 
-from medgen.downstream.section import Protocols, protocols
-from medgen.errors import InputError
+from medgen.downstream.section import Protocols, make_protocols
 
 TRAINING = {"steps": 2, "filters": 2, "voxels": 8**3}
 
@@ -45,8 +45,8 @@ def test_rows_of_every_protocol_and_label(cohort):
 
 
 def test_what_is_missing_is_said(cohort):
-    with pytest.raises(InputError, match="give --reference and --labels"):
+    with refused("evaluation-reference-labels-needed"):
         run(cohort, labels=None)
     failures = run(cohort, downstream=Protocols(3, (0,), TRAINING)).failures
     assert [f.case for f in failures] == ["downstream"] and "3 folds of 2 patients" in failures[0].error
-    assert protocols(3, 4, 2) == Protocols(4, (0, 1), {"minutes": 3, "device": "cpu"})
+    assert make_protocols(3, 4, 2) == Protocols(4, (0, 1), {"minutes": 3, "device": "cpu"})

@@ -6,9 +6,9 @@ import os
 import numpy as np
 import pytest
 from labelled import save
+from refusal import refused
 
 from medgen.data.labels.names import label_names
-from medgen.errors import InputError
 from medgen.evaluation.folders import match_folders, read_case
 
 NAMES = {1: "aorta", 3: "portal_vein"}
@@ -33,7 +33,7 @@ def test_names_of_labels(tmp_path, above, file, content):
 
 def test_two_names_of_one_value_are_refused(tmp_path):
     (tmp_path / "labels.json").write_text('{"aorta": 1, "liver": 1}')
-    with pytest.raises(InputError, match="same value 1"):
+    with refused("labels-table-value-twice"):
         label_names(tmp_path)
 
 
@@ -59,7 +59,7 @@ def test_segmentations_of_predictions_may_be_named_alike(tmp_path, found):
 
 @pytest.mark.parametrize("found", [{"bone": 1, "liver": 2}, {"liver": 3}, {"spleen": 2}, {"1": "liver", "2": "spleen"}])
 def test_segmentations_numbered_otherwise_are_refused(tmp_path, found):
-    with pytest.raises(InputError, match="plabels has .* by its table of labels, but .*; bring both to one table"):
+    with refused("labels-tables-differ", names="plabels"):
         matched(tmp_path, {"liver": 1, "bone": 2}, found)
 
 
@@ -70,8 +70,11 @@ def test_labels_a_rounding_error_off_are_whole(tmp_path):
     assert np.unique(read["prediction"].data).tolist() != [0, 1, 2]
 
 
-@pytest.mark.parametrize("make", [lambda p: p.symlink_to("/nowhere/labels.json"), os.mkfifo])
-def test_a_table_that_cannot_be_read_is_not_passed_over(tmp_path, make):
+@pytest.mark.parametrize(
+    "make, code",
+    [(lambda p: p.symlink_to("/nowhere/labels.json"), "file-missing"), (os.mkfifo, "file-not-regular")],
+)
+def test_a_table_that_cannot_be_read_is_not_passed_over(tmp_path, make, code):
     make(tmp_path / "labels.json")
-    with pytest.raises(InputError, match="labels.json is a (link to a file that is not there|pipe)"):
+    with refused(code, names="labels.json"):
         label_names(tmp_path)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from medgen.evaluation.folders import match_folders
-from medgen.evaluation.identity import one_patient_an_image, patients_of, warnings_of_training
+from medgen.evaluation.identity import merge_patients_by_image, patients_of, training_overlap_warnings
 from medgen.evaluation.summary import CaseResult
 
 OLD = {"training": ["source/a", "target/b", "c"], "validation": ["d"], "sha256": "ef"}
@@ -13,7 +13,7 @@ NEW = OLD | {"images": {"h1": "a", "h4": "d"}}
 
 
 def warned(data, cases):
-    return warnings_of_training({"model": {"sha256": "x", "training_data": data}, "cases": {}}, cases)
+    return training_overlap_warnings({"model": {"sha256": "x", "training_data": data}, "cases": {}}, cases)
 
 
 def test_a_case_trained_on_is_known_by_its_content_whatever_its_name():
@@ -31,7 +31,7 @@ def test_without_content_names_are_compared_and_that_is_said(data, cases):
 
 def test_cases_with_an_image_in_common_are_one_patient():
     results = [CaseResult(n, {}, {}, patient=n, images=i) for n, i in (("a", ["1"]), ("b", ["2"]), ("c", ["1", "3"]))]
-    found, warnings = one_patient_an_image(results)
+    found, warnings = merge_patients_by_image(results)
     assert [case.patient for case in found] == ["a", "b", "a"] and "cases a and c show the same image" in warnings[0]
 
 

@@ -6,9 +6,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 from evaluating import evaluate
+from refusal import refused
 
 from medgen.cluster import Cluster, WorkerLost
-from medgen.errors import InputError
 from medgen.evaluation import outcomes as module
 from medgen.qa.run import Checks
 from medgen.segmentation.load import NamedSegmenter
@@ -99,5 +99,5 @@ def test_images_that_need_a_range_end_the_evaluation_at_once(local_ray, cohort, 
         image = nib.load(path)
         nib.save(nib.Nifti1Image(np.abs(image.get_fdata()).astype(np.float32), image.affine), path)
     monkeypatch.setattr(module, "spread", lambda items, make, share: [(item, make()(item)) for item in items])
-    with pytest.raises(InputError, match="--data-range"):
+    with refused("metric-data-range-missing", names="--data-range"):
         run(cohort, "out", cluster=Cluster())

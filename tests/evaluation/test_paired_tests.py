@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
+from refusal import refused
 from scipy import stats
 
-from medgen.errors import InputError
 from medgen.evaluation.paired_tests import compare_systems, correct
 from medgen.evaluation.statistics import bootstrap_interval, holm
 
@@ -95,6 +95,6 @@ def test_a_patient_with_many_cases_is_one_pair():
     assert (row.n, row.patients, row.wins) == (12, 3, 12)
     assert row.p == row.smallest_p == 0.25  # twelve independent pairs would have given 0.0005
     assert row.difference == bootstrap_interval(list(a.values()), patients=list(patients.values()))
-    with pytest.raises(InputError, match="no patient for the case case3"):
+    with refused("evaluation-patient-missing", names="case3"):
         del patients["case3"]
         compare_systems({"a": a, "b": a}, higher_is_better=True, patients=patients)

@@ -1,8 +1,8 @@
 import json
 
 import pytest
+from refusal import refused
 
-from medgen.errors import InputError
 from medgen.evaluation.provenance import provenance, read_manifest
 
 MANIFEST = {
@@ -29,7 +29,7 @@ def test_the_manifest_lies_in_the_folder_or_beside_the_file(tmp_path):
 @pytest.mark.parametrize("text", ["{", "[]", '{"model": {}}', '{"model": {"sha256": "a"}, "cases": []}'])
 def test_another_file_of_that_name_is_refused(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(InputError, match="manifest.json is not a manifest"):
+    with refused("manifest-foreign", names="manifest.json"):
         read_manifest(tmp_path)
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medgen.evaluation.summary import CaseResult, Evaluation, describe, infinite_ones, summary
+from medgen.evaluation.summary import CaseResult, Evaluation, describe, excluded_values_text, summary
 
 
 def test_infinite_values_are_counted_and_move_the_median():
@@ -24,7 +24,7 @@ def test_infinite_values_are_counted_and_move_the_median():
     ("values", "words"), [([1.0, np.inf, np.nan], "1 of 2 infinite"), ([np.inf], "1 of 1 infinite"), ([1.0], "")]
 )
 def test_what_a_mean_leaves_out_is_said(values, words):
-    assert infinite_ones(describe(values, [str(i) for i in range(len(values))])) == words
+    assert excluded_values_text(describe(values, [str(i) for i in range(len(values))])) == words
 
 
 MEANS = ("mean_reference", "mean_prediction", "error", "rmse")

@@ -5,18 +5,17 @@ import json
 
 import numpy as np
 import pydicom
-import pytest
 from dicom_series import stored, write_ct
+from refusal import refused
 from small import make_model, small_settings
 from typer.testing import CliRunner
 
 from medgen.checkpoint import save_model
 from medgen.cli import app
-from medgen.errors import InputError
-from medgen.inference import pipeline as cases
+from medgen.inference import convert_case as cases
 from medgen.inference.cohort.run import convert
-from medgen.inference.deidentified_output import opened
-from medgen.io.atomic import folder_written_aside
+from medgen.inference.deidentified_output import open_private_folder
+from medgen.io.atomic import atomic_folder
 from medgen.io.volume import Volume
 from medgen.io.write import write_volume
 
@@ -50,7 +49,7 @@ def test_an_output_folder_names_nobody_and_a_second_run_skips(tmp_path, monkeypa
     model = make_model(small_settings(**HU))
     translated, translate_case = [], cases.translate_case
     monkeypatch.setattr(cases, "translate_case", lambda *a, **k: translated.append(a) or translate_case(*a, **k))
-    results = convert(model, source, out, private=opened(source, out, None))
+    results = convert(model, source, out, private=open_private_folder(source, out, None))
     assert len(translated) == 2  # what may show a name in its pixels is refused before any work
     assert [r.status for r in results] == ["converted", "converted", "failed"]
     assert "may show the patient's name" in results[2].error
@@ -67,12 +66,12 @@ def test_an_output_folder_names_nobody_and_a_second_run_skips(tmp_path, monkeypa
     assert rows["StudyDescription", "removed"]["tag"] == "00081030"
     kept = json.loads((tmp_path / "out-private/manifest.json").read_text())["cases"]
     assert {record["input"].split("/")[-1] for record in kept.values()} == {f"ZyxWvut_{n}" for n in (1, 2, 3)}
-    again = convert(model, source, out, private=opened(source, out, None))
+    again = convert(model, source, out, private=open_private_folder(source, out, None))
     assert [r.status for r in again] == ["skipped", "skipped", "failed"]
     assert told(out).split(b".medgen.record")[0] == everything.split(b".medgen.record")[0]
     assert b"Zyx" not in told(out) and str(tmp_path).encode() not in told(out)
-    private = opened(source, out, None, shift_dates=True)
-    with pytest.raises(InputError, match="another run .deidentified was dates removed, is dates shifted"):
+    private = open_private_folder(source, out, None, shift_dates=True)
+    with refused("folder-not-empty", names="deidentified"):
         convert(model, source, out, private=private)
     shifted = convert(model, source, out, private=private, overwrite=True)
     assert [r.status for r in shifted] == ["converted", "converted", "failed"]
@@ -83,24 +82,24 @@ def test_kinds_of_run_are_not_mixed_and_the_private_folder_is_apart(tmp_path):
     source.mkdir()
     out.mkdir()
     for folder in (out, out / "p", source / "p", tmp_path):
-        with pytest.raises(InputError, match="keep the private folder apart"):
-            opened(source, out, folder)
+        with refused("deidentify-private-not-apart"):
+            open_private_folder(source, out, folder)
     (tmp_path / "open").mkdir(mode=0o755)
-    with pytest.raises(InputError, match="open to others"):
-        opened(source, out, tmp_path / "open")
-    with pytest.raises(InputError, match="add --deidentify"):
-        opened(source, out, tmp_path / "p", wanted=False)
+    with refused("deidentify-private-folder-open"):
+        open_private_folder(source, out, tmp_path / "open")
+    with refused("deidentify-option-missing"):
+        open_private_folder(source, out, tmp_path / "p", wanted=False)
     (out / "deidentification.csv").touch()
-    with pytest.raises(InputError, match="holds de-identified series"):
-        opened(source, out, None, wanted=False)
+    with refused("deidentify-output-mixed"):
+        open_private_folder(source, out, None, wanted=False)
     (out / "manifest.json").touch()
-    with pytest.raises(InputError, match="manifest.json, which names inputs"):
-        opened(source, out, None)
+    with refused("deidentify-output-names-inputs", names="manifest.json"):
+        open_private_folder(source, out, None)
 
 
 def test_other_formats_are_refused(tmp_path):
     write_volume(tmp_path / "in/a.nii.gz", Volume(np.zeros((16, 16, 16)), np.eye(4)))
-    private = opened(tmp_path / "in", tmp_path / "out", None)
+    private = open_private_folder(tmp_path / "in", tmp_path / "out", None)
     (result,) = convert(make_model(small_settings(**HU)), tmp_path / "in", tmp_path / "out", private=private)
     assert result.status == "failed" and "--deidentify takes DICOM and writes DICOM" in result.error
 
@@ -108,7 +107,7 @@ def test_other_formats_are_refused(tmp_path):
 def test_the_command_puts_the_report_aside(tmp_path):
     source = cohort(tmp_path / "in")
     model = make_model(small_settings(**HU))
-    with folder_written_aside(tmp_path / "model") as aside:
+    with atomic_folder(tmp_path / "model") as aside:
         save_model(aside, model.generator, model.info)
     call = ["translate", str(tmp_path / "model"), str(source), str(tmp_path / "out"), "--device", "cpu", "--deidentify"]
     result = CliRunner().invoke(app, [*call, "--identity-dir", str(tmp_path / "p")])
@@ -121,9 +120,9 @@ def test_names_stay_when_others_join(tmp_path):
     source, out = tmp_path / "in", tmp_path / "out"
     model = make_model(small_settings(**HU))
     write_ct(source / "a/portal", np.clip(stored(4, 16, 16) // 3, 100, 2000), PatientID="1")
-    (first,) = convert(model, source, out, private=opened(source, out, None))
+    (first,) = convert(model, source, out, private=open_private_folder(source, out, None))
     write_ct(source / "b/portal", np.clip(stored(5, 16, 16) // 3, 100, 2000), PatientID="2")
-    results = convert(model, source, out, private=opened(source, out, None))
+    results = convert(model, source, out, private=open_private_folder(source, out, None))
     assert sorted(r.status for r in results) == ["converted", "skipped"]
     assert first.case in [r.case for r in results] and len(list(out.glob("case_*"))) == 2
 
@@ -132,6 +131,6 @@ def test_two_patients_of_one_series_uid_are_two_cases(tmp_path):
     source, out = tmp_path / "in", tmp_path / "out"
     uid = write_ct(source / "a", np.clip(stored(4, 16, 16) // 3, 100, 2000), PatientID="1")
     write_ct(source / "b", np.clip(stored(4, 16, 16) // 3, 100, 2000), PatientID="2", SeriesInstanceUID=uid)
-    results = convert(make_model(small_settings(**HU)), source, out, private=opened(source, out, None))
+    results = convert(make_model(small_settings(**HU)), source, out, private=open_private_folder(source, out, None))
     assert [r.status for r in results] == ["converted", "converted"], [r.error for r in results]
     assert len(list(out.glob("case_*"))) == 2

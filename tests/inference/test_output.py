@@ -8,17 +8,18 @@ import pydicom
 import pytest
 import torch
 from dicom_series import OBLIQUE, stored, write_ct, write_enhanced_ct
+from refusal import refused
 from small import make_model, small_settings
 from typer.testing import CliRunner
 
 from medgen.checkpoint import save_model
 from medgen.cli import app
 from medgen.errors import InputError
-from medgen.inference import pipeline as cases
+from medgen.inference import convert_case as cases
 from medgen.inference.cohort.run import convert
 from medgen.inference.output import derivation
-from medgen.io.atomic import folder_written_aside
-from medgen.io.dicom.references import NOTICE
+from medgen.io.atomic import atomic_folder
+from medgen.io.dicom.derived.references import NOTICE
 from medgen.io.read import read_volume
 from medgen.io.volume import Volume
 from medgen.io.write import write_volume
@@ -77,7 +78,7 @@ def test_no_series_of_what_is_not_dicom_nor_over_other_files(identity, tmp_path)
     write_ct(tmp_path / "in/case", scan())
     (tmp_path / "out/case").mkdir(parents=True)
     (tmp_path / "out/case/thesis.txt").write_text("")
-    with pytest.raises(InputError, match="another run .format was dicom, is none.; .*--overwrite"):
+    with refused("folder-not-empty", names=("format", "--overwrite")):
         convert(identity, tmp_path / "in", tmp_path / "out")
     (result,) = convert(identity, tmp_path / "in", tmp_path / "out", overwrite=True)
     assert result.status == "failed" and "holds other files" in result.error
@@ -137,7 +138,7 @@ def test_what_a_kill_leaves_of_a_series_is_removed_and_the_old_one_brought_back(
 
 
 def test_a_dry_run_lists_and_writes_nothing(identity, tmp_path):
-    with folder_written_aside(tmp_path / "m") as aside:
+    with atomic_folder(tmp_path / "m") as aside:
         save_model(aside, identity.generator, identity.info)
     write_ct(tmp_path / "in/whole", scan(), SeriesDescription="portal")
     write_ct(tmp_path / "in/gap", scan())

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from dicom_series import AXIAL, stored, write_ct
 from pydicom import Dataset, dcmread, dcmwrite
+from refusal import refused
 from small import make_model, small_settings
 
-from medgen.errors import InputError
 from medgen.inference.cohort.run import convert
 from medgen.inference.inputs import find_scans, read_scan
 from medgen.inference.series import Rule, Rules, load_rules
-from medgen.io.dicom.references import NOTICE
+from medgen.io.dicom.derived.references import NOTICE
 from medgen.reports.conversion import conversion_report
 
 
@@ -72,17 +72,17 @@ def test_patients_and_studies_that_share_a_series_uid_are_scans_of_their_own(tmp
 
 
 @pytest.mark.parametrize(
-    "text, match",
+    "text, code, name",
     [
-        ("include: []", "include"),
-        ("include: [{modalty: CT}]", "modalty"),
-        ("include: [{description: '('}]", "not YAML with rules"),
-        ("{", "not YAML with rules"),
-        ("", "the file"),
+        ("include: []", "rules-invalid", "include"),
+        ("include: [{modalty: CT}]", "rules-invalid", "modalty"),
+        ("include: [{description: '('}]", "rules-not-yaml", "rules.yaml"),
+        ("{", "rules-not-yaml", "rules.yaml"),
+        ("", "rules-invalid", "the file"),
     ],
 )
-def test_rules_that_are_none(tmp_path, text, match):
-    with pytest.raises(InputError, match=match):
+def test_rules_that_are_none(tmp_path, text, code, name):
+    with refused(code, names=name):
         rules(tmp_path, text)
 
 
@@ -129,9 +129,9 @@ def test_no_scan_is_left_out_without_a_word(model, tmp_path):
         ds.save_as(path)
     found = {scan.case: scan.fault for scan in find_scans(tmp_path / "in", ["ct"])}
     assert found.keys() == {"ok", "lost"} and found["ok"] is None and "no usable ImagePositionPatient" in found["lost"]
-    with pytest.raises(InputError, match="nothing but series that medgen made"):
+    with refused("input-only-own-series"):
         find_scans(tmp_path / "in/ours", ["ct"])
-    with pytest.raises(InputError, match="no series that the rules choose"):
+    with refused("rules-choose-nothing"):
         convert(model, tmp_path / "in", tmp_path / "out", rules=Rules(include=[Rule(modality="MR")]))
 
 

@@ -4,9 +4,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 from dicom_series import stored, write_ct
+from refusal import refused
 
 from medgen.data.cohort.read import read_cohort
-from medgen.errors import InputError
 from medgen.evaluation.distribution.sections import volume_files
 from medgen.evaluation.folders import match_folders
 from medgen.inference.inputs import find_inputs
@@ -36,7 +36,7 @@ def both(tmp_path):
     ],
 )
 def test_it_says_that_both_are_there_and_takes_neither(both, look):
-    with pytest.raises(InputError, match=r"source holds a DICOM series \(000.dcm\) and mask.nii.gz, and which"):
+    with refused("folder-mixed-kinds", names=("source", "000.dcm", "mask.nii.gz")):
         look(both)
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from medgen.cli import main
 from medgen.errors import InputError, reason
-from medgen.io.names import LONGEST_LINE, brief, say, shown
+from medgen.io.names import LONGEST_LINE, one_line, print_line, short_reason
 
 ODD = ("two\nlines", "\x1b[2J", "tab\t", "\r\x85\u2028\u2029", "\u202egpj", "\udcff\udcfe", "\x00", "n" * 5000)
 
@@ -16,14 +16,14 @@ ODD = ("two\nlines", "\x1b[2J", "tab\t", "\r\x85\u2028\u2029", "\u202egpj", "\ud
 @settings(max_examples=200, deadline=None)
 @given(st.text(st.characters(), max_size=50))
 def test_any_text_is_one_printable_line(text):
-    line = shown(text)
+    line = one_line(text)
     assert line.isprintable() and len(line.splitlines()) <= 1
-    assert shown(line) == line
+    assert one_line(line) == line
     line.encode()
 
 
 def test_a_long_line_keeps_its_ends():
-    line = shown("first " + "n" * 10**6 + " last")
+    line = one_line("first " + "n" * 10**6 + " last")
     assert len(line) < LONGEST_LINE + 10 and line.startswith("first n") and line.endswith("n last")
 
 
@@ -50,15 +50,15 @@ def test_what_the_system_refuses_is_one_line_too(tmp_path, monkeypatch, capfd):
 
 
 def test_what_is_said_can_be_written(capfd):
-    say("\udcff\n", error=True)
+    print_line("\udcff\n", error=True)
     assert capfd.readouterr().err == "\\udcff\\n\n"
 
 
 def test_a_librarys_reason_has_no_addresses():
     """Nor the lines before it, which say where in its code."""
     text = "Exception thrown in x.cxx:99:\n itk::ERROR: ITK ERROR: MetaImageIO(0x558c1a0dba10): File cannot be read.\n"
-    assert brief(RuntimeError(text)) == "itk::ERROR: ITK ERROR: MetaImageIO: File cannot be read"
-    assert brief(RuntimeError("")) == "RuntimeError"
+    assert short_reason(RuntimeError(text)) == "itk::ERROR: ITK ERROR: MetaImageIO: File cannot be read"
+    assert short_reason(RuntimeError("")) == "RuntimeError"
     try:
         raise ValueError("object at 0x7f00aa\nand more")
     except ValueError as error:

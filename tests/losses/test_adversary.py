@@ -144,7 +144,7 @@ def test_a_channel_that_is_the_same_in_all_real_images_says_nothing_of_diversity
     "keys, reason",
     [
         (dict(objective="hinge", label_smoothing=0.1), "label"),
-        (dict(objective="wasserstein", gradient_penalty=0.0), "bounded"),
+        (dict(objective="wasserstein", gradient_penalty=0.0), "constrained critic"),
     ],
 )
 def test_contradictions_are_refused(keys, reason):

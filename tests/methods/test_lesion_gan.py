@@ -6,7 +6,15 @@ import pytest
 import torch
 from small import merged
 
-from medgen.methods.lesion_gan import LesionGAN, Settings, borrowed, hide, inside, local_mean, seen
+from medgen.methods.lesion_gan import (
+    LesionGAN,
+    Settings,
+    critic_input,
+    find_healthy_hole,
+    hide,
+    local_mean,
+    masked_mean,
+)
 from medgen.types import DataShape
 
 SMALL = dict(generator=dict(filters=4, levels=2, norm="none"), adversary=dict(filters=4, layers=1))
@@ -50,7 +58,7 @@ def test_what_lies_under_the_mask_is_hidden():
     hole, healthy = (labels >= 2).float(), (labels == 1).float()
     other = torch.where(hole > 0, torch.full_like(x, 0.9), x)
     for a, b in ((x, other),):
-        first, second = (hide(v, hole, healthy, borrowed(v, hole, healthy, 0)[1]) for v in (a, b))
+        first, second = (hide(v, hole, healthy, find_healthy_hole(v, hole, healthy, 0)[1]) for v in (a, b))
         assert torch.equal(first, second)
     assert torch.equal(first[hole == 0], x[hole == 0])
     inner = first[hole > 0]
@@ -62,11 +70,11 @@ def test_healthy_holes_have_the_lesions_shape_and_lie_in_the_host():
     x, labels = scene()
     hole, healthy = (labels >= 2).float(), (labels == 1).float()
     for step in range(5):
-        there, _ = borrowed(x, hole, healthy, step)
+        there, _ = find_healthy_hole(x, hole, healthy, step)
         assert ((there > 0) <= (healthy > 0)).all()
         assert 0 < there[0].sum() <= hole[0].sum()
-    assert torch.equal(borrowed(x, hole, healthy, 3)[0], borrowed(x, hole, healthy, 3)[0])
-    both, alone = borrowed(x, hole, healthy, 3)[0][1:], borrowed(x[1:], hole[1:], healthy[1:], 3)[0]
+    assert torch.equal(find_healthy_hole(x, hole, healthy, 3)[0], find_healthy_hole(x, hole, healthy, 3)[0])
+    both, alone = find_healthy_hole(x, hole, healthy, 3)[0][1:], find_healthy_hole(x[1:], hole[1:], healthy[1:], 3)[0]
     assert torch.equal(both, alone)  # processes together do what one does
 
 
@@ -134,10 +142,10 @@ def test_a_batch_without_lesions_gives_finite_losses():
 def test_the_lesions_critic_sees_no_more_than_the_rim():
     x, labels = scene()
     maps = torch.cat([(labels >= 2).float()] * 2, 1)
-    shown = seen("D_L", x, maps)[:, :1]
+    shown = critic_input("D_L", x, maps)[:, :1]
     assert not shown[0, :, 12:].any() and torch.equal(shown[labels >= 2], x[labels >= 2])
     assert shown[0, 0, 4, 6, 6] == x[0, 0, 4, 6, 6]
-    assert torch.equal(seen("D", x, maps)[:, :1], x)
+    assert torch.equal(critic_input("D", x, maps)[:, :1], x)
 
 
 def test_local_mean_counts_the_mask_alone():
@@ -145,7 +153,7 @@ def test_local_mean_counts_the_mask_alone():
     mask = torch.zeros_like(x)
     mask[:, :, 2:4] = 1
     assert local_mean(x, mask)[0, 0, 3, 3, 3] == pytest.approx(2.5)
-    assert inside(x, mask) == pytest.approx(2.5)
+    assert masked_mean(x, mask) == pytest.approx(2.5)
 
 
 def test_slices():
@@ -169,10 +177,10 @@ def test_translate_with_classes_paints_the_known_lesions_anew():
 
 
 def test_contradictions_are_refused():
-    with pytest.raises(ValueError, match="1 channels in, 2 out"):
+    with pytest.raises(ValueError, match="equal numbers of input and output channels; got 1 and 2"):
         LesionGAN(Settings(), DataShape(out_channels=2, classes=3))
-    with pytest.raises(ValueError, match="2 classes have no lesion"):
+    with pytest.raises(ValueError, match="2 classes contain no lesion"):
         build(classes=2)
-    with pytest.raises(ValueError, match="not into its negative"):
+    with pytest.raises(ValueError, match="not its negative"):
         Settings(generator={"residual": "negative"})
     assert Settings.needs_classes

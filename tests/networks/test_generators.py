@@ -71,7 +71,7 @@ def test_residual_starts_as_the_identity_and_learns(name):
 
 
 def test_residual_refuses_more_channels_out_than_in():
-    with pytest.raises(ValueError, match=r"no more channels out \(2\) than in \(1\)"):
+    with pytest.raises(ValueError, match=r"more output channels \(2\) than input channels \(1\)"):
         build(out_channels=2, name="unet", filters=4, norm="none", residual=True)
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusal import refused
 from small import SMALL_METHOD, make_model, merged, small_settings
 from torch import nn
 
@@ -15,7 +16,7 @@ from medgen.errors import InputError
 from medgen.inference.cohort.run import convert
 from medgen.inference.predict import check_windows, translate_volume
 from medgen.io.volume import Volume
-from medgen.networks.memory import peak_bytes, weight_bytes, windows_together
+from medgen.networks.memory import peak_bytes, weight_bytes, windows_per_pass
 from medgen.segmentation.model import segment
 
 
@@ -39,7 +40,7 @@ def test_as_many_windows_as_fit_and_no_more(side, most, memory_gb):
     left, one = memory_gb * 2**30 - weight_bytes(network), peak_bytes(network, (1, 1, side, side, side))
     try:
         with patch("medgen.networks.memory.SMALL_GB", 0):
-            together = windows_together(network, (1, side, side, side), most, memory_gb)
+            together = windows_per_pass(network, (1, side, side, side), most, memory_gb)
     except InputError:
         assert one > left
         return
@@ -60,7 +61,7 @@ SLICES = {"method": {**SMALL_METHOD, "spatial_dims": 2}, "inference": {"window":
 )
 def test_windows_beyond_the_bound_are_refused_before_a_scan_is_read(tmp_path, sections):
     model = make_model(small_settings(**sections), train=False)
-    with pytest.raises(InputError, match=r"a window of .* voxels .sampling.patch. takes .* more than --memory-gb 0.5"):
+    with refused("model-memory-exceeded", names=("sampling.patch", "--memory-gb 0.5")):
         convert(model, tmp_path, tmp_path / "out", memory_gb=0.5)
     assert not (tmp_path / "out").exists()
 
@@ -72,7 +73,7 @@ def test_ordinary_models_fit_ordinary_bounds():
             settings = small_settings(method=method, sampling={"patch": [side] * 3})
             method = build_method(settings)
             generator = method.networks[method.generator]
-        assert windows_together(generator, (1, side, side, side), 2, memory_gb) >= 1
+        assert windows_per_pass(generator, (1, side, side, side), 2, memory_gb) >= 1
 
 
 def test_fewer_windows_at_a_time_give_the_same():
@@ -87,12 +88,12 @@ def test_fewer_windows_at_a_time_give_the_same():
     ("generator", "levels", 17), ("generator", "kernel", 101), ("adversary", "layers", 40)
 ])  # fmt: skip
 def test_absurd_sizes_of_networks_are_refused(section, key, value):
-    with pytest.raises(InputError, match=f"method.{section}.{key} = {value}: .* less than or equal to"):
+    with refused("config-invalid-value", names=f"method.{section}.{key} = {value}"):
         small_settings(method=merged(SMALL_METHOD, {section: {key: value}}))
 
 
 def test_a_segmenters_grid_is_bounded():
     volume = Volume(np.zeros((40, 40, 20)), np.diag([2.5, 2.5, 2.5, 1]))
-    with pytest.raises(InputError, match="segmenter's grid of 0.05 x 0.05 x 0.05 mm would take .* GiB"):
+    with refused("segmenter-memory-exceeded"):
         segment(nn.Identity(), volume, spacing=(0.05, 0.05, 0.05), values=[0, 1])
     assert segment(nn.Identity(), volume, spacing=(5, 5, 5)).shape == volume.data.shape

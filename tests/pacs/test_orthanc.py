@@ -10,6 +10,7 @@ import pydicom
 import pytest
 from archive import ABSENT, ORTHANC, PLUGIN, Line, Orthanc
 from dicom_series import stored, write_ct
+from refusal import refused
 from small import make_model, small_settings
 
 pytest.importorskip("pynetdicom", reason="needs pip install 'medgen[pacs]'")
@@ -19,9 +20,8 @@ from pydicom.uid import JPEGLSLossless, RLELossless  # noqa: E402
 
 from medgen import cli  # noqa: E402
 from medgen.checkpoint import save_model  # noqa: E402
-from medgen.errors import InputError
-from medgen.io.atomic import folder_written_aside
-from medgen.io.dicom.references import NOTICE
+from medgen.io.atomic import atomic_folder
+from medgen.io.dicom.derived.references import NOTICE
 from medgen.io.read import read_volume
 from medgen.pacs import retrieve, store  # noqa: E402
 from medgen.pacs import server as server_module  # noqa: E402
@@ -48,7 +48,7 @@ def orthanc(server):
 def model_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "best"
     model = make_model(small_settings(inference={"spacing": "ignore"}))
-    with folder_written_aside(folder) as aside:
+    with atomic_folder(folder) as aside:
         save_model(aside, model.generator, model.info)
     return folder
 
@@ -169,7 +169,7 @@ def test_storing_that_was_cut_is_resumed(line, orthanc, studies, tmp_path):
     line.cut(lambda passed: passed > 30_000, then_down=True)
     storage = store.Storage(archive, tmp_path, pauses=())
     for study in STUDIES:  # the second is not waited for
-        with pytest.raises(InputError, match=f"of {SLICES} images are not stored"):
+        with refused("pacs-images-not-stored", names=f"of {SLICES} images"):
             storage.store(studies / study)
     line.down = False
     there = orthanc.ask("statistics")["CountInstances"]
@@ -200,9 +200,9 @@ def test_a_study_that_changes_in_the_archive_changes_in_the_cache(orthanc, line,
 
 
 def test_a_wrong_name_is_refused(orthanc):
-    with pytest.raises(InputError, match="refuses MEDGEN .*AE titles"):
+    with refused("pacs-association-refused", names="MEDGEN"):
         connect(f"dicom://OTHER@127.0.0.1:{orthanc.port}", "FROM").studies({"PatientID": "p1"})
-    with pytest.raises(InputError, match="HTTP 404"):
+    with refused("pacs-request-refused", names="HTTP 404"):
         connect(f"http://127.0.0.1:{orthanc.web_port}/dicomweb", "FROM").studies({"PatientID": "p1"})
 
 

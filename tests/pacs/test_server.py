@@ -3,28 +3,29 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from refusal import refused
 
 from medgen.errors import InputError
 from medgen.pacs.connect import connect
-from medgen.pacs.server import fits, parse_query, retried, uid
+from medgen.pacs.server import matches_query, parse_query, retried, uid
 
 
 @pytest.mark.parametrize(
-    "texts, words",
+    "texts, code, name",
     [
-        ([], "asks for nothing"),
-        (["PatientId=1"], "choose PatientID"),
-        (["PatientName=Doe"], "choose Patient"),
-        (["PatientID"], "give PatientID=VALUE"),
-        (["PatientID= "], "give PatientID=VALUE"),
-        (["PatientID=a\\b"], "without backslashes"),
-        (["PatientID=a\nb"], "without backslashes"),
-        (["StudyDate=2020"], "20200101-20201231"),
-        (["PatientID=a", "PatientID=b"], "given twice"),
+        ([], "pacs-query-missing", ""),
+        (["PatientId=1"], "pacs-query-key-unknown", "PatientID"),
+        (["PatientName=Doe"], "pacs-query-key-unknown", "PatientID"),
+        (["PatientID"], "pacs-query-value-invalid", "PatientID"),
+        (["PatientID= "], "pacs-query-value-invalid", "PatientID"),
+        (["PatientID=a\\b"], "pacs-query-value-invalid", "PatientID"),
+        (["PatientID=a\nb"], "pacs-query-value-invalid", "PatientID"),
+        (["StudyDate=2020"], "pacs-query-date-invalid", "StudyDate"),
+        (["PatientID=a", "PatientID=b"], "pacs-query-key-twice", "PatientID"),
     ],
 )
-def test_queries_that_are_none(texts, words):
-    with pytest.raises(InputError, match=words):
+def test_queries_that_are_none(texts, code, name):
+    with refused(code, names=name):
         parse_query(texts)
 
 
@@ -62,47 +63,47 @@ STUDY = {
     ],
 )
 def test_what_a_server_answers_beside_the_query_is_dropped(query, expected):
-    assert fits(STUDY, query) is expected
+    assert matches_query(STUDY, query) is expected
 
 
 @pytest.mark.parametrize(
-    "address, words",
+    "address, code, name",
     [
-        ("https://me:secret@host/dicom-web", "MEDGEN_FROM_PACS_PASSWORD"),
-        ("https://me@host/dicom-web", "MEDGEN_FROM_PACS_USER"),
-        ("dicom://A:secret@host:104", "credentials"),
-        ("https://host/dicom-web?access_token=secret", "MEDGEN_FROM_PACS_TOKEN"),
-        ("https://host/dicom-web?secret", "MEDGEN_FROM_PACS_TOKEN"),
-        ("https://host/dicom-web#secret", "MEDGEN_FROM_PACS_TOKEN"),
-        ("https://host/dicom-web;jsessionid=secret", "MEDGEN_FROM_PACS_TOKEN"),
-        ("https://me:pa#secret@host/dicom-web", "credentials"),
-        ("https://me:pa/secret@host/dicom-web", "credentials"),
-        ("https://me:pa?secret@host/dicom-web", "credentials"),
-        ("https://me:secret%40host/dicom-web", "no address of a PACS"),
-        ("https://[secret/dicom-web", "no address of a PACS"),
-        ("HTTPS://me:secret@host", "credentials"),
-        ("me:secret@host:104", "credentials"),
-        ("dicom://A:pa#secret@host:104", "credentials"),
-        ("dicom://A:pa/secret@host:104", "no address of a PACS"),
-        ("dicom://A@secret@host:104", "credentials"),
-        ("dicom://A@host:104?token=secret", "give dicom"),
-        ("dicom://A@host:104/secret", "give dicom"),
-        ("dicom://secretsecretsecret@host:104", "no AE title"),
-        ("dicom://secret", "give dicom"),
-        ("ftp://host", "no address of a PACS"),
-        ("host:104", "no address of a PACS"),
-        ("", "no address of a PACS"),
-        ("http://host:a/", "no address of a PACS"),
-        ("dicom://A@host", "give dicom"),
-        ("dicom://A@host:104?called=x", "give dicom"),
-        ("dicom://host:104", "no AE title"),
-        ("dicom://ALONGERTITLETHANIS@host:104", "no AE title"),
-        ("dicom://A@host:104?calling=a%5Cb", "no AE title"),
+        ("https://me:secret@host/dicom-web", "pacs-credentials-in-address", "MEDGEN_FROM_PACS_PASSWORD"),
+        ("https://me@host/dicom-web", "pacs-credentials-in-address", "MEDGEN_FROM_PACS_USER"),
+        ("dicom://A:secret@host:104", "pacs-credentials-in-address", ""),
+        ("https://host/dicom-web?access_token=secret", "pacs-credentials-in-address", "MEDGEN_FROM_PACS_TOKEN"),
+        ("https://host/dicom-web?secret", "pacs-credentials-in-address", "MEDGEN_FROM_PACS_TOKEN"),
+        ("https://host/dicom-web#secret", "pacs-credentials-in-address", "MEDGEN_FROM_PACS_TOKEN"),
+        ("https://host/dicom-web;jsessionid=secret", "pacs-credentials-in-address", "MEDGEN_FROM_PACS_TOKEN"),
+        ("https://me:pa#secret@host/dicom-web", "pacs-credentials-in-address", ""),
+        ("https://me:pa/secret@host/dicom-web", "pacs-credentials-in-address", ""),
+        ("https://me:pa?secret@host/dicom-web", "pacs-credentials-in-address", ""),
+        ("https://me:secret%40host/dicom-web", "pacs-address-invalid", ""),
+        ("https://[secret/dicom-web", "pacs-address-invalid", ""),
+        ("HTTPS://me:secret@host", "pacs-credentials-in-address", ""),
+        ("me:secret@host:104", "pacs-credentials-in-address", ""),
+        ("dicom://A:pa#secret@host:104", "pacs-credentials-in-address", ""),
+        ("dicom://A:pa/secret@host:104", "pacs-address-invalid", ""),
+        ("dicom://A@secret@host:104", "pacs-credentials-in-address", ""),
+        ("dicom://A@host:104?token=secret", "pacs-address-invalid", ""),
+        ("dicom://A@host:104/secret", "pacs-address-invalid", ""),
+        ("dicom://secretsecretsecret@host:104", "pacs-ae-title-invalid", ""),
+        ("dicom://secret", "pacs-address-invalid", ""),
+        ("ftp://host", "pacs-address-invalid", ""),
+        ("host:104", "pacs-address-invalid", ""),
+        ("", "pacs-address-invalid", ""),
+        ("http://host:a/", "pacs-address-invalid", ""),
+        ("dicom://A@host", "pacs-address-invalid", ""),
+        ("dicom://A@host:104?called=x", "pacs-address-invalid", ""),
+        ("dicom://host:104", "pacs-ae-title-invalid", ""),
+        ("dicom://ALONGERTITLETHANIS@host:104", "pacs-ae-title-invalid", ""),
+        ("dicom://A@host:104?calling=a%5Cb", "pacs-ae-title-invalid", ""),
     ],
 )
-def test_addresses_that_are_none(address, words):
+def test_addresses_that_are_none(address, code, name):
     pytest.importorskip("pynetdicom", reason="needs pip install 'medgen[pacs]'")
-    with pytest.raises(InputError, match=words) as caught:
+    with refused(code, names=name) as caught:
         connect(address, "FROM")
     assert "secret" not in str(caught.value)
 
@@ -126,7 +127,7 @@ def test_only_a_uid_becomes_a_name(text):
 
 @pytest.mark.parametrize("name", ["../1", "1/2", "1..2", ".1", "1.", "", "1" * 65, "1.2\n", "٣.٤", "None"])
 def test_what_is_no_uid(name):
-    with pytest.raises(InputError, match="where a UID belongs"):
+    with refused("pacs-uid-invalid"):
         uid(name, "server")
 
 

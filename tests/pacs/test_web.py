@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from archive import free_port
 from dicom_series import stored, write_ct
+from refusal import refused
 
 pytest.importorskip("dicomweb_client", reason="needs pip install 'medgen[pacs]'")
 
@@ -75,7 +76,7 @@ def test_nobody_there_and_answers_cut_off_or_without_end(server, monkeypatch):
     server.claims = None
     monkeypatch.setattr(web, "LARGEST", 1000)
     server.says = (200, JSON, b" " * 2000)
-    with pytest.raises(InputError, match="more than 1000 bytes"):
+    with refused("pacs-answer-too-large"):
         connect(server.address, "FROM").series("1.2")
 
 
@@ -97,7 +98,7 @@ def test_all_pages_are_read_and_a_server_that_knows_none_is_not_asked_for_ever(s
     assert len(connect(server.address, "FROM").studies({})) == 3
     server.says = lambda path: page(len(server.asked) * 2, 2)
     monkeypatch.setattr(web, "MOST", 20)
-    with pytest.raises(InputError, match="more than 20 entries"):
+    with refused("pacs-too-many-entries"):
         connect(server.address, "FROM").studies({})
 
 
@@ -148,7 +149,7 @@ def test_credentials_come_from_the_environment_for_one_side_and_stay_off_open_ne
     monkeypatch.setenv("MEDGEN_TO_PACS_TOKEN", "ticket")
     connect(server.address, "TO").series("1.2")
     assert server.asked[-1][1] == "Bearer ticket"
-    with pytest.raises(InputError, match="unencrypted") as caught:
+    with refused("pacs-credentials-unencrypted") as caught:
         connect("http://pacs.example/dicom-web", "TO")
     assert "ticket" not in str(caught.value)
     assert connect("https://pacs.example/dicom-web", "TO").name == "https://pacs.example/dicom-web"

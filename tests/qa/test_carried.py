@@ -9,8 +9,8 @@ import pytest
 from evaluating import evaluate
 from small import make_model, small_settings
 
+from medgen.inference.check import checks_for
 from medgen.inference.cohort.run import convert
-from medgen.inference.cohort.verdict import checks_for
 from medgen.phantom.cohort import LABELS, make_patient
 from medgen.qa.run import Checks, named_checks
 
@@ -39,7 +39,7 @@ def made(tmp_path_factory, patient):
     save(folder / "in/odd.nii.gz", 1.2 * patient.noncontrast, patient.affine)
     model = make_model(small_settings(data={"removes_contrast": True}), spacing=(MM,) * 3, train=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("medgen.inference.pipeline.out_of_distribution", odd)
+        patch.setattr("medgen.inference.convert_case.out_of_distribution", odd)
         entries = convert(model, folder / "in", folder / "out", checks=checks_for(model))
     return folder, {entry.case: entry for entry in entries}
 
@@ -76,7 +76,7 @@ def test_a_renamed_output_is_known_by_its_content(made, tmp_path):
 
 def test_of_one_file_the_manifest_lies_beside_it(made, tmp_path, monkeypatch):
     folder, _ = made
-    monkeypatch.setattr("medgen.inference.pipeline.out_of_distribution", odd)
+    monkeypatch.setattr("medgen.inference.convert_case.out_of_distribution", odd)
     model, out = make_model(spacing=(MM,) * 3, train=False), tmp_path / "x.nii.gz"
     (entry,) = convert(model, folder / "in/odd.nii.gz", out, checks=checks_for(model))
     assert json.loads((tmp_path / "x.manifest.json").read_text())["cases"]

@@ -1,8 +1,8 @@
 from pathlib import Path
 
 import pytest
+from refusal import refused
 
-from medgen.errors import InputError
 from medgen.qa.limits import Thresholds, load_thresholds
 
 CONFIG = Path(__file__).parent.parent.parent / "configs" / "checks" / "ct_contrast.yaml"
@@ -23,12 +23,19 @@ def test_a_file_changes_what_it_names(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["fat_ofset: 3", "fat_offset: -1", "- 3", "fat_offset: [", "shift_voxels: .nan", "organ_ranges: {liver: [90, 10]}"],
+    "text, code, name",
+    [
+        ("fat_ofset: 3", "config-unknown-key", "fat_ofset"),
+        ("fat_offset: -1", "config-invalid-value", "fat_offset"),
+        ("- 3", "limits-wrong-type", "list"),
+        ("fat_offset: [", "limits-not-yaml", "line 1"),
+        ("shift_voxels: .nan", "config-invalid-value", "shift_voxels"),
+        ("organ_ranges: {liver: [90, 10]}", "config-invalid-value", "organ_ranges"),
+    ],
 )
-def test_what_is_wrong_is_said(tmp_path, text):
+def test_what_is_wrong_is_said(tmp_path, text, code, name):
     (tmp_path / "bad.yaml").write_text(text)
-    with pytest.raises(InputError, match="bad.yaml"):
+    with refused(code, names=("bad.yaml", name)):
         load_thresholds(tmp_path / "bad.yaml")
-    with pytest.raises(InputError, match="absent.yaml"):
+    with refused("limits-unreadable", names="absent.yaml"):
         load_thresholds(tmp_path / "absent.yaml")

@@ -30,7 +30,7 @@ def checked(source, output, patient, truth=None):
     labels, body = patient.labels, np.ones(patient.labels.shape, bool)
     case = Checked(source, output, MM, body, truth, labels, NAMES, None, Thresholds(), True, np.zeros(3))
     images = [image for image in (source, output, truth) if image is not None]
-    organ_findings(case, enhancement.organs(images, labels, NAMES, MM), "labels")
+    organ_findings(case, enhancement.measure_organs(images, labels, NAMES, MM), "labels")
     return case
 
 
@@ -74,9 +74,9 @@ def test_no_pass_where_a_region_is_beyond_its_limit(patient, data):
     }
     output = patient.noncontrast + share * np.where(chosen[where], patient.contrast - patient.noncontrast, 0)
     images = [patient.contrast, output, patient.noncontrast]
-    organs = enhancement.organs(images, patient.labels, NAMES, MM)
+    measure_organs = enhancement.measure_organs(images, patient.labels, NAMES, MM)
     means = label_means(patient.labels, {"output": output, "truth": patient.noncontrast})
-    for organ in organs:  # the very numbers of the table
+    for organ in measure_organs:  # the very numbers of the table
         row = means[LABELS[organ.name]]
         assert organ.region[1:] == pytest.approx((row["output"], row["truth"]), abs=1e-3)
     beyond = any(row["output"] - row["truth"] > 12 for label, row in means.items() if label in TAKING_UP)

@@ -8,8 +8,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 from evaluating import evaluate
+from refusal import refused
 
-from medgen.errors import InputError
 from medgen.reports.evaluation import write_report
 from medgen.reports.results import read_systems
 
@@ -245,22 +245,22 @@ def test_systems_that_cannot_be_compared_are_said_so(two_results, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("folders", "names", "words"),
+    ("folders", "names", "code", "file"),
     [
-        ([], None, "at least one folder"),
-        (["none"], None, "summary.json cannot be read"),
-        (["broken"], None, "is not JSON"),
-        (["other"], None, "is not the summary of an evaluation"),
-        (["bare"], None, "cases.csv cannot be read"),
-        (["good", "good"], ["a", "a"], "different names"),
+        ([], None, "report-no-results", ()),
+        (["none"], None, "report-results-unreadable", "none/summary.json"),
+        (["broken"], None, "json-unreadable", "broken/summary.json"),
+        (["other"], None, "report-not-summary", "other/summary.json"),
+        (["bare"], None, "report-table-unreadable", "bare/cases.csv"),
+        (["good", "good"], ["a", "a"], "report-names-not-unique", "a, a"),
     ],
 )
-def test_folders_that_are_no_results_are_refused(results, tmp_path, folders, names, words):
+def test_folders_that_are_no_results_are_refused(results, tmp_path, folders, names, code, file):
     for name, content in (("broken", "{"), ("other", "[]"), ("bare", '{"cases": []}')):
         (tmp_path / name).mkdir()
         (tmp_path / name / "summary.json").write_text(content)
     (tmp_path / "good").symlink_to(results)
-    with pytest.raises(InputError, match=words):
+    with refused(code, names=file):
         write_report([tmp_path / name for name in folders], tmp_path / "report.html", names=names)
     assert not (tmp_path / "report.html").exists()
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from medgen.evaluation.summary import describe
 from medgen.evaluation.summary_file import Summary
 from medgen.reports.results import CaseNumbers, System
-from medgen.reports.sections import _way, all_measures, main_numbers, ranked_cases, regions
+from medgen.reports.sections import _correction_cell, all_measures, main_numbers, ranked_cases, regions
 
 
 def system(name="a", converted=(), source=(), measure="psnr"):
@@ -78,7 +78,7 @@ def test_cases_count_also_where_they_are_infinite():
     ],
 )
 def test_far_beyond_the_way_there_is_a_word(fraction, text):
-    assert (_way(fraction).text, _way(fraction).value) == (text, fraction)
+    assert (_correction_cell(fraction).text, _correction_cell(fraction).value) == (text, fraction)
 
 
 @pytest.mark.parametrize(("summary", "least"), [({"unit": "HU"}, "15 HU"), ({"data_range": 2.0}, "0.008")])

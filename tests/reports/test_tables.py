@@ -12,9 +12,9 @@ from medgen.reports.tables import (
     about_infinite,
     bracket,
     estimate,
-    general,
     number,
     p_value,
+    value_cell,
     verdict_cell,
     with_error,
 )
@@ -73,7 +73,7 @@ def test_infinite_values_are_explained_where_there_are_some():
 
 
 def test_values_nobody_knows_the_digits_of():
-    shown = [general(v).text for v in (0.0123456, 12345.6, -2.0, True, "text", None, math.nan, -1e-7)]
+    shown = [value_cell(v).text for v in (0.0123456, 12345.6, -2.0, True, "text", None, math.nan, -1e-7)]
     assert shown == ["0.01235", "12\u202f346", "−2", "yes", "text", "–", "–", "−1.0\u00a0×\u00a010⁻⁷"]
 
 
@@ -88,7 +88,7 @@ def test_verdicts_sort_from_fail_to_pass():
 
 @given(st.floats(allow_nan=True, allow_infinity=True), st.integers(0, 8))
 def test_no_number_is_written_as_a_programmer_would(value, digits):
-    for text in (number(value, digits), general(value).text):
+    for text in (number(value, digits), value_cell(value).text):
         assert "e" not in text and "-" not in text and len(text) < 30
 
 

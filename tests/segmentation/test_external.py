@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from monai.networks.nets import UNet
+from refusal import refused
 from torch import nn
 
-from medgen.errors import InputError
 from medgen.io.volume import Volume
 from medgen.segmentation.external import bundle, nnunet, torchscript
 from medgen.segmentation.model import segment
@@ -45,13 +45,13 @@ def test_nnunet_is_called_as_its_command(tmp_path, monkeypatch, volume):
     found = nnunet(4, "2d", folds=(0, 1), arguments=["-device", "cpu"])(volume)
     np.testing.assert_array_equal(found, volume.data > 0)
     assert found.dtype == np.int32
-    with pytest.raises(InputError, match="gave no labels: RuntimeError: there is no such dataset"):
+    with refused("segmenter-no-output", names="there is no such dataset"):
         nnunet(7)(volume)
 
 
 def test_an_absent_nnunet_is_told_with_its_install_line(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InputError, match="pip install nnunetv2"):
+    with refused("dependency-missing", names="nnunetv2"):
         nnunet(4)
 
 
@@ -64,9 +64,9 @@ def test_a_torchscript_file_is_a_segmenter(tmp_path, volume):
         expected = conv(torch.from_numpy(volume.data)[None, None])[0].argmax(0).numpy()
     np.testing.assert_array_equal(found, np.array([0, 4, 6])[expected])
     (tmp_path / "other.pt").write_text("nothing")
-    with pytest.raises(InputError, match="no TorchScript file"):
+    with refused("torchscript-unreadable"):
         torchscript(tmp_path / "other.pt")
-    with pytest.raises(InputError, match="does not exist"):
+    with refused("file-missing"):
         torchscript(tmp_path / "absent.pt")
 
 
@@ -81,7 +81,7 @@ def test_a_monai_bundle_is_a_segmenter(tmp_path, volume):
     grid = {"patch": (8, 8, 8), "intensity": {"kind": "zscore"}}
     np.testing.assert_array_equal(bundle(tmp_path, **grid)(volume), segment(network, volume, **grid))
     torch.save({"other": torch.zeros(1)}, tmp_path / "models/model.pt")
-    with pytest.raises(InputError, match="cannot be built"):
+    with refused("segmenter-bundle-unbuildable"):
         bundle(tmp_path)
-    with pytest.raises(InputError, match="no MONAI bundle"):
+    with refused("segmenter-not-bundle"):
         bundle(tmp_path / "configs")

@@ -19,8 +19,8 @@ def test_a_well_training_is_left_alone():
 @pytest.mark.parametrize(
     "changed, said, cure",
     [
-        (dict(D__real_accuracy=0.99, D__fake_accuracy=0.99), "D has won", "method.adversary.lr"),
-        (dict(D__real_accuracy=0.1, D__fake_accuracy=0.2), "D has lost", "critic_steps"),
+        (dict(D__real_accuracy=0.99, D__fake_accuracy=0.99), "D is too strong", "method.adversary.lr"),
+        (dict(D__real_accuracy=0.1, D__fake_accuracy=0.2), "D is too weak", "critic_steps"),
         (dict(D__diversity=0.01), "collapsed", "earlier checkpoint"),
         (dict(gradient_G=1e-9), "gradients of G have vanished", "objective"),
         (dict(gradient_G=1e6), "gradients of G have exploded", "train.clip"),

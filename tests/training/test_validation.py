@@ -36,7 +36,7 @@ def score(cohort, tmp_path, monkeypatch):
     prepared = prepare(settings, tmp_path / "run", say=lambda _: None)
     model = make_model(settings)
     model.info.target_range[0] = model.info.target_range[0].model_copy(update={"low": -150, "high": 250})
-    validator = Validator(prepared)
+    validator = Validator(prepared.validation)
 
     def run(change):
         monkeypatch.setattr("medgen.training.validation._translated", lambda m, s, x, d, c: [change(x[0])])
@@ -70,7 +70,7 @@ def test_with_pairs_the_objective_is_the_error(tmp_path):
     root = write_cohort(tmp_path / "cohort")
     settings = small_settings(data={"root": str(root), "validation": 0.25})
     prepared = prepare(settings, tmp_path / "run", say=lambda _: None)
-    found = Validator(prepared)(make_model(settings, train=False), tmp_path / "panel.png")
+    found = Validator(prepared.validation)(make_model(settings, train=False), tmp_path / "panel.png")
     assert found.objective == found.values["mae"] == pytest.approx(found.values["source_mae"], rel=0.02)
     assert set(found.values) == {"mae", "source_mae"}
 
@@ -86,7 +86,7 @@ def test_of_painted_lesions_the_error_in_them_counts(tmp_path, monkeypatch):
     data = {"root": str(root), "targets": ["source"], "labels": True, "class_groups": structures, "validation": 0.25}
     intensity = {"source": {"low": -150, "high": 250}, "target": {"low": -150, "high": 250}}
     settings = small_settings(data=data, intensity=intensity, method=LESION_GAN)
-    validator = Validator(prepare(settings, tmp_path / "run", say=lambda _: None))
+    validator = Validator(prepare(settings, tmp_path / "run", say=lambda _: None).validation)
     model = make_model(settings, train=False)
     model.info.target_range[0] = model.info.target_range[0].model_copy(update={"low": -150, "high": 250})
     untrained = validator(model, tmp_path / "panel.png")

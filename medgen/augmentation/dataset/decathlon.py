@@ -1,7 +1,7 @@
-"""The Medical Segmentation Decathlon's layout, written (Antonelli 2022, doi 10.1038/s41467-022-30695-9).
+"""Write the layout of the Medical Segmentation Decathlon (Antonelli 2022, doi 10.1038/s41467-022-30695-9).
 
 imagesTr/CASE.nii.gz (several channels: one 4D file), labelsTr/CASE.nii.gz, imagesTs, labelsTs, dataset.json, and
-datalist_fold0.json, ...: a MONAI datalist a fold, with "training", "validation" and "test".
+datalist_fold0.json, ...: one MONAI datalist per fold, with "training", "validation" and "test".
 """
 
 import json
@@ -11,31 +11,31 @@ from pathlib import Path
 from typing import Any
 
 from medgen.augmentation.dataset.read import LabelledCase, LabelledDataset
-from medgen.io.atomic import atomic_write
+from medgen.io.atomic import write_text
 
 
 def adapted(dataset: LabelledDataset) -> LabelledDataset:
-    """The dataset as the Decathlon has it: gzipped NIfTI."""
+    """Return the dataset with the file ending of this layout, gzipped NIfTI."""
     return replace(dataset, ending=".nii.gz")
 
 
 def placed(case: LabelledCase, dataset: LabelledDataset, root: Path) -> LabelledCase:
-    """The case with the files that it has in this layout."""
+    """Return the case with its file paths in this layout."""
     part, file = ("Ts" if case.test else "Tr"), f"{case.name}.nii.gz"
     label = None if case.label is None else root / f"labels{part}" / file
     return replace(case, images=(root / f"images{part}" / file,), label=label)
 
 
 def write_index(dataset: LabelledDataset) -> list[Path]:
-    """``dataset.json`` and the datalists of its folds, of a dataset whose cases are written; returns the latter.
+    """Write ``dataset.json`` and one datalist per fold, after all cases are written; return the datalists.
 
-    Cases that the dataset keeps for validation are a list of their own in ``dataset.json`` too.
+    ``dataset.json`` lists cases held out for validation separately.
     """
     training = [case for case in dataset.cases if not case.test]
     tests = [case for case in dataset.cases if case.test]
     test = _entries(tests, dataset.root)
     if not any(case.label for case in tests):
-        test = [entry["image"] for entry in test]  # type: ignore[misc]  # as the Decathlon lists images alone
+        test = [entry["image"] for entry in test]  # type: ignore[misc]  # the Decathlon lists test cases as image paths only
     head = {
         "name": dataset.name,
         **dataset.about,
@@ -56,8 +56,7 @@ def write_index(dataset: LabelledDataset) -> list[Path]:
     whole |= {"validation": _entries(held, dataset.root)} if held else {}
     lists["dataset.json"] = {**head, **whole, "test": test}
     for name, content in lists.items():
-        with atomic_write(dataset.root / name) as aside:
-            aside.write_text(json.dumps(content, indent=1) + "\n")
+        write_text(dataset.root / name, json.dumps(content, indent=1) + "\n")
     return [dataset.root / name for name in lists if name != "dataset.json"]
 
 

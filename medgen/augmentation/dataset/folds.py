@@ -1,4 +1,4 @@
-"""Cross-validation of real and synthetic cases: by patient, tested on real cases only."""
+"""Cross-validation folds of real and synthetic cases: split by patient, validated on real cases only."""
 
 from collections.abc import Sequence
 
@@ -7,41 +7,43 @@ import numpy as np
 from medgen.augmentation.dataset.read import Folds, LabelledCase
 from medgen.errors import InputError
 
-FOLDS = 5  # of nnU-Net
-SEED = 12345  # of nnU-Net's own folds: real cases, each a patient, fall into the same ones without medgen
+FOLDS = 5  # as nnU-Net
+SEED = 12345  # nnU-Net's seed: with one case per patient, the real cases get the folds that nnU-Net would give them
 
 
-def patient_folds(cases: Sequence[LabelledCase], stated: Folds = ()) -> Folds:  # type: ignore[assignment]
-    """``splits_final.json`` of nnU-Net: [{"train": names, "val": names}, ...], each sorted.
+def patient_folds(cases: Sequence[LabelledCase], existing: Folds = ()) -> Folds:  # type: ignore[assignment]
+    """Return the folds as nnU-Net's ``splits_final.json`` has them: [{"train": names, "val": names}, ...], sorted.
 
-    Folds that the dataset states are kept. Else each patient is validated once, by real cases. A synthetic case is
-    trained on where all the patients whose images are in it are, and is nowhere else.
+    Existing folds of the dataset are kept. Otherwise the patients are split, and each is validated once, with real
+    cases. A synthetic case is a training case of those folds that train on all patients whose images it contains, and
+    is in no other fold.
 
     Args:
-        cases: of training, without those of the test set.
-        stated: the dataset's own folds; cases that are not among ``cases`` do not count.
+        cases: all cases outside the test set.
+        existing: folds of the dataset; names that are not among ``cases`` are ignored.
 
     Raises:
-        InputError: real cases of fewer than two patients; a stated fold that trains on a patient it validates; stated
-            folds of which none has cases both to train on and to validate.
+        InputError: the real cases are of fewer than two patients; an existing fold trains on a patient that it
+            validates; or no existing fold has both training and validation cases.
     """
-    if stated:
-        found = [_stated_fold(cases, fold, number) for number, fold in enumerate(stated)]
+    if existing:
+        found = [_existing_fold(cases, fold, number) for number, fold in enumerate(existing)]
         found = [fold for fold in found if fold["train"] and fold["val"]]
         if not found:
             raise InputError(
                 "dataset-folds-empty",
-                "no fold that the dataset states has cases to train on and to validate; correct its lists",
+                "no fold of the dataset has both training and validation cases; correct the dataset's lists",
             )
         return found
     patients = sorted({case.patient for case in cases if case.record is None})
     if len(patients) < 2:
         raise InputError(
             "dataset-too-few-patients",
-            f"real training cases of {len(patients)} patients cannot be cross-validated; two patients are the least",
+            f"the real training cases are of {len(patients)} patients, but cross-validation needs at least two; add "
+            "cases of other patients",
         )
     order = np.arange(len(patients))
-    np.random.RandomState(SEED).shuffle(order)  # as scikit-learn's KFold, which nnU-Net uses
+    np.random.RandomState(SEED).shuffle(order)  # as in scikit-learn's KFold, which nnU-Net uses
     parts = np.array_split(order, min(FOLDS, len(patients)))
     return [_fold(cases, {patients[i] for i in part}) for part in parts]
 
@@ -52,22 +54,23 @@ def _fold(cases: Sequence[LabelledCase], held: set[str]) -> dict[str, list[str]]
     return {"train": sorted(train), "val": sorted(val)}
 
 
-def _stated_fold(cases: Sequence[LabelledCase], fold: dict[str, list[str]], number: int) -> dict[str, list[str]]:
+def _existing_fold(cases: Sequence[LabelledCase], fold: dict[str, list[str]], number: int) -> dict[str, list[str]]:
     real = [case for case in cases if case.record is None]
     train, val = ([case for case in real if case.name in set(fold[part])] for part in ("train", "val"))
     held = {case.patient: case.name for case in val}
-    torn = next((case for case in train if case.patient in held), None)
-    if torn is not None:
+    split_case = next((case for case in train if case.patient in held), None)
+    if split_case is not None:
         raise InputError(
             "split-patient-in-both",
-            f"fold {number} of the dataset's own trains on case {torn.name} and validates case {held[torn.patient]}, "
-            f"both of patient {torn.patient}; keep a patient's cases together",
+            f"fold {number} of the dataset trains on case {split_case.name} and validates case "
+            f"{held[split_case.patient]}, but both are of patient {split_case.patient}; put all cases of a patient "
+            "into one part",
         )
     others = {case.patient for case in real} - {case.patient for case in train}
-    made = [case for case in cases if case.record is not None and not case.patients & others]
-    return {"train": sorted(case.name for case in [*train, *made]), "val": sorted(case.name for case in val)}
+    synthetic = [case for case in cases if case.record is not None and not case.patients & others]
+    return {"train": sorted(case.name for case in [*train, *synthetic]), "val": sorted(case.name for case in val)}
 
 
 def in_no_fold(cases: Sequence[LabelledCase], folds: Folds) -> list[str]:
-    """The cases that no fold trains on or validates, sorted."""
+    """Return the names of the cases that no fold trains on or validates, sorted."""
     return sorted({case.name for case in cases}.difference(*(fold[part] for fold in folds for part in fold)))

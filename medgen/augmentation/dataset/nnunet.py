@@ -1,7 +1,7 @@
-"""nnU-Net v2's raw layout, written (Isensee 2021, doi 10.1038/s41592-020-01008-z; its documentation/dataset_format.md).
+"""Write the raw layout of nnU-Net v2 (Isensee 2021, doi 10.1038/s41592-020-01008-z; documentation/dataset_format.md).
 
-imagesTr/CASE_0000.nii.gz (a file a channel), labelsTr/CASE.nii.gz, imagesTs, labelsTs, dataset.json, and
-splits_final.json, which nnU-Net looks for in its folder of preprocessed data.
+imagesTr/CASE_0000.nii.gz (one file per channel), labelsTr/CASE.nii.gz, imagesTs, labelsTs, dataset.json, and
+splits_final.json, which nnU-Net expects in its folder of preprocessed data.
 """
 
 import json
@@ -9,19 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from medgen.augmentation.dataset.read import LabelledCase, LabelledDataset
-from medgen.io.atomic import atomic_write
+from medgen.io.atomic import write_text
 
-ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")  # of 3D images, those that nnU-Net and medgen both read
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")  # 3D formats that both nnU-Net and medgen read
 
 
 def adapted(dataset: LabelledDataset) -> LabelledDataset:
-    """The dataset as nnU-Net takes it: values without gaps, "ignore" the highest; an ending that it reads."""
+    """Return the dataset with consecutive label values, "ignore" highest, and a file ending that nnU-Net reads."""
     labels = {name: value for value, name in enumerate(dataset.labels)}
     return replace(dataset, labels=labels, ending=dataset.ending if dataset.ending in ENDINGS else ".nii.gz")
 
 
 def placed(case: LabelledCase, dataset: LabelledDataset, root: Path) -> LabelledCase:
-    """The case with the files that it has in this layout."""
+    """Return the case with its file paths in this layout."""
     part = "Ts" if case.test else "Tr"
     images = [root / f"images{part}" / f"{case.name}_{c:04d}{dataset.ending}" for c in range(len(dataset.channels))]
     label = root / f"labels{part}" / f"{case.name}{dataset.ending}"
@@ -29,7 +29,7 @@ def placed(case: LabelledCase, dataset: LabelledDataset, root: Path) -> Labelled
 
 
 def write_index(dataset: LabelledDataset) -> list[Path]:
-    """``dataset.json`` and ``splits_final.json`` of a dataset whose cases are written and whose folds are known."""
+    """Write ``dataset.json`` and ``splits_final.json``, after all cases are written; return the latter in a list."""
     training = [case for case in dataset.cases if not case.test]
     content = {
         "name": dataset.name,
@@ -41,6 +41,5 @@ def write_index(dataset: LabelledDataset) -> list[Path]:
     }
     splits = dataset.root / "splits_final.json"
     for path, values in ((splits, dataset.folds), (dataset.root / "dataset.json", content)):
-        with atomic_write(path) as aside:
-            aside.write_text(json.dumps(values, indent=1) + "\n")
+        write_text(path, json.dumps(values, indent=1) + "\n")
     return [splits]

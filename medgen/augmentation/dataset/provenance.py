@@ -1,8 +1,8 @@
-"""``provenance.json`` of a written dataset: of each file whence it came, and whether it is still whole.
+"""``provenance.json`` of a written dataset: the origin and the hash of each file.
 
 {"medgen": version, "real": {case: record}, "synthetic": {case: record}}. A record has the case's ``patient``, the
-hashes of its ``files`` and what it was ``made_of``; that of a synthetic case also ``source`` (the case), ``seed``,
-``number``, ``model`` and ``operations``, in the words of the augmenter.
+hashes of its ``files`` and ``made_of``, a hash of everything the files depend on. The record of a synthetic case also
+has ``source`` (the source case), ``seed``, ``number``, ``model`` and ``operations``, as the augmenter returned them.
 """
 
 import hashlib
@@ -13,12 +13,12 @@ from typing import Any
 
 from medgen import __version__
 from medgen.data.cohort.patients import PROVENANCE, read_provenance
-from medgen.io.atomic import atomic_write
+from medgen.io.atomic import write_text
 from medgen.io.claim import remove, set_aside
 
 
 def digest(*parts: Any) -> str:
-    """Hash of what JSON can say."""
+    """Return the SHA-256 hash of JSON-serialisable values."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -28,7 +28,7 @@ def file_hash(path: Path) -> str:
 
 
 class Provenance:
-    """The record of a dataset that is being written, whole on disk after every case."""
+    """The records of a dataset that is being written; saved after every case."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -36,45 +36,48 @@ class Provenance:
         self.records: dict[str, dict[str, dict[str, Any]]] = {k: dict(content[k]) for k in ("real", "synthetic")}
 
     def holds(self, case: str, made_of: str, files: Sequence[Path]) -> dict[str, Any] | None:
-        """The record of a case that was made of the same and whose files are the ones written; else None."""
+        """Return the record of a case with the same ``made_of`` and unchanged files, else None."""
         record = self.records["real"].get(case) or self.records["synthetic"].get(case)
         if record is None or record.get("made_of") != made_of:
             return None
-        there = {self._relative(path): file_hash(path) for path in files if path.is_file()}
-        return record if record.get("files") == there and len(there) == len(files) else None
+        current_hashes = {self._relative(path): file_hash(path) for path in files if path.is_file()}
+        return record if record.get("files") == current_hashes and len(current_hashes) == len(files) else None
 
     def keep_changed(self, case: str) -> list[Path]:
-        """Move files of a case that are no longer as they were written to the folder ``.changed``; returns where to.
+        """Move the files of a case that were changed since medgen wrote them to ``.changed``; return the new paths.
 
-        Somebody corrected a label by hand, say: the case is written anew, and nothing of theirs is lost.
+        For example, a user corrected a label map by hand: the case is written again, and the correction is kept.
         """
         record = self.records["real"].get(case) or self.records["synthetic"].get(case) or {}
-        kept = []
+        moved = []
         for name, written in record.get("files", {}).items():
             path = self.root / name
             if path.is_symlink() or not path.is_file() or file_hash(path) == written or not self._inside(path):
                 continue
-            kept.append(set_aside(self.root, name))
-        return kept
+            moved.append(set_aside(self.root, name))
+        return moved
 
     def add(self, case: str, record: Mapping[str, Any], files: Sequence[Path], synthetic: bool) -> dict[str, Any]:
-        """Record a case whose files are written; returns the whole record."""
+        """Record a case after its files are written; return the complete record."""
         hashes = {self._relative(path): file_hash(path) for path in files}
         self._remove(case, keep=hashes)
-        whole = {**record, "files": hashes, "medgen": __version__}
-        self.records["synthetic" if synthetic else "real"][case] = whole
+        full_record = {**record, "files": hashes, "medgen": __version__}
+        self.records["synthetic" if synthetic else "real"][case] = full_record
         self.save()
-        return whole
+        return full_record
 
     def keep_only(self, cases: Collection[str]) -> None:
-        """Remove what an earlier run wrote and this one did not: nnU-Net counts every file of the folder."""
+        """Remove cases that only an earlier run wrote, because nnU-Net uses every file in the folder."""
         for records in self.records.values():
             for case in sorted(records.keys() - set(cases)):
                 self._remove(case)
         self.save()
 
     def _remove(self, case: str, keep: Collection[str] = ()) -> None:
-        """Forget a case and remove its files as they were written, in the folder only: anybody may have named them."""
+        """Remove the record and the files of a case.
+
+        Files outside the dataset folder are kept, because a user can edit the paths in ``provenance.json``.
+        """
         for records in self.records.values():
             for name in set(records.pop(case, {}).get("files", ())) - set(keep):
                 path = self.root / name
@@ -89,5 +92,4 @@ class Provenance:
 
     def save(self) -> None:
         records = {kind: dict(sorted(cases.items())) for kind, cases in self.records.items()}
-        with atomic_write(self.root / PROVENANCE) as aside:
-            aside.write_text(json.dumps({"medgen": __version__, **records}, indent=1) + "\n")
+        write_text(self.root / PROVENANCE, json.dumps({"medgen": __version__, **records}, indent=1) + "\n")

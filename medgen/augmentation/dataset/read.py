@@ -1,4 +1,4 @@
-"""A labelled dataset: its cases of images and label, and what reading one checks."""
+"""A labelled dataset with its cases, and the reading and checking of the files of one case."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,15 +13,21 @@ from medgen.io.grids import on_axes_of, same_grid
 from medgen.io.read import read_channels, read_volume
 from medgen.io.volume import Volume
 
-Folds = list[dict[str, list[str]]]  # {"train": names, "val": names} of each fold
+Folds = list[dict[str, list[str]]]  # one {"train": names, "val": names} per fold
 
 
 @dataclass(frozen=True)
 class LabelledCase:
-    """``images``: one file a channel, or one that holds all (4D). ``label`` is None in a test set without truth.
+    """One case of a labelled dataset.
 
-    ``record``: what ``provenance.json`` says of a synthetic case; None: a real one. ``donors``: the patients that it
-    names. ``held``: the dataset itself keeps it for validation. ``fault``: why it cannot be used.
+    Attributes:
+        images: one file per channel, or one 4D file with all channels.
+        label: file of the label map; None for a test case without reference labels.
+        test: whether the case is in the test set.
+        record: the record of a synthetic case in ``provenance.json``; None for a real case.
+        fault: why the case cannot be used; None if it can.
+        donors: the patients that the record names.
+        held: whether the dataset holds the case out for validation.
     """
 
     name: str
@@ -36,22 +42,28 @@ class LabelledCase:
 
     @property
     def patients(self) -> frozenset[str]:
-        """Whose images are in it: those of a synthetic case's donors too, which its operations name."""
+        """All patients whose images are in the case, including the donors named in a synthetic case's operations."""
         operations = (self.record or {}).get("operations", ())
         return self.donors.union({self.patient}, *(operation.get("patients", ()) for operation in operations))
 
     @property
     def to_learn_from(self) -> bool:
-        """Whether synthetic cases may be made of it: a real one that is neither tested nor validated."""
+        """Whether synthetic cases may be made from it: it is real and not held out for testing or validation."""
         return not (self.test or self.held or self.record is not None)
 
 
 @dataclass(frozen=True)
 class LabelledDataset:
-    """``channels`` by name; ``labels``: structure -> voxel value, background 0 first; ``ending`` of its files.
+    """A labelled dataset.
 
-    ``cases`` sorted by name, names unique. ``about``: licence, reference and the like, in their own words. ``folds``:
-    those that the dataset states; none: they are to be drawn. ``warnings``: sentences on what is not as it says.
+    Attributes:
+        channels: channel names.
+        labels: structure -> voxel value, background 0 first.
+        ending: ending of the image and label files.
+        cases: sorted by name; names are unique.
+        about: licence, reference and similar texts of the dataset, unchanged.
+        folds: folds that the dataset defines; empty: folds are drawn when it is written.
+        warnings: one sentence per inconsistency between the dataset's tables and its files.
     """
 
     name: str
@@ -66,10 +78,11 @@ class LabelledDataset:
 
 
 def read_case(dataset: LabelledDataset, case: LabelledCase) -> tuple[list[Volume], Volume | None]:
-    """The images, one a channel, and the label, with one affine: that of the first image.
+    """Read the images, one per channel, and the label map of a case, all with the affine of the first image.
 
     Raises:
-        InputError: the case has a fault, a file is unreadable, or channels, grids or values are not the dataset's.
+        InputError: the case has a fault, a file is unreadable, or channels, grids or label values do not match the
+            dataset.
     """
     if case.fault:
         raise InputError("dataset-case-faulty", case.fault)
@@ -78,7 +91,7 @@ def read_case(dataset: LabelledDataset, case: LabelledCase) -> tuple[list[Volume
         raise InputError(
             "dataset-channel-count-differs",
             f"{case.images[0]} gives case {case.name} {len(images)} channels, but the dataset has "
-            f"{len(dataset.channels)} ({', '.join(dataset.channels)}); mend the file or the dataset's table",
+            f"{len(dataset.channels)} ({', '.join(dataset.channels)}); correct the file or the dataset's table",
         )
     images = [images[0], *(_on_grid(volume, images[0]) for volume in images[1:])]
     if case.label is None:
@@ -90,18 +103,21 @@ def read_case(dataset: LabelledDataset, case: LabelledCase) -> tuple[list[Volume
 
 
 def check_values(label: np.ndarray, labels: Mapping[str, int], what: str) -> None:
-    """Raises InputError where a label map holds a value that is not in the table."""
+    """Raise InputError if a label map contains a value that is not in the label table."""
     unknown = np.setdiff1d(label, list(labels.values()))
     if unknown.size:
         raise InputError(
             "labels-value-unknown",
-            f"{what} holds the value {unknown[0]:.8g}, which is no label of the dataset "
-            f"({', '.join(f'{value} {name}' for name, value in labels.items())}); mend the file or the table",
+            f"{what} contains the value {unknown[0]:.8g}, which is not a label of the dataset "
+            f"({', '.join(f'{value} {name}' for name, value in labels.items())}); correct the file or the table",
         )
 
 
 def _on_grid(volume: Volume, first: Volume) -> Volume:
-    """On the axes of ``first``, whose grid it is on; ``path`` goes where that changes the volume."""
+    """Return the volume on the axes of ``first``; raise InputError if the grids differ.
+
+    The result has no ``path`` if the volume had to be changed.
+    """
     if not same_grid(first.geometry, volume.geometry):
         raise InputError(
             "dataset-grid-differs",

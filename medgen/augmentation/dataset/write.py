@@ -1,6 +1,7 @@
-"""A labelled dataset written case by case: real ones as they are, synthetic ones beside them; resumable.
+"""Write a labelled dataset case by case: real cases unchanged, together with synthetic ones; resumable.
 
-One bad case is told of and left out; the others go on. What is whole from an earlier run is not made again.
+A case that fails is reported and left out, and the others are still written. Cases that an earlier run completed are
+not made again.
 """
 
 import shutil
@@ -17,25 +18,25 @@ from medgen.augmentation.dataset.folds import in_no_fold, patient_folds
 from medgen.augmentation.dataset.provenance import Provenance, digest
 from medgen.augmentation.dataset.read import LabelledCase, LabelledDataset, check_values, read_case
 from medgen.data.cohort.content import content_hash
-from medgen.data.cohort.layouts import some
-from medgen.data.cohort.patients import by_images
+from medgen.data.cohort.layouts import shortened_list
+from medgen.data.cohort.patients import merge_by_images
 from medgen.errors import InputError
 from medgen.io.atomic import atomic_write
-from medgen.io.claim import apart, claimed, remove
+from medgen.io.claim import check_output_is_not_input, claimed, remove
 from medgen.io.hashes import sha256
 from medgen.io.paths import case_name
 from medgen.io.volume import Volume, same_geometry
 from medgen.io.write import write_channels, write_volume
 
 LAYOUTS = {"nnunet": nnunet, "decathlon": decathlon}
-FAILURES = (ValueError, ArithmeticError, RuntimeError, OSError, MemoryError)  # of one case, not of the program
+FAILURES = (ValueError, ArithmeticError, RuntimeError, OSError, MemoryError)  # of one case
 Make = Callable[[], tuple[Sequence[Volume], Volume | None, Mapping[str, Any]]]
-VERSION = 2  # counts changes of this package that make what it wrote before another thing
+VERSION = 2  # increase it when a change of this package makes earlier output outdated
 
 
 @dataclass
-class Written:
-    """What became of one case. ``status``: written, skipped (whole from before) or failed (``error`` says why)."""
+class CaseResult:
+    """Result of one case. ``status``: written, skipped (complete from an earlier run) or failed, see ``error``."""
 
     case: str
     synthetic: bool = False
@@ -46,19 +47,19 @@ class Written:
 
 
 def write_dataset(
-    dataset: LabelledDataset, out: Path, format: str, *, done: Callable[[Written, int, int], None] = lambda *_: None
-) -> list[Written]:
-    """A dataset in another place and layout: its real and synthetic cases, table, folds and provenance.
+    dataset: LabelledDataset, out: Path, format: str, *, done: Callable[[CaseResult, int, int], None] = lambda *_: None
+) -> list[CaseResult]:
+    """Write a dataset to another folder and layout: its real and synthetic cases, tables, folds and provenance.
 
     Args:
-        out: folder to write; one that holds something else is refused.
+        out: folder to write; it must not contain anything else.
         format: nnunet or decathlon.
-        done: called after each case with what became of it, its number and the count.
+        done: called after each case with its result, its number and the total number of cases.
 
     Raises:
-        InputError: unknown format, ``out`` is not free, fewer than two patients could be written.
+        InputError: unknown format, ``out`` is not free, or fewer than two patients could be written.
     """
-    apart(out, dataset.root)
+    check_output_is_not_input(out, dataset.root)
     with claimed(out, {"command": "write_dataset", "dataset": dataset.root, "format": format}):
         writer = DatasetWriter(dataset, out, format)
         for case in dataset.cases:
@@ -68,72 +69,75 @@ def write_dataset(
 
 
 class DatasetWriter:
-    """Writes cases of ``dataset`` and what is made of them; ``finish`` makes a dataset of those written.
+    """Write cases of ``dataset`` and synthetic cases; ``finish`` then writes the tables of the new dataset.
 
-    The caller has claimed ``out``.
+    The caller must have claimed ``out``.
     """
 
     def __init__(self, dataset: LabelledDataset, out: Path, format: str) -> None:
         if format not in LAYOUTS:
-            raise InputError("option-format-unknown", f"--format {format}: unknown; choose one of {', '.join(LAYOUTS)}")
+            raise InputError(
+                "option-format-unknown", f"--format {format} is unknown; choose one of {', '.join(LAYOUTS)}"
+            )
         out = Path(out)
         self.layout = LAYOUTS[format]
-        self.given, self.dataset = dataset, replace(self.layout.adapted(dataset), root=out)
+        self.origin, self.dataset = dataset, replace(self.layout.adapted(dataset), root=out)
         usable = [case for case in dataset.cases if not case.test and not case.fault]
-        patient_folds(usable, dataset.folds)  # refused before the work
+        patient_folds(usable, dataset.folds)  # raises early, before any case is written
         self.tested = {case.patient for case in dataset.cases if case.test}
         self.provenance = Provenance(out)
-        self.provenance.save()  # from now on the folder is known for medgen's, whenever a kill comes
+        self.provenance.save()  # marks the folder as medgen's, even if the run is killed
         self.written: list[LabelledCase] = []
-        self.images: dict[str, list[str]] = {}  # content hashes of the images of each case written
-        self.warnings: list[str] = list(dataset.warnings)  # of the dataset as a whole; ``finish`` adds to them
-        self.results: list[Written] = []
+        self.images: dict[str, list[str]] = {}  # image content hashes of each written case
+        self.warnings: list[str] = list(dataset.warnings)  # about the whole dataset; ``finish`` adds more
+        self.results: list[CaseResult] = []
 
     def read(self, case: LabelledCase) -> tuple[list[Volume], Volume | None]:
-        """Images and label of a case, with the values of the labels as they are written."""
-        images, label = read_case(self.given, case)
-        return images, label and relabelled(label, self.given.labels, self.dataset.labels)
+        """Read the images and the label map of a case; the label map has the values of the output dataset."""
+        images, label = read_case(self.origin, case)
+        return images, label and relabelled(label, self.origin.labels, self.dataset.labels)
 
-    def copy(self, case: LabelledCase) -> Written:
-        """Write a case as it is."""
+    def copy(self, case: LabelledCase) -> CaseResult:
+        """Write a case unchanged."""
         return self.add(case, lambda: self.made_of(case), lambda: (*self.read(case), {}), case)
 
     def made_of(self, case: LabelledCase) -> str:
-        """All that a case's files depend on, as a hash: its own files and the tables of labels."""
+        """Return a hash of everything that a case's output files depend on: its input files and both label tables."""
         files = [*case.images, *([case.label] if case.label else [])]
-        return digest(VERSION, sha256(files), case.patient, dict(self.given.labels), dict(self.dataset.labels))
+        return digest(VERSION, sha256(files), case.patient, dict(self.origin.labels), dict(self.dataset.labels))
 
     def add(
         self, case: LabelledCase, made_of: Callable[[], str], make: Make, source: LabelledCase | None = None
-    ) -> Written:
-        """Write one case unless it is whole; what it fails by goes into the result.
+    ) -> CaseResult:
+        """Write one case unless it is already complete. Failures do not raise; the result has the error.
 
         Args:
-            case: its name, patient, part, and record if synthetic; where its files go is the layout's to say.
-            made_of: hash of all that the files depend on.
-            make: images, label, and what the record of a synthetic case is to say besides.
-            source: the case whose files these images are, to be copied as they are where that can be.
+            case: gives name, patient, part and the record if synthetic; the layout sets the file paths.
+            made_of: returns a hash of everything that the files depend on.
+            make: returns images, label map, and further items for the record of a synthetic case.
+            source: the case whose image files these are; they are copied byte by byte where possible.
         """
         started = time.monotonic()
-        entry = Written(case.name, case.record is not None)
+        entry = CaseResult(case.name, case.record is not None)
         try:
             if case.fault:
                 raise InputError("dataset-case-faulty", case.fault)
-            place = self.layout.placed(case, self.dataset, self.dataset.root)
-            files, origin = [*place.images, *([place.label] if place.label else [])], made_of()
-            record = self.provenance.holds(case.name, origin, files)
+            target = self.layout.placed(case, self.dataset, self.dataset.root)
+            files, inputs_hash = [*target.images, *([target.label] if target.label else [])], made_of()
+            record = self.provenance.holds(case.name, inputs_hash, files)
             entry.status = "skipped" if record else "written"
             if record is None:
                 entry.warnings += [
-                    f"{path.name} was changed since medgen wrote it: it is made anew, and yours is kept as {path}"
+                    f"{path.name} was changed since medgen wrote it; it is written again, and your version is kept as "
+                    f"{path}"
                     for path in self.provenance.keep_changed(case.name)
                 ]
-                record = self._made({"patient": case.patient, **(case.record or {})}, place, make, source)
-                record = self.provenance.add(case.name, {**record, "made_of": origin}, files, entry.synthetic)
-            place = replace(place, record=record if entry.synthetic else None)
-            self._refuse_tested(place)
-            self.written.append(place)
-            self.images[place.name] = record.get("images", [])
+                record = self._make_and_write({"patient": case.patient, **(case.record or {})}, target, make, source)
+                record = self.provenance.add(case.name, {**record, "made_of": inputs_hash}, files, entry.synthetic)
+            target = replace(target, record=record if entry.synthetic else None)
+            self._reject_test_patients(target)
+            self.written.append(target)
+            self.images[target.name] = record.get("images", [])
             entry.warnings += [text for step in record.get("operations", ()) for text in step.get("warnings", ())]
         except FAILURES as error:
             reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
@@ -143,90 +147,92 @@ class DatasetWriter:
         return entry
 
     def finish(self) -> list[Path]:
-        """Remove what an earlier run left over, and write the tables; returns the files of the folds."""
+        """Remove outdated files of earlier runs and write the tables; return the paths of the fold files."""
         self.provenance.keep_only([case.name for case in self.written])
         for stale in ("splits_final.json", "datalist_fold*.json"):
             for path in self.dataset.root.glob(stale):
                 remove(path)
-        cases = self._identified(sorted(self.written, key=lambda case: case.name))
+        cases = self._with_merged_patients(sorted(self.written, key=lambda case: case.name))
         training = [case for case in cases if not case.test]
-        folds = patient_folds(training, self.given.folds)
+        folds = patient_folds(training, self.origin.folds)
         unused = in_no_fold(training, folds)
         for kind, made in (("synthetic", True), ("real", False)):
             if names := [c.name for c in training if c.name in set(unused) and (c.record is not None) == made]:
-                why = ": each shows patients whom every fold keeps apart" if made else ""
-                self.warnings.append(f"{len(names)} {kind} cases are in no fold{why} ({some(names)})")
+                why = ": each shows several patients, and no fold trains on all of them" if made else ""
+                self.warnings.append(f"{len(names)} {kind} cases are in no fold{why} ({shortened_list(names)})")
         return self.layout.write_index(replace(self.dataset, cases=tuple(cases), folds=folds))
 
-    def _identified(self, cases: Sequence[LabelledCase]) -> list[LabelledCase]:
-        """The cases, real ones that show one image being of one patient: a scan under two names is else validated by
-        what was trained on."""
+    def _with_merged_patients(self, cases: Sequence[LabelledCase]) -> list[LabelledCase]:
+        """Assign real cases with the same image to one patient.
+
+        Otherwise a scan with two names could be in the training and in the validation part of a fold.
+        """
         real = [case for case in cases if case.record is None]
-        called, pairs = by_images((case.name, case.patient, self.images[case.name]) for case in real)
+        merged, pairs = merge_by_images((case.name, case.patient, self.images[case.name]) for case in real)
         tests = {case.name for case in real if case.test}
         for pair in pairs:
-            tested = ", and one of them is a test case: remove one" if len(tests.intersection(pair)) == 1 else ""
-            self.warnings.append(f"cases {' and '.join(pair)} show the same image: taken for one patient{tested}")
+            tested = "; one of them is a test case: remove one" if len(tests.intersection(pair)) == 1 else ""
+            self.warnings.append(f"cases {' and '.join(pair)} have the same image and count as one patient{tested}")
 
-        def of(case: LabelledCase) -> LabelledCase:
-            patients = frozenset(called.get(patient, patient) for patient in case.patients)
-            return replace(case, patient=called.get(case.patient, case.patient), donors=patients)
+        def with_merged(case: LabelledCase) -> LabelledCase:
+            patients = frozenset(merged.get(patient, patient) for patient in case.patients)
+            return replace(case, patient=merged.get(case.patient, case.patient), donors=patients)
 
-        return [of(case) for case in cases] if called else list(cases)
+        return [with_merged(case) for case in cases] if merged else list(cases)
 
-    def _made(
-        self, record: dict[str, Any], place: LabelledCase, make: Make, source: LabelledCase | None
+    def _make_and_write(
+        self, record: dict[str, Any], target: LabelledCase, make: Make, source: LabelledCase | None
     ) -> dict[str, Any]:
-        """Make and write a case; returns its record."""
-        images, label, told = make()
-        record |= told
-        self._check(place.name, images, label)
-        write_case(place, images, label, source)
+        """Make and write a case; return its record."""
+        images, label, more = make()
+        record |= more
+        self._check(target.name, images, label)
+        write_case(target, images, label, source)
         return record | {"images": [h for image in images if (h := content_hash(image.data))]}
 
     def _check(self, name: str, images: Sequence[Volume], label: Volume | None) -> None:
-        """Raises InputError where what was made does not fit the dataset."""
+        """Raise InputError if the images or the label map do not match the dataset."""
         made = f"case {name} was made with"
         if len(images) != len(self.dataset.channels):
             raise InputError(
                 "dataset-channel-count-differs",
-                f"{made} {len(images)} channels where the dataset has {len(self.dataset.channels)}",
+                f"{made} {len(images)} channels, but the dataset has {len(self.dataset.channels)}",
             )
         if not all(same_geometry(v.geometry, images[0].geometry) for v in (*images, *([label] if label else []))):
-            raise InputError("dataset-grid-differs", f"{made} images or label on different grids")
+            raise InputError("dataset-grid-differs", f"{made} images and label map on different grids")
         if label is not None:
             check_values(label.data, self.dataset.labels, f"the label made for case {name}")
 
-    def _refuse_tested(self, case: LabelledCase) -> None:
-        shown = case.patients & self.tested
-        if shown and not case.test:
+    def _reject_test_patients(self, case: LabelledCase) -> None:
+        test_donors = case.patients & self.tested
+        if test_donors and not case.test:
             raise InputError(
                 "split-test-patient-used",
-                f"case {case.name} was made with images of {min(shown)}, who is in the test set",
+                f"case {case.name} was made with images of patient {min(test_donors)}, who is in the test set",
             )
 
 
 def write_case(
-    place: LabelledCase, images: Sequence[Volume], label: Volume | None, source: LabelledCase | None = None
+    target: LabelledCase, images: Sequence[Volume], label: Volume | None, source: LabelledCase | None = None
 ) -> None:
-    """Images and label to the files of ``place``; byte by byte where ``source`` has them as they are to be."""
-    given = source.images if source else ()
-    endings = [[path.name.removeprefix(case_name(path)) for path in files] for files in (given, place.images)]
+    """Write images and label map to the files of ``target``; copy the images of ``source`` if formats match."""
+    origin = source.images if source else ()
+    endings = [[path.name.removeprefix(case_name(path)) for path in files] for files in (origin, target.images)]
     if endings[0] == endings[1] and all(volume.path for volume in images):
-        for original, path in zip(given, place.images, strict=True):
-            with atomic_write(path) as aside:
-                shutil.copyfile(original, aside)
-    elif len(place.images) == 1:
-        write_channels(place.images[0], images)
+        for original, path in zip(origin, target.images, strict=True):
+            with atomic_write(path) as temporary:
+                shutil.copyfile(original, temporary)
+    elif len(target.images) == 1:
+        write_channels(target.images[0], images)
     else:
-        for path, volume in zip(place.images, images, strict=True):
+        for path, volume in zip(target.images, images, strict=True):
             write_volume(path, volume)
-    if label is not None and place.label is not None:
-        write_volume(place.label, label_on(images[0], label.data))
+    if label is not None and target.label is not None:
+        write_volume(target.label, label_on(images[0], label.data))
 
 
 def label_on(image: Volume, values: np.ndarray) -> Volume:
-    """A label map with the image's own header, so that every program sees both in one place; integers, no slope."""
+    """Return a label map with the image's header, so that every program aligns the two; integer type, no scaling."""
     header = None if image.header is None else image.header.copy()
     if header is not None:
         header.set_slope_inter(1.0, 0.0)
@@ -235,9 +241,9 @@ def label_on(image: Volume, values: np.ndarray) -> Volume:
 
 
 def relabelled(label: Volume, old: Mapping[str, int], new: Mapping[str, int]) -> Volume:
-    """The label map with the value that each structure has in another table of the same structures."""
+    """Return the label map with its values changed from the table ``old`` to ``new``, which has the same structures."""
     if dict(old) == dict(new):
         return label
     order = sorted(old, key=lambda name: old[name])
-    places = np.searchsorted([old[name] for name in order], label.data)
-    return label.replaced(np.asarray([new[name] for name in order], np.float32)[places])
+    indices = np.searchsorted([old[name] for name in order], label.data)
+    return label.replaced(np.asarray([new[name] for name in order], np.float32)[indices])

@@ -1,4 +1,4 @@
-"""How a lesion looks in numbers, and whether one that was made looks as real ones of its kind do."""
+"""Measure the appearance of a lesion, and compare a synthetic lesion with real lesions of its kind."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,19 +6,19 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from medgen.augmentation.lesions.host_organ import spread
+from medgen.augmentation.lesions.host_organ import robust_sd
 
-CORE = 20  # voxels within the edge of a lesion that are enough to measure its texture
-KNOWN = 10  # real lesions of a kind, fewer of which do not tell how the texture of such lesions may vary
-TAILS = (0.05, 0.95)  # of the volume of the real ones: what lies beyond is no guide for their contrast
-SLACK = 1 / 3  # of their middle contrast, that a new one may lie beyond theirs
-ONE_SIGN = 0.75  # of their volume: if so much is brighter than its host, such lesions are bright; darker likewise
+CORE = 20  # minimum number of voxels inside the edge to measure texture without the edge
+KNOWN = 10  # minimum number of real lesions of a kind to know the range of their texture
+TAILS = (0.05, 0.95)  # volume quantiles of the real lesions; contrasts beyond are ignored
+SLACK = 1 / 3  # of the median contrast: how far a new lesion may lie outside the range of the real ones
+ONE_SIGN = 0.75  # if this share of the real volume is brighter (or darker) than the host, new lesions must be so too
 MEASURES = ("contrast", "sd", "skewness", "grain_mm")
 
 
 @dataclass(frozen=True, eq=False)
 class Appearance:
-    """Lists have one entry a contrast, in the image's unit (HU); see ``lesion_library.Lesion``."""
+    """Measures of a lesion. Lists have one entry per contrast, in the image's unit (HU); see ``library.Lesion``."""
 
     host_mean: list[float]
     host_sd: list[float]
@@ -28,7 +28,7 @@ class Appearance:
     grain_mm: list[float]
 
     def measured(self, name: str, image: int, absolute: bool) -> float:
-        """One of `MEASURES`, in the image's unit or, where units mean nothing, in spreads of the host."""
+        """Return one of `MEASURES`, in the image's unit if ``absolute``, else in standard deviations of the host."""
         value = float(getattr(self, name)[image])
         return value / max(self.host_sd[image], 1e-9) if name in ("contrast", "sd") and not absolute else value
 
@@ -36,21 +36,21 @@ class Appearance:
 def appearance_features(
     images: Sequence[np.ndarray], mask: np.ndarray, around: np.ndarray, spacing: Sequence[float]
 ) -> Appearance:
-    """The look of a lesion in crops.
+    """Measure the appearance of a lesion in image crops.
 
     Args:
-        images: (X, Y, Z) each, around the lesion.
+        images: one crop around the lesion per contrast, (X, Y, Z).
         mask, around: (X, Y, Z) bool; the lesion, and the shell of host tissue around it.
-        spacing: mm.
+        spacing: voxel spacing in mm.
     """
-    means, sds = [float(v[around].mean()) for v in images], [spread(v[around]) for v in images]
+    means, sds = [float(v[around].mean()) for v in images], [robust_sd(v[around]) for v in images]
     inner = ndimage.binary_erosion(mask)
-    core = inner if inner.sum() >= CORE else mask  # the edge is a mixture, no texture
+    core = inner if inner.sum() >= CORE else mask  # edge voxels mix lesion and host
     return Appearance(
         means,
         sds,
         [float(v[mask].mean()) - m for v, m in zip(images, means, strict=True)],
-        [spread(v[core]) for v in images],
+        [robust_sd(v[core]) for v in images],
         [_skewness(v[core]) for v in images],
         [_grain(v, core, spacing) for v in images],
     )
@@ -59,21 +59,21 @@ def appearance_features(
 def appearance_outliers(
     look: Appearance, known: Sequence[Appearance], absolute: Sequence[bool], volumes: Sequence[float] = ()
 ) -> list[str]:
-    """In which measures a lesion is unlike real ones of its kind, in each contrast.
+    """Return the measures in which a lesion differs from real lesions of its kind, for each contrast.
 
-    ``contrast``, of however few: its sign and size must be theirs, see ``contrast_check``. The measures of texture, of
-    ten and more: within the least and the most of theirs.
+    ``contrast`` must have the sign and size of the real lesions, see ``contrast_check``. The texture measures must lie
+    between the minimum and maximum of the real lesions; they are tested only if there are at least ten real lesions.
 
     Args:
-        known: the real ones.
-        absolute: of each contrast, whether its unit means the same in every scan, as HU do.
-        volumes: of the real ones; none: all count alike.
+        known: the real lesions.
+        absolute: for each contrast, whether its unit is the same in every scan, as for HU.
+        volumes: of the real lesions, used as weights; empty: equal weights.
     """
     found = [("contrast", i) for i in contrast_check(known, absolute, volumes)(look)]
     for name in MEASURES[1:] if len(known) >= KNOWN else ():
-        for i, unit in enumerate(absolute):
-            values = [real.measured(name, i, unit) for real in known]
-            if not min(values) <= look.measured(name, i, unit) <= max(values):
+        for i, is_absolute in enumerate(absolute):
+            values = [real.measured(name, i, is_absolute) for real in known]
+            if not min(values) <= look.measured(name, i, is_absolute) <= max(values):
                 found.append((name, i))
     return [name if len(absolute) == 1 else f"{name} of image {i + 1}" for name, i in found]
 
@@ -81,14 +81,15 @@ def appearance_outliers(
 def contrast_check(
     known: Sequence[Appearance], absolute: Sequence[bool], volumes: Sequence[float] = ()
 ) -> Callable[[Appearance], list[int]]:
-    """A lesion -> the channels in which sign or size of its contrast are not those of real ones.
+    """Return a function: lesion -> the channels in which its contrast has not the sign or size of the real ones.
 
-    Where units mean nothing, contrasts count in spreads of the host and, where its mean is no chance, as part of that.
+    If the unit is arbitrary, contrasts are measured in standard deviations of the host and, if the host mean exceeds
+    its standard deviation, also relative to that mean.
     """
     limits = []
-    for i, unit in enumerate(absolute):
-        scales: list[Scale] = [_unscaled if unit else _spread]
-        if not unit and all(_has_mean(real, i) for real in known):
+    for i, is_absolute in enumerate(absolute):
+        scales: list[Scale] = [_unscaled if is_absolute else _spread]
+        if not is_absolute and all(_has_mean(real, i) for real in known):
             scales.append(_mean)
         for scale in scales if known else ():
             limits.append((i, scale, contrast_limits([real.contrast[i] / scale(real, i) for real in known], volumes)))
@@ -124,24 +125,25 @@ def _has_mean(look: Appearance, i: int) -> bool:
 
 
 def contrast_limits(values: Sequence[float], volumes: Sequence[float] = ()) -> tuple[float, float]:
-    """Between which the contrast of such lesions lies, by that of real ones: (low, high).
+    """Return the accepted range of contrast, (low, high), from the contrasts of real lesions.
 
-    The ends of theirs, of ten and more without the twentieth of the volume at each end, widened by a third of the
-    median; but of one sign where three quarters of the volume have it. By volume, since the surroundings of specks are
-    often no host: a few voxels beside a ventricle are bright there, whatever lesions are.
+    The range is their minimum and maximum (for ten or more lesions the 5th and 95th percentile by volume), widened by
+    a third of the median. If three quarters of the volume have one sign, the range is limited to that sign. Lesions are
+    weighted by volume, because the surroundings of very small ones are often not host tissue: next to a ventricle, for
+    example, a few voxels are bright in comparison, whatever the lesions are.
     """
     order = np.argsort(values)
     sorted_values = np.asarray(values, float)[order]
     weights = (np.asarray(volumes, float) if len(volumes) else np.ones(len(values)))[order]
     share = np.cumsum(weights) / weights.sum()
-    ends = TAILS if len(values) >= KNOWN else (0.0, 1.0)
-    at = [min(int(np.searchsorted(share, q - 1e-9)), len(values) - 1) for q in (*ends, 0.5)]
-    low, high, middle = (float(v) for v in sorted_values[at])
+    limits_q = TAILS if len(values) >= KNOWN else (0.0, 1.0)
+    positions = [min(int(np.searchsorted(share, q - 1e-9)), len(values) - 1) for q in (*limits_q, 0.5)]
+    low, high, middle = (float(v) for v in sorted_values[positions])
     low, high = low - SLACK * abs(middle), high + SLACK * abs(middle)
-    bright = float(weights[sorted_values > 0].sum() / weights.sum())
-    if bright >= ONE_SIGN:
+    bright_share = float(weights[sorted_values > 0].sum() / weights.sum())
+    if bright_share >= ONE_SIGN:
         low = max(low, np.finfo(float).tiny)
-    elif bright <= 1 - ONE_SIGN:
+    elif bright_share <= 1 - ONE_SIGN:
         high = min(high, -np.finfo(float).tiny)
     return low, high
 
@@ -152,7 +154,10 @@ def _skewness(values: np.ndarray) -> float:
 
 
 def _grain(image: np.ndarray, mask: np.ndarray, spacing: Sequence[float]) -> float:
-    """σ in mm: white noise under a Gaussian of that σ has the correlation exp(-d² / 4σ²) of neighbours d apart."""
+    """Return the texture grain as σ in mm.
+
+    White noise smoothed by a Gaussian of this σ has the correlation exp(-d² / 4σ²) between voxels at distance d.
+    """
     z = np.where(mask, image - image[mask].mean(), 0)
     found = []
     for axis, step in enumerate(spacing):

@@ -1,7 +1,7 @@
-"""A real lesion in a new place, after CarveMix (Zhang et al., MICCAI 2021): cut out with its edge and pasted.
+"""Paste real lesions at new sites, after CarveMix (Zhang et al., MICCAI 2021): cut out with their edge and pasted.
 
-CarveMix carves within one data set and pastes at the same place; here the lesion is changed in shape, goes to a free
-site of the host, and its intensities are shifted from its old host's mean to that of the new one.
+CarveMix pastes a lesion at its original position. Here its shape is changed, it is pasted at a free site of the host,
+and its intensities are shifted from the mean of the old host to that of the new host.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,10 @@ from medgen.augmentation.patch import Patch
 
 @dataclass(frozen=True)
 class CutPaste:
-    """Painter: the appearance of the lesion that the mask was made from, or of one of like size on any other mask."""
+    """Lesion painter that copies the intensities of a real lesion.
+
+    It is the lesion that the mask was made from or, for a mask without one, a lesion of similar size.
+    """
 
     library: Library
 
@@ -25,21 +28,21 @@ class CutPaste:
             lesion = self._like_sized(patch, rng)
             places = _stretched(lesion, patch.mask)
         places = _within(lesion, places, patch.mask)
-        # cubic, for linear interpolation would take a part of the scan's noise away
-        cut = np.stack([ndimage.map_coordinates(c, places, order=3, mode="nearest") for c in lesion.image])
+        # Cubic: linear interpolation would reduce the noise of the scan.
+        crop = np.stack([ndimage.map_coordinates(c, places, order=3, mode="nearest") for c in lesion.image])
         old, new = _column(lesion.host_mean), _column(patch.host_mean)
         gain = np.where(_column(self.library.absolute), 1.0, _column(patch.host_sd) / _column(lesion.host_sd))
-        return (new + gain * (cut - old)).astype(np.float32)
+        return (new + gain * (crop - old)).astype(np.float32)
 
     def _like_sized(self, patch: Patch, rng: np.random.Generator) -> Lesion:
-        """One of the five nearest in volume."""
+        """Draw one of the five lesions nearest in volume."""
         millilitres = patch.mask.sum() * np.prod(patch.spacing) / 1000
-        known = sorted(self.library.of(patch.kind), key=lambda lesion: abs(np.log(lesion.volume_ml / millilitres)))
-        return known[int(rng.integers(min(5, len(known))))]
+        candidates = sorted(self.library.of(patch.kind), key=lambda lesion: abs(np.log(lesion.volume_ml / millilitres)))
+        return candidates[int(rng.integers(min(5, len(candidates))))]
 
 
 def _within(lesion: Lesion, places: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Places of the mask that fall beside the lesion are moved to its nearest voxel: host is no lesion."""
+    """Move mask places outside the lesion to its nearest voxel, so that no host tissue is pasted."""
     nearest = ndimage.distance_transform_edt(
         ~lesion.mask, lesion.spacing, return_distances=False, return_indices=True
     ).astype(np.float64)
@@ -49,7 +52,7 @@ def _within(lesion: Lesion, places: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def _stretched(lesion: Lesion, mask: np.ndarray) -> np.ndarray:
-    """(3, x, y, z): places in the lesion's crop, its box stretched onto that of the mask."""
+    """Return places in the lesion's crop, (3, x, y, z), that map its bounding box onto that of the mask."""
     axes = []
     boxes = (ndimage.find_objects(m.astype(np.uint8))[0] for m in (lesion.mask, mask))
     for old, new, n in zip(*boxes, mask.shape, strict=True):

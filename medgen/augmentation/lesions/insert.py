@@ -1,7 +1,7 @@
-"""Lesions into scans: a mask, a site, a painter, and nothing else touched.
+"""Insert lesions into scans: draw a mask and a site, paint the lesion, and blend it in.
 
-Beyond the mask and a narrow margin every voxel of the images is what it was, bit for bit; of the label map only the
-mask changes. A record says what was done and by which seed, so that it can be done again.
+Outside the mask and a narrow margin every voxel of the images stays the same bit for bit; in the label map only the
+mask changes. A record has all parameters and the seed, so that the insertion can be repeated.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from medgen.augmentation.case_transform import CaseTransform, Record
 from medgen.augmentation.lesions.appearance import Appearance, appearance_features, appearance_outliers, contrast_check
 from medgen.augmentation.lesions.cutpaste import CutPaste
 from medgen.augmentation.lesions.host_organ import Host, host_mask
@@ -21,12 +22,11 @@ from medgen.augmentation.lesions.masks import DrawShape, Shape, cut, draw_ellips
 from medgen.augmentation.lesions.placement import NoRoom, choose_site
 from medgen.augmentation.lesions.procedural import Procedural
 from medgen.augmentation.patch import Painter, Patch
-from medgen.augmentation.way import Record, Way
 from medgen.errors import InputError
 from medgen.io.volume import Volume, from_canonical, slope_inter
 
-TRIES = 8  # masks that are tried before there is said to be no room
-DRAWS = 10  # lesions that are tried for one that looks as real ones do
+TRIES = 8  # masks that are tried before `NoRoom` is raised
+DRAWS = 10  # lesions that are tried to get one that looks like real ones
 
 
 def insert_lesion(
@@ -44,45 +44,48 @@ def insert_lesion(
     gap_mm: float = 5.0,
     known: Library | None = None,
 ) -> tuple[list[Volume], Volume, Record]:
-    """One new lesion.
+    """Insert one new lesion.
+
+    Up to `DRAWS` lesions are drawn until one looks like real lesions of its kind, see
+    ``appearance.appearance_outliers``; if none does, the most similar one is inserted.
 
     Args:
-        images: contrasts on the grid of ``label``, any orientation, the file's unit (HU).
-        label: its values; ``names``: structure -> value.
-        library: what the size, the shape and the place are drawn from.
-        kind: the lesion's label.
-        host: name or value of the label it goes into, or None, see ``host.host_mask``.
+        images: one per contrast, on the grid of ``label``, in any orientation and in the unit of the file (HU).
+        label: label map.
+        names: structure -> value in the label map.
+        library: real lesions from which size, shape and position are drawn.
+        kind: label name of the lesion.
+        host: name or value of the label that the lesion is inserted into, or None, see ``host_organ.host_mask``.
         painter: see ``patch.Painter``.
-        rng: a generator, of which one number is taken, or that number: the seed in the record of an earlier call.
-        draw_shape: see ``lesion_masks``.
-        margin_mm: outside the mask within which it is blended in, and that it keeps from the host's border; None:
-            twice the smallest side of a voxel.
-        gap_mm: that it keeps from other lesions.
-        known: real lesions that it must look like; None: ``library``.
+        rng: a generator, from which a seed is drawn, or that seed, from the record of an earlier call.
+        draw_shape: see ``masks``.
+        margin_mm: width of the blending zone outside the mask, and distance kept from the border of the host; None:
+            twice the smallest voxel spacing.
+        gap_mm: distance kept from other lesions.
+        known: real lesions that the new one must look like; None: ``library``.
 
     Returns:
-        Images, label, and a record: kind, label_value, host, site_voxel (middle, on the file's axes), site_mm (RAS),
-        volume_ml, diameter_mm, contrast (of each image: mean inside - mean of the host around), shape, patients
-        (whose lesion it was made from, by the library's word), margin_mm, seed, drawn (how many lesions, for one that
-        does not look as real ones of its kind do, see ``appearance.appearance_outliers``, is drawn again), unlike_real
-        (in which measures the best of them still does not).
+        Images, label map, and a record: kind, label_value, host, site_voxel (central voxel, in the file's axes),
+        site_mm (RAS), volume_ml, diameter_mm, contrast (for each image: mean inside - mean of the surrounding host),
+        shape, patients (whose lesion it was made from, as named in the library), margin_mm, seed, drawn (number of
+        lesions drawn), unlike_real (the measures in which the inserted lesion differs from real ones).
 
     Raises:
-        InputError: labels without this kind or host, or grids that differ.
+        InputError: the label table has no such kind or host, or the grids differ.
         NoRoom: the lesion fits nowhere.
     """
     if kind not in names:
         raise InputError(
             "labels-name-unknown",
-            f"lesion {kind!r} is no label of this cohort ({', '.join(names)}); add it to its labels",
+            f"lesion {kind!r} is not a label of this cohort ({', '.join(names)}); add it to the label table",
         )
     seed = int(rng) if isinstance(rng, int | np.integer) else int(rng.integers(2**62))
     rng = np.random.default_rng(seed)
     margin_mm = 2 * min(label.spacing) if margin_mm is None else margin_mm
-    upright, grid = on_one_grid(images, label)
-    volumes = tuple(v.data for v in upright)
+    canonical, grid = on_one_grid(images, label)
+    volumes = tuple(v.data for v in canonical)
     case = str(label.path or "this case")
-    organ = host_mask(volumes, grid.data, names, host, library.host_ranks, case=case)
+    host_tissue = host_mask(volumes, grid.data, names, host, library.host_ranks, case=case)
     others = np.isin(grid.data, [names[k.kind] for k in (known or library).lesions if k.kind in names])
     real, drawn = (known or library).of(kind), 0
     sizes = [lesion.volume_ml for lesion in real]
@@ -90,47 +93,47 @@ def insert_lesion(
     while drawn < DRAWS and (best is None or best[-1]):
         try:
             shape, site = _shape_and_site(
-                library, kind, draw_shape, organ, others, grid.spacing, rng,
-                margin_mm=margin_mm, gap_mm=gap_mm, what=f"{_called(host)} of {case}",
+                library, kind, draw_shape, host_tissue, others, grid.spacing, rng,
+                margin_mm=margin_mm, gap_mm=gap_mm, what=f"{_host_name(host)} of {case}",
             )  # fmt: skip
         except NoRoom:
             if best is None:
                 raise
             break
         drawn += 1
-        patch = _patch(volumes, organ & ~others, shape, site, grid.spacing, kind)
+        patch = _patch(volumes, host_tissue & ~others, shape, site, grid.spacing, kind)
         weight = blend_weight(patch.mask, patch.spacing, margin_mm)
-        crops = [_blended(v, v.data[patch.box], y, weight) for v, y in zip(upright, painter(patch, rng), strict=True)]
+        crops = [_blended(v, v.data[patch.box], y, weight) for v, y in zip(canonical, painter(patch, rng), strict=True)]
         look = appearance_features(crops, patch.mask, patch.around, patch.spacing)
-        wrong = appearance_outliers(look, real, library.absolute, sizes)
-        if best is None or _faults(wrong) < _faults(best[-1]):
-            best = patch, shape, crops, look, wrong
+        mismatches = appearance_outliers(look, real, library.absolute, sizes)
+        if best is None or _outlier_rank(mismatches) < _outlier_rank(best[-1]):
+            best = patch, shape, crops, look, mismatches
     assert best is not None
-    patch, shape, crops, look, wrong = best
-    new, values = [v.data.copy() for v in upright], grid.data.copy()
+    patch, shape, crops, look, mismatches = best
+    new, values = [v.data.copy() for v in canonical], grid.data.copy()
     for whole, crop in zip(new, crops, strict=True):
         whole[patch.box] = crop
     values[patch.box][patch.mask] = names[kind]
     record = {
         "kind": kind,
         "label_value": names[kind],
-        "host": _called(host),
-        **_measured(patch, grid, label),
+        "host": _host_name(host),
+        **_site_and_size(patch, grid, label),
         "contrast": [round(c, 3) for c in look.contrast],
         "shape": "real" if shape.lesion else "ellipsoid",
         "patients": [shape.lesion.case] if shape.lesion else [],
         "margin_mm": margin_mm,
         "seed": seed,
         "drawn": drawn,
-        "unlike_real": wrong,
+        "unlike_real": mismatches,
     }
     back = [image.replaced(from_canonical(data, image)) for image, data in zip(images, new, strict=True)]
     return back, label.replaced(from_canonical(values, label)), record
 
 
-def _faults(wrong: Sequence[str]) -> tuple[int, int]:
-    """Contrast first: a lesion that is bright where real ones are dark is none, one of another grain may be."""
-    return sum(name.startswith("contrast") for name in wrong), len(wrong)
+def _outlier_rank(mismatches: Sequence[str]) -> tuple[int, int]:
+    """Return a sort key of the mismatches: contrast first, because a wrong contrast is worse than a wrong texture."""
+    return sum(name.startswith("contrast") for name in mismatches), len(mismatches)
 
 
 def lesion_augmenter(
@@ -143,30 +146,30 @@ def lesion_augmenter(
     margin_mm: float | None = None,
     device: str = "cpu",
     patients: Mapping[Path, str] | None = None,
-) -> Way:
-    """What puts lesions into a case.
+) -> CaseTransform:
+    """Return a case transform that inserts lesions.
 
     Args:
         painter: "cutpaste", "procedural", or the folder of a ``lesion_gan`` model.
-        library: real lesions that sizes, shapes, places and contrasts are drawn from.
-        host: name or value of the label they go into, or None, see ``host.host_mask``.
-        lesion: kinds to draw from; None: those of the library, as often as they are in it.
-        per_case: fewest and most lesions of a case. One that finds no room after the first is left out, and so is one
-            whose contrast is unlike that of real ones however often it is drawn.
+        library: real lesions from which sizes, shapes, positions and contrasts are drawn.
+        host: name or value of the label that lesions are inserted into, or None, see ``host_organ.host_mask``.
+        lesion: kinds to draw from; None: those of the library, with their frequency in it.
+        per_case: minimum and maximum number of lesions per case. There may be fewer: after the first lesion, insertion
+            stops at one that has no room, and a lesion whose contrast differs from real ones in all draws is left out.
         margin_mm: see ``insert_lesion``.
-        device: of a model.
-        patients: label file -> patient, by the library's word. A case's lesions are then made after those of other
-            patients, as long as others have some of the kind. The record's ``donor`` says whose lesion was taken:
-            "another patient", "the patient", "unknown" or, where no voxels were, "none".
+        device: device of a ``lesion_gan``.
+        patients: label file -> patient, as named in the library. The lesions of a case are then modelled on those of
+            other patients, if others have lesions of the kind. The record's ``donor`` says whose lesion was used:
+            "another patient", "the patient", "unknown" or, if no voxels were copied, "none".
 
     Raises:
-        InputError: an unknown painter, a kind the library has not, or a number of lesions below 1.
+        InputError: unknown painter, a kind that is not in the library, or fewer than 1 lesion per case.
     """
     fewest, most = per_case
     if not 1 <= fewest <= most:
         raise InputError(
             "lesions-count-range",
-            f"per_case = {per_case} must be two numbers, the first at least 1 and at most the second",
+            f"per_case = {per_case} must be (minimum, maximum) with 1 <= minimum <= maximum; change it",
         )
     kinds = [lesion] if isinstance(lesion, str) else list(lesion or [k.kind for k in library.lesions])
     for kind in kinds:
@@ -177,62 +180,63 @@ def lesion_augmenter(
     def augment(
         images: list[Volume], label: Volume, names: Mapping[str, int], rng: np.random.Generator
     ) -> tuple[list[Volume], Volume, list[Record]]:
-        done: list[Record] = []
-        where = _look_alike(images, label, names, library) if host is None else host
+        records: list[Record] = []
+        where = _similar_tissue(images, label, names, library) if host is None else host
         patient = (patients or {}).get(label.path) if label.path else None
-        wanted, wrong = int(rng.integers(fewest, most + 1)), list[str]()
-        for _ in range(wanted):
+        n_lesions, mismatches = int(rng.integers(fewest, most + 1)), list[str]()
+        for _ in range(n_lesions):
             kind = str(rng.choice(kinds))
             others = donors(patient, kind)
             paint = replace(whole, library=others) if isinstance(whole, CutPaste | Procedural) else whole
             options: dict[str, Any] = {"library": others, "painter": paint, "draw_shape": draw_shape, "known": library}
             try:
-                new, marked, record = insert_lesion(
+                new, new_label, record = insert_lesion(
                     images, label, names, kind=kind, host=where, rng=rng, margin_mm=margin_mm, **options
                 )
             except NoRoom:
-                if not done:
+                if not records:
                     raise
                 break
-            wrong = [name for name in record["unlike_real"] if name.startswith("contrast")]
-            if wrong:
+            mismatches = [name for name in record["unlike_real"] if name.startswith("contrast")]
+            if mismatches:
                 continue
-            images, label = new, marked
+            images, label = new, new_label
             record |= _donor(record["patients"], patient, kind)
-            done.append({"operation": "insert_lesion", "painter": str(painter), **record, "host": _called(host)})
-        if not done:
+            records.append({"operation": "insert_lesion", "painter": str(painter), **record, "host": _host_name(host)})
+        if not records:
             raise InputError(
                 "lesions-not-realistic",
-                f"{label.path or 'this case'}: none of {wanted} lesions that {painter} made looks like real ones "
-                f"({', '.join(wrong)}); train it longer, choose another painter, or leave this case out",
+                f"{label.path or 'this case'}: none of the {n_lesions} lesions that {painter} made looks like real "
+                f"ones (different: {', '.join(mismatches)}); train the model longer, choose another painter or leave "
+                "this case out",
             )
-        return images, label, done
+        return images, label, records
 
     return augment
 
 
 def _donors(library: Library, patient: str | None, kind: str) -> Library:
-    """Lesions of other patients, without those of this kind whose contrast is unlike that of most: none would pass."""
+    """Return other patients' lesions, without those of this kind with an unusual contrast, which would be rejected."""
     others, real = library.without(patient, kind), library.of(kind)
-    wrong = contrast_check(real, library.absolute, [lesion.volume_ml for lesion in real])
-    usable = [lesion for lesion in others.lesions if lesion.kind != kind or not wrong(lesion)]
+    mismatches = contrast_check(real, library.absolute, [lesion.volume_ml for lesion in real])
+    usable = [lesion for lesion in others.lesions if lesion.kind != kind or not mismatches(lesion)]
     return Library(usable, library.absolute) if any(lesion.kind == kind for lesion in usable) else others
 
 
 def _donor(donors: Sequence[str], patient: str | None, kind: str) -> Record:
-    """Whose lesion was taken, in words, with a warning where it is the case's own."""
+    """Return whose lesion was used, with a warning if it is the patient's own."""
     if not donors:
         return {"donor": "none"}
     if patient is None:
         return {"donor": "unknown"}
     if patient not in donors:
         return {"donor": "another patient"}
-    warning = f"nobody but {patient} has a lesion of kind {kind}: one of the patient's own was put in again"
+    warning = f"only {patient} has lesions of kind {kind}, so one of the patient's own lesions was inserted again"
     return {"donor": "the patient", "warnings": [warning]}
 
 
 def named_painter(name: str | Path, library: Library, device: str = "cpu") -> tuple[Painter, DrawShape]:
-    """A painter, and where the masks for it come from. Raises InputError for an unknown name or no model folder."""
+    """Return a painter and the function that draws its masks. Raises InputError if the name is unknown."""
     if name == "cutpaste":
         return CutPaste(library), draw_real
     if name == "procedural":
@@ -240,27 +244,27 @@ def named_painter(name: str | Path, library: Library, device: str = "cpu") -> tu
     if not Path(name).is_dir():
         raise InputError(
             "lesions-painter-unknown",
-            f"painter {name} is neither cutpaste, procedural nor the folder of a lesion_gan model",
+            f"painter {name} is unknown; choose cutpaste, procedural or the folder of a lesion_gan model",
         )
-    from medgen.augmentation.lesions.gan import load_gan  # here: torch is slow to import
+    from medgen.augmentation.lesions.gan import load_gan  # imported here because torch is slow to import
 
     return load_gan(Path(name), device), draw_real
 
 
 def blend_weight(mask: np.ndarray, spacing: Sequence[float], margin_mm: float) -> np.ndarray:
-    """Share of the painted lesion at each voxel: 1 in the mask, falling to 0 at ``margin_mm`` from it."""
-    away = ndimage.distance_transform_edt(~mask, spacing)
-    return np.where(mask, 1.0, np.clip(1 - away / max(margin_mm, 1e-9), 0, 1)).astype(np.float32)
+    """Return the weight of the painted lesion at each voxel: 1 in the mask, falling to 0 at ``margin_mm`` from it."""
+    distance = ndimage.distance_transform_edt(~mask, spacing)
+    return np.where(mask, 1.0, np.clip(1 - distance / max(margin_mm, 1e-9), 0, 1)).astype(np.float32)
 
 
-def _look_alike(images: Sequence[Volume], label: Volume, names: Mapping[str, int], library: Library) -> Volume:
-    """The host of a case whose host has no label, found once for all its lesions."""
-    upright, grid = on_one_grid(images, label)
-    found = host_mask([v.data for v in upright], grid.data, names, None, library.host_ranks, case=str(label.path))
+def _similar_tissue(images: Sequence[Volume], label: Volume, names: Mapping[str, int], library: Library) -> Volume:
+    """Return the mask of an unlabelled host, computed once for all lesions of a case."""
+    canonical, grid = on_one_grid(images, label)
+    found = host_mask([v.data for v in canonical], grid.data, names, None, library.host_ranks, case=str(label.path))
     return label.replaced(from_canonical(found, label))
 
 
-def _called(host: Host) -> str | int:
+def _host_name(host: Host) -> str | int:
     return "look_alike" if host is None else "mask" if isinstance(host, Volume) else host
 
 
@@ -268,24 +272,24 @@ def _shape_and_site(
     library: Library,
     kind: str,
     draw_shape: DrawShape,
-    organ: np.ndarray,
+    host_tissue: np.ndarray,
     others: np.ndarray,
     spacing: Sequence[float],
     rng: np.random.Generator,
     **options: Any,
 ) -> tuple[Shape, tuple[int, int, int]]:
-    """A mask and where its first corner comes; several are tried, for a smaller one may fit where one does not."""
+    """Draw a mask and the voxel of its first corner; up to `TRIES` masks, because a smaller one may fit."""
     known = library.of(kind)
     positions = [lesion.position for lesion in known]
-    refused: NoRoom | None = None
+    first_error: NoRoom | None = None
     for _ in range(TRIES):
         shape = draw_shape(known, spacing, rng)
         try:
-            return shape, choose_site(shape.mask, organ, others, spacing, rng, positions=positions, **options)
+            return shape, choose_site(shape.mask, host_tissue, others, spacing, rng, positions=positions, **options)
         except NoRoom as error:
-            refused = refused or error
-    assert refused is not None
-    raise refused
+            first_error = first_error or error
+    assert first_error is not None
+    raise first_error
 
 
 def _patch(
@@ -307,7 +311,7 @@ def _patch(
 
 
 def _blended(volume: Volume, crop: np.ndarray, painted: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """The crop with what is painted in its place, in whole numbers where the file stores such."""
+    """Return the crop with the painted lesion blended in, rounded to stored values if the file has integers."""
     near = weight > 0
     values = crop + weight * (painted - crop)
     if volume.dtype.kind in "iu":
@@ -318,15 +322,15 @@ def _blended(volume: Volume, crop: np.ndarray, painted: np.ndarray, weight: np.n
     return np.where(near, values, crop).astype(crop.dtype)
 
 
-def _measured(patch: Patch, grid: Volume, label: Volume) -> Record:
-    """Place and size. ``grid`` is ``label`` in RAS order."""
+def _site_and_size(patch: Patch, grid: Volume, label: Volume) -> Record:
+    """Return site and size of the lesion for the record. ``grid`` is ``label`` in RAS order."""
     voxels = np.argwhere(patch.mask)
     middle = voxels[((voxels - voxels.mean(0)) ** 2).sum(1).argmin()] + [b.start for b in patch.box]
-    place = grid.affine @ [*middle, 1]
+    point = grid.affine @ [*middle, 1]
     millilitres = float(len(voxels) * np.prod(grid.spacing)) / 1000
     return {
-        "site_voxel": np.rint(np.linalg.inv(label.affine) @ place)[:3].astype(int).tolist(),
-        "site_mm": place[:3].round(2).tolist(),
+        "site_voxel": np.rint(np.linalg.inv(label.affine) @ point)[:3].astype(int).tolist(),
+        "site_mm": point[:3].round(2).tolist(),
         "volume_ml": round(millilitres, 4),
         "diameter_mm": round(diameter(millilitres), 2),
     }

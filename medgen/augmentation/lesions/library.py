@@ -1,7 +1,7 @@
-"""Real lesions, measured and kept: what new ones are made from and held against.
+"""A library of measured real lesions, from which new lesions are made and with which they are compared.
 
-A library is a folder: ``library.json`` (measures) and ``lesions.npz`` (masks and crops; no pickle, so that loading
-cannot run code). Crops lie in RAS order on the grid of their scan.
+A library is a folder with ``library.json`` (measures) and ``lesions.npz`` (masks and crops, without pickle, so that
+loading cannot run code). Crops are in RAS order on the grid of their scan.
 """
 
 import hashlib
@@ -19,29 +19,31 @@ from medgen.augmentation.lesions.appearance import Appearance, appearance_featur
 from medgen.augmentation.lesions.host_organ import Host, ranks_of, shell
 from medgen.data.body_mask import body_mask, looks_like_hu
 from medgen.errors import InputError
-from medgen.io.atomic import folder_written_aside
+from medgen.io.atomic import atomic_folder
 from medgen.io.grids import same_grid
 from medgen.io.paths import require_path
 from medgen.io.text import read_text
 from medgen.io.volume import Volume, to_canonical
 
-AROUND_MM = 6.0  # of the host kept and measured around a lesion
+AROUND_MM = 6.0  # width of the host tissue that is kept and measured around a lesion
 FORMAT = 1
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Lesion(Appearance):
-    """One connected lesion. Lists have one entry a contrast, in the image's unit (HU).
+    """One connected lesion. Lists have one entry per contrast, in the image's unit (HU).
 
-    mask        (X, Y, Z) bool, cropped with some host around
-    image       (C, X, Y, Z) float32; what is neither lesion nor host holds the host's mean
-    kind, host  names of the labels; host "" where it has none
-    position    of its centre in the host's bounding box, each axis (RAS) in [0, 1]
-    contrast    mean inside - mean of the shell around it
+    mask        (X, Y, Z) bool, cropped with some surrounding host tissue
+    image       (C, X, Y, Z) float32; voxels that are neither lesion nor host have the host's mean
+    kind, host  label names; host is "" if the surrounding tissue has no label
+    case        name of the patient or case it is from
+    spacing     voxel spacing in mm
+    position    centre in the host's bounding box, in [0, 1] on each axis (RAS)
+    contrast    mean inside - mean of the surrounding shell
     relative    contrast / host_sd
-    sd, skewness, grain_mm   texture inside its edge: spread, asymmetry, and the σ of a Gaussian under which noise is
-                as correlated
-    host_ranks  percentiles of the body's intensities between which the shell lies, see ``host.ranks_of``
+    sd, skewness, grain_mm   texture inside the edge: standard deviation, skewness, and the σ of the Gaussian that gives
+                white noise the same correlation
+    host_ranks  percentiles of the body's intensities between which the shell lies, see ``host_organ.ranks_of``
     """
 
     mask: np.ndarray
@@ -59,14 +61,17 @@ class Lesion(Appearance):
 
 @dataclass(frozen=True, eq=False)
 class Library:
-    """``absolute``: of each contrast, whether intensities are HU, so that a contrast holds in another scan as it is;
-    else it is carried over in units of the host's spread."""
+    """A list of lesions.
+
+    ``absolute``: for each contrast, whether intensities are HU. Then a lesion's contrast can be used unchanged in
+    another scan; otherwise it is scaled by the host's standard deviation.
+    """
 
     lesions: list[Lesion]
     absolute: list[bool]
 
     def of(self, kind: str | None) -> list[Lesion]:
-        """Lesions of a kind, or all. Raises InputError where there are none."""
+        """Return the lesions of a kind, or all for None. Raises InputError if there are none."""
         found = [lesion for lesion in self.lesions if kind in (None, lesion.kind)]
         if not found:
             known = ", ".join(sorted({lesion.kind for lesion in self.lesions}))
@@ -74,53 +79,53 @@ class Library:
         return found
 
     def without(self, patient: str | None, kind: str) -> "Library":
-        """The lesions of others than ``patient``, or all where nobody else has one of this kind."""
+        """Return the lesions of all other patients, or all lesions if no other patient has one of this kind."""
         others = [lesion for lesion in self.lesions if lesion.case != patient]
         return Library(others, self.absolute) if any(lesion.kind == kind for lesion in others) else self
 
     @property
     def host_ranks(self) -> list[tuple[float, float]]:
-        """The median over the lesions, of each contrast."""
+        """Median over the lesions, for each contrast."""
         return [tuple(pair) for pair in np.median([lesion.host_ranks for lesion in self.lesions], 0).tolist()]
 
     @property
     def sha256(self) -> str:
-        """Hash of all that is known of the lesions."""
+        """Hash of all lesions with their measures, masks and crops."""
         digest = hashlib.sha256(json.dumps([self.absolute, *map(_record, self.lesions)]).encode())
         for lesion in self.lesions:
             digest.update(lesion.mask.tobytes() + lesion.image.tobytes())
         return digest.hexdigest()
 
     def save(self, folder: Path) -> None:
-        """Write the folder, aside first."""
+        """Write the library to ``folder`` atomically."""
         arrays: dict[str, np.ndarray] = {}
         for i, lesion in enumerate(self.lesions):
             arrays |= {f"mask_{i}": lesion.mask, f"image_{i}": lesion.image}
-        with folder_written_aside(Path(folder)) as aside:
-            np.savez_compressed(aside / "lesions.npz", **arrays)  # type: ignore[arg-type]
+        with atomic_folder(Path(folder)) as temporary:
+            np.savez_compressed(temporary / "lesions.npz", **arrays)  # type: ignore[arg-type]
             content = {"format": FORMAT, "absolute": self.absolute, "lesions": [_record(v) for v in self.lesions]}
-            (aside / "library.json").write_text(json.dumps(content, indent=1) + "\n")
+            (temporary / "library.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
 def load_library(folder: str | Path) -> Library:
-    """Inverse of ``Library.save``. Raises InputError: no library, or a damaged one."""
+    """Load a library that ``Library.save`` wrote. Raises InputError if it is missing or damaged."""
     folder = require_path(folder)
     try:
         content = json.loads(read_text(folder / "library.json"))
         if content["format"] != FORMAT:
-            raise ValueError(f"format {content['format']}, this medgen reads {FORMAT}")
+            raise ValueError(f"it has format {content['format']}, but this medgen reads format {FORMAT}")
         with np.load(folder / "lesions.npz", allow_pickle=False) as arrays:
             found = [_from_record(r, arrays, i) for i, r in enumerate(content["lesions"])]
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise InputError(
             "lesions-library-damaged",
-            f"{folder} is no library of lesions ({error}); build it again from labelled cases",
+            f"{folder} cannot be read as a lesion library ({error}); build it again from labelled cases",
         ) from None
     return Library(found, content["absolute"])
 
 
 def _record(lesion: Lesion) -> dict[str, Any]:
-    """All but the arrays."""
+    """Return the fields of a lesion without its arrays."""
     return {k: v for k, v in vars(lesion).items() if k not in ("mask", "image")}
 
 
@@ -138,23 +143,23 @@ def build_library(
     host: Host = None,
     least_voxels: int = 4,
 ) -> Library:
-    """The lesions of labelled cases.
+    """Build a library of the lesions of labelled cases.
 
     Args:
-        cases: contrasts of a case, its label map on their grid, its name.
+        cases: for each case its images (one per contrast), its label map on their grid, and its name.
         names: structure -> value in the label maps.
         lesions: the structures that are lesions; each is a kind.
-        host: keep lesions that lie in this host only; None: lesions of any host, or of unlabelled tissue.
-        least_voxels: smaller specks are left out.
+        host: keep only lesions in this host; None: lesions in any host or in unlabelled tissue.
+        least_voxels: smaller lesions are left out.
 
     Raises:
-        InputError: an unknown structure, grids that differ, or no lesion at all.
+        InputError: unknown structure, different grids, or no lesion at all.
     """
     for name in lesions:
         if name not in names:
             raise InputError(
                 "labels-name-unknown",
-                f"lesion {name!r} is no label of the cohort ({', '.join(names)}); name one of these",
+                f"lesion {name!r} is not a label of the cohort; choose from {', '.join(names)}",
             )
     found: list[Lesion] = []
     absolute: list[bool] = []
@@ -166,7 +171,7 @@ def build_library(
         where = "" if host is None else f" in {host}"
         raise InputError(
             "lesions-none-found",
-            f"the cases have no lesion ({', '.join(lesions)}){where}; give labelled cases that have some",
+            f"the cases have no lesion ({', '.join(lesions)}){where}; give labelled cases with lesions",
         )
     return Library(found, absolute)
 
@@ -181,12 +186,12 @@ def measure_lesions(
     case: str = "",
     least_voxels: int = 4,
 ) -> list[Lesion]:
-    """The connected lesions of one case; arguments as ``build_library``. A case without lesions or host gives none."""
+    """Measure the connected lesions of one case; arguments as in ``build_library``. The list may be empty."""
     images, label = on_one_grid(images, label, case)
     data, values = [v.data for v in images], label.data
-    sick = np.isin(values, [names[name] for name in lesions])
-    body = body_mask(data[0]) | (values > 0)  # a lung in a crop is no hole in the body
-    called = {value: name for name, value in names.items()}
+    lesion_voxels = np.isin(values, [names[name] for name in lesions])
+    body = body_mask(data[0]) | (values > 0)  # labelled voxels belong to the body, such as the lung in a crop
+    label_names = {value: name for name, value in names.items()}
     found = []
     for kind in lesions:
         parts, _ = ndimage.label(values == names[kind], np.ones((3, 3, 3)))
@@ -195,11 +200,13 @@ def measure_lesions(
             mask = parts[box] == number
             if mask.sum() < least_voxels:
                 continue
-            organ = _commonest(values[box][shell(mask, body[box] & ~sick[box], label.spacing)])
-            if host is not None and called.get(organ, organ) != host and organ != host:
+            organ = _most_frequent(values[box][shell(mask, body[box] & ~lesion_voxels[box], label.spacing)])
+            if host is not None and label_names.get(organ, organ) != host and organ != host:
                 continue
-            tissue = (values == organ) & body & ~sick
-            found.append(_measure(data, mask, tissue, body, box, label.spacing, (kind, called.get(organ, ""), case)))
+            tissue = (values == organ) & body & ~lesion_voxels
+            found.append(
+                _measure(data, mask, tissue, body, box, label.spacing, (kind, label_names.get(organ, ""), case))
+            )
     return found
 
 
@@ -241,18 +248,18 @@ def _measure(
 
 
 def diameter(millilitres: float) -> float:
-    """mm of the ball of this volume."""
+    """Return the diameter in mm of a sphere of this volume."""
     return float((6000 * millilitres / np.pi) ** (1 / 3))
 
 
 def on_one_grid(images: Sequence[Volume], label: Volume, case: str = "") -> tuple[list[Volume], Volume]:
-    """Images and label in RAS order. Raises InputError where they lie on different grids."""
+    """Return images and label map in RAS order. Raises InputError if their grids differ."""
     for image in images:
         if not same_grid(label.geometry, image.geometry):
             raise InputError(
                 "labels-grid-differs",
-                f"{image.path or case or 'an image'} is [{image.geometry.describe()}], its labels are "
-                f"[{label.geometry.describe()}]; bring them onto one grid",
+                f"{image.path or case or 'an image'} is [{image.geometry.describe()}], but its label map is "
+                f"[{label.geometry.describe()}]; resample them to the same grid",
             )
     return [to_canonical(image) for image in images], to_canonical(label)
 
@@ -260,11 +267,11 @@ def on_one_grid(images: Sequence[Volume], label: Volume, case: str = "") -> tupl
 def widened(
     box: tuple[slice, ...], millimetres: float, spacing: Sequence[float], shape: Sequence[int]
 ) -> tuple[slice, ...]:
-    """A box with so many mm more on every side, within the grid."""
-    more = [int(np.ceil(millimetres / s)) for s in spacing]
-    return tuple(slice(max(b.start - m, 0), min(b.stop + m, n)) for b, m, n in zip(box, more, shape, strict=True))
+    """Return a box padded by ``millimetres`` on every side, clipped to the grid."""
+    padding = [int(np.ceil(millimetres / s)) for s in spacing]
+    return tuple(slice(max(b.start - m, 0), min(b.stop + m, n)) for b, m, n in zip(box, padding, shape, strict=True))
 
 
-def _commonest(values: np.ndarray) -> int:
+def _most_frequent(values: np.ndarray) -> int:
     found, counts = np.unique(values, return_counts=True)
     return int(found[counts.argmax()]) if len(found) else 0

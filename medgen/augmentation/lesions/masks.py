@@ -1,7 +1,7 @@
-"""New shapes for lesions: real masks turned, stretched and bent, or ellipsoids roughened by noise.
+"""Shapes of new lesions: real masks under affine and elastic deformation, or ellipsoids with a noisy surface.
 
-The ellipsoids follow SyntheticTumors (Hu et al., CVPR 2023: ellipsoids under elastic deformation), but of an exact
-volume: the size distribution is that of the real lesions. In a scan of one slice shapes stay in its plane.
+The ellipsoids follow SyntheticTumors (Hu et al., CVPR 2023: ellipsoids under elastic deformation), but have an exact
+volume, so that sizes are distributed as those of real lesions. In a single-slice scan, shapes stay within the slice.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,16 +14,16 @@ from scipy.spatial.transform import Rotation
 
 from medgen.augmentation.lesions.library import Lesion
 
-REDRAWN = 10  # times that a shape beyond the range of real sizes is drawn anew; voxels larger than it have no other
-ROOM_MM = 6.0  # beyond the mask on every side of a shape
+REDRAWN = 10  # maximum draws to get a shape within the range of real sizes; impossible with very large voxels
+ROOM_MM = 6.0  # margin around the mask of a shape
 
 
 @dataclass(frozen=True, eq=False)
 class Shape:
-    """A lesion's mask (X, Y, Z) on a grid of ``spacing`` mm: one connected part, with room around it.
+    """A lesion's mask, (X, Y, Z) bool: one connected part with a margin around it.
 
-    Where it was made from a real lesion: that ``lesion``, and ``places`` (3, X, Y, Z), the place in the lesion's
-    crop (voxels) that came to each voxel.
+    If it was made from a real lesion, ``lesion`` is that lesion and ``places`` (3, X, Y, Z) are the voxel coordinates
+    in its crop that correspond to each voxel.
     """
 
     mask: np.ndarray
@@ -36,13 +36,13 @@ DrawShape = Callable[[Sequence[Lesion], Sequence[float], np.random.Generator], S
 
 
 def draw_diameter(lesions: Sequence[Lesion], rng: np.random.Generator) -> float:
-    """mm: that of one of the lesions, changed a little, and within their range."""
+    """Draw a diameter in mm: that of a random lesion with a small random change, within the range of all lesions."""
     known = [lesion.diameter_mm for lesion in lesions]
     return float(np.clip(rng.choice(known) * np.exp(rng.normal(0, 0.1)), min(known), max(known)))
 
 
 def draw_real(lesions: Sequence[Lesion], spacing: Sequence[float], rng: np.random.Generator) -> Shape:
-    """A changed mask of one of the lesions, no smaller than the least and no larger than the largest of them."""
+    """Draw a deformed mask of one of the lesions, with a volume within their range if possible."""
     sizes = [lesion.volume_ml for lesion in lesions]
     for _ in range(REDRAWN):
         shape = library_shape(lesions[int(rng.integers(len(lesions)))], spacing, rng)
@@ -52,7 +52,7 @@ def draw_real(lesions: Sequence[Lesion], spacing: Sequence[float], rng: np.rando
 
 
 def draw_ellipsoid(lesions: Sequence[Lesion], spacing: Sequence[float], rng: np.random.Generator) -> Shape:
-    """An ellipsoid of about the size of one of the lesions; an ellipse where they lie in one slice."""
+    """Draw an ellipsoid of about the size of one of the lesions; an ellipse if their scans have one slice."""
     return ellipsoid_shape(draw_diameter(lesions, rng), spacing, rng, flat=_flat(lesions[0]))
 
 
@@ -65,21 +65,21 @@ def library_shape(
     scale: float = 0.15,
     bend: float = 0.07,
 ) -> Shape:
-    """The mask of a real lesion under a random affine and elastic change.
+    """Return the mask of a real lesion after a random affine and elastic deformation.
 
     Args:
-        lesion: where it comes from.
-        spacing: mm of the new grid.
-        rotate: largest angle about each axis, degrees.
-        scale: largest change of size, as a fraction; half of it again for each axis by itself.
-        bend: standard deviation of the elastic displacement, as a part of the diameter.
+        lesion: the real lesion.
+        spacing: voxel spacing of the new grid in mm.
+        rotate: maximum rotation about each axis, in degrees.
+        scale: maximum change of size, as a fraction; each axis changes by up to half of it in addition.
+        bend: standard deviation of the elastic displacement, as a fraction of the diameter.
     """
     flat = _flat(lesion)
     size = np.exp(rng.uniform(-1, 1) * np.log1p(scale) + rng.uniform(-0.5, 0.5, 3) * np.log1p(scale))
-    matrix = _turn(rotate, flat, rng) @ np.diag(rng.choice([-1.0, 1.0], 3) / size)
+    matrix = _rotation(rotate, flat, rng) @ np.diag(rng.choice([-1.0, 1.0], 3) / size)
     points = _grid(1.2 * np.abs(np.linalg.inv(matrix)) @ (np.array(lesion.mask.shape) * lesion.spacing), spacing, flat)
-    bent = _waves(points.shape[1:], spacing, lesion.diameter_mm, rng) * bend * lesion.diameter_mm
-    points = points + np.where(np.reshape(flat, (3, 1, 1, 1)), 0, bent)
+    displacement = _smooth_noise(points.shape[1:], spacing, lesion.diameter_mm, rng) * bend * lesion.diameter_mm
+    points = points + np.where(np.reshape(flat, (3, 1, 1, 1)), 0, displacement)
     centre = np.argwhere(lesion.mask).mean(0)
     places = np.einsum("ij,jxyz->ixyz", matrix, points) / np.reshape(lesion.spacing, (3, 1, 1, 1))
     places += centre[:, None, None, None]
@@ -100,11 +100,11 @@ def ellipsoid_shape(
     rough: float = 0.15,
     flat: Flat = (False, False, False),
 ) -> Shape:
-    """A noisy ellipsoid of the volume of a ball of ``diameter_mm``, to within a voxel.
+    """Return an ellipsoid with a noisy surface and the volume of a sphere of ``diameter_mm``, to within a voxel.
 
     Args:
-        rough: standard deviation of the noise on its surface, as a part of the radius.
-        flat: axes along which the scan is one voxel; the ellipsoid is then a slice, of the same volume.
+        rough: standard deviation of the surface noise, as a fraction of the radius.
+        flat: axes along which the scan has one voxel; the shape is then an ellipse in the slice, of the same volume.
     """
     volume = np.pi / 6 * diameter_mm**3
     count = max(1, round(volume / float(np.prod(spacing))))
@@ -115,29 +115,29 @@ def ellipsoid_shape(
     else:
         axes *= diameter_mm / 2 / np.prod(axes) ** (1 / 3)
     points = _grid(np.full(3, 2.0 * (axes.max() * (1 + 2 * rough) + ROOM_MM)), spacing, flat)
-    turned = np.einsum("ij,jxyz->ixyz", _turn(180, flat, rng), points)
-    field = np.sqrt(((turned / axes[:, None, None, None]) ** 2).sum(0))
-    field += rough * _waves(field.shape, spacing, diameter_mm, rng)[0]
+    rotated = np.einsum("ij,jxyz->ixyz", _rotation(180, flat, rng), points)
+    field = np.sqrt(((rotated / axes[:, None, None, None]) ** 2).sum(0))
+    field += rough * _smooth_noise(field.shape, spacing, diameter_mm, rng)[0]
     return Shape(_of_size(field, count))
 
 
 def one_part(mask: np.ndarray) -> np.ndarray:
-    """Its largest connected part (6 neighbours), holes filled."""
+    """Return the largest connected part of the mask (6 neighbours) with its holes filled."""
     parts, count = ndimage.label(mask)
     return ndimage.binary_fill_holes(parts == np.bincount(parts.ravel())[1:].argmax() + 1) if count else mask
 
 
 def cut(values: np.ndarray, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
-    """(..., X, Y, Z) → the part of ``size`` from ``start`` on; beyond the ends their values are repeated."""
+    """Crop (..., X, Y, Z) to ``size`` voxels from ``start`` on; outside the array, edge values are repeated."""
     ends = zip(start, size, values.shape[-3:], strict=True)
     index: Any = (..., *np.ix_(*(np.clip(np.arange(a, a + n), 0, m - 1) for a, n, m in ends)))
     return values[index]
 
 
 def _of_size(field: np.ndarray, count: int) -> np.ndarray:
-    """The connected part around the least value of ``field`` that has ``count`` voxels, or hardly more."""
+    """Return the connected part around the minimum of ``field`` with ``count`` voxels, or slightly more."""
     ordered = np.sort(field.ravel())
-    low, high = count, len(ordered)  # of the voxels under the threshold some lie apart or fill holes: bisect
+    low, high = count, len(ordered)  # bisect: some voxels below the threshold are in other parts, others fill holes
     while low < high:
         middle = (low + high) // 2
         if one_part(field <= ordered[middle - 1]).sum() < count:
@@ -148,13 +148,13 @@ def _of_size(field: np.ndarray, count: int) -> np.ndarray:
 
 
 def _flat(lesion: Lesion) -> Flat:
-    """The axes along which its scan has one voxel: a crop has host on both sides of a lesion where there is any."""
+    """Return the axes along which the lesion's scan has one voxel; on other axes its crop includes some host."""
     x, y, z = (n == 1 for n in lesion.mask.shape)
     return x, y, z
 
 
-def _turn(degrees: float, flat: Flat, rng: np.random.Generator) -> np.ndarray:
-    """A random rotation, up to ``degrees`` about each axis; within the slice where there is but one."""
+def _rotation(degrees: float, flat: Flat, rng: np.random.Generator) -> np.ndarray:
+    """Return a random rotation of up to ``degrees`` about each axis; in a single-slice scan only within the slice."""
     angles = rng.uniform(-degrees, degrees, 3)
     if any(flat):
         angles = np.where(flat, angles, 0)
@@ -162,7 +162,10 @@ def _turn(degrees: float, flat: Flat, rng: np.random.Generator) -> np.ndarray:
 
 
 def _grid(size_mm: np.ndarray, spacing: Sequence[float], flat: Flat) -> np.ndarray:
-    """(3, X, Y, Z): mm from the centre of a grid of at least ``size_mm``, one voxel along ``flat`` axes."""
+    """Return coordinates in mm from the centre of a grid, (3, X, Y, Z).
+
+    The grid covers at least ``size_mm`` and has one voxel along ``flat`` axes.
+    """
     axes = []
     for size, step, thin in zip(size_mm, spacing, flat, strict=True):
         n = 0 if thin else int(np.ceil(size / step / 2))
@@ -170,8 +173,10 @@ def _grid(size_mm: np.ndarray, spacing: Sequence[float], flat: Flat) -> np.ndarr
     return np.stack(np.meshgrid(*axes, indexing="ij"))
 
 
-def _waves(shape: Sequence[int], spacing: Sequence[float], diameter: float, rng: np.random.Generator) -> np.ndarray:
-    """(3, X, Y, Z): three smooth random fields of standard deviation 1, their waves about as long as the lesion."""
+def _smooth_noise(
+    shape: Sequence[int], spacing: Sequence[float], diameter: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Return three smooth random fields, (3, X, Y, Z), with standard deviation 1 and a wavelength of ~``diameter``."""
     sigma = [max(diameter / 4 / s, 0.5) for s in spacing]
     fields = np.stack([ndimage.gaussian_filter(rng.normal(size=shape[-3:]), sigma, mode="wrap") for _ in range(3)])
     return fields / np.maximum(fields.std((1, 2, 3), keepdims=True), 1e-9)

@@ -1,4 +1,4 @@
-"""Where a new lesion goes: inside its host, away from the border and from other lesions, where such lesions occur."""
+"""Choose the site of a new lesion: inside its host, away from the border and other lesions, at a likely position."""
 
 from collections.abc import Sequence
 
@@ -9,13 +9,13 @@ from scipy.signal import oaconvolve
 from medgen.augmentation.lesions.library import widened
 from medgen.errors import InputError
 
-WIDTH = 0.15  # of the Gaussian about each known position, as a part of the host's box
-ANYWHERE = 0.1  # share of the lesions that may come anywhere, for few positions are known
-MOST = 4000  # sites that are weighed
+WIDTH = 0.15  # σ of the Gaussian around each known position, as a fraction of the host's bounding box
+ANYWHERE = 0.1  # share of lesions placed uniformly, because few positions are known
+MOST = 4000  # maximum number of sites for which a density is computed
 
 
 class NoRoom(InputError):
-    """A lesion fits nowhere in its host."""
+    """The lesion fits nowhere in its host."""
 
 
 def free_sites(
@@ -27,20 +27,22 @@ def free_sites(
     margin_mm: float = 2.0,
     gap_mm: float = 5.0,
 ) -> np.ndarray:
-    """(n, 3): every voxel at which the first corner of ``mask`` may lie (it may be outside the grid, the mask not).
+    """Return all allowed voxels for the first corner of ``mask``, (n, 3).
+
+    The corner may lie outside the grid, but the lesion itself lies inside.
 
     Args:
         mask: (x, y, z) bool, the lesion.
-        host, others: (X, Y, Z) bool: host tissue, and lesions that are there.
-        margin_mm: that the lesion keeps from all that is not host, and from the grid's end.
-        gap_mm: that it keeps from other lesions.
+        host, others: (X, Y, Z) bool: host tissue, and existing lesions.
+        margin_mm: distance kept from all other tissue and from the border of the grid.
+        gap_mm: distance kept from existing lesions.
     """
     found = ndimage.find_objects(host.astype(np.uint8))
     if not found:
         return np.zeros((0, 3), int)
-    part = widened(found[0], gap_mm, spacing, host.shape)
-    corner, host, others = [p.start for p in part], host[part], others[part]
-    ends = [(0, 0) if n == 1 else (1, 1) for n in host.shape]  # a scan of one slice does not end there
+    region = widened(found[0], gap_mm, spacing, host.shape)
+    corner, host, others = [p.start for p in region], host[region], others[region]
+    ends = [(0, 0) if n == 1 else (1, 1) for n in host.shape]  # a single slice has no border
     inside = ndimage.distance_transform_edt(np.pad(host & ~others, ends), spacing) > margin_mm
     allowed = inside[tuple(slice(a, n + a) for (a, _), n in zip(ends, host.shape, strict=True))]
     if others.any():
@@ -50,9 +52,9 @@ def free_sites(
     small = mask[lesion]
     if not area or any(n > a.stop - a.start for n, a in zip(small.shape, area[0], strict=True)):
         return np.zeros((0, 3), int)
-    # The number of voxels of the lesion that lie on allowed ones, for each place of its box in the host's.
-    on = oaconvolve(allowed[area[0]].astype(np.float32), small[::-1, ::-1, ::-1].astype(np.float32), mode="valid")
-    corners = np.argwhere(on > small.sum() - 0.5)
+    # Number of lesion voxels on allowed voxels, for each position of the lesion's box in the allowed area.
+    overlap = oaconvolve(allowed[area[0]].astype(np.float32), small[::-1, ::-1, ::-1].astype(np.float32), mode="valid")
+    corners = np.argwhere(overlap > small.sum() - 0.5)
     return corners + [c + a.start - b.start for c, a, b in zip(corner, area[0], lesion, strict=True)]
 
 
@@ -68,11 +70,12 @@ def choose_site(
     gap_mm: float = 5.0,
     what: str = "the host",
 ) -> tuple[int, int, int]:
-    """One of the ``free_sites``, more often where lesions are known to occur.
+    """Draw one of the ``free_sites``, with a higher probability near the positions of known lesions.
 
     Args:
-        positions: of known lesions in the bounding box of their hosts, [0, 1] along each axis; none: all sites alike.
-        what: the host's name, for the message.
+        positions: of known lesions in the bounding box of their hosts, [0, 1] along each axis; empty: all sites have
+            the same probability.
+        what: name of the host for the message.
 
     Raises:
         NoRoom: the lesion fits nowhere.
@@ -82,8 +85,8 @@ def choose_site(
         size = mask.sum() * np.prod(spacing) / 1000
         raise NoRoom(
             "lesions-no-room",
-            f"no room for a lesion of {size:.3g} ml in {what}, {margin_mm:g} mm from its border and {gap_mm:g} mm from "
-            "other lesions; ask for fewer or smaller lesions, or another host",
+            f"there is no room for a lesion of {size:.3g} ml in {what} at {margin_mm:g} mm from its border and "
+            f"{gap_mm:g} mm from other lesions; use fewer or smaller lesions, or another host",
         )
     if len(sites) > MOST:
         sites = sites[rng.choice(len(sites), MOST, replace=False)]
@@ -93,11 +96,11 @@ def choose_site(
 
 
 def _likelihood(centres: np.ndarray, host: np.ndarray, positions: Sequence[Sequence[float]]) -> np.ndarray:
-    """(n,): density of known lesions at each site, a Gaussian each, over a floor that admits any site."""
+    """Return the probability weight of each site, (n,): one Gaussian per known lesion plus a uniform part."""
     if not len(positions):
         return np.ones(len(centres))
     box = ndimage.find_objects(host.astype(np.uint8))[0]
     low, size = np.array([b.start for b in box]), np.array([max(b.stop - 1 - b.start, 1) for b in box])
-    apart = ((centres - low) / size)[:, None] - np.asarray(positions)[None]
-    near = np.exp(-(apart**2).sum(2) / (2 * WIDTH**2)).mean(1)
-    return (1 - ANYWHERE) * near / max(near.mean(), 1e-12) + ANYWHERE
+    offsets = ((centres - low) / size)[:, None] - np.asarray(positions)[None]
+    density = np.exp(-(offsets**2).sum(2) / (2 * WIDTH**2)).mean(1)
+    return (1 - ANYWHERE) * density / max(density.mean(), 1e-12) + ANYWHERE

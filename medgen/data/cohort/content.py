@@ -1,4 +1,4 @@
-"""The identity of an image by its voxels: a copy is known under another name, type, compression or axis order."""
+"""Identify images by a hash of their voxels, whatever their file name, data type, compression or axis order."""
 
 import hashlib
 import json
@@ -8,24 +8,24 @@ from pathlib import Path
 import numpy as np
 
 from medgen.errors import InputError
-from medgen.io.atomic import atomic_write
+from medgen.io.atomic import write_text
 from medgen.io.read import read_volume
 
-LENGTH = 20  # hexadecimal digits: among a million images two agree by chance with p < 1e-12
+LENGTH = 20  # hexadecimal digits: a chance collision among a million images has p < 1e-12
 FILE = "content.json"
 
 
 def content_hash(data: np.ndarray) -> str | None:
-    """Hash of an image's values (X, Y, Z); None of a constant one, which has nothing to tell it by.
+    """Return a hash of an image's values (X, Y, Z); None for a constant image, which cannot be identified.
 
-    It is the same for every order and direction of the axes. Each value is mixed into 64 bits; the sums over the planes
-    across each axis, modulo 2**64, do not depend on the order of summation; of each axis the lesser of both directions
-    counts, and the axes are sorted.
+    The hash does not depend on the order or direction of the axes. Each value is mixed into 64 bits and summed over the
+    planes across each axis, modulo 2**64, so that the summation order has no effect. Of each axis the smaller of both
+    directions is used, and the axes are sorted.
     """
     if not data.size or data.min() == data.max():
         return None
     sums = [np.zeros(n, np.uint64) for n in data.shape]
-    for k in range(data.shape[2]):  # plane by plane, so that little memory is needed
+    for k in range(data.shape[2]):  # slice by slice to limit memory
         mixed = _mixed(data[..., k])
         sums[0] += mixed.sum(1)
         sums[1] += mixed.sum(0)
@@ -35,7 +35,7 @@ def content_hash(data: np.ndarray) -> str | None:
 
 
 def _mixed(values: np.ndarray) -> np.ndarray:
-    """64 bits of each float32 value (splitmix64, Steele 2014, doi 10.1145/2714064.2660195); -0 counts as 0."""
+    """Mix each float32 value into 64 bits (splitmix64, Steele 2014, doi 10.1145/2714064.2660195); -0 equals 0."""
     bits = np.ascontiguousarray(values, np.float32) + np.float32(0)
     z = bits.view(np.uint32).astype(np.uint64)
     z += np.uint64(0x9E3779B97F4A7C15)
@@ -48,9 +48,9 @@ def _mixed(values: np.ndarray) -> np.ndarray:
 
 
 def content_hashes(files: Iterable[Path], folder: Path) -> dict[Path, str | None]:
-    """The hash of each file's image; None where it cannot be read, which training tells of in its turn.
+    """Return the hash of each file's image; None if it cannot be read (training reports that later).
 
-    ``folder``/content.json keeps them by path, size and time, so that a file is read for this once.
+    Hashes are cached in ``folder``/content.json by path, size and modification time.
     """
     store = folder / FILE
     known = _stored(store)
@@ -66,8 +66,7 @@ def content_hashes(files: Iterable[Path], folder: Path) -> dict[Path, str | None
         except (InputError, OSError):
             found[file] = None
     if new:
-        with atomic_write(store) as aside:
-            aside.write_text(json.dumps(known, indent=0))
+        write_text(store, json.dumps(known, indent=0))
     return found
 
 

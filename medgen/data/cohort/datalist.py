@@ -1,24 +1,22 @@
-"""A datalist JSON (MONAI, Auto3DSeg, Medical Segmentation Decathlon) -> its entries and what they say of the split."""
+"""Read the entries of a datalist JSON (MONAI, Auto3DSeg, Medical Segmentation Decathlon) and the split it states."""
 
 import json
-import os
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from medgen.errors import InputError
-from medgen.io.paths import ENDINGS, case_name, has_ending
+from medgen.io.paths import ENDINGS, has_ending
 
-PARTS = {  # of the split, and the names of their lists, in any case
+PARTS = {  # subsets of the split, and the names that their lists may have (case is ignored)
     "train": ("training", "train"),
     "validation": ("validation", "val", "valid"),
     "test": ("test", "testing"),
 }
-BESIDE_PART = {"set", "data", "dataset", "cases", "images"}  # words that may stand beside such a name
-# Keys of an entry, without case, spaces, "-" and "_".
+BESIDE_PART = {"set", "data", "dataset", "cases", "images"}  # words allowed beside such a name
+# Keys of an entry in lower case, without spaces, "-" and "_".
 PATIENT_KEYS = ("patient", "patientid", "subject", "subjectid", "pid", "mrn")
 _ID = "(u?id|identifier|name|no|nr|num(ber)?|code|index)"
 PATIENT = re.compile(
@@ -26,16 +24,19 @@ PATIENT = re.compile(
     r"|pid|mrn"
 )
 PART_KEYS = ("split", "subset", "set", "partition", "phase")
-UNREAD_PARTS = set("dev development eval evaluation holdout heldout inference predict".split())  # refused, not guessed
+# Ambiguous subset names, which are rejected.
+UNREAD_PARTS = set("dev development eval evaluation holdout heldout inference predict".split())
 FOLD = re.compile(r"(cv|k)?fold(id|idx|index|number|no|nr)?|cv")
 IMAGE_KEYS = ("image", "images", "source", "target", "label", "labels")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One case of a list. ``part``: see `PARTS`; "" where the list says nothing. ``fold``: the one it validates.
+    """One case of a datalist.
 
-    ``content``: its values by their keys in lower case, without spaces, "-" and "_".
+    content  the entry's values; keys in lower case, without spaces, "-" and "_"
+    part     subset, a key of `PARTS`; "" if the list does not state it
+    fold     fold in which this case is validated
     """
 
     content: Mapping[str, Any]
@@ -48,7 +49,7 @@ class Entry:
         return json.dumps(self.content)[:200]
 
     def images(self, key: str) -> list[Any]:
-        """The values of a key as a list."""
+        """Return the value of a key as a list; empty if the key is absent."""
         value = self.content.get(key)
         return value if isinstance(value, list) else [] if value is None else [value]
 
@@ -58,11 +59,11 @@ class Entry:
 
 
 def read_entries(content: Mapping[str, Any] | list[Any], path: Path) -> list[Entry]:
-    """The entries of all lists; bare paths count as images.
+    """Return the entries of all lists; a bare path is an entry with one image.
 
     Raises:
-        InputError: a list that is none, a key that says something of the split and is not read, an entry whose part or
-            fold cannot be read.
+        InputError: a subset is not a list, a key states a split in an unsupported form, or the subset or fold of an
+            entry cannot be interpreted.
     """
     if isinstance(content, list):
         return _entries(content, "", path, "the list")
@@ -81,51 +82,24 @@ def read_entries(content: Mapping[str, Any] | list[Any], path: Path) -> list[Ent
             known = ", ".join(name for names in PARTS.values() for name in names)
             raise InputError(
                 "datalist-unknown-list",
-                f"{path} has a list '{key}' of cases, which says no part of the split; name it {known}",
+                f"{path} has a list '{key}' of cases, but this name is no subset of the split; use one of: {known}",
             )
     return found
 
 
-def refuse_other_parts(content: Mapping[str, Any], path: Path) -> None:
-    """Raises InputError where a key holds parts of the split in a form that is not read, such as a list of folds."""
-    for key, value in content.items():
-        if key == "labels" or part_of(key) is not None or not isinstance(value, list | dict):
-            continue
-        named = any(part_of(word) or re.fullmatch(r"(cv|k)?(fold|split)s?\d*", word) for word in _words(key))
-        if (named and _has_names(value)) or _has_parts(value):
-            raise InputError(
-                "datalist-split-form",
-                f"{path} has '{key}', which seems to state a split and is not read in this form; remove it, and name "
-                'the lists training, validation and test or write a "fold" or "split" into each entry',
-            )
-
-
-def _has_parts(value: Any) -> bool:
-    """Whether it holds, at any depth, a list or a table under the name of a part."""
-    if isinstance(value, dict):
-        return any(isinstance(v, list | dict) and (part_of(k) or _has_parts(v)) for k, v in value.items())
-    return isinstance(value, list) and any(map(_has_parts, value))
-
-
-def _has_names(value: Any) -> bool:
-    """Whether it holds, at any depth, a text or a whole number: names of cases or numbers of folds, not shares."""
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return any(isinstance(each, str | int) or _has_names(each) for each in inner)
-
-
 def is_datalist(content: Any) -> bool:
-    """Whether the content of a JSON file is a list of cases or has one."""
+    """Return whether the content of a JSON file is a list of cases or contains one."""
     return isinstance(content, list) or any(part_of(key) and isinstance(content[key], list) for key in content)
 
 
 def part_of(key: str) -> str | None:
-    """The part that the name of a list or folder, or an entry's "split", says: "train" of TrainingData; None: none."""
+    """Return the subset that a list name, folder name or "split" value means ("train" for TrainingData), else None."""
     words = [word for word in _words(key) if word not in BESIDE_PART]
     return next((part for part, names in PARTS.items() if len(words) == 1 and words[0] in names), None)
 
 
 def _words(key: str) -> list[str]:
-    """The words of a name in lower case: [train, set] of train_set, "Train set" and TrainSet."""
+    """Split a name into words in lower case: [train, set] for train_set, "Train set" and TrainSet."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", key).lower().replace("_", " ").replace("-", " ").split()
 
 
@@ -135,35 +109,38 @@ def _is_case(value: Any) -> bool:
     return isinstance(value, dict) and any(str(key).lower() in IMAGE_KEYS for key in value)
 
 
-def _entries(values: Iterable[Any], part: str, path: Path, where: str) -> list[Entry]:
-    """The entries of one list, whose name says ``part``."""
-    contents = [_content({"image": value} if isinstance(value, str) else value, path, where) for value in values]
+def _entries(values: Iterable[Any], part: str, path: Path, list_name: str) -> list[Entry]:
+    """Return the entries of the list of subset ``part``."""
+    contents = [_content({"image": value} if isinstance(value, str) else value, path, list_name) for value in values]
     _refuse_valid(contents, path)
     keys = _part_keys(contents)
     return [_entry(content, keys, part, path) for content in contents]
 
 
-def _content(value: Any, path: Path, where: str) -> dict[str, Any]:
-    """An entry by plain keys, see `Entry`."""
+def _content(value: Any, path: Path, list_name: str) -> dict[str, Any]:
+    """Return an entry with normalised keys, see `Entry`."""
     if not isinstance(value, dict):
         raise InputError(
             "datalist-not-entries",
-            f"{path}: {where} must be a list of entries such as {{'source': ..., 'target': ...}}",
+            f"{path}: {list_name} must be a list of entries such as {{'source': ..., 'target': ...}}",
         )
     found: dict[str, Any] = {}
     for key, each in value.items():
-        if each != each:  # NaN, as pandas writes a missing value
+        if each != each:  # pandas writes missing values as NaN
             each = None
         if found.setdefault(plain := re.sub(r"[\s_-]", "", key).lower(), each) != each:
             raise InputError(
                 "datalist-key-twice",
-                f"{path}: an entry has '{plain}' twice, as {found[plain]!r:.50} and {each!r:.50}; keep one",
+                f"{path}: an entry has the key '{plain}' twice, with {found[plain]!r:.50} and {each!r:.50}; keep one",
             )
     return found
 
 
 def _part_keys(contents: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The keys that say parts of the split: "split"; usual ones that name one; any other that names two or more."""
+    """Return the keys whose values are subsets.
+
+    These are "split", keys of `PART_KEYS` with at least one subset name, and other keys with two or more.
+    """
     named: dict[str, set[str]] = {"split": set(PARTS)}
     for key, value in (item for content in contents for item in content.items()):
         if isinstance(value, str) and key not in (*IMAGE_KEYS, "name") and not PATIENT.fullmatch(key):
@@ -174,20 +151,23 @@ def _part_keys(contents: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _refuse_valid(contents: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Raises InputError where some entries are "valid" and some not: they may be those to validate, or those to use."""
+    """Raise InputError if "valid" is true in some entries and false in others.
+
+    It may mean that a case is for validation or that it is usable.
+    """
     for key in ("valid", "isvalid"):
         if {_flag("is" + key, content.get(key)) for content in contents} >= {True, False}:
             raise InputError(
                 "datalist-flag-ambiguous",
-                f'{path}: \'{key}\' may mean to validate or to be usable; write "is_val" or "split", or remove it',
+                f'{path}: \'{key}\' may mean validation case or usable case; use "is_val" or "split", or remove it',
             )
 
 
 def _flagged(content: Mapping[str, Any], path: Path) -> dict[str, str]:
-    """{key: part} of the flags of an entry that are set, such as "is_test": true.
+    """Return {key: subset} for the flags of an entry that are true, such as "is_test": true.
 
     Raises:
-        InputError: it is said not to be trained on, and nothing more.
+        InputError: the entry is marked as no training case, without another subset.
     """
     flags = {
         key: (part, _flag(key, value))
@@ -198,7 +178,7 @@ def _flagged(content: Mapping[str, Any], path: Path) -> dict[str, str]:
     if not found and ("train", False) in flags.values():
         raise InputError(
             "datalist-part-missing",
-            f"{path}: an entry is not to train on; say whether it is for validation or test ('split')",
+            f"{path}: an entry is marked as no training case; state validation or test, for example with 'split'",
         )
     return found
 
@@ -208,7 +188,10 @@ def _unprefixed(key: str) -> str:
 
 
 def _flag(key: str, value: Any) -> bool | None:
-    """What a flag says; None where the key is something else: without "is" before it only true and false count."""
+    """Return the value of a flag, or None if it is no flag.
+
+    Text such as "yes" counts only for keys that start with "is" or "in".
+    """
     if isinstance(value, bool):
         return value
     text = str(value).strip().lower() if key != _unprefixed(key) else ""
@@ -216,40 +199,43 @@ def _flag(key: str, value: Any) -> bool | None:
 
 
 def _entry(content: Mapping[str, Any], keys: Sequence[str], part: str, path: Path) -> Entry:
-    given = {key: content[key] for key in keys if content.get(key) is not None}
-    own = {key: part_of(value) if isinstance(value, str) else None for key, value in given.items()}
-    for key in own:
-        if own[key] is None:
-            shown = json.dumps(given[key])[:50]
+    explicit = {key: content[key] for key in keys if content.get(key) is not None}
+    subsets = {key: part_of(value) if isinstance(value, str) else None for key, value in explicit.items()}
+    for key in subsets:
+        if subsets[key] is None:
+            shown = json.dumps(explicit[key])[:50]
             raise InputError(
-                "datalist-part-unknown", f"{path}: an entry has the {key} {shown}; write training, validation or test"
+                "datalist-part-unknown", f"{path}: an entry has {key} = {shown}; use training, validation or test"
             )
-    own |= (flagged := _flagged(content, path))
-    if len(set(own.values())) > 1:
-        told = " and ".join(f"{k} = {v}" for k, v in (given | dict.fromkeys(flagged, "true")).items())
-        raise InputError("datalist-part-contradiction", f"{path}: an entry says {told}; keep one")
+    subsets |= (flagged := _flagged(content, path))
+    if len(set(subsets.values())) > 1:
+        conflict = " and ".join(f"{k} = {v}" for k, v in (explicit | dict.fromkeys(flagged, "true")).items())
+        raise InputError(
+            "datalist-part-contradiction", f"{path}: the subsets of an entry disagree: {conflict}; keep one"
+        )
     folds = [_fold(value, path) for key, value in content.items() if FOLD.fullmatch(key)]
     if len(set(folds)) > 1:
         raise InputError(
-            "datalist-fold-contradiction", f"{path}: an entry has the folds {' and '.join(map(str, folds))}; keep one"
+            "datalist-fold-contradiction",
+            f"{path}: an entry states the folds {' and '.join(map(str, folds))}; keep one",
         )
-    return Entry(content, next(iter(own.values()), None) or part, folds[0] if folds else None, _patient(content))
+    return Entry(content, next(iter(subsets.values()), None) or part, folds[0] if folds else None, _patient(content))
 
 
 def _patient(content: Mapping[str, Any]) -> str:
-    """The patient of an entry by the usual keys, else by any key that names one; "" for none."""
+    """Return the patient of an entry, from `PATIENT_KEYS` first, then from keys that match `PATIENT`; "" if absent."""
     keys = [*PATIENT_KEYS, *sorted(key for key in content if PATIENT.fullmatch(key))]
     return next((name for key in keys if (name := patient_name(content.get(key)))), "")
 
 
 def patient_name(value: Any) -> str:
-    """A patient as a record or list names it: 8, 8.0 and " 8" are "8"; "" for none."""
+    """Return a patient identifier as text: 8, 8.0 and " 8" give "8", None gives ""."""
     whole = isinstance(value, float) and value.is_integer()
     return "" if value is None else str(int(value) if whole else value).strip()
 
 
 def _fold(value: Any, path: Path) -> int | None:
-    """The number of a fold, also of 0.0, "0.0" and "fold_0"; None for none, which -1 says, too."""
+    """Parse a fold number; 0.0, "0.0" and "fold_0" give 0. Return None for no fold, written as null, "" or -1."""
     if isinstance(value, str) and (
         match := re.fullmatch(r"(?:fold[\s_-]*)?(-?\d{1,6})(?:\.0+)?|", value.strip().lower())
     ):
@@ -259,22 +245,25 @@ def _fold(value: Any, path: Path) -> int | None:
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value if value is None or value >= 0 else None
     raise InputError(
-        "datalist-fold-not-integer", f"{path}: an entry has the fold {json.dumps(value)[:50]}; give a whole number"
+        "datalist-fold-not-integer", f"{path}: an entry has the fold {json.dumps(value)[:50]}; use a whole number"
     )
 
 
 def folds_of(entries: Sequence[Entry]) -> list[int]:
-    """The folds that the training entries name; none where a validation list is there, which then counts."""
+    """Return the folds stated by the training entries; empty if there is a validation list, which takes precedence."""
     if any(entry.part == "validation" for entry in entries):
         return []
     return sorted({e.fold for e in entries if e.fold is not None and e.part in ("train", "")})
 
 
 def with_fold(entries: Sequence[Entry], fold: int | None, path: Path) -> list[Entry]:
-    """The entries of fold ``fold`` to validate, the others to train on; None: as they are, to be split again.
+    """Assign the entries of fold ``fold`` to validation and the others to training; test entries stay.
+
+    Without folds in the list the entries stay unchanged. ``fold`` None removes the training and validation subsets, so
+    that a new split can be drawn.
 
     Raises:
-        InputError: the list names folds, and not this one.
+        InputError: the list has folds, but not this one.
     """
     folds = folds_of(entries)
     if fold is None:
@@ -289,84 +278,28 @@ def with_fold(entries: Sequence[Entry], fold: int | None, path: Path) -> list[En
     return [e if e.part == "test" else replace(e, part="validation" if e.fold == fold else "train") for e in entries]
 
 
-def listed_file(value: Any, path: Path) -> Path:
-    """The file that a list names, relative to the list's folder; with back-slashes too, as Windows writes them.
-
-    Raises:
-        InputError: no text. Whether it is there is not looked at, see `is_there`.
-    """
-    if not isinstance(value, str) or not value:
-        raise InputError(
-            "datalist-path-not-text",
-            f"{path}: {json.dumps(value)[:200]} is not the path of a file; give one path as text",
-        )
-    file = path.parent / value
-    return path.parent / value.replace("\\", "/") if "\\" in value and not is_there(file) else file
-
-
-def is_there(file: Path) -> bool:
-    return os.path.isfile(file)  # Path.is_file raises on names that are too long
+def refuse_other_parts(content: Mapping[str, Any], path: Path) -> None:
+    """Raise InputError if a key states a split in an unsupported form, such as a list of folds."""
+    for key, value in content.items():
+        if key == "labels" or part_of(key) is not None or not isinstance(value, list | dict):
+            continue
+        named = any(part_of(word) or re.fullmatch(r"(cv|k)?(fold|split)s?\d*", word) for word in _words(key))
+        if (named and _has_names(value)) or _has_parts(value):
+            raise InputError(
+                "datalist-split-form",
+                f"{path}: '{key}' seems to state a split, but this form is not supported; remove it, and name the "
+                'lists training, validation and test, or add a "fold" or "split" key to each entry',
+            )
 
 
-def distinct_names(files: Sequence[Path], given: Sequence[str]) -> list[str]:
-    """The name of each case: as given, else its file's with as many folders before as tell it from the others'.
-
-    patient07/t1.nii.gz and patient19/t1.nii.gz are patient07_t1 and patient19_t1. One file listed twice keeps one
-    name for both.
-    """
-    paths = [Path(os.path.abspath(file)) for file in files]
-    depths = [0] * len(paths)
-
-    def names() -> list[str]:
-        parts = [[*p.parts[1:-1][len(p.parts) - 2 - d :], case_name(p)] for p, d in zip(paths, depths, strict=True)]
-        return [name or "_".join(part) for name, part in zip(given, parts, strict=True)]
-
-    for _ in range(max((len(path.parts) for path in paths), default=0)):
-        found = names()
-        places: dict[str, set[Path]] = {}
-        for name, path in zip(found, paths, strict=True):
-            places.setdefault(name, set()).add(path)
-        again = [i for i, name in enumerate(found) if len(places[name]) > 1 and not given[i]]
-        again = [i for i in again if depths[i] < len(paths[i].parts) - 2]
-        if not again:
-            break
-        for i in again:
-            depths[i] += 1
-    return names()
+def _has_parts(value: Any) -> bool:
+    """Return whether a subset name is, at any depth, the key of a list or an object."""
+    if isinstance(value, dict):
+        return any(isinstance(v, list | dict) and (part_of(k) or _has_parts(v)) for k, v in value.items())
+    return isinstance(value, list) and any(map(_has_parts, value))
 
 
-def count_faults(content: Mapping[str, Any], counts: Mapping[str, int], table: Path) -> list[str]:
-    """A sentence for each count of cases that a table states and that the dataset does not have.
-
-    ``counts``: {"numTraining": cases found, "numTest": ...}.
-    """
-    stated = {key: content.get(key) for key in counts}
-    return [
-        f"{table} says {key} = {value}, but {counts[key]} such cases are there; add the missing files or correct it"
-        for key, value in stated.items()
-        if isinstance(value, int) and not isinstance(value, bool) and value != counts[key]
-    ]
-
-
-def counted(entries: Sequence[Entry], content: Mapping[str, Any]) -> dict[str, int]:
-    """The counts of a list, as ``count_faults`` takes them; cases to validate may be among those to train on."""
-    parts = Counter(entry.part or "train" for entry in entries)
-    training = parts["train"]
-    if content.get("numTraining") == training + parts["validation"]:
-        training += parts["validation"]
-    return {"numTraining": training, "numTest": parts["test"]}
-
-
-def twice(names: Sequence[str]) -> list[str]:
-    """Names that occur more than once."""
-    return [name for name, times in Counter(names).items() if times > 1]
-
-
-def without_fold(entries: Sequence[Entry], path: Path) -> list[str]:
-    """A sentence on the entries that name no fold beside others that do: they are trained on, whatever validates."""
-    count = sum(entry.fold is None and entry.part != "test" for entry in entries)
-    if not folds_of(entries) or not count:
-        return []
-    return [
-        f"{path}: {count} entries name no fold and are trained on in every one; list as test what is to be kept back"
-    ]
+def _has_names(value: Any) -> bool:
+    """Return whether the value holds, at any depth, case names (strings) or fold numbers (integers)."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(isinstance(each, str | int) or _has_names(each) for each in inner)

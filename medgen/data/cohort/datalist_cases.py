@@ -1,51 +1,54 @@
-"""A datalist -> the cases of a cohort: images by side or by channel, a file each or one 4D file."""
+"""Read the cases of a datalist: images listed by side or by channel, as separate files or one 4D file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medgen.data.cohort.datalist import (
-    Entry,
-    count_faults,
-    counted,
+from medgen.data.cohort.datalist import Entry, folds_of, read_entries, with_fold
+from medgen.data.cohort.datalist_checks import (
+    count_mismatches,
     distinct_names,
-    folds_of,
-    is_there,
+    duplicates,
+    entries_without_fold_warning,
+    entry_counts,
+    file_exists,
     listed_file,
-    read_entries,
-    twice,
-    with_fold,
-    without_fold,
 )
-from medgen.data.cohort.layouts import Contrasts, Found, Missing, contrast_case, named_labels, read_json, some
+from medgen.data.cohort.layouts import Contrasts, Found, Missing, contrast_case, named_labels, shortened_list
 from medgen.data.cohort.nnunet import channel_names
 from medgen.errors import InputError
 from medgen.io.names import checked_name
 from medgen.io.read import channel_count
+from medgen.io.text import read_json
 from medgen.types import Case
 
 
 def datalist(path: Path, contrasts: Contrasts, fold: int | None = 0) -> Found:
-    """A list of entries, or {"training": entries, "validation": entries, "test": entries, "labels": ...}.
+    """Read a list of entries, or {"training": entries, "validation": entries, "test": entries, "labels": ...}.
 
-    Paths start at the file's folder. An entry has "source" and "target" (one path, or one per contrast), or
+    Paths are relative to the file's folder. An entry has "source" and "target" (one path, or one per contrast), or
     "image" (one path, one per channel, or one 4D file); "label", "patient", "name" and "fold" are optional.
 
     Args:
-        fold: of entries that name folds, the one to validate, see `datalist.with_fold`.
+        fold: validation fold, if entries state folds, see `datalist.with_fold`.
+
+    Raises:
+        InputError: malformed entries, missing files, duplicate case names, unknown fold.
     """
     content = read_json(path, (dict, list))
     entries = read_entries(content, path)
     table = content if isinstance(content, dict) else {}
-    warnings = count_faults(table, counted(entries, table), path)
+    warnings = count_mismatches(table, entry_counts(entries, table), path)
     folds = folds_of(entries)
-    warnings += without_fold(entries, path)
+    warnings += entries_without_fold_warning(entries, path)
     if any(e.fold is not None for e in entries) and not folds:
-        warnings.append(f"{path} names folds and a validation list: the validation list counts")
+        warnings.append(f"{path} has folds and a validation list; the validation list is used")
     entries, absent = _split_off_absent(with_fold(entries, fold, path), path)
     if absent:
-        warnings.append(f"{path} lists {len(absent)} test images that are not there ({some(absent)}); left out")
+        warnings.append(
+            f"{path} lists {len(absent)} test images that do not exist ({shortened_list(absent)}); they are ignored"
+        )
     if any(entry.images("image") for entry in entries):
         contrasts = contrasts.numbered(path, channel_names(table))
     listed = [_listed(entry, path, contrasts) for entry in entries]
@@ -53,7 +56,7 @@ def datalist(path: Path, contrasts: Contrasts, fold: int | None = 0) -> Found:
     if bare := sorted(set(absent) & set(names)):
         raise InputError(
             "datalist-test-bare-names",
-            f"{path} names {some(bare)} in its test list, where it must give paths; write those as entries",
+            f"{path}: the test list has the case names {shortened_list(bare)} instead of paths; write them as entries",
         )
     missing: Missing = {}
     cases = []
@@ -63,33 +66,35 @@ def datalist(path: Path, contrasts: Contrasts, fold: int | None = 0) -> Found:
         channels = one.channels if case.source or case.target else ((), ())
         cases.append(replace(case, patient=entry.patient, part=entry.part, channels=channels))
     _refuse_twice(cases, path)
-    stated = f"fold {fold} of {path.name} validates" if folds and fold is not None else ""
+    stated = f"validation fold {fold} of {path.name}" if folds and fold is not None else ""
     return Found(cases, named_labels(table.get("labels"), path), missing, warnings, stated)
 
 
 def _split_off_absent(entries: Sequence[Entry], path: Path) -> tuple[list[Entry], list[str]]:
-    """The entries without those of the test list that name a file which is not there, and these names."""
-    gone = [_absent(entry, path) if entry.part == "test" else None for entry in entries]
-    return [e for e, name in zip(entries, gone, strict=True) if name is None], [name for name in gone if name]
+    """Remove the test entries with a missing file; return the other entries and the names of the missing files."""
+    missing_files = [_absent(entry, path) if entry.part == "test" else None for entry in entries]
+    return [e for e, name in zip(entries, missing_files, strict=True) if name is None], [
+        name for name in missing_files if name
+    ]
 
 
 def _absent(entry: Entry, path: Path) -> str | None:
     values = [value for key in ("image", "source", "target") for value in entry.images(key) if value]
-    return next((str(value) for value in values if not is_there(listed_file(value, path))), None)
+    return next((str(value) for value in values if not file_exists(listed_file(value, path))), None)
 
 
 def _refuse_twice(cases: Sequence[Case], path: Path) -> None:
-    for name in twice([case.name for case in cases]):
+    for name in duplicates([case.name for case in cases]):
         parts = sorted({case.part or "one list" for case in cases if case.name == name})
         times = sum(case.name == name for case in cases)
-        once = "; list it once, or give different scans different names"
-        advice = f", in {' and '.join(parts)}: keep it in one" if len(parts) > 1 else once
+        once = "; list it once, or give different names to different scans"
+        advice = f", in {' and '.join(parts)}; keep it in one" if len(parts) > 1 else once
         raise InputError("datalist-case-twice", f"{path} lists case {name} {times} times{advice}")
 
 
 @dataclass(frozen=True)
 class _Listed:
-    """The files of a datalist's entry; ``first`` of its images; ``name``: as given, or ""."""
+    """Files of a datalist entry. ``first``: its first image; ``name``: its explicit name, or ""."""
 
     source: dict[str, Path | None]
     target: dict[str, Path | None]
@@ -105,15 +110,15 @@ def _listed(entry: Entry, path: Path, contrasts: Contrasts) -> _Listed:
     sides: dict[str, dict[str, Path | None]] = {}
     for side in ("source", "target"):
         names, numbers = getattr(contrasts, f"{side}s"), getattr(contrasts, f"{side}_channels")
-        given = entry.images(side) or _of_channels(images, numbers, stacked, path)
-        given = given if any(given) else [None] * len(names)
-        if len(given) != len(names):
+        listed_images = entry.images(side) or _of_channels(images, numbers, stacked, path)
+        listed_images = listed_images if any(listed_images) else [None] * len(names)
+        if len(listed_images) != len(names):
             raise InputError(
                 "datalist-image-count-differs",
-                f"{path}: the entry {entry.shown} has {len(given)} {side} images where "
-                f"data.{side}s names {len(names)} ({', '.join(names)}); list one each",
+                f"{path}: the entry {entry.shown} has {len(listed_images)} {side} images, but "
+                f"data.{side}s has {len(names)} ({', '.join(names)}); list one image for each",
             )
-        sides[side] = {n: None if v is None else _existing(v, path) for n, v in zip(names, given, strict=True)}
+        sides[side] = {n: None if v is None else _existing(v, path) for n, v in zip(names, listed_images, strict=True)}
     first = next((file for side in sides.values() for file in side.values() if file is not None), None)
     if first is None:
         raise InputError(
@@ -127,19 +132,19 @@ def _listed(entry: Entry, path: Path, contrasts: Contrasts) -> _Listed:
 def _which(images: Sequence[Any], contrasts: Contrasts) -> str:
     if not images:
         return "; give it a source or a target"
-    wanted = [*contrasts.source_channels, *contrasts.target_channels]
-    return f" with the number {' or '.join(map(str, wanted))}; set data.source_channels and data.target_channels"
+    required = [*contrasts.source_channels, *contrasts.target_channels]
+    return f" with the number {' or '.join(map(str, required))}; set data.source_channels and data.target_channels"
 
 
 def _of_channels(images: Sequence[Any], numbers: Sequence[int], stacked: bool, path: Path) -> list[Any]:
-    """The image of each channel; of a 4D file the file itself."""
+    """Return the image of each channel number; for a 4D file, that file for every channel."""
     if not stacked:
         return [images[n] if n < len(images) else None for n in numbers]
     count = channel_count(_existing(images[0], path))
     if max(numbers) >= count:
         raise InputError(
             "cohort-channel-missing",
-            f"{images[0]} holds {count} channels, 0 to {count - 1}, and channel {max(numbers)} is asked for; set "
+            f"{images[0]} has {count} channels (0 to {count - 1}), but channel {max(numbers)} is requested; correct "
             "data.source_channels and data.target_channels",
         )
     return [images[0]] * len(numbers)
@@ -147,8 +152,8 @@ def _of_channels(images: Sequence[Any], numbers: Sequence[int], stacked: bool, p
 
 def _existing(value: Any, path: Path) -> Path:
     file = listed_file(value, path)
-    if not is_there(file):
+    if not file_exists(file):
         raise InputError(
-            "datalist-file-missing", f"{path} lists {value}, but there is no file {file}; correct the list"
+            "datalist-file-missing", f"{path} lists {value}, but the file {file} does not exist; correct the list"
         )
     return file

@@ -1,9 +1,8 @@
-"""Cohort folders -> cases and the names of their labels: a folder a contrast, a folder a case, a folder a domain.
+"""Read cohort folders into cases and label names: one folder per contrast, per case or per domain.
 
-Readers leave ``patient`` of a case empty unless the layout names it.
+Readers leave ``Case.patient`` empty unless the layout states it.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,19 +10,20 @@ from pathlib import Path
 from typing import Any
 from unicodedata import normalize
 
-from medgen.data.cohort.datalist import part_of, twice
+from medgen.data.cohort.datalist import part_of
+from medgen.data.cohort.datalist_checks import duplicates
 from medgen.errors import InputError
 from medgen.io.paths import ENDINGS, case_name, has_ending
 from medgen.io.read import find_volumes
-from medgen.io.text import read_text
+from medgen.io.text import read_json
 from medgen.types import Case
 
 Labels = dict[str, int] | None
 Missing = dict[str, list[str]]
-LABEL_FILES = ("labels", "label", "segmentation", "seg")  # of a case that is a folder
-DERIVED = "derivatives"  # of BIDS: beside the patients, what was computed from their images
-DEEPEST = 4  # folders between the cohort's and a case's files
-# Endings of what lies beside volumes and is none: the second file of a pair, tables, texts, pictures of reports.
+LABEL_FILES = ("labels", "label", "segmentation", "seg")  # names of the label map in a case folder
+DERIVED = "derivatives"  # BIDS folder of images computed from those of the patients
+DEEPEST = 4  # folder levels searched below the cohort folder
+# Extensions of files that may lie beside volumes: detached voxel data, tables, text and report images.
 BESIDE = (
     ".raw .zraw .json .txt .csv .tsv .md .rst .yaml .yml .xml .html .pdf .png .jpg .jpeg .log .bval .bvec .mat .xlsx "
     ".ini .db .lock .journal .sqlite"
@@ -32,8 +32,13 @@ BESIDE = (
 
 @dataclass
 class Found:
-    """``labels``: {structure: value}, None where the labels have no names. ``missing``: case -> contrasts that it lacks
-    beside others of their side. ``warnings``: what was left out and why. ``stated``: which fold was taken, if any."""
+    """Result of a layout reader.
+
+    labels    {structure: value}; None if the labels have no names
+    missing   case -> missing contrasts, if other contrasts of that side (source or target) exist
+    warnings  what was ignored and why
+    stated    description of the fold that was used, "" for none
+    """
 
     cases: list[Case]
     labels: Labels
@@ -44,7 +49,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Contrasts:
-    """What a case consists of: the names of its contrasts and, where the layout counts them, their numbers."""
+    """Names of the source and target contrasts, and their channel numbers for layouts that number channels."""
 
     sources: tuple[str, ...] = ("source",)
     targets: tuple[str, ...] = ("target",)
@@ -56,35 +61,35 @@ class Contrasts:
         return (*self.sources, *self.targets)
 
     def numbered(self, table: Path, channels: Sequence[str] = ()) -> "Contrasts":
-        """With the numbers of contrasts that are named as the dataset names its ``channels``.
+        """Return a copy with channel numbers looked up by name in ``channels``, the dataset's channel names in order.
 
         Raises:
-            InputError: a contrast has no number, or another one than that of its name.
+            InputError: the number of a contrast is unknown, or the configured number contradicts its name.
         """
         names = [name.lower() for name in channels]
         found = self
         for side, usual in (("source", (0,)), ("target", (1,))):
-            wanted, numbers = getattr(self, f"{side}s"), getattr(self, f"{side}_channels")
-            if all(name.lower() in names for name in wanted):
-                named = tuple(names.index(name.lower()) for name in wanted)
+            requested, numbers = getattr(self, f"{side}s"), getattr(self, f"{side}_channels")
+            if all(name.lower() in names for name in requested):
+                named = tuple(names.index(name.lower()) for name in requested)
                 if numbers not in (named, usual):
                     raise InputError(
                         "config-channels-conflict",
-                        f"{table} numbers the channels {', '.join(wanted)} as {list(named)}, not as "
-                        f"data.{side}_channels = {list(numbers)}; leave one of the two out",
+                        f"{table}: the channels {', '.join(requested)} have the numbers {list(named)}, but "
+                        f"data.{side}_channels = {list(numbers)}; correct or remove this setting",
                     )
                 found = replace(found, **{f"{side}_channels": named})  # type: ignore[arg-type]
-            elif len(wanted) != len(numbers):
+            elif len(requested) != len(numbers):
                 raise InputError(
                     "config-channel-numbers-needed",
-                    f"{table} counts its channels, and data.{side}s = {list(wanted)} needs a number for each; "
+                    f"{table} numbers its channels, so each of data.{side}s = {list(requested)} needs a number; "
                     f"set data.{side}_channels",
                 )
         return found
 
 
 def folders(root: Path, contrasts: Contrasts) -> Found:
-    """CONTRAST/CASE in any known format, labels/CASE, and labels.json = {structure: value}."""
+    """Read CONTRAST/CASE in any supported format, labels/CASE, and labels.json ({structure: value})."""
     found = {name: by_case(root / name) for name in contrasts.names}
     labels = by_case(root / "labels")
     names = set().union(*found.values())
@@ -95,14 +100,17 @@ def folders(root: Path, contrasts: Contrasts) -> Found:
         source = {c: found[c].get(n) for c in contrasts.sources}
         target = {c: found[c].get(n) for c in contrasts.targets}
         cases.append(contrast_case(n, source, target, labels.get(n), missing))
-    return Found(cases, _table(root), missing, unread(*(root / name for name in dict.fromkeys(contrasts.names))))
+    return Found(
+        cases, _table(root), missing, unsupported_files(*(root / name for name in dict.fromkeys(contrasts.names)))
+    )
 
 
 def case_folders(root: Path, contrasts: Contrasts) -> Found:
-    """CASE/CONTRAST, such as patient07/t1.nii.gz or patient07/day1/patient07_t1.nii.gz, and labels.json.
+    """Read CASE/CONTRAST, such as patient07/t1.nii.gz or patient07/day1/patient07_t1.nii.gz, and labels.json.
 
-    A case is called by its folders, see ``Records.known`` for its patient; a folder above it such as train/ says its
-    part. Labels are CASE/labels, label, segmentation or seg. Empty where no folder holds any of the contrasts.
+    The case name is made of its folder names; a parent folder such as train/ states its subset. See ``Records.known``
+    for its patient. The label map of a case is named labels, label, segmentation or seg. The result is empty if no
+    folder holds any of the contrasts.
     """
     missing: Missing = {}
     cases = []
@@ -118,42 +126,46 @@ def case_folders(root: Path, contrasts: Contrasts) -> Found:
         source, target = ({c: files[c] for c in side} for side in (contrasts.sources, contrasts.targets))
         case = contrast_case("_".join(place.parts), source, target, found[0] if found else None, missing)
         cases.append(replace(case, part=stated_part(place)))
-    if name := next(iter(twice([case.name for case in cases])), None):
-        raise InputError("cohort-two-folders", f"{root} has two folders that make the case {name}; rename one")
-    return Found(cases, _table(root) if cases else None, missing, without_case(root, places, contrasts.names))
+    if name := next(iter(duplicates([case.name for case in cases])), None):
+        raise InputError("cohort-two-folders", f"{root} has two folders that give the case name {name}; rename one")
+    return Found(cases, _table(root) if cases else None, missing, folders_without_case(root, places, contrasts.names))
 
 
 def stated_part(place: Path) -> str:
-    """The part of the split that a folder above a case's own states, "" for none; ``place``: relative to the root."""
+    """Return the subset stated by a parent folder, "" for none. ``place``: the case folder relative to the root."""
     return next((part for name in place.parts[:-1] if (part := part_of(name))), "")
 
 
-def without_case(root: Path, places: Sequence[Path], names: Sequence[str]) -> list[str]:
-    """A sentence on the folders of ``root`` that hold none of the ``places`` of its cases."""
+def folders_without_case(root: Path, places: Sequence[Path], names: Sequence[str]) -> list[str]:
+    """Return warnings about folders of ``root`` that contain no case; ``places``: the case folders."""
     used = {place.relative_to(root).parts[0] for place in places}
     empty = [path.name for path in _folders_in(root) if path.name not in used]
-    told = {
-        f"{root}: no {' or '.join(names)} in {{}}, which is left out": [name for name in empty if name != DERIVED],
-        f"{root}: {{}}/ holds images computed from the others and is left out": [n for n in empty if n == DERIVED],
+    messages = {
+        f"{root}: ignored folders without {' or '.join(names)}: {{}}": [name for name in empty if name != DERIVED],
+        f"{root}: ignored {{}}/, which holds derived images": [n for n in empty if n == DERIVED],
     }
-    return [text.format(some(found)) for text, found in told.items() if found and places]
+    return [text.format(shortened_list(found)) for text, found in messages.items() if found and places]
 
 
 def case_places(root: Path, names: Sequence[str]) -> list[Path]:
-    """The folders below ``root`` that hold a volume of one of these names; without BIDS's derivatives/ if others do.
+    """Return the folders below ``root`` that hold a volume with one of these names.
 
-    A link to a folder that it lies in is not followed: all cases would be there again.
+    BIDS's derivatives/ is used only if no other folder has such a volume. A link to one of its own parent folders is
+    not followed, because it would duplicate all cases.
     """
     found, level = [], _folders_in(root)
     for _ in range(DEEPEST):
         found += [folder for folder in level if any(named_file(folder, name) for name in names)]
         level = [inner for folder in level for inner in _folders_in(folder)]
-    given = [folder for folder in found if folder.relative_to(root).parts[0] != DERIVED]
-    return sorted(given or found)
+    originals = [folder for folder in found if folder.relative_to(root).parts[0] != DERIVED]
+    return sorted(originals or found)
 
 
 def named_file(folder: Path, name: str) -> Path | None:
-    """The volume NAME or ..._NAME of a case's folder, as written or in other case. Raises InputError for two."""
+    """Return the volume NAME or ..._NAME in a case folder, else None. An exact match precedes one that ignores case.
+
+    Raises InputError if two files match equally well.
+    """
     named = [(case_name(file), file) for file in find_volumes(folder)]
     lower = [(stem.lower(), file) for stem, file in named]
     found = [file for stem, file in named if stem == name]
@@ -177,14 +189,14 @@ def _folders_in(folder: Path) -> list[Path]:
 
 
 def domain_folders(root: Path, domains: tuple[str, ...]) -> Found:
-    """DOMAIN/CASE, labels/CASE and labels.json; a case is called DOMAIN/CASE and is source and target in one."""
+    """Read DOMAIN/CASE, labels/CASE and labels.json; a case is named DOMAIN/CASE and is both source and target."""
     labels = by_case(root / "labels")
     found = {d: by_case(root / d) for d in domains}
     for domain, files in found.items():
         if not files:
             raise InputError(
                 "cohort-domain-empty",
-                f"{root / domain} holds no volumes; put the domain's images there, or mend data.domains",
+                f"{root / domain} holds no volumes; put the domain's images there, or correct data.domains",
             )
     refuse_orphans(labels, set().union(*found.values()), root)
     cases = [
@@ -192,17 +204,17 @@ def domain_folders(root: Path, domains: tuple[str, ...]) -> Found:
         for d, files in found.items()
         for name, path in files.items()
     ]
-    return Found(cases, _table(root), {}, unread(*(root / d for d in domains)))
+    return Found(cases, _table(root), {}, unsupported_files(*(root / d for d in domains)))
 
 
 def _table(root: Path) -> Labels:
-    """What labels.json names; None where there is none."""
+    """Return the content of labels.json; None if there is no such file."""
     path = root / "labels.json"
     return named_labels(read_json(path), path) if os.path.lexists(path) else None
 
 
-def unread(*folders: Path) -> list[str]:
-    """A sentence for each folder of volumes that holds what looks like images and is not read."""
+def unsupported_files(*folders: Path) -> list[str]:
+    """Return a warning for each folder of volumes that also holds files of an unsupported kind."""
     warnings = []
     for folder in folders:
         entries = sorted(folder.iterdir()) if folder.is_dir() else []
@@ -212,11 +224,11 @@ def unread(*folders: Path) -> list[str]:
             if not path.name.startswith(".") and not has_ending(path, (*ENDINGS, *BESIDE))
         ]
         if odd and len(odd) < len(entries):
-            warnings.append(f"{folder}: {some(odd)} is left out: volumes end in {' '.join(ENDINGS)}")
+            warnings.append(f"{folder}: ignored {shortened_list(odd)}; supported extensions are {' '.join(ENDINGS)}")
     return warnings
 
 
-def some(names: Sequence[str]) -> str:
+def shortened_list(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
@@ -227,7 +239,10 @@ def contrast_case(
     labels: Path | None,
     missing: Missing,
 ) -> Case:
-    """A side counts when all its contrasts are there; the names of those absent beside others go to ``missing``."""
+    """Return a case; a side (source or target) is used only if all its contrasts exist.
+
+    If only some exist, the missing ones are added to ``missing``.
+    """
 
     def side(files: Mapping[str, Path | None]) -> tuple[Path, ...]:
         absent = [contrast for contrast, path in files.items() if path is None]
@@ -239,12 +254,14 @@ def contrast_case(
 
 
 def by_case(folder: Path, name: Callable[[Path], Any] = case_name) -> dict[Any, Path]:
-    """{case: file} of the volumes in a folder, without those that ``name`` gives None; empty where it is absent.
+    """Return {case: file} for the volumes in a folder; empty if the folder does not exist.
 
-    A name is one whether its accents are letters of their own (as macOS writes them) or not.
+    Args:
+        name: file -> case; files for which it returns None are ignored. Text is normalised to Unicode NFC, because
+            macOS stores accents decomposed.
 
     Raises:
-        InputError: two files of a case.
+        InputError: two files have the same case name.
     """
     found: dict[Any, Path] = {}
     for path in find_volumes(folder) if folder.exists() else []:
@@ -260,8 +277,8 @@ def by_case(folder: Path, name: Callable[[Path], Any] = case_name) -> dict[Any, 
     return found
 
 
-def called(name: str) -> str:
-    """The case that a record or list of names means, which may give the file: "c0" of c0.nii.gz."""
+def case_of_entry(name: str) -> str:
+    """Return the case name of an entry in a record or list, which may be a file name: "c0" for c0.nii.gz."""
     return case_name(name) if has_ending(Path(name), ENDINGS) else name
 
 
@@ -269,15 +286,15 @@ def refuse_orphans(labels: dict[str, Path], names: Iterable[str], root: Path) ->
     for name in sorted(labels.keys() - set(names)):
         raise InputError(
             "labels-without-image",
-            f"{labels[name]} labels case {name}, which has no image in {root}; add it or remove it",
+            f"{labels[name]} is a label map of case {name}, but it has no image in {root}; add one or remove the map",
         )
 
 
 def named_labels(labels: Any, path: Path, *, ignored: bool = False) -> Labels:
-    """{structure: value}, background left out; None where there are none.
+    """Return {structure: value} without the background; None if ``labels`` is None.
 
-    Decathlon's {"1": structure} is turned round; nnU-Net's regions (lists of values) go, and "ignore" unless
-    ``ignored``.
+    Decathlon's {"1": structure} is inverted. nnU-Net's regions (lists of values) are dropped, and so is its "ignore"
+    label unless ``ignored`` is true.
     """
     if labels is None:
         return None
@@ -294,7 +311,7 @@ def named_labels(labels: Any, path: Path, *, ignored: bool = False) -> Labels:
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
             raise InputError(
                 "labels-table-value",
-                f"{path}: label {name} has the value {repr(value)[:50]}; give a whole number of 0 or more",
+                f"{path}: label {name} has the value {repr(value)[:50]}; use a whole number of 0 or more",
             )
         if value in found.values():
             raise InputError(
@@ -303,40 +320,3 @@ def named_labels(labels: Any, path: Path, *, ignored: bool = False) -> Labels:
         if value > 0:
             found[name] = value
     return found
-
-
-def read_json(path: Path, kinds: tuple[type, ...] = (dict,)) -> Any:
-    """The content of a JSON file of one of ``kinds``. Raises InputError."""
-    try:
-        content = json.loads(read_text(path), object_pairs_hook=_once)
-    except InputError as error:
-        raise InputError("json-key-twice", f"{path}: {error}") if str(error).startswith("the key") else error from None
-    except FileNotFoundError:
-        raise InputError("file-missing", f"{path} {_lacking(path)}") from None
-    except RecursionError:
-        raise InputError(
-            "json-too-deep", f"{path} is not readable JSON (it is nested too deeply); correct it"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise InputError("json-unreadable", f"{path} is not readable JSON ({error}); correct it") from error
-    if not isinstance(content, kinds):
-        words = {"dict": "an object", "list": "a list"}
-        wanted, found = " or ".join(words[kind.__name__] for kind in kinds), type(content).__name__
-        found = words.get(found, found)
-        raise InputError("json-wrong-type", f"{path} must hold {wanted} as JSON, not {found}; correct it")
-    return content
-
-
-def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object whose keys occur once: of a list that is there twice the first would be lost."""
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found and found[key] != value:
-            raise InputError("json-key-twice", f"the key '{key[:50]}' is there twice with different values; keep one")
-        found[key] = value
-    return found
-
-
-def _lacking(path: Path) -> str:
-    linked = path.is_symlink()
-    return "is a link to a file that is not there; bring it back or remove the link" if linked else "does not exist"

@@ -1,4 +1,4 @@
-"""nnU-Net's raw layout, read (Isensee 2021, doi 10.1038/s41592-020-01008-z): images by channel numbers, its table."""
+"""Read nnU-Net's raw layout (Isensee 2021, doi 10.1038/s41592-020-01008-z): numbered images and dataset.json."""
 
 import os
 import re
@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 from unicodedata import normalize
 
-from medgen.data.cohort.datalist import count_faults, is_there, listed_file, refuse_other_parts
+from medgen.data.cohort.datalist import refuse_other_parts
+from medgen.data.cohort.datalist_checks import count_mismatches, file_exists, listed_file
 from medgen.data.cohort.layouts import (
     Contrasts,
     Found,
@@ -16,37 +17,37 @@ from medgen.data.cohort.layouts import (
     by_case,
     contrast_case,
     named_labels,
-    read_json,
     refuse_orphans,
-    some,
-    unread,
+    shortened_list,
+    unsupported_files,
 )
 from medgen.errors import InputError
 from medgen.io.names import checked_name
 from medgen.io.paths import ENDINGS, case_name, has_ending
 from medgen.io.read import find_volumes
+from medgen.io.text import read_json
 
 NUMBERED = re.compile(r"(.+)_(\d{4})")
 
 
 def nnunet(root: Path, contrasts: Contrasts) -> Found:
-    """imagesTr/CASE_0000 (last four digits: the channel), labelsTr/CASE, imagesTs, dataset.json with "labels"."""
+    """Read imagesTr/CASE_0000 (last four digits: channel number), labelsTr/CASE, imagesTs and dataset.json."""
     table = root / "dataset.json"
     content = read_json(table) if os.path.lexists(table) else {}
     nnunet_ending(content, table)
     refuse_other_parts(content, table)
     contrasts = contrasts.numbered(root, channel_names(content))
-    wanted = [*contrasts.source_channels, *contrasts.target_channels]
+    required = [*contrasts.source_channels, *contrasts.target_channels]
     missing: Missing = {}
     cases, counts, warnings = [], {}, []
     for part, stated in (("Tr", ""), ("Ts", "test")):
         images, labels, odd = part_files(root, part, content)
         names, channels = {name for name, _ in images}, {channel for _, channel in images}
-        if part == "Tr" and images and not set(wanted) & channels:
+        if part == "Tr" and images and not set(required) & channels:
             raise InputError(
                 "cohort-channel-missing",
-                f"{root} has channels {sorted(channels)}, not {' and '.join(map(str, wanted))}; "
-                "set data.source_channels and data.target_channels",
+                f"{root} has the channels {sorted(channels)}, not {' and '.join(map(str, required))}; "
+                "correct data.source_channels and data.target_channels",
             )
         refuse_orphans(labels, names, root)
         for n in sorted(names):
@@ -56,20 +57,24 @@ def nnunet(root: Path, contrasts: Contrasts) -> Found:
             cases.append(replace(case, part=stated))
         counts[part] = len(names)
         warnings += other_endings((*images.values(), *labels.values()), content, table)
-        warnings += [*odd, *unread(root / f"images{part}", root / f"labels{part}")]
-    warnings += count_faults(content, {"numTraining": counts["Tr"]}, table)
+        warnings += [*odd, *unsupported_files(root / f"images{part}", root / f"labels{part}")]
+    warnings += count_mismatches(content, {"numTraining": counts["Tr"]}, table)
     return Found(cases, named_labels(content.get("labels"), table) if content else None, missing, warnings)
 
 
 def part_files(
     root: Path, part: str, content: Mapping[str, Any]
 ) -> tuple[dict[tuple[str, int], Path], dict[str, Path], list[str]]:
-    """Of the training ("Tr") or test part ("Ts"): {(CASE, channel): image}, {CASE: label map} and what is left out.
+    """Find the files of the training ("Tr") or test set ("Ts").
 
-    Training files are those that "dataset" lists, if it is there, as nnU-Net v2 takes them; else those in the folders.
+    Training files are those listed under "dataset" in dataset.json, if present (nnU-Net v2), otherwise those in the
+    folders.
+
+    Returns:
+        {(CASE, channel): image}, {CASE: label map}, and warnings about ignored files.
 
     Raises:
-        InputError: a list in another form, or a file in it that is not there.
+        InputError: a malformed list, or a listed file that does not exist.
     """
     listed, table = content.get("dataset"), root / "dataset.json"
     if part == "Ts" or not isinstance(listed, dict):
@@ -79,23 +84,23 @@ def part_files(
     labels: dict[str, Path] = {}
     for name, entry in listed.items():
         checked_name(name, table)
-        given = entry.get("images") if isinstance(entry, dict) else None
-        if not isinstance(given, list):
+        raw_value = entry.get("images") if isinstance(entry, dict) else None
+        if not isinstance(raw_value, list):
             raise InputError(
                 "dataset-entry-form",
                 f"{table}: {name} under 'dataset' must be {{'images': [...], 'label': ...}}; correct it",
             )
-        images |= {(name, channel): listed_file(value, table) for channel, value in enumerate(given)}
+        images |= {(name, channel): listed_file(value, table) for channel, value in enumerate(raw_value)}
         labels |= {name: listed_file(entry["label"], table)} if entry.get("label") else {}
-    if absent := next((file for file in (*images.values(), *labels.values()) if not is_there(file)), None):
+    if absent := next((file for file in (*images.values(), *labels.values()) if not file_exists(file)), None):
         raise InputError("datalist-file-missing", f"{table} lists {absent}, which does not exist; correct the list")
     return images, labels, []
 
 
 def is_nnunet(root: Path, content: Any) -> bool:
-    """Whether a folder with this ``dataset.json`` is nnU-Net's, whose files are what counts, not a list left over.
+    """Return whether a folder with this ``dataset.json`` has nnU-Net's layout and not that of a datalist.
 
-    Version 2 has "channel_names" or "file_ending"; version 1 a list of files without the channel number that they have.
+    Version 2 has "channel_names" or "file_ending"; version 1 lists files without the channel numbers of their names.
     """
     if isinstance(content, dict) and isinstance(content.get("dataset"), dict) and "channel_names" in content:
         return True
@@ -110,29 +115,34 @@ def is_nnunet(root: Path, content: Any) -> bool:
     if not isinstance(content.get("training"), list):
         return True
     first = next((entry.get("image") for entry in content["training"] if isinstance(entry, dict)), None)
-    return isinstance(first, str) and not is_there(listed_file(first, root / "dataset.json"))
+    return isinstance(first, str) and not file_exists(listed_file(first, root / "dataset.json"))
 
 
 def nnunet_ending(content: Mapping[str, Any], table: Path) -> str:
-    """The ``file_ending`` of nnU-Net's table in lower case. Raises InputError for one that is not read."""
-    given = content.get("file_ending", ".nii.gz")
-    ending = f".{given.lower().lstrip('.')}" if isinstance(given, str) else given
+    """Return ``file_ending`` of dataset.json in lower case. Raises InputError if it is not supported."""
+    raw_value = content.get("file_ending", ".nii.gz")
+    ending = f".{raw_value.lower().lstrip('.')}" if isinstance(raw_value, str) else raw_value
     if ending not in ENDINGS:
         raise InputError(
-            "dataset-file-ending", f"{table}: file_ending {given!r} is no volume's; medgen reads {' '.join(ENDINGS)}"
+            "dataset-file-ending",
+            f"{table}: file_ending {raw_value!r} is not supported; use one of {' '.join(ENDINGS)}",
         )
     return ending
 
 
 def other_endings(files: Iterable[Path], content: Mapping[str, Any], table: Path) -> list[str]:
-    """A sentence where files end otherwise than the table says: they are read, but nnU-Net itself passes them over."""
+    """Return a warning about files with another extension than dataset.json states; nnU-Net itself ignores those."""
     ending = nnunet_ending(content, table)
     other = [file.name for file in files if "file_ending" in content and not has_ending(file, (ending,))]
-    return [f"{table} says file_ending {ending}; {some(other)} is read all the same"] if other else []
+    return (
+        [f"{table} states file_ending {ending}, but {shortened_list(other)} is read, too; nnU-Net would ignore it"]
+        if other
+        else []
+    )
 
 
 def channel_names(content: Mapping[str, Any]) -> list[str]:
-    """The names of a dataset's channels in order, by "channel_names" or "modality"; none where they have no names."""
+    """Return the channel names in order, from "channel_names" or "modality"; empty if they have no names."""
     named = content.get("channel_names", content.get("modality"))
     if not isinstance(named, dict) or sorted(named) != sorted(map(str, range(len(named)))):
         return []
@@ -140,20 +150,20 @@ def channel_names(content: Mapping[str, Any]) -> list[str]:
 
 
 def numbered_images(folder: Path) -> tuple[dict[tuple[str, int], Path], list[str]]:
-    """{(CASE, channel): file} of the images in a folder, and a sentence where others are left out.
+    """Return {(CASE, channel): file} for the images in a folder, and a warning about images without a channel number.
 
     Raises:
-        InputError: no image has a channel number; two files of one channel.
+        InputError: no image has a channel number, or two files have the same case and channel.
     """
     images = by_case(folder, numbered)
     odd = [file.name for file in (find_volumes(folder) if folder.is_dir() else []) if numbered(file) is None]
-    lacks = f"{folder}: {some(odd)} lacks the channel number that nnU-Net's layout asks for (CASE_0000)"
+    lacks = f"{folder}: {shortened_list(odd)} has no channel number, which nnU-Net's layout requires (CASE_0000)"
     if odd and not images:
         raise InputError("cohort-channel-number-missing", f"{lacks}; rename the images")
-    return images, [f"{lacks} and is left out"] if odd else []
+    return images, [f"{lacks}; it is ignored"] if odd else []
 
 
 def numbered(path: Path) -> tuple[str, int] | None:
-    """(CASE, channel) of nnU-Net's CASE_0000; None of another name."""
+    """Return (CASE, channel) for a file named CASE_0000, else None."""
     match = NUMBERED.fullmatch(case_name(path))
     return (normalize("NFC", match[1]), int(match[2])) if match else None

@@ -1,7 +1,7 @@
-"""Which patients a case shows: by its dataset's records, a pattern, its folder or its name.
+"""Find the patients that a case shows, from the dataset's records, a pattern, its folder or its name.
 
-What is said of one case by several of these is one patient (``identified``); so a dataset whose twins name their
-patients in one way and whose real cases in another still keeps them together.
+If several of these give an identifier for one case, all of them mean the same patient (``identified``). Synthetic and
+real cases of a patient thus stay together even if they name the patient differently.
 """
 
 import os
@@ -12,28 +12,32 @@ from pathlib import Path
 from typing import Any
 
 from medgen.data.cohort.datalist import part_of, patient_name
-from medgen.data.cohort.layouts import called, read_json, some
+from medgen.data.cohort.layouts import case_of_entry, shortened_list
 from medgen.errors import InputError
 from medgen.io.paths import case_name
+from medgen.io.text import read_json
 
 PROVENANCE = "provenance.json"
-SYNTHETIC_NAME = re.compile(r"(.+?)(?:__syn\d{3,}|_synthetic_\d+)")  # of medgen augment and synthesize
+SYNTHETIC_NAME = re.compile(r"(.+?)(?:__syn\d{3,}|_synthetic_\d+)")  # names given by medgen augment and synthesize
 BIDS = re.compile(r"(sub-[0-9A-Za-z]+)(_.*)?")  # https://bids-specification.readthedocs.io, "entities"
 FOLDER = re.compile(r"(sub|subj|subject|pat|patient|case|pt|p)[-_ ]?[0-9][0-9A-Za-z]*", re.IGNORECASE)
-BRATS = re.compile(r"(BraTS-[A-Za-z]+-\d+)-\d+")  # of BraTS 2023 on: patient and time point
-GROUP = re.compile(  # of a folder of many patients: where, of what kind or when
+BRATS = re.compile(r"(BraTS-[A-Za-z]+-\d+)-\d+")  # since BraTS 2023: patient and time point
+GROUP = re.compile(  # folders that group patients by site, kind or time
     r"(site|cent(er|re)|hospital|institution|scanner|group|batch|HGG|LGG|ses|session|day|visit|week|month|year|baseline"
     r"|follow[-_ ]?up|time[-_ ]?point)([-_ ]?[0-9A-Za-z]+)?",
     re.IGNORECASE,
 )
-Id = tuple[str, str]  # ("patient", name of a patient) or ("case", name of a real case, which shows one)
+Id = tuple[str, str]  # ("patient", patient name) or ("case", name of a real case of that patient)
 
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a case: ``ids`` of the patient that a real case shows, or of all that a synthetic one does.
+    """Identity of a case.
 
-    The first is its own patient's. ``unrecorded``: a synthetic case by its name alone.
+    ids         of a real case: identifiers of its patient; of a synthetic case: one or more identifiers for each
+                patient whose images it contains. The first belongs to the case's own patient.
+    synthetic   whether the case is synthetic
+    unrecorded  whether only its name says that the case is synthetic
     """
 
     name: str
@@ -43,11 +47,11 @@ class Known:
 
 
 class Records:
-    """The records beside the files of a dataset, each read once: provenance.json, and manifest.json of synthesize."""
+    """Cache of a dataset's record files: provenance.json, and manifest.json of ``medgen synthesize``."""
 
     def __init__(self) -> None:
         self._read: dict[Path, dict[str, Any]] = {}
-        self._images: dict[str, Known] = {}  # what the records tell of an image, by its content hash
+        self._images: dict[str, Known] = {}  # recorded case of an image, by content hash
 
     def known(
         self,
@@ -58,52 +62,56 @@ class Records:
         pattern: str | None = None,
         root: Path | None = None,
     ) -> Known:
-        """What is known of a case.
+        """Return the identity of a case.
 
         Args:
-            name: of the case.
-            files: its images; records are looked for in their folders and one above, and in ``root``.
-            listed: its patient as a datalist has it.
+            name: case name.
+            files: its images; records are searched in the first one's folder and the folder above, and in ``root``.
+            listed: its patient in the datalist, "" for none.
             pattern: regular expression that finds the patient in the name, see ``patient_of``.
+            root: folder of the dataset.
 
         Raises:
-            InputError: a record that is damaged; a pattern that does not fit.
+            InputError: a damaged record, or a pattern that does not match.
         """
         folders = [root] if root else []
         folders += [folder for file in files[:1] for folder in (file.parent, file.parent.parent)]
         found = [self._of(folder) for folder in dict.fromkeys(folders)]
-        bare = name.rpartition("/")[2]
+        base_name = name.rpartition("/")[2]
         for record in found:
-            if bare in record["synthetic"]:
-                return Known(name, record["synthetic"][bare], synthetic=True)
-        match = SYNTHETIC_NAME.fullmatch(bare)
-        if match and not any(bare in record["real"] for record in found):
+            if base_name in record["synthetic"]:
+                return Known(name, record["synthetic"][base_name], synthetic=True)
+        match = SYNTHETIC_NAME.fullmatch(base_name)
+        if match and not any(base_name in record["real"] for record in found):
             return Known(name, (("case", match[1]),), synthetic=True, unrecorded=True)
-        told = [record["real"][bare] for record in found if record["real"].get(bare)]
-        named = [listed, *told] if listed else told
+        recorded = [record["real"][base_name] for record in found if record["real"].get(base_name)]
+        named = [listed, *recorded] if listed else recorded
         if pattern is not None and not listed:
-            named = [patient_of(bare, pattern), *told]
-        ids = [("patient", each) for each in named or [_by_place(bare, files, root)]]
-        return Known(name, (*dict.fromkeys(ids), ("case", bare)))
+            named = [patient_of(base_name, pattern), *recorded]
+        ids = [("patient", each) for each in named or [_by_place(base_name, files, root)]]
+        return Known(name, (*dict.fromkeys(ids), ("case", base_name)))
 
     def without_case(self, cases: Iterable[str]) -> list[str]:
-        """A sentence on the real cases that the records read so far do not name, where they name others: a misspelling
-        would take a scan from its patient."""
+        """Return a warning about real cases that are absent from records which name other cases.
+
+        A misspelled name would separate a scan from its patient.
+        """
         paths = [str(folder / PROVENANCE) for folder, record in self._read.items() if record["real"]]
         named = {name for record in self._read.values() for kind in record.values() for name in kind}
         absent = [name for name in cases if name.rpartition("/")[2] not in named]
         if not paths or not absent:
             return []
         return [
-            f"{' and '.join(paths)} does not name {some(absent)}: each is a patient of its own, unless it shows an "
-            "image of one that is named"
+            f"{' and '.join(paths)} does not name {shortened_list(absent)}; each counts as a separate patient, "
+            f"unless its image "
+            "equals one of a named case"
         ]
 
     def by_images(self, known: Known, images: Iterable[str]) -> Known:
-        """What the records tell of a case by the content of its images, where it has another name now.
+        """Return the identity of a case, completed from records that contain its images under another name.
 
         Args:
-            known: of the case by its name and place.
+            known: identity of the case by its name and folder.
             images: content hashes, see ``data.cohort.content``.
         """
         found = next((self._images[image] for image in images if image in self._images), None)
@@ -113,7 +121,7 @@ class Records:
         return Known(known.name, ids, synthetic=found.synthetic)
 
     def _add_images(self, content: dict[str, Any], real: dict[str, str], synthetic: dict[str, tuple[Id, ...]]) -> None:
-        for kind in ("synthetic", "real"):  # of an image that is both the real one counts
+        for kind in ("synthetic", "real"):  # a real case replaces a synthetic one with the same image
             for case, record in content[kind].items():
                 ids = synthetic[case] if kind == "synthetic" else (("patient", real[case] or case), ("case", case))
                 images = record.get("images")
@@ -121,10 +129,10 @@ class Records:
                     self._images[str(image)] = Known(case, ids, synthetic=kind == "synthetic")
 
     def _of(self, folder: Path) -> dict[str, Any]:
-        """{"real": {case: patient}, "synthetic": {case: ids}} of the records in a folder."""
+        """Read the records in a folder: {"real": {case: patient}, "synthetic": {case: ids}}."""
         if folder not in self._read:
             content = read_provenance(folder)
-            content["real"] = {called(case): record for case, record in content["real"].items()}
+            content["real"] = {case_of_entry(case): record for case, record in content["real"].items()}
             real = {case: patient_name(record.get("patient")) for case, record in content["real"].items()}
             synthetic = {case: _recorded(record) for case, record in content["synthetic"].items()}
             self._add_images(content, real, synthetic)
@@ -133,17 +141,17 @@ class Records:
 
 
 def _recorded(record: Mapping[str, Any]) -> tuple[Id, ...]:
-    """Of a synthetic case of ``medgen augment``: its patient and those of its donors."""
+    """Return the identifiers of a synthetic case of ``medgen augment``: its own patient, then those of its donors."""
     names = [record["patient"], *(p for step in record["operations"] for p in step.get("patients", ()))]
     ids = [("patient", patient_name(name)) for name in names]
     return tuple(dict.fromkeys([*ids[:1], *([("case", str(record["source"]))] if record.get("source") else []), *ids]))
 
 
 def _synthesized(folder: Path) -> dict[str, tuple[Id, ...]]:
-    """The cases of ``medgen synthesize`` by its manifest.json: of their label maps, and what they were mixed with."""
+    """Read manifest.json of ``medgen synthesize``: {case: ids of its label map's, mixed and style cases}."""
     try:
         cases = read_json(folder / "manifest.json").get("cases")
-    except InputError:  # none, or another program's
+    except InputError:  # missing, or written by another program
         return {}
     found = {}
     for case, record in cases.items() if isinstance(cases, dict) else ():
@@ -156,33 +164,38 @@ def _synthesized(folder: Path) -> dict[str, tuple[Id, ...]]:
 
 
 def read_provenance(root: Path) -> dict[str, Any]:
-    """{"real": {case: record}, "synthetic": {case: record}}, empty where there is no such file. Raises InputError."""
+    """Read provenance.json: {"real": {case: record}, "synthetic": {case: record}}, both empty if there is no file.
+
+    Raises InputError if the file is malformed or incomplete.
+    """
     path = root / PROVENANCE
     content = read_json(path) if os.path.lexists(path) else {"real": {}, "synthetic": {}}
     records = [content.get("real"), content.get("synthetic")]
     if not all(isinstance(kind, dict) and all(isinstance(r, dict) for r in kind.values()) for kind in records):
         raise InputError(
             "dataset-record-foreign",
-            f"{path} is not medgen's record of a dataset; move it away or bring back the one written",
+            f"{path} is not a dataset record of medgen; move it away or restore the original",
         )
     for case, record in content["synthetic"].items():
         steps = record.get("operations")
         if not record.get("patient") or not isinstance(steps, list) or not all(isinstance(s, dict) for s in steps):
             raise InputError(
                 "dataset-record-incomplete",
-                f"{path} does not tell whose case {case} is and how it was made; bring it back whole",
+                f"{path}: case {case} has no patient or no valid list of operations; restore the complete file",
             )
     return content
 
 
 def patient_of(name: str, pattern: str | None) -> str:
-    """The patient of a case by its name: what ``pattern`` (a regular expression: its first group if it has one) finds.
+    """Return the patient of a case from its name.
 
-    None: "sub-01" of a BIDS name such as sub-01_ses-2, "BraTS-GLI-00005" of BraTS-GLI-00005-101, else each case is a
-    patient of its own.
+    Args:
+        name: case name.
+        pattern: regular expression; its first group, or the whole match, is the patient. None: "sub-01" for a BIDS name
+            such as sub-01_ses-2, "BraTS-GLI-00005" for BraTS-GLI-00005-101, otherwise the case name itself.
 
     Raises:
-        InputError: no regular expression, or one that finds nothing in the name.
+        InputError: an invalid regular expression, or one that finds nothing in the name.
     """
     if pattern is None:
         known = BIDS.fullmatch(name) or BRATS.fullmatch(name)
@@ -191,21 +204,23 @@ def patient_of(name: str, pattern: str | None) -> str:
         match = re.search(pattern, name)
     except re.error as error:
         raise InputError(
-            "config-patient-pattern-invalid", f"patient_pattern = {pattern!r} is no regular expression: {error}"
+            "config-patient-pattern-invalid",
+            f"patient_pattern = {pattern!r} is not a valid regular expression ({error}); correct it",
         ) from error
     patient = match and (match[1] if match.re.groups else match[0])
     if not patient:
         raise InputError(
             "config-patient-pattern-unmatched",
-            f"patient_pattern = {pattern!r} finds no patient in the case name {name}",
+            f"patient_pattern = {pattern!r} finds no patient in the case name {name}; correct the pattern",
         )
     return patient
 
 
 def _by_place(name: str, files: Sequence[Path], root: Path | None) -> str:
-    """By a folder between the dataset's and the file that is named as a patient is (patient07, sub-01_ses-1), or name.
+    """Return the patient from the folders between ``root`` and the image, else from the case name.
 
-    Of a case that is called by its folders (lonely/day1) else the first that is no part of the split and no `GROUP`.
+    The first folder with a typical patient name (patient07, sub-01_ses-1) is used. If the case is named after its
+    folders (lonely/day1), the first one that is neither a subset of the split nor a `GROUP` is used otherwise.
     """
     if files and root is not None and files[0].absolute().is_relative_to(root.absolute()):
         between = files[0].absolute().relative_to(root.absolute()).parts[:-1]
@@ -218,34 +233,34 @@ def _by_place(name: str, files: Sequence[Path], root: Path | None) -> str:
 
 
 def identified(known: Sequence[Known]) -> list[tuple[str, frozenset[str]]]:
-    """The patient of each case and, of a synthetic one, all patients whose images are in it; else none.
+    """Return for each case its patient and, for synthetic cases, all patients whose images it contains.
 
-    Ids that a real case has together are of one patient, who is called by the first.
+    All identifiers of a real case mean one patient; the first one is the patient's name.
     """
     parents: dict[Hashable, Hashable] = {}
     for case in known:
         if not case.synthetic:
             for other in case.ids[1:]:
-                join(parents, case.ids[0], other)
+                merge_sets(parents, case.ids[0], other)
     names: dict[Hashable, str] = {}
     for case in known:
         if not case.synthetic:
-            names.setdefault(top(parents, case.ids[0]), case.ids[0][1])
+            names.setdefault(set_root(parents, case.ids[0]), case.ids[0][1])
 
     def patient(one: Id) -> str:
-        return names.get(top(parents, one), one[1])
+        return names.get(set_root(parents, one), one[1])
 
     return [(patient(c.ids[0]), frozenset(map(patient, c.ids)) if c.synthetic else frozenset()) for c in known]
 
 
-def by_images(cases: Iterable[tuple[str, str, Iterable[str]]]) -> tuple[dict[str, str], list[tuple[str, str]]]:
-    """Patients who are one because their cases have an image in common: a scan under two names.
+def merge_by_images(cases: Iterable[tuple[str, str, Iterable[str]]]) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """Merge patients whose cases share an image, that is, a scan under two names.
 
     Args:
-        cases: name, patient and content hashes (``data.cohort.content``) of each.
+        cases: name, patient and content hashes (``data.cohort.content``) of each case.
 
     Returns:
-        {patient: the patient that they are}, and the names of the cases in pairs.
+        {patient: merged patient}, and the pairs of case names.
     """
     first: dict[str, tuple[str, str]] = {}
     parents: dict[Hashable, Hashable] = {}
@@ -253,20 +268,20 @@ def by_images(cases: Iterable[tuple[str, str, Iterable[str]]]) -> tuple[dict[str
     for name, patient, images in cases:
         for other, whose in sorted({first.setdefault(image, (name, patient)) for image in images}):
             if whose != patient:
-                join(parents, whose, patient)
+                merge_sets(parents, whose, patient)
                 pairs.append((other, name))
-    return {str(patient): str(top(parents, patient)) for patient in parents}, pairs
+    return {str(patient): str(set_root(parents, patient)) for patient in parents}, pairs
 
 
-def join(parents: dict[Hashable, Hashable], a: Hashable, b: Hashable) -> None:
-    """Make two members of one set (union-find; the lesser name stays on top, so that order does not matter)."""
-    a, b = top(parents, a), top(parents, b)
+def merge_sets(parents: dict[Hashable, Hashable], a: Hashable, b: Hashable) -> None:
+    """Merge the sets of two members (union-find); the smaller name becomes the root, so that order has no effect."""
+    a, b = set_root(parents, a), set_root(parents, b)
     low, high = (a, b) if str(a) <= str(b) else (b, a)
     parents[high], parents[low] = low, low
 
 
-def top(parents: dict[Hashable, Hashable], one: Hashable) -> Hashable:
-    """The member that stands for the set of ``one``."""
+def set_root(parents: dict[Hashable, Hashable], one: Hashable) -> Hashable:
+    """Return the root of the set that contains ``one``."""
     while parents.get(one, one) != one:
         one = parents[one]
     return one

@@ -1,7 +1,7 @@
-"""Folders and datalists -> cases with their patients; grids of pairs are compared.
+"""Read cohort folders and datalists into cases with patients, and compare the grids of paired images.
 
-Layouts: the folder convention (source/ target/ labels/ with CASE.nii.gz and labels.json, or a folder a contrast:
-t1/ flair/ t2/), a folder a case (patient07/t1.nii.gz), a MONAI or Decathlon datalist JSON, and the nnU-Net raw layout
+Layouts: one folder per contrast (source/ target/ labels/ with CASE.nii.gz and labels.json, or t1/ flair/ t2/), one
+folder per case (patient07/t1.nii.gz), a MONAI or Decathlon datalist JSON, and the nnU-Net raw layout
 (imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz).
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from medgen.data.cohort.datalist import is_datalist
 from medgen.data.cohort.datalist_cases import datalist
-from medgen.data.cohort.layouts import Contrasts, Found, case_folders, domain_folders, folders, read_json, some
+from medgen.data.cohort.layouts import Contrasts, Found, case_folders, domain_folders, folders, shortened_list
 from medgen.data.cohort.nnunet import is_nnunet, nnunet
 from medgen.data.cohort.patients import Known, Records, identified
 from medgen.data.cohort.split import stated_folds, with_stated_fold
@@ -24,16 +24,20 @@ from medgen.errors import InputError
 from medgen.io.grids import same_grid
 from medgen.io.paths import ENDINGS, require_path
 from medgen.io.read import read_geometry, read_volume
+from medgen.io.text import read_json
 from medgen.types import Case
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """``cases`` sorted by name, names unique; ``label_values``: structure -> voxel value (no background).
+    """Cases of a cohort.
 
-    ``missing``: case -> contrasts that it lacks beside others of their side, which does not count therefore.
-    ``warnings``: sentences on what was left out or is not as it says. ``stated``: which fold of the dataset's own
-    decides the parts of the cases, "" for none. ``known``: what ``records`` tell of each case.
+    cases         sorted by name; names are unique
+    label_values  structure -> voxel value, without the background
+    missing       case -> missing contrasts of a side (source or target) that is ignored because it is incomplete
+    warnings      sentences about ignored files and about contradictions in the dataset
+    stated        description of the dataset's own fold that determines the split, "" for none
+    known         identity of each case according to ``records``
     """
 
     root: Path
@@ -59,22 +63,24 @@ def read_cohort(
 ) -> Cohort:
     """Find the cases of a cohort folder, a datalist JSON (or its folder), or an nnU-Net raw folder.
 
-    The patient is the datalist's ``patient``, else what ``patient_pattern`` (a regular expression: its first
-    group, or the whole match) finds in the case name, else what records, folders and names tell, see
-    ``data.cohort.patients``. ``sources`` and ``targets`` name the contrasts, which are folders of a cohort folder,
-    files of a case's folder, or channels by the names of a dataset.json; the channel numbers say which is which where a
-    case has numbered images (nnU-Net, Decathlon). A side of a case counts when all its contrasts are there. ``domains``
-    name the
-    folders of a cohort that has neither source nor target: each image is both, and a case is called DOMAIN/CASE.
-    Without names for the labels, the values found are called label_1, label_2, ...
+    A side (source or target) of a case is used only if all its contrasts exist. Labels without names are called
+    label_1, label_2, ... by their voxel values.
 
     Args:
-        fold: where the dataset states folds, the one to validate; None: what it states of training and validation is
-            not taken, so that a split can be drawn.
+        sources, targets: contrast names: subfolders of ``root``, files in a case folder, or channel names in
+            dataset.json.
+        domains: subfolders of a cohort without sources and targets; each image is both, and a case is named
+            DOMAIN/CASE.
+        source_channels, target_channels: channel numbers of the contrasts, for numbered images (nnU-Net, Decathlon).
+        patient_pattern: regular expression that finds the patient in the case name (first group, or whole match);
+            used for cases whose patient is not in the datalist. None: use records, folders and names, see
+            ``data.cohort.patients``.
+        fold: validation fold, if the dataset states folds; None: ignore the stated training and validation subsets,
+            so that a split can be drawn.
 
     Raises:
-        InputError: nothing found, two files for one case, a label without image, a listed file that does not
-            exist, malformed JSON, a pattern that does not match, a fold that is not stated.
+        InputError: no cases, two files for one case, a label map without an image, a listed file that does not
+            exist, malformed JSON, a pattern that does not match, an unknown fold.
     """
     root = require_path(root)
     contrasts = Contrasts(sources, targets, source_channels, target_channels)
@@ -84,7 +90,7 @@ def read_cohort(
         name, absent = next(iter(found.missing.items()))
         raise InputError(
             "cohort-contrast-missing",
-            f"{root}: no case has all its contrasts, {name} lacks {' and '.join(absent)}; add them",
+            f"{root}: no case has all its contrasts; for example, {name} lacks {' and '.join(absent)}; add the files",
         )
     if not cases:
         folders_named = " and ".join(f"{name}/" for name in contrasts.names)
@@ -92,8 +98,8 @@ def read_cohort(
         if deep:
             raise InputError(
                 "cohort-folders-too-deep",
-                f"{deep} holds folders and no volumes; put the images right into it, as {deep.name}/CASE.nii.gz, or "
-                f"make a folder a case, as CASE/{deep.name}.nii.gz",
+                f"{deep} holds folders but no volumes; put the images directly into it, as {deep.name}/CASE.nii.gz, or "
+                f"use one folder per case, as CASE/{deep.name}.nii.gz",
             )
         raise InputError(
             "folder-no-volumes", f"{root} holds no volumes ({' '.join(ENDINGS)}); put {folders_named} images there"
@@ -107,29 +113,29 @@ def read_cohort(
     if fold is None:
         cases = [case if case.part == "test" else replace(case, part="") for case in cases]
     cases, warnings = with_patients(sorted(cases, key=lambda case: case.name), known), _without_record(known)
-    own = any(case.part == "validation" for case in cases)  # stated by the list itself, which then counts
-    beside = root.is_dir() or root.name == "dataset.json"  # of another list the files beside it say nothing
-    if fold is not None and beside and not (domains or own) and (stated := stated_folds(folder)):
+    has_validation = any(case.part == "validation" for case in cases)  # takes precedence over stated folds
+    use_folder_files = root.is_dir() or root.name == "dataset.json"  # other lists ignore files beside them
+    if fold is not None and use_folder_files and not (domains or has_validation) and (stated := stated_folds(folder)):
         cases, more = with_stated_fold(cases, *stated, fold)
         warnings += more
-        found.stated = f"fold {fold} of {stated[0].name} validates"
-    if fold is not None and beside and not any(case.part for case in cases):
+        found.stated = f"validation fold {fold} of {stated[0].name}"
+    if fold is not None and use_folder_files and not any(case.part for case in cases):
         warnings += unread_splits(folder)
     if patient_pattern is None:
         real = [case for case in cases if not case.synthetic]
         warnings += records.without_case(case.name for case in real if case.name not in listed)
-        if beside:
+        if use_folder_files:
             warnings += unread_patients(folder, {case.name: case.patient for case in real})
     values = _label_values(found.labels, cases)
     return Cohort(root, cases, values, found.missing, [*found.warnings, *warnings], found.stated, known, records)
 
 
 def _found(root: Path, contrasts: Contrasts, fold: int | None) -> Found:
-    """What the reader of the folder's or file's layout finds."""
+    """Detect the layout of a folder or file and read it."""
     if root.is_file():
         if root.suffix.lower() != ".json":
             raise InputError(
-                "cohort-root-invalid", f"{root} is neither a folder nor a datalist .json; name the cohort folder"
+                "cohort-root-invalid", f"{root} is neither a folder nor a datalist .json; give the cohort folder"
             )
         if root.name == "dataset.json" and is_nnunet(root.parent, read_json(root, (dict, list))):
             return nnunet(root.parent, contrasts)
@@ -148,31 +154,34 @@ def _found(root: Path, contrasts: Contrasts, fold: int | None) -> Found:
     if not found.cases:
         raise InputError(
             "cohort-layout-unknown",
-            f"{root} is no cohort: there is no {'/ or '.join(contrasts.names)}/, no CASE/{contrasts.names[0]}.nii.gz, "
-            "no imagesTr/ and no datalist dataset.json; set data.root, data.sources and data.targets",
+            f"{root} has no known layout: no {'/ or '.join(contrasts.names)}/, no CASE/{contrasts.names[0]}.nii.gz, "
+            "no imagesTr/ and no datalist dataset.json; check data.root, data.sources and data.targets",
         )
     return found
 
 
 def with_patients(cases: list[Case], known: dict[str, Known]) -> list[Case]:
-    """The cases with the patients that ``known`` tells of each, and those whose images are in a synthetic one."""
-    told = identified([known[case.name] for case in cases])
-    return [replace(c, patient=patient, made_of=made_of) for c, (patient, made_of) in zip(cases, told, strict=True)]
+    """Set ``patient`` of each case and, for synthetic cases, ``made_of``, from what ``known`` states."""
+    identities = identified([known[case.name] for case in cases])
+    return [
+        replace(c, patient=patient, made_of=made_of) for c, (patient, made_of) in zip(cases, identities, strict=True)
+    ]
 
 
 def _without_record(known: dict[str, Known]) -> list[str]:
-    """A warning of the cases that are synthetic by their names alone."""
+    """Return a warning about cases that only their names mark as synthetic."""
     names = [name for name, one in known.items() if one.unrecorded]
     if not names:
         return []
     return [
-        f"{some(sorted(names))} are synthetic by their names, and no provenance.json beside them tells whose images "
-        "are in them: each is taken as made of the case that it is named after alone; bring provenance.json back"
+        f"{shortened_list(sorted(names))} have names of synthetic cases, but no provenance.json states whose images "
+        f"they "
+        "contain; each is assumed to contain only images of the case in its name; restore provenance.json"
     ]
 
 
 def check_pairs(cases: Iterable[Case]) -> None:
-    """Compare the grids of each case's files (headers only). Raises InputError with both geometries."""
+    """Compare the grids of each case's files by their headers; raise InputError with both geometries if they differ."""
     for case in cases:
         files = [*(("target", p) for p in case.target), *(("source", p) for p in case.source)]
         files += [("labels", case.labels)] if case.labels is not None else []
@@ -182,14 +191,14 @@ def check_pairs(cases: Iterable[Case]) -> None:
             if not same_grid(first, grid):
                 raise InputError(
                     "pair-grid-differs",
-                    f"case {case.name} has {first_role} and {role} on different grids: {first_path} is "
+                    f"case {case.name}: {first_role} and {role} are on different grids: {first_path} is "
                     f"[{first.describe()}], {path} is [{grid.describe()}]; "
-                    "bring them together with data.align: resample, rigid or bspline",
+                    "set data.align to resample, rigid or bspline",
                 )
 
 
 def _label_values(named: dict[str, int] | None, cases: list[Case]) -> dict[str, int]:
-    """``named``, or the values that occur in the label volumes (all are read: labels.json spares that)."""
+    """Return ``named``, or else the values that occur in the label maps; without labels.json all maps are read."""
     if named is not None:
         return named
     values: set[int] = set()
@@ -199,7 +208,7 @@ def _label_values(named: dict[str, int] | None, cases: list[Case]) -> dict[str, 
             if (found < 0).any() or (found != np.rint(found)).any():
                 raise InputError(
                     "labels-values-invalid",
-                    f"{case.labels} holds values that are no labels; use whole numbers of 0 or more",
+                    f"{case.labels} holds values that are not labels; use whole numbers of 0 or more",
                 )
             values |= set(found.astype(int).tolist())
     return {f"label_{value}": value for value in sorted(values - {0})}

@@ -1,15 +1,15 @@
-"""Settings -> a cohort's cases in the parts of its split: as stated, recorded or drawn. What is left out is said."""
+"""Read the cohort of a run and split it, as stated, recorded or drawn; report all excluded cases."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from medgen.data.cohort.content import content_hashes
-from medgen.data.cohort.layouts import some
-from medgen.data.cohort.patients import by_images
+from medgen.data.cohort.layouts import shortened_list
+from medgen.data.cohort.patients import merge_by_images
 from medgen.data.cohort.read import Cohort, check_pairs, read_cohort, with_patients
 from medgen.data.cohort.split import load_split, save_split, split_cases
-from medgen.data.cohort.stacked import unstacked
+from medgen.data.cohort.stacked import split_channels
 from medgen.errors import InputError
 from medgen.settings import Settings
 from medgen.types import Case
@@ -20,15 +20,17 @@ Content = dict[str, set[str]]  # case -> content hashes of its images
 def read_split(
     settings: Settings, out: Path, folder: Path, *, resume: bool, say: Callable[[str], None]
 ) -> tuple[Cohort, dict[str, list[Case]], Content]:
-    """The cohort, its usable cases by part, and the hashes of their images; writes ``out/split.json``.
+    """Return the cohort, its usable cases by subset, and the hashes of their images; write ``out/split.json``.
 
     Args:
-        folder: of the cache.
-        resume: keep to the split in ``out``, whatever came to the cohort since.
-        say: takes lines for the user.
+        settings: of the run.
+        out: output folder of the run.
+        folder: cache folder.
+        resume: use the split recorded in ``out``, even if the cohort has new cases.
+        say: called with each line for the user.
 
     Raises:
-        InputError: nothing usable, grids that disagree, a split that cannot be.
+        InputError: no usable cases, grids that differ, or an impossible split.
     """
     data = settings.data
     recorded = out / "split.json" if resume and (out / "split.json").exists() else data.split
@@ -38,7 +40,7 @@ def read_split(
         raise InputError(
             "cohort-no-pairs",
             f"{data.root}: no case has both a source and a target, so there is nothing to train on; "
-            "set data.paired=false and an unpaired method, or check the folder's names",
+            "set data.paired=false and use an unpaired method, or check the folder names",
         )
     if recorded is not None:
         split = load_split(recorded, cases)
@@ -52,7 +54,7 @@ def read_split(
 
 
 def _read(settings: Settings, folder: Path, fold: int | None, say: Callable[[str], None]) -> Cohort:
-    """The cohort with what is to be said of it said, and channels of 4D files as files of their own in ``folder``."""
+    """Read the cohort, report its warnings, and write the channels of 4D files to separate files in ``folder``."""
     data = settings.data
     assert data.root is not None
     cohort = read_cohort(
@@ -68,21 +70,21 @@ def _read(settings: Settings, folder: Path, fold: int | None, say: Callable[[str
     for text in cohort.warnings:
         say(f"warning: {text}")
     for name, absent in cohort.missing.items():
-        say(f"warning: case {name} lacks {' and '.join(absent)}; that side of it is left out")
-    cases = unstacked(cohort.cases, folder / "channels")
+        say(f"warning: case {name} lacks {' and '.join(absent)}; its incomplete side (source or target) is ignored")
+    cases = split_channels(cohort.cases, folder / "channels")
     if settings.label_source:
         cases = [replace(c, source=(c.labels,) if c.labels else ()) for c in cases]
     return replace(cohort, cases=cases)
 
 
 def _usable(cohort: Cohort, settings: Settings, say: Callable[[str], None]) -> list[Case]:
-    """The cases that the method can use, on grids that fit each other; those left out are said."""
+    """Return the cases that the method can use; check their grids and report excluded cases."""
     data = settings.data
     if data.paired:
         cases = [c for c in cohort.cases if c.source and c.target]
-        alone = [c.name for c in cohort.cases if bool(c.source) != bool(c.target) and c.part != "test"]
-        if alone and cases:
-            say(f"warning: {len(alone)} cases have no partner and are left out: {', '.join(alone[:10])}")
+        incomplete = [c.name for c in cohort.cases if bool(c.source) != bool(c.target) and c.part != "test"]
+        if incomplete and cases:
+            say(f"warning: {len(incomplete)} cases without source or target are excluded: {', '.join(incomplete[:10])}")
         grids = cases
     else:
         cases = cohort.cases
@@ -96,9 +98,10 @@ def _usable(cohort: Cohort, settings: Settings, say: Callable[[str], None]) -> l
 def _by_content(
     cohort: Cohort, cases: list[Case], settings: Settings, folder: Path, say: Callable[[str], None]
 ) -> tuple[list[Case], dict[str, set[str]]]:
-    """The cases, those that show one image being of one patient, and {case: hashes of its images}.
+    """Assign cases that share an image to one patient; return the cases and {case: hashes of its images}.
 
-    A scan under two names would else be trained on and validated. Records of synthetic cases are found by content, too.
+    Otherwise a scan with two names could be in both the training and the validation set. Records of synthetic cases are
+    also matched by content.
     """
     images = {c.name: [*([] if settings.label_source else c.source), *c.target] for c in cases}
     hashes = content_hashes((file for files in images.values() for file in files), folder)
@@ -106,41 +109,49 @@ def _by_content(
     known = {c.name: cohort.records.by_images(cohort.known[c.name], sorted(content[c.name])) for c in cases}
     renamed = [case.name for case in cases if known[case.name].synthetic and not case.synthetic]
     if renamed:
-        say(f"warning: {some(renamed)} are synthetic by their images, which provenance.json has under other names")
+        say(f"warning: {shortened_list(renamed)} are synthetic: provenance.json lists their images under other names")
     cases = with_patients(cases, known)
-    called, pairs = by_images((c.name, c.patient, sorted(content[c.name])) for c in cases if not c.synthetic)
+    merged, pairs = merge_by_images((c.name, c.patient, sorted(content[c.name])) for c in cases if not c.synthetic)
     for one, other in pairs:
         say(
-            f"warning: cases {one} and {other} show the same image, so that they are taken for one patient; remove one "
-            "of them if they are a scan twice"
+            f"warning: cases {one} and {other} have the same image and count as one patient; remove one of them if it "
+            "is a duplicate"
         )
-    made = [frozenset(called.get(patient, patient) for patient in case.made_of) for case in cases]
+    made = [frozenset(merged.get(patient, patient) for patient in case.made_of) for case in cases]
     return [
-        replace(c, patient=called.get(c.patient, c.patient), made_of=of) for c, of in zip(cases, made, strict=True)
+        replace(c, patient=merged.get(c.patient, c.patient), made_of=of) for c, of in zip(cases, made, strict=True)
     ], content
 
 
 def _tell_split(
     cases: list[Case], split: dict[str, list[Case]], recorded: Path | None, stated: str, say: Callable[[str], None]
 ) -> None:
-    """How many cases each part has, and which are in none or are synthetic ones that are not used."""
+    """Report the number of cases in each subset, and the cases that are not used."""
     used = {part: [case for case in split[part] if not case.synthetic or case.part == part] for part in split}
     counts = {"train": len(split["train"])} | {part: len(used[part]) for part in ("validation", "test")}
     made = sum(case.synthetic for case in split["train"])
-    trained = f"{counts['train']} cases to train on" + (f" ({made} synthetic)" if made else "")
+    trained = f"{counts['train']} training cases" + (f" ({made} synthetic)" if made else "")
     where = f" ({stated})" if stated and not recorded else ""
-    say(f"{trained}, {counts['validation']} to validate, {counts['test']} kept for tests{where}")
-    beside = [case.name for part in ("validation", "test") for case in split[part] if case not in used[part]]
-    if beside:
-        say(f"warning: {len(beside)} synthetic cases are made of patients kept back and are not used: {some(beside)}")
+    say(f"{trained}, {counts['validation']} validation cases, {counts['test']} test cases{where}")
+    unused = [case.name for part in ("validation", "test") for case in split[part] if case not in used[part]]
+    if unused:
+        say(
+            f"warning: {len(unused)} synthetic cases belong to held-out patients and are not used: "
+            f"{shortened_list(unused)}"
+        )
     moved = [case.name for part in split for case in split[part] if case.synthetic and case.part not in ("", part)]
     if moved:
-        say(f"warning: {len(moved)} synthetic cases lie with their patients, not where the list says: {some(moved)}")
+        say(
+            f"warning: {len(moved)} synthetic cases were moved to the subset of their patients: {shortened_list(moved)}"
+        )
     placed = {case.name for part in split.values() for case in part}
     left = [case for case in cases if case.name not in placed]
     mixed = [case.name for case in left if case.synthetic]
     if mixed:
-        say(f"warning: {len(mixed)} synthetic cases show also patients kept back and are not used: {some(mixed)}")
+        say(
+            f"warning: {len(mixed)} synthetic cases contain images of held-out patients and are not used: "
+            f"{shortened_list(mixed)}"
+        )
     unnamed = [case.name for case in left if not case.synthetic]
     if unnamed:
-        say(f"warning: {len(unnamed)} cases are in no part of {recorded or 'the split'}: {some(unnamed)}")
+        say(f"warning: {len(unnamed)} cases are in no subset of {recorded or 'the split'}: {shortened_list(unnamed)}")

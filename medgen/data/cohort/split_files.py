@@ -1,4 +1,4 @@
-"""Files beside a dataset that seem to state its split or patients and are not read are named, never passed over."""
+"""Warn about files in a dataset folder that seem to state its split or patients but are not read."""
 
 import csv
 import re
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from medgen.data.cohort.datalist import FOLD, PART_KEYS, PATIENT, UNREAD_PARTS, part_of
-from medgen.data.cohort.layouts import some
+from medgen.data.cohort.layouts import shortened_list
 from medgen.errors import InputError
 from medgen.io.text import read_text
 
@@ -19,9 +19,9 @@ MOST_BYTES = 2**22
 
 
 def unread_splits(root: Path) -> list[str]:
-    """A sentence on the files in the folder ``root`` that are called like a part of a split, or have a column of them.
+    """Return a warning about files in ``root`` that are named like a split or a subset, or have a column of subsets.
 
-    Such as train.txt, splits_final.pkl, or TotalSegmentator's meta.csv with its column "split".
+    Examples: train.txt, splits_final.pkl, or TotalSegmentator's meta.csv with its column "split".
     """
     found = []
     for path in sorted(root.iterdir()) if root.is_dir() else ():
@@ -33,18 +33,18 @@ def unread_splits(root: Path) -> list[str]:
     if not found:
         return []
     return [
-        f"{root}: {some(found)} seems to state a split and is not read; write it as splits_final.json "
-        '([{"train": names, "val": names}]), or for training as data.split '
+        f"{root}: {shortened_list(found)} seems to state a split, but this format is not read; write splits_final.json "
+        '([{"train": names, "val": names}]), or set data.split to a JSON file '
         '({"train": names, "validation": names, "test": names})'
     ]
 
 
 def unread_patients(root: Path, patients: Mapping[str, str]) -> list[str]:
-    """A sentence on the tables in the folder ``root`` that name patients of several cases, where no record does.
+    """Return a warning about tables in ``root`` that seem to assign several cases to one patient.
 
     Args:
-        patients: {case: patient as known}. Nothing is said where some patient has two cases already, or where the
-            table lists patients by the names of cases.
+        patients: {case: patient as known}. There is no warning if a patient has two cases already, or if the table's
+            patient column contains case names.
     """
     if len(set(patients.values())) < len(patients):
         return []
@@ -60,13 +60,14 @@ def unread_patients(root: Path, patients: Mapping[str, str]) -> list[str]:
     if not found:
         return []
     return [
-        f"{root}: {some(found)} seems to name patients of several cases and is not read: each case is taken for a "
-        "patient; write provenance.json, or a datalist with patient in its entries, or set data.patient_pattern"
+        f"{root}: {shortened_list(found)} seems to name patients with several cases, but is not read; each case "
+        f"counts as a "
+        "patient; write provenance.json or a datalist with patient in its entries, or set data.patient_pattern"
     ]
 
 
 def _columns(path: Path) -> list[tuple[str, list[str]]]:
-    """The name and values of each column of a table; none of one that cannot be read."""
+    """Return the name and values of each column of a table; empty if it cannot be read."""
     try:
         lines = read_text(path, MOST_BYTES).splitlines()
         mark = max(",;\t|", key=lines[0].count) if lines else ","
@@ -81,7 +82,7 @@ def _plain(name: str) -> str:
 
 
 def _column(path: Path) -> str | None:
-    """The first column of a table that names parts or numbers folds."""
+    """Return the name of the first column of a table that holds subsets or folds, else None."""
     for name, listed in _columns(path):
         key, values = _plain(name), set(listed)
         parts = {part_of(value) or value.lower() for value in values if part_of(value) or value.lower() in UNREAD_PARTS}

@@ -1,4 +1,4 @@
-"""Channels of 4D files (BraTS and others of the Decathlon) as files of their own, so that all else sees volumes."""
+"""Write the channels of 4D files (such as Decathlon's BraTS) to separate files, because later steps need volumes."""
 
 import hashlib
 import json
@@ -12,11 +12,11 @@ from medgen.io.write import write_volume
 from medgen.types import Case
 
 
-def unstacked(cases: Iterable[Case], folder: Path) -> list[Case]:
-    """The cases with each channel that they need written into ``folder``, unless it is there from before.
+def split_channels(cases: Iterable[Case], folder: Path) -> list[Case]:
+    """Write the channels that the cases need into ``folder``, unless they exist; return the cases with these files.
 
     Raises:
-        InputError: a file that cannot be read or a folder that cannot be written.
+        InputError: a file cannot be read or the folder cannot be written.
     """
     return [_unstacked(case, folder) if any(case.channels) else case for case in cases]
 

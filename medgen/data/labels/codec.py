@@ -1,8 +1,7 @@
-"""Label maps as a source: the table of their values is the codec, one-hot channels are the code."""
+"""Encode label maps as one-hot channels, for models whose source is a label map."""
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,26 +9,26 @@ from typing import Any
 
 import numpy as np
 
-from medgen.data.cache import BODY_VOXELS, Cached, save_array
+from medgen.data.cache import BODY_VOXELS, Cached, save_array, save_text
 from medgen.data.fingerprint import QUANTILES
 from medgen.data.grid import resample, resample_like
 from medgen.data.labels.resampling import nearly_whole
 from medgen.data.tissue_classes import tissue_classes
 from medgen.errors import InputError
-from medgen.io.claim import wrote
 from medgen.io.read import read_volume
 from medgen.io.volume import GRID_TOLERANCE, Volume, same_geometry, to_canonical
 
-VERSION = 2  # counts changes of this file that make old entries wrong
+VERSION = 2  # increase when a change of this file makes cached entries invalid
 
 
 @dataclass(frozen=True)
 class LabelTable:
-    """One-hot code of label maps: channel i is 1 where a voxel has the i-th value, ascending.
+    """Table of label values for one-hot encoding: channel i is 1 where a voxel has the i-th smallest value.
 
-    ``labels``: structure → value, without the background. ``tissues``: classes that the background is divided into
-    (``data.tissue_classes``), whose values follow the largest of the structures; 0: the background is one class, value
-    0. ``smoothing``: mm, of those classes.
+    labels     structure → value, without the background
+    tissues    number of tissue classes that the background is divided into (``data.tissue_classes``); their values
+               follow the largest structure value. 0: the background is one class with value 0
+    smoothing  smoothing of the tissue classes, mm
     """
 
     labels: dict[str, int]
@@ -38,7 +37,7 @@ class LabelTable:
 
     @cached_property
     def names(self) -> dict[int, str]:
-        """Value → name of each channel, in order."""
+        """Value → name of each channel, in channel order."""
         first = max(self.labels.values(), default=0) + 1
         tissues = {first + i: f"tissue_{i + 1}" for i in range(self.tissues)} or {0: "background"}
         return dict(sorted(({v: k for k, v in self.labels.items()} | tissues).items()))
@@ -48,25 +47,25 @@ class LabelTable:
         return list(self.names)
 
     def structures(self, data: np.ndarray) -> np.ndarray:
-        """The labels of a map (X, Y, Z) without tissue classes: background 0, as a segmenter is to learn them."""
+        """Replace the tissue classes of a label map (X, Y, Z) by background 0, for segmentation training."""
         return np.where(np.isin(data, list(self.labels.values())), data, 0)
 
     def check(self, data: np.ndarray, path: Path | None) -> None:
-        """Raises InputError for values that are not in the table; the background's 0 passes always."""
+        """Raise InputError if the map has values that are not in the table; 0 (background) is always allowed."""
         unknown = np.setdiff1d(data, [0, *self.values])
         if unknown.size:
             known = ", ".join(f"{value} {name}" for value, name in self.names.items())
             shown = ", ".join(f"{value:g}" for value in unknown[:10])
             raise InputError(
                 "labels-value-unknown",
-                f"{path} holds values that are no labels here: {shown}; known are {known}; map them first",
+                f"{path} has unknown label values: {shown}; the known values are {known}; convert them first",
             )
 
     def filled(self, labels: Volume, image: Volume | None) -> Volume:
-        """The label map with its background divided into tissue classes of the image on the same grid.
+        """Divide the background of a label map into tissue classes, computed from the image on the same grid.
 
         Raises:
-            InputError: unknown values, or tissue classes are needed and there is no image.
+            InputError: unknown values, or tissue classes are needed but ``image`` is None.
         """
         self.check(labels.data, labels.path)
         background = labels.data == 0
@@ -75,8 +74,8 @@ class LabelTable:
         if image is None:
             raise InputError(
                 "labels-tissue-classes-missing",
-                f"{labels.path} has background without tissue classes, on which the model was trained; give the "
-                "images that belong to the label maps (--images), or maps that hold the values "
+                f"{labels.path} has background voxels, but the model was trained with tissue classes; give the images "
+                "of the label maps (--images), or label maps with the values "
                 f"{', '.join(str(v) for v, name in self.names.items() if name.startswith('tissue_'))}",
             )
         classes = tissue_classes(image.data, background, self.tissues, image.spacing, self.smoothing)
@@ -84,11 +83,11 @@ class LabelTable:
         return labels.replaced(np.where(background, classes + np.float32(first), labels.data))
 
     def encode(self, x: np.ndarray) -> np.ndarray:
-        """(X, Y, Z) values → (values, X, Y, Z) float32 in {0, 1}."""
+        """Convert label values (X, Y, Z) to one-hot channels (channels, X, Y, Z), float32 in {0, 1}."""
         return np.stack([x == value for value in self.values]).astype(np.float32)
 
     def decode(self, y: np.ndarray) -> np.ndarray:
-        """(values, X, Y, Z), also of shares as interpolation leaves them → (X, Y, Z), the value of the largest."""
+        """Convert channels (channels, X, Y, Z), such as interpolated one-hot, to the label of the largest (X, Y, Z)."""
         return np.asarray(self.values, np.float32)[y.argmax(0)]
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,18 +97,18 @@ class LabelTable:
 def cached_label_map(
     folder: Path, path: Path, image: Path, table: LabelTable, *, spacing: tuple[float, ...] | None, movable: bool
 ) -> Cached:
-    """The cache entry of a label map whose image is ``image``, made on first use.
+    """Return the cache entry of a label map, created on first use.
 
     Args:
         folder: cache folder.
-        path: the label map's file.
-        image: file of the real image on whose grid the map must lie, and whose background gives the tissue classes.
-        table: of the cohort.
-        spacing: mm of the model's grid, or None for the files' own.
-        movable: resample a map on another grid to the image's, see ``data.labels.resampling``.
+        path: label map file.
+        image: file of the real image; it defines the grid, and its background gives the tissue classes.
+        table: label table of the cohort.
+        spacing: voxel spacing of the model in mm, or None to keep that of the file.
+        movable: resample a label map on another grid to that of the image, see ``data.labels.resampling``.
 
     Raises:
-        InputError: unreadable, values that are not in the table, or on another grid and not movable.
+        InputError: unreadable file, values that are not in the table, or another grid and not ``movable``.
     """
     stats = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in (path, image)]
     text = json.dumps([VERSION, stats, table.to_dict(), spacing])
@@ -138,8 +137,8 @@ def _on_image(labels: Volume, image: Volume, table: LabelTable, movable: bool) -
         if not movable:
             raise InputError(
                 "labels-grid-differs",
-                f"{labels.path} is [{labels.geometry.describe()}], its image {image.path} is "
-                f"[{image.geometry.describe()}]; draw it on the image or set data.align to resample",
+                f"{labels.path} has the grid [{labels.geometry.describe()}], but its image {image.path} has "
+                f"[{image.geometry.describe()}]; use labels on the image grid, or set data.align to resample",
             )
         labels = replace(image, data=resample_like(labels, image, labels=True), path=labels.path)
     return table.filled(labels, image)
@@ -147,22 +146,19 @@ def _on_image(labels: Volume, image: Volume, table: LabelTable, movable: bool) -
 
 def _write(folder: Path, stem: Path, info: Path, volume: Volume, table: LabelTable) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    named = table.structures(volume.data) != 0
-    inside = np.argwhere(named).astype(np.int32)
+    foreground = table.structures(volume.data) != 0
+    inside = np.argwhere(foreground).astype(np.int32)
     if len(inside) > BODY_VOXELS:
         inside = inside[np.sort(np.random.default_rng(0).choice(len(inside), BODY_VOXELS, replace=False))]
     save_array(stem.with_suffix(".map.npy"), volume.data.astype(np.int32))
     save_array(stem.with_suffix(".map.body.npy"), inside)
-    aside = stem.with_suffix(f".{os.getpid()}.tmp")
-    aside.write_text(json.dumps({"spacing": volume.spacing, "fingerprint": describe_labels(volume, table)}))
-    wrote(info, aside)
-    os.replace(aside, info)
+    save_text(info, json.dumps({"spacing": volume.spacing, "fingerprint": describe_labels(volume, table)}))
 
 
 def describe_labels(volume: Volume, table: LabelTable) -> dict[str, Any]:
-    """As ``fingerprint.describe``: extent of the labelled structures in mm and spacing; labels have no intensities."""
-    named = table.structures(volume.data) != 0
-    sides = [np.flatnonzero(named.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    """Like ``fingerprint.describe``: extent of the labelled structures (mm) and spacing; quantiles are 0."""
+    foreground = table.structures(volume.data) != 0
+    sides = [np.flatnonzero(foreground.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     extent = [float(s[-1] - s[0] + 1) * mm if len(s) else 0.0 for s, mm in zip(sides, volume.spacing, strict=True)]
     return {
         "quantiles": [0.0] * len(QUANTILES),

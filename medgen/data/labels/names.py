@@ -1,15 +1,16 @@
-"""Names of labels matched without regard to case: programs write Liver, liver and LIVER."""
+"""Read label names and match them without regard to case, because programs write Liver, liver and LIVER."""
 
 import os
 from collections.abc import Collection
 from pathlib import Path
 
-from medgen.data.cohort.layouts import named_labels, read_json
+from medgen.data.cohort.layouts import named_labels
 from medgen.errors import InputError
+from medgen.io.text import read_json
 
 
 def label_named(name: str, known: Collection[str]) -> str | None:
-    """The one of ``known`` that ``name`` means: the same, else the only one that differs in case alone; else None."""
+    """Return the name in ``known`` that equals ``name``, else the only one that differs just in case, else None."""
     if name in known:
         return name
     alike = [other for other in known if other.casefold() == name.casefold()]
@@ -17,8 +18,8 @@ def label_named(name: str, known: Collection[str]) -> str | None:
 
 
 def label_names(labels: Path) -> dict[int, str]:
-    """{value: structure} from ``labels.json``, else the labels of ``dataset.json``, beside the labels or one folder
-    above; else empty."""
+    """Return {value: structure} from ``labels.json``, else from ``dataset.json``, in the folder of ``labels`` or its
+    parent; empty if there is neither. Raises InputError if the table is malformed."""
     folder = labels if labels.is_dir() else labels.parent
     for name in ("labels.json", "dataset.json"):
         for file in (folder / name, folder.parent / name):
@@ -39,7 +40,8 @@ def _read_label_names(file: Path) -> dict[int, str]:
     for name, value in table.items():
         if value in names:
             raise InputError(
-                "labels-table-value-twice", f"{file} gives {names[value]} and {name} the same value {value}"
+                "labels-table-value-twice",
+                f"{file} gives {names[value]} and {name} the same value {value}; use different values",
             )
         names[value] = name
     return names

@@ -1,18 +1,18 @@
-"""Label maps on other grids: one rule for every resampling, rotation and deformation of labels.
+"""Interpolate label maps, for resampling, rotation and deformation.
 
-The share of a label at a place is the linear interpolation of its membership (1 in its voxels, 0 elsewhere). The label
-with the largest share wins; the background is a label like any other. A tie goes to the label that has fewer voxels in
-the map (then to the smaller value), so that thin structures are kept. Nearest neighbour would break every tie towards
-one side: at even ratios whole maps moved by half a voxel against their images.
+The weight of a label at a position is the linear interpolation of its mask (1 in its voxels, 0 elsewhere). The label
+with the largest weight is chosen; the background is treated like any other label. A tie goes to the label with fewer
+voxels in the map (then to the smaller value), so that thin structures are kept. Nearest-neighbour interpolation would
+resolve all ties in the same direction, which shifts maps by half a voxel against their images at even ratios.
 """
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-BLOCK = 2**21  # places at a time: bounds the memory
-MOST_COUNTED = 2**16  # whole values below this are counted, others sorted
-STEPS = 2**20  # shares are compared to this accuracy, so that rounding does not decide ties
+BLOCK = 2**21  # positions per block, to limit memory
+MOST_COUNTED = 2**16  # integer values below this are counted with bincount, others with np.unique
+STEPS = 2**20  # weights are quantised to 1 / STEPS, so that rounding errors do not resolve ties
 
 Places = Sequence[np.ndarray]
 
@@ -24,19 +24,19 @@ def labels_at(
     *,
     outside: float | None = None,
 ) -> np.ndarray:
-    """The labels of a map at any places.
+    """Interpolate a label map at arbitrary positions.
 
-    Time and memory do not depend on the number of labels: only the eight voxels around each place are looked at.
+    Time and memory do not depend on the number of labels, because only the eight voxels around each position are used.
 
     Args:
-        labels: (X, Y, Z), whole numbers of any type.
-        places: rows of the result → the coordinates of their places in voxels of ``labels``: three arrays, one an axis,
-            that broadcast to (rows, shape[1], shape[2]).
-        shape: of the result.
-        outside: label beyond the map; None: that of the nearest edge voxel.
+        labels: (X, Y, Z), integers in any data type.
+        places: function from a slice of rows of the result to their positions in voxels of ``labels``: three arrays,
+            one per axis, that broadcast to (rows, shape[1], shape[2]).
+        shape: shape of the result.
+        outside: label outside the map; None: label of the nearest edge voxel.
 
     Returns:
-        ``shape``, of the type of ``labels``.
+        Array of ``shape`` with the data type of ``labels``.
     """
     values, codes = _by_rarity(labels)
     if outside is not None:
@@ -51,13 +51,13 @@ def labels_at(
 
 
 def along_axes(first: np.ndarray, step: np.ndarray, shape: Sequence[int]) -> Callable[[slice], Places]:
-    """Places ``first + step · index`` of a grid of ``shape`` whose axes are those of the map; see ``labels_at``."""
+    """Return positions ``first + step · index`` of a grid with the axes of the map, for ``labels_at``."""
     axes = [f + s * np.arange(n) for f, s, n in zip(first, step, shape, strict=True)]
     return lambda rows: np.ix_(axes[0][rows], axes[1], axes[2])
 
 
 def by_affine(matrix: np.ndarray, offset: np.ndarray, shape: Sequence[int]) -> Callable[[slice], Places]:
-    """Places ``matrix @ index + offset`` of a grid of ``shape``; see ``labels_at``."""
+    """Return positions ``matrix @ index + offset`` of a grid of ``shape``, for ``labels_at``."""
 
     def places(rows: slice) -> Places:
         index = np.ix_(np.arange(shape[0])[rows], np.arange(shape[1]), np.arange(shape[2]))
@@ -69,9 +69,9 @@ def by_affine(matrix: np.ndarray, offset: np.ndarray, shape: Sequence[int]) -> C
 
 
 def _by_rarity(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The values of a map, the rarest first, and the map as indices into them."""
+    """Return the values of a map, rarest first, and the map as indices into them."""
     whole = labels.astype(np.int64) if labels.size and labels.min() >= 0 and labels.max() < MOST_COUNTED else None
-    if whole is not None and np.array_equal(whole, labels):  # counting is many times faster than sorting
+    if whole is not None and np.array_equal(whole, labels):  # counting is much faster than sorting
         counts = np.bincount(whole.ravel())
         values, places = np.flatnonzero(counts).astype(labels.dtype), whole
         counts_of = counts[np.flatnonzero(counts)]
@@ -86,7 +86,7 @@ def _by_rarity(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _winners(codes: np.ndarray, places: Places, count: int) -> np.ndarray:
-    """The code that wins at each place."""
+    """Return the index of the label with the largest weight at each position."""
     below, parts = [], []
     for place, n in zip(places, codes.shape, strict=True):
         place = np.clip(place, 0, n - 1)
@@ -98,32 +98,32 @@ def _winners(codes: np.ndarray, places: Places, count: int) -> np.ndarray:
     corners = list(np.ndindex(2, 2, 2))
     flat = codes.ravel()
     around = [flat[base + int(np.dot(corner, steps))] for corner in corners]
-    won, mixed = around[0].copy(), np.zeros(base.shape, bool)
+    winner, mixed = around[0].copy(), np.zeros(base.shape, bool)
     for other in around[1:]:
         mixed |= other != around[0]
     if mixed.any():
         near = np.stack([v[mixed] for v in around])
         part = [np.broadcast_to(p, base.shape)[mixed] for p in parts]
         weights = [np.prod([p if c else 1 - p for p, c in zip(part, corner, strict=True)], 0) for corner in corners]
-        won[mixed] = _largest_share(near, np.stack(weights), count)
-    return won
+        winner[mixed] = _largest_share(near, np.stack(weights), count)
+    return winner
 
 
 def _largest_share(near: np.ndarray, weights: np.ndarray, count: int) -> np.ndarray:
-    """(n,): of eight codes (8, n) the one with the largest sum of weights, of equal ones the smallest code."""
-    best, won = np.full(near.shape[1], -1, np.int64), np.zeros(near.shape[1], near.dtype)
+    """Of eight codes (8, n), return the one with the largest sum of weights (n,), and the smallest of equal ones."""
+    best, winner = np.full(near.shape[1], -1, np.int64), np.zeros(near.shape[1], near.dtype)
     for code in near:
         share = np.where(near == code, weights, 0).sum(0)
         key = np.rint(share * STEPS).astype(np.int64) * count + (count - 1 - code.astype(np.int64))
         better = key > best
-        best[better], won[better] = key[better], code[better]
-    return won
+        best[better], winner[better] = key[better], code[better]
+    return winner
 
 
 def nearly_whole(labels: np.ndarray) -> np.ndarray:
-    """A label map whose values are within 0.001 of whole numbers, made whole; any other as it is.
+    """Round a label map if all values are within 0.001 of integers; otherwise return it unchanged.
 
-    A float type or a slope leaves 0.99999994 of a 1.
+    Needed because float storage or a slope turns 1 into 0.99999994.
     """
     whole = np.rint(labels)
     return whole if np.abs(labels - whole).max(initial=0) <= 1e-3 else labels

@@ -1,4 +1,4 @@
-"""Label maps for training: classes 0..n-1 on the grid of the source, cached as the images are."""
+"""Prepare label maps for training: classes 0..n-1 on the grid of the source, cached like the images."""
 
 import hashlib
 import json
@@ -15,8 +15,8 @@ from medgen.errors import InputError
 from medgen.io.read import read_volume
 from medgen.io.volume import GRID_TOLERANCE, same_geometry, to_canonical
 
-VERSION = 2  # counts changes of this file that make old entries wrong
-PER_PART = 16  # places of a connected part that patches are centred on
+VERSION = 2  # increase when a change of this file makes cached entries invalid
+PER_PART = 16  # voxels per connected component as patch centres
 
 
 def cached_labels(
@@ -29,20 +29,20 @@ def cached_labels(
     spacing: tuple[float, ...] | None,
     movable: bool = True,
 ) -> Path:
-    """A ``.npy`` (X, Y, Z) of classes, made on first use.
+    """Return a ``.npy`` file of classes (X, Y, Z), created on first use.
 
     Args:
         folder: cache folder.
-        path: the label map's file.
-        fixed: file of the image whose grid the case's images are brought to; labels that lie on another one are
-            resampled, 0 outside; see ``data.labels.resampling``.
-        values: voxel values, ascending, 0 (the background) first.
-        classes: of each value its class; None: the i-th value is class i.
-        spacing: mm of the model's grid, or None for the image's own.
-        movable: whether the labels' place in the scanner is still that of the images after data.align.
+        path: label map file.
+        fixed: file of the image that defines the grid of the case; labels on another grid are resampled, with 0
+            outside, see ``data.labels.resampling``.
+        values: voxel values, ascending, starting with 0 (background).
+        classes: class of each value; None: the i-th value is class i.
+        spacing: voxel spacing of the model in mm, or None to keep that of the image.
+        movable: whether world coordinates of the labels still match those of the images after data.align.
 
     Raises:
-        InputError: unreadable, values that are not listed, or on another grid and not movable.
+        InputError: unreadable file, values that are not listed, or another grid and not ``movable``.
     """
     stats = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in (path, fixed)]
     text = json.dumps([VERSION, stats, list(values), spacing, *([] if classes is None else [list(classes)])])
@@ -70,15 +70,15 @@ def _classes(
     if unknown.size:
         raise InputError(
             "labels-value-unknown",
-            f"{path} holds the value {unknown[0]:.8g}, which is no label of the cohort "
+            f"{path} has the value {unknown[0]:.8g}, which is not a label of the cohort "
             f"({', '.join(map(str, values))}); add it to labels.json or remove it",
         )
     if not same_geometry(image.geometry, volume.geometry, GRID_TOLERANCE * min(image.spacing)):
         if not movable:
             raise InputError(
                 "labels-grid-differs",
-                f"{path} is not on the grid of {fixed}, onto which data.align moves the source without its labels; "
-                "draw them on the target or set data.align to resample",
+                f"{path} is not on the grid of {fixed}, and data.align moves the source, but not its labels; "
+                "use labels on the target grid, or set data.align to resample",
             )
         volume = image.replaced(resample_like(volume, image, labels=True))
     if spacing is not None and not np.allclose(volume.spacing, spacing, rtol=0.02):
@@ -86,10 +86,10 @@ def _classes(
     return np.searchsorted(values, volume.data).astype(np.uint8 if len(values) <= 256 else np.int32)
 
 
-def part_voxels(classes: np.ndarray, wanted: Sequence[int]) -> np.ndarray:
-    """(n, 3): some voxels of each connected part of the classes ``wanted``, of each part, small or large, as many."""
+def part_voxels(classes: np.ndarray, selected: Sequence[int]) -> np.ndarray:
+    """Draw equally many voxels from each connected component of the classes ``selected``; return (n, 3) indices."""
     rng, found = np.random.default_rng(0), []
-    for value in wanted:
+    for value in selected:
         parts, _ = ndimage.label(classes == value, np.ones((3, 3, 3)))
         for number, box in enumerate(ndimage.find_objects(parts), start=1):
             voxels = np.argwhere(parts[box] == number)

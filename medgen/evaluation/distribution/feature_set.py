@@ -1,4 +1,4 @@
-"""The features of a set of volumes, gathered one volume at a time; a reference's can be saved and used again."""
+"""Features of a set of volumes, computed one volume at a time, which can be saved and reused."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -18,20 +18,22 @@ from medgen.io.paths import require_path
 from medgen.io.read import find_volumes, read_volume
 from medgen.io.volume import Volume, to_canonical
 
-LIMIT = 10_000  # rows kept for kernels and neighbours: 160 MB at 2048 features; statistics are of all rows
+LIMIT = 10_000  # rows kept for kernels and neighbours: 160 MB at 2048 features; statistics use all rows
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureSet:
-    """Features of ``volumes`` volumes.
+    """Features of a set of volumes.
 
-    statistics    of all rows
-    rows          (n, d), all of them or a random choice of at most the limit
-    groups        (n,) number of the volume that each row is of
-    spacing       mean voxel size in mm, (3,)
-    extractor, weights, preprocessing   what made the rows, see ``features.extractor``
+    Attributes:
+        statistics: of all rows.
+        rows: (n, d), all rows or a random subset of at most the limit.
+        groups: (n,), index of the volume of each row.
+        volumes: number of volumes.
+        spacing: mean voxel spacing in mm, (3,).
+        extractor, weights, preprocessing: of the extractor, see ``features.extractor``.
     """
 
     statistics: Statistics
@@ -44,17 +46,17 @@ class FeatureSet:
     preprocessing: str
 
     def standardised(self, reference: "FeatureSet") -> "FeatureSet":
-        """Each feature less the reference's mean over its deviation (1 where it is constant)."""
+        """Standardise every feature with the reference's mean and standard deviation (1 if it is constant)."""
         base = reference.statistics
         rows = (self.rows - base.mean) / divisors(base.mean, base.deviation)
         return replace(self, statistics=self.statistics.standardised(base), rows=rows)
 
 
 def volumes_in(folder: Path | str) -> Iterator[Volume]:
-    """The volumes of a folder, one in memory at a time; InputError for a folder without any."""
+    """Yield the volumes of a folder, one in memory at a time; raise InputError for a folder without volumes."""
     files = find_volumes(folder)
     if not files:
-        raise InputError("folder-no-volumes", f"{folder} holds no volumes; name the folder that the files lie in")
+        raise InputError("folder-no-volumes", f"{folder} holds no volumes; give the folder that contains the files")
     return (to_canonical(read_volume(file)) for file in files)
 
 
@@ -66,31 +68,31 @@ def collect(
     seed: int = 0,
     mask_of: Callable[[Array], Array] = body_mask,
 ) -> FeatureSet:
-    """The `FeatureSet` of volumes that are read as they are needed; memory does not grow with their number.
+    """Compute the `FeatureSet` of volumes one by one; memory does not grow with their number.
 
     Args:
         volumes: any iterable, such as ``volumes_in(folder)``.
         extractor: see ``medgen.evaluation.features``.
-        limit: rows kept beside the statistics.
-        seed: of their choice.
-        mask_of: data (X, Y, Z) → where features are taken.
+        limit: number of rows kept in addition to the statistics.
+        seed: of the random choice of rows.
+        mask_of: data (X, Y, Z) → mask in which features are computed.
 
-    Raises `InputError` for fewer than 2 rows in all, and what the extractor refuses, with the volume's file.
+    Raises `InputError` for fewer than 2 rows in total, and for errors of the extractor, with the file of the volume.
     """
     running, rng = RunningStatistics(), np.random.default_rng(seed)
     keys, rows, groups = np.zeros(0), np.zeros((0, 0)), np.zeros(0, np.int64)
     spacings = []
     for number, volume in enumerate(volumes):
         try:
-            made = extractor(volume.data, volume.spacing, mask=mask_of(volume.data))
-            running.add(made)
+            new_rows = extractor(volume.data, volume.spacing, mask=mask_of(volume.data))
+            running.add(new_rows)
         except InputError as error:
             raise InputError("features-volume-failed", f"{volume.path or f'volume {number}'}: {error}") from error
         spacings.append(volume.spacing)
-        # The rows with the smallest of random keys are a uniform choice, whatever comes later.
-        keys = np.concatenate([keys, rng.random(len(made))])
-        rows = np.concatenate([rows.reshape(-1, made.shape[1]), made])
-        groups = np.concatenate([groups, np.full(len(made), number)])
+        # The rows with the smallest random keys are a uniform sample of all rows seen so far.
+        keys = np.concatenate([keys, rng.random(len(new_rows))])
+        rows = np.concatenate([rows.reshape(-1, new_rows.shape[1]), new_rows])
+        groups = np.concatenate([groups, np.full(len(new_rows), number)])
         if len(keys) > limit:
             kept = np.sort(np.argpartition(keys, limit)[:limit])
             keys, rows, groups = keys[kept], rows[kept], groups[kept]
@@ -107,10 +109,10 @@ def collect(
 
 
 def save_features(features: FeatureSet, path: Path | str) -> None:
-    """Write a `FeatureSet` to one ``.npz``, whole or not at all."""
+    """Write a `FeatureSet` to one ``.npz`` file atomically."""
     identity = {key: getattr(features, key) for key in ("extractor", "weights", "preprocessing", "volumes")}
     identity["count"] = features.statistics.count
-    with atomic_write(path) as aside, open(aside, "wb") as file:
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.savez(
             file,
             identity=json.dumps(identity),
@@ -123,10 +125,10 @@ def save_features(features: FeatureSet, path: Path | str) -> None:
 
 
 def load_features(path: Path | str, extractor: Extractor) -> FeatureSet:
-    """Read what ``save_features`` wrote.
+    """Read a file of ``save_features``.
 
-    Raises `InputError` for another file, and for features of another extractor, weights or preprocessing than
-    ``extractor``'s: numbers of the two would not be comparable.
+    Raises `InputError` for other files, and for features of another extractor, weights or preprocessing, which would
+    not be comparable.
     """
     path = require_path(path)
     try:
@@ -144,17 +146,17 @@ def load_features(path: Path | str, extractor: Extractor) -> FeatureSet:
         )
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         raise InputError(
-            "features-file-unreadable", f"{path} holds no saved features ({error}); make it anew"
+            "features-file-unreadable", f"{path} holds no saved features ({error}); compute the features again"
         ) from error
-    for key, own in (
+    for key, expected in (
         ("extractor", extractor.name),
         ("weights", extractor.weights),
         ("preprocessing", extractor.preprocessing),
     ):
-        if getattr(features, key) != own:
+        if getattr(features, key) != expected:
             raise InputError(
                 "features-settings-differ",
-                f"{path} holds features whose {key} is {getattr(features, key)!r}, not {own!r}: gather the reference "
-                "anew with this extractor",
+                f"{path} holds features whose {key} is {getattr(features, key)!r}, not {expected!r}; compute the "
+                "features again with this extractor",
             )
     return features

@@ -1,9 +1,9 @@
-"""Fréchet distance of two sets of feature rows as Gaussians, from rows or from statistics gathered batch by batch.
+"""Fréchet distance between two sets of feature rows, from rows or from statistics accumulated batch by batch.
 
-A set is kept as its mean and a factor F of its covariance, Σ = FᵀF, with no more rows than features or twice that.
-The trace of the distance is then a nuclear norm, Tr (Σ_r Σ_g)^½ = ‖F_r F_gᵀ‖_*: the squares of the singular values of
-F_r F_gᵀ are the eigenvalues of Σ_r Σ_g that are not 0. So n rows cost an n × n matrix, no root of a d × d one is
-taken, and singular covariances (fewer rows than features) need no ε on the diagonal.
+Each set is modelled as a Gaussian and stored as its mean and a factor F of its covariance, Σ = FᵀF, where F has at
+most 2 d rows for d features. The trace term is then a nuclear norm, Tr (Σ_r Σ_g)^½ = ‖F_r F_gᵀ‖_*, because the squared
+singular values of F_r F_gᵀ are the non-zero eigenvalues of Σ_r Σ_g. So n rows need an n × n matrix, no square root of
+a d × d matrix, and singular covariances (fewer rows than features) need no ε on the diagonal.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from scipy.linalg import eigh, qr
 
 from medgen.errors import InputError
 
-CONSTANT = 1e-10  # of the mean, or of 1: a deviation below is rounding
+RELATIVE_EPS = 1e-10  # relative to the mean (or 1): a smaller deviation is rounding error
 
 Array = NDArray[Any]
 
@@ -33,16 +33,16 @@ class Statistics:
 
     @property
     def covariance(self) -> Array:
-        """(d, d), as ``numpy.cov(rows, rowvar=False)``."""
+        """Covariance (d, d), equal to ``numpy.cov(rows, rowvar=False)``."""
         return self.factor.T @ self.factor
 
     @property
     def deviation(self) -> Array:
-        """Standard deviation of every feature (d,), divided by count - 1."""
+        """Standard deviation of every feature (d,), with divisor count - 1."""
         return np.sqrt((self.factor**2).sum(0))
 
     def standardised(self, reference: "Statistics") -> "Statistics":
-        """Those of the rows with each feature less the reference's mean, over its standard deviation.
+        """Return the statistics of the rows standardised with the reference's mean and standard deviation.
 
         A feature that is constant in the reference is divided by 1.
         """
@@ -51,21 +51,21 @@ class Statistics:
 
 
 def divisors(mean: Array, deviation: Array) -> Array:
-    """What features (d,) are divided by to have one scale: their deviation, or 1 for those that are constant.
+    """Return the divisors (d,) that standardise features: their standard deviation, or 1 for constant features.
 
-    The mean of equal numbers such as 0.1 differs from them in the last digit, so a constant feature's deviation is not
-    0 but rounding, and divided by that it would be all there is of a distance.
+    Because of rounding the deviation of a constant feature (such as 0.1 in all rows) is tiny but not 0; divided by it,
+    the feature would dominate the distance.
     """
-    return np.where(deviation > CONSTANT * np.maximum(1, np.abs(mean)), deviation, 1)
+    return np.where(deviation > RELATIVE_EPS * np.maximum(1, np.abs(mean)), deviation, 1)
 
 
 class RunningStatistics:
-    """`Statistics` of rows that come batch by batch; memory is that of 2 d rows, whatever their number.
+    """`Statistics` of rows that are added in batches, in the memory of 2 d rows for any number of rows.
 
-    Batches are joined by Chan, Golub and LeVeque's update (Am. Stat. 1983;37:242): the scatter of a union is the sum
-    of the scatters and n m / (n + m) · δδᵀ, δ the difference of the means. A sum of scatters is a stack of factors,
-    so a batch adds its centred rows and one row for δ; a stack of over 2 d rows is replaced by the R of its QR
-    decomposition, which has the same RᵀR and loses no digits to squaring.
+    Batches are merged with the update of Chan, Golub and LeVeque (Am. Stat. 1983;37:242): the scatter of a union is
+    the sum of the scatters and n m / (n + m) · δδᵀ, where δ is the difference of the means. Stacked factors represent
+    a sum of scatters, so a batch adds its centred rows and one row for δ. A stack of more than 2 d rows is replaced by
+    the R of its QR decomposition, which has the same RᵀR and avoids the precision loss of squaring.
     """
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class RunningStatistics:
         self._stack: Array = np.zeros((0, 0))
 
     def add(self, rows: Array) -> None:
-        """Add rows (n, d); n may be 0. InputError for another d, or values that are not finite."""
+        """Add rows (n, d); n may be 0. Raise InputError for another d, or values that are not finite."""
         rows = feature_rows(rows, "these")
         n, d = rows.shape
         if n == 0:
@@ -92,42 +92,42 @@ class RunningStatistics:
         self._stack = _compressed(np.vstack([self._stack, rows - mean, between]))
 
     def statistics(self) -> Statistics:
-        """What was gathered so far; InputError for fewer than 2 rows."""
+        """Return the statistics of all rows added so far; raise InputError for fewer than 2 rows."""
         if self.count < 2:
             raise InputError(
                 "features-too-few-rows",
-                f"a covariance needs at least 2 feature rows, not {self.count}: give more volumes",
+                f"a covariance needs at least 2 feature rows, not {self.count}; give more volumes",
             )
         return Statistics(self._mean, self._stack / np.sqrt(self.count - 1), self.count)
 
 
 def statistics_of(rows: Array) -> Statistics:
-    """`Statistics` of feature rows (n, d), n ≥ 2."""
+    """Return the `Statistics` of feature rows (n, d), n ≥ 2."""
     running = RunningStatistics()
     running.add(rows)
     return running.statistics()
 
 
 def frechet_distance(reference: Array | Statistics, prediction: Array | Statistics) -> float:
-    """‖μ_r - μ_g‖² + Tr(Σ_r + Σ_g - 2 (Σ_r Σ_g)^½), in the square of the features' unit.
+    """Return ‖μ_r - μ_g‖² + Tr(Σ_r + Σ_g - 2 (Σ_r Σ_g)^½), in the squared unit of the features.
 
-    Dowson & Landau, J. Multivar. Anal. 1982;12:450; as a score of generators Heusel et al., NeurIPS 2017. It is the
-    squared 2-Wasserstein distance of the two Gaussians. Only with the standard Inception weights is it called FID.
+    Dowson & Landau, J. Multivar. Anal. 1982;12:450; as a metric of generators Heusel et al., NeurIPS 2017. It is the
+    squared 2-Wasserstein distance of the two Gaussians. It is called FID only with the standard Inception weights.
 
     Args:
         reference, prediction: rows (n, d), n ≥ 2, or their `Statistics`.
 
     Returns:
-        At least 0, up to rounding (about 1e-8 of the largest variance a row, where the sets are alike). It is
-        biased upwards by about 1 / n, much so below d rows (see `few_rows_warning`); with n equal on both sides
-        values can be ranked, but `distribution.kid` alone is unbiased.
+        At least 0, up to rounding (about 1e-8 of the largest variance per row for similar sets). It is biased
+        upwards by about 1 / n, strongly for fewer than d rows (see `few_rows_warning`). Values with equal n can be
+        ranked, but only `kernel.kid` is unbiased.
 
-    Raises `InputError` for shapes that do not fit and numbers that are not finite.
+    Raises `InputError` for shapes that do not match and numbers that are not finite.
     """
     r, g = _statistics(reference, "reference"), _statistics(prediction, "prediction")
     if len(r.mean) != len(g.mean):
         raise InputError(
-            "features-count-differs", f"the reference has {len(r.mean)} features a row, the prediction {len(g.mean)}"
+            "features-count-differs", f"the reference has {len(r.mean)} features per row, the prediction {len(g.mean)}"
         )
     between = float(((r.mean - g.mean) ** 2).sum())
     within = float((r.factor**2).sum() + (g.factor**2).sum())
@@ -135,23 +135,30 @@ def frechet_distance(reference: Array | Statistics, prediction: Array | Statisti
 
 
 def few_rows_warning(rows: tuple[int, int], features: int, *, volumes: tuple[int, int] | None = None) -> str | None:
-    """A sentence when a side has no more rows than features, or rows of no more volumes; else None.
+    """Return a warning if a side has no more rows, or no more volumes, than features; else None.
 
-    ``rows`` and ``volumes`` of the reference and of the prediction. With so few rows the covariance is singular; rows
-    of so few volumes, each like the others of its volume, come near to that.
+    With so few rows the covariance is singular; with so few volumes it is nearly singular, because the rows of one
+    volume are similar.
+
+    Args:
+        rows: numbers of rows of the reference and the prediction.
+        features: number of features.
+        volumes: numbers of volumes of the reference and the prediction; None: not checked.
     """
-    fewest = [(min(counts), what) for counts, what in ((rows, "rows"), (volumes, "volumes")) if counts is not None]
-    few = next((f"{count} {what}" for count, what in fewest if count <= features), None)
-    if few is None:
+    smallest_counts = [
+        (min(counts), unit) for counts, unit in ((rows, "rows"), (volumes, "volumes")) if counts is not None
+    ]
+    too_few = next((f"{count} {unit}" for count, unit in smallest_counts if count <= features), None)
+    if too_few is None:
         return None
     return (
-        f"{few} for {features} features: this Fréchet distance is biased upwards and may only be compared with one of "
-        f"as many {few.split()[1]}; the kernel distance (KID) beside it is unbiased"
+        f"{too_few} for {features} features: this Fréchet distance is biased upwards; compare it only with distances "
+        f"from the same number of {too_few.split()[1]}, or use the unbiased kernel distance (KID)"
     )
 
 
 def feature_rows(rows: Array, which: str) -> Array:
-    """Rows (n, d) as float64; InputError where they are not rows, or not finite."""
+    """Return rows (n, d) as float64; raise InputError if they are not rows or not finite."""
     rows = np.asarray(rows, np.float64)
     if rows.ndim != 2 or rows.shape[1] < 1:
         raise InputError("features-not-rows", f"{which} features must be rows (n, d), not an array {rows.shape}")
@@ -160,28 +167,29 @@ def feature_rows(rows: Array, which: str) -> Array:
     return rows
 
 
-def _statistics(given: Array | Statistics, which: str) -> Statistics:
-    if isinstance(given, Statistics):
-        return given
-    rows = feature_rows(given, which)
+def _statistics(side: Array | Statistics, which: str) -> Statistics:
+    if isinstance(side, Statistics):
+        return side
+    rows = feature_rows(side, which)
     if len(rows) < 2:
         raise InputError(
-            "features-too-few-rows", f"a Fréchet distance needs 2 rows on each side; the {which} has {len(rows)}"
+            "features-too-few-rows",
+            f"a Fréchet distance needs at least 2 rows on each side; the {which} has {len(rows)}",
         )
     mean = rows.mean(0)
     return Statistics(mean, _compressed((rows - mean) / np.sqrt(len(rows) - 1)), len(rows))
 
 
 def _compressed(stack: Array) -> Array:
-    """A factor of at most 2 d rows with the same factorᵀ factor."""
+    """Return a factor of at most 2 d rows with the same factorᵀ factor."""
     rows, features = stack.shape
     return qr(stack, mode="r", check_finite=False)[0][:features] if rows > 2 * features else stack
 
 
 def _nuclear_norm(a: Array, b: Array) -> float:
-    """Sum of the singular values of a bᵀ, as roots of the eigenvalues of the smaller product with itself.
+    """Return the sum of the singular values of a bᵀ, as square roots of the eigenvalues of its smaller Gram matrix.
 
-    Half the time of the singular values themselves; what is lost are those below 1e-8 of the largest.
+    This takes half the time of a singular value decomposition; singular values below 1e-8 of the largest are lost.
     """
     a, b = sorted((a, b), key=len)
     product = a @ b.T

@@ -1,4 +1,4 @@
-"""Feature rows sorted by the volume that they are of, walked in blocks of whole volumes."""
+"""Feature rows sorted by volume, and iteration over blocks of whole volumes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,23 +9,30 @@ from numpy.typing import NDArray
 
 from medgen.errors import InputError
 
-BLOCK = 1024  # rows of a block: 8 MiB for a matrix of two, whatever the number of rows; more for a larger volume alone
+BLOCK = 1024  # rows per block (8 MiB for a matrix of two blocks); a larger volume forms a block of its own
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Whole groups: their ``rows`` (n, d), the first row of each (``starts``), and places among all rows and groups."""
+    """A block of whole groups.
+
+    Attributes:
+        rows: (n, d), rows of the block.
+        starts: (g,), first row of each group in the block.
+        row_slice: position of the rows among all rows.
+        groups: position of the groups among all groups.
+    """
 
     rows: Array
     starts: Array
-    places: slice
+    row_slice: slice
     groups: slice
 
     @property
     def single(self) -> bool:
-        """Whether each group is one row, so that there is nothing to join."""
+        """Whether each group has one row, so that nothing needs to be reduced."""
         return len(self.starts) == len(self.rows)
 
 
@@ -37,36 +44,42 @@ class GroupedRows:
     sizes: Array
 
     def blocks(self) -> Iterator[Block]:
+        """Yield blocks of whole groups, of at most `BLOCK` rows unless a single group is larger."""
         ends = np.cumsum(self.sizes)
         starts = ends - self.sizes
         first = 0
         while first < len(ends):
             last = max(first + 1, int(np.searchsorted(ends, starts[first] + BLOCK, side="right")))
-            places = slice(int(starts[first]), int(ends[last - 1]))
-            yield Block(self.rows[places], starts[first:last] - places.start, places, slice(first, last))
+            row_slice = slice(int(starts[first]), int(ends[last - 1]))
+            yield Block(self.rows[row_slice], starts[first:last] - row_slice.start, row_slice, slice(first, last))
             first = last
 
 
 def grouped(rows: Array, groups: Array | None) -> GroupedRows:
-    """Rows with the volume or patient of each, (n,) of any values; None: each row is its own.
+    """Sort rows by group.
 
-    Raises `InputError` where there are not as many groups as rows.
+    Args:
+        rows: (n, d).
+        groups: volume or patient of each row, (n,) of any values; None: each row is its own group.
+
+    Raises `InputError` if the number of groups differs from the number of rows.
     """
     if groups is None:
         return GroupedRows(rows, np.ones(len(rows), np.int64))
     if np.shape(groups) != (len(rows),):
         raise InputError(
-            "features-groups-mismatch", f"groups {np.shape(groups)} must name the volume of each of {len(rows)} rows"
+            "features-groups-mismatch",
+            f"groups {np.shape(groups)} must have one entry for each of the {len(rows)} rows",
         )
     numbers = np.unique(groups, return_inverse=True)[1]
     return GroupedRows(rows[np.argsort(numbers, kind="stable")], np.bincount(numbers))
 
 
-def join_columns(values: Array, block: Block, by: np.ufunc) -> Array:
-    """A matrix (m, rows of the block) → (m, groups of the block), the columns of a group joined."""
-    return values if block.single else by.reduceat(values, block.starts, axis=1)
+def join_columns(values: Array, block: Block, reduction: np.ufunc) -> Array:
+    """Reduce a matrix (m, rows of the block) to (m, groups of the block) with ``reduction``."""
+    return values if block.single else reduction.reduceat(values, block.starts, axis=1)
 
 
-def join_rows(values: Array, block: Block, by: np.ufunc) -> Array:
-    """A matrix (rows of the block, n) → (groups of the block, n)."""
-    return values if block.single else by.reduceat(values, block.starts, axis=0)
+def join_rows(values: Array, block: Block, reduction: np.ufunc) -> Array:
+    """Reduce a matrix (rows of the block, n) to (groups of the block, n) with ``reduction``."""
+    return values if block.single else reduction.reduceat(values, block.starts, axis=0)

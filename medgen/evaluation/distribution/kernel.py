@@ -1,7 +1,7 @@
-"""Likeness of two sets of feature rows: do converted images look like real ones, when no pair says so?
+"""Kernel distances between two sets of feature rows, and the Inception Score; no paired images are needed.
 
-The Fréchet distance is in ``frechet``, the neighbour counts in ``neighbours``; here are the kernel distances and the
-Inception Score. All work in blocks: time grows with the square of the rows, memory does not.
+The Fréchet distance is in ``frechet``, the neighbour-based scores are in ``precision_recall``. All functions work in
+blocks: time grows with the square of the number of rows, memory does not.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from medgen.errors import InputError
 from medgen.evaluation.distribution.grouped import GroupedRows, grouped, join_columns, join_rows
 from medgen.evaluation.distribution.precision_recall import squared_distances
 
-MEDIAN_ROWS = 2000  # rows whose distances give the median; more would not change its second digit
+MEDIAN_ROWS = 2000  # rows used for the median distance; more would not change its second digit
 
 Array = NDArray[Any]
 Kernel = Callable[[Array, Array], Array]
@@ -30,33 +30,34 @@ def kernel_distance(
     kernel: KernelName = "gaussian",
     bandwidths: Sequence[float] = (0.25, 0.5, 1.0),
 ) -> float:
-    """Unbiased squared maximum mean discrepancy of two samples, in the unit of the kernel (none).
+    """Unbiased squared maximum mean discrepancy (MMD) of two samples, without unit.
 
         Σ_{i≠j} k(x_i, x_j) / m(m - 1) + Σ_{i≠j} k(y_i, y_j) / n(n - 1) - 2 Σ_{ij} k(x_i, y_j) / mn
 
-    Gretton et al., JMLR 2012;13:723, eq. 3. Its mean is 0 where both samples come from one distribution, so a
-    value may be below 0; it is not divided or rooted, which would lose that.
+    Gretton et al., JMLR 2012;13:723, eq. 3. Its expectation is 0 if both samples come from one distribution, so a
+    value can be below 0. No square root is taken, because it would remove this property.
 
     Args:
-        reference: real feature rows (m, d), m ≥ 2, any numbers of about one scale (see ``patch_features``).
+        reference: real feature rows (m, d), m ≥ 2, with features of similar scale (see ``patch_features``).
         prediction: feature rows (n, d), n ≥ 2, of converted images.
-        kernel: "gaussian": Σ_s exp(-|x - y|² / 2(s·M)²), M the median distance of reference rows, so that
-            predictions measured against one reference share a kernel; "polynomial": (x·y / d + 1)³ of the kernel
-            inception distance (Bińkowski et al., ICLR 2018). The Gaussian ones saturate: rows wholly apart count
-            the same however far; the polynomial one lets a few far rows (metal, bone) decide.
+        groups: volume or patient of each row, (m,) and (n,) of any values; None: each row is its own group. Rows of
+            one patient are similar, so pairs within a group are excluded (i ≠ j becomes "of different groups", and
+            the divisors are the numbers of such pairs). Otherwise two patient samples of one population would have an
+            expectation above 0.
+        kernel: "gaussian": Σ_s exp(-|x - y|² / 2(s·M)²), where M is the median distance of reference rows, so that
+            predictions compared with one reference share a kernel; "polynomial": (x·y / d + 1)³ of the kernel
+            inception distance (Bińkowski et al., ICLR 2018). Gaussian kernels saturate: all distant rows count the
+            same. With the polynomial kernel a few outlying rows (metal, bone) can dominate.
         bandwidths: the s of the Gaussian kernels.
-        groups: volume or patient of each row, (m,) and (n,) of any values; None: each row is its own. Rows of one
-            patient are alike, so pairs of one group do not count (i ≠ j becomes "of different groups", and the
-            divisors the numbers of such pairs): else two sets of patients of one population would lie above 0.
 
-    Time grows with (m + n)², memory does not. Raises `InputError` for other shapes, NaN, bandwidths not above 0, and
-    rows of one group alone.
+    Time grows with (m + n)², memory does not. Raises `InputError` for shapes that do not match, NaN, bandwidths not
+    above 0, and a side with only one group.
     """
     x, y = _sides(reference, prediction, groups, kernel, bandwidths)
     if kernel == "polynomial":
         k: Kernel = _polynomial
     else:
-        centre = x.rows.mean(0)  # |x - y|² = x² + y² - 2xy cancels fewer digits near the origin
+        centre = x.rows.mean(0)  # |x - y|² = x² + y² - 2xy loses fewer digits near the origin
         x, y = (GroupedRows(side.rows - centre, side.sizes) for side in (x, y))
         widths = np.array(bandwidths, np.float64) * _median_distance(x.rows)
 
@@ -68,25 +69,25 @@ def kernel_distance(
 
 
 def kid(reference: Array, prediction: Array, *, groups: tuple[Array, Array] | None = None) -> tuple[float, float]:
-    """Kernel inception distance of all rows, and its standard error.
+    """Return the kernel inception distance (KID) of all rows, and its standard error.
 
-    `kernel_distance` with the kernel (x·y / d + 1)³ of Bińkowski et al., ICLR 2018. They average it over random subsets
-    of 1000 rows to save time; that mean's expectation is the number of all rows, which is had here, without their draw.
+    `kernel_distance` with the kernel (x·y / d + 1)³ of Bińkowski et al., ICLR 2018. The paper averages it over random
+    subsets of 1000 rows to save time; the expectation of that mean is the value over all rows, which is computed here.
 
-    The error is that of the draw of groups, in closed form: the jackknife that leaves out one group of one side at a
-    time, less what it counts twice. Of the variance V1 + V2 of a two-sample U-statistic (V1 linear in the groups, V2 of
-    their pairs, the doubly centred kernel) it estimates V1 + 2 V2 (Efron & Stein, Ann. Stat. 1981;9:586). V2 alone is
-    left for two samples of one distribution.
+    The standard error of sampling the groups is computed in closed form, by a jackknife that leaves out one group of
+    one side at a time. The variance of a two-sample U-statistic is V1 + V2 (V1 linear in the groups, V2 of their pairs,
+    the doubly centred kernel). The jackknife estimates V1 + 2 V2 (Efron & Stein, Ann. Stat. 1981;9:586), so V2 is
+    subtracted once. For two samples of one distribution only V2 is left.
 
     Args:
         reference, prediction: rows (m, d) and (n, d), at least 4 on each side.
-        groups: volume or patient of each row, (m,) and (n,) of any values; None: each row is its own.
+        groups: volume or patient of each row, (m,) and (n,) of any values; None: each row is its own group.
 
     Returns:
-        (value, standard error). The value's mean is 0 for one distribution, so that it may be below 0. The error is NaN
-        with fewer than 4 groups on a side: of so few nothing can be said.
+        (value, standard error). The expectation of the value is 0 for equal distributions, so it can be below 0. The
+        error is NaN for fewer than 4 groups on a side, which are too few for an estimate.
 
-    Time grows with (m + n)², memory does not. Raises as `kernel_distance`.
+    Time grows with (m + n)², memory does not. Raises the same errors as `kernel_distance`.
     """
     x, y = _sides(reference, prediction, groups, "polynomial", (1.0,))
     if min(len(x.rows), len(y.rows)) < 4:
@@ -99,16 +100,16 @@ def kid(reference: Array, prediction: Array, *, groups: tuple[Array, Array] | No
 
 
 def inception_score(probabilities: Array, *, splits: int = 10, seed: int = 0) -> tuple[float, float]:
-    """exp(mean KL(p(class | image) ‖ p(class))), mean and standard deviation over random splits.
+    """Return the Inception Score exp(mean KL(p(class | image) ‖ p(class))): mean and standard deviation over splits.
 
-    Salimans et al., NeurIPS 2016. From 1 to the number of classes, higher is better; it never looks at a real
-    image, and its classes are those of photographs: of medical images it says little.
+    Salimans et al., NeurIPS 2016. From 1 to the number of classes; higher is better. It does not use real images and
+    its classes are those of photographs, so it has little meaning for medical images.
 
     Args:
         probabilities: (n, classes), each row a softmax.
-        splits: parts of the n images, no more than n.
-        seed: of the order in which they are dealt: as they come, the images of one volume would make up a split, and a
-            generator of many kinds would seem to make one.
+        splits: number of random splits of the n images, at most n.
+        seed: of the random order. In the original order a split could hold the images of one volume only, and the
+            score would underestimate the diversity of the generator.
     """
     p = np.asarray(probabilities, np.float64)
     if p.ndim != 2 or not len(p) or not np.isfinite(p).all() or p.min() < 0 or np.abs(p.sum(1) - 1).max() > 1e-3:
@@ -128,9 +129,9 @@ def inception_score(probabilities: Array, *, splits: int = 10, seed: int = 0) ->
 
 @dataclass(frozen=True, eq=False)
 class _Sums:
-    """Sums of a kernel over pairs of groups, by the groups of the first side and of the second.
+    """Sums of a kernel over pairs of groups, per group of the first side and per group of the second side.
 
-    ``mean_first``, ``mean_second``, ``squares``: sums and sum of squares of the pairs' *mean* kernels.
+    ``mean_first``, ``mean_second``, ``squares``: sums and sum of squares of the *mean* kernel of each pair of groups.
     """
 
     first: Array
@@ -141,7 +142,11 @@ class _Sums:
 
 
 def _group_sums(p: GroupedRows, q: GroupedRows, k: Kernel) -> _Sums:
-    """Of one side with itself (``p is q``) pairs within a group are left out: they are alike for being one volume."""
+    """Sum the kernel over pairs of groups.
+
+    If a side is compared with itself (``p is q``), pairs within a group are excluded, because rows of one volume are
+    similar.
+    """
     first, mean_first = np.zeros((2, len(p.sizes)))
     second, mean_second = np.zeros((2, len(q.sizes)))
     squares = 0.0
@@ -159,18 +164,23 @@ def _group_sums(p: GroupedRows, q: GroupedRows, k: Kernel) -> _Sums:
     return _Sums(first, second, mean_first, mean_second, squares)
 
 
-def _estimate(x: GroupedRows, y: GroupedRows, xx: Any, yy: Any, xy: Any, less_x: Any = 0, less_y: Any = 0) -> Any:
-    """The distance from sums of the kernel; ``less_x``, ``less_y``: rows of the group that was left out of a side."""
-    m, n = len(x.rows) - less_x, len(y.rows) - less_y
-    pairs = [size**2 - (side.sizes**2).sum() + less**2 for side, size, less in ((x, m, less_x), (y, n, less_y))]
+def _estimate(
+    x: GroupedRows, y: GroupedRows, xx: Any, yy: Any, xy: Any, left_out_x: Any = 0, left_out_y: Any = 0
+) -> Any:
+    """Return the distance from kernel sums; ``left_out_x``, ``left_out_y``: number of rows left out of a side."""
+    m, n = len(x.rows) - left_out_x, len(y.rows) - left_out_y
+    pairs = [
+        size**2 - (side.sizes**2).sum() + left_out**2
+        for side, size, left_out in ((x, m, left_out_x), (y, n, left_out_y))
+    ]
     return xx / pairs[0] + yy / pairs[1] - 2 * xy / (m * n)
 
 
 def _variance(x: GroupedRows, y: GroupedRows, xx: _Sums, yy: _Sums, xy: _Sums) -> float:
-    """See `kid`; at least four groups on each side."""
+    """Return the variance of the distance, see `kid`; requires at least 4 groups on each side."""
     total = [s.first.sum() for s in (xx, yy, xy)]
-    without_x = _estimate(x, y, total[0] - 2 * xx.first, total[1], total[2] - xy.first, less_x=x.sizes)
-    without_y = _estimate(x, y, total[0], total[1] - 2 * yy.first, total[2] - xy.second, less_y=y.sizes)
+    without_x = _estimate(x, y, total[0] - 2 * xx.first, total[1], total[2] - xy.first, left_out_x=x.sizes)
+    without_y = _estimate(x, y, total[0], total[1] - 2 * yy.first, total[2] - xy.second, left_out_y=y.sizes)
     jackknife = sum((len(v) - 1) / len(v) * ((v - v.mean()) ** 2).sum() for v in (without_x, without_y))
     g, h = len(x.sizes), len(y.sizes)
     between = (
@@ -181,7 +191,7 @@ def _variance(x: GroupedRows, y: GroupedRows, xx: _Sums, yy: _Sums, xy: _Sums) -
 
 
 def _within(s: _Sums, g: int) -> float:
-    """Mean square of the doubly centred kernel of different groups (U-centred: Székely & Rizzo 2014, eq. 2.3)."""
+    """Return the mean square of the U-centred kernel between different groups (Székely & Rizzo 2014, eq. 2.3)."""
     rows = s.mean_first
     return (s.squares - 2 / (g - 2) * (rows**2).sum() + rows.sum() ** 2 / ((g - 1) * (g - 2))) / (g * (g - 3))
 
@@ -191,9 +201,9 @@ def _polynomial(p: Array, q: Array) -> Array:
 
 
 def _median_distance(x: Array) -> float:
-    """Median distance of different rows, of an even choice of them; 1 where all are the same."""
-    chosen = x[:: -(-len(x) // MEDIAN_ROWS)]
-    squared = squared_distances(chosen, chosen)[np.triu_indices(len(chosen), 1)]
+    """Return the median distance of distinct rows, from an evenly spaced subset; 1 if all rows are equal."""
+    sampled = x[:: -(-len(x) // MEDIAN_ROWS)]
+    squared = squared_distances(sampled, sampled)[np.triu_indices(len(sampled), 1)]
     squared = squared[squared > 0]
     return float(np.sqrt(np.median(squared))) if squared.size else 1.0
 
@@ -207,12 +217,12 @@ def _sides(
 ) -> tuple[GroupedRows, GroupedRows]:
     x, y = np.asarray(reference, np.float64), np.asarray(prediction, np.float64)
     _check(x, y, kernel, bandwidths)
-    a, b = (grouped(rows, of) for rows, of in zip((x, y), groups or (None, None), strict=True))
+    a, b = (grouped(rows, row_groups) for rows, row_groups in zip((x, y), groups or (None, None), strict=True))
     if min(len(a.sizes), len(b.sizes)) < 2:
         raise InputError(
             "features-too-few-volumes",
-            f"a kernel distance needs 2 volumes on each side, not {len(a.sizes)} and {len(b.sizes)}: pairs of rows of "
-            "one volume do not count",
+            f"a kernel distance needs 2 volumes on each side, not {len(a.sizes)} and {len(b.sizes)}, because pairs "
+            "of rows of one volume are excluded",
         )
     return a, b
 
@@ -220,7 +230,7 @@ def _sides(
 def _check(x: Array, y: Array, kernel: str, bandwidths: Sequence[float]) -> None:
     if x.ndim != 2 or y.ndim != 2 or x.shape[1:] != y.shape[1:] or min(*x.shape, *y.shape) < 1:
         raise InputError(
-            "features-not-rows", f"features must be rows (n, d) of one length d, not arrays {x.shape} and {y.shape}"
+            "features-not-rows", f"features must be rows (n, d) with the same d, not arrays {x.shape} and {y.shape}"
         )
     if min(len(x), len(y)) < 2:
         raise InputError(

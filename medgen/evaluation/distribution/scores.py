@@ -1,4 +1,4 @@
-"""Two sets of volumes → the numbers of their likeness, each with all that it depends on."""
+"""Compare two sets of volumes with distribution metrics, each reported with its extractor, weights and counts."""
 
 from collections.abc import Callable, Iterable
 from functools import cache, partial
@@ -16,8 +16,8 @@ from medgen.evaluation.distribution.precision_recall import NeighbourScores, nei
 from medgen.evaluation.features.extractor import Extractor
 from medgen.io.volume import Volume
 
-SPACING_TOLERANCE = 0.1  # of a voxel side; beyond, textures differ by sampling alone
-NARROW, WIDE = 3, 5  # neighbours, of precision and recall, and of density and coverage, as their papers have them
+SPACING_TOLERANCE = 0.1  # relative; beyond it, textures differ because of the sampling alone
+NARROW, WIDE = 3, 5  # number of neighbours for precision and recall, and for density and coverage, as in the papers
 
 Array = NDArray[Any]
 
@@ -31,8 +31,9 @@ def compare_distributions(
     seed: int = 0,
     mask_of: Callable[[Array], Array] = body_mask,
 ) -> list[dict[str, Any]]:
-    """Fréchet and kernel distances, precision, recall, density, coverage and, where there are classes, the
-    Inception Score.
+    """Compute Fréchet and kernel distances, precision, recall, density, coverage and the Inception Score.
+
+    The Inception Score is computed only for extractors with class probabilities.
 
     Args:
         reference: real volumes (``feature_set.volumes_in(folder)``), or a `FeatureSet` of this extractor.
@@ -41,18 +42,20 @@ def compare_distributions(
         limit, seed, mask_of: see ``feature_set.collect``.
 
     Returns:
-        One dict a number: metric, value (None where it cannot be had, with the reason among the notes), standard_error
-        (None where unknown), of the Inception Score deviation (between its splits), extractor, weights, preprocessing,
+        One dict per metric: metric, value (None if it cannot be computed, with the reason in the notes), standard_error
+        (None if unknown), deviation (Inception Score only, between its splits), extractor, weights, preprocessing,
         reference_rows, prediction_rows, reference_volumes, prediction_volumes, notes. A Fréchet distance is called FID
         only with the standard Inception weights.
 
-    Raises `InputError` for what ``collect`` refuses and for a `FeatureSet` of another extractor.
+    Raises `InputError` for errors of ``collect`` and for a `FeatureSet` of another extractor.
     """
     sides = [
-        given if isinstance(given, FeatureSet) else collect(given, extractor, limit=limit, seed=seed, mask_of=mask_of)
-        for given in (reference, prediction)
+        side_volumes
+        if isinstance(side_volumes, FeatureSet)
+        else collect(side_volumes, extractor, limit=limit, seed=seed, mask_of=mask_of)
+        for side_volumes in (reference, prediction)
     ]
-    _check_same(sides, extractor)
+    _check_same_extractor(sides, extractor)
     common = {
         "extractor": extractor.name,
         "weights": extractor.weights,
@@ -63,32 +66,32 @@ def compare_distributions(
         "prediction_volumes": sides[1].volumes,
     }
     r, g = [side.standardised(sides[0]) for side in sides] if extractor.standardised else sides
-    notes = _notes(r, g)
-    made = [_number(name, call, [*notes, *own(r, g)]) for name, call, own in _metrics(r, g, extractor)]
-    return [{**number, **common} for number in made]
+    notes = _spacing_notes(r, g)
+    computed = [_result_row(name, call, [*notes, *own(r, g)]) for name, call, own in _metrics(r, g, extractor)]
+    return [{**number, **common} for number in computed]
 
 
-Values = dict[str, float]  # "value", and "standard_error" or "deviation" where there is one
+Values = dict[str, float]  # "value", and "standard_error" or "deviation" if known
 Metric = tuple[str, Callable[[], Values], Callable[[FeatureSet, FeatureSet], list[str]]]
 
 
 def _metrics(r: FeatureSet, g: FeatureSet, extractor: Extractor) -> list[Metric]:
     x, y, groups = r.rows, g.rows, (r.groups, g.groups)
-    of = "" if extractor.standard else f" ({extractor.name})"
+    suffix = "" if extractor.standard else f" ({extractor.name})"
     neighbours = cache(lambda: neighbour_scores(x, y, groups=groups, narrow=NARROW, wide=WIDE)._asdict())
     metrics: list[Metric] = [
-        (frechet_name(extractor), lambda: {"value": frechet_distance(r.statistics, g.statistics)}, _few_rows),
+        (frechet_name(extractor), lambda: {"value": frechet_distance(r.statistics, g.statistics)}, _few_rows_note),
         (
-            "KID" if extractor.standard else f"kernel distance{of}",
+            "KID" if extractor.standard else f"kernel distance{suffix}",
             lambda: dict(zip(("value", "standard_error"), kid(x, y, groups=groups), strict=True)),
-            _chosen,
+            _subset_note,
         ),
-        (f"MMD, Gaussian{of}", lambda: {"value": kernel_distance(x, y, groups=groups)}, _chosen),
-        *((f"{name}{of}", partial(_neighbour, neighbours, name), _chosen) for name in NeighbourScores._fields),
+        (f"MMD, Gaussian{suffix}", lambda: {"value": kernel_distance(x, y, groups=groups)}, _subset_note),
+        *((f"{name}{suffix}", partial(_neighbour, neighbours, name), _subset_note) for name in NeighbourScores._fields),
     ]
     probabilities = getattr(extractor, "probabilities", None)
     if probabilities is not None:
-        metrics.append((f"Inception Score{of}", lambda: _inception_score(probabilities(y)), _score))
+        metrics.append((f"Inception Score{suffix}", lambda: _inception_score(probabilities(y)), _inception_note))
     return metrics
 
 
@@ -106,7 +109,7 @@ def _inception_score(probabilities: Array) -> Values:
 
 
 def frechet_name(extractor: Extractor) -> str:
-    """FID with the standard Inception weights; else the name says what it is of."""
+    """Return "FID" for the standard Inception weights, else a name that includes the extractor."""
     if extractor.standard:
         return "FID"
     if extractor.name == "radiomics":
@@ -114,7 +117,7 @@ def frechet_name(extractor: Extractor) -> str:
     return f"Fréchet distance ({extractor.name}, weights {extractor.weights[:8]})"
 
 
-def _number(name: str, call: Callable[[], Values], notes: list[str]) -> dict[str, Any]:
+def _result_row(name: str, call: Callable[[], Values], notes: list[str]) -> dict[str, Any]:
     empty = {"metric": name, "value": None, "standard_error": None}
     try:
         return {**empty, **{key: v if np.isfinite(v) else None for key, v in call().items()}, "notes": notes}
@@ -122,42 +125,42 @@ def _number(name: str, call: Callable[[], Values], notes: list[str]) -> dict[str
         return {**empty, "notes": [*notes, str(reason)]}
 
 
-def _few_rows(r: FeatureSet, g: FeatureSet) -> list[str]:
+def _few_rows_note(r: FeatureSet, g: FeatureSet) -> list[str]:
     counts = r.statistics.count, g.statistics.count
     warning = few_rows_warning(counts, len(r.statistics.mean), volumes=(r.volumes, g.volumes))
     return [warning] if warning else []
 
 
-def _chosen(r: FeatureSet, g: FeatureSet) -> list[str]:
+def _subset_note(r: FeatureSet, g: FeatureSet) -> list[str]:
     sides = (("reference", r), ("prediction", g))
     return [
-        f"of {len(side.rows)} rows chosen at random from the {side.statistics.count} of the {name}"
+        f"computed from {len(side.rows)} random rows out of {side.statistics.count} of the {name}"
         for name, side in sides
         if len(side.rows) < side.statistics.count
     ]
 
 
-def _score(r: FeatureSet, g: FeatureSet) -> list[str]:
-    return ["its classes are those of photographs, so this says little here"]
+def _inception_note(r: FeatureSet, g: FeatureSet) -> list[str]:
+    return ["its classes are those of photographs, so it has little meaning for medical images"]
 
 
-def _notes(r: FeatureSet, g: FeatureSet) -> list[str]:
+def _spacing_notes(r: FeatureSet, g: FeatureSet) -> list[str]:
     if np.all(np.abs(r.spacing / g.spacing - 1) <= SPACING_TOLERANCE):
         return []
     sizes = [" × ".join(f"{s:.3g}" for s in side.spacing) for side in (r, g)]
-    return [f"voxels are {sizes[0]} mm in the reference and {sizes[1]} mm in the prediction: resample to one size"]
+    return [f"voxels are {sizes[0]} mm in the reference and {sizes[1]} mm in the prediction; resample to one spacing"]
 
 
-def _check_same(sides: list[FeatureSet], extractor: Extractor) -> None:
+def _check_same_extractor(sides: list[FeatureSet], extractor: Extractor) -> None:
     for side in sides:
         for key, own in (("extractor", extractor.name), ("weights", extractor.weights)):
             if getattr(side, key) != own:
                 raise InputError(
                     "features-settings-differ",
-                    f"features have the {key} {getattr(side, key)!r}, not {own!r}: gather them anew",
+                    f"features have the {key} {getattr(side, key)!r}, not {own!r}; compute them again",
                 )
         if side.preprocessing != extractor.preprocessing:
             raise InputError(
                 "features-preprocessing-differs",
-                f"features were preprocessed otherwise ({side.preprocessing}): gather them anew",
+                f"features have another preprocessing ({side.preprocessing}); compute them again",
             )

@@ -1,4 +1,4 @@
-"""What is measured of all volumes together: their distribution beside real ones, and whether training was copied."""
+"""Report sections over all volumes: their distribution compared with real ones, and copies of training images."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,12 +21,12 @@ from medgen.io.volume import Volume, to_canonical
 
 HU_WINDOW = (-200.0, 300.0)  # HU: soft tissue with and without contrast medium, fat and the edges of lung and bone
 RELATIVE = (
-    "the images are CT in HU, but the features see each volume by its own range of intensities, so that an offset or "
-    "gain in HU is invisible"
+    "the images are CT in HU, but the extractor normalises the intensities of each volume, so an offset or gain in HU "
+    "has no effect on this distance"
 )
 SAME_PATIENTS = (
-    "the reference is the truth of the same patients, so the values are lower than beside real scans of others; "
-    "give --real-cohort for those"
+    "the reference images are of the same patients, so the values are lower than against real scans of other patients; "
+    "give --real-cohort to compare with other patients"
 )
 
 
@@ -40,9 +40,9 @@ def distribution_section(
     failures: list[Failure],
     cache: Path | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows of `compare_distributions` of the predictions, each with ``source_value``: that of the unconverted sources.
+    """Return rows of `compare_distributions` of the predictions, each with ``source_value`` of the unconverted source.
 
-    A volume that cannot be read is added to ``failures`` and left out. ``cache``: see `reference_features`.
+    Volumes that cannot be read are added to ``failures`` and skipped. ``cache``: see `reference_features`.
     """
     reference = reference_features(real, extractor, failures, cache)
     rows = compare_distributions(reference, _volumes(prediction, failures), extractor)
@@ -51,17 +51,17 @@ def distribution_section(
     if getattr(extractor, "relative", False) and default_window(real) is not None:
         notes.append(RELATIVE)
     return [
-        {**row, "source_value": old.get("value"), "notes": [*row["notes"], *notes]}
-        for row, old in zip(rows, before, strict=True)
+        {**row, "source_value": source_row.get("value"), "notes": [*row["notes"], *notes]}
+        for row, source_row in zip(rows, before, strict=True)
     ]
 
 
 def reference_features(
     real: Sequence[Path], extractor: Extractor, failures: list[Failure], cache: Path | None = None
 ) -> FeatureSet:
-    """The features of real volumes, from a file in the folder ``cache`` if it is of these files and this extractor.
+    """Return the features of real volumes, from the folder ``cache`` if it has those of these files and extractor.
 
-    Several systems are measured against one set of real volumes, whose features take as long as a system's.
+    Several systems are often compared with the same real volumes, whose features take as long as those of a system.
     """
     if cache is None:
         return collect(_volumes(real, failures), extractor)
@@ -69,10 +69,13 @@ def reference_features(
     identity = repr((extractor.name, extractor.weights, extractor.preprocessing, files))
     file = cache / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.npz"
     if file.exists():
-        return load_features(file, extractor)
+        try:
+            return load_features(file, extractor)
+        except InputError:
+            file.unlink()  # a damaged cache file is computed again
     before = len(failures)
     features = collect(_volumes(real, failures), extractor)
-    if len(failures) == before:  # else the next system would not learn of them
+    if len(failures) == before:  # else the failures would not be reported for the next system
         cache.mkdir(parents=True, exist_ok=True)
         save_features(features, file)
     return features
@@ -81,18 +84,20 @@ def reference_features(
 def memorisation_section(
     training: Sequence[Path], prediction: Sequence[Path], held_out: Sequence[Path], failures: list[Failure]
 ) -> dict[str, Any]:
-    """`memorisation_test` of converted or generated volumes against the training images of their domain.
+    """Run `memorisation_test` on converted or generated volumes against the training images of the target domain.
 
-    ``held_out``: real images that training never saw; those that it did see are left out, and with too few the
-    training images are measured against each other.
+    ``held_out``: real images not used in training. Those that repeat training images are excluded; if too few remain,
+    the training images are compared with each other.
     """
-    known, made, others = (_descriptors(paths, failures) for paths in (training, prediction, held_out))
-    found = memorisation_test(
-        np.stack(list(known.values())) if known else np.zeros((0, 1)),
-        np.stack(list(made.values())) if made else np.zeros((0, 1)),
-        held_out=np.stack(list(others.values())) if others else None,
-        training_names=list(known),
-        synthetic_names=list(made),
+    training_rows, prediction_rows, held_out_rows = (
+        _descriptors(paths, failures) for paths in (training, prediction, held_out)
+    )
+    result = memorisation_test(
+        np.stack(list(training_rows.values())) if training_rows else np.zeros((0, 1)),
+        np.stack(list(prediction_rows.values())) if prediction_rows else np.zeros((0, 1)),
+        held_out=np.stack(list(held_out_rows.values())) if held_out_rows else None,
+        training_names=list(training_rows),
+        synthetic_names=list(prediction_rows),
     )
     closest = [
         {
@@ -103,43 +108,43 @@ def memorisation_section(
             "flagged": pair.copy,
             "files": {"synthetic": pair.synthetic, "training": pair.training},
         }
-        for pair in found.pairs
+        for pair in result.pairs
     ]
     return {
-        "p_value": found.p_value,
-        "flagged": found.memorised,
+        "p_value": result.p_value,
+        "flagged": result.memorised,
         "closest": closest,
-        "note": _memorisation_note(found, len(made), len(known)),
+        "note": _memorisation_note(result, len(prediction_rows), len(training_rows)),
     }
 
 
-def _memorisation_note(found: Memorisation, made: int, known: int) -> str:
-    usual = f"{found.held_out} real volumes that training never saw" if found.held_out else "the training volumes"
-    parts = [f"{made} volumes against {known} training volumes; usual distances by {usual}"]
-    if found.dropped:
-        parts.append(f"{found.dropped} of the real volumes left out: they are among the training volumes")
-    if found.repeated:
-        pairs = [f"{case_name(Path(a))} (as {case_name(Path(b))})" for a, b in found.repeated]
+def _memorisation_note(result: Memorisation, prediction_rows: int, training_rows: int) -> str:
+    baseline = f"{result.held_out} real volumes not used in training" if result.held_out else "the training volumes"
+    parts = [f"{prediction_rows} volumes against {training_rows} training volumes; baseline distances from {baseline}"]
+    if result.dropped:
+        parts.append(f"{result.dropped} real volumes excluded because they repeat training volumes")
+    if result.repeated:
+        pairs = [f"{case_name(Path(a))} (repeats {case_name(Path(b))})" for a, b in result.repeated]
         more = ", ..." if len(pairs) > 5 else ""
-        parts.append(f"{len(pairs)} training volumes repeat others and were left out: {', '.join(pairs[:5])}{more}")
+        parts.append(f"{len(pairs)} training volumes excluded because they repeat others: {', '.join(pairs[:5])}{more}")
     return "; ".join(parts)
 
 
 def default_window(paths: Sequence[Path]) -> Window:
-    """What features should see of volumes where the user does not say: soft tissue if the first is in HU, else None."""
+    """Return the default feature window: soft tissue if the first readable volume is in HU, else None."""
     first = next(_volumes(paths, []), None)
     return HU_WINDOW if first is not None and looks_like_hu(first.data) else None
 
 
 def volume_files(folder: Path | None) -> list[Path]:
-    """The volumes of a folder, or the one file that is given; InputError where there are none."""
+    """Return the volumes of a folder, or the given file; raise InputError if there are none."""
     if folder is None:
         return []
     if folder.is_file():
         return [folder]
     files = find_volumes(folder)
     if not files:
-        raise InputError("folder-no-volumes", f"{folder} holds no volumes; name the folder that the files lie in")
+        raise InputError("folder-no-volumes", f"{folder} holds no volumes; give the folder that contains the files")
     return files
 
 

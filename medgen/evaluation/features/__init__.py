@@ -1,1 +1,1 @@
-"""Feature extractors: one network or method a file, all called alike (see ``extractor.Extractor``)."""
+"""Feature extractors: one network or method per module, with a common interface (``extractor.Extractor``)."""

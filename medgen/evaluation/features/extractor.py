@@ -1,4 +1,4 @@
-"""What every feature extractor offers, and the reading of weight files that are named in their errors."""
+"""Interface of feature extractors, and functions that read weight files."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -11,22 +11,24 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medgen.errors import InputError
-from medgen.io.names import brief
+from medgen.io.names import short_reason
 
-HUB = "hub"  # in place of a weight file: fetch the published one
+HUB = "hub"  # in place of a weight file: download the published file
 
 Array = NDArray[Any]
 
 
 class Extractor(Protocol):
-    """Volume → feature rows.
+    """Computes feature rows of a volume.
 
-    name            of the network or method, as tables print it
-    weights         sha256 of the weight file in hex, "none" where there are no weights
-    preprocessing   one sentence; with name and weights it decides whether two sets of features may be compared
-    relative        intensities are normalised volume by volume, so that an offset or gain is invisible
-    standard        the standard Inception weights: only then is a Fréchet distance called FID
-    standardised    distances are taken after each feature has the reference's mean and deviation taken out
+    Attributes:
+        name: of the network or method, as shown in tables.
+        weights: sha256 of the weight file in hex, "none" if there are no weights.
+        preprocessing: one sentence. Sets of features are comparable only if name, weights and preprocessing are equal.
+        relative: intensities are normalised per volume, so that an offset or gain has no effect.
+        standard: the weights are the standard Inception weights; only then is a Fréchet distance called FID.
+        standardised: features are standardised with the reference's mean and standard deviation before distances are
+            computed.
     """
 
     name: str
@@ -37,81 +39,89 @@ class Extractor(Protocol):
     standardised: bool
 
     def __call__(self, volume: Array, spacing: Sequence[float], *, mask: Array | None = None) -> Array:
-        """Rows (n, d) float64 of a volume (X, Y, Z), spacing in mm, of the part where ``mask`` is not 0."""
+        """Return rows (n, d) float64 of a volume (X, Y, Z), spacing in mm, from the voxels where ``mask`` is not 0."""
         ...
 
 
 def file_hash(path: Path) -> str:
-    """sha256 of a file in hex; InputError if it cannot be read."""
+    """Return the sha256 of a file in hex; raise InputError if it cannot be read."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(
-            "weights-unreadable", f"weights {path} cannot be read ({error.strerror}); name a file that exists"
+            "weights-unreadable", f"weights {path} cannot be read ({error.strerror}); check the path"
         ) from error
 
 
 def from_hub(url: str, *, sha256: str | None = None) -> Path:
-    """The file behind a URL, fetched once into the cache of torch.hub (``$TORCH_HOME``, else ``~/.cache/torch``).
+    """Return a file downloaded once into the torch.hub cache (``$TORCH_HOME``, else ``~/.cache/torch``).
 
-    ``sha256``: of the file in hex; another content is refused. InputError where the file cannot be fetched.
+    Args:
+        url: address of the file.
+        sha256: expected hash in hex, checked after the download; None: not checked.
+
+    Raises:
+        InputError: the file cannot be fetched, or its hash differs.
     """
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
-    if not cached.exists():
+    cached_file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
+    if not cached_file.exists():
         try:
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(cached), hash_prefix=sha256)
-        except Exception as error:  # network errors of many kinds, and a wrong hash
+            cached_file.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(cached_file), hash_prefix=sha256)
+        except Exception as error:  # many types of network errors, and a wrong hash
             raise InputError(
-                "weights-not-fetched", f"{url} cannot be fetched ({brief(error)}); fetch it elsewhere and name the file"
+                "weights-not-fetched",
+                f"{url} cannot be fetched ({short_reason(error)}); download it on another machine and name the file",
             ) from None
-    return cached
+    return cached_file
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The state dict in a PyTorch weight file, on the CPU; also one under "state_dict", and saved from DataParallel.
+    """Return the state dict of a PyTorch weight file, on the CPU.
 
-    Nothing but tensors is unpickled. InputError for a file that is not one.
+    Also accepts a state dict under the key "state_dict" and the "module." prefixes of DataParallel. Unpickles tensors
+    only. Raises InputError for other files.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for what is not a weight file
+    except Exception as error:  # torch raises many exception types for invalid files
         raise InputError(
-            "weights-not-pytorch", f"{path} is not a PyTorch weight file ({brief(error)[:120]}); save it by torch.save"
+            "weights-not-pytorch",
+            f"{path} is not a PyTorch weight file ({short_reason(error)[:120]}); save it with torch.save",
         ) from None
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise InputError(
-            "weights-no-state-dict", f"{path} holds no state dict; give the file of weights, not of a whole model"
+            "weights-no-state-dict", f"{path} holds no state dict; give a file of weights, not of a whole model"
         )
     return {str(key).removeprefix("module."): value for key, value in content.items()}
 
 
-def load_weights(network: nn.Module, state: Mapping[str, Tensor], path: Path, what: str) -> None:
-    """Load every parameter of ``network``; InputError that names the first that is missing or of another shape.
+def load_weights(network: nn.Module, state: Mapping[str, Tensor], path: Path, model_name: str) -> None:
+    """Load every parameter of ``network``; raise InputError for the first that is missing or has another shape.
 
-    Entries that the network has no place for (classifiers, auxiliary heads) are left out; batch norms' counts of
-    batches, which old files lack, may be missing.
+    Entries that the network does not have (classifiers, auxiliary heads) are ignored. The batch counters of batch
+    norm layers, which old files lack, may be missing.
     """
-    own = network.state_dict()
-    for name, value in own.items():
+    network_state = network.state_dict()
+    for name, value in network_state.items():
         if name not in state:
             if name.endswith("num_batches_tracked"):
                 continue
-            raise InputError("weights-key-missing", f"{path} has no weight {name}: it is not a file of {what}")
+            raise InputError("weights-key-missing", f"{path} has no weight {name}, so it is not a file of {model_name}")
         if state[name].shape != value.shape:
             raise InputError(
                 "weights-shape-differs",
                 f"{path}: weight {name} is {tuple(state[name].shape)} in place of {tuple(value.shape)}, so it is not "
-                f"a file of {what}",
+                f"a file of {model_name}",
             )
-    network.load_state_dict({name: state[name] for name in own if name in state}, strict=False)
+    network.load_state_dict({name: state[name] for name in network_state if name in state}, strict=False)
 
 
 def checked_volume(volume: Array, spacing: Sequence[float], mask: Array | None) -> tuple[Array, Array]:
-    """The volume as float32 and its mask as bool, all True where there is none; InputError for what is neither."""
+    """Return the volume as float32 and its mask as bool (None: all True); raise InputError if either is invalid."""
     volume = np.asarray(volume, np.float32)
     inside = np.ones(volume.shape, bool) if mask is None else np.asarray(mask) != 0
     if volume.ndim != 3 or inside.shape != volume.shape:
@@ -120,10 +130,10 @@ def checked_volume(volume: Array, spacing: Sequence[float], mask: Array | None) 
             f"features need a volume (X, Y, Z) and its mask, not arrays {volume.shape}, {inside.shape}",
         )
     if not inside.any():
-        raise InputError("mask-empty", "the mask is empty: there is no voxel to take features of")
+        raise InputError("mask-empty", "the mask is empty: it has no voxel to compute features of")
     if not np.isfinite(volume).all():
         raise InputError(
-            "volume-not-finite", "the volume holds voxels that are NaN or infinite; no features can be taken"
+            "volume-not-finite", "the volume holds voxels that are NaN or infinite, so no features can be computed"
         )
     if len(spacing) != 3 or not all(np.isfinite(s) and s > 0 for s in spacing):
         raise InputError("volume-spacing-invalid", f"spacing {tuple(spacing)} must be three numbers above 0, in mm")

@@ -1,4 +1,4 @@
-"""Features of any network in a file: TorchScript, or ONNX by onnxruntime."""
+"""Feature extractor for any network stored in a TorchScript file, or in an ONNX file (run by onnxruntime)."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from torch.nn import functional
 from medgen.errors import InputError
 from medgen.evaluation.features.extractor import checked_volume, file_hash
 from medgen.evaluation.features.slices import Window, describe_planes, describe_window, plane_images, windowed
-from medgen.io.names import brief
+from medgen.io.names import short_reason
 
 BATCH = 16
 
@@ -21,21 +21,21 @@ Array = NDArray[Any]
 
 
 class FileNetwork:
-    """Extractor by a network in a file: images (n, channels, size, size) or a volume (1, channels, X, Y, Z) → rows.
+    """Extractor that runs a network on images (n, channels, size, size) or a volume (1, channels, X, Y, Z).
 
     Args:
-        path: TorchScript (``.pt``, ``.pth``, ``.ts``) or ONNX (``.onnx``). What it returns is averaged over all axes
-            after the second: feature maps are pooled.
+        path: TorchScript (``.pt``, ``.pth``, ``.ts``) or ONNX (``.onnx``). The output is averaged over all axes after
+            the second, so feature maps are pooled.
         dimensions: 2: slices of three planes; 3: the whole volume, resized so that its longest side in mm has
             ``size`` voxels.
-        size: of the images, or of the longest side.
-        channels: the grey image is repeated on these.
+        size: side of the images, or longest side of the volume.
+        channels: number of channels on which the grey image is repeated.
         window: intensities (low, high) that become 0 and 1; None: percentiles of each volume.
-        scale: the network's input for 0 and 1.
-        per_plane: slices of each plane.
-        device: where a TorchScript network runs; ONNX runs on the CPU.
+        scale: network inputs that correspond to 0 and 1.
+        per_plane: number of slices per plane.
+        device: device of a TorchScript network; ONNX runs on the CPU.
 
-    Raises `InputError` for a file that cannot be read, or features that are not rows.
+    Raises `InputError` for a file that cannot be read, or an output that does not have one row per input.
     """
 
     standard = False
@@ -83,13 +83,13 @@ class FileNetwork:
     def _rows(self, x: Tensor) -> Array:
         low, high = self._scale
         x = (low + (high - low) * x).expand(-1, self._channels, *[-1] * (x.ndim - 2))
-        made = self._network(x)
-        if made.ndim < 2 or len(made) != len(x):
+        output = self._network(x)
+        if output.ndim < 2 or len(output) != len(x):
             raise InputError(
                 "extractor-output-shape",
-                f"{self.name} made an array {made.shape} of {len(x)} inputs, not a row of each",
+                f"{self.name} returned an array {output.shape} for {len(x)} inputs, not a row of each",
             )
-        return made.reshape(*made.shape[:2], -1).mean(2)
+        return output.reshape(*output.shape[:2], -1).mean(2)
 
 
 def _resized(volume: Array, spacing: Sequence[float], size: int) -> Tensor:
@@ -102,20 +102,20 @@ def _resized(volume: Array, spacing: Sequence[float], size: int) -> Tensor:
 def _torchscript(path: Path, device: str) -> Callable[[Tensor], Array]:
     try:
         network = torch.jit.load(str(path), map_location=device).eval()
-    except Exception as error:  # torch raises RuntimeError and others for what is not a script
+    except Exception as error:  # torch raises RuntimeError and others for files that are not TorchScript
         raise InputError(
             "torchscript-unreadable",
-            f"{path} is not a TorchScript file ({brief(error)[:120]}); write it by torch.jit.save",
+            f"{path} is not a TorchScript file ({short_reason(error)[:120]}); save it with torch.jit.save",
         ) from None
 
     def run(x: Tensor) -> Array:
         with torch.inference_mode():
-            made = network(x.to(device))
-        if not isinstance(made, Tensor):
+            output = network(x.to(device))
+        if not isinstance(output, Tensor):
             raise InputError(
-                "extractor-output-type", f"{path} returns a {type(made).__name__}, not a tensor of features"
+                "extractor-output-type", f"{path} returns a {type(output).__name__}, not a tensor of features"
             )
-        return made.double().cpu().numpy()
+        return output.double().cpu().numpy()
 
     return run
 
@@ -127,9 +127,9 @@ def _onnx(path: Path) -> Callable[[Tensor], Array]:
         raise InputError("dependency-missing", f"{path} needs onnxruntime: pip install 'medgen[onnx]'") from None
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own kinds
+    except Exception as error:  # onnxruntime raises its own exception types
         raise InputError(
-            "onnx-unreadable", f"{path} is not an ONNX file ({brief(error)[:120]}); export it again"
+            "onnx-unreadable", f"{path} is not an ONNX file ({short_reason(error)[:120]}); export it again"
         ) from None
     name = session.get_inputs()[0].name
     return lambda x: np.asarray(session.run(None, {name: x.contiguous().numpy()})[0], np.float64)

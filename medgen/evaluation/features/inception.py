@@ -1,9 +1,9 @@
-"""The standard FID network: Inception v3 as ported from TensorFlow, its pool3 features and class probabilities.
+"""The standard FID network: Inception v3 ported from TensorFlow, with its pool3 features and class probabilities.
 
-Szegedy et al., CVPR 2016, in the port of pytorch-fid (github.com/mseitzer/pytorch-fid): weights of the TensorFlow
-graph of 2015-12-05 with 1008 classes. That graph differs from torchvision's network in its pools: average pools leave
-out the padding, and the last block has a maximum pool. A file of torchvision's own ImageNet weights (1000 classes)
-loads too, with torchvision's pools; numbers from it are no FID.
+Szegedy et al., CVPR 2016, in the port of pytorch-fid (github.com/mseitzer/pytorch-fid), with the weights of the
+TensorFlow graph of 2015-12-05 for 1008 classes. That graph differs from torchvision's network in its pooling: average
+pools exclude the padding, and the last block has a maximum pool. Torchvision's ImageNet weights (1000 classes) can
+also be loaded, with torchvision's pooling; distances computed with them are not FID.
 """
 
 from collections.abc import Sequence
@@ -36,17 +36,17 @@ Array = NDArray[Any]
 
 
 class Inception:
-    """Extractor of pool3 features: 2048 a slice, slices of three planes.
+    """Extractor of pool3 features: 2048 per slice, slices of three planes.
 
     Args:
-        weights: file of weights; None: pytorch-fid's file in the cache of torch.hub, if it is there; "hub": fetched
-            (91 MiB) where it is not.
+        weights: weight file; None: pytorch-fid's file in the torch.hub cache, which must exist; "hub": the same, but
+            downloaded (91 MiB) if absent.
         window: intensities (low, high) that become black and white, in HU for CT, e.g. (-160, 240); None: percentiles
             of each volume (MR).
-        per_plane: slices of each plane, at even distances.
+        per_plane: number of evenly spaced slices per plane.
         device: where the network runs.
 
-    Raises `InputError` where there are no weights, or others.
+    Raises `InputError` if the weights are missing or belong to another network.
     """
 
     standardised = False
@@ -82,8 +82,10 @@ class Inception:
         return colour_rows(self.network, images, self._device)
 
     def probabilities(self, rows: Array) -> Array:
-        """Softmax (n, classes) of feature rows (n, 2048), for the Inception Score; as the score's authors without
-        the classifier's bias."""
+        """Return softmax rows (n, classes) of feature rows (n, 2048) for the Inception Score.
+
+        The bias of the classifier is not used, as in the original implementation of the score.
+        """
         logits = np.asarray(rows, np.float64) @ self.network.fc.weight.double().cpu().numpy().T
         odds = np.exp(logits - logits.max(1, keepdims=True))
         return odds / odds.sum(1, keepdims=True)
@@ -94,25 +96,26 @@ def _weights_file(weights: Path | str | None) -> Path:
         return from_hub(URL, sha256=STANDARD)
     if weights is not None:
         return Path(weights)
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / URL.rsplit("/", 1)[1]
-    if not cached.exists():
+    cached_file = Path(torch.hub.get_dir()) / "checkpoints" / URL.rsplit("/", 1)[1]
+    if not cached_file.exists():
         raise InputError(
             "weights-missing",
-            f"the Inception weights are absent: name the file, or {HUB} in its place to fetch {URL} (91 MiB) "
-            f"to {cached}",
+            f"the Inception weights are absent; name the file, or give {HUB} in its place to download {URL} (91 MiB) "
+            f"to {cached_file}",
         )
-    return cached
+    return cached_file
 
 
 class InceptionV3(nn.Module):
     """Images (n, 3, 299, 299) in [-1, 1] → (n, 2048): the mean over the last feature map ("pool3").
 
-    Names and shapes of the parameters are those of torchvision and pytorch-fid. ``fc`` (2048 → classes) is only held.
+    Names and shapes of the parameters equal those of torchvision and pytorch-fid. ``fc`` (2048 → classes) is not part
+    of the forward pass; only its weights are used.
     """
 
     def __init__(self, *, classes: int = FID_CLASSES, fid_pools: bool = True) -> None:
         super().__init__()
-        padded = not fid_pools  # whether average pools count the padding
+        padded = not fid_pools  # whether average pools include the padding
         self.Conv2d_1a_3x3 = Conv(3, 32, 3, stride=2)
         self.Conv2d_2a_3x3 = Conv(32, 32, 3)
         self.Conv2d_2b_3x3 = Conv(32, 64, 3, padding=1)

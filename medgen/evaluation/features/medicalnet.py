@@ -1,7 +1,7 @@
-"""MedicalNet: a 3D ResNet trained to segment 23 medical data sets; one row of features a volume.
+"""MedicalNet: a 3D ResNet trained to segment 23 medical data sets; one feature row per volume.
 
-Chen, Ma & Zheng, "Med3D", arXiv 1904.00625. Its features pool to 512 (depths 10, 18, 34) or 2048 (50) numbers. One
-row a volume needs many volumes: with fewer of them than features look at the kernel distance.
+Chen, Ma & Zheng, "Med3D", arXiv 1904.00625. The pooled features are 512 (depths 10, 18, 34) or 2048 (depth 50)
+numbers. One row per volume requires many volumes: with fewer volumes than features use the kernel distance.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,13 +18,13 @@ from torch.nn import functional
 from medgen.errors import InputError
 from medgen.evaluation.features.extractor import HUB, checked_volume, file_hash, from_hub, load_weights, read_state
 
-# By its revision, so that the file behind it cannot change.
+# The URL includes the revision, so that the file cannot change.
 URL = (
     "https://huggingface.co/TencentMedicalNet/MedicalNet-Resnet50/resolve/"
     "02061bf3be4aefd33724688f16dbcc058cdf1f13/resnet_50_23dataset.pth"
 )
-SOURCE = "https://huggingface.co/TencentMedicalNet (MedicalNet-Resnet50, resnet_50_23dataset.pth, and its like)"
-# depth: (block, blocks of each layer, shortcut). 18 and 34 were trained with shortcuts that have no weights.
+SOURCE = "https://huggingface.co/TencentMedicalNet (MedicalNet-Resnet50, resnet_50_23dataset.pth, and similar files)"
+# depth: (block type, blocks per layer, shortcut type). 18 and 34 were trained with shortcuts without weights.
 DEPTHS = {
     10: ("basic", [1, 1, 1, 1], "B"),
     18: ("basic", [2, 2, 2, 2], "A"),
@@ -39,12 +39,12 @@ class MedicalNet:
     """Extractor of the pooled last feature map of a whole volume: rows (1, 512) or (1, 2048).
 
     Args:
-        weights: MedicalNet's file; see ``SOURCE``; "hub": the one of depth 50, fetched (185 MB) where it is absent.
-        depth: 10, 18, 34 or 50; None: the file's, told by its blocks.
+        weights: MedicalNet file, see ``SOURCE``; "hub": the file of depth 50, downloaded (185 MB) if absent.
+        depth: 10, 18, 34 or 50; None: inferred from the blocks in the file.
         size: the volume is resized (trilinear) so that its longest side in mm becomes this many voxels.
         device: where the network runs.
 
-    Raises `InputError` for a file that cannot be read or is of another network.
+    Raises `InputError` for a file that cannot be read or belongs to another network.
     """
 
     relative = True
@@ -69,16 +69,18 @@ class MedicalNet:
     def __call__(self, volume: Array, spacing: Sequence[float], *, mask: Array | None = None) -> Array:
         volume, inside = checked_volume(volume, spacing, mask)
         values = volume[inside]
-        scored = np.where(inside, (volume - values.mean()) / max(float(values.std()), 1e-6), 0).astype(np.float32)
+        normalised = np.where(inside, (volume - values.mean()) / max(float(values.std()), 1e-6), 0).astype(np.float32)
         sides = [n * s for n, s in zip(volume.shape, spacing, strict=True)]
         shape = [max(8, round(self._size * side / max(sides))) for side in sides]
-        x = functional.interpolate(torch.from_numpy(scored)[None, None], shape, mode="trilinear", align_corners=False)
+        x = functional.interpolate(
+            torch.from_numpy(normalised)[None, None], shape, mode="trilinear", align_corners=False
+        )
         with torch.inference_mode():
             return self.network(x.permute(0, 1, 4, 3, 2).to(self._device)).double().cpu().numpy()
 
 
 def depth_of(state: Mapping[str, Tensor], path: Path) -> int:
-    """The depth of the network that a file is of, by the kind and number of its blocks; InputError: none of them."""
+    """Infer the depth from the type and number of the blocks in a file; raise InputError if no depth fits."""
     block = "bottleneck" if "layer1.0.conv3.weight" in state else "basic"
     layers = [len({key.split(".")[1] for key in state if key.startswith(f"layer{i}.")}) for i in range(1, 5)]
     for depth, (kind, blocks, _) in DEPTHS.items():
@@ -86,15 +88,15 @@ def depth_of(state: Mapping[str, Tensor], path: Path) -> int:
             return depth
     depths = ", ".join(map(str, DEPTHS))
     raise InputError(
-        "weights-not-medicalnet", f"{path} is not a file of MedicalNet's ResNet of depth {depths}: see {SOURCE}"
+        "weights-not-medicalnet", f"{path} is not a file of MedicalNet's ResNet of depth {depths}; see {SOURCE}"
     )
 
 
 def resnet(depth: int) -> ResNet:
-    """MONAI's 3D ResNet set up as MedicalNet's of a depth, without its segmentation head."""
+    """Return MONAI's 3D ResNet configured as the MedicalNet of a depth, without the segmentation head."""
     if depth not in DEPTHS:
         raise InputError(
-            "extractor-depth-unknown", f"depth {depth} is not among MedicalNet's {', '.join(map(str, DEPTHS))}"
+            "extractor-depth-unknown", f"depth {depth} is not one of MedicalNet's depths {', '.join(map(str, DEPTHS))}"
         )
     block, layers, shortcut = DEPTHS[depth]
     return ResNet(

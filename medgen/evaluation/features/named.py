@@ -1,4 +1,4 @@
-"""The extractor that a command line names."""
+"""Create the feature extractor named on the command line."""
 
 from pathlib import Path
 
@@ -6,25 +6,30 @@ from medgen.errors import InputError
 from medgen.evaluation.features.extractor import Extractor
 from medgen.evaluation.features.slices import Window
 
-KNOWN = "radiomics, inception[:FILE|:hub], radimagenet:FILE, medicalnet:FILE|:hub, or a TorchScript or ONNX file"
+EXTRACTOR_CHOICES = (
+    "radiomics, inception[:FILE|:hub], radimagenet:FILE, medicalnet:FILE|:hub, or a TorchScript or ONNX file"
+)
 
 
 def named_extractor(text: str, *, window: Window = None, device: str = "cpu") -> Extractor:
-    """``radiomics``, or a network with its weight file (or ``hub``: fetched) after a colon, or a network's own file.
+    """Create an extractor from its name.
 
     Args:
-        window: intensities (low, high), in HU for CT, that the features see; None: percentiles of each volume, which is
-            for images without a unit (``sets.default_window`` tells).
-            MedicalNet takes a z-score of the body whatever it is.
+        text: ``radiomics``; a network, followed by a colon and its weight file (or ``hub`` to download it); or the
+            file of a network.
+        window: intensity range (low, high) used by the features, in HU for CT; None: percentiles of each volume, for
+            images without a unit (see ``sections.default_window``). MedicalNet ignores it and uses a z-score of the
+            body.
         device: where a network runs.
 
-    Raises `InputError` for another name, and what the extractor refuses.
+    Raises:
+        InputError: an unknown name, an invalid window, or an error of the extractor.
     """
     if window is not None and not window[0] < window[1]:
         raise InputError(
             "features-window-order", f"--window takes two numbers, the lower first, not {window[0]:g} {window[1]:g}"
         )
-    # Each on use: they import MIRP, or build large networks.
+    # Import each extractor only when used: they import MIRP or build large networks.
     name, _, file = text.partition(":")
     if name == "radiomics" and not file:
         from medgen.evaluation.features.radiomics import Radiomics
@@ -46,4 +51,4 @@ def named_extractor(text: str, *, window: Window = None, device: str = "cpu") ->
         from medgen.evaluation.features.file import FileNetwork
 
         return FileNetwork(text, window=window, device=device)
-    raise InputError("extractor-unknown", f"no feature extractor is named {text!r}; choose {KNOWN}")
+    raise InputError("extractor-unknown", f"no feature extractor is named {text!r}; choose {EXTRACTOR_CHOICES}")

@@ -1,8 +1,8 @@
-"""RadImageNet: ResNet-50 trained on 1.35 million CT, MR and ultrasound images; 2048 features a slice.
+"""RadImageNet: ResNet-50 trained on 1.35 million CT, MR and ultrasound images; 2048 features per slice.
 
-Mei et al., Radiology: Artificial Intelligence 2022;4(5):e210315. Radiological features in place of photographs', in
-the manner of the Fréchet distance of Woodland et al. (arXiv 2311.13717), who found that they do not always agree with
-readers better than Inception's.
+Mei et al., Radiology: Artificial Intelligence 2022;4(5):e210315. Features learnt from radiological images instead of
+photographs, used as in the Fréchet distance of Woodland et al. (arXiv 2311.13717), who found that they do not always
+agree better with readers than Inception features.
 """
 
 from collections.abc import Sequence
@@ -23,24 +23,24 @@ from medgen.evaluation.features.slices import (
     windowed,
 )
 
-SOURCE = "https://github.com/BMEII-AI/RadImageNet (the PyTorch models' ResNet50.pt, on request there)"
+SOURCE = "https://github.com/BMEII-AI/RadImageNet (ResNet50.pt of the PyTorch models, on request)"
 SIZE = 224
-# The authors' file numbers the children of torchvision's network.
+# The authors' file numbers the child modules of torchvision's network.
 CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 
 Array = NDArray[Any]
 
 
 class RadImageNet:
-    """Extractor of pooled ResNet-50 features: 2048 a slice, slices of three planes.
+    """Extractor of pooled ResNet-50 features: 2048 per slice, slices of three planes.
 
     Args:
-        weights: the authors' PyTorch file, or any ResNet-50 with torchvision's names; see ``SOURCE``.
+        weights: the authors' PyTorch file (see ``SOURCE``), or any ResNet-50 with torchvision's parameter names.
         window: intensities (low, high) that become black and white; None: percentiles of each volume.
-        per_plane: slices of each plane, at even distances.
+        per_plane: number of evenly spaced slices per plane.
         device: where the network runs.
 
-    Raises `InputError` for a file that cannot be read or is of another network.
+    Raises `InputError` for a file that cannot be read or belongs to another network.
     """
 
     standard = False
@@ -68,7 +68,7 @@ class RadImageNet:
 
 
 def resnet50() -> ResNet:
-    """MONAI's ResNet set up as torchvision's resnet50, names of parameters included, without the classifier."""
+    """Return MONAI's ResNet configured as torchvision's resnet50, with its parameter names, without the classifier."""
     return ResNet(
         "bottleneck",
         [3, 4, 6, 3],
@@ -82,7 +82,7 @@ def resnet50() -> ResNet:
 
 
 def torchvision_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``backbone.4.0.conv1.weight`` → ``layer1.0.conv1.weight``; other names stay."""
+    """Rename ``backbone.4.0.conv1.weight`` to ``layer1.0.conv1.weight`` and so on; keep other names."""
     named = {}
     for key, value in state.items():
         head, _, rest = key.removeprefix("backbone.").partition(".")

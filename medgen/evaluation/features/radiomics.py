@@ -1,20 +1,20 @@
-"""Radiomics of random 3D patches: first-order and texture features by MIRP, with nothing to download.
+"""Radiomics of random 3D patches: first-order and texture features computed by MIRP, without weights to download.
 
 For the Fréchet radiomics distance (Konz, Osuala et al., "Fréchet Radiomic Distance", arXiv 2412.01496, Medical Image
-Analysis 2026), here in 3D and without its filtered images. Values are the squared distance itself, not the paper's
-logarithm of it. Features are those of the IBSI (arXiv 1612.07003) as MIRP computes them (Zwanenburg et al., JOSS 2024).
+Analysis 2026), here in 3D and without filtered images. Values are the squared distance, not its logarithm as in the
+paper. Features are those of the IBSI (arXiv 1612.07003) as computed by MIRP (Zwanenburg et al., JOSS 2024).
 
-What was chosen, and why:
+Design choices:
 
-- Families: intensity statistics, grey level co-occurrence, run lengths, size zones: 75 features. Shape says nothing of
-  a box and costs nine tenths of the time. Grey tone differences (NGTDM) are left out: coarseness and strength of a flat
-  patch grow without bound, and one such patch would be the whole distance.
-- Grey levels: the window is cut into ``bins`` of one width for the whole cohort, so a level means the same HU in every
-  patch (IBSI's fixed bin size). MR has no unit: there the window is each volume's percentiles, which makes it a fixed
-  number of bins a volume; not a patch, where noise alone would be stretched to look like texture.
-- Every feature x is kept as sign(x)·log(1 + |x|): zone emphases and cluster prominence run over many decades, and a
-  Gaussian fitted to them would be that of their few largest values.
-- A patch of 16³ voxels: 4096 are enough for the co-occurrences of 32 levels, and small against an organ.
+- Families: intensity statistics, grey level co-occurrence, run lengths, size zones: 75 features. Shape features are
+  excluded: they carry no information for a box and take 90 % of the time. Grey tone differences (NGTDM) are excluded:
+  coarseness and strength of a flat patch are unbounded, so that one such patch would dominate the distance.
+- Grey levels: the window is divided into ``bins`` of equal width for the whole cohort, so that a level is the same HU
+  in every patch (IBSI's fixed bin size). For MR, which has no unit, the window is given by the percentiles of each
+  volume, which fixes the number of bins per volume. A fixed number per patch would stretch noise to look like texture.
+- Every feature x is stored as sign(x)·log(1 + |x|): zone emphases and cluster prominence span many orders of magnitude,
+  and a Gaussian fitted to them would be determined by their few largest values.
+- Patches of 16³ voxels: 4096 voxels are enough for the co-occurrences of 32 levels, and small compared with an organ.
 """
 
 import logging
@@ -36,26 +36,26 @@ from medgen.evaluation.features.extractor import checked_volume
 from medgen.evaluation.features.slices import Window, describe_window, windowed
 
 FAMILIES = ("statistics", "cm", "rlm", "szm")
-PREFIXES = ("stat_", "ih_", "cm_", "rlm_", "szm_", "dzm_", "ngt_", "ngl_")  # of MIRP's feature columns
+PREFIXES = ("stat_", "ih_", "cm_", "rlm_", "szm_", "dzm_", "ngt_", "ngl_")  # of the feature columns of MIRP
 
 Array = NDArray[Any]
 
 
 class Radiomics:
-    """Extractor of MIRP's features: one row a patch, patches at random places of the mask.
+    """Extractor of MIRP features: one row per patch, patches at random positions in the mask.
 
     Args:
-        window: intensities (low, high) that are parted into grey levels, in HU for CT, e.g. (-200, 300); values
-            beyond are clipped. None: percentiles of each volume (MR).
-        patches: a volume; they may overlap.
-        patch: side in voxels; less along an axis that is shorter. Texture depends on the voxel size: compare only
-            volumes of about one spacing.
-        bins: grey levels.
-        families: MIRP's names.
-        workers: processes that share a volume's patches; 1: none but this one.
-        seed: of the places; with one mask they are the same on both sides of a comparison.
+        window: intensities (low, high) that are divided into grey levels, in HU for CT, e.g. (-200, 300); values
+            outside are clipped. None: percentiles of each volume (MR).
+        patches: number of patches per volume; they may overlap.
+        patch: side in voxels; shorter axes limit it. Texture depends on the voxel size, so compare only volumes of
+            similar spacing.
+        bins: number of grey levels.
+        families: names of MIRP feature families.
+        workers: processes that share the patches of a volume; 1: only this process.
+        seed: of the positions; equal masks give equal positions on both sides of a comparison.
 
-    Raises `InputError` where MIRP is not installed, or for arguments out of range.
+    Raises `InputError` if MIRP is not installed or an argument is out of range.
     """
 
     name = "radiomics"
@@ -77,7 +77,7 @@ class Radiomics:
         if min(patches, workers) < 1 or patch < 4 or bins < 2:
             raise InputError(
                 "radiomics-settings-range",
-                f"patches {patches}, workers {workers} ≥ 1, patch {patch} ≥ 4 and bins {bins} ≥ 2 are needed",
+                f"patches {patches}, workers {workers}, patch {patch}, bins {bins} must be at least 1, 1, 4 and 2",
             )
         self.relative = window is None
         self.preprocessing = (
@@ -91,12 +91,12 @@ class Radiomics:
         volume, inside = checked_volume(volume, spacing, mask)
         levels = windowed(volume, inside, self._window) * self._bins
         boxes = patch_boxes(inside, count=self._patches, side=self._patch, seed=self._seed)
-        work = partial(patch_radiomics, bins=self._bins, families=self._families)
-        return np.stack(list(_in_processes(work, [levels[box] for box in boxes], self._workers)))
+        task = partial(patch_radiomics, bins=self._bins, families=self._families)
+        return np.stack(list(_in_processes(task, [levels[box] for box in boxes], self._workers)))
 
 
 def patch_boxes(mask: Array, *, count: int, side: int, seed: int) -> list[tuple[slice, ...]]:
-    """``count`` boxes of ``side`` voxels about random voxels of the mask, moved to lie inside the volume."""
+    """Return ``count`` boxes of ``side`` voxels around random voxels of the mask, shifted to lie inside the volume."""
     inside = np.flatnonzero(mask)
     chosen = np.random.default_rng(seed).choice(inside, count, replace=count > len(inside))
     centres = np.stack(np.unravel_index(chosen, mask.shape), 1)
@@ -106,14 +106,14 @@ def patch_boxes(mask: Array, *, count: int, side: int, seed: int) -> list[tuple[
 
 
 def patch_radiomics(patch: Array, *, bins: int, families: Sequence[str] = FAMILIES) -> Array:
-    """MIRP's features (d,) of a whole patch, log-compressed.
+    """Return MIRP features (d,) of a whole patch, log-compressed.
 
     Args:
         patch: (x, y, z) in [0, bins]; a grey level is one unit wide.
         bins: number of grey levels.
-        families: MIRP's names.
+        families: names of MIRP feature families.
 
-    Features that a flat patch leaves undefined are 0.
+    Features that are undefined for a flat patch are 0.
     """
     import mirp
 
@@ -121,7 +121,7 @@ def patch_radiomics(patch: Array, *, bins: int, families: Sequence[str] = FAMILI
         table = mirp.extract_features(
             image=np.asarray(patch, np.float64),
             mask=np.ones(patch.shape, bool),
-            image_modality="mr",  # not "ct", which rounds
+            image_modality="mr",  # "ct" would round the values
             base_feature_families=list(families),
             base_discretisation_method="fixed_bin_size",
             base_discretisation_bin_width=1.0,
@@ -132,19 +132,19 @@ def patch_radiomics(patch: Array, *, bins: int, families: Sequence[str] = FAMILI
     return np.sign(values) * np.log1p(np.abs(values))
 
 
-def _in_processes(work: Any, patches: list[Array], workers: int) -> Iterator[Array]:
+def _in_processes(task: Any, patches: list[Array], workers: int) -> Iterator[Array]:
     if workers == 1 or len(patches) == 1:
-        yield from map(work, patches)
+        yield from map(task, patches)
         return
-    # A fork has MIRP imported already, and runs numpy and pandas alone, which survive it.
+    # A forked worker has MIRP imported already, and uses only numpy and pandas, which are safe after a fork.
     context = get_context("fork" if sys.platform == "linux" else "spawn")
     with ProcessPoolExecutor(min(workers, len(patches)), mp_context=context) as pool:
-        yield from pool.map(work, patches)
+        yield from pool.map(task, patches)
 
 
 def _mirp_version() -> str:
     try:
-        import mirp  # noqa: F401  here, so that forked workers need not
+        import mirp  # noqa: F401  imported here, so that forked workers need not import it
     except ImportError:
         raise InputError("dependency-missing", "radiomics needs mirp: pip install 'medgen[radiomics]'") from None
     return metadata.version("mirp")
@@ -152,10 +152,10 @@ def _mirp_version() -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without MIRP's log, which it also configures for the whole process, and its warnings of flat patches."""
+    """Suppress the log of MIRP, which it configures for the whole process, and its warnings about flat patches."""
     root, before = logging.getLogger(), logging.root.manager.disable
     handler = logging.NullHandler()
-    root.addHandler(handler)  # with a handler there, MIRP's basicConfig does nothing
+    root.addHandler(handler)  # with an existing handler, MIRP's call of basicConfig has no effect
     logging.disable(logging.INFO)
     try:
         with warnings.catch_warnings():

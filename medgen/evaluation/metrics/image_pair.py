@@ -1,4 +1,4 @@
-"""The metrics of one pair of volumes, in a mask, the whole volume or every label."""
+"""Compute the metrics of one pair of volumes in a mask, the whole volume or every label."""
 
 from collections.abc import Mapping, Sequence
 
@@ -20,73 +20,77 @@ def measure(
     data_range: float | None = None,
     spacing: Sequence[float] | None = None,
 ) -> dict[str, float]:
-    """All image metrics of one profile of a pair of volumes (X, Y, Z), under names that carry the profile.
+    """Compute all image metrics of one profile for a pair of volumes (X, Y, Z).
 
     Args:
-        reference, prediction: the truth and the converted volume on one grid, along the axes of `read_case` (RAS); HU
+        reference, prediction: reference and converted volume on one grid, on the axes of `read_case` (RAS); in HU
             for the synthrad profiles.
         mask: where to measure (non-zero voxels), such as the body or one label; None for the whole volume.
         profile: a key of `PROFILES`.
-        data_range: span of values the modality can take; ``generic`` needs it, the others bring theirs.
-        spacing: mm, for the gradient error of ``generic``, which is left out where None.
+        data_range: range of possible values; required by ``generic``, fixed in the other profiles.
+        spacing: mm, for the gradient error of ``generic``; None omits that metric.
 
     Returns:
-        The metrics of the profile that are declared in `medgen.evaluation.metrics.catalogue`, by their column:
-        ``mae``, or ``synthrad2023_mae``. MAE in HU, PSNR in dB.
+        {column: value} of the profile's metrics in `medgen.evaluation.metrics.catalogue`, for example ``mae`` or
+        ``synthrad2023_mae``. MAE in HU, PSNR in dB.
 
     Raises:
-        InputError: an unknown profile, a data range that is missing or not the profile's to choose, images that
-            cannot be compared, or a mask that has no voxel left where a challenge's SSIM looks.
+        InputError: an unknown profile, a missing data range, a data range for a profile that has its own, images
+            that cannot be compared, or a mask without any voxel that a challenge's SSIM uses.
     """
     if profile not in PROFILES:
         raise InputError(
-            "metric-profile-unknown", f"no metric profile is named {profile!r}: choose one of {', '.join(PROFILES)}"
+            "metric-profile-unknown", f"no metric profile is named {profile!r}; choose one of {', '.join(PROFILES)}"
         )
     if profile == "generic":
         if data_range is None:
             raise InputError(
                 "metric-data-range-missing",
-                "the profile generic needs data_range, the span of values that such images can take",
+                "the profile generic needs data_range, the range of values that such images can have",
             )
-        return within(Pair(reference, prediction, data_range=data_range, spacing=spacing), mask)
+        return metrics_in_mask(Pair(reference, prediction, data_range=data_range, spacing=spacing), mask)
     if data_range is not None:
         raise InputError(
             "metric-data-range-unexpected",
-            f"the profile {profile} has its own data range: leave data_range out, or choose generic",
+            f"the profile {profile} has its own data range; omit data_range or choose generic",
         )
-    return within(Pair(reference, prediction), mask, profile=profile)
+    return metrics_in_mask(Pair(reference, prediction), mask, profile=profile)
 
 
-def within(
+def metrics_in_mask(
     pair: Pair, mask: Array | None = None, *, profile: str = "generic", place: str | None = None
 ) -> dict[str, float]:
-    """{column: value} in a mask (non-zero voxels count) or the whole volume; what cannot be computed is left out.
+    """Return {column: value} in a mask (non-zero voxels) or the whole volume, without metrics that cannot be computed.
 
     Args:
         profile, place: which metrics, see `pair_metrics`.
 
     Raises:
-        InputError: images that cannot be compared, an empty mask, a data range that is none.
+        InputError: images that cannot be compared, an empty mask, or an invalid data range.
     """
     found = {metric.column: _value(metric, pair, mask) for metric in pair_metrics(profile, place)}
     return {column: value for column, value in found.items() if value is not None}
 
 
-def by_label(pair: Pair, labels: Array) -> dict[int, dict[str, float]]:
-    """{label: the generic metrics in its mask} for every label but 0, ascending; few passes, however many labels.
+def metrics_by_label(pair: Pair, labels: Array) -> dict[int, dict[str, float]]:
+    """Return {label: generic metrics in its mask} for every label except 0, ascending, in few passes for all labels.
 
     Raises:
-        InputError: labels that are no whole numbers from 0 to 65535, or images that cannot be compared.
+        InputError: labels that are not whole numbers from 0 to 65535, or images that cannot be compared.
     """
     metrics = pair_metrics()
-    of_maps = [metric for metric in metrics if metric.map is not None and metric.by_label is None]
-    maps = {of.name: found for of in of_maps if of.map is not None and (found := of.map(pair)) is not None}
+    map_metrics = [metric for metric in metrics if metric.map is not None and metric.by_label is None]
+    maps = {
+        entry.name: found for entry in map_metrics if entry.map is not None and (found := entry.map(pair)) is not None
+    }
     rows = label_means(labels, maps)
     for metric in metrics:
-        if metric not in of_maps:
-            for label, value in _values(metric, pair, labels, rows).items():
+        if metric not in map_metrics:
+            for label, value in _values_by_label(metric, pair, labels, rows).items():
                 rows[label][metric.name] = value
-    return {label: {of.name: row[of.name] for of in metrics if of.name in row} for label, row in rows.items()}
+    return {
+        label: {entry.name: row[entry.name] for entry in metrics if entry.name in row} for label, row in rows.items()
+    }
 
 
 def _value(metric: Metric, pair: Pair, mask: Array | None) -> float | None:
@@ -96,8 +100,8 @@ def _value(metric: Metric, pair: Pair, mask: Array | None) -> float | None:
     return None if found is None else masked_mean(found, mask)
 
 
-def _values(metric: Metric, pair: Pair, labels: Array, present: Mapping[int, object]) -> Mapping[int, float]:
-    """The metric of every label: in one call, or mask by mask where its declaration knows no faster way."""
+def _values_by_label(metric: Metric, pair: Pair, labels: Array, present: Mapping[int, object]) -> Mapping[int, float]:
+    """Return the metric of every label: in one call if it has ``metrics_by_label``, else one mask at a time."""
     if metric.by_label is not None:
         return metric.by_label(pair, labels)
     found = {label: _value(metric, pair, np.equal(labels, label)) for label in present}

@@ -1,4 +1,4 @@
-"""How a metric is declared, and the pair of images that its functions are given."""
+"""Declaration of a metric, and the pair of images that metrics are computed from."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from medgen.errors import InputError
 
 Array = NDArray[Any]
 T = TypeVar("T")
-LARGEST = 1e17  # of a voxel: sums of squares in single precision stay finite
+MAX_MAGNITUDE = 1e17  # largest absolute voxel value for which sums of squares stay finite in single precision
 
 
 class Pair:
-    """A true volume and a converted one (X, Y, Z), with what metrics compute of them and share.
+    """A reference volume and a converted one (X, Y, Z), with a cache of intermediate results that metrics share.
 
     Args:
-        reference, prediction: on one grid, in one unit (HU for CT).
-        data_range: span of values the modality can take (4095 for HU in 12 bits); the generic PSNR and SSIM need it.
-        spacing: mm along each axis, for the gradient error; None leaves it out.
+        reference, prediction: on the same grid, in the same unit (HU for CT).
+        data_range: range of possible values (4095 for HU in 12 bits); required by the generic PSNR and SSIM.
+        spacing: mm along each axis, for the gradient error; None omits that metric.
 
     Raises:
         InputError: values whose squares overflow.
@@ -35,40 +35,45 @@ class Pair:
         spacing: Sequence[float] | None = None,
     ) -> None:
         for name, image in (("reference", reference), ("prediction", prediction)):
-            if image.size and (largest := float(np.abs([image.min(), image.max()]).max())) > LARGEST:
+            if image.size and (largest := float(np.abs([image.min(), image.max()]).max())) > MAX_MAGNITUDE:
                 raise InputError(
                     "metric-values-overflow",
-                    f"the {name} has values of up to {largest:.2g}: their squares overflow; check its unit",
+                    f"the {name} has values of up to {largest:.2g}, whose squares overflow; check its unit",
                 )
         self.reference, self.prediction, self.data_range, self.spacing = reference, prediction, data_range, spacing
         self._kept: dict[Any, tuple[Sequence[Array], Any]] = {}
 
-    def kept(self, make: Callable[..., T], *given: Array) -> T:
-        """``make(pair, *given)``, computed at the first call and kept with the pair: several masks share a map."""
-        key = (make, *map(id, given))
+    def kept(self, make: Callable[..., T], *arrays: Array) -> T:
+        """Return ``make(pair, *arrays)``, computed at the first call and cached, so that several masks share a map."""
+        key = (make, *map(id, arrays))
         if key not in self._kept:
-            self._kept[key] = given, make(self, *given)  # holding ``given`` keeps its id from being used again
+            self._kept[key] = arrays, make(self, *arrays)  # holding ``arrays`` prevents reuse of their ids
         result: T = self._kept[key][1]
         return result
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric: how it is named and shown, and how it is computed.
+    """Declaration of a metric: its name, how it is shown and how it is computed.
 
-    An image-pair metric has ``within`` or ``map``. Metrics of segmentations and the slice jump have neither: each of
-    `segmentation.segmentation_scores` and `slice_continuity.relative_slice_jump` computes its own.
+    An image-pair metric has ``within`` or ``map``. Segmentation metrics and the slice jump have neither; they are
+    computed by `segmentation.segmentation_scores` and `slice_continuity.relative_slice_jump`.
 
-    ``name``: of its column. ``label``: in reports. ``unit``: "*" stands for that of the images. ``digits``: after the
-    point; None: those of the unit. ``better``: which direction; None: neither. ``about``: one line of explanation.
-    ``profile``: whose definition it follows, see `challenges.PROFILES`.
-    ``needs``: what it needs beside the prediction, in words.
-    ``places``: beginnings of its columns in cases.csv, of `catalogue.PLACES`; "" is the mask or the whole volume.
-    ``columns``: "first" is a column of every cases.csv and on the report's first page, "always" of every cases.csv,
-    "measured" only where a case has a number.
-    ``map``: (pair) → its value in every voxel (X, Y, Z), or None where it cannot be computed.
-    ``within``: (pair, mask or None) → its value there, or None; by default the mean of the map.
-    ``by_label``: (pair, labels) → {label: value}; by default the mean of the map, else ``within`` label by label.
+    Attributes:
+        name: name of its column.
+        label: name in reports.
+        unit: "*" stands for the unit of the images.
+        digits: decimal places; None: those of the unit.
+        better: direction of better values; None: neither.
+        about: one line of explanation.
+        profile: the definition it follows, see `challenges.PROFILES`.
+        needs: what it requires in addition to the prediction, in words.
+        places: prefixes of its columns in cases.csv, from `catalogue.PLACES`; "" is the mask or the whole volume.
+        columns: "first": a column of every cases.csv and of the report's first page; "always": a column of every
+            cases.csv; "measured": a column only if a case has a value.
+        map: (pair) → value in every voxel (X, Y, Z), or None if it cannot be computed.
+        within: (pair, mask or None) → value in the mask, or None; default: the mean of the map.
+        by_label: (pair, labels) → {label: value}; default: the mean of the map, or ``within`` for each label.
     """
 
     name: str
@@ -78,7 +83,7 @@ class Metric:
     better: Literal["higher", "lower"] | None
     about: str
     profile: str = "generic"
-    needs: Sequence[str] = ("truth",)
+    needs: Sequence[str] = ("reference",)
     places: Sequence[str] = ("", "body_")
     columns: Literal["first", "always", "measured"] = "measured"
     map: Callable[[Pair], Array | None] | None = None
@@ -87,10 +92,10 @@ class Metric:
 
     @property
     def column(self) -> str:
-        """Its column of cases.csv, without a place: metrics of a challenge carry its name."""
+        """Column of cases.csv without a place prefix; challenge metrics begin with the name of the challenge."""
         return self.name if self.profile == "generic" else f"{self.profile}_{self.name}"
 
     @property
     def of_pairs(self) -> bool:
-        """Whether it compares two images voxel by voxel."""
+        """Whether the metric compares two images voxel by voxel."""
         return self.map is not None or self.within is not None

@@ -1,34 +1,34 @@
-"""Whether neighbouring slices of a translation fit together: slice-wise models may leave steps between them."""
+"""Continuity between neighbouring slices: slice-wise models can leave steps between slices."""
 
 import numpy as np
 
 
 def slice_jump(volume: np.ndarray, axis: int, mask: np.ndarray | None = None) -> float:
-    """mean |v[i+1] - v[i]| along ``axis`` / the mean of the same along the two other axes.
+    """Return mean |v[i+1] - v[i]| along ``axis``, divided by the mean of the same along the two other axes.
 
     Args:
-        volume: (X, Y, Z), any unit; a scan's own anisotropy is in the number, so it is compared with a real scan's.
+        volume: (X, Y, Z), any unit. The result depends on the anisotropy of the scan; compare it with a real scan.
         axis: 0, 1 or 2.
-        mask: (X, Y, Z) bool; pairs of neighbours count that lie in it both. None: all.
+        mask: (X, Y, Z) bool; only pairs of neighbours inside it are used. None: all.
 
     Returns:
-        A ratio; NaN where there are no pairs or nothing changes along the two other axes.
+        A ratio; NaN if there are no pairs or the volume is constant along the two other axes.
     """
     return float(_slice_jumps(volume, mask)[axis])
 
 
 def relative_slice_jump(volume: np.ndarray, real: np.ndarray, mask: np.ndarray | None = None) -> float:
-    """max over the axes of slice_jump(volume) / slice_jump(real).
+    """Return the maximum over the axes of slice_jump(volume) / slice_jump(real).
 
-    1: as smooth across slices as the real scan, whatever the scale of the intensities; it is never below 1, for what
-    one axis loses another gains. An axis along which the real scan does not change is left out.
+    1: as smooth across slices as the real scan, independent of the intensity scale. It is never below 1, because a
+    lower jump along one axis raises that of another. Axes along which the real scan is constant are skipped.
 
     Args:
-        volume, real: (X, Y, Z) on one grid; ``real`` is the reference, or the source where there is none.
+        volume, real: (X, Y, Z) on one grid; ``real`` is the reference, or the source if there is no reference.
         mask: see ``slice_jump``.
 
     Returns:
-        A ratio; NaN where no axis can be compared.
+        A ratio; NaN if no axis can be compared.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = _slice_jumps(volume, mask) / _slice_jumps(real, mask)
@@ -37,15 +37,15 @@ def relative_slice_jump(volume: np.ndarray, real: np.ndarray, mask: np.ndarray |
 
 
 def _slice_jumps(volume: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-    change = np.array([_mean_change(volume, axis, mask) for axis in range(3)])
+    changes = np.array([_mean_change(volume, axis, mask) for axis in range(3)])
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.array([change[axis] / np.delete(change, axis).mean() for axis in range(3)])
+        return np.array([changes[axis] / np.delete(changes, axis).mean() for axis in range(3)])
 
 
 def _mean_change(volume: np.ndarray, axis: int, mask: np.ndarray | None) -> float:
-    moved = np.moveaxis(volume, axis, 0)
-    change = np.abs(np.diff(moved, axis=0))
+    slices_first = np.moveaxis(volume, axis, 0)
+    changes = np.abs(np.diff(slices_first, axis=0))
     if mask is not None:
         inside = np.moveaxis(mask, axis, 0)
-        change = change[inside[1:] & inside[:-1]]
-    return float(change.mean(dtype=np.float64)) if change.size else float("nan")
+        changes = changes[inside[1:] & inside[:-1]]
+    return float(changes.mean(dtype=np.float64)) if changes.size else float("nan")

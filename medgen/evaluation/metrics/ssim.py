@@ -1,8 +1,8 @@
 """Structural similarity in 3D: SSIM (Wang 2004) and MS-SSIM (Wang 2003), in a mask or the whole volume.
 
-Pure functions on numpy arrays (X, Y, Z) of one shape, ``reference`` (the truth) before ``prediction``, any unit;
-they raise `InputError` as `medgen.evaluation.metrics.voxelwise` does. Every number depends on the data range, the
-window and how edges count, so these are arguments or said here, never guessed from the images.
+Pure functions on numpy arrays (X, Y, Z) of one shape, ``reference`` (ground truth) before ``prediction``, any unit;
+they raise `InputError` like `medgen.evaluation.metrics.voxelwise`. Results depend on the data range, the window and
+the treatment of edges. These are arguments or documented here, and never estimated from the images.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from medgen.errors import InputError
 from medgen.evaluation.metrics.voxelwise import check_mask, check_pair, check_range, label_means, masked_mean, slabs
 
 K1, K2 = 0.01, 0.03  # Wang 2004
-RADIUS = {"gaussian": 5, "uniform": 3}  # voxels: windows of 11 and 7
+RADIUS = {"gaussian": 5, "uniform": 3}  # voxels: windows of 11 and 7 voxels
 SIGMA = 1.5  # voxels, of the Gaussian window
 LEVEL_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang 2003, section 3.2, finest first
 BLOCK = 32  # rows of a banded matrix that are multiplied at once
@@ -26,9 +26,9 @@ Window = Literal["gaussian", "uniform"]
 
 
 def ssim(reference: Array, prediction: Array, *, data_range: float, mask: Array | None = None) -> float:
-    """Mean structural similarity in 3D, in [-1, 1]; 1 where the images are identical (constant ones too).
+    """Mean structural similarity in 3D, in [-1, 1]; 1 for identical images (also constant ones).
 
-    The mean of `ssim_map` as `mean_ssim` takes it: Wang, Bovik, Sheikh & Simoncelli 2004 (doi
+    The mean of `ssim_map`, see `mean_ssim`: Wang, Bovik, Sheikh & Simoncelli 2004 (doi
     10.1109/TIP.2003.819861) with its 11-voxel Gaussian window extended to 3D. Equals ``skimage.metrics.
     structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=...)``, and
     ``monai.metrics.SSIMMetric`` where all axes are longer than the window.
@@ -44,16 +44,16 @@ def ms_ssim(
     mask: Array | None = None,
     weights: Sequence[float] = LEVEL_WEIGHTS,
 ) -> float:
-    """Multi-scale structural similarity in 3D, in [0, 1]; 1 where the images are identical.
+    """Multi-scale structural similarity in 3D, in [0, 1]; 1 for identical images.
 
-    Π_j mean(cs_j)^w_j · mean(l_M cs_M)^w_M over M levels, each the 2³-voxel mean of the one before (odd axes lose
+    Π_j mean(cs_j)^w_j · mean(l_M cs_M)^w_M over M levels, each the 2³-voxel mean of the previous one (odd axes lose
     their last plane): Wang, Simoncelli & Bovik 2003 (doi 10.1109/ACSSC.2003.1292216), eq. 7, with α = β = γ and
-    the paper's five weights; luminance l counts in the coarsest level alone; a mean below 0 counts as 0.
-    In a mask, a coarse voxel weighs as much as the share of it that the mask covers.
+    the paper's five weights. Luminance l is used in the coarsest level only; a mean below 0 is set to 0.
+    With a mask, a coarse voxel is weighted by the fraction of it that the mask covers.
 
-    Equals ``monai.metrics.MultiScaleSSIMMetric`` without a mask where all axes of the coarsest level are as long
-    as the window, 176 voxels for five levels. Below that, windows of coarse levels reach over the faces into the
-    mirrored volume as those of `ssim_map` do; levels and weights never change, so numbers stay comparable.
+    Equals ``monai.metrics.MultiScaleSSIMMetric`` without a mask if all axes of the coarsest level are at least
+    as long as the window, 176 voxels for five levels. Below that, windows of coarse levels extend into the mirrored
+    volume, as in `ssim_map`; levels and weights never change, so results stay comparable.
 
     Raises `InputError` for an axis that cannot be halved M - 1 times (16 voxels for five levels).
     """
@@ -64,16 +64,17 @@ def ms_ssim(
 def ms_ssim_maps(
     reference: Array, prediction: Array, *, data_range: float, levels: int = len(LEVEL_WEIGHTS)
 ) -> list[NDArray[np.float32]]:
-    """The maps that MS-SSIM takes means of, finest first: cs of every level, and l · cs of the coarsest.
+    """Return the maps that MS-SSIM averages, finest first: cs of every level, and l · cs of the coarsest.
 
-    From them come the means of any number of masks (`mean_ms_ssim`) and labels (`label_ms_ssim`). Raises as `ms_ssim`.
+    They can be averaged over any number of masks (`mean_ms_ssim`) and labels (`label_ms_ssim`). Raises the same errors
+    as `ms_ssim`.
     """
     check_pair(reference, prediction)
     if min(reference.shape) < smallest_axis(levels):
         raise InputError(
             "metric-volume-too-small",
             f"MS-SSIM of {levels} levels needs axes of {smallest_axis(levels)} voxels at least, not "
-            f"{reference.shape}: use SSIM",
+            f"{reference.shape}; use SSIM",
         )
     x, y = (np.asarray(image, np.result_type(image, np.float32)) for image in (reference, prediction))
     maps = []
@@ -85,23 +86,23 @@ def ms_ssim_maps(
 
 
 def mean_ms_ssim(maps: Sequence[Array], mask: Array | None = None, weights: Sequence[float] = LEVEL_WEIGHTS) -> float:
-    """MS-SSIM from its maps: in a mask, or over the voxels inside the volume as `mean_ssim` takes them."""
-    share = None if mask is None else np.asarray(mask, bool).astype(np.float32)
+    """Return MS-SSIM from its maps, in a mask or over the voxels used by `mean_ssim`."""
+    coverage = None if mask is None else np.asarray(mask, bool).astype(np.float32)
     product = 1.0
     for level, (similarity, weight) in enumerate(zip(maps, weights, strict=True)):
-        share = halved(share) if level and share is not None else share
-        product *= max(_mean_share(similarity, share), 0.0) ** weight
+        coverage = halved(coverage) if level and coverage is not None else coverage
+        product *= max(_weighted_mean(similarity, coverage), 0.0) ** weight
     return float(product)
 
 
 def label_ms_ssim(maps: Sequence[Array], labels: Array, weights: Sequence[float] = LEVEL_WEIGHTS) -> dict[int, float]:
-    """{label: MS-SSIM in its mask} for every label but 0, ascending, one pass a level whatever their number.
+    """Return {label: MS-SSIM in its mask} for every label except 0, ascending, in one pass per level for all labels.
 
-    A label that lies in the outermost planes alone, where the coarse levels do not reach, is left out.
+    Labels that lie only in the outermost planes, which the coarse levels do not cover, are omitted.
     """
     products: dict[int, float] = {}
     for level, (similarity, weight) in enumerate(zip(maps, weights, strict=bool(maps))):
-        fine = _repeated(similarity, 2**level)
+        fine = _upsampled(similarity, 2**level)
         reached = labels[tuple(slice(n) for n in fine.shape)]
         means = {value: row["cs"] for value, row in label_means(reached, {"cs": fine}).items()}
         before = products if level else dict.fromkeys(means, 1.0)
@@ -110,46 +111,47 @@ def label_ms_ssim(maps: Sequence[Array], labels: Array, weights: Sequence[float]
 
 
 def smallest_axis(levels: int = len(LEVEL_WEIGHTS)) -> int:
-    """Voxels an axis needs for MS-SSIM of so many levels: one of them has to be left in the coarsest."""
+    """Return the smallest axis length in voxels for MS-SSIM: one voxel must remain in the coarsest level."""
     return int(2 ** (levels - 1))
 
 
 def mean_ssim(similarity: Array, mask: Array | None = None, *, window: Window = "gaussian") -> float:
-    """Mean of an SSIM map over ``mask``; without one, over all voxels whose window lies inside the volume.
+    """Return the mean of an SSIM map over ``mask``; without a mask, over all voxels whose window is inside the volume.
 
-    An axis shorter than the window (11 voxels, 7 if uniform) has no such voxel: there the whole axis counts.
+    An axis shorter than the window (11 voxels, 7 if uniform) has no such voxel; then the whole axis is used.
     """
     return masked_mean(similarity if mask is not None else similarity[inside(similarity.shape, RADIUS[window])], mask)
 
 
 def inside(shape: tuple[int, ...], radius: int) -> tuple[slice, ...]:
-    """The voxels whose window of this radius lies inside the volume; the whole of an axis that has none."""
+    """Return slices of the voxels whose window lies inside the volume, or the whole axis if there are none."""
     return tuple(slice(radius, n - radius) if n > 2 * radius else slice(None) for n in shape)
 
 
 def ssim_map(
     reference: Array, prediction: Array, *, data_range: float, window: Window = "gaussian", luminance: bool = True
 ) -> NDArray[np.float32]:
-    """Structural similarity of every voxel's neighbourhood, same shape (X, Y, Z), float32 in [-1, 1].
+    """Return the structural similarity of every voxel's neighbourhood, same shape (X, Y, Z), float32 in [-1, 1].
 
-    (2 μx μy + C1)(2 σxy + C2) / ((μx² + μy² + C1)(σx² + σy² + C2)), C = (K data_range)², the volume mirrored at
-    its faces. Rounding changes a voxel by 2e-6 on real CT (3e-5 on constant images, where it adds up) and means
-    by 2e-7.
+    (2 μx μy + C1)(2 σxy + C2) / ((μx² + μy² + C1)(σx² + σy² + C2)), C = (K data_range)², with the volume
+    mirrored at its faces. Rounding errors are 2e-6 per voxel on real CT (3e-5 on constant images, where they add up)
+    and 2e-7 for means.
 
     Args:
-        data_range: span of values the modality can take, in the unit of the images.
-        window: ``gaussian``: weights of sigma 1.5 voxels cut at radius 5, as in Wang 2004; ``uniform``: 7 voxels
+        reference, prediction: volumes (X, Y, Z) of one shape.
+        data_range: range of possible values, in the unit of the images.
+        window: ``gaussian``: weights of sigma 1.5 voxels truncated at radius 5, as in Wang 2004; ``uniform``: 7 voxels
             wide, variances over n - 1, the default of ``skimage.metrics.structural_similarity``.
-        luminance: False leaves out the factor with the means: the contrast-structure map cs of MS-SSIM.
+        luminance: False omits the factor with the means, which gives the contrast-structure map cs of MS-SSIM.
     """
     check_pair(reference, prediction)
     check_range(data_range)
     if reference.ndim != 3:
         raise InputError(
-            "metric-not-three-dimensional", f"SSIM here needs 3D volumes, not images of shape {reference.shape}"
+            "metric-not-three-dimensional", f"SSIM needs 3D volumes, not images of shape {reference.shape}"
         )
     radius = RADIUS[window]
-    # σ² = E[v²] - E[v]² cancels digits: single precision does where the values lie within the data range.
+    # σ² = E[v²] - E[v]² loses digits; single precision suffices only for values within the data range.
     centre = float(reference.mean(dtype=np.float64))
     bounds = [float(bound(image)) for image in (reference, prediction) for bound in (np.min, np.max)]
     kind = np.float32 if max(abs(bound - centre) for bound in bounds) <= data_range else np.float64
@@ -164,37 +166,37 @@ def ssim_map(
 
 
 def halved(image: Array) -> Array:
-    """Means of 2 × 2 × 2 voxels: every axis at half its length; the last plane of an odd axis is left out."""
+    """Return means of 2 × 2 × 2 voxels, so that every axis is halved; the last plane of an odd axis is dropped."""
     for axis in range(image.ndim):
         pairs = np.moveaxis(image, axis, 0)[: image.shape[axis] // 2 * 2]
         image = np.moveaxis((pairs[::2] + pairs[1::2]) / 2, 0, axis)
     return np.ascontiguousarray(image)
 
 
-def _repeated(image: Array, times: int) -> Array:
-    """Every voxel ``times`` over along every axis: a coarse map on the fine grid."""
+def _upsampled(image: Array, times: int) -> Array:
+    """Repeat every voxel ``times`` times along every axis, to bring a coarse map to the fine grid."""
     for axis in range(image.ndim):
         image = np.repeat(image, times, axis)
     return image
 
 
-def _mean_share(similarity: Array, share: Array | None) -> float:
-    """Mean of a map weighted by ``share``, or over the voxels inside where None."""
-    if share is None:
+def _weighted_mean(similarity: Array, coverage: Array | None) -> float:
+    """Return the mean of a map weighted by ``coverage``; None: the mean as in `mean_ssim`."""
+    if coverage is None:
         return mean_ssim(similarity)
-    total = share.sum(dtype=np.float64)
+    total = coverage.sum(dtype=np.float64)
     if not total > 0:
         raise InputError(
             "metric-mask-at-faces",
-            "the mask lies in the outermost planes alone, where MS-SSIM's coarse levels do not reach",
+            "the mask lies only in the outermost planes, which the coarse levels of MS-SSIM do not cover",
         )
-    return float((similarity * share).sum(dtype=np.float64) / total)
+    return float((similarity * coverage).sum(dtype=np.float64) / total)
 
 
 def _blurred_moments(x: Array, y: Array, blurs: tuple[Array, Array, Array], radius: int) -> Array:
-    """Window means of s, d, s² and d² of a slab, s = x + y and d = x - y, as an array (4, X, Y, Z).
+    """Return window means of s, d, s² and d² of a slab, s = x + y and d = x - y, as an array (4, X, Y, Z).
 
-    Blurs are products with banded matrices, faster than a filter; that along x also takes the halo off.
+    Blurs are products with banded matrices, which are faster than a filter; the product along x also removes the halo.
     """
     along_x, along_y, along_z = blurs
     moments = np.empty((4, *x.shape), x.dtype)
@@ -212,9 +214,9 @@ def _blurred_moments(x: Array, y: Array, blurs: tuple[Array, Array, Array], radi
 
 
 def _similarity(moments: Array, centre: float, data_range: float, unbiased: float, luminance: bool) -> Array:
-    """SSIM from the means of s, d, s² and d² of images from which ``centre`` was subtracted.
+    """Return SSIM from the means of s, d, s² and d² of images from which ``centre`` was subtracted.
 
-    s and d need four blurs where x and y need five: σx² + σy² = (σs² + σd²) / 2 and σxy = (σs² - σd²) / 4.
+    s and d need four blurs, x and y need five: σx² + σy² = (σs² + σd²) / 2 and σxy = (σs² - σd²) / 4.
     """
     mean_s, mean_d, square_s, square_d = moments
     half = unbiased / 2
@@ -228,14 +230,14 @@ def _similarity(moments: Array, centre: float, data_range: float, unbiased: floa
 
 
 def _blur_matrix(n: int, window: Window) -> Array:
-    """(n, n) matrix of the window along an axis of n voxels, mirrored at its ends."""
+    """Return the (n, n) blur matrix of the window along an axis of n voxels, mirrored at its ends."""
     steps = np.arange(-RADIUS[window], RADIUS[window] + 1)
     weights = np.exp(-0.5 * (steps / SIGMA) ** 2) if window == "gaussian" else np.ones(len(steps))
     return correlate1d(np.eye(n), weights / weights.sum(), axis=0)
 
 
 def _bands(n: int, radius: int) -> Iterator[tuple[slice, slice]]:
-    """Blocks of rows of a blur matrix, and the columns in which they are not zero."""
+    """Yield blocks of rows of a blur matrix with the columns in which they are not zero."""
     for start in range(0, n, BLOCK):
         stop = min(start + BLOCK, n)
         yield slice(start, stop), slice(max(start - radius, 0), min(stop + radius, n))

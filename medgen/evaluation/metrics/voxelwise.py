@@ -1,9 +1,9 @@
-"""Fidelity of a converted volume to the true one, voxel by voxel: MAE, RMSE, PSNR, NCC, gradients, label means.
+"""Voxel-wise metrics of a converted volume against the reference: MAE, RMSE, PSNR, NCC, gradients, label means.
 
-Pure functions on numpy arrays of one shape, ``reference`` (the truth) before ``prediction``. Intensities may
-have any unit (HU for CT); MAE, RMSE and means come back in that unit. ``mask`` is any array of the same shape
-whose non-zero voxels count; None counts every voxel. All raise `InputError` for an empty array, shapes that
-differ, an empty mask and voxels that are not finite: NaN must not pass as a number somebody signs.
+Pure functions on numpy arrays of one shape, ``reference`` (ground truth) before ``prediction``. Intensities may
+have any unit (HU for CT); MAE, RMSE and means have the same unit. ``mask`` is an array of the same shape whose
+non-zero voxels count; None counts every voxel. All functions raise `InputError` for empty arrays, different shapes,
+an empty mask and voxels that are not finite, so that NaN is never reported as a result.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medgen.data.fast_filters import central_gradient_magnitude
 from medgen.errors import InputError
 
-SLAB_VOXELS, SLAB_SLICES = 300_000, 8  # work goes by slabs: bounded memory, and most of it stays in the cache
+SLAB_VOXELS, SLAB_SLICES = 300_000, 8  # processing in slabs bounds memory and stays mostly in the CPU cache
 
 Array = NDArray[Any]
 
@@ -32,39 +33,39 @@ def rmse(reference: Array, prediction: Array, mask: Array | None = None) -> floa
 def psnr(reference: Array, prediction: Array, *, data_range: float, mask: Array | None = None) -> float:
     """Peak signal-to-noise ratio, 10 log10(data_range^2 / MSE), in dB; inf where the images are identical.
 
-    ``data_range`` is the span of values the modality can take (4095 for HU in [-1024, 3071]); it is never
-    guessed from the images, because that would make numbers of two images incomparable.
-    Agrees with ``skimage.metrics.peak_signal_noise_ratio``. Raises `InputError` unless data_range > 0.
+    ``data_range`` is the range of possible values (4095 for HU in [-1024, 3071]); it is never estimated from the
+    images, because results of different images would not be comparable.
+    Equals ``skimage.metrics.peak_signal_noise_ratio``. Raises `InputError` unless data_range > 0.
     """
     check_range(data_range)
     return psnr_of(rmse(reference, prediction, mask), data_range)
 
 
 def psnr_of(rmse: float, data_range: float) -> float:
-    """PSNR in dB from the root mean squared error, 20 log10(data_range / rmse); inf where that is 0."""
+    """Return PSNR in dB from the root mean squared error, 20 log10(data_range / rmse); inf if the error is 0."""
     return float(20 * np.log10(data_range / rmse)) if rmse > 0 else float("inf")
 
 
 def ncc(reference: Array, prediction: Array, mask: Array | None = None) -> float:
     """Normalised cross-correlation at zero shift, Σ(x - x̄)(y - ȳ) / √(Σ(x - x̄)² Σ(y - ȳ)²), in [-1, 1].
 
-    Pearson's correlation of the voxels: 1 for any increasing linear relation, so blind to a wrong scale or offset
-    of HU. 0 where either image is constant, for then no relation can be seen, even if both are the same.
+    Pearson correlation of the voxels: 1 for any increasing linear relation, so it does not detect a wrong scale or
+    offset of HU. 0 if either image is constant (even if both are identical), because correlation is then undefined.
     """
     check_pair(reference, prediction)
     check_mask(reference, mask)
-    found = np.array(
+    slab_statistics = np.array(
         [
             [(v.min(), v.max(), v.sum(dtype=np.float64), v.size) for v in pair]
-            for pair in _voxels(reference, prediction, mask)
+            for pair in _voxels_by_slab(reference, prediction, mask)
         ],
         np.float64,
     )
-    if (found[..., 0].min(0) == found[..., 1].max(0)).any():
+    if (slab_statistics[..., 0].min(0) == slab_statistics[..., 1].max(0)).any():
         return 0.0
-    means = found[..., 2].sum(0) / found[..., 3].sum(0)
+    means = slab_statistics[..., 2].sum(0) / slab_statistics[..., 3].sum(0)
     xy = xx = yy = 0.0
-    for pair in _voxels(reference, prediction, mask):
+    for pair in _voxels_by_slab(reference, prediction, mask):
         x, y = (np.subtract(v, mean, dtype=np.float64) for v, mean in zip(pair, means, strict=True))
         xy, xx, yy = xy + float(x @ y), xx + float(x @ x), yy + float(y @ y)
     return float(np.clip(xy / (np.sqrt(xx) * np.sqrt(yy)), -1, 1))
@@ -75,21 +76,22 @@ def gradient_error(
 ) -> float:
     """Mean absolute error of the gradient magnitude, mean(| |∇prediction| - |∇reference| |), in HU per mm.
 
-    Edges that were blurred, sharpened or lost, whatever became of the intensities; blind to an edge's direction.
-    The gradient difference of Mathieu, Couprie & LeCun 2016 (arXiv 1511.05440, eq. 6) and, in MR to CT, of Nie
-    2018 (doi 10.1109/TBME.2018.2814538), taken of the Euclidean norm instead of axis by axis, so that it does not
-    depend on how the scan lies in its grid. Central differences, one-sided at the faces; 0 along an axis of one
-    voxel.
+    Detects edges that were blurred, sharpened or lost, independent of an intensity offset; ignores edge direction.
+    The gradient difference of Mathieu, Couprie & LeCun 2016 (arXiv 1511.05440, eq. 6) and, for MR to CT, of Nie
+    2018 (doi 10.1109/TBME.2018.2814538), computed from the Euclidean norm instead of each axis, so that it does not
+    depend on the orientation of the scan in its grid. Central differences, one-sided at the faces; 0 along an axis
+    of one voxel.
 
     Args:
-        spacing: mm between voxels, one for every axis.
-        mask: where errors count; the gradients there see the voxels next to it, too.
+        reference, prediction: volumes of one shape.
+        spacing: voxel spacing in mm, one value per axis.
+        mask: where errors are averaged; gradients at its border also use the voxels outside it.
     """
     return masked_mean(gradient_error_map(reference, prediction, spacing=spacing), mask)
 
 
 def gradient_error_map(reference: Array, prediction: Array, *, spacing: Sequence[float]) -> Array:
-    """| |∇prediction| - |∇reference| | in every voxel, HU per mm, float32 or wider; see `gradient_error`."""
+    """Return | |∇prediction| - |∇reference| | in every voxel, HU per mm, float32 or wider; see `gradient_error`."""
     check_pair(reference, prediction)
     if len(spacing) != reference.ndim or not all(np.isfinite(s) and s > 0 for s in spacing):
         raise InputError(
@@ -98,16 +100,16 @@ def gradient_error_map(reference: Array, prediction: Array, *, spacing: Sequence
     errors = np.empty(reference.shape, np.result_type(reference, prediction, np.float32))
     for inner, outer in slabs(reference.shape, 1):
         kept = slice(inner.start - outer.start, inner.stop - outer.start)
-        x, y = (_gradient_magnitude(image[outer], spacing)[kept] for image in (reference, prediction))
+        x, y = (central_gradient_magnitude(image[outer], spacing)[kept] for image in (reference, prediction))
         errors[inner] = np.abs(y - x)
     return errors
 
 
 def label_means(labels: Array, images: Mapping[str, Array]) -> dict[int, dict[str, float]]:
-    """{label: {"voxels": count, name: mean of images[name] there, ...}} for every label but 0, ascending.
+    """Return {label: {"voxels": count, name: mean of images[name], ...}} for every label except 0, ascending.
 
-    One pass over the volume whatever the number of labels. Raises `InputError` for labels that are not whole
-    numbers >= 0 below 65536, or for an image of another shape.
+    One pass over the volume for all labels. Raises `InputError` for labels that are not whole numbers from 0 to
+    65535, or for an image of another shape.
     """
     _check_labels(labels)
     for image in images.values():
@@ -125,39 +127,41 @@ def label_means(labels: Array, images: Mapping[str, Array]) -> dict[int, dict[st
 
 
 def label_scores(labels: Array, reference: Array, prediction: Array) -> dict[int, dict[str, float]]:
-    """{label: {"rmse", "ncc"}} of the pair at every label but 0, ascending; as `rmse` and `ncc` in its mask.
+    """Return {label: {"rmse", "ncc"}} for every label except 0, ascending; equal to `rmse` and `ncc` in its mask.
 
-    Two passes over the volume whatever the number of labels. Raises as `label_means`.
+    Two passes over the volume for all labels. Raises the same errors as `label_means`.
     """
     means = label_means(labels, {"x": reference, "y": prediction})
     size = max(means, default=0) + 1
-    centres = {name: np.array([means.get(v, {}).get(name, 0.0) for v in range(size)]) for name in ("x", "y")}
+    means_by_label = {name: np.array([means.get(v, {}).get(name, 0.0) for v in range(size)]) for name in ("x", "y")}
     sums = {name: np.zeros(size) for name in ("xx", "yy", "xy", "dd")}
     for inner, _ in slabs(labels.shape):
         index = labels[inner].astype(np.intp).ravel()
         x, y = (image[inner].ravel().astype(np.float64) for image in (reference, prediction))
         difference = y - x
-        x, y = x - centres["x"][index], y - centres["y"][index]
+        x, y = x - means_by_label["x"][index], y - means_by_label["y"][index]
         for name, product in (("xx", x * x), ("yy", y * y), ("xy", x * y), ("dd", difference**2)):
             sums[name] += np.bincount(index, weights=product, minlength=size)
-    made = {}
+    scores_by_label = {}
     for value, row in means.items():
         xx, yy, xy, dd = (sums[name][value] for name in ("xx", "yy", "xy", "dd"))
-        # A mean's own rounding is all that is left of a constant image.
-        flat = any(square <= row["voxels"] * (1e-12 * max(1, abs(row[n]))) ** 2 for square, n in ((xx, "x"), (yy, "y")))
-        ncc = 0.0 if flat else float(np.clip(xy / np.sqrt(xx) / np.sqrt(yy), -1, 1))
-        made[value] = {"rmse": float(np.sqrt(dd / row["voxels"])), "ncc": ncc}
-    return made
+        # In a constant image only the rounding error of the mean remains.
+        is_constant = any(
+            square <= row["voxels"] * (1e-12 * max(1, abs(row[n]))) ** 2 for square, n in ((xx, "x"), (yy, "y"))
+        )
+        ncc = 0.0 if is_constant else float(np.clip(xy / np.sqrt(xx) / np.sqrt(yy), -1, 1))
+        scores_by_label[value] = {"rmse": float(np.sqrt(dd / row["voxels"])), "ncc": ncc}
+    return scores_by_label
 
 
 def masked_mean(image: Array, mask: Array | None = None) -> float:
-    """Mean of an image where the mask is not zero; of all voxels without one."""
+    """Return the mean of an image where the mask is not 0; without a mask, of all voxels."""
     check_mask(image, mask)
     return float(_inside(image, mask).mean(dtype=np.float64))
 
 
 def slabs(shape: tuple[int, ...], halo: int = 0) -> Iterator[tuple[slice, slice]]:
-    """Slabs along the first axis, and the same with a halo of so many voxels on both sides, inside the volume."""
+    """Yield slabs along the first axis, each without and with a halo of ``halo`` voxels, clipped to the volume."""
     thickness = max(SLAB_SLICES, SLAB_VOXELS // int(np.prod(shape[1:], dtype=np.int64)))
     for start in range(0, shape[0], thickness):
         stop = min(start + thickness, shape[0])
@@ -165,7 +169,7 @@ def slabs(shape: tuple[int, ...], halo: int = 0) -> Iterator[tuple[slice, slice]
 
 
 def check_pair(reference: Array, other: Array) -> None:
-    """Raise `InputError` unless both have one shape, some voxels and finite ones."""
+    """Raise `InputError` unless both images have the same shape, at least one voxel and only finite voxels."""
     if reference.shape != other.shape:
         raise InputError(
             "pair-shapes-differ",
@@ -174,15 +178,15 @@ def check_pair(reference: Array, other: Array) -> None:
     if reference.size == 0:
         raise InputError("volume-zero-dimension", f"an image of shape {reference.shape} has no voxels to compare")
     for name, image in (("reference", reference), ("prediction", other)):
-        # The sum is finite only if all voxels are (float64 cannot overflow from float32): no array of flags.
+        # The sum is finite only if all voxels are (float32 values cannot overflow float64): avoids a boolean array.
         if image.dtype.kind == "f" and not np.isfinite(image.sum(dtype=np.float64)):
             raise InputError(
-                "volume-not-finite", f"the {name} holds voxels that are NaN or infinite; no fidelity can be measured"
+                "volume-not-finite", f"the {name} holds voxels that are NaN or infinite, so it cannot be compared"
             )
 
 
 def check_mask(image: Array, mask: Array | None) -> None:
-    """Raise `InputError` for a mask of another shape, or without a voxel."""
+    """Raise `InputError` for a mask of another shape, or without any voxel."""
     if mask is None:
         return
     if mask.shape != image.shape:
@@ -190,7 +194,7 @@ def check_mask(image: Array, mask: Array | None) -> None:
             "mask-shape-differs", f"a mask of shape {mask.shape} does not fit an image of shape {image.shape}"
         )
     if not mask.any():
-        raise InputError("mask-empty", "the mask is empty: there is no voxel to measure in")
+        raise InputError("mask-empty", "the mask is empty: it has no voxel to measure in")
 
 
 def check_range(data_range: float) -> None:
@@ -199,37 +203,27 @@ def check_range(data_range: float) -> None:
         raise InputError("metric-data-range-invalid", f"data_range must be a number above 0, not {data_range}")
 
 
-def _gradient_magnitude(image: Array, spacing: Sequence[float]) -> Array:
-    """Euclidean norm of the gradient, in the unit of the image per mm."""
-    image = np.asarray(image, np.result_type(image, np.float32))
-    squares = np.zeros(image.shape, image.dtype)
-    for axis, step in enumerate(spacing):
-        if image.shape[axis] > 1:
-            squares += np.square(np.gradient(image, step, axis=axis))
-    return np.sqrt(squares)
-
-
 def _inside(image: Array, mask: Array | None) -> Array:
-    """The voxels that count, as one row."""
+    """Return the voxels inside the mask as a flat array."""
     return image.ravel() if mask is None else image[np.asarray(mask, bool)]
 
 
-def _voxels(reference: Array, prediction: Array, mask: Array | None) -> Iterator[tuple[Array, Array]]:
-    """The voxels of both that count, slab by slab: a second copy of large volumes would not fit."""
+def _voxels_by_slab(reference: Array, prediction: Array, mask: Array | None) -> Iterator[tuple[Array, Array]]:
+    """Yield the masked voxels of both images slab by slab, because a copy of large volumes may not fit in memory."""
     for inner, _ in slabs(reference.shape):
         part = None if mask is None else mask[inner]
         if part is None or part.any():
             yield _inside(reference[inner], part), _inside(prediction[inner], part)
 
 
-def _mean(of: Callable[[Array], Array], reference: Array, prediction: Array, mask: Array | None) -> float:
-    """Mean over the voxels that count of a function of prediction - reference, as floats that cannot wrap (uint8)."""
+def _mean(function: Callable[[Array], Array], reference: Array, prediction: Array, mask: Array | None) -> float:
+    """Return the masked mean of function(prediction - reference), subtracted as floats so that uint8 cannot wrap."""
     check_pair(reference, prediction)
     check_mask(reference, mask)
     kind = np.float64 if np.result_type(reference, prediction).itemsize > 4 else np.float32
     total, count = 0.0, 0
-    for x, y in _voxels(reference, prediction, mask):
-        total += float(of(np.subtract(y, x, dtype=kind)).sum(dtype=np.float64))
+    for x, y in _voxels_by_slab(reference, prediction, mask):
+        total += float(function(np.subtract(y, x, dtype=kind)).sum(dtype=np.float64))
         count += x.size
     return total / count
 

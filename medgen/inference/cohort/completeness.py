@@ -1,4 +1,4 @@
-"""Whether a DICOM series has arrived whole: by the counts in its headers, and by what is missing between its images."""
+"""Whether a DICOM series is complete: by the number of images in its headers, and by gaps between its images."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -8,17 +8,18 @@ import numpy as np
 from pydicom import Dataset, dcmread
 
 from medgen.errors import InputError
-from medgen.io.dicom.header import Slice, numbers
+from medgen.io.dicom.elements import numbers
+from medgen.io.dicom.header import Slice
 from medgen.io.dicom.series import Series, list_series
 from medgen.io.dicom.stack import stack
 
 
-def lacking(folder: Path) -> tuple[str, str]:
-    """What tells that images of a folder's series are still to come, and a note where nothing tells how many there are.
+def missing_images(folder: Path) -> tuple[str, str]:
+    """Describe missing images of the series in a folder.
 
     Returns:
-        (lacking, note): a sentence each; empty where all images that the headers count are there, and where the
-        folder holds no series that could be read, which is said when it is converted.
+        (lacking, note): why images are missing, and a note if the headers do not state the number of images. Both are
+        empty if all stated images are present, and if no series can be read, which the conversion reports.
     """
     try:
         series = [one for one in list_series(folder) if not one.remark]
@@ -39,30 +40,32 @@ def _lacking(slices: list[Slice]) -> tuple[str, str]:
     files = {item.file for item in slices}
     header = dcmread(slices[0].file, stop_before_pixels=True, force=True)
     counted = [
-        (name, count, here(slices)) for name, read, here in COUNTS if (count := _whole(read(header))) is not None
+        (name, count, present(slices))
+        for name, read, present in COUNTS
+        if (count := _as_count(read(header))) is not None
     ]
-    for name, count, here in counted:
-        if here < count:
-            return f"{here} images of a series of {count} by {name} are there", ""
-    if missing := _left_out(slices):
+    for name, count, present in counted:
+        if present < count:
+            return f"only {present} of {count} images by {name} are present", ""
+    if missing := _numbering_gap(slices):
         return missing, ""
     if counted or all("multiframe" in item.header for item in slices):
         return "", ""
-    gap = _thinner(slices)
-    return "", f"its headers do not say how many images the series has; {len(files)} had come{gap}"
+    gap = _distance_gap(slices)
+    return "", f"the headers do not state how many images the series has; {len(files)} had arrived{gap}"
 
 
-def _left_out(slices: Sequence[Slice]) -> str:
-    """InstanceNumbers that leave out the same number each time, as where every second image has come."""
+def _numbering_gap(slices: Sequence[Slice]) -> str:
+    """Describe InstanceNumbers with a constant step above 1, as when only every second image has arrived."""
     found = sorted({int(n[0]) for item in slices if (n := numbers(item.header, "InstanceNumber", 1)) is not None})
     steps = {b - a for a, b in pairwise(found)}
     if len(found) < 3 or len(steps) != 1 or min(steps) < 2:
         return ""
-    return f"only every {min(steps)}. InstanceNumber is there ({found[0]}, {found[1]}, {found[2]}, ...)"
+    return f"InstanceNumber increases in steps of {min(steps)} ({found[0]}, {found[1]}, {found[2]}, ...)"
 
 
-def _thinner(slices: Sequence[Slice]) -> str:
-    """A word where slices lie at least twice as far apart as they are thick, or as their header says."""
+def _distance_gap(slices: Sequence[Slice]) -> str:
+    """Describe a slice distance of about twice the slice thickness or the spacing in the header, or more."""
     try:
         step = stack(slices, slices[0].file.parent)[1].spacing[2]
     except InputError:
@@ -70,18 +73,21 @@ def _thinner(slices: Sequence[Slice]) -> str:
     for keyword in ("SpacingBetweenSlices", "SliceThickness"):
         length = numbers(slices[0].header, keyword, 1)
         if length is not None and 0 < length[0] <= 0.55 * step:
-            return f", {step:.3g} mm apart where {keyword} is {length[0]:.3g} mm: perhaps some between them are to come"
+            return (
+                f", {step:.3g} mm apart although {keyword} is {length[0]:.3g} mm, so slices may be missing between them"
+            )
     return ""
 
 
 # Counts --------------------------------------------------------------------------------------------------
 
 
-def _whole(value: object) -> int | None:
+def _as_count(value: object) -> int | None:
     try:
-        return int(str(value)) or None
+        count = int(str(value))
     except ValueError:
         return None
+    return count if count > 0 else None
 
 
 def _images(slices: Sequence[Slice]) -> int:
@@ -108,7 +114,7 @@ def _private(creator: str, group: int, element: int) -> Callable[[Dataset], obje
     return read
 
 
-# Element, how it is read, and the images of a series that it counts.
+# Name of the element, how it is read, and the number of present images that it counts.
 COUNTS: tuple[tuple[str, Callable[[Dataset], object], Callable[[Sequence[Slice]], int]], ...] = (
     ("NumberOfSeriesRelatedInstances", lambda header: header.get("NumberOfSeriesRelatedInstances"), _images),
     ("ImagesInSeries", lambda header: header.get("ImagesInSeries"), _images),

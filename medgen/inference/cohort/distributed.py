@@ -1,7 +1,7 @@
-"""A cohort's cases over the workers of a cluster, with the outputs and the manifest of one process.
+"""Convert the cases of a cohort on the workers of a cluster; outputs and manifest are those of a single process.
 
-This process finds and names the cases and alone holds the manifest; a worker reads, translates and writes one case at
-a time. No volume passes between them.
+This process plans the cases and is the only one to write the manifest. A worker reads, translates, checks and writes
+one case at a time. No volumes are sent between processes.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -15,53 +15,52 @@ import torch
 from medgen.checkpoint import load_model
 from medgen.cluster import Cluster, WorkerLost, WorkerResources, joined, spread
 from medgen.errors import InputError
-from medgen.inference.cohort.manifest import Manifest, about
+from medgen.inference.cohort.cases import Cases
+from medgen.inference.cohort.manifest import Manifest, model_description
+from medgen.inference.convert_case import convert_case
 from medgen.inference.inputs import Scan
 from medgen.inference.job import Converted, Job, Options
 from medgen.inference.output import verdict_file
-from medgen.inference.pipeline import Cases
-from medgen.io.claim import wrote
+from medgen.io.claim import record_written
 
-Given = tuple[Job, dict[str, Any] | None]  # a case and its old record
+JobAndRecord = tuple[Job, dict[str, Any] | None]  # a case and its record of an earlier run
 
 
 def converted_by(cluster: Cluster, cases: Cases, scans: Iterable[Scan | None]) -> Generator[Job, None, None]:
-    """Each case's job, once written, as they come; the manifest ends in the order of the scans.
+    """Yield the job of each case once it is written, in any order; the manifest ends in the order of the scans.
 
     Raises:
-        InputError: the cluster cannot be used, the model has no folder to load, or checks by a segmenter.
+        InputError: the cluster cannot be used, the model has no folder, or the structure check uses a segmenter.
     """
     model = cases.model
     if model.folder is None:
         raise InputError(
             "cluster-model-without-folder",
-            "workers of a cluster load the model from its folder, and this one was not loaded from any",
+            "cluster workers load the model from its folder, but this model has none; load it from a folder",
         )
-    if cases.checks is not None and cases.checks.segmenter is not None:
+    if cases.options.checks is not None and cases.options.checks.segmenter is not None:
         raise InputError(
-            "option-segmenter-with-ray", "--segmenter cannot be sent to the workers of --ray; leave one of the two out"
+            "option-segmenter-with-ray", "--segmenter cannot run on the workers of --ray; omit one of the two"
         )
     cases.clear()
     keys: dict[int, str] = {}
 
-    def given() -> Iterator[Given | None]:
-        for scan in cases.folding(scans):
-            job = None if scan is None else cases.named(scan)
+    def planned() -> Iterator[JobAndRecord | None]:
+        for job in cases.jobs(scans):
             yield None if job is None else (job, cases.manifest.cases.get(job.key))
 
     try:
         with joined(cluster) as share:
             make = partial(_converter, model.folder, model.info.sha256, model.target, share, cases.options)
-            with closing(spread(given(), make, share)) as found:
+            with closing(spread(planned(), make, share)) as found:
                 for (job, _), entry in found:
                     if isinstance(entry, WorkerLost):
                         job.entry.error = f"{job.scan.files[0]}: {entry}"
                     else:
                         job.entry = entry
-                        _seen(job)
-                        _record(job)
-                    cases.record(job.key, job.entry)
-                    cases.recorded[job.number] = job
+                        _check_visible(job)
+                        _claim_files(job)
+                    cases.record(job)
                     keys[job.number] = job.key
                     yield job
     finally:
@@ -69,42 +68,41 @@ def converted_by(cluster: Cluster, cases: Cases, scans: Iterable[Scan | None]) -
         cases.clear()
 
 
-def _seen(job: Job) -> None:
-    """A node that does not share the output folder wrote into one of its own."""
-    unseen = [target for target in job.targets if job.entry.status == "converted" and not target.exists()]
-    if unseen:
+def _check_visible(job: Job) -> None:
+    """Fail a job whose output is missing here: its node does not share the output folder."""
+    missing = [target for target in job.targets if job.entry.status == "converted" and not target.exists()]
+    if missing:
         job.entry.status, job.entry.output_sha256 = "failed", ""
         job.entry.error = (
-            f"{unseen[0]} was written by a node of the cluster and is not here; use a folder all nodes share"
+            f"{missing[0]} was written by a cluster node but is missing here; use a folder that all nodes share"
         )
 
 
-def _record(job: Job) -> None:
-    """A worker holds no claim; what it wrote is recorded by the process that does."""
+def _claim_files(job: Job) -> None:
+    """Record the files that a worker wrote: the claim of the output folder is held by this process only."""
     for target in job.targets if job.entry.status == "converted" else ():
         for path in (target, verdict_file(target)):
             for file in path.iterdir() if path.is_dir() else [path] if path.is_file() else ():
-                wrote(file, file)
+                record_written(file, file)
 
 
 def _converter(
     folder: Path, sha256: str, target: str | None, share: WorkerResources, options: Options
-) -> Callable[[Given], Converted]:
-    """What a worker does with a case, its model loaded."""
+) -> Callable[[JobAndRecord], Converted]:
+    """Load the model on a worker; returns the function that converts one case."""
     torch.set_num_threads(share.threads)
     model = load_model(folder, share.device, target=target)
-    if model.info.sha256 != sha256:  # training goes on, or another machine has another folder there
+    if model.info.sha256 != sha256:  # training continued, or the path is another folder on this node
         raise InputError(
-            "model-changed-during-run", f"{folder} holds another model than when the run began; give a copy that stays"
+            "model-changed-during-run",
+            f"{folder} holds another model than at the start of the run; use a copy that does not change",
         )
-    manifest = Manifest(None, about(model))
-    cases = Cases(model, manifest, Path(), [], options)
+    manifest = Manifest(None, model_description(model))
 
-    def convert(given: Given) -> Converted:
-        job, old = given
+    def convert(planned: JobAndRecord) -> Converted:
+        job, old = planned
         manifest.cases = {} if old is None else {job.key: old}
-        for stage in (cases.read, cases.translate, cases.write):
-            stage(job)
+        convert_case(job, model, options, manifest)
         return job.entry
 
     return convert

@@ -1,9 +1,9 @@
-"""``manifest.json`` of an output folder: what became of each case, with hashes, whatever kills the run.
+"""``manifest.json`` of an output folder: the result of each case with hashes, kept even if the run is killed.
 
-While a run is under way its records go into ``manifest.journal`` beside it, one JSON line a case, appended: 2,000
-cases cost 2,000 lines, not 2,000 ever longer files. The end of a run, or the start of the next, folds them in.
-A record is believed only where the hashes of input, model and output still hold, so one that is lost costs a
-conversion done again and never a wrong result.
+During a run, records are appended to ``manifest.journal`` beside it, one JSON line per case, so that the manifest is
+not rewritten for each case. The end of a run, or the start of the next, merges the journal into the manifest. A record
+counts only if the hashes of input, model and output still match, so a lost record costs a repeated conversion and never
+a wrong result.
 """
 
 import json
@@ -17,33 +17,37 @@ from typing import Any
 
 from medgen.checkpoint import Model
 from medgen.errors import InputError
-from medgen.io.atomic import atomic_write
-from medgen.io.claim import check_ours, wrote
+from medgen.io.atomic import write_text
+from medgen.io.claim import check_ours, record_written
 from medgen.io.hashes import sha256
 
-FORMAT = 2  # of manifest.json; before it had a number: 1
-TOLD = ("sha256", "step", "weights_sha256", "training_data", "health", "versions", "commit")
+FORMAT = 2  # version of manifest.json; files without a version number: 1
+MODEL_FIELDS = ("sha256", "step", "weights_sha256", "training_data", "health", "versions", "commit")
 
 
-def about(model: Model) -> dict[str, Any]:
-    """What a manifest tells of a model."""
+def model_description(model: Model) -> dict[str, Any]:
+    """The description of a model in a manifest."""
     return {
         "folder": str(model.folder),
         "target": model.target,
         "method": model.settings.method.name,
-        **{name: getattr(model.info, name) for name in TOLD},
+        **{name: getattr(model.info, name) for name in MODEL_FIELDS},
     }
 
 
 class Manifest:
-    """The records of ``folder`` by case, of this model only; ``None`` keeps none.
+    """The records of the cases in an output folder, for one model.
 
-    ``model``: what is told of it; it is another one where ``sha256`` or ``target`` are others. ``name``: of the file.
+    The run must have claimed the folder, see ``io.claim``. Leaving the context merges the journal into the manifest.
 
-    Its folder is claimed by the run, see ``io.claim``. As a context it ends with everything in ``manifest.json``.
+    Args:
+        folder: output folder; None: keep records in memory only.
+        model: see ``model_description``. Records of a model with another ``sha256`` or ``target`` are
+            ignored.
+        name: file name without ending.
 
     Raises:
-        InputError: a manifest.json that is none or of another format, or a folder that cannot be written.
+        InputError: ``manifest.json`` is not a manifest or has another format, or the folder cannot be written.
     """
 
     def __init__(self, folder: Path | None, model: Mapping[str, Any], name: str = "manifest") -> None:
@@ -58,15 +62,15 @@ class Manifest:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             check_ours(self.journal)
-            wrote(self.journal)
+            record_written(self.journal)
             self._file = open(self.journal, "ab", buffering=0)
         except OSError as error:
             raise InputError(
                 "output-not-writable", f"{self.journal} cannot be written ({error.strerror}); choose another output"
             ) from None
         try:
-            self.cases = {**(kept or {}), **self._told()}
-            if kept is None or self._file.seek(0, os.SEEK_END):  # a first run, another model, or what a killed run left
+            self.cases = {**(kept or {}), **self._from_journal()}
+            if kept is None or self._file.seek(0, os.SEEK_END):  # first run, another model, or journal of a killed run
                 self.fold()
         except BaseException:
             self._file.close()
@@ -87,23 +91,27 @@ class Manifest:
     def holds(
         self,
         case: str,
-        told: Mapping[str, Any],
+        fields: Mapping[str, Any],
         outputs: Sequence[Path],
         hashed: Callable[[Sequence[Path]], str] = sha256,
     ) -> bool:
-        """Whether a case is recorded with these values, did not fail, and its outputs are still the same.
+        """Whether a case is recorded with the values of ``fields``, did not fail, and its outputs are unchanged.
 
-        Of ``output`` the file's name counts: the folder may have been moved, or be named from elsewhere.
+        Of the value ``output``, only the file name is compared, because the folder may have been moved.
         """
         old = self.cases.get(case)
-        if not old or old.get("status") == "failed" or any(_plain(old, k) != _plain(told, k) for k in told):
+        if (
+            not old
+            or old.get("status") == "failed"
+            or any(_comparable(old, k) != _comparable(fields, k) for k in fields)
+        ):
             return False
         return all(path.exists() for path in outputs) and hashed(outputs) == old.get("output_sha256")
 
     def add(self, case: str, entry: Any) -> None:
-        """Record what became of a case: a dataclass with a ``status`` and ``output_sha256``. Any thread may.
+        """Record the result of a case, a dataclass with ``status`` and ``output_sha256``. Thread-safe.
 
-        On a full disk the record stays in memory, and ``fold`` says so if that cannot write it either.
+        If the disk is full, the record stays in memory; ``fold`` raises if it cannot be written then either.
         """
         with self._adding:
             self.cases[case] = asdict(entry)
@@ -116,19 +124,19 @@ class Manifest:
             ).encode()
             with suppress(OSError):
                 if self._file.write(lines) < len(lines):
-                    self._file.truncate(end)  # a full disk takes a part
+                    self._file.truncate(end)  # the disk is full and took only a part
 
     def order(self, cases: Iterable[str]) -> None:
-        """Put these last, in this order, as if they had been recorded in it."""
+        """Move these cases to the end, in this order."""
         for case in dict.fromkeys(cases):
             if case in self.cases:
                 self.cases[case] = self.cases.pop(case)
 
     def fold(self) -> None:
-        """Everything into ``manifest.json``; the journal starts anew.
+        """Write all records to ``manifest.json`` and empty the journal.
 
         Raises:
-            InputError: it cannot be written; then the journal still has it.
+            InputError: it cannot be written; the journal then keeps the records.
         """
         if self.path is None:
             return
@@ -137,15 +145,14 @@ class Manifest:
             self._file.truncate(0)
 
     def write(self, path: Path) -> None:
-        """All records, to this file; see ``fold`` for what it raises."""
-        with atomic_write(path) as aside:
-            aside.write_text(json.dumps({"format": FORMAT, "model": self.model, "cases": self.cases}, indent=1))
+        """Write all records to this file. Raises InputError."""
+        write_text(path, json.dumps({"format": FORMAT, "model": self.model, "cases": self.cases}, indent=1))
 
     def _identity(self) -> dict[str, Any]:
         return {"sha256": self.model["sha256"], "target": self.model.get("target")}
 
     def _kept(self, path: Path) -> dict[str, dict[str, Any]] | None:
-        """The cases of ``manifest.json``; None where there is none of this model."""
+        """Read the cases of ``manifest.json``; None if it does not exist or is of another model."""
         if not path.exists():
             return None
         try:
@@ -154,32 +161,32 @@ class Manifest:
             cases = {str(case): dict(record) for case, record in old["cases"].items()}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError):
             raise InputError(
-                "manifest-foreign", f"{path} is not a manifest of medgen; move it away or choose another output"
+                "manifest-foreign", f"{path} is not a manifest written by medgen; move it away or choose another output"
             ) from None
         if old.get("format", 1) != FORMAT:
             raise InputError(
                 "manifest-format",
-                f"{path} is of format {old.get('format', 1)!r}, but this medgen goes on with format {FORMAT}; "
-                "choose another output, or go on with the medgen version that wrote it",
+                f"{path} has format {old.get('format', 1)!r}, but this medgen version needs format {FORMAT}; "
+                "choose another output, or resume with the medgen version that wrote it",
             )
         return cases if same else None
 
-    def _told(self) -> dict[str, dict[str, Any]]:
-        """The cases of the journal of a killed run of this model; its last line may be torn."""
+    def _from_journal(self) -> dict[str, dict[str, Any]]:
+        """Read the cases from the journal of a killed run of this model; its last line may be incomplete."""
         found: dict[str, dict[str, Any]] = {}
-        mine = False
+        same_model = False
         for line in self.journal.read_bytes().splitlines():
             try:
-                told = json.loads(line)
-                if "model" in told:
-                    mine = told["model"] == self._identity()
-                elif mine:
-                    found[str(told["case"])] = dict(told["record"])
+                fields = json.loads(line)
+                if "model" in fields:
+                    same_model = fields["model"] == self._identity()
+                elif same_model:
+                    found[str(fields["case"])] = dict(fields["record"])
             except (ValueError, KeyError, TypeError, RecursionError):
                 continue
         return found
 
 
-def _plain(values: Mapping[str, Any], key: str) -> Any:
+def _comparable(values: Mapping[str, Any], key: str) -> Any:
     value = values.get(key)
     return Path(value).name if key == "output" and isinstance(value, str) else value

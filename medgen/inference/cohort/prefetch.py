@@ -1,11 +1,11 @@
-"""Reading, working and writing at once: a reader thread and writer threads beside the caller's own."""
+"""Read, process and write jobs concurrently: a reader thread, the caller's thread, and writer threads."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-NONE = -1  # bytes: a job that was skipped takes 0
+NONE = -1  # bytes; less than the 0 of a skipped job, so that no job is left
 Item = TypeVar("Item")
 Job = TypeVar("Job")
 
@@ -16,60 +16,61 @@ def overlapped(
     work: Callable[[Job], None],
     write: Callable[[Job], None],
     size: Callable[[Job], int],
-    beside: Callable[[Job], int],
+    extra: Callable[[Job], int],
     bound: int,
     writers: int = 1,
 ) -> Generator[Job, None, None]:
-    """Each item's job, in order, once written.
+    """Yield the job of each item, in order, once it is written.
 
-    While a job is worked on, the next is read and those before are written, at most one a writer, as long as all of
-    them, and what writing takes, stay within ``bound``; the next counts as much as the one worked on, until it is
-    read. A job with no room for a next one is held alone.
+    While a job is processed, the next one is read and earlier ones are written, at most one per writer, as long as all
+    of them and the memory for writing stay within ``bound``. Until the next job is read, its size is taken to be that
+    of the current one. A job that leaves no room for the next one is processed alone.
 
-    Closed, or interrupted by KeyboardInterrupt, it ends once those being read and written are; nothing else is begun.
+    If the generator is closed, or interrupted by KeyboardInterrupt, it ends after the reads and writes in progress and
+    starts nothing else.
 
     Args:
-        items: taken in the caller's thread, one ahead. None among them: there is no more for now, so finish what
-            is under way before asking again.
-        read: makes the job, in the reader thread.
-        work: in the caller's thread.
-        write: in a writer thread.
-        size: bytes that a job holds.
-        beside: bytes that writing it takes besides.
-        bound: bytes that all may hold together.
-        writers: threads that write, where the bound allows as many.
+        items: consumed in the caller's thread, one ahead. None means that there is no item for now: the jobs in
+            progress are finished before the next item is requested.
+        read: makes the job of an item, in the reader thread.
+        work: processes a job, in the caller's thread.
+        write: writes a job, in a writer thread.
+        size: bytes that a job holds after processing.
+        extra: additional bytes that writing a job needs.
+        bound: bytes that all jobs may hold together.
+        writers: maximum number of writer threads.
     """
     with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(writers, "writer") as writer:
-        waiting = iter(items)
+        iterator = iter(items)
 
-        def ahead() -> Future[Job] | None:
-            item = next(waiting, None)
+        def read_next() -> Future[Job] | None:
+            item = next(iterator, None)
             return None if item is None else reader.submit(read, item)
 
-        for item in waiting:
+        for item in iterator:
             reading = None if item is None else reader.submit(read, item)
-            under_way: deque[tuple[Job, int, Future[None]]] = deque()
+            in_progress: deque[tuple[Job, int, Future[None]]] = deque()
             while reading is not None:
                 job = reading.result()
-                own = size(job)
-                whole = own + beside(job)
-                fits = 2 * own + whole <= bound  # one written, one worked on, one read
-                yield from _written(under_way, bound - 2 * own if fits else NONE)
-                reading = ahead() if fits else None
+                held = size(job)
+                total = held + extra(job)
+                fits = 2 * held + total <= bound  # one being written, one processed, one read
+                yield from _written(in_progress, bound - 2 * held if fits else NONE)
+                reading = read_next() if fits else None
                 work(job)
-                yield from _written(under_way, bound - 2 * own - whole, writers - 1)
-                under_way.append((job, whole, writer.submit(write, job)))
+                yield from _written(in_progress, bound - 2 * held - total, writers - 1)
+                in_progress.append((job, total, writer.submit(write, job)))
                 if not fits:
-                    yield from _written(under_way, NONE)
-                    reading = ahead()
-            yield from _written(under_way, NONE)
+                    yield from _written(in_progress, NONE)
+                    reading = read_next()
+            yield from _written(in_progress, NONE)
 
 
-def _written(under_way: deque[tuple[Job, int, Future[None]]], most: int, count: int | None = None) -> Iterator[Job]:
-    """The jobs under way, oldest first, until they take no more than ``most`` and are no more than ``count``."""
-    while under_way and (
-        sum(taken for _, taken, _ in under_way) > most or (count is not None and len(under_way) > count)
+def _written(in_progress: deque[tuple[Job, int, Future[None]]], most: int, count: int | None = None) -> Iterator[Job]:
+    """Wait for and yield jobs, oldest first, until at most ``count`` jobs with at most ``most`` bytes are left."""
+    while in_progress and (
+        sum(taken for _, taken, _ in in_progress) > most or (count is not None and len(in_progress) > count)
     ):
-        job, _, done = under_way.popleft()
+        job, _, done = in_progress.popleft()
         done.result()
         yield job

@@ -1,4 +1,4 @@
-"""What arrives in a folder: each scan once it has stood still, again when it changes, and what failed after a while."""
+"""Watch a folder: yield scans once their files stop changing, again if they change, and failed scans after a pause."""
 
 import os
 import time
@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medgen.errors import InputError
-from medgen.inference.cohort.completeness import lacking
-from medgen.inference.inputs import Scan, find_scans, folders_with_files, named
+from medgen.inference.cohort.completeness import missing_images
+from medgen.inference.inputs import Scan, find_scans, folders_with_files, scan_of_file
 from medgen.io.formats.itk import data_files
-from medgen.io.mixed import is_dicom, mixed, scan_in
+from medgen.io.mixed import ambiguous_input_message, is_dicom, scan_in
 from medgen.io.read import find_volumes
 
-AGAIN = (60.0, 300.0, 1800.0, 3600.0)  # seconds before what failed is tried again; the last one from then on
-PATIENCE = 30  # times as long waits a series that has fewer images than its headers say
+RETRY_PAUSES = (60.0, 300.0, 1800.0, 3600.0)  # seconds before each retry of a failed scan; the last one repeats
+PATIENCE = 30  # factor on the waiting time of a series that has fewer images than its headers state
 State = tuple[tuple[str, int, int], ...]
 Files = tuple[Path, ...]
 
@@ -23,35 +23,43 @@ Files = tuple[Path, ...]
 @dataclass
 class _Seen:
     state: State
-    since: float  # when it was first so, or was last tried
+    since: float  # when this state was first seen, or when the scan was last tried
     tries: int = 0
-    lacking: tuple[str, str] | None = None  # see completeness; None: not asked yet
+    missing: tuple[str, str] | None = None  # see ``completeness.missing_images``; None: not determined yet
 
 
 def arrivals(
     source: Path, output: Path, contrasts: Sequence[str], still: float, failed: Container[Files] = ()
 ) -> Iterator[Scan | None]:
-    """Scans of ``source`` whose files' sizes and times have not changed for ``still`` seconds; without end.
+    """Yield the scans of ``source`` whose files have not changed in size and time for ``still`` seconds; never ends.
 
-    For one contrast: the volumes in the folder and in those within it, and each folder within it that holds other files
-    (a DICOM series), called ``PATIENT_SERIES`` after all folders down to them. For several: cases that have all of
-    them, as ``find_scans`` finds them. What cannot be listed, and a case that has a contrast twice, is a scan with the
-    fault said, once. A series that has fewer images than its headers count waits PATIENCE times as long, and then comes
-    with a warning; one whose headers count none comes with a note. None says that there is no more for now: what takes
-    it may take its time, and asking on waits.
+    For one contrast: the volumes in the folder and its subfolders, and each subfolder with other files (a DICOM
+    series). A case is named after all folders down to it, e.g. ``PATIENT_SERIES``. For several contrasts: the cases of
+    ``find_scans`` that have all contrasts. A folder that cannot be listed, or a case that has a contrast twice, is
+    yielded once as a scan with a ``fault``.
+
+    A series with fewer images than its headers state waits PATIENCE times as long, and is then yielded with a warning.
+    A series whose headers state no number is yielded with a note. None means that there is no scan for now; the next
+    request waits.
 
     Args:
-        failed: the files of scans that could not be converted, kept by whoever takes them. Such a scan comes again
-            after the pauses of ``AGAIN``: a full disk is freed, a folder shared again.
+        source: the folder to watch.
+        output: the output folder, which must not be inside ``source``.
+        contrasts: the model's source contrasts.
+        still: seconds without changes.
+        failed: files of the scans that failed; the caller updates it. A failed scan is yielded again after the pauses
+            of ``RETRY_PAUSES``, because the cause may have gone, e.g. a full disk or a folder that was not mounted.
 
     Raises:
-        InputError: no folder, or an output inside it, which would be converted again.
+        InputError: ``source`` is not a folder, or the output is inside it, so that outputs would be converted again.
     """
     if not source.is_dir():
-        raise InputError("folder-watched-missing", f"{source} is no folder to watch; make it first")
+        raise InputError(
+            "folder-watched-missing", f"{source} is not a folder, so it cannot be watched; create it first"
+        )
     if source.resolve() in (output.resolve(), *output.resolve().parents):
         raise InputError(
-            "output-inside-input", f"{output} lies in {source}, which is watched; choose an output outside"
+            "output-inside-input", f"{output} is inside the watched folder {source}; choose an output outside it"
         )
     return _arrivals(source, contrasts, still, failed)
 
@@ -60,8 +68,10 @@ def _arrivals(source: Path, contrasts: Sequence[str], still: float, failed: Cont
     seen: dict[Scan, _Seen] = {}
     while True:
         present = _present(source, contrasts)
-        given: list[_Seen] = []
-        faults = {scan.case for scan in present if scan.fault}  # once mended, such a case is new; what just goes is not
+        yielded: list[_Seen] = []
+        faults = {
+            scan.case for scan in present if scan.fault
+        }  # once corrected, such a case counts as new; one that is being deleted does not
         seen = {s: one for s, one in seen.items() if not (s.fault or s.case in faults) or s in present}
         for scan in present:
             state = _state(scan)
@@ -71,35 +81,35 @@ def _arrivals(source: Path, contrasts: Sequence[str], still: float, failed: Cont
             elif state and one is not None and time.monotonic() - one.since >= _pause(scan, one.tries, still, failed):
                 if (counted := _counted(scan, one, still)) is not None:
                     one.tries += 1
-                    given.append(one)
+                    yielded.append(one)
                     yield counted
         yield None
-        for one in given:  # all are done by now
+        for one in yielded:  # all of them are converted by now
             one.since = time.monotonic()
         time.sleep(max(still / 4, 0.05))
 
 
 def _counted(scan: Scan, one: _Seen, still: float) -> Scan | None:
-    """The scan with what is known of the images that are still to come; None while it has to wait for them."""
-    if one.lacking is None:
-        found = [lacking(path) for path in scan.files if path.is_dir() and not scan.fault]
-        one.lacking = ". ".join(filter(None, (f[0] for f in found))), ". ".join(filter(None, (f[1] for f in found)))
-    missing, note = one.lacking
+    """Add a warning or note about missing images to the scan; None while it has to wait for them."""
+    if one.missing is None:
+        found = [missing_images(path) for path in scan.files if path.is_dir() and not scan.fault]
+        one.missing = ". ".join(filter(None, (f[0] for f in found))), ". ".join(filter(None, (f[1] for f in found)))
+    missing, note = one.missing
     if missing and not one.tries and time.monotonic() - one.since < PATIENCE * still:
         return None
-    ends = f"{missing}; it was converted as it is, and will be again when more arrive"
+    ends = f"{missing}; the series was converted as it is and will be converted again when more images arrive"
     return replace(scan, warnings=(ends,) if missing else (), notes=(note,) if note else ())
 
 
 def _pause(scan: Scan, tries: int, still: float, failed: Container[Files]) -> float:
-    """Seconds that a scan waits before it comes; a fault of the folder goes when the folder changes."""
+    """Seconds before a scan is yielded. A scan with a fault is not retried until its folder changes."""
     if not tries:
         return still
-    return AGAIN[min(tries, len(AGAIN)) - 1] if scan.files in failed and not scan.fault else float("inf")
+    return RETRY_PAUSES[min(tries, len(RETRY_PAUSES)) - 1] if scan.files in failed and not scan.fault else float("inf")
 
 
 def _present(source: Path, contrasts: Sequence[str]) -> list[Scan]:
-    """Each entry by itself: what goes while it is listed is left out, what cannot be listed told as a fault."""
+    """The scans present. Entries deleted meanwhile are ignored; a folder that cannot be listed is a fault."""
     scans: list[Scan] = []
     unlisted: list[OSError] = []
     if len(contrasts) > 1:
@@ -107,7 +117,7 @@ def _present(source: Path, contrasts: Sequence[str]) -> list[Scan]:
             folders_with_files(source / name, unlisted.append)
         try:
             scans += [scan for scan in find_scans(source, contrasts) if len(scan.files) >= len(contrasts)]
-        except InputError:  # the folder of a contrast is not there yet, or empty
+        except InputError:  # the folder of a contrast does not exist yet, or is empty
             pass
         except OSError as error:
             unlisted.append(error)
@@ -132,31 +142,35 @@ def _unlisted(error: OSError, source: Path) -> Scan | None:
 
 
 def _of_folder(folder: Path, volumes: list[Path], source: Path) -> list[Scan]:
-    """Its volumes, or the folder itself as a series; both at once are told, as which is meant is not clear."""
+    """The volumes of a folder, or the folder as a DICOM series; both at once are a fault, because it is ambiguous."""
     if not volumes:
         return [_by_place(folder, source)]
     if (image := scan_in(folder)) is None:
         return [_by_place(path, source) for path in volumes]
-    fault = f"{mixed(folder, volumes, f'a DICOM series ({image.name})')}; move one of the two elsewhere"
+    fault = (
+        f"{ambiguous_input_message(folder, volumes, f'a DICOM series ({image.name})')}; move one of the two elsewhere"
+    )
     return [replace(_by_place(folder, source), fault=fault)]
 
 
 def _loose(source: Path, volumes: list[Path]) -> list[Scan]:
-    """DICOM that lies in the watched folder itself, by its first file: which series is whole there nobody knows."""
-    others = (path for path in sorted(source.iterdir()) if not path.name.startswith(".") and path not in volumes)
-    first = next((path for path in others if os.path.isfile(path) and is_dicom(path)), None)
-    fault = f"{first} lies in {source} itself; --watch takes DICOM from folders within it, so put each series into one"
+    """A scan with a fault if DICOM lies directly in the watched folder, where series cannot be separated."""
+    candidates = (path for path in sorted(source.iterdir()) if not path.name.startswith(".") and path not in volumes)
+    first = next((path for path in candidates if os.path.isfile(path) and is_dicom(path)), None)
+    fault = (
+        f"{first} is directly in {source}, but --watch reads DICOM from its subfolders; move each series to a subfolder"
+    )
     return [] if first is None else [replace(_by_place(first, source), fault=fault)]
 
 
 def _by_place(path: Path, source: Path) -> Scan:
-    """Named after all folders down to it: what arrives later may be called the same, in another patient's folder."""
-    scan = named(path)
+    """A scan named after all folders down to it: another patient's scan may have the same file name."""
+    scan = scan_of_file(path)
     return replace(scan, case="_".join((*path.relative_to(source).parts[:-1], scan.case)))
 
 
 def _state(scan: Scan) -> State:
-    """Name, size and time of each file, those with the voxels of a header too; empty while one goes."""
+    """Name, size and time of each file, data files of a header included; empty if one is deleted meanwhile."""
     try:
         return tuple(_mark(file) for path in scan.files for file in ([path] if scan.fault else _files(path)))
     except FileNotFoundError:
@@ -171,9 +185,9 @@ def _files(path: Path) -> list[Path]:
 
 def _mark(path: Path) -> tuple[str, int, int]:
     try:
-        found = path.stat() if os.path.exists(path) else path.lstat()  # a link may lead nowhere
+        found = path.stat() if os.path.exists(path) else path.lstat()  # a link may be broken
     except FileNotFoundError:
         raise
-    except OSError:  # what may not be looked at cannot be read either, and that tells
+    except OSError:  # without permission for stat; reading the file will fail and report it
         return str(path), -1, -1
     return str(path), found.st_size, found.st_mtime_ns

@@ -1,9 +1,9 @@
-"""Identity out of DICOM headers: the Basic Application Level Confidentiality Profile (PS3.15, annex E).
+"""De-identify DICOM headers by the Basic Application Level Confidentiality Profile (PS3.15, annex E).
 
-``confidentiality_profile.csv`` is the standard's table; of all else only what ``grammar`` knows for a number, a defined
-term or technical text stays. Pseudonyms and UIDs are made from the old ones by HMAC-SHA256
-with a secret key: one key gives the same ones in every run, and without the key nobody gets back. See
-docs/decisions/deidentify.md.
+``confidentiality_profile.csv`` is the table of the standard. Of the elements not in it, only those are kept that
+``grammar`` recognises as numbers, defined terms or technical text. Pseudonyms and UIDs are computed from the original
+values by HMAC-SHA256 with a secret key: the same key gives the same results in every run, and they cannot be reversed
+without the key. See docs/decisions/deidentify.md.
 """
 
 import csv
@@ -32,9 +32,11 @@ from medgen.io.dicom.quiet import quiet_pydicom
 
 EDITION = "2026c"
 TABLE = Path(__file__).with_name("confidentiality_profile.csv")
-LONG_TEXT = {"LT", "ST", "UT", "UC", "UR"}  # what is not listed in the table goes too if it is text, a name, a
-SHORT_TEXT = {"LO", "SH", "AE", "AS", "PN", "DA", "DT", "TM"}  # date or an age,
-TECHNICAL = set(  # but for these, as far as their words are technical: how an image was made, how its numbers are read
+# Elements that are not in the table are also removed or emptied if they are text, names, dates or ages.
+LONG_TEXT = {"LT", "ST", "UT", "UC", "UR"}
+SHORT_TEXT = {"LO", "SH", "AE", "AS", "PN", "DA", "DT", "TM"}
+# Exceptions, kept if all their words are technical: they describe how an image was made or how its values are read.
+TECHNICAL = set(
     "CodeValue LongCodeValue URNCodeValue CodeMeaning CodingSchemeDesignator CodingSchemeVersion "
     "Manufacturer ManufacturerModelName SoftwareVersions RescaleType ModalityLUTType StackID "
     "ConvolutionKernel FilterType ImageFilter ReconstructionMethod AttenuationCorrectionMethod ScatterCorrectionMethod "
@@ -42,12 +44,8 @@ TECHNICAL = set(  # but for these, as far as their words are technical: how an i
     "TransmitCoilManufacturerName MultiCoilElementName CardiacFramingType ASLCrusherDescription AlgorithmName "
     "AlgorithmVersion".split()
 )
-LOOKUPS = {
-    "VOILUTSequence",
-    "ModalityLUTSequence",
-    "PresentationLUTSequence",
-    "IconImageSequence",
-}  # their data are bulk
+# Sequences that contain bulk data.
+LOOKUPS = {"VOILUTSequence", "ModalityLUTSequence", "PresentationLUTSequence", "IconImageSequence"}
 CODES: dict[str, Callable[[str], bool]] = {
     **dict.fromkeys(("CodeValue", "LongCodeValue", "URNCodeValue"), grammar.is_code),
     "CodingSchemeDesignator": grammar.is_scheme,
@@ -55,45 +53,49 @@ CODES: dict[str, Callable[[str], bool]] = {
 }
 PIXELS = 0x7FE00010
 BIRTH = {"PatientBirthDate", "PatientBirthTime"}
-# UIDs of things that are no instances of anybody's data: kinds of object, encodings, code systems
+# UIDs that do not identify instances: object classes, encodings, coding schemes.
 COMMON_UIDS = re.compile(r"SOPClass|TransferSyntax|CodingScheme|Context|MappingResource|CreatorUID|ImplementationClass")
 DICOM_ROOT = "1.2.840.10008."
 DUMMIES: dict[str, Any] = {"DA": "19000101", "TM": "000000", "DT": "19000101000000", "AS": "000Y", "UR": "urn:none"}
 DUMMIES |= dict.fromkeys(("IS", "DS"), "0") | dict.fromkeys(("AE", "CS", "LO", "SH", "LT", "ST", "UT", "UC"), "REMOVED")
 DUMMIES |= dict.fromkeys(("FL", "FD", "SL", "SS", "SV", "UL", "US", "UV", "AT"), 0)
 DUMMIES |= dict.fromkeys(("OB", "OW", "OD", "OF", "OL", "OV", "UN"), b"\0" * 8) | {"PN": "REMOVED"}
-DRAWN_ON = {"US", "IVUS", "XC", "ES", "GM", "SM", "SC", "OT", "DOC", "SCN", "HC"}  # modalities that show their own text
+# Modalities that often have text burned into the pixels.
+DRAWN_ON = {"US", "IVUS", "XC", "ES", "GM", "SM", "SC", "OT", "DOC", "SCN", "HC"}
 SECONDARY_CAPTURE = f"{DICOM_ROOT}5.1.4.1.1.7"
-quiet_pydicom()  # warnings quote values
+quiet_pydicom()  # warnings quote header values
 
-Changes = Counter[str]  # "TAG KEYWORD removed|emptied|replaced|remapped|shifted" -> how often; never a value
+Changes = Counter[str]  # "TAG KEYWORD removed|emptied|replaced|remapped|shifted" -> count; contains no values
 
 
 @dataclass(frozen=True)
 class Deidentifier:
-    """Takes identity out of headers with a ``key`` that its owner keeps secret.
+    """De-identifies headers with a secret ``key``.
 
-    ``shift_dates``: move dates by a number of days that is the patient's own (the Retain Longitudinal Temporal
-    Information with Modified Dates Option, PS3.15 E.3.6); else dates and times go.
+    ``shift_dates``: shift dates by a patient-specific number of days (Retain Longitudinal Temporal Information with
+    Modified Dates Option, PS3.15 E.3.6); otherwise dates and times are removed.
     """
 
     key: bytes = field(repr=False)
     shift_dates: bool = False
 
     def pseudonym(self, kind: str, text: str) -> str:
-        """Sixteen hexadecimal digits that stand for ``text``; another ``kind`` gives others."""
+        """Return the pseudonym of ``text`` as 16 hexadecimal digits; it depends on ``kind``."""
         return self._digest(kind, text)[:8].hex()
 
     def uid(self, uid: str) -> str:
-        """The UID that stands for ``uid`` (PS3.5 B.2); those that DICOM itself defines stay."""
+        """Return the replacement of ``uid`` (PS3.5 B.2); UIDs defined by DICOM itself are kept."""
         if not uid or (uid.startswith(DICOM_ROOT) and grammar.matches("UI", uid)):
             return uid
         return f"2.25.{uuid.UUID(bytes=self._digest('uid', uid)[:16], version=5).int}"
 
     def deidentify(self, dataset: Dataset) -> Changes:
-        """Take identity out of an image's header, in place; pixel data must be looked after by the caller.
+        """De-identify the header of an image in place; the pixel data is not changed.
 
-        Patient name and ID become one pseudonym, nested data sets are treated alike.
+        Patient name and ID become one pseudonym. Nested data sets are treated in the same way.
+
+        Returns:
+            Number of changes by element and kind.
 
         Raises:
             InputError: the image may show identity in its pixels.
@@ -109,7 +111,7 @@ class Deidentifier:
         dataset.PatientName, dataset.PatientID = alias, alias
         if pixels is not None:
             dataset[PIXELS] = pixels
-        _tell(dataset, self.shift_dates)
+        _record_method(dataset, self.shift_dates)
         return changes
 
     def _digest(self, kind: str, text: str) -> bytes:
@@ -118,25 +120,25 @@ class Deidentifier:
     def _clean(self, holder: Dataset, alias: str, days: int, changes: Changes) -> None:
         _check_charset(holder)
         for tag in list(holder.keys()):
-            if tag.element == 0:  # a group's length, retired and untrue from here on
+            if tag.element == 0:  # group length: retired, and invalid after changes
                 del holder[tag]
                 continue
-            done, name = _removal(tag), keyword_for_tag(tag)
-            if done is None:
+            outcome, name = _unconditional_removal(tag), keyword_for_tag(tag)
+            if outcome is None:
                 try:
-                    done = self._element(holder, holder[tag], alias, days, changes)
-                except Exception:  # pydicom raises nearly anything on values that break the standard
-                    done = "removed"
-            if done == "removed":
+                    outcome = self._element(holder, holder[tag], alias, days, changes)
+                except Exception:  # pydicom raises arbitrary exceptions on non-standard values
+                    outcome = "removed"
+            if outcome == "removed":
                 del holder[tag]
-            if done:
-                changes[f"{int(tag):08X} {name or ('private' if tag.is_private else 'unknown')} {done}"] += 1
+            if outcome:
+                changes[f"{int(tag):08X} {name or ('private' if tag.is_private else 'unknown')} {outcome}"] += 1
 
     def _element(self, holder: Dataset, element: DataElement, alias: str, days: int, changes: Changes) -> str:
-        """What was done to an element: empty where nothing had to be."""
+        """De-identify one element; return what was done, or an empty string if nothing was needed."""
         keyword, kind, kinds = element.keyword, element.VR, grammar.expected(element.tag)
-        action = profile().get(int(element.tag)) or _by_kind(keyword, kinds[0])
-        if kind not in (*kinds, " or ".join(kinds)):  # the rules below are for the VR that the standard gives
+        action = profile().get(int(element.tag)) or _default_action(keyword, kinds[0])
+        if kind not in (*kinds, " or ".join(kinds)):  # the rules below apply to the VR of the standard
             if action[-1:] not in ("Z", "D") or kinds[0] == "SQ":
                 return "removed"
             element = holder[element.tag] = DataElement(element.tag, kinds[0], DUMMIES[kinds[0]])
@@ -148,16 +150,16 @@ class Deidentifier:
         if element.is_empty:
             return ""
         if not action:
-            return _kept(holder, element)
+            return _keep_safe(holder, element)
         if keyword in ("PatientID", "PatientName"):
             element.value = alias
             return "replaced"
         if action == "U":
             return self._remap(element)
-        if self.shift_dates and kind in ("DA", "DT", "TM") and keyword not in BIRTH and _shift(element, days):
+        if self.shift_dates and kind in ("DA", "DT", "TM") and keyword not in BIRTH and _shift_dates(element, days):
             return "" if kind == "TM" else "shifted"
-        # Of several actions the last is right whatever the attribute's type is in this kind of object (PS3.15 E.3.1);
-        # a sequence that may go is optional in images, but for the one that enhanced images must have.
+        # Of several actions, the last is valid for every type of the attribute (PS3.15 E.3.1). Sequences that may be
+        # removed are optional in images, except AcquisitionContextSequence, which enhanced images require.
         last = action.split("/")[-1] if kind != "SQ" or keyword == "AcquisitionContextSequence" else action[0]
         if last == "D":
             _dummy(element)
@@ -174,29 +176,29 @@ class Deidentifier:
 
 @cache
 def profile() -> dict[int, str]:
-    """The table: tag -> action."""
+    """Return {tag: action} of the table."""
     with open(TABLE, encoding="ascii", newline="") as file:
         rows = csv.DictReader(line for line in file if not line.startswith("#"))
         return {int(row["tag"], 16): row["action"] for row in rows}
 
 
 def _check_charset(holder: Dataset) -> None:
-    """Drop a SpecificCharacterSet that is no code: pydicom asks it before every other element."""
+    """Drop a SpecificCharacterSet that is not a code string, because pydicom needs it to decode other elements."""
     if (tag := 0x00080005) in holder and holder.get_item(tag).VR not in ("CS", None):
         del holder[tag]
 
 
-def _removal(tag: BaseTag) -> str | None:
-    """ "removed" for what is so without a look at it: private, drawn, unknown or plainly listed elements."""
-    drawn = tag.group & 0xFF00 in (0x5000, 0x6000)  # curves, overlays
+def _unconditional_removal(tag: BaseTag) -> str | None:
+    """Return "removed" for elements removed regardless of value: private, graphics, unknown, bulk or listed as X."""
+    graphics = tag.group & 0xFF00 in (0x5000, 0x6000)  # curves, overlays
     other = tag.group < 8 or not dictionary_has_tag(tag) or keyword_for_tag(tag) in LOOKUPS
     bulk = not grammar.BULK.isdisjoint(grammar.expected(tag))
-    return "removed" if tag.is_private or drawn or other or bulk or profile().get(int(tag)) == "X" else None
+    return "removed" if tag.is_private or graphics or other or bulk or profile().get(int(tag)) == "X" else None
 
 
-def _kept(holder: Dataset, element: DataElement) -> str:
-    """Keep what is technical text, or by its VR a number, a defined term or a UID; what was done to all else."""
-    if " or " in element.VR:  # of implicit VR, which pydicom makes out when it writes
+def _keep_safe(holder: Dataset, element: DataElement) -> str:
+    """Keep technical text, numbers, defined terms and UIDs, and replace or empty other values; return what was done."""
+    if " or " in element.VR:  # implicit VR, which pydicom resolves on writing
         return "" if grammar.clean(element) else "removed"
     old = grammar.values(element)
     if element.keyword in CODES:
@@ -204,7 +206,7 @@ def _kept(holder: Dataset, element: DataElement) -> str:
     elif element.keyword == "CodeMeaning":
         new = [grammar.meaning(str(holder.get("CodingSchemeDesignator")), str(holder.get("CodeValue")), str(old[0]))]
     elif element.keyword in TECHNICAL and element.VR in LONG_TEXT | SHORT_TEXT:
-        # Emptied ones may be an error where the standard wants them; US: unspecified.
+        # Not emptied, because the element may be required; US means unspecified.
         unknown = "US" if element.keyword in ("RescaleType", "ModalityLUTType") else "REMOVED"
         new = [str(value) if grammar.is_technical(str(value)) else unknown for value in old]
     else:
@@ -216,14 +218,17 @@ def _kept(holder: Dataset, element: DataElement) -> str:
     return "" if list(map(str, new)) == list(map(str, old)) else "replaced"
 
 
-def _by_kind(keyword: str, kind: str) -> str:
-    """For what the table leaves out: UIDs of instances, text, names and times are treated as if it did not. Short text
-    is emptied, which is right for attributes that must be there (type 2) and for those that may (type 3)."""
+def _default_action(keyword: str, kind: str) -> str:
+    """Return the action for an element that is not in the table.
+
+    UIDs of instances are replaced and long text is removed. Short text, names and times are emptied, which is valid for
+    both required (type 2) and optional (type 3) attributes.
+    """
     if kind == "UI":
         return "" if COMMON_UIDS.search(keyword) else "U"
     if keyword in TECHNICAL:
         return ""
-    if keyword.endswith("PrivateCreator"):  # of a pointer to a private element, which has to have a value
+    if keyword.endswith("PrivateCreator"):  # belongs to a pointer to a private element and must not be empty
         return "X"
     return "X" if kind in LONG_TEXT else "Z" if kind in SHORT_TEXT else ""
 
@@ -238,18 +243,18 @@ def _dummy(element: DataElement) -> None:
             _dummy(inner)
 
 
-def _shift(element: DataElement, days: int) -> bool:
-    """Whether dates could be moved; times of day stay."""
+def _shift_dates(element: DataElement, days: int) -> bool:
+    """Shift dates in place; return whether all values are valid. Times of day are kept."""
     texts = [str(v) for v in ([element.value] if not hasattr(element.value, "append") else element.value)]
     if not all(grammar.matches(element.VR, text.strip(" ")) for text in texts):
         return False
     if element.VR == "TM":
         return True
     try:
-        moved = [_earlier(text[:8], days) + text[8:] for text in texts]
+        shifted_texts = [_earlier(text[:8], days) + text[8:] for text in texts]
     except (ValueError, OverflowError):
         return False
-    element.value = moved if len(moved) > 1 else moved[0]
+    element.value = shifted_texts if len(shifted_texts) > 1 else shifted_texts[0]
     return True
 
 
@@ -260,37 +265,40 @@ def _earlier(text: str, days: int) -> str:
 
 
 def _patient(dataset: Dataset) -> str:
-    """What tells the patient from others: the ID, else name and birth date, else the study."""
-    told = str(dataset.get("PatientID") or "").strip()
-    if not told:
-        told = "\n".join(str(dataset.get(keyword) or "").strip() for keyword in ("PatientName", "PatientBirthDate"))
-    return told.strip() or str(dataset.get("StudyInstanceUID") or "")
+    """Return what identifies the patient: the ID, else name and birth date, else the StudyInstanceUID."""
+    identifier = str(dataset.get("PatientID") or "").strip()
+    if not identifier:
+        identifier = "\n".join(
+            str(dataset.get(keyword) or "").strip() for keyword in ("PatientName", "PatientBirthDate")
+        )
+    return identifier.strip() or str(dataset.get("StudyInstanceUID") or "")
 
 
 def refuse_drawn(dataset: Dataset) -> None:
-    """Raises InputError for an image that may show the patient's name in its pixels."""
+    """Raise InputError for an image that may show the patient's name in its pixels."""
     file = getattr(dataset, "filename", None) or "the image"
     kind, modality = str(dataset.get("SOPClassUID", "")), str(dataset.get("Modality", ""))
-    why = ""
+    reason = ""
     if str(dataset.get("BurnedInAnnotation", "")).upper() == "YES":
-        why = "BurnedInAnnotation says YES"
+        reason = "BurnedInAnnotation is YES"
     elif "SequenceOfUltrasoundRegions" in dataset:
-        why = "it has ultrasound regions"
+        reason = "it has ultrasound regions"
     elif modality in DRAWN_ON or kind == SECONDARY_CAPTURE or kind.startswith(f"{SECONDARY_CAPTURE}."):
-        why = f"it is {modality or 'a secondary capture'}"
+        reason = f"its type is {modality or 'secondary capture'}"
     elif any("SCREEN" in str(value).upper() for value in dataset.get("ImageType") or ()):
-        why = "it is a screenshot"
-    if why:
+        reason = "it is a screenshot"
+    if reason:
         raise InputError(
             "deidentify-pixels-show-name",
-            f"{file} may show the patient's name in its pixels ({why}); clean it by hand or leave it out",
+            f"{file} may show the patient's name in its pixels ({reason}); "
+            "remove the text manually or exclude the image",
         )
 
 
-def _tell(dataset: Dataset, shifted: bool) -> None:
-    """Say in the header what was done (PS3.15 E.1.1, PS3.3 C.7.1.1, CID 7050)."""
+def _record_method(dataset: Dataset, dates_shifted: bool) -> None:
+    """Record the de-identification in the header (PS3.15 E.1.1, PS3.3 C.7.1.1, CID 7050)."""
     codes = [("113100", "Basic Application Confidentiality Profile")]
-    if shifted:
+    if dates_shifted:
         codes.append(("113107", "Retain Longitudinal Temporal Information Modified Dates Option"))
     dataset.PatientIdentityRemoved = "YES"
     dataset.DeidentificationMethod = [
@@ -302,17 +310,17 @@ def _tell(dataset: Dataset, shifted: bool) -> None:
         item = Dataset()
         item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
         dataset.DeidentificationMethodCodeSequence.append(item)
-    dataset.LongitudinalTemporalInformationModified = "MODIFIED" if shifted else "REMOVED"
+    dataset.LongitudinalTemporalInformationModified = "MODIFIED" if dates_shifted else "REMOVED"
 
 
 # The key ------------------------------------------------------------------------------------------------
 
 
 def read_key(path: Path) -> bytes:
-    """The key in ``path``, which only its owner may read; a random one is written there if there is none.
+    """Read the key in ``path``; if the file does not exist, create it with a random key, readable only by the owner.
 
     Raises:
-        InputError: others may read it, it holds no key, or it cannot be written.
+        InputError: other users can read the file, it contains no valid key, or it cannot be read or written.
     """
     try:
         with suppress(FileExistsError):
@@ -324,15 +332,16 @@ def read_key(path: Path) -> bytes:
     except OSError as error:
         raise InputError(
             "deidentify-key-unusable",
-            f"{path} cannot be used as a key ({error.strerror}); choose another --identity-dir",
+            f"{path} cannot be used as a key file ({error.strerror}); choose another --identity-dir",
         ) from None
     if open_to_others:
         raise InputError(
             "deidentify-key-open",
-            f"{path} can be read by others, and whoever has it can find the patients; chmod 600 it",
+            f"{path} can be read by other users, and the key allows re-identification of patients; run chmod 600 on it",
         )
     if not re.fullmatch(rb"([0-9a-fA-F]{2}){16,}", text):
         raise InputError(
-            "deidentify-key-invalid", f"{path} is no key of 32 hexadecimal digits or more; restore it or move it away"
+            "deidentify-key-invalid",
+            f"{path} is not a key of at least 32 hexadecimal digits; restore the file or move it away",
         )
     return bytes.fromhex(text.decode())

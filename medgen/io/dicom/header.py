@@ -1,4 +1,4 @@
-"""The few header elements that finding and stacking slices needs, as plain values that also fit into an index."""
+"""Read the header elements needed to find and stack slices, as plain values that can be stored in an index."""
 
 import re
 import sys
@@ -7,25 +7,22 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from zlib import crc32
 
-import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import data_element_generator, read_partial
-from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from medgen.errors import InputError
+from medgen.io.dicom.elements import Header, numbers, plain
 from medgen.io.dicom.lost import DICOM_ENDINGS
 from medgen.io.dicom.quiet import quiet_pydicom
 
-Header = dict[str, Any]  # keyword -> str, int, float or a list of them; absent where the file has no usable value
-
-# What may distinguish volumes that some scanners and archives put into one series, see dicom_parts. One reconstruction
-# has one value of each of RECONSTRUCTION; VARYING may have another one in each slice of an ordinary scan.
+# Attributes that distinguish volumes stored in one series, see parts.py. Elements of RECONSTRUCTION are constant within
+# one reconstruction; elements of VARYING may differ in every slice of an ordinary scan.
 RECONSTRUCTION = "ConvolutionKernel SliceThickness ReconstructionDiameter KVP ContrastBolusAgent".split()
 VARYING = (
     "InstanceCreationDate InstanceCreationTime "
@@ -54,7 +51,7 @@ SLICE_TAGS = (
     + SETTINGS
     + VARYING
 )
-# What else may differ between the slices of one scan; any element that is neither here nor in TAGS is in ``others``.
+# Other elements that may differ between the slices of one scan; the remaining elements of COMPARED go into ``others``.
 PER_IMAGE = {
     tag_for_keyword(keyword)
     for keyword in (
@@ -67,7 +64,7 @@ PER_IMAGE = {
     ).split()
 }
 OTHERS = "others"  # key of {tag as 8 hexadecimal digits: CRC of its value}
-COMPARED = {0x0008, 0x0018, 0x0020, 0x0028}  # groups of which every element is in ``others``
+COMPARED = {0x0008, 0x0018, 0x0020, 0x0028}  # groups whose remaining elements go into ``others``
 TAGS = (
     SLICE_TAGS
     + (
@@ -77,15 +74,15 @@ TAGS = (
     ).split()
 )
 NOT_SCANS = {"SEG", "RTDOSE", "RTSTRUCT", "RTPLAN", "SR", "PR", "KO", "REG"}  # objects that accompany a scan
-# The same by what their SOP class is called, where they have rows and columns or another modality.
+# The same objects by SOP class name, for those that have rows and columns or another modality.
 NOT_SCAN_CLASSES = re.compile("Segmentation|Spectroscopy|RT Dose|Presentation State|Registration|Encapsulated|Raw Data")
-OWN = {"SOPInstanceUID", "ImagePositionPatient", "InstanceNumber"}  # of each slice
+OWN = {"SOPInstanceUID", "ImagePositionPatient", "InstanceNumber"}  # differ in every slice
 GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 
 
 WANTED = [tag_for_keyword(keyword) or 0 for keyword in TAGS]
 KNOWN = {int(tag): (keyword, dictionary_VR(tag)) for tag, keyword in zip(WANTED, TAGS, strict=True)}
-LAST = 0x00282FFF  # what comes after may be long: look-up tables, private groups
+LAST = 0x00282FFF  # later elements may be large: look-up tables, private groups
 KNOWN[0x00020002] = ("MediaStorageSOPClassUID", "UI")
 SYNTAX = 0x00020010
 TEXT: dict[str, Any] = {"DS": float, "IS": int, **dict.fromkeys(("CS", "UI", "LO", "SH", "DA", "TM", "DT"), str.strip)}
@@ -96,7 +93,7 @@ quiet_pydicom()
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """One slice: its file, its frame in it (from 0) and what the header says of it."""
+    """One slice: file, frame index in the file (from 0) and header."""
 
     file: Path
     frame: int
@@ -104,11 +101,12 @@ class Slice:
 
 
 def read_header(path: Path) -> Header | None:
-    """The elements that matter here; None where the file is not DICOM. ``frames`` lists the frames of an enhanced
-    multi-frame image (PS3.3 C.7.6.16), each with what its functional groups say.
+    """Read the relevant header elements of a file; None if the file is not DICOM.
+
+    For an enhanced multi-frame image, ``frames`` lists the elements of each frame's functional groups (PS3.3 C.7.6.16).
 
     Raises:
-        InputError: unreadable, damaged, or frames that their functional groups do not describe.
+        InputError: the file is unreadable or damaged, or its functional groups do not describe all frames.
     """
     try:
         with open(path, "rb") as file:
@@ -119,17 +117,20 @@ def read_header(path: Path) -> Header | None:
         raise InputError(
             "file-unreadable", f"{path} cannot be read ({error.strerror}); check its permissions"
         ) from error
-    except Exception as error:  # pydicom raises nearly anything on bytes that are not DICOM
+    except Exception as error:  # pydicom raises arbitrary exceptions on bytes that are not DICOM
         raise InputError(
             "dicom-unreadable", f"{path} is not a readable DICOM file ({error}); copy the series again"
         ) from error
 
 
 def settle_charset(dataset: Dataset) -> None:
-    """The default repertoire by its name, as highdicom wants it, where the standard's own form leaves it empty
-    (PS3.3 C.12.1.1.2)."""
-    given = dataset.get("SpecificCharacterSet") or ""
-    values = [given] if isinstance(given, str) else list(given)
+    """Make SpecificCharacterSet acceptable to highdicom, in place.
+
+    DICOM denotes the default repertoire by an empty value (PS3.3 C.12.1.1.2), which highdicom rejects. Among several
+    values, it is replaced by its defined term; if it is the only value, the element is removed.
+    """
+    charset = dataset.get("SpecificCharacterSet") or ""
+    values = [charset] if isinstance(charset, str) else list(charset)
     if len(values) > 1:
         dataset.SpecificCharacterSet = [value or "ISO 2022 IR 6" for value in values]
     elif values[0].strip() in ("", "ISO_IR 6"):
@@ -137,22 +138,25 @@ def settle_charset(dataset: Dataset) -> None:
 
 
 def header_in(file: BinaryIO, path: Path) -> Header | None:
-    """As ``read_header``, of a file that is open; it raises whatever pydicom does."""
+    """Like ``read_header``, for an open file; exceptions of pydicom are not converted to InputError."""
     quiet_pydicom()
-    named = path.suffix.lower() in DICOM_ENDINGS
+    dicom_name = path.suffix.lower() in DICOM_ENDINGS
     start = file.read(132)
-    marked = start[128:] == b"DICM"
-    if not marked and start[:2] not in (b"\x08\x00", b"\x02\x00"):  # old files begin with their elements
-        if named:
+    has_prefix = start[128:] == b"DICM"
+    if not has_prefix and start[:2] not in (
+        b"\x08\x00",
+        b"\x02\x00",
+    ):  # old files without preamble start with their elements
+        if dicom_name:
             raise InvalidDicomError("no DICOM header")
         return None
     try:
-        header = _quick(_elements(file, marked))
+        header = _decode(_elements(file, has_prefix))
     except Exception:
-        if marked or named:
+        if has_prefix or dicom_name:
             raise
         return None
-    if not (marked or named or header.get("SOPClassUID") or header.get("MediaStorageSOPClassUID")):
+    if not (has_prefix or dicom_name or header.get("SOPClassUID") or header.get("MediaStorageSOPClassUID")):
         return None
     header["SOPClassUID"] = header.get("SOPClassUID") or header.get("MediaStorageSOPClassUID", "")
     header.pop("MediaStorageSOPClassUID", None)
@@ -165,7 +169,7 @@ def header_in(file: BinaryIO, path: Path) -> Header | None:
 
 
 def is_scan(header: Header, path: Path) -> bool:
-    """Whether a header is of an image that is a scan; InputError for an image without a size."""
+    """Whether the header belongs to an image of a scan; raises InputError for an image without a size."""
     if header.get("Modality") in NOT_SCANS or NOT_SCAN_CLASSES.search(UID(header["SOPClassUID"]).name):
         return False
     if header.get("Rows") and header.get("Columns"):
@@ -176,9 +180,12 @@ def is_scan(header: Header, path: Path) -> bool:
 
 
 def shared(header: Header, known: dict[str, Any]) -> Header:
-    """The header with its values taken from ``known`` where an equal one is there: 0.7 for 3.7 kB a slice.
+    """Share equal values between headers to save memory (0.7 instead of 3.7 kB per slice).
 
-    ``known``: by repr, which tells 1 from 1.0; values that are new go in, but for those that each slice has of its own.
+    Args:
+        header: header of a file.
+        known: {repr: value} of the values seen so far; new values are added, except those in OWN. The key is the repr
+            because 1 == 1.0.
     """
     frames = {"frames": [shared(frame, known) for frame in header["frames"]]} if "frames" in header else {}
     return {
@@ -189,29 +196,29 @@ def shared(header: Header, known: dict[str, Any]) -> Header:
 
 
 def slices_of(path: Path, header: Header) -> list[Slice]:
-    """The slices of one file: its frames, or itself."""
+    """Return the slices of one file: one per frame, or one for a single-frame file."""
     frames = header.get("frames")
     if frames is None:
         return [Slice(path, 0, header)]
     shared = {k: v for k, v in header.items() if k != "frames"} | {"NumberOfFrames": 1, "multiframe": True}
-    whole = header.get(OTHERS, {})
-    return [Slice(path, n, shared | frame | {OTHERS: whole | frame.get(OTHERS, {})}) for n, frame in enumerate(frames)]
+    common = header.get(OTHERS, {})
+    return [Slice(path, n, shared | frame | {OTHERS: common | frame.get(OTHERS, {})}) for n, frame in enumerate(frames)]
 
 
 def frame_headers(dataset: Dataset, path: Path) -> list[Header]:
-    """What the functional groups say of each frame; a frame's own groups before the shared ones (PS3.3 C.7.6.16.1)."""
-    shared = _grouped(dataset.get(GROUPS[0]) or [])
-    frames = [shared | _grouped([item]) for item in dataset.get(GROUPS[1]) or []]
+    """Return the elements of each frame's functional groups; its own groups override shared ones (PS3.3 C.7.6.16.1)."""
+    shared = _group_elements(dataset.get(GROUPS[0]) or [])
+    frames = [shared | _group_elements([item]) for item in dataset.get(GROUPS[1]) or []]
     count = numbers(plain(dataset, ["NumberOfFrames"]), "NumberOfFrames", 1)
     if count is None or int(count[0]) != len(frames):
         raise InputError(
             "dicom-frame-count",
-            f"{path} describes {len(frames)} frames but claims another number; copy the series again",
+            f"{path} describes {len(frames)} frames, but its NumberOfFrames differs; copy the series again",
         )
     return frames
 
 
-def _grouped(items: list[Dataset]) -> Header:
+def _group_elements(items: list[Dataset]) -> Header:
     found: Header = {}
     others: dict[str, int] = {}
     for item in items:
@@ -231,33 +238,36 @@ def _grouped(items: list[Dataset]) -> Header:
 
 
 def _beyond(tag: BaseTag, vr: str | None, length: int) -> bool:
-    """Whether an element comes after those that are compared."""
+    """Whether an element comes after the last one that is read."""
     return tag > LAST
 
 
-def _elements(file: BinaryIO, prefixed: bool) -> Dataset:
-    """The elements up to LAST as they are stored. What is little endian and as its file meta group says is not made a
-    data set element by element: that halves the time, which counts with tens of thousands of files."""
-    meta, syntax = file_meta(file, prefixed)
-    place, first = file.tell(), file.read(6)
-    file.seek(place)
+def _elements(file: BinaryIO, prefix: bool) -> Dataset:
+    """Read the elements up to LAST without decoding them.
+
+    Little endian data sets that match their declared transfer syntax are read by a fast path that takes half the time,
+    which matters for tens of thousands of files. All others are read by pydicom's ``read_partial``.
+    """
+    meta, syntax = file_meta(file, prefix)
+    data_start, first = file.tell(), file.read(6)
+    file.seek(data_start)
     explicit = first[4:].isalpha() and first[4:].isupper()
-    unlike = explicit == (syntax == ImplicitVRLittleEndian)
-    if unlike or syntax in ("", DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian):
+    mismatch = explicit == (syntax == ImplicitVRLittleEndian)
+    if mismatch or syntax in ("", DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian):
         file.seek(0)
         dataset = read_partial(file, _beyond, force=True)
         if kind := getattr(dataset, "file_meta", Dataset()).get("MediaStorageSOPClassUID"):
             dataset.setdefault("SOPClassUID", kind)
         return dataset
-    wanted: Any = data_element_generator(file, not explicit, True, _beyond)
-    return Dataset({raw.tag: raw for raw in (*meta.values(), *wanted)})
+    raw_elements: Any = data_element_generator(file, not explicit, True, _beyond)
+    return Dataset({raw.tag: raw for raw in (*meta.values(), *raw_elements)})
 
 
-def file_meta(file: BinaryIO, prefixed: bool) -> tuple[dict[int, Any], str]:
-    """The file meta group and the transfer syntax in it; the file is then where its data set begins."""
-    file.seek(132 if prefixed else 0)
+def file_meta(file: BinaryIO, prefix: bool) -> tuple[dict[int, Any], str]:
+    """Read the file meta group and its transfer syntax; leaves the file at the start of the data set."""
+    file.seek(132 if prefix else 0)
     meta: dict[int, Any] = {}
-    if prefixed:
+    if prefix:
         meta = {raw.tag: raw for raw in data_element_generator(file, False, True, _beyond_meta)}
     return meta, meta[SYNTAX].value.decode().strip(" \0") if SYNTAX in meta else ""
 
@@ -266,8 +276,8 @@ def _beyond_meta(tag: BaseTag, vr: str | None, length: int) -> bool:
     return tag.group != 2
 
 
-def _quick(dataset: Dataset) -> Header:
-    """As ``plain`` for TAGS, of a dataset just read: text and shorts by hand, what is less simple through pydicom."""
+def _decode(dataset: Dataset) -> Header:
+    """Fast version of ``plain`` for TAGS: decodes text and US values directly and leaves other types to pydicom."""
     found: Header = {}
     others: dict[str, int] = {}
     for tag, raw in list(dataset.items()):
@@ -292,51 +302,26 @@ def _quick(dataset: Dataset) -> Header:
 
 
 def _is_other(tag: int, raw: Any) -> bool:
-    """Whether an element that is not in TAGS must be the same in all slices of a volume; names of people are left
-    out, and group lengths."""
+    """Whether an element that is not in TAGS must be equal in all slices of a volume.
+
+    Person names, group lengths, empty elements and those in PER_IMAGE are exempt.
+    """
     return tag >> 16 in COMPARED and tag & 0xFFFF != 0 and raw.VR != "PN" and tag not in PER_IMAGE and bool(raw.value)
 
 
 def _stored(element: Any) -> bytes:
-    """The value of an element as its file has it; of a sequence that was parsed, those of its items."""
+    """Return the stored bytes of an element; for a parsed sequence, those of its items."""
     value = element.value
     if isinstance(value, bytes):
         return value
     if isinstance(value, Sequence):
-        inner = (
+        pieces = (
             part
             for item in value
-            for part in (b"item", *(f"{tag:08x}".encode() + _stored(held) for tag, held in item.items()))
+            for part in (
+                b"item",
+                *(f"{tag:08x}".encode() + _stored(inner_element) for tag, inner_element in item.items()),
+            )
         )
-        return b"".join(inner)
+        return b"".join(pieces)
     return repr(value).encode()
-
-
-def plain(dataset: Dataset, keywords: list[str]) -> Header:
-    """Elements as Python's own values; those that are absent, empty or malformed are left out."""
-    found = {}
-    for keyword in keywords:
-        try:
-            value = dataset.get(keyword)
-            if value is None or value == "":
-                continue
-            found[keyword] = [_plain(v) for v in value] if isinstance(value, MultiValue) else _plain(value)
-        except Exception:  # pydicom raises nearly anything on a malformed value, at the moment it is asked for
-            continue
-    return found
-
-
-def _plain(value: Any) -> Any:
-    for kind in (int, float):
-        if isinstance(value, kind):
-            return kind(value)
-    return str(value)
-
-
-def numbers(header: Header, keyword: str, count: int) -> np.ndarray | None:
-    """``count`` finite numbers of an element, float64; None where it is absent, empty or malformed."""
-    try:
-        values = np.atleast_1d(np.asarray(header.get(keyword), np.float64))
-    except (TypeError, ValueError):
-        return None
-    return values if values.shape == (count,) and np.isfinite(values).all() else None

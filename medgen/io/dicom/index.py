@@ -1,4 +1,4 @@
-"""An index of the DICOM headers below a folder that is kept: only files that are new or changed are read again."""
+"""Persistent index of the DICOM headers below a folder; only new or changed files are read again."""
 
 import json
 import os
@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from medgen.errors import InputError
-from medgen.io.claim import check_ours, wrote
-from medgen.io.dicom.header import Header, is_scan, read_header, shared
+from medgen.io.claim import check_ours, record_written
+from medgen.io.dicom.elements import Header
+from medgen.io.dicom.header import is_scan, read_header, shared
 from medgen.io.dicom.lost import lost_slices
-from medgen.io.paths import dangling
+from medgen.io.paths import broken_link_message
 
-VERSION = "6"  # of what is kept of a header; an index of another version is built again
-BESIDE = "{}"  # kept in place of the header of a report, a presentation state and the like
-TOGETHER = 2000  # files between two commits: what a kill costs
+VERSION = "6"  # of the stored header contents; an index with another version is rebuilt
+BESIDE = "{}"  # stored instead of the header for DICOM objects that are not scans (reports, presentation states)
+TOGETHER = 2000  # files per commit; an interrupted run loses at most this many
 TABLES = """
     CREATE TABLE IF NOT EXISTS about (version TEXT, folder BLOB);
     CREATE TABLE IF NOT EXISTS files
@@ -27,37 +28,38 @@ TABLES = """
 
 @dataclass
 class Index:
-    """Headers of the images below a folder, and what is wrong with files that should be images."""
+    """Headers of the images below a folder, and error messages for files that should be images."""
 
     images: list[tuple[Path, Header]] = field(default_factory=list)
     faults: dict[Path, str] = field(default_factory=dict)
-    read: int = 0  # files whose header was read now; the others' was known
+    read: int = 0  # number of files read in this call; other headers came from the database
 
 
 def indexed(folder: Path, database: Path | None = None) -> Index:
-    """Read the headers of all files below ``folder``, or take them from ``database`` where path, size and times agree.
+    """Read the headers of all files below ``folder``, or take them from ``database`` if path, size and times agree.
 
-    Times are those of the content and of any change (ctime), as unpacking an archive again sets the first back.
-    Hidden files and folders are passed over and links to folders not followed. The database is written once there is
-    a DICOM file; one that is damaged, or of another folder or version, is made anew. A subfolder that cannot be listed
-    is a fault; that a file cannot be read for its permissions or its disk is found out anew each time.
+    The times are mtime and ctime, because extracting an archive again resets mtime. Hidden files and folders are
+    skipped, and links to folders are not followed. The database is created when the first DICOM file is found; a
+    database that is damaged or belongs to another folder or version is rebuilt. A subfolder that cannot be listed is
+    reported in ``faults``. Read errors caused by permissions or the disk are not cached, so these files are tried again
+    each time.
 
     Raises:
-        InputError: the folder or the database's place cannot be used.
+        InputError: the folder cannot be read, or the database cannot be written.
     """
     found, new = Index(), []
     others: list[Path] = []
     values: dict[str, Any] = {}
     try:
-        known = {} if database is None else _known(folder, database)
+        stored = {} if database is None else _load(folder, database)
         for path, *state in _files(folder, found.faults):
-            row = known.pop(path, None)
+            row = stored.pop(path, None)
             if row is None or row[:3] != tuple(state):
-                header, fault, lasting = _read(folder / path)
+                header, fault, cacheable = _read(folder / path)
                 row = (*state, header, fault)
                 found.read += 1
-                if lasting:
-                    new.append((os.fsencode(path), *row))  # as bytes: a name of another encoding is no text to SQLite
+                if cacheable:
+                    new.append((os.fsencode(path), *row))  # as bytes: SQLite text must be valid Unicode
             header, fault = row[3:]
             if fault:
                 found.faults[folder / path] = fault
@@ -67,41 +69,44 @@ def indexed(folder: Path, database: Path | None = None) -> Index:
             else:
                 others.append(folder / path)
             if database is not None and found.images and len(new) >= TOGETHER:
-                _keep(folder, database, new, ())
+                _store(folder, database, new, ())
                 new = []
-        if database is not None and (known or (new and found.images)):
-            _keep(folder, database, new, known)
+        if database is not None and (stored or (new and found.images)):
+            _store(folder, database, new, stored)
     except (OSError, sqlite3.Error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(
-            "dicom-folder-not-indexed", f"{folder} cannot be indexed ({reason}); check its permissions and the output's"
+            "dicom-folder-not-indexed",
+            f"{folder} cannot be indexed ({reason}); check its permissions and those of the output folder",
         ) from error
     found.faults |= lost_slices(others, (path for path, _ in found.images))
     return found
 
 
 def _files(folder: Path, faults: dict[Path, str]) -> Iterator[tuple[str, int, int, int]]:
-    """(path below the folder, size, mtime and ctime in ns) of every file, sorted by path within each folder. What is
-    wrong with what cannot be listed goes into ``faults``."""
-    waiting = [""]
-    while waiting:
-        below = waiting.pop()
+    """Yield (path below the folder, size, mtime and ctime in ns) of every file, sorted by name within each folder.
+
+    Error messages for folders and files that cannot be accessed are added to ``faults``.
+    """
+    pending = [""]
+    while pending:
+        subfolder = pending.pop()
         try:
-            with os.scandir(folder / below) as entries:
-                listed = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+            with os.scandir(folder / subfolder) as entries:
+                children = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
         except OSError as error:
-            if not below:
+            if not subfolder:
                 raise
-            faults[folder / below] = _unreadable(folder / below, error)
+            faults[folder / subfolder] = _unreadable(folder / subfolder, error)
             continue
-        for entry in listed:
-            path = os.path.join(below, entry.name)
+        for entry in children:
+            path = os.path.join(subfolder, entry.name)
             try:
                 stat = entry.stat() if entry.is_file() else None
                 if entry.is_symlink() and not os.path.exists(entry.path):
-                    faults[folder / path] = dangling(folder / path)
+                    faults[folder / path] = broken_link_message(folder / path)
                 if entry.is_dir(follow_symlinks=False):
-                    waiting.append(path)
+                    pending.append(path)
             except OSError as error:
                 faults[folder / path] = _unreadable(folder / path, error)
                 continue
@@ -114,24 +119,29 @@ def _unreadable(path: Path, error: OSError) -> str:
 
 
 def _read(path: Path) -> tuple[str | None, str | None, bool]:
-    """(header as JSON, fault, whether that stays so while the file does); BESIDE for DICOM that is no image of a scan,
-    no header and no fault for what is no DICOM. Permissions and disks that fail change without the file."""
+    """Read one file.
+
+    Returns:
+        (header as JSON, error message, whether the result may be cached). The header is BESIDE for DICOM objects that
+        are not scans. Header and message are None for files that are not DICOM. Operating system errors are not cached,
+        because permissions and disk errors can change while the file does not.
+    """
     try:
         header = read_header(path)
         if header is None:
             return None, None, True
         return (json.dumps(header) if is_scan(header, path) else BESIDE), None, True
     except InputError as error:
-        lasting = not isinstance(error.__cause__, OSError)
-        return None, str(error).encode(errors="backslashreplace").decode(), lasting
+        cacheable = not isinstance(error.__cause__, OSError)
+        return None, str(error).encode(errors="backslashreplace").decode(), cacheable
 
 
-def _known(folder: Path, database: Path) -> dict[str, tuple]:
+def _load(folder: Path, database: Path) -> dict[str, tuple]:
     if not database.exists():
         return {}
     try:
         with closing(sqlite3.connect(database)) as connection:
-            if connection.execute("SELECT version, folder FROM about").fetchall() == [(VERSION, _place(folder))]:
+            if connection.execute("SELECT version, folder FROM about").fetchall() == [(VERSION, _folder_key(folder))]:
                 rows = connection.execute("SELECT path, size, mtime, ctime, header, fault FROM files")
                 return {os.fsdecode(path): tuple(row) for path, *row in rows}
     except sqlite3.DatabaseError:
@@ -141,17 +151,17 @@ def _known(folder: Path, database: Path) -> dict[str, tuple]:
     return {}
 
 
-def _keep(folder: Path, database: Path, new: list[tuple], gone: Iterable[str]) -> None:
+def _store(folder: Path, database: Path, new: list[tuple], deleted: Iterable[str]) -> None:
     database.parent.mkdir(parents=True, exist_ok=True)
     check_ours(database)
-    wrote(database)
+    record_written(database)
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.executescript(TABLES)
         if not connection.execute("SELECT 1 FROM about").fetchall():
-            connection.execute("INSERT INTO about VALUES (?, ?)", (VERSION, _place(folder)))
+            connection.execute("INSERT INTO about VALUES (?, ?)", (VERSION, _folder_key(folder)))
         connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)", new)
-        connection.executemany("DELETE FROM files WHERE path = ?", [(os.fsencode(path),) for path in gone])
+        connection.executemany("DELETE FROM files WHERE path = ?", [(os.fsencode(path),) for path in deleted])
 
 
-def _place(folder: Path) -> bytes:
+def _folder_key(folder: Path) -> bytes:
     return os.fsencode(folder.resolve())

@@ -1,4 +1,4 @@
-"""The volumes of one series: some scanners and archives put several into it, which differ in some attribute."""
+"""Split a series into its volumes: some scanners and archives store several volumes in one series."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -7,80 +7,85 @@ from itertools import pairwise
 import numpy as np
 from pydicom.datadict import keyword_for_tag
 
-from medgen.io.dicom.header import OTHERS, RECONSTRUCTION, SETTINGS, VARYING, Slice, numbers
+from medgen.io.dicom.elements import numbers
+from medgen.io.dicom.header import OTHERS, RECONSTRUCTION, SETTINGS, VARYING, Slice
 from medgen.io.dicom.stack import why_no_volume
 
-FEWEST = 4  # slices of each volume that ranges of a VARYING attribute tell apart: fewer may take turns by chance
-MOST = 6  # volumes that such an attribute is tried for: a tube current that is modulated may repeat itself
-# What differs between the passes of one MR volume, where every other slice is acquired first.
+FEWEST = 4  # minimum slices per volume in a split by ranges of a VARYING attribute: fewer may alternate by chance
+MOST = 6  # maximum volumes tried for such an attribute: a modulated tube current may be periodic
+# Attributes that may differ between the passes of one interleaved MR volume (every other slice is acquired first).
 MR_PASSES = {"AcquisitionNumber", "EffectiveEchoTime", "EchoTime", "NominalPercentageOfCardiacPhase", *VARYING}
 JOINT = RECONSTRUCTION + SETTINGS
-# Of the whole file and not of its acquisition, and yet the same in all slices of a volume.
+# Attributes of the file rather than the acquisition, which are nevertheless equal in all slices of a volume.
 FILE = "SOPClassUID StudyDescription PhotometricInterpretation BitsAllocated BitsStored".split()
-Groups = list[tuple[str, list[int]]]  # what sets a volume apart, and its places in the list of slices
+Groups = list[tuple[str, list[int]]]  # (label of a volume, positions of its slices in the list)
 
 
 def parts(slices: Sequence[Slice]) -> list[tuple[str, list[Slice]]]:
-    """The volumes of one series, each with what sets it apart: acquisitions, echoes, phases, kernels.
+    """Split the slices of a series into volumes (acquisitions, echoes, phases, kernels), each with a label.
 
-    Slices that are an even stack are several volumes only where an attribute divides them into stacks that are even by
-    themselves: interleaved ones by any element that may not differ between the slices of a scan, one above the other by
-    those that one reconstruction has once.
-    Attributes that vary along an ordinary scan (exposure, times) must have other values in each interleaved stack. Any
-    other slices are divided by the first attribute, or by several together, whose groups are all even stacks. A
-    series that nothing divides stays whole: what is wrong with it is said when it is read.
+    Evenly spaced slices are split only if an attribute divides them into stacks that are evenly spaced themselves.
+    Interleaved stacks may differ in any element that must be constant within a scan; adjacent stacks must differ in an
+    element of RECONSTRUCTION. Attributes that vary along an ordinary scan (exposure, times) must have separate value
+    ranges in the interleaved stacks.
+
+    Unevenly spaced slices are split by the first attribute, or by several attributes together, whose groups are all
+    evenly spaced. A series that no attribute divides is returned as one volume; reading it raises the error.
+
+    Returns:
+        (label, slices) of each volume; the label is empty if there is only one.
     """
-    whole = not why_no_volume(slices)
-    groups = _of_even(slices) if whole else _of_uneven(slices)
+    even = not why_no_volume(slices)
+    groups = _split_even(slices) if even else _split_uneven(slices)
     found: list[tuple[str, list[Slice]]] = []
-    for label, places in groups:
-        inner = parts([slices[k] for k in places])
-        found += [(", ".join(filter(None, (label, more))), group) for more, group in inner]
+    for label, positions in groups:
+        nested = parts([slices[k] for k in positions])
+        found += [(", ".join(filter(None, (label, extra))), group) for extra, group in nested]
     return found or [("", list(slices))]
 
 
 def differing(slices: Sequence[Slice]) -> list[str]:
-    """Attributes that one reconstruction has one value of, and these slices several."""
+    """Return the attributes of RECONSTRUCTION that differ between slices; one reconstruction has one value each."""
     return [keyword for keyword in RECONSTRUCTION if len(_equal(slices, keyword)) > 1]
 
 
-# Stacks that are even together -------------------------------------------------------------------------
+# Evenly spaced slices ---------------------------------------------------------------------------------
 
 
-def _of_even(slices: Sequence[Slice]) -> Groups:
-    """Groups of an even stack that are even stacks by themselves; none where it is one volume."""
-    order = _along(slices)
+def _split_even(slices: Sequence[Slice]) -> Groups:
+    """Split an evenly spaced stack into evenly spaced groups; empty if it is one volume."""
+    order = _sort_order(slices)
     ordered = [slices[k] for k in order]
     passes = MR_PASSES if slices[0].header.get("Modality") == "MR" else set()
     varying = [keyword for keyword in _differing(ordered) if keyword not in passes]
     several = [keyword for keyword in varying if keyword in JOINT and len(_equal(ordered, keyword)) <= MOST]
     joint = [_equal(ordered, *several)] if len(several) > 1 else []
-    candidates = (_divided(ordered, keyword) for keyword in varying)
-    groups = next(filter(None, candidates), None) or next(filter(_take_turns, joint), [])
-    return [(label, [int(order[k]) for k in places]) for label, places in groups]
+    candidates = (_groups_by(ordered, keyword) for keyword in varying)
+    groups = next(filter(None, candidates), None) or next(filter(_interleaved, joint), [])
+    return [(label, [int(order[k]) for k in positions]) for label, positions in groups]
 
 
-def _divided(ordered: Sequence[Slice], keyword: str) -> Groups:
-    """Groups by one attribute of slices in their order; none where it does not divide them."""
+def _groups_by(ordered: Sequence[Slice], keyword: str) -> Groups:
+    """Group sorted slices by one attribute; empty if the attribute does not separate volumes."""
     groups = _equal(ordered, keyword)
     if keyword in VARYING:
-        return groups if len(groups) <= MOST and _take_turns(groups) else _turns(ordered, keyword)
-    return groups if _take_turns(groups) or keyword in RECONSTRUCTION and _blocks(groups) else []
+        return groups if len(groups) <= MOST and _interleaved(groups) else _interleaved_ranges(ordered, keyword)
+    return groups if _interleaved(groups) or keyword in RECONSTRUCTION and _blocks(groups) else []
 
 
-def _take_turns(groups: Groups) -> bool:
-    """Whether each group is even by itself and has slices of others between its own."""
-    steps = [{b - a for a, b in pairwise(places)} for _, places in groups]
+def _interleaved(groups: Groups) -> bool:
+    """Whether the groups are interleaved and each is evenly spaced."""
+    steps = [{b - a for a, b in pairwise(positions)} for _, positions in groups]
     return len(groups) > 1 and all(len(step) == 1 and min(step) > 1 for step in steps)
 
 
 def _blocks(groups: Groups) -> bool:
-    """Whether the groups lie one above the other."""
-    return len(groups) > 1 and all({b - a for a, b in pairwise(places)} == {1} for _, places in groups)
+    """Whether each group is a block of adjacent slices."""
+    return len(groups) > 1 and all({b - a for a, b in pairwise(positions)} == {1} for _, positions in groups)
 
 
-def _turns(slices: Sequence[Slice], keyword: str) -> Groups:
-    """Every n-th slice together, where the ranges of their values lie apart, as along no single scan."""
+def _interleaved_ranges(slices: Sequence[Slice], keyword: str) -> Groups:
+    """Group every n-th slice if the value ranges of the groups do not overlap, which does not occur within one scan."""
     absent = [item.header.get(keyword) is None for item in slices]
     values = np.where(absent, -np.inf, _values(slices, keyword))
     for count in range(2, min(MOST, len(values) // FEWEST) + 1):
@@ -90,13 +95,13 @@ def _turns(slices: Sequence[Slice], keyword: str) -> Groups:
     return []
 
 
-# Stacks that are not ------------------------------------------------------------------------------------
+# Unevenly spaced slices ---------------------------------------------------------------------------------
 
 
-def _of_uneven(slices: Sequence[Slice]) -> Groups:
-    """Groups that are all stacks; none where nothing divides slices so."""
+def _split_uneven(slices: Sequence[Slice]) -> Groups:
+    """Return the first grouping in which every group is a valid volume; empty if there is none."""
     for groups in _candidates(slices):
-        if all(len(places) > 1 and not why_no_volume([slices[k] for k in places]) for _, places in groups):
+        if all(len(positions) > 1 and not why_no_volume([slices[k] for k in positions]) for _, positions in groups):
             return groups
     return []
 
@@ -116,7 +121,7 @@ def _candidates(slices: Sequence[Slice]) -> Iterator[Groups]:
 
 
 def _clusters(slices: Sequence[Slice], keyword: str) -> Iterator[Groups]:
-    """Values cut at their largest gaps, into 2 groups and more: volumes of which each slice has its own time."""
+    """Split the values at their largest gaps into 2 to MOST groups, for volumes whose slices have different times."""
     values = _values(slices, keyword)
     order = np.argsort(values, kind="stable")
     if np.isnan(values).any():
@@ -124,14 +129,14 @@ def _clusters(slices: Sequence[Slice], keyword: str) -> Iterator[Groups]:
     gaps = np.argsort(-np.diff(values[order]), kind="stable") + 1
     for count in range(2, min(MOST, len(values) // 2) + 1):
         groups = np.split(order, np.sort(gaps[: count - 1]))
-        yield [_ranged(slices, keyword, values, places.tolist()) for places in groups]
+        yield [_ranged(slices, keyword, values, positions.tolist()) for positions in groups]
 
 
 # Values -------------------------------------------------------------------------------------------------
 
 
 def _equal(slices: Sequence[Slice], *keywords: str) -> Groups:
-    """Places of the slices that have the same values; FrameType and the like as a whole."""
+    """Group the indices of slices with equal values; a multi-valued element is compared as a whole."""
     groups: dict[str, list[int]] = {}
     for k, item in enumerate(slices):
         groups.setdefault(", ".join(_label(keyword, _value(item, keyword)) for keyword in keywords), []).append(k)
@@ -139,7 +144,7 @@ def _equal(slices: Sequence[Slice], *keywords: str) -> Groups:
 
 
 def _value(item: Slice, keyword: str) -> object:
-    """The value of an attribute; of one that is known by its tag only, its CRC; None where it has none."""
+    """Return the value of an attribute (the CRC of the value if only the tag is stored); None if absent."""
     return item.header.get(keyword, item.header.get(OTHERS, {}).get(keyword))
 
 
@@ -148,30 +153,32 @@ def _label(keyword: str, value: object) -> str:
         keyword = keyword_for_tag(int(keyword, 16)) or f"({keyword[:4]},{keyword[4:]})"
         value = f"variant {value:08x}" if isinstance(value, int) else None
     if isinstance(value, float):
-        value = float(f"{value:.6g}")  # whatever digits a decimal string was rounded to
+        value = float(f"{value:.6g}")  # ignore the rounding of decimal strings
     text = "\\".join(map(str, value)) if isinstance(value, list) else value
     return f"no {keyword}" if value is None else f"{keyword} {text}"
 
 
-def _ranged(slices: Sequence[Slice], keyword: str, values: np.ndarray, places: Sequence[int]) -> tuple[str, list[int]]:
-    """The places, and the range of their values as the headers have them."""
-    if np.isinf(values[places[0]]):
-        return f"no {keyword}", list(places)
-    ends = [min(places, key=values.__getitem__), max(places, key=values.__getitem__)]
+def _ranged(
+    slices: Sequence[Slice], keyword: str, values: np.ndarray, positions: Sequence[int]
+) -> tuple[str, list[int]]:
+    """Return a label with the range of the header values, and the positions."""
+    if np.isinf(values[positions[0]]):
+        return f"no {keyword}", list(positions)
+    ends = [min(positions, key=values.__getitem__), max(positions, key=values.__getitem__)]
     low, high = (slices[k].header.get(keyword) for k in ends)
-    return f"{keyword} {low}" + (f" to {high}" if high != low else ""), list(places)
+    return f"{keyword} {low}" + (f" to {high}" if high != low else ""), list(positions)
 
 
 def _differing(slices: Sequence[Slice]) -> list[str]:
-    """The attributes that have several values: those with a name first, for a label that says more."""
+    """Return the attributes with several values; named ones first, because their labels are more informative."""
     first = slices[0].header.get(OTHERS, {})
-    more: dict[str, None] = {}
+    extra: dict[str, None] = {}
     for item in slices:
         others = item.header.get(OTHERS, {})
         if others is not first and others != first:
-            more |= dict.fromkeys(tag for tag, _ in first.items() ^ others.items())
+            extra |= dict.fromkeys(tag for tag, _ in first.items() ^ others.items())
     named = (*SETTINGS, *RECONSTRUCTION, *VARYING, *FILE)
-    return [keyword for keyword in named if _varies(slices, keyword)] + sorted(more)
+    return [keyword for keyword in named if _varies(slices, keyword)] + sorted(extra)
 
 
 def _varies(slices: Sequence[Slice], keyword: str) -> bool:
@@ -180,7 +187,7 @@ def _varies(slices: Sequence[Slice], keyword: str) -> bool:
 
 
 def _values(slices: Sequence[Slice], keyword: str) -> np.ndarray:
-    """Numbers, dates and times as numbers that order them; NaN for any other value."""
+    """Convert numbers, dates and times to sortable numbers; other values become NaN."""
     return np.array([_number(item.header.get(keyword)) for item in slices])
 
 
@@ -192,16 +199,18 @@ def _number(value: object) -> float:
 # Geometry -----------------------------------------------------------------------------------------------
 
 
-def _along(slices: Sequence[Slice]) -> np.ndarray:
-    """The order of slices along their stack."""
-    places = np.array([item.header["ImagePositionPatient"] for item in slices], np.float64)
-    return np.argsort(places @ (places[np.argmax(np.linalg.norm(places - places[0], axis=1))] - places[0]))
+def _sort_order(slices: Sequence[Slice]) -> np.ndarray:
+    """Return the indices that sort slices along their stack."""
+    positions = np.array([item.header["ImagePositionPatient"] for item in slices], np.float64)
+    return np.argsort(
+        positions @ (positions[np.argmax(np.linalg.norm(positions - positions[0], axis=1))] - positions[0])
+    )
 
 
 def _overlap(slices: Sequence[Slice], groups: Groups) -> bool:
-    """Whether groups share a part of the stack: those on both sides of a missing slice do not."""
+    """Whether groups overlap along the stack; groups on both sides of a missing slice do not."""
     if any(numbers(item.header, "ImagePositionPatient", 3) is None for item in slices):
         return False
-    rank = np.argsort(_along(slices))
-    ends = sorted((rank[places].min(), rank[places].max()) for _, places in groups)
+    rank = np.argsort(_sort_order(slices))
+    ends = sorted((rank[positions].min(), rank[positions].max()) for _, positions in groups)
     return any(a[1] > b[0] for a, b in pairwise(ends))

@@ -1,4 +1,4 @@
-"""Stored values of DICOM pixel data <-> modality values (HU), by the source's own rescale where that holds them."""
+"""Convert between stored and modality values (HU) of DICOM pixel data, with the rescale of the source if possible."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from medgen.io.dicom.header import GROUPS
 
 SHARED, PER_FRAME = GROUPS
 
-LEVELS = 500  # fewer steps than this over the values of an image that is not of whole numbers: too coarse
+LEVELS = 500  # minimum number of steps over the value range of a non-integer image; fewer are too coarse
 
 
 @dataclass(frozen=True)
 class Format:
-    """How pixel data stores numbers (PS3.3 C.7.6.3): bits used, bits taken, signed or not."""
+    """Number format of pixel data (PS3.3 C.7.6.3): BitsStored, BitsAllocated, signed or unsigned."""
 
     bits: int
     allocated: int
@@ -35,30 +35,30 @@ class Format:
 
 @dataclass(frozen=True)
 class Encoding:
-    """A format for the whole series and (slope, intercept) of each slice; ``source``: they are the source's own."""
+    """Pixel format of a series and (slope, intercept) of each slice; ``source``: the rescale is that of the source."""
 
     format: Format
     rescale: tuple[tuple[float, float], ...]
     source: bool
 
     def stored(self, values: np.ndarray, k: int) -> np.ndarray:
-        """(rows, columns) modality values of slice k -> what its pixel data holds, nearest."""
+        """Convert modality values (rows, columns) of slice k to the nearest stored values."""
         return np.rint(_steps(values, self.rescale[k])).astype(self.format.dtype)
 
 
 def has_lut(dataset: Dataset) -> bool:
-    """Whether a modality LUT makes the values; enhanced images have none."""
+    """Whether values are defined by a modality LUT; enhanced images have none."""
     return PER_FRAME not in dataset and bool(dataset.get("ModalityLUTSequence"))
 
 
 def has_rescale(dataset: Dataset, frame: int) -> bool:
-    """Whether a frame says how its values come from the stored ones, be it that they are the same."""
+    """Whether a frame states a rescale, including the identity."""
     holder = _holder(dataset, frame)
     return any(holder.get(keyword) is not None for keyword in ("RescaleSlope", "RescaleIntercept"))
 
 
 def _holder(dataset: Dataset, frame: int) -> Dataset:
-    """What holds the rescale of a frame."""
+    """Return the data set that contains the rescale of a frame."""
     if PER_FRAME not in dataset:
         return dataset
     groups = (dataset[PER_FRAME].value[frame], *(dataset.get(SHARED) or ()))
@@ -67,18 +67,20 @@ def _holder(dataset: Dataset, frame: int) -> Dataset:
 
 
 def rescale_of(dataset: Dataset, frame: int, file: Path) -> tuple[float, float]:
-    """(slope, intercept) of a frame: modality value = slope * stored value + intercept (PS3.3 C.11.1, C.7.6.16.2.9).
+    """Return (slope, intercept): modality value = slope * stored value + intercept (PS3.3 C.11.1, C.7.6.16.2.9).
 
-    (1, 0) where there is none, or a modality LUT. An enhanced image's own are in the frame's functional groups, else in
-    the shared ones, else beside them, where only converters put them and ITK finds them.
+    (1, 0) is returned if there is no rescale or a modality LUT. For an enhanced image, the functional groups of the
+    frame are searched first, then the shared ones, then the top level, where only converters write the elements and ITK
+    reads them.
 
     Args:
-        frame: from 0; of no matter in an image of one frame.
-        file: for messages.
+        frame: frame index from 0; ignored for an image with one frame.
+        file: used in messages.
 
     Raises:
-        InputError: a slope of 0, numbers that are not finite or several, or one of the two without the other. Programs
-            disagree on what that means (pydicom: no rescale; ITK: slope 1, intercept 0), so the values are not known.
+        InputError: the slope is 0, an element has several values or one that is not finite, or only one of the two
+            elements is present. Programs interpret the last case differently (pydicom: no rescale; ITK: slope 1,
+            intercept 0), so the values are unknown.
     """
     if has_lut(dataset):
         return 1.0, 0.0
@@ -90,62 +92,66 @@ def rescale_of(dataset: Dataset, frame: int, file: Path) -> tuple[float, float]:
         numbers = float(1 if slope is None else slope), float(intercept or 0)
     except (TypeError, ValueError):  # several values
         numbers = np.nan, np.nan
-    if numbers == (1, 0):  # whatever is missing
+    if numbers == (1, 0):  # also if one element is missing
         return numbers
-    fault = "half of a rescale" if slope is None or intercept is None else ""
-    if not fault and numbers[0] == 0:
-        fault = "a RescaleSlope of 0"
-    if not fault and not np.isfinite(numbers).all():
-        fault = "a rescale that is no number"
-    if fault:
+    problem = "only one element of the rescale" if slope is None or intercept is None else ""
+    if not problem and numbers[0] == 0:
+        problem = "a RescaleSlope of 0"
+    if not problem and not np.isfinite(numbers).all():
+        problem = "a rescale that is not a finite number"
+    if problem:
         raise InputError(
             "dicom-rescale-invalid",
-            f"{file} has {fault} (RescaleSlope {slope}, RescaleIntercept {intercept}), so its values are not known; "
+            f"{file} has {problem} (RescaleSlope {slope}, RescaleIntercept {intercept}), so its values are unknown; "
             "export the series again or set both elements",
         )
     return numbers
 
 
 def encoding(
-    data: np.ndarray, whole: bool, formats: Sequence[Format], rescale: Sequence[tuple[float, float]]
+    data: np.ndarray, integral: bool, formats: Sequence[Format], rescale: Sequence[tuple[float, float]]
 ) -> Encoding:
-    """The encoding of a derived series.
+    """Choose the encoding of a derived series.
 
-    The source's rescale stays, in the source's bits where they hold the values and in 16 of the same or the other
-    sign where they do not: nothing is clipped, and what the source could express is expressed exactly. Where that
-    fails, or where the values are not whole and the source's steps too coarse for them, one rescale is fitted to
-    the range of the series (error: half a step, 1/131068 of the range).
+    The rescale of the source is kept if the values fit into the format of the source, or into 16 bits with the same or
+    the opposite signedness. Nothing is clipped, and values that the source could represent are represented exactly. If
+    the values do not fit, or are not integers and the steps of the source are too coarse, one rescale is fitted to the
+    value range of the series (maximum error: half a step, 1/131068 of the range).
 
     Args:
         data: (X, Y, Z) modality values, slice k at [:, :, k].
-        whole: they are meant to be whole numbers (HU).
-        formats: of the source's slices.
-        rescale: (slope, intercept) of each slice of the source.
+        integral: whether the values are meant to be integers (HU).
+        formats: formats of the source slices.
+        rescale: (slope, intercept) of each source slice.
     """
     own = Format(max(f.bits for f in formats), max(f.allocated for f in formats), any(f.signed for f in formats))
     if any(f.signed != own.signed for f in formats):
         own = Format(own.allocated, own.allocated, True)
     low, high = np.inf, -np.inf
-    exact, finest = True, True
+    exact, fine_enough = True, True
     for k, (slope, intercept) in enumerate(rescale):
         steps = _steps(data[:, :, k], (slope, intercept))
         nearest = np.rint(steps)
         low, high = min(low, nearest.min()), max(high, nearest.max())
-        if not whole:
+        if not integral:
             exact = exact and np.array_equal((nearest * slope + intercept).astype(np.float32), data[:, :, k])
-            finest = finest and steps.max() - steps.min() >= LEVELS
-    if whole or exact or finest:
+            fine_enough = fine_enough and steps.max() - steps.min() >= LEVELS
+    if integral or exact or fine_enough:
         sixteen = max(16, own.allocated)
-        for candidate in (own, Format(sixteen, sixteen, own.signed), Format(sixteen, sixteen, not own.signed)):
+        for candidate in (
+            own,
+            Format(sixteen, sixteen, own.signed),
+            Format(sixteen, sixteen, not own.signed),
+        ):
             if candidate.range[0] <= low and high <= candidate.range[1]:
                 return Encoding(candidate, tuple(rescale), True)
-    return _fitted(float(data.min()), float(data.max()), whole, len(rescale))
+    return _fit_to_range(float(data.min()), float(data.max()), integral, len(rescale))
 
 
-def _fitted(low: float, high: float, whole: bool, slices: int) -> Encoding:
-    """Unsigned 16 bits over the range; slope and intercept as the 16 characters of a DS can write them."""
-    step = 1.0 if whole and high - low <= 65535 else (high - low) / 65534 or 1.0
-    slope, intercept = (float(format_number_as_ds(value)) for value in (step, np.floor(low) if whole else low))
+def _fit_to_range(low: float, high: float, integral: bool, slices: int) -> Encoding:
+    """Fit unsigned 16 bits to the value range; slope and intercept are rounded to the 16 characters of a DS."""
+    step = 1.0 if integral and high - low <= 65535 else (high - low) / 65534 or 1.0
+    slope, intercept = (float(format_number_as_ds(value)) for value in (step, np.floor(low) if integral else low))
     return Encoding(Format(16, 16, False), ((slope, intercept),) * slices, False)
 
 

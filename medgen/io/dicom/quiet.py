@@ -1,20 +1,19 @@
-"""Silence for warnings of the DICOM packages, which quote values of headers."""
+"""Silence the warnings of the DICOM packages, because they quote header values."""
 
 import logging
 import re
 import warnings
 
-# Of pydicom and what is built on it, whatever the warning: many quote names and other values of the header.
+# Filter for all warnings of pydicom and libraries built on it; many quote patient names and other header values.
 QUIET = ("ignore", None, Warning, re.compile(r"(pydicom|highdicom|pynetdicom|dicomweb_client)\b"), 0)
 
 
 def quiet_pydicom() -> None:
-    """Silence pydicom's warnings, and those of the libraries built on it, in the whole process and for good.
+    """Silence the warnings of pydicom and of libraries built on it, permanently and for the whole process.
 
-    Of values that break the standard it warns in its log, too, unless it was set to another level.
-
-    Not by ``warnings.catch_warnings``, which sets the filters of all threads and, where two overlap, restores the wrong
-    ones. Called again it only brings the filter back to the front where others were put before it or took it away.
+    The log level of pydicom is raised from WARNING to ERROR, because it also logs warnings about invalid values; any
+    other level is kept. ``warnings.catch_warnings`` is not used: it is not thread-safe and restores wrong filters when
+    two blocks overlap. A repeated call only moves the filter back to the front.
     """
     if not warnings.filters or warnings.filters[0] != QUIET:
         warnings.filterwarnings("ignore", module=QUIET[3].pattern)

@@ -1,4 +1,4 @@
-"""What a derived image takes over from its source's header: all but what is true of the source only."""
+"""Remove header elements that apply only to the source image from the header of a derived image."""
 
 import numpy as np
 from pydicom import DataElement, Dataset
@@ -13,13 +13,14 @@ DOSE = set(
     "WaterEquivalentDiameterCalculationMethodCodeSequence SpecificAbsorptionRateSequence SpecificAbsorptionRateValue "
     "SpecificAbsorptionRateDefinition SAR dBdt GradientOutput GradientOutputType".split()
 )
-PIXELS = set(  # of the source's stored values, not of these; in the image itself and its functional groups
+PIXELS = set(  # describe the stored values of the source; removed from the image itself and its functional groups
     "PixelPaddingValue PixelPaddingRangeLimit SmallestImagePixelValue LargestImagePixelValue "
     "SmallestPixelValueInSeries LargestPixelValueInSeries ModalityLUTSequence "
     "RealWorldValueMappingSequence IconImageSequence".split()
 )
-# Of the source's files and series; in the image itself and its functional groups, as a reference to other images has
-# series of its own, and the irradiation event is a functional group of its own, which validators ask for.
+# Describe the files and series of the source. Removed only from the image itself and directly in functional groups:
+# nested references to other images have series elements of their own, and validators require the IrradiationEventUID
+# that is nested in its functional group.
 INSTANCE = set(
     "IrradiationEventUID InstanceCreationDate InstanceCreationTime InstanceCreatorUID SeriesDate SeriesTime "
     "SeriesDescriptionCodeSequence "
@@ -32,36 +33,42 @@ WINDOWS = set("WindowCenter WindowWidth WindowCenterWidthExplanation VOILUTSeque
 CONTRAST = set(
     "ContrastFlowRate ContrastFlowDuration ContrastAdministrationProfileSequence RequestedContrastAgent "
     "ProtocolName AcquisitionProtocolDescription".split()
-)  # and all that begins with ContrastBolus; protocols are named after the contrast phase
+)  # plus all elements whose keyword starts with ContrastBolus; protocol names contain the contrast phase
 
 
 def strip(dataset: Dataset, removes_contrast: bool) -> None:
-    """Take out what described the source's acquisition, pixels and files. Nested items that this leaves empty, or
-    without one of their sequences, go too, as an item without its elements breaks the standard."""
-    everywhere = DOSE | {"IconImageSequence"} | (CONTRAST if removes_contrast else set())
-    own = PIXELS | INSTANCE
-    if dataset.get("Modality") != "CT":  # another contrast has another range; HU keep their windows
-        own |= WINDOWS
+    """Remove the elements that describe the acquisition, pixels and files of the source, in place.
 
-    def unwanted(element: DataElement, outer: bool) -> bool:
+    Nested items that become empty, or lose one of their sequences, are removed too, because such items would be
+    invalid.
+
+    Args:
+        removes_contrast: whether the derivation removes contrast agent, so that contrast elements are removed too.
+    """
+    any_level = DOSE | {"IconImageSequence"} | (CONTRAST if removes_contrast else set())
+    top_level = PIXELS | INSTANCE
+    if dataset.get("Modality") != "CT":  # another contrast has another value range; windows in HU stay valid
+        top_level |= WINDOWS
+
+    def unwanted(element: DataElement, at_top: bool) -> bool:
         tag, keyword = element.tag, element.keyword
         contrast = removes_contrast and keyword.startswith("ContrastBolus")
-        drawn = tag.group & 0xFF00 in (0x5000, 0x6000)  # curves and overlays
-        return tag.is_private or drawn or contrast or keyword in everywhere or (outer and keyword in own)
+        graphics = tag.group & 0xFF00 in (0x5000, 0x6000)  # curves and overlays
+        return tag.is_private or graphics or contrast or keyword in any_level or (at_top and keyword in top_level)
 
-    def visit(holder: Dataset, outer: bool) -> bool:
-        """Whether an item is still whole: not empty, and without a sequence of which no item is left."""
-        whole = True
-        for element in list(holder):
-            if unwanted(element, outer):
-                del holder[element.tag]
+    def visit(container: Dataset, at_top: bool) -> bool:
+        """Clean an item; return whether it is still valid: not empty, and no sequence of it was removed."""
+        valid = True
+        for element in list(container):
+            if unwanted(element, at_top):
+                del container[element.tag]
             elif element.VR == "SQ" and element.value:
-                groups = element.keyword in (SHARED, PER_FRAME)
-                element.value = [item for item in element.value if visit(item, groups) or groups]
+                functional_group = element.keyword in (SHARED, PER_FRAME)
+                element.value = [item for item in element.value if visit(item, functional_group) or functional_group]
                 if not element.value:
-                    del holder[element.tag]
-                    whole = False
-        return whole and len(holder) > 0
+                    del container[element.tag]
+                    valid = False
+        return valid and len(container) > 0
 
     before = _in_groups(dataset)
     visit(dataset, True)
@@ -69,7 +76,7 @@ def strip(dataset: Dataset, removes_contrast: bool) -> None:
 
 
 def _in_groups(dataset: Dataset) -> set[int]:
-    """Tags of all that the functional groups of an image have."""
+    """Return the tags of all elements in the functional groups of an image."""
     found: set[int] = set()
     for keyword in (SHARED, PER_FRAME):
         for group in dataset.get(keyword) or ():
@@ -77,19 +84,20 @@ def _in_groups(dataset: Dataset) -> set[int]:
     return found
 
 
-def _drop_dimensions(dataset: Dataset, gone: set[int]) -> None:
-    """Take out the dimensions (PS3.3 C.7.6.17) along elements that are gone, and each frame's place along them."""
-    listed = list(dataset.get("DimensionIndexSequence") or ())
+def _drop_dimensions(dataset: Dataset, removed: set[int]) -> None:
+    """Remove the dimensions (PS3.3 C.7.6.17) of removed elements, and the index values of the frames along them."""
+    dimensions = list(dataset.get("DimensionIndexSequence") or ())
     kept = [
         k
-        for k, item in enumerate(listed)
-        if not gone & {int(item.get(keyword) or 0) for keyword in ("DimensionIndexPointer", "FunctionalGroupPointer")}
+        for k, item in enumerate(dimensions)
+        if not removed
+        & {int(item.get(keyword) or 0) for keyword in ("DimensionIndexPointer", "FunctionalGroupPointer")}
     ]
-    if len(kept) == len(listed):
+    if len(kept) == len(dimensions):
         return
-    dataset.DimensionIndexSequence = [listed[k] for k in kept]
+    dataset.DimensionIndexSequence = [dimensions[k] for k in kept]
     for group in dataset[PER_FRAME].value:
         for content in group.get("FrameContentSequence") or ():
-            places = np.atleast_1d(content.get("DimensionIndexValues", ())).tolist()
-            if len(places) == len(listed):
-                content.DimensionIndexValues = [int(places[k]) for k in kept]
+            index_values = np.atleast_1d(content.get("DimensionIndexValues", ())).tolist()
+            if len(index_values) == len(dimensions):
+                content.DimensionIndexValues = [int(index_values[k]) for k in kept]

@@ -1,4 +1,4 @@
-"""Which unit the modality values of a DICOM image have, by what the standard says of its object, not by its values."""
+"""Determine the unit of the modality values of a DICOM image from its header, never from the values."""
 
 import re
 from collections.abc import Iterable
@@ -10,25 +10,25 @@ from medgen.io.dicom.header import GROUPS
 from medgen.io.dicom.pixels import has_lut, has_rescale
 
 HU = "HU"
-UNSPECIFIED = "an unspecified unit (RescaleType US; if they are HU, set it to HU)"
+UNSPECIFIED = "an unspecified unit (RescaleType US; if the values are in HU, set RescaleType to HU)"
 HU_NAMES = {"HU", "[HNSF'U]", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS"}
-CAPTURES = "1.2.840.10008.5.1.4.1.1.7"  # Secondary Capture and, with a further component, its multi-frame forms
+CAPTURES = "1.2.840.10008.5.1.4.1.1.7"  # Secondary Capture; its multi-frame SOP classes append a component
 PARAMETRIC_MAP = "1.2.840.10008.5.1.4.1.1.30"
-# Derived pixel contrast and multi-energy terms of ImageType (PS3.3 C.8.16.1.4, C.8.2.1.1.1) that are no CT numbers.
+# Derived pixel contrast and multi-energy terms of ImageType (PS3.3 C.8.16.1.4, C.8.2.1.1.1) for values that are not HU.
 NOT_CT_NUMBERS = set(
     "DIVISION MULTIPLICATION STD_DEVIATION SUBTRACTION QUANTITY "
     "MAT_SPECIFIC MAT_FRACTIONAL MAT_VALUE_BASED EFF_ATOMIC_NUM ELECTRON_DENSITY".split()
 )
-# Words of the ImageType of maps that scanners and workstations compute from CT; they are no CT numbers either, whatever
-# the RescaleType: many of them say HU because the CT object asks for one.
+# ImageType words of maps that scanners and workstations compute from CT. Their values are not HU even if RescaleType
+# is HU: many maps state HU only because the CT object requires a RescaleType.
 PARAMETERS = set("CBF CBV RCBF RCBV MTT TTP TMAX TTD TTS PBF PBV PERMEABILITY KTRANS RHO ZEFF UNCERTAINTY".split())
-# Words of derived images that mostly are maps, but not always, as they name what was shown as well as what was removed.
+# ImageType words of derived images that are usually maps; the word may also name a material that was removed.
 MATERIALS = set(
     "IODINE CALCIUM WATER FAT GADOLINIUM URIC DENS DENSITY PERFUSION FLOW VENTILATION FRACTION EXTRACTION MAP".split()
 )
 TAKEN_AWAY = set("REMOVED REMOVAL SUPPRESSED FREE WITHOUT NO NON MINUS VNC VUE VNI".split())
-MODIFIED = "MAT_MODIFIED"  # of which only a RescaleType says whether the values are HU or HU_MOD
-# Words of the ImageType of derived CT that is in HU: reformats, means, monoenergetic and virtual unenhanced images.
+MODIFIED = "MAT_MODIFIED"  # only RescaleType tells whether the values are HU or HU_MOD
+# ImageType words of derived CT in HU: reformats, means, monoenergetic and virtual unenhanced images.
 ORDINARY = set(
     "AXIAL CORONAL SAGITTAL OBLIQUE VOLUME MPR CPR REFORMATTED REFORMAT RESAMPLED RESAMPLE RECON REC ROTATED THICK "
     "AVERAGE AVG MEAN MEDIAN MIP MINIP MAX MIN MAXIMUM MINIMUM MAXIP AIP FILTERED FILTER ADDITION NONE OTHER "
@@ -39,75 +39,83 @@ ORDINARY = set(
 SHARED, PER_FRAME = GROUPS
 
 
-def doubt_of(dataset: Dataset, frame: int) -> str:
-    """Why the values of a CT frame that ``unit_of`` takes for HU may be none; empty where nothing says so."""
+def unit_warning(dataset: Dataset, frame: int) -> str:
+    """Return why CT values may not be HU although ``unit_of`` returns HU; empty if there is no reason."""
     if dataset.get("Modality") != "CT" or unit_of(dataset, frame) != HU:
         return ""
-    mapped = _mapping_unit(dataset, frame, rescaled=True) == HU
-    if not (mapped or has_lut(dataset) or has_rescale(dataset, frame)):
-        return "it has no RescaleSlope and RescaleIntercept, which CT must have: the stored values are taken as HU"
+    maps_to_hu = _mapping_unit(dataset, frame, rescaled=True) == HU
+    if not (maps_to_hu or has_lut(dataset) or has_rescale(dataset, frame)):
+        return (
+            "the CT image lacks RescaleSlope and RescaleIntercept, which are required; HU is assumed for stored values"
+        )
     terms = _terms(dataset, frame)
     derived = _text((dataset.get("ImageType") or [""])[0]) == "DERIVED"
-    if maps := [term for term in terms if _material(term, derived)]:
-        return f"its ImageType {maps[0]} names a material or a quantity: it may be a map, whose values are no HU"
-    odd = [term for term in terms if derived and not _ordinary(term)]
-    if not odd or mapped or _named(dataset, frame):
+    if maps := [term for term in terms if _is_material(term, derived)]:
+        return f"ImageType {maps[0]} names a material or a quantity; the image may be a map whose values are not in HU"
+    unknown = [term for term in terms if derived and not _is_hu_term(term)]
+    if not unknown or maps_to_hu or _stated_unit(dataset, frame):
         return ""
-    return f"it is derived CT of ImageType {odd[0]} without RescaleType: the unit is not stated, HU is assumed"
+    return f"the derived CT image of ImageType {unknown[0]} has no RescaleType and states no unit; HU is assumed"
 
 
-def _material(term: str, derived: bool) -> bool:
+def _is_material(term: str, derived: bool) -> bool:
     """Whether a term names a material or quantity; of MAT_..., only MAT_REMOVED and MAT_MODIFIED may be in HU."""
     words = set(re.findall("[A-Z]+", term))
     return not words & TAKEN_AWAY and term != MODIFIED and ("MAT" in words or (derived and bool(words & MATERIALS)))
 
 
-def _named(dataset: Dataset, frame: int) -> str:
-    """The unit that the rescale of a frame, or its modality LUT, names."""
+def _stated_unit(dataset: Dataset, frame: int) -> str:
+    """Return the unit named by the modality LUT or the rescale of a frame; empty if none."""
     rescale = _group(dataset, frame, "PixelValueTransformationSequence")
     if has_lut(dataset) and (kind := _text(dataset.ModalityLUTSequence[0].get("ModalityLUTType"))):
         return kind
     return _text((rescale or dataset).get("RescaleType") or dataset.get("RescaleType"))
 
 
-def _ordinary(term: str) -> bool:
+def _is_hu_term(term: str) -> bool:
     return all(word in ORDINARY for word in re.findall("[A-Z]{2,}", term))
 
 
 def unit_of(dataset: Dataset, frame: int) -> str:
-    """The unit of the modality values (stored values after the rescale) of a frame.
+    """Return the unit of the modality values (stored values after the rescale) of a frame.
 
     Returns:
-        ``HU``, another unit with the element that names it, as ``MGML (RescaleType)``, or an empty text where nothing
-        names one, as in MR. CT without a RescaleType is in HU, as PS3.3 C.8.2.1 requires the element for any other
-        unit; a Secondary Capture or a parametric map is so only where it says it.
+        ``HU``; another unit with the element that names it, such as ``MGML (RescaleType)``; or an empty string if no
+        element names a unit, as in MR. CT without a RescaleType is in HU, because PS3.3 C.8.2.1 requires the element
+        for any other unit. A Secondary Capture or a parametric map is in HU only if an element says so.
     """
     rescale = _group(dataset, frame, "PixelValueTransformationSequence")
-    named = _named(dataset, frame)
+    stated_unit = _stated_unit(dataset, frame)
     if units := _text(dataset.get("Units")):
         return f"{units} (Units)"
     if dataset.get("Modality") != "CT":
-        return HU if named in HU_NAMES else f"{named} (RescaleType)" if named not in ("", "US") else ""
+        return (
+            HU if stated_unit in HU_NAMES else f"{stated_unit} (RescaleType)" if stated_unit not in ("", "US") else ""
+        )
     for term in _terms(dataset, frame):
         if term in NOT_CT_NUMBERS or PARAMETERS & set(re.findall("[A-Z]+", term)):
             return f"{term} (ImageType)"
-        if term == MODIFIED and not named:
+        if term == MODIFIED and not stated_unit:
             return f"{term} (ImageType, without RescaleType)"
-    if named == "US":
+    if stated_unit == "US":
         return UNSPECIFIED
-    if named and named not in HU_NAMES:
-        return f"{named} ({'ModalityLUTType' if has_lut(dataset) else 'RescaleType'})"
+    if stated_unit and stated_unit not in HU_NAMES:
+        return f"{stated_unit} ({'ModalityLUTType' if has_lut(dataset) else 'RescaleType'})"
     mapping = _mapping_unit(dataset, frame, rescaled=(rescale or dataset).get("RescaleSlope") is not None)
     if mapping not in ("", HU):
         return mapping
     kind = str(dataset.get("SOPClassUID", ""))
-    if (kind.startswith(CAPTURES) or kind == PARAMETRIC_MAP) and not (named or mapping):
+    if (kind.startswith(CAPTURES) or kind == PARAMETRIC_MAP) and not (stated_unit or mapping):
         return f"no unit ({UID(kind).name} without RescaleType)"
     return HU
 
 
 def _mapping_unit(dataset: Dataset, frame: int, rescaled: bool) -> str:
-    """HU where a real-world mapping leads to it from the modality values, another unit where all do, empty without."""
+    """Return the unit named by the real-world value mappings; empty if there are none.
+
+    HU is returned only if a mapping to HU applies to modality values: the frame is rescaled, or the mapping is the
+    identity.
+    """
     mappings = _items(dataset.get("RealWorldValueMappingSequence"))
     mappings += _groups(dataset, frame, "RealWorldValueMappingSequence")
     units = {mapping_unit(item): item for item in mappings}
@@ -121,28 +129,30 @@ def _mapping_unit(dataset: Dataset, frame: int, rescaled: bool) -> str:
 
 
 def mapping_unit(item: Dataset) -> str:
-    """The unit of one item of a RealWorldValueMappingSequence (PS3.3 C.7.6.16.2.11), as its code has it."""
+    """Return the unit code of an item of a RealWorldValueMappingSequence (PS3.3 C.7.6.16.2.11); empty if absent."""
     codes = _items(item.get("MeasurementUnitsCodeSequence"))
     return str(codes[0].get("CodeValue") or codes[0].get("CodeMeaning") or "") if codes else ""
 
 
 def _terms(dataset: Dataset, frame: int) -> list[str]:
-    """ImageType, and FrameType of any functional group, from the third value on."""
+    """Return the values of ImageType, and of FrameType in the functional groups, from the third on."""
     found = [dataset.get("ImageType")]
     for items in (dataset.get(SHARED), _items(dataset.get(PER_FRAME))[frame : frame + 1]):
         for group in _items(items):
-            found += [held.get("FrameType") for e in group if e.VR == "SQ" for held in e.value if "FrameType" in held]
+            found += [
+                inner.get("FrameType") for e in group if e.VR == "SQ" for inner in e.value if "FrameType" in inner
+            ]
     return [_text(value) for values in found if values and not isinstance(values, str) for value in list(values)[2:]]
 
 
 def _group(dataset: Dataset, frame: int, keyword: str) -> Dataset | None:
-    """The first item of a functional group: the frame's own, else the shared one."""
+    """Return the first item of a functional group: that of the frame, else the shared one."""
     return next(iter(_groups(dataset, frame, keyword)), None)
 
 
 def _groups(dataset: Dataset, frame: int, keyword: str) -> list[Dataset]:
-    own = _items(dataset.get(PER_FRAME))[frame : frame + 1]
-    return [item for group in (*own, *_items(dataset.get(SHARED))) for item in _items(group.get(keyword))]
+    frame_groups = _items(dataset.get(PER_FRAME))[frame : frame + 1]
+    return [item for group in (*frame_groups, *_items(dataset.get(SHARED))) for item in _items(group.get(keyword))]
 
 
 def _items(value: Iterable[Dataset] | None) -> list[Dataset]:

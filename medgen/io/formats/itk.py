@@ -1,4 +1,7 @@
-"""NRRD, MHA and MHD: LPS outside, RAS inside. Read by their headers, written by SimpleITK."""
+"""Read NRRD and MetaImage files with medgen's own header parsers and write them with SimpleITK.
+
+Files use LPS coordinates, ``Volume`` uses RAS.
+"""
 
 import os
 import tempfile
@@ -12,12 +15,12 @@ import SimpleITK as sitk
 
 from medgen.errors import InputError
 from medgen.io.atomic import atomic_write
-from medgen.io.claim import check_ours, wrote
+from medgen.io.claim import check_ours, record_written
 from medgen.io.formats.metaimage import data_names as meta_names
 from medgen.io.formats.metaimage import read_meta
 from medgen.io.formats.nrrd import data_names as nrrd_names
 from medgen.io.formats.nrrd import read_nrrd
-from medgen.io.formats.stored import Stored, beside
+from medgen.io.formats.stored import Stored, data_file_paths
 from medgen.io.paths import ITK_ENDINGS, has_ending
 from medgen.io.volume import (
     Geometry,
@@ -35,20 +38,20 @@ META_ENDINGS = (".mha", ".mhd")
 
 
 def read_itk(path: Path) -> Volume:
-    """The volume of a .mha, .mhd, .nrrd or .nhdr file. Raises InputError."""
+    """Read a .mha, .mhd, .nrrd or .nhdr file. Raises InputError."""
     stored, geometry = _header(path)
     with _file_errors(path):
         raw, more = stored.voxels()
     raw = raw.reshape(geometry.shape, order="F")
     data = scaled_values(raw, stored.slope, stored.inter)
-    whole = stored.slope.is_integer() and stored.inter.is_integer()
-    dtype = raw.dtype.newbyteorder("=") if whole else np.dtype(np.float32)
+    integral = stored.slope.is_integer() and stored.inter.is_integer()
+    dtype = raw.dtype.newbyteorder("=") if integral else np.dtype(np.float32)
     warnings = tuple(f"{path.name}: {remark}" for remark in (*stored.remarks, *more))
     return Volume(checked_finite(data, path), geometry.affine, dtype, None, path, warnings=warnings)
 
 
 def read_itk_geometry(path: Path) -> Geometry:
-    """Grid of a .mha, .mhd, .nrrd or .nhdr file from its header. Raises InputError."""
+    """Read the grid of a .mha, .mhd, .nrrd or .nhdr file from its header. Raises InputError."""
     return _header(path)[1]
 
 
@@ -60,9 +63,10 @@ def _header(path: Path) -> tuple[Stored, Geometry]:
 
 
 def data_files(path: Path) -> list[Path]:
-    """The files beside a header that hold its voxels, as far as they are there; none of other files.
+    """Return the existing voxel data files of a detached header; empty for other files. Never raises.
 
-    One file, a list, or a pattern of one a slice; in the header's own folder, where alone they are read. Never raises.
+    The header names one file, a list, or a pattern with one file per slice. Only files in the header's folder count,
+    because others are not read.
     """
     if not has_ending(path, ITK_ENDINGS):
         return []
@@ -73,34 +77,34 @@ def data_files(path: Path) -> list[Path]:
         return []
     for name in names:
         with suppress(InputError):
-            found += beside(path, [name])
+            found += data_file_paths(path, [name])
     return found
 
 
 def write_itk(path: Path, volume: Volume) -> None:
-    """Write .mha, .mhd, .nrrd or .nhdr, compressed; .mhd and .nhdr get their data file beside them."""
+    """Write a compressed .mha, .mhd, .nrrd or .nhdr file; .mhd and .nhdr get a data file in the same folder."""
     slope, inter = slope_inter(volume.header)
-    fractional = not (slope.is_integer() and inter.is_integer())  # there is no slope to keep in these formats
+    fractional = not (slope.is_integer() and inter.is_integer())  # these formats cannot store a slope
     raw = stored_values(volume.data, np.dtype(np.float32) if fractional else volume.dtype)
     image = to_itk(raw, volume.affine)
-    with atomic_write(path) as aside:
-        # In a folder of its own under the final name: .mhd and .nhdr carry the name of their data file.
+    with atomic_write(path) as temporary:
+        # Write to a temporary folder under the final name, because .mhd and .nhdr contain the name of their data file.
         with tempfile.TemporaryDirectory(prefix=".medgen-", dir=path.parent) as folder:
             try:
                 sitk.WriteImage(image, str(Path(folder, path.name)), useCompression=True)
             except RuntimeError as error:
                 raise InputError(
-                    "output-not-writable", f"{path} cannot be written; choose another place or name"
+                    "output-not-writable", f"{path} cannot be written; choose another folder or name"
                 ) from error
-            os.replace(Path(folder, path.name), aside)
+            os.replace(Path(folder, path.name), temporary)
             for data_file in Path(folder).iterdir():
                 check_ours(path.parent / data_file.name)
-                wrote(path.parent / data_file.name, data_file)
+                record_written(path.parent / data_file.name, data_file)
                 os.replace(data_file, path.parent / data_file.name)
 
 
 def to_itk(array: np.ndarray, affine: np.ndarray) -> sitk.Image:
-    """(X, Y, Z) array with a voxel -> RAS mm affine as a SimpleITK image (LPS)."""
+    """Convert an (X, Y, Z) array with a voxel -> RAS mm affine to a SimpleITK image (LPS)."""
     lps = LPS_RAS @ affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
     image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
@@ -111,7 +115,7 @@ def to_itk(array: np.ndarray, affine: np.ndarray) -> sitk.Image:
 
 
 def itk_affine(image: Any) -> np.ndarray:
-    """Voxel -> RAS mm affine of a SimpleITK image or of a reader that has read the header."""
+    """Return the voxel -> RAS mm affine of a SimpleITK image, or of a reader that has read the header."""
     n = image.GetDimension()
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (n, n))[:3, :3] * np.asarray(image.GetSpacing()[:3])
@@ -125,5 +129,5 @@ def _file_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(
-            "file-unreadable", f"{path} cannot be read ({error.strerror or 'its disk fails'}); copy it again"
+            "file-unreadable", f"{path} cannot be read ({error.strerror or 'input/output error'}); copy it again"
         ) from error

@@ -1,7 +1,7 @@
-"""MetaImage headers (.mha, .mhd): every field that changes values or places is honoured, or refused by its name.
+"""Parse MetaImage headers (.mha, .mhd); fields that affect values or positions are applied, or rejected by name.
 
-ITK ignores some (intensity functions, units), and reads others wrongly without a word (HeaderSize of data in the same
-file, a compressed size that is not given, lists of too few files).
+ITK ignores some of these fields (intensity functions, units) and silently misreads others (HeaderSize of data in the
+same file, a missing compressed size, lists with too few files).
 """
 
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from medgen.errors import InputError
-from medgen.io.formats.stored import Stored, beside, expanded, mm, numbers, whole
+from medgen.io.formats.stored import Stored, data_file_paths, expand_pattern, mm_per_unit, numbers, whole_numbers
 
 TYPES = {
     "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4",
@@ -25,45 +25,46 @@ SYNONYMS = {
     "ElementByteOrderMSB": "BinaryDataByteOrderMSB",
 }
 BOOLEAN = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
-FROM = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "I": (2, 1), "S": (2, -1)}  # where an axis starts: LPS
+# Letter of AnatomicalOrientation (the side where an axis starts) -> LPS axis and sign.
+FROM = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "I": (2, 1), "S": (2, -1)}
 
 
 def read_meta(path: Path) -> Stored:
-    """What a .mha or .mhd header says of its volume. Raises InputError."""
+    """Parse a .mha or .mhd header. Raises InputError."""
     fields, names, end = _fields(path)
     _check_complete(fields, path)
     n = int(fields["NDims"])
-    shape = tuple(whole(fields["DimSize"], path, "DimSize"))
+    shape = tuple(whole_numbers(fields["DimSize"], path, "DimSize"))
     if len(shape) != n or n < 1:
         raise InputError(
             "meta-dimensions-disagree",
-            f"{path}: NDims = {n} and DimSize = {fields['DimSize'][:80]} do not agree; correct its header",
+            f"{path}: NDims = {n} does not match DimSize = {fields['DimSize'][:80]}; correct its header",
         )
     affine, remarks = _affine(fields, n, path)
-    packed = _flag(fields, "CompressedData", False, path)
-    start, skip = _start(fields, names, end, packed, path), 0
+    compressed = _flag(fields, "CompressedData", False, path)
+    start, skip = _start(fields, names, end, compressed, path), 0
     slope, inter = _intensities(fields, path)
     local = names == ["LOCAL"]
     if not local and any("%" in name for name in names):
-        names = expanded(names[0], path, shape[-1])
+        names = expand_pattern(names[0], path, shape[-1])
     if not names:
-        raise InputError("meta-data-list-empty", f"{path} has a list of data files that is empty; correct its header")
-    files = (path,) if local else beside(path, names)
+        raise InputError("meta-data-list-empty", f"{path} has an empty list of data files; correct its header")
+    files = (path,) if local else data_file_paths(path, names)
     dtype = _dtype(fields, path)
-    encoding = "gzip" if packed else "raw"
+    encoding = "gzip" if compressed else "raw"
     return Stored(path, shape, affine, dtype, files, start, encoding, skip, slope, inter, tuple(remarks))
 
 
 def data_names(path: Path) -> list[str]:
-    """Names of the files that hold the voxels, as the header has them; none where they follow the header."""
+    """Return the names of the data files in the header; empty if the voxels follow the header."""
     fields, names, _ = _fields(path)
     if names and "%" in names[0]:
-        return expanded(names[0], path, whole(fields.get("DimSize", "0"), path, "DimSize")[-1])
+        return expand_pattern(names[0], path, whole_numbers(fields.get("DimSize", "0"), path, "DimSize")[-1])
     return [] if names == ["LOCAL"] else names
 
 
 def _fields(path: Path) -> tuple[dict[str, str], list[str], int]:
-    """The fields by their first names, what ElementDataFile names, and where the header ends."""
+    """Return the fields (synonyms replaced), the names in ElementDataFile, and the offset where the header ends."""
     fields: dict[str, str] = {}
     with open(path, "rb") as file:
         while "ElementDataFile" not in fields and b"=" in (line := file.readline(2**16)):
@@ -71,7 +72,8 @@ def _fields(path: Path) -> tuple[dict[str, str], list[str], int]:
             name = SYNONYMS.get(key, key)
             if not _same(fields.setdefault(name, value), value) and name != "Comment":
                 raise InputError(
-                    "meta-key-twice", f"{path} gives {key} as {value[:40]} and {fields[name][:40]}; correct its header"
+                    "meta-key-twice",
+                    f"{path} has {key} twice, as {value[:40]} and {fields[name][:40]}; correct its header",
                 )
         end = file.tell()
         names = [name for name in (fields.get("ElementDataFile", ""),) if name]
@@ -81,9 +83,9 @@ def _fields(path: Path) -> tuple[dict[str, str], list[str], int]:
 
 
 def _same(a: str, b: str) -> bool:
-    """Whether two texts are equal, as numbers where both are numbers (0 and 0.0)."""
+    """Return whether two texts are equal; numbers are compared by value (0 and 0.0)."""
     try:
-        return a == b or [float(word) for word in a.split()] == [float(word) for word in b.split()]
+        return a == b or [float(token) for token in a.split()] == [float(token) for token in b.split()]
     except ValueError:
         return False
 
@@ -91,12 +93,12 @@ def _same(a: str, b: str) -> bool:
 def _check_complete(fields: dict[str, str], path: Path) -> None:
     if not {"NDims", "DimSize", "ElementType", "ElementDataFile"} <= fields.keys() or not fields["ElementDataFile"]:
         raise InputError(
-            "meta-header-incomplete", f"{path} is not a readable MetaImage file (no complete header); export it again"
+            "meta-header-incomplete", f"{path} is not a readable MetaImage file (incomplete header); export it again"
         )
     if not fields["NDims"].isdecimal() or len(fields["NDims"]) > 2:
         raise InputError(
             "meta-dimension-count",
-            f"{path}: NDims = {fields['NDims'][:80]} is not the number of axes; correct its header",
+            f"{path}: NDims = {fields['NDims'][:80]} is not a number of axes; correct its header",
         )
 
 
@@ -115,41 +117,41 @@ def _dtype(fields: dict[str, str], path: Path) -> np.dtype:
     if channels != "1":
         raise InputError(
             "meta-vector-voxels",
-            f"{path} holds vector voxels (ElementNumberOfChannels = {channels[:20]}), not one number per voxel; "
+            f"{path} has vector voxels (ElementNumberOfChannels = {channels[:20]}), not one value per voxel; "
             "convert it first",
         )
     if kind not in TYPES:
         raise InputError(
             "meta-element-type",
-            f"{path}: ElementType = {kind[:40]} is a kind of voxel that is not read; convert it first",
+            f"{path}: ElementType = {kind[:40]} is not supported; convert it first",
         )
     dtype = np.dtype(TYPES[kind])
     bits = fields.get("ElementNBits", str(8 * dtype.itemsize))
     if bits != str(8 * dtype.itemsize):
         raise InputError(
-            "meta-element-bits", f"{path}: ElementNBits = {bits[:20]} is not that of {kind}; convert it first"
+            "meta-element-bits", f"{path}: ElementNBits = {bits[:20]} does not match {kind}; convert it first"
         )
     if fields.get("ObjectType", "Image").lower() != "image":
         raise InputError(
-            "meta-object-type", f"{path}: ObjectType = {fields['ObjectType'][:40]} is no image; give an image"
+            "meta-object-type", f"{path}: ObjectType = {fields['ObjectType'][:40]} is not an image; give an image file"
         )
     if not _flag(fields, "BinaryData", True, path):
         raise InputError(
             "meta-text-voxels",
-            f"{path} has its voxels as text (BinaryData = False), which is not read; convert it first",
+            f"{path} stores voxels as text (BinaryData = False), which is not supported; convert it first",
         )
     big = _flag(fields, "BinaryDataByteOrderMSB", False, path)
     return dtype.newbyteorder(">" if big else "<")
 
 
-def _start(fields: dict[str, str], names: list[str], end: int, packed: bool, path: Path) -> int | None:
-    """Where the voxels begin in each file; None: they are its end."""
-    (size, *_) = whole(fields.get("HeaderSize", "0"), path, "HeaderSize")
+def _start(fields: dict[str, str], names: list[str], end: int, compressed: bool, path: Path) -> int | None:
+    """Return the offset of the voxels in each file; None: they are at the end of the file."""
+    (size, *_) = whole_numbers(fields.get("HeaderSize", "0"), path, "HeaderSize")
     local = names == ["LOCAL"]
-    if size < -1 or (size != 0 and packed) or (size > 0 and local) or (packed and len(names) > 1):
+    if size < -1 or (size != 0 and compressed) or (size > 0 and local) or (compressed and len(names) > 1):
         raise InputError(
             "meta-header-size",
-            f"{path}: HeaderSize = {size} does not go with {'compressed' if packed else 'its'} data; correct it",
+            f"{path}: HeaderSize = {size} is invalid for {'compressed' if compressed else 'its'} data; correct it",
         )
     if size == -1:
         return None
@@ -167,37 +169,39 @@ def _intensities(fields: dict[str, str], path: Path) -> tuple[float, float]:
     if slope == 0:
         raise InputError(
             "meta-slope-zero",
-            f"{path}: ElementToIntensityFunctionSlope = 0 would make all voxels one; correct its header",
+            f"{path}: ElementToIntensityFunctionSlope = 0 would set all voxels to one value; correct its header",
         )
     return slope, inter
 
 
 def _affine(fields: dict[str, str], n: int, path: Path) -> tuple[np.ndarray, list[str]]:
-    """(4, 4) voxel index -> LPS mm, of the first three axes, and remarks."""
+    """Return the affine (4, 4), voxel index -> LPS mm, of the first three axes, and remarks."""
     identity = " ".join(str(int(i == j)) for i in range(n) for j in range(n))
     rows = numbers(fields.get("TransformMatrix", identity), n * n, path, "TransformMatrix").reshape(n, n)
     sizes = fields.get("ElementSpacing", fields.get("ElementSize", " ".join("1" * n)))
     spacing = numbers(sizes, n, path, "ElementSpacing")
     origin = numbers(fields.get("Offset", " ".join("0" * n)), n, path, "Offset")
-    unit = mm(fields.get("DistanceUnits", ""), path, "DistanceUnits")
+    unit = mm_per_unit(fields.get("DistanceUnits", ""), path, "DistanceUnits")
     for key in ("CenterOfRotation", "ImagePosition"):
         if key in fields and numbers(fields[key], None, path, key).any() and not np.array_equal(rows, np.eye(n)):
             raise InputError(
-                "meta-key-unsupported", f"{path}: {key} = {fields[key][:80]} is not read; set it to 0 and adapt Offset"
+                "meta-key-unsupported",
+                f"{path}: {key} = {fields[key][:80]} is not supported; set it to 0 and adapt Offset",
             )
     if "ImagePosition" in fields and numbers(fields["ImagePosition"], None, path, "ImagePosition").any():
         raise InputError(
-            "meta-image-position", f"{path}: ImagePosition = {fields['ImagePosition'][:80]} is not read; use Offset"
+            "meta-image-position",
+            f"{path}: ImagePosition = {fields['ImagePosition'][:80]} is not supported; use Offset",
         )
     remarks = []
     if not {"ElementSpacing", "ElementSize"} & fields.keys():
-        remarks.append("ElementSpacing is absent, so voxels count as 1 mm")
+        remarks.append("ElementSpacing is missing; 1 mm is assumed")
     if (spacing < 0).any():
-        remarks.append(f"ElementSpacing is negative ({sizes[:80]}): the axis is turned round, as by ITK")
+        remarks.append(f"ElementSpacing is negative ({sizes[:80]}); the axis is reversed, as in ITK")
     lengths = np.linalg.norm(rows, axis=1)
     if not np.allclose(lengths, 1, atol=1e-3):
-        told = " x ".join(f"{length:.4g}" for length in lengths)
-        remarks.append(f"TransformMatrix scales voxels too, by {told}: both it and ElementSpacing are applied")
+        factors = " x ".join(f"{length:.4g}" for length in lengths)
+        remarks.append(f"TransformMatrix also scales voxels by {factors}; both it and ElementSpacing are applied")
     remarks += _orientation_remark(fields, rows, path)
     size = min(n, 3)
     affine = np.eye(4)
@@ -207,7 +211,7 @@ def _affine(fields: dict[str, str], n: int, path: Path) -> tuple[np.ndarray, lis
 
 
 def _orientation_remark(fields: dict[str, str], rows: np.ndarray, path: Path) -> list[str]:
-    """Of AnatomicalOrientation, which names the sides where the axes start and cannot add to TransformMatrix."""
+    """Compare AnatomicalOrientation, which names the side where each axis starts, with TransformMatrix."""
     named = fields.get("AnatomicalOrientation", "").upper()
     if len(named) != 3 or not set(named) <= FROM.keys() or len(rows) < 3:
         return []
@@ -217,6 +221,6 @@ def _orientation_remark(fields: dict[str, str], rows: np.ndarray, path: Path) ->
     if "TransformMatrix" not in fields:
         raise InputError(
             "meta-orientation-without-matrix",
-            f"{path} has AnatomicalOrientation = {named} and no TransformMatrix, which alone is read; add the matrix",
+            f"{path} has AnatomicalOrientation = {named} but no TransformMatrix, which is required; add the matrix",
         )
-    return [f"AnatomicalOrientation = {named} contradicts TransformMatrix, which is taken"]
+    return [f"AnatomicalOrientation = {named} contradicts TransformMatrix; TransformMatrix is used"]

@@ -1,4 +1,4 @@
-"""NIfTI-1 and NIfTI-2, by nibabel: reading beside writing."""
+"""Read and write NIfTI-1 and NIfTI-2 files with nibabel."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from nibabel.wrapstruct import WrapStructError
 
 from medgen.errors import InputError
 from medgen.io.atomic import atomic_write
-from medgen.io.formats.nifti_header import settled_header
+from medgen.io.formats.nifti_header import repaired_header
 from medgen.io.paths import has_ending
 from medgen.io.volume import (
     Geometry,
@@ -29,26 +29,27 @@ from medgen.io.volume import (
     stored_values,
 )
 
-MM_PER_UNIT = {1: 1000.0, 3: 0.001}  # NIfTI spatial unit codes metre and micrometre; all else is taken as mm
-MAX_BEFORE_VOXELS = 2**26  # bytes of header and extensions; scanners write some kilobytes
-MAX_BEYOND_VOXELS = 2**26  # bytes; more is a gzip bomb
-CORRUPT: tuple[Any, ...] = (EOFError, igzip.BadGzipFile, igzip_lib.IsalError)  # Any: isal's stubs err on the last
+MM_PER_UNIT = {1: 1000.0, 3: 0.001}  # NIfTI spatial unit codes metre and micrometre; all others count as mm
+MAX_BEFORE_VOXELS = 2**26  # bytes of header and extensions; typical are some kilobytes
+MAX_BEYOND_VOXELS = 2**26  # bytes; more trailing data indicates a gzip bomb
+# Any, because isal's type stubs are wrong for the last one.
+CORRUPT: tuple[Any, ...] = (EOFError, igzip.BadGzipFile, igzip_lib.IsalError)
 MAX_DEFLATE_RATIO = 1032  # zlib cannot expand one byte to more (zlib manual, "maximum compression factor")
 
 
 def read_nifti(path: Path) -> Volume:
-    """The volume of a .nii or .nii.gz file (NIfTI-1 or -2, either byte order). Raises InputError."""
+    """Read a .nii or .nii.gz file (NIfTI-1 or -2, either byte order). Raises InputError."""
     (volume,) = _read(path, lambda header: header)
     return volume
 
 
 def read_nifti_channels(path: Path) -> list[Volume]:
-    """The channels of a (X, Y, Z, C) file, or the one volume of another. Raises InputError."""
+    """Read the channels of an (X, Y, Z, C) file, or the one volume of another file. Raises InputError."""
     return _read(path, _one_channel)
 
 
 def _read(path: Path, of_volume: Callable[[Any], Any]) -> list[Volume]:
-    """``of_volume``: header of the file → header of each volume in it."""
+    """Read all volumes of a file; ``of_volume`` converts the file header to the header of each volume."""
     with _nifti_errors(path), _opened(path) as stream:
         header, remarks = _header(stream)
         one = of_volume(header.copy())
@@ -65,7 +66,7 @@ def _read(path: Path, of_volume: Callable[[Any], Any]) -> list[Volume]:
 
 
 def _one_channel(header: Any) -> Any:
-    """The header of (X, Y, Z, C) as that of one channel; others stay as they are."""
+    """Reduce the header of an (X, Y, Z, C) file to one channel; return other headers unchanged."""
     shape = header.get_data_shape()
     if len(shape) == 4:
         header.set_data_shape(shape[:3])
@@ -73,38 +74,38 @@ def _one_channel(header: Any) -> Any:
 
 
 def nifti_channel_count(path: Path) -> int:
-    """Number of volumes in a (X, Y, Z, C) file, from its header; 1 of any other. Raises InputError."""
+    """Return the number of volumes in an (X, Y, Z, C) file from its header; 1 for other files. Raises InputError."""
     with _nifti_errors(path), _opened(path) as stream:
         shape = _header(stream)[0].get_data_shape()
     return max(int(shape[3]), 1) if len(shape) == 4 else 1
 
 
 def read_nifti_geometry(path: Path) -> Geometry:
-    """Grid of a .nii or .nii.gz file from its header. Raises InputError."""
+    """Read the grid of a .nii or .nii.gz file from its header. Raises InputError."""
     with _nifti_errors(path), _opened(path) as stream:
         return _nifti_geometry(_header(stream)[0], path)
 
 
 def write_nifti(path: Path, volume: Volume, description: str = "") -> None:
-    """Write .nii or .nii.gz; a header that came from NIfTI is kept to the byte wherever it still holds.
+    """Write a .nii or .nii.gz file; a header read from NIfTI is kept byte for byte, except for fields that changed.
 
-    ``description``, if any, takes the place of its text of 79 characters.
+    ``description``: replaces the description in the header unless empty; truncated to 79 characters.
     """
     header = _nifti_header(volume)
     if description:
         header["descrip"] = description.encode("ascii", "replace")[:79]
     slope, inter = slope_inter(header)
-    raw = contiguous(stored_values(volume.data, volume.dtype, slope, inter).T).T  # as it is stored
+    raw = contiguous(stored_values(volume.data, volume.dtype, slope, inter).T).T  # memory order of the file
     header.set_data_dtype(raw.dtype.newbyteorder(header.endianness))
     kind = nib.Nifti2Image if header["sizeof_hdr"] == 540 else nib.Nifti1Image
     image = kind(raw.reshape(_stored_shape(header, raw.shape)), None, header)
-    # Floats are stored as they are; explicit numbers keep nibabel from inventing a scaling of its own.
+    # Floats are stored unscaled; explicit values prevent nibabel from computing its own scaling.
     image.header.set_slope_inter(*((slope, inter) if raw.dtype.kind in "iu" else (1.0, 0.0)))
     _write(path, image)
 
 
 def write_nifti_channels(path: Path, channels: Sequence[Volume]) -> None:
-    """Inverse of ``read_nifti_channels``: volumes of one grid as (X, Y, Z, C), in a type that holds them all."""
+    """Write volumes on one grid as (X, Y, Z, C) in a data type that holds all; inverse of ``read_nifti_channels``."""
     raw = np.stack([_unscaled(volume) for volume in channels], axis=-1)
     header = _nifti_header(channels[0])
     header.set_data_shape(raw.shape)
@@ -116,89 +117,95 @@ def write_nifti_channels(path: Path, channels: Sequence[Volume]) -> None:
 
 
 def _write(path: Path, image: Any) -> None:
-    with atomic_write(path) as aside, open(aside, "wb") as file:
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
         if not has_ending(path, (".gz",)):
             image.to_stream(file)
             return
-        # At level 3 files are as small as zlib's at nibabel's level 1, in a fifth of the time; no name and no time in
-        # the header, so that the same image is the same file.
+        # Level 3 gives the file size of zlib level 1 (nibabel's default) in a fifth of the time. The gzip header has no
+        # name and time, so that equal images give equal files.
         with igzip.IGzipFile("", "wb", 3, file, mtime=0) as stream:
             image.to_stream(stream)
 
 
 def _unscaled(volume: Volume) -> np.ndarray:
-    """The values themselves in the volume's type: channels share a file, each with a slope of its own cannot."""
+    """Return the unscaled values in the volume's type, because channels in one file cannot have different slopes."""
     fractional = not all(number.is_integer() for number in slope_inter(volume.header))
     return stored_values(volume.data, np.dtype(np.float32) if fractional else volume.dtype)
 
 
 def _header(stream: Any) -> tuple[Any, list[str]]:
-    return settled_header(stream.read(540))
+    return repaired_header(stream.read(540))
 
 
 def _voxels(stream: Any, header: Any, path: Path) -> tuple[np.ndarray, list[str]]:
-    """The stored values, and remarks on where they lie; the header gets its extensions.
+    """Read the stored values; return them and remarks on their offset. Sets vox_offset and extensions in ``header``.
 
-    They begin at vox_offset. Where that is within the header or its extensions, they begin where these end, if the
-    file's size says the same.
+    The values begin at vox_offset. If that lies within the header or its extensions, they begin at the end of these,
+    provided that the file size confirms it.
     """
     needed = int(np.prod(header.get_data_shape(), dtype=object)) * header.get_data_dtype().itemsize
-    given, first = float(header["vox_offset"]), header.template_dtype.itemsize + 4
-    valid = first <= given < 2**62
-    start, beyond, remarks = int(given) if valid else 0, 0, []
+    stated_offset, first = float(header["vox_offset"]), header.template_dtype.itemsize + 4
+    valid = first <= stated_offset < 2**62
+    start, beyond, remarks = int(stated_offset) if valid else 0, 0, []
     if valid:
-        _check_offset(given)
+        _check_offset(stated_offset)
         raw = _bytes_at(stream, start, needed, path)
         beyond = _bytes_left(stream, path)
-    size_says = start + beyond if valid else first + _bytes_left(stream, path, needed, first) - needed
-    if size_says != start and _extensions_end(stream, header, size_says) == size_says:
-        remarks = [f"vox_offset is {given:g}, within its header: its voxels are read from byte {size_says}"]
-        start, raw = size_says, _bytes_at(stream, size_says, needed, path)
+    offset_by_size = start + beyond if valid else first + _bytes_left(stream, path, needed, first) - needed
+    if offset_by_size != start and _extensions_end(stream, header, offset_by_size) == offset_by_size:
+        remarks = [
+            f"vox_offset is {stated_offset:g}, which is within the header; voxels are read from byte {offset_by_size}"
+        ]
+        start, raw = offset_by_size, _bytes_at(stream, offset_by_size, needed, path)
     elif not valid:
-        raise ImageFileError(f"vox_offset is {given:g}, within its header, and its size fits no other place of voxels")
+        raise ImageFileError(
+            f"vox_offset is {stated_offset:g}, which is within the header, and the file size gives no valid offset"
+        )
     elif beyond:
-        remarks = [f"{beyond} bytes follow its last voxel: vox_offset, dim or datatype may be wrong"]
-    elif given != start:
-        remarks = [f"vox_offset is {given:g}, no whole number: its voxels are read from byte {start}"]
+        remarks = [f"{beyond} bytes follow the last voxel; vox_offset, dim or datatype may be wrong"]
+    elif stated_offset != start:
+        remarks = [f"vox_offset is {stated_offset:g}, not a whole number; voxels are read from byte {start}"]
     header["vox_offset"] = start
     header.extensions, damaged = _extensions(stream, header, start)
     return raw.view(header.get_data_dtype()), [*remarks, *damaged]
 
 
-def _check_offset(given: float) -> None:
-    if given > MAX_BEFORE_VOXELS:
-        raise ImageFileError(f"vox_offset is {given:.3g}, where its voxels would begin")
+def _check_offset(stated_offset: float) -> None:
+    if stated_offset > MAX_BEFORE_VOXELS:
+        raise ImageFileError(f"vox_offset is {stated_offset:.3g}, which is too large")
 
 
 def _bytes_at(stream: Any, start: int, needed: int, path: Path) -> np.ndarray:
     stream.seek(start)
-    raw, held = np.empty(needed, np.uint8), 0
-    while held < needed and (block := stream.read(min(needed - held, 2**24))):
-        raw[held : held + len(block)] = np.frombuffer(block, np.uint8)
-        held += len(block)
-    if held < needed:
+    raw, filled = np.empty(needed, np.uint8), 0
+    while filled < needed and (block := stream.read(min(needed - filled, 2**24))):
+        raw[filled : filled + len(block)] = np.frombuffer(block, np.uint8)
+        filled += len(block)
+    if filled < needed:
         raise InputError(
             "nifti-ends-too-early",
-            f"{path} ends {needed - held} bytes before its last voxel, which dim, datatype and vox_offset {start} "
-            "call for: it is truncated or its header is damaged; copy or export it again",
+            f"{path} is {needed - filled} bytes shorter than dim, datatype and vox_offset = {start} in its header "
+            "require; it is truncated or its header is damaged; copy or export it again",
         )
     return raw
 
 
 def _bytes_left(stream: Any, path: Path, expected: int = 0, start: int | None = None) -> int:
-    """Bytes from ``start`` (or where the stream is) to the end, where gzip compares its checksum."""
+    """Count the bytes from ``start`` (or the current position) to the end, where gzip verifies its checksum."""
     if start is not None:
         stream.seek(start)
     left = 0
     while block := stream.read(1 << 20):
         left += len(block)
         if left > expected + MAX_BEYOND_VOXELS:
-            raise InputError("nifti-trailing-data", f"{path} goes on and on after its last voxel; export it again")
+            raise InputError(
+                "nifti-trailing-data", f"{path} has far too much data after its last voxel; export it again"
+            )
     return left
 
 
 def _extensions_end(stream: Any, header: Any, limit: int) -> int:
-    """Where the extensions end that lie before ``limit`` (NIfTI-1 standard, "extended header")."""
+    """Return the end offset of the extensions before ``limit`` (NIfTI-1 standard, "extended header")."""
     at = header.template_dtype.itemsize
     order: Literal["little", "big"] = "little" if header.endianness == "<" else "big"
     stream.seek(at)
@@ -214,14 +221,14 @@ def _extensions_end(stream: Any, header: Any, limit: int) -> int:
 
 
 def _extensions(stream: Any, header: Any, start: int) -> tuple[Any, list[str]]:
-    """Those before the voxels at ``start``, and a remark where they are not all that there is."""
+    """Read the header extensions before the voxels at ``start``; add a remark if bytes remain unread."""
     first, end = header.template_dtype.itemsize + 4, _extensions_end(stream, header, start)
     stream.seek(first)
     swapped = header.endianness != nib.volumeutils.native_code
     found = header.exts_klass.from_fileobj(stream, end - first, swapped) if end > first else header.exts_klass()
     stream.seek(end)
     damaged = start > end and any(stream.read(start - end))
-    return found, ["a header extension of damaged length is left out"] if damaged else []
+    return found, ["a header extension with an invalid length is dropped"] if damaged else []
 
 
 def _nifti_geometry(header: Any, path: Path) -> Geometry:
@@ -229,7 +236,7 @@ def _nifti_geometry(header: Any, path: Path) -> Geometry:
     dtype = header.get_data_dtype()
     if dtype.names or dtype.kind == "c":
         kind = "RGB colour" if dtype.names else "complex"
-        raise InputError("nifti-voxel-kind", f"{path} holds {kind} voxels, not one number per voxel; convert it first")
+        raise InputError("nifti-voxel-kind", f"{path} has {kind} voxels, not one value per voxel; convert it first")
     with np.errstate(all="ignore"):
         affine = checked_affine(header.get_best_affine(), path)
     affine[:3] *= _mm_per_unit(header)
@@ -237,7 +244,7 @@ def _nifti_geometry(header: Any, path: Path) -> Geometry:
 
 
 def _nifti_header(volume: Volume) -> Any:
-    """Header to write: the volume's own, its forms replaced only where the affine is another one."""
+    """Return the header to write: the volume's own; sform and qform are replaced only if the affine has changed."""
     if volume.header is not None:
         header = volume.header.copy()
     else:
@@ -255,12 +262,12 @@ def _nifti_header(volume: Volume) -> Any:
     header.set_qform(affine, int(header["qform_code"]) or 1)
     extent = np.array([*volume.data.shape, 1])
     if np.abs((header.get_qform() - affine) @ extent).max() > 1e-2:
-        header.set_qform(None, 0)  # a quaternion cannot shear: better none than a wrong one
+        header.set_qform(None, 0)  # a quaternion cannot represent shear, so omit it
     return header
 
 
 def _stored_shape(header: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """``shape`` with the trailing axes of length 1 that the header's file had."""
+    """Return ``shape`` with the trailing axes of length 1 of the original file."""
     former = tuple(header.get_data_shape())
     return former if former[:3] == shape and set(former[3:]) <= {1} else shape
 
@@ -270,20 +277,20 @@ def _mm_per_unit(header: Any) -> float:
 
 
 def _check_size(header: Any, path: Path) -> None:
-    """Refuse a header that asks for more voxels than the file can hold, before memory is claimed for them."""
+    """Raise InputError before allocating memory if the file is too small for the voxels in its header."""
     needed = int(np.prod(header.get_data_shape(), dtype=object)) * header.get_data_dtype().itemsize
     size = path.stat().st_size
     if needed > size * (MAX_DEFLATE_RATIO if has_ending(path, (".gz",)) else 1):
         raise InputError(
             "nifti-size-too-small",
-            f"{path} has {size} bytes where its header asks for {needed}: it is truncated or its header is "
-            "damaged; copy or export it again",
+            f"{path} has {size} bytes, but its header requires {needed}; it is truncated or its header is damaged; "
+            "copy or export it again",
         )
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """The uncompressed bytes of the file."""
+    """Open the file as a stream of uncompressed bytes."""
     with open(path, "rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"
         file.seek(0)
@@ -292,7 +299,7 @@ def _opened(path: Path) -> Iterator[Any]:
             if not file.read(1):
                 raise InputError("nifti-empty", f"{path} is empty; copy or export it again")
             file.seek(0)
-            raise ImageFileError(f"it {state}, against its name")
+            raise ImageFileError(f"it {state}, unlike its extension says")
         if not zipped:
             yield file
             return
@@ -302,7 +309,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 @contextmanager
 def _nifti_errors(path: Path) -> Iterator[None]:
-    """What reading raises on bad files, as one sentence; nibabel's own words and log lines are left out."""
+    """Convert errors on damaged files to InputError, and silence nibabel's log."""
     disabled, nibabel_logger.disabled = nibabel_logger.disabled, True
     try:
         yield
@@ -310,7 +317,8 @@ def _nifti_errors(path: Path) -> Iterator[None]:
         raise
     except CORRUPT as error:
         raise InputError(
-            "nifti-not-decompressible", f"{path} is truncated or corrupt: it cannot be decompressed; copy it again"
+            "nifti-not-decompressible",
+            f"{path} cannot be decompressed, because it is truncated or corrupt; copy it again",
         ) from error
     except ImageFileError as error:
         raise InputError(
@@ -322,7 +330,7 @@ def _nifti_errors(path: Path) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise InputError(
-            "file-unreadable", f"{path} cannot be read ({error.strerror or 'its disk fails'}); copy it again"
+            "file-unreadable", f"{path} cannot be read ({error.strerror or 'input/output error'}); copy it again"
         ) from error
     finally:
         nibabel_logger.disabled = disabled

@@ -1,7 +1,7 @@
-"""NIfTI headers: the one reading of odd or contradicting fields, and a remark on each contradiction.
+"""Repair NIfTI headers with unusual or contradictory fields, and report each contradiction.
 
-nibabel and ITK read such headers differently, and in silence. The fields are set right here, so that what nibabel makes
-of the header, and what is written with it later, is that reading.
+nibabel and ITK interpret such headers differently and without a warning. The fields are corrected here, so that
+nibabel, and files written with the header later, use one interpretation.
 """
 
 from contextlib import suppress
@@ -14,21 +14,22 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import aff2axcodes
 from nibabel.spatialimages import HeaderDataError
 
-HIGHEST_CODE = 5  # of the standard's coordinate systems
-ALIGNED = 2  # the standard's code for "some other scan's coordinates"
-QUATERNION_SLACK = 1e-3  # a length beyond 1 by more is no rounding
-SAME_SIZE = 1e-3  # relative: voxel sizes that differ by more are two statements
-APART_VOXELS, APART_SHARE = 0.1, 6e-4  # of the smallest voxel, of the diagonal: what a float32 quaternion rounds
+HIGHEST_CODE = 5  # largest coordinate system code in the standard
+ALIGNED = 2  # NIFTI_XFORM_ALIGNED_ANAT: aligned to another scan
+QUATERNION_SLACK = 1e-3  # quaternion lengths up to 1 plus this count as rounding errors
+SAME_SIZE = 1e-3  # relative tolerance for equal voxel sizes
+# Tolerance for float32 quaternions: fractions of the smallest voxel side and of the volume's diagonal.
+APART_VOXELS, APART_SHARE = 0.1, 6e-4
 
 
-def settled_header(block: bytes) -> tuple[Any, list[str]]:
-    """The nibabel header of a single NIfTI file, set right, and remarks on what its fields contradict.
+def repaired_header(block: bytes) -> tuple[Any, list[str]]:
+    """Parse and repair the header of a NIfTI file; return the nibabel header and remarks on contradictory fields.
 
     Args:
-        block: the file's first 540 bytes (348 do for NIfTI-1).
+        block: the first 540 bytes of the file (348 are enough for NIfTI-1).
 
     Raises:
-        ImageFileError: fields that have no reading; the message names them.
+        ImageFileError: fields without a valid interpretation; the message names them.
     """
     header = _parsed(block)
     _settle_dim(header)
@@ -44,26 +45,26 @@ def _parsed(block: bytes) -> Any:
                 _check_magic(magic)
                 item = kind.template_dtype.itemsize
                 if len(block) < item:
-                    raise ImageFileError(f"it ends within its header of {item} bytes")
+                    raise ImageFileError(f"the file is shorter than its header of {item} bytes")
                 return kind(block[:item], "<" if order == "little" else ">", check=False)
     raise ImageFileError("sizeof_hdr is neither 348 nor 540")
 
 
 def _check_magic(magic: bytes) -> None:
     if magic[:3] in (b"ni1", b"ni2"):
-        raise ImageFileError("it is the header of an .hdr/.img pair, without voxels")
+        raise ImageFileError("it is the header of an .hdr/.img pair and has no voxels")
     if magic[:3] not in (b"n+1", b"n+2"):
-        raise ImageFileError("its magic is not that of a NIfTI file: Analyze files are not read")
+        raise ImageFileError("its magic number is not that of a NIfTI file; Analyze files are not supported")
 
 
 def _settle_dim(header: Any) -> None:
-    """Lengths below 1 of axes beyond the third count as 1, as in ITK."""
+    """Set lengths below 1 of axes after the third to 1, as ITK does."""
     dim = header["dim"]
     axes = int(dim[0])
     if not 1 <= axes <= 7:
-        raise ImageFileError(f"dim[0] is {axes}, where the number of axes belongs")
+        raise ImageFileError(f"dim[0], the number of axes, is {axes}")
     if axes < 3 and dim[3] > 1:
-        raise ImageFileError(f"dim[0] is {axes}, the number of axes, and dim[3] is {int(dim[3])}")
+        raise ImageFileError(f"dim[0], the number of axes, is {axes}, but dim[3] is {int(dim[3])}")
     dim[4 : axes + 1] = np.maximum(dim[4 : axes + 1], 1)
 
 
@@ -71,7 +72,7 @@ def _check_datatype(header: Any) -> None:
     with suppress(HeaderDataError, KeyError):
         if header.get_data_dtype().itemsize > 0:
             return
-    raise ImageFileError(f"datatype is {int(header['datatype'])}, a kind of voxel that is not read")
+    raise ImageFileError(f"datatype {int(header['datatype'])} is not supported")
 
 
 def _settle_codes(header: Any) -> list[str]:
@@ -81,29 +82,29 @@ def _settle_codes(header: Any) -> list[str]:
         header[key] = max(code, 0)
         if code > HIGHEST_CODE:
             header[key] = ALIGNED
-            remarks.append(f"{key} is {code}, which the standard does not know; its coordinates are taken")
+            remarks.append(f"{key} is {code}, which is not in the standard; its coordinates are used")
     return remarks
 
 
 def _settle_scaling(header: Any) -> list[str]:
-    """A slope of 0 or NaN means no scaling, by the standard; ITK adds the intercept all the same."""
+    """Disable scaling if the slope is 0 or NaN, as the standard says (ITK still adds the intercept)."""
     slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
     if np.isinf(slope):
         raise ImageFileError(f"scl_slope is {slope}")
     if slope == 0 or np.isnan(slope):
         header["scl_slope"], header["scl_inter"] = np.nan, np.nan
         unused = np.isfinite(inter) and inter != 0
-        return [f"scl_slope is {slope:g}, so its scl_inter of {inter:g} is not added"] if unused else []
+        return [f"scl_slope is {slope:g}, so scl_inter = {inter:g} is not added"] if unused else []
     if not np.isfinite(inter):
-        raise ImageFileError(f"scl_inter is {inter} beside a scl_slope of {slope:g}")
+        raise ImageFileError(f"scl_inter is {inter}, but scl_slope is {slope:g}")
     return []
 
 
-# Where the voxels lie --------------------------------------------------------------------------------------
+# Voxel positions --------------------------------------------------------------------------------------------
 
 
 def _settle_forms(header: Any) -> list[str]:
-    """Keep the sform where it can be used, else the qform, else the sizes alone; set the fields to agree with that."""
+    """Use the sform if it is valid, else the qform, else only the voxel sizes; set the other fields accordingly."""
     bad_q, bad_s = _qform_fault(header), _sform_fault(header)
     sizes = np.array(header["pixdim"][1:4], np.float64)
     remarks = []
@@ -111,22 +112,24 @@ def _settle_forms(header: Any) -> list[str]:
         if header["qform_code"] == 0 or bad_q:
             raise ImageFileError(bad_s if header["qform_code"] == 0 else f"{bad_s}, and {bad_q}")
         header["sform_code"] = 0
-        remarks.append(f"{bad_s}; its qform is taken")
+        remarks.append(f"{bad_s}; the qform is used")
     if header["sform_code"] > 0:
         return remarks + _settle_sform(header, sizes, bad_q)
     if header["qform_code"] == 0:
-        remarks.append("sform_code and qform_code are 0: which side is left it does not say")
+        remarks.append("sform_code and qform_code are 0, so the header does not say which side is left")
     elif bad_q:
         raise ImageFileError(bad_q)
     return remarks + _settle_pixdim(header, sizes)
 
 
 def _qform_fault(header: Any) -> str:
-    """Why the quaternion cannot be used, empty where it can; one too long by rounding becomes one of length 1."""
+    """Return why the quaternion is invalid, "" if it is valid; a length just above 1 is normalised."""
     b, c, d = (float(header[f"quatern_{axis}"]) for axis in "bcd")
     length = float(np.linalg.norm([b, c, d]))
     if not length <= 1 + QUATERNION_SLACK:
-        return f"quatern_b, quatern_c and quatern_d ({b:g}, {c:g}, {d:g}) are no rotation: their length is {length:g}"
+        return (
+            f"quatern_b, quatern_c and quatern_d ({b:g}, {c:g}, {d:g}) are no rotation, as their length is {length:g}"
+        )
     if not np.isfinite([float(header[f"qoffset_{axis}"]) for axis in "xyz"]).all():
         return "qoffset_x, qoffset_y or qoffset_z is not finite"
     if length > 1:
@@ -138,10 +141,10 @@ def _qform_fault(header: Any) -> str:
 def _sform_fault(header: Any) -> str:
     sform = _sform(header)
     if not np.isfinite(sform).all():
-        return f"sform_code is {int(header['sform_code'])} and srow_x, srow_y, srow_z hold NaN or infinite values"
+        return f"sform_code is {int(header['sform_code'])} but srow_x, srow_y, srow_z contain NaN or infinite values"
     lengths = np.linalg.norm(sform[:, :3], axis=0)
     if not lengths.all() or abs(np.linalg.det(sform[:, :3] / lengths)) < 1e-6:
-        return f"sform_code is {int(header['sform_code'])} and srow_x, srow_y, srow_z are singular"
+        return f"sform_code is {int(header['sform_code'])} but srow_x, srow_y, srow_z are singular"
     return ""
 
 
@@ -150,61 +153,64 @@ def _sform(header: Any) -> np.ndarray:
 
 
 def _settle_sform(header: Any, sizes: np.ndarray, bad_q: str) -> list[str]:
-    """An sform that can be used: against pixdim, and against the qform where there is one."""
+    """Make pixdim and qform consistent with a valid sform."""
     sform, remarks = _sform(header), []
-    own = np.linalg.norm(sform[:, :3], axis=0)
-    told = np.isfinite(sizes) & (sizes != 0)
-    stated = np.where(told, np.abs(sizes), own)
-    if not np.allclose(own, stated, rtol=SAME_SIZE, atol=0):
-        unscaled = np.allclose(own, 1, atol=SAME_SIZE)
+    sform_sizes = np.linalg.norm(sform[:, :3], axis=0)
+    is_stated = np.isfinite(sizes) & (sizes != 0)
+    stated = np.where(is_stated, np.abs(sizes), sform_sizes)
+    if not np.allclose(sform_sizes, stated, rtol=SAME_SIZE, atol=0):
+        unscaled = np.allclose(sform_sizes, 1, atol=SAME_SIZE)
         if unscaled:
             for axis, row in zip("xyz", sform, strict=True):
                 header[f"srow_{axis}"] = [*(row[:3] * stated), row[3]]
         remarks.append(
-            f"srow_x, srow_y, srow_z say voxels of {_mm(own)}, pixdim of {_mm(stated)}: "
-            f"{'pixdim is' if unscaled else 'the former are'} taken"
+            f"srow_x, srow_y, srow_z give voxels of {_mm(sform_sizes)}, but pixdim gives {_mm(stated)}; "
+            f"{'pixdim is' if unscaled else 'srow_x, srow_y, srow_z are'} used"
         )
     header["pixdim"][1:4] = stated
     header["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1
     if header["qform_code"] > 0 and bad_q:
         header["qform_code"] = 0
-        return [*remarks, f"{bad_q}; its sform is taken"]
+        return [*remarks, f"{bad_q}; the sform is used"]
     if header["qform_code"] > 0 and not remarks:
-        return _apart(header)
+        return _form_contradiction(header)
     return remarks
 
 
-def _apart(header: Any) -> list[str]:
-    """A remark where sform and qform contradict each other: of one code they are of one place, of two codes the
-    scanner's and another's, which turn the scan as little as heads and registrations do."""
+def _form_contradiction(header: Any) -> list[str]:
+    """Return a remark if sform and qform contradict each other.
+
+    With equal codes they must give the same positions. With different codes they mean two coordinate systems, such as
+    the scanner's and that of another scan, which may differ by a small rotation; only different axes are reported.
+    """
     sform, qform = header.get_sform(), header.get_qform()
     extent = np.array(header.get_data_shape()[:3], np.float64)
     corners = np.array([(*(extent * corner), 1) for corner in np.ndindex(2, 2, 2)])
-    apart = np.linalg.norm(corners @ (sform - qform).T, axis=1).max()
+    distance = np.linalg.norm(corners @ (sform - qform).T, axis=1).max()
     sizes = voxel_sizes(qform)
-    far = apart > max(APART_VOXELS * sizes.min(), APART_SHARE * np.linalg.norm(extent * sizes))
+    far = distance > max(APART_VOXELS * sizes.min(), APART_SHARE * np.linalg.norm(extent * sizes))
     codes = f"sform_code {int(header['sform_code'])} and qform_code {int(header['qform_code'])}"
     axes = ["".join(code or "?" for code in aff2axcodes(form)) for form in (sform, qform)]
     if far and axes[0] != axes[1]:
-        return [f"its sform says {axes[0]} and its qform {axes[1]} ({codes}): the sform is taken"]
+        return [f"its sform has orientation {axes[0]}, but its qform has {axes[1]} ({codes}); the sform is used"]
     if far and header["sform_code"] == header["qform_code"]:
-        return [f"its sform and its qform ({codes}) put a corner {apart:.3g} mm apart: the sform is taken"]
+        return [f"its sform and qform ({codes}) differ by {distance:.3g} mm at a corner; the sform is used"]
     return []
 
 
 def _settle_pixdim(header: Any, sizes: np.ndarray) -> list[str]:
-    """Sizes that alone say how large voxels are, and the sign of the third axis in pixdim[0]."""
+    """Repair the voxel sizes and qfac in pixdim, for headers without a valid sform."""
     for axis, size in enumerate(sizes, 1):
         if not np.isfinite(size) or size == 0:
-            raise ImageFileError(f"pixdim[{axis}] is {size:g}, the size of its voxels")
+            raise ImageFileError(f"pixdim[{axis}], a voxel size, is {size:g}")
     header["pixdim"][1:4] = np.abs(sizes)
     qfac = float(header["pixdim"][0])
     header["pixdim"][0] = -1 if qfac < 0 else 1
     remarks = []
     if (sizes < 0).any():
-        remarks.append(f"pixdim has negative sizes ({_mm(sizes)}): they are taken as positive")
+        remarks.append(f"pixdim has negative sizes ({_mm(sizes)}); absolute values are used")
     if qfac not in (-1, 0, 1) and header["qform_code"] > 0:
-        remarks.append(f"pixdim[0] is {qfac:g} where 1 or -1 belongs: its sign is taken")
+        remarks.append(f"pixdim[0] is {qfac:g} instead of 1 or -1; its sign is used")
     return remarks
 
 

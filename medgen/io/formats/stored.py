@@ -1,4 +1,4 @@
-"""A volume that a text header describes (MetaImage, NRRD): what the header says, its data files, and their voxels."""
+"""Volumes with a text header (MetaImage, NRRD): parsed header, data files and voxel data."""
 
 import os
 import re
@@ -12,9 +12,9 @@ import numpy as np
 
 from medgen.errors import InputError
 
-MAX_BEYOND_VOXELS = 2**26  # bytes; a stream that goes on for longer is a gzip bomb
-MAX_FILES = 2**16  # of one volume
-PATTERN = re.compile(r"[^%]*%0?\d?\dd[^%]*|[^%]*%d[^%]*")  # one number of at most two digits' width
+MAX_BEYOND_VOXELS = 2**26  # bytes; more trailing data indicates a gzip bomb
+MAX_FILES = 2**16  # data files of one volume
+PATTERN = re.compile(r"[^%]*%0?\d?\dd[^%]*|[^%]*%d[^%]*")  # a %d with a width of at most two digits
 MM = {"": 1.0, "?": 1.0, "???": 1.0} | {
     name: factor
     for names, factor in (
@@ -31,17 +31,18 @@ MM = {"": 1.0, "?": 1.0, "???": 1.0} | {
 
 @dataclass(frozen=True)
 class Stored:
-    """How the voxels of a volume are stored.
+    """Storage of the voxels of a volume.
 
-    shape    of the array, first axis fastest; trailing axes of length 1 may follow the third
+    path     header file
+    shape    array shape, first axis fastest; trailing axes of length 1 may follow the third
     affine   (4, 4) voxel index -> LPS mm
-    dtype    with its byte order
-    files    that hold the voxels one after another, in equal pieces
-    start    byte of each file where its piece begins; None: the piece is the file's end
-    encoding raw, gzip (zlib too), ascii or hex
+    dtype    data type with byte order
+    files    data files, each with an equal share of the voxels, in order
+    start    offset of the voxels in each file, bytes; None: they are at the end of the file
+    encoding raw, gzip (also zlib), ascii or hex
     skip     bytes of the decoded stream before the voxels
     slope, inter  value = stored * slope + inter
-    remarks  what the header says in two ways or not at all, and how it is read
+    remarks  contradictory or missing fields, and the interpretation used
     """
 
     path: Path
@@ -57,21 +58,21 @@ class Stored:
     remarks: tuple[str, ...] = ()
 
     def voxels(self) -> tuple[np.ndarray, list[str]]:
-        """The stored values in the file's own order, and a remark where bytes are left over. Raises InputError."""
+        """Read the stored values in file order; return them and a remark if bytes follow them. Raises InputError."""
         needed = int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
         share, rest = divmod(needed, len(self.files))
         if rest:
             raise InputError(
                 "header-data-file-count",
-                f"{self.path} names {len(self.files)} data files, which its size does not fit; correct it",
+                f"{self.path} has {len(self.files)} data files, which do not evenly divide its size; correct it",
             )
         held = [self._piece(file, share) for file in self.files]
         raw = held[0][0] if len(held) == 1 else np.concatenate([piece for piece, _ in held])
         left = sum(beyond for _, beyond in held)
-        return raw.view(self.dtype), [f"{left} bytes follow its last voxel: its header may be wrong"] if left else []
+        return raw.view(self.dtype), [f"{left} bytes follow the last voxel; the header may be wrong"] if left else []
 
     def _piece(self, file: Path, needed: int) -> tuple[np.ndarray, int]:
-        """The bytes of one file's voxels, and the count of bytes after them."""
+        """Return the voxel bytes of one file, and the number of bytes after them."""
         size = file.stat().st_size
         if self.encoding == "raw":
             start = size - needed if self.start is None else self.start + self.skip
@@ -85,21 +86,21 @@ class Stored:
             return self._written(stream.read(), needed), 0
 
     def _inflated(self, stream: IO[bytes], needed: int, size: int) -> tuple[np.ndarray, int]:
-        """A zlib or gzip stream (also of several members) to its end, where its checksum is compared."""
-        if needed > size * 1032:  # zlib cannot expand one byte to more
+        """Decompress a zlib or gzip stream (one or more members) to its end, where the checksum is verified."""
+        if needed > size * 1032:  # maximum compression ratio of zlib
             raise self._truncated()
         raw, held, inflate = np.empty(needed, np.uint8), -self.skip, zlib.decompressobj(wbits=47)
         try:
             while held <= needed + MAX_BEYOND_VOXELS:
                 block = inflate.unconsumed_tail or stream.read(1 << 16)
-                made = np.frombuffer(inflate.decompress(block, 1 << 20), np.uint8)
-                inside = made[max(-held, 0) : max(needed - held, 0)]
+                decoded = np.frombuffer(inflate.decompress(block, 1 << 20), np.uint8)
+                inside = decoded[max(-held, 0) : max(needed - held, 0)]
                 raw[max(held, 0) : max(held, 0) + len(inside)] = inside
-                held += len(made)
+                held += len(decoded)
                 if inflate.eof and inflate.unused_data[:2] == b"\x1f\x8b":
                     rest, inflate = inflate.unused_data, zlib.decompressobj(wbits=47)
                     stream.seek(-len(rest), 1)
-                elif inflate.eof or (not block and not len(made)):
+                elif inflate.eof or (not block and not len(decoded)):
                     break
         except zlib.error:
             raise self._truncated() from None
@@ -108,7 +109,7 @@ class Stored:
         return raw, held - needed
 
     def _written(self, text: bytes, needed: int) -> np.ndarray:
-        """Voxels written as decimal numbers or as hexadecimal digits."""
+        """Decode voxels stored as decimal numbers or hexadecimal digits."""
         try:
             if self.encoding == "hex":
                 raw = np.frombuffer(bytes.fromhex(text.decode("ascii")), np.uint8)
@@ -121,81 +122,84 @@ class Stored:
         return raw[:needed]
 
     def _truncated(self) -> InputError:
-        its = f"one of its {len(self.files)} data files" if len(self.files) > 1 else "it"
+        its = f"one of its {len(self.files)} data files" if len(self.files) > 1 else "the voxel data"
         return InputError(
             "volume-truncated",
-            f"{self.path}: {its} is truncated, its voxels are corrupt, or its header asks for too many; copy or export "
-            "it again",
+            f"{self.path}: {its} is truncated or corrupt, or the header states too many voxels; copy or export it "
+            "again",
         )
 
 
 def numbers(text: str, count: int | None, path: Path, field: str) -> np.ndarray:
-    """The numbers of a field, finite. Raises InputError where they are not ``count``."""
+    """Parse the finite numbers of a field. Raises InputError if there are not ``count`` of them (None: any number)."""
     try:
         found = np.array([float(part) for part in text.split()], np.float64)
     except ValueError:
         found = np.empty(0)
     if not found.size or (count is not None and found.size != count) or not np.isfinite(found).all():
-        wanted = "numbers" if count is None else f"{count} number{'s' * (count != 1)}"
-        raise InputError("header-field-invalid", f"{path}: {field} = {text[:80]} is not {wanted}; correct its header")
+        expected = "numbers" if count is None else f"{count} number{'s' * (count != 1)}"
+        raise InputError(
+            "header-field-invalid", f"{path}: {field} = {text[:80]}, but it must be {expected}; correct its header"
+        )
     return found
 
 
-def whole(text: str, path: Path, field: str) -> list[int]:
-    """The whole numbers of a field. Raises InputError."""
+def whole_numbers(text: str, path: Path, field: str) -> list[int]:
+    """Parse the integers of a field. Raises InputError."""
     found = text.split()
     if not found or not all(re.fullmatch(r"[+-]?\d{1,18}", part, re.ASCII) for part in found):
         raise InputError(
-            "header-not-whole-numbers", f"{path}: {field} = {text[:80]} is not whole numbers; correct its header"
+            "header-not-whole-numbers",
+            f"{path}: {field} = {text[:80]}, but it must be whole numbers; correct its header",
         )
     return [int(part) for part in found]
 
 
-def mm(unit: str, path: Path, field: str) -> float:
-    """Millimetres of a unit of length; one that is not stated is the millimetre. Raises InputError."""
+def mm_per_unit(unit: str, path: Path, field: str) -> float:
+    """Return the length of a unit in mm; an unspecified unit is mm. Raises InputError."""
     if unit.lower() not in MM:
-        raise InputError(
-            "header-unit-unknown", f"{path}: {field} is {unit[:40]}, no unit that is known; convert it to mm"
-        )
+        raise InputError("header-unit-unknown", f"{path}: {field} is {unit[:40]}, an unknown unit; convert it to mm")
     return MM[unit.lower()]
 
 
-def expanded(text: str, path: Path, count: int) -> list[str]:
-    """File names of a pattern and its numbers: ``s%03d.raw 1 90 1``; without numbers from 1 to ``count``."""
+def expand_pattern(text: str, path: Path, count: int) -> list[str]:
+    """Expand a file name pattern such as ``s%03d.raw 1 90 1``; without a range, the numbers are 1 to ``count``."""
     pattern, *rest = text.split()
-    low, high, step, *_ = [*whole(" ".join(rest), path, "its data files"), 1][:4] if rest else (1, count, 1)
+    low, high, step, *_ = [*whole_numbers(" ".join(rest), path, "its data files"), 1][:4] if rest else (1, count, 1)
     steps = range(low, high + (1 if step > 0 else -1), step) if step else range(0)
     if not PATTERN.fullmatch(pattern) or not 0 < len(steps) <= MAX_FILES:
-        raise InputError(
-            "header-data-pattern", f"{path} names its data files by {text[:80]}, which cannot be read; correct it"
-        )
+        raise InputError("header-data-pattern", f"{path}: the data file pattern {text[:80]} is invalid; correct it")
     return [pattern % number for number in steps]
 
 
-def beside(path: Path, names: Sequence[str]) -> tuple[Path, ...]:
-    """The data files that a header names, each in the header's own folder, links followed.
+def data_file_paths(path: Path, names: Sequence[str]) -> tuple[Path, ...]:
+    """Return the paths of the data files that a header names; links are followed.
 
-    A header must not make a volume of any file of this machine, nor wait for a pipe. Raises InputError.
+    Only regular files in the header's folder are accepted, so that a header cannot read arbitrary files or block on a
+    pipe. Raises InputError.
     """
     found = []
-    homes = {path.parent.resolve(), path.resolve().parent}  # a header that is a link, beside its data or by itself
+    # If the header is a link, data may be in its own folder or that of its target.
+    folders = {path.parent.resolve(), path.resolve().parent}
     for name in names:
         file = path.parent / name
-        if "\\" in name and not os.path.lexists(file):  # written on Windows
+        if "\\" in name and not os.path.lexists(file):  # path written on Windows
             file = path.parent / name.replace("\\", "/")
         try:
-            inside = bool(name) and file.resolve().parent in homes
-            there = file.is_file()
+            inside = bool(name) and file.resolve().parent in folders
+            is_present = file.is_file()
         except (OSError, ValueError, RuntimeError):
-            inside, there = True, False
+            inside, is_present = True, False
         if not inside:
-            link = " through a link" if file.parent.resolve() in homes else ""
+            link = " through a link" if file.parent.resolve() in folders else ""
             raise InputError(
                 "header-data-elsewhere",
-                f"{path} names a data file {name[:200]} in another folder{link}; put it beside its header",
+                f"{path} names the data file {name[:200]} in another folder{link}; put it beside the header",
             )
-        if not there:
-            what = "is no regular file" if file.exists() else "does not exist"
-            raise InputError("header-data-missing", f"{path} names a data file {name[:200]} that {what}; put it there")
+        if not is_present:
+            what = "is not a regular file" if file.exists() else "does not exist"
+            raise InputError(
+                "header-data-missing", f"{path} names the data file {name[:200]}, which {what}; provide the file"
+            )
         found.append(file)
     return tuple(found)

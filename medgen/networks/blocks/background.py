@@ -1,11 +1,11 @@
-"""A masked background is no tissue: it stays as it is, and teaches a generator nothing."""
+"""Keep a masked background unchanged: it is not tissue, and a generator must not be trained on it."""
 
 import torch
 from torch import Tensor
 
 
-def background_kept(x: Tensor, y_hat: Tensor) -> Tensor:
-    """ŷ with -1 wherever x, in the same channel, is coded -1: the code of masked voxels, see ``codecs.Range``.
+def keep_background(x: Tensor, y_hat: Tensor) -> Tensor:
+    """Set ŷ to -1 wherever x is -1 in the same channel: the encoded value of masked voxels, see ``intensity.Range``.
 
     Args:
         x: (B, C, X, Y[, Z]) in [-1, 1].

@@ -1,4 +1,4 @@
-"""Anti-aliased resampling (Zhang, ICML 2019), as CUT uses it: blur before halving, interpolate when doubling."""
+"""Anti-aliased resampling (Zhang, ICML 2019), as CUT uses it: blur before downsampling, interpolate when upsampling."""
 
 import torch
 from torch import Tensor, nn
@@ -6,7 +6,7 @@ from torch.nn import functional as nnf
 
 
 class BlurDown(nn.Module):
-    """Halves the grid: each axis filtered by [1, 2, 1] / 4, then every second place. (B, C, ...) → (B, C, ⌈.../2⌉)."""
+    """Halve the grid: filter each axis by [1, 2, 1] / 4, keep every second voxel. (B, C, ...) → (B, C, ⌈.../2⌉)."""
 
     kernel: Tensor
 
@@ -17,7 +17,7 @@ class BlurDown(nn.Module):
         kernel = taps
         for _ in range(spatial_dims - 1):
             kernel = kernel[..., None] * taps
-        self.register_buffer("kernel", kernel[None, None])  # saved: a model is loaded over the meta device
+        self.register_buffer("kernel", kernel[None, None])  # saved, because models are loaded via the meta device
 
     def forward(self, x: Tensor) -> Tensor:
         convolve = nnf.conv3d if self.spatial_dims == 3 else nnf.conv2d
@@ -28,7 +28,7 @@ class BlurDown(nn.Module):
 
 
 class BlurUp(nn.Module):
-    """Doubles the grid by linear interpolation, the filter [1, 3, 3, 1] / 4 of the paper's code."""
+    """Double the grid by linear interpolation: the filter [1, 3, 3, 1] / 4 of the paper's code."""
 
     def __init__(self, spatial_dims: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A discriminator with an output map for every domain (StarGAN v2, Choi 2020, arXiv 1912.01865, section 3.1)."""
+"""A discriminator with one output map per domain (StarGAN v2, Choi 2020, arXiv 1912.01865, section 3.1)."""
 
 from typing import cast
 
@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 
 class Branches(nn.Module):
-    """Of the maps that the network gives, the one of the domain asked for: is this a real image *of that domain*?
+    """Select the output map of the requested domain: is this a real image *of that domain*?
 
     Args:
         network: (B, C, X, Y[, Z]) → logits (B, domains, x, y[, z]) of every scale.
-        domains: how many; the input carries the one asked for as that many constant channels, see ``with_domain``.
+        domains: number of domains; the requested one is encoded in that many constant channels, see ``with_domain``.
     """
 
     def __init__(self, network: nn.Module, domains: int) -> None:
@@ -21,6 +21,6 @@ class Branches(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, C + domains, X, Y[, Z]) → raw logits (B, 1, x, y[, z]) of every scale."""
         images, planes = x[:, : -self.domains], x[:, -self.domains :]
-        c = planes.flatten(2).mean(2).argmax(1)  # also where augmentation has moved or cut the planes
+        c = planes.flatten(2).mean(2).argmax(1)  # works even if augmentation shifted or cut the planes
         maps = cast(list[Tensor], self.network(images))
         return [logits[torch.arange(len(c), device=c.device), c][:, None] for logits in maps]

@@ -1,8 +1,9 @@
-"""Nearest doubling and a 3-wide convolution (Odena 2016) in one: no checkerboard, at the price of a deconvolution.
+"""Nearest-neighbour upsampling and a 3-wide convolution (Odena 2016) in one layer: no checkerboard artefacts.
 
-On a grid whose every voxel was repeated along each axis, the taps [a, b, c] meet only two different voxels: at an
-even place a·x[m-1] + (b + c)·x[m], at an odd one (a + b)·x[m] + c·x[m+1]. That is the transposed convolution of stride
-2 with the taps [c, b + c, a + b, a], so the large grid is never made: 8 products a voxel instead of 27 in 3D.
+The cost is that of a deconvolution. After every voxel is repeated along each axis, the taps [a, b, c] cover only two
+different voxels: a·x[m-1] + (b + c)·x[m] at even positions, (a + b)·x[m] + c·x[m+1] at odd ones. This equals a
+transposed convolution of stride 2 with the taps [c, b + c, a + b, a], so the upsampled input is never stored, and in 3D
+each output voxel needs 8 products instead of 27.
 """
 
 import torch
@@ -11,27 +12,27 @@ from torch.nn import functional as nnf
 
 
 class DoublingConv2d(nn.Conv2d):
-    """(B, C_in, X, Y) → (B, C_out, 2X, 2Y); weights of the 3-wide convolution."""
+    """(B, C_in, X, Y) → (B, C_out, 2X, 2Y); stores the weights of the 3-wide convolution."""
 
     def forward(self, x: Tensor) -> Tensor:
         return nnf.conv_transpose2d(x, _transposed(self.weight), self.bias, stride=2, padding=1)
 
 
 class DoublingConv3d(nn.Conv3d):
-    """(B, C_in, X, Y, Z) → (B, C_out, 2X, 2Y, 2Z); weights of the 3-wide convolution."""
+    """(B, C_in, X, Y, Z) → (B, C_out, 2X, 2Y, 2Z); stores the weights of the 3-wide convolution."""
 
     def forward(self, x: Tensor) -> Tensor:
         return nnf.conv_transpose3d(x, _transposed(self.weight), self.bias, stride=2, padding=1)
 
 
-def doubling(spatial_dims: int, in_channels: int, out_channels: int) -> nn.Module:
-    """The layer for 2D or 3D grids."""
+def upsampling_conv(spatial_dims: int, in_channels: int, out_channels: int) -> nn.Module:
+    """Create the layer for 2D or 3D grids."""
     layer = DoublingConv3d if spatial_dims == 3 else DoublingConv2d
     return layer(in_channels, out_channels, kernel_size=3, padding=1)
 
 
 def _transposed(weight: Tensor) -> Tensor:
-    """(C_out, C_in, 3, ...) of the convolution after doubling → (C_in, C_out, 4, ...) of the one that does both."""
+    """Convolution weights (C_out, C_in, 3, ...) → weights (C_in, C_out, 4, ...) of the equal transposed convolution."""
     for axis in range(2, weight.ndim):
         a, b, c = weight.unbind(axis)
         weight = torch.stack([c, b + c, a + b, a], axis)

@@ -1,7 +1,7 @@
-"""Weight initialisation as the papers: normal (pix2pix, CycleGAN) or Xavier (CUT, SPADE), gain 0.02.
+"""Weight initialisation as in the papers: normal (pix2pix, CycleGAN) or Xavier (CUT, SPADE), gain 0.02.
 
-Both presume a norm after each convolution, which undoes the small gain. Without norms signals would fade by
-a third a layer; there Kaiming's initialisation (He 2015) keeps them.
+Both assume a norm after each convolution, which undoes the small gain. Without norms, signals would shrink by a third
+per layer; Kaiming initialisation (He 2015) prevents this.
 """
 
 from typing import Literal

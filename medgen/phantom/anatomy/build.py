@@ -1,4 +1,4 @@
-"""One patient's anatomy: the order in which tissues are painted, and how layers become HU and labels."""
+"""Build the anatomy of one patient: paint all tissues in order, and convert the layers to HU and labels."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +30,7 @@ from medgen.phantom.anatomy.viscera import (
 
 @dataclass(frozen=True)
 class Anatomy:
-    """One patient before any scan: tissue layers bottom to top, HU of each tissue at each phase,
+    """Anatomy of one patient before any scan: tissue layers from bottom to top, HU of each tissue in each phase,
     texture in HU and labels (X, Y, Z)."""
 
     seed: int
@@ -43,7 +43,7 @@ class Anatomy:
     info: dict[str, Any]
 
     def mixture(self, phase: str) -> Array:
-        """Noise-free HU (X, Y, Z) float32 at a phase: each voxel the mean of the tissues that share it."""
+        """Return noise-free HU (X, Y, Z) float32 in a phase, with partial volume effects between tissues."""
         values = self.values[phase]
         hu = np.full(self.size, values["air"], np.float32)
         for layer in self.layers:
@@ -56,7 +56,7 @@ class Anatomy:
 def build_anatomy(
     seed: int, size: tuple[int, int, int], spacing: tuple[float, float, float], lesions: bool = True
 ) -> Anatomy:
-    """Draw the patient of this seed on a grid; the same seed is the same patient on every grid."""
+    """Build the patient of a seed on a grid; the same seed gives the same patient on every grid."""
     habitus = draw_habitus(seed)
     canvas = Canvas(size, spacing, seed, habitus.frame, table_height(habitus))
     trunk = paint_wall(canvas, habitus)
@@ -83,7 +83,7 @@ def build_anatomy(
 
 
 def finish(canvas: Canvas) -> tuple[Array, Array]:
-    """Texture in HU and label of every voxel: the topmost tissue that fills at least half of it."""
+    """Return the texture in HU and the label of every voxel (the topmost tissue that fills at least half of it)."""
     amount, labels = np.zeros(canvas.size, np.float32), np.zeros(canvas.size, np.uint8)
     for layer in canvas.layers:
         part = amount[layer.box]

@@ -1,4 +1,4 @@
-"""Lungs with their vessels, and the heart, between rib cage and diaphragm."""
+"""Paint the lungs with their vessels, and the heart."""
 
 import numpy as np
 
@@ -8,6 +8,7 @@ from medgen.phantom.anatomy.torso import Trunk
 
 
 def paint_lungs(canvas: Canvas, trunk: Trunk) -> None:
+    """Paint diaphragm, lungs and lung vessels."""
     box = canvas.box((-140, -90, -90), (140, 110, 130))
     x, y, z = canvas.at(box)
     if x.size == 0:
@@ -19,7 +20,7 @@ def paint_lungs(canvas: Canvas, trunk: Trunk) -> None:
     dome, cavity = trunk.dome[box], trunk.cavity[box]
     canvas.paint("muscle", LABELS["muscle"], box, np.maximum(np.abs(dome + 1) - 1.6, cavity))
     lung = np.maximum(np.maximum(cavity + 2.2, -dome + 0.5), -middle)
-    shade = -0.45 * np.clip(y, -80, 80) + canvas.bumps("lung", box, 24, 12)  # denser where it hangs
+    shade = -0.45 * np.clip(y, -80, 80) + canvas.bumps("lung", box, 24, 12)  # dependent lung is denser
     canvas.paint("lung", LABELS["lung"], box, lung, shade=shade)
     for side, name in ((1, "right"), (-1, "left")):
         rng = stream(canvas.seed, f"lung vessels {name}")
@@ -33,13 +34,14 @@ def paint_lungs(canvas: Canvas, trunk: Trunk) -> None:
 
 
 def paint_heart(canvas: Canvas, trunk: Trunk) -> None:
+    """Paint pericardium, myocardium, chambers and oesophagus."""
     box = canvas.box((-110, -60, 30), (70, 110, 130))
     x, y, z = canvas.at(box)
     if x.size == 0:
         return
     rng = stream(canvas.seed, "heart")
     turn, grow = 0.62 + rng.normal(0, 0.06), 1 + rng.normal(0, 0.04)
-    u, v = rotated((x + 24) / grow, (y - 24) / grow, -turn)  # u: to the right and back along the long axis
+    u, v = rotated((x + 24) / grow, (y - 24) / grow, -turn)  # u: long axis, towards right and posterior
     w = (z - 106) / grow + 0.28 * -u
     label, bump = LABELS["heart"], canvas.bumps("heart", box, 24, 1.5)
     limit = np.maximum(-trunk.dome[box] + 3.5, trunk.cavity[box] + 5)

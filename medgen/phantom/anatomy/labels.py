@@ -1,4 +1,4 @@
-"""Structure names of the embedded cohort and their values in label volumes."""
+"""Structure names of the phantom cohort and their values in label maps."""
 
 LABELS: dict[str, int] = {
     name: value

@@ -1,4 +1,4 @@
-"""Cysts and tumours of the liver, and cysts of the kidneys, with a record of each."""
+"""Paint cysts and tumours of the liver and cysts of the kidneys, and record each."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from medgen.phantom.anatomy.shapes import Array, Box, Canvas, Region, crop, elli
 
 
 def paint_lesions(canvas: Canvas, region: Region, kidneys: list[Region]) -> list[dict[str, object]]:
-    """Cysts, hypovascular lesions with a faint rim, hypervascular ones; returns a record of each."""
+    """Paint cysts, hypovascular lesions with a faint rim, and hypervascular lesions; return a record of each."""
     box, liver = region
     rng = stream(canvas.seed, "lesions")
     found: list[dict[str, object]] = []
@@ -20,15 +20,15 @@ def paint_lesions(canvas: Canvas, region: Region, kidneys: list[Region]) -> list
     for kind, count, (small, large) in plan:
         for k in range(count):
             radius = float(rng.uniform(small, large))
-            where = place(canvas, rng, box, liver, radius, taken)
-            if where is not None:
-                taken.append((where, radius))
-                paint_lesion(canvas, rng, kind, f"{kind} {k}", where, radius, liver, box)
+            position = place(canvas, rng, box, liver, radius, taken)
+            if position is not None:
+                taken.append((position, radius))
+                paint_lesion(canvas, rng, kind, f"{kind} {k}", position, radius, liver, box)
                 found.append(
                     {
                         "kind": kind,
                         "organ": "liver",
-                        "position": [round(float(v), 1) for v in where],
+                        "position": [round(float(v), 1) for v in position],
                         "radius": round(radius, 1),
                     }
                 )
@@ -46,7 +46,7 @@ def place(
     radius: float,
     taken: list[tuple[Array, float]],
 ) -> Array | None:
-    """A point deep enough in the liver and clear of other lesions, in warped coordinates."""
+    """Draw a position inside the liver without overlap with other lesions, in warped coordinates; None if none fits."""
     points = np.stack([rng.uniform(-50, 128, 400), rng.uniform(-68, 80, 400), rng.uniform(-80, 70, 400)], 1)
     good = canvas.inside(points, box, liver, -0.75 * radius - 1)
     ends = canvas.to_grid(points)
@@ -68,6 +68,7 @@ def paint_lesion(
     liver: Array,
     liver_box: Box,
 ) -> None:
+    """Paint one lesion of the liver."""
     box = canvas.box(tuple(centre - radius), tuple(centre + radius))
     x, y, z = canvas.at(box)
     radii = tuple(radius * rng.uniform(0.8, 1.2, 3))
@@ -83,6 +84,7 @@ def paint_lesion(
 
 
 def paint_kidney_cyst(canvas: Canvas, rng: np.random.Generator, kidney: Region, found: list[dict[str, object]]) -> None:
+    """Paint a cyst at the edge of a kidney and append its record to ``found``."""
     box, sd = kidney
     edge = np.argwhere((sd < -1) & (sd > -6))
     if len(edge) == 0:

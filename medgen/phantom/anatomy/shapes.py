@@ -1,7 +1,7 @@
-"""Geometry of the embedded anatomy: random fields, signed distances, antialiased painting, vessel trees.
+"""Geometry of the CT phantom: random fields, signed distances, antialiased painting, vessel trees.
 
-Lengths are millimetres. A signed distance is negative inside. Everything random is a function of position in
-mm, never of the voxel grid, so one seed is the same patient at any size and spacing.
+Lengths are in mm. Signed distances are negative inside. All random values depend on the position in mm and not on the
+voxel grid, so that a seed gives the same patient at any size and spacing.
 """
 
 import zlib
@@ -13,23 +13,23 @@ from scipy import ndimage
 
 Array = np.ndarray
 Box = tuple[slice, slice, slice]
-Region = tuple[Box, Array]  # where, and the signed distance there
+Region = tuple[Box, Array]  # box, and the signed distance in it
 Places = Sequence[tuple[float, ...]]
 
 WHOLE: Box = (slice(None), slice(None), slice(None))
 
 REACH = 320.0  # mm; random fields are defined on a cube of this half-width
-PERIOD = 48  # knots after which a random field repeats; never within one organ
+PERIOD = 48  # knots after which a random field repeats; larger than any organ
 SPLINE_SD = (151 / 315) ** 1.5  # standard deviation of a cubic B-spline field of unit normal coefficients
 
 
 def stream(seed: int, name: str) -> np.random.Generator:
-    """A random stream of its own for each named part, so that changing one leaves the others alone."""
+    """Return a separate random generator for each name, so that changes of one part do not affect the others."""
     return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
 def spline_weights(coordinates: Array, scale: float) -> tuple[Array, int]:
-    """Cubic B-spline weights (N, M) of N positions (mm) for M knots, and the first knot's index."""
+    """Return cubic B-spline weights (N, M) of N positions (mm) for M knots, and the index of the first knot."""
     t = np.clip((coordinates + REACH) / scale, 1.0, 2 * REACH / scale - 1.0)
     first, last = int(np.floor(t.min())) - 1, int(np.floor(t.max())) + 3
     d = np.abs(t[:, None] - np.arange(first, last)[None, :])
@@ -39,7 +39,7 @@ def spline_weights(coordinates: Array, scale: float) -> tuple[Array, int]:
 
 
 def smooth_field(rng: np.random.Generator, axes: Sequence[Array], scale: float) -> Array:
-    """Unit-variance smooth random field (X, Y, Z) on the grid of the three 1D ``axes`` (mm).
+    """Return a smooth random field (X, Y, Z) of unit variance on the grid of the three 1D ``axes`` (mm).
 
     ``scale`` is the knot distance in mm: about half the length of a bump.
     """
@@ -56,13 +56,13 @@ def smooth_field(rng: np.random.Generator, axes: Sequence[Array], scale: float) 
 
 
 def smin(a: Array, b: Array, blend: float) -> Array:
-    """Smooth union of two signed distances; the seam is rounded over ``blend`` mm."""
+    """Smooth union of two signed distances; the transition has a width of ``blend`` mm."""
     k = np.clip(blend - np.abs(a - b), 0, None)
     return np.minimum(a, b) - k * k / (4 * blend)
 
 
 def ellipsoid(x: Array, y: Array, z: Array, centre: tuple[float, ...], radii: tuple[float, ...]) -> Array:
-    """Signed distance to an ellipsoid, to first order."""
+    """Signed distance to an ellipsoid (first-order approximation)."""
     u, v, w = ((q - c) / r for q, c, r in zip((x, y, z), centre, radii, strict=True))
     f = np.sqrt(u * u + v * v + w * w) + 1e-6
     g = np.sqrt((u / radii[0]) ** 2 + (v / radii[1]) ** 2 + (w / radii[2]) ** 2) + 1e-6
@@ -70,26 +70,26 @@ def ellipsoid(x: Array, y: Array, z: Array, centre: tuple[float, ...], radii: tu
 
 
 def rotated(x: Array, y: Array, angle: float) -> tuple[Array, Array]:
-    """Coordinates in axes turned by ``angle`` radians."""
+    """Return coordinates in axes rotated by ``angle`` radians."""
     c, s = np.cos(angle), np.sin(angle)
     return c * x + s * y, c * y - s * x
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One tissue painted over what is below: HU = (1 - alpha) * below + alpha * (tissue + shade)."""
+    """A tissue painted over the layers below: HU = (1 - alpha) * below + alpha * (tissue + shade)."""
 
     tissue: str
     label: int
     box: Box
     alpha: Array  # float32 fraction of each voxel in the box
-    shade: Array | None = None  # HU added to the tissue's own value, the same at every phase
+    shade: Array | None = None  # HU added to the tissue value, equal in all phases
 
 
 class Canvas:
-    """Voxel grid in body coordinates (mm; +x patient right, +y front, +z head; origin in front of L1) and the
-    layers painted on it so far. ``x, y, z`` are warped coordinates (X, Y, Z): shapes drawn in them come out
-    bent as bodies are. ``side``, ``depth`` and ``height`` (mm) are the x, y and z of the middle of the field of view."""
+    """Voxel grid in body coordinates (mm; +x patient right, +y anterior, +z superior; origin anterior to L1) with the
+    layers painted so far. ``x, y, z`` are warped coordinates (X, Y, Z), which make shapes slightly irregular.
+    ``depth``: y of the centre of the field of view."""
 
     def __init__(
         self,
@@ -116,24 +116,25 @@ class Canvas:
         self.layers: list[Layer] = []
 
     def box(self, low: tuple[float, ...], high: tuple[float, ...], margin: float = 14.0) -> Box:
-        """Slices of the grid that hold the block low..high (mm); empty when out of view."""
+        """Return the grid slices of the block from ``low`` to ``high`` (mm); empty outside the field of view."""
         return tuple(
             slice(int(np.searchsorted(a, lo - margin)), int(np.searchsorted(a, hi + margin)))
             for a, lo, hi in zip(self.axes, low, high, strict=True)
         )  # type: ignore[return-value]
 
     def at(self, box: Box) -> tuple[Array, Array, Array]:
+        """Return the warped coordinates in a box."""
         return self.x[box], self.y[box], self.z[box]
 
     def bumps(self, name: str, box: Box, scale: float, amplitude: float) -> Array:
-        """Smooth random field of the given standard deviation (mm or HU) in the box."""
+        """Return a smooth random field with standard deviation ``amplitude`` (mm or HU) in the box."""
         axes = tuple(a[s] for a, s in zip(self.axes, box, strict=True))
         if min(len(a) for a in axes) == 0:
             return np.zeros([len(a) for a in axes], np.float32)
         return amplitude * smooth_field(stream(self.seed, name), axes, scale)  # type: ignore[arg-type]
 
     def to_grid(self, points: Array) -> Array:
-        """Unwarped positions (N, 3) of points (N, 3) given in warped coordinates."""
+        """Convert points (N, 3) from warped to unwarped coordinates."""
         points = np.asarray(points, np.float32)
         origin = np.array([a[0] for a in self.axes])
         places = points.copy()
@@ -144,8 +145,10 @@ class Canvas:
         return places
 
     def inside(self, points: Array, box: Box, sd: Array, limit: float) -> Array:
-        """Which points (N, 3) lie where ``sd``, known in ``box``, is below ``limit``; off the grid
-        the nearest voxel decides."""
+        """Return which points (N, 3) have a signed distance ``sd`` (given in ``box``) below ``limit``.
+
+        The nearest voxel is used for points outside the grid.
+        """
         places = self.to_grid(points)
         index = [
             np.clip(
@@ -158,7 +161,7 @@ class Canvas:
         return sd[tuple(index)] < limit
 
     def tubes(self, points: Array, radii: Array, segments: Array, reach: float = 8.0) -> tuple[Box, Array]:
-        """Signed distance to round cones: ``segments`` (S, 2) index ``points`` (N, 3), ``radii`` (N,)."""
+        """Return the signed distance to round cones; ``segments`` (S, 2) index ``points`` (N, 3) and ``radii`` (N,)."""
         places, radii = self.to_grid(points), np.asarray(radii, np.float32)
         top = float(radii.max()) + reach
         whole = self.box(tuple(places.min(0)), tuple(places.max(0)), top)
@@ -187,7 +190,7 @@ class Canvas:
         step: float = 6.0,
         reach: float = 8.0,
     ) -> tuple[Box, Array]:
-        """Signed distance to a tube along a smooth curve through ``points`` with the given radii."""
+        """Return the signed distance to a tube along a smooth curve through ``points`` with the given radii."""
         places, radius = curve(np.array(points, float), np.array(radii, float), step)
         if wobble:
             places = places + wobble * wander(stream(self.seed, name), len(places))
@@ -204,19 +207,19 @@ class Canvas:
         shade: Array | None = None,
         opacity: float = 1.0,
     ) -> None:
-        """Paint a signed distance; the voxel's fraction inside is taken from the distance of its centre."""
+        """Paint a signed distance; the fraction of a voxel inside is estimated from the distance of its centre."""
         if sd.size == 0 or float(sd.min()) > 0.5 * self.h:
             return
         alpha = np.clip(0.5 - sd / np.float32(self.h), 0, 1) * np.float32(opacity)
         self.layers.append(Layer(tissue, label, box, alpha.astype(np.float32, copy=False), shade))
 
     def shell(self, tissue: str, label: int, box: Box, sd: Array, thickness: float, opacity: float = 1.0) -> None:
-        """Paint the band 0 .. -thickness below the surface."""
+        """Paint the band from 0 to -thickness below the surface."""
         self.paint(tissue, label, box, np.maximum(sd, -thickness - sd), opacity=opacity)
 
 
 def cone_distance(axes: list[Array], p: Array, q: Array, rp: float, rq: float) -> Array:
-    """Signed distance on the grid of ``axes`` to a rod from ``p`` to ``q`` whose radius goes from rp to rq."""
+    """Return the signed distance on the grid of ``axes`` to a cone from ``p`` (radius rp) to ``q`` (radius rq)."""
     d = q - p
     x, y, z = (axes[0] - p[0])[:, None, None], (axes[1] - p[1])[:, None], axes[2] - p[2]
     t = np.clip((x * d[0] + y * d[1] + z * d[2]) / (d @ d + np.float32(1e-6)), 0, 1)
@@ -225,7 +228,7 @@ def cone_distance(axes: list[Array], p: Array, q: Array, rp: float, rq: float) -
 
 
 def curve(points: Array, radii: Array, step: float) -> tuple[Array, Array]:
-    """Catmull-Rom curve through ``points`` (N, 3), sampled about every ``step`` mm, with radii to match."""
+    """Sample a Catmull-Rom curve through ``points`` (N, 3) about every ``step`` mm, and interpolate the radii."""
     full = np.vstack([2 * points[0] - points[1], points, 2 * points[-1] - points[-2]])
     places, radius = [], []
     for i in range(1, len(full) - 2):
@@ -240,7 +243,7 @@ def curve(points: Array, radii: Array, step: float) -> tuple[Array, Array]:
 
 
 def wander(rng: np.random.Generator, n: int, smooth: float = 2.5) -> Array:
-    """Smooth unit-size random offsets (n, 3) along a path."""
+    """Draw smooth random offsets (n, 3) of unit standard deviation along a path."""
     steps = ndimage.gaussian_filter1d(rng.standard_normal((n + 20, 3)), smooth, axis=0)[10:-10]
     return steps / (steps.std() + 1e-6)
 
@@ -255,8 +258,10 @@ def grow_tree(
     exponent: float = 2.7,
     largest: float = 9.0,
 ) -> tuple[Array, Array, Array]:
-    """Branching tree from ``trunk`` (K, 3) to the ``tips`` (N, 3): each tip is joined, nearest to the root
-    first, to the nearest point of the tree; radii follow Murray's law r^e = sum of the children's r^e.
+    """Grow a tree from ``trunk`` (K, 3) to the ``tips`` (N, 3).
+
+    Tips are connected to the nearest point of the tree, in order of their distance from the end of the trunk. Radii
+    follow Murray's law: r^e = sum of r^e of the children.
 
     Returns points (M, 3), radii (M,) and segments (S, 2).
     """
@@ -288,7 +293,7 @@ def grow_tree(
 
 
 def crop(sd: Array, box: Box, where: Box) -> Array:
-    """The signed distance known in ``box``, read in ``where``; far outside elsewhere."""
+    """Return a signed distance, given in ``box``, for the box ``where``; 1000 mm outside ``box``."""
     out = np.full([max(0, s.stop - s.start) for s in where], 1e3, np.float32)
     both = [slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(box, where, strict=True)]
     if all(s.stop > s.start for s in both):

@@ -1,4 +1,4 @@
-"""Rib cage, pelvis rim and spine: thin bright cortex around darker marrow."""
+"""Paint rib cage, iliac crests and spine, with a thin bright cortex around darker marrow."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from medgen.phantom.anatomy.labels import LABELS
 from medgen.phantom.anatomy.shapes import WHOLE, Canvas, ellipsoid, smin, stream
 from medgen.phantom.anatomy.torso import Trunk, spine_depth
 
-# (height of the vertebra's centre in mm, end of the bony rib as fraction of the way round, descent in mm)
+# (height of the vertebral centre in mm, end of the bony rib as a fraction of the half circumference, descent in mm)
 RIBS = {
     "T12": (33, 0.36, 58),
     "T11": (63, 0.50, 88),
@@ -22,7 +22,7 @@ LUMBAR = (-252, -216, -180, -144, -108, -72, -36, 0)
 
 
 def paint_ribs(canvas: Canvas, trunk: Trunk) -> None:
-    """Ribs in the shell outside the cavity: each descends as it goes round, then turns up as cartilage."""
+    """Paint ribs in the shell outside the cavity; each descends from the spine and rises again as cartilage."""
     cavity = trunk.cavity
     index = np.nonzero((cavity > -5) & (cavity < 24) & (trunk.skin < -4))
     if len(index[0]) == 0:
@@ -56,6 +56,7 @@ def paint_ribs(canvas: Canvas, trunk: Trunk) -> None:
 
 
 def paint_spine(canvas: Canvas) -> None:
+    """Paint discs, vertebrae, the vertebral ends of the ribs, and the spinal canal."""
     heights = np.array([*LUMBAR, *sorted(v[0] for v in RIBS.values())], float)
     whole = canvas.box((-50, -115, -400), (50, 5, 400))
     x, y, z = canvas.at(whole)
@@ -85,6 +86,7 @@ def paint_spine(canvas: Canvas) -> None:
 
 
 def paint_vertebra(canvas: Canvas, height: float, gap: float) -> None:
+    """Paint a vertebra; ``height``: z of its centre, ``gap``: distance to the nearest other vertebra, mm."""
     box = canvas.box((-50, -115, height - 34), (50, 0, height + 28), 6)
     x, y, z = canvas.at(box)
     if x.size == 0:

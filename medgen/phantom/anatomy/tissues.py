@@ -1,4 +1,4 @@
-"""HU of tissues and their enhancement by iodine, from the literature, drawn anew for each patient.
+"""HU of tissues and their iodine enhancement, from the literature, varied for each patient.
 
 Unenhanced soft tissue: Lamba et al., AJR 2014;203:1013 (liver 55-60, spleen 45-50, kidney 30-33, pancreas
 40, aorta about 40 HU); muscle 50-55 and fat -90..-115 HU: Aubrey et al., Acta Physiol 2014;210:489.
@@ -20,8 +20,8 @@ PHASES = ("none", "arterial", "portal_venous", "late")
 
 @dataclass(frozen=True)
 class Tissue:
-    """HU without contrast, its spread between patients, texture within the tissue, and HU added at the
-    arterial (35 s), portal venous (70 s) and late (3-5 min) phase."""
+    """HU of a tissue: unenhanced value, standard deviation between patients (``spread``), texture within the tissue,
+    and HU added in the arterial (35 s), portal venous (70 s) and late (3-5 min) phase."""
 
     hu: float
     spread: float = 0.0
@@ -51,7 +51,7 @@ TISSUES: dict[str, Tissue] = {
     "lung_vessel": Tissue(36, 3, 0, 200, 100, 62),
     "heart_muscle": Tissue(45, 3, 3, 70, 58, 40),
     "blood_left": Tissue(41, 4, 1, 290, 110, 66),  # aorta, its branches, left heart
-    "blood_right": Tissue(41, 4, 1, 200, 104, 66),  # right heart: still mixing at the arterial phase
+    "blood_right": Tissue(41, 4, 1, 200, 104, 66),  # right heart: incompletely mixed in the arterial phase
     "blood_cava": Tissue(40, 4, 1, 45, 94, 64),
     "blood_portal": Tissue(40, 4, 1, 55, 126, 68),
     "blood_hepatic": Tissue(40, 4, 1, 12, 116, 68),
@@ -78,22 +78,22 @@ TISSUES: dict[str, Tissue] = {
 
 
 def draw_values(seed: int) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
-    """HU of every tissue at every phase for one patient, and the factors behind the enhancement.
+    """Draw the HU of every tissue in every phase for one patient.
 
-    Returns ``({phase: {tissue: HU}}, {"dose_factor": ..., "timing": ...})``: ``dose_factor`` scales all
-    iodine (dose by body weight), ``timing`` shifts the balance of arteries to veins and parenchyma.
+    Returns ``({phase: {tissue: HU}}, {"dose_factor": ..., "timing": ...})``. ``dose_factor`` scales the enhancement of
+    all tissues (dose by body weight); ``timing`` shifts it between arteries and veins or parenchyma.
     """
     rng = stream(seed, "tissues")
     dose, timing = float(np.clip(rng.normal(1, 0.1), 0.8, 1.22)), float(np.clip(rng.normal(0, 1), -1.8, 1.8))
-    blood = float(np.clip(rng.normal(0, 3.5), -7, 7))  # haematocrit: blood differs between patients, not vessels
+    blood = float(np.clip(rng.normal(0, 3.5), -7, 7))  # haematocrit: varies between patients, but not between vessels
     values: dict[str, dict[str, float]] = {phase: {} for phase in PHASES}
     for name, tissue in TISSUES.items():
-        own = float(np.clip(rng.normal(0, tissue.spread), -1.8 * tissue.spread, 1.8 * tissue.spread))
+        offset = float(np.clip(rng.normal(0, tissue.spread), -1.8 * tissue.spread, 1.8 * tissue.spread))
         uptake = dose * float(np.clip(rng.normal(1, 0.06), 0.88, 1.12))
-        own = blood if name.startswith(("blood", "lung_vessel")) else own
+        offset = blood if name.startswith(("blood", "lung_vessel")) else offset
         early = 1 + 0.05 * timing * (1 if name in ("blood_left", "renal_cortex") else -1)
-        values["none"][name] = tissue.hu + own
+        values["none"][name] = tissue.hu + offset
         for phase in PHASES[1:]:
             balance = early if phase != "late" else 1.0
-            values[phase][name] = tissue.hu + own + uptake * balance * getattr(tissue, phase)
+            values[phase][name] = tissue.hu + offset + uptake * balance * getattr(tissue, phase)
     return values, {"dose_factor": dose, "timing": timing}

@@ -1,4 +1,4 @@
-"""The trunk: skin, fat, muscles, lungs, diaphragm, heart, spine and rib cage, drawn around one cavity."""
+"""Paint the trunk: table, skin, fat and muscles around the body cavity, and the surface of the diaphragm."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from medgen.phantom.anatomy.shapes import WHOLE, Array, Canvas, smin, stream
 
 @dataclass(frozen=True)
 class Habitus:
-    """Build of one patient: lengths in mm, ``belly`` and ``age`` from 0 to 1."""
+    """Body type of one patient: lengths in mm, ``belly`` and ``age`` from 0 to 1."""
 
     fat: float  # thickness of subcutaneous fat
     belly: float  # visceral fat
@@ -20,6 +20,7 @@ class Habitus:
 
 
 def draw_habitus(seed: int) -> Habitus:
+    """Draw the body type of the patient of a seed."""
     rng = stream(seed, "habitus")
     build = rng.beta(2, 2.6)
     frame = 1 + rng.normal(0, 0.025) + rng.normal(0, 0.015, 3)
@@ -34,7 +35,7 @@ def draw_habitus(seed: int) -> Habitus:
 
 
 def table_height(habitus: Habitus) -> float:
-    """y (mm) of the middle of the field of view: a radiographer centres the patient, thick or thin."""
+    """Return y (mm) of the field-of-view centre, which is set to the middle of the patient."""
     front, back = 96 + 26 * habitus.belly + 1.2 * habitus.fat, 109 + 0.7 * habitus.fat
     return (front - back) / 2 - 5
 
@@ -42,7 +43,7 @@ def table_height(habitus: Habitus) -> float:
 def squircle(
     x: Array, y: Array, width: Array | float, front: Array | float, back: Array | float, power: float
 ) -> Array:
-    """Radial distance to a flattened ellipse with its own half-depth in front and at the back."""
+    """Radial distance to a superellipse with different half-depths in front and at the back."""
     depth = np.where(y > 0, front, back).astype(np.float32)
     f = ((np.abs(x) / width) ** power + (np.abs(y) / depth) ** power) ** np.float32(1 / power)
     r = np.sqrt(x * x + y * y)
@@ -50,7 +51,7 @@ def squircle(
 
 
 def spine_depth(z: Array | float) -> Array:
-    """y of the centre of the vertebral bodies: lumbar lordosis, thoracic kyphosis."""
+    """Return y (mm) of the centre of the vertebral bodies, with lumbar lordosis and thoracic kyphosis."""
     return np.asarray(
         -37 + 9 * np.exp(-(((np.asarray(z) + 90) / 70) ** 2)) - 8 / (1 + np.exp(-(np.asarray(z) - 70) / 25)),
         np.float32,
@@ -59,7 +60,7 @@ def spine_depth(z: Array | float) -> Array:
 
 @dataclass
 class Trunk:
-    """Surfaces that organs share: signed distances (X, Y, Z) in mm."""
+    """Surfaces used by several organs: signed distances (X, Y, Z) in mm."""
 
     cavity: Array  # inside of the rib cage and abdominal wall
     dome: Array  # positive above the diaphragm
@@ -67,14 +68,14 @@ class Trunk:
 
 
 def paint_wall(canvas: Canvas, habitus: Habitus) -> Trunk:
-    """Table, skin, fat, muscles and the cavity, filled with fat; returns the surfaces."""
+    """Paint table, skin, fat, muscles and the fat-filled cavity; return the surfaces."""
     x, y, z = canvas.x, canvas.y, canvas.z
     heights = canvas.axes[2][None, None, :]
     low = 1 / (1 + np.exp((heights - 20) / 28))  # 1 in the abdomen, 0 in the chest
     erector = back_muscle(x, y, z, low, habitus.muscle)
     cavity, muscle = wall_surfaces(canvas, habitus, low, erector)
     skin = muscle - fat_thickness(canvas, habitus, low)
-    flat = -y - (109 + 0.7 * habitus.fat)  # lying on the table flattens the back
+    flat = -y - (109 + 0.7 * habitus.fat)  # the table flattens the back
     skin = -smin(-skin, -flat, 10.0)
     paint_table(canvas, skin)
     canvas.paint("skin", LABELS["skin"], WHOLE, skin)
@@ -82,7 +83,7 @@ def paint_wall(canvas: Canvas, habitus: Habitus) -> Trunk:
     septa = np.abs(canvas.bumps("septa", WHOLE, 22, 12.0)) - 0.35
     canvas.paint("fascia", LABELS["fat"], WHOLE, np.maximum(septa, skin + 3.0), opacity=0.22)
     wall = np.maximum(muscle, skin + 4)
-    linea = np.where(y > 0, 3.0 - np.abs(x), -50)  # no muscle in the midline in front
+    linea = np.where(y > 0, 3.0 - np.abs(x), -50)  # no muscle in the anterior midline
     canvas.paint("fascia", LABELS["muscle"], WHOLE, wall - 0.3)
     canvas.paint("muscle", LABELS["muscle"], WHOLE, np.maximum(wall + 0.8, linea))
     paint_fat_planes(canvas, habitus, cavity, muscle, wall, erector)
@@ -92,7 +93,7 @@ def paint_wall(canvas: Canvas, habitus: Habitus) -> Trunk:
 
 
 def wall_surfaces(canvas: Canvas, habitus: Habitus, low: Array, erector: Array) -> tuple[Array, Array]:
-    """Distances to the inside and the outside of the muscular wall."""
+    """Return signed distances to the inner and outer surface of the muscular wall."""
     x, y, heights = canvas.x, canvas.y, canvas.axes[2][None, None, :]
     waist = 5 * np.exp(-(((heights + 40) / 45) ** 2)) + 9 / (1 + np.exp(-(heights - 75) / 25))
     width = 137 + 7 * habitus.belly * low - waist
@@ -108,7 +109,7 @@ def wall_surfaces(canvas: Canvas, habitus: Habitus, low: Array, erector: Array) 
 
 
 def fat_thickness(canvas: Canvas, habitus: Habitus, low: Array) -> Array:
-    """Subcutaneous fat (mm): most over the flanks' back and the belly, least over the spine."""
+    """Return the thickness of subcutaneous fat (mm): most at posterior flanks and belly, least at the spine."""
     x, y = canvas.x, canvas.y
     angle = np.arctan2(np.abs(x), -y)
     around = 0.72 + 0.5 * np.exp(-(((angle - 0.95) / 0.5) ** 2))
@@ -120,7 +121,7 @@ def fat_thickness(canvas: Canvas, habitus: Habitus, low: Array) -> Array:
 def paint_fat_planes(
     canvas: Canvas, habitus: Habitus, cavity: Array, muscle: Array, wall: Array, erector: Array
 ) -> None:
-    """Fat that sets the muscles of the wall off from one another, and marbling with age."""
+    """Paint the fat between the muscles of the wall, and intramuscular fat that increases with age."""
     x, y, z = canvas.x, canvas.y, canvas.z
 
     def fat(sd: Array, opacity: float) -> None:
@@ -139,14 +140,14 @@ def paint_fat_planes(
 
 
 def back_muscle(x: Array, y: Array, z: Array, low: Array, muscle: float) -> Array:
-    """Erector spinae and multifidus, thick in the lumbar region, thin in the chest: distance in mm."""
+    """Return the distance (mm) to erector spinae and multifidus, thick in the lumbar region and thin in the chest."""
     wide, deep = (25 + 9 * low) * muscle, (15 + 12 * low) * muscle
     f = np.hypot((np.abs(x) - 28 - 4 * low) / wide, (y - spine_depth(z) + 43 + 5 * low) / deep)
     return ((f - 1) * 0.5 * (wide + deep)).astype(np.float32)
 
 
 def paint_table(canvas: Canvas, skin: Array) -> None:
-    """Curved carbon table and mattress under the back, clear of the skin."""
+    """Paint a curved carbon table and a mattress below the back, without contact to the skin."""
     x, y, _ = np.meshgrid(*canvas.axes, indexing="ij", sparse=True)
     inside = np.nonzero((skin < 0).any(axis=(0, 2)))[0]
     lowest = float(canvas.axes[1][inside[0]]) if len(inside) else -110.0
@@ -159,7 +160,7 @@ def paint_table(canvas: Canvas, skin: Array) -> None:
 
 
 def diaphragm(canvas: Canvas, cavity: Array) -> Array:
-    """About the distance above the diaphragm: two domes that fall to a deep recess along the wall."""
+    """Return the approximate distance above the diaphragm: two domes that descend to a recess along the wall."""
     rng = stream(canvas.seed, "diaphragm")
     x, y, z = canvas.x, canvas.y, canvas.z
     right, left = 74 + rng.normal(0, 5), 62 + rng.normal(0, 5)

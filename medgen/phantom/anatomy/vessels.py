@@ -1,4 +1,4 @@
-"""Aorta, caval and portal veins with their branches, drawn as trees."""
+"""Paint aorta, inferior vena cava and portal vein with their branches."""
 
 import numpy as np
 
@@ -8,48 +8,68 @@ from medgen.phantom.anatomy.torso import Habitus, Trunk, spine_depth
 
 
 def paint_great_vessels(canvas: Canvas, habitus: Habitus) -> None:
+    """Paint inferior vena cava, renal vessels, aorta, and the large abdominal branches, in this order."""
     rng = stream(canvas.seed, "great vessels")
-    wide = 1 + 0.25 * habitus.age + rng.normal(0, 0.06)
+    width = 1 + 0.25 * habitus.age + rng.normal(0, 0.06)
+    _paint_cava(canvas)
+    _paint_renal_vessels(canvas)
+    _paint_aorta(canvas, habitus, width)
+    _paint_abdominal_branches(canvas)
 
-    def spine(z: float, forward: float) -> float:
-        return float(spine_depth(z)) + forward
 
+def _before_spine(z: float, forward: float) -> float:
+    """Return y ``forward`` mm anterior to the centre of the spine at height ``z``."""
+    return float(spine_depth(z)) + forward
+
+
+def _paint_cava(canvas: Canvas) -> None:
     cava = [
-        (20, spine(-150, 26), -150),
-        (20, spine(-80, 26), -80),
-        (22, spine(-30, 27), -30),
-        (24, spine(10, 30), 10),
-        (24, spine(45, 40), 45),
+        (20, _before_spine(-150, 26), -150),
+        (20, _before_spine(-80, 26), -80),
+        (22, _before_spine(-30, 27), -30),
+        (24, _before_spine(10, 30), 10),
+        (24, _before_spine(45, 40), 45),
         (17, 18, 72),
         (13, 22, 84),
     ]
     box, sd = canvas.path(cava, [9.5, 9.5, 10, 11, 12, 12, 13], "cava", 1.0)
     canvas.paint("blood_cava", LABELS["inferior_vena_cava"], box, sd + canvas.bumps("cava", box, 20, 1.2))
+
+
+def _paint_renal_vessels(canvas: Canvas) -> None:
     for side, z in ((1, -42), (-1, -30)):
-        artery = [(-6, spine(z, 28), z + 2), (side * 16, spine(z, 16), z), (side * 42, -30, z - 4)]
+        artery = [(-6, _before_spine(z, 28), z + 2), (side * 16, _before_spine(z, 16), z), (side * 42, -30, z - 4)]
         vein = [
-            (16, spine(z, 32), z),
-            (side * 24 - 4, spine(z, 28 if side < 0 else 26), z - 3),
+            (16, _before_spine(z, 32), z),
+            (side * 24 - 4, _before_spine(z, 28 if side < 0 else 26), z - 3),
             (side * 44, -24, z - 6),
         ]
         branch(canvas, "blood_cava", "veins", vein, [5.5, 4.5, 4], f"renal vein {side}")
         branch(canvas, "blood_left", "arteries", artery, [3.4, 2.8, 2.6], f"renal artery {side}")
+
+
+def _paint_aorta(canvas: Canvas, habitus: Habitus, width: float) -> None:
+    """Paint aortic wall, blood, and calcified plaques, which increase with age."""
     aorta = [
-        (-24, spine(150, 14), 150),
-        (-20, spine(100, 20), 100),
-        (-13, spine(60, 26), 60),
-        (-7, spine(10, 29), 10),
-        (-7, spine(-50, 29), -50),
-        (-5, spine(-110, 29), -110),
-        (-5, spine(-150, 29), -150),
+        (-24, _before_spine(150, 14), 150),
+        (-20, _before_spine(100, 20), 100),
+        (-13, _before_spine(60, 26), 60),
+        (-7, _before_spine(10, 29), 10),
+        (-7, _before_spine(-50, 29), -50),
+        (-5, _before_spine(-110, 29), -110),
+        (-5, _before_spine(-150, 29), -150),
     ]
-    radii = [wide * r for r in (12.5, 12, 11.5, 10.5, 9, 8.5, 8.5)]
+    radii = [width * r for r in (12.5, 12, 11.5, 10.5, 9, 8.5, 8.5)]
     box, sd = canvas.path(aorta, radii, "aorta", 1.0 + habitus.age)
     canvas.paint("gut_wall", LABELS["aorta"], box, sd - 1.2, opacity=0.8)
     canvas.paint("blood_left", LABELS["aorta"], box, sd)
     plaque = canvas.bumps("plaque", box, 7, 1.0) - (3.4 - 2.0 * habitus.age)
     canvas.paint("calcification", LABELS["aorta"], box, np.maximum(np.abs(sd - 0.4) - 1.0, -3 * plaque), opacity=0.8)
-    s = spine(20, 38)
+
+
+def _paint_abdominal_branches(canvas: Canvas) -> None:
+    """Paint splenic, hepatic, mesenteric and epigastric arteries, and mesenteric and splenic veins."""
+    s = _before_spine(20, 38)
     branch(
         canvas,
         "blood_left",
@@ -103,12 +123,13 @@ def branch(
     name: str,
     wobble: float = 1.2,
 ) -> None:
+    """Paint a vessel along a curve through ``points``; ``wobble``: size of random deviations, mm."""
     box, sd = canvas.path(points, radii, name, wobble, reach=4.0)
     canvas.paint(tissue, LABELS[label], box, sd)
 
 
 def paint_mesentery(canvas: Canvas, trunk: Trunk, habitus: Habitus) -> None:
-    """Small vessels that make the fat between the loops look alive."""
+    """Paint connective tissue strands and small vessels in the mesenteric fat."""
     rng = stream(canvas.seed, "mesentery")
     strands = np.abs(canvas.bumps("strands", WHOLE, 11, 8.0)) - 0.5
     strands = np.maximum(strands, np.maximum(trunk.cavity + 4, trunk.dome + 6))
@@ -132,7 +153,7 @@ def paint_mesentery(canvas: Canvas, trunk: Trunk, habitus: Habitus) -> None:
 
 
 def paint_liver_vessels(canvas: Canvas, region: Region) -> None:
-    """Portal tree from the hilum, hepatic veins to the cava, both confined to the liver."""
+    """Paint hepatic veins (to the vena cava) and portal tree (from the hilum), both limited to the liver."""
     box, liver = region
     if liver.size == 0:
         return
@@ -169,6 +190,6 @@ def paint_liver_vessels(canvas: Canvas, region: Region) -> None:
 
 
 def split(tips: Array) -> list[Array]:
-    """Territories of the right, middle and left hepatic vein."""
+    """Divide tips into the territories of the right, middle and left hepatic vein."""
     x = tips[:, 0]
     return [tips[x > 62], tips[(x <= 62) & (x > 22)], tips[x <= 22]]

@@ -1,4 +1,4 @@
-"""Abdominal organs, drawn into the fat of the cavity: gut first, then solid organs."""
+"""Paint the abdominal organs into the fat of the cavity: gut first, then solid organs."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from medgen.phantom.anatomy.torso import Habitus, Trunk, spine_depth
 
 
 def paint_back_muscles(canvas: Canvas, habitus: Habitus) -> None:
-    """Psoas, quadratus lumborum and the crura of the diaphragm."""
+    """Paint psoas, quadratus lumborum and the crura of the diaphragm."""
     m = habitus.muscle
     for side, name in ((-1, "l"), (1, "r")):
         ys = [float(spine_depth(z)) for z in (10, -30, -70, -130)]
@@ -37,7 +37,7 @@ def paint_back_muscles(canvas: Canvas, habitus: Habitus) -> None:
 
 
 def paint_gut(canvas: Canvas, trunk: Trunk, habitus: Habitus) -> None:
-    """Pancreas, duodenum, small bowel, colon and stomach, filled with fluid, faeces and gas."""
+    """Paint pancreas, duodenum, small bowel, colon and stomach, filled with fluid, faeces and gas."""
     rng = stream(canvas.seed, "gut")
     front = 52 + 22 * habitus.belly
     paint_pancreas(canvas)
@@ -94,7 +94,7 @@ def paint_tube(
     gas: float,
     folds: float = 0.0,
 ) -> None:
-    """One run of bowel: wall, content, bubbles, and gas above a level fluid surface."""
+    """Paint a bowel segment: wall, content, bubbles, and gas above a fluid level."""
     box, sd = canvas.path(points, radii, name, 4.0, step=8.0, reach=6.0)
     if sd.size == 0:
         return
@@ -103,7 +103,7 @@ def paint_tube(
     sd = -smin(-sd, -limit, 8.0)
     rng = stream(canvas.seed, name)
     wall = 2.3
-    canvas.paint("fat_visceral", LABELS["fat"], box, sd - 2.0, opacity=0.75)  # fat keeps the loops apart
+    canvas.paint("fat_visceral", LABELS["fat"], box, sd - 2.0, opacity=0.75)  # fat between the loops
     canvas.paint("gut_wall", LABELS["bowel"], box, sd)
     texture = canvas.bumps(name + " content", box, 6, 14.0 if content == "faeces" else 5.0) + rng.normal(0, 9)
     canvas.paint(content, LABELS["bowel"], box, sd + wall, shade=texture)
@@ -117,6 +117,7 @@ def paint_tube(
 
 
 def paint_stomach(canvas: Canvas, trunk: Trunk) -> None:
+    """Paint the stomach wall with its folds, the content, and gas above the fluid level."""
     rng = stream(canvas.seed, "stomach")
     full = rng.uniform(0.75, 1.15)
     box, sd = canvas.path(
@@ -148,6 +149,7 @@ def paint_stomach(canvas: Canvas, trunk: Trunk) -> None:
 
 
 def paint_pancreas(canvas: Canvas) -> None:
+    """Paint the pancreas with fatty clefts."""
     box, sd = canvas.path(
         [(38, 14, -40), (34, 20, -26), (16, 22, -14), (-10, 16, -4), (-40, 0, 6), (-74, -20, 16)],
         [13, 14, 10, 9, 9, 7],
@@ -163,7 +165,7 @@ def paint_pancreas(canvas: Canvas) -> None:
 
 
 def liver(canvas: Canvas, trunk: Trunk) -> Region:
-    """Right lobe against wall and dome, left lobe across the midline, hollowed below."""
+    """Return the liver: right lobe at wall and diaphragm, left lobe across the midline, concave inferior surface."""
     rng = stream(canvas.seed, "liver")
     box = canvas.box((-80, -85, -130), (140, 105, 95))
     x, y, z = canvas.at(box)
@@ -176,13 +178,13 @@ def liver(canvas: Canvas, trunk: Trunk) -> Region:
         + canvas.bumps("liver", box, 42, 4)
         + canvas.bumps("edge", box, 18, 1)
     )
-    under = ellipsoid(x, y, z, (30, 10, -62), (58, 62, 54))  # hilum, duodenum and colon press from below
+    under = ellipsoid(x, y, z, (30, 10, -62), (58, 62, 54))  # impression of hilum, duodenum and colon
     cleft = x - 2 - 0.3 * (y - 40) + canvas.bumps("fissure", box, 16, 3)
     fissure = np.maximum(np.abs(cleft) - 0.035 * np.clip(y - 22, 0, None), np.maximum(22 - y, z - 34 + 0.4 * (70 - y)))
     hilum = ellipsoid(x, y, z, (30, 14, 6), (24, 9, 9))
     sd = -smin(-sd, under, 9.0)
     sd = np.maximum(np.maximum(sd, -fissure), -hilum)
-    fossa = ellipsoid(x, y, z, (58, -64, -48), (42, 46, 66))  # the right kidney lies behind
+    fossa = ellipsoid(x, y, z, (58, -64, -48), (42, 46, 66))  # impression of the right kidney
     sd = -smin(-sd, fossa, 6.0)
     slope = z * 0.9 + 100 - 0.35 * np.clip(y, -60, 80) + 20 * (1 - np.clip(x / 100, 0, 1)) * -1
     sd = -smin(-sd, slope, 8.0)
@@ -190,6 +192,7 @@ def liver(canvas: Canvas, trunk: Trunk) -> Region:
 
 
 def spleen(canvas: Canvas, trunk: Trunk) -> Region:
+    """Return the spleen, with an impression of the stomach."""
     rng = stream(canvas.seed, "spleen")
     box = canvas.box((-145, -90, -60), (-40, 60, 90))
     x, y, z = canvas.at(box)
@@ -201,7 +204,7 @@ def spleen(canvas: Canvas, trunk: Trunk) -> Region:
 
 
 def paint_kidney(canvas: Canvas, side: int) -> Region:
-    """Cortex, medullary pyramids, sinus fat and collecting system, in their fat capsule."""
+    """Paint cortex, medullary pyramids, sinus fat and collecting system in the fat capsule; return the kidney."""
     name = "kidney_right" if side > 0 else "kidney_left"
     rng = stream(canvas.seed, name)
     centre = (
@@ -215,9 +218,9 @@ def paint_kidney(canvas: Canvas, side: int) -> Region:
     if x.size == 0:
         return box, x
     w = z - centre[2]
-    u = side * (x - centre[0]) + 0.2 * w  # away from the spine; the upper pole leans to it
+    u = side * (x - centre[0]) + 0.2 * w  # lateral; the upper pole is tilted towards the spine
     v = y - centre[1] + 0.16 * w
-    u, v = rotated(u, v, 0.55)  # the hilum looks forward and to the middle
+    u, v = rotated(u, v, 0.55)  # the hilum faces anteromedially
     sd = (
         ellipsoid(u, v, w, (0, 0, 0), (27, 24, long))
         + canvas.bumps(name, box, 26, 1.6)
@@ -252,6 +255,7 @@ def paint_kidney(canvas: Canvas, side: int) -> Region:
 
 
 def paint_adrenals(canvas: Canvas) -> None:
+    """Paint the two limbs of each adrenal gland."""
     for side in (-1, 1):
         x0 = 34 * side if side > 0 else -36
         for dx, dy in ((-7, -16), (8, -15)):
@@ -263,6 +267,7 @@ def paint_adrenals(canvas: Canvas) -> None:
 
 
 def paint_gallbladder(canvas: Canvas) -> None:
+    """Paint the gallbladder: surrounding fat, wall and bile."""
     rng = stream(canvas.seed, "gallbladder")
     box = canvas.box((20, 10, -80), (100, 100, 20))
     x, y, z = canvas.at(box)
@@ -279,7 +284,7 @@ def paint_gallbladder(canvas: Canvas) -> None:
 
 
 def paint_solid(canvas: Canvas, region: Region, name: str) -> None:
-    """Liver or spleen with the thin fat that sets it off from its neighbours."""
+    """Paint liver or spleen with a thin layer of fat around it."""
     box, sd = region
     if sd.size:
         canvas.paint("fat_visceral", LABELS["fat"], box, sd - 1.5, opacity=0.5)

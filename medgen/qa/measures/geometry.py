@@ -1,4 +1,4 @@
-"""Whether a translation lies where its input lies: flips and shifts, whatever became of the intensities."""
+"""Flips and shifts between a translation and its input, independent of the intensities."""
 
 from collections.abc import Sequence
 
@@ -7,22 +7,25 @@ import numpy as np
 from medgen.data.fast_filters import gradient_magnitude
 
 SIDES = ("left-right", "front-back", "head-foot")  # the axes of a canonical (RAS) volume
-ROUNDS = 4  # over the axes; a correct pair takes one, a shift along one axis two
+ROUNDS = 4  # over the axes; a correct pair needs one, a shift along one axis two
 
 
 def flip_gains(
     source: np.ndarray, output: np.ndarray, mask: np.ndarray, spacing: Sequence[float], *, sigma_mm: float = 2.0
 ) -> np.ndarray:
-    """Per axis: correlation of the edges of the output with those of the flipped source, minus that of the unflipped.
+    """Gain in edge correlation from flipping the source along each axis.
 
-    Above 0, the output resembles the mirror image more than the image: it was flipped, in its array or by a wrong
-    affine. A body is alike on both sides, but not its liver, stomach and spine: correct pairs lie well below 0.
-    Edges are gradient magnitudes, as in `structure.edge_correlation`.
+    Above 0, the output resembles the mirrored source more than the source: its array or its affine was flipped. Correct
+    pairs lie well below 0 because liver, stomach and spine make the body asymmetric. Edges are gradient magnitudes, as
+    in `structure.edge_correlation`.
 
     Args:
         source, output: (X, Y, Z) on one grid.
-        mask: (X, Y, Z) bool, the body in the source; flipped with it.
+        mask: (X, Y, Z) bool, the body in the source; it is flipped too.
         spacing: mm.
+
+    Returns:
+        (3,): correlation of the output's edges with those of the flipped source, minus that with the unflipped one.
     """
     sigma = [sigma_mm / s for s in spacing]
     a, b = (gradient_magnitude(v, sigma, mode="nearest") for v in (source, output))
@@ -33,21 +36,22 @@ def flip_gains(
     return np.array(gains)
 
 
-def shift(source: np.ndarray, output: np.ndarray, spacing: Sequence[float], *, reach: int = 3) -> np.ndarray:
-    """How far the output lies from the source along each axis, (3,) voxels, positive towards higher indices.
+def measure_shift(source: np.ndarray, output: np.ndarray, spacing: Sequence[float], *, reach: int = 3) -> np.ndarray:
+    """Shift of the output against the source along each axis, (3,) voxels, positive towards higher indices.
 
-    Peak of the normalised cross-correlation of the edge magnitudes, refined by the parabola through it and its two
-    neighbours (Tian & Huhns 1986, doi 10.1016/0734-189X(86)90028-9). One axis at a time, the others held where their
-    own peak was last found, until none moves: a shift along one axis would blur the peak of another. Magnitudes, so
-    that a contrast that changed its size or sign does not move the peak. ``reach`` or more reads as ``reach``.
+    The shift is the peak of the normalised cross-correlation of gradient magnitudes, refined by the parabola through it
+    and its two neighbours (Tian & Huhns 1986, doi 10.1016/0734-189X(86)90028-9). Magnitudes make it independent of the
+    size and sign of the contrast. One axis is searched at a time with the others at their last peak, until none moves,
+    because a shift along one axis blurs the peak of another.
 
     Args:
-        source, output: (X, Y, Z) on one grid, at least 2·reach + 3 voxels a side; shorter axes count as not shifted.
-        spacing: mm; edges are taken at the scale of the finest, so that noise is not an edge.
+        source, output: (X, Y, Z) on one grid; an axis shorter than 2·reach + 3 voxels counts as not shifted.
+        spacing: mm; edges are computed at the scale of the finest, so that noise does not count as an edge.
+        reach: largest shift in voxels; larger ones are returned as ``reach``.
     """
     sigma = [min(spacing) / s for s in spacing]
     a, b = (gradient_magnitude(v, sigma, mode="nearest") for v in (source, output))
-    # Metal and the skin would outvote the rest.
+    # Without a limit, metal and skin would dominate the correlation.
     a, b = (np.minimum(edges, np.percentile(edges, 99)) for edges in (a, b))
     axes = [axis for axis in range(3) if a.shape[axis] >= 2 * reach + 3]
     peak, found = [0, 0, 0], np.zeros(3)
@@ -61,7 +65,7 @@ def shift(source: np.ndarray, output: np.ndarray, spacing: Sequence[float], *, r
 
 
 def _axis_peak(a: np.ndarray, b: np.ndarray, lags: Sequence[int], axis: int, reach: int) -> tuple[int, float]:
-    """Best lag of ``b`` behind ``a`` along an axis, whole and refined; ``lags`` are those of the other axes."""
+    """Best lag of ``b`` behind ``a`` along an axis, in whole voxels and refined; ``lags``: those of all axes."""
     scores = [_correlation(*_overlap(a, b, [*lags[:axis], k, *lags[axis + 1 :]])) for k in range(-reach, reach + 1)]
     k = int(np.argmax(scores))
     if k in (0, 2 * reach):
@@ -72,10 +76,10 @@ def _axis_peak(a: np.ndarray, b: np.ndarray, lags: Sequence[int], axis: int, rea
 
 
 def _overlap(a: np.ndarray, b: np.ndarray, lags: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """The voxels that both show when ``b`` lies ``lags`` behind ``a``."""
-    ours = tuple(slice(max(0, -lag), n - max(0, lag)) for lag, n in zip(lags, a.shape, strict=True))
-    theirs = tuple(slice(max(0, lag), n - max(0, -lag)) for lag, n in zip(lags, b.shape, strict=True))
-    return a[ours], b[theirs]
+    """The overlapping parts of ``a`` and ``b`` if ``b`` lags ``a`` by ``lags`` voxels."""
+    part_a = tuple(slice(max(0, -lag), n - max(0, lag)) for lag, n in zip(lags, a.shape, strict=True))
+    part_b = tuple(slice(max(0, lag), n - max(0, -lag)) for lag, n in zip(lags, b.shape, strict=True))
+    return a[part_a], b[part_b]
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:

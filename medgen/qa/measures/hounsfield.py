@@ -1,4 +1,4 @@
-"""Whether a CT translation kept the HU of what contrast medium never reaches: an offset, a drift of the scale."""
+"""HU offset and drift of the HU scale in a CT translation, from tissues that contrast medium hardly reaches."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,8 +7,8 @@ from scipy import ndimage
 
 from medgen.data.fast_filters import gaussian
 
-# HU of the input, smoothed by 2.5 mm, between which a voxel is that tissue (ICRU Report 44; Aubrey et al., Acta
-# Physiol 2014;210:489 for fat). Unenhanced muscle shares its HU with enhanced bowel: it needs labels.
+# HU range of a tissue in the input smoothed by 2.5 mm (ICRU Report 44; fat: Aubrey et al., Acta Physiol 2014;210:489).
+# Muscle needs labels: unenhanced muscle and enhanced bowel have the same HU.
 BANDS = {"fat": (-130.0, -70.0), "lung": (-950.0, -650.0), "dense bone": (350.0, 3000.0)}
 LEAST_VOXELS = 200
 
@@ -22,11 +22,12 @@ def unenhancing_change(
     labels: np.ndarray | None = None,
     names: Mapping[int, str] | None = None,
 ) -> dict[str, tuple[float, float]]:
-    """{tissue: (median HU in the source, median change output - source)} of what contrast medium hardly reaches.
+    """Measure the change of HU in tissues that contrast medium hardly reaches.
 
-    Fat and lung are HU bands of the source less their outermost voxels, dense bone its band with both images smoothed
-    by 4 mm (a thin cortex loses HU to the least blur); muscle where ``labels`` name it. Iodine adds nothing to fat,
-    about 10 HU to lung and muscle (their blood). Medians: iodine in a part of the voxels does not move them.
+    Fat and lung are HU bands of the source without their outermost voxels. Dense bone is a band too, with the change
+    smoothed by 4 mm because even slight blur lowers the HU of a thin cortex. Muscle is the label of that name. Iodine
+    adds nothing to fat, and about 10 HU to lung and muscle through their blood. Medians are robust to iodine in some of
+    the voxels.
 
     Args:
         source, output: (X, Y, Z) HU on one grid.
@@ -35,7 +36,7 @@ def unenhancing_change(
         names: {label: structure}.
 
     Returns:
-        Tissues of at least 200 voxels.
+        {tissue: (median HU in the source, median of output - source)} for tissues of at least 200 voxels.
     """
     smooth = gaussian(source, [2.5 / s for s in spacing])
     masks = {name: body & (smooth > low) & (smooth < high) for name, (low, high) in BANDS.items()}
@@ -47,16 +48,16 @@ def unenhancing_change(
     found = {}
     for name, mask in masks.items():
         if mask.sum() >= LEAST_VOXELS:
-            moved = gaussian(change, [4 / s for s in spacing]) if name == "dense bone" else change
-            found[name] = float(np.median(smooth[mask])), float(np.median(moved[mask]))
+            smoothed = gaussian(change, [4 / s for s in spacing]) if name == "dense bone" else change
+            found[name] = float(np.median(smooth[mask])), float(np.median(smoothed[mask]))
     return found
 
 
 def scale_drift(change: Mapping[str, tuple[float, float]]) -> float:
-    """Slope of HU in the output over HU in the source, minus 1, by lung and fat; NaN where one is missing.
+    """Slope of output HU over source HU between lung and fat, minus 1; NaN if one of them is missing.
 
-    Bone would reach further but is blurred by every converter. 0.01 is 7 HU between lung and fat; the iodine that
-    leaves the lung's blood is worth about 0.013.
+    0.01 is 7 HU between lung and fat; removing the iodine in the blood of the lung accounts for about 0.013. Bone would
+    give a wider range, but every converter blurs it.
     """
     if "lung" not in change or "fat" not in change:
         return float("nan")

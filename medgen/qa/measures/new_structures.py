@@ -1,7 +1,6 @@
-"""Structures that a translation shows and its input does not: what it invented.
+"""Find structures that a translation shows and its input does not.
 
-No mask says where such a structure lies, so that all of a region is searched. All places are in mm from the centre of
-voxel (0, 0, 0).
+No mask of them is known, so whole regions are searched. All positions are in mm from the centre of voxel (0, 0, 0).
 """
 
 import math
@@ -14,23 +13,22 @@ from scipy import ndimage
 from medgen.data.fast_filters import gaussian, gradient_magnitude
 from medgen.qa.measures.lesions import Spacing, spread
 
-BALL = 0.36  # response of the filter below to a ball of contrast 1 whose radius fits it: P(χ₃ < √3) - P(χ₃ < √3 / 1.6)
-WIDER = 1.6  # Marr & Hildreth 1980: two Gaussians of this ratio are nearest to the Laplacian of one
-RADII_MM = (4.0, 6.0, 9.0)  # of the lesions looked for; a filter answers to radii a third smaller or larger
-EDGE_MM = 3.0  # scale at which edges are taken
-RISE_MM = 2.3  # standard deviation: a ball's radius of 4 mm over √3
-STEEP = 4.0  # times the gradient of noise: an edge
-SCATTER = 1.2  # times the median scatter: more than that is not noise
-FEW = 2e-3  # share of the voxels nearby below which like voxels of the whole image are asked
-UNEVEN = (0.3, 1.2)  # a translation changes structures of the other image by at least and at most so many times their
-# contrast; in between, by what it is seen to change
-LEVELS = 24  # values of the other image between which `explained` interpolates
-NEARBY_MM = 20.0  # a tissue's change is the same within this distance
+BALL = 0.36  # filter response to a ball of contrast 1 and matching radius: P(χ₃ < √3) - P(χ₃ < √3 / 1.6)
+WIDER = 1.6  # ratio of the two Gaussians that best approximates a Laplacian of Gaussian (Marr & Hildreth 1980)
+RADII_MM = (4.0, 6.0, 9.0)  # radii of the filters; each also responds to radii a third smaller or larger
+EDGE_MM = 3.0  # sigma of the Gaussian gradient for edges
+RISE_MM = 2.3  # sigma for the rise in lung: radius of a ball of 4 mm divided by √3
+STEEP = 4.0  # an edge has more than this multiple of the gradient of noise
+SCATTER = 1.2  # scatter above this multiple of the median is more than noise
+FEW = 2e-3  # share of similar voxels nearby below which the mean over the whole image is used
+UNEVEN = (0.3, 1.2)  # limits of the measured change of a structure, relative to its contrast in the other image
+LEVELS = 24  # intensities of the other image between which `explained` interpolates
+NEARBY_MM = 20.0  # sigma of the neighbourhood within which a tissue changes uniformly
 
 
 @dataclass(frozen=True)
 class Blob:
-    """A round structure: where, of which diameter (mm) and contrast to its surroundings, and that over its noise."""
+    """A round structure: centre and diameter (mm), contrast to its surroundings, and ``z``: contrast / noise."""
 
     place: tuple[float, float, float]
     diameter: float
@@ -48,29 +46,33 @@ def new_structures(
     least_contrast: float = 0.0,
     radii: Sequence[float] = RADII_MM,
 ) -> list[Blob]:
-    """Round structures of ``image`` where ``other`` is flat, strongest first.
+    """Find round structures of ``image`` at positions where ``other`` has no edge, strongest first.
 
-    The change, image - slope · other, less what is `explained` of it is what the other does not account for; of that,
-    where the other has no edge, a difference of Gaussians per radius (the matched filter of a ball, nearly: Lindeberg
-    1998) is divided by its noise. Noise is what is left unexplained of like voxels nearby, scaled to the filter by the
-    median absolute response; where that is far above the usual, tissues that change differently look alike in the
-    other image (bone and enhanced vessels), and a blob has to stand out of that too. Exchange the two images for what
-    was lost.
+    1. The change is image - slope · other. Its part that ``other`` explains (`explained`) is subtracted.
+    2. The rest is filtered by a difference of Gaussians per radius, nearly the matched filter of a ball (Lindeberg
+       1998).
+    3. The response is divided by its noise: the unexplained scatter of similar voxels nearby, scaled to the filter by
+       the median absolute response.
+
+    Where the scatter is far above the usual, tissues that change differently look alike in the other image, such as
+    bone and enhanced vessels; a blob must then exceed this scatter too. Swap the images to find lost structures.
 
     Args:
-        image, other: (X, Y, Z) on one grid, any unit each.
-        mask: (X, Y, Z) bool where to look; leave out the outermost millimetres, where skin moves.
+        image, other: (X, Y, Z) on one grid, each in any unit.
+        mask: (X, Y, Z) bool, the searched voxels; exclude the outermost millimetres, where skin moves.
         spacing: mm.
-        least_z, least_contrast: of the blobs returned, in units of noise and of ``image``.
+        least_z: minimum contrast / noise of a blob.
+        least_contrast: minimum contrast of a blob, in the unit of ``image``.
+        radii: of the filters, mm.
     """
     if not mask.any():
         return []
     image, other = (v.astype(np.float32) for v in (image, other))
     flat = mask & _flat(other, mask, spacing)
-    change = image - _slope(other[mask], image[mask]) * other  # what both show, noise too if it was copied, cancels
-    mean, scatter = explained(change, other, flat, spacing)
+    change = image - _slope(other[mask], image[mask]) * other  # cancels what both show, and copied noise
+    mean, scatter = predict_from_other(change, other, flat, spacing)
     rest, typical = np.where(flat, change - mean, 0), float(np.median(scatter[flat]))
-    scatter = np.maximum(scatter, 0.8 * typical)  # of few like voxels the spread is small by chance
+    scatter = np.maximum(scatter, 0.8 * typical)  # few similar voxels have a small spread by chance
     ambiguous = np.maximum(scatter**2 - (SCATTER * typical) ** 2, 0)
     smooth = gaussian(other, [2.0 / s for s in spacing])
     found: list[Blob] = []
@@ -96,17 +98,19 @@ def new_structures(
 def brighter(
     image: np.ndarray, other: np.ndarray, mask: np.ndarray, spacing: Spacing, least_z: float, least_contrast: float
 ) -> list[Blob]:
-    """Places of lung in which ``image`` is brighter than ``other``, strongest first.
+    """Find regions of the lung in which ``image`` is brighter than ``other``, strongest first.
 
-    Lung is all edges: each vessel is one. Removing contrast medium only darkens it, so that whatever became brighter,
-    as a mean over `RISE_MM`, was added; of a ball of 10 mm such a mean shows four fifths of the contrast. Give
-    ``other`` as the kernel of ``image`` shows it (`rendition`), or softer edges read as brighter ones.
+    Lung is full of edges because each vessel is one, so `new_structures` cannot be used. Removing contrast medium only
+    darkens lung, so a region that became brighter was added. The rise is a Gaussian mean over `RISE_MM`, which shows
+    four fifths of the contrast of a ball of 10 mm. Adapt ``other`` to the kernel of ``image`` first (`rendition`):
+    softer edges would otherwise count as brighter.
 
     Args:
         image, other: (X, Y, Z) HU on one grid.
-        mask: (X, Y, Z) bool where to look.
+        mask: (X, Y, Z) bool, the searched voxels.
         spacing: mm.
-        least_z, least_contrast: of that mean, in units of its own noise and HU.
+        least_z: minimum rise / noise of a region.
+        least_contrast: minimum rise, HU.
     """
     if not mask.any():
         return []
@@ -124,15 +128,19 @@ def brighter(
     return _strongest(found)
 
 
-def explained(
+def predict_from_other(
     image: np.ndarray, other: np.ndarray, mask: np.ndarray, spacing: Spacing
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What ``other`` leads to expect in ``image``: mean and standard deviation (X, Y, Z) of like voxels nearby.
+    """Predict ``image`` from ``other``: mean and standard deviation (X, Y, Z) of similar voxels nearby.
 
-    Nadaraya-Watson regression of the image on (value of the other, place), by a grid of values (Chen, Paris & Durand
-    2007): weights are hats around `LEVELS` quantiles of the other and a Gaussian of `NEARBY_MM` in space, over
-    ``mask``, outside of which both are 0. It follows any change of contrast, tissue by tissue, and none that the
-    other does not show.
+    Nadaraya-Watson regression of the image on intensity in ``other`` and position, on a bilateral grid (Chen, Paris &
+    Durand 2007). Weights are hat functions around `LEVELS` quantiles of ``other`` and a Gaussian of `NEARBY_MM` in
+    space. The regression follows any change of contrast per tissue, but no structure that ``other`` does not show.
+
+    Args: as in `new_structures`.
+
+    Returns:
+        Mean and standard deviation, 0 outside ``mask``.
     """
     step = [max(1, int(NEARBY_MM / 2.5 / s)) for s in spacing]
     coarse = tuple(slice(None, None, k) for k in step)
@@ -140,15 +148,15 @@ def explained(
     inside, values = mask[coarse], image[coarse]
     levels = _levels(smooth[mask])
     level = np.interp(smooth, levels, np.arange(len(levels))).astype(np.float32)
-    few = level[coarse]
+    coarse_level = level[coarse]
     nearby = [NEARBY_MM / s / k for s, k in zip(spacing, step, strict=True)]
-    means, squares = np.empty((2, len(levels), *few.shape), np.float32)
+    means, squares = np.empty((2, len(levels), *coarse_level.shape), np.float32)
     for k in range(len(levels)):
-        hat = np.where(inside, np.maximum(1 - np.abs(few - k), 0), 0)
+        hat = np.where(inside, np.maximum(1 - np.abs(coarse_level - k), 0), 0)
         weight, first, second = (gaussian(hat * v, nearby, truncate=3) for v in (1, values, values**2))
-        everywhere = max(float(hat.sum()), 1e-6)
-        first += FEW * float((hat * values).sum()) / everywhere
-        second += FEW * float((hat * values**2).sum()) / everywhere
+        total = max(float(hat.sum()), 1e-6)
+        first += FEW * float((hat * values).sum()) / total
+        second += FEW * float((hat * values**2).sum()) / total
         means[k], squares[k] = first / (weight + FEW), second / (weight + FEW)
     where = np.nonzero(mask)
     at = [level[where]]
@@ -160,7 +168,7 @@ def explained(
 
 
 def _slope(x: np.ndarray, y: np.ndarray) -> float:
-    """Least-squares slope of y on x: 1 for CT in HU, whatever the units of two MR contrasts make it."""
+    """Least-squares slope of y on x: about 1 for CT in HU, any value for two MR contrasts."""
     x, y = x - x.mean(dtype=np.float64), y - y.mean(dtype=np.float64)
     power = float((x * x).sum())
     return float((x * y).sum()) / power if power > 0 else 0.0
@@ -168,15 +176,18 @@ def _slope(x: np.ndarray, y: np.ndarray) -> float:
 
 def _levels(values: np.ndarray) -> np.ndarray:
     levels = np.quantile(values, np.linspace(0, 1, LEVELS))
-    levels = levels[np.diff(levels, prepend=-np.inf) > 1e-5 * (levels[-1] - levels[0])]  # nearer is rounding
+    levels = levels[
+        np.diff(levels, prepend=-np.inf) > 1e-5 * (levels[-1] - levels[0])
+    ]  # closer levels differ by rounding
     return levels if len(levels) > 1 else np.array([levels[0], levels[0] + 1])
 
 
 def _masked_dog(v: np.ndarray, mask: np.ndarray, sigma: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Difference of two Gaussian means over the mask; 0 where less than half of the narrower lies in it.
+    """Difference of two Gaussian means over the mask, and its relative noise near the border of the mask.
 
-    Beside it by how much more noise it has there than far from the mask's border: white noise under Gaussian weights w
-    keeps sqrt(Σ w²) / Σ w of itself, and w² is a Gaussian narrower by √2.
+    The difference is 0 where less than half of the narrower Gaussian lies in the mask. The second result is the noise
+    relative to that far from the border: white noise under Gaussian weights w is scaled by sqrt(Σ w²) / Σ w, and w² is
+    a Gaussian narrower by √2.
     """
     means, shares, weight = [], [], mask.astype(np.float32)
     for scale in (1.0, WIDER):
@@ -189,7 +200,7 @@ def _masked_dog(v: np.ndarray, mask: np.ndarray, sigma: Sequence[float]) -> tupl
 
 
 def _share(response: np.ndarray, uneven: np.ndarray) -> float:
-    """How strongly the filter answers to unevenness of the other image, from the tenth where that is strongest."""
+    """Ratio of filter response to unevenness of the other image, from the tenth of voxels with most unevenness."""
     most = uneven >= max(float(np.quantile(uneven, 0.9)), 1e-6)
     return float(np.clip(spread(response[most] / uneven[most]), *UNEVEN)) if most.any() else UNEVEN[0]
 
@@ -203,7 +214,7 @@ def _variance(v: np.ndarray, mask: np.ndarray, sigma: Sequence[float]) -> np.nda
 
 
 def _flat(v: np.ndarray, mask: np.ndarray, spacing: Spacing) -> np.ndarray:
-    """Where the gradient is not far above the least fifth, which is noise."""
+    """Voxels whose gradient is not far above the lowest fifth, which is noise."""
     slope = gradient_magnitude(v, [EDGE_MM / s for s in spacing])
     return slope <= STEEP * np.quantile(slope[mask], 0.2)
 
@@ -215,7 +226,7 @@ def _peaks(z: np.ndarray, least: float) -> list[tuple[np.ndarray, float]]:
 
 
 def _strongest(blobs: list[Blob], most: int = 100) -> list[Blob]:
-    """The ``most`` strongest, without those that a stronger one of another radius covers."""
+    """The ``most`` strongest, without those that overlap a stronger one."""
     kept: list[Blob] = []
     for blob in sorted(blobs, key=lambda b: -b.z)[:most]:
         if all(math.dist(blob.place, k.place) > max(k.diameter, blob.diameter) for k in kept):

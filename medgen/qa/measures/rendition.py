@@ -1,7 +1,7 @@
-"""What a small shift and another reconstruction kernel make of an image.
+"""Compensate a small shift and a different reconstruction kernel between two images.
 
-A converter that resamples moves and softens every edge a little. At the edge of lung (900 HU) that changes more HU than
-a lesion does, so it is subtracted before lesions are looked for.
+A converter that resamples shifts and blurs every edge a little. At the edge of the lung (900 HU) this changes more HU
+than a lesion does, so it is compensated before new structures are searched.
 """
 
 from collections.abc import Sequence
@@ -10,23 +10,23 @@ import numpy as np
 
 from medgen.data.fast_filters import gaussian
 
-SMOOTH_MM = 1.0  # before derivatives are taken: less of the noise goes into them
+SMOOTH_MM = 1.0  # smoothing before derivatives, to reduce noise
 
 
-def rendition(image: np.ndarray, other: np.ndarray, mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
-    """``other`` as the grid and kernel of ``image`` show it.
+def match_rendition(image: np.ndarray, other: np.ndarray, mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """Adapt ``other`` to the position and the reconstruction kernel of ``image``.
 
-    To first order a shift adds multiples of the three slopes, and a softer or sharper kernel multiples of the second
-    derivatives in the slice and across slices. These five numbers are fitted to the whole of the mask by least squares,
-    beside the scale and level of the two images, which are left as they are. A lesion weighs nothing in such a fit.
+    To first order, a shift adds multiples of the three first derivatives, and a softer or sharper kernel adds multiples
+    of the second derivatives within and across slices. These five coefficients are fitted over the mask by least
+    squares, together with scale and level, which are not applied. A lesion is too small to influence the fit.
 
     Args:
-        image, other: (X, Y, Z) on one grid, any unit each.
-        mask: (X, Y, Z) bool where to fit; should hold edges.
+        image, other: (X, Y, Z) on one grid, each in any unit.
+        mask: (X, Y, Z) bool, voxels of the fit; should contain edges.
         spacing: mm.
 
     Returns:
-        (X, Y, Z) float32 in the unit of ``other``; ``other`` itself where the mask has too few voxels or no edges.
+        (X, Y, Z) float32 in the unit of ``other``; ``other`` unchanged if the mask has too few voxels or no edges.
     """
     other = other.astype(np.float32)
     if mask.sum() < 100:
@@ -43,7 +43,7 @@ def rendition(image: np.ndarray, other: np.ndarray, mask: np.ndarray, spacing: S
 
 
 def _derivatives(v: np.ndarray) -> list[np.ndarray]:
-    """Three slopes, the second derivative in the slice and that across slices, by voxel."""
+    """Three first derivatives, and the second derivatives within and across slices, per voxel."""
     slopes = [np.gradient(v, axis=axis) for axis in range(3)]
-    bends = [np.gradient(slope, axis=axis) for axis, slope in enumerate(slopes)]
-    return [*slopes, bends[0] + bends[1], bends[2]]
+    curvatures = [np.gradient(slope, axis=axis) for axis, slope in enumerate(slopes)]
+    return [*slopes, curvatures[0] + curvatures[1], curvatures[2]]

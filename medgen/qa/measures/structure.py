@@ -1,4 +1,4 @@
-"""Whether a translation kept the structure of its input, whatever became of the intensities."""
+"""Agreement of the structure of a translation with its input, independent of the intensities."""
 
 from itertools import combinations
 
@@ -7,28 +7,28 @@ from scipy import ndimage
 
 from medgen.data.fast_filters import gaussian, gradient_magnitude
 
-VARIANCE_FLOOR = 1e-3  # least V as a part of its mean over the image, as in Heinrich's published code
-TINY = 1e-12  # keeps a constant image from 0 / 0
-CHUNK = 2**17  # voxels worked on at once
+VARIANCE_FLOOR = 1e-3  # minimum of V relative to its mean over the image, as in Heinrich's published code
+TINY = 1e-12  # avoids 0 / 0 for a constant image
+CHUNK = 2**17  # voxels processed at once
 
 
 def edge_correlation(
     x: np.ndarray, y: np.ndarray, mask: np.ndarray, spacing: tuple[float, float, float], *, sigma_mm: float = 2.0
 ) -> float:
-    """Correlation of the gradient magnitudes of two images inside a mask, after smoothing (1: edges at one place).
+    """Correlation of the gradient magnitudes of two images inside a mask, after smoothing.
 
-    Magnitudes, so that an edge counts the same whichever side is brighter: T1 and T2 are two such images. In the
-    manner of gradient correlation (Penney 1998), whose sign it gives up.
+    Magnitudes make it independent of which side of an edge is brighter, such as in T1 and T2. It is gradient
+    correlation (Penney 1998) without the sign.
 
     Args:
         x, y: (X, Y, Z), any units.
-        mask: (X, Y, Z) bool; its outermost 3 σ are left out (where anything is left then), or the rim of the body,
-            which no translation can miss, would stand for the structure in it.
+        mask: (X, Y, Z) bool. Its outermost 3 σ are excluded unless nothing would remain: every translation reproduces
+            the outline of the body, which would hide differences inside it.
         spacing: mm.
-        sigma_mm: of the smoothing, so that noise is not taken for structure.
+        sigma_mm: sigma of the Gaussian smoothing against noise.
 
     Returns:
-        In [-1, 1]; 0 where either has no edges.
+        In [-1, 1]; 1 for edges at the same positions, 0 if either image has no edges.
     """
     sigma = [sigma_mm / s for s in spacing]
     inner = ndimage.distance_transform_edt(np.pad(mask, 1), spacing)[1:-1, 1:-1, 1:-1] > 3 * sigma_mm
@@ -42,19 +42,23 @@ def edge_correlation(
 def gradient_agreement(
     x: np.ndarray, y: np.ndarray, mask: np.ndarray, spacing: tuple[float, float, float], *, sigma_mm: float = 2.0
 ) -> float:
-    """Whether gradients point along the same line: 1 everywhere the same, 1/3 for directions by chance.
+    """Agreement of gradient directions: 1 for parallel gradients everywhere, 1/3 for random directions.
 
         G = Σ cos²α · min(|∇x|, |∇y|) / Σ min(|∇x|, |∇y|)
 
     Gradient information of Pluim et al., IEEE TMI 2000;19:809, eq. 4-5 (their (cos 2α + 1)/2 is cos²α), divided by
-    its weights so that it does not grow with the contrast. Opposite directions agree, as across modalities.
+    the sum of its weights so that it does not grow with the contrast. Opposite directions count as equal because
+    modalities differ in the sign of an edge.
 
-    Args and units as in `edge_correlation`. Returns a number in [0, 1]; 0 where either has no gradients.
+    Args: as in `edge_correlation`.
+
+    Returns:
+        In [0, 1]; 0 if either image has no gradients.
     """
     sigma = [sigma_mm / s for s in spacing]
     smooth_x, smooth_y = (gaussian(v, sigma, mode="nearest") for v in (x, y))
     dot = square_x = square_y = np.zeros(int(mask.sum()), np.float32)
-    for axis, step in enumerate(spacing):  # central differences: a derived Gaussian fails on slices thicker than it
+    for axis, step in enumerate(spacing):  # a derivative of Gaussian fails for slices thicker than sigma
         a, b = (np.gradient(v, step, axis=axis)[mask] for v in (smooth_x, smooth_y))
         dot, square_x, square_y = dot + a * b, square_x + a * a, square_y + b * b
     weight, product = np.sqrt(np.minimum(square_x, square_y)), square_x * square_y
@@ -66,15 +70,20 @@ def gradient_agreement(
 def mind_distance(
     x: np.ndarray, y: np.ndarray, mask: np.ndarray | None = None, *, radius: int = 1, dilation: int = 2
 ) -> float:
-    """Mean absolute difference of the MIND-SSC descriptors of two volumes: 0 for y = a·x + b, below 1 always.
+    """Mean absolute difference of the MIND-SSC descriptors of two volumes.
 
-    exp(-D_P / V) of Heinrich et al., Med Image Anal 2012;16:1423, eq. 4, for the 12 pairs of face neighbours that lie
-    √2·dilation apart (Heinrich et al., MICCAI 2013), as `medgen.losses.structure.mind` has it for training.
+    The descriptor is exp(-D_P / V) of Heinrich et al., Med Image Anal 2012;16:1423, eq. 4, for the 12 pairs of face
+    neighbours at distance √2·dilation (Heinrich et al., MICCAI 2013). `medgen.losses.structure.mind` is the same for
+    training.
 
     Args:
         x, y: (X, Y, Z), any units.
         mask: (X, Y, Z) bool, where the difference is averaged; None: everywhere.
-        radius, dilation: of the patches and of their distance from the voxel, in voxels.
+        radius: of the patches, voxels.
+        dilation: distance of the patches from the voxel, voxels.
+
+    Returns:
+        In [0, 1); 0 for y = a·x + b.
     """
     inside = np.ones(x.shape, bool) if mask is None else mask
     (p, floor_p), (q, floor_q) = (_patch_distances(v, inside, radius, dilation) for v in (x, y))
@@ -86,27 +95,19 @@ def mind_distance(
     return total / p.size
 
 
-def label_dice(first: np.ndarray, second: np.ndarray) -> dict[int, float]:
-    """{label: 2 |A ∩ B| / (|A| + |B|)} for every label above 0 in either map (whole numbers, one shape)."""
-    size = int(max(first.max(), second.max())) + 1
-    both = np.bincount(first[first == second].ravel(), minlength=size)
-    each = np.bincount(first.ravel(), minlength=size) + np.bincount(second.ravel(), minlength=size)
-    return {label: 2 * float(both[label]) / float(each[label]) for label in range(1, size) if each[label]}
-
-
 def _descriptor(distances: np.ndarray, floor: float) -> np.ndarray:
     """exp(-D_P / V), (12, N) float32 in (0, 1], of (12, N) patch distances."""
     return np.exp(-distances / np.maximum(distances.mean(0), floor))
 
 
 def _patch_distances(x: np.ndarray, inside: np.ndarray, radius: int, dilation: int) -> tuple[np.ndarray, float]:
-    """(12, N) float32, D_P of the N voxels inside, and the least V. Slab by slab, so that each stays in the cache."""
+    """D_P of the N voxels inside, (12, N) float32, and the minimum of V. Computed in slabs that fit the CPU cache."""
     padded = np.pad(x.astype(np.float32), dilation, mode="edge")
     window, rows = 2 * radius + 1, max(1, CHUNK // int(np.prod(x.shape[1:])))
     kept, mean = [], 0.0
     for start in range(0, len(x), rows):
         stop = min(start + rows, len(x))
-        first, last = max(start - radius, 0), min(stop + radius, len(x))  # what the window reaches
+        first, last = max(start - radius, 0), min(stop + radius, len(x))  # slab plus the reach of the window
         own = slice(start - first, stop - first)
         distances = np.stack(
             [
@@ -120,7 +121,7 @@ def _patch_distances(x: np.ndarray, inside: np.ndarray, radius: int, dilation: i
 
 
 def _face_pairs(padded: np.ndarray, dilation: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The 12 pairs of face neighbours of every voxel; the three others face each other across the centre."""
+    """The 12 adjacent pairs among the six face neighbours of every voxel, without the three opposite pairs."""
     shape, faces = [n - 2 * dilation for n in padded.shape], []
     for axis in range(3):
         for offset in (0, 2 * dilation):

@@ -1,8 +1,8 @@
-"""One case as a picture: rows axial, coronal, sagittal; columns input, output, truth, signed difference.
+"""Draw one case as a picture: rows axial, coronal, sagittal; columns input, output, truth, signed difference.
 
-Radiological convention: patient right on the left of the image, anterior (axial) or superior (coronal,
-sagittal) on top, marked at the edges; all planes to one scale in mm. What is shown and in which window says
-`medgen.reports.images.case_images`.
+Radiological convention: patient right on the left of the image, anterior (axial) or superior (coronal, sagittal) on
+top, marked at the edges. All planes have the same scale in mm. `medgen.reports.images.case_images` chooses volumes,
+slices and windows.
 """
 
 import io
@@ -27,15 +27,15 @@ WIDTH, COLUMN, GAP, TOP, BAR = (
     6,
     34,
     76,
-)  # pixels: page, widest column, gaps, title line, colour bar
-LEAST = 4  # pixels of a side of a panel: a volume one voxel thin is drawn, too
-TALLEST = 1500  # pixels of all rows together; a whole-body scan is drawn smaller
-LETTER = 8  # pixels of a letter of a title
+)  # pixels: page width, maximum column width, gaps, title line, colour bar
+LEAST = 4  # minimum panel side in pixels, so that a volume of one voxel thickness is visible
+TALLEST = 1500  # maximum height of all rows in pixels; a whole-body scan is drawn smaller
+LETTER = 8  # width of a title letter in pixels
 INK = "#e8e8e8"
 MARK = "#f2c14e"
-FOUND = "#39ff88"  # findings: neither grey nor a colour of the difference
-# Black where nothing differs, so that faults stand out on the dark page; blue against orange is safe for the
-# colour-blind, and the two ends do not meet in one pale tint.
+FOUND = "#39ff88"  # findings; differs from grey and from the colours of a difference
+# Black where there is no difference, so that faults are visible on the dark page. Blue and orange can be distinguished
+# by colour-blind readers, also at the pale ends of the scale.
 SIGNED = LinearSegmentedColormap.from_list(
     "signed", [(0, "#9adcff"), (0.2, "#1673d1"), (0.5, "#000000"), (0.8, "#cf4a12"), (1, "#ffc37a")]
 )
@@ -43,29 +43,28 @@ SIGNED = LinearSegmentedColormap.from_list(
 
 @dataclass(frozen=True)
 class Picture:
-    """A JPEG and the line that belongs under it."""
+    """A JPEG and its caption."""
 
     jpeg: bytes
     caption: str
 
 
 def case_picture(files: Mapping[str, Path]) -> Picture:
-    """The picture of one evaluated case: `medgen.reports.images.case_images.case_scene` on paper; raises as that
-    does."""
+    """Return the static picture of an evaluated case, see `medgen.reports.images.case_images.case_scene`."""
     return draw(case_scene(files))
 
 
 def conversion_picture(input_: Path, output: Path) -> Picture:
-    """Input, output and output − input of a conversion without truth, where they differ most."""
+    """Return the picture of a conversion without truth, where input and output differ most."""
     return draw(conversion_scene(input_, output))
 
 
 def draw(scene: Scene) -> Picture:
-    """The three planes at ``scene.at`` in one JPEG."""
+    """Draw the three planes at ``scene.at`` into one JPEG."""
     columns, grid, view = scene.columns, scene.grid, scene.view
     extents = [plane.size(view, grid.spacing) for plane in PLANES]  # mm (width, height)
     column = min(COLUMN, (WIDTH - BAR - 2 * GAP) // len(columns) - GAP) if len(columns) > 3 else COLUMN + 60
-    scale = min(column / max(w for w, _ in extents), TALLEST / sum(h for _, h in extents))  # pixels a mm
+    scale = min(column / max(w for w, _ in extents), TALLEST / sum(h for _, h in extents))  # pixels per mm
     width = GAP + len(columns) * (column + GAP) + BAR
     sizes = [(max(LEAST, round(w * scale)), max(LEAST, round(h * scale))) for w, h in extents]  # pixels
     height = TOP + sum(h + GAP for _, h in sizes)
@@ -73,17 +72,17 @@ def draw(scene: Scene) -> Picture:
     canvas = FigureCanvasAgg(figure)
     top = TOP
     for plane, (w, h) in zip(PLANES, sizes, strict=True):
-        for index, part in enumerate(columns):
+        for index, panel in enumerate(columns):
             left = GAP + index * (column + GAP) + (column - w) // 2
             axes = figure.add_axes((left / width, 1 - (top + h) / height, w / width, h / height))
-            _panel(axes, part, plane, part.cut(plane, scene.at, view))
+            _panel(axes, panel, plane, panel.cut(plane, scene.at, view))
             _boxes(axes, plane, scene)
             if top == TOP:
                 middle = GAP + index * (column + GAP) + column / 2
                 figure.text(
                     middle / width,
                     1 - TOP / 2 / height,
-                    _short(part.title, column // LETTER),
+                    _short(panel.title, column // LETTER),
                     parse_math=False,
                     color=INK,
                     size=12,
@@ -100,13 +99,13 @@ def draw(scene: Scene) -> Picture:
     return Picture(buffer.getvalue(), _caption(scene))
 
 
-def _panel(axes, part: Column, plane: Plane, image: np.ndarray) -> None:
+def _panel(axes, panel: Column, plane: Plane, image: np.ndarray) -> None:
     axes.set_axis_off()
     axes.imshow(
         image,
-        cmap=SIGNED if part.signed else "gray",
-        vmin=part.limits[0],
-        vmax=part.limits[1],
+        cmap=SIGNED if panel.signed else "gray",
+        vmin=panel.limits[0],
+        vmax=panel.limits[1],
         aspect="auto",
         interpolation="bilinear",
     )
@@ -120,16 +119,21 @@ def _panel(axes, part: Column, plane: Plane, image: np.ndarray) -> None:
 
 
 def _boxes(axes, plane: Plane, scene: Scene) -> None:
-    """The findings that the slice cuts, each a box with its number."""
+    """Draw the findings that the slice intersects, each as a box with its number."""
     for mark in scene.marks:
         if not mark.low[plane.axis] <= scene.at[plane.axis] <= mark.high[plane.axis]:
             continue
         left, top, width, height = plane.box(mark.low, mark.high, scene.view)
-        grown = max(width, 0.05), max(height, 0.05)  # a box of one voxel could not be seen
-        left, top = left - (grown[0] - width) / 2, top - (grown[1] - height) / 2
+        drawn_size = max(width, 0.05), max(height, 0.05)  # a box of one voxel would not be visible
+        left, top = left - (drawn_size[0] - width) / 2, top - (drawn_size[1] - height) / 2
         axes.add_patch(
             Rectangle(
-                (left, 1 - top - grown[1]), *grown, transform=axes.transAxes, fill=False, color=FOUND, linewidth=1.3
+                (left, 1 - top - drawn_size[1]),
+                *drawn_size,
+                transform=axes.transAxes,
+                fill=False,
+                color=FOUND,
+                linewidth=1.3,
             )
         )
         text = axes.text(left, 1 - top, f" {mark.number}", color=FOUND, size=10, va="bottom", transform=axes.transAxes)
@@ -137,16 +141,16 @@ def _boxes(axes, plane: Plane, scene: Scene) -> None:
 
 
 def _scale_bar(axes, width: int, scale: float) -> None:
-    """A length in mm in the lower left corner of the last row."""
+    """Draw a scale bar with its length in mm in the lower left corner of the panel."""
     length = bar_mm(width / scale)
     x = 0.04, 0.04 + length * scale / width
     axes.plot(x, (0.05, 0.05), color=INK, linewidth=2, transform=axes.transAxes, scalex=False, scaley=False)
     axes.text(x[0], 0.065, f"{length:g} mm", color=INK, size=8, ha="left", va="bottom", transform=axes.transAxes)
 
 
-def _colour_bar(figure: Figure, part: Column, width: int, height: int, rows: int, unit: str) -> None:
+def _colour_bar(figure: Figure, panel: Column, width: int, height: int, rows: int, unit: str) -> None:
     axes = figure.add_axes(((width - BAR + 8) / width, 1 - (TOP + rows) / height, 14 / width, rows / height))
-    bar = figure.colorbar(ScalarMappable(Normalize(*part.limits), SIGNED), cax=axes, extend="both")
+    bar = figure.colorbar(ScalarMappable(Normalize(*panel.limits), SIGNED), cax=axes, extend="both")
     bar.ax.tick_params(color=INK, labelcolor=INK, labelsize=9)
     bar.outline.set_edgecolor(INK)  # type: ignore[operator]
     figure.text(

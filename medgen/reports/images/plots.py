@@ -1,4 +1,4 @@
-"""Bland–Altman plots as plain shapes that the template draws: no image, sharp at any size."""
+"""Bland–Altman plots as coordinates, which the template draws as SVG."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,17 +8,16 @@ from matplotlib.ticker import MaxNLocator
 from medgen.evaluation.summary_file import Agreement, Ends
 from medgen.reports.results import System
 from medgen.reports.tables import number, signed
+from medgen.terminology import display_rank
 
-# The structures that take up contrast first; the first `MOST` that were measured are plotted.
-FIRST = ("aorta", "kidney", "liver", "spleen", "vena_cava", "portal", "vessel", "artery", "vein")
-LETTERS = 10  # pixels from one label to the next
-MOST = 6
+LETTERS = 10  # minimum distance between labels in pixels
+MOST = 6  # regions that are plotted
 LEFT, RIGHT, TOP, BOTTOM, WIDTH, HEIGHT = 46, 330, 10, 190, 392, 226  # pixels of the axes and of the plot
 
 
 @dataclass(frozen=True)
 class Line:
-    """A horizontal line of the plot at ``y``, its label at ``label_y``; ``band``: the interval's two ends."""
+    """A horizontal line of the plot at ``y`` with its label at ``label_y``; ``band``: the ends of its interval."""
 
     y: float
     label: str
@@ -29,7 +28,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Plot:
-    """Difference against mean of converted and truth, in pixels from the upper left corner."""
+    """One plot of difference against mean of converted and truth, in pixels from the upper left corner."""
 
     title: str
     unit: str
@@ -40,50 +39,49 @@ class Plot:
 
 
 def bland_altman(systems: Sequence[System]) -> list[Plot]:
-    """A plot for each of the main regions of each system; those of one region have the same axes."""
+    """Return one plot per main region and system; plots of the same region have the same axes."""
     plots = []
     for name in main_regions(systems):
-        measured = [(s, of) for s in systems if (of := s.summary.agreement.get(name)) and of.points]
-        xs = _axis([mean for _, of in measured for _, mean, _ in _points(of)])
-        ys = _axis([value for _, of in measured for value in _heights(of)])
-        for system, of in measured:
+        measured = [(s, stats) for s in systems if (stats := s.summary.agreement.get(name)) and stats.points]
+        xs = _axis([mean for _, stats in measured for _, mean, _ in _points(stats)])
+        ys = _axis([value for _, stats in measured for value in _heights(stats)])
+        for system, stats in measured:
             title = name.replace("_", " ") + (f": {system.name}" if len(systems) > 1 else "")
-            plots.append(_plot(title, system, of, xs, ys))
+            plots.append(_plot(title, system, stats, xs, ys))
     return plots
 
 
 def main_regions(systems: Sequence[System], most: int = MOST) -> list[str]:
-    """Regions to plot: those that enhance first, then as they stand in the summary."""
+    """Return the regions to plot: first those that take up contrast medium, then in the order of the summary."""
     names = list(dict.fromkeys(name for system in systems for name in system.summary.agreement))
-    taking_up = {name for system in systems for name in system.summary.settings.structures_that_take_up_contrast}
-    rank = {word: index for index, word in enumerate(FIRST)}
-
-    def order(name: str) -> tuple[bool, int]:
-        found = [index for word, index in rank.items() if word in name.lower()]
-        return name not in taking_up, min(found, default=len(rank))
-
-    return sorted(names, key=order)[:most]
+    enhancing = {name for system in systems for name in system.summary.settings.structures_that_take_up_contrast}
+    return sorted(names, key=lambda name: (name not in enhancing, display_rank(name)))[:most]
 
 
-def _points(of: Agreement) -> list[tuple[str, float, float]]:
-    """(case, mean, difference) of those that have both."""
-    return [(p.case, p.mean, p.difference) for p in of.points if p.mean is not None and p.difference is not None]
+def _points(stats: Agreement) -> list[tuple[str, float, float]]:
+    """Return (case, mean, difference) of the cases that have both numbers."""
+    return [(p.case, p.mean, p.difference) for p in stats.points if p.mean is not None and p.difference is not None]
 
 
-def _ends(of: Agreement) -> list[tuple[str, float, Ends]]:
-    """(name, value, interval) of limits and bias from top to bottom, those that are known."""
-    found = (("upper", of.upper, of.upper_interval), ("bias", of.bias, of.bias_interval))
-    return [(n, v, ends) for n, v, ends in (*found, ("lower", of.lower, of.lower_interval)) if v is not None]
+def _bias_and_limits(stats: Agreement) -> list[tuple[str, float, Ends]]:
+    """Return (name, value, interval) of the known ones of upper limit, bias and lower limit, in this order."""
+    found = (("upper", stats.upper, stats.upper_interval), ("bias", stats.bias, stats.bias_interval))
+    return [(n, v, ends) for n, v, ends in (*found, ("lower", stats.lower, stats.lower_interval)) if v is not None]
 
 
-def _heights(of: Agreement) -> list[float]:
-    """All that the vertical axis must hold: points, lines, the ends of their intervals, and 0."""
-    intervals = [of.upper_interval, of.bias_interval, of.lower_interval]
+def _heights(stats: Agreement) -> list[float]:
+    """Return all values that the vertical axis must include: points, lines, interval ends and 0."""
+    intervals = [stats.upper_interval, stats.bias_interval, stats.lower_interval]
     ends = [end for interval in intervals for end in interval or () if end is not None]
-    return [*(difference for *_, difference in _points(of)), *(value for _, value, _ in _ends(of)), *ends, 0.0]
+    return [
+        *(difference for *_, difference in _points(stats)),
+        *(value for _, value, _ in _bias_and_limits(stats)),
+        *ends,
+        0.0,
+    ]
 
 
-def _plot(title: str, system: System, of: Agreement, xs: Sequence[float], ys: Sequence[float]) -> Plot:
+def _plot(title: str, system: System, stats: Agreement, xs: Sequence[float], ys: Sequence[float]) -> Plot:
     def x(value: float) -> float:
         return round(LEFT + (value - xs[0]) / (xs[-1] - xs[0]) * (RIGHT - LEFT), 1)
 
@@ -93,17 +91,20 @@ def _plot(title: str, system: System, of: Agreement, xs: Sequence[float], ys: Se
     return Plot(
         title,
         system.unit,
-        [(x(mean), y(difference), _says(case, mean, difference, system)) for case, mean, difference in _points(of)],
-        _lines(of, system.digits, y),
+        [
+            (x(mean), y(difference), _tooltip(case, mean, difference, system))
+            for case, mean, difference in _points(stats)
+        ],
+        _lines(stats, system.digits, y),
         [(x(value), number(value, _digits(xs))) for value in xs],
         [(y(value), number(value, _digits(ys))) for value in ys],
     )
 
 
-def _lines(of: Agreement, digits: int, y: Callable[[float], float]) -> list[Line]:
-    """Limits and bias from top to bottom, labels far enough apart to be read."""
+def _lines(stats: Agreement, digits: int, y: Callable[[float], float]) -> list[Line]:
+    """Return the lines of limits and bias from top to bottom, with labels that do not overlap."""
     lines: list[Line] = []
-    for name, value, interval in _ends(of):
+    for name, value, interval in _bias_and_limits(stats):
         low, high = interval or (None, None)
         band = None if low is None or high is None else (y(high), y(low))
         label = f"{'bias' if name == 'bias' else 'limit'} {signed(value, digits)}"
@@ -112,14 +113,14 @@ def _lines(of: Agreement, digits: int, y: Callable[[float], float]) -> list[Line
     return lines
 
 
-def _says(case: str, mean: float, difference: float, system: System) -> str:
-    """What a mouse over the point shows."""
+def _tooltip(case: str, mean: float, difference: float, system: System) -> str:
+    """Return the tooltip of a point."""
     texts = number(mean, system.digits), signed(difference, system.digits)
     return f"{case}: mean {texts[0]}, difference {texts[1]} {system.unit}".strip()
 
 
 def _axis(values: Sequence[float]) -> list[float]:
-    """Round numbers that span the values."""
+    """Return axis ticks at round numbers that span the values."""
     low, high = min(values, default=0.0), max(values, default=1.0)
     if high - low < 1e-6 * max(1.0, abs(high)):
         low, high = low - 1, high + 1

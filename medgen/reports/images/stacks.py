@@ -1,9 +1,9 @@
-"""The slices of a case for the page's sliders: for each plane and column a small JPEG a slice, all to one scale.
+"""The slices of a case for the page's viewer: one small JPEG per plane, column and slice, all at the same scale.
 
-Bounded bytes: every n-th slice, so many that all columns together have at most the frames of `MOST`, the widest
-plane `WIDTH` pixels. A case takes about 2 MB whatever the size and number of its volumes.
-Patient sides are drawn into the image, so that they stay with it when it is copied; findings lie over it. Frames of CT
-hold levels (`medgen.reports.images.windows`), which the page turns into the greys of a window.
+The size is limited: every n-th slice is used, so that all columns together have at most `MOST` frames per plane, and
+the widest plane is `WIDTH` pixels wide. A case takes about 2 MB, whatever the size and number of its volumes.
+Patient sides are drawn into the image, so that a copied image keeps them; findings are drawn by the page. Frames of CT
+store levels (`medgen.reports.images.windows`), which the page maps to the grey values of a window.
 """
 
 import base64
@@ -20,12 +20,12 @@ from medgen.reports.images.figures import MARK, SIGNED
 from medgen.reports.images.slices import PLANES, Plane, View, bar_mm
 from medgen.reports.images.windows import levels
 
-MOST = {"axial": 144, "coronal": 96, "sagittal": 96}  # frames a plane, over all columns
-WIDTH = 256  # pixels of the widest plane
-TALLEST = 512  # pixels of the highest one; a whole-body scan is drawn smaller
-THINNEST = 8  # pixels of a side of a frame
-SMALLEST = 5.0  # percent of the image, of the box of a finding
-QUALITY = 68
+MOST = {"axial": 144, "coronal": 96, "sagittal": 96}  # maximum frames per plane, over all columns
+WIDTH = 256  # width of the widest plane in pixels
+TALLEST = 512  # maximum height of a plane in pixels; a whole-body scan is drawn smaller
+THINNEST = 8  # minimum side of a frame in pixels
+SMALLEST = 5.0  # minimum side of a finding's box, in percent of the image
+QUALITY = 68  # of JPEG
 FONT = ImageFont.load_default(13)
 
 
@@ -33,10 +33,16 @@ FONT = ImageFont.load_default(13)
 class Stack:
     """One plane of a scene.
 
-    ``frames``: for each column a JPEG for each slice; ``places``: where each slice lies ("S 123 mm"), from feet
-    to head, back to front or left to right; ``start``: the slice shown first; ``share``: the width as a part of
-    that of the widest plane; ``step_mm``: from one slice shown to the next; ``hu``: which columns are CT; ``marks``:
-    the boxes of findings, in percent of the image, with the first and the last slice that shows each.
+    Attributes:
+        plane: name of the plane.
+        titles: title of each column.
+        frames: one list of JPEGs per column, one JPEG per slice.
+        places: position of each slice ("S 123 mm"), from inferior to superior, posterior to anterior or left to right.
+        start: index of the slice shown first.
+        share: width as a fraction of the widest plane.
+        step_mm: distance between the slices.
+        hu: for each column, whether it is CT.
+        marks: boxes of findings in percent of the image, each with the first and the last slice that shows it.
     """
 
     plane: str
@@ -51,28 +57,28 @@ class Stack:
 
     @property
     def sliding(self) -> dict[str, Any]:
-        """What the page's script needs: the places, and the frames in base64."""
+        """The data for the page's script: slice positions, and frames in base64."""
         frames = [[base64.b64encode(frame).decode("ascii") for frame in column] for column in self.frames]
         return {"places": list(self.places), "frames": frames}
 
     @property
     def size(self) -> int:
-        """Bytes of all frames."""
+        """Total size of all frames in bytes."""
         return sum(len(frame) for column in self.frames for frame in column)
 
 
 def stacks(scene: Scene) -> list[Stack]:
-    """The three planes of a scene; the slice that shows most is among those chosen."""
+    """Return the three planes of a scene; the slices include those at ``scene.at``."""
     sizes = [plane.size(scene.view, scene.grid.spacing) for plane in PLANES]  # mm
     widest = max(width for width, _ in sizes)
-    scale = min(WIDTH / widest, TALLEST / max(height for _, height in sizes))  # pixels a mm
+    scale = min(WIDTH / widest, TALLEST / max(height for _, height in sizes))  # pixels per mm
     shares = [max(width / widest, THINNEST / WIDTH) for width, _ in sizes]
     return [_stack(scene, plane, scale, share) for plane, share in zip(PLANES, shares, strict=True)]
 
 
 def _stack(scene: Scene, plane: Plane, scale: float, share: float) -> Stack:
     part, start = scene.view[plane.axis], scene.at[plane.axis]
-    indices = chosen(part.start, part.stop, start, max(1, MOST[plane.name] // len(scene.columns)))
+    indices = slice_indices(part.start, part.stop, start, max(1, MOST[plane.name] // len(scene.columns)))
     frames = [
         [frame(column, plane, _at(scene, plane, index), scene, scale) for index in indices] for column in scene.columns
     ]
@@ -90,25 +96,30 @@ def _stack(scene: Scene, plane: Plane, scale: float, share: float) -> Stack:
 
 
 def _mark_of(mark: Mark, plane: Plane, view: View, indices: range) -> dict[str, float]:
-    """The box of a finding on a plane's images, wide enough to be seen, at least on the slice nearest to it."""
+    """Return the box of a finding on a plane; it has a minimum size and is shown on at least the nearest slice."""
     left, top, width, height = (100 * part for part in plane.box(mark.low, mark.high, view))
     low, high = mark.low[plane.axis], mark.high[plane.axis]
     shown = [n for n, index in enumerate(indices) if low <= index <= high]
     nearest = min(range(len(indices)), key=lambda n: abs(indices[n] - (low + high) / 2))
-    wide, tall = max(width, SMALLEST), max(height, SMALLEST)
-    box = {"left": left - (wide - width) / 2, "top": top - (tall - height) / 2, "width": wide, "height": tall}
+    box_width, box_height = max(width, SMALLEST), max(height, SMALLEST)
+    box = {
+        "left": left - (box_width - width) / 2,
+        "top": top - (box_height - height) / 2,
+        "width": box_width,
+        "height": box_height,
+    }
     box = {side: round(value, 2) for side, value in box.items()}
     return {"number": mark.number, "first": min(shown, default=nearest), "last": max(shown, default=nearest)} | box
 
 
-def chosen(first: int, stop: int, start: int, most: int) -> range:
-    """Every n-th of the slices first ... stop - 1, at most ``most``, with ``start`` among them if it is there."""
+def slice_indices(first: int, stop: int, start: int, most: int) -> range:
+    """Return every n-th of the slices first ... stop - 1, at most ``most``, including ``start`` if it is in range."""
     step = max(1, -(-(stop - first) // most))
     return range(first + (start - first) % step, stop, step)
 
 
 def frame(column: Column, plane: Plane, at: tuple[int, int, int], scene: Scene, scale: float) -> bytes:
-    """One slice of a column as JPEG with the patient's sides marked; ``scale`` in pixels a mm."""
+    """Return one slice of a column as JPEG with the patient's sides marked; ``scale`` in pixels per mm."""
     width, height = (max(THINNEST, round(mm * scale)) for mm in plane.size(scene.view, scene.grid.spacing))
     (low, high), cut = column.limits, column.cut(plane, at, scene.view)
     shown = levels(cut) if column.hu else 255 * np.clip((cut.astype(np.float64) - low) / (high - low), 0, 1)
@@ -124,7 +135,7 @@ COLOURS = np.rint(255 * SIGNED(np.arange(256))[:, :3]).astype(np.uint8)
 
 
 def _mark(image: Image.Image, plane: Plane, scale: float, ink: str | int) -> None:
-    """R, L, A, P, S, I at the edges, and a scale bar in the lower left corner."""
+    """Draw R, L, A, P, S or I at the edges, and a scale bar in the lower left corner."""
     draw, (width, height) = ImageDraw.Draw(image), image.size
     left, right, top, bottom = plane.marks
     places: dict[str, tuple[str, float, float]]

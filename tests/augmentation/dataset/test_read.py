@@ -6,15 +6,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 from labelled import LABELS, OBLIQUE, SHAPE, save, voxels, write_decathlon, write_folders, write_nnunet
+from refusal import refused
 
 from medgen.augmentation.dataset.read import read_case
 from medgen.augmentation.read import read_dataset
 from medgen.errors import InputError
 
 
-def refused(call, match):
-    with pytest.raises(InputError, match=match) as info:
-        call()
+def refused_reading(root, code, names=(), **how):
+    with refused(code, names=names) as info:
+        read_dataset(root, **how)
     assert "\n" not in str(info.value)
 
 
@@ -91,7 +92,7 @@ def test_folders_one_a_channel(tmp_path):
     dataset = read_dataset(tmp_path, channels=("t1", "flair"))
     assert dataset.channels == ("t1", "flair") and dataset.cases[0].images[1].parent.name == "flair"
     assert list(faults(tmp_path, channels=("t1", "flair"))) == ["case1"]
-    refused(lambda: read_dataset(tmp_path, channels=("t1", "t2")), "no folder t2/")
+    refused_reading(tmp_path, "dataset-layout-unknown", "t2/", channels=("t1", "t2"))
 
 
 def test_images_without_air_are_not_called_ct(tmp_path):
@@ -104,43 +105,43 @@ def test_images_without_air_are_not_called_ct(tmp_path):
 def test_patients_by_pattern(tmp_path):
     root = write_folders(tmp_path)
     assert {case.patient for case in read_dataset(root, patient_pattern="^cas").cases} == {"cas"}
-    refused(lambda: read_dataset(root, patient_pattern="nobody"), "finds no patient")
+    refused_reading(root, "config-patient-pattern-unmatched", patient_pattern="nobody")
 
 
 # Tables --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "table, match",
+    "table, code, names",
     [
-        ({"labels": {"background": 0, "tumour": [1, 2], "core": 2}}, r"region tumour = \[1, 2\]"),
-        ({"labels": {}}, 'has no "labels"'),
-        ({"labels": {"background": 1, "liver": 2}}, "background the value 1"),
-        ({"labels": {"liver": 1, "lesion": 1}}, "two labels have the value 1"),
-        ({"channel_names": {"1": "CT"}}, "must name its channels by number"),
-        ({"channel_names": None}, "must name its channels by number"),
-        ({"file_ending": ".png"}, "'.png' is no volume's"),
-        ({"dataset": {"case0": {}}}, "case0 under 'dataset' must be"),
+        ({"labels": {"background": 0, "tumour": [1, 2], "core": 2}}, "labels-region-unsupported", "tumour = [1, 2]"),
+        ({"labels": {}}, "labels-key-missing", "labels"),
+        ({"labels": {"background": 1, "liver": 2}}, "labels-background-not-zero", "background"),
+        ({"labels": {"liver": 1, "lesion": 1}}, "labels-table-value-twice", "1"),
+        ({"channel_names": {"1": "CT"}}, "dataset-channels-unnamed", "channel_names"),
+        ({"channel_names": None}, "dataset-channels-unnamed", "channel_names"),
+        ({"file_ending": ".png"}, "dataset-file-ending", ".png"),
+        ({"dataset": {"case0": {}}}, "dataset-entry-form", ("case0", "dataset")),
     ],
 )
-def test_tables_that_cannot_be_used(tmp_path, table, match):
+def test_tables_that_cannot_be_used(tmp_path, table, code, names):
     edit(write_nnunet(tmp_path), **table)
-    refused(lambda: read_dataset(tmp_path), match)
+    refused_reading(tmp_path, code, names)
 
 
 @pytest.mark.parametrize(
-    "table, match",
+    "table, code, names",
     [
-        ({"training": [{"label": "x"}]}, "must name 'image' and 'label' as paths"),
-        ({"training": [7]}, "must be a list of entries"),
-        ({"training": [], "extra": ["a.nii.gz"]}, "'extra' of cases, which says no part"),
-        ({"training": [{"image": "a.nii.gz", "fold": "x"}]}, 'the fold "x"'),
-        ({"training": []}, "holds no cases"),
+        ({"training": [{"label": "x"}]}, "dataset-entry-form", ("image", "label")),
+        ({"training": [7]}, "datalist-not-entries", "training"),
+        ({"training": [], "extra": ["a.nii.gz"]}, "datalist-unknown-list", "extra"),
+        ({"training": [{"image": "a.nii.gz", "fold": "x"}]}, "datalist-fold-not-integer", '"x"'),
+        ({"training": []}, "dataset-ending-unmatched", "list.json"),
     ],
 )
-def test_lists_that_cannot_be_used(tmp_path, table, match):
+def test_lists_that_cannot_be_used(tmp_path, table, code, names):
     (tmp_path / "list.json").write_text(json.dumps({"labels": LABELS, **table}))
-    refused(lambda: read_dataset(tmp_path / "list.json"), match)
+    refused_reading(tmp_path / "list.json", code, names)
 
 
 def test_the_ignored_label_stays_and_regions_of_one_value_are_labels(tmp_path):
@@ -156,14 +157,14 @@ def test_the_ignored_label_stays_and_regions_of_one_value_are_labels(tmp_path):
 
 
 def test_no_dataset_at_all(tmp_path):
-    refused(lambda: read_dataset(tmp_path / "absent"), "does not exist")
-    refused(lambda: read_dataset(tmp_path), "is no labelled dataset")
+    refused_reading(tmp_path / "absent", "file-missing")
+    refused_reading(tmp_path, "dataset-layout-unknown")
     (tmp_path / "images").mkdir()
-    refused(lambda: read_dataset(tmp_path), "labels.json does not exist")
+    refused_reading(tmp_path, "labels-table-missing", "labels.json")
     (tmp_path / "labels.json").write_text('{"liver": 1}')
-    refused(lambda: read_dataset(tmp_path), "holds no cases")
+    refused_reading(tmp_path, "dataset-ending-unmatched")
     (tmp_path / "dataset.json").write_text("{")
-    refused(lambda: read_dataset(tmp_path), "not readable JSON")
+    refused_reading(tmp_path, "json-unreadable", "dataset.json")
 
 
 # Cases ---------------------------------------------------------------------------------------------------
@@ -253,14 +254,19 @@ def test_a_synthetic_name_without_its_record(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content",
-    ["[]", "{}", '{"real": [], "synthetic": {}}', '{"real": {}, "synthetic": {"a": {"patient": "a"}}}',
-     '{"real": {}, "synthetic": {"a": {"patient": "a", "operations": [1]}}}'],
-)  # fmt: skip
-def test_a_record_that_is_none(tmp_path, content):
+    "content, code",
+    [
+        ("[]", "json-wrong-type"),
+        ("{}", "dataset-record-foreign"),
+        ('{"real": [], "synthetic": {}}', "dataset-record-foreign"),
+        ('{"real": {}, "synthetic": {"a": {"patient": "a"}}}', "dataset-record-incomplete"),
+        ('{"real": {}, "synthetic": {"a": {"patient": "a", "operations": [1]}}}', "dataset-record-incomplete"),
+    ],
+)
+def test_a_record_that_is_none(tmp_path, content, code):
     write_nnunet(tmp_path)
     (tmp_path / "provenance.json").write_text(content)
-    refused(lambda: read_dataset(tmp_path), "provenance.json")
+    refused_reading(tmp_path, code, "provenance.json")
 
 
 def test_reading_leaves_the_dataset_as_it_was(tmp_path):

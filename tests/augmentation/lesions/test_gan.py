@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 from lesion_cases import NAMES, case, library
+from refusal import refused
 from small import make_model, small_settings
 
 from medgen.augmentation.lesions import insert
 from medgen.augmentation.lesions.gan import GAN, load_gan
 from medgen.augmentation.lesions.insert import insert_lesion, lesion_augmenter
 from medgen.checkpoint import save_model
-from medgen.errors import InputError
 from medgen.io.volume import Volume, to_canonical
 
 LIBRARY = library()
@@ -97,7 +97,7 @@ def test_a_model_folder_is_a_painter_and_what_it_cannot_paint_yet_is_refused(tmp
     save_model(tmp_path, model.generator, model.info)
     augment = lesion_augmenter(tmp_path, LIBRARY, host="organ", per_case=(1, 1))
     image, label = case(9, lesions=False)
-    with pytest.raises(InputError, match=r"looks like real ones \(contrast\); train it longer"):
+    with refused("lesions-not-realistic", names="contrast"):
         augment([image], label, NAMES, np.random.default_rng(0))
     monkeypatch.setattr(insert, "appearance_outliers", lambda *given: [])
     _, made, (record,) = augment([image], label, NAMES, np.random.default_rng(0))
@@ -107,19 +107,19 @@ def test_a_model_folder_is_a_painter_and_what_it_cannot_paint_yet_is_refused(tmp
 def test_other_models_kinds_and_contrasts_are_refused(tmp_path):
     other = make_model()
     save_model(tmp_path, other.generator, other.info)
-    with pytest.raises(InputError, match="is a model of pix2pix, which paints no lesions"):
+    with refused("model-method-unsuitable", names="pix2pix"):
         load_gan(tmp_path)
     image, label = case(9, lesions=False)
-    with pytest.raises(InputError, match="paints source together, got 2 images"):
+    with refused("model-image-count-differs"):
         inserted(GAN(model_of()), images=[image, image])
     model = model_of()
     model.settings.data.class_groups.pop("dark")
-    with pytest.raises(InputError, match="does not paint dark; it knows bright"):
+    with refused("model-lesion-unknown", names=("dark", "bright")):
         inserted(GAN(model))
 
 
 def test_translating_with_it_is_refused():
     from medgen.inference.predict import translate_volume
 
-    with pytest.raises(InputError, match="paints what a label map asks for"):
+    with refused("model-needs-label-maps"):
         translate_volume(model_of(), Volume(np.zeros((16, 16, 16)), np.eye(4)))

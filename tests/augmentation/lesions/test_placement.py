@@ -1,12 +1,11 @@
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lesion_cases import ball
+from refusal import refused
 from scipy import ndimage
 
 from medgen.augmentation.lesions.placement import NoRoom, choose_site, free_sites
-from medgen.errors import InputError
 
 SHAPE = (20, 22, 18)
 
@@ -72,7 +71,7 @@ def test_never_beyond_the_hosts_border_or_near_other_lesions(seed):
 
 def test_no_room_names_size_and_host():
     host = ball(SHAPE, (10, 10, 9), 3)
-    with pytest.raises(InputError, match=r"no room for a lesion of 0.51\d ml in liver of case7"):
+    with refused("lesions-no-room", names=("liver", "case7")):
         choose_site(
             ball((11, 11, 11), (5, 5, 5), 5), host, host & False, (1, 1, 1), np.random.default_rng(0),
             what="liver of case7",

@@ -3,9 +3,9 @@
 import json
 
 import pytest
+from refusal import refused
 
-from medgen.data.cohort.patients import Records, by_images, identified
-from medgen.errors import InputError
+from medgen.data.cohort.patients import Records, identified, merge_by_images
 
 
 def told(cases, root, pattern=None, listed=None):
@@ -39,7 +39,7 @@ def test_patients_by_name_folder_list_and_pattern(tmp_path):
     }  # fmt: skip
     found = told(["p1_a", "p1_b", "p2_a"], tmp_path, pattern=r"p\d", listed={"p2_a": "other"})
     assert [patient for patient, _ in found.values()] == ["p1", "p1", "other"]
-    with pytest.raises(InputError, match="finds no patient"):
+    with refused("config-patient-pattern-unmatched"):
         told(["a"], tmp_path, pattern="z")
 
 
@@ -84,7 +84,7 @@ def test_a_twin_by_its_name_alone_is_of_the_case_it_is_named_after(tmp_path):
 
 
 def test_images_in_common_make_one_patient_through_others(tmp_path):
-    called, pairs = by_images([("a", "p", "12"), ("b", "q", "3"), ("c", "r", "23"), ("d", "p", "1")])
+    called, pairs = merge_by_images([("a", "p", "12"), ("b", "q", "3"), ("c", "r", "23"), ("d", "p", "1")])
     assert set(called) == {"p", "q", "r"} and len(set(called.values())) == 1
     assert pairs == [("a", "c"), ("b", "c")]
 
@@ -108,7 +108,7 @@ def test_records_by_names_of_files_count_and_cases_that_they_do_not_name_are_sai
         records.known(name, [tmp_path / f"{name}.nii"], root=tmp_path)
     assert records.without_case("ab") == []
     (said,) = records.without_case("abc")
-    assert f"{tmp_path}/provenance.json does not name c: each is a patient of its own" in said
+    assert f"{tmp_path}/provenance.json does not name c; each counts as a separate patient" in said
 
 
 def test_no_record_says_nothing_of_cases(tmp_path):

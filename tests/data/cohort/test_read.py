@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from refusal import refused
 
 from medgen.data.cohort.read import check_pairs, read_cohort
-from medgen.errors import InputError
 from medgen.io.volume import Volume
 from medgen.io.write import write_volume
 from medgen.types import Case
@@ -18,8 +18,8 @@ def put(path, shape=(3, 4, 5), spacing=1.0, values=None):
     return path
 
 
-def refused(root, match, **how):
-    with pytest.raises(InputError, match=match) as info:
+def refused_reading(root, code, names=(), **how):
+    with refused(code, names=names) as info:
         read_cohort(root, **how)
     assert "\n" not in str(info.value)
 
@@ -45,7 +45,7 @@ def test_labels_without_names_are_numbered_as_found(tmp_path):
     put(tmp_path / "source/b.nii"), put(tmp_path / "labels/b.nii", values=[0, 1])
     assert read_cohort(tmp_path).label_values == {"label_1": 1, "label_2": 2, "label_7": 7}
     put(tmp_path / "labels/b.nii", values=[-1])
-    refused(tmp_path, "b.nii holds values that are no labels")
+    refused_reading(tmp_path, "labels-values-invalid", "b.nii")
 
 
 def test_patients_from_a_pattern(tmp_path):
@@ -57,41 +57,41 @@ def test_patients_from_a_pattern(tmp_path):
         "p02",
     ]
     assert [c.patient for c in read_cohort(tmp_path, patient_pattern=r"p\d+").cases] == ["p01", "p01", "p02"]
-    refused(tmp_path, "finds no patient in the case name p01_day1", patient_pattern="x(.)")
-    refused(tmp_path, "no regular expression", patient_pattern="(")
+    refused_reading(tmp_path, "config-patient-pattern-unmatched", "p01_day1", patient_pattern="x(.)")
+    refused_reading(tmp_path, "config-patient-pattern-invalid", patient_pattern="(")
 
 
 def test_mistakes_in_folders(tmp_path):
-    refused(tmp_path / "absent", "absent does not exist")
-    refused(tmp_path, "is no cohort")
+    refused_reading(tmp_path / "absent", "file-missing", "absent")
+    refused_reading(tmp_path, "cohort-layout-unknown")
     (tmp_path / "source").mkdir()
-    refused(tmp_path, "holds no volumes")
+    refused_reading(tmp_path, "folder-no-volumes")
     put(tmp_path / "source/a.nii.gz")
     put(tmp_path / "labels/z.nii.gz")
-    refused(tmp_path, "z.nii.gz labels case z, which has no image")
+    refused_reading(tmp_path, "labels-without-image", ("z.nii.gz", "case z"))
     (tmp_path / "labels/z.nii.gz").unlink()
     put(tmp_path / "source/a.mha")
-    refused(tmp_path, "two files for one case, a.mha and a.nii.gz")
+    refused_reading(tmp_path, "folder-case-twice", ("a.mha", "a.nii.gz"))
     (tmp_path / "note.txt").write_text("x")
-    refused(tmp_path / "note.txt", "neither a folder nor a datalist")
+    refused_reading(tmp_path / "note.txt", "cohort-root-invalid", "note.txt")
 
 
 @pytest.mark.parametrize(
-    "content, match",
+    "content, code, names",
     [
-        ("{", "not readable JSON"),
-        ("[1]", "must hold an object as JSON, not a list"),
-        ('{"liver": "3"}', "liver has the value '3'"),
-        ('{"liver": 1.5}', "liver has the value 1.5"),
-        ('{"liver": true}', "liver has the value True"),
-        ('{"liver": -1}', "liver has the value -1"),
-        ('{"liver": 2, "aorta": 2}', "two labels have the value 2"),
+        ("{", "json-unreadable", "labels.json"),
+        ("[1]", "json-wrong-type", "labels.json"),
+        ('{"liver": "3"}', "labels-table-value", ("liver", "'3'")),
+        ('{"liver": 1.5}', "labels-table-value", ("liver", "1.5")),
+        ('{"liver": true}', "labels-table-value", ("liver", "True")),
+        ('{"liver": -1}', "labels-table-value", ("liver", "-1")),
+        ('{"liver": 2, "aorta": 2}', "labels-table-value-twice", "2"),
     ],
 )
-def test_ill_typed_label_names(tmp_path, content, match):
+def test_ill_typed_label_names(tmp_path, content, code, names):
     put(tmp_path / "source/a.nii")
     (tmp_path / "labels.json").write_text(content)
-    refused(tmp_path, match)
+    refused_reading(tmp_path, code, names)
 
 
 # Datalists -----------------------------------------------------------------------------------------------
@@ -148,23 +148,23 @@ def test_decathlon(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content, match",
+    "content, code, names",
     [
-        ({"training": [{"source": "gone.nii"}]}, "lists gone.nii, but there is no file"),
-        ({"training": [{"source": "."}]}, "there is no file"),
-        ({"training": [{"source": 3}]}, "3 is not the path of a file"),
-        ({"training": [{"label": "a.nii"}]}, "has no image"),
-        ({"training": [["a.nii"]]}, "must be a list of entries"),
-        ({"training": []}, "holds no volumes"),
-        ([{"source": "a.nii"}, {"target": "a.nii"}], "lists case .* 2 times"),
-        ([{"source": "a.nii", "name": "../a"}], "no file name"),
-        (3, "must hold an object or a list as JSON, not int"),
+        ({"training": [{"source": "gone.nii"}]}, "datalist-file-missing", "gone.nii"),
+        ({"training": [{"source": "."}]}, "datalist-file-missing", "lists .,"),
+        ({"training": [{"source": 3}]}, "datalist-path-not-text", "3"),
+        ({"training": [{"label": "a.nii"}]}, "datalist-image-missing", "a.nii"),
+        ({"training": [["a.nii"]]}, "datalist-not-entries", "training"),
+        ({"training": []}, "folder-no-volumes", "list.json"),
+        ([{"source": "a.nii"}, {"target": "a.nii"}], "datalist-case-twice", "case a"),
+        ([{"source": "a.nii", "name": "../a"}], "case-name-invalid", "../a"),
+        (3, "json-wrong-type", "list.json"),
     ],
 )
-def test_mistakes_in_datalists(tmp_path, content, match):
+def test_mistakes_in_datalists(tmp_path, content, code, names):
     put(tmp_path / "a.nii")
     (tmp_path / "list.json").write_text(json.dumps(content))
-    refused(tmp_path / "list.json", match)
+    refused_reading(tmp_path / "list.json", code, names)
 
 
 # nnU-Net raw ---------------------------------------------------------------------------------------------
@@ -191,18 +191,18 @@ def test_nnunet_channels_are_chosen(tmp_path):
     ]
     case = read_cohort(tmp_path, source_channels=(2,), target_channels=(0,)).cases[0]
     assert (case.source[0].name, case.target[0].name) == ("liver_1_0002.nii.gz", "liver_1_0000.nii.gz")
-    refused(tmp_path, r"has channels \[0, 1, 2\]", source_channels=(5,), target_channels=(6,))
+    refused_reading(tmp_path, "cohort-channel-missing", "[0, 1, 2]", source_channels=(5,), target_channels=(6,))
 
 
 def test_mistakes_in_nnunet(tmp_path):
     nnunet(tmp_path)
     put(tmp_path / "labelsTr/liver_9.nii.gz")
-    refused(tmp_path, "liver_9.nii.gz labels case liver_9, which has no image")
+    refused_reading(tmp_path, "labels-without-image", "liver_9.nii.gz")
     (tmp_path / "labelsTr/liver_9.nii.gz").unlink()
     put(tmp_path / "imagesTr/liver_1_0000.nrrd")
-    refused(tmp_path, "two files for one case")
+    refused_reading(tmp_path, "folder-case-twice", ("liver_1_0000.nii.gz", "liver_1_0000.nrrd"))
     (tmp_path / "imagesTr/liver_1_0000.nrrd").rename(tmp_path / "imagesTr/liver_1.nrrd")
-    assert "liver_1.nrrd lacks the channel number" in read_cohort(tmp_path).warnings[0]
+    assert "liver_1.nrrd has no channel number" in read_cohort(tmp_path).warnings[0]
 
 
 # Several contrasts ---------------------------------------------------------------------------------------
@@ -219,7 +219,7 @@ def test_a_side_counts_when_all_its_contrasts_are_there(tmp_path):
     assert [(c.name, len(c.source), len(c.target)) for c in cohort.cases] == [("a", 2, 1), ("b", 0, 1), ("d", 2, 0)]
     assert [path.parent.name for path in cohort.cases[0].source] == ["t1", "flair"]
     assert cohort.missing == {"b": ["flair"], "c": ["t1"]}
-    refused(tmp_path, "no case has all its contrasts, a lacks t3", sources=("t1", "t3"), targets=("t4", "t3"))
+    refused_reading(tmp_path, "cohort-contrast-missing", "a lacks t3", sources=("t1", "t3"), targets=("t4", "t3"))
 
 
 def test_contrasts_of_a_datalist_and_of_nnunet(tmp_path):
@@ -234,14 +234,14 @@ def test_contrasts_of_a_datalist_and_of_nnunet(tmp_path):
     cohort = read_cohort(tmp_path / "list.json", **TWO, **channels)
     assert [[p.name for p in case.source] for case in cohort.cases] == [["a_t1.nii", "a_flair.nii"], []]
     assert cohort.missing == {"b": ["flair"]}
-    refused(tmp_path / "list.json", "set data.source_channels", **TWO)
+    refused_reading(tmp_path / "list.json", "config-channel-numbers-needed", "data.source_channels", **TWO)
     (tmp_path / "list.json").write_text(json.dumps([{"source": "a_t1.nii"}]))
-    refused(tmp_path / "list.json", "has 1 source images where data.sources names 2", **TWO)
+    refused_reading(tmp_path / "list.json", "datalist-image-count-differs", "data.sources", **TWO)
     nnunet(tmp_path / "raw")
     cohort = read_cohort(tmp_path / "raw", **TWO, **channels)
     assert [p.name for p in cohort.cases[0].source] == ["liver_1_0000.nii.gz", "liver_1_0001.nii.gz"]
     assert cohort.missing == {"liver_3": ["t1"]}
-    refused(tmp_path / "raw", "set data.source_channels", **TWO)
+    refused_reading(tmp_path / "raw", "config-channel-numbers-needed", "data.source_channels", **TWO)
 
 
 # Grids ---------------------------------------------------------------------------------------------------
@@ -260,7 +260,7 @@ def test_pairs_on_one_grid_pass_and_others_are_shown(tmp_path):
             Case("c", "c", same.source, (), other),
             Case("c", "c", (*same.source, other)),
         ):
-            with pytest.raises(InputError) as info:
+            with refused("pair-grid-differs") as info:
                 check_pairs([same, case])
             for part in ("case c", str(other), numbers, "3 x 4 x 5 voxels of 1 x 1 x 1 mm", "data.align"):
                 assert part in str(info.value)

@@ -6,13 +6,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 from labelled import write_nnunet
+from refusal import refused
 from small import small_settings, write_cohort
 
 from medgen.augmentation.dataset.write import write_dataset
 from medgen.augmentation.read import read_dataset
 from medgen.data.cohort.read_split import read_split
 from medgen.data.prepare import prepare
-from medgen.errors import InputError
 
 
 def parts(root, out, resume=False, sections=None, **data):
@@ -50,7 +50,7 @@ def test_one_scan_under_two_names_is_never_on_two_sides(tmp_path, sides):
         split, _, said = parts(root, tmp_path / f"run{seed}", sections={"train": {"seed": seed}}, test=0.3)
         part = {name: key for key, names in split.items() for name in names}
         assert len(part) == 6 and all(part[f"case{i}"] == part[f"other{2 - i}"] for i in range(3))
-        assert sum("show the same image" in text for text in said) == 3
+        assert sum("have the same image and count as one patient" in text for text in said) == 3
 
 
 def test_copies_on_both_sides_of_a_stated_split_are_refused(tmp_path):
@@ -61,7 +61,7 @@ def test_copies_on_both_sides_of_a_stated_split_are_refused(tmp_path):
     }
     lists = {"training": [entry["case0.nii.gz"], entry["case1.nii.gz"]], "validation": [entry["again.nii"]]}
     (root / "list.json").write_text(json.dumps(lists))
-    with pytest.raises(InputError, match="list.json puts patient .* into two parts"):
+    with refused("split-patient-in-both", names="list.json"):
         parts(root / "list.json", tmp_path / "run")
 
 
@@ -88,8 +88,8 @@ def test_a_dataset_of_ours_keeps_its_folds_and_its_twins(tmp_path, format):
         assert held not in "".join(split["train"]) and ("case2__syn000" in split["train"]) == (
             held not in ("case0", "case2")
         )
-        assert any(f"fold {fold} of" in text and "validates" in text for text in said)
-        assert any("1 synthetic cases are made of patients kept back" in text for text in said)
+        assert any(f"(validation fold {fold} of" in text for text in said)
+        assert any("1 synthetic cases contain images of held-out patients" in text for text in said)
     assert seen == {f"case{i}" for i in range(4)}
     anew, _, said = parts(moved, tmp_path / "anew", target_channels=[0], fold=None, validation=0.5)
     assert sum("syn" not in name for name in anew["validation"]) == 2 and not any("fold" in text for text in said)
@@ -102,10 +102,12 @@ def test_synthetic_cases_neither_validate_nor_are_they_lost_without_a_word(tmp_p
     settings = small_settings(data={"root": str(root), "validation": 0.25})
     said = []
     found = prepare(settings, tmp_path / "run", say=said.append)
-    assert len(found.sources) == 6 and [name for name, *_ in found.validation] == found.record["validation"]
-    assert len(found.record["validation"]) == 1 and not any("syn" in name for name in found.record["validation"])
-    assert any("no provenance.json beside them" in text for text in said)
-    assert set(found.record["images"].values()) >= set(found.record["validation"])
+    record = found.model.training_data
+    assert len(found.patches.sources) == 6
+    assert [case.name for case in found.validation.cases] == record["validation"]
+    assert len(record["validation"]) == 1 and not any("syn" in name for name in record["validation"])
+    assert any("no provenance.json states whose images" in text for text in said)
+    assert set(record["images"].values()) >= set(record["validation"])
 
 
 def test_a_resumed_run_keeps_its_split_and_says_who_came_since(tmp_path):
@@ -115,7 +117,7 @@ def test_a_resumed_run_keeps_its_split_and_says_who_came_since(tmp_path):
         image = nib.load(root / side / "case0.nii.gz")
         nib.save(nib.Nifti1Image(np.asarray(image.dataobj) + 3, image.affine), root / side / "new.nii.gz")
     again, _, said = parts(root, tmp_path / "run", resume=True)
-    assert again == first and any("1 cases are in no part of" in text and "new" in text for text in said)
+    assert again == first and any("1 cases are in no subset of" in text and "new" in text for text in said)
 
 
 def test_channels_of_4d_files_are_trained_on(tmp_path):
@@ -129,18 +131,18 @@ def test_channels_of_4d_files_are_trained_on(tmp_path):
     (tmp_path / "dataset.json").write_text(json.dumps({"modality": names, "training": listed}))
     settings = small_settings(data={"root": str(tmp_path), "sources": ["T2w"], "targets": ["FLAIR"]})
     found = prepare(settings, tmp_path / "run", say=lambda _: None)
-    for name, (source,) in found.sources.items():
+    for name, (source,) in found.patches.sources.items():
         stack = np.asarray(nib.load(tmp_path / f"imagesTr/{name}.nii.gz").dataobj)
         np.testing.assert_array_equal(source.data, stack[..., 2])
-        np.testing.assert_array_equal(found.targets[name][0].data, stack[..., 0])
+        np.testing.assert_array_equal(found.patches.targets[name][0].data, stack[..., 0])
 
 
 MR, CT = {"kind": "percentile", "low": 0}, {"kind": "window", "low": -150, "high": 250}
 
 
 @pytest.mark.parametrize(
-    "codec, lift, said",
-    [(CT, 1024, "no fat and no air in HU"), (MR, 0, "are like CT in HU"), (CT, 0, None), (MR, 1024, None)],
+    "intensity, lift, said",
+    [(CT, 1024, "contain no fat or air in HU"), (MR, 0, "look like CT in HU"), (CT, 0, None), (MR, 1024, None)],
 )
 def test_a_config_for_ct_on_mr_and_the_reverse_is_said(tmp_path, intensity, lift, said):
     root = write_cohort(tmp_path / "cohort")
@@ -162,7 +164,7 @@ def test_label_names_are_matched_whatever_their_case(tmp_path):
     data = {"root": str(root), "labels": True, "class_groups": {"Host": ["body"], "Lesion": ["ORGAN"]}}
     sampling = {"patch": [16, 16, 16], "foreground_fraction": 1.0, "foreground_classes": ["lesion"]}
     found = prepare(small_settings(data=data, sampling=sampling), tmp_path / "run", say=lambda _: None)
-    assert found.centres and found.record["labels"] == {"background": 0, "Host": 1, "Lesion": 2}
+    assert found.patches.centres and found.model.training_data["labels"] == {"background": 0, "Host": 1, "Lesion": 2}
 
 
 def test_a_twin_under_another_name_is_known_by_its_image(tmp_path):
@@ -181,7 +183,7 @@ def test_a_twin_under_another_name_is_known_by_its_image(tmp_path):
         sections = {"train": {"seed": seed}}
         split, _, said = parts(tmp_path / "out", tmp_path / f"run{seed}", sections=sections, target_channels=[0])
         assert ("one" in split["train"]) == (not {"case0", "case1"} & set(split["validation"]))
-        assert any("one are synthetic by their images" in text for text in said)
+        assert any("one are synthetic: provenance.json lists their images" in text for text in said)
 
 
 def test_a_synthetic_case_validates_where_the_list_asks_for_it_and_its_patient_does(tmp_path):
@@ -193,8 +195,9 @@ def test_a_synthetic_case_validates_where_the_list_asks_for_it_and_its_patient_d
     (root / "list.json").write_text(json.dumps({"training": entry[1:], "validation": [entry[0], *made]}))
     said = []
     found = prepare(small_settings(data={"root": str(root / "list.json")}), tmp_path / "run", say=said.append)
-    assert found.record["validation"] == ["case0", "case0__syn000"] and "case1__syn000" in found.sources
-    assert any("1 synthetic cases lie with their patients" in text and "case1__syn000" in text for text in said)
+    assert found.model.training_data["validation"] == ["case0", "case0__syn000"]
+    assert "case1__syn000" in found.patches.sources
+    assert any("1 synthetic cases were moved to the subset of their patients" in text and "case1__syn000" in text for text in said)
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
@@ -209,4 +212,4 @@ def test_a_single_ct_stored_without_its_offset_is_named(tmp_path, side):
     image = nib.load(path)
     nib.save(nib.Nifti1Image(np.asarray(image.dataobj) + np.int16(1024), image.affine), path)
     prepare(settings, tmp_path / "after", say=heard.append)
-    assert any(f"the {side} images of {min(train)} hold no fat and no air in HU, unlike most" in text for text in heard)
+    assert any(f"the {side} images of {min(train)} contain no fat or air in HU, unlike most" in text for text in heard)

@@ -3,12 +3,11 @@
 import json
 from pathlib import Path
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusal import refused
 
 from medgen.data.cohort.split import load_split, save_split, split_cases, stated_folds, with_stated_fold
-from medgen.errors import InputError
 from medgen.types import Case
 
 
@@ -65,11 +64,11 @@ def test_few_patients():
 
 def test_impossible_splits():
     for validation, test in ((0.5, 0.5), (1.0, 0), (-0.1, 0), (0, float("nan"))):
-        with pytest.raises(InputError, match="must leave patients to train on"):
+        with refused("config-split-fractions"):
             split_cases([pair("a")], validation=validation, test=test, seed=0)
-    with pytest.raises(InputError, match="no cases to split"):
+    with refused("cohort-empty"):
         split_cases([], validation=0.1, test=0, seed=0)
-    with pytest.raises(InputError, match="2 patients are too few"):
+    with refused("split-too-few-patients"):
         split_cases([pair("a"), pair("b")], validation=0.1, test=0.1, seed=0)
 
 
@@ -79,16 +78,16 @@ def test_a_recorded_split_comes_back(tmp_path):
     save_split(tmp_path / "run/split.json", split)
     assert load_split(tmp_path / "run/split.json", cases[::-1]) == split
     assert load_split(tmp_path / "run/split.json", [*cases, pair("new")]) == split
-    with pytest.raises(InputError, match="names case c1.*, which this cohort lacks"):
+    with refused("split-case-unknown", names="c1"):
         load_split(tmp_path / "run/split.json", [c for c in cases if c.name != "c1"])
-    for content, match in (
-        ('{"train": ["c0"], "validation": ["c1"]}', "patient p0 in two parts"),
-        ('{"train": 3}', "not a split"),
-        ('{"training": ["c0"]}', "not a split"),
-        ("x", "not readable JSON"),
+    for content, code, names in (
+        ('{"train": ["c0"], "validation": ["c1"]}', "split-patient-in-both", "patient p0"),
+        ('{"train": 3}', "split-file-form", "bad.json"),
+        ('{"training": ["c0"]}', "split-file-form", "bad.json"),
+        ("x", "json-unreadable", "bad.json"),
     ):
         (tmp_path / "bad.json").write_text(content)
-        with pytest.raises(InputError, match=match):
+        with refused(code, names=names):
             load_split(tmp_path / "bad.json", cases)
 
 
@@ -129,7 +128,7 @@ def test_stated_parts_are_kept_and_nothing_made_of_a_patient_kept_back_is_traine
 
 def test_a_patient_in_two_lists_is_refused_by_name():
     cases = [stated("a1", "train", "p"), stated("a2", "validation", "p")]
-    with pytest.raises(InputError, match=r"L.json puts patient p into two parts .*train \(case a1\) and validation"):
+    with refused("split-patient-in-both", names=("L.json", "case a1")):
         split_cases(cases, validation=0.1, test=0, seed=0, where="L.json")
 
 
@@ -139,7 +138,7 @@ def test_a_recorded_split_of_twins_comes_back_and_a_leak_in_it_is_refused(tmp_pa
     save_split(tmp_path / "split.json", split)
     assert load_split(tmp_path / "split.json", cases) == split
     save_split(tmp_path / "split.json", {"train": [cases[0], cases[2]], "validation": [cases[1]]})
-    with pytest.raises(InputError, match="has patient b in two parts"):
+    with refused("split-patient-in-both", names="patient b "):
         load_split(tmp_path / "split.json", cases)
 
 
@@ -160,16 +159,16 @@ def test_folds_of_nnunet_and_of_our_decathlon_lists(tmp_path):
     files = [{part: [f"{name}.nii.gz" for name in names] for part, names in fold.items()} for fold in FOLDS]
     (tmp_path / "splits_final.json").write_text(json.dumps(files))
     assert stated_folds(tmp_path) == (tmp_path / "splits_final.json", FOLDS)
-    for content in (
-        '{"0": {}}',
-        '[{"train": ["a", "b"], "val": ["b"]}]',
-        "[]",
-        "{}",
-        '[{"train": ["a"]}]',
-        '[{"train": [1], "val": ["a"]}]',
+    for content, code in (
+        ('{"0": {}}', "json-wrong-type"),
+        ('[{"train": ["a", "b"], "val": ["b"]}]', "split-case-in-both"),
+        ("[]", "split-folds-form"),
+        ("{}", "json-wrong-type"),
+        ('[{"train": ["a"]}]', "split-folds-form"),
+        ('[{"train": [1], "val": ["a"]}]', "split-folds-form"),
     ):
         (tmp_path / "splits_final.json").write_text(content)
-        with pytest.raises(InputError, match="splits_final.json"):
+        with refused(code, names="splits_final.json"):
             stated_folds(tmp_path)
 
 
@@ -177,11 +176,11 @@ def test_a_stated_fold_gives_parts_and_leaves_out_who_it_does_not_name():
     cases = [stated("a", ""), stated("b", ""), stated("c", ""), stated("t", "test")]
     kept, warnings = with_stated_fold(cases, Path("splits_final.json"), FOLDS, 1)
     assert {case.name: case.part for case in kept} == {"a": "train", "b": "validation", "t": "test"}
-    assert warnings == ["splits_final.json names c in no part of fold 1: left out"]
+    assert warnings == ["splits_final.json does not name c in fold 1; they are excluded"]
     gone = [{"train": ["a", "x"], "val": ["b", "y"]}]
     assert with_stated_fold(cases[:2], Path("splits_final.json"), gone, 0)[1] == [
-        "splits_final.json names x, y in fold 0, which the cohort lacks"
+        "splits_final.json names x, y in fold 0, but they are not in the cohort"
     ]
-    for fold, said in ((2, "states the folds 0 to 1, not 2"), (0, "without cases of this cohort")):
-        with pytest.raises(InputError, match=said):
+    for fold, code, name in ((2, "split-fold-unknown", "0 to 1"), (0, "split-fold-empty", "fold 0")):
+        with refused(code, names=("splits_final.json", name)):
             with_stated_fold(cases[:1], Path("splits_final.json"), FOLDS, fold)

@@ -83,7 +83,7 @@ PAIRS = {f"p{i}": f"p{i}" for i in range(4)}
 def test_a_table_that_names_patients_of_several_cases_is_named(tmp_path, name, content):
     (tmp_path / name).write_text(content)
     (found,) = unread_patients(tmp_path, PAIRS)
-    assert name in found and "each case is taken for a patient" in found and "patient_pattern" in found
+    assert name in found and "each case counts as a patient" in found and "patient_pattern" in found
     assert unread_patients(tmp_path, {**PAIRS, "p1": "p0"}) == []  # patients are known
 
 

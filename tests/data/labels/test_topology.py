@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 
 from medgen.data.labels.deformation import deform, recombine, warp
-from medgen.data.labels.topology import CORNERS, form_of
+from medgen.data.labels.topology import CORNERS, topology_of
 
 REAL = Path(__file__).parents[4] / "shared/data/hippocampus/labels"
 SHAPE = (40, 40, 36)
@@ -53,7 +53,7 @@ def lesions():
 
 
 def forms(labels):
-    return {int(v): form_of(labels == v) for v in np.unique(labels) if v} | {0: form_of(labels > 0)}
+    return {int(v): topology_of(labels == v) for v in np.unique(labels) if v} | {0: topology_of(labels > 0)}
 
 
 @pytest.mark.parametrize("shape", [sheet, tube, touching, shell, lesions])

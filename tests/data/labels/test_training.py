@@ -1,9 +1,9 @@
 import nibabel as nib
 import numpy as np
 import pytest
+from refusal import refused
 
 from medgen.data.labels.training import cached_labels, part_voxels
-from medgen.errors import InputError
 
 
 def put(path, data, spacing=1.0):
@@ -30,7 +30,7 @@ def test_classes_count_from_the_background_in_the_order_of_the_values(files, tmp
 
 def test_values_without_a_name_are_refused(files, tmp_path):
     path, image, _ = files
-    with pytest.raises(InputError, match="labels.nii.gz holds the value 7.*0, 3"):
+    with refused("labels-value-unknown", names=("labels.nii.gz", "7")):
         cached_labels(tmp_path / "cache", path, image, [0, 3], spacing=None)
 
 
@@ -46,7 +46,7 @@ def test_labels_follow_the_grid(tmp_path):
     large = put(tmp_path / "large.nii.gz", np.zeros((12, 4, 8), np.int16))
     moved = np.load(cached_labels(tmp_path, path, large, [0, 5], spacing=None))
     assert np.array_equal(moved[:8], named[:, :4] // 5) and not moved[8:].any()
-    with pytest.raises(InputError, match="labels.nii.gz is not on the grid of .*large.nii.gz"):
+    with refused("labels-grid-differs", names=("labels.nii.gz", "large.nii.gz")):
         cached_labels(tmp_path / "other", path, large, [0, 5], spacing=None, movable=False)
 
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from refusal import refused
 from scipy.ndimage import gaussian_filter
 
 from medgen.data.body_mask import body_mask
-from medgen.errors import InputError
 from medgen.evaluation.distribution import memorisation
 from medgen.evaluation.distribution.memorisation import memorisation_test, volume_descriptor
 from medgen.phantom.cohort import make_patient
@@ -117,13 +117,13 @@ def test_a_descriptor_knows_form_and_not_scale(patients):
 
 
 def test_too_few_or_equal_volumes_are_refused():
-    for training, synthetic, message in (
-        (rows(3, 0), rows(3, 1), "4 training"),
-        (rows(5, 0), rows(3, 1)[:, :2], "must be"),
-        (rows(5, 0), rows(5, 1)[:0], "1 synthetic"),
-        (np.ones((5, 3)), np.ones((2, 3)), "all the same"),
-        (np.repeat(rows(3, 0), 2, axis=0), rows(3, 1), "volumes that differ"),
-        (rows(5, 0) * np.nan, rows(3, 1), "NaN"),
+    for training, synthetic, code, names in (
+        (rows(3, 0), rows(3, 1), "features-too-few-volumes", "4 training"),
+        (rows(5, 0), rows(3, 1)[:, :2], "features-not-rows", "(3, 2)"),
+        (rows(5, 0), rows(5, 1)[:0], "features-too-few-volumes", "1 synthetic"),
+        (np.ones((5, 3)), np.ones((2, 3)), "features-all-same", ()),
+        (np.repeat(rows(3, 0), 2, axis=0), rows(3, 1), "metric-too-few-training-volumes", "4 training"),
+        (rows(5, 0) * np.nan, rows(3, 1), "features-not-finite", "training"),
     ):
-        with pytest.raises(InputError, match=message):
+        with refused(code, names=names):
             memorisation_test(training, synthetic)

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from refusal import refused
 
-from medgen.errors import InputError
 from medgen.evaluation.distribution import grouped
 from medgen.evaluation.distribution.precision_recall import neighbour_scores
 
@@ -86,9 +86,9 @@ def test_what_cannot_be_counted():
     assert np.isfinite(scores).all()  # density and coverage have balls about real rows only
     scores = neighbour_scores(rows(5, 0), rows(3, 1))
     assert np.isfinite(scores.precision) and np.isnan([scores.recall, scores.density, scores.coverage]).all()
-    with pytest.raises(InputError, match="k 0"):
+    with refused("metric-neighbours-range"):
         neighbour_scores(rows(10, 0), rows(5, 1), narrow=0)
-    with pytest.raises(InputError, match="rows"):
+    with refused("features-not-rows"):
         neighbour_scores(rows(10, 0), rows(5, 1, d=2))
-    with pytest.raises(InputError, match="prediction features hold"):
+    with refused("features-not-finite", names="prediction"):
         neighbour_scores(rows(10, 0), rows(5, 1) * np.nan)

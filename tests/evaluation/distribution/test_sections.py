@@ -4,8 +4,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 from evaluating import evaluate
+from refusal import refused
 
-from medgen.errors import InputError
 from medgen.evaluation.distribution.sections import RELATIVE, default_window, distribution_section, volume_files
 from medgen.evaluation.features.named import named_extractor
 from medgen.evaluation.features.radiomics import Radiomics
@@ -118,7 +118,7 @@ def test_what_cannot_be_measured_of_the_set_is_a_failure_and_the_rest_is_written
     )
     assert [failure.case for failure in found.failures] == ["broken", "memorisation"]
     assert "4 training volumes" in found.failures[1].error and len(found.cases) == 4
-    with pytest.raises(InputError, match="needs real volumes"):
+    with refused("evaluation-real-volumes-needed"):
         evaluate(None, cohort / "converted", tmp_path / "x", source=cohort / "source", extractor=Means())
 
 
@@ -143,9 +143,9 @@ def test_hu_are_seen_through_a_fixed_window(cohort, tmp_path):
 def test_extractors_by_name(tmp_path):
     assert "-200" in named_extractor("radiomics", window=(-200, 300)).preprocessing
     for text in ("radimagenet", "nonsense", "radiomics:file"):
-        with pytest.raises(InputError, match="no feature extractor is named"):
+        with refused("extractor-unknown"):
             named_extractor(text)
-    with pytest.raises(InputError, match="missing.pt"):
+    with refused("weights-unreadable", names="missing.pt"):
         named_extractor(f"medicalnet:{tmp_path / 'missing.pt'}")
-    with pytest.raises(InputError, match="holds no volumes"):
+    with refused("folder-no-volumes"):
         volume_files(tmp_path)

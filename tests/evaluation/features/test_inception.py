@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from refusal import refused
 from torch.nn import functional
 
-from medgen.errors import InputError
 from medgen.evaluation.features import inception
 from medgen.evaluation.features.inception import Inception, InceptionV3
 
@@ -186,15 +186,15 @@ def test_a_torchvision_file_loads_with_its_own_pools(state, tmp_path):
 
 def test_absent_and_wrong_weights_are_refused(state, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    with pytest.raises(InputError, match="fid_weights/pt_inception"):
+    with refused("weights-missing", names="fid_weights/pt_inception"):
         Inception()
-    with pytest.raises(InputError, match="cannot be read|not a PyTorch"):
+    with refused("weights-not-pytorch"):
         Inception(tmp_path / "none.pth")
     (tmp_path / "text.pth").write_text("not weights")
-    with pytest.raises(InputError, match="not a PyTorch weight file"):
+    with refused("weights-not-pytorch"):
         Inception(tmp_path / "text.pth")
     torch.save({k: v for k, v in state.items() if "Mixed_6c" not in k}, tmp_path / "part.pth")
-    with pytest.raises(InputError, match="no weight Mixed_6c"):
+    with refused("weights-key-missing", names="Mixed_6c"):
         Inception(tmp_path / "part.pth")
 
 
@@ -209,7 +209,7 @@ def test_the_cache_of_torch_hub_is_looked_at(weights, tmp_path, monkeypatch):
 def test_a_fetched_file_of_another_content_is_refused(weights, tmp_path, monkeypatch):
     monkeypatch.setattr(inception, "URL", weights.as_uri())
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    with pytest.raises(InputError, match="cannot be fetched.*hash"):
+    with refused("weights-not-fetched"):
         Inception("hub")
     monkeypatch.setattr(inception, "STANDARD", Inception(weights).weights)
     assert Inception("hub").standard

@@ -4,10 +4,10 @@ import logging
 
 import numpy as np
 import pytest
+from refusal import refused
 
 pytest.importorskip("mirp", reason="mirp is absent: pip install 'medgen[radiomics]'")
 
-from medgen.errors import InputError
 from medgen.evaluation.features import radiomics
 from medgen.evaluation.features.radiomics import Radiomics, patch_boxes, patch_radiomics
 
@@ -71,10 +71,10 @@ def test_a_window_keeps_hu_and_percentiles_do_not():
 
 
 def test_absent_mirp_and_bad_settings_are_refused(monkeypatch):
-    with pytest.raises(InputError, match="patches 0"):
+    with refused("radiomics-settings-range"):
         Radiomics(patches=0)
     monkeypatch.setitem(__import__("sys").modules, "mirp", None)
-    with pytest.raises(InputError, match="medgen\\[radiomics\\]"):
+    with refused("dependency-missing", names="medgen[radiomics]"):
         Radiomics()
 
 

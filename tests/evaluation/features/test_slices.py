@@ -1,11 +1,10 @@
 """Volumes as images: windows, three planes, squared in mm."""
 
 import numpy as np
-import pytest
 import torch
+from refusal import refused
 from torch.nn import functional
 
-from medgen.errors import InputError
 from medgen.evaluation.features.slices import plane_images, windowed
 
 ALL = np.ones((6, 8, 10), bool)
@@ -20,7 +19,7 @@ def test_a_window_is_linear_and_clips():
     volume = np.array([-1000.0, -160, 40, 240, 3000]).reshape(5, 1, 1)
     made = windowed(volume, np.ones_like(volume, bool), (-160, 240))
     assert made.ravel().tolist() == [0, 0, 0.5, 1, 1]
-    with pytest.raises(InputError, match="window"):
+    with refused("features-window-order"):
         windowed(volume, np.ones_like(volume, bool), (3, 3))
 
 

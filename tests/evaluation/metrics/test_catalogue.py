@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from evaluating import evaluate
 
-from medgen.evaluation.console import lines
+from medgen.evaluation.console import console_lines
 from medgen.evaluation.metrics import catalogue
-from medgen.evaluation.metrics.image_pair import by_label, within
+from medgen.evaluation.metrics.image_pair import metrics_by_label, metrics_in_mask
 from medgen.evaluation.metrics.metric import Metric, Pair
 from medgen.reports.evaluation import write_report
 
@@ -52,7 +52,7 @@ def test_a_declaration_is_all_that_a_new_metric_takes(declared, tmp_path):
     assert float(case["large_errors"]) == pytest.approx(64 / np.prod(SHAPE), rel=1e-6)
     assert float(case["source_body_large_errors"]) == pytest.approx(2 * float(case["body_large_errors"]))
     assert (float(liver["large_errors"]), float(liver["source_large_errors"])) == (0.5, 1.0)
-    assert any(line.startswith("large_errors ") and "unconverted source" in line for line in lines(found))
+    assert any(line.startswith("large_errors ") and "unconverted source" in line for line in console_lines(found))
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert summary["regions"]["liver"]["large_errors"] == 0.5 and summary["metrics"]["body_large_errors"]["n"] == 1
     page = write_report([tmp_path / "out"], tmp_path / "r.html", pdf=False, most_figures=0).read_text()
@@ -68,8 +68,8 @@ def test_without_a_faster_way_a_label_is_measured_in_its_mask(monkeypatch):
     monkeypatch.setattr(catalogue, "METRICS", metrics)
     labels = np.repeat(np.array([0, 2, 7], np.uint8), 9).reshape(3, 3, 3)
     pair = Pair(np.zeros((3, 3, 3)), np.arange(27.0).reshape(3, 3, 3))
-    assert by_label(pair, labels) == {2: {"largest": 17.0}, 7: {"largest": 26.0}}
-    assert within(pair) == {"largest": 26.0}
+    assert metrics_by_label(pair, labels) == {2: {"largest": 17.0}, 7: {"largest": 26.0}}
+    assert metrics_in_mask(pair) == {"largest": 26.0}
 
 
 def test_every_column_has_one_metric_and_every_metric_its_explanation():

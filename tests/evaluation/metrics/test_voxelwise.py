@@ -3,9 +3,9 @@ import pytest
 import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusal import refused
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio
 
-from medgen.errors import InputError
 from medgen.evaluation.metrics import voxelwise as fidelity
 from medgen.evaluation.metrics.voxelwise import gradient_error, label_means, mae, ncc, psnr, rmse
 
@@ -111,7 +111,7 @@ def test_gradient_error_of_one_slice_leaves_out_the_axis_across_it():
 
 @pytest.mark.parametrize("spacing", [(1, 1), (1, 0, 1), (1, -1, 1), (1, np.nan, 1)])
 def test_gradient_error_needs_a_spacing_for_every_axis(spacing):
-    with pytest.raises(InputError, match="spacing must be 3 numbers"):
+    with refused("volume-spacing-invalid"):
         gradient_error(*_pair(), spacing=spacing)
 
 
@@ -152,27 +152,27 @@ def _gradients(x, y, mask=None):
 @pytest.mark.parametrize("measure", [mae, rmse, ncc, _psnr, _gradients])
 def test_what_cannot_be_measured_is_refused(measure):
     x = np.zeros((12, 12, 12), np.float32)
-    with pytest.raises(InputError, match=r"\(12, 12, 12\) and \(12, 12, 11\)"):
+    with refused("pair-shapes-differ"):
         measure(x, x[..., :-1])
-    with pytest.raises(InputError, match="no voxels"):
+    with refused("volume-zero-dimension"):
         measure(x[:0], x[:0])
-    with pytest.raises(InputError, match="empty"):
+    with refused("mask-empty"):
         measure(x, x, np.zeros(x.shape, bool))
-    with pytest.raises(InputError, match="mask of shape"):
+    with refused("mask-shape-differs"):
         measure(x, x, np.ones((3, 3, 3), bool))
     for bad in (np.nan, np.inf):
         broken = x.copy()
         broken[3, 4, 5] = bad
-        with pytest.raises(InputError, match="prediction holds"):
+        with refused("volume-not-finite", names="prediction"):
             measure(x, broken)
-        with pytest.raises(InputError, match="reference holds"):
+        with refused("volume-not-finite", names="reference"):
             measure(broken, x)
 
 
 @pytest.mark.parametrize("data_range", [0, -1, float("nan"), float("inf")])
 def test_data_range_must_be_positive(data_range):
     x = np.zeros((12, 12, 12))
-    with pytest.raises(InputError, match="data_range"):
+    with refused("metric-data-range-invalid", names="data_range"):
         psnr(x, x, data_range=data_range)
 
 
@@ -180,5 +180,5 @@ def test_data_range_must_be_positive(data_range):
 def test_labels_must_be_whole_numbers(value):
     labels = np.zeros((4, 4, 4))
     labels[0, 0, 0] = value
-    with pytest.raises(InputError, match="whole numbers"):
+    with refused("labels-values-invalid"):
         label_means(labels, {})

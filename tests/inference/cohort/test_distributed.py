@@ -7,6 +7,7 @@ import signal
 import nibabel as nib
 import numpy as np
 import pytest
+from refusal import refused
 from small import make_model
 from typer.testing import CliRunner
 
@@ -111,7 +112,7 @@ def test_what_failed_on_a_worker_is_tried_again_under_watch(local_ray, saved, st
         os.utime(tmp_path / "aside", ns=(before.st_atime_ns, before.st_mtime_ns))
         (tmp_path / "aside").rename(scans / "a.nii.gz")
 
-    monkeypatch.setattr(watch, "AGAIN", (0.01,))
+    monkeypatch.setattr(watch, "RETRY_PAUSES", (0.01,))
     results = convert(saved, scans, tmp_path / "out", watch=0.1, cluster=Cluster(workers=1), done=done)
     assert seen == ["failed", "converted"] and [r.status for r in results] == ["converted"]
 
@@ -148,9 +149,9 @@ def test_an_output_that_no_one_sees_is_no_output(local_ray, saved, studies, tmp_
 def test_a_model_that_changed_or_has_no_folder_is_refused(local_ray, saved, studies, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "spread", faked())
     saved.info = saved.info.model_copy(update={"sha256": "of before"})
-    with pytest.raises(InputError, match="another model"):
+    with refused("model-changed-during-run"):
         convert(saved, studies, tmp_path / "out", cluster=Cluster())
-    with pytest.raises(InputError, match="from its folder"):
+    with refused("cluster-model-without-folder"):
         convert(make_model(), studies, tmp_path / "out", cluster=Cluster())
 
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from programs import run_program
+from refusal import refused
 from small import make_model
 
-from medgen.errors import InputError
-from medgen.inference.cohort.manifest import FORMAT, Manifest, about
+from medgen.inference.cohort.manifest import FORMAT, Manifest, model_description
 from medgen.io.hashes import sha256
 
 
@@ -31,7 +31,7 @@ def entry(path, text="image"):
 
 def filled(folder, model, count=3):
     """A run that was killed: nothing is closed in order."""
-    manifest = Manifest(folder, about(model))
+    manifest = Manifest(folder, model_description(model))
     for n in range(count):
         manifest.add(f"case{n}", entry(folder / f"case{n}.nii"))
     manifest._file.close()
@@ -46,7 +46,7 @@ def held(manifest, folder, case):
 def test_a_killed_run_is_complete_in_the_next(model, tmp_path):
     filled(tmp_path, model)
     assert json.loads((tmp_path / "manifest.json").read_text())["cases"] == {}
-    with Manifest(tmp_path, about(model)) as manifest:
+    with Manifest(tmp_path, model_description(model)) as manifest:
         assert all(held(manifest, tmp_path, f"case{n}") for n in range(3))
     assert sorted(json.loads((tmp_path / "manifest.json").read_text())["cases"]) == ["case0", "case1", "case2"]
     assert not (tmp_path / "manifest.journal").exists()
@@ -63,7 +63,7 @@ def test_a_journal_torn_anywhere_gives_what_was_whole(model, tmp_path, cut, tail
     cut = min(cut, len(lines))
     journal.write_bytes(lines[:cut] + b"\x00" + tail)
     whole = {json.loads(line).get("case") for line in lines[:cut].splitlines(True) if line.endswith(b"\n")} - {None}
-    with Manifest(tmp_path, about(model)) as manifest:
+    with Manifest(tmp_path, model_description(model)) as manifest:
         assert {f"case{n}" for n in range(3) if held(manifest, tmp_path, f"case{n}")} >= whole
 
 
@@ -71,14 +71,14 @@ def test_records_of_another_model_do_not_count(model, tmp_path):
     filled(tmp_path, model)
     other = make_model(seed=1)
     other.info = other.info.model_copy(update={"sha256": "another"})
-    with Manifest(tmp_path, about(other)) as manifest:
+    with Manifest(tmp_path, model_description(other)) as manifest:
         assert not manifest.cases
     assert json.loads((tmp_path / "manifest.json").read_text())["model"]["sha256"] == "another"
 
 
 def test_changed_or_missing_outputs_and_failed_cases_are_done_again(model, tmp_path):
     manifest = filled(tmp_path, model)
-    manifest = Manifest(tmp_path, about(model))
+    manifest = Manifest(tmp_path, model_description(model))
     (tmp_path / "case0.nii").write_text("other")
     (tmp_path / "case1.nii").unlink()
     manifest.cases["case2"]["status"] = "failed"
@@ -86,7 +86,7 @@ def test_changed_or_missing_outputs_and_failed_cases_are_done_again(model, tmp_p
 
 
 def test_what_a_case_costs_does_not_grow(model, tmp_path):
-    with Manifest(tmp_path, about(model)) as manifest:
+    with Manifest(tmp_path, model_description(model)) as manifest:
         sizes, made = [], entry(tmp_path / "a.nii")
         for n in range(100, 300):
             manifest.add(f"case{n}", made)
@@ -101,20 +101,20 @@ def test_what_a_case_costs_does_not_grow(model, tmp_path):
 )
 def test_what_is_no_manifest_is_refused(model, tmp_path, text):
     (tmp_path / "manifest.json").write_bytes(text.encode(errors="surrogatepass"))
-    with pytest.raises(InputError, match="not a manifest"):
-        Manifest(tmp_path, about(model))
+    with refused("manifest-foreign"):
+        Manifest(tmp_path, model_description(model))
 
 
 def test_another_format_is_refused_by_its_number(model, tmp_path):
-    with Manifest(tmp_path, about(model)):
+    with Manifest(tmp_path, model_description(model)):
         pass
     path = tmp_path / "manifest.json"
     written = json.loads(path.read_text())
     assert written["format"] == FORMAT
     for old, said in (({k: v for k, v in written.items() if k != "format"}, "1"), ({**written, "format": 9}, "9")):
         path.write_text(json.dumps(old))
-        with pytest.raises(InputError, match=f"manifest.json is of format {said}, but this medgen goes on with format"):
-            Manifest(tmp_path, about(model))
+        with refused("manifest-format", names=f"format {said}"):
+            Manifest(tmp_path, model_description(model))
 
 
 FULL = """

@@ -8,12 +8,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 from dicom_series import stored, write_ct
+from refusal import refused
 from small import make_model, small_settings
 
 from medgen.data.fingerprint import describe
-from medgen.errors import InputError
+from medgen.inference.check import checks_for, verdict
 from medgen.inference.cohort.run import convert
-from medgen.inference.cohort.verdict import checks_for, verdict
 from medgen.io.volume import Volume
 from medgen.phantom.cohort import make_patient
 from medgen.qa.out_of_distribution import out_of_distribution
@@ -57,7 +57,7 @@ def test_findings_of_a_run_have_their_places_and_reach_manifest_and_report(tmp_p
     source.parent.mkdir()
     nib.save(nib.Nifti1Image(patient.contrast.astype(np.float32), patient.affine), source)
     same = [volume(patient.contrast, patient.affine)]
-    monkeypatch.setattr("medgen.inference.pipeline.translate_case", lambda *_, **__: same)
+    monkeypatch.setattr("medgen.inference.convert_case.translate_case", lambda *_, **__: same)
     for status in ("converted", "skipped"):
         (entry,) = convert(make_model(), source.parent, tmp_path / "out", checks=named_checks("ct_contrast"))
         assert entry.status == status
@@ -83,7 +83,7 @@ def test_limits_by_the_model_by_name_or_none():
     assert checks_for(make_model(small_settings(data={"targets": ["native"]}))).thresholds.contrast_removed is True
     assert checks_for(make_model(), "ct_contrast").thresholds.contrast_removed is True
     assert checks_for(make_model(), "none") is None
-    with pytest.raises(InputError, match="--segmenter"):
+    with refused("option-segmenter-without-checks", names="--segmenter"):
         checks_for(make_model(), "none", "somewhere")
 
 
@@ -114,7 +114,7 @@ def test_what_was_done_is_held_against_other_limits_without_doing_it_again(tmp_p
         return entry.status, entry.verdict
 
     assert run(None) == ("converted", None)
-    monkeypatch.setattr("medgen.inference.pipeline.translate_case", None)
+    monkeypatch.setattr("medgen.inference.convert_case.translate_case", None)
     assert run("general")[0] == "skipped" and run("general")[1] in ("pass", "review")
     assert run("ct_contrast") == ("skipped", "fail")  # all contrast medium is still there
     assert run(None) == ("skipped", None) and run("ct_contrast") == ("skipped", "fail")
@@ -144,9 +144,9 @@ def test_verdicts_as_structured_reports_beside_the_series(tmp_path):
         assert dcmread(tmp_path / "out/verdicts/case.dcm").SeriesDescription == report.SeriesDescription
         convert(model, tmp_path / "in", tmp_path / "out", checks=named_checks("ct_contrast"))  # another verdict
         assert not (tmp_path / "out/verdicts/case.dcm").exists()
-    refused = run(format="nifti", overwrite=True)
-    assert refused.status == "failed" and "leave --qa-report-sr out" in refused.error
-    with pytest.raises(InputError, match="--qa-report-sr"):
+    result = run(format="nifti", overwrite=True)
+    assert result.status == "failed" and "leave --qa-report-sr out" in result.error
+    with refused("option-verdict-without-checks", names="--qa-report-sr"):
         convert(model, tmp_path / "in", tmp_path / "out", qa_report_sr=True)
 
 

@@ -8,8 +8,8 @@ from dicom_series import stored, write_ct
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage
+from refusal import refused
 
-from medgen.errors import InputError
 from medgen.inference.cohort import watch
 from medgen.inference.cohort.watch import arrivals
 
@@ -172,8 +172,11 @@ def test_what_failed_comes_again_after_growing_pauses_and_at_once_when_it_change
 
 
 def test_an_output_inside_and_no_folder_are_refused(tmp_path):
-    for source, output, words in ((tmp_path, tmp_path / "out", "outside"), (tmp_path / "none", tmp_path, "no folder")):
-        with pytest.raises(InputError, match=words):
+    for source, output, code in (
+        (tmp_path, tmp_path / "out", "output-inside-input"),
+        (tmp_path / "none", tmp_path, "folder-watched-missing"),
+    ):
+        with refused(code):
             arrivals(source, output, ("source",), 1)
 
 

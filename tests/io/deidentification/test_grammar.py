@@ -17,7 +17,7 @@ from pydicom.tag import Tag
 
 from medgen.io.deidentification import grammar
 from medgen.io.deidentification.deidentify import Deidentifier
-from medgen.io.dicom.write import write_derived
+from medgen.io.dicom.derived.write import write_derived
 from medgen.io.read import read_volume
 
 KEY = bytes(range(32))

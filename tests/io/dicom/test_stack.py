@@ -6,11 +6,12 @@ from dicom_series import AXIAL, OBLIQUE, START, stored, write_ct
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
+from refusal import refused
 from scipy.spatial.transform import Rotation
 
-from medgen.errors import InputError
 from medgen.io.dicom.index import indexed
-from medgen.io.dicom.series import list_series, read_series
+from medgen.io.dicom.read import read_series
+from medgen.io.dicom.series import list_series
 from medgen.io.read import read_geometry, read_volume
 from medgen.io.volume import same_geometry
 
@@ -46,10 +47,10 @@ def test_a_jitter_that_can_be_seen_is_said_and_larger_ones_are_refused(tmp_path)
     volume = read_volume(tmp_path / "0.02")
     assert "ImageOrientationPatient differs between its slices, by up to 0.01" in volume.notes[0]
     for folder in ("1.0", "10.0"):
-        with pytest.raises(InputError, match=r"differs in orientation, by \d.* mm at its corner"):
+        with refused("dicom-slices-differ", names="orientation"):
             read_volume(tmp_path / folder)
     write_ct(tmp_path / "one", stored(6), ImageOrientationPatient=lambda k: turned(AXIAL, [0.02 * (k == 4), 0, 0]))
-    with pytest.raises(InputError, match="004.dcm differs in orientation, by 1.* mm at its corner, from 000.dcm"):
+    with refused("dicom-slices-differ", names=("004.dcm", "orientation", "000.dcm")):
         read_volume(tmp_path / "one")
     write_ct(tmp_path / "even", stored(6))
     assert read_volume(tmp_path / "even").notes == ()
@@ -65,7 +66,7 @@ def test_positions_that_jitter_are_read_and_said(tmp_path):
     volume = read_volume(tmp_path / "0.1")
     np.testing.assert_allclose(volume.affine[:3, 2], (0, 0, 2.5), atol=1e-6)
     assert "off equal steps" in volume.notes[0]
-    with pytest.raises(InputError, match="unevenly spaced|do not lie above each other"):
+    with refused("dicom-slices-shifted"):
         read_volume(tmp_path / "1")
 
 
@@ -99,7 +100,7 @@ def test_an_image_that_is_no_slice_does_not_hide_the_scan(tmp_path, tags, remark
     ds.save_as(tmp_path / ("000 sheet.dcm" if first else "zzz.dcm"))
     (tmp_path / "x/000.dcm").unlink()
     if series == "another" and remark == "derived image":
-        with pytest.raises(InputError, match="2 DICOM series"):  # it may be one: a person has to say
+        with refused("dicom-ambiguous-folder"):  # it may be one: a person has to say
             read_volume(tmp_path)
         return
     volume = read_series(tmp_path)
@@ -116,7 +117,7 @@ def test_a_slice_without_a_place_is_not_taken_for_a_sheet(tmp_path):
     ds = dcmread(tmp_path / "005.dcm")
     del ds.ImagePositionPatient
     ds.save_as(tmp_path / "005.dcm")
-    with pytest.raises(InputError, match="005.dcm has no usable ImagePositionPatient"):
+    with refused("dicom-geometry-missing", names=("005.dcm", "ImagePositionPatient")):
         read_volume(tmp_path)
 
 
@@ -126,14 +127,14 @@ def test_a_mosaic_is_refused_as_one(tmp_path, term, place):
     kinds = ["ORIGINAL", "PRIMARY", "M", "ND", "NORM"]
     kinds[place] = term
     write_ct(tmp_path, stored(1), Modality="MR", ImageType=kinds)
-    with pytest.raises(InputError, match="000.dcm is a mosaic"):
+    with refused("dicom-mosaic", names="000.dcm"):
         read_volume(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["PALETTE COLOR", "RGB", "YBR_FULL_422", "ARGB"])
 def test_colour_is_refused_as_colour(tmp_path, kind):
     write_ct(tmp_path, stored(3), PhotometricInterpretation=kind)
-    with pytest.raises(InputError, match=rf"000.dcm is a colour image \({kind}\)"):
+    with refused("dicom-colour", names=("000.dcm", kind)):
         read_volume(tmp_path)
 
 

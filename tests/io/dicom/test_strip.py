@@ -12,8 +12,8 @@ from pydicom.datadict import DicomDictionary
 from pydicom.uid import generate_uid
 
 from medgen.io.deidentification.deidentify import Deidentifier
+from medgen.io.dicom.derived.write import write_derived
 from medgen.io.dicom.strip import DOSE, INSTANCE, PIXELS, strip
-from medgen.io.dicom.write import write_derived
 from medgen.io.read import read_volume
 
 NUMBERS = ("1.2.840.10008.5.1.4.1.1.2", "1.2.3.4")

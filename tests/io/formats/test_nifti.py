@@ -7,9 +7,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from refusal import refused
 from scipy.spatial.transform import Rotation
 
-from medgen.errors import InputError
 from medgen.io.read import read_channels, read_geometry, read_volume
 from medgen.io.volume import Volume
 from medgen.io.write import write_channels, write_volume
@@ -174,9 +174,9 @@ def test_writing_twice_gives_the_same_bytes_and_an_untouched_input(tmp_path):
 # Refused, each with one sentence that names the file ------------------------------------------------------
 
 
-def refused(path, match, capfd, readers=(read_volume, read_geometry)):
+def refused_reading(code, path, capfd, names=(), readers=(read_volume, read_geometry)):
     for read in readers:
-        with pytest.raises(InputError, match=match) as info:
+        with refused(code, names=names) as info:
             read(path)
         assert str(path) in str(info.value) and "\n" not in str(info.value)
     out, err = capfd.readouterr()
@@ -184,11 +184,16 @@ def refused(path, match, capfd, readers=(read_volume, read_geometry)):
 
 
 @pytest.mark.parametrize(
-    "shape, match",
-    [((5, 6), "is 2D"), ((5, 6, 7, 3), "is 4D"), ((5, 6, 7, 1, 3), "is 5D"), ((5, 6, 1, 7), "make it 3D")],
+    "shape, code, name",
+    [
+        ((5, 6), "volume-too-few-axes", "2D"),
+        ((5, 6, 7, 3), "volume-too-many-axes", "4D"),
+        ((5, 6, 7, 1, 3), "volume-too-many-axes", "5D"),
+        ((5, 6, 1, 7), "volume-slice-series", "4D"),
+    ],
 )
-def test_other_dimensions(tmp_path, capfd, shape, match):
-    refused(saved(tmp_path / "a.nii.gz", np.ones(shape, np.int16)), match, capfd)
+def test_other_dimensions(tmp_path, capfd, shape, code, name):
+    refused_reading(code, saved(tmp_path / "a.nii.gz", np.ones(shape, np.int16)), capfd, name)
 
 
 def test_zero_size(tmp_path, capfd):
@@ -196,49 +201,65 @@ def test_zero_size(tmp_path, capfd):
     content = bytearray(path.read_bytes())
     content[40:56] = struct.pack("<8h", 3, 5, 0, 7, 1, 1, 1, 1)
     path.write_bytes(content)
-    refused(path, "dimension has size zero", capfd)
+    refused_reading("volume-zero-dimension", path, capfd)
 
 
 def test_colour_and_complex(tmp_path, capfd):
     rgb = np.zeros((4, 4, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")])
-    refused(saved(tmp_path / "rgb.nii.gz", rgb), "RGB", capfd)
-    refused(saved(tmp_path / "complex.nii.gz", np.ones((4, 4, 4), np.complex64)), "complex", capfd)
+    refused_reading("nifti-voxel-kind", saved(tmp_path / "rgb.nii.gz", rgb), capfd, "RGB")
+    path = saved(tmp_path / "complex.nii.gz", np.ones((4, 4, 4), np.complex64))
+    refused_reading("nifti-voxel-kind", path, capfd, "complex voxels")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_not_finite_voxels(tmp_path, capfd, bad):
     data = np.zeros((4, 4, 4), np.float32)
     data[1, 2, 3] = bad
-    refused(saved(tmp_path / "a.nii.gz", data), "holds 1 NaN or infinite", capfd, [read_volume])
+    refused_reading("volume-not-finite", saved(tmp_path / "a.nii.gz", data), capfd, " 1 ", [read_volume])
 
 
 def test_float64_beyond_float32(tmp_path, capfd):
-    refused(saved(tmp_path / "a.nii.gz", np.full((2, 2, 2), 1e300)), "NaN or infinite", capfd, [read_volume])
+    path = saved(tmp_path / "a.nii.gz", np.full((2, 2, 2), 1e300))
+    refused_reading("volume-not-finite", path, capfd, " 8 ", [read_volume])
 
 
 def test_bad_affines(tmp_path, capfd):
     data = np.ones((4, 4, 4), np.int16)
     flat, broken = np.diag([1.0, 0, 1, 1]), OBLIQUE.copy()
     broken[0, 3] = np.nan
-    for name, affine, match in (("flat", flat, "singular"), ("broken", broken, "NaN")):
+    for name, affine, fault in (("flat", flat, "singular"), ("broken", broken, "NaN")):
         image = nib.Nifti1Image(data, None)
         image.header.set_sform(affine, 1)
         nib.save(image, tmp_path / f"{name}.nii.gz")
-        refused(tmp_path / f"{name}.nii.gz", match, capfd)
+        refused_reading("nifti-unreadable", tmp_path / f"{name}.nii.gz", capfd, ("sform_code", fault))
 
 
 def test_truncated(tmp_path, capfd):
     noise = np.random.default_rng(0).integers(-30000, 30000, (20, 20, 20)).astype(np.int16)
     whole = saved(tmp_path / "a.nii.gz", noise).read_bytes()
-    for keep in (0, 1, 10, 200, len(whole) // 2, len(whole) - 5):
+    torn = "nifti-not-decompressible"
+    for keep, code in (
+        (0, "nifti-empty"),
+        (1, "nifti-unreadable"),
+        (10, torn),
+        (200, torn),
+        (len(whole) // 2, torn),
+        (len(whole) - 5, torn),
+    ):
         path = tmp_path / "cut.nii.gz"
         path.write_bytes(whole[:keep])
-        refused(path, "cut.nii.gz", capfd, [read_volume])
+        refused_reading(code, path, capfd, (), [read_volume])
     plain = saved(tmp_path / "a.nii", noise).read_bytes()
-    for keep in (0, 100, 348, 400, len(plain) - 1):
+    for keep, code in (
+        (0, "nifti-unreadable"),
+        (100, "nifti-unreadable"),
+        (348, "nifti-size-too-small"),
+        (400, "nifti-size-too-small"),
+        (len(plain) - 1, "nifti-ends-too-early"),
+    ):
         path = tmp_path / "cut.nii"
         path.write_bytes(plain[:keep])
-        refused(path, "cut.nii", capfd, [read_volume])
+        refused_reading(code, path, capfd, (), [read_volume])
 
 
 def test_a_flipped_bit_is_found_by_the_checksum(tmp_path, capfd):
@@ -247,7 +268,7 @@ def test_a_flipped_bit_is_found_by_the_checksum(tmp_path, capfd):
     )
     content[len(content) // 2] ^= 16
     (tmp_path / "a.nii.gz").write_bytes(content)
-    refused(tmp_path / "a.nii.gz", "truncated or corrupt", capfd, [read_volume])
+    refused_reading("nifti-not-decompressible", tmp_path / "a.nii.gz", capfd, (), [read_volume])
 
 
 def test_members_of_gzip_are_joined_and_what_follows_them_is_told(tmp_path, capfd):
@@ -256,33 +277,35 @@ def test_members_of_gzip_are_joined_and_what_follows_them_is_told(tmp_path, capf
     path.write_bytes(gzip.compress(plain[:500]) + gzip.compress(plain[500:]) + b"\0" * 7)  # padded, as tapes do
     np.testing.assert_array_equal(read_volume(path).data, read_volume(tmp_path / "a.nii").data)
     path.write_bytes(gzip.compress(plain) + b"and more than that")
-    refused(path, "truncated or corrupt", capfd, [read_volume])
+    refused_reading("nifti-not-decompressible", path, capfd, (), [read_volume])
     broken = bytearray(gzip.compress(plain))
     broken[10] |= 6  # a block of a kind that there is not
     path.write_bytes(broken)
-    refused(path, "truncated or corrupt", capfd, [read_volume])
+    refused_reading("nifti-not-decompressible", path, capfd, (), [read_volume])
 
 
 def test_not_nifti_at_all(tmp_path, capfd):
     (tmp_path / "text.nii.gz").write_text("this is a text file\n" * 50)
-    refused(tmp_path / "text.nii.gz", "not gzip-compressed", capfd)
+    refused_reading("nifti-unreadable", tmp_path / "text.nii.gz", capfd, "not gzip-compressed")
     (tmp_path / "text.nii").write_text("this is a text file\n" * 50)
-    refused(tmp_path / "text.nii", "not a readable NIfTI", capfd)
+    refused_reading("nifti-unreadable", tmp_path / "text.nii", capfd, "sizeof_hdr")
     (tmp_path / "zipped.nii.gz").write_bytes(gzip.compress(b"this is a text file\n" * 50))
-    refused(tmp_path / "zipped.nii.gz", "not a readable NIfTI", capfd)
+    refused_reading("nifti-unreadable", tmp_path / "zipped.nii.gz", capfd, "sizeof_hdr")
     saved(tmp_path / "b.nii.gz", raw_values().astype(np.int16)).rename(tmp_path / "b.nii")
-    refused(tmp_path / "b.nii", "is gzip-compressed, against its name", capfd)
+    refused_reading("nifti-unreadable", tmp_path / "b.nii", capfd, "is gzip-compressed")
 
 
 def test_the_header_of_a_pair(tmp_path, capfd):
     nib.save(nib.Nifti1Pair(raw_values().astype(np.int16), OBLIQUE), tmp_path / "a.hdr")
     (tmp_path / "a.hdr").rename(tmp_path / "a.nii")
-    refused(tmp_path / "a.nii", "not a readable NIfTI", capfd)
+    refused_reading("nifti-unreadable", tmp_path / "a.nii", capfd, ".hdr/.img")
 
 
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
-@pytest.mark.parametrize("shape, match", [((2000, 2000, 1000), "header asks for"), ((30000,) * 3, "claims")])
-def test_absurd_headers_claim_no_memory(tmp_path, capfd, ending, shape, match):
+@pytest.mark.parametrize(
+    "shape, code", [((2000, 2000, 1000), "nifti-size-too-small"), ((30000,) * 3, "volume-implausible-size")]
+)
+def test_absurd_headers_claim_no_memory(tmp_path, capfd, ending, shape, code):
     header = nib.Nifti1Header()
     header.set_data_dtype(np.int16)
     header.set_data_shape(shape)
@@ -290,7 +313,7 @@ def test_absurd_headers_claim_no_memory(tmp_path, capfd, ending, shape, match):
     content = header.binaryblock + b"\0" * 1000
     path = tmp_path / f"a{ending}"
     path.write_bytes(gzip.compress(content) if ending == ".nii.gz" else content)
-    refused(path, match, capfd, [read_volume])
+    refused_reading(code, path, capfd, (), [read_volume])
 
 
 def test_a_header_nibabel_has_to_mend_prints_nothing(tmp_path, capfd):
@@ -336,10 +359,10 @@ def test_one_volume_is_one_channel(tmp_path):
 
 def test_channels_that_cannot_share_a_file(tmp_path):
     volume = Volume(np.zeros((2, 2, 2)), np.eye(4))
-    with pytest.raises(InputError, match="a.mha: several channels go into one file as NIfTI only"):
+    with refused("output-channels-need-nifti", names="a.mha"):
         write_channels(tmp_path / "a.mha", [volume, volume])
-    with pytest.raises(InputError, match="NaN or infinite"):
+    with refused("output-not-finite"):
         write_channels(tmp_path / "a.nii", [volume, Volume(np.full((2, 2, 2), np.nan), np.eye(4))])
-    with pytest.raises(InputError, match="5D"):
+    with refused("volume-too-many-axes"):
         read_channels(saved(tmp_path / "five.nii", np.zeros((2, 2, 2, 2, 2), np.int16)))
     assert not (tmp_path / "a.nii").exists()

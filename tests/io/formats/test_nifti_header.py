@@ -9,9 +9,9 @@ import pytest
 import SimpleITK as sitk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from refusal import refused
 from scipy.spatial.transform import Rotation
 
-from medgen.errors import InputError
 from medgen.io.formats.itk import itk_affine
 from medgen.io.read import read_geometry, read_volume
 from medgen.io.write import write_volume
@@ -59,10 +59,9 @@ def told(path, *words):
     return read_volume(path)
 
 
-def refused(path, *words):
-    with pytest.raises(InputError) as info:
+def refused_reading(code, path, *names):
+    with refused(code, names=(str(path), *names)):
         read_volume(path)
-    assert str(path) in str(info.value) and all(word in str(info.value) for word in words), info.value
 
 
 def comes_back(volume, folder):
@@ -142,9 +141,9 @@ def test_an_offset_within_an_extension_is_read_from_its_end(tmp_path, offset, en
 
 
 def test_an_offset_that_no_reading_fits_is_refused(tmp_path):
-    refused(written(tmp_path, vox_offset=0, extra=b"1234"), "vox_offset is 0")
-    refused(written(tmp_path, vox_offset=360), "vox_offset 360")
-    refused(written(tmp_path, vox_offset=1e9), "vox_offset is 1e+09")
+    refused_reading("nifti-unreadable", written(tmp_path, vox_offset=0, extra=b"1234"), "vox_offset is 0")
+    refused_reading("nifti-ends-too-early", written(tmp_path, vox_offset=360), "vox_offset 360")
+    refused_reading("nifti-unreadable", written(tmp_path, vox_offset=1e9), "vox_offset is 1e+09")
     np.testing.assert_array_equal(told(written(tmp_path, vox_offset=352.5), "352.5").data, VOXELS)
 
 
@@ -177,23 +176,23 @@ def test_lengths_of_axes_beyond_the_third_count_from_one(tmp_path, kind, order, 
 
 
 @pytest.mark.parametrize(
-    ("fields", "words"),
+    ("fields", "code", "names"),
     [
-        ({"dim": (2, 4, 5, 6, 1, 1, 1, 1)}, ["dim[0] is 2", "dim[3] is 6"]),
-        ({"dim": (0, 4, 5, 6, 1, 1, 1, 1)}, ["dim[0] is 0"]),
-        ({"dim": (9, 4, 5, 6, 1, 1, 1, 1)}, ["dim[0] is 9"]),
-        ({"dim": (4, 4, 5, 3, 2, 1, 1, 1)}, ["4D"]),
-        ({"dim": (3, 4, 0, 6, 1, 1, 1, 1)}, ["zero"]),
-        ({"datatype": 1}, ["datatype is 1"]),
-        ({"datatype": 9999}, ["datatype is 9999"]),
-        ({"datatype": 32}, ["complex"]),
-        ({"datatype": 2304}, ["RGB"]),
-        ({"scl": (2, NAN)}, ["scl_inter"]),
-        ({"scl": (float("inf"), 0)}, ["scl_slope"]),
+        ({"dim": (2, 4, 5, 6, 1, 1, 1, 1)}, "nifti-unreadable", ["dim[0] is 2", "dim[3] is 6"]),
+        ({"dim": (0, 4, 5, 6, 1, 1, 1, 1)}, "nifti-unreadable", ["dim[0] is 0"]),
+        ({"dim": (9, 4, 5, 6, 1, 1, 1, 1)}, "nifti-unreadable", ["dim[0] is 9"]),
+        ({"dim": (4, 4, 5, 3, 2, 1, 1, 1)}, "volume-too-many-axes", ["4D"]),
+        ({"dim": (3, 4, 0, 6, 1, 1, 1, 1)}, "volume-zero-dimension", []),
+        ({"datatype": 1}, "nifti-unreadable", ["datatype is 1"]),
+        ({"datatype": 9999}, "nifti-unreadable", ["datatype is 9999"]),
+        ({"datatype": 32}, "nifti-voxel-kind", ["complex"]),
+        ({"datatype": 2304}, "nifti-voxel-kind", ["RGB"]),
+        ({"scl": (2, NAN)}, "nifti-unreadable", ["scl_inter"]),
+        ({"scl": (float("inf"), 0)}, "nifti-unreadable", ["scl_slope"]),
     ],
 )
-def test_what_has_no_reading_is_refused_by_name(tmp_path, fields, words):
-    refused(written(tmp_path, **fields), *words)
+def test_what_has_no_reading_is_refused_by_name(tmp_path, fields, code, names):
+    refused_reading(code, written(tmp_path, **fields), *names)
 
 
 @KINDS
@@ -267,8 +266,9 @@ def test_an_sform_that_cannot_be_used_gives_way_to_the_qform(tmp_path, kind, ord
     volume = told(path, "sform_code is 1", "qform is taken")
     np.testing.assert_allclose(volume.affine, LPS)
     comes_back(volume, tmp_path)
-    refused(written(tmp_path, 0, 1, kind=kind, order=order, srow=rows(sform)), "srow_x")
-    refused(written(tmp_path, kind=kind, order=order, srow=rows(sform), quatern=(0, 0, 3)), "srow_x", "quatern_b")
+    refused_reading("nifti-unreadable", written(tmp_path, 0, 1, kind=kind, order=order, srow=rows(sform)), "srow_x")
+    path = written(tmp_path, kind=kind, order=order, srow=rows(sform), quatern=(0, 0, 3))
+    refused_reading("nifti-unreadable", path, "srow_x", "quatern_b")
 
 
 @KINDS
@@ -285,7 +285,7 @@ def test_a_quaternion_too_long_by_rounding_has_length_one(tmp_path, kind, order,
 
 @pytest.mark.parametrize("quatern", [(0, 0, 2), (1, 1, 1), (NAN, 0, 1), (0, float("inf"), 0)])
 def test_a_quaternion_that_is_no_rotation(tmp_path, quatern):
-    refused(written(tmp_path, 1, 0, quatern=quatern), "quatern_b")
+    refused_reading("nifti-unreadable", written(tmp_path, 1, 0, quatern=quatern), "quatern_b")
     told(written(tmp_path, 1, 1, quatern=quatern), "quatern_b", "sform is taken")
     assert read_volume(written(tmp_path, 0, 1, quatern=quatern)).warnings == ()  # its code says that it is not set
 
@@ -299,7 +299,7 @@ def test_codes_of_zero_leave_the_orientation_open(tmp_path):
 
 @pytest.mark.parametrize(("size", "field"), [((2.5, 2.5, 0), "pixdim[3]"), ((NAN, 2.5, 2.5), "pixdim[1]")])
 def test_sizes_that_a_qform_needs(tmp_path, size, field):
-    refused(written(tmp_path, 1, 0, sizes=size), field)
+    refused_reading("nifti-unreadable", written(tmp_path, 1, 0, sizes=size), field)
     assert read_volume(written(tmp_path, 1, 1, sizes=size)).warnings == ()
 
 

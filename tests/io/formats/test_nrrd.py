@@ -5,8 +5,8 @@ import gzip
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from refusal import refused
 
-from medgen.errors import InputError
 from medgen.io.formats.itk import itk_affine
 from medgen.io.read import read_geometry, read_volume
 
@@ -35,10 +35,9 @@ def written(folder, data=STORED, without=(), end="", **fields):
     return path
 
 
-def refused(path, *words):
-    with pytest.raises(InputError) as info:
+def refused_reading(code, path, *names):
+    with refused(code, names=(str(path), *names)):
         read_volume(path)
-    assert str(path) in str(info.value) and all(word in str(info.value) for word in words), info.value
 
 
 @pytest.mark.parametrize(
@@ -113,35 +112,35 @@ def test_a_space_without_a_patient_is_told(tmp_path, space):
 
 
 @pytest.mark.parametrize(
-    ("fields", "words"),
+    ("fields", "code", "names"),
     [
-        ({"space_units": '"furlong" "mm" "mm"'}, ["space units", "furlong"]),
-        ({"space_units": '"mm"'}, ["space units"]),
-        ({"units": '"cm" "cm" "cm"'}, ["units"]),
-        ({"spacings": "1 1 1"}, ["spacings"]),
-        ({"without": SPACE, "spacings": "1 1 1", "axis mins": "0 0 0"}, ["axis mins"]),
-        ({"without": SPACE, "axis maxs": "9 9 9"}, ["axis maxs"]),
-        ({"old_min": "-1024", "old_max": "3000"}, ["old min"]),
-        ({"oldmax": "3000"}, ["old max"]),
-        ({"space": "3D-left-handed"}, ["3d-left-handed"]),
-        ({"kinds": "vector domain domain"}, ["vector"]),
-        ({"kinds": "list domain domain"}, ["list"]),
-        ({"without": ("endian",)}, ["endian"]),
-        ({"encoding": "bzip2"}, ["bzip2"]),
-        ({"type": "block"}, ["block"]),
-        ({"dimension": "4"}, ["dimension"]),
-        ({"space directions": "(1,0,0) (0,1,0) (1,1,0)"}, ["singular"]),
-        ({"space directions": "(1,0,0) (0,1,0) (nan,1,0)"}, ["space directions"]),
-        ({"space directions": "(1,0) (0,1) (1,1)"}, ["space directions"]),
-        ({"encoding": "ascii", "data": b"1 2 three"}, ["truncated"]),
-        ({"encoding": "hex", "data": b"zz"}, ["truncated"]),
-        ({"byte_skip": "9", "data": STORED}, ["truncated"]),
-        ({"encoding": "gzip", "byte_skip": "-1"}, ["byte skip"]),
-        ({"sizes": "4 5 -6"}, ["zero"]),
+        ({"space_units": '"furlong" "mm" "mm"'}, "header-unit-unknown", ["space units", "furlong"]),
+        ({"space_units": '"mm"'}, "nrrd-space-units-count", ["space units"]),
+        ({"units": '"cm" "cm" "cm"'}, "nrrd-spacing-and-directions", ["units"]),
+        ({"spacings": "1 1 1"}, "nrrd-spacing-and-directions", ["spacings"]),
+        ({"without": SPACE, "spacings": "1 1 1", "axis mins": "0 0 0"}, "nrrd-axes-unsupported", ["axis mins"]),
+        ({"without": SPACE, "axis maxs": "9 9 9"}, "nrrd-axes-unsupported", ["axis maxs"]),
+        ({"old_min": "-1024", "old_max": "3000"}, "nrrd-quantised-values", ["old min"]),
+        ({"oldmax": "3000"}, "nrrd-quantised-values", ["old max"]),
+        ({"space": "3D-left-handed"}, "nrrd-space-unknown", ["3d-left-handed"]),
+        ({"kinds": "vector domain domain"}, "nrrd-vector-voxels", ["vector"]),
+        ({"kinds": "list domain domain"}, "nrrd-vector-voxels", ["list"]),
+        ({"without": ("endian",)}, "nrrd-endian", ["endian"]),
+        ({"encoding": "bzip2"}, "nrrd-encoding", ["bzip2"]),
+        ({"type": "block"}, "nrrd-voxel-type", ["block"]),
+        ({"dimension": "4"}, "nrrd-sizes-disagree", ["dimension"]),
+        ({"space directions": "(1,0,0) (0,1,0) (1,1,0)"}, "volume-affine-singular", []),
+        ({"space directions": "(1,0,0) (0,1,0) (nan,1,0)"}, "header-field-invalid", ["space directions"]),
+        ({"space directions": "(1,0) (0,1) (1,1)"}, "nrrd-directions-dimension", ["space directions"]),
+        ({"encoding": "ascii", "data": b"1 2 three"}, "volume-truncated", []),
+        ({"encoding": "hex", "data": b"zz"}, "volume-truncated", []),
+        ({"byte_skip": "9", "data": STORED}, "volume-truncated", []),
+        ({"encoding": "gzip", "byte_skip": "-1"}, "nrrd-data-skip", ["byte skip"]),
+        ({"sizes": "4 5 -6"}, "volume-zero-dimension", []),
     ],
 )
-def test_what_cannot_be_honoured_is_refused_by_name(tmp_path, fields, words):
-    refused(written(tmp_path, **fields), *words)
+def test_what_cannot_be_honoured_is_refused_by_name(tmp_path, fields, code, names):
+    refused_reading(code, written(tmp_path, **fields), *names)
 
 
 @pytest.mark.parametrize("end", ["data file: s%02d.raw 1 6 1\n", "data file: LIST\n"])
@@ -150,7 +149,9 @@ def test_a_file_a_slice(tmp_path, end):
         (tmp_path / f"s{k + 1:02}.raw").write_bytes(VOXELS[:, :, k].tobytes("F"))
     names = "".join(f"s{k + 1:02}.raw\n" for k in range(6)) if "LIST" in end else ""
     np.testing.assert_array_equal(read_volume(written(tmp_path, end=end + names)).data, VOXELS)
-    refused(written(tmp_path, end=f"{end.replace('6', '4')}{names[: 4 * 8]}"), "data files")
+    refused_reading(
+        "volume-truncated", written(tmp_path, end=f"{end.replace('6', '4')}{names[: 4 * 8]}"), "4 data files"
+    )
 
 
 @pytest.mark.parametrize("name", ["../x.raw", "sub/x.raw", "link.raw"])
@@ -159,6 +160,6 @@ def test_data_in_another_folder_is_refused(tmp_path, name):
     (folder / "sub").mkdir(parents=True)
     (tmp_path / "x.raw").write_bytes(STORED), (folder / "sub/x.raw").write_bytes(STORED)
     (folder / "link.raw").symlink_to(tmp_path / "x.raw")
-    refused(written(folder, end=f"data file: {name}\n"), "another folder")
+    refused_reading("header-data-elsewhere", written(folder, end=f"data file: {name}\n"), name)
     (folder / "x.raw").write_bytes(STORED)
     np.testing.assert_array_equal(read_volume(written(folder, end="datafile: ./x.raw\n")).data, VOXELS)

@@ -2,13 +2,13 @@ import pytest
 import torch
 from torch.nn import functional as nnf
 
-from medgen.networks.blocks.doubling import doubling
+from medgen.networks.blocks.doubling import upsampling_conv
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_equals_nearest_doubling_and_convolution_with_its_gradients(dims):
     torch.manual_seed(0)
-    layer = doubling(dims, 3, 5).double()
+    layer = upsampling_conv(dims, 3, 5).double()
     x = torch.randn(2, 3, *(4, 5, 3)[:dims], dtype=torch.float64, requires_grad=True)
     convolve = nnf.conv3d if dims == 3 else nnf.conv2d
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from medgen.phantom.cohort import LABELS, PHASES, make_patient
-from medgen.qa.measures.enhancement import RANGES, organs, phase, residual_enhancement, structure_of
+from medgen.qa.measures.enhancement import RANGES, measure_organs, phase, residual_enhancement, structure_of
 
 NAMES = {value: name for name, value in LABELS.items()}
 MM = (2.5, 2.5, 2.5)
@@ -44,11 +44,11 @@ def test_an_organ_has_the_mean_of_its_region_and_the_median_of_its_core():
     image = np.full(labels.shape, 55.0)
     image[4, :, :] = 300  # the border, and a lesion
     image[8:10, 8:10, 8:10] = 0
-    (liver,) = organs([image, image + 7], labels, {5: "liver"}, MM)
+    (liver,) = measure_organs([image, image + 7], labels, {5: "liver"}, MM)
     assert liver.core == (55, 62) and liver.voxels == 12**3
     assert liver.region[0] == pytest.approx(image[labels == 5].mean())
     assert labels[tuple(round(p / 2.5) for p in liver.place)] == 5
-    assert organs([image], labels, {5: "bone"}, MM) == []
+    assert measure_organs([image], labels, {5: "bone"}, MM) == []
 
 
 def test_what_the_truth_shows_to_take_up_contrast_is_judged_whatever_its_name():
@@ -56,8 +56,12 @@ def test_what_the_truth_shows_to_take_up_contrast_is_judged_whatever_its_name():
     labels[1:5, 1:11, 1:11], labels[7:11, 1:11, 1:11] = 1, 2
     truth = np.full(labels.shape, 40.0)
     source, names = np.where(labels == 1, 90.0, truth), {1: "pancreas", 2: "muscle"}
-    assert [organ.name for organ in organs([source, source, truth], labels, names, MM)] == ["pancreas"]
-    assert organs([source, source], labels, names, MM) == organs([source] * 2 + [truth], labels, {1: "tumor"}, MM) == []
+    assert [organ.name for organ in measure_organs([source, source, truth], labels, names, MM)] == ["pancreas"]
+    assert (
+        measure_organs([source, source], labels, names, MM)
+        == measure_organs([source] * 2 + [truth], labels, {1: "tumor"}, MM)
+        == []
+    )
 
 
 @given(st.floats(3, 8), st.floats(-150, 150), st.integers(0, 10**6))
@@ -71,13 +75,13 @@ def test_partial_volume_of_a_vessel_of_any_size_and_surroundings(radius, contras
         axis /= np.linalg.norm(axis)
         away = np.linalg.norm(fine - (fine @ axis)[..., None] * axis, axis=-1)
         share = (away < radius).reshape(15, 4, 15, 4, 15, 4).mean((1, 3, 5))
-        (vessel,) = organs([40 + contrast * (1 - share)], (share >= 0.5).astype(int), {1: "artery"}, MM)
+        (vessel,) = measure_organs([40 + contrast * (1 - share)], (share >= 0.5).astype(int), {1: "artery"}, MM)
         lost, found = lost + vessel.region[0] - 40, found + vessel.partial[0]
     assert abs(lost - found) <= 0.5 * abs(lost) and lost * contrast >= 0
 
 
 def test_truth_lies_in_the_ranges_and_contrast_does_not(patient):
-    found = [organ for organ in organs([patient.contrast, patient.noncontrast], patient.labels, NAMES, MM)]
+    found = [organ for organ in measure_organs([patient.contrast, patient.noncontrast], patient.labels, NAMES, MM)]
     assert {structure_of(organ.name) for organ in found} == {*RANGES, None}
     for organ in found:
         if (kind := structure_of(organ.name)) not in (None, "collecting_system"):
@@ -92,7 +96,7 @@ def test_phase_of_the_embedded_patients(name):
     for seed in (1031, 1032):
         p = make_patient(seed, size=(150, 112, 40), phase=name if name != "none" else "late")
         image = p.noncontrast if name == "none" else p.contrast
-        hu = {organ.name: (organ.core or organ.region)[0] for organ in organs([image], p.labels, NAMES, MM)}
+        hu = {organ.name: (organ.core or organ.region)[0] for organ in measure_organs([image], p.labels, NAMES, MM)}
         assert phase(hu, float(np.median(image[p.labels == LABELS["collecting_system"]]))) == name
 
 

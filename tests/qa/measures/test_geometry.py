@@ -4,7 +4,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from medgen.qa.measures.geometry import flip_gains, shift
+from medgen.qa.measures.geometry import flip_gains, measure_shift
 
 MM = (2.5, 2.5, 2.5)
 
@@ -25,7 +25,7 @@ def seen(image: np.ndarray, seed: int, noise: float = 10.0) -> np.ndarray:
 def test_whole_voxels_are_found_under_noise_and_inverted_contrast(axis, way, seed):
     moved = np.roll(scene(seed), way, axis)
     cut = (slice(3, -3),) * 3
-    found = shift(seen(scene(seed), 1)[cut], seen(200 - 0.7 * moved, 2)[cut], MM)
+    found = measure_shift(seen(scene(seed), 1)[cut], seen(200 - 0.7 * moved, 2)[cut], MM)
     assert found[axis] == pytest.approx(way, abs=0.15)
     assert np.abs(np.delete(found, axis)).max() < 0.25
 
@@ -34,25 +34,25 @@ def test_a_shift_along_every_axis_is_found():
     image = scene(3)
     moved = np.roll(image, (2, -1, 1), (0, 1, 2))
     cut = (slice(3, -3),) * 3
-    assert shift(seen(image, 1)[cut], seen(moved, 2)[cut], MM) == pytest.approx([2, -1, 1], abs=0.15)
+    assert measure_shift(seen(image, 1)[cut], seen(moved, 2)[cut], MM) == pytest.approx([2, -1, 1], abs=0.15)
 
 
 def test_a_part_of_a_voxel_is_found():
     image = ndimage.gaussian_filter(scene(), 1)
-    found = shift(seen(image, 1, 2), seen(ndimage.shift(image, (0, 0.4, 0), mode="nearest"), 2, 2), MM)
+    found = measure_shift(seen(image, 1, 2), seen(ndimage.shift(image, (0, 0.4, 0), mode="nearest"), 2, 2), MM)
     assert found == pytest.approx([0, 0.4, 0], abs=0.12)
 
 
 def test_contrast_change_and_noise_are_no_shift():
     image = scene()
     changed = np.where(image == 120, 300, image)  # one tissue enhances
-    assert np.abs(shift(seen(image, 1), seen(changed, 2), MM)).max() < 0.15
+    assert np.abs(measure_shift(seen(image, 1), seen(changed, 2), MM)).max() < 0.15
 
 
 def test_beyond_reach_and_short_axes():
     image = scene()
-    assert shift(image, np.roll(image, 3, 0), MM, reach=2)[0] in (2.0, pytest.approx(0, abs=1.5))
-    assert shift(image[:, :, :6], image[:, :, 1:7], MM)[2] == 0
+    assert measure_shift(image, np.roll(image, 3, 0), MM, reach=2)[0] in (2.0, pytest.approx(0, abs=1.5))
+    assert measure_shift(image[:, :, :6], image[:, :, 1:7], MM)[2] == 0
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

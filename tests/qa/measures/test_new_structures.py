@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from medgen.qa.measures.new_structures import BALL, brighter, explained, new_structures
+from medgen.qa.measures.new_structures import BALL, brighter, new_structures, predict_from_other
 
 MM = (2.5, 2.5, 2.5)
 SHAPE = (60, 50, 40)
@@ -65,7 +65,7 @@ def test_explained_follows_each_tissues_change():
     """The mean of like voxels: exact where each value of the other image has one change."""
     other = np.where(np.arange(40)[:, None, None] < 20, 10.0, 50.0) * np.ones((40, 40, 40))
     image = np.where(other < 30, -5.0, 80.0)
-    mean, scatter = explained(image, other, np.ones(other.shape, bool), (2.0, 2.0, 2.0))
+    mean, scatter = predict_from_other(image, other, np.ones(other.shape, bool), (2.0, 2.0, 2.0))
     inner = np.abs(np.arange(40) - 19.5) > 4  # beyond the blur of the boundary
     assert np.abs(mean - image)[inner].max() < 0.5 and scatter[inner].max() < 5
     edge = ndimage.gaussian_filter(other, 1)  # between the two values lies what their mixtures change

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from medgen.qa.measures.rendition import rendition
+from medgen.qa.measures.rendition import match_rendition
 
 MM = (2.5, 2.5, 3.0)
 SHAPE = (40, 36, 24)
@@ -31,7 +31,7 @@ def rms(v):
 def test_a_shift_and_another_kernel_are_followed_at_any_scale(way, blur, scale, seed):
     other = scan(seed)
     moved = ndimage.shift(ndimage.gaussian_filter(other, (blur[0], blur[0], blur[1])), way, order=3, mode="nearest")
-    left = rms(rendition(scale * moved + 70, other, EVERYWHERE, MM) - moved)
+    left = rms(match_rendition(scale * moved + 70, other, EVERYWHERE, MM) - moved)
     assert left < 0.35 * rms(other - moved) + 2
 
 
@@ -39,7 +39,7 @@ def test_what_is_new_is_not_followed():
     other = scan()
     grid = np.ogrid[tuple(slice(n) for n in SHAPE)]
     nodule = 300.0 * (sum(((g - c) * s) ** 2 for g, c, s in zip(grid, (20, 18, 12), MM, strict=True)) < 36)
-    left = other + nodule - rendition(other + nodule, other, EVERYWHERE, MM)
+    left = other + nodule - match_rendition(other + nodule, other, EVERYWHERE, MM)
     assert left[20, 18, 12] == pytest.approx(300, abs=15)
     assert rms(left - nodule) < 5
 
@@ -48,6 +48,6 @@ def test_noise_alone_and_a_small_mask_leave_the_image_as_it_is():
     other = scan().astype(np.float32)
     few = np.zeros(SHAPE, bool)
     few[20, 18] = True
-    np.testing.assert_array_equal(rendition(other + 5, other, few, MM), other)
+    np.testing.assert_array_equal(match_rendition(other + 5, other, few, MM), other)
     flat = np.full(SHAPE, 40.0, np.float32)
-    np.testing.assert_allclose(rendition(flat, flat, EVERYWHERE, MM), flat)
+    np.testing.assert_allclose(match_rendition(flat, flat, EVERYWHERE, MM), flat)

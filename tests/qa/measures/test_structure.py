@@ -4,8 +4,9 @@ import torch
 from monai.metrics import DiceHelper
 from scipy import ndimage
 
+from medgen.data.labels.overlap import label_dice
 from medgen.losses.structure import mind
-from medgen.qa.measures.structure import edge_correlation, gradient_agreement, label_dice, mind_distance
+from medgen.qa.measures.structure import edge_correlation, gradient_agreement, mind_distance
 
 MM = (2.0, 2.0, 2.0)
 

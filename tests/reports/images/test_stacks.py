@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from medgen.reports.images.case_images import case_scene
-from medgen.reports.images.stacks import MOST, chosen, stacks
+from medgen.reports.images.stacks import MOST, slice_indices, stacks
 from medgen.reports.images.windows import PRESETS, greys, levels
 
 SPACING = (2.0, 2.0, 3.0)
@@ -40,7 +40,7 @@ def _pixels(frame):
 @given(st.integers(0, 50), st.integers(1, 700), st.data(), st.integers(1, 40))
 def test_every_nth_slice_with_the_one_that_matters_among_them(first, count, data, most):
     start = data.draw(st.integers(first, first + count - 1))
-    indices = chosen(first, first + count, start, most)
+    indices = slice_indices(first, first + count, start, most)
     assert start in indices and len(indices) <= most
     assert indices[0] - indices.step < first <= indices[0] and indices[-1] < first + count <= indices[-1] + indices.step
 

@@ -8,13 +8,13 @@ import pytest
 import SimpleITK as sitk
 from dicom_series import MADE, OBLIQUE, errors, headers, stored, write_ct, write_enhanced_ct
 from pydicom.sr.codedict import codes
+from refusal import refused
 
-from medgen.errors import InputError
 from medgen.io.deidentification.deidentify import Deidentifier
-from medgen.io.dicom.references import NOTICE
-from medgen.io.dicom.segmentation import LESIONS, STRUCTURES, TISSUES, coded, write_seg
+from medgen.io.dicom.derived.references import NOTICE
+from medgen.io.dicom.derived.segmentation import coded, write_seg
+from medgen.io.dicom.derived.write import write_derived
 from medgen.io.dicom.series import list_series
-from medgen.io.dicom.write import write_derived
 from medgen.io.read import read_volume
 from medgen.io.volume import Volume
 from medgen.phantom.anatomy.labels import LABELS
@@ -154,19 +154,17 @@ def test_what_cannot_be_a_segmentation_is_told(tmp_path):
     write_ct(tmp_path / "in", stored(3, 8, 8))
     volume = read_volume(tmp_path / "in")
     out = tmp_path / "s.dcm"
-    with pytest.raises(InputError, match="no voxel carries a label"):
+    with refused("labels-all-background"):
         write_seg(volume.replaced(np.zeros_like(volume.data)), {}, tmp_path / "in", out, algorithm="net")
     for value in (0.5, -1):
-        with pytest.raises(InputError, match="no labels"):
+        with refused("labels-values-invalid"):
             write_seg(volume.replaced(np.full_like(volume.data, value)), {}, tmp_path / "in", out, algorithm="net")
-    with pytest.raises(InputError, match="not on the grid"):
+    with refused("labels-grid-differs"):
         write_seg(Volume(np.ones(volume.data.shape), np.eye(4)), {}, tmp_path / "in", out, algorithm="net")
     assert not out.exists()
 
 
 def test_codes_exist_and_are_what_they_say():
-    for name in {**STRUCTURES, **TISSUES, **LESIONS}.values():
-        assert getattr(codes.SCT, name).scheme_designator == "SCT"
     assert coded("kidney_left")[1].meaning == "Kidney" and coded("adrenal_glands")[1].meaning == "Adrenal gland"
     assert coded("lesion_hypovascular") == (codes.SCT.MorphologicallyAbnormalStructure, codes.SCT.Lesion)
     assert coded("fat")[0] == codes.SCT.Tissue and coded("whatsit")[1] == codes.SCT.Tissue

@@ -1,8 +1,8 @@
-"""A derived DICOM series: a converted volume in its source's study and frame of reference, marked as synthetic.
+"""Write a converted volume as a derived DICOM series in the study and frame of reference of its source.
 
-One file for every source file, made from the source's own header: what describes patient, study and place stays;
-what described a scan that never was (dose, private elements, signatures, overlays) goes. See
-docs/explanation/dicom_out.md.
+The series is marked as synthetic. One file is written per source file, based on the header of that file: elements that
+describe patient, study and position are kept; elements that describe the acquisition of the source (dose, private
+elements, signatures, overlays) are removed. See docs/explanation/dicom_out.md.
 """
 
 import hashlib
@@ -18,19 +18,27 @@ from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, ExplicitVRLittleEndian
 from pydicom.valuerep import format_number_as_ds
 
 from medgen.errors import InputError
-from medgen.io.atomic import folder_written_aside
+from medgen.io.atomic import atomic_folder
 from medgen.io.deidentification.deidentify import Changes, Deidentifier
+from medgen.io.dicom.derived.references import (
+    NOTICE,
+    Derivation,
+    add_source_references,
+    coded_concept,
+    evidence,
+    reference,
+    series_reference,
+)
 from medgen.io.dicom.header import read_header
 from medgen.io.dicom.pixels import PER_FRAME, SHARED, Encoding, Format, encoding, rescale_of
-from medgen.io.dicom.references import NOTICE, Derivation, coded_concept, evidence, refer, reference, series_reference
-from medgen.io.dicom.series import check_unchanged
+from medgen.io.dicom.read import check_unchanged
 from medgen.io.dicom.strip import strip
-from medgen.io.names import brief
+from medgen.io.names import short_reason
 from medgen.io.volume import Volume
 
 MAKER = "medgen"
 REFERRED = ("SOPInstanceUID", "SeriesInstanceUID", "SOPClassUID", "StudyInstanceUID")
-WORDS = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}  # bytes of the words of these VRs
+WORDS = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}  # bytes per word of these VRs
 EQUIPMENT = "Manufacturer ManufacturerModelName DeviceSerialNumber SoftwareVersions StationName".split()
 
 
@@ -41,24 +49,24 @@ def write_derived(
     others: Sequence[Volume] = (),
     deidentifier: Deidentifier | None = None,
 ) -> Changes:
-    """Write ``volume`` as a series into ``folder``, which appears whole or not at all.
+    """Write ``volume`` as a series to ``folder``; the folder is created atomically.
 
-    Same input and derivation, same bytes. Values that the source's encoding expresses are written exactly, see
-    ``dicom_pixels.encoding``. Derives, per PS3.3: C.7.6.1 (General Image), C.12.1 (SOP Common), C.12.2 (Common
-    Instance Reference), C.7.6.16 (functional groups of an enhanced multi-frame source).
+    The same input and derivation give identical bytes. Values that the source encoding can represent are written
+    exactly, see ``pixels.encoding``. Modules derived (PS3.3): C.7.6.1 (General Image), C.12.1 (SOP Common), C.12.2
+    (Common Instance Reference), C.7.6.16 (functional groups of an enhanced multi-frame source).
 
     Args:
-        volume: on the grid and with the ``frames`` of the series it was made from; its modality's unit (HU for CT).
-        others: further volumes it was made from, referenced where they are DICOM.
-        deidentifier: takes identity out of the sources' headers before anything is derived from them, so that
-            derived UIDs and references come from the new ones.
+        volume: values in the unit of the modality (HU for CT), with the grid and ``frames`` of its source series.
+        others: further source volumes, referenced if they are DICOM.
+        deidentifier: applied to the source headers first, so that derived UIDs and references are based on the
+            de-identified ones.
 
     Returns:
-        What the deidentifier changed in the headers of ``volume``.
+        Number of changes by the deidentifier in the headers of ``volume``, by element and kind.
 
     Raises:
-        InputError: the source is not DICOM or has changed since, the folder cannot be written, or an image to be
-            de-identified may show identity in its pixels.
+        InputError: the source is not DICOM or has changed since it was read, the folder cannot be written, or an image
+            to be de-identified may show identity in its pixels.
     """
     folder = Path(folder)
     if volume.frames is None:
@@ -68,13 +76,13 @@ def write_derived(
         )
     sources = _headers(volume)
     changes = _deidentified(sources, deidentifier)
-    code = _encoding(volume, sources)
-    everything = [series_reference(list(sources.values()))]
+    pixel_encoding = _encoding(volume, sources)
+    series_references = [series_reference(list(sources.values()))]
     images = [[str(sources[file].SOPInstanceUID), frame] for file, frame in volume.frames]
     for other in (other for other in others if other.frames):
         headers = _headers(other)
         _deidentified(headers, deidentifier)
-        everything.append(series_reference(list(headers.values())))
+        series_references.append(series_reference(list(headers.values())))
         images += [[str(headers[file].SOPInstanceUID), frame] for file, frame in other.frames or ()]
     origin = hashlib.sha256(json.dumps(images).encode()).hexdigest()
     members: dict[Path, list[int]] = {}
@@ -82,42 +90,42 @@ def write_derived(
         members.setdefault(file, []).append(k)
     file = folder
     try:
-        with folder_written_aside(folder) as aside:
+        with atomic_folder(folder) as temporary:
             for n, (file, slices) in enumerate(members.items()):
                 slices.sort(key=lambda k: volume.frames[k][1])  # type: ignore[index]
                 dataset = sources[file]
-                _derive(dataset, derivation, origin, [volume.frames[k][1] for k in slices], everything)
-                _encode(dataset, code, volume, slices)
-                dataset.save_as(aside / f"{n:05}.dcm", enforce_file_format=True)
+                _derive(dataset, derivation, origin, [volume.frames[k][1] for k in slices], series_references)
+                _encode(dataset, pixel_encoding, volume, slices)
+                dataset.save_as(temporary / f"{n:05}.dcm", enforce_file_format=True)
     except OSError as error:
         raise InputError(
-            "output-not-writable", f"{folder} cannot be written ({_reason(error)}); choose another place"
+            "output-not-writable", f"{folder} cannot be written ({_reason(error)}); choose another output folder"
         ) from error
-    except Exception as error:  # pydicom raises nearly anything on values that break the standard
+    except Exception as error:  # pydicom raises arbitrary exceptions on non-standard values
         raise InputError(
-            "dicom-not-derivable", f"no DICOM can be derived from {file} ({error}); use --format nifti"
+            "dicom-not-derivable", f"no DICOM image can be derived from {file} ({error}); use --format nifti"
         ) from error
     return changes
 
 
 def check_derivable(volumes: Sequence[Volume]) -> None:
-    """Refuse, before any work, sources that no series can be derived from.
+    """Check, before any processing, that a DICOM series can be derived from its sources.
 
     Args:
-        volumes: the one that the series is derived from, then those it refers to only.
+        volumes: the source of the series first, then volumes that are only referenced.
 
     Raises:
-        InputError: an image without the UIDs that a derived one refers to, or whose stored values are no integers.
+        InputError: an image lacks a UID that the derived image must reference, or its stored values are not integers.
     """
     for volume in volumes:
         for file in dict.fromkeys(file for file, _ in volume.frames or ()):
             header = read_header(file) or {}
             _check_referred(header, file)
             if volume is volumes[0] and not ("BitsStored" in header and "BitsAllocated" in header):
-                what = _floats(file) or "no BitsStored and BitsAllocated, which say how pixels are stored"
+                reason = _float_pixels(file) or "no BitsStored and BitsAllocated (pixel format)"
                 raise InputError(
                     "dicom-pixels-not-integer",
-                    f"{file} has {what}, so no DICOM can be derived from it; use --format nifti",
+                    f"{file} has {reason}, so no DICOM image can be derived from it; use --format nifti",
                 )
 
 
@@ -126,36 +134,36 @@ def _check_referred(header: Mapping[str, Any] | Dataset, file: Path) -> None:
         if not header.get(keyword):
             raise InputError(
                 "dicom-reference-missing",
-                f"{file} has no {keyword} to refer to, so no DICOM can be derived; use --format nifti",
+                f"{file} has no {keyword}, which a derived DICOM image must reference; use --format nifti",
             )
 
 
-def _floats(file: Path) -> str:
+def _float_pixels(file: Path) -> str:
     found = dcmread(file, force=True, specific_tags=["FloatPixelData", "DoubleFloatPixelData"])
-    return "".join(f"{element.keyword} (pixels of floating point)" for element in found)
+    return "".join(f"{element.keyword} (floating-point pixels)" for element in found)
 
 
 def _reason(error: OSError) -> str:
-    """Pydicom raises one anew with a traceback for text; what the system said comes before it."""
-    first: BaseException | None = error
-    while first is not None and not getattr(first, "strerror", None):
-        first = first.__cause__ or first.__context__
-    return getattr(first, "strerror", None) or brief(error)
+    """Return the message of the operating system; pydicom re-raises OSError with a traceback as its text."""
+    cause: BaseException | None = error
+    while cause is not None and not getattr(cause, "strerror", None):
+        cause = cause.__cause__ or cause.__context__
+    return getattr(cause, "strerror", None) or short_reason(error)
 
 
-def of_others(files: Iterable[Path]) -> bool:
-    """Whether files are DICOM that ``write_derived`` did not make, by the first whose header can be read."""
+def is_foreign_dicom(files: Iterable[Path]) -> bool:
+    """Whether files are DICOM not written by ``write_derived``; decided by the first readable header."""
     for file in files:
         try:
             header = dcmread(file, stop_before_pixels=True, specific_tags=["Manufacturer", "SeriesDescription"])
-        except Exception:  # pydicom raises nearly anything on files that are not DICOM
+        except Exception:  # pydicom raises arbitrary exceptions on files that are not DICOM
             continue
         return header.get("Manufacturer") != MAKER and not str(header.get("SeriesDescription", "")).startswith(NOTICE)
     return False
 
 
 def _headers(volume: Volume) -> dict[Path, FileDataset]:
-    """Every file of a volume without its pixel data, in order of the slices."""
+    """Read the header of each file of a volume, without pixel data, in slice order."""
     found: dict[Path, FileDataset] = {}
     for file, _ in volume.frames or ():
         if file not in found:
@@ -163,7 +171,7 @@ def _headers(volume: Volume) -> dict[Path, FileDataset]:
                 found[file] = _little_endian(dcmread(file, stop_before_pixels=True, force=True))
             except Exception as error:
                 raise InputError(
-                    "dicom-header-unusable", f"{file} has no usable DICOM header ({error}); copy the series again"
+                    "dicom-header-unusable", f"{file} has no valid DICOM header ({error}); copy the series again"
                 ) from error
     check_unchanged(volume)
     for file, dataset in found.items():
@@ -179,7 +187,7 @@ def _deidentified(headers: dict[Path, FileDataset], deidentifier: Deidentifier |
 
 
 def _little_endian(dataset: FileDataset) -> FileDataset:
-    """A header read from a big endian file as what is written here: every number decoded, words turned round."""
+    """Convert the header of a big endian file to little endian: decode all numbers and swap the bytes of words."""
 
     def visit(holder: Dataset, element) -> None:  # type: ignore[no-untyped-def]
         if (size := WORDS.get(element.VR)) and isinstance(element.value, bytes):
@@ -203,55 +211,69 @@ def _encoding(volume: Volume, sources: dict[Path, FileDataset]) -> Encoding:
     return encoding(volume.data, np.issubdtype(volume.dtype, np.integer), formats, rescale)
 
 
-def _encode(dataset: FileDataset, code: Encoding, volume: Volume, slices: Sequence[int]) -> None:
-    """Pixel data and what describes it."""
-    form, data, unit = code.format, volume.data, _unit(dataset, volume)
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = form.allocated, form.bits, form.bits - 1
-    dataset.PixelRepresentation, dataset.SamplesPerPixel = int(form.signed), 1
+def _encode(dataset: FileDataset, pixel_encoding: Encoding, volume: Volume, slices: Sequence[int]) -> None:
+    """Set the pixel data and the elements that describe it."""
+    fmt, data, unit = pixel_encoding.format, volume.data, _unit(dataset, volume)
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = (
+        fmt.allocated,
+        fmt.bits,
+        fmt.bits - 1,
+    )
+    dataset.PixelRepresentation, dataset.SamplesPerPixel = int(fmt.signed), 1
     dataset.Rows, dataset.Columns = data.shape[1], data.shape[0]
-    dataset.PixelData = b"".join(code.stored(data[:, :, k].T, k).tobytes() for k in slices)
-    dataset["PixelData"].VR = "OB" if form.allocated == 8 else "OW"
-    if form.allocated == 8 and len(dataset.PixelData) % 2:
+    dataset.PixelData = b"".join(pixel_encoding.stored(data[:, :, k].T, k).tobytes() for k in slices)
+    dataset["PixelData"].VR = "OB" if fmt.allocated == 8 else "OW"
+    if fmt.allocated == 8 and len(dataset.PixelData) % 2:
         dataset.PixelData += b"\0"
     if PER_FRAME in dataset:
-        if not code.source:
+        if not pixel_encoding.source:
             for group in dataset.get(SHARED) or ():
                 group.pop("PixelValueTransformationSequence", None)
             for group, k in zip(dataset[PER_FRAME].value, slices, strict=True):
-                group.PixelValueTransformationSequence = [_rescale_elements(Dataset(), code.rescale[k], unit)]
+                group.PixelValueTransformationSequence = [_rescale_elements(Dataset(), pixel_encoding.rescale[k], unit)]
     elif (
-        not code.source or "RescaleSlope" in dataset or "RescaleIntercept" in dataset or dataset.get("Modality") == "CT"
+        not pixel_encoding.source
+        or "RescaleSlope" in dataset
+        or "RescaleIntercept" in dataset
+        or dataset.get("Modality") == "CT"
     ):
-        _rescale_elements(dataset, code.rescale[slices[0]], unit, keep=code.source)
+        _rescale_elements(dataset, pixel_encoding.rescale[slices[0]], unit, keep=pixel_encoding.source)
 
 
 def _unit(dataset: Dataset, volume: Volume) -> str:
-    """What RescaleType says of the values of ``volume``, which are in the unit that they were read in."""
-    read = "HU" if volume.unit is None and dataset.get("Modality") == "CT" else volume.unit or "US"
-    return read.split(" (")[0][:64]
+    """Return the RescaleType of the values of ``volume``: the unit of the source values."""
+    unit_name = "HU" if volume.unit is None and dataset.get("Modality") == "CT" else volume.unit or "US"
+    return unit_name.split(" (")[0][:64]
 
 
 def _rescale_elements(holder: Dataset, rescale: tuple[float, float], unit: str, keep: bool = False) -> Dataset:
-    """Where they are to be kept, they are but for half of a rescale or an empty one (``rescale_of``: 1 and 0)."""
-    own = [holder.get("RescaleSlope"), holder.get("RescaleIntercept")]
-    if not (keep and None not in own and [float(value) for value in own] == [*rescale]):
+    """Set the rescale elements of ``holder``.
+
+    Args:
+        keep: leave existing elements unchanged if both are present and equal to ``rescale``; an incomplete or empty
+            rescale, which ``rescale_of`` reads as slope 1 and intercept 0, is replaced.
+    """
+    existing = [holder.get("RescaleSlope"), holder.get("RescaleIntercept")]
+    if not (keep and None not in existing and [float(value) for value in existing] == [*rescale]):
         holder.RescaleSlope = format_number_as_ds(float(rescale[0]))
         holder.RescaleIntercept = format_number_as_ds(float(rescale[1]))
         holder.RescaleType = unit
     return holder
 
 
-# Everything else ---------------------------------------------------------------------------------------
+# Other elements ----------------------------------------------------------------------------------------
 
 
 def _derive(
-    ds: FileDataset, derivation: Derivation, origin: str, frames: Sequence[int], everything: list[Dataset]
+    ds: FileDataset, derivation: Derivation, origin: str, frames: Sequence[int], series_references: list[Dataset]
 ) -> None:
-    """Turn a source's header into that of the derived image, in place.
+    """Turn the header of a source image into that of the derived image, in place.
 
     Args:
-        origin: tells the images that the whole series is made of. A study that grew, or another volume of the same
-            file, gets other UIDs, for its pixels are others.
+        origin: hash that identifies all source images of the series. If the study gained images, or another volume of
+            the same file was converted, the pixels differ, so the UIDs must differ too.
+        frames: source frame index (from 0) of each frame.
+        series_references: references to all source series.
     """
     source = reference(ds)
     enhanced = PER_FRAME in ds
@@ -267,16 +289,16 @@ def _derive(
     ds.ImageComments = _ascii(derivation.describe(), 1024)
     ds.DerivationDescription = _ascii(derivation.describe(), 1024)
     kind = [str(value) for value in ds.get("ImageType") or ()]
-    if enhanced:  # SECONDARY is not among what PS3.3 C.8.16.1.2 allows
+    if enhanced:  # PS3.3 C.8.16.1.2 does not allow SECONDARY
         ds.ImageType = ["DERIVED", "PRIMARY", *kind[2:4]]
         ds.ContentQualification = "RESEARCH"
     else:
         ds.ImageType = ["DERIVED", "SECONDARY", *kind[2:3]]
     _equipment(ds, derivation)
-    refer(ds, source, derivation, frames if enhanced else None)
-    ds.ReferencedSeriesSequence = everything
+    add_source_references(ds, source, derivation, frames if enhanced else None)
+    ds.ReferencedSeriesSequence = series_references
     if enhanced:
-        ds.SourceImageEvidenceSequence = [evidence(ds.StudyInstanceUID, everything)]
+        ds.SourceImageEvidenceSequence = [evidence(ds.StudyInstanceUID, series_references)]
     ds.file_meta = FileMetaDataset()
     ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -285,7 +307,7 @@ def _derive(
 
 
 def _equipment(ds: Dataset, derivation: Derivation) -> None:
-    """The series was made by a model (PS3.3 C.7.5.1); the scanner is kept as equipment that contributed (C.12.1)."""
+    """Set the model as equipment (PS3.3 C.7.5.1) and keep the scanner as contributing equipment (C.12.1)."""
     scanner = Dataset()
     for keyword in EQUIPMENT:
         if ds.get(keyword):
@@ -299,6 +321,6 @@ def _equipment(ds: Dataset, derivation: Derivation) -> None:
 
 
 def _ascii(text: str, length: int) -> str:
-    """Text for any character set and VR: no backslash, no control characters, so long at most."""
+    """Reduce text to ``length`` ASCII characters without backslashes and control characters, valid in any VR."""
     plain = text.encode("ascii", "replace").decode().replace("\\", "/")
     return "".join(c for c in plain if c.isprintable())[:length].strip()

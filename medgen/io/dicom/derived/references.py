@@ -1,4 +1,4 @@
-"""References of a derived DICOM object to its sources."""
+"""References from a derived DICOM object to its source images."""
 
 import uuid
 from collections.abc import Sequence
@@ -9,12 +9,12 @@ from pydicom import Dataset
 from medgen.io.dicom.pixels import PER_FRAME, SHARED
 
 NOTICE = "SYNTHETIC, not for primary diagnosis"
-UIDS = uuid.UUID("6b6a5c7e-3a39-5d0e-9a3e-0d1c4f0b2a51")  # namespace of the UIDs that medgen derives
+UIDS = uuid.UUID("6b6a5c7e-3a39-5d0e-9a3e-0d1c4f0b2a51")  # namespace for the UIDs derived by medgen
 
 
 @dataclass(frozen=True)
 class Derivation:
-    """What made a volume: model, its hash, and the contrast or domain it makes; the program and its version."""
+    """How a volume was made: model, hash of the model, target contrast or domain, and medgen version."""
 
     model: str
     sha256: str
@@ -23,33 +23,37 @@ class Derivation:
     removes_contrast: bool = False
 
     def uid(self, source: str) -> str:
-        """The UID of what this makes of ``source``: the same each time (PS3.5 B.2)."""
+        """Return the UID of the object derived from ``source``; it is deterministic (PS3.5 B.2)."""
         return f"2.25.{uuid.uuid5(UIDS, chr(10).join((source, self.sha256, self.target))).int}"
 
     def describe(self) -> str:
         return f"{NOTICE}: {self.target} made by model {self.model} (SHA-256 {self.sha256}) with medgen {self.version}"
 
 
-def refer(ds: Dataset, source: Dataset, derivation: Derivation, frames: Sequence[int] | None) -> None:
-    """Name the source image: in General Image, or frame by frame in the Derivation Image group (C.7.6.16.2.6)."""
+def add_source_references(ds: Dataset, source: Dataset, derivation: Derivation, frames: Sequence[int] | None) -> None:
+    """Add references to the source image to ``ds``.
+
+    They go into the General Image module if ``frames`` is None, otherwise into the Derivation Image functional group of
+    each frame (C.7.6.16.2.6). ``frames``: source frame index (from 0) of each frame.
+    """
     purpose = [coded_concept("121322", "DCM", "Source image for image processing operation")]
-    made = [coded_concept("SYNTHETIC", "99MEDGEN", "Synthetic image made by a trained model")]
+    derivation_codes = [coded_concept("SYNTHETIC", "99MEDGEN", "Synthetic image made by a trained model")]
     if frames is None:
         source.PurposeOfReferenceCodeSequence = purpose
-        ds.SourceImageSequence, ds.DerivationCodeSequence = [source], made
+        ds.SourceImageSequence, ds.DerivationCodeSequence = [source], derivation_codes
         return
     for group, frame in zip(ds[PER_FRAME].value, frames, strict=True):
         origin, item = Dataset(), Dataset()
         origin.update(source)
         origin.ReferencedFrameNumber, origin.PurposeOfReferenceCodeSequence = frame + 1, purpose
-        item.DerivationDescription, item.DerivationCodeSequence = ds.DerivationDescription, made
+        item.DerivationDescription, item.DerivationCodeSequence = ds.DerivationDescription, derivation_codes
         item.SourceImageSequence = [origin]
         group.DerivationImageSequence = [item]
     for group in (*(ds.get(SHARED) or ()), *ds[PER_FRAME].value):
         for element in list(group):
-            for held in element.value if element.VR == "SQ" else ():
-                if "FrameType" in held:
-                    held.FrameType = ["DERIVED", "PRIMARY", *[str(v) for v in held.FrameType][2:4]]
+            for inner in element.value if element.VR == "SQ" else ():
+                if "FrameType" in inner:
+                    inner.FrameType = ["DERIVED", "PRIMARY", *[str(v) for v in inner.FrameType][2:4]]
 
 
 def reference(dataset: Dataset) -> Dataset:
@@ -65,15 +69,19 @@ def series_reference(images: Sequence[Dataset]) -> Dataset:
     return item
 
 
-def evidence(study: str, everything: Sequence[Dataset]) -> Dataset:
-    """The same references as enhanced images list them (PS3.3 C.8.15.2, table 10-3 Hierarchical SOP Instance)."""
+def evidence(study: str, series_references: Sequence[Dataset]) -> Dataset:
+    """Convert series references to the form for enhanced images (PS3.3 C.8.15.2, table 10-3 Hierarchical SOP Instance).
+
+    Args:
+        study: StudyInstanceUID of the series.
+    """
     item = Dataset()
     item.StudyInstanceUID, item.ReferencedSeriesSequence = study, []
-    for series in everything:
-        listed = Dataset()
-        listed.SeriesInstanceUID = series.SeriesInstanceUID
-        listed.ReferencedSOPSequence = series.ReferencedInstanceSequence
-        item.ReferencedSeriesSequence.append(listed)
+    for series in series_references:
+        series_item = Dataset()
+        series_item.SeriesInstanceUID = series.SeriesInstanceUID
+        series_item.ReferencedSOPSequence = series.ReferencedInstanceSequence
+        item.ReferencedSeriesSequence.append(series_item)
     return item
 
 

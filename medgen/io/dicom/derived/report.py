@@ -1,7 +1,7 @@
-"""A verdict beside a derived DICOM series: as a structured report, and any PDF as an encapsulated document.
+"""Write the verdict on a derived DICOM series as a structured report, and a PDF as an encapsulated document.
 
-Patient and study are copied from the derived series as it was written, so a de-identified series gets de-identified
-reports. UIDs are derived from that series' and from what is told: the same again, the same UIDs.
+Patient and study are copied from the written derived series, so a de-identified series gets de-identified reports. UIDs
+are derived from those of the series and from the content, so the same content gives the same UIDs.
 """
 
 import json
@@ -16,9 +16,9 @@ from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, EncapsulatedPDFStorage, Expl
 
 from medgen.errors import InputError
 from medgen.io.atomic import atomic_write
+from medgen.io.dicom.derived.references import NOTICE, Derivation
 from medgen.io.dicom.header import settle_charset
 from medgen.io.dicom.quiet import quiet_pydicom
-from medgen.io.dicom.references import NOTICE, Derivation
 from medgen.io.paths import require_path
 
 EXTRA = "pip install 'medgen[dicom]'"
@@ -39,26 +39,26 @@ TYPE_2 = (
 def write_qa_report_sr(
     verdict: Mapping[str, Any], derived_series: Path, out: Path, *, derivation: Derivation, images: bool = True
 ) -> None:
-    """Write a verdict on a derived series as a Comprehensive SR (PS3.3 A.35.3) into the file ``out``.
+    """Write the verdict on a derived series as a Comprehensive SR (PS3.3 A.35.3) to the file ``out``.
 
-    The tree: notice, verdict (a code), reasons, measured values, who judged (TID 1004), the model (TID 4019), and the
-    images of the derived and source series. It is unverified: no person has read it.
+    Content tree: notice, verdict (code), reasons, measured values, observer (TID 1004), model (TID 4019), and the
+    images of the derived and source series. The report is marked as unverified, because no person has read it.
 
     Args:
-        verdict: as ``qa.run`` returns it: ``status`` (pass, review, fail), ``reasons`` and ``values``.
-        derived_series: the folder that ``write_derived`` wrote.
-        derivation: what made the series.
-        images: list every image; else they are named in the evidence sequence only.
+        verdict: as returned by ``qa.run``: ``status`` (pass, review, fail), ``reasons`` and ``values``.
+        derived_series: folder written by ``write_derived``.
+        derivation: how the series was made.
+        images: list every image in the content tree; otherwise only in the evidence sequence.
 
     Raises:
-        InputError: highdicom is missing, the series cannot be read or ``out`` not be written.
-        ValueError: an unknown status.
+        InputError: highdicom is missing, the series cannot be read, or ``out`` cannot be written.
+        ValueError: the status is unknown.
     """
     sr = _highdicom().sr
     if verdict["status"] not in STATUSES:
-        raise ValueError(f"status {verdict['status']!r} is none of {', '.join(STATUSES)}")
-    derived, sources, made = _series(Path(derived_series))
-    told = json.dumps([verdict["status"], verdict["reasons"], _lines(verdict), made.isoformat()])
+        raise ValueError(f"status {verdict['status']!r} is not one of {', '.join(STATUSES)}")
+    derived, sources, created = _series(Path(derived_series))
+    content_key = json.dumps([verdict["status"], verdict["reasons"], _lines(verdict), created.isoformat()])
     quiet_pydicom()
     try:
         report = sr.ComprehensiveSR(
@@ -66,7 +66,7 @@ def write_qa_report_sr(
             content=_tree(sr, verdict, derived, sources, derivation, images),
             series_instance_uid=derivation.uid(f"{derived[0].SeriesInstanceUID} SR"),
             series_number=_number(derived[0], 1),
-            sop_instance_uid=derivation.uid(f"{derived[0].SeriesInstanceUID} {told}"),
+            sop_instance_uid=derivation.uid(f"{derived[0].SeriesInstanceUID} {content_key}"),
             instance_number=1,
             manufacturer="medgen",
             is_complete=True,
@@ -75,33 +75,36 @@ def write_qa_report_sr(
         )
     except (AttributeError, TypeError, ValueError) as error:
         raise InputError(
-            "dicom-header-not-referable", f"{derived_series} has a header that no report can refer to ({error})"
+            "dicom-header-not-referable",
+            f"{derived_series} has a header that a report cannot reference ({error}); convert the series again",
         ) from error
-    _stamp(report, derivation, made)
+    _stamp(report, derivation, created)
     report.file_meta.ImplementationVersionName = "MEDGEN"
-    with atomic_write(out) as aside:
-        report.save_as(aside, enforce_file_format=True)
+    with atomic_write(out) as temporary:
+        report.save_as(temporary, enforce_file_format=True)
 
 
 def write_encapsulated_pdf(
     pdf: Path, derived_series: Path, out: Path, *, derivation: Derivation, title: str, names_patient: bool = True
 ) -> None:
-    """Write a PDF as an Encapsulated PDF (PS3.3 A.45.1) in the study of a derived series into the file ``out``.
+    """Write a PDF as an Encapsulated PDF (PS3.3 A.45.1) in the study of a derived series to the file ``out``.
 
     Args:
-        names_patient: whether the pages show who the patient is.
+        names_patient: whether the pages may identify the patient.
 
     Raises:
-        InputError: no PDF, one that names the patient of a de-identified series, or what cannot be read or written.
+        InputError: the file is not a PDF, it may identify the patient of a de-identified series, or a file cannot be
+            read or written.
     """
-    derived, sources, made = _series(Path(derived_series))
+    derived, sources, created = _series(Path(derived_series))
     content = require_path(pdf).read_bytes()
     if not content.startswith(b"%PDF-"):
-        raise InputError("report-not-pdf", f"{pdf} is no PDF; give the report as PDF")
+        raise InputError("report-not-pdf", f"{pdf} is not a PDF file; give the report as PDF")
     if names_patient and derived[0].get("PatientIdentityRemoved") == "YES":
         raise InputError(
             "report-may-name-patient",
-            f"{derived_series} is de-identified, and {pdf} may name the patient; say if it does not",
+            f"{derived_series} is de-identified, but {pdf} may name the patient; "
+            "pass names_patient=False if it does not",
         )
     ds = FileDataset(str(out), {}, file_meta=FileMetaDataset(), preamble=b"\0" * 128)
     for keyword in PATIENT_AND_STUDY:
@@ -109,7 +112,7 @@ def write_encapsulated_pdf(
             ds[keyword] = derived[0][keyword]
     ds.SOPClassUID, ds.Modality, ds.ConversionType = EncapsulatedPDFStorage, "DOC", "WSD"
     ds.SeriesInstanceUID = derivation.uid(f"{derived[0].SeriesInstanceUID} PDF")
-    ds.SOPInstanceUID = derivation.uid(f"{derived[0].SeriesInstanceUID} {made.isoformat()} {content.hex()}")
+    ds.SOPInstanceUID = derivation.uid(f"{derived[0].SeriesInstanceUID} {created.isoformat()} {content.hex()}")
     ds.SeriesNumber, ds.InstanceNumber = _number(derived[0], 2), 1
     ds.SeriesDescription, ds.DocumentTitle = short(f"{NOTICE}: {title}", 64), short(f"{NOTICE}: {title}", 1024)
     ds.ConceptNameCodeSequence = [_code(*CONCEPTS["report"])]
@@ -119,15 +122,15 @@ def write_encapsulated_pdf(
     ds.MIMETypeOfEncapsulatedDocument = "application/pdf"
     ds.EncapsulatedDocumentLength = len(content)
     ds.EncapsulatedDocument = content + b"\0" * (len(content) % 2)
-    _stamp(ds, derivation, made)
+    _stamp(ds, derivation, created)
     ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds.file_meta.ImplementationClassUID, ds.file_meta.ImplementationVersionName = PYDICOM_IMPLEMENTATION_UID, "MEDGEN"
-    with atomic_write(out) as aside:
-        ds.save_as(aside, enforce_file_format=True)
+    with atomic_write(out) as temporary:
+        ds.save_as(temporary, enforce_file_format=True)
 
 
-# The tree -----------------------------------------------------------------------------------------------
+# Content tree -------------------------------------------------------------------------------------------
 
 CONCEPTS = {
     "report": ("REPORT", SCHEME, "Check of a synthetic image"),
@@ -187,13 +190,13 @@ def _tree(
         ),
     ]
     if verdict["reasons"]:
-        items.append(container("reasons", [text("reason", _plain(reason)) for reason in verdict["reasons"]]))
+        items.append(container("reasons", [text("reason", _one_line_ascii(reason)) for reason in verdict["reasons"]]))
     if lines := _lines(verdict):
         items.append(container("values", [text("value", line) for line in lines]))
     model = sr.AlgorithmIdentification(
         short(derivation.model, 1024),
         short(derivation.sha256, 1024),
-        parameters=[_plain(f"target: {derivation.target}"), _plain(f"medgen: {derivation.version}")],
+        parameters=[_one_line_ascii(f"target: {derivation.target}"), _one_line_ascii(f"medgen: {derivation.version}")],
         manufacturer="medgen",
     )
     for item in model:
@@ -208,14 +211,14 @@ def _tree(
 
 def _lines(verdict: Mapping[str, Any]) -> list[str]:
     values = verdict.get("values") or {}
-    return [_plain(f"{k}: {v:.6g}" if isinstance(v, int | float) else f"{k}: {v}") for k, v in values.items()]
+    return [_one_line_ascii(f"{k}: {v:.6g}" if isinstance(v, int | float) else f"{k}: {v}") for k, v in values.items()]
 
 
-# The series that it is about ----------------------------------------------------------------------------
+# The reported series -----------------------------------------------------------------------------------
 
 
 def _series(folder: Path) -> tuple[list[Dataset], list[Dataset], datetime]:
-    """Headers of the derived images, references to their sources, and when the first was written."""
+    """Read the headers of the derived images, references to their sources, and the time the first file was written."""
     derived: list[Dataset] = []
     files = sorted(path for path in require_path(folder).iterdir() if path.suffix == ".dcm")
     for file in files:
@@ -225,43 +228,47 @@ def _series(folder: Path) -> tuple[list[Dataset], list[Dataset], datetime]:
                 ds.SOPInstanceUID, ds.SeriesInstanceUID, ds.SOPClassUID, ds.StudyInstanceUID  # noqa: B018
                 settle_charset(ds)
                 derived.append(ds)
-        except Exception as error:  # pydicom raises nearly anything on damaged files
+        except Exception as error:  # pydicom raises arbitrary exceptions on damaged files
             raise InputError(
-                "dicom-not-derived-image", f"{file} is no DICOM image of a derived series ({error}); convert it again"
+                "dicom-not-derived-image",
+                f"{file} is not a DICOM image of a derived series ({error}); convert it again",
             ) from error
     if not derived:
         raise InputError(
-            "dicom-no-derived-series", f"{folder} holds no derived DICOM series; give the folder that translate wrote"
+            "dicom-no-derived-series", f"{folder} contains no derived DICOM series; give a folder written by translate"
         )
     for keyword in TYPE_2:
         if keyword not in derived[0]:
             setattr(derived[0], keyword, "")
     sources = []
-    for listed in derived[0].get("ReferencedSeriesSequence") or ():
-        for image in listed.ReferencedInstanceSequence:
+    for series_item in derived[0].get("ReferencedSeriesSequence") or ():
+        for image in series_item.ReferencedInstanceSequence:
             source = Dataset()
-            source.StudyInstanceUID, source.SeriesInstanceUID = derived[0].StudyInstanceUID, listed.SeriesInstanceUID
+            source.StudyInstanceUID, source.SeriesInstanceUID = (
+                derived[0].StudyInstanceUID,
+                series_item.SeriesInstanceUID,
+            )
             source.SOPClassUID, source.SOPInstanceUID = image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID
             sources.append(source)
     return derived, sources, datetime.fromtimestamp(int(files[0].stat().st_mtime))
 
 
-def _stamp(ds: Dataset, derivation: Derivation, made: datetime) -> None:
-    """What made it (PS3.3 C.7.5.1), and when: a second writing of the same gives the same bytes."""
+def _stamp(ds: Dataset, derivation: Derivation, created: datetime) -> None:
+    """Set the equipment (PS3.3 C.7.5.1) and a reproducible time, so that writing again gives identical bytes."""
     ds.Manufacturer, ds.ManufacturerModelName = "medgen", short(derivation.model, 64)
     ds.SoftwareVersions, ds.DeviceSerialNumber = short(f"medgen {derivation.version}", 64), derivation.sha256[:64]
-    ds.ContentDate, ds.ContentTime = f"{made:%Y%m%d}", f"{made:%H%M%S}"
+    ds.ContentDate, ds.ContentTime = f"{created:%Y%m%d}", f"{created:%H%M%S}"
     for keyword in ("InstanceCreationDate", "InstanceCreationTime", "SeriesDate", "SeriesTime"):
         if keyword in ds:
             delattr(ds, keyword)
-    for equipment in ds.get("ContributingEquipmentSequence") or ():  # highdicom's own
+    for equipment in ds.get("ContributingEquipmentSequence") or ():  # added by highdicom
         equipment.pop("ContributionDateTime", None)
 
 
-def _number(derived: Dataset, place: int) -> int:
-    """A series number beside the derived one's, which ends in 01."""
+def _number(derived: Dataset, offset: int) -> int:
+    """Return the series number of the derived series (which ends in 01) plus ``offset``."""
     number = int(derived.get("SeriesNumber") or 0)
-    return number + place if 0 < number < 2**31 - 10 else place
+    return number + offset if 0 < number < 2**31 - 10 else offset
 
 
 def _reference(image: Dataset) -> Dataset:
@@ -277,15 +284,15 @@ def _code(value: str, scheme: str, meaning: str) -> Dataset:
     return item
 
 
-def _plain(text: object) -> str:
-    """Text for any character set: ASCII, one line."""
+def _one_line_ascii(text: object) -> str:
+    """Convert text to one line of ASCII, valid in any character set."""
     plain = str(text).encode("ascii", "replace").decode().replace("\\", "/")
     return " ".join("".join(c if c.isprintable() else " " for c in plain).split()) or "-"
 
 
 def short(text: object, length: int) -> str:
-    """ASCII on one line, so long at most: for any character set and VR."""
-    return _plain(text)[:length].strip()
+    """Convert text to one line of at most ``length`` ASCII characters, valid in any character set and VR."""
+    return _one_line_ascii(text)[:length].strip()
 
 
 def _highdicom() -> Any:

@@ -1,0 +1,78 @@
+"""Read the volumes of a case through the cache, aligned to one grid."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from medgen.data.align import align
+from medgen.data.cache import Channels, cached
+from medgen.data.labels.codec import LabelTable, cached_label_map
+from medgen.io.read import read_volume
+from medgen.io.volume import Volume
+from medgen.settings import Settings
+from medgen.types import Case
+
+Side = Literal["source", "target"]
+
+
+@dataclass(frozen=True)
+class CaseReader:
+    """Reads the sources and targets of cases.
+
+    Attributes:
+        folder: cache folder.
+        table: codes of the label maps if they are the source; None: the source is a scan.
+        say: receives the lines for the user.
+    """
+
+    settings: Settings
+    folder: Path
+    table: LabelTable | None
+    say: Callable[[str], None]
+
+    def source(self, case: Case) -> Channels:
+        """The source contrasts of a case, or its label map."""
+        if self.table is None:
+            return self._images(case, "source")
+        data = self.settings.data
+        options: dict[str, Any] = {"spacing": data.spacing, "movable": data.align == "resample"}
+        return (cached_label_map(self.folder, case.source[0], case.target[0], self.table, **options),)
+
+    def target(self, case: Case) -> Channels:
+        """The target contrasts of a case."""
+        return self._images(case, "target")
+
+    def _images(self, case: Case, side: Side) -> Channels:
+        data = self.settings.data
+        paths: tuple[Path, ...] = getattr(case, side)
+        intensity = getattr(self.settings.intensity, side).model_dump(exclude={"follow"})
+        fixed = reference_image(case, side, self.settings)
+        channels = []
+        for path in paths:
+            make, key = None, ""
+            if data.align != "refuse" and path != fixed:
+                stat = fixed.stat()
+                key = f"{data.align} {fixed.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+                make = self._aligned(f"{case.name}: {side}", path, fixed)
+            channels.append(cached(self.folder, path, intensity, spacing=data.spacing, make=make, key=key))
+            for text in channels[-1].warnings:
+                self.say(f"warning: {text}")
+        return tuple(channels)
+
+    def _aligned(self, name: str, path: Path, fixed: Path) -> Callable[[], Volume]:
+        """A function that aligns ``path`` to ``fixed`` and reports the residual; the cache calls it on a miss."""
+        method = self.settings.data.align
+
+        def make() -> Volume:
+            volume, residual = align(read_volume(path), read_volume(fixed), method=method)
+            values = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in residual.items())
+            self.say(f"{name} aligned ({method}): {values}")
+            return volume
+
+        return make
+
+
+def reference_image(case: Case, side: Side, settings: Settings) -> Path:
+    """The image whose grid the contrasts of a side are brought to: the target if paired, else the side's first one."""
+    return case.target[0] if settings.data.paired and case.target else getattr(case, side)[0]

@@ -1,0 +1,53 @@
+"""Check that images match the modality of the config's intensity codecs: CT in HU, or MR without units."""
+
+from collections.abc import Mapping
+from itertools import islice
+
+from medgen.data.body_mask import looks_like_hu
+from medgen.data.cache import Channels
+from medgen.data.cohort.layouts import shortened_list
+from medgen.settings import Codec, Settings
+
+CHECKED_CASES = 20  # cases checked on each side
+CT_LOW = -100.0  # HU: a window that starts at or below this value is for CT
+MR_MIN = -50.0  # CT with fat or air has lower values; MR has none, except from interpolation
+
+
+def modality_warnings(
+    settings: Settings, sources: Mapping[str, Channels], targets: Mapping[str, Channels]
+) -> list[str]:
+    """Warn about each side whose codec does not match most of its first images or, for CT windows, some of all images.
+
+    Args:
+        sources, targets: case → its images.
+    """
+    sides = (("source", settings.intensity.source, sources), ("target", settings.intensity.target, targets))
+    return [text for side, intensity, images in sides if (text := _misfit(side, intensity, images))]
+
+
+def _misfit(side: str, intensity: Codec, images: Mapping[str, Channels]) -> str | None:
+    if intensity.kind == "labels":
+        return None
+    volumes = [channel.data for channels in islice(images.values(), CHECKED_CASES) for channel in channels]
+    window = intensity.kind == "window" and (intensity.low is None or intensity.low <= CT_LOW)
+    if window and _most([bool(v.min() > MR_MIN) for v in volumes]):
+        return (
+            f"intensity.{side} is a CT window in HU, but most {side} images contain no fat or air in HU; use a config "
+            "for MR (codec kind percentile or zscore), or convert the images to HU"
+        )
+    if window and (unusual := [case for case, each in images.items() if any(c.data.min() > MR_MIN for c in each)]):
+        return (
+            f"the {side} images of {shortened_list(unusual)} contain no fat or air in HU, unlike most others: they "
+            f"may lack the "
+            "offset of -1024 or may not be CT; inspect them, and correct or remove them"
+        )
+    if intensity.kind != "window" and _most([looks_like_hu(v) for v in volumes]):
+        return (
+            f"intensity.{side} is {intensity.kind}, which is for MR without units, but most {side} images look like CT "
+            "in HU; use a config for CT (codec kind window), which keeps HU"
+        )
+    return None
+
+
+def _most(flags: list[bool]) -> bool:
+    return 2 * sum(flags) > len(flags)

@@ -1,0 +1,185 @@
+"""Plan a conversion: refuse invalid outputs, name each case and its outputs, and find cases that are done already."""
+
+import math
+from pathlib import Path
+
+from medgen.checkpoint import Model
+from medgen.errors import InputError
+from medgen.inference.cohort.manifest import Manifest
+from medgen.inference.inputs import Scan, scan_grids
+from medgen.inference.job import FORMATS, Converted, Job, Options, errors_recorded
+from medgen.inference.output import VERDICTS, check_outputs, verdict_file
+from medgen.inference.predict import check_windows
+from medgen.io.names import checked_name, folded
+from medgen.io.paths import ENDINGS, NIFTI_ENDINGS, has_ending
+
+NAMES = {"nifti": NIFTI_ENDINGS, "mha": (".mha", ".mhd"), "nrrd": (".nrrd", ".nhdr"), "dicom": ()}
+IMAGES = {".dcm", ".ima", ".img", ".hdr", ".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy", ".npz", ".zip", ".gz"}
+SMALL_GB = 1 / 16  # a scan of at most this size is read whatever the memory limit
+VERDICT_FIELDS = (
+    "verdict",
+    "reasons",
+    "findings",
+    "checks",
+    "limits",
+)  # fields of a record that the structure check fills
+
+
+def check_run(model: Model, output: Path, options: Options) -> None:
+    """Refuse a run whose options, output and model are incompatible. Raises InputError."""
+    format = options.format
+    if format is not None and format not in FORMATS:
+        raise InputError("option-format-unknown", f"--format {format}: unknown; choose one of {', '.join(FORMATS)}")
+    if format is not None and has_ending(output, ENDINGS) and not has_ending(output, NAMES[format]):
+        raise InputError(
+            "output-name-format-differs",
+            f"{output} does not have the file ending of --format {format}; omit --format or change the name",
+        )
+    if output.suffix.lower() in IMAGES and not has_ending(output, ENDINGS) and not output.is_dir():
+        raise InputError(
+            "output-extension-unknown",
+            f"{output}: {output.suffix} cannot be written; give a folder, or a name ending in {' '.join(ENDINGS)}",
+        )
+    if model.settings.label_source:
+        raise InputError(
+            "model-needs-label-maps", f"{model.folder} makes images from label maps; use medgen synthesize"
+        )
+    if options.qa_report_sr and options.checks is None:
+        raise InputError(
+            "option-verdict-without-checks",
+            "--qa-report-sr writes the verdict, which --qa-limits none turns off; omit one of the two",
+        )
+    check_windows(model, options.memory_gb)
+
+
+def check_count(model: Model, source: object, output: Path, count: int) -> None:
+    """Refuse one file as the output of several scans or of several target contrasts. Raises InputError."""
+    targets = model.settings.data.targets
+    if not has_ending(output, ENDINGS):
+        return
+    if count > 1:
+        raise InputError(
+            "output-file-for-many-scans",
+            f"{source} holds {count} scans but {output} is one file; give a folder as output",
+        )
+    if len(targets) > 1:
+        raise InputError(
+            "output-file-for-many-targets",
+            f"{output} is one file but the model outputs {', '.join(targets)}; give a folder as output",
+        )
+
+
+class Planner:
+    """Plans the cases of one run: a name, output paths and a manifest key for each scan."""
+
+    def __init__(self, model: Model, output: Path, options: Options) -> None:
+        self.output, self.options, self.contrasts = output, options, model.settings.data.targets
+        single = has_ending(output, ENDINGS)
+        several = len(self.contrasts) > 1
+        self.folders = [] if single else [output / name for name in self.contrasts] if several else [output]
+        self.inputs: dict[str, Path] = {}  # output path, folded like on case-insensitive file systems: its input
+        self.outputs: dict[str, str] = {}  # manifest key, folded likewise: output
+        self.count = 0
+
+    def plan(self, scan: Scan) -> Job:
+        """Name the case of a scan and its outputs. Of two scans with one name the first gets it, the second fails."""
+        private = self.options.private
+        if private is not None:
+            scan = private.named(scan)
+        path = scan.files[0]
+        name = scan.case + _ending(path, self.options.format)
+        targets = [folder / name for folder in self.folders] or [self.output]
+        entry = Converted(
+            scan.case,
+            str(path),
+            str(targets[0]),
+            series=self.options.series,
+            picked=None if scan.series is None else scan.series.key,
+            contrasts=[*self.contrasts] if len(self.contrasts) > 1 else [],
+        )
+        if private is not None:
+            entry.deidentified = private.dates
+        key = scan.case if self.outputs.setdefault(folded(scan.case), entry.output) == entry.output else str(path)
+        self.count += 1
+        job = Job(scan, entry, targets, key, self.count)
+        with errors_recorded(job):
+            if scan.fault:
+                if self.inputs.get(folded(entry.output), path) != path:
+                    job.key = str(path)
+                raise InputError("input-scan-faulty", scan.fault)
+            checked_name(scan.case, path)
+            if self.inputs.setdefault(folded(entry.output), path) != path:
+                job.key = str(path)  # so that the record of the first scan stays
+                raise InputError(
+                    "folder-case-twice", f"{path}: another scan has the same case name, {scan.case}; rename one"
+                )
+        return job
+
+
+def check_targets(job: Job, options: Options) -> None:
+    """Refuse outputs that would replace the input, cannot be written, or cannot have a report. Raises InputError."""
+    for target in job.targets:
+        if target.exists() and any(target.samefile(file) for file in job.scan.files):
+            raise InputError("output-is-input", f"{target.resolve()} is both input and output; choose another output")
+        if options.qa_report_sr and (has_ending(target, ENDINGS) or target.name == VERDICTS):
+            raise InputError(
+                "output-report-not-possible",
+                f"{target} cannot have a report: it is not DICOM, or its case is named verdicts; omit --qa-report-sr",
+            )
+    if options.private is not None:
+        options.private.check(job.targets)
+    check_outputs(job.targets, job.scan.files)
+
+
+def done_already(job: Job, options: Options, manifest: Manifest) -> bool:
+    """Whether an earlier run converted the case; then its record is copied into the job's entry.
+
+    The verdict is copied only if it was made with the thresholds and the segmenter of this run.
+    """
+    entry = job.entry
+    expected = {k: getattr(entry, k) for k in ("input_sha256", "output", "series", "deidentified")}
+    if not manifest.holds(job.key, expected, job.targets):
+        return False
+    old = manifest.cases[job.key]
+    entry.status, entry.output_sha256 = "skipped", old["output_sha256"]
+    entry.warnings, entry.notes, entry.changes = (
+        old.get("warnings", []),
+        old.get("notes", []),
+        old.get("changes", {}),
+    )
+    if options.checks is None:
+        return True
+    reported = all(verdict_file(target).exists() for target in job.targets if options.qa_report_sr)
+    if reported and old.get("checks") == options.checks.identity and all(name in old for name in VERDICT_FIELDS):
+        for name in VERDICT_FIELDS:
+            setattr(entry, name, old[name])
+    return True
+
+
+def memory_bound_gb(model: Model, options: Options) -> float:
+    """The memory limit of a run, GiB: --memory-gb, else inference.memory_gb of the model."""
+    return model.settings.inference.memory_gb if options.memory_gb is None else options.memory_gb
+
+
+def check_size(scan: Scan, model: Model, options: Options) -> None:
+    """Refuse, by its header only, a scan that is too large for the memory limit. Raises InputError."""
+    bound_gb = memory_bound_gb(model, options)
+    grids = scan_grids(scan, options.series)
+    gb = sum(math.prod(grid.shape) for grid in grids) * 4 / 2**30
+    if model.settings.inference.spacing == "resample":
+        resampled = [math.prod(grid.spacing) / math.prod(model.info.spacing) for grid in grids]
+        gb *= max(1.0, *resampled)
+    if gb > max(bound_gb / 2, SMALL_GB):
+        raise InputError(
+            "input-memory-exceeded",
+            f"{scan.files[0]} is {grids[0].describe()} by its header: {gb:.3g} GiB at the model's spacing, above "
+            f"half of --memory-gb {bound_gb:g}; raise the limit, or export the scan again if the header is wrong",
+        )
+
+
+def _ending(path: Path, format: str | None) -> str:
+    if format is not None:
+        return FORMATS[format]
+    endings = [e for e in ENDINGS if path.is_file() and path.name.lower().endswith(e)]
+    # formats with separate header and data files are written as one file
+    return {".mhd": ".mha", ".nhdr": ".nrrd"}.get(endings[0], endings[0]) if endings else FORMATS["dicom"]

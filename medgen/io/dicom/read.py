@@ -1,0 +1,124 @@
+"""Read a DICOM series as a Volume, or only its geometry."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from medgen.errors import InputError
+from medgen.io.dicom.header import Slice, read_header, slices_of
+from medgen.io.dicom.parts import differing
+from medgen.io.dicom.series import _chosen
+from medgen.io.dicom.stack import name, remarks, stack
+from medgen.io.dicom.voxels import values_of
+from medgen.io.volume import Geometry, Volume, checked_finite
+
+
+def read_series(folder: str | Path, *, series: str | None = None) -> Volume:
+    """Read one series of ``folder`` as a volume.
+
+    The stored type is int16, or int32 if needed, when all values are integers that fit; otherwise float32. A tilted
+    gantry gives a sheared affine, which is exact but which the qform of a NIfTI file cannot represent.
+
+    Args:
+        series: UID, number in ``list_series`` (from 1), or part of the description; None selects the only scan.
+
+    Raises:
+        InputError: uneven, missing or duplicate slices; colour images; frames without a position; mixed grids,
+            orientations or frames of reference; no patient coordinates; an incomplete rescale; stored bits that are not
+            the low bits of a pixel (HighBit); or voxels that cannot be decoded.
+    """
+    folder = Path(folder)
+    chosen = _chosen(folder, series)
+    volume = read_slices(chosen.slices, folder)
+    beside = (f"skipped because it is not part of the scan: {chosen.beside}",) if chosen.beside else ()
+    return replace(volume, notes=(*volume.notes, *beside))
+
+
+def read_slices(slices: Sequence[Slice], folder: Path) -> Volume:
+    """Read slices, given in any order, as a volume; see ``read_series``. ``folder`` is used in messages."""
+    slices, geometry = stack(slices, folder)
+    data = np.empty(geometry.shape, np.float32, order="F")
+    integral = True
+    units: dict[str, Slice] = {}
+    paddings = np.full((2, 1, 1, geometry.shape[2]), np.nan, np.float32)
+    unit_warnings: dict[str, None] = {}
+    for k, values, unit, unit_warning, padding in values_of(slices):
+        if values.shape != geometry.shape[1::-1]:
+            raise InputError(
+                "dicom-shape-against-header",
+                f"{slices[k].file}: the pixel data has shape {values.shape}, which contradicts the header; "
+                "copy the file again",
+            )
+        integral = integral and bool(np.all(values == np.rint(values)))
+        data[:, :, k] = values.T
+        units.setdefault(unit, slices[k])
+        paddings[:, 0, 0, k] = (np.nan, np.nan) if padding is None else padding
+        unit_warnings |= {unit_warning: None} if unit_warning else {}
+    checked_finite(data, folder)
+    return Volume(
+        data,
+        geometry.affine,
+        _stored_type(data, integral),
+        path=folder,
+        frames=tuple((s.file, s.frame) for s in slices),
+        headers_sha256=_header_hash(slices),
+        warnings=(*_mixed(slices), *unit_warnings),
+        notes=tuple(remarks(slices)),
+        unit=_one_unit(units),
+        padding=None if np.isnan(paddings).all() else (paddings[0], paddings[1]),
+    )
+
+
+def _one_unit(units: dict[str, Slice]) -> str:
+    if len(units) > 1:
+        details = " and ".join(
+            f"{item.file.parent / name(item)} is in {unit or 'an unnamed unit'}" for unit, item in units.items()
+        )
+        raise InputError(
+            "dicom-units-differ", f"{details}, although they belong to one series; separate them into two series"
+        )
+    return next(iter(units))
+
+
+def _mixed(slices: Sequence[Slice]) -> list[str]:
+    return [
+        f"{keyword} differs between slices of one volume: the volume may combine two reconstructions"
+        for keyword in differing(slices)
+    ]
+
+
+def check_unchanged(volume: Volume) -> None:
+    """Raise InputError if the headers of the files of ``volume`` have changed since the volume was read."""
+    if volume.headers_sha256 is None:
+        return
+    current = {}
+    for file, _ in volume.frames or ():
+        if file not in current and (header := read_header(file)) is not None:
+            current[file] = slices_of(file, header)
+    try:
+        same = _header_hash([current[file][frame] for file, frame in volume.frames or ()]) == volume.headers_sha256
+    except LookupError:
+        same = False
+    if not same:
+        raise InputError(
+            "dicom-files-changed", f"{volume.path} has DICOM files that changed after they were read; start again"
+        )
+
+
+def _stored_type(data: np.ndarray, integral: bool) -> np.dtype:
+    low, high = float(data.min()), float(data.max())
+    candidates = (t for t in (np.dtype("i2"), np.dtype("i4")) if np.iinfo(t).min <= low and high <= np.iinfo(t).max)
+    return next(candidates, np.dtype(np.float32)) if integral else np.dtype(np.float32)
+
+
+def _header_hash(slices: Sequence[Slice]) -> str:
+    return hashlib.sha256(repr([item.header for item in slices]).encode()).hexdigest()
+
+
+def read_series_geometry(folder: str | Path, *, series: str | None = None) -> Geometry:
+    """Read the geometry of one series from its headers; arguments and errors as in ``read_series``."""
+    folder = Path(folder)
+    return stack(_chosen(folder, series).slices, folder)[1]
