@@ -68,6 +68,7 @@ def simulate(
     if excreted:
         drawn["urine"] = float(rng.uniform(150, 900))
     field = _mixing_field(hu.shape, spacing, rng)
+    smooth = ndimage.gaussian_filter(hu, [1.5 / s for s in spacing], mode="nearest")  # without noise: what a voxel is
     added = np.zeros(hu.shape, np.float32)
     record: dict[str, float] = {}
     for value, box in enumerate(ndimage.find_objects(labels), start=1):
@@ -76,11 +77,11 @@ def simulate(
             continue
         box = _grown(box, labels.shape, spacing)
         mask = labels[box] == value
-        amount = _amount(mask, hu[box], uptake, drawn, spacing)
+        amount = _amount(mask, smooth[box], uptake, drawn, spacing)
         added[box] += np.where(mask, amount * np.clip(1 + uptake.mixing * field[box], 0, 2), 0)
         record[names[value]] = round(float(added[box][mask].mean()), 1)
     blood = np.clip((hu - FAT[0]) / (FAT[1] - FAT[0]), 0, 1)
-    calcium = np.clip((ndimage.gaussian_filter(hu, 0.5) - CALCIUM[0]) / (CALCIUM[1] - CALCIUM[0]), 0, 1)
+    calcium = np.clip((hu - CALCIUM[0]) / (CALCIUM[1] - CALCIUM[0]), 0, 1)
     bone = np.isin(labels, [v for v, name in names.items() if _is_bone(name)])
     added *= blood * np.where(bone, 1, 1 - calcium)
     iodine = ndimage.gaussian_filter(added, [PSF_MM / s for s in spacing], mode="nearest")
