@@ -1,0 +1,151 @@
+"""Simulate contrast phases for a cohort: non-contrast CTs and label maps in, training pairs with known truth out."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medgen import __version__
+from medgen.contrast.enhancement import PHASES
+from medgen.contrast.label_names import names_of_labels
+from medgen.contrast.simulate import simulate
+from medgen.data.cohort.patients import PROVENANCE
+from medgen.data.intensity import looks_like_hu
+from medgen.errors import InputError, reason
+from medgen.io.atomic import write_text
+from medgen.io.claim import check_output_is_not_input, claimed
+from medgen.io.grids import same_grid
+from medgen.io.hashes import sha256
+from medgen.io.paths import case_name, require_path
+from medgen.io.read import find_volumes, read_volume
+from medgen.io.volume import Volume, to_canonical
+from medgen.io.write import write_volume
+
+
+@dataclass
+class Simulated:
+    """Result of one case: the phases that were written, or the error."""
+
+    case: str
+    phases: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()  # labels whose name means no known structure
+    error: str | None = None
+
+
+def simulate_cohort(
+    images: Path,
+    labels: Path,
+    out: Path,
+    *,
+    phases: Sequence[str] = PHASES,
+    table: Path | str | None = None,
+    seed: int = 0,
+    excreted: bool = False,
+    oral: bool = False,
+    overwrite: bool = False,
+    done: Callable[[Simulated, int, int], None] = lambda *_: None,
+) -> list[Simulated]:
+    """Write ``source/CASE_PHASE.nii.gz`` (with contrast medium), ``target/`` (the CT itself) and ``labels/`` for each.
+
+    Args:
+        images: a non-contrast CT in HU, or a folder of them.
+        labels: the label map on the same grid, or a folder of label maps with the names of the images.
+        out: cohort folder for ``data.root``; ``provenance.json`` keeps all phases of a patient on one side of a split.
+        phases: of `PHASES`.
+        table: names of the label values, see `label_names.names_of_labels`.
+        seed: of all draws; a case depends on the seed and its name alone.
+        excreted, oral: see `simulate`.
+        overwrite: replace the result of another call.
+
+    Returns:
+        One entry per image. A case that fails stops no other.
+
+    Raises:
+        InputError: unknown phase, no images, or a folder that cannot be used.
+    """
+    for phase in phases:
+        if phase not in PHASES:
+            raise InputError("phase-unknown", f"phase {phase!r} is unknown; choose from {', '.join(PHASES)}")
+    pairs = _pairs(images, labels)
+    check_output_is_not_input(out, images, labels)
+    settings = {
+        "command": "simulate-contrast", "images": images, "labels": labels, "phases": list(phases), "seed": seed,
+        "excreted": excreted, "oral": oral,
+    }  # fmt: skip
+    results: list[Simulated] = []
+    records: dict[str, Any] = {}
+    with claimed(out, settings, overwrite=overwrite):
+        for number, (case, image, label_map) in enumerate(pairs, start=1):
+            result = Simulated(case)
+            try:
+                _simulate_case(case, image, label_map, out, phases, table, seed, excreted, oral, result, records)
+            except (InputError, ArithmeticError, MemoryError) as error:
+                result.error = reason(error)
+            results.append(result)
+            write_text(
+                out / PROVENANCE,
+                json.dumps({"medgen": __version__, "real": {}, "synthetic": records}, indent=1) + "\n",
+            )
+            done(result, number, len(pairs))
+    return results
+
+
+def _simulate_case(
+    case: str,
+    image: Path,
+    label_map: Path,
+    out: Path,
+    phases: Sequence[str],
+    table: Path | str | None,
+    seed: int,
+    excreted: bool,
+    oral: bool,
+    result: Simulated,
+    records: dict[str, Any],
+) -> None:
+    ct, labels = to_canonical(read_volume(image)), to_canonical(read_volume(label_map))
+    if not looks_like_hu(ct.data):
+        raise InputError("metric-not-hu", f"{image} is not CT in HU; contrast can be simulated in HU only")
+    if not same_grid(ct, labels):
+        raise InputError("pair-grid-differs", f"{label_map} is on another grid than {image}; resample it")
+    values = np.rint(labels.data).astype(np.int32)
+    names = names_of_labels(label_map, table)
+    present = {int(value): names[int(value)] for value in np.unique(values) if int(value) in names}
+    if not present:
+        raise InputError("labels-table-foreign", f"{label_map} holds none of the values of its table of names")
+    case_seed = int.from_bytes(case.encode()[-8:].rjust(8, b"\0"), "little") ^ seed
+    for phase in phases:
+        simulation = simulate(
+            ct.data, values, present, ct.spacing, phase, abs(case_seed), excreted=excreted, oral=oral
+        )
+        name = f"{case}_{phase}"
+        truth = simulation.contrast - simulation.iodine
+        for part, data in (("source", simulation.contrast), ("target", truth), ("labels", values)):
+            kind = np.uint8 if part == "labels" and values.max() < 256 else np.int16
+            write_volume(out / part / f"{name}.nii.gz", Volume(np.rint(data).astype(kind), ct.affine))
+        files = [out / part / f"{name}.nii.gz" for part in ("source", "target", "labels")]
+        records[name] = {
+            "patient": case,
+            "source": case,
+            "operations": [{"name": "simulate-contrast", **simulation.record}],
+            "files": {str(f.relative_to(out)): sha256([f]) for f in files},
+        }
+    write_text(out / "labels.json", json.dumps({name: value for value, name in present.items()}, indent=1) + "\n")
+    result.phases = tuple(phases)
+
+
+def _pairs(images: Path, labels: Path) -> list[tuple[str, Path, Path]]:
+    """Case, image and label map; by name where both are folders. Raises InputError."""
+    images, labels = require_path(images), require_path(labels)
+    if images.is_file() and labels.is_file():
+        return [(case_name(images), images, labels)]
+    found = {case_name(path): path for path in (find_volumes(images) if images.is_dir() else [images])}
+    maps = {case_name(path): path for path in (find_volumes(labels) if labels.is_dir() else [labels])}
+    if not found:
+        raise InputError("folder-no-volumes", f"{images} holds no volumes")
+    if missing := sorted(found.keys() - maps.keys()):
+        raise InputError("pair-partner-missing", f"{labels} has no label map for {', '.join(missing[:5])}")
+    return [(case, found[case], maps[case]) for case in sorted(found)]
