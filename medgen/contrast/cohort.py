@@ -13,7 +13,7 @@ from medgen.contrast.enhancement import PHASES
 from medgen.contrast.label_names import names_of_labels
 from medgen.contrast.simulate import simulate
 from medgen.data.cohort.patients import PROVENANCE
-from medgen.data.intensity import looks_like_hu
+from medgen.data.body_mask import looks_like_hu
 from medgen.errors import InputError, reason
 from medgen.io.atomic import write_text
 from medgen.io.claim import check_output_is_not_input, claimed
@@ -87,7 +87,7 @@ def simulate_cohort(
             results.append(result)
             write_text(
                 out / PROVENANCE,
-                json.dumps({"medgen": __version__, "real": {}, "synthetic": records}, indent=1) + "\n",
+                json.dumps({"medgen": __version__, "real": records, "synthetic": {}}, indent=1) + "\n",
             )
             done(result, number, len(pairs))
     return results
@@ -109,7 +109,7 @@ def _simulate_case(
     ct, labels = to_canonical(read_volume(image)), to_canonical(read_volume(label_map))
     if not looks_like_hu(ct.data):
         raise InputError("metric-not-hu", f"{image} is not CT in HU; contrast can be simulated in HU only")
-    if not same_grid(ct, labels):
+    if not same_grid(ct.geometry, labels.geometry):
         raise InputError("pair-grid-differs", f"{label_map} is on another grid than {image}; resample it")
     values = np.rint(labels.data).astype(np.int32)
     names = names_of_labels(label_map, table)
