@@ -84,7 +84,7 @@ def test_what_somebody_changed_is_kept_aside_before_the_run_itself_replaces_it(t
     (out / "sub/b").symlink_to(out / "elsewhere")
     os.utime(out / "c", ns=(1, 1))  # a copy of the folder has other times
     made(out, "a", "sub/b", "c", "d")
-    assert [line for line in caplog.messages if f"{out / 'a'} was changed since medgen wrote it" in line]
+    assert [line for line in caplog.messages if f"{out / 'a'} was changed after medgen wrote it" in line]
     (out / "a").write_text("corrected again")
     made(out, "a")
     assert len(caplog.messages) == 3 and "c was" not in caplog.text and "d was" not in caplog.text

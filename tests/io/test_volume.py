@@ -134,7 +134,7 @@ def test_replaced_keeps_the_grid_and_refuses_another():
     new = volume.replaced(np.ones((2, 3, 4)))
     assert new.dtype == np.int16 and new.data.dtype == np.float32 and new.data.all() and not volume.data.any()
     assert volume.replaced(new.data, np.uint8).dtype == np.uint8
-    with pytest.raises(ValueError, match="does not fit"):
+    with pytest.raises(ValueError, match=r"\(2, 3, 5\), but the grid has \(2, 3, 4\)"):
         volume.replaced(np.ones((2, 3, 5)))
 
 

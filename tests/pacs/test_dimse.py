@@ -78,7 +78,7 @@ def test_what_a_query_can_end_in(tmp_path):
         server.series("1.2")
     with archive(FIND, find=answers({"StudyInstanceUID": "../../x", "PatientID": "p1"})) as server:
         (scan,) = (s for s in retrieved(server, {"PatientID": "p1"}, tmp_path / "in", pauses=()) if s)
-        assert "'../../x' where a UID belongs" in scan.fault
+        assert "'../../x' instead of a UID" in scan.fault
         with refused("pacs-no-study"):
             retrieved(server, {"PatientID": "p2"}, tmp_path / "in", pauses=())
 
@@ -141,5 +141,5 @@ def test_what_storing_can_end_in(tmp_path):
         event.assoc.abort()
         return 0
 
-    with archive(CTImageStorage, store=breaks) as server, pytest.raises(ConnectionError, match="broke off"):
+    with archive(CTImageStorage, store=breaks) as server, pytest.raises(ConnectionError, match="closed the connection"):
         list(server.store(files))

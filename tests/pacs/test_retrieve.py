@@ -141,7 +141,7 @@ def test_a_name_that_leads_out_of_the_folder(tmp_path, place):
     else:
         server.held["2.2"]["2.2.1"]["../../x"] = b""
     found = [scan for scan in retrieved(server, {}, tmp_path / "in", pauses=()) if scan is not None]
-    faults = [scan.fault for scan in found if scan.fault and "where a UID belongs" in scan.fault]
+    faults = [scan.fault for scan in found if scan.fault and "instead of a UID" in scan.fault]
     assert len(faults) == 1 and "'../../x'" in faults[0]
     assert FILES <= names(tmp_path / "in") and [p.name for p in tmp_path.iterdir()] == ["in"]
 
@@ -190,7 +190,7 @@ def test_one_bad_study_does_not_stop_the_others(tmp_path):
     scans = retrieved(server, {}, tmp_path / "in", pauses=())
     bad, good = convert(model, scans, tmp_path / "out")
     assert good.status == "converted" and len(list((tmp_path / "out/3.1").iterdir())) == 8
-    assert bad.case == "1.1" and "1 images of series 1.1.1 that it does not send" in bad.error
+    assert bad.case == "1.1" and "1 images of series 1.1.1 but does not send them" in bad.error
 
 
 def test_nothing_found_is_said(tmp_path):

@@ -55,9 +55,9 @@ def server():
         ((401, "text/html", b"Jane Doe"), InputError, "HTTP 401.; check the credentials"),
         ((404, "text/html", b"Jane Doe"), InputError, "HTTP 404.; check the address"),
         ((503, "text/html", b"Jane Doe"), ConnectionError, "HTTP 503"),
-        ((200, "text/html", b"<html>Jane Doe"), InputError, "does not answer as DICOMweb"),
-        ((200, JSON, b'["Jane Doe"]'), InputError, "no DICOM"),
-        ((200, JSON, b'[{"00080060": "Jane Doe"}]'), InputError, "no DICOM"),
+        ((200, "text/html", b"<html>Jane Doe"), InputError, "does not respond as a DICOMweb server"),
+        ((200, JSON, b'["Jane Doe"]'), InputError, "not DICOM"),
+        ((200, JSON, b'[{"00080060": "Jane Doe"}]'), InputError, "not DICOM"),
     ],
 )
 def test_what_a_query_can_end_in(server, says, error, words):
@@ -71,7 +71,7 @@ def test_nobody_there_and_answers_cut_off_or_without_end(server, monkeypatch):
     with pytest.raises(ConnectionError, match="cannot be reached"):
         connect(f"http://127.0.0.1:{free_port()}/dicom-web", "FROM").series("1.2")
     server.claims = 100
-    with pytest.raises(ConnectionError, match="broke off"):
+    with pytest.raises(ConnectionError, match="closed the connection"):
         connect(server.address, "FROM").series("1.2")
     server.claims = None
     monkeypatch.setattr(web, "LARGEST", 1000)
@@ -134,7 +134,7 @@ def test_what_storing_can_end_in(server, tmp_path, status):
     server.says = (status, JSON, json.dumps(failed | stored_).encode())
     told = [(said, has) for _, said, has in connect(server.address, "TO").store(sorted((tmp_path / "a").iterdir()))]
     assert [has for _, has in told] == [False, True, True, False]
-    assert "A700" in told[0][0] and "already" in told[1][0] and "B000" in told[2][0] and "not say" in told[3][0]
+    assert "A700" in told[0][0] and "already" in told[1][0] and "B000" in told[2][0] and "did not confirm" in told[3][0]
     server.says = (409, "text/html", b"no")
     assert not any(has for *_, has in connect(server.address, "TO").store(sorted((tmp_path / "a").iterdir())))
 

@@ -184,6 +184,6 @@ def test_a_link_to_a_slice_that_is_not_there_is_a_fault(tmp_path):
     write_ct(tmp_path / "a", stored(4, 6, 6))
     (tmp_path / "a/003.dcm").unlink()
     (tmp_path / "a/003.dcm").symlink_to(tmp_path / "annex/nothing")
-    assert "link to a file that is not there" in indexed(tmp_path).faults[tmp_path / "a/003.dcm"]
+    assert "is a link to a missing file" in indexed(tmp_path).faults[tmp_path / "a/003.dcm"]
     with refused("file-dangling-link"):
         list_series(tmp_path / "a")

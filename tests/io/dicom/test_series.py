@@ -150,13 +150,13 @@ def test_without_rescale_the_stored_values_are_the_values(tmp_path):
 @pytest.mark.parametrize(
     "tags, fault",
     [
-        ({"RescaleSlope": "2", "RescaleIntercept": None}, "half of a rescale"),
-        ({"RescaleSlope": None, "RescaleIntercept": "-1024"}, "half of a rescale"),
-        ({"RescaleSlope": "2", "RescaleIntercept": ""}, "half of a rescale"),
-        ({"RescaleSlope": "1", "RescaleIntercept": ["-1024", "-1024"]}, "a rescale that is no number"),
+        ({"RescaleSlope": "2", "RescaleIntercept": None}, "only one element of the rescale"),
+        ({"RescaleSlope": None, "RescaleIntercept": "-1024"}, "only one element of the rescale"),
+        ({"RescaleSlope": "2", "RescaleIntercept": ""}, "only one element of the rescale"),
+        ({"RescaleSlope": "1", "RescaleIntercept": ["-1024", "-1024"]}, "a rescale that is not a finite number"),
         ({"RescaleSlope": "0", "RescaleIntercept": "5"}, "a RescaleSlope of 0"),
-        ({"RescaleSlope": "nan"}, "a rescale that is no number"),
-        ({"RescaleIntercept": "-inf"}, "a rescale that is no number"),
+        ({"RescaleSlope": "nan"}, "a rescale that is not a finite number"),
+        ({"RescaleIntercept": "-inf"}, "a rescale that is not a finite number"),
     ],
 )
 def test_values_that_a_rescale_leaves_unknown_are_refused(tmp_path, tags, fault):

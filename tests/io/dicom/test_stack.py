@@ -45,7 +45,7 @@ def test_a_jitter_that_can_be_seen_is_said_and_larger_ones_are_refused(tmp_path)
         angle = lambda k, d=degrees: turned(AXIAL, np.radians([0, 0, d]) * (k % 2))  # noqa: E731
         write_ct(tmp_path / f"{degrees}", stored(6), ImageOrientationPatient=angle)
     volume = read_volume(tmp_path / "0.02")
-    assert "ImageOrientationPatient differs between its slices, by up to 0.01" in volume.notes[0]
+    assert "ImageOrientationPatient differs between the slices, by up to 0.01" in volume.notes[0]
     for folder in ("1.0", "10.0"):
         with refused("dicom-slices-differ", names="orientation"):
             read_volume(tmp_path / folder)
@@ -65,7 +65,7 @@ def test_positions_that_jitter_are_read_and_said(tmp_path):
         write_ct(tmp_path / name, stored(8), ImagePositionPatient=place, PixelSpacing=["2", "2"])
     volume = read_volume(tmp_path / "0.1")
     np.testing.assert_allclose(volume.affine[:3, 2], (0, 0, 2.5), atol=1e-6)
-    assert "off equal steps" in volume.notes[0]
+    assert "from equal spacing" in volume.notes[0]
     with refused("dicom-slices-shifted"):
         read_volume(tmp_path / "1")
 
@@ -107,7 +107,7 @@ def test_an_image_that_is_no_slice_does_not_hide_the_scan(tmp_path, tags, remark
     np.testing.assert_array_equal(volume.data, stored(6).transpose(2, 1, 0) - 1024.0)
     if series == "the same":
         (found,) = list_series(tmp_path)
-        assert found.beside == f"1 of its images ({remark})" and found.beside in volume.notes[-1]
+        assert found.beside == f"1 of the images in this series ({remark})" and found.beside in volume.notes[-1]
     else:
         assert sorted(s.remark for s in list_series(tmp_path)) == ["", remark]
 

@@ -170,7 +170,7 @@ def test_enhanced_ct_without_any_rescale_is_doubtful(tmp_path, place):
     if place == "shared":
         ds.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence = [item(RescaleType="HU")]
     ds.save_as(tmp_path / "a.dcm")
-    assert ["the stored values are taken as HU" in text for text in read_volume(tmp_path).warnings] == [True]
+    assert ["HU is assumed for stored values" in text for text in read_volume(tmp_path).warnings] == [True]
 
 
 @pytest.mark.parametrize(

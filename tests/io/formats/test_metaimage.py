@@ -156,9 +156,9 @@ def test_anatomical_orientation_cannot_replace_the_matrix(tmp_path):
 
 def test_a_missing_spacing_and_a_scaling_matrix_are_told(tmp_path):
     (said,) = read_volume(written(tmp_path, without=("ElementSpacing",))).warnings
-    assert "ElementSpacing is absent" in said
+    assert "ElementSpacing is missing" in said
     volume = read_volume(written(tmp_path, TransformMatrix="2 0 0 0 2 0 0 0 2"))
-    assert "TransformMatrix scales" in volume.warnings[0]
+    assert "TransformMatrix also scales" in volume.warnings[0]
     np.testing.assert_allclose(volume.spacing, (5, 4, 6))  # as ITK maps indices to places
 
 
@@ -256,6 +256,6 @@ def test_devices_and_pipes_are_no_data_files(tmp_path):
     import os
 
     os.mkfifo(tmp_path / "x.raw")
-    refused_reading("header-data-missing", written(tmp_path, last="x.raw"), "x.raw", "no regular file")
+    refused_reading("header-data-missing", written(tmp_path, last="x.raw"), "x.raw", "not a regular file")
     (tmp_path / "zero.raw").symlink_to("/dev/zero")
     refused_reading("header-data-elsewhere", written(tmp_path, last="zero.raw"), "zero.raw")

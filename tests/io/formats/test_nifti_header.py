@@ -142,7 +142,7 @@ def test_an_offset_within_an_extension_is_read_from_its_end(tmp_path, offset, en
 
 def test_an_offset_that_no_reading_fits_is_refused(tmp_path):
     refused_reading("nifti-unreadable", written(tmp_path, vox_offset=0, extra=b"1234"), "vox_offset is 0")
-    refused_reading("nifti-ends-too-early", written(tmp_path, vox_offset=360), "vox_offset 360")
+    refused_reading("nifti-ends-too-early", written(tmp_path, vox_offset=360), "vox_offset = 360")
     refused_reading("nifti-unreadable", written(tmp_path, vox_offset=1e9), "vox_offset is 1e+09")
     np.testing.assert_array_equal(told(written(tmp_path, vox_offset=352.5), "352.5").data, VOXELS)
 
@@ -178,13 +178,13 @@ def test_lengths_of_axes_beyond_the_third_count_from_one(tmp_path, kind, order, 
 @pytest.mark.parametrize(
     ("fields", "code", "names"),
     [
-        ({"dim": (2, 4, 5, 6, 1, 1, 1, 1)}, "nifti-unreadable", ["dim[0] is 2", "dim[3] is 6"]),
-        ({"dim": (0, 4, 5, 6, 1, 1, 1, 1)}, "nifti-unreadable", ["dim[0] is 0"]),
-        ({"dim": (9, 4, 5, 6, 1, 1, 1, 1)}, "nifti-unreadable", ["dim[0] is 9"]),
+        ({"dim": (2, 4, 5, 6, 1, 1, 1, 1)}, "nifti-unreadable", ["dim[0], the number of axes, is 2", "dim[3] is 6"]),
+        ({"dim": (0, 4, 5, 6, 1, 1, 1, 1)}, "nifti-unreadable", ["dim[0], the number of axes, is 0"]),
+        ({"dim": (9, 4, 5, 6, 1, 1, 1, 1)}, "nifti-unreadable", ["dim[0], the number of axes, is 9"]),
         ({"dim": (4, 4, 5, 3, 2, 1, 1, 1)}, "volume-too-many-axes", ["4D"]),
         ({"dim": (3, 4, 0, 6, 1, 1, 1, 1)}, "volume-zero-dimension", []),
-        ({"datatype": 1}, "nifti-unreadable", ["datatype is 1"]),
-        ({"datatype": 9999}, "nifti-unreadable", ["datatype is 9999"]),
+        ({"datatype": 1}, "nifti-unreadable", ["datatype 1 "]),
+        ({"datatype": 9999}, "nifti-unreadable", ["datatype 9999 "]),
         ({"datatype": 32}, "nifti-voxel-kind", ["complex"]),
         ({"datatype": 2304}, "nifti-voxel-kind", ["RGB"]),
         ({"scl": (2, NAN)}, "nifti-unreadable", ["scl_inter"]),
@@ -199,7 +199,7 @@ def test_what_has_no_reading_is_refused_by_name(tmp_path, fields, code, names):
 @pytest.mark.parametrize("slope", [0, NAN])
 def test_an_intercept_without_a_slope_is_not_added_and_told(tmp_path, kind, order, slope):
     """The standard's reading; ITK adds it."""
-    volume = told(written(tmp_path, kind=kind, order=order, scl=(slope, -1024)), "scl_slope", "scl_inter of -1024")
+    volume = told(written(tmp_path, kind=kind, order=order, scl=(slope, -1024)), "scl_slope", "scl_inter = -1024")
     np.testing.assert_array_equal(volume.data, VOXELS)
     comes_back(volume, tmp_path)
     for inter in (0, NAN):
@@ -221,7 +221,7 @@ def test_an_sform_without_scale_gets_that_of_pixdim(tmp_path, kind, order, qform
     flat = turned.copy()
     flat[:3, :3] /= np.linalg.norm(turned[:3, :3], axis=0)
     path = written(tmp_path, qform, 1, turned, kind=kind, order=order, srow=rows(flat))
-    volume = told(path, "1 x 1 x 1", "2.5 x 1.2 x 3", "pixdim is taken")
+    volume = told(path, "1 x 1 x 1", "2.5 x 1.2 x 3", "pixdim is used")
     np.testing.assert_allclose(volume.affine, turned, atol=1e-5)
     np.testing.assert_allclose(read_geometry(path).spacing, (2.5, 1.2, 3), atol=1e-5)
     comes_back(volume, tmp_path)
@@ -229,7 +229,7 @@ def test_an_sform_without_scale_gets_that_of_pixdim(tmp_path, kind, order, qform
 
 @pytest.mark.parametrize("sizes", [(2, 2, 2), (1, 1, 1)])
 def test_an_sform_of_another_scale_is_taken_and_told(tmp_path, sizes):
-    volume = told(written(tmp_path, 0, 1, sizes=sizes), "2.5 x 2.5 x 2.5", f"pixdim of {sizes[0]} x")
+    volume = told(written(tmp_path, 0, 1, sizes=sizes), "2.5 x 2.5 x 2.5", f"pixdim gives {sizes[0]} x")
     np.testing.assert_allclose(volume.spacing, 2.5)
     assert read_volume(written(tmp_path, 0, 1, sizes=(0, NAN, -2.5))).warnings == ()  # pixdim says nothing then
 
@@ -263,7 +263,7 @@ def test_an_sform_that_cannot_be_used_gives_way_to_the_qform(tmp_path, kind, ord
     sform[1] = 0 if bad == "row" else sform[1]
     sform[0, 3] = {"nan": NAN, "inf": float("inf")}.get(bad, sform[0, 3])
     path = written(tmp_path, kind=kind, order=order, srow=rows(sform))
-    volume = told(path, "sform_code is 1", "qform is taken")
+    volume = told(path, "sform_code is 1", "qform is used")
     np.testing.assert_allclose(volume.affine, LPS)
     comes_back(volume, tmp_path)
     refused_reading("nifti-unreadable", written(tmp_path, 0, 1, kind=kind, order=order, srow=rows(sform)), "srow_x")
@@ -286,7 +286,7 @@ def test_a_quaternion_too_long_by_rounding_has_length_one(tmp_path, kind, order,
 @pytest.mark.parametrize("quatern", [(0, 0, 2), (1, 1, 1), (NAN, 0, 1), (0, float("inf"), 0)])
 def test_a_quaternion_that_is_no_rotation(tmp_path, quatern):
     refused_reading("nifti-unreadable", written(tmp_path, 1, 0, quatern=quatern), "quatern_b")
-    told(written(tmp_path, 1, 1, quatern=quatern), "quatern_b", "sform is taken")
+    told(written(tmp_path, 1, 1, quatern=quatern), "quatern_b", "sform is used")
     assert read_volume(written(tmp_path, 0, 1, quatern=quatern)).warnings == ()  # its code says that it is not set
 
 

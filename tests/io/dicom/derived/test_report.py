@@ -143,5 +143,5 @@ def test_reports_are_passed_over_as_scans_and_folders_without_a_series_refused(d
     (derived / "00000.dcm").write_bytes(b"broken")
     with refused("dicom-not-derived-image", names="00000.dcm"):
         write_qa_report_sr(VERDICT, derived, tmp_path / "x", derivation=MADE)
-    with pytest.raises(ValueError, match="none of pass, review, fail"):
+    with pytest.raises(ValueError, match="'good' is not one of pass, review, fail"):
         write_qa_report_sr(VERDICT | {"status": "good"}, derived, tmp_path / "x", derivation=MADE)
