@@ -54,8 +54,7 @@ def training_overlap_warnings(manifest: Mapping[str, Any], cases: Mapping[str, S
     if training_cases:
         found.append(
             f"{len(training_cases)} of {len(cases)} cases ({shortened_list(training_cases)}) were used to train or "
-            f"select the "
-            "model: their results do not show how it performs on new patients"
+            "select the model: their results do not show how it performs on new patients"
         )
     if by_name and training_names:
         cause = (

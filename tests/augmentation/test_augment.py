@@ -271,7 +271,7 @@ def test_a_scan_under_two_names_is_one_patient_in_the_folds_and_said(tmp_path):
     for _ in range(2):  # also where all is whole from before
         said.clear()
         augment(read_dataset(root), Augmenter((brighten,), {"name": "x"}), tmp_path / "out", say=said.append)
-        assert sorted(text.partition(" show")[0] for text in said if "numTraining" not in text) == [
+        assert sorted(text.partition(" have the same image")[0] for text in said if "numTraining" not in text) == [
             "warning: cases again and case1", "warning: cases case0 and copy",
         ]  # fmt: skip
         assert sum("one of them is a test case" in text for text in said) == 1

@@ -18,14 +18,14 @@ def warned(data, cases):
 
 def test_a_case_trained_on_is_known_by_its_content_whatever_its_name():
     (found,) = warned(NEW, {"copy": ["h0", "h1"], "a": ["h2"], "other": ["h4"]})
-    assert found.startswith("2 of 3 cases (copy, other) were among those the model was trained on or chosen by")
+    assert found.startswith("2 of 3 cases (copy, other) were used to train or select the model")
     assert warned(NEW, {"a": ["h2"], "c": ["h3"]}) == []
 
 
 @pytest.mark.parametrize("data, cases", [(OLD, {"a": ["h9"], "x": ["h1"]}), (NEW, {"a": [], "x": []})])
 def test_without_content_names_are_compared_and_that_is_said(data, cases):
     seen, how = warned(data, cases)
-    assert "1 of 2 cases (a)" in seen and "by name alone" in how
+    assert "1 of 2 cases (a)" in seen and "2 of 2 cases" in how and "by name only" in how
     assert warned(None, cases) == warned({}, cases) == []
 
 

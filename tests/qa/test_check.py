@@ -130,7 +130,7 @@ def test_with_the_truth_a_lesion_keeps_half_of_its_true_contrast_and_its_sign(pa
         text = next(r.text for r in verdict.reasons if r.fault == "lesion_lost")
         assert "in the true image" in text
     alone = check_case(before, patient.noncontrast + 40 * ball, MM, lesions=ball)
-    assert any("turned round" in r.text for r in alone.reasons)
+    assert any("inverted" in r.text for r in alone.reasons)
 
 
 def test_places_are_scanner_coordinates_with_their_side(patient):

@@ -47,7 +47,7 @@ def test_a_section_that_fails_is_a_line_and_the_others_stay(results, tmp_path, m
         text = report([results], tmp_path)
     line = f"{section.title}: cannot be shown: ZeroDivisionError in test_gaps.py"
     assert text.count(line) == 1 and "float &lt;division&gt; by zero" in text and line in caplog.text
-    headings = [name for name in ("Main numbers", "Structure and safety", "Cases, worst first") if name in text]
+    headings = [name for name in ("Main metrics", "Structure and safety", "Cases, worst first") if name in text]
     assert len(headings) >= 2
 
 
@@ -106,7 +106,7 @@ def test_an_augmentation_report_goes_on_too(tmp_path, monkeypatch):
         {"draw": 0, "generator": "g", "lacking": ["Pictures, g: cannot be shown: why"], "memorisation": {"flagged": 3}}
     ]
     text = augmentation_report([], sets, [], {}, tmp_path / "r.html").read_text()
-    for line in ("Dice: cannot be shown", "The synthetic images: cannot be shown: KeyError", "Pictures, g: cannot be"):
+    for line in ("Dice: cannot be shown", "Synthetic images: cannot be shown: KeyError", "Pictures, g: cannot be"):
         assert line in text
 
 

@@ -28,7 +28,8 @@ def test_a_gain_has_its_interval_and_its_test_and_distances_what_they_leave_out(
     assert column(table, "gain over real → real") == ["–", "+0.020 [−0.010, 0.050]"]
     assert column(table, "p of the gain") == ["–", "0.210"]
     assert column(table, "HD95 (mm)") == ["1.35", "1.35, 12 of 88 infinite"]
-    assert "up to 0.012 in Dice" in table.note and "labels that only the truth" in table.note
+    assert "in Dice with a standard deviation of up to 0.012" in table.note
+    assert "Infinite: labels that are only in the truth or only in the segmentation" in table.note
     plain = downstream([system(downstream={"rows": rows[:1]})])
     assert "p of the gain" not in [head.text for head in plain.heads] and "Infinite" not in plain.note
 
@@ -38,7 +39,7 @@ def test_segmentation_says_how_many_labels_have_no_distance():
     labels = {"liver": {"dice": {"mean": 0.7, "n": 44, "infinite": 0}, "hd95": stats}}
     table = segmentation([system(segmentation={"labels": labels, "tolerance_mm": 2.0})])
     assert column(table, "HD95 (mm)") == ["4.0 [3.0, 5.0], 12 of 44 infinite"] and column(table, "Dice") == ["0.700"]
-    assert "within 2 mm" in table.note and table.note.endswith("means are of the others.")
+    assert "within 2 mm" in table.note and table.note.endswith("means exclude them.")
 
 
 def test_a_comparison_says_what_its_mean_leaves_out_and_what_p_can_be():
@@ -46,7 +47,7 @@ def test_a_comparison_says_what_its_mean_leaves_out_and_what_p_can_be():
     of = known | {"p": 0.125, "p_holm": 0.125, "effect": 1.0, "infinite_a": 3, "infinite_b": 0, "smallest_p": 0.125}
     table = comparisons([of], [system()])
     assert column(table, "mean of A − B") == ["+1.50 [1.00, 2.00], infinite: A 3, B 0"]
-    assert "no smaller than 0.125" in table.note and "same as the truth" in table.note
+    assert "cannot be smaller than 0.125" in table.note and "identical to the truth" in table.note
     enough = comparisons([known | {"infinite_a": 0, "infinite_b": 0, "smallest_p": 0.03}], [system()])
     assert column(enough, "mean of A − B") == ["+1.50 [1.00, 2.00]"] and enough.note == ""
 
@@ -55,4 +56,4 @@ def test_the_spread_of_an_inception_score_is_no_standard_error():
     of = {"metric": "Inception Score", "value": 2.5, "standard_error": None, "deviation": 0.0625, "notes": ["little"]}
     table = distribution([system(distribution=[of])])
     assert column(table, "value ± standard error") == ["2.5"]
-    assert column(table, "notes") == ["little; standard deviation of its splits 0.0625"]
+    assert column(table, "notes") == ["little; standard deviation over its splits 0.0625"]

@@ -63,7 +63,7 @@ def test_cases_count_also_where_they_are_infinite():
     found = all_measures([system("a", [math.inf, 40.0, 42.0], measure="mask_psnr")])
     _, mean, spread, median, cases = [cell.text for cell in found.rows[0]]
     assert mean.endswith(", 1 of 3 infinite") and median.endswith("∞]") and (spread, cases) == ("1.41", "3")
-    assert found.note.startswith("Infinite: images that are the same")
+    assert found.note.startswith("Infinite: images identical to the truth")
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_cases_count_also_where_they_are_infinite():
         (0.72, "72\u00a0%"),
         (1.9, "190\u00a0%"),
         (17.66, "overshot"),
-        (-9.2, "wrong way"),
+        (-9.2, "wrong direction"),
         (None, "–"),
         (-0.5, "−50\u00a0%"),
     ],

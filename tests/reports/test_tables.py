@@ -65,10 +65,8 @@ def test_a_median_that_json_calls_null_beside_infinite_values_is_infinite(stats,
 
 
 def test_infinite_values_are_explained_where_there_are_some():
-    assert (
-        about_infinite([[Cell("x"), Cell("3 of 3 infinite")]], "no label")
-        == "Infinite: no label; means are of the others."
-    )
+    note = about_infinite([[Cell("x"), Cell("3 of 3 infinite")]], "no label")
+    assert note == "Infinite: no label; means exclude them."
     assert about_infinite([[Cell("x"), Cell("3.0")]], "no label") == ""
 
 

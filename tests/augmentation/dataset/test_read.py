@@ -179,8 +179,9 @@ def test_missing_files_of_nnunet(tmp_path):
     save(root / "imagesTr/case3_0002.nii.gz", voxels(0)[0][..., 0])
     found = faults(root)
     assert sorted(found) == ["case0", "case1", "case2", "case3"]
-    assert "no image case0_0001 (PET)" in found["case0"] and "no label for case case1" in found["case1"]
-    assert "no image case2_0000 (CT)" in found["case2"] and "does not name" in found["case3"]
+    assert "no image case0_0001 (PET)" in found["case0"] and "no label map for case case1" in found["case1"]
+    assert "no image case2_0000 (CT)" in found["case2"]
+    assert "case3_0002.nii.gz" in found["case3"] and "channel that dataset.json does not list" in found["case3"]
 
 
 def test_missing_files_and_names_that_lead_out_of_a_decathlon_list(tmp_path):
@@ -192,8 +193,8 @@ def test_missing_files_and_names_that_lead_out_of_a_decathlon_list(tmp_path):
     (root / "dataset.json").write_text(json.dumps(content))
     found = faults(root)
     assert sorted(found) == ["../../case2", "case0", "case1"]
-    assert "is no file name" in found["../../case2"] and "has no label for case case0" in found["case0"]
-    assert "labelsTr/case1.nii.gz for case case1, which does not exist" in found["case1"]
+    assert "is not a file name" in found["../../case2"] and "has no label map for case case0" in found["case0"]
+    assert "labelsTr/case1.nii.gz for case case1, but the file is missing" in found["case1"]
 
 
 def test_wrong_channels_values_grids_and_broken_files(tmp_path):
@@ -210,8 +211,9 @@ def test_wrong_channels_values_grids_and_broken_files(tmp_path):
     found = faults(root)
     assert sorted(found) == [f"case{i}" for i in range(6)]
     assert "3 channels, but the dataset has 1 (CT)" in found["case0"]
-    assert "case1.nii.gz holds the value 4, which is no label of the dataset (0 background, 1 liv" in found["case1"]
-    assert "holds the value 0.5" in found["case2"]
+    assert "case1.nii.gz contains the value 4, which is not a label" in found["case1"]
+    assert "(0 background, 1 liver, 2 lesion)" in found["case1"]
+    assert "contains the value 0.5" in found["case2"]
     assert "11 x 14 x 10" in found["case3"] and "12 x 14 x 10" in found["case3"]
     assert "is not on the grid of" in found["case4"] and "truncated" in found["case5"]
 
@@ -232,7 +234,7 @@ def test_a_patient_in_training_and_test_and_a_case_twice(tmp_path):
         for path in (root / f"images{part}").iterdir():
             path.rename(path.with_name(path.name.replace("test3", "case2b")))
     found = faults(root, patient_pattern=r"case\d")
-    assert list(found) == ["case2"] and "shows patient case2, who is in the test set too" in found["case2"]
+    assert list(found) == ["case2"] and "patient case2, who is also in the test set" in found["case2"]
     content = {
         "labels": LABELS,
         "training": [{"image": "imagesTr/case0_0000.nii.gz", "label": "labelsTr/case0.nii.gz"}] * 2,
@@ -245,7 +247,7 @@ def test_a_synthetic_name_without_its_record(tmp_path):
     root = write_nnunet(tmp_path)
     for path in (root / "imagesTr/case1_0000.nii.gz", root / "labelsTr/case1.nii.gz"):
         path.rename(path.with_name(path.name.replace("case1", "case0__syn000")))
-    assert "provenance.json does not tell whose" in faults(root)["case0__syn000"]
+    assert "provenance.json does not record its source" in faults(root)["case0__syn000"]
     record = {"patient": "case0", "operations": []}
     (root / "provenance.json").write_text(json.dumps({"real": {}, "synthetic": {"case0__syn000": record}}))
     dataset = read_dataset(root)

@@ -124,7 +124,7 @@ def test_bad_cases_are_told_and_left_out(tmp_path):
     (root / "labelsTr/case2.nii.gz").unlink()
     results = write_dataset(read_dataset(root), tmp_path / "out", "nnunet")
     assert statuses(results) == ["written", "failed", "failed", "written", "written"]
-    assert "the value 9" in results[1].error and "no label for case case2" in results[2].error
+    assert "the value 9" in results[1].error and "no label map for case case2" in results[2].error
     assert {path.name[:5] for path in (tmp_path / "out").rglob("*.nii.gz")} == {"case0", "case3", "case4"}
     assert json.loads((tmp_path / "out/dataset.json").read_text())["numTraining"] == 3
 
@@ -215,11 +215,11 @@ def made(writer, case, **change):
 @pytest.mark.parametrize(
     "change, match",
     [
-        ({"images": lambda v: v * 2}, "made with 2 channels where the dataset has 1"),
+        ({"images": lambda v: v * 2}, "made with 2 channels, but the dataset has 1"),
         ({"images": lambda v: [Volume(v[0].data[1:], v[0].affine)]}, "on different grids"),
-        ({"label": lambda v: v.replaced(v.data * 5)}, "made for case case0__syn000 holds the value 5"),
+        ({"label": lambda v: v.replaced(v.data * 5)}, "made for case case0__syn000 contains the value 5"),
         ({"images": lambda v: [v[0].replaced(v[0].data * np.nan)]}, "NaN or infinite"),
-        ({"operations": [{"patients": ["test3"]}]}, "made with images of test3, who is in the test set"),
+        ({"operations": [{"patients": ["test3"]}]}, "made with images of patient test3, who is in the test set"),
     ],
 )
 def test_synthetic_cases_that_do_not_fit(tmp_path, change, match):
@@ -256,4 +256,4 @@ def test_labels_a_rounding_error_off_are_read(tmp_path):
     assert np.array_equal(read_volume(tmp_path / "out/labelsTr/case1.nii.gz").data, label)
     save(root / "labelsTr/case1.nii.gz", label * np.float32(0.99))
     (_, entry, _) = write_dataset(read_dataset(root), tmp_path / "other", "nnunet")
-    assert entry.status == "failed" and "holds the value 0.99" in entry.error
+    assert entry.status == "failed" and "contains the value 0.99" in entry.error

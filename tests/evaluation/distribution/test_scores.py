@@ -126,7 +126,7 @@ def test_rows_stay_under_the_limit_and_statistics_are_of_all():
     assert len(np.unique(features.groups)) > 6
     np.testing.assert_allclose(features.statistics.mean, rows(vols).mean(0))
     made = compare(features, volumes(4, 1))
-    assert "of 30 rows chosen at random from the 120 of the reference" in made["recall (places)"]["notes"]
+    assert "computed from 30 random rows out of 120 of the reference" in made["recall (places)"]["notes"]
 
 
 def test_a_saved_reference_gives_the_same_numbers(tmp_path):

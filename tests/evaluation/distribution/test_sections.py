@@ -87,7 +87,7 @@ def test_without_others_the_reference_serves_and_the_numbers_say_so(cohort, tmp_
 def test_generated_volumes_alone_are_measured_beside_real_ones_and_copies_found(cohort, tmp_path):
     found = evaluate(None, cohort / "target", tmp_path, real_cohort=cohort / "real", training_images=cohort / "real")
     assert not found.sections["memorisation"]["flagged"] and not found.failures
-    assert "6 of the real volumes left out" in found.sections["memorisation"]["note"]
+    assert "6 real volumes excluded" in found.sections["memorisation"]["note"]
     copies, same = tmp_path / "copies", tmp_path / "same"
     copies.mkdir()
     same.mkdir()
