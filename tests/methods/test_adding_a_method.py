@@ -1,4 +1,4 @@
-"""A new method takes one file and one config: the example of CONTRIBUTING.md, run in a copy of medgen."""
+"""A new method needs one file and one config: the example of CONTRIBUTING.md, run in a copy of medgen."""
 
 import os
 import re
