@@ -77,7 +77,7 @@ def test_every_number_of_a_case(cohort):
     assert row["ssim"] > row["source_ssim"] and row["body_ssim"] > row["source_body_ssim"]
 
 
-def test_regions_and_the_way_from_source_to_truth(cohort):
+def test_regions_and_the_correction_from_source_to_truth(cohort):
     evaluation = _run(cohort, source=cohort / "source", labels=cohort / "labels")
     rows = _rows(cohort / "results" / "regions.csv")
     fixed = ["case", "region", "voxels", "mean_prediction", "mean_reference", "mean_source"]
@@ -217,7 +217,7 @@ def test_a_prediction_that_is_the_truth_or_the_input_itself_is_warned_of(cohort,
 
 
 def test_orientation_on_disk_does_not_matter(cohort):
-    """The same volume stored with its axes turned gives the same numbers, body mask and regions included."""
+    """The same volume stored with another axis order gives the same numbers, body mask and regions included."""
     plain = _run(cohort, source=cohort / "source", labels=cohort / "labels")
     for folder in ("target", "source", "converted", "labels"):
         for path in (cohort / folder).glob("*.nii.gz"):
@@ -332,7 +332,7 @@ def test_several_cases_of_a_patient_count_as_one(cohort):
             (cohort / folder / f"{case}.nii.gz").rename(cohort / folder / f"p1_{case}.nii.gz")
     evaluation = _run(cohort, patient_pattern="^(p[0-9])_")
     assert {case.patient for case in evaluation.cases} == {"p1"}
-    assert evaluation.statistics()["mae"].mean_interval is None  # from one patient nothing was seen to vary
+    assert evaluation.statistics()["mae"].mean_interval is None  # one patient shows no variation between patients
 
 
 def test_segmentations_of_the_predictions_are_scored(cohort):

@@ -19,7 +19,7 @@ EVIL = "<script>alert(1)<&\"'"
 
 
 class Page(HTMLParser):
-    """The words a reader sees, the images, and every attribute that could reach for the network."""
+    """Visible text, images, and every attribute that could load from the network."""
 
     def __init__(self, text):
         super().__init__()
@@ -52,7 +52,7 @@ def _write(path, data):
 
 
 def _cohort(root, errors, hu=True):
-    """A case for each entry of ``errors``: {name: HU that the prediction is wrong by in the liver}."""
+    """Write one case per entry of ``errors``: {name: error of the prediction in the liver in HU}."""
     for seed, (case, error) in enumerate(errors.items()):
         labels = np.zeros(SHAPE, np.uint8)
         labels[5:10, 5:10, 4:10] = 1
@@ -83,7 +83,7 @@ def _page(folders, out, **options):
     return text, Page(text)
 
 
-def test_report_tells_numbers_regions_and_cases_worst_first(tmp_path):
+def test_report_shows_metrics_regions_and_cases_worst_first(tmp_path):
     _, page = _report(_cohort(tmp_path, {"good": 5, "bad": 60, "fair": 20}), title="Demo", notes=["a note"])
     assert page.text.startswith("Demo") and "a note" in page.text and "3 cases evaluated" in page.text
     assert "closer to the truth than the unconverted ones." in page.text
@@ -95,7 +95,7 @@ def test_report_tells_numbers_regions_and_cases_worst_first(tmp_path):
     assert len(page.images) == 3 * VIEWER and "Worst case" in page.text and "Best case" in page.text
 
 
-def test_report_stands_alone(tmp_path):
+def test_report_is_self_contained(tmp_path):
     text, page = _report(_cohort(tmp_path, {"a": 5}))
     assert page.scripts == 1 and len(page.links) == 3
     assert all(re.match(r"data:(text/csv|application/json);base64,", link) for link in page.links)
@@ -131,7 +131,7 @@ def test_report_without_source_or_labels(tmp_path, source, labels):
     assert bool(re.search(r"liver \d", page.text)) is labels
 
 
-def test_a_conversion_that_makes_it_worse_is_called_so(tmp_path):
+def test_a_conversion_that_increases_the_error_is_reported(tmp_path):
     _, page = _report(_cohort(tmp_path, {"a": 300}))
     assert "not closer to the truth than the unconverted ones" in page.text
 
@@ -159,7 +159,7 @@ def test_identical_images_and_no_case_at_all(tmp_path):
     assert "No case could be evaluated" in page.text and not page.images
 
 
-def test_a_file_gone_since_the_evaluation_costs_only_its_picture(tmp_path):
+def test_a_file_deleted_after_the_evaluation_loses_only_its_picture(tmp_path):
     root = _cohort(tmp_path, {"a": 5, "b": 9})
     evaluate(root / "target", root / "converted", root / "results")
     (root / "converted" / "a.nii.gz").unlink()
@@ -187,7 +187,7 @@ def test_every_section_of_a_summary_has_its_place(results, tmp_path):
 
 
 def test_the_first_page_shows_the_worst_case_with_its_reasons_and_their_places(results, tmp_path):
-    """patient_000 has the smaller error; the verdict decides, and a case that fails comes before all others."""
+    """patient_000 has the smaller error, but the verdict decides: failed cases come first."""
     summary = json.loads((results / "summary.json").read_text())
     changed = tmp_path / "changed"
     shutil.copytree(results, changed)
@@ -208,7 +208,7 @@ def test_the_first_page_shows_the_worst_case_with_its_reasons_and_their_places(r
     assert text.count('class="mark"') == 2 * 4 * 3  # two findings in four columns of three planes
 
 
-def test_each_measure_has_a_line_that_says_what_it_is(results, tmp_path):
+def test_each_metric_has_an_explanation(results, tmp_path):
     _, page = _page([results], tmp_path / "report.html", most_figures=0)
     for words in (
         "MAE : mean absolute voxel error",
@@ -226,7 +226,7 @@ def test_each_measure_has_a_line_that_says_what_it_is(results, tmp_path):
         assert words in page.text, words
 
 
-def test_systems_stand_side_by_side(two_results, tmp_path):
+def test_systems_are_shown_side_by_side(two_results, tmp_path):
     row = {"metric": "body_mae", "a": "alpha", "b": EVIL, "n": 2, "mean_difference": -3.26, "interval": [-4, -2]}
     row |= {"p": 0.0001, "p_holm": 0.02, "effect": -1.0, "wins": 2, "ties": 0, "losses": 0}
     text, page = _page(two_results, tmp_path / "report.html", comparisons=[row], most_figures=1)
@@ -237,7 +237,7 @@ def test_systems_stand_side_by_side(two_results, tmp_path):
     assert EVIL not in text
 
 
-def test_systems_that_cannot_be_compared_are_said_so(two_results, tmp_path):
+def test_systems_that_cannot_be_compared_are_reported(two_results, tmp_path):
     changed = tmp_path / "changed"
     shutil.copytree(two_results[1], changed)
     summary = json.loads((changed / "summary.json").read_text())
@@ -260,7 +260,7 @@ def test_systems_that_cannot_be_compared_are_said_so(two_results, tmp_path):
         (["good", "good"], ["a", "a"], "report-names-not-unique", "a, a"),
     ],
 )
-def test_folders_that_are_no_results_are_refused(results, tmp_path, folders, names, code, file):
+def test_folders_without_results_are_refused(results, tmp_path, folders, names, code, file):
     for name, content in (("broken", "{"), ("other", "[]"), ("bare", '{"cases": []}')):
         (tmp_path / name).mkdir()
         (tmp_path / name / "summary.json").write_text(content)
@@ -279,7 +279,7 @@ def test_without_truth_the_page_shows_what_changed(tmp_path):
     assert len(page.images) == VIEWER - 3 and "correction achieved" not in page.text
 
 
-def test_numbers_by_a_challenge_carry_its_name(tmp_path):
+def test_challenge_metrics_carry_the_challenges_name(tmp_path):
     root = _cohort(tmp_path, {"a": 5})
     evaluate(root / "target", root / "converted", root / "results", profile="synthrad2023")
     _, page = _page([root / "results"], tmp_path / "report.html", most_figures=0)
@@ -287,8 +287,8 @@ def test_numbers_by_a_challenge_carry_its_name(tmp_path):
     assert "Gradient error in the body (HU/mm)" in page.text and "NCC in the body" in page.text
 
 
-def test_names_that_a_spreadsheet_takes_for_formulas_are_text_in_the_tables_and_themselves_in_the_report(tmp_path):
-    """Also a name that is not UTF-8: its numbers must not be lost between the table and the report."""
+def test_names_that_look_like_formulas_are_text_in_the_tables_and_unchanged_in_the_report(tmp_path):
+    """Also for a name that is not UTF-8: the report must find its numbers in the table."""
     names = ("=1+1", "@SUM(A1)", "+1", "-2", "b\udcff")
     root = _cohort(tmp_path, dict.fromkeys(names, 5))
     (root / "labels.json").write_text('{"-liver": 1}')

@@ -1,4 +1,4 @@
-"""What goes beyond a case's errors, as tables: what a mean leaves out, and how sure a gain is."""
+"""Tables of optional sections: excluded values of a mean, and the uncertainty of a gain."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def row(protocol, **values):
     return base | {"assd": 0.5, "surface_dice": 0.9, "infinite": 0, "distances": 88} | values
 
 
-def test_a_gain_has_its_interval_and_its_test_and_distances_what_they_leave_out():
+def test_a_gain_has_an_interval_and_a_test_and_distances_show_infinite_values():
     gain = {"gain": 0.02, "gain_interval": [-0.01, 0.05], "gain_p": 0.21, "sd_of_runs": 0.0123, "infinite": 12}
     rows = [row("real_to_real", sd_of_runs=0.004), row("both_to_real", **gain)]
     table = downstream([system(downstream={"rows": rows})])
@@ -42,7 +42,7 @@ def test_segmentation_says_how_many_labels_have_no_distance():
     assert "within 2 mm" in table.note and table.note.endswith("means exclude them.")
 
 
-def test_a_comparison_says_what_its_mean_leaves_out_and_what_p_can_be():
+def test_a_comparison_shows_excluded_values_and_the_smallest_p():
     known = {"metric": "psnr", "a": "a", "b": "b", "n": 4, "mean_difference": 1.5, "interval": [1, 2], "wins": 4}
     of = known | {"p": 0.125, "p_holm": 0.125, "effect": 1.0, "infinite_a": 3, "infinite_b": 0, "smallest_p": 0.125}
     table = comparisons([of], [system()])
@@ -52,7 +52,7 @@ def test_a_comparison_says_what_its_mean_leaves_out_and_what_p_can_be():
     assert column(enough, "mean of A − B") == ["+1.50 [1.00, 2.00]"] and enough.note == ""
 
 
-def test_the_spread_of_an_inception_score_is_no_standard_error():
+def test_the_deviation_of_an_inception_score_is_not_a_standard_error():
     of = {"metric": "Inception Score", "value": 2.5, "standard_error": None, "deviation": 0.0625, "notes": ["little"]}
     table = distribution([system(distribution=[of])])
     assert column(table, "value ± standard error") == ["2.5"]

@@ -1,4 +1,4 @@
-"""Labelled datasets in three layouts; a bad case has one sentence and leaves the others alone."""
+"""Labelled datasets in three layouts; a bad case gives one message and does not affect the others."""
 
 import json
 
@@ -20,7 +20,7 @@ def refused_reading(root, code, names=(), **how):
 
 
 def faults(root, **how):
-    """{case: what hinders it} of a dataset, read to the last voxel."""
+    """Return {case: error message} of a dataset, after reading all voxels."""
     dataset, found = read_dataset(root, **how), {}
     for case in dataset.cases:
         try:
@@ -184,7 +184,7 @@ def test_missing_files_of_nnunet(tmp_path):
     assert "case3_0002.nii.gz" in found["case3"] and "channel that dataset.json does not list" in found["case3"]
 
 
-def test_missing_files_and_names_that_lead_out_of_a_decathlon_list(tmp_path):
+def test_missing_files_and_names_outside_the_folder_of_a_decathlon_list(tmp_path):
     root = write_decathlon(tmp_path)
     (root / "labelsTr/case1.nii.gz").unlink()
     content = json.loads((root / "dataset.json").read_text())
@@ -265,7 +265,7 @@ def test_a_synthetic_name_without_its_record(tmp_path):
         ('{"real": {}, "synthetic": {"a": {"patient": "a", "operations": [1]}}}', "dataset-record-incomplete"),
     ],
 )
-def test_a_record_that_is_none(tmp_path, content, code):
+def test_an_invalid_record_is_refused(tmp_path, content, code):
     write_nnunet(tmp_path)
     (tmp_path / "provenance.json").write_text(content)
     refused_reading(tmp_path, code, "provenance.json")
@@ -279,7 +279,7 @@ def test_reading_leaves_the_dataset_as_it_was(tmp_path):
     assert nib.load(root / "imagesTr/case0.nii.gz").shape == (*SHAPE, 2)
 
 
-# What a dataset says of its split ------------------------------------------------------------------------
+# Split stated by a dataset --------------------------------------------------------------------------------
 
 
 def entries(*numbers, **more):
@@ -316,7 +316,7 @@ def test_folds_of_a_list_and_beside_a_dataset(tmp_path):
 
 @pytest.mark.parametrize("slash", ["/", "\\"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_cases_are_told_apart_by_their_folders(tmp_path, slash, encoding):
+def test_cases_are_named_by_their_folders(tmp_path, slash, encoding):
     for i in range(3):
         images, label = voxels(i)
         save(tmp_path / f"case_{i:05}/imaging.nii.gz", images[..., 0])
