@@ -33,9 +33,9 @@ def run(capsys, monkeypatch):
 @pytest.mark.parametrize(
     "output, options, words",
     [
-        ("out", ["--query", "PatientID=1"], "say which with --from-pacs"),
-        ("out", [*HERE, "--watch"], "--watch looks at a folder"),
-        ("out.nii.gz", HERE, "give a folder as output"),
+        ("out", ["--query", "PatientID=1"], "add --from-pacs"),
+        ("out", [*HERE, "--watch"], "--watch reads a folder"),
+        ("out.nii.gz", HERE, "needs a folder as output"),
         ("out.nii.gz", THERE, "--to-pacs stores DICOM"),
         ("out", [*THERE, "--format", "nifti"], "--to-pacs stores DICOM"),
     ],
@@ -55,7 +55,7 @@ def save(folder, train=True, **sections):
 def test_a_model_of_several_contrasts_takes_none_from_a_pacs(run, tmp_path):
     model = save(tmp_path / "m", data={"sources": ["t1", "t2"]}, intensity={"source": {"low": 0, "high": 1}})
     code, _, err = run(model, tmp_path / "in", tmp_path / "out", *HERE)
-    assert code == 2 and "models of one contrast" in err
+    assert code == 2 and "a model with one source contrast" in err and "t1 and t2" in err
 
 
 @contextmanager
@@ -104,7 +104,7 @@ def test_every_target_of_local_scans_is_stored_and_what_is_no_dicom_is_a_fault(r
             given = ("--to-pacs", address, "--no-report", "--qa-limits", "none")
             code, out, err = run(model, tmp_path / "in", tmp_path / "out", *given)
             assert code == 0, err
-            assert all(f"stored {target}/case: 8 images, {sent} of them now" in out for target in ("late", "none"))
+            assert all(f"stored {target}/case: 8 images, {sent} of them sent now" in out for target in ("late", "none"))
         assert len(got) == 16 and len({ds.SeriesInstanceUID for ds in got}) == 2
         # an untrained network's output fails the structure check, and is kept from the archive
         code, out, err = run(model, tmp_path / "in", tmp_path / "failed", "--to-pacs", address, "--no-report")
@@ -112,4 +112,4 @@ def test_every_target_of_local_scans_is_stored_and_what_is_no_dicom_is_a_fault(r
         model = save(tmp_path / "one")
         write_cohort(tmp_path / "nifti", 1)
         code, out, err = run(model, tmp_path / "nifti/source", tmp_path / "made", "--to-pacs", address, "--no-report")
-        assert code == 2 and "1 converted" in out and "is no DICOM series, so it cannot be stored" in err
+        assert code == 2 and "1 converted" in out and "is not a DICOM series, so it cannot be stored" in err

@@ -53,7 +53,7 @@ def test_extensions_without_end_or_of_negative_length(tmp_path):
     for length in (0, -16, 2**31 - 1):
         path.write_bytes(whole[:352] + np.int32(length).tobytes() + whole[356:])
         volume = read_nifti(path)
-        assert not volume.header.extensions and "damaged length" in volume.warnings[0] and not volume.data.any()
+        assert not volume.header.extensions and "invalid length" in volume.warnings[0] and not volume.data.any()
 
 
 @given(st.text())

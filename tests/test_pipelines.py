@@ -54,7 +54,7 @@ def test_two_converters_in_one_report(cohort, tmp_path):
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("structure check: ") == 2
     page = (tmp_path / "report.html").read_text()
-    assert "close" in page and "far" in page and "p, Holm" in page
+    assert "close" in page and "far" in page and "p (Holm)" in page
     assert (tmp_path / "close" / "summary.json").exists() and (tmp_path / "far" / "cases.csv").exists()
 
 
@@ -97,7 +97,7 @@ def test_limits_and_lesion_masks_reach_the_report(cohort, tmp_path):
     assert section["counts"]["pass"] == 0 and section["lesions"]["volumes"] == 3  # nothing was converted
     assert "off the truth" in (tmp_path / "out" / "report.html").read_text()
     run = evaluation(cohort, tmp_path / "out", "--prediction", cohort / "close")
-    assert run.returncode == 2 and "holds the result of another run (prediction was" in run.stderr
+    assert run.returncode == 2 and "results of another run (" in run.stderr and "prediction was" in run.stderr
     run = evaluation(cohort, tmp_path / "new", "--prediction", cohort / "close", "--qa-limits", "ct_contrst")
     assert run.returncode == 2 and "ct_contrast, general" in run.stderr
 
@@ -111,7 +111,7 @@ def test_a_case_that_fails_is_named_and_the_report_is_made(cohort, tmp_path):
     assert run.returncode == 2 and "no prediction for the reference" in run.stderr
     assert (tmp_path / "out" / "report.html").exists()
     run = evaluation(cohort, tmp_path / "out", "--prediction", f"a/b={one}")
-    assert run.returncode == 2 and "plain word" in run.stderr and "Traceback" not in run.stderr
+    assert run.returncode == 2 and "a name that can be a folder name" in run.stderr and "Traceback" not in run.stderr
 
 
 def augmented(*words):
@@ -165,8 +165,8 @@ def test_augment_segmentation_refuses_in_a_sentence(tmp_path):
     dataset = write_folders(tmp_path / "set", 4)
     for words, said in (
         (["--generator", "cutpaste", "--lesion", "lesion"], "no labelled test cases"),
-        (["--generator", "cutpaste", "--lesion", "tumour", "--test", 1], "tumour is no label"),
-        (["--generator", "cutpaste", "cutpaste", "--test", 1], "two generators have one name"),
+        (["--generator", "cutpaste", "--lesion", "tumour", "--test", 1], "tumour is not a label"),
+        (["--generator", "cutpaste", "cutpaste", "--test", 1], "two generators have the same name"),
         (["--generator", "cutpaste", "--lesion", "lesion", "--test", 3], "too few"),
     ):
         run = augmented(dataset, tmp_path / said, *words)

@@ -101,7 +101,7 @@ def test_other_formats_are_refused(tmp_path):
     write_volume(tmp_path / "in/a.nii.gz", Volume(np.zeros((16, 16, 16)), np.eye(4)))
     private = open_private_folder(tmp_path / "in", tmp_path / "out", None)
     (result,) = convert(make_model(small_settings(**HU)), tmp_path / "in", tmp_path / "out", private=private)
-    assert result.status == "failed" and "--deidentify takes DICOM and writes DICOM" in result.error
+    assert result.status == "failed" and "--deidentify reads and writes DICOM only" in result.error
 
 
 def test_the_command_puts_the_report_aside(tmp_path):

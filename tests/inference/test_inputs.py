@@ -45,7 +45,7 @@ def test_contrasts_belong_together_by_name_and_in_the_models_order(tmp_path):
     scans = find_scans(tmp_path, ["t1", "flair"])
     assert [scan.case for scan in scans] == ["a", "b", "c"]
     assert scans[0].files == (tmp_path / "t1/a.nii.gz", tmp_path / "flair/a.nii.gz") and scans[0].fault is None
-    assert "case c lacks flair" in scans[2].fault
+    assert "case c has no flair" in scans[2].fault
 
 
 def test_dicom_series_of_one_case_are_called_after_its_folder(tmp_path):
@@ -62,7 +62,7 @@ def test_missing_folders_and_doubled_cases(tmp_path):
     put(tmp_path / "flair/a.nii.gz"), put(tmp_path / "flair/a.mha")
     put(tmp_path / "t1/b.nii.gz"), put(tmp_path / "flair/b.nii.gz")
     doubled, other = find_scans(tmp_path, ["t1", "flair"])
-    assert "another scan of this folder is named a" in doubled.fault and not other.fault and other.case == "b"
+    assert "another scan of this folder has the same name, a;" in doubled.fault and not other.fault and other.case == "b"
 
 
 def test_hash_is_of_the_content_in_order(tmp_path):
@@ -133,10 +133,10 @@ def test_volumes_among_folders_of_dicom(tmp_path):
         write_ct(tmp_path / patient / "ct", stored(2, 4, 4), PatientID=patient, StudyInstanceUID=f"1.{patient[1]}")
     put(tmp_path / "p1/ct/mask.nii.gz"), put(tmp_path / "p2/masks/liver.mha"), put(tmp_path / "p4/ct.nii.gz")
     scans = {scan.files[0].relative_to(tmp_path).as_posix(): scan for scan in find_scans(tmp_path, ["source"])}
-    assert "mask.nii.gz, and which is meant is not clear" in scans["p1/ct"].fault and "--series" in scans["p1/ct"].fault
+    assert "mask.nii.gz, so the input is ambiguous" in scans["p1/ct"].fault and "--series" in scans["p1/ct"].fault
     assert not scans["p2/ct"].fault and "liver.mha" in scans["p2/ct"].notes[0]
     assert not scans["p3/ct"].fault and not scans["p3/ct"].notes
-    assert "lies among folders of DICOM" in scans["p4/ct.nii.gz"].fault and scans["p4/ct.nii.gz"].case == "p4_ct"
+    assert "is a volume among DICOM folders" in scans["p4/ct.nii.gz"].fault and scans["p4/ct.nii.gz"].case == "p4_ct"
     chosen = find_scans(tmp_path, ["source"], rules=Rules(include=[{"modality": "CT"}]))
     assert len(chosen) == 3 and not any(scan.fault or scan.notes for scan in chosen)
 
@@ -210,7 +210,7 @@ def test_contrasts_in_different_frames_of_reference_are_told(tmp_path, frames, a
         write_ct(tmp_path / contrast / "a", stored(3, 8, 8), FrameOfReferenceUID=frame)
     (scan,) = find_scans(tmp_path, ["t1", "t2"])
     told = frame_of_reference_warnings(read_scan(scan))
-    assert len(told) == apart and all("t1/a and " in said and "t2/a are in different frames" in said for said in told)
+    assert len(told) == apart and all("t1/a and " in said and "t2/a have different frames" in said for said in told)
 
 
 def test_a_pair_beside_dicom_is_named_in_a_note(tmp_path):

@@ -81,7 +81,7 @@ def test_no_series_of_what_is_not_dicom_nor_over_other_files(identity, tmp_path)
     with refused("folder-not-empty", names=("format", "--overwrite")):
         convert(identity, tmp_path / "in", tmp_path / "out")
     (result,) = convert(identity, tmp_path / "in", tmp_path / "out", overwrite=True)
-    assert result.status == "failed" and "holds other files" in result.error
+    assert result.status == "failed" and "not a series written by medgen" in result.error
     assert (tmp_path / "out/case/thesis.txt").exists()
     (result,) = convert(identity, tmp_path / "in/case", tmp_path / "in/case/out")
     assert result.status == "failed" and "choose another output" in result.error
@@ -93,7 +93,7 @@ def test_hu_are_not_written_as_mr(identity, tmp_path):
     )
     write_ct(tmp_path / "case", scan(), Modality="MR")
     (result,) = convert(model, tmp_path / "case", tmp_path / "out")
-    assert result.status == "failed" and "is MR and the model makes HU" in result.error
+    assert result.status == "failed" and "is MR but the model output is in HU" in result.error
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_what_has_no_hu_is_no_ct(tmp_path):
     model = make_model(small_settings(**HU))
     model.info.target_range[0] = model.info.target_range[0].model_copy(update={"low": 0.0})
     (result,) = convert(model, tmp_path / "in", tmp_path / "out")
-    assert result.status == "failed" and "is CT and the model makes no HU" in result.error
+    assert result.status == "failed" and "is CT but the model output is not in HU" in result.error
     (result,) = convert(model, tmp_path / "in", tmp_path / "out", format="nifti")
     assert result.status == "converted"
 
@@ -161,7 +161,7 @@ def test_originals_of_our_names_are_no_series_of_ours(identity, tmp_path):
     for n, path in enumerate(sorted((tmp_path / "out/case").iterdir())):
         path.rename(path.with_name(f"{n:05}.dcm"))
     (result,) = convert(identity, tmp_path / "in", tmp_path / "out", overwrite=True)
-    assert result.status == "failed" and "other files than a series of medgen" in result.error
+    assert result.status == "failed" and "not a series written by medgen" in result.error
     assert pydicom.dcmread(tmp_path / "out/case/00000.dcm").PatientID == "other"
 
 
@@ -177,7 +177,7 @@ def test_a_scan_that_is_replaced_meanwhile_does_not_lend_its_name(identity, tmp_
 
     monkeypatch.setattr(cases, "translate_case", replaced)
     (result,) = convert(identity, tmp_path / "in", tmp_path / "out")
-    assert result.status == "failed" and "was changed while it was converted" in result.error
+    assert result.status == "failed" and "changed during the conversion" in result.error
     assert not (tmp_path / "out/case").exists()
 
 
@@ -227,7 +227,7 @@ def test_phase_images_of_mr_are_no_ct(tmp_path):
     (result,) = convert(model, tmp_path / "mr", tmp_path / "out")
     assert result.status == "converted", result.error
     (result,) = convert(model, tmp_path / "ct", tmp_path / "ct_out")
-    assert result.status == "failed" and "is CT and the model makes no HU" in result.error
+    assert result.status == "failed" and "is CT but the model output is not in HU" in result.error
 
 
 @pytest.mark.parametrize("kind", ["float", "no BitsStored", "no StudyInstanceUID", "no SOPInstanceUID"])

@@ -128,7 +128,7 @@ def test_no_scan_is_left_out_without_a_word(model, tmp_path):
         del ds.ImagePositionPatient
         ds.save_as(path)
     found = {scan.case: scan.fault for scan in find_scans(tmp_path / "in", ["ct"])}
-    assert found.keys() == {"ok", "lost"} and found["ok"] is None and "no usable ImagePositionPatient" in found["lost"]
+    assert found.keys() == {"ok", "lost"} and found["ok"] is None and "no valid ImagePositionPatient" in found["lost"]
     with refused("input-only-own-series"):
         find_scans(tmp_path / "in/ours", ["ct"])
     with refused("rules-choose-nothing"):
@@ -147,10 +147,10 @@ def test_a_slice_that_is_not_told_as_dicom_is_not_left_out(tmp_path):
     assert scan.fault is None and read_scan(scan)[0].data.shape[2] == 5
     last.write_bytes(bytes(range(256)) * 9)
     (scan,) = find_scans(tmp_path / "in", ["ct"])
-    assert "no DICOM but named as those" in scan.fault
+    assert "not DICOM but named like the DICOM files" in scan.fault
     last.rename(last.with_name(f"{last.name}.gz"))
     (scan,) = find_scans(tmp_path / "in", ["ct"])
-    assert "is packed" in scan.fault
+    assert "is compressed" in scan.fault
 
 
 def test_a_tilted_gantry_in_nifti_is_told(model, tmp_path):

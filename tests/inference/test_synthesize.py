@@ -184,7 +184,7 @@ def test_one_bad_map_does_not_stop_the_others(model, cohort, tmp_path):
     (folder / "case3.nii.gz").write_bytes(b"no volume")
     results = synthesize(model, folder, tmp_path / "out")
     assert [r.status for r in results] == ["made", "made", "failed", "failed"]
-    assert "case2.nii.gz holds values that are no labels here: 1, 4, 8" in results[2].error
+    assert "case2.nii.gz has unknown label values: 1, 4, 8" in results[2].error
     assert "case3.nii.gz" in results[3].error
     assert len(images(tmp_path / "out")) == 2
 
@@ -213,7 +213,7 @@ def test_image_on_another_grid_and_missing_image(tissue_model, cohort, tmp_path)
     folder.mkdir()
     nib.save(nib.Nifti1Image(np.random.default_rng(0).normal(size=(5, 6, 7)), np.eye(4)), folder / "case0.nii.gz")
     results = synthesize(tissue_model, cohort / "labels", tmp_path / "out", images=folder)
-    assert "case0.nii.gz is [19 x 23 x 14" in results[0].error and "5 x 6 x 7" in results[0].error
+    assert "case0.nii.gz has the grid [19 x 23 x 14" in results[0].error and "5 x 6 x 7" in results[0].error
     assert "no image case1" in results[1].error
 
 

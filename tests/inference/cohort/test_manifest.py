@@ -123,10 +123,10 @@ sys.path[:0] = sys.argv[2:]
 from pathlib import Path
 from small import make_model
 from test_manifest import entry
-from medgen.inference.cohort.manifest import Manifest, about
+from medgen.inference.cohort.manifest import Manifest, model_description
 folder = Path(sys.argv[1])
 made = entry(folder / "a.nii")
-manifest = Manifest(folder, about(make_model()))
+manifest = Manifest(folder, model_description(make_model()))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit fails with an error, as on a full disk
 resource.setrlimit(resource.RLIMIT_FSIZE, (3000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 for n in range(50):

@@ -184,7 +184,7 @@ def test_dicom_in_the_watched_folder_itself_is_told_once(tmp_path, clock):
     write_ct(tmp_path / "in", stored(3, 8, 9))
     found = arrivals(tmp_path / "in", tmp_path / "out", ("source",), 10)
     (told,) = scans(found, clock, 30)
-    assert "000.dcm lies in" in told.fault and "put each series into one" in told.fault
+    assert "000.dcm is directly in" in told.fault and "move each series to a subfolder" in told.fault
     write_ct(tmp_path / "in/case", stored(3, 8, 9))
     assert until(found, clock, 30) == ["case"]
 
@@ -209,7 +209,7 @@ def test_half_a_series_comes_with_a_warning_after_long_and_again_when_more_arriv
     last = (tmp_path / "a/007.dcm").read_bytes()
     (tmp_path / "a/007.dcm").unlink()
     (scan,) = scans(found, clock, 1000)
-    assert "7 images of a series of 8 by ImagesInAcquisition are there" in scan.warnings[0]
+    assert "7 of 8 images by ImagesInAcquisition are present" in scan.warnings[0]
     (tmp_path / "a/007.dcm").write_bytes(last)
     (scan,) = scans(found, clock, 1000)
     assert scan.warnings == ()
@@ -218,7 +218,7 @@ def test_half_a_series_comes_with_a_warning_after_long_and_again_when_more_arriv
 def test_a_series_that_counts_nothing_comes_with_a_note(tmp_path, clock):
     write_ct(tmp_path / "a", stored(3, 4, 4))
     (scan,) = scans(arrivals(tmp_path, tmp_path.parent / "out", ("source",), 10), clock, 100)
-    assert scan.warnings == () and "do not say how many images" in scan.notes[0]
+    assert scan.warnings == () and "do not state how many images" in scan.notes[0]
 
 
 def test_a_series_and_a_volume_in_one_folder_are_told_once_and_come_when_they_are_apart(tmp_path, clock):
@@ -235,7 +235,7 @@ def test_a_series_and_a_volume_in_one_folder_are_told_once_and_come_when_they_ar
     directory.save_as(tmp_path / "p2/DICOMDIR", enforce_file_format=True)
     first = scans(found, clock, 30)
     assert [scan.case for scan in first] == ["p1", "p2_ct"] and first[1].fault is None
-    assert "mask.nii.gz, and which is meant is not clear" in first[0].fault
+    assert "mask.nii.gz, so the input is ambiguous" in first[0].fault
     (tmp_path / "p1/mask.nii.gz").unlink()
     (again,) = scans(found, clock, 30)
     assert again.case == "p1" and again.fault is None
