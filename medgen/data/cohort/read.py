@@ -175,8 +175,7 @@ def _without_record(known: dict[str, Known]) -> list[str]:
         return []
     return [
         f"{shortened_list(sorted(names))} have names of synthetic cases, but no provenance.json states whose images "
-        f"they "
-        "contain; each is assumed to contain only images of the case in its name; restore provenance.json"
+        "they contain; each is assumed to contain only images of the case in its name; restore provenance.json"
     ]
 
 

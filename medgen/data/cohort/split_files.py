@@ -61,8 +61,8 @@ def unread_patients(root: Path, patients: Mapping[str, str]) -> list[str]:
         return []
     return [
         f"{root}: {shortened_list(found)} seems to name patients with several cases, but is not read; each case "
-        f"counts as a "
-        "patient; write provenance.json or a datalist with patient in its entries, or set data.patient_pattern"
+        "counts as a patient; write provenance.json or a datalist with patient in its entries, or set "
+        "data.patient_pattern"
     ]
 
 
