@@ -108,10 +108,12 @@ class Planner:
                     job.key = str(path)
                 raise InputError("input-scan-faulty", scan.fault)
             checked_name(scan.case, path)
-            if self.inputs.setdefault(folded(entry.output), path) != path:
+            first = self.inputs.setdefault(folded(entry.output), path)
+            if first != path:
                 job.key = str(path)  # so that the record of the first scan stays
                 raise InputError(
-                    "folder-case-twice", f"{path}: another scan has the same case name, {scan.case}; rename one"
+                    "folder-case-twice",
+                    f"{path} and {first} have the same case name, ignoring letter case and Unicode form; rename one",
                 )
         return job
 
