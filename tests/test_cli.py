@@ -100,7 +100,7 @@ def test_phantom_writes_a_folder_for_every_phase(run, tmp_path):
     code, out, err = run("phantom", tmp_path / "paired", "--phases", *small)
     assert code == 0 and "1 patients written to" in out, err
     code, out, err = run("phantom", tmp_path / "unpaired", "--phases", "--unpaired", *small)
-    assert code == 0 and "1 patients a folder" in out, err
+    assert code == 0 and "1 patients per folder written to" in out, err
     for phase in ("none", "arterial", "portal_venous", "late"):
         assert [p.name for p in (tmp_path / "paired" / phase).iterdir()] == ["patient_000.nii.gz"]
         assert len(list((tmp_path / "unpaired" / phase).iterdir())) == 1
