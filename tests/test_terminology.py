@@ -40,7 +40,7 @@ NNUNET = {  # Decathlon, KiTS, AMOS and others
     "Tumour": (None, False, True, "Neoplasm"),
     "hepatic vessels": ("vein", True, False, "BloodVessel"),
     "left adrenal gland": (None, False, False, "AdrenalGland"),
-    "lung nodules": (None, False, False, "Nodule"),
+    "lung nodules": (None, False, True, "Nodule"),
     "liver metastases": (None, True, True, "Metastasis"),
     "pseudocyst": (None, False, True, "Lesion"),
     "kidney_stone": (None, False, False, "Tissue"),
