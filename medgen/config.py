@@ -56,7 +56,7 @@ def config_file(config: str | Path) -> Path:
     if name in known:
         return next(file for folder in SHIPPED if (file := folder / f"{name}.yaml").is_file())
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    near = f"did you mean {close[0]}?" if close else "run medgen configs to list the configs that come with medgen"
+    near = f"did you mean {close[0]}?" if close else "run medgen configs to list them"
     raise InputError(
         "config-missing", f"{config} is neither a file nor the name of a config that comes with medgen; {near}"
     )

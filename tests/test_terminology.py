@@ -9,6 +9,7 @@ from medgen.terminology import (
     is_enhancing,
     is_homogeneous,
     is_lesion,
+    is_native,
     is_pathology,
     is_vessel,
     snomed,
@@ -130,3 +131,13 @@ def test_reports_show_the_aorta_first_and_unknown_names_last():
         "hepatic_vessels",
         "fat",
     ]
+
+
+@pytest.mark.parametrize("name", ["none", "Native", "non-contrast", "Non Contrast", "non_contrast", "NonContrast", "NCCT"])
+def test_names_without_contrast_medium_in_any_spelling(name):
+    assert is_native(name)
+
+
+@pytest.mark.parametrize("name", ["contrast", "arterial", "portal_venous", "late", "t1", "target"])
+def test_other_names_do_not_mean_native(name):
+    assert not is_native(name)
