@@ -133,7 +133,10 @@ def test_reports_show_the_aorta_first_and_unknown_names_last():
     ]
 
 
-@pytest.mark.parametrize("name", ["none", "Native", "non-contrast", "Non Contrast", "non_contrast", "NonContrast", "NCCT"])
+NATIVE_NAMES = ("none", "Native", "non-contrast", "Non Contrast", "non_contrast", "NonContrast", "NCCT")
+
+
+@pytest.mark.parametrize("name", NATIVE_NAMES)
 def test_names_without_contrast_medium_in_any_spelling(name):
     assert is_native(name)
 
