@@ -1,4 +1,4 @@
-"""The command line as a user meets it: what works end to end, and one clear sentence for everything that does not."""
+"""The command line end to end: working calls, and one clear sentence for each error."""
 
 import csv
 import gzip
@@ -44,8 +44,8 @@ def cohort(tmp_path_factory):
 def model_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "best"
     model = make_model()
-    with atomic_folder(folder) as aside:
-        save_model(aside, model.generator, model.info)
+    with atomic_folder(folder) as saved:
+        save_model(saved, model.generator, model.info)
     return folder
 
 
@@ -83,7 +83,7 @@ def assert_refused(result, *words):
         assert re.search(str(word), lines[0], re.IGNORECASE), (word, lines[0])
 
 
-# What works
+# Working calls
 
 
 def test_version_help_and_doctor(run):
@@ -219,7 +219,7 @@ def test_sigkill_during_a_conversion_then_the_rest(run, model_folder, tmp_path):
         assert np.array_equal(made, fresh)
 
 
-# What does not: one sentence, exit code 2
+# Errors: one sentence, exit code 2
 
 
 def spoil(kind, folder):
@@ -393,7 +393,7 @@ def test_evaluation_of_other_grids_and_missing_predictions(run, cohort, tmp_path
         (("phantom", "a", "--size", 12, "--seed", 3), "three whole numbers, such as 160 128 96; '--seed'"),
     ],
 )
-def test_too_few_numbers_of_an_option_are_said_not_the_flag_that_follows(run, arguments, words):
+def test_an_option_with_too_few_numbers_is_named_in_the_error(run, arguments, words):
     code, _, err = run(*arguments)
     assert code == 2 and f"expected {words} is not a number" in err
 
@@ -408,11 +408,11 @@ def test_translate_to_a_chosen_domain(run, cohort, tmp_path):
     small = {"generator": generator, "adversary": {"filters": 4}, "classifier_filters": 4}
     method = {"name": "multi_domain", **small}
     model = make_model(small_settings(data={"domains": ["none", "arterial"], "paired": False}, method=method))
-    with atomic_folder(tmp_path / "model") as aside:
-        save_model(aside, model.generator, model.info)
+    with atomic_folder(tmp_path / "model") as saved:
+        save_model(saved, model.generator, model.info)
     words = ("translate", tmp_path / "model", cohort / "source", tmp_path / "out", "--no-report")
-    code, _, said = run(*words)
-    assert code == 2 and "none, arterial" in said and "--target" in said
+    code, _, err = run(*words)
+    assert code == 2 and "none, arterial" in err and "--target" in err
     made = []
     for target, more in (("none", []), ("arterial", ["--overwrite"])):  # another target is another conversion
         if more:

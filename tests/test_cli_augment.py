@@ -1,4 +1,4 @@
-"""``medgen augment`` as a user meets it."""
+"""``medgen augment`` on the command line."""
 
 import json
 import sys
@@ -31,8 +31,8 @@ def run(capsys, monkeypatch):
 def translator(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "best"
     model = make_model(small_settings())
-    with atomic_folder(folder) as aside:
-        save_model(aside, model.generator, model.info)
+    with atomic_folder(folder) as saved:
+        save_model(saved, model.generator, model.info)
     return folder
 
 
@@ -67,7 +67,7 @@ def test_a_decathlon_dataset_of_patients(run, translator, tmp_path):
     assert json.loads((out / "dataset.json").read_text())["training"][1]["patient"] == "0"
 
 
-def test_a_bad_case_is_told_at_the_end(run, translator, tmp_path):
+def test_a_bad_case_is_reported_at_the_end(run, translator, tmp_path):
     given = write_nnunet(tmp_path / "given")
     save(given / "labelsTr/case1.nii.gz", voxels(0)[1] * 9)
     code, shown, err = run(translator, given, tmp_path / "out")
@@ -84,7 +84,7 @@ def test_a_bad_case_is_told_at_the_end(run, translator, tmp_path):
         (("--patient-pattern", "("), "not a valid regular expression"),
     ],
 )
-def test_what_cannot_be_is_one_sentence(run, translator, tmp_path, more, word):
+def test_invalid_options_are_refused_in_one_sentence(run, translator, tmp_path, more, word):
     code, _, err = run(translator, write_nnunet(tmp_path / "given"), tmp_path / "out", *more)
     assert code == 2 and word in err and err.count("\n") == 1 and not (tmp_path / "out").exists()
 

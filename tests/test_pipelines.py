@@ -34,7 +34,7 @@ def cohort(tmp_path_factory):
 
 
 def pipeline(name, *words):
-    """The script run as a program, in this process: a start of Python and torch proves nothing."""
+    """Run the script as a program in this process, to save the start of Python and torch."""
     out, err = StringIO(), StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.chdir(ROOT)
@@ -60,7 +60,7 @@ def test_two_converters_in_one_report(cohort, tmp_path):
 
 @pytest.fixture
 def unprinted(monkeypatch):
-    """Reports without paper, which takes seconds each."""
+    """Reports without PDF, which takes seconds each."""
     monkeypatch.setattr("medgen.reports.evaluation._print", lambda *_: None)
 
 
@@ -163,11 +163,11 @@ def test_generators_are_trained_on_the_draws_cases_alone_and_arms_compared(tmp_p
 
 def test_augment_segmentation_refuses_in_a_sentence(tmp_path):
     dataset = write_folders(tmp_path / "set", 4)
-    for words, said in (
+    for words, text in (
         (["--generator", "cutpaste", "--lesion", "lesion"], "no labelled test cases"),
         (["--generator", "cutpaste", "--lesion", "tumour", "--test", 1], "tumour is not a label"),
         (["--generator", "cutpaste", "cutpaste", "--test", 1], "two generators have the same name"),
         (["--generator", "cutpaste", "--lesion", "lesion", "--test", 3], "too few"),
     ):
-        run = augmented(dataset, tmp_path / said, *words)
-        assert run.returncode == 2 and said in run.stderr and "Traceback" not in run.stderr
+        run = augmented(dataset, tmp_path / text, *words)
+        assert run.returncode == 2 and text in run.stderr and "Traceback" not in run.stderr

@@ -112,7 +112,7 @@ def test_deformed_labels_are_written_as_the_image_was_made(model, cohort, tmp_pa
         assert 0.4 < share < 2.5
 
 
-def test_recombined_labels_lie_between_two_cases_and_the_record_says_which(tissue_model, cohort, tmp_path):
+def test_recombined_labels_lie_between_two_cases_named_in_the_record(tissue_model, cohort, tmp_path):
     small = nib.load(cohort / "labels/case0.nii.gz")
     large = np.asarray(small.dataobj).copy()
     large[4:15, 4:15, 3:13] = 7
@@ -163,7 +163,7 @@ def test_second_run_skips_and_repairs(model, cohort, tmp_path):
     assert {r.status for r in synthesize(model, cohort / "labels", out, samples=2, seed=1, overwrite=True)} == {"made"}
 
 
-def test_manifest_says_where_all_comes_from(model, cohort, tmp_path):
+def test_manifest_records_the_origin_of_each_image(model, cohort, tmp_path):
     synthesize(model, cohort / "labels", tmp_path, samples=2, seed=3, deform=True)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["model"]["sha256"] == model.info.sha256 and manifest["model"]["method"] == "spade"
@@ -217,7 +217,7 @@ def test_image_on_another_grid_and_missing_image(tissue_model, cohort, tmp_path)
     assert "no image case1" in results[1].error
 
 
-def test_what_is_refused_at_once(model, cohort, tmp_path):
+def test_unsuitable_models_and_folders_are_refused(model, cohort, tmp_path):
     with refused("model-translates-scans", names="medgen translate"):
         synthesize(make_model(), cohort / "labels", tmp_path / "out")
     with refused("model-needs-label-maps", names="medgen synthesize"):
@@ -234,7 +234,7 @@ def test_what_is_refused_at_once(model, cohort, tmp_path):
 
 
 def test_grain_is_the_volumes_not_the_windows():
-    """Windows of 16³ slide over the volume; in a model that hands the grain through, what comes out is the grain."""
+    """With windows of 16³, a model that returns its grain channel gives the grain of the whole volume."""
     model = make_model(small_settings(
         method={**METHOD, "texture": 1}, data={"sources": ["labels"], "classes": 2},
         intensity={"source": {"kind": "labels"}, "target": {"kind": "window", "low": -1, "high": 1}},

@@ -1,4 +1,4 @@
-"""Whether a series has arrived whole."""
+"""Whether all images of a series have arrived."""
 
 import pytest
 from dicom_series import item, stored, write_ct, write_enhanced_ct
@@ -15,7 +15,7 @@ def half(folder, keep, **tags):
 
 
 @pytest.mark.parametrize("keyword", ["NumberOfSeriesRelatedInstances", "ImagesInAcquisition", "ImagesInSeries"])
-def test_a_count_in_the_headers_is_waited_for(tmp_path, keyword):
+def test_a_series_is_incomplete_until_the_count_in_its_headers_is_reached(tmp_path, keyword):
     half(tmp_path / "half", lambda k: k < 4, **{keyword: 8})
     assert missing_images(tmp_path / "half") == (f"only 4 of 8 images by {keyword} are present", "")
     half(tmp_path / "whole", lambda k: True, **{keyword: 8})
@@ -41,11 +41,14 @@ def test_the_private_counts_of_ge(tmp_path, creator, tag):
     assert "4 of 8 images" in missing_images(tmp_path)[0]
 
 
-def test_without_a_count_it_is_said_and_so_are_regular_gaps(tmp_path):
+def test_a_missing_count_and_regular_gaps_are_reported(tmp_path):
     half(tmp_path / "a", lambda k: k < 4)
     assert missing_images(tmp_path / "a")[1].endswith("how many images the series has; 4 had arrived")
     half(tmp_path / "b", lambda k: k % 2 == 0)
-    assert "InstanceNumber increases in steps of 2 (1, 3, 5, ...), so images may be missing" in missing_images(tmp_path / "b")[0]
+    assert (
+        "InstanceNumber increases in steps of 2 (1, 3, 5, ...), so images may be missing"
+        in missing_images(tmp_path / "b")[0]
+    )
     write_ct(tmp_path / "c", stored(4, 6, 6), step=5.0, InstanceNumber=lambda k: k)
     assert "5 mm apart although SliceThickness is 2.5 mm" in missing_images(tmp_path / "c")[1]
 
@@ -59,7 +62,7 @@ def test_an_enhanced_image_is_whole_by_itself_and_a_concatenation_by_its_count(t
     assert "1 of 2 images by InConcatenationTotalNumber" in missing_images(tmp_path)[0]
 
 
-def test_what_is_no_series_says_nothing(tmp_path):
+def test_folders_without_a_series_give_no_message(tmp_path):
     (tmp_path / "a").write_text("x")
     assert missing_images(tmp_path) == ("", "")
     write_ct(tmp_path, stored(3, 6, 6), ReferencedStudySequence=[item()])
