@@ -190,7 +190,7 @@ def _affine(fields: dict[str, str], n: int, path: Path) -> tuple[np.ndarray, lis
         if key in fields and numbers(fields[key], None, path, key).any() and not np.array_equal(rows, np.eye(n)):
             raise InputError(
                 "meta-key-unsupported",
-                f"{path}: {key} = {fields[key][:80]} is not supported with a rotation in TransformMatrix; "
+                f"{path}: {key} = {fields[key][:80]} is not supported if TransformMatrix is not the identity; "
                 "set it to 0 and adapt Offset",
             )
     if "ImagePosition" in fields and numbers(fields["ImagePosition"], None, path, "ImagePosition").any():
