@@ -78,7 +78,7 @@ def load_settings(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Se
         ) from None
     except ValueError as error:
         raise InputError(
-            "config-not-yaml", f"config {path} is not valid YAML: {' '.join(str(error).split())}"
+            "config-not-yaml", f"config {path} is not valid YAML; correct it: {' '.join(str(error).split())}"
         ) from None
     if not isinstance(values, dict):
         raise InputError(
@@ -227,7 +227,9 @@ def _override(values: dict[str, Any], text: str) -> None:
     for part in path:
         node = node.setdefault(part, {})
         if not isinstance(node, dict):
-            raise InputError("config-override-not-section", f"override {text!r}: {part} is a value, not a section")
+            raise InputError(
+                "config-override-not-section", f"override {text!r}: {part} is a value, not a section; use its own key"
+            )
     try:
         node[last] = read_yaml(value)
     except ValueError:

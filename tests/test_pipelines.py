@@ -108,7 +108,7 @@ def test_a_case_that_fails_is_named_and_the_report_is_made(cohort, tmp_path):
     one.mkdir()
     (one / "p0.nii.gz").write_bytes((cohort / "close" / "p0.nii.gz").read_bytes())
     run = evaluation(cohort, tmp_path / "out", "--prediction", one)
-    assert run.returncode == 2 and "no prediction for the reference" in run.stderr
+    assert run.returncode == 2 and "has no prediction" in run.stderr
     assert (tmp_path / "out" / "report.html").exists()
     run = evaluation(cohort, tmp_path / "out", "--prediction", f"a/b={one}")
     assert run.returncode == 2 and "a name that can be a folder name" in run.stderr and "Traceback" not in run.stderr

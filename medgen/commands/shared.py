@@ -99,7 +99,8 @@ def pick_device(name: str) -> str:
             torch.empty(0, device=name)
         except (RuntimeError, AssertionError) as error:
             raise InputError(
-                "option-device-unusable", f"--device {name} cannot be used: {str(error).splitlines()[0]}"
+                "option-device-unusable",
+                f"--device {name} cannot be used; choose another one, such as auto: {str(error).splitlines()[0]}",
             ) from None
         return name
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"

@@ -248,5 +248,6 @@ def _make_folder(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            "folder-not-creatable", f"the results folder {out} cannot be made: {error.strerror or error}"
+            "folder-not-creatable",
+            f"the results folder {out} cannot be created ({error.strerror or error}); choose another --out",
         ) from error

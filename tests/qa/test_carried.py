@@ -60,7 +60,7 @@ def test_translate_and_evaluate_agree(made, tmp_path):
         assert found[name]["status"] == entry.verdict, name
         assert found[name]["reasons"] == entry.reasons, name
         assert found[name]["findings"] == entry.findings, name
-    assert f"The input is odd: {ODD}" in entries["odd"].reasons and entries["odd"].verdict != "pass"
+    assert f"The input is unusual: {ODD}" in entries["odd"].reasons and entries["odd"].verdict != "pass"
     assert entries["enhanced"].verdict == "fail"
 
 
@@ -82,7 +82,7 @@ def test_the_manifest_of_a_single_file_is_next_to_it(made, tmp_path, monkeypatch
     assert json.loads((tmp_path / "x.manifest.json").read_text())["cases"]
     found = verdicts_of(None, out, tmp_path / "results", source=folder / "in/odd.nii.gz")["x"]
     assert (found["status"], found["reasons"]) == (entry.verdict, entry.reasons) and entry.verdict != "pass"
-    assert f"The input is odd: {ODD}" in found["reasons"]
+    assert f"The input is unusual: {ODD}" in found["reasons"]
 
 
 def test_a_record_applies_only_to_its_own_file_and_other_limits_can_be_chosen(made, patient, tmp_path):

@@ -119,7 +119,7 @@ def test_failures_and_warnings_are_shown(tmp_path):
     root = _cohort(tmp_path, {"a": 5, "b": 5})
     (root / "converted" / "b.nii.gz").rename(root / "converted" / "other.nii.gz")
     _, page = _report(root, warnings=["outside the training distribution: spacing"])
-    assert "1 not evaluated" in page.text and "no prediction for the reference" in page.text
+    assert "1 not evaluated" in page.text and "has no prediction" in page.text
     assert "other.nii.gz has no reference" in page.text and "outside the training distribution" in page.text
 
 

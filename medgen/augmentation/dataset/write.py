@@ -196,10 +196,13 @@ class DatasetWriter:
         if len(images) != len(self.dataset.channels):
             raise InputError(
                 "dataset-channel-count-differs",
-                f"{made} {len(images)} channels, but the dataset has {len(self.dataset.channels)}",
+                f"{made} {len(images)} channels, but the dataset has {len(self.dataset.channels)}; "
+                "make one image per channel",
             )
         if not all(same_geometry(v.geometry, images[0].geometry) for v in (*images, *([label] if label else []))):
-            raise InputError("dataset-grid-differs", f"{made} images and label map on different grids")
+            raise InputError(
+                "dataset-grid-differs", f"{made} images and label map on different grids; make them on one grid"
+            )
         if label is not None:
             check_values(label.data, self.dataset.labels, f"the label made for case {name}")
 
@@ -208,7 +211,8 @@ class DatasetWriter:
         if test_donors and not case.test:
             raise InputError(
                 "split-test-patient-used",
-                f"case {case.name} was made with images of patient {min(test_donors)}, who is in the test set",
+                f"case {case.name} was made with images of patient {min(test_donors)}, who is in the test set; "
+                "use images of training patients only",
             )
 
 

@@ -1,4 +1,4 @@
-"""Identify images by a hash of their voxels, whatever their file name, data type, compression or axis order."""
+"""Identify images by a hash of their voxels, regardless of file name, data type, compression and axis order."""
 
 import hashlib
 import json

@@ -135,7 +135,7 @@ def mapping_unit(item: Dataset) -> str:
 
 
 def _terms(dataset: Dataset, frame: int) -> list[str]:
-    """Return the values of ImageType, and of FrameType in the functional groups, from the third on."""
+    """Return the third and later values of ImageType, and of FrameType in the functional groups."""
     found = [dataset.get("ImageType")]
     for items in (dataset.get(SHARED), _items(dataset.get(PER_FRAME))[frame : frame + 1]):
         for group in _items(items):

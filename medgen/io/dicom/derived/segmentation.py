@@ -55,7 +55,8 @@ def write_seg(
     if not found:
         raise InputError(
             "labels-all-background",
-            f"{out} is not written: all voxels are background, but a DICOM segmentation needs at least one segment",
+            f"{out} is not written: all voxels are background, but a DICOM segmentation needs at least one segment; "
+            "use --format nifti",
         )
     numbers = np.searchsorted([0, *found], values).astype(np.uint16 if len(found) > 255 else np.uint8)
     first = images[0]
