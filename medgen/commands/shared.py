@@ -25,12 +25,12 @@ Ray = Annotated[
     typer.Option(
         "--ray",
         metavar="[ADDRESS]",
-        help="Distribute the cases over a Ray cluster: HOST:PORT, or auto (one running here); no value: start one.",
+        help="Distribute the cases over a Ray cluster: HOST:PORT, auto (on this machine), or no value (start one).",
     ),
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(min=1, help="With --ray: number of workers; default: one per GPU, or one with all CPU threads."),
+    typer.Option(min=1, help="With --ray: number of workers; default: one per GPU; on CPU, as many as the CPUs allow."),
 ]
 Overwrite = Annotated[
     bool,
