@@ -248,10 +248,6 @@ def _make_folder(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-<<<<<<< HEAD
             "folder-not-creatable",
             f"the results folder {out} cannot be created ({error.strerror or error}); choose another --out",
-=======
-            "folder-not-creatable", f"the results folder {out} cannot be created: {error.strerror or error}"
->>>>>>> l_review2
         ) from error
