@@ -48,5 +48,5 @@ def test_missing_inputs_are_refused(cohort):
     with refused("evaluation-reference-labels-needed"):
         run(cohort, labels=None)
     failures = run(cohort, downstream=Protocols(3, (0,), TRAINING)).failures
-    assert [f.case for f in failures] == ["downstream"] and "3 folds of 2 patients" in failures[0].error
+    assert [f.case for f in failures] == ["downstream"] and "3 folds cannot be made of 2 patients" in failures[0].error
     assert make_protocols(3, 4, 2) == Protocols(4, (0, 1), {"minutes": 3, "device": "cpu"})

@@ -242,7 +242,7 @@ def test_a_file_changed_by_the_user_is_kept_with_a_warning(tmp_path):
         _, entry, _ = write_dataset(read_dataset(root), out, "nnunet")
         (text,) = entry.warnings
         assert entry.status == "written" and "case1.nii.gz was changed since medgen wrote it" in text
-        assert Path(text.rpartition(" as ")[2]).read_bytes() == mine and "/.changed/" in text
+        assert Path(text.rpartition(" moved to ")[2]).read_bytes() == mine and "/.changed/" in text
         assert (out / "labelsTr/case1.nii.gz").read_bytes() == first
     assert write_dataset(read_dataset(root), out, "nnunet")[1].status == "skipped"
     assert len(list((out / ".changed").rglob("*case1*"))) == 2

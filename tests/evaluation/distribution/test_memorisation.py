@@ -122,7 +122,7 @@ def test_too_few_or_equal_volumes_are_refused():
         (rows(5, 0), rows(3, 1)[:, :2], "features-not-rows", "(3, 2)"),
         (rows(5, 0), rows(5, 1)[:0], "features-too-few-volumes", "1 synthetic"),
         (np.ones((5, 3)), np.ones((2, 3)), "features-all-same", ()),
-        (np.repeat(rows(3, 0), 2, axis=0), rows(3, 1), "metric-too-few-training-volumes", "4 training"),
+        (np.repeat(rows(3, 0), 2, axis=0), rows(3, 1), "metric-too-few-training-volumes", "4 different training"),
         (rows(5, 0) * np.nan, rows(3, 1), "features-not-finite", "training"),
     ):
         with refused(code, names=names):
