@@ -1,6 +1,7 @@
 """From a tiny training on label maps to images of them: geometry, seeds, provenance, resume, bad input."""
 
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -161,6 +162,14 @@ def test_second_run_skips_and_repairs(model, cohort, tmp_path):
     with refused("folder-not-empty", names="seed"):
         synthesize(model, cohort / "labels", out, samples=2, seed=1)
     assert {r.status for r in synthesize(model, cohort / "labels", out, samples=2, seed=1, overwrite=True)} == {"made"}
+
+
+def test_label_maps_whose_names_differ_in_letter_case_only_are_one_case(model, cohort, tmp_path):
+    (tmp_path / "labels").mkdir()
+    for name in ("CASE0", "case0"):
+        shutil.copy(cohort / "labels/case0.nii.gz", tmp_path / f"labels/{name}.nii.gz")
+    found = synthesize(model, tmp_path / "labels", tmp_path / "out")
+    assert [entry.status for entry in found] == ["made", "failed"] and "case0" in found[1].error
 
 
 def test_manifest_records_the_origin_of_each_image(model, cohort, tmp_path):

@@ -31,6 +31,7 @@ from refusal import refused
 from medgen.io.dicom.derived.references import NOTICE
 from medgen.io.dicom.derived.write import write_derived
 from medgen.io.dicom.pixels import Format, encoding
+from medgen.io.dicom.units import UNSPECIFIED
 from medgen.io.read import read_volume
 from medgen.io.volume import Volume
 
@@ -181,6 +182,25 @@ def test_values_beyond_the_sources_bits_are_kept(tmp_path):
         write_derived(tmp_path / "out", volume.replaced(data), MADE)
         back = read_volume(tmp_path / "out").data
         np.testing.assert_allclose(back, data, atol=0 if exact else 0.7)
+
+
+@pytest.mark.parametrize(
+    "unit, kind",
+    [
+        (None, "HU"),
+        ("MGML (RescaleType)", "MGML"),
+        (UNSPECIFIED, "US"),
+        ("no unit (Parametric Map Storage without RescaleType)", "US"),
+        ("stored values that only a RealWorldValueMapping turns into HU", "US"),
+    ],
+)
+def test_rescale_type_is_a_unit_or_us(tmp_path, unit, kind):
+    """A description of a missing unit is no RescaleType."""
+    write_ct(tmp_path / "source", stored(), BitsStored=12, HighBit=11)
+    volume = read_volume(tmp_path / "source")
+    data = np.random.default_rng(0).uniform(0, 1, volume.data.shape).astype(np.float32)  # needs another rescale
+    write_derived(tmp_path / "out", replace(volume.replaced(data, np.float32), unit=unit), MADE)
+    assert {ds.RescaleType for ds in headers(tmp_path / "out")} == {kind}
 
 
 def test_image_with_range_zero_to_one_keeps_its_resolution(tmp_path):
