@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 from programs import run_program
 from refusal import refused
 from safetensors.torch import load_file
@@ -267,8 +268,21 @@ for name in method_names():
 
 @pytest.fixture(scope="module")
 def two_processes(cohort, unpaired, tmp_path_factory):
-    """Folder with a run of two processes (gloo) for every method; all in one launch, because starting them is slow."""
-    folder = tmp_path_factory.mktemp("two_processes")
+    """Folder with a run of two processes (gloo) for every method.
+
+    All methods share one launch, and so do the workers of pytest-xdist, because starting the processes is slow.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "two_processes"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "done").exists():
+            folder.mkdir()
+            _run_two_processes(folder, cohort, unpaired)
+            (folder / "done").touch()
+    return folder
+
+
+def _run_two_processes(folder, cohort, unpaired):
     (folder / "two.py").write_text(TWO_PROCESS_PROGRAM)
     here = Path(__file__).parent
     environment = {
@@ -280,7 +294,6 @@ def two_processes(cohort, unpaired, tmp_path_factory):
     command += [folder / "two.py", cohort, unpaired, folder]
     result = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
-    return folder
 
 
 @pytest.mark.parametrize("name", method_names())
