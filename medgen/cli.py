@@ -44,7 +44,7 @@ OPTIONAL = {
 }
 
 
-# Errors of the file system, reported without a traceback.
+# Errors of the file system that are reported without a traceback even if they name no file.
 USER_ERRORS = {errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
@@ -59,7 +59,7 @@ def _version(requested: bool) -> None:
 def _number_parser(expected: str, kind: type) -> Callable[[str], Any]:
     """Return the parser for each number of an option that takes several: ``expected`` describes them all.
 
-    With too few numbers, the parser gets the name of the next option.
+    If the user gives too few numbers, the parser gets the name of the next option as a number, and reports it.
     """
 
     def number(text: str) -> Any:
@@ -165,7 +165,9 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Output folder for the tables, summary.json, report.html and report.pdf.")],
     reference: Annotated[Path | None, typer.Option(help="Folder of ground-truth volumes, same case names.")] = None,
     source: Annotated[Path | None, typer.Option(help="Folder of the source volumes, measured as the baseline.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="Folder of label maps; labels.json in or beside it.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Folder of label maps; labels.json is in it or beside it.")
+    ] = None,
     mask: Annotated[Path | None, typer.Option(help="Folder of masks; errors are measured inside them.")] = None,
     prediction_labels: Annotated[
         Path | None, typer.Option(help="Folder of segmentations of the predictions, compared with --labels.")

@@ -203,8 +203,8 @@ def _check_patients(real: Sequence[Example], synthetic: Sequence[Example]) -> No
         if source is not None and example.name not in names:
             raise InputError(
                 "downstream-synthetic-patient",
-                f"the synthetic image {example.name} seems to be made of {source} but counts as a separate patient, so "
-                "it would be used for training when the other is tested; pass a patient function to read_examples",
+                f"the synthetic image {example.name} seems to be made from {source} but counts as a separate patient, "
+                f"so it would be used for training when {source} is tested; pass a patient function to read_examples",
             )
 
 

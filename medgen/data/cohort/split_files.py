@@ -43,8 +43,8 @@ def unread_patients(root: Path, patients: Mapping[str, str]) -> list[str]:
     """Return a warning about tables in ``root`` that seem to assign several cases to one patient.
 
     Args:
-        patients: {case: patient as known}. There is no warning if a patient has two cases already, or if the table's
-            patient column contains case names.
+        patients: {case: patient}, as known so far. There is no warning if a patient has two cases already, or if
+            the table's patient column contains case names.
     """
     if len(set(patients.values())) < len(patients):
         return []

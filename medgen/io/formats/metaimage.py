@@ -154,8 +154,12 @@ def _start(fields: dict[str, str], names: list[str], end: int, compressed: bool,
         raise InputError(
             "meta-header-size",
             f"{path} has HeaderSize = {size}, but "
-            f"{'compressed data need 0 and one file' if compressed else 'only data in other files allow more than 0'}, "
-            "and the minimum is -1; correct its header",
+            + (
+                "compressed data must be in one file, with HeaderSize = 0"
+                if compressed
+                else "it must be 0 or -1 for data in the same file, and -1 or more for data in other files"
+            )
+            + "; correct its header",
         )
     if size == -1:
         return None

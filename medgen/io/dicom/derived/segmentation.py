@@ -127,7 +127,8 @@ def _align(labels: Volume, source: Path | Sequence[Path]) -> tuple[list[Dataset]
     if len(images) > 1:
         raise InputError(
             "dicom-several-enhanced-images",
-            f"{files[0].parent}: segmentations of several enhanced images are not supported; use --format nifti",
+            f"{files[0].parent}: segmentations of several enhanced (multi-frame) images are not supported; "
+            "use --format nifti",
         )
     values = np.zeros((int(images[0].NumberOfFrames), *planes.shape[1:]), np.int64)
     values[[frame for _, frame in frames]] = planes
