@@ -44,7 +44,7 @@ OPTIONAL = {
 }
 
 
-# Errors of the file system, reported without a traceback.
+# Errors of the file system that are reported without a traceback even if they name no file.
 USER_ERRORS = {errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
@@ -59,7 +59,7 @@ def _version(requested: bool) -> None:
 def _number_parser(expected: str, kind: type) -> Callable[[str], Any]:
     """Return the parser for each number of an option that takes several: ``expected`` describes them all.
 
-    With too few numbers, the parser gets the name of the next option.
+    If the user gives too few numbers, the parser gets the name of the next option as a number, and reports it.
     """
 
     def number(text: str) -> Any:
@@ -94,10 +94,14 @@ def phantom(
         ),
     ] = (160, 128, 96),
     spacing: Annotated[float, typer.Option(help="Voxel spacing in mm.")] = 2.5,
-    phase: Annotated[str, typer.Option(help="arterial, portal_venous, late or mixed.")] = "portal_venous",
+    phase: Annotated[
+        str, typer.Option(help="Contrast phase of the source: arterial, portal_venous, late or mixed.")
+    ] = "portal_venous",
     phases: Annotated[
         bool,
-        typer.Option("--phases", help="Write one folder per phase, including none, instead of source/target."),
+        typer.Option(
+            "--phases", help="Write none/, arterial/, portal_venous/ and late/ instead of source/ and target/."
+        ),
     ] = False,
     unpaired: Annotated[bool, typer.Option("--unpaired", help="Use different patients in each folder.")] = False,
     noise_free: Annotated[bool, typer.Option("--noise-free", help="Omit noise and the bias field.")] = False,
@@ -124,11 +128,11 @@ def phantom(
 
 @app.command()
 def train(
-    config: Annotated[str, typer.Argument(help="YAML file, or a config name listed by medgen configs.")],
+    config: Annotated[str, typer.Argument(help="YAML file, or the name of a config that medgen configs lists.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Overrides: section.key=value, e.g. data.root=COHORT.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Run folder for the model folders last and best.")] = ...,  # type: ignore
+    out: Annotated[Path, typer.Option(help="Run folder; the models are written to its folders last and best.")] = ...,  # type: ignore
     resume: Annotated[bool, typer.Option("--resume", help="Resume training from OUT/last.")] = False,
     accelerator: Annotated[str | None, typer.Option(help="Override train.accelerator: auto, cpu, cuda, mps.")] = None,
     devices: Annotated[int | None, typer.Option(help="Override train.devices: number of processes.")] = None,
@@ -161,8 +165,10 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Output folder for the tables, summary.json, report.html and report.pdf.")],
     reference: Annotated[Path | None, typer.Option(help="Folder of ground-truth volumes, same case names.")] = None,
     source: Annotated[Path | None, typer.Option(help="Folder of the source volumes, measured as the baseline.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="Folder of label maps; labels.json in or beside it.")] = None,
-    mask: Annotated[Path | None, typer.Option(help="Folder of masks; errors count inside them.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Folder of label maps; labels.json is in it or beside it.")
+    ] = None,
+    mask: Annotated[Path | None, typer.Option(help="Folder of masks; errors are measured inside them.")] = None,
     prediction_labels: Annotated[
         Path | None, typer.Option(help="Folder of segmentations of the predictions, compared with --labels.")
     ] = None,
@@ -170,7 +176,7 @@ def evaluate(
     profile: Annotated[
         str, typer.Option(help="generic; synthrad2023 or synthrad2025 adds its challenge metrics.")
     ] = "generic",
-    tolerance: Annotated[float, typer.Option(help="Tolerance of the surface Dice, mm.")] = 2.0,
+    tolerance: Annotated[float, typer.Option(help="Tolerance of the surface Dice in mm.")] = 2.0,
     extractor: Annotated[
         str | None,
         typer.Option(
@@ -213,7 +219,7 @@ def evaluate(
         typer.Option(
             min=0.01,
             max=1e6,
-            help="Minutes per segmenter, trained on real and on synthetic volumes; needs --labels.",
+            help="Train segmenters on real and on synthetic volumes, this many minutes each; needs --labels.",
         ),
     ] = None,
     folds: Annotated[int, typer.Option(min=2, help="Number of folds over patients, for --downstream.")] = 5,
@@ -299,7 +305,7 @@ def report(
 
 @app.command()
 def configs() -> None:
-    """List the configs shipped with medgen, for medgen train NAME."""
+    """List the configs included in medgen, for medgen train NAME."""
     from medgen.config import configs as shipped
 
     found = shipped()

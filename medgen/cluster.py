@@ -1,4 +1,4 @@
-"""Distribute cases over a Ray cluster: workers start once, take one case at a time, and may die.
+"""Distribute cases over a Ray cluster: workers start once, take one case at a time, and may crash.
 
 A worker is a Ray actor, a separate process on any node. Only paths and records are sent to it and back, so all nodes
 need the same files under the same paths.
@@ -242,7 +242,10 @@ class _Workers(Generic[Item, Result]):
             worker = self.actor.remote(self.make, __version__, os.getcwd())
             self.starting[worker.ready.remote()] = worker
         if not (self.starting or self.busy):
-            raise InputError("cluster-worker-failed", f"no worker of the Ray cluster can be started: {self.reason}")
+            raise InputError(
+                "cluster-worker-failed",
+                f"no worker of the Ray cluster can be started ({self.reason}); check the cluster",
+            )
         if not self.busy:
             done, _ = ray.wait([*self.starting], timeout=PATIENCE)
             if not done:

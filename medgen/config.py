@@ -56,7 +56,7 @@ def config_file(config: str | Path) -> Path:
     if name in known:
         return next(file for folder in SHIPPED if (file := folder / f"{name}.yaml").is_file())
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    near = f"did you mean {close[0]}?" if close else "run medgen configs to list the configs that come with medgen"
+    near = f"did you mean {close[0]}?" if close else "run medgen configs to list them"
     raise InputError(
         "config-missing", f"{config} is neither a file nor the name of a config that comes with medgen; {near}"
     )
@@ -78,7 +78,7 @@ def load_settings(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Se
         ) from None
     except ValueError as error:
         raise InputError(
-            "config-not-yaml", f"config {path} is not valid YAML: {' '.join(str(error).split())}"
+            "config-not-yaml", f"config {path} is not valid YAML; correct it: {' '.join(str(error).split())}"
         ) from None
     if not isinstance(values, dict):
         raise InputError(
@@ -227,7 +227,9 @@ def _override(values: dict[str, Any], text: str) -> None:
     for part in path:
         node = node.setdefault(part, {})
         if not isinstance(node, dict):
-            raise InputError("config-override-not-section", f"override {text!r}: {part} is a value, not a section")
+            raise InputError(
+                "config-override-not-section", f"override {text!r}: {part} is a value, not a section; use its own key"
+            )
     try:
         node[last] = read_yaml(value)
     except ValueError:

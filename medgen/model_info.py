@@ -56,7 +56,7 @@ class ModelInfo(Section):
     training_data: dict[str, Any] = Field(description="case names, and hashes of their files")
     step: int
     validation: dict[str, float] = Field(description="validation scores when the model was saved")
-    curve: list[dict[str, float]] = Field(description="validation scores up to then")
+    curve: list[dict[str, float]] = Field(description="validation scores up to this step")
     health: list[str] = Field(description="training problems at that time, see gan_health.diagnose")
     versions: dict[str, str]
     commit: str | None

@@ -1,4 +1,4 @@
-"""Inputs that someone made to do harm, or that broke on the way: generated, each from a seed.
+"""Malicious or damaged inputs, each generated from a seed.
 
 ``write(kind, seed, folder)`` writes one into ``folder/in``; ``run(kind, folder, model)`` gives it to medgen as a user
 would, output into ``folder/out``, and returns "converted", "read" or the sentence with which it was refused. Anything
@@ -61,7 +61,7 @@ CONFIG = {
 
 
 def write(kind: str, seed: int, folder: Path, model: Path) -> None:
-    """Write the input ``seed`` of a kind; ``model``: a model folder to spoil."""
+    """Write the input ``seed`` of a kind; ``model``: a model folder to damage."""
     rng, into = random.Random(f"{kind} {seed}"), folder / "in"
     into.mkdir(parents=True)
     {
@@ -72,7 +72,7 @@ def write(kind: str, seed: int, folder: Path, model: Path) -> None:
 
 
 def run(kind: str, folder: Path, model) -> str:
-    """What medgen makes of it; see the head of the file."""
+    """Give the input to medgen and return the outcome; see the module docstring."""
     source, out = folder / "in", folder / "out"
     try:
         if kind == "model":
@@ -95,7 +95,7 @@ def run(kind: str, folder: Path, model) -> str:
 def _converted(source: Path, out: Path, model, report: bool) -> str:
     results = convert(model, source, out, memory_gb=0.125)
     for result in results:
-        assert result.error is None or "did not expect" not in result.error, result.error
+        assert result.error is None or "unexpected error" not in result.error, result.error
         assert result.error is None or sentence(result.error)
     if report:
         page = conversion_report([vars(r) for r in results], out / "report.html", most_figures=0)
@@ -117,7 +117,7 @@ def _scan(rng: random.Random) -> np.ndarray:
 
 
 def _spoil_bytes(rng: random.Random, content: bytes, header: int) -> bytes:
-    """Bytes of a header flipped, replaced by extremes, cut out or doubled; or the file cut short."""
+    """Flip, replace, remove or repeat bytes of a header, or truncate the file."""
     raw = bytearray(content)
     for _ in range(rng.choice((1, 1, 2, 4, 16))):
         at, way = rng.randrange(min(header, max(1, len(raw)))), rng.randrange(6)
@@ -169,7 +169,7 @@ def _nifti_gz(rng: random.Random, into: Path) -> None:
 
 
 def _text_header(rng: random.Random, content: bytes, end: int) -> bytes:
-    """A text header's values replaced by what no program expects."""
+    """Replace values of a text header by unexpected ones."""
     lines = content[:end].split(b"\n")
     for _ in range(rng.choice((1, 1, 2))):
         n = rng.randrange(len(lines))
@@ -247,7 +247,7 @@ def _dicom(rng: random.Random, into: Path) -> None:
 
 
 def _zeros(header: bytes, mib: int, wbits: int = 31) -> bytes:
-    """``header`` and so many MiB of zeros, compressed."""
+    """``header`` and ``mib`` MiB of zeros, compressed."""
     press = zlib.compressobj(1, wbits=wbits)
     first = press.compress(header) + press.flush(zlib.Z_FULL_FLUSH)
     block = press.compress(bytes(2**20)) + press.flush(zlib.Z_FULL_FLUSH)  # stands for itself, so it can be repeated
@@ -255,7 +255,7 @@ def _zeros(header: bytes, mib: int, wbits: int = 31) -> bytes:
 
 
 def _bomb(rng: random.Random, into: Path) -> None:
-    """Little files that say, or become, gigabytes."""
+    """Small files that claim, or decompress to, gigabytes."""
     way, mib = rng.randrange(5), 3000
     header = nib.Nifti1Header()
     header.set_data_dtype(np.uint8)
@@ -277,7 +277,7 @@ def _bomb(rng: random.Random, into: Path) -> None:
 
 
 def _spoil_values(rng: random.Random, values):
-    """A nested value with some of its places replaced, dropped or renamed."""
+    """A nested value with some entries replaced, removed or renamed."""
     values = json.loads(json.dumps(values))
     for _ in range(rng.choice((1, 1, 2, 3))):
         node = values
@@ -297,7 +297,7 @@ def _spoil_values(rng: random.Random, values):
 
 
 def _text(rng: random.Random, content: str) -> str:
-    """Now and then no such text at all."""
+    """The text, or now and then an invalid one."""
     deep, digits = "[" * 50_000, "1" * 6000
     return rng.choice((deep, digits, "", "{", content[: len(content) // 2])) if rng.random() < 0.15 else content
 
@@ -369,7 +369,7 @@ def _name(rng: random.Random, into: Path) -> None:
 
 
 def save_small_model(model, folder: Path) -> Path:
-    """A model folder to spoil, of a model in memory."""
+    """Save a model from memory to a folder, for damaging."""
     folder.mkdir(parents=True)
     save_model(folder, model.generator, model.info)
     return folder

@@ -1,4 +1,4 @@
-"""The Python API: the examples in its docstrings run, and every kind of image comes back as the kind it was."""
+"""The Python API: the examples in its docstrings run, and every type of image is returned as that type."""
 
 import doctest
 import subprocess
@@ -21,7 +21,7 @@ from medgen.inference.predict import translate_volume
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """What the examples name: a scan alone and in a folder, a model, a cohort with a config."""
+    """Files named in the examples: a scan alone and in a folder, a model, a cohort with a config."""
     from training.test_loop import settings_of
 
     path = tmp_path_factory.mktemp("api")
@@ -50,7 +50,7 @@ def test_examples_of_the_docstrings_run(name, folder, model, monkeypatch):
     assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test).failed == 0
 
 
-def test_images_of_every_kind_come_back_as_that_kind_with_the_same_values(folder, model):
+def test_images_of_every_type_return_as_that_type_with_the_same_values(folder, model):
     path = folder / "ct.nii.gz"
     volume = medgen.read(path)
     expected = translate_volume(model, volume).data

@@ -19,8 +19,8 @@ from medgen.types import DataShape
 @pytest.fixture
 def folder(tmp_path, model):
     path = tmp_path / "best"
-    with atomic_folder(path) as aside:
-        save_model(aside, model.generator, model.info)
+    with atomic_folder(path) as temporary:
+        save_model(temporary, model.generator, model.info)
     return path
 
 
@@ -41,7 +41,7 @@ def test_channels_follow_from_the_data_section():
         build_method(small_settings(data={"targets": ["t1", "t2"]}))
 
 
-def test_methods_learn_the_classes_and_domains_of_the_data(monkeypatch):
+def test_methods_get_the_classes_and_domains_of_the_data(monkeypatch):
     class Told(Pix2Pix):
         def __init__(self, settings, data):
             self.data = data
@@ -60,7 +60,7 @@ def hashed(info):
 def edit(folder, **changes):
     info = json.loads((folder / "model.json").read_text())
     info.update(changes)
-    if not set(info) - set(ModelInfo.model_fields):  # as someone would who knows how the hash is made
+    if not set(info) - set(ModelInfo.model_fields):  # as by an attacker who knows how the hash is computed
         info["sha256"] = hashed(info)
     (folder / "model.json").write_text(json.dumps(info))
 
@@ -188,7 +188,7 @@ def test_missing_training_state(tmp_path):
         load_training(tmp_path)
 
 
-def test_a_kill_between_the_renames_is_undone(tmp_path):
+def test_an_interruption_between_the_renames_is_recovered(tmp_path):
     (tmp_path / ".last.old").mkdir()
     (tmp_path / ".last.old" / "a").write_text("1")
     assert (recover(tmp_path / "last") / "a").read_text() == "1"
@@ -197,15 +197,15 @@ def test_a_kill_between_the_renames_is_undone(tmp_path):
 
 def test_a_failed_write_leaves_the_old_folder(tmp_path):
     folder = tmp_path / "last"
-    with atomic_folder(folder) as aside:
-        (aside / "a").write_text("1")
+    with atomic_folder(folder) as temporary:
+        (temporary / "a").write_text("1")
     with pytest.raises(RuntimeError):
-        with atomic_folder(folder) as aside:
-            (aside / "a").write_text("2")
+        with atomic_folder(folder) as temporary:
+            (temporary / "a").write_text("2")
             raise RuntimeError
     assert (folder / "a").read_text() == "1"
-    with atomic_folder(folder) as aside:
-        (aside / "b").write_text("3")
+    with atomic_folder(folder) as temporary:
+        (temporary / "b").write_text("3")
     assert [p.name for p in folder.iterdir()] == ["b"]
 
 
@@ -279,7 +279,7 @@ def test_files_of_a_model_are_regular_and_no_larger_than_they_need(tmp_path, nam
         load_model(folder)
 
 
-def test_weights_beyond_any_use_are_refused_unread(tmp_path, monkeypatch):
+def test_too_large_weights_are_refused_before_reading(tmp_path, monkeypatch):
     folder = saved_model(tmp_path / "m")
     monkeypatch.setattr("medgen.checkpoint.MOST_WEIGHTS", 1000)
     with refused("model-weights-too-large"):
@@ -294,8 +294,8 @@ from medgen.checkpoint import save_training
 from medgen.io.atomic import atomic_folder
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit fails with an error, as on a full disk
 def save(text):
-    with atomic_folder(Path(sys.argv[1])) as aside:
-        save_training(aside, {"x": torch.zeros(10**6), "n": text})
+    with atomic_folder(Path(sys.argv[1])) as temporary:
+        save_training(temporary, {"x": torch.zeros(10**6), "n": text})
 save("old")
 resource.setrlimit(resource.RLIMIT_FSIZE, (10**5, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 try:

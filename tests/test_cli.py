@@ -1,4 +1,4 @@
-"""The command line as a user meets it: what works end to end, and one clear sentence for everything that does not."""
+"""The command line end to end: working calls, and one clear sentence for each error."""
 
 import csv
 import gzip
@@ -44,8 +44,8 @@ def cohort(tmp_path_factory):
 def model_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "best"
     model = make_model()
-    with atomic_folder(folder) as aside:
-        save_model(aside, model.generator, model.info)
+    with atomic_folder(folder) as saved:
+        save_model(saved, model.generator, model.info)
     return folder
 
 
@@ -83,7 +83,7 @@ def assert_refused(result, *words):
         assert re.search(str(word), lines[0], re.IGNORECASE), (word, lines[0])
 
 
-# What works
+# Working calls
 
 
 def test_version_help_and_doctor(run):
@@ -98,9 +98,9 @@ def test_version_help_and_doctor(run):
 def test_phantom_writes_a_folder_for_every_phase(run, tmp_path):
     small = ["--patients", 1, "--size", 12, 10, 8, "--spacing", 32]
     code, out, err = run("phantom", tmp_path / "paired", "--phases", *small)
-    assert code == 0 and "1 patients in" in out, err
+    assert code == 0 and "1 patients written to" in out, err
     code, out, err = run("phantom", tmp_path / "unpaired", "--phases", "--unpaired", *small)
-    assert code == 0 and "1 patients a folder" in out, err
+    assert code == 0 and "1 patients per folder written to" in out, err
     for phase in ("none", "arterial", "portal_venous", "late"):
         assert [p.name for p in (tmp_path / "paired" / phase).iterdir()] == ["patient_000.nii.gz"]
         assert len(list((tmp_path / "unpaired" / phase).iterdir())) == 1
@@ -219,7 +219,7 @@ def test_sigkill_during_a_conversion_then_the_rest(run, model_folder, tmp_path):
         assert np.array_equal(made, fresh)
 
 
-# What does not: one sentence, exit code 2
+# Errors: one sentence, exit code 2
 
 
 def spoil(kind, folder):
@@ -300,7 +300,7 @@ def test_config_faults(run, config, cohort, tmp_path):
     assert_refused(run("train", config, "train.stepz=3", "--out", tmp_path / "r"), "train.stepz", "train.steps")
     assert_refused(run("train", config, "train.steps=three", "--out", tmp_path / "r"), "train.steps", "integer")
     assert_refused(run("train", tmp_path / "none.yaml", "--out", tmp_path / "r"), "none.yaml")
-    assert_refused(run("train", "/dev/zero", "--out", tmp_path / "r"), "pipe or a device")
+    assert_refused(run("train", "/dev/zero", "--out", tmp_path / "r"), "pipe or device")
     spacing = [f"data.spacing=[{mm},1,1]" for mm in ("0", "-1", "1e-9", "1e9", ".inf")]
     for override in (*spacing, "inference.memory_gb=.inf"):
         assert_refused(run("train", config, override, "--out", tmp_path / "r"), override.partition("=")[0])
@@ -389,13 +389,13 @@ def test_evaluation_of_other_grids_and_missing_predictions(run, cohort, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("evaluate", "--prediction", "a", "--window", 3, "--out", "b"), "two numbers, such as -160 240, and '--out'"),
-        (("phantom", "a", "--size", 12, "--seed", 3), "three whole numbers, such as 160 128 96, and '--seed'"),
+        (("evaluate", "--prediction", "a", "--window", 3, "--out", "b"), "two numbers, such as -160 240; '--out'"),
+        (("phantom", "a", "--size", 12, "--seed", 3), "three whole numbers, such as 160 128 96; '--seed'"),
     ],
 )
-def test_too_few_numbers_of_an_option_are_said_not_the_flag_that_follows(run, arguments, words):
+def test_an_option_with_too_few_numbers_is_named_in_the_error(run, arguments, words):
     code, _, err = run(*arguments)
-    assert code == 2 and f"it takes {words} is no such number" in err
+    assert code == 2 and f"expected {words} is not a number" in err
 
 
 def test_device_that_is_not_there(run, model_folder, tmp_path):
@@ -408,15 +408,15 @@ def test_translate_to_a_chosen_domain(run, cohort, tmp_path):
     small = {"generator": generator, "adversary": {"filters": 4}, "classifier_filters": 4}
     method = {"name": "multi_domain", **small}
     model = make_model(small_settings(data={"domains": ["none", "arterial"], "paired": False}, method=method))
-    with atomic_folder(tmp_path / "model") as aside:
-        save_model(aside, model.generator, model.info)
+    with atomic_folder(tmp_path / "model") as saved:
+        save_model(saved, model.generator, model.info)
     words = ("translate", tmp_path / "model", cohort / "source", tmp_path / "out", "--no-report")
-    code, _, said = run(*words)
-    assert code == 2 and "none, arterial" in said and "--target" in said
+    code, _, err = run(*words)
+    assert code == 2 and "none, arterial" in err and "--target" in err
     made = []
     for target, more in (("none", []), ("arterial", ["--overwrite"])):  # another target is another conversion
         if more:
-            assert_refused(run(*words, "--target", target), "another run .target was none, is arterial")
+            assert_refused(run(*words, "--target", target), "another run .target was none, is now arterial")
         code, out, _ = run(*words, "--target", target, *more)
         assert code == 0 and "4 converted, 0 skipped" in out
         made.append(np.asarray(nib.load(tmp_path / "out" / "case0.nii.gz").dataobj))

@@ -1,4 +1,4 @@
-"""medgen translate --from-pacs and --to-pacs: what does not go together, and storing what is made of local scans."""
+"""medgen translate --from-pacs and --to-pacs: conflicting options, and storing conversions of local scans."""
 
 import sys
 from contextlib import contextmanager
@@ -33,9 +33,9 @@ def run(capsys, monkeypatch):
 @pytest.mark.parametrize(
     "output, options, words",
     [
-        ("out", ["--query", "PatientID=1"], "say which with --from-pacs"),
-        ("out", [*HERE, "--watch"], "--watch looks at a folder"),
-        ("out.nii.gz", HERE, "give a folder as output"),
+        ("out", ["--query", "PatientID=1"], "add --from-pacs"),
+        ("out", [*HERE, "--watch"], "--watch reads a folder"),
+        ("out.nii.gz", HERE, "needs a folder as output"),
         ("out.nii.gz", THERE, "--to-pacs stores DICOM"),
         ("out", [*THERE, "--format", "nifti"], "--to-pacs stores DICOM"),
     ],
@@ -47,20 +47,20 @@ def test_options_that_do_not_go_together(run, tmp_path, output, options, words):
 
 def save(folder, train=True, **sections):
     model = make_model(small_settings(inference={"spacing": "ignore"}, **sections), train=train)
-    with atomic_folder(folder) as aside:
-        save_model(aside, model.generator, model.info)
+    with atomic_folder(folder) as saved:
+        save_model(saved, model.generator, model.info)
     return folder
 
 
 def test_a_model_of_several_contrasts_takes_none_from_a_pacs(run, tmp_path):
     model = save(tmp_path / "m", data={"sources": ["t1", "t2"]}, intensity={"source": {"low": 0, "high": 1}})
     code, _, err = run(model, tmp_path / "in", tmp_path / "out", *HERE)
-    assert code == 2 and "models of one contrast" in err
+    assert code == 2 and "a model with one source contrast" in err and "t1 and t2" in err
 
 
 @contextmanager
 def archive(*kinds):
-    """A storage server: its address, and what it got."""
+    """A storage server; gives its address and the list of received datasets."""
     pytest.importorskip("pynetdicom", reason="needs pip install 'medgen[pacs]'")
     from pynetdicom import AE, evt
 
@@ -76,7 +76,7 @@ def archive(*kinds):
         server.shutdown()
 
 
-def test_what_is_deidentified_is_stored_so_and_its_verdict_with_it(run, tmp_path):
+def test_deidentified_series_are_stored_with_their_verdict(run, tmp_path):
     pytest.importorskip("highdicom", reason="highdicom (medgen[dicom]) is absent")
     model = save(tmp_path / "m", train=False)
     write_ct(tmp_path / "in/Meier", stored(8, 32, 34) // 3)
@@ -87,15 +87,15 @@ def test_what_is_deidentified_is_stored_so_and_its_verdict_with_it(run, tmp_path
             code, out, err = run(model, tmp_path / "in", tmp_path / "out", *given)
             assert code == 0 and len(got) == sent, out + err
     assert [ds.Modality for ds in got].count("SR") == 1 and len({ds.StudyInstanceUID for ds in got}) == 1
-    told = {str(source.PatientID), str(source.PatientName), str(source.StudyInstanceUID), "Meier"}
+    identifying = {str(source.PatientID), str(source.PatientName), str(source.StudyInstanceUID), "Meier"}
     for ds in got:
         assert ds.PatientIdentityRemoved == "YES" and ds.PatientID and ds.StudyInstanceUID
-        assert not any(word and word in str(ds) for word in told)
+        assert not any(word and word in str(ds) for word in identifying)
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
-    assert files and not any(word.encode() in path.read_bytes() for path in files for word in told if word)
+    assert files and not any(word.encode() in path.read_bytes() for path in files for word in identifying if word)
 
 
-def test_every_target_of_local_scans_is_stored_and_what_is_no_dicom_is_a_fault(run, tmp_path):
+def test_every_target_of_local_scans_is_stored_and_other_formats_fail(run, tmp_path):
     with archive(CTImageStorage) as (address, got):
         method = merged(SMALL_METHOD, {"generator": {"residual": False}})
         model = save(tmp_path / "m", data={"targets": ["late", "none"]}, method=method)
@@ -104,7 +104,7 @@ def test_every_target_of_local_scans_is_stored_and_what_is_no_dicom_is_a_fault(r
             given = ("--to-pacs", address, "--no-report", "--qa-limits", "none")
             code, out, err = run(model, tmp_path / "in", tmp_path / "out", *given)
             assert code == 0, err
-            assert all(f"stored {target}/case: 8 images, {sent} of them now" in out for target in ("late", "none"))
+            assert all(f"stored {target}/case: 8 images, {sent} of them sent now" in out for target in ("late", "none"))
         assert len(got) == 16 and len({ds.SeriesInstanceUID for ds in got}) == 2
         # an untrained network's output fails the structure check, and is kept from the archive
         code, out, err = run(model, tmp_path / "in", tmp_path / "failed", "--to-pacs", address, "--no-report")
@@ -112,4 +112,4 @@ def test_every_target_of_local_scans_is_stored_and_what_is_no_dicom_is_a_fault(r
         model = save(tmp_path / "one")
         write_cohort(tmp_path / "nifti", 1)
         code, out, err = run(model, tmp_path / "nifti/source", tmp_path / "made", "--to-pacs", address, "--no-report")
-        assert code == 2 and "1 converted" in out and "is no DICOM series, so it cannot be stored" in err
+        assert code == 2 and "1 converted" in out and "is not a DICOM series, so it cannot be stored" in err

@@ -1,4 +1,4 @@
-"""Cases over the workers of a local Ray, some of which die."""
+"""Cases distributed to workers of a local Ray cluster, some of which die."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from medgen.cluster import Cluster, WorkerLost, WorkerResources, in_order, joine
 from medgen.errors import InputError
 
 
-def test_every_case_comes_back_whatever_dies(local_ray, tmp_path):
+def test_every_case_returns_a_result_if_workers_die(local_ray, tmp_path):
     def make():
         made = os.getpid()
 
@@ -48,7 +48,7 @@ def test_every_case_comes_back_whatever_dies(local_ray, tmp_path):
     assert len({pid for pids in tried.values() for pid in pids}) <= 2 + 4, "a worker is made once for all its cases"
 
 
-def test_a_worker_that_cannot_be_made_says_why(local_ray, monkeypatch):
+def test_a_worker_that_cannot_start_reports_the_reason(local_ray, monkeypatch):
     monkeypatch.setattr(module, "TRIES", 1)
 
     def make():
@@ -58,7 +58,7 @@ def test_a_worker_that_cannot_be_made_says_why(local_ray, monkeypatch):
         list(spread(["a"], make, share))
 
 
-def test_results_in_order_come_as_soon_as_they_can():
+def test_ordered_results_are_yielded_as_early_as_possible():
     arrived = []
 
     def found():
@@ -83,12 +83,12 @@ def test_results_in_order_come_as_soon_as_they_can():
         ({"device": "cpu"}, 4, 4, WorkerResources(2, "cpu", 2, {"num_cpus": 2})),
     ],
 )
-def test_what_each_worker_gets(given, cpus, gpus, share, monkeypatch):
+def test_resources_of_each_worker(given, cpus, gpus, share, monkeypatch):
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
     assert module._share(Cluster(**given), cpus, gpus) == share
 
 
-def test_what_cannot_be_joined_is_said(monkeypatch):
+def test_unsupported_devices_and_missing_ray_are_refused(monkeypatch):
     for device in ("cuda:1", "mps"):
         with refused("cluster-device-unsupported", names=device), joined(Cluster(device=device)):
             pass

@@ -66,7 +66,11 @@ def test_settings_survive_json(file):
             "config-invalid-value",
             ["method.generator = 'unet'", "its keys, e.g. method.generator.name"],
         ),
-        ("method.adversary.objective=wasserstein", "config-invalid-value", ["method.adversary: ", "constrained critic"]),
+        (
+            "method.adversary.objective=wasserstein",
+            "config-invalid-value",
+            ["method.adversary: ", "constrained critic"],
+        ),
         ("method.weight_diversity=1", "config-invalid-value", ["method: weight_diversity", "set noise"]),
         ("intensity.source.hihg=5", "config-unknown-key", ["intensity.source.hihg", "intensity.source.high"]),
         ("train.steps=many", "config-invalid-value", ["train.steps", "'many'", "integer"]),
@@ -91,13 +95,13 @@ def test_settings_survive_json(file):
         ),
     ],
 )
-def test_faults_are_one_sentence_that_names_the_key(file, override, code, words):
+def test_config_errors_are_one_line_and_name_the_key(file, override, code, words):
     with refused(code, names=tuple(words)) as caught:
         load_settings(file, [override])
     assert "\n" not in str(caught.value)
 
 
-def test_channel_numbers_without_names_get_some(file):
+def test_channel_numbers_without_names_get_default_names(file):
     data = load_settings(file, ["data={source_channels: [0, 2]}"]).data
     assert data.sources == ("channel_0", "channel_2") and data.targets == ("target",)
 
@@ -157,12 +161,12 @@ def test_configs_are_found_by_name_and_by_path(tmp_path, monkeypatch):
         ("a: 1\n'a': 2\n", "a"),
     ],
 )
-def test_a_key_that_stands_twice_is_refused(text, key):
-    """The first of the two would be lost in silence."""
+def test_a_duplicate_yaml_key_is_refused(text, key):
+    """YAML would silently drop the first of the two values."""
     with pytest.raises(ValueError, match=f"the key {key} occurs twice in one section .line [0-9]"):
         read_yaml(text)
 
 
-def test_keys_that_merging_brings_in_again_are_no_faults():
+def test_yaml_merge_keys_may_be_overridden():
     text = "base: &b {x: 1, y: 2}\nmore: &m {<<: *b, y: 3}\nlast: {<<: [*m, *b], x: 4}\nother: {x: 5}\n"
     assert read_yaml(text)["last"] == {"x": 4, "y": 3}

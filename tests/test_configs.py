@@ -15,7 +15,7 @@ TINY += ["method.generator.levels=4"]
 
 
 def tiny(path, folder, *overrides):
-    """Settings of a shipped config that train in seconds, on a small cohort that is written to the folder."""
+    """Return settings of a shipped config that train in seconds, on a small cohort written to the folder."""
     shipped = load_settings(path)
     paired, axis = shipped.data.paired or shipped.data.paired_domains, shipped.slab_axis
     of_labels = shipped.label_source
@@ -42,12 +42,12 @@ def test_config_trains_and_loads(path, tmp_path):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_name_tells_mission_and_method(path):
+def test_config_names_state_task_and_method(path):
     method = load_settings(path).method.name
-    assert path.stem.endswith(method)  # fastcut ends in cut, of which it is a setting
+    assert path.stem.endswith(method)  # fastcut, a variant of cut, also ends in cut
 
 
-def test_sincut_trains_on_a_single_volume_a_side(tmp_path):
+def test_sincut_trains_on_a_single_volume_per_side(tmp_path):
     cohort = write_cohort(tmp_path / "cohort", cases=2, unpaired=True)
     path = next(p for p in CONFIGS if p.stem == "sincut")
     given = [f"data.root={cohort}", "sampling.patch=[32,32,1]", "sampling.batch=2", *TINY]

@@ -1,4 +1,4 @@
-"""Hostile input ends in a correct result or one sentence. The whole, with bounds, is benchmarks/hostile.py."""
+"""Hostile input ends in a correct result or one sentence. The full test, with limits, is benchmarks/hostile.py."""
 
 import os
 
@@ -43,7 +43,7 @@ def test_a_header_of_a_trillion_voxels_takes_no_memory(model, tmp_path):
     assert "10000 x 10000 x 10000" in result.error
 
 
-def test_extensions_without_end_or_of_negative_length(tmp_path):
+def test_header_extensions_of_invalid_length_are_dropped(tmp_path):
     path = tmp_path / "a.nii"
     image = nib.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4))
     image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"kept"))
@@ -53,12 +53,12 @@ def test_extensions_without_end_or_of_negative_length(tmp_path):
     for length in (0, -16, 2**31 - 1):
         path.write_bytes(whole[:352] + np.int32(length).tobytes() + whole[356:])
         volume = read_nifti(path)
-        assert not volume.header.extensions and "damaged length" in volume.warnings[0] and not volume.data.any()
+        assert not volume.header.extensions and "invalid length" in volume.warnings[0] and not volume.data.any()
 
 
 @given(st.text())
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_name_that_passes_makes_one_file_in_its_folder(tmp_path, name):
+def test_a_valid_name_makes_one_file_in_its_folder(tmp_path, name):
     try:
         kept = checked_name(name, tmp_path)
     except InputError as error:
@@ -73,12 +73,12 @@ def test_a_name_that_passes_makes_one_file_in_its_folder(tmp_path, name):
 @pytest.mark.parametrize(
     "name", ["", ".", "..", "../a", "/a", "a\\b", "con", "Lpt1.x", "a\n", "\x1b[2J", "n" * 300, "\udcff"]
 )
-def test_names_that_do_not(name, tmp_path):
+def test_invalid_names_are_refused(name, tmp_path):
     with refused("case-name-invalid"):
         checked_name(name, tmp_path)
 
 
-def test_what_a_terminal_would_obey_is_escaped():
+def test_terminal_control_characters_are_escaped():
     assert one_line("a\x1b[2J é\n\udcff") == "a\\x1b[2J é\\n\\udcff"
 
 

@@ -1,4 +1,4 @@
-"""Every command that writes, into folders that are not its own: nothing of others is lost, and the folder is locked."""
+"""Every writing command, with folders of others as output: no file of others is lost, and the folder is locked."""
 
 import inspect
 import json
@@ -41,7 +41,7 @@ def spade():
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory):
-    """One of each input that the commands take, and others of the same kind under ``other``."""
+    """One input of each kind for the commands, and others of the same kind under ``other``."""
     root = tmp_path_factory.mktemp("given")
     for place, name in ((root, "case"), (root / "other", "else")):
         write_cohort(place / "cohort", 4, labels=True)
@@ -66,7 +66,7 @@ def given(tmp_path_factory):
 
 
 def arguments(given, out, other=False):
-    """What each command of the list is called with; ``other``: with other inputs."""
+    """The arguments of each command; ``other``: with other inputs."""
     at = given / "other" if other else given
     return {
         "phantom": [out, "--patients", 1, "--seed", int(other), "--size", 9, 9, 9, "--spacing", 30],
@@ -81,7 +81,7 @@ def arguments(given, out, other=False):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Reports without pictures and paper, which take a second each."""
+    """Reports without pictures and PDF, which take a second each."""
     monkeypatch.setattr("medgen.reports.evaluation._print", lambda *_: None)
     monkeypatch.setattr("medgen.reports.evaluation.MOST_FIGURES", 0)
     monkeypatch.setattr("medgen.reports.evaluation._chosen", lambda *_: [])
@@ -111,7 +111,7 @@ def files(folder):
 COMMANDS = ["phantom", "train", "translate", DEIDENTIFIED, "augment", "synthesize", "segment", "evaluate"]
 
 
-def test_the_list_of_commands_is_whole():
+def test_the_list_of_commands_is_complete():
     assert {name.split()[0] for name in COMMANDS} | READS | {"report"} == set(CLI.commands)
     for name in {*CLI.commands} - READS:
         assert "overwrite" in {parameter.name for parameter in CLI.commands[name].params}, name
@@ -146,8 +146,8 @@ def test_a_folder_of_others_and_of_another_run(given, tmp_path, command):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_file_is_no_folder_and_input_is_no_output(given, tmp_path, command):
-    """With --overwrite too: the input would be taken for an older result."""
+def test_a_file_or_the_input_as_output_folder_is_refused(given, tmp_path, command):
+    """Also with --overwrite, which would take the input for an older result."""
     (tmp_path / "out").write_text("mine")
     code, said = call(given, tmp_path / "out", command)
     assert code == 2 and "out" in said and (tmp_path / "out").read_text() == "mine"
@@ -159,11 +159,11 @@ def test_a_file_is_no_folder_and_input_is_no_output(given, tmp_path, command):
     own = {"train": "cohort", "augment": "dataset", "synthesize": "maps", DEIDENTIFIED: "dicom"}.get(command, "source")
     for out in (own, ""):
         code, said = call(place, place / out, command, "--overwrite")
-        assert code == 2 and ("input" in said or "lies in" in said), said
+        assert code == 2 and ("input" in said or "is inside" in said), said
     assert files(place) == before
 
 
-def test_a_report_replaces_its_own_only(given, tmp_path):
+def test_a_report_replaces_only_its_own_files(given, tmp_path):
     assert call(given, tmp_path / "out", "evaluate")[0] == 0
     (tmp_path / "thesis.html").write_text("mine")
     for path, more, code in (
@@ -174,7 +174,7 @@ def test_a_report_replaces_its_own_only(given, tmp_path):
         ("new.html", ["--overwrite"], 0),
     ):
         result = CliRunner().invoke(app, ["report", str(tmp_path / "out"), "--out", str(tmp_path / path), *more])
-        refused = isinstance(result.exception, InputError) and "is there already" in str(result.exception)
+        refused = isinstance(result.exception, InputError) and result.exception.code == "output-exists"
         assert refused == (code == 2), (path, result.output)
     assert (tmp_path / "thesis.html").read_text() == "mine"
 
@@ -184,12 +184,12 @@ def test_one_volume_replaces_another_only_when_asked(given, tmp_path):
     before = (tmp_path / "out.nii.gz").read_bytes()
     command = ["translate", str(given / "model"), str(given / "source/case1.nii.gz"), str(tmp_path / "out.nii.gz")]
     refused = CliRunner().invoke(app, [*command, "--qa-limits", "none"])
-    assert "is there already" in str(refused.exception) and (tmp_path / "out.nii.gz").read_bytes() == before
+    assert refused.exception.code == "output-exists" and (tmp_path / "out.nii.gz").read_bytes() == before
     assert CliRunner().invoke(app, [*command, "--qa-limits", "none", "--overwrite"]).exit_code == 0
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_ctrl_c_says_what_is_kept_and_how_to_go_on(given, tmp_path, monkeypatch, command):
+def test_ctrl_c_prints_what_is_kept_and_how_to_resume(given, tmp_path, monkeypatch, command):
     def stop(*_, **__):
         raise KeyboardInterrupt
 

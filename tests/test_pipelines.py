@@ -34,7 +34,7 @@ def cohort(tmp_path_factory):
 
 
 def pipeline(name, *words):
-    """The script run as a program, in this process: a start of Python and torch proves nothing."""
+    """Run the script as a program in this process, to save the start of Python and torch."""
     out, err = StringIO(), StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.chdir(ROOT)
@@ -54,13 +54,13 @@ def test_two_converters_in_one_report(cohort, tmp_path):
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("structure check: ") == 2
     page = (tmp_path / "report.html").read_text()
-    assert "close" in page and "far" in page and "p, Holm" in page
+    assert "close" in page and "far" in page and "p (Holm)" in page
     assert (tmp_path / "close" / "summary.json").exists() and (tmp_path / "far" / "cases.csv").exists()
 
 
 @pytest.fixture
 def unprinted(monkeypatch):
-    """Reports without paper, which takes seconds each."""
+    """Reports without PDF, which takes seconds each."""
     monkeypatch.setattr("medgen.reports.evaluation._print", lambda *_: None)
 
 
@@ -97,7 +97,7 @@ def test_limits_and_lesion_masks_reach_the_report(cohort, tmp_path):
     assert section["counts"]["pass"] == 0 and section["lesions"]["volumes"] == 3  # nothing was converted
     assert "off the truth" in (tmp_path / "out" / "report.html").read_text()
     run = evaluation(cohort, tmp_path / "out", "--prediction", cohort / "close")
-    assert run.returncode == 2 and "holds the result of another run (prediction was" in run.stderr
+    assert run.returncode == 2 and "results of another run (" in run.stderr and "prediction was" in run.stderr
     run = evaluation(cohort, tmp_path / "new", "--prediction", cohort / "close", "--qa-limits", "ct_contrst")
     assert run.returncode == 2 and "ct_contrast, general" in run.stderr
 
@@ -108,10 +108,10 @@ def test_a_case_that_fails_is_named_and_the_report_is_made(cohort, tmp_path):
     one.mkdir()
     (one / "p0.nii.gz").write_bytes((cohort / "close" / "p0.nii.gz").read_bytes())
     run = evaluation(cohort, tmp_path / "out", "--prediction", one)
-    assert run.returncode == 2 and "no prediction for the reference" in run.stderr
+    assert run.returncode == 2 and "has no prediction" in run.stderr
     assert (tmp_path / "out" / "report.html").exists()
     run = evaluation(cohort, tmp_path / "out", "--prediction", f"a/b={one}")
-    assert run.returncode == 2 and "plain word" in run.stderr and "Traceback" not in run.stderr
+    assert run.returncode == 2 and "a name that can be a folder name" in run.stderr and "Traceback" not in run.stderr
 
 
 def augmented(*words):
@@ -163,11 +163,11 @@ def test_generators_are_trained_on_the_draws_cases_alone_and_arms_compared(tmp_p
 
 def test_augment_segmentation_refuses_in_a_sentence(tmp_path):
     dataset = write_folders(tmp_path / "set", 4)
-    for words, said in (
+    for words, text in (
         (["--generator", "cutpaste", "--lesion", "lesion"], "no labelled test cases"),
-        (["--generator", "cutpaste", "--lesion", "tumour", "--test", 1], "tumour is no label"),
-        (["--generator", "cutpaste", "cutpaste", "--test", 1], "two generators have one name"),
+        (["--generator", "cutpaste", "--lesion", "tumour", "--test", 1], "tumour is not a label"),
+        (["--generator", "cutpaste", "cutpaste", "--test", 1], "two generators have the same name"),
         (["--generator", "cutpaste", "--lesion", "lesion", "--test", 3], "too few"),
     ):
-        run = augmented(dataset, tmp_path / said, *words)
-        assert run.returncode == 2 and said in run.stderr and "Traceback" not in run.stderr
+        run = augmented(dataset, tmp_path / text, *words)
+        assert run.returncode == 2 and text in run.stderr and "Traceback" not in run.stderr

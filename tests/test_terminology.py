@@ -9,6 +9,7 @@ from medgen.terminology import (
     is_enhancing,
     is_homogeneous,
     is_lesion,
+    is_native,
     is_pathology,
     is_vessel,
     snomed,
@@ -40,7 +41,7 @@ NNUNET = {  # Decathlon, KiTS, AMOS and others
     "Tumour": (None, False, True, "Neoplasm"),
     "hepatic vessels": ("vein", True, False, "BloodVessel"),
     "left adrenal gland": (None, False, False, "AdrenalGland"),
-    "lung nodules": (None, False, False, "Nodule"),
+    "lung nodules": (None, False, True, "Nodule"),
     "liver metastases": (None, True, True, "Metastasis"),
     "pseudocyst": (None, False, True, "Lesion"),
     "kidney_stone": (None, False, False, "Tissue"),
@@ -130,3 +131,16 @@ def test_reports_show_the_aorta_first_and_unknown_names_last():
         "hepatic_vessels",
         "fat",
     ]
+
+
+NATIVE_NAMES = ("none", "Native", "non-contrast", "Non Contrast", "non_contrast", "NonContrast", "NCCT")
+
+
+@pytest.mark.parametrize("name", NATIVE_NAMES)
+def test_names_without_contrast_medium_in_any_spelling(name):
+    assert is_native(name)
+
+
+@pytest.mark.parametrize("name", ["contrast", "arterial", "portal_venous", "late", "t1", "target"])
+def test_other_names_do_not_mean_native(name):
+    assert not is_native(name)

@@ -7,11 +7,11 @@ import numpy as np
 
 from medgen.io.volume import Volume
 
-# One operation as JSON content: "operation" is its name, "patients" lists other patients whose images it used, and
-# "warnings" are sentences for the user.
+# Record of one operation, as JSON content: "operation" is its name, "patients" lists other patients whose images it
+# used, and "warnings" are sentences for the user.
 Record = dict[str, Any]
-# (images, one per channel; label; {structure: value}; generator) → (images, label, operations). The output lies on the
-# grid of the first image, in the units of the files.
+# (images, one per channel; label; {structure: value}; generator) → (images, label, operations). The output images
+# and label have the grid of the first image; their values have the units of the input files.
 CaseTransform = Callable[
     [list[Volume], Volume, Mapping[str, int], np.random.Generator], tuple[list[Volume], Volume, list[Record]]
 ]

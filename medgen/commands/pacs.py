@@ -76,7 +76,7 @@ def from_server(
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # the retrieved series name patients
     except OSError as error:
         raise InputError(
-            "folder-not-creatable", f"{folder} cannot be created ({error.strerror}); choose another INPUT"
+            "folder-not-creatable", f"{folder} cannot be created ({error.strerror}); choose another folder as INPUT"
         ) from None
     with claimed(folder, {"command": "retrieve", "server": server.name}, overwrite=overwrite):
         yield retrieved(server, studies, folder, series=series, rules=rules, told=print_line)

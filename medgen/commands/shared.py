@@ -25,12 +25,12 @@ Ray = Annotated[
     typer.Option(
         "--ray",
         metavar="[ADDRESS]",
-        help="Distribute the cases over a Ray cluster: HOST:PORT, or auto (one running here); no value: start one.",
+        help="Distribute the cases over a Ray cluster: HOST:PORT, auto (the one running here) or no value (start one).",
     ),
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(min=1, help="With --ray: number of workers; default: one per GPU, or one with all CPU threads."),
+    typer.Option(min=1, help="With --ray: number of workers; default: one per GPU; on CPU, as many as the CPUs allow."),
 ]
 Overwrite = Annotated[
     bool,
@@ -65,7 +65,10 @@ def interruptible(saved: Callable[[], str]) -> Iterator[None]:
 
 @contextmanager
 def whole_run(out: Path, inputs: Sequence[Path | None], about: dict[str, Any], overwrite: bool) -> Iterator[None]:
-    """Claim the output folder of a pipeline for all its steps, and handle Ctrl-C. Raises InputError."""
+    """Claim the output folder of a pipeline for all its steps, and handle Ctrl-C.
+
+    Raises InputError if the folder is or contains an input, or cannot be claimed.
+    """
     from medgen.io.claim import check_output_is_not_input, claimed
 
     check_output_is_not_input(out, *inputs)
@@ -74,7 +77,7 @@ def whole_run(out: Path, inputs: Sequence[Path | None], about: dict[str, Any], o
 
 
 def kept_in(out: Path) -> Callable[[], str]:
-    """Return the message for an interrupted run into ``out``, see ``interruptible``."""
+    """Return a function that returns the message for an interrupted run into ``out``, see ``interruptible``."""
     return lambda: f"finished cases are kept in {out}; start the same command again to resume"
 
 
@@ -99,7 +102,8 @@ def pick_device(name: str) -> str:
             torch.empty(0, device=name)
         except (RuntimeError, AssertionError) as error:
             raise InputError(
-                "option-device-unusable", f"--device {name} cannot be used: {str(error).splitlines()[0]}"
+                "option-device-unusable",
+                f"--device {name} cannot be used; choose another one, such as auto: {str(error).splitlines()[0]}",
             ) from None
         return name
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"

@@ -42,7 +42,7 @@ def translate(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     memory_gb: Annotated[
-        float | None, typer.Option(min=0.01, max=1e6, help="Memory limit of a whole-volume pass, GiB.")
+        float | None, typer.Option(min=0.01, max=1e6, help="Memory limit of a forward pass in GiB.")
     ] = None,
     qa_limits: Annotated[
         str,

@@ -66,7 +66,7 @@ def cached(
         path: file of the volume.
         intensity: arguments of ``fit_range``.
         spacing: voxel spacing of the model's grid in mm; None: the file's own.
-        make: returns the volume to store in place of the file's content (an aligned source).
+        make: returns the volume to store instead of the file's content (an aligned source).
         key: identifies what ``make`` returns.
 
     Raises:

@@ -199,7 +199,7 @@ def _artefacts(specs: tuple[dict[str, Any], ...], *, fixed: bool) -> list[Any]:
         if not (isinstance(transform, type) and issubclass(transform, torchio.Transform)):
             raise InputError(
                 "config-artefact-unknown",
-                f"sampling.artefacts: TorchIO has no transform named {spec['name']!r}; correct name",
+                f"sampling.artefacts: TorchIO has no transform named {spec['name']!r}; correct its name",
             )
         if fixed and issubclass(transform, torchio.SpatialTransform):
             raise InputError(
@@ -211,7 +211,8 @@ def _artefacts(specs: tuple[dict[str, Any], ...], *, fixed: bool) -> list[Any]:
             transforms.append(transform(p=spec.get("probability", 0.2), **spec.get("options", {})))
         except (TypeError, ValueError) as error:
             raise InputError(
-                "config-artefact-invalid", f"sampling.artefacts: invalid options of {spec['name']}: {error}"
+                "config-artefact-invalid",
+                f"sampling.artefacts: {spec['name']} has invalid options; correct them: {error}",
             ) from None
     return transforms
 

@@ -96,7 +96,7 @@ def _sampled(crop: np.ndarray, matrix: np.ndarray, offset: np.ndarray, size: np.
 
 
 def _crop(data: np.ndarray, start: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """``size`` voxels from ``start`` on; outside the volume its edge values are repeated."""
+    """Return ``size`` voxels starting at ``start``; outside the volume, its edge values are repeated."""
     low = np.minimum(np.maximum(start, 0), np.asarray(data.shape) - 1)
     high = np.maximum(np.minimum(start + size, data.shape), low + 1)
     cut = np.array(data[tuple(slice(a, b) for a, b in zip(low, high, strict=True))])

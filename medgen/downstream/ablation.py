@@ -71,7 +71,7 @@ def run_arms(
     """
     unknown = [arm for arm in arms if arm not in ARMS]
     if unknown:
-        raise InputError("downstream-arm-unknown", f"{unknown[0]!r} is no arm; choose from {', '.join(ARMS)}")
+        raise InputError("downstream-arm-unknown", f"{unknown[0]!r} is not an arm; choose from {', '.join(ARMS)}")
     rows: list[Row] = []
     failures: list[Failure] = []
     for generator, generated in {"": (), **synthetic}.items():

@@ -73,10 +73,10 @@ def patient_folds(
 
     Args:
         real, synthetic: labelled images.
-        folds: number of folds: each patient is tested once; patients with real images and patients with only synthetic
-            images are distributed separately, in the order of a hash of seed and patient. Or the patients of each
-            fold, for example the test patients of the model that made the synthetic images.
-        seed: of the order.
+        folds: the number of folds, or the test patients of each fold, for example the test patients of the model that
+            made the synthetic images. With a number, each patient is tested once; patients with real images and
+            patients with only synthetic images are distributed separately, in the order of a hash of seed and patient.
+        seed: seed of that order.
 
     Raises:
         InputError: fewer patients with real images than folds, or a fold without real images to test or train on.
@@ -86,7 +86,8 @@ def patient_folds(
         if not 2 <= folds <= len(patients):
             raise InputError(
                 "downstream-fold-count",
-                f"{folds} folds of {len(patients)} patients with real images are impossible; use 2 up to that number",
+                f"{folds} folds cannot be made of {len(patients)} patients with real images; "
+                "use 2 or more, but at most one per patient",
             )
         others = {example.patient for example in synthetic} - patients
         ordered = [sorted(group, key=lambda p: _rank(p, seed)) for group in (patients, others)]
@@ -179,7 +180,7 @@ def _check(chosen: Sequence[str], synthetic: Sequence[Example]) -> None:
     unknown = [name for name in chosen if name not in PROTOCOLS]
     if unknown:
         raise InputError(
-            "downstream-protocol-unknown", f"{unknown[0]!r} is no protocol; choose from {', '.join(PROTOCOLS)}"
+            "downstream-protocol-unknown", f"{unknown[0]!r} is not a protocol; choose from {', '.join(PROTOCOLS)}"
         )
     without_synthetic = [name for name in chosen if name != BASELINE and not synthetic]
     if without_synthetic:
@@ -202,8 +203,8 @@ def _check_patients(real: Sequence[Example], synthetic: Sequence[Example]) -> No
         if source is not None and example.name not in names:
             raise InputError(
                 "downstream-synthetic-patient",
-                f"the synthetic image {example.name} seems to be made of {source} but counts as a separate patient, so "
-                "it would be used for training when the other is tested; pass a patient function to read_examples",
+                f"the synthetic image {example.name} seems to be made from {source} but counts as a separate patient, "
+                f"so it would be used for training when {source} is tested; pass a patient function to read_examples",
             )
 
 
@@ -309,7 +310,8 @@ def _case_rows(segment: Segment, example: Example, values: Sequence[int], tolera
     if prediction.shape != image.data.shape:
         raise InputError(
             "segmenter-output-shape",
-            f"the segmenter returned {prediction.shape} voxels for the {image.data.shape} voxels of {example.image}",
+            f"the segmenter returned {prediction.shape} voxels for the {image.data.shape} voxels of {example.image}; "
+            "it must return one label per voxel",
         )
     if same_grid(reference_labels.geometry, image.geometry):
         prediction = on_axes_of(image.replaced(prediction.astype(np.float32)), reference_labels).data

@@ -20,7 +20,7 @@ BASELINE = "real_to_real"
 METRICS = segmentation_columns()
 COLUMNS = ("protocol", "fold", "seed", "case", "patient", "label", *METRICS)
 
-Row = dict[str, Any]  # the columns above
+Row = dict[str, Any]  # {column: value}; of scores.csv, or of the summary (see `summarise`)
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,12 @@ def summarise(rows: Sequence[Row]) -> list[Row]:
     Keys of a row:
 
     - ``cases``: number of test cases;
-    - ``distances``: number of distances, one per case, label and run; ``infinite``: number of them that are infinite,
-      because the label is only in the reference or only in the prediction;
+    - ``distances``: number of surface distances, one per case, label and run;
+    - ``infinite``: number of distances that are infinite, because the label is only in the reference or only in the
+      prediction;
     - ``dice``, ``hd95``, ``assd``, ``surface_dice``: means of the finite values;
     - ``sd_of_runs``: standard deviation of the mean Dice over folds and seeds;
-    - ``gain``: mean difference in Dice to real_to_real on the same case, label, fold and seed; None without such pairs;
+    - ``gain``: mean Dice minus that of real_to_real on the same case, label, fold and seed; None without such pairs;
     - ``gain_interval``: its 95 % bootstrap interval over patients, None for a single patient;
     - ``gain_p``: p-value of the signed-rank test of the patients' mean gains.
     """
@@ -71,12 +72,12 @@ def summarise(rows: Sequence[Row]) -> list[Row]:
 
 
 def _gain(gains: Sequence[float], patients: Sequence[str]) -> dict[str, Any]:
-    found = bootstrap_interval(gains, patients=patients)
+    result = bootstrap_interval(gains, patients=patients)
     values, _, owners, _ = finite_pairs(gains, gains, patients)
     patient_means = [group.mean() for group in by_patient(values, owners)]
     return {
-        "gain": None if math.isnan(found.value) else found.value,
-        "gain_interval": None if math.isnan(found.low) else [found.low, found.high],
+        "gain": None if math.isnan(result.value) else result.value,
+        "gain_interval": None if math.isnan(result.low) else [result.low, result.high],
         "gain_p": wilcoxon(patient_means, [0.0] * len(patient_means)).p if patient_means else None,
     }
 
@@ -86,6 +87,7 @@ def _run(row: Row) -> tuple[Any, ...]:
 
 
 def _pair(row: Row) -> tuple[Any, ...]:
+    """Return a key that is equal for rows of the same case: its name without the prefix ``real/`` or ``synthetic/``."""
     return row["fold"], row["seed"], row["case"].partition("/")[2], row["patient"], row["label"]
 
 
@@ -112,12 +114,12 @@ def _cell(value: Any) -> str:
     return "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def write(out: Path, found: Downstream, settings: Mapping[str, Any]) -> None:
-    """Write ``scores.csv`` (``inf``: distance to a missing label; empty: undefined) and ``summary.json``."""
-    write_text(out / "scores.csv", csv_text(COLUMNS, found.rows, digits=6))
+def write(out: Path, result: Downstream, settings: Mapping[str, Any]) -> None:
+    """Write ``scores.csv`` (``inf``: distance to an absent label; empty: undefined) and ``summary.json``."""
+    write_text(out / "scores.csv", csv_text(COLUMNS, result.rows, digits=6))
     content = {
-        "summary": summarise(found.rows),
-        "failures": [asdict(failure) for failure in found.failures],
+        "summary": summarise(result.rows),
+        "failures": [asdict(failure) for failure in result.failures],
         **settings,
         "versions": versions(),
         "commit": git_commit(),

@@ -6,7 +6,7 @@ from typing import Any
 from medgen.evaluation.summary import Evaluation, excluded_values_text
 from medgen.evaluation.summary_file import Statistics, Summary
 
-SHOWN = 5  # cases that do not pass; the report lists all
+SHOWN = 5  # maximum number of listed cases that did not pass; the report lists all
 
 
 def console_lines(evaluation: Evaluation) -> list[str]:
@@ -34,7 +34,7 @@ def console_lines(evaluation: Evaluation) -> list[str]:
 
 
 def _mean(values: Statistics) -> str:
-    """Return the mean and the number of values it excludes; empty if nothing was measured."""
+    """Return text with the mean and the number of values excluded from it; empty if nothing was measured."""
     mean = [] if values.mean is None else [f"{values.mean:.4g}"]
     return ", ".join([*mean, *filter(None, [excluded_values_text(values)])])
 

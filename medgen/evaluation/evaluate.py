@@ -61,11 +61,11 @@ def evaluate(inputs: Inputs, out: Path, options: Options | None = None) -> Evalu
         options: measurement options; None: the defaults.
 
     Returns:
-        The `Evaluation`; ``failures`` is empty only if every reference case was measured.
+        The `Evaluation`; ``failures`` lists the cases that could not be measured and the sections that failed.
 
     Raises:
-        InputError: no case in common, a path that does not exist, an invalid ``labels.json``, images that are not
-            in HU without ``data_range``, or an ``out`` that cannot be written.
+        InputError: an invalid option, no case in common, a path that does not exist, an invalid ``labels.json``, images
+            that are not in HU without ``data_range``, or an ``out`` that cannot be written.
     """
     options, out = options or Options(), Path(out)
     check_request(inputs, out, options)
@@ -99,7 +99,7 @@ def evaluate(inputs: Inputs, out: Path, options: Options | None = None) -> Evalu
 
 
 def _prepare(folders: Folders, inputs: Inputs, options: Options) -> tuple[Measures, PartialResults]:
-    """Return what to measure in every case, and results that hold the first warnings."""
+    """Return the measures to apply to every case, and results that contain the warnings known so far."""
     checks: Checks | None = None
     known_reasons: dict[str, list[Reason]] = {}
     warnings: list[str] = []
@@ -116,7 +116,7 @@ def _prepare(folders: Folders, inputs: Inputs, options: Options) -> tuple[Measur
 
 
 def _recorded_checks(checks: Checks, folders: Folders) -> tuple[Checks, dict[str, list[Reason]], list[str]]:
-    """Return the checks with the limits of the conversion, its findings per case, and warnings; see `carried`."""
+    """Return the checks with the limits of the conversion, its findings per case, and warnings; see `qa.carried`."""
     files = {case: roles["prediction"] for case, roles in folders.cases.items() if "prediction" in roles}
     records = {case: record for case, file in files.items() if (record := manifest_record(file)) is not None}
     segmented = checks.segmenter is not None
@@ -135,7 +135,7 @@ def _recorded_checks(checks: Checks, folders: Folders) -> tuple[Checks, dict[str
 
 
 def _measure_cases(results: PartialResults, folders: Folders, measures: Measures, options: Options) -> None:
-    """Add a result or a failure for every case; stop at once if the settings do not fit the first case."""
+    """Add a result or a failure for every case; stop early if the settings are wrong for the data."""
     outcome_by_case = zip(folders.cases, outcomes(folders, measures, options.cluster), strict=True)
     for number, (case, outcome) in enumerate(outcome_by_case, start=1):
         if isinstance(outcome, InputError):
@@ -151,7 +151,7 @@ def _measure_cases(results: PartialResults, folders: Folders, measures: Measures
 
 
 def _raise_settings_error(error: InputError, folders: Folders) -> None:
-    """Raise errors caused by the settings, not by a case, before hours of computation."""
+    """Raise the error if the settings caused it, not the case, so that the user need not wait for the other cases."""
     if isinstance(error, NeedsRange):
         references = [files["reference"] for files in folders.cases.values() if "reference" in files]
         raise InputError(
@@ -168,7 +168,7 @@ def _assign_patients(results: PartialResults, patients: Mapping[str, str]) -> No
 
 
 def _compare_with_training(results: PartialResults, manifest: dict[str, Any] | None) -> None:
-    """Add the model that made the predictions, and warnings about cases it was trained on."""
+    """Record the model that made the predictions, and add warnings about cases that it was trained on."""
     if manifest:
         results.warnings += training_overlap_warnings(manifest, {case.name: case.images for case in results.cases})
         results.sections["provenance"] = provenance(manifest)
@@ -208,7 +208,7 @@ def _measure_downstream(
     if options.downstream is None:
         return
     if synthetic:
-        results.warnings.append(f"{len(synthetic)} references are synthetic; no segmenter is tested on them")
+        results.warnings.append(f"{len(synthetic)} references are synthetic; downstream segmentation does not use them")
     with results.recording_failure("downstream"):
         results.sections["downstream"] = options.downstream(
             [case for case in results.cases if case.name not in synthetic],
@@ -220,7 +220,7 @@ def _measure_downstream(
 
 
 def _settings(inputs: Inputs, options: Options, measures: Measures, results: PartialResults) -> dict[str, Any]:
-    """Return the settings of summary.json."""
+    """Return the section ``settings`` of summary.json."""
     paths = {**inputs.by_role, "real_cohort": inputs.real_cohort, "training_images": inputs.training_images}
     checks = measures.checks
     return {
@@ -248,5 +248,6 @@ def _make_folder(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            "folder-not-creatable", f"the results folder {out} cannot be made: {error.strerror or error}"
+            "folder-not-creatable",
+            f"the results folder {out} cannot be created ({error.strerror or error}); choose another --out",
         ) from error

@@ -53,7 +53,8 @@ def match_folders(inputs_by_role: Mapping[str, Path | None], selected: Collectio
         if missing:
             raise InputError(
                 "evaluation-case-missing",
-                f"{paths[lead_role]} has no case named {missing[0]}; its first file is {_first_name(found[lead_role])}",
+                f"{paths[lead_role]} has no case named {missing[0]}; "
+                f"its first file is {_first_name(found[lead_role])}; correct the name",
             )
         found[lead_role] = {name: file for name, file in found[lead_role].items() if name in selected}
     cases = found[lead_role]
@@ -119,7 +120,9 @@ def read_case(files: Mapping[str, Path]) -> dict[str, Volume]:
                 f"{files[lead_role]} ({stored[lead_role].geometry.describe()}); resample or register it first",
             )
         if not np.isfinite(volume.data.sum(dtype=np.float64)):
-            raise InputError("volume-not-finite", f"{files[role]} has voxels that are NaN or infinite")
+            raise InputError(
+                "volume-not-finite", f"{files[role]} has NaN or infinite voxels; replace them with finite values first"
+            )
     return volumes
 
 

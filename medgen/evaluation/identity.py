@@ -11,7 +11,7 @@ from medgen.evaluation.summary import CaseResult
 
 
 def patients_of(folders: Folders, pattern: str | None) -> tuple[dict[str, str], set[str]]:
-    """Return the patient of each case, and the cases that the records beside them mark as synthetic.
+    """Return the patient of each case, and the cases that the records beside their images mark as synthetic.
 
     Raises:
         InputError: a damaged record, or a pattern that does not match.
@@ -35,10 +35,10 @@ def merge_patients_by_image(results: Sequence[CaseResult]) -> tuple[list[CaseRes
 
 
 def training_overlap_warnings(manifest: Mapping[str, Any], cases: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return warnings about cases used to train or select the model, which do not test it.
+    """Return warnings about cases that were used to train or select the model and therefore cannot test it.
 
     Args:
-        manifest: of the conversion, with the model's record of its training data.
+        manifest: manifest of the conversion, which contains the model's record of its training data.
         cases: {case: content hashes of its images}. Names are compared, with a warning, if the model records no
             hashes or a case has none.
     """
@@ -50,12 +50,11 @@ def training_overlap_warnings(manifest: Mapping[str, Any], cases: Mapping[str, S
     by_name = {case for case, hashes in cases.items() if images is None or not hashes}
     by_content = {case for case, hashes in cases.items() if set(hashes) & set(images or ())}
     training_cases = sorted(by_content | (by_name & training_names))
-    found = []
+    messages = []
     if training_cases:
-        found.append(
+        messages.append(
             f"{len(training_cases)} of {len(cases)} cases ({shortened_list(training_cases)}) were used to train or "
-            f"select the "
-            "model: their results do not show how it performs on new patients"
+            "select the model: their results do not show how it performs on new patients"
         )
     if by_name and training_names:
         cause = (
@@ -63,7 +62,7 @@ def training_overlap_warnings(manifest: Mapping[str, Any], cases: Mapping[str, S
             if images is None
             else "these cases have no source or reference to compare"
         )
-        found.append(
+        messages.append(
             f"{len(by_name)} of {len(cases)} cases could be compared with training cases by name only: {cause}"
         )
-    return found
+    return messages

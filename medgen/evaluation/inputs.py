@@ -23,17 +23,18 @@ class Inputs:
 
     Attributes:
         prediction: the converted or generated volumes.
-        reference: the ground truth. Without it the source is required, and only region means, slice continuity and
-            structure are measured.
-        source: the unconverted images, same names and grids; measured like the predictions, as the baseline.
+        reference: the ground truth. Without it, ``source`` or ``real_cohort`` is required, and only region means, slice
+            continuity, structure and distribution distances are measured.
+        source: the unconverted images, with the same names and grids; measured like the predictions, as the baseline.
         labels: label maps; ``labels.json`` = {structure: value} in the same folder or one above names the structures.
-        mask: voxels in which ``mae``, ``psnr`` and ``ssim`` are computed (non-zero); default: the whole volume for CT
-            in HU, else the foreground of the reference, see `medgen.data.body_mask.foreground_mask`.
+        mask: non-zero in the voxels in which ``mae``, ``psnr``, ``ssim`` and the other columns without a prefix are
+            computed; None: the whole volume for CT in HU, else the foreground of the reference, see
+            `medgen.data.body_mask.foreground_mask`.
         prediction_labels: segmentations of the predictions, scored against ``labels``.
         lesions: lesion masks of the source; None: the labels with a lesion name (`terminology.is_lesion`).
         real_cohort: real volumes of the target modality, preferably of other patients; None: the reference.
         training_images: real target volumes that the model was trained on; predictions are tested for copies of them.
-        cases: names of the reference cases to measure, such as a test split; None for all.
+        cases: names of the cases to measure, such as a test split; None for all.
         patient_pattern: regular expression that extracts the patient from a case name (its first group if it has
             one), for confidence intervals over patients; None: each case is a patient.
     """
@@ -61,16 +62,17 @@ class Options:
     """Measurement options.
 
     Attributes:
-        data_range: range of possible values for PSNR and SSIM; default 4095 for CT in HU.
+        data_range: range of possible values for PSNR and SSIM; None: 4095 for CT in HU, required for other images.
         profile: one of `medgen.evaluation.metrics.challenges.PROFILES`, whose metrics are added under its name.
         tolerance_mm: tolerance of the surface Dice of segmentations.
-        extractor: feature extractor for distances between predictions and real volumes as sets; None: no distances.
-        feature_cache: folder that caches the features of the real volumes for the next system; None: no cache.
-        checks: thresholds and segmenter of the structure check, which runs on every case with a source; None: the
-            thresholds recorded in the conversion manifest, else the general ones, see docs/decisions/checks.md.
+        extractor: feature extractor for distribution distances of predictions from real volumes; None: not measured.
+        feature_cache: folder that caches the features of the real volumes for other evaluations; None: no cache.
+        checks: thresholds and segmenter of the structure check, which runs on every case with a source; None: no
+            segmenter, and the thresholds in the conversion manifest, else the general ones, see
+            docs/decisions/checks.md.
         downstream: trains segmenters on references and predictions with ``labels`` and tests them, see
             `medgen.downstream.section.Protocols`; None: not run.
-        cluster: measures the cases on its machines, which need access to the same files; None: in this process.
+        cluster: the cases are measured on its machines, which need access to the same files; None: in this process.
         progress: called after each case.
     """
 
@@ -112,9 +114,7 @@ def _check_options(options: Options) -> None:
             "metric-data-range-invalid", f"--data-range must be a number above 0, not {options.data_range}"
         )
     if not options.tolerance_mm >= 0:
-        raise InputError(
-            "metric-tolerance-range", f"--tolerance must be a number of mm, 0 or above, not {options.tolerance_mm}"
-        )
+        raise InputError("metric-tolerance-range", f"--tolerance must be 0 mm or more, not {options.tolerance_mm}")
 
 
 def _check_required_inputs(inputs: Inputs, options: Options) -> None:
@@ -126,7 +126,7 @@ def _check_required_inputs(inputs: Inputs, options: Options) -> None:
     if options.extractor is not None and inputs.reference is None and inputs.real_cohort is None:
         raise InputError(
             "evaluation-real-volumes-needed",
-            "a distance between sets of images needs real volumes; give --real-cohort (other patients) or --reference",
+            "--extractor compares predictions with real volumes; give --real-cohort (other patients) or --reference",
         )
     if inputs.source is None and (options.checks is not None or inputs.lesions is not None):
         raise InputError(
@@ -135,5 +135,5 @@ def _check_required_inputs(inputs: Inputs, options: Options) -> None:
     if options.downstream is not None and (inputs.reference is None or inputs.labels is None):
         raise InputError(
             "evaluation-reference-labels-needed",
-            "segmenters are trained on reference volumes with labels; give --reference and --labels",
+            "--downstream trains segmenters on reference volumes with labels; give --reference and --labels",
         )

@@ -96,7 +96,9 @@ def measure_case(case: str, files: Mapping[str, Path], measures: Measures) -> Ca
     if "mask" in masks and len(np.unique(volumes["mask"].data[masks["mask"]])) > 1:
         warnings.append("the mask has more than one value above 0; every voxel above 0 counts as inside")
     if "mask" in masks and not masks["mask"].any():
-        raise InputError("mask-empty", f"the mask {files['mask']} is empty: it has no voxel to measure in")
+        raise InputError(
+            "mask-empty", f"the mask {files['mask']} is empty, so nothing can be measured; correct or remove it"
+        )
     if hu:
         masks["body"] = body_mask(volumes[leading].data)
     elif "mask" not in masks:

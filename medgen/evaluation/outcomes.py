@@ -61,9 +61,15 @@ def _missing_files(case: str, folders: Folders) -> list[str]:
     """Return warnings of missing optional files; raise InputError if a required file is missing."""
     files = folders.cases[case]
     if "prediction" not in files:
-        raise InputError("evaluation-prediction-missing", f"no prediction for the reference {files['reference']}")
+        raise InputError(
+            "evaluation-prediction-missing",
+            f"the reference {files['reference']} has no prediction; add it or leave the reference out",
+        )
     if "mask" in folders.inputs_by_role and "mask" not in files:
-        raise InputError("evaluation-mask-missing", f"no mask for {case} in {folders.inputs_by_role['mask']}")
+        raise InputError(
+            "evaluation-mask-missing",
+            f"{case} has no mask in {folders.inputs_by_role['mask']}; add it or leave the case out",
+        )
     return [
         f"no {role} file for this case in {path}" for role, path in folders.inputs_by_role.items() if role not in files
     ]

@@ -22,7 +22,7 @@ from medgen.io.volume import Geometry, Volume
 
 CHOOSE = "select the DICOM series with --series or --rules, or give the volume's file as input"
 NOT_READ = "are an .hdr/.img pair, a format that is not read; convert it to .nii.gz"
-ALONE = "is a volume among DICOM folders, of which only DICOM is converted; give its file as input to convert it"
+ALONE = "is a volume among DICOM folders, where only DICOM is converted; to convert it, give the file itself as input"
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,9 @@ def find_inputs(source: Path) -> list[Path]:
         return [source]
     folders = folders_with_files(source)
     if not folders:
-        raise InputError("folder-no-volumes", f"{source} holds no volumes ({' '.join(ENDINGS)}) and no DICOM series")
+        raise InputError(
+            "folder-no-volumes", f"{source} holds no volumes ({' '.join(ENDINGS)}) and no DICOM series; check the path"
+        )
     return folders
 
 

@@ -26,7 +26,7 @@ class Converted:
         status: converted, skipped (converted by an earlier run) or failed.
         error: why the case failed; None: it did not.
         warnings: problems of the input, known before the conversion.
-        notes: information that is no reason to doubt the result.
+        notes: information that gives no reason to doubt the result.
         verdict: pass, review or fail; None: not checked.
         reasons: sentences that explain the verdict.
         findings: the reasons with their locations, see ``qa.run.judge``.

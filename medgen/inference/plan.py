@@ -15,7 +15,7 @@ from medgen.io.paths import ENDINGS, NIFTI_ENDINGS, has_ending
 
 NAMES = {"nifti": NIFTI_ENDINGS, "mha": (".mha", ".mhd"), "nrrd": (".nrrd", ".nhdr"), "dicom": ()}
 IMAGES = {".dcm", ".ima", ".img", ".hdr", ".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy", ".npz", ".zip", ".gz"}
-SMALL_GB = 1 / 16  # a scan of at most this size is read whatever the memory limit
+SMALL_GB = 1 / 16  # a scan of at most this size is read regardless of the memory limit
 VERDICT_FIELDS = (
     "verdict",
     "reasons",
@@ -82,7 +82,7 @@ class Planner:
         self.count = 0
 
     def plan(self, scan: Scan) -> Job:
-        """Name the case of a scan and its outputs. Of two scans with one name the first gets it, the second fails."""
+        """Name the case of a scan and its outputs. If two scans have the same name, the second fails."""
         private = self.options.private
         if private is not None:
             scan = private.named(scan)
@@ -108,10 +108,12 @@ class Planner:
                     job.key = str(path)
                 raise InputError("input-scan-faulty", scan.fault)
             checked_name(scan.case, path)
-            if self.inputs.setdefault(folded(entry.output), path) != path:
+            first = self.inputs.setdefault(folded(entry.output), path)
+            if first != path:
                 job.key = str(path)  # so that the record of the first scan stays
                 raise InputError(
-                    "folder-case-twice", f"{path}: another scan has the same case name, {scan.case}; rename one"
+                    "folder-case-twice",
+                    f"{path} and {first} have the same case name, ignoring letter case and Unicode form; rename one",
                 )
         return job
 

@@ -17,7 +17,7 @@ from medgen.io.atomic import write_text
 from medgen.io.claim import check_output_is_not_input, claimed
 from medgen.io.dicom.derived.segmentation import write_seg
 from medgen.io.hashes import sha256_of
-from medgen.io.names import checked_name, short_reason
+from medgen.io.names import checked_name, folded, short_reason
 from medgen.io.paths import ENDINGS, has_ending, require_path
 from medgen.io.write import write_volume
 from medgen.segmentation.load import NamedSegmenter
@@ -110,7 +110,7 @@ def _segmented(
         if scan.fault:
             raise InputError("input-scan-faulty", scan.fault)
         checked_name(scan.case, file)
-        if taken.setdefault(entry.output, file) != file:
+        if taken.setdefault(folded(entry.output), file) != file:
             key = str(file)
             raise InputError(
                 "folder-case-twice", f"{file}: another scan has the same case name, {scan.case}; rename one"

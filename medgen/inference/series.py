@@ -136,7 +136,7 @@ def made_by_medgen(header: Mapping[str, Any]) -> bool:
 
 
 def check_choice(series: str | None, rules: Rules | None) -> None:
-    """Refuse --series together with --rules, of which one would be ignored. Raises InputError."""
+    """Raise InputError for --series together with --rules, because one of them would be ignored."""
     if series is not None and rules is not None:
         raise InputError(
             "option-rules-with-series", "--rules and --series both select DICOM series; omit one of the two"

@@ -34,7 +34,7 @@ class Grain:
     seed: int
 
     def encode(self, x: np.ndarray) -> np.ndarray:
-        """(X, Y, Z), of which only the shape is used → (channels, X, Y, Z) float32."""
+        """Return noise (channels, X, Y, Z), float32, for a volume (X, Y, Z); only the shape of the volume is used."""
         return np.random.default_rng(self.seed).standard_normal((self.channels, *x.shape), np.float32)
 
     def to_dict(self) -> dict[str, Any]:

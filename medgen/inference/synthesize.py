@@ -29,6 +29,7 @@ from medgen.inference.style import ReferenceStyle, draw_style, make_images, refe
 from medgen.io.atomic import write_text
 from medgen.io.claim import check_output_is_not_input, claimed
 from medgen.io.hashes import sha256
+from medgen.io.names import folded
 from medgen.io.paths import case_name
 from medgen.io.read import read_volume
 from medgen.io.volume import GRID_TOLERANCE, Volume, from_canonical, same_geometry, to_canonical
@@ -138,7 +139,7 @@ def synthesize(
     with claimed(out, run, overwrite=overwrite), Manifest(out, model_description(model)) as manifest:
         _write_table(out, table)
         for path in paths:
-            known = {r.source_case for r in results}
+            known = {folded(r.source_case) for r in results}
             others = [other for other in paths if other != path] if recombine else []
             for entry in _case(model, table, path, others, options, reference, manifest, known):
                 results.append(entry)
@@ -171,7 +172,7 @@ def _case(
         entry = _entry(name, path, n, options, folders[0])
         outputs = [options.out / folder / f"{entry.case}.nii.gz" for folder in (*folders, "labels")]
         try:
-            if name in earlier:
+            if folded(name) in earlier:
                 raise InputError(
                     "folder-case-twice", f"{path}: another label map has the same case name, {name}; rename one"
                 )

@@ -18,7 +18,7 @@ def canonical_geometry(grid: Geometry) -> Geometry:
 
 
 def same_grid(a: Geometry, b: Geometry, tolerance: float | None = None) -> bool:
-    """Return whether two grids have their voxels at the same positions, whatever their orientations (RAS, LAS, ...).
+    """Return whether two grids have their voxels at the same positions, in any orientation (RAS, LAS, ...).
 
     Args:
         tolerance: mm; None: ``GRID_TOLERANCE`` times the smallest voxel side of ``a``.

@@ -22,7 +22,7 @@ def case_name(path: str | Path) -> str:
 
 
 def require_path(path: str | Path) -> Path:
-    """Return ``path`` as a Path. Raises InputError if it is missing, a broken link, a pipe or a device."""
+    """Return ``path`` as a Path. Raises InputError if it is missing, unreadable, a broken link, a pipe or a device."""
     path = Path(path)
     try:
         mode = path.stat().st_mode

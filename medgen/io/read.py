@@ -19,7 +19,7 @@ def read_volume(path: str | Path, *, series: str | None = None) -> Volume:
         series: selects one of several DICOM series: UID, 1-based number in ``list_series``, or part of the description.
 
     Raises:
-        InputError: the path is not one finite 3D volume with a usable affine.
+        InputError: the path does not hold exactly one 3D volume with finite values and a usable affine.
     """
     path = require_path(path)
     if path.is_dir():
@@ -40,7 +40,7 @@ def read_channels(path: str | Path) -> list[Volume]:
 
 
 def channel_count(path: str | Path) -> int:
-    """Return the number of volumes that ``read_channels`` returns, from the header alone. Same errors."""
+    """Return the number of volumes that ``read_channels`` returns, from the header alone. Raises the same errors."""
     path = require_path(path)
     return nifti.nifti_channel_count(path) if has_ending(path, NIFTI_ENDINGS) else 1
 
@@ -81,8 +81,8 @@ def find_volumes(folder: str | Path, *, beside_dicom: bool = False) -> list[Path
         series = f"a DICOM series ({image.name})"
         raise InputError(
             "folder-mixed-kinds",
-            f"{ambiguous_input_message(folder, found, series)}; give the path of the volume, or move one of the two "
-            f"elsewhere",
+            f"{ambiguous_input_message(folder, found, series)}; give the path of the volume, or move the volume or "
+            f"the series elsewhere",
         )
     return found
 

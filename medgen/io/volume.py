@@ -1,7 +1,7 @@
 """A 3D volume as read from or written to a file: array, affine, and metadata that a round trip must keep.
 
 Intensities keep the unit of the file (HU for CT); lengths are mm; world axes are RAS+
-(+x right, +y anterior, +z superior), whatever convention the file format uses.
+(+x right, +y anterior, +z superior), regardless of the convention of the file format.
 """
 
 from collections.abc import Sequence

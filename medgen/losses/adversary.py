@@ -52,8 +52,8 @@ class AdversarySettings(Section):
     )
     pool: Annotated[int, Field(ge=0)] = Field(
         0,
-        description="number of earlier translations kept; the discriminator sees one instead of a new one with "
-        "probability ½ (Shrivastava 2017; CycleGAN: 50)",
+        description="number of earlier translations kept; with probability ½, the discriminator sees one of them "
+        "instead of a new one (Shrivastava 2017; CycleGAN: 50)",
     )
     critic_steps: Count = Field(1, description="discriminator updates per generator update (Wasserstein: 5)")
     weight_clip: Weight = Field(
@@ -66,7 +66,7 @@ class AdversarySettings(Section):
         16, description="apply R1 every this many steps, with its weight multiplied by the same number (StyleGAN2: 16)"
     )
     consistency: Weight = Field(
-        0.0, description="weight of (D(x) - D(T(x)))², T a flip and a translation of the image (Zhang 2020: 10)"
+        0.0, description="weight of (D(x) - D(T(x)))², where T flips and shifts the image (Zhang 2020: 10)"
     )
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0,

@@ -1,4 +1,4 @@
-"""Feature matching: a translation must give the same discriminator features as the true image."""
+"""Feature matching: a translation should give the same discriminator features as a real image."""
 
 import torch
 from torch import Tensor
@@ -7,9 +7,9 @@ Features = list[list[Tensor]]  # for each scale, the outputs of each layer
 
 
 def feature_matching_loss(real: Features, fake: Features) -> Tensor:
-    """Σ_i ‖Dᵢ(real) - Dᵢ(fake)‖₁ over the layers, each a mean, averaged over scales (pix2pixHD, Wang 2018, eq. 4).
+    """Return Σ_i mean |Dᵢ(real) - Dᵢ(fake)| over the layers i, averaged over scales (pix2pixHD, Wang 2018, eq. 4).
 
-    Pass features without the logits. No gradient flows to ``real``. Returns a scalar.
+    Pass the features without the logits. No gradient flows to ``real``. The result is a scalar.
     """
     scales = [
         torch.stack([(r.detach() - f).abs().mean() for r, f in zip(a, b, strict=True)]).sum()

@@ -2,7 +2,7 @@
 
 Both ignore a change of intensity a·v + b (a ≠ 0) and increase where an edge is moved, removed or added.
 Images are (B, C, X, Y) or (B, C, X, Y, Z) of equal shapes, with intensities of order 1 (encoded to [-1, 1]). Each
-sample and channel is compared separately, at least in float32 whatever the input's precision: sums of squares of noise
+sample and channel is compared separately, in float32 or better for any precision of the input: sums of squares of noise
 exceed the range of float16 and the precision of bfloat16. There are no convolutions or matrix products here, so
 autocast does not change the dtype. All functions raise `InputError` for other shapes.
 """

@@ -93,7 +93,7 @@ class Pix2Pix:
         return optimizers([self.networks["G"]], list(self.adversaries.values()), self.settings.lr, self.settings.betas)
 
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
-        """One update of D, then one of G. ``batch``: "source", "target" (B, C, X, Y, Z) in [-1, 1]."""
+        """One update of D, then one of G when it is due. ``batch``: "source", "target" (B, C, X, Y, Z) in [-1, 1]."""
         x, y, n, s = batch["source"], batch["target"], batch["step"], self.settings
         z = draw_noise(x, s.noise) if s.noise else None
         y_hat = self.translate(x, z)
@@ -118,7 +118,7 @@ class Pix2Pix:
         return losses
 
     def translate(self, x: Tensor, z: Tensor | None = None) -> Tensor:
-        """(B, C, X, Y, Z) in [-1, 1], and optional noise (B, K, 1, 1, 1), default 0 → the same grid."""
+        """Translate x (B, C, X, Y, Z) in [-1, 1] on the same grid; z: noise (B, K, 1, 1, 1), or None for zeros."""
         G = self.networks["G"]
         y_hat = G(x) if z is None else G(x, z)
         return keep_background(x, y_hat) if self.settings.keep_background else y_hat

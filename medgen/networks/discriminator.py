@@ -15,8 +15,8 @@ from medgen.networks.generator import Norm, norm_spec
 class Discriminator(nn.Module):
     """One PatchGAN per scale; scale k sees the input after k average poolings (pix2pixHD, Wang 2018; SPADE).
 
-    MONAI's own multi-scale network adds layers to the discriminator instead of downsampling its input, which differs
-    from the publication.
+    MONAI's own multi-scale network is not used: it adds layers to the discriminator instead of downsampling its input,
+    which differs from both papers.
 
     Args:
         spatial_dims: 3 or 2.
@@ -24,8 +24,8 @@ class Discriminator(nn.Module):
         filters: channels of the first layer (paper: 64).
         layers: layers between the first and the last (3: the 70-voxel PatchGAN).
         scales: number of discriminators.
-        norm: "instance" instead of the paper's "batch", so that real and fake batches do not mix their statistics;
-            "none" keeps absolute values (HU), which instance norm removes.
+        norm: norm after convolutions. "instance" (default): unlike the paper's "batch", it does not mix the statistics
+            of real and fake images. "none" keeps absolute values (HU), which instance and group norm remove.
         antialias: convolve at full resolution and blur before each halving (CUT; Zhang 2019).
         spectral_norm: keep the largest singular value of every convolution at 1 (Miyato 2018).
         out_channels: channels of the patch map: 1 for real or fake, more for a classifier.
@@ -66,21 +66,22 @@ class Discriminator(nn.Module):
                 parametrizations.spectral_norm(module)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, C, X, Y[, Z]) → raw logits (B, 1, x, y[, z]) of every scale, finest first."""
+        """(B, C, X, Y[, Z]) → raw logits (B, out_channels, x, y[, z]) of every scale, finest first."""
         return [layers[-1] for layers in self.layers(x)]
 
     def layers(self, x: Tensor) -> list[list[Tensor]]:
         """(B, C, X, Y[, Z]) → the outputs of all layers of every scale, the logits last."""
         pool = nnf.avg_pool3d if self.spatial_dims == 3 else nnf.avg_pool2d
-        found = []
+        outputs = []
         for i, scale in enumerate(self.scales):
             if i:
                 x = pool(x, kernel_size=3, stride=2, padding=1, count_include_pad=False)
-            found.append(scale(x))
-        return found
+            outputs.append(scale(x))
+        return outputs
 
 
 def _blur_before_halving(network: nn.Module, dims: int) -> None:
+    """Replace each convolution of stride 2 by one of stride 1, followed by a blur and downsampling by 2."""
     for name, block in list(network.named_children()):
         convolution = next(m for m in block.modules() if isinstance(m, CONVOLUTIONS))
         if 2 in convolution.stride:  # type: ignore[operator]
@@ -90,7 +91,10 @@ def _blur_before_halving(network: nn.Module, dims: int) -> None:
 
 @contextmanager
 def frozen(*networks: nn.Module):
-    """Context in which networks pass gradients on but accumulate none: a generator's update does not change them."""
+    """Context manager: gradients pass through the networks to their inputs, but the parameters get none.
+
+    Used in a generator's update, which must not change the discriminators.
+    """
     parameters = [p for network in networks for p in network.parameters() if p.requires_grad]
     for p in parameters:
         p.requires_grad_(False)

@@ -13,7 +13,7 @@ from medgen.networks.unet import UNet
 from medgen.types import Count, Section
 
 Norm = Literal["batch", "instance", "group", "none"]
-Start = bool | Literal["negative"]  # what a residual generator adds its output to; False: not residual
+Start = bool | Literal["negative"]  # add the output to the input (True) or to the negated input; False: not residual
 
 
 class GeneratorSettings(Section):
@@ -24,7 +24,7 @@ class GeneratorSettings(Section):
     """
 
     name: Literal["unet", "resnet"] = Field(
-        "resnet", description="unet: strided from the first layer, so several times faster in 3D; or resnet"
+        "resnet", description="unet (strided from the first layer, so several times faster in 3D) or resnet"
     )
     filters: Count = Field(64, description="channels of the first layer (papers: 64, in 2D)")
     levels: Annotated[int, Field(gt=0, le=16)] = Field(
@@ -58,8 +58,8 @@ class GeneratorSettings(Section):
     antialias: bool = Field(False, description="resnet: blur before halving, interpolate before convolving (CUT: true)")
     residual: Start = Field(
         False,
-        description="true: predict the difference from the input; negative: from the negated input; training then "
-        "starts at the identity or at the negation",
+        description="true: predict the difference from the input, so that training starts at the identity; negative: "
+        "predict the difference from the negated input, so that training starts at the negation",
     )
 
 
@@ -79,9 +79,9 @@ def build_generator(
         settings: type and size of the network.
         spatial_dims: 3 or 2.
         in_channels, out_channels: channels of the images.
-        init: weight initialisation; with norm none always Kaiming.
-        noise: channels of noise in addition to the input, see ``networks.noise``.
-        tanh: end in tanh; ignored for a residual generator, which never does.
+        init: weight initialisation; ignored for norm "none", which always uses Kaiming.
+        noise: number of noise channels added to the input, see ``networks.noise``.
+        tanh: end in tanh; ignored for a residual generator, which never has a tanh.
 
     Returns:
         The network. Input sides must be multiples of its ``divisor`` and at least ``smallest``.
@@ -113,29 +113,29 @@ def build_generator(
 
 
 def features(generator: nn.Module, x: Tensor, stages: tuple[int, ...]) -> list[Tensor]:
-    """Outputs of encoder stages, for losses that compare them; deeper stages are not run.
+    """Return the outputs of encoder stages, for losses that compare them; deeper stages are not run.
 
     Args:
         generator: network whose ``encoder`` is the list of its stages.
         x: (B, C_in, X, Y[, Z]).
-        stages: ascending; 0 is x itself, n the output of stage n.
+        stages: in ascending order; 0 is x itself, n the output of stage n.
 
     Raises:
-        ValueError: stages that the encoder does not have.
+        ValueError: no stages, stages that are not in ascending order, or stages that the encoder does not have.
     """
     encoder: list[nn.Module] = generator.encoder  # type: ignore[assignment]
     if not stages or list(stages) != sorted(set(stages)) or not 0 <= stages[0] <= stages[-1] <= len(encoder):
         raise ValueError(f"layers {list(stages)} must ascend and lie between 0 and {len(encoder)} for this generator")
-    found = [x] if stages[0] == 0 else []
+    outputs = [x] if stages[0] == 0 else []
     for n, stage in enumerate(encoder[: stages[-1]], 1):
         x = stage(x)
         if n in stages:
-            found.append(x)
-    return found
+            outputs.append(x)
+    return outputs
 
 
 def norm_spec(norm: Norm, filters: int) -> Any:
-    """MONAI's name of a norm; group norm uses the largest number of groups up to 8 that divides ``filters``."""
+    """Return MONAI's specification of a norm; group norm has the most groups up to 8 that divide ``filters``."""
     if norm == "none":
         return None
     return ("group", {"num_groups": max(n for n in range(1, 9) if filters % n == 0)}) if norm == "group" else norm

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from medgen.errors import InputError
 
-SMALL_GB = 1 / 16  # a window and weights up to this size are accepted whatever the limit
+SMALL_GB = 1 / 16  # a window and weights up to this size are accepted regardless of the limit
 
 
 class _Peak(TorchDispatchMode):

@@ -10,7 +10,7 @@ class Residual(nn.Module):
 
     With ``negative``, y = -x[:, :C_out] + net(x) starts as the negation. Use it if bright and dark tissues are swapped
     (T1 and T2 MR): unpaired training from another start may converge to the wrong polarity, because only the shapes of
-    tissues distinguish the two.
+    tissues distinguish the two polarities.
 
     Unchanged voxels need no learning, and full-resolution detail bypasses the network. ``network`` must not end in
     tanh, and the sum is not squashed, so values of x can be kept exactly.

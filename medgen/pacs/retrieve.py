@@ -70,7 +70,8 @@ def retrieved(
                 without_uid.append(Scan(f"nameless_{len(without_uid) + 1}", (folder.resolve(),), str(error)))
     if not studies and not without_uid:
         raise InputError(
-            "pacs-no-study", f"{server.name} has no study that matches {' '.join(f'{k}={v}' for k, v in query.items())}"
+            "pacs-no-study",
+            f"{server.name} has no study that matches {' '.join(f'{k}={v}' for k, v in query.items())}; change --query",
         )
     told(f"{server.name}: {len(studies)} studies")
     return chain(
@@ -135,7 +136,7 @@ def retrieve_study(
             uid(s.get("SeriesInstanceUID"), server.name): s for s in retried(lambda: server.series(study), pauses)
         }
         if not listed:
-            raise InputError("pacs-no-series", f"{server.name} lists no series of this study")
+            raise InputError("pacs-no-series", f"{server.name} lists no series of this study; ask its administrator")
         local = _images(part if part.is_dir() else complete)
         deleted = [image for image in local if image[0] not in listed]
         missing: dict[str, tuple[list[str], bool]] = {}  # series -> (instances, whether all are missing)

@@ -26,7 +26,7 @@ def manifest_of_file(file: Path) -> Path:
 
 def input_findings(warnings: Iterable[str]) -> list[Reason]:
     """Warnings about an input from before its conversion, as findings with status review."""
-    return [Reason("input", "review", f"The input is odd: {text}", by="input") for text in warnings]
+    return [Reason("input", "review", f"The input is unusual: {text}", by="input") for text in warnings]
 
 
 def manifest_record(prediction: Path) -> Mapping[str, Any] | None:

@@ -200,10 +200,12 @@ def _check(source: np.ndarray, output: np.ndarray, spacing: Spacing, *others: An
         if other is not None and other.shape != source.shape:
             raise InputError(
                 "pair-shapes-differ",
-                f"all volumes of a case must lie on one grid, not {source.shape} and {other.shape}",
+                f"all volumes of a case must be on one grid, but have the shapes {source.shape} and {other.shape}",
             )
     for name, image in (("input", source), ("output", output)):
         if not np.isfinite(image.sum(dtype=np.float64)):
-            raise InputError("volume-not-finite", f"the {name} has NaN or infinite voxels and cannot be checked")
+            raise InputError(
+                "volume-not-finite", f"the {name} has NaN or infinite voxels; replace them with finite values first"
+            )
     if len(spacing) != 3 or not all(np.isfinite(s) and s > 0 for s in spacing):
         raise InputError("volume-spacing-invalid", f"spacing {tuple(spacing)} must be three numbers above 0, in mm")

@@ -171,8 +171,8 @@ def left_over_findings(case: Checked) -> None:
     first = regions[0]
     text = (
         f"{total:.0f} ml of soft tissue are still enhanced (limit {limit:g} ml); the largest part, "
-        f"{first.volume_ml:.0f} ml around {case.at(first.place)}, has {first.output:.0f} HU after "
-        f"{first.source:.0f} HU."
+        f"{first.volume_ml:.0f} ml around {case.at(first.place)}, has {first.output:.0f} HU (input "
+        f"{first.source:.0f} HU)."
     )
     status: Status = "fail" if beyond > 4 * limit else "review"
     place = case.ball(first.place, ball_mm(first.volume_ml))

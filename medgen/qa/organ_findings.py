@@ -83,8 +83,8 @@ def _judge(case: Checked, organ: Organ, limits: tuple[float, float], by: str) ->
     far = (FAIL_FACTOR - 1) * case.limits.organ_error if by == "truth" else FAIL_HU
     status: Status = "fail" if beyond[worst] > far else "review"
     text = (
-        f"{organ.name.replace('_', ' ')} is {_state(hu, low, high)}: its {worst} has {hu[1]:.0f} HU after "
-        f"{hu[0]:.0f} HU, {_against(hu, low, high, by)}."
+        f"{organ.name.replace('_', ' ')} is {_state(hu, low, high)}: its {worst} has {hu[1]:.0f} HU (input "
+        f"{hu[0]:.0f} HU), {_against(hu, low, high, by)}."
     )
     centre = np.subtract(organ.place, case.origin)
     place = case.ball(centre, NEAR_MM) if by == "segmenter" else _of_label(case, organ.name)

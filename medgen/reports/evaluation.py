@@ -194,7 +194,7 @@ def _checked(system: System, case: str) -> Mapping[str, Any]:
 def _scene(files: Mapping[str, Mapping[str, Path]], places: Places) -> Scene:
     if without_paths := [name for name, roles in files.items() if "prediction" not in roles]:
         raise InputError(
-            "report-images-unknown", f"the results of {without_paths[0]} have no image paths; evaluate it again"
+            "report-images-unknown", f"the results of {without_paths[0]} have no image paths; repeat the evaluation"
         )
     first = next(iter(files.values()))
     several = {name: roles["prediction"] for name, roles in files.items()} if len(files) > 1 else None

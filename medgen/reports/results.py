@@ -103,7 +103,7 @@ def _read_summary(folder: Path) -> tuple[Summary, dict[str, str]]:
             f"{path} cannot be read ({error.strerror}); give an output folder of medgen evaluate",
         ) from error
     except (ValueError, RecursionError) as error:
-        raise InputError("json-unreadable", f"{path} is not valid JSON ({error}); evaluate again") from error
+        raise InputError("json-unreadable", f"{path} is not valid JSON ({error}); repeat the evaluation") from error
     try:
         return read_parts(content)
     except (ValueError, AttributeError) as error:

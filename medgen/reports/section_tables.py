@@ -1,7 +1,7 @@
-"""Tables other than errors: agreement, structure, segmentation, distribution, memorisation, comparisons.
+"""Tables of results other than errors: agreement, segmentation, distribution, memorisation, structure and others.
 
-As in `medgen.reports.sections`, a function makes the table of a key of ``summary.json``. Tables of several systems have
-a column "system".
+As in `medgen.reports.sections`, each function makes one table from ``summary.json``. Tables of several systems have a
+column "system".
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -186,9 +186,9 @@ def _copies(name: str, entry: Memorisation) -> Copies:
         appearance = "looks like a copy of a training volume" if count == 1 else "look like copies of training volumes"
         text = f"Flagged: {count} of the closest converted volumes {appearance}."
     elif entry.flagged:
-        text = "Flagged: as a set, converted volumes are closer to training volumes than those are to each other."
+        text = "Flagged: as a set, converted volumes are closer to training volumes than real volumes are."
     else:
-        text = "Not flagged: converted volumes are not closer to training volumes than those are to each other."
+        text = "Not flagged: converted volumes are not closer to training volumes than real volumes are."
     if (p := entry.p_value) is not None:
         text += " Test of the whole set: p " + ("< 0.001." if p < 0.001 else f"= {number(p, 3)}.")
     return Copies(name, entry.flagged, f"{text} {entry.note}".strip())
@@ -263,7 +263,7 @@ def _lesion_sentence(system: System, several: bool) -> str:
 
 
 def downstream(systems: Systems) -> Table | None:
-    """Return the table of the performance of segmentation networks trained on synthetic images."""
+    """Return the table of the performance of segmentation networks trained on real images, synthetic images or both."""
     found = [(system, entry) for system in systems for entry in system.summary.downstream.rows]
     rows = [
         [
@@ -343,7 +343,7 @@ def _infinite_pairs(entry: Mapping[str, Any]) -> str:
 
 
 def _about_comparisons(found: Sequence[Mapping[str, Any]]) -> str:
-    """Return a note if there are too few patients for any test to become significant."""
+    """Return a note if at least one comparison has too few patients to become significant."""
     smallest_p = max((entry.get("smallest_p") or 0 for entry in found), default=0)
     return (
         f"With so few patients, p cannot be smaller than {number(smallest_p, 3)}. " if smallest_p > SIGNIFICANT else ""

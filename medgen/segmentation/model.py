@@ -57,7 +57,7 @@ class Plan(Section):
     kernels: Halvings
     filters: PositiveInt = Field(description="filters of the first level; each halving doubles them")
     intensity: dict[str, Any] = Field(description="arguments of data.intensity.fit_range")
-    mirror: bool = Field(description="mirror patches in training; only valid if no label is left or right")
+    mirror: bool = Field(description="mirror patches in training; only valid if no label distinguishes left from right")
 
 
 @dataclass(frozen=True)

@@ -23,14 +23,14 @@ from medgen.training.validation import MOST_REAL, Validation, appearance_feature
 
 
 class LabelValidator:
-    """Makes an image of each validation case's label map, with the case's index as the seed of its style."""
+    """Generates an image from the label map of each validation case; the index of the case is the seed of the style."""
 
     def __init__(self, data: ValidationData) -> None:
         self.data = data
         self._real: dict[int, np.ndarray] = {}
 
     def __call__(self, model: Model, panel: Path) -> Validation:
-        """Make images of the validation cases, score them, and save a picture of them as ``panel``."""
+        """Generate images for the validation cases, score them, and save a picture of them as ``panel``."""
         features: dict[int, list[np.ndarray]] = {}
         scores, rows = [], []
         for i, case in enumerate(self.data.cases):
@@ -38,9 +38,9 @@ class LabelValidator:
             x = np.asarray(labels.data, np.float32)
             outputs = self._make_images(model, labels, x, seed=i)
             for n, (y, truth) in enumerate(zip(outputs, truths, strict=True)):
-                real, everywhere = _code(truth), np.ones(x.shape, bool)
-                features.setdefault(n, []).append(appearance_features(y, everywhere, truth.spacing, seed=i))
-                scores.append((edge_correlation(real, y, everywhere, truth.spacing), float(np.abs(y - real).mean())))
+                real, whole_volume = _code(truth), np.ones(x.shape, bool)
+                features.setdefault(n, []).append(appearance_features(y, whole_volume, truth.spacing, seed=i))
+                scores.append((edge_correlation(real, y, whole_volume, truth.spacing), float(np.abs(y - real).mean())))
             rows.append(panel_row([x, *outputs, *(_code(t) for t in truths)]))
         save_panel(panel, rows)
         edges, mae = np.mean(scores, 0)
@@ -50,7 +50,7 @@ class LabelValidator:
         return Validation(values["trade_off"], float("inf"), values)
 
     def _make_images(self, model: Model, labels: Cached, x: np.ndarray, seed: int) -> list[np.ndarray]:
-        """The outputs as codes."""
+        """Generate the images of a label map ``x``; return them as codes in [-1, 1]."""
         draw_style(model, seed)
         device = next(model.generator.parameters()).device
         with torch.autocast(device.type, enabled=False):
@@ -58,7 +58,10 @@ class LabelValidator:
         return [target.typical.encode(y) for y, target in zip(images, model.target_ranges, strict=True)]
 
     def _distance(self, contrast: int, outputs: np.ndarray) -> float:
-        """Kernel distance of outputs to real images, held-out ones first; the same real images throughout a run."""
+        """Return the kernel distance between features of outputs and of real images of one target contrast.
+
+        The real images are the same throughout a run; held-out ones are used first.
+        """
         if contrast not in self._real:
             real = [channels for group in self.data.real_targets.values() for channels in group]
             images = [channels[contrast] for channels in real][:MOST_REAL]

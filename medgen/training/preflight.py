@@ -16,10 +16,10 @@ from medgen.types import Batch
 
 
 def check_method(settings: Settings) -> None:
-    """Check that the patch fits the method's networks by one step on the meta device, where nothing is computed.
+    """Run one step on the meta device, where nothing is computed, to check that the patch fits the method's networks.
 
     Raises:
-        InputError: it does not fit, or the settings contradict each other.
+        InputError: the patch does not fit, or the settings contradict each other.
     """
     if settings.label_source:
         _check_label_source(settings)
@@ -110,7 +110,7 @@ def check_data(data: ModelData, last: Path) -> None:
 
 
 def check_same(settings: Settings, last: Path) -> None:
-    """Raises InputError where the settings differ from those of ``last`` in more than the length of the run."""
+    """Raises InputError if the seed or a section of ``last`` differs: data, intensity, sampling or method."""
     old = checkpoint.read_info(recover(last))[1]
     if old.train.seed != settings.train.seed:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Datasets with synthetic cases: what they say of themselves, resumed, killed, and with cases that fail."""
+"""Datasets with synthetic cases: records, resumed and killed runs, and failing cases."""
 
 import json
 from dataclasses import replace
@@ -29,15 +29,15 @@ BRIGHTEN = Augmenter((brighten,), {"name": "brighten"})
 
 
 def steps(out):
-    told = json.loads((out / "provenance.json").read_text())["synthetic"]
-    return {name: record["operations"][0]["step"] for name, record in told.items()}
+    records = json.loads((out / "provenance.json").read_text())["synthetic"]
+    return {name: record["operations"][0]["step"] for name, record in records.items()}
 
 
 def statuses(results):
     return {entry.case: entry.status for entry in results}
 
 
-def test_a_dataset_with_two_synthetic_cases_of_each(tmp_path):
+def test_a_dataset_with_two_synthetic_cases_per_case(tmp_path):
     dataset = read_dataset(write_nnunet(tmp_path / "given", cases=3, tests=1))
     results, folds = augment(dataset, BRIGHTEN, tmp_path / "out", per_case=2, seed=5)
     assert [entry.case for entry in results if entry.synthetic] == [
@@ -104,7 +104,7 @@ def test_a_case_depends_on_seed_and_number_not_on_the_others(tmp_path):
     assert len(b) == 2 and b.items() <= a.items() and not set(a.values()) & set(c.values())
 
 
-def test_started_again_it_makes_only_what_is_not_whole(tmp_path):
+def test_a_second_run_makes_only_incomplete_cases(tmp_path):
     dataset, out = read_dataset(write_nnunet(tmp_path / "given")), tmp_path / "out"
     augment(dataset, BRIGHTEN, out, per_case=2)
 
@@ -164,7 +164,7 @@ def test_another_model_seed_or_source_is_another_case(tmp_path):
     assert remade() == ["case1", "case1__syn000"]
 
 
-def test_bad_cases_are_told_once_and_the_others_go_on(tmp_path):
+def test_bad_cases_are_reported_once_and_the_others_are_written(tmp_path):
     root = write_nnunet(tmp_path / "given", cases=4)
     save(root / "labelsTr/case1.nii.gz", voxels(0)[1] * 9)
     dataset = read_dataset(root)
@@ -188,7 +188,7 @@ def test_bad_cases_are_told_once_and_the_others_go_on(tmp_path):
     assert [case.name for case in read_dataset(tmp_path / "out").cases] == ["case0", "case0__syn000", "case2", "case3"]
 
 
-def test_augmented_again_nothing_is_made_of_synthetic_cases(tmp_path):
+def test_synthetic_cases_are_not_augmented_again(tmp_path):
     augment(read_dataset(write_nnunet(tmp_path / "given")), BRIGHTEN, tmp_path / "one", per_case=2)
     results, _ = augment(read_dataset(tmp_path / "one"), BRIGHTEN, tmp_path / "two", seed=9)
     assert len(results) == 9 + 3
@@ -213,7 +213,7 @@ def test_an_augmenter_that_does_not_fit(tmp_path):
     assert len(augment(dataset, fixed, tmp_path / "out")[0]) == 9  # one a way
 
 
-def test_ways_are_taken_in_turn(tmp_path):
+def test_transforms_are_used_in_turn(tmp_path):
     def way(number):
         return lambda images, label, names, rng: (images, label, [{"operation": "way", "step": number}])
 
@@ -223,7 +223,7 @@ def test_ways_are_taken_in_turn(tmp_path):
 
 
 def donors(images, label, names, rng):
-    """Each synthetic case shows case1 too."""
+    """Each synthetic case also uses images of case1."""
     made, drawn, _ = brighten(images, label, names, rng)
     return made, drawn, [{"operation": "paste", "patients": ["case1"]}]
 
@@ -232,8 +232,8 @@ def folds_of(out):
     return json.loads((out / "splits_final.json").read_text())
 
 
-def test_stated_validation_and_tests_are_kept_and_nothing_is_made_of_them(tmp_path):
-    root, said = write_nnunet(tmp_path / "given", cases=5), []
+def test_stated_validation_and_test_cases_are_kept_and_not_augmented(tmp_path):
+    root, messages = write_nnunet(tmp_path / "given", cases=5), []
     entry = [
         {"image": f"imagesTr/case{i}_0000.nii.gz", "label": f"labelsTr/case{i}.nii.gz", "name": f"case{i}"}
         for i in range(5)
@@ -241,10 +241,10 @@ def test_stated_validation_and_tests_are_kept_and_nothing_is_made_of_them(tmp_pa
     content = {"labels": {"background": 0, "liver": 1, "lesion": 2}, "training": entry[:3]}
     (root / "list.json").write_text(json.dumps(content | {"validation": entry[3:4], "testing": entry[4:]}))
     dataset = read_dataset(root / "list.json")
-    augment(dataset, Augmenter((brighten,), {"name": "bright"}), tmp_path / "out", say=said.append)
+    augment(dataset, Augmenter((brighten,), {"name": "bright"}), tmp_path / "out", say=messages.append)
     made = ["case0__syn000", "case1__syn000", "case2__syn000"]
     assert folds_of(tmp_path / "out") == [{"train": sorted([f"case{i}" for i in range(3)] + made), "val": ["case3"]}]
-    assert (tmp_path / "out/imagesTs/case4_0000.nii.gz").is_file() and said == []
+    assert (tmp_path / "out/imagesTs/case4_0000.nii.gz").is_file() and messages == []
     augment(dataset, Augmenter((brighten,), {"name": "bright"}), tmp_path / "deca", format="decathlon")
     again = read_dataset(tmp_path / "deca")
     assert [(c.name, c.held, c.test) for c in again.cases if c.record is None] == [
@@ -253,28 +253,28 @@ def test_stated_validation_and_tests_are_kept_and_nothing_is_made_of_them(tmp_pa
     assert again.folds[0]["val"] == ["case3"]
 
 
-def test_synthetic_cases_in_no_fold_are_counted_and_said(tmp_path):
-    said = []
+def test_synthetic_cases_in_no_fold_are_counted_in_a_warning(tmp_path):
+    messages = []
     dataset = read_dataset(write_nnunet(tmp_path / "given", cases=2))
-    augment(dataset, Augmenter((donors,), {"name": "x"}), tmp_path / "out", say=said.append)
-    (text,) = said
+    augment(dataset, Augmenter((donors,), {"name": "x"}), tmp_path / "out", say=messages.append)
+    (text,) = messages
     assert text.startswith("warning: 1 synthetic cases are in no fold") and "case0__syn000" in text
     assert not any("case0__syn000" in names for fold in folds_of(tmp_path / "out") for names in fold.values())
 
 
-def test_a_scan_under_two_names_is_one_patient_in_the_folds_and_said(tmp_path):
-    root, said = write_nnunet(tmp_path / "given", cases=4, tests=1), []
+def test_a_scan_under_two_names_is_one_patient_in_the_folds_with_a_warning(tmp_path):
+    root, messages = write_nnunet(tmp_path / "given", cases=4, tests=1), []
     images, label = voxels(0)
     save(root / "imagesTr/copy_0000.nii.gz", images[..., 0].astype(np.float32))
     save(root / "labelsTr/copy.nii.gz", label)
     save(root / "imagesTs/again_0000.nii.gz", voxels(1)[0][..., 0].astype(np.int32))
-    for _ in range(2):  # also where all is whole from before
-        said.clear()
-        augment(read_dataset(root), Augmenter((brighten,), {"name": "x"}), tmp_path / "out", say=said.append)
-        assert sorted(text.partition(" show")[0] for text in said if "numTraining" not in text) == [
+    for _ in range(2):  # the second run finds every case complete
+        messages.clear()
+        augment(read_dataset(root), Augmenter((brighten,), {"name": "x"}), tmp_path / "out", say=messages.append)
+        assert sorted(text.partition(" have the same image")[0] for text in messages if "numTraining" not in text) == [
             "warning: cases again and case1", "warning: cases case0 and copy",
         ]  # fmt: skip
-        assert sum("one of them is a test case" in text for text in said) == 1
+        assert sum("one of them is a test case" in text for text in messages) == 1
     for fold in folds_of(tmp_path / "out"):
         both = [{"case0", "copy", "case0__syn000", "copy__syn000"} & set(fold[part]) for part in ("train", "val")]
         assert not (both[0] and both[1])

@@ -1,4 +1,4 @@
-"""Translators as augmenters: the image is the model's translation, the label untouched."""
+"""Translators as augmenters: the image is the model's translation, the label is unchanged."""
 
 import json
 from dataclasses import replace
@@ -41,8 +41,8 @@ def model_of(method, sources=1, targets=1):
 
 def saved(folder, method="pix2pix", **contrasts):
     model = model_of(method, **contrasts)
-    with atomic_folder(folder) as aside:
-        save_model(aside, model.generator, model.info)
+    with atomic_folder(folder) as staging:
+        save_model(staging, model.generator, model.info)
     return folder
 
 
@@ -87,7 +87,7 @@ def test_a_moved_model_is_the_same_one(tmp_path):
     assert a.identity == b.identity and a.model != b.model
 
 
-def test_scans_unlike_the_training_data_are_warned_of(tmp_path):
+def test_scans_outside_the_training_distribution_give_a_warning(tmp_path):
     dataset, images, label = one_case(tmp_path)
     far = [images[0].replaced(images[0].data + 2500)]
     augmenter = augmenter_for(str(saved(tmp_path / "best")), dataset)
@@ -108,8 +108,8 @@ def label_model(folder, labels):
     data = {"sources": ["labels"], "classes": 1 + len(labels)}
     model = make_model(small_settings(data=data, intensity={"source": {"kind": "labels"}}, method=method))
     model.info.source_range[0] = TableInfo(labels=labels, tissues=0, smoothing=1.0)
-    with atomic_folder(folder) as aside:
-        save_model(aside, model.generator, model.info)
+    with atomic_folder(folder) as staging:
+        save_model(staging, model.generator, model.info)
     return str(folder)
 
 
@@ -154,7 +154,7 @@ def test_label_maps_that_the_model_does_not_know(tmp_path):
         augmenter_for(label_model(tmp_path / "best", {"liver": 1, "spleen": 2}), dataset)
 
 
-def test_what_is_no_augmenter(tmp_path):
+def test_invalid_augmenters_are_refused(tmp_path):
     dataset, *_ = one_case(tmp_path)
     with refused("model-json-missing"):
         augmenter_for(str(tmp_path / "absent"), dataset)

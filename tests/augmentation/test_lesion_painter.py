@@ -1,4 +1,4 @@
-"""Painters of lesions as augmenters of a dataset: whose lesions, which labels, and the folds that follow."""
+"""Lesion painters as augmenters of a dataset: donors, labels and the resulting folds."""
 
 import json
 from dataclasses import replace
@@ -46,8 +46,8 @@ def gan(tmp_path_factory):
         },
     )  # fmt: skip
     folder, model = tmp_path_factory.mktemp("run") / "best", make_model(settings, spacing=(2.0, 2.5, 2.0))
-    with atomic_folder(folder) as aside:
-        save_model(aside, model.generator, model.info)
+    with atomic_folder(folder) as staging:
+        save_model(staging, model.generator, model.info)
     return folder
 
 
@@ -78,7 +78,7 @@ def test_a_case_is_not_trained_on_where_its_donor_is_validated(dataset, tmp_path
     assert {r.status for r in augment(dataset, augmenter, tmp_path / "out")[0]} == {"skipped"}
 
 
-def test_recipes_use_nobodys_image(dataset):
+def test_recipes_use_no_other_patients_image(dataset):
     augmenter = augmenter_for("procedural", dataset, host="organ", lesions=["dark"])
     images, label = read_case(dataset, dataset.cases[0])
     _, _, operations = augmenter.ways[0](images, label, dataset.labels, np.random.default_rng(0))
@@ -111,7 +111,7 @@ def test_other_lesions_are_another_augmenter(dataset):
         ({"lesions": ["dark"], "host": "bright"}, "lesions-none-found", ("dark", "bright")),
     ],
 )
-def test_labels_that_are_not_there(dataset, options, code, names):
+def test_absent_labels_are_refused(dataset, options, code, names):
     with refused(code, names=names):
         augmenter_for("cutpaste", dataset, **options)
 

@@ -1,4 +1,4 @@
-"""Alignment: known shifts, turns and deformations of smooth analytic volumes are found again."""
+"""Alignment: known translations, rotations and deformations of smooth analytic volumes are recovered."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def rendered(affine=AFFINE, shape=SHAPE, warp=lambda world: world) -> Volume:
 
 
 def moved(degrees, shift) -> np.ndarray:
-    """World -> world: a turn about the middle of the volume, then a shift in mm."""
+    """World -> world: a rotation about the centre of the volume, then a translation in mm."""
     middle = (AFFINE @ (*(np.array(SHAPE) - 1) / 2, 1))[:3]
     motion = np.eye(4)
     motion[:3, :3] = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix()
@@ -49,7 +49,7 @@ def error(a: Volume, b: Volume, margin=5) -> float:
 
 
 def test_resample_puts_every_point_where_its_coordinates_say():
-    """Against scipy's linear interpolation, from a turned, anisotropic grid."""
+    """Against scipy's linear interpolation, from a rotated, anisotropic grid."""
     affine = moved((10, -20, 30), (0, 0, 0)) @ AFFINE @ np.diag([0.7, 0.9, 1.3, 1])
     moving, fixed = rendered(affine, (60, 50, 30)), rendered()
     result, residual = align(moving, fixed, "resample")
@@ -82,7 +82,7 @@ def test_a_rigid_motion_is_found_within_a_voxel(inverted):
     moving = Volume(data, motion @ AFFINE, np.dtype(np.int16))
     before = moving.data.copy(), fixed.data.copy()
     result, residual = align(moving, fixed, "rigid")
-    # every fixed point p must have gone to motion(p): compare the length of the ways ...
+    # every fixed point p must have moved to motion(p): compare the displacements ...
     ends = np.array(np.meshgrid(*[np.linspace(0, n - 1, 9) for n in SHAPE], indexing="ij")).reshape(3, -1)
     world = AFFINE[:3, :3] @ ends + AFFINE[:3, 3:]
     ways = np.linalg.norm(motion[:3, :3] @ world + motion[:3, 3:] - world, axis=0)
@@ -100,7 +100,7 @@ def test_a_rigid_motion_is_found_within_a_voxel(inverted):
     np.testing.assert_array_equal(fixed.data, before[1])
 
 
-def test_a_deformation_is_followed_where_a_rigid_motion_cannot():
+def test_deformable_registration_follows_a_deformation_that_rigid_cannot():
     def warp(world):
         bent = world.copy()
         bent[0] += 6 * np.sin((world[1] - 5) / 30)
@@ -115,7 +115,7 @@ def test_a_deformation_is_followed_where_a_rigid_motion_cannot():
     assert residual["information_after"] > residual["information_before"]
 
 
-def test_volumes_apart_and_unknown_methods_are_refused():
+def test_volumes_without_overlap_and_unknown_methods_are_refused():
     fixed = rendered()
     moving = Volume(fixed.data, moved((0, 0, 0), (5000, 0, 0)) @ AFFINE)
     for method in ("resample", "rigid"):
@@ -126,7 +126,7 @@ def test_volumes_apart_and_unknown_methods_are_refused():
 
 
 @pytest.mark.parametrize("method", ["refuse", "resample"])
-def test_one_lattice_in_another_order_of_axes_is_not_resampled(method):
+def test_the_same_grid_with_permuted_axes_is_not_resampled(method):
     data = np.random.default_rng(0).normal(size=(8, 9, 10)).astype(np.float32)
     fixed = Volume(data, np.diag([2.0, 2, 3, 1]))
     mirrored = np.diag([-2.0, 2, 3, 1])

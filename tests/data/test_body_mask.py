@@ -36,13 +36,13 @@ def test_foreground_of_skull_stripped_mr():
     assert mask.sum() >= 1000 - 8  # the opening rounds a cube's corners off
 
 
-def test_hu_is_told_by_its_air():
+def test_hu_is_recognised_by_air():
     assert looks_like_hu(phantom())
     assert not looks_like_hu(np.array([[-60.0, 900.0]]))
 
 
 @pytest.mark.parametrize("limit", [4096, 3142])
-def test_phase_is_no_hu_and_padded_ct_is(limit):
+def test_phase_images_are_not_recognised_as_hu_and_padded_ct_is(limit):
     phase = np.random.default_rng(0).uniform(-limit, limit, (20, 20, 20))
     assert not looks_like_hu(phase)
     masked = np.where(np.indices(phase.shape).sum(0) < 20, phase, 0.0)
@@ -54,7 +54,7 @@ def test_phase_is_no_hu_and_padded_ct_is(limit):
 
 
 @given(hnp.arrays(bool, hnp.array_shapes(min_dims=3, max_dims=3, max_side=6)))
-def test_growing_and_shrinking_as_scipy_has_them(mask):
+def test_dilation_and_erosion_equal_scipy(mask):
     np.testing.assert_array_equal(_dilated(mask), ndimage.binary_dilation(mask))
     np.testing.assert_array_equal(_eroded(mask), ndimage.binary_erosion(mask))
     np.testing.assert_array_equal(_dilated(mask.T), _dilated(mask).T)

@@ -1,4 +1,4 @@
-"""The cache beside what it is made of."""
+"""The cache of preprocessed volumes."""
 
 import nibabel as nib
 import numpy as np
@@ -7,8 +7,8 @@ from refusal import refused
 from medgen.data.cache import cached
 
 
-def test_what_a_header_says_in_two_ways_is_told(tmp_path):
-    """From the cache, too."""
+def test_header_warnings_are_kept_in_the_cache(tmp_path):
+    """Whether the volume is read from its file or from the cache."""
     header = nib.Nifti1Header()
     header.set_data_shape((8, 8, 8))
     image = nib.Nifti1Image(np.random.default_rng(0).normal(0, 100, (8, 8, 8)).astype(np.int16), None, header)
@@ -19,8 +19,8 @@ def test_what_a_header_says_in_two_ways_is_told(tmp_path):
             assert "a.nii: sform_code and qform_code are 0" in entry.warnings[0]
 
 
-def test_a_disk_that_takes_a_part_is_said_in_words(tmp_path, monkeypatch):
-    """numpy tells of a short write without an error number."""
+def test_a_short_write_to_a_full_disk_is_refused(tmp_path, monkeypatch):
+    """numpy reports a short write without an error number."""
 
     def short(file, array):
         raise OSError("512 requested and 100 written")

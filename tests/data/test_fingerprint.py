@@ -16,11 +16,11 @@ def scan(seed, tissue=40.0, size=30):
 TRAINING = [describe(scan(i), (2.5, 2.5, 2.5), CODE) for i in range(6)]
 
 
-def test_a_scan_like_the_others_is_not_strange():
+def test_a_scan_like_the_training_scans_gives_no_shift_reason():
     assert distribution_shift_reasons(describe(scan(100), (2.5, 2.5, 2.5), CODE), TRAINING) == []
 
 
-def test_other_intensities_size_and_voxels_are_named():
+def test_different_intensities_body_size_and_voxel_spacing_are_reported():
     words = distribution_shift_reasons(describe(scan(7, tissue=-150), (2.5, 2.5, 2.5), CODE), TRAINING)
     assert len(words) == 1 and "intensities" in words[0]
     words = distribution_shift_reasons(describe(scan(7, size=15), (2.5, 2.5, 2.5), CODE), TRAINING)
@@ -38,16 +38,16 @@ def looks(tissue, seeds):
     return [describe(scan(i, tissue=tissue), (2.5, 2.5, 2.5), CODE) for i in seeds]
 
 
-def test_a_scan_that_looks_like_what_the_model_makes_is_told_from_what_it_takes():
+def test_a_scan_that_resembles_the_target_is_recognised():
     sources, targets = looks(120, range(4)), looks(40, range(10, 14))
     for seed in range(20, 24):
         (taken,), (made,), (strange,) = (looks(tissue, [seed]) for tissue in (120, 40, -600))
         assert resembles_target(made, sources, targets)
         assert not resembles_target(taken, sources, targets)
-        assert not resembles_target(strange, sources, targets)  # neither the one nor the other
+        assert not resembles_target(strange, sources, targets)  # resembles neither sources nor targets
 
 
-def test_nothing_is_said_where_sources_and_targets_look_alike_or_are_few():
+def test_similar_or_few_sources_and_targets_give_no_target_resemblance():
     (new,) = looks(40, [30])
     assert not resembles_target(new, looks(40, range(4)), looks(40, range(10, 14)))
     assert not resembles_target(new, looks(120, range(2)), looks(40, range(10, 14)))

@@ -44,7 +44,7 @@ def test_agrees_with_simpleitk_where_voxels_shrink():
     np.testing.assert_allclose(fine.data[inside], expected[inside], atol=1e-3)
 
 
-def test_there_and_back_keeps_a_smooth_image():
+def test_resampling_forth_and_back_keeps_a_smooth_image():
     volume = Volume(smooth(sigma=4), oblique((1.0, 1.0, 1.0)))
     back = resample_like(resample(volume, (1.5, 1.5, 1.5)), volume)
     assert back.shape == volume.data.shape

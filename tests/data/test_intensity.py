@@ -18,14 +18,14 @@ def test_round_trip_inside_the_range(low, width, seed):
     assert np.array_equal(x, kept)
 
 
-def test_ends_map_to_plus_and_minus_one():
+def test_range_limits_map_to_plus_and_minus_one():
     np.testing.assert_array_equal(
         Range(-1000, 1000).encode(np.array([-1000.0, 0, 1000, 5000, -3000])), [-1, 0, 1, 1, -1]
     )
 
 
 @given(st.integers(0, 2**31), st.sampled_from(["preserve", "preserve_unchanged", "clip"]))
-def test_values_at_and_beyond_the_ends_come_back_to_the_bit_and_no_other_is_touched(seed, outside):
+def test_values_at_and_beyond_the_range_limits_are_restored_exactly_and_others_unchanged(seed, outside):
     code, rng = Range(-1000, 1000, outside), np.random.default_rng(seed)
     x = rng.choice([-32768, -1024.7, -1000, -999.9, 40, 999.9, 1000, 1800.3, 3e38], 50).astype(np.float32)
     y = rng.uniform(760, 1000, 50).astype(np.float32)
@@ -33,21 +33,21 @@ def test_values_at_and_beyond_the_ends_come_back_to_the_bit_and_no_other_is_touc
     assert np.array_equal(code.carried(x, y.copy()), expected)
 
 
-def test_above_the_range_carry_unmoved_keeps_bone_and_lets_contrast_go():
+def test_carry_unmoved_keeps_bone_above_the_range_and_removes_contrast():
     code = Range(-200, 400, "preserve_unchanged")
     x = np.array([900, 900, 900, 900, -1000, -1000], np.float32)  # bone, brighter, contrast, between, lung, padding
     y = np.array([380, 420, 50, 400 - 600 * 3 / 16, -190, 100], np.float32)
     np.testing.assert_allclose(code.carried(x, y), [900, 900, 50, (900 + 287.5) / 2, -1000, -1000], atol=1e-3)
 
 
-def test_clip_shows_what_encode_shows():
+def test_clip_equals_encode_then_decode():
     code = Range(3, 300, background=0)
     x = np.array([0, 1, 3, 50, 900], np.float32)
     assert code.clip(x).tolist() == [0, 3, 3, 50, 300]
     np.testing.assert_allclose(code.decode(code.encode(x)), code.clip(x), atol=1e-4)
 
 
-def test_masked_background_is_apart_from_dark_tissue():
+def test_masked_background_is_coded_differently_from_dark_tissue():
     data = np.zeros((10, 10, 10), np.float32)
     data[2:8, 2:8, 2:8] = np.linspace(3, 300, 216).reshape(6, 6, 6)
     code = fit_range(data, kind="percentile", high=100, background=0)
@@ -78,7 +78,7 @@ def test_a_low_percentile_keeps_the_dark_half_of_a_crop_without_background():
 
 
 @given(st.floats(0.01, 1e6))
-def test_percentile_and_zscore_follow_the_scale(gain):
+def test_percentile_and_zscore_are_independent_of_the_intensity_scale(gain):
     data = np.random.default_rng(0).gamma(2, 50, (8, 8, 8)).astype(np.float32)
     for kind in ("percentile", "zscore"):
         a, b = fit_range(data, kind=kind), fit_range(data * np.float32(gain), kind=kind)

@@ -17,7 +17,7 @@ FOLDER = tempfile.TemporaryDirectory()
 
 
 def volume(seed, shape=(24, 20, 16), body=((6, 18), (5, 15), (4, 12))):
-    """HU that tell their own place: x + 100 y + 10000 z, so a patch reveals where it was taken."""
+    """HU that encode their position, x + 100 y + 10000 z, so a patch shows where it was sampled."""
     x, y, z = np.meshgrid(*(np.arange(n) for n in shape), indexing="ij")
     mask = np.zeros(shape, bool)
     mask[tuple(slice(*b) for b in body)] = True
@@ -45,7 +45,7 @@ def place(patch):
 
 def test_sample_n_is_always_the_same():
     first, second = make(flip=("x", "y"), rotate=10, gamma=0.3), make(flip=("x", "y"), rotate=10, gamma=0.3)
-    second[3]  # what was drawn before does not matter
+    second[3]  # earlier draws do not matter
     for n in (0, 7, 100):
         assert torch.equal(first[n]["source"], second[n]["source"])
     assert not torch.equal(first[0]["source"], first[4]["source"])
@@ -67,14 +67,14 @@ def test_flips_mirror_the_named_axis():
     assert same + mirrored == 40 and 8 < mirrored < 32
 
 
-def test_every_case_once_an_epoch():
+def test_every_case_is_drawn_once_per_epoch():
     patches = make()
     for epoch in range(3):
         names = [patches[4 * epoch + i]["source_case"] for i in range(4)]
         assert sorted(names) == sorted(cohort())
 
 
-def test_unpaired_sides_go_their_own_ways():
+def test_unpaired_sides_are_sampled_independently():
     patches = make(paired=False)
     seen = {(patches[n]["source_case"], patches[n]["target_case"]) for n in range(60)}
     assert len(seen) > 8  # of 12
@@ -91,7 +91,7 @@ def test_body_share():
 
 
 def test_matched_position_follows_the_body():
-    """The same relative place of another patient's body, wherever that body lies."""
+    """The same relative position in another patient's body, wherever that body is in its volume."""
     sources = {"a": (volume(0, (40, 40, 40), ((2, 22), (2, 22), (2, 22))),)}
     targets = {"b": (volume(0, (40, 40, 40), ((18, 38), (18, 38), (18, 38))),)}
     patches = Patches(sources, targets, paired=False, patch=PATCH, seed=0, body=1.0)
@@ -104,7 +104,7 @@ def test_small_volumes_are_padded():
     assert Patches(small, small, paired=True, patch=PATCH, seed=0)[0]["source"].shape == (1, *PATCH)
 
 
-def test_two_processes_draw_what_one_would():
+def test_two_processes_draw_the_samples_of_one():
     patches = make()
     whole = list(batches(patches, batch=2, first_step=3, steps=5))
     parts = [list(batches(patches, batch=1, first_step=3, steps=5, rank=r, world=2)) for r in range(2)]
@@ -113,7 +113,7 @@ def test_two_processes_draw_what_one_would():
         assert torch.equal(both, whole[step]["source"])
 
 
-def test_resumed_stream_goes_on_where_it_stopped():
+def test_resumed_sample_stream_continues_where_it_stopped():
     patches = make()
     whole = list(batches(patches, batch=2, first_step=0, steps=5))
     rest = list(batches(patches, batch=2, first_step=3, steps=5))
@@ -121,7 +121,7 @@ def test_resumed_stream_goes_on_where_it_stopped():
     assert torch.equal(rest[0]["source"], whole[3]["source"])
 
 
-def test_workers_draw_the_same():
+def test_workers_draw_the_same_samples():
     patches = make(rotate=10)
     alone = next(batches(patches, batch=2, first_step=0, steps=2))
     helped = next(batches(patches, batch=2, first_step=0, steps=2, workers=1))
@@ -153,7 +153,7 @@ def test_unknown_artefact_is_refused():
         make(artefacts=({"name": "RandomNose"},))
 
 
-def test_contrasts_of_a_case_share_place_and_turn_but_not_the_gamma():
+def test_contrasts_of_a_case_share_position_and_rotation_but_not_gamma():
     both = {"a": (volume(0), volume(400_000))}
     plain = Patches(both, both, paired=True, patch=PATCH, seed=0, flip=("x",), rotate=15)[0]
     assert plain["source"].shape == plain["target"].shape == (2, *PATCH)
@@ -173,14 +173,14 @@ def test_slabs_come_folded_and_reach_the_first_and_the_last_slice():
         assert seen == set(range(16))
 
 
-def test_a_turned_slab_sees_its_neighbours_not_its_own_edge():
-    """Sagittal slabs of HU that grow along x: turned, they must hold more than their own slice's one value."""
+def test_a_rotated_slab_uses_neighbouring_slices_not_edge_replication():
+    """Sagittal slabs of HU that grow along x: rotated, they must hold more values than that of their own slice."""
     sources = {"a": (volume(0, (40, 40, 40), ((10, 30),) * 3),)}
     patches = Patches(sources, sources, paired=True, patch=(1, 16, 16), slab=0, seed=0, rotate=20, body=1.0)
     decoded = [Range(0, 500_000).decode(patches[n]["source"].numpy()) for n in range(30)]
     gradient = np.array([np.linalg.lstsq(plane_of(d), d.ravel(), rcond=None)[0] for d in decoded])
     lengths = np.abs(gradient[:, :2]).max(1)
-    assert len(set(np.round(lengths, 2))) > 10  # turned differently
+    assert len(set(np.round(lengths, 2))) > 10  # rotated differently
     residue = [np.abs(plane_of(d) @ g - d.ravel()).max() for g, d in zip(gradient, decoded, strict=True)]
     assert max(residue) < 50  # a plane through a linear volume, nowhere replicated (z counts 10000 a voxel)
 
@@ -224,7 +224,7 @@ def axes_in_mm(weight, spacing):
         ((1.0, 4.0, 2.0), 1),
     ],
 )
-def test_a_turned_ball_is_a_ball_in_mm(spacing, slab):
+def test_a_rotated_ball_stays_a_ball_in_mm(spacing, slab):
     """At any voxel size, in 3D and in slabs, of images and of labels."""
     case, labels = blob(spacing)
     patch = [1 if axis == slab else int(64 / s) for axis, s in enumerate(spacing)]
@@ -235,7 +235,7 @@ def test_a_turned_ball_is_a_ball_in_mm(spacing, slab):
         image, named = sample["source"][0].numpy() + 1, sample["labels"][0].numpy()
         assert axes_in_mm(np.where(image > 0.2, image, 0), spacing) < 1.02
         assert axes_in_mm(named.astype(float), spacing) < 1.08  # of whole voxels of up to a third of the radius
-        assert ((image > 2 * np.exp(-2)) == (named > 0)).mean() > 0.98  # labels and image turn together
+        assert ((image > 2 * np.exp(-2)) == (named > 0)).mean() > 0.98  # labels and image are rotated together
     assert len({float(s["source"].mean()) for s in samples}) > 2
 
 
@@ -252,8 +252,8 @@ def test_scaling_is_along_the_axes_and_the_same_at_any_voxel_size():
     assert np.ptp(sizes[0]) / np.mean(sizes[0]) > 0.2
 
 
-def test_thin_patches_are_turned_with_what_lies_beside_them():
-    """A patch much wider than deep needs more slices than its own, or the edge would be repeated in it."""
+def test_thin_patches_are_rotated_with_their_neighbouring_slices():
+    """A patch much wider than deep needs more slices than its own; otherwise its edge would be replicated."""
     shape = (60, 60, 60)
     path = Path(FOLDER.name) / "ramp.npy"
     np.save(path, np.broadcast_to(np.arange(60, dtype=np.float32), shape))
@@ -282,15 +282,15 @@ def test_artefacts_act_in_mm_and_do_not_move_a_source_off_its_target(paired):
 
 
 @pytest.mark.parametrize("size", [(8, 8, 8), (7, 8, 5)])
-def test_turning_by_nothing_leaves_the_voxels_where_they_are(size):
-    """Turn and patch share their centre, or the patch would be the mean of neighbours."""
+def test_the_identity_transform_changes_no_voxel(size):
+    """Rotation and patch have one centre; otherwise the patch would be the mean of neighbours."""
     data, start = np.random.default_rng(0).normal(0, 100, (24, 20, 16)), np.array([3, 5, 9])
     patch = cut_patch(data, start, np.array(size), AffineTransform(np.eye(3)), (1.0, 2.0, 3.0))
     expected = cut_patch(data, start, np.array(size), AffineTransform(), (1.0, 2.0, 3.0))
     np.testing.assert_allclose(patch, expected, atol=1e-4)
 
 
-def test_patches_are_centred_where_asked():
+def test_patches_are_centred_on_the_given_voxels():
     centres = {"case0": np.array([[12, 10, 8]]), "case1": np.array([[10, 9, 7], [14, 12, 9]])}
     patches = make(centres=centres, foreground_fraction=1.0, body=0.0)
     near, far = [], []
@@ -302,9 +302,9 @@ def test_patches_are_centred_where_asked():
             far.append(np.abs(middle - [12, 10, 8]).max())
         else:
             near.append(np.abs(known - middle).max(1).min())
-    assert max(near) <= 3 < max(far)  # a quarter of the patch and rounding; cases without a place lie anywhere
+    assert max(near) <= 3 < max(far)  # a quarter of the patch and rounding; cases without a centre are sampled anywhere
 
 
-def test_without_centres_the_draws_are_what_they_were():
+def test_without_centres_the_random_draws_are_unchanged():
     for n in range(5):
         assert torch.equal(make()[n]["source"], make(centres={}, foreground_fraction=0.5)[n]["source"])

@@ -1,4 +1,4 @@
-"""From settings to what the loop trains on: contrasts and labels of a cohort."""
+"""From settings to training data: contrasts and labels of a cohort."""
 
 import nibabel as nib
 import numpy as np
@@ -43,8 +43,8 @@ def test_labels_of_the_training_sources(tmp_path):
 
 @pytest.mark.parametrize("slab, patch", [(None, (8, 8, 8)), (2, (8, 8, 3))])
 @pytest.mark.parametrize("paired", [True, False])
-def test_labels_are_turned_with_their_source(tmp_path, slab, patch, paired):
-    """The organ is the only thing above 100 HU, wherever crop, flip and turn have brought it."""
+def test_labels_are_transformed_with_their_source(tmp_path, slab, patch, paired):
+    """The organ is the only thing above 100 HU, wherever crop, flip and rotation have moved it."""
     root = write_cohort(tmp_path / "cohort", cases=6, unpaired=not paired, labels=True)
     found = prepared(root, tmp_path / "run", labels=True, classes=3, paired=paired, validation=0.0)
     options = {"flip": ("x", "y", "z"), "rotate": 20.0, "scale": 0.1, "slab": slab}
@@ -77,14 +77,14 @@ def test_labels_that_are_missing_or_miscounted(tmp_path):
 
 
 def domain_cohort(root, cases=4):
-    """Three phases of the same patients, a folder each."""
+    """Three phases of the same patients, one folder each."""
     for i, phase in enumerate(("none", "arterial", "late")):
         write_cohort(root / f"part{i}", cases=cases)
         (root / f"part{i}" / "source").rename(root / phase)
     return root
 
 
-def test_domains_are_sampled_against_each_other_and_patients_kept_apart(tmp_path):
+def test_domains_are_sampled_pairwise_and_patients_are_never_in_two_subsets(tmp_path):
     root = domain_cohort(tmp_path / "cohort")
     domains = ("none", "arterial", "late")
     found = prepared(root, tmp_path / "run", domains=domains, paired=False)
@@ -104,7 +104,7 @@ def test_domains_are_sampled_against_each_other_and_patients_kept_apart(tmp_path
     assert seen == {(a, b) for a in range(3) for b in range(3) if a != b}
 
 
-def test_the_same_patients_domains_are_sampled_at_one_place_where_there_are_several(tmp_path):
+def test_paired_domains_of_a_patient_are_sampled_at_one_position(tmp_path):
     root = domain_cohort(tmp_path / "cohort")
     alone = next((root / "late").glob("*"))
     others = [root / phase / alone.name for phase in ("none", "arterial")]
@@ -122,14 +122,14 @@ def test_the_same_patients_domains_are_sampled_at_one_place_where_there_are_seve
         sample = patches[n]
         (of, x), (to, y) = (sample[f"{side}_case"].split("/") for side in ("source", "target"))
         assert of != to and sample["paired"] == (sample["source_case"] not in lonely)
-        if sample["paired"]:  # the phases are of one seed: the same image
+        if sample["paired"]:  # the phases have one seed: the same image
             assert x == y and torch.equal(sample["source"], sample["target"])
 
 
-def test_validation_knows_the_truth_where_the_patient_was_scanned_in_both_domains(tmp_path):
+def test_validation_uses_the_true_target_if_the_patient_has_both_domains(tmp_path):
     domains = ("none", "arterial", "late")
     root = domain_cohort(tmp_path / "cohort")
-    for phase in domains:  # tell the phases apart: each has its own brightness
+    for phase in domains:  # identify the phases: each has its own brightness
         for path in (root / phase).glob("*"):
             image = nib.load(path)
             nib.save(nib.Nifti1Image(np.asarray(image.dataobj) + 10 * domains.index(phase), image.affine), path)
@@ -143,7 +143,7 @@ def test_validation_knows_the_truth_where_the_patient_was_scanned_in_both_domain
         np.testing.assert_allclose(change, 10 * (case.domain - own), atol=0.01)
 
 
-def test_the_same_patients_domains_must_lie_on_one_grid_and_exist(tmp_path):
+def test_paired_domains_must_exist_and_share_a_grid(tmp_path):
     options = {"domains": ("none", "arterial", "late"), "paired": False, "paired_domains": True, "validation": 0.0}
     root = domain_cohort(tmp_path / "cohort")
     path = next((root / "late").glob("*"))
@@ -162,7 +162,7 @@ def test_the_same_patients_domains_must_lie_on_one_grid_and_exist(tmp_path):
         prepared(root, tmp_path / "run2", **options)
 
 
-def test_domains_that_are_not_there(tmp_path):
+def test_missing_domains_are_refused(tmp_path):
     root = domain_cohort(tmp_path / "cohort")
     with refused("cohort-domain-empty", names="portal"):
         prepared(root, tmp_path / "run", domains=("none", "portal"), paired=False)
@@ -171,7 +171,7 @@ def test_domains_that_are_not_there(tmp_path):
 STRUCTURES = {"host": ["body"], "lesion": ["organ"]}
 
 
-def test_labels_are_joined_into_structures_and_found_for_patches(tmp_path):
+def test_labels_are_merged_into_classes_and_give_patch_centres(tmp_path):
     root = write_cohort(tmp_path / "cohort", labels=True)
     sampling = {"foreground_fraction": 1.0, "foreground_classes": ["lesion"], "patch": [16, 16, 16]}
     found = prepared(root, tmp_path / "run", labels=True, class_groups=STRUCTURES, sections={"sampling": sampling})
@@ -204,13 +204,13 @@ def test_labels_are_joined_into_structures_and_found_for_patches(tmp_path):
         ({"host": ["body"], "lesion": ["body"]}, {}, "config-invalid-value", "a label twice"),
     ],
 )
-def test_structures_that_cannot_be(tmp_path, structures, sampling, code, names):
+def test_impossible_class_groups_are_refused(tmp_path, structures, sampling, code, names):
     root = write_cohort(tmp_path / "cohort", labels=True)
     with refused(code, names=names):
         prepared(root, tmp_path / "run", labels=True, class_groups=structures, sections={"sampling": sampling})
 
 
-def test_a_method_that_needs_classes_says_so(tmp_path):
+def test_a_method_that_needs_classes_refuses_data_without(tmp_path):
     from medgen.checkpoint import build_method
     from medgen.config import parse_settings
 

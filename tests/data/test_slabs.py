@@ -33,7 +33,7 @@ def test_the_smallest_side_is_the_slab(patch, axis):
 
 
 @pytest.mark.parametrize("patch", [(64, 64, 64), (1, 1, 64), (64, 32, 32)])
-def test_sides_that_tie_are_refused(patch):
+def test_patches_with_two_smallest_sides_are_refused(patch):
     with refused("config-slab-side-ambiguous", names="sampling.patch"):
         slab_axis(patch)
 

@@ -10,13 +10,13 @@ def image(seed=0):
     return truth, (np.array([20.0, 90, 160])[truth] + rng.normal(0, 4, truth.shape)).astype(np.float32)
 
 
-def test_classes_are_the_tissues_from_dark_to_bright():
+def test_tissue_classes_ascend_from_dark_to_bright():
     truth, data = image()
     found = tissue_classes(data, np.ones(truth.shape, bool), 3, (1, 1, 1), smoothing=0)
     assert (found == truth).mean() > 0.999
 
 
-def test_smoothing_takes_noise_and_keeps_tissue():
+def test_smoothing_removes_noise_and_keeps_tissue():
     truth, data = image()
     noisy = data + np.random.default_rng(1).normal(0, 40, truth.shape)
     everywhere = np.ones(truth.shape, bool)
@@ -24,7 +24,7 @@ def test_smoothing_takes_noise_and_keeps_tissue():
     assert (smooth == truth).mean() > 0.85 > (rough == truth).mean()
 
 
-def test_scale_and_offset_change_nothing_and_the_mask_is_kept():
+def test_classes_are_independent_of_scale_and_offset_and_stay_in_the_mask():
     _, data = image()
     mask = np.zeros(data.shape, bool)
     mask[2:22] = True
@@ -39,7 +39,7 @@ def test_a_constant_image_and_an_empty_mask_are_one_class():
     assert not tissue_classes(flat, flat < 0, 4, (1, 1, 1)).any()
 
 
-def test_limits_are_the_best_of_all():
+def test_class_thresholds_minimise_the_variance_within_classes():
     values = np.sort(np.random.default_rng(0).gamma(1.0, size=60))
 
     def within(places):

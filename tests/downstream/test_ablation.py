@@ -42,10 +42,10 @@ def test_several_draws_have_students_interval_over_the_draws():
             np.mean([a["dice"] - b["dice"] for a, b in zip(mine, base, strict=True) if a["draw"] == draw])
             for draw in range(5)
         ]
-        wanted = stats.ttest_1samp(gains, 0).confidence_interval(0.95)
+        expected = stats.ttest_1samp(gains, 0).confidence_interval(0.95)
         made = of(found, arm)
         assert made["against"] == other and made["gain"] == pytest.approx(np.mean(gains))
-        assert made["gain_interval"] == pytest.approx([wanted.low, wanted.high])
+        assert made["gain_interval"] == pytest.approx([expected.low, expected.high])
     assert of(found, "real")["gain"] is None and of(found, "real")["gain_interval"] is None
     assert (of(found, "both")["draws"], of(found, "both")["seeds"], of(found, "both")["cases"]) == (5, 2, 3)
     one = [r["dice"] for r in given if r["arm"] == "both" and r["label"] == 2]

@@ -1,4 +1,4 @@
-"""Protocols keep patients apart, are not repeated, go on past bad cases, and sum up to what their rows say."""
+"""Protocols separate patients, are not repeated, continue after bad cases, and are summarised correctly."""
 
 import csv
 import json
@@ -38,7 +38,7 @@ def write_case(folder, name, patient, *, contrast=100.0, seed=0):
 
 
 class Trainer:
-    """Learns a threshold halfway between label and rest, and remembers what it was shown."""
+    """Learn a threshold halfway between label and background, and record the training cases."""
 
     def __init__(self):
         self.seen = []
@@ -56,7 +56,7 @@ def real(tmp_path):
 
 @pytest.fixture
 def synthetic(tmp_path):
-    """Half as bright as real ones, of three of their patients and another one."""
+    """Synthetic images at half the intensity, of three real patients and another one."""
     return [write_case(tmp_path / "syn", f"c{i}", f"p{i // 2}", contrast=30.0, seed=i) for i in range(2, 10)]
 
 
@@ -65,7 +65,7 @@ def run(tmp_path, real, synthetic, train=None, **options):
     return run_protocols(real, synthetic, tmp_path / "out", train=train or Trainer(), **options)
 
 
-def test_synthetic_images_of_tested_patients_are_refused_unless_the_patients_are_told(tmp_path):
+def test_synthetic_images_of_tested_patients_are_refused_unless_patients_are_given(tmp_path):
     def examples(names, patient=str):
         return [Example(name, patient(name), Path("absent"), Path("absent")) for name in names]
 
@@ -116,7 +116,7 @@ def test_no_protocol_trains_on_a_patient_that_it_tests(tmp_path, real, synthetic
         assert all(row["patient"] in folds[row["fold"]] for row in rows)
 
 
-def test_scores_say_what_the_segmenters_can(tmp_path, real, synthetic):
+def test_scores_reflect_the_segmenters(tmp_path, real, synthetic):
     summary = {row["protocol"]: row for row in summarise(run(tmp_path, real, synthetic).rows) if row["label"] == 1}
     assert summary["real_to_real"]["dice"] == 1 and summary["real_to_real"]["gain"] is None
     assert summary["real_to_synthetic"]["dice"] == 0 and summary["real_to_synthetic"]["infinite"] == 8
@@ -128,7 +128,7 @@ def test_scores_say_what_the_segmenters_can(tmp_path, real, synthetic):
     assert float(rows[0]["volume_reference"]) == pytest.approx(48 * 2 / 1000)
 
 
-def test_what_is_finished_is_not_done_again(tmp_path, real, synthetic):
+def test_finished_runs_are_not_repeated(tmp_path, real, synthetic):
     first = run(tmp_path, real, synthetic, only=[0])
     trainer = Trainer()
     again = run(tmp_path, real, synthetic, trainer)
@@ -136,7 +136,7 @@ def test_what_is_finished_is_not_done_again(tmp_path, real, synthetic):
     assert again.rows[: len(first.rows)] == first.rows
     trainer = Trainer()
     assert run(tmp_path, real, synthetic, trainer).rows == again.rows and not trainer.seen
-    (tmp_path / "out/results/both_to_real-fold1-seed0.json").write_text('{"rows": [')  # as a full disk leaves it
+    (tmp_path / "out/results/both_to_real-fold1-seed0.json").write_text('{"rows": [')  # truncated, as on a full disk
     assert run(tmp_path, real, synthetic, trainer).rows == again.rows
     assert [name for name, _ in trainer.seen] == ["both-fold1-seed0"]
     run(tmp_path, real[:-1], synthetic, trainer)  # other files
@@ -145,9 +145,9 @@ def test_what_is_finished_is_not_done_again(tmp_path, real, synthetic):
 
 def test_medgens_own_segmenter_is_trained_and_after_a_kill_loaded(tmp_path, real):
     training = {"steps": 2, "filters": 2, "voxels": 8**3}
-    said = []
+    messages = []
     real[0].image.write_bytes(b"")
-    options = {"train": train_segmenter, "training": training, "only": [0], "values": (1,), "say": said.append}
+    options = {"train": train_segmenter, "training": training, "only": [0], "values": (1,), "say": messages.append}
     found = run(tmp_path, real, [], **options)
     folder = tmp_path / "out/segmenters/real-fold0-seed0"
     weights = folder / "weights.safetensors"
@@ -172,7 +172,7 @@ def test_another_system_finds_the_segmenters_of_real_images_trained(tmp_path, re
     assert len(written) == 1
 
 
-def test_a_bad_case_is_reported_and_the_rest_goes_on(tmp_path, real, synthetic):
+def test_a_bad_case_is_reported_and_the_others_are_scored(tmp_path, real, synthetic):
     bad = real[3]
     good = bad.image.read_bytes()
     bad.image.write_bytes(good[:100])
@@ -189,7 +189,7 @@ def test_a_bad_case_is_reported_and_the_rest_goes_on(tmp_path, real, synthetic):
     assert not run(tmp_path, real, synthetic).failures
 
 
-def test_a_training_that_fails_costs_its_protocols_only(tmp_path, real, synthetic):
+def test_a_failed_training_loses_only_its_protocols(tmp_path, real, synthetic):
     class Failing(Trainer):
         def __call__(self, examples, folder, **options):
             if folder.name.startswith("synthetic"):
@@ -262,12 +262,12 @@ def test_folders_give_examples_by_name(tmp_path, real):
         ({"folds": 5}, "downstream-fold-count"),
     ],
 )
-def test_bad_arguments_get_a_sentence(tmp_path, real, synthetic, options, code):
+def test_bad_arguments_are_refused(tmp_path, real, synthetic, options, code):
     with refused(code):
         run(tmp_path, real, synthetic, **options)
 
 
-def test_without_synthetic_images_the_baseline_is_left(tmp_path, real):
+def test_without_synthetic_images_only_the_baseline_runs(tmp_path, real):
     assert {row["protocol"] for row in run(tmp_path, real, []).rows} == {"real_to_real"}
     with refused("downstream-synthetic-missing"):
         run(tmp_path, real, [], protocols=["both_to_real"])

@@ -1,4 +1,4 @@
-"""References and predictions with labels → the section of the report, by segmenters of a few steps."""
+"""The downstream section from references and predictions with labels, with segmenters of a few steps."""
 
 import json
 
@@ -38,15 +38,15 @@ def test_rows_of_every_protocol_and_label(cohort):
     assert not run(cohort).failures
     section = json.loads((cohort / "out/summary.json").read_text())["downstream"]
     rows = {(row["protocol"], row["label"]): row for row in section["rows"]}
-    wanted = ("real_to_real", "real_to_synthetic", "synthetic_to_real", "both_to_real")
-    assert set(rows) == {(name, label) for name in wanted for label in ("liver", "mean")}
+    protocols = ("real_to_real", "real_to_synthetic", "synthetic_to_real", "both_to_real")
+    assert set(rows) == {(name, label) for name in protocols for label in ("liver", "mean")}
     assert rows["both_to_real", "liver"]["n"] == 4 and rows["real_to_real", "liver"]["gain"] is None
     assert 0 <= rows["real_to_real", "liver"]["dice_mean"] <= 1 and section["folds"] == 2
 
 
-def test_what_is_missing_is_said(cohort):
+def test_missing_inputs_are_refused(cohort):
     with refused("evaluation-reference-labels-needed"):
         run(cohort, labels=None)
     failures = run(cohort, downstream=Protocols(3, (0,), TRAINING)).failures
-    assert [f.case for f in failures] == ["downstream"] and "3 folds of 2 patients" in failures[0].error
+    assert [f.case for f in failures] == ["downstream"] and "3 folds cannot be made of 2 patients" in failures[0].error
     assert make_protocols(3, 4, 2) == Protocols(4, (0, 1), {"minutes": 3, "device": "cpu"})

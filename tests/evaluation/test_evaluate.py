@@ -77,7 +77,7 @@ def test_every_number_of_a_case(cohort):
     assert row["ssim"] > row["source_ssim"] and row["body_ssim"] > row["source_body_ssim"]
 
 
-def test_regions_and_the_way_from_source_to_truth(cohort):
+def test_regions_and_the_correction_from_source_to_truth(cohort):
     evaluation = _run(cohort, source=cohort / "source", labels=cohort / "labels")
     rows = _rows(cohort / "results" / "regions.csv")
     fixed = ["case", "region", "voxels", "mean_prediction", "mean_reference", "mean_source"]
@@ -204,19 +204,20 @@ def test_a_profile_of_hu_is_refused_for_other_images(tmp_path):
 
 def test_a_prediction_that_is_not_in_hu_is_warned_of(cohort):
     _write(cohort / "converted" / "a.nii.gz", np.zeros(SHAPE, np.float32))
-    assert "is it in HU" in _run(cohort).warnings[0]
+    warning = _run(cohort).warnings[0]
+    assert warning.startswith("a: the prediction has no air") and "is in HU" in warning
 
 
 @pytest.mark.parametrize("role, folder", [("reference", "target"), ("source", "source")])
 def test_a_prediction_that_is_the_truth_or_the_input_itself_is_warned_of(cohort, role, folder):
     truth, source, _, _ = _arrays(0)
     _write(cohort / "converted/a.nii.gz", {"reference": truth, "source": source}[role])
-    (found,) = [text for text in _run(cohort, source=cohort / "source").warnings if "itself" in text]
-    assert f"a: the prediction is the {role} itself, voxel by voxel" in found
+    (found,) = [text for text in _run(cohort, source=cohort / "source").warnings if "in every voxel" in text]
+    assert f"a: the prediction equals the {role} in every voxel" in found
 
 
 def test_orientation_on_disk_does_not_matter(cohort):
-    """The same volume stored with its axes turned gives the same numbers, body mask and regions included."""
+    """The same volume stored with another axis order gives the same numbers, body mask and regions included."""
     plain = _run(cohort, source=cohort / "source", labels=cohort / "labels")
     for folder in ("target", "source", "converted", "labels"):
         for path in (cohort / folder).glob("*.nii.gz"):
@@ -331,7 +332,7 @@ def test_several_cases_of_a_patient_count_as_one(cohort):
             (cohort / folder / f"{case}.nii.gz").rename(cohort / folder / f"p1_{case}.nii.gz")
     evaluation = _run(cohort, patient_pattern="^(p[0-9])_")
     assert {case.patient for case in evaluation.cases} == {"p1"}
-    assert evaluation.statistics()["mae"].mean_interval is None  # from one patient nothing was seen to vary
+    assert evaluation.statistics()["mae"].mean_interval is None  # one patient shows no variation between patients
 
 
 def test_segmentations_of_the_predictions_are_scored(cohort):
@@ -395,7 +396,7 @@ def test_the_model_is_named_and_its_training_cases_warned_of(cohort):
     (cohort / "converted" / "manifest.json").write_text(json.dumps({"model": model, "cases": {}}))
     evaluation = _run(cohort)
     seen, how = evaluation.warnings
-    assert "1 of 2 cases (a) were among those" in seen and "by name alone" in how
+    assert "1 of 2 cases (a) were used to train or select the model" in seen and "by name only" in how
     summary = json.loads((cohort / "results" / "summary.json").read_text())
     assert summary["provenance"]["model"]["step"] == "3"
 

@@ -58,7 +58,7 @@ def test_segmentations_of_predictions_may_be_named_alike(tmp_path, found):
 
 
 @pytest.mark.parametrize("found", [{"bone": 1, "liver": 2}, {"liver": 3}, {"spleen": 2}, {"1": "liver", "2": "spleen"}])
-def test_segmentations_numbered_otherwise_are_refused(tmp_path, found):
+def test_segmentations_with_other_label_values_are_refused(tmp_path, found):
     with refused("labels-tables-differ", names="plabels"):
         matched(tmp_path, {"liver": 1, "bone": 2}, found)
 
@@ -74,7 +74,7 @@ def test_labels_a_rounding_error_off_are_whole(tmp_path):
     "make, code",
     [(lambda p: p.symlink_to("/nowhere/labels.json"), "file-missing"), (os.mkfifo, "file-not-regular")],
 )
-def test_a_table_that_cannot_be_read_is_not_passed_over(tmp_path, make, code):
+def test_an_unreadable_label_table_is_refused(tmp_path, make, code):
     make(tmp_path / "labels.json")
     with refused(code, names="labels.json"):
         label_names(tmp_path)

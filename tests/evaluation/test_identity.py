@@ -16,16 +16,16 @@ def warned(data, cases):
     return training_overlap_warnings({"model": {"sha256": "x", "training_data": data}, "cases": {}}, cases)
 
 
-def test_a_case_trained_on_is_known_by_its_content_whatever_its_name():
+def test_training_cases_are_recognised_by_content_under_any_name():
     (found,) = warned(NEW, {"copy": ["h0", "h1"], "a": ["h2"], "other": ["h4"]})
-    assert found.startswith("2 of 3 cases (copy, other) were among those the model was trained on or chosen by")
+    assert found.startswith("2 of 3 cases (copy, other) were used to train or select the model")
     assert warned(NEW, {"a": ["h2"], "c": ["h3"]}) == []
 
 
 @pytest.mark.parametrize("data, cases", [(OLD, {"a": ["h9"], "x": ["h1"]}), (NEW, {"a": [], "x": []})])
-def test_without_content_names_are_compared_and_that_is_said(data, cases):
+def test_without_content_hashes_names_are_compared_with_a_warning(data, cases):
     seen, how = warned(data, cases)
-    assert "1 of 2 cases (a)" in seen and "by name alone" in how
+    assert "1 of 2 cases (a)" in seen and "2 of 2 cases" in how and "by name only" in how
     assert warned(None, cases) == warned({}, cases) == []
 
 
@@ -35,7 +35,7 @@ def test_cases_with_an_image_in_common_are_one_patient():
     assert [case.patient for case in found] == ["a", "b", "a"] and "cases a and c show the same image" in warnings[0]
 
 
-def test_records_beside_the_references_tell_patients_and_synthetic_cases(tmp_path):
+def test_provenance_next_to_the_references_gives_patients_and_synthetic_cases(tmp_path):
     for folder in ("imagesTr", "made"):
         (tmp_path / folder).mkdir()
         for name in ("c0", "c1", "c0__syn000"):

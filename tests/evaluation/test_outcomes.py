@@ -41,24 +41,24 @@ def run(cohort, out, **options):
 
 
 def written(folder):
-    """The tables as they stand in the files, and the summary but for its times."""
+    """Return the tables as written, and the summary without its times."""
     summary = json.loads((folder / "summary.json").read_text())
-    told = json.dumps({key: value for key, value in summary.items() if key not in ("seconds", "finished")})
-    return [(folder / name).read_bytes() for name in ("cases.csv", "regions.csv")], told
+    summary_text = json.dumps({key: value for key, value in summary.items() if key not in ("seconds", "finished")})
+    return [(folder / name).read_bytes() for name in ("cases.csv", "regions.csv")], summary_text
 
 
 def test_two_workers_find_the_numbers_of_one_process(local_ray, cohort):
-    alone, said = run(cohort, "alone"), []
-    spread = run(cohort, "spread", cluster=Cluster(workers=2), progress=lambda i, n, case: said.append((i, n, case)))
+    alone, steps = run(cohort, "alone"), []
+    spread = run(cohort, "spread", cluster=Cluster(workers=2), progress=lambda i, n, case: steps.append((i, n, case)))
     assert [case.name for case in spread.cases] == ["a", "b", "e"]
-    assert said == [(i + 1, 5, c) for i, c in enumerate("abcde")]
+    assert steps == [(i + 1, 5, c) for i, c in enumerate("abcde")]
     assert spread.failures == alone.failures and [failure.case for failure in spread.failures] == ["c", "d"]
     assert spread.warnings == alone.warnings and any("b: no labels" in text for text in spread.warnings)
     assert written(cohort / "spread") == written(cohort / "alone")
 
 
-def test_what_nobody_expected_of_a_case_is_its_own_failure(cohort, monkeypatch):
-    """A fault of the program at one case, and at a section of all: the rest is measured and written."""
+def test_an_unexpected_error_fails_only_its_case(cohort, monkeypatch):
+    """An unexpected error in one case, and in one section: the rest is measured and written."""
     real = module.measure_case
 
     def odd(case, *arguments):

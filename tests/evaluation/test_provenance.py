@@ -33,7 +33,7 @@ def test_another_file_of_that_name_is_refused(tmp_path, text):
         read_manifest(tmp_path)
 
 
-def test_what_a_report_shows_of_it():
+def test_fields_of_the_provenance_shown_in_a_report():
     shown = provenance(MANIFEST)
     assert shown["model"]["method"] == "cut" and shown["model"]["training cases"] == "3"
     assert "target" not in shown["model"] and shown["model"]["versions"] == "medgen 0.1.0, torch 2.13.0"

@@ -29,7 +29,7 @@ def test_interval_of_independent_cases_equals_scipy(statistic, confidence, monke
     assert (interval.n, interval.patients, interval.dropped) == (25, 25, 0)
 
 
-def test_interval_of_a_mean_covers_it_about_as_often_as_it_says():
+def test_confidence_interval_of_a_mean_has_nominal_coverage():
     """Skewed values of 30 patients: 95 % intervals, 300 trials, whose own standard error is 1.4 %."""
     truth = np.exp(3 + 0.7**2 / 2)
     trials = [bootstrap_interval(_skewed(30, seed), resamples=499, seed=seed) for seed in range(300)]
@@ -37,8 +37,8 @@ def test_interval_of_a_mean_covers_it_about_as_often_as_it_says():
     assert 0.88 < hits < 0.97  # a mean of 30 lognormals is known to be covered a little too seldom
 
 
-def test_several_cases_a_patient_widen_the_interval_to_what_patients_vary():
-    """Four nearly equal cases of each of 20 patients tell no more than one case each does."""
+def test_several_cases_per_patient_widen_the_interval_to_the_variation_between_patients():
+    """Four nearly equal cases per patient add no information to one case of each of 20 patients."""
     covered, naive, rng = [], [], np.random.default_rng(0)
     for seed in range(150):
         patients = np.repeat(np.arange(20), 4)
@@ -134,7 +134,7 @@ def test_an_infinite_value_is_the_largest_rank(n):
 
 
 @pytest.mark.parametrize("statistic", [np.mean, np.median])
-def test_patients_of_unequal_sizes_give_the_draws_that_laying_out_gives(statistic):
+def test_bootstrap_of_unequal_patients_equals_explicit_resampling(statistic):
     rng = np.random.default_rng(0)
     groups = [rng.normal(size=size).round(1) for size in rng.integers(1, 5, 15)]
     made = statistics._resampled(groups, statistic, 200, 3)

@@ -44,7 +44,7 @@ def test_without_a_mask_mr_is_measured_in_the_foreground(tmp_path):
     save(tmp_path / "made/a.nii.gz", data + np.where(inside, 30, 0).astype(np.float32))
     result = evaluate(tmp_path / "truth", tmp_path / "made", tmp_path / "out", data_range=800)
     metrics = result.cases[0].metrics
-    assert metrics["mae"] == pytest.approx(30, rel=0.02)  # in zeros and all it would be 10
+    assert metrics["mae"] == pytest.approx(30, rel=0.02)  # with the zeros it would be 10
     assert metrics["volume_mae"] == pytest.approx(30 * inside.mean(), rel=0.02)
     assert metrics["psnr"] == pytest.approx(20 * np.log10(800 / 30), abs=0.3)
     assert result.settings["measured_in"] == "the foreground of the reference"

@@ -1,4 +1,4 @@
-"""Means over cases: what is infinite and what is missing."""
+"""Means over cases with infinite and missing values."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def test_infinite_values_are_counted_and_move_the_median():
 @pytest.mark.parametrize(
     ("values", "words"), [([1.0, np.inf, np.nan], "1 of 2 infinite"), ([np.inf], "1 of 1 infinite"), ([1.0], "")]
 )
-def test_what_a_mean_leaves_out_is_said(values, words):
+def test_a_mean_reports_its_excluded_values(values, words):
     assert excluded_values_text(describe(values, [str(i) for i in range(len(values))])) == words
 
 
@@ -33,8 +33,8 @@ MEANS = ("mean_reference", "mean_prediction", "error", "rmse")
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @settings(max_examples=30)
 @given(st.lists(st.floats(-1e80, 1e80) | st.sampled_from([np.inf, -np.inf, np.nan]), max_size=5))
-def test_no_value_of_a_case_ends_the_summary_of_all(values):
-    """Infinite, missing and enormous values of cases are numbers, or none: never an error after all was measured."""
+def test_extreme_values_of_a_case_do_not_stop_the_summary(values):
+    """Infinite, missing and huge values of cases give numbers or None, not an error at the end of a run."""
     cases = [
         CaseResult(str(n), {}, {"mae": value}, [{"region": "r", **dict.fromkeys(MEANS, value), "mean_source": -value}])
         for n, value in enumerate(values)

@@ -1,4 +1,4 @@
-"""What lies beyond the network's window comes back unchanged: on every grid, of every stored type, by every model."""
+"""Values beyond the network's window are unchanged, for every grid, stored type and model."""
 
 import nibabel as nib
 import numpy as np
@@ -53,7 +53,7 @@ MODELS = {
 
 @st.composite
 def grids(draw):
-    """Affine and shape: 0.4 to 6 mm, any turn, perhaps a tilted gantry; small at the model's 2 mm too."""
+    """Affine and shape: 0.4 to 6 mm, any rotation, some with a tilted gantry; small at the model's 2 mm too."""
     spacing = np.array([draw(st.floats(0.4, 6)) for _ in range(3)])
     affine = np.eye(4)
     turn = Rotation.from_euler("xyz", [draw(st.floats(-180, 180)) for _ in range(3)], degrees=True)
@@ -65,7 +65,7 @@ def grids(draw):
 
 
 def values(shape, seed, low=-1000, high=1000):
-    """Tissue, with blobs, single voxels and a border of what lies beyond the window."""
+    """Tissue, with blobs, single voxels and a border beyond the window."""
     rng = np.random.default_rng(seed)
     x = rng.uniform(low, high, shape)
     x = np.where(rng.random(shape) < 0.3, rng.choice(BEYOND, shape), x)
@@ -76,7 +76,7 @@ def values(shape, seed, low=-1000, high=1000):
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(sorted(MODELS)), grids(), st.integers(0, 2**31))
-def test_they_come_back_to_the_bit_and_nothing_else_leaves_the_window(name, grid, seed):
+def test_values_beyond_the_window_are_unchanged_and_others_stay_within(name, grid, seed):
     model, (affine, shape) = MODELS[name], grid
     low, high = model.settings.intensity.source.low, model.settings.intensity.source.high
     scans = [Volume(values(shape, seed + n, low, high), affine) for n, _ in enumerate(model.settings.data.sources)]
@@ -93,7 +93,7 @@ def test_they_come_back_to_the_bit_and_nothing_else_leaves_the_window(name, grid
     st.sampled_from([("difference", "preserve"), ("image", "preserve"), ("difference", "clip")]),
 )
 def test_no_halo_around_bone_metal_and_padding(grid, seed, how):
-    """A network that changes nothing: what lies next to them comes back too, though 20,000 HU were smoothed over it."""
+    """With a network that changes nothing, neighbours of 20,000 HU are unchanged too, despite resampling."""
     (affine, shape), (transfer, outside) = grid, how
     model = model_of(outside=outside, inference={"transfer": transfer}, train=False)
     scan = Volume(values(shape, seed), affine)
@@ -132,7 +132,7 @@ def test_padding_that_dicom_names_within_the_window_comes_back(tmp_path, spacing
 @pytest.mark.parametrize("turn", ["axial", "oblique", "coronal"])
 @pytest.mark.parametrize("enhanced", [False, True])
 def test_padding_of_slices_with_their_own_rescale_comes_back(tmp_path, turn, enhanced):
-    """One stored value is another HU in each slice; of single files some name padding, others none."""
+    """A stored value means different HU in each slice; some single files have PixelPaddingValue, others do not."""
     axes = {"axial": np.eye(3), "oblique": OBLIQUE, "coronal": np.array([[1, 0, 0], [0, 0, 1.0], [0, -1, 0]])}[turn]
     raw = np.random.default_rng(0).integers(900, 1200, (9, 20, 18))
     raw[:, :6] = 77
@@ -165,7 +165,7 @@ def test_validation_measures_what_a_conversion_writes():
 
 
 def stored(kind, slope, inter, shape=(9, 10, 11)):
-    """Raw numbers of a type: tissue within the window, and all that the type can say of ``BEYOND``."""
+    """Raw numbers of a type: tissue within the window, and the values of ``BEYOND`` that the type can represent."""
     rng, kind = np.random.default_rng(0), np.dtype(kind)
     raw = (rng.uniform(-999, 999, shape) - inter) / slope
     beyond = (np.array(BEYOND) - inter) / slope
@@ -181,7 +181,7 @@ STORED = [("u1", 20, -1500), ("i2", 1, 0), ("i2", 0.5, -1000), ("u2", 1, -1024),
 
 
 def turned(raw, spacing=(1.2, 0.9, 3.0)):
-    """On other axes, oblique, of another spacing than the model's."""
+    """The array on other axes, oblique, with a spacing that is not the model's."""
     affine = np.eye(4)
     affine[:3, :3] = Rotation.from_euler("xyz", (12, -20, 33), degrees=True).as_matrix() * spacing
     axes = np.array([[2, -1], [0, 1], [1, -1]])

@@ -1,4 +1,4 @@
-"""De-identified runs: the output folder names nobody, and goes on where it stopped."""
+"""De-identified runs: the output folder identifies nobody, and a run can be resumed."""
 
 import csv
 import json
@@ -27,7 +27,7 @@ HU = {
 
 
 def cohort(folder):
-    """Two scans named after the patient, and a spoiled one."""
+    """Two scans named after the patient, and an invalid one."""
     for n in (1, 2):
         write_ct(
             folder / f"ZyxWvut_{n}", np.clip(stored(8, 16, 16) // 3, 100, 2000), PatientName=NAME, PatientID="ZyxWvut",
@@ -37,14 +37,14 @@ def cohort(folder):
     return folder
 
 
-def told(folder):
+def contents(folder):
     """All names and bytes below a folder."""
     return b"".join(
         str(p.relative_to(folder)).encode() + (p.read_bytes() if p.is_file() else b"") for p in folder.rglob("*")
     )
 
 
-def test_an_output_folder_names_nobody_and_a_second_run_skips(tmp_path, monkeypatch):
+def test_an_output_folder_identifies_nobody_and_a_second_run_skips(tmp_path, monkeypatch):
     source, out = cohort(tmp_path / "in"), tmp_path / "out"
     model = make_model(small_settings(**HU))
     translated, translate_case = [], cases.translate_case
@@ -53,7 +53,7 @@ def test_an_output_folder_names_nobody_and_a_second_run_skips(tmp_path, monkeypa
     assert len(translated) == 2  # what may show a name in its pixels is refused before any work
     assert [r.status for r in results] == ["converted", "converted", "failed"]
     assert "may show the patient's name" in results[2].error
-    everything = told(out)
+    everything = contents(out)
     assert b"Zyx" not in everything and str(tmp_path).encode() not in everything
     names = sorted(path.name for path in out.iterdir())
     assert names.pop(0) == ".medgen.record" and names[-1] == "deidentification.csv" and len(names) == 3
@@ -68,8 +68,8 @@ def test_an_output_folder_names_nobody_and_a_second_run_skips(tmp_path, monkeypa
     assert {record["input"].split("/")[-1] for record in kept.values()} == {f"ZyxWvut_{n}" for n in (1, 2, 3)}
     again = convert(model, source, out, private=open_private_folder(source, out, None))
     assert [r.status for r in again] == ["skipped", "skipped", "failed"]
-    assert told(out).split(b".medgen.record")[0] == everything.split(b".medgen.record")[0]
-    assert b"Zyx" not in told(out) and str(tmp_path).encode() not in told(out)
+    assert contents(out).split(b".medgen.record")[0] == everything.split(b".medgen.record")[0]
+    assert b"Zyx" not in contents(out) and str(tmp_path).encode() not in contents(out)
     private = open_private_folder(source, out, None, shift_dates=True)
     with refused("folder-not-empty", names="deidentified"):
         convert(model, source, out, private=private)
@@ -101,19 +101,19 @@ def test_other_formats_are_refused(tmp_path):
     write_volume(tmp_path / "in/a.nii.gz", Volume(np.zeros((16, 16, 16)), np.eye(4)))
     private = open_private_folder(tmp_path / "in", tmp_path / "out", None)
     (result,) = convert(make_model(small_settings(**HU)), tmp_path / "in", tmp_path / "out", private=private)
-    assert result.status == "failed" and "--deidentify takes DICOM and writes DICOM" in result.error
+    assert result.status == "failed" and "--deidentify reads and writes DICOM only" in result.error
 
 
-def test_the_command_puts_the_report_aside(tmp_path):
+def test_the_command_writes_the_report_to_the_private_folder(tmp_path):
     source = cohort(tmp_path / "in")
     model = make_model(small_settings(**HU))
-    with atomic_folder(tmp_path / "model") as aside:
-        save_model(aside, model.generator, model.info)
+    with atomic_folder(tmp_path / "model") as folder:
+        save_model(folder, model.generator, model.info)
     call = ["translate", str(tmp_path / "model"), str(source), str(tmp_path / "out"), "--device", "cpu", "--deidentify"]
     result = CliRunner().invoke(app, [*call, "--identity-dir", str(tmp_path / "p")])
     assert result.exit_code == 2 and "2 converted, 0 skipped, 1 failed" in result.output
     assert (tmp_path / "p/report.html").exists() and not (tmp_path / "out/report.html").exists()
-    assert b"Zyx" not in told(tmp_path / "out")
+    assert b"Zyx" not in contents(tmp_path / "out")
 
 
 def test_names_stay_when_others_join(tmp_path):

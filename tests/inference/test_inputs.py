@@ -45,7 +45,7 @@ def test_contrasts_belong_together_by_name_and_in_the_models_order(tmp_path):
     scans = find_scans(tmp_path, ["t1", "flair"])
     assert [scan.case for scan in scans] == ["a", "b", "c"]
     assert scans[0].files == (tmp_path / "t1/a.nii.gz", tmp_path / "flair/a.nii.gz") and scans[0].fault is None
-    assert "case c lacks flair" in scans[2].fault
+    assert "case c has no flair" in scans[2].fault
 
 
 def test_dicom_series_of_one_case_are_called_after_its_folder(tmp_path):
@@ -62,7 +62,9 @@ def test_missing_folders_and_doubled_cases(tmp_path):
     put(tmp_path / "flair/a.nii.gz"), put(tmp_path / "flair/a.mha")
     put(tmp_path / "t1/b.nii.gz"), put(tmp_path / "flair/b.nii.gz")
     doubled, other = find_scans(tmp_path, ["t1", "flair"])
-    assert "another scan of this folder is named a" in doubled.fault and not other.fault and other.case == "b"
+    assert (
+        "another scan of this folder has the same name, a;" in doubled.fault and not other.fault and other.case == "b"
+    )
 
 
 def test_hash_is_of_the_content_in_order(tmp_path):
@@ -92,7 +94,7 @@ def test_volumes_and_dicom_in_one_folder_are_refused_until_one_is_chosen(tmp_pat
 SIDECARS = ("a.json", "a.bval", "notes.txt", "shot.png", "DICOMDIR", "packed.zip", ".hidden.nii.gz")
 
 
-def test_what_accompanies_a_series_or_volumes_hinders_neither(tmp_path):
+def test_sidecar_files_do_not_affect_series_or_volumes(tmp_path):
     for name in SIDECARS:
         for folder in ("series", "volumes"):
             put(tmp_path / folder / name, "x" * 200)
@@ -118,7 +120,7 @@ def test_dicom_that_is_no_scan_does_not_hinder_volumes(tmp_path, of_no_scan):
     assert [scan.case for scan in find_scans(tmp_path, ["source"])] == ["a"]
 
 
-def test_a_damaged_series_beside_volumes_is_not_passed_over(tmp_path):
+def test_a_damaged_series_beside_volumes_is_not_ignored(tmp_path):
     write_ct(tmp_path, stored(1, 4, 4))
     file = tmp_path / "000.dcm"
     file.write_bytes(file.read_bytes()[:300])
@@ -128,15 +130,15 @@ def test_a_damaged_series_beside_volumes_is_not_passed_over(tmp_path):
 
 
 def test_volumes_among_folders_of_dicom(tmp_path):
-    """In a series' folder they hinder it; elsewhere with a patient they are named; alone they are told as not read."""
+    """A volume in a series' folder is a fault; elsewhere in the patient's folder a note; without a series a fault."""
     for patient in ("p1", "p2", "p3"):
         write_ct(tmp_path / patient / "ct", stored(2, 4, 4), PatientID=patient, StudyInstanceUID=f"1.{patient[1]}")
     put(tmp_path / "p1/ct/mask.nii.gz"), put(tmp_path / "p2/masks/liver.mha"), put(tmp_path / "p4/ct.nii.gz")
     scans = {scan.files[0].relative_to(tmp_path).as_posix(): scan for scan in find_scans(tmp_path, ["source"])}
-    assert "mask.nii.gz, and which is meant is not clear" in scans["p1/ct"].fault and "--series" in scans["p1/ct"].fault
+    assert "mask.nii.gz, so the input is ambiguous" in scans["p1/ct"].fault and "--series" in scans["p1/ct"].fault
     assert not scans["p2/ct"].fault and "liver.mha" in scans["p2/ct"].notes[0]
     assert not scans["p3/ct"].fault and not scans["p3/ct"].notes
-    assert "lies among folders of DICOM" in scans["p4/ct.nii.gz"].fault and scans["p4/ct.nii.gz"].case == "p4_ct"
+    assert "is a volume among DICOM folders" in scans["p4/ct.nii.gz"].fault and scans["p4/ct.nii.gz"].case == "p4_ct"
     chosen = find_scans(tmp_path, ["source"], rules=Rules(include=[{"modality": "CT"}]))
     assert len(chosen) == 3 and not any(scan.fault or scan.notes for scan in chosen)
 
@@ -156,7 +158,7 @@ def test_a_contrast_whose_folder_holds_both_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("names", [("a.hdr", "a.img"), ("a.hdr.gz", "a.img.gz"), ("a.hdr", "a.img.gz")])
-def test_pairs_of_header_and_image_are_told(tmp_path, names):
+def test_header_image_pairs_are_reported(tmp_path, names):
     for name in names:
         put(tmp_path / name)
     (scan,) = find_scans(tmp_path, ["source"])
@@ -168,7 +170,7 @@ def test_pairs_of_header_and_image_are_told(tmp_path, names):
     assert [scan.case for scan in find_scans(tmp_path, ["source"])] == ["b", "a"]
 
 
-def test_paths_that_hold_nothing_are_told_for_what_they_are(tmp_path):
+def test_links_pipes_and_missing_files_are_named_as_such(tmp_path):
     (tmp_path / "dangling.nii.gz").symlink_to(tmp_path / "nowhere")
     os.mkfifo(tmp_path / "pipe.nii.gz")
     (tmp_path / "zero.nii").symlink_to("/dev/zero")
@@ -185,14 +187,14 @@ def test_paths_that_hold_nothing_are_told_for_what_they_are(tmp_path):
     assert [scan.case for scan in find_scans(tmp_path, ["source"])] == ["dangling", "pipe", "zero"]
 
 
-def test_a_folder_of_volumes_is_no_series(tmp_path):
+def test_a_folder_of_volumes_is_not_read_as_a_series(tmp_path):
     put(tmp_path / "p1/ct.nii.gz"), put(tmp_path / "p1/mask.nii.gz")
     (scan,) = find_scans(tmp_path, ["source"])
     with refused("folder-not-one-volume", names=("p1", "ct.nii.gz", "mask.nii.gz")):
         read_scan(scan)
 
 
-def test_contrasts_of_two_patients_are_no_case(tmp_path):
+def test_contrasts_of_two_patients_are_refused(tmp_path):
     for contrast, patient in (("t1", "1"), ("t2", "2")):
         write_ct(tmp_path / contrast / "a", stored(3, 8, 8), PatientID=patient)
     (scan,) = find_scans(tmp_path, ["t1", "t2"])
@@ -204,13 +206,13 @@ def test_contrasts_of_two_patients_are_no_case(tmp_path):
     "frames, apart",
     [(("1.1", "1.2"), True), (("1.1", "1.1"), False), (("1.1", ""), False), (("1.1", lambda k: f"1.{k + 2}"), False)],
 )
-def test_contrasts_in_different_frames_of_reference_are_told(tmp_path, frames, apart):
-    """Not where one does not say, or says another with each file."""
+def test_contrasts_in_different_frames_of_reference_give_a_warning(tmp_path, frames, apart):
+    """No warning where one has no frame of reference, or a different one in each file."""
     for contrast, frame in zip(("t1", "t2"), frames, strict=True):
         write_ct(tmp_path / contrast / "a", stored(3, 8, 8), FrameOfReferenceUID=frame)
     (scan,) = find_scans(tmp_path, ["t1", "t2"])
-    told = frame_of_reference_warnings(read_scan(scan))
-    assert len(told) == apart and all("t1/a and " in said and "t2/a are in different frames" in said for said in told)
+    warnings = frame_of_reference_warnings(read_scan(scan))
+    assert len(warnings) == apart and all("t1/a and " in w and "t2/a have different frames" in w for w in warnings)
 
 
 def test_a_pair_beside_dicom_is_named_in_a_note(tmp_path):

@@ -1,6 +1,6 @@
-"""A cohort with spoiled studies, killed at random moments or out of space, ends as an undisturbed one.
+"""A cohort with damaged studies that is killed at random moments or fills the disk ends as an undisturbed one.
 
-The whole, with 60 studies and processes of their own, is benchmarks/killed_cohort.py.
+The full test, with 60 studies and separate processes, is benchmarks/killed_cohort.py.
 """
 
 import json

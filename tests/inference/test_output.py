@@ -1,4 +1,4 @@
-"""Conversions that come out as DICOM series."""
+"""Conversions written as DICOM series."""
 
 import json
 import re
@@ -63,7 +63,7 @@ def test_an_identity_model_gives_a_dicom_series_of_the_sources_hu(identity, tmp_
     assert set(json.loads((tmp_path / "out/manifest.json").read_text())["cases"]) == {"case"}
 
 
-def test_dicom_becomes_what_is_asked_for(identity, tmp_path):
+def test_dicom_is_written_in_the_requested_format(identity, tmp_path):
     write_ct(tmp_path / "case", scan())
     convert(identity, tmp_path / "case", tmp_path / "out", format="nifti")
     convert(identity, tmp_path / "case", tmp_path / "one.mha")
@@ -71,7 +71,7 @@ def test_dicom_becomes_what_is_asked_for(identity, tmp_path):
         np.testing.assert_array_equal(read_volume(path).data, read_volume(tmp_path / "case").data)
 
 
-def test_no_series_of_what_is_not_dicom_nor_over_other_files(identity, tmp_path):
+def test_dicom_output_needs_dicom_input_and_replaces_no_other_files(identity, tmp_path):
     write_volume(tmp_path / "v/a.nii.gz", Volume(np.zeros((16, 16, 16)), np.eye(4)))
     (result,) = convert(identity, tmp_path / "v", tmp_path / "out", format="dicom")
     assert result.status == "failed" and "a.nii.gz is not DICOM" in result.error
@@ -81,19 +81,19 @@ def test_no_series_of_what_is_not_dicom_nor_over_other_files(identity, tmp_path)
     with refused("folder-not-empty", names=("format", "--overwrite")):
         convert(identity, tmp_path / "in", tmp_path / "out")
     (result,) = convert(identity, tmp_path / "in", tmp_path / "out", overwrite=True)
-    assert result.status == "failed" and "holds other files" in result.error
+    assert result.status == "failed" and "not a series written by medgen" in result.error
     assert (tmp_path / "out/case/thesis.txt").exists()
     (result,) = convert(identity, tmp_path / "in/case", tmp_path / "in/case/out")
     assert result.status == "failed" and "choose another output" in result.error
 
 
-def test_hu_are_not_written_as_mr(identity, tmp_path):
+def test_output_in_hu_is_not_written_as_mr(identity, tmp_path):
     model = make_model(
         small_settings(intensity={"source": {"low": 0, "high": 1000}, "target": {"low": -1000, "high": 1000}})
     )
     write_ct(tmp_path / "case", scan(), Modality="MR")
     (result,) = convert(model, tmp_path / "case", tmp_path / "out")
-    assert result.status == "failed" and "is MR and the model makes HU" in result.error
+    assert result.status == "failed" and "is MR but the model output is in HU" in result.error
 
 
 @pytest.mark.parametrize(
@@ -104,12 +104,12 @@ def test_a_model_knows_whether_it_removes_contrast(data, removes):
     assert derivation(make_model(small_settings(data=data))).removes_contrast is removes
 
 
-def test_what_has_no_hu_is_no_ct(tmp_path):
+def test_output_not_in_hu_is_not_written_as_ct(tmp_path):
     write_ct(tmp_path / "in/case", scan())
     model = make_model(small_settings(**HU))
     model.info.target_range[0] = model.info.target_range[0].model_copy(update={"low": 0.0})
     (result,) = convert(model, tmp_path / "in", tmp_path / "out")
-    assert result.status == "failed" and "is CT and the model makes no HU" in result.error
+    assert result.status == "failed" and "is CT but the model output is not in HU" in result.error
     (result,) = convert(model, tmp_path / "in", tmp_path / "out", format="nifti")
     assert result.status == "converted"
 
@@ -124,7 +124,7 @@ def test_no_case_takes_the_place_of_a_file_of_the_runs(identity, tmp_path, name)
         assert all(r.status == "failed" and "rename it" in r.error for r in results.values())
 
 
-def test_what_a_kill_leaves_of_a_series_is_removed_and_the_old_one_brought_back(identity, tmp_path):
+def test_remains_of_a_killed_run_are_removed_and_the_old_series_is_restored(identity, tmp_path):
     write_ct(tmp_path / "in/case", scan())
     convert(identity, tmp_path / "in", tmp_path / "out")
     write_ct(tmp_path / "out/.gone.tmp", scan()[:2])
@@ -138,8 +138,8 @@ def test_what_a_kill_leaves_of_a_series_is_removed_and_the_old_one_brought_back(
 
 
 def test_a_dry_run_lists_and_writes_nothing(identity, tmp_path):
-    with atomic_folder(tmp_path / "m") as aside:
-        save_model(aside, identity.generator, identity.info)
+    with atomic_folder(tmp_path / "m") as folder:
+        save_model(folder, identity.generator, identity.info)
     write_ct(tmp_path / "in/whole", scan(), SeriesDescription="portal")
     write_ct(tmp_path / "in/gap", scan())
     (tmp_path / "in/gap/003.dcm").unlink()
@@ -155,17 +155,17 @@ def test_a_dry_run_lists_and_writes_nothing(identity, tmp_path):
     assert isinstance(call.exception, InputError)
 
 
-def test_originals_of_our_names_are_no_series_of_ours(identity, tmp_path):
+def test_original_series_with_our_file_names_are_not_overwritten(identity, tmp_path):
     write_ct(tmp_path / "in/case", scan())
     write_ct(tmp_path / "out/case", scan(), PatientID="other")
     for n, path in enumerate(sorted((tmp_path / "out/case").iterdir())):
         path.rename(path.with_name(f"{n:05}.dcm"))
     (result,) = convert(identity, tmp_path / "in", tmp_path / "out", overwrite=True)
-    assert result.status == "failed" and "other files than a series of medgen" in result.error
+    assert result.status == "failed" and "not a series written by medgen" in result.error
     assert pydicom.dcmread(tmp_path / "out/case/00000.dcm").PatientID == "other"
 
 
-def test_a_scan_that_is_replaced_meanwhile_does_not_lend_its_name(identity, tmp_path, monkeypatch):
+def test_a_scan_replaced_during_its_conversion_fails(identity, tmp_path, monkeypatch):
     write_ct(tmp_path / "in/case", scan())
     translate = cases.translate_case
 
@@ -177,13 +177,13 @@ def test_a_scan_that_is_replaced_meanwhile_does_not_lend_its_name(identity, tmp_
 
     monkeypatch.setattr(cases, "translate_case", replaced)
     (result,) = convert(identity, tmp_path / "in", tmp_path / "out")
-    assert result.status == "failed" and "was changed while it was converted" in result.error
+    assert result.status == "failed" and "changed during the conversion" in result.error
     assert not (tmp_path / "out/case").exists()
 
 
 @pytest.mark.parametrize("format", [None, "nifti"])
 @pytest.mark.parametrize(
-    "tags, said",
+    "tags, text",
     [
         ({"RescaleType": "MGML"}, "values in MGML (RescaleType)"),
         ({"RescaleType": "US"}, "unspecified unit"),
@@ -193,10 +193,10 @@ def test_a_scan_that_is_replaced_meanwhile_does_not_lend_its_name(identity, tmp_
         ({"Modality": "NM", "RescaleType": "US"}, "modality NM and values without a unit"),
     ],
 )
-def test_a_model_of_hu_takes_nothing_else(identity, tmp_path, tags, said, format):
+def test_a_model_of_hu_takes_nothing_else(identity, tmp_path, tags, text, format):
     write_ct(tmp_path / "in/case", scan(), **tags)
     (result,) = convert(identity, tmp_path / "in", tmp_path / "out", format=format)
-    assert result.status == "failed" and said in result.error and "takes CT in HU" in result.error
+    assert result.status == "failed" and text in result.error and "takes CT in HU" in result.error
     assert not (tmp_path / "out/case").exists()
 
 
@@ -218,7 +218,7 @@ def test_a_model_of_signal_takes_mr_and_no_ct_model_an_iodine_map(identity, tmp_
     assert result.status == "converted", result.error  # it takes no HU and makes none
 
 
-def test_phase_images_of_mr_are_no_ct(tmp_path):
+def test_mr_phase_images_are_not_written_as_ct(tmp_path):
     phase = {"kind": "window", "low": -4096, "high": 4096}
     model = make_model(small_settings(intensity={"source": phase, "target": phase}, inference={"spacing": "ignore"}))
     with_range(model, low=-4096, high=4096)
@@ -227,11 +227,11 @@ def test_phase_images_of_mr_are_no_ct(tmp_path):
     (result,) = convert(model, tmp_path / "mr", tmp_path / "out")
     assert result.status == "converted", result.error
     (result,) = convert(model, tmp_path / "ct", tmp_path / "ct_out")
-    assert result.status == "failed" and "is CT and the model makes no HU" in result.error
+    assert result.status == "failed" and "is CT but the model output is not in HU" in result.error
 
 
 @pytest.mark.parametrize("kind", ["float", "no BitsStored", "no StudyInstanceUID", "no SOPInstanceUID"])
-def test_what_no_series_can_be_derived_from_is_refused_before_any_work(identity, tmp_path, monkeypatch, kind):
+def test_series_without_needed_attributes_are_refused_before_translation(identity, tmp_path, monkeypatch, kind):
     write_ct(tmp_path / "in/case", scan())
     files = sorted((tmp_path / "in/case").iterdir())
     for path in files[3:4] if kind == "no SOPInstanceUID" else files:
@@ -245,11 +245,11 @@ def test_what_no_series_can_be_derived_from_is_refused_before_any_work(identity,
         ds.save_as(path)
     monkeypatch.setattr(cases, "translate_case", lambda *_, **__: pytest.fail("worked on"))
     (result,) = convert(identity, tmp_path / "in", tmp_path / "out")
-    said = {"float": "has FloatPixelData", "no BitsStored": "BitsStored|Bits Stored"}.get(kind, f"has {kind}")
-    assert result.status == "failed" and re.search(said, result.error)
+    text = {"float": "has FloatPixelData", "no BitsStored": "BitsStored|Bits Stored"}.get(kind, f"has {kind}")
+    assert result.status == "failed" and re.search(text, result.error)
 
 
-def test_a_sheet_beside_a_scan_is_passed_over_with_a_word(identity, tmp_path):
+def test_a_secondary_capture_beside_a_scan_is_ignored_with_a_note(identity, tmp_path):
     uid = write_ct(tmp_path / "in/case", scan())
     sheet = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7", "SeriesDescription": "Exam Summary"}
     write_ct(tmp_path / "x", scan()[:1], StudyInstanceUID=uid[:60] + ".1", **sheet)

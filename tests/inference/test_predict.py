@@ -90,7 +90,7 @@ def test_windows_with_overlap_agree_with_one_pass_inside():
     assert np.abs(whole - tiled).mean() < 0.15 * change
 
 
-def test_auto_window_minds_memory_and_norm():
+def test_auto_window_depends_on_memory_and_norm():
     network = MODEL.generator
     need = pass_bytes(network, (1, 1, 64, 64, 64)) / 2**30
     assert use_whole("auto", network, (1, 1, 64, 64, 64), need * 1.1)
@@ -167,7 +167,7 @@ def test_an_untrained_residual_model_returns_each_contrast_with_what_lies_beyond
         np.testing.assert_allclose(after.data, before.data, atol=2e-3)
 
 
-def test_every_contrast_is_looked_at():
+def test_every_contrast_affects_the_output():
     a, b, other = (Volume(scan(seed=seed), affine()) for seed in (0, 1, 2))
     assert not np.array_equal(translate_case(TWO, [a, b])[0].data, translate_case(TWO, [a, other])[0].data)
 
@@ -228,7 +228,7 @@ def test_untrained_residual_slabs_return_the_scan(patch, window):
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_overlapping_slabs_are_averaged(axis, batch):
-    """Against slab after slab by hand: slice i is the mean of what the slabs around i - 1, i and i + 1 say of it."""
+    """Against slab after slab by hand: slice i is the mean of its outputs in the slabs around i - 1, i and i + 1."""
     patch = [16, 16, 16]
     patch[axis] = 3
     model = slabs(tuple(patch), inference={"batch": batch, "window": "whole"})
@@ -314,7 +314,7 @@ RAMPS = {
     origin=st.tuples(*[st.floats(-3000, 3000)] * 3),
 )
 def test_a_ramp_in_world_millimetres_comes_back_at_its_place(name, spacing, angles, tilt, flips, sides, origin):
-    """1 HU a mm along a world axis: within a thousandth of a mm, but where the edge is repeated."""
+    """1 HU per mm along a world axis: exact to a thousandth of a mm, except where the edge is repeated."""
     volume_axes = np.array(affine(spacing, angles))
     volume_axes[:3, 2] += volume_axes[:3, 1] / spacing[1] * spacing[2] * tilt
     volume_axes[:3, :3] *= flips

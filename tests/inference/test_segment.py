@@ -47,6 +47,14 @@ def test_volumes_become_label_maps(network, tmp_path):
     assert "not DICOM" in result.error
 
 
+def test_names_that_differ_in_letter_case_only_are_one_case(network, tmp_path):
+    """A file system that ignores letter case would overwrite the first label map with the second."""
+    for name in ("Case", "case"):
+        write_volume(tmp_path / f"in/{name}.nii.gz", Volume(np.full((9, 8, 7), 990, np.float32), np.eye(4)))
+    found = segment_cohort(named_segmenter(network), tmp_path / "in", tmp_path / "out")
+    assert [entry.status for entry in found] == ["segmented", "failed"] and "case name" in found[1].error
+
+
 def test_what_is_done_is_not_done_again(network, tmp_path):
     for name in "ab":
         volume = Volume(np.full((9, 8, 7), 990 + 20 * (name == "b"), np.float32), np.eye(4))

@@ -81,7 +81,7 @@ def test_patients_and_studies_that_share_a_series_uid_are_scans_of_their_own(tmp
         ("", "rules-invalid", "the file"),
     ],
 )
-def test_rules_that_are_none(tmp_path, text, code, name):
+def test_invalid_rules_are_refused(tmp_path, text, code, name):
     with refused(code, names=name):
         rules(tmp_path, text)
 
@@ -120,7 +120,7 @@ def test_a_cohort_of_mixed_studies_is_converted_and_its_output_not_converted_aga
     assert np.isfinite(read_scan(again[0])[0].data).all()
 
 
-def test_no_scan_is_left_out_without_a_word(model, tmp_path):
+def test_no_scan_is_ignored_silently(model, tmp_path):
     for case, tags in (("ok", {}), ("lost", {}), ("ours", {"SeriesDescription": NOTICE})):
         write_ct(tmp_path / "in" / case, stored(4, 8, 9), **tags)
     for path in (tmp_path / "in/lost").iterdir():
@@ -128,15 +128,15 @@ def test_no_scan_is_left_out_without_a_word(model, tmp_path):
         del ds.ImagePositionPatient
         ds.save_as(path)
     found = {scan.case: scan.fault for scan in find_scans(tmp_path / "in", ["ct"])}
-    assert found.keys() == {"ok", "lost"} and found["ok"] is None and "no usable ImagePositionPatient" in found["lost"]
+    assert found.keys() == {"ok", "lost"} and found["ok"] is None and "no valid ImagePositionPatient" in found["lost"]
     with refused("input-only-own-series"):
         find_scans(tmp_path / "in/ours", ["ct"])
     with refused("rules-choose-nothing"):
         convert(model, tmp_path / "in", tmp_path / "out", rules=Rules(include=[Rule(modality="MR")]))
 
 
-def test_a_slice_that_is_not_told_as_dicom_is_not_left_out(tmp_path):
-    """Old files begin with their elements; copies that are damaged or packed do not, and are slices all the same."""
+def test_a_slice_not_recognisable_as_dicom_is_not_ignored(tmp_path):
+    """Old files begin with their elements; damaged or compressed copies do not, but are slices too."""
     write_ct(tmp_path / "in", stored(5, 8, 9))
     for path in sorted((tmp_path / "in").iterdir()):
         path.rename(path.with_suffix(""))
@@ -147,23 +147,23 @@ def test_a_slice_that_is_not_told_as_dicom_is_not_left_out(tmp_path):
     assert scan.fault is None and read_scan(scan)[0].data.shape[2] == 5
     last.write_bytes(bytes(range(256)) * 9)
     (scan,) = find_scans(tmp_path / "in", ["ct"])
-    assert "no DICOM but named as those" in scan.fault
+    assert "not DICOM but named like the DICOM files" in scan.fault
     last.rename(last.with_name(f"{last.name}.gz"))
     (scan,) = find_scans(tmp_path / "in", ["ct"])
-    assert "is packed" in scan.fault
+    assert "is compressed" in scan.fault
 
 
-def test_a_tilted_gantry_in_nifti_is_told(model, tmp_path):
+def test_a_tilted_gantry_in_nifti_gives_a_warning(model, tmp_path):
     tilted = AXIAL.copy()
     tilted[:, 2] += [0, 0.3, 0]
     write_ct(tmp_path / "in/case", stored(5, 8, 9), tilted)
-    for format, told in (("nifti", True), ("mha", False)):
+    for format, warned in (("nifti", True), ("mha", False)):
         (result,) = convert(model, tmp_path / "in", tmp_path / format, format=format)
-        assert any("sheared" in text for text in result.warnings) == told, result.error
+        assert any("sheared" in text for text in result.warnings) == warned, result.error
 
 
 def test_a_report_shows_the_series_that_was_converted(mixed, tmp_path):
-    """Of a folder of several, of several volumes in one series, and of a series in several folders."""
+    """One of several series in a folder, several volumes in one series, and a series in several folders."""
     for k, path in enumerate(sorted(mixed.glob("other*"))):
         moved = tmp_path / f"all/other/part{k % 2}" / path.name
         moved.parent.mkdir(exist_ok=True, parents=True)

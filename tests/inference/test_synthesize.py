@@ -1,6 +1,7 @@
 """From a tiny training on label maps to images of them: geometry, seeds, provenance, resume, bad input."""
 
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -112,7 +113,7 @@ def test_deformed_labels_are_written_as_the_image_was_made(model, cohort, tmp_pa
         assert 0.4 < share < 2.5
 
 
-def test_recombined_labels_lie_between_two_cases_and_the_record_says_which(tissue_model, cohort, tmp_path):
+def test_recombined_labels_lie_between_two_cases_named_in_the_record(tissue_model, cohort, tmp_path):
     small = nib.load(cohort / "labels/case0.nii.gz")
     large = np.asarray(small.dataobj).copy()
     large[4:15, 4:15, 3:13] = 7
@@ -163,7 +164,15 @@ def test_second_run_skips_and_repairs(model, cohort, tmp_path):
     assert {r.status for r in synthesize(model, cohort / "labels", out, samples=2, seed=1, overwrite=True)} == {"made"}
 
 
-def test_manifest_says_where_all_comes_from(model, cohort, tmp_path):
+def test_label_maps_whose_names_differ_in_letter_case_only_are_one_case(model, cohort, tmp_path):
+    (tmp_path / "labels").mkdir()
+    for name in ("CASE0", "case0"):
+        shutil.copy(cohort / "labels/case0.nii.gz", tmp_path / f"labels/{name}.nii.gz")
+    found = synthesize(model, tmp_path / "labels", tmp_path / "out")
+    assert [entry.status for entry in found] == ["made", "failed"] and "case0" in found[1].error
+
+
+def test_manifest_records_the_origin_of_each_image(model, cohort, tmp_path):
     synthesize(model, cohort / "labels", tmp_path, samples=2, seed=3, deform=True)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["model"]["sha256"] == model.info.sha256 and manifest["model"]["method"] == "spade"
@@ -184,7 +193,7 @@ def test_one_bad_map_does_not_stop_the_others(model, cohort, tmp_path):
     (folder / "case3.nii.gz").write_bytes(b"no volume")
     results = synthesize(model, folder, tmp_path / "out")
     assert [r.status for r in results] == ["made", "made", "failed", "failed"]
-    assert "case2.nii.gz holds values that are no labels here: 1, 4, 8" in results[2].error
+    assert "case2.nii.gz has unknown label values: 1, 4, 8" in results[2].error
     assert "case3.nii.gz" in results[3].error
     assert len(images(tmp_path / "out")) == 2
 
@@ -213,11 +222,11 @@ def test_image_on_another_grid_and_missing_image(tissue_model, cohort, tmp_path)
     folder.mkdir()
     nib.save(nib.Nifti1Image(np.random.default_rng(0).normal(size=(5, 6, 7)), np.eye(4)), folder / "case0.nii.gz")
     results = synthesize(tissue_model, cohort / "labels", tmp_path / "out", images=folder)
-    assert "case0.nii.gz is [19 x 23 x 14" in results[0].error and "5 x 6 x 7" in results[0].error
+    assert "case0.nii.gz has the grid [19 x 23 x 14" in results[0].error and "5 x 6 x 7" in results[0].error
     assert "no image case1" in results[1].error
 
 
-def test_what_is_refused_at_once(model, cohort, tmp_path):
+def test_unsuitable_models_and_folders_are_refused(model, cohort, tmp_path):
     with refused("model-translates-scans", names="medgen translate"):
         synthesize(make_model(), cohort / "labels", tmp_path / "out")
     with refused("model-needs-label-maps", names="medgen synthesize"):
@@ -234,7 +243,7 @@ def test_what_is_refused_at_once(model, cohort, tmp_path):
 
 
 def test_grain_is_the_volumes_not_the_windows():
-    """Windows of 16³ slide over the volume; in a model that hands the grain through, what comes out is the grain."""
+    """With windows of 16³, a model that returns its grain channel gives the grain of the whole volume."""
     model = make_model(small_settings(
         method={**METHOD, "texture": 1}, data={"sources": ["labels"], "classes": 2},
         intensity={"source": {"kind": "labels"}, "target": {"kind": "window", "low": -1, "high": 1}},

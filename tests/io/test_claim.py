@@ -1,4 +1,4 @@
-"""A folder holds one run's result: another run is refused, and what medgen did not write is never touched."""
+"""An output folder holds the results of one run; another run is refused, and files of others are never changed."""
 
 import json
 import os
@@ -26,8 +26,8 @@ RUN = {"command": "test", "seed": 1}
 
 
 def write(path, text="medgen"):
-    with atomic_write(path) as aside:
-        aside.write_text(text)
+    with atomic_write(path) as temporary:
+        temporary.write_text(text)
 
 
 def made(folder, *names, about=RUN, **options):
@@ -44,7 +44,7 @@ def seen(folder):
     return {name: text for name, text in files(folder).items() if name != RECORD}
 
 
-def test_the_same_run_goes_on_and_another_is_refused(tmp_path):
+def test_same_run_resumes_and_another_is_refused(tmp_path):
     out = tmp_path / "out"
     made(out, "a", "sub/b")
     made(out, "a", "c")
@@ -55,7 +55,7 @@ def test_the_same_run_goes_on_and_another_is_refused(tmp_path):
     assert seen(out) == {"d": "medgen"} and not (out / "sub").exists()
 
 
-def test_what_somebody_changed_or_added_stays(tmp_path):
+def test_files_changed_or_added_by_others_are_kept(tmp_path):
     out = tmp_path / "out"
     made(out, "a", "b", "sub/c")
     (out / "a").write_text("mine now")
@@ -69,22 +69,22 @@ def test_what_somebody_changed_or_added_stays(tmp_path):
     assert seen(out) == {"a": "mine now", "sub/notes": "mine"}
 
 
-def test_a_file_of_the_run_itself_is_replaced_though_it_was_damaged(tmp_path):
+def test_damaged_file_of_the_same_run_is_replaced(tmp_path):
     made(tmp_path / "out", "a")
     (tmp_path / "out/a").write_text("dam")
     made(tmp_path / "out", "a")
     assert seen(tmp_path / "out") == {"a": "medgen", ".changed/a": "dam"}
 
 
-def test_what_somebody_changed_is_kept_aside_before_the_run_itself_replaces_it(tmp_path, caplog):
+def test_file_changed_by_others_is_backed_up_before_the_run_replaces_it(tmp_path, caplog):
     out = tmp_path / "out"
     made(out, "a", "sub/b", "c", "d")
     (out / "a").write_text("corrected by hand")
     (out / "sub/b").unlink()
     (out / "sub/b").symlink_to(out / "elsewhere")
-    os.utime(out / "c", ns=(1, 1))  # a copy of the folder has other times
+    os.utime(out / "c", ns=(1, 1))  # as in a copy of the folder
     made(out, "a", "sub/b", "c", "d")
-    assert [line for line in caplog.messages if f"{out / 'a'} was changed since medgen wrote it" in line]
+    assert [line for line in caplog.messages if f"{out / 'a'} was changed after medgen wrote it" in line]
     (out / "a").write_text("corrected again")
     made(out, "a")
     assert len(caplog.messages) == 3 and "c was" not in caplog.text and "d was" not in caplog.text
@@ -95,23 +95,23 @@ def test_what_somebody_changed_is_kept_aside_before_the_run_itself_replaces_it(t
     )
 
 
-def test_a_kill_before_a_file_took_its_name_makes_it_nobodys(tmp_path, caplog):
+def test_kill_before_a_rename_does_not_mark_a_file_as_changed(tmp_path, caplog):
     out = tmp_path / "out"
     made(out, "a")
     with claimed(out, RUN):
         (out / "new").write_text("other text")
-        record_written(out / "a", out / "new")  # recorded, and killed before the new file took the name
+        record_written(out / "a", out / "new")  # recorded; the process is killed before the rename
     (out / "new").unlink()
     made(out, "a")
     assert not caplog.messages and not (out / ".changed").exists()
 
 
-def test_a_kill_between_two_renames_makes_no_file_a_changed_one(tmp_path, caplog, monkeypatch):
+def test_kill_between_two_renames_does_not_mark_a_file_as_changed(tmp_path, caplog, monkeypatch):
     out = tmp_path / "out"
 
     def best(text):
-        with claimed(out, RUN), atomic_folder(out / "best") as aside:
-            (aside / "weights").write_text(text)
+        with claimed(out, RUN), atomic_folder(out / "best") as temporary:
+            (temporary / "weights").write_text(text)
 
     best("first")
     rename = os.rename
@@ -130,11 +130,11 @@ def test_a_kill_between_two_renames_makes_no_file_a_changed_one(tmp_path, caplog
     assert not caplog.messages and not (out / ".changed").exists() and (out / "best/weights").read_text() == "fourth"
 
 
-def test_a_folder_that_is_replaced_keeps_what_somebody_changed_in_it(tmp_path, caplog):
+def test_replaced_folder_backs_up_files_changed_by_others(tmp_path, caplog):
     out = tmp_path / "out"
     for text in ("first", "second"):
-        with claimed(out, RUN), atomic_folder(out / "best") as aside:
-            (aside / "weights").write_text(text)
+        with claimed(out, RUN), atomic_folder(out / "best") as temporary:
+            (temporary / "weights").write_text(text)
         if text == "first":
             (out / "best/weights").write_text("mine now")
     assert (out / "best/weights").read_text() == "second"
@@ -150,7 +150,7 @@ def test_other_files_are_refused_and_kept(tmp_path):
     assert seen(tmp_path) == {"thesis.txt": "mine", "a": "medgen"}
 
 
-def test_a_run_that_wrote_nothing_or_only_its_own_record_leaves_the_folder_free(tmp_path):
+def test_run_that_wrote_no_result_leaves_the_folder_free(tmp_path):
     with claimed(tmp_path / "out", RUN):
         pass
     assert not (tmp_path / "out").exists()
@@ -184,12 +184,12 @@ def test_a_folder_moved_with_its_inputs_is_the_same_run(tmp_path):
     edited=st.booleans(),
     killed=st.booleans(),
 )
-def test_nothing_of_others_is_lost_whatever_lies_there(tmp_path, ours, theirs, edited, killed):
+def test_files_of_others_are_never_lost(tmp_path, ours, theirs, edited, killed):
     out = tmp_path / "out"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
     made(out, *sorted(ours))
-    if killed:  # a record torn in its last line
+    if killed:  # the last line of the record is incomplete
         (out / RECORD).write_bytes((out / RECORD).read_bytes()[:-3] if ours else b"{")
     for name in theirs:
         if edited or name not in ours:
@@ -205,11 +205,11 @@ def test_nothing_of_others_is_lost_whatever_lies_there(tmp_path, ours, theirs, e
     assert {name for name, text in seen(out).items() if text == "theirs"} == kept
 
 
-def test_a_folder_that_is_replaced_keeps_what_others_put_there(tmp_path):
+def test_replaced_folder_keeps_files_added_by_others(tmp_path):
     with claimed(tmp_path, RUN):
         for text in ("one", "two"):
-            with atomic_folder(tmp_path / "best") as aside:
-                (aside / "model.json").write_text(text)
+            with atomic_folder(tmp_path / "best") as temporary:
+                (temporary / "model.json").write_text(text)
             if text == "one":
                 (tmp_path / "best/README").write_text("mine")
                 (tmp_path / "best/notes").mkdir()
@@ -217,12 +217,12 @@ def test_a_folder_that_is_replaced_keeps_what_others_put_there(tmp_path):
     assert seen(tmp_path) == {"best/README": "mine", "best/notes/n": "mine", "best/model.json": "two"}
     (tmp_path / "best/weights").write_text("mine")
     with claimed(tmp_path, RUN), refused("output-file-foreign", names="weights"):
-        with atomic_folder(tmp_path / "best") as aside:
-            (aside / "weights").write_text("three")
+        with atomic_folder(tmp_path / "best") as temporary:
+            (temporary / "weights").write_text("three")
     assert seen(tmp_path)["best/weights"] == "mine" and seen(tmp_path)["best/model.json"] == "two"
 
 
-def test_what_grows_is_deleted_at_any_length(tmp_path):
+def test_appended_file_is_deleted_at_any_length(tmp_path):
     with claimed(tmp_path / "out", RUN):
         for text in "abc":
             record_written(tmp_path / "out/log.csv")
@@ -234,7 +234,7 @@ def test_what_grows_is_deleted_at_any_length(tmp_path):
 
 
 @pytest.mark.parametrize("line", ['{"file": "../mine"}', '{"file": "/mine"}', '{"file": "../mine", "mark": null}'])
-def test_a_record_leads_nowhere_outside(tmp_path, line):
+def test_record_cannot_point_outside_its_folder(tmp_path, line):
     (tmp_path / "mine").write_text("mine")
     made(tmp_path / "out", "a")
     with open(tmp_path / "out" / RECORD, "a") as file:
@@ -253,7 +253,7 @@ def test_a_link_in_the_folder_is_not_followed(tmp_path):
     assert (tmp_path / "elsewhere/mine").read_text() == "mine"
 
 
-def test_a_file_or_a_dangling_link_is_no_folder(tmp_path):
+def test_file_or_broken_link_is_refused_as_output_folder(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to(tmp_path / "gone")
     for name, code in (("file", "output-is-file"), ("link", "output-is-file"), ("file/below", "folder-not-creatable")):
@@ -261,7 +261,7 @@ def test_a_file_or_a_dangling_link_is_no_folder(tmp_path):
             made(tmp_path / name, "a")
 
 
-def test_inputs_lie_apart_from_the_output(tmp_path):
+def test_output_that_is_or_contains_an_input_is_refused(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "in")
     for out in ("in", "in/../in", "link", "."):
@@ -285,7 +285,7 @@ def test_one_file_is_replaced_only_when_asked(tmp_path):
     assert [p.name for p in out.parent.iterdir()] == ["scan.nii"]
 
 
-def test_a_report_is_added_where_it_is_medgens_or_new(tmp_path):
+def test_report_is_added_if_it_is_new_or_written_by_medgen(tmp_path):
     made(tmp_path / "out", "report.html")
     with adding_files(tmp_path / "out/report.html", tmp_path / "out/report.pdf"):
         write(tmp_path / "out/report.pdf")

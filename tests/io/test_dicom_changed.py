@@ -1,4 +1,4 @@
-"""DICOM files that change after their headers were read: their pixels belong to other places, or another patient."""
+"""DICOM files that change after their headers were read; pixels could belong to another position or patient."""
 
 import numpy as np
 import pydicom
@@ -13,7 +13,7 @@ from medgen.io.dicom.series import list_series
 
 
 def trade_names(folder):
-    """What an export anew in another order does: the same images, the same names, turned round."""
+    """Reverse the file names, as a new export in another order does: same images, same names."""
     paths = sorted(folder.iterdir())
     for path, content in zip(paths, [path.read_bytes() for path in reversed(paths)], strict=True):
         path.write_bytes(content)
@@ -45,7 +45,7 @@ def test_slices_that_changed_since_they_were_found_are_not_read(tmp_path, change
         read_slices(slices, tmp_path / "s")
 
 
-def test_frames_that_trade_places_are_not_read(tmp_path):
+def test_frames_that_swap_positions_are_not_read(tmp_path):
     write_enhanced_ct(tmp_path / "s/e.dcm", stored(4, 8, 8))
     slices = list_series(tmp_path / "s")[0].slices
 
@@ -57,8 +57,8 @@ def test_frames_that_trade_places_are_not_read(tmp_path):
         read_slices(slices, tmp_path / "s")
 
 
-def test_a_header_that_holds_nan_has_not_changed(tmp_path):
-    """It is not equal to itself."""
+def test_header_with_nan_is_unchanged(tmp_path):
+    """NaN is not equal to itself."""
     write_ct(tmp_path / "s", stored(3, 8, 8))
     for path in (tmp_path / "s").iterdir():
         path.write_bytes(path.read_bytes().replace(b"2.5 ", b"NaN "))
@@ -68,8 +68,8 @@ def test_a_header_that_holds_nan_has_not_changed(tmp_path):
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_nothing_is_derived_of_files_that_changed_since_they_were_read(tmp_path, change):
-    """A model may have worked on them for an hour."""
+def test_files_changed_after_reading_are_not_used_as_source(tmp_path, change):
+    """The conversion may have taken an hour."""
     write_ct(tmp_path / "s", stored(4, 8, 8))
     volume = read_series(tmp_path / "s")
     labels = volume.replaced(np.ones_like(volume.data), dtype=np.uint8)

@@ -40,7 +40,7 @@ def test_enhanced_ct_agrees_with_simpleitk(tmp_path):
     np.testing.assert_allclose(volume.affine, itk_affine(image), atol=1e-4)
 
 
-def test_a_rescale_beside_the_functional_groups_of_an_enhanced_image(tmp_path):
+def test_top_level_rescale_of_an_enhanced_image_is_applied(tmp_path):
     pixels = stored()
     write_enhanced_ct(tmp_path / "a.dcm", pixels)
     ds = pydicom.dcmread(tmp_path / "a.dcm")
@@ -58,7 +58,7 @@ def test_a_rescale_beside_the_functional_groups_of_an_enhanced_image(tmp_path):
     assert rescale_of(ds, 3, tmp_path) == (1, -7)
 
 
-def test_stacks_of_one_enhanced_image_are_chosen_among(tmp_path):
+def test_stack_of_an_enhanced_image_can_be_chosen(tmp_path):
     pixels = stored(8)
     write_enhanced_ct(tmp_path / "a.dcm", pixels, stacks=2)
     assert [(s.part, len(s.slices)) for s in list_series(tmp_path)] == [("StackID 1", 4), ("StackID 2", 4)]
@@ -68,7 +68,7 @@ def test_stacks_of_one_enhanced_image_are_chosen_among(tmp_path):
     np.testing.assert_array_equal(second.data, pixels[4:].transpose(2, 1, 0) - 1024.0)
 
 
-def test_acquisitions_in_one_series_are_told_apart(tmp_path):
+def test_acquisitions_in_one_series_are_separated(tmp_path):
     pixels = stored(8)
     place = lambda k: [0, 0, 2.0 * (k % 4)]  # noqa: E731
     write_ct(tmp_path, pixels, ImagePositionPatient=place, AcquisitionNumber=lambda k: 5 + k // 4)
@@ -79,7 +79,7 @@ def test_acquisitions_in_one_series_are_told_apart(tmp_path):
 
 @pytest.mark.parametrize("tags", [{"AcquisitionNumber": [1, 2]}, {"ContrastBolusAgentPhase": ["ART", "VEN"]}])
 @pytest.mark.parametrize("count", [4, 7])
-def test_phases_between_each_others_slices_are_told_apart(tmp_path, tags, count):
+def test_interleaved_phases_are_separated(tmp_path, tags, count):
     pixels, ((keyword, values),) = stored(count), tags.items()
     write_ct(tmp_path, pixels, **{keyword: lambda k: values[k % 2], "AcquisitionTime": lambda k: f"10{k % 2}000"})
     assert [s.part for s in list_series(tmp_path)] == [f"{keyword} {value}" for value in values]
@@ -104,7 +104,7 @@ def test_one_volume_acquired_in_blocks_or_passes_stays_one(tmp_path, tags):
     np.testing.assert_array_equal(read_volume(tmp_path).data, pixels.transpose(2, 1, 0) - 1024.0)
 
 
-def test_a_copy_of_an_image_counts_once_and_another_image_in_its_place_does_not(tmp_path):
+def test_copy_of_an_image_counts_once_and_another_image_at_its_position_does_not(tmp_path):
     pixels = stored()
     write_ct(tmp_path, pixels)
     shutil.copy(tmp_path / "002.dcm", tmp_path / "copy of 002.dcm")
@@ -130,7 +130,7 @@ def test_different_images_with_one_instance_uid_are_not_taken_for_copies(tmp_pat
         read_volume(tmp_path / "b")
 
 
-def test_slices_of_two_patients_or_frames_of_reference_are_no_volume(tmp_path):
+def test_slices_of_two_patients_or_frames_of_reference_are_refused(tmp_path):
     write_ct(tmp_path / "a", stored(6), PatientID=lambda k: f"p{k // 3}")
     assert [(s.header["PatientID"], len(s.slices)) for s in list_series(tmp_path / "a")] == [("p0", 3), ("p1", 3)]
     write_ct(tmp_path / "b", stored(6), StudyInstanceUID=lambda k: f"1.{k // 3}")
@@ -155,7 +155,7 @@ def test_a_missing_frame_and_frames_without_a_description_are_named(tmp_path):
         read_volume(tmp_path)
 
 
-def test_enhanced_mr_has_its_values_and_its_echoes_are_chosen_among(tmp_path):
+def test_enhanced_mr_keeps_its_values_and_an_echo_can_be_chosen(tmp_path):
     pixels = stored(6, 10, 12)
     write_enhanced_mr(tmp_path / "one/a.dcm", pixels, OBLIQUE)
     image, volume = sitk.ReadImage(tmp_path / "one/a.dcm"), read_volume(tmp_path / "one")
@@ -195,8 +195,8 @@ def test_enhanced_ct_in_other_transfer_syntaxes(tmp_path, name):
 
 
 @pytest.mark.parametrize("kind", ["file meta", "lengths", "compressed"])
-def test_an_image_that_was_exported_twice_counts_once(tmp_path, kind):
-    """By another program, which may write another file meta group, or sequences that say where they end."""
+def test_image_exported_twice_counts_once(tmp_path, kind):
+    """Another program may write another file meta group, or sequences of undefined length."""
     write_ct(tmp_path / "a", stored(4, 6, 6), RequestAttributesSequence=[item(ScheduledProcedureStepID="1")])
     for file in sorted((tmp_path / "a").iterdir()):
         for number in range(2):
@@ -212,7 +212,7 @@ def test_an_image_that_was_exported_twice_counts_once(tmp_path, kind):
     assert len(series.slices) == 4 and read_series(tmp_path / "a").data.shape[2] == 4
 
 
-def test_a_compressed_image_of_other_values_is_no_copy(tmp_path):
+def test_compressed_image_of_other_values_is_not_a_copy(tmp_path):
     write_ct(tmp_path, stored(4, 6, 6))
     ds = pydicom.dcmread(tmp_path / "000.dcm")
     ds.compress(RLELossless, ds.pixel_array // 2, generate_instance_uid=False)
@@ -221,8 +221,8 @@ def test_a_compressed_image_of_other_values_is_no_copy(tmp_path):
         read_volume(tmp_path)
 
 
-def test_many_images_whose_headers_are_alike_are_each_read_once(tmp_path, monkeypatch):
-    """Pair by pair, 400 took a minute."""
+def test_images_with_equal_headers_are_each_read_once(tmp_path, monkeypatch):
+    """Comparing all pairs of 400 images took a minute."""
     write_ct(tmp_path, stored(12, 6, 6), step=0, SOPInstanceUID="1.2.3", InstanceNumber=1)
     parsed = []
 
@@ -235,7 +235,7 @@ def test_many_images_whose_headers_are_alike_are_each_read_once(tmp_path, monkey
     assert len(series.slices) == 12 and len(parsed) == len(set(parsed)) == 12
 
 
-def test_a_few_slices_of_another_kind_do_not_part_a_volume(tmp_path):
+def test_few_slices_of_another_kind_do_not_split_a_volume(tmp_path):
     write_ct(tmp_path, stored(12, 6, 6))
     for name in ("000.dcm", "011.dcm"):
         ds = pydicom.dcmread(tmp_path / name)
@@ -246,7 +246,7 @@ def test_a_few_slices_of_another_kind_do_not_part_a_volume(tmp_path):
 
 
 @pytest.mark.parametrize("elements", [{"RescaleSlope": "1"}, {"RescaleIntercept": "0"}])
-def test_half_a_rescale_that_changes_nothing_is_none(tmp_path, elements):
+def test_incomplete_rescale_without_effect_is_identity(tmp_path, elements):
     ds = pydicom.Dataset()
     for keyword, value in elements.items():
         setattr(ds, keyword, value)
@@ -254,7 +254,7 @@ def test_half_a_rescale_that_changes_nothing_is_none(tmp_path, elements):
 
 
 def in_parts(path, bounds, total=True):
-    """An enhanced image as a concatenation (PS3.3 C.7.6.16.2.2.4): a file for each part."""
+    """Write an enhanced image as a concatenation (PS3.3 C.7.6.16.2.2.4) with one file per part."""
     whole = pydicom.dcmread(path)
     frames, size = list(whole.PerFrameFunctionalGroupsSequence), 2 * whole.Rows * whole.Columns
     made = []
@@ -273,7 +273,7 @@ def in_parts(path, bounds, total=True):
 
 
 @pytest.mark.parametrize("total", [True, False])
-def test_an_image_in_parts_is_read_whole_or_not_at_all(tmp_path, total):
+def test_concatenated_image_is_read_completely_or_refused(tmp_path, total):
     write_enhanced_ct(tmp_path / "a.dcm", stored(9, 6, 5))
     whole = read_volume(tmp_path)
     parts = in_parts(tmp_path / "a.dcm", [(0, 4), (4, 7), (7, 9)], total)
@@ -281,18 +281,18 @@ def test_an_image_in_parts_is_read_whole_or_not_at_all(tmp_path, total):
     np.testing.assert_array_equal(again.data, whole.data)
     assert same_geometry(again.geometry, whole.geometry)
     for n, part in enumerate(parts, 1):
-        aside = part.rename(tmp_path.parent / f"{tmp_path.name}.aside")
-        if n < 3 or total:  # without a total number nothing says that there is a last part
+        moved = part.rename(tmp_path.parent / f"{tmp_path.name}.aside")
+        if n < 3 or total:  # without a total number, a missing last part cannot be detected
             for read in (read_volume, read_geometry):
                 with refused("dicom-series-part-missing", names=f"part {n} of 3"):
                     read(tmp_path)
             (found,) = find_series(tmp_path, indexed(tmp_path))
-            assert f"lacks part {n} of 3" in found.fault
-        aside.rename(part)
+            assert f"part {n} of 3" in found.fault and "is missing" in found.fault
+        moved.rename(part)
 
 
-def test_of_an_image_in_parts_each_may_be_a_volume(tmp_path):
-    """Two stacks, each in a part of its own: either can be chosen where both parts are there."""
+def test_parts_of_a_concatenated_image_may_be_separate_volumes(tmp_path):
+    """Two stacks in separate parts: each can be chosen if both parts are present."""
     write_enhanced_ct(tmp_path / "a.dcm", stored(8, 6, 5), stacks=2)
     _, second = in_parts(tmp_path / "a.dcm", [(0, 4), (4, 8)])
     assert read_volume(tmp_path, series="StackID 2").data.shape == (5, 6, 4)

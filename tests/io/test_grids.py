@@ -1,4 +1,4 @@
-"""One lattice, however its axes are stored; another one is told from it."""
+"""One grid with its axes stored in any order; other grids are recognised as different."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def stored(v, orientation):
 
 @settings(max_examples=80, deadline=None)
 @given(angles, orientations, orientations)
-def test_axes_in_any_order_and_direction_are_one_grid(turned, one, other):
+def test_axes_in_any_order_and_direction_are_the_same_grid(turned, one, other):
     a, b = stored(volume(turned), one), stored(volume(turned), other)
     assert same_grid(a.geometry, b.geometry) and same_grid(b.geometry, a.geometry)
     found = on_axes_of(b, a)
@@ -42,7 +42,7 @@ def test_axes_in_any_order_and_direction_are_one_grid(turned, one, other):
 
 
 @pytest.mark.parametrize("shift", [(0.5, 0, 0), (0, 0, -0.2)])
-def test_another_place_or_shape_is_another_grid(shift):
+def test_another_position_or_shape_is_another_grid(shift):
     a = volume((0, 0, 0))
     moved = a.affine.copy()
     moved[:3, 3] += shift

@@ -1,4 +1,4 @@
-"""One process at a time in a folder: on one machine by the system's lock, on several by signs of life."""
+"""One process at a time per folder: file lock on one machine, heartbeat between machines."""
 
 import json
 import os
@@ -18,8 +18,8 @@ from pathlib import Path
 from medgen.io.lock import locked
 with locked(Path(sys.argv[1])):
     if os.fork() == 0:
+        print("held", flush=True)  # by the child, because it closes the inherited lock file after the fork
         signal.pause()
-    print("held", flush=True)
     sys.stdin.read()
 """
 
@@ -28,7 +28,7 @@ def holder(**changed):
     return {**lock._ourselves(), **changed}
 
 
-def test_who_holds_a_folder_is_named_and_the_next_may_have_it(tmp_path):
+def test_lock_names_its_holder_and_is_free_afterwards(tmp_path):
     with locked(tmp_path):
         with refused("output-locked", names=f"process {os.getpid()} on"):
             with locked(tmp_path):
@@ -39,7 +39,7 @@ def test_who_holds_a_folder_is_named_and_the_next_may_have_it(tmp_path):
         pass
 
 
-def test_a_lock_ends_with_its_process_though_its_children_live_on(tmp_path):
+def test_lock_ends_with_its_process_although_a_child_is_alive(tmp_path):
     run = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)],
         stdin=subprocess.PIPE,
@@ -65,7 +65,7 @@ def written(folder, content, age=0.0):
     os.utime(folder / NAME, (times.st_atime - age, times.st_mtime - age))
 
 
-def test_another_machine_is_believed_as_long_as_it_gives_signs_of_life(tmp_path):
+def test_lock_of_another_machine_holds_until_its_heartbeat_is_stale(tmp_path):
     written(tmp_path, json.dumps(holder(boot="another", host="node7", pid=1)))
     with refused("output-locked", names=("process 1 on node7", ".medgen.lock")):
         with locked(tmp_path):
@@ -76,13 +76,13 @@ def test_another_machine_is_believed_as_long_as_it_gives_signs_of_life(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", '{"pid": "x"}', "\x00" * 50])
-def test_a_torn_lock_of_this_machine_blocks_nobody(tmp_path, content):
+def test_damaged_lock_of_this_machine_does_not_block(tmp_path, content):
     written(tmp_path, content, age=lock.STALE + 1)
     with locked(tmp_path):
         pass
 
 
-def test_without_locks_of_the_system_the_process_is_looked_for(tmp_path, monkeypatch):
+def test_lock_checks_the_process_where_the_system_has_no_file_locks(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "_flock", lambda descriptor: None)
     written(tmp_path, json.dumps(holder(pid=os.getppid())))
     with refused("output-locked", names=f"process {os.getppid()}"), locked(tmp_path):
@@ -94,7 +94,7 @@ def test_without_locks_of_the_system_the_process_is_looked_for(tmp_path, monkeyp
         pass
 
 
-def test_a_holder_gives_signs_of_life(tmp_path, monkeypatch):
+def test_lock_holder_updates_its_heartbeat(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "BEAT", 0.01)
     with locked(tmp_path):
         os.utime(tmp_path / NAME, (1, 1))
@@ -105,7 +105,7 @@ def test_a_holder_gives_signs_of_life(tmp_path, monkeypatch):
         assert os.stat(tmp_path / NAME).st_mtime > 1
 
 
-def test_a_link_is_no_lock(tmp_path):
+def test_link_is_not_a_lock(tmp_path):
     (tmp_path / NAME).symlink_to(tmp_path / "elsewhere")
     with refused("output-not-writable"), locked(tmp_path):
         pass

@@ -1,4 +1,4 @@
-"""A folder that holds DICOM and volumes is refused wherever volumes are looked for."""
+"""A folder with both DICOM and volumes is refused by every command that searches for volumes."""
 
 import nibabel as nib
 import numpy as np
@@ -35,12 +35,12 @@ def both(tmp_path):
         lambda folder: read_cohort(folder.parent, domains=("source",)),
     ],
 )
-def test_it_says_that_both_are_there_and_takes_neither(both, look):
+def test_mixed_folder_is_refused_and_both_kinds_are_named(both, look):
     with refused("folder-mixed-kinds", names=("source", "000.dcm", "mask.nii.gz")):
         look(both)
 
 
-def test_a_chosen_one_is_taken(both):
+def test_chosen_kind_in_a_mixed_folder_is_read(both):
     assert find_volumes(both, beside_dicom=True) == [both / "mask.nii.gz"]
     assert read_volume(both / "mask.nii.gz").frames is None
     assert read_volume(both / "000.dcm").frames and read_volume(both, series="1").frames

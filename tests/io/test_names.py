@@ -1,4 +1,4 @@
-"""Messages are one line without escape codes, whatever the names in them hold."""
+"""Messages are one line without escape codes for any file name."""
 
 import sys
 
@@ -28,7 +28,7 @@ def test_a_long_line_keeps_its_ends():
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_a_command_says_one_line_of_a_file_of_any_name(name, tmp_path, monkeypatch, capfd):
+def test_error_about_a_file_of_any_name_is_one_line(name, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(sys, "argv", ["medgen", "train", str(tmp_path / name), "--out", str(tmp_path / "run")])
     with pytest.raises(SystemExit) as end:
         main()
@@ -37,7 +37,7 @@ def test_a_command_says_one_line_of_a_file_of_any_name(name, tmp_path, monkeypat
     assert err.startswith("medgen: error: ") and err.endswith("\n") and err[:-1].isprintable()
 
 
-def test_what_the_system_refuses_is_one_line_too(tmp_path, monkeypatch, capfd):
+def test_os_error_is_reported_in_one_line(tmp_path, monkeypatch, capfd):
     def refused():
         raise PermissionError(13, "Permission denied", str(tmp_path / "a\nb"))
 
@@ -49,13 +49,13 @@ def test_what_the_system_refuses_is_one_line_too(tmp_path, monkeypatch, capfd):
     )
 
 
-def test_what_is_said_can_be_written(capfd):
+def test_print_line_escapes_invalid_utf8(capfd):
     print_line("\udcff\n", error=True)
     assert capfd.readouterr().err == "\\udcff\\n\n"
 
 
-def test_a_librarys_reason_has_no_addresses():
-    """Nor the lines before it, which say where in its code."""
+def test_reason_of_a_library_has_no_addresses():
+    """The lines before the reason, which name source code, are removed too."""
     text = "Exception thrown in x.cxx:99:\n itk::ERROR: ITK ERROR: MetaImageIO(0x558c1a0dba10): File cannot be read.\n"
     assert short_reason(RuntimeError(text)) == "itk::ERROR: ITK ERROR: MetaImageIO: File cannot be read"
     assert short_reason(RuntimeError("")) == "RuntimeError"

@@ -1,4 +1,4 @@
-"""CSV files that a spreadsheet takes for text and numbers, and that come back as they were."""
+"""CSV files that spreadsheets read as text and numbers without formulas, and that round-trip unchanged."""
 
 import ast
 import csv
@@ -27,7 +27,7 @@ def cells(text):
 
 @given(names)
 @example("'=1").via("an apostrophe of its own")
-def test_no_text_is_a_formula_and_all_text_comes_back(tmp_path_factory, name):
+def test_no_text_is_a_formula_and_all_text_round_trips(tmp_path_factory, name):
     path = tmp_path_factory.getbasetemp() / "names.csv"
     path.write_text(csv_text([name, "n"], [{name: name, "n": -1.5}]), encoding="utf-8", newline="")
     for shown in cells(csv_line([name])) if name else []:
@@ -37,8 +37,8 @@ def test_no_text_is_a_formula_and_all_text_comes_back(tmp_path_factory, name):
 
 
 @given(names, st.sampled_from([",", ";", "\t"]))
-def test_a_name_stays_in_one_cell_whatever_parts_the_cells(name, separator):
-    """A spreadsheet where the decimal sign is a comma parts cells at semicolons: what follows one would be a cell."""
+def test_name_stays_in_one_cell_with_any_separator(name, separator):
+    """Spreadsheets with a decimal comma separate cells at semicolons, so text after a semicolon would be a new cell."""
     text = csv_line([name])
     line = next(csv.reader(io.StringIO(text, newline=""), delimiter=separator), [])
     assert len(line) <= 1 or separator == ","
@@ -55,8 +55,8 @@ def test_numbers_stay_numbers():
     assert csv_line([float("nan"), None, ""]) == ",,\n" and csv_line([-1 / 3], 3) == "-0.333\n"
 
 
-def test_every_csv_file_is_written_here():
-    """No other module has a writer of its own: a name would get past."""
+def test_only_the_spreadsheet_module_writes_csv():
+    """No other module writes CSV itself: its names would not be escaped."""
     root = Path(medgen.__file__).parent
     files = [
         p for folder in (root, root.parent / "pipelines", root.parent / "benchmarks") for p in folder.rglob("*.py")
@@ -70,7 +70,7 @@ def test_every_csv_file_is_written_here():
     assert writing == set()
 
 
-def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+def test_pipe_is_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "cases.csv")
     with refused("file-not-regular"):
         read_csv(tmp_path / "cases.csv")

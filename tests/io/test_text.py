@@ -1,4 +1,4 @@
-"""Texts that a user names: regular, bounded, readable."""
+"""Text files given by the user: regular files of limited size with readable text."""
 
 import os
 from pathlib import Path
@@ -43,7 +43,7 @@ def test_pipes_and_devices_are_refused_at_once(tmp_path, read, make):
 
 
 @pytest.mark.parametrize("read", READERS)
-def test_what_is_too_long_or_no_text_is_refused(tmp_path, read, monkeypatch):
+def test_too_long_and_non_text_files_are_refused(tmp_path, read, monkeypatch):
     path = given(tmp_path, read, lambda path: path.write_bytes(b'{"a": "\xff"}'))
     with refused("file-not-text"):
         read(path)

@@ -1,4 +1,4 @@
-"""Volumes at the edge: dispatch, canonical axes, geometry comparison, atomic writing, type policy."""
+"""Reading and writing volumes: formats, canonical axes, geometry comparison, atomic writing, voxel types."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ from medgen.io.write import write_volume
 
 @st.composite
 def oriented(draw) -> Volume:
-    """A volume with any axis permutation, flips and an oblique rotation on top."""
+    """Volume with any axis permutation and flips, and an oblique rotation."""
     shape = draw(st.tuples(*[st.integers(1, 6)] * 3))
     turn = Rotation.from_euler("xyz", draw(st.tuples(*[st.floats(-40, 40)] * 3)), degrees=True).as_matrix()
     axes = np.eye(3)[:, draw(st.permutations(range(3)))] * draw(st.tuples(*[st.sampled_from([-1, 1])] * 3))
@@ -42,7 +42,7 @@ def oriented(draw) -> Volume:
 
 @settings(max_examples=60, deadline=None)
 @given(oriented())
-def test_canonical_axes_are_exactly_undone_and_move_no_voxel(volume):
+def test_canonical_axes_are_reversible_and_keep_voxel_positions(volume):
     before = volume.data.copy()
     canonical = to_canonical(volume)
     np.testing.assert_array_equal(from_canonical(canonical.data, volume), volume.data)
@@ -64,8 +64,8 @@ def test_canonical_axes_are_exactly_undone_and_move_no_voxel(volume):
     st.tuples(*[st.sampled_from([-1, 1])] * 3),
     st.integers(0, 2**31),
 )
-def test_files_of_one_grid_get_the_same_axes_though_two_are_as_near(angles, signs, seed):
-    """At 45 degrees rounding, as of a float32 header, must not turn a label map by 90 degrees against its scan."""
+def test_files_of_one_grid_get_the_same_canonical_axes_near_45_degrees(angles, signs, seed):
+    """Near 45 degrees, rounding of a float32 header must not rotate a label map by 90 degrees relative to its scan."""
     affine = np.eye(4)
     affine[:3, :3] = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() * signs * 0.8
     data = np.arange(4**3, dtype=np.float32).reshape(4, 4, 4)
@@ -77,7 +77,7 @@ def test_files_of_one_grid_get_the_same_axes_though_two_are_as_near(angles, sign
 
 @settings(max_examples=30, deadline=None)
 @given(oriented())
-def test_a_canonical_view_is_the_same_without_a_copy(volume):
+def test_canonical_view_equals_the_canonical_volume_without_a_copy(volume):
     view, copied = canonical_view(volume), to_canonical(volume)
     np.testing.assert_array_equal(view.data, copied.data)
     np.testing.assert_array_equal(view.affine, copied.affine)
@@ -90,7 +90,7 @@ def test_a_canonical_view_is_the_same_without_a_copy(volume):
     st.permutations(range(3)),
     st.tuples(*[st.sampled_from([1, -1, 2])] * 3),
 )
-def test_a_copy_by_blocks_is_the_array(shape, order, steps):
+def test_block_copy_equals_the_array(shape, order, steps):
     data = np.arange(np.prod(shape), dtype=np.int16).reshape(shape)[tuple(slice(None, None, k) for k in steps)]
     copied = contiguous(data.transpose(order))
     np.testing.assert_array_equal(copied, data.transpose(order))
@@ -129,12 +129,12 @@ def test_spacing_and_description():
     assert "4 x 5 x 6" in text and "1 x 2 x 3 mm" in text and "PSL" in text and "(1, 2, 3)" in text
 
 
-def test_replaced_keeps_the_grid_and_refuses_another():
+def test_replaced_keeps_the_grid_and_refuses_another_shape():
     volume = Volume(np.zeros((2, 3, 4)), np.eye(4), np.dtype(np.int16))
     new = volume.replaced(np.ones((2, 3, 4)))
     assert new.dtype == np.int16 and new.data.dtype == np.float32 and new.data.all() and not volume.data.any()
     assert volume.replaced(new.data, np.uint8).dtype == np.uint8
-    with pytest.raises(ValueError, match="does not fit"):
+    with pytest.raises(ValueError, match=r"\(2, 3, 5\), but the grid has \(2, 3, 4\)"):
         volume.replaced(np.ones((2, 3, 5)))
 
 
@@ -199,7 +199,7 @@ def test_unknown_extension_and_empty_folder_are_refused(tmp_path, read):
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_nothing_not_finite_is_written(tmp_path, ending):
+def test_non_finite_voxels_are_not_written(tmp_path, ending):
     data = np.zeros((2, 2, 2))
     data[0, 0, 0] = np.nan
     with refused("output-not-finite"):
@@ -218,8 +218,8 @@ def test_unwritable_output_is_named(tmp_path, ending):
 def test_an_interrupted_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "x.txt"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), atomic_write(path) as aside:
-        aside.write_text("half")
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as temporary:
+        temporary.write_text("half")
         raise KeyboardInterrupt
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
@@ -229,7 +229,7 @@ import resource, sys, numpy as np
 from medgen.io.volume import Volume
 from medgen.io.write import write_volume
 from medgen.errors import InputError
-resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # as a full disk: writing further fails
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # simulates a full disk: further writes fail
 noise = np.random.default_rng(0).integers(-30000, 30000, (20, 20, 20))
 try:
     write_volume(sys.argv[1], Volume(noise, np.eye(4), np.int16))
@@ -239,7 +239,7 @@ except InputError as error:
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".mha"])
-def test_a_full_disk_gives_one_sentence_and_leaves_nothing(tmp_path, ending):
+def test_full_disk_gives_one_error_and_leaves_no_file(tmp_path, ending):
     path = tmp_path / f"x{ending}"
     done = run_program(FULL_DISK, path)
     assert f"x{ending} cannot be written" in done.stdout, done.stderr

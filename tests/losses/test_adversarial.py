@@ -12,7 +12,7 @@ def log_sigmoid(x):
     return -np.logaddexp(0, -x)
 
 
-# Table of reference: what D and G minimise, written out in numpy and float64.
+# Reference formulas of the losses of D and G, in numpy and float64.
 D = {
     "minimax": lambda r, f: (-log_sigmoid(r)).mean() + (-log_sigmoid(-f)).mean(),
     "non_saturating": lambda r, f: (-log_sigmoid(r)).mean() + (-log_sigmoid(-f)).mean(),
@@ -37,7 +37,7 @@ def test_equals_formula_on_one_scale(objective):
 
 
 @pytest.mark.parametrize("objective", D)
-def test_scales_weigh_the_same_whatever_their_size(objective):
+def test_scales_have_equal_weight_regardless_of_size(objective):
     real, fake = torch.tensor(REAL), torch.tensor(FAKE)
     small_r, small_f = real[..., :2, :2], fake[..., :2, :2]
     expected = (D[objective](REAL, FAKE) + D[objective](small_r.numpy(), small_f.numpy())) / 2

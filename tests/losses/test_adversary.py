@@ -1,4 +1,4 @@
-"""Objective and stabilisers together: what each key adds to D's and G's loss, computed by another route."""
+"""Objective and stabilisers together: what each key adds to D's and G's loss, computed independently."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def images(n=2, dims=3):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_plain_losses_are_the_objective(objective, scales):
     A = build(objective, scales=scales, gradient_penalty=0.0, spectral_norm=objective == "wasserstein")
-    A.network.eval()  # spectral norm's power iteration rests
+    A.network.eval()  # stops the power iteration of spectral norm
     real, fake = images()
     expected = discriminator_loss(objective, A.network(real), A.network(fake))
     assert A.discriminator_loss(real, fake, 0).item() == pytest.approx(expected.item(), rel=1e-5)
@@ -113,14 +113,14 @@ def test_generator_waits_for_the_critic():
     assert [A.generators_turn(n) for n in range(10)] == [False] * 4 + [True] + [False] * 4 + [True]
 
 
-def test_pool_shows_the_past():
+def test_pool_returns_earlier_images():
     A = build(pool=2)
     real, fake = images()
     A.discriminator_loss(real, fake, 0)
     assert len(A.pool.images) == 2
 
 
-def test_collapse_shows_in_diversity():
+def test_collapse_lowers_diversity():
     A = build()
     assert A.diversity() == 1.0
     for seed in range(8):
@@ -131,7 +131,7 @@ def test_collapse_shows_in_diversity():
     assert set(A.health) == {"real_accuracy", "fake_accuracy", "saturated"}
 
 
-def test_a_channel_that_is_the_same_in_all_real_images_says_nothing_of_diversity():
+def test_channels_that_are_constant_in_real_images_do_not_count_for_diversity():
     A = build(in_channels=2)
     for seed in range(8):
         torch.manual_seed(seed)
@@ -187,7 +187,7 @@ def test_channels_that_the_data_keeps_constant_are_no_collapse():
     for seed in range(3):
         torch.manual_seed(seed)
         real, fake = torch.rand(2, 1, 2, 16, 16, 16)
-        real[:, 1], fake[:, 1] = 0, 0  # a label that no patch holds
+        real[:, 1], fake[:, 1] = 0, 0  # a label absent from all patches
         A.discriminator_loss(real, fake, 0)
     assert A.diversity() == pytest.approx(1, abs=0.5)
     A = build(in_channels=2)

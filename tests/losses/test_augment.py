@@ -46,7 +46,7 @@ def test_cutout_blanks_a_box_of_half_the_sides():
     assert set(gone.tolist()) == {0, 64}
 
 
-def test_images_of_a_batch_get_their_own_draw():
+def test_images_of_a_batch_are_augmented_independently():
     torch.manual_seed(0)
     y = augment(torch.arange(64.0).reshape(1, 1, 8, 8).repeat(8, 1, 1, 1), ("translate",))
     assert any(not torch.equal(y[0], other) for other in y[1:])

@@ -4,7 +4,7 @@ import torch
 from medgen.losses.feature_matching import feature_matching_loss
 
 
-def test_by_hand():
+def test_feature_matching_equals_the_value_by_hand():
     real = [[torch.tensor([1.0, 3.0]), torch.tensor([0.0])], [torch.tensor([[2.0]]), torch.tensor([5.0, 5.0])]]
     fake = [[torch.tensor([2.0, 6.0]), torch.tensor([4.0])], [torch.tensor([[2.0]]), torch.tensor([5.0, 6.0])]]
     for layers in (*real, *fake):

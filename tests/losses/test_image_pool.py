@@ -3,7 +3,7 @@ import torch
 from medgen.losses.image_pool import ImagePool
 
 
-def test_fills_first_then_shows_the_past():
+def test_image_pool_fills_first_then_returns_earlier_images():
     torch.manual_seed(0)
     pool = ImagePool(4)
     for i in range(4):
@@ -18,7 +18,7 @@ def test_size_zero_passes_through():
     assert torch.equal(ImagePool(0)(batch), batch)
 
 
-def test_content_travels_with_the_state():
+def test_pool_content_is_part_of_the_state():
     pool = ImagePool(3)
     pool(torch.randn(2, 1, 4))
     other = ImagePool(3)

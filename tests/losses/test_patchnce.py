@@ -31,13 +31,13 @@ def test_negatives_come_from_the_same_image_only():
     assert patch_nce(z, v).item() == pytest.approx(apart.item(), rel=1e-6)
 
 
-def test_keys_get_no_gradient():
+def test_patchnce_keys_have_no_gradient():
     z, v = torch.randn(1, 4, 3, requires_grad=True), torch.randn(1, 4, 3, requires_grad=True)
     patch_nce(z, v).backward()
     assert z.grad.abs().max() > 0 and v.grad is None
 
 
-def test_perfect_match_is_the_least_loss():
+def test_a_perfect_match_has_the_lowest_loss():
     z = torch.eye(6)[None]
     assert patch_nce(z, z) < 1e-4 < patch_nce(z, z.roll(1, 1))
 

@@ -1,4 +1,4 @@
-"""R1, gradient and consistency penalties against formulas worked out by hand for critics of known gradient."""
+"""R1, gradient and consistency penalties against closed formulas for critics with a known gradient."""
 
 import pytest
 import torch
@@ -85,7 +85,7 @@ def test_health_counts_right_answers_and_saturation():
     real, fake = [torch.tensor([5.0, 1.0, -1.0, 6.0])], [torch.tensor([-9.0, -1.0, 2.0, 1.0])]
     found = health("non_saturating", real, fake)
     assert found["real_accuracy"] == 0.75 and found["fake_accuracy"] == 0.5
-    assert found["saturated"] == 0  # made so that G keeps its gradient when D is sure
+    assert found["saturated"] == 0  # computed so that G keeps its gradient when D is certain
     found = health("minimax", real, fake)
     assert found["saturated"] == 0.25  # σ(-9) lies below 0.01
     found = health("least_squares", [torch.tensor([0.6, 0.4])], [torch.tensor([0.4, 0.45])])

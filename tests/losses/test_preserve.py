@@ -24,7 +24,7 @@ def test_terms_are_weighed_and_named(dims):
     assert total.item() == pytest.approx(2 * losses["gradient"].item() + 3 * losses["mind"].item())
 
 
-def test_nothing_asked_costs_nothing():
+def test_zero_weights_give_zero_loss():
     x, y = images()
     preserve = build()
     losses, total = preserve(x, y, {})
@@ -32,13 +32,13 @@ def test_nothing_asked_costs_nothing():
     assert preserve.learn(x, y, {}, lambda *_: pytest.fail("no network to update")) == {}
 
 
-def test_several_contrasts_in_compare_the_first():
+def test_the_first_of_several_input_contrasts_is_compared():
     x, y = images(channels=2)
     losses, _ = build(weight_gradient=1.0)(x, y[:, :1], {})
     assert losses["gradient"] == gradient_correlation_loss(x[:, :1], y[:, :1])
 
 
-def test_segmenter_learns_and_then_stays_while_the_generator_is_asked():
+def test_segmenter_learns_in_its_own_step_and_is_frozen_in_the_generator_step():
     x, y = images()
     y.requires_grad_()
     labels = {"labels": (x > 0.5).long()}
@@ -61,7 +61,7 @@ def test_labels_without_classes_are_refused():
         build(weight_segmentation=1.0)
 
 
-def test_segmentation_loss_written_out():
+def test_segmentation_loss_equals_its_formula():
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(2, 4, 3, 5)), rng.integers(0, 3, size=(2, 1, 3, 5))  # class 3 is absent
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)

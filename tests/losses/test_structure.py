@@ -1,4 +1,4 @@
-"""Losses of structure: equal to a plain numpy reference, blind to a·x + b, awake to an edge moved or erased."""
+"""Structure losses: equal to a numpy reference, invariant to a·x + b, sensitive to moved or erased edges."""
 
 from itertools import product
 
@@ -82,7 +82,7 @@ def test_the_gradient_is_that_of_finite_differences(loss, shape):
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("scale, shift", [(1, 0), (0.5, 0.3), (3, -1), (-1, 0), (-0.4, 0.7)])
-def test_an_affine_change_of_intensity_costs_nothing(loss, shape, scale, shift):
+def test_an_affine_change_of_intensity_has_zero_loss(loss, shape, scale, shift):
     x, other = images(shape)
     assert loss(x, scale * x + shift).item() < 1e-5 < 0.01 < loss(x, scale * other + shift).item()
 
@@ -100,7 +100,7 @@ def phantom(dims, centre=(12, 12, 10), organ=0.3, lesion=0.6, noise=0.01):
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("dims", [2, 3])
-def test_a_lesion_displaced_or_erased_is_seen_and_its_contrast_is_free(loss, dims):
+def test_moved_or_erased_lesions_raise_the_loss_and_lesion_contrast_does_not(loss, dims):
     x = phantom(dims)
     kept = loss(x, phantom(dims, lesion=0.45)).item()  # half its enhancement gone, the lesion still there
     displaced = loss(x, phantom(dims, centre=(9, 12, 10), lesion=0.45)).item()
@@ -108,7 +108,7 @@ def test_a_lesion_displaced_or_erased_is_seen_and_its_contrast_is_free(loss, dim
     assert 1.5 * kept < min(displaced, erased)
 
 
-def test_mind_sees_no_inversion_inside_one_organ_and_gradient_correlation_does():
+def test_inversion_inside_an_organ_is_invisible_to_mind_but_not_to_gradient_correlation():
     x, inverted = phantom(3, organ=0.0, lesion=0.3), phantom(3, organ=0.0, lesion=-0.3)
     assert mind_loss(x, inverted).item() < 0.005
     assert gradient_correlation_loss(x, inverted).item() > 0.02
@@ -136,13 +136,13 @@ def test_autocast_changes_nothing(loss):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_samples_do_not_see_each_other(loss):
+def test_samples_of_a_batch_are_independent(loss):
     x, y = images((3, 1, 8, 9))
     alone = [loss(x[i : i + 1], y[i : i + 1]).item() for i in range(3)]
     assert loss(x, y).item() == pytest.approx(np.mean(alone))
 
 
-def test_what_cannot_be_compared_is_refused():
+def test_images_that_cannot_be_compared_are_refused():
     x = torch.zeros(1, 1, 8, 8)
     for loss in LOSSES:
         for y in (x[..., :-1], x[0], torch.zeros(0, 1, 8, 8)):

@@ -65,7 +65,7 @@ def test_fastcut_compares_the_mirrored_features_mirrored_back(dims):
     x, y = images(dims=dims)
     method = build(spatial_dims=dims, nce_identity=False, flip_equivariance=True, weight_nce=10)
     G = method.networks["G"]
-    image = build(spatial_dims=dims, nce_layers=(0,))  # of the image itself nothing but the mirror differs
+    image = build(spatial_dims=dims, nce_layers=(0,))  # features of the image itself differ only by the mirroring
     assert image.nce(x, x.flip(2), True, 0).item() == pytest.approx(image.nce(x, x, False, 0).item(), rel=1e-5)
     assert image.nce(x, x.flip(2), False, 0).item() != pytest.approx(image.nce(x, x, False, 0).item(), rel=1e-3)
     seen = {s: method.step({"source": x, "target": y, "step": s}, lambda *_: None)["D"].item() for s in range(8)}
@@ -95,7 +95,7 @@ def test_projector_learns_with_the_generator_and_only_from_queries():
 
 @pytest.mark.parametrize("generator", ["unet", "resnet"])
 @pytest.mark.parametrize("residual", [False, True])
-def test_any_generator_serves(generator, residual):
+def test_cut_works_with_any_generator(generator, residual):
     x, y = images()
     method = build(generator={"name": generator, "levels": 2, "residual": residual, "full_resolution_filters": 2})
     losses = method.step({"source": x, "target": y, "step": 0}, lambda *_: None)
@@ -118,7 +118,7 @@ def test_sincut_keeps_the_target_by_l1():
     assert losses["identity"].item() == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_kept_background_stays():
+def test_kept_background_is_unchanged():
     torch.manual_seed(0)
     method = build(keep_background=True)
     x = torch.rand(1, 1, 16, 16, 16)

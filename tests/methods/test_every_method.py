@@ -1,5 +1,7 @@
-"""Holds for every file in medgen/methods, found by globbing: what learns, what stays, which loss drives whom,
-and that every objective and stabiliser serves in it by config key alone."""
+"""Requirements on every method in medgen/methods: which networks learn or stay fixed, and from which loss.
+
+Every objective and stabiliser works in every method by config key alone.
+"""
 
 import copy
 
@@ -163,7 +165,7 @@ def test_all_networks_learn(name, keys):
 
 
 @pytest.mark.parametrize("name", method_names())
-def test_critic_steps_hold_the_generator_back(name):
+def test_critic_steps_delay_generator_updates(name):
     if "adversary" not in settings_class(name).model_fields:
         pytest.skip("no discriminator")
     method = build(name, adversary={"critic_steps": 3})

@@ -1,4 +1,4 @@
-"""What the lesion GAN asks of its parts; that it learns and resumes is tested for every method."""
+"""Requirements of the lesion GAN's parts; learning and resuming are tested for every method."""
 
 import copy
 
@@ -53,7 +53,7 @@ def steps(method, count, **more):
     return found
 
 
-def test_what_lies_under_the_mask_is_hidden():
+def test_the_generator_does_not_see_voxels_under_the_mask():
     x, labels = scene()
     hole, healthy = (labels >= 2).float(), (labels == 1).float()
     other = torch.where(hole > 0, torch.full_like(x, 0.9), x)
@@ -75,10 +75,10 @@ def test_healthy_holes_have_the_lesions_shape_and_lie_in_the_host():
         assert 0 < there[0].sum() <= hole[0].sum()
     assert torch.equal(find_healthy_hole(x, hole, healthy, 3)[0], find_healthy_hole(x, hole, healthy, 3)[0])
     both, alone = find_healthy_hole(x, hole, healthy, 3)[0][1:], find_healthy_hole(x[1:], hole[1:], healthy[1:], 3)[0]
-    assert torch.equal(both, alone)  # processes together do what one does
+    assert torch.equal(both, alone)  # several processes together equal one
 
 
-def test_painting_and_removal_leave_all_else_alone():
+def test_painting_and_removal_change_nothing_outside_the_mask():
     torch.manual_seed(0)
     method = build()
     steps(method, 2)
@@ -88,8 +88,8 @@ def test_painting_and_removal_leave_all_else_alone():
         assert (y[labels >= 2] != x[labels >= 2]).any()
 
 
-def test_painting_over_healthy_tissue_begins_as_that_tissue():
-    """A residual generator's start: in the hole the local mean of the surroundings and the voxels' own grain."""
+def test_untrained_painting_gives_healthy_tissue():
+    """A residual generator starts with the local mean of the surroundings and the noise of the voxels in the hole."""
     method = build(classes=3)
     x = scene(1)[0]
     x = torch.full_like(x, -0.4) + 0.05 * torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
@@ -100,7 +100,7 @@ def test_painting_over_healthy_tissue_begins_as_that_tissue():
     assert torch.corrcoef(torch.stack([a, b]))[0, 1] > 0.95
 
 
-def test_noise_and_kind_reach_the_lesion():
+def test_noise_and_kind_change_the_lesion():
     torch.manual_seed(0)
     method = build(noise=2)
     steps(method, 3)
@@ -111,7 +111,7 @@ def test_noise_and_kind_reach_the_lesion():
     assert (method.paint(x, labels) != method.paint(x, other))[labels == 2].any()
 
 
-def test_it_learns_the_contrast_of_each_kind_and_to_remove_it():
+def test_it_learns_to_paint_and_to_remove_each_kind_of_lesion():
     torch.manual_seed(0)
     method = build(generator={"pointwise_features": 8}, lr=5e-3, weight_gan=0.0, weight_gan_lesion=0.0)
     found = steps(method, 60)
@@ -156,7 +156,7 @@ def test_local_mean_counts_the_mask_alone():
     assert masked_mean(x, mask) == pytest.approx(2.5)
 
 
-def test_slices():
+def test_lesion_gan_works_on_slices():
     torch.manual_seed(0)
     method = build(spatial_dims=2)
     x, labels = (v[..., 7] for v in scene())
@@ -165,7 +165,7 @@ def test_slices():
     assert method.paint(x, labels).shape == x.shape
 
 
-def test_translate_with_classes_paints_the_known_lesions_anew():
+def test_translate_with_classes_repaints_the_known_lesions():
     torch.manual_seed(0)
     method = build()
     steps(method, 2)

@@ -62,12 +62,12 @@ def test_target_decides_the_translation():
     assert not torch.equal(found[0], found[1]) and not torch.equal(found[1], found[2])
 
 
-def test_channels_must_agree():
+def test_unequal_input_and_output_channels_are_refused():
     with pytest.raises(ValueError, match="equal numbers of input and output channels; got 2 and 1"):
         build(in_channels=2)
 
 
-def test_each_domain_has_a_branch_that_is_told_real_from_fake():
+def test_each_domain_has_a_branch_that_is_trained_on_real_and_fake():
     torch.manual_seed(0)
     method = build(branches=True, weight_identity=3.0)
     b, seen = batch(), {}
@@ -84,7 +84,7 @@ def test_each_domain_has_a_branch_that_is_told_real_from_fake():
     assert losses["D"].item() == pytest.approx(0.5 * sum(expected).item() / 2, rel=1e-4)
 
 
-def test_same_patients_images_have_an_l1_term():
+def test_images_of_the_same_patient_have_an_l1_term():
     torch.manual_seed(0)
     method = build(weight_l1=5.0, weight_cycle=0.0)
     b, seen = batch() | {"paired": torch.tensor([False, True])}, {}

@@ -25,7 +25,7 @@ def test_losses_are_equation_4():
     assert seen["G"].item() == pytest.approx((-fake.log().mean() + 7 * l1).item(), rel=1e-4)
 
 
-def test_kept_background_stays_and_teaches_nothing():
+def test_kept_background_is_unchanged_and_has_no_gradient():
     torch.manual_seed(0)
     method = build(keep_background=True, weight_gan=0.0)
     x, y = torch.rand(1, 1, 16, 16, 16), torch.rand(1, 1, 16, 16, 16)

@@ -22,11 +22,11 @@ def batch(n=2, step=0):
     return {"source": m, "target": torch.rand(n, 1, 16, 16, 16) * 2 - 1, "step": step}
 
 
-def test_losses_are_the_papers():
+def test_losses_equal_the_paper():
     torch.manual_seed(0)
     method, b = build(weight_l1=3.0), batch()
     for network in method.networks.values():
-        network.eval()  # spectral norm's power iteration rests
+        network.eval()  # stops the power iteration of spectral norm
     seen = {}
     torch.manual_seed(5)
     losses = method.step(b, lambda k, loss: seen.update({k: loss.detach()}))
@@ -69,11 +69,11 @@ def test_generator_encoder_and_discriminator_all_move_in_each_step(style):
         method.step(batch(step=step), update)
         for k, n in parts.items():
             moved = [bool((a != b).any()) for a, b in zip(before[k], n.parameters(), strict=True)]
-            # the last bias of a hinge D rests as long as all its logits lie within the margins
+            # the last bias of a hinge D has no gradient while all logits lie within the margins
             assert all(moved) or (k == "D" and moved.count(False) <= 2), f"{k}: {moved}"
 
 
-def test_a_seed_is_a_style_and_the_style_is_the_look():
+def test_a_seed_gives_a_style_and_the_style_sets_the_appearance():
     torch.manual_seed(0)
     method, m = build(generator={"style": "everywhere"}), batch(1)["source"]
     method.networks["G"].eval()
@@ -84,8 +84,8 @@ def test_a_seed_is_a_style_and_the_style_is_the_look():
     assert torch.equal(made[0], made[1]) and not torch.equal(made[0], made[2])
 
 
-def test_two_references_give_two_looks():
-    """Two labels; in one half of the images the first is the brighter, in the other the second: labels do not tell."""
+def test_two_style_references_give_two_appearances():
+    """Of two labels, the first is brighter in half of the images, the second in the others."""
     torch.manual_seed(0)
     generator = dict(hidden=8, latent=2, style="everywhere", style_norm="none", style_grid=1)
     method = build(2, spatial_dims=2, generator=generator, weight_l1=20.0, lr=2e-3)
@@ -116,7 +116,7 @@ def test_two_references_give_two_looks():
     assert contrast[1] > 0.5 and contrast[-1] < -0.5, contrast
 
 
-def test_texture_changes_the_grain_only_if_there_is_some():
+def test_texture_noise_changes_the_output_and_none_equals_zeros():
     torch.manual_seed(0)
     method, b = build(texture=2), batch()
     method.networks["G"].eval()

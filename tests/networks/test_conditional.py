@@ -10,7 +10,7 @@ class Seen(torch.nn.Module):
         return x
 
 
-def test_class_is_a_plane_of_ones_beside_the_image():
+def test_class_is_a_channel_of_ones_beside_the_image():
     x = torch.randn(2, 1, 3, 4)
     seen = Conditional(Seen(), 3)(x, torch.tensor([2, 0]))
     assert torch.equal(seen[:, :1], x)

@@ -5,7 +5,7 @@ from medgen.networks.discriminator import Discriminator, frozen
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_one_patch_map_a_scale(dims):
+def test_one_patch_map_per_scale(dims):
     network = Discriminator(spatial_dims=dims, in_channels=2, filters=4, layers=2, scales=2)
     shape = (1, 2, *(48,) * dims)
     maps = network(torch.randn(shape))
@@ -40,7 +40,7 @@ def test_frozen_collects_no_gradient_but_passes_it_on():
     assert all(p.requires_grad for p in network.parameters())
 
 
-def test_frozen_leaves_what_was_frozen_before():
+def test_frozen_keeps_parameters_that_were_frozen_before():
     network = torch.nn.Linear(2, 2)
     network.bias.requires_grad_(False)
     with frozen(network):

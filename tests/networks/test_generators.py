@@ -23,7 +23,7 @@ def test_keeps_the_grid(name, dims, residual):
         assert y.abs().max() <= 1
 
 
-def test_stem_brings_single_voxels_to_the_output():
+def test_stem_carries_single_voxels_to_the_output():
     torch.manual_seed(0)
     network = UNet(
         spatial_dims=3, in_channels=1, out_channels=2, filters=4, levels=2, norm=None, full_resolution_filters=3
@@ -32,15 +32,15 @@ def test_stem_brings_single_voxels_to_the_output():
     y = network(x)
     assert y.shape == (1, 2, 8, 12, 8)
     for layer in network.down:
-        torch.nn.init.zeros_(layer.conv.weight)  # the coarse levels see nothing now
+        torch.nn.init.zeros_(layer.conv.weight)  # the coarse levels contribute nothing now
     moved = x.clone()
     moved[0, 0, 4, 6, 4] += 1
     changed = (network(moved) - network(x)).abs().sum(1)[0] > 0
     assert changed[4, 6, 4] and changed.nonzero().min(0).values.tolist() == [3, 5, 3]
 
 
-def test_detail_lets_a_voxels_own_intensity_decide():
-    """With the coarse levels blind, each output voxel is a function of its own input voxel, and not a linear one."""
+def test_detail_branch_depends_on_each_voxels_own_intensity():
+    """Without coarse levels, each output voxel is a non-linear function of its own input voxel."""
     torch.manual_seed(0)
     network = UNet(spatial_dims=3, in_channels=2, out_channels=1, filters=4, levels=2, norm=None, pointwise_features=3)
     x = torch.randn(1, 2, 8, 12, 8)

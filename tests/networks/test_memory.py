@@ -1,4 +1,4 @@
-"""What a model takes is known from its sizes, before anything is taken."""
+"""A model's memory is computed from its sizes, before any is allocated."""
 
 from unittest.mock import patch
 
@@ -24,7 +24,7 @@ def net(*layers):
     return nn.Sequential(*layers)
 
 
-def test_a_peak_is_what_lives_at_once():
+def test_peak_memory_is_the_sum_of_simultaneous_activations():
     network = net(nn.Conv3d(1, 8, 1), nn.Conv3d(8, 8, 1), nn.Conv3d(8, 1, 1))
     voxel = 4 * 10**3
     assert peak_bytes(network, (1, 1, 10, 10, 10)) == (1 + 8 + 8) * voxel
@@ -35,7 +35,7 @@ def test_a_peak_is_what_lives_at_once():
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(4, 24), st.integers(1, 6), st.floats(0.0005, 0.05))
-def test_as_many_windows_as_fit_and_no_more(side, most, memory_gb):
+def test_windows_per_pass_are_the_most_that_fit(side, most, memory_gb):
     network = net(nn.Conv3d(1, 16, 3, padding=1), nn.Conv3d(16, 1, 3, padding=1))
     left, one = memory_gb * 2**30 - weight_bytes(network), peak_bytes(network, (1, 1, side, side, side))
     try:
@@ -59,14 +59,14 @@ SLICES = {"method": {**SMALL_METHOD, "spatial_dims": 2}, "inference": {"window":
         {"sampling": {"patch": [700, 700, 700]}, "method": merged(SMALL_METHOD, {"generator": {"norm": "instance"}})},
     ],
 )
-def test_windows_beyond_the_bound_are_refused_before_a_scan_is_read(tmp_path, sections):
+def test_windows_beyond_the_memory_limit_are_refused_before_a_scan_is_read(tmp_path, sections):
     model = make_model(small_settings(**sections), train=False)
     with refused("model-memory-exceeded", names=("sampling.patch", "--memory-gb 0.5")):
         convert(model, tmp_path, tmp_path / "out", memory_gb=0.5)
     assert not (tmp_path / "out").exists()
 
 
-def test_ordinary_models_fit_ordinary_bounds():
+def test_ordinary_models_fit_the_memory_limit():
     for filters, side, memory_gb in ((64, 64, 2), (32, 96, 4), (64, 128, 8)):
         method = merged(SMALL_METHOD, {"generator": {"filters": filters, "levels": 4, "norm": "instance"}})
         with torch.device("meta"):
@@ -76,7 +76,7 @@ def test_ordinary_models_fit_ordinary_bounds():
         assert windows_per_pass(generator, (1, side, side, side), 2, memory_gb) >= 1
 
 
-def test_fewer_windows_at_a_time_give_the_same():
+def test_fewer_windows_per_pass_give_the_same_output():
     model = make_model(small_settings(inference={"window": "patch", "batch": 4}))
     volume = Volume(np.random.default_rng(0).normal(0, 50, (20, 24, 18)), np.diag([2, 2, 2, 1]))
     check_windows(model)
@@ -92,7 +92,7 @@ def test_absurd_sizes_of_networks_are_refused(section, key, value):
         small_settings(method=merged(SMALL_METHOD, {section: {key: value}}))
 
 
-def test_a_segmenters_grid_is_bounded():
+def test_the_grid_size_of_a_segmenter_is_limited():
     volume = Volume(np.zeros((40, 40, 20)), np.diag([2.5, 2.5, 2.5, 1]))
     with refused("segmenter-memory-exceeded"):
         segment(nn.Identity(), volume, spacing=(0.05, 0.05, 0.05), values=[0, 1])

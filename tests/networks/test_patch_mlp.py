@@ -3,7 +3,7 @@ import torch
 from medgen.networks.patch_mlp import PatchMLP
 
 
-def test_unit_vectors_at_the_places_asked():
+def test_patch_mlp_gives_unit_vectors_at_the_given_positions():
     torch.manual_seed(0)
     features = [torch.randn(2, 1, 4, 4, 4), torch.randn(2, 5, 2, 2, 2)]
     H = PatchMLP([1, 5], width=8)

@@ -38,7 +38,7 @@ def test_modulation_is_equation_1(latent):
 
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("latent, style", [(0, "head"), (3, "head"), (3, "everywhere")])
-def test_every_size_and_style(dims, latent, style):
+def test_spade_generator_works_for_every_size_and_latent(dims, latent, style):
     G = build(spatial_dims=dims, latent=latent, style=style)
     for shape in ((8, 8, 12)[:dims], (16, 12, 8)[:dims]):
         m = label_map(*shape)
@@ -81,7 +81,7 @@ def test_a_label_changes_the_image_where_it_is():
     assert change[0] > 0 and change[24:].max() == 0
 
 
-def test_encoder_without_norm_sees_brightness_that_instance_norm_takes_away():
+def test_encoder_without_norm_keeps_brightness_that_instance_norm_removes():
     y = torch.rand(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0)) * 0.5
     moved = {}
     for norm in ("none", "instance"):

@@ -1,4 +1,4 @@
-"""Classic DICOM against an archive of pynetdicom's on loopback that misbehaves as told."""
+"""Classic DICOM client against a local pynetdicom archive with preset errors."""
 
 import warnings
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ FIND, GET = StudyRootQueryRetrieveInformationModelFind, StudyRootQueryRetrieveIn
 
 @contextmanager
 def archive(*contexts, title="PACS", knows=(), **handlers):
-    """Yields a client of an archive that offers these contexts and answers by these handlers (find, get, store)."""
+    """Yield a client of an archive with these presentation contexts and handlers (find, get, store)."""
     entity = AE(title)
     entity.require_called_aet, entity.require_calling_aet = True, list(knows)
     for context in contexts:
@@ -54,7 +54,7 @@ def answers(*found, status=0xFF00):
     return find
 
 
-def test_who_is_not_there_and_who_does_not_want_us():
+def test_unreachable_and_refusing_archives_are_reported():
     with pytest.raises(ConnectionError, match="cannot be reached"):
         connect(f"dicom://PACS@127.0.0.1:{free_port()}", "FROM").series("1.2")
     with (
@@ -71,19 +71,19 @@ def test_who_is_not_there_and_who_does_not_want_us():
         server.series("1.2")
 
 
-def test_what_a_query_can_end_in(tmp_path):
+def test_query_errors_are_reported(tmp_path):
     with archive(FIND, find=answers({}, status=0xA900)) as server, refused("pacs-request-refused", names="A900"):
         server.series("1.2")
     with archive(FIND, find=answers({}, status=0xA700)) as server, pytest.raises(ConnectionError, match="A700"):
         server.series("1.2")
     with archive(FIND, find=answers({"StudyInstanceUID": "../../x", "PatientID": "p1"})) as server:
         (scan,) = (s for s in retrieved(server, {"PatientID": "p1"}, tmp_path / "in", pauses=()) if s)
-        assert "'../../x' where a UID belongs" in scan.fault
+        assert "'../../x' instead of a UID" in scan.fault
         with refused("pacs-no-study"):
             retrieved(server, {"PatientID": "p2"}, tmp_path / "in", pauses=())
 
 
-def test_answers_without_end(monkeypatch):
+def test_endless_responses_are_refused(monkeypatch):
     monkeypatch.setattr(dimse, "MOST", 5)
     with archive(FIND, find=answers(*[{"StudyInstanceUID": "1"}] * 9)) as server:
         with refused("pacs-too-many-entries"):
@@ -107,7 +107,7 @@ def gives(*images):
     return get
 
 
-def test_images_come_as_files_and_faults_of_ours_are_ours(tmp_path, monkeypatch):
+def test_images_are_received_as_files_and_local_errors_are_raised(tmp_path, monkeypatch):
     write_ct(tmp_path / "a", stored(2, 64, 68))
     images = [dcmread(path) for path in sorted((tmp_path / "a").iterdir())]
     with archive(GET, CTImageStorage, get=gives(*images)) as server:
@@ -128,18 +128,18 @@ def test_images_come_as_files_and_faults_of_ours_are_ours(tmp_path, monkeypatch)
         server.retrieve("1.2", "1.3", None, got.append)
 
 
-def test_what_storing_can_end_in(tmp_path):
+def test_store_reports_the_outcome_of_each_image(tmp_path):
     write_ct(tmp_path / "a", stored(6, 8, 9))
     files = sorted((tmp_path / "a").iterdir())
     codes = iter([0x0000, 0xB000, 0xB007, 0x0111, 0xA700, 0xC123])
     with archive(CTImageStorage, store=lambda event: next(codes)) as server:
-        told = [(said, has) for _, said, has in server.store(files)]
-    assert [has for _, has in told] == [True, True, True, True, False, False]
-    assert told[0][0] == "" and "warning B000" in told[1][0] and "already" in told[3][0] and "C123" in told[5][0]
+        _, reasons, stored_flags = zip(*server.store(files), strict=True)
+    assert stored_flags == (True, True, True, True, False, False)
+    assert reasons[0] == "" and "warning B000" in reasons[1] and "already" in reasons[3] and "C123" in reasons[5]
 
     def breaks(event):
         event.assoc.abort()
         return 0
 
-    with archive(CTImageStorage, store=breaks) as server, pytest.raises(ConnectionError, match="broke off"):
+    with archive(CTImageStorage, store=breaks) as server, pytest.raises(ConnectionError, match="closed the connection"):
         list(server.store(files))

@@ -1,4 +1,4 @@
-"""C-MOVE from an archive of pynetdicom's on loopback; against Orthanc in ``test_orthanc``."""
+"""C-MOVE from a local pynetdicom archive; ``test_orthanc`` tests it with Orthanc."""
 
 import socket
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ from medgen.pacs.connect import connect
 
 @contextmanager
 def archive(ours, *answers):
-    """Yields a client of an archive that answers a C-MOVE with these: destination, count, statuses and images."""
+    """Yield a client of an archive that responds to C-MOVE with this destination, count, statuses and images."""
 
     def moves(event):
         yield from answers
@@ -43,7 +43,7 @@ def images(tmp_path):
     return [dcmread(path) for path in sorted((tmp_path / "a").iterdir())]
 
 
-def test_images_arrive_and_the_port_is_closed_again(images, tmp_path):
+def test_images_are_received_and_the_port_is_closed(images, tmp_path):
     ours, got = free_port(), []
     with archive(ours, ("127.0.0.1", ours), 3, *[(0xFF00, image) for image in images]) as server:
         for _ in range(2):  # the port can be opened again at once
@@ -70,13 +70,13 @@ def test_only_the_archive_may_send(images, monkeypatch):
     assert not got
 
 
-def test_an_archive_that_does_not_know_us(images):
+def test_archive_without_our_move_destination_is_reported(images):
     with archive(free_port(), (None, None)) as server:
         with refused("pacs-destination-unknown", names="MEDGEN"):
             server.retrieve("1.2", "1.3", None, print)
 
 
-def test_a_port_that_is_taken_and_one_that_is_none():
+def test_used_and_invalid_ports_are_refused():
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
         with archive(port) as server, refused("pacs-port-unavailable", names=f"port {port}"):

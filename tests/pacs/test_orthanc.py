@@ -1,4 +1,4 @@
-"""Against a real PACS: studies are found, converted, stored back and visible; a lost connection is resumed."""
+"""With a real PACS: find, convert and store studies; resume after a lost connection."""
 
 import json
 import sys
@@ -48,8 +48,8 @@ def orthanc(server):
 def model_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "best"
     model = make_model(small_settings(inference={"spacing": "ignore"}))
-    with atomic_folder(folder) as aside:
-        save_model(aside, model.generator, model.info)
+    with atomic_folder(folder) as temporary:
+        save_model(temporary, model.generator, model.info)
     return folder
 
 
@@ -63,7 +63,7 @@ def line(request, orthanc):
 
 @pytest.fixture
 def run(capsys, monkeypatch, model_folder, tmp_path, line):
-    """Run medgen translate from and to the PACS; (exit code, stdout, stderr)."""
+    """Run medgen translate from and to the PACS; return (exit code, stdout, stderr)."""
 
     def call(*options):
         arguments = ["translate", model_folder, tmp_path / "cache", tmp_path / "out", "--from-pacs", line.address]
@@ -79,7 +79,7 @@ def run(capsys, monkeypatch, model_folder, tmp_path, line):
 
 @pytest.fixture
 def studies(tmp_path, orthanc):
-    """In the archive: two studies of patient p1, compressed, with a second series; one of another patient."""
+    """Fill the archive: two compressed studies of patient p1 with a second series, and one study of another patient."""
     folder = tmp_path / "scanner"
     pixels = np.clip(stored(SLICES, 64, 68) // 3, 100, 2000)
     for uid, syntax in zip(STUDIES, (JPEGLSLossless, RLELossless), strict=True):
@@ -91,7 +91,7 @@ def studies(tmp_path, orthanc):
 
 
 def derived(orthanc):
-    """By DICOMweb, of both studies: the instances of series that say they are synthetic."""
+    """Instances of both studies in series that are marked as synthetic, listed by DICOMweb."""
     web = connect(f"http://127.0.0.1:{orthanc.web_port}/dicom-web", "FROM")
     found = {}
     for study in STUDIES:
@@ -103,7 +103,7 @@ def derived(orthanc):
 
 
 def check_stored(orthanc, out):
-    """The archive holds exactly what was converted."""
+    """The archive contains exactly the converted images."""
     for study, images in derived(orthanc).items():
         written = [pydicom.dcmread(path) for path in sorted((out / study).iterdir())]
         assert len(images) == len(written) == SLICES
@@ -114,7 +114,7 @@ def check_stored(orthanc, out):
     assert orthanc.ask("statistics")["CountInstances"] == 3 * SLICES + 2 * 2 + 2 * SLICES
 
 
-def test_found_converted_stored_and_visible_and_then_nothing_is_left_to_do(run, line, studies, orthanc, tmp_path):
+def test_studies_are_found_converted_and_stored_once(run, line, studies, orthanc, tmp_path):
     code, out, err = run()
     assert code == 0, err
     assert "2 converted" in out and out.count(f"{SLICES} images, {SLICES} of them") == 4
@@ -128,7 +128,7 @@ def test_found_converted_stored_and_visible_and_then_nothing_is_left_to_do(run, 
     code, out, err = run()
     assert code == 0 and "2 skipped" in out and out.count("images, 0 of them") == 4, err
     check_stored(orthanc, tmp_path / "out")
-    assert line.passed < 40_000  # lists, no images
+    assert line.passed < 40_000  # lists only, no images
 
 
 def test_a_connection_lost_halfway_is_resumed(run, line, studies, orthanc, tmp_path, monkeypatch):
@@ -140,7 +140,7 @@ def test_a_connection_lost_halfway_is_resumed(run, line, studies, orthanc, tmp_p
     def some_have_arrived(study):
         return lambda _: len(list((cache / f".{study}.part").glob("1.*"))) >= 2
 
-    # down in the middle of the first study, for good
+    # the connection ends during the first study and is not restored
     line.cut(some_have_arrived(STUDIES[0]), then_down=True)
     code, out, err = run()
     assert code == 2 and "0 converted" in out and "Traceback" not in err
@@ -149,7 +149,7 @@ def test_a_connection_lost_halfway_is_resumed(run, line, studies, orthanc, tmp_p
     part = list((cache / f".{STUDIES[0]}.part").glob("1.*"))
     assert 2 <= len(part) < SLICES and waited == [*server_module.PAUSES]
     kept = {path: path.stat().st_mtime_ns for path in part}
-    # up again, and cut once in the middle of the second
+    # the connection is restored and interrupted once during the second study
     line.cut(some_have_arrived(STUDIES[1]))
     code, out, err = run()
     assert code == 0 and "2 converted" in out, err
@@ -160,15 +160,15 @@ def test_a_connection_lost_halfway_is_resumed(run, line, studies, orthanc, tmp_p
     check_stored(orthanc, tmp_path / "out")
 
 
-def test_storing_that_was_cut_is_resumed(line, orthanc, studies, tmp_path):
-    for study in STUDIES:  # as conversion names them
+def test_interrupted_storing_is_resumed(line, orthanc, studies, tmp_path):
+    for study in STUDIES:  # file names as conversion writes them
         for n, path in enumerate(sorted((studies / study).iterdir())):
             path.rename(path.with_name(f"{n:05}.dcm"))
     orthanc.empty()
     archive = connect(line.address, "TO")
     line.cut(lambda passed: passed > 30_000, then_down=True)
     storage = store.Storage(archive, tmp_path, pauses=())
-    for study in STUDIES:  # the second is not waited for
+    for study in STUDIES:  # no retries for the second study
         with refused("pacs-images-not-stored", names=f"of {SLICES} images"):
             storage.store(studies / study)
     line.down = False
@@ -176,12 +176,12 @@ def test_storing_that_was_cut_is_resumed(line, orthanc, studies, tmp_path):
     again = store.Storage(archive, tmp_path)
     results = [again.store(studies / study) for study in STUDIES]
     assert [r.images for r in results] == [SLICES, SLICES] and results[1].sent == SLICES
-    assert there < SLICES and results[0].sent <= SLICES - there + 1  # one answer may have been lost, no more
+    assert there < SLICES and results[0].sent <= SLICES - there + 1  # at most one response was lost
     assert orthanc.ask("statistics")["CountInstances"] == 2 * SLICES
     assert [again.store(studies / study).sent for study in STUDIES] == [0, 0]
 
 
-def test_a_study_that_changes_in_the_archive_changes_in_the_cache(orthanc, line, tmp_path):
+def test_study_changed_in_the_archive_is_updated_in_the_cache(orthanc, line, tmp_path):
     write_ct(tmp_path / "all", stored(SLICES + 3, 32, 34), StudyInstanceUID="1.2.40.9")
     files = sorted((tmp_path / "all").iterdir())
     server, cache = connect(line.address, "FROM"), tmp_path / "cache"
@@ -206,7 +206,7 @@ def test_a_wrong_name_is_refused(orthanc):
         connect(f"http://127.0.0.1:{orthanc.web_port}/dicomweb", "FROM").studies({"PatientID": "p1"})
 
 
-def test_rules_spare_the_network_what_they_exclude(run, line, studies, tmp_path):
+def test_series_excluded_by_rules_are_not_transferred(run, line, studies, tmp_path):
     (tmp_path / "rules.yaml").write_text("include: [{modality: MR}]")
     line.passed = 0
     code, out, err = run("--rules", tmp_path / "rules.yaml")

@@ -1,4 +1,4 @@
-"""Studies into the cache: whole or not at all, nothing twice, nothing outside, whatever the server does."""
+"""Retrieve studies into the cache: complete or not at all, each image once, no file outside the folder."""
 
 import shutil
 import tempfile
@@ -35,7 +35,7 @@ def image(study, series, instance):
 
 
 class Fake:
-    """A server in memory: study -> series -> instance -> file. ``cuts``: images sent before each loss."""
+    """Server in memory: study -> series -> instance -> file. ``cuts``: images sent before each connection loss."""
 
     name = "fake"
 
@@ -83,12 +83,12 @@ FILES = {f"1.1/{series}_{instance}.dcm" for _, series, instance in WHOLE}
 
 @given(st.lists(st.integers(0, 5), max_size=8), st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_wherever_it_is_cut_every_image_arrives_once(cuts, counts):
+def test_interrupted_retrieval_transfers_every_image_once(cuts, counts):
     folder = Path(tempfile.mkdtemp())
     try:
         server = Fake(*WHOLE, counts=counts)
         server.cuts = list(cuts)
-        for _ in range(len(cuts) + 1):  # runs, one after the other
+        for _ in range(len(cuts) + 1):  # consecutive runs
             try:
                 retrieve_study(server, "1.1", folder, pauses=())
                 break
@@ -102,7 +102,7 @@ def test_wherever_it_is_cut_every_image_arrives_once(cuts, counts):
         shutil.rmtree(folder)
 
 
-def test_what_a_kill_left_half_written_does_not_count(tmp_path):
+def test_incomplete_files_of_a_killed_run_are_ignored(tmp_path):
     part = tmp_path / ".1.1.part"
     part.mkdir()
     (part / ".part-1.1.1_1.1.1.0.dcm").write_bytes(b"half")
@@ -112,14 +112,14 @@ def test_what_a_kill_left_half_written_does_not_count(tmp_path):
     assert names(tmp_path) == FILES and "1.1.1.1" not in server.sent
 
 
-def test_a_study_that_is_whole_serves_while_the_server_is_away(tmp_path):
+def test_complete_study_is_used_while_the_server_is_unreachable(tmp_path):
     server = Fake(*WHOLE)
     retrieve_study(server, "1.1", tmp_path, pauses=())
     server.cuts = [0]
     assert retrieve_study(server, "1.1", tmp_path, pauses=()) == (8, 0)
 
 
-def test_images_that_were_not_asked_for_are_not_kept(tmp_path):
+def test_images_that_were_not_requested_are_not_kept(tmp_path):
     server = Fake(*WHOLE)
     series = server.held["1.1"]["1.1.1"]
     with warnings.catch_warnings(action="ignore"):
@@ -132,7 +132,7 @@ def test_images_that_were_not_asked_for_are_not_kept(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["study", "series", "instance"])
-def test_a_name_that_leads_out_of_the_folder(tmp_path, place):
+def test_uid_that_points_outside_the_folder_is_refused(tmp_path, place):
     server = Fake(*WHOLE, ("2.2", "2.2.1", "2.2.1.1"))
     if place == "study":
         server.held["../../x"] = server.held["1.1"]
@@ -141,12 +141,12 @@ def test_a_name_that_leads_out_of_the_folder(tmp_path, place):
     else:
         server.held["2.2"]["2.2.1"]["../../x"] = b""
     found = [scan for scan in retrieved(server, {}, tmp_path / "in", pauses=()) if scan is not None]
-    faults = [scan.fault for scan in found if scan.fault and "where a UID belongs" in scan.fault]
+    faults = [scan.fault for scan in found if scan.fault and "instead of a UID" in scan.fault]
     assert len(faults) == 1 and "'../../x'" in faults[0]
     assert FILES <= names(tmp_path / "in") and [p.name for p in tmp_path.iterdir()] == ["in"]
 
 
-def test_series_that_cannot_be_wanted_are_not_retrieved(tmp_path):
+def test_series_excluded_by_the_rules_are_not_retrieved(tmp_path):
     server = Fake(*WHOLE)
     rules = Rules(include=[Rule(modality="CT")])
     for about in ({"Modality": "SR"}, {"Modality": "MR"}, {"SeriesDescription": NOTICE + ": portal"}):
@@ -159,7 +159,7 @@ def test_series_that_cannot_be_wanted_are_not_retrieved(tmp_path):
 @pytest.mark.parametrize(
     "counted, lists, words", [(12, 4, "4 images of 12"), (4, 0, "0 images of 4"), (None, 0, "0 images")]
 )
-def test_a_list_that_is_not_what_the_server_counts_is_a_fault(tmp_path, counted, lists, words):
+def test_list_that_differs_from_the_servers_count_is_an_error(tmp_path, counted, lists, words):
     server = Fake(*WHOLE)
     server.about = {"1.1.2": {"NumberOfSeriesRelatedInstances": counted}}
     every = server.instances
@@ -168,7 +168,7 @@ def test_a_list_that_is_not_what_the_server_counts_is_a_fault(tmp_path, counted,
     assert f"lists {words} of series 1.1.2" in scan.fault and names(tmp_path) == set()
 
 
-def test_images_that_were_replaced_in_the_archive_are_replaced_here(tmp_path):
+def test_images_replaced_in_the_archive_are_replaced_in_the_cache(tmp_path):
     server = Fake(*WHOLE)
     retrieve_study(server, "1.1", tmp_path, pauses=())
     series = server.held["1.1"]["1.1.1"]
@@ -190,9 +190,9 @@ def test_one_bad_study_does_not_stop_the_others(tmp_path):
     scans = retrieved(server, {}, tmp_path / "in", pauses=())
     bad, good = convert(model, scans, tmp_path / "out")
     assert good.status == "converted" and len(list((tmp_path / "out/3.1").iterdir())) == 8
-    assert bad.case == "1.1" and "1 images of series 1.1.1 that it does not send" in bad.error
+    assert bad.case == "1.1" and "1 images of series 1.1.1 but does not send them" in bad.error
 
 
-def test_nothing_found_is_said(tmp_path):
+def test_empty_query_result_is_refused(tmp_path):
     with refused("pacs-no-study", names="PatientID=x"):
         retrieved(Fake(), {"PatientID": "x"}, tmp_path)

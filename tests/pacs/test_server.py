@@ -1,4 +1,4 @@
-"""Addresses, queries and what a server may say."""
+"""Addresses, queries and responses of a server."""
 
 import pytest
 from hypothesis import given
@@ -24,7 +24,7 @@ from medgen.pacs.server import matches_query, parse_query, retried, uid
         (["PatientID=a", "PatientID=b"], "pacs-query-key-twice", "PatientID"),
     ],
 )
-def test_queries_that_are_none(texts, code, name):
+def test_invalid_query_is_refused(texts, code, name):
     with refused(code, names=name):
         parse_query(texts)
 
@@ -58,11 +58,11 @@ STUDY = {
         ({"StudyDescription": "abdomen [a.b]"}, True),
         ({"StudyDescription": "Abdomen ?a?b*"}, True),
         ({"StudyDescription": "Abdomen a"}, False),
-        ({"StudyInstanceUID": "1.2"}, True),  # the answer does not tell
+        ({"StudyInstanceUID": "1.2"}, True),  # the response lacks the element
         ({"PatientID": "P1", "StudyDate": "2019"}, False),
     ],
 )
-def test_what_a_server_answers_beside_the_query_is_dropped(query, expected):
+def test_responses_that_do_not_match_the_query_are_dropped(query, expected):
     assert matches_query(STUDY, query) is expected
 
 
@@ -101,7 +101,7 @@ def test_what_a_server_answers_beside_the_query_is_dropped(query, expected):
         ("dicom://A@host:104?calling=a%5Cb", "pacs-ae-title-invalid", ""),
     ],
 )
-def test_addresses_that_are_none(address, code, name):
+def test_invalid_address_is_refused(address, code, name):
     pytest.importorskip("pynetdicom", reason="needs pip install 'medgen[pacs]'")
     with refused(code, names=name) as caught:
         connect(address, "FROM")
@@ -126,12 +126,12 @@ def test_only_a_uid_becomes_a_name(text):
 
 
 @pytest.mark.parametrize("name", ["../1", "1/2", "1..2", ".1", "1.", "", "1" * 65, "1.2\n", "٣.٤", "None"])
-def test_what_is_no_uid(name):
+def test_invalid_uid_is_refused(name):
     with refused("pacs-uid-invalid"):
         uid(name, "server")
 
 
-def test_a_lost_connection_is_tried_again(monkeypatch):
+def test_lost_connection_is_retried(monkeypatch):
     waited, answers = [], [ConnectionError, ConnectionError, "there"]
     monkeypatch.setattr("medgen.pacs.server.time.sleep", waited.append)
 

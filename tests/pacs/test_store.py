@@ -1,4 +1,4 @@
-"""Series into an archive: what it has accepted is not sent again."""
+"""Store series in an archive; images that it accepted are not sent again."""
 
 import pytest
 from refusal import refused
@@ -11,7 +11,7 @@ class Fake:
     name = "fake"
 
     def __init__(self):
-        self.got, self.cut, self.says = [], None, {}
+        self.got, self.cut, self.outcomes = [], None, {}
 
     def store(self, files):
         for file in files:
@@ -20,10 +20,10 @@ class Fake:
                 raise ConnectionError("lost")
             if self.cut is not None:
                 self.cut -= 1
-            said, has = self.says.get(file.name, ("", True))
-            if has:
+            reason, is_stored = self.outcomes.get(file.name, ("", True))
+            if is_stored:
                 self.got.append((file.name, file.read_bytes()))
-            yield file, said, has
+            yield file, reason, is_stored
 
 
 @pytest.fixture
@@ -34,16 +34,16 @@ def series(tmp_path):
     return tmp_path / "case"
 
 
-def test_what_was_accepted_is_not_sent_again_whatever_ends_the_run(series, tmp_path):
+def test_accepted_images_are_not_sent_again_after_an_interruption(series, tmp_path):
     server = Fake()
     server.cut = 2
-    server.says = {"00002.dcm": ("refuses it (status C000)", False)}
+    server.outcomes = {"00002.dcm": ("refuses it (status C000)", False)}
     with refused("pacs-images-refused", names=("00002.dcm", "1 of 5")):
         Storage(server, tmp_path, pauses=()).store(series)
     assert len(server.got) == 4
     with open(tmp_path / "stored.jsonl", "ab") as record:
-        record.write(b'{"server": "fake", "sha2')  # torn by a kill
-    server.says = {"00002.dcm": ("stored it changed or in part (warning B000)", True)}
+        record.write(b'{"server": "fake", "sha2')  # incomplete: the process was killed
+    server.outcomes = {"00002.dcm": ("stored it changed or in part (warning B000)", True)}
     result = Storage(server, tmp_path, pauses=()).store(series)
     assert (result.images, result.sent) == (5, 1) and "warning B000" in result.remarks[0]
     assert Storage(server, tmp_path, pauses=()).store(series).sent == 0
@@ -61,7 +61,7 @@ def test_another_content_is_another_series(series, tmp_path):
     assert server.got[-2:] == [("00003.dcm", b"new"), ("00004.dcm", b"\4")]
 
 
-def test_a_server_that_is_away(series, tmp_path):
+def test_unreachable_server_is_retried_only_for_the_first_series(series, tmp_path):
     class Away(Fake):
         asked = 0
 
@@ -72,14 +72,14 @@ def test_a_server_that_is_away(series, tmp_path):
 
     server = Away()
     storage = Storage(server, tmp_path, pauses=(0, 0))
-    for asked in (3, 4):  # no patience with the second series
+    for asked in (3, 4):  # no retries for the second series
         with refused("pacs-images-not-stored", names="5 of 5"):
             storage.store(series)
         assert server.asked == asked
     assert not (tmp_path / "stored.jsonl").exists()
 
 
-def test_what_is_no_series_and_a_record_that_is_garbage(series, tmp_path):
+def test_non_series_is_refused_and_a_damaged_record_is_ignored(series, tmp_path):
     (tmp_path / "stored.jsonl").write_bytes(b'\xff\n[]\n{"server": 1, "sha256": 2, "images": 3}\n')
     storage = Storage(Fake(), tmp_path)
     with refused("pacs-not-dicom-series"):
@@ -87,12 +87,12 @@ def test_what_is_no_series_and_a_record_that_is_garbage(series, tmp_path):
     assert storage.store(series).sent == 5
 
 
-def test_an_archive_that_keeps_an_image_of_other_settings_is_told(series, tmp_path):
-    """UIDs tell source and model: the images of a run with another --memory-gb have the same."""
+def test_archive_with_an_image_of_other_settings_is_reported(series, tmp_path):
+    """UIDs depend on source and model only; images of a run with another --memory-gb have the same UIDs."""
     server = Fake()
-    server.says = {"00001.dcm": (HAD, True)}
-    assert Storage(server, tmp_path).store(series).remarks  # of a run whose record was lost
+    server.outcomes = {"00001.dcm": (HAD, True)}
+    assert Storage(server, tmp_path).store(series).remarks  # stored by a run whose record was lost
     (series / "00001.dcm").write_bytes(b"other")
-    server.says = {f"{n:05}.dcm": (HAD, True) for n in range(5)}
+    server.outcomes = {f"{n:05}.dcm": (HAD, True) for n in range(5)}
     with refused("pacs-images-refused", names=("UID", "5 of 5")):
         Storage(server, tmp_path).store(series)

@@ -1,4 +1,4 @@
-"""The embedded cohort: same seed same patient, HU of the literature, contrast only where iodine goes."""
+"""The phantom cohort: one seed gives one patient, HU match the literature, only iodine adds contrast."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from medgen.phantom.cohort import LABELS, PHASES, build_anatomy, make_patient, r
 from medgen.phantom.ct_physics import noise
 
 TINY = {"size": (24, 20, 16), "spacing": 16.0}
-# HU without contrast, and HU that contrast adds at the portal venous phase, as a radiology text gives them.
+# HU without contrast, and HU that contrast adds at the portal venous phase, from a radiology textbook.
 PLAIN = {
     "liver": (45, 68),
     "spleen": (40, 56),
@@ -69,12 +69,12 @@ def test_the_default_patient_has_the_size_types_and_every_structure(full):
     assert len(set(LABELS.values())) == len(LABELS)
 
 
-def test_the_affine_holds_spacing_on_ras_axes_and_an_origin_of_its_own(full):
+def test_the_affine_has_the_spacing_on_ras_axes_and_a_patient_specific_origin(full):
     assert np.allclose(full.affine[:3, :3], np.diag([2.5] * 3))
     assert not np.allclose(full.affine, make_patient(2, **TINY).affine)
 
 
-def test_organs_lie_where_they_do_in_a_patient(full):
+def test_organs_are_at_anatomical_positions(full):
     def centre(name):
         return full.affine[:3] @ [*np.argwhere(full.labels == LABELS[name]).mean(0), 1]
 
@@ -92,7 +92,7 @@ def test_the_table_lies_outside_the_body_mask_and_the_organs_inside(full):
     assert mask[full.labels > 0].mean() > 0.97
     outside = (full.noncontrast > -300) & (full.labels == 0)
     back = np.argwhere(full.labels > 0)[:, 1].min()
-    assert outside[:, : back - 1].sum() > 1000  # the table shows
+    assert outside[:, : back - 1].sum() > 1000  # the table is visible
     assert not mask[:, : back - 1].any()
 
 
@@ -111,13 +111,13 @@ def test_the_anatomy_does_not_depend_on_the_grid():
         assert volumes[0] == pytest.approx(volumes[1], rel=0.06), name
 
 
-def test_hu_without_contrast_are_those_of_the_literature(truth):
+def test_hu_without_contrast_match_the_literature(truth):
     for patient in truth:
         for name, (low, high) in PLAIN.items():
             assert low <= patient.noncontrast[core(patient, name)].mean() <= high, name
 
 
-def test_portal_venous_enhancement_is_that_of_the_literature(truth):
+def test_portal_venous_enhancement_matches_the_literature(truth):
     for patient in truth:
         for name, (low, high) in PORTAL.items():
             added = (patient.contrast - patient.noncontrast)[core(patient, name)].mean()
@@ -136,7 +136,7 @@ def test_without_noise_contrast_adds_iodine_and_changes_nothing_else(truth):
         assert cysts.sum() > 0 and np.median(np.abs(added[cysts])) < 0.01
 
 
-def test_phases_of_one_anatomy_differ_as_iodine_moves_on():
+def test_phases_of_one_anatomy_follow_the_passage_of_iodine():
     anatomy = build_anatomy(3, (96, 80, 60), (4.0, 4.0, 4.0))
     plain = render(anatomy, "none", noise_free=True)
     added = {p: render(anatomy, p, noise_free=True) - plain for p in ("arterial", "portal_venous", "late")}
@@ -184,7 +184,7 @@ def test_noise_has_the_spectrum_of_filtered_back_projection():
     assert 0.01 < between < 0.5
 
 
-def test_voxels_on_a_border_hold_a_mixture(truth):
+def test_border_voxels_have_mixed_intensities(truth):
     hu = truth[0].noncontrast
     shape = [n // 2 for n in hu.shape]
     line = hu[:, shape[1], shape[2]]
@@ -205,7 +205,7 @@ def test_lesions_can_be_left_out():
     assert not np.isin(patient.labels, lesions).any() and patient.info["lesions"] == []
 
 
-def test_a_written_cohort_is_the_patients_themselves(tmp_path):
+def test_a_written_cohort_equals_the_patients(tmp_path):
     seen = []
     write_cohort(tmp_path, patients=2, seed=9, workers=1, progress=lambda *a: seen.append(a), **TINY)
     assert seen == [(1, 2, "patient_000"), (2, 2, "patient_001")]
@@ -229,7 +229,7 @@ def contents(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.gz"))}
 
 
-def test_a_patient_does_not_depend_on_workers_or_on_how_many_there_are(tmp_path):
+def test_a_patient_does_not_depend_on_the_number_of_workers_or_patients(tmp_path):
     write_cohort(tmp_path / "a", patients=3, seed=1, workers=2, phase="mixed", **TINY)
     write_cohort(tmp_path / "b", patients=2, seed=1, workers=1, phase="mixed", **TINY)
     a, b = contents(tmp_path / "a"), contents(tmp_path / "b")
@@ -247,7 +247,7 @@ def test_mixed_phases_and_unpaired_sides(tmp_path):
     assert {r["phase"] for r in record.values()} == {"arterial", "portal_venous", "late"}
 
 
-def test_all_phases_are_scans_of_the_same_patients_with_noise_of_their_own(tmp_path):
+def test_all_phases_show_the_same_patients_with_independent_noise(tmp_path):
     write_cohort(tmp_path, patients=2, seed=3, phase="all", workers=1, **TINY)
     assert {p.name for p in tmp_path.iterdir() if p.is_dir()} == {*PHASES, "labels"}
     for case, info in json.loads((tmp_path / "patients.json").read_text())["patients"].items():
@@ -263,7 +263,7 @@ def test_all_phases_are_scans_of_the_same_patients_with_noise_of_their_own(tmp_p
         assert np.abs(between - np.eye(4)).max() < 0.2
 
 
-def test_unpaired_phases_have_patients_of_their_own(tmp_path):
+def test_unpaired_phases_have_different_patients(tmp_path):
     write_cohort(tmp_path, patients=2, phase="all", unpaired=True, workers=1, **TINY)
     cases = [sorted(p.name[8:11] for p in (tmp_path / phase).iterdir()) for phase in PHASES]
     assert cases == [["000", "004"], ["001", "005"], ["002", "006"], ["003", "007"]]
@@ -275,7 +275,7 @@ def test_unpaired_phases_have_patients_of_their_own(tmp_path):
     assert np.array_equal(nib.load(late).get_fdata(), np.rint(make_patient(seed, phase="late", **TINY).contrast))
 
 
-def test_an_interrupted_cohort_goes_on_and_keeps_what_is_there(tmp_path):
+def test_an_interrupted_cohort_continues_and_keeps_written_scans(tmp_path):
     write_cohort(tmp_path, patients=2, workers=1, **TINY)
     before = contents(tmp_path)
     lost, kept = tmp_path / "target/patient_001.nii.gz", tmp_path / "source/patient_000.nii.gz"
@@ -288,7 +288,7 @@ def test_an_interrupted_cohort_goes_on_and_keeps_what_is_there(tmp_path):
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_another_cohort_is_never_mixed_in(tmp_path):
+def test_a_folder_with_another_cohort_is_refused(tmp_path):
     write_cohort(tmp_path, patients=1, workers=1, **TINY)
     before = contents(tmp_path)
     for change in ({"seed": 2}, {"size": (16, 9, 9)}, {"spacing": 9.0}, {"phase": "all"}, {"unpaired": True}):
@@ -307,7 +307,7 @@ def test_scans_of_unknown_origin_and_fewer_patients_are_refused(tmp_path):
         write_cohort(tmp_path / "y", patients=1, workers=1, **TINY)
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path):
+def test_a_folder_that_cannot_be_written_is_refused_by_name(tmp_path):
     (tmp_path / "file").write_text("here already")
     with refused("output-is-file"):
         write_cohort(tmp_path / "file", patients=1, workers=1, **TINY)
@@ -326,7 +326,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
         ({"workers": 0}, "phantom-workers-range"),
     ],
 )
-def test_bad_arguments_get_a_sentence(tmp_path, bad, code):
+def test_invalid_arguments_are_refused(tmp_path, bad, code):
     with refused(code):
         write_cohort(tmp_path / "out", **{"patients": 1, **TINY, **bad})
     assert not (tmp_path / "out").exists()

@@ -58,7 +58,7 @@ def test_each_fault_is_named_with_its_number_limit_and_unit(patient, fault, plan
     assert "limit" in text or "below" in text or "above" in text
 
 
-def test_unconverted_is_told_to_be_enhanced(patient):
+def test_an_unconverted_scan_is_reported_as_enhanced(patient):
     plain = check_case(patient.contrast, patient.contrast, MM)
     assert "enhancement" in faults(plain) and "ml" in plain.reasons[0].text
     full = check_case(patient.contrast, patient.contrast, MM, labels=patient.labels, names=NAMES)
@@ -67,8 +67,8 @@ def test_unconverted_is_told_to_be_enhanced(patient):
     assert check_case(patient.contrast, patient.contrast, MM, thresholds=other).status == "pass"
 
 
-def test_places_are_in_the_volume_that_was_given(patient):
-    """The check works on a crop and, on a fine grid, on averages: its places must not."""
+def test_positions_refer_to_the_input_volume(patient):
+    """The check uses a crop and averages fine grids; positions still refer to the input volume."""
     ball = ball_in_liver(patient)
     at = np.argwhere(ball).mean(0)
     verdict = check_case(patient.contrast, patient.noncontrast + 50 * ball, MM)
@@ -77,7 +77,7 @@ def test_places_are_in_the_volume_that_was_given(patient):
     assert np.linalg.norm(np.subtract(place, at * 2.5)) < 8
 
 
-def test_truth_excuses_what_it_shows(patient):
+def test_values_of_the_truth_are_not_findings(patient):
     liver = patient.labels == LABELS["liver"]
     bright = patient.noncontrast + 30 * liver  # iron or amiodarone: the patient's own liver is so
     given = {"labels": patient.labels, "names": NAMES}
@@ -85,7 +85,7 @@ def test_truth_excuses_what_it_shows(patient):
     assert "enhancement" not in faults(check_case(patient.contrast, bright, MM, truth=bright, **given))
 
 
-def test_images_without_units_are_checked_for_structure_alone():
+def test_images_without_units_are_checked_only_for_structure():
     rng = np.random.default_rng(0)
     blobs = ndimage.gaussian_filter(rng.normal(size=(48, 44, 40)), 3)
     t1 = np.digitize(blobs, np.quantile(blobs, [0.3, 0.7])) * 200.0 + 50
@@ -109,7 +109,7 @@ def test_inputs_are_untouched(patient):
     assert (before[0] == patient.contrast).all() and (before[1] == patient.noncontrast).all()
 
 
-def test_what_cannot_be_checked_is_said(patient):
+def test_pairs_that_cannot_be_checked_are_refused(patient):
     with refused("pair-shapes-differ"):
         check_case(patient.contrast, patient.noncontrast[1:], MM)
     with refused("volume-not-finite"):
@@ -130,7 +130,7 @@ def test_with_the_truth_a_lesion_keeps_half_of_its_true_contrast_and_its_sign(pa
         text = next(r.text for r in verdict.reasons if r.fault == "lesion_lost")
         assert "in the true image" in text
     alone = check_case(before, patient.noncontrast + 40 * ball, MM, lesions=ball)
-    assert any("turned round" in r.text for r in alone.reasons)
+    assert any("inverted" in r.text for r in alone.reasons)
 
 
 def test_places_are_scanner_coordinates_with_their_side(patient):
@@ -145,7 +145,7 @@ def test_places_are_scanner_coordinates_with_their_side(patient):
     assert np.linalg.norm(np.subtract([float(mm) for _, mm in found], [abs(x), abs(y), abs(z)])) < 8
 
 
-def test_with_the_truth_what_is_still_enhanced_is_called_so(patient):
+def test_with_the_truth_remaining_enhancement_is_reported(patient):
     given = {"labels": patient.labels, "names": NAMES, "truth": patient.noncontrast}
     verdict = check_case(patient.contrast, patient.contrast, MM, **given)
     assert any("aorta is still enhanced" in r.text and "off the truth" in r.text for r in verdict.reasons)
@@ -174,7 +174,7 @@ def test_labels_and_lesions_lie_on_the_averaged_image(factor):
         assert np.abs(np.argwhere(labels).mean(0) - at).max() < 0.1
 
 
-def test_an_output_of_one_value_is_said_to_show_nothing_and_not_to_be_moved(patient):
+def test_an_output_of_one_value_is_reported_as_empty_and_not_as_shifted(patient):
     verdict = check_case(patient.contrast, np.full_like(patient.contrast, -1000), MM)
     assert verdict.status == "fail" and "shift" not in faults(verdict) and "flip" not in faults(verdict)
     assert any("has the value -1000 in the whole body and shows nothing" in r.text for r in verdict.reasons)

@@ -33,7 +33,7 @@ def test_a_file_changes_what_it_names(tmp_path):
         ("organ_ranges: {liver: [90, 10]}", "config-invalid-value", "organ_ranges"),
     ],
 )
-def test_what_is_wrong_is_said(tmp_path, text, code, name):
+def test_a_wrong_limits_file_is_refused(tmp_path, text, code, name):
     (tmp_path / "bad.yaml").write_text(text)
     with refused(code, names=("bad.yaml", name)):
         load_thresholds(tmp_path / "bad.yaml")

@@ -1,4 +1,4 @@
-"""New structures in a patient: found where they lie, and nothing where the output is another rendition of the truth."""
+"""New structures in a patient are found at their position; other renditions of the truth give none."""
 
 import numpy as np
 import pytest
@@ -45,14 +45,14 @@ def test_a_ball_of_12_mm_is_found_in_every_tissue_by_the_images_alone(patient, n
     assert np.linalg.norm((np.array(place.low) + place.high) / 2 - at * 3) < 6
 
 
-def test_what_the_truth_shows_too_is_excused(patient):
+def test_structures_in_the_truth_are_not_new(patient):
     output = patient.noncontrast + 100 * deepest(patient, "fat")[1]
     case = found(patient, output, truth=output, labels=False)
     assert not case.reasons and case.excused and case.values["new_structures"] == 0
 
 
 def test_an_organ_brighter_than_others_is_searched_by_its_label(patient):
-    """A spleen of 170 HU might be a vessel to the eye that has no labels."""
+    """Without labels a spleen of 170 HU could be a vessel."""
     _, ball = deepest(patient, "spleen")
     spleen = patient.labels == LABELS["spleen"]
     bright = type(patient)(patient.contrast + 60 * spleen, patient.noncontrast, patient.labels, patient.affine, "late")
@@ -60,8 +60,8 @@ def test_an_organ_brighter_than_others_is_searched_by_its_label(patient):
     assert [reason.by for reason in case.reasons] == ["labels"]
 
 
-def test_other_kernels_shifts_and_resampling_are_nothing_new(patient):
-    """At the border of lung and of the gas in the stomach they change hundreds of HU."""
+def test_other_kernels_shifts_and_resampling_give_no_new_structures(patient):
+    """They change the borders of lung and stomach gas by hundreds of HU."""
     truth = patient.noncontrast
     coarse = ndimage.zoom(truth, 0.8, order=1, grid_mode=True, mode="nearest")
     back = ndimage.zoom(coarse, np.divide(truth.shape, coarse.shape), order=1, grid_mode=True, mode="nearest")

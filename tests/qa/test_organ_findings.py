@@ -26,7 +26,7 @@ def patient():
 
 
 def checked(source, output, patient, truth=None):
-    """The case with the findings of its labelled structures alone."""
+    """Return the case with only the findings of its labelled structures."""
     labels, body = patient.labels, np.ones(patient.labels.shape, bool)
     case = Checked(source, output, MM, body, truth, labels, NAMES, None, Thresholds(), True, np.zeros(3))
     images = [image for image in (source, output, truth) if image is not None]
@@ -40,7 +40,7 @@ def rim(labels, value, width=1):
 
 
 @pytest.mark.parametrize("name", ["portal_vein", "aorta", "kidney_left", "inferior_vena_cava"])
-def test_what_is_left_at_the_rim_alone_is_found(patient, name):
+def test_enhancement_left_only_at_the_rim_is_found(patient, name):
     """The core is right; the mean of the region, which the table shows, is not."""
     at_rim = rim(patient.labels, LABELS[name])
     output = np.where(at_rim, patient.noncontrast + 0.9 * (patient.contrast - patient.noncontrast), patient.noncontrast)
@@ -60,8 +60,8 @@ def test_by_a_segmenter_the_same_is_found_without_labels(patient):
 
 @given(st.data())
 @settings(max_examples=12, deadline=None)
-def test_no_pass_where_a_region_is_beyond_its_limit(patient, data):
-    """Whatever is left wherever: a pass means that the mean of every region is within its limits of the truth."""
+def test_a_region_beyond_its_limit_does_not_pass(patient, data):
+    """For any remaining enhancement, a pass means that the mean of every region is within its limits of the truth."""
     value = data.draw(st.sampled_from(TAKING_UP))
     share, where = data.draw(st.floats(0, 1)), data.draw(st.sampled_from(["all", "rim", "core", "half"]))
     inside = patient.labels == value
@@ -87,7 +87,7 @@ def test_no_pass_where_a_region_is_beyond_its_limit(patient, data):
 
 
 def test_thin_vessels_of_a_softer_truth_pass(patient):
-    """Half a voxel of blur takes 6 HU from an artery in fat: its limits know."""
+    """Half a voxel of blur lowers an artery in fat by 6 HU; its limits allow for this."""
     soft = ndimage.gaussian_filter(patient.noncontrast, 0.5)
     for truth in (None, patient.noncontrast):
         case = checked(patient.contrast, soft, patient, truth)
@@ -97,7 +97,7 @@ def test_thin_vessels_of_a_softer_truth_pass(patient):
 
 
 def test_thin_vessels_of_a_resampled_truth_pass_and_dark_ones_do_not(patient):
-    """The more a border is spread, the less partial volume is measured and the more of the mean is lost."""
+    """The more a border is blurred, the less partial volume is measured and the lower is the mean."""
     coarse = ndimage.zoom(patient.noncontrast, 0.8, order=1, grid_mode=True, mode="nearest")
     shape = patient.noncontrast.shape
     back = ndimage.zoom(coarse, np.divide(shape, coarse.shape), order=1, grid_mode=True, mode="nearest")

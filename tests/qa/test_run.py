@@ -1,4 +1,4 @@
-"""The verdict of a case, and what it says of what cannot be checked."""
+"""The verdict of a case, and the report of checks that cannot run."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_lesions_come_from_masks_else_from_the_names_of_labels(patient, volumes)
     assert "lesions" not in judge(volumes, {1: "body"}, checks)[0]["values"]
 
 
-def test_contrast_is_nobodys_fault_in_general(volumes):
+def test_general_checks_do_not_judge_contrast(volumes):
     added = volumes | {"source": volumes["prediction"], "prediction": volumes["source"]}
     assert judge(added, NAMES, Checks())[0]["status"] == "pass"
     same = volumes | {"prediction": volumes["source"]}
@@ -46,7 +46,7 @@ def test_contrast_is_nobodys_fault_in_general(volumes):
     assert judge(same, NAMES, named_checks("ct_contrast"))[0]["status"] == "fail"
 
 
-def test_hu_are_not_asked_of_mr_and_units_that_went_wrong_are_told(volumes):
+def test_mr_is_not_checked_for_hu_and_wrong_units_are_reported(volumes):
     mr = volume(400 - np.clip(volumes["source"].data, -200, 200))
     found, warnings = judge({"source": volumes["source"], "prediction": mr, "reference": mr}, {}, Checks())
     assert "change_fat" not in found["values"] and found["status"] == "pass" and not warnings
@@ -55,7 +55,7 @@ def test_hu_are_not_asked_of_mr_and_units_that_went_wrong_are_told(volumes):
     assert any("HU are offset" in text for text in judge(volumes | truth, {}, Checks())[0]["reasons"])
 
 
-def test_the_truth_excuses_its_own_place_and_hu(volumes):
+def test_the_truths_own_position_and_hu_are_not_findings(volumes):
     away = volume(np.roll(volumes["prediction"].data, 1, 1) + 15)
     alone = judge(volumes | {"prediction": away}, {}, Checks())[0]
     assert alone["status"] == "fail" and "off the input" in alone["reasons"][0]
@@ -64,7 +64,7 @@ def test_the_truth_excuses_its_own_place_and_hu(volumes):
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (6, 5, 1), (2, 3, 4)])
-def test_what_cannot_be_checked_asks_for_review(shape):
+def test_checks_that_cannot_run_are_reported(shape):
     image = volume(np.random.default_rng(0).normal(0, 100, shape))
     found, warnings = judge({"source": image, "prediction": image}, {}, Checks())
     assert found["status"] in ("pass", "review")
@@ -72,7 +72,7 @@ def test_what_cannot_be_checked_asks_for_review(shape):
     assert not any("edge_order" in text for text in found["reasons"])
 
 
-def test_a_segmenter_that_fails_asks_for_review(volumes):
+def test_a_failing_segmenter_needs_review(volumes):
     def broken(_):
         raise RuntimeError("out of memory")
 
@@ -81,7 +81,7 @@ def test_a_segmenter_that_fails_asks_for_review(volumes):
 
 
 def test_a_segmenter_is_a_detector_where_no_masks_are_given(patient, volumes):
-    """It finds the labels drawn; in the prediction one lesion less and one more."""
+    """The segmenter returns the true labels; in the prediction one lesion is absent and one is added."""
     cyst = LABELS["cyst"]
     lesions = np.where(patient.labels == LABELS["liver"], 1, 0)
     lesions[20:26, 20:26, 10:16], lesions[40:46, 20:26, 10:16] = cyst, cyst
@@ -109,7 +109,7 @@ def test_limits_by_name():
 
 
 def test_findings_carry_their_place_in_the_scanner(patient, volumes):
-    """A new ball at a known place, a lesion erased, an organ left bright: each box holds its own, on a shifted grid."""
+    """A new ball, an erased lesion and a bright organ: each box contains its finding, on a shifted grid."""
     affine = np.diag([MM, MM, MM, 1.0])
     affine[:3, 3] = (-100, 50, 7)
     at = np.stack(np.meshgrid(*map(np.arange, patient.labels.shape), indexing="ij"), -1)
@@ -134,7 +134,7 @@ def test_findings_carry_their_place_in_the_scanner(patient, volumes):
     )
 
 
-def test_a_truth_of_another_scan_asks_for_review_whatever_it_excuses(patient):
+def test_a_truth_of_another_scan_needs_review(patient):
     x, y = (volume(image[20:90, 20:80]) for image in (patient.contrast, patient.noncontrast))
     other = volume(patient.noncontrast[60:130, 45:105])
     for given in ((x, y, other), (other, y, y)):
@@ -144,7 +144,7 @@ def test_a_truth_of_another_scan_asks_for_review_whatever_it_excuses(patient):
 
 
 @pytest.mark.parametrize("shape, mm", [((2, 30, 30), 1.0), ((30, 30, 30), 0.01), ((30, 1, 30), 1.0)])
-def test_a_volume_too_thin_for_edges_says_so(shape, mm):
+def test_a_volume_too_thin_for_edges_is_reported(shape, mm):
     x = Volume(np.where(np.indices(shape)[2] < 9, 900.0, -900).astype(np.float32), np.diag([mm, mm, mm, 1.0]))
     (text,) = judge({"source": x, "prediction": x}, {}, Checks())[0]["reasons"]
     assert ("thinner than two steps" in text or "one voxel thick" in text) and "gradient" not in text

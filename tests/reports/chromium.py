@@ -1,4 +1,4 @@
-"""Chromium without a screen, spoken to over a pipe in its own DevTools protocol: no driver, no client library."""
+"""Headless Chromium, controlled over a pipe with its DevTools protocol, without a driver or client library."""
 
 import base64
 import json
@@ -14,7 +14,7 @@ FLAGS = (
 
 
 class Chromium:
-    """One page. ``problems``: what the console complained of, and every request but for the page's own file."""
+    """One page. ``problems``: console errors, and every request except for the page's own file."""
 
     def __init__(self, profile):
         to_browser, self._write = os.pipe()
@@ -87,7 +87,7 @@ class Chromium:
         )
 
     def run(self, script):
-        """The value of an expression in the page; promises are waited for."""
+        """Return the value of an expression in the page; wait for promises."""
         answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")

@@ -1,4 +1,4 @@
-"""A small evaluation folder, really measured, and what the other parts of an evaluation add to its summary."""
+"""A small evaluation folder with measured results, and the optional sections of its summary."""
 
 import json
 
@@ -19,7 +19,7 @@ def write(path, data, affine):
 
 
 def write_cohort(root):
-    """Two small phantoms, and "conversions" of two systems that leave a part of the contrast in."""
+    """Two small phantoms, and conversions of two systems that leave part of the contrast."""
     labels = {name: LABELS[name] for name in STRUCTURES}
     (root / "labels.json").write_text(json.dumps(labels))
     for seed, case in enumerate(("patient_000", "patient_001")):
@@ -115,7 +115,7 @@ def sections(cases, found):
 
 
 def findings(path):
-    """Two with a place, in opposite parts of the volume, and one without."""
+    """Two findings with a location, in opposite parts of the volume, and one without."""
     image, found = nib.load(path), []
     for text, part in (("lesion lost.", 0.35), ("liver too bright.", 0.7)):
         corners = [image.affine @ [*((part + step) * n for n in image.shape), 1] for step in (-0.1, 0.1)]

@@ -1,4 +1,4 @@
-"""Volumes that readers take and pictures and numbers stumble over."""
+"""Valid volumes that are difficult for pictures and metrics."""
 
 import nibabel as nib
 import numpy as np

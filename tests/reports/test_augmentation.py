@@ -12,7 +12,7 @@ from medgen.segmentation.train import Example
 
 
 def example(folder, name, lesion):
-    """Slice 6 holds the organ's most, slice 2 the lesion, if there is one."""
+    """Write an example: slice 6 has most of the organ, slice 2 the lesion, if any."""
     labels = np.zeros((20, 16, 9), np.uint8)
     labels[4:14, 4:12, 5:8] = 1
     labels[6:12, 6:10, 6] = 1
@@ -40,7 +40,7 @@ def test_rows_of_unequal_length_and_none_new(tmp_path):
     assert picture.width > picture.height > 100
 
 
-def test_the_page_escapes_and_tells(tmp_path):
+def test_the_page_escapes_text_and_shows_results(tmp_path):
     arm = {"arm": "both", "generator": "<b>g", "label": "tumour", "draws": 5, "seeds": 1, "cases": 4, "dice": 0.5}
     arm |= {"interval": [0.4, 0.6], "against": "classical", "gain": 0.021, "gain_interval": [-0.01, 0.05]}
     sets = [

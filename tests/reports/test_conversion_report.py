@@ -35,7 +35,7 @@ def test_warned_cases_come_first_and_in_red(rows, tmp_path):
     assert text.index("outside the training distribution") < text.index("<table")
     assert re.search(r'class="bad">⚠ outside the training distribution: spacing 3 mm', text)
     assert "(1 of 3 cases: c)" in text and "a note" in text and "a warning about all" in text
-    assert "no truth to compare with" in text
+    assert "There is no truth for comparison" in text
     assert text.count("data:image/jpeg;base64,") == 3 * VIEWER and text.count("(identical in input and output)") == 3
     assert not re.search(r"https?://|@import|<link", text)
 

@@ -19,7 +19,7 @@ EVIL = "<script>alert(1)<&\"'"
 
 
 class Page(HTMLParser):
-    """The words a reader sees, the images, and every attribute that could reach for the network."""
+    """Visible text, images, and every attribute that could load from the network."""
 
     def __init__(self, text):
         super().__init__()
@@ -52,7 +52,7 @@ def _write(path, data):
 
 
 def _cohort(root, errors, hu=True):
-    """A case for each entry of ``errors``: {name: HU that the prediction is wrong by in the liver}."""
+    """Write one case per entry of ``errors``: {name: error of the prediction in the liver in HU}."""
     for seed, (case, error) in enumerate(errors.items()):
         labels = np.zeros(SHAPE, np.uint8)
         labels[5:10, 5:10, 4:10] = 1
@@ -83,11 +83,11 @@ def _page(folders, out, **options):
     return text, Page(text)
 
 
-def test_report_tells_numbers_regions_and_cases_worst_first(tmp_path):
+def test_report_shows_metrics_regions_and_cases_worst_first(tmp_path):
     _, page = _report(_cohort(tmp_path, {"good": 5, "bad": 60, "fair": 20}), title="Demo", notes=["a note"])
-    assert page.text.startswith("Demo") and "a note" in page.text and "3 cases measured" in page.text
+    assert page.text.startswith("Demo") and "a note" in page.text and "3 cases evaluated" in page.text
     assert "closer to the truth than the unconverted ones." in page.text
-    assert "28.3 HU in enhancing structures against 100.0 (28 % of it)" in page.text
+    assert "28.3 HU in enhancing structures versus 100.0 (28 % of it)" in page.text
     # liver: cases, source, truth, converted, signed error, error of a voxel, correction achieved, source's error
     assert re.search(r"liver 3 139\.8 39\.8 68\.1 \+28\.3 28\.3 72 % 100\.0", page.text)
     table = page.text[page.text.index("Cases, worst first") :]
@@ -95,7 +95,7 @@ def test_report_tells_numbers_regions_and_cases_worst_first(tmp_path):
     assert len(page.images) == 3 * VIEWER and "Worst case" in page.text and "Best case" in page.text
 
 
-def test_report_stands_alone(tmp_path):
+def test_report_is_self_contained(tmp_path):
     text, page = _report(_cohort(tmp_path, {"a": 5}))
     assert page.scripts == 1 and len(page.links) == 3
     assert all(re.match(r"data:(text/csv|application/json);base64,", link) for link in page.links)
@@ -119,7 +119,7 @@ def test_failures_and_warnings_are_shown(tmp_path):
     root = _cohort(tmp_path, {"a": 5, "b": 5})
     (root / "converted" / "b.nii.gz").rename(root / "converted" / "other.nii.gz")
     _, page = _report(root, warnings=["outside the training distribution: spacing"])
-    assert "1 not measured" in page.text and "no prediction for the reference" in page.text
+    assert "1 not evaluated" in page.text and "has no prediction" in page.text
     assert "other.nii.gz has no reference" in page.text and "outside the training distribution" in page.text
 
 
@@ -127,11 +127,11 @@ def test_failures_and_warnings_are_shown(tmp_path):
 def test_report_without_source_or_labels(tmp_path, source, labels):
     _, page = _report(_cohort(tmp_path, {"a": 5, "b": 9}), source=source, labels=labels)
     assert len(page.images) == 2 * (VIEWER if source else VIEWER - 3)
-    assert ("unconverted source" in page.text.replace("unconverted source to compare", "")) is source
+    assert ("unconverted source" in page.text.replace("no unconverted source for comparison", "")) is source
     assert bool(re.search(r"liver \d", page.text)) is labels
 
 
-def test_a_conversion_that_makes_it_worse_is_called_so(tmp_path):
+def test_a_conversion_that_increases_the_error_is_reported(tmp_path):
     _, page = _report(_cohort(tmp_path, {"a": 300}))
     assert "not closer to the truth than the unconverted ones" in page.text
 
@@ -152,14 +152,14 @@ def test_many_cases_picture_the_worst_the_median_and_the_best(tmp_path):
 def test_identical_images_and_no_case_at_all(tmp_path):
     _, page = _report(_cohort(tmp_path / "same", {"a": 0, "b": 200}))
     psnr = r"PSNR in the body \(dB\) (\S+), 1 of 2 infinite – (\S+) \[.*?\] \S+ 1 of 2"
-    assert re.search(psnr, page.text) and "Infinite: images that are the same" in page.text
+    assert re.search(psnr, page.text) and "Infinite: images identical to the truth" in page.text
     root = _cohort(tmp_path / "none", {"a": 0})
     _write(root / "converted" / "a.nii.gz", np.zeros((3, 3, 3), np.float32))
     _, page = _report(root)
-    assert "No case could be measured" in page.text and not page.images
+    assert "No case could be evaluated" in page.text and not page.images
 
 
-def test_a_file_gone_since_the_evaluation_costs_only_its_picture(tmp_path):
+def test_a_file_deleted_after_the_evaluation_loses_only_its_picture(tmp_path):
     root = _cohort(tmp_path, {"a": 5, "b": 9})
     evaluate(root / "target", root / "converted", root / "results")
     (root / "converted" / "a.nii.gz").unlink()
@@ -187,7 +187,7 @@ def test_every_section_of_a_summary_has_its_place(results, tmp_path):
 
 
 def test_the_first_page_shows_the_worst_case_with_its_reasons_and_their_places(results, tmp_path):
-    """patient_000 has the smaller error; the verdict decides, and a case that fails comes before all others."""
+    """patient_000 has the smaller error, but the verdict decides: failed cases come first."""
     summary = json.loads((results / "summary.json").read_text())
     changed = tmp_path / "changed"
     shutil.copytree(results, changed)
@@ -195,22 +195,27 @@ def test_the_first_page_shows_the_worst_case_with_its_reasons_and_their_places(r
     summary["structure"]["cases"][1] |= {"status": "review"}
     (changed / "summary.json").write_text(json.dumps(summary))
     _, page = _page([changed], tmp_path / "other.html")
-    assert page.text.index("Worst case: patient_000 fail") < page.text.index("Main numbers")
+    assert page.text.index("Worst case: patient_000 fail") < page.text.index("Main metrics")
     cases = page.text[page.text.index("Cases, worst first") :]
     assert cases.index("patient_000 fail") < cases.index("patient_001 review")
     text, page = _page([results], tmp_path / "report.html")
-    first = page.text[: page.text.index("Main numbers")]
+    first = page.text[: page.text.index("Main metrics")]
     assert re.search(
         r"Worst case: patient_001 fail .* 1 fail : lesion lost\. show 2 fail : liver too bright\. show", first
     )
-    assert re.search(r"– review : all is odd\. \(no single place\)", first)
+    assert re.search(r"– review : all is odd\. \(no single location\)", first)
     assert re.search(r"lesion lost\. .* input [12 ]+output [12 ]+truth [12 ]+output − truth", first)
     assert text.count('class="mark"') == 2 * 4 * 3  # two findings in four columns of three planes
 
 
-def test_each_measure_has_a_line_that_says_what_it_is(results, tmp_path):
+def test_each_metric_has_an_explanation(results, tmp_path):
     _, page = _page([results], tmp_path / "report.html", most_figures=0)
-    for words in ("MAE : mean absolute error", "PSNR : 10 log", "SSIM : likeness", "Slice jump : change from slice"):
+    for words in (
+        "MAE : mean absolute voxel error",
+        "PSNR : 10 log",
+        "SSIM : similarity of local mean",
+        "Slice jump : between-slice over within-slice change",
+    ):
         assert page.text.count(words) == 1, words
     for words in (
         "NCC : correlation",
@@ -221,18 +226,18 @@ def test_each_measure_has_a_line_that_says_what_it_is(results, tmp_path):
         assert words in page.text, words
 
 
-def test_systems_stand_side_by_side(two_results, tmp_path):
+def test_systems_are_shown_side_by_side(two_results, tmp_path):
     row = {"metric": "body_mae", "a": "alpha", "b": EVIL, "n": 2, "mean_difference": -3.26, "interval": [-4, -2]}
     row |= {"p": 0.0001, "p_holm": 0.02, "effect": -1.0, "wins": 2, "ties": 0, "losses": 0}
     text, page = _page(two_results, tmp_path / "report.html", comparisons=[row], most_figures=1)
     assert "alpha, mean" in page.text and "beta, mean" in page.text
     assert "MAE in the body (HU) alpha " + EVIL + " 2 −3.3 [−4.0, −2.0] < 0.001 0.020 −1.00 2 / 0 / 0" in page.text
     assert len([image for image in page.images if image]) == 18 + 2 * 6  # a viewer of six columns; two closest pairs
-    assert "alpha − truth" in page.text and "beta − truth" in page.text and "not measured on the same" not in page.text
+    assert "alpha − truth" in page.text and "beta − truth" in page.text and "different cases" not in page.text
     assert EVIL not in text
 
 
-def test_systems_that_cannot_be_compared_are_said_so(two_results, tmp_path):
+def test_systems_that_cannot_be_compared_are_reported(two_results, tmp_path):
     changed = tmp_path / "changed"
     shutil.copytree(two_results[1], changed)
     summary = json.loads((changed / "summary.json").read_text())
@@ -240,8 +245,8 @@ def test_systems_that_cannot_be_compared_are_said_so(two_results, tmp_path):
     summary |= {"data_range": 2000, "settings": summary["settings"] | {"reference": "/elsewhere"}}
     (changed / "summary.json").write_text(json.dumps(summary))
     _, page = _page([two_results[0], changed], tmp_path / "report.html", most_figures=0)
-    assert "not measured on the same cases (alpha 2, beta 1)" in page.text
-    assert "different data range (alpha 4095.0, beta 2000)" in page.text and "different truths" in page.text
+    assert "different cases (alpha 2, beta 1)" in page.text
+    assert "different data range (alpha 4095.0, beta 2000)" in page.text and "different truth images" in page.text
 
 
 @pytest.mark.parametrize(
@@ -255,7 +260,7 @@ def test_systems_that_cannot_be_compared_are_said_so(two_results, tmp_path):
         (["good", "good"], ["a", "a"], "report-names-not-unique", "a, a"),
     ],
 )
-def test_folders_that_are_no_results_are_refused(results, tmp_path, folders, names, code, file):
+def test_folders_without_results_are_refused(results, tmp_path, folders, names, code, file):
     for name, content in (("broken", "{"), ("other", "[]"), ("bare", '{"cases": []}')):
         (tmp_path / name).mkdir()
         (tmp_path / name / "summary.json").write_text(content)
@@ -269,12 +274,12 @@ def test_without_truth_the_page_shows_what_changed(tmp_path):
     root = _cohort(tmp_path, {"a": 5})
     evaluate(None, root / "converted", root / "results", source=root / "source", labels=root / "labels")
     _, page = _page([root / "results"], tmp_path / "report.html")
-    assert "no truth to compare with" in page.text and "output − input" in page.text
+    assert "There is no truth for comparison" in page.text and "output − input" in page.text
     assert re.search(r"region cases source converted body 1 .* liver 1 139\.\d 44\.\d", page.text)
     assert len(page.images) == VIEWER - 3 and "correction achieved" not in page.text
 
 
-def test_numbers_by_a_challenge_carry_its_name(tmp_path):
+def test_challenge_metrics_carry_the_challenges_name(tmp_path):
     root = _cohort(tmp_path, {"a": 5})
     evaluate(root / "target", root / "converted", root / "results", profile="synthrad2023")
     _, page = _page([root / "results"], tmp_path / "report.html", most_figures=0)
@@ -282,8 +287,8 @@ def test_numbers_by_a_challenge_carry_its_name(tmp_path):
     assert "Gradient error in the body (HU/mm)" in page.text and "NCC in the body" in page.text
 
 
-def test_names_that_a_spreadsheet_takes_for_formulas_are_text_in_the_tables_and_themselves_in_the_report(tmp_path):
-    """Also a name that is not UTF-8: its numbers must not be lost between the table and the report."""
+def test_names_that_look_like_formulas_are_text_in_the_tables_and_unchanged_in_the_report(tmp_path):
+    """Also for a name that is not UTF-8: the report must find its numbers in the table."""
     names = ("=1+1", "@SUM(A1)", "+1", "-2", "b\udcff")
     root = _cohort(tmp_path, dict.fromkeys(names, 5))
     (root / "labels.json").write_text('{"-liver": 1}')

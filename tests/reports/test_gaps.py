@@ -1,4 +1,4 @@
-"""What cannot be shown is a line in the report, with its section, case and reason; the rest is there all the same."""
+"""A part that cannot be shown becomes one line with section, case and reason; the rest of the report stays."""
 
 import json
 import logging
@@ -22,7 +22,7 @@ from odd import HUGE, VOLUMES, write  # noqa: E402
 
 @pytest.fixture(autouse=True)
 def few_slices(monkeypatch):
-    """Pictures of a few slices: what is tested is whether there are any."""
+    """Limit pictures to a few slices; the tests only need some."""
     monkeypatch.setattr(stacks, "MOST", {"axial": 8, "coronal": 4, "sagittal": 4})
 
 
@@ -40,14 +40,14 @@ def report(folders, tmp_path, **options):
 
 
 @pytest.mark.parametrize("key", SECTIONS)
-def test_a_section_that_fails_is_a_line_and_the_others_stay(results, tmp_path, monkeypatch, caplog, key):
+def test_a_failing_section_becomes_one_line_and_the_others_stay(results, tmp_path, monkeypatch, caplog, key):
     section = SECTIONS[key]
     monkeypatch.setitem(SECTIONS, key, Section(section.title, broken, section.empty))
     with caplog.at_level(logging.WARNING):
         text = report([results], tmp_path)
     line = f"{section.title}: cannot be shown: ZeroDivisionError in test_gaps.py"
     assert text.count(line) == 1 and "float &lt;division&gt; by zero" in text and line in caplog.text
-    headings = [name for name in ("Main numbers", "Structure and safety", "Cases, worst first") if name in text]
+    headings = [name for name in ("Main metrics", "Structure and safety", "Cases, worst first") if name in text]
     assert len(headings) >= 2
 
 
@@ -71,7 +71,7 @@ def test_all_sections_may_fail_at_once(results, tmp_path, monkeypatch):
         (case_items, "stacks", "Slices, patient_001"),
     ],
 )
-def test_so_is_what_belongs_to_a_case(results, tmp_path, monkeypatch, module, name, title):
+def test_a_failing_part_of_a_case_becomes_one_line(results, tmp_path, monkeypatch, module, name, title):
     monkeypatch.setattr(module, name, broken)
     assert f"{title}: cannot be shown: ZeroDivisionError" in report([results], tmp_path, most_figures=1)
 
@@ -92,7 +92,7 @@ def test_a_pdf_that_fails_leaves_the_page_and_no_older_one(results, tmp_path, mo
         (case_items, "findings", "Findings, a"),
     ],
 )
-def test_a_conversion_report_goes_on_too(tmp_path, monkeypatch, module, name, title):
+def test_a_conversion_report_continues_after_a_failing_part(tmp_path, monkeypatch, module, name, title):
     path = write(tmp_path / "a.nii.gz", *VOLUMES["ordinary"])
     monkeypatch.setattr(module, name, broken)
     row = {"case": "a", "input": path, "output": path, "seconds": 1.0, "verdict": "pass"}
@@ -100,18 +100,18 @@ def test_a_conversion_report_goes_on_too(tmp_path, monkeypatch, module, name, ti
     assert f"{title}: cannot be shown: ZeroDivisionError" in text and "<h3>b" in text
 
 
-def test_an_augmentation_report_goes_on_too(tmp_path, monkeypatch):
+def test_an_augmentation_report_continues_after_a_failing_part(tmp_path, monkeypatch):
     monkeypatch.setattr(augmentation, "_arms", broken)
     sets = [
         {"draw": 0, "generator": "g", "lacking": ["Pictures, g: cannot be shown: why"], "memorisation": {"flagged": 3}}
     ]
     text = augmentation_report([], sets, [], {}, tmp_path / "r.html").read_text()
-    for line in ("Dice: cannot be shown", "The synthetic images: cannot be shown: KeyError", "Pictures, g: cannot be"):
+    for line in ("Dice: cannot be shown", "Synthetic images: cannot be shown: KeyError", "Pictures, g: cannot be"):
         assert line in text
 
 
 def test_a_summary_with_anything_in_it_still_makes_a_page(results, tmp_path):
-    """Every section of a summary replaced by text, a number, a list: lines, no traceback."""
+    """Sections of a summary replaced by text, a number or a list give lines, not a traceback."""
     summary = json.loads((results / "summary.json").read_text())
     (tmp_path / "cases.csv").write_text((results / "cases.csv").read_text())
     for odd in ("text", 7, [1], {"cases": 3}):
@@ -121,7 +121,7 @@ def test_a_summary_with_anything_in_it_still_makes_a_page(results, tmp_path):
 
 
 def test_odd_volumes_are_measured_reported_and_pictured(tmp_path):
-    """None of them ends the run of all; what cannot be measured is a failure that says why."""
+    """No volume stops the run; one that cannot be measured is a failure with its reason."""
     for name, (data, spacing) in VOLUMES.items():
         data = np.asarray(data, float)
         for role, factor in (("source", 1.1), ("target", 1.0), ("made", 0.9)):
@@ -148,7 +148,7 @@ def test_odd_volumes_are_pictured_after_a_conversion(tmp_path):
     assert "cannot be shown" not in text and all(f"<h3>{row['case']}" in text for row in rows)
 
 
-def test_a_reason_is_one_line_with_its_place_unless_the_user_can_mend_it():
+def test_a_reason_is_one_line_and_names_the_code_line_unless_the_user_can_correct_it():
     try:
         broken()
     except ZeroDivisionError as error:

@@ -28,7 +28,7 @@ def test_signs_and_percent():
     assert [percent(v) for v in (0.873, -0.1, None)] == ["87\u00a0%", "−10\u00a0%", "–"]
 
 
-def test_a_place_that_cannot_be_written_is_refused_and_leaves_nothing(tmp_path):
+def test_an_unwritable_path_is_refused_and_leaves_no_file(tmp_path):
     (tmp_path / "file").write_text("")
     with refused("folder-not-creatable"):
         write_page("page.html.j2", tmp_path / "file" / "report.html", title="t")

@@ -19,7 +19,7 @@ needs_weasyprint = pytest.mark.skipif(pdf.missing() is not None, reason=str(pdf.
 
 
 def unpacked(content):
-    """All that stands in the compressed streams of a PDF."""
+    """Return the content of the compressed streams of a PDF."""
     found = []
     for stream in re.findall(rb"stream\r?\n(.*?)\r?\nendstream", content, re.DOTALL):
         with contextlib.suppress(zlib.error):
@@ -29,7 +29,7 @@ def unpacked(content):
 
 @pytest.fixture
 def without_weasyprint(monkeypatch, request):
-    """Importing WeasyPrint fails as it does where it, or the system's Pango, is not installed."""
+    """Make the import of WeasyPrint fail as without WeasyPrint or the system's Pango."""
     real = builtins.__import__
 
     def refuse(name, *arguments, **options):
@@ -47,14 +47,14 @@ def without_weasyprint(monkeypatch, request):
     [ImportError("No module named 'weasyprint'"), OSError("cannot load library 'libpango-1.0-0'")],
     indirect=True,
 )
-def test_a_missing_extra_is_said_in_a_line_and_costs_only_the_pdf(results, tmp_path, without_weasyprint, capsys):
+def test_a_missing_extra_is_one_message_and_only_the_pdf_is_absent(results, tmp_path, without_weasyprint, capsys):
     stale = tmp_path / "report.pdf"
     stale.write_bytes(b"of an earlier page")
-    said = []
-    page = write_report([results], tmp_path / "report.html", most_figures=0, say=said.append)
+    messages = []
+    page = write_report([results], tmp_path / "report.html", most_figures=0, say=messages.append)
     assert page.exists() and not stale.exists() and capsys.readouterr().out == ""
     remedy = "pip install 'medgen[pdf]'" if isinstance(without_weasyprint, ImportError) else "apt-get install libpango"
-    assert len(said) == 1 and remedy in said[0] and "\n" not in said[0]
+    assert len(messages) == 1 and remedy in messages[0] and "\n" not in messages[0]
 
 
 @needs_weasyprint
@@ -73,7 +73,7 @@ def test_the_report_is_printed_with_its_pictures_and_page_numbers(results, tmp_p
 
 @needs_weasyprint
 def test_nothing_is_printed_beyond_the_margins(two_results, tmp_path, monkeypatch):
-    """Every word of two systems' wide tables lies on the paper."""
+    """Every word of the wide tables of two systems is inside the page."""
     import weasyprint
 
     pages = []
@@ -90,7 +90,7 @@ def test_nothing_is_printed_beyond_the_margins(two_results, tmp_path, monkeypatc
 
 @needs_weasyprint
 def test_no_number_is_broken_in_two(results, tmp_path, monkeypatch):
-    """Beside reasons that want all the room a line of a number's cell still ends only at a space."""
+    """Next to long reasons, a number's cell breaks lines only at spaces."""
     import weasyprint
 
     pages = []
@@ -115,7 +115,7 @@ def test_no_number_is_broken_in_two(results, tmp_path, monkeypatch):
 
 @needs_weasyprint
 def test_nothing_is_fetched(tmp_path):
-    """A picture from a file beside the page is left out; the same one inside the page is drawn."""
+    """A picture in a file next to the page is not loaded; the same picture embedded in the page is drawn."""
     red = Image.new("RGB", (9, 9), "red")
     red.save(tmp_path / "beside.png")
     inside = "data:image/png;base64," + base64.b64encode((tmp_path / "beside.png").read_bytes()).decode()
@@ -125,7 +125,7 @@ def test_nothing_is_fetched(tmp_path):
 
 
 @needs_weasyprint
-def test_a_place_that_cannot_be_written_is_refused(tmp_path):
+def test_an_unwritable_path_is_refused(tmp_path):
     (tmp_path / "page.pdf").mkdir()
     with refused("output-not-writable", names="page.pdf"):
         pdf.write_pdf("<p>text</p>", tmp_path / "page.pdf")

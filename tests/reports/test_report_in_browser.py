@@ -1,4 +1,4 @@
-"""The page in a real browser: Chromium without a screen, from Debian's package."""
+"""The page in headless Chromium from Debian's package."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ def browser(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def report(two_results, tmp_path_factory):
-    """One system's report in which a case, a region and a system bear the name of a script."""
+    """Report of one system in which the names of a case, a region and the system are scripts."""
     root = tmp_path_factory.mktemp("report")
     shutil.copytree(two_results[0], root / "results")
     for name in ("cases.csv", "summary.json"):
@@ -39,7 +39,7 @@ def report(two_results, tmp_path_factory):
     return write_report([root / "results"], root / "report.html", pdf=False, title=f"Report {EVIL}", names=[EVIL])
 
 
-def test_the_page_opens_without_a_complaint_or_a_request(browser, report):
+def test_the_page_opens_without_console_errors_or_requests(browser, report):
     browser.open(report)
     loaded = "[...document.images].map(i => [i.complete && i.naturalWidth > 30, i.alt])"
     images = browser.run(loaded)
@@ -84,7 +84,7 @@ def test_the_slider_moves_all_pictures_of_its_plane(browser, report):
 
 
 def grey(browser, tmp_path):
-    """Mean of the first picture and median of its corner as they are seen: a filter makes them of what it holds."""
+    """Return the mean of the first picture and the median of its corner as displayed, after the window filter."""
     browser.run("document.querySelector('.plane img').scrollIntoView({block: 'center'})")
     box = browser.run(
         "(b => [b.left, b.top, b.right, b.bottom])(document.querySelector('.plane img').getBoundingClientRect())"
@@ -164,7 +164,7 @@ def test_a_table_that_goes_on_has_a_shadow_until_its_end(browser, report, tmp_pa
     table = "document.querySelector('#regions .scroll')"
 
     def edge(left):
-        """Median of the table's last column of pixels, after scrolling so far."""
+        """Return the median of the table's last pixel column after scrolling."""
         browser.run(f"{table}.scrollIntoView(), {table}.scrollLeft = {left}")
         box = browser.run(f"(b => [b.right, b.top, b.bottom])({table}.getBoundingClientRect())")
         browser.screenshot(tmp_path / "page.png")

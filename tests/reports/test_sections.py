@@ -1,4 +1,4 @@
-"""The errors as tables: what infinite values count for, and the correction achieved in words."""
+"""Tables of errors: how infinite values count, and the text for the correction achieved."""
 
 import math
 from pathlib import Path
@@ -14,7 +14,7 @@ from medgen.reports.sections import _correction_cell, all_measures, main_numbers
 
 
 def system(name="a", converted=(), source=(), measure="psnr"):
-    """A system with a value a case of the measure, converted and source."""
+    """Return a system with one value per case of the metric, for converted and source images."""
     columns = {key: values for key, values in ((measure, converted), (f"source_{measure}", source)) if values}
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     cases = [CaseNumbers(str(i), row, {}) for i, row in enumerate(rows)]
@@ -63,7 +63,7 @@ def test_cases_count_also_where_they_are_infinite():
     found = all_measures([system("a", [math.inf, 40.0, 42.0], measure="mask_psnr")])
     _, mean, spread, median, cases = [cell.text for cell in found.rows[0]]
     assert mean.endswith(", 1 of 3 infinite") and median.endswith("∞]") and (spread, cases) == ("1.41", "3")
-    assert found.note.startswith("Infinite: images that are the same")
+    assert found.note.startswith("Infinite: images identical to the truth")
 
 
 @pytest.mark.parametrize(
@@ -72,17 +72,17 @@ def test_cases_count_also_where_they_are_infinite():
         (0.72, "72\u00a0%"),
         (1.9, "190\u00a0%"),
         (17.66, "overshot"),
-        (-9.2, "wrong way"),
+        (-9.2, "wrong direction"),
         (None, "–"),
         (-0.5, "−50\u00a0%"),
     ],
 )
-def test_far_beyond_the_way_there_is_a_word(fraction, text):
+def test_extreme_corrections_are_shown_as_words(fraction, text):
     assert (_correction_cell(fraction).text, _correction_cell(fraction).value) == (text, fraction)
 
 
 @pytest.mark.parametrize(("summary", "least"), [({"unit": "HU"}, "15 HU"), ({"data_range": 2.0}, "0.008")])
-def test_what_leaves_a_way_out_is_said_in_the_unit_of_the_images(summary, least):
+def test_the_minimum_change_is_stated_in_the_unit_of_the_images(summary, least):
     row = {"cases": 1, "mean_source": 1.0, "mean_reference": 0.0, "mean_prediction": 0.5, "fraction": 0.5}
     table = regions(
         [System("a", Path(), Summary(regions={"liver": row}, metrics={"mae": {}}, cases=[], **summary), [])]

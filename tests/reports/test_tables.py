@@ -48,7 +48,7 @@ def test_a_wide_table_is_cut_into_parts_that_fit_and_lose_nothing(columns, wides
         (None, "–", None),
     ],
 )
-def test_estimates_carry_their_interval_and_what_they_leave_out(stats, text, value):
+def test_estimates_show_their_interval_and_excluded_values(stats, text, value):
     assert estimate(stats and Statistics.model_validate(stats)) == Cell(text, value)
 
 
@@ -60,19 +60,17 @@ def test_estimates_carry_their_interval_and_what_they_leave_out(stats, text, val
         ({"median": None, "median_interval": None, "n": 0, "infinite": 0}, "–"),
     ],
 )
-def test_a_median_that_json_calls_null_beside_infinite_values_is_infinite(stats, text):
+def test_a_null_median_with_infinite_values_is_infinite(stats, text):
     assert estimate(Statistics.model_validate(stats), key="median").text == text
 
 
 def test_infinite_values_are_explained_where_there_are_some():
-    assert (
-        about_infinite([[Cell("x"), Cell("3 of 3 infinite")]], "no label")
-        == "Infinite: no label; means are of the others."
-    )
+    note = about_infinite([[Cell("x"), Cell("3 of 3 infinite")]], "no label")
+    assert note == "Infinite: no label; means exclude them."
     assert about_infinite([[Cell("x"), Cell("3.0")]], "no label") == ""
 
 
-def test_values_nobody_knows_the_digits_of():
+def test_values_without_known_digits_are_rounded_by_size():
     shown = [value_cell(v).text for v in (0.0123456, 12345.6, -2.0, True, "text", None, math.nan, -1e-7)]
     assert shown == ["0.01235", "12\u202f346", "−2", "yes", "text", "–", "–", "−1.0\u00a0×\u00a010⁻⁷"]
 
@@ -87,7 +85,7 @@ def test_verdicts_sort_from_fail_to_pass():
 
 
 @given(st.floats(allow_nan=True, allow_infinity=True), st.integers(0, 8))
-def test_no_number_is_written_as_a_programmer_would(value, digits):
+def test_numbers_have_no_e_notation_or_ascii_minus(value, digits):
     for text in (number(value, digits), value_cell(value).text):
         assert "e" not in text and "-" not in text and len(text) < 30
 

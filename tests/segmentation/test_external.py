@@ -1,4 +1,4 @@
-"""Others' segmenters: nnU-Net's command (a stand-in on the path), a TorchScript file, a MONAI bundle."""
+"""External segmenters: nnU-Net's command (a stand-in on the path), a TorchScript file, a MONAI bundle."""
 
 import json
 import sys
@@ -37,7 +37,7 @@ def volume():
     return Volume(data, np.diag([-1.0, 1.0, 2.0, 1.0]))
 
 
-def test_nnunet_is_called_as_its_command(tmp_path, monkeypatch, volume):
+def test_nnunet_is_run_through_its_command_line(tmp_path, monkeypatch, volume):
     command = tmp_path / "nnUNetv2_predict"
     command.write_text(STAND_IN.format(python=sys.executable))
     command.chmod(0o755)
@@ -49,7 +49,7 @@ def test_nnunet_is_called_as_its_command(tmp_path, monkeypatch, volume):
         nnunet(7)(volume)
 
 
-def test_an_absent_nnunet_is_told_with_its_install_line(tmp_path, monkeypatch):
+def test_a_missing_nnunet_is_refused_with_its_install_command(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with refused("dependency-missing", names="nnunetv2"):
         nnunet(4)

@@ -37,7 +37,7 @@ def test_a_torchscript_file_with_its_grid(tmp_path, volume):
         named_segmenter(str(tmp_path / "net.ts"))
 
 
-def test_anything_else_is_told_what_is_known(tmp_path, monkeypatch):
+def test_unknown_segmenters_are_refused_with_the_known_ones(tmp_path, monkeypatch):
     with refused("segmenter-unknown"):
         named_segmenter(str(tmp_path))
     with refused("file-missing"):

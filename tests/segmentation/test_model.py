@@ -1,4 +1,4 @@
-"""Sizes by nnU-Net's rules, labels on the volume's own grid, and a segmenter's folder there and back."""
+"""Sizes by nnU-Net's rules, labels on the input volume's grid, and saving and loading of a segmenter."""
 
 import json
 
@@ -23,7 +23,7 @@ from medgen.segmentation.model import (
 
 
 class Threshold(nn.Module):
-    """Class 1 where the input is above 0.5; knows nothing of neighbours."""
+    """Class 1 where the input is above 0.5; independent of neighbours."""
 
     def forward(self, x):
         return torch.cat([torch.zeros_like(x), 40 * (x - 0.5)], 1)
@@ -76,7 +76,7 @@ def test_the_network_takes_its_patch(shape, spacing):
 
 @pytest.mark.parametrize("patch", [None, (8, 8, 8)])
 @pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1)])
-def test_labels_lie_on_the_volumes_own_grid(patch, axes):
+def test_labels_are_on_the_grid_of_the_input_volume(patch, axes):
     data = blob().transpose(axes)[::-1]
     affine = np.zeros((4, 4))
     affine[axes, range(3)] = 1.5  # array axis i runs along world axis axes[i]
@@ -87,14 +87,14 @@ def test_labels_lie_on_the_volumes_own_grid(patch, axes):
     np.testing.assert_array_equal(data, before)
 
 
-def test_another_spacing_is_undone():
+def test_labels_are_resampled_to_the_input_spacing():
     data = blob((28, 36, 20))
     found = segment(Threshold(), Volume(data, np.diag([1, 1, 1, 1.0])), spacing=(1.3, 1.2, 0.8))
     assert found.shape == data.shape
     assert 2 * (found * data).sum() / (found.sum() + data.sum()) > 0.9
 
 
-def test_one_logit_is_a_label_where_it_is_positive():
+def test_a_single_logit_gives_the_label_where_it_is_positive():
     class One(nn.Module):
         def forward(self, x):
             return x - 0.5
@@ -102,7 +102,7 @@ def test_one_logit_is_a_label_where_it_is_positive():
     np.testing.assert_array_equal(segment(One(), Volume(blob(), np.eye(4))), blob() > 0.5)
 
 
-def test_a_folder_gives_the_same_segmenter_back(tmp_path):
+def test_a_saved_segmenter_loads_unchanged(tmp_path):
     torch.manual_seed(0)
     plan = make_plan()
     made = Segmenter(plan, build_network(plan).eval(), {"steps": 3})

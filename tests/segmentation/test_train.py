@@ -1,4 +1,4 @@
-"""A segmenter learns simple shapes in seconds, the same way twice, and tells which cases it could not use."""
+"""A segmenter learns simple shapes in seconds, the same way twice, and names the cases it could not use."""
 
 import dataclasses
 
@@ -56,7 +56,7 @@ def test_the_same_seed_gives_the_same_weights(examples, tmp_path):
     assert torch.equal(first, weights("b", 1)) and not torch.equal(first, weights("c", 2))
 
 
-def test_a_finished_one_is_loaded_and_another_budget_trains_anew(examples, tmp_path, monkeypatch):
+def test_a_finished_segmenter_is_loaded_and_another_budget_trains_again(examples, tmp_path, monkeypatch):
     made = train_segmenter(examples[:2], tmp_path / "made", **TINY)
     fitted = []
     fit = module._fit
@@ -72,7 +72,7 @@ def test_minutes_end_a_training(examples, tmp_path):
     assert 1 <= made.record["steps"] < 10_000
 
 
-def test_cases_that_cannot_be_used_are_left_out_and_named(examples, tmp_path):
+def test_unusable_cases_are_excluded_and_named(examples, tmp_path):
     cut = tmp_path / "cut.nii.gz"
     cut.write_bytes(examples[0].image.read_bytes()[:200])
     small = write_case(tmp_path / "small", 8, shape=(17, 16, 17))
@@ -90,7 +90,7 @@ def test_cases_that_cannot_be_used_are_left_out_and_named(examples, tmp_path):
         train_segmenter([examples[0], examples[0]], tmp_path / "none", **TINY)
 
 
-def test_mr_is_coded_case_by_case_and_ct_by_the_labelled_window(examples, tmp_path):
+def test_mr_is_normalised_per_case_and_ct_by_the_window_of_the_labels(examples, tmp_path):
     assert make_plan(examples, (0, 2, 5)).intensity == {"kind": "zscore"}
     ct = [write_case(tmp_path, seed, gain=10, low=-400) for seed in (0, 1)]
     plan = make_plan(ct, (0, 2, 5))
@@ -109,7 +109,7 @@ def test_labels_are_found(examples, tmp_path):
         label_values([examples[0]._replace(labels=empty)])
 
 
-def test_the_learning_rate_rises_and_falls_to_nothing():
+def test_the_learning_rate_rises_and_falls_to_zero():
     rates = [schedule(p) for p in np.linspace(0, 1, 101)]
     top = int(np.argmax(rates))
     assert rates[top] == pytest.approx(1) and 3 <= top <= 6 and rates[0] > 0
@@ -117,8 +117,8 @@ def test_the_learning_rate_rises_and_falls_to_nothing():
     assert rates[-1] == pytest.approx(0, abs=1e-12)
 
 
-def test_its_augmentation_turns_millimetres(tmp_path, monkeypatch):
-    """What training sees of a ball in voxels of 1.5 × 1.5 × 3 mm is no ellipsoid, in the image nor in the labels."""
+def test_segmenter_augmentation_rotates_in_millimetres(tmp_path, monkeypatch):
+    """A ball in voxels of 1.5 × 1.5 × 3 mm is not augmented to an ellipsoid, neither in the image nor in the labels."""
     mm, shape = np.array([1.5, 1.5, 3.0]), (48, 48, 24)
     apart = ((np.indices(shape) - (np.reshape(shape, (3, 1, 1, 1)) - 1) / 2) * mm.reshape(3, 1, 1, 1)) ** 2
     ball = np.exp(-apart.sum(0) / (2 * 9.0**2)).astype(np.float32)
@@ -138,6 +138,6 @@ def test_its_augmentation_turns_millimetres(tmp_path, monkeypatch):
         places = np.indices(weight.shape).reshape(3, -1) * mm[:, None]
         places = places - (places * weight.ravel()).sum(1, keepdims=True) / weight.sum()
         lengths = np.sqrt(np.linalg.eigvalsh(places * weight.ravel() @ places.T))
-        assert lengths[-1] / lengths[0] < 1.08  # were voxels turned, up to 1.3
+        assert lengths[-1] / lengths[0] < 1.08  # up to 1.3 if voxels were rotated
         bright = sample["source"][0].numpy() > np.median(sample["source"][0][weight > 0]) * 0.3
         assert weight[bright].mean() > 0.7

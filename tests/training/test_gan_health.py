@@ -11,13 +11,13 @@ def rows(**changed):
     return [{"step": n, **WELL, **{k.replace("__", "/"): v for k, v in changed.items()}} for n in range(WINDOW)]
 
 
-def test_a_well_training_is_left_alone():
+def test_healthy_training_gives_no_diagnosis():
     assert diagnose(rows()) == []
     assert diagnose([]) == []
 
 
 @pytest.mark.parametrize(
-    "changed, said, cure",
+    "changed, problem, remedy",
     [
         (dict(D__real_accuracy=0.99, D__fake_accuracy=0.99), "D is too strong", "method.adversary.lr"),
         (dict(D__real_accuracy=0.1, D__fake_accuracy=0.2), "D is too weak", "critic_steps"),
@@ -26,20 +26,20 @@ def test_a_well_training_is_left_alone():
         (dict(gradient_G=1e6), "gradients of G have exploded", "train.clip"),
     ],
 )
-def test_each_fault_is_named_with_its_cure(changed, said, cure):
+def test_each_problem_is_diagnosed_with_a_remedy(changed, problem, remedy):
     (sentence,) = diagnose(rows(**changed))
-    assert said in sentence and cure in sentence
+    assert problem in sentence and remedy in sentence
 
 
-def test_one_odd_row_decides_nothing():
+def test_a_single_outlier_row_gives_no_diagnosis():
     odd = rows()
     odd[3] |= {"D/diversity": 0.0, "gradient_G": 1e9}
     assert diagnose(odd) == []
 
 
-def test_too_few_rows_decide_nothing():
+def test_too_few_rows_give_no_diagnosis():
     assert diagnose(rows(D__diversity=0.0)[:-1]) == []
 
 
-def test_only_the_last_rows_count():
+def test_only_the_last_rows_are_used():
     assert diagnose(rows(D__diversity=0.0) + rows()) == []

@@ -7,7 +7,7 @@ def read(path):
     return list(csv.DictReader(open(path)))
 
 
-def test_a_loss_that_comes_later_widens_the_file(tmp_path):
+def test_a_loss_that_appears_later_adds_a_column(tmp_path):
     log = Log(tmp_path, 0)
     log.losses(1, 0.5, {"D": 1.0})
     log.losses(2, 1.0, {"D": 2.0, "G": 3.0})
@@ -17,7 +17,7 @@ def test_a_loss_that_comes_later_widens_the_file(tmp_path):
     assert [r["G"] for r in rows] == ["", "3.0", ""] and [r["D"] for r in rows] == ["1.0", "2.0", "4.0"]
 
 
-def test_opened_at_a_step_it_drops_what_lies_beyond(tmp_path):
+def test_a_log_opened_at_a_step_drops_later_rows(tmp_path):
     log = Log(tmp_path, 0)
     for step in range(1, 5):
         log.losses(step, step / 2, {"D": step} if step % 2 else {"D": step, "G": 0.5})

@@ -1,4 +1,4 @@
-"""The loop: what it writes, and that a run killed at any moment reaches the weights of an undisturbed one."""
+"""The training loop: its files, and that a run killed at any moment reaches the weights of an uninterrupted one."""
 
 import csv
 import functools
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 from programs import run_program
 from refusal import refused
 from safetensors.torch import load_file
@@ -75,7 +76,7 @@ def unpaired(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole_run(cohort, unpaired, tmp_path_factory):
-    """The folder of an undisturbed run of a method, trained once."""
+    """Return the folder of an uninterrupted run of a method, trained once."""
 
     @functools.cache
     def trained(method):
@@ -115,7 +116,7 @@ def test_learning_rate_is_constant_then_linear_to_zero(cohort, tmp_path):
 
 
 @pytest.mark.parametrize("method", method_names())
-def test_resumed_run_equals_an_undisturbed_one(method, cohort, unpaired, whole_run, tmp_path):
+def test_resumed_run_equals_an_uninterrupted_one(method, cohort, unpaired, whole_run, tmp_path):
     root = cohort if paired_only(method) else unpaired
     # A shorter schedule decays earlier; only the constant part may be compared.
     flat = {"decay_from": 1.0}
@@ -150,7 +151,7 @@ if moment == "step":        # in the fifth step, after its first update
         update(run, *args)
         if run.step == 4: die()
     medgen.training.loop.Run._update = last_update
-if moment == "checkpoint":  # weights written, training state half there
+if moment == "checkpoint":  # weights written, training state incomplete
     medgen.checkpoint.save_training = on_call(medgen.checkpoint.save_training, 2, False)
 if moment == "rename":      # the old folder moved away, the new one not yet in place
     os.rename = on_call(os.rename, 4, False)
@@ -169,7 +170,7 @@ medgen.training.loop.train(settings_of(Path(root), method), Path(out), resume=(P
         ("best", "pix2pix"),
     ],
 )
-def test_sigkill_then_resume_equals_an_undisturbed_run(moment, method, cohort, unpaired, whole_run, tmp_path):
+def test_sigkill_then_resume_equals_an_uninterrupted_run(moment, method, cohort, unpaired, whole_run, tmp_path):
     root = cohort if paired_only(method) else unpaired
     whole = whole_run(method)
     result = run_program(KILLER, moment, root, tmp_path / "killed", method)
@@ -206,7 +207,7 @@ def test_a_run_is_not_overwritten(cohort, tmp_path):
         train(settings_of(cohort, method={"weight_l1": 5.0}), tmp_path / "run", resume=True)
 
 
-def test_minutes_bound_a_run(cohort, tmp_path):
+def test_minutes_limit_a_run(cohort, tmp_path):
     train(
         settings_of(cohort, train={"steps": 10**6, "minutes": 0.05, "validate_every": 10**6}),
         tmp_path / "run",
@@ -235,7 +236,7 @@ def test_no_root_and_no_pairs(cohort, unpaired, tmp_path):
         train(settings_of(unpaired), tmp_path / "b")
 
 
-STILL = {  # what each process draws for itself, and a pool that two fakes a sample fill
+NO_RANDOMNESS = {  # no draws that differ between processes, and no pool, which two fakes per sample would fill
     "lesion_gan": {"noise": 0, "adversary": {"pool": 0}},
     "spade": {"generator": {"latent": 0, "norm": "none"}},
 }
@@ -248,14 +249,14 @@ def train_one_step(name, devices, batch, root, out):
         name,
         train={"devices": devices, "accelerator": "cpu", "ema": 0.5, "steps": 1},
         sampling={"batch": batch},
-        method={"generator": {"norm": "none"}, **STILL.get(name, {})},
+        method={"generator": {"norm": "none"}, **NO_RANDOMNESS.get(name, {})},
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(adversary, "Adam", lambda parameters, rate, betas: torch.optim.SGD(parameters, 0.1))
         train(settings, Path(out))
 
 
-TWO = """
+TWO_PROCESS_PROGRAM = """
 import sys
 from pathlib import Path
 from test_loop import method_names, paired_only, train_one_step
@@ -267,9 +268,22 @@ for name in method_names():
 
 @pytest.fixture(scope="module")
 def two_processes(cohort, unpaired, tmp_path_factory):
-    """Folder with a run of two processes (gloo) for every method; all in one launch, because starting them is slow."""
-    folder = tmp_path_factory.mktemp("two_processes")
-    (folder / "two.py").write_text(TWO)
+    """Folder with a run of two processes (gloo) for every method.
+
+    All methods share one launch, and so do the workers of pytest-xdist, because starting the processes is slow.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "two_processes"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "done").exists():
+            folder.mkdir()
+            _run_two_processes(folder, cohort, unpaired)
+            (folder / "done").touch()
+    return folder
+
+
+def _run_two_processes(folder, cohort, unpaired):
+    (folder / "two.py").write_text(TWO_PROCESS_PROGRAM)
     here = Path(__file__).parent
     environment = {
         **os.environ,
@@ -280,7 +294,6 @@ def two_processes(cohort, unpaired, tmp_path_factory):
     command += [folder / "two.py", cohort, unpaired, folder]
     result = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
-    return folder
 
 
 @pytest.mark.parametrize("name", method_names())
@@ -325,7 +338,7 @@ def test_processes_that_would_each_train_alone_are_refused(cohort, tmp_path, mon
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), OSError(122, "Disk quota exceeded")])
-def test_a_checkpoint_that_cannot_be_written_is_one_sentence(cohort, tmp_path, monkeypatch, error):
+def test_a_checkpoint_that_cannot_be_written_is_refused_with_its_reason(cohort, tmp_path, monkeypatch, error):
     out = tmp_path / "run"
     train(settings_of(cohort, train={"steps": 4}), out)
     before = weights(out)

@@ -1,4 +1,4 @@
-"""What is refused before a run begins, and what is not: the check is a step on the meta device."""
+"""The check before a run, one step on the meta device: what it refuses and what it accepts."""
 
 import pytest
 from refusal import refused
@@ -30,11 +30,11 @@ SEGMENTED = {**CUT, "preserve": {"weight_segmentation": 1.0}}
     ],
     ids=str,
 )
-def test_every_stabiliser_passes(keys):
+def test_preflight_accepts_every_stabiliser(keys):
     check_method(small_settings(**UNPAIRED, method=merged(CUT, keys)))
 
 
-def test_segmentation_passes_with_labels():
+def test_preflight_accepts_segmentation_with_labels():
     data = {"paired": False, "labels": True, "classes": 3}
     check_method(small_settings(data=data, method=SEGMENTED))
 
@@ -56,7 +56,7 @@ def test_segmentation_passes_with_labels():
         ({}, merged(SMALL_METHOD, {"generator": {"levels": 5}}), "config-patch-multiple", "multiple of 32"),
     ],
 )
-def test_what_cannot_train_is_refused_with_its_key(data, method, code, names):
+def test_settings_that_cannot_train_are_refused_with_their_key(data, method, code, names):
     with refused(code, names=names):
         check_method(small_settings(data=data, method=method))
 
@@ -71,6 +71,6 @@ def test_what_cannot_train_is_refused_with_its_key(data, method, code, names):
         ({"classes": 3}, ("data.classes", "data.labels to true")),
     ],
 )
-def test_data_that_contradicts_itself(data, names):
+def test_contradictory_data_settings_are_refused(data, names):
     with refused("config-invalid-value", names=names):
         small_settings(data=data)

@@ -1,4 +1,4 @@
-"""The score that picks the best checkpoint: with truth the error, without it look and structure."""
+"""The score that selects the best checkpoint: the error if there are true targets, else appearance and structure."""
 
 import nibabel as nib
 import numpy as np
@@ -14,7 +14,7 @@ CYCLEGAN = {"name": "cyclegan", "generator": {"name": "unet", "filters": 4, "lev
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
-    """Scans with structure beside the organ that takes up contrast, as bodies have."""
+    """Scans with structure beside the enhancing organ, as in a real body."""
     root = write_cohort(tmp_path_factory.mktemp("cohort"), cases=8, shape=(32, 32, 24), unpaired=True)
     for path in root.rglob("*.nii.gz"):
         image = nib.load(path)
@@ -80,7 +80,7 @@ LESION_GAN = {
 }  # fmt: skip
 
 
-def test_of_painted_lesions_the_error_in_them_counts(tmp_path, monkeypatch):
+def test_lesion_painting_is_scored_by_the_error_inside_lesions(tmp_path, monkeypatch):
     root = write_cohort(tmp_path / "cohort", labels=True)
     structures = {"body": ["body"], "organ": ["organ"]}
     data = {"root": str(root), "targets": ["source"], "labels": True, "class_groups": structures, "validation": 0.25}
@@ -91,9 +91,11 @@ def test_of_painted_lesions_the_error_in_them_counts(tmp_path, monkeypatch):
     model.info.target_range[0] = model.info.target_range[0].model_copy(update={"low": -150, "high": 250})
     untrained = validator(model, tmp_path / "panel.png")
     assert untrained.idle == pytest.approx(100, abs=30)  # the organ's 120 HU less what its edge loses to the mean
-    assert untrained.objective == pytest.approx(untrained.idle, rel=0.2)  # a residual generator paints host at first
+    assert untrained.objective == pytest.approx(
+        untrained.idle, rel=0.2
+    )  # an untrained residual generator paints host tissue
     with monkeypatch.context() as patched:
         patched.setattr("medgen.training.validation._translated", lambda m, s, x, d, c: [x[0] + 10.0 * (c == 1)])
         elsewhere = validator(model, tmp_path / "panel.png")
-    assert elsewhere.objective < 5  # what is changed beyond the lesions is not asked for here
+    assert elsewhere.objective < 5  # changes outside the lesions do not count here
     assert not elsewhere.objective >= elsewhere.idle

@@ -1,7 +1,7 @@
 """Write the layout of the Medical Segmentation Decathlon (Antonelli 2022, doi 10.1038/s41467-022-30695-9).
 
 imagesTr/CASE.nii.gz (several channels: one 4D file), labelsTr/CASE.nii.gz, imagesTs, labelsTs, dataset.json, and
-datalist_fold0.json, ...: one MONAI datalist per fold, with "training", "validation" and "test".
+one MONAI datalist per fold (datalist_fold0.json, ...), with "training", "validation" and "test".
 """
 
 import json
@@ -27,9 +27,9 @@ def placed(case: LabelledCase, dataset: LabelledDataset, root: Path) -> Labelled
 
 
 def write_index(dataset: LabelledDataset) -> list[Path]:
-    """Write ``dataset.json`` and one datalist per fold, after all cases are written; return the datalists.
+    """Write ``dataset.json`` and one datalist per fold; return the paths of the datalists. Call it last.
 
-    ``dataset.json`` lists cases held out for validation separately.
+    In ``dataset.json``, cases held out for validation are in a list of their own, "validation".
     """
     training = [case for case in dataset.cases if not case.test]
     tests = [case for case in dataset.cases if case.test]

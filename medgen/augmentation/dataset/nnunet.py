@@ -29,7 +29,7 @@ def placed(case: LabelledCase, dataset: LabelledDataset, root: Path) -> Labelled
 
 
 def write_index(dataset: LabelledDataset) -> list[Path]:
-    """Write ``dataset.json`` and ``splits_final.json``, after all cases are written; return the latter in a list."""
+    """Write ``dataset.json`` and ``splits_final.json``; return the path of the latter in a list. Call it last."""
     training = [case for case in dataset.cases if not case.test]
     content = {
         "name": dataset.name,

@@ -1,7 +1,7 @@
-"""Write a labelled dataset case by case: real cases unchanged, together with synthetic ones; resumable.
+"""Write a labelled dataset case by case: the real cases unchanged, and synthetic cases.
 
-A case that fails is reported and left out, and the others are still written. Cases that an earlier run completed are
-not made again.
+A case that fails is reported and left out, and the others are still written. An interrupted run can be resumed: cases
+that are complete are not made again.
 """
 
 import shutil
@@ -29,8 +29,8 @@ from medgen.io.volume import Volume, same_geometry
 from medgen.io.write import write_channels, write_volume
 
 LAYOUTS = {"nnunet": nnunet, "decathlon": decathlon}
-FAILURES = (ValueError, ArithmeticError, RuntimeError, OSError, MemoryError)  # of one case
-Make = Callable[[], tuple[Sequence[Volume], Volume | None, Mapping[str, Any]]]
+FAILURES = (ValueError, ArithmeticError, RuntimeError, OSError, MemoryError)  # errors that make one case fail
+Make = Callable[[], tuple[Sequence[Volume], Volume | None, Mapping[str, Any]]]  # see ``DatasetWriter.add``
 VERSION = 2  # increase it when a change of this package makes earlier output outdated
 
 
@@ -52,12 +52,12 @@ def write_dataset(
     """Write a dataset to another folder and layout: its real and synthetic cases, tables, folds and provenance.
 
     Args:
-        out: folder to write; it must not contain anything else.
+        out: output folder; it may contain only results of an earlier call with the same arguments.
         format: nnunet or decathlon.
         done: called after each case with its result, its number and the total number of cases.
 
     Raises:
-        InputError: unknown format, ``out`` is not free, or fewer than two patients could be written.
+        InputError: the format is unknown, ``out`` has other content, or fewer than two patients can be written.
     """
     check_output_is_not_input(out, dataset.root)
     with claimed(out, {"command": "write_dataset", "dataset": dataset.root, "format": format}):
@@ -71,7 +71,7 @@ def write_dataset(
 class DatasetWriter:
     """Write cases of ``dataset`` and synthetic cases; ``finish`` then writes the tables of the new dataset.
 
-    The caller must have claimed ``out``.
+    The caller must reserve ``out`` with `medgen.io.claim.claimed`.
     """
 
     def __init__(self, dataset: LabelledDataset, out: Path, format: str) -> None:
@@ -109,13 +109,13 @@ class DatasetWriter:
     def add(
         self, case: LabelledCase, made_of: Callable[[], str], make: Make, source: LabelledCase | None = None
     ) -> CaseResult:
-        """Write one case unless it is already complete. Failures do not raise; the result has the error.
+        """Write one case unless it is already complete. An error of the case is not raised; the result contains it.
 
         Args:
-            case: gives name, patient, part and the record if synthetic; the layout sets the file paths.
+            case: name, patient, part and, if synthetic, the record; the layout sets the file paths.
             made_of: returns a hash of everything that the files depend on.
             make: returns images, label map, and further items for the record of a synthetic case.
-            source: the case whose image files these are; they are copied byte by byte where possible.
+            source: for an unchanged case, the original; its image files are copied byte by byte if the format is kept.
         """
         started = time.monotonic()
         entry = CaseResult(case.name, case.record is not None)
@@ -128,8 +128,8 @@ class DatasetWriter:
             entry.status = "skipped" if record else "written"
             if record is None:
                 entry.warnings += [
-                    f"{path.name} was changed since medgen wrote it; it is written again, and your version is kept as "
-                    f"{path}"
+                    f"{path.name} was changed since medgen wrote it; it is written again, and the changed file was "
+                    f"moved to {path}"
                     for path in self.provenance.keep_changed(case.name)
                 ]
                 record = self._make_and_write({"patient": case.patient, **(case.record or {})}, target, make, source)
@@ -158,12 +158,12 @@ class DatasetWriter:
         unused = in_no_fold(training, folds)
         for kind, made in (("synthetic", True), ("real", False)):
             if names := [c.name for c in training if c.name in set(unused) and (c.record is not None) == made]:
-                why = ": each shows several patients, and no fold trains on all of them" if made else ""
+                why = ": each contains images of several patients, and no fold trains on all of them" if made else ""
                 self.warnings.append(f"{len(names)} {kind} cases are in no fold{why} ({shortened_list(names)})")
         return self.layout.write_index(replace(self.dataset, cases=tuple(cases), folds=folds))
 
     def _with_merged_patients(self, cases: Sequence[LabelledCase]) -> list[LabelledCase]:
-        """Assign real cases with the same image to one patient.
+        """Assign real cases with the same image to one patient, and adapt the patients of the synthetic cases.
 
         Otherwise a scan with two names could be in the training and in the validation part of a fold.
         """
@@ -196,26 +196,31 @@ class DatasetWriter:
         if len(images) != len(self.dataset.channels):
             raise InputError(
                 "dataset-channel-count-differs",
-                f"{made} {len(images)} channels, but the dataset has {len(self.dataset.channels)}",
+                f"{made} {len(images)} channels, but the dataset has {len(self.dataset.channels)}; "
+                "make one image per channel",
             )
         if not all(same_geometry(v.geometry, images[0].geometry) for v in (*images, *([label] if label else []))):
-            raise InputError("dataset-grid-differs", f"{made} images and label map on different grids")
+            raise InputError(
+                "dataset-grid-differs", f"{made} images and label map on different grids; make them on one grid"
+            )
         if label is not None:
             check_values(label.data, self.dataset.labels, f"the label made for case {name}")
 
     def _reject_test_patients(self, case: LabelledCase) -> None:
+        """Raise InputError if a training case was made with images of a test patient."""
         test_donors = case.patients & self.tested
         if test_donors and not case.test:
             raise InputError(
                 "split-test-patient-used",
-                f"case {case.name} was made with images of patient {min(test_donors)}, who is in the test set",
+                f"case {case.name} was made with images of patient {min(test_donors)}, who is in the test set; "
+                "use images of training patients only",
             )
 
 
 def write_case(
     target: LabelledCase, images: Sequence[Volume], label: Volume | None, source: LabelledCase | None = None
 ) -> None:
-    """Write images and label map to the files of ``target``; copy the images of ``source`` if formats match."""
+    """Write images and label map to the files of ``target``; copy the files of ``source`` if the formats agree."""
     origin = source.images if source else ()
     endings = [[path.name.removeprefix(case_name(path)) for path in files] for files in (origin, target.images)]
     if endings[0] == endings[1] and all(volume.path for volume in images):
@@ -232,7 +237,7 @@ def write_case(
 
 
 def label_on(image: Volume, values: np.ndarray) -> Volume:
-    """Return a label map with the image's header, so that every program aligns the two; integer type, no scaling."""
+    """Return a label map (integer type, no scaling) with the image's header, so that every program aligns the two."""
     header = None if image.header is None else image.header.copy()
     if header is not None:
         header.set_slope_inter(1.0, 0.0)

@@ -130,7 +130,7 @@ def contrast_limits(values: Sequence[float], volumes: Sequence[float] = ()) -> t
     The range is their minimum and maximum (for ten or more lesions the 5th and 95th percentile by volume), widened by
     a third of the median. If three quarters of the volume have one sign, the range is limited to that sign. Lesions are
     weighted by volume, because the surroundings of very small ones are often not host tissue: next to a ventricle, for
-    example, a few voxels are bright in comparison, whatever the lesions are.
+    example, a few voxels are bright in comparison, regardless of the lesions.
     """
     order = np.argsort(values)
     sorted_values = np.asarray(values, float)[order]

@@ -26,7 +26,7 @@ from medgen.errors import InputError
 from medgen.io.volume import Volume, from_canonical, slope_inter
 
 TRIES = 8  # masks that are tried before `NoRoom` is raised
-DRAWS = 10  # lesions that are tried to get one that looks like real ones
+DRAWS = 10  # maximum number of lesions drawn until one looks like real ones
 
 
 def insert_lesion(

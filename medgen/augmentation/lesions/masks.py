@@ -128,7 +128,7 @@ def one_part(mask: np.ndarray) -> np.ndarray:
 
 
 def cut(values: np.ndarray, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
-    """Crop (..., X, Y, Z) to ``size`` voxels from ``start`` on; outside the array, edge values are repeated."""
+    """Crop (..., X, Y, Z) to ``size`` voxels starting at ``start``; outside the array, edge values are repeated."""
     ends = zip(start, size, values.shape[-3:], strict=True)
     index: Any = (..., *np.ix_(*(np.clip(np.arange(a, a + n), 0, m - 1) for a, n, m in ends)))
     return values[index]

@@ -1,4 +1,4 @@
-"""Identify images by a hash of their voxels, whatever their file name, data type, compression or axis order."""
+"""Identify images by a hash of their voxels, regardless of file name, data type, compression and axis order."""
 
 import hashlib
 import json
@@ -19,8 +19,8 @@ def content_hash(data: np.ndarray) -> str | None:
     """Return a hash of an image's values (X, Y, Z); None for a constant image, which cannot be identified.
 
     The hash does not depend on the order or direction of the axes. Each value is mixed into 64 bits and summed over the
-    planes across each axis, modulo 2**64, so that the summation order has no effect. Of each axis the smaller of both
-    directions is used, and the axes are sorted.
+    planes across each axis, modulo 2**64, so that the summation order has no effect. The sums of each axis are read in
+    both directions, the smaller result is used, and the results of the three axes are sorted.
     """
     if not data.size or data.min() == data.max():
         return None
@@ -48,7 +48,7 @@ def _mixed(values: np.ndarray) -> np.ndarray:
 
 
 def content_hashes(files: Iterable[Path], folder: Path) -> dict[Path, str | None]:
-    """Return the hash of each file's image; None if it cannot be read (training reports that later).
+    """Return the hash of each file's image; None if it is constant or cannot be read (training reports the latter).
 
     Hashes are cached in ``folder``/content.json by path, size and modification time.
     """

@@ -82,7 +82,7 @@ def read_entries(content: Mapping[str, Any] | list[Any], path: Path) -> list[Ent
             known = ", ".join(name for names in PARTS.values() for name in names)
             raise InputError(
                 "datalist-unknown-list",
-                f"{path} has a list '{key}' of cases, but this name is no subset of the split; use one of: {known}",
+                f"{path} has a list '{key}' of cases, but no subset of the split has this name; use one of: {known}",
             )
     return found
 
@@ -178,7 +178,7 @@ def _flagged(content: Mapping[str, Any], path: Path) -> dict[str, str]:
     if not found and ("train", False) in flags.values():
         raise InputError(
             "datalist-part-missing",
-            f"{path}: an entry is marked as no training case; state validation or test, for example with 'split'",
+            f"{path}: an entry is marked as not for training; state validation or test, for example with 'split'",
         )
     return found
 
@@ -188,7 +188,7 @@ def _unprefixed(key: str) -> str:
 
 
 def _flag(key: str, value: Any) -> bool | None:
-    """Return the value of a flag, or None if it is no flag.
+    """Return the value of a flag, or None if it is not a flag.
 
     Text such as "yes" counts only for keys that start with "is" or "in".
     """

@@ -218,13 +218,15 @@ def unsupported_files(*folders: Path) -> list[str]:
     warnings = []
     for folder in folders:
         entries = sorted(folder.iterdir()) if folder.is_dir() else []
-        odd = [
+        unsupported = [
             path.name + "/" * path.is_dir()
             for path in entries
             if not path.name.startswith(".") and not has_ending(path, (*ENDINGS, *BESIDE))
         ]
-        if odd and len(odd) < len(entries):
-            warnings.append(f"{folder}: ignored {shortened_list(odd)}; supported extensions are {' '.join(ENDINGS)}")
+        if unsupported and len(unsupported) < len(entries):
+            warnings.append(
+                f"{folder}: ignored {shortened_list(unsupported)}; supported extensions are {' '.join(ENDINGS)}"
+            )
     return warnings
 
 

@@ -38,8 +38,7 @@ def _misfit(side: str, intensity: Codec, images: Mapping[str, Channels]) -> str 
     if window and (unusual := [case for case, each in images.items() if any(c.data.min() > MR_MIN for c in each)]):
         return (
             f"the {side} images of {shortened_list(unusual)} contain no fat or air in HU, unlike most others: they "
-            f"may lack the "
-            "offset of -1024 or may not be CT; inspect them, and correct or remove them"
+            "may lack the offset of -1024 or may not be CT; inspect them, and correct or remove them"
         )
     if intensity.kind != "window" and _most([looks_like_hu(v) for v in volumes]):
         return (

@@ -41,7 +41,7 @@ def nnunet(root: Path, contrasts: Contrasts) -> Found:
     missing: Missing = {}
     cases, counts, warnings = [], {}, []
     for part, stated in (("Tr", ""), ("Ts", "test")):
-        images, labels, odd = part_files(root, part, content)
+        images, labels, unnumbered = part_files(root, part, content)
         names, channels = {name for name, _ in images}, {channel for _, channel in images}
         if part == "Tr" and images and not set(required) & channels:
             raise InputError(
@@ -57,7 +57,7 @@ def nnunet(root: Path, contrasts: Contrasts) -> Found:
             cases.append(replace(case, part=stated))
         counts[part] = len(names)
         warnings += other_endings((*images.values(), *labels.values()), content, table)
-        warnings += [*odd, *unsupported_files(root / f"images{part}", root / f"labels{part}")]
+        warnings += [*unnumbered, *unsupported_files(root / f"images{part}", root / f"labels{part}")]
     warnings += count_mismatches(content, {"numTraining": counts["Tr"]}, table)
     return Found(cases, named_labels(content.get("labels"), table) if content else None, missing, warnings)
 
@@ -78,8 +78,8 @@ def part_files(
     """
     listed, table = content.get("dataset"), root / "dataset.json"
     if part == "Ts" or not isinstance(listed, dict):
-        images, odd = numbered_images(root / f"images{part}")
-        return images, by_case(root / f"labels{part}"), odd
+        images, unnumbered = numbered_images(root / f"images{part}")
+        return images, by_case(root / f"labels{part}"), unnumbered
     images = {}
     labels: dict[str, Path] = {}
     for name, entry in listed.items():
@@ -88,7 +88,7 @@ def part_files(
         if not isinstance(raw_value, list):
             raise InputError(
                 "dataset-entry-form",
-                f"{table}: {name} under 'dataset' must be {{'images': [...], 'label': ...}}; correct it",
+                f"{table}: {name} under 'dataset' must be {{'images': [...], 'label': ...}}; correct this entry",
             )
         images |= {(name, channel): listed_file(value, table) for channel, value in enumerate(raw_value)}
         labels |= {name: listed_file(entry["label"], table)} if entry.get("label") else {}
@@ -100,7 +100,8 @@ def part_files(
 def is_nnunet(root: Path, content: Any) -> bool:
     """Return whether a folder with this ``dataset.json`` has nnU-Net's layout and not that of a datalist.
 
-    Version 2 has "channel_names" or "file_ending"; version 1 lists files without the channel numbers of their names.
+    Version 2 has "channel_names" or "file_ending". Version 1 lists file names without the channel number that the names
+    of the files have.
     """
     if isinstance(content, dict) and isinstance(content.get("dataset"), dict) and "channel_names" in content:
         return True
@@ -131,18 +132,18 @@ def nnunet_ending(content: Mapping[str, Any], table: Path) -> str:
 
 
 def other_endings(files: Iterable[Path], content: Mapping[str, Any], table: Path) -> list[str]:
-    """Return a warning about files with another extension than dataset.json states; nnU-Net itself ignores those."""
+    """Return a warning about files whose extension is not that in dataset.json; nnU-Net itself ignores such files."""
     ending = nnunet_ending(content, table)
     other = [file.name for file in files if "file_ending" in content and not has_ending(file, (ending,))]
     return (
-        [f"{table} states file_ending {ending}, but {shortened_list(other)} is read, too; nnU-Net would ignore it"]
+        [f"{table} states file_ending {ending}, but {shortened_list(other)} is also read; nnU-Net would ignore it"]
         if other
         else []
     )
 
 
 def channel_names(content: Mapping[str, Any]) -> list[str]:
-    """Return the channel names in order, from "channel_names" or "modality"; empty if they have no names."""
+    """Return the channel names in order, from "channel_names" or "modality"; empty if there are none."""
     named = content.get("channel_names", content.get("modality"))
     if not isinstance(named, dict) or sorted(named) != sorted(map(str, range(len(named)))):
         return []
@@ -156,11 +157,13 @@ def numbered_images(folder: Path) -> tuple[dict[tuple[str, int], Path], list[str
         InputError: no image has a channel number, or two files have the same case and channel.
     """
     images = by_case(folder, numbered)
-    odd = [file.name for file in (find_volumes(folder) if folder.is_dir() else []) if numbered(file) is None]
-    lacks = f"{folder}: {shortened_list(odd)} has no channel number, which nnU-Net's layout requires (CASE_0000)"
-    if odd and not images:
-        raise InputError("cohort-channel-number-missing", f"{lacks}; rename the images")
-    return images, [f"{lacks}; it is ignored"] if odd else []
+    unnumbered = [file.name for file in (find_volumes(folder) if folder.is_dir() else []) if numbered(file) is None]
+    problem = (
+        f"{folder}: {shortened_list(unnumbered)} has no channel number, which nnU-Net's layout requires (CASE_0000)"
+    )
+    if unnumbered and not images:
+        raise InputError("cohort-channel-number-missing", f"{problem}; rename the images")
+    return images, [f"{problem}; it is ignored"] if unnumbered else []
 
 
 def numbered(path: Path) -> tuple[str, int] | None:

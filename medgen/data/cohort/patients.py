@@ -103,8 +103,7 @@ class Records:
             return []
         return [
             f"{' and '.join(paths)} does not name {shortened_list(absent)}; each counts as a separate patient, "
-            f"unless its image "
-            "equals one of a named case"
+            "unless its image equals one of a named case"
         ]
 
     def by_images(self, known: Known, images: Iterable[str]) -> Known:

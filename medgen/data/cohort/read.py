@@ -102,7 +102,8 @@ def read_cohort(
                 f"use one folder per case, as CASE/{deep.name}.nii.gz",
             )
         raise InputError(
-            "folder-no-volumes", f"{root} holds no volumes ({' '.join(ENDINGS)}); put {folders_named} images there"
+            "folder-no-volumes",
+            f"{root} holds no volumes ({' '.join(ENDINGS)}); put the images into its subfolders {folders_named}",
         )
     records, folder = Records(), root if root.is_dir() else root.parent
     listed = {case.name for case in cases if case.patient}
@@ -114,7 +115,7 @@ def read_cohort(
         cases = [case if case.part == "test" else replace(case, part="") for case in cases]
     cases, warnings = with_patients(sorted(cases, key=lambda case: case.name), known), _without_record(known)
     has_validation = any(case.part == "validation" for case in cases)  # takes precedence over stated folds
-    use_folder_files = root.is_dir() or root.name == "dataset.json"  # other lists ignore files beside them
+    use_folder_files = root.is_dir() or root.name == "dataset.json"  # other lists do not use files in their folder
     if fold is not None and use_folder_files and not (domains or has_validation) and (stated := stated_folds(folder)):
         cases, more = with_stated_fold(cases, *stated, fold)
         warnings += more
@@ -161,7 +162,7 @@ def _found(root: Path, contrasts: Contrasts, fold: int | None) -> Found:
 
 
 def with_patients(cases: list[Case], known: dict[str, Known]) -> list[Case]:
-    """Set ``patient`` of each case and, for synthetic cases, ``made_of``, from what ``known`` states."""
+    """Set ``patient`` of each case and, for synthetic cases, ``made_of``, from ``known``."""
     identities = identified([known[case.name] for case in cases])
     return [
         replace(c, patient=patient, made_of=made_of) for c, (patient, made_of) in zip(cases, identities, strict=True)
@@ -174,9 +175,8 @@ def _without_record(known: dict[str, Known]) -> list[str]:
     if not names:
         return []
     return [
-        f"{shortened_list(sorted(names))} have names of synthetic cases, but no provenance.json states whose images "
-        f"they "
-        "contain; each is assumed to contain only images of the case in its name; restore provenance.json"
+        f"{shortened_list(sorted(names))} have names of synthetic cases, but no provenance.json states whose "
+        "images they contain; each is assumed to contain only images of the case in its name; restore provenance.json"
     ]
 
 
@@ -198,7 +198,7 @@ def check_pairs(cases: Iterable[Case]) -> None:
 
 
 def _label_values(named: dict[str, int] | None, cases: list[Case]) -> dict[str, int]:
-    """Return ``named``, or else the values that occur in the label maps; without labels.json all maps are read."""
+    """Return ``named`` or, if it is None, the values that occur in the label maps; this reads all maps."""
     if named is not None:
         return named
     values: set[int] = set()
@@ -208,7 +208,7 @@ def _label_values(named: dict[str, int] | None, cases: list[Case]) -> dict[str, 
             if (found < 0).any() or (found != np.rint(found)).any():
                 raise InputError(
                     "labels-values-invalid",
-                    f"{case.labels} holds values that are not labels; use whole numbers of 0 or more",
+                    f"{case.labels} holds values that are not labels; labels must be whole numbers of 0 or more",
                 )
             values |= set(found.astype(int).tolist())
     return {f"label_{value}": value for value in sorted(values - {0})}

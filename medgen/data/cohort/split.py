@@ -199,7 +199,8 @@ def stated_folds(root: Path) -> tuple[Path, list[dict[str, list[str]]]] | None:
             if both := sorted(set(fold["train"]) & set(fold["val"])):
                 raise InputError(
                     "split-case-in-both",
-                    f"{path}: {shortened_list(both)} in both train and val of fold {number}; keep each case in one",
+                    f"{path} lists {shortened_list(both)} in both train and val of fold {number}; "
+                    "keep each case in one",
                 )
         return path, folds
     lists = sorted(root.glob("datalist_fold*.json"), key=lambda file: (len(file.name), file.name))

@@ -43,8 +43,8 @@ def unread_patients(root: Path, patients: Mapping[str, str]) -> list[str]:
     """Return a warning about tables in ``root`` that seem to assign several cases to one patient.
 
     Args:
-        patients: {case: patient as known}. There is no warning if a patient has two cases already, or if the table's
-            patient column contains case names.
+        patients: {case: patient}, as known so far. There is no warning if a patient has two cases already, or if
+            the table's patient column contains case names.
     """
     if len(set(patients.values())) < len(patients):
         return []
@@ -61,8 +61,8 @@ def unread_patients(root: Path, patients: Mapping[str, str]) -> list[str]:
         return []
     return [
         f"{root}: {shortened_list(found)} seems to name patients with several cases, but is not read; each case "
-        f"counts as a "
-        "patient; write provenance.json or a datalist with patient in its entries, or set data.patient_pattern"
+        "counts as a patient; write provenance.json or a datalist with patient in its entries, or set "
+        "data.patient_pattern"
     ]
 
 

@@ -71,8 +71,8 @@ def _grouped(values: list[int], cohort: Cohort, groups: dict[str, tuple[str, ...
     if unknown:
         raise InputError(
             "config-structure-unknown",
-            f"data.class_groups names {unknown[0]}, which is no label of {cohort.root}; "
-            f"its labels are {', '.join(cohort.label_values)}",
+            f"data.class_groups names {unknown[0]}, which is not a label of {cohort.root}; "
+            f"choose from {', '.join(cohort.label_values)}",
         )
     name_of = {value: name for name, value in cohort.label_values.items()}
     return [class_of.get(name_of.get(value, ""), 0) for value in values]
@@ -92,7 +92,7 @@ def patch_centres(labels: dict[str, Path], cohort: Cohort, settings: Settings) -
     if unknown:
         raise InputError(
             "config-centred-class-unknown",
-            f"sampling.foreground_classes names {unknown[0]}, which is no class; the classes are {', '.join(names)}",
+            f"sampling.foreground_classes names {unknown[0]}, which is not a class; choose from {', '.join(names)}",
         )
     if not requested:
         return {}

@@ -124,7 +124,8 @@ def cached_label_map(
             _write(folder, stem, info, volume, table)
         except OSError as error:
             raise InputError(
-                "cache-not-writable", f"cache {folder} cannot be written: {error.strerror or error}; set data.cache"
+                "cache-not-writable",
+                f"cache {folder} cannot be written: {error.strerror or error}; set data.cache to a writable folder",
             ) from None
     values = json.loads(info.read_text())
     body = np.load(stem.with_suffix(".map.body.npy"))

@@ -16,7 +16,7 @@ from medgen.io.read import read_volume
 from medgen.io.volume import GRID_TOLERANCE, same_geometry, to_canonical
 
 VERSION = 2  # increase when a change of this file makes cached entries invalid
-PER_PART = 16  # voxels per connected component as patch centres
+PER_PART = 16  # number of voxels drawn from each connected component as patch centres
 
 
 def cached_labels(
@@ -29,20 +29,21 @@ def cached_labels(
     spacing: tuple[float, ...] | None,
     movable: bool = True,
 ) -> Path:
-    """Return a ``.npy`` file of classes (X, Y, Z), created on first use.
+    """Return the path of a cached ``.npy`` map of classes (X, Y, Z), which is created on first use.
 
     Args:
         folder: cache folder.
         path: label map file.
-        fixed: file of the image that defines the grid of the case; labels on another grid are resampled, with 0
-            outside, see ``data.labels.resampling``.
+        fixed: file of the image that defines the grid of the case; labels on another grid are resampled, and
+            voxels outside them are 0, see ``data.labels.resampling``.
         values: voxel values, ascending, starting with 0 (background).
         classes: class of each value; None: the i-th value is class i.
         spacing: voxel spacing of the model in mm, or None to keep that of the image.
-        movable: whether world coordinates of the labels still match those of the images after data.align.
+        movable: whether the labels may be resampled: their world coordinates still match those of the images after
+            data.align.
 
     Raises:
-        InputError: unreadable file, values that are not listed, or another grid and not ``movable``.
+        InputError: an unreadable file, values that are not listed, or labels on another grid that are not ``movable``.
     """
     stats = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in (path, fixed)]
     text = json.dumps([VERSION, stats, list(values), spacing, *([] if classes is None else [list(classes)])])
@@ -56,7 +57,8 @@ def cached_labels(
             save_array(file, found)
         except OSError as error:
             raise InputError(
-                "cache-not-writable", f"cache {folder} cannot be written: {error.strerror or error}; set data.cache"
+                "cache-not-writable",
+                f"cache {folder} cannot be written: {error.strerror or error}; set data.cache to a writable folder",
             ) from None
     return file
 
@@ -87,7 +89,7 @@ def _classes(
 
 
 def part_voxels(classes: np.ndarray, selected: Sequence[int]) -> np.ndarray:
-    """Draw equally many voxels from each connected component of the classes ``selected``; return (n, 3) indices."""
+    """Draw `PER_PART` voxels from each connected component of the ``selected`` classes; return (n, 3) indices."""
     rng, found = np.random.default_rng(0), []
     for value in selected:
         parts, _ = ndimage.label(classes == value, np.ones((3, 3, 3)))

@@ -83,7 +83,9 @@ class RunningStatistics:
             self._mean, self._stack = np.zeros(d), np.zeros((0, d))
         if d != len(self._mean):
             raise InputError(
-                "features-count-differs", f"these rows have {d} features, those before them {len(self._mean)}"
+                "features-count-differs",
+                f"these rows have {d} features, but those before them {len(self._mean)}; "
+                "compute all with one extractor",
             )
         mean = rows.mean(0)
         between = np.sqrt(self.count * n / (self.count + n)) * (mean - self._mean)
@@ -127,7 +129,9 @@ def frechet_distance(reference: Array | Statistics, prediction: Array | Statisti
     r, g = _statistics(reference, "reference"), _statistics(prediction, "prediction")
     if len(r.mean) != len(g.mean):
         raise InputError(
-            "features-count-differs", f"the reference has {len(r.mean)} features per row, the prediction {len(g.mean)}"
+            "features-count-differs",
+            f"the reference has {len(r.mean)} features per row, but the prediction {len(g.mean)}; "
+            "compute both with one extractor",
         )
     between = float(((r.mean - g.mean) ** 2).sum())
     within = float((r.factor**2).sum() + (g.factor**2).sum())
@@ -163,7 +167,9 @@ def feature_rows(rows: Array, which: str) -> Array:
     if rows.ndim != 2 or rows.shape[1] < 1:
         raise InputError("features-not-rows", f"{which} features must be rows (n, d), not an array {rows.shape}")
     if not np.isfinite(rows.sum()) and not np.isfinite(rows).all():
-        raise InputError("features-not-finite", f"the {which} features hold numbers that are NaN or infinite")
+        raise InputError(
+            "features-not-finite", f"the {which} features contain NaN or infinite numbers; compute them again"
+        )
     return rows
 
 
@@ -174,7 +180,7 @@ def _statistics(side: Array | Statistics, which: str) -> Statistics:
     if len(rows) < 2:
         raise InputError(
             "features-too-few-rows",
-            f"a Fréchet distance needs at least 2 rows on each side; the {which} has {len(rows)}",
+            f"a Fréchet distance needs at least 2 rows on each side, but the {which} has {len(rows)}; add volumes",
         )
     mean = rows.mean(0)
     return Statistics(mean, _compressed((rows - mean) / np.sqrt(len(rows) - 1)), len(rows))

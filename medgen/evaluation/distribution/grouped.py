@@ -1,4 +1,4 @@
-"""Feature rows sorted by volume, and iteration over blocks of whole volumes."""
+"""Feature rows sorted by group (volume or patient), and iteration over blocks of whole groups."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from medgen.errors import InputError
 
-BLOCK = 1024  # rows per block (8 MiB for a matrix of two blocks); a larger volume forms a block of its own
+BLOCK = 1024  # rows per block (the matrix between two blocks takes 8 MiB); a larger group forms a block of its own
 
 Array = NDArray[Any]
 
@@ -62,7 +62,7 @@ def grouped(rows: Array, groups: Array | None) -> GroupedRows:
         rows: (n, d).
         groups: volume or patient of each row, (n,) of any values; None: each row is its own group.
 
-    Raises `InputError` if the number of groups differs from the number of rows.
+    Raises `InputError` if ``groups`` does not have one entry for each row.
     """
     if groups is None:
         return GroupedRows(rows, np.ones(len(rows), np.int64))

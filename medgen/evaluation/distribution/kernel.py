@@ -91,7 +91,10 @@ def kid(reference: Array, prediction: Array, *, groups: tuple[Array, Array] | No
     """
     x, y = _sides(reference, prediction, groups, "polynomial", (1.0,))
     if min(len(x.rows), len(y.rows)) < 4:
-        raise InputError("features-too-few-rows", f"KID needs 4 rows on each side, not {len(x.rows)} and {len(y.rows)}")
+        raise InputError(
+            "features-too-few-rows",
+            f"KID needs at least 4 rows on each side, not {len(x.rows)} and {len(y.rows)}; add images",
+        )
     sums = _group_sums(x, x, _polynomial), _group_sums(y, y, _polynomial), _group_sums(x, y, _polynomial)
     value = float(_estimate(x, y, *(s.first.sum() for s in sums)))
     if min(len(x.sizes), len(y.sizes)) < 4:
@@ -221,8 +224,8 @@ def _sides(
     if min(len(a.sizes), len(b.sizes)) < 2:
         raise InputError(
             "features-too-few-volumes",
-            f"a kernel distance needs 2 volumes on each side, not {len(a.sizes)} and {len(b.sizes)}, because pairs "
-            "of rows of one volume are excluded",
+            f"a kernel distance needs at least 2 volumes on each side, not {len(a.sizes)} and {len(b.sizes)}, because "
+            "pairs of rows of one volume are excluded; add volumes",
         )
     return a, b
 
@@ -234,11 +237,14 @@ def _check(x: Array, y: Array, kernel: str, bandwidths: Sequence[float]) -> None
         )
     if min(len(x), len(y)) < 2:
         raise InputError(
-            "features-too-few-rows", f"a kernel distance needs 2 rows on each side, not {len(x)} and {len(y)}"
+            "features-too-few-rows",
+            f"a kernel distance needs at least 2 rows on each side, not {len(x)} and {len(y)}; add volumes",
         )
     for name, rows in (("reference", x), ("prediction", y)):
         if not np.isfinite(rows).all():
-            raise InputError("features-not-finite", f"the {name} features hold numbers that are NaN or infinite")
+            raise InputError(
+                "features-not-finite", f"the {name} features contain NaN or infinite numbers; compute them again"
+            )
     if kernel not in ("gaussian", "polynomial"):
         raise InputError("metric-kernel-unknown", f"kernel {kernel!r} is unknown; choose gaussian or polynomial")
     if not len(bandwidths) or not all(np.isfinite(s) and s > 0 for s in bandwidths):

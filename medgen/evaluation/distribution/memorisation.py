@@ -92,7 +92,7 @@ def memorisation_test(
     The set: one-sided Mann-Whitney U test that nearest-training distances of synthetic volumes are smaller than those
     of real volumes (similar to Meehan et al., "A Non-Parametric Test to Detect Data-Copying", AISTATS 2020, without
     its cells). Without held-out volumes, distances between training volumes are not independent; the distribution of U
-    then comes from random subsets of the pooled volumes in place of the training set.
+    then comes from random subsets of the pooled volumes instead of the training set.
 
     Each volume: its log distance is compared with a normal distribution of the real log distances, t = (log d - mean) /
     (sd √(1 + 1/n)) with n - 1 degrees of freedom, Holm-corrected. The distance must also be at most half the median
@@ -124,7 +124,8 @@ def memorisation_test(
     if len(distinct_rows) < MIN_TRAINING:
         raise InputError(
             "metric-too-few-training-volumes",
-            f"the memorisation test needs {MIN_TRAINING} training volumes that differ, not {len(distinct_rows)}",
+            f"the memorisation test needs at least {MIN_TRAINING} different training volumes, not "
+            f"{len(distinct_rows)}; add some",
         )
     unseen = h[_nearest(h, t)[1] > SAME_PATIENT * median_distance] if len(h) else h
     has_held_out = len(unseen) >= 3
@@ -267,11 +268,15 @@ def _check(t: Array, s: Array, h: Array) -> None:
             )
         if len(rows) < minimum:
             raise InputError(
-                "features-too-few-volumes", f"the memorisation test needs {minimum} {name} volumes, not {len(rows)}"
+                "features-too-few-volumes",
+                f"the memorisation test needs at least {minimum} {name} volumes, not {len(rows)}; add some",
             )
         if not np.isfinite(rows).all():
-            raise InputError("features-not-finite", f"the {name} rows hold numbers that are NaN or infinite")
+            raise InputError(
+                "features-not-finite", f"the {name} rows contain NaN or infinite numbers; compute them again"
+            )
     if not np.ptp(t, axis=0).any():
         raise InputError(
-            "features-all-same", "the training volumes are all the same, so there is no distance to compare with"
+            "features-all-same",
+            "the training volumes are all the same, so there is no distance to compare with; give different ones",
         )

@@ -115,10 +115,10 @@ def _check(volume: Array, mask: Array, spacing: Sequence[float], count: int, sca
             f"features need a volume (X, Y, Z) and its mask, not arrays {volume.shape} and {mask.shape}",
         )
     if not mask.any():
-        raise InputError("mask-empty", "the mask is empty: it has no voxel to compute features of")
+        raise InputError("mask-empty", "the mask is empty, so no features can be computed; give another mask")
     if not np.isfinite(volume.sum(dtype=np.float64)):
         raise InputError(
-            "volume-not-finite", "the volume holds voxels that are NaN or infinite, so no features can be computed"
+            "volume-not-finite", "the volume has NaN or infinite voxels; replace them with finite values first"
         )
     if len(spacing) != 3 or not all(np.isfinite(s) and s > 0 for s in spacing):
         raise InputError("volume-spacing-invalid", f"spacing {tuple(spacing)} must be three numbers above 0, in mm")

@@ -104,7 +104,9 @@ def _checked(reference: Array, prediction: Array, ks: Sequence[int]) -> tuple[Ar
         )
     for name, rows in (("reference", x), ("prediction", y)):
         if not np.isfinite(rows).all():
-            raise InputError("features-not-finite", f"the {name} features hold numbers that are NaN or infinite")
+            raise InputError(
+                "features-not-finite", f"the {name} features contain NaN or infinite numbers; compute them again"
+            )
     if min(ks) < 1:
         raise InputError("metric-neighbours-range", f"k {min(ks)} must be at least 1")
     return x, y

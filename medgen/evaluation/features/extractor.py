@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from medgen.errors import InputError
 from medgen.io.names import short_reason
 
-HUB = "hub"  # in place of a weight file: download the published file
+HUB = "hub"  # given instead of a weight file: download the published file
 
 Array = NDArray[Any]
 
@@ -72,7 +72,7 @@ def from_hub(url: str, *, sha256: str | None = None) -> Path:
         except Exception as error:  # many types of network errors, and a wrong hash
             raise InputError(
                 "weights-not-fetched",
-                f"{url} cannot be fetched ({short_reason(error)}); download it on another machine and name the file",
+                f"{url} cannot be fetched ({short_reason(error)}); download it on another machine and give its path",
             ) from None
     return cached_file
 
@@ -110,12 +110,12 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], path: Path, mo
         if name not in state:
             if name.endswith("num_batches_tracked"):
                 continue
-            raise InputError("weights-key-missing", f"{path} has no weight {name}, so it is not a file of {model_name}")
+            raise InputError("weights-key-missing", f"{path} has no weight {name}; give a weight file of {model_name}")
         if state[name].shape != value.shape:
             raise InputError(
                 "weights-shape-differs",
-                f"{path}: weight {name} is {tuple(state[name].shape)} in place of {tuple(value.shape)}, so it is not "
-                f"a file of {model_name}",
+                f"{path}: weight {name} has shape {tuple(state[name].shape)}, not {tuple(value.shape)}; "
+                f"give a weight file of {model_name}",
             )
     network.load_state_dict({name: state[name] for name in network_state if name in state}, strict=False)
 
@@ -130,10 +130,10 @@ def checked_volume(volume: Array, spacing: Sequence[float], mask: Array | None) 
             f"features need a volume (X, Y, Z) and its mask, not arrays {volume.shape}, {inside.shape}",
         )
     if not inside.any():
-        raise InputError("mask-empty", "the mask is empty: it has no voxel to compute features of")
+        raise InputError("mask-empty", "the mask is empty, so no features can be computed; give another mask")
     if not np.isfinite(volume).all():
         raise InputError(
-            "volume-not-finite", "the volume holds voxels that are NaN or infinite, so no features can be computed"
+            "volume-not-finite", "the volume has NaN or infinite voxels; replace them with finite values first"
         )
     if len(spacing) != 3 or not all(np.isfinite(s) and s > 0 for s in spacing):
         raise InputError("volume-spacing-invalid", f"spacing {tuple(spacing)} must be three numbers above 0, in mm")

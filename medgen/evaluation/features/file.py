@@ -87,7 +87,7 @@ class FileNetwork:
         if output.ndim < 2 or len(output) != len(x):
             raise InputError(
                 "extractor-output-shape",
-                f"{self.name} returned an array {output.shape} for {len(x)} inputs, not a row of each",
+                f"{self.name} returned an array {output.shape} for {len(x)} inputs; it must return one row for each",
             )
         return output.reshape(*output.shape[:2], -1).mean(2)
 
@@ -113,7 +113,8 @@ def _torchscript(path: Path, device: str) -> Callable[[Tensor], Array]:
             output = network(x.to(device))
         if not isinstance(output, Tensor):
             raise InputError(
-                "extractor-output-type", f"{path} returns a {type(output).__name__}, not a tensor of features"
+                "extractor-output-type",
+                f"{path} returns a {type(output).__name__}; it must return a tensor of features",
             )
         return output.double().cpu().numpy()
 

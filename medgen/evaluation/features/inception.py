@@ -36,7 +36,7 @@ Array = NDArray[Any]
 
 
 class Inception:
-    """Extractor of pool3 features: 2048 per slice, slices of three planes.
+    """Extract pool3 features, 2048 per slice, from slices in three planes.
 
     Args:
         weights: weight file; None: pytorch-fid's file in the torch.hub cache, which must exist; "hub": the same, but
@@ -82,7 +82,7 @@ class Inception:
         return colour_rows(self.network, images, self._device)
 
     def probabilities(self, rows: Array) -> Array:
-        """Return softmax rows (n, classes) of feature rows (n, 2048) for the Inception Score.
+        """Return class probabilities (n, classes) for feature rows (n, 2048), as the Inception Score needs them.
 
         The bias of the classifier is not used, as in the original implementation of the score.
         """
@@ -100,8 +100,8 @@ def _weights_file(weights: Path | str | None) -> Path:
     if not cached_file.exists():
         raise InputError(
             "weights-missing",
-            f"the Inception weights are absent; name the file, or give {HUB} in its place to download {URL} (91 MiB) "
-            f"to {cached_file}",
+            f"the Inception weights are missing; give their file, or give {HUB} instead of a file to download {URL} "
+            f"(91 MiB) to {cached_file}",
         )
     return cached_file
 
@@ -109,8 +109,8 @@ def _weights_file(weights: Path | str | None) -> Path:
 class InceptionV3(nn.Module):
     """Images (n, 3, 299, 299) in [-1, 1] → (n, 2048): the mean over the last feature map ("pool3").
 
-    Names and shapes of the parameters equal those of torchvision and pytorch-fid. ``fc`` (2048 → classes) is not part
-    of the forward pass; only its weights are used.
+    The names and shapes of the parameters are the same as in torchvision and pytorch-fid. ``fc`` (2048 → classes) is
+    not part of the forward pass; only its weights are used.
     """
 
     def __init__(self, *, classes: int = FID_CLASSES, fid_pools: bool = True) -> None:

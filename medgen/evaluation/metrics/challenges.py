@@ -106,7 +106,8 @@ def _without_face_voxels(mask: Array) -> Array:
     if not inner.any():
         raise InputError(
             "metric-mask-at-faces",
-            "the mask has no voxel more than 3 from the faces; the challenge's SSIM uses only such voxels",
+            "the mask has no voxel that is more than 3 voxels from the faces of the volume, but the challenge's SSIM "
+            "uses only such voxels; give a larger mask",
         )
     return inner
 

@@ -188,7 +188,7 @@ def _weighted_mean(similarity: Array, coverage: Array | None) -> float:
     if not total > 0:
         raise InputError(
             "metric-mask-at-faces",
-            "the mask lies only in the outermost planes, which the coarse levels of MS-SSIM do not cover",
+            "the mask lies only in the outermost planes, which the coarse levels of MS-SSIM do not cover; use SSIM",
         )
     return float((similarity * coverage).sum(dtype=np.float64) / total)
 

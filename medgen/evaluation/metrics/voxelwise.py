@@ -181,7 +181,7 @@ def check_pair(reference: Array, other: Array) -> None:
         # The sum is finite only if all voxels are (float32 values cannot overflow float64): avoids a boolean array.
         if image.dtype.kind == "f" and not np.isfinite(image.sum(dtype=np.float64)):
             raise InputError(
-                "volume-not-finite", f"the {name} holds voxels that are NaN or infinite, so it cannot be compared"
+                "volume-not-finite", f"the {name} has NaN or infinite voxels; replace them with finite values first"
             )
 
 
@@ -194,7 +194,7 @@ def check_mask(image: Array, mask: Array | None) -> None:
             "mask-shape-differs", f"a mask of shape {mask.shape} does not fit an image of shape {image.shape}"
         )
     if not mask.any():
-        raise InputError("mask-empty", "the mask is empty: it has no voxel to measure in")
+        raise InputError("mask-empty", "the mask is empty, so nothing can be measured; give another mask")
 
 
 def check_range(data_range: float) -> None:

@@ -61,7 +61,8 @@ def _numbering_gap(slices: Sequence[Slice]) -> str:
     steps = {b - a for a, b in pairwise(found)}
     if len(found) < 3 or len(steps) != 1 or min(steps) < 2:
         return ""
-    return f"InstanceNumber increases in steps of {min(steps)} ({found[0]}, {found[1]}, {found[2]}, ...)"
+    first = ", ".join(map(str, found[:3]))
+    return f"InstanceNumber increases in steps of {min(steps)} ({first}, ...), so images may be missing"
 
 
 def _distance_gap(slices: Sequence[Slice]) -> str:

@@ -1,4 +1,4 @@
-"""Convert between stored and modality values (HU) of DICOM pixel data, with the rescale of the source if possible."""
+"""Convert between stored values and modality values (HU) of DICOM pixel data; keep the source's rescale if possible."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from medgen.io.dicom.header import GROUPS
 
 SHARED, PER_FRAME = GROUPS
 
-LEVELS = 500  # minimum number of steps over the value range of a non-integer image; fewer are too coarse
+LEVELS = 500  # minimum number of rescale steps over the value range of a non-integer image; fewer are too coarse
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Format:
 
 @dataclass(frozen=True)
 class Encoding:
-    """Pixel format of a series and (slope, intercept) of each slice; ``source``: the rescale is that of the source."""
+    """Pixel format of a series and (slope, intercept) of each slice; ``source``: the rescale is the source's."""
 
     format: Format
     rescale: tuple[tuple[float, float], ...]
@@ -52,7 +52,7 @@ def has_lut(dataset: Dataset) -> bool:
 
 
 def has_rescale(dataset: Dataset, frame: int) -> bool:
-    """Whether a frame states a rescale, including the identity."""
+    """Whether a frame has a RescaleSlope or RescaleIntercept, even if they do not change the values."""
     holder = _holder(dataset, frame)
     return any(holder.get(keyword) is not None for keyword in ("RescaleSlope", "RescaleIntercept"))
 
@@ -69,18 +69,18 @@ def _holder(dataset: Dataset, frame: int) -> Dataset:
 def rescale_of(dataset: Dataset, frame: int, file: Path) -> tuple[float, float]:
     """Return (slope, intercept): modality value = slope * stored value + intercept (PS3.3 C.11.1, C.7.6.16.2.9).
 
-    (1, 0) is returned if there is no rescale or a modality LUT. For an enhanced image, the functional groups of the
-    frame are searched first, then the shared ones, then the top level, where only converters write the elements and ITK
-    reads them.
+    Without a rescale, and for an image with a modality LUT, (1, 0) is returned. For an enhanced image, the functional
+    groups of the frame are searched first, then the shared ones, then the top level, where some converters write the
+    elements and ITK reads them.
 
     Args:
-        frame: frame index from 0; ignored for an image with one frame.
+        frame: frame index from 0; ignored for an image that is not enhanced.
         file: used in messages.
 
     Raises:
         InputError: the slope is 0, an element has several values or one that is not finite, or only one of the two
-            elements is present. Programs interpret the last case differently (pydicom: no rescale; ITK: slope 1,
-            intercept 0), so the values are unknown.
+            elements is present and changes the values. Programs interpret the last case differently (pydicom: no
+            rescale; ITK: slope 1, intercept 0 for the absent element), so the values are unknown.
     """
     if has_lut(dataset):
         return 1.0, 0.0
@@ -92,7 +92,7 @@ def rescale_of(dataset: Dataset, frame: int, file: Path) -> tuple[float, float]:
         numbers = float(1 if slope is None else slope), float(intercept or 0)
     except (TypeError, ValueError):  # several values
         numbers = np.nan, np.nan
-    if numbers == (1, 0):  # also if one element is missing
+    if numbers == (1, 0):  # unambiguous, even if one element is missing
         return numbers
     problem = "only one element of the rescale" if slope is None or intercept is None else ""
     if not problem and numbers[0] == 0:
@@ -113,10 +113,10 @@ def encoding(
 ) -> Encoding:
     """Choose the encoding of a derived series.
 
-    The rescale of the source is kept if the values fit into the format of the source, or into 16 bits with the same or
-    the opposite signedness. Nothing is clipped, and values that the source could represent are represented exactly. If
-    the values do not fit, or are not integers and the steps of the source are too coarse, one rescale is fitted to the
-    value range of the series (maximum error: half a step, 1/131068 of the range).
+    The rescale of the source is kept if the values fit into the format of the source, or into 16 bits, signed or
+    unsigned. Nothing is clipped, and values that the source could represent are represented exactly. Another rescale is
+    fitted to the value range of the series if the values do not fit, or if they are not integers and the steps of the
+    source are too coarse (maximum error: half a step, 1/131068 of the range).
 
     Args:
         data: (X, Y, Z) modality values, slice k at [:, :, k].
@@ -149,11 +149,12 @@ def encoding(
 
 
 def _fit_to_range(low: float, high: float, integral: bool, slices: int) -> Encoding:
-    """Fit unsigned 16 bits to the value range; slope and intercept are rounded to the 16 characters of a DS."""
+    """Fit a rescale of unsigned 16 bits to the value range; its numbers are rounded to 16 characters (DICOM DS)."""
     step = 1.0 if integral and high - low <= 65535 else (high - low) / 65534 or 1.0
     slope, intercept = (float(format_number_as_ds(value)) for value in (step, np.floor(low) if integral else low))
     return Encoding(Format(16, 16, False), ((slope, intercept),) * slices, False)
 
 
 def _steps(values: np.ndarray, rescale: tuple[float, float]) -> np.ndarray:
+    """Return the stored values of modality values, not rounded."""
     return (values.astype(np.float64) - rescale[1]) / rescale[0]

@@ -27,7 +27,7 @@ CAPTURE, UNPLACED = "secondary capture", "no patient coordinates"  # values of S
 class Series:
     """One image series, or one volume of a series that contains several volumes.
 
-    ``remark`` says why the series is not selected automatically; it is empty for an ordinary scan.
+    ``remark`` gives the reason why the series is not selected automatically; it is empty for an ordinary scan.
     """
 
     uid: str
@@ -112,7 +112,7 @@ def series_uid(path: Path) -> str | None:
     return None if header is None else header.get("SeriesInstanceUID", "")
 
 
-# Finding series ----------------------------------------------------------------------------------------
+# Grouping and selecting series ----------------------------------------------------------------------------------------
 
 
 def _is_file(path: Path) -> bool:
@@ -150,7 +150,7 @@ def _missing_part(slices: list[Slice]) -> str:
     """Return an error message if a part of a concatenation is missing, else an empty string.
 
     A concatenation is one image split into several files, numbered from 1 (PS3.3 C.7.6.16.2.2.4). The whole series is
-    checked, because a single file may contain a complete volume of it.
+    checked, because one of its files may contain a complete volume, so that the missing file is not noticed otherwise.
     """
     parts: dict[str, dict[int, Slice]] = {}
     for item in slices:
@@ -168,7 +168,7 @@ def _missing_part(slices: list[Slice]) -> str:
 
 
 def _remark(header: Header) -> str:
-    """Return why an image is not a slice of a scan; empty if it is one."""
+    """Return the reason why an image is not a slice of a scan; empty if it is one."""
     frames = numbers(header, "NumberOfFrames", 1)
     if "LOCALIZER" in image_type(header):
         return "localiser"
@@ -188,7 +188,7 @@ def _split_scan(members: list[Slice]) -> tuple[list[Slice], str]:
 
     An image without a position that otherwise matches the slices counts as a slice, so that it causes an error instead
     of being dropped silently. Derived images (such as a reference image) among original slices also count as slices,
-    unless the original slices form a complete volume without them.
+    unless only the original slices by themselves form a volume.
     """
     scan = [item for item in members if not _remark(item.header)]
     kinds = {_image_kind(item.header) for item in scan}
@@ -210,7 +210,7 @@ def _split_scan(members: list[Slice]) -> tuple[list[Slice], str]:
 
 
 def _image_kind(header: Header) -> tuple[str, ...]:
-    """Return the attributes that all images of one scan share."""
+    """Return the attribute values by which images of one scan are recognised: SOP class, size and image type."""
     keywords = ("SOPClassUID", "Rows", "Columns")
     return (*(str(header.get(keyword)) for keyword in keywords), *image_type(header))
 

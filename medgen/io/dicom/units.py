@@ -10,6 +10,7 @@ from medgen.io.dicom.header import GROUPS
 from medgen.io.dicom.pixels import has_lut, has_rescale
 
 HU = "HU"
+NO_UNIT = ("an unspecified unit", "no unit", "stored values")  # how descriptions of a missing unit begin
 UNSPECIFIED = "an unspecified unit (RescaleType US; if the values are in HU, set RescaleType to HU)"
 HU_NAMES = {"HU", "[HNSF'U]", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS"}
 CAPTURES = "1.2.840.10008.5.1.4.1.1.7"  # Secondary Capture; its multi-frame SOP classes append a component
@@ -135,7 +136,7 @@ def mapping_unit(item: Dataset) -> str:
 
 
 def _terms(dataset: Dataset, frame: int) -> list[str]:
-    """Return the values of ImageType, and of FrameType in the functional groups, from the third on."""
+    """Return the third and later values of ImageType, and of FrameType in the functional groups."""
     found = [dataset.get("ImageType")]
     for items in (dataset.get(SHARED), _items(dataset.get(PER_FRAME))[frame : frame + 1]):
         for group in _items(items):

@@ -1,7 +1,7 @@
-"""Parse MetaImage headers (.mha, .mhd); fields that affect values or positions are applied, or rejected by name.
+"""Parse MetaImage headers (.mha, .mhd). Fields that affect values or positions are applied or raise an error.
 
-ITK ignores some of these fields (intensity functions, units) and silently misreads others (HeaderSize of data in the
-same file, a missing compressed size, lists with too few files).
+ITK ignores some of these fields (intensity functions, units) and silently misreads others (HeaderSize if the data
+follow the header, a missing compressed size, lists with too few files).
 """
 
 import os
@@ -56,7 +56,7 @@ def read_meta(path: Path) -> Stored:
 
 
 def data_names(path: Path) -> list[str]:
-    """Return the names of the data files in the header; empty if the voxels follow the header."""
+    """Return the names of the data files that the header lists; empty if the voxels follow the header."""
     fields, names, _ = _fields(path)
     if names and "%" in names[0]:
         return expand_pattern(names[0], path, whole_numbers(fields.get("DimSize", "0"), path, "DimSize")[-1])
@@ -93,7 +93,9 @@ def _same(a: str, b: str) -> bool:
 def _check_complete(fields: dict[str, str], path: Path) -> None:
     if not {"NDims", "DimSize", "ElementType", "ElementDataFile"} <= fields.keys() or not fields["ElementDataFile"]:
         raise InputError(
-            "meta-header-incomplete", f"{path} is not a readable MetaImage file (incomplete header); export it again"
+            "meta-header-incomplete",
+            f"{path} is not a readable MetaImage file (NDims, DimSize, ElementType or ElementDataFile is "
+            "missing); export it again",
         )
     if not fields["NDims"].isdecimal() or len(fields["NDims"]) > 2:
         raise InputError(
@@ -123,13 +125,13 @@ def _dtype(fields: dict[str, str], path: Path) -> np.dtype:
     if kind not in TYPES:
         raise InputError(
             "meta-element-type",
-            f"{path}: ElementType = {kind[:40]} is not supported; convert it first",
+            f"{path}: ElementType = {kind[:40]} is not supported; convert the file to another type, such as MET_SHORT",
         )
     dtype = np.dtype(TYPES[kind])
     bits = fields.get("ElementNBits", str(8 * dtype.itemsize))
     if bits != str(8 * dtype.itemsize):
         raise InputError(
-            "meta-element-bits", f"{path}: ElementNBits = {bits[:20]} does not match {kind}; convert it first"
+            "meta-element-bits", f"{path}: ElementNBits = {bits[:20]} does not match {kind}; correct its header"
         )
     if fields.get("ObjectType", "Image").lower() != "image":
         raise InputError(
@@ -145,13 +147,19 @@ def _dtype(fields: dict[str, str], path: Path) -> np.dtype:
 
 
 def _start(fields: dict[str, str], names: list[str], end: int, compressed: bool, path: Path) -> int | None:
-    """Return the offset of the voxels in each file; None: they are at the end of the file."""
+    """Return the offset of the voxels in each file; None: the voxels are at the end of the file."""
     (size, *_) = whole_numbers(fields.get("HeaderSize", "0"), path, "HeaderSize")
     local = names == ["LOCAL"]
     if size < -1 or (size != 0 and compressed) or (size > 0 and local) or (compressed and len(names) > 1):
         raise InputError(
             "meta-header-size",
-            f"{path}: HeaderSize = {size} is invalid for {'compressed' if compressed else 'its'} data; correct it",
+            f"{path} has HeaderSize = {size}, but "
+            + (
+                "compressed data must be in one file, with HeaderSize = 0"
+                if compressed
+                else "it must be 0 or -1 for data in the same file, and -1 or more for data in other files"
+            )
+            + "; correct its header",
         )
     if size == -1:
         return None
@@ -175,7 +183,7 @@ def _intensities(fields: dict[str, str], path: Path) -> tuple[float, float]:
 
 
 def _affine(fields: dict[str, str], n: int, path: Path) -> tuple[np.ndarray, list[str]]:
-    """Return the affine (4, 4), voxel index -> LPS mm, of the first three axes, and remarks."""
+    """Return the affine (4, 4) of the first three axes, voxel index -> LPS mm, and remarks for the user."""
     identity = " ".join(str(int(i == j)) for i in range(n) for j in range(n))
     rows = numbers(fields.get("TransformMatrix", identity), n * n, path, "TransformMatrix").reshape(n, n)
     sizes = fields.get("ElementSpacing", fields.get("ElementSize", " ".join("1" * n)))
@@ -186,12 +194,14 @@ def _affine(fields: dict[str, str], n: int, path: Path) -> tuple[np.ndarray, lis
         if key in fields and numbers(fields[key], None, path, key).any() and not np.array_equal(rows, np.eye(n)):
             raise InputError(
                 "meta-key-unsupported",
-                f"{path}: {key} = {fields[key][:80]} is not supported; set it to 0 and adapt Offset",
+                f"{path}: {key} = {fields[key][:80]} is not supported if TransformMatrix is not the identity; "
+                "set it to 0 and adapt Offset",
             )
     if "ImagePosition" in fields and numbers(fields["ImagePosition"], None, path, "ImagePosition").any():
         raise InputError(
             "meta-image-position",
-            f"{path}: ImagePosition = {fields['ImagePosition'][:80]} is not supported; use Offset",
+            f"{path}: ImagePosition = {fields['ImagePosition'][:80]} is not supported; "
+            "give the position in Offset instead",
         )
     remarks = []
     if not {"ElementSpacing", "ElementSize"} & fields.keys():

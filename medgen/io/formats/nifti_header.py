@@ -128,7 +128,7 @@ def _qform_fault(header: Any) -> str:
     length = float(np.linalg.norm([b, c, d]))
     if not length <= 1 + QUATERNION_SLACK:
         return (
-            f"quatern_b, quatern_c and quatern_d ({b:g}, {c:g}, {d:g}) are no rotation, as their length is {length:g}"
+            f"quatern_b, quatern_c and quatern_d ({b:g}, {c:g}, {d:g}) are not a rotation: their length is {length:g}"
         )
     if not np.isfinite([float(header[f"qoffset_{axis}"]) for axis in "xyz"]).all():
         return "qoffset_x, qoffset_y or qoffset_z is not finite"

@@ -1,4 +1,4 @@
-"""Parse NRRD headers (.nrrd, .nhdr); fields that affect values or positions are applied, or rejected by name.
+"""Parse NRRD headers (.nrrd, .nhdr). Fields that affect values or positions are applied or raise an error.
 
 ITK ignores some of these fields (units, old min and max, axis bounds). Format: https://teem.sourceforge.net/nrrd/format.html
 """
@@ -181,7 +181,7 @@ def _vector(text: str, path: Path, field: str) -> np.ndarray:
 
 
 def _affine(fields: Fields, axes: list[int], count: int, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the affine (4, 4), voxel index -> LPS mm, of the first three of ``axes``, and remarks."""
+    """Return the affine (4, 4) of the first three of ``axes``, voxel index -> LPS mm, and remarks for the user."""
     vectors = _vectors(fields, count, path)
     first = axes[:3]
     step, origin, remarks = np.eye(3), np.zeros(3), []

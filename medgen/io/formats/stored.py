@@ -64,7 +64,7 @@ class Stored:
         if rest:
             raise InputError(
                 "header-data-file-count",
-                f"{self.path} has {len(self.files)} data files, which do not evenly divide its size; correct it",
+                f"{self.path} has {len(self.files)} data files, which cannot be of equal size; correct the list",
             )
         held = [self._piece(file, share) for file in self.files]
         raw = held[0][0] if len(held) == 1 else np.concatenate([piece for piece, _ in held])

@@ -1,4 +1,4 @@
-"""HU offset and drift of the HU scale in a CT translation, from tissues that contrast medium hardly reaches."""
+"""Measure HU offset and drift of the HU scale in a CT translation, in tissues with little contrast medium."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,7 +7,8 @@ from scipy import ndimage
 
 from medgen.data.fast_filters import gaussian
 
-# HU range of a tissue in the input smoothed by 2.5 mm (ICRU Report 44; fat: Aubrey et al., Acta Physiol 2014;210:489).
+# HU range of each tissue in the input after a Gaussian filter of 2.5 mm (ICRU Report 44; fat: Aubrey et al., Acta
+# Physiol 2014;210:489).
 # Muscle needs labels: unenhanced muscle and enhanced bowel have the same HU.
 BANDS = {"fat": (-130.0, -70.0), "lung": (-950.0, -650.0), "dense bone": (350.0, 3000.0)}
 LEAST_VOXELS = 200
@@ -22,21 +23,22 @@ def unenhancing_change(
     labels: np.ndarray | None = None,
     names: Mapping[int, str] | None = None,
 ) -> dict[str, tuple[float, float]]:
-    """Measure the change of HU in tissues that contrast medium hardly reaches.
+    """Measure the change of HU in tissues with little contrast medium.
 
-    Fat and lung are HU bands of the source without their outermost voxels. Dense bone is a band too, with the change
-    smoothed by 4 mm because even slight blur lowers the HU of a thin cortex. Muscle is the label of that name. Iodine
-    adds nothing to fat, and about 10 HU to lung and muscle through their blood. Medians are robust to iodine in some of
-    the voxels.
+    Fat and lung are the voxels of the source in an HU range without the outermost ones. Dense bone is also an HU
+    range; there the change is smoothed by 4 mm, because even slight blur lowers the HU of a thin cortex. Muscle is
+    the label of that name. Iodine adds nothing to fat and, in their blood, about 10 HU to lung and muscle. Medians
+    are robust to iodine in some of the voxels.
 
     Args:
         source, output: (X, Y, Z) HU on one grid.
         body: (X, Y, Z) bool.
         spacing: mm.
+        labels: (X, Y, Z) whole numbers; needed for muscle.
         names: {label: structure}.
 
     Returns:
-        {tissue: (median HU in the source, median of output - source)} for tissues of at least 200 voxels.
+        {tissue: (median HU in the smoothed source, median of output - source)} for tissues of at least 200 voxels.
     """
     smooth = gaussian(source, [2.5 / s for s in spacing])
     masks = {name: body & (smooth > low) & (smooth < high) for name, (low, high) in BANDS.items()}
@@ -56,8 +58,8 @@ def unenhancing_change(
 def scale_drift(change: Mapping[str, tuple[float, float]]) -> float:
     """Slope of output HU over source HU between lung and fat, minus 1; NaN if one of them is missing.
 
-    0.01 is 7 HU between lung and fat; removing the iodine in the blood of the lung accounts for about 0.013. Bone would
-    give a wider range, but every converter blurs it.
+    A drift of 0.01 changes the difference between lung and fat by 7 HU. Removing the iodine in the blood of the lung
+    accounts for about 0.013. Bone would give a wider range, but every translation model blurs it.
     """
     if "lung" not in change or "fat" not in change:
         return float("nan")

@@ -1,4 +1,4 @@
-"""Whether the lesions of an input are kept or lost in its translation.
+"""Check whether the lesions of an input are kept or lost in its translation.
 
 `lesion_conservation` judges lesions with known masks; `matched_lesions` compares the detections of a segmenter.
 Structures that only the translation shows are found by `new_structures`, which needs no mask. All positions are in mm
@@ -13,8 +13,8 @@ from scipy import ndimage
 
 from medgen.qa.measures.enhancement import partial_volume
 
-WATER_HU = 0.0  # without contrast medium only fat and air are darker
-CYST_HU = 20.0  # a darker lesion in a scan with contrast medium is a cyst (water, some with blood) and does not enhance
+WATER_HU = 0.0  # only fat and air are darker than water in a scan without contrast medium
+CYST_HU = 20.0  # a darker lesion in a scan with contrast medium is a cyst (filled with water or blood); no enhancement
 LEAST_ML, LEAST_VOXELS = 0.2, 30  # minimum size of a judged lesion; smaller ones are mostly partial volume
 MARGIN_HU = 15.0  # tolerance beyond the HU that removing contrast medium can produce
 
@@ -29,7 +29,7 @@ class Lesion:
         place: its centre, mm.
         contrast: mean of the lesion minus median of its host tissue, in the unit of the image (HU).
         noise: standard error of that contrast.
-        expected: minimum contrast in a correct output; 0 if it may have none.
+        expected: minimum contrast in a correct output; 0 if the lesion may have no contrast there.
         visible: whether it is clearly visible in the input.
         sure: whether it must also be clearly visible in a correct output.
         kept: whether it is visible in the output.
@@ -67,27 +67,29 @@ def lesion_conservation(
     uptake: float | None = None,
     either_sign: bool = False,
 ) -> list[Lesion]:
-    """Judge every lesion: a connected component of ``lesions`` of at least ``least_ml`` and `LEAST_VOXELS`.
+    """Judge every lesion, i.e. each connected component of ``lesions`` with at least ``least_ml`` and `LEAST_VOXELS`.
 
     Contrast is the mean of the lesion minus the median of its host tissue in a ring 2-6 mm around it. The host is the
-    most frequent label of the ring if ``labels`` are given, else the voxels within 60 HU (or units) of the ring's
-    median. The noise of the contrast is the spread of the ring divided by the root of the number of voxels; a voxel
-    counts half because CT noise is correlated.
+    most frequent label of the ring if ``labels`` are given, else the voxels within 60 HU (or other image units) of
+    the median of the ring. The noise of the contrast is the spread of the ring divided by the root of the number of
+    voxels; a voxel counts half because CT noise is correlated.
 
     - visible: |contrast| ≥ visible_z · noise in the source;
     - sure: visible, and |expected| ≥ 2 kept_z · noise in the output;
     - kept: |contrast in the output| ≥ kept_z · noise, and of the expected sign if the lesion is sure.
 
     The expected contrast is that of the source. If contrast medium was removed (``uptake``), it is the minimum that can
-    remain. A dark lesion that took up that share of its host's uptake loses (1 - uptake) · (HU lost by the host). One
-    as dark as water in the source keeps its HU. A bright one falls to water (0 HU) at most: in fat it stays bright, in
-    the liver it may lose its contrast. A visible lesion that is not sure is then kept from gone_z · noise on. If it is
-    lost, it was erased or has no contrast of its own; only the truth can decide. A lesion is replaced if its HU rise,
-    or fall below those of water and host, by more than a margin.
+    remain. A dark lesion took up the share ``uptake`` of the contrast medium of its host, so its contrast shrinks by
+    (1 - uptake) · (HU lost by the host). A lesion darker than `CYST_HU` in the source keeps its HU. The HU of a bright
+    lesion can fall, but not below water (0 HU): in fat it stays bright, in the liver it may lose its contrast. A
+    visible lesion that is not sure then counts as kept if |contrast in the output| ≥ gone_z · noise. If it is lost, it
+    was erased or has no contrast without contrast medium; only the true image can show which. A lesion is replaced if
+    its HU in the output are, by more than a margin, above both its HU in the source and those of the host, or below
+    its HU in the source, water and the host.
 
     Args:
         source, output: (X, Y, Z) on one grid.
-        lesions: (X, Y, Z) non-zero in lesions.
+        lesions: (X, Y, Z), above 0 in lesions.
         spacing: mm.
         labels: (X, Y, Z) whole numbers, structures of the source; 0 is background.
         uptake: in [0, 1], for an output without contrast medium (both images in HU); None for other translations.
@@ -124,9 +126,9 @@ def lesion_conservation(
 
 
 def _minimum_contrast(contrast: float, own: float, host: float, host_output: float, uptake: float) -> float:
-    """Minimum contrast (HU) of a lesion without contrast medium, with the sign before; see `lesion_conservation`.
+    """Return the minimum contrast (HU) of a lesion after removing contrast medium, signed as in the source.
 
-    ``own``: its contrast corrected for partial volume at its border.
+    ``own``: contrast of the lesion corrected for partial volume at its border. See `lesion_conservation`.
     """
     if contrast > 0:
         return max(0.0, min(contrast, min(host + contrast, WATER_HU) - host_output))
@@ -136,13 +138,13 @@ def _minimum_contrast(contrast: float, own: float, host: float, host_output: flo
 
 
 def _replaced(before: float, after: float, host: float, noise: float) -> bool:
-    """Whether removing iodine cannot explain a lesion's HU before and after; ``host``: HU of its host after."""
+    """Return True if removing iodine cannot explain a lesion's change of HU; ``host``: HU of its host in the output."""
     margin = max(MARGIN_HU, noise)
     return after > max(before, host) + margin or after < min(before, WATER_HU, host) - margin
 
 
 def sensitivity(lesions: Sequence[Lesion]) -> float:
-    """Kept lesions / visible lesions, in [0, 1]; NaN if none is visible."""
+    """Share of the visible lesions that are kept, in [0, 1]; NaN if none is visible."""
     visible = [lesion.kept for lesion in lesions if lesion.visible]
     return float(np.mean(visible)) if visible else float("nan")
 
@@ -150,7 +152,7 @@ def sensitivity(lesions: Sequence[Lesion]) -> float:
 def matched_lesions(
     source_lesions: np.ndarray, output_lesions: np.ndarray, *, least: float = 1
 ) -> tuple[int, int, int]:
-    """Numbers of (kept, lost, new) lesions from the masks of a detector on the source and on the output.
+    """Count (kept, lost, new) lesions, from the masks that a detector found on the source and on the output.
 
     A lesion is a connected component of at least ``least`` voxels. It is matched if one of its voxels lies in the other
     mask, regardless of the size of the component there.
@@ -160,7 +162,7 @@ def matched_lesions(
 
 
 def _overlap_counts(lesions: np.ndarray, other: np.ndarray, least: float) -> tuple[int, int]:
-    """Numbers of components of ``lesions`` that overlap the other mask and that do not."""
+    """Return how many components of ``lesions`` overlap the other mask, and how many do not."""
     parts, count = ndimage.label(lesions, np.ones((3, 3, 3)))
     large = np.bincount(parts.ravel(), minlength=count + 1)[1:] >= least
     hit = np.isin(np.arange(1, count + 1), parts[other])
@@ -168,7 +170,7 @@ def _overlap_counts(lesions: np.ndarray, other: np.ndarray, least: float) -> tup
 
 
 def unmatched(lesions: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """The largest lesion (X, Y, Z) bool without overlap with the other mask; all False if there is none."""
+    """Return the mask (X, Y, Z), bool, of the largest lesion that does not overlap the other mask, or all False."""
     parts, count = ndimage.label(lesions > 0, np.ones((3, 3, 3)))
     sizes = np.bincount(parts.ravel(), minlength=count + 1)
     sizes[np.unique(parts[other > 0])] = sizes[0] = 0
@@ -188,12 +190,12 @@ def _host_ring(
 
 
 def _contrast(image: np.ndarray, inside: np.ndarray, ring: np.ndarray) -> tuple[float, float]:
-    """Contrast and its standard error. CT noise is correlated, so each voxel counts half."""
+    """Return the contrast and its standard error. CT noise is correlated, so each voxel counts half."""
     host = image[ring].astype(np.float64)
     error = spread(host) * np.sqrt(2 / inside.sum() + 2 / ring.sum())
     return float(image[inside].mean(dtype=np.float64) - np.median(host)), max(float(error), 1e-6)
 
 
 def spread(values: np.ndarray) -> float:
-    """Standard deviation of Gaussian noise from the median absolute deviation; at least 1e-6."""
+    """Estimate the standard deviation of Gaussian noise from the median absolute deviation; at least 1e-6."""
     return max(float(np.median(np.abs(values - np.median(values)))) / 0.6745, 1e-6)

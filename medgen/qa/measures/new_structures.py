@@ -54,8 +54,9 @@ def new_structures(
     3. The response is divided by its noise: the unexplained scatter of similar voxels nearby, scaled to the filter by
        the median absolute response.
 
-    Where the scatter is far above the usual, tissues that change differently look alike in the other image, such as
-    bone and enhanced vessels; a blob must then exceed this scatter too. Swap the images to find lost structures.
+    Where the scatter is far above its usual level, tissues that change differently look similar in the other
+    image, such as bone and enhanced vessels; a blob must then exceed this scatter too. Swap the images to find lost
+    structures.
 
     Args:
         image, other: (X, Y, Z) on one grid, each in any unit.

@@ -215,7 +215,8 @@ def _read(
         if not same_geometry(first.geometry, volume.geometry, tolerance):
             raise InputError(
                 "report-grid-differs",
-                f"{path} and {'the other images of its case' if like else paths[0]} are on different grids",
+                f"{path} and {'the other images of its case' if like else paths[0]} are on different grids; "
+                "resample them onto one",
             )
     return volumes
 

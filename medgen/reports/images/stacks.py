@@ -1,7 +1,7 @@
 """The slices of a case for the page's viewer: one small JPEG per plane, column and slice, all at the same scale.
 
 The size is limited: every n-th slice is used, so that all columns together have at most `MOST` frames per plane, and
-the widest plane is `WIDTH` pixels wide. A case takes about 2 MB, whatever the size and number of its volumes.
+the widest plane is `WIDTH` pixels wide. A case takes about 2 MB, regardless of the size and number of its volumes.
 Patient sides are drawn into the image, so that a copied image keeps them; findings are drawn by the page. Frames of CT
 store levels (`medgen.reports.images.windows`), which the page maps to the grey values of a window.
 """

@@ -31,7 +31,7 @@ def test_monai_reads_what_is_written(tmp_path, channels):
     assert LoadImage(image_only=True)(test["image"]).shape[:3] == SHAPE
 
 
-def test_the_table_says_what_the_decathlon_says(tmp_path):
+def test_the_table_has_the_decathlons_fields(tmp_path):
     write_dataset(read_dataset(write_decathlon(tmp_path / "given")), tmp_path / "out", "decathlon")
     table = json.loads((tmp_path / "out/dataset.json").read_text())
     assert table["labels"] == {str(value): name for name, value in LABELS.items()}

@@ -1,4 +1,4 @@
-"""No image of a patient, real or made of it, is trained on where that patient is validated."""
+"""No real or synthetic image of a patient is in the training part of the fold that validates the patient."""
 
 import numpy as np
 from hypothesis import given
@@ -36,7 +36,7 @@ def test_patients_stay_apart(owners, made):
     for fold in folds:
         held = {by_name[name].patient for name in fold["val"]}
         assert held and not any(by_name[name].record for name in fold["val"])
-        # exactly those that show nobody who is held back
+        # exactly the cases without images of held-out patients
         shown = {c.name for c in cases if not ({c.patient} | donors_of(c)) & held}
         assert fold["train"] == sorted(shown) and fold["val"] == sorted(fold["val"])
 
@@ -46,7 +46,7 @@ def donors_of(case):
 
 
 def test_real_cases_fall_into_the_folds_that_nnunet_draws_itself():
-    """Of scikit-learn's KFold(5, shuffle=True, random_state=12345) on 12 sorted names, as nnU-Net calls it."""
+    """Folds of scikit-learn's KFold(5, shuffle=True, random_state=12345) on 12 sorted names, as in nnU-Net."""
     folds = patient_folds([real(f"c{i:02d}", f"c{i:02d}") for i in range(12)])
     assert [fold["val"] for fold in folds] == NNUNET_2_8_1
 
@@ -102,7 +102,7 @@ def test_stated_folds_are_kept_and_twins_follow(fold_of, made):
     assert set(in_no_fold(cases, found)) == unused
 
 
-def test_a_stated_fold_that_tears_a_patient_apart_is_refused():
+def test_a_stated_fold_that_splits_a_patient_is_refused():
     cases = [real("a1", "p"), real("a2", "p"), real("b", "q")]
     with refused("split-patient-in-both", names=("case a2", "case a1")):
         patient_folds(cases, [{"train": ["a2", "b"], "val": ["a1"]}])

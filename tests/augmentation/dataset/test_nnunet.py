@@ -16,7 +16,7 @@ from medgen.io.write import write_volume
 
 
 def check(root):
-    """What nnU-Net's verify_dataset_integrity asks for, without it."""
+    """Check the rules of nnU-Net's verify_dataset_integrity without nnU-Net."""
     table = json.loads((root / "dataset.json").read_text())
     assert {"labels", "channel_names", "numTraining", "file_ending"} <= table.keys()
     values = [value for name, value in table["labels"].items() if name != "ignore"]
@@ -54,7 +54,7 @@ def check(root):
         (write_folders, {}),
     ],
 )
-def test_the_rules_hold(tmp_path, write, how):
+def test_a_written_dataset_meets_nnunets_rules(tmp_path, write, how):
     write_dataset(read_dataset(write(tmp_path / "given", **how)), tmp_path / "out", "nnunet")
     table, folds = check(tmp_path / "out")
     assert len(folds) == min(5, table["numTraining"])
@@ -80,7 +80,7 @@ def test_the_ending_is_the_datasets_where_nnunet_reads_it(tmp_path, ending, writ
 
 
 def test_forms_that_disagree_are_the_same_in_image_and_label(tmp_path):
-    """ITK, and so nnU-Net, may look at another of NIfTI's two forms than nibabel."""
+    """ITK, used by nnU-Net, can read the other one of qform and sform than nibabel."""
     root = write_nnunet(tmp_path / "given")
     path = root / "imagesTr/case0_0000.nii.gz"
     image = nib.load(path)

@@ -1,4 +1,4 @@
-"""A record holds as long as a case is made of the same and its files are those written."""
+"""A record is valid while the case's inputs and its written files are unchanged."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from medgen.augmentation.dataset.provenance import Provenance, digest, file_hash
 
 @pytest.fixture
 def one(tmp_path):
-    """A record of a case of two files."""
+    """The record of a case with two files."""
     files = [tmp_path / "imagesTr/a.nii", tmp_path / "labelsTr/a.nii"]
     for path in files:
         path.parent.mkdir()
@@ -22,14 +22,14 @@ def one(tmp_path):
     return provenance, files
 
 
-def test_a_record_survives_the_program(one, tmp_path):
+def test_a_record_is_read_again_from_its_file(one, tmp_path):
     provenance, files = one
     record = Provenance(tmp_path).holds("a", "x", files)
     assert record == provenance.holds("a", "x", files) == read_provenance(tmp_path)["synthetic"]["a"]
     assert record["files"]["imagesTr/a.nii"] == hashlib.sha256(b"imagesTr").hexdigest() == file_hash(files[0])
 
 
-def test_it_holds_no_longer(one, tmp_path):
+def test_a_record_is_invalid_after_a_change(one, tmp_path):
     provenance, files = one
     assert provenance.holds("a", "y", files) is None and provenance.holds("b", "x", files) is None
     assert provenance.holds("a", "x", files[:1]) is None
@@ -39,7 +39,7 @@ def test_it_holds_no_longer(one, tmp_path):
     assert provenance.holds("a", "x", files) is None
 
 
-def test_a_case_written_anew_leaves_no_old_files(one, tmp_path):
+def test_a_case_written_again_leaves_no_old_files(one, tmp_path):
     provenance, files = one
     other = tmp_path / "imagesTr/a_0000.nii"
     other.write_text("new")

@@ -1,4 +1,4 @@
-"""Labelled datasets in three layouts; a bad case has one sentence and leaves the others alone."""
+"""Labelled datasets in three layouts; a bad case gives one message and does not affect the others."""
 
 import json
 
@@ -20,7 +20,7 @@ def refused_reading(root, code, names=(), **how):
 
 
 def faults(root, **how):
-    """{case: what hinders it} of a dataset, read to the last voxel."""
+    """Return {case: error message} of a dataset, after reading all voxels."""
     dataset, found = read_dataset(root, **how), {}
     for case in dataset.cases:
         try:
@@ -179,11 +179,12 @@ def test_missing_files_of_nnunet(tmp_path):
     save(root / "imagesTr/case3_0002.nii.gz", voxels(0)[0][..., 0])
     found = faults(root)
     assert sorted(found) == ["case0", "case1", "case2", "case3"]
-    assert "no image case0_0001 (PET)" in found["case0"] and "no label for case case1" in found["case1"]
-    assert "no image case2_0000 (CT)" in found["case2"] and "does not name" in found["case3"]
+    assert "no image case0_0001 (PET)" in found["case0"] and "no label map for case case1" in found["case1"]
+    assert "no image case2_0000 (CT)" in found["case2"]
+    assert "case3_0002.nii.gz" in found["case3"] and "channel that dataset.json does not list" in found["case3"]
 
 
-def test_missing_files_and_names_that_lead_out_of_a_decathlon_list(tmp_path):
+def test_missing_files_and_names_outside_the_folder_of_a_decathlon_list(tmp_path):
     root = write_decathlon(tmp_path)
     (root / "labelsTr/case1.nii.gz").unlink()
     content = json.loads((root / "dataset.json").read_text())
@@ -192,8 +193,8 @@ def test_missing_files_and_names_that_lead_out_of_a_decathlon_list(tmp_path):
     (root / "dataset.json").write_text(json.dumps(content))
     found = faults(root)
     assert sorted(found) == ["../../case2", "case0", "case1"]
-    assert "is no file name" in found["../../case2"] and "has no label for case case0" in found["case0"]
-    assert "labelsTr/case1.nii.gz for case case1, which does not exist" in found["case1"]
+    assert "is not a file name" in found["../../case2"] and "has no label map for case case0" in found["case0"]
+    assert "labelsTr/case1.nii.gz for case case1, but the file is missing" in found["case1"]
 
 
 def test_wrong_channels_values_grids_and_broken_files(tmp_path):
@@ -210,8 +211,9 @@ def test_wrong_channels_values_grids_and_broken_files(tmp_path):
     found = faults(root)
     assert sorted(found) == [f"case{i}" for i in range(6)]
     assert "3 channels, but the dataset has 1 (CT)" in found["case0"]
-    assert "case1.nii.gz holds the value 4, which is no label of the dataset (0 background, 1 liv" in found["case1"]
-    assert "holds the value 0.5" in found["case2"]
+    assert "case1.nii.gz contains the value 4, which is not a label" in found["case1"]
+    assert "(0 background, 1 liver, 2 lesion)" in found["case1"]
+    assert "contains the value 0.5" in found["case2"]
     assert "11 x 14 x 10" in found["case3"] and "12 x 14 x 10" in found["case3"]
     assert "is not on the grid of" in found["case4"] and "truncated" in found["case5"]
 
@@ -232,7 +234,7 @@ def test_a_patient_in_training_and_test_and_a_case_twice(tmp_path):
         for path in (root / f"images{part}").iterdir():
             path.rename(path.with_name(path.name.replace("test3", "case2b")))
     found = faults(root, patient_pattern=r"case\d")
-    assert list(found) == ["case2"] and "shows patient case2, who is in the test set too" in found["case2"]
+    assert list(found) == ["case2"] and "patient case2, who is also in the test set" in found["case2"]
     content = {
         "labels": LABELS,
         "training": [{"image": "imagesTr/case0_0000.nii.gz", "label": "labelsTr/case0.nii.gz"}] * 2,
@@ -245,7 +247,7 @@ def test_a_synthetic_name_without_its_record(tmp_path):
     root = write_nnunet(tmp_path)
     for path in (root / "imagesTr/case1_0000.nii.gz", root / "labelsTr/case1.nii.gz"):
         path.rename(path.with_name(path.name.replace("case1", "case0__syn000")))
-    assert "provenance.json does not tell whose" in faults(root)["case0__syn000"]
+    assert "provenance.json does not record its source" in faults(root)["case0__syn000"]
     record = {"patient": "case0", "operations": []}
     (root / "provenance.json").write_text(json.dumps({"real": {}, "synthetic": {"case0__syn000": record}}))
     dataset = read_dataset(root)
@@ -263,7 +265,7 @@ def test_a_synthetic_name_without_its_record(tmp_path):
         ('{"real": {}, "synthetic": {"a": {"patient": "a", "operations": [1]}}}', "dataset-record-incomplete"),
     ],
 )
-def test_a_record_that_is_none(tmp_path, content, code):
+def test_an_invalid_record_is_refused(tmp_path, content, code):
     write_nnunet(tmp_path)
     (tmp_path / "provenance.json").write_text(content)
     refused_reading(tmp_path, code, "provenance.json")
@@ -277,7 +279,7 @@ def test_reading_leaves_the_dataset_as_it_was(tmp_path):
     assert nib.load(root / "imagesTr/case0.nii.gz").shape == (*SHAPE, 2)
 
 
-# What a dataset says of its split ------------------------------------------------------------------------
+# Split stated by a dataset --------------------------------------------------------------------------------
 
 
 def entries(*numbers, **more):
@@ -314,7 +316,7 @@ def test_folds_of_a_list_and_beside_a_dataset(tmp_path):
 
 @pytest.mark.parametrize("slash", ["/", "\\"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_cases_are_told_apart_by_their_folders(tmp_path, slash, encoding):
+def test_cases_are_named_by_their_folders(tmp_path, slash, encoding):
     for i in range(3):
         images, label = voxels(i)
         save(tmp_path / f"case_{i:05}/imaging.nii.gz", images[..., 0])

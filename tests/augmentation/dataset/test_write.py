@@ -1,4 +1,4 @@
-"""A dataset written and read again is the same, in either layout; what is whole is left; what fails leaves no trace."""
+"""A dataset is the same after writing and reading in either layout; failed cases leave no files."""
 
 import json
 from dataclasses import replace
@@ -20,7 +20,7 @@ from medgen.io.volume import Volume
 
 
 def content(dataset):
-    """All of a dataset but where its files lie."""
+    """Return the content of a dataset without file paths."""
     cases = []
     for case in dataset.cases:
         images, label = read_case(dataset, case)
@@ -36,7 +36,7 @@ def statuses(results):
 
 
 def add_synthetic(root):
-    """case1 becomes a synthetic case of case0's patient."""
+    """Turn case1 into a synthetic case of case0's patient."""
     for path in sorted(root.rglob("case1*.nii.gz")):
         path.rename(path.with_name(path.name.replace("case1", "case0__syn000")))
     if "training" in (table := json.loads((root / "dataset.json").read_text())):
@@ -118,18 +118,18 @@ def test_a_channel_a_hair_off_is_put_on_the_first_ones_grid(tmp_path):
     np.testing.assert_array_equal(first.affine, second.affine)
 
 
-def test_bad_cases_are_told_and_left_out(tmp_path):
+def test_bad_cases_are_reported_and_not_written(tmp_path):
     root = write_nnunet(tmp_path / "given", cases=5)
     save(root / "labelsTr/case1.nii.gz", voxels(0)[1] * 9)
     (root / "labelsTr/case2.nii.gz").unlink()
     results = write_dataset(read_dataset(root), tmp_path / "out", "nnunet")
     assert statuses(results) == ["written", "failed", "failed", "written", "written"]
-    assert "the value 9" in results[1].error and "no label for case case2" in results[2].error
+    assert "the value 9" in results[1].error and "no label map for case case2" in results[2].error
     assert {path.name[:5] for path in (tmp_path / "out").rglob("*.nii.gz")} == {"case0", "case3", "case4"}
     assert json.loads((tmp_path / "out/dataset.json").read_text())["numTraining"] == 3
 
 
-def test_what_is_whole_is_not_written_again(tmp_path):
+def test_complete_cases_are_not_written_again(tmp_path):
     root, out = write_nnunet(tmp_path / "given", cases=4), tmp_path / "out"
     write_dataset(read_dataset(root), out, "nnunet")
     (out / "imagesTr/case0_0000.nii.gz").unlink()
@@ -142,7 +142,7 @@ def test_what_is_whole_is_not_written_again(tmp_path):
     assert statuses(again) == ["written"] * 4 and [c.patient for c in read_dataset(out).cases] == list("0123")
 
 
-def test_what_is_no_longer_in_the_dataset_goes(tmp_path):
+def test_cases_no_longer_in_the_dataset_are_removed(tmp_path):
     root, out = write_nnunet(tmp_path / "given", cases=4), tmp_path / "out"
     write_dataset(read_dataset(root), out, "nnunet")
     for path in (root / "imagesTr/case0_0000.nii.gz", root / "labelsTr/case0.nii.gz"):
@@ -167,7 +167,7 @@ def test_a_record_from_elsewhere_cannot_remove_files_outside(tmp_path):
     assert "gone" not in json.loads((out / "provenance.json").read_text())["real"]
 
 
-def test_a_kill_before_the_first_case_leaves_a_folder_to_go_on_in(tmp_path):
+def test_a_run_killed_before_the_first_case_can_be_resumed(tmp_path):
     root, out = write_nnunet(tmp_path / "given"), tmp_path / "out"
 
     def kill(entry, i, n):
@@ -179,7 +179,7 @@ def test_a_kill_before_the_first_case_leaves_a_folder_to_go_on_in(tmp_path):
     assert statuses(write_dataset(read_dataset(root), out, "nnunet")) == ["written"] * 3
 
 
-def test_places_that_are_not_free(tmp_path):
+def test_unusable_output_paths_are_refused(tmp_path):
     dataset = read_dataset(write_nnunet(tmp_path / "given"))
     with refused("output-is-input"):
         write_dataset(dataset, tmp_path, "nnunet")
@@ -207,19 +207,19 @@ def made(writer, case, **change):
     """Add a synthetic case of ``case``: its own images and label, changed as asked."""
     images, label = writer.read(case)
     images, label = change.get("images", lambda v: v)(images), change.get("label", lambda v: v)(label)
-    told = {"operations": change.get("operations", [])}
+    record = {"operations": change.get("operations", [])}
     fake = replace(case, name=f"{case.name}__syn000", record={"source": case.name})
-    return writer.add(fake, lambda: "x", lambda: (images, label, told))
+    return writer.add(fake, lambda: "x", lambda: (images, label, record))
 
 
 @pytest.mark.parametrize(
     "change, match",
     [
-        ({"images": lambda v: v * 2}, "made with 2 channels where the dataset has 1"),
+        ({"images": lambda v: v * 2}, "made with 2 channels, but the dataset has 1"),
         ({"images": lambda v: [Volume(v[0].data[1:], v[0].affine)]}, "on different grids"),
-        ({"label": lambda v: v.replaced(v.data * 5)}, "made for case case0__syn000 holds the value 5"),
+        ({"label": lambda v: v.replaced(v.data * 5)}, "made for case case0__syn000 contains the value 5"),
         ({"images": lambda v: [v[0].replaced(v[0].data * np.nan)]}, "NaN or infinite"),
-        ({"operations": [{"patients": ["test3"]}]}, "made with images of test3, who is in the test set"),
+        ({"operations": [{"patients": ["test3"]}]}, "made with images of patient test3, who is in the test set"),
     ],
 )
 def test_synthetic_cases_that_do_not_fit(tmp_path, change, match):
@@ -233,7 +233,7 @@ def test_synthetic_cases_that_do_not_fit(tmp_path, change, match):
     assert not list((tmp_path / "out").rglob("*__syn*"))
 
 
-def test_a_file_that_somebody_changed_is_kept_beside_the_new_one_and_that_is_said(tmp_path):
+def test_a_file_changed_by_the_user_is_kept_with_a_warning(tmp_path):
     root, out = write_nnunet(tmp_path / "given", cases=3), tmp_path / "out"
     write_dataset(read_dataset(root), out, "nnunet")
     first = (out / "labelsTr/case1.nii.gz").read_bytes()
@@ -242,7 +242,7 @@ def test_a_file_that_somebody_changed_is_kept_beside_the_new_one_and_that_is_sai
         _, entry, _ = write_dataset(read_dataset(root), out, "nnunet")
         (text,) = entry.warnings
         assert entry.status == "written" and "case1.nii.gz was changed since medgen wrote it" in text
-        assert Path(text.rpartition(" as ")[2]).read_bytes() == mine and "/.changed/" in text
+        assert Path(text.rpartition(" moved to ")[2]).read_bytes() == mine and "/.changed/" in text
         assert (out / "labelsTr/case1.nii.gz").read_bytes() == first
     assert write_dataset(read_dataset(root), out, "nnunet")[1].status == "skipped"
     assert len(list((out / ".changed").rglob("*case1*"))) == 2
@@ -256,4 +256,4 @@ def test_labels_a_rounding_error_off_are_read(tmp_path):
     assert np.array_equal(read_volume(tmp_path / "out/labelsTr/case1.nii.gz").data, label)
     save(root / "labelsTr/case1.nii.gz", label * np.float32(0.99))
     (_, entry, _) = write_dataset(read_dataset(root), tmp_path / "other", "nnunet")
-    assert entry.status == "failed" and "holds the value 0.99" in entry.error
+    assert entry.status == "failed" and "contains the value 0.99" in entry.error

@@ -1,4 +1,4 @@
-"""The likeness of lesions: sign and size of the contrast in every channel, texture where enough are known."""
+"""Similarity of lesions: sign and size of the contrast in every channel, and texture if enough are known."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from medgen.augmentation.lesions.appearance import Appearance, appearance_outlie
 
 
 def look(contrast, host_mean=(500.0, 400.0), host_sd=(20.0, 15.0), gain=1.0):
-    """Of two channels in which such lesions are dark and bright, under the gain of a scanner."""
+    """Lesions in two channels, dark in one and bright in the other, with the gain of a scanner."""
     flat = [5.0 * gain] * 2
     return Appearance(
         [m * gain for m in host_mean], [s * gain for s in host_sd], [c * gain for c in contrast], flat, flat, [1.0] * 2
@@ -36,7 +36,7 @@ def test_a_contrast_of_the_other_sign_is_found_in_each_channel(count, absolute):
 
 
 def test_a_contrast_half_as_large_is_found():
-    """8 where real ones have 18 to 20, in HU or in units of one scanner, of many or of three."""
+    """A contrast of 8 where real lesions have 18 to 20, in HU or scanner units, for many lesions or three."""
     for count in (3, 30):
         for absolute in (True, False):
             known = [look((c, 60)) for c in np.linspace(18, 20, count)]
@@ -46,13 +46,13 @@ def test_a_contrast_half_as_large_is_found():
 
 
 def test_a_noisy_host_does_not_make_a_faint_lesion_likely():
-    """In spreads of a quiet host 8 is as much as 19 in a noisy one, but not as a part of the host's own value."""
+    """A contrast of 8 in a quiet host has as many SDs as 19 in a noisy one, but is too small relative to its mean."""
     known = [look((c, 60), host_sd=(s, 15)) for c in (18, 19, 20) for s in (8, 12, 20)]
     assert appearance_outliers(look((8, 60), host_sd=(8, 15)), known, [False, False]) == ["contrast of image 1"]
 
 
-def test_specks_do_not_speak_for_lesions():
-    """MS lesions in T1: most of their volume is dark, but of the many small ones most lie beside darker tissue."""
+def test_specks_do_not_determine_the_contrast_of_lesions():
+    """MS lesions in T1: most of their volume is dark, but most of the many small ones are next to darker tissue."""
     values, volumes = [-20.0] * 8 + [15.0] * 20, [1.0] * 8 + [0.02] * 20
     low, high = contrast_limits(values, volumes)
     assert low < -20 < high < 0

@@ -25,7 +25,7 @@ def test_contrast_stays_in_the_librarys_range(kind, draw):
 
 
 def test_intensity_is_shifted_to_the_new_host():
-    """In another organ of 160 HU a lesion of -60 HU is one of 100 HU."""
+    """A lesion with a contrast of -60 HU has 100 HU in an organ of 160 HU."""
     image, label = case(9, lesions=False)
     brighter = image.replaced(np.where(label.data == NAMES["organ"], image.data + 60, image.data))
     (new,), made, _ = insert_lesion(
@@ -35,7 +35,7 @@ def test_intensity_is_shifted_to_the_new_host():
 
 
 def test_images_without_a_unit_get_contrast_in_units_of_the_hosts_spread():
-    """Of MR the gain differs from scan to scan: here three times that of the library's."""
+    """The gain of MR differs between scans: here it is three times that of the library."""
     known = library(2, gain=0.1, dtype=np.float32)  # no air below -200: not taken for HU
     assert known.absolute == [False]
     image, label = case(9, lesions=False, dtype=np.float32, gain=0.3)

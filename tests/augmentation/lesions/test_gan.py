@@ -1,4 +1,4 @@
-"""The painter of a trained model: windows, spacings, kinds; how well it paints is the training's business."""
+"""The painter of a trained model: windows, spacings and kinds. Image quality is not tested here."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def test_lesions_differ_with_the_noise_and_repeat_with_the_seed(spacing):
 
 
 def test_the_model_sees_the_site_and_its_lesion_in_place(monkeypatch):
-    """What the method is given is the window of the image, and the mask where it lies in it."""
+    """The method receives the window of the image and the mask at its position in it."""
     model = model_of(spacing=to_canonical(case()[0]).spacing, patch=(24, 24, 24))
     seen = {}
 

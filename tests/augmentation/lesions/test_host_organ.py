@@ -14,7 +14,7 @@ def test_host_by_name_and_by_value():
     assert np.array_equal(by_name, host_mask([image.data], label.data, NAMES, 2))
 
 
-def test_a_missing_host_is_told():
+def test_a_missing_host_is_refused():
     image, label = case()
     with refused("lesions-host-label-unknown", names="spleen"):
         host_mask([image.data], label.data, NAMES, "spleen")

@@ -1,4 +1,4 @@
-"""Nothing beyond mask and margin changes, the label says what was painted, and the seed repeats it."""
+"""Voxels outside mask and margin are unchanged, the label has the painted lesion, and the seed reproduces it."""
 
 import json
 from dataclasses import replace
@@ -33,7 +33,7 @@ def augmented(painter, seed, images, label, **options):
     margin=st.sampled_from([None, 0.0, 3.0]),
     dtype=st.sampled_from([np.int16, np.float32]),
 )
-def test_beyond_mask_and_margin_every_voxel_stays_bit_for_bit(seed, painter, margin, dtype):
+def test_outside_mask_and_margin_every_voxel_is_unchanged(seed, painter, margin, dtype):
     image, label = case(seed % 50, dtype=dtype)
     before, labels_before = image.data.copy(), label.data.copy()
     (new,), made, done = augmented(painter, seed, [image], label, margin_mm=margin)
@@ -51,7 +51,7 @@ def test_beyond_mask_and_margin_every_voxel_stays_bit_for_bit(seed, painter, mar
     assert sum(d["volume_ml"] for d in done) == pytest.approx(changed.sum() * 0.01, abs=1e-3)
 
 
-def test_record_says_what_and_where():
+def test_record_has_the_lesion_and_its_position():
     image, label = case()
     _, made, done = augmented("procedural", 0, [image], label, per_case=(2, 2))
     json.dumps(done)
@@ -68,7 +68,7 @@ def test_record_says_what_and_where():
         assert record["host"] == "organ" and np.sign(record["contrast"][0]) == (1 if record["kind"] == "bright" else -1)
 
 
-def test_record_says_whose_lesion_was_taken():
+def test_record_has_the_donor_of_the_lesion():
     image, label = case()
     known = {lesion.case for lesion in LIBRARY.lesions}
     taken = {p for seed in range(4) for r in augmented("cutpaste", seed, [image], label)[2] for p in r["patients"]}
@@ -114,7 +114,7 @@ def test_a_host_mask_serves_as_host():
     assert half[made.data != label.data].all() and record["host"] == "mask"
 
 
-def test_lesions_that_find_no_room_after_the_first_are_left_out():
+def test_further_lesions_without_a_free_site_are_skipped():
     image, label = case(lesions=False)
     labels = np.where(label.data == NAMES["organ"], NAMES["body"], label.data)
     labels[10:25, 10:25, 10:23] = NAMES["organ"]
@@ -123,7 +123,7 @@ def test_lesions_that_find_no_room_after_the_first_are_left_out():
     assert ndimage.label(made.data >= 3, np.ones((3, 3, 3)))[1] == len(done)
 
 
-def test_no_room_no_host_no_label_are_told():
+def test_missing_site_host_or_label_is_refused():
     image, label = case(lesions=False)
     labels = label.data.copy()
     labels[label.data == NAMES["organ"]] = NAMES["body"]
@@ -177,19 +177,20 @@ def test_lesions_come_from_other_patients_where_others_have_some(painter):
         assert all(set(step["patients"]) <= {"p1", "p2"} for step in done)
 
 
-def test_it_is_said_and_recorded_where_only_the_patient_has_such_lesions():
+def test_a_patients_own_lesion_is_inserted_with_a_warning_if_no_other_patient_has_one():
     image, label = case(lesions=False)
     label = replace(label, path=Path("labels/p0_a.nii.gz"))
     augment = lesion_augmenter("cutpaste", of_patients("p0"), host="organ", patients={label.path: "p0"}, lesion="dark")
     _, _, (step, *_) = augment([image], label, NAMES, np.random.default_rng(0))
     assert step["donor"] == "the patient" and step["patients"] == ["p0"]
-    assert step["warnings"] == ["nobody but p0 has a lesion of kind dark: one of the patient's own was put in again"]
+    (warning,) = step["warnings"]
+    assert "only p0 has lesions of kind dark" in warning and "one of the patient's own lesions" in warning
     _, _, (step, *_) = augmented("cutpaste", 0, [image], label.replaced(label.data))
     assert step["donor"] == "unknown"
 
 
-def test_what_does_not_look_like_a_lesion_is_not_inserted(monkeypatch):
-    """A painter that gives every lesion the wrong sign: the label must not say that there is one."""
+def test_an_unrealistic_lesion_is_not_inserted(monkeypatch):
+    """A painter that gives every lesion the wrong sign: the label must not have the lesion."""
     image, label = case(lesions=False)
     paint = Procedural.__call__
     monkeypatch.setattr(Procedural, "__call__", lambda self, patch, rng: 2 * patch.image - paint(self, patch, rng))

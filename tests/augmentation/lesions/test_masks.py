@@ -26,8 +26,8 @@ SPACING = st.tuples(*[st.floats(0.7, 4.0)] * 3)
 def test_ellipsoids_are_one_part_of_the_volume_asked_for(diameter, spacing, seed):
     mask = ellipsoid_shape(diameter, spacing, np.random.default_rng(seed)).mask
     assert ndimage.label(mask)[1] == 1
-    wanted = max(1, np.pi / 6 * diameter**3 / np.prod(spacing))
-    assert wanted - 1 <= mask.sum() <= 1.05 * wanted + 2
+    expected = max(1, np.pi / 6 * diameter**3 / np.prod(spacing))
+    assert expected - 1 <= mask.sum() <= 1.05 * expected + 2
     assert not any(m.any() for axis in range(3) for m in (mask.take(0, axis), mask.take(-1, axis)))
 
 

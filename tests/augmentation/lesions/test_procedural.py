@@ -33,7 +33,7 @@ def test_the_hosts_own_noise_stays_under_the_lesion():
 
 
 def test_edges_are_soft():
-    """Beside the mask there is some of the contrast, two voxels off none."""
+    """Next to the mask there is part of the contrast; two voxels away there is none."""
     image, label = case(9, lesions=False)
     (new,), made, _ = inserted("dark", 1, image, label)
     change = (new.data - image.data)[made.data != NAMES["dark"]]

@@ -1,4 +1,4 @@
-"""An image is known by its voxels: whatever its file's type, compression, name and axis order; and by nothing less."""
+"""Content hashes depend on every voxel, but not on file type, compression, name and axis order."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ values = arrays(np.float32, (3, 4, 5), elements=st.integers(-1000, 1000).map(flo
 
 @settings(max_examples=60, deadline=None)
 @given(values, st.permutations(range(3)), st.tuples(*[st.sampled_from([1, -1])] * 3), st.integers(0, 59))
-def test_axes_do_not_matter_and_every_voxel_does(data, order, steps, place):
+def test_content_hash_ignores_axis_order_and_depends_on_every_voxel(data, order, steps, place):
     turned = data.transpose(order)[tuple(slice(None, None, step) for step in steps)]
     expected = content_hash(data)
     assert content_hash(turned) == expected and (expected is None) == (np.ptp(data) == 0)
@@ -24,7 +24,7 @@ def test_axes_do_not_matter_and_every_voxel_does(data, order, steps, place):
     assert content_hash(other) != expected
 
 
-def test_voxels_in_other_places_are_another_image():
+def test_content_hash_depends_on_voxel_positions():
     data = np.random.default_rng(0).normal(size=(6, 7, 8)).astype(np.float32)
     swapped = data.copy()
     swapped[0, 0, 0], swapped[3, 4, 5] = data[3, 4, 5], data[0, 0, 0]
@@ -33,7 +33,7 @@ def test_voxels_in_other_places_are_another_image():
 
 
 @pytest.mark.parametrize("ending, dtype", [(".nii.gz", "i2"), (".nii", "f4"), (".mha", "i4"), (".nrrd", "f8")])
-def test_a_copy_in_another_file_and_orientation(tmp_path, ending, dtype):
+def test_a_copy_in_another_format_and_orientation_has_the_same_hash(tmp_path, ending, dtype):
     data = np.random.default_rng(1).integers(-1000, 1000, (5, 6, 7)).astype(np.float32)
     write_volume(tmp_path / "a.nii.gz", Volume(data, np.diag([2, 2, 2, 1.0]), np.dtype("i2")))
     affine = np.array([[0, 0, -2, 20], [2, 0, 0, 0], [0, -2, 0, 9], [0, 0, 0, 1.0]])

@@ -1,4 +1,4 @@
-"""Datalists: all they say of the split is kept; paths of any system; names told apart by folders."""
+"""Datalists: stated splits are kept, paths of any operating system are read, folders make names unique."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def put(path, value=0):
 
 @pytest.fixture
 def listed(tmp_path):
-    """Writes a list over eight pairs; gives its file."""
+    """Return a function that writes a datalist of eight pairs and returns its path."""
     for i in range(8):
         put(tmp_path / f"src/c{i}.nii", i), put(tmp_path / f"tgt/c{i}.nii", i)
 
@@ -46,21 +46,21 @@ def parts(file, **how):
 
 @pytest.mark.parametrize("key, part", [(key, part) for part, keys in PARTS.items() for key in keys])
 @pytest.mark.parametrize("written", [str, str.title, str.upper])
-def test_every_word_for_a_part_is_kept(listed, key, part, written):
+def test_every_name_of_a_subset_list_is_kept(listed, key, part, written):
     found = parts(
         listed({"training": entries(0, 1), written(key): entries(2)} if part != "train" else {key: entries(2)})
     )
     assert found["c2"] == part
 
 
-def test_a_list_of_an_unknown_word_is_refused_by_name(listed):
+def test_a_list_with_an_unknown_name_is_refused(listed):
     for cases in (entries(2), ["src/c2.nii"]):
         with refused("datalist-unknown-list", names="holdout"):
             parts(listed({"training": entries(0, 1), "holdout": cases}))
     assert parts(listed({"training": entries(0), "holdout": [1, 2], "tags": ["x"]})) == {"c0": "train"}
 
 
-def test_an_entry_can_say_its_part(listed):
+def test_an_entry_can_state_its_subset(listed):
     assert parts(listed([*entries(0, split="train"), *entries(1, split="val"), *entries(2)])) == {
         "c0": "train", "c1": "validation", "c2": "",
     }  # fmt: skip
@@ -69,7 +69,7 @@ def test_an_entry_can_say_its_part(listed):
 
 
 @pytest.mark.parametrize("key", ["Split", "SPLIT ", "subset", "Set", "partition", "Phase", "data_split", "my own"])
-def test_any_key_whose_values_are_parts_says_them(listed, key):
+def test_any_key_whose_values_are_subsets_states_them(listed, key):
     found = [*entries(0, 1, **{key: "Train"}), *entries(2, **{key: "val"}), *entries(3, **{key: "test_set"})]
     expected = {"c0": "train", "c1": "train", "c2": "validation", "c3": "test"}
     assert parts(listed(found)) == parts(listed({"training": found})) == expected
@@ -79,7 +79,7 @@ def test_any_key_whose_values_are_parts_says_them(listed, key):
         parts(listed([*found, *entries(4, **{key: "test", "subset" if key != "subset" else "set": "train"})]))
 
 
-def test_other_keys_say_no_part(listed):
+def test_other_keys_state_no_subset(listed):
     found = [*entries(0, phase="arterial", quality="valid"), *entries(1, phase="portal", quality="poor")]
     assert parts(listed([*found, *entries(2, name="train")])) == {"c0": "", "c1": "", "train": ""}
 
@@ -113,12 +113,12 @@ NAMES = {"train": ["c0", "c1"], "val": ["c2"]}
         ({"dev": [{"Image": "src/c2.nii"}]}, "datalist-unknown-list", "'dev'"),
     ],
 )
-def test_parts_in_a_form_that_is_not_read_are_refused_by_name(listed, more, code, name):
+def test_subsets_in_an_unsupported_form_are_refused_by_name(listed, more, code, name):
     with refused(code, names=name):
         parts(listed({"training": entries(0, 1, 2), **more}))
 
 
-def test_tables_that_state_no_split_stay(listed):
+def test_tables_that_state_no_split_are_accepted(listed):
     more = {
         "numTraining": 2, "labels": {"1": "train"}, "numFolds": 5, "val_fraction": 0.2, "shares": {"train": 0.8},
         "intensity": {"mean": [1.5], "train": 3}, "split_ratio": [0.8, 0.2], "tags": ["x"], "modality": {"0": "CT"},
@@ -128,7 +128,7 @@ def test_tables_that_state_no_split_stay(listed):
 
 @pytest.mark.parametrize("wrap", [lambda cases: cases, lambda cases: {"training": cases}])
 @pytest.mark.parametrize("kind", [int, str])
-def test_one_fold_validates(listed, wrap, kind):
+def test_one_fold_is_the_validation_set(listed, wrap, kind):
     cases = [one for i in range(6) for one in entries(i, fold=kind(i % 3))]
     file = listed(wrap([*cases, *entries(6)]))
     for fold in range(3):
@@ -142,13 +142,13 @@ def test_one_fold_validates(listed, wrap, kind):
         parts(listed(entries(0, fold=True)))
 
 
-def test_a_validation_list_counts_before_folds_and_that_is_said(listed):
+def test_a_validation_list_takes_precedence_over_folds_with_a_warning(listed):
     file = listed({"training": entries(0, 1, fold=0), "validation": entries(2)})
     assert parts(file) == {"c0": "train", "c1": "train", "c2": "validation"}
     assert "has folds and a validation list; the validation list is used" in read_cohort(file).warnings[0]
 
 
-def test_tests_stay_tests_whatever_is_drawn_and_bare_paths_are_images(listed):
+def test_test_cases_stay_test_cases_and_bare_paths_are_images(listed):
     file = listed({"training": entries(0, 1), "testing": ["src/c2.nii", {"image": "src/c3.nii"}], "val": []})
     assert parts(file, fold=None) == {"c0": "", "c1": "", "c2": "test", "c3": "test"}
     gone = listed({"training": entries(0, 1), "test": ["src/c2.nii", "gone.nii"]})
@@ -163,12 +163,12 @@ def test_a_case_in_two_lists_is_refused(listed):
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-8"])
 @pytest.mark.parametrize("slash", ["/", "\\"])
-def test_lists_of_windows(listed, encoding, slash):
+def test_lists_written_on_windows(listed, encoding, slash):
     cases = read_cohort(listed(entries(0, 1, slash=slash), encoding=encoding)).cases
     assert [case.name for case in cases] == ["c0", "c1"] and cases[0].source[0].is_file()
 
 
-def test_counts_that_differ_are_said(listed):
+def test_wrong_case_counts_give_a_warning(listed):
     warnings = read_cohort(listed({"numTraining": 3, "numTest": 0, "training": entries(0, 1)})).warnings
     assert len(warnings) == 1 and "numTraining = 3, but 2 such cases" in warnings[0]
 
@@ -212,7 +212,7 @@ def test_keys_that_name_no_patient(listed, key):
 
 
 @given(st.lists(st.lists(st.sampled_from("ab"), min_size=1, max_size=4), min_size=1, max_size=8, unique_by=tuple))
-def test_files_are_told_apart_by_the_folders_they_need(folders):
+def test_case_names_use_as_few_folders_as_needed(folders):
     files = [Path("/", *parts, "t1.nii.gz") for parts in folders]
     names = distinct_names(files, [""] * len(files))
     for name, parts_of in zip(names, folders, strict=True):
@@ -260,7 +260,7 @@ def test_channels_of_4d_files_by_number_and_by_name(brats, how, channels):
         ({"sources": ("T1w", "odd")}, "config-channel-numbers-needed", "odd"),
     ],
 )
-def test_channels_that_are_not_there(brats, how, code, names):
+def test_missing_channels_are_refused(brats, how, code, names):
     with refused(code, names=names):
         read_cohort(brats, **how)
 
@@ -269,16 +269,16 @@ def test_channels_that_are_not_there(brats, how, code, names):
     "keys", [("is_val", "is_test"), ("isValidation", "IS_TEST"), ("val", "test"), ("In Val", "in-test")]
 )
 @pytest.mark.parametrize("yes, no", [(True, False), (1, 0), ("True", "false"), ("yes", "")])
-def test_flags_say_the_part(listed, keys, yes, no):
+def test_flags_state_the_subset(listed, keys, yes, no):
     val, test = keys
     found = [*entries(0, 1, **{val: no, test: no}), *entries(2, **{val: yes}), *entries(3, **{test: yes})]
-    told = {"c0": "", "c1": "", "c2": "validation", "c3": "test"}
+    expected = {"c0": "", "c1": "", "c2": "validation", "c3": "test"}
     if val == "val" and yes is not True:  # a column that has this name may hold anything
-        told = dict.fromkeys(told, "")
-    assert parts(listed(found)) == told
+        expected = dict.fromkeys(expected, "")
+    assert parts(listed(found)) == expected
 
 
-def test_flags_that_leave_a_part_open_or_contradict_are_refused(listed):
+def test_flags_that_leave_a_subset_open_or_contradict_are_refused(listed):
     assert parts(listed([*entries(0, is_train=True), *entries(1, is_train=False, is_val=True)])) == {
         "c0": "train", "c1": "validation",
     }  # fmt: skip
@@ -290,21 +290,21 @@ def test_flags_that_leave_a_part_open_or_contradict_are_refused(listed):
 
 
 @pytest.mark.parametrize("key", ["valid", "is_valid", "IsValid"])
-def test_valid_may_mean_two_things(listed, key):
+def test_the_ambiguous_flag_valid_is_refused(listed, key):
     assert set(parts(listed(entries(0, 1, **{key: True}))).values()) == {""}
     with refused("datalist-flag-ambiguous"):
         parts(listed([*entries(0, **{key: True}), *entries(1, **{key: False})]))
 
 
 @pytest.mark.parametrize("word", ["dev", "eval", "Hold-out", "evaluation"])
-def test_other_words_for_parts_are_refused_where_one_word_is_known(listed, word):
+def test_unknown_subset_names_are_refused_beside_known_ones(listed, word):
     with refused("datalist-part-unknown"):
         parts(listed([*entries(0, 1, usage="train"), *entries(2, usage=word)]))
     assert set(parts(listed([*entries(0, usage=word), *entries(1, usage="other")])).values()) == {""}
 
 
 @pytest.mark.parametrize("kind", [float, "fold_{}".format, "Fold {}".format, " {} ".format, "{}.0".format])
-def test_folds_as_other_programs_write_them(listed, kind):
+def test_folds_in_the_notations_of_other_programs(listed, kind):
     cases = [one for i in range(6) for one in entries(i, fold=kind(i % 3))]
     assert [name for name, part in parts(listed(cases), fold=1).items() if part == "validation"] == ["c1", "c4"]
 
@@ -318,13 +318,13 @@ def test_entries_without_a_fold_are_counted(listed, none):
     assert not read_cohort(listed(entries(0, 1, fold=none))).warnings
 
 
-def test_one_patient_however_the_number_is_written(listed):
+def test_patient_numbers_match_in_any_notation(listed):
     found = read_cohort(listed([e for i, p in enumerate([8, "8", 8.0, " 8 ", None, ""]) for e in entries(i, pid=p)]))
     assert [case.patient for case in found.cases] == ["8", "8", "8", "8", "c4", "c5"]
 
 
 @pytest.mark.parametrize("text", ['{"training": [%s], "training": [%s]}', '[{"fold": 0, "fold": 1, "source": %s%.0s}]'])
-def test_a_key_that_is_there_twice_is_refused(listed, tmp_path, text):
+def test_a_duplicate_json_key_is_refused(listed, tmp_path, text):
     listed([])
     (tmp_path / "list.json").write_text(text % ('"src/c0.nii"', '"src/c1.nii"'))
     with refused("json-key-twice"):

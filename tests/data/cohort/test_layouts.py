@@ -1,4 +1,4 @@
-"""A folder a case (patient07/t1.nii.gz), for training and for augmentation."""
+"""One folder per case (patient07/t1.nii.gz), for training and for augmentation."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def test_case_folders_with_plain_and_prefixed_names_and_sessions(tmp_path):
     assert "ignored folders without t1 or t2: other" in read_cohort(tmp_path, **PAIR).warnings[0]
 
 
-def test_an_exact_name_counts_before_a_longer_one_and_two_are_refused(tmp_path):
+def test_an_exact_name_takes_precedence_and_two_longer_names_are_refused(tmp_path):
     put(tmp_path, "a/t1.nii.gz", "a/post_t1.nii.gz", "a/t2.nii.gz")
     assert read_cohort(tmp_path, **PAIR).cases[0].source[0].name == "t1.nii.gz"
     put(tmp_path, "b/pre_t1.nii.gz", "b/post_t1.nii.gz")
@@ -44,7 +44,7 @@ def test_an_exact_name_counts_before_a_longer_one_and_two_are_refused(tmp_path):
         read_cohort(tmp_path, **PAIR)
 
 
-def test_no_such_name_says_what_layouts_there_are(tmp_path):
+def test_an_unknown_layout_is_refused(tmp_path):
     put(tmp_path, "a/flair.nii.gz")
     with refused("cohort-layout-unknown"):
         read_cohort(tmp_path, **PAIR)
@@ -68,11 +68,11 @@ def test_kits_as_folders_is_augmented_and_trained_on(tmp_path, name):
     assert len(cohort.cases) == 3 and all(case.labels for case in cohort.cases)
 
 
-# Who is a patient, and what the folders state of the split ------------------------------------------------
+# Patients, and the split stated by folder names ------------------------------------------------
 
 
 def patients(root, *folders, **how):
-    """{case: patient} of folders with a pair each."""
+    """Return {case: patient} of folders with one pair each."""
     put(root, *(f"{folder}/{name}.nii" for folder in folders for name in ("t1", "t2")))
     return {case.name: case.patient for case in read_cohort(root, **PAIR, **how).cases}
 
@@ -90,13 +90,13 @@ def patients(root, *folders, **how):
         (["BraTS-GLI-00005-100", "data/BraTS-GLI-00005-101", "B01"], ["BraTS-GLI-00005", "BraTS-GLI-00005", "B01"]),
     ],
 )
-def test_the_patient_is_found_among_the_folders(tmp_path, folders, expected):
+def test_the_patient_is_taken_from_the_folder_names(tmp_path, folders, expected):
     assert patients(tmp_path, *folders) == dict(
         sorted(zip((folder.replace("/", "_") for folder in folders), expected, strict=True))
     )
 
 
-def test_a_pattern_counts_before_the_folders(tmp_path):
+def test_a_patient_pattern_takes_precedence_over_folder_names(tmp_path):
     found = patients(tmp_path, "A_1/x", "A_2/x", "B_1/x", patient_pattern=r"^(.)_")
     assert list(found.values()) == ["A", "A", "B"]
 
@@ -105,7 +105,7 @@ def test_a_pattern_counts_before_the_folders(tmp_path):
     "train, val, test",
     [("train", "val", "test"), ("Training", "VALIDATION", "TestData"), ("site/train", "x/valid", "y/testing")],
 )
-def test_folders_state_parts(tmp_path, train, val, test):
+def test_folder_names_state_subsets(tmp_path, train, val, test):
     for i, folder in enumerate((train, train, val, test)):
         images, label = voxels(i)
         for name, data in (("t1", images[..., 0]), ("t2", images[..., 0] + 1), ("seg", label)):
@@ -125,15 +125,15 @@ def test_folders_state_parts(tmp_path, train, val, test):
     assert len(fold["train"]) == 2 and fold["val"] == [c.name for c in dataset.cases if c.held]
 
 
-def test_a_case_that_is_called_as_a_part_is_a_case(tmp_path):
+def test_a_case_folder_named_test_is_a_case_not_a_subset(tmp_path):
     put(tmp_path, "test/t1.nii", "test/t2.nii", "other/t1.nii", "other/t2.nii")
     assert {case.name: case.part for case in read_cohort(tmp_path, **PAIR).cases} == {"other": "", "test": ""}
 
 
-def test_derivatives_are_left_out_beside_their_images_and_that_is_said(tmp_path):
+def test_derivatives_beside_their_images_are_ignored_with_a_warning(tmp_path):
     inner = tmp_path / "derivatives"
     patients(inner, "prep/sub-01/anat", "prep/sub-02/anat")
-    assert len(read_cohort(tmp_path, **PAIR).cases) == 2  # they are all there is
+    assert len(read_cohort(tmp_path, **PAIR).cases) == 2  # no other cases exist
     assert patients(tmp_path, "sub-01/anat", "sub-02/anat") == {"sub-01_anat": "sub-01", "sub-02_anat": "sub-02"}
     (tmp_path / "labels.json").write_text(json.dumps({"liver": 1}))
     for found in (read_cohort(tmp_path, **PAIR), read_dataset(tmp_path, channels=("t1",))):
@@ -141,7 +141,7 @@ def test_derivatives_are_left_out_beside_their_images_and_that_is_said(tmp_path)
 
 
 @pytest.mark.parametrize("layout", ["list", "nnunet"])
-def test_folds_beside_dataset_json_count_whether_it_or_its_folder_is_given(tmp_path, layout):
+def test_folds_beside_dataset_json_are_used_for_the_file_and_for_its_folder(tmp_path, layout):
     put(tmp_path, *(f"imagesTr/c{i}{end}.nii" for i in range(4) for end in ("_0000", "_0001")))
     table = {"channel_names": {"0": "t1", "1": "t2"}}
     names = [f"c{i}" for i in range(4)]
@@ -155,14 +155,14 @@ def test_folds_beside_dataset_json_count_whether_it_or_its_folder_is_given(tmp_p
         assert not any(case.part == "validation" for case in read_cohort(root, fold=None).cases)
 
 
-def test_folds_beside_folders_are_those_of_augmentation_too(tmp_path):
+def test_augmentation_uses_the_folds_beside_case_folders(tmp_path):
     write_folders(tmp_path)
     folds = [{"train": ["case0", "case1"], "val": ["case2"]}]
     (tmp_path / "splits_final.json").write_text(json.dumps(folds))
     assert read_dataset(tmp_path).folds == folds
 
 
-def test_a_link_back_up_is_not_followed_and_one_elsewhere_is(tmp_path):
+def test_a_link_to_a_parent_is_not_followed_and_one_elsewhere_is(tmp_path):
     root = tmp_path / "cohort"
     put(root, "patient01/t1.nii.gz", "patient01/t2.nii.gz")
     put(tmp_path, "away/t1.nii.gz", "away/t2.nii.gz")
@@ -176,7 +176,7 @@ def test_a_link_back_up_is_not_followed_and_one_elsewhere_is(tmp_path):
     [(lambda path: path.symlink_to("/nowhere"), "file-missing"), (os.mkfifo, "file-not-regular")],
 )
 @pytest.mark.parametrize("name", ["provenance.json", "splits_final.json", "labels.json", "dataset.json"])
-def test_a_file_of_the_dataset_that_is_no_file_is_named(tmp_path, name, make, code):
+def test_dataset_files_that_are_not_regular_are_refused_by_name(tmp_path, name, make, code):
     put(tmp_path, *(f"patient0{i}/t{c}.nii.gz" for i in range(3) for c in (1, 2)))
     make(tmp_path / name)
     with refused(code, names=name):
@@ -184,7 +184,7 @@ def test_a_file_of_the_dataset_that_is_no_file_is_named(tmp_path, name, make, co
 
 
 @pytest.mark.parametrize("layout", ["{side}/{name}", "imagesTr/{name}_000{channel}"])
-def test_accents_written_in_two_ways_are_one_name(tmp_path, layout):
+def test_accents_in_both_unicode_forms_are_one_name(tmp_path, layout):
     for channel, (side, form) in enumerate((("source", "NFC"), ("target", "NFD"))):
         name = normalize(form, "Jos\u00e9")
         put(tmp_path, layout.format(side=side, name=name, channel=channel) + ".nii.gz")
@@ -192,14 +192,14 @@ def test_accents_written_in_two_ways_are_one_name(tmp_path, layout):
     assert case.name == "Jos\u00e9" and case.source and case.target
 
 
-def test_a_case_folders_files_are_found_in_other_case_after_their_own(tmp_path):
+def test_case_folder_files_match_exact_case_first_then_any_case(tmp_path):
     put(tmp_path, "p1/T1.nii.gz", "p1/x_T2.nii.gz", "p2/t1.nii.gz", "p2/T1.nii", "p2/t2.nii.gz")
     one, two = read_cohort(tmp_path, sources=("t1",), targets=("T2",)).cases
     assert [file.name for file in (*one.source, *one.target)] == ["T1.nii.gz", "x_T2.nii.gz"]
     assert [file.name for file in (*two.source, *two.target)] == ["t1.nii.gz", "t2.nii.gz"]
 
 
-def test_folders_below_a_contrasts_are_named(tmp_path):
+def test_folders_inside_a_contrast_folder_are_refused(tmp_path):
     put(tmp_path, "source/P01/scan.nii.gz", "target/P01/scan.nii.gz")
     with refused("cohort-folders-too-deep", names="source/CASE.nii.gz"):
         read_cohort(tmp_path)

@@ -1,4 +1,4 @@
-"""nnU-Net's raw folders, read for training: a list that was left over does not count, and nothing is lost silently."""
+"""nnU-Net's raw folders, read for training: leftover lists are ignored, and no file is ignored without a warning."""
 
 import json
 
@@ -30,7 +30,7 @@ VERSION1 = [{"image": f"./imagesTr/case{i}.nii.gz", "label": f"./labelsTr/case{i
     ],
 )
 @pytest.mark.parametrize("by_file", [False, True])
-def test_folders_count_and_not_a_list_left_over(tmp_path, gone, table, by_file):
+def test_folders_take_precedence_over_a_leftover_list(tmp_path, gone, table, by_file):
     root = write_nnunet(tmp_path, channels=("CT", "PET"), tests=1)
     edit(root, *gone, **table)
     place = root / "dataset.json" if by_file else root
@@ -45,7 +45,7 @@ def test_folders_count_and_not_a_list_left_over(tmp_path, gone, table, by_file):
     ]
 
 
-def test_a_decathlon_with_such_file_names_stays_one(tmp_path):
+def test_a_decathlon_with_nnunet_file_names_stays_a_decathlon(tmp_path):
     root = write_nnunet(tmp_path)
     edit(root, "channel_names", "file_ending", modality={"0": "CT"}, training=LISTED)
     assert [case.name for case in read_dataset(root).cases] == ["case0_0000"]
@@ -61,7 +61,7 @@ def test_folds_in_the_table_of_nnunet_are_refused_by_name(tmp_path, read):
 
 @pytest.mark.parametrize("odd", ["case0_0000_backup.nii.gz", "case0_0000 (1).nii", "case7.mha"])
 @pytest.mark.parametrize("read", [read_dataset, read_cohort])
-def test_an_image_without_channel_number_is_left_out_by_name(tmp_path, odd, read):
+def test_an_image_without_channel_number_is_ignored_with_a_warning(tmp_path, odd, read):
     root = write_nnunet(tmp_path, channels=("CT", "PET"))
     edit(root, training=LISTED)
     save(root / "imagesTr" / odd, voxels(9)[0][..., 0]) if "nii" in odd else (root / "imagesTr" / odd).write_bytes(b"x")
@@ -71,7 +71,7 @@ def test_an_image_without_channel_number_is_left_out_by_name(tmp_path, odd, read
 
 
 @pytest.mark.parametrize("read", [read_dataset, read_cohort])
-def test_images_of_which_none_has_a_channel_number_are_refused(tmp_path, read):
+def test_a_folder_without_any_channel_numbers_is_refused(tmp_path, read):
     root = write_nnunet(tmp_path)
     for path in (root / "imagesTr").iterdir():
         path.rename(path.with_name(path.name.replace("_0000", "")))
@@ -80,7 +80,7 @@ def test_images_of_which_none_has_a_channel_number_are_refused(tmp_path, read):
 
 
 @pytest.mark.parametrize("ending", [".nii", ".NII.GZ", ".nrrd", ".mha"])
-def test_cases_of_another_ending_are_taken(tmp_path, ending):
+def test_cases_with_another_file_ending_are_read(tmp_path, ending):
     root = write_nnunet(tmp_path)
     from medgen.io.read import read_volume
     from medgen.io.write import write_volume
@@ -92,22 +92,25 @@ def test_cases_of_another_ending_are_taken(tmp_path, ending):
     assert [(c.name, c.fault) for c in read_dataset(root).cases] == [(f"case{i}", None) for i in range(3)]
     assert len(read_cohort(root, target_channels=(0,)).cases) == 3
     for read in (read_dataset, read_cohort):
-        said = [text for text in read(root).warnings if "states file_ending .nii.gz, but case1_0000" in text]
-        assert len(said) == (ending != ".NII.GZ") and len(read(root).warnings) == len(said)
+        stated = [text for text in read(root).warnings if "states file_ending .nii.gz, but case1_0000" in text]
+        assert len(stated) == (ending != ".NII.GZ") and len(read(root).warnings) == len(stated)
 
 
 @pytest.mark.parametrize("read", [read_dataset, read_cohort])
-def test_what_is_not_read_or_not_there_is_said(tmp_path, read):
+def test_unsupported_files_and_wrong_counts_give_warnings(tmp_path, read):
     root = write_nnunet(tmp_path)
     for name in ("case7_0000.mgz", "notes.txt", ".hidden.mgz", "case8"):
         (root / "imagesTr" / name).write_bytes(b"") if "." in name else (root / "imagesTr" / name).mkdir()
     edit(root, numTraining=5)
     unread, count = read(root).warnings
-    assert "ignored case7_0000.mgz, case8/; supported extensions" in unread and "numTraining = 5, but 3 such cases" in count
+    assert (
+        "ignored case7_0000.mgz, case8/; supported extensions" in unread
+        and "numTraining = 5, but 3 such cases" in count
+    )
 
 
 @pytest.mark.parametrize("read", [read_dataset, read_cohort])
-def test_endings_of_nnunet_that_are_no_volumes(tmp_path, read):
+def test_file_endings_that_are_not_volumes_are_refused(tmp_path, read):
     root = write_nnunet(tmp_path)
     for given in (".png", ".tif", 3):
         edit(root, file_ending=given)
@@ -118,7 +121,7 @@ def test_endings_of_nnunet_that_are_no_volumes(tmp_path, read):
 
 
 @pytest.mark.parametrize("moved", [False, True])
-def test_files_under_dataset_are_read_from_where_they_are(tmp_path, moved):
+def test_files_listed_under_dataset_are_read_from_their_paths(tmp_path, moved):
     """As nnU-Net v2 reads them: the list counts, not the folders, and its paths start at the dataset."""
     root = write_nnunet(tmp_path / "set", channels=("CT", "PET"))
     before = {case.name: case.images for case in read_dataset(root).cases}
@@ -150,7 +153,7 @@ def test_files_under_dataset_are_read_from_where_they_are(tmp_path, moved):
             read(root)
 
 
-def test_tests_and_training_of_one_patient_are_kept_apart(tmp_path):
+def test_one_patient_is_not_in_both_test_and_training_set(tmp_path):
     root = write_nnunet(tmp_path, tests=1)
     save(root / "imagesTs/case0b_0000.nii.gz", voxels(9)[0][..., 0])
     from medgen.data.cohort.split import split_cases

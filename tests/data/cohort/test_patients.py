@@ -1,4 +1,4 @@
-"""Whose images a case shows, by every record there can be; a case and what was made of it are of the same patients."""
+"""Patients of a case from every kind of record; a case and synthetic cases made from it have the same patients."""
 
 import json
 
@@ -8,8 +8,8 @@ from refusal import refused
 from medgen.data.cohort.patients import Records, identified, merge_by_images
 
 
-def told(cases, root, pattern=None, listed=None):
-    """{case: (patient, patients of a synthetic one)} of files root/CASE or root/FOLDER/CASE."""
+def patients_of(cases, root, pattern=None, listed=None):
+    """Return {case: (patient, patients of a synthetic case)} of files root/CASE or root/FOLDER/CASE."""
     records = Records()
     known = [
         records.known(
@@ -21,7 +21,7 @@ def told(cases, root, pattern=None, listed=None):
 
 
 def provenance(root, real=(), **synthetic):
-    """Records of real cases (names) and of synthetic ones (name = source case and donors)."""
+    """Write records of real cases (names) and of synthetic ones (name = source case and donors)."""
     made = {
         name: {"patient": source, "source": source, "operations": [{"operation": "x", "patients": donors}]}
         for name, (source, *donors) in synthetic.items()
@@ -30,88 +30,88 @@ def provenance(root, real=(), **synthetic):
     (root / "provenance.json").write_text(json.dumps({"real": {n: {"patient": n} for n in real}, "synthetic": made}))
 
 
-def test_patients_by_name_folder_list_and_pattern(tmp_path):
+def test_patients_from_name_folder_list_and_pattern(tmp_path):
     names = ["sub-01_ses-1", "sub-01_ses-2", "x/plain", "patient07/day1", "siteA/patient07/day2", "siteB/y"]
-    found = {name: patient for name, (patient, _) in told(names, tmp_path).items()}
+    found = {name: patient for name, (patient, _) in patients_of(names, tmp_path).items()}
     assert found == {
         "sub-01_ses-1": "sub-01", "sub-01_ses-2": "sub-01", "plain": "plain", "day1": "patient07", "day2": "patient07",
         "y": "y",
     }  # fmt: skip
-    found = told(["p1_a", "p1_b", "p2_a"], tmp_path, pattern=r"p\d", listed={"p2_a": "other"})
+    found = patients_of(["p1_a", "p1_b", "p2_a"], tmp_path, pattern=r"p\d", listed={"p2_a": "other"})
     assert [patient for patient, _ in found.values()] == ["p1", "p1", "other"]
     with refused("config-patient-pattern-unmatched"):
-        told(["a"], tmp_path, pattern="z")
+        patients_of(["a"], tmp_path, pattern="z")
 
 
 @pytest.mark.parametrize("place", ["", "imagesTr/", "set/imagesTr/"])
-def test_a_twin_shows_its_patient_and_its_donors_whatever_the_layout(tmp_path, place):
+def test_a_synthetic_case_belongs_to_its_patient_and_donors_in_any_layout(tmp_path, place):
     provenance((tmp_path / place).parent if place else tmp_path, ["a", "b"], a__syn000=("a", "b"))
-    found = told([place + name for name in ("a", "b", "a__syn000")], tmp_path)
+    found = patients_of([place + name for name in ("a", "b", "a__syn000")], tmp_path)
     assert found == {"a": ("a", frozenset()), "b": ("b", frozenset()), "a__syn000": ("a", frozenset("ab"))}
 
 
-def test_patients_of_a_pattern_and_of_records_are_joined(tmp_path):
+def test_patients_from_a_pattern_and_from_records_are_merged(tmp_path):
     provenance(tmp_path, ["p1_x", "p1_y", "p2_x"], p1_x__syn000=("p1_x", "p2_x"))
-    found = told(["p1_x", "p1_y", "p2_x", "p1_x__syn000"], tmp_path, pattern=r"p\d")
+    found = patients_of(["p1_x", "p1_y", "p2_x", "p1_x__syn000"], tmp_path, pattern=r"p\d")
     assert [patient for patient, _ in found.values()] == ["p1", "p1", "p2", "p1"]
     assert found["p1_x__syn000"][1] == {"p1", "p2"}
 
 
-def test_a_list_of_patients_reaches_twins_by_the_name_of_their_case(tmp_path):
+def test_listed_patients_apply_to_synthetic_cases_by_case_name(tmp_path):
     provenance(tmp_path, ["a"], a__syn000=("a",))
-    found = told(["a", "a__syn000"], tmp_path, listed={"a": "patient 9"})
+    found = patients_of(["a", "a__syn000"], tmp_path, listed={"a": "patient 9"})
     assert found == {"a": ("patient 9", frozenset()), "a__syn000": ("patient 9", {"patient 9"})}
 
 
-def test_what_synthesize_made_is_of_its_label_maps_and_style(tmp_path):
+def test_synthesized_cases_belong_to_the_patients_of_label_map_and_style(tmp_path):
     record = {
         "source_case": "a",
         "style": "/data/s.nii.gz",
         "operations": [{"operation": "recombine", "with": "x/b.nii"}],
     }
     (tmp_path / "manifest.json").write_text(json.dumps({"cases": {"a_synthetic_0": record}}))
-    found = told(["images/a_synthetic_0", "images/a"], tmp_path)
+    found = patients_of(["images/a_synthetic_0", "images/a"], tmp_path)
     assert found["a_synthetic_0"] == ("a", {"a", "b", "s"}) and found["a"] == ("a", frozenset())
     (tmp_path / "manifest.json").write_text("[1]")
-    assert told(["a_synthetic_0", "b"], tmp_path)["a_synthetic_0"] == ("a", {"a"})
+    assert patients_of(["a_synthetic_0", "b"], tmp_path)["a_synthetic_0"] == ("a", {"a"})
 
 
-def test_a_twin_by_its_name_alone_is_of_the_case_it_is_named_after(tmp_path):
-    assert told(["a", "a__syn012"], tmp_path)["a__syn012"] == ("a", {"a"})
+def test_an_unrecorded_synthetic_name_belongs_to_the_case_in_its_name(tmp_path):
+    assert patients_of(["a", "a__syn012"], tmp_path)["a__syn012"] == ("a", {"a"})
     assert Records().known("a__syn012", [], root=tmp_path).unrecorded
     provenance(tmp_path, ["a__syn012"])  # a real case of such a name
-    assert told(["a__syn012"], tmp_path) == {"a__syn012": ("a__syn012", frozenset())}
+    assert patients_of(["a__syn012"], tmp_path) == {"a__syn012": ("a__syn012", frozenset())}
 
 
-def test_images_in_common_make_one_patient_through_others(tmp_path):
+def test_shared_images_merge_patients_transitively(tmp_path):
     called, pairs = merge_by_images([("a", "p", "12"), ("b", "q", "3"), ("c", "r", "23"), ("d", "p", "1")])
     assert set(called) == {"p", "q", "r"} and len(set(called.values())) == 1
     assert pairs == [("a", "c"), ("b", "c")]
 
 
-def test_patients_are_one_however_the_record_writes_them(tmp_path):
+def test_patient_ids_in_records_match_in_any_notation(tmp_path):
     names = {"a": 8, "b": "8", "c": 8.0, "d": " 8", "e": "9 "}
     made = {"a__syn000": {"patient": 8.0, "operations": [{"patients": ["9", 8]}]}}
     real = {name: {"patient": patient} for name, patient in names.items()}
     (tmp_path / "provenance.json").write_text(json.dumps({"real": real, "synthetic": made}))
-    found = told([*names, "a__syn000"], tmp_path)
+    found = patients_of([*names, "a__syn000"], tmp_path)
     assert [patient for patient, _ in found.values()] == ["8", "8", "8", "8", "9", "8"]
     assert found["a__syn000"][1] == {"8", "9"}
 
 
-def test_records_by_names_of_files_count_and_cases_that_they_do_not_name_are_said(tmp_path):
+def test_records_by_file_name_apply_and_cases_without_record_give_a_warning(tmp_path):
     real = {name: {"patient": "P"} for name in ("a.nii.gz", "b.mha")}
     (tmp_path / "provenance.json").write_text(json.dumps({"real": real, "synthetic": {}}))
-    assert {patient for patient, _ in told("ab", tmp_path).values()} == {"P"}
+    assert {patient for patient, _ in patients_of("ab", tmp_path).values()} == {"P"}
     records = Records()
     for name in "abc":
         records.known(name, [tmp_path / f"{name}.nii"], root=tmp_path)
     assert records.without_case("ab") == []
-    (said,) = records.without_case("abc")
-    assert f"{tmp_path}/provenance.json does not name c; each counts as a separate patient" in said
+    (warning,) = records.without_case("abc")
+    assert f"{tmp_path}/provenance.json does not name c; each counts as a separate patient" in warning
 
 
-def test_no_record_says_nothing_of_cases(tmp_path):
+def test_no_records_give_no_warning(tmp_path):
     records = Records()
     records.known("a", [tmp_path / "a.nii"], root=tmp_path)
     provenance(tmp_path / "x")  # names nobody

@@ -1,4 +1,4 @@
-"""Cohorts on disk in three layouts, splits by patient, grids of pairs; every mistake gets a sentence."""
+"""Cohorts on disk in three layouts, splits by patient, grids of pairs; every mistake is refused with one line."""
 
 import json
 
@@ -180,7 +180,7 @@ def nnunet(root):
     (root / "dataset.json").write_text(json.dumps(content))
 
 
-def test_nnunet_channels_are_chosen(tmp_path):
+def test_nnunet_channels_are_selected(tmp_path):
     nnunet(tmp_path)
     cohort = read_cohort(tmp_path)
     assert cohort.label_values == {"liver": 1, "tumour": 2}
@@ -211,7 +211,7 @@ def test_mistakes_in_nnunet(tmp_path):
 TWO = {"sources": ("t1", "flair"), "targets": ("t2",)}
 
 
-def test_a_side_counts_when_all_its_contrasts_are_there(tmp_path):
+def test_a_side_needs_all_its_contrasts(tmp_path):
     for case, contrasts in (("a", "t1 flair t2"), ("b", "t1 t2"), ("c", "flair"), ("d", "t1 flair")):
         for contrast in contrasts.split():
             put(tmp_path / contrast / f"{case}.nii.gz")
@@ -247,7 +247,7 @@ def test_contrasts_of_a_datalist_and_of_nnunet(tmp_path):
 # Grids ---------------------------------------------------------------------------------------------------
 
 
-def test_pairs_on_one_grid_pass_and_others_are_shown(tmp_path):
+def test_pairs_on_different_grids_are_refused_with_both_grids(tmp_path):
     same = Case("a", "a", (put(tmp_path / "s.nii"),), (put(tmp_path / "t.mha"),), put(tmp_path / "l.nrrd"))
     alone = Case("b", "b", source=same.source)
     check_pairs([same, alone])

@@ -1,4 +1,4 @@
-"""From a cohort on disk to its parts: what is stated is kept, what is left out is said, one image is one patient."""
+"""Splitting a cohort on disk: stated subsets are kept, excluded cases are reported, one image is one patient."""
 
 import json
 
@@ -16,14 +16,14 @@ from medgen.data.prepare import prepare
 
 
 def parts(root, out, resume=False, sections=None, **data):
-    """{part: names} of a cohort, the hashes of images, and what was said."""
-    said = []
+    """Return {part: names} of a cohort, the hashes of images, and the messages."""
+    messages = []
     data = {"validation": 0.25, **data}
     settings = small_settings(data={"root": str(root), **data}, **(sections or {}))
-    _, split, content = read_split(settings, out, out / "cache", resume=resume, say=said.append)
+    _, split, content = read_split(settings, out, out / "cache", resume=resume, say=messages.append)
     recorded = {part: sorted(names) for part, names in json.loads((out / "split.json").read_text()).items()}
     assert recorded == {part: [case.name for case in cases] for part, cases in split.items()}
-    return recorded, content, said
+    return recorded, content, messages
 
 
 def copy(root, old, new, side, mirrored=False):
@@ -37,7 +37,7 @@ def copy(root, old, new, side, mirrored=False):
 
 
 @pytest.mark.parametrize("sides", [["source", "target"], ["source"], ["target"]])
-def test_one_scan_under_two_names_is_never_on_two_sides(tmp_path, sides):
+def test_one_scan_with_two_names_is_never_in_two_subsets(tmp_path, sides):
     root = write_cohort(tmp_path / "cohort", cases=3)
     for i in range(3):
         for side in ("source", "target"):
@@ -47,13 +47,13 @@ def test_one_scan_under_two_names_is_never_on_two_sides(tmp_path, sides):
                 image = nib.load(path)
                 nib.save(nib.Nifti1Image(np.asarray(image.dataobj) + 1, image.affine), path)
     for seed in range(3):
-        split, _, said = parts(root, tmp_path / f"run{seed}", sections={"train": {"seed": seed}}, test=0.3)
+        split, _, messages = parts(root, tmp_path / f"run{seed}", sections={"train": {"seed": seed}}, test=0.3)
         part = {name: key for key, names in split.items() for name in names}
         assert len(part) == 6 and all(part[f"case{i}"] == part[f"other{2 - i}"] for i in range(3))
-        assert sum("have the same image and count as one patient" in text for text in said) == 3
+        assert sum("have the same image and count as one patient" in text for text in messages) == 3
 
 
-def test_copies_on_both_sides_of_a_stated_split_are_refused(tmp_path):
+def test_copies_of_a_scan_in_two_stated_subsets_are_refused(tmp_path):
     root = write_cohort(tmp_path / "cohort")
     copy(root, "case0", "again", "source"), copy(root, "case0", "again", "target")
     entry = {
@@ -66,7 +66,7 @@ def test_copies_on_both_sides_of_a_stated_split_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("format", ["nnunet", "decathlon"])
-def test_a_dataset_of_ours_keeps_its_folds_and_its_twins(tmp_path, format):
+def test_a_dataset_written_by_medgen_keeps_its_folds_and_synthetic_cases(tmp_path, format):
     given = write_nnunet(tmp_path / "given", cases=4)
     synthetic = {
         f"case{i}__syn000": {"patient": f"case{i}", "source": f"case{i}", "operations": [{"patients": [donor]}]}
@@ -81,43 +81,45 @@ def test_a_dataset_of_ours_keeps_its_folds_and_its_twins(tmp_path, format):
     moved = (tmp_path / "out").rename(tmp_path / "elsewhere")
     seen = set()
     for fold in range(4):
-        split, _, said = parts(moved, tmp_path / f"run{fold}", target_channels=[0], fold=fold)
+        split, _, messages = parts(moved, tmp_path / f"run{fold}", target_channels=[0], fold=fold)
         (held,) = (name for name in split["validation"] if "syn" not in name)
         seen.add(held)
         assert split["validation"] == sorted([held, f"{held}__syn000"])
         assert held not in "".join(split["train"]) and ("case2__syn000" in split["train"]) == (
             held not in ("case0", "case2")
         )
-        assert any(f"(validation fold {fold} of" in text for text in said)
-        assert any("1 synthetic cases contain images of held-out patients" in text for text in said)
+        assert any(f"(validation fold {fold} of" in text for text in messages)
+        assert any("1 synthetic cases belong to held-out patients" in text for text in messages)
     assert seen == {f"case{i}" for i in range(4)}
-    anew, _, said = parts(moved, tmp_path / "anew", target_channels=[0], fold=None, validation=0.5)
-    assert sum("syn" not in name for name in anew["validation"]) == 2 and not any("fold" in text for text in said)
+    redrawn, _, messages = parts(moved, tmp_path / "redrawn", target_channels=[0], fold=None, validation=0.5)
+    assert sum("syn" not in name for name in redrawn["validation"]) == 2 and not any(
+        "fold" in text for text in messages
+    )
 
 
-def test_synthetic_cases_neither_validate_nor_are_they_lost_without_a_word(tmp_path):
+def test_synthetic_cases_are_not_validated_and_exclusion_is_reported(tmp_path):
     root = write_cohort(tmp_path / "cohort")
     for i in range(4):
         copy(root, f"case{i}", f"case{i}__syn000", "source"), copy(root, f"case{i}", f"case{i}__syn000", "target")
     settings = small_settings(data={"root": str(root), "validation": 0.25})
-    said = []
-    found = prepare(settings, tmp_path / "run", say=said.append)
+    messages = []
+    found = prepare(settings, tmp_path / "run", say=messages.append)
     record = found.model.training_data
     assert len(found.patches.sources) == 6
     assert [case.name for case in found.validation.cases] == record["validation"]
     assert len(record["validation"]) == 1 and not any("syn" in name for name in record["validation"])
-    assert any("no provenance.json states whose images" in text for text in said)
+    assert any("no provenance.json states whose images" in text for text in messages)
     assert set(record["images"].values()) >= set(record["validation"])
 
 
-def test_a_resumed_run_keeps_its_split_and_says_who_came_since(tmp_path):
+def test_a_resumed_run_keeps_its_split_and_reports_new_cases(tmp_path):
     root = write_cohort(tmp_path / "cohort")
     first, _, _ = parts(root, tmp_path / "run")
     for side in ("source", "target"):
         image = nib.load(root / side / "case0.nii.gz")
         nib.save(nib.Nifti1Image(np.asarray(image.dataobj) + 3, image.affine), root / side / "new.nii.gz")
-    again, _, said = parts(root, tmp_path / "run", resume=True)
-    assert again == first and any("1 cases are in no subset of" in text and "new" in text for text in said)
+    again, _, messages = parts(root, tmp_path / "run", resume=True)
+    assert again == first and any("1 cases are in no subset of" in text and "new" in text for text in messages)
 
 
 def test_channels_of_4d_files_are_trained_on(tmp_path):
@@ -141,24 +143,24 @@ MR, CT = {"kind": "percentile", "low": 0}, {"kind": "window", "low": -150, "high
 
 
 @pytest.mark.parametrize(
-    "intensity, lift, said",
+    "intensity, lift, expected",
     [(CT, 1024, "contain no fat or air in HU"), (MR, 0, "look like CT in HU"), (CT, 0, None), (MR, 1024, None)],
 )
-def test_a_config_for_ct_on_mr_and_the_reverse_is_said(tmp_path, intensity, lift, said):
+def test_a_ct_config_on_mr_and_the_reverse_give_a_warning(tmp_path, intensity, lift, expected):
     root = write_cohort(tmp_path / "cohort")
     for path in (*(root / "source").iterdir(), *(root / "target").iterdir()):
         image = nib.load(path)
         nib.save(
             nib.Nifti1Image(np.maximum(np.asarray(image.dataobj) + lift, 0 if lift else -1100), image.affine), path
         )
-    heard = []
+    messages = []
     settings = small_settings(data={"root": str(root)}, intensity={"source": intensity, "target": intensity})
-    prepare(settings, tmp_path / "run", say=heard.append)
-    found = [text for text in heard if "intensity." in text]
-    assert len(found) == (2 if said else 0) and all(said in text for text in found)
+    prepare(settings, tmp_path / "run", say=messages.append)
+    found = [text for text in messages if "intensity." in text]
+    assert len(found) == (2 if expected else 0) and all(expected in text for text in found)
 
 
-def test_label_names_are_matched_whatever_their_case(tmp_path):
+def test_label_names_match_regardless_of_case(tmp_path):
     root = write_cohort(tmp_path / "cohort", labels=True)
     (root / "labels.json").write_text('{"Organ": 7, "BODY": 3}')
     data = {"root": str(root), "labels": True, "class_groups": {"Host": ["body"], "Lesion": ["ORGAN"]}}
@@ -167,7 +169,7 @@ def test_label_names_are_matched_whatever_their_case(tmp_path):
     assert found.patches.centres and found.model.training_data["labels"] == {"background": 0, "Host": 1, "Lesion": 2}
 
 
-def test_a_twin_under_another_name_is_known_by_its_image(tmp_path):
+def test_a_renamed_synthetic_case_is_recognised_by_its_image(tmp_path):
     given = write_nnunet(tmp_path / "given", cases=4)
     record = {"patient": "case0", "source": "case0", "operations": [{"patients": ["case1"]}]}
     for folder, end in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
@@ -181,35 +183,40 @@ def test_a_twin_under_another_name_is_known_by_its_image(tmp_path):
         path.rename(path.with_name(path.name.replace("case0__syn000", "one").replace("case2", "two")))
     for seed in range(4):
         sections = {"train": {"seed": seed}}
-        split, _, said = parts(tmp_path / "out", tmp_path / f"run{seed}", sections=sections, target_channels=[0])
+        split, _, messages = parts(tmp_path / "out", tmp_path / f"run{seed}", sections=sections, target_channels=[0])
         assert ("one" in split["train"]) == (not {"case0", "case1"} & set(split["validation"]))
-        assert any("one are synthetic: provenance.json lists their images" in text for text in said)
+        assert any("one are synthetic: provenance.json lists their images" in text for text in messages)
 
 
-def test_a_synthetic_case_validates_where_the_list_asks_for_it_and_its_patient_does(tmp_path):
+def test_a_listed_synthetic_case_is_validated_only_if_its_patient_is(tmp_path):
     root = write_cohort(tmp_path / "cohort")
     for i in (0, 1):
         copy(root, f"case{i}", f"case{i}__syn000", "source"), copy(root, f"case{i}", f"case{i}__syn000", "target")
     entry = [{"source": f"source/case{i}.nii.gz", "target": f"target/case{i}.nii.gz"} for i in range(4)]
     made = [{"source": f"source/case{i}__syn000.nii", "target": f"target/case{i}__syn000.nii"} for i in (0, 1)]
     (root / "list.json").write_text(json.dumps({"training": entry[1:], "validation": [entry[0], *made]}))
-    said = []
-    found = prepare(small_settings(data={"root": str(root / "list.json")}), tmp_path / "run", say=said.append)
+    messages = []
+    found = prepare(small_settings(data={"root": str(root / "list.json")}), tmp_path / "run", say=messages.append)
     assert found.model.training_data["validation"] == ["case0", "case0__syn000"]
     assert "case1__syn000" in found.patches.sources
-    assert any("1 synthetic cases were moved to the subset of their patients" in text and "case1__syn000" in text for text in said)
+    assert any(
+        "1 synthetic cases were moved to the subset of their patients" in text and "case1__syn000" in text
+        for text in messages
+    )
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
-def test_a_single_ct_stored_without_its_offset_is_named(tmp_path, side):
+def test_a_single_ct_stored_without_its_offset_gives_a_warning(tmp_path, side):
     root = write_cohort(tmp_path / "cohort")
     settings = small_settings(data={"root": str(root)}, intensity={"source": CT, "target": CT})
-    heard = []
-    prepare(settings, tmp_path / "before", say=heard.append)
-    assert not any("unlike most" in text for text in heard)
+    messages = []
+    prepare(settings, tmp_path / "before", say=messages.append)
+    assert not any("unlike most" in text for text in messages)
     train = json.loads((tmp_path / "before/split.json").read_text())["train"]
     path = root / side / f"{min(train)}.nii.gz"
     image = nib.load(path)
     nib.save(nib.Nifti1Image(np.asarray(image.dataobj) + np.int16(1024), image.affine), path)
-    prepare(settings, tmp_path / "after", say=heard.append)
-    assert any(f"the {side} images of {min(train)} contain no fat or air in HU, unlike most" in text for text in heard)
+    prepare(settings, tmp_path / "after", say=messages.append)
+    assert any(
+        f"the {side} images of {min(train)} contain no fat or air in HU, unlike most" in text for text in messages
+    )

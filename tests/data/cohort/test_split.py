@@ -1,4 +1,4 @@
-"""Splits by patient: drawn, stated or recorded; no patient, and nothing made of one, in two parts."""
+"""Splits by patient, drawn, stated or recorded: no patient and no synthetic case of a patient is in two subsets."""
 
 import json
 from pathlib import Path
@@ -22,21 +22,21 @@ def pair(name, patient=None, source=True, target=True):
     st.integers(0, 5),
     st.randoms(use_true_random=False),
 )
-def test_no_patient_is_in_two_parts_and_order_does_not_matter(drawn, validation, seed, random):
+def test_no_patient_is_in_two_subsets_and_order_does_not_matter(drawn, validation, seed, random):
     cases = [pair(f"c{i:02}", f"p{p}", *sides) for i, (p, sides) in enumerate(drawn)]
     split = split_cases(cases, validation=validation, test=0.0, seed=seed)
     assert sorted(c.name for part in split.values() for c in part) == [c.name for c in cases]
     patients = {part: {c.patient for c in found} for part, found in split.items()}
     assert not patients["train"] & patients["validation"] and not patients["test"]
     assert split["train"]
-    for side in ("source", "target"):  # no side is taken away from training
+    for side in ("source", "target"):  # training keeps cases of each side
         if any(getattr(c, side) for c in cases):
             assert any(getattr(c, side) for c in split["train"])
     shuffled = random.sample(cases, len(cases))
     assert split_cases(shuffled, validation=validation, test=0.0, seed=seed) == split
 
 
-def test_shares_and_kinds():
+def test_subset_sizes_and_sides():
     cases = [pair(f"p{i}") for i in range(40)]
     split = split_cases(cases, validation=0.15, test=0.25, seed=0)
     assert [len(split[k]) for k in ("train", "validation", "test")] == [24, 6, 10]
@@ -47,16 +47,16 @@ def test_shares_and_kinds():
         assert sum(bool(c.source) for c in split[part]) == sum(bool(c.target) for c in split[part]) == count
 
 
-def test_few_patients():
+def test_splits_of_few_patients():
     two = split_cases([pair("a"), pair("b")], validation=0.01, test=0, seed=0)
     assert len(two["train"]) == len(two["validation"]) == 1
     assert split_cases([pair("a"), pair("b")], validation=0, test=0, seed=0)["validation"] == []
     one = split_cases([pair("a")], validation=0.2, test=0, seed=0)
     assert [c.name for c in one["train"]] == ["a"] and not one["validation"]
-    # one pair and one extra source: the extra is what training can spare
+    # one pair and one extra source: only the extra source can be held out
     mixed = split_cases([pair("a"), pair("b", target=False)], validation=0.2, test=0, seed=0)
     assert [c.name for c in mixed["validation"]] == ["b"]
-    # one source, one target: neither can be spared
+    # one source, one target: neither can be held out
     assert not split_cases([pair("a", target=False), pair("b", source=False)], validation=0.5, test=0, seed=0)[
         "validation"
     ]
@@ -72,7 +72,7 @@ def test_impossible_splits():
         split_cases([pair("a"), pair("b")], validation=0.1, test=0.1, seed=0)
 
 
-def test_a_recorded_split_comes_back(tmp_path):
+def test_a_recorded_split_is_restored(tmp_path):
     cases = [pair(f"c{i}", f"p{i // 2}") for i in range(12)]
     split = split_cases(cases, validation=0.2, test=0.2, seed=3)
     save_split(tmp_path / "run/split.json", split)
@@ -91,7 +91,7 @@ def test_a_recorded_split_comes_back(tmp_path):
             load_split(tmp_path / "bad.json", cases)
 
 
-# Stated parts and synthetic cases ------------------------------------------------------------------------
+# Stated subsets and synthetic cases ------------------------------------------------------------------------
 
 
 def stated(name, part, patient=None, made_of=()):
@@ -108,7 +108,7 @@ patients = st.integers(0, 7).map("p{}".format)
     st.sampled_from([0.0, 0.3]),
     st.integers(0, 3),
 )
-def test_stated_parts_are_kept_and_nothing_made_of_a_patient_kept_back_is_trained_on(parts, made, share, seed):
+def test_stated_subsets_are_kept_and_synthetic_cases_of_held_out_patients_are_not_trained_on(parts, made, share, seed):
     cases = [stated(f"r{i}_{p}", part, p) for p, part in parts.items() for i in range(2)]
     cases += [stated(f"s{i}", "", own, {own, *donors}) for i, (own, donors) in enumerate(made)]
     split = split_cases(cases, validation=share, test=0.0, seed=seed)
@@ -132,7 +132,7 @@ def test_a_patient_in_two_lists_is_refused_by_name():
         split_cases(cases, validation=0.1, test=0, seed=0, where="L.json")
 
 
-def test_a_recorded_split_of_twins_comes_back_and_a_leak_in_it_is_refused(tmp_path):
+def test_a_recorded_split_of_synthetic_cases_is_restored_and_a_leak_is_refused(tmp_path):
     cases = [stated("a", ""), stated("b", ""), stated("a__syn000", "", "a", "ab"), stated("b__syn000", "", "b", "b")]
     split = {"train": [cases[0]], "validation": [cases[1], cases[3]], "test": []}
     save_split(tmp_path / "split.json", split)
@@ -145,7 +145,7 @@ def test_a_recorded_split_of_twins_comes_back_and_a_leak_in_it_is_refused(tmp_pa
 FOLDS = [{"train": ["b", "c"], "val": ["a"]}, {"train": ["a"], "val": ["b"]}]
 
 
-def test_folds_of_nnunet_and_of_our_decathlon_lists(tmp_path):
+def test_folds_of_nnunet_and_of_medgen_decathlon_lists(tmp_path):
     assert stated_folds(tmp_path) is None
     for i, fold in enumerate(FOLDS):
         lists = {
@@ -172,7 +172,7 @@ def test_folds_of_nnunet_and_of_our_decathlon_lists(tmp_path):
             stated_folds(tmp_path)
 
 
-def test_a_stated_fold_gives_parts_and_leaves_out_who_it_does_not_name():
+def test_a_stated_fold_sets_subsets_and_excludes_cases_it_does_not_name():
     cases = [stated("a", ""), stated("b", ""), stated("c", ""), stated("t", "test")]
     kept, warnings = with_stated_fold(cases, Path("splits_final.json"), FOLDS, 1)
     assert {case.name: case.part for case in kept} == {"a": "train", "b": "validation", "t": "test"}

@@ -1,4 +1,4 @@
-"""Files that state a split in a form that is not read are named; tables and texts of other kinds are not."""
+"""Files that state a split in an unsupported format give a warning; other tables and texts do not."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ from medgen.io.write import write_volume
         ("cases.csv", "name,cv_fold\np0,1\np1,2\n"),
     ],
 )
-def test_named(tmp_path, name, content):
+def test_files_that_seem_to_state_a_split_give_a_warning(tmp_path, name, content):
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode("utf-8-sig"))
     (found,) = unread_splits(tmp_path)
     assert f"{tmp_path}: {name}" in found and "seems to state a split" in found and "data.split" in found
@@ -46,12 +46,12 @@ def test_named(tmp_path, name, content):
         ("train.nii", ""),
     ],
 )
-def test_not_named(tmp_path, name, content):
+def test_other_files_give_no_split_warning(tmp_path, name, content):
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     assert unread_splits(tmp_path) == []
 
 
-def test_training_and_augmenting_say_so_unless_the_split_is_stated(tmp_path):
+def test_training_and_augmentation_warn_unless_the_split_is_stated(tmp_path):
     for folder in ("images", "labels"):
         for name in ("p0", "p1", "p2"):
             volume = Volume(np.arange(60, dtype=np.float32).reshape(3, 4, 5) % 2, np.eye(4), np.dtype("u1"))
@@ -60,13 +60,13 @@ def test_training_and_augmenting_say_so_unless_the_split_is_stated(tmp_path):
     (tmp_path / "test.txt").write_text("p2")
     sides = {"sources": ("images",), "targets": ("images",)}
 
-    def said(**how):
+    def split_warnings(**how):
         return [text for text in read_cohort(tmp_path, **sides, **how).warnings if "test.txt" in text]
 
-    assert said() and not said(fold=None)
+    assert split_warnings() and not split_warnings(fold=None)
     assert any("test.txt" in text for text in read_dataset(tmp_path).warnings)
     (tmp_path / "splits_final.json").write_text('[{"train": ["p0", "p1"], "val": ["p2"]}]')
-    assert not said() and not any("test.txt" in text for text in read_dataset(tmp_path).warnings)
+    assert not split_warnings() and not any("test.txt" in text for text in read_dataset(tmp_path).warnings)
 
 
 PAIRS = {f"p{i}": f"p{i}" for i in range(4)}
@@ -80,7 +80,7 @@ PAIRS = {f"p{i}": f"p{i}" for i in range(4)}
         ("meta.csv", "file;Patient Name;age\na.nii.gz;X;4\nb.nii.gz;X;5\n"),
     ],
 )
-def test_a_table_that_names_patients_of_several_cases_is_named(tmp_path, name, content):
+def test_a_table_that_names_patients_of_several_cases_gives_a_warning(tmp_path, name, content):
     (tmp_path / name).write_text(content)
     (found,) = unread_patients(tmp_path, PAIRS)
     assert name in found and "each case counts as a patient" in found and "patient_pattern" in found
@@ -97,6 +97,6 @@ def test_a_table_that_names_patients_of_several_cases_is_named(tmp_path, name, c
         "",
     ],
 )
-def test_other_tables_say_nothing_of_patients(tmp_path, content):
+def test_other_tables_give_no_patient_warning(tmp_path, content):
     (tmp_path / "table.csv").write_text(content)
     assert unread_patients(tmp_path, PAIRS) == []

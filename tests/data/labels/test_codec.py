@@ -32,7 +32,7 @@ def test_one_hot_and_back():
     assert np.array_equal(TABLE.decode(shares), data)
 
 
-def test_tissues_take_the_backgrounds_place():
+def test_tissue_classes_replace_the_background():
     table = LabelTable({"organ": 7, "body": 3}, tissues=2)
     assert table.names == {3: "body", 7: "organ", 8: "tissue_1", 9: "tissue_2"}
     assert np.array_equal(table.structures(np.array([3, 7, 8, 9, 0])), [3, 7, 0, 0, 0])
@@ -72,7 +72,7 @@ def test_cache_is_made_once_and_depends_on_the_image(tmp_path):
     assert cached_label_map(tmp_path / "cache", path, other, TABLE, **options).path != found.path
 
 
-def test_another_grid_is_refused_or_brought_over(tmp_path):
+def test_labels_on_another_grid_are_refused_or_resampled(tmp_path):
     labels, path, _ = case(tmp_path)
     fine = put(tmp_path / "fine.nii.gz", np.random.default_rng(0).integers(0, 99, (20, 24, 16)).astype(np.int16), 0.5)
     with refused("labels-grid-differs", names=("labels.nii.gz", "fine.nii.gz")):
@@ -83,7 +83,7 @@ def test_another_grid_is_refused_or_brought_over(tmp_path):
     assert coarse.data.shape == (5, 6, 4) and set(np.unique(coarse.data)) <= {0, 3, 7}
 
 
-def test_extent_is_that_of_the_structures():
+def test_extent_is_the_bounding_box_of_the_structures():
     table = LabelTable({"a": 1}, tissues=2)
     data = np.full((10, 10, 10), 2.0)
     data[3:7, 2:4, 5:6] = 1
@@ -91,7 +91,7 @@ def test_extent_is_that_of_the_structures():
     assert found["extent"] == [4, 4, 3] and found["spacing"] == [1, 2, 3] and len(found["quantiles"]) == 25
 
 
-def test_patches_are_one_hot_and_paired_whatever_turns_them(tmp_path):
+def test_label_patches_are_one_hot_and_paired_under_any_augmentation(tmp_path):
     from medgen.data.cache import cached
 
     labels, path, _ = case(tmp_path)

@@ -27,7 +27,7 @@ def test_no_value_is_invented_and_a_seed_is_one_deformation(seed):
     assert (out != deform(labels, SPACING, seed + 1)).any() and (out != labels).any()
 
 
-def test_nothing_asked_nothing_done():
+def test_zero_deformation_changes_nothing():
     labels = np.random.default_rng(0).integers(0, 4, (9, 8, 7))
     assert np.array_equal(deform(labels, SPACING, 0, rotate=0, scale=0, elastic=0), labels)
 
@@ -38,13 +38,13 @@ def test_space_does_not_fold_where_plain_displacement_would():
     jacobian = np.stack([np.stack(np.gradient(f), -1) for f in flow], -2) + np.eye(3)
     inside = np.linalg.det(jacobian)[1:-1, 1:-1, 1:-1]
     assert inside.min() > 0 and inside.max() > 1.2
-    # the mean size of what was asked: 0.08 of the mean side (32 + 32 + 40 mm) / 3, less what curved paths lose
+    # the requested mean displacement: 0.08 of the mean side (32 + 32 + 40 mm) / 3, less what curved paths lose
     size = np.sqrt(((flow * np.array(SPACING)[:, None, None, None]) ** 2).sum(0).mean())
     assert 0.5 < size / (0.08 * 104 / 3) < 1.2
 
 
-def test_turning_is_in_millimetres():
-    """A ball in mm stays a ball under rotation, though its voxels are twice as long in z."""
+def test_rotation_is_in_millimetres():
+    """A ball in mm stays a ball under rotation, although its voxels are twice as long in z."""
     labels = np.zeros((41, 41, 21), np.uint8)
     apart = np.sqrt(sum(((i - c) * s) ** 2 for i, c, s in zip(np.indices(labels.shape), (20, 20, 10), SPACING,
                                                              strict=True)))  # fmt: skip
@@ -58,10 +58,10 @@ def test_shift_by_hand():
     shift = np.zeros((3, *labels.shape), np.float32)
     shift[0] = 2
     assert np.array_equal(warp(labels, shift)[:-2], labels[2:])
-    assert np.array_equal(warp(labels, shift)[-1], labels[-1])  # the edge goes on
+    assert np.array_equal(warp(labels, shift)[-1], labels[-1])  # the edge is replicated
 
 
-def test_between_two_balls_lies_the_ball_between():
+def test_interpolating_two_balls_gives_the_ball_between_them():
     a, b = ball(radius=6), ball(radius=10)
     assert np.array_equal(recombine(a, b, 0, SPACING), a) and np.array_equal(recombine(a, b, 1, SPACING), b)
     middle = recombine(a, b, 0.5, SPACING)
@@ -72,14 +72,14 @@ def test_between_two_balls_lies_the_ball_between():
     assert ((middle > 0) >= (a > 0)).all() and ((middle > 0) <= (b > 0)).all()
 
 
-def test_a_label_of_one_case_alone_comes_and_goes():
+def test_recombining_at_0_and_1_returns_the_two_cases():
     a, b = ball(), np.where(ball() == 7, 2, ball()).astype(np.uint8)
     assert np.array_equal(recombine(a, b, 0, SPACING), a) and np.array_equal(recombine(a, b, 1, SPACING), b)
     with pytest.raises(ValueError, match="one grid"):
         recombine(a, a[1:], 0.5, SPACING)
 
 
-def test_centred_brings_the_middles_together():
+def test_centred_aligns_the_centres():
     a, b = ball(centre=(12, 18, 9)), ball(centre=(20, 16, 12), shape=(40, 30, 24))
     moved = centred(b, b > 0, a > 0)
     assert moved.shape == a.shape and np.array_equal(moved, a)

@@ -1,4 +1,4 @@
-"""One rule for labels on other grids: nothing moves, no value is invented, ties keep what is thin."""
+"""Labels are resampled by one rule: nothing moves, no new value appears, ties go to the rarer label."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ ratios = st.sampled_from([0.4, 0.5, 0.7, 0.8, 1.25, 4 / 3, 1.5, 1.9, 2.0, 2.5, 3
 
 @given(st.tuples(ratios, ratios, ratios), st.integers(0, 2), st.sampled_from([(1, 1, 1), (0.8, 1.0, 1.5)]))
 @settings(max_examples=15, deadline=None)
-def test_no_label_moves_at_any_ratio(ratio, turn, spacing):
+def test_resampling_moves_no_label_at_any_ratio(ratio, turn, spacing):
     """The centre of a ball that is symmetric on the grid stays; images and labels share their grid."""
     shape = (40, 38, 36)
     middle = (np.array(shape) - 1) / 2 * spacing
@@ -55,7 +55,7 @@ def test_no_label_moves_at_any_ratio(ratio, turn, spacing):
 
 @given(st.integers(0, 10**6), st.tuples(ratios, ratios, ratios))
 @settings(max_examples=12, deadline=None)
-def test_balls_anywhere_stay_where_they_are(seed, ratio):
+def test_resampled_balls_keep_their_position(seed, ratio):
     """Two labels off the grid's symmetry: each is moved by no more than its own rounding to whole voxels."""
     rng, shape = np.random.default_rng(seed), (44, 44, 44)
     labels = spheres(shape, (1, 1, 1), rng.uniform((13, 15, 15), (16, 28, 28), 3)[None], [10.0])
@@ -68,21 +68,21 @@ def test_balls_anywhere_stay_where_they_are(seed, ratio):
         assert np.abs(moved).max() < 0.2
 
 
-def test_nearest_neighbour_would_fail_here():
-    """The measure above finds the fault it is for: half a voxel at even ratios."""
+def test_nearest_neighbour_resampling_fails_the_position_test():
+    """The measure above detects the error it was written for: half a voxel at even ratios."""
     volume = Volume(spheres((40,) * 3, (1, 1, 1), [(19.5,) * 3], [10.0]), np.eye(4))
     moved = volume.data[1::2, 1::2, 1::2]
     assert abs(np.argwhere(moved).mean() * 2 + 0.5 - 19.5) > 0.3
 
 
 @pytest.mark.parametrize("mm", [0.5, 0.7, 0.8, 1.25, 1.5])
-def test_there_and_back(mm):
+def test_resampling_forth_and_back_restores_the_label_map(mm):
     volume = Volume(spheres((40,) * 3, (1, 1, 1), [(19.5,) * 3], [4.0]), np.eye(4), np.dtype("uint8"))
     back = resample_like(resample(volume, (mm,) * 3, labels=True), volume, labels=True)
     assert 2 * (back * volume.data).sum() / (back.sum() + volume.data.sum()) >= 0.95
 
 
-def test_at_twice_the_voxel_a_ball_of_four_voxels_keeps_what_whole_voxels_can():
+def test_a_ball_of_four_voxels_keeps_the_best_possible_dice_at_twice_the_voxel_size():
     """32 voxels of 8 mm³ are not 280 of 1 mm³: 0.906 is their best; nearest neighbour gave 0.796."""
     volume = Volume(spheres((40,) * 3, (1, 1, 1), [(19.5,) * 3], [4.0]), np.eye(4), np.dtype("uint8"))
     back = resample_like(resample(volume, (2.0,) * 3, labels=True), volume, labels=True)
@@ -91,8 +91,8 @@ def test_at_twice_the_voxel_a_ball_of_four_voxels_keeps_what_whole_voxels_can():
 
 @given(st.integers(0, 10**6), st.booleans())
 @settings(max_examples=10, deadline=None)
-def test_the_largest_share_wins(seed, padded):
-    """Against the rule as it is written: each label's mask interpolated by itself, the rarer one first."""
+def test_the_label_with_the_largest_share_wins(seed, padded):
+    """Compare with a direct implementation: each label's mask interpolated separately, the rarer one first."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(-1, 5, (7, 6, 5)).astype(rng.choice([np.int16, np.float32, np.uint8]))
     matrix, offset, shape = np.eye(3) + rng.normal(0, 0.4, (3, 3)), rng.uniform(-1, 2, 3), (6, 5, 7)
@@ -117,14 +117,14 @@ def test_ties_go_to_the_rarer_label_so_that_thin_ones_stay():
 
 
 def test_memory_and_time_do_not_grow_with_the_number_of_labels():
-    """Only the eight voxels around a place are looked at: 4000 labels are no more work than four."""
+    """Only the eight voxels around a position are read, so 4000 labels cost no more than four."""
     labels = np.arange(16**3).reshape((16,) * 3)
     found = labels_at(labels, along_axes(np.zeros(3), np.full(3, 0.5), (31,) * 3), (31,) * 3)
     assert np.array_equal(found[::2, ::2, ::2], labels)
 
 
 def test_other_orientations_and_grids_agree():
-    """A map brought over to an oblique grid and back, and the same map stored along other axes."""
+    """A label map resampled to an oblique grid and back, and the same map stored with other axes."""
     labels = spheres((30, 28, 26), (1, 1, 1), [(14.5, 13.5, 12.5), (8, 8, 8)], [8.0, 4.0])
     volume = Volume(labels, np.eye(4), np.dtype("uint8"))
     target = Volume(np.zeros((40, 40, 40)), frame((0.9, 0.9, 0.9), 2), np.dtype("uint8"))
@@ -147,7 +147,7 @@ def test_maps_of_one_slice(shape):
 
 
 @given(st.lists(st.integers(0, 400), min_size=1, max_size=9), st.floats(-9e-4, 9e-4))
-def test_values_a_rounding_error_off_are_made_whole_and_others_left(values, off):
+def test_values_with_a_rounding_error_are_rounded_and_others_unchanged(values, off):
     labels = np.asarray(values, np.float64)
     assert np.array_equal(nearly_whole(labels + off), labels)
     half = np.append(labels + off, 0.5)

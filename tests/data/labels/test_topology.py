@@ -1,4 +1,4 @@
-"""Deformed and recombined label maps keep the parts and cavities of each structure: made shapes and real maps."""
+"""Deformed and recombined label maps keep the parts and cavities of each structure: synthetic shapes and real maps."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def sheet():
 
 
 def tube():
-    """A vessel of one voxel's width that winds, of voxels that share a face."""
+    """A winding vessel one voxel wide, of voxels that share faces."""
     labels = np.zeros(SHAPE, np.uint8)
     labels[6:34, 10, 8] = labels[33, 10:30, 8] = labels[33, 29, 8:28] = labels[8:34, 29, 27] = 3
     return labels
@@ -58,7 +58,7 @@ def forms(labels):
 
 @pytest.mark.parametrize("shape", [sheet, tube, touching, shell, lesions])
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.0, 1.0, 2.5)])
-def test_made_shapes_stay_in_one_piece(shape, spacing):
+def test_synthetic_shapes_stay_in_one_piece(shape, spacing):
     labels = shape()
     before = forms(labels)
     for seed in range(3):
@@ -70,7 +70,7 @@ def test_made_shapes_stay_in_one_piece(shape, spacing):
 
 
 def test_rounding_alone_would_break_them():
-    """The measures above find the fault they are for."""
+    """The measures above detect the errors they were written for."""
     labels = tube()
     shift = np.stack([0.45 * np.sin(Y / 3 + Z / 5), 0.45 * np.cos(X / 3), 0.45 * np.sin(X / 4)]).astype(np.float32)
     assert ndimage.label(warp(labels, shift + 0.2) > 0, CORNERS)[1] > 1
@@ -95,7 +95,7 @@ def test_a_hippocampus_stays_in_one_piece():
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="../shared/data/hippocampus is absent")
-def test_between_two_hippocampi_is_one_hippocampus():
+def test_interpolating_two_hippocampi_gives_one_hippocampus():
     maps = [np.asarray(nib.load(p).dataobj).astype(np.uint8) for p in sorted(REAL.glob("*.nii.gz"))[:6]]
     sides = np.min([m.shape for m in maps], 0)
     maps = [m[tuple(slice((n - s) // 2, (n - s) // 2 + s) for n, s in zip(m.shape, sides, strict=True))] for m in maps]

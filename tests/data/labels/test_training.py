@@ -50,14 +50,14 @@ def test_labels_follow_the_grid(tmp_path):
         cached_labels(tmp_path / "other", path, large, [0, 5], spacing=None, movable=False)
 
 
-def test_values_are_joined_into_classes(files, tmp_path):
+def test_label_values_are_merged_into_classes(files, tmp_path):
     path, image, named = files
     file = cached_labels(tmp_path / "cache", path, image, [0, 3, 7], [0, 0, 1], spacing=None)
     assert np.array_equal(np.load(file), named == 7)
     assert cached_labels(tmp_path / "cache", path, image, [0, 3, 7], spacing=None) != file
 
 
-def test_parts_small_and_large_give_as_many_places():
+def test_small_and_large_components_give_equally_many_centres():
     classes = np.zeros((12, 12, 12), np.uint8)
     classes[:6, :6, :6], classes[9, 9, 9], classes[0, 0, 11] = 2, 2, 3
     places = part_voxels(classes, [2])

@@ -77,7 +77,7 @@ def test_it_grows_with_the_shift(kernel):
     assert made == sorted(made) and made[1] > 2 * abs(made[0])
 
 
-def test_the_gaussian_kernel_knows_no_origin_or_unit():
+def test_the_gaussian_kernel_is_invariant_to_offset_and_scale():
     x, y = rows(40, 0), rows(30, 1, 0.5)
     expected = kernel_distance(x, y)
     assert kernel_distance(x * 250 - 1000, y * 250 - 1000) == pytest.approx(expected, rel=1e-9)
@@ -174,7 +174,7 @@ def test_kids_standard_error_is_the_scatter_of_its_draws(m, n, shift, each, monk
     assert 0.75 < np.sqrt((errors**2).mean()) / values.std(ddof=1) < 1.3
 
 
-def test_kid_of_patients_is_less_sure_than_kid_of_rows():
+def test_kid_grouped_by_patient_has_a_larger_standard_error():
     (x, a), (y, b) = patients(0, [5] * 12), patients(1, [5] * 12, shift=0.5)
     assert kid(x, y, groups=(a, b))[1] > 1.5 * kid(x, y)[1]
     value, error = kid(x, y, groups=(a // 4, b // 4))  # three patients tell nothing of others

@@ -17,7 +17,7 @@ def rows(n, seed, d=20):
     return np.random.default_rng(seed).normal(size=(n, d))
 
 
-def test_false_alarms_are_as_rare_as_alpha_says():
+def test_the_false_alarm_rate_is_alpha():
     alarms = [memorisation_test(rows(20, 3 * s), rows(10, 3 * s + 1)).memorised for s in range(150)]
     more = [memorisation_test(rows(10, 3 * s), rows(150, 3 * s + 1)).p_value <= 0.025 for s in range(150)]
     assert np.mean(more) <= 0.05  # nominal 0.025 and two standard errors, with many more made than trained on
@@ -107,7 +107,7 @@ def test_new_patients_pass_also_when_blurred(patients):
     assert not memorisation_test(training, blurred).memorised
 
 
-def test_a_descriptor_knows_form_and_not_scale(patients):
+def test_a_descriptor_depends_on_shape_and_not_on_intensity_scale(patients):
     row = describe(patients[0])
     assert row.shape == (16**3,) and np.linalg.norm(row) == pytest.approx(1) and row.mean() == pytest.approx(0)
     mask = body_mask(patients[0])
@@ -122,7 +122,7 @@ def test_too_few_or_equal_volumes_are_refused():
         (rows(5, 0), rows(3, 1)[:, :2], "features-not-rows", "(3, 2)"),
         (rows(5, 0), rows(5, 1)[:0], "features-too-few-volumes", "1 synthetic"),
         (np.ones((5, 3)), np.ones((2, 3)), "features-all-same", ()),
-        (np.repeat(rows(3, 0), 2, axis=0), rows(3, 1), "metric-too-few-training-volumes", "4 training"),
+        (np.repeat(rows(3, 0), 2, axis=0), rows(3, 1), "metric-too-few-training-volumes", "4 different training"),
         (rows(5, 0) * np.nan, rows(3, 1), "features-not-finite", "training"),
     ):
         with refused(code, names=names):

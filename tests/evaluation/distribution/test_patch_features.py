@@ -139,7 +139,7 @@ def test_a_whole_scan_takes_less_than_two_seconds_on_one_core():
         ({"window": (250.0, -150.0)}, "features-window-order"),
     ],
 )
-def test_bad_arguments_get_a_sentence(change, code):
+def test_bad_arguments_are_refused(change, code):
     volume, mask = body()
     arguments = {"volume": volume, "mask": mask, "spacing": SPACING, "count": 5, "seed": 0, **change}
     with refused(code):

@@ -35,7 +35,7 @@ def test_neighbour_counts_equal_the_direct_formula(k, block, monkeypatch):
     assert neighbour_scores(x, y, narrow=k, wide=k) == pytest.approx(neighbours(x, y, k))
 
 
-def test_precision_sees_bad_images_and_recall_lost_kinds():
+def test_precision_falls_with_bad_images_and_recall_with_lost_modes():
     x = np.vstack([rows(100, 0), rows(100, 1, shift=20)])
     one_kind = rows(200, 2)
     precision, recall, density, coverage = neighbour_scores(x, one_kind)
@@ -81,7 +81,7 @@ def test_two_sets_of_patients_of_one_population_are_alike():
     assert (unknown[[0, 1, 3]] < many[[0, 1, 3]] - 0.4).all()
 
 
-def test_what_cannot_be_counted():
+def test_few_rows_give_no_value_and_invalid_rows_are_refused():
     scores = neighbour_scores(rows(10, 0), rows(5, 1))
     assert np.isfinite(scores).all()  # density and coverage have balls about real rows only
     scores = neighbour_scores(rows(5, 0), rows(3, 1))

@@ -42,7 +42,7 @@ def compare(x, y, extractor=None, **options):
     return {number["metric"]: number for number in numbers}
 
 
-def test_every_number_carries_what_it_depends_on():
+def test_every_score_records_its_settings():
     x, y = volumes(6, 0), volumes(5, 1, shift=10)
     made = compare(iter(x), iter(y))
     assert list(made) == [
@@ -83,7 +83,7 @@ def test_only_the_standard_weights_make_fid():
     assert not any("FID" in name for name in compare(volumes(3, 0), volumes(3, 1)))
 
 
-def test_a_standardising_extractor_takes_out_the_references_scale():
+def test_a_standardising_extractor_removes_the_references_scale():
     class Scaled(Places):
         standardised = True
 
@@ -107,7 +107,7 @@ def test_few_rows_and_other_voxel_sizes_are_noted():
     assert all(any("2 × 2 × 2 mm" in note for note in number["notes"]) for number in made.values())
 
 
-def test_what_cannot_be_had_says_why():
+def test_an_unavailable_score_gives_its_reason():
     class One(Places):
         def __call__(self, *args, **options):
             return super().__call__(*args, **options)[:1]
@@ -119,14 +119,14 @@ def test_what_cannot_be_had_says_why():
         compare(volumes(1, 0), volumes(3, 1), One())
 
 
-def test_rows_stay_under_the_limit_and_statistics_are_of_all():
+def test_stored_rows_are_limited_and_statistics_use_all_rows():
     vols = volumes(12, 0)
     features = collect(iter(vols), Places(), limit=30, mask_of=everywhere)
     assert len(features.rows) == len(features.groups) == 30 and features.statistics.count == 120
     assert len(np.unique(features.groups)) > 6
     np.testing.assert_allclose(features.statistics.mean, rows(vols).mean(0))
     made = compare(features, volumes(4, 1))
-    assert "of 30 rows chosen at random from the 120 of the reference" in made["recall (places)"]["notes"]
+    assert "computed from 30 random rows out of 120 of the reference" in made["recall (places)"]["notes"]
 
 
 def test_a_saved_reference_gives_the_same_numbers(tmp_path):

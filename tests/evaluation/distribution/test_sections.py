@@ -41,7 +41,7 @@ def cohort(tmp_path_factory):
     return folder
 
 
-def test_distribution_beside_others_with_the_source_as_baseline(cohort, tmp_path):
+def test_distribution_against_a_real_cohort_with_the_source_as_baseline(cohort, tmp_path):
     found = evaluate(
         cohort / "target",
         cohort / "converted",
@@ -78,16 +78,16 @@ def test_features_of_real_volumes_are_kept_for_the_next_system(cohort, tmp_path)
     assert other.calls == 10 and len(list((tmp_path / "features").iterdir())) == 2
 
 
-def test_without_others_the_reference_serves_and_the_numbers_say_so(cohort, tmp_path):
+def test_without_a_real_cohort_the_reference_is_used_with_a_note(cohort, tmp_path):
     found = evaluate(cohort / "target", cohort / "converted", tmp_path, extractor=Means())
     row = found.sections["distribution"][0]
     assert row["source_value"] is None and any("same patients" in note for note in row["notes"])
 
 
-def test_generated_volumes_alone_are_measured_beside_real_ones_and_copies_found(cohort, tmp_path):
+def test_generated_volumes_are_compared_with_real_ones_and_copies_are_found(cohort, tmp_path):
     found = evaluate(None, cohort / "target", tmp_path, real_cohort=cohort / "real", training_images=cohort / "real")
     assert not found.sections["memorisation"]["flagged"] and not found.failures
-    assert "6 of the real volumes left out" in found.sections["memorisation"]["note"]
+    assert "6 real volumes excluded" in found.sections["memorisation"]["note"]
     copies, same = tmp_path / "copies", tmp_path / "same"
     copies.mkdir()
     same.mkdir()
@@ -122,7 +122,7 @@ def test_what_cannot_be_measured_of_the_set_is_a_failure_and_the_rest_is_written
         evaluate(None, cohort / "converted", tmp_path / "x", source=cohort / "source", extractor=Means())
 
 
-def test_hu_are_seen_through_a_fixed_window(cohort, tmp_path):
+def test_hu_are_measured_in_a_fixed_window(cohort, tmp_path):
     """60 HU too bright is seen, unless each volume is normalised by itself; then every number says so."""
     files = volume_files(cohort / "real")[:3]
     window = default_window(files)

@@ -118,7 +118,7 @@ def test_the_network_is_wired_as_the_published_one(state, fid):
         made, expected, other = network(x), published(varied, x, fid=fid), published(varied, x, fid=not fid)
     scale = expected.std()
     assert (made - expected).abs().max() < 1e-4 * scale
-    assert (made - other).abs().max() > 1e-2 * scale  # the comparison can tell
+    assert (made - other).abs().max() > 1e-2 * scale  # the comparison detects a difference
 
 
 def test_the_maps_have_the_sizes_of_the_published_network():

@@ -87,14 +87,14 @@ def test_medicalnet_is_fetched_once_where_the_command_line_says_hub(tmp_path, mo
 
 
 @pytest.mark.parametrize("depth", medicalnet.DEPTHS)
-def test_a_files_depth_is_told_by_its_blocks(depth):
+def test_the_depth_of_a_weights_file_is_read_from_its_blocks(depth):
     assert medicalnet.depth_of(medicalnet.resnet(depth).state_dict(), "file") == depth
     with refused("weights-not-medicalnet"):
         medicalnet.depth_of(radimagenet.resnet50().state_dict() | {"layer1.3.conv1.weight": 0}, "file")
 
 
 class Recorder(nn.Module):
-    """In place of a network: keeps what it is given."""
+    """Replace a network: record the input."""
 
     def forward(self, x):
         self.given = x.clone()

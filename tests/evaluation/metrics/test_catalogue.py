@@ -24,7 +24,7 @@ SHAPE = (18, 17, 16)
 
 @pytest.fixture
 def declared(monkeypatch):
-    """The metric of the example, in the list for the length of a test."""
+    """Register the metric of the example during a test."""
     scope = vars(catalogue).copy()
     exec(EXAMPLE[1], scope)
     monkeypatch.setattr(catalogue, "METRICS", (*catalogue.METRICS, scope["LARGE_ERRORS"]))
@@ -59,7 +59,7 @@ def test_a_declaration_is_all_that_a_new_metric_takes(declared, tmp_path):
     assert "Errors above 50 in the body" in page and "part of the voxels with an absolute error above 50" in page
 
 
-def test_without_a_faster_way_a_label_is_measured_in_its_mask(monkeypatch):
+def test_a_metric_without_a_label_map_function_is_measured_in_each_mask(monkeypatch):
     def largest(pair, mask):
         return float(np.abs(pair.prediction - pair.reference)[... if mask is None else mask].max())
 

@@ -49,7 +49,7 @@ def _synthrad2023(truth, prediction, mask):
 
 
 def _synthrad2025(truth, prediction, mask):
-    """As the challenge states it: luminance, contrast and structure by themselves, in double precision.
+    """SSIM as the challenge defines it: separate luminance, contrast and structure, in double precision.
 
     The challenge's arrays run to the patient's left, back and head (LPS); these here to the right, front and head.
     """
@@ -166,7 +166,7 @@ def test_voxels_that_are_not_finite_are_refused(profile):
 
 
 def _organs(seed=0):
-    """Four organs in the truth, of which the prediction lacks one and moves the others, and one that it invents."""
+    """Four organs in the truth; the prediction lacks one, moves the others and adds one."""
     truth = np.zeros((24, 20, 16), np.uint8)
     for value, corner in enumerate(((2, 2, 2), (12, 2, 3), (3, 11, 8), (14, 12, 9)), start=1):
         truth[tuple(slice(c, c + 5) for c in corner)] = value

@@ -123,7 +123,7 @@ def test_a_box_shifted_by_k_voxels():
 
 
 @pytest.mark.parametrize(("spacing", "k"), [(0.7, 10), (0.1, 3), (1.1, 7), (2.5, 1)])
-def test_two_sheets_are_as_far_apart_as_they_are(spacing, k):
+def test_surface_distance_of_two_sheets_is_their_separation(spacing, k):
     reference = np.zeros((16, 6, 7), bool)
     reference[2] = True
     prediction = np.roll(reference, k, 0)
@@ -187,7 +187,7 @@ def test_labels_that_are_absent():
     assert np.isnan(segmentation_scores(empty, empty, (1, 1, 1), labels=[1])[1]["hd95"])
 
 
-def test_wanted_labels_score_as_among_all():
+def test_selected_labels_have_the_same_scores_as_among_all():
     rng = np.random.default_rng(0)
     reference, prediction = (_blobs((9, 10, 11), 4, 1.0, rng) for _ in range(2))
     every = segmentation_scores(reference, prediction, (1, 2, 3))

@@ -1,4 +1,4 @@
-"""A cohort over two local workers ends as by one process, whatever dies."""
+"""A cohort on two local workers gives the result of one process, even if a worker dies."""
 
 import json
 import os
@@ -47,12 +47,12 @@ def outputs(out):
 
 
 def records(out):
-    """The manifest as it stands in the file, order of its cases too, but for times and the name of the folder."""
-    told = json.loads((out / "manifest.json").read_text())
-    for record in told["cases"].values():
+    """The manifest as written, including the order of cases, without times and the folder name."""
+    manifest = json.loads((out / "manifest.json").read_text())
+    for record in manifest["cases"].values():
         del record["seconds"]
         record["output"] = record["output"].replace(str(out), "OUT")
-    return json.dumps(told)
+    return json.dumps(manifest)
 
 
 def test_two_workers_and_a_killed_one_do_what_one_process_does(local_ray, saved, studies, tmp_path, monkeypatch):
@@ -88,7 +88,7 @@ def test_two_workers_and_a_killed_one_do_what_one_process_does(local_ray, saved,
 
 
 def faked(died=(), shuffled=False):
-    """Workers that are none, some cases of which are lost."""
+    """A substitute for workers, in this process, that loses the cases in ``died``."""
 
     def spread(items, make, share):
         work = make()
@@ -98,7 +98,7 @@ def faked(died=(), shuffled=False):
     return spread
 
 
-def test_what_failed_on_a_worker_is_tried_again_under_watch(local_ray, saved, studies, tmp_path, monkeypatch):
+def test_a_failure_on_a_worker_is_retried_under_watch(local_ray, saved, studies, tmp_path, monkeypatch):
     scans, seen, whole = tmp_path / "arriving", [], (studies / "s0.nii.gz").read_bytes()
     scans.mkdir()
     (scans / "a.nii.gz").write_bytes(b"x" * len(whole))
@@ -108,9 +108,9 @@ def test_what_failed_on_a_worker_is_tried_again_under_watch(local_ray, saved, st
         seen.append(entry.status)
         if entry.status == "converted":
             raise KeyboardInterrupt
-        (tmp_path / "aside").write_bytes(whole)  # as if it had not changed: only a pause brings it again
-        os.utime(tmp_path / "aside", ns=(before.st_atime_ns, before.st_mtime_ns))
-        (tmp_path / "aside").rename(scans / "a.nii.gz")
+        (tmp_path / "replacement").write_bytes(whole)  # same size and time, so only a retry finds it
+        os.utime(tmp_path / "replacement", ns=(before.st_atime_ns, before.st_mtime_ns))
+        (tmp_path / "replacement").rename(scans / "a.nii.gz")
 
     monkeypatch.setattr(watch, "RETRY_PAUSES", (0.01,))
     results = convert(saved, scans, tmp_path / "out", watch=0.1, cluster=Cluster(workers=1), done=done)
@@ -134,7 +134,7 @@ def test_a_lost_case_is_reported_and_tried_again(local_ray, saved, studies, tmp_
     assert records(out) == records(tmp_path / "alone")
 
 
-def test_an_output_that_no_one_sees_is_no_output(local_ray, saved, studies, tmp_path, monkeypatch):
+def test_an_output_missing_on_the_shared_disk_is_a_failure(local_ray, saved, studies, tmp_path, monkeypatch):
     def elsewhere(items, make, share):
         for (job, old), entry in faked()(items, make, share):
             for target in job.targets:

@@ -1,4 +1,4 @@
-"""The record of a cohort run: complete after a kill at any moment, and no more written than there is to say."""
+"""The record of a cohort run: complete after a kill at any moment, and written incrementally."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def entry(path, text="image"):
 
 
 def filled(folder, model, count=3):
-    """A run that was killed: nothing is closed in order."""
+    """The manifest of a killed run, which was not closed."""
     manifest = Manifest(folder, model_description(model))
     for n in range(count):
         manifest.add(f"case{n}", entry(folder / f"case{n}.nii"))
@@ -39,11 +39,11 @@ def filled(folder, model, count=3):
 
 
 def held(manifest, folder, case):
-    told = {"input_sha256": "i", "output": f"elsewhere/{case}.nii"}
-    return manifest.holds(case, told, [folder / f"{case}.nii"])
+    expected = {"input_sha256": "i", "output": f"elsewhere/{case}.nii"}
+    return manifest.holds(case, expected, [folder / f"{case}.nii"])
 
 
-def test_a_killed_run_is_complete_in_the_next(model, tmp_path):
+def test_records_of_a_killed_run_are_restored_by_the_next(model, tmp_path):
     filled(tmp_path, model)
     assert json.loads((tmp_path / "manifest.json").read_text())["cases"] == {}
     with Manifest(tmp_path, model_description(model)) as manifest:
@@ -54,7 +54,7 @@ def test_a_killed_run_is_complete_in_the_next(model, tmp_path):
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cut=st.integers(0, 2000), tail=st.binary(max_size=20))
-def test_a_journal_torn_anywhere_gives_what_was_whole(model, tmp_path, cut, tail):
+def test_a_journal_truncated_anywhere_keeps_its_complete_lines(model, tmp_path, cut, tail):
     for path in tmp_path.glob("manifest.*"):
         path.unlink()
     filled(tmp_path, model)
@@ -76,7 +76,7 @@ def test_records_of_another_model_do_not_count(model, tmp_path):
     assert json.loads((tmp_path / "manifest.json").read_text())["model"]["sha256"] == "another"
 
 
-def test_changed_or_missing_outputs_and_failed_cases_are_done_again(model, tmp_path):
+def test_changed_or_missing_outputs_and_failed_cases_are_repeated(model, tmp_path):
     manifest = filled(tmp_path, model)
     manifest = Manifest(tmp_path, model_description(model))
     (tmp_path / "case0.nii").write_text("other")
@@ -85,7 +85,7 @@ def test_changed_or_missing_outputs_and_failed_cases_are_done_again(model, tmp_p
     assert not any(held(manifest, tmp_path, f"case{n}") for n in range(3))
 
 
-def test_what_a_case_costs_does_not_grow(model, tmp_path):
+def test_the_journal_grows_by_the_same_amount_for_each_case(model, tmp_path):
     with Manifest(tmp_path, model_description(model)) as manifest:
         sizes, made = [], entry(tmp_path / "a.nii")
         for n in range(100, 300):
@@ -99,7 +99,7 @@ def test_what_a_case_costs_does_not_grow(model, tmp_path):
     "text",
     ["", "[1]", '{"model": 3, "cases": {}}', '{"model": {"sha256": ""}, "cases": [1]}', "[" * 100_000, "\udc80"],
 )
-def test_what_is_no_manifest_is_refused(model, tmp_path, text):
+def test_invalid_manifests_are_refused(model, tmp_path, text):
     (tmp_path / "manifest.json").write_bytes(text.encode(errors="surrogatepass"))
     with refused("manifest-foreign"):
         Manifest(tmp_path, model_description(model))
@@ -111,9 +111,9 @@ def test_another_format_is_refused_by_its_number(model, tmp_path):
     path = tmp_path / "manifest.json"
     written = json.loads(path.read_text())
     assert written["format"] == FORMAT
-    for old, said in (({k: v for k, v in written.items() if k != "format"}, "1"), ({**written, "format": 9}, "9")):
+    for old, number in (({k: v for k, v in written.items() if k != "format"}, "1"), ({**written, "format": 9}, "9")):
         path.write_text(json.dumps(old))
-        with refused("manifest-format", names=f"format {said}"):
+        with refused("manifest-format", names=f"format {number}"):
             Manifest(tmp_path, model_description(model))
 
 
@@ -123,10 +123,10 @@ sys.path[:0] = sys.argv[2:]
 from pathlib import Path
 from small import make_model
 from test_manifest import entry
-from medgen.inference.cohort.manifest import Manifest, about
+from medgen.inference.cohort.manifest import Manifest, model_description
 folder = Path(sys.argv[1])
 made = entry(folder / "a.nii")
-manifest = Manifest(folder, about(make_model()))
+manifest = Manifest(folder, model_description(make_model()))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit fails with an error, as on a full disk
 resource.setrlimit(resource.RLIMIT_FSIZE, (3000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 for n in range(50):
@@ -137,7 +137,7 @@ manifest.__exit__()
 """
 
 
-def test_a_full_disk_tears_no_line_and_the_end_of_the_run_has_all(model, tmp_path):
+def test_a_full_disk_leaves_no_partial_line_and_no_record_is_lost(model, tmp_path):
     run = run_program(FULL, tmp_path, os.path.dirname(__file__))
     assert run.stdout == "True\n", run.stderr
     assert len(json.loads((tmp_path / "manifest.json").read_text())["cases"]) == 50

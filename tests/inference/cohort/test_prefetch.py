@@ -1,4 +1,4 @@
-"""Reading, working and writing at once."""
+"""Reading, processing and writing in parallel."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ from medgen.inference.cohort.prefetch import overlapped
 
 
 class Held:
-    """Jobs that know how many of them there are."""
+    """Stages that count the jobs held at a time."""
 
     def __init__(self, size=1):
         self.size, self.lock, self.now, self.most, self.threads = size, threading.Lock(), 0, 0, {}
@@ -49,7 +49,7 @@ def test_above_the_bound_one_job_is_held_at_a_time():
     assert held.most == 1
 
 
-def test_what_is_under_way_is_finished_before_asking_again():
+def test_jobs_in_progress_finish_before_the_next_item_is_requested():
     held, seen = Held(), []
 
     def items():
@@ -63,7 +63,7 @@ def test_what_is_under_way_is_finished_before_asking_again():
 
 
 @pytest.mark.parametrize("stage", ["read", "work", "write"])
-def test_errors_come_out_and_no_thread_stays(stage):
+def test_errors_are_raised_and_threads_end(stage):
     held, before = Held(), threading.active_count()
 
     def broken(_):
@@ -92,7 +92,7 @@ def test_several_writers_keep_the_order_and_the_bound():
 
 
 @pytest.mark.parametrize("by", ["closing", "interrupt"])
-def test_it_ends_with_what_is_being_written_written(by):
+def test_writes_in_progress_are_finished_at_the_end(by):
     held, written, going = Held(), [], threading.Event()
 
     def work(job):
@@ -116,21 +116,21 @@ def test_it_ends_with_what_is_being_written_written(by):
     assert sorted(written) == [0, 1, 2] and list(jobs) == []
 
 
-def test_what_writing_takes_besides_counts():
+def test_memory_for_writing_counts_towards_the_bound():
     held = Held()
     jobs = overlapped(range(6), held.read, held.work, held.write, lambda job: 1, lambda job: 3, 5, 3)
     assert len(list(jobs)) == 6 and held.most == 1
 
 
-def test_jobs_without_size_come_out_too():
-    """Those that were skipped hold nothing."""
+def test_jobs_without_size_are_returned_too():
+    """Skipped jobs hold no memory."""
     held = Held(size=0)
     assert len(list(held.run(range(5)))) == 5
     assert len(list(held.run(range(5), bound=-1))) == 5
 
 
 def test_the_bound_holds_for_jobs_of_falling_sizes():
-    """A small one must not let as many of its size join larger ones that are still written."""
+    """A small job must not admit further jobs beside larger ones that are still being written."""
     sizes, now, most, lock = [400, 200, 130, 100, 80, 60, 50, 40, 30, 20], 0, 0, threading.Lock()
 
     def changed(by):

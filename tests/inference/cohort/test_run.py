@@ -51,7 +51,7 @@ def tiny(cohort, name, method=None, **sections):
 
 
 def phantoms(folder, *names):
-    """Small scans on disk, each another one."""
+    """Small scans on disk, all different."""
     folder.mkdir(parents=True, exist_ok=True)
     for n, name in enumerate(names):
         scan = np.random.default_rng(n).integers(-1000, 400, (10, 11, 12)).astype(np.int16)
@@ -69,14 +69,14 @@ def test_two_contrasts_to_one_with_pix2pix(tmp_path):
     names = {"sources": ("t1", "flair"), "targets": ("t2",)}
     cohort = write_cohort(tmp_path / "cohort", **names)
     (cohort / "flair/case3.nii.gz").unlink()
-    said = []
-    best = train(tiny(cohort, "pix2pix", data=names), tmp_path / "run", say=said.append)
-    assert any("case3 lacks flair" in line for line in said)
+    lines = []
+    best = train(tiny(cohort, "pix2pix", data=names), tmp_path / "run", say=lines.append)
+    assert any("case3 lacks flair" in line for line in lines)
     model = load_model(best)
     assert len(model.info.source_range) == len(model.info.training_scans) == 2
     results = convert(model, cohort, tmp_path / "out")
     assert [r.status for r in results] == ["converted", "converted", "converted", "failed"]
-    assert "case3 lacks flair" in results[3].error
+    assert "case3 has no flair" in results[3].error
     (cohort / "t1/case3.nii.gz").unlink()
     same_grids(tmp_path / "out", cohort / "t1")
     assert [r.status for r in convert(model, cohort, tmp_path / "out")] == ["skipped"] * 3
@@ -124,12 +124,12 @@ def test_contrasts_in_different_frames_of_reference_are_converted_with_a_warning
     for contrast in names["sources"]:
         write_ct(tmp_path / "in" / contrast / "case0", stored(20, 20, 24), FrameOfReferenceUID="1.1")
         write_ct(tmp_path / "in" / contrast / "case1", stored(20, 20, 24), FrameOfReferenceUID=f"1.{len(contrast)}")
-    told = [
-        [said for said in result.warnings if "flair/case1 are in different frames of reference" in said]
+    warnings = [
+        [text for text in result.warnings if "flair/case1 have different frames of reference" in text]
         for result in convert(make_model(small_settings(data=names)), tmp_path / "in", tmp_path / "out")
         if result.status == "converted"
     ]
-    assert [len(said) for said in told] == [0, 1]
+    assert [len(texts) for texts in warnings] == [0, 1]
 
 
 @pytest.mark.parametrize("name", [n for n in method_names() if not settings_class(n).needs_classes])
@@ -183,7 +183,7 @@ def test_methods_see_the_labels_and_the_model_keeps_their_names(tmp_path, monkey
     assert info.training_data["labels"] == {"background": 0, "body": 1, "organ": 2}
 
 
-def test_what_nobody_expected_is_reported_and_the_rest_goes_on(model, tmp_path, monkeypatch):
+def test_unexpected_errors_are_reported_and_the_other_cases_converted(model, tmp_path, monkeypatch):
     scans = phantoms(tmp_path / "in", "a.nii.gz", "b.nii.gz", "c.nii.gz", "d.nii.gz")
 
     def broken(stage, name, found):
@@ -202,7 +202,10 @@ def test_what_nobody_expected_is_reported_and_the_rest_goes_on(model, tmp_path, 
         monkeypatch.setattr(where, stage, broken(getattr(where, stage), name, found))
     results = convert(model, scans, tmp_path / "out")
     assert [r.status for r in results] == ["failed"] * 3 + ["converted"]
-    assert all(f"{name}.nii.gz: medgen did not expect" in r.error for name, r in zip("abc", results, strict=False))
+    assert all(
+        f"{name}.nii.gz: unexpected error" in r.error and "TypeError" in r.error
+        for name, r in zip("abc", results, strict=False)
+    )
     monkeypatch.undo()
     assert [r.status for r in convert(model, scans, tmp_path / "out")] == ["converted"] * 3 + ["skipped"]
 
@@ -218,7 +221,10 @@ def test_two_scans_of_one_name_and_format_do_not_undo_each_other(model, tmp_path
     scans = phantoms(tmp_path / "in", "a.nii.gz", "a.nii")
     for status in ("converted", "skipped"):
         first, second = convert(model, scans, tmp_path / "out", format="nifti")
-        assert (first.status, second.status) == (status, "failed") and "named a too" in second.error
+        assert (first.status, second.status) == (
+            status,
+            "failed",
+        ) and f"{scans / 'a.nii'} have the same case name" in second.error
 
 
 def test_bad_names_and_sizes_are_refused_before_memory_is_taken(model, tmp_path, monkeypatch):
@@ -231,7 +237,7 @@ def test_bad_names_and_sizes_are_refused_before_memory_is_taken(model, tmp_path,
     assert {p.name for p in (tmp_path / "out").iterdir()} == {".medgen.record", "manifest.json"}
 
 
-def test_what_arrives_is_converted_until_interrupted(model, tmp_path):
+def test_arriving_scans_are_converted_until_interrupted(model, tmp_path):
     scans, seen = phantoms(tmp_path / "in", "a.nii.gz"), []
 
     def done(entry, number, count):
@@ -252,8 +258,8 @@ def test_what_arrives_is_converted_until_interrupted(model, tmp_path):
         convert(model, scans, scans / "out", watch=0.1)
 
 
-@pytest.mark.parametrize("where", ["translating", "telling"])
-def test_an_interrupt_tells_what_is_being_written(model, tmp_path, monkeypatch, where):
+@pytest.mark.parametrize("where", ["translating", "reporting"])
+def test_an_interrupted_run_reports_the_cases_being_written(model, tmp_path, monkeypatch, where):
     scans, seen, going = phantoms(tmp_path / "in", *(f"{name}.nii.gz" for name in "abcde")), [], threading.Event()
     translate, write = module.translate_case, module.write_outputs
 
@@ -270,7 +276,7 @@ def test_an_interrupt_tells_what_is_being_written(model, tmp_path, monkeypatch, 
 
     def done(entry, number, count):
         seen.append(entry.case)
-        if where == "telling" and not going.is_set():
+        if where == "reporting" and not going.is_set():
             threading.Timer(0.2, going.set).start()
             raise KeyboardInterrupt
 
@@ -296,7 +302,7 @@ def test_a_second_interrupt_of_the_command_ends_at_once(monkeypatch):
     assert ended == [128 + signal.SIGINT]
 
 
-def test_what_failed_is_tried_again_and_told_once(model, tmp_path, monkeypatch):
+def test_a_failed_case_is_retried_and_reported_once(model, tmp_path, monkeypatch):
     scans, seen, tries, write = phantoms(tmp_path / "in", "a.nii.gz"), [], [], module.write_outputs
 
     def full(targets, *given):
@@ -358,11 +364,11 @@ def test_a_change_of_voxels_beside_their_header_is_seen(model, tmp_path):
         assert [r.status for r in convert(model, scans, tmp_path / "out")] == status
 
 
-def test_names_that_a_file_system_may_take_for_one_are_told_apart(model, tmp_path):
+def test_names_equal_but_for_case_or_unicode_form_are_refused(model, tmp_path):
     scans = phantoms(tmp_path / "in", "case.nii.gz", "CASE.nii.gz", "M\u00fcller.nii.gz", "Mu\u0308ller.nii.gz")
     results = convert(model, scans, tmp_path / "out")
     assert sorted(r.status for r in results) == ["converted", "converted", "failed", "failed"]
-    assert all("another scan of this folder is named" in r.error for r in results if r.error)
+    assert all("have the same case name, ignoring letter case" in r.error for r in results if r.error)
 
 
 def test_a_format_that_the_output_is_not_named_as(model, tmp_path):
@@ -375,7 +381,7 @@ def test_a_format_that_the_output_is_not_named_as(model, tmp_path):
         assert result.status == "converted" and (tmp_path / name).exists()
 
 
-def test_a_choice_among_series_is_never_passed_over(model, tmp_path):
+def test_a_selection_of_series_is_never_ignored(model, tmp_path):
     scans, rules = phantoms(tmp_path / "in", "a.nii.gz"), Rules(include=[Rule(modality="CT")])
     for options, code, names in (
         ({"series": "1", "rules": rules}, "option-rules-with-series", ("--rules", "--series")),
@@ -388,14 +394,14 @@ def test_a_choice_among_series_is_never_passed_over(model, tmp_path):
         inputs.find_scans(scans, ["t1", "t2"], rules=rules)
 
 
-def test_what_a_conversion_is_stands_in_its_header(model, tmp_path):
+def test_the_nifti_header_marks_a_conversion_as_synthetic(model, tmp_path):
     convert(model, phantoms(tmp_path / "in", "a.nii.gz", "b.mha"), tmp_path / "out", format="nifti")
     for name in "ab":
-        told = bytes(nib.load(tmp_path / "out" / f"{name}.nii.gz").header["descrip"]).decode()
-        assert told.startswith("SYNTHETIC, not for primary diagnosis")
+        description = bytes(nib.load(tmp_path / "out" / f"{name}.nii.gz").header["descrip"]).decode()
+        assert description.startswith("SYNTHETIC, not for primary diagnosis")
 
 
-def test_nothing_that_others_left_in_the_output_is_cleared(model, tmp_path):
+def test_files_of_others_in_the_output_folder_are_kept(model, tmp_path):
     out = tmp_path / "out"
     for folder in (".notes.old", ".medgen-tools", ".part-x", ".work.tmp", "notes"):
         (out / folder).mkdir(parents=True)
@@ -406,7 +412,7 @@ def test_nothing_that_others_left_in_the_output_is_cleared(model, tmp_path):
     assert set(before) <= set(out.rglob("*"))
 
 
-def test_what_is_no_output_or_not_read_is_told(model, tmp_path):
+def test_unknown_output_formats_and_unreadable_inputs_are_reported(model, tmp_path):
     scans = phantoms(tmp_path / "in", "a.nii.gz", "b.nii.gz", "case..nii.gz")
     for ending in (".hdr", ".img"):
         (scans / f"pair{ending}").write_bytes(b"x" * 348)
@@ -415,4 +421,4 @@ def test_what_is_no_output_or_not_read_is_told(model, tmp_path):
             convert(model, scans, tmp_path / name)
     results = convert(model, scans, tmp_path / "out")
     assert [r.status for r in results] == ["converted", "converted", "failed", "failed"]
-    assert "Windows takes off" in results[2].error and "are a pair" in results[3].error
+    assert "Windows removes" in results[2].error and ".hdr/.img pair" in results[3].error

@@ -1,4 +1,4 @@
-"""The verdict that each conversion of a run gets, and what says beforehand that a scan is no input of the model's."""
+"""The verdict of each conversion of a run, and warnings that a scan does not suit the model."""
 
 import json
 import re
@@ -32,7 +32,7 @@ def volume(data, affine):
     return Volume(np.asarray(data, np.float32), affine)
 
 
-def test_the_truth_passes_and_what_still_holds_contrast_medium_does_not(patient):
+def test_the_truth_passes_and_remaining_contrast_medium_does_not(patient):
     checks = checks_for(make_model(small_settings(data={"removes_contrast": True})))
     source, truth = (volume(v, patient.affine) for v in (patient.contrast, patient.noncontrast))
     assert verdict([source], [truth], ["target"], checks)[0] == "pass"
@@ -52,7 +52,7 @@ def test_a_flipped_output_fails_by_the_limits_of_any_translation(patient):
 
 
 def test_findings_of_a_run_have_their_places_and_reach_manifest_and_report(tmp_path, patient, monkeypatch):
-    """What is still enhanced: the box lies around the place that the sentence names, on a rerun too."""
+    """The box of remaining enhancement surrounds the position named in the sentence, after a rerun too."""
     source = tmp_path / "in" / "a.nii.gz"
     source.parent.mkdir()
     nib.save(nib.Nifti1Image(patient.contrast.astype(np.float32), patient.affine), source)
@@ -72,7 +72,7 @@ def test_findings_of_a_run_have_their_places_and_reach_manifest_and_report(tmp_p
     assert next(iter(recorded.values()))["findings"] == json.loads(json.dumps(entry.findings))
 
 
-def test_what_cannot_be_checked_asks_for_review():
+def test_a_case_that_cannot_be_checked_needs_review():
     flat = volume(np.full((4, 4, 4), np.nan), np.eye(4))
     status, reasons, _ = verdict([flat], [flat], ["target"], named_checks("general"))
     assert status == "review" and "could not be done" in reasons[0]
@@ -102,7 +102,7 @@ def test_a_run_records_each_verdict_and_keeps_it(tmp_path, patient):
     assert unchecked.verdict is None and (tmp_path / "other/a.nii.gz").exists()
 
 
-def test_what_was_done_is_held_against_other_limits_without_doing_it_again(tmp_path, patient, monkeypatch):
+def test_other_limits_are_applied_without_a_new_conversion(tmp_path, patient, monkeypatch):
     (tmp_path / "in").mkdir()
     nib.save(nib.Nifti1Image(patient.contrast.astype(np.int16), patient.affine), tmp_path / "in/a.nii.gz")
     model = make_model(spacing=(MM,) * 3, train=False)  # gives its input back
@@ -145,12 +145,12 @@ def test_verdicts_as_structured_reports_beside_the_series(tmp_path):
         convert(model, tmp_path / "in", tmp_path / "out", checks=named_checks("ct_contrast"))  # another verdict
         assert not (tmp_path / "out/verdicts/case.dcm").exists()
     result = run(format="nifti", overwrite=True)
-    assert result.status == "failed" and "leave --qa-report-sr out" in result.error
+    assert result.status == "failed" and "not DICOM" in result.error and "omit --qa-report-sr" in result.error
     with refused("option-verdict-without-checks", names="--qa-report-sr"):
         convert(model, tmp_path / "in", tmp_path / "out", qa_report_sr=True)
 
 
-def test_a_scan_without_contrast_medium_is_told_before_it_is_converted():
+def test_a_scan_already_without_contrast_medium_gives_a_warning():
     def look(data):
         return describe(np.asarray(data), (MM,) * 3, model.source_code)
 
@@ -166,4 +166,4 @@ def test_a_scan_without_contrast_medium_is_told_before_it_is_converted():
         out_of_distribution(model, [volume(v, new.affine)]) for v in (new.contrast, new.noncontrast)
     )
     assert not any("already" in text for text in with_medium)
-    assert any("without contrast medium already" in text for text in without)
+    assert any("already be without contrast medium" in text for text in without)

@@ -1,4 +1,4 @@
-"""What arrives in a folder is found once it has stood still."""
+"""Arriving scans are found once their files stop changing."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ from medgen.inference.cohort.watch import arrivals
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Time that passes only when something sleeps."""
+    """Replace time by a clock that advances only in sleep."""
     now = [0.0]
     monkeypatch.setattr(watch.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(watch.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
@@ -24,7 +24,7 @@ def clock(monkeypatch):
 
 
 def scans(found, clock, seconds):
-    """What is found until so much time has passed."""
+    """The scans found within this many seconds."""
     end, scans = clock[0] + seconds, []
     while clock[0] < end:
         scan = next(found)
@@ -46,7 +46,7 @@ def test_a_file_that_grows_is_left_alone_and_found_once(tmp_path, clock):
     assert until(found, clock, 6) == [] and until(found, clock, 30) == ["a"]
 
 
-def test_series_are_folders_and_loose_or_hidden_files_are_none(tmp_path, clock):
+def test_series_are_folders_and_loose_or_hidden_files_are_ignored(tmp_path, clock):
     found = arrivals(tmp_path, tmp_path.parent / "out", ("source",), 10)
     (tmp_path / "notes.txt").write_text("x")
     (tmp_path / ".part-a.nii.gz").write_text("x")
@@ -58,7 +58,7 @@ def test_series_are_folders_and_loose_or_hidden_files_are_none(tmp_path, clock):
     assert until(found, clock, 30) == ["study_series"]
 
 
-def test_what_lies_deeper_is_named_by_its_place(tmp_path, clock):
+def test_nested_scans_are_named_by_their_folders(tmp_path, clock):
     found = arrivals(tmp_path, tmp_path.parent / "out", ("source",), 10)
     for patient in "ab":
         (tmp_path / f"{patient}/portal").mkdir(parents=True)
@@ -81,7 +81,7 @@ def test_a_case_waits_for_all_its_contrasts(tmp_path, clock):
     assert until(found, clock, 20) == ["a"]
 
 
-def test_a_doubled_name_is_told_once_and_the_others_come(tmp_path, clock):
+def test_a_duplicate_name_is_reported_once_and_the_others_are_found(tmp_path, clock):
     found = arrivals(tmp_path, tmp_path.parent / "out", ("t1", "t2"), 10)
     for name in ("t1/a.nii.gz", "t1/a.mha", "t2/a.nii.gz", "t1/b.nii.gz", "t2/b.nii.gz", "t1/lone.nii.gz"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -99,7 +99,9 @@ def test_a_doubled_name_is_told_once_and_the_others_come(tmp_path, clock):
 
 
 @pytest.mark.parametrize("contrasts", [("source",), ("t1", "t2")])
-def test_a_folder_that_cannot_be_listed_is_told_once_and_the_others_come(tmp_path, clock, monkeypatch, contrasts):
+def test_a_folder_that_cannot_be_listed_is_reported_once_and_the_others_are_found(
+    tmp_path, clock, monkeypatch, contrasts
+):
     tops = [tmp_path / name for name in contrasts] if len(contrasts) > 1 else [tmp_path]
     for top in tops:
         for patient in "abc":
@@ -126,7 +128,7 @@ def test_a_folder_that_cannot_be_listed_is_told_once_and_the_others_come(tmp_pat
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may enter every folder")
-def test_what_may_not_be_looked_at_comes_and_its_reading_tells(tmp_path, clock):
+def test_folders_without_access_are_found_and_fail_when_read(tmp_path, clock):
     for patient, name in (("a", "ct.nii.gz"), ("b", "ct.nii.gz"), ("c", "0")):
         (tmp_path / patient).mkdir()
         (tmp_path / patient / name).write_text("x")
@@ -146,7 +148,7 @@ def test_a_header_waits_for_the_data_file_beside_it(tmp_path, clock):
     assert until(found, clock, 100) == ["a"]
 
 
-def test_a_link_that_leads_nowhere_comes_again_when_it_does(tmp_path, clock):
+def test_a_dangling_link_is_found_again_once_its_target_exists(tmp_path, clock):
     found = arrivals(tmp_path, tmp_path.parent / "out", ("source",), 10)
     (tmp_path / "a.nii.gz").symlink_to(tmp_path.parent / "later")
     assert until(found, clock, 30) == ["a"]
@@ -154,7 +156,7 @@ def test_a_link_that_leads_nowhere_comes_again_when_it_does(tmp_path, clock):
     assert until(found, clock, 30) == ["a"]
 
 
-def test_what_failed_comes_again_after_growing_pauses_and_at_once_when_it_changes(tmp_path, clock):
+def test_failed_scans_are_retried_after_growing_pauses_or_at_once_after_a_change(tmp_path, clock):
     path, failed, times = tmp_path / "a.nii.gz", set(), []
     path.write_text("x"), (tmp_path / "b.nii.gz").write_text("x")
     found = arrivals(tmp_path, tmp_path.parent / "out", ("source",), 10, failed)
@@ -171,7 +173,7 @@ def test_what_failed_comes_again_after_growing_pauses_and_at_once_when_it_change
     assert until(found, clock, 10000) == []
 
 
-def test_an_output_inside_and_no_folder_are_refused(tmp_path):
+def test_an_output_inside_the_input_and_a_missing_folder_are_refused(tmp_path):
     for source, output, code in (
         (tmp_path, tmp_path / "out", "output-inside-input"),
         (tmp_path / "none", tmp_path, "folder-watched-missing"),
@@ -180,11 +182,11 @@ def test_an_output_inside_and_no_folder_are_refused(tmp_path):
             arrivals(source, output, ("source",), 1)
 
 
-def test_dicom_in_the_watched_folder_itself_is_told_once(tmp_path, clock):
+def test_dicom_in_the_watched_folder_itself_is_reported_once(tmp_path, clock):
     write_ct(tmp_path / "in", stored(3, 8, 9))
     found = arrivals(tmp_path / "in", tmp_path / "out", ("source",), 10)
-    (told,) = scans(found, clock, 30)
-    assert "000.dcm lies in" in told.fault and "put each series into one" in told.fault
+    (scan,) = scans(found, clock, 30)
+    assert "000.dcm is directly in" in scan.fault and "move each series to a subfolder" in scan.fault
     write_ct(tmp_path / "in/case", stored(3, 8, 9))
     assert until(found, clock, 30) == ["case"]
 
@@ -203,25 +205,25 @@ def test_half_a_series_waits_for_the_count_in_its_headers(tmp_path, clock):
     assert scan.case == "a" and scan.warnings == scan.notes == ()
 
 
-def test_half_a_series_comes_with_a_warning_after_long_and_again_when_more_arrive(tmp_path, clock):
+def test_half_a_series_is_found_late_with_a_warning_and_again_when_complete(tmp_path, clock):
     found = arrivals(tmp_path, tmp_path.parent / "out", ("source",), 10)
     write_ct(tmp_path / "a", stored(8, 4, 4), ImagesInAcquisition=8)
     last = (tmp_path / "a/007.dcm").read_bytes()
     (tmp_path / "a/007.dcm").unlink()
     (scan,) = scans(found, clock, 1000)
-    assert "7 images of a series of 8 by ImagesInAcquisition are there" in scan.warnings[0]
+    assert "7 of 8 images by ImagesInAcquisition are present" in scan.warnings[0]
     (tmp_path / "a/007.dcm").write_bytes(last)
     (scan,) = scans(found, clock, 1000)
     assert scan.warnings == ()
 
 
-def test_a_series_that_counts_nothing_comes_with_a_note(tmp_path, clock):
+def test_a_series_without_a_count_is_found_with_a_note(tmp_path, clock):
     write_ct(tmp_path / "a", stored(3, 4, 4))
     (scan,) = scans(arrivals(tmp_path, tmp_path.parent / "out", ("source",), 10), clock, 100)
-    assert scan.warnings == () and "do not say how many images" in scan.notes[0]
+    assert scan.warnings == () and "do not state how many images" in scan.notes[0]
 
 
-def test_a_series_and_a_volume_in_one_folder_are_told_once_and_come_when_they_are_apart(tmp_path, clock):
+def test_a_series_and_a_volume_in_one_folder_are_a_fault_until_separated(tmp_path, clock):
     found = arrivals(tmp_path, tmp_path.parent / "out", ("source",), 10)
     write_ct(tmp_path / "p1", stored(2, 4, 4))
     (tmp_path / "p1/mask.nii.gz").write_text("x")
@@ -235,7 +237,7 @@ def test_a_series_and_a_volume_in_one_folder_are_told_once_and_come_when_they_ar
     directory.save_as(tmp_path / "p2/DICOMDIR", enforce_file_format=True)
     first = scans(found, clock, 30)
     assert [scan.case for scan in first] == ["p1", "p2_ct"] and first[1].fault is None
-    assert "mask.nii.gz, and which is meant is not clear" in first[0].fault
+    assert "mask.nii.gz, so the input is ambiguous" in first[0].fault
     (tmp_path / "p1/mask.nii.gz").unlink()
     (again,) = scans(found, clock, 30)
     assert again.case == "p1" and again.fault is None

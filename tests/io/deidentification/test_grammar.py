@@ -1,4 +1,4 @@
-"""Planted text in every element of the dictionary, nested or not, in its VR and in others: nothing of it leaves."""
+"""Text planted in every element of the dictionary, nested or not, in its own VR and in others, is removed."""
 
 import struct
 from io import BytesIO
@@ -22,7 +22,7 @@ from medgen.io.read import read_volume
 
 KEY = bytes(range(32))
 ENCODINGS = ("utf-8", "latin-1", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
-LEFT_OUT = [  # without which nothing is read, or by which an image is refused
+LEFT_OUT = [  # required for reading, or a reason to refuse the image
     tag_for_keyword(k)
     for k in "SpecificCharacterSet Modality SOPClassUID ImageType SequenceOfUltrasoundRegions PixelData".split()
 ]
@@ -30,7 +30,7 @@ WRONG = ("LO", "TM", "DS", "US", "FD", "OB", "UN", "AT", "CS", "SQ", "UI")
 
 
 def planted(text, turn=None):
-    """A data set in which each element of the dictionary holds the text as raw bytes, in its VR or one of ``WRONG``."""
+    """Data set whose elements contain the text as raw bytes, in their own VR or one of ``WRONG``."""
     ds = Dataset()
     for number, (kinds, *_) in DicomDictionary.items():
         tag, right = Tag(number), kinds.split(" or ")[0]
@@ -58,7 +58,7 @@ def file_bytes(ds):
         *(("Smith^John", encoding, turn) for turn, encoding in ((0, "utf-8"), (4, "utf-16-le"), (8, "utf-8"))),
     ],
 )
-def test_no_planted_text_leaves(text, encoding, turn, shift):
+def test_planted_text_is_removed(text, encoding, turn, shift):
     if shift and (encoding != "utf-8" or turn):
         return
     raw = text.encode(encoding)
@@ -76,7 +76,7 @@ def found(ds, text):
     return [element.keyword for element in ds if text in str(element.value)]
 
 
-def test_dose_and_geometry_stay_as_they_are():
+def test_dose_and_geometry_are_kept():
     ds = Dataset()
     ds.Exposure, ds.ExposureTime, ds.XRayTubeCurrent, ds.KVP, ds.CTDIvol = 200, 500, 310, "120", 7.25
     ds.ImagePositionPatient, ds.PixelSpacing = ["-80", "-80.5", "1e1"], [0.48828125, 0.48828125]
@@ -101,8 +101,8 @@ def test_a_number_that_is_too_long_is_written_shorter():
     assert [str(value) for value in ds.PixelSpacing] == ["0.48828125", "0.48828125"]
 
 
-def test_what_describes_every_vector_element_is_counted():
-    """Elements of binary numbers that may be any number of values could spell a text, so few of them stay."""
+def test_multi_valued_binary_elements_that_spell_text_are_removed():
+    """Elements with any number of binary values could spell a text, so few of them are kept."""
     for tag, (kinds, *_) in DicomDictionary.items():
         kind = kinds.split(" or ")[0]
         if kind in grammar.WORDS and "n" in dictionary_VM(tag):
@@ -114,14 +114,14 @@ def test_what_describes_every_vector_element_is_counted():
     st.sampled_from(sorted(grammar.WORDS)),
     st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8, max_size=8),
 )
-def test_numbers_whose_bytes_are_text_go(kind, text):
+def test_numbers_whose_bytes_are_text_are_removed(kind, text):
     size = struct.calcsize(grammar.WORDS[kind])
     values = [struct.unpack(grammar.WORDS[kind], text.encode()[i : i + size])[0] for i in range(0, 8, size)]
     assert not grammar._measures(kind, values) or size < 4 and len(values) < 2
 
 
 @given(st.floats(-1e9, 1e9).filter(lambda x: x == 0 or abs(x) > 1e-9), st.integers(-(2**31), 2**31 - 1))
-def test_numbers_of_any_ordinary_size_stay(number, whole):
+def test_ordinary_numbers_are_kept(number, whole):
     ds = Dataset()
     ds.SliceThickness, ds.InstanceNumber, ds.TriggerTime = float(f"{number:.6g}"), whole, float(f"{number:.3g}")
     before = [str(ds[k].value) for k in ("SliceThickness", "InstanceNumber", "TriggerTime")]
@@ -162,18 +162,18 @@ def test_grammars(kind, good, bad):
         "HU",
     ],
 )
-def test_technical_text(text):
+def test_technical_text_is_recognised(text):
     assert grammar.is_technical(text)
 
 
 @pytest.mark.parametrize(
     "text", ["Smith", "SMITH^JOHN", "John 12", "19701231", "patient B30f", "MRN 1234567", "B30f\x00Smith", "Ä1"]
 )
-def test_no_technical_text(text):
+def test_non_technical_text_is_recognised(text):
     assert not grammar.is_technical(text)
 
 
-def test_meanings_are_the_standards():
+def test_code_meanings_are_taken_from_the_standard():
     ds = Dataset()
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = "T-D3000", "SRT", "Smith^John"
@@ -185,7 +185,7 @@ def test_meanings_are_the_standards():
     assert [other.CodeValue, other.CodingSchemeDesignator, other.CodeMeaning] == ["REMOVED"] * 3
 
 
-def test_a_series_with_names_in_numbers_leaves_without(tmp_path):
+def test_names_hidden_in_numbers_are_removed(tmp_path):
     write_ct(tmp_path / "in", stored(2, 8, 8), OBLIQUE, KVP="120.00000", Exposure="200200")
     for file in (tmp_path / "in").iterdir():
         content = file.read_bytes()

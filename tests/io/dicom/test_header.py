@@ -6,14 +6,14 @@ from pydicom import DataElement
 from medgen.io.dicom.quiet import quiet_pydicom
 
 
-def test_values_that_pydicom_warns_of_reach_neither_console_nor_log(monkeypatch, caplog):
+def test_values_in_pydicom_warnings_reach_neither_console_nor_log(monkeypatch, caplog):
     log = logging.getLogger("pydicom")
-    monkeypatch.setattr(log, "level", log.level)  # as it was, afterwards
-    log.setLevel(logging.WARNING)  # forgets, too, which levels were asked for before
+    monkeypatch.setattr(log, "level", log.level)  # restored after the test
+    log.setLevel(logging.WARNING)  # also clears the cache of enabled levels
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         DataElement("StudyInstanceUID", "UI", "1.02.patient")
-        assert caught and "1.02.patient" in caplog.text  # it can fail
+        assert caught and "1.02.patient" in caplog.text  # the check can fail
         caught.clear()
         caplog.clear()
         quiet_pydicom()

@@ -24,7 +24,7 @@ def studies(tmp_path):
     return tmp_path / "in"
 
 
-def test_only_what_is_new_or_changed_is_read_again(studies, tmp_path):
+def test_only_new_or_changed_files_are_read_again(studies, tmp_path):
     database = tmp_path / "out/index.sqlite"
     first = indexed(studies, database)
     assert (first.read, len(first.images)) == (9, 8)
@@ -34,7 +34,7 @@ def test_only_what_is_new_or_changed_is_read_again(studies, tmp_path):
     (studies / "b/c/001.dcm").unlink()
     third = indexed(studies, database)
     assert third.read == 5 and len(third.images) == 8
-    assert third.images == indexed(studies).images  # as without an index
+    assert third.images == indexed(studies).images  # equals the result without an index
     assert indexed(studies, database).read == 0
 
 
@@ -44,8 +44,8 @@ def test_a_file_of_another_time_is_read_again(studies, tmp_path):
     assert indexed(studies, tmp_path / "i").read == 1
 
 
-def test_a_file_written_anew_with_its_size_and_time_is_read_again(studies, tmp_path):
-    """As by unpacking an archive that keeps times: two slices of one size trade names."""
+def test_rewritten_file_of_same_size_and_time_is_read_again(studies, tmp_path):
+    """Two slices of one size swap names, as after unpacking an archive that keeps times."""
     first, second = studies / "a/000.dcm", studies / "a/001.dcm"
     for path in (first, second):
         os.utime(path, (1, 1))
@@ -59,8 +59,8 @@ def test_a_file_written_anew_with_its_size_and_time_is_read_again(studies, tmp_p
     assert again.read == 2 and dict(again.images)[first]["ImagePositionPatient"] == places[second] != places[first]
 
 
-def test_equal_values_of_headers_are_held_once_and_stay_what_they_are(studies, tmp_path):
-    for _ in range(2):  # read, and from the database
+def test_equal_header_values_are_shared_and_unchanged(studies, tmp_path):
+    for _ in range(2):  # from the files, then from the database
         images = dict(indexed(studies, tmp_path / "i").images)
         assert all(repr(header) == repr(read_header(path)) for path, header in images.items())
         one, other = images[studies / "a/000.dcm"], images[studies / "b/c/001.dcm"]
@@ -73,7 +73,7 @@ def test_equal_values_of_headers_are_held_once_and_stay_what_they_are(studies, t
 
 
 @pytest.mark.parametrize("spoil", ["damaged", "of another folder", "of another version"])
-def test_an_index_that_does_not_fit_is_made_anew(studies, tmp_path, spoil):
+def test_unsuitable_index_is_rebuilt(studies, tmp_path, spoil):
     database = tmp_path / "i"
     indexed(studies, database)
     if spoil == "damaged":
@@ -100,7 +100,7 @@ def test_a_broken_file_is_a_fault_and_nothing_is_kept_of_a_folder_without_dicom(
 
 
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, None])
-def test_the_quick_way_through_a_header_finds_what_pydicom_does(studies, syntax):
+def test_fast_header_reader_equals_pydicom(studies, syntax):
 
     for path in (studies / "a/000.dcm", studies / "b/e.dcm"):
         if syntax is not None:
@@ -116,7 +116,7 @@ def test_the_quick_way_through_a_header_finds_what_pydicom_does(studies, syntax)
     "ending, code", [("", "dicom-lost-slice"), (".dcm", "dicom-unreadable"), (".17", "dicom-lost-slice")]
 )
 @pytest.mark.parametrize("content", [b"", bytes(5000)])
-def test_an_empty_file_named_as_the_slices_of_its_folder_is_a_lost_slice(tmp_path, ending, code, content):
+def test_empty_file_named_like_the_slices_is_a_lost_slice(tmp_path, ending, code, content):
     write_ct(tmp_path / "in", stored(4))
     for path in (tmp_path / "in").iterdir():
         path.rename(path.with_suffix(ending))
@@ -132,7 +132,7 @@ def test_an_empty_file_named_as_the_slices_of_its_folder_is_a_lost_slice(tmp_pat
 
 
 def test_names_of_another_encoding_are_indexed(tmp_path):
-    """Latin-1, as old Windows exports carry it: no UTF-8, so no text that SQLite takes."""
+    """Names in Latin-1, as in old Windows exports, are not UTF-8, so SQLite does not accept them as text."""
     write_ct(tmp_path / "x", stored(3))
     folder = os.fsencode(tmp_path / "in") + b"/M\xfcller"
     os.renames(os.fsencode(tmp_path / "x"), folder)
@@ -166,7 +166,7 @@ def test_an_unreadable_subfolder_is_one_fault(studies, tmp_path, monkeypatch):
     assert len(indexed(studies, tmp_path / "i").images) == 7
 
 
-def test_that_a_file_could_not_be_read_is_not_kept(studies, tmp_path, monkeypatch):
+def test_read_failure_is_not_cached(studies, tmp_path, monkeypatch):
     def failing(path, *args):
         if Path(path).name == "001.dcm":
             raise PermissionError(13, "Permission denied")
@@ -175,15 +175,15 @@ def test_that_a_file_could_not_be_read_is_not_kept(studies, tmp_path, monkeypatc
     monkeypatch.setattr(dicom_header, "open", failing, raising=False)
     found = indexed(studies, tmp_path / "i")
     assert len(found.images) == 6 and len(found.faults) == 2
-    monkeypatch.undo()  # as chmod: neither size nor time of the files changes
+    monkeypatch.undo()  # like chmod: neither size nor time of the files changes
     again = indexed(studies, tmp_path / "i")
     assert len(again.images) == 8 and not again.faults and again.read == 2
 
 
-def test_a_link_to_a_slice_that_is_not_there_is_a_fault(tmp_path):
+def test_broken_link_to_a_slice_is_an_error(tmp_path):
     write_ct(tmp_path / "a", stored(4, 6, 6))
     (tmp_path / "a/003.dcm").unlink()
     (tmp_path / "a/003.dcm").symlink_to(tmp_path / "annex/nothing")
-    assert "link to a file that is not there" in indexed(tmp_path).faults[tmp_path / "a/003.dcm"]
+    assert "is a link to a missing file" in indexed(tmp_path).faults[tmp_path / "a/003.dcm"]
     with refused("file-dangling-link"):
         list_series(tmp_path / "a")

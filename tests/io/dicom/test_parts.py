@@ -1,4 +1,4 @@
-"""Several volumes in one series, told apart by any attribute of acquisition or reconstruction; one volume stays one."""
+"""Any acquisition or reconstruction attribute separates the volumes of a series; a single volume is not split."""
 
 import re
 from pathlib import Path
@@ -27,7 +27,7 @@ def value(keyword, n):
 
 
 def slices(heights, modality="CT", **tags):
-    """Slices at heights (mm) along an oblique normal; tags: what each has, by its number."""
+    """Slices at heights (mm) along an oblique normal; ``tags``: elements of each slice, as functions of its number."""
     normal, found = np.array([0, 0.6, 0.8]), []
     for k, height in enumerate(heights):
         header = {
@@ -60,7 +60,7 @@ ARRANGED = {  # name: heights of the slices of each volume
 
 @pytest.mark.parametrize("order", ["one after the other", "interleaved"])
 @pytest.mark.parametrize("name", ARRANGED)
-def test_every_attribute_divides_volumes_that_overlap(name, order):
+def test_every_attribute_splits_overlapping_volumes(name, order):
     owner = np.repeat(np.arange(len(ARRANGED[name])), [len(h) for h in ARRANGED[name]])
     heights = np.concatenate(ARRANGED[name])
     if order == "interleaved":
@@ -72,22 +72,22 @@ def test_every_attribute_divides_volumes_that_overlap(name, order):
     )
     for keyword in some:
         if name == "of other steps" and keyword in VARYING:
-            continue  # those need as many slices each
+            continue  # these need the same number of slices per volume
         found = parts(slices(heights, **{keyword: lambda k, keyword=keyword: value(keyword, owner[k])}))
         assert heights_of(found) == expected, keyword
         assert all(label.startswith(keyword) for label, _ in found)
 
 
 @pytest.mark.parametrize("keyword", KEYWORDS)
-def test_an_attribute_that_only_one_of_two_volumes_has_divides_them(keyword):
+def test_attribute_present_in_only_one_volume_splits_the_series(keyword):
     found = parts(slices(np.arange(16) * 2.5, **{keyword: lambda k: value(keyword, 1) if k % 2 else None}))
     assert [label for label, _ in found] == [f"no {keyword}", found[1][0]] and len(found[0][1]) == 8
 
 
 @pytest.mark.parametrize("name", ["half a step apart", "at the same places", "three"])
 @pytest.mark.parametrize("keyword", VARYING)
-def test_times_and_exposures_of_each_slice_divide_volumes_that_were_acquired_apart(keyword, name):
-    """Every slice has another value; a volume's lie together, whatever their order."""
+def test_per_slice_times_and_exposures_split_separate_acquisitions(keyword, name):
+    """Each slice has its own value; the values of one volume are contiguous, in any order."""
     count, rng = len(ARRANGED[name]), np.random.default_rng(0)
     heights = np.concatenate(ARRANGED[name])
     each = len(heights) // count
@@ -97,7 +97,7 @@ def test_times_and_exposures_of_each_slice_divide_volumes_that_were_acquired_apa
 
 
 @pytest.mark.parametrize("shape", ["rising", "a hill", "random", "few levels", "one for all", "of rotations"])
-def test_what_varies_along_one_scan_does_not_divide_it(shape):
+def test_attributes_that_vary_along_one_scan_do_not_split_it(shape):
     rng, along = np.random.default_rng(1), np.arange(24)
     values = {
         "rising": along,
@@ -113,24 +113,24 @@ def test_what_varies_along_one_scan_does_not_divide_it(shape):
 
 
 @pytest.mark.parametrize("keyword", VARYING)
-def test_a_missing_slice_does_not_divide_a_scan(keyword):
+def test_missing_slice_does_not_split_a_scan(keyword):
     heights = np.delete(np.arange(12) * 2.0, 5)
     assert len(parts(slices(heights, **{keyword: lambda k: value(keyword, int(heights[k]))}))) == 1
 
 
-def test_the_passes_of_an_mr_volume_stay_one_and_other_attributes_divide_it():
+def test_passes_of_an_mr_volume_stay_one_series_and_other_attributes_split_it():
     for keyword in KEYWORDS:
         found = parts(slices(np.arange(16) * 2.0, "MR", **{keyword: lambda k, keyword=keyword: value(keyword, k % 2)}))
         assert len(found) == (1 if keyword in MR_PASSES else 2), keyword
 
 
-def test_volumes_one_above_the_other_are_divided_by_what_a_reconstruction_has_once():
+def test_adjacent_volumes_are_split_by_attributes_constant_in_a_reconstruction():
     for keyword in KEYWORDS:
         found = parts(slices(np.arange(16) * 2.0, **{keyword: lambda k, keyword=keyword: value(keyword, k // 8)}))
         assert len(found) == (2 if keyword in RECONSTRUCTION else 1), keyword
 
 
-def test_a_reconstruction_that_changes_within_a_volume_is_said():
+def test_reconstruction_that_changes_within_a_volume_is_reported():
     odd = slices(np.arange(9) * 2.0, ConvolutionKernel=lambda k: "B70f" if k == 4 else "B30f")
     assert len(parts(odd)) == 1 and differing(odd) == ["ConvolutionKernel"]
     assert differing(slices(np.arange(9) * 2.0, KVP=lambda k: 120.0)) == []
@@ -150,7 +150,7 @@ def test_four_volumes_of_two_kernels_before_and_after_contrast(offset):
     assert all("ConvolutionKernel" in label and "ContrastBolusAgent" in label for label, _ in found)
 
 
-# Elements that no list names -----------------------------------------------------------------------------
+# Elements that are in no list -----------------------------------------------------------------------------
 
 
 def code(k):
@@ -195,25 +195,25 @@ def written(folder, elements, undefined=False):
 
 @pytest.mark.parametrize("undefined", [False, True])
 @pytest.mark.parametrize("kind", UNNAMED)
-def test_any_element_that_is_not_of_each_image_divides_interleaved_volumes(tmp_path, kind, undefined):
+def test_any_element_that_is_not_per_image_splits_interleaved_volumes(tmp_path, kind, undefined):
     if undefined and "Sequence" not in str(UNNAMED[kind](1)):
         pytest.skip("only sequences have no length")
     assert written(tmp_path, UNNAMED[kind], undefined) == [4, 4]
 
 
 @pytest.mark.parametrize("kind", OF_EACH_IMAGE)
-def test_what_each_image_has_of_its_own_does_not_divide_a_scan(tmp_path, kind):
+def test_per_image_attributes_do_not_split_a_scan(tmp_path, kind):
     assert written(tmp_path, OF_EACH_IMAGE[kind]) == [8]
 
 
-def test_a_missing_slice_where_an_unnamed_element_changes_does_not_divide_a_scan(tmp_path):
+def test_missing_slice_where_an_unlisted_element_changes_does_not_split_a_scan(tmp_path):
     written(tmp_path, lambda k: {"AcquisitionProtocolName": "AB"[k // 4]})
     sorted(tmp_path.iterdir())[4].unlink()
     assert [len(series.slices) for series in list_series(tmp_path)] == [7]
 
 
 @pytest.mark.parametrize("place", ["shared", "frame"])
-def test_unnamed_elements_of_functional_groups_divide_frames(tmp_path, place):
+def test_unlisted_elements_of_functional_groups_split_frames(tmp_path, place):
     path = tmp_path / "a.dcm"
     write_enhanced_ct(path, np.zeros((8, 4, 4), int))
     ds = dcmread(path)
@@ -224,13 +224,13 @@ def test_unnamed_elements_of_functional_groups_divide_frames(tmp_path, place):
     assert [len(series.slices) for series in list_series(tmp_path)] == ([4, 4] if place == "frame" else [8])
 
 
-def test_the_label_names_the_element_and_not_its_value(tmp_path):
+def test_label_names_the_element_and_not_its_value(tmp_path):
     written(tmp_path, UNNAMED["protocol"])
     assert all(re.fullmatch("AcquisitionProtocolName variant [0-9a-f]{8}", s.part) for s in list_series(tmp_path))
 
 
 @pytest.mark.parametrize("count", [4, 6])
-def test_one_time_for_each_of_two_short_stacks_divides_them(count):
+def test_one_time_per_short_stack_splits_them(count):
     for keyword in ("AcquisitionTime", "ContentTime", "InstanceCreationTime"):
         found = parts(slices(np.arange(count) * 2.0, **{keyword: lambda k, keyword=keyword: value(keyword, k % 2)}))
         assert [len(group) for _, group in found] == [count // 2] * 2
@@ -238,7 +238,7 @@ def test_one_time_for_each_of_two_short_stacks_divides_them(count):
         assert len(found) == 1
 
 
-def test_stacks_that_only_two_attributes_together_tell_apart():
+def test_stacks_that_only_two_attributes_together_separate():
     found = parts(
         slices(np.arange(24) * 2.0, FilterType=lambda k: "AABB"[k % 4], AcquisitionNumber=lambda k: [1, 2, 2, 1][k % 4])
     )

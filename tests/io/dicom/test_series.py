@@ -1,4 +1,4 @@
-"""DICOM series: voxels and geometry beside SimpleITK's reader, on series written here with pydicom."""
+"""DICOM series: voxels and geometry compared with SimpleITK, on series written with pydicom."""
 
 import threading
 import warnings
@@ -42,7 +42,7 @@ def scan(slices=6, rows=5, columns=7, low=0, high=4000):
 
 
 def write_series(folder, stored, axes=AXIAL, *, kind="u2", step=2.5, names=None, positions=None, uid=None, **tags):
-    """One file a slice; ``axes`` has row direction, column direction and normal (LPS) as its columns."""
+    """Write one file per slice; the columns of ``axes`` are row direction, column direction and normal (LPS)."""
     folder.mkdir(parents=True, exist_ok=True)
     uid = uid or generate_uid()
     for k, pixels in enumerate(stored):
@@ -55,7 +55,7 @@ def write_series(folder, stored, axes=AXIAL, *, kind="u2", step=2.5, names=None,
             uid[:60] + ".2",
         )
         ds.PatientID, ds.Modality, ds.SeriesNumber, ds.SeriesDescription = "p", "CT", 3, "thin"
-        ds.InstanceNumber = len(stored) - k  # against the position: must not matter
+        ds.InstanceNumber = len(stored) - k  # reverse of the position order; must have no effect
         position = np.array([-100.5, 20.25, 30]) + k * step * axes[:, 2] if positions is None else positions[k]
         ds.ImagePositionPatient = [f"{x:.8f}"[:16] for x in position]
         ds.ImageOrientationPatient = [f"{x:.12f}"[:16] for x in axes[:, :2].T.ravel()]
@@ -91,7 +91,7 @@ def test_agrees_with_simpleitk_in_any_orientation(tmp_path, orientation):
     assert same_geometry(read_geometry(tmp_path), volume.geometry, tolerance=0.0)
 
 
-def test_a_voxel_lies_where_its_slice_says(tmp_path):
+def test_voxel_position_follows_the_slice_header(tmp_path):
     """From the standard (C.7.6.2.1.1): P = S + X * column spacing * column + Y * row spacing * row."""
     stored = scan()
     write_series(tmp_path, stored, OBLIQUE)
@@ -125,11 +125,11 @@ def test_rescale_is_applied_slice_by_slice(tmp_path, kind, low):
     volume = read_volume(tmp_path)
     expected = stored * np.reshape(slope, (-1, 1, 1)) + np.reshape(inter, (-1, 1, 1))
     np.testing.assert_array_equal(volume.data, expected.transpose(2, 1, 0))
-    assert volume.dtype == np.float32  # not all whole
+    assert volume.dtype == np.float32  # not all are integers
 
 
 @pytest.mark.parametrize("high, kind", [(4000, np.int16), (60000, np.int32)])
-def test_stored_type_holds_the_values_and_goes_to_nifti(tmp_path, high, kind):
+def test_stored_type_holds_the_values_and_is_written_to_nifti(tmp_path, high, kind):
     write_series(tmp_path / "dicom", scan(high=high))
     volume = read_volume(tmp_path / "dicom")
     assert volume.dtype == kind
@@ -150,23 +150,23 @@ def test_without_rescale_the_stored_values_are_the_values(tmp_path):
 @pytest.mark.parametrize(
     "tags, fault",
     [
-        ({"RescaleSlope": "2", "RescaleIntercept": None}, "half of a rescale"),
-        ({"RescaleSlope": None, "RescaleIntercept": "-1024"}, "half of a rescale"),
-        ({"RescaleSlope": "2", "RescaleIntercept": ""}, "half of a rescale"),
-        ({"RescaleSlope": "1", "RescaleIntercept": ["-1024", "-1024"]}, "a rescale that is no number"),
+        ({"RescaleSlope": "2", "RescaleIntercept": None}, "only one element of the rescale"),
+        ({"RescaleSlope": None, "RescaleIntercept": "-1024"}, "only one element of the rescale"),
+        ({"RescaleSlope": "2", "RescaleIntercept": ""}, "only one element of the rescale"),
+        ({"RescaleSlope": "1", "RescaleIntercept": ["-1024", "-1024"]}, "a rescale that is not a finite number"),
         ({"RescaleSlope": "0", "RescaleIntercept": "5"}, "a RescaleSlope of 0"),
-        ({"RescaleSlope": "nan"}, "a rescale that is no number"),
-        ({"RescaleIntercept": "-inf"}, "a rescale that is no number"),
+        ({"RescaleSlope": "nan"}, "a rescale that is not a finite number"),
+        ({"RescaleIntercept": "-inf"}, "a rescale that is not a finite number"),
     ],
 )
-def test_values_that_a_rescale_leaves_unknown_are_refused(tmp_path, tags, fault):
+def test_invalid_rescale_is_refused(tmp_path, tags, fault):
     write_series(tmp_path, scan(3), **tags)
     with refused("dicom-rescale-invalid", names=("000.dcm", fault, "RescaleSlope")):
         read_volume(tmp_path)
 
 
 def test_monochrome1_does_not_change_hu(tmp_path):
-    """It asks a viewer to show low values bright (C.7.6.3.1.2). ITK inverts the values: not followed here."""
+    """MONOCHROME1 asks a viewer to show low values bright (C.7.6.3.1.2). ITK inverts the values; medgen does not."""
     stored = scan()
     write_series(tmp_path, stored, PhotometricInterpretation="MONOCHROME1")
     np.testing.assert_array_equal(read_volume(tmp_path).data, stored.transpose(2, 1, 0) - 1024.0)
@@ -180,7 +180,7 @@ def test_rle_is_decoded_and_a_missing_decoder_is_named(tmp_path):
         ds.compress(RLELossless)
         ds.save_as(path)
     np.testing.assert_array_equal(read_volume(tmp_path).data, stored.transpose(2, 1, 0) - 1024.0)
-    for path in tmp_path.iterdir():  # not JPEG 2000 data: refused whether a decoder is there or not
+    for path in tmp_path.iterdir():  # not JPEG 2000 data: refused with and without a decoder
         ds = pydicom.dcmread(path)
         ds.file_meta.TransferSyntaxUID = JPEG2000Lossless
         ds.save_as(path)
@@ -206,18 +206,18 @@ def test_several_series_are_listed_and_chosen(tmp_path):
         read_volume(tmp_path)
     for part in ("--series", a, b, "'thin'", "'Thick Arterial'", "4 slices", "6 slices", "1)", "2)"):
         assert part in str(info.value)
-    for wanted, expected in ((a, first), ("2", first), ("thin", first), ("1", second), ("arterial", second)):
-        volume = read_volume(tmp_path, series=wanted)
+    for choice, expected in ((a, first), ("2", first), ("thin", first), ("1", second), ("arterial", second)):
+        volume = read_volume(tmp_path, series=choice)
         np.testing.assert_array_equal(volume.data, expected.transpose(2, 1, 0) - 1024.0)
-        assert read_geometry(tmp_path, series=wanted).shape == volume.data.shape
+        assert read_geometry(tmp_path, series=choice).shape == volume.data.shape
     assert series_uid(tmp_path / "a0") == a
     assert read_volume(tmp_path / "a0").data.shape[2] == 4  # a file names its own series
-    for wanted in ("3", "th", "venous", ""):
-        with refused("dicom-ambiguous-folder", names=f"'{wanted}'"):
-            read_volume(tmp_path, series=wanted)
+    for choice in ("3", "th", "venous", ""):
+        with refused("dicom-ambiguous-folder", names=f"'{choice}'"):
+            read_volume(tmp_path, series=choice)
 
 
-def test_localisers_segmentations_and_strangers_are_passed_over(tmp_path):
+def test_localisers_segmentations_and_other_files_are_ignored(tmp_path):
     stored = scan()
     write_series(tmp_path, stored)
     write_series(tmp_path / "x", scan(2), names=["s0", "s1"], ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
@@ -243,7 +243,7 @@ def test_rounded_positions_are_accepted_and_the_stack_is_straight(tmp_path):
     np.testing.assert_allclose(volume.affine[:3, 2], (0, 0, positions[-1][2] / 29))
 
 
-def test_a_tilted_gantry_gives_a_sheared_affine(tmp_path):
+def test_tilted_gantry_gives_a_sheared_affine(tmp_path):
     shift = np.array([0, np.sin(np.radians(15)), np.cos(np.radians(15))]) * 3
     write_series(tmp_path, scan(), positions=[shift * k for k in range(6)])
     volume = read_volume(tmp_path)
@@ -277,8 +277,8 @@ def test_a_missing_slice_is_named_with_its_gap(tmp_path, slices, gone):
     refused_reading("dicom-spacing-uneven", tmp_path, names)
 
 
-def test_bits_that_are_not_at_the_low_end_of_a_pixel_are_refused(tmp_path):
-    """Left-justified, they come out of pydicom and SimpleITK as other values."""
+def test_left_justified_pixels_are_refused(tmp_path):
+    """pydicom and SimpleITK read left-justified pixels as wrong values."""
     write_series(tmp_path / "left", scan() << 4, BitsStored=12, HighBit=15)
     with refused("dicom-high-bit", names=("000.dcm", "HighBit")):
         read_volume(tmp_path / "left")
@@ -323,7 +323,7 @@ def test_mixed_slices(tmp_path):
         ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "dicom-orientation-invalid", "ImageOrientationPatient"),
     ],
 )
-def test_images_without_a_place_are_refused(tmp_path, tags, code, name):
+def test_images_without_a_position_are_refused(tmp_path, tags, code, name):
     write_series(tmp_path, scan(2), **tags)
     refused_reading(code, tmp_path, name)
 
@@ -347,7 +347,7 @@ def test_damaged_files(tmp_path):
 
 
 def test_pydicoms_warnings_stay_silent_whatever_threads_overlap(tmp_path, monkeypatch):
-    """One thread is done reading while another still is; it then meets a value that pydicom warns of and quotes."""
+    """One thread finishes reading while another reads a value that a pydicom warning quotes."""
     write_series(tmp_path, scan(2))
     first_in, second_in, first_out = threading.Event(), threading.Event(), threading.Event()
     real = dicom_header._elements
@@ -364,7 +364,7 @@ def test_pydicoms_warnings_stay_silent_whatever_threads_overlap(tmp_path, monkey
 
     monkeypatch.setattr(dicom_header, "_elements", elements)
     first, second = (threading.Thread(target=read_header, args=[tmp_path / f"00{n}.dcm"]) for n in (0, 1))
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         first.start()
         assert first_in.wait(10)
@@ -373,7 +373,7 @@ def test_pydicoms_warnings_stay_silent_whatever_threads_overlap(tmp_path, monkey
         first_out.set()
         second.join()
         validate_value("UI", "Doe^Jane", WARN)
-    assert not said
+    assert not caught
 
 
 @pytest.mark.skipif(not LIDC.is_dir(), reason="../shared/data/lidc_dicom is absent")
@@ -388,7 +388,7 @@ def test_a_scanner_series_agrees_with_simpleitk():
 
 
 def test_a_slice_without_the_rescale_of_the_others(tmp_path):
-    """It would be read a thousand HU off."""
+    """Its values would be wrong by about 1000 HU."""
     write_ct(tmp_path / "a", stored(4, 8, 9))
     ds = pydicom.dcmread(tmp_path / "a/002.dcm")
     del ds.RescaleSlope, ds.RescaleIntercept
@@ -401,7 +401,7 @@ def test_a_slice_without_the_rescale_of_the_others(tmp_path):
 def test_a_frame_without_the_rescale_of_the_others(tmp_path, others):
     write_enhanced_ct(tmp_path / "a.dcm", stored(4, 8, 9))
     ds = pydicom.dcmread(tmp_path / "a.dcm")
-    if others == "nothing changed":  # then the stored values are the values, with or without words
+    if others == "nothing changed":  # then the stored values are used, with or without a warning
         for group in ds.PerFrameFunctionalGroupsSequence:
             group.PixelValueTransformationSequence = [item(RescaleSlope="1", RescaleIntercept="0", RescaleType="HU")]
     del ds.PerFrameFunctionalGroupsSequence[2].PixelValueTransformationSequence
@@ -424,8 +424,8 @@ def test_pixels_of_other_than_whole_bytes_are_refused(tmp_path, bits):
         read_volume(tmp_path)
 
 
-def test_a_compressed_image_that_was_cut_short_is_named(tmp_path):
-    """pydicom then drops all of its elements, so that the rescale seemed to be missing."""
+def test_truncated_compressed_image_is_named(tmp_path):
+    """pydicom then drops all elements of the file, so that the rescale seems to be missing."""
     write_series(tmp_path, scan(3))
     paths = sorted(tmp_path.iterdir())
     for path in paths:
@@ -437,7 +437,7 @@ def test_a_compressed_image_that_was_cut_short_is_named(tmp_path):
         read_volume(tmp_path)
 
 
-def test_sequences_nested_without_end_are_one_sentence(tmp_path):
+def test_deeply_nested_sequences_are_refused(tmp_path):
     write_series(tmp_path, scan(3))
     path = sorted(tmp_path.iterdir())[1]
     begin, end = (

@@ -1,4 +1,4 @@
-"""Slices that are nearly, and slices that are not, one stack; images that are no slices."""
+"""Slices with small and large deviations from one stack; images that are not slices."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from medgen.io.volume import same_geometry
 
 
 def turned(axes, radians):
-    """Rows and columns of a slice that is turned by so much about some axis, as a header writes them."""
+    """Row and column direction of a slice rotated by a rotation vector (radians), as in a header."""
     row, column = (Rotation.from_rotvec(radians) * Rotation.from_matrix(axes)).as_matrix()[:, :2].T
     return [f"{x:.9f}" for x in (*row, *column)]
 
@@ -28,7 +28,7 @@ def turned(axes, radians):
     jitter=st.lists(st.floats(-1, 1), min_size=6, max_size=6),
 )
 @settings(max_examples=6, deadline=None)
-def test_orientation_that_jitters_by_less_than_a_voxel_is_read_by_its_mean(tmp_path_factory, axes, about, jitter):
+def test_orientation_jitter_below_one_voxel_is_averaged(tmp_path_factory, axes, about, jitter):
     folder, size = tmp_path_factory.mktemp("jitter"), np.hypot(64 * 0.8, 68 * 0.6)
     most = 0.1 / size  # radians that move the corner by 0.1 mm
     angles = [np.array(about) / np.sqrt(3) * most * j for j in jitter]
@@ -40,12 +40,12 @@ def test_orientation_that_jitters_by_less_than_a_voxel_is_read_by_its_mean(tmp_p
     assert same_geometry(read_geometry(folder), volume.geometry, tolerance=0.0)
 
 
-def test_a_jitter_that_can_be_seen_is_said_and_larger_ones_are_refused(tmp_path):
+def test_visible_orientation_jitter_is_noted_and_a_larger_one_refused(tmp_path):
     for degrees in (0.02, 1.0, 10.0):
         angle = lambda k, d=degrees: turned(AXIAL, np.radians([0, 0, d]) * (k % 2))  # noqa: E731
         write_ct(tmp_path / f"{degrees}", stored(6), ImageOrientationPatient=angle)
     volume = read_volume(tmp_path / "0.02")
-    assert "ImageOrientationPatient differs between its slices, by up to 0.01" in volume.notes[0]
+    assert "ImageOrientationPatient differs between the slices, by up to 0.01" in volume.notes[0]
     for folder in ("1.0", "10.0"):
         with refused("dicom-slices-differ", names="orientation"):
             read_volume(tmp_path / folder)
@@ -56,7 +56,7 @@ def test_a_jitter_that_can_be_seen_is_said_and_larger_ones_are_refused(tmp_path)
     assert read_volume(tmp_path / "even").notes == ()
 
 
-def test_positions_that_jitter_are_read_and_said(tmp_path):
+def test_jittered_positions_are_read_with_a_note(tmp_path):
     rng = np.random.default_rng(3)
     off = rng.uniform(-1, 1, (8, 3)) * 0.1
     off[[0, -1]] = 0
@@ -65,7 +65,7 @@ def test_positions_that_jitter_are_read_and_said(tmp_path):
         write_ct(tmp_path / name, stored(8), ImagePositionPatient=place, PixelSpacing=["2", "2"])
     volume = read_volume(tmp_path / "0.1")
     np.testing.assert_allclose(volume.affine[:3, 2], (0, 0, 2.5), atol=1e-6)
-    assert "off equal steps" in volume.notes[0]
+    assert "from equal spacing" in volume.notes[0]
     with refused("dicom-slices-shifted"):
         read_volume(tmp_path / "1")
 
@@ -89,7 +89,7 @@ def test_positions_that_jitter_are_read_and_said(tmp_path):
 )
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("series", ["the same", "another"])
-def test_an_image_that_is_no_slice_does_not_hide_the_scan(tmp_path, tags, remark, first, series):
+def test_non_slice_image_does_not_hide_the_scan(tmp_path, tags, remark, first, series):
     uid = write_ct(tmp_path, stored(6), ImageType=["ORIGINAL", "PRIMARY", "AXIAL"])
     write_ct(tmp_path / "x", stored(1))
     ds = dcmread(tmp_path / "x/000.dcm")
@@ -100,19 +100,19 @@ def test_an_image_that_is_no_slice_does_not_hide_the_scan(tmp_path, tags, remark
     ds.save_as(tmp_path / ("000 sheet.dcm" if first else "zzz.dcm"))
     (tmp_path / "x/000.dcm").unlink()
     if series == "another" and remark == "derived image":
-        with refused("dicom-ambiguous-folder"):  # it may be one: a person has to say
+        with refused("dicom-ambiguous-folder"):  # it may be a slice: the user must choose
             read_volume(tmp_path)
         return
     volume = read_series(tmp_path)
     np.testing.assert_array_equal(volume.data, stored(6).transpose(2, 1, 0) - 1024.0)
     if series == "the same":
         (found,) = list_series(tmp_path)
-        assert found.beside == f"1 of its images ({remark})" and found.beside in volume.notes[-1]
+        assert found.beside == f"1 of the images in this series ({remark})" and found.beside in volume.notes[-1]
     else:
         assert sorted(s.remark for s in list_series(tmp_path)) == ["", remark]
 
 
-def test_a_slice_without_a_place_is_not_taken_for_a_sheet(tmp_path):
+def test_slice_without_a_position_is_refused(tmp_path):
     write_ct(tmp_path, stored(6))
     ds = dcmread(tmp_path / "005.dcm")
     del ds.ImagePositionPatient
@@ -152,7 +152,7 @@ def test_colour_is_refused_as_colour(tmp_path, kind):
         ("PLAN", "1.2.840.10008.5.1.4.1.1.481.5"),
     ],
 )
-def test_objects_that_accompany_a_scan_are_passed_over(tmp_path, modality, kind):
+def test_objects_that_accompany_a_scan_are_ignored(tmp_path, modality, kind):
     write_ct(tmp_path, stored(4))
     ds = dcmread(tmp_path / "000.dcm")
     ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = kind
@@ -162,6 +162,6 @@ def test_objects_that_accompany_a_scan_are_passed_over(tmp_path, modality, kind)
     del ds.PixelData, ds.ImagePositionPatient
     ds.save_as(tmp_path / "000 other.dcm")
     assert read_volume(tmp_path).data.shape[2] == 4
-    for _ in range(2):  # read, and from the index
+    for _ in range(2):  # from the files, then from the index
         index = indexed(tmp_path, tmp_path.parent / "index" / tmp_path.name)
         assert len(index.images) == 4 and not index.faults

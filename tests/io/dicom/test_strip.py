@@ -1,4 +1,4 @@
-"""What a derived image leaves out of its source's header, and that nothing is left half there."""
+"""Elements of the source header that a derived image omits; remaining items are complete."""
 
 import shutil
 from dataclasses import replace
@@ -27,7 +27,7 @@ def instances(keyword="ReferencedSOPSequence"):
 
 
 def reference():
-    """An item with all that references hold (PS3.3 table 10-3 and others), and what is of no other image."""
+    """Item with all elements of a reference (PS3.3 table 10-3 and others), and elements that are not references."""
     made = item(
         StudyInstanceUID=generate_uid(),
         ReferencedSOPClassUID=NUMBERS[0],
@@ -43,7 +43,7 @@ def reference():
 
 
 def paths(dataset, before=()):
-    """(path, item) of every item of every sequence."""
+    """Yield (path, item) for every item of every sequence."""
     for element in dataset:
         for n, inner in enumerate(element.value if element.VR == "SQ" else ()):
             place = (*before, (element.keyword, n))
@@ -52,7 +52,7 @@ def paths(dataset, before=()):
 
 
 def check_whole(derived, source):
-    """Items that are still there have all that theirs had but for dose and private elements, and none is empty."""
+    """Check that remaining items have all elements of their source except dose and private elements; none is empty."""
     was = dict(paths(source))
     count = 0
     for place, inner in paths(derived):
@@ -66,7 +66,7 @@ def check_whole(derived, source):
 
 
 @pytest.mark.parametrize("place", ["image", "shared", "frames"])
-def test_references_of_every_kind_are_whole_or_gone(place):
+def test_references_are_complete_or_removed(place):
     ds = Dataset()
     ds.SharedFunctionalGroupsSequence, ds.PerFrameFunctionalGroupsSequence = [Dataset()], [Dataset()]
     for holder in {
@@ -82,20 +82,20 @@ def test_references_of_every_kind_are_whole_or_gone(place):
     assert not any(e.tag.is_private or e.keyword in DOSE for e in ds.iterall())
 
 
-def test_an_item_that_had_nothing_else_goes_with_its_sequence():
+def test_items_left_empty_are_removed_with_their_sequence():
     for keyword in SEQUENCES:
         ds = item(**{keyword: [item(XRayTubeCurrent=3), item(RequestAttributesSequence=[item(Exposure=1)])]})
         strip(ds, removes_contrast=False)
         assert keyword not in ds or keyword.endswith("FunctionalGroupsSequence")
 
 
-def test_what_was_empty_before_stays_as_it_was():
+def test_empty_sequences_of_the_source_are_kept():
     ds = item(AcquisitionContextSequence=[], ReferencedStudySequence=[], RequestAttributesSequence=[item(KVP=1)])
     strip(ds, removes_contrast=True)
     assert len(ds) == 3
 
 
-def test_dimensions_go_with_what_they_point_to(tmp_path):
+def test_dimensions_are_removed_with_the_elements_they_point_to(tmp_path):
     write_enhanced_ct(tmp_path / "in/a.dcm", stored(4, 8, 10))
     ds = pydicom.dcmread(tmp_path / "in/a.dcm")
     organisation = ds.DimensionOrganizationSequence[0].DimensionOrganizationUID
@@ -121,7 +121,7 @@ def test_dimensions_go_with_what_they_point_to(tmp_path):
 
 
 def planted(path, modality):
-    """Macros of enhanced images that hold references, dose and contrast, in all the places that they may be."""
+    """Macros of enhanced images with references, dose and contrast, in all positions that the standard allows."""
     ds = pydicom.dcmread(path)
     shared = ds.SharedFunctionalGroupsSequence[0]
     shared.IrradiationEventIdentificationSequence = [item(IrradiationEventUID=generate_uid())]
@@ -173,7 +173,7 @@ def planted(path, modality):
 @pytest.mark.parametrize("deidentified", [False, True])
 @pytest.mark.parametrize("kind", ["enhanced CT", "enhanced MR", "CT"])
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dicom3tools is not installed")
-def test_a_derived_image_has_no_error_that_its_source_had_not(tmp_path, kind, deidentified, removes):
+def test_derived_image_has_no_error_that_its_source_lacks(tmp_path, kind, deidentified, removes):
     if kind == "CT":
         nested = {
             "ReferencedStudySequence": [item(ReferencedSOPClassUID=NUMBERS[0], ReferencedSOPInstanceUID=NUMBERS[1])],

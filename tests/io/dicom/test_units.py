@@ -1,4 +1,4 @@
-"""The unit of an image's values, by what the standard says of its object."""
+"""The unit of an image's values according to the standard."""
 
 import numpy as np
 import pydicom
@@ -32,7 +32,7 @@ def mapping(unit, slope=1.0, intercept=0.0):
         {"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "MAT_REMOVED"]},  # virtual non-contrast
         {"ImageType": ["ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 SPI"]},
         {"ImageType": ["DERIVED", "SECONDARY", "MPR"]},
-        {"ImageType": ["ORIGINAL", "PRIMARY", "PERFUSION"]},  # the scans that perfusion is computed from
+        {"ImageType": ["ORIGINAL", "PRIMARY", "PERFUSION"]},  # source scans of perfusion maps
         {"RealWorldValueMappingSequence": mapping("[hnsf'U]"), "RescaleType": "HU"},
         {"SOPClassUID": CAPTURE, "RescaleType": "HU"},
         {"PhotometricInterpretation": "MONOCHROME1"},
@@ -79,11 +79,11 @@ def test_another_rescale_type_is_another_unit(kind, image_type):
         ({"Modality": "MR", "RescaleType": "MM2/S"}, "MM2/S (RescaleType)"),
     ],
 )  # fmt: skip
-def test_what_is_no_hu_has_its_own_name(elements, unit):
+def test_unit_other_than_hu_is_named(elements, unit):
     assert unit_of(image(**elements), 0) == unit
 
 
-def test_stored_values_that_only_a_mapping_turns_into_hu_are_none():
+def test_stored_values_that_only_a_mapping_converts_to_hu_are_not_hu():
     given = image(RealWorldValueMappingSequence=mapping("[hnsf'U]", 1.0, -1024.0))
     assert unit_of(given, 0) == "HU"
     del given.RescaleSlope, given.RescaleIntercept
@@ -120,7 +120,7 @@ def test_units_in_the_functional_groups_of_enhanced_images(tmp_path, place, what
     assert read_volume(tmp_path).unit.startswith(named)
 
 
-def test_slices_of_two_units_are_no_volume(tmp_path):
+def test_slices_of_two_units_are_refused(tmp_path):
     write_ct(tmp_path, stored(4, 8, 9), RescaleType=lambda k: ["HU", "MGML"][k > 1])
     with refused("dicom-units-differ", names=("000.dcm", "HU", "002.dcm", "MGML")):
         read_volume(tmp_path)
@@ -136,7 +136,7 @@ def test_frames_of_two_units_are_named_by_their_numbers(tmp_path):
 
 
 def with_lut(ds, values, kind="HU"):
-    """Stored values of 12 bits to ``values``."""
+    """Add a modality LUT that maps 12-bit stored values to ``values``."""
     table = item(LUTDescriptor=[len(values), 0, 16], ModalityLUTType=kind)
     table.add_new("LUTData", "OW", np.asarray(values, "<u2").tobytes())
     ds.ModalityLUTSequence = [table]
@@ -162,7 +162,7 @@ def test_a_modality_lut_beside_a_rescale_that_gives_other_values(tmp_path, inter
 
 
 @pytest.mark.parametrize("place", ["frame", "shared"])
-def test_enhanced_ct_without_any_rescale_is_doubtful(tmp_path, place):
+def test_enhanced_ct_without_rescale_causes_a_warning(tmp_path, place):
     write_enhanced_ct(tmp_path / "a.dcm", stored(3, 8, 9))
     ds = pydicom.dcmread(tmp_path / "a.dcm")
     for group in ds.PerFrameFunctionalGroupsSequence:
@@ -170,7 +170,7 @@ def test_enhanced_ct_without_any_rescale_is_doubtful(tmp_path, place):
     if place == "shared":
         ds.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence = [item(RescaleType="HU")]
     ds.save_as(tmp_path / "a.dcm")
-    assert ["the stored values are taken as HU" in text for text in read_volume(tmp_path).warnings] == [True]
+    assert ["HU is assumed for stored values" in text for text in read_volume(tmp_path).warnings] == [True]
 
 
 @pytest.mark.parametrize(
@@ -189,12 +189,12 @@ def test_enhanced_ct_without_any_rescale_is_doubtful(tmp_path, place):
         (["DERIVED", "SECONDARY", "AXIAL", "CT_SOM8 TIP"], False),
     ],
 )
-def test_terms_of_materials_are_doubtful_though_the_rescale_type_says_hu(terms, doubtful):
+def test_material_terms_cause_a_warning_although_the_rescale_type_is_hu(terms, doubtful):
     given = image(ImageType=terms, RescaleType="HU")
     assert unit_of(given, 0) == "HU" and ("names a material" in unit_warning(given, 0)) == doubtful
 
 
-def test_the_values_stay_those_of_the_file_whatever_the_unit(tmp_path):
+def test_values_do_not_depend_on_the_unit(tmp_path):
     pixels = stored(3, 8, 9)
     write_ct(tmp_path, pixels, RescaleType="MGML", RescaleSlope="0.1", RescaleIntercept="0")
     volume = read_volume(tmp_path)
@@ -218,7 +218,7 @@ def test_the_values_stay_those_of_the_file_whatever_the_unit(tmp_path):
         ({"RescaleSlope": None, "RescaleIntercept": None, "Modality": "MR"}, False),
     ],
 )  # fmt: skip
-def test_what_makes_hu_doubtful_is_said(elements, doubtful):
+def test_doubtful_hu_causes_a_warning(elements, doubtful):
     assert bool(unit_warning(image(**elements), 0)) == doubtful
 
 
@@ -226,5 +226,5 @@ def test_ct_without_a_rescale_is_read_with_a_warning(tmp_path):
     write_ct(tmp_path / "a", stored(3, 8, 9))
     assert read_volume(tmp_path / "a").warnings == ()
     write_ct(tmp_path / "b", stored(3, 8, 9), RescaleSlope=None, RescaleIntercept=None)
-    (said,) = read_volume(tmp_path / "b").warnings
-    assert "RescaleSlope" in said
+    (warning,) = read_volume(tmp_path / "b").warnings
+    assert "RescaleSlope" in warning

@@ -1,4 +1,4 @@
-"""NRRD, MHA and MHD beside SimpleITK itself, and damaged files that ITK would read without a word."""
+"""NRRD, MHA and MHD compared with SimpleITK, and damaged files that ITK reads without an error."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def test_reads_and_writes_what_simpleitk_does(tmp_path, ending, compressed, kind
     np.testing.assert_allclose(back.GetOrigin(), read_again.GetOrigin(), rtol=1e-14)
 
 
-def test_header_and_data_file_arrive_together(tmp_path):
+def test_header_and_data_file_are_written_together(tmp_path):
     volume = Volume(np.zeros((3, 4, 5)), np.eye(4), np.dtype(np.int16))
     write_volume(tmp_path / "a.mhd", volume)
     write_volume(tmp_path / "a.nhdr", volume)
@@ -71,7 +71,7 @@ def test_header_and_data_file_arrive_together(tmp_path):
         ("h.mha", "ElementDataFile = s1.raw\n", ["s1.raw"]),
     ],
 )
-def test_data_files_are_those_of_the_header_that_are_there(tmp_path, name, field, found):
+def test_data_files_are_the_existing_files_of_the_header(tmp_path, name, field, found):
     (tmp_path / name).write_bytes(field.encode())
     for n in (1, 2):
         (tmp_path / f"s{n}.raw").write_bytes(b"x")
@@ -80,7 +80,7 @@ def test_data_files_are_those_of_the_header_that_are_there(tmp_path, name, field
 
 
 def test_nrrd_of_another_space_is_turned(tmp_path):
-    """A NRRD may be in RAS; the axes are then ours already."""
+    """NRRD may be in RAS, which is medgen's own convention."""
     header = (
         "NRRD0004\ntype: uint8\ndimension: 3\nspace: right-anterior-superior\nsizes: 2 3 4\n"
         "space directions: (2,0,0) (0,3,0) (0,0,4)\nkinds: domain domain domain\nencoding: raw\n"
@@ -139,7 +139,7 @@ def test_truncated_or_corrupt_voxels_are_refused(tmp_path, capfd, ending, compre
     for keep in (len(whole) - 3, len(whole) // 2) if compressed or ending == ".mha" else (len(whole) // 2,):
         path.write_bytes(whole[:keep])
         refused_reading("volume-truncated", path, capfd, (), [read_volume])
-    if compressed:  # seen: ITK returns thousands of wrong voxels without an error
+    if compressed:  # ITK returns thousands of wrong voxels without an error
         middle = len(whole) // 2
         path.write_bytes(whole[:middle] + bytes(b ^ 255 for b in whole[middle : middle + 4]) + whole[middle + 4 :])
         refused_reading("volume-truncated", path, capfd, (), [read_volume])

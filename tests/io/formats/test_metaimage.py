@@ -1,4 +1,4 @@
-"""MetaImage headers made by hand: each field that changes values or places, beside ITK where ITK honours it."""
+"""MetaImage headers written by hand: each field that changes values or positions; compared with ITK if ITK uses it."""
 
 import zlib
 
@@ -42,7 +42,7 @@ def refused_reading(code, path, *names):
         read_volume(path)
 
 
-def test_it_is_read_as_itk_does(tmp_path):
+def test_volume_equals_itk(tmp_path):
     path = written(tmp_path)
     volume, image = read_volume(path), sitk.ReadImage(str(path))
     np.testing.assert_array_equal(volume.data, VOXELS)
@@ -59,7 +59,7 @@ def test_it_is_read_as_itk_does(tmp_path):
     packed=st.booleans(),
 )
 def test_intensity_functions_byte_orders_and_compression_are_honoured(tmp_path, slope, inter, kind, big, packed):
-    """With the compressed size absent, from which ITK reads noise, and true written in lower case."""
+    """The header has no compressed size (ITK would read noise), and "true" is in lower case."""
     values = np.arange(120).reshape((4, 5, 6)).astype((">" if big else "<") + kind[1])
     data = zlib.compress(values.tobytes("F")) if packed else values.tobytes("F")
     path = written(
@@ -79,8 +79,8 @@ def test_intensity_functions_byte_orders_and_compression_are_honoured(tmp_path, 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(seed=st.integers(0, 2**31), spacing=st.tuples(*[st.floats(0.1, 9)] * 3))
-def test_what_itk_writes_is_read_without_a_remark(tmp_path, seed, spacing):
-    """Whatever the direction: its AnatomicalOrientation is not held to contradict the matrix."""
+def test_files_written_by_itk_are_read_without_a_warning(tmp_path, seed, spacing):
+    """AnatomicalOrientation as written by ITK never counts as a contradiction of the matrix."""
     image = sitk.GetImageFromArray(np.ascontiguousarray(VOXELS.T))
     rotation = Rotation.random(random_state=seed % 2**31).as_matrix() @ np.diag([1, 1, (-1) ** (seed % 2)])
     image.SetDirection(rotation.ravel().tolist())
@@ -128,11 +128,11 @@ def test_synonyms_are_read_as_by_itk(tmp_path, key, origin):
         ({"DimSize": "4 5"}, "meta-dimensions-disagree", ["DimSize"]),
     ],
 )
-def test_what_cannot_be_honoured_is_refused_by_name(tmp_path, fields, code, names):
+def test_unsupported_field_is_refused_by_name(tmp_path, fields, code, names):
     refused_reading(code, written(tmp_path, **fields), *names)
 
 
-def test_a_field_given_twice_must_say_the_same_number(tmp_path):
+def test_repeated_field_must_have_the_same_value(tmp_path):
     assert np.array_equal(read_volume(written(tmp_path, Position="-80.0 -70 10.00")).data, VOXELS)
     refused_reading("meta-key-twice", written(tmp_path, Position="-80 -70 11"), "Position")
 
@@ -145,21 +145,21 @@ def test_units_become_mm(tmp_path, unit, factor):
 
 
 def test_anatomical_orientation_cannot_replace_the_matrix(tmp_path):
-    """ITK ignores it."""
-    (said,) = read_volume(written(tmp_path, AnatomicalOrientation="LPS")).warnings
-    assert "AnatomicalOrientation = LPS contradicts TransformMatrix" in said
+    """ITK ignores AnatomicalOrientation."""
+    (warning,) = read_volume(written(tmp_path, AnatomicalOrientation="LPS")).warnings
+    assert "AnatomicalOrientation = LPS contradicts TransformMatrix" in warning
     assert not read_volume(written(tmp_path, AnatomicalOrientation="???")).warnings
     path = written(tmp_path, without=("TransformMatrix",), AnatomicalOrientation="ASL")
     refused_reading("meta-orientation-without-matrix", path, "AnatomicalOrientation")
     assert not read_volume(written(tmp_path, without=("TransformMatrix",), AnatomicalOrientation="RAI")).warnings
 
 
-def test_a_missing_spacing_and_a_scaling_matrix_are_told(tmp_path):
-    (said,) = read_volume(written(tmp_path, without=("ElementSpacing",))).warnings
-    assert "ElementSpacing is absent" in said
+def test_missing_spacing_and_scaling_matrix_cause_a_warning(tmp_path):
+    (warning,) = read_volume(written(tmp_path, without=("ElementSpacing",))).warnings
+    assert "ElementSpacing is missing" in warning
     volume = read_volume(written(tmp_path, TransformMatrix="2 0 0 0 2 0 0 0 2"))
-    assert "TransformMatrix scales" in volume.warnings[0]
-    np.testing.assert_allclose(volume.spacing, (5, 4, 6))  # as ITK maps indices to places
+    assert "TransformMatrix also scales" in volume.warnings[0]
+    np.testing.assert_allclose(volume.spacing, (5, 4, 6))  # as ITK maps indices to positions
 
 
 @pytest.mark.parametrize(("before", "size"), [(0, None), (16, "16"), (16, "-1"), (0, "0")])
@@ -169,7 +169,7 @@ def test_a_data_file_with_a_header_of_its_own(tmp_path, before, size):
     np.testing.assert_array_equal(read_volume(path).data, VOXELS)
 
 
-def test_bytes_that_are_left_over_are_told(tmp_path):
+def test_extra_bytes_cause_a_warning(tmp_path):
     (tmp_path / "x.raw").write_bytes(STORED + b"more")
     assert "4 bytes follow" in read_volume(written(tmp_path, last="x.raw")).warnings[0]
 
@@ -200,7 +200,7 @@ def test_a_file_a_slice(tmp_path, last):
     ],
 )
 def test_lists_of_other_counts_and_odd_patterns_are_refused(tmp_path, last, code):
-    """Of five files for six slices ITK makes a volume with a slice of noise."""
+    """From five files for six slices, ITK reads a volume with one slice of noise."""
     for k in range(6):
         (tmp_path / f"s{k + 1:02}.raw").write_bytes(VOXELS[:, :, k].tobytes("F"))
     refused_reading(code, written(tmp_path, last=last))
@@ -215,7 +215,7 @@ def test_data_in_another_folder_is_refused_links_followed(tmp_path, name):
         (place / "x.raw").write_bytes(STORED)
     (folder / "link.raw").symlink_to(other / "x.raw")
     path = written(folder, last=name)
-    if name == "sub/../../in/x.raw":  # in its own folder, by a detour
+    if name == "sub/../../in/x.raw":  # inside its own folder
         (folder / "x.raw").write_bytes(STORED)
         np.testing.assert_array_equal(read_volume(path).data, VOXELS)
     else:
@@ -233,7 +233,7 @@ def test_a_header_that_is_a_link_may_lie_beside_its_data_or_a_link_to_them(tmp_p
 
 
 @pytest.mark.parametrize("spacing", ["-0.5 0.6 2", "0.5 0.6 -2"])
-def test_a_negative_spacing_turns_the_axis_round_with_a_word(tmp_path, spacing):
+def test_negative_spacing_flips_the_axis_with_a_warning(tmp_path, spacing):
     path = written(tmp_path, ElementSpacing=spacing)
     volume = read_volume(path)
     np.testing.assert_allclose(volume.affine, itk_affine(sitk.ReadImage(str(path))))
@@ -252,10 +252,10 @@ def test_names_of_data_files_that_windows_wrote(tmp_path, name, read):
         refused_reading("header-data-elsewhere", path, name)
 
 
-def test_devices_and_pipes_are_no_data_files(tmp_path):
+def test_devices_and_pipes_are_refused_as_data_files(tmp_path):
     import os
 
     os.mkfifo(tmp_path / "x.raw")
-    refused_reading("header-data-missing", written(tmp_path, last="x.raw"), "x.raw", "no regular file")
+    refused_reading("header-data-missing", written(tmp_path, last="x.raw"), "x.raw", "not a regular file")
     (tmp_path / "zero.raw").symlink_to("/dev/zero")
     refused_reading("header-data-elsewhere", written(tmp_path, last="zero.raw"), "zero.raw")

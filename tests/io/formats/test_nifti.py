@@ -1,4 +1,4 @@
-"""NIfTI: what survives a round trip, what is refused with one sentence; files made by nibabel or by hand."""
+"""NIfTI round trips and refused files; files written by nibabel or by hand."""
 
 import gzip
 import struct
@@ -44,7 +44,7 @@ def test_header_survives_to_the_byte(tmp_path):
     image.header.set_qform(OBLIQUE, 1)
     other = OBLIQUE.copy()
     other[:3, 3] += 5
-    other[0, 1] += 0.1  # a form a quaternion cannot hold
+    other[0, 1] += 0.1  # a quaternion cannot represent this form
     image.header.set_sform(other, 4)
     image.header.set_xyzt_units("mm", "sec")
     image.header["descrip"] = b"made by hand"
@@ -101,7 +101,7 @@ def test_slope_and_intercept_are_applied_and_kept(tmp_path, slope, inter):
     np.testing.assert_array_equal(volume.data, (raw * slope + inter).astype(np.float32))
     np.testing.assert_array_equal(back.dataobj.get_unscaled(), raw)
     assert (back.dataobj.slope, back.dataobj.inter) == (slope, inter)
-    # values the type cannot hold: wider raw values under the same scaling, nothing wrapped
+    # values that do not fit into the type: wider raw values under the same scaling, nothing wrapped
     write_volume(tmp_path / "wide.nii.gz", volume.replaced(volume.data + 40000))
     wide = nib.load(tmp_path / "wide.nii.gz")
     assert wide.get_data_dtype().kind in "iu" and wide.get_data_dtype().itemsize >= 2
@@ -141,7 +141,7 @@ def test_a_volume_without_header_is_written_for_other_tools(tmp_path):
     np.testing.assert_allclose(corner, (OBLIQUE @ (4, 5, 6, 1))[:3], atol=1e-3)
 
 
-def test_a_changed_affine_replaces_both_forms_and_keeps_the_codes(tmp_path):
+def test_changed_affine_replaces_both_forms_and_keeps_the_codes(tmp_path):
     path = saved(tmp_path / "a.nii", raw_values().astype(np.int16), sform_code=4, qform_code=1)
     volume = read_volume(path)
     moved = Volume(volume.data, np.diag([1.0, 2, 3, 1]), volume.dtype, volume.header)
@@ -161,7 +161,7 @@ def test_a_sheared_affine_is_kept_and_the_quaternion_left_out(tmp_path):
     assert int(back.header["qform_code"]) == 0
 
 
-def test_writing_twice_gives_the_same_bytes_and_an_untouched_input(tmp_path):
+def test_writing_twice_gives_the_same_bytes_and_keeps_the_input(tmp_path):
     volume = read_volume(saved(tmp_path / "a.nii.gz", raw_values().astype(np.int16)))
     data, header = volume.data.copy(), volume.header.copy()
     for name in ("b", "c"):
@@ -180,7 +180,7 @@ def refused_reading(code, path, capfd, names=(), readers=(read_volume, read_geom
             read(path)
         assert str(path) in str(info.value) and "\n" not in str(info.value)
     out, err = capfd.readouterr()
-    assert (out, err) == ("", "")  # nothing printed beside the sentence
+    assert (out, err) == ("", "")  # nothing else is printed
 
 
 @pytest.mark.parametrize(
@@ -271,15 +271,15 @@ def test_a_flipped_bit_is_found_by_the_checksum(tmp_path, capfd):
     refused_reading("nifti-not-decompressible", tmp_path / "a.nii.gz", capfd, (), [read_volume])
 
 
-def test_members_of_gzip_are_joined_and_what_follows_them_is_told(tmp_path, capfd):
+def test_gzip_members_are_joined_and_trailing_data_is_refused(tmp_path, capfd):
     plain = saved(tmp_path / "a.nii", raw_values().astype(np.int16)).read_bytes()
     path = tmp_path / "a.nii.gz"
-    path.write_bytes(gzip.compress(plain[:500]) + gzip.compress(plain[500:]) + b"\0" * 7)  # padded, as tapes do
+    path.write_bytes(gzip.compress(plain[:500]) + gzip.compress(plain[500:]) + b"\0" * 7)  # zero padding
     np.testing.assert_array_equal(read_volume(path).data, read_volume(tmp_path / "a.nii").data)
     path.write_bytes(gzip.compress(plain) + b"and more than that")
     refused_reading("nifti-not-decompressible", path, capfd, (), [read_volume])
     broken = bytearray(gzip.compress(plain))
-    broken[10] |= 6  # a block of a kind that there is not
+    broken[10] |= 6  # invalid block type
     path.write_bytes(broken)
     refused_reading("nifti-not-decompressible", path, capfd, (), [read_volume])
 
@@ -305,7 +305,7 @@ def test_the_header_of_a_pair(tmp_path, capfd):
 @pytest.mark.parametrize(
     "shape, code", [((2000, 2000, 1000), "nifti-size-too-small"), ((30000,) * 3, "volume-implausible-size")]
 )
-def test_absurd_headers_claim_no_memory(tmp_path, capfd, ending, shape, code):
+def test_impossible_headers_allocate_no_memory(tmp_path, capfd, ending, shape, code):
     header = nib.Nifti1Header()
     header.set_data_dtype(np.int16)
     header.set_data_shape(shape)
@@ -316,10 +316,10 @@ def test_absurd_headers_claim_no_memory(tmp_path, capfd, ending, shape, code):
     refused_reading(code, path, capfd, (), [read_volume])
 
 
-def test_a_header_nibabel_has_to_mend_prints_nothing(tmp_path, capfd):
+def test_header_that_nibabel_repairs_prints_nothing(tmp_path, capfd):
     path = saved(tmp_path / "a.nii", raw_values().astype(np.int16))
     content = bytearray(path.read_bytes())
-    content[80:92] = struct.pack("<3f", -1.0, 0.0, 1.0)  # pixdim; the sform holds the truth
+    content[80:92] = struct.pack("<3f", -1.0, 0.0, 1.0)  # pixdim; the sform is correct
     path.write_bytes(content)
     np.testing.assert_allclose(read_volume(path).affine, OBLIQUE, atol=1e-4)
     assert capfd.readouterr() == ("", "")
@@ -329,7 +329,7 @@ def test_a_header_nibabel_has_to_mend_prints_nothing(tmp_path, capfd):
 
 
 @pytest.mark.parametrize("kind", ["i2", "u1", "f4"])
-def test_channels_of_one_file_come_back(tmp_path, kind):
+def test_channels_of_one_file_round_trip(tmp_path, kind):
     data = raw_values((4, 5, 6, 3), low=0, high=200).astype(kind)
     channels = read_channels(saved(tmp_path / "a.nii.gz", data))
     assert [c.data.shape for c in channels] == [(4, 5, 6)] * 3

@@ -1,4 +1,4 @@
-"""Odd and contradicting NIfTI fields: one reading, told or refused by the field's name; files patched by hand."""
+"""Unusual and contradictory NIfTI fields are repaired with a warning, or refused by name; files patched by hand."""
 
 import gzip
 import struct
@@ -20,7 +20,7 @@ LPS = np.diag([-2.5, -2.5, 2.5, 1])
 LPS[:3, 3] = 80, 70, 10
 VOXELS = np.arange(-60, 60).reshape((4, 5, 6)).astype("<i2")
 NAN = float("nan")
-# Field: place and form in NIfTI-1 and in NIfTI-2.
+# Field: offset and struct format in NIfTI-1 and in NIfTI-2.
 PLACES = {
     "dim": (40, "8h", 16, "8q"),
     "datatype": (70, "h", 12, "h"),
@@ -52,10 +52,10 @@ def written(folder, q=1, s=1, affine=LPS, *, kind=nib.Nifti1Image, order="<", en
     return path
 
 
-def told(path, *words):
-    """The one warning of a file, with these words."""
-    (said,) = read_volume(path).warnings
-    assert all(word in said for word in (path.name, *words)), said
+def warned(path, *words):
+    """Read a file that causes one warning with these words."""
+    (warning,) = read_volume(path).warnings
+    assert all(word in warning for word in (path.name, *words)), warning
     return read_volume(path)
 
 
@@ -65,7 +65,7 @@ def refused_reading(code, path, *names):
 
 
 def comes_back(volume, folder):
-    """Written with its header, it is read by other programs, too, as it was read here."""
+    """Check that the volume, written with its header, is read equally by medgen and by other programs."""
     write_volume(folder / "back.nii", volume)
     again = read_volume(folder / "back.nii")
     assert again.warnings == ()
@@ -88,8 +88,8 @@ KINDS = pytest.mark.parametrize(
     codes=st.sampled_from([(1, 0), (0, 1), (1, 1), (1, 4), (2, 3)]),
     second=st.booleans(),
 )
-def test_ordinary_files_are_read_without_a_word(tmp_path, seed, spacing, codes, second):
-    """Any rotation and handedness, near half a turn too, where a quaternion is rounded most."""
+def test_ordinary_files_are_read_without_a_warning(tmp_path, seed, spacing, codes, second):
+    """Any rotation and handedness, also near 180 degrees, where the rounding error of a quaternion is largest."""
     turn = Rotation.random(random_state=seed).as_matrix()
     if seed % 3 == 0:
         turn = Rotation.from_euler("zyx", (180, seed % 7 / 10, seed % 11 / 10), degrees=True).as_matrix()
@@ -102,26 +102,26 @@ def test_ordinary_files_are_read_without_a_word(tmp_path, seed, spacing, codes, 
     np.testing.assert_array_equal(volume.affine, nib.load(path).affine)
 
 
-# Where the voxels begin ------------------------------------------------------------------------------------
+# Voxel offset ------------------------------------------------------------------------------------
 
 
 @KINDS
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
 @pytest.mark.parametrize("offset", [0, -5, 100, 348, 351, -(2**20)])
-def test_an_offset_within_the_header_is_read_from_its_end(tmp_path, kind, order, ending, offset):
+def test_offset_within_the_header_is_read_as_its_end(tmp_path, kind, order, ending, offset):
     path = written(tmp_path, kind=kind, order=order, ending=ending, vox_offset=offset)
-    volume = told(path, f"vox_offset is {offset:g}")
+    volume = warned(path, f"vox_offset is {offset:g}")
     np.testing.assert_array_equal(volume.data, VOXELS)
     comes_back(volume, tmp_path)
 
 
 @pytest.mark.parametrize("offset", [NAN, float("-inf")])
-def test_an_offset_that_is_no_number_is_read_from_the_headers_end(tmp_path, offset):
-    np.testing.assert_array_equal(told(written(tmp_path, vox_offset=offset), "vox_offset").data, VOXELS)
+def test_non_finite_offset_is_read_as_the_end_of_the_header(tmp_path, offset):
+    np.testing.assert_array_equal(warned(written(tmp_path, vox_offset=offset), "vox_offset").data, VOXELS)
 
 
 def extended(folder, offset, ending=".nii"):
-    """An extension of 48 bytes before the voxels, which then begin at 400."""
+    """Write a file with an extension of 48 bytes; its voxels begin at byte 400."""
     image = nib.Nifti1Image(VOXELS, LPS)
     image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"x" * 36))
     content = bytearray(image.to_bytes())
@@ -133,23 +133,23 @@ def extended(folder, offset, ending=".nii"):
 
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
 @pytest.mark.parametrize("offset", [0, 352, 368, 390])
-def test_an_offset_within_an_extension_is_read_from_its_end(tmp_path, offset, ending):
-    volume = told(extended(tmp_path, offset, ending), f"vox_offset is {offset}", "byte 400")
+def test_offset_within_an_extension_is_read_as_its_end(tmp_path, offset, ending):
+    volume = warned(extended(tmp_path, offset, ending), f"vox_offset is {offset}", "byte 400")
     np.testing.assert_array_equal(volume.data, VOXELS)
     assert len(volume.header.extensions) == 1
     assert read_volume(extended(tmp_path, 400, ending)).warnings == ()
 
 
-def test_an_offset_that_no_reading_fits_is_refused(tmp_path):
+def test_offset_that_does_not_fit_the_file_size_is_refused(tmp_path):
     refused_reading("nifti-unreadable", written(tmp_path, vox_offset=0, extra=b"1234"), "vox_offset is 0")
-    refused_reading("nifti-ends-too-early", written(tmp_path, vox_offset=360), "vox_offset 360")
+    refused_reading("nifti-ends-too-early", written(tmp_path, vox_offset=360), "vox_offset = 360")
     refused_reading("nifti-unreadable", written(tmp_path, vox_offset=1e9), "vox_offset is 1e+09")
-    np.testing.assert_array_equal(told(written(tmp_path, vox_offset=352.5), "352.5").data, VOXELS)
+    np.testing.assert_array_equal(warned(written(tmp_path, vox_offset=352.5), "352.5").data, VOXELS)
 
 
-def test_bytes_after_the_last_voxel_are_told(tmp_path):
-    told(written(tmp_path, extra=b"\0" * 7), "7 bytes follow")
-    told(written(tmp_path, dim=(3, 4, 5, 5, 1, 1, 1, 1)), "40 bytes follow", "dim")
+def test_bytes_after_the_last_voxel_cause_a_warning(tmp_path):
+    warned(written(tmp_path, extra=b"\0" * 7), "7 bytes follow")
+    warned(written(tmp_path, dim=(3, 4, 5, 5, 1, 1, 1, 1)), "40 bytes follow", "dim")
 
 
 # Size, type, scaling ---------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ def test_bytes_after_the_last_voxel_are_told(tmp_path):
         (3, 4, 5, 6, 9, 9, 9, 9),
     ],
 )
-def test_lengths_of_axes_beyond_the_third_count_from_one(tmp_path, kind, order, dim):
+def test_axes_after_the_third_have_at_least_length_one(tmp_path, kind, order, dim):
     path = written(tmp_path, kind=kind, order=order, dim=dim)
     volume = read_volume(path)
     np.testing.assert_array_equal(volume.data, VOXELS)
@@ -178,35 +178,35 @@ def test_lengths_of_axes_beyond_the_third_count_from_one(tmp_path, kind, order, 
 @pytest.mark.parametrize(
     ("fields", "code", "names"),
     [
-        ({"dim": (2, 4, 5, 6, 1, 1, 1, 1)}, "nifti-unreadable", ["dim[0] is 2", "dim[3] is 6"]),
-        ({"dim": (0, 4, 5, 6, 1, 1, 1, 1)}, "nifti-unreadable", ["dim[0] is 0"]),
-        ({"dim": (9, 4, 5, 6, 1, 1, 1, 1)}, "nifti-unreadable", ["dim[0] is 9"]),
+        ({"dim": (2, 4, 5, 6, 1, 1, 1, 1)}, "nifti-unreadable", ["dim[0], the number of axes, is 2", "dim[3] is 6"]),
+        ({"dim": (0, 4, 5, 6, 1, 1, 1, 1)}, "nifti-unreadable", ["dim[0], the number of axes, is 0"]),
+        ({"dim": (9, 4, 5, 6, 1, 1, 1, 1)}, "nifti-unreadable", ["dim[0], the number of axes, is 9"]),
         ({"dim": (4, 4, 5, 3, 2, 1, 1, 1)}, "volume-too-many-axes", ["4D"]),
         ({"dim": (3, 4, 0, 6, 1, 1, 1, 1)}, "volume-zero-dimension", []),
-        ({"datatype": 1}, "nifti-unreadable", ["datatype is 1"]),
-        ({"datatype": 9999}, "nifti-unreadable", ["datatype is 9999"]),
+        ({"datatype": 1}, "nifti-unreadable", ["datatype 1 "]),
+        ({"datatype": 9999}, "nifti-unreadable", ["datatype 9999 "]),
         ({"datatype": 32}, "nifti-voxel-kind", ["complex"]),
         ({"datatype": 2304}, "nifti-voxel-kind", ["RGB"]),
         ({"scl": (2, NAN)}, "nifti-unreadable", ["scl_inter"]),
         ({"scl": (float("inf"), 0)}, "nifti-unreadable", ["scl_slope"]),
     ],
 )
-def test_what_has_no_reading_is_refused_by_name(tmp_path, fields, code, names):
+def test_invalid_field_is_refused_by_name(tmp_path, fields, code, names):
     refused_reading(code, written(tmp_path, **fields), *names)
 
 
 @KINDS
 @pytest.mark.parametrize("slope", [0, NAN])
-def test_an_intercept_without_a_slope_is_not_added_and_told(tmp_path, kind, order, slope):
-    """The standard's reading; ITK adds it."""
-    volume = told(written(tmp_path, kind=kind, order=order, scl=(slope, -1024)), "scl_slope", "scl_inter of -1024")
+def test_intercept_without_a_slope_is_not_added_and_causes_a_warning(tmp_path, kind, order, slope):
+    """This follows the standard; ITK adds the intercept."""
+    volume = warned(written(tmp_path, kind=kind, order=order, scl=(slope, -1024)), "scl_slope", "scl_inter = -1024")
     np.testing.assert_array_equal(volume.data, VOXELS)
     comes_back(volume, tmp_path)
     for inter in (0, NAN):
         assert read_volume(written(tmp_path, kind=kind, order=order, scl=(slope, inter))).warnings == ()
 
 
-# Where the voxels lie --------------------------------------------------------------------------------------
+# Voxel positions --------------------------------------------------------------------------------------
 
 
 def rows(affine):
@@ -215,23 +215,25 @@ def rows(affine):
 
 @KINDS
 @pytest.mark.parametrize("qform", [0, 1])
-def test_an_sform_without_scale_gets_that_of_pixdim(tmp_path, kind, order, qform):
+def test_sform_without_scale_gets_the_scale_of_pixdim(tmp_path, kind, order, qform):
     turned = LPS.copy()
     turned[:3, :3] = Rotation.from_euler("xyz", (10, -20, 35), degrees=True).as_matrix() @ np.diag([-2.5, 1.2, 3])
     flat = turned.copy()
     flat[:3, :3] /= np.linalg.norm(turned[:3, :3], axis=0)
     path = written(tmp_path, qform, 1, turned, kind=kind, order=order, srow=rows(flat))
-    volume = told(path, "1 x 1 x 1", "2.5 x 1.2 x 3", "pixdim is taken")
+    volume = warned(path, "1 x 1 x 1", "2.5 x 1.2 x 3", "pixdim is used")
     np.testing.assert_allclose(volume.affine, turned, atol=1e-5)
     np.testing.assert_allclose(read_geometry(path).spacing, (2.5, 1.2, 3), atol=1e-5)
     comes_back(volume, tmp_path)
 
 
 @pytest.mark.parametrize("sizes", [(2, 2, 2), (1, 1, 1)])
-def test_an_sform_of_another_scale_is_taken_and_told(tmp_path, sizes):
-    volume = told(written(tmp_path, 0, 1, sizes=sizes), "2.5 x 2.5 x 2.5", f"pixdim of {sizes[0]} x")
+def test_sform_of_another_scale_is_used_with_a_warning(tmp_path, sizes):
+    volume = warned(written(tmp_path, 0, 1, sizes=sizes), "2.5 x 2.5 x 2.5", f"pixdim gives {sizes[0]} x")
     np.testing.assert_allclose(volume.spacing, 2.5)
-    assert read_volume(written(tmp_path, 0, 1, sizes=(0, NAN, -2.5))).warnings == ()  # pixdim says nothing then
+    assert (
+        read_volume(written(tmp_path, 0, 1, sizes=(0, NAN, -2.5))).warnings == ()
+    )  # invalid sizes in pixdim are ignored
 
 
 MOVED, TURNED, MIRRORED, SLIGHTLY = LPS.copy(), LPS.copy(), LPS.copy(), LPS.copy()
@@ -245,25 +247,25 @@ SLIGHTLY[0, 3] += 0.004
     ("other", "same_code", "two_codes"),
     [(MOVED, True, False), (TURNED, True, True), (MIRRORED, True, True), (SLIGHTLY, False, False)],
 )
-def test_forms_that_contradict_each_other_are_told(tmp_path, other, same_code, two_codes):
-    """A registered scan has two forms of two codes, apart by a little turn and a shift."""
+def test_contradictory_forms_cause_a_warning(tmp_path, other, same_code, two_codes):
+    """The forms of a registered scan have two codes and may differ by a small rotation and translation."""
     for codes, expected in (((1, 1), same_code), ((1, 2), two_codes)):
         volume = read_volume(written(tmp_path, *codes, srow=rows(other)))
         assert bool(volume.warnings) == expected
-        assert all("sform" in said and "qform" in said for said in volume.warnings)
+        assert all("sform" in warning and "qform" in warning for warning in volume.warnings)
         np.testing.assert_allclose(volume.affine, other)
 
 
 @KINDS
 @pytest.mark.parametrize("bad", ["zeros", "column", "row", "nan", "inf"])
-def test_an_sform_that_cannot_be_used_gives_way_to_the_qform(tmp_path, kind, order, bad):
+def test_invalid_sform_is_replaced_by_the_qform(tmp_path, kind, order, bad):
     sform = LPS.copy()
     sform[:3] = 0 if bad == "zeros" else sform[:3]
     sform[:3, 1] = 0 if bad == "column" else sform[:3, 1]
     sform[1] = 0 if bad == "row" else sform[1]
     sform[0, 3] = {"nan": NAN, "inf": float("inf")}.get(bad, sform[0, 3])
     path = written(tmp_path, kind=kind, order=order, srow=rows(sform))
-    volume = told(path, "sform_code is 1", "qform is taken")
+    volume = warned(path, "sform_code is 1", "qform is used")
     np.testing.assert_allclose(volume.affine, LPS)
     comes_back(volume, tmp_path)
     refused_reading("nifti-unreadable", written(tmp_path, 0, 1, kind=kind, order=order, srow=rows(sform)), "srow_x")
@@ -274,7 +276,7 @@ def test_an_sform_that_cannot_be_used_gives_way_to_the_qform(tmp_path, kind, ord
 @KINDS
 @pytest.mark.parametrize("length", [1.0000004, 1.000002, 1.0005, 0.9999999])
 @pytest.mark.parametrize("axis", [(0, 0, 1), (0, 1, 0), (1, 0, 0), (0.6, 0, 0.8), (0.48, 0.6, 0.64)])
-def test_a_quaternion_too_long_by_rounding_has_length_one(tmp_path, kind, order, length, axis):
+def test_quaternion_too_long_by_rounding_is_normalised(tmp_path, kind, order, length, axis):
     path = written(tmp_path, 1, 0, kind=kind, order=order, quatern=np.multiply(axis, length))
     volume = read_volume(path)
     assert volume.warnings == ()
@@ -284,16 +286,16 @@ def test_a_quaternion_too_long_by_rounding_has_length_one(tmp_path, kind, order,
 
 
 @pytest.mark.parametrize("quatern", [(0, 0, 2), (1, 1, 1), (NAN, 0, 1), (0, float("inf"), 0)])
-def test_a_quaternion_that_is_no_rotation(tmp_path, quatern):
+def test_invalid_quaternion_is_refused_or_replaced_by_the_sform(tmp_path, quatern):
     refused_reading("nifti-unreadable", written(tmp_path, 1, 0, quatern=quatern), "quatern_b")
-    told(written(tmp_path, 1, 1, quatern=quatern), "quatern_b", "sform is taken")
-    assert read_volume(written(tmp_path, 0, 1, quatern=quatern)).warnings == ()  # its code says that it is not set
+    warned(written(tmp_path, 1, 1, quatern=quatern), "quatern_b", "sform is used")
+    assert read_volume(written(tmp_path, 0, 1, quatern=quatern)).warnings == ()  # qform_code 0: the qform is not set
 
 
-def test_codes_of_zero_leave_the_orientation_open(tmp_path):
-    volume = told(written(tmp_path, 0, 0), "sform_code and qform_code are 0")
+def test_form_codes_of_zero_cause_an_orientation_warning(tmp_path):
+    volume = warned(written(tmp_path, 0, 0), "sform_code and qform_code are 0")
     np.testing.assert_allclose(volume.spacing, 2.5)
-    assert told(written(tmp_path, 1, 0, codes=(7, 0)), "qform_code is 7").affine.tolist() == LPS.tolist()
+    assert warned(written(tmp_path, 1, 0, codes=(7, 0)), "qform_code is 7").affine.tolist() == LPS.tolist()
     assert read_volume(written(tmp_path, 1, 0, codes=(1, -1))).affine.tolist() == LPS.tolist()
 
 
@@ -304,11 +306,11 @@ def test_sizes_that_a_qform_needs(tmp_path, size, field):
 
 
 def test_signs_in_pixdim(tmp_path):
-    """qfac 0 counts as 1; nibabel makes 1 of -2, ITK -1."""
+    """qfac 0 counts as 1; nibabel reads -2 as 1, ITK as -1."""
     mirrored = LPS @ np.diag([1, 1, -1, 1])
     for qfac, affine, words in ((0, LPS, ()), (-1, mirrored, ()), (-2, mirrored, ("pixdim[0]",)), (NAN, LPS, ("[0]",))):
         path = written(tmp_path, 1, 0, pixdim=(qfac, 2.5, 2.5, 2.5, 0, 0, 0, 0))
-        volume = told(path, *words) if words else read_volume(path)
+        volume = warned(path, *words) if words else read_volume(path)
         assert volume.affine.tolist() == affine.tolist() and bool(volume.warnings) == bool(words)
-    volume = told(written(tmp_path, 1, 0, sizes=(-2.5, 2.5, 2.5)), "negative")
+    volume = warned(written(tmp_path, 1, 0, sizes=(-2.5, 2.5, 2.5)), "negative")
     assert volume.affine.tolist() == LPS.tolist()

@@ -1,4 +1,4 @@
-"""NRRD headers made by hand: each field that changes values or places, beside ITK where ITK honours it."""
+"""NRRD headers written by hand: each field that changes values or positions; compared with ITK if ITK uses it."""
 
 import gzip
 
@@ -67,7 +67,7 @@ def refused_reading(code, path, *names):
         {"space units:=": "a note of the user's"},
     ],
 )  # fmt: skip
-def test_it_is_read_as_itk_does(tmp_path, fields):
+def test_volume_equals_itk(tmp_path, fields):
     path = written(tmp_path, **fields)
     volume, image = read_volume(path), sitk.ReadImage(str(path))
     np.testing.assert_array_equal(volume.data, VOXELS)
@@ -88,7 +88,7 @@ def test_it_is_read_as_itk_does(tmp_path, fields):
     ],
 )
 def test_space_units_become_mm(tmp_path, units, factors):
-    """Of the axes of space, origin included; ITK ignores them."""
+    """Units of the space axes, including the origin; ITK ignores them."""
     expected = read_geometry(written(tmp_path)).affine
     expected[:3] *= np.reshape(factors, (-1, 1))
     np.testing.assert_allclose(read_geometry(written(tmp_path, space_units=units)).affine, expected)
@@ -100,7 +100,7 @@ def test_units_of_spacings_become_mm(tmp_path):
 
 
 @pytest.mark.parametrize("space", [None, "scanner-xyz", "3D-right-handed"])
-def test_a_space_without_a_patient_is_told(tmp_path, space):
+def test_non_anatomical_space_causes_a_warning(tmp_path, space):
     path = written(tmp_path, **{} if space else {"without": ("space",), "space dimension": "3"})
     if space:
         path = written(tmp_path, space=space)
@@ -139,7 +139,7 @@ def test_a_space_without_a_patient_is_told(tmp_path, space):
         ({"sizes": "4 5 -6"}, "volume-zero-dimension", []),
     ],
 )
-def test_what_cannot_be_honoured_is_refused_by_name(tmp_path, fields, code, names):
+def test_unsupported_field_is_refused_by_name(tmp_path, fields, code, names):
     refused_reading(code, written(tmp_path, **fields), *names)
 
 

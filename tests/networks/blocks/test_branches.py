@@ -6,7 +6,7 @@ from medgen.networks.conditional import with_domain
 from medgen.networks.discriminator import Discriminator
 
 
-def test_the_map_of_the_domain_asked_for_is_taken_at_every_scale():
+def test_the_map_of_the_given_domain_is_used_at_every_scale():
     torch.manual_seed(0)
     network = Discriminator(spatial_dims=2, in_channels=1, filters=4, layers=1, scales=2, out_channels=3)
     x, c = torch.randn(3, 1, 32, 32), torch.tensor([2, 0, 1])
@@ -16,7 +16,7 @@ def test_the_map_of_the_domain_asked_for_is_taken_at_every_scale():
         assert torch.equal(one[:, 0], torch.stack([all_[i, c[i]] for i in range(3)]))
 
 
-def test_augmentation_of_what_it_sees_leaves_the_domain_alone():
+def test_discriminator_augmentation_does_not_change_the_domain():
     torch.manual_seed(0)
     seen = []
     network = torch.nn.Identity()

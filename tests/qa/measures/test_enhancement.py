@@ -67,7 +67,7 @@ def test_what_the_truth_shows_to_take_up_contrast_is_judged_whatever_its_name():
 @given(st.floats(3, 8), st.floats(-150, 150), st.integers(0, 10**6))
 @settings(max_examples=8, deadline=None)
 def test_partial_volume_of_a_vessel_of_any_size_and_surroundings(radius, contrast, seed):
-    """Tubes of random courses in 2.5 mm voxels, labelled where they fill half a voxel: their blood is found again."""
+    """Random tubes in 2.5 mm voxels, labelled where they fill half a voxel: the HU of their blood is recovered."""
     rng, lost, found = np.random.default_rng(seed), 0.0, 0.0
     grid = (np.stack(np.meshgrid(*[np.arange(60)] * 3, indexing="ij"), -1) - 29.5) * 0.625
     for _ in range(6):
@@ -105,7 +105,7 @@ def test_phase_without_vessels_is_unknown():
     assert phase({"aorta": 330.0, "inferior_vena_cava": 80.0}) == "arterial"
 
 
-def test_left_over_finds_what_stayed_without_labels(patient):
+def test_left_over_enhancement_is_found_without_labels(patient):
     body = np.ones(patient.labels.shape, bool)
     nothing = residual_enhancement(patient.contrast, patient.noncontrast, body, MM)
     assert sum(region.volume_ml for region in nothing) < 8
@@ -117,7 +117,7 @@ def test_left_over_finds_what_stayed_without_labels(patient):
 
 
 def test_a_liver_at_the_upper_end_of_its_range_is_not_left_over(patient):
-    """Its 69 HU and the iodine of a slim patient make 145 HU."""
+    """69 HU and the iodine of a slim patient add up to 145 HU."""
     liver, body = patient.labels == LABELS["liver"], np.ones(patient.labels.shape, bool)
     before, after = (float(np.median(image[liver])) for image in (patient.contrast, patient.noncontrast))
     source, output = patient.contrast + (145 - before) * liver, patient.noncontrast + (69 - after) * liver
@@ -126,7 +126,7 @@ def test_a_liver_at_the_upper_end_of_its_range_is_not_left_over(patient):
 
 
 def test_an_aorta_with_calcium_in_its_wall_is_not_taken_for_bone(patient):
-    """Nothing of it has changed, and here and there its wall is as rough as bone."""
+    """The aorta is unchanged, and its wall is in parts as rough as bone."""
     inside, body = patient.labels == LABELS["aorta"], np.ones(patient.labels.shape, bool)
     wall = inside & ~ndimage.binary_erosion(inside) & (np.random.default_rng(0).random(inside.shape) < 0.08)
     source = patient.contrast + 300.0 * wall
@@ -135,7 +135,7 @@ def test_an_aorta_with_calcium_in_its_wall_is_not_taken_for_bone(patient):
 
 
 def test_the_place_of_what_is_left_lies_in_it():
-    """The middle of a shell is its hole."""
+    """The centroid of a shell is in its hole."""
     grid = np.indices((40, 40, 40)) - 20
     away = np.sqrt((grid**2).sum(0))
     shell = (away > 8) & (away < 17)
@@ -146,7 +146,7 @@ def test_the_place_of_what_is_left_lies_in_it():
 
 @pytest.mark.parametrize("seed", [4, 5])
 def test_left_over_is_found_in_coarse_voxels(seed):
-    """Of 6 mm: roughness over less than a voxel is none, and all that did not change was taken for bone."""
+    """With 6 mm voxels no roughness is measured, and all unchanged tissue was taken for bone."""
     patient = make_patient(seed, size=(64, 52, 34), spacing=6.0)
     body = patient.noncontrast > -500
     unconverted, truth = (
@@ -156,6 +156,6 @@ def test_left_over_is_found_in_coarse_voxels(seed):
     assert unconverted > 14 and truth < 3.5
 
 
-def test_left_over_of_a_scan_without_soft_tissue_is_nothing():
+def test_a_scan_without_soft_tissue_has_no_left_over_enhancement():
     air = np.full((12, 12, 12), -1000.0)
     assert residual_enhancement(air, air, np.ones(air.shape, bool), MM) == []

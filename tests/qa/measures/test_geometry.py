@@ -10,7 +10,7 @@ MM = (2.5, 2.5, 2.5)
 
 
 def scene(seed: int = 0, shape: tuple[int, int, int] = (44, 40, 36)) -> np.ndarray:
-    """Blobs of several brightnesses, alike on no two sides."""
+    """Blobs of several intensities without symmetry."""
     blobs = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), 3)
     return np.digitize(blobs, np.quantile(blobs, [0.3, 0.6, 0.85])) * 60.0
 
@@ -49,14 +49,14 @@ def test_contrast_change_and_noise_are_no_shift():
     assert np.abs(measure_shift(seen(image, 1), seen(changed, 2), MM)).max() < 0.15
 
 
-def test_beyond_reach_and_short_axes():
+def test_shifts_beyond_the_search_range_and_short_axes():
     image = scene()
     assert measure_shift(image, np.roll(image, 3, 0), MM, reach=2)[0] in (2.0, pytest.approx(0, abs=1.5))
     assert measure_shift(image[:, :, :6], image[:, :, 1:7], MM)[2] == 0
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_a_flip_is_told_by_its_axis(axis):
+def test_a_flip_is_reported_with_its_axis(axis):
     image = scene()
     mask = np.ones(image.shape, bool)
     straight = flip_gains(seen(image, 1), seen(300 - image, 2), mask, MM)

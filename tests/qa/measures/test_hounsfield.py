@@ -8,7 +8,7 @@ MM = (2.0, 2.0, 2.0)
 
 @pytest.fixture
 def scan():
-    """Slabs of lung, fat, soft tissue and dense bone with noise, and where each is."""
+    """Noisy slabs of lung, fat, soft tissue and dense bone, with the mask of each."""
     hu = np.full((40, 24, 24), 50.0)
     hu[:10], hu[10:20], hu[34:] = -800, -100, 900
     return hu + np.random.default_rng(0).normal(0, 10, hu.shape)

@@ -53,7 +53,7 @@ def test_expected_contrast_after_removal(pair):
     assert lesion_conservation(source, output, lesions, MM)[0].expected == first.contrast
 
 
-def test_what_is_as_dark_as_water_takes_up_nothing_whatever_partial_volume_dilutes_it():
+def test_a_lesion_as_dark_as_water_has_no_uptake_despite_partial_volume():
     lesion = ball((30, 25, 20), 9)
     share = ndimage.gaussian_filter(lesion.astype(float), 0.5)
     source = noisy(160 - 152 * share, 1)  # a cyst of 8 HU in a kidney
@@ -65,7 +65,7 @@ def test_what_is_as_dark_as_water_takes_up_nothing_whatever_partial_volume_dilut
 
 @pytest.mark.parametrize(("left", "replaced"), [(-30, False), (-140, True), (45, True)])
 def test_a_lesion_whose_hu_no_iodine_explains_was_replaced(left, replaced):
-    """A cyst of 6 HU at the border of a kidney that fat or kidney of another host takes the place of."""
+    """A cyst of 6 HU at the border of a kidney, replaced by fat or by tissue of another kidney."""
     lesion = ball((30, 25, 20), 9)
     source, output = noisy(np.where(lesion, 6.0, 160.0), 1), noisy(np.where(lesion, 35.0 + left, 35.0), 2)
     (found,) = lesion_conservation(source, output, lesion, MM, uptake=0.4)
@@ -88,7 +88,7 @@ def test_in_fat_a_bright_lesion_stays_bright():
         assert found[0].sure and found[0].lost is lost and found[0].expected == pytest.approx(100, abs=3)
 
 
-def test_a_contrast_that_turned_is_kept_where_either_sign_may_be(pair):
+def test_inverted_contrast_counts_as_kept_where_either_sign_is_allowed(pair):
     source, output, lesions = pair
     turned = np.where(lesions, 2 * 55 - output, output)
     assert all(f.lost for f in lesion_conservation(source, turned, lesions, MM))

@@ -62,7 +62,7 @@ def test_nothing_in_an_empty_mask(pair):
 
 
 def test_explained_follows_each_tissues_change():
-    """The mean of like voxels: exact where each value of the other image has one change."""
+    """The mean over similar voxels is exact where each value of the other image has one change."""
     other = np.where(np.arange(40)[:, None, None] < 20, 10.0, 50.0) * np.ones((40, 40, 40))
     image = np.where(other < 30, -5.0, 80.0)
     mean, scatter = predict_from_other(image, other, np.ones(other.shape, bool), (2.0, 2.0, 2.0))

@@ -43,7 +43,7 @@ def test_picture_has_a_column_for_each_image_and_says_what_it_shows(files):
 
 
 def test_what_is_left_too_bright_is_orange_on_the_side_where_it_is(files):
-    """50 HU left in on the patient's left: the orange lies right of the middle of the axial difference."""
+    """50 HU remain on the patient's left: the orange area is right of the middle of the axial difference."""
     pixels = _pixels(case_picture(files))
     red, blue = pixels[..., 0], pixels[..., 2]
     axial = slice(40, 300)

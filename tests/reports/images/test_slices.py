@@ -10,8 +10,8 @@ WHOLE = tuple(slice(0, n) for n in SHAPE)
 
 
 @pytest.mark.parametrize("plane", PLANES, ids=lambda plane: plane.name)
-def test_patient_right_front_and_head_are_where_the_marks_say(plane):
-    """RAS arrays grow to the right, front and head; a lit half of the patient must be lit at its mark."""
+def test_orientation_marks_match_the_image(plane):
+    """RAS indices increase to the right, front and head; the bright half must be at its mark."""
     for axis, sides in enumerate(("LR", "PA", "IS")):
         if axis == plane.axis:
             continue

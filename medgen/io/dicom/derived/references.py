@@ -14,7 +14,10 @@ UIDS = uuid.UUID("6b6a5c7e-3a39-5d0e-9a3e-0d1c4f0b2a51")  # namespace for the UI
 
 @dataclass(frozen=True)
 class Derivation:
-    """How a volume was made: model, hash of the model, target contrast or domain, and medgen version."""
+    """How a volume was made: model, hash of the model, target contrast or domain, and medgen version.
+
+    ``removes_contrast``: whether the target is an image without contrast medium.
+    """
 
     model: str
     sha256: str
@@ -31,10 +34,11 @@ class Derivation:
 
 
 def add_source_references(ds: Dataset, source: Dataset, derivation: Derivation, frames: Sequence[int] | None) -> None:
-    """Add references to the source image to ``ds``.
+    """Add references to the source image to ``ds``; for an enhanced image, also mark each frame as derived (FrameType).
 
-    They go into the General Image module if ``frames`` is None, otherwise into the Derivation Image functional group of
-    each frame (C.7.6.16.2.6). ``frames``: source frame index (from 0) of each frame.
+    Args:
+        frames: None: store the references in the General Image module. Otherwise the source frame index (from 0) of
+            each frame: store them in the Derivation Image functional group of each frame (PS3.3 C.7.6.16.2.6).
     """
     purpose = [coded_concept("121322", "DCM", "Source image for image processing operation")]
     derivation_codes = [coded_concept("SYNTHETIC", "99MEDGEN", "Synthetic image made by a trained model")]
@@ -57,12 +61,14 @@ def add_source_references(ds: Dataset, source: Dataset, derivation: Derivation, 
 
 
 def reference(dataset: Dataset) -> Dataset:
+    """Return an item that refers to a DICOM object by SOP class and instance UID."""
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = dataset.SOPClassUID, dataset.SOPInstanceUID
     return item
 
 
 def series_reference(images: Sequence[Dataset]) -> Dataset:
+    """Return an item that refers to the images of one series."""
     item = Dataset()
     item.SeriesInstanceUID = images[0].SeriesInstanceUID
     item.ReferencedInstanceSequence = [reference(image) for image in images]
@@ -73,7 +79,8 @@ def evidence(study: str, series_references: Sequence[Dataset]) -> Dataset:
     """Convert series references to the form for enhanced images (PS3.3 C.8.15.2, table 10-3 Hierarchical SOP Instance).
 
     Args:
-        study: StudyInstanceUID of the series.
+        study: StudyInstanceUID of all the series.
+        series_references: items of ``series_reference``.
     """
     item = Dataset()
     item.StudyInstanceUID, item.ReferencedSeriesSequence = study, []
@@ -86,6 +93,7 @@ def evidence(study: str, series_references: Sequence[Dataset]) -> Dataset:
 
 
 def coded_concept(value: str, scheme: str, meaning: str) -> Dataset:
+    """Return an item with a code: code value, coding scheme designator and code meaning."""
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
     return item

@@ -55,7 +55,8 @@ def write_seg(
     if not found:
         raise InputError(
             "labels-all-background",
-            f"{out} is not written: all voxels are background, but a DICOM segmentation needs at least one segment",
+            f"{out} is not written: all voxels are background, but a DICOM segmentation needs at least one segment; "
+            "use --format nifti",
         )
     numbers = np.searchsorted([0, *found], values).astype(np.uint16 if len(found) > 255 else np.uint8)
     first = images[0]
@@ -126,7 +127,8 @@ def _align(labels: Volume, source: Path | Sequence[Path]) -> tuple[list[Dataset]
     if len(images) > 1:
         raise InputError(
             "dicom-several-enhanced-images",
-            f"{files[0].parent}: segmentations of several enhanced images are not supported; use --format nifti",
+            f"{files[0].parent}: segmentations of several enhanced (multi-frame) images are not supported; "
+            "use --format nifti",
         )
     values = np.zeros((int(images[0].NumberOfFrames), *planes.shape[1:]), np.int64)
     values[[frame for _, frame in frames]] = planes

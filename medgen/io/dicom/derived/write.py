@@ -33,6 +33,7 @@ from medgen.io.dicom.header import read_header
 from medgen.io.dicom.pixels import PER_FRAME, SHARED, Encoding, Format, encoding, rescale_of
 from medgen.io.dicom.read import check_unchanged
 from medgen.io.dicom.strip import strip
+from medgen.io.dicom.units import NO_UNIT
 from medgen.io.names import short_reason
 from medgen.io.volume import Volume
 
@@ -241,9 +242,10 @@ def _encode(dataset: FileDataset, pixel_encoding: Encoding, volume: Volume, slic
 
 
 def _unit(dataset: Dataset, volume: Volume) -> str:
-    """Return the RescaleType of the values of ``volume``: the unit of the source values."""
+    """Return the RescaleType of the values of ``volume``: the unit of the source; US (unspecified) if unknown."""
     unit_name = "HU" if volume.unit is None and dataset.get("Modality") == "CT" else volume.unit or "US"
-    return unit_name.split(" (")[0][:64]
+    unit_name = unit_name.split(" (")[0][:64]
+    return "US" if unit_name.startswith(NO_UNIT) else unit_name
 
 
 def _rescale_elements(holder: Dataset, rescale: tuple[float, float], unit: str, keep: bool = False) -> Dataset:

@@ -1,4 +1,4 @@
-"""Verdicts as structured reports and encapsulated PDFs, read by pydicom and highdicom and checked by dciodvfy."""
+"""Verdicts as structured reports and encapsulated PDFs; read with pydicom and highdicom, validated with dciodvfy."""
 
 import os
 import shutil
@@ -55,19 +55,19 @@ def images(item):
         yield from images(child)
 
 
-def test_a_report_says_verdict_reasons_values_model_and_images(derived, tmp_path):
+def test_report_contains_verdict_reasons_values_model_and_images(derived, tmp_path):
     write_qa_report_sr(VERDICT, derived, tmp_path / "sr/verdict.dcm", derivation=MADE)
     ds = pydicom.dcmread(tmp_path / "sr/verdict.dcm")
     assert ds.SOPClassUID == ComprehensiveSRStorage and ds.Modality == "SR" and ds.VerificationFlag == "UNVERIFIED"
-    told = list(texts(ds))
-    assert ("Verdict", "review") in told and ("Notice", NOTICE) in told
-    assert [text for name, text in told if name == "Reason"] == [
+    contents = list(texts(ds))
+    assert ("Verdict", "review") in contents and ("Notice", NOTICE) in contents
+    assert [text for name, text in contents if name == "Reason"] == [
         "HU of soft tissue moved by 31 HU, limit 20",
         "a lesion of 4.2 ml is lost / gr??er?",
     ]
-    values = [text for name, text in told if name == "Measured value"]
+    values = [text for name, text in contents if name == "Measured value"]
     assert values == ["soft tissue, HU: 31.25", "lesions lost: 1", "orientation: kept"]
-    assert ("Algorithm Name", MADE.model) in told and ("Algorithm Version", MADE.sha256) in told
+    assert ("Algorithm Name", MADE.model) in contents and ("Algorithm Version", MADE.sha256) in contents
     made, source = headers(derived), headers(tmp_path / "in")
     assert sorted(images(ds)) == sorted(image.SOPInstanceUID for image in made + source)
     (study,) = ds.CurrentRequestedProcedureEvidenceSequence
@@ -90,20 +90,20 @@ def test_dciodvfy_finds_no_error(derived, tmp_path):
     assert not errors(tmp_path / "sr")
 
 
-def test_the_same_again_gives_the_same_bytes_and_another_verdict_another_object(derived, tmp_path):
+def test_same_verdict_gives_the_same_bytes_and_another_verdict_another_object(derived, tmp_path):
     other = VERDICT | {"status": "fail"}
     for name, verdict in (("a", VERDICT), ("b", VERDICT), ("c", other)):
         write_qa_report_sr(verdict, derived, tmp_path / name, derivation=MADE)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     a, c = pydicom.dcmread(tmp_path / "a"), pydicom.dcmread(tmp_path / "c")
     assert a.SOPInstanceUID != c.SOPInstanceUID and a.SeriesInstanceUID == c.SeriesInstanceUID
-    os.utime(derived / "00000.dcm", (1e9, 1e9))  # converted again at another time: not the same object any more
+    os.utime(derived / "00000.dcm", (1e9, 1e9))  # converted again at another time: another object
     write_qa_report_sr(VERDICT, derived, tmp_path / "d", derivation=MADE)
     d = pydicom.dcmread(tmp_path / "d")
     assert d.SOPInstanceUID != a.SOPInstanceUID and d.ContentDate == "20010909"
 
 
-def test_a_pdf_comes_back_byte_by_byte(derived, tmp_path):
+def test_pdf_is_stored_byte_by_byte(derived, tmp_path):
     for name, content in (("odd", PDF), ("even", PDF + b"\n")):
         (tmp_path / name).write_bytes(content)
         write_encapsulated_pdf(tmp_path / name, derived, tmp_path / "pdf.dcm", derivation=MADE, title="Report")
@@ -133,7 +133,7 @@ def test_a_deidentified_series_gets_deidentified_reports(tmp_path):
         assert pydicom.dcmread(tmp_path / name).PatientIdentityRemoved == "YES"
 
 
-def test_reports_are_passed_over_as_scans_and_folders_without_a_series_refused(derived, tmp_path):
+def test_reports_are_not_scans_and_folders_without_a_series_are_refused(derived, tmp_path):
     write_qa_report_sr(VERDICT, derived, derived / "verdict.dcm", derivation=replace(MADE, model="größer " * 20))
     assert len(list_series(derived)) == 1
     write_qa_report_sr(VERDICT, derived, tmp_path / "again.dcm", derivation=MADE)
@@ -143,5 +143,5 @@ def test_reports_are_passed_over_as_scans_and_folders_without_a_series_refused(d
     (derived / "00000.dcm").write_bytes(b"broken")
     with refused("dicom-not-derived-image", names="00000.dcm"):
         write_qa_report_sr(VERDICT, derived, tmp_path / "x", derivation=MADE)
-    with pytest.raises(ValueError, match="none of pass, review, fail"):
+    with pytest.raises(ValueError, match="'good' is not one of pass, review, fail"):
         write_qa_report_sr(VERDICT | {"status": "good"}, derived, tmp_path / "x", derivation=MADE)

@@ -36,7 +36,7 @@ def source(request, tmp_path):
 
 
 def labelled(volume, values=(0, 2, 7, 300)):
-    """Labels at random, one plane without any."""
+    """Random labels; one plane is empty."""
     data = np.random.default_rng(3).choice(values, volume.data.shape).astype(np.float32)
     data[:, :, 1] = 0
     return volume.replaced(data, dtype=np.int32)
@@ -59,7 +59,7 @@ def by_place(file):
     return found
 
 
-def test_the_mask_comes_back_in_its_place(source, tmp_path):
+def test_segmentation_round_trip_keeps_mask_and_position(source, tmp_path):
     volume = read_volume(source)
     labels = labelled(volume)
     write_seg(labels, NAMES, source, tmp_path / "seg.dcm", algorithm="net")
@@ -123,9 +123,9 @@ def test_dciodvfy_finds_no_error(source, tmp_path):
     assert not errors(tmp_path / "seg")
 
 
-def test_identity_study_and_place_are_the_sources_and_a_rerun_gives_the_same_bytes(source, tmp_path):
+def test_identity_study_and_position_equal_the_source_and_a_rerun_gives_the_same_bytes(source, tmp_path):
     labels = labelled(read_volume(source))
-    bare = Volume(labels.data, labels.affine)  # of another program: its images are found by its grid
+    bare = Volume(labels.data, labels.affine)  # from another program: the source images are found by the grid
     write_seg(labels, NAMES, source, tmp_path / "a", algorithm="net")
     write_seg(bare, NAMES, source, tmp_path / "b", algorithm="net")
     write_seg(bare, NAMES, sorted(source.iterdir()), tmp_path / "c", algorithm="net")
@@ -137,7 +137,7 @@ def test_identity_study_and_place_are_the_sources_and_a_rerun_gives_the_same_byt
         assert a[keyword] == first[keyword]
     assert "not for primary diagnosis" in a.SeriesDescription and a.SeriesInstanceUID != first.SeriesInstanceUID
     shutil.copy(tmp_path / "a", source / "seg.dcm")
-    assert len(list_series(source)) == 1  # passed over as a scan
+    assert len(list_series(source)) == 1  # not listed as a scan
 
 
 def test_segments_of_a_deidentified_synthetic_series(tmp_path):
@@ -150,7 +150,7 @@ def test_segments_of_a_deidentified_synthetic_series(tmp_path):
     assert b"ZyxWvut" not in content and headers(tmp_path / "in")[0].StudyInstanceUID.encode() not in content
 
 
-def test_what_cannot_be_a_segmentation_is_told(tmp_path):
+def test_invalid_label_map_is_refused(tmp_path):
     write_ct(tmp_path / "in", stored(3, 8, 8))
     volume = read_volume(tmp_path / "in")
     out = tmp_path / "s.dcm"
@@ -164,7 +164,7 @@ def test_what_cannot_be_a_segmentation_is_told(tmp_path):
     assert not out.exists()
 
 
-def test_codes_exist_and_are_what_they_say():
+def test_codes_exist_and_match_their_structure():
     assert coded("kidney_left")[1].meaning == "Kidney" and coded("adrenal_glands")[1].meaning == "Adrenal gland"
     assert coded("lesion_hypovascular") == (codes.SCT.MorphologicallyAbnormalStructure, codes.SCT.Lesion)
     assert coded("fat")[0] == codes.SCT.Tissue and coded("whatsit")[1] == codes.SCT.Tissue

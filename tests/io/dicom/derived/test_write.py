@@ -1,4 +1,4 @@
-"""Derived series: values, place, references and marks, read by pydicom, SimpleITK and dciodvfy."""
+"""Derived series: values, positions, references and marks; read with pydicom, SimpleITK and dciodvfy."""
 
 import shutil
 from dataclasses import replace
@@ -31,12 +31,13 @@ from refusal import refused
 from medgen.io.dicom.derived.references import NOTICE
 from medgen.io.dicom.derived.write import write_derived
 from medgen.io.dicom.pixels import Format, encoding
+from medgen.io.dicom.units import UNSPECIFIED
 from medgen.io.read import read_volume
 from medgen.io.volume import Volume
 
 
 def sources(folder):
-    """Series of every kind that the issue names, by name."""
+    """One series of each supported kind, by name."""
     kinds = {
         "axial": lambda to: write_ct(to, stored()),
         "oblique": lambda to: write_ct(to, stored(), OBLIQUE),
@@ -64,7 +65,7 @@ def series(request, tmp_path):
     return tmp_path / "source"
 
 
-def test_an_unchanged_volume_comes_back_in_its_place_with_its_values(series, tmp_path):
+def test_unchanged_volume_keeps_values_and_position(series, tmp_path):
     volume = read_volume(series)
     write_derived(tmp_path / "out", volume, MADE)
     back = read_volume(tmp_path / "out")
@@ -107,7 +108,7 @@ def test_a_scanner_series_conforms_and_keeps_its_values_and_place(tmp_path):
     assert errors(tmp_path / "out") <= errors(LIDC)
 
 
-def test_patient_and_study_stay_and_what_would_lie_goes(series, tmp_path):
+def test_patient_and_study_are_kept_and_outdated_elements_removed(series, tmp_path):
     write_derived(tmp_path / "out", read_volume(series), MADE)
     originals = headers(series)
     kept = (
@@ -136,13 +137,13 @@ def test_patient_and_study_stay_and_what_would_lie_goes(series, tmp_path):
         assert ds.ContributingEquipmentSequence[-1].Manufacturer == "Scanner Works"
 
 
-def test_contrast_attributes_stay_where_contrast_does(tmp_path):
+def test_contrast_attributes_are_kept_if_contrast_is_kept(tmp_path):
     write_ct(tmp_path / "source", stored())
     write_derived(tmp_path / "out", read_volume(tmp_path / "source"), replace(MADE, removes_contrast=False))
     assert all(ds.ContrastBolusAgent == "Iohexol" for ds in headers(tmp_path / "out"))
 
 
-def test_private_elements_and_overlays_go(tmp_path):
+def test_private_elements_and_overlays_are_removed(tmp_path):
     write_ct(tmp_path / "source", stored())
     for path in (tmp_path / "source").iterdir():
         ds = pydicom.dcmread(path)
@@ -171,7 +172,7 @@ def test_a_rerun_gives_the_same_bytes_and_another_model_other_uids(series, tmp_p
 
 
 def test_values_beyond_the_sources_bits_are_kept(tmp_path):
-    """12 bits unsigned from -1024 HU: -1500 and 20000 HU need another sign or more bits, 90000 another rescale."""
+    """12 bits unsigned from -1024 HU: -1500 and 20000 HU need signed values or more bits, 90000 another rescale."""
     pixels = stored()
     write_ct(tmp_path / "source", pixels, BitsStored=12, HighBit=11)
     volume = read_volume(tmp_path / "source")
@@ -183,7 +184,26 @@ def test_values_beyond_the_sources_bits_are_kept(tmp_path):
         np.testing.assert_allclose(back, data, atol=0 if exact else 0.7)
 
 
-def test_an_image_of_zero_to_one_keeps_its_steps(tmp_path):
+@pytest.mark.parametrize(
+    "unit, kind",
+    [
+        (None, "HU"),
+        ("MGML (RescaleType)", "MGML"),
+        (UNSPECIFIED, "US"),
+        ("no unit (Parametric Map Storage without RescaleType)", "US"),
+        ("stored values that only a RealWorldValueMapping turns into HU", "US"),
+    ],
+)
+def test_rescale_type_is_a_unit_or_us(tmp_path, unit, kind):
+    """A description of a missing unit is no RescaleType."""
+    write_ct(tmp_path / "source", stored(), BitsStored=12, HighBit=11)
+    volume = read_volume(tmp_path / "source")
+    data = np.random.default_rng(0).uniform(0, 1, volume.data.shape).astype(np.float32)  # needs another rescale
+    write_derived(tmp_path / "out", replace(volume.replaced(data, np.float32), unit=unit), MADE)
+    assert {ds.RescaleType for ds in headers(tmp_path / "out")} == {kind}
+
+
+def test_image_with_range_zero_to_one_keeps_its_resolution(tmp_path):
     write_ct(tmp_path / "source", stored())
     volume = read_volume(tmp_path / "source")
     data = np.random.default_rng(0).uniform(0, 1, volume.data.shape).astype(np.float32)
@@ -196,7 +216,7 @@ def test_an_image_of_zero_to_one_keeps_its_steps(tmp_path):
     st.lists(st.tuples(st.sampled_from([1.0, 2.0, 0.5, 0.123457]), st.integers(-2000, 100)), min_size=2, max_size=2),
     st.integers(0, 2**32 - 1),
 )
-def test_whatever_the_source_stored_is_stored_again(form, rescale, seed):
+def test_stored_values_of_the_source_are_written_unchanged(form, rescale, seed):
     numbers = np.random.default_rng(seed).integers(form.range[0], form.range[1] + 1, (2, 3, 4))
     rescale = [(slope, float(intercept)) for slope, intercept in rescale]
     values = [n * slope + intercept for n, (slope, intercept) in zip(numbers, rescale, strict=True)]
@@ -210,7 +230,7 @@ def test_whatever_the_source_stored_is_stored_again(form, rescale, seed):
 # Refused ------------------------------------------------------------------------------------------------
 
 
-def test_what_is_not_dicom_and_what_cannot_be_written(tmp_path):
+def test_non_dicom_input_and_unwritable_output_are_refused(tmp_path):
     with refused("output-source-not-dicom"):
         write_derived(tmp_path / "out", Volume(np.zeros((2, 2, 2)), np.eye(4)), MADE)
     write_ct(tmp_path / "source", stored())
@@ -263,7 +283,7 @@ def test_numbers_and_words_of_a_big_endian_header_are_the_same_in_little_endian(
         assert a == b and a.RedPaletteColorLookupTableData == words and a.VOILUTSequence[0].LUTData == words
 
 
-def test_a_study_that_grew_gets_other_uids_and_the_same_images_the_same(tmp_path):
+def test_study_with_added_images_gets_new_uids(tmp_path):
     write_ct(tmp_path / "in", stored(6, 12, 13))
     uids = []
     for name, files in (("whole", 6), ("again", 6), ("part", 4)):
@@ -278,7 +298,7 @@ def test_a_study_that_grew_gets_other_uids_and_the_same_images_the_same(tmp_path
     assert uids[0] == uids[1] and not uids[0] & uids[2]
 
 
-def test_an_enhanced_image_with_its_rescale_beside_the_groups_comes_back(tmp_path):
+def test_enhanced_image_with_top_level_rescale_round_trips(tmp_path):
     write_enhanced_ct(tmp_path / "in/a.dcm", stored(4, 12, 13))
     ds = pydicom.dcmread(tmp_path / "in/a.dcm")
     for group in (*ds.SharedFunctionalGroupsSequence, *ds.PerFrameFunctionalGroupsSequence):
@@ -294,7 +314,7 @@ def test_an_enhanced_image_with_its_rescale_beside_the_groups_comes_back(tmp_pat
 
 @pytest.mark.parametrize("modality", ["CT", "MR"])
 @pytest.mark.parametrize("slope, intercept", [(None, None), ("1", None), (None, "0"), ("1", ""), ("", "0")])
-def test_empty_and_halved_rescales_that_change_nothing_are_written_whole(tmp_path, modality, slope, intercept):
+def test_empty_and_incomplete_rescales_without_effect_are_written_complete(tmp_path, modality, slope, intercept):
     write_ct(tmp_path / "in", stored(3, 12, 13), Modality=modality, RescaleSlope=slope, RescaleIntercept=intercept)
     volume = read_volume(tmp_path / "in")
     write_derived(tmp_path / "out", volume, MADE)
