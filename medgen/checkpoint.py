@@ -28,6 +28,7 @@ from medgen.errors import InputError
 from medgen.io.atomic import recover
 from medgen.methods import method_class
 from medgen.methods.base import Method
+from medgen.models import model_folder
 from medgen.model_info import ModelInfo, TableInfo
 from medgen.settings import Settings
 from medgen.terminology import is_native
@@ -117,10 +118,10 @@ def _data_shape(settings: Settings) -> DataShape:
     return DataShape(slices * settings.source_channels, slices * len(data.targets), data.classes, len(data.domains))
 
 
-def save_model(folder: Path, generator: nn.Module, info: ModelInfo) -> None:
-    """Write weights and ``model.json`` into an existing folder (see ``io.atomic``)."""
-    weights = folder / "weights.safetensors"
-    save_weights(_tensors(generator), weights)
+def save_model(folder: Path, generator: nn.Module, info: ModelInfo, *, half: bool = False) -> None:
+    """Write weights and ``model.json`` into an existing folder (see ``io.atomic``); ``half``: weights in 16 bits."""
+    weights, tensors = folder / "weights.safetensors", _tensors(generator)
+    save_weights({k: v.half() if half and v.is_floating_point() else v for k, v in tensors.items()}, weights)
     provenance = {"versions": versions(), "commit": git_commit(), "weights_sha256": _sha256(weights)}
     info = info.model_copy(update=provenance)
     info = info.model_copy(update={"sha256": info.hash()})
@@ -138,7 +139,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu", *, target: str 
     Raises:
         InputError: unknown target, not a model folder, another format version, or damaged or modified content.
     """
-    folder = recover(Path(folder))
+    folder = recover(model_folder(folder))
     info, settings = read_info(folder)
     with torch.device("meta"):  # allocate no memory before the file is known to have these shapes
         method = build_method(settings)
@@ -159,7 +160,7 @@ def read_info(folder: Path) -> tuple[ModelInfo, Settings]:
     Raises:
         InputError: not a model folder, another format version, or damaged or modified content.
     """
-    folder = recover(Path(folder))
+    folder = recover(model_folder(folder))
     if not (folder / "model.json").is_file():
         raise InputError(
             "model-json-missing",
@@ -241,6 +242,7 @@ def load_weights(network: nn.Module, path: Path, sha256: str) -> None:
                 f"{path} is not the file that was saved with this model (its hash differs); restore it or train again",
             )
         network.load_state_dict(load_file(path), assign=True)
+        network.float()  # models that come with medgen store 16 bits
     except InputError:
         raise
     except (OSError, SafetensorError, RuntimeError) as error:

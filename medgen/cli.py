@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from medgen.commands.augment import augment
+from medgen.commands.contrast import simulate_contrast
 from medgen.commands.segment import segment
 from medgen.commands.shared import (
     REFUSED,
@@ -105,6 +106,14 @@ def phantom(
     ] = False,
     unpaired: Annotated[bool, typer.Option("--unpaired", help="Use different patients in each folder.")] = False,
     noise_free: Annotated[bool, typer.Option("--noise-free", help="Omit noise and the bias field.")] = False,
+    randomise: Annotated[
+        bool,
+        typer.Option(
+            "--randomise",
+            help="Draw anatomy, field of view, spacing, scanner and phase as varied as possible, to train networks for "
+            "any scan; SIZE then limits the number of voxels.",
+        ),
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Write the built-in CT phantom cohort: contrast-enhanced source, non-contrast target, and label maps."""
@@ -120,6 +129,7 @@ def phantom(
             phase="all" if phases else phase,
             unpaired=unpaired,
             noise_free=noise_free,
+            randomise=randomise,
             progress=lambda i, n, case: print(f"[{i}/{n}] {case}", flush=True),
             overwrite=overwrite,
         )
@@ -156,6 +166,7 @@ app.command(cls=RayCommand)(translate)
 app.command()(augment)
 app.command()(synthesize)
 app.command()(segment)
+app.command(name="simulate-contrast")(simulate_contrast)
 
 
 @app.command(cls=RayCommand)
@@ -307,6 +318,17 @@ def report(
 def configs() -> None:
     """List the configs included in medgen, for medgen train NAME."""
     from medgen.config import configs as shipped
+
+    found = shipped()
+    width = max(map(len, found), default=0)
+    for name, about in found.items():
+        print(f"{name:{width}s}  {about}")
+
+
+@app.command()
+def models() -> None:
+    """List the trained models included in medgen, for medgen translate NAME INPUT OUTPUT."""
+    from medgen.models import shipped
 
     found = shipped()
     width = max(map(len, found), default=0)

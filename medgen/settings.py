@@ -228,6 +228,10 @@ class Train(Section):
         description="stop after this many minutes at the latest; the learning rate schedule then ends there too",
     )
     seed: int = Field(0, ge=0, lt=2**31, description="random seed of everything: split, weights, patches, image pool")
+    start_from: Path | None = Field(
+        None,
+        description="model folder, or name of a model that medgen models lists: start from its weights where they fit",
+    )
     decay_from: float = Field(
         0.5, ge=0, le=1, description="fraction of the run after which the learning rate decays linearly to zero"
     )

@@ -22,7 +22,7 @@ VERDICTS = ("pass", "review", "fail")
 
 
 def translate(
-    model: Annotated[Path, typer.Argument(help="Model folder, e.g. RUN/best.")],
+    model: Annotated[Path, typer.Argument(help="Model folder, e.g. RUN/best, or a name that medgen models lists.")],
     input: Annotated[
         Path,
         typer.Argument(

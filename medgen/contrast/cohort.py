@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from medgen import __version__
-from medgen.contrast.enhancement import PHASES
+from medgen.contrast.enhancement import PHASES, uptake_of
 from medgen.contrast.label_names import names_of_labels
 from medgen.contrast.simulate import simulate
 from medgen.data.cohort.patients import PROVENANCE
@@ -31,7 +31,7 @@ class Simulated:
 
     case: str
     phases: tuple[str, ...] = ()
-    unknown: tuple[str, ...] = ()  # labels whose name means no known structure
+    unchanged: tuple[str, ...] = ()  # labels whose structure takes up no contrast medium, or is not known
     error: str | None = None
 
 
@@ -116,6 +116,7 @@ def _simulate_case(
     present = {int(value): names[int(value)] for value in np.unique(values) if int(value) in names}
     if not present:
         raise InputError("labels-table-foreign", f"{label_map} holds none of the values of its table of names")
+    result.unchanged = tuple(name for name in present.values() if uptake_of(name) is None)
     case_seed = int.from_bytes(case.encode()[-8:].rjust(8, b"\0"), "little") ^ seed
     for phase in phases:
         simulation = simulate(

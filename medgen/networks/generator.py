@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from medgen.networks.blocks.init import initialise
 from medgen.networks.noise import Noisy
 from medgen.networks.residual import Residual
+from medgen.networks.residual_unet import ResidualUNet
 from medgen.networks.resnet import ResNet
 from medgen.networks.unet import UNet
 from medgen.types import Count, Section
@@ -20,15 +21,20 @@ class GeneratorSettings(Section):
     """Keys of ``method.generator``.
 
     For a U-Net only: ``levels``, ``dropout``, ``upsample``, ``full_resolution_filters`` and ``pointwise_features``. For
-    a ResNet only: ``blocks``, ``kernel`` and ``antialias``. The others apply to both.
+    a ResNet only: ``blocks``, ``kernel`` and ``antialias``. For a residual U-Net only: ``windows`` and ``replace``; it
+    has ``levels``, and always group norm. The others apply to all.
     """
 
-    name: Literal["unet", "resnet"] = Field(
-        "resnet", description="unet (strided from the first layer, so several times faster in 3D) or resnet"
+    name: Literal["unet", "resnet", "residual_unet"] = Field(
+        "resnet",
+        description="unet (strided from the first layer, so several times faster in 3D), resnet, or residual_unet "
+        "(residual encoder, group norm; for regression)",
     )
     filters: Count = Field(64, description="channels of the first layer (papers: 64, in 2D)")
     levels: Annotated[int, Field(gt=0, le=16)] = Field(
-        8, description="unet: halvings of the grid (paper: 8 for 256²); patch sides must be multiples of 2^levels"
+        8,
+        description="unet, residual_unet: halvings of the grid (paper: 8 for 256²); patch sides must be multiples of "
+        "2^levels",
     )
     blocks: Annotated[int, Field(gt=0, le=256)] = Field(
         9, description="resnet: residual blocks (paper: 9 for 256², 6 for 128²)"
@@ -56,6 +62,14 @@ class GeneratorSettings(Section):
         "intensity is used; cheaper than full_resolution_filters, cannot be combined with it; 0: none (paper)",
     )
     antialias: bool = Field(False, description="resnet: blur before halving, interpolate before convolving (CUT: true)")
+    windows: tuple[tuple[float, float], ...] = Field(
+        (), description="residual_unet: further input channels, as (low, high) in encoded units: small differences grow"
+    )
+    replace: tuple[float, float] | None = Field(
+        None,
+        description="residual_unet: the output sets structures to a level between these two encoded values, instead of "
+        "adding a difference; for contrast removal",
+    )
     residual: Start = Field(
         False,
         description="true: predict the difference from the input, so that training starts at the identity; negative: "
@@ -87,9 +101,11 @@ def build_generator(
         The network. Input sides must be multiples of its ``divisor`` and at least ``smallest``.
 
     Raises:
-        ValueError: a residual generator with more output than input channels.
+        ValueError: a residual generator with more output than input channels, or with ``replace``.
     """
     s = settings
+    if s.replace and s.residual:
+        raise ValueError("replace already starts near the identity; set residual to false")
     common: dict[str, Any] = {
         "spatial_dims": spatial_dims,
         "in_channels": in_channels + noise,
@@ -97,7 +113,10 @@ def build_generator(
     }
     common |= {"filters": s.filters, "norm": norm_spec(s.norm, s.filters), "tanh": tanh and not s.residual}
     network: nn.Module
-    if s.name == "unet":
+    if s.name == "residual_unet":
+        del common["norm"]
+        network = ResidualUNet(**common, levels=s.levels, windows=s.windows, replace=s.replace)
+    elif s.name == "unet":
         unet: dict[str, Any] = {
             key: getattr(s, key)
             for key in ("levels", "dropout", "upsample", "full_resolution_filters", "pointwise_features")
@@ -105,7 +124,8 @@ def build_generator(
         network = UNet(**common, **unet)
     else:
         network = ResNet(**common, blocks=s.blocks, kernel=s.kernel, antialias=s.antialias)
-    initialise(network, "kaiming" if s.norm == "none" else init)
+    if s.name != "residual_unet":
+        initialise(network, "kaiming" if s.norm == "none" else init)
     if s.residual:
         sides = {"in_channels": in_channels, "out_channels": out_channels}
         network = Residual(network, **sides, negative=s.residual == "negative")

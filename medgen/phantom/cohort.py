@@ -25,6 +25,7 @@ from medgen.phantom.anatomy.labels import LABELS
 from medgen.phantom.anatomy.shapes import stream
 from medgen.phantom.anatomy.tissues import PHASES
 from medgen.phantom.ct_physics import add_scan
+from medgen.phantom.randomised import random_grid, random_scan
 
 __all__ = [
     "LABELS",
@@ -37,6 +38,7 @@ __all__ = [
     "write_cohort",
 ]
 
+SCANS = 3  # of each randomised patient, on one grid
 GENERATOR = 1  # increase when a seed gives a different patient
 Progress = Callable[[int, int, str], None]  # done, total, case name
 
@@ -141,6 +143,7 @@ def write_cohort(
     phase: str = "portal_venous",
     unpaired: bool = False,
     noise_free: bool = False,
+    randomise: bool = False,
     workers: int | None = None,
     progress: Progress | None = None,
     overwrite: bool = False,
@@ -161,6 +164,10 @@ def write_cohort(
             each of ``PHASES`` instead of source and target, with scans of the same patients and independent noise.
         unpaired: use different patients: the first ``patients`` for the source and the others for the target, or, with
             "all", assign patients to the phases in turn.
+        randomise: patients and scanners as varied as possible, for training networks that must work on any scan, see
+            ``phantom.randomised``. Each has three scans, CASE_0 to CASE_2, whose scanner and phase differ; field of
+            view and spacing are drawn for each patient, with at most as many voxels as ``size``. ``spacing`` and
+            ``phase`` are not used.
         workers: processes; None: 2.
         progress: called as ``progress(done, total, case)`` after each case.
         overwrite: replace another cohort written by medgen.
@@ -168,6 +175,10 @@ def write_cohort(
     Raises:
         InputError: an argument is out of range, or ``out`` holds another cohort or cannot be written.
     """
+    if randomise and (unpaired or noise_free or phase == "all"):
+        raise InputError(
+            "phantom-randomise-conflict", "randomise writes pairs with noise; leave unpaired, noise-free and phases out"
+        )
     first = PHASES[1] if phase in ("mixed", "all") else phase
     grid, step = checked(seed, size, spacing, first)
     if patients < 1:
@@ -183,6 +194,8 @@ def write_cohort(
         "noise_free": noise_free,
         "unpaired_patients": patients if unpaired else None,
     }
+    if randomise:
+        settings["randomise"] = True
     total = patients * len(scans_of(phase)) if unpaired else patients
     out = Path(out)
     with claimed(out, {"command": "phantom", **settings}, overwrite=overwrite):
@@ -252,11 +265,15 @@ def job(out: Path, settings: dict[str, Any], number: int, patients: int) -> dict
         "spacing": settings["spacing"],
         "phase": phase,
         "noise_free": settings["noise_free"],
+        "randomise": settings.get("randomise", False),
     }
 
 
 def files_of(work: dict[str, Any]) -> dict[str, Path]:
-    """Return {folder: file} for the images and the label map of a case."""
+    """Return {folder: file} for the images and the label map of a case; for each scan of a randomised patient."""
+    if work["randomise"]:
+        parts = [(part, k) for part in (*work["scans"], "labels") for k in range(SCANS)]
+        return {f"{part} {k}": work["out"] / part / f"{work['case']}_{k}.nii.gz" for part, k in parts}
     return {part: work["out"] / part / f"{work['case']}.nii.gz" for part in [*work["scans"], "labels"]}
 
 
@@ -279,6 +296,8 @@ def run(jobs: list[dict[str, Any]], workers: int) -> Iterator[tuple[str, dict[st
 
 def write_case(work: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Write the images and the label map of one case; return its name and record."""
+    if work["randomise"]:
+        return write_randomised(work)
     seed, noise_free = work["seed"], work["noise_free"]
     anatomy = build_anatomy(seed, work["size"], work["spacing"])
     affine = scan_affine(seed, work["size"], work["spacing"])
@@ -289,6 +308,19 @@ def write_case(work: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     write_nifti(files["labels"], anatomy.labels, affine)
     record = {"seed": seed, "phase": work["phase"], "noise_free": noise_free, **anatomy.info}
     return work["case"], {"sides": list(work["scans"]), **record}
+
+
+def write_randomised(work: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """``write_case`` for a randomised patient: grid, scanners and phases of its scans follow from its seed."""
+    size, spacing = random_grid(work["seed"], work["size"])
+    affine, files = scan_affine(work["seed"], size, spacing), files_of(work)
+    scans = random_scan(work["seed"], size, spacing, draws=SCANS)
+    for k, scan in enumerate(scans):
+        for part, hu in (("source", scan.contrast), ("target", scan.noncontrast)):
+            write_nifti(files[f"{part} {k}"], np.rint(hu).clip(-1024, 4000).astype(np.int16), affine)
+        write_nifti(files[f"labels {k}"], scan.labels, affine)
+    record = {"seed": work["seed"], "size": list(size), "spacing": list(spacing)}
+    return work["case"], {"sides": list(work["scans"]), **record, "phases": [scan.info["phase"] for scan in scans]}
 
 
 def write_nifti(path: Path, data: np.ndarray, affine: np.ndarray) -> None:

@@ -43,6 +43,27 @@ class RandomScan:
     info: dict[str, Any]
 
 
+def random_grid(seed: int, most: tuple[int, int, int]) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
+    """Grid of a random scan: voxels (X, Y, Z) and spacing (mm), from thin slices of a crop to thick ones of a whole trunk.
+
+    Args:
+        seed: of the patient.
+        most: its product is the largest number of voxels.
+    """
+    rng = stream(seed, "grid")
+    fine = float(np.exp(rng.uniform(np.log(0.8), np.log(2.2))))
+    thick = fine if rng.random() < 0.35 else float(np.exp(rng.uniform(np.log(0.8), np.log(5.0))))
+    wide = float(rng.choice((rng.uniform(110, 200), rng.uniform(200, 420))))
+    extent = np.array([wide, wide * rng.uniform(0.7, 1), rng.uniform(70, 260)])
+    spacing = np.array([fine, fine, thick])
+    voxels = extent / spacing
+    crowded = max(1.0, float(np.prod(voxels) / np.prod(most)))
+    extent /= crowded ** (1 / 6)  # half of what is too much is cut off, half is made coarser
+    spacing *= crowded ** (1 / 6)
+    voxels = np.maximum(16, np.floor(extent / spacing)).astype(int)
+    return tuple(int(n) for n in voxels), tuple(round(float(s), 3) for s in spacing)  # type: ignore[return-value]
+
+
 def random_anatomy(seed: int, size: tuple[int, int, int], spacing: tuple[float, float, float]) -> Canvas:
     """Layers of one random patient: build, posture, organs, vessels, implants, at a random place along the body."""
     rng = stream(seed, "random anatomy")

@@ -28,6 +28,7 @@ from medgen.training.label_validation import LabelValidator
 from medgen.training.log import Log, Progress
 from medgen.training.model_folder import model_info, save
 from medgen.training.run import Run, floats
+from medgen.training.start_from import start_from
 from medgen.training.validation import Validator
 from medgen.types import Batch
 
@@ -92,6 +93,9 @@ def _train_in_claimed_folder(
         preflight.check_data(prepared.model, last)
         run.load_state(checkpoint.load_training(last, fabric.global_rank))
         say(f"resumed at step {run.step}")
+    elif settings.train.start_from is not None:
+        start_from(run.generator, settings.train.start_from, say)
+        run.average.load_state_dict(run.generator.state_dict())
     if fabric.is_global_zero:
         _write_settings(settings, out)
     fabric.barrier()

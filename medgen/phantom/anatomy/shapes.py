@@ -147,8 +147,10 @@ class Canvas:
     def inside(self, points: Array, box: Box, sd: Array, limit: float) -> Array:
         """Return which points (N, 3) have a signed distance ``sd`` (given in ``box``) below ``limit``.
 
-        The nearest voxel is used for points outside the grid.
+        The nearest voxel is used for points outside the grid; an empty box holds no point.
         """
+        if sd.size == 0:
+            return np.zeros(len(points), bool)
         places = self.to_grid(points)
         index = [
             np.clip(

@@ -1,0 +1,57 @@
+"""``medgen simulate-contrast``: contrast CT with known truth from non-contrast CT and label maps."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medgen.commands.shared import Overwrite, finish, interruptible, kept_in
+from medgen.errors import InputError
+from medgen.io.names import print_line
+
+
+def simulate_contrast(
+    images: Annotated[Path, typer.Argument(help="A non-contrast CT in HU, or a folder of them.")],
+    labels: Annotated[Path, typer.Argument(help="Its label map, or a folder of label maps with the same names.")],
+    out: Annotated[Path, typer.Argument(help="Cohort folder to write, for data.root.")],
+    phase: Annotated[
+        str, typer.Option(help="Comma-separated phases: arterial, portal_venous, late.")
+    ] = "arterial,portal_venous,late",
+    label_table: Annotated[
+        str | None,
+        typer.Option(
+            help="Names of the label values: a JSON file, dataset.json, or totalsegmentator (the numbers of its version "
+            "2); default: the table in the file, or labels.json or dataset.json beside it."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of dose, timing and mixing.")] = 0,
+    excreted: Annotated[bool, typer.Option("--excreted", help="Dense urine in kidneys and bladder.")] = False,
+    oral: Annotated[
+        bool, typer.Option("--oral", help="Oral contrast medium in stomach and bowel, in source and target.")
+    ] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Simulate contrast phases on non-contrast CT: pairs for training and testing whose truth is the scan itself."""
+    from medgen.contrast.cohort import simulate_cohort
+
+    phases = [name.strip() for name in phase.split(",") if name.strip()]
+    if not phases:
+        raise InputError("phase-unknown", "--phase names no phase; give arterial, portal_venous or late")
+    with interruptible(kept_in(out)):
+        results = simulate_cohort(
+            images,
+            labels,
+            out,
+            phases=phases,
+            table=label_table,
+            seed=seed,
+            excreted=excreted,
+            oral=oral,
+            overwrite=overwrite,
+            done=lambda result, i, n: print_line(
+                f"[{i}/{n}] {result.case}: {result.error or ', '.join(result.phases)}"
+            ),
+        )
+    if unchanged := sorted({name for result in results for name in result.unchanged}):
+        print_line(f"labels left unchanged, because they take up no contrast medium or are not known: {', '.join(unchanged)}")
+    finish([f"{result.case}: {result.error}" for result in results if result.error], len(results))

@@ -1,0 +1,118 @@
+"""Paired translation by regression: a generator trained on the distance to the target, without a discriminator.
+
+    G* = arg min_G  λ₁ E[w |G(x) - y|] + λ_c E|pool₄(G(x) - y)| + λ_m BCE(m, t/(t + s)),   t = max(x - y, 0)
+
+w is 1, and 1 + λ_w where |x - y| exceeds a threshold. m is the mask of a generator with ``replace``, and s a small
+difference: whether a voxel changes is learned as in a segmentation, which converges faster than the L1 distance alone.
+
+The winner of SynthRAD2025 is a regression with a residual-encoder U-Net (Longuefosse et al., nnsyn, 2025). The network
+is `networks.residual_unet` by default. Where a target has one true value for each voxel, regression has the lowest error;
+where it has not (noise, texture), it returns the mean, and ``pix2pix`` draws a sharper image.
+"""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as nnf
+from torch.optim import AdamW, Optimizer
+
+from medgen.losses.adversary import Adversary
+from medgen.methods.base import NAME, MethodSettings
+from medgen.networks.generator import GeneratorSettings, build_generator
+from medgen.types import Batch, DataShape, Update, Weight
+
+COARSE = 4  # voxels; side of the blocks that the coarse term averages
+SMALL = 0.008  # encoded difference that is half a change: 8 HU in a window of 2000 HU
+BELOW = 0.3  # encoded distance below the range of ``replace`` from which voxels (fat, air) do not count
+BRIGHT = 4.0  # additional weight of voxels above that range: enhanced, or bone
+
+
+class Settings(MethodSettings):
+    paired_only: ClassVar[bool] = True
+
+    name: Literal["regression"] = Field("regression", description=NAME)
+    generator: GeneratorSettings = Field(
+        GeneratorSettings(name="residual_unet", filters=32, levels=4),
+        description="G, from source to target",
+    )
+    weight_l1: Weight = Field(1.0, description="weight of the L1 distance to the target (λ₁)")
+    weight_coarse: Weight = Field(
+        0.5, description="weight of the L1 distance between means over blocks of 4³ voxels, in which noise cancels (λ_c)"
+    )
+    weight_changed: Weight = Field(
+        0.0, description="additional weight of voxels whose source and target differ by more than changed_above (λ_w)"
+    )
+    changed_above: float = Field(0.02, ge=0, description="that difference, in encoded units; see intensity")
+    weight_mask: Weight = Field(
+        0.0, description="weight of the cross-entropy of the mask of a generator with replace (λ_m)"
+    )
+    weight_decay: Weight = Field(1e-4, description="weight decay of AdamW")
+    betas: tuple[float, float] = Field((0.9, 0.99), description="betas of AdamW")
+    lr: float = Field(1e-3, gt=0, description="learning rate")
+
+    @model_validator(mode="after")
+    def _mask_exists(self) -> "Settings":
+        if self.weight_mask and not self.generator.replace:
+            raise ValueError("weight_mask needs a mask; set generator.replace, or weight_mask to 0")
+        return self
+
+
+class Regression:
+    """Paired translation without a discriminator."""
+
+    generator = "G"
+
+    def __init__(self, settings: Settings, data: DataShape) -> None:
+        self.settings = settings
+        self.networks: dict[str, nn.Module] = {
+            "G": build_generator(
+                settings.generator,
+                spatial_dims=settings.spatial_dims,
+                in_channels=data.in_channels,
+                out_channels=data.out_channels,
+            )
+        }
+        self.memory: dict[str, nn.Module] = {}
+        self.adversaries: dict[str, Adversary] = {}
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        s = self.settings
+        return {"G": AdamW(self.networks["G"].parameters(), s.lr, betas=s.betas, weight_decay=s.weight_decay)}
+
+    def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
+        """One update of G. ``batch``: "source", "target" (B, C, X, Y, Z) in [-1, 1]."""
+        x, y, s = batch["source"], batch["target"], self.settings
+        y_hat, mask = self.networks["G"].with_mask(x) if s.weight_mask else (self.translate(x), None)  # type: ignore
+        error = (y_hat - y).float()
+        changed = (x[:, :1] - y[:, :1]).abs() > s.changed_above
+        losses = {"G_l1": (error.abs() * (1 + s.weight_changed * changed)).mean()}
+        total = s.weight_l1 * losses["G_l1"]
+        if s.weight_coarse:
+            pool = nnf.avg_pool3d if s.spatial_dims == 3 else nnf.avg_pool2d
+            losses["G_coarse"] = pool(error, COARSE).abs().mean()
+            total = total + s.weight_coarse * losses["G_coarse"]
+        if mask is not None:
+            losses["G_mask"] = mask_loss(mask, x, y, s.generator.replace)  # type: ignore[arg-type]
+            total = total + s.weight_mask * losses["G_mask"]
+        update("G", total)
+        return losses
+
+    def translate(self, x: Tensor) -> Tensor:
+        """Translate x (B, C, X, Y, Z) in [-1, 1] on the same grid."""
+        return self.networks["G"](x)
+
+
+def mask_loss(mask: Tensor, x: Tensor, y: Tensor, replace: tuple[float, float]) -> Tensor:
+    """Cross-entropy between the logits of a mask and the share t/(t + s) by which each voxel has to fall.
+
+    Args:
+        mask: logits (B, 1, X, Y, Z).
+        x, y: source and target (B, 1, X, Y, Z), encoded.
+        replace: (low, high), see `ResidualUNet`.
+    """
+    low, high = replace
+    fall = (x - y).clamp(min=0)
+    weight = (x > low - BELOW).float() * (1 + BRIGHT * (x > high))
+    entropy = nnf.binary_cross_entropy_with_logits(mask.float(), fall / (fall + SMALL), reduction="none")
+    return (entropy * weight).sum() / weight.sum().clamp(min=1)
