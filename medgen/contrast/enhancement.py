@@ -90,7 +90,7 @@ UPTAKE: tuple[tuple[str, Uptake | None], ...] = (
     ("colon", Uptake("gut_wall", "rim")),
     ("gluteus", Uptake("muscle")),
     ("autochthon", Uptake("muscle")),
-    ("iliopsoas", Uptake("muscle")),
+    ("iliopsoa", Uptake("muscle")),
     ("muscle", Uptake("muscle")),
     ("vertebra", Uptake("trabecular_bone", mixing=0.2)),
     ("sacrum", Uptake("trabecular_bone", mixing=0.2)),
