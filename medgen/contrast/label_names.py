@@ -78,8 +78,7 @@ def _from_header(path: Path) -> dict[int, str]:
     image = nib.load(path)
     found: dict[int, str] = {}
     for extension in getattr(image.header, "extensions", ()):
-        content = extension.get_content()
-        content = content if isinstance(content, bytes) else str(content).encode()
+        content = bytes(extension.content)
         found |= {int(key): name.decode("utf-8", "replace") for key, name in _LABEL.findall(content)}
     return found
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from medgen.contrast.enhancement import Uptake, draw_iodine, uptake_of
+from medgen.contrast.enhancement import PHASES, Uptake, draw_iodine, uptake_of
 
 Array = np.ndarray
 PSF_MM = 0.9  # standard deviation of the blur of the added iodine: a body kernel, in the slice
@@ -63,7 +63,9 @@ def simulate(
     """
     if hu.shape != labels.shape:
         raise ValueError(f"image {hu.shape} and labels {labels.shape} must have one shape")
-    rng = np.random.default_rng([seed, ("arterial", "portal_venous", "late").index(phase)])
+    if phase not in PHASES:
+        raise ValueError(f"phase {phase!r} must be one of {', '.join(PHASES)}")
+    rng = np.random.default_rng([seed, PHASES.index(phase)])
     drawn = draw_iodine(phase, rng)
     if excreted:
         drawn["urine"] = float(rng.uniform(150, 900))

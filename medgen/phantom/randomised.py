@@ -60,7 +60,9 @@ def random_grid(seed: int, most: tuple[int, int, int]) -> tuple[tuple[int, int, 
     crowded = max(1.0, float(np.prod(voxels) / np.prod(most)))
     extent /= crowded ** (1 / 6)  # half of what is too much is cut off, half is made coarser
     spacing *= crowded ** (1 / 6)
-    voxels = np.maximum(16, np.floor(extent / spacing)).astype(int)
+    voxels = np.maximum(16, np.floor(extent / spacing))
+    voxels[:2] *= min(1.0, np.sqrt(np.prod(most) / np.prod(voxels)))  # few thick slices are narrower
+    voxels = np.maximum(16, voxels).astype(int)
     return tuple(int(n) for n in voxels), tuple(round(float(s), 3) for s in spacing)  # type: ignore[return-value]
 
 

@@ -1,0 +1,72 @@
+"""Regression: its terms equal their formulas, and it learns to remove a bright structure."""
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from medgen.methods.regression import SMALL, Regression, Settings, mask_loss
+from medgen.types import DataShape
+
+GENERATOR = {"name": "residual_unet", "filters": 8, "levels": 2, "replace": (0.0, 0.1)}
+
+
+def pair(seed):
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.rand(1, 1, 16, 16, 16, generator=generator) * 0.1
+    x = y.clone()
+    x[..., 4:9, 4:9, 4:9] += 0.4
+    return {"source": x, "target": y, "step": 0}
+
+
+def test_losses_equal_their_formulas():
+    torch.manual_seed(0)
+    method = Regression(
+        Settings(generator=GENERATOR, weight_changed=3.0, changed_above=0.1, weight_coarse=2.0, weight_mask=0.5),
+        DataShape(),
+    )
+    total = {}
+    batch = pair(0)
+    losses = method.step(batch, lambda name, loss: total.update({name: loss}))
+    x, y = batch["source"], batch["target"]
+    with torch.no_grad():
+        y_hat, mask = method.networks["G"].with_mask(x)
+    weight = torch.where((x - y).abs() > 0.1, 4.0, 1.0)
+    blocks = (y_hat - y).reshape(1, 1, 4, 4, 4, 4, 4, 4).mean((3, 5, 7))
+    assert losses["G_l1"].item() == pytest.approx((weight * (y_hat - y).abs()).mean().item(), rel=1e-5)
+    assert losses["G_coarse"].item() == pytest.approx(blocks.abs().mean().item(), rel=1e-5)
+    expected = losses["G_l1"] + 2.0 * losses["G_coarse"] + 0.5 * mask_loss(mask, x, y, (0.0, 0.1))
+    assert total["G"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_mask_loss_is_least_at_the_share_by_which_voxels_fall():
+    y = torch.full((1, 1, 2, 2, 2), 0.05)
+    x = y + torch.tensor([0.0, 0.01, 0.05, 0.5]).repeat(2).reshape(1, 1, 2, 2, 2)
+    share = (x - y) / (x - y + SMALL)
+    best = mask_loss(torch.logit(share.clamp(1e-6, 1 - 1e-6)), x, y, (0.0, 0.1))
+    for other in (0.0, 1.0, -3.0):
+        assert best < mask_loss(torch.full_like(x, other), x, y, (0.0, 0.1))
+
+
+def test_learns_to_remove_a_bright_structure():
+    torch.manual_seed(0)
+    method = Regression(Settings(generator=GENERATOR, weight_mask=1.0, lr=5e-3), DataShape())
+    (optimizer,) = method.optimizers().values()
+
+    def update(name, loss):
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    for n in range(40):
+        method.step(pair(n), update)
+    held_out = pair(1000)
+    with torch.no_grad():
+        error = (method.translate(held_out["source"]) - held_out["target"]).abs()
+    inside = torch.zeros_like(error, dtype=torch.bool)
+    inside[..., 4:9, 4:9, 4:9] = True
+    assert error[inside].mean() < 0.1 and error[~inside].mean() < 0.01
+
+
+def test_mask_weight_without_a_mask_is_refused():
+    with pytest.raises(ValidationError, match="weight_mask needs a mask"):
+        Settings(weight_mask=1.0)

@@ -1,0 +1,67 @@
+"""Models that come with medgen are found by name; a path always comes first."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from refusal import refused
+from small import make_model
+
+from medgen import models
+from medgen.checkpoint import load_model, save_model
+from medgen.training.start_from import start_from
+
+
+@pytest.fixture
+def named(tmp_path, monkeypatch):
+    """A small model under the name tiny-model."""
+    model = make_model()
+    folder = tmp_path / "shipped" / "tiny-model"
+    folder.mkdir(parents=True)
+    save_model(folder, model.generator, model.info, half=True)
+    (folder / "card.md").write_text("# A tiny model\n\nMore.\n")
+    monkeypatch.setattr(models, "FOLDER", folder.parent)
+    return model
+
+
+def test_a_name_loads_the_model_and_a_misspelt_name_suggests_it(named):
+    assert models.shipped() == {"tiny-model": "A tiny model"}
+    loaded = load_model("tiny-model")
+    for own, other in zip(named.generator.parameters(), loaded.generator.parameters(), strict=True):
+        assert other.dtype == torch.float32
+        assert torch.allclose(own, other, rtol=1e-3, atol=1e-6)  # 16 bits
+    with refused("model-name-unknown", names="tiny-model"):
+        load_model("tiny-modle")
+    with refused("model-json-missing"):
+        load_model("something-else")
+
+
+def test_an_existing_folder_comes_before_a_name(named, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny-model").mkdir()
+    assert models.model_folder("tiny-model") == Path("tiny-model")
+
+
+def test_every_shipped_model_loads_and_is_at_most_8_mb():
+    for name in models.shipped():
+        model = load_model(name)
+        assert (model.folder / "weights.safetensors").stat().st_size <= 8 * 2**20
+        assert (model.folder / "card.md").read_text().startswith("# ")
+
+
+def test_start_from_loads_what_fits_and_says_what_does_not(named):
+    other = make_model(seed=5)
+    said = []
+    start_from(other.generator, "tiny-model", said.append)
+    for own, loaded in zip(named.generator.parameters(), other.generator.parameters(), strict=True):
+        assert torch.allclose(own, loaded, rtol=1e-3, atol=1e-6)
+    assert "initial values" not in said[0]
+    key = next(iter(other.generator.state_dict()))
+    smaller = torch.nn.Module()
+    smaller.register_buffer("nothing", torch.zeros(3))
+    with refused("train-start-from-nothing-fits"):
+        start_from(smaller, "tiny-model", said.append)
+    mixed = torch.nn.Module()
+    mixed.register_buffer(key.replace(".", "_"), torch.zeros(3))
+    with refused("train-start-from-nothing-fits"):
+        start_from(mixed, "tiny-model", said.append)

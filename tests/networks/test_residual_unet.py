@@ -1,0 +1,59 @@
+"""The residual U-Net: folding is lossless, the replacing head starts near the identity and only ever lowers values."""
+
+import pytest
+import torch
+
+from medgen.networks.residual_unet import ResidualUNet, fold, smoothed, unfold
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 6), (2, 3, 4, 6, 8)])
+def test_unfold_inverts_fold(shape):
+    x = torch.randn(shape)
+    folded = fold(x)
+    assert folded.shape == (2, 3 * 2 ** (len(shape) - 2), *(n // 2 for n in shape[2:]))
+    assert torch.equal(unfold(folded, len(shape) - 2), x)
+
+
+def test_fold_agrees_with_torch_in_2d():
+    x = torch.randn(1, 2, 6, 4)
+    assert torch.equal(fold(x), torch.nn.functional.pixel_unshuffle(x, 2))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("replace", [None, (-0.02, 0.1)])
+def test_keeps_the_grid(dims, replace):
+    network = ResidualUNet(
+        spatial_dims=dims, in_channels=1, out_channels=1, filters=8, levels=2, windows=[(-0.2, 0.4)], replace=replace
+    )
+    shape = (2, 1, *(network.divisor * n for n in (2, 3, 4)[:dims]))
+    y, mask = network.with_mask(torch.rand(shape))
+    assert y.shape == shape
+    assert mask is None if replace is None else mask.shape == shape
+
+
+def test_smoothing_equals_a_convolution_and_keeps_constants():
+    x = torch.randn(1, 1, 6, 5, 7)
+    taps = torch.tensor([0.25, 0.5, 0.25])
+    kernel = taps[:, None, None] * taps[:, None] * taps
+    padded = torch.nn.functional.pad(x, (1,) * 6, mode="replicate")
+    assert torch.allclose(smoothed(x), torch.nn.functional.conv3d(padded, kernel[None, None]), atol=1e-6)
+    assert torch.allclose(smoothed(torch.full((1, 1, 4, 4, 4), 0.3)), torch.tensor(0.3))
+
+
+def test_replacing_head_lowers_to_a_level_and_leaves_what_is_below_it():
+    torch.manual_seed(0)
+    network = ResidualUNet(spatial_dims=3, in_channels=1, out_channels=1, filters=8, levels=2, replace=(0.0, 0.1))
+    x = torch.rand(1, 1, 16, 16, 16) * 2 - 1
+    with torch.no_grad():
+        assert (network(x) <= x).all()
+        network.last.bias[0] = 20.0  # everywhere inside the mask
+        network.last.bias[1:4] = torch.tensor([20.0, 0.0, 0.0])  # by each voxel's own value
+        y = network(x)
+    assert torch.allclose(y, torch.where(x > 0.05, torch.tensor(0.05), x), atol=1e-4)
+
+
+def test_a_stage_below_two_or_several_channels_are_refused():
+    with pytest.raises(ValueError, match="2 levels"):
+        ResidualUNet(spatial_dims=3, in_channels=1, out_channels=1, levels=1)
+    with pytest.raises(ValueError, match="replace"):
+        ResidualUNet(spatial_dims=3, in_channels=2, out_channels=1, replace=(0.0, 0.1))
