@@ -1,9 +1,9 @@
-"""Convert the real CTs of ../shared/data and simulated contrast on one of them, and print what issue "Reality" asks for.
+"""Convert the real CTs of ../shared/data and simulated contrast on one of them, and print the errors by structure.
 
     python benchmarks/real_ct.py MODEL OUT            # MODEL: a folder, or the name of a shipped model
 
-Nothing is trained or chosen here. OUT gets the conversions (``aorta_cta``, ``abdomen``, ``lidc``, ``simulated``), pictures
-(``CASE.png``: input, output, difference) and ``real_ct.json``.
+Nothing is trained or chosen here. OUT gets the conversions, pictures (``CASE.png``: input, output, difference) and
+``real_ct.json``.
 """
 
 import argparse
@@ -46,7 +46,9 @@ def native(before: np.ndarray, after: np.ndarray) -> dict[str, dict[str, float]]
     }
 
 
-def picture(before: np.ndarray, after: np.ndarray, file: Path, places: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8)) -> None:
+def picture(
+    before: np.ndarray, after: np.ndarray, file: Path, places: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8)
+) -> None:
     """Axial slices: input, output (-160 to 400 HU) and difference (-300 to 300 HU)."""
 
     def grey(x: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -54,7 +56,11 @@ def picture(before: np.ndarray, after: np.ndarray, file: Path, places: tuple[flo
 
     columns = []
     for k in (int(p * before.shape[2]) for p in places):
-        rows = [grey(before[..., k], -160, 400), grey(after[..., k], -160, 400), grey((after - before)[..., k], -300, 300)]
+        rows = [
+            grey(before[..., k], -160, 400),
+            grey(after[..., k], -160, 400),
+            grey((after - before)[..., k], -300, 300),
+        ]
         columns.append(np.vstack([np.flipud(row.T) for row in rows]))
     Image.fromarray(np.hstack(columns)).save(file)
 
@@ -98,10 +104,14 @@ def main() -> None:
     names = json.loads((out / "simulated" / "labels.json").read_text())
     simulated: dict[str, object] = {}
     for file in sorted((out / "simulated" / "source").glob("*.nii.gz")):
-        x, y, truth = (load(out / part / file.name) for part in ("simulated/source", "simulated_converted", "simulated/target"))
+        x, y, truth = (
+            load(out / part / file.name) for part in ("simulated/source", "simulated_converted", "simulated/target")
+        )
         labels = np.asarray(nib.as_closest_canonical(nib.load(out / "simulated" / "labels" / file.name)).dataobj)
         enhancing = (x - truth) > 5
-        worst = {n: round(float((y - truth)[labels == v].mean()), 1) for n, v in names.items() if (labels == v).sum() > 30}
+        worst = {
+            n: round(float((y - truth)[labels == v].mean()), 1) for n, v in names.items() if (labels == v).sum() > 30
+        }
         simulated[file.name.removesuffix(".nii.gz")] = {
             "MAE in enhancing voxels": [round(float(np.abs(v - truth)[enhancing].mean()), 1) for v in (x, y)],
             "largest organ errors": dict(sorted(worst.items(), key=lambda item: -abs(item[1]))[:6]),

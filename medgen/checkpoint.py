@@ -28,8 +28,8 @@ from medgen.errors import InputError
 from medgen.io.atomic import recover
 from medgen.methods import method_class
 from medgen.methods.base import Method
-from medgen.models import model_folder
 from medgen.model_info import ModelInfo, TableInfo
+from medgen.models import model_folder
 from medgen.settings import Settings
 from medgen.terminology import is_native
 from medgen.types import DataShape

@@ -20,7 +20,7 @@ def simulate_contrast(
     label_table: Annotated[
         str | None,
         typer.Option(
-            help="Names of the label values: a JSON file, dataset.json, or totalsegmentator (the numbers of its version "
+            help="Names of the label values: a JSON file, dataset.json, or totalsegmentator (its numbers in version "
             "2); default: the table in the file, or labels.json or dataset.json beside it."
         ),
     ] = None,
@@ -53,5 +53,7 @@ def simulate_contrast(
             ),
         )
     if unchanged := sorted({name for result in results for name in result.unchanged}):
-        print_line(f"labels left unchanged, because they take up no contrast medium or are not known: {', '.join(unchanged)}")
+        print_line(
+            f"labels left unchanged, because they take up no contrast medium or are not known: {', '.join(unchanged)}"
+        )
     finish([f"{result.case}: {result.error}" for result in results if result.error], len(results))

@@ -12,8 +12,8 @@ from medgen import __version__
 from medgen.contrast.enhancement import PHASES, uptake_of
 from medgen.contrast.label_names import names_of_labels
 from medgen.contrast.simulate import simulate
-from medgen.data.cohort.patients import PROVENANCE
 from medgen.data.body_mask import looks_like_hu
+from medgen.data.cohort.patients import PROVENANCE
 from medgen.errors import InputError, reason
 from medgen.io.atomic import write_text
 from medgen.io.claim import check_output_is_not_input, claimed
@@ -119,9 +119,7 @@ def _simulate_case(
     result.unchanged = tuple(name for name in present.values() if uptake_of(name) is None)
     case_seed = int.from_bytes(case.encode()[-8:].rjust(8, b"\0"), "little") ^ seed
     for phase in phases:
-        simulation = simulate(
-            ct.data, values, present, ct.spacing, phase, abs(case_seed), excreted=excreted, oral=oral
-        )
+        simulation = simulate(ct.data, values, present, ct.spacing, phase, abs(case_seed), excreted=excreted, oral=oral)
         name = f"{case}_{phase}"
         truth = simulation.contrast - simulation.iodine
         for part, data in (("source", simulation.contrast), ("target", truth), ("labels", values)):

@@ -111,8 +111,8 @@ def uptake_of(name: str) -> Uptake | None:
 def draw_iodine(phase: str, rng: np.random.Generator) -> dict[str, float]:
     """HU added by iodine in every tissue of one patient at a phase.
 
-    One dose factor (0.7 to 1.35) scales all tissues; timing shifts iodine between arteries and veins; each tissue varies
-    by 6 % of its own.
+    One dose factor (0.7 to 1.35) scales all tissues; timing shifts iodine between arteries and veins; each tissue
+    varies by 6 % of its own.
 
     Raises:
         ValueError: unknown phase.

@@ -1,9 +1,9 @@
 """Contrast CT with known truth: iodine added to a real non-contrast CT, structure by structure, as its labels say.
 
 Collecting same-patient pairs of contrast and non-contrast CT is rarely possible. Attenuation is linear in iodine
-concentration, so that a real scan plus simulated iodine keeps the scan's own texture, noise and artefacts, and its truth
-is the scan itself. What it cannot show: vessels and lesions that no label names, motion between phases, and the change
-of noise with another dose.
+concentration, so that a real scan plus simulated iodine keeps the scan's own texture, noise and artefacts, and its
+truth is the scan itself. What it cannot show: vessels and lesions that no label names, motion between phases, and the
+change of noise with another dose.
 """
 
 from collections.abc import Mapping, Sequence
@@ -94,7 +94,9 @@ def simulate(
     )
 
 
-def _amount(mask: Array, hu: Array, uptake: Uptake, drawn: Mapping[str, float], spacing: Sequence[float]) -> Array | float:
+def _amount(
+    mask: Array, hu: Array, uptake: Uptake, drawn: Mapping[str, float], spacing: Sequence[float]
+) -> Array | float:
     """HU added in a structure before mixing: a number, or one for each voxel."""
     if uptake.place == "rim":
         depth = ndimage.distance_transform_edt(mask, sampling=spacing)
@@ -110,9 +112,13 @@ def _amount(mask: Array, hu: Array, uptake: Uptake, drawn: Mapping[str, float], 
     return drawn[uptake.tissue]
 
 
-def _oral(hu: Array, labels: Array, names: Mapping[int, str], spacing: Sequence[float], rng: np.random.Generator) -> Array:
+def _oral(
+    hu: Array, labels: Array, names: Mapping[int, str], spacing: Sequence[float], rng: np.random.Generator
+) -> Array:
     """HU of oral contrast medium in the content of stomach and bowel."""
-    hollow = [v for v, name in names.items() if any(w in name.lower() for w in ("stomach", "bowel", "colon", "duodenum"))]
+    hollow = [
+        v for v, name in names.items() if any(w in name.lower() for w in ("stomach", "bowel", "colon", "duodenum"))
+    ]
     inside = np.isin(labels, hollow)
     depth = ndimage.distance_transform_edt(inside, sampling=spacing)
     content = np.clip((depth - RIM_MM) / 2, 0, 1) * np.clip((hu + 100) / 100, 0, 1)
@@ -142,6 +148,4 @@ def _is_bone(name: str) -> bool:
 
 def _grown(box: tuple[slice, ...], shape: tuple[int, ...], spacing: Sequence[float]) -> tuple[slice, ...]:
     margin = [int(np.ceil(2 / s)) + 1 for s in spacing]
-    return tuple(
-        slice(max(0, b.start - m), min(n, b.stop + m)) for b, m, n in zip(box, margin, shape, strict=True)
-    )
+    return tuple(slice(max(0, b.start - m), min(n, b.stop + m)) for b, m, n in zip(box, margin, shape, strict=True))

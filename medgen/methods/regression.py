@@ -6,8 +6,8 @@ w is 1, and 1 + λ_w where |x - y| exceeds a threshold. m is the mask of a gener
 difference: whether a voxel changes is learned as in a segmentation, which converges faster than the L1 distance alone.
 
 The winner of SynthRAD2025 is a regression with a residual-encoder U-Net (Longuefosse et al., nnsyn, 2025). The network
-is `networks.residual_unet` by default. Where a target has one true value for each voxel, regression has the lowest error;
-where it has not (noise, texture), it returns the mean, and ``pix2pix`` draws a sharper image.
+is `networks.residual_unet` by default. Where a target has one true value for each voxel, regression has the lowest
+error; where it has not (noise, texture), it returns the mean, and ``pix2pix`` draws a sharper image.
 """
 
 from typing import ClassVar, Literal
@@ -38,7 +38,8 @@ class Settings(MethodSettings):
     )
     weight_l1: Weight = Field(1.0, description="weight of the L1 distance to the target (λ₁)")
     weight_coarse: Weight = Field(
-        0.5, description="weight of the L1 distance between means over blocks of 4³ voxels, in which noise cancels (λ_c)"
+        0.5,
+        description="weight of the L1 distance between means over blocks of 4³ voxels, in which noise cancels (λ_c)",
     )
     weight_changed: Weight = Field(
         0.0, description="additional weight of voxels whose source and target differ by more than changed_above (λ_w)"

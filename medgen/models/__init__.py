@@ -29,7 +29,7 @@ def model_folder(model: Path | str) -> Path:
     if close := difflib.get_close_matches(path.name, known, n=1, cutoff=0.6):
         raise InputError(
             "model-name-unknown",
-            f"{model} is neither a model folder nor the name of a model that comes with medgen; did you mean {close[0]}?",
+            f"{model} is neither a model folder nor a model that comes with medgen; did you mean {close[0]}?",
         )
     return path
 

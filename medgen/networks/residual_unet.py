@@ -80,7 +80,7 @@ class ResidualUNet(nn.Module):
         self.reset()
 
     def reset(self) -> None:
-        """Initial weights: He (2015) in the convolutions, small residual branches, and an output that changes little."""
+        """Initial weights: He (2015) in the blocks, small residual branches, and an output that changes little."""
         for module in self.modules():
             if isinstance(module, Block):
                 nn.init.kaiming_normal_(module.a.weight, a=LEAK)
@@ -89,7 +89,9 @@ class ResidualUNet(nn.Module):
         if self.replace:
             nn.init.zeros_(self.last.weight)
             with torch.no_grad():
-                self.last.bias.copy_(torch.tensor([-2.0, 0.0, 0.5, 0.0, 0.0]))
+                self.last.bias.copy_(  # type: ignore[union-attr]
+                    torch.tensor([-2.0, 0.0, 0.5, 0.0, 0.0])
+                )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, X, Y[, Z]), sides multiples of ``divisor`` → (B, C_out, same grid)."""
@@ -123,7 +125,9 @@ class ResidualUNet(nn.Module):
         x = x.float()
         once = smoothed(x)  # sums and products only: autocast leaves them in 32 bits
         twice = smoothed(smoothed(once))
-        logits = self.last(nnf.leaky_relu(self.head(torch.cat([y, seen, self._seen(once), self._seen(twice)], 1)), LEAK))
+        logits = self.last(
+            nnf.leaky_relu(self.head(torch.cat([y, seen, self._seen(once), self._seen(twice)], 1)), LEAK)
+        )
         logits = logits.float()
         level = low + (high - low) * torch.sigmoid(2 * logits[:, 4:])
         value = (torch.softmax(logits[:, 1:4], 1) * torch.cat([x, once, twice], 1)).sum(1, keepdim=True)

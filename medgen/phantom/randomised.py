@@ -16,7 +16,7 @@ from medgen.phantom.anatomy.lesions import paint_lesions
 from medgen.phantom.anatomy.pelvis import paint_pelvis
 from medgen.phantom.anatomy.shapes import WHOLE, Array, Canvas, smooth_field, stream
 from medgen.phantom.anatomy.skeleton import paint_ribs, paint_spine
-from medgen.phantom.anatomy.thorax import paint_aorta, paint_shoulders, paint_thorax
+from medgen.phantom.anatomy.thorax import paint_shoulders, paint_thorax
 from medgen.phantom.anatomy.torso import Habitus, Trunk, paint_wall, table_height
 from medgen.phantom.anatomy.vessels import paint_great_vessels, paint_liver_vessels, paint_mesentery
 from medgen.phantom.anatomy.viscera import (
@@ -30,7 +30,7 @@ from medgen.phantom.anatomy.viscera import (
     spleen,
 )
 from medgen.phantom.ct_physics import bias, noise, path_length
-from medgen.phantom.random_tissues import ALL_TISSUES, BLOOD, Draw, draw_tissues
+from medgen.phantom.random_tissues import ALL_TISSUES, Draw, draw_tissues
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class RandomScan:
 
 
 def random_grid(seed: int, most: tuple[int, int, int]) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
-    """Grid of a random scan: voxels (X, Y, Z) and spacing (mm), from thin slices of a crop to thick ones of a whole trunk.
+    """Grid of a random scan: voxels (X, Y, Z) and spacing (mm), from thin slices of a crop to thick ones of a trunk.
 
     Args:
         seed: of the patient.
@@ -75,9 +75,11 @@ def random_anatomy(seed: int, size: tuple[int, int, int], spacing: tuple[float, 
         belly=float(rng.uniform(0, 1)),
         muscle=float(rng.uniform(0.7, 1.3)),
         age=float(rng.uniform(0, 1)),
-        frame=tuple(float(f) for f in frame),
+        frame=(float(frame[0]), float(frame[1]), float(frame[2])),
     )
-    height = float(rng.choice((rng.uniform(120, 230), rng.uniform(-40, 120), rng.uniform(-230, -40)), p=(0.45, 0.35, 0.2)))
+    height = float(
+        rng.choice((rng.uniform(120, 230), rng.uniform(-40, 120), rng.uniform(-230, -40)), p=(0.45, 0.35, 0.2))
+    )
     wide = [n * s for n, s in zip(size, spacing, strict=True)]
     # A crop smaller than the body looks at its middle or aside of it; a whole field of view at the middle.
     side = float(rng.uniform(-1, 1) * max(0.0, 150 - wide[0] / 2))
@@ -140,7 +142,7 @@ def paint_implants(canvas: Canvas, trunk: Trunk) -> None:
     """Calcified nodes, clips, wires, tubes and prostheses, which must stay as they are."""
     rng = stream(canvas.seed, "implants")
     low, high = (np.array([a[i] for a in canvas.axes]) for i in (0, -1))
-    for k in range(int(rng.integers(0, 8))):
+    for _ in range(int(rng.integers(0, 8))):
         centre = rng.uniform(low, high)
         radius = float(rng.uniform(1.0, 5))
         box = canvas.box(tuple(centre - radius), tuple(centre + radius))
@@ -153,7 +155,9 @@ def paint_implants(canvas: Canvas, trunk: Trunk) -> None:
         for k in range(int(rng.integers(1, 4))):
             start = rng.uniform(low, high)
             walk = start + np.cumsum(rng.normal(0, 18, (3, 3)), axis=0)
-            box, sd = canvas.path([tuple(p) for p in walk], [float(rng.uniform(0.6, 6))] * 3, f"wire {k}", 1.0, reach=4.0)
+            box, sd = canvas.path(
+                [tuple(p) for p in walk], [float(rng.uniform(0.6, 6))] * 3, f"wire {k}", 1.0, reach=4.0
+            )
             if sd.size:
                 canvas.paint("metal", LABELS["bone"], box, np.maximum(sd, trunk.skin[box]))
 
@@ -228,7 +232,9 @@ def beam_hardening(iodine: Array, spacing: tuple[float, float, float]) -> Array:
     return (-0.25 * np.minimum(wide, 120) * (dense < 20)).astype(np.float32)
 
 
-def random_scan(seed: int, size: tuple[int, int, int], spacing: tuple[float, float, float], draws: int = 1) -> list[RandomScan]:
+def random_scan(
+    seed: int, size: tuple[int, int, int], spacing: tuple[float, float, float], draws: int = 1
+) -> list[RandomScan]:
     """``draws`` scans of the random patient of a seed: other phases, attenuations, kernels and noise of one anatomy."""
     canvas = random_anatomy(seed, size, spacing)
     labels = labels_of(canvas)

@@ -25,7 +25,9 @@ def start_from(generator: nn.Module, model: Path, say: Callable[[str], None]) ->
     read_info(folder)
     weights = load_file(regular(folder / "weights.safetensors", MOST_WEIGHTS))
     own = generator.state_dict()
-    fits = {key: value.to(own[key].dtype) for key, value in weights.items() if key in own and own[key].shape == value.shape}
+    fits = {
+        key: value.to(own[key].dtype) for key, value in weights.items() if key in own and own[key].shape == value.shape
+    }
     if not fits:
         raise InputError(
             "train-start-from-nothing-fits",

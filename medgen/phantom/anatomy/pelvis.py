@@ -26,7 +26,12 @@ def paint_pelvis(canvas: Canvas, trunk: Trunk) -> None:
             canvas.paint("cortical_bone", LABELS["bone"], box, socket)
             canvas.paint("trabecular_bone", LABELS["bone"], box, socket + 3)
         paint_long_bone(canvas, [(side * 90, 0, -264), (side * 92, 0, -272)], [23, 23], f"femoral head {side}")
-        paint_long_bone(canvas, [(side * 92, 0, -270), (side * 140, -4, -296), (side * 140, -4, -320)], [16, 17, 17], f"femur {side}")
+        paint_long_bone(
+            canvas,
+            [(side * 92, 0, -270), (side * 140, -4, -296), (side * 140, -4, -320)],
+            [16, 17, 17],
+            f"femur {side}",
+        )
     box, sd = canvas.path([(0, 34, -240), (0, 30, -262)], [rng.uniform(15, 42)] * 2, "bladder", 2.0)
     canvas.paint("gut_wall", LABELS["bowel"], box, sd - 2.5)
     canvas.paint("bladder_urine", LABELS["collecting_system"], box, sd)

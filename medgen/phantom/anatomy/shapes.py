@@ -103,7 +103,7 @@ class Canvas:
         side: float = 0.0,
     ):
         self.seed, self.size = seed, size
-        self.spacing = tuple(s / k for s, k in zip(spacing, scale, strict=True))
+        self.spacing = (spacing[0] / scale[0], spacing[1] / scale[1], spacing[2] / scale[2])
         self.axes = tuple(
             ((np.arange(n) - (n - 1) / 2) * s).astype(np.float32) for n, s in zip(size, self.spacing, strict=True)
         )

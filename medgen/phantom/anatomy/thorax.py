@@ -141,7 +141,9 @@ def paint_chest_vessels(canvas: Canvas) -> None:
         tube("blood_left", "veins", [(side * 16 - 2, -8, 142), (side * 44, -6, 156)], [6, 5], f"lung vein {side}")
     tube("blood_superior", "veins", [(26, 14, 146), (28, 18, 180), (28, 16, 216)], [9, 9, 8.5], "superior cava")
     tube("blood_superior", "veins", [(28, 16, 216), (-4, 26, 228), (-34, 20, 250)], [7, 6, 6], "left brachiocephalic")
-    tube("blood_superior", "veins", [(28, 16, 216), (36, 12, 250), (100, -2, 272)], [8, 7, 5.5], "right subclavian vein")
+    tube(
+        "blood_superior", "veins", [(28, 16, 216), (36, 12, 250), (100, -2, 272)], [8, 7, 5.5], "right subclavian vein"
+    )
     for name, points, r in (
         ("brachiocephalic", [(4, 20, 224), (20, 12, 252), (28, 4, 300)], [6.5, 5.5, 3.5]),
         ("left carotid", [(-8, 4, 230), (-18, 4, 262), (-26, 2, 310)], [4, 3.5, 3.2]),
@@ -199,7 +201,9 @@ def paint_shoulders(canvas: Canvas) -> None:
     rng = stream(canvas.seed, "shoulders")
     down = rng.random() < 0.3
     for side in (1, -1):
-        paint_long_bone(canvas, [(side * 14, 62, 258), (side * 70, 46, 276), (side * 140, 4, 292)], [8, 5, 6], "clavicle")
+        paint_long_bone(
+            canvas, [(side * 14, 62, 258), (side * 70, 46, 276), (side * 140, 4, 292)], [8, 5, 6], "clavicle"
+        )
         box = canvas.box((side * 100 - 60, -115, 140), (side * 100 + 60, -50, 290))
         x, y, z = canvas.at(box)
         if x.size:
