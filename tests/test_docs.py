@@ -25,6 +25,8 @@ def test_command_reference_names_every_command_and_option():
     page = (ROOT / "docs/reference/cli.md").read_text()
     for command in (
         "phantom",
+        "simulate-contrast",
+        "models",
         "train",
         "translate",
         "augment",
