@@ -4,7 +4,8 @@ Differences from nnU-Net's plan, for speed on CPUs and for images whose values a
 
 - The first layer folds 2³ neighbouring voxels into channels and the last unfolds them (Shi et al., CVPR 2016), so that
   no convolution with many channels runs on the full grid. All voxels stay visible to the network.
-- Upsampling is by repetition and a 1-wide convolution, in place of transposed convolution.
+- Upsampling is linear, after a 1-wide convolution, in place of transposed convolution. By repetition, blocks of the
+  coarsest stage (2^levels voxels) were visible in the output.
 - ``windows`` adds copies of the input at a narrow window as channels: 100 HU are then a large difference.
 - ``levels`` replaces the additive output by one that sets structures to a level, see `ResidualUNet`.
 """
@@ -63,6 +64,7 @@ class ResidualUNet(nn.Module):
             raise ValueError("replace sets one channel to a level; use it with one source and one target contrast")
         self.dims, self.windows, self.replace, self.tanh = spatial_dims, tuple(windows), replace, tanh
         self.divisor, self.smallest = 2**levels, 2**levels
+        self.mode = "trilinear" if spatial_dims == 3 else "bilinear"
         conv = nn.Conv3d if spatial_dims == 3 else nn.Conv2d
         fold, channels = 2**spatial_dims, in_channels * (1 + len(self.windows))
         width = [filters * min(i + 1, 4) for i in range(levels)]
@@ -108,7 +110,7 @@ class ResidualUNet(nn.Module):
                 skips.append(y)
                 y = self.down[i](y)
         for i in reversed(range(len(self.up))):
-            y = self.decoder[i](skips[i] + nnf.interpolate(self.up[i](y), scale_factor=2, mode="nearest"))
+            y = self.decoder[i](skips[i] + nnf.interpolate(self.up[i](y), scale_factor=2, mode=self.mode))
         y = unfold(self.unfold(torch.cat([y, folded], 1)), self.dims)
         if self.replace:
             return self._replaced(x, y, seen)
