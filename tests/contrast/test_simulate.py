@@ -6,7 +6,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 from refusal import refused
+from typer.testing import CliRunner
 
+from medgen.cli import app
 from medgen.contrast.cohort import simulate_cohort
 from medgen.contrast.enhancement import PHASES, draw_iodine, uptake_of
 from medgen.contrast.label_names import TOTALSEGMENTATOR, names_of_labels
@@ -138,3 +140,18 @@ def test_one_bad_case_stops_no_other(tmp_path):
     assert "another grid" in results[0].error and results[1].error is None
     with refused("phase-unknown"):
         simulate_cohort(images, labels, tmp_path / "out2", phases=["early"])
+
+
+def test_command_writes_the_phases_and_reports_bad_cases(tmp_path):
+    folder = write(tmp_path / "in")
+    given = ["simulate-contrast", str(folder / "ct.nii.gz"), str(folder / "labels.nii.gz"), str(tmp_path / "out")]
+    result = CliRunner().invoke(app, [*given, "--phase", "arterial,late"])
+    assert result.exit_code == 0, result.output
+    assert "kidney_cyst_left" in result.output
+    written = sorted(path.name for path in (tmp_path / "out" / "source").iterdir())
+    assert written == ["ct_arterial.nii.gz", "ct_late.nii.gz"]
+    image = nib.load(folder / "ct.nii.gz")
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj) + 1024, image.affine), folder / "ct.nii.gz")
+    result = CliRunner().invoke(app, [*given[:-1], str(tmp_path / "other")])
+    assert result.exit_code == 2 and "not CT in HU" in result.output
+    assert not list((tmp_path / "other").glob("source/*"))
