@@ -18,7 +18,8 @@ demo: setup
 	$(BIN)/python pipelines/ct_contrast_to_noncontrast.py --demo demo
 
 test: setup
-	$(BIN)/python -m pytest tests -n 2 --dist worksteal
+	@# Bytecode is kept, also where PYTHONDONTWRITEBYTECODE is set: else each process compiles medgen and the tests anew.
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest tests -n 2 --dist worksteal
 
 check: setup
 	$(BIN)/ruff check .
