@@ -17,8 +17,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/python pipelines/ct_contrast_to_noncontrast.py --demo demo
 
+# Bytecode is kept, also where PYTHONDONTWRITEBYTECODE is set: without it every process compiles medgen and the tests.
 test: setup
-	$(BIN)/python -m pytest tests -n 2 --dist worksteal
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest tests -n 2 --dist worksteal
 
 check: setup
 	$(BIN)/ruff check .

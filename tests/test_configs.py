@@ -11,7 +11,7 @@ from medgen.training.loop import train
 
 CONFIGS = sorted(p for p in (Path(__file__).parent.parent / "configs").rglob("*.yaml") if p.parent.name != "checks")
 TINY = ["train.steps=2", "train.validate_every=2", "train.validation_cases=1", "method.generator.filters=4"]
-TINY += ["method.generator.levels=4"]
+TINY += ["method.generator.levels=4", "method.adversary.filters=4"]
 
 
 def tiny(path, folder, *overrides):

@@ -1,6 +1,7 @@
 """Imports run one way: a package imports only from rows below its own, and no two modules import each other."""
 
 import ast
+import functools
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -48,6 +49,7 @@ def modules():
 MODULES = modules()
 
 
+@functools.cache
 def imports(name):
     """Modules of medgen that a module imports, also those imported inside functions."""
     found = set()
@@ -65,9 +67,6 @@ def imports(name):
     return found - {name, ""}
 
 
-IMPORTS = {name: imports(name) for name in MODULES}
-
-
 def test_every_package_has_a_row():
     assert {name.split(".")[0] for name in MODULES} == set(ROW)
 
@@ -75,19 +74,19 @@ def test_every_package_has_a_row():
 @pytest.mark.parametrize("name", sorted(set(MODULES) - {""}))
 def test_a_module_imports_only_from_rows_below(name):
     package = name.split(".")[0]
-    others = {found for found in IMPORTS[name] if found.split(".")[0] != package}
+    others = {found for found in imports(name) if found.split(".")[0] != package}
     assert [found for found in sorted(others) if ROW[found.split(".")[0]] >= ROW[package]] == []
 
 
 def test_no_circles_between_modules():
-    TopologicalSorter({name: found for name, found in IMPORTS.items() if name}).prepare()
+    TopologicalSorter({name: imports(name) for name in MODULES if name}).prepare()
 
 
 def reached(start):
     """All modules that importing one brings along."""
     found, left = set(), [start]
     while left:
-        for name in IMPORTS[left.pop()] - found:
+        for name in imports(left.pop()) - found:
             found.add(name)
             left.append(name)
     return found

@@ -11,8 +11,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 from labelled import write_folders
+from patients import coarse_patient
 
-from medgen.phantom.cohort import LABELS, make_patient
+from medgen.phantom.cohort import LABELS
 
 ROOT = Path(__file__).parent.parent
 
@@ -22,7 +23,7 @@ def cohort(tmp_path_factory):
     """Two converters of three patients: ``close`` leaves 10 % of the contrast, ``far`` half of it."""
     folder = tmp_path_factory.mktemp("cohort")
     for seed in range(3):
-        patient = make_patient(seed, size=(40, 32, 24), spacing=10.0)
+        patient = coarse_patient(seed)
         truth, scan = patient.noncontrast, patient.contrast
         volumes = {"target": truth, "source": scan, "close": truth + (scan - truth) / 10, "far": (truth + scan) / 2}
         volumes["labels"] = patient.labels

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
@@ -304,7 +305,7 @@ def use_whole(window: str, network: nn.Module, shape: tuple[int, ...], memory_gb
     ``auto`` does so if it fits into memory and the network has no instance or group norm: their statistics in a whole
     volume differ from those in the training patches.
     """
-    if window == "patch":
+    if window == "patch" or (window == "auto" and any(isinstance(m, WINDOW_NORMS) for m in network.modules())):
         return False
     fits = pass_bytes(network, shape) <= memory_gb * 2**30
     if window == "whole":
@@ -314,10 +315,10 @@ def use_whole(window: str, network: nn.Module, shape: tuple[int, ...], memory_gb
                 f"an image of {tuple(shape[2:])} voxels needs more than {memory_gb} GiB in one pass; "
                 "raise inference.memory_gb or set inference.window to patch",
             )
-        return True
-    return fits and not any(isinstance(module, WINDOW_NORMS) for module in network.modules())
+    return fits
 
 
+@lru_cache(maxsize=8)
 def pass_bytes(network: nn.Module, shape: tuple[int, ...]) -> int:
     """Upper bound on the memory of a forward pass on (B, C, X, Y[, Z]), bytes: the float32 outputs of all layers.
 

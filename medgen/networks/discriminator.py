@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from monai.networks.nets import PatchDiscriminator
 from torch import Tensor, nn
 from torch.nn import functional as nnf
-from torch.nn.utils import parametrizations
 
 from medgen.networks.blocks.blur import BlurDown
 from medgen.networks.blocks.init import CONVOLUTIONS, initialise
+from medgen.networks.blocks.spectral import add_spectral_norm
 from medgen.networks.generator import Norm, norm_spec
 
 
@@ -63,7 +63,7 @@ class Discriminator(nn.Module):
             _blur_before_halving(scale, spatial_dims)
         for module in list(self.modules()) if spectral_norm else ():
             if isinstance(module, CONVOLUTIONS):
-                parametrizations.spectral_norm(module)
+                add_spectral_norm(module)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, C, X, Y[, Z]) → raw logits (B, out_channels, x, y[, z]) of every scale, finest first."""

@@ -14,9 +14,9 @@ from monai.networks.nets.spade_network import SPADENetResBlock
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as nnf
-from torch.nn.utils import parametrizations
 
 from medgen.networks.blocks.init import CONVOLUTIONS, initialise
+from medgen.networks.blocks.spectral import add_spectral_norm
 from medgen.networks.generator import Norm
 from medgen.types import Count, Section
 
@@ -102,7 +102,7 @@ class SPADEGenerator(nn.Module):
         for found in (self.coarsest, *self.blocks, self.second) if settings.spectral_norm else ():
             for name in ("conv_0", "conv_1", "conv_s"):
                 if hasattr(found, name):
-                    parametrizations.spectral_norm(getattr(found, name).conv)
+                    add_spectral_norm(getattr(found, name).conv)
 
     def encode(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Image (B, C, X, Y[, Z]) in [-1, 1] → μ and log σ² of its style, (B, latent) each."""
@@ -195,7 +195,7 @@ class StyleEncoder(nn.Module):
             initialise(linear, "xavier")
         for module in list(self.layers.modules()) if settings.spectral_norm else ():
             if isinstance(module, CONVOLUTIONS):
-                parametrizations.spectral_norm(module)
+                add_spectral_norm(module)
 
     def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, X, Y[, Z]) → μ, log σ², (B, latent) each."""

@@ -13,7 +13,7 @@ from medgen.data.body_mask import body_mask
 from medgen.phantom.cohort import LABELS, PHASES, build_anatomy, make_patient, render, write_cohort
 from medgen.phantom.ct_physics import noise
 
-TINY = {"size": (24, 20, 16), "spacing": 16.0}
+TINY = {"size": (24, 20, 16), "spacing": 4.0}  # a part of the abdomen: fewer organs to draw
 # HU without contrast, and HU that contrast adds at the portal venous phase, from a radiology textbook.
 PLAIN = {
     "liver": (45, 68),

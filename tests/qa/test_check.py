@@ -14,7 +14,7 @@ MM = (2.5, 2.5, 2.5)
 
 @pytest.fixture(scope="module")
 def patient():
-    return make_patient(1040, size=(150, 112, 40))
+    return make_patient(1040, size=(150, 112, 24))
 
 
 def faults(verdict):

@@ -20,7 +20,7 @@ def volume(data):
 
 @pytest.fixture(scope="module")
 def patient():
-    return make_patient(1040, size=(150, 112, 40))
+    return make_patient(1040, size=(150, 112, 24))
 
 
 @pytest.fixture

@@ -4,8 +4,10 @@ import csv
 import functools
 import os
 import signal
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from medgen.config import parse_settings, plain
 from medgen.io.claim import RECORD
 from medgen.losses import adversary
 from medgen.methods import method_class, method_names, settings_class
+from medgen.training import preflight
 from medgen.training.loop import saved_steps, train
 
 TRAIN = {"steps": 6, "validate_every": 3, "checkpoint_every": 2, "log_every": 1}
@@ -62,6 +65,22 @@ def weights(run, model="last"):
 
 def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def method_checked_once():
+    """Check a method before its first training only; the check takes longer than the few steps here."""
+    checked, check = set(), preflight.check_method
+
+    def check_once(settings):
+        key = settings.model_dump_json(exclude={"train"})
+        if key not in checked:
+            check(settings)
+        checked.add(key)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preflight, "check_method", check_once)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +228,7 @@ def test_a_run_is_not_overwritten(cohort, tmp_path):
 
 def test_minutes_limit_a_run(cohort, tmp_path):
     train(
-        settings_of(cohort, train={"steps": 10**6, "minutes": 0.05, "validate_every": 10**6}),
+        settings_of(cohort, train={"steps": 10**6, "minutes": 0.01, "validate_every": 10**6}),
         tmp_path / "run",
     )
     info = load_model(tmp_path / "run" / "last").info
@@ -256,11 +275,14 @@ def train_one_step(name, devices, batch, root, out):
         train(settings, Path(out))
 
 
-TWO_PROCESS_PROGRAM = """
-import sys
+RANK_PROGRAM = """
+import os, sys
 from pathlib import Path
-from test_loop import method_names, paired_only, train_one_step
-cohort, unpaired, out = sys.argv[1:]
+cohort, unpaired, out, rank, port = sys.argv[1:]
+# What torchrun sets.
+os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", TORCHELASTIC_RUN_ID="1")
+os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, GROUP_RANK="0", NODE_RANK="0")
+from training.test_loop import method_names, paired_only, train_one_step
 for name in method_names():
     train_one_step(name, 2, 1, cohort if paired_only(name) else unpaired, Path(out) / name)
 """
@@ -283,17 +305,14 @@ def two_processes(cohort, unpaired, tmp_path_factory):
 
 
 def _run_two_processes(folder, cohort, unpaired):
-    (folder / "two.py").write_text(TWO_PROCESS_PROGRAM)
-    here = Path(__file__).parent
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(map(str, [here, here.parent, here.parents[1]])),
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += [folder / "two.py", cohort, unpaired, folder]
-    result = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr
+    """Run both ranks from the warm process; that torchrun starts them is tested below."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with ThreadPoolExecutor(2) as pool:
+        ranks = [pool.submit(run_program, RANK_PROGRAM, cohort, unpaired, folder, rank, port) for rank in range(2)]
+    for rank in ranks:
+        assert rank.result().returncode == 0, rank.result().stderr
 
 
 @pytest.mark.parametrize("name", method_names())

@@ -2,15 +2,13 @@
 
 import numpy as np
 import pytest
+from patients import SPACING, coarse_patient
 from refusal import refused
 from scipy.ndimage import gaussian_filter
 
 from medgen.data.body_mask import body_mask
 from medgen.evaluation.distribution import memorisation
 from medgen.evaluation.distribution.memorisation import memorisation_test, volume_descriptor
-from medgen.phantom.cohort import make_patient
-
-SIZE, SPACING = (40, 32, 24), 10.0
 
 
 def rows(n, seed, d=20):
@@ -83,7 +81,7 @@ def test_exact_copies_and_one_synthetic_volume():
 
 @pytest.fixture(scope="module")
 def patients():
-    return [make_patient(seed, size=SIZE, spacing=SPACING).noncontrast for seed in range(12)]
+    return [coarse_patient(seed).noncontrast for seed in range(12)]
 
 
 def describe(volume):

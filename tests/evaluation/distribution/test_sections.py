@@ -4,15 +4,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 from evaluating import evaluate
+from patients import coarse_patient
 from refusal import refused
 
 from medgen.evaluation.distribution.sections import RELATIVE, default_window, distribution_section, volume_files
 from medgen.evaluation.features.named import named_extractor
 from medgen.evaluation.features.radiomics import Radiomics
 from medgen.io.read import read_volume
-from medgen.phantom.cohort import make_patient
-
-SIZE, SPACING = (40, 32, 24), 10.0
 
 
 class Means:
@@ -30,7 +28,7 @@ def cohort(tmp_path_factory):
     """Truth, source and prediction of four patients, and the truth of six others."""
     folder = tmp_path_factory.mktemp("cohort")
     for seed in range(10):
-        patient = make_patient(seed, size=SIZE, spacing=SPACING)
+        patient = coarse_patient(seed)
         volumes = {"real": patient.noncontrast}
         if seed < 4:
             mixed = 0.8 * patient.noncontrast + 0.2 * patient.contrast
@@ -127,7 +125,7 @@ def test_hu_are_measured_in_a_fixed_window(cohort, tmp_path):
     files = volume_files(cohort / "real")[:3]
     window = default_window(files)
     assert window == (-200, 300)
-    fixed, relative = (Radiomics(window=w, patches=2, workers=1) for w in (window, None))
+    fixed, relative = (Radiomics(window=w, patches=1, workers=1) for w in (window, None))
     volume = read_volume(files[0])
     mask = volume.data > -200
     for extractor, sees in ((fixed, True), (relative, False)):
