@@ -19,6 +19,10 @@ from medgen.io.names import print_line
 
 CONFIG = "ct_contrast_regression"
 COHORT = {"patients": 150, "size": (128, 112, 96), "seed": 7}
+KNOWN = (  # limits of the model that is in the package, shown in every report that it makes
+    "first version: ribs and other thin bone can lose up to 120 HU, and faint enhancement can remain; look at bones and "
+    "at the verdict before use"
+)
 PATIENT = r"^(patient_\d+)_"  # three scans of each
 
 
@@ -53,8 +57,9 @@ def pack(trained: Path, folder: Path) -> None:
     from medgen.io.atomic import atomic_folder
 
     model = load_model(trained)
+    info = model.info.model_copy(update={"health": [*model.info.health, KNOWN]})
     with atomic_folder(folder) as temporary:
-        save_model(temporary, model.generator, model.info, half=True)
+        save_model(temporary, model.generator, info, half=True)
 
 
 if __name__ == "__main__":
