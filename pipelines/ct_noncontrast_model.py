@@ -20,8 +20,8 @@ from medgen.io.names import print_line
 CONFIG = "ct_contrast_regression"
 COHORT = {"patients": 150, "size": (128, 112, 96), "seed": 7}
 KNOWN = (  # limits of the model that is in the package, shown in every report that it makes
-    "first version: ribs and other thin bone can lose up to 120 HU, and faint enhancement can remain; look at bones and "
-    "at the verdict before use"
+    "first version: ribs and other thin bone can lose up to 120 HU, and enhancement can remain; look at bones and at "
+    "the verdict before use"
 )
 PATIENT = r"^(patient_\d+)_"  # three scans of each
 
