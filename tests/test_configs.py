@@ -11,7 +11,7 @@ from medgen.training.loop import train
 
 CONFIGS = sorted(p for p in (Path(__file__).parent.parent / "configs").rglob("*.yaml") if p.parent.name != "checks")
 TINY = ["train.steps=2", "train.validate_every=2", "train.validation_cases=1", "method.generator.filters=4"]
-TINY += ["method.generator.levels=4", "method.adversary.filters=4"]
+TINY += ["method.generator.levels=4"]
 
 
 def tiny(path, folder, *overrides):
@@ -24,6 +24,8 @@ def tiny(path, folder, *overrides):
     cohort = write_cohort(folder / "cohort", 3 if paired else 6, unpaired=not paired, labels=labels, **names)
     patch = [32, 32, 32] if axis is None else [shipped.sampling.patch[i] if i == axis else 32 for i in range(3)]
     given = [f"data.root={cohort}", f"sampling.patch={patch}", *TINY]
+    if hasattr(shipped.method, "adversary"):
+        given.append("method.adversary.filters=4")
     if of_labels:  # coarsest patch map of the second scale
         given += ["data.classes=3", "method.adversary.layers=2", "method.generator.hidden=4", "sampling.batch=2"]
     if shipped.data.domains:

@@ -22,7 +22,7 @@ from medgen.errors import InputError
 from medgen.io.lock import locked
 
 CLI = typer.main.get_command(app)
-READS = {"doctor", "configs"}  # what writes nothing
+READS = {"doctor", "configs", "models"}  # what writes nothing
 SHAPE = (12, 12, 12)
 
 
@@ -70,6 +70,7 @@ def arguments(given, out, other=False):
     at = given / "other" if other else given
     return {
         "phantom": [out, "--patients", 1, "--seed", int(other), "--size", 9, 9, 9, "--spacing", 30],
+        "simulate-contrast": [at / "source", at / "labels", out, "--label-table", at / "cohort/labels.json"],
         "train": [given / "tiny.json", f"data.root={at}/cohort", "--out", out],
         "translate": [given / "model", at / "source", out, "--qa-limits", "none", "--no-report"],
         "augment": [given / "model", at / "dataset", out],
@@ -108,7 +109,17 @@ def files(folder):
     return {name: content for name, content in found.items() if "tensorboard" not in name and "-private" not in name}
 
 
-COMMANDS = ["phantom", "train", "translate", DEIDENTIFIED, "augment", "synthesize", "segment", "evaluate"]
+COMMANDS = [
+    "phantom",
+    "simulate-contrast",
+    "train",
+    "translate",
+    DEIDENTIFIED,
+    "augment",
+    "synthesize",
+    "segment",
+    "evaluate",
+]
 
 
 def test_the_list_of_commands_is_complete():
@@ -195,6 +206,7 @@ def test_ctrl_c_prints_what_is_kept_and_how_to_resume(given, tmp_path, monkeypat
 
     where = {
         "phantom": "medgen.phantom.cohort.write_cohort",
+        "simulate-contrast": "medgen.contrast.cohort._simulate_case",
         "train": "medgen.training.loop._loop",
         "translate": "medgen.inference.cohort.run.Cases.converted",
         DEIDENTIFIED: "medgen.inference.cohort.run.Cases.converted",
