@@ -4,14 +4,14 @@ import errno
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from medgen.commands.augment import augment
 from medgen.commands.contrast import simulate_contrast
+from medgen.commands.phantom import phantom
 from medgen.commands.segment import segment
 from medgen.commands.shared import (
     REFUSED,
@@ -23,6 +23,7 @@ from medgen.commands.shared import (
     finish,
     interruptible,
     kept_in,
+    number_parser,
     pick_device,
 )
 from medgen.commands.synthesize import synthesize
@@ -57,21 +58,6 @@ def _version(requested: bool) -> None:
         raise typer.Exit()
 
 
-def _number_parser(expected: str, kind: type) -> Callable[[str], Any]:
-    """Return the parser for each number of an option that takes several: ``expected`` describes them all.
-
-    If the user gives too few numbers, the parser gets the name of the next option as a number, and reports it.
-    """
-
-    def number(text: str) -> Any:
-        try:
-            return kind(text)
-        except ValueError:
-            raise typer.BadParameter(f"expected {expected}; {text!r} is not a number") from None
-
-    return number
-
-
 @app.callback()
 def main_options(
     version: Annotated[
@@ -79,61 +65,6 @@ def main_options(
     ] = False,
 ) -> None:
     pass
-
-
-@app.command()
-def phantom(
-    out: Annotated[Path, typer.Argument(help="Cohort folder to write.")],
-    patients: Annotated[int, typer.Option(help="Number of patients (per folder with --unpaired).")] = 16,
-    seed: Annotated[int, typer.Option(help="Random seed of the patients.")] = 0,
-    size: Annotated[
-        tuple[int, int, int],
-        typer.Option(
-            help="Number of voxels along x, y and z.",
-            metavar="X Y Z",
-            parser=_number_parser("three whole numbers, such as 160 128 96", int),
-        ),
-    ] = (160, 128, 96),
-    spacing: Annotated[float, typer.Option(help="Voxel spacing in mm.")] = 2.5,
-    phase: Annotated[
-        str, typer.Option(help="Contrast phase of the source: arterial, portal_venous, late or mixed.")
-    ] = "portal_venous",
-    phases: Annotated[
-        bool,
-        typer.Option(
-            "--phases", help="Write none/, arterial/, portal_venous/ and late/ instead of source/ and target/."
-        ),
-    ] = False,
-    unpaired: Annotated[bool, typer.Option("--unpaired", help="Use different patients in each folder.")] = False,
-    noise_free: Annotated[bool, typer.Option("--noise-free", help="Omit noise and the bias field.")] = False,
-    randomise: Annotated[
-        bool,
-        typer.Option(
-            "--randomise",
-            help="Draw anatomy, field of view, spacing, scanner and phase as varied as possible, to train networks for "
-            "any scan; SIZE then limits the number of voxels.",
-        ),
-    ] = False,
-    overwrite: Overwrite = False,
-) -> None:
-    """Write the built-in CT phantom cohort: contrast-enhanced source, non-contrast target, and label maps."""
-    from medgen.phantom.cohort import write_cohort
-
-    with interruptible(kept_in(out)):
-        write_cohort(
-            out,
-            patients=patients,
-            seed=seed,
-            size=size,
-            spacing=spacing,
-            phase="all" if phases else phase,
-            unpaired=unpaired,
-            noise_free=noise_free,
-            randomise=randomise,
-            progress=lambda i, n, case: print(f"[{i}/{n}] {case}", flush=True),
-            overwrite=overwrite,
-        )
-    print_line(f"{patients} patients{' per folder' if unpaired else ''} written to {out}")
 
 
 @app.command()
@@ -162,6 +93,7 @@ def train(
         run(settings, out, resume=resume, say=print_line, overwrite=overwrite)
 
 
+app.command()(phantom)
 app.command(cls=RayCommand)(translate)
 app.command()(augment)
 app.command()(synthesize)
@@ -200,7 +132,7 @@ def evaluate(
         typer.Option(
             help="Intensity window for the feature extractor, e.g. -160 240; default for CT: -200 300 HU.",
             metavar="LOW HIGH",
-            parser=_number_parser("two numbers, such as -160 240", float),
+            parser=number_parser("two numbers, such as -160 240", float),
         ),
     ] = None,
     real_cohort: Annotated[

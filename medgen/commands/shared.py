@@ -117,3 +117,18 @@ def finish(errors: list[str], count: int, faults: Sequence[str] = ()) -> None:
         print(f"medgen: {len(errors)} of {count} cases failed", file=sys.stderr)
     if errors or faults:
         raise typer.Exit(REFUSED)
+
+
+def number_parser(expected: str, kind: type) -> Callable[[str], Any]:
+    """Return the parser for each number of an option that takes several: ``expected`` describes them all.
+
+    If the user gives too few numbers, the parser gets the name of the next option as a number, and reports it.
+    """
+
+    def number(text: str) -> Any:
+        try:
+            return kind(text)
+        except ValueError:
+            raise typer.BadParameter(f"expected {expected}; {text!r} is not a number") from None
+
+    return number

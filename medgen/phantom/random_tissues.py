@@ -6,6 +6,7 @@ stays true: iodine adds to attenuation; arteries, veins and organs follow one an
 2010;256:32); a cyst, bile, bone and oral contrast medium take up none.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,57 +72,7 @@ def _enhancement(rng: np.random.Generator, phase: str) -> tuple[dict[str, float]
     if phase == "none":
         return iodine, mixing
     dose = u(0.6, 1.4)
-    if phase in ("early", "arterial"):
-        aorta = u(120, 560) if phase == "arterial" else u(20, 250)
-        right = aorta * u(0.2, 1.3) if phase == "arterial" else u(150, 600)  # early: the bolus is in the right heart
-        iodine |= {
-            "blood_left": aorta,
-            "blood_right": right,
-            "blood_pulmonary": right * u(0.7, 1.2),
-            "blood_superior": right * u(0.3, 2.0),
-            "blood_false": aorta * u(0.0, 0.9),
-            "blood_cava": aorta * u(0.0, 0.45),
-            "blood_portal": aorta * u(0.0, 0.4),
-            "blood_hepatic": aorta * u(0.0, 0.12),
-            "lung_vessel": right * u(0.5, 1.0),
-            "heart_muscle": aorta * u(0.1, 0.35),
-            "liver": dose * u(0, 30),
-            "spleen": min(aorta, 350) * u(0.15, 0.45),
-            "renal_cortex": min(aorta, 400) * u(0.2, 0.6),
-            "renal_medulla": min(aorta, 400) * u(0.02, 0.25),
-            "pancreas": min(aorta, 350) * u(0.1, 0.3),
-            "adrenal": min(aorta, 350) * u(0.1, 0.25),
-            "gut_wall": min(aorta, 350) * u(0.03, 0.2),
-            "lesion_hypervascular": min(aorta, 350) * u(0.2, 0.5),
-            "thyroid": u(10, 90),
-            "muscle": dose * u(0, 10),
-        }
-    else:
-        vein = dose * (u(60, 170) if phase == "portal_venous" else u(30, 90))
-        iodine |= {
-            "blood_left": vein * u(0.85, 1.3),
-            "blood_right": vein * u(0.8, 1.2),
-            "blood_pulmonary": vein * u(0.8, 1.2),
-            "blood_superior": vein * u(0.7, 1.3),
-            "blood_false": vein * u(0.3, 1.2),
-            "blood_cava": vein * u(0.5, 1.1),
-            "blood_portal": vein * u(0.8, 1.35),
-            "blood_hepatic": vein * u(0.6, 1.2),
-            "lung_vessel": vein * u(0.8, 1.2),
-            "heart_muscle": vein * u(0.4, 0.7),
-            "liver": vein * u(0.3, 0.6),
-            "spleen": vein * u(0.5, 0.8),
-            "renal_cortex": vein * u(1.0, 1.7),
-            "renal_medulla": vein * u(0.7, 1.7),
-            "pancreas": vein * u(0.3, 0.6),
-            "adrenal": vein * u(0.3, 0.6),
-            "gut_wall": vein * u(0.2, 0.5),
-            "lesion_hypervascular": vein * u(0.3, 0.7),
-            "thyroid": u(10, 80),
-            "muscle": dose * u(3, 16),
-        }
-        if phase == "late" and rng.random() < 0.7:
-            iodine["urine"], iodine["bladder_urine"] = u(50, 900), u(0, 700)
+    iodine |= _early(u, phase, dose) if phase in ("early", "arterial") else _venous(u, phase, dose)
     part = float(np.clip(iodine["liver"] * u(0.1, 0.6), 0, 40))
     iodine |= {
         "lesion_hypovascular": part,
@@ -144,3 +95,61 @@ def _enhancement(rng: np.random.Generator, phase: str) -> tuple[dict[str, float]
     for name in NO_IODINE:
         iodine[name] = 0.0
     return iodine, mixing
+
+
+def _early(u: Callable[[float, float], float], phase: str, dose: float) -> dict[str, float]:
+    """HU added while the bolus is in the right heart (early) or in the arteries."""
+    aorta = u(120, 560) if phase == "arterial" else u(20, 250)
+    right = aorta * u(0.2, 1.3) if phase == "arterial" else u(150, 600)  # early: the bolus is in the right heart
+    return {
+        "blood_left": aorta,
+        "blood_right": right,
+        "blood_pulmonary": right * u(0.7, 1.2),
+        "blood_superior": right * u(0.3, 2.0),
+        "blood_false": aorta * u(0.0, 0.9),
+        "blood_cava": aorta * u(0.0, 0.45),
+        "blood_portal": aorta * u(0.0, 0.4),
+        "blood_hepatic": aorta * u(0.0, 0.12),
+        "lung_vessel": right * u(0.5, 1.0),
+        "heart_muscle": aorta * u(0.1, 0.35),
+        "liver": dose * u(0, 30),
+        "spleen": min(aorta, 350) * u(0.15, 0.45),
+        "renal_cortex": min(aorta, 400) * u(0.2, 0.6),
+        "renal_medulla": min(aorta, 400) * u(0.02, 0.25),
+        "pancreas": min(aorta, 350) * u(0.1, 0.3),
+        "adrenal": min(aorta, 350) * u(0.1, 0.25),
+        "gut_wall": min(aorta, 350) * u(0.03, 0.2),
+        "lesion_hypervascular": min(aorta, 350) * u(0.2, 0.5),
+        "thyroid": u(10, 90),
+        "muscle": dose * u(0, 10),
+    }
+
+
+def _venous(u: Callable[[float, float], float], phase: str, dose: float) -> dict[str, float]:
+    """HU added in the portal venous and the late phase."""
+    vein = dose * (u(60, 170) if phase == "portal_venous" else u(30, 90))
+    iodine = {
+        "blood_left": vein * u(0.85, 1.3),
+        "blood_right": vein * u(0.8, 1.2),
+        "blood_pulmonary": vein * u(0.8, 1.2),
+        "blood_superior": vein * u(0.7, 1.3),
+        "blood_false": vein * u(0.3, 1.2),
+        "blood_cava": vein * u(0.5, 1.1),
+        "blood_portal": vein * u(0.8, 1.35),
+        "blood_hepatic": vein * u(0.6, 1.2),
+        "lung_vessel": vein * u(0.8, 1.2),
+        "heart_muscle": vein * u(0.4, 0.7),
+        "liver": vein * u(0.3, 0.6),
+        "spleen": vein * u(0.5, 0.8),
+        "renal_cortex": vein * u(1.0, 1.7),
+        "renal_medulla": vein * u(0.7, 1.7),
+        "pancreas": vein * u(0.3, 0.6),
+        "adrenal": vein * u(0.3, 0.6),
+        "gut_wall": vein * u(0.2, 0.5),
+        "lesion_hypervascular": vein * u(0.3, 0.7),
+        "thyroid": u(10, 80),
+        "muscle": dose * u(3, 16),
+    }
+    if phase == "late" and u(0, 1) < 0.7:
+        iodine["urine"], iodine["bladder_urine"] = u(50, 900), u(0, 700)
+    return iodine

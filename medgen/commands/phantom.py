@@ -1,0 +1,63 @@
+"""``medgen phantom``: write the embedded CT cohort."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medgen.commands.shared import Overwrite, interruptible, kept_in, number_parser
+from medgen.io.names import print_line
+
+
+def phantom(
+    out: Annotated[Path, typer.Argument(help="Cohort folder to write.")],
+    patients: Annotated[int, typer.Option(help="Number of patients (per folder with --unpaired).")] = 16,
+    seed: Annotated[int, typer.Option(help="Random seed of the patients.")] = 0,
+    size: Annotated[
+        tuple[int, int, int],
+        typer.Option(
+            help="Number of voxels along x, y and z.",
+            metavar="X Y Z",
+            parser=number_parser("three whole numbers, such as 160 128 96", int),
+        ),
+    ] = (160, 128, 96),
+    spacing: Annotated[float, typer.Option(help="Voxel spacing in mm.")] = 2.5,
+    phase: Annotated[
+        str, typer.Option(help="Contrast phase of the source: arterial, portal_venous, late or mixed.")
+    ] = "portal_venous",
+    phases: Annotated[
+        bool,
+        typer.Option(
+            "--phases", help="Write none/, arterial/, portal_venous/ and late/ instead of source/ and target/."
+        ),
+    ] = False,
+    unpaired: Annotated[bool, typer.Option("--unpaired", help="Use different patients in each folder.")] = False,
+    noise_free: Annotated[bool, typer.Option("--noise-free", help="Omit noise and the bias field.")] = False,
+    randomise: Annotated[
+        bool,
+        typer.Option(
+            "--randomise",
+            help="Draw anatomy, field of view, spacing, scanner and phase as varied as possible, to train networks for "
+            "any scan; SIZE then limits the number of voxels.",
+        ),
+    ] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write the built-in CT phantom cohort: contrast-enhanced source, non-contrast target, and label maps."""
+    from medgen.phantom.cohort import write_cohort
+
+    with interruptible(kept_in(out)):
+        write_cohort(
+            out,
+            patients=patients,
+            seed=seed,
+            size=size,
+            spacing=spacing,
+            phase="all" if phases else phase,
+            unpaired=unpaired,
+            noise_free=noise_free,
+            randomise=randomise,
+            progress=lambda i, n, case: print(f"[{i}/{n}] {case}", flush=True),
+            overwrite=overwrite,
+        )
+    print_line(f"{patients} patients{' per folder' if unpaired else ''} written to {out}")
