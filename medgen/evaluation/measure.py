@@ -84,9 +84,7 @@ def measure_case(case: str, files: Mapping[str, Path], measures: Measures) -> Ca
         )
     warnings = [text for volume in volumes.values() for text in volume.warnings]
     if hu and not looks_like_hu(volumes["prediction"].data):
-        warnings.append(
-            "the prediction has no air (-200 HU or below) although the reference has; check that it is in HU"
-        )
+        warnings.append("the prediction has no air (-200 HU or below), the reference has; check that it is in HU")
     for role in ("reference", "source"):
         if role in volumes and np.array_equal(volumes[role].data, volumes["prediction"].data):
             warnings.append(

@@ -141,13 +141,8 @@ def distribution(systems: Systems) -> Table | None:
     heads = [Head("value ± standard error"), Head("unconverted source")]
     heads += [Head(text, words=True) for text in ("extractor", "weights", "preprocessing")]
     heads += [Head("reference"), Head("converted"), Head("notes", words=True)]
-    note = (
-        "A distance of 0 means that the sets cannot be distinguished. A value depends on extractor, weights and "
-        "preprocessing;"
-    )
-    table = table_by_system(
-        Head("metric", words=True), systems, heads, rows, f"{note} compare only values that share all three."
-    )
+    note = "The best distance is 0. Compare only values of one extractor, with the same weights and preprocessing."
+    table = table_by_system(Head("metric", words=True), systems, heads, rows, note)
     return without_empty_columns(table) if table else None
 
 
