@@ -116,6 +116,7 @@ def _simulate_case(
     present = {int(value): names[int(value)] for value in np.unique(values) if int(value) in names}
     if not present:
         raise InputError("labels-table-foreign", f"{label_map} holds none of the values of its table of names")
+    _add_names(out / "labels.json", label_map, {name: value for value, name in present.items()})
     result.unchanged = tuple(name for name in present.values() if uptake_of(name) is None)
     case_seed = int.from_bytes(case.encode()[-8:].rjust(8, b"\0"), "little") ^ seed
     for phase in phases:
@@ -132,8 +133,20 @@ def _simulate_case(
             "operations": [{"name": "simulate-contrast", **simulation.record}],
             "files": {str(f.relative_to(out)): sha256([f]) for f in files},
         }
-    write_text(out / "labels.json", json.dumps({name: value for value, name in present.items()}, indent=1) + "\n")
     result.phases = tuple(phases)
+
+
+def _add_names(table: Path, label_map: Path, names: dict[str, int]) -> None:
+    """Add the structures of a case to the cohort's table. Raises InputError if it has a name under another value."""
+    known: dict[str, int] = json.loads(table.read_text()) if table.is_file() else {}
+    differing = [name for name, value in names.items() if known.get(name, value) != value]
+    if differing:
+        raise InputError(
+            "labels-table-differs",
+            f"{label_map}: {differing[0]} is {names[differing[0]]} here and {known[differing[0]]} in the cohort's "
+            "other label maps; give all of them one table",
+        )
+    write_text(table, json.dumps(known | names, indent=1) + "\n")
 
 
 def _pairs(images: Path, labels: Path) -> list[tuple[str, Path, Path]]:

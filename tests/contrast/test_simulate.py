@@ -155,3 +155,26 @@ def test_command_writes_the_phases_and_reports_bad_cases(tmp_path):
     result = CliRunner().invoke(app, [*given[:-1], str(tmp_path / "other")])
     assert result.exit_code == 2 and "not CT in HU" in result.output
     assert not list((tmp_path / "other").glob("source/*"))
+
+
+def test_the_table_holds_the_structures_of_all_cases_and_refuses_a_contradiction(tmp_path):
+    folder = write(tmp_path / "in")
+    images, labels = tmp_path / "images", tmp_path / "labels"
+    images.mkdir()
+    labels.mkdir()
+    full = nib.load(folder / "labels.nii.gz")
+    values = np.asarray(full.dataobj)
+    for name, kept in (("a", {1, 2}), ("b", {2, 6}), ("c", {1})):
+        (images / f"{name}.nii.gz").write_bytes((folder / "ct.nii.gz").read_bytes())
+        part = np.where(np.isin(values, list(kept)), values, 0).astype(np.uint8)
+        image = nib.Nifti1Image(np.where(part == 1, 9, part) if name == "c" else part, full.affine)
+        table = b'<LabelTable><Label Key="9" Red="1"><![CDATA[aorta]]></Label></LabelTable>'
+        if name == "c":
+            image.header.extensions.append(nib.nifti1.Nifti1Extension(30, table))
+        nib.save(image, labels / f"{name}.nii.gz")
+    (labels / "labels.json").write_text(json.dumps({name: value for value, name in NAMES.items()}))
+    results = simulate_cohort(images, labels, tmp_path / "out", phases=["late"])
+    assert [result.error is None for result in results] == [True, True, False]
+    assert "aorta is 9" in results[2].error
+    written = json.loads((tmp_path / "out" / "labels.json").read_text())
+    assert written == {"aorta": 1, "liver": 2, "kidney_left": 6}
