@@ -80,8 +80,10 @@ class Data(Section):
     tissue_smoothing: float = Field(
         1.0, ge=0, description="mm: standard deviation of the Gaussian filter before that division"
     )
-    spacing: Spacing | None = Field(
-        None, description="voxel spacing of the model in mm; null: that of the volumes, which must then agree"
+    spacing: Spacing | Literal["median"] | None = Field(
+        None,
+        description="voxel spacing of the model in mm; median: that of the training images (targets, if paired) along "
+        "each axis; null: that of the volumes, which must then agree",
     )
     cache: Path | None = Field(None, description="folder for decompressed volumes; null: RUN/cache")
 

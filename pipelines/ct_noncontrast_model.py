@@ -18,7 +18,7 @@ from medgen.errors import InputError
 from medgen.io.names import print_line
 
 CONFIG = "ct_contrast_regression"
-COHORT = {"patients": 150, "size": (128, 112, 96), "seed": 7}
+COHORT = {"patients": 240, "size": (128, 112, 96), "seed": 11}
 KNOWN = (  # limits of the model that is in the package, shown in every report that it makes
     "first version: ribs and other thin bone can lose up to 120 HU, and enhancement can remain; look at bones and at "
     "the verdict before use"

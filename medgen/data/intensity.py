@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from medgen.data.body_mask import foreground_threshold
+from medgen.data.body_mask import MASKED_SHARE, foreground_threshold
 from medgen.errors import InputError
 from medgen.types import Outside
 
@@ -131,13 +131,17 @@ def fit_range(
             tissue); high is a percentile of the foreground, default 99.5 (a large background would shift one of the
             whole volume). ``zscore``: mean ± width · sd of the foreground.
         outside: see ``Range``.
-        background: value of masked voxels, see ``Range``; all other voxels are then the foreground.
+        background: value of masked voxels, see ``Range``; all other voxels are then the foreground. Only used for
+            ``window`` and for volumes that are masked: at least 5 % of the voxels have this value. A whole head with
+            noise in the air around it is not.
 
     Raises:
         InputError: the image is constant and has no intensity range.
     """
     if kind == "window":
         return Range(-1000.0 if low is None else low, 1000.0 if high is None else high, outside, background)
+    if background is not None and np.count_nonzero(data == background) < MASKED_SHARE * data.size:
+        background = None
     foreground = data[data > foreground_threshold(data) if background is None else data != background]
     if foreground.size == 0:
         raise InputError(

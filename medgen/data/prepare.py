@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from medgen.data.cache import Channels
-from medgen.data.case_reader import CaseReader
+from medgen.data.case_reader import CaseReader, Side, reference_image
 from medgen.data.cohort.modality import modality_warnings
 from medgen.data.cohort.read import Cohort, check_pairs
 from medgen.data.cohort.read_split import Content, read_split
@@ -18,6 +18,8 @@ from medgen.data.labels.classes import check_class_count, class_maps, class_name
 from medgen.data.labels.codec import LabelTable
 from medgen.data.prepared import ModelData, PatchData, Prepared, ValidationCase, ValidationData
 from medgen.errors import InputError
+from medgen.io.grids import canonical_geometry
+from medgen.io.read import read_geometry
 from medgen.settings import Settings
 from medgen.types import Case
 
@@ -44,6 +46,7 @@ def prepare(settings: Settings, out: Path, *, resume: bool = False, say: Callabl
     _check_not_empty(train, settings)
     if not held_out:
         say("warning: no patient is held out, so validation uses training cases")
+    settings = _with_median_spacing(settings, train)
     domains = _domains([case for part in split.values() for case in part], settings)
     table = LabelTable(cohort.label_values, data.tissues, data.tissue_smoothing) if settings.label_source else None
     reader = CaseReader(settings, folder, table, say)
@@ -51,6 +54,18 @@ def prepare(settings: Settings, out: Path, *, resume: bool = False, say: Callabl
     validation = _validation_data(train, held_out, domains, patches.targets, cohort, reader)
     training_data = _training_data(train, held_out, cohort, settings, content)
     return Prepared(patches, validation, _model_data(patches, table, training_data, settings))
+
+
+def _with_median_spacing(settings: Settings, train: list[Case]) -> Settings:
+    """Replace data.spacing = median by the median over the training cases, from headers."""
+    if settings.data.spacing != "median":
+        return settings
+    side: Side = "target" if settings.data.paired else "source"
+    images = [reference_image(c, side, settings) for c in train if getattr(c, side)]
+    sizes = [canonical_geometry(read_geometry(path)).spacing for path in images]
+    x, y, z = (float(s) for s in np.median(sizes, 0))
+    data = settings.data.model_copy(update={"spacing": (x, y, z)})
+    return settings.model_copy(update={"data": data})
 
 
 def _check_not_empty(train: list[Case], settings: Settings) -> None:

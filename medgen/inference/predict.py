@@ -1,7 +1,7 @@
 """Translate the volumes of one case: volumes in, volumes out, with units, geometry and a memory limit."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import combinations
 
@@ -25,6 +25,7 @@ SAME_SPACING = 0.05  # relative tolerance within which a volume has the model's 
 MOST_RESAMPLED = 100  # ratio of spacings; beyond it the header is wrong, and resampling would take too long
 LARGEST = 1e37  # beyond it, weighted sums of float32 may overflow
 NEAR = 2  # voxels; reach of an edge through smoothing and interpolation
+SMOOTHED = (0.0, 0.5, 1.5)  # voxels²: variances of the smoothed inputs of a generator with ``replace``
 WINDOW_NORMS = (nn.InstanceNorm2d, nn.InstanceNorm3d, nn.GroupNorm)
 
 
@@ -73,9 +74,14 @@ def translate_case(model: Model, volumes: Sequence[Volume], *, memory_gb: float 
     intensity = settings.intensity.source.model_dump(exclude={"follow"})
     codes = [fit_range(v.data, **intensity) for v in grid]
     outputs = []
-    for i, y in enumerate(_decoded(model, encode_channels(codes, [v.data for v in grid]), codes[0], memory_gb)):
+    x = encode_channels(codes, [v.data for v in grid])
+    by_maps = grid[0] is not canonical[0] and settings.inference.transfer == "difference" and _replaces(model)
+    for i, y in enumerate([x[0]] if by_maps else _decoded(model, x, codes[0], memory_gb)):
         k, decode = _source_of(i, codes), model.target_ranges[i].of(codes[0])
-        if grid[k] is not canonical[k]:
+        if by_maps:
+            maps = translate_array(model, x, memory_gb=memory_gb, maps=True)
+            y = _replaced_on_own_grid(maps, grid[k], canonical[k], codes[k], decode)
+        elif grid[k] is not canonical[k]:
             y = _on_own_grid(y, grid[k], canonical[k], codes[k], settings.inference.transfer)
         y = _carried(y, canonical[k].data, codes[k], decode, canonical[k].padding)
         # Integers are precise enough for HU, but not for a target range such as 0..1, which is stored as float32.
@@ -165,6 +171,36 @@ def _on_own_grid(y: np.ndarray, grid: Volume, own: Volume, code: Range, transfer
     return changed
 
 
+def _replaces(model: Model) -> bool:
+    """Whether the generator's output is a mask and a level, see ``networks.residual_unet``."""
+    return getattr(model.generator, "replace", None) is not None
+
+
+def _replaced_on_own_grid(maps: np.ndarray, grid: Volume, own: Volume, code: Range, target: Range) -> np.ndarray:
+    """Apply the mask and the level of a generator with ``replace`` on the scan's own grid.
+
+    An edge of the change is then as sharp as the scan: at the border of a vessel, a difference from the model's grid
+    would leave a rim.
+
+    Args:
+        maps: (5, X, Y, Z) on ``grid``, see ``ResidualUNet.maps``.
+        grid: the source at the model's spacing.
+        own: the source on its own grid.
+        code, target: ranges of source and target.
+    """
+    y = code.clip(own.data).astype(np.float32)
+    fall = np.zeros_like(y)
+    for share, variance in zip(maps[2:], SMOOTHED, strict=True):
+        sigma = [np.sqrt(variance) * g / o for g, o in zip(grid.spacing, own.spacing, strict=True)]
+        smooth = ndimage.gaussian_filter(y, sigma, mode="nearest") if variance else y
+        fall += resample_like(grid.replaced(share), own) * smooth
+    fall -= resample_like(grid.replaced(target.decode(maps[1])), own)
+    np.maximum(fall, 0, out=fall)
+    fall *= resample_like(grid.replaced(maps[0]), own)
+    y -= fall
+    return y
+
+
 def _near(mask: np.ndarray, grid: Volume, own: Volume) -> np.ndarray:
     """Dilate a mask on ``own`` along each axis by NEAR voxels of the coarser of the two grids."""
     wide = mask.view(np.uint8)
@@ -202,32 +238,35 @@ def on_model_grid(volume: Volume, model: Model, *, labels: bool = False) -> Volu
 
 
 @torch.inference_mode()
-def translate_array(model: Model, x: np.ndarray, *, memory_gb: float | None = None) -> np.ndarray:
+def translate_array(
+    model: Model, x: np.ndarray, *, memory_gb: float | None = None, maps: bool = False
+) -> np.ndarray:
     """Run the network on a whole array; averages over the mirrored arrays set by inference.mirror.
 
     Args:
         x: (C, X, Y, Z) in code units [-1, 1], on the model's grid, RAS.
+        maps: return the mask, level and shares of a generator with ``replace``, see ``ResidualUNet.maps``.
 
     Returns:
-        (C_out, X, Y, Z) float32 in code units.
+        (C_out, X, Y, Z) float32 in code units; (5, X, Y, Z) for ``maps``.
     """
     axes = [AXES[a] + 1 for a in model.settings.inference.mirror]
     flips = [flip for n in range(len(axes) + 1) for flip in combinations(axes, n)]
-    y = _translate_array(model, x, memory_gb)
+    y = _translate_array(model, x, memory_gb, maps)
     for flip in flips[1:]:
-        y += np.flip(_translate_array(model, np.flip(x, flip), memory_gb), flip)
+        y += np.flip(_translate_array(model, np.flip(x, flip), memory_gb, maps), flip)
     y /= len(flips)
     return y
 
 
-def _translate_array(model: Model, x: np.ndarray, memory_gb: float | None) -> np.ndarray:
+def _translate_array(model: Model, x: np.ndarray, memory_gb: float | None, maps: bool) -> np.ndarray:
     """Run the network once, slab by slab for a 2D model."""
     network, axis, window = model.generator, model.settings.slab_axis, model.settings.inference.window
     bound = memory_gb if memory_gb is not None else model.settings.inference.memory_gb
     pad = [_padding(n, network) for n in x.shape[1:]]
     if axis is None:
         batch = torch.from_numpy(np.pad(x, [(0, 0), *pad], mode="edge"))[None]
-        y = _pass(model, batch, use_whole(window, network, batch.shape, bound), bound)[0].numpy()
+        y = _pass(model, batch, use_whole(window, network, batch.shape, bound), bound, maps)[0].numpy()
     else:
         depth = model.settings.sampling.patch[axis]
         pad[axis] = ((depth - 1) // 2, depth // 2)  # one slab per slice, centred on it
@@ -264,18 +303,19 @@ def _slabs(model: Model, x: np.ndarray, axis: int, depth: int, memory_gb: float)
     return np.moveaxis(total / seen[:, None, None, None], 0, axis + 1)
 
 
-def _pass(model: Model, batch: Tensor, whole: bool, memory_gb: float) -> Tensor:
+def _pass(model: Model, batch: Tensor, whole: bool, memory_gb: float, maps: bool = False) -> Tensor:
     """(B, C, ...) → (B, C_out, ...) on the CPU, in one pass or by sliding windows of the training patch size."""
     inference = model.settings.inference
     device = next(model.generator.parameters()).device
+    run: Callable[[Tensor], Tensor] = model.generator.maps if maps else model.method.translate  # type: ignore[assignment]
     if whole:
-        return model.method.translate(batch.to(device)).float().cpu()
+        return run(batch.to(device)).float().cpu()
     roi = [n for i, n in enumerate(model.settings.sampling.patch) if i != model.settings.slab_axis]
     return sliding_window_inference(  # type: ignore[return-value]  # one tensor in, one out
         batch,
         roi_size=roi,
         sw_batch_size=windows_per_pass(model.generator, (batch.shape[1], *roi), inference.batch, memory_gb),
-        predictor=lambda window: model.method.translate(window).float(),
+        predictor=lambda window: run(window).float(),
         overlap=inference.overlap,
         mode="gaussian",
         padding_mode="replicate",

@@ -19,6 +19,7 @@ from torch.optim import AdamW, Optimizer
 
 from medgen.losses.adversary import Adversary
 from medgen.methods.base import NAME, MethodSettings
+from medgen.networks.blocks.background import keep_background
 from medgen.networks.generator import GeneratorSettings, build_generator
 from medgen.types import Batch, DataShape, Update, Weight
 
@@ -48,6 +49,11 @@ class Settings(MethodSettings):
     weight_mask: Weight = Field(
         0.0, description="weight of the cross-entropy of the mask of a generator with replace (λ_m)"
     )
+    keep_background: bool = Field(
+        False,
+        description="keep voxels encoded as -1 in the source (a masked background) at -1 in the same output channel, "
+        "without training G there",
+    )
     weight_decay: Weight = Field(1e-4, description="weight decay of AdamW")
     betas: tuple[float, float] = Field((0.9, 0.99), description="betas of AdamW")
     lr: float = Field(1e-3, gt=0, description="learning rate")
@@ -65,6 +71,10 @@ class Regression:
     generator = "G"
 
     def __init__(self, settings: Settings, data: DataShape) -> None:
+        if settings.keep_background and data.out_channels > data.in_channels:
+            raise ValueError(
+                f"keep_background needs a source channel for each of the {data.out_channels} output channels"
+            )
         self.settings = settings
         self.networks: dict[str, nn.Module] = {
             "G": build_generator(
@@ -101,7 +111,8 @@ class Regression:
 
     def translate(self, x: Tensor) -> Tensor:
         """Translate x (B, C, X, Y, Z) in [-1, 1] on the same grid."""
-        return self.networks["G"](x)
+        y_hat = self.networks["G"](x)
+        return keep_background(x, y_hat) if self.settings.keep_background else y_hat
 
 
 def mask_loss(mask: Tensor, x: Tensor, y: Tensor, replace: tuple[float, float]) -> Tensor:

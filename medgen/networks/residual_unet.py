@@ -68,7 +68,7 @@ class ResidualUNet(nn.Module):
         conv = nn.Conv3d if spatial_dims == 3 else nn.Conv2d
         fold, channels = 2**spatial_dims, in_channels * (1 + len(self.windows))
         width = [filters * min(i + 1, 4) for i in range(levels)]
-        blocks = [1, 1] + [2] * (levels - 2)
+        blocks = [1] + [2] * (levels - 2) + [1]
         self.first = conv(channels * fold, width[0], 3, padding=1)
         self.encoder = nn.ModuleList(
             nn.Sequential(*[Block(conv, w) for _ in range(n)]) for w, n in zip(width, blocks, strict=True)
@@ -101,6 +101,23 @@ class ResidualUNet(nn.Module):
 
     def with_mask(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """The output, and with ``replace`` the logits of m, which a method can train directly."""
+        features, seen = self._features(x)
+        if self.replace:
+            logits, values = self._logits(x, features, seen)
+            return replaced(x.float(), maps_of(logits, self.replace), values), logits[:, :1]
+        y = self.last(nnf.leaky_relu(self.head(torch.cat([features, seen], 1)), LEAK))
+        return (torch.tanh(y) if self.tanh else y), None
+
+    def maps(self, x: Tensor) -> Tensor:
+        """With ``replace``: (B, 5, X, Y[, Z]) of m, l and the shares of x, x smoothed once and twice in v.
+
+        They are smooth where x is not, so that they can be resampled to another grid of the same scan.
+        """
+        features, seen = self._features(x)
+        return maps_of(self._logits(x, features, seen)[0], self.replace)  # type: ignore[arg-type]
+
+    def _features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features at full resolution, and the channels of the input."""
         seen = self._seen(x)
         folded = fold(seen)
         y, skips = self.first(folded), []
@@ -111,30 +128,33 @@ class ResidualUNet(nn.Module):
                 y = self.down[i](y)
         for i in reversed(range(len(self.up))):
             y = self.decoder[i](skips[i] + nnf.interpolate(self.up[i](y), scale_factor=2, mode=self.mode))
-        y = unfold(self.unfold(torch.cat([y, folded], 1)), self.dims)
-        if self.replace:
-            return self._replaced(x, y, seen)
-        y = self.last(nnf.leaky_relu(self.head(torch.cat([y, seen], 1)), LEAK))
-        return (torch.tanh(y) if self.tanh else y), None
+        return unfold(self.unfold(torch.cat([y, folded], 1)), self.dims), seen
 
     def _seen(self, x: Tensor) -> Tensor:
         """x and its narrow windows, each scaled to [-1, 1]."""
         narrow = [((2 * x - low - high) / (high - low)).clamp(-1.5, 1.5) for low, high in self.windows]
         return torch.cat([2 * x, *narrow], 1)
 
-    def _replaced(self, x: Tensor, y: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        low, high = self.replace  # type: ignore[misc]
+    def _logits(self, x: Tensor, features: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of m, of the three shares and of l; and x, x smoothed once and twice."""
         x = x.float()
         once = smoothed(x)  # sums and products only: autocast leaves them in 32 bits
         twice = smoothed(smoothed(once))
-        logits = self.last(
-            nnf.leaky_relu(self.head(torch.cat([y, seen, self._seen(once), self._seen(twice)], 1)), LEAK)
-        )
-        logits = logits.float()
-        level = low + (high - low) * torch.sigmoid(2 * logits[:, 4:])
-        value = (torch.softmax(logits[:, 1:4], 1) * torch.cat([x, once, twice], 1)).sum(1, keepdim=True)
-        mask = logits[:, :1]
-        return x - torch.sigmoid(mask) * (value - level).clamp(min=0), mask
+        every = torch.cat([features, seen, self._seen(once), self._seen(twice)], 1)
+        return self.last(nnf.leaky_relu(self.head(every), LEAK)).float(), torch.cat([x, once, twice], 1)
+
+
+def maps_of(logits: Tensor, levels: tuple[float, float]) -> Tensor:
+    """m, l and the shares of v (B, 5, ...), see `ResidualUNet`, from their logits."""
+    low, high = levels
+    level = low + (high - low) * torch.sigmoid(2 * logits[:, 4:])
+    return torch.cat([torch.sigmoid(logits[:, :1]), level, torch.softmax(logits[:, 1:4], 1)], 1)
+
+
+def replaced(x: Tensor, maps: Tensor, values: Tensor) -> Tensor:
+    """y = x - m · max(v - l, 0); ``values``: x, x smoothed once and twice (B, 3, ...)."""
+    value = (maps[:, 2:] * values).sum(1, keepdim=True)
+    return x - maps[:, :1] * (value - maps[:, 1:2]).clamp(min=0)
 
 
 class Block(nn.Module):

@@ -54,6 +54,7 @@ def draw_tissues(rng: np.random.Generator) -> Draw:
     hu["rib_marrow"] = float(rng.uniform(40, 350))
     hu["disc"], hu["cartilage"] = float(rng.uniform(50, 130)), float(rng.uniform(60, 180))
     hu["calcification"] = float(rng.uniform(200, 1300))
+    hu["table"] = float(rng.uniform(-200, 1100))
     hu["lung"] = float(rng.uniform(-900, -650))
     if rng.random() < 0.2:  # oral contrast medium, or dense food
         for name in ("gut_fluid", "stomach_content", "faeces"):

@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from medgen.phantom.anatomy.labels import LABELS
 from medgen.phantom.anatomy.lesions import paint_lesions
 from medgen.phantom.anatomy.pelvis import paint_pelvis
 from medgen.phantom.anatomy.shapes import WHOLE, Array, Canvas, smooth_field, stream
 from medgen.phantom.anatomy.skeleton import paint_ribs, paint_spine
 from medgen.phantom.anatomy.thorax import paint_shoulders, paint_thorax
-from medgen.phantom.anatomy.torso import Habitus, Trunk, paint_wall, table_height
+from medgen.phantom.anatomy.torso import Habitus, paint_wall, table_height
 from medgen.phantom.anatomy.vessels import paint_great_vessels, paint_liver_vessels, paint_mesentery
 from medgen.phantom.anatomy.viscera import (
     liver,
@@ -30,6 +29,7 @@ from medgen.phantom.anatomy.viscera import (
     spleen,
 )
 from medgen.phantom.ct_physics import bias, noise, path_length
+from medgen.phantom.random_parts import paint_extra_bones, paint_extra_vessels, paint_implants, paint_surroundings
 from medgen.phantom.random_tissues import ALL_TISSUES, Draw, draw_tissues
 
 
@@ -96,8 +96,8 @@ def random_anatomy(seed: int, size: tuple[int, int, int], spacing: tuple[float, 
     )
     trunk = paint_wall(canvas, habitus)
     paint_thorax(canvas, trunk)
-    paint_ribs(canvas, trunk)
-    paint_spine(canvas)
+    paint_ribs(canvas, trunk, thick=float(rng.uniform(1.4, 4.0)), cortex=float(rng.uniform(0.4, 1.8)))
+    paint_spine(canvas, lowest=-150.0)
     paint_shoulders(canvas)
     paint_back_muscles(canvas, habitus)
     paint_mesentery(canvas, trunk, habitus)
@@ -116,50 +116,11 @@ def random_anatomy(seed: int, size: tuple[int, int, int], spacing: tuple[float, 
         paint_liver_vessels(canvas, organs[0])
         paint_lesions(canvas, organs[0], kidneys)
     paint_pelvis(canvas, trunk)
+    paint_extra_bones(canvas, trunk)
     paint_extra_vessels(canvas, trunk)
     paint_implants(canvas, trunk)
+    paint_surroundings(canvas, trunk)
     return canvas
-
-
-def paint_extra_vessels(canvas: Canvas, trunk: Trunk) -> None:
-    """Vessels at random places, of random size and compartment: what no atlas foresees."""
-    rng = stream(canvas.seed, "extra vessels")
-    low, high = (np.array([a[i] for a in canvas.axes]) for i in (0, -1))
-    for k in range(int(rng.integers(0, 12))):
-        start = rng.uniform(low, high)
-        walk = start + np.cumsum(rng.normal(0, 22, (4, 3)), axis=0)
-        radius = float(np.exp(rng.uniform(np.log(0.8), np.log(9))))
-        box, sd = canvas.path([tuple(p) for p in walk], [radius] * 4, f"extra {k}", 2.0, reach=4.0)
-        if sd.size == 0:
-            continue
-        sd = np.maximum(sd, trunk.skin[box] + 3)
-        tissue = str(rng.choice(("blood_left", "blood_cava", "blood_right", "blood_portal", "blood_superior")))
-        canvas.paint("gut_wall", LABELS["arteries"], box, sd - 0.8)
-        canvas.paint(tissue, LABELS["arteries" if tissue == "blood_left" else "veins"], box, sd)
-
-
-def paint_implants(canvas: Canvas, trunk: Trunk) -> None:
-    """Calcified nodes, clips, wires, tubes and prostheses, which must stay as they are."""
-    rng = stream(canvas.seed, "implants")
-    low, high = (np.array([a[i] for a in canvas.axes]) for i in (0, -1))
-    for _ in range(int(rng.integers(0, 8))):
-        centre = rng.uniform(low, high)
-        radius = float(rng.uniform(1.0, 5))
-        box = canvas.box(tuple(centre - radius), tuple(centre + radius))
-        x, y, z = canvas.at(box)
-        if x.size == 0:
-            continue
-        sd = np.sqrt((x - centre[0]) ** 2 + (y - centre[1]) ** 2 + (z - centre[2]) ** 2) - radius
-        canvas.paint("calcification", LABELS["bone"], box, np.maximum(sd, trunk.skin[box] + 2))
-    if rng.random() < 0.2:
-        for k in range(int(rng.integers(1, 4))):
-            start = rng.uniform(low, high)
-            walk = start + np.cumsum(rng.normal(0, 18, (3, 3)), axis=0)
-            box, sd = canvas.path(
-                [tuple(p) for p in walk], [float(rng.uniform(0.6, 6))] * 3, f"wire {k}", 1.0, reach=4.0
-            )
-            if sd.size:
-                canvas.paint("metal", LABELS["bone"], box, np.maximum(sd, trunk.skin[box]))
 
 
 def composed(canvas: Canvas, draw: Draw) -> tuple[Array, Array]:

@@ -103,6 +103,7 @@ def _content_findings(case: Checked) -> None:
         findings.hounsfield_findings(case)
         if case.limits.contrast_removed:
             findings.left_over_findings(case)
+            findings.darkened_findings(case)
     lesion_findings.lesion_findings(case)
     new_structure_findings.new_structure_findings(case)
 

@@ -179,6 +179,27 @@ def left_over_findings(case: Checked) -> None:
     case.add("enhancement", status, text, place, excused=beyond <= limit)
 
 
+def darkened_findings(case: Checked) -> None:
+    """Check for bone that lost density, or contrast medium removed in part, by HU alone; both images are CT in HU."""
+    regions = enhancement.darkened_dense(case.source, case.output, case.body, case.spacing)
+    case.values["darkened_dense_ml"] = total = sum(region.volume_ml for region in regions)
+    limit = case.limits.darkened_dense_ml
+    if total <= limit:
+        return
+    beyond = total
+    if case.truth is not None:
+        true = enhancement.darkened_dense(case.source, case.truth, case.body, case.spacing)
+        beyond -= sum(region.volume_ml for region in true)
+    first = regions[0]
+    text = (
+        f"{total:.0f} ml were darkened but stay brighter than soft tissue (limit {limit:g} ml): bone that lost "
+        f"density, or contrast medium removed in part; the largest region, {first.volume_ml:.0f} ml around "
+        f"{case.at(first.place)}, went from {first.source:.0f} to {first.output:.0f} HU."
+    )
+    status: Status = "fail" if beyond > 4 * limit else "review"
+    case.add("bone", status, text, case.ball(first.place, ball_mm(first.volume_ml)), excused=beyond <= limit)
+
+
 def segmented_findings(
     case: Checked, found: Callable[[str], np.ndarray], names: Mapping[int, str], voxel_ml: float
 ) -> None:

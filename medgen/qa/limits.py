@@ -40,6 +40,9 @@ class Thresholds(Section):
     residual_enhancement_ml: float = Field(
         7.0, gt=0, description="maximum residual enhancement, found without labels, ml"
     )
+    darkened_dense_ml: float = Field(
+        8.0, gt=0, description="maximum volume that loses 40 HU and stays above 120 HU: bone, or partial removal, ml"
+    )
     lesion_visible_z: float = Field(8.0, gt=0, description="minimum contrast / noise of a lesion that is checked")
     lesion_kept_z: float = Field(3.0, gt=0, description="minimum contrast / noise of a kept lesion")
     lesion_gone_z: float = Field(1.6, gt=0, description="the same for a lesion that may lose its contrast")
@@ -72,7 +75,7 @@ class Thresholds(Section):
         unused = (
             set()
             if self.contrast_removed
-            else {"organ_ranges", "organ_error", "residual_enhancement_ml", "lesion_uptake"}
+            else {"organ_ranges", "organ_error", "residual_enhancement_ml", "darkened_dense_ml", "lesion_uptake"}
         )
         return self.model_dump(exclude=unused)
 

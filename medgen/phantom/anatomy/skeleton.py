@@ -21,8 +21,11 @@ RIBS = {
 LUMBAR = (-252, -216, -180, -144, -108, -72, -36, 0)
 
 
-def paint_ribs(canvas: Canvas, trunk: Trunk) -> None:
-    """Paint ribs in the shell outside the cavity; each descends from the spine and rises again as cartilage."""
+def paint_ribs(canvas: Canvas, trunk: Trunk, thick: float = 2.1, cortex: float = 1.0) -> None:
+    """Paint ribs in the shell outside the cavity; each descends from the spine and rises again as cartilage.
+
+    ``thick``: half the thickness of a rib, ``cortex``: thickness of its cortex, both in mm.
+    """
     cavity = trunk.cavity
     index = np.nonzero((cavity > -5) & (cavity < 24) & (trunk.skin < -4))
     if len(index[0]) == 0:
@@ -39,7 +42,7 @@ def paint_ribs(canvas: Canvas, trunk: Trunk) -> None:
             rise = np.clip(s - end, 0, None) * 260
             p = np.abs(d - 5.0) - 0.8
             q = np.abs(z - centre - rise) * 0.85 - 2.4
-            bar = np.hypot(np.clip(p, 0, None), np.clip(q, 0, None)) + np.minimum(np.maximum(p, q), 0) - 2.1
+            bar = np.hypot(np.clip(p, 0, None), np.clip(q, 0, None)) + np.minimum(np.maximum(p, q), 0) - thick
             bar = np.where(x * side > 0, bar, 1e3)
             bone = np.minimum(bone, np.maximum(bar, (s - end) * 300))
             if end > 0.6:
@@ -49,16 +52,16 @@ def paint_ribs(canvas: Canvas, trunk: Trunk) -> None:
     crest = -100 + rng.normal(0, 5) - 90 * (s - 0.40) ** 2 * np.pi**2
     blade = np.hypot(np.clip(np.abs(d - 8.5) - 1.5 - 0.02 * (crest - z), 0, None), np.clip(z - crest, 0, None)) - 2.5
     bone = np.minimum(bone, blade)
-    for tissue, sd in (("cartilage", cartilage), ("cortical_bone", bone), ("rib_marrow", bone + 1.0)):
+    for tissue, sd in (("cartilage", cartilage), ("cortical_bone", bone), ("rib_marrow", bone + cortex)):
         field = np.full(canvas.size, 1e3, np.float32)
         field[index] = sd
         canvas.paint(tissue, LABELS["bone"] if sd is not cartilage else LABELS["cartilage"], WHOLE, field)
 
 
-def paint_spine(canvas: Canvas) -> None:
-    """Paint discs, vertebrae, the vertebral ends of the ribs, and the spinal canal."""
-    heights = np.array([*LUMBAR, *sorted(v[0] for v in RIBS.values())], float)
-    whole = canvas.box((-50, -115, -400), (50, 5, 400))
+def paint_spine(canvas: Canvas, lowest: float = -400.0) -> None:
+    """Paint discs, vertebrae, the vertebral ends of the ribs, and the spinal canal, above ``lowest`` (z, mm)."""
+    heights = np.array([*(h for h in LUMBAR if h > lowest), *sorted(v[0] for v in RIBS.values())], float)
+    whole = canvas.box((-50, -115, lowest), (50, 5, 400))
     x, y, z = canvas.at(whole)
     y = y - spine_depth(z)
     radius = np.sqrt((x / 1.28) ** 2 + np.where(y > 0, y, y * 1.12) ** 2)

@@ -35,6 +35,7 @@ RESIDUAL_HU = ((150.0, 165.0), (75.0, 62.0))  # HU of the source, and the output
 # Bone is rough: its standard deviation over ROUGH_MM is more than ROUGH times the median of the candidates.
 ROUGH_MM, ROUGH = 2.5, 1.8
 MIN_SIGMA = 0.625  # voxels: a narrower Gaussian covers a single voxel, so that no roughness could be measured
+DARKENED_HU, DENSE_HU, DENSE_MM = 40.0, 120.0, 2.0  # see `darkened_dense`
 CALCIUM_HU = 130.0  # Agatston et al., J Am Coll Cardiol 1990;15:827
 CALCIUM_ABOVE_BLOOD = 40.0  # HU of the source by which calcium exceeds enhanced blood: three times its noise
 # Share of the steps across its border by which partial volume shifts the mean of a structure. A plane at a random
@@ -199,6 +200,25 @@ def residual_enhancement(
     bright = candidates & (after > np.interp(before, *RESIDUAL_HU)) & (before < 250)
     kept = ndimage.binary_opening(bright & ~ndimage.binary_dilation(bone, iterations=2))
     return _regions(kept, before, after, spacing)
+
+
+def darkened_dense(source: np.ndarray, output: np.ndarray, body: np.ndarray, spacing: Sequence[float]) -> list[Region]:
+    """Find regions that lost density and still are brighter than any tissue without contrast medium; largest first.
+
+    Contrast medium is removed completely or not at all: tissue that loses more than `DARKENED_HU` ends below 75 HU. If
+    it stays above `DENSE_HU`, either bone has lost density or contrast medium is left. Both images are averaged with a
+    Gaussian of 2 mm (at least one voxel), so that calcium in the wall of a vessel counts little. Bone that is darkened
+    to the HU of soft tissue is not found.
+
+    Args:
+        source, output: (X, Y, Z) HU on one grid.
+        body: (X, Y, Z) bool.
+        spacing: mm.
+    """
+    sigma = [max(DENSE_MM / s, 1.0) for s in spacing]
+    before, after = (gaussian(np.clip(v, -200, 1000).astype(np.float32), sigma) for v in (source, output))
+    mask = body & (before - after > DARKENED_HU) & (after > DENSE_HU)
+    return _regions(mask, before, after, spacing)
 
 
 def phase(hu: Mapping[str, float], collecting: float | None = None) -> Phase:

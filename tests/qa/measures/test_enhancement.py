@@ -5,7 +5,14 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from medgen.phantom.cohort import LABELS, PHASES, make_patient
-from medgen.qa.measures.enhancement import RANGES, measure_organs, phase, residual_enhancement, structure_of
+from medgen.qa.measures.enhancement import (
+    RANGES,
+    darkened_dense,
+    measure_organs,
+    phase,
+    residual_enhancement,
+    structure_of,
+)
 
 NAMES = {value: name for name, value in LABELS.items()}
 MM = (2.5, 2.5, 2.5)
@@ -132,6 +139,24 @@ def test_an_aorta_with_calcium_in_its_wall_is_not_taken_for_bone(patient):
     source = patient.contrast + 300.0 * wall
     output = np.where(inside, source, patient.noncontrast)
     assert sum(region.volume_ml for region in residual_enhancement(source, output, body, MM)) > 7
+
+
+def test_bone_that_loses_density_is_found_without_labels(patient):
+    body = np.ones(patient.labels.shape, bool)
+    correct = darkened_dense(patient.contrast, patient.noncontrast, body, MM)
+    assert sum(region.volume_ml for region in correct) < 5
+    bone = (patient.labels == LABELS["bone"]) & (patient.contrast > 200)
+    darker = patient.noncontrast - 0.4 * (patient.noncontrast - 50) * bone
+    found = darkened_dense(patient.contrast, darker, body, MM)
+    assert sum(region.volume_ml for region in found) > 20
+    assert found[0].source - 40 > found[0].output > 120
+
+
+def test_half_removed_contrast_is_found_without_labels(patient):
+    body, aorta = np.ones(patient.labels.shape, bool), patient.labels == LABELS["aorta"]
+    source, half = (np.where(aorta, hu, patient.noncontrast) for hu in (400.0, 200.0))
+    (first, *_) = darkened_dense(source, half, body, MM)
+    assert first.volume_ml > 8
 
 
 def test_the_place_of_what_is_left_lies_in_it():
