@@ -98,10 +98,11 @@ def _gradients(D: Callable[[Tensor], Logits], x: Tensor) -> list[Tensor]:
 
 @torch.no_grad()
 def health(objective: Objective, real: Logits, fake: Logits) -> dict[str, Tensor]:
-    """State of D: share of correctly classified real and fake patches, and of saturated logits.
+    """State of D: share of correctly classified real and fake patches, of saturated logits, and the logits' spread.
 
     Wasserstein critics have no fixed threshold; the midpoint of the two means is used. A fake logit is saturated if the
-    gradient of the generator's loss is below 0.01 there: D is so certain that G learns nothing from it.
+    gradient of the generator's loss is below 0.01 there: D is so certain that G learns nothing from it. The spread is the
+    standard deviation of all logits; near 0, D gives the same answer for everything.
     """
     r, f = (torch.cat([s.float().flatten() for s in logits]) for logits in (real, fake))
     threshold = (r.mean() + f.mean()) / 2 if objective == "wasserstein" else BOUNDARY.get(objective, 0.0)
@@ -112,4 +113,5 @@ def health(objective: Objective, real: Logits, fake: Logits) -> dict[str, Tensor
         "real_accuracy": (r > threshold).float().mean(),
         "fake_accuracy": (f < threshold).float().mean(),
         "saturated": (slopes.abs() < 0.01).float().mean(),
+        "spread": torch.cat([r, f]).std(unbiased=False),
     }

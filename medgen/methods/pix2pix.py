@@ -33,6 +33,12 @@ class Settings(MethodSettings):
     adversary: AdversarySettings = Field(
         AdversarySettings(objective="non_saturating"), description="D, the discriminator of pairs of source and target"
     )
+    adversary_input: Literal["pair", "difference"] = Field(
+        "pair",
+        description="what D sees beside the source. pair: the target (paper); difference: difference_scale times "
+        "target - source, for targets that differ little from the source, such as contrast removal",
+    )
+    difference_scale: Annotated[float, Field(gt=0)] = Field(8.0, description="see adversary_input")
     noise: Annotated[int, Field(ge=0)] = Field(
         0, description="channels of noise in addition to the source, for tasks with several valid outputs"
     )
@@ -73,6 +79,11 @@ class Pix2Pix:
             raise ValueError(
                 f"keep_background needs a source channel for each of the {data.out_channels} output channels"
             )
+        if settings.adversary_input == "difference" and data.out_channels > data.in_channels:
+            raise ValueError(
+                f"adversary_input difference needs a source channel for each of the {data.out_channels} output "
+                "channels; set it to pair"
+            )
         G = build_generator(
             settings.generator,
             spatial_dims=settings.spatial_dims,
@@ -102,11 +113,11 @@ class Pix2Pix:
         if s.weight_gan:
             D = self.adversaries["D"]
             # halved, so that D learns slowly relative to G (section 3.3)
-            losses["D"] = 0.5 * D.discriminator_loss(torch.cat([x, y], 1), torch.cat([x, y_hat], 1), n)
+            losses["D"] = 0.5 * D.discriminator_loss(self.judged(x, y), self.judged(x, y_hat), n)
             update("D", losses["D"])
             if not D.generators_turn(n):
                 return losses
-            losses["G_gan"] = D.generator_loss(torch.cat([x, y_hat], 1))
+            losses["G_gan"] = D.generator_loss(self.judged(x, y_hat))
             total = s.weight_gan * losses["G_gan"]
         losses["G_l1"] = (y_hat - y).abs().mean()
         total = total + s.weight_l1 * losses["G_l1"]
@@ -116,6 +127,16 @@ class Pix2Pix:
             total = total + s.weight_diversity * losses["diversity"]
         update("G", total)
         return losses
+
+    def judged(self, x: Tensor, y: Tensor) -> Tensor:
+        """What D sees: x and y, or x and the scaled difference y - x, (B, C + C_out, X, Y, Z).
+
+        With x and y over a window of 2000 HU, D does not learn to compare the two within a training: its accuracy
+        stays at 0.5 although ŷ has no contrast removed. The difference has no anatomy that hides it.
+        """
+        if self.settings.adversary_input == "difference":
+            y = self.settings.difference_scale * (y - x[:, : y.shape[1]])
+        return torch.cat([x, y], 1)
 
     def translate(self, x: Tensor, z: Tensor | None = None) -> Tensor:
         """Translate x (B, C, X, Y, Z) in [-1, 1] on the same grid; z: noise (B, K, 1, 1, 1), or None for zeros."""

@@ -5,6 +5,9 @@ from statistics import median
 WINDOW = 20  # last rows of the log that are evaluated
 
 SURE = 0.97  # the discriminator dominates above this accuracy on real and on fake
+CHANCE = 0.05  # D guesses if the mean of its accuracies on real and fake is this close to one half
+CONSTANT = 1e-3  # standard deviation of logits below which D gives the same answer for everything
+SMALL_SHARE = 0.01  # of the generator's loss: a smaller term has no effect
 BLIND = 0.30  # the discriminator fails below this accuracy on both
 SATURATED = 0.9  # fraction of saturated logits
 COLLAPSED = 0.1  # diversity of outputs relative to that of real images
@@ -16,7 +19,8 @@ def diagnose(rows: list[dict[str, float]]) -> list[str]:
 
     Args:
         rows: in order. Evaluated columns: for a discriminator D ``D/real_accuracy``, ``D/fake_accuracy``,
-            ``D/saturated`` and ``D/diversity`` (see ``losses.adversary``), and the gradient norms ``gradient_G``, ...
+            ``D/saturated``, ``D/spread`` and ``D/diversity`` (see ``losses.adversary``), the gradient norms
+            ``gradient_G``, ..., and the shares ``share_G_gan``, ... of the terms in the generator's loss.
 
     Returns:
         One sentence per problem; the text before its colon contains no numbers and so identifies the problem. Empty
@@ -43,12 +47,31 @@ def diagnose(rows: list[dict[str, float]]) -> list[str]:
                 "so the generator learns little from it; lower method.adversary.lr, or set method.adversary.r1, "
                 "method.adversary.label_smoothing or method.adversary.augment"
             )
+        if medians.get(f"{name}/spread", 1.0) < CONSTANT:
+            problems.append(
+                f"{name} is constant: its logits have a standard deviation of {medians[f'{name}/spread']:.1g}, so the "
+                "generator learns nothing from it; lower method.adversary.lr, or set method.adversary.norm or "
+                "method.adversary.spectral_norm"
+            )
+        elif abs((real + fake) / 2 - 0.5) < CHANCE:
+            problems.append(
+                f"{name} is at chance: it recognises {real:.0%} of real and {fake:.0%} of translated patches. If the "
+                "translations are not yet like real images, it does not see the difference, and training is a "
+                "regression; show it the difference (method.adversary_input: difference, pix2pix), narrow the "
+                "intensity window, or raise method.adversary.lr; or set method.weight_gan to 0"
+            )
         if real < BLIND and fake < BLIND:
             problems.append(
                 f"{name} is too weak: it recognises {real:.0%} of real and {fake:.0%} of translated patches; raise "
                 "method.adversary.lr or method.adversary.filters, or set method.adversary.critic_steps to 2 or more"
             )
     for key, value in medians.items():
+        if key.startswith("share_") and value < SMALL_SHARE:
+            term = key.removeprefix("share_")
+            weight = f"method.weight_{term.removeprefix('G_')}"
+            problems.append(
+                f"{term} hardly counts: it is {value:.1%} of the generator's loss; raise {weight}, or set it to 0"
+            )
         if key.startswith("gradient_") and not VANISHED < value < EXPLODED:
             problem = "vanished" if value <= VANISHED else "exploded"
             remedy = (

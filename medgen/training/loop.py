@@ -173,7 +173,8 @@ def _on_device(batch: Batch, fabric: Fabric) -> Batch:
 def _log(run: Run, log: Log, losses: dict[str, Tensor], progress: Progress, finished: bool) -> None:
     """Write a row of ``log.csv`` if it is due, and update the progress line."""
     if run.log_norms or finished:
-        log.losses(run.step, run.seconds, floats(losses) | run.training_diagnostics())
+        values = floats(losses)
+        log.losses(run.step, run.seconds, values | run.training_diagnostics(values))
         _report_health(run, log.health(), progress.say)
     progress.show(run.step, run.seconds, losses, bool(run.health))
 

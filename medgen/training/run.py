@@ -95,14 +95,20 @@ class Run:
             optimizer.step()
         torch.clear_autocast_cache()  # otherwise autocast keeps using low-precision copies of the old weights
 
-    def training_diagnostics(self) -> dict[str, float]:
-        """Learning rates, gradient norms and discriminator health after a step with ``log_norms``."""
+    def training_diagnostics(self, losses: dict[str, float]) -> dict[str, float]:
+        """Learning rates, gradient norms, discriminator health, and shares of ``losses`` in the generator's total.
+
+        The weight of a term G_NAME or NAME is method.weight_NAME; terms without such a weight are not counted.
+        """
         rates = {f"lr_{k}": o.param_groups[0]["lr"] for k, o in self.raw_optimizers.items()}
         diagnostics = rates | self.gradient_norms
         for name, adversary in self.method.adversaries.items():
             diagnostics |= {f"{name}/{k}": float(v) for k, v in adversary.health.items()}
             diagnostics[f"{name}/diversity"] = adversary.diversity()
-        return diagnostics
+        weights = {k: getattr(self.settings.method, f"weight_{k.removeprefix('G_')}", None) for k in losses}
+        terms = {k: abs(w * losses[k]) for k, w in weights.items() if w}
+        total = sum(terms.values())
+        return diagnostics | {f"share_{k}": term / total for k, term in terms.items() if total > 0}
 
     def _set_learning_rates(self) -> None:
         """Keep the learning rate constant until ``train.decay_from``, then decay it linearly to zero."""

@@ -112,3 +112,16 @@ def test_a_lower_percentile_of_0_is_the_minimum():
     assert fit_range(data, kind="percentile", low=0, high=99).low == -150
     assert fit_range(data, kind="percentile", high=99).low == pytest.approx(np.percentile(data, 0.1))
     assert fit_range(data, kind="window", low=0, high=7).low == 0
+
+
+def test_a_background_value_that_few_voxels_have_is_not_a_mask():
+    """A head in noisy air has some zeros; they are not a masked background, and the air is not foreground."""
+    rng = np.random.default_rng(0)
+    head = np.abs(rng.normal(0, 5, (40, 40, 40))).round()
+    head[10:30, 10:30, 10:30] = rng.uniform(100, 200, (20, 20, 20))
+    assert 0 < (head == 0).mean() < 0.1
+    head[(head == 0) & (rng.random(head.shape) < 0.6)] = 1
+    code = fit_range(head, kind="percentile", background=0)
+    assert code == fit_range(head, kind="percentile")
+    masked = np.where(head < 50, 0, head)
+    assert fit_range(masked, kind="percentile", background=0).background == 0

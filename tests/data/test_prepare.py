@@ -216,3 +216,20 @@ def test_a_method_that_needs_classes_refuses_data_without(tmp_path):
 
     with refused("config-labels-required", names=("lesion_gan", "data.class_groups")):
         build_method(parse_settings({"method": {"name": "lesion_gan"}}, "test"))
+
+
+def test_median_spacing_is_that_of_the_training_targets(tmp_path):
+    """Each case has another voxel size; the model's is the median along each axis, in canonical axes."""
+    root = write_cohort(tmp_path / "cohort", cases=3)
+    sizes = {"case0": (1.0, 2.0, 3.0), "case1": (1.5, 2.0, 4.0), "case2": (3.0, 2.5, 3.5)}
+    for side in ("source", "target"):
+        for name, size in sizes.items():
+            file = root / side / f"{name}.nii.gz"
+            image = nib.load(file)
+            data = np.asarray(image.dataobj)
+            turned = np.array([[0, 0, size[0], 0], [size[1], 0, 0, 0], [0, size[2], 0, 0], [0, 0, 0, 1.0]])
+            nib.save(nib.Nifti1Image(data, turned), file)
+    with refused("cohort-spacing-differs"):
+        prepared(root, tmp_path / "own", validation=0.0)
+    found = prepared(root, tmp_path / "run", validation=0.0, spacing="median")
+    assert found.model.spacing == (1.5, 2.0, 3.5)

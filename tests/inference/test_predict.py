@@ -330,3 +330,18 @@ def test_a_ramp_in_world_millimetres_comes_back_at_its_place(name, spacing, angl
     error = np.abs(out.data - ramp)
     assert error[np.logical_and.reduce(inside)].max(initial=0) < 2e-3
     assert error.max() < 0.51 * (np.maximum(2, steps) * 1.5).sum()  # at most a voxel's repeat on each axis
+
+
+@pytest.mark.parametrize("spacing", [(0.9, 0.7, 2.6), (4.0, 4.0, 4.0), (2.0, 2.0, 2.0)])
+def test_structures_are_replaced_on_the_scans_own_grid(spacing):
+    """With a mask of 1 everywhere and the scan itself as value, the output is min(scan, level), voxel by voxel."""
+    method = {"name": "regression", "generator": {"name": "residual_unet", "filters": 4, "levels": 2}}
+    method["generator"]["replace"] = (-0.1, 0.1)
+    model = make_model(small_settings(method=method, inference={"transfer": "difference"}), train=False)
+    with torch.no_grad():
+        model.generator.last.bias.copy_(torch.tensor([40.0, 40.0, 0.0, 0.0, 0.0]))
+    volume = Volume(scan(), affine(spacing), np.dtype(np.int16))
+    out = translate_volume(model, volume).data
+    inside = (volume.data > -1000) & (volume.data < 1000)
+    np.testing.assert_allclose(out[inside], np.minimum(volume.data, 0.0)[inside], atol=0.01)
+    assert np.array_equal(out[~inside], volume.data[~inside])

@@ -128,7 +128,7 @@ def test_collapse_lowers_diversity():
         real = torch.randn(1, 1, 16, 16, 16).cumsum(2)
         A.discriminator_loss(real, torch.ones_like(real) + 1e-3 * real, seed)
     assert A.diversity() < 0.01
-    assert set(A.health) == {"real_accuracy", "fake_accuracy", "saturated"}
+    assert set(A.health) == {"real_accuracy", "fake_accuracy", "saturated", "spread"}
 
 
 def test_channels_that_are_constant_in_real_images_do_not_count_for_diversity():

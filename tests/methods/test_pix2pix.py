@@ -40,3 +40,18 @@ def test_kept_background_is_unchanged_and_has_no_gradient():
 def test_without_gan_there_is_no_discriminator():
     method = build(weight_gan=0.0)
     assert set(method.networks) == {"G"} and set(method.optimizers()) == {"G"}
+
+
+def test_d_sees_the_scaled_difference():
+    torch.manual_seed(0)
+    method = build(adversary_input="difference", difference_scale=5.0)
+    x, y = torch.randn(2, 1, 16, 16, 16), torch.randn(2, 1, 16, 16, 16)
+    losses = method.step({"source": x, "target": y, "step": 0}, lambda k, loss: None)
+    D, y_hat = method.networks["D"], method.translate(x)
+    real, fake = (torch.sigmoid(D(torch.cat([x, 5 * (v - x)], 1))[0]) for v in (y, y_hat))
+    assert losses["D"].item() == pytest.approx((-(real.log().mean() + (1 - fake).log().mean()) / 2).item(), rel=1e-4)
+
+
+def test_a_difference_needs_a_source_for_each_target():
+    with pytest.raises(ValueError, match="set it to pair"):
+        Pix2Pix(Settings(**SMALL, adversary_input="difference"), DataShape(in_channels=1, out_channels=2))

@@ -70,3 +70,14 @@ def test_learns_to_remove_a_bright_structure():
 def test_mask_weight_without_a_mask_is_refused():
     with pytest.raises(ValidationError, match="weight_mask needs a mask"):
         Settings(weight_mask=1.0)
+
+
+def test_kept_background_is_unchanged_and_has_no_gradient():
+    torch.manual_seed(0)
+    method = Regression(Settings(generator={"name": "residual_unet", "filters": 8, "levels": 2}, keep_background=True), DataShape())
+    x, y = torch.rand(1, 1, 16, 16, 16), torch.rand(1, 1, 16, 16, 16)
+    x[..., :8], y[..., :8] = -1, -1
+    y_hat = method.translate(x)
+    assert (y_hat[..., :8] == -1).all() and (y_hat[..., 8:] != -1).all()
+    losses = method.step({"source": x, "target": y, "step": 0}, lambda k, loss: None)
+    assert losses["G_l1"].item() == pytest.approx((y_hat - y)[..., 8:].abs().mean().item() / 2, rel=1e-5)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from medgen.networks.residual_unet import ResidualUNet, fold, smoothed, unfold
+from medgen.networks.residual_unet import ResidualUNet, fold, replaced, smoothed, unfold
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 6), (2, 3, 4, 6, 8)])
@@ -57,3 +57,15 @@ def test_a_stage_below_two_or_several_channels_are_refused():
         ResidualUNet(spatial_dims=3, in_channels=1, out_channels=1, levels=1)
     with pytest.raises(ValueError, match="replace"):
         ResidualUNet(spatial_dims=3, in_channels=2, out_channels=1, replace=(0.0, 0.1))
+
+
+def test_maps_give_the_output():
+    torch.manual_seed(0)
+    network = ResidualUNet(spatial_dims=3, in_channels=1, out_channels=1, filters=8, levels=2, replace=(-0.02, 0.1))
+    torch.nn.init.normal_(network.last.weight)
+    x = torch.rand(1, 1, 16, 16, 16)
+    maps = network.maps(x)
+    values = torch.cat([x, smoothed(x), smoothed(smoothed(smoothed(x)))], 1)
+    assert torch.allclose(replaced(x, maps, values), network(x), atol=1e-6)
+    assert maps.shape == (1, 5, 16, 16, 16) and torch.allclose(maps[:, 2:].sum(1), torch.ones(1, 16, 16, 16))
+    assert -0.02 <= maps[:, 1].min() and maps[:, 1].max() <= 0.1
