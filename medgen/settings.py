@@ -251,8 +251,10 @@ class Train(Section):
     accelerator: str = Field("auto", description="auto, cpu, cuda, mps")
     devices: int = Field(1, ge=1, description="processes per machine, one per device")
     nodes: int = Field(1, ge=1, description="machines; for several, start the processes with torchrun or SLURM")
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
-        "32-true", description="mixed precision is faster on GPUs, and on CPUs with bfloat16"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "auto"] = Field(
+        "32-true",
+        description="mixed precision is faster on GPUs, and on CPUs with bfloat16; auto: bf16-mixed where the hardware "
+        "computes in bfloat16, else 32-true",
     )
 
 

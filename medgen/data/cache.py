@@ -23,7 +23,7 @@ from medgen.io.claim import record_written
 from medgen.io.read import read_volume
 from medgen.io.volume import Volume, to_canonical
 
-VERSION = 4  # increase when a change of this file invalidates old entries
+VERSION = 5  # increase when a change of this file invalidates old entries
 BODY_VOXELS = 20_000  # sample size; enough for choosing patch centres
 
 
@@ -79,7 +79,7 @@ def cached(
     stem = folder / f"{path.name.split('.')[0]}-{hashlib.sha1(text.encode()).hexdigest()[:16]}"
     info = stem.with_suffix(".json")
     if not info.exists():  # written last: its presence means that the entry is complete
-        _fill(stem, path, make() if make else read_volume(path), intensity, spacing)
+        _fill(stem, path, make, intensity, spacing)
     values = json.loads(info.read_text())
     body = np.load(stem.with_suffix(".body.npy"))
     path = stem.with_suffix(".npy")
@@ -87,14 +87,25 @@ def cached(
     return Cached(path, body, Range(**values["range"]), tuple(values["spacing"]), values["fingerprint"], read_warnings)
 
 
-def _fill(stem: Path, path: Path, volume: Volume, intensity: dict[str, Any], spacing: tuple[float, ...] | None) -> None:
+def _fill(
+    stem: Path,
+    path: Path,
+    make: Callable[[], Volume] | None,
+    intensity: dict[str, Any],
+    spacing: tuple[float, ...] | None,
+) -> None:
     from medgen.data.grid import resample  # here: SimpleITK is slow to import and rarely needed
 
-    read_warnings, volume = volume.warnings, to_canonical(volume)
+    own = read_volume(path)
+    read_warnings, own = own.warnings, to_canonical(own)
+    volume = to_canonical(make()) if make else own
     if spacing is not None and not np.allclose(volume.spacing, spacing, rtol=0.02):
         volume = resample(volume, spacing)
     try:
         codes = fit_range(volume.data, **intensity)
+        # New scans are compared as they are, so the fingerprint is that of the file: another field of view or grid
+        # has other quantiles.
+        fingerprint = describe(own.data, own.spacing, fit_range(own.data, **intensity))
     except InputError as error:
         raise InputError("volume-constant", f"{path}: {error}") from None
     mask = body_mask(volume.data)
@@ -102,7 +113,6 @@ def _fill(stem: Path, path: Path, volume: Volume, intensity: dict[str, Any], spa
     if len(inside) > BODY_VOXELS:
         inside = np.random.default_rng(0).choice(inside, BODY_VOXELS, replace=False)
     body = np.stack(np.unravel_index(inside, mask.shape), 1).astype(np.int32)
-    fingerprint = describe(volume.data, volume.spacing, codes, mask)
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
         save_array(stem.with_suffix(".npy"), _compact(volume.data))

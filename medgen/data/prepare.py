@@ -209,11 +209,15 @@ def _fingerprints(cases: dict[str, Channels]) -> list[list[dict[str, Any]]]:
 
 
 def _comparable_with_targets(settings: Settings) -> bool:
-    """Whether a new scan can be compared with the training targets: one target side, in the source's intensity code."""
+    """Whether a new scan can be compared with the training targets: one target side, in the source's units (HU).
+
+    Percentiles of two contrasts are alike by construction, so they do not tell a source from a target.
+    """
     source, target = (
         c.model_dump(exclude={"follow", "outside"}) for c in (settings.intensity.source, settings.intensity.target)
     )
-    return not (settings.data.domains or settings.label_source or source != target)
+    differ = source != target or source["kind"] != "window"
+    return not (settings.data.domains or settings.label_source or differ)
 
 
 def _common_spacing(volumes: list[tuple[str, Channels]], settings: Settings) -> tuple[float, float, float]:

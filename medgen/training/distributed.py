@@ -24,7 +24,7 @@ def launch(settings: Settings) -> Fabric:
             accelerator=train.accelerator,
             devices=train.devices,
             num_nodes=train.nodes,
-            precision=train.precision,
+            precision=_precision(train.precision, train.accelerator),  # type: ignore[arg-type]
             strategy="ddp" if several else "auto",
         )
         fabric.launch()
@@ -37,6 +37,23 @@ def launch(settings: Settings) -> Fabric:
     torch.backends.cudnn.benchmark = True  # the patch size is constant
     torch.set_float32_matmul_precision("high")
     return fabric
+
+
+def _precision(named: str, accelerator: str) -> str:
+    """``auto``: bf16-mixed where the processor computes in bfloat16, else 32-true: emulated, it is slower."""
+    if named != "auto":
+        return named
+    if accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available():
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = accelerator in ("auto", "cpu") and not torch.backends.mps.is_available() and _cpu_has_bfloat16()
+    return "bf16-mixed" if fast else "32-true"
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Whether the CPU multiplies matrices in bfloat16 (AMX, AVX-512 BF16)."""
+    features = getattr(torch.cpu, "get_capabilities", dict)()  # not in older torch
+    return bool(features.get("amx_bf16") or features.get("avx512_bf16"))
 
 
 def _check_started(devices: int, nodes: int) -> None:
