@@ -28,7 +28,10 @@ def main() -> None:
     a = parser.parse_args()
     torch.manual_seed(a.seed)
     spacing = [float(s) for s in nib.as_closest_canonical(nib.load(a.train[1])).header.get_zooms()[:3]]
-    load = [mt.LoadImaged(["x", "y"], allow_missing_keys=True), mt.EnsureChannelFirstd(["x", "y"], allow_missing_keys=True)]
+    load = [
+        mt.LoadImaged(["x", "y"], allow_missing_keys=True),
+        mt.EnsureChannelFirstd(["x", "y"], allow_missing_keys=True),
+    ]
     load += [mt.Orientationd(["x", "y"], "RAS", labels=None, allow_missing_keys=True)]
     scaled = mt.ScaleIntensityRangePercentilesd(["x", "y"], 0, 99.5, 0, 1, clip=True, allow_missing_keys=True)
     pair = mt.Compose([*load, mt.ResampleToMatchd(["x"], "y"), scaled])
@@ -39,8 +42,13 @@ def main() -> None:
     strides = (2, 2, 2, 2) if depth >= 64 else ((2, 2, 1), (2, 2, 2), (2, 2, 2))
     channels = (16, 32, 64, 128, 256)[: len(strides) + 1]
     net = UNet(3, 1, 1, channels, strides, num_res_units=2)
-    crop = mt.Compose([mt.SpatialPadd(["x", "y"], patch), mt.RandSpatialCropd(["x", "y"], patch, random_size=False),
-                       mt.RandFlipd(["x", "y"], 0.5, 0)])
+    crop = mt.Compose(
+        [
+            mt.SpatialPadd(["x", "y"], patch),
+            mt.RandSpatialCropd(["x", "y"], patch, random_size=False),
+            mt.RandFlipd(["x", "y"], 0.5, 0),
+        ]
+    )
     crop.set_random_state(a.seed)
     adam, rng = torch.optim.Adam(net.parameters(), 1e-3), np.random.default_rng(a.seed)
     steps, end = 0, time.monotonic() + 60 * a.minutes
@@ -55,7 +63,9 @@ def main() -> None:
     test = single({"x": a.test})["x"]
     with torch.inference_mode():
         net.eval()
-        y = sliding_window_inference(test.as_tensor()[None], patch, 2, net, overlap=0.5, mode="gaussian", padding_mode="replicate")
+        y = sliding_window_inference(
+            test.as_tensor()[None], patch, 2, net, overlap=0.5, mode="gaussian", padding_mode="replicate"
+        )
     nib.save(nib.Nifti1Image(y[0, 0].numpy(), test.affine.numpy()), a.out)
     print(f"{steps} steps", flush=True)
 

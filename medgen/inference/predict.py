@@ -238,9 +238,7 @@ def on_model_grid(volume: Volume, model: Model, *, labels: bool = False) -> Volu
 
 
 @torch.inference_mode()
-def translate_array(
-    model: Model, x: np.ndarray, *, memory_gb: float | None = None, maps: bool = False
-) -> np.ndarray:
+def translate_array(model: Model, x: np.ndarray, *, memory_gb: float | None = None, maps: bool = False) -> np.ndarray:
     """Run the network on a whole array; averages over the mirrored arrays set by inference.mirror.
 
     Args:

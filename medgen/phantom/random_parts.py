@@ -104,8 +104,6 @@ def paint_surroundings(canvas: Canvas, trunk: Trunk) -> None:
         start = rng.uniform(low, high)
         along = rng.normal(0, 30, 3) + np.array([0, 0, rng.choice((0, 80.0))])
         walk = start + np.arange(4)[:, None] * along
-        box, sd = canvas.path(
-            [tuple(p) for p in walk], [float(rng.uniform(0.6, 5))] * 4, f"cable {k}", 4.0, reach=4.0
-        )
+        box, sd = canvas.path([tuple(p) for p in walk], [float(rng.uniform(0.6, 5))] * 4, f"cable {k}", 4.0, reach=4.0)
         if sd.size:
             canvas.paint(str(rng.choice(("table", "metal", "fascia"))), 0, box, np.maximum(sd, outside[box]))

@@ -74,7 +74,9 @@ def test_mask_weight_without_a_mask_is_refused():
 
 def test_kept_background_is_unchanged_and_has_no_gradient():
     torch.manual_seed(0)
-    method = Regression(Settings(generator={"name": "residual_unet", "filters": 8, "levels": 2}, keep_background=True), DataShape())
+    method = Regression(
+        Settings(generator={"name": "residual_unet", "filters": 8, "levels": 2}, keep_background=True), DataShape()
+    )
     x, y = torch.rand(1, 1, 16, 16, 16), torch.rand(1, 1, 16, 16, 16)
     x[..., :8], y[..., :8] = -1, -1
     y_hat = method.translate(x)

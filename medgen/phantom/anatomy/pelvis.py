@@ -103,6 +103,4 @@ def paint_sacrum(canvas: Canvas) -> None:
     foramen = np.hypot(np.hypot(np.abs(x) - 0.42 * wide, 0.6 * (rows - 2)), 0.25 * deep) - 3.5
     sd = np.maximum(sd, -foramen) + canvas.bumps("sacrum", box, 9, 0.6)
     canvas.paint("cortical_bone", LABELS["bone"], box, sd, opacity=0.9)
-    canvas.paint(
-        "trabecular_bone", LABELS["bone"], box, sd + 1.6, shade=canvas.bumps("sacral marrow", box, 8, 20)
-    )
+    canvas.paint("trabecular_bone", LABELS["bone"], box, sd + 1.6, shade=canvas.bumps("sacral marrow", box, 8, 20))
