@@ -2,9 +2,9 @@
 
     python benchmarks/misaligned.py OUT [--minutes 8] [--patients 10] [section.key=value ...]
 
-The target of every training pair is deformed by a smooth random field with a maximum of 2 to 6 mm. The three methods train
-for the same minutes, one after the other, and translate two test patients whose truth has not moved. Prints the MAE (HU)
-in the body and in the voxels that the contrast medium raises by more than 20 HU.
+The target of every training pair is deformed by a smooth random field with a maximum of 2 to 6 mm. The three methods
+train for the same minutes, one after the other, and translate two test patients whose truth has not moved. Prints the
+MAE (HU) in the body and in the voxels that the contrast medium raises by more than 20 HU.
 """
 
 import argparse

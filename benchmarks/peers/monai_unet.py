@@ -2,8 +2,8 @@
 
     python benchmarks/peers/monai_unet.py MINUTES OUT.nii.gz --train SOURCE TARGET [SOURCE TARGET ...] --test SOURCE
 
-Source and target of a pair may be on different grids; all is resampled to the spacing of the first target. The output is
-on the resampled grid of the test source, in percentiles of the target (0 to 1).
+Source and target of a pair may be on different grids; all is resampled to the spacing of the first target. The output
+is on the resampled grid of the test source, in percentiles of the target (0 to 1).
 """
 
 import argparse

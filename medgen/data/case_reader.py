@@ -45,6 +45,7 @@ class CaseReader:
 
     def _images(self, case: Case, side: Side) -> Channels:
         data = self.settings.data
+        assert data.spacing != "median"  # replaced in prepare
         paths: tuple[Path, ...] = getattr(case, side)
         intensity = getattr(self.settings.intensity, side).model_dump(exclude={"follow"})
         fixed = reference_image(case, side, self.settings)

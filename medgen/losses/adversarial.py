@@ -101,8 +101,8 @@ def health(objective: Objective, real: Logits, fake: Logits) -> dict[str, Tensor
     """State of D: share of correctly classified real and fake patches, of saturated logits, and the logits' spread.
 
     Wasserstein critics have no fixed threshold; the midpoint of the two means is used. A fake logit is saturated if the
-    gradient of the generator's loss is below 0.01 there: D is so certain that G learns nothing from it. The spread is the
-    standard deviation of all logits; near 0, D gives the same answer for everything.
+    gradient of the generator's loss is below 0.01 there: D is so certain that G learns nothing from it. The spread is
+    the standard deviation of all logits; near 0, D gives the same answer for everything.
     """
     r, f = (torch.cat([s.float().flatten() for s in logits]) for logits in (real, fake))
     threshold = (r.mean() + f.mean()) / 2 if objective == "wasserstein" else BOUNDARY.get(objective, 0.0)

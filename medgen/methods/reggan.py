@@ -2,9 +2,9 @@
 
     min over G, R:  λ_gan L_adv(G) + λ_corr E|y - T(ŷ, R(ŷ, y))| + λ_smooth E‖∇R(ŷ, y)‖²
 
-x: source, y: target of the same patient, which may have moved in between, ŷ = G(x). The registration network R finds the
-displacement from ŷ to y and T applies it, so that G is not trained to move anatomy, or to blur what has moved. Only G
-translates; R is discarded. D judges y against ŷ without x, with which y is not aligned.
+x: source, y: target of the same patient, which may have moved in between, ŷ = G(x). The registration network R finds
+the displacement from ŷ to y and T applies it, so that G is not trained to move anatomy, or to blur what has moved. Only
+G translates; R is discarded. D judges y against ŷ without x, with which y is not aligned.
 
 Differences from the paper: the field is computed on points 4 voxels apart, and the generator is a residual U-Net.
 """

@@ -92,7 +92,7 @@ def paint_surroundings(canvas: Canvas, trunk: Trunk) -> None:
     low, high = (np.array([a[i] for a in canvas.axes]) for i in (0, -1))
     x, y, _ = np.meshgrid(*canvas.axes, indexing="ij", sparse=True)
     outside = 4.0 - trunk.skin
-    for k in range(int(rng.integers(0, 4))):
+    for _ in range(int(rng.integers(0, 4))):
         centre, bend = rng.uniform(low, high), float(rng.uniform(-1, 1)) / 400
         tilt = float(rng.choice((rng.uniform(-0.1, 0.1), rng.uniform(-1, 1))))
         sheet = y - centre[1] - tilt * (x - centre[0]) + bend * (x - centre[0]) ** 2

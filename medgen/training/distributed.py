@@ -52,7 +52,7 @@ def _precision(named: str, accelerator: str) -> str:
 
 def _cpu_has_bfloat16() -> bool:
     """Whether the CPU multiplies matrices in bfloat16 (AMX, AVX-512 BF16)."""
-    features = getattr(torch.cpu, "get_capabilities", dict)()  # not in older torch
+    features: dict = getattr(torch.cpu, "get_capabilities", dict)()  # not in older torch
     return bool(features.get("amx_bf16") or features.get("avx512_bf16"))
 
 
