@@ -5,8 +5,8 @@
 TASK: t1_to_t2, t1_to_flair or t2w_to_adc. DATA contains ``PATIENT/NAME.nii.gz``. Prints one row for each of medgen
 (the shipped config ``mr_TASK_regression``, by the commands that a user types) and ``peers/monai_unet.py``. Truth and
 prediction are compared on the truth's grid, inside the brain (source not 0) or, for ADC, where the truth is above 0.
-The truth is scaled by its 99.5th percentile there, and the prediction by the one factor that fits it best, because the gain
-between the two contrasts of a new patient is unknown.
+The truth is scaled by its 99.5th percentile there, and the prediction by the one factor that fits it best, because the
+gain between the two contrasts of a new patient is unknown.
 """
 
 import argparse
