@@ -1,4 +1,4 @@
-"""How often a held-out patient of the training cohort is called out of distribution, by the number of training patients.
+"""How often a held-out patient of the training cohort is called out of distribution, by number of training patients.
 
     python benchmarks/distribution_alarms.py [--patients 110]
 

@@ -261,8 +261,13 @@ class Train(Section):
 class Inference(Section):
     window: Literal["auto", "patch", "whole"] = Field(
         "auto",
-        description="patch: sliding window of the training patch size; whole: one pass; auto: whole if it fits "
-        "memory_gb",
+        description="patch: sliding window of the training patch size, or of inference.patch; whole: one pass; auto: "
+        "whole if it fits memory_gb",
+    )
+    patch: tuple[Positive, Positive, Positive] | None = Field(
+        None,
+        description="size of the sliding window in voxels; null: sampling.patch. A larger window sees more context, "
+        "but a network with instance or group norm sees other statistics than in training",
     )
     overlap: float = Field(0.5, ge=0, lt=1, description="overlap of neighbouring windows, as a fraction of the window")
     batch: Positive = Field(2, description="windows per forward pass")
@@ -345,6 +350,12 @@ class Settings(Section):
             return len(self.data.sources)
         assert self.data.classes is not None
         return self.data.classes - 1 + (self.data.tissues or 1)
+
+    @property
+    def window_size(self) -> tuple[int, ...]:
+        """Sides of the sliding window, without the slice axis of a 2D model."""
+        patch = self.inference.patch or self.sampling.patch
+        return tuple(n for i, n in enumerate(patch) if i != self.slab_axis)
 
     @property
     def slab_axis(self) -> int | None:

@@ -31,7 +31,7 @@ def main() -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     parser.add_argument("--patients", type=int, default=COHORT["patients"])
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     out: Path = arguments.out
     own = [f"data.root={json.dumps(str(out / 'cohort'))}", f"data.patient_pattern={json.dumps(PATIENT)}"]
     settings = load_settings(config_file(CONFIG), [*own, *arguments.overrides])

@@ -302,13 +302,13 @@ def _slabs(model: Model, x: np.ndarray, axis: int, depth: int, memory_gb: float)
 
 
 def _pass(model: Model, batch: Tensor, whole: bool, memory_gb: float, maps: bool = False) -> Tensor:
-    """(B, C, ...) → (B, C_out, ...) on the CPU, in one pass or by sliding windows of the training patch size."""
+    """(B, C, ...) → (B, C_out, ...) on the CPU, in one pass or by sliding windows."""
     inference = model.settings.inference
     device = next(model.generator.parameters()).device
     run: Callable[[Tensor], Tensor] = model.generator.maps if maps else model.method.translate  # type: ignore[assignment]
     if whole:
         return run(batch.to(device)).float().cpu()
-    roi = [n for i, n in enumerate(model.settings.sampling.patch) if i != model.settings.slab_axis]
+    roi = model.settings.window_size
     return sliding_window_inference(  # type: ignore[return-value]  # one tensor in, one out
         batch,
         roi_size=roi,
@@ -330,9 +330,8 @@ def check_windows(model: Model, memory_gb: float | None = None) -> None:
     settings, network = model.settings, model.generator
     has_window_norms = any(isinstance(module, WINDOW_NORMS) for module in network.modules())
     if settings.inference.window == "patch" or (settings.inference.window == "auto" and has_window_norms):
-        axis, patch = settings.slab_axis, settings.sampling.patch
-        channels = settings.source_channels * (1 if axis is None else patch[axis])
-        roi = [n for i, n in enumerate(patch) if i != axis]
+        axis, roi = settings.slab_axis, settings.window_size
+        channels = settings.source_channels * (1 if axis is None else settings.sampling.patch[axis])
         bound = settings.inference.memory_gb if memory_gb is None else memory_gb
         windows_per_pass(network, (channels, *roi), settings.inference.batch, bound)
 

@@ -68,8 +68,8 @@ def windows_per_pass(network: nn.Module, window: tuple[int, ...], most: int, mem
         size = " x ".join(map(str, window[1:]))
         raise InputError(
             "model-memory-exceeded",
-            f"a window of {size} voxels (sampling.patch) needs {_gb(one)} GiB and the model's weights "
-            f"{_gb(weight_bytes(network))} GiB, more than --memory-gb {memory_gb:g}; raise it or use another model",
+            f"a window of {size} voxels (inference.patch or sampling.patch) needs {_gb(one)} GiB and the model's "
+            f"weights {_gb(weight_bytes(network))} GiB, more than --memory-gb {memory_gb:g}; raise it or use another model",
         )
     return max(1, min(most, int(free // max(one, 1))))
 

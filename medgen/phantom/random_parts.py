@@ -6,19 +6,24 @@ from medgen.phantom.anatomy.labels import LABELS
 from medgen.phantom.anatomy.shapes import WHOLE, Canvas, stream
 from medgen.phantom.anatomy.torso import Trunk
 
+THIN = 2.0  # mm; radius of the vessels in the wall of the trunk
+
 
 def paint_extra_vessels(canvas: Canvas, trunk: Trunk) -> None:
-    """Vessels at random places, of random size and compartment: what no atlas foresees."""
+    """Vessels at random places, of random size and compartment: what no atlas foresees.
+
+    In the wall of the trunk they are thin, so that a thick bright tube there is a rib.
+    """
     rng = stream(canvas.seed, "extra vessels")
     low, high = (np.array([a[i] for a in canvas.axes]) for i in (0, -1))
-    for k in range(int(rng.integers(0, 12))):
+    for k in range(int(rng.integers(0, 10))):
         start = rng.uniform(low, high)
         walk = start + np.cumsum(rng.normal(0, 22, (4, 3)), axis=0)
         radius = float(np.exp(rng.uniform(np.log(0.8), np.log(9))))
         box, sd = canvas.path([tuple(p) for p in walk], [radius] * 4, f"extra {k}", 2.0, reach=4.0)
         if sd.size == 0:
             continue
-        sd = np.maximum(sd, trunk.skin[box] + 3)
+        sd = np.maximum(sd, trunk.skin[box] + 3 if radius < THIN else trunk.cavity[box] + 1)
         tissue = str(rng.choice(("blood_left", "blood_cava", "blood_right", "blood_portal", "blood_superior")))
         canvas.paint("gut_wall", LABELS["arteries"], box, sd - 0.8)
         canvas.paint(tissue, LABELS["arteries" if tissue == "blood_left" else "veins"], box, sd)
@@ -49,9 +54,9 @@ def paint_implants(canvas: Canvas, trunk: Trunk) -> None:
 
 
 def paint_extra_bones(canvas: Canvas, trunk: Trunk) -> None:
-    """Bones at random places: tubes, plates and lumps of marrow with a cortex that may be thin or absent.
+    """Bones at random places of the wall: tubes, plates and lumps of marrow with a cortex that may be thin or absent.
 
-    Only what surrounds and lines them tells them from vessels of the same attenuation.
+    Only their place, and what surrounds and lines them, tells them from vessels of the same attenuation.
     """
     rng = stream(canvas.seed, "extra bones")
     low, high = (np.array([a[i] for a in canvas.axes]) for i in (0, -1))
@@ -77,7 +82,7 @@ def paint_extra_bones(canvas: Canvas, trunk: Trunk) -> None:
             if sd.size == 0:
                 continue
             sd = sd + canvas.bumps(f"bone {k}", box, 10, 0.08 * width)
-        sd = np.maximum(sd, trunk.skin[box] + 3)
+        sd = np.maximum(np.maximum(sd, trunk.skin[box] + 3), -trunk.cavity[box])
         cortex = float(rng.choice((0.0, rng.uniform(0.5, 2.5)), p=(0.15, 0.85)))
         if cortex:
             canvas.paint("cortical_bone", LABELS["bone"], box, sd, opacity=float(rng.uniform(0.7, 1)))

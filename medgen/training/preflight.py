@@ -34,12 +34,13 @@ def check_method(settings: Settings) -> None:
             batch |= {side: torch.zeros(2, dtype=torch.int64) for side in ("source_domain", "target_domain")}
             batch["paired"] = torch.zeros(2, dtype=torch.bool)
         divisor: int = method.networks[method.generator].divisor  # type: ignore[assignment]
-        if any(n % divisor for i, n in enumerate(patch) if i != axis):
-            which = "every side" if axis is None else "both sides of a slice"
-            raise InputError(
-                "config-patch-multiple",
-                f"sampling.patch={list(patch)}: {which} must be a multiple of {divisor} for this generator",
-            )
+        for key, sides_of in (("sampling.patch", patch), ("inference.patch", settings.inference.patch or patch)):
+            if any(n % divisor for i, n in enumerate(sides_of) if i != axis):
+                which = "every side" if axis is None else "both sides of a slice"
+                raise InputError(
+                    "config-patch-multiple",
+                    f"{key}={list(sides_of)}: {which} must be a multiple of {divisor} for this generator",
+                )
         if axis is not None and getattr(method, "texture", 0) % patch[axis]:
             raise InputError(
                 "config-texture-multiple",
