@@ -69,7 +69,8 @@ def windows_per_pass(network: nn.Module, window: tuple[int, ...], most: int, mem
         raise InputError(
             "model-memory-exceeded",
             f"a window of {size} voxels (inference.patch or sampling.patch) needs {_gb(one)} GiB and the model's "
-            f"weights {_gb(weight_bytes(network))} GiB, more than --memory-gb {memory_gb:g}; raise it or use another model",
+            f"weights {_gb(weight_bytes(network))} GiB, more than --memory-gb {memory_gb:g}; raise it or use another "
+            "model",
         )
     return max(1, min(most, int(free // max(one, 1))))
 

@@ -345,3 +345,11 @@ def test_structures_are_replaced_on_the_scans_own_grid(spacing):
     inside = (volume.data > -1000) & (volume.data < 1000)
     np.testing.assert_allclose(out[inside], np.minimum(volume.data, 0.0)[inside], atol=0.01)
     assert np.array_equal(out[~inside], volume.data[~inside])
+
+
+def test_windows_have_the_size_of_inference_patch():
+    seen = []
+    model = make_model(small_settings(inference={"patch": [24, 16, 20], "window": "patch"}))
+    model.generator.register_forward_hook(lambda module, inputs, output: seen.append(tuple(inputs[0].shape[2:])))
+    translate_volume(model, Volume(scan((40, 40, 40)), affine()))
+    assert set(seen) == {(24, 16, 20)}

@@ -61,6 +61,12 @@ def test_settings_that_cannot_train_are_refused_with_their_key(data, method, cod
         check_method(small_settings(data=data, method=method))
 
 
+def test_a_window_that_does_not_fit_the_generator_is_refused():
+    with refused("config-patch-multiple", names=("inference.patch", "multiple of 4")):
+        check_method(small_settings(inference={"patch": [16, 18, 16]}))
+    check_method(small_settings(inference={"patch": [16, 20, 16]}))
+
+
 @pytest.mark.parametrize(
     "data, names",
     [
