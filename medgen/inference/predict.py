@@ -172,8 +172,8 @@ def _on_own_grid(y: np.ndarray, grid: Volume, own: Volume, code: Range, transfer
 
 
 def _replaces(model: Model) -> bool:
-    """Whether the generator's output is a mask and a level, see ``networks.residual_unet``."""
-    return getattr(model.generator, "replace", None) is not None
+    """Whether the generator's output is a mask and a level, see ``networks.residual_unet``; not for slabs of slices."""
+    return getattr(model.generator, "replace", None) is not None and model.settings.slab_axis is None
 
 
 def _replaced_on_own_grid(maps: np.ndarray, grid: Volume, own: Volume, code: Range, target: Range) -> np.ndarray:
@@ -186,19 +186,22 @@ def _replaced_on_own_grid(maps: np.ndarray, grid: Volume, own: Volume, code: Ran
         maps: (5, X, Y, Z) on ``grid``, see ``ResidualUNet.maps``.
         grid: the source at the model's spacing.
         own: the source on its own grid.
-        code, target: ranges of source and target.
+        code, target: ranges of source and target. As in the network, the level is a code of the source.
+
+    Returns:
+        (X, Y, Z) on the grid of ``own``, in the units of the target.
     """
-    y = code.clip(own.data).astype(np.float32)
+    y = code.encode(own.data)
     fall = np.zeros_like(y)
     for share, variance in zip(maps[2:], SMOOTHED, strict=True):
         sigma = [np.sqrt(variance) * g / o for g, o in zip(grid.spacing, own.spacing, strict=True)]
         smooth = ndimage.gaussian_filter(y, sigma, mode="nearest") if variance else y
         fall += resample_like(grid.replaced(share), own) * smooth
-    fall -= resample_like(grid.replaced(target.decode(maps[1])), own)
+    fall -= resample_like(grid.replaced(maps[1]), own)
     np.maximum(fall, 0, out=fall)
     fall *= resample_like(grid.replaced(maps[0]), own)
     y -= fall
-    return y
+    return target.decode(y)
 
 
 def _near(mask: np.ndarray, grid: Volume, own: Volume) -> np.ndarray:
