@@ -20,8 +20,8 @@ from medgen.io.names import print_line
 CONFIG = "ct_contrast_regression"
 COHORT = {"patients": 240, "size": (128, 112, 96), "seed": 11}
 KNOWN = (  # limits of the model that is in the package, shown in every report that it makes
-    "first version: ribs and other thin bone can lose up to 120 HU, and enhancement can remain; look at bones and at "
-    "the verdict before use"
+    "ribs can be taken for vessels and lose most of their density, and parts of the heart and the aorta can stay "
+    "enhanced; look at bones and at the verdict before use"
 )
 PATIENT = r"^(patient_\d+)_"  # three scans of each
 
