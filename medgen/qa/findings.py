@@ -159,45 +159,49 @@ def _offset(case: Checked, tissue: str, value: float, off_truth: float | None) -
 
 def left_over_findings(case: Checked) -> None:
     """Check for residual enhancement of soft tissue by HU alone; both images are CT in HU."""
-    regions = enhancement.residual_enhancement(case.source, case.output, case.body, case.spacing)
-    case.values["residual_enhancement_ml"] = total = sum(region.volume_ml for region in regions)
-    limit = case.limits.residual_enhancement_ml
-    if total <= limit:
-        return
-    beyond = total
-    if case.truth is not None:
-        true = enhancement.residual_enhancement(case.source, case.truth, case.body, case.spacing)
-        beyond -= sum(region.volume_ml for region in true)
-    first = regions[0]
     text = (
-        f"{total:.0f} ml of soft tissue are still enhanced (limit {limit:g} ml); the largest part, "
-        f"{first.volume_ml:.0f} ml around {case.at(first.place)}, has {first.output:.0f} HU (input "
-        f"{first.source:.0f} HU)."
+        "{total:.0f} ml of soft tissue are still enhanced (limit {limit:g} ml); the largest part, {ml:.0f} ml around "
+        "{place}, has {output:.0f} HU (input {source:.0f} HU)."
     )
-    status: Status = "fail" if beyond > 4 * limit else "review"
-    place = case.ball(first.place, ball_mm(first.volume_ml))
-    case.add("enhancement", status, text, place, excused=beyond <= limit)
+    _volume_finding(case, "enhancement", "residual_enhancement_ml", enhancement.residual_enhancement, text)
 
 
 def darkened_findings(case: Checked) -> None:
     """Check for bone that lost density, or contrast medium removed in part, by HU alone; both images are CT in HU."""
-    regions = enhancement.darkened_dense(case.source, case.output, case.body, case.spacing)
-    case.values["darkened_dense_ml"] = total = sum(region.volume_ml for region in regions)
-    limit = case.limits.darkened_dense_ml
+    text = (
+        "{total:.0f} ml were darkened but stay brighter than soft tissue (limit {limit:g} ml): bone that lost density, "
+        "or contrast medium removed in part; the largest region, {ml:.0f} ml around {place}, went from {source:.0f} to "
+        "{output:.0f} HU."
+    )
+    _volume_finding(case, "bone", "darkened_dense_ml", enhancement.darkened_dense, text)
+
+
+def _volume_finding(
+    case: Checked, kind: str, key: str, find: Callable[..., list[enhancement.Region]], text: str
+) -> None:
+    """Record the volume (ml) of regions under ``key``; above the limit of that name it is a finding at the largest.
+
+    What the truth shows too is excused.
+    """
+    regions = find(case.source, case.output, case.body, case.spacing)
+    limit = getattr(case.limits, key)
+    case.values[key] = total = sum(region.volume_ml for region in regions)
     if total <= limit:
         return
     beyond = total
     if case.truth is not None:
-        true = enhancement.darkened_dense(case.source, case.truth, case.body, case.spacing)
-        beyond -= sum(region.volume_ml for region in true)
+        beyond -= sum(region.volume_ml for region in find(case.source, case.truth, case.body, case.spacing))
     first = regions[0]
-    text = (
-        f"{total:.0f} ml were darkened but stay brighter than soft tissue (limit {limit:g} ml): bone that lost "
-        f"density, or contrast medium removed in part; the largest region, {first.volume_ml:.0f} ml around "
-        f"{case.at(first.place)}, went from {first.source:.0f} to {first.output:.0f} HU."
+    said = text.format(
+        total=total,
+        limit=limit,
+        ml=first.volume_ml,
+        place=case.at(first.place),
+        source=first.source,
+        output=first.output,
     )
     status: Status = "fail" if beyond > 4 * limit else "review"
-    case.add("bone", status, text, case.ball(first.place, ball_mm(first.volume_ml)), excused=beyond <= limit)
+    case.add(kind, status, said, case.ball(first.place, ball_mm(first.volume_ml)), excused=beyond <= limit)
 
 
 def segmented_findings(
