@@ -4,7 +4,9 @@
     python pipelines/ct_contrast_to_noncontrast.py --demo OUT        # on the embedded cohort
 
 OUT contains ``run`` (training), ``model`` (the best model), and ``converted``, ``results`` and ``report.html`` of test
-patients, who are not used for training. A restart resumes an interrupted run.
+patients, who are not used for training. With ``--beside MODEL`` (a folder, or a name that ``medgen models`` lists) the
+same patients are also converted by another model, into ``beside``, and the report shows both. A restart resumes an
+interrupted run.
 """
 
 import argparse
@@ -12,6 +14,7 @@ import json
 import shutil
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from medgen.commands.shared import pick_device, whole_run
@@ -21,9 +24,11 @@ from medgen.data.cohort.split import load_split
 from medgen.errors import InputError
 from medgen.io.names import print_line
 from medgen.settings import Settings
+from medgen.types import Case
 
-CONFIG = "ct_contrast_pix2pix"
-DEMO = {"data.test": 0.25, "train.minutes": 7.5, "train.steps": 20000}
+CONFIG = "ct_contrast_regression"
+DEMO = {"data.test": 0.25, "data.spacing": "null", "train.minutes": 7.5, "train.steps": 20000}
+SHIPPED = "ct-noncontrast"
 
 
 def main() -> int:
@@ -41,21 +46,16 @@ def main() -> int:
     with whole_run(out, [arguments.cohort], about, arguments.overwrite):
         if arguments.demo:
             make_cohort(cohort)
-        failures = run(settings, out, arguments.overwrite)
+        failures = run(settings, out, arguments.beside, arguments.overwrite)
     for failure in failures:
         print_line(f"medgen: error: {failure}", error=True)
     return 2 if failures else 0
 
 
-def run(settings: Settings, out: Path, overwrite: bool = False) -> list[str]:
-    """Train, convert the test patients and evaluate; return the failures."""
-    from medgen.checkpoint import load_model
-    from medgen.evaluation.console import console_lines
-    from medgen.evaluation.evaluate import evaluate
-    from medgen.evaluation.inputs import Inputs, Options
-    from medgen.inference.cohort.run import convert
+def run(settings: Settings, out: Path, beside: str | None = None, overwrite: bool = False) -> list[str]:
+    """Train, convert the test patients and evaluate, also with the model ``beside``; return the failures."""
     from medgen.io.atomic import atomic_folder
-    from medgen.qa.run import named_checks
+    from medgen.models import model_folder
     from medgen.reports.evaluation import write_report
     from medgen.training.loop import train
 
@@ -71,50 +71,89 @@ def run(settings: Settings, out: Path, overwrite: bool = False) -> list[str]:
             "config-test-zero",
             "data.test is 0, so no patients are left for evaluation; set it, for example data.test=0.2",
         )
+    other = None if beside is None else model_folder(beside)  # a wrong name is refused before training
     best = train(settings, out / "run", resume=True, overwrite=overwrite)
     with atomic_folder(out / "model") as aside:
         shutil.copytree(best, aside, dirs_exist_ok=True)
-    model = load_model(out / "model", pick_device("auto"))
 
     cohort = read_cohort(folder, patient_pattern=settings.data.patient_pattern, fold=None)
     test = [case for case in load_split(out / "run" / "split.json", cohort.cases)["test"] if not case.synthetic]
     if not test:
         raise InputError("split-no-test-patients", "the split has no test patients; increase data.test")
-    print(f"converting {len(test)} test patients")
+    systems = [System("trained here", out / "model", out / "converted", out / "results")]
+    if other is not None:
+        systems.append(System(str(beside), other, out / "beside" / "converted", out / "beside" / "results"))
+    outcomes = [converted_and_evaluated(system, test, folder) for system in systems]
+    write_report(
+        [system.results for system in systems],
+        out / "report.html",
+        title="Contrast CT to non-contrast CT",
+        names=[system.name for system in systems],
+        notes=[part.note for part in outcomes],
+        warnings=[line for part in outcomes for line in part.warnings],
+    )
+    print_line(f"report: {out / 'report.html'}")
+    return [line for part in outcomes for line in part.failures]
+
+
+@dataclass(frozen=True)
+class System:
+    """A model, and the folders of its conversions and of their evaluation."""
+
+    name: str
+    model: Path
+    converted: Path
+    results: Path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the report and the console say about a system."""
+
+    note: str
+    warnings: list[str]
+    failures: list[str]
+
+
+def converted_and_evaluated(system: System, test: list[Case], folder: Path) -> Outcome:
+    """Convert the test patients with one model and evaluate the result."""
+    from medgen.checkpoint import load_model
+    from medgen.evaluation.console import console_lines
+    from medgen.evaluation.evaluate import evaluate
+    from medgen.evaluation.inputs import Inputs, Options
+    from medgen.inference.cohort.run import convert
+    from medgen.qa.run import named_checks
+
+    model = load_model(system.model, pick_device("auto"))
+    print_line(f"converting {len(test)} test patients with the model {system.name}")
     converted = convert(
         model,
         [case.source for case in test if case.source],
-        out / "converted",
+        system.converted,
         overwrite=True,  # replaces outputs of an earlier model of this run
         done=lambda entry, i, n: print(f"[{i}/{n}] {entry.case}: {entry.status} ({entry.seconds:.1f} s)", flush=True),
     )
-    failures = [entry.error for entry in converted if entry.error]
-
     labels = folder / "labels"
     inputs = Inputs(
-        prediction=out / "converted",
+        prediction=system.converted,
         reference=folder / "target",
         source=folder / "source",
         labels=labels if labels.exists() else None,
         cases=[case.name for case in test if case.source and case.target],
     )
-    result = evaluate(inputs, out / "results", Options(checks=named_checks("ct_contrast")))
+    result = evaluate(inputs, system.results, Options(checks=named_checks("ct_contrast")))
     for line in console_lines(result):
         print_line(line)
     info = model.info
-    write_report(
-        [out / "results"],
-        out / "report.html",
-        title="Contrast CT to non-contrast CT",
-        notes=[
-            f"Model: {settings.method.name}, step {info.step}, weights {info.weights_sha256[:12]}, "
-            f"trained on {len(info.training_data['training'])} patients, none of whom is among the cases below.",
-        ],
-        warnings=[f"Recorded when the model was saved: {text}" for text in info.health]
-        + [f"{entry.case}: {text}" for entry in converted for text in entry.warnings],
+    return Outcome(
+        note=f"Model {system.name}: {model.settings.method.name}, step {info.step}, weights "
+        f"{info.weights_sha256[:12]}, trained on {len(info.training_data['training'])} patients, none of whom is among "
+        "the cases below.",
+        warnings=[f"{system.name}: recorded when the model was saved: {text}" for text in info.health]
+        + [f"{system.name}: {entry.case}: {text}" for entry in converted for text in entry.warnings],
+        failures=[entry.error for entry in converted if entry.error]
+        + [f"{failure.case}: {failure.error}" for failure in result.failures],
     )
-    print_line(f"report: {out / 'report.html'}")
-    return failures + [f"{failure.case}: {failure.error}" for failure in result.failures]
 
 
 def make_cohort(folder: Path) -> None:
@@ -128,6 +167,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--demo", metavar="OUT", type=Path, help="run on the embedded cohort")
     parser.add_argument("--config", default=CONFIG, help="YAML file, or the name of a shipped config")
+    parser.add_argument(
+        "--beside", metavar="MODEL", help=f"also convert the test patients by this model; {SHIPPED} with --demo"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the results of another run in OUT")
     parser.add_argument("rest", nargs="*", metavar="COHORT OUT | section.key=value")
     arguments = parser.parse_intermixed_args()
@@ -135,6 +177,7 @@ def parse() -> argparse.Namespace:
     arguments.overrides = [word for word in arguments.rest if "=" in word]
     if arguments.demo:
         arguments.cohort, arguments.out = None, arguments.demo
+        arguments.beside = arguments.beside or SHIPPED
     elif len(paths) == 2:
         arguments.cohort, arguments.out = Path(paths[0]), Path(paths[1])
     else:

@@ -1,9 +1,12 @@
 """Paired translation by regression: a generator trained on the distance to the target, without a discriminator.
 
-    G* = arg min_G  λ₁ E[w |G(x) - y|] + λ_c E|pool₄(G(x) - y)| + λ_m BCE(m, t/(t + s)),   t = max(x - y, 0)
+    G* = arg min_G  λ₁ E[w |G(x) - y|] + λ_c E|pool₄(G(x) - y)| + λ_m BCE(m, t/(t + s)) + λ_l E_c|l - y|/r,
+    t = max(x - y, 0)
 
 w is 1, and 1 + λ_w where |x - y| exceeds a threshold. m is the mask of a generator with ``replace``, and s a small
 difference: whether a voxel changes is learned as in a segmentation, which converges faster than the L1 distance alone.
+l is its level, r the range of levels, and E_c the mean over the voxels that fall by more than the threshold: without
+this term one level for all organs was learned, which also erased lesions.
 
 The winner of SynthRAD2025 is a regression with a residual-encoder U-Net (Longuefosse et al., nnsyn, 2025). The network
 is `networks.residual_unet` by default. Where a target has one true value for each voxel, regression has the lowest
@@ -49,6 +52,9 @@ class Settings(MethodSettings):
     weight_mask: Weight = Field(
         0.0, description="weight of the cross-entropy of the mask of a generator with replace (λ_m)"
     )
+    weight_level: Weight = Field(
+        0.0, description="weight of the L1 distance of the level of a generator with replace to the target (λ_l)"
+    )
     keep_background: bool = Field(
         False,
         description="keep voxels encoded as -1 in the source (a masked background) at -1 in the same output channel, "
@@ -60,8 +66,9 @@ class Settings(MethodSettings):
 
     @model_validator(mode="after")
     def _mask_exists(self) -> "Settings":
-        if self.weight_mask and not self.generator.replace:
-            raise ValueError("weight_mask needs a mask; set generator.replace, or weight_mask to 0")
+        for name in ("weight_mask", "weight_level"):
+            if getattr(self, name) and not self.generator.replace:
+                raise ValueError(f"{name} needs a mask and a level; set generator.replace, or {name} to 0")
         return self
 
 
@@ -94,7 +101,8 @@ class Regression:
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
         """One update of G. ``batch``: "source", "target" (B, C, X, Y, Z) in [-1, 1]."""
         x, y, s = batch["source"], batch["target"], self.settings
-        y_hat, mask = self.networks["G"].with_mask(x) if s.weight_mask else (self.translate(x), None)  # type: ignore
+        by_mask = s.weight_mask or s.weight_level
+        y_hat, mask, level = self.networks["G"].with_mask(x) if by_mask else (self.translate(x), None, None)  # type: ignore
         error = (y_hat - y).float()
         changed = (x[:, :1] - y[:, :1]).abs() > s.changed_above
         losses = {"G_l1": (error.abs() * (1 + s.weight_changed * changed)).mean()}
@@ -103,7 +111,10 @@ class Regression:
             pool = nnf.avg_pool3d if s.spatial_dims == 3 else nnf.avg_pool2d
             losses["G_coarse"] = pool(error, COARSE).abs().mean()
             total = total + s.weight_coarse * losses["G_coarse"]
-        if mask is not None:
+        if s.weight_level:
+            losses["G_level"] = level_loss(level, x, y, s.generator.replace, s.changed_above)  # type: ignore[arg-type]
+            total = total + s.weight_level * losses["G_level"]
+        if s.weight_mask:
             losses["G_mask"] = mask_loss(mask, x, y, s.generator.replace)  # type: ignore[arg-type]
             total = total + s.weight_mask * losses["G_mask"]
         update("G", total)
@@ -128,3 +139,17 @@ def mask_loss(mask: Tensor, x: Tensor, y: Tensor, replace: tuple[float, float]) 
     weight = (x > low - BELOW).float() * (1 + BRIGHT * (x > high))
     entropy = nnf.binary_cross_entropy_with_logits(mask.float(), fall / (fall + SMALL), reduction="none")
     return (entropy * weight).sum() / weight.sum().clamp(min=1)
+
+
+def level_loss(level: Tensor, x: Tensor, y: Tensor, replace: tuple[float, float], above: float) -> Tensor:
+    """Mean distance of the level to the target, relative to the range of levels, where the target is lower.
+
+    Args:
+        level, x, y: level, source and target (B, 1, X, Y, Z), encoded.
+        replace: (low, high), see `ResidualUNet`.
+        above: voxels count whose target is lower than the source by more than this.
+    """
+    low, high = replace
+    falls = ((x - y) > above).float()
+    distance = (level - y.clamp(low, high)).abs() / (high - low)
+    return (distance * falls).sum() / falls.sum().clamp(min=1)

@@ -22,6 +22,9 @@ HEAD = 16  # features of the pointwise head
 # that is unsure the output is better with a decision than with half of the enhancement removed. On 9 scans of held-out
 # randomised patients 2 gave the lowest mean error of 1, 1.5, 2, 3, 5 and 100 (docs/decisions/contrast_removal.md).
 SHARP = 2.0
+# Largest logit of a share of v. Unbounded, training soon ends with v = x, because that is right at
+# edges while the level is still wrong, and a saturated share cannot come back: structures were filled with one value.
+SHARE = 2.0
 
 
 class ResidualUNet(nn.Module):
@@ -96,21 +99,22 @@ class ResidualUNet(nn.Module):
             nn.init.zeros_(self.last.weight)
             with torch.no_grad():
                 self.last.bias.copy_(  # type: ignore[union-attr]
-                    torch.tensor([-2.0, 0.0, 0.5, 0.0, 0.0])
+                    torch.tensor([-2.0, -0.5, 0.0, 0.5, 0.0])
                 )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, X, Y[, Z]), sides multiples of ``divisor`` → (B, C_out, same grid)."""
         return self.with_mask(x)[0]
 
-    def with_mask(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The output, and with ``replace`` the logits of m, which a method can train directly."""
+    def with_mask(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The output, and with ``replace`` the logits of m and the level l, which a method can train directly."""
         features, seen = self._features(x)
         if self.replace:
             logits, values = self._logits(x, features, seen)
-            return replaced(x.float(), maps_of(logits, self.replace), values), logits[:, :1]
+            maps = maps_of(logits, self.replace)
+            return replaced(x.float(), maps, values), logits[:, :1], maps[:, 1:2]
         y = self.last(nnf.leaky_relu(self.head(torch.cat([features, seen], 1)), LEAK))
-        return (torch.tanh(y) if self.tanh else y), None
+        return (torch.tanh(y) if self.tanh else y), None, None
 
     def maps(self, x: Tensor) -> Tensor:
         """With ``replace``: (B, 5, X, Y[, Z]) of m, l and the shares of x, x smoothed once and twice in v.
@@ -152,7 +156,8 @@ def maps_of(logits: Tensor, levels: tuple[float, float]) -> Tensor:
     """m, l and the shares of v (B, 5, ...), see `ResidualUNet`, from their logits."""
     low, high = levels
     level = low + (high - low) * torch.sigmoid(2 * logits[:, 4:])
-    return torch.cat([torch.sigmoid(SHARP * logits[:, :1]), level, torch.softmax(logits[:, 1:4], 1)], 1)
+    shares = torch.softmax(SHARE * torch.tanh(logits[:, 1:4] / SHARE), 1)
+    return torch.cat([torch.sigmoid(SHARP * logits[:, :1]), level, shares], 1)
 
 
 def replaced(x: Tensor, maps: Tensor, values: Tensor) -> Tensor:

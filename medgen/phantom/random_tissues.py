@@ -89,8 +89,8 @@ def _enhancement(rng: np.random.Generator, phase: str) -> tuple[dict[str, float]
         "thrombus": u(0, 8) if rng.random() < 0.3 else 0.0,
     }
     for name in ("blood_right", "blood_superior", "blood_cava", "blood_false", "blood_portal"):
-        mixing[name] = u(0.0, 0.45) if phase in ("early", "arterial") else u(0, 0.12)
-    mixing["blood_left"] = u(0, 0.12)
+        mixing[name] = u(0.0, 0.8) if phase in ("early", "arterial") else u(0, 0.15)
+    mixing["blood_left"] = u(0, 0.3) if phase == "early" else u(0, 0.15)
     for name in ("spleen", "renal_cortex", "liver", "gut_wall"):
         mixing[name] = u(0, 0.25)
     for name in NO_IODINE:

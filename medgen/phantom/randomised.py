@@ -51,7 +51,7 @@ def random_grid(seed: int, most: tuple[int, int, int]) -> tuple[tuple[int, int, 
         most: its product is the largest number of voxels.
     """
     rng = stream(seed, "grid")
-    fine = float(np.exp(rng.uniform(np.log(0.8), np.log(2.2))))
+    fine = float(np.exp(rng.uniform(np.log(0.7), np.log(3.2))))
     thick = fine if rng.random() < 0.35 else float(np.exp(rng.uniform(np.log(0.8), np.log(5.0))))
     wide = float(rng.choice((rng.uniform(110, 200), rng.uniform(200, 420))))
     extent = np.array([wide, wide * rng.uniform(0.7, 1), rng.uniform(70, 260)])
@@ -96,7 +96,8 @@ def random_anatomy(seed: int, size: tuple[int, int, int], spacing: tuple[float, 
     )
     trunk = paint_wall(canvas, habitus)
     paint_thorax(canvas, trunk)
-    paint_ribs(canvas, trunk, thick=float(rng.uniform(1.4, 4.0)), cortex=float(rng.uniform(0.4, 1.8)))
+    thick, cortex, shade = (float(rng.uniform(*limits)) for limits in ((1.4, 4.0), (0.4, 1.8), (0, 60)))
+    paint_ribs(canvas, trunk, thick, cortex, shade)
     paint_spine(canvas, lowest=-150.0)
     paint_shoulders(canvas)
     paint_back_muscles(canvas, habitus)
@@ -127,7 +128,10 @@ def composed(canvas: Canvas, draw: Draw) -> tuple[Array, Array]:
     """HU without contrast medium and HU added by iodine (X, Y, Z), both without noise: partial volume by layers."""
     hu = np.full(canvas.size, draw.hu["air"], np.float32)
     iodine = np.zeros(canvas.size, np.float32)
-    field = smooth_field(stream(canvas.seed, "mixing"), canvas.axes, 9.0)
+    rng = stream(canvas.seed, "mixing")
+    field = smooth_field(rng, canvas.axes, float(rng.uniform(5, 20)))
+    steep = float(rng.choice((1.0, rng.uniform(1, 12))))  # blood with and without contrast medium can meet at an edge
+    field = np.tanh(steep * field) if steep > 1 else field
     for layer in canvas.layers:
         value, added = np.float32(draw.hu[layer.tissue]), np.float32(draw.iodine[layer.tissue])
         under, iodine_under = hu[layer.box], iodine[layer.box]

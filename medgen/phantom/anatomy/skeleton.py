@@ -21,10 +21,11 @@ RIBS = {
 LUMBAR = (-252, -216, -180, -144, -108, -72, -36, 0)
 
 
-def paint_ribs(canvas: Canvas, trunk: Trunk, thick: float = 2.1, cortex: float = 1.0) -> None:
+def paint_ribs(canvas: Canvas, trunk: Trunk, thick: float = 2.1, cortex: float = 1.0, shade: float = 0.0) -> None:
     """Paint ribs in the shell outside the cavity; each descends from the spine and rises again as cartilage.
 
-    ``thick``: half the thickness of a rib, ``cortex``: thickness of its cortex, both in mm.
+    ``thick``: half the thickness of a rib, ``cortex``: thickness of its cortex, both in mm. ``shade``: standard
+    deviation of its marrow within a rib, HU.
     """
     cavity = trunk.cavity
     index = np.nonzero((cavity > -5) & (cavity < 24) & (trunk.skin < -4))
@@ -55,7 +56,9 @@ def paint_ribs(canvas: Canvas, trunk: Trunk, thick: float = 2.1, cortex: float =
     for tissue, sd in (("cartilage", cartilage), ("cortical_bone", bone), ("rib_marrow", bone + cortex)):
         field = np.full(canvas.size, 1e3, np.float32)
         field[index] = sd
-        canvas.paint(tissue, LABELS["bone"] if sd is not cartilage else LABELS["cartilage"], WHOLE, field)
+        marrow = canvas.bumps("rib marrow", WHOLE, 7, shade) if shade and tissue == "rib_marrow" else None
+        label = LABELS["cartilage" if tissue == "cartilage" else "bone"]
+        canvas.paint(tissue, label, WHOLE, field, shade=marrow)
 
 
 def paint_spine(canvas: Canvas, lowest: float = -400.0) -> None:

@@ -170,7 +170,9 @@ def paint_aorta(canvas: Canvas, name: str, box: tuple[slice, slice, slice], sd: 
         x, y, z = canvas.at(box)
         turn = rng.uniform(-0.03, 0.03) * z + rng.uniform(0, 2 * np.pi)
         offset = rng.uniform(-5, 5)
-        plane = (x + 14) * np.cos(turn) + (y - float(spine_depth(60)) - 20) * np.sin(turn) - offset
+        x, y = x + 14, y - float(spine_depth(60)) - 20
+        plane = x * np.cos(turn) + y * np.sin(turn) - offset
+        plane += rng.uniform(-0.04, 0.04) * (y * np.cos(turn) - x * np.sin(turn)) ** 2  # one lumen is a crescent
         plane = plane + canvas.bumps(name + " flap", box, 18, 2.5)
         canvas.paint("gut_wall", label, box, np.maximum(sd, plane))
         canvas.paint("blood_false", label, box, np.maximum(sd, plane + rng.uniform(0.8, 2.0)))
