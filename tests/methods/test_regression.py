@@ -4,7 +4,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from medgen.methods.regression import SMALL, Regression, Settings, mask_loss
+from medgen.methods.regression import SMALL, Regression, Settings, level_loss, mask_loss
 from medgen.types import DataShape
 
 GENERATOR = {"name": "residual_unet", "filters": 8, "levels": 2, "replace": (0.0, 0.1)}
@@ -21,7 +21,14 @@ def pair(seed):
 def test_losses_equal_their_formulas():
     torch.manual_seed(0)
     method = Regression(
-        Settings(generator=GENERATOR, weight_changed=3.0, changed_above=0.1, weight_coarse=2.0, weight_mask=0.5),
+        Settings(
+            generator=GENERATOR,
+            weight_changed=3.0,
+            changed_above=0.1,
+            weight_coarse=2.0,
+            weight_mask=0.5,
+            weight_level=0.3,
+        ),
         DataShape(),
     )
     total = {}
@@ -29,12 +36,15 @@ def test_losses_equal_their_formulas():
     losses = method.step(batch, lambda name, loss: total.update({name: loss}))
     x, y = batch["source"], batch["target"]
     with torch.no_grad():
-        y_hat, mask = method.networks["G"].with_mask(x)
+        y_hat, mask, level = method.networks["G"].with_mask(x)
     weight = torch.where((x - y).abs() > 0.1, 4.0, 1.0)
     blocks = (y_hat - y).reshape(1, 1, 4, 4, 4, 4, 4, 4).mean((3, 5, 7))
     assert losses["G_l1"].item() == pytest.approx((weight * (y_hat - y).abs()).mean().item(), rel=1e-5)
     assert losses["G_coarse"].item() == pytest.approx(blocks.abs().mean().item(), rel=1e-5)
     expected = losses["G_l1"] + 2.0 * losses["G_coarse"] + 0.5 * mask_loss(mask, x, y, (0.0, 0.1))
+    far = (level - y).abs()[x - y > 0.1].mean() / 0.1
+    assert losses["G_level"].item() == pytest.approx(far.item(), rel=1e-5)
+    expected += 0.3 * far
     assert total["G"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
@@ -45,6 +55,40 @@ def test_mask_loss_is_least_at_the_share_by_which_voxels_fall():
     best = mask_loss(torch.logit(share.clamp(1e-6, 1 - 1e-6)), x, y, (0.0, 0.1))
     for other in (0.0, 1.0, -3.0):
         assert best < mask_loss(torch.full_like(x, other), x, y, (0.0, 0.1))
+
+
+def test_level_loss_ignores_voxels_that_do_not_fall_and_targets_beyond_the_range():
+    y = torch.tensor([0.05, 0.05, 0.3, -0.2]).reshape(1, 1, 1, 1, 4)
+    x = y + torch.tensor([0.4, 0.0, 0.4, 0.4]).reshape(1, 1, 1, 1, 4)
+    level = torch.tensor([0.02, 9.0, 0.1, 0.0]).reshape(1, 1, 1, 1, 4)
+    assert level_loss(level, x, y, (0.0, 0.1), 0.02).item() == pytest.approx(0.3 / 3)
+    assert level_loss(level, y, y, (0.0, 0.1), 0.02) == 0
+
+
+def test_organs_of_different_levels_get_their_own():
+    """Two structures of one brightness and different levels, told apart by what surrounds them."""
+    torch.manual_seed(0)
+    method = Regression(Settings(generator=GENERATOR, weight_mask=1.0, weight_level=0.5, lr=5e-3), DataShape())
+    (optimizer,) = method.optimizers().values()
+
+    def update(name, loss):
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    def two(seed):
+        batch = pair(seed)
+        x, y = batch["source"], batch["target"]
+        x[..., :8], y[..., :8] = x[..., :8] - 0.5, y[..., :8] - 0.5
+        for part, level in ((slice(2, 6), 0.02), (slice(10, 14), 0.08)):
+            x[..., 4:9, 4:9, part], y[..., 4:9, 4:9, part] = 0.4, level
+        return batch
+
+    for n in range(60):
+        method.step(two(n), update)
+    with torch.no_grad():
+        y_hat = method.translate(two(1000)["source"])[0, 0, 5:8, 5:8]
+    assert y_hat[..., 11:13].mean() - y_hat[..., 3:5].mean() > 0.03
 
 
 def test_learns_to_remove_a_bright_structure():
@@ -67,9 +111,10 @@ def test_learns_to_remove_a_bright_structure():
     assert error[inside].mean() < 0.1 and error[~inside].mean() < 0.01
 
 
-def test_mask_weight_without_a_mask_is_refused():
-    with pytest.raises(ValidationError, match="weight_mask needs a mask"):
-        Settings(weight_mask=1.0)
+@pytest.mark.parametrize("name", ["weight_mask", "weight_level"])
+def test_weights_of_a_mask_without_one_are_refused(name):
+    with pytest.raises(ValidationError, match=f"{name} needs a mask"):
+        Settings(**{name: 1.0})
 
 
 def test_kept_background_is_unchanged_and_has_no_gradient():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from medgen.networks.residual_unet import ResidualUNet, fold, replaced, smoothed, unfold
+from medgen.networks.residual_unet import ResidualUNet, fold, maps_of, replaced, smoothed, unfold
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 6), (2, 3, 4, 6, 8)])
@@ -26,9 +26,9 @@ def test_keeps_the_grid(dims, replace):
         spatial_dims=dims, in_channels=1, out_channels=1, filters=8, levels=2, windows=[(-0.2, 0.4)], replace=replace
     )
     shape = (2, 1, *(network.divisor * n for n in (2, 3, 4)[:dims]))
-    y, mask = network.with_mask(torch.rand(shape))
+    y, mask, level = network.with_mask(torch.rand(shape))
     assert y.shape == shape
-    assert mask is None if replace is None else mask.shape == shape
+    assert mask is level is None if replace is None else mask.shape == level.shape == shape
 
 
 def test_smoothing_equals_a_convolution_and_keeps_constants():
@@ -47,9 +47,13 @@ def test_replacing_head_lowers_to_a_level_and_leaves_what_is_below_it():
     with torch.no_grad():
         assert (network(x) <= x).all()
         network.last.bias[0] = 20.0  # everywhere inside the mask
-        network.last.bias[1:4] = torch.tensor([20.0, 0.0, 0.0])  # by each voxel's own value
+        network.last.bias[1:4] = torch.tensor([20.0, -20.0, -20.0])  # by each voxel's own value, as far as shares go
         y = network(x)
-    assert torch.allclose(y, torch.where(x > 0.05, torch.tensor(0.05), x), atol=1e-4)
+        value = maps_of(torch.tensor([0.0, 20, -20, -20, 0]).reshape(1, 5, 1, 1, 1), (0.0, 0.1))[0, 2:].flatten()
+    assert value[0] > 0.96 and value.sum() == pytest.approx(1)
+    v = value[0] * x + value[1] * smoothed(x) + value[2] * smoothed(smoothed(smoothed(x)))
+    level = network.maps(x)[:, 1:2]
+    assert torch.allclose(y, x - (v - level).clamp(min=0), atol=1e-4)
 
 
 def test_a_stage_below_two_or_several_channels_are_refused():
