@@ -218,6 +218,13 @@ class Sampling(Section):
         lt=1,
         description="largest random gamma change of the source's intensities (log2 of the exponent)",
     )
+    noise: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="largest standard deviation of noise added to a patch, in encoded units; source and target of a "
+        "pair get the same noise, so that the network learns to keep noise, not to remove it",
+    )
     artefacts: tuple[Artefact, ...] = Field((), description="TorchIO artefacts added to the source only")
     workers: int = Field(0, ge=0, description="loader processes in addition to the training process")
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch.utils.data import DataLoader, Dataset
 
 from medgen.data.cache import Cached, Channels
@@ -40,7 +41,7 @@ class Patches(Dataset):
             Unpaired, this applies to source patches only.
         body: share of the other patches that is centred near a body voxel; the rest lie anywhere.
         match_position: unpaired: centre the target patch at the same position relative to the body's bounding box.
-        flip, rotate, scale, gamma, artefacts: see ``settings.Sampling``.
+        flip, rotate, scale, gamma, noise, artefacts: see ``settings.Sampling``.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Patches(Dataset):
         rotate: float = 0.0,
         scale: float = 0.0,
         gamma: float = 0.0,
+        noise: float = 0.0,
         artefacts: tuple[dict[str, Any], ...] = (),
     ) -> None:
         if paired and set(sources) != set(targets):
@@ -72,7 +74,7 @@ class Patches(Dataset):
         self.domains, self.siblings, self.paired, self.seed = domains or {}, siblings or {}, paired, seed
         self.centres, self.foreground_fraction = centres or {}, foreground_fraction
         self.patch, self.slab = np.asarray(patch), slab
-        self.body, self.match_position, self.gamma = body, match_position, gamma
+        self.body, self.match_position, self.gamma, self.noise = body, match_position, gamma, noise
         self.spatial = RandomAffine(tuple(AXES[a] for a in flip), rotate, scale)
         # Margin that keeps a rotated patch inside the volume; none along a slab's axis, to sample its end slices too.
         angle = np.deg2rad(min(rotate, 45))
@@ -99,6 +101,9 @@ class Patches(Dataset):
         x = self._cut(source, start, turn, spacing)
         y = self._cut(target, start_target, turn_target, spacing if paired else target[0].spacing)
         x = x if table else self._with_artefacts(_with_gamma(x, exponent), spacing, rng)
+        if self.noise:
+            added = self._noise(rng)
+            x, y = np.clip(x + added, -1, 1), np.clip(y + (added if paired else self._noise(rng)), -1, 1)
         sample = {
             "source": torch.from_numpy(np.ascontiguousarray(x)),
             "target": torch.from_numpy(np.ascontiguousarray(y)),
@@ -163,6 +168,14 @@ class Patches(Dataset):
 
     def _gamma_exponent(self, contrasts: int, rng: np.random.Generator) -> np.ndarray | None:
         return 2.0 ** rng.uniform(-self.gamma, self.gamma, (contrasts, 1, 1, 1)) if self.gamma else None
+
+    def _noise(self, rng: np.random.Generator) -> np.ndarray:
+        """Gaussian noise (X, Y, Z) of random strength, white or with a random correlation of neighbouring voxels."""
+        noise = rng.standard_normal(tuple(self.patch), dtype=np.float32)
+        if rng.random() < 0.5:
+            noise = ndimage.gaussian_filter(noise, rng.uniform(0.3, 1.0))
+            noise /= noise.std()
+        return noise * np.float32(rng.uniform(0, self.noise))
 
     def _with_artefacts(self, x: np.ndarray, spacing: tuple[float, ...], rng: np.random.Generator) -> np.ndarray:
         if not self.artefacts:

@@ -25,7 +25,6 @@ SAME_SPACING = 0.05  # relative tolerance within which a volume has the model's 
 MOST_RESAMPLED = 100  # ratio of spacings; beyond it the header is wrong, and resampling would take too long
 LARGEST = 1e37  # beyond it, weighted sums of float32 may overflow
 NEAR = 2  # voxels; reach of an edge through smoothing and interpolation
-SMOOTHED = (0.0, 0.5, 1.5)  # voxels²: variances of the smoothed inputs of a generator with ``replace``
 WINDOW_NORMS = (nn.InstanceNorm2d, nn.InstanceNorm3d, nn.GroupNorm)
 
 
@@ -75,12 +74,12 @@ def translate_case(model: Model, volumes: Sequence[Volume], *, memory_gb: float 
     codes = [fit_range(v.data, **intensity) for v in grid]
     outputs = []
     x = encode_channels(codes, [v.data for v in grid])
-    by_maps = grid[0] is not canonical[0] and settings.inference.transfer == "difference" and _replaces(model)
+    by_maps = settings.inference.transfer == "difference" and _replaces(model)
     for i, y in enumerate([x[0]] if by_maps else _decoded(model, x, codes[0], memory_gb)):
         k, decode = _source_of(i, codes), model.target_ranges[i].of(codes[0])
         if by_maps:
             maps = translate_array(model, x, memory_gb=memory_gb, maps=True)
-            y = _replaced_on_own_grid(maps, grid[k], canonical[k], codes[k], decode)
+            y = _replaced_on_own_grid(model.generator, maps, grid[k], canonical[k], codes[k], decode)
         elif grid[k] is not canonical[k]:
             y = _on_own_grid(y, grid[k], canonical[k], codes[k], settings.inference.transfer)
         y = _carried(y, canonical[k].data, codes[k], decode, canonical[k].padding)
@@ -176,14 +175,17 @@ def _replaces(model: Model) -> bool:
     return getattr(model.generator, "replace", None) is not None and model.settings.slab_axis is None
 
 
-def _replaced_on_own_grid(maps: np.ndarray, grid: Volume, own: Volume, code: Range, target: Range) -> np.ndarray:
+def _replaced_on_own_grid(
+    network: nn.Module, maps: np.ndarray, grid: Volume, own: Volume, code: Range, target: Range
+) -> np.ndarray:
     """Apply the mask and the level of a generator with ``replace`` on the scan's own grid.
 
     An edge of the change is then as sharp as the scan: at the border of a vessel, a difference from the model's grid
     would leave a rim.
 
     Args:
-        maps: (5, X, Y, Z) on ``grid``, see ``ResidualUNet.maps``.
+        network: the generator.
+        maps: (2, X, Y, Z) on ``grid``, see ``ResidualUNet.maps``.
         grid: the source at the model's spacing.
         own: the source on its own grid.
         code, target: ranges of source and target. As in the network, the level is a code of the source.
@@ -192,14 +194,13 @@ def _replaced_on_own_grid(maps: np.ndarray, grid: Volume, own: Volume, code: Ran
         (X, Y, Z) on the grid of ``own``, in the units of the target.
     """
     y = code.encode(own.data)
-    fall = np.zeros_like(y)
-    for share, variance in zip(maps[2:], SMOOTHED, strict=True):
-        sigma = [np.sqrt(variance) * g / o for g, o in zip(grid.spacing, own.spacing, strict=True)]
-        smooth = ndimage.gaussian_filter(y, sigma, mode="nearest") if variance else y
-        fall += resample_like(grid.replaced(share), own) * smooth
-    fall -= resample_like(grid.replaced(maps[1]), own)
+    mask, level = (m if grid is own else resample_like(grid.replaced(m), own) for m in maps)
+    finer = tuple(g / o for g, o in zip(grid.spacing, own.spacing, strict=True))
+    smooth = ndimage.gaussian_filter(y, finer, mode="nearest")
+    fall = network.within(*(torch.from_numpy(v)[None, None] for v in (y, smooth)), finer)[0, 0].numpy()  # type: ignore[operator]
+    fall -= level
     np.maximum(fall, 0, out=fall)
-    fall *= resample_like(grid.replaced(maps[0]), own)
+    fall *= mask
     y -= fall
     return target.decode(y)
 
@@ -246,10 +247,10 @@ def translate_array(model: Model, x: np.ndarray, *, memory_gb: float | None = No
 
     Args:
         x: (C, X, Y, Z) in code units [-1, 1], on the model's grid, RAS.
-        maps: return the mask, level and shares of a generator with ``replace``, see ``ResidualUNet.maps``.
+        maps: return the mask and level of a generator with ``replace``, see ``ResidualUNet.maps``.
 
     Returns:
-        (C_out, X, Y, Z) float32 in code units; (5, X, Y, Z) for ``maps``.
+        (C_out, X, Y, Z) float32 in code units; (2, X, Y, Z) for ``maps``.
     """
     axes = [AXES[a] + 1 for a in model.settings.inference.mirror]
     flips = [flip for n in range(len(axes) + 1) for flip in combinations(axes, n)]

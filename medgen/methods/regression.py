@@ -23,6 +23,7 @@ from torch.optim import AdamW, Optimizer
 from medgen.losses.adversary import Adversary
 from medgen.methods.base import NAME, MethodSettings
 from medgen.networks.blocks.background import keep_background
+from medgen.networks.blocks.diffusion import smoothed
 from medgen.networks.generator import GeneratorSettings, build_generator
 from medgen.types import Batch, DataShape, Update, Weight
 
@@ -101,8 +102,8 @@ class Regression:
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
         """One update of G. ``batch``: "source", "target" (B, C, X, Y, Z) in [-1, 1]."""
         x, y, s = batch["source"], batch["target"], self.settings
-        by_mask = s.weight_mask or s.weight_level
-        y_hat, mask, level = self.networks["G"].with_mask(x) if by_mask else (self.translate(x), None, None)  # type: ignore
+        by_maps = s.weight_mask or s.weight_level
+        y_hat, mask, level = self.networks["G"].with_maps(x) if by_maps else (self.translate(x), None, None)  # type: ignore
         error = (y_hat - y).float()
         changed = (x[:, :1] - y[:, :1]).abs() > s.changed_above
         losses = {"G_l1": (error.abs() * (1 + s.weight_changed * changed)).mean()}
@@ -112,13 +113,19 @@ class Regression:
             losses["G_coarse"] = pool(error, COARSE).abs().mean()
             total = total + s.weight_coarse * losses["G_coarse"]
         if s.weight_level:
-            losses["G_level"] = level_loss(level, x, y, s.generator.replace, s.changed_above)  # type: ignore[arg-type]
+            losses["G_level"] = self._level_loss(level, x, y)  # type: ignore[arg-type]
             total = total + s.weight_level * losses["G_level"]
         if s.weight_mask:
             losses["G_mask"] = mask_loss(mask, x, y, s.generator.replace)  # type: ignore[arg-type]
             total = total + s.weight_mask * losses["G_mask"]
         update("G", total)
         return losses
+
+    def _level_loss(self, level: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """`level_loss` against the target smoothed within the structures of the source, like the values replaced."""
+        smooth = smoothed(smoothed(x.float()))
+        target = self.networks["G"].within(y, smooth)  # type: ignore[operator]
+        return level_loss(level, target, (x - y) > self.settings.changed_above, self.settings.generator.replace)  # type: ignore[arg-type]
 
     def translate(self, x: Tensor) -> Tensor:
         """Translate x (B, C, X, Y, Z) in [-1, 1] on the same grid."""
@@ -141,15 +148,14 @@ def mask_loss(mask: Tensor, x: Tensor, y: Tensor, replace: tuple[float, float]) 
     return (entropy * weight).sum() / weight.sum().clamp(min=1)
 
 
-def level_loss(level: Tensor, x: Tensor, y: Tensor, replace: tuple[float, float], above: float) -> Tensor:
-    """Mean distance of the level to the target, relative to the range of levels, where the target is lower.
+def level_loss(level: Tensor, target: Tensor, falls: Tensor, replace: tuple[float, float]) -> Tensor:
+    """Mean distance of the level to the target in the voxels that fall, relative to the range of levels.
 
     Args:
-        level, x, y: level, source and target (B, 1, X, Y, Z), encoded.
+        level, target: (B, 1, X, Y, Z), encoded.
+        falls: bool (B, 1, X, Y, Z).
         replace: (low, high), see `ResidualUNet`.
-        above: voxels count whose target is lower than the source by more than this.
     """
     low, high = replace
-    falls = ((x - y) > above).float()
-    distance = (level - y.clamp(low, high)).abs() / (high - low)
+    distance = (level - target.clamp(low, high)).abs() / (high - low)
     return (distance * falls).sum() / falls.sum().clamp(min=1)

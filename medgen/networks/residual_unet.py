@@ -16,15 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
+from medgen.networks.blocks.diffusion import diffused, diffusivity, smoothed, steps_for
+
 LEAK = 0.1
 HEAD = 16  # features of the pointwise head
 # m = σ(SHARP · logit): σ(logit) is trained to be the probability that a structure takes up contrast medium, and where
 # that is unsure the output is better with a decision than with half of the enhancement removed. On 9 scans of held-out
 # randomised patients 2 gave the lowest mean error of 1, 1.5, 2, 3, 5 and 100 (docs/decisions/contrast_removal.md).
 SHARP = 2.0
-# Largest logit of a share of v. Unbounded, training soon ends with v = x, because that is right at
-# edges while the level is still wrong, and a saturated share cannot come back: structures were filled with one value.
-SHARE = 2.0
+# v in the output follows edges: a difference of this share of the range of levels, per voxel, is an edge.
+SLOPE = 0.1
 
 
 class ResidualUNet(nn.Module):
@@ -35,8 +36,8 @@ class ResidualUNet(nn.Module):
 
         y = x - m · max(v - l, 0)
 
-    m in [0, 1]: whether a voxel belongs to such a structure; l in [low, high]: the level without it; v: x or x smoothed
-    by 1 or 2 mm-sized kernels, in a mixture chosen per voxel, so that noise is kept. The network decides where, and the
+    m in [0, 1]: whether a voxel belongs to such a structure; l in [low, high]: the level without it; v: x
+    smoothed within structures, so that noise and texture are kept and edges are not. The network decides where, and the
     scan itself says how much: it need not learn every strength of enhancement.
 
     Args:
@@ -85,7 +86,7 @@ class ResidualUNet(nn.Module):
         self.decoder = nn.ModuleList(Block(conv, w) for w in width[:-1])
         self.unfold = conv(width[0] + channels * fold, 8 * fold, 1)
         self.head = conv(8 + channels + (2 * channels if replace else 0), HEAD, 1)
-        self.last = conv(HEAD, 5 if replace else out_channels, 1)
+        self.last = conv(HEAD, 2 if replace else out_channels, 1)
         self.reset()
 
     def reset(self) -> None:
@@ -99,30 +100,43 @@ class ResidualUNet(nn.Module):
             nn.init.zeros_(self.last.weight)
             with torch.no_grad():
                 self.last.bias.copy_(  # type: ignore[union-attr]
-                    torch.tensor([-2.0, -0.5, 0.0, 0.5, 0.0])
+                    torch.tensor([-2.0, 0.0])
                 )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, X, Y[, Z]), sides multiples of ``divisor`` → (B, C_out, same grid)."""
-        return self.with_mask(x)[0]
+        return self.with_maps(x)[0]
 
-    def with_mask(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def with_maps(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """The output, and with ``replace`` the logits of m and the level l, which a method can train directly."""
         features, seen = self._features(x)
         if self.replace:
-            logits, values = self._logits(x, features, seen)
+            logits = self._logits(x, features, seen)
             maps = maps_of(logits, self.replace)
-            return replaced(x.float(), maps, values), logits[:, :1], maps[:, 1:2]
+            return replaced(x.float(), maps, self.within(x, smoothed(smoothed(x.float())))), logits[:, :1], maps[:, 1:]
         y = self.last(nnf.leaky_relu(self.head(torch.cat([features, seen], 1)), LEAK))
         return (torch.tanh(y) if self.tanh else y), None, None
 
     def maps(self, x: Tensor) -> Tensor:
-        """With ``replace``: (B, 5, X, Y[, Z]) of m, l and the shares of x, x smoothed once and twice in v.
+        """With ``replace``: (B, 2, X, Y[, Z]) of m and l.
 
         They are smooth where x is not, so that they can be resampled to another grid of the same scan.
         """
-        features, seen = self._features(x)
-        return maps_of(self._logits(x, features, seen)[0], self.replace)  # type: ignore[arg-type]
+        return maps_of(self._logits(x, *self._features(x)), self.replace)  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def within(self, y: Tensor, smooth: Tensor, finer: Sequence[float] | None = None) -> Tensor:
+        """With ``replace``: y (B, 1, X, Y[, Z]) smoothed within structures. v is x smoothed in this way.
+
+        Args:
+            smooth: the image that shows the structures, smoothed with a standard deviation of 1 voxel.
+            finer: for another grid than that of training: how many of its voxels make one of training, for each axis;
+                the standard deviation of ``smooth`` is then as many voxels.
+        """
+        low, high = self.replace  # type: ignore[misc]
+        finer = finer or (1.0,) * self.dims
+        steps, rates = steps_for(finer)
+        return diffused(y.float(), diffusivity(smooth.float(), SLOPE * (high - low), rates, finer), steps)
 
     def _features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features at full resolution, and the channels of the input."""
@@ -143,27 +157,23 @@ class ResidualUNet(nn.Module):
         narrow = [((2 * x - low - high) / (high - low)).clamp(-1.5, 1.5) for low, high in self.windows]
         return torch.cat([2 * x, *narrow], 1)
 
-    def _logits(self, x: Tensor, features: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of m, of the three shares and of l; and x, x smoothed once and twice."""
-        x = x.float()
-        once = smoothed(x)  # sums and products only: autocast leaves them in 32 bits
-        twice = smoothed(smoothed(once))
-        every = torch.cat([features, seen, self._seen(once), self._seen(twice)], 1)
-        return self.last(nnf.leaky_relu(self.head(every), LEAK)).float(), torch.cat([x, once, twice], 1)
+    def _logits(self, x: Tensor, features: Tensor, seen: Tensor) -> Tensor:
+        """Logits of m and l."""
+        once = smoothed(x.float())  # sums and products only: autocast leaves them in 32 bits
+        every = torch.cat([features, seen, self._seen(once), self._seen(smoothed(smoothed(once)))], 1)
+        return self.last(nnf.leaky_relu(self.head(every), LEAK)).float()
 
 
 def maps_of(logits: Tensor, levels: tuple[float, float]) -> Tensor:
-    """m, l and the shares of v (B, 5, ...), see `ResidualUNet`, from their logits."""
+    """m and l (B, 2, ...), see `ResidualUNet`, from their logits."""
     low, high = levels
-    level = low + (high - low) * torch.sigmoid(2 * logits[:, 4:])
-    shares = torch.softmax(SHARE * torch.tanh(logits[:, 1:4] / SHARE), 1)
-    return torch.cat([torch.sigmoid(SHARP * logits[:, :1]), level, shares], 1)
+    level = low + (high - low) * torch.sigmoid(2 * logits[:, 1:])
+    return torch.cat([torch.sigmoid(SHARP * logits[:, :1]), level], 1)
 
 
-def replaced(x: Tensor, maps: Tensor, values: Tensor) -> Tensor:
-    """y = x - m · max(v - l, 0); ``values``: x, x smoothed once and twice (B, 3, ...)."""
-    value = (maps[:, 2:] * values).sum(1, keepdim=True)
-    return x - maps[:, :1] * (value - maps[:, 1:2]).clamp(min=0)
+def replaced(x: Tensor, maps: Tensor, value: Tensor) -> Tensor:
+    """y = x - m · max(v - l, 0); ``value``: v (B, 1, ...)."""
+    return x - maps[:, :1] * (value - maps[:, 1:]).clamp(min=0)
 
 
 class Block(nn.Module):
@@ -196,13 +206,3 @@ def unfold(x: Tensor, dims: int) -> Tensor:
     for a in range(dims):
         order += [2 + dims + a, 2 + a]
     return x.permute(order).reshape(x.shape[0], x.shape[1], *(2 * n for n in sides))
-
-
-def smoothed(x: Tensor) -> Tensor:
-    """Filter each axis by [1, 2, 1] / 4, with the border repeated."""
-    for axis in range(2, x.ndim):
-        n = x.shape[axis]
-        ends = [x.narrow(axis, 0, 1), x, x.narrow(axis, n - 1, 1)]
-        padded = torch.cat(ends, axis)
-        x = (padded.narrow(axis, 0, n) + 2 * x + padded.narrow(axis, 2, n)) / 4
-    return x

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from medgen.networks.residual_unet import ResidualUNet, fold, maps_of, replaced, smoothed, unfold
+from medgen.networks.blocks.diffusion import smoothed
+from medgen.networks.residual_unet import ResidualUNet, fold, replaced, unfold
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 6), (2, 3, 4, 6, 8)])
@@ -26,18 +27,9 @@ def test_keeps_the_grid(dims, replace):
         spatial_dims=dims, in_channels=1, out_channels=1, filters=8, levels=2, windows=[(-0.2, 0.4)], replace=replace
     )
     shape = (2, 1, *(network.divisor * n for n in (2, 3, 4)[:dims]))
-    y, mask, level = network.with_mask(torch.rand(shape))
+    y, mask, level = network.with_maps(torch.rand(shape))
     assert y.shape == shape
     assert mask is level is None if replace is None else mask.shape == level.shape == shape
-
-
-def test_smoothing_equals_a_convolution_and_keeps_constants():
-    x = torch.randn(1, 1, 6, 5, 7)
-    taps = torch.tensor([0.25, 0.5, 0.25])
-    kernel = taps[:, None, None] * taps[:, None] * taps
-    padded = torch.nn.functional.pad(x, (1,) * 6, mode="replicate")
-    assert torch.allclose(smoothed(x), torch.nn.functional.conv3d(padded, kernel[None, None]), atol=1e-6)
-    assert torch.allclose(smoothed(torch.full((1, 1, 4, 4, 4), 0.3)), torch.tensor(0.3))
 
 
 def test_replacing_head_lowers_to_a_level_and_leaves_what_is_below_it():
@@ -47,12 +39,8 @@ def test_replacing_head_lowers_to_a_level_and_leaves_what_is_below_it():
     with torch.no_grad():
         assert (network(x) <= x).all()
         network.last.bias[0] = 20.0  # everywhere inside the mask
-        network.last.bias[1:4] = torch.tensor([20.0, -20.0, -20.0])  # by each voxel's own value, as far as shares go
-        y = network(x)
-        value = maps_of(torch.tensor([0.0, 20, -20, -20, 0]).reshape(1, 5, 1, 1, 1), (0.0, 0.1))[0, 2:].flatten()
-    assert value[0] > 0.96 and value.sum() == pytest.approx(1)
-    v = value[0] * x + value[1] * smoothed(x) + value[2] * smoothed(smoothed(smoothed(x)))
-    level = network.maps(x)[:, 1:2]
+        y, level = network(x), network.maps(x)[:, 1:]
+        v = network.within(x, smoothed(smoothed(x)))
     assert torch.allclose(y, x - (v - level).clamp(min=0), atol=1e-4)
 
 
@@ -69,7 +57,7 @@ def test_maps_give_the_output():
     torch.nn.init.normal_(network.last.weight)
     x = torch.rand(1, 1, 16, 16, 16)
     maps = network.maps(x)
-    values = torch.cat([x, smoothed(x), smoothed(smoothed(smoothed(x)))], 1)
-    assert torch.allclose(replaced(x, maps, values), network(x), atol=1e-6)
-    assert maps.shape == (1, 5, 16, 16, 16) and torch.allclose(maps[:, 2:].sum(1), torch.ones(1, 16, 16, 16))
+    value = network.within(x, smoothed(smoothed(x)))
+    assert torch.allclose(replaced(x, maps, value), network(x), atol=1e-6)
+    assert maps.shape == (1, 2, 16, 16, 16) and 0 <= maps[:, 0].min() and maps[:, 0].max() <= 1
     assert -0.02 <= maps[:, 1].min() and maps[:, 1].max() <= 0.1
