@@ -27,8 +27,8 @@ from medgen.settings import Settings
 from medgen.types import Case
 
 CONFIG = "ct_contrast_regression"
-DEMO = {"data.test": 0.25, "data.spacing": "null", "train.minutes": 7.5, "train.steps": 20000}
 SHIPPED = "ct-noncontrast"
+DEMO = {"data.test": 0.25, "data.spacing": "null", "train.start_from": SHIPPED, "train.minutes": 7.5}
 
 
 def main() -> int:

@@ -308,3 +308,13 @@ def test_patches_are_centred_on_the_given_voxels():
 def test_without_centres_the_random_draws_are_unchanged():
     for n in range(5):
         assert torch.equal(make()[n]["source"], make(centres={}, foreground_fraction=0.5)[n]["source"])
+
+
+def test_noise_is_the_same_in_both_of_a_pair_and_not_in_others():
+    plain, noisy = make()[0], make(noise=0.01)[0]
+    added = noisy["source"] - plain["source"]
+    assert 0 < added.std() < 0.01
+    torch.testing.assert_close(noisy["target"] - plain["target"], added, atol=1e-6, rtol=0)
+    plain, noisy = make(paired=False)[0], make(paired=False, noise=0.01)[0]
+    assert not torch.allclose(noisy["target"] - plain["target"], noisy["source"] - plain["source"], atol=1e-4)
+    assert max(make(noise=0.9)[n]["source"].abs().max() for n in range(4)) <= 1
