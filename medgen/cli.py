@@ -1,7 +1,6 @@
 """Command-line interface. Each command parses options, calls the library and prints; lazy imports keep --help fast."""
 
 import errno
-import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import typer
 
 from medgen.commands.augment import augment
 from medgen.commands.contrast import simulate_contrast
+from medgen.commands.doctor import doctor
 from medgen.commands.phantom import phantom
 from medgen.commands.segment import segment
 from medgen.commands.shared import (
@@ -38,13 +38,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="3D medical image translation: train, convert cohorts, and measure whether the result can be trusted.",
 )
-OPTIONAL = {
-    "torchio": "required by sampling.artefacts: pip install 'medgen[artefacts]'",
-    "pylibjpeg": "required for compressed DICOM: pip install 'medgen[dicom]'",
-    "ray": "required by --ray: pip install 'medgen[ray]'",
-    "pynetdicom": "required by --from-pacs and --to-pacs: pip install 'medgen[pacs]'",
-}
-
 
 # Errors of the file system that are reported without a traceback even if they name no file.
 USER_ERRORS = {errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
@@ -99,6 +92,7 @@ app.command()(augment)
 app.command()(synthesize)
 app.command()(segment)
 app.command(name="simulate-contrast")(simulate_contrast)
+app.command()(doctor)
 
 
 @app.command(cls=RayCommand)
@@ -266,27 +260,6 @@ def models() -> None:
     width = max(map(len, found), default=0)
     for name, about in found.items():
         print(f"{name:{width}s}  {about}")
-
-
-@app.command()
-def doctor() -> None:
-    """Show versions, devices and missing optional packages."""
-    from medgen.environment import git_commit, versions
-
-    for name, version in versions().items():
-        print(f"{name:20s} {version}")
-    print(f"{'commit':20s} {git_commit() or 'not a checkout'}")
-    import torch
-
-    print(f"{'threads':20s} {torch.get_num_threads()}")
-    for i in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(i)
-        print(f"{f'cuda:{i}':20s} {properties.name}, {properties.total_memory / 2**30:.0f} GiB")
-    if not torch.cuda.is_available():
-        print(f"{'cuda':20s} not available; training and conversion run on the CPU")
-    for module, use in OPTIONAL.items():
-        if importlib.util.find_spec(module) is None:
-            print(f"{module:20s} missing; {use}")
 
 
 def main() -> None:

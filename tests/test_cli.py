@@ -422,3 +422,20 @@ def test_translate_to_a_chosen_domain(run, cohort, tmp_path):
         made.append(np.asarray(nib.load(tmp_path / "out" / "case0.nii.gz").dataobj))
     assert not np.array_equal(*made)
     assert "0 converted, 4 skipped" in run(*words, "--target", "arterial")[1]
+
+
+def test_doctor_measures_the_alignment_of_pairs(run, tmp_path, monkeypatch):
+    from medgen.qa.measures import misalignment
+
+    small = ["--patients", 2, "--size", 12, 10, 8, "--spacing", 32]
+    assert run("phantom", tmp_path / "cohort", *small)[0] == 0
+    code, out, _ = run("doctor", tmp_path / "cohort")
+    assert code == 0 and "patient_000: too small" in out
+    monkeypatch.setattr(misalignment, "misalignment", lambda a, b: misalignment.Misalignment(2.0, 3.0, 9, 0.5))
+    code, out, _ = run("doctor", tmp_path / "cohort")
+    assert code == 0 and "2 of 2 pairs are misaligned" in out
+    (tmp_path / "cohort" / "target" / "patient_001.nii.gz").write_bytes(b"no image")
+    code, out, err = run("doctor", tmp_path / "cohort")
+    assert code == 2 and "patient_001" in err and "patient_000: median" in out
+    code, _, err = run("doctor", tmp_path / "cohort", "--sources", "none", "--targets", "source")
+    assert code == 2 and "none" in err

@@ -1,0 +1,93 @@
+"""``medgen doctor``: the installation, and the alignment of the pairs of a cohort."""
+
+import importlib.util
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medgen.commands.shared import finish
+from medgen.errors import InputError
+from medgen.io.names import print_line
+
+OPTIONAL = {
+    "torchio": "required by sampling.artefacts: pip install 'medgen[artefacts]'",
+    "pylibjpeg": "required for compressed DICOM: pip install 'medgen[dicom]'",
+    "ray": "required by --ray: pip install 'medgen[ray]'",
+    "pynetdicom": "required by --from-pacs and --to-pacs: pip install 'medgen[pacs]'",
+}
+
+
+def doctor(
+    cohort: Annotated[
+        Path | None, typer.Argument(help="A cohort of pairs: measure how well source and target are aligned.")
+    ] = None,
+    sources: Annotated[str, typer.Option(help="Comma-separated source contrasts, as data.sources.")] = "source",
+    targets: Annotated[str, typer.Option(help="Comma-separated target contrasts, as data.targets.")] = "target",
+) -> None:
+    """Show versions, devices and missing optional packages; or, with COHORT, the alignment of its pairs."""
+    if cohort is None:
+        _installation()
+    else:
+        _alignment(cohort, _names(sources), _names(targets))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _installation() -> None:
+    import torch
+
+    from medgen.environment import git_commit, versions
+
+    for name, version in versions().items():
+        print(f"{name:20s} {version}")
+    print(f"{'commit':20s} {git_commit() or 'not a checkout'}")
+    print(f"{'threads':20s} {torch.get_num_threads()}")
+    for i in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(i)
+        print(f"{f'cuda:{i}':20s} {properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+    if not torch.cuda.is_available():
+        print(f"{'cuda':20s} not available; training and conversion run on the CPU")
+    for module, use in OPTIONAL.items():
+        if importlib.util.find_spec(module) is None:
+            print(f"{module:20s} missing; {use}")
+
+
+def _alignment(cohort: Path, sources: tuple[str, ...], targets: tuple[str, ...]) -> None:
+    from medgen.data.cohort.read import read_cohort
+    from medgen.io.read import read_volume
+    from medgen.qa.measures.misalignment import misalignment
+
+    if not sources or not targets:
+        raise InputError("contrast-names-missing", "--sources and --targets need at least one name each")
+    pairs = [
+        case for case in read_cohort(cohort, sources=sources, targets=targets).cases if case.source and case.target
+    ]
+    if not pairs:
+        raise InputError(
+            "cohort-no-pairs", f"{cohort} has no case with both a source and a target; alignment is measured on pairs"
+        )
+    failures, apart = [], []
+    for case in pairs:
+        try:
+            found = misalignment(read_volume(case.source[0]), read_volume(case.target[0]))
+        except InputError as error:
+            failures.append(f"{case.name}: {error}")
+            continue
+        if found is None:
+            print_line(f"{case.name}: too small to measure")
+            continue
+        beyond = found.median > found.limit
+        apart += [case.name] * beyond
+        print_line(
+            f"{case.name}: median {found.median:.1f} mm, 90th percentile {found.p90:.1f} mm in {found.blocks} blocks"
+            + (f"; misaligned (limit {found.limit:g} mm)" if beyond else "")
+        )
+    if apart:
+        print_line(
+            f"warning: {len(apart)} of {len(pairs)} pairs are misaligned; register them, or train with "
+            "method.name=reggan (config ct_contrast_reggan), which learns the deformation"
+        )
+    finish(failures, len(pairs))
