@@ -438,4 +438,4 @@ def test_doctor_measures_the_alignment_of_pairs(run, tmp_path, monkeypatch):
     code, out, err = run("doctor", tmp_path / "cohort")
     assert code == 2 and "patient_001" in err and "patient_000: median" in out
     code, _, err = run("doctor", tmp_path / "cohort", "--sources", "none", "--targets", "source")
-    assert code == 2 and "none" in err
+    assert code == 2 and "no case with both a source and a target" in err
