@@ -14,7 +14,7 @@ from scipy import ndimage
 from medgen.phantom.anatomy.lesions import paint_lesions
 from medgen.phantom.anatomy.pelvis import paint_pelvis
 from medgen.phantom.anatomy.shapes import WHOLE, Array, Canvas, smooth_field, stream
-from medgen.phantom.anatomy.skeleton import paint_ribs, paint_spine
+from medgen.phantom.anatomy.skeleton import paint_inlet, paint_ribs, paint_spine
 from medgen.phantom.anatomy.thorax import paint_shoulders, paint_thorax
 from medgen.phantom.anatomy.torso import Habitus, paint_wall, table_height
 from medgen.phantom.anatomy.vessels import paint_great_vessels, paint_liver_vessels, paint_mesentery
@@ -99,6 +99,7 @@ def random_anatomy(seed: int, size: tuple[int, int, int], spacing: tuple[float, 
     thick, cortex, shade = (float(rng.uniform(*limits)) for limits in ((1.4, 4.0), (0.4, 1.8), (0, 60)))
     paint_ribs(canvas, trunk, thick, cortex, shade)
     paint_spine(canvas, lowest=-150.0)
+    paint_inlet(canvas, thick, cortex)
     paint_shoulders(canvas)
     paint_back_muscles(canvas, habitus)
     paint_mesentery(canvas, trunk, habitus)

@@ -130,3 +130,46 @@ def paint_vertebra(canvas: Canvas, height: float, gap: float) -> None:
         np.minimum(body + 1.3, rear + 2.2),
         shade=canvas.bumps(f"marrow {height}", box, 8, 14),
     )
+
+
+def paint_inlet(canvas: Canvas, thick: float, cortex: float) -> None:
+    """Upper three vertebrae and ribs, and manubrium: the bones beside the large vessels at the top of the chest.
+
+    ``thick``: half the thickness of a rib, ``cortex``: thickness of the cortex, both in mm.
+    """
+    rng = stream(canvas.seed, "inlet")
+    bump = float(rng.uniform(0, 1))
+    for n, (head, front, wide) in enumerate(((326, 284, 58), (303, 258, 82), (279, 236, 98))):
+        back = float(spine_depth(min(head, 290)))
+        paint_vertebra(canvas, head - 4.0, 24.0)
+        head, front, wide = (v + float(rng.normal(0, s)) for v, s in ((head, 4), (front, 5), (wide, 5)))
+        for side in (1, -1):
+            points = [
+                (side * 22, back - 12, head),
+                (side * 0.75 * wide, back - 8, head - 4),
+                (side * wide, -20, 0.6 * head + 0.4 * front),
+                (side * 0.8 * wide, 32, 0.2 * head + 0.8 * front),
+                (side * 34, 56, front),
+            ]
+            box, sd = canvas.path(points, [thick + 2.6] * 5, f"upper rib {n} {side}", 2.0, reach=4.0)
+            end = points[-2][0] * side - 4  # bone ends here, cartilage goes on to the manubrium
+            x, y, _ = canvas.at(box)
+            if sd.size == 0:
+                continue
+            bony = np.maximum(sd, np.where(y > 20, end - np.abs(x), -1e3))
+            canvas.paint("cartilage", LABELS["cartilage"], box, sd - 0.5)
+            canvas.paint("cortical_bone", LABELS["bone"], box, bony)
+            shade = canvas.bumps(f"upper rib marrow {n}", box, 7, 40 * bump)
+            canvas.paint("rib_marrow", LABELS["bone"], box, bony + cortex, shade=shade)
+    box = canvas.box((-40, 40, 225), (40, 80, 300))
+    x, y, z = canvas.at(box)
+    if x.size == 0:
+        return
+    width = 15 + 16 * np.clip((z - 238) / 50, 0, 1)
+    sd = np.maximum(
+        np.maximum(np.abs(x) - width, np.abs(y - 58 - 0.1 * (262 - z)) - rng.uniform(4.5, 8)), np.abs(z - 264) - 27
+    )
+    sd = sd + canvas.bumps("manubrium", box, 14, 1.0)
+    canvas.paint("cortical_bone", LABELS["bone"], box, sd, opacity=float(rng.uniform(0.7, 1)))
+    marrow = str(rng.choice(("rib_marrow", "trabecular_bone")))
+    canvas.paint(marrow, LABELS["bone"], box, sd + cortex, shade=canvas.bumps("manubrium marrow", box, 6, 40 * bump))

@@ -202,9 +202,13 @@ def paint_shoulders(canvas: Canvas) -> None:
     """Clavicles, shoulder blades, and arms beside the trunk in patients who keep them down."""
     rng = stream(canvas.seed, "shoulders")
     down = rng.random() < 0.3
+    head = float(rng.uniform(7, 13))
     for side in (1, -1):
         paint_long_bone(
-            canvas, [(side * 14, 62, 258), (side * 70, 46, 276), (side * 140, 4, 292)], [8, 5, 6], "clavicle"
+            canvas,
+            [(side * 22, 58, 284), (side * 40, 58, 288), (side * 76, 46, 296), (side * 140, 4, 306)],
+            [head, 0.7 * head, 5, 6],
+            "clavicle",
         )
         box = canvas.box((side * 100 - 60, -115, 140), (side * 100 + 60, -50, 290))
         x, y, z = canvas.at(box)
@@ -224,4 +228,5 @@ def paint_long_bone(canvas: Canvas, points: Places, radii: list[float], name: st
     """A tubular bone: cortex around marrow."""
     box, sd = canvas.path(points, radii, name, 1.0, reach=4.0)
     canvas.paint("cortical_bone", LABELS["bone"], box, sd)
-    canvas.paint("trabecular_bone", LABELS["bone"], box, sd + max(1.2, 0.22 * radii[0]))
+    cortex = float(stream(canvas.seed, name + " cortex").uniform(0.06, 0.25)) * max(5.5, min(radii))
+    canvas.paint("trabecular_bone", LABELS["bone"], box, sd + cortex)
