@@ -18,7 +18,7 @@ from medgen.errors import InputError
 from medgen.io.names import print_line
 
 CONFIG = "ct_contrast_regression"
-COHORT = {"patients": 240, "size": (128, 112, 96), "seed": 11}
+COHORT = {"patients": 400, "size": (128, 112, 96), "seed": 21}
 KNOWN = (  # limits of the model that is in the package, shown in every report that it makes
     "ribs can be taken for vessels and lose most of their density, and parts of the heart and the aorta can stay "
     "enhanced; look at bones and at the verdict before use"
