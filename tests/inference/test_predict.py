@@ -11,6 +11,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from small import SMALL_METHOD, make_model, merged, small_settings
 
+from medgen.inference import predict
 from medgen.inference.predict import pass_bytes, translate_array, translate_case, translate_volume, use_whole
 from medgen.io.volume import Volume
 from medgen.model_info import RangeInfo
@@ -351,6 +352,18 @@ def test_structures_are_replaced_on_the_scans_own_grid(spacing):
     expected = np.clip(1000 * (x - v.clamp(min=0)).numpy(), -1000, 1000)
     np.testing.assert_allclose(out[inside], expected[inside], atol=0.02)
     assert np.array_equal(out[~inside], volume.data[~inside])
+
+
+def test_smoothing_by_slabs_equals_that_of_the_whole_scan(monkeypatch):
+    method = {"name": "regression", "generator": {"name": "residual_unet", "filters": 4, "levels": 2}}
+    method["generator"]["replace"] = (-0.1, 0.1)
+    model = make_model(small_settings(method=method, inference={"transfer": "difference"}), train=False)
+    torch.nn.init.normal_(model.generator.last.weight)
+    volume = Volume(scan((40, 30, 70)), affine((1.5, 1.5, 1.2)), np.dtype(np.int16))
+    whole = translate_volume(model, volume).data
+    monkeypatch.setattr(predict, "SLAB", 40 * 30 * 11)
+    np.testing.assert_allclose(translate_volume(model, volume).data, whole, atol=0.05)
+    assert np.abs(whole - volume.data).max() > 20
 
 
 def test_windows_have_the_size_of_inference_patch():
