@@ -34,6 +34,9 @@ DISPLAY_ORDER = ("aorta", "kidney", "liver", "spleen", "inferior_vena_cava", "po
 ENHANCING = (*(term for terms in STRUCTURES.values() for term in terms), "renal", "hyper")
 NOT_ENHANCING = ("adrenal", "cyst", "stone", "hypovascular", "lesion hypo")
 
+MUSCLES = ("muscle", "autochthon", "psoa", "gluteu")  # the last three: TotalSegmentator
+NOT_SKELETAL = ("heart", "cardi", "papillar")
+
 LESIONS = ("lesion", "cyst", "tumor", "tumour", "metasta", "nodul")
 CALCULI = ("stone",)
 
@@ -90,6 +93,11 @@ def is_vessel(name: str) -> bool:
 def is_homogeneous(name: str) -> bool:
     """Whether a name, also of a part such as ``liver_vessels``, has the term of a homogeneous organ."""
     return _has(name, HOMOGENEOUS)
+
+
+def is_muscle(name: str) -> bool:
+    """Whether a name means skeletal muscle."""
+    return _has(name, MUSCLES) and not _has(name, NOT_SKELETAL) and not is_pathology(name)
 
 
 def is_lesion(name: str) -> bool:

@@ -6,6 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 from medgen.data.fast_filters import gaussian
+from medgen.terminology import is_muscle
 
 # HU range of each tissue in the input after a Gaussian filter of 2.5 mm (ICRU Report 44; fat: Aubrey et al., Acta
 # Physiol 2014;210:489).
@@ -26,9 +27,9 @@ def unenhancing_change(
     """Measure the change of HU in tissues with little contrast medium.
 
     Fat and lung are the voxels of the source in an HU range without the outermost ones. Dense bone is also an HU
-    range; there the change is smoothed by 4 mm, because even slight blur lowers the HU of a thin cortex. Muscle is
-    the label of that name. Iodine adds nothing to fat and, in their blood, about 10 HU to lung and muscle. Medians
-    are robust to iodine in some of the voxels.
+    range; there the change is smoothed by 4 mm, because even slight blur lowers the HU of a thin cortex. Muscle is all
+    labels whose names mean a skeletal muscle. Iodine adds nothing to fat and, in their blood, about 10 HU to lung and
+    muscle. Medians are robust to iodine in some of the voxels.
 
     Args:
         source, output: (X, Y, Z) HU on one grid.
@@ -43,9 +44,9 @@ def unenhancing_change(
     smooth = gaussian(source, [2.5 / s for s in spacing])
     masks = {name: body & (smooth > low) & (smooth < high) for name, (low, high) in BANDS.items()}
     masks |= {name: ndimage.binary_erosion(masks[name]) for name in ("fat", "lung")}
-    for value, name in (names or {}).items():
-        if name == "muscle" and labels is not None:
-            masks["muscle"] = ndimage.binary_erosion(labels == value)
+    muscles = [value for value, name in (names or {}).items() if is_muscle(name)]
+    if muscles and labels is not None:
+        masks["muscle"] = ndimage.binary_erosion(np.isin(labels, muscles))
     change = output.astype(np.float32) - source
     found = {}
     for name, mask in masks.items():

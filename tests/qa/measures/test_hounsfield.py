@@ -40,3 +40,14 @@ def test_muscle_needs_labels_and_small_tissues_are_left_out(scan):
     assert change["muscle"][1] == pytest.approx(-9, abs=1e-3)
     nothing = np.zeros(scan.shape, bool)
     assert unenhancing_change(scan, scan, nothing, MM) == {}
+
+
+def test_every_label_of_a_skeletal_muscle_counts(scan):
+    labels = np.zeros(scan.shape, int)
+    labels[4:14, 4:14, 4:14], labels[20:30, 4:14, 4:14], labels[4:14, 20:30, 4:14] = 1, 2, 3
+    output = scan - 9.0 * (labels < 3) - 50.0 * (labels == 3)
+    names = {1: "Autochthon_left", 2: "gluteus_maximus_right", 3: "heart_muscle"}
+    change = unenhancing_change(scan, output, np.ones(scan.shape, bool), MM, labels=labels, names=names)
+    assert change["muscle"][1] == pytest.approx(-9, abs=1e-3)
+    del names[1], names[2]
+    assert "muscle" not in unenhancing_change(scan, output, np.ones(scan.shape, bool), MM, labels=labels, names=names)
