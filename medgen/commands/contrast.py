@@ -1,7 +1,7 @@
 """``medgen simulate-contrast``: contrast CT with known truth from non-contrast CT and label maps."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,11 +29,23 @@ def simulate_contrast(
     oral: Annotated[
         bool, typer.Option("--oral", help="Oral contrast medium in stomach and bowel, in source and target.")
     ] = False,
+    reverse: Annotated[
+        bool,
+        typer.Option(
+            "--reverse",
+            help="IMAGES are CTs with contrast medium: lower the labelled structures to their usual HU "
+            "without it, and write pairs of each CT and this twin.",
+        ),
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Simulate contrast phases on non-contrast CT: pairs for training and testing whose truth is the scan itself."""
     from medgen.contrast.cohort import simulate_cohort
 
+    if reverse and (excreted or oral):
+        raise InputError(
+            "option-reverse-conflict", "--excreted and --oral add contrast medium; omit them with --reverse"
+        )
     phases = [name.strip() for name in phase.split(",") if name.strip()]
     if not phases:
         raise InputError("phase-unknown", "--phase names no phase; give arterial, portal_venous or late")
@@ -47,9 +59,10 @@ def simulate_contrast(
             seed=seed,
             excreted=excreted,
             oral=oral,
+            reverse=reverse,
             overwrite=overwrite,
             done=lambda result, i, n: print_line(
-                f"[{i}/{n}] {result.case}: {result.error or ', '.join(result.phases)}"
+                f"[{i}/{n}] {result.case}: {result.error or ', '.join(result.phases) or _twin(result.unknown or {})}"
             ),
         )
     if unchanged := sorted({name for result in results for name in result.unchanged}):
@@ -57,3 +70,13 @@ def simulate_contrast(
             f"labels left unchanged, because they take up no contrast medium or are not known: {', '.join(unchanged)}"
         )
     finish([f"{result.case}: {result.error}" for result in results if result.error], len(results))
+
+
+def _twin(record: dict[str, Any]) -> str:
+    """What is not known of an unenhanced twin."""
+    said = [f"twin of {len(record['removed'])} structures"]
+    for key, text in (("unchanged", "unchanged"), ("assumed", "lesions with an assumed HU")):
+        if record[key]:
+            said.append(f"{text}: {', '.join(record[key])}")
+    said.append(f"{record['unlabelled_bright_ml']:g} ml of bright soft tissue without a label stay as they are")
+    return "; ".join(said)

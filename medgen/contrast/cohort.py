@@ -1,4 +1,5 @@
-"""Simulate contrast phases for a cohort: non-contrast CTs and label maps in, training pairs with known truth out."""
+"""Pairs for training from unpaired CTs and their label maps: contrast phases simulated on non-contrast CTs, with known
+truth, and the unenhanced twins of contrast CTs."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from medgen import __version__
 from medgen.contrast.enhancement import PHASES, uptake_of
 from medgen.contrast.label_names import names_of_labels
 from medgen.contrast.simulate import simulate
+from medgen.contrast.unenhanced import unenhanced
 from medgen.data.body_mask import looks_like_hu
 from medgen.data.cohort.patients import PROVENANCE
 from medgen.errors import InputError, reason
@@ -32,6 +34,7 @@ class Simulated:
     case: str
     phases: tuple[str, ...] = ()
     unchanged: tuple[str, ...] = ()  # labels whose structure takes up no contrast medium, or is not known
+    unknown: dict[str, Any] | None = None  # with ``reverse``: the record of `unenhanced`
     error: str | None = None
 
 
@@ -45,6 +48,7 @@ def simulate_cohort(
     seed: int = 0,
     excreted: bool = False,
     oral: bool = False,
+    reverse: bool = False,
     overwrite: bool = False,
     done: Callable[[Simulated, int, int], None] = lambda *_: None,
 ) -> list[Simulated]:
@@ -58,6 +62,8 @@ def simulate_cohort(
         table: names of the label values, see `label_names.names_of_labels`.
         seed: of all draws; a case depends on the seed and its name alone.
         excreted, oral: see `simulate`.
+        reverse: the images are CTs with contrast medium; write ``source/CASE.nii.gz`` (the CT itself) and ``target/``
+            (its twin without contrast medium, see `unenhanced`) instead.
         overwrite: replace the result of another call.
 
     Returns:
@@ -73,7 +79,7 @@ def simulate_cohort(
     check_output_is_not_input(out, images, labels)
     settings = {
         "command": "simulate-contrast", "images": images, "labels": labels, "phases": list(phases), "seed": seed,
-        "excreted": excreted, "oral": oral,
+        "excreted": excreted, "oral": oral, "reverse": reverse,
     }  # fmt: skip
     results: list[Simulated] = []
     records: dict[str, Any] = {}
@@ -81,7 +87,18 @@ def simulate_cohort(
         for number, (case, image, label_map) in enumerate(pairs, start=1):
             result = Simulated(case)
             try:
-                _simulate_case(case, image, label_map, out, phases, table, seed, excreted, oral, result, records)
+                ct, values, present = _read(image, label_map, table)
+                _add_names(out / "labels.json", label_map, {name: value for value, name in present.items()})
+                result.unchanged = tuple(name for name in present.values() if uptake_of(name) is None)
+                if reverse:
+                    twin = unenhanced(ct.data, values, present, ct.spacing)
+                    pairs_of = {case: (ct.data, twin.plain, {"name": "unenhanced", **twin.record})}
+                    result.unknown = twin.record
+                else:
+                    pairs_of = _simulated(case, ct, values, present, phases, seed, excreted, oral)
+                    result.phases = tuple(phases)
+                for name, (source, target, operation) in pairs_of.items():
+                    records[name] = _written(out, name, case, source, target, values, ct.affine, operation)
             except (InputError, ArithmeticError, MemoryError) as error:
                 result.error = reason(error)
             results.append(result)
@@ -93,19 +110,11 @@ def simulate_cohort(
     return results
 
 
-def _simulate_case(
-    case: str,
-    image: Path,
-    label_map: Path,
-    out: Path,
-    phases: Sequence[str],
-    table: Path | str | None,
-    seed: int,
-    excreted: bool,
-    oral: bool,
-    result: Simulated,
-    records: dict[str, Any],
-) -> None:
+Pairs = dict[str, tuple[np.ndarray, np.ndarray, dict[str, Any]]]  # name → source, target (HU), operation
+
+
+def _read(image: Path, label_map: Path, table: Path | str | None) -> tuple[Volume, np.ndarray, dict[int, str]]:
+    """CT and label values in canonical axes, and the names of the values that occur. Raises InputError."""
     ct, labels = to_canonical(read_volume(image)), to_canonical(read_volume(label_map))
     if not looks_like_hu(ct.data):
         raise InputError("metric-not-hu", f"{image} is not CT in HU; contrast can be simulated in HU only")
@@ -116,24 +125,50 @@ def _simulate_case(
     present = {int(value): names[int(value)] for value in np.unique(values) if int(value) in names}
     if not present:
         raise InputError("labels-table-foreign", f"{label_map} holds none of the values of its table of names")
-    _add_names(out / "labels.json", label_map, {name: value for value, name in present.items()})
-    result.unchanged = tuple(name for name in present.values() if uptake_of(name) is None)
+    return ct, values, present
+
+
+def _simulated(
+    case: str,
+    ct: Volume,
+    values: np.ndarray,
+    names: dict[int, str],
+    phases: Sequence[str],
+    seed: int,
+    excreted: bool,
+    oral: bool,
+) -> Pairs:
+    """A pair for each phase."""
     case_seed = int.from_bytes(case.encode()[-8:].rjust(8, b"\0"), "little") ^ seed
+    found: Pairs = {}
     for phase in phases:
-        simulation = simulate(ct.data, values, present, ct.spacing, phase, abs(case_seed), excreted=excreted, oral=oral)
-        name = f"{case}_{phase}"
-        truth = simulation.contrast - simulation.iodine
-        for part, data in (("source", simulation.contrast), ("target", truth), ("labels", values)):
-            kind = np.uint8 if part == "labels" and values.max() < 256 else np.int16
-            write_volume(out / part / f"{name}.nii.gz", Volume(np.rint(data).astype(kind), ct.affine))
-        files = [out / part / f"{name}.nii.gz" for part in ("source", "target", "labels")]
-        records[name] = {
-            "patient": case,
-            "source": case,
-            "operations": [{"name": "simulate-contrast", **simulation.record}],
-            "files": {str(f.relative_to(out)): sha256([f]) for f in files},
-        }
-    result.phases = tuple(phases)
+        simulation = simulate(ct.data, values, names, ct.spacing, phase, abs(case_seed), excreted=excreted, oral=oral)
+        operation = {"name": "simulate-contrast", **simulation.record}
+        found[f"{case}_{phase}"] = simulation.contrast, simulation.contrast - simulation.iodine, operation
+    return found
+
+
+def _written(
+    out: Path,
+    name: str,
+    case: str,
+    source: np.ndarray,
+    target: np.ndarray,
+    labels: np.ndarray,
+    affine: np.ndarray,
+    operation: dict[str, Any],
+) -> dict[str, Any]:
+    """Write a pair with its labels; returns its record."""
+    for part, data in (("source", source), ("target", target), ("labels", labels)):
+        kind = np.uint8 if part == "labels" and labels.max() < 256 else np.int16
+        write_volume(out / part / f"{name}.nii.gz", Volume(np.rint(data).astype(kind), affine))
+    files = [out / part / f"{name}.nii.gz" for part in ("source", "target", "labels")]
+    return {
+        "patient": case,
+        "source": case,
+        "operations": [operation],
+        "files": {str(f.relative_to(out)): sha256([f]) for f in files},
+    }
 
 
 def _add_names(table: Path, label_map: Path, names: dict[str, int]) -> None:

@@ -76,6 +76,8 @@ def test_same_seed_same_scan_and_oral_medium_is_in_both():
         ("aorta", "blood_left"),
         ("kidney_cyst_left", None),
         ("inferior_vena_cava", "blood_cava"),
+        ("liver_tumor", "lesion_hypovascular"),
+        ("kidney_lesion_hypervascular", "lesion_hypervascular"),
         ("portal_vein_and_splenic_vein", "blood_portal"),
         ("heart_atrium_right", "blood_right"),
         ("iliopsoas_left", "muscle"),

@@ -1,0 +1,80 @@
+"""The unenhanced twin: labelled structures come to their usual HU, with the scan's noise; the rest stays as it is."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from medgen.cli import app
+from medgen.contrast.unenhanced import unenhanced
+
+NAMES = {1: "aorta", 2: "liver", 3: "vertebrae_L1", 4: "stomach", 5: "liver_tumor", 6: "kidney_cyst_left"}
+MM = (2.0, 2.0, 2.0)
+
+
+def scan():
+    """Boxes in soft tissue in air, with noise of 8 HU; a calcification in the aorta, and a bright box without label."""
+    hu = np.full((48, 40, 32), -1000, np.float32)
+    hu[4:-4, 4:-4, 2:-2] = 40
+    labels = np.zeros(hu.shape, np.int32)
+    for value, box, level in (
+        (1, (slice(8, 16), slice(8, 16), slice(4, -4)), 300),
+        (2, (slice(20, 40), slice(8, 20), slice(4, -4)), 110),
+        (3, (slice(8, 14), slice(20, 28), slice(4, -4)), 250),
+        (4, (slice(28, 40), slice(24, 34), slice(8, -8)), 60),
+        (5, (slice(28, 34), slice(11, 17), slice(12, 20)), 70),
+        (6, (slice(18, 24), slice(26, 32), slice(8, -8)), 5),
+    ):
+        hu[box], labels[box] = level, value
+    hu[11:13, 11:13, 14:18] = 900
+    hu[8:14, 30:34, 8:-8] = 160
+    return hu + np.random.default_rng(0).normal(0, 8, hu.shape).astype(np.float32), labels
+
+
+def test_structures_come_to_their_level_and_keep_the_noise():
+    hu, labels = scan()
+    twin = unenhanced(hu, labels, NAMES, MM)
+    inner = np.zeros(hu.shape, bool)
+    inner[9:11, 9:15, 6:-6] = True
+    assert twin.plain[inner].mean() == pytest.approx(41, abs=3)
+    liver = (labels == 2) & (np.indices(hu.shape)[0] < 26)
+    assert twin.plain[liver].mean() == pytest.approx(57, abs=3)
+    assert twin.plain[liver].std() > 0.7 * hu[liver].std()
+    assert np.allclose(hu - twin.removed, twin.plain)
+
+
+def test_what_is_not_known_is_unchanged_or_recorded():
+    hu, labels = scan()
+    twin = unenhanced(hu, labels, NAMES, MM)
+    for value in (3, 4, 6):
+        inside = np.zeros(hu.shape, bool)
+        inside[1:-1, 1:-1, 1:-1] = (labels == value)[1:-1, 1:-1, 1:-1]
+        assert np.abs(twin.removed[inside]).mean() < 1, NAMES[value]
+    assert (twin.removed[hu < -500] == 0).all()
+    assert twin.plain[11:13, 11:13, 15:17].min() > 400, "a calcification stays"
+    record = twin.record
+    assert set(record["removed"]) == {"aorta", "liver", "liver_tumor"}
+    assert record["unchanged"] == ["stomach", "vertebrae_L1"] and record["assumed"] == ["liver_tumor"]
+    assert record["unlabelled_bright_ml"] == pytest.approx(6 * 4 * 16 * 8 / 1000, rel=0.5)
+    assert 0 < record["calcium_ml"] < 1
+    with pytest.raises(ValueError, match="one shape"):
+        unenhanced(hu, labels[1:], NAMES, MM)
+
+
+def test_command_writes_the_pair_and_says_what_is_not_known(tmp_path):
+    hu, labels = scan()
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    nib.save(nib.Nifti1Image(np.rint(hu).astype(np.int16), affine), tmp_path / "ct.nii.gz")
+    nib.save(nib.Nifti1Image(labels.astype(np.uint8), affine), tmp_path / "map.nii.gz")
+    (tmp_path / "labels.json").write_text(json.dumps({name: value for value, name in NAMES.items()}))
+    given = ["simulate-contrast", str(tmp_path / "ct.nii.gz"), str(tmp_path / "map.nii.gz"), str(tmp_path / "out")]
+    result = CliRunner().invoke(app, [*given, "--reverse"])
+    assert result.exit_code == 0 and "twin of 3 structures; unchanged: stomach" in result.output
+    source, target = (nib.load(tmp_path / "out" / part / "ct.nii.gz").get_fdata() for part in ("source", "target"))
+    assert np.array_equal(source, np.rint(hu)) and (source - target).max() > 200
+    (operation,) = json.loads((tmp_path / "out" / "provenance.json").read_text())["real"]["ct"]["operations"]
+    assert operation["name"] == "unenhanced" and operation["assumed"] == ["liver_tumor"]
+    result = CliRunner().invoke(app, [*given[:-1], str(tmp_path / "other"), "--reverse", "--oral"])
+    assert result.exit_code == 2 or "omit them with --reverse" in str(result.exception)
