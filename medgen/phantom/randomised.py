@@ -78,7 +78,7 @@ def random_anatomy(seed: int, size: tuple[int, int, int], spacing: tuple[float, 
         frame=(float(frame[0]), float(frame[1]), float(frame[2])),
     )
     height = float(
-        rng.choice((rng.uniform(120, 230), rng.uniform(-40, 120), rng.uniform(-230, -40)), p=(0.45, 0.35, 0.2))
+        rng.choice((rng.uniform(120, 230), rng.uniform(-40, 120), rng.uniform(-230, -40)), p=(0.4, 0.3, 0.3))
     )
     wide = [n * s for n, s in zip(size, spacing, strict=True)]
     # A crop smaller than the body looks at its middle or aside of it; a whole field of view at the middle.

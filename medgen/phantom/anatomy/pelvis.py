@@ -4,7 +4,7 @@ import numpy as np
 
 from medgen.phantom.anatomy.labels import LABELS
 from medgen.phantom.anatomy.shapes import Canvas, ellipsoid, stream
-from medgen.phantom.anatomy.thorax import paint_long_bone
+from medgen.phantom.anatomy.thorax import marrow, paint_long_bone
 from medgen.phantom.anatomy.torso import Trunk
 
 
@@ -15,6 +15,7 @@ def paint_pelvis(canvas: Canvas, trunk: Trunk) -> None:
         return
     paint_pelvic_muscles(canvas, trunk)
     paint_sacrum(canvas)
+    cortex = float(rng.uniform(0.6, 3.0))
     for side in (1, -1):
         box = canvas.box((side * 80 - 60, -90, -300), (side * 80 + 60, 60, -100))
         x, y, z = canvas.at(box)
@@ -23,10 +24,14 @@ def paint_pelvis(canvas: Canvas, trunk: Trunk) -> None:
             blade = np.abs(side * x - (112 - 34 * t) + 0.35 * (y + 20)) - (3.5 + 3 * t)
             blade = np.maximum(blade, np.hypot((y + 18) / 52, (z + 175) / 78) * 52 - 52)
             canvas.paint("cortical_bone", LABELS["bone"], box, blade)
-            canvas.paint("trabecular_bone", LABELS["bone"], box, blade + 2.0)
+            canvas.paint(
+                "trabecular_bone", LABELS["bone"], box, blade + cortex, shade=marrow(canvas, f"hip {side}", box)
+            )
             socket = ellipsoid(x, y, z, (side * 88, -2, -262), (34, 32, 32))
             canvas.paint("cortical_bone", LABELS["bone"], box, socket)
-            canvas.paint("trabecular_bone", LABELS["bone"], box, socket + 3)
+            canvas.paint(
+                "trabecular_bone", LABELS["bone"], box, socket + 3, shade=marrow(canvas, f"socket {side}", box)
+            )
         paint_long_bone(canvas, [(side * 90, 0, -264), (side * 92, 0, -272)], [23, 23], f"femoral head {side}")
         paint_long_bone(
             canvas,

@@ -229,4 +229,12 @@ def paint_long_bone(canvas: Canvas, points: Places, radii: list[float], name: st
     box, sd = canvas.path(points, radii, name, 1.0, reach=4.0)
     canvas.paint("cortical_bone", LABELS["bone"], box, sd)
     cortex = float(stream(canvas.seed, name + " cortex").uniform(0.06, 0.25)) * max(5.5, min(radii))
-    canvas.paint("trabecular_bone", LABELS["bone"], box, sd + cortex)
+    canvas.paint("trabecular_bone", LABELS["bone"], box, sd + cortex, shade=marrow(canvas, name, box))
+
+
+def marrow(canvas: Canvas, name: str, box: tuple[slice, slice, slice]) -> Array:
+    """HU of the variation within the marrow of a bone: trabeculae that follow its load, and denser and fatty parts."""
+    rng = stream(canvas.seed, name + " marrow")
+    amount = float(rng.uniform(0, 70))
+    coarse = canvas.bumps(name + " coarse", box, float(rng.uniform(8, 20)), amount)
+    return coarse + canvas.bumps(name + " fine", box, float(rng.uniform(2.5, 6)), 0.6 * amount)
