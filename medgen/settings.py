@@ -223,7 +223,8 @@ class Sampling(Section):
         ge=0,
         lt=1,
         description="largest standard deviation of noise added to a patch, in encoded units; source and target of a "
-        "pair get the same noise, so that the network learns to keep noise, not to remove it",
+        "pair, and all contrasts, get the same noise, so that the network learns to keep noise, not to remove it; a "
+        "masked background (-1) stays",
     )
     artefacts: tuple[Artefact, ...] = Field((), description="TorchIO artefacts added to the source only")
     workers: int = Field(0, ge=0, description="loader processes in addition to the training process")

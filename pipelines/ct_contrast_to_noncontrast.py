@@ -28,6 +28,7 @@ from medgen.types import Case
 
 CONFIG = "ct_contrast_regression"
 SHIPPED = "ct-noncontrast"
+OWN = "trained here"
 DEMO = {"data.test": 0.25, "data.spacing": "null", "train.start_from": SHIPPED, "train.minutes": 7.5}
 
 
@@ -54,6 +55,7 @@ def main() -> int:
 
 def run(settings: Settings, out: Path, beside: str | None = None, overwrite: bool = False) -> list[str]:
     """Train, convert the test patients and evaluate, also with the model ``beside``; return the failures."""
+    from medgen.checkpoint import load_model
     from medgen.io.atomic import atomic_folder
     from medgen.models import model_folder
     from medgen.reports.evaluation import write_report
@@ -71,7 +73,9 @@ def run(settings: Settings, out: Path, beside: str | None = None, overwrite: boo
             "config-test-zero",
             "data.test is 0, so no patients are left for evaluation; set it, for example data.test=0.2",
         )
-    other = None if beside is None else model_folder(beside)  # a wrong name is refused before training
+    other = None if beside is None else model_folder(beside)
+    if other is not None:
+        load_model(other)  # one that cannot be used is refused before training
     best = train(settings, out / "run", resume=True, overwrite=overwrite)
     with atomic_folder(out / "model") as aside:
         shutil.copytree(best, aside, dirs_exist_ok=True)
@@ -80,7 +84,7 @@ def run(settings: Settings, out: Path, beside: str | None = None, overwrite: boo
     test = [case for case in load_split(out / "run" / "split.json", cohort.cases)["test"] if not case.synthetic]
     if not test:
         raise InputError("split-no-test-patients", "the split has no test patients; increase data.test")
-    systems = [System("trained here", out / "model", out / "converted", out / "results")]
+    systems = [System(OWN, out / "model", out / "converted", out / "results")]
     if other is not None:
         systems.append(System(str(beside), other, out / "beside" / "converted", out / "beside" / "results"))
     outcomes = [converted_and_evaluated(system, test, folder) for system in systems]
@@ -147,12 +151,12 @@ def converted_and_evaluated(system: System, test: list[Case], folder: Path) -> O
     info = model.info
     return Outcome(
         note=f"Model {system.name}: {model.settings.method.name}, step {info.step}, weights "
-        f"{info.weights_sha256[:12]}, trained on {len(info.training_data['training'])} patients, none of whom is among "
-        "the cases below.",
+        f"{info.weights_sha256[:12]}, trained on {len(info.training_data['training'])} cases"
+        + (", none of which is among the cases below." if system.name == OWN else "."),
         warnings=[f"{system.name}: recorded when the model was saved: {text}" for text in info.health]
         + [f"{system.name}: {entry.case}: {text}" for entry in converted for text in entry.warnings],
-        failures=[entry.error for entry in converted if entry.error]
-        + [f"{failure.case}: {failure.error}" for failure in result.failures],
+        failures=[f"{system.name}: {entry.error}" for entry in converted if entry.error]
+        + [f"{system.name}: {failure.case}: {failure.error}" for failure in result.failures],
     )
 
 

@@ -430,7 +430,7 @@ def test_doctor_measures_the_alignment_of_pairs(run, tmp_path, monkeypatch):
     small = ["--patients", 2, "--size", 12, 10, 8, "--spacing", 32]
     assert run("phantom", tmp_path / "cohort", *small)[0] == 0
     code, out, _ = run("doctor", tmp_path / "cohort")
-    assert code == 0 and "patient_000: too small" in out
+    assert code == 0 and "patient_000: not measured" in out
     monkeypatch.setattr(misalignment, "misalignment", lambda a, b: misalignment.Misalignment(2.0, 3.0, 9, 0.5))
     code, out, _ = run("doctor", tmp_path / "cohort")
     assert code == 0 and "2 of 2 pairs are misaligned" in out

@@ -9,14 +9,19 @@ from medgen.commands.shared import Overwrite, finish, interruptible, kept_in
 from medgen.errors import InputError
 from medgen.io.names import print_line
 
+ALL_PHASES = "arterial,portal_venous,late"
+
 
 def simulate_contrast(
-    images: Annotated[Path, typer.Argument(help="A non-contrast CT in HU, or a folder of them.")],
+    images: Annotated[
+        Path, typer.Argument(help="A CT in HU without contrast medium (--reverse: with), or a folder of them.")
+    ],
     labels: Annotated[Path, typer.Argument(help="Its label map, or a folder of label maps with the same names.")],
     out: Annotated[Path, typer.Argument(help="Cohort folder to write, for data.root.")],
     phase: Annotated[
-        str, typer.Option(help="Comma-separated phases: arterial, portal_venous, late.")
-    ] = "arterial,portal_venous,late",
+        str | None,
+        typer.Option(help="Comma-separated phases: arterial, portal_venous, late; default: all of them."),
+    ] = None,
     label_table: Annotated[
         str | None,
         typer.Option(
@@ -39,14 +44,15 @@ def simulate_contrast(
     ] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Simulate contrast phases on non-contrast CT: pairs for training and testing whose truth is the scan itself."""
+    """Make training pairs of CT and its label map: contrast phases simulated on a scan without contrast medium, whose
+    truth is the scan itself; or with --reverse the unenhanced twin of a contrast CT."""
     from medgen.contrast.cohort import simulate_cohort
 
-    if reverse and (excreted or oral):
+    if reverse and (excreted or oral or phase is not None):
         raise InputError(
-            "option-reverse-conflict", "--excreted and --oral add contrast medium; omit them with --reverse"
+            "option-reverse-conflict", "--phase, --excreted and --oral add contrast medium; omit them with --reverse"
         )
-    phases = [name.strip() for name in phase.split(",") if name.strip()]
+    phases = [name.strip() for name in (phase or ALL_PHASES).split(",") if name.strip()]
     if not phases:
         raise InputError("phase-unknown", "--phase names no phase; give arterial, portal_venous or late")
     with interruptible(kept_in(out)):

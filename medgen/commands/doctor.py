@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from medgen.commands.shared import finish
-from medgen.errors import InputError
+from medgen.errors import InputError, reason
 from medgen.io.names import print_line
 
 OPTIONAL = {
@@ -73,21 +73,22 @@ def _alignment(cohort: Path, sources: tuple[str, ...], targets: tuple[str, ...])
     for case in pairs:
         try:
             found = misalignment(read_volume(case.source[0]), read_volume(case.target[0]))
-        except InputError as error:
-            failures.append(f"{case.name}: {error}")
+        except (InputError, MemoryError) as error:
+            failures.append(f"{case.name}: {reason(error)}")
             continue
         if found is None:
-            print_line(f"{case.name}: too small to measure")
+            print_line(f"{case.name}: not measured: no block of 48 mm shows the body in both images")
             continue
         beyond = found.median > found.limit
-        apart += [case.name] * beyond
+        if beyond:
+            apart.append(case.name)
         print_line(
             f"{case.name}: median {found.median:.1f} mm, 90th percentile {found.p90:.1f} mm in {found.blocks} blocks"
             + (f"; misaligned (limit {found.limit:g} mm)" if beyond else "")
         )
     if apart:
         print_line(
-            f"warning: {len(apart)} of {len(pairs)} pairs are misaligned; register them, or train with "
-            "method.name=reggan (config ct_contrast_reggan), which learns the deformation"
+            f"warning: {len(apart)} of {len(pairs)} pairs are misaligned; register them, or train "
+            "with method.name=reggan, which learns the deformation (for CT: config ct_contrast_reggan)"
         )
     finish(failures, len(pairs))

@@ -52,10 +52,10 @@ def simulate_cohort(
     overwrite: bool = False,
     done: Callable[[Simulated, int, int], None] = lambda *_: None,
 ) -> list[Simulated]:
-    """Write ``source/CASE_PHASE.nii.gz`` (with contrast medium), ``target/`` (the CT itself) and ``labels/`` for each.
+    """Write ``source/CASE_PHASE.nii.gz`` (with contrast medium), ``target/`` (the CT) and ``labels/`` for each CT.
 
     Args:
-        images: a non-contrast CT in HU, or a folder of them.
+        images: a CT in HU without contrast medium, or a folder of them; with ``reverse``, with contrast medium.
         labels: the label map on the same grid, or a folder of label maps with the names of the images.
         out: cohort folder for ``data.root``; ``provenance.json`` keeps all phases of a patient on one side of a split.
         phases: of `PHASES`.
@@ -77,10 +77,9 @@ def simulate_cohort(
             raise InputError("phase-unknown", f"phase {phase!r} is unknown; choose from {', '.join(PHASES)}")
     pairs = _pairs(images, labels)
     check_output_is_not_input(out, images, labels)
-    settings = {
-        "command": "simulate-contrast", "images": images, "labels": labels, "phases": list(phases), "seed": seed,
-        "excreted": excreted, "oral": oral, "reverse": reverse,
-    }  # fmt: skip
+    settings = {"command": "simulate-contrast", "images": images, "labels": labels, "reverse": reverse}
+    if not reverse:
+        settings |= {"phases": list(phases), "seed": seed, "excreted": excreted, "oral": oral}
     results: list[Simulated] = []
     records: dict[str, Any] = {}
     with claimed(out, settings, overwrite=overwrite):
@@ -117,7 +116,7 @@ def _read(image: Path, label_map: Path, table: Path | str | None) -> tuple[Volum
     """CT and label values in canonical axes, and the names of the values that occur. Raises InputError."""
     ct, labels = to_canonical(read_volume(image)), to_canonical(read_volume(label_map))
     if not looks_like_hu(ct.data):
-        raise InputError("metric-not-hu", f"{image} is not CT in HU; contrast can be simulated in HU only")
+        raise InputError("metric-not-hu", f"{image} is not CT in HU; contrast medium is added or removed in HU only")
     if not same_grid(ct.geometry, labels.geometry):
         raise InputError("pair-grid-differs", f"{label_map} is on another grid than {image}; resample it")
     values = np.rint(labels.data).astype(np.int32)

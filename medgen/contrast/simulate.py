@@ -84,7 +84,7 @@ def simulate(
         record[names[value]] = round(float(added[box][mask].mean()), 1)
     blood = np.clip((hu - FAT[0]) / (FAT[1] - FAT[0]), 0, 1)
     calcium = np.clip((hu - CALCIUM[0]) / (CALCIUM[1] - CALCIUM[0]), 0, 1)
-    bone = np.isin(labels, [v for v, name in names.items() if _is_bone(name)])
+    bone = np.isin(labels, [v for v, name in names.items() if is_bone(name)])
     added *= blood * np.where(bone, 1, 1 - calcium)
     iodine = ndimage.gaussian_filter(added, [PSF_MM / s for s in spacing], mode="nearest")
     iodine += _beam_hardening(iodine, spacing) * float(rng.uniform(0.2, 1))
@@ -142,7 +142,8 @@ def _beam_hardening(iodine: Array, spacing: Sequence[float]) -> Array:
     return -0.2 * np.minimum(wide, 120) * (dense < 20)
 
 
-def _is_bone(name: str) -> bool:
+def is_bone(name: str) -> bool:
+    """Whether a label's name means a bone, or a lesion in one."""
     return any(term in name.lower() for term in ("vertebra", "sacrum", "rib", "bone", "hip", "femur", "sternum"))
 
 

@@ -10,24 +10,27 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from scipy import ndimage
 
 from medgen.contrast.enhancement import Uptake, uptake_of
-from medgen.contrast.simulate import PSF_MM
+from medgen.contrast.simulate import PSF_MM, is_bone
 from medgen.data.body_mask import body_mask
-from medgen.networks.blocks.diffusion import diffused, diffusivity, steps_for
+from medgen.networks.blocks.diffusion import scan_within_structures
 from medgen.phantom.anatomy.tissues import TISSUES
 
 Array = np.ndarray
 SMOOTH_MM = 1.5  # standard deviation; structures are found on the scan smoothed by it
 SLOPE = 8.0  # HU per mm that are an edge
-CALCIUM = 1.6  # enhancement relative to the median of a structure above which a voxel also holds calcium
+# Enhancement relative to the median of a structure's enhanced voxels, and HU, above which a voxel also holds calcium, a
+# stone or metal. Not in veins, where undiluted contrast medium is as bright.
+CALCIUM, CALCIUM_HU = 1.6, 250.0
+ENHANCED = 20.0  # HU
 SOFT = 60.0  # HU that tissue has without contrast medium at most
 BRIGHT = (100.0, 250.0)  # HU of soft tissue that must be enhanced, if no label says what it is
 # Structures whose enhancement labels alone cannot place or measure.
 UNPLACED = ("rim", "urine")
 UNMEASURED = ("trabecular_bone", "skin", "muscle")
+VEINS = ("blood_right", "blood_cava", "blood_portal", "blood_hepatic")
 LESIONS = ("lesion_hypovascular", "lesion_hypervascular")  # lowered to a mean that theirs need not be
 
 
@@ -52,8 +55,8 @@ def unenhanced(hu: Array, labels: Array, names: Mapping[int, str], spacing: Sequ
     Returns:
         The twin. Its record has ``removed`` (structure → mean HU), ``unchanged`` (labels that take up contrast medium,
         but not in a way that they tell: walls, urine, bone marrow, muscle), ``assumed`` (lesions, whose own HU can be
-        any), ``calcium_ml`` (voxels of vessels that are kept bright as calcification), and ``unlabelled_bright_ml``
-        (soft tissue of 100 to 250 HU without a label).
+        any), ``calcium_ml`` (voxels that stay bright as calcification, stone or metal), and ``unlabelled_bright_ml``
+        (soft tissue of 100 to 250 HU without a named label).
 
     Raises:
         ValueError: shapes that differ.
@@ -70,7 +73,7 @@ def unenhanced(hu: Array, labels: Array, names: Mapping[int, str], spacing: Sequ
         uptake = uptake_of(names[number]) if number in names else None
         if box is None or uptake is None:
             continue
-        if uptake.place in UNPLACED or uptake.tissue in UNMEASURED:
+        if uptake.place in UNPLACED or uptake.tissue in UNMEASURED or is_bone(names[number]):
             unchanged.append(names[number])
             continue
         if uptake.tissue in LESIONS:
@@ -81,18 +84,18 @@ def unenhanced(hu: Array, labels: Array, names: Mapping[int, str], spacing: Sequ
             mask = mask & (value[box] > 0)  # lung itself is not lowered
         if not mask.any():
             continue
-        most = CALCIUM * float(np.median(fall[mask]))
-        dense = mask & (fall > most)
-        if uptake.tissue.startswith("blood"):
-            calcium[box] |= dense
+        enhanced = fall[mask & (fall > ENHANCED)]
+        most = max(CALCIUM * float(np.median(enhanced)) if enhanced.size else 0.0, CALCIUM_HU - _level(uptake))
+        if uptake.tissue not in VEINS:
+            calcium[box] |= mask & (fall > most)
             fall = np.minimum(fall, most)
         removed[box] += np.where(mask, fall, 0)
         means[names[number]] = round(float(fall[mask].mean()), 1)
     # Labels end at voxel borders, blood does not: beyond them the edge of what is removed is as soft as the kernel, as
     # far as a voxel is brighter than soft tissue.
     soft = ndimage.gaussian_filter(removed, [PSF_MM / s for s in spacing], mode="nearest")
-    removed = np.where(removed > 0, removed, np.minimum(soft, np.maximum(hu - SOFT, 0)))
-    bright = body_mask(hu) & (labels == 0) & (value > BRIGHT[0]) & (value < BRIGHT[1])
+    removed = np.where(labels > 0, removed, np.minimum(soft, np.maximum(hu - SOFT, 0)))
+    bright = body_mask(hu) & ~np.isin(labels, list(names)) & (value > BRIGHT[0]) & (value < BRIGHT[1])
     ml = float(np.prod(spacing)) / 1000
     record = {
         "removed": means,
@@ -112,7 +115,4 @@ def _level(uptake: Uptake) -> float:
 def _within(hu: Array, spacing: Sequence[float]) -> Array:
     """The scan smoothed within structures, with a variance of 2 · 1.5² mm² where there are no edges."""
     finer = [SMOOTH_MM / s for s in spacing]
-    smooth = ndimage.gaussian_filter(hu, finer, mode="nearest")
-    steps, rates = steps_for(finer)
-    flows = diffusivity(torch.from_numpy(smooth)[None, None], SLOPE * SMOOTH_MM, rates, finer)
-    return diffused(torch.from_numpy(hu)[None, None], flows, steps)[0, 0].numpy()
+    return scan_within_structures(hu, SLOPE * SMOOTH_MM, finer, [slice(0, n) for n in hu.shape])

@@ -103,7 +103,7 @@ class Patches(Dataset):
         x = x if table else self._with_artefacts(_with_gamma(x, exponent), spacing, rng)
         if self.noise:
             added = self._noise(rng)
-            x, y = np.clip(x + added, -1, 1), np.clip(y + (added if paired else self._noise(rng)), -1, 1)
+            x, y = _with_noise(x, added), _with_noise(y, added if paired else self._noise(rng))
         sample = {
             "source": torch.from_numpy(np.ascontiguousarray(x)),
             "target": torch.from_numpy(np.ascontiguousarray(y)),
@@ -188,6 +188,11 @@ class Patches(Dataset):
             for transform in self.artefacts:
                 image = transform(image)
         return np.asarray(image.data)
+
+
+def _with_noise(x: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """Add noise (X, Y, Z) to every contrast; -1, a masked background or air, stays."""
+    return np.where(x <= -1, x, np.clip(x + noise, -1, 1))
 
 
 def _with_gamma(x: np.ndarray, exponent: np.ndarray | None) -> np.ndarray:

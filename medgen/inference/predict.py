@@ -19,6 +19,7 @@ from medgen.data.patches import AXES
 from medgen.data.slabs import fold, unfold
 from medgen.errors import InputError
 from medgen.io.volume import Volume, from_canonical, to_canonical
+from medgen.networks.blocks.diffusion import scan_within_structures
 from medgen.networks.memory import windows_per_pass
 
 SAME_SPACING = 0.05  # relative tolerance within which a volume has the model's spacing
@@ -26,8 +27,6 @@ MOST_RESAMPLED = 100  # ratio of spacings; beyond it the header is wrong, and re
 LARGEST = 1e37  # beyond it, weighted sums of float32 may overflow
 NEAR = 2  # voxels; reach of an edge through smoothing and interpolation
 UNCHANGED = 1e-3  # a mask of a generator with ``replace`` below this changes nothing
-REACH = 10  # voxels of the model's grid; reach of its smoothing within structures
-SLAB = 2**23  # voxels of the scan that are smoothed together
 WINDOW_NORMS = (nn.InstanceNorm2d, nn.InstanceNorm3d, nn.GroupNorm)
 
 
@@ -198,21 +197,13 @@ def _replaced_on_own_grid(
     """
     y = code.encode(own.data)
     mask, level = (m if grid is own else resample_like(grid.replaced(m), own) for m in maps)
-    changed = mask > UNCHANGED
+    changed = ~(mask <= UNCHANGED)  # NaN counts, so that it is found later
     if not changed.any():
         return target.decode(y)
     finer = [g / o for g, o in zip(grid.spacing, own.spacing, strict=True)]
-    halo = [int(np.ceil(REACH * f)) for f in finer]
     sides = [np.flatnonzero(changed.any(tuple(a for a in range(3) if a != axis))) for axis in range(3)]
-    box = [slice(max(0, int(s[0]) - h), int(s[-1]) + 1 + h) for s, h in zip(sides, halo, strict=True)]
-    thick = max(8, SLAB // (changed[*box[:2]].shape[0] * changed[*box[:2]].shape[1]))
-    fall = np.zeros_like(y)
-    for first in range(int(sides[2][0]), int(sides[2][-1]) + 1, thick):  # slabs, to bound the memory
-        start = max(0, first - halo[2])
-        part = y[box[0], box[1], start : first + thick + halo[2]]
-        smooth = ndimage.gaussian_filter(part, finer, mode="nearest")
-        value = network.within(*(torch.from_numpy(v.copy())[None, None] for v in (part, smooth)), finer)  # type: ignore[operator]
-        fall[box[0], box[1], first : first + thick] = value[0, 0, :, :, first - start : first - start + thick].numpy()
+    box = [slice(int(s[0]), int(s[-1]) + 1) for s in sides]
+    fall = scan_within_structures(y, network.slope, finer, box)  # type: ignore[arg-type]
     fall -= level
     np.maximum(fall, 0, out=fall)
     fall *= np.where(changed, mask, 0)

@@ -1,12 +1,12 @@
 """Paired translation by regression: a generator trained on the distance to the target, without a discriminator.
 
-    G* = arg min_G  λ₁ E[w |G(x) - y|] + λ_c E|pool₄(G(x) - y)| + λ_m BCE(m, t/(t + s)) + λ_l E_c|l - y|/r,
+    G* = arg min_G  λ₁ E[w |G(x) - y|] + λ_c E|pool₄(G(x) - y)| + λ_m BCE(m, t/(t + s)) + λ_l E_c|l - v(y)|/r,
     t = max(x - y, 0)
 
 w is 1, and 1 + λ_w where |x - y| exceeds a threshold. m is the mask of a generator with ``replace``, and s a small
 difference: whether a voxel changes is learned as in a segmentation, which converges faster than the L1 distance alone.
-l is its level, r the range of levels, and E_c the mean over the voxels that fall by more than the threshold: without
-this term one level for all organs was learned, which also erased lesions.
+l is its level, v(y) the target smoothed within structures, r the range of levels, and E_c the mean over the voxels that
+fall by more than the threshold: without this term one level for all organs was learned, which also erased lesions.
 
 The winner of SynthRAD2025 is a regression with a residual-encoder U-Net (Longuefosse et al., nnsyn, 2025). The network
 is `networks.residual_unet` by default. Where a target has one true value for each voxel, regression has the lowest
@@ -23,7 +23,6 @@ from torch.optim import AdamW, Optimizer
 from medgen.losses.adversary import Adversary
 from medgen.methods.base import NAME, MethodSettings
 from medgen.networks.blocks.background import keep_background
-from medgen.networks.blocks.diffusion import smoothed
 from medgen.networks.generator import GeneratorSettings, build_generator
 from medgen.types import Batch, DataShape, Update, Weight
 
@@ -67,6 +66,10 @@ class Settings(MethodSettings):
 
     @model_validator(mode="after")
     def _mask_exists(self) -> "Settings":
+        if self.keep_background and self.generator.replace:
+            raise ValueError(
+                "keep_background does not apply to a generator with replace, which leaves low values alone"
+            )
         for name in ("weight_mask", "weight_level"):
             if getattr(self, name) and not self.generator.replace:
                 raise ValueError(f"{name} needs a mask and a level; set generator.replace, or {name} to 0")
@@ -123,8 +126,7 @@ class Regression:
 
     def _level_loss(self, level: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """`level_loss` against the target smoothed within the structures of the source, like the values replaced."""
-        smooth = smoothed(smoothed(x.float()))
-        target = self.networks["G"].within(y, smooth)  # type: ignore[operator]
+        target = self.networks["G"].within(y, x)  # type: ignore[operator]
         return level_loss(level, target, (x - y) > self.settings.changed_above, self.settings.generator.replace)  # type: ignore[arg-type]
 
     def translate(self, x: Tensor) -> Tensor:

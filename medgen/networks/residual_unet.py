@@ -7,7 +7,7 @@ Differences from nnU-Net's plan, for speed on CPUs and for images whose values a
 - Upsampling is linear, after a 1-wide convolution, in place of transposed convolution. By repetition, blocks of the
   coarsest stage (2^levels voxels) were visible in the output.
 - ``windows`` adds copies of the input at a narrow window as channels: 100 HU are then a large difference.
-- ``levels`` replaces the additive output by one that sets structures to a level, see `ResidualUNet`.
+- ``replace`` sets structures to a level in place of an additive output, see `ResidualUNet`.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from medgen.networks.blocks.diffusion import diffused, diffusivity, smoothed, steps_for
+from medgen.networks.blocks.diffusion import smoothed, within_structures
 
 LEAK = 0.1
 HEAD = 16  # features of the pointwise head
@@ -31,14 +31,14 @@ SLOPE = 0.1
 class ResidualUNet(nn.Module):
     """Encoder of residual blocks, decoder with added skips, and a pointwise head that sees the input again.
 
-    Without ``levels`` the output is additive. With ``levels`` (low, high), for tasks that bring structures to the value
-    of their surroundings, such as contrast removal:
+    Without ``replace`` the output is additive. With ``replace`` (low, high), for tasks that bring structures to the
+    value of their surroundings, such as contrast removal:
 
         y = x - m · max(v - l, 0)
 
-    m in [0, 1]: whether a voxel belongs to such a structure; l in [low, high]: the level without it; v: x
-    smoothed within structures, so that noise and texture are kept and edges are not. The network decides where, and the
-    scan itself says how much: it need not learn every strength of enhancement.
+    m in [0, 1]: whether a voxel belongs to such a structure; l in [low, high]: the level without it; v: x smoothed
+    within structures, so that noise and texture stay in the output while a border is lowered with its structure. The
+    network decides where, and the scan itself says how much: it need not learn every strength of enhancement.
 
     Args:
         spatial_dims: 3 or 2.
@@ -99,9 +99,7 @@ class ResidualUNet(nn.Module):
         if self.replace:
             nn.init.zeros_(self.last.weight)
             with torch.no_grad():
-                self.last.bias.copy_(  # type: ignore[union-attr]
-                    torch.tensor([-2.0, 0.0])
-                )
+                self.last.bias.copy_(torch.tensor([-2.0, 0.0]))  # type: ignore[union-attr]
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, X, Y[, Z]), sides multiples of ``divisor`` → (B, C_out, same grid)."""
@@ -113,7 +111,7 @@ class ResidualUNet(nn.Module):
         if self.replace:
             logits = self._logits(x, features, seen)
             maps = maps_of(logits, self.replace)
-            return replaced(x.float(), maps, self.within(x, smoothed(smoothed(x.float())))), logits[:, :1], maps[:, 1:]
+            return replaced(x.float(), maps, self.within(x, x)), logits[:, :1], maps[:, 1:]
         y = self.last(nnf.leaky_relu(self.head(torch.cat([features, seen], 1)), LEAK))
         return (torch.tanh(y) if self.tanh else y), None, None
 
@@ -124,19 +122,16 @@ class ResidualUNet(nn.Module):
         """
         return maps_of(self._logits(x, *self._features(x)), self.replace)  # type: ignore[arg-type]
 
-    @torch.no_grad()
-    def within(self, y: Tensor, smooth: Tensor, finer: Sequence[float] | None = None) -> Tensor:
-        """With ``replace``: y (B, 1, X, Y[, Z]) smoothed within structures. v is x smoothed in this way.
-
-        Args:
-            smooth: the image that shows the structures, smoothed with a standard deviation of 1 voxel.
-            finer: for another grid than that of training: how many of its voxels make one of training, for each axis;
-                the standard deviation of ``smooth`` is then as many voxels.
-        """
+    @property
+    def slope(self) -> float:
+        """With ``replace``: the difference of neighbouring voxels, encoded, that is an edge for v."""
         low, high = self.replace  # type: ignore[misc]
-        finer = finer or (1.0,) * self.dims
-        steps, rates = steps_for(finer)
-        return diffused(y.float(), diffusivity(smooth.float(), SLOPE * (high - low), rates, finer), steps)
+        return SLOPE * (high - low)
+
+    @torch.no_grad()
+    def within(self, y: Tensor, x: Tensor) -> Tensor:
+        """With ``replace``: y (B, 1, X, Y[, Z]) smoothed within the structures of x; with y = x, this is v."""
+        return within_structures(y.float(), smoothed(smoothed(x.float())), self.slope, (1.0,) * self.dims)
 
     def _features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features at full resolution, and the channels of the input."""

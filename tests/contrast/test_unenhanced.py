@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from medgen.cli import app
 from medgen.contrast.unenhanced import unenhanced
+from medgen.errors import InputError
 
 NAMES = {1: "aorta", 2: "liver", 3: "vertebrae_L1", 4: "stomach", 5: "liver_tumor", 6: "kidney_cyst_left"}
 MM = (2.0, 2.0, 2.0)
@@ -76,5 +77,22 @@ def test_command_writes_the_pair_and_says_what_is_not_known(tmp_path):
     assert np.array_equal(source, np.rint(hu)) and (source - target).max() > 200
     (operation,) = json.loads((tmp_path / "out" / "provenance.json").read_text())["real"]["ct"]["operations"]
     assert operation["name"] == "unenhanced" and operation["assumed"] == ["liver_tumor"]
-    result = CliRunner().invoke(app, [*given[:-1], str(tmp_path / "other"), "--reverse", "--oral"])
-    assert result.exit_code == 2 or "omit them with --reverse" in str(result.exception)
+    for more in (["--oral"], ["--phase", "late"]):
+        result = CliRunner().invoke(app, [*given[:-1], str(tmp_path / "other"), "--reverse", *more])
+        assert isinstance(result.exception, InputError) and "omit them with --reverse" in str(result.exception)
+
+
+def test_half_filled_veins_are_lowered_and_stones_and_neighbouring_bone_stay():
+    hu = np.full((40, 40, 24), 40, np.float32)
+    labels = np.zeros(hu.shape, np.int32)
+    labels[4:12, 4:20, 2:-2], hu[4:12, 4:20, 2:-2] = 1, 45  # a cava, of which less than half is enhanced
+    hu[4:12, 13:20, 2:-2] = 180
+    labels[16:30, 4:20, 2:-2], hu[16:30, 4:20, 2:-2] = 2, 180  # kidney with a stone
+    hu[20:23, 8:11, 10:13] = 800
+    labels[30:38, 4:20, 2:-2], hu[30:38, 4:20, 2:-2] = 3, 250  # a bone that touches it
+    names = {1: "inferior_vena_cava", 2: "kidney_left", 3: "bone_metastasis"}
+    twin = unenhanced(hu, labels, names, MM)
+    assert twin.plain[6:10, 14:19, 4:-4].max() < 60
+    assert twin.plain[21, 9, 11] > 400 and twin.record["calcium_ml"] > 0
+    assert np.median(twin.plain[labels == 2]) == pytest.approx(33, abs=3)
+    assert np.array_equal(twin.plain[labels == 3], hu[labels == 3]) and "bone_metastasis" in twin.record["unchanged"]

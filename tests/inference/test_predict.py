@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 from refusal import refused
-from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from small import SMALL_METHOD, make_model, merged, small_settings
 
-from medgen.inference import predict
 from medgen.inference.predict import pass_bytes, translate_array, translate_case, translate_volume, use_whole
 from medgen.io.volume import Volume
 from medgen.model_info import RangeInfo
+from medgen.networks.blocks import diffusion
+from medgen.networks.blocks.diffusion import scan_within_structures
 
 MODEL = make_model()
 IDENTITY = make_model(train=False)
@@ -347,23 +347,31 @@ def test_structures_are_replaced_on_the_scans_own_grid(spacing):
     inside = (volume.data > -1000) & (volume.data < 1000)
     x = torch.from_numpy(np.clip(volume.data / 1000, -1, 1).astype(np.float32))
     finer = [2.0 / s for s in spacing]  # the model's grid is 2 mm
-    smooth = torch.from_numpy(ndimage.gaussian_filter(x.numpy(), finer, mode="nearest"))
-    v = model.generator.within(x[None, None], smooth[None, None], finer)[0, 0]
-    expected = np.clip(1000 * (x - v.clamp(min=0)).numpy(), -1000, 1000)
+    v = scan_within_structures(x.numpy(), model.generator.slope, finer, [slice(0, n) for n in x.shape])
+    expected = np.clip(1000 * (x.numpy() - np.maximum(v, 0)), -1000, 1000)
     np.testing.assert_allclose(out[inside], expected[inside], atol=0.02)
     assert np.array_equal(out[~inside], volume.data[~inside])
 
 
-def test_smoothing_by_slabs_equals_that_of_the_whole_scan(monkeypatch):
+@pytest.mark.parametrize("spacing", [(1.5, 1.5, 1.2), (1.0, 0.4, 6.0)])
+def test_smoothing_by_tiles_equals_that_of_the_whole_scan(monkeypatch, spacing):
     method = {"name": "regression", "generator": {"name": "residual_unet", "filters": 4, "levels": 2}}
     method["generator"]["replace"] = (-0.1, 0.1)
     model = make_model(small_settings(method=method, inference={"transfer": "difference"}), train=False)
     torch.nn.init.normal_(model.generator.last.weight)
-    volume = Volume(scan((40, 30, 70)), affine((1.5, 1.5, 1.2)), np.dtype(np.int16))
+    volume = Volume(scan((40, 30, 70)), affine(spacing), np.dtype(np.int16))
     whole = translate_volume(model, volume).data
-    monkeypatch.setattr(predict, "SLAB", 40 * 30 * 11)
+    monkeypatch.setattr(diffusion, "TILE", 16)
     np.testing.assert_allclose(translate_volume(model, volume).data, whole, atol=0.05)
     assert np.abs(whole - volume.data).max() > 20
+
+
+def test_a_mask_that_is_not_a_number_is_not_taken_for_no_change():
+    method = {"name": "regression", "generator": {"name": "residual_unet", "filters": 4, "levels": 2}}
+    method["generator"]["replace"] = (-0.1, 0.1)
+    model = make_model(small_settings(method=method, inference={"transfer": "difference"}), train=False)
+    torch.nn.init.constant_(model.generator.last.bias, float("nan"))
+    assert np.isnan(translate_volume(model, Volume(scan(), affine(), np.dtype(np.float32))).data).any()
 
 
 def test_windows_have_the_size_of_inference_patch():

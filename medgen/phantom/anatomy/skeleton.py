@@ -140,7 +140,7 @@ def paint_inlet(canvas: Canvas, thick: float, cortex: float) -> None:
     rng = stream(canvas.seed, "inlet")
     bump = float(rng.uniform(0, 1))
     for n, (head, front, wide) in enumerate(((326.0, 284.0, 58.0), (303.0, 258.0, 82.0), (279.0, 236.0, 98.0))):
-        back = float(spine_depth(min(head, 290)))
+        back = float(spine_depth(head))
         paint_vertebra(canvas, head - 4.0, 24.0)
         head, front, wide = (v + float(rng.normal(0, s)) for v, s in ((head, 4), (front, 5), (wide, 5)))
         for side in (1, -1):

@@ -29,24 +29,26 @@ class Misalignment:
 
 
 def misalignment(source: Volume, target: Volume) -> Misalignment | None:
-    """Measure local shifts between a source and its target, in blocks of 48 mm inside the body, at 2 mm.
+    """Measure local shifts between a source and its target, in blocks of 24 voxels of 2 mm inside the body.
 
     The target is resampled to the grid of the source by the geometry of both. A shift is found by `measure_shift`, to a
-    fraction of a voxel and up to 8 mm along each axis.
+    fraction of a voxel and up to 4 voxels along each axis. If the middle spacing of the source is larger than 2 mm,
+    blocks, reach and limit grow with it.
 
     Returns:
-        None if no block of 24 voxels lies inside the body.
+        None if no block lies inside the body and the target and is not constant.
     """
     source, target = to_canonical(source), to_canonical(target)
     mm = max(GRID, float(np.median(source.spacing)))
     a = resample(source, (mm,) * 3)
-    b = resample_like(target, a)
+    b = resample_like(resample(target, (mm,) * 3), a)
     body = body_mask(a.data)
     lengths = []
     starts = [range(0, n - BLOCK + 1, BLOCK) for n in a.data.shape]
     for start in np.stack(np.meshgrid(*starts, indexing="ij"), -1).reshape(-1, 3):
         block = tuple(slice(s, s + BLOCK) for s in start)
-        if body[block].mean() < BODY or min(float(v[block].std()) for v in (a.data, b)) == 0:
+        constant = min(float(v[block].std()) for v in (a.data, b)) == 0
+        if constant or body[block].mean() < BODY or not _covers(target, a, start):
             continue
         lengths.append(float(np.linalg.norm(measure_shift(a.data[block], b[block], (mm,) * 3, reach=REACH)) * mm))
     if not lengths:
@@ -54,3 +56,11 @@ def misalignment(source: Volume, target: Volume) -> Misalignment | None:
     limit = LIMIT_CT if looks_like_hu(a.data) and looks_like_hu(b) else LIMIT
     median, p90 = np.percentile(lengths, [50, 90])
     return Misalignment(float(median), float(p90), len(lengths), limit * mm / GRID)
+
+
+def _covers(target: Volume, grid: Volume, start: np.ndarray) -> bool:
+    """Whether the field of view of the target holds a block of a grid, given by its first voxel."""
+    corners = np.array([start + BLOCK * np.array(c) for c in np.ndindex(2, 2, 2)])
+    places = corners @ (np.linalg.inv(target.affine) @ grid.affine)[:3, :3].T
+    places += (np.linalg.inv(target.affine) @ grid.affine)[:3, 3]
+    return bool((places > -1.5).all() and (places < np.array(target.data.shape) + 0.5).all())

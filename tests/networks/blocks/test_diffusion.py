@@ -3,17 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage
 
-from medgen.networks.blocks.diffusion import diffused, diffusivity, smoothed, steps_for
+from medgen.networks.blocks.diffusion import FINEST, scan_within_structures, smoothed, steps_for, width
 
 SLOPE, ONE = 0.012, (1.0, 1.0, 1.0)
 
 
 def within(x, finer=ONE):
-    steps, rates = steps_for(finer)
-    smooth = torch.from_numpy(ndimage.gaussian_filter(x.numpy(), (0, 0, *finer), mode="nearest"))
-    return diffused(x, diffusivity(smooth, SLOPE, rates, finer), steps)
+    data = x.numpy()[0, 0]
+    return torch.from_numpy(scan_within_structures(data, SLOPE, finer, [slice(0, n) for n in data.shape]))[None, None]
 
 
 def test_smoothing_equals_a_convolution_and_keeps_constants():
@@ -68,3 +66,18 @@ def test_steps_stay_stable():
     for finer in (ONE, (3.0, 3.0, 0.3), (0.2, 0.2, 0.2)):
         steps, rates = steps_for(finer)
         assert sum(rates) <= 0.5 and steps * rates[0] == pytest.approx(finer[0] ** 2)
+
+
+def test_a_very_fine_grid_is_smoothed_no_wider():
+    assert width((1.0, 3.0, 10.0)) == [1.0, FINEST, FINEST]
+    x = 1e-4 * torch.randn(1, 1, 24, 24, 24, generator=torch.Generator().manual_seed(0))
+    assert within(x, (9.0, 9.0, 9.0)).std() < 0.2 * x.std()
+
+
+def test_a_box_of_a_scan_equals_that_part_of_the_whole():
+    x = np.random.default_rng(0).normal(0, 0.01, (40, 36, 44)).astype(np.float32)
+    box = [slice(10, 20), slice(0, 9), slice(30, 44)]
+    part, whole = (scan_within_structures(x, SLOPE, ONE, b) for b in (box, [slice(0, n) for n in x.shape]))
+    np.testing.assert_allclose(part[tuple(box)], whole[tuple(box)], atol=1e-5)
+    part[tuple(box)] = 0
+    assert not part.any()

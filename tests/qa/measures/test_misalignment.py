@@ -46,3 +46,10 @@ def test_the_target_may_lie_on_another_grid():
 def test_a_scan_without_a_block_is_not_measured():
     small = Volume(np.zeros((20, 20, 20), np.float32), np.diag([2.0, 2.0, 2.0, 1.0]), np.dtype(np.int16))
     assert misalignment(small, small) is None
+
+
+def test_what_the_target_does_not_show_is_not_compared():
+    source = scan()
+    part = Volume(source.data[:, :, :50].copy(), source.affine, source.dtype)
+    found = misalignment(source, part)
+    assert found.median < 0.1 and found.blocks < misalignment(source, source).blocks
