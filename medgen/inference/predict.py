@@ -80,7 +80,7 @@ def translate_case(model: Model, volumes: Sequence[Volume], *, memory_gb: float 
     for i, y in enumerate([x[0]] if by_maps else _decoded(model, x, codes[0], memory_gb)):
         k, decode = _source_of(i, codes), model.target_ranges[i].of(codes[0])
         if by_maps:
-            maps = translate_array(model, x, memory_gb=memory_gb, maps=True)
+            maps = _decided(model.generator, translate_array(model, x, memory_gb=memory_gb, maps=True), x)
             y = _replaced_on_own_grid(model.generator, maps, grid[k], canonical[k], codes[k], decode)
         elif grid[k] is not canonical[k]:
             y = _on_own_grid(y, grid[k], canonical[k], codes[k], settings.inference.transfer)
@@ -177,6 +177,12 @@ def _replaces(model: Model) -> bool:
     return getattr(model.generator, "replace", None) is not None and model.settings.slab_axis is None
 
 
+@torch.inference_mode()
+def _decided(network: nn.Module, maps: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Mask and level (2, X, Y, Z) from ``ResidualUNet.maps``, after windows and mirrored scans were averaged."""
+    return network.decide(torch.from_numpy(maps)[None], torch.from_numpy(x)[None])[0].numpy()  # type: ignore[operator]
+
+
 def _replaced_on_own_grid(
     network: nn.Module, maps: np.ndarray, grid: Volume, own: Volume, code: Range, target: Range
 ) -> np.ndarray:
@@ -187,7 +193,7 @@ def _replaced_on_own_grid(
 
     Args:
         network: the generator.
-        maps: (2, X, Y, Z) on ``grid``, see ``ResidualUNet.maps``.
+        maps: mask and level (2, X, Y, Z) on ``grid``, see ``ResidualUNet.decide``.
         grid: the source at the model's spacing.
         own: the source on its own grid.
         code, target: ranges of source and target. As in the network, the level is a code of the source.
@@ -253,7 +259,8 @@ def translate_array(model: Model, x: np.ndarray, *, memory_gb: float | None = No
 
     Args:
         x: (C, X, Y, Z) in code units [-1, 1], on the model's grid, RAS.
-        maps: return the mask and level of a generator with ``replace``, see ``ResidualUNet.maps``.
+        maps: return the probability of the mask and the level of a generator with ``replace``, see
+            ``ResidualUNet.maps``.
 
     Returns:
         (C_out, X, Y, Z) float32 in code units; (2, X, Y, Z) for ``maps``.

@@ -20,10 +20,11 @@ from medgen.networks.blocks.diffusion import smoothed, within_structures
 
 LEAK = 0.1
 HEAD = 16  # features of the pointwise head
-# m = σ(SHARP · logit): σ(logit) is trained to be the probability that a structure takes up contrast medium, and where
-# that is unsure the output is better with a decision than with half of the enhancement removed. On 9 scans of held-out
-# randomised patients 2 gave the lowest mean error of 1, 1.5, 2, 3, 5 and 100 (docs/decisions/contrast_removal.md).
-SHARP = 2.0
+# m = σ(SHARP · (logit - CAUTION · b)): σ(logit) is trained to be the probability that a structure takes up contrast
+# medium, and where that is unsure a decision is better than half of the enhancement removed. b rises
+# from 0 to 1 between -1/8 and 3/8 of the range of levels above its upper end (90 to 150 HU for contrast removal): among
+# bright voxels are bones, whose loss cannot be seen in the output. See docs/decisions/contrast_removal.md.
+SHARP, CAUTION = 3.0, 1.0
 # v in the output follows edges: a difference of this share of the range of levels, per voxel, is an edge.
 SLOPE = 0.1
 
@@ -109,18 +110,22 @@ class ResidualUNet(nn.Module):
         """The output, and with ``replace`` the logits of m and the level l, which a method can train directly."""
         features, seen = self._features(x)
         if self.replace:
-            logits = self._logits(x, features, seen)
-            maps = maps_of(logits, self.replace)
+            logits, once = self._logits(x, features, seen)
+            maps = decided(probable(logits, self.replace), self.replace, once)
             return replaced(x.float(), maps, self.within(x, x)), logits[:, :1], maps[:, 1:]
         y = self.last(nnf.leaky_relu(self.head(torch.cat([features, seen], 1)), LEAK))
         return (torch.tanh(y) if self.tanh else y), None, None
 
     def maps(self, x: Tensor) -> Tensor:
-        """With ``replace``: (B, 2, X, Y[, Z]) of m and l.
+        """With ``replace``: (B, 2, X, Y[, Z]) of σ(logit) and l; `decide` makes m of the first.
 
         They are smooth where x is not, so that they can be resampled to another grid of the same scan.
         """
-        return maps_of(self._logits(x, *self._features(x)), self.replace)  # type: ignore[arg-type]
+        return probable(self._logits(x, *self._features(x))[0], self.replace)  # type: ignore[arg-type]
+
+    def decide(self, maps: Tensor, x: Tensor) -> Tensor:
+        """With ``replace``: m and l (B, 2, X, Y[, Z]) from `maps`, which may be a mean over windows, and from x."""
+        return decided(maps, self.replace, smoothed(x.float()))  # type: ignore[arg-type]
 
     @property
     def slope(self) -> float:
@@ -152,18 +157,25 @@ class ResidualUNet(nn.Module):
         narrow = [((2 * x - low - high) / (high - low)).clamp(-1.5, 1.5) for low, high in self.windows]
         return torch.cat([2 * x, *narrow], 1)
 
-    def _logits(self, x: Tensor, features: Tensor, seen: Tensor) -> Tensor:
-        """Logits of m and l."""
+    def _logits(self, x: Tensor, features: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of m and l, and x smoothed once."""
         once = smoothed(x.float())  # sums and products only: autocast leaves them in 32 bits
         every = torch.cat([features, seen, self._seen(once), self._seen(smoothed(smoothed(once)))], 1)
-        return self.last(nnf.leaky_relu(self.head(every), LEAK)).float()
+        return self.last(nnf.leaky_relu(self.head(every), LEAK)).float(), once
 
 
-def maps_of(logits: Tensor, levels: tuple[float, float]) -> Tensor:
-    """m and l (B, 2, ...), see `ResidualUNet`, from their logits."""
+def probable(logits: Tensor, levels: tuple[float, float]) -> Tensor:
+    """Probability of the mask and level (B, 2, ...) from their logits."""
     low, high = levels
-    level = low + (high - low) * torch.sigmoid(2 * logits[:, 1:])
-    return torch.cat([torch.sigmoid(SHARP * logits[:, :1]), level], 1)
+    return torch.cat([torch.sigmoid(logits[:, :1]), low + (high - low) * torch.sigmoid(2 * logits[:, 1:])], 1)
+
+
+def decided(maps: Tensor, levels: tuple[float, float], once: Tensor) -> Tensor:
+    """m and l (B, 2, ...) from the probability and the level; ``once``: x smoothed once."""
+    low, high = levels
+    bright = ((once - high) / (high - low) * 2 + 0.25).clamp(0, 1)
+    logit = torch.logit(maps[:, :1], eps=1e-6)
+    return torch.cat([torch.sigmoid(SHARP * (logit - CAUTION * bright)), maps[:, 1:]], 1)
 
 
 def replaced(x: Tensor, maps: Tensor, value: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from medgen.networks.residual_unet import ResidualUNet, fold, replaced, unfold
+from medgen.networks.residual_unet import ResidualUNet, decided, fold, replaced, unfold
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 6), (2, 3, 4, 6, 8)])
@@ -57,6 +57,14 @@ def test_maps_give_the_output():
     x = torch.rand(1, 1, 16, 16, 16)
     maps = network.maps(x)
     value = network.within(x, x)
-    assert torch.allclose(replaced(x, maps, value), network(x), atol=1e-6)
+    assert torch.allclose(replaced(x, network.decide(maps, x), value), network(x), atol=1e-5)
     assert maps.shape == (1, 2, 16, 16, 16) and 0 <= maps[:, 0].min() and maps[:, 0].max() <= 1
     assert -0.02 <= maps[:, 1].min() and maps[:, 1].max() <= 0.1
+
+
+def test_bright_voxels_need_a_surer_mask():
+    maps = torch.tensor([torch.sigmoid(torch.tensor(0.5)), 0.04]).reshape(1, 2, 1, 1, 1).expand(1, 2, 1, 1, 3)
+    once = torch.tensor([0.08, 0.12, 0.2]).reshape(1, 1, 1, 1, 3)  # 80, 120 and 200 HU
+    mask, level = decided(maps, (-0.015, 0.105), once)[0, :, 0, 0]
+    assert torch.allclose(mask, torch.sigmoid(3 * (0.5 - torch.tensor([0.0, 0.5, 1.0]))), atol=1e-5)
+    assert torch.equal(level, torch.full((3,), 0.04))
