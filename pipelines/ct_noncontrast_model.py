@@ -20,8 +20,8 @@ from medgen.io.names import print_line
 CONFIG = "ct_contrast_regression"
 COHORT = {"patients": 400, "size": (128, 112, 96), "seed": 21}
 KNOWN = (  # limits of the model that is in the package, shown in every report that it makes
-    "ribs, the manubrium and other bones can be taken for vessels and lose density; contrast medium of 1000 HU and more "
-    "stays; look at bones and at the verdict before use"
+    "ribs, the manubrium and other bones can be taken for vessels and lose density; contrast medium of 1000 HU and "
+    "more stays; look at bones and at the verdict before use"
 )
 PATIENT = r"^(patient_\d+)_"  # three scans of each
 
