@@ -26,7 +26,7 @@ HEAD = 16  # features of the pointwise head
 # bright voxels are bones, whose loss cannot be seen in the output. See docs/decisions/contrast_removal.md.
 SHARP, CAUTION = 3.0, 1.0
 # v in the output follows edges: a difference of this share of the range of levels, per voxel, is an edge.
-SLOPE = 0.1
+SLOPE = 0.02
 
 
 class ResidualUNet(nn.Module):

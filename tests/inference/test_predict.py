@@ -349,7 +349,7 @@ def test_structures_are_replaced_on_the_scans_own_grid(spacing):
     finer = [2.0 / s for s in spacing]  # the model's grid is 2 mm
     v = scan_within_structures(x.numpy(), model.generator.slope, finer, [slice(0, n) for n in x.shape])
     expected = np.clip(1000 * (x.numpy() - np.maximum(v, 0)), -1000, 1000)
-    np.testing.assert_allclose(out[inside], expected[inside], atol=0.02)
+    np.testing.assert_allclose(out[inside], expected[inside], atol=0.1)  # HU; spacings are rounded
     assert np.array_equal(out[~inside], volume.data[~inside])
 
 
