@@ -184,3 +184,26 @@ def test_left_over_is_found_in_coarse_voxels(seed):
 def test_a_scan_without_soft_tissue_has_no_left_over_enhancement():
     air = np.full((12, 12, 12), -1000.0)
     assert residual_enhancement(air, air, np.ones(air.shape, bool), MM) == []
+
+
+def test_marrow_within_a_cortex_is_not_left_over():
+    """Marrow of 170 HU is as bright as blood; a lumen of the same size and HU without a cortex is left over."""
+    grid = np.indices((44, 40, 40)) - 20
+    noise = np.random.default_rng(0).normal(0, 15, grid.shape[1:])
+    radius = np.sqrt(grid[0] ** 2 + grid[1] ** 2) + 0 * grid[2]
+    body = np.ones(radius.shape, bool)
+    lumen = np.where(radius < 10, 170.0, 40.0) + noise
+    marrow = np.where((radius >= 10) & (radius < 12), 500.0, lumen)
+    found, marrowless = (
+        sum(region.volume_ml for region in residual_enhancement(v, v, body, (1.5, 1.5, 1.5))) for v in (lumen, marrow)
+    )
+    assert found > 10 and marrowless < 1
+
+
+def test_what_is_unchanged_everywhere_is_left_over(patient):
+    """Organs, next to bone or not: the exclusion of marrow takes nothing from a scan that was not converted."""
+    body = np.ones(patient.labels.shape, bool)
+    found = residual_enhancement(patient.contrast, patient.contrast, body, MM)
+    organs = np.isin(patient.labels, [LABELS[n] for n in ("kidney_left", "kidney_right", "spleen", "aorta")])
+    ml = float(organs.sum() * np.prod(MM)) / 1000
+    assert sum(region.volume_ml for region in found) > 0.5 * ml
