@@ -14,7 +14,7 @@ from scipy import ndimage
 from medgen.phantom.anatomy.lesions import paint_lesions
 from medgen.phantom.anatomy.pelvis import paint_pelvis
 from medgen.phantom.anatomy.shapes import WHOLE, Array, Canvas, smooth_field, stream
-from medgen.phantom.anatomy.skeleton import paint_inlet, paint_ribs, paint_spine
+from medgen.phantom.anatomy.skeleton import Ribs, paint_inlet, paint_ribs, paint_spine
 from medgen.phantom.anatomy.thorax import paint_shoulders, paint_thorax
 from medgen.phantom.anatomy.torso import Habitus, paint_wall, table_height
 from medgen.phantom.anatomy.vessels import paint_great_vessels, paint_liver_vessels, paint_mesentery
@@ -96,10 +96,13 @@ def random_anatomy(seed: int, size: tuple[int, int, int], spacing: tuple[float, 
     )
     trunk = paint_wall(canvas, habitus)
     paint_thorax(canvas, trunk)
-    thick, cortex, shade = (float(rng.uniform(*limits)) for limits in ((1.4, 4.0), (0.4, 1.8), (0, 60)))
-    paint_ribs(canvas, trunk, thick, cortex, shade)
+    limits = {"thick": (1.4, 4.0), "cortex": (0.4, 1.8), "shade": (0, 60), "tall": (0.3, 4), "depth": (3.5, 7)}
+    ribs = Ribs(
+        **{name: float(rng.uniform(*both)) for name, both in limits.items()}, steep=float(rng.uniform(0.9, 1.9))
+    )
+    paint_ribs(canvas, trunk, ribs, crests=False)
     paint_spine(canvas, lowest=-150.0)
-    paint_inlet(canvas, thick, cortex)
+    paint_inlet(canvas, ribs.thick, ribs.cortex)
     paint_shoulders(canvas)
     paint_back_muscles(canvas, habitus)
     paint_mesentery(canvas, trunk, habitus)

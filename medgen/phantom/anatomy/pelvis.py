@@ -1,37 +1,52 @@
 """Pelvis for the randomised cohort: iliac vessels, hip bones, femurs and bladder, below the embedded cohort's view."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from medgen.phantom.anatomy.labels import LABELS
-from medgen.phantom.anatomy.shapes import Canvas, ellipsoid, stream
+from medgen.phantom.anatomy.shapes import Array, Canvas, ellipsoid, stream
 from medgen.phantom.anatomy.thorax import marrow, paint_long_bone
 from medgen.phantom.anatomy.torso import Trunk
 
 
+@dataclass(frozen=True)
+class Hip:
+    """Shape of the hip bones of one patient, mm.
+
+    Attributes:
+        top: z of the iliac crest.
+        wing, rim: half the thickness of the ilium in its middle, and at its crest, spines and sacroiliac joint.
+        bulge: by which the wing is convex to the side.
+        wide: by which it lies farther to the side.
+        cortex: thickness of the cortex.
+    """
+
+    top: float
+    wing: float
+    rim: float
+    bulge: float
+    wide: float
+    cortex: float
+
+
 def paint_pelvis(canvas: Canvas, trunk: Trunk) -> None:
-    """Bones first, then bladder and vessels, as far as they lie in view (z below -100 mm)."""
+    """Bones first, then bladder and vessels, as far as they lie in view (z below -80 mm)."""
     rng = stream(canvas.seed, "pelvis")
-    if canvas.axes[2][0] > -100:
+    if canvas.axes[2][0] > -80:
         return
     paint_pelvic_muscles(canvas, trunk)
     paint_sacrum(canvas)
-    cortex = float(rng.uniform(0.6, 3.0))
+    hip = Hip(
+        top=float(rng.normal(-100, 8)),
+        wing=float(rng.uniform(1.8, 5.5)),
+        rim=float(rng.uniform(3.5, 9)),
+        bulge=float(rng.uniform(-6, 14)),
+        wide=float(rng.normal(0, 6)),
+        cortex=float(rng.uniform(0.6, 3.0)),
+    )
     for side in (1, -1):
-        box = canvas.box((side * 80 - 60, -90, -300), (side * 80 + 60, 60, -100))
-        x, y, z = canvas.at(box)
-        if x.size:
-            t = np.clip((-110 - z) / 120, 0, 1)
-            blade = np.abs(side * x - (112 - 34 * t) + 0.35 * (y + 20)) - (3.5 + 3 * t)
-            blade = np.maximum(blade, np.hypot((y + 18) / 52, (z + 175) / 78) * 52 - 52)
-            canvas.paint("cortical_bone", LABELS["bone"], box, blade)
-            canvas.paint(
-                "trabecular_bone", LABELS["bone"], box, blade + cortex, shade=marrow(canvas, f"hip {side}", box)
-            )
-            socket = ellipsoid(x, y, z, (side * 88, -2, -262), (34, 32, 32))
-            canvas.paint("cortical_bone", LABELS["bone"], box, socket)
-            canvas.paint(
-                "trabecular_bone", LABELS["bone"], box, socket + 3, shade=marrow(canvas, f"socket {side}", box)
-            )
+        paint_hip(canvas, side, hip)
         paint_long_bone(canvas, [(side * 90, 0, -264), (side * 92, 0, -272)], [23, 23], f"femoral head {side}")
         paint_long_bone(
             canvas,
@@ -60,6 +75,60 @@ def paint_pelvis(canvas: Canvas, trunk: Trunk) -> None:
             plaque = canvas.bumps(f"iliac plaque {side}", where, 6, 1.0) - rng.uniform(1.4, 3.5)
             if tissue == "blood_left":
                 canvas.paint("calcification", LABELS[label], where, np.maximum(np.abs(tube - 0.3) - 0.8, -3 * plaque))
+
+
+# (z in mm; sacroiliac end and front end of the wing in an axial plane, (x to the side, y), mm)
+WING: tuple[tuple[float, tuple[float, float], tuple[float, float]], ...] = (
+    (-80.0, (100.0, -56.0), (126.0, 4.0)),
+    (-125.0, (78.0, -74.0), (130.0, 18.0)),
+    (-165.0, (58.0, -84.0), (128.0, 44.0)),
+    (-205.0, (56.0, -76.0), (112.0, 42.0)),
+    (-235.0, (72.0, -46.0), (102.0, 28.0)),
+    (-262.0, (84.0, -30.0), (98.0, 8.0)),
+)
+
+
+def paint_hip(canvas: Canvas, side: int, hip: Hip) -> None:
+    """Hip bone of a side (1: right): wing with its crest, socket, pubis and ischium."""
+    box = canvas.box((side * 85 - 70, -110, -300), (side * 85 + 70, 75, -65))
+    x, y, z = canvas.at(box)
+    if x.size:
+        bump = canvas.bumps(f"hip shape {side}", box, 14, 1.2)
+        paint_bone(canvas, box, wing_distance(side * x, y, z, hip) + bump, hip.cortex, f"hip {side}")
+        socket = ellipsoid(x, y, z, (side * 88, -2, -262), (34, 32, 32)) + bump
+        paint_bone(canvas, box, socket, hip.cortex, f"socket {side}")
+    for name, line, radii in (
+        ("pubis", [(72, 16, -262), (40, 38, -268), (8, 42, -284)], [12, 8, 10]),
+        ("ischium", [(86, -22, -268), (72, -42, -296), (58, -42, -322)], [15, 14, 12]),
+        ("ramus", [(58, -42, -322), (34, -2, -318), (9, 36, -292)], [10, 6, 8]),
+    ):
+        where, sd = canvas.path([(side * a, b, c) for a, b, c in line], radii, f"{name} {side}", 2.0, reach=4.0)
+        if sd.size:
+            paint_bone(canvas, where, sd, hip.cortex, f"{name} {side}")
+
+
+def paint_bone(canvas: Canvas, box: tuple[slice, slice, slice], sd: Array, cortex: float, name: str) -> None:
+    """Cortex (mm) around marrow of varying density."""
+    canvas.paint("cortical_bone", LABELS["bone"], box, sd)
+    canvas.paint("trabecular_bone", LABELS["bone"], box, sd + cortex, shade=marrow(canvas, name, box))
+
+
+def wing_distance(x: Array, y: Array, z: Array, hip: Hip) -> Array:
+    """Signed distance (mm) to the wing of the ilium, x to the side: a curved sheet, thick at its borders."""
+    heights = [row[0] for row in reversed(WING)]
+    ends = [(*joint, *front) for _, joint, front in reversed(WING)]
+    xa, ya, xb, yb = (np.interp(z, heights, values).astype(np.float32) for values in zip(*ends, strict=True))
+    along_x, along_y = xb - xa, yb - ya
+    length = np.hypot(along_x, along_y)
+    along = ((x - hip.wide - xa) * along_x + (y - ya) * along_y) / length  # mm from the joint
+    across = ((x - hip.wide - xa) * along_y - (y - ya) * along_x) / length  # mm to the side and back
+    t = along / length
+    # The crest is an arch over the wing, highest in its middle.
+    crest = hip.top - 95 * np.abs(np.clip(t, -0.3, 1.3) - 0.5) ** 2
+    border = np.minimum(np.minimum(along, length - along), 1.2 * (crest - z))
+    half = hip.wing + (hip.rim - hip.wing) * np.exp(-((np.clip(border, 0, None) / 9) ** 2))
+    half = np.where(z < -205, half + 0.16 * (-205 - z), half)
+    return np.maximum(np.abs(across - hip.bulge * 4 * t * (1 - t)) - half, -border)
 
 
 def paint_pelvic_muscles(canvas: Canvas, trunk: Trunk) -> None:

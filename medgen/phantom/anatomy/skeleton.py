@@ -1,5 +1,7 @@
 """Paint rib cage, iliac crests and spine, with a thin bright cortex around darker marrow."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from medgen.phantom.anatomy.labels import LABELS
@@ -18,14 +20,35 @@ RIBS = {
     "T5": (226, 0.80, 142),
     "T4": (252, 0.80, 142),
 }
+ARC = 408.0  # mm; half the circumference of the cavity
 LUMBAR = (-252, -216, -180, -144, -108, -72, -36, 0)
 
 
-def paint_ribs(canvas: Canvas, trunk: Trunk, thick: float = 2.1, cortex: float = 1.0, shade: float = 0.0) -> None:
+@dataclass(frozen=True)
+class Ribs:
+    """Shape of the ribs of one patient.
+
+    Attributes:
+        thick: half the thickness of a rib, mm.
+        cortex: thickness of its cortex, mm.
+        shade: standard deviation of its marrow within a rib, HU.
+        tall: height of its flat side above its thickness, half of it, mm.
+        depth: distance of its middle from the cavity, mm.
+        steep: factor of its descent.
+    """
+
+    thick: float = 2.1
+    cortex: float = 1.0
+    shade: float = 0.0
+    tall: float = 2.4
+    depth: float = 5.0
+    steep: float = 1.0
+
+
+def paint_ribs(canvas: Canvas, trunk: Trunk, shape: Ribs = Ribs(), crests: bool = True) -> None:
     """Paint ribs in the shell outside the cavity; each descends from the spine and rises again as cartilage.
 
-    ``thick``: half the thickness of a rib, ``cortex``: thickness of its cortex, both in mm. ``shade``: standard
-    deviation of its marrow within a rib, HU.
+    ``crests``: also paint simple iliac crests, in the same shell.
     """
     cavity = trunk.cavity
     index = np.nonzero((cavity > -5) & (cavity < 24) & (trunk.skin < -4))
@@ -37,26 +60,28 @@ def paint_ribs(canvas: Canvas, trunk: Trunk, thick: float = 2.1, cortex: float =
     bone, cartilage = np.full(len(x), 1e3, np.float32), np.full(len(x), 1e3, np.float32)
     for head, end, drop in RIBS.values():
         for side in (-1, 1):
-            fall = drop * (1 + rng.normal(0, 0.03))
+            fall = shape.steep * drop * (1 + rng.normal(0, 0.03))
             ramp = np.clip((s - 0.04) / (end - 0.04), 0, 1)
             centre = head + 4 + rng.normal(0, 1.5) - fall * ramp ** np.float32(0.9)
             rise = np.clip(s - end, 0, None) * 260
-            p = np.abs(d - 5.0) - 0.8
-            q = np.abs(z - centre - rise) * 0.85 - 2.4
-            bar = np.hypot(np.clip(p, 0, None), np.clip(q, 0, None)) + np.minimum(np.maximum(p, q), 0) - thick
+            upright = 0.85 * min(1.0, 1.3 / np.hypot(1, fall / (ARC * (end - 0.04))))
+            p = np.abs(d - shape.depth) - 0.8
+            q = np.abs(z - centre - rise) * upright - shape.tall
+            bar = np.hypot(np.clip(p, 0, None), np.clip(q, 0, None)) + np.minimum(np.maximum(p, q), 0) - shape.thick
             bar = np.where(x * side > 0, bar, 1e3)
             bone = np.minimum(bone, np.maximum(bar, (s - end) * 300))
             if end > 0.6:
                 cartilage = np.minimum(cartilage, np.maximum(bar - 0.5, np.maximum((end - s) * 300, (s - 0.97) * 300)))
     sternum = np.hypot(np.clip(np.abs(x) - 9, 0, None), 1.2 * (d - 6)) - 6.5
     bone = np.minimum(bone, np.maximum(sternum, np.maximum(82 - z, -y)))
-    crest = -100 + rng.normal(0, 5) - 90 * (s - 0.40) ** 2 * np.pi**2
-    blade = np.hypot(np.clip(np.abs(d - 8.5) - 1.5 - 0.02 * (crest - z), 0, None), np.clip(z - crest, 0, None)) - 2.5
-    bone = np.minimum(bone, blade)
-    for tissue, sd in (("cartilage", cartilage), ("cortical_bone", bone), ("rib_marrow", bone + cortex)):
+    if crests:
+        crest = -100 + rng.normal(0, 5) - 90 * (s - 0.40) ** 2 * np.pi**2
+        aside = np.clip(np.abs(d - 8.5) - 1.5 - 0.02 * (crest - z), 0, None)
+        bone = np.minimum(bone, np.hypot(aside, np.clip(z - crest, 0, None)) - 2.5)
+    for tissue, sd in (("cartilage", cartilage), ("cortical_bone", bone), ("rib_marrow", bone + shape.cortex)):
         field = np.full(canvas.size, 1e3, np.float32)
         field[index] = sd
-        marrow = canvas.bumps("rib marrow", WHOLE, 7, shade) if shade and tissue == "rib_marrow" else None
+        marrow = canvas.bumps("rib marrow", WHOLE, 7, shape.shade) if shape.shade and tissue == "rib_marrow" else None
         label = LABELS["cartilage" if tissue == "cartilage" else "bone"]
         canvas.paint(tissue, label, WHOLE, field, shade=marrow)
 
