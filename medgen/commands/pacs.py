@@ -79,7 +79,7 @@ def from_server(
             "folder-not-creatable", f"{folder} cannot be created ({error.strerror}); choose another folder as INPUT"
         ) from None
     with claimed(folder, {"command": "retrieve", "server": server.name}, overwrite=overwrite):
-        yield retrieved(server, studies, folder, series=series, rules=rules, told=print_line)
+        yield retrieved(server, studies, folder, series=series, rules=rules, log=print_line)
 
 
 class Sending:
@@ -96,7 +96,7 @@ class Sending:
             from medgen.pacs.connect import connect
             from medgen.pacs.store import Storage
 
-            self.storage = Storage(connect(address, "TO"), output if record is None else record, told=print_line)
+            self.storage = Storage(connect(address, "TO"), output if record is None else record, log=print_line)
         self.output = output
         self.folders = [output / target for target in targets] if len(targets) > 1 else [output]
         self.pool = ThreadPoolExecutor(1, "storage")

@@ -74,19 +74,19 @@ class Private:
 
 
 def open_private_folder(
-    source: Path, output: Path, folder: Path | None, shift_dates: bool = False, wanted: bool = True
+    source: Path, output: Path, folder: Path | None, shift_dates: bool = False, deidentify: bool = True
 ) -> Private | None:
-    """Open the private folder of a run into ``output``; a new one gets a random key. None if not ``wanted``.
+    """Open the private folder of a run into ``output``; a new one gets a random key. None if not ``deidentify``.
 
     Args:
         folder: the private folder; None: ``OUTPUT-private`` beside the output.
-        wanted: whether to de-identify.
+        deidentify: whether to de-identify.
 
     Raises:
-        InputError: options of de-identification although not ``wanted``; a private folder inside source or output or
-            around them; an output folder of a run with the other choice of de-identification.
+        InputError: options of de-identification although not ``deidentify``; a private folder inside source or output
+            or around them; an output folder of a run with the other choice of de-identification.
     """
-    if not wanted:
+    if not deidentify:
         if folder is not None or shift_dates:
             raise InputError(
                 "deidentify-option-missing", "--identity-dir and --shift-dates need --deidentify; add it or omit them"

@@ -36,7 +36,7 @@ def retrieved(
     *,
     series: str | None = None,
     rules: Rules | None = None,
-    told: Callable[[str], None] = lambda _: None,
+    log: Callable[[str], None] = lambda _: None,
     pauses: Sequence[float] = PAUSES,
 ) -> Iterator[Scan | None]:
     """Retrieve the scans of all studies that match a query; retrieval continues while the caller processes a scan.
@@ -45,7 +45,7 @@ def retrieved(
         folder: folder for the studies; created if it does not exist.
         series, rules: which series of a study to convert, see ``series.find_series``. Series whose modality is not
             included by any rule are not retrieved.
-        told: called with a log line for each study, which contains the study UID.
+        log: called with a log line for each study, which contains the study UID.
         pauses: seconds before each retry of a lost connection; no retries are made after a study that failed.
 
     Returns:
@@ -73,9 +73,9 @@ def retrieved(
             "pacs-no-study",
             f"{server.name} has no study that matches {' '.join(f'{k}={v}' for k, v in query.items())}; change --query",
         )
-    told(f"{server.name}: {len(studies)} studies")
+    log(f"{server.name}: {len(studies)} studies")
     return chain(
-        without_uid, _retrieve_in_order(server, sorted(studies), folder.resolve(), series, rules, told, pauses)
+        without_uid, _retrieve_in_order(server, sorted(studies), folder.resolve(), series, rules, log, pauses)
     )
 
 
@@ -85,7 +85,7 @@ def _retrieve_in_order(
     folder: Path,
     series: str | None,
     rules: Rules | None,
-    told: Callable[[str], None],
+    log: Callable[[str], None],
     pauses: Sequence[float],
 ) -> Iterator[Scan | None]:
     """Yield the scans of each study in order; a thread retrieves the studies one after the other."""
@@ -97,7 +97,7 @@ def _retrieve_in_order(
         try:
             count, new = retrieve_study(server, study, folder, rules, () if lost else pauses)
             lost = False
-            told(f"study {study}: {count} images, {new} of them new")
+            log(f"study {study}: {count} images, {new} of them new")
             return find_scans(destination, ["scan"], series=series, rules=rules) if count else []
         except ConnectionError as error:
             lost = True  # no retries for the next study
@@ -142,8 +142,8 @@ def retrieve_study(
         missing: dict[str, tuple[list[str], bool]] = {}  # series -> (instances, whether all are missing)
         for series in (name for name, elements in listed.items() if _is_convertible(elements, rules)):
             local_instances = {instance for name, instance in local if name == series}
-            told = retried(lambda series=series: server.instances(study, series), pauses)  # type: ignore[misc]
-            instances = list(dict.fromkeys(uid(instance, server.name) for instance in told))
+            answer = retried(lambda series=series: server.instances(study, series), pauses)  # type: ignore[misc]
+            instances = list(dict.fromkeys(uid(instance, server.name) for instance in answer))
             count = _count(listed[series])
             if not instances or count not in (None, len(instances)):  # end slices could be missing unnoticed
                 of_total = "" if count is None else f" of {count}"

@@ -35,7 +35,7 @@ class Stored:
 class Storage:
     """Stores series of the folder ``output`` in ``server``; not thread-safe.
 
-    ``told`` is called with a log line before each retry.
+    ``log`` is called with a log line before each retry.
     """
 
     def __init__(
@@ -43,9 +43,9 @@ class Storage:
         server: Server,
         output: Path,
         pauses: Sequence[float] = PAUSES,
-        told: Callable[[str], None] = lambda _: None,
+        log: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self.server, self.record, self.pauses, self.told = server, output / RECORD, pauses, told
+        self.server, self.record, self.pauses, self.log = server, output / RECORD, pauses, log
         self.lost = False
         self.contents: dict[tuple[str, str], set[str]] = {}  # (server, series) -> content hashes with accepted images
         self.accepted = self._read()
@@ -97,7 +97,7 @@ class Storage:
             if answered:
                 retries = iter(self.pauses)  # progress was made: allow all retries again
             elif (pause := next(retries, None)) is not None:
-                self.told(f"{lost}; retrying {folder.name} in {pause:g} s")
+                self.log(f"{lost}; retrying {folder.name} in {pause:g} s")
                 time.sleep(pause)
             else:
                 self.lost = True
@@ -124,10 +124,10 @@ class Storage:
             ) from None
         for line in lines:
             try:
-                told = json.loads(line)
-                key = str(told["server"]), str(told["sha256"])
-                found.setdefault(key, set()).update(str(name) for name in told["images"])
-                self.contents.setdefault((key[0], str(told["series"])), set()).add(key[1])
+                entry = json.loads(line)
+                key = str(entry["server"]), str(entry["sha256"])
+                found.setdefault(key, set()).update(str(name) for name in entry["images"])
+                self.contents.setdefault((key[0], str(entry["series"])), set()).add(key[1])
             except (ValueError, KeyError, TypeError, RecursionError):
                 continue  # incomplete line of an interrupted run
         return found

@@ -88,10 +88,10 @@ def test_kinds_of_run_are_not_mixed_and_the_private_folder_is_apart(tmp_path):
     with refused("deidentify-private-folder-open"):
         open_private_folder(source, out, tmp_path / "open")
     with refused("deidentify-option-missing"):
-        open_private_folder(source, out, tmp_path / "p", wanted=False)
+        open_private_folder(source, out, tmp_path / "p", deidentify=False)
     (out / "deidentification.csv").touch()
     with refused("deidentify-output-mixed"):
-        open_private_folder(source, out, None, wanted=False)
+        open_private_folder(source, out, None, deidentify=False)
     (out / "manifest.json").touch()
     with refused("deidentify-output-names-inputs", names="manifest.json"):
         open_private_folder(source, out, None)
