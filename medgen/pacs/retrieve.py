@@ -74,9 +74,7 @@ def retrieved(
             f"{server.name} has no study that matches {' '.join(f'{k}={v}' for k, v in query.items())}; change --query",
         )
     log(f"{server.name}: {len(studies)} studies")
-    return chain(
-        without_uid, _retrieve_in_order(server, sorted(studies), folder.resolve(), series, rules, log, pauses)
-    )
+    return chain(without_uid, _retrieve_in_order(server, sorted(studies), folder.resolve(), series, rules, log, pauses))
 
 
 def _retrieve_in_order(
