@@ -1,12 +1,13 @@
 """Paired translation by regression: a generator trained on the distance to the target, without a discriminator.
 
-    G* = arg min_G  λ₁ E[w |G(x) - y|] + λ_c E|pool₄(G(x) - y)| + λ_m BCE(m, t/(t + s)) + λ_l E_c|l - v(y)|/r,
-    t = max(x - y, 0)
+    G* = arg min_G  λ₁ E[w |G(x) - y|] + λ_c E|pool₄(G(x) - y)| + λ_m BCE(m, t/(t + s)) + λ_l E_c|l - v(y)|/r
 
-w is 1, and 1 + λ_w where |x - y| exceeds a threshold. m is the mask of a generator with ``replace``, and s a small
-difference: whether a voxel changes is learned as in a segmentation, which converges faster than the L1 distance alone.
-l is its level, v(y) the target smoothed within structures, r the range of levels, and E_c the mean over the voxels that
-fall by more than the threshold: without this term one level for all organs was learned, which also erased lesions.
+w is 1, and 1 + λ_w where |x - y| exceeds a threshold. m is the mask of a generator with ``replace``, t ≥ 0 by how much
+a voxel falls, and s a small difference: whether a voxel changes is learned as in a segmentation, which converges faster
+than the L1 distance alone. l is its level, v(y) the target smoothed within structures, r the range of levels, and E_c
+the mean over the voxels with t above the threshold: without this term one level for all organs was learned, which also
+erased lesions. t is x - y, or v(x) - v(y) where that is at most s: the noise of two scans differs, and half of it would
+be learned as a fall.
 
 The winner of SynthRAD2025 is a regression with a residual-encoder U-Net (Longuefosse et al., nnsyn, 2025). The network
 is `networks.residual_unet` by default. Where a target has one true value for each voxel, regression has the lowest
@@ -15,6 +16,7 @@ error; where it has not (noise, texture), it returns the mean, and ``pix2pix`` d
 
 from typing import ClassVar, Literal
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as nnf
@@ -105,8 +107,7 @@ class Regression:
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
         """One update of G. ``batch``: "source", "target" (B, C, X, Y, Z) in [-1, 1]."""
         x, y, s = batch["source"], batch["target"], self.settings
-        by_maps = s.weight_mask or s.weight_level
-        y_hat, mask, level = self.networks["G"].with_maps(x) if by_maps else (self.translate(x), None, None)  # type: ignore
+        y_hat, mask, level, within, fall = self._maps(x, y)
         error = (y_hat - y).float()
         changed = (x[:, :1] - y[:, :1]).abs() > s.changed_above
         losses = {"G_l1": (error.abs() * (1 + s.weight_changed * changed)).mean()}
@@ -116,18 +117,23 @@ class Regression:
             losses["G_coarse"] = pool(error, COARSE).abs().mean()
             total = total + s.weight_coarse * losses["G_coarse"]
         if s.weight_level:
-            losses["G_level"] = self._level_loss(level, x, y)  # type: ignore[arg-type]
+            falls = fall > s.changed_above
+            losses["G_level"] = level_loss(level, within, falls, s.generator.replace)  # type: ignore[arg-type]
             total = total + s.weight_level * losses["G_level"]
         if s.weight_mask:
-            losses["G_mask"] = mask_loss(mask, x, y, s.generator.replace)  # type: ignore[arg-type]
+            losses["G_mask"] = mask_loss(mask, x, fall, s.generator.replace)  # type: ignore[arg-type]
             total = total + s.weight_mask * losses["G_mask"]
         update("G", total)
         return losses
 
-    def _level_loss(self, level: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """`level_loss` against the target smoothed within the structures of the source, like the values replaced."""
-        target = self.networks["G"].within(y, x)  # type: ignore[operator]
-        return level_loss(level, target, (x - y) > self.settings.changed_above, self.settings.generator.replace)  # type: ignore[arg-type]
+    def _maps(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Output, logits of m, l, v(y) and t of a generator with ``replace``; of another, only the output counts."""
+        if not (self.settings.weight_mask or self.settings.weight_level):
+            return self.translate(x), x, x, x, x
+        network = self.networks["G"]
+        v, v_y = network.within(torch.cat([x, y], 1), x).chunk(2, 1)  # type: ignore[operator]
+        fall = torch.where(v - v_y > SMALL, x - y, v - v_y).clamp(min=0)
+        return *network.with_maps(x, v), v_y, fall  # type: ignore[operator]
 
     def translate(self, x: Tensor) -> Tensor:
         """Translate x (B, C, X, Y, Z) in [-1, 1] on the same grid."""
@@ -135,16 +141,16 @@ class Regression:
         return keep_background(x, y_hat) if self.settings.keep_background else y_hat
 
 
-def mask_loss(mask: Tensor, x: Tensor, y: Tensor, replace: tuple[float, float]) -> Tensor:
+def mask_loss(mask: Tensor, x: Tensor, fall: Tensor, replace: tuple[float, float]) -> Tensor:
     """Cross-entropy between the logits of a mask and the share t/(t + s) by which each voxel has to fall.
 
     Args:
         mask: logits (B, 1, X, Y, Z).
-        x, y: source and target (B, 1, X, Y, Z), encoded.
+        x: source (B, 1, X, Y, Z), encoded.
+        fall: t (B, 1, X, Y, Z) ≥ 0, encoded.
         replace: (low, high), see `ResidualUNet`.
     """
     low, high = replace
-    fall = (x - y).clamp(min=0)
     weight = (x > low - BELOW).float() * (1 + BRIGHT * (x > high))
     entropy = nnf.binary_cross_entropy_with_logits(mask.float(), fall / (fall + SMALL), reduction="none")
     return (entropy * weight).sum() / weight.sum().clamp(min=1)

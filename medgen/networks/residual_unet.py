@@ -110,13 +110,17 @@ class ResidualUNet(nn.Module):
         """(B, C_in, X, Y[, Z]), sides multiples of ``divisor`` → (B, C_out, same grid)."""
         return self.with_maps(x)[0]
 
-    def with_maps(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """The output, and with ``replace`` the logits of m and the level l, which a method can train directly."""
+    def with_maps(self, x: Tensor, value: Tensor | None = None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The output, and with ``replace`` the logits of m and the level l, which a method can train directly.
+
+        ``value``: v, if it is known already.
+        """
         features, seen = self._features(x)
         if self.replace:
             logits, once = self._logits(x, features, seen)
             maps = decided(probable(logits, self.replace), self.replace, once)
-            return replaced(x.float(), maps, self.within(x, x)), logits[:, :1], maps[:, 1:]
+            value = self.within(x, x) if value is None else value
+            return replaced(x.float(), maps, value), logits[:, :1], maps[:, 1:]
         y = self.last(nnf.leaky_relu(self.head(torch.cat([features, seen], 1)), LEAK))
         return (torch.tanh(y) if self.tanh else y), None, None
 
@@ -139,7 +143,7 @@ class ResidualUNet(nn.Module):
 
     @torch.no_grad()
     def within(self, y: Tensor, x: Tensor) -> Tensor:
-        """With ``replace``: y (B, 1, X, Y[, Z]) smoothed within the structures of x; with y = x, this is v."""
+        """With ``replace``: y (B, C, X, Y[, Z]) smoothed within the structures of x (B, 1, ...); of x itself, v."""
         return within_structures(y.float(), smoothed(smoothed(x.float())), self.slope, (1.0,) * self.dims)
 
     def _features(self, x: Tensor) -> tuple[Tensor, Tensor]:

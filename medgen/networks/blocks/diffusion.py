@@ -37,7 +37,7 @@ def diffusivity(smooth: Tensor, slope: float, rates: Sequence[float], finer: Seq
 
 
 def diffused(x: Tensor, diffusivities: Sequence[Tensor], steps: int = STEPS) -> Tensor:
-    """``steps`` explicit steps of diffusion of x (B, 1, X, Y[, Z]); nothing flows across the borders of the image."""
+    """``steps`` explicit steps of diffusion of x (B, C, X, Y[, Z]); nothing flows across the borders of the image."""
     x = x.clone()
     for _ in range(steps):
         flows = [x.diff(dim=axis).mul_(rate) for axis, rate in enumerate(diffusivities, start=2)]
@@ -60,10 +60,10 @@ def steps_for(finer: Sequence[float]) -> tuple[int, list[float]]:
 
 
 def within_structures(x: Tensor, smooth: Tensor, slope: float, finer: Sequence[float]) -> Tensor:
-    """x (B, 1, X, Y[, Z]) smoothed within the structures of an image.
+    """x (B, C, X, Y[, Z]) smoothed within the structures of an image.
 
     Args:
-        smooth: the image, smoothed with a standard deviation of `width` voxels along each axis.
+        smooth: the image (B, 1, X, Y[, Z]), smoothed with a standard deviation of `width` voxels along each axis.
         slope: see `diffusivity`.
         finer: of each axis: how many voxels make one of the spacing at which ``slope`` is defined.
     """
