@@ -226,6 +226,14 @@ class Sampling(Section):
         "pair, and all contrasts, get the same noise, so that the network learns to keep noise, not to remove it; a "
         "masked background (-1) stays",
     )
+    dose: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="largest change of the dose of contrast medium, as a fraction: the difference between source and "
+        "target of a pair is multiplied by a random factor between 1 - dose and 1 + dose, so that no pair repeats; for "
+        "pairs that share their noise (simulated ones) and are encoded by one window",
+    )
     artefacts: tuple[Artefact, ...] = Field((), description="TorchIO artefacts added to the source only")
     workers: int = Field(0, ge=0, description="loader processes in addition to the training process")
 
@@ -332,6 +340,18 @@ class Settings(Section):
         if data.classes is None:
             raise ValueError(
                 "intensity.source.kind=labels needs data.classes; set it to the number of labels, background included"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _dose_of_pairs(self) -> "Settings":
+        source, target = self.intensity.source, self.intensity.target
+        same = source.kind == target.kind == "window" and (source.low, source.high) == (target.low, target.high)
+        one = len(self.data.sources) == len(self.data.targets) == 1 and not self.data.domains
+        if self.sampling.dose and not (self.data.paired and one and same):
+            raise ValueError(
+                "sampling.dose scales the difference of a pair; it needs data.paired, one source, one target, and one "
+                "window (intensity kind, low and high) for both"
             )
         return self
 

@@ -5,6 +5,7 @@ import yaml
 from refusal import refused
 
 from medgen.config import config_file, configs, load_settings, parse_settings, plain, read_yaml
+from medgen.errors import InputError
 
 MINIMAL = {"method": {"name": "pix2pix", "generator": {"filters": 4}}}
 
@@ -170,3 +171,12 @@ def test_a_duplicate_yaml_key_is_refused(text, key):
 def test_yaml_merge_keys_may_be_overridden():
     text = "base: &b {x: 1, y: 2}\nmore: &m {<<: *b, y: 3}\nlast: {<<: [*m, *b], x: 4}\nother: {x: 5}\n"
     assert read_yaml(text)["last"] == {"x": 4, "y": 3}
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["data.paired=false", "data.targets=[a,b]", "intensity.target.high=400", "intensity.source.low=-500"],
+)
+def test_a_dose_needs_pairs_of_one_window(override):
+    with pytest.raises(InputError, match="sampling.dose"):
+        load_settings(config_file("ct_contrast_regression"), ["data.root=x", "sampling.dose=0.4", override])

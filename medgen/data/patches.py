@@ -41,7 +41,7 @@ class Patches(Dataset):
             Unpaired, this applies to source patches only.
         body: share of the other patches that is centred near a body voxel; the rest lie anywhere.
         match_position: unpaired: centre the target patch at the same position relative to the body's bounding box.
-        flip, rotate, scale, gamma, noise, artefacts: see ``settings.Sampling``.
+        flip, rotate, scale, gamma, noise, dose, artefacts: see ``settings.Sampling``.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class Patches(Dataset):
         scale: float = 0.0,
         gamma: float = 0.0,
         noise: float = 0.0,
+        dose: float = 0.0,
         artefacts: tuple[dict[str, Any], ...] = (),
     ) -> None:
         if paired and set(sources) != set(targets):
@@ -75,6 +76,7 @@ class Patches(Dataset):
         self.centres, self.foreground_fraction = centres or {}, foreground_fraction
         self.patch, self.slab = np.asarray(patch), slab
         self.body, self.match_position, self.gamma, self.noise = body, match_position, gamma, noise
+        self.dose = dose
         self.spatial = RandomAffine(tuple(AXES[a] for a in flip), rotate, scale)
         # Margin that keeps a rotated patch inside the volume; none along a slab's axis, to sample its end slices too.
         angle = np.deg2rad(min(rotate, 45))
@@ -101,6 +103,8 @@ class Patches(Dataset):
         x = self._cut(source, start, turn, spacing)
         y = self._cut(target, start_target, turn_target, spacing if paired else target[0].spacing)
         x = x if table else self._with_artefacts(_with_gamma(x, exponent), spacing, rng)
+        if self.dose:
+            x = np.clip(y + np.float32(rng.uniform(1 - self.dose, 1 + self.dose)) * (x - y), -1, 1)
         if self.noise:
             added = self._noise(rng)
             x, y = _with_noise(x, added), _with_noise(y, added if paired else self._noise(rng))

@@ -310,6 +310,20 @@ def test_without_centres_the_random_draws_are_unchanged():
         assert torch.equal(make()[n]["source"], make(centres={}, foreground_fraction=0.5)[n]["source"])
 
 
+def test_dose_scales_the_difference_of_a_pair_by_one_factor():
+    sources, targets = {"a": (volume(0),)}, {"a": (volume(40_000),)}
+    share = {k: v for k, v in (("paired", True), ("patch", PATCH), ("seed", 1))}
+    plain, scaled = Patches(sources, targets, **share), Patches(sources, targets, dose=0.5, **share)
+    factors = []
+    for n in range(6):
+        (x, y), (more, same) = ((s[n]["source"], s[n]["target"]) for s in (plain, scaled))
+        torch.testing.assert_close(same, y)
+        factor = (more - y) / (x - y)
+        assert factor.max() - factor.min() < 1e-2
+        factors.append(factor.mean())
+    assert 0.5 <= min(factors) < 0.95 < 1.05 < max(factors) <= 1.5
+
+
 def test_noise_is_the_same_in_both_of_a_pair_and_not_in_others():
     plain, noisy = make()[0], make(noise=0.01)[0]
     added = noisy["source"] - plain["source"]
