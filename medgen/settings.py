@@ -296,6 +296,11 @@ class Inference(Section):
         description="what is resampled back to the input's grid. difference: the change, which is added to the input "
         "(keeps the input's resolution; same modality only); image: the translated image",
     )
+    precision: Literal["32-true", "bf16-mixed", "auto"] = Field(
+        "32-true",
+        description="auto: bfloat16 where the hardware computes in it, which is faster and rounds outputs to 0.4 %. "
+        "With generator.replace only mask and level are rounded",
+    )
     mirror: tuple[Literal["x", "y", "z"], ...] = Field(
         (),
         description="axes (RAS) of sampling.flip: average plain and mirrored translations; each axis doubles the time",

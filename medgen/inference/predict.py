@@ -21,6 +21,7 @@ from medgen.errors import InputError
 from medgen.io.volume import Volume, from_canonical, to_canonical
 from medgen.networks.blocks.diffusion import scan_within_structures
 from medgen.networks.memory import windows_per_pass
+from medgen.networks.precision import has_bfloat16
 
 SAME_SPACING = 0.05  # relative tolerance within which a volume has the model's spacing
 MOST_RESAMPLED = 100  # ratio of spacings; beyond it the header is wrong, and resampling would take too long
@@ -331,20 +332,22 @@ def _pass(model: Model, batch: Tensor, whole: bool, memory_gb: float, maps: bool
     inference = model.settings.inference
     device = next(model.generator.parameters()).device
     run: Callable[[Tensor], Tensor] = model.generator.maps if maps else model.method.translate  # type: ignore[assignment]
-    if whole:
-        return run(batch.to(device)).float().cpu()
-    roi = model.settings.window_size
-    return sliding_window_inference(  # type: ignore[return-value]  # one tensor in, one out
-        batch,
-        roi_size=roi,
-        sw_batch_size=windows_per_pass(model.generator, (batch.shape[1], *roi), inference.batch, memory_gb),
-        predictor=lambda window: run(window).float(),
-        overlap=inference.overlap,
-        mode="gaussian",
-        padding_mode="replicate",
-        sw_device=device,
-        device=torch.device("cpu"),
-    )
+    rounded = inference.precision == "bf16-mixed" or (inference.precision == "auto" and has_bfloat16(device))
+    with torch.autocast(device.type, torch.bfloat16, enabled=rounded):
+        if whole:
+            return run(batch.to(device)).float().cpu()
+        roi = model.settings.window_size
+        return sliding_window_inference(  # type: ignore[return-value]  # one tensor in, one out
+            batch,
+            roi_size=roi,
+            sw_batch_size=windows_per_pass(model.generator, (batch.shape[1], *roi), inference.batch, memory_gb),
+            predictor=lambda window: run(window).float(),
+            overlap=inference.overlap,
+            mode="gaussian",
+            padding_mode="replicate",
+            sw_device=device,
+            device=torch.device("cpu"),
+        )
 
 
 def check_windows(model: Model, memory_gb: float | None = None) -> None:

@@ -7,6 +7,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from medgen.errors import InputError
+from medgen.networks.precision import has_bfloat16
 from medgen.settings import Settings
 
 
@@ -44,16 +45,10 @@ def _precision(named: str, accelerator: str) -> str:
     if named != "auto":
         return named
     if accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available():
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        fast = has_bfloat16("cuda")
     else:
-        fast = accelerator in ("auto", "cpu") and not torch.backends.mps.is_available() and _cpu_has_bfloat16()
+        fast = accelerator in ("auto", "cpu") and not torch.backends.mps.is_available() and has_bfloat16("cpu")
     return "bf16-mixed" if fast else "32-true"
-
-
-def _cpu_has_bfloat16() -> bool:
-    """Whether the CPU multiplies matrices in bfloat16 (AMX, AVX-512 BF16)."""
-    features: dict = getattr(torch.cpu, "get_capabilities", dict)()  # not in older torch
-    return bool(features.get("amx_bf16") or features.get("avx512_bf16"))
 
 
 def _check_started(devices: int, nodes: int) -> None:
