@@ -127,7 +127,10 @@ def measure_case(case: str, files: Mapping[str, Path], measures: Measures) -> Ca
         for role in ("source", "reference")
         if role in volumes and (image_hash := content_hash(volumes[role].data))
     ]
-    return CaseResult(case, files, metrics, named, warnings, hu, segmentation, structure, images=images)
+    made = content_hash(volumes["prediction"].data) or ""
+    return CaseResult(
+        case, files, metrics, named, warnings, hu, segmentation, structure, images=images, prediction_image=made
+    )
 
 
 def _fidelity(
