@@ -181,6 +181,7 @@ def evaluate(
 
     cluster = cluster_of(ray, workers)
     device = pick_device("auto") if segmenter or downstream else "cpu"
+    checked = source or segmenter or qa_limits != "auto"
     if extractor is not None and window is None:
         window = default_window(volume_files(real_cohort or reference))
     check_output_is_not_input(
@@ -206,7 +207,7 @@ def evaluate(
                 profile=profile,
                 tolerance_mm=tolerance,
                 extractor=None if extractor is None else named_extractor(extractor, window=window),
-                checks=named_checks(qa_limits, segmenter, "cpu" if cluster else device) if source else None,
+                checks=named_checks(qa_limits, segmenter, "cpu" if cluster else device) if checked else None,
                 downstream=None if downstream is None else make_protocols(downstream, folds, seeds, device),
                 cluster=cluster,
             )

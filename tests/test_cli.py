@@ -344,6 +344,12 @@ def test_unwritable_outputs(run, model_folder, config, cohort, tmp_path):
     assert_refused(run("evaluate", *arguments), "file/sub")
 
 
+def test_limits_of_the_structure_check_need_a_source(run, cohort, tmp_path):
+    given = ("evaluate", "--reference", cohort / "target", "--prediction", cohort / "source")
+    for option in (("--qa-limits", "general"), ("--qa-limits", "ct_contrast")):
+        assert_refused(run(*given, *option, "--out", tmp_path / "results"), "give --source")
+
+
 def test_model_of_another_version_and_no_model(run, model_folder, tmp_path):
     import shutil
 
@@ -437,5 +443,10 @@ def test_doctor_measures_the_alignment_of_pairs(run, tmp_path, monkeypatch):
     (tmp_path / "cohort" / "target" / "patient_001.nii.gz").write_bytes(b"no image")
     code, out, err = run("doctor", tmp_path / "cohort")
     assert code == 2 and "patient_001" in err and "patient_000: median" in out
+    patient = "patient_000.nii.gz"
+    (tmp_path / "cohort/target" / patient).write_bytes((tmp_path / "cohort/source" / patient).read_bytes())
+    (tmp_path / "cohort/target/patient_001.nii.gz").rename(tmp_path / "cohort/target/other.nii.gz")
+    code, out, _ = run("doctor", tmp_path / "cohort")
+    assert "source or target is missing: other, patient_001" in out and "patient_000 are the same image" in out
     code, _, err = run("doctor", tmp_path / "cohort", "--sources", "none", "--targets", "source")
     assert code == 2 and "no case with both a source and a target" in err

@@ -206,7 +206,7 @@ def test_ctrl_c_prints_what_is_kept_and_how_to_resume(given, tmp_path, monkeypat
 
     where = {
         "phantom": "medgen.phantom.cohort.write_cohort",
-        "simulate-contrast": "medgen.contrast.cohort._read",
+        "simulate-contrast": "medgen.contrast.cohort.read_pair",
         "train": "medgen.training.loop._loop",
         "translate": "medgen.inference.cohort.run.Cases.converted",
         DEIDENTIFIED: "medgen.inference.cohort.run.Cases.converted",

@@ -1,13 +1,16 @@
 """``medgen simulate-contrast``: contrast CT with known truth from non-contrast CT and label maps."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from medgen.commands.shared import Overwrite, finish, interruptible, kept_in
 from medgen.errors import InputError
 from medgen.io.names import print_line
+
+if TYPE_CHECKING:
+    from medgen.contrast.cohort import Simulated
 
 ALL_PHASES = "arterial,portal_venous,late"
 
@@ -52,7 +55,7 @@ def simulate_contrast(
         raise InputError(
             "option-reverse-conflict", "--phase, --excreted and --oral add contrast medium; omit them with --reverse"
         )
-    phases = [name.strip() for name in (phase or ALL_PHASES).split(",") if name.strip()]
+    phases = _phases(ALL_PHASES if phase is None else phase)
     if not phases:
         raise InputError("phase-unknown", "--phase names no phase; give arterial, portal_venous or late")
     with interruptible(kept_in(out)):
@@ -67,15 +70,28 @@ def simulate_contrast(
             oral=oral,
             reverse=reverse,
             overwrite=overwrite,
-            done=lambda result, i, n: print_line(
-                f"[{i}/{n}] {result.case}: {result.error or ', '.join(result.phases) or _twin(result.unknown or {})}"
-            ),
+            done=_print_case,
+            warn=lambda text: print_line(f"warning: {text}"),
         )
     if unchanged := sorted({name for result in results for name in result.unchanged}):
         print_line(
             f"labels left unchanged, because they take up no contrast medium or are not known: {', '.join(unchanged)}"
         )
     finish([f"{result.case}: {result.error}" for result in results if result.error], len(results))
+
+
+def _phases(text: str) -> list[str]:
+    """Phases in the order given, each once; case, spaces and hyphens in their names do not matter."""
+    names = (name.strip().lower().replace(" ", "_").replace("-", "_") for name in text.split(","))
+    return list(dict.fromkeys(name for name in names if name))
+
+
+def _print_case(result: "Simulated", number: int, total: int) -> None:
+    print_line(
+        f"[{number}/{total}] {result.case}: {result.error or ', '.join(result.phases) or _twin(result.unknown or {})}"
+    )
+    for warning in result.warnings:
+        print_line(f"  warning: {warning}")
 
 
 def _twin(record: dict[str, Any]) -> str:

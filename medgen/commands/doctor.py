@@ -56,23 +56,30 @@ def _installation() -> None:
 
 
 def _alignment(cohort: Path, sources: tuple[str, ...], targets: tuple[str, ...]) -> None:
+    from medgen.data.cohort.content import content_hash
+    from medgen.data.cohort.layouts import shortened_list
     from medgen.data.cohort.read import read_cohort
     from medgen.io.read import read_volume
     from medgen.qa.measures.misalignment import misalignment
 
     if not sources or not targets:
         raise InputError("contrast-names-missing", "--sources and --targets need at least one name each")
-    pairs = [
-        case for case in read_cohort(cohort, sources=sources, targets=targets).cases if case.source and case.target
-    ]
+    read = read_cohort(cohort, sources=sources, targets=targets)
+    pairs = [case for case in read.cases if case.source and case.target]
     if not pairs:
         raise InputError(
             "cohort-no-pairs", f"{cohort} has no case with both a source and a target; alignment is measured on pairs"
         )
-    failures, apart = [], []
+    alone = [case.name for case in read.cases if not (case.source and case.target)]
+    if alone:
+        print_line(f"warning: not measured, because source or target is missing: {shortened_list(alone)}")
+    failures, apart, same = [], [], []
     for case in pairs:
         try:
-            found = misalignment(read_volume(case.source[0]), read_volume(case.target[0]))
+            source, target = read_volume(case.source[0]), read_volume(case.target[0])
+            if content_hash(source.data) == content_hash(target.data):
+                same.append(case.name)
+            found = misalignment(source, target)
         except (InputError, MemoryError) as error:
             failures.append(f"{case.name}: {reason(error)}")
             continue
@@ -86,9 +93,12 @@ def _alignment(cohort: Path, sources: tuple[str, ...], targets: tuple[str, ...])
             f"{case.name}: median {found.median:.1f} mm, 90th percentile {found.p90:.1f} mm in {found.blocks} blocks"
             + (f"; misaligned (limit {found.limit:g} mm)" if beyond else "")
         )
+    if same:
+        print_line(f"warning: source and target of {shortened_list(same)} are the same image; replace one of them")
     if apart:
         print_line(
-            f"warning: {len(apart)} of {len(pairs)} pairs are misaligned; register them, or train "
-            "with method.name=reggan, which learns the deformation (for CT: config ct_contrast_reggan)"
+            f"warning: {len(apart)} of {len(pairs)} pairs are misaligned; check that none is mirrored or of another "
+            "patient, then register them, or train with method.name=reggan, which learns the deformation (for CT: "
+            "config ct_contrast_reggan)"
         )
     finish(failures, len(pairs))

@@ -40,6 +40,7 @@ UPTAKE: tuple[tuple[str, Uptake | None], ...] = (
     ("tumour", Uptake("lesion_hypovascular", mixing=0.3)),
     ("lesion", Uptake("lesion_hypovascular", mixing=0.3)),
     ("metastas", Uptake("lesion_hypovascular", mixing=0.3)),
+    ("nodul", Uptake("lesion_hypovascular", mixing=0.3)),
     ("gallbladder", None),
     ("spinal", None),
     ("costal", None),
@@ -98,8 +99,17 @@ UPTAKE: tuple[tuple[str, Uptake | None], ...] = (
 )
 
 
+# Words that make a name mean something else than the structure it names: its surroundings, or what takes up nothing.
+OTHER = frozenset(
+    "no not non without outside around near beside background exclude excluding fat thrombus thrombosis haematoma "
+    "hematoma wall graft stent metal clip catheter drain implant node lymph content".split()
+)
+
+
 def uptake_of(name: str) -> Uptake | None:
     """How the structure of a label takes up contrast medium; None if it does not."""
+    if OTHER.intersection(words(name)):
+        return None
     text = " ".join(words(name))
     side = " left" if "left" in name.lower() else " right" if "right" in name.lower() else ""
     for term, uptake in UPTAKE:

@@ -6,15 +6,16 @@ Radiology AI 2023;5:e230024). nnU-Net keeps them in ``dataset.json``, the embedd
 
 import re
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 
 from medgen.errors import InputError
+from medgen.io.label_headers import NRRD_ENDINGS, segment_names
 from medgen.io.paths import NIFTI_ENDINGS, has_ending
 from medgen.io.text import read_json
 
 _LABEL = re.compile(rb'<Label Key="(\d+)"[^>]*><!\[CDATA\[([^\]]+)\]\]>')
-_PAIRED = ("left", "right")
 
 # Class numbers of TotalSegmentator v2, task "total".
 TOTALSEGMENTATOR = dict(
@@ -50,8 +51,8 @@ def names_of_labels(path: Path, table: Path | str | None = None) -> dict[int, st
     """Value → name of a label map.
 
     Args:
-        path: the label map; searched for a table in its own header, then for ``labels.json`` or ``dataset.json`` beside
-            or above it.
+        path: the label map; searched for a table in its own header (TotalSegmentator, 3D Slicer), then for
+            ``labels.json`` or ``dataset.json`` beside or above it.
         table: a JSON file ({name: value} or {value: name}, or a dataset.json with "labels"), or "totalsegmentator" for
             the class numbers of TotalSegmentator v2.
 
@@ -63,6 +64,8 @@ def names_of_labels(path: Path, table: Path | str | None = None) -> dict[int, st
     if table is not None:
         return _from_json(Path(table))
     if has_ending(path, NIFTI_ENDINGS) and (found := _from_header(path)):
+        return found
+    if has_ending(path, NRRD_ENDINGS) and (found := segment_names(path)):
         return found
     for folder in (path.parent, path.parent.parent):
         for name in ("labels.json", "dataset.json"):
@@ -90,9 +93,27 @@ def _from_json(path: Path) -> dict[int, str]:
     content = content.get("labels", content)
     try:
         if all(str(key).isdigit() for key in content):
-            return {int(key): str(name) for key, name in content.items() if int(key)}
-        return {int(value): str(name) for name, value in content.items() if int(value)}
+            pairs = [(_value(key), str(name)) for key, name in content.items()]
+        else:
+            pairs = [(_value(value), str(name)) for name, value in content.items()]
     except (TypeError, ValueError, AttributeError):
         raise InputError(
             "labels-table-form", f"{path}: labels must be {{name: value}} or {{value: name}}; correct the table"
         ) from None
+    names: dict[int, str] = {}
+    for value, name in pairs:
+        if value in names:
+            raise InputError(
+                "labels-table-value-twice",
+                f"{path} gives {names[value]} and {name} the same value {value}; use different values",
+            )
+        if value:
+            names[value] = name
+    return names
+
+
+def _value(value: Any) -> int:
+    """A label value; raises ValueError or TypeError for true, 1.5 or a list."""
+    if isinstance(value, bool) or int(value) != float(value):
+        raise ValueError
+    return int(value)

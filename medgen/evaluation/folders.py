@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 
@@ -127,18 +128,21 @@ def read_case(files: Mapping[str, Path]) -> dict[str, Volume]:
 
 
 def _files(path: Path, cases: Mapping[str, Path], role: str) -> dict[str, Path]:
-    """Return {case name: file} of a folder; a single file is matched to the only case, regardless of its name."""
+    """Return {case name: file} of a folder; a single file is matched to the only case, regardless of its name.
+
+    Names are matched to those of ``cases`` in any encoding of accents: macOS and Linux write them differently.
+    """
     if not path.exists():
         raise InputError("file-missing", f"--{role.replace('_', '-')} {path} does not exist; check the path")
     if path.is_file():
         return {next(iter(cases)) if len(cases) == 1 else case_name(path): path}
     found: dict[str, Path] = {}
+    composed = {normalize("NFC", case): case for case in cases}
     for file in find_volumes(path):
-        if case_name(file) in found:
-            raise InputError(
-                "folder-case-twice", f"{found[case_name(file)]} and {file} have the same case name; remove one"
-            )
-        found[case_name(file)] = file
+        case = composed.get(normalize("NFC", case_name(file)), case_name(file))
+        if case in found:
+            raise InputError("folder-case-twice", f"{found[case]} and {file} have the same case name; remove one")
+        found[case] = file
     if not found:
         option = role.replace("_", "-")
         raise InputError(

@@ -28,10 +28,27 @@ def patients_of(folders: Folders, pattern: str | None) -> tuple[dict[str, str], 
 
 
 def merge_patients_by_image(results: Sequence[CaseResult]) -> tuple[list[CaseResult], list[str]]:
-    """Return the cases, with one patient for all cases that share an image, and warnings about such cases."""
+    """Return the cases, with one patient for all cases that share an image, and warnings about such cases.
+
+    Predictions that two cases share are also warned of.
+    """
     merged_patients, pairs = merge_by_images((case.name, case.patient, case.images) for case in results)
     warnings = [f"cases {one} and {other} show the same image and count as one patient" for one, other in pairs]
+    warnings += _copied_predictions(results)
     return [replace(case, patient=merged_patients.get(case.patient, case.patient)) for case in results], warnings
+
+
+def _copied_predictions(results: Sequence[CaseResult]) -> list[str]:
+    """Return warnings about predictions that are one image although their cases are not, as after a wrong copy."""
+    first: dict[str, CaseResult] = {}
+    pairs = [
+        (other.name, case.name)
+        for case in results
+        if case.prediction_image
+        and (other := first.setdefault(case.prediction_image, case)) is not case
+        and set(other.images) != set(case.images)
+    ]
+    return [f"the predictions of cases {one} and {other} are the same image; check the files" for one, other in pairs]
 
 
 def training_overlap_warnings(manifest: Mapping[str, Any], cases: Mapping[str, Sequence[str]]) -> list[str]:

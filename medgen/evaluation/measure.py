@@ -90,6 +90,8 @@ def measure_case(case: str, files: Mapping[str, Path], measures: Measures) -> Ca
             warnings.append(
                 f"the prediction equals the {role} in every voxel; check that {files['prediction']} is the output"
             )
+    if {"reference", "source"} <= volumes.keys() and np.array_equal(volumes["reference"].data, volumes["source"].data):
+        warnings.append(f"the reference equals the source in every voxel; check that {files['reference']} is the truth")
     masks = {"mask": volumes["mask"].data > 0} if "mask" in volumes else {}
     if "mask" in masks and len(np.unique(volumes["mask"].data[masks["mask"]])) > 1:
         warnings.append("the mask has more than one value above 0; every voxel above 0 counts as inside")
@@ -125,7 +127,10 @@ def measure_case(case: str, files: Mapping[str, Path], measures: Measures) -> Ca
         for role in ("source", "reference")
         if role in volumes and (image_hash := content_hash(volumes[role].data))
     ]
-    return CaseResult(case, files, metrics, named, warnings, hu, segmentation, structure, images=images)
+    made = content_hash(volumes["prediction"].data) or ""
+    return CaseResult(
+        case, files, metrics, named, warnings, hu, segmentation, structure, images=images, prediction_image=made
+    )
 
 
 def _fidelity(

@@ -60,6 +60,7 @@ class CaseResult:
         segmentation: rows {"label", *`segmentation_columns`}.
         structure: {"status", "reasons", "values"}.
         images: content hashes of source and reference, which identify a scan under another name.
+        prediction_image: content hash of the prediction; "" if it is constant.
     """
 
     name: str
@@ -72,6 +73,7 @@ class CaseResult:
     structure: Mapping[str, Any] | None = None
     patient: str = ""
     images: Sequence[str] = ()
+    prediction_image: str = ""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from medgen.io.dicom.read import read_slices
 from medgen.io.dicom.series import Series
 from medgen.io.dicom.stack import stack
 from medgen.io.hashes import _files, sha256, sha256_of
+from medgen.io.label_headers import is_label_map
 from medgen.io.mixed import ambiguous_input_message, scan_below, shortened_names
 from medgen.io.paths import ENDINGS, case_name, has_ending, require_path
 from medgen.io.read import find_volumes, read_geometry, read_volume
@@ -255,6 +256,12 @@ def read_scan(scan: Scan, series: str | None = None) -> list[Volume]:
     """Read the volumes of a case, in the order of the contrasts; ``series``: see ``read_volume``. Raises InputError."""
     if scan.series is not None:
         return [read_slices(scan.series.slices, scan.files[0])]
+    for file in scan.files:
+        if is_label_map(file):
+            raise InputError(
+                "input-is-label-map",
+                f"{file} is a label map by its header, not a scan; move it to another folder than the scans",
+            )
     volumes = [read_volume(file, series=series) for file in scan.files]
     _refuse_two_patients(volumes)
     return volumes

@@ -20,6 +20,7 @@ from medgen.data.grid import resample, resample_like
 from medgen.data.intensity import Range
 from medgen.data.labels.codec import LabelTable, describe_labels
 from medgen.data.labels.deformation import centred, deform, recombine
+from medgen.data.labels.names import label_names
 from medgen.data.labels.resampling import nearly_whole
 from medgen.errors import InputError
 from medgen.inference.cohort.manifest import Manifest, model_description
@@ -133,6 +134,7 @@ def synthesize(
     reference = None if style is None else reference_style(model, style)
     table = model.source_code
     assert isinstance(table, LabelTable)
+    _check_names(labels, table)
     results: list[Synthetic] = []
     run = {"command": "synthesize", "model": model.info.sha256, "labels": labels, "images": images, "style": style}
     run |= {"seed": seed, "deform": deform, "recombine": recombine}
@@ -147,6 +149,27 @@ def synthesize(
                     manifest.add(entry.case, entry)
                 done(entry, len(results), len(paths) * samples)
     return results
+
+
+def _check_names(labels: Path, table: LabelTable) -> None:
+    """Raise InputError if the table beside the label maps gives a value of the model another name.
+
+    A liver would otherwise be painted as the structure that has its number in the model.
+    """
+    try:
+        given = label_names(labels)
+    except InputError:  # a table of another kind, which is not needed here
+        return
+    own = {name.casefold(): value for name, value in table.labels.items()}
+    for value, name in given.items():
+        known = table.names.get(value, name)
+        if value and (own.get(name.casefold(), value) != value or known.casefold() != name.casefold()):
+            raise InputError(
+                "labels-tables-differ",
+                f"the table beside {labels} has {name} as {value}, but the model has {known} as {value}"
+                + (f" and {name} as {own[name.casefold()]}" if name.casefold() in own else "")
+                + "; change the values of the label maps to those of the model, or correct the table",
+            )
 
 
 def _write_table(out: Path, table: LabelTable) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from medgen.checkpoint import Model, removes_contrast
+from medgen.data.cohort.modality import lacks_air
 from medgen.data.fingerprint import describe, distribution_shift_reasons, resembles_target
 from medgen.data.intensity import fit_range
 from medgen.io.volume import Volume, canonical_view
@@ -23,6 +24,10 @@ def out_of_distribution(model: Model, volumes: Sequence[Volume]) -> list[str]:
         canonical = canonical_view(volume)
         found = describe(canonical.data, canonical.spacing, fit_range(canonical.data, **intensity))
         prefix = f"{name}: " if len(names) > 1 else ""
+        if lacks_air(model.settings.intensity.source, canonical.data):
+            sentences.append(
+                f"{prefix}no voxel has the HU of fat or air: the values may lack the offset of -1024, or not be HU"
+            )
         known = [scan.model_dump() for scan in scans]
         for reason in distribution_shift_reasons(found, known, check_spacing=not one_grid):
             sentences.append(f"{prefix}outside the training distribution: {reason}")

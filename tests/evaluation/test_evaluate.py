@@ -216,6 +216,12 @@ def test_a_prediction_that_is_the_truth_or_the_input_itself_is_warned_of(cohort,
     assert f"a: the prediction equals the {role} in every voxel" in found
 
 
+def test_a_truth_that_is_the_input_itself_is_warned_of(cohort):
+    _write(cohort / "target/a.nii.gz", _arrays(0)[1])
+    (found,) = [text for text in _run(cohort, source=cohort / "source").warnings if "in every voxel" in text]
+    assert "a: the reference equals the source" in found
+
+
 def test_orientation_on_disk_does_not_matter(cohort):
     """The same volume stored with another axis order gives the same numbers, body mask and regions included."""
     plain = _run(cohort, source=cohort / "source", labels=cohort / "labels")

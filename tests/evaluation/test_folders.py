@@ -2,6 +2,7 @@
 
 import json
 import os
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -78,3 +79,11 @@ def test_an_unreadable_label_table_is_refused(tmp_path, make, code):
     make(tmp_path / "labels.json")
     with refused(code, names="labels.json"):
         label_names(tmp_path)
+
+
+def test_names_match_in_any_encoding_of_accents(tmp_path):
+    for folder, form in (("prediction", "NFD"), ("reference", "NFC"), ("source", "NFD")):
+        save(tmp_path / folder / f"{normalize(form, 'Müller')}.nii.gz", np.zeros((4, 4, 4), np.int16))
+        save(tmp_path / folder / "b.nii.gz", np.zeros((4, 4, 4), np.int16))
+    found = match_folders({role: tmp_path / role for role in ("reference", "prediction", "source")})
+    assert not found.extra and all(len(files) == 3 for files in found.cases.values()) and len(found.cases) == 2

@@ -35,6 +35,15 @@ def test_cases_with_an_image_in_common_are_one_patient():
     assert [case.patient for case in found] == ["a", "b", "a"] and "cases a and c show the same image" in warnings[0]
 
 
+def test_a_prediction_of_two_cases_is_warned_of():
+    made = (("a", ["1"], "x"), ("b", ["2"], "x"), ("c", ["1"], "x"), ("d", ["4"], ""), ("e", ["5"], ""))
+    results = [CaseResult(n, {}, {}, patient=n, images=i, prediction_image=p) for n, i, p in made]
+    _, warnings = merge_patients_by_image(results)
+    assert [text for text in warnings if "prediction" in text] == [
+        "the predictions of cases a and b are the same image; check the files"
+    ]
+
+
 def test_provenance_next_to_the_references_gives_patients_and_synthetic_cases(tmp_path):
     for folder in ("imagesTr", "made"):
         (tmp_path / folder).mkdir()

@@ -217,6 +217,28 @@ def test_tissue_classes_come_from_images_or_in_the_maps(tissue_model, cohort, tm
     assert set(np.unique(written)) == {0, 3, 7}
 
 
+@pytest.mark.parametrize("beside", [".", ".."])
+@pytest.mark.parametrize("shift", [0, 1])
+def test_a_table_that_contradicts_the_model_is_refused(model, cohort, tmp_path, beside, shift):
+    folder = tmp_path / "in/maps"
+    folder.mkdir(parents=True)
+    shutil.copy(cohort / "labels/case0.nii.gz", folder)
+    names = list(model.source_code.labels)
+    values = {name.upper(): model.source_code.labels[names[i - shift]] for i, name in enumerate(names)}
+    (folder / beside / "labels.json").write_text(json.dumps(values | {"other": 99}))
+    if shift:
+        with refused("labels-tables-differ", names="maps"):
+            synthesize(model, folder, tmp_path / "out")
+    else:
+        assert [r.status for r in synthesize(model, folder, tmp_path / "out")] == ["made"]
+
+
+def test_a_table_of_another_kind_beside_label_maps_is_ignored(model, cohort, tmp_path):
+    shutil.copy(cohort / "labels/case0.nii.gz", tmp_path / "case0.nii.gz")
+    (tmp_path / "labels.json").write_text("[1, 2]")
+    assert [r.status for r in synthesize(model, tmp_path / "case0.nii.gz", tmp_path / "out")] == ["made"]
+
+
 def test_image_on_another_grid_and_missing_image(tissue_model, cohort, tmp_path):
     folder = tmp_path / "real"
     folder.mkdir()

@@ -213,7 +213,7 @@ def _entry(content: Mapping[str, Any], keys: Sequence[str], part: str, path: Pat
         raise InputError(
             "datalist-part-contradiction", f"{path}: the subsets of an entry disagree: {conflict}; keep one"
         )
-    folds = [_fold(value, path) for key, value in content.items() if FOLD.fullmatch(key)]
+    folds = [_fold(value, path) for key, value in content.items() if FOLD.fullmatch(key) and key not in keys]
     if len(set(folds)) > 1:
         raise InputError(
             "datalist-fold-contradiction",

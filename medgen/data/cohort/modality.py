@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from itertools import islice
 
+import numpy as np
+
 from medgen.data.body_mask import looks_like_hu
 from medgen.data.cache import Channels
 from medgen.data.cohort.layouts import shortened_list
@@ -29,13 +31,12 @@ def _misfit(side: str, intensity: Codec, images: Mapping[str, Channels]) -> str 
     if intensity.kind == "labels":
         return None
     volumes = [channel.data for channels in islice(images.values(), CHECKED_CASES) for channel in channels]
-    window = intensity.kind == "window" and (intensity.low is None or intensity.low <= CT_LOW)
-    if window and _most([bool(v.min() > MR_MIN) for v in volumes]):
+    if _most([lacks_air(intensity, v) for v in volumes]):
         return (
             f"intensity.{side} is a CT window in HU, but most {side} images contain no fat or air in HU; use a config "
-            "for MR (codec kind percentile or zscore), or convert the images to HU"
+            "for MR (intensity kind percentile or zscore), or convert the images to HU"
         )
-    if window and (unusual := [case for case, each in images.items() if any(c.data.min() > MR_MIN for c in each)]):
+    if unusual := [case for case, each in images.items() if any(lacks_air(intensity, c.data) for c in each)]:
         return (
             f"the {side} images of {shortened_list(unusual)} contain no fat or air in HU, unlike most others: they "
             "may lack the offset of -1024 or may not be CT; inspect them, and correct or remove them"
@@ -43,9 +44,15 @@ def _misfit(side: str, intensity: Codec, images: Mapping[str, Channels]) -> str 
     if intensity.kind != "window" and _most([looks_like_hu(v) for v in volumes]):
         return (
             f"intensity.{side} is {intensity.kind}, which is for MR without units, but most {side} images look like CT "
-            "in HU; use a config for CT (codec kind window), which keeps HU"
+            "in HU; use a config for CT (intensity kind window), which keeps HU"
         )
     return None
+
+
+def lacks_air(intensity: Codec, data: np.ndarray) -> bool:
+    """Whether an image for a CT window has neither fat nor air, as a CT that lacks its offset, or MR."""
+    window = intensity.kind == "window" and (intensity.low is None or intensity.low <= CT_LOW)
+    return window and bool(data.min() > MR_MIN)
 
 
 def _most(flags: list[bool]) -> bool:

@@ -1,6 +1,6 @@
 """Read the cohort of a run and split it, as stated, recorded or drawn; report all excluded cases."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,6 +106,8 @@ def _by_content(
     images = {c.name: [*([] if settings.label_source else c.source), *c.target] for c in cases}
     hashes = content_hashes((file for files in images.values() for file in files), folder)
     content = {name: {h for file in files if (h := hashes[file])} for name, files in images.items()}
+    for text in _content_warnings([] if settings.label_source else cases, hashes):
+        say(f"warning: {text}")
     known = {c.name: cohort.records.by_images(cohort.known[c.name], sorted(content[c.name])) for c in cases}
     renamed = [case.name for case in cases if known[case.name].synthetic and not case.synthetic]
     if renamed:
@@ -121,6 +123,21 @@ def _by_content(
     return [
         replace(c, patient=merged.get(c.patient, c.patient), made_of=of) for c, of in zip(cases, made, strict=True)
     ], content
+
+
+def _content_warnings(cases: list[Case], hashes: Mapping[Path, str | None]) -> list[str]:
+    """Warn about images that teach nothing: of one value, or a source and a target that are the same image."""
+    same = [c.name for c in cases if {hashes[f] for f in c.source} & {hashes[f] for f in c.target} - {None}]
+    empty = [file.name for c in cases for file in (*c.source, *c.target) if hashes[file] is None]
+    texts = []
+    if same:
+        texts.append(
+            f"source and target of {shortened_list(same)} are the same image, as after a wrong copy; replace one of "
+            "them or remove the case"
+        )
+    if empty:
+        texts.append(f"no content in {shortened_list(empty)}: one value everywhere, or unreadable; export them again")
+    return texts
 
 
 def _tell_split(

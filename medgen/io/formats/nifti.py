@@ -299,7 +299,7 @@ def _opened(path: Path) -> Iterator[Any]:
             if not file.read(1):
                 raise InputError("nifti-empty", f"{path} is empty; copy or export it again")
             file.seek(0)
-            raise ImageFileError(f"it {state}, unlike its extension says")
+            raise ImageFileError(f"it {state}, although its name says so")
         if not zipped:
             yield file
             return

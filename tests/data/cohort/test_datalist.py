@@ -142,6 +142,14 @@ def test_one_fold_is_the_validation_set(listed, wrap, kind):
         parts(listed(entries(0, fold=True)))
 
 
+@pytest.mark.parametrize("names", [("train", "val", "test"), ("Training", "VAL", "testing set")])
+def test_a_fold_may_name_the_subset(listed, names):
+    found = parts(listed([one for i in range(3) for one in entries(i, fold=names[i])]))
+    assert found == {"c0": "train", "c1": "validation", "c2": "test"}
+    with refused("datalist-part-unknown", names="1"):
+        parts(listed([*entries(0, fold="train"), *entries(1, fold="val"), *entries(2, fold=1)]))
+
+
 def test_a_validation_list_takes_precedence_over_folds_with_a_warning(listed):
     file = listed({"training": entries(0, 1, fold=0), "validation": entries(2)})
     assert parts(file) == {"c0": "train", "c1": "train", "c2": "validation"}

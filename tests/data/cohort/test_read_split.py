@@ -220,3 +220,22 @@ def test_a_single_ct_stored_without_its_offset_gives_a_warning(tmp_path, side):
     assert any(
         f"the {side} images of {min(train)} contain no fat or air in HU, unlike most" in text for text in messages
     )
+
+
+def test_pairs_of_one_image_and_empty_images_are_reported(tmp_path):
+    root = write_cohort(tmp_path / "cohort", cases=4)
+    copy(root, "case0", "case0", "source", mirrored=True)
+    (root / "source/case0.nii.gz").unlink()
+    (root / "target/case0.nii.gz").unlink()
+    (root / "target/case0.nii").write_bytes((root / "source/case0.nii").read_bytes())
+    image = nib.load(root / "target/case1.nii.gz")
+    nib.save(nib.Nifti1Image(np.full(image.shape, -1024, np.int16), image.affine), root / "target/case1.nii.gz")
+    *_, messages = parts(root, tmp_path / "run")
+    assert [text for text in messages if "same image" in text or "one value" in text] == [
+        "warning: source and target of case0 are the same image, as after a wrong copy; replace one of them or remove "
+        "the case",
+        "warning: no content in case1.nii.gz: one value everywhere, or unreadable; export them again",
+    ]
+    write_cohort(tmp_path / "good", cases=4)
+    *_, messages = parts(tmp_path / "good", tmp_path / "run2")
+    assert not any("same image" in text or "one value" in text for text in messages)

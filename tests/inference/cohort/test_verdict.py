@@ -167,3 +167,11 @@ def test_a_scan_already_without_contrast_medium_gives_a_warning():
     )
     assert not any("already" in text for text in with_medium)
     assert any("already be without contrast medium" in text for text in without)
+
+
+def test_a_ct_without_its_offset_gives_a_warning():
+    model = make_model(small_settings(), spacing=(MM,) * 3)
+    patient = make_patient(10, size=SIZE, spacing=MM)
+    for offset, warned in ((0, False), (1024, True)):
+        found = out_of_distribution(model, [volume(patient.contrast + offset, patient.affine)])
+        assert any("lack the offset of -1024" in text for text in found) == warned
