@@ -298,8 +298,8 @@ class Inference(Section):
     )
     precision: Literal["32-true", "bf16-mixed", "auto"] = Field(
         "32-true",
-        description="auto: bfloat16 where the hardware computes in it, which is faster and rounds outputs to 0.4 %. "
-        "With generator.replace only mask and level are rounded",
+        description="auto: bfloat16 where the hardware computes in it: faster, with 8 significant bits in every layer, "
+        "so that outputs differ between machines; meant for generator.replace, where it affects mask and level only",
     )
     mirror: tuple[Literal["x", "y", "z"], ...] = Field(
         (),

@@ -100,21 +100,24 @@ UPTAKE: tuple[tuple[str, Uptake | None], ...] = (
 
 
 # Words that make a name mean something else than the structure it names: its surroundings, or what takes up nothing.
+# Lesions and muscles keep their meaning beside such words (lymph_node_metastasis, abdominal_wall_muscle).
 OTHER = frozenset(
-    "no not non without outside around near beside background exclude excluding fat thrombus thrombosis haematoma "
+    "without outside around near beside background exclude excluding fat thrombus thrombosis haematoma "
     "hematoma wall graft stent metal clip catheter drain implant node lymph content".split()
 )
+NEGATION = frozenset("no not non without exclude excluding background".split())  # as the first word
 
 
 def uptake_of(name: str) -> Uptake | None:
     """How the structure of a label takes up contrast medium; None if it does not."""
-    if OTHER.intersection(words(name)):
+    if NEGATION.intersection(words(name)[:1]):
         return None
     text = " ".join(words(name))
+    other = bool(OTHER.intersection(words(name)))
     side = " left" if "left" in name.lower() else " right" if "right" in name.lower() else ""
     for term, uptake in UPTAKE:
         if term in text or term in text + side:
-            return uptake
+            return None if other and not uptake.tissue.startswith(("lesion", "muscle")) else uptake
     return None
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
 from medgen.contrast.enhancement import Uptake, uptake_of
 from medgen.contrast.label_names import names_of_labels
@@ -23,7 +24,9 @@ CHANNEL = "_0000"  # nnU-Net's ending of an image's name, which its label map do
 SEGMENTATION = ".seg"  # ending of 3D Slicer's segmentations: p1.seg.nrrd
 # Structures whose HU without contrast medium vary too much to say that a scan has some.
 UNCERTAIN = ("trabecular_bone", "skin", "muscle", "lung_vessel", "gut_wall", "urine")
-ENHANCED = 40.0  # HU above the mean without contrast medium: no healthy blood or organ has that much more
+ENHANCED = 40.0  # HU above the mean without contrast medium; only the thyroid, which holds iodine, has that much more
+LEAST_VOXELS = 30  # of a structure that says something about the scan
+LARGEST = 65535  # label value
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,19 @@ def find_pairs(images: Path, labels: Path) -> tuple[list[Pair], list[str]]:
     """
     images, labels = require_path(images), require_path(labels)
     found = _volumes(images)
-    maps = {folded(name): path for name, path in _volumes(labels).items()}
+    maps: dict[str, Path] = {}
+    for name, path in _volumes(labels).items():
+        if folded(name) in maps:
+            raise InputError(
+                "folder-case-twice", f"{maps[folded(name)]} and {path} have one name but for its case; rename one"
+            )
+        maps[folded(name)] = path
     if images.is_file() and labels.is_file():
         matched = {case: labels for case in found}
     else:
         matched = {case: path for case in found if (path := _map_of(case, maps))}
+    if not images.is_file():
+        _check_once(matched)
     if not matched:
         raise InputError("pair-partner-missing", _missing(labels, next(iter(found))))
     records = Records()
@@ -94,10 +105,11 @@ def read_pair(pair: Pair, labels: Path, table: Path | str | None, *, reverse: bo
     if not same_grid(ct.geometry, stored.geometry):
         raise InputError("pair-grid-differs", f"{label_map} is on another grid than {image}; resample it")
     whole = nearly_whole(stored.data)
-    if whole.min() < 0 or not np.array_equal(whole, np.rint(whole)):
+    if whole.min() < 0 or whole.max() > LARGEST or not np.array_equal(whole, np.rint(whole)):
         raise InputError(
             "labels-not-whole",
-            f"{label_map} has values that are not whole numbers from 0, as after interpolation; export it again",
+            f"{label_map} has values that are not whole numbers from 0 to {LARGEST}, as after interpolation; export it "
+            "again",
         )
     values = whole.astype(np.int32)
     names = names_of_labels(label_map, table)
@@ -113,11 +125,15 @@ def read_pair(pair: Pair, labels: Path, table: Path | str | None, *, reverse: bo
 
 def _contrast(hu: np.ndarray, values: np.ndarray, names: Mapping[int, str], reverse: bool) -> str:
     """Warning about a CT with contrast medium that should have none, or the reverse; "" if there is no doubt."""
-    medians = {}
-    for value, name in names.items():
-        uptake = uptake_of(name)
-        if uptake is not None and uptake.tissue not in UNCERTAIN and not uptake.tissue.startswith("lesion"):
-            medians[name] = (float(np.median(hu[values == value])), _plain(uptake))
+    medians, blood = {}, []
+    for value, box in enumerate(ndimage.find_objects(values), start=1):
+        uptake = uptake_of(names[value]) if box is not None and value in names else None
+        if uptake is None or uptake.tissue in UNCERTAIN or uptake.tissue.startswith("lesion"):
+            continue
+        name, inside = names[value], hu[box][values[box] == value]
+        if len(inside) >= LEAST_VOXELS and "thyroid" not in name.lower():
+            medians[name] = (float(np.median(inside)), _plain(uptake))
+            blood += [name] if uptake.tissue.startswith(("blood", "renal")) else []
     bright = {name: median for name, (median, plain) in medians.items() if plain + ENHANCED < median < 1000}
     if not reverse and bright:
         name = max(bright, key=lambda name: bright[name])
@@ -125,7 +141,7 @@ def _contrast(hu: np.ndarray, values: np.ndarray, names: Mapping[int, str], reve
             f"the scan seems to have contrast medium already ({name}: {bright[name]:.0f} HU), but the target should "
             "have none; remove it from IMAGES, or use --reverse"
         )
-    if reverse and medians and not any(median > plain + ENHANCED / 2 for median, plain in medians.values()):
+    if reverse and blood and not any(medians[name][0] > medians[name][1] + ENHANCED / 2 for name in blood):
         return "the scan seems to have no contrast medium: no labelled structure is bright, so source and target agree"
     return ""
 
@@ -155,6 +171,17 @@ def _volumes(path: Path) -> dict[str, Path]:
             "(TotalSegmentator: --ml)",
         )
     return found
+
+
+def _check_once(matched: Mapping[str, Path]) -> None:
+    """Raise InputError if two CTs have one label map: case and case_0000, or names that differ in case only."""
+    first: dict[Path, str] = {}
+    for case, path in matched.items():
+        if path in first:
+            raise InputError(
+                "folder-case-twice", f"{path} is the label map of {first[path]} and of {case}; rename one of the CTs"
+            )
+        first[path] = case
 
 
 def _map_of(case: str, maps: Mapping[str, Path]) -> Path | None:

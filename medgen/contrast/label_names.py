@@ -96,7 +96,7 @@ def _from_json(path: Path) -> dict[int, str]:
             pairs = [(_value(key), str(name)) for key, name in content.items()]
         else:
             pairs = [(_value(value), str(name)) for name, value in content.items()]
-    except (TypeError, ValueError, AttributeError):
+    except (TypeError, ValueError, AttributeError, OverflowError):
         raise InputError(
             "labels-table-form", f"{path}: labels must be {{name: value}} or {{value: name}}; correct the table"
         ) from None
@@ -113,7 +113,7 @@ def _from_json(path: Path) -> dict[int, str]:
 
 
 def _value(value: Any) -> int:
-    """A label value; raises ValueError or TypeError for true, 1.5 or a list."""
-    if isinstance(value, bool) or int(value) != float(value):
+    """A label value; raises ValueError, TypeError or OverflowError for true, -1, 1.5, infinity or a list."""
+    if isinstance(value, bool) or int(value) != float(value) or int(value) < 0:
         raise ValueError
     return int(value)

@@ -102,9 +102,9 @@ class Patches(Dataset):
         spacing = source[0].spacing
         x = self._cut(source, start, turn, spacing)
         y = self._cut(target, start_target, turn_target, spacing if paired else target[0].spacing)
-        x = x if table else self._with_artefacts(_with_gamma(x, exponent), spacing, rng)
         if self.dose:
-            x = np.clip(y + np.float32(rng.uniform(1 - self.dose, 1 + self.dose)) * (x - y), -1, 1)
+            x = _with_dose(x, y, rng.uniform(1 - self.dose, 1 + self.dose))
+        x = x if table else self._with_artefacts(_with_gamma(x, exponent), spacing, rng)
         if self.noise:
             added = self._noise(rng)
             x, y = _with_noise(x, added), _with_noise(y, added if paired else self._noise(rng))
@@ -197,6 +197,11 @@ class Patches(Dataset):
 def _with_noise(x: np.ndarray, noise: np.ndarray) -> np.ndarray:
     """Add noise (X, Y, Z) to every contrast; -1, a masked background or air, stays."""
     return np.where(x <= -1, x, np.clip(x + noise, -1, 1))
+
+
+def _with_dose(x: np.ndarray, y: np.ndarray, factor: float) -> np.ndarray:
+    """Multiply what x has more than y; values at an end of the window, a masked background or clipped, stay."""
+    return np.where(np.abs(x) >= 1, x, np.clip(y + np.float32(factor) * (x - y), -1, 1))
 
 
 def _with_gamma(x: np.ndarray, exponent: np.ndarray | None) -> np.ndarray:

@@ -46,7 +46,7 @@ def _copied_predictions(results: Sequence[CaseResult]) -> list[str]:
         for case in results
         if case.prediction_image
         and (other := first.setdefault(case.prediction_image, case)) is not case
-        and set(other.images) != set(case.images)
+        and not set(other.images) & set(case.images)
     ]
     return [f"the predictions of cases {one} and {other} are the same image; check the files" for one, other in pairs]
 

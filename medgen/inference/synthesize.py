@@ -6,6 +6,7 @@ number, so adding or removing a case does not change the others.
 
 import copy
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -151,6 +152,10 @@ def synthesize(
     return results
 
 
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", name).casefold()
+
+
 def _check_names(labels: Path, table: LabelTable) -> None:
     """Raise InputError if the table beside the label maps gives a value of the model another name.
 
@@ -160,14 +165,14 @@ def _check_names(labels: Path, table: LabelTable) -> None:
         given = label_names(labels)
     except InputError:  # a table of another kind, which is not needed here
         return
-    own = {name.casefold(): value for name, value in table.labels.items()}
+    own = {_plain(name): value for name, value in table.labels.items()}
     for value, name in given.items():
         known = table.names.get(value, name)
-        if value and (own.get(name.casefold(), value) != value or known.casefold() != name.casefold()):
+        if value and (own.get(_plain(name), value) != value or _plain(known) != _plain(name)):
             raise InputError(
                 "labels-tables-differ",
                 f"the table beside {labels} has {name} as {value}, but the model has {known} as {value}"
-                + (f" and {name} as {own[name.casefold()]}" if name.casefold() in own else "")
+                + (f" and {name} as {own[_plain(name)]}" if _plain(name) in own else "")
                 + "; change the values of the label maps to those of the model, or correct the table",
             )
 

@@ -107,7 +107,10 @@ class Regression:
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
         """One update of G. ``batch``: "source", "target" (B, C, X, Y, Z) in [-1, 1]."""
         x, y, s = batch["source"], batch["target"], self.settings
-        y_hat, mask, level, within, fall = self._maps(x, y)
+        by_maps = s.weight_mask or s.weight_level
+        v, v_y = self._within(x, y) if by_maps else (None, None)
+        y_hat, mask, level = self.networks["G"].with_maps(x, v) if by_maps else (self.translate(x), None, None)  # type: ignore
+        fall = fallen(x, y, v, v_y) if by_maps else None  # type: ignore[arg-type]
         error = (y_hat - y).float()
         changed = (x[:, :1] - y[:, :1]).abs() > s.changed_above
         losses = {"G_l1": (error.abs() * (1 + s.weight_changed * changed)).mean()}
@@ -117,8 +120,8 @@ class Regression:
             losses["G_coarse"] = pool(error, COARSE).abs().mean()
             total = total + s.weight_coarse * losses["G_coarse"]
         if s.weight_level:
-            falls = fall > s.changed_above
-            losses["G_level"] = level_loss(level, within, falls, s.generator.replace)  # type: ignore[arg-type]
+            falls = fall > s.changed_above  # type: ignore[operator]
+            losses["G_level"] = level_loss(level, v_y, falls, s.generator.replace)  # type: ignore[arg-type]
             total = total + s.weight_level * losses["G_level"]
         if s.weight_mask:
             losses["G_mask"] = mask_loss(mask, x, fall, s.generator.replace)  # type: ignore[arg-type]
@@ -126,19 +129,25 @@ class Regression:
         update("G", total)
         return losses
 
-    def _maps(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Output, logits of m, l, v(y) and t of a generator with ``replace``; of another, only the output counts."""
-        if not (self.settings.weight_mask or self.settings.weight_level):
-            return self.translate(x), x, x, x, x
-        network = self.networks["G"]
-        v, v_y = network.within(torch.cat([x, y], 1), x).chunk(2, 1)  # type: ignore[operator]
-        fall = torch.where(v - v_y > SMALL, x - y, v - v_y).clamp(min=0)
-        return *network.with_maps(x, v), v_y, fall  # type: ignore[operator]
+    def _within(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Source and target smoothed within the structures of the source: v(x), v(y)."""
+        v, v_y = self.networks["G"].within(torch.cat([x, y], 1), x).chunk(2, 1)  # type: ignore[operator]
+        return v, v_y
 
     def translate(self, x: Tensor) -> Tensor:
         """Translate x (B, C, X, Y, Z) in [-1, 1] on the same grid."""
         y_hat = self.networks["G"](x)
         return keep_background(x, y_hat) if self.settings.keep_background else y_hat
+
+
+def fallen(x: Tensor, y: Tensor, v: Tensor, v_y: Tensor) -> Tensor:
+    """t ≥ 0: by how much each voxel falls, without the noise in which two scans differ.
+
+    Args:
+        x, y: source and target (B, 1, X, Y, Z), encoded.
+        v, v_y: both smoothed within structures.
+    """
+    return torch.where(v - v_y > SMALL, x - y, v - v_y).clamp(min=0)
 
 
 def mask_loss(mask: Tensor, x: Tensor, fall: Tensor, replace: tuple[float, float]) -> Tensor:

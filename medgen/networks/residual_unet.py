@@ -25,7 +25,7 @@ HEAD = 16  # features of the pointwise head
 # from 0 to 1 between -1/8 and 3/8 of the range of levels above its upper end (90 to 150 HU for contrast removal): among
 # bright voxels are bones, whose loss cannot be seen in the output. See docs/decisions/contrast_removal.md.
 SHARP, CAUTION = 3.0, 1.0
-# Voxels beyond the end of a scan (its last slice, repeated) that are context to the network: at its border the mask is
+# Voxels beyond a face of a scan (its last voxels, repeated) that are context to the network: at its border the mask is
 # unsure, and the lumen of a real aorta kept 243 HU in the first slice instead of 88.
 MARGIN = 16
 # v in the output follows edges: a difference of this share of the range of levels, per voxel, is an edge.

@@ -4,7 +4,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from medgen.methods.regression import SMALL, Regression, Settings, level_loss, mask_loss
+from medgen.methods.regression import SMALL, Regression, Settings, fallen, level_loss, mask_loss
 from medgen.types import DataShape
 
 GENERATOR = {"name": "residual_unet", "filters": 8, "levels": 2, "replace": (0.0, 0.1)}
@@ -64,10 +64,12 @@ def test_the_noise_of_two_scans_is_no_fall():
     method = Regression(Settings(generator=GENERATOR, weight_mask=1.0), DataShape())
     x, y = (0.04 + 0.01 * torch.randn(1, 1, 24, 24, 24) for _ in range(2))
     noisy = (x - y).clamp(min=0).mean()
-    assert method._maps(x, y)[-1].mean() < 0.4 * noisy
+    assert fallen(x, y, *method._within(x, y)).mean() < 0.4 * noisy
     bright = x.clone()
     bright[..., 8:16, 8:16, 8:16] += 0.1
-    assert method._maps(bright, y)[-1][..., 9:15, 9:15, 9:15].mean() == pytest.approx(0.1, abs=0.005)
+    fall = fallen(bright, y, *method._within(bright, y))
+    assert fall[..., 9:15, 9:15, 9:15].mean() == pytest.approx(0.1, abs=0.005)
+    assert fall[..., :4, :4, :4].mean() < 0.4 * noisy
 
 
 def test_level_loss_ignores_voxels_that_do_not_fall_and_targets_beyond_the_range():

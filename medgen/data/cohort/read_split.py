@@ -127,8 +127,10 @@ def _by_content(
 
 def _content_warnings(cases: list[Case], hashes: Mapping[Path, str | None]) -> list[str]:
     """Warn about images that teach nothing: of one value, or a source and a target that are the same image."""
-    same = [c.name for c in cases if {hashes[f] for f in c.source} & {hashes[f] for f in c.target} - {None}]
-    empty = [file.name for c in cases for file in (*c.source, *c.target) if hashes[file] is None]
+    pairs = [c for c in cases if not set(c.source) & set(c.target)]  # with domains, a scan is both
+    same = [c.name for c in pairs if {hashes[f] for f in c.source} & {hashes[f] for f in c.target} - {None}]
+    files = dict.fromkeys(file for c in cases for file in (*c.source, *c.target))
+    empty = [file.name for file in files if hashes[file] is None]
     texts = []
     if same:
         texts.append(

@@ -295,11 +295,11 @@ def _opened(path: Path) -> Iterator[Any]:
         zipped = file.read(2) == b"\x1f\x8b"
         file.seek(0)
         if zipped != has_ending(path, (".gz",)):
-            state = "is gzip-compressed" if zipped else "is not gzip-compressed"
+            state = "does not end in .gz but it is" if zipped else "ends in .gz but it is not"
             if not file.read(1):
                 raise InputError("nifti-empty", f"{path} is empty; copy or export it again")
             file.seek(0)
-            raise ImageFileError(f"it {state}, although its name says so")
+            raise ImageFileError(f"its name {state} gzip-compressed")
         if not zipped:
             yield file
             return

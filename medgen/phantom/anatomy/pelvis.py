@@ -17,8 +17,8 @@ class Hip:
     Attributes:
         top: z of the iliac crest.
         wing, rim: half the thickness of the ilium in its middle, and at its crest, spines and sacroiliac joint.
-        bulge: by which the wing is convex to the side.
-        wide: by which it lies farther to the side.
+        bulge: lateral bulge of the wing in its middle.
+        wide: lateral shift.
         cortex: thickness of the cortex.
     """
 
@@ -124,8 +124,8 @@ def wing_distance(x: Array, y: Array, z: Array, hip: Hip) -> Array:
     across = ((x - hip.wide - xa) * along_y - (y - ya) * along_x) / length  # mm to the side and back
     t = along / length
     # The crest is an arch over the wing, highest in its middle.
-    crest = hip.top - 95 * np.abs(np.clip(t, -0.3, 1.3) - 0.5) ** 2
-    border = np.minimum(np.minimum(along, length - along), 1.2 * (crest - z))
+    crest = hip.top - 95 * (np.clip(t, -0.3, 1.3) - 0.5) ** 2
+    border = np.minimum(np.minimum(along, length - along), np.minimum(1.2 * (crest - z), z + 276))
     half = hip.wing + (hip.rim - hip.wing) * np.exp(-((np.clip(border, 0, None) / 9) ** 2))
     half = np.where(z < -205, half + 0.16 * (-205 - z), half)
     return np.maximum(np.abs(across - hip.bulge * 4 * t * (1 - t)) - half, -border)

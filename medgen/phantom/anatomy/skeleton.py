@@ -32,7 +32,7 @@ class Ribs:
         thick: half the thickness of a rib, mm.
         cortex: thickness of its cortex, mm.
         shade: standard deviation of its marrow within a rib, HU.
-        tall: height of its flat side above its thickness, half of it, mm.
+        tall: half the height of its flat side, without the rounded edges, mm.
         depth: distance of its middle from the cavity, mm.
         steep: factor of its descent.
     """
@@ -64,6 +64,7 @@ def paint_ribs(canvas: Canvas, trunk: Trunk, shape: Ribs = Ribs(), crests: bool 
             ramp = np.clip((s - 0.04) / (end - 0.04), 0, 1)
             centre = head + 4 + rng.normal(0, 1.5) - fall * ramp ** np.float32(0.9)
             rise = np.clip(s - end, 0, None) * 260
+            # Height across a steep rib is less than along z; at most 1.3 times the usual slope is left as it is.
             upright = 0.85 * min(1.0, 1.3 / np.hypot(1, fall / (ARC * (end - 0.04))))
             p = np.abs(d - shape.depth) - 0.8
             q = np.abs(z - centre - rise) * upright - shape.tall
