@@ -117,7 +117,8 @@ def uptake_of(name: str) -> Uptake | None:
     side = " left" if "left" in name.lower() else " right" if "right" in name.lower() else ""
     for term, uptake in UPTAKE:
         if term in text or term in text + side:
-            return None if other and not uptake.tissue.startswith(("lesion", "muscle")) else uptake
+            keeps = uptake is not None and uptake.tissue.startswith(("lesion", "muscle"))
+            return uptake if keeps or not other else None
     return None
 
 

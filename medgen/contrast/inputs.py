@@ -62,12 +62,13 @@ def find_pairs(images: Path, labels: Path) -> tuple[list[Pair], list[str]]:
     images, labels = require_path(images), require_path(labels)
     found = _volumes(images)
     maps: dict[str, Path] = {}
-    for name, path in _volumes(labels).items():
+    for name, file in _volumes(labels).items():
         if folded(name) in maps:
             raise InputError(
-                "folder-case-twice", f"{maps[folded(name)]} and {path} have one name but for its case; rename one"
+                "folder-case-twice",
+                f"{maps[folded(name)]} and {file} have names that differ in upper and lower case only; rename one",
             )
-        maps[folded(name)] = path
+        maps[folded(name)] = file
     if images.is_file() and labels.is_file():
         matched = {case: labels for case in found}
     else:

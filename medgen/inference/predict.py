@@ -27,7 +27,6 @@ SAME_SPACING = 0.05  # relative tolerance within which a volume has the model's 
 MOST_RESAMPLED = 100  # ratio of spacings; beyond it the header is wrong, and resampling would take too long
 LARGEST = 1e37  # beyond it, weighted sums of float32 may overflow
 NEAR = 2  # voxels; reach of an edge through smoothing and interpolation
-TISSUE = -0.5  # encoded; a face of a scan with more than 1 % above it cuts through the body
 UNCHANGED = 1e-3  # a mask of a generator with ``replace`` below this changes nothing
 WINDOW_NORMS = (nn.InstanceNorm2d, nn.InstanceNorm3d, nn.GroupNorm)
 
@@ -280,7 +279,7 @@ def _translate_array(model: Model, x: np.ndarray, memory_gb: float | None, maps:
     """Run the network once, slab by slab for a 2D model."""
     network, axis, window = model.generator, model.settings.slab_axis, model.settings.inference.window
     bound = memory_gb if memory_gb is not None else model.settings.inference.memory_gb
-    pad = [_padding(x, a, network) for a in (1, 2, 3)]
+    pad = [_padding(n, network) for n in x.shape[1:]]
     if axis is None:
         batch = torch.from_numpy(np.pad(x, [(0, 0), *pad], mode="edge"))[None]
         y = _pass(model, batch, use_whole(window, network, batch.shape, bound), bound, maps)[0].numpy()
@@ -292,18 +291,11 @@ def _translate_array(model: Model, x: np.ndarray, memory_gb: float | None, maps:
     return y[:, *cut]
 
 
-def _padding(x: np.ndarray, axis: int, network: nn.Module) -> tuple[int, int]:
-    """Voxels to pad before and after an axis of x (C, X, Y, Z), so that the network accepts it.
-
-    A network with a ``margin`` gets as many voxels beyond each end where the body is cut off, as context.
-    """
+def _padding(n: int, network: nn.Module) -> tuple[int, int]:
+    """Voxels to pad before and after an axis of n voxels, so that the network accepts it."""
     divisor, smallest = int(network.divisor), int(network.smallest)  # type: ignore[arg-type]
-    margin = int(getattr(network, "margin", 0))
-    cut = (float((x.take(end, axis) > TISSUE).mean()) > 0.01 for end in (0, -1))
-    before, after = (margin * is_cut for is_cut in cut)
-    n = x.shape[axis] + before + after
     missing = max(n + (-n) % divisor, smallest) - n
-    return before + missing // 2, after + missing - missing // 2
+    return missing // 2, missing - missing // 2
 
 
 def _slabs(model: Model, x: np.ndarray, axis: int, depth: int, memory_gb: float) -> np.ndarray:

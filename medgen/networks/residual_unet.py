@@ -25,9 +25,6 @@ HEAD = 16  # features of the pointwise head
 # from 0 to 1 between -1/8 and 3/8 of the range of levels above its upper end (90 to 150 HU for contrast removal): among
 # bright voxels are bones, whose loss cannot be seen in the output. See docs/decisions/contrast_removal.md.
 SHARP, CAUTION = 3.0, 1.0
-# Voxels beyond a face of a scan (its last voxels, repeated) that are context to the network: at its border the mask is
-# unsure, and the lumen of a real aorta kept 243 HU in the first slice instead of 88.
-MARGIN = 16
 # v in the output follows edges: a difference of this share of the range of levels, per voxel, is an edge.
 SLOPE = 0.02
 
@@ -76,7 +73,6 @@ class ResidualUNet(nn.Module):
             raise ValueError("replace sets one channel to a level; use it with one source and one target contrast")
         self.dims, self.windows, self.replace, self.tanh = spatial_dims, tuple(windows), replace, tanh
         self.divisor, self.smallest = 2**levels, 2**levels
-        self.margin = MARGIN if replace else 0
         self.mode = "trilinear" if spatial_dims == 3 else "bilinear"
         conv = nn.Conv3d if spatial_dims == 3 else nn.Conv2d
         fold, channels = 2**spatial_dims, in_channels * (1 + len(self.windows))

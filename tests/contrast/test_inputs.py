@@ -133,7 +133,7 @@ def test_two_names_of_one_value_are_refused(tmp_path, table):
         names_of_labels(tmp_path / "x.nii.gz", tmp_path / "t.json")
 
 
-@pytest.mark.parametrize("value", [True, 1.5, [1, 2], None, "one"])
+@pytest.mark.parametrize("value", [True, 1.5, -1, [1, 2], None, "one"])
 def test_values_that_are_no_whole_number_are_refused(tmp_path, value):
     (tmp_path / "t.json").write_text(json.dumps({"liver": value}))
     with refused("labels-table-form"):
@@ -153,6 +153,25 @@ def test_names_in_a_segmentation_of_slicer_are_read(tmp_path, line):
 )
 def test_surroundings_and_devices_take_up_nothing(name):
     assert uptake_of(name) is None
+
+
+@pytest.mark.parametrize("name", ["lymph_node_metastasis", "tumor no 3", "abdominal_wall_muscle", "aorta", "liver"])
+def test_lesions_and_muscles_keep_their_meaning_beside_such_words(name):
+    assert uptake_of(name) is not None
+
+
+def test_an_unenhanced_thyroid_is_no_contrast_medium(tmp_path):
+    """It holds iodine of its own: 80 to 120 HU."""
+    cohort(tmp_path, aorta=110, table={"thyroid_gland": 1, "liver": 2})
+    (result,) = run(tmp_path)
+    assert not result.warnings
+
+
+def test_two_scans_cannot_share_a_label_map(tmp_path):
+    cohort(tmp_path, ["a"])
+    (tmp_path / "images/a_0000.nii.gz").write_bytes((tmp_path / "images/a.nii.gz").read_bytes())
+    with refused("folder-case-twice", names="a_0000"):
+        find_pairs(tmp_path / "images", tmp_path / "labels")
 
 
 def test_cases_whose_names_end_alike_have_their_own_draws(tmp_path):

@@ -15,7 +15,6 @@ from medgen.io.volume import Volume
 from medgen.model_info import RangeInfo
 from medgen.networks.blocks import diffusion
 from medgen.networks.blocks.diffusion import scan_within_structures
-from medgen.networks.residual_unet import MARGIN
 
 MODEL = make_model()
 IDENTITY = make_model(train=False)
@@ -380,21 +379,6 @@ def test_bfloat16_rounds_mask_and_level_only(window):
         outs.append(translate_volume(model, Volume(scan(), affine())).data)
     assert np.abs(outs[0] - scan()).max() > 20
     assert 0 < np.abs(outs[1] - outs[0]).max() < 10 and np.abs(outs[1] - outs[0]).mean() < 0.5
-
-
-def test_context_is_added_where_a_scan_ends_within_the_body():
-    seen = []
-    method = {"name": "regression", "generator": {"name": "residual_unet", "filters": 4, "levels": 2}}
-    method["generator"]["replace"] = (-0.1, 0.1)
-    model = make_model(
-        small_settings(method=method, inference={"transfer": "difference", "window": "whole"}), train=False
-    )
-    maps = model.generator.maps
-    model.generator.maps = lambda x: seen.append(tuple(x.shape[2:])) or maps(x)
-    body = np.full((40, 40, 40), -1000.0, np.float32)
-    body[8:32, 8:32, :36] = 50
-    out = translate_volume(model, Volume(body, affine())).data
-    assert seen == [(40, 40, 40 + MARGIN)] and out.shape == body.shape
 
 
 def test_a_mask_that_is_not_a_number_is_not_taken_for_no_change():

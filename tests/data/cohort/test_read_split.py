@@ -1,6 +1,7 @@
 """Splitting a cohort on disk: stated subsets are kept, excluded cases are reported, one image is one patient."""
 
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -11,8 +12,9 @@ from small import small_settings, write_cohort
 
 from medgen.augmentation.dataset.write import write_dataset
 from medgen.augmentation.read import read_dataset
-from medgen.data.cohort.read_split import read_split
+from medgen.data.cohort.read_split import _content_warnings, read_split
 from medgen.data.prepare import prepare
+from medgen.types import Case
 
 
 def parts(root, out, resume=False, sections=None, **data):
@@ -239,3 +241,12 @@ def test_pairs_of_one_image_and_empty_images_are_reported(tmp_path):
     write_cohort(tmp_path / "good", cases=4)
     *_, messages = parts(tmp_path / "good", tmp_path / "run2")
     assert not any("same image" in text or "one value" in text for text in messages)
+
+
+def test_a_file_that_is_both_source_and_target_is_no_wrong_copy():
+    """With domains, every scan is both; with channels, both are in one 4D file."""
+    file, other = Path("a.nii.gz"), Path("b.nii.gz")
+    assert _content_warnings([Case("a", "a", (file,), (file,))], {file: "1"}) == []
+    assert len(_content_warnings([Case("a", "a", (file,), (other,))], {file: "1", other: "1"})) == 1
+    (text,) = _content_warnings([Case("a", "a", (file,), (file,))], {file: None})
+    assert text.count("a.nii.gz") == 1
