@@ -29,7 +29,7 @@ from medgen.types import Case
 CONFIG = "ct_contrast_regression"
 SHIPPED = "ct-noncontrast"
 OWN = "trained here"
-DEMO = {"data.test": 0.25, "train.start_from": SHIPPED, "method.lr": 0.0003, "train.minutes": 6}
+DEMO = {"data.test": 0.25, "train.start_from": SHIPPED, "method.lr": 0.0004, "train.minutes": 6}
 
 
 def main() -> int:

@@ -5,9 +5,9 @@
 w is 1, and 1 + λ_w where |x - y| exceeds a threshold. m is the mask of a generator with ``replace``, t ≥ 0 by how much
 a voxel falls, and s a small difference: whether a voxel changes is learned as in a segmentation, which converges faster
 than the L1 distance alone. l is its level, v(y) the target smoothed within structures, r the range of levels, and E_c
-the mean over the voxels with t above the threshold: without this term one level for all organs was learned, which also
-erased lesions. t is x - y, or v(x) - v(y) where that is at most s: the noise of two scans differs, and half of it would
-be learned as a fall.
+the mean over the voxels with t above the threshold or m above 1/2: without this term one level for all organs was
+learned, which also erased lesions. t is x - y, or v(x) - v(y) where that is at most s: the noise of two scans differs,
+and half of it would be learned as a fall.
 
 The winner of SynthRAD2025 is a regression with a residual-encoder U-Net (Longuefosse et al., nnsyn, 2025). The network
 is `networks.residual_unet` by default. Where a target has one true value for each voxel, regression has the lowest
@@ -120,8 +120,8 @@ class Regression:
             losses["G_coarse"] = pool(error, COARSE).abs().mean()
             total = total + s.weight_coarse * losses["G_coarse"]
         if s.weight_level:
-            falls = fall > s.changed_above  # type: ignore[operator]
-            losses["G_level"] = level_loss(level, v_y, falls, s.generator.replace)  # type: ignore[arg-type]
+            used = (fall > s.changed_above) | (mask > 0)  # type: ignore[operator]
+            losses["G_level"] = level_loss(level, v_y, used, s.generator.replace)  # type: ignore[arg-type]
             total = total + s.weight_level * losses["G_level"]
         if s.weight_mask:
             losses["G_mask"] = mask_loss(mask, x, fall, s.generator.replace)  # type: ignore[arg-type]
@@ -165,14 +165,15 @@ def mask_loss(mask: Tensor, x: Tensor, fall: Tensor, replace: tuple[float, float
     return (entropy * weight).sum() / weight.sum().clamp(min=1)
 
 
-def level_loss(level: Tensor, target: Tensor, falls: Tensor, replace: tuple[float, float]) -> Tensor:
-    """Mean distance of the level to the target in the voxels that fall, relative to the range of levels.
+def level_loss(level: Tensor, target: Tensor, used: Tensor, replace: tuple[float, float]) -> Tensor:
+    """Mean distance of the level to the target in the voxels where it is used, relative to the range of levels.
 
     Args:
         level, target: (B, 1, X, Y, Z), encoded.
-        falls: bool (B, 1, X, Y, Z).
+        used: bool (B, 1, X, Y, Z): the voxels that fall, and those whose mask says so. There, a wrong mask changes
+            little if the level is right.
         replace: (low, high), see `ResidualUNet`.
     """
     low, high = replace
     distance = (level - target.clamp(low, high)).abs() / (high - low)
-    return (distance * falls).sum() / falls.sum().clamp(min=1)
+    return (distance * used).sum() / used.sum().clamp(min=1)

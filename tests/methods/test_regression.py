@@ -44,7 +44,8 @@ def test_losses_equal_their_formulas():
     v, v_y = (method.networks["G"].within(image, x) for image in (x, y))
     fall = torch.where(v - v_y > SMALL, x - y, v - v_y).clamp(min=0)
     expected = losses["G_l1"] + 2.0 * losses["G_coarse"] + 0.5 * mask_loss(mask, x, fall, (0.0, 0.1))
-    far = (level - v_y).abs()[fall > 0.1].mean() / 0.1
+    used = (fall > 0.1) | (mask > 0)
+    far = (level - v_y).abs()[used].mean() / 0.1
     assert losses["G_level"].item() == pytest.approx(far.item(), rel=1e-5)
     expected += 0.3 * far
     assert total["G"].item() == pytest.approx(expected.item(), rel=1e-5)
@@ -72,11 +73,11 @@ def test_the_noise_of_two_scans_is_no_fall():
     assert fall[..., :4, :4, :4].mean() < 0.4 * noisy
 
 
-def test_level_loss_ignores_voxels_that_do_not_fall_and_targets_beyond_the_range():
+def test_level_loss_ignores_voxels_without_a_level_and_targets_beyond_the_range():
     target, level = torch.tensor([0.05, 0.05, 0.3, -0.2]), torch.tensor([0.02, 9.0, 0.1, 0.0])
-    falls = torch.tensor([True, False, True, True])
-    assert level_loss(level, target, falls, (0.0, 0.1)).item() == pytest.approx(0.3 / 3)
-    assert level_loss(level, target, falls & False, (0.0, 0.1)) == 0
+    used = torch.tensor([True, False, True, True])
+    assert level_loss(level, target, used, (0.0, 0.1)).item() == pytest.approx(0.3 / 3)
+    assert level_loss(level, target, used & False, (0.0, 0.1)) == 0
 
 
 def test_organs_of_different_levels_get_their_own():
