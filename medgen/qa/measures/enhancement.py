@@ -32,10 +32,9 @@ UPTAKE_HU = 12.0  # a structure of any name enhances if its mean in the source e
 LEAST_VOXELS = 30  # minimum size of a core
 CORE_MM = 2.0  # distance of the core from the border; at least one voxel
 RESIDUAL_HU = ((150.0, 165.0), (75.0, 62.0))  # HU of the source, and the output HU above which contrast medium remains
-# Bone is rough: its standard deviation over ROUGH_MM is more than ROUGH times the median of the candidates.
+# Bone is rough: its standard deviation over ROUGH_MM is more than ROUGH times that of soft tissue.
 ROUGH_MM, ROUGH = 2.5, 1.8
 MIN_SIGMA = 0.625  # voxels: a narrower Gaussian covers a single voxel, so that no roughness could be measured
-SHELL_MM, THICK_MM, CORTEX_HU, CORTEX_SHARE = 3.0, 5.0, 40.0, 0.2  # see `_marrow`
 DARKENED_HU, DENSE_HU, DENSE_MM = 40.0, 120.0, 2.0  # see `darkened_dense`
 CALCIUM_HU = 130.0  # Agatston et al., J Am Coll Cardiol 1990;15:827
 CALCIUM_ABOVE_BLOOD = 40.0  # HU of the source by which calcium exceeds enhanced blood: three times its noise
@@ -175,10 +174,9 @@ def residual_enhancement(
     kidney, 30-50 HU without contrast medium; a liver of 70 HU reaches 150 HU with it.
 
     Bone has the same range of HU. It is excluded, with a margin of 2 voxels, where the image is unchanged (less than
-    15 % of the excess over 55 HU) and rough (standard deviation over 2.5 mm more than 1.8 times the median of the
-    candidates; over a larger distance, calcium in its wall would make a whole aorta rough). Calcium in a vessel wall is
-    brighter than blood in the source and is excluded. Marrow is smooth; it is excluded where it is unchanged inside a
-    cortex, see `_marrow`.
+    15 % of the excess over 55 HU) and rough (standard deviation over 2.5 mm more than 1.8 times the median of soft
+    tissue below 100 HU, which is noise; over a larger distance, calcium in its wall would make a whole aorta rough).
+    Calcium in a vessel wall is brighter than blood in the source and is excluded.
 
     Not detected: enhancement below 100 HU in the source, beside bone, or in vessels narrower than 5 voxels.
 
@@ -193,49 +191,22 @@ def residual_enhancement(
     if not candidates.any():
         return []
     before, after = (_masked_mean(v, candidates, spacing) for v in (source, output))
-    near = _masked_mean(source, candidates, spacing, ROUGH_MM)
-    rough = np.sqrt(np.maximum(_masked_mean((source - near) ** 2, candidates, spacing, ROUGH_MM), 0))
+    rough = _roughness(source, candidates, spacing)
+    soft = ndimage.binary_erosion((smooth > 0) & (smooth < 100) & body)
+    noise = np.median(_roughness(source, soft, spacing)[soft] if soft.any() else rough[candidates])
     unchanged = before - after < 0.15 * (before - 55)
-    bone = candidates & unchanged & (rough > ROUGH * np.median(rough[candidates]))
+    bone = candidates & unchanged & (rough > ROUGH * noise)
     calcium = (output > CALCIUM_HU) & (source > before + CALCIUM_ABOVE_BLOOD)
     after = _masked_mean(output, candidates & ~calcium, spacing)
     bright = candidates & (after > np.interp(before, *RESIDUAL_HU)) & (before < 250)
     kept = ndimage.binary_opening(bright & ~ndimage.binary_dilation(bone, iterations=2))
-    kept &= ~_marrow(kept, unchanged, source, output, spacing)
     return _regions(kept, before, after, spacing)
 
 
-def _marrow(
-    kept: np.ndarray, unchanged: np.ndarray, source: np.ndarray, output: np.ndarray, spacing: Sequence[float]
-) -> np.ndarray:
-    """Mask of bone marrow: regions that are unchanged, within a thin bright cortex that is unchanged too.
-
-    The cortex shows in the 3 mm around a region, in at least a fifth of them: around the vertebrae of a CT angiogram
-    it is 0.23 of them, while calcium, calyces and the spine beside an aorta cover less of a surface. A renal
-    cortex is thicker. A lumen in a stent cannot be distinguished from marrow.
-    """
-    parts, count = ndimage.label(kept)
-    found = np.zeros(kept.shape, bool)
-    if not count:
-        return found
-    reach = [max(1, int(np.ceil(SHELL_MM / s))) for s in spacing]
-    thick = [max(1, round(THICK_MM / s)) for s in spacing]
-    x, y = (gaussian(v, [max(1.0 / s, MIN_SIGMA) for s in spacing]) for v in (source, output))
-    same = x - y < 0.15 * (x - 55)
-    for number, box in enumerate(ndimage.find_objects(parts), start=1):
-        if unchanged[box][parts[box] == number].mean() < 0.9:
-            continue
-        wide = tuple(slice(max(b.start - r - t, 0), b.stop + r + t) for b, r, t in zip(box, reach, thick, strict=True))
-        inside = parts[wide] == number
-        bright = (x[wide] > x[wide][inside].mean() + CORTEX_HU) & same[wide] & ~inside
-        cortex = bright & ~ndimage.binary_opening(bright, np.ones(thick))
-        shell = inside
-        for axis, r in enumerate(reach):
-            shell = ndimage.maximum_filter1d(shell, 2 * r + 1, axis=axis)
-        shell &= ~inside
-        if cortex[shell].mean() >= CORTEX_SHARE:
-            found[wide] |= inside & unchanged[wide]
-    return found
+def _roughness(image: np.ndarray, mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """Standard deviation (HU) over `ROUGH_MM` within a mask."""
+    near = _masked_mean(image, mask, spacing, ROUGH_MM)
+    return np.sqrt(np.maximum(_masked_mean((image - near) ** 2, mask, spacing, ROUGH_MM), 0))
 
 
 def darkened_dense(source: np.ndarray, output: np.ndarray, body: np.ndarray, spacing: Sequence[float]) -> list[Region]:
