@@ -24,13 +24,13 @@ def out_of_distribution(model: Model, volumes: Sequence[Volume]) -> list[str]:
         canonical = canonical_view(volume)
         found = describe(canonical.data, canonical.spacing, fit_range(canonical.data, **intensity))
         prefix = f"{name}: " if len(names) > 1 else ""
+        known = [scan.model_dump() for scan in scans]
+        for reason in distribution_shift_reasons(found, known, check_spacing=not one_grid):
+            sentences.append(f"{prefix}outside the training distribution: {reason}")
         if lacks_air(model.settings.intensity.source, canonical.data):
             sentences.append(
                 f"{prefix}no voxel has the HU of fat or air: the values may lack the offset of -1024, or not be HU"
             )
-        known = [scan.model_dump() for scan in scans]
-        for reason in distribution_shift_reasons(found, known, check_spacing=not one_grid):
-            sentences.append(f"{prefix}outside the training distribution: {reason}")
         for target, trained_targets in zip(model.settings.data.targets, targets, strict=False):
             if resembles_target(found, known, trained_targets):
                 state = "without contrast medium" if removes_contrast(model) else "one of them"
