@@ -73,7 +73,6 @@ def find_pairs(images: Path, labels: Path) -> tuple[list[Pair], list[str]]:
         matched = {case: labels for case in found}
     else:
         matched = {case: path for case in found if (path := _map_of(case, maps))}
-    if not images.is_file():
         _check_once(matched)
     if not matched:
         raise InputError("pair-partner-missing", _missing(labels, next(iter(found))))

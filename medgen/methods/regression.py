@@ -14,7 +14,7 @@ is `networks.residual_unet` by default. Where a target has one true value for ea
 error; where it has not (noise, texture), it returns the mean, and ``pix2pix`` draws a sharper image.
 """
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -26,6 +26,7 @@ from medgen.losses.adversary import Adversary
 from medgen.methods.base import NAME, MethodSettings
 from medgen.networks.blocks.background import keep_background
 from medgen.networks.generator import GeneratorSettings, build_generator
+from medgen.networks.residual_unet import ResidualUNet
 from medgen.types import Batch, DataShape, Update, Weight
 
 COARSE = 4  # voxels; side of the blocks that the coarse term averages
@@ -108,9 +109,7 @@ class Regression:
         """One update of G. ``batch``: "source", "target" (B, C, X, Y, Z) in [-1, 1]."""
         x, y, s = batch["source"], batch["target"], self.settings
         by_maps = s.weight_mask or s.weight_level
-        v, v_y = self._within(x, y) if by_maps else (None, None)
-        y_hat, mask, level = self.networks["G"].with_maps(x, v) if by_maps else (self.translate(x), None, None)  # type: ignore
-        fall = fallen(x, y, v, v_y) if by_maps else None  # type: ignore[arg-type]
+        y_hat, of_maps = self._with_map_losses(x, y) if by_maps else (self.translate(x), {})
         error = (y_hat - y).float()
         changed = (x[:, :1] - y[:, :1]).abs() > s.changed_above
         losses = {"G_l1": (error.abs() * (1 + s.weight_changed * changed)).mean()}
@@ -119,20 +118,22 @@ class Regression:
             pool = nnf.avg_pool3d if s.spatial_dims == 3 else nnf.avg_pool2d
             losses["G_coarse"] = pool(error, COARSE).abs().mean()
             total = total + s.weight_coarse * losses["G_coarse"]
-        if s.weight_level:
-            used = (fall > s.changed_above) | (mask > 0)  # type: ignore[operator]
-            losses["G_level"] = level_loss(level, v_y, used, s.generator.replace)  # type: ignore[arg-type]
-            total = total + s.weight_level * losses["G_level"]
-        if s.weight_mask:
-            losses["G_mask"] = mask_loss(mask, x, fall, s.generator.replace)  # type: ignore[arg-type]
-            total = total + s.weight_mask * losses["G_mask"]
+        for name, weight in (("G_level", s.weight_level), ("G_mask", s.weight_mask)):
+            if weight:
+                losses[name] = of_maps[name]
+                total = total + weight * losses[name]
         update("G", total)
         return losses
 
-    def _within(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Source and target smoothed within the structures of the source: v(x), v(y)."""
-        v, v_y = self.networks["G"].within(torch.cat([x, y], 1), x).chunk(2, 1)  # type: ignore[operator]
-        return v, v_y
+    def _with_map_losses(self, x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Output of a generator with ``replace``, and the losses of its level and its mask."""
+        network = cast(ResidualUNet, self.networks["G"])
+        levels = cast(tuple[float, float], self.settings.generator.replace)
+        v, v_y = network.within(torch.cat([x, y], 1), x).chunk(2, 1)
+        y_hat, mask, level = network.with_maps(x, v)
+        fall = fallen(x, y, v, v_y)
+        used = (fall > self.settings.changed_above) | (mask > 0)
+        return y_hat, {"G_level": level_loss(level, v_y, used, levels), "G_mask": mask_loss(mask, x, fall, levels)}
 
     def translate(self, x: Tensor) -> Tensor:
         """Translate x (B, C, X, Y, Z) in [-1, 1] on the same grid."""

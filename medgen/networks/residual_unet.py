@@ -104,21 +104,21 @@ class ResidualUNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, X, Y[, Z]), sides multiples of ``divisor`` → (B, C_out, same grid)."""
-        return self.with_maps(x)[0]
+        if self.replace:
+            return self.with_maps(x)[0]
+        y = self.last(nnf.leaky_relu(self.head(torch.cat(self._features(x), 1)), LEAK))
+        return torch.tanh(y) if self.tanh else y
 
-    def with_maps(self, x: Tensor, value: Tensor | None = None) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """The output, and with ``replace`` the logits of m and the level l, which a method can train directly.
+    def with_maps(self, x: Tensor, value: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """With ``replace``: the output, the logits of m and the level l, which a method can train directly.
 
         ``value``: v, if it is known already.
         """
-        features, seen = self._features(x)
-        if self.replace:
-            logits, once = self._logits(x, features, seen)
-            maps = decided(probable(logits, self.replace), self.replace, once)
-            value = self.within(x, x) if value is None else value
-            return replaced(x.float(), maps, value), logits[:, :1], maps[:, 1:]
-        y = self.last(nnf.leaky_relu(self.head(torch.cat([features, seen], 1)), LEAK))
-        return (torch.tanh(y) if self.tanh else y), None, None
+        assert self.replace
+        logits, once = self._logits(x, *self._features(x))
+        maps = decided(probable(logits, self.replace), self.replace, once)
+        value = self.within(x, x) if value is None else value
+        return replaced(x.float(), maps, value), logits[:, :1], maps[:, 1:]
 
     def maps(self, x: Tensor) -> Tensor:
         """With ``replace``: (B, 2, X, Y[, Z]) of σ(logit) and l; `decide` makes m of the first.
