@@ -57,7 +57,7 @@ def augment(
     run_settings = {
         "command": "augment",
         "dataset": dataset.root,
-        "library of lesions": identification.pop("library", None),
+        "lesions of the dataset (its images or labels)": identification.pop("library", None),
         "by": identification,
     }
     run_settings |= {"per case": number, "seed": seed}

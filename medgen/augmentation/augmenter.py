@@ -22,6 +22,7 @@ from medgen.inference.predict import translate_case
 from medgen.inference.synthesize import SHARES, label_map_warnings, make
 from medgen.io.volume import Volume, to_canonical
 from medgen.model_info import ModelInfo
+from medgen.models import model_folder
 from medgen.qa.out_of_distribution import out_of_distribution
 
 PAINTERS = ("cutpaste", "procedural")  # lesion painters that need no model
@@ -72,6 +73,7 @@ def augmenter_for(
     Raises:
         InputError: ``model`` is no model, it cannot augment this dataset, or a target or label is unknown.
     """
+    model = model if model in PAINTERS else str(model_folder(model))
     if recombine and not ((Path(model) / "model.json").is_file() and read_info(Path(model))[1].label_source):
         raise InputError(
             "option-recombine-not-applicable",
@@ -188,7 +190,7 @@ def lesion_painter(
     _require_usable_case(dataset)
     library = build_library(_training_cases(dataset), names, lesions=lesions, host=host)
     model_record |= {"host": host, "lesions": list(lesions), "library": library.sha256}
-    patients = {case.label: case.patient for case in dataset.cases if case.label is not None}
+    patients = {file: case.patient for case in dataset.cases for file in (*case.images, case.label) if file is not None}
     transform = lesion_augmenter(model, library, host=host, device=device, patients=patients)
     return Augmenter((transform,), model_record, channels=channels)
 
@@ -281,7 +283,8 @@ def _synthesize(
         {"operation": name, "seed": int(rng.integers(2**62))} for name in ("deform", "style", "texture")
     ]
     if donors:
-        own_patients = {case.patient for case in donors if case.label == label.path}
+        own_files = {label.path} if label.path else {image.path for image in images}
+        own_patients = {case.patient for case in donors if own_files.intersection((case.label, *case.images))}
         other_cases = [case for case in donors if case.patient not in own_patients]
         donor = other_cases[int(rng.integers(len(other_cases)))]
         donor_images, donor_label = read_case(dataset, donor)

@@ -73,6 +73,8 @@ def simulate_contrast(
             done=_print_case,
             warn=lambda text: print_line(f"warning: {text}"),
         )
+    if enhanced := sorted({name for result in results for name in result.enhanced}):
+        print_line(f"labels recognised, with their tissue: {', '.join(enhanced)}")
     if unchanged := sorted({name for result in results for name in result.unchanged}):
         print_line(
             f"labels left unchanged, because they take up no contrast medium or are not known: {', '.join(unchanged)}"

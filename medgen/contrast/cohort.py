@@ -31,6 +31,7 @@ class Simulated:
     case: str
     phases: tuple[str, ...] = ()
     unchanged: tuple[str, ...] = ()  # labels whose structure takes up no contrast medium, or is not known
+    enhanced: tuple[str, ...] = ()  # labels that do, as "name (tissue)"
     unknown: dict[str, Any] | None = None  # with ``reverse``: the record of `unenhanced`
     warnings: tuple[str, ...] = ()
     error: str | None = None
@@ -95,7 +96,9 @@ def simulate_cohort(
                 ct, values, present = scan.ct, scan.values, scan.names
                 result.warnings = scan.warnings
                 _add_names(out / "labels.json", pair, {name: value for value, name in present.items()})
-                result.unchanged = tuple(name for name in present.values() if uptake_of(name) is None)
+                uptakes = {name: uptake_of(name) for name in present.values()}
+                result.unchanged = tuple(name for name, uptake in uptakes.items() if uptake is None)
+                result.enhanced = tuple(f"{name} ({uptake.tissue})" for name, uptake in uptakes.items() if uptake)
                 if reverse:
                     twin = unenhanced(ct.data, values, present, ct.spacing)
                     pairs_of = {case: (ct.data, twin.plain, {"name": "unenhanced", **twin.record})}

@@ -103,7 +103,9 @@ UPTAKE: tuple[tuple[str, Uptake | None], ...] = (
 # Lesions and muscles keep their meaning beside such words (lymph_node_metastasis, abdominal_wall_muscle).
 OTHER = frozenset(
     "without outside around near beside background exclude excluding fat thrombus thrombosis haematoma "
-    "hematoma wall graft stent metal clip catheter drain implant node lymph content".split()
+    "hematoma wall graft stent metal clip catheter drain implant node lymph content filter prosthesis prosthetic valve "
+    "duct device pacemaker lead electrode coil port tube pump screw plate cement air gas stone calculus calcification "
+    "plaque".split()
 )
 NEGATION = frozenset("no not non without exclude excluding background".split())  # as the first word
 

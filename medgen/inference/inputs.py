@@ -2,13 +2,15 @@
 
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medgen.errors import InputError
 from medgen.inference.series import Rules, check_choice, find_series, made_by_medgen
+from medgen.io.claim import command_of
 from medgen.io.dicom.header import read_header
 from medgen.io.dicom.index import indexed
 from medgen.io.dicom.read import read_slices
@@ -17,10 +19,12 @@ from medgen.io.dicom.stack import stack
 from medgen.io.hashes import _files, sha256, sha256_of
 from medgen.io.label_headers import is_label_map
 from medgen.io.mixed import ambiguous_input_message, scan_below, shortened_names
+from medgen.io.names import one_line
 from medgen.io.paths import ENDINGS, case_name, has_ending, require_path
 from medgen.io.read import find_volumes, read_geometry, read_volume
 from medgen.io.volume import Geometry, Volume
 
+log = logging.getLogger(__name__)
 CHOOSE = "select the DICOM series with --series or --rules, or give the volume's file as input"
 NOT_READ = "are an .hdr/.img pair, a format that is not read; convert it to .nii.gz"
 ALONE = "is a volume among DICOM folders, where only DICOM is converted; to convert it, give the file itself as input"
@@ -182,9 +186,9 @@ def _top(folder: Path, source: Path) -> str:
 
 def _volumes_below(source: Path) -> list[Path]:
     found = []
-    for folder, inner, names in os.walk(source):
-        inner[:] = [name for name in inner if not name.startswith(".")]
-        found += [Path(folder, name) for name in sorted(names) if not name.startswith(".")]
+    for folder, names in _walk(source):
+        if not any(part.startswith(".") for part in folder.relative_to(source).parts):
+            found += [folder / name for name in sorted(names) if not name.startswith(".")]
     return [path for path in found if has_ending(path, ENDINGS)]
 
 
@@ -248,8 +252,23 @@ def folders_with_files(source: Path, unlisted: Callable[[OSError], None] | None 
 
     The error of a folder that cannot be listed is passed to ``unlisted``.
     """
-    found = os.walk(source, onerror=unlisted)
-    return sorted(Path(folder) for folder, _, names in found if any(not name.startswith(".") for name in names))
+    found = _walk(source, unlisted)
+    return sorted(folder for folder, names in found if any(not name.startswith(".") for name in names))
+
+
+def _walk(source: Path, unlisted: Callable[[OSError], None] | None = None) -> Iterator[tuple[Path, list[str]]]:
+    """Yield ``source`` and its subfolders with the names of their files, but no folder of translated scans.
+
+    They would be translated again if the output of a run lies inside its input.
+    """
+    for folder, inner, names in os.walk(source, onerror=unlisted):
+        if Path(folder) != source and command_of(Path(folder)).startswith("translate"):
+            held = any(not name.startswith(".") for name in (*inner, *names))
+            inner.clear()
+            if held and unlisted is None:  # a watched folder is searched again and again
+                log.warning("%s", one_line(f"warning: {folder} is ignored, because medgen translate wrote it"))
+            continue
+        yield Path(folder), names
 
 
 def read_scan(scan: Scan, series: str | None = None) -> list[Volume]:

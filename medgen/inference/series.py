@@ -26,6 +26,12 @@ Pattern = Annotated[str, Field(max_length=500)]
 
 ODD = (UNPLACED, "multi-frame", "mosaic")  # series that cannot be converted but may be the only ones of a study
 SCANNERS = ("CT", "MR", "PT")
+# Values of ContrastBolusAgent that mean: no contrast medium.
+NO_AGENT = re.compile(
+    r"([-/.0\s]*$|(none|no|non|not|nil|nein|w/?o|without|ohne|kein\w*|nativ\w*|sans|sin|sem|senza|zonder|utan|uden|bez|"
+    r"unenhanced|plain|n/?a)(\b|_|$))",
+    re.IGNORECASE,
+)
 
 
 class Rule(BaseModel):
@@ -64,7 +70,7 @@ class Rule(BaseModel):
                 return False
         if self.modality is not None and series.modality.upper() != self.modality.upper():
             return False
-        agent = str(header.get("ContrastBolusAgent", "")).strip().upper() not in ("", "NONE", "NO")
+        agent = not NO_AGENT.match(str(header.get("ContrastBolusAgent", "")).strip())
         if self.contrast is not None and agent != self.contrast:
             return False
         thickness = numbers(header, "SliceThickness", 1)

@@ -156,15 +156,31 @@ def claimed(
 
 
 @contextmanager
-def claimed_file(path: Path, *, overwrite: bool = False) -> Iterator[None]:
-    """Reserve one output file while a run writes it. Raises InputError if it exists or is locked."""
+def claimed_file(path: Path, *others: Path, overwrite: bool = False) -> Iterator[None]:
+    """Reserve one output file while a run writes it.
+
+    Args:
+        path: the file.
+        others: files that the run writes beside it, such as its data file; they may exist only if ``path`` does.
+        overwrite: replace the file, and with it the others.
+
+    Raises:
+        InputError: a file exists, or the file is locked by another run.
+    """
     _make(path.parent)
     with locked(path.parent, f".{path.name}.lock"):
-        if os.path.lexists(path) and (path.is_dir() or not overwrite):
+        found = os.path.lexists(path)
+        if found and (path.is_dir() or not overwrite):
             raise InputError(
                 "output-exists",
                 one_line(f"{path} already exists; choose another name, or add --overwrite to replace it"),
             )
+        for other in others:
+            if os.path.lexists(other) and (other.is_dir() or not found):
+                raise InputError(
+                    "output-exists",
+                    one_line(f"{other} already exists, which is also written; choose another name than {path.name}"),
+                )
         yield
 
 
@@ -230,6 +246,11 @@ def remove(path: Path) -> None:
     claim, place = _claim_of(path)
     if claim is None or claim.unchanged(place.relative_to(claim.folder).as_posix()):
         path.unlink(missing_ok=True)
+
+
+def command_of(folder: Path) -> str:
+    """Return the command that wrote the folder, from its record; an empty string without a record."""
+    return Claim(folder).about.get("command", "")
 
 
 def set_aside(folder: Path, name: str) -> Path:

@@ -38,6 +38,7 @@ from medgen.networks.inpainter import Inpainter
 from medgen.networks.noise import draw_noise
 from medgen.types import Batch, DataShape, Update, Weight
 
+TERMS = {"D": "G_gan", "D_L": "G_gan_lesion"}  # the generator's loss of each discriminator
 HOST, FIRST_KIND = 1, 2  # class of the host and first class of lesions; class 0 is everything else
 SHIFTS = 4  # shifts of the hole that are tried to find healthy tissue elsewhere in the patch
 # Filter widths in voxels: mean that is subtracted to get the grain; rim that D_L sees; surrounding tissue.
@@ -158,7 +159,7 @@ class LesionGAN:
         error = mean_of(y - x, 3).abs().mean(1, keepdim=True)
         (painted, removed), (lesion, healthy) = error.chunk(2), hole.chunk(2)
         found = {
-            f"G_{name}": critic.generator_loss(critic_input(name, y, maps)) for name, critic in self.adversaries.items()
+            TERMS[name]: critic.generator_loss(critic_input(name, y, maps)) for name, critic in self.adversaries.items()
         }
         return found | {
             "outside": ((out - x).abs() * (1 - hole)).mean(),
@@ -167,7 +168,7 @@ class LesionGAN:
         }
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
-        weights = {f"G_{name}": weight for name, weight in self.weights.items()}
+        weights = {TERMS[name]: weight for name, weight in self.weights.items()}
         s = self.settings
         weights |= {"outside": s.weight_outside, "paint": s.weight_paint, "remove": s.weight_remove}
         weights["diversity"] = s.weight_diversity

@@ -68,7 +68,7 @@ def diagnose(rows: list[dict[str, float]]) -> list[str]:
     for key, value in medians.items():
         if key.startswith("share_") and value < SMALL_SHARE:
             term = key.removeprefix("share_")
-            weight = f"method.weight_{term.removeprefix('G_')}"
+            weight = f"method.weight_{term.removeprefix('G_').removeprefix('F_')}"
             problems.append(
                 f"{term} hardly counts: it is {value:.1%} of the generator's loss; raise {weight}, or set it to 0"
             )

@@ -98,14 +98,16 @@ class Run:
     def training_diagnostics(self, losses: dict[str, float]) -> dict[str, float]:
         """Learning rates, gradient norms, discriminator health, and shares of ``losses`` in the generator's total.
 
-        The weight of a term G_NAME or NAME is method.weight_NAME; terms without such a weight are not counted.
+        The weight of a term G_NAME, F_NAME or NAME is method.weight_NAME; terms without such a weight are not counted.
         """
         rates = {f"lr_{k}": o.param_groups[0]["lr"] for k, o in self.raw_optimizers.items()}
         diagnostics = rates | self.gradient_norms
         for name, adversary in self.method.adversaries.items():
             diagnostics |= {f"{name}/{k}": float(v) for k, v in adversary.health.items()}
             diagnostics[f"{name}/diversity"] = adversary.diversity()
-        weights = {k: getattr(self.settings.method, f"weight_{k.removeprefix('G_')}", None) for k in losses}
+        weights = {
+            k: getattr(self.settings.method, f"weight_{k.removeprefix('G_').removeprefix('F_')}", None) for k in losses
+        }
         terms = {k: abs(w * losses[k]) for k, w in weights.items() if w}
         total = sum(terms.values())
         return diagnostics | {f"share_{k}": term / total for k, term in terms.items() if total > 0}

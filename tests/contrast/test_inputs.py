@@ -149,7 +149,8 @@ def test_names_in_a_segmentation_of_slicer_are_read(tmp_path, line):
 
 @pytest.mark.parametrize(
     "name",
-    ["fat_around_liver", "no_aorta", "outside_liver", "not kidney", "aorta_thrombus", "Aorta-Stent", "PortalNodes"],
+    ["fat_around_liver", "no_aorta", "outside_liver", "not kidney", "aorta_thrombus", "Aorta-Stent", "PortalNodes"]
+    + ["vena_cava_filter", "heart_valve_prosthesis", "pancreas_duct", "aortic_valve", "kidney_stone_left"],
 )
 def test_surroundings_and_devices_take_up_nothing(name):
     assert uptake_of(name) is None

@@ -149,7 +149,8 @@ def test_command_writes_the_phases_and_reports_bad_cases(tmp_path):
     given = ["simulate-contrast", str(folder / "ct.nii.gz"), str(folder / "labels.nii.gz"), str(tmp_path / "out")]
     result = CliRunner().invoke(app, [*given, "--phase", "arterial,late"])
     assert result.exit_code == 0, result.output
-    assert "kidney_cyst_left" in result.output
+    unchanged = next(line for line in result.output.splitlines() if line.startswith("labels left unchanged"))
+    assert "kidney_cyst_left" in unchanged and "aorta (blood_left)" in result.output
     written = sorted(path.name for path in (tmp_path / "out" / "source").iterdir())
     assert written == ["ct_arterial.nii.gz", "ct_late.nii.gz"]
     image = nib.load(folder / "ct.nii.gz")

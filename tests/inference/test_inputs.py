@@ -1,3 +1,4 @@
+import json
 import os
 
 import pytest
@@ -36,6 +37,16 @@ def test_a_folder_with_one_volume_each_case(tmp_path):
     assert (one.case, one.files) == ("p1_ct", (tmp_path / "p1/ct.nii.gz",))
     assert (other.case, other.files) == ("p2_late_ct", (tmp_path / "p2/late/ct.nii.gz",))
     assert (several.case, several.files) == ("p3", (tmp_path / "p3",))  # reading it asks which of the two
+
+
+def test_a_folder_of_translated_scans_inside_the_input_is_ignored_and_named(tmp_path, caplog):
+    put(tmp_path / "p1/ct.nii.gz"), put(tmp_path / "out/p1_ct.nii.gz"), put(tmp_path / "out/more/x.nii.gz")
+    put(tmp_path / "phantoms/a.nii.gz")
+    for folder, command in (("out", "translate"), ("phantoms", "phantom")):
+        put(tmp_path / folder / ".medgen.record", json.dumps({"about": {"command": command}}))
+    assert [scan.case for scan in find_scans(tmp_path, ["source"])] == ["p1_ct", "phantoms_a"]
+    assert f"{tmp_path / 'out'} is ignored" in caplog.text
+    assert [scan.case for scan in find_scans(tmp_path / "out", ["source"])] == ["p1_ct"]  # if it is asked for
 
 
 def test_contrasts_belong_together_by_name_and_in_the_models_order(tmp_path):

@@ -64,6 +64,18 @@ def test_series_are_chosen_by_description_and_by_rules(mixed, tmp_path):
     assert "'portal bone'" in undecided.fault
 
 
+@pytest.mark.parametrize(
+    ("agent", "given"),
+    [("", False), ("NONE", False), ("No", False), ("ohne KM", False), ("w/o", False), ("kein Kontrastmittel", False)]
+    + [("-", False), ("nativ", False), ("Non-contrast", False), ("without contrast", False), ("N/A", False)]
+    + [("Novaque 300", True), ("Omnipaque", True), ("IV", True), ("KM i.v.", True), ("Sinuscan 350", True)],
+)
+def test_an_agent_may_say_that_there_is_none(tmp_path, agent, given):
+    write_ct(tmp_path / "in", stored(4, 8, 9), ContrastBolusAgent=agent)
+    (scan,) = scans(tmp_path / "in", rules=Rules(include=[Rule(modality="CT")]))
+    assert [Rule(contrast=wanted).fits(scan.series) for wanted in (True, False)] == [given, not given]
+
+
 def test_patients_and_studies_that_share_a_series_uid_are_scans_of_their_own(tmp_path):
     write_ct(tmp_path / "in", stored(6), PatientID=lambda k: f"p{k // 4}", StudyInstanceUID=lambda k: f"1.{k // 2}")
     found = scans(tmp_path / "in")

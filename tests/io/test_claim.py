@@ -44,6 +44,19 @@ def seen(folder):
     return {name: text for name, text in files(folder).items() if name != RECORD}
 
 
+def test_files_beside_a_single_output_are_not_replaced_unless_they_belong_to_it(tmp_path):
+    header, data = tmp_path / "ct.mhd", tmp_path / "ct.zraw"
+    data.write_text("of the user")
+    for overwrite in (False, True):
+        with refused("output-exists", names="ct.zraw"), claimed_file(header, data, overwrite=overwrite):
+            pass
+    header.write_text("header")
+    with claimed_file(header, data, overwrite=True):
+        pass
+    with refused("output-exists", names="ct.mhd"), claimed_file(header, data):
+        pass
+
+
 def test_same_run_resumes_and_another_is_refused(tmp_path):
     out = tmp_path / "out"
     made(out, "a", "sub/b")

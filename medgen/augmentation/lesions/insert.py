@@ -158,9 +158,9 @@ def lesion_augmenter(
             stops at one that has no room, and a lesion whose contrast differs from real ones in all draws is left out.
         margin_mm: see ``insert_lesion``.
         device: device of a ``lesion_gan``.
-        patients: label file -> patient, as named in the library. The lesions of a case are then modelled on those of
-            other patients, if others have lesions of the kind. The record's ``donor`` says whose lesion was used:
-            "another patient", "the patient", "unknown" or, if no voxels were copied, "none".
+        patients: file of an image or label -> patient, as named in the library. The lesions of a case are then modelled
+            on those of other patients, if others have lesions of the kind. The record's ``donor`` says whose lesion was
+            used: "another patient", "the patient", "unknown" or, if no voxels were copied, "none".
 
     Raises:
         InputError: unknown painter, a kind that is not in the library, or fewer than 1 lesion per case.
@@ -182,7 +182,8 @@ def lesion_augmenter(
     ) -> tuple[list[Volume], Volume, list[Record]]:
         records: list[Record] = []
         where = _similar_tissue(images, label, names, library) if host is None else host
-        patient = (patients or {}).get(label.path) if label.path else None
+        files = (volume.path for volume in (label, *images))  # a label map in another axis order has no path
+        patient = next((patients[file] for file in files if file in patients), None) if patients else None
         n_lesions, mismatches = int(rng.integers(fewest, most + 1)), list[str]()
         for _ in range(n_lesions):
             kind = str(rng.choice(kinds))

@@ -35,6 +35,14 @@ def model_description(model: Model) -> dict[str, Any]:
     }
 
 
+def is_manifest(path: Path) -> bool:
+    """Whether a file is a manifest of a conversion."""
+    try:
+        return {"format", "model", "cases"} <= json.loads(path.read_text()).keys()
+    except (ValueError, AttributeError, RecursionError, OSError):
+        return False
+
+
 class Manifest:
     """The records of the cases in an output folder, for one model.
 

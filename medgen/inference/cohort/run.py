@@ -15,7 +15,7 @@ from medgen.cluster import Cluster
 from medgen.errors import InputError
 from medgen.inference.cohort.cases import Cases
 from medgen.inference.cohort.distributed import converted_by
-from medgen.inference.cohort.manifest import Manifest, model_description
+from medgen.inference.cohort.manifest import Manifest, is_manifest, model_description
 from medgen.inference.cohort.watch import arrivals
 from medgen.inference.deidentified_output import Private
 from medgen.inference.inputs import Scan, find_scans, scan_of_file
@@ -23,6 +23,7 @@ from medgen.inference.job import Converted, Job, Options
 from medgen.inference.plan import check_count, check_run
 from medgen.inference.series import Rules
 from medgen.io.claim import check_output_is_not_input, claimed, claimed_file
+from medgen.io.formats.itk import data_file_of
 from medgen.io.paths import ENDINGS, has_ending, require_path
 from medgen.qa.carried import manifest_of_file
 from medgen.qa.run import Checks
@@ -208,7 +209,11 @@ def _claims(
     if isinstance(source, Path):
         check_output_is_not_input(output, source)
     if has_ending(output, ENDINGS):
-        yield claimed_file(output, overwrite=overwrite)
+        data, manifest = data_file_of(output), manifest_of_file(output)
+        beside = [] if data is None else [data]
+        if options.private is None and not is_manifest(manifest):
+            beside.append(manifest)
+        yield claimed_file(output, *beside, overwrite=overwrite)
         return
     about: dict[str, object] = {"command": "translate", "model": model.info.sha256, "target": model.target}
     about |= {"format": options.format, "series": options.series}

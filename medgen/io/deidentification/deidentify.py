@@ -24,6 +24,7 @@ from typing import Any
 from pydicom import DataElement, Dataset
 from pydicom.datadict import dictionary_has_tag, keyword_for_tag
 from pydicom.tag import BaseTag
+from pydicom.uid import UID_dictionary
 
 from medgen import __version__
 from medgen.errors import InputError
@@ -55,14 +56,13 @@ PIXELS = 0x7FE00010
 BIRTH = {"PatientBirthDate", "PatientBirthTime"}
 # UIDs that do not identify instances: object classes, encodings, coding schemes.
 COMMON_UIDS = re.compile(r"SOPClass|TransferSyntax|CodingScheme|Context|MappingResource|CreatorUID|ImplementationClass")
-DICOM_ROOT = "1.2.840.10008."
 DUMMIES: dict[str, Any] = {"DA": "19000101", "TM": "000000", "DT": "19000101000000", "AS": "000Y", "UR": "urn:none"}
 DUMMIES |= dict.fromkeys(("IS", "DS"), "0") | dict.fromkeys(("AE", "CS", "LO", "SH", "LT", "ST", "UT", "UC"), "REMOVED")
 DUMMIES |= dict.fromkeys(("FL", "FD", "SL", "SS", "SV", "UL", "US", "UV", "AT"), 0)
 DUMMIES |= dict.fromkeys(("OB", "OW", "OD", "OF", "OL", "OV", "UN"), b"\0" * 8) | {"PN": "REMOVED"}
 # Modalities that often have text burned into the pixels.
 DRAWN_ON = {"US", "IVUS", "XC", "ES", "GM", "SM", "SC", "OT", "DOC", "SCN", "HC"}
-SECONDARY_CAPTURE = f"{DICOM_ROOT}5.1.4.1.1.7"
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 quiet_pydicom()  # warnings quote header values
 
 Changes = Counter[str]  # "TAG KEYWORD removed|emptied|replaced|remapped|shifted" -> count; contains no values
@@ -84,8 +84,11 @@ class Deidentifier:
         return self._digest(kind, text)[:8].hex()
 
     def uid(self, uid: str) -> str:
-        """Return the replacement of ``uid`` (PS3.5 B.2); UIDs defined by DICOM itself are kept."""
-        if not uid or (uid.startswith(DICOM_ROOT) and grammar.matches("UI", uid)):
+        """Return the replacement of ``uid`` (PS3.5 B.2); UIDs in the table of DICOM itself (PS3.6) are kept.
+
+        The root of DICOM alone is no reason to keep one: some programs make up instance UIDs under it.
+        """
+        if not uid or uid in UID_dictionary:
             return uid
         return f"2.25.{uuid.UUID(bytes=self._digest('uid', uid)[:16], version=5).int}"
 

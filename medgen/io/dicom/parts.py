@@ -12,6 +12,7 @@ from medgen.io.dicom.header import OTHERS, RECONSTRUCTION, SETTINGS, VARYING, Sl
 from medgen.io.dicom.stack import why_no_volume
 
 FEWEST = 4  # minimum slices per volume in a split by ranges of a VARYING attribute: fewer may alternate by chance
+LOST = 3  # maximum slices missing between two parts of one stack; a larger gap separates volumes
 MOST = 6  # maximum volumes tried for such an attribute: a modulated tube current may be periodic
 # Attributes that may differ between the passes of one interleaved MR volume (every other slice is acquired first).
 MR_PASSES = {"AcquisitionNumber", "EffectiveEchoTime", "EchoTime", "NominalPercentageOfCardiacPhase", *VARYING}
@@ -110,11 +111,11 @@ def _candidates(slices: Sequence[Slice]) -> Iterator[Groups]:
     varying = _differing(slices)
     for keyword in varying:
         groups = _equal(slices, keyword)
-        if keyword in JOINT or _overlap(slices, groups):
+        if _overlap(slices, groups) or (keyword in JOINT and not _lost_between(slices, groups, [keyword])):
             yield groups
     several = [k for k in varying if k in JOINT and len(_equal(slices, k)) <= len(slices) // 2]
-    if len(several) > 1:
-        yield _equal(slices, *several)
+    if len(several) > 1 and not _lost_between(slices, groups := _equal(slices, *several), several):
+        yield groups
     for keyword in varying:
         if keyword in VARYING:
             yield from (groups for groups in _clusters(slices, keyword) if _overlap(slices, groups))
@@ -205,6 +206,27 @@ def _sort_order(slices: Sequence[Slice]) -> np.ndarray:
     return np.argsort(
         positions @ (positions[np.argmax(np.linalg.norm(positions - positions[0], axis=1))] - positions[0])
     )
+
+
+def _lost_between(slices: Sequence[Slice], groups: Groups, keywords: Sequence[str]) -> bool:
+    """Whether the groups are parts of one stack of which only a few slices between them are missing.
+
+    Acquisitions that follow each other (step and shoot) are one volume, unless they are reconstructed differently.
+    """
+    if not set(RECONSTRUCTION).isdisjoint(keywords) or _overlap(slices, groups):
+        return False
+    if any(numbers(item.header, "ImagePositionPatient", 3) is None for item in slices):
+        return False
+    order = _sort_order(slices)
+    of = {k: n for n, (_, members) in enumerate(groups) for k in members}
+    places = np.array([slices[k].header["ImagePositionPatient"] for k in order], np.float64)
+    steps = np.linalg.norm(np.diff(places, axis=0), axis=1)
+    border = np.array([of[a] != of[b] for a, b in pairwise(order)])
+    if border.all() or not steps[~border].mean():
+        return False
+    ratio = steps / steps[~border].mean()
+    lost = np.rint(ratio) - 1
+    return bool((np.abs(ratio - 1 - lost) < 0.05).all() and not lost[~border].any() and 0 < lost.max() <= LOST)
 
 
 def _overlap(slices: Sequence[Slice], groups: Groups) -> bool:

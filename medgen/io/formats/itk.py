@@ -103,6 +103,13 @@ def write_itk(path: Path, volume: Volume) -> None:
                 os.replace(data_file, path.parent / data_file.name)
 
 
+def data_file_of(path: Path) -> Path | None:
+    """Return the data file that ``write_itk`` writes beside a .mhd or .nhdr file; None for other files."""
+    endings = {".mhd": ".zraw", ".nhdr": ".raw.gz"}
+    ending = endings.get(path.suffix.lower())
+    return path.with_name(path.name[: -len(path.suffix)] + ending) if ending else None
+
+
 def to_itk(array: np.ndarray, affine: np.ndarray) -> sitk.Image:
     """Convert an (X, Y, Z) array with a voxel -> RAS mm affine to a SimpleITK image (LPS)."""
     lps = LPS_RAS @ affine

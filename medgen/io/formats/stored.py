@@ -83,7 +83,7 @@ class Stored:
             stream.seek(self.start or 0)
             if self.encoding == "gzip":
                 return self._inflated(stream, needed, size)
-            return self._written(stream.read(), needed), 0
+            return self._written(stream.read(), needed)
 
     def _inflated(self, stream: IO[bytes], needed: int, size: int) -> tuple[np.ndarray, int]:
         """Decompress a zlib or gzip stream (one or more members) to its end, where the checksum is verified."""
@@ -108,8 +108,8 @@ class Stored:
             raise self._truncated()
         return raw, held - needed
 
-    def _written(self, text: bytes, needed: int) -> np.ndarray:
-        """Decode voxels stored as decimal numbers or hexadecimal digits."""
+    def _written(self, text: bytes, needed: int) -> tuple[np.ndarray, int]:
+        """Decode voxels stored as decimal numbers or hexadecimal digits; also return the number of bytes after them."""
         try:
             if self.encoding == "hex":
                 raw = np.frombuffer(bytes.fromhex(text.decode("ascii")), np.uint8)
@@ -119,7 +119,7 @@ class Stored:
             raise self._truncated() from None
         if len(raw) < needed:
             raise self._truncated()
-        return raw[:needed]
+        return raw[:needed], len(raw) - needed
 
     def _truncated(self) -> InputError:
         its = f"one of its {len(self.files)} data files" if len(self.files) > 1 else "the voxel data"

@@ -177,6 +177,14 @@ def test_lesions_come_from_other_patients_where_others_have_some(painter):
         assert all(set(step["patients"]) <= {"p1", "p2"} for step in done)
 
 
+def test_the_patient_is_known_by_the_image_if_the_label_map_was_reoriented(tmp_path):
+    image, label = case(lesions=False)
+    image = replace(image, path=Path("images/p0_a.nii.gz"))  # the label map has no path
+    augment = lesion_augmenter("cutpaste", of_patients("p0", "p1"), host="organ", patients={image.path: "p0"})
+    _, _, done = augment([image], label, NAMES, np.random.default_rng(0))
+    assert {step["donor"] for step in done} == {"another patient"}
+
+
 def test_a_patients_own_lesion_is_inserted_with_a_warning_if_no_other_patient_has_one():
     image, label = case(lesions=False)
     label = replace(label, path=Path("labels/p0_a.nii.gz"))

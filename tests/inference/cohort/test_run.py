@@ -379,6 +379,9 @@ def test_a_format_that_the_output_is_not_named_as(model, tmp_path):
     for name, format in (("out.nii", "nifti"), ("out.mhd", "mha")):
         (result,) = convert(model, scans / "a.nii.gz", tmp_path / name, format=format)
         assert result.status == "converted" and (tmp_path / name).exists()
+    (tmp_path / "other.manifest.json").write_text('{"of": "the user"}')
+    with refused("output-exists", names="other.manifest.json"):
+        convert(model, scans / "a.nii.gz", tmp_path / "other.nii")
 
 
 def test_a_selection_of_series_is_never_ignored(model, tmp_path):

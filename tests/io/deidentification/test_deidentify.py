@@ -308,7 +308,7 @@ def test_warnings_that_quote_values_are_disabled_for_all_threads():
 def test_uids_that_dicom_defines_stay_and_others_are_valid():
     remap = Deidentifier(KEY).uid
     assert remap("1.2.840.10008.1.4.1.1") == "1.2.840.10008.1.4.1.1"
-    for uid in ("1.2.3", "1.2.840.113619.2.55", "x"):
+    for uid in ("1.2.3", "1.2.840.113619.2.55", "x", "1.2.840.10008.20260403.4711", "1.2.840.10008.4711"):
         assert pydicom.uid.UID(remap(uid)).is_valid and remap(uid) == remap(uid) != uid
 
 

@@ -118,6 +118,13 @@ def test_missing_slice_does_not_split_a_scan(keyword):
     assert len(parts(slices(heights, **{keyword: lambda k: value(keyword, int(heights[k]))}))) == 1
 
 
+@pytest.mark.parametrize("keyword", ["AcquisitionNumber", "StackID", "ImageComments"])
+@pytest.mark.parametrize(("gap", "count"), [(1, 1), (3, 1), (12, 2)])
+def test_slices_missing_between_two_acquisitions_are_no_border_of_volumes(keyword, gap, count):
+    heights = np.delete(np.arange(30) * 2.0, range(10, 10 + gap))
+    assert len(parts(slices(heights, **{keyword: lambda k: value(keyword, int(k >= 10))}))) == count
+
+
 def test_passes_of_an_mr_volume_stay_one_series_and_other_attributes_split_it():
     for keyword in KEYWORDS:
         found = parts(slices(np.arange(16) * 2.0, "MR", **{keyword: lambda k, keyword=keyword: value(keyword, k % 2)}))

@@ -111,6 +111,15 @@ def test_non_anatomical_space_causes_a_warning(tmp_path, space):
     np.testing.assert_allclose(volume.affine, itk_affine(sitk.ReadImage(str(path))), atol=1e-9)
 
 
+@pytest.mark.parametrize("encoding", ["raw", "ascii", "hex", "gzip"])
+def test_voxels_beyond_the_sizes_are_reported(tmp_path, encoding):
+    values = np.arange(4 * 5 * 7, dtype="<i2")
+    text = {"ascii": " ".join(map(str, values)).encode(), "hex": values.tobytes().hex().encode()}
+    data = text.get(encoding) or (gzip.compress(values.tobytes()) if encoding == "gzip" else values.tobytes())
+    volume = read_volume(written(tmp_path, type="short", endian="little", encoding=encoding, sizes="4 5 6", data=data))
+    assert any("40 bytes follow the last voxel" in warning for warning in volume.warnings)
+
+
 @pytest.mark.parametrize(
     ("fields", "code", "names"),
     [
