@@ -183,7 +183,7 @@ def lesion_augmenter(
         records: list[Record] = []
         where = _similar_tissue(images, label, names, library) if host is None else host
         files = (volume.path for volume in (label, *images))  # a label map in another axis order has no path
-        patient = next((patients[file] for file in files if file in patients), None) if patients else None
+        patient = next((patients[file] for file in files if file and file in patients), None) if patients else None
         n_lesions, mismatches = int(rng.integers(fewest, most + 1)), list[str]()
         for _ in range(n_lesions):
             kind = str(rng.choice(kinds))
