@@ -47,6 +47,7 @@ ARMS = {
         "without": ["method.weight_gan=0"],
         "source and target": ["method.adversary_input=pair"],
         "difference": ["method.adversary_input=difference"],
+        "blurred difference": ["method.adversary_input=difference", "method.difference_blur=1.5"],
     },
     "mr": {
         "without": ["method.weight_gan=0"],

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from refusal import refused
@@ -127,6 +128,15 @@ def test_yaml_cannot_build_objects(tmp_path):
     bad.write_text("method: !!python/object/apply:os.system ['touch /tmp/pwned']")
     with refused("config-not-yaml"):
         load_settings(bad)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("010", "010"), ("1:30", "1:30"), ("1:30.5", "1:30.5"), ("10", 10), ("-3", -3), ("0", 0), ("0x10", 16)]
+    + [("1.5", 1.5), (".5", 0.5), ("1.0e-3", 0.001), ("1_000", 1000), ("-.inf", -np.inf), ("yes", True)],
+)
+def test_numbers_are_read_as_they_look(text, value):
+    assert read_yaml(f"a: {text}") == {"a": value}
 
 
 def test_mirrored_inference_needs_mirrored_training(tmp_path):

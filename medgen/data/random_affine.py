@@ -91,8 +91,16 @@ def _sampled(crop: np.ndarray, matrix: np.ndarray, offset: np.ndarray, size: np.
     if order == 0:
         return labels_at(crop, by_affine(matrix, offset, shape), shape)
     crop = crop.astype(np.float32, copy=False)
-    patch = ndimage.affine_transform(crop, matrix, offset, output_shape=shape, order=order, mode="nearest")
-    return np.clip(patch, crop.min(), crop.max(), out=patch)  # splines overshoot at edges
+    at = {"matrix": matrix, "offset": offset, "output_shape": shape, "mode": "nearest"}
+    patch = ndimage.affine_transform(crop, order=order, **at)
+    if order == 1:
+        return patch
+    # Splines overshoot at edges and ring far from them: a masked background would no longer be exactly 0.
+    # Values therefore stay between those of the 2³ voxels around them: of voxel i and i + 1, where i is rounded down.
+    at["offset"] = offset - 0.5
+    cells = (f(crop, 2, origin=-1, mode="nearest") for f in (ndimage.minimum_filter, ndimage.maximum_filter))
+    low, high = (ndimage.affine_transform(ends, order=0, **at) for ends in cells)
+    return np.clip(patch, low, high, out=patch)
 
 
 def _crop(data: np.ndarray, start: np.ndarray, size: np.ndarray) -> np.ndarray:

@@ -1,7 +1,9 @@
 """Plan a conversion: refuse invalid outputs, name each case and its outputs, and find cases that are done already."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from medgen.checkpoint import Model
 from medgen.errors import InputError
@@ -137,10 +139,14 @@ def done_already(job: Job, options: Options, manifest: Manifest) -> bool:
     """Whether an earlier run converted the case; then its record is copied into the job's entry.
 
     The verdict is copied only if it was made with the thresholds and the segmenter of this run.
+
+    Raises:
+        InputError: the output exists and was made from another scan, at another path, for which it would be lost.
     """
     entry = job.entry
     expected = {k: getattr(entry, k) for k in ("input_sha256", "output", "series", "deidentified")}
     if not manifest.holds(job.key, expected, job.targets):
+        _check_same_scan(job, manifest.cases.get(job.key, {}))
         return False
     old = manifest.cases[job.key]
     entry.status, entry.output_sha256 = "skipped", old["output_sha256"]
@@ -156,6 +162,20 @@ def done_already(job: Job, options: Options, manifest: Manifest) -> bool:
         for name in VERDICT_FIELDS:
             setattr(entry, name, old[name])
     return True
+
+
+def _check_same_scan(job: Job, old: Mapping[str, Any]) -> None:
+    """Refuse to replace the output of another scan of this name, e.g. after p1/CT was archived and p2/CT arrived."""
+    entry, made_from = job.entry, str(old.get("input"))
+    same_output = Path(str(old.get("output"))).name == Path(entry.output).name
+    changed = old.get("input_sha256") != entry.input_sha256
+    if same_output and changed and old.get("output_sha256") and made_from != entry.input and job.targets[0].exists():
+        job.key = entry.input  # so that the record of the other scan stays
+        raise InputError(
+            "output-of-another-scan",
+            f"{job.targets[0]} was made from another scan, {made_from}; rename the file or folder of this scan, choose "
+            "another output, or delete that one",
+        )
 
 
 def memory_bound_gb(model: Model, options: Options) -> float:

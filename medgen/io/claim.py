@@ -60,16 +60,17 @@ class Claim:
         if name not in self.files or self.unchanged(name) or not os.path.lexists(path) or path.is_dir():
             return
         if path.is_symlink() or not filecmp.cmp(path, new, shallow=False):
-            kept = set_aside(self.folder, name)
-            log.warning(
-                "%s",
-                one_line(f"warning: {path} was changed after medgen wrote it; the changed file was moved to {kept}"),
-            )
+            _warn_changed(path, set_aside(self.folder, name))
 
     def clear(self) -> None:
-        """Delete recorded files that are unchanged, and folders that become empty."""
-        for name in [name for name in self.files if self.unchanged(name)]:
+        """Delete recorded files that are unchanged, and folders that become empty; move changed files aside."""
+        for name in self.files:
             path = self.folder / name
+            if not self.unchanged(name):
+                inside = Path(os.path.realpath(path.parent)).is_relative_to(self.folder)  # not behind a link
+                if inside and os.path.lexists(path) and not path.is_dir():
+                    _warn_changed(path, set_aside(self.folder, name))
+                continue
             path.unlink(missing_ok=True)
             for parent in path.parents:
                 if parent == self.folder or not _removed(parent):
@@ -251,6 +252,11 @@ def remove(path: Path) -> None:
 def command_of(folder: Path) -> str:
     """Return the command that wrote the folder, from its record; an empty string without a record."""
     return Claim(folder).about.get("command", "")
+
+
+def _warn_changed(path: Path, kept: Path) -> None:
+    text = f"warning: {path} was changed after medgen wrote it; the changed file was moved to {kept}"
+    log.warning("%s", one_line(text))
 
 
 def set_aside(folder: Path, name: str) -> Path:

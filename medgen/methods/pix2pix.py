@@ -7,9 +7,11 @@ Differences from the paper: noise enters as dropout (and, with ``noise``, as cha
 conversion is reproducible; D uses instance norm (docs/decisions/norms.md).
 """
 
+import math
 from typing import Annotated, ClassVar, Literal
 
 import torch
+from monai.networks.layers import separable_filtering
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -39,6 +41,11 @@ class Settings(MethodSettings):
         "target - source, for targets that differ little from the source, such as contrast removal",
     )
     difference_scale: Annotated[float, Field(gt=0)] = Field(8.0, description="see adversary_input")
+    difference_blur: Weight = Field(
+        0.0,
+        description="standard deviation in voxels of a Gaussian on that difference. Independent noise of source and "
+        "target, which G cannot imitate, is the first thing that D finds; about 1.5 removes it",
+    )
     noise: Annotated[int, Field(ge=0)] = Field(
         0, description="channels of noise in addition to the source, for tasks with several valid outputs"
     )
@@ -136,6 +143,10 @@ class Pix2Pix:
         """
         if self.settings.adversary_input == "difference":
             y = self.settings.difference_scale * (y - x[:, : y.shape[1]])
+            if sigma := self.settings.difference_blur:
+                reach = math.ceil(3 * sigma)
+                weights = [math.exp(-(n**2) / (2 * sigma**2)) for n in range(-reach, reach + 1)]
+                y = separable_filtering(y, [y.new_tensor(weights) / sum(weights)] * (y.ndim - 2))
         return torch.cat([x, y], 1)
 
     def translate(self, x: Tensor, z: Tensor | None = None) -> Tensor:

@@ -80,6 +80,8 @@ def check_case(
     _check(source, output, spacing, truth, labels, lesions)
     case = _prepared(source, output, spacing, truth, labels, names or {}, lesions, thresholds or Thresholds())
     case.affine = affine
+    findings.truth_findings(case)
+    truth = case.truth
     findings.geometry_findings(case)
     if not any(reason.fault == "flip" for reason in case.reasons):  # a flip causes all other findings
         images = [image for image in (source, output, truth) if image is not None]

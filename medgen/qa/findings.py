@@ -73,7 +73,6 @@ def structure_findings(case: Checked) -> None:
     limits = {name: float(getattr(case.limits, name)) for name in descriptions}
     # Ratio of value to limit, of 1 - value to 1 - limit where high values are good; above 1 is beyond the limit.
     excess = {name: _excess(value, limits[name], descriptions[name][1]) for name, value in found.items()}
-    _same_scan(case)
     if case.truth is not None and max(excess.values()) > 1:
         versus_truth = _structure(case, case.truth)
     for name, (text, side) in descriptions.items():
@@ -83,8 +82,8 @@ def structure_findings(case: Checked) -> None:
             case.add("structure", status, f"{text} {found[name]:.2f}, {side} {limits[name]:g}.", excused=least <= 1)
 
 
-def _same_scan(case: Checked) -> None:
-    """Check that input and truth show one patient; otherwise the truth cannot excuse findings.
+def truth_findings(case: Checked) -> None:
+    """Check that input and truth show one patient; otherwise the truth is not used, because all against it is untrue.
 
     Skipped for CT against MR, which share too few edges.
     """
@@ -93,9 +92,11 @@ def _same_scan(case: Checked) -> None:
     value = structure.edge_correlation(case.source, case.truth, case.body, case.spacing)
     if value < SAME_SCAN:
         text = (
-            f"The true image does not show what the input shows: correlation of edges {value:.2f}, below {SAME_SCAN:g}."
+            f"The true image does not show what the input shows: correlation of edges {value:.2f}, below "
+            f"{SAME_SCAN:g}. It is not used for the other findings."
         )
         case.add("truth", "review", text, by="truth")
+        case.truth = None
 
 
 def _structure(case: Checked, image: np.ndarray) -> dict[str, float]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from refusal import refused
+from scipy.spatial.transform import Rotation
 
 from medgen.data.cache import Cached
 from medgen.data.intensity import Range
@@ -332,3 +333,17 @@ def test_noise_is_the_same_in_both_of_a_pair_and_not_in_others():
     plain, noisy = make(paired=False)[0], make(paired=False, noise=0.01)[0]
     assert not torch.allclose(noisy["target"] - plain["target"], noisy["source"] - plain["source"], atol=1e-4)
     assert max(make(noise=0.9)[n]["source"].abs().max() for n in range(4)) <= 1
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.0, 1.0, 3.0), (0.5, 0.5, 6.0)])
+def test_a_masked_background_stays_exact_in_turned_patches(spacing):
+    """A spline rings: nothing outside would be exactly 0, and background would be encoded as dark tissue."""
+    shape = tuple(int(60 / s) for s in spacing)
+    centre = (np.array(shape) - 1)[:, None, None, None] / 2
+    away = np.sqrt((((np.indices(shape) - centre) * np.array(spacing)[:, None, None, None]) ** 2).sum(0))
+    data = np.where(away < 15, 500 + 200 * np.random.default_rng(0).random(shape), 0).astype(np.float32)
+    turn = AffineTransform(Rotation.from_euler("xyz", (12, -8, 15), degrees=True).as_matrix())
+    patch = cut_patch(data, np.zeros(3, int), np.array(shape), turn, spacing)
+    voxel = np.linalg.norm(spacing)
+    assert (patch[away > 15 + voxel] == 0).all() and (patch[away < 15 - voxel] >= 500).all()
+    assert patch.max() <= data.max()

@@ -129,6 +129,19 @@ def test_padding_that_dicom_names_within_the_window_comes_back(tmp_path, spacing
     assert np.array_equal(made.data[kept], scan.data[kept]) and not np.isclose(made.data[~kept], scan.data[~kept]).all()
 
 
+@pytest.mark.parametrize(("kind", "value"), [("SS", -476), ("US", 65536 - 476)])
+def test_padding_of_signed_pixels_may_be_written_as_unsigned(tmp_path, kind, value):
+    raw = np.random.default_rng(0).integers(900, 1200, (5, 20, 18)).astype(np.int16)
+    raw[:, :6] = -476
+    write_ct(tmp_path / "a", raw)
+    for path in (tmp_path / "a").iterdir():
+        ds = pydicom.dcmread(path)
+        ds.PixelRepresentation = 1
+        ds.add_new("PixelPaddingValue", kind, value)
+        ds.save_as(path)
+    assert set(read_volume(tmp_path / "a").padding[0].ravel()) == {-1500.0}
+
+
 @pytest.mark.parametrize("turn", ["axial", "oblique", "coronal"])
 @pytest.mark.parametrize("enhanced", [False, True])
 def test_padding_of_slices_with_their_own_rescale_comes_back(tmp_path, turn, enhanced):

@@ -1,5 +1,7 @@
+import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from medgen.methods.pix2pix import Pix2Pix, Settings
 from medgen.types import DataShape
@@ -50,6 +52,15 @@ def test_d_sees_the_scaled_difference():
     D, y_hat = method.networks["D"], method.translate(x)
     real, fake = (torch.sigmoid(D(torch.cat([x, 5 * (v - x)], 1))[0]) for v in (y, y_hat))
     assert losses["D"].item() == pytest.approx((-(real.log().mean() + (1 - fake).log().mean()) / 2).item(), rel=1e-4)
+
+
+def test_the_difference_is_blurred():
+    method = build(adversary_input="difference", difference_scale=5.0, difference_blur=1.5)
+    x, y = torch.randn(1, 1, 24, 24, 24), torch.randn(1, 1, 24, 24, 24)
+    shown = method.judged(x, y)
+    expected = ndimage.gaussian_filter((5 * (y - x))[0, 0].numpy(), 1.5, mode="constant", radius=5)
+    assert torch.equal(shown[:, :1], x)
+    np.testing.assert_allclose(shown[0, 1, 8:-8, 8:-8, 8:-8], expected[8:-8, 8:-8, 8:-8], atol=1e-5)
 
 
 def test_a_difference_needs_a_source_for_each_target():

@@ -40,7 +40,8 @@ def read_split(
         raise InputError(
             "cohort-no-pairs",
             f"{data.root}: no case has both a source and a target, so there is nothing to train on; "
-            "set data.paired=false and use an unpaired method, or check the folder names",
+            "set data.paired=false and use an unpaired method, or check data.sources, data.targets, the channel "
+            "numbers (data.source_channels, data.target_channels) and the folder names",
         )
     if recorded is not None:
         split = load_split(recorded, cases)

@@ -71,6 +71,14 @@ class LabelTable:
         background = labels.data == 0
         if not self.tissues or not background.any():
             return labels
+        first = max(self.labels.values(), default=0) + 1
+        if (both := np.unique(labels.data[labels.data >= first])).size:
+            raise InputError(
+                "labels-tissue-and-background",
+                f"{labels.path} has the background 0 and also the value {both[0]:g}, which is "
+                f"{self.names[int(both[0])]} to this model; give the structure of that value another number, or fill "
+                "all of the background",
+            )
         if image is None:
             raise InputError(
                 "labels-tissue-classes-missing",
@@ -79,7 +87,6 @@ class LabelTable:
                 f"{', '.join(str(v) for v, name in self.names.items() if name.startswith('tissue_'))}",
             )
         classes = tissue_classes(image.data, background, self.tissues, image.spacing, self.smoothing)
-        first = max(self.labels.values(), default=0) + 1
         return labels.replaced(np.where(background, classes + np.float32(first), labels.data))
 
     def encode(self, x: np.ndarray) -> np.ndarray:

@@ -260,4 +260,6 @@ def _matching(found: list[Series], selection: str) -> list[Series]:
         return [found[int(selection) - 1]]
     text = selection.lower()
     exact = [s for s in found if selection in (s.uid, s.key) or text in (s.description.lower(), s.part.lower())]
+    if selection.isdecimal():  # digits are part of many descriptions, which a number in the list does not mean
+        return exact
     return exact or [s for s in found if selection and text in f"{s.description}, {s.part}".lower()]

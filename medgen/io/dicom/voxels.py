@@ -105,8 +105,16 @@ def _padding(dataset: Dataset, frame: int, file: Path) -> Padding:
         return None
     last = dataset.get("PixelPaddingRangeLimit")
     slope, intercept = rescale_of(dataset, frame, file)
-    limits = sorted(float(np.float32(v * slope + intercept)) for v in (first, last if isinstance(last, int) else first))
+    stored = (_signed(v, dataset) for v in (first, last if isinstance(last, int) else first))
+    limits = sorted(float(np.float32(v * slope + intercept)) for v in stored)
     return limits[0], limits[1]
+
+
+def _signed(value: int, dataset: Dataset) -> int:
+    """Return a pixel value that was written with the VR of unsigned numbers although the pixels are signed."""
+    bits = int(dataset.get("BitsAllocated", 16))
+    signed = dataset.get("PixelRepresentation") == 1
+    return value - 2**bits if signed and 2 ** (bits - 1) <= value < 2**bits else value
 
 
 def _check_rescaled(dataset: Dataset, item: Slice, known: dict[bool, Slice]) -> None:

@@ -58,6 +58,8 @@ def test_filled_background(tmp_path):
     assert np.array_equal(carried.data, filled)
     with refused("labels-tissue-classes-missing", names=("labels.nii.gz", "8, 9")):
         table.filled(volume, None)
+    with refused("labels-tissue-and-background", names=("labels.nii.gz", "8", "tissue_1")):
+        table.filled(volume.replaced(np.where(dark, 8, labels)), scan)
 
 
 def test_cache_is_made_once_and_depends_on_the_image(tmp_path):

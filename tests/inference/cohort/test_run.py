@@ -217,6 +217,29 @@ def test_a_moved_output_folder_is_still_done(model, tmp_path):
     assert [r.status for r in convert(model, scans, tmp_path / "moved")] == ["skipped"] * 3
 
 
+def test_another_scan_of_the_name_does_not_replace_an_earlier_output(model, tmp_path):
+    """p1 is archived and p2 arrives: each is the case CT when it is alone."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    write_ct(source / "p1" / "CT", stored(4, 12, 13))
+    (first,) = convert(model, source, out)
+    shutil.move(source / "p1", tmp_path / "archive")
+    write_ct(source / "p2" / "CT", stored(4, 12, 13) + 1)
+    before = sorted(path.read_bytes() for path in (out / "CT").iterdir())
+    for _ in range(2):
+        (second,) = convert(model, source, out)
+        assert first.case == second.case == "CT"
+        assert second.status == "failed" and str(source / "p1") in second.error and str(out) in second.error
+    assert sorted(path.read_bytes() for path in (out / "CT").iterdir()) == before
+    assert json.loads((out / "manifest.json").read_text())["cases"]["CT"]["input_sha256"] == first.input_sha256
+
+
+def test_a_corrected_scan_at_the_same_path_is_converted_again(model, tmp_path):
+    source = phantoms(tmp_path / "in", "a.nii.gz")
+    convert(model, source, tmp_path / "out")
+    sitk.WriteImage(sitk.ReadImage(str(source / "a.nii.gz")) + 1, str(source / "a.nii.gz"))
+    assert [r.status for r in convert(model, source, tmp_path / "out")] == ["converted"]
+
+
 def test_two_scans_of_one_name_and_format_do_not_undo_each_other(model, tmp_path):
     scans = phantoms(tmp_path / "in", "a.nii.gz", "a.nii")
     for status in ("converted", "skipped"):

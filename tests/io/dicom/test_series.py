@@ -212,7 +212,7 @@ def test_several_series_are_listed_and_chosen(tmp_path):
         assert read_geometry(tmp_path, series=choice).shape == volume.data.shape
     assert series_uid(tmp_path / "a0") == a
     assert read_volume(tmp_path / "a0").data.shape[2] == 4  # a file names its own series
-    for choice in ("3", "th", "venous", ""):
+    for choice in ("3", "th", "venous", "", "0"):
         with refused("dicom-ambiguous-folder", names=f"'{choice}'"):
             read_volume(tmp_path, series=choice)
 
