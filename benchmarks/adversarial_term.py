@@ -46,8 +46,7 @@ ARMS = {
     "ct": {
         "without": ["method.weight_gan=0"],
         "source and target": ["method.adversary_input=pair"],
-        "difference": ["method.adversary_input=difference"],
-        "blurred difference": ["method.adversary_input=difference", "method.difference_blur=1.5"],
+        "difference": ["method.adversary_input=difference", "method.adversary.norm=none"],
     },
     "mr": {
         "without": ["method.weight_gan=0"],

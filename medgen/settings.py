@@ -192,6 +192,13 @@ class Artefact(Section):
     options: dict[str, Any] = Field(default_factory=dict, description="arguments of the transform")
 
 
+class FewCases(Section):
+    below: int = Field(5, ge=2, description="number of training cases from which the ordinary values apply")
+    rotate: float = Field(0.0, ge=0, le=180, description="see sampling.rotate")
+    scale: float = Field(0.0, ge=0, lt=1, description="see sampling.scale")
+    gamma: float = Field(0.0, ge=0, lt=1, description="see sampling.gamma")
+
+
 class Sampling(Section):
     patch: tuple[Positive, Positive, Positive] = Field(
         (64, 64, 64),
@@ -235,7 +242,19 @@ class Sampling(Section):
         "pairs that share their noise (simulated ones) and are encoded by one window",
     )
     artefacts: tuple[Artefact, ...] = Field((), description="TorchIO artefacts added to the source only")
+    few_cases: FewCases | None = Field(
+        None,
+        description="values that replace rotate, scale and gamma in a training with few cases, which show the anatomy "
+        "and the contrast curve of one or two patients only",
+    )
     workers: int = Field(0, ge=0, description="loader processes in addition to the training process")
+
+    def augmentation(self, cases: int) -> dict[str, Any]:
+        """Arguments of ``data.patches.Patches`` for a training with this number of cases."""
+        given = self.model_dump(exclude={"batch", "workers", "foreground_classes", "few_cases"})
+        if self.few_cases is None or cases >= self.few_cases.below:
+            return given
+        return given | self.few_cases.model_dump(exclude={"below"})
 
 
 class Train(Section):

@@ -130,6 +130,15 @@ def test_yaml_cannot_build_objects(tmp_path):
         load_settings(bad)
 
 
+def test_few_cases_are_augmented_more():
+    sampling = load_settings(config_file("mr_t1_to_t2_regression")).sampling
+    assert sampling.few_cases is not None
+    few, enough = sampling.augmentation(sampling.few_cases.below - 1), sampling.augmentation(sampling.few_cases.below)
+    assert few["scale"] == sampling.few_cases.scale > enough["scale"] == sampling.scale
+    assert {k: v for k, v in few.items() if k not in ("rotate", "scale", "gamma")}.items() <= enough.items()
+    assert sampling.model_copy(update={"few_cases": None}).augmentation(1) == enough
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [("010", "010"), ("1:30", "1:30"), ("1:30.5", "1:30.5"), ("10", 10), ("-3", -3), ("0", 0), ("0x10", 16)]

@@ -153,7 +153,7 @@ def _batches(run: Run, data: PatchData) -> Iterator[Batch]:
         paired=settings.data.paired,
         seed=settings.train.seed,
         slab=settings.slab_axis,
-        **settings.sampling.model_dump(exclude={"batch", "workers", "foreground_classes"}),
+        **settings.sampling.augmentation(len(data.sources)),
     )
     return batches(
         patches,

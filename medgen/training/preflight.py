@@ -70,6 +70,7 @@ def _check_label_source(settings: Settings) -> None:
         "data.align": data.align not in ("refuse", "resample"),
         "intensity.target.follow": settings.intensity.target.follow,
         "sampling.gamma": sampling.gamma > 0,
+        "sampling.few_cases": sampling.few_cases is not None and sampling.few_cases.gamma > 0,
         "sampling.noise": sampling.noise > 0,
         "sampling.artefacts": bool(sampling.artefacts),
         "inference.transfer": settings.inference.transfer != "image",
