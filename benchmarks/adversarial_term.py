@@ -152,7 +152,7 @@ def texture(image: np.ndarray, mask: np.ndarray) -> float:
     frequency = np.sqrt(sum(f**2 for f in np.meshgrid(*[np.fft.fftfreq(CUBE)] * 3, indexing="ij", sparse=True)))
     hann = np.hanning(CUBE)
     window = hann[:, None, None] * hann[:, None] * hann
-    inner = ndimage.minimum_filter(mask, CUBE)[::CUBE, ::CUBE, ::CUBE]
+    inner = ndimage.minimum_filter(mask, CUBE, mode="constant")[::CUBE, ::CUBE, ::CUBE]
     powers = []
     for place in np.argwhere(inner) * CUBE:
         cube = image[tuple(slice(p - CUBE // 2, p + CUBE // 2) for p in place)]

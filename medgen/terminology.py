@@ -12,7 +12,7 @@ NATIVE = {"none", "native", "noncontrast", "unenhanced", "plain", "precontrast",
 
 SIDES = {"left", "right"}
 IRREGULAR = {"vertebrae": "vertebra", "metastases": "metastasis"}
-SINGULAR = {"pancreas"}  # ends like a plural; words in -ss, -us and -is are singular by rule
+SINGULAR = {"pancreas", "gas", "feces", "faeces"}  # ends like a plural; words in -ss, -us and -is are singular by rule
 
 # Structure -> terms; the first structure with a term anywhere in the name is meant.
 STRUCTURES = {

@@ -56,12 +56,16 @@ UPTAKE: tuple[tuple[str, Uptake | None], ...] = (
     ("ventricle right", Uptake("blood_right", mixing=0.2)),
     ("myocardium", Uptake("heart_muscle", mixing=0.1)),
     ("atrium", Uptake("blood_left")),
-    ("ventricle", Uptake("blood_left")),
+    ("heart ventricle", Uptake("blood_left")),
+    ("cardiac ventricle", Uptake("blood_left")),
+    ("ventricle", None),  # of the brain
     ("heart", Uptake("heart", mixing=0.1)),
     ("portal", Uptake("blood_portal", mixing=0.08)),
     ("splenic vein", Uptake("blood_portal", mixing=0.08)),
     ("mesenteric vein", Uptake("blood_portal", mixing=0.08)),
     ("hepatic vessel", Uptake("blood_hepatic", mixing=0.08)),
+    ("liver vessel", Uptake("blood_hepatic", mixing=0.08)),
+    ("vessel of the liver", Uptake("blood_hepatic", mixing=0.08)),
     ("hepatic vein", Uptake("blood_hepatic", mixing=0.08)),
     ("superior vena cava", Uptake("blood_right", mixing=0.35)),
     ("brachiocephalic vein", Uptake("blood_right", mixing=0.35)),
@@ -104,8 +108,8 @@ UPTAKE: tuple[tuple[str, Uptake | None], ...] = (
 OTHER = frozenset(
     "without outside around near beside background exclude excluding fat thrombus thrombosis haematoma "
     "hematoma wall graft stent metal clip catheter drain implant node lymph content filter prosthesis prosthetic valve "
-    "duct device pacemaker lead electrode coil port tube pump screw plate cement air gas stone calculus calcification "
-    "plaque".split()
+    "duct device pacemaker lead electrode coil port tube pump screw plate cement air gas stone calculus calculi "
+    "calcification plaque feces faeces stool lateral csf third fourth 3rd 4th".split()
 )
 NEGATION = frozenset("no not non without exclude excluding background".split())  # as the first word
 

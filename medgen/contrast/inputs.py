@@ -25,6 +25,7 @@ SEGMENTATION = ".seg"  # ending of 3D Slicer's segmentations: p1.seg.nrrd
 # Structures whose HU without contrast medium vary too much to say that a scan has some.
 UNCERTAIN = ("trabecular_bone", "skin", "muscle", "lung_vessel", "gut_wall", "urine")
 ENHANCED = 40.0  # HU above the mean without contrast medium; only the thyroid, which holds iodine, has that much more
+DARK = 150.0  # HU below that mean: no structure that takes up contrast medium is fat or air
 LEAST_VOXELS = 30  # of a structure that says something about the scan
 LARGEST = 65535  # label value
 
@@ -134,6 +135,13 @@ def _contrast(hu: np.ndarray, values: np.ndarray, names: Mapping[int, str], reve
         if len(inside) >= LEAST_VOXELS and "thyroid" not in name.lower():
             medians[name] = (float(np.median(inside)), _plain(uptake))
             blood += [name] if uptake.tissue.startswith(("blood", "renal")) else []
+    dark = {name: median for name, (median, plain) in medians.items() if median < plain - DARK and plain > 0}
+    if dark:
+        name = min(dark, key=lambda name: dark[name])
+        return (
+            f"the labelled structures are too dark for CT in HU ({name}: {dark[name]:.0f} HU), or the label map does "
+            "not fit the scan; check both"
+        )
     bright = {name: median for name, (median, plain) in medians.items() if plain + ENHANCED < median < 1000}
     if not reverse and bright:
         name = max(bright, key=lambda name: bright[name])

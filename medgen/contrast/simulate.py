@@ -81,11 +81,14 @@ def simulate(
         mask = labels[box] == value
         amount = _amount(mask, smooth[box], uptake, drawn, spacing)
         added[box] += np.where(mask, amount * np.clip(1 + uptake.mixing * field[box], 0, 2), 0)
-        record[names[value]] = round(float(added[box][mask].mean()), 1)
     blood = np.clip((hu - FAT[0]) / (FAT[1] - FAT[0]), 0, 1)
     calcium = np.clip((hu - CALCIUM[0]) / (CALCIUM[1] - CALCIUM[0]), 0, 1)
     bone = np.isin(labels, [v for v, name in names.items() if is_bone(name)])
     added *= blood * np.where(bone, 1, 1 - calcium)
+    for value, box in enumerate(ndimage.find_objects(labels), start=1):
+        uptake = uptake_of(names[value]) if value in names else None
+        if box is not None and uptake is not None and drawn.get(uptake.tissue):
+            record[names[value]] = round(float(added[box][labels[box] == value].mean()), 1)
     iodine = ndimage.gaussian_filter(added, [PSF_MM / s for s in spacing], mode="nearest")
     iodine += _beam_hardening(iodine, spacing) * float(rng.uniform(0.2, 1))
     plain = hu + (_oral(hu, labels, names, spacing, rng) if oral else 0)

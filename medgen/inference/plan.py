@@ -145,6 +145,9 @@ def done_already(job: Job, options: Options, manifest: Manifest) -> bool:
     """
     entry = job.entry
     expected = {k: getattr(entry, k) for k in ("input_sha256", "output", "series", "deidentified")}
+    old = manifest.cases.get(job.key, {})
+    if Path(str(old.get("output"))).name != Path(entry.output).name and old.get("input") not in (None, entry.input):
+        job.key = entry.input  # a scan in another format has replaced one of this name, whose output and record stay
     if not manifest.holds(job.key, expected, job.targets):
         _check_same_scan(job, manifest.cases.get(job.key, {}))
         return False

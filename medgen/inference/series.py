@@ -9,7 +9,7 @@ from os.path import commonpath
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from medgen.config import MOST_YAML, read_yaml
 from medgen.errors import InputError
@@ -53,6 +53,13 @@ class Rule(BaseModel):
     contrast: bool | None = Field(None, description="whether a contrast agent is named")
     slice_thickness: tuple[float, float] | None = Field(None, description="mm")
     slices: tuple[int, int] | None = None
+
+    @field_validator("slice_thickness", "slices")
+    @classmethod
+    def _in_order(cls, limits: tuple[float, float] | None) -> tuple[float, float] | None:
+        if limits is not None and limits[0] > limits[1]:
+            raise ValueError(f"[{limits[0]:g}, {limits[1]:g}] fits nothing; give the lower limit first")
+        return limits
 
     def fits(self, series: Series) -> bool:
         """Whether a series meets all conditions. A condition on a value that the header lacks is not met."""

@@ -41,7 +41,7 @@ class Thresholds(Section):
         7.0, gt=0, description="maximum residual enhancement, found without labels, ml"
     )
     darkened_dense_ml: float = Field(
-        8.0, gt=0, description="maximum volume that loses 40 HU and stays above 120 HU: bone, or partial removal, ml"
+        4.0, gt=0, description="maximum volume that loses 40 HU and stays above 120 HU: bone, or partial removal, ml"
     )
     lesion_visible_z: float = Field(8.0, gt=0, description="minimum contrast / noise of a lesion that is checked")
     lesion_kept_z: float = Field(3.0, gt=0, description="minimum contrast / noise of a kept lesion")

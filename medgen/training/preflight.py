@@ -102,13 +102,13 @@ def check_folder(out: Path, resume: bool) -> None:
 
 
 def check_data(data: ModelData, last: Path) -> None:
-    """Raises InputError where the training images differ from those that ``last`` was trained on."""
-    old = checkpoint.read_info(recover(last))[0].training_data
-    if old["sha256"] != data.training_data["sha256"]:
+    """Raises InputError where images of training or validation differ from those that ``last`` was trained with."""
+    old, new = checkpoint.read_info(recover(last))[0].training_data, data.training_data
+    if old["sha256"] != new["sha256"] or old.get("images", {}).keys() != new["images"].keys():
         raise InputError(
             "training-images-changed",
-            f"{last}: the training images have changed since the run started; restore them, or start a new run with "
-            "another --out",
+            f"{last}: images of training or validation have changed since the run started; restore them, or start a "
+            "new run with another --out",
         )
 
 

@@ -117,7 +117,9 @@ def test_values_without_a_name_are_reported_and_kept(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("aorta", "reverse", "word"), [(40, False, ""), (200, False, "already"), (200, True, ""), (40, True, "seems to")]
+    ("aorta", "reverse", "word"),
+    [(40, False, ""), (200, False, "already"), (200, True, ""), (40, True, "seems to")]
+    + [(-900, False, "too dark"), (-900, True, "too dark")],
 )
 def test_a_scan_of_the_wrong_kind_is_reported(tmp_path, aorta, reverse, word):
     cohort(tmp_path, aorta=aorta)
@@ -150,7 +152,8 @@ def test_names_in_a_segmentation_of_slicer_are_read(tmp_path, line):
 @pytest.mark.parametrize(
     "name",
     ["fat_around_liver", "no_aorta", "outside_liver", "not kidney", "aorta_thrombus", "Aorta-Stent", "PortalNodes"]
-    + ["vena_cava_filter", "heart_valve_prosthesis", "pancreas_duct", "aortic_valve", "kidney_stone_left"],
+    + ["vena_cava_filter", "heart_valve_prosthesis", "pancreas_duct", "aortic_valve", "kidney_stone_left"]
+    + ["ventricle", "Left-Lateral-Ventricle", "3rd-Ventricle", "portal_vein_gas", "kidney_calculi", "feces in colon"],
 )
 def test_surroundings_and_devices_take_up_nothing(name):
     assert uptake_of(name) is None

@@ -83,6 +83,9 @@ def test_same_seed_same_scan_and_oral_medium_is_in_both():
         ("iliopsoas_left", "muscle"),
         ("costal_cartilages", None),
         ("rib_left_3", None),
+        ("liver_vessels", "blood_hepatic"),
+        ("heart_ventricle_left", "blood_left"),
+        ("Right Ventricle", "blood_right"),
     ],
 )
 def test_uptake_by_name(name, tissue):

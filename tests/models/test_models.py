@@ -1,6 +1,7 @@
 """Models that come with medgen are found by name; a path always comes first."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from small import make_model
 
 from medgen import models
 from medgen.checkpoint import load_model, save_model
+from medgen.settings import Data
 from medgen.training.start_from import start_from
 
 
@@ -49,10 +51,18 @@ def test_every_shipped_model_loads_and_is_at_most_8_mb():
         assert (model.folder / "card.md").read_text().startswith("# ")
 
 
+def test_start_from_contrasts_in_another_order_is_refused(named, monkeypatch):
+    theirs = SimpleNamespace(data=Data(sources=("t1", "flair")))
+    monkeypatch.setattr("medgen.training.start_from.read_info", lambda _: (None, theirs))
+    with refused("train-start-from-order", names=("t1, flair", "flair, t1")):
+        start_from(named.generator, "tiny-model", Data(sources=("flair", "t1")), lambda _: None)
+    start_from(named.generator, "tiny-model", Data(sources=("t1", "flair")), lambda _: None)
+
+
 def test_start_from_loads_what_fits_and_says_what_does_not(named):
     other = make_model(seed=5)
     said = []
-    start_from(other.generator, "tiny-model", said.append)
+    start_from(other.generator, "tiny-model", Data(), said.append)
     for own, loaded in zip(named.generator.parameters(), other.generator.parameters(), strict=True):
         assert torch.allclose(own, loaded, rtol=1e-3, atol=1e-6)
     assert "initial values" not in said[0]
@@ -60,8 +70,8 @@ def test_start_from_loads_what_fits_and_says_what_does_not(named):
     smaller = torch.nn.Module()
     smaller.register_buffer("nothing", torch.zeros(3))
     with refused("train-start-from-nothing-fits"):
-        start_from(smaller, "tiny-model", said.append)
+        start_from(smaller, "tiny-model", Data(), said.append)
     mixed = torch.nn.Module()
     mixed.register_buffer(key.replace(".", "_"), torch.zeros(3))
     with refused("train-start-from-nothing-fits"):
-        start_from(mixed, "tiny-model", said.append)
+        start_from(mixed, "tiny-model", Data(), said.append)

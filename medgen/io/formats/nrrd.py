@@ -132,7 +132,8 @@ def _start(
 ) -> tuple[int | None, int]:
     """Return the offset of the data in each file (None: at its end), and the number of decoded bytes to skip."""
     (lines, *_), (skip, *_) = (whole_numbers(fields.get(key, "0"), path, key) for key in ("lineskip", "byteskip"))
-    unsupported = (lines or skip) and (len(files) > 1 or encoding in ("ascii", "hex"))
+    several = len(files) > 1 and (lines or encoding != "raw")  # of several files, each raw one has the bytes to skip
+    unsupported = (lines or skip) and (several or encoding in ("ascii", "hex"))
     if unsupported or lines < 0 or lines > 2**16 or skip < -1 or (skip == -1 and encoding != "raw"):
         raise InputError(
             "nrrd-data-skip",

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import threading
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -231,6 +232,19 @@ def test_another_scan_of_the_name_does_not_replace_an_earlier_output(model, tmp_
         assert second.status == "failed" and str(source / "p1") in second.error and str(out) in second.error
     assert sorted(path.read_bytes() for path in (out / "CT").iterdir()) == before
     assert json.loads((out / "manifest.json").read_text())["cases"]["CT"]["input_sha256"] == first.input_sha256
+
+
+def test_a_scan_in_another_format_leaves_the_earlier_output_and_its_record(model, tmp_path):
+    source, out = phantoms(tmp_path / "in", "a.nii.gz"), tmp_path / "out"
+    convert(model, source, out)
+    (source / "a.nii.gz").unlink()
+    phantoms(source, "other.mha", "a.mha")
+    (source / "other.mha").unlink()
+    for status in ("converted", "skipped"):
+        (result,) = convert(model, source, out)
+        assert result.status == status
+    cases = json.loads((out / "manifest.json").read_text())["cases"]
+    assert sorted(Path(case["output"]).name for case in cases.values()) == ["a.mha", "a.nii.gz"]
 
 
 def test_a_corrected_scan_at_the_same_path_is_converted_again(model, tmp_path):

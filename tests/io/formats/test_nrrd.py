@@ -152,6 +152,14 @@ def test_unsupported_field_is_refused_by_name(tmp_path, fields, code, names):
     refused_reading(code, written(tmp_path, **fields), *names)
 
 
+@pytest.mark.parametrize(("head", "skip"), [(128, "128"), (77, "-1")])
+def test_a_file_a_slice_with_a_header_of_its_own(tmp_path, head, skip):
+    for k in range(6):
+        (tmp_path / f"s{k + 1:02}.raw").write_bytes(b"h" * head + VOXELS[:, :, k].tobytes("F"))
+    path = written(tmp_path, byte_skip=skip, end="data file: s%02d.raw 1 6 1\n")
+    np.testing.assert_array_equal(read_volume(path).data, VOXELS)
+
+
 @pytest.mark.parametrize("end", ["data file: s%02d.raw 1 6 1\n", "data file: LIST\n"])
 def test_a_file_a_slice(tmp_path, end):
     for k in range(6):
