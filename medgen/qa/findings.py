@@ -18,8 +18,8 @@ from medgen.qa.measures import enhancement, geometry, hounsfield, structure
 from medgen.terminology import is_lesion
 
 # Minimum edge correlation of two scans of one patient, in MR and in CT. Two contrasts of one patient reach at least
-# 0.56 in MR, different patients 0.39. CT is compared below 0 HU, where contrast medium changes nothing: one patient 0.99
-# and more, different patients of the embedded cohort on one grid of 5 mm up to 0.49.
+# 0.56 in MR, different patients 0.39. CT is compared below 0 HU, where contrast medium changes nothing: one patient
+# 0.99 and more, different patients of the embedded cohort on one grid of 5 mm up to 0.49.
 SAME_SCAN, SAME_CT = 0.47, 0.55
 FAIL_FACTOR = 1.5  # a value beyond this multiple of its limit fails, below it asks for review
 
