@@ -1,6 +1,6 @@
 """Sensitivity and false alarms of the structure check: planted faults and correct pairs of the embedded cohort.
 
-    python benchmarks/planted_faults.py [--trials 200] [--first 8000] [--workers 1] [--json FILE]
+    python benchmarks/planted_faults.py [--trials 200] [--first 8000] [--workers 1] [--json FILE] [--correct-only]
 
 A trial is one patient: the contrast scan is the input, the true non-contrast scan with one planted fault is the output,
 and the check gets no truth. A fault is detected only by a finding of its kind at its position: a lesion within its
@@ -288,12 +288,13 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=8000, help="seed of the first patient")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--json", type=Path, help="file of all rows; its existing trials are reused")
+    parser.add_argument("--correct-only", action="store_true", help="only correct pairs, no faults")
     a = parser.parse_args()
     rows = json.loads(a.json.read_text()) if a.json and a.json.exists() else []
     done = {r["seed"] for r in rows}
     with ProcessPoolExecutor(a.workers, mp_context=get_context("spawn")) as pool:
         seeds = [s for s in range(a.first, a.first + a.trials) if s not in done]
-        for future in as_completed([pool.submit(trial, seed, seed - a.first) for seed in seeds]):
+        for future in as_completed([pool.submit(trial, seed, seed - a.first, not a.correct_only) for seed in seeds]):
             rows += future.result()
             if a.json:
                 a.json.write_text(json.dumps(rows, indent=1))
