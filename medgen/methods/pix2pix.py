@@ -43,8 +43,8 @@ class Settings(MethodSettings):
     difference_scale: Annotated[float, Field(gt=0)] = Field(8.0, description="see adversary_input")
     difference_blur: Weight = Field(
         0.0,
-        description="standard deviation in voxels of a Gaussian on that difference. Independent noise of source and "
-        "target, which G cannot imitate, is the first thing that D finds; about 1.5 removes it",
+        description="standard deviation in voxels of a Gaussian on that difference, which removes independent noise of "
+        "source and target (about 1.5); with it, D stayed at chance in contrast removal",
     )
     noise: Annotated[int, Field(ge=0)] = Field(
         0, description="channels of noise in addition to the source, for tasks with several valid outputs"

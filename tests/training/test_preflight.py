@@ -1,9 +1,13 @@
 """The check before a run, one step on the meta device: what it refuses and what it accepts."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 from refusal import refused
 from small import SMALL_METHOD, merged, small_settings
 
+from medgen.training import preflight
 from medgen.training.preflight import check_method
 
 UNPAIRED = {"data": {"paired": False}}
@@ -80,3 +84,13 @@ def test_a_window_that_does_not_fit_the_generator_is_refused():
 def test_contradictory_data_settings_are_refused(data, names):
     with refused("config-invalid-value", names=names):
         small_settings(data=data)
+
+
+@pytest.mark.parametrize("images", [{"h0": "c0"}, {"h0": "c0", "h2": "c1"}])
+def test_a_run_is_resumed_only_with_the_same_images_of_training_and_validation(monkeypatch, images):
+    last = SimpleNamespace(training_data={"sha256": "a", "images": {"h0": "c0", "h1": "c1"}})  # c1 validates
+    monkeypatch.setattr(preflight.checkpoint, "read_info", lambda _: (last, None))
+    monkeypatch.setattr(preflight, "recover", lambda path: path)
+    preflight.check_data(SimpleNamespace(training_data=dict(last.training_data)), Path("run/last"))
+    with refused("training-images-changed"):
+        preflight.check_data(SimpleNamespace(training_data={"sha256": "a", "images": images}), Path("run/last"))
