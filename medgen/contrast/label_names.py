@@ -10,6 +10,7 @@ from typing import Any
 
 import nibabel as nib
 
+from medgen.data.labels.names import TABLES, consistent_names
 from medgen.errors import InputError
 from medgen.io.label_headers import NRRD_ENDINGS, segment_names
 from medgen.io.paths import NIFTI_ENDINGS, has_ending
@@ -68,9 +69,9 @@ def names_of_labels(path: Path, table: Path | str | None = None) -> dict[int, st
     if has_ending(path, NRRD_ENDINGS) and (found := segment_names(path)):
         return found
     for folder in (path.parent, path.parent.parent):
-        for name in ("labels.json", "dataset.json"):
-            if (folder / name).is_file():
-                return _from_json(folder / name)
+        files = [file for name in TABLES if (file := folder / name).is_file()]
+        if files:
+            return consistent_names({file: _from_json(file) for file in files})
     raise InputError(
         "labels-table-missing",
         f"{path}: no names for its values; put labels.json ({{name: value}}) beside it, or give --label-table FILE or "

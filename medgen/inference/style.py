@@ -14,8 +14,11 @@ from medgen.data.intensity import Code, Range, fit_range
 from medgen.data.slabs import fold
 from medgen.errors import InputError
 from medgen.inference.predict import on_model_grid, translate_channels
+from medgen.io.label_headers import is_label_map
 from medgen.io.read import read_volume
 from medgen.io.volume import to_canonical
+
+MOST_LABELS = 128  # an image of a scanner has more values, a label map fewer
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,12 @@ def reference_style(model: Model, path: Path) -> ReferenceStyle:
             "model-style-several-targets",
             f"{model.folder} outputs {', '.join(model.settings.data.targets)}, but --style supports one; omit it",
         )
-    volume = on_model_grid(to_canonical(read_volume(path)), model)
+    image = read_volume(path)
+    if is_label_map(path) or _few_whole_values(image.data):
+        raise InputError(
+            "style-label-map", f"{path} is a label map; --style needs an image whose look the result should have"
+        )
+    volume = on_model_grid(to_canonical(image), model)
     try:
         code = fit_range(volume.data, **model.settings.intensity.target.model_dump(exclude={"follow"}))
     except InputError as error:
@@ -87,6 +95,12 @@ def reference_style(model: Model, path: Path) -> ReferenceStyle:
     device = next(model.generator.parameters()).device
     z = model.method.style_of(_batch(code.encode(volume.data), model).to(device))  # type: ignore[attr-defined]
     return ReferenceStyle(z.mean(0, keepdim=True), code)
+
+
+def _few_whole_values(data: np.ndarray) -> bool:
+    """Return whether an image has 2 to `MOST_LABELS` values, all of them whole, as label maps have."""
+    values = np.unique(data)
+    return 1 < len(values) <= MOST_LABELS and bool(np.equal(np.mod(values, 1), 0).all())
 
 
 def _batch(y: np.ndarray, model: Model) -> torch.Tensor:

@@ -339,10 +339,13 @@ def _infinite_pairs(entry: Mapping[str, Any]) -> str:
 
 def _about_comparisons(found: Sequence[Mapping[str, Any]]) -> str:
     """Return a note if at least one comparison has too few patients to become significant."""
-    smallest_p = max((entry.get("smallest_p") or 0 for entry in found), default=0)
-    return (
-        f"With so few patients, p cannot be smaller than {number(smallest_p, 3)}. " if smallest_p > SIGNIFICANT else ""
-    )
+    smallest = [p for entry in found if (p := entry.get("smallest_p") or 0) > SIGNIFICANT]
+    if not smallest:
+        return ""
+    rows = "" if len(smallest) == len(found) else f" in {len(smallest)} of {len(found)} rows"
+    same = min(smallest) == max(smallest)
+    limit = number(smallest[0], 3) if same else f"{number(min(smallest), 3)} to {number(max(smallest), 3)}"
+    return f"With so few patients, p cannot be smaller than {limit}{rows}. "
 
 
 def _used(known: Iterable[str], systems: Systems, rows: Callable[[System], Iterable[Any]]) -> list[str]:

@@ -102,7 +102,18 @@ def regions(systems: Systems) -> Table | None:
     heads += ["mean absolute error, source"] if source and single_system else []
     rows = [_region_row(name, systems, source) for name in names]
     note = _about_correction(systems[0]) if source and systems[0].has_truth else ""
+    if any(_other_cases(name, systems) for name in names):
+        note = (
+            "The systems have different cases: the columns cases, source and truth are those of the first system with "
+            "the region; each system's error is relative to the truth of its own cases. " + note
+        )
     return without_empty_columns(Table([Head(heads[0], words=True), *map(Head, heads[1:])], rows, note))
+
+
+def _other_cases(name: str, systems: Systems) -> bool:
+    """Return whether the systems differ in the cases that have a region."""
+    found = [system.summary.regions[name] for system in systems if name in system.summary.regions]
+    return len({(row.cases, row.mean_reference) for row in found}) > 1
 
 
 def _about_correction(system: System) -> str:

@@ -262,6 +262,8 @@ def test_unsuitable_models_and_folders_are_refused(model, cohort, tmp_path):
     nib.save(nib.Nifti1Image(np.zeros((8, 8, 8)), np.eye(4)), flat)
     with refused("volume-constant", names="flat.nii.gz"):
         synthesize(model, cohort / "labels", tmp_path / "out", style=flat)
+    with refused("style-label-map", names="case0.nii.gz"):
+        synthesize(model, cohort / "labels", tmp_path / "out", style=cohort / "labels/case0.nii.gz")
 
 
 def test_grain_is_the_volumes_not_the_windows():

@@ -48,6 +48,8 @@ def test_a_comparison_shows_excluded_values_and_the_smallest_p():
     table = comparisons([of], [system()])
     assert column(table, "mean of A − B") == ["+1.50 [1.00, 2.00], infinite: A 3, B 0"]
     assert "cannot be smaller than 0.125" in table.note and "identical to the truth" in table.note
+    two = comparisons([of, of | {"smallest_p": 0.03}], [system()])
+    assert "cannot be smaller than 0.125 in 1 of 2 rows" in two.note
     enough = comparisons([known | {"infinite_a": 0, "infinite_b": 0, "smallest_p": 0.03}], [system()])
     assert column(enough, "mean of A − B") == ["+1.50 [1.00, 2.00]"] and enough.note == ""
 

@@ -13,6 +13,16 @@ from medgen.reports.results import CaseNumbers, System
 from medgen.reports.sections import _correction_cell, all_measures, main_numbers, ranked_cases, regions
 
 
+def test_unequal_cases_of_two_systems_are_stated():
+    def of(name, truth, cases=2):
+        row = {"cases": cases, "mean_reference": truth, "mean_prediction": 1.0, "error": 0.0, "mae": 1.0}
+        return System(name, Path(), Summary(unit="HU", regions={"liver": row}, metrics={}, cases=[]), [])
+
+    assert "different cases" not in regions([of("a", 50.0), of("b", 50.0)]).note
+    assert "different cases" in regions([of("a", 50.0), of("b", 60.0)]).note
+    assert "different cases" in regions([of("a", 50.0), of("b", 50.0, cases=1)]).note
+
+
 def system(name="a", converted=(), source=(), measure="psnr"):
     """Return a system with one value per case of the metric, for converted and source images."""
     columns = {key: values for key, values in ((measure, converted), (f"source_{measure}", source)) if values}

@@ -86,7 +86,7 @@ def choose_site(
         raise NoRoom(
             "lesions-no-room",
             f"there is no room for a lesion of {size:.3g} ml in {what} at {margin_mm:g} mm from its border and "
-            f"{gap_mm:g} mm from other lesions; use fewer or smaller lesions, or another host",
+            f"{gap_mm:g} mm from other lesions; choose another tissue with --host, or other lesions with --lesion",
         )
     if len(sites) > MOST:
         sites = sites[rng.choice(len(sites), MOST, replace=False)]

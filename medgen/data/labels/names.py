@@ -1,12 +1,15 @@
 """Read label names and match them without regard to case, because programs write Liver, liver and LIVER."""
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from itertools import combinations
 from pathlib import Path
 
 from medgen.data.cohort.layouts import named_labels
 from medgen.errors import InputError
 from medgen.io.text import read_json
+
+TABLES = ("labels.json", "dataset.json")  # files with the names of labels, the first one preferred
 
 
 def label_named(name: str, known: Collection[str]) -> str | None:
@@ -18,14 +21,35 @@ def label_named(name: str, known: Collection[str]) -> str | None:
 
 
 def label_names(labels: Path) -> dict[int, str]:
-    """Return {value: structure} from ``labels.json``, else from ``dataset.json``, in the folder of ``labels`` or its
-    parent; empty if there is neither. Raises InputError if the table is malformed."""
+    """Return {value: structure} from ``labels.json``, else from ``dataset.json``, in the folder of ``labels``, else in
+    its parent; empty if there is none.
+
+    Raises:
+        InputError: the table is malformed, or the two files in one folder give a value different names.
+    """
     folder = labels if labels.is_dir() else labels.parent
-    for name in ("labels.json", "dataset.json"):
-        for file in (folder / name, folder.parent / name):
-            if os.path.lexists(file):
-                return _read_label_names(file)
+    for place in (folder, folder.parent):
+        files = [file for name in TABLES if os.path.lexists(file := place / name)]
+        if files:
+            return consistent_names({file: _read_label_names(file) for file in files})
     return {}
+
+
+def consistent_names(tables: Mapping[Path, dict[int, str]]) -> dict[int, str]:
+    """Return the first of the tables {value: name}.
+
+    Raises:
+        InputError: two tables give a value different names; case is ignored.
+    """
+    for (file, names), (other, others) in combinations(tables.items(), 2):
+        for value in sorted(names.keys() & others.keys()):
+            if names[value].casefold() != others[value].casefold():
+                raise InputError(
+                    "labels-tables-disagree",
+                    f"{file} calls label {value} {names[value]}, but {other} calls it {others[value]}; correct or "
+                    "remove one",
+                )
+    return next(iter(tables.values()))
 
 
 def _read_label_names(file: Path) -> dict[int, str]:

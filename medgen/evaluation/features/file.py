@@ -109,8 +109,15 @@ def _torchscript(path: Path, device: str) -> Callable[[Tensor], Array]:
         ) from None
 
     def run(x: Tensor) -> Array:
-        with torch.inference_mode():
-            output = network(x.to(device))
+        try:
+            with torch.inference_mode():
+                output = network(x.to(device))
+        except RuntimeError as error:
+            raise InputError(
+                "extractor-input-shape",
+                f"{path} cannot process an input of {tuple(x.shape)} ({short_reason(error)[:120]}); set the number of "
+                "channels, the size and the dimensions that it was made for",
+            ) from None
         if not isinstance(output, Tensor):
             raise InputError(
                 "extractor-output-type",

@@ -218,6 +218,9 @@ def test_files_and_features_of_other_kinds_are_refused(tmp_path):
     flat = script(tmp_path / "flat.pt", nn.Flatten(0))
     with refused("extractor-output-shape"):
         FileNetwork(flat, size=8)(VOLUME, (1, 1, 1))
+    torch.jit.trace(nn.Conv2d(1, 4, 1), torch.zeros(1, 1, 4, 4)).save(str(tmp_path / "one.pt"))
+    with refused("extractor-input-shape", names="one.pt"):
+        FileNetwork(tmp_path / "one.pt", size=8)(VOLUME, (1, 1, 1))
     (tmp_path / "net.onnx").write_text("nothing")
     missing = importlib.util.find_spec("onnxruntime") is None
     with refused("dependency-missing" if missing else "onnx-unreadable"):
