@@ -83,7 +83,7 @@ def reference_style(model: Model, path: Path) -> ReferenceStyle:
             f"{model.folder} outputs {', '.join(model.settings.data.targets)}, but --style supports one; omit it",
         )
     image = read_volume(path)
-    if is_label_map(path) or _few_whole_values(image.data):
+    if is_label_map(path) or _piecewise_constant(image.data):
         raise InputError(
             "style-label-map", f"{path} is a label map; --style needs an image whose look the result should have"
         )
@@ -97,10 +97,16 @@ def reference_style(model: Model, path: Path) -> ReferenceStyle:
     return ReferenceStyle(z.mean(0, keepdim=True), code)
 
 
-def _few_whole_values(data: np.ndarray) -> bool:
-    """Return whether an image has 2 to `MOST_LABELS` values, all of them whole, as label maps have."""
+def _piecewise_constant(data: np.ndarray) -> bool:
+    """Return whether an image has 2 to `MOST_LABELS` values, all of them whole, in areas of one value each.
+
+    Only voxels above the lowest value count, which is the background of masked images.
+    """
     values = np.unique(data)
-    return 1 < len(values) <= MOST_LABELS and bool(np.equal(np.mod(values, 1), 0).all())
+    if not 1 < len(values) <= MOST_LABELS or np.mod(values, 1).any():
+        return False
+    inside = data[1:] > values[0]
+    return bool((data[1:] == data[:-1])[inside].mean() > 0.5)
 
 
 def _batch(y: np.ndarray, model: Model) -> torch.Tensor:
