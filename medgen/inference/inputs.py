@@ -27,7 +27,10 @@ from medgen.io.volume import Geometry, Volume
 log = logging.getLogger(__name__)
 CHOOSE = "select the DICOM series with --series or --rules, or give the volume's file as input"
 NOT_READ = "are an .hdr/.img pair, a format that is not read; convert it to .nii.gz"
-ALONE = "is a volume among DICOM folders, where only DICOM is converted; to convert it, give the file itself as input"
+ALONE = (
+    "is a volume among DICOM folders, where only DICOM is converted; to convert it, give the file itself as input "
+    "(without --deidentify, which takes DICOM only)"
+)
 
 
 @dataclass(frozen=True)

@@ -59,14 +59,15 @@ def _new_relative_to(case: Checked, other: np.ndarray) -> tuple[list[Blob], list
     """Structures of the output that are absent from another image: by the images alone, and within labels."""
     inner = ndimage.binary_erosion(case.body, iterations=2)
     smooth = gaussian(case.source, [2.5 / s for s in case.spacing])
-    other = match_rendition(case.output, other, inner, case.spacing) if case.hu else other
+    matched = match_rendition(case.output, other, inner, case.spacing) if case.hu else other
     min_contrast = case.limits.new_structure_contrast if case.hu else 0.0
-    labelled = [blob for mask in _labelled(case, inner) for blob in _blobs(case, other, mask, "labels", min_contrast)]
+    labelled = [blob for mask in _labelled(case, inner) for blob in _blobs(case, matched, mask, "labels", min_contrast)]
     if not case.hu:
-        return _blobs(case, other, inner, "images", min_contrast), labelled
-    tissues = _tissues(case, inner, smooth)
-    plain = [blob for mask, min_contrast in tissues for blob in _blobs(case, other, mask, "images", min_contrast)]
-    return plain + _nodules(case, other, inner, smooth), labelled
+        return _blobs(case, matched, inner, "images", min_contrast), labelled
+    tissues = list(_tissues(case, inner, smooth))
+    plain = [blob for mask, min_contrast in tissues for blob in _blobs(case, matched, mask, "images", min_contrast)]
+    plain += [blob for blob in _added_to_fat(case, other, matched, tissues[0][0]) if not _near(blob, plain)]
+    return plain + _nodules(case, matched, inner, smooth), labelled
 
 
 def _tissues(case: Checked, inner: np.ndarray, smooth: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:
@@ -79,6 +80,13 @@ def _tissues(case: Checked, inner: np.ndarray, smooth: np.ndarray) -> Iterator[t
         fat = high < 0
         min_contrast = case.limits.new_fat_contrast if fat else case.limits.new_structure_contrast
         yield ndimage.binary_opening(inner & (smooth > low) & (smooth <= high)) & ~bright, min_contrast
+
+
+def _added_to_fat(case: Checked, other: np.ndarray, matched: np.ndarray, fat: np.ndarray) -> list[Blob]:
+    """Bright structures in thin or uneven fat, where `new_structures` cannot search because of edges nearby."""
+    highest = np.maximum(other, matched)  # matching overshoots beside gas
+    limits = case.limits.new_structure_z, case.limits.new_fat_contrast
+    return brighter(case.output, highest, fat, case.spacing, *limits, tolerant=True)
 
 
 def _nodules(case: Checked, other: np.ndarray, inner: np.ndarray, smooth: np.ndarray) -> list[Blob]:

@@ -71,6 +71,18 @@ def test_dicom_is_written_in_the_requested_format(identity, tmp_path):
         np.testing.assert_array_equal(read_volume(path).data, read_volume(tmp_path / "case").data)
 
 
+def test_the_record_of_another_single_output_is_kept(identity, tmp_path):
+    for name in "ab":
+        write_volume(tmp_path / f"{name}.nii.gz", Volume(np.full((16, 16, 16), ord(name), np.float32), np.eye(4)))
+    convert(identity, tmp_path / "a.nii.gz", tmp_path / "out.nii.gz")
+    with refused("output-exists", names="out.manifest.json"):
+        convert(identity, tmp_path / "b.nii.gz", tmp_path / "out.mha")
+    assert list(json.loads((tmp_path / "out.manifest.json").read_text())["cases"]) == ["a"]
+    (tmp_path / "out.nii.gz").unlink()
+    (result,) = convert(identity, tmp_path / "b.nii.gz", tmp_path / "out.mha")
+    assert result.status == "converted"
+
+
 def test_dicom_output_needs_dicom_input_and_replaces_no_other_files(identity, tmp_path):
     write_volume(tmp_path / "v/a.nii.gz", Volume(np.zeros((16, 16, 16)), np.eye(4)))
     (result,) = convert(identity, tmp_path / "v", tmp_path / "out", format="dicom")

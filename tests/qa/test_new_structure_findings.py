@@ -45,6 +45,20 @@ def test_a_ball_of_12_mm_is_found_in_every_tissue_by_the_images_alone(patient, n
     assert np.linalg.norm((np.array(place.low) + place.high) / 2 - at * 3) < 6
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_ball_of_12_mm_is_found_4_mm_inside_the_border_of_fat(patient, seed):
+    inside = patient.labels == LABELS["fat"]
+    depth = ndimage.distance_transform_edt(inside, MM)
+    depth[:, :, [0, 1, 2, -3, -2, -1]] = 0
+    places = np.argwhere((depth > 10) & (depth < 11))
+    at = places[np.random.default_rng(seed).integers(len(places))]
+    grid = np.ogrid[tuple(slice(n) for n in inside.shape)]
+    ball = sum(((g - c) * 3) ** 2 for g, c in zip(grid, at, strict=True)) < 36
+    reasons = found(patient, patient.noncontrast + 100 * ball, labels=False).reasons
+    middles = [(np.array(r.place.low) + r.place.high) / 2 for r in reasons]
+    assert middles and min(np.linalg.norm(m - at * 3) for m in middles) < 6
+
+
 def test_structures_in_the_truth_are_not_new(patient):
     output = patient.noncontrast + 100 * deepest(patient, "fat")[1]
     case = found(patient, output, truth=output, labels=False)

@@ -43,6 +43,13 @@ def is_manifest(path: Path) -> bool:
         return False
 
 
+def describes_other(path: Path, output: Path) -> bool:
+    """Whether a manifest beside an output file holds the record of another file that still exists."""
+    records = json.loads(path.read_text())["cases"].values()
+    names = {Path(record["output"]).name for record in records if isinstance(record.get("output"), str)}
+    return any(name != output.name and (path.parent / name).exists() for name in names)
+
+
 class Manifest:
     """The records of the cases in an output folder, for one model.
 

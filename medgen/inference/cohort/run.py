@@ -15,7 +15,7 @@ from medgen.cluster import Cluster
 from medgen.errors import InputError
 from medgen.inference.cohort.cases import Cases
 from medgen.inference.cohort.distributed import converted_by
-from medgen.inference.cohort.manifest import Manifest, is_manifest, model_description
+from medgen.inference.cohort.manifest import Manifest, describes_other, is_manifest, model_description
 from medgen.inference.cohort.watch import arrivals
 from medgen.inference.deidentified_output import Private
 from medgen.inference.inputs import Scan, find_scans, scan_of_file
@@ -211,7 +211,7 @@ def _claims(
     if has_ending(output, ENDINGS):
         data, manifest = data_file_of(output), manifest_of_file(output)
         beside = [] if data is None else [data]
-        if options.private is None and not is_manifest(manifest):
+        if options.private is None and not (is_manifest(manifest) and not describes_other(manifest, output)):
             beside.append(manifest)
         yield claimed_file(output, *beside, overwrite=overwrite)
         return

@@ -7,7 +7,8 @@ from typing import Literal
 import numpy as np
 from scipy import ndimage
 
-from medgen.data.fast_filters import central_gradient_magnitude, gaussian
+from medgen.data.fast_filters import gaussian
+from medgen.qa.measures.rendition import mean_bounds
 from medgen.terminology import is_enhancing, is_pathology, is_vessel, structure_of
 
 Phase = Literal["none", "arterial", "portal_venous", "late", "unknown"]
@@ -36,7 +37,6 @@ RESIDUAL_HU = ((150.0, 165.0), (75.0, 62.0))  # HU of the source, and the output
 ROUGH_MM, ROUGH = 2.5, 1.8
 MIN_SIGMA = 0.625  # voxels: a narrower Gaussian covers a single voxel, so that no roughness could be measured
 DARKENED_HU, DENSE_HU, DENSE_MM = 40.0, 120.0, 2.0  # see `darkened_dense`
-BLUR_VOXELS, SHIFT_VOXELS = 0.7, 0.2
 CALCIUM_HU = 130.0  # Agatston et al., J Am Coll Cardiol 1990;15:827
 CALCIUM_ABOVE_BLOOD = 40.0  # HU of the source by which calcium exceeds enhanced blood: three times its noise
 # Share of the steps across its border by which partial volume shifts the mean of a structure. A plane at a random
@@ -216,8 +216,8 @@ def darkened_dense(source: np.ndarray, output: np.ndarray, body: np.ndarray, spa
     Contrast medium is removed completely or not at all: tissue that loses more than `DARKENED_HU` ends below 75 HU. If
     it stays above `DENSE_HU`, either bone has lost density or contrast medium is left. Both images are averaged with a
     Gaussian of 2 mm (at least one voxel), so that calcium in the wall of a vessel counts little. What resampling, a
-    smoother kernel or a shift of 0.3 voxels would do to thin bone is no loss: the source is taken as low as another
-    blur of `BLUR_VOXELS` makes it, less its slope over `SHIFT_VOXELS`. Bone that is darkened to the HU of soft tissue
+    smoother kernel or a shift of 0.3 voxels would do to thin bone is no loss: the source is taken as low as they make
+    it (`rendition.mean_bounds`). Bone that is darkened to the HU of soft tissue
     is not found.
 
     Args:
@@ -226,10 +226,9 @@ def darkened_dense(source: np.ndarray, output: np.ndarray, body: np.ndarray, spa
         spacing: mm.
     """
     sigma = [max(DENSE_MM / s, 1.0) for s in spacing]
-    wider = [float(np.hypot(s, BLUR_VOXELS)) for s in sigma]
     x, y = (np.clip(v, -200, 1000).astype(np.float32) for v in (source, output))
     before, after = gaussian(x, sigma), gaussian(y, sigma)
-    least = np.minimum(before, gaussian(x, wider)) - SHIFT_VOXELS * central_gradient_magnitude(before, (1.0, 1.0, 1.0))
+    least, _ = mean_bounds(x, sigma)
     mask = body & (least - after > DARKENED_HU) & (after > DENSE_HU)
     return _regions(mask, before, after, spacing)
 

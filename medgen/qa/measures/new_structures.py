@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from medgen.data.fast_filters import gaussian, gradient_magnitude
 from medgen.qa.measures.lesions import Spacing, spread
+from medgen.qa.measures.rendition import mean_bounds
 
 BALL = 0.36  # filter response to a ball of contrast 1 and matching radius: P(χ₃ < √3) - P(χ₃ < √3 / 1.6)
 WIDER = 1.6  # ratio of the two Gaussians that best approximates a Laplacian of Gaussian (Marr & Hildreth 1980)
@@ -97,12 +98,18 @@ def new_structures(
 
 
 def brighter(
-    image: np.ndarray, other: np.ndarray, mask: np.ndarray, spacing: Spacing, least_z: float, least_contrast: float
+    image: np.ndarray,
+    other: np.ndarray,
+    mask: np.ndarray,
+    spacing: Spacing,
+    least_z: float,
+    least_contrast: float,
+    tolerant: bool = False,
 ) -> list[Blob]:
-    """Find regions of the lung in which ``image`` is brighter than ``other``, strongest first.
+    """Find regions of the lung or of fat in which ``image`` is brighter than ``other``, strongest first.
 
-    Lung is full of edges because each vessel is one, so `new_structures` cannot be used. Removing contrast medium only
-    darkens lung, so a region that became brighter was added. The rise is a Gaussian mean over `RISE_MM`, which shows
+    They are full of edges (vessels, thin layers), where `new_structures` cannot search. Removing contrast medium only
+    darkens them, so a region that became brighter was added. The rise is a Gaussian mean over `RISE_MM`, which shows
     four fifths of the contrast of a ball of 10 mm. Adapt ``other`` to the kernel of ``image`` first (`rendition`):
     softer edges would otherwise count as brighter.
 
@@ -112,10 +119,13 @@ def brighter(
         spacing: mm.
         least_z: minimum rise / noise of a region.
         least_contrast: minimum rise, HU.
+        tolerant: only what exceeds the effect of resampling, a smoother kernel or a small shift (`mean_bounds`).
     """
     if not mask.any():
         return []
-    rise = np.where(mask, gaussian(image - other, [RISE_MM / s for s in spacing]), 0)
+    sigma = [RISE_MM / s for s in spacing]
+    rise = gaussian(image, sigma) - mean_bounds(other, sigma)[1] if tolerant else gaussian(image - other, sigma)
+    rise = np.where(mask, rise, 0)
     noise, found = spread(rise[mask]), []
     parts, _ = ndimage.label(rise > least_contrast / 2)
     for number, box in enumerate(ndimage.find_objects(parts), start=1):

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medgen.data.fast_filters import gaussian
+from medgen.data.fast_filters import central_gradient_magnitude, gaussian
 
 SMOOTH_MM = 1.0  # smoothing before derivatives, to reduce noise
+BLUR_VOXELS, SHIFT_VOXELS = 0.7, 0.2  # tolerance of `mean_bounds`
 
 
 def match_rendition(image: np.ndarray, other: np.ndarray, mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
@@ -40,6 +41,23 @@ def match_rendition(image: np.ndarray, other: np.ndarray, mask: np.ndarray, spac
     if abs(scale) < 1e-6:
         return other
     return other + sum(np.float32(w / scale) * change for w, change in zip(weights, changes, strict=False))
+
+
+def mean_bounds(v: np.ndarray, sigma: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest Gaussian mean that resampling, a smoother kernel or a small shift can lead to at each voxel.
+
+    The mean, or that after another blur of `BLUR_VOXELS`, and its slope over `SHIFT_VOXELS`.
+
+    Args:
+        v: (X, Y, Z).
+        sigma: of the mean, voxels.
+
+    Returns:
+        Two arrays (X, Y, Z) float32 in the unit of ``v``.
+    """
+    mean, wider = gaussian(v, sigma), gaussian(v, [float(np.hypot(s, BLUR_VOXELS)) for s in sigma])
+    step = SHIFT_VOXELS * central_gradient_magnitude(mean, (1.0, 1.0, 1.0))
+    return np.minimum(mean, wider) - step, np.maximum(mean, wider) + step
 
 
 def _derivatives(v: np.ndarray) -> list[np.ndarray]:
