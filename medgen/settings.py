@@ -178,6 +178,8 @@ class Codec(Section):
                 raise ValueError(f"low {low:g} must be below high {high:g}")
             if self.kind == "percentile" and not (0 <= low and high <= 100):
                 raise ValueError(f"percentiles must be between 0 and 100, not {low:g} and {high:g}")
+            if self.kind == "percentile" and high <= 1:
+                raise ValueError(f"percentiles are from 0 to 100, so high {high:g} is not {100 * high:g} %")
         return self
 
 

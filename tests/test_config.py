@@ -86,6 +86,7 @@ def test_settings_survive_json(file):
         ("train.minutes=.nan", "config-invalid-value", ["train.minutes", "finite"]),
         ("intensity.source={low: 500, high: -500}", "config-invalid-value", ["intensity.source", "below"]),
         ("intensity.source={kind: percentile, high: 150}", "config-invalid-value", ["intensity.source", "0 and 100"]),
+        ("intensity.source={kind: percentile, low: 0.01, high: 0.99}", "config-invalid-value", ["from 0 to 100"]),
         ("data.source_channel=1", "config-unknown-key", ["data.source_channel", "data.source_channels"]),
         ("data.sources=[]", "config-invalid-value", ["data.sources"]),
         ("data.sources=[../t1]", "config-invalid-value", ["data.sources"]),

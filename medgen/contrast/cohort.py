@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from medgen import __version__
-from medgen.contrast.enhancement import PHASES, uptake_of
+from medgen.contrast.enhancement import PHASES, unknown_words, uptake_of
 from medgen.contrast.inputs import Pair, find_pairs, read_pair
 from medgen.contrast.simulate import simulate
 from medgen.contrast.unenhanced import unenhanced
@@ -97,6 +97,12 @@ def simulate_cohort(
                 result.warnings = scan.warnings
                 _add_names(out / "labels.json", pair, {name: value for value, name in present.items()})
                 uptakes = {name: uptake_of(name) for name in present.values()}
+                result.warnings += tuple(
+                    f"label {name} is enhanced like {uptake.tissue}: the meaning of {' '.join(unknown)} is not known; "
+                    "rename the label if it is something else"
+                    for name, uptake in uptakes.items()
+                    if uptake and (unknown := unknown_words(name))
+                )
                 result.unchanged = tuple(name for name, uptake in uptakes.items() if uptake is None)
                 result.enhanced = tuple(f"{name} ({uptake.tissue})" for name, uptake in uptakes.items() if uptake)
                 if reverse:

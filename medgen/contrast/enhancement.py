@@ -5,6 +5,7 @@ Radiology 2010;256:32; Heiken et al., Radiology 1995;195:353). Patients differ b
 all structures) and by timing (arteries against veins and parenchyma).
 """
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +45,9 @@ UPTAKE: tuple[tuple[str, Uptake | None], ...] = (
     ("gallbladder", None),
     ("spinal", None),
     ("costal", None),
+    ("intervertebral", None),
+    ("disc", None),
+    ("disk", None),
     ("cartilage", None),
     ("bladder", Uptake("urine", "urine", 0.3)),
     ("collecting", Uptake("urine", "urine", 0.2)),
@@ -109,8 +113,24 @@ OTHER = frozenset(
     "without outside around near beside background exclude excluding fat thrombus thrombosis haematoma "
     "hematoma wall graft stent metal clip catheter drain implant node lymph content filter prosthesis prosthetic valve "
     "duct device pacemaker lead electrode coil port tube pump screw plate cement air gas stone calculus calculi "
-    "calcification plaque feces faeces stool lateral csf third fourth 3rd 4th".split()
+    "calcification plaque feces faeces stool lateral csf third fourth 3rd 4th infarct infarcted infarction ischemia "
+    "ischaemia ischemic ischaemic necrosis necrotic necrotised necrotized devascularised devascularized embolised "
+    "embolized ablation ablated resection resected abscess collection laceration contusion rupture seroma "
+    "biloma urinoma ascites effusion edema oedema nephrostomy stoma scar defect bulla emphysema pneumothorax "
+    "hydronephrosis artifact artefact marker needle applicator balloon pack gauze suture staple mesh".split()
 )
+# Words beside the name of an organ that leave its meaning as it is; other words are told, see `unknown_words`.
+NEUTRAL = frozenset(
+    "segment lobe upper lower middle superior inferior medial anterior posterior central peripheral caudate quadrate "
+    "tissue parenchyma parenchymal organ whole total entire all healthy normal native transplant transplanted mask "
+    "label gt seg roi manual auto predicted prediction body head tail neck uncinate process small large main gland "
+    "cortex cortical medulla medullary renal hepatic splenic pancreatic pulmonary cardiac ascending descending "
+    "transverse sigmoid rectum rectosigmoid caecum cecum flexure ileum jejunum antrum fundus pylorus loop thoracic "
+    "lumbar cervical sacral bone marrow level column spine region zone transition and of the ct other muscle "
+    "gastrointestinal intestine zona lingula apex base".split()
+)
+NUMBER = re.compile(r"[a-z]{0,2}\d+[a-z]?|[ivx]+[a-d]?|[a-d]")  # such as 4, l5, iva
+INSIDE = frozenset(("lumen", "cavity"))  # filled with something else, unless the structure is a vessel or the heart
 NEGATION = frozenset("no not non without exclude excluding background".split())  # as the first word
 
 
@@ -124,8 +144,26 @@ def uptake_of(name: str) -> Uptake | None:
     for term, uptake in UPTAKE:
         if term in text or term in text + side:
             keeps = uptake is not None and uptake.tissue.startswith(("lesion", "muscle"))
-            return uptake if keeps or not other else None
+            blood = uptake is not None and uptake.tissue.startswith("blood")
+            return uptake if keeps or not (other or (INSIDE.intersection(words(name)) and not blood)) else None
     return None
+
+
+def unknown_words(name: str) -> tuple[str, ...]:
+    """Words beside the name of an enhancing organ that may change its meaning, such as "hernia" in liver_hernia.
+
+    Empty for structures without uptake, and for vessels, lesions and muscles, which have any adjective.
+    """
+    uptake, found = uptake_of(name), words(name)
+    if uptake is None or uptake.tissue.startswith(("blood", "lesion", "muscle", "urine")):
+        return ()
+    text = " ".join(found)
+    term = next(term for term, own in UPTAKE if own == uptake and (term in text or term in f"{text} left right"))
+    return tuple(
+        word
+        for word in found
+        if word not in NEUTRAL and word not in term.split() and term not in word and not NUMBER.fullmatch(word)
+    )
 
 
 def draw_iodine(phase: str, rng: np.random.Generator) -> dict[str, float]:

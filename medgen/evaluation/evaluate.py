@@ -20,7 +20,7 @@ from medgen.evaluation.measure import HU_RANGE, Measures, NeedsRange, NotHu
 from medgen.evaluation.metrics.challenges import PROFILES
 from medgen.evaluation.outcomes import outcomes
 from medgen.evaluation.provenance import provenance, read_manifest
-from medgen.evaluation.suggested_range import suggested_range
+from medgen.evaluation.suggested_range import range_warnings, suggested_range
 from medgen.evaluation.summary import CaseResult, Evaluation, Failure, write_results
 from medgen.qa.carried import manifest_record, recorded_findings, recorded_limits
 from medgen.qa.case import Reason
@@ -110,6 +110,10 @@ def _prepare(folders: Folders, inputs: Inputs, options: Options) -> tuple[Measur
         warnings.append(
             f"{inputs.labels} has no labels.json in it or beside it: structures have no names and neither organs nor "
             'lesions are checked; add a labels.json such as {"liver": 1}'
+        )
+    if options.data_range is not None:
+        warnings += range_warnings(
+            options.data_range, [r["reference"] for r in folders.cases.values() if "reference" in r]
         )
     measures = Measures(options.data_range, folders.names, options.profile, options.tolerance_mm, checks, known_reasons)
     return measures, PartialResults(warnings=warnings)

@@ -11,6 +11,7 @@ from medgen.errors import InputError
 from medgen.io.read import read_volume
 
 MAX_IMAGES = 20  # images that are read
+CHECKED_IMAGES = 3  # images that a given range is compared with
 PERCENTILE = 99.9  # of the foreground; above it are a few voxels of vessels and coil artefacts
 
 
@@ -31,6 +32,21 @@ def suggested_range(references: Sequence[Path]) -> str:
         f"the reference images ({sample}) span {min(spans):.4g} to {max(spans):.4g}; use the same value for all "
         "systems that you compare"
     )
+
+
+def range_warnings(data_range: float, references: Sequence[Path]) -> list[str]:
+    """Return a warning if a data range is far from what the reference images span, which falsifies PSNR and SSIM.
+
+    A range below half of the largest span clips what is compared; one above ten times it hides every error.
+    """
+    spans = [span for file in references[:CHECKED_IMAGES] if (span := _span(file)) > 0]
+    if not spans or max(spans) / 2 <= data_range <= 10 * max(spans):
+        return []
+    return [
+        f"--data-range {data_range:g} does not fit the reference images, which span {min(spans):.4g} to "
+        f"{max(spans):.4g} from the background to the {PERCENTILE:g}th percentile of the foreground; PSNR and SSIM "
+        "mean little"
+    ]
 
 
 def round_up(value: float) -> float:

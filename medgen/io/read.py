@@ -42,7 +42,11 @@ def read_channels(path: str | Path) -> list[Volume]:
 def channel_count(path: str | Path) -> int:
     """Return the number of volumes that ``read_channels`` returns, from the header alone. Raises the same errors."""
     path = require_path(path)
-    return nifti.nifti_channel_count(path) if has_ending(path, NIFTI_ENDINGS) else 1
+    if has_ending(path, NIFTI_ENDINGS):
+        return nifti.nifti_channel_count(path)
+    if path.is_file() and has_ending(path, ITK_ENDINGS):
+        itk.read_itk_geometry(path)  # raises for several values per voxel
+    return 1
 
 
 def read_geometry(path: str | Path, *, series: str | None = None) -> Geometry:

@@ -31,6 +31,9 @@ def organ_findings(case: Checked, measure_organs: Sequence[Organ], by: str) -> N
         by: origin of the structures, "labels" or "segmenter".
     """
     _phases(case, measure_organs)
+    wrong = [organ for organ in measure_organs if _darker_than_possible(case, organ)]
+    if wrong:
+        _labels_do_not_fit(case, wrong, by)
     for organ in measure_organs:
         truth = by == "labels" and len(organ.region) > 2
         limits = region_limits(case, organ, truth)
@@ -40,7 +43,31 @@ def organ_findings(case: Checked, measure_organs: Sequence[Organ], by: str) -> N
             case.regions[organ.name] = limits
         case.values |= {f"hu_{organ.name}": organ.core[1]} if organ.core else {}
         case.values[f"region_hu_{organ.name}"] = organ.region[1]
-        _judge(case, organ, limits, "truth" if truth else by)
+        _judge(case, organ, limits, "truth" if truth else by, dark=truth or not wrong)
+
+
+def _darker_than_possible(case: Checked, organ: Organ) -> bool:
+    """Whether a structure is darker in the input than without contrast medium, which only brightens."""
+    limits = _range(case, organ)
+    if limits is None:
+        return False
+    of_core = organ.core is not None and organ.core[0] < limits[0] - FAIL_HU
+    return of_core or organ.region[0] < limits[0] + 2 * min(organ.partial[0], 0.0) - FAIL_HU
+
+
+def _labels_do_not_fit(case: Checked, organs: Sequence[Organ], by: str) -> None:
+    """Add a finding for labels that lie in other tissue: of another patient, or on another grid."""
+    shown = ", ".join(
+        f"{organ.name.replace('_', ' ')} has {min(organ.region[0], organ.core[0] if organ.core else np.inf):.0f} HU"
+        for organ in organs[:3]
+    )
+    more = f" and {len(organs) - 3} more" if len(organs) > 3 else ""
+    maps = "label map" if by == "labels" else "segmentation"
+    text = (
+        f"The {maps} does not fit the input: {shown}{more} in the input, which is too dark with or without contrast "
+        "medium. Numbers of labelled structures of this case mean little."
+    )
+    case.add("anatomy", "review", text, _of_label(case, organs[0].name), by=by)
 
 
 def region_limits(case: Checked, organ: Organ, truth: bool) -> tuple[float, float] | None:
@@ -68,14 +95,17 @@ def _range(case: Checked, organ: Organ) -> tuple[float, float] | None:
     return case.limits.organ_ranges.get(structure_of(organ.name) or "")
 
 
-def _judge(case: Checked, organ: Organ, limits: tuple[float, float], by: str) -> None:
-    """Add a finding if the region or the core of a structure is beyond its limits."""
+def _judge(case: Checked, organ: Organ, limits: tuple[float, float], by: str, *, dark: bool) -> None:
+    """Add a finding if the region or the core of a structure is beyond its limits.
+
+    ``dark``: also below them; not if the labels do not fit, which would blame the conversion for what the input shows.
+    """
     parts = [("whole region", organ.region, limits)]
     if organ.core:
         own = case.limits.organ_error
         around = (organ.core[2] - own, organ.core[2] + own) if by == "truth" else _range(case, organ)
         parts += [("core", organ.core, around)] if around else []
-    beyond = {part: max(low - hu[1], hu[1] - high) for part, hu, (low, high) in parts}
+    beyond = {part: max(low - hu[1] if dark else -np.inf, hu[1] - high) for part, hu, (low, high) in parts}
     worst = max(beyond, key=lambda part: beyond[part])
     if beyond[worst] <= 0:
         return

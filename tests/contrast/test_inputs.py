@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from medgen.cli import app
 from medgen.contrast.cohort import simulate_cohort
-from medgen.contrast.enhancement import uptake_of
+from medgen.contrast.enhancement import unknown_words, uptake_of
 from medgen.contrast.inputs import find_pairs
-from medgen.contrast.label_names import names_of_labels
+from medgen.contrast.label_names import TOTALSEGMENTATOR, names_of_labels
 from medgen.data.cohort.read import read_cohort
 
 TABLE = {"aorta": 1, "liver": 2}
@@ -153,10 +153,22 @@ def test_names_in_a_segmentation_of_slicer_are_read(tmp_path, line):
     "name",
     ["fat_around_liver", "no_aorta", "outside_liver", "not kidney", "aorta_thrombus", "Aorta-Stent", "PortalNodes"]
     + ["vena_cava_filter", "heart_valve_prosthesis", "pancreas_duct", "aortic_valve", "kidney_stone_left"]
-    + ["ventricle", "Left-Lateral-Ventricle", "3rd-Ventricle", "portal_vein_gas", "kidney_calculi", "feces in colon"],
+    + ["ventricle", "Left-Lateral-Ventricle", "3rd-Ventricle", "portal_vein_gas", "kidney_calculi", "feces in colon"]
+    + ["spleen infarct", "kidney_infarct_left", "liver_necrosis", "liver_ablation_zone", "liver_resection_cavity"]
+    + ["bowel_lumen", "LiverAbscess", "kidney_laceration", "intervertebral_discs", "infarcted_myocardium"],
 )
 def test_surroundings_and_devices_take_up_nothing(name):
     assert uptake_of(name) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "unknown"),
+    [("liver_hernia", ("hernia",)), ("spleen", ()), ("liver_segment_4a", ()), ("liver segment IVb", ()), ("cyst", ())]
+    + [("splenorenal artery", ()), ("vertebrae_L5", ()), ("lung_upper_lobe_left", ()), ("kidney_foo_right", ("foo",))]
+    + [(name, ()) for name in TOTALSEGMENTATOR.values()],
+)
+def test_words_that_may_change_the_meaning_of_an_organ_are_told(name, unknown):
+    assert unknown_words(name) == unknown
 
 
 @pytest.mark.parametrize("name", ["lymph_node_metastasis", "tumor no 3", "abdominal_wall_muscle", "aorta", "liver"])

@@ -5,7 +5,7 @@ from evaluating import evaluate
 from refusal import refused
 
 from medgen.data.body_mask import foreground_mask
-from medgen.evaluation.suggested_range import round_up, suggested_range
+from medgen.evaluation.suggested_range import range_warnings, round_up, suggested_range
 
 SHAPE = (40, 36, 30)
 
@@ -65,3 +65,9 @@ def test_the_data_range_is_suggested_with_its_reason_over_all_references(tmp_pat
 @pytest.mark.parametrize(("value", "rounded"), [(1013, 1100), (0.0123, 0.013), (255, 260), (4000, 4000), (1, 1)])
 def test_rounding(value, rounded):
     assert round_up(value) == pytest.approx(rounded)
+
+
+@pytest.mark.parametrize(("data_range", "fits"), [(1.0, False), (255, False), (500, True), (700, True), (65535, False)])
+def test_a_range_that_does_not_fit_the_images_is_told(tmp_path, data_range, fits):
+    save(tmp_path / "a.nii.gz", brain(0)[0])
+    assert (range_warnings(data_range, [tmp_path / "a.nii.gz"]) == []) == fits

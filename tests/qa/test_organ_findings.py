@@ -128,3 +128,14 @@ def test_the_verdict_names_the_limits_of_every_region(patient):
     verdict = check_case(patient.contrast, patient.contrast, MM, labels=patient.labels, names=NAMES)
     assert {"aorta", "arteries", "liver"} <= set(verdict.regions) and verdict.status == "fail"
     assert verdict.values["region_hu_aorta"] > verdict.regions["aorta"][1]
+
+
+def test_labels_of_another_place_are_told_and_the_output_is_not_blamed(patient):
+    """Mirrored labels: the left kidney lies in fat or bowel, and so on."""
+    away = type(patient)(patient.contrast, patient.noncontrast, patient.labels[::-1], patient.affine, "portal_venous")
+    for truth in (None, patient.noncontrast):
+        reasons = checked(patient.contrast, patient.noncontrast, away, truth).reasons
+        assert [r.fault for r in reasons if "does not fit the input" in r.text] == ["anatomy"]
+        assert not any("too dark: its" in r.text for r in reasons)
+    right = checked(patient.contrast, patient.noncontrast, patient).reasons
+    assert not any("does not fit the input" in r.text for r in right)

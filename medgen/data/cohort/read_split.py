@@ -45,6 +45,13 @@ def read_split(
         )
     if recorded is not None:
         split = load_split(recorded, cases)
+        moved = [case.name for part in ("train", "validation") for case in split[part] if case.part == "test"]
+        if moved:
+            raise InputError(
+                "split-test-cases-moved",
+                f"{recorded} has {shortened_list(moved)} in training or validation, but the data set states that they "
+                "are test cases; correct one of the two" + (", or start a new run" if resume else ""),
+            )
     else:
         split = split_cases(
             cases, validation=data.validation, test=data.test, seed=settings.train.seed, where=str(data.root)

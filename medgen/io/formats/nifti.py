@@ -66,18 +66,22 @@ def _read(path: Path, of_volume: Callable[[Any], Any]) -> list[Volume]:
 
 
 def _one_channel(header: Any) -> Any:
-    """Reduce the header of an (X, Y, Z, C) file to one channel; return other headers unchanged."""
-    shape = header.get_data_shape()
-    if len(shape) == 4:
-        header.set_data_shape(shape[:3])
+    """Reduce the header of a file with channels to one channel; return other headers unchanged."""
+    if _has_channels(header.get_data_shape()):
+        header.set_data_shape(header.get_data_shape()[:3])
     return header
 
 
+def _has_channels(shape: Sequence[int]) -> bool:
+    """Whether a shape is (X, Y, Z, C), or (X, Y, Z, 1, C) as ITK writes vectors."""
+    return len(shape) == 4 or (len(shape) == 5 and shape[3] == 1)
+
+
 def nifti_channel_count(path: Path) -> int:
-    """Return the number of volumes in an (X, Y, Z, C) file from its header; 1 for other files. Raises InputError."""
+    """Return the number of volumes in a file with channels from its header; 1 for other files. Raises InputError."""
     with _nifti_errors(path), _opened(path) as stream:
         shape = _header(stream)[0].get_data_shape()
-    return max(int(shape[3]), 1) if len(shape) == 4 else 1
+    return max(int(shape[-1]), 1) if _has_channels(shape) else 1
 
 
 def read_nifti_geometry(path: Path) -> Geometry:

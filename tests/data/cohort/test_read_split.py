@@ -38,6 +38,19 @@ def copy(root, old, new, side, mirrored=False):
     nib.save(nib.Nifti1Image(data, affine), root / side / f"{new}.nii")
 
 
+def test_cases_that_became_test_cases_stop_a_resumed_run(tmp_path):
+    root = write_cohort(tmp_path / "cohort")
+    entries = [{s: f"{s}/case{i}.nii.gz" for s in ("source", "target")} for i in range(4)]
+    (root / "datalist.json").write_text(json.dumps({"training": entries}))
+    before, *_ = parts(root / "datalist.json", tmp_path / "run")
+    assert parts(root / "datalist.json", tmp_path / "run", resume=True)[0] == before
+    number = int(before["train"][0][-1])
+    lists = {"training": entries[:number] + entries[number + 1 :], "test": [entries[number]]}
+    (root / "datalist.json").write_text(json.dumps(lists))
+    with refused("split-test-cases-moved", names=before["train"][0]):
+        parts(root / "datalist.json", tmp_path / "run", resume=True)
+
+
 @pytest.mark.parametrize("sides", [["source", "target"], ["source"], ["target"]])
 def test_one_scan_with_two_names_is_never_in_two_subsets(tmp_path, sides):
     root = write_cohort(tmp_path / "cohort", cases=3)

@@ -413,12 +413,12 @@ def test_a_format_that_the_output_is_not_named_as(model, tmp_path):
     for format in ("dicom", "mha"):
         with refused("output-name-format-differs"):
             convert(model, scans / "a.nii.gz", tmp_path / "out.nii.gz", format=format)
-    for name, format in (("out.nii", "nifti"), ("out.mhd", "mha")):
+    for name, format in (("out.nii", "nifti"), ("other.mhd", "mha")):
         (result,) = convert(model, scans / "a.nii.gz", tmp_path / name, format=format)
         assert result.status == "converted" and (tmp_path / name).exists()
-    (tmp_path / "other.manifest.json").write_text('{"of": "the user"}')
-    with refused("output-exists", names="other.manifest.json"):
-        convert(model, scans / "a.nii.gz", tmp_path / "other.nii")
+    (tmp_path / "third.manifest.json").write_text('{"of": "the user"}')
+    with refused("output-exists", names="third.manifest.json"):
+        convert(model, scans / "a.nii.gz", tmp_path / "third.nii")
 
 
 def test_a_selection_of_series_is_never_ignored(model, tmp_path):

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from refusal import refused
 from scipy.spatial.transform import Rotation
 
-from medgen.io.read import read_channels, read_geometry, read_volume
+from medgen.io.read import channel_count, read_channels, read_geometry, read_volume
 from medgen.io.volume import Volume
 from medgen.io.write import write_channels, write_volume
 
@@ -348,6 +348,18 @@ def test_channels_with_a_slope_keep_their_values(tmp_path):
     write_channels(tmp_path / "b.nii", channels)
     back = nib.load(tmp_path / "b.nii")
     np.testing.assert_array_equal(back.get_fdata(), nib.load(tmp_path / "a.nii").get_fdata())
+
+
+def test_vectors_as_itk_writes_them_are_channels(tmp_path):
+    data = raw_values((4, 5, 6, 2)).astype(np.int16)
+    channels = read_channels(saved(tmp_path / "a.nii.gz", data[:, :, :, None]))
+    assert channel_count(tmp_path / "a.nii.gz") == 2
+    np.testing.assert_array_equal(np.stack([c.data for c in channels], -1), data)
+    for ending, code in ((".mha", "meta-vector-voxels"), (".nrrd", "nrrd-vector-voxels")):
+        image = sitk.GetImageFromArray(data.transpose(2, 1, 0, 3).astype(np.float32), isVector=True)
+        sitk.WriteImage(image, tmp_path / f"a{ending}")
+        with refused(code):
+            channel_count(tmp_path / f"a{ending}")
 
 
 def test_one_volume_is_one_channel(tmp_path):
