@@ -20,7 +20,7 @@ from medgen.io.hashes import _files, sha256, sha256_of
 from medgen.io.label_headers import is_label_map
 from medgen.io.mixed import ambiguous_input_message, scan_below, shortened_names
 from medgen.io.names import one_line
-from medgen.io.paths import ENDINGS, case_name, has_ending, require_path
+from medgen.io.paths import ENDINGS, case_name, has_ending, require_path, walk
 from medgen.io.read import find_volumes, read_geometry, read_volume
 from medgen.io.volume import Geometry, Volume
 
@@ -132,7 +132,12 @@ def _one_contrast(source: Path, series: str | None, rules: Rules | None, index: 
     pairs = _pairs(source) if source.is_dir() else []
     if pairs and not volumes:
         return pairs
-    return [_below(source, path) for path in find_inputs(source)] + pairs
+    found = [_below(source, path) for path in find_inputs(source)] + pairs
+    below = [path for path in _volumes_below(source, lambda _: None) if path.parent != source] if volumes else []
+    if below and found:  # a folder with volumes is a cohort, and its subfolders hold something else, such as masks
+        note = f"ignored in subfolders of {source}: {shortened_names(below)}"
+        found[0] = replace(found[0], notes=(*found[0].notes, note))
+    return found
 
 
 def _below(source: Path, path: Path) -> Scan:
@@ -187,9 +192,9 @@ def _top(folder: Path, source: Path) -> str:
     return folder.relative_to(source).parts[0] if folder != source else ""
 
 
-def _volumes_below(source: Path) -> list[Path]:
+def _volumes_below(source: Path, unlisted: Callable[[OSError], None] | None = None) -> list[Path]:
     found = []
-    for folder, names in _walk(source):
+    for folder, names in _walk(source, unlisted):
         if not any(part.startswith(".") for part in folder.relative_to(source).parts):
             found += [folder / name for name in sorted(names) if not name.startswith(".")]
     return [path for path in found if has_ending(path, ENDINGS)]
@@ -264,14 +269,14 @@ def _walk(source: Path, unlisted: Callable[[OSError], None] | None = None) -> It
 
     They would be translated again if the output of a run lies inside its input.
     """
-    for folder, inner, names in os.walk(source, onerror=unlisted):
-        if Path(folder) != source and command_of(Path(folder)).startswith("translate"):
+    for folder, inner, names in walk(source, unlisted):
+        if folder != source and command_of(folder).startswith("translate"):
             held = any(not name.startswith(".") for name in (*inner, *names))
             inner.clear()
             if held and unlisted is None:  # a watched folder is searched again and again
                 log.warning("%s", one_line(f"warning: {folder} is ignored, because medgen translate wrote it"))
             continue
-        yield Path(folder), names
+        yield folder, names
 
 
 def read_scan(scan: Scan, series: str | None = None) -> list[Volume]:

@@ -1,5 +1,6 @@
 """Write a converted case as a volume file or a derived DICOM series, and refuse outputs that must not be written."""
 
+import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -112,7 +113,7 @@ def check_outputs(targets: Sequence[Path], files: Sequence[Path]) -> None:
             )
         place = target.resolve()
         for file in files:
-            folder = file if file.is_dir() else file.parent
+            folder = Path(os.path.realpath(file if file.is_dir() else file.parent))
             if place.is_relative_to(folder) or folder.is_relative_to(place):
                 raise InputError(
                     "output-inside-input", f"{place} is inside its input folder or contains it; choose another output"

@@ -205,6 +205,6 @@ def check_size(scan: Scan, model: Model, options: Options) -> None:
 def _ending(path: Path, format: str | None) -> str:
     if format is not None:
         return FORMATS[format]
-    endings = [e for e in ENDINGS if path.is_file() and path.name.lower().endswith(e)]
+    endings = [e for e in ENDINGS if not path.is_dir() and path.name.lower().endswith(e)]
     # formats with separate header and data files are written as one file
     return {".mhd": ".mha", ".nhdr": ".nrrd"}.get(endings[0], endings[0]) if endings else FORMATS["dicom"]

@@ -1,7 +1,8 @@
 """Paths of volumes: file extensions, case names, and errors for unusable paths."""
 
+import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from medgen.errors import InputError
@@ -41,6 +42,33 @@ def require_path(path: str | Path) -> Path:
 
 def has_ending(path: Path, endings: Sequence[str]) -> bool:
     return path.name.lower().endswith(tuple(endings))
+
+
+def walk(folder: Path, onerror: Callable[[OSError], None] | None = None) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Yield (folder, names of its folders, names of its files) as ``os.walk``, also behind links to folders.
+
+    Each folder is visited once, under its own path if it has one below ``folder``; loops are not followed. Clear the
+    second list to skip what lies below a folder.
+    """
+    seen: set[str] = set()
+    pending = [folder]
+    while pending:
+        links: list[Path] = []
+        for top in pending:
+            for place, inner, names in os.walk(top, onerror=onerror):
+                if (real := os.path.realpath(place)) in seen:
+                    inner.clear()
+                    continue
+                seen.add(real)
+                yield Path(place), inner, names
+                links += [path for name in inner if (path := Path(place, name)).is_symlink()]
+        pending = [link for link in sorted(links) if enters(link, folder)]
+
+
+def enters(link: Path, folder: Path) -> bool:
+    """Whether a link below ``folder`` leads to a folder that does not contain ``folder``."""
+    real = Path(os.path.realpath(link))
+    return real.is_dir() and not Path(os.path.realpath(folder)).is_relative_to(real)
 
 
 def broken_link_message(path: Path) -> str:

@@ -49,6 +49,18 @@ def test_a_folder_of_translated_scans_inside_the_input_is_ignored_and_named(tmp_
     assert [scan.case for scan in find_scans(tmp_path / "out", ["source"])] == ["p1_ct"]  # if it is asked for
 
 
+def test_folders_of_one_volume_may_be_links(tmp_path):
+    put(tmp_path / "in/p1/ct.nii.gz"), put(tmp_path / "store/x/ct.nii.gz")
+    (tmp_path / "in/p2").symlink_to(tmp_path / "store/x")
+    assert [scan.case for scan in find_scans(tmp_path / "in", ["source"])] == ["p1_ct", "p2_ct"]
+
+
+def test_volumes_in_subfolders_of_a_cohort_are_named(tmp_path):
+    put(tmp_path / "a.nii.gz"), put(tmp_path / "b.nii.gz"), put(tmp_path / "late/c.nii.gz"), put(tmp_path / ".d/e.nii")
+    first, second = find_scans(tmp_path, ["source"])
+    assert len(first.notes) == 1 and "c.nii.gz" in first.notes[0] and not second.notes
+
+
 def test_contrasts_belong_together_by_name_and_in_the_models_order(tmp_path):
     for contrast, cases in (("flair", "ab"), ("t1", "abc")):
         for case in cases:

@@ -14,7 +14,7 @@ from medgen.io.claim import check_ours, record_written
 from medgen.io.dicom.elements import Header
 from medgen.io.dicom.header import is_scan, read_header, shared
 from medgen.io.dicom.lost import lost_slices
-from medgen.io.paths import broken_link_message
+from medgen.io.paths import broken_link_message, enters
 
 VERSION = "6"  # of the stored header contents; an index with another version is rebuilt
 BESIDE = "{}"  # stored instead of the header for DICOM objects that are not scans (reports, presentation states)
@@ -88,9 +88,13 @@ def _files(folder: Path, faults: dict[Path, str]) -> Iterator[tuple[str, int, in
 
     Error messages for folders and files that cannot be accessed are added to ``faults``.
     """
-    pending = [""]
-    while pending:
-        subfolder = pending.pop()
+    pending, links = [""], list[str]()
+    seen: set[str] = set()
+    while pending or links:
+        subfolder = pending.pop() if pending else links.pop(0)  # links last: a folder is named by its own path
+        if (real := os.path.realpath(folder / subfolder)) in seen:
+            continue
+        seen.add(real)
         try:
             with os.scandir(folder / subfolder) as entries:
                 children = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
@@ -107,6 +111,8 @@ def _files(folder: Path, faults: dict[Path, str]) -> Iterator[tuple[str, int, in
                     faults[folder / path] = broken_link_message(folder / path)
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(path)
+                elif entry.is_dir() and enters(Path(entry.path), folder):
+                    links.append(path)
             except OSError as error:
                 faults[folder / path] = _unreadable(folder / path, error)
                 continue

@@ -5,7 +5,6 @@ Voxel values are modality values: RescaleSlope and RescaleIntercept, or the moda
 values are in HU. MONOCHROME1 affects only the display, so values are not inverted (ITK inverts them).
 """
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from medgen.io.dicom.lost import lost_slices
 from medgen.io.dicom.parts import parts
 from medgen.io.dicom.stack import image_type, is_colour, is_tiled, why_no_volume
 from medgen.io.dicom.units import CAPTURES
-from medgen.io.paths import broken_link_message, require_path
+from medgen.io.paths import broken_link_message, require_path, walk
 
 CAPTURE, UNPLACED = "secondary capture", "no patient coordinates"  # values of Series.remark
 
@@ -74,8 +73,8 @@ def list_series(folder: str | Path) -> list[Series]:
     try:
         found = _images(path for path in sorted(folder.iterdir()) if _is_file(path))
         if not found:
-            walked = os.walk(folder, onerror=_reraise)  # rglob silently skips folders that cannot be listed
-            paths = sorted(Path(directory, name) for directory, _, names in walked for name in names)
+            walked = walk(folder, _reraise)  # rglob silently skips folders that cannot be listed
+            paths = sorted(directory / name for directory, _, names in walked for name in names)
             found = _images(path for path in paths if _is_file(path))
     except OSError as error:
         raise InputError(

@@ -180,6 +180,23 @@ def test_read_failure_is_not_cached(studies, tmp_path, monkeypatch):
     assert len(again.images) == 8 and not again.faults and again.read == 2
 
 
+@pytest.mark.parametrize("inside", [False, True])
+def test_links_to_folders_are_followed_once_and_loops_are_not(tmp_path, inside):
+    store = tmp_path / "in/z_store" if inside else tmp_path / "store"
+    for name in "ab":
+        write_ct(store / name, stored(4, 6, 6))
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / f"link_{name}").symlink_to(store / name)
+    (tmp_path / "in/again").symlink_to(store / "a")
+    (tmp_path / "in/loop").symlink_to(tmp_path / "in")
+    (tmp_path / "in/above").symlink_to(tmp_path)
+    found = indexed(tmp_path / "in")
+    assert len(found.images) == 8 and not found.faults
+    folders = {path.parent.relative_to(tmp_path / "in").as_posix() for path, _ in found.images}
+    assert folders == ({"z_store/a", "z_store/b"} if inside else {"again", "link_b"})
+    assert sum(len(series.files) for series in list_series(tmp_path / "in")) == 8
+
+
 def test_broken_link_to_a_slice_is_an_error(tmp_path):
     write_ct(tmp_path / "a", stored(4, 6, 6))
     (tmp_path / "a/003.dcm").unlink()
