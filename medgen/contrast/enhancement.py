@@ -53,6 +53,8 @@ UPTAKE: tuple[tuple[str, Uptake | None], ...] = (
     ("collecting", Uptake("urine", "urine", 0.2)),
     ("pulmonary vein", Uptake("blood_left")),
     ("pulmonary artery", Uptake("blood_right", mixing=0.15)),
+    ("brain ventricle", None),
+    ("cerebral ventricle", None),
     ("atrial appendage", Uptake("blood_left")),
     ("heart atrium left", Uptake("blood_left")),
     ("ventricle left", Uptake("blood_left")),
@@ -131,6 +133,20 @@ NEUTRAL = frozenset(
 )
 NUMBER = re.compile(r"[a-z]{0,2}\d+[a-z]?|[ivx]+[a-d]?|[a-d]")  # such as 4, l5, iva
 INSIDE = frozenset(("lumen", "cavity"))  # filled with something else, unless the structure is a vessel or the heart
+# How such words begin.
+OTHER_STEMS = (
+    "thromb",
+    "clot",
+    "occlu",
+    "embol",
+    "infarct",
+    "necro",
+    "ischaem",
+    "ischem",
+    "devascular",
+    "ablat",
+    "fibro",
+)
 NEGATION = frozenset("no not non without exclude excluding background".split())  # as the first word
 
 
@@ -139,7 +155,7 @@ def uptake_of(name: str) -> Uptake | None:
     if NEGATION.intersection(words(name)[:1]):
         return None
     text = " ".join(words(name))
-    other = bool(OTHER.intersection(words(name)))
+    other = bool(OTHER.intersection(words(name))) or any(word.startswith(OTHER_STEMS) for word in words(name))
     side = " left" if "left" in name.lower() else " right" if "right" in name.lower() else ""
     for term, uptake in UPTAKE:
         if term in text or term in text + side:

@@ -14,6 +14,7 @@ from medgen.settings import Settings
 from medgen.types import Case
 
 Side = Literal["source", "target"]
+COVERED = 0.95  # share of the fixed grid; a smaller one is told
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,11 @@ class CaseReader:
             volume, residual = align(read_volume(path), read_volume(fixed), method=method)
             values = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in residual.items())
             self.say(f"{name} aligned ({method}): {values}")
+            if residual["overlap"] < COVERED:
+                self.say(
+                    f"warning: {name}: {path} covers {residual['overlap']:.0%} of {fixed}; beyond it, its lowest value "
+                    "is trained as its content. Crop both to what they share if this is more than air"
+                )
             return volume
 
         return make

@@ -81,7 +81,7 @@ def check_case(
     case = _prepared(source, output, spacing, truth, labels, names or {}, lesions, thresholds or Thresholds())
     case.affine = affine
     findings.truth_findings(case)
-    truth = case.truth
+    truth = None if case.truth is None else truth  # the one on the volume's own grid
     findings.geometry_findings(case)
     if not any(reason.fault == "flip" for reason in case.reasons):  # a flip causes all other findings
         images = [image for image in (source, output, truth) if image is not None]

@@ -163,6 +163,12 @@ def differences(systems: Sequence[System]) -> list[str]:
         if len(set(map(str, values.values()))) > 1:
             listed = ", ".join(f"{name} {value}" for name, value in values.items())
             found.append(f"The systems were evaluated with a different {what} ({listed}): do not compare them.")
+    masks = {system.name: str(system.summary.settings.mask or "none") for system in systems}
+    if len(set(masks.values())) > 1:
+        listed = ", ".join(f"{name} {value}" for name, value in masks.items())
+        found.append(
+            f"The systems were evaluated in different masks ({listed}): do not compare their measures in the mask."
+        )
     truths = {str(system.summary.settings.reference) for system in systems}
     if len(truths) > 1:
         found.append(f"The systems were compared with different truth images ({', '.join(sorted(truths))}).")

@@ -104,8 +104,8 @@ def regions(systems: Systems) -> Table | None:
     note = _about_correction(systems[0]) if source and systems[0].has_truth else ""
     if any(_other_cases(name, systems) for name in names):
         note = (
-            "The systems have different cases: the columns cases, source and truth are those of the first system with "
-            "the region; each system's error is relative to the truth of its own cases. " + note
+            "The systems have different cases or truths: the columns cases, source and truth are those of the first "
+            "system with the region; each system's error is relative to its own truth. " + note
         )
     return without_empty_columns(Table([Head(heads[0], words=True), *map(Head, heads[1:])], rows, note))
 

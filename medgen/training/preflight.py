@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from medgen import checkpoint
+from medgen.data.cohort.layouts import shortened_list
 from medgen.data.prepared import ModelData
 from medgen.data.slabs import fold_batch
 from medgen.errors import InputError
@@ -104,6 +105,14 @@ def check_folder(out: Path, resume: bool) -> None:
 def check_data(data: ModelData, last: Path) -> None:
     """Raises InputError where images of training or validation differ from those that ``last`` was trained with."""
     old, new = checkpoint.read_info(recover(last))[0].training_data, data.training_data
+    cases = [set(each.get("training", ())) | set(each.get("validation", ())) for each in (old, new)]
+    if changed := sorted(cases[0] ^ cases[1]):
+        raise InputError(
+            "training-split-changed",
+            f"{last}: {shortened_list(changed)} changed between use and no use for training or validation since the "
+            f"run started; restore {last.parent / 'split.json'} and the data set's own split, or start a new run with "
+            "another --out",
+        )
     if old["sha256"] != new["sha256"] or old.get("images", {}).keys() != new["images"].keys():
         raise InputError(
             "training-images-changed",

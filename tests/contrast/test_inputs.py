@@ -155,7 +155,8 @@ def test_names_in_a_segmentation_of_slicer_are_read(tmp_path, line):
     + ["vena_cava_filter", "heart_valve_prosthesis", "pancreas_duct", "aortic_valve", "kidney_stone_left"]
     + ["ventricle", "Left-Lateral-Ventricle", "3rd-Ventricle", "portal_vein_gas", "kidney_calculi", "feces in colon"]
     + ["spleen infarct", "kidney_infarct_left", "liver_necrosis", "liver_ablation_zone", "liver_resection_cavity"]
-    + ["bowel_lumen", "LiverAbscess", "kidney_laceration", "intervertebral_discs", "infarcted_myocardium"],
+    + ["bowel_lumen", "LiverAbscess", "kidney_laceration", "intervertebral_discs", "infarcted_myocardium"]
+    + ["false_lumen_thrombosed", "portal_vein_thrombi", "ivc_clot", "occluded_portal_vein", "brain_ventricle_left"],
 )
 def test_surroundings_and_devices_take_up_nothing(name):
     assert uptake_of(name) is None

@@ -40,6 +40,20 @@ def test_the_truth_passes_with_and_without_labels(patient):
     assert full.values["phase_source"] == "portal_venous" and full.values["phase_output"] == "none"
 
 
+@pytest.mark.parametrize("mm", [2.5, 1.0])  # 1 mm: the check averages 2 x 2 x 2 voxels
+@pytest.mark.parametrize("segmented", [False, True])
+def test_the_truth_passes_in_a_wide_field_of_view(patient, mm, segmented):
+    """The check works on the box of the body; organs are measured on the volume's own grid."""
+    margin = ((21, 9), (6, 17), (0, 0))
+    scan, truth = (np.pad(v, margin, constant_values=-1000.0) for v in (patient.contrast, patient.noncontrast))
+    labels = np.pad(patient.labels, margin)
+    how = {"segment": lambda _: labels, "segment_names": NAMES} if segmented else {"labels": labels, "names": NAMES}
+    assert check_case(scan, truth, (mm,) * 3, truth=truth, **how).reasons == ()
+    bright = truth + 25 * (labels == LABELS["spleen"])
+    reasons = check_case(scan, bright, (mm,) * 3, truth=truth, **how).reasons
+    assert any("spleen is still enhanced" in r.text for r in reasons) and all("aorta" not in r.text for r in reasons)
+
+
 @pytest.mark.parametrize(
     ("fault", "plant"),
     [
