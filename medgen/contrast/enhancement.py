@@ -129,7 +129,12 @@ NEUTRAL = frozenset(
     "cortex cortical medulla medullary renal hepatic splenic pancreatic pulmonary cardiac ascending descending "
     "transverse sigmoid rectum rectosigmoid caecum cecum flexure ileum jejunum antrum fundus pylorus loop thoracic "
     "lumbar cervical sacral bone marrow level column spine region zone transition and of the ct other muscle "
-    "gastrointestinal intestine zona lingula apex base".split()
+    "gastrointestinal intestine zona lingula apex base iliac common external internal femoral carotid subclavian "
+    "brachiocephalic trunk celiac coeliac mesenteric gastric gastroduodenal gonadal azygos hemiazygos jugular "
+    "axillary popliteal tibial brachial radial ulnar coronary abdominal arch root true false lumen cavity cava vena "
+    "vein artery arterial venous vessel blood aorta aortic great proper umbilical uterine ovarian testicular adrenal "
+    "suprarenal cerebral basilar vertebral intercostal lad lcx rca circumflex marginal diagonal septal sinus "
+    "ventricle ventricular atrium atrial appendage heart myocardium tree pool branch system network medium".split()
 )
 NUMBER = re.compile(r"[a-z]{0,2}\d+[a-z]?|[ivx]+[a-d]?|[a-d]")  # such as 4, l5, iva
 INSIDE = frozenset(("lumen", "cavity"))  # filled with something else, unless the structure is a vessel or the heart
@@ -166,12 +171,12 @@ def uptake_of(name: str) -> Uptake | None:
 
 
 def unknown_words(name: str) -> tuple[str, ...]:
-    """Words beside the name of an enhancing organ that may change its meaning, such as "hernia" in liver_hernia.
+    """Words beside the name of an enhancing structure that may change its meaning, such as "hernia" in liver_hernia.
 
-    Empty for structures without uptake, and for vessels, lesions and muscles, which have any adjective.
+    Empty for structures without uptake, and for lesions and muscles, which have any adjective.
     """
     uptake, found = uptake_of(name), words(name)
-    if uptake is None or uptake.tissue.startswith(("blood", "lesion", "muscle", "urine")):
+    if uptake is None or uptake.tissue.startswith(("lesion", "muscle", "urine")):
         return ()
     text = " ".join(found)
     term = next(term for term, own in UPTAKE if own == uptake and (term in text or term in f"{text} left right"))

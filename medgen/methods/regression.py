@@ -5,9 +5,9 @@
 w is 1, and 1 + λ_w where |x - y| exceeds a threshold. m is the mask of a generator with ``replace``, t ≥ 0 by how much
 a voxel falls, and s a small difference: whether a voxel changes is learned as in a segmentation, which converges faster
 than the L1 distance alone. l is its level, v(y) the target smoothed within structures, r the range of levels, and E_c
-the mean over the voxels with t above the threshold or m above 1/2: without this term one level for all organs was
-learned, which also erased lesions. t is x - y, or v(x) - v(y) where that is at most s: the noise of two scans differs,
-and half of it would be learned as a fall.
+the mean over the voxels with t above the threshold or m above 1/2, of which those beside fat or air count less: without
+this term one level for all organs was learned, which also erased lesions. t is x - y, or v(x) - v(y) where that is at
+most s: the noise of two scans differs, and half of it would be learned as a fall.
 
 The winner of SynthRAD2025 is a regression with a residual-encoder U-Net (Longuefosse et al., nnsyn, 2025). The network
 is `networks.residual_unet` by default. Where a target has one true value for each voxel, regression has the lowest
@@ -32,6 +32,7 @@ from medgen.types import Batch, DataShape, Update, Weight
 COARSE = 4  # voxels; side of the blocks that the coarse term averages
 SMALL = 0.008  # encoded difference that is half a change: 8 HU in a window of 2000 HU
 BELOW = 0.3  # encoded distance below the range of ``replace`` from which voxels (fat, air) do not count
+BESIDE = 0.25  # weight of the level beside fat and air, see `away_from_lower`
 BRIGHT = 4.0  # additional weight of voxels above that range: enhanced, or bone
 
 
@@ -133,6 +134,7 @@ class Regression:
         y_hat, mask, level = network.with_maps(x, v)
         fall = fallen(x, y, v, v_y)
         used = (fall > self.settings.changed_above) | (mask > 0)
+        used = used * torch.where(away_from_lower(v_y, levels[0]), 1.0, BESIDE)
         return y_hat, {"G_level": level_loss(level, v_y, used, levels), "G_mask": mask_loss(mask, x, fall, levels)}
 
     def translate(self, x: Tensor) -> Tensor:
@@ -166,13 +168,23 @@ def mask_loss(mask: Tensor, x: Tensor, fall: Tensor, replace: tuple[float, float
     return (entropy * weight).sum() / weight.sum().clamp(min=1)
 
 
+def away_from_lower(v_y: Tensor, low: float) -> Tensor:
+    """Voxels (B, 1, X, Y[, Z]) without a neighbour of the smoothed target clearly below ``low``, such as fat or air.
+
+    Beside fat, partial volume makes a bright structure darker in both scans. From these voxels a network learned that
+    darker means a lower level, which is wrong inside an organ: there the brighter voxels are blood.
+    """
+    pool = nnf.max_pool3d if v_y.ndim == 5 else nnf.max_pool2d
+    return -pool(-v_y, 3, stride=1, padding=1) > low - SMALL * 2
+
+
 def level_loss(level: Tensor, target: Tensor, used: Tensor, replace: tuple[float, float]) -> Tensor:
     """Mean distance of the level to the target in the voxels where it is used, relative to the range of levels.
 
     Args:
         level, target: (B, 1, X, Y, Z), encoded.
-        used: bool (B, 1, X, Y, Z): the voxels that fall, and those whose mask says so. There, a wrong mask changes
-            little if the level is right.
+        used: weights (B, 1, X, Y, Z), above 0 in the voxels that fall, and in those whose mask says so. There, a wrong
+            mask changes little if the level is right.
         replace: (low, high), see `ResidualUNet`.
     """
     low, high = replace

@@ -51,7 +51,7 @@ def draw_tissues(rng: np.random.Generator) -> Draw:
     hu["liver"] = float(rng.uniform(0, 45) if fatty else rng.uniform(46, 70))
     hu["cortical_bone"] = float(rng.uniform(280, 1300))
     hu["trabecular_bone"] = float(rng.uniform(60, 420))
-    hu["rib_marrow"] = float(rng.uniform(40, 350))
+    hu["rib_marrow"] = float(rng.uniform(-60, 90) if rng.random() < 0.4 else rng.uniform(40, 350))  # fatty, or dense
     hu["disc"], hu["cartilage"] = float(rng.uniform(50, 130)), float(rng.uniform(60, 180))
     hu["calcification"] = float(rng.uniform(200, 1300))
     hu["table"] = float(rng.uniform(-200, 1100))

@@ -96,7 +96,7 @@ def random_anatomy(seed: int, size: tuple[int, int, int], spacing: tuple[float, 
     )
     trunk = paint_wall(canvas, habitus)
     paint_thorax(canvas, trunk)
-    limits = {"thick": (1.4, 4.0), "cortex": (0.4, 1.8), "shade": (0, 60), "tall": (0.3, 4), "depth": (3.5, 7)}
+    limits = {"thick": (1.2, 4.0), "cortex": (0.3, 1.6), "shade": (0, 60), "tall": (0.3, 4), "depth": (3.5, 7)}
     ribs = Ribs(
         **{name: float(rng.uniform(*both)) for name, both in limits.items()}, steep=float(rng.uniform(0.9, 1.9))
     )

@@ -165,7 +165,14 @@ def test_surroundings_and_devices_take_up_nothing(name):
 @pytest.mark.parametrize(
     ("name", "unknown"),
     [("liver_hernia", ("hernia",)), ("spleen", ()), ("liver_segment_4a", ()), ("liver segment IVb", ()), ("cyst", ())]
-    + [("splenorenal artery", ()), ("vertebrae_L5", ()), ("lung_upper_lobe_left", ()), ("kidney_foo_right", ("foo",))]
+    + [
+        ("splenorenal artery", ("splenorenal",)),
+        ("common_iliac_artery_left", ()),
+        ("aorta_dacron", ("dacron",)),
+        ("vertebrae_L5", ()),
+        ("lung_upper_lobe_left", ()),
+        ("kidney_foo_right", ("foo",)),
+    ]
     + [(name, ()) for name in TOTALSEGMENTATOR.values()],
 )
 def test_words_that_may_change_the_meaning_of_an_organ_are_told(name, unknown):

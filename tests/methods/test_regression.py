@@ -4,7 +4,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from medgen.methods.regression import SMALL, Regression, Settings, fallen, level_loss, mask_loss
+from medgen.methods.regression import SMALL, Regression, Settings, away_from_lower, fallen, level_loss, mask_loss
 from medgen.types import DataShape
 
 GENERATOR = {"name": "residual_unet", "filters": 8, "levels": 2, "replace": (0.0, 0.1)}
@@ -152,3 +152,12 @@ def test_kept_background_is_unchanged_and_has_no_gradient():
     assert (y_hat[..., :8] == -1).all() and (y_hat[..., 8:] != -1).all()
     losses = method.step({"source": x, "target": y, "step": 0}, lambda k, loss: None)
     assert losses["G_l1"].item() == pytest.approx((y_hat - y)[..., 8:].abs().mean().item() / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_level_is_not_learned_beside_fat(dims):
+    organ = torch.full((1, 1, *[7] * dims), 0.04)
+    assert away_from_lower(organ, -0.015).all()
+    organ[(0, 0, *[3] * dims)] = -0.1
+    used = away_from_lower(organ, -0.015)
+    assert (~used).sum() == 3**dims and not used[(0, 0, *[2] * dims)] and used[(0, 0, *[1] * dims)]
