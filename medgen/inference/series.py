@@ -28,8 +28,9 @@ ODD = (UNPLACED, "multi-frame", "mosaic")  # series that cannot be converted but
 SCANNERS = ("CT", "MR", "PT")
 # Values of ContrastBolusAgent that mean: no contrast medium.
 NO_AGENT = re.compile(
-    r"([-/.0\s]*$|(none|no|non|not|nil|nein|w/?o|without|ohne|kein\w*|nativ\w*|sans|sin|sem|senza|zonder|utan|uden|bez|"
-    r"unenhanced|plain|n/?a)(\b|_|$))",
+    r"([-/.0\s]*$|n$|.*(?<![\d.,])0+([.,]0+)?\s*(ml|cc)\b|"
+    r"(none|no(?![\W_]+(reaction|adverse|complication|side|allerg))|non(?![\W_]*ion)|not|nil|nein|w/?o|without|ohne|"
+    r"kein\w*|nativ\w*|sans|sin|sem|senza|zonder|utan|uden|bez|unenhanced|plain|n/?a)(\b|_|$))",
     re.IGNORECASE,
 )
 

@@ -66,7 +66,9 @@ def test_series_are_chosen_by_description_and_by_rules(mixed, tmp_path):
 
 @pytest.mark.parametrize(
     ("agent", "given"),
-    [("", False), ("NONE", False), ("No", False), ("ohne KM", False), ("w/o", False), ("kein Kontrastmittel", False)]
+    [("NON-IONIC", True), ("Non ionic iodinated", True), ("No reaction; Ultravist 370", True), ("NONIONIC 300", True)]
+    + [("N", False), ("Omnipaque 0 ml", False), ("Omnipaque 300 100 ml", True), ("non contrast", False), ("non", False)]
+    + [("", False), ("NONE", False), ("No", False), ("ohne KM", False), ("w/o", False), ("kein Kontrastmittel", False)]
     + [("-", False), ("nativ", False), ("Non-contrast", False), ("without contrast", False), ("N/A", False)]
     + [("Novaque 300", True), ("Omnipaque", True), ("IV", True), ("KM i.v.", True), ("Sinuscan 350", True)],
 )

@@ -268,12 +268,15 @@ def _earlier(text: str, days: int) -> str:
 
 
 def _patient(dataset: Dataset) -> str:
-    """Return what identifies the patient: the ID, else name and birth date, else the StudyInstanceUID."""
+    """Return what identifies the patient: the ID, else name and birth date, else the StudyInstanceUID.
+
+    Case and empty parts of a name count for nothing: DOE^JANE and Doe^Jane^^^ are one.
+    """
     identifier = str(dataset.get("PatientID") or "").strip()
     if not identifier:
-        identifier = "\n".join(
-            str(dataset.get(keyword) or "").strip() for keyword in ("PatientName", "PatientBirthDate")
-        )
+        name, born = (str(dataset.get(keyword) or "").strip() for keyword in ("PatientName", "PatientBirthDate"))
+        groups = ["^".join(part.strip() for part in group.split("^")).rstrip("^") for group in name.split("=")]
+        identifier = "=".join(groups).rstrip("=").casefold() + "\n" + born
     return identifier.strip() or str(dataset.get("StudyInstanceUID") or "")
 
 

@@ -16,7 +16,7 @@ DOSE = set(
 PIXELS = set(  # describe the stored values of the source; removed from the image itself and its functional groups
     "PixelPaddingValue PixelPaddingRangeLimit SmallestImagePixelValue LargestImagePixelValue "
     "SmallestPixelValueInSeries LargestPixelValueInSeries ModalityLUTSequence "
-    "RealWorldValueMappingSequence IconImageSequence".split()
+    "RealWorldValueMappingSequence IconImageSequence ExtendedOffsetTable ExtendedOffsetTableLengths".split()
 )
 # Describe the files and series of the source. Removed only from the image itself and directly in functional groups:
 # nested references to other images have series elements of their own, and validators require the IrradiationEventUID

@@ -19,7 +19,7 @@ from pydicom.datadict import DicomDictionary, dictionary_VR, keyword_for_tag
 from pydicom.sr.codedict import codes
 from refusal import refused
 
-from medgen.io.deidentification.deidentify import Deidentifier, profile, read_key
+from medgen.io.deidentification.deidentify import Deidentifier, _patient, profile, read_key
 from medgen.io.dicom.derived.references import NOTICE
 from medgen.io.dicom.derived.write import write_derived
 from medgen.io.read import read_volume
@@ -184,6 +184,16 @@ def test_a_scanner_series_keeps_values_and_place_and_nothing_of_its_header(tmp_p
     for path in (tmp_path / "out").iterdir():
         header = path.read_bytes()[: -volume.data[..., 0].size * 2]
         assert not any(text.encode() in header for text in known)
+
+
+def test_without_an_id_a_name_counts_without_case_and_empty_parts():
+    def of(name, born="19600102", number=""):
+        ds = Dataset()
+        ds.PatientName, ds.PatientBirthDate, ds.PatientID = name, born, number
+        return _patient(ds)
+
+    assert len({of(name) for name in ("DOE^JANE", "Doe^Jane^^^", " doe ^jane", "DOE^JANE==")}) == 1
+    assert len({of("DOE^JANE"), of("DOE^JOHN"), of("DOE^JANE", "19600103"), of("DOE^^JANE"), of("x", number="7")}) == 5
 
 
 def test_one_key_gives_one_patient_and_consistent_uids(tmp_path):

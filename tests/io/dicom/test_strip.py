@@ -197,3 +197,10 @@ def test_derived_image_has_no_error_that_its_source_lacks(tmp_path, kind, deiden
     write_derived(tmp_path / "out", volume, replace(MADE, removes_contrast=removes), deidentifier=deidentifier)
     assert errors(tmp_path / "out") <= errors(tmp_path / "in")
     np.testing.assert_array_equal(read_volume(tmp_path / "out").data, volume.data)
+
+
+def test_offset_tables_of_compressed_pixels_are_omitted():
+    ds = Dataset()
+    ds.Modality, ds.ExtendedOffsetTable, ds.ExtendedOffsetTableLengths = "CT", b"\0" * 8, b"\1" + b"\0" * 7
+    strip(ds, False)
+    assert "ExtendedOffsetTable" not in ds and "ExtendedOffsetTableLengths" not in ds
