@@ -230,7 +230,8 @@ def _listed_case(entry: Entry, name: str, images: Sequence[Path], table: Path) -
 
 
 def _folders(root: Path, channels: Sequence[str]) -> LabelledDataset:
-    folders = list(channels) or [name for name in ("images", "source") if (root / name).is_dir()][:1]
+    known = [name for name in ("images", "source") if (root / name).is_dir()]
+    folders = list(channels) or known[:1]
     missing = [name for name in folders if not (root / name).is_dir()]
     places = case_places(root, folders) if folders and len(missing) == len(folders) else []
     if not places and (not folders or missing):
@@ -257,6 +258,8 @@ def _folders(root: Path, channels: Sequence[str]) -> LabelledDataset:
         if places
         else unsupported_files(*(root / name for name in (*folders, "labels")))
     )
+    if len(known) > 1 and not channels:
+        unread_warnings = [*unread_warnings, f"{root} has images/ and source/; images/ is used, see --channels"]
     return replace(dataset, folds=_held_fold(cases) or _folds_beside(root), warnings=tuple(unread_warnings))
 
 
@@ -296,11 +299,13 @@ def _of_case_folders(root: Path, places: Sequence[Path], names: Sequence[str]) -
         inner = place.relative_to(root)
         part = stated_part(inner)
         files = {name: named_file(place, name) for name in names}
-        label = next((file for name in LABEL_FILES if (file := named_file(place, name))), None)
+        found = [file for name in LABEL_FILES if (file := named_file(place, name))]
         missing_name = next((name for name, file in files.items() if file is None), None)
         fault = f"{place} has no image {missing_name}; add it or remove the case" if missing_name else None
+        if len(found) > 1:
+            fault = f"{place} has two label maps, {found[0].name} and {found[1].name}; keep one"
         images = tuple(file for file in files.values() if file is not None)
-        case = _case("_".join(inner.parts), images, label, fault, place, test=part == "test")
+        case = _case("_".join(inner.parts), images, found[0] if found else None, fault, place, test=part == "test")
         cases.append(replace(case, held=part == "validation"))
     return cases
 

@@ -60,7 +60,7 @@ def _alignment(cohort: Path, sources: tuple[str, ...], targets: tuple[str, ...])
     from medgen.data.cohort.layouts import shortened_list
     from medgen.data.cohort.read import read_cohort
     from medgen.io.read import read_volume
-    from medgen.qa.measures.misalignment import misalignment
+    from medgen.qa.measures.misalignment import block_mm, misalignment
 
     if not sources or not targets:
         raise InputError("contrast-names-missing", "--sources and --targets need at least one name each")
@@ -73,7 +73,7 @@ def _alignment(cohort: Path, sources: tuple[str, ...], targets: tuple[str, ...])
     alone = [case.name for case in read.cases if not (case.source and case.target)]
     if alone:
         print_line(f"warning: not measured, because source or target is missing: {shortened_list(alone)}")
-    failures, apart, same = [], [], []
+    failures, apart, same, unmeasured = [], [], [], []
     for case in pairs:
         try:
             source, target = read_volume(case.source[0]), read_volume(case.target[0])
@@ -84,7 +84,9 @@ def _alignment(cohort: Path, sources: tuple[str, ...], targets: tuple[str, ...])
             failures.append(f"{case.name}: {reason(error)}")
             continue
         if found is None:
-            print_line(f"{case.name}: not measured: no block of 48 mm shows the body in both images")
+            side = block_mm(source)
+            print_line(f"{case.name}: not measured: no block of {side:.0f} mm lies in the body in both images")
+            unmeasured.append(case.name)
             continue
         beyond = found.median > found.limit
         if beyond:
@@ -95,6 +97,8 @@ def _alignment(cohort: Path, sources: tuple[str, ...], targets: tuple[str, ...])
         )
     if same:
         print_line(f"warning: source and target of {shortened_list(same)} are the same image; replace one of them")
+    if unmeasured:
+        print_line(f"warning: {len(unmeasured)} of {len(pairs)} pairs were not measured; look at them in a viewer")
     if apart:
         print_line(
             f"warning: {len(apart)} of {len(pairs)} pairs are misaligned; check that none is mirrored or of another "

@@ -115,6 +115,9 @@ def _level(uptake: Uptake) -> float:
 
 
 def _within(hu: Array, spacing: Sequence[float]) -> Array:
-    """The scan smoothed within structures, with a variance of 2 · 1.5² mm² where there are no edges."""
-    finer = [SMOOTH_MM / s for s in spacing]
+    """The scan smoothed within structures, with a variance of 2 · 1.5² mm² where there are no edges.
+
+    Over at least one voxel along each axis: the noise of a scan of large voxels would be removed with the medium.
+    """
+    finer = [max(SMOOTH_MM / s, 1.0) for s in spacing]
     return scan_within_structures(hu, SLOPE * SMOOTH_MM, finer, [slice(0, n) for n in hu.shape])

@@ -96,3 +96,13 @@ def test_half_filled_veins_are_lowered_and_stones_and_neighbouring_bone_stay():
     assert twin.plain[21, 9, 11] > 400 and twin.record["calcium_ml"] > 0
     assert np.median(twin.plain[labels == 2]) == pytest.approx(33, abs=3)
     assert np.array_equal(twin.plain[labels == 3], hu[labels == 3]) and "bone_metastasis" in twin.record["unchanged"]
+
+
+@pytest.mark.parametrize("mm", [0.8, 2.5, 5.0])
+def test_the_noise_of_any_spacing_stays(mm):
+    noise = np.random.default_rng(0).normal(0, 8, (40, 40, 40)).astype(np.float32)
+    hu, labels = np.full(noise.shape, 50, np.float32), np.zeros(noise.shape, np.int32)
+    hu[6:34, 6:34, 6:34], labels[6:34, 6:34, 6:34] = 110, 2
+    inner = (slice(10, 30),) * 3
+    plain = unenhanced(hu + noise, labels, NAMES, (mm,) * 3).plain[inner]
+    assert plain.mean() == pytest.approx(57, abs=1) and plain.std() > 0.95 * noise[inner].std()

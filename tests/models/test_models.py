@@ -1,7 +1,6 @@
 """Models that come with medgen are found by name; a path always comes first."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ from small import make_model
 
 from medgen import models
 from medgen.checkpoint import load_model, save_model
-from medgen.settings import Data
+from medgen.settings import Codecs, Data
 from medgen.training.start_from import start_from
 
 
@@ -52,26 +51,32 @@ def test_every_shipped_model_loads_and_is_at_most_8_mb():
 
 
 def test_start_from_contrasts_in_another_order_is_refused(named, monkeypatch):
-    theirs = SimpleNamespace(data=Data(sources=("t1", "flair")))
-    monkeypatch.setattr("medgen.training.start_from.read_info", lambda _: (None, theirs))
+    def with_sources(*names):
+        return named.settings.model_copy(update={"data": Data(sources=names)})
+
+    monkeypatch.setattr("medgen.training.start_from.read_info", lambda _: (None, with_sources("t1", "flair")))
     with refused("train-start-from-order", names=("t1, flair", "flair, t1")):
-        start_from(named.generator, "tiny-model", Data(sources=("flair", "t1")), lambda _: None)
-    start_from(named.generator, "tiny-model", Data(sources=("t1", "flair")), lambda _: None)
+        start_from(named.generator, "tiny-model", with_sources("flair", "t1"), lambda _: None)
+    start_from(named.generator, "tiny-model", with_sources("t1", "flair"), lambda _: None)
 
 
 def test_start_from_loads_what_fits_and_says_what_does_not(named):
     other = make_model(seed=5)
     said = []
-    start_from(other.generator, "tiny-model", Data(), said.append)
+    start_from(other.generator, "tiny-model", named.settings, said.append)
     for own, loaded in zip(named.generator.parameters(), other.generator.parameters(), strict=True):
         assert torch.allclose(own, loaded, rtol=1e-3, atol=1e-6)
-    assert "initial values" not in said[0]
+    assert "initial values" not in said[0] and len(said) == 1
+    window = {"source": {"kind": "window", "low": -200, "high": 300}}
+    changed = named.settings.model_copy(update={"intensity": Codecs.model_validate(window)})
+    start_from(other.generator, "tiny-model", changed, said.append)
+    assert "window -200 300" in said[-1] and said[-1].startswith("warning: ")
     key = next(iter(other.generator.state_dict()))
     smaller = torch.nn.Module()
     smaller.register_buffer("nothing", torch.zeros(3))
     with refused("train-start-from-nothing-fits"):
-        start_from(smaller, "tiny-model", Data(), said.append)
+        start_from(smaller, "tiny-model", named.settings, said.append)
     mixed = torch.nn.Module()
     mixed.register_buffer(key.replace(".", "_"), torch.zeros(3))
     with refused("train-start-from-nothing-fits"):
-        start_from(mixed, "tiny-model", Data(), said.append)
+        start_from(mixed, "tiny-model", named.settings, said.append)

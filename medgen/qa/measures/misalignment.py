@@ -28,6 +28,11 @@ class Misalignment:
     limit: float
 
 
+def block_mm(source: Volume) -> float:
+    """Side of the blocks in which a pair with this source is measured, mm."""
+    return BLOCK * max(GRID, float(np.median(source.spacing)))
+
+
 def misalignment(source: Volume, target: Volume) -> Misalignment | None:
     """Measure local shifts between a source and its target, in blocks of 24 voxels of 2 mm inside the body.
 

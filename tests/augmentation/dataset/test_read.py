@@ -330,6 +330,17 @@ def test_cases_are_named_by_their_folders(tmp_path, slash, encoding):
     ]
 
 
+def test_two_label_maps_in_the_folder_of_a_case_are_a_fault(tmp_path):
+    for i in range(2):
+        images, label = voxels(i)
+        for name, data in (("imaging", images[..., 0]), ("segmentation", label)):
+            save(tmp_path / f"case_{i}/{name}.nii.gz", data)
+    save(tmp_path / "case_1/label.nii.gz", label)
+    (tmp_path / "labels.json").write_text(json.dumps(LABELS))
+    first, second = read_dataset(tmp_path, channels=["imaging"]).cases
+    assert first.fault is None and "two label maps, label.nii.gz and segmentation.nii.gz" in second.fault
+
+
 def test_a_label_and_channels_stored_in_another_order_of_axes_are_turned(tmp_path):
     root = write_nnunet(tmp_path, channels=("CT", "PET"))
     mirrored = OBLIQUE.copy()
