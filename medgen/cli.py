@@ -12,6 +12,7 @@ from medgen.commands.augment import augment
 from medgen.commands.contrast import simulate_contrast
 from medgen.commands.doctor import doctor
 from medgen.commands.phantom import phantom
+from medgen.commands.plan import plan, settings_for
 from medgen.commands.segment import segment
 from medgen.commands.shared import (
     REFUSED,
@@ -62,7 +63,13 @@ def main_options(
 
 @app.command()
 def train(
-    config: Annotated[str, typer.Argument(help="YAML file, or the name of a config that medgen configs lists.")],
+    config: Annotated[
+        str,
+        typer.Argument(
+            help="YAML file, the name of a config that medgen configs lists, or auto: chosen from data.root, as by "
+            "medgen plan."
+        ),
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Overrides: section.key=value, e.g. data.root=COHORT.")
     ] = None,
@@ -78,7 +85,11 @@ def train(
 
     flags = {"accelerator": accelerator, "devices": devices, "precision": precision}
     flag_overrides = [f"train.{key}={value}" for key, value in flags.items() if value is not None]
-    settings = load_settings(config_file(config), [*(overrides or []), *flag_overrides])
+    given = [*(overrides or []), *flag_overrides]
+    if config == "auto":
+        settings = settings_for(given, out / "config.yaml" if resume else None)
+    else:
+        settings = load_settings(config_file(config), given)
     from medgen.training.loop import saved_steps
     from medgen.training.loop import train as run
 
@@ -93,6 +104,7 @@ app.command()(synthesize)
 app.command()(segment)
 app.command(name="simulate-contrast")(simulate_contrast)
 app.command()(doctor)
+app.command()(plan)
 
 
 @app.command(cls=RayCommand)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from medgen.commands.shared import finish
+from medgen.commands.shared import finish, names_of
 from medgen.errors import InputError, reason
 from medgen.io.names import print_line
 
@@ -29,11 +29,7 @@ def doctor(
     if cohort is None:
         _installation()
     else:
-        _alignment(cohort, _names(sources), _names(targets))
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+        _alignment(cohort, names_of(sources, "--sources"), names_of(targets, "--targets"))
 
 
 def _installation() -> None:
@@ -62,8 +58,6 @@ def _alignment(cohort: Path, sources: tuple[str, ...], targets: tuple[str, ...])
     from medgen.io.read import read_volume
     from medgen.qa.measures.misalignment import block_mm, misalignment
 
-    if not sources or not targets:
-        raise InputError("contrast-names-missing", "--sources and --targets need at least one name each")
     read = read_cohort(cohort, sources=sources, targets=targets)
     pairs = [case for case in read.cases if case.source and case.target]
     if not pairs:

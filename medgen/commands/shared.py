@@ -41,6 +41,14 @@ Overwrite = Annotated[
 ]
 
 
+def names_of(text: str, option: str) -> tuple[str, ...]:
+    """Names of a comma-separated option. Raises InputError if there are none."""
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise InputError("contrast-names-missing", f"{option} needs at least one name")
+    return names
+
+
 class RayCommand(TyperCommand):
     """A command whose ``--ray`` option takes an optional address."""
 

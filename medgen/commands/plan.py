@@ -1,0 +1,71 @@
+"""``medgen plan``: a config for a cohort."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medgen.commands.shared import names_of
+from medgen.errors import InputError
+from medgen.io.names import print_line
+
+if TYPE_CHECKING:
+    from medgen.settings import Settings
+
+
+def plan(
+    cohort: Annotated[Path, typer.Argument(help="Cohort folder, or datalist JSON.")],
+    out: Annotated[Path, typer.Option(help="Config to write, such as plan.yaml.")],
+    sources: Annotated[str, typer.Option(help="Comma-separated source contrasts, as data.sources.")] = "source",
+    targets: Annotated[str, typer.Option(help="Comma-separated target contrasts, as data.targets.")] = "target",
+    hours: Annotated[
+        float | None, typer.Option(min=0.01, help="Time for training; default: the config's steps.")
+    ] = None,
+) -> None:
+    """Look at a cohort and write a config for it, with the reason for each choice as a comment."""
+    from medgen.io.atomic import write_text
+    from medgen.io.claim import claimed_file
+    from medgen.training.plan import look
+    from medgen.training.plan import plan as planned
+
+    facts = look(cohort, names_of(sources, "--sources"), names_of(targets, "--targets"))
+    with claimed_file(out):
+        write_text(out, planned(facts, hours))
+    for line in facts.lines():
+        print_line(line)
+    print_line(f"plan: {out}; train with: medgen train {out} --out RUN")
+
+
+def settings_for(overrides: Sequence[str], earlier: Path | None) -> "Settings":
+    """Settings planned for the cohort that the overrides name, and changed by the other overrides.
+
+    Args:
+        overrides: section.key=value; data.root is required.
+        earlier: config of the run that is resumed, which is used as it is if it exists.
+
+    Raises:
+        InputError: no data.root, or an error of the plan.
+    """
+    from medgen.config import load_settings
+    from medgen.training.plan import look
+    from medgen.training.plan import plan as planned
+
+    if earlier is not None and earlier.is_file():
+        return load_settings(earlier, list(overrides))
+    given = dict(text.partition("=")[::2] for text in overrides)
+    if not given.get("data.root"):
+        raise InputError("plan-without-root", "medgen train auto needs the cohort: data.root=COHORT")
+    contrasts = [
+        names_of(given.get(f"data.{side}", side.removesuffix("s")).strip("[]"), f"data.{side}")
+        for side in ("sources", "targets")
+    ]
+    facts = look(Path(given["data.root"]), *contrasts)
+    for line in facts.lines():
+        print_line(line)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "plan.yaml"
+        file.write_text(text := planned(facts), encoding="utf-8")
+        print_line(text[text.index("data:") :].rstrip())
+        return load_settings(file, list(overrides))
