@@ -56,7 +56,8 @@ PER_IMAGE = {
     tag_for_keyword(keyword)
     for keyword in (
         "SpecificCharacterSet SliceLocation WindowCenter WindowWidth WindowCenterWidthExplanation VOILUTFunction "
-        "SmallestImagePixelValue LargestImagePixelValue RescaleSlope RescaleIntercept LossyImageCompression "
+        "SmallestImagePixelValue LargestImagePixelValue RescaleSlope RescaleIntercept PixelRepresentation "
+        "LossyImageCompression "
         "LossyImageCompressionRatio LossyImageCompressionMethod ReferencedImageSequence SourceImageSequence "
         "ReferencedInstanceSequence ImagePosition ImagePositionVolume TablePosition WaterEquivalentDiameter "
         "DataCollectionCenterPatient FrameAcquisitionDuration InStackPositionNumber DimensionIndexValues FrameLabel "

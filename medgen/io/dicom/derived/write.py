@@ -286,7 +286,7 @@ def _derive(
     ds.SOPInstanceUID = derivation.uid(f"{ds.SOPInstanceUID} {origin}")
     ds.SeriesInstanceUID = derivation.uid(f"{ds.SeriesInstanceUID} {origin}")
     number = int(ds.get("SeriesNumber") or 0)
-    ds.SeriesNumber = number * 100 + 1 if 0 <= number < 2**31 // 100 - 1 else 1
+    ds.SeriesNumber = number * 100 + 1 if 0 <= number < 2**31 // 100 - 1 else abs(number) % 10**8 + 1
     ds.SeriesDescription = _ascii(f"{NOTICE}: {derivation.target} {derivation.model}", 64)
     ds.ImageComments = _ascii(derivation.describe(), 1024)
     ds.DerivationDescription = _ascii(derivation.describe(), 1024)
