@@ -89,8 +89,7 @@ def unenhanced(hu: Array, labels: Array, names: Mapping[int, str], spacing: Sequ
         if uptake.tissue not in VEINS:
             dense = mask & (fall > most)
             calcium[box] |= dense
-            # What is as bright replaces the structure there, or lies in its wall: it loses what surrounds it loses.
-            fall = np.where(dense, float(np.median(enhanced)) if enhanced.size else 0.0, fall)
+            fall = np.where(dense, 0, fall)  # calcium, stones and metal hold no blood
         removed[box] += np.where(mask, fall, 0)
         means[names[number]] = round(float(fall[mask].mean()), 1)
     # Labels end at voxel borders, blood does not: beyond them the edge of what is removed is as soft as the kernel, as

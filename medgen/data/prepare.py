@@ -19,6 +19,7 @@ from medgen.data.labels.codec import LabelTable
 from medgen.data.prepared import ModelData, PatchData, Prepared, ValidationCase, ValidationData
 from medgen.errors import InputError
 from medgen.io.grids import canonical_geometry
+from medgen.io.hashes import sha256
 from medgen.io.read import read_geometry
 from medgen.settings import Settings
 from medgen.types import Case
@@ -238,6 +239,17 @@ def _common_spacing(volumes: list[tuple[str, Channels]], settings: Settings) -> 
     return x, y, z
 
 
+def _label_maps(cases: list[Case], cohort: Cohort, settings: Settings) -> dict[str, str]:
+    """Hash of the label maps that training and validation use, and of their table; empty without labels."""
+    if not (settings.data.labels or settings.label_source):
+        return {}
+    digest = hashlib.sha256(json.dumps(sorted(cohort.label_values.items())).encode())
+    for case in cases:
+        for path in case.source if settings.label_source else filter(None, [case.labels]):
+            digest.update(f"{case.name} {sha256([path])} ".encode())
+    return {"label_maps": digest.hexdigest()}
+
+
 def _training_data(
     train: list[Case], held_out: list[Case], cohort: Cohort, settings: Settings, content: Content
 ) -> dict[str, Any]:
@@ -257,4 +269,5 @@ def _training_data(
         "validation": [c.name for c in held_out],
         "images": {h: case.name for case in (*train, *held_out) for h in sorted(content[case.name])},
         "sha256": digest.hexdigest(),
+        **_label_maps([*train, *held_out], cohort, settings),
     } | ({"classes": len(names), "labels": {name: i for i, name in enumerate(names)}} if names else {})

@@ -172,7 +172,29 @@ def differences(systems: Sequence[System]) -> list[str]:
     truths = {str(system.summary.settings.reference) for system in systems}
     if len(truths) > 1:
         found.append(f"The systems were compared with different truth images ({', '.join(sorted(truths))}).")
+    if changed := _changed_baseline(systems):
+        found.append(
+            f"The error of the unconverted source depends on the system in {len(changed)} cases, such as {changed[0]}: "
+            "its images or the truth were changed between the evaluations. Evaluate both systems again."
+        )
     return found
+
+
+def _changed_baseline(systems: Sequence[System]) -> list[str]:
+    """Cases whose source has another error to the truth in another system with the same paths."""
+    settings = [(s.summary.settings.source, s.summary.settings.reference, s.summary.settings.mask) for s in systems]
+    if len(set(map(str, settings))) > 1:
+        return []
+    first = {case.name: case.metrics for case in systems[0].cases}
+    return sorted(
+        {
+            case.name
+            for system in systems[1:]
+            for case in system.cases
+            for name, value in case.metrics.items()
+            if name.startswith("source_") and not math.isclose(value, first.get(case.name, {}).get(name, value))
+        }
+    )
 
 
 def warned(systems: Sequence[System]) -> list[str]:

@@ -5,7 +5,7 @@ A run folder holds ``config.yaml`` (the settings used), ``split.json``, ``log.cs
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from medgen import checkpoint
 from medgen.config import plain
+from medgen.data.labels.codec import LabelTable
 from medgen.data.patches import Patches, batches
 from medgen.data.prepare import prepare
 from medgen.data.prepared import PatchData, Prepared
@@ -94,7 +95,7 @@ def _train_in_claimed_folder(
         run.load_state(checkpoint.load_training(last, fabric.global_rank))
         say(f"resumed at step {run.step}")
     elif settings.train.start_from is not None:
-        start_from(run.generator, settings.train.start_from, settings, say)
+        start_from(run.generator, settings.train.start_from, settings, say, _labels(prepared))
         run.average.load_state_dict(run.generator.state_dict())
     if fabric.is_global_zero:
         _write_settings(settings, out)
@@ -105,6 +106,12 @@ def _train_in_claimed_folder(
 
 def _write_settings(settings: Settings, out: Path) -> None:
     write_text(out / "config.yaml", yaml.safe_dump(plain(settings), sort_keys=False))
+
+
+def _labels(prepared: Prepared) -> Mapping[str, int] | None:
+    """Values of the label maps that are the source; None if scans are."""
+    table = prepared.model.source_range[0]
+    return table.labels if isinstance(table, LabelTable) else None
 
 
 def _loop(run: Run, prepared: Prepared, out: Path, say: Callable[[str], None]) -> None:

@@ -113,6 +113,12 @@ def check_data(data: ModelData, last: Path) -> None:
             f"run started; restore {last.parent / 'split.json'} and the data set's own split, or start a new run with "
             "another --out",
         )
+    if old.get("label_maps") and old["label_maps"] != new.get("label_maps"):
+        raise InputError(
+            "training-labels-changed",
+            f"{last}: label maps of training or validation, or the names of their values, have changed since the run "
+            "started; restore them, or start a new run with another --out",
+        )
     if old["sha256"] != new["sha256"] or old.get("images", {}).keys() != new["images"].keys():
         raise InputError(
             "training-images-changed",

@@ -10,25 +10,34 @@ from torch import nn
 
 from medgen.checkpoint import read_info, regular
 from medgen.errors import InputError
+from medgen.model_info import TableInfo
 from medgen.models import model_folder
 from medgen.settings import Settings
 
 MOST_WEIGHTS = 2**34  # bytes
 
 
-def start_from(generator: nn.Module, model: Path, settings: Settings, say: Callable[[str], None]) -> None:
+def start_from(
+    generator: nn.Module,
+    model: Path,
+    settings: Settings,
+    say: Callable[[str], None],
+    labels: Mapping[str, int] | None = None,
+) -> None:
     """Load the weights of a model folder (or of a model that comes with medgen) where name and shape agree.
 
     Tells how many fit and which do not: those keep their initial values. Warns if the model was trained with other
-    intensity codecs, because its weights see other values then, or on another spacing.
+    intensity codecs, because its weights see other values then, on another spacing, or on other ``labels`` (the values
+    of the label maps that are the source).
 
     Raises:
         InputError: not a model folder, contrasts in another order than in ``settings``, or no weight fits.
     """
     folder, data = model_folder(model), settings.data
-    trained = read_info(folder)[1]
+    info, trained = read_info(folder)
     theirs = trained.data
-    for what, old, new in (("sources", theirs.sources, data.sources), ("targets", theirs.targets, data.targets)):
+    for what in ("sources", "targets", "domains"):
+        old, new = getattr(theirs, what), getattr(data, what)
         if sorted(old) == sorted(new) and tuple(old) != tuple(new):
             raise InputError(
                 "train-start-from-order",
@@ -51,7 +60,12 @@ def start_from(generator: nn.Module, model: Path, settings: Settings, say: Calla
         f"started from {model}: {len(fits)} of {len(own)} weights"
         + (f"; at their initial values: {', '.join(rest[:5])}{' ...' if len(rest) > 5 else ''}" if rest else "")
     )
-    for text in _differences(trained, settings):
+    others = next((entry.labels for entry in info.source_range if isinstance(entry, TableInfo)), None)
+    orders = [sorted(table, key=table.__getitem__) for table in (others, labels) if table]
+    other_labels = []
+    if len(orders) == 2 and orders[0] != orders[1]:  # channels are in the order of the values
+        other_labels = [f"the labels {', '.join(orders[0])}, in the order of their values, not {', '.join(orders[1])}"]
+    for text in (*_differences(trained, settings), *other_labels):
         say(f"warning: {model} was trained with {text}; its weights have to adapt to it")
 
 
@@ -63,6 +77,10 @@ def _differences(old: Settings, new: Settings) -> list[str]:
         ours, others = (codec.model_dump(include={"kind", "low", "high"}, exclude_none=True) for codec in (now, before))
         if ours != others:
             found.append(f"intensity.{side} {_shown(others)}, not {_shown(ours)}")
+    if set(old.data.domains) != set(new.data.domains):
+        found.append(
+            f"data.domains {', '.join(old.data.domains) or 'none'}, not {', '.join(new.data.domains) or 'none'}"
+        )
     spacings = old.data.spacing, new.data.spacing
     if None not in spacings and "median" not in spacings and not np.allclose(*spacings, rtol=0.1):  # type: ignore[arg-type]
         found.append(f"data.spacing {spacings[0]}, not {spacings[1]}")

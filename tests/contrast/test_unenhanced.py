@@ -54,7 +54,8 @@ def test_what_is_not_known_is_unchanged_or_recorded():
         inside[1:-1, 1:-1, 1:-1] = (labels == value)[1:-1, 1:-1, 1:-1]
         assert np.abs(twin.removed[inside]).mean() < 1, NAMES[value]
     assert (twin.removed[hu < -500] == 0).all()
-    assert twin.plain[11:13, 11:13, 15:17].min() > 400, "a calcification stays"
+    calcified = (slice(11, 13), slice(11, 13), slice(14, 18))
+    np.testing.assert_array_equal(twin.plain[calcified], hu[calcified])
     record = twin.record
     assert set(record["removed"]) == {"aorta", "liver", "liver_tumor"}
     assert record["unchanged"] == ["stomach", "vertebrae_L1"] and record["assumed"] == ["liver_tumor"]

@@ -1,6 +1,7 @@
 """Models that come with medgen are found by name; a path always comes first."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from small import make_model
 
 from medgen import models
 from medgen.checkpoint import load_model, save_model
+from medgen.model_info import TableInfo
 from medgen.settings import Codecs, Data
 from medgen.training.start_from import start_from
 
@@ -54,7 +56,10 @@ def test_start_from_contrasts_in_another_order_is_refused(named, monkeypatch):
     def with_sources(*names):
         return named.settings.model_copy(update={"data": Data(sources=names)})
 
-    monkeypatch.setattr("medgen.training.start_from.read_info", lambda _: (None, with_sources("t1", "flair")))
+    monkeypatch.setattr(
+        "medgen.training.start_from.read_info",
+        lambda _: (SimpleNamespace(source_range=[]), with_sources("t1", "flair")),
+    )
     with refused("train-start-from-order", names=("t1, flair", "flair, t1")):
         start_from(named.generator, "tiny-model", with_sources("flair", "t1"), lambda _: None)
     start_from(named.generator, "tiny-model", with_sources("t1", "flair"), lambda _: None)
@@ -71,6 +76,10 @@ def test_start_from_loads_what_fits_and_says_what_does_not(named):
     changed = named.settings.model_copy(update={"intensity": Codecs.model_validate(window)})
     start_from(other.generator, "tiny-model", changed, said.append)
     assert "window -200 300" in said[-1] and said[-1].startswith("warning: ")
+    for domains in (("none", "late"), ()):
+        data = named.settings.data.model_copy(update={"domains": domains})
+        start_from(other.generator, "tiny-model", named.settings.model_copy(update={"data": data}), said.append)
+        assert ("data.domains none, not none, late" in said[-1]) == bool(domains)
     key = next(iter(other.generator.state_dict()))
     smaller = torch.nn.Module()
     smaller.register_buffer("nothing", torch.zeros(3))
@@ -80,3 +89,14 @@ def test_start_from_loads_what_fits_and_says_what_does_not(named):
     mixed.register_buffer(key.replace(".", "_"), torch.zeros(3))
     with refused("train-start-from-nothing-fits"):
         start_from(mixed, "tiny-model", named.settings, said.append)
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"), [({"a": 1, "b": 2}, False), ({"a": 3, "b": 7}, False), ({"b": 1, "a": 2}, True)]
+)
+def test_start_from_a_model_of_other_label_channels_is_told(named, monkeypatch, labels, told):
+    info = SimpleNamespace(source_range=[TableInfo(labels={"a": 1, "b": 2}, tissues=0, smoothing=1)])
+    monkeypatch.setattr("medgen.training.start_from.read_info", lambda _: (info, named.settings))
+    said = []
+    start_from(named.generator, "tiny-model", named.settings, said.append, labels)
+    assert any("in the order of their values" in text for text in said) == told

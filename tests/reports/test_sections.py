@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from medgen.evaluation.summary import describe
 from medgen.evaluation.summary_file import Summary
+from medgen.reports.overview import differences
 from medgen.reports.results import CaseNumbers, System
 from medgen.reports.sections import _correction_cell, all_measures, main_numbers, ranked_cases, regions
 
@@ -129,3 +130,13 @@ def test_cases_are_ranked_by_verdict_then_by_error(found):
     ranked = ranked_cases([System("a", Path(), Summary(structure={"cases": rows}, cases=[]), cases)])
     keys = [(("fail", "review", "pass", None).index(found[int(n)][0]), -found[int(n)][1]) for n in ranked]
     assert keys == sorted(keys) and len(keys) == len(found)
+
+
+@pytest.mark.parametrize(("mae", "changed"), [(5.0, False), (6.0, True)])
+def test_a_truth_that_changed_between_two_evaluations_is_told(mae, changed):
+    def of(name, value):
+        cases = [CaseNumbers("p", {"mae": 1.0, "source_mae": value}, {})]
+        return System(name, Path(), Summary(unit="HU", metrics={}, cases=[]), cases)
+
+    said = " ".join(differences([of("a", 5.0), of("b", mae)]))
+    assert ("were changed between the evaluations" in said) == changed

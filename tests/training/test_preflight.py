@@ -86,6 +86,19 @@ def test_contradictory_data_settings_are_refused(data, names):
         small_settings(data=data)
 
 
+@pytest.mark.parametrize(
+    ("key", "new", "code"),
+    [("label_maps", "y", "training-labels-changed"), ("validation", ["c1", "c2"], "training-split-changed")],
+)
+def test_a_run_is_resumed_only_with_the_same_label_maps_and_cases(monkeypatch, key, new, code):
+    old = {"sha256": "a", "images": {}, "label_maps": "x", "training": ["c0"], "validation": ["c1"]}
+    monkeypatch.setattr(preflight.checkpoint, "read_info", lambda _: (SimpleNamespace(training_data=old), None))
+    monkeypatch.setattr(preflight, "recover", lambda path: path)
+    preflight.check_data(SimpleNamespace(training_data=dict(old)), Path("run/last"))
+    with refused(code):
+        preflight.check_data(SimpleNamespace(training_data={**old, key: new}), Path("run/last"))
+
+
 @pytest.mark.parametrize("images", [{"h0": "c0"}, {"h0": "c0", "h2": "c1"}])
 def test_a_run_is_resumed_only_with_the_same_images_of_training_and_validation(monkeypatch, images):
     last = SimpleNamespace(training_data={"sha256": "a", "images": {"h0": "c0", "h1": "c1"}})  # c1 validates

@@ -98,6 +98,12 @@ def part_of(key: str) -> str | None:
     return next((part for part, names in PARTS.items() if len(words) == 1 and words[0] in names), None)
 
 
+def seems_held_out(name: str) -> bool:
+    """Return whether a name has a word for a subset that is not for training, such as external_test or holdout."""
+    held_out = {word for part in ("validation", "test") for word in PARTS[part]} | UNREAD_PARTS
+    return bool(held_out.intersection(_words(name))) or "".join(_words(name)) in UNREAD_PARTS
+
+
 def _words(key: str) -> list[str]:
     """Split a name into words in lower case: [train, set] for train_set, "Train set" and TrainSet."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", key).lower().replace("_", " ").replace("-", " ").split()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from unicodedata import normalize
 
-from medgen.data.cohort.datalist import part_of
+from medgen.data.cohort.datalist import part_of, seems_held_out
 from medgen.data.cohort.datalist_checks import duplicates
 from medgen.errors import InputError
 from medgen.io.paths import ENDINGS, case_name, has_ending
@@ -132,8 +132,20 @@ def case_folders(root: Path, contrasts: Contrasts) -> Found:
 
 
 def stated_part(place: Path) -> str:
-    """Return the subset stated by a parent folder, "" for none. ``place``: the case folder relative to the root."""
-    return next((part for name in place.parts[:-1] if (part := part_of(name))), "")
+    """Return the subset stated by a parent folder, "" for none. ``place``: the case folder relative to the root.
+
+    Raises:
+        InputError: a folder seems to hold cases that are not for training, such as holdout/ or external_test/.
+    """
+    part = next((part for name in place.parts[:-1] if (part := part_of(name))), "")
+    unread = next((name for name in place.parts[:-1] if not part and seems_held_out(name)), None)
+    if unread:
+        raise InputError(
+            "cohort-folder-part-unknown",
+            f"{unread}/ (of {place}) seems to hold cases that are not for training; rename it to train, validation or "
+            "test, or, if it is something else, to a name without such a word",
+        )
+    return part
 
 
 def folders_without_case(root: Path, places: Sequence[Path], names: Sequence[str]) -> list[str]:

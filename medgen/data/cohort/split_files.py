@@ -1,6 +1,7 @@
 """Warn about files in a dataset folder that seem to state its split or patients but are not read."""
 
 import csv
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -11,8 +12,8 @@ from medgen.data.cohort.layouts import shortened_list
 from medgen.errors import InputError
 from medgen.io.text import read_text
 
-TABLES = (".csv", ".tsv")
-LISTS = (*TABLES, ".txt", ".lst", ".list", ".json", ".pkl", ".pickle", ".npy", ".npz", ".yaml", ".yml")
+TABLES = (".csv", ".tsv", ".json")
+LISTS = (".csv", ".tsv", ".json", ".txt", ".lst", ".list", ".pkl", ".pickle", ".npy", ".npz", ".yaml", ".yml")
 SPLIT_NAME = re.compile(r"(.+[\s_-])?((cv|k)?fold|split)s?([\s_-]?(final|\d+))?", re.IGNORECASE)
 READ = re.compile(r"splits_final\.json|datalist_fold\d+\.json")  # see ``split.stated_folds``
 MOST_BYTES = 2**22
@@ -67,12 +68,17 @@ def unread_patients(root: Path, patients: Mapping[str, str]) -> list[str]:
 
 
 def _columns(path: Path) -> list[tuple[str, list[str]]]:
-    """Return the name and values of each column of a table; empty if it cannot be read."""
+    """Return the name and values of each column of a table (CSV, or a JSON list of objects); empty if it is none."""
     try:
-        lines = read_text(path, MOST_BYTES).splitlines()
-        mark = max(",;\t|", key=lines[0].count) if lines else ","
-        rows = list(csv.DictReader(lines, delimiter=mark))
-    except (OSError, InputError, csv.Error):
+        text = read_text(path, MOST_BYTES)
+        if path.suffix.lower() == ".json":
+            content = json.loads(text)
+            rows = content if isinstance(content, list) and all(isinstance(row, dict) for row in content) else []
+        else:
+            lines = text.splitlines()
+            mark = max(",;\t|", key=lines[0].count) if lines else ","
+            rows = list(csv.DictReader(lines, delimiter=mark))
+    except (OSError, InputError, csv.Error, ValueError, RecursionError):
         return []
     return [(str(n), [str(row.get(n) or "").strip() for row in rows]) for n in (rows[0] if rows else {}) or ()]
 

@@ -36,6 +36,16 @@ def test_case_folders_with_plain_and_prefixed_names_and_sessions(tmp_path):
     assert "ignored folders without t1 or t2: other" in read_cohort(tmp_path, **PAIR).warnings[0]
 
 
+@pytest.mark.parametrize("held_out", ["holdout", "Holdout_2", "external_test", "hold-out", "validation_internal"])
+def test_folders_that_seem_to_be_held_out_are_refused(tmp_path, held_out):
+    put(tmp_path, "train/a/t1.nii.gz", "train/a/t2.nii.gz", f"{held_out}/b/t1.nii.gz", f"{held_out}/b/t2.nii.gz")
+    with refused("cohort-folder-part-unknown", names=held_out):
+        found(tmp_path)
+    (tmp_path / "labels.json").write_text('{"liver": 1}')
+    with refused("cohort-folder-part-unknown", names=held_out):
+        read_dataset(tmp_path, channels=["t1"])
+
+
 def test_an_exact_name_takes_precedence_and_two_longer_names_are_refused(tmp_path):
     put(tmp_path, "a/t1.nii.gz", "a/post_t1.nii.gz", "a/t2.nii.gz")
     assert read_cohort(tmp_path, **PAIR).cases[0].source[0].name == "t1.nii.gz"

@@ -24,6 +24,7 @@ from medgen.io.write import write_volume
         ("participants.tsv", "participant_id\tsubset\np0\ttest\n"),
         ("cases.csv", "name,usage\np0,train\np1,dev\n"),
         ("cases.csv", "name,cv_fold\np0,1\np1,2\n"),
+        ("kits.json", '[{"case_id": "p0", "split": "train"}, {"case_id": "p1", "split": "test"}]'),
     ],
 )
 def test_files_that_seem_to_state_a_split_give_a_warning(tmp_path, name, content):
@@ -78,6 +79,7 @@ PAIRS = {f"p{i}": f"p{i}" for i in range(4)}
         ("patients.csv", "case,patient\np0,7\np1,7\np2,8\np3,9\n"),
         ("participants.tsv", "scan\tparticipant_id\np0\tsub-1\np1\tsub-1\n"),
         ("meta.csv", "file;Patient Name;age\na.nii.gz;X;4\nb.nii.gz;X;5\n"),
+        ("kits.json", '[{"case_id": "p0", "patient_id": "K0"}, {"case_id": "p1", "patient_id": "K0"}]'),
     ],
 )
 def test_a_table_that_names_patients_of_several_cases_gives_a_warning(tmp_path, name, content):
