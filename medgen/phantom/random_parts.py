@@ -6,12 +6,15 @@ from medgen.phantom.anatomy.labels import LABELS
 from medgen.phantom.anatomy.shapes import WHOLE, Canvas, stream
 from medgen.phantom.anatomy.torso import Trunk
 
+THIN = 1.5  # mm; radius of the vessels that may lie beside the wall of the trunk
+
 
 def paint_extra_vessels(canvas: Canvas, trunk: Trunk) -> None:
     """Vessels at random places of the cavity, of random size and compartment: what no atlas foresees.
 
-    There are none in the wall of the trunk: a bright tube there is a rib. At 3 mm, thin vessels in the wall and ribs
-    look alike, and a network that saw both removed ribs of real scans.
+    There are none in the wall of the trunk, and only thin ones beside it: a bright tube there is a rib, which lies
+    within millimetres of liver and spleen. At 3 mm, vessels beside the wall and ribs look alike, and a network that saw
+    both removed ribs of real scans.
     """
     rng = stream(canvas.seed, "extra vessels")
     low, high = (np.array([a[i] for a in canvas.axes]) for i in (0, -1))
@@ -22,7 +25,7 @@ def paint_extra_vessels(canvas: Canvas, trunk: Trunk) -> None:
         box, sd = canvas.path([tuple(p) for p in walk], [radius] * 4, f"extra {k}", 2.0, reach=4.0)
         if sd.size == 0:
             continue
-        sd = np.maximum(sd, trunk.cavity[box] + 1)
+        sd = np.maximum(sd, trunk.cavity[box] + (1 if radius < THIN else float(rng.uniform(8, 16))))
         tissue = str(rng.choice(("blood_left", "blood_cava", "blood_right", "blood_portal", "blood_superior")))
         canvas.paint("gut_wall", LABELS["arteries"], box, sd - 0.8)
         canvas.paint(tissue, LABELS["arteries" if tissue == "blood_left" else "veins"], box, sd)
