@@ -67,5 +67,6 @@ def settings_for(overrides: Sequence[str], earlier: Path | None) -> "Settings":
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "plan.yaml"
         file.write_text(text := planned(facts), encoding="utf-8")
-        print_line(text[text.index("data:") :].rstrip())
+        for line in text[text.index("data:") :].splitlines():
+            print_line(line)
         return load_settings(file, list(overrides))

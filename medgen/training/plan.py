@@ -153,8 +153,9 @@ def plan(facts: Facts, hours: float | None = None) -> str:
     if facts.removal:
         choose("data", "removes_contrast", True, "sources are enhanced and targets are not: the check looks for it")
     few = facts.patients < FEW
-    share = round(min(0.5, 1.01 / facts.patients), 3) if few else 0.15
-    choose("data", "validation", share, "one patient" if few else "15 % of the patients, at least one")
+    share = 0.0 if facts.patients == 1 else round(min(0.5, 1.01 / facts.patients), 3) if few else 0.15
+    held_out = "one patient" if few else "15 % of the patients, at least one"
+    choose("data", "validation", share, held_out if share else "a single patient: nothing can be held out")
     choose("data", "align", "refuse" if facts.one_grid or not facts.paired else "resample", _about_grids(facts))
     if facts.removal:
         values["data"]["spacing"] = own["spacing"]

@@ -101,7 +101,7 @@ def test_a_plan_is_written_once_and_trains_as_train_auto_does(tmp_path):
         app, ["train", "auto", f"data.root={tmp_path / 'c'}", *small, "--out", str(tmp_path / "run")]
     )
     assert result.exit_code == 0, result.output
-    assert "4 cases of 4 patients" in result.output and "# masked images" in result.output
+    assert "4 cases of 4 patients" in result.output and "  keep_background: true  # masked images\n" in result.output
     assert json.loads((tmp_path / "run/best/model.json").read_text())
     with refused("plan-without-root"):
         raise runner.invoke(app, ["train", "auto", "--out", str(tmp_path / "x")]).exception
