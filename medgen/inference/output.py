@@ -19,6 +19,7 @@ from medgen.io.dicom.derived.references import NOTICE, Derivation
 from medgen.io.dicom.derived.write import is_foreign_dicom, write_derived
 from medgen.io.dicom.header import read_header
 from medgen.io.dicom.units import HU
+from medgen.io.names import of_system
 from medgen.io.paths import ENDINGS, NIFTI_ENDINGS, has_ending
 from medgen.io.volume import Volume
 from medgen.io.write import write_volume
@@ -122,11 +123,18 @@ def check_outputs(targets: Sequence[Path], files: Sequence[Path]) -> None:
             raise InputError(
                 "output-is-file", f"{target} is a file, but a DICOM series needs a folder; choose another output"
             )
-        existing = sorted(target.iterdir()) if target.is_dir() else []
-        if not all(DERIVED_FILE_NAME.fullmatch(path.name) for path in existing) or is_foreign_dicom(existing):
+        inside = sorted(target.iterdir()) if target.is_dir() else []
+        existing = [path for path in inside if not of_system(path.name)]
+        foreign = next((path for path in existing if not DERIVED_FILE_NAME.fullmatch(path.name)), None)
+        if foreign:
             raise InputError(
                 "output-folder-foreign",
-                f"{target} holds files that are not a series written by medgen; move it away or choose another output",
+                f"{foreign} is not part of a series written by medgen; move this file away, or choose another output",
+            )
+        if is_foreign_dicom(existing):
+            raise InputError(
+                "output-folder-foreign",
+                f"{target} holds a DICOM series not written by medgen; move it away or choose another output",
             )
 
 

@@ -6,11 +6,15 @@ from pathlib import Path
 
 from medgen.errors import InputError
 from medgen.io.formats.itk import data_files
+from medgen.io.names import of_system
 from medgen.io.paths import ENDINGS, has_ending
 
 
 def sha256(paths: Sequence[Path]) -> str:
-    """Hash the files of volumes in the given order; the files of a DICOM folder are sorted by path."""
+    """Hash the files of volumes in the given order; the files of a DICOM folder are sorted by path.
+
+    Files of the operating system in such a folder do not count, see ``names.of_system``.
+    """
     return sha256_of(file for path in paths for file in _files(path))
 
 
@@ -31,7 +35,8 @@ def sha256_of(files: Iterable[Path]) -> str:
 
 def _files(path: Path) -> Iterator[Path]:
     if path.is_dir() or not has_ending(path, ENDINGS):  # a DICOM file stands for all files in its folder
-        yield from sorted(p for p in (path if path.is_dir() else path.parent).rglob("*") if p.is_file())
+        files = (path if path.is_dir() else path.parent).rglob("*")
+        yield from sorted(file for file in files if file.is_file() and not of_system(file.name))
     else:
         yield path
         yield from data_files(path)

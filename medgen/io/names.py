@@ -13,6 +13,7 @@ OWN_FILES = set(
     "manifest.json manifest.journal dicom_index.sqlite stored.jsonl report.html deidentification.csv labels.json "
     "segmentations.json segmentations.journal verdicts".split()
 )
+BESIDE = {"thumbs.db", "desktop.ini"}  # files that Windows writes into any folder
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
 
@@ -72,3 +73,8 @@ def short_reason(error: BaseException) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     text = ADDRESS.sub("", lines[-1]) if lines else type(error).__name__
     return " ".join(text.split()).rstrip(".")
+
+
+def of_system(name: str) -> bool:
+    """Whether a file is hidden or written by an operating system, such as .DS_Store: no content of its folder."""
+    return name.startswith(".") or name.lower() in BESIDE

@@ -207,6 +207,9 @@ def write_cohort(
             for case, record in run(pending, 2 if workers is None else workers):
                 done[case] = record
                 write_json(out / "patients.json", {"settings": settings, "patients": dict(sorted(done.items()))})
+                if randomise:  # several scans of each patient: a split must keep them together
+                    scans = {f"{name}_{k}": {"patient": name} for name in sorted(done) for k in range(SCANS)}
+                    write_json(out / "provenance.json", {"real": scans, "synthetic": {}})
                 finished += 1
                 if progress:
                     progress(finished, total, case)

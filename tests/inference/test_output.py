@@ -57,6 +57,8 @@ def test_an_identity_model_gives_a_dicom_series_of_the_sources_hu(identity, tmp_
     np.testing.assert_array_equal(after.affine, before.affine)
     ds = pydicom.dcmread(tmp_path / "out/case/00000.dcm")
     assert ds.SeriesDescription.startswith(NOTICE) and identity.info.sha256 in ds.DerivationDescription
+    for name in (".DS_Store", "Thumbs.db"):
+        (tmp_path / "out/case" / name).write_text("of a system")
     assert [r.status for r in convert(identity, tmp_path / "in", tmp_path / "out")] == ["skipped"]
     (tmp_path / "out/case/00000.dcm").write_bytes(b"broken")
     assert [r.status for r in convert(identity, tmp_path / "in", tmp_path / "out")] == ["converted"]
@@ -93,7 +95,7 @@ def test_dicom_output_needs_dicom_input_and_replaces_no_other_files(identity, tm
     with refused("folder-not-empty", names=("format", "--overwrite")):
         convert(identity, tmp_path / "in", tmp_path / "out")
     (result,) = convert(identity, tmp_path / "in", tmp_path / "out", overwrite=True)
-    assert result.status == "failed" and "not a series written by medgen" in result.error
+    assert result.status == "failed" and "thesis.txt is not part of a series" in result.error
     assert (tmp_path / "out/case/thesis.txt").exists()
     (result,) = convert(identity, tmp_path / "in/case", tmp_path / "in/case/out")
     assert result.status == "failed" and "choose another output" in result.error
@@ -173,7 +175,7 @@ def test_original_series_with_our_file_names_are_not_overwritten(identity, tmp_p
     for n, path in enumerate(sorted((tmp_path / "out/case").iterdir())):
         path.rename(path.with_name(f"{n:05}.dcm"))
     (result,) = convert(identity, tmp_path / "in", tmp_path / "out", overwrite=True)
-    assert result.status == "failed" and "not a series written by medgen" in result.error
+    assert result.status == "failed" and "a DICOM series not written by medgen" in result.error
     assert pydicom.dcmread(tmp_path / "out/case/00000.dcm").PatientID == "other"
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from refusal import refused
 
+from medgen.data.cohort.read import read_cohort
 from medgen.phantom.anatomy.labels import LABELS
 from medgen.phantom.cohort import SCANS, write_cohort
 from medgen.phantom.random_tissues import NO_IODINE, draw_tissues
@@ -77,6 +78,8 @@ def test_cohort_holds_three_scans_of_each_patient_and_resumes(tmp_path):
     assert (out / "source" / names[4]).exists() and (out / "source" / names[3]).read_bytes() == before
     records = json.loads((out / "patients.json").read_text())["patients"]
     assert [len(record["phases"]) for record in records.values()] == [SCANS, SCANS]
+    patients = {case.name: case.patient for case in read_cohort(out).cases}
+    assert patients == {f"patient_{n:03d}_{k}": f"patient_{n:03d}" for n in range(2) for k in range(SCANS)}
     image = nib.load(out / "source" / names[0])
     assert np.allclose(image.header.get_zooms(), records["patient_000"]["spacing"], atol=1e-3)
 
