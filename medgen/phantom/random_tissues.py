@@ -21,6 +21,7 @@ FURTHER: dict[str, Tissue] = {
     "bladder_urine": Tissue(6, 4, 1),
     "stent": Tissue(1500, 400, 0),
     "metal": Tissue(2800, 400, 0),
+    "rib_cortex": Tissue(600, 200, 10),
     "brain": Tissue(35, 3, 3),
     "thyroid": Tissue(95, 20, 5),
 }
@@ -50,6 +51,7 @@ def draw_tissues(rng: np.random.Generator) -> Draw:
     fatty = rng.random() < 0.25
     hu["liver"] = float(rng.uniform(0, 45) if fatty else rng.uniform(46, 70))
     hu["cortical_bone"] = float(rng.uniform(280, 1300))
+    hu["rib_cortex"] = float(rng.uniform(180, 1000))
     hu["trabecular_bone"] = float(rng.uniform(60, 420))
     hu["rib_marrow"] = float(rng.uniform(-60, 90) if rng.random() < 0.4 else rng.uniform(40, 350))  # fatty, or dense
     hu["disc"], hu["cartilage"] = float(rng.uniform(50, 130)), float(rng.uniform(60, 180))
@@ -60,7 +62,7 @@ def draw_tissues(rng: np.random.Generator) -> Draw:
         for name in ("gut_fluid", "stomach_content", "faeces"):
             if rng.random() < 0.7:
                 hu[name] = float(rng.uniform(60, 500))
-    phase = str(rng.choice(("none", "early", "arterial", "portal_venous", "late"), p=(0.12, 0.15, 0.38, 0.25, 0.10)))
+    phase = str(rng.choice(("none", "early", "arterial", "portal_venous", "late"), p=(0.12, 0.10, 0.30, 0.36, 0.12)))
     iodine, mixing = _enhancement(rng, phase)
     return Draw(hu, iodine, mixing, phase)
 
@@ -80,6 +82,7 @@ def _enhancement(rng: np.random.Generator, phase: str) -> tuple[dict[str, float]
         "lesion_rim": part + u(0, 30),
         "trabecular_bone": dose * u(0, 10),
         "rib_marrow": dose * u(0, 8),
+        "rib_cortex": dose * u(0, 6),
         "skin": dose * u(0, 8),
         "fascia": dose * u(0, 6),
         "lung": dose * u(0, 14),

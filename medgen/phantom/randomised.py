@@ -96,9 +96,12 @@ def random_anatomy(seed: int, size: tuple[int, int, int], spacing: tuple[float, 
     )
     trunk = paint_wall(canvas, habitus)
     paint_thorax(canvas, trunk)
-    limits = {"thick": (1.2, 4.0), "cortex": (0.3, 1.6), "shade": (0, 60), "tall": (0.3, 4), "depth": (3.5, 7)}
+    limits = {"thick": (1.2, 4.0), "cortex": (0.3, 1.6), "shade": (0, 60), "tall": (0.3, 4), "depth": (2.5, 6.5)}
+    # Steep ribs are short, faint spots in thick axial slices, and touch the liver.
     ribs = Ribs(
-        **{name: float(rng.uniform(*both)) for name, both in limits.items()}, steep=float(rng.uniform(0.9, 1.9))
+        **{name: float(rng.uniform(*both)) for name, both in limits.items()},
+        steep=float(rng.uniform(0.9, 3.2)),
+        tissue="rib_cortex",
     )
     paint_ribs(canvas, trunk, ribs, crests=False)
     paint_spine(canvas, lowest=-150.0)

@@ -35,6 +35,7 @@ class Ribs:
         tall: half the height of its flat side, without the rounded edges, mm.
         depth: distance of its middle from the cavity, mm.
         steep: factor of its descent.
+        tissue: of its cortex.
     """
 
     thick: float = 2.1
@@ -43,6 +44,7 @@ class Ribs:
     tall: float = 2.4
     depth: float = 5.0
     steep: float = 1.0
+    tissue: str = "cortical_bone"
 
 
 def paint_ribs(canvas: Canvas, trunk: Trunk, shape: Ribs = Ribs(), crests: bool = True) -> None:
@@ -79,7 +81,7 @@ def paint_ribs(canvas: Canvas, trunk: Trunk, shape: Ribs = Ribs(), crests: bool 
         crest = -100 + rng.normal(0, 5) - 90 * (s - 0.40) ** 2 * np.pi**2
         aside = np.clip(np.abs(d - 8.5) - 1.5 - 0.02 * (crest - z), 0, None)
         bone = np.minimum(bone, np.hypot(aside, np.clip(z - crest, 0, None)) - 2.5)
-    for tissue, sd in (("cartilage", cartilage), ("cortical_bone", bone), ("rib_marrow", bone + shape.cortex)):
+    for tissue, sd in (("cartilage", cartilage), (shape.tissue, bone), ("rib_marrow", bone + shape.cortex)):
         field = np.full(canvas.size, 1e3, np.float32)
         field[index] = sd
         marrow = canvas.bumps("rib marrow", WHOLE, 7, shape.shade) if shape.shade and tissue == "rib_marrow" else None
