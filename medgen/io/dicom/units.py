@@ -27,6 +27,12 @@ PARAMETERS = set("CBF CBV RCBF RCBV MTT TTP TMAX TTD TTS PBF PBV PERMEABILITY KT
 MATERIALS = set(
     "IODINE CALCIUM WATER FAT GADOLINIUM URIC DENS DENSITY PERFUSION FLOW VENTILATION FRACTION EXTRACTION MAP".split()
 )
+# Maps that only their description tells, with an ordinary ImageType.
+MAP_DESCRIBED = re.compile(
+    r"\bmd\W|material[\s_-]*(density|map)|(iodine|calcium|water|fat|uric\w*)[\s_-]*(map|density|image|overlay|\()|"
+    r"\bz[\s_-]*eff|eff\w*[\s_-]*(z\b|atomic)|electron[\s_-]*density|perfusion[\s_-]*map|\b(r?cb[fv]|mtt|ttp|tmax)\b",
+    re.IGNORECASE,
+)
 TAKEN_AWAY = set("REMOVED REMOVAL SUPPRESSED FREE WITHOUT NO NON MINUS VNC VUE VNI".split())
 MODIFIED = "MAT_MODIFIED"  # only RescaleType tells whether the values are HU or HU_MOD
 # ImageType words of derived CT in HU: reformats, means, monoenergetic and virtual unenhanced images.
@@ -53,6 +59,9 @@ def unit_warning(dataset: Dataset, frame: int) -> str:
     derived = _text((dataset.get("ImageType") or [""])[0]) == "DERIVED"
     if maps := [term for term in terms if _is_material(term, derived)]:
         return f"ImageType {maps[0]} names a material or a quantity; the image may be a map whose values are not in HU"
+    described = str(dataset.get("SeriesDescription") or "")
+    if MAP_DESCRIBED.search(described) and not TAKEN_AWAY & set(re.findall("[A-Z]+", described.upper())):
+        return f"SeriesDescription '{described}' names a map; its values may not be in HU"
     unknown = [term for term in terms if derived and not _is_hu_term(term)]
     if not unknown or maps_to_hu or _stated_unit(dataset, frame):
         return ""

@@ -228,3 +228,14 @@ def test_ct_without_a_rescale_is_read_with_a_warning(tmp_path):
     write_ct(tmp_path / "b", stored(3, 8, 9), RescaleSlope=None, RescaleIntercept=None)
     (warning,) = read_volume(tmp_path / "b").warnings
     assert "RescaleSlope" in warning
+
+
+@pytest.mark.parametrize(
+    ("description", "doubtful"),
+    [("MD:Iodine(Water)", True), ("Iodine map 70", True), ("Z-eff", True), ("Perfusion map CBV", True)]
+    + [("Abdomen portal venous 1.5 Br40", False), ("Iodine removed (VNC)", False), ("MonoE 70 keV", False)]
+    + [("Thorax fat sat", False), ("Abdomen Omnipaque iodine 350", False), ("", False), ("perfusion source", False)],
+)
+def test_a_description_that_names_a_map_causes_a_warning(description, doubtful):
+    given = image(ImageType=["DERIVED", "PRIMARY", "AXIAL"], SeriesDescription=description, RescaleType="HU")
+    assert unit_of(given, 0) == "HU" and ("names a map" in unit_warning(given, 0)) == doubtful
