@@ -61,6 +61,8 @@ def training_overlap_warnings(manifest: Mapping[str, Any], cases: Mapping[str, S
     """
     data: Mapping[str, Any] = manifest["model"].get("training_data") or {}
     images = data.get("images")
+    if images is not None:
+        images = {**data.get("ancestors", {}), **images}  # also those of the models that it was started from
     training_names = {
         str(name).rpartition("/")[2] for part in ("training", "validation") for name in data.get(part, ())
     }

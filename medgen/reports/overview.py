@@ -83,6 +83,8 @@ def _error_text(system: System, column: str) -> tuple[str, float | None]:
         return f"{number(stats.mean, entry.digits)}{interval} {entry.unit} {region}".replace("  ", " "), None
     ours, source = (statistics.fmean(side) for side in zip(*pairs, strict=True))
     text = f"{number(ours, entry.digits)} {entry.unit}".strip() + f" {region} versus {number(source, entry.digits)}"
+    with_error = sum(column in case.metrics for case in system.cases)
+    text += f" in the {len(pairs)} of {with_error} cases with a source" if len(pairs) < with_error else ""
     ratio = ours / source if source else math.inf if ours else 1.0
     return text + (f" ({percent(ratio)} of it)" if source else ""), ratio
 

@@ -36,7 +36,8 @@ from medgen.reports.tables import (
 )
 
 Systems = Sequence[System]
-RANKS = {"fail": 0, "review": 1, "pass": 2}  # order of verdicts, worst first; cases without a verdict come last
+RANKS = {"fail": 0, "review": 1, "pass": 2}  # order of verdicts, worst first
+UNCHECKED = 1  # rank of a case without a verdict: nothing says that it passes
 
 
 def main_numbers(systems: Systems) -> Table | None:
@@ -186,7 +187,8 @@ def ranked_cases(systems: Systems) -> list[str]:
         for case in system.cases:
             error = case.metrics.get(name, math.inf)
             errors.setdefault(case.name, []).append(math.inf if math.isnan(error) else error)
-            ranks[case.name] = min(ranks.get(case.name, len(RANKS)), RANKS.get(status.get(case.name, ""), len(RANKS)))
+            rank = RANKS.get(status.get(case.name, ""), UNCHECKED) if status else 0
+            ranks[case.name] = min(ranks.get(case.name, rank), rank)
     return sorted(errors, key=lambda case: (ranks[case], -statistics.fmean(errors[case])))
 
 

@@ -29,7 +29,7 @@ from medgen.training.label_validation import LabelValidator
 from medgen.training.log import Log, Progress
 from medgen.training.model_folder import model_info, save
 from medgen.training.run import Run, floats
-from medgen.training.start_from import start_from
+from medgen.training.start_from import record_ancestors, start_from
 from medgen.training.validation import Validator
 from medgen.types import Batch
 
@@ -89,6 +89,9 @@ def _train_in_claimed_folder(
     fabric.barrier()
     if not fabric.is_global_zero:
         prepared = prepare(settings, out, resume=True, say=say)
+    if settings.train.start_from is not None:
+        earlier = checkpoint.read_info(last)[0].training_data if resume else None
+        record_ancestors(prepared.model.training_data, settings.train.start_from, earlier, say)
     run = Run(settings, fabric)
     if resume:
         preflight.check_data(prepared.model, last)

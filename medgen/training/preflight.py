@@ -105,13 +105,15 @@ def check_folder(out: Path, resume: bool) -> None:
 def check_data(data: ModelData, last: Path) -> None:
     """Raises InputError where images of training or validation differ from those that ``last`` was trained with."""
     old, new = checkpoint.read_info(recover(last))[0].training_data, data.training_data
-    cases = [set(each.get("training", ())) | set(each.get("validation", ())) for each in (old, new)]
-    if changed := sorted(cases[0] ^ cases[1]):
+    changed = sorted(
+        {case for part in ("training", "validation") for case in set(old.get(part, ())) ^ set(new.get(part, ()))}
+    )
+    if changed:
         raise InputError(
             "training-split-changed",
-            f"{last}: {shortened_list(changed)} changed between use and no use for training or validation since the "
-            f"run started; restore {last.parent / 'split.json'} and the data set's own split, or start a new run with "
-            "another --out",
+            f"{last}: {shortened_list(changed)} changed between training, validation and no use since the run started "
+            f"(see training_data in {last / 'model.json'}); restore {last.parent / 'split.json'} and the split of the "
+            "data set, or start a new run with another --out",
         )
     if old.get("label_maps") and old["label_maps"] != new.get("label_maps"):
         raise InputError(

@@ -69,6 +69,31 @@ def start_from(
         say(f"warning: {model} was trained with {text}; its weights have to adapt to it")
 
 
+def record_ancestors(
+    training_data: dict[str, Any], model: Path, earlier: Mapping[str, Any] | None, say: Callable[[str], None]
+) -> None:
+    """Add the images of the model that a training starts from to its record, and warn about validation cases in them.
+
+    Args:
+        training_data: record of this training, changed in place: "ancestors" = {content hash: case} of the images that
+            the model, and the models that it was started from, were trained or selected with.
+        earlier: record of the run that is resumed, which holds them already.
+    """
+    if earlier is not None:
+        training_data["ancestors"] = dict(earlier.get("ancestors", {}))
+        return
+    theirs = read_info(model_folder(model))[0].training_data
+    training_data["ancestors"] = ancestors = {**theirs.get("ancestors", {}), **theirs.get("images", {})}
+    held_out = set(training_data.get("validation", ()))
+    seen = sorted({case for image, case in training_data["images"].items() if image in ancestors and case in held_out})
+    if seen:
+        say(
+            f"warning: {model} was trained or selected with {len(seen)} of the {len(held_out)} validation cases "
+            f"({', '.join(seen[:5])}{' ...' if len(seen) > 5 else ''}): the best checkpoint is chosen on images that "
+            "its weights have seen; use the split of that training (data.split)"
+        )
+
+
 def _differences(old: Settings, new: Settings) -> list[str]:
     """What differs between the inputs of two models: codecs and spacing."""
     found = []

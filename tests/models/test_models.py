@@ -10,9 +10,10 @@ from small import make_model
 
 from medgen import models
 from medgen.checkpoint import load_model, save_model
+from medgen.evaluation.identity import training_overlap_warnings
 from medgen.model_info import TableInfo
 from medgen.settings import Codecs, Data
-from medgen.training.start_from import start_from
+from medgen.training.start_from import record_ancestors, start_from
 
 
 @pytest.fixture
@@ -100,3 +101,18 @@ def test_start_from_a_model_of_other_label_channels_is_told(named, monkeypatch, 
     said = []
     start_from(named.generator, "tiny-model", named.settings, said.append, labels)
     assert any("in the order of their values" in text for text in said) == told
+
+
+def test_a_training_records_the_images_of_the_model_that_it_starts_from(monkeypatch):
+    theirs = SimpleNamespace(training_data={"ancestors": {"h0": "z"}, "images": {"h1": "a", "h2": "b"}})
+    monkeypatch.setattr("medgen.training.start_from.read_info", lambda _: (theirs, None))
+    monkeypatch.setattr("medgen.training.start_from.model_folder", lambda path: path)
+    own = {"images": {"h1": "p", "h5": "q"}, "training": ["q"], "validation": ["p"]}
+    said = []
+    record_ancestors(own, Path("A"), None, said.append)
+    assert own["ancestors"] == {"h0": "z", "h1": "a", "h2": "b"} and "1 of the 1 validation cases (p)" in said[0]
+    again = {"images": {}, "training": [], "validation": []}
+    record_ancestors(again, Path("gone"), own, said.append)
+    assert again["ancestors"] == own["ancestors"] and len(said) == 1
+    overlap = training_overlap_warnings({"model": {"training_data": own}}, {"new name": ["h0"], "other": ["h9"]})
+    assert "1 of 2 cases (new name) were used to train or select the model" in overlap[0]

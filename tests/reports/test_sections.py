@@ -128,7 +128,8 @@ def test_cases_are_ranked_by_verdict_then_by_error(found):
     rows = [{"case": str(n), "status": status} for n, (status, _) in enumerate(found) if status]
     cases = [CaseNumbers(str(n), {"mae": error}, {}) for n, (_, error) in enumerate(found)]
     ranked = ranked_cases([System("a", Path(), Summary(structure={"cases": rows}, cases=[]), cases)])
-    keys = [(("fail", "review", "pass", None).index(found[int(n)][0]), -found[int(n)][1]) for n in ranked]
+    order = {"fail": 0, "review": 1, None: 1, "pass": 2} if rows else {None: 0}
+    keys = [(order[found[int(n)][0]], -found[int(n)][1]) for n in ranked]
     assert keys == sorted(keys) and len(keys) == len(found)
 
 
@@ -140,3 +141,10 @@ def test_a_truth_that_changed_between_two_evaluations_is_told(mae, changed):
 
     said = " ".join(differences([of("a", 5.0), of("b", mae)]))
     assert ("were changed between the evaluations" in said) == changed
+
+
+def test_a_case_without_a_verdict_ranks_before_those_that_pass():
+    cases = [CaseNumbers(n, {"mae": v}, {}) for n, v in (("a", 3.0), ("b", 99.0), ("c", 4.0))]
+    structure = {"cases": [{"case": "a", "status": "pass"}, {"case": "c", "status": "pass"}]}
+    one = System("s", Path(), Summary(unit="HU", metrics={}, cases=[], structure=structure), cases)
+    assert ranked_cases([one])[0] == "b"
