@@ -110,7 +110,8 @@ def random_anatomy(seed: int, size: tuple[int, int, int], spacing: tuple[float, 
     paint_back_muscles(canvas, habitus)
     paint_mesentery(canvas, trunk, habitus)
     paint_gut(canvas, trunk, habitus)
-    organs = liver(canvas, trunk), spleen(canvas, trunk)
+    # In most patients liver and spleen touch the wall, and ribs lie beside them without fat between.
+    organs = liver(canvas, trunk, float(rng.uniform(-3, 3))), spleen(canvas, trunk, float(rng.uniform(-3, 4)))
     present = [rng.random() < p for p in (0.97, 0.92)]
     for region, name, there in zip(organs, ("liver", "spleen"), present, strict=True):
         if there:

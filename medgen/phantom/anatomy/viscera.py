@@ -164,8 +164,11 @@ def paint_pancreas(canvas: Canvas) -> None:
     canvas.paint("fat_visceral", LABELS["pancreas"], box, np.maximum(clefts, sd), opacity=0.5)
 
 
-def liver(canvas: Canvas, trunk: Trunk) -> Region:
-    """Return the liver: right lobe at wall and diaphragm, left lobe across the midline, concave inferior surface."""
+def liver(canvas: Canvas, trunk: Trunk, gap: float = 2.6) -> Region:
+    """Return the liver: right lobe at wall and diaphragm, left lobe across the midline, concave inferior surface.
+
+    ``gap``: mm of fat between it and the wall; below 0 it touches the wall.
+    """
     rng = stream(canvas.seed, "liver")
     box = canvas.box((-80, -85, -130), (140, 105, 95))
     x, y, z = canvas.at(box)
@@ -188,11 +191,11 @@ def liver(canvas: Canvas, trunk: Trunk) -> Region:
     sd = -smin(-sd, fossa, 6.0)
     slope = z * 0.9 + 100 - 0.35 * np.clip(y, -60, 80) + 20 * (1 - np.clip(x / 100, 0, 1)) * -1
     sd = -smin(-sd, slope, 8.0)
-    return box, -smin(-sd, -np.maximum(trunk.cavity[box] + 2.6, trunk.dome[box] + 2.4), 4.0)
+    return box, -smin(-sd, -np.maximum(trunk.cavity[box] + gap, trunk.dome[box] + 2.4), 4.0)
 
 
-def spleen(canvas: Canvas, trunk: Trunk) -> Region:
-    """Return the spleen, with an impression of the stomach."""
+def spleen(canvas: Canvas, trunk: Trunk, gap: float = 3.5) -> Region:
+    """Return the spleen, with an impression of the stomach; ``gap`` as in `liver`."""
     rng = stream(canvas.seed, "spleen")
     box = canvas.box((-145, -90, -60), (-40, 60, 90))
     x, y, z = canvas.at(box)
@@ -200,7 +203,7 @@ def spleen(canvas: Canvas, trunk: Trunk) -> Region:
     u, v = rotated(x + 100, y + 30, -0.35)
     sd = ellipsoid(u, v, z, (0, 0, 14), (36 * grow, 54 * grow, 58 * grow)) + canvas.bumps("spleen", box, 30, 2.5)
     sd = -smin(-sd, ellipsoid(x, y, z, (-52, -4, 12), (38, 46, 60)), 8.0)
-    return box, -smin(-sd, -np.maximum(trunk.cavity[box] + 3.5, trunk.dome[box] + 2.4), 5.0)
+    return box, -smin(-sd, -np.maximum(trunk.cavity[box] + gap, trunk.dome[box] + 2.4), 5.0)
 
 
 def paint_kidney(canvas: Canvas, side: int) -> Region:
