@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medgen.commands.shared import names_of
+from medgen.commands.shared import Overwrite, names_of
 from medgen.errors import InputError
 from medgen.io.names import print_line
 
@@ -23,6 +23,7 @@ def plan(
     hours: Annotated[
         float | None, typer.Option(min=0.01, help="Time for training; default: the config's steps.")
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Look at a cohort and write a config for it, with the reason for each choice as a comment."""
     from medgen.io.atomic import write_text
@@ -31,7 +32,7 @@ def plan(
     from medgen.training.plan import plan as planned
 
     facts = look(cohort, names_of(sources, "--sources"), names_of(targets, "--targets"))
-    with claimed_file(out):
+    with claimed_file(out, overwrite=overwrite):
         write_text(out, planned(facts, hours))
     for line in facts.lines():
         print_line(line)
