@@ -121,7 +121,7 @@ OTHER = frozenset(
     "biloma urinoma ascites effusion edema oedema nephrostomy stoma scar defect bulla emphysema pneumothorax "
     "hydronephrosis artifact artefact marker needle applicator balloon pack gauze suture staple mesh".split()
 )
-# Words beside the name of an organ that leave its meaning as it is; other words are told, see `unknown_words`.
+# Words beside the name of an organ that leave its meaning as it is. `unknown_words` returns the others for a warning.
 NEUTRAL = frozenset(
     "segment lobe upper lower middle superior inferior medial anterior posterior central peripheral caudate quadrate "
     "tissue parenchyma parenchymal organ whole total entire all healthy normal native transplant transplanted mask "

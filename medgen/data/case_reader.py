@@ -14,7 +14,7 @@ from medgen.settings import Settings
 from medgen.types import Case
 
 Side = Literal["source", "target"]
-COVERED = 0.95  # share of the fixed grid; a smaller one is told
+COVERED = 0.95  # share of the fixed grid; there is a warning for a smaller one
 
 
 @dataclass(frozen=True)
