@@ -62,7 +62,7 @@ def draw_tissues(rng: np.random.Generator) -> Draw:
         for name in ("gut_fluid", "stomach_content", "faeces"):
             if rng.random() < 0.7:
                 hu[name] = float(rng.uniform(60, 500))
-    phase = str(rng.choice(("none", "early", "arterial", "portal_venous", "late"), p=(0.12, 0.10, 0.30, 0.36, 0.12)))
+    phase = str(rng.choice(("none", "early", "arterial", "portal_venous", "late"), p=(0.15, 0.12, 0.29, 0.33, 0.11)))
     iodine, mixing = _enhancement(rng, phase)
     return Draw(hu, iodine, mixing, phase)
 

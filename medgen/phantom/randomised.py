@@ -19,6 +19,7 @@ from medgen.phantom.anatomy.thorax import paint_shoulders, paint_thorax
 from medgen.phantom.anatomy.torso import Habitus, paint_wall, table_height
 from medgen.phantom.anatomy.vessels import paint_great_vessels, paint_liver_vessels, paint_mesentery
 from medgen.phantom.anatomy.viscera import (
+    Kidney,
     liver,
     paint_adrenals,
     paint_back_muscles,
@@ -119,7 +120,7 @@ def random_anatomy(seed: int, size: tuple[int, int, int], spacing: tuple[float, 
     if rng.random() < 0.7:
         paint_gallbladder(canvas)
     paint_adrenals(canvas)
-    kidneys = [paint_kidney(canvas, side) for side in (1, -1) if rng.random() < 0.93]
+    kidneys = [paint_kidney(canvas, side, random_kidney(rng)) for side in (1, -1) if rng.random() < 0.93]
     paint_great_vessels(canvas, habitus)
     if present[0]:
         paint_liver_vessels(canvas, organs[0])
@@ -130,6 +131,18 @@ def random_anatomy(seed: int, size: tuple[int, int, int], spacing: tuple[float, 
     paint_implants(canvas, trunk)
     paint_surroundings(canvas, trunk)
     return canvas
+
+
+def random_kidney(rng: np.random.Generator) -> Kidney:
+    """A kidney of another size and place, turned, and with little fat around it in half of the patients."""
+    move = rng.normal(0, (6, 8, 14))
+    return Kidney(
+        move=(float(move[0]), float(move[1]), float(move[2])),
+        size=float(rng.uniform(0.75, 1.25)),
+        turn=float(rng.uniform(0.1, 1.0)),
+        fat=float(rng.choice((rng.uniform(-2, 3), rng.uniform(3, 14)))),
+        cortex=float(rng.uniform(3, 9)),
+    )
 
 
 def composed(canvas: Canvas, draw: Draw) -> tuple[Array, Array]:
@@ -178,8 +191,8 @@ def scan_pair(canvas: Canvas, draw: Draw, rng: np.random.Generator) -> tuple[Arr
     # Kernel: blur of 0 to 1.3 mm (soft), or edge enhancement (sharp).
     width = [float(rng.uniform(0, 1.3)) / s for s in canvas.spacing]
     hu, iodine = (ndimage.gaussian_filter(v, width, mode="nearest") for v in (hu, iodine))
-    if rng.random() < 0.25:
-        amount, wide = float(rng.uniform(0.1, 0.7)), [1.2 / s for s in canvas.spacing]
+    if rng.random() < 0.35:
+        amount, wide = float(rng.uniform(0.1, 1.0)), [1.2 / s for s in canvas.spacing]
         hu, iodine = (v + amount * (v - ndimage.gaussian_filter(v, wide, mode="nearest")) for v in (hu, iodine))
     path = path_length(hu, canvas.spacing)
     sigma = float(np.exp(rng.uniform(np.log(3), np.log(40))))

@@ -1,5 +1,7 @@
 """Paint the abdominal organs into the fat of the cavity: gut first, then solid organs."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from medgen.phantom.anatomy.labels import LABELS
@@ -206,16 +208,27 @@ def spleen(canvas: Canvas, trunk: Trunk, gap: float = 3.5) -> Region:
     return box, -smin(-sd, -np.maximum(trunk.cavity[box] + gap, trunk.dome[box] + 2.4), 5.0)
 
 
-def paint_kidney(canvas: Canvas, side: int) -> Region:
+@dataclass(frozen=True)
+class Kidney:
+    """How a kidney differs from the usual one: displacement (mm), size, turn of the hilum (rad), fat around it (mm)."""
+
+    move: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    size: float = 1.0
+    turn: float = 0.55
+    fat: float = 7.0
+    cortex: float = 6.0
+
+
+def paint_kidney(canvas: Canvas, side: int, kidney: Kidney = Kidney()) -> Region:
     """Paint cortex, medullary pyramids, sinus fat and collecting system in the fat capsule; return the kidney."""
     name = "kidney_right" if side > 0 else "kidney_left"
     rng = stream(canvas.seed, name)
     centre = (
-        side * (62 + rng.normal(0, 2)),
-        -40 + rng.normal(0, 2),
-        (-46 if side > 0 else -34) + rng.normal(0, 6),
+        side * (62 + rng.normal(0, 2) + kidney.move[0]),
+        -40 + rng.normal(0, 2) + kidney.move[1],
+        (-46 if side > 0 else -34) + rng.normal(0, 6) + kidney.move[2],
     )
-    long = 54 + rng.normal(0, 4)
+    long = kidney.size * (54 + rng.normal(0, 4))
     box = canvas.box(tuple(c - 70 for c in centre), tuple(c + 70 for c in centre), 6)
     x, y, z = canvas.at(box)
     if x.size == 0:
@@ -223,21 +236,21 @@ def paint_kidney(canvas: Canvas, side: int) -> Region:
     w = z - centre[2]
     u = side * (x - centre[0]) + 0.2 * w  # lateral; the upper pole is tilted towards the spine
     v = y - centre[1] + 0.16 * w
-    u, v = rotated(u, v, 0.55)  # the hilum faces anteromedially
+    u, v = rotated(u, v, kidney.turn)  # the hilum faces anteromedially
     sd = (
-        ellipsoid(u, v, w, (0, 0, 0), (27, 24, long))
+        ellipsoid(u, v, w, (0, 0, 0), (27 * kidney.size, 24 * kidney.size, long))
         + canvas.bumps(name, box, 26, 1.6)
         + canvas.bumps(name + " lobes", box, 13, 0.7)
     )
     notch = ellipsoid(u, v, w, (-28, 0, 0), (17, 8, 19))
     sd = -smin(-sd, notch, 5.0)
     sinus = ellipsoid(u, v, w, (-9, 0, 0), (16, 8.5, 0.56 * long)) + canvas.bumps(name + " sinus", box, 9, 2.2)
-    capsule = sd - 7 - canvas.bumps(name + " capsule", box, 30, 2)
+    capsule = sd - kidney.fat - canvas.bumps(name + " capsule", box, 30, 2)
     canvas.paint("fat_visceral", LABELS["fat"], box, capsule)
     canvas.shell("fascia", LABELS["fat"], box, capsule, 0.9, opacity=0.5)
     canvas.paint("renal_cortex", LABELS[name], box, sd)
     rays = canvas.bumps(name + " pyramids", box, 8.5, 1.0)
-    medulla = np.maximum(sd + 6.0, -1.6 * (rays + 0.55))
+    medulla = np.maximum(sd + kidney.cortex, -1.6 * (rays + 0.55))
     canvas.paint("renal_medulla", LABELS[name], box, medulla)
     canvas.paint("fat_visceral", LABELS["fat"], box, np.maximum(sinus, sd + 3 - 14 * (u < -14)))
     pelvis = np.maximum(sinus + 3.4, -3.5 * (canvas.bumps(name + " calyces", box, 8, 1.0) + 0.1))
