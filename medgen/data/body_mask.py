@@ -97,7 +97,7 @@ def looks_like_hu(data: np.ndarray) -> bool:
     of MR (-4096 to 4096) have many different values there.
     """
     low = float(data.min())
-    if low >= BELOW_AIR:
+    if not low < BELOW_AIR:  # also if there are NaN
         return low <= -200
     below = data[data < BELOW_AIR]
     sample = below[:: max(1, below.size // 100_000)]

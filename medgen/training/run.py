@@ -45,6 +45,7 @@ class Run:
         self.idle = False  # whether the last validation scored no better than the unconverted scans
         self.log_norms = False  # whether this step records its gradient norms
         self.gradient_norms: dict[str, float] = {}
+        self._norms: dict[str, Tensor] = {}  # gradient norms of this step
 
     def train_step(self, batch: Batch) -> dict[str, Tensor]:
         """Run one step of the method on this process's batch.
@@ -53,23 +54,26 @@ class Run:
             The losses by name, all finite.
 
         Raises:
-            FloatingPointError: a loss is not finite; the message names the step, the losses and the cases.
+            FloatingPointError: a loss or a gradient is not finite; the message names the step, the losses and the
+                cases. The scaler of 16-bit training skips such gradients itself.
         """
         train, fabric = self.settings.train, self.fabric
         torch.manual_seed(hash((train.seed, self.step, fabric.global_rank)) % 2**63)
         self._set_learning_rates()
-        self.gradient_norms = {}
+        self.gradient_norms, self._norms = {}, {}
         for network in self.method.networks.values():
             network.train()
         with fabric.autocast():
             losses = self.method.step({**batch, "step": self.step}, self._update)
-        finite = bool(torch.stack([loss.detach().float() for loss in losses.values()]).isfinite().all())
+        norms = {} if train.precision == "16-mixed" else {f"gradient of {k}": v for k, v in self._norms.items()}
+        measured = losses | norms
+        finite = bool(torch.stack([value.detach().float() for value in measured.values()]).isfinite().all())
         if any_process(fabric, not finite):
-            values = ", ".join(f"{k} {v:.4g}" for k, v in floats(losses).items())
+            values = ", ".join(f"{k} {v:.4g}" for k, v in floats(measured).items())
             cases = ", ".join(dict.fromkeys((*batch["source_case"], *batch["target_case"])))
             raise FloatingPointError(
-                f"step {self.step + 1}: a loss is not finite ({values}) on cases {cases}; the last checkpoint is "
-                "unaffected; lower method.lr, set train.clip, or check these cases"
+                f"step {self.step + 1}: a loss or a gradient is not finite ({values}) on cases {cases}; the last "
+                "checkpoint is unaffected; lower method.lr, set train.clip, or check these cases"
             )
         self._update_average()
         self.step += 1
@@ -87,11 +91,11 @@ class Run:
             self.fabric.backward(loss)
             if self.fabric.world_size > 1:
                 average_gradients([p.grad for p in parameters if p.grad is not None])
-            if self.settings.train.clip is not None or self.log_norms:
-                self.fabric.strategy.precision.unscale_gradients(self.raw_optimizers[name])
-                norm = nn.utils.clip_grad_norm_(parameters, self.settings.train.clip or float("inf"))
-                if self.log_norms:
-                    self.gradient_norms[f"gradient_{name}"] = float(norm)
+            self.fabric.strategy.precision.unscale_gradients(self.raw_optimizers[name])
+            norm = nn.utils.clip_grad_norm_(parameters, self.settings.train.clip or float("inf"))
+            self._norms[name] = norm.detach()
+            if self.log_norms:
+                self.gradient_norms[f"gradient_{name}"] = float(norm)
             optimizer.step()
         torch.clear_autocast_cache()  # otherwise autocast keeps using low-precision copies of the old weights
 

@@ -64,7 +64,11 @@ class Validator:
         self._real: dict[tuple[int | None, int], np.ndarray] = {}
 
     def __call__(self, model: Model, panel: Path) -> Validation:
-        """Translate the validation cases, score them, and save a picture of them as ``panel``."""
+        """Translate the validation cases, score them, and save a picture of them as ``panel``.
+
+        Raises:
+            FloatingPointError: a translation has NaN or infinite voxels.
+        """
         scores: list[dict[str, float]] = []
         features: dict[tuple[int | None, int], list[tuple[np.ndarray, np.ndarray]]] = {}
         rows = []
@@ -72,6 +76,11 @@ class Validator:
             classes = None if case.labels is None else np.load(case.labels)
             x, t = ([np.asarray(c.data, np.float32) for c in channels] for channels in (case.sources, case.truths))
             y = _translated(model, case.sources, x, case.domain, classes)
+            if not all(np.isfinite(volume).all() for volume in y):
+                raise FloatingPointError(
+                    f"the model's translation of validation case {i + 1} has values that are not finite; the last "
+                    "checkpoint is unaffected; lower method.lr, set train.clip, or use train.precision=32-true"
+                )
             rows.append(panel_row([*x, *y, *t]))
             body = body_mask(x[0])
             if classes is not None:

@@ -58,3 +58,7 @@ def test_dilation_and_erosion_equal_scipy(mask):
     np.testing.assert_array_equal(_dilated(mask), ndimage.binary_dilation(mask))
     np.testing.assert_array_equal(_eroded(mask), ndimage.binary_erosion(mask))
     np.testing.assert_array_equal(_dilated(mask.T), _dilated(mask).T)
+
+
+def test_values_that_are_not_finite_are_not_hounsfield_units():
+    assert not looks_like_hu(np.full((4, 4, 4), np.nan, np.float32))

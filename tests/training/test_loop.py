@@ -10,6 +10,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -216,6 +217,33 @@ def test_non_finite_loss_names_step_and_cases_and_keeps_the_checkpoint(cohort, t
     with pytest.raises(FloatingPointError, match=r"step 5: .*G_l1 nan.*cases case\d"):
         train(settings_of(cohort), out, resume=True)
     assert same(before, weights(out))
+
+
+def test_non_finite_gradient_is_found_before_a_checkpoint_is_saved(cohort, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    train(settings_of(cohort, train={"steps": 4}), out)
+    before = weights(out)
+    step = method_class("pix2pix").step
+
+    def poisoned(self, batch, update):
+        def update_with_a_root_of_zero(name, loss):  # the loss is finite, its gradient is not
+            parameter = next(self.networks[self.generator].parameters())
+            update(name, loss + (parameter.sum() * 0).abs().sqrt())
+
+        return step(self, batch, update_with_a_root_of_zero)
+
+    monkeypatch.setattr(method_class("pix2pix"), "step", poisoned)
+    with pytest.raises(FloatingPointError, match=r"step 5: .*gradient of G nan.*cases case\d"):
+        train(settings_of(cohort, train={"checkpoint_every": 1}), out, resume=True)
+    assert same(before, weights(out))
+
+
+def test_translations_that_are_not_finite_end_the_training_with_a_sentence(cohort, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "medgen.training.validation._translated", lambda model, sources, x, *rest: [np.full_like(x[0], np.nan)]
+    )
+    with pytest.raises(FloatingPointError, match="validation case 1 has values that are not finite"):
+        train(settings_of(cohort, train={"steps": 1}), tmp_path / "run")
 
 
 def test_a_run_is_not_overwritten(cohort, tmp_path):
