@@ -183,9 +183,11 @@ def read_info(folder: Path) -> tuple[ModelInfo, Settings]:
                 f"{folder}/model.json was modified after the model was saved; restore it or train again",
             )
     except ValidationError as error:
-        key = ".".join(str(part) for part in error.errors()[0]["loc"])
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"] if "function-" not in str(part))
         raise InputError(
-            "model-damaged", f"{folder}/model.json is damaged at {key}; restore the folder or train again"
+            "model-damaged",
+            f"{folder}/model.json is damaged at {key} ({first['msg']}); restore the folder or train again",
         ) from None
     except InputError:
         raise

@@ -32,7 +32,16 @@ DISPLAY_ORDER = ("aorta", "kidney", "liver", "spleen", "inferior_vena_cava", "po
 
 # Terms of structures and lesions that enhance, and of those that do not although their name contains such a term.
 ENHANCING = (*(term for terms in STRUCTURES.values() for term in terms), "renal", "hyper")
-NOT_ENHANCING = ("adrenal", "cyst", "stone", "hypovascular", "lesion hypo")
+NOT_ENHANCING = (
+    "adrenal", "cyst", "stone", "hypovascular", "lesion hypo", "stent", "thromb", "calcif", "plaque", "hematoma",
+    "haematoma", "infarct", "necro",
+)  # fmt: skip
+FILLING = {"fat", "wall", "graft", "gas", "air", "clip", "coil"}  # words: parts of a structure that do not enhance
+
+# Words that negate: all words after them, only the next one, or the one before.
+WITHOUT = {"no", "without", "excluding", "exclude", "except", "minus", "ohne", "sans"}
+NEXT = {"non", "not"}
+BEFORE = {"free"}
 
 MUSCLES = ("muscle", "autochthon", "psoa", "gluteu")  # the last three: TotalSegmentator
 NOT_SKELETAL = ("heart", "cardi", "papillar")
@@ -68,6 +77,26 @@ def words(name: str) -> tuple[str, ...]:
     return tuple(_singular(word) for word in re.split(r"[\s_-]+", spaced) if word and word not in SIDES)
 
 
+def meant(name: str) -> tuple[str, ...]:
+    """`words` of a name without those that it negates: ``liver_without_lesion`` and ``lesion_free_liver`` are "liver".
+
+    Surroundings count as negated: ``peritumoral_fat`` is "fat". ``non_enhancing_tumor`` is "tumor".
+    """
+    kept: list[str] = []
+    following = list(words(name))
+    while following:
+        word = following.pop(0)
+        if word in WITHOUT:
+            break
+        if word in NEXT:
+            following = following[1:]
+        elif word in BEFORE:
+            kept = kept[:-1]
+        elif not word.startswith("peri") and not (word.startswith("non") and len(word) > len("non")):
+            kept.append(word)
+    return tuple(kept)
+
+
 def is_native(name: str) -> bool:
     """Whether a name means: no contrast medium, as ``none``, ``Non-Contrast`` and ``non_contrast`` do."""
     return "".join(words(name)) in NATIVE
@@ -82,7 +111,7 @@ def structure_of(name: str) -> str | None:
 
 def is_enhancing(name: str) -> bool:
     """Whether a name means a structure or lesion that intravenous contrast medium brightens."""
-    return _has(name, ENHANCING) and not _has(name, NOT_ENHANCING)
+    return _has(name, ENHANCING) and not _has(name, NOT_ENHANCING) and FILLING.isdisjoint(meant(name))
 
 
 def is_vessel(name: str) -> bool:
@@ -124,12 +153,14 @@ def snomed(name: str) -> tuple[str, str]:
         return "AnatomicalStructure", SNOMED_STRUCTURES[whole]
     if whole in SNOMED_TISSUES:
         return "Tissue", SNOMED_TISSUES[whole]
-    kind = next((SNOMED_LESIONS[word] for word in parts if word in SNOMED_LESIONS), "Lesion" if is_lesion(name) else "")
+    kind = next(
+        (SNOMED_LESIONS[word] for word in meant(name) if word in SNOMED_LESIONS), "Lesion" if is_lesion(name) else ""
+    )
     return ("MorphologicallyAbnormalStructure", kind) if kind else ("Tissue", "Tissue")
 
 
 def _has(name: str, terms: tuple[str, ...]) -> bool:
-    text = " ".join(words(name))
+    text = " ".join(meant(name))
     return any(term in text for term in terms)
 
 

@@ -12,6 +12,7 @@ from medgen.terminology import (
     is_native,
     is_pathology,
     is_vessel,
+    meant,
     snomed,
     structure_of,
     words,
@@ -144,3 +145,28 @@ def test_names_without_contrast_medium_in_any_spelling(name):
 @pytest.mark.parametrize("name", ["contrast", "arterial", "portal_venous", "late", "t1", "target"])
 def test_other_names_do_not_mean_native(name):
     assert not is_native(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["liver_without_lesion", "lesion_free_liver", "LiverMinusTumor", "liver no tumor", "liver excluding lesions"],
+)
+def test_a_lesion_that_a_name_negates_is_none(name):
+    assert not is_lesion(name) and structure_of(name) == "liver" and meant(name) == ("liver",)
+
+
+@pytest.mark.parametrize("name", ["peritumoral_fat", "nontumor_tissue", "non lesion", "no_tumor", "perilesional edema"])
+def test_surroundings_and_the_absence_of_a_lesion_are_none(name):
+    assert not is_lesion(name) and structure_of(name) is None
+
+
+@pytest.mark.parametrize("name", ["non_enhancing_tumor", "nonenhancing tumor core", "not classified lesion", "tumor"])
+def test_a_negated_property_leaves_the_lesion(name):
+    assert is_lesion(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["nonspleen", "non-liver", "periaortic_fat", "kidney_fat", "aorta_stent", "aorta wall"]
+)
+def test_what_does_not_enhance_beside_the_name_of_a_structure(name):
+    assert structure_of(name) is None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medgen.phantom.anatomy.tissues import TISSUES
-from medgen.terminology import words
+from medgen.terminology import meant, words
 
 PHASES = ("arterial", "portal_venous", "late")
 
@@ -110,7 +110,7 @@ UPTAKE: tuple[tuple[str, Uptake | None], ...] = (
 
 
 # Words that make a name mean something else than the structure it names: its surroundings, or what takes up nothing.
-# Lesions and muscles keep their meaning beside such words (lymph_node_metastasis, abdominal_wall_muscle).
+# Lesions and muscles keep their meaning beside most of them (lymph_node_metastasis, abdominal_wall_muscle).
 OTHER = frozenset(
     "without outside around near beside background exclude excluding fat thrombus thrombosis haematoma "
     "hematoma wall graft stent metal clip catheter drain implant node lymph content filter prosthesis prosthetic valve "
@@ -152,21 +152,26 @@ OTHER_STEMS = (
     "ablat",
     "fibro",
 )
+# Of those, what takes up nothing even in a lesion or a muscle.
+NO_UPTAKE = frozenset("fat air gas bed cavity edema oedema metal clip calcification scar haematoma hematoma".split())
+NO_UPTAKE_STEMS = ("necro", "infarct", "ablat", "thromb", "embolis", "emboliz", "devascular")
 NEGATION = frozenset("no not non without exclude excluding background".split())  # as the first word
 
 
 def uptake_of(name: str) -> Uptake | None:
     """How the structure of a label takes up contrast medium; None if it does not."""
-    if NEGATION.intersection(words(name)[:1]):
+    if NEGATION.intersection(words(name)[:1]) or any(word.startswith("nonenhanc") for word in words(name)):
         return None
-    text = " ".join(words(name))
-    other = bool(OTHER.intersection(words(name))) or any(word.startswith(OTHER_STEMS) for word in words(name))
+    said = meant(name)  # "liver" of "liver_without_lesion"
+    text = " ".join(said)
+    dead = not NO_UPTAKE.isdisjoint(said) or any(word.startswith(NO_UPTAKE_STEMS) for word in said)
+    other = dead or not OTHER.isdisjoint(said) or any(word.startswith(OTHER_STEMS) for word in said)
     side = " left" if "left" in name.lower() else " right" if "right" in name.lower() else ""
     for term, uptake in UPTAKE:
         if term in text or term in text + side:
-            keeps = uptake is not None and uptake.tissue.startswith(("lesion", "muscle"))
+            keeps = not dead and uptake is not None and uptake.tissue.startswith(("lesion", "muscle"))
             blood = uptake is not None and uptake.tissue.startswith("blood")
-            return uptake if keeps or not (other or (INSIDE.intersection(words(name)) and not blood)) else None
+            return uptake if keeps or not (other or (INSIDE.intersection(said) and not blood)) else None
     return None
 
 

@@ -20,6 +20,7 @@ from medgen.data.fingerprint import describe
 from medgen.data.intensity import Code, Range, fit_range
 from medgen.errors import InputError
 from medgen.io.claim import record_written
+from medgen.io.hashes import file_states
 from medgen.io.read import read_volume
 from medgen.io.volume import Volume, to_canonical
 
@@ -72,10 +73,7 @@ def cached(
     Raises:
         InputError: unreadable volume, or a constant one.
     """
-    stat = path.stat()
-    text = json.dumps(
-        [VERSION, str(path.resolve()), stat.st_size, stat.st_mtime_ns, intensity, spacing, key if make else ""]
-    )
+    text = json.dumps([VERSION, file_states(path), intensity, spacing, key if make else ""])
     stem = folder / f"{path.name.split('.')[0]}-{hashlib.sha1(text.encode()).hexdigest()[:16]}"
     info = stem.with_suffix(".json")
     if not info.exists():  # written last: its presence means that the entry is complete

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from medgen.data.align import align
 from medgen.data.cache import Channels, cached
 from medgen.data.labels.codec import LabelTable, cached_label_map
+from medgen.io.hashes import file_states
 from medgen.io.read import read_volume
 from medgen.io.volume import Volume
 from medgen.settings import Settings
@@ -54,8 +55,7 @@ class CaseReader:
         for path in paths:
             make, key = None, ""
             if data.align != "refuse" and path != fixed:
-                stat = fixed.stat()
-                key = f"{data.align} {fixed.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+                key = f"{data.align} {file_states(fixed)}"
                 make = self._aligned(f"{case.name}: {side}", path, fixed)
             channels.append(cached(self.folder, path, intensity, spacing=data.spacing, make=make, key=key))
             for text in channels[-1].warnings:

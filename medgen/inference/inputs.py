@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from medgen.errors import InputError
@@ -18,9 +19,9 @@ from medgen.io.dicom.series import Series
 from medgen.io.dicom.stack import stack
 from medgen.io.hashes import _files, sha256, sha256_of
 from medgen.io.label_headers import is_label_map
-from medgen.io.mixed import ambiguous_input_message, scan_below, shortened_names
+from medgen.io.mixed import SHOWN, ambiguous_input_message, scan_below, shortened_names
 from medgen.io.names import one_line
-from medgen.io.paths import ENDINGS, case_name, has_ending, require_path, walk
+from medgen.io.paths import ENDINGS, UNREAD_ENDINGS, case_name, has_ending, require_path, walk
 from medgen.io.read import find_volumes, read_geometry, read_volume
 from medgen.io.volume import Geometry, Volume
 
@@ -76,6 +77,7 @@ def find_scans(
     """
     source = Path(source)
     check_choice(series, rules)
+    _warn_of_unread(source)
     if rules is not None and len(contrasts) > 1:
         raise InputError(
             "option-rules-several-contrasts",
@@ -97,6 +99,27 @@ def find_scans(
             case = source.resolve().name if path == source / name else case_name(path)
             found.setdefault(case, {}).setdefault(name, []).append(Path(os.path.realpath(path)))
     return [_scan(case, found[case], contrasts, source) for case in sorted(found)]
+
+
+def _warn_of_unread(source: Path) -> None:
+    """Log a warning that names the archives and other images below a folder, which are not read."""
+    unread = []
+    for folder, _, names in walk(source, lambda _: None) if source.is_dir() else ():
+        if not any(part.startswith(".") for part in folder.relative_to(source).parts):
+            paths = [folder / name for name in sorted(names) if not name.startswith(".")]
+            unread += [path for path in paths if has_ending(path, UNREAD_ENDINGS) and not has_ending(path, ENDINGS)]
+    if unread:
+        shown = ", ".join(str(path.relative_to(source)) for path in unread[:SHOWN])
+        more = f" and {len(unread) - SHOWN} more" if len(unread) > SHOWN else ""
+        _warn_once(
+            f"warning: {source}: archives and formats that are not read are left out: {shown}{more}; unpack them, or "
+            "convert them to .nii.gz, if they are scans"
+        )
+
+
+@cache
+def _warn_once(text: str) -> None:
+    log.warning("%s", one_line(text))
 
 
 def _ignored_note(ignored: Sequence[str]) -> tuple[str, ...]:

@@ -174,19 +174,44 @@ def find_series(source: Path, index: Index, selected: str | None = None, rules: 
             studies.setdefault((patient, study, folder), []).append(series)
     scans: list[Found] = []
     reported: set[Path] = set()
+    torn = _torn(studies)
     for (*_, folder), members in studies.items():
         only_study = sum(place == folder for *_, place in studies) == 1
         places = {folder, *(file.parent for series in members for file in series.files)}
-        broken = [file for file in index.faults if file.parent in places]
-        found = _scans_of_study(
-            folder, members, only_study, index.faults[broken[0]] if broken else None, selected, rules
-        )
-        reported.update(broken if found else ())
+        broken = [index.faults[file] for file in index.faults if file.parent in places]
+        broken_files = [file for file in index.faults if file.parent in places]
+        faults = broken + [torn[series.uid] for series in members if series.uid in torn]
+        found = _scans_of_study(folder, members, only_study, faults[0] if faults else None, selected, rules)
+        reported.update(broken_files if found else ())
         scans += found
     scans += [
         Found(file.name, file.parent, None, message) for file, message in index.faults.items() if file not in reported
     ]
     return sorted(_with_unique_names(scans, source), key=lambda scan: (scan.folder, scan.case))
+
+
+def _torn(studies: Mapping[tuple[str, str, Path], Sequence[Series]]) -> dict[str, str]:
+    """Faults, by UID, of series whose slices have several PatientIDs or studies and are one volume only together.
+
+    A correction in the archive that reached a part of the slices gives such series; each part alone looks like a scan.
+    Two scans of the same UID (some anonymisers reuse them) are no volume together, and are left alone.
+    """
+    pieces: dict[str, list[tuple[tuple[str, str, Path], Series]]] = {}
+    for key, members in studies.items():
+        for series in members:
+            if not series.remark:
+                pieces.setdefault(series.uid, []).append((key, series))
+    faults = {}
+    for uid, found in pieces.items():
+        if len({key[:2] for key, _ in found}) > 1 and not why_no_volume([s for _, one in found for s in one.slices]):
+            patients, each = {key[0] for key, _ in found}, [len(one.slices) for _, one in found]
+            differs = "PatientID" if len(patients) > 1 else "StudyInstanceUID"
+            faults[uid] = (
+                f"{found[0][1].files[0].parent} holds one series ({uid}) whose slices have different values of "
+                f"{differs} ({' and '.join(map(str, each))} slices); together they are one scan: correct {differs} "
+                "in all of them"
+            )
+    return faults
 
 
 def _scans_of_study(

@@ -33,6 +33,16 @@ def sha256_of(files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
+def file_states(path: Path) -> list[list[str | int]]:
+    """Path, size, modification and change time of a file and of the data files of its header, as key of a cache.
+
+    The change time tells a file that was replaced by another of the same size and modification time, as ``cp -p`` and
+    some archives do. Raises OSError.
+    """
+    files = [(file, file.stat()) for file in (path, *data_files(path))]
+    return [[str(file.resolve()), s.st_size, s.st_mtime_ns, s.st_ctime_ns] for file, s in files]
+
+
 def _files(path: Path) -> Iterator[Path]:
     if path.is_dir() or not has_ending(path, ENDINGS):  # a DICOM file stands for all files in its folder
         files = (path if path.is_dir() else path.parent).rglob("*")

@@ -10,6 +10,11 @@ from medgen.errors import InputError
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 ITK_ENDINGS = (".mha", ".mhd", ".nrrd", ".nhdr")
 ENDINGS = NIFTI_ENDINGS + ITK_ENDINGS
+# Archives and images that are not read; a patient may have nothing else.
+UNREAD_ENDINGS = tuple(
+    ".zip .tar .tgz .tar.gz .bz2 .xz .zst .7z .rar .dcm.gz .ima.gz .mgz .mgh .mnc .mnc.gz .hdr .hdr.gz .img .img.gz "
+    ".par .rec .brik .brik.gz .head .tif .tiff .npy .npz .h5 .hdf5 .mat .vti .vtk".split()
+)
 PAIR_ENDINGS = (".hdr", ".img", ".hdr.gz", ".img.gz")  # NIfTI and Analyze pairs: not supported
 
 

@@ -25,6 +25,7 @@ from medgen.data.labels.training import cached_labels
 from medgen.data.patches import Patches, batches
 from medgen.errors import InputError
 from medgen.io.grids import same_grid
+from medgen.io.hashes import file_states
 from medgen.io.read import read_geometry, read_volume
 from medgen.io.volume import orientation
 from medgen.segmentation.model import Plan, Segmenter, build_network, choose_sizes, load_segmenter, save_segmenter
@@ -64,14 +65,14 @@ def label_values(examples: Sequence[Example]) -> tuple[int, ...]:
 
 
 def fingerprint(examples: Iterable[Example], settings: Any) -> str:
-    """Hash of the examples' names, patients and files (path, size, modification time) and of settings."""
+    """Hash of the examples' names, patients and files (path, size, times) and of settings."""
     files = [[e.name, e.patient, *map(_stat, (e.image, e.labels))] for e in examples]
     return hashlib.sha256(json.dumps([files, settings], default=str).encode()).hexdigest()
 
 
 def _stat(path: Path) -> list[Any]:
     with suppress(OSError):
-        return [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns]
+        return [file_states(path)]
     return [str(path)]
 
 

@@ -156,7 +156,9 @@ def test_names_in_a_segmentation_of_slicer_are_read(tmp_path, line):
     + ["ventricle", "Left-Lateral-Ventricle", "3rd-Ventricle", "portal_vein_gas", "kidney_calculi", "feces in colon"]
     + ["spleen infarct", "kidney_infarct_left", "liver_necrosis", "liver_ablation_zone", "liver_resection_cavity"]
     + ["bowel_lumen", "LiverAbscess", "kidney_laceration", "intervertebral_discs", "infarcted_myocardium"]
-    + ["false_lumen_thrombosed", "portal_vein_thrombi", "ivc_clot", "occluded_portal_vein", "brain_ventricle_left"],
+    + ["false_lumen_thrombosed", "portal_vein_thrombi", "ivc_clot", "occluded_portal_vein", "brain_ventricle_left"]
+    + ["peritumoral_fat", "muscle_fat", "nonspleen", "tumor_bed", "tumor necrosis", "lesion_necrotic"]
+    + ["non_enhancing_tumor", "NonenhancingTumor", "perihepatic fluid"],
 )
 def test_surroundings_and_devices_take_up_nothing(name):
     assert uptake_of(name) is None
@@ -211,3 +213,8 @@ def test_phases_are_recognised_in_any_spelling(tmp_path):
     result = CliRunner().invoke(app, ["simulate-contrast", *given, "--phase", "Late, portal venous,late"])
     assert result.exit_code == 0, result.output
     assert "a: late, portal_venous" in result.output
+
+
+@pytest.mark.parametrize("name", ["liver_without_lesion", "lesion_free_liver", "tumor free liver", "liver_minus_tumor"])
+def test_an_organ_without_its_lesions_enhances_as_the_organ(name):
+    assert uptake_of(name) == uptake_of("liver")

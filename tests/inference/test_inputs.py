@@ -244,3 +244,18 @@ def test_a_pair_beside_dicom_is_named_in_a_note(tmp_path):
         (tmp_path / "a" / name).write_bytes(b"x" * 348)
     (scan,) = find_scans(tmp_path / "a", ("source",))
     assert scan.fault is None and "seg.hdr" in scan.notes[0]
+
+
+def test_archives_and_formats_that_are_not_read_are_named(tmp_path, caplog):
+    write_ct(tmp_path / "p2", stored(4))
+    put(tmp_path / "p1/study.zip"), put(tmp_path / "p3/brain.mgz"), put(tmp_path / "p2/notes.txt")
+    assert [scan.case for scan in find_scans(tmp_path, ["source"])] == ["p2"]
+    assert "left out: p1/study.zip, p3/brain.mgz;" in caplog.text and "notes" not in caplog.text
+    (
+        put(tmp_path / "in/a.nii.gz"),
+        put(tmp_path / "in/b.nii.bz2"),
+        put(tmp_path / "in/c.mhd"),
+        put(tmp_path / "in/c.raw"),
+    )
+    find_scans(tmp_path / "in", ["source"])
+    assert "left out: b.nii.bz2;" in caplog.text and "c.raw" not in caplog.text

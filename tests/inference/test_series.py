@@ -79,9 +79,13 @@ def test_an_agent_may_say_that_there_is_none(tmp_path, agent, given):
 
 
 def test_patients_and_studies_that_share_a_series_uid_are_scans_of_their_own(tmp_path):
-    write_ct(tmp_path / "in", stored(6), PatientID=lambda k: f"p{k // 4}", StudyInstanceUID=lambda k: f"1.{k // 2}")
+    (tmp_path / "in").mkdir()
+    for n, (patient, study) in enumerate((("p0", "1.0"), ("p0", "1.1"), ("p1", "1.2"))):
+        write_ct(tmp_path / "x", stored(4), SeriesInstanceUID="1.2.9", PatientID=patient, StudyInstanceUID=study)
+        for path in (tmp_path / "x").iterdir():
+            path.rename(tmp_path / f"in/{n}{path.name}")
     found = scans(tmp_path / "in")
-    assert [len(s.series.slices) for s in found] == [2, 2, 2] and not any(s.fault for s in found)
+    assert [len(s.series.slices) for s in found] == [4, 4, 4] and not any(s.fault for s in found)
     assert len({s.case for s in found}) == 3
 
 
@@ -197,3 +201,18 @@ def test_a_report_shows_the_series_that_was_converted(mixed, tmp_path):
     page = conversion_report([asdict(result) for result in [*results, again]], tmp_path / "report.html")
     text = page.read_text()
     assert "cannot be shown" not in text and text.count("(identical in input and output)") == 6
+
+
+@pytest.mark.parametrize("keyword", ["PatientID", "StudyInstanceUID"])
+def test_a_series_that_a_correction_tore_apart_is_a_fault(tmp_path, keyword):
+    write_ct(tmp_path, stored(10), **{keyword: lambda k: f"1.{k // 5}"})
+    found = scans(tmp_path)
+    assert len(found) == 2 and all(f"different values of {keyword} (5 and 5 slices)" in s.fault for s in found)
+
+
+def test_a_screen_save_stored_as_a_ct_image_is_no_slice(tmp_path):
+    """It lies one step beyond the last slice, where scanners put it."""
+    kinds = (["ORIGINAL", "PRIMARY", "AXIAL"], ["DERIVED", "SECONDARY", "SCREEN SAVE"])
+    write_ct(tmp_path, stored(6), ImageType=lambda k: kinds[k == 5])
+    (scan,) = scans(tmp_path)
+    assert len(read_scan(scan)[0].frames) == 5 and "secondary capture" in " ".join(scan.notes)

@@ -9,6 +9,7 @@ import numpy as np
 
 from medgen.errors import InputError
 from medgen.io.atomic import write_text
+from medgen.io.hashes import file_states
 from medgen.io.read import read_volume
 
 LENGTH = 20  # hexadecimal digits: a chance collision among a million images has p < 1e-12
@@ -50,7 +51,7 @@ def _mixed(values: np.ndarray) -> np.ndarray:
 def content_hashes(files: Iterable[Path], folder: Path) -> dict[Path, str | None]:
     """Return the hash of each file's image; None if it is constant or cannot be read (training reports the latter).
 
-    Hashes are cached in ``folder``/content.json by path, size and modification time.
+    Hashes are cached in ``folder``/content.json by the paths, sizes and times of its files.
     """
     store = folder / FILE
     known = _stored(store)
@@ -58,8 +59,7 @@ def content_hashes(files: Iterable[Path], folder: Path) -> dict[Path, str | None
     new = False
     for file in dict.fromkeys(files):
         try:
-            stat = file.stat()
-            key = f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+            key = json.dumps(file_states(file))
             if key not in known:
                 known[key], new = content_hash(read_volume(file).data), True
             found[file] = known[key]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from medgen.io.hashes import file_states
 from medgen.io.paths import case_name
 from medgen.io.read import read_channels
 from medgen.io.write import write_volume
@@ -23,8 +24,7 @@ def split_channels(cases: Iterable[Case], folder: Path) -> list[Case]:
 
 def _unstacked(case: Case, folder: Path) -> Case:
     path = (*case.source, *case.target)[0]
-    stat = path.stat()
-    key = hashlib.sha1(json.dumps([str(path.resolve()), stat.st_size, stat.st_mtime_ns]).encode()).hexdigest()[:16]
+    key = hashlib.sha1(json.dumps(file_states(path)).encode()).hexdigest()[:16]
     numbers = dict(zip(("source", "target"), case.channels, strict=True))
     files = {n: folder / f"{case_name(path)}-{key}_{n:04}.nii.gz" for each in numbers.values() for n in each}
     _write(path, {n: file for n, file in files.items() if not file.exists()})

@@ -15,6 +15,7 @@ from medgen.data.grid import resample, resample_like
 from medgen.data.labels.resampling import nearly_whole
 from medgen.data.tissue_classes import tissue_classes
 from medgen.errors import InputError
+from medgen.io.hashes import file_states
 from medgen.io.read import read_volume
 from medgen.io.volume import GRID_TOLERANCE, Volume, same_geometry, to_canonical
 
@@ -117,7 +118,7 @@ def cached_label_map(
     Raises:
         InputError: unreadable file, values that are not in the table, or another grid and not ``movable``.
     """
-    stats = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in (path, image)]
+    stats = [file_states(p) for p in (path, image)]
     text = json.dumps([VERSION, stats, table.to_dict(), spacing])
     stem = folder / f"{path.name.split('.')[0]}-{hashlib.sha1(text.encode()).hexdigest()[:16]}.map"
     info = stem.with_suffix(".map.json")

@@ -12,6 +12,7 @@ from medgen.data.cache import save_array
 from medgen.data.grid import resample, resample_like
 from medgen.data.labels.resampling import nearly_whole
 from medgen.errors import InputError
+from medgen.io.hashes import file_states
 from medgen.io.read import read_volume
 from medgen.io.volume import GRID_TOLERANCE, same_geometry, to_canonical
 
@@ -45,7 +46,7 @@ def cached_labels(
     Raises:
         InputError: an unreadable file, values that are not listed, or labels on another grid that are not ``movable``.
     """
-    stats = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in (path, fixed)]
+    stats = [file_states(p) for p in (path, fixed)]
     text = json.dumps([VERSION, stats, list(values), spacing, *([] if classes is None else [list(classes)])])
     file = folder / f"{path.name.split('.')[0]}-{hashlib.sha1(text.encode()).hexdigest()[:16]}.labels.npy"
     if not file.exists():

@@ -15,6 +15,7 @@ from medgen.evaluation.distribution.scores import compare_distributions
 from medgen.evaluation.features.extractor import Extractor
 from medgen.evaluation.features.slices import Window
 from medgen.evaluation.summary import Failure
+from medgen.io.hashes import file_states
 from medgen.io.paths import case_name
 from medgen.io.read import find_volumes, read_volume
 from medgen.io.volume import Volume, to_canonical
@@ -65,7 +66,7 @@ def reference_features(
     """
     if cache is None:
         return collect(_volumes(real, failures), extractor)
-    files = [(str(path.resolve()), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in real]
+    files = [file_states(path) for path in real]
     identity = repr((extractor.name, extractor.weights, extractor.preprocessing, files))
     file = cache / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.npz"
     if file.exists():

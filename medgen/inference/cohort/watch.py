@@ -16,7 +16,7 @@ from medgen.io.read import find_volumes
 
 RETRY_PAUSES = (60.0, 300.0, 1800.0, 3600.0)  # seconds before each retry of a failed scan; the last one repeats
 PATIENCE = 30  # factor on the waiting time of a series that has fewer images than its headers state
-State = tuple[tuple[str, int, int], ...]
+State = tuple[tuple[str, int, int, int], ...]
 Files = tuple[Path, ...]
 
 
@@ -183,11 +183,12 @@ def _files(path: Path) -> list[Path]:
     return [path, *data_files(path)]
 
 
-def _mark(path: Path) -> tuple[str, int, int]:
+def _mark(path: Path) -> tuple[str, int, int, int]:
     try:
         found = path.stat() if os.path.exists(path) else path.lstat()  # a link may be broken
     except FileNotFoundError:
         raise
     except OSError:  # without permission for stat; reading the file will fail and report it
-        return str(path), -1, -1
-    return str(path), found.st_size, found.st_mtime_ns
+        return str(path), -1, -1, -1
+    # A copy that keeps size and modification time, as of another scan on the same grid, has another change time.
+    return str(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns

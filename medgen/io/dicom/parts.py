@@ -50,6 +50,31 @@ def differing(slices: Sequence[Slice]) -> list[str]:
     return [keyword for keyword in RECONSTRUCTION if len(_equal(slices, keyword)) > 1]
 
 
+def numbered_apart(slices: Sequence[Slice]) -> str:
+    """Say that every n-th slice has InstanceNumbers of its own range, as of several volumes; empty if not.
+
+    In an MR scan with interleaved acquisition, such numbers can be the order of acquisition.
+    """
+    if slices[0].header.get("Modality") == "MR":
+        return ""
+    ordered = [slices[k] for k in _sort_order(slices)]
+    groups = _interleaved_ranges(ordered, "InstanceNumber")
+    if not groups:
+        return ""
+    ranges = " and ".join(
+        f"{low:g} to {high:g}" for low, high in sorted(_range(ordered, places) for _, places in groups)
+    )
+    return (
+        f"slices are numbered (InstanceNumber) {ranges} in turn along the patient: the volume may combine "
+        f"{len(groups)} interleaved scans, such as two phases; look at neighbouring slices"
+    )
+
+
+def _range(slices: Sequence[Slice], places: Sequence[int]) -> tuple[float, float]:
+    values = _values([slices[k] for k in places], "InstanceNumber")
+    return float(values.min()), float(values.max())
+
+
 # Evenly spaced slices ---------------------------------------------------------------------------------
 
 

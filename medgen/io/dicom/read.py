@@ -9,7 +9,7 @@ import numpy as np
 
 from medgen.errors import InputError
 from medgen.io.dicom.header import Slice, read_header, slices_of
-from medgen.io.dicom.parts import differing
+from medgen.io.dicom.parts import differing, numbered_apart
 from medgen.io.dicom.series import _chosen
 from medgen.io.dicom.stack import name, remarks, stack
 from medgen.io.dicom.voxels import values_of
@@ -84,10 +84,11 @@ def _one_unit(units: dict[str, Slice]) -> str:
 
 
 def _mixed(slices: Sequence[Slice]) -> list[str]:
-    return [
+    remarks = [
         f"{keyword} differs between slices of one volume: the volume may combine two reconstructions"
         for keyword in differing(slices)
     ]
+    return [*remarks, *filter(None, [numbered_apart(slices)])]
 
 
 def check_unchanged(volume: Volume) -> None:

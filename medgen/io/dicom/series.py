@@ -171,7 +171,8 @@ def _remark(header: Header) -> str:
     frames = numbers(header, "NumberOfFrames", 1)
     if "LOCALIZER" in image_type(header):
         return "localiser"
-    if str(header.get("SOPClassUID", "")).startswith(CAPTURES):
+    screen = any("SCREEN" in value.upper() for value in image_type(header))  # a screen save stored as a CT image
+    if screen or str(header.get("SOPClassUID", "")).startswith(CAPTURES):
         return CAPTURE
     if is_tiled(header):
         return "mosaic"

@@ -30,6 +30,7 @@ from medgen.io.volume import (
 )
 
 MM_PER_UNIT = {1: 1000.0, 3: 0.001}  # NIfTI spatial unit codes metre and micrometre; all others count as mm
+LONGEST_MM = 50_000.0  # no scan is 50 m long, but one of 50 mm whose header gives metres would be
 MAX_BEFORE_VOXELS = 2**26  # bytes of header and extensions; typical are some kilobytes
 MAX_BEYOND_VOXELS = 2**26  # bytes; more trailing data indicates a gzip bomb
 # Any, because isal's type stubs are wrong for the last one.
@@ -244,6 +245,13 @@ def _nifti_geometry(header: Any, path: Path) -> Geometry:
     with np.errstate(all="ignore"):
         affine = checked_affine(header.get_best_affine(), path)
     affine[:3] *= _mm_per_unit(header)
+    longest = float((np.linalg.norm(affine[:3, :3], axis=0) * shape).max())
+    if _mm_per_unit(header) > 1 and longest > LONGEST_MM:
+        raise InputError(
+            "nifti-unit-metre",
+            f"{path} is {longest / 1000:.4g} m long, because its header gives lengths in metres (xyzt_units 1); if "
+            "they are in millimetres, set xyzt_units to 2 (nibabel: image.header.set_xyzt_units('mm'))",
+        )
     return Geometry(shape, affine)
 
 

@@ -189,6 +189,10 @@ def _affine(fields: Fields, axes: list[int], count: int, path: Path) -> tuple[np
     if vectors is None:
         sizes = _spacings(fields, count, first, path)
         remarks += [] if sizes.all() else ["spacings are missing; 1 mm is assumed"]
+        if (sizes < 0).any():
+            remarks.append(
+                f"spacings {' '.join(f'{s:g}' for s in sizes)} are negative; those axes are taken as reversed"
+            )
         step = np.diag(np.where(sizes == 0, 1, sizes))
     else:
         directions = [vector for axis in first if (vector := vectors[axis]) is not None]

@@ -10,7 +10,7 @@ from pydicom import dcmread
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 from medgen.io.dicom.header import RECONSTRUCTION, SETTINGS, VARYING, Slice
-from medgen.io.dicom.parts import MR_PASSES, differing, parts
+from medgen.io.dicom.parts import MR_PASSES, differing, numbered_apart, parts
 from medgen.io.dicom.series import list_series
 
 TEXT = {"DA": "2020{:04}", "TM": "10{:04}.5", "DT": "2020010110{:04}"}
@@ -250,3 +250,14 @@ def test_stacks_that_only_two_attributes_together_separate():
         slices(np.arange(24) * 2.0, FilterType=lambda k: "AABB"[k % 4], AcquisitionNumber=lambda k: [1, 2, 2, 1][k % 4])
     )
     assert heights_of(found) == [list(range(n, 24, 4)) for n in range(4)]
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_interleaved_slices_numbered_apart_are_reported(count):
+    """Two phases without times: only InstanceNumber tells them apart. Acquired order of one MR scan looks the same."""
+    numbers = {"InstanceNumber": lambda k: k // count + 100 * (k % count) + 1}
+    text = numbered_apart(slices(np.arange(24) * 2.5, **numbers))
+    assert text.startswith("slices are numbered (InstanceNumber) 1 to ") and f"{count} interleaved scans" in text
+    assert not numbered_apart(slices(np.arange(24) * 2.5, "MR", **numbers))
+    for of_one_scan in (lambda k: k + 1, lambda k: 24 - k, lambda k: None, lambda k: 1):
+        assert not numbered_apart(slices(np.arange(24) * 2.5, InstanceNumber=of_one_scan))

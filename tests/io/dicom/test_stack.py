@@ -84,7 +84,7 @@ def test_jittered_positions_are_read_with_a_note(tmp_path):
             {"ImageType": ["DERIVED", "SECONDARY", "REF"], "ImageOrientationPatient": [0, 1, 0, 0, 0, -1]},
             "derived image",
         ),
-        ({"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"], "Rows": 32, "Columns": 136}, "derived image"),
+        ({"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"], "Rows": 32, "Columns": 136}, "secondary capture"),
     ],
 )
 @pytest.mark.parametrize("first", [True, False])

@@ -378,3 +378,11 @@ def test_channels_that_cannot_share_a_file(tmp_path):
     with refused("volume-too-many-axes"):
         read_channels(saved(tmp_path / "five.nii", np.zeros((2, 2, 2, 2, 2), np.int16)))
     assert not (tmp_path / "a.nii").exists()
+
+
+def test_metres_that_can_only_be_millimetres_are_refused(tmp_path):
+    image = nib.Nifti1Image(np.zeros((60, 50, 40), np.int16), np.diag([2.0, 2, 2, 1]))
+    image.header.set_xyzt_units("meter")
+    nib.save(image, tmp_path / "a.nii")
+    with refused("nifti-unit-metre", names=(str(tmp_path / "a.nii"), "xyzt_units", "120 m")):
+        read_volume(tmp_path / "a.nii")

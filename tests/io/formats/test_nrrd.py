@@ -180,3 +180,9 @@ def test_data_in_another_folder_is_refused(tmp_path, name):
     refused_reading("header-data-elsewhere", written(folder, end=f"data file: {name}\n"), name)
     (folder / "x.raw").write_bytes(STORED)
     np.testing.assert_array_equal(read_volume(written(folder, end="datafile: ./x.raw\n")).data, VOXELS)
+
+
+def test_negative_spacings_reverse_axes_and_are_named(tmp_path):
+    path = written(tmp_path, without=("space directions",), spacings="-2.5 2 3")
+    volume = read_volume(path)
+    assert volume.affine[0, 0] == 2.5 and volume.affine[1, 1] == -2 and "spacings -2.5 2 3" in " ".join(volume.warnings)

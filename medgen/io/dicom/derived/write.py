@@ -92,7 +92,10 @@ def write_derived(
     file = folder
     try:
         with atomic_folder(folder) as temporary:
+            numbers = {str(sources[file].get("InstanceNumber", "")) for file in members}
             for n, (file, slices) in enumerate(members.items()):
+                if len(numbers) < len(members):  # absent or equal numbers: viewers would show the slices in any order
+                    sources[file].InstanceNumber = n + 1
                 slices.sort(key=lambda k: volume.frames[k][1])  # type: ignore[index]
                 dataset = sources[file]
                 _derive(dataset, derivation, origin, [volume.frames[k][1] for k in slices], series_references)

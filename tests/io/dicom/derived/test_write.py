@@ -335,3 +335,12 @@ def lut():
     table.ModalityLUTType = "HU"
     table.add_new("LUTData", "US", [2 * value for value in range(4096)])
     return table
+
+
+@pytest.mark.parametrize("number", [lambda k: 1, lambda k: None, lambda k: k + 7])
+def test_slices_without_numbers_of_their_own_are_numbered_in_order(tmp_path, number):
+    write_ct(tmp_path / "source", stored(5), InstanceNumber=number)
+    write_derived(tmp_path / "out", read_volume(tmp_path / "source"), MADE)
+    made = sorted(headers(tmp_path / "out"), key=lambda ds: ds.ImagePositionPatient[2])
+    first = 7 if number(0) == 7 else 1
+    assert [ds.InstanceNumber for ds in made] == [first + k for k in range(5)]
