@@ -98,10 +98,10 @@ def simulate_cohort(
                 _add_names(out / "labels.json", pair, {name: value for value, name in present.items()})
                 uptakes = {name: uptake_of(name) for name in present.values()}
                 result.warnings += tuple(
-                    f"label {name} is enhanced like {uptake.tissue}: the meaning of {' '.join(unknown)} is not known; "
-                    "rename the label if it is something else"
-                    for name, uptake in uptakes.items()
-                    if uptake and (unknown := unknown_words(name))
+                    f"label {name} is left unchanged: the meaning of {' '.join(unknown)} is not known; if it takes up "
+                    "contrast medium, rename the label, for example to the organ"
+                    for name in uptakes
+                    if (unknown := unknown_words(name))
                 )
                 result.unchanged = tuple(name for name, uptake in uptakes.items() if uptake is None)
                 result.enhanced = tuple(f"{name} ({uptake.tissue})" for name, uptake in uptakes.items() if uptake)

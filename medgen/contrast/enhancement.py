@@ -121,20 +121,31 @@ OTHER = frozenset(
     "biloma urinoma ascites effusion edema oedema nephrostomy stoma scar defect bulla emphysema pneumothorax "
     "hydronephrosis artifact artefact marker needle applicator balloon pack gauze suture staple mesh".split()
 )
-# Words beside the name of an organ that leave its meaning as it is. `unknown_words` returns the others for a warning.
+# Words beside the name of a structure that leave its meaning as it is; `unknown_words` returns the others.
 NEUTRAL = frozenset(
-    "segment lobe upper lower middle superior inferior medial anterior posterior central peripheral caudate quadrate "
-    "tissue parenchyma parenchymal organ whole total entire all healthy normal native transplant transplanted mask "
-    "label gt seg roi manual auto predicted prediction body head tail neck uncinate process small large main gland "
-    "cortex cortical medulla medullary renal hepatic splenic pancreatic pulmonary cardiac ascending descending "
-    "transverse sigmoid rectum rectosigmoid caecum cecum flexure ileum jejunum antrum fundus pylorus loop thoracic "
-    "lumbar cervical sacral bone marrow level column spine region zone transition and of the ct other muscle "
-    "gastrointestinal intestine zona lingula apex base iliac common external internal femoral carotid subclavian "
-    "brachiocephalic trunk celiac coeliac mesenteric gastric gastroduodenal gonadal azygos hemiazygos jugular "
-    "axillary popliteal tibial brachial radial ulnar coronary abdominal arch root true false lumen cavity cava vena "
-    "vein artery arterial venous vessel blood aorta aortic great proper umbilical uterine ovarian testicular adrenal "
-    "suprarenal cerebral basilar vertebral intercostal lad lcx rca circumflex marginal diagonal septal sinus "
-    "ventricle ventricular atrium atrial appendage heart myocardium tree pool branch system network medium".split()
+    "segment lobe upper lower middle superior inferior medial anterior posterior central peripheral caudate "
+    "quadrate tissue parenchyma parenchymal organ whole total entire all healthy normal native transplant "
+    "transplanted mask label gt seg roi manual auto predicted prediction body head tail neck uncinate process "
+    "small large main gland cortex cortical medulla medullary renal hepatic splenic pancreatic pulmonary cardiac "
+    "ascending descending transverse sigmoid rectum rectosigmoid caecum cecum flexure ileum jejunum antrum fundus "
+    "pylorus loop thoracic lumbar cervical sacral bone marrow level column spine region zone transition and of "
+    "the ct other muscle urinary gastrointestinal intestine zona lingula apex base iliac common external internal "
+    "femoral carotid subclavian brachiocephalic trunk celiac coeliac mesenteric gastric gastroduodenal gonadal "
+    "azygos hemiazygos jugular axillary popliteal tibial brachial radial ulnar coronary abdominal arch root true "
+    "false lumen cavity cava vena vein artery arterial venous vessel blood aorta aortic great proper umbilical "
+    "uterine ovarian testicular adrenal suprarenal cerebral basilar vertebral intercostal lad lcx rca circumflex "
+    "marginal diagonal septal sinus ventricle ventricular atrium atrial appendage heart myocardium tree pool "
+    "branch system network medium".split()
+)
+# Further such words beside the name of a lesion: its place, kind and look.
+LESION_WORDS = frozenset(
+    "liver kidney spleen pancreas lung colon stomach bowel bone brain breast prostate bladder ovary uterus "
+    "thyroid lymph node skin wall abdomen abdominal chest pelvis pelvic soft pleura pleural peritoneum duodenum "
+    "esophagus oesophagus rectal mediastinum mediastinal retroperitoneal subcutaneous benign malignant primary "
+    "secondary solid enhancing viable active target index suspicious focal multiple single solitary dominant "
+    "hyper hypo vascular cancer carcinoma adenocarcinoma sarcoma lymphoma hcc rcc fnh hemangioma haemangioma "
+    "adenoma neuroendocrine mass core rim primary metastatic metastasis recurrent residual new old indeterminate "
+    "unknown nodule tumor tumour lesion".split()
 )
 NUMBER = re.compile(r"[a-z]{0,2}\d+[a-z]?|[ivx]+[a-d]?|[a-d]")  # such as 4, l5, iva
 INSIDE = frozenset(("lumen", "cavity"))  # filled with something else, unless the structure is a vessel or the heart
@@ -159,9 +170,36 @@ NEGATION = frozenset("no not non without exclude excluding background".split()) 
 
 
 def uptake_of(name: str) -> Uptake | None:
-    """How the structure of a label takes up contrast medium; None if it does not."""
+    """How the structure of a label takes up contrast medium; None if it does not, or if a word of the name is unknown.
+
+    A word that is not known may change the meaning ("hernia" in liver_hernia). The structure then stays as it is, which
+    `unknown_words` reports: missing contrast medium is visible, contrast medium in the wrong place is not.
+    """
+    return None if unknown_words(name) else _named_uptake(name)[1]
+
+
+def unknown_words(name: str) -> tuple[str, ...]:
+    """Words beside the name of an enhancing structure whose meaning is not known; empty for other structures.
+
+    Muscles may have any adjective: their uptake is small.
+    """
+    term, uptake = _named_uptake(name)
+    found, said = words(name), meant(name)
+    if uptake is None or uptake.tissue.startswith("muscle"):
+        return ()
+    known = NEUTRAL | (LESION_WORDS if uptake.tissue.startswith("lesion") else frozenset())
+    negated = frozenset(found) - frozenset(said)  # "without lesion" says what is not there
+    return tuple(
+        word
+        for word in found
+        if word not in known | negated and word not in term.split() and term not in word and not NUMBER.fullmatch(word)
+    )
+
+
+def _named_uptake(name: str) -> tuple[str, Uptake | None]:
+    """The term of UPTAKE that a name contains, and its uptake, None beside words that take it away."""
     if NEGATION.intersection(words(name)[:1]) or any(word.startswith("nonenhanc") for word in words(name)):
-        return None
+        return "", None
     said = meant(name)  # "liver" of "liver_without_lesion"
     text = " ".join(said)
     dead = not NO_UPTAKE.isdisjoint(said) or any(word.startswith(NO_UPTAKE_STEMS) for word in said)
@@ -171,25 +209,9 @@ def uptake_of(name: str) -> Uptake | None:
         if term in text or term in text + side:
             keeps = not dead and uptake is not None and uptake.tissue.startswith(("lesion", "muscle"))
             blood = uptake is not None and uptake.tissue.startswith("blood")
-            return uptake if keeps or not (other or (INSIDE.intersection(said) and not blood)) else None
-    return None
-
-
-def unknown_words(name: str) -> tuple[str, ...]:
-    """Words beside the name of an enhancing structure that may change its meaning, such as "hernia" in liver_hernia.
-
-    Empty for structures without uptake, and for lesions and muscles, which have any adjective.
-    """
-    uptake, found = uptake_of(name), words(name)
-    if uptake is None or uptake.tissue.startswith(("lesion", "muscle", "urine")):
-        return ()
-    text = " ".join(found)
-    term = next(term for term, own in UPTAKE if own == uptake and (term in text or term in f"{text} left right"))
-    return tuple(
-        word
-        for word in found
-        if word not in NEUTRAL and word not in term.split() and term not in word and not NUMBER.fullmatch(word)
-    )
+            empty = not keeps and (other or (INSIDE.intersection(said) and not blood))
+            return term, None if empty else uptake
+    return "", None
 
 
 def draw_iodine(phase: str, rng: np.random.Generator) -> dict[str, float]:

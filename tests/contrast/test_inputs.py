@@ -174,11 +174,15 @@ def test_surroundings_and_devices_take_up_nothing(name):
         ("vertebrae_L5", ()),
         ("lung_upper_lobe_left", ()),
         ("kidney_foo_right", ("foo",)),
+        ("hepatic_lesion_encapsulated", ("encapsulated",)),
+        ("lesion_benign_2", ()),
+        ("liver_without_lesion", ()),
     ]
     + [(name, ()) for name in TOTALSEGMENTATOR.values()],
 )
-def test_words_that_may_change_the_meaning_of_an_organ_are_told(name, unknown):
+def test_a_structure_with_a_word_that_is_not_known_is_left_and_told(name, unknown):
     assert unknown_words(name) == unknown
+    assert not unknown or uptake_of(name) is None
 
 
 @pytest.mark.parametrize("name", ["lymph_node_metastasis", "tumor no 3", "abdominal_wall_muscle", "aorta", "liver"])
