@@ -106,6 +106,7 @@ def _content_findings(case: Checked) -> None:
         if case.limits.contrast_removed:
             findings.left_over_findings(case)
             findings.darkened_findings(case)
+            findings.lost_in_wall_findings(case)
     lesion_findings.lesion_findings(case)
     new_structure_findings.new_structure_findings(case)
 

@@ -14,7 +14,7 @@ from medgen.data.body_mask import looks_like_hu
 from medgen.data.labels.overlap import label_dice
 from medgen.qa import lesion_findings
 from medgen.qa.case import Checked, Status, ball_mm, place_of
-from medgen.qa.measures import enhancement, geometry, hounsfield, structure
+from medgen.qa.measures import enhancement, geometry, hounsfield, structure, trunk_wall
 from medgen.terminology import is_lesion
 
 # Minimum edge correlation of two scans of one patient, in MR and in CT. Two contrasts of one patient reach at least
@@ -186,6 +186,16 @@ def darkened_findings(case: Checked) -> None:
         "{output:.0f} HU."
     )
     _volume_finding(case, "bone", "darkened_dense_ml", enhancement.darkened_dense, text)
+
+
+def lost_in_wall_findings(case: Checked) -> None:
+    """Check for ribs that were removed like vessels, by HU and place alone; both images are CT in HU."""
+    text = (
+        "{total:.1f} ml of thin bright structures in the wall of the trunk became soft tissue (limit {limit:g} ml): "
+        "ribs, or vessels of axilla, neck or groin; the largest, {ml:.1f} ml around {place}, went from {source:.0f} to "
+        "{output:.0f} HU."
+    )
+    _volume_finding(case, "bone", "lost_in_wall_ml", trunk_wall.lost_in_wall, text)
 
 
 def _volume_finding(

@@ -1,0 +1,104 @@
+"""Loss of thin bright structures in the wall of the trunk of a CT: ribs that a conversion took for vessels.
+
+At 2 to 5 mm a rib is as bright as a vessel with contrast medium, and where it is removed completely nothing in the
+output shows it. Its place does: the muscular wall of the trunk has no large vessels.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import ndimage
+
+from medgen.data.fast_filters import gaussian
+from medgen.qa.measures.enhancement import Region
+
+AIR_HU = -930.0  # outside the body, smoothed; lung is above it
+FAT_HU = (-170.0, -30.0)
+SKIN_MM, DEPTH_MM, CLOSED_MM = 6.0, 20.0, 12.0
+LOST_HU, BRIGHT_HU, SOFT_HU, SIGMA_VOXELS = 80.0, 140.0, 90.0, 0.5
+THICK_MM, WITHIN, LEAST_ML = 8.0, 0.85, 0.5
+
+
+def lost_in_wall(source: np.ndarray, output: np.ndarray, body: np.ndarray, spacing: Sequence[float]) -> list[Region]:
+    """Find thin structures of the trunk's wall that lost density; largest first.
+
+    Regions of at least `LEAST_ML` that are brighter than `BRIGHT_HU` in the source and lose more than `LOST_HU`, beyond
+    what resampling, another blur or a small shift would take (`rendition.mean_bounds`), of at most `THICK_MM` radius,
+    `WITHIN` of them at most `DEPTH_MM` below the outer surface of the wall (`wall_depth`). Organs that touch the wall
+    are thicker or reach deeper. Vessels of the wall (of the axilla, the neck and the groin) can be found too.
+
+    Args:
+        source, output: (X, Y, Z) HU on one grid, z along the body.
+        body: (X, Y, Z) bool.
+        spacing: mm.
+    """
+    sigma = [SIGMA_VOXELS] * 3
+    x, y = (np.clip(v, -200, 1000).astype(np.float32) for v in (source, output))
+    before, after = gaussian(x, sigma), gaussian(y, sigma)
+    lost = body & (before - after > LOST_HU) & (before > BRIGHT_HU) & (after < SOFT_HU)
+    parts, count = ndimage.label(lost)
+    volumes = np.bincount(parts.ravel(), minlength=count + 1) * float(np.prod(spacing)) / 1000
+    large = [n for n in range(1, count + 1) if volumes[n] >= LEAST_ML]
+    if not large:
+        return []
+    depth = wall_depth(source, spacing)
+    in_wall = (depth > 0) & (depth < DEPTH_MM)
+    boxes, found = ndimage.find_objects(parts), []
+    for n in large:
+        box = boxes[n - 1]
+        inside = parts[box] == n
+        cut = any(part.start == 0 or part.stop == size for part, size in zip(box[:2], parts.shape[:2], strict=True))
+        radius = float(ndimage.distance_transform_edt(np.pad(inside, 1), sampling=spacing).max())
+        if cut or radius > THICK_MM or in_wall[box][inside].mean() < WITHIN:
+            continue
+        centre = [float(p) for p in (np.argwhere(inside).mean(0) + [part.start for part in box]) * spacing]
+        levels = (float(v[box][inside].mean()) for v in (before, after))
+        found.append(Region((centre[0], centre[1], centre[2]), float(volumes[n]), *levels))
+    return sorted(found, key=lambda region: -region.volume_ml)
+
+
+def wall_depth(hu: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """Depth (mm) below the outer surface of the trunk's muscles, in each slice; 0 outside.
+
+    The trunk is the body without the fat that is connected to its skin, with gaps of up to 24 mm closed. What lies
+    beyond a cropped field of view counts as trunk, so that organs at its border are deep.
+
+    Args:
+        hu: (X, Y, Z), z along the body.
+        spacing: mm.
+    """
+    in_plane = (float(spacing[0]), float(spacing[1]))
+    body = _body(hu, spacing)
+    skin = np.empty(hu.shape, bool)
+    for k in range(hu.shape[2]):
+        padded = np.pad(body[:, :, k], 1, mode="edge")
+        skin[:, :, k] = ndimage.distance_transform_edt(padded, sampling=in_plane)[1:-1, 1:-1] <= SKIN_MM
+    skin &= body
+    smooth = gaussian(hu, [1.5 / s for s in spacing])
+    fat = (smooth > FAT_HU[0]) & (smooth < FAT_HU[1]) & body
+    inner = ndimage.binary_opening(body & ~ndimage.binary_propagation(skin, mask=fat | skin))
+    reach = int(np.ceil((CLOSED_MM + 2) / min(in_plane)))
+    depth = np.empty(hu.shape, np.float32)
+    for k in range(hu.shape[2]):
+        plane = np.pad(inner[:, :, k], reach, mode="edge")
+        if not plane.any():
+            depth[:, :, k] = 0
+            continue
+        wide = ndimage.binary_fill_holes(ndimage.distance_transform_edt(~plane, sampling=in_plane) <= CLOSED_MM)
+        trunk = ndimage.distance_transform_edt(wide, sampling=in_plane) > CLOSED_MM
+        depth[:, :, k] = ndimage.distance_transform_edt(trunk, sampling=in_plane)[reach:-reach, reach:-reach]
+    return depth
+
+
+def _body(hu: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """The largest part of all but the air that reaches the border of a slice, without thin parts such as a table."""
+    air, _ = ndimage.label(gaussian(hu, [2.5 / s for s in spacing]) < AIR_HU)
+    border = np.unique(np.concatenate([v.ravel() for v in (air[0], air[-1], air[:, 0], air[:, -1])]))
+    outside = np.isin(air, border[border > 0])
+    outside = ndimage.binary_dilation(outside, iterations=max(1, round(3 / min(spacing))))  # the smoothed rim
+    core = ndimage.distance_transform_edt(~outside, sampling=spacing) > SKIN_MM
+    parts, count = ndimage.label(core)
+    if not count:
+        return ~outside
+    core = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
+    return ~outside & (ndimage.distance_transform_edt(~core, sampling=spacing) <= SKIN_MM + 1)

@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from medgen.data.body_mask import body_mask
+from medgen.phantom.cohort import LABELS, make_patient
+from medgen.qa.check import check_case
+from medgen.qa.measures.trunk_wall import lost_in_wall, wall_depth
+
+MM = (2.5, 2.5, 2.5)
+
+
+@pytest.fixture(scope="module")
+def patient():
+    return make_patient(1030, size=(150, 112, 40))
+
+
+@pytest.fixture(scope="module")
+def ribs(patient):
+    """Bone of the wall, without the spine."""
+    depth = wall_depth(patient.contrast, MM)
+    bone = (patient.labels == LABELS["bone"]) & (patient.noncontrast > 150) & (depth < 18)
+    middle = np.indices(bone.shape)[0] - bone.shape[0] / 2
+    return bone & (np.abs(middle * MM[0]) > 60)
+
+
+def lost(patient, output):
+    return lost_in_wall(patient.contrast, output, body_mask(patient.contrast), MM)
+
+
+def test_ribs_that_became_soft_tissue_are_found(patient, ribs):
+    erased = np.where(ndimage.binary_dilation(ribs, iterations=2), np.minimum(patient.noncontrast, 50), 0)
+    output = np.where(ndimage.binary_dilation(ribs, iterations=2), erased, patient.noncontrast)
+    found = lost(patient, output)
+    assert sum(region.volume_ml for region in found) > 5
+    assert found[0].source > 140 > 90 > found[0].output
+    kinds = {reason.fault for reason in check_case(patient.contrast, output, MM).reasons}
+    assert "bone" in kinds
+
+
+@pytest.mark.parametrize("change", ["none", "shift", "blur"])
+def test_a_correct_conversion_loses_nothing(patient, change):
+    truth = patient.noncontrast
+    output = {
+        "none": truth,
+        "shift": ndimage.shift(truth, (0.3, 0.3, 0.3), order=1, mode="nearest"),
+        "blur": ndimage.gaussian_filter(truth, 0.7),
+    }[change]
+    assert lost(patient, output) == []
+
+
+def test_organs_are_deep_also_in_a_cropped_field_of_view(patient):
+    """Aorta and kidneys are below the wall; cropping at the side does not bring them to a surface."""
+    whole = wall_depth(patient.contrast, MM)
+    deep = np.isin(patient.labels, [LABELS["aorta"], LABELS["kidney_left"], LABELS["kidney_right"]])
+    assert whole[deep].min() > 20
+    part = wall_depth(patient.contrast[30:120], MM)
+    assert part[deep[30:120]].min() > 20
+
+
+def test_without_a_body_nothing_is_found():
+    air = np.full((20, 20, 5), -1000.0, np.float32)
+    assert lost_in_wall(air, air, np.ones(air.shape, bool), MM) == []
+    assert not wall_depth(air, MM).any()
