@@ -10,7 +10,7 @@ import re
 # Names of contrasts and domains that mean: no contrast medium. Others are declared by data.removes_contrast.
 NATIVE = {"none", "native", "noncontrast", "unenhanced", "plain", "precontrast", "ncct", "vnc"}
 
-SIDES = {"left", "right"}
+SIDES = {"left": "left", "l": "left", "lt": "left", "right": "right", "r": "right", "rt": "right"}  # TG-263: _L, _R
 IRREGULAR = {"vertebrae": "vertebra", "metastases": "metastasis"}
 SINGULAR = {"pancreas", "gas", "feces", "faeces"}  # ends like a plural; words in -ss, -us and -is are singular by rule
 
@@ -75,6 +75,12 @@ def words(name: str) -> tuple[str, ...]:
     """The words of a name: lower case, singular, without sides; split at spaces, underscores, hyphens and CamelCase."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
     return tuple(_singular(word) for word in re.split(r"[\s_-]+", spaced) if word and word not in SIDES)
+
+
+def side_of(name: str) -> str:
+    """The side in a name, "left" or "right": ``Kidney_L``, ``kidneyLeft``, ``left kidney``; "" without one."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
+    return next((SIDES[word] for word in re.split(r"[\s_-]+", spaced) if word in SIDES), "")
 
 
 def meant(name: str) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from medgen.terminology import (
     is_pathology,
     is_vessel,
     meant,
+    side_of,
     snomed,
     structure_of,
     words,
@@ -170,3 +171,12 @@ def test_a_negated_property_leaves_the_lesion(name):
 )
 def test_what_does_not_enhance_beside_the_name_of_a_structure(name):
     assert structure_of(name) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [("Kidney_L", "left"), ("Atrium_R", "right"), ("kidneyLeft", "left"), ("Lung_RT", "right"), ("vertebrae_L5", "")],
+)
+def test_sides_in_the_spelling_of_tg_263(name, side):
+    assert side_of(name) == side
+    assert "l" not in words(name) and "r" not in words(name)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medgen.phantom.anatomy.tissues import TISSUES
-from medgen.terminology import meant, words
+from medgen.terminology import meant, side_of, words
 
 PHASES = ("arterial", "portal_venous", "late")
 
@@ -204,7 +204,7 @@ def _named_uptake(name: str) -> tuple[str, Uptake | None]:
     text = " ".join(said)
     dead = not NO_UPTAKE.isdisjoint(said) or any(word.startswith(NO_UPTAKE_STEMS) for word in said)
     other = dead or not OTHER.isdisjoint(said) or any(word.startswith(OTHER_STEMS) for word in said)
-    side = " left" if "left" in name.lower() else " right" if "right" in name.lower() else ""
+    side = f" {side_of(name)}" if side_of(name) else ""
     for term, uptake in UPTAKE:
         if term in text or term in text + side:
             keeps = not dead and uptake is not None and uptake.tissue.startswith(("lesion", "muscle"))

@@ -23,6 +23,7 @@ SEED = 1  # of the jitter of the sampled voxels; with 0 SimpleITK seeds from the
 BINS = 32  # bins of the joint histogram
 SAMPLES = 50_000  # voxels that the metric samples, regularly spread over the fixed volume
 CONTROL_MM = 60.0
+MIN_VOXELS = 4  # along each axis, for ITK's mutual information
 MIN_OVERLAP = 0.01
 
 
@@ -80,6 +81,13 @@ def _align(moving: Volume, fixed: Volume, method: str) -> tuple[Volume, dict[str
             "pair-no-overlap",
             f"{moving.path or 'the source'} and {fixed.path or 'the target'} do not overlap in space "
             f"([{moving.geometry.describe()}] and [{fixed.geometry.describe()}]); correct their affines",
+        )
+    thinnest = min(*images[0].GetSize(), *images[1].GetSize())
+    if method != "resample" and thinnest < MIN_VOXELS:
+        raise InputError(
+            "pair-too-thin",
+            f"{moving.path or 'the source'} or {fixed.path or 'the target'} has {thinnest} voxels along an axis, and "
+            f"registration needs {MIN_VOXELS}; use data.align=resample",
         )
     before = _information(*images, identity)
     transform = identity
@@ -163,6 +171,8 @@ def _information(fixed: sitk.Image, moving: sitk.Image, transform: sitk.Transfor
     """Mutual information in nats at full resolution; ITK minimises its negative."""
     measure = _registration(fixed, levels=1)
     measure.SetInitialTransform(transform)
+    if min(*fixed.GetSize(), *moving.GetSize()) < MIN_VOXELS:
+        return 0.0
     return -float(measure.MetricEvaluate(fixed, moving))
 
 

@@ -99,7 +99,8 @@ def _differences(old: Settings, new: Settings) -> list[str]:
     found = []
     for side in ("source", "target"):
         before, now = (getattr(settings.intensity, side) for settings in (old, new))
-        ours, others = (codec.model_dump(include={"kind", "low", "high"}, exclude_none=True) for codec in (now, before))
+        keys = {"kind", "low", "high", "background"} | ({"width"} if now.kind == before.kind == "zscore" else set())
+        ours, others = (codec.model_dump(include=keys, exclude_none=True) for codec in (now, before))
         if ours != others:
             found.append(f"intensity.{side} {_shown(others)}, not {_shown(ours)}")
     if set(old.data.domains) != set(new.data.domains):
@@ -113,4 +114,6 @@ def _differences(old: Settings, new: Settings) -> list[str]:
 
 
 def _shown(codec: Mapping[str, Any]) -> str:
-    return " ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in codec.values())
+    shown = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in codec.items()}
+    named = ("background", "width")
+    return " ".join(f"{key} {value}" if key in named else value for key, value in shown.items())

@@ -86,6 +86,9 @@ def test_same_seed_same_scan_and_oral_medium_is_in_both():
         ("liver_vessels", "blood_hepatic"),
         ("heart_ventricle_left", "blood_left"),
         ("Right Ventricle", "blood_right"),
+        ("Atrium_R", "blood_right"),
+        ("Ventricle_L", "blood_left"),
+        ("Kidney_R", "renal_cortex"),
     ],
 )
 def test_uptake_by_name(name, tissue):

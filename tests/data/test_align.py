@@ -138,3 +138,14 @@ def test_the_same_grid_with_permuted_axes_is_not_resampled(method):
         found, residual = align(moving, fixed, "resample")
         np.testing.assert_array_equal(found.data, data + 1)
         assert residual["overlap"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("method", ["resample", "rigid"])
+def test_slabs_of_two_slices_are_resampled_and_not_registered(method):
+    rng = np.random.default_rng(0)
+    fixed, moving = (Volume(rng.normal(0, 1, (20, 20, n)).astype(np.float32), np.eye(4)) for n in (2, 3))
+    if method == "resample":
+        assert align(moving, fixed, method)[0].data.shape == (20, 20, 2)
+    else:
+        with refused("pair-too-thin", names="2 voxels"):
+            align(moving, fixed, method)

@@ -103,6 +103,26 @@ def test_start_from_a_model_of_other_label_channels_is_told(named, monkeypatch, 
     assert any("in the order of their values" in text for text in said) == told
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ({"kind": "zscore", "width": 4}, {"kind": "zscore", "width": 2}, "zscore width 4, not zscore width 2"),
+        ({"kind": "percentile", "background": 0}, {"kind": "percentile"}, "background 0"),
+        ({"kind": "zscore", "width": 4}, {"kind": "zscore"}, ""),
+    ],
+)
+def test_start_from_a_model_of_another_encoding_is_told(named, monkeypatch, old, new, told):
+    def coded(codec):
+        return named.settings.model_copy(update={"intensity": Codecs.model_validate({"source": codec})})
+
+    monkeypatch.setattr(
+        "medgen.training.start_from.read_info", lambda _: (SimpleNamespace(source_range=[]), coded(old))
+    )
+    said = []
+    start_from(named.generator, "tiny-model", coded(new), said.append)
+    assert told in said[-1] and len(said) == 1 + bool(told)
+
+
 def test_a_training_records_the_images_of_the_model_that_it_starts_from(monkeypatch):
     theirs = SimpleNamespace(training_data={"ancestors": {"h0": "z"}, "images": {"h1": "a", "h2": "b"}})
     monkeypatch.setattr("medgen.training.start_from.read_info", lambda _: (theirs, None))

@@ -235,9 +235,12 @@ def _patient(content: Mapping[str, Any]) -> str:
 
 
 def patient_name(value: Any) -> str:
-    """Return a patient identifier as text: 8, 8.0 and " 8" give "8", None gives ""."""
-    whole = isinstance(value, float) and value.is_integer()
-    return "" if value is None else str(int(value) if whole else value).strip()
+    """Return a patient identifier as text: 8, 8.0, " 8" and "8.0" give "8", None gives "".
+
+    A table program writes a column of whole numbers that has a gap as 8.0.
+    """
+    text = "" if value is None else str(value).strip()
+    return text.split(".")[0] if re.fullmatch(r"-?\d+\.0+", text) else text
 
 
 def _fold(value: Any, path: Path) -> int | None:

@@ -49,9 +49,10 @@ def datalist(path: Path, contrasts: Contrasts, fold: int | None = 0) -> Found:
         warnings.append(
             f"{path} lists {len(absent)} test images that do not exist ({shortened_list(absent)}); they are ignored"
         )
+    named = channel_names(table)
     if any(entry.images("image") for entry in entries):
-        contrasts = contrasts.numbered(path, channel_names(table))
-    listed = [_listed(entry, path, contrasts) for entry in entries]
+        contrasts = contrasts.numbered(path, named)
+    listed = [_listed(entry, path, contrasts, named) for entry in entries]
     names = distinct_names([one.first for one in listed], [one.name for one in listed])
     if bare := sorted(set(absent) & set(names)):
         raise InputError(
@@ -104,9 +105,17 @@ class _Listed:
     channels: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
 
-def _listed(entry: Entry, path: Path, contrasts: Contrasts) -> _Listed:
+def _listed(entry: Entry, path: Path, contrasts: Contrasts, named: Sequence[str]) -> _Listed:
     images = entry.images("image")
-    stacked = len(images) == 1 and channel_count(_existing(images[0], path)) > 1
+    count = channel_count(_existing(images[0], path)) if len(images) == 1 else 0
+    stacked = count > 1
+    if named and (stacked or (count and len(named) > 1)) and count != len(named):
+        raise InputError(
+            "cohort-channel-count",
+            f"{images[0]} has {count} channel{'s' * (count != 1)}, but {path} names {len(named)} "
+            f"({', '.join(named)}); the last axis of a 4D file must hold the named channels in their order: correct "
+            "the file or the names",
+        )
     sides: dict[str, dict[str, Path | None]] = {}
     for side in ("source", "target"):
         names, numbers = getattr(contrasts, f"{side}s"), getattr(contrasts, f"{side}_channels")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from refusal import refused
 
-from medgen.data.cohort.datalist import PARTS
+from medgen.data.cohort.datalist import PARTS, patient_name
 from medgen.data.cohort.datalist_checks import distinct_names
 from medgen.data.cohort.read import read_cohort
 from medgen.io.volume import Volume
@@ -337,3 +337,22 @@ def test_a_duplicate_json_key_is_refused(listed, tmp_path, text):
     (tmp_path / "list.json").write_text(text % ('"src/c0.nii"', '"src/c1.nii"'))
     with refused("json-key-twice"):
         read_cohort(tmp_path / "list.json")
+
+
+@pytest.mark.parametrize("value", [8, 8.0, " 8", "8.0", "8.00 "])
+def test_a_patient_identifier_is_the_same_as_number_and_as_text(value):
+    assert patient_name(value) == "8"
+
+
+@pytest.mark.parametrize("value", ["8.01", "v8.0", "08", "1.2.840.0", "p8"])
+def test_other_identifiers_are_kept(value):
+    assert patient_name(value) == value
+
+
+@pytest.mark.parametrize("named", [{"0": "T1w", "1": "T2w"}, {"0": "a", "1": "b", "2": "c", "3": "d"}])
+def test_a_4d_file_with_other_channels_than_those_named_is_refused(brats, named):
+    """An additional series first, or the channels on the first axis: the numbers would mean other contrasts."""
+    content = json.loads((brats / "dataset.json").read_text())
+    (brats / "dataset.json").write_text(json.dumps(content | {"modality": named}))
+    with refused("cohort-channel-count", names=("3 channels", f"names {len(named)}")):
+        read_cohort(brats, source_channels=(0,), target_channels=(1,))
