@@ -228,10 +228,9 @@ def evaluate(
     for line in console_lines(result):
         print_line(line)
     print_line(f"report: {out / 'report.html'}")
-    finish(
-        [f"{failure.case}: {failure.error}" for failure in result.failures],
-        len(result.failures) + len(result.cases),
-    )
+    sections = [f"{failure.case}: {failure.error}" for failure in result.failures if failure.section]
+    cases = [f"{failure.case}: {failure.error}" for failure in result.failures if not failure.section]
+    finish(cases, len(cases) + len(result.cases), sections)
 
 
 @app.command()

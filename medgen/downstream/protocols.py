@@ -262,7 +262,7 @@ class _Run:
                 examples, folder, values=self.values, seed=self.seed, cache=cache, say=self.say, **self.training
             )
         except (InputError, ArithmeticError, RuntimeError, MemoryError) as error:
-            return Failure(f"segmenter {name}", _error_text(error))
+            return Failure(f"segmenter {name}", _error_text(error), section=True)
 
     def _test(self, segmenter: Segment, protocol: str, cases: list[Example]) -> dict[str, Any]:
         rows, failures = score(segmenter, cases, self.values, tolerance_mm=self.tolerance_mm)

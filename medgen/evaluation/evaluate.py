@@ -49,7 +49,7 @@ class PartialResults:
         try:
             yield
         except Exception as error:
-            self.failures.append(Failure(section, reason(error)))
+            self.failures.append(Failure(section, reason(error), section=True))
 
 
 def evaluate(inputs: Inputs, out: Path, options: Options | None = None) -> Evaluation:

@@ -42,10 +42,11 @@ DIGITS = 8  # significant digits of a number in a table
 
 @dataclass(frozen=True)
 class Failure:
-    """A case that could not be measured, with the reason."""
+    """A case, or with ``section`` a section of the evaluation, that could not be measured, with the reason."""
 
     case: str
     error: str
+    section: bool = False
 
 
 @dataclass(frozen=True)
