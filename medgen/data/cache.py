@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from medgen.data.body_mask import body_mask
+from medgen.data.body_mask import body_mask, looks_like_hu
 from medgen.data.fingerprint import describe
 from medgen.data.intensity import Code, Range, fit_range
 from medgen.errors import InputError
@@ -25,6 +25,7 @@ from medgen.io.read import read_volume
 from medgen.io.volume import Volume, to_canonical
 
 VERSION = 5  # increase when a change of this file invalidates old entries
+FEWEST_MASKED = 0.02  # share of a masked background, at least
 BODY_VOXELS = 20_000  # sample size; enough for choosing patch centres
 
 
@@ -106,6 +107,13 @@ def _fill(
         fingerprint = describe(own.data, own.spacing, fit_range(own.data, **intensity))
     except InputError as error:
         raise InputError("volume-constant", f"{path}: {error}") from None
+    set_to = intensity.get("background")
+    if set_to is not None and looks_like_hu(own.data) and (share := np.mean(own.data == set_to)) < FEWEST_MASKED:
+        read_warnings = (
+            *read_warnings,
+            f"{path}: only {share:.1%} of the voxels are {set_to:g} HU, which background={set_to:g} takes for masked; "
+            "remove intensity.*.background unless the outside of these CTs is set to this value",
+        )
     mask = body_mask(volume.data)
     inside = np.flatnonzero(mask)
     if len(inside) > BODY_VOXELS:

@@ -155,6 +155,17 @@ class DatasetWriter:
         cases = self._with_merged_patients(sorted(self.written, key=lambda case: case.name))
         training = [case for case in cases if not case.test]
         folds = patient_folds(training, self.origin.folds)
+        if lost := len(self.origin.folds) - len(folds) if self.origin.folds else 0:
+            self.warnings.append(
+                f"{lost} of the dataset's {len(self.origin.folds)} folds have no training or no validation cases here "
+                "and are left out; the others are renumbered"
+            )
+        real = {case.patient for case in training if case.record is None}
+        if absent := [c.name for c in training if c.record is not None and c.patients - real - self.tested]:
+            self.warnings.append(
+                f"{len(absent)} synthetic cases contain images of patients who have no real case here "
+                f"({shortened_list(absent)}), and are trained on; remove them if these patients are held out elsewhere"
+            )
         unused = in_no_fold(training, folds)
         for kind, made in (("synthetic", True), ("real", False)):
             if names := [c.name for c in training if c.name in set(unused) and (c.record is not None) == made]:

@@ -142,8 +142,8 @@ def _content_warnings(cases: list[Case], hashes: Mapping[Path, str | None]) -> l
     texts = []
     if same:
         texts.append(
-            f"source and target of {shortened_list(same)} are the same image, as after a wrong copy; replace one of "
-            "them or remove the case"
+            f"source and target of {shortened_list(same)} are the same image: right for a scan that needs no change, "
+            "such as one without contrast medium; otherwise a wrong copy, so replace one of them"
         )
     if empty:
         texts.append(f"no content in {shortened_list(empty)}: one value everywhere, or unreadable; export them again")
@@ -178,6 +178,13 @@ def _tell_split(
         say(
             f"warning: {len(mixed)} synthetic cases contain images of held-out patients and are not used: "
             f"{shortened_list(mixed)}"
+        )
+    real = {case.patient for case in cases if not case.synthetic}
+    absent = [case.name for case in split["train"] if real and case.synthetic and {case.patient, *case.made_of} - real]
+    if absent:
+        say(
+            f"warning: {len(absent)} synthetic cases contain images of patients who have no real case here "
+            f"({shortened_list(absent)}), and are trained on; remove them if these patients are held out elsewhere"
         )
     unnamed = [case.name for case in left if not case.synthetic]
     if unnamed:

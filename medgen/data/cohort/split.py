@@ -246,7 +246,9 @@ def with_stated_fold(
     if not {"train", "validation"} <= found:
         raise InputError(
             "split-fold-empty",
-            f"{path}: fold {fold} has no training or validation cases of this cohort; correct it or set data.fold=null",
+            f"{path}: fold {fold} has no training or validation cases of this cohort (it names "
+            f"{', '.join([*part][:2])}; the cohort has {', '.join([c.name for c in cases][:2])}); correct the names, "
+            "without channel numbers and file endings, or set data.fold=null",
         )
     warnings = []
     if unknown := sorted(part.keys() - {case.name for case in cases}):

@@ -161,6 +161,7 @@ def _store(folder: Path, database: Path, new: list[tuple], deleted: Iterable[str
     database.parent.mkdir(parents=True, exist_ok=True)
     check_ours(database)
     record_written(database)
+    database.touch()  # sqlite creates a file without the permissions that the umask gives to a group
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.executescript(TABLES)
         if not connection.execute("SELECT 1 FROM about").fetchall():

@@ -30,10 +30,17 @@ MATERIALS = set(
 # Maps that only their description tells, with an ordinary ImageType.
 MAP_DESCRIBED = re.compile(
     r"\bmd\W|material[\s_-]*(density|map)|(iodine|calcium|water|fat|uric\w*)[\s_-]*(map|density|image|overlay|\()|"
-    r"\bz[\s_-]*eff|eff\w*[\s_-]*(z\b|atomic)|electron[\s_-]*density|perfusion[\s_-]*map|\b(r?cb[fv]|mtt|ttp|tmax)\b",
+    r"\bz[\s_-]*eff|eff\w*[\s_-]*(z\b|atomic)|electron[\s_-]*density|perfusion[\s_-]*map|\b(r?cb[fv]|mtt|ttp|tmax|pbv)\b|"
+    r"[\[(]\s*([muµ]|mc)?g\s*/\s*(ml|cc|cm)|%\s*edw|\bhu\s*\*|\b(de|dect|spectral)[\s_-]*iodine",
     re.IGNORECASE,
 )
-TAKEN_AWAY = set("REMOVED REMOVAL SUPPRESSED FREE WITHOUT NO NON MINUS VNC VUE VNI".split())
+_MATERIAL = "(contrast|iodine|calcium|water|fat|bone|uric[\\s_-]*acid)"
+_AWAY = "(removed|removal|suppressed|suppression|free|subtracted)"
+# What a name says is not there: "Iodine removed", "no Water". The rest of the name says what the image shows.
+TAKEN_AWAY = re.compile(
+    rf"\bv(nc|ue|ni)\b([\s_-]*{_MATERIAL})?|\b(no|non|without|minus|w/o)[\s_-]*{_MATERIAL}|{_MATERIAL}[\s_-]*{_AWAY}",
+    re.IGNORECASE,
+)
 MODIFIED = "MAT_MODIFIED"  # only RescaleType tells whether the values are HU or HU_MOD
 # ImageType words of derived CT in HU: reformats, means, monoenergetic and virtual unenhanced images.
 ORDINARY = set(
@@ -60,7 +67,7 @@ def unit_warning(dataset: Dataset, frame: int) -> str:
     if maps := [term for term in terms if _is_material(term, derived)]:
         return f"ImageType {maps[0]} names a material or a quantity; the image may be a map whose values are not in HU"
     described = str(dataset.get("SeriesDescription") or "")
-    if MAP_DESCRIBED.search(described) and not TAKEN_AWAY & set(re.findall("[A-Z]+", described.upper())):
+    if MAP_DESCRIBED.search(TAKEN_AWAY.sub(" ", described)):
         return f"SeriesDescription '{described}' names a map; its values may not be in HU"
     unknown = [term for term in terms if derived and not _is_hu_term(term)]
     if not unknown or maps_to_hu or _stated_unit(dataset, frame):
@@ -70,8 +77,9 @@ def unit_warning(dataset: Dataset, frame: int) -> str:
 
 def _is_material(term: str, derived: bool) -> bool:
     """Whether a term names a material or quantity; of MAT_..., only MAT_REMOVED and MAT_MODIFIED may be in HU."""
-    words = set(re.findall("[A-Z]+", term))
-    return not words & TAKEN_AWAY and term != MODIFIED and ("MAT" in words or (derived and bool(words & MATERIALS)))
+    words = set(re.findall("[A-Z]+", TAKEN_AWAY.sub(" ", term.replace("_", " "))))
+    removes = "REMOVED" in words
+    return not removes and term != MODIFIED and ("MAT" in words or (derived and bool(words & MATERIALS)))
 
 
 def _stated_unit(dataset: Dataset, frame: int) -> str:

@@ -15,6 +15,7 @@ from refusal import refused
 from medgen.augmentation.dataset.read import read_case
 from medgen.augmentation.dataset.write import DatasetWriter, label_on, relabelled, write_dataset
 from medgen.augmentation.read import read_dataset
+from medgen.io.claim import claimed
 from medgen.io.read import read_volume
 from medgen.io.volume import Volume
 
@@ -257,3 +258,22 @@ def test_labels_a_rounding_error_off_are_read(tmp_path):
     save(root / "labelsTr/case1.nii.gz", label * np.float32(0.99))
     (_, entry, _) = write_dataset(read_dataset(root), tmp_path / "other", "nnunet")
     assert entry.status == "failed" and "contains the value 0.99" in entry.error
+
+
+def test_synthetic_cases_of_absent_patients_and_lost_folds_are_told(tmp_path):
+    """The user took the real case of a patient out of an augmented dataset, perhaps to test on it."""
+    given = write_nnunet(tmp_path / "given", cases=5)
+    add_synthetic(given)
+    names = [f"case{i}" for i in (0, 2, 3, 4)]
+    folds = [{"train": [n for n in names if n != val], "val": [val]} for val in names]
+    (given / "splits_final.json").write_text(json.dumps(folds))
+    for path in [*given.rglob("case0.nii.gz"), *given.rglob("case0_0000.nii.gz")]:
+        path.unlink()
+    dataset = read_dataset(given)
+    with claimed(tmp_path / "out", {"command": "test"}):
+        writer = DatasetWriter(dataset, tmp_path / "out", "nnunet")
+        for case in dataset.cases:
+            writer.copy(case)
+        writer.finish()
+    assert any("no real case here (case0__syn000)" in text for text in writer.warnings)
+    assert any("1 of the dataset's 4 folds" in text for text in writer.warnings)

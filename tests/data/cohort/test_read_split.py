@@ -247,8 +247,8 @@ def test_pairs_of_one_image_and_empty_images_are_reported(tmp_path):
     nib.save(nib.Nifti1Image(np.full(image.shape, -1024, np.int16), image.affine), root / "target/case1.nii.gz")
     *_, messages = parts(root, tmp_path / "run")
     assert [text for text in messages if "same image" in text or "one value" in text] == [
-        "warning: source and target of case0 are the same image, as after a wrong copy; replace one of them or remove "
-        "the case",
+        "warning: source and target of case0 are the same image: right for a scan that needs no change, such as one "
+        "without contrast medium; otherwise a wrong copy, so replace one of them",
         "warning: no content in case1.nii.gz: one value everywhere, or unreadable; export them again",
     ]
     write_cohort(tmp_path / "good", cases=4)
@@ -263,3 +263,28 @@ def test_a_file_that_is_both_source_and_target_is_no_wrong_copy():
     assert len(_content_warnings([Case("a", "a", (file,), (other,))], {file: "1", other: "1"})) == 1
     (text,) = _content_warnings([Case("a", "a", (file,), (file,))], {file: None})
     assert text.count("a.nii.gz") == 1
+
+
+@pytest.mark.parametrize("present", [True, False])
+def test_a_synthetic_case_of_a_patient_without_real_case_is_told(tmp_path, present):
+    given = write_nnunet(tmp_path / "given", cases=5)
+    record = {"patient": "case0", "source": "case0", "operations": []}
+    for path in [*given.rglob("case1.nii.gz"), *given.rglob("case1_0000.nii.gz")]:
+        path.rename(path.with_name(path.name.replace("case1", "case0__syn000")))
+    (given / "provenance.json").write_text(json.dumps({"real": {}, "synthetic": {"case0__syn000": record}}))
+    if not present:
+        for path in [*given.rglob("case0.nii.gz"), *given.rglob("case0_0000.nii.gz")]:
+            path.unlink()
+    *_, messages = parts(given, tmp_path / "run", target_channels=[0])
+    told = [text for text in messages if "have no real case here (case0__syn000)" in text]
+    assert bool(told) != present
+
+
+def test_a_masked_background_that_is_not_there_is_told(tmp_path):
+    """0 is the background of skull-stripped MR, and water in a CT."""
+    root = write_cohort(tmp_path / "cohort")
+    messages = []
+    codec = {**CT, "background": 0}
+    settings = small_settings(data={"root": str(root)}, intensity={"source": codec, "target": CT})
+    prepare(settings, tmp_path / "run", say=messages.append)
+    assert any("which background=0 takes for masked" in text for text in messages)

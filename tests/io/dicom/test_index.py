@@ -204,3 +204,13 @@ def test_broken_link_to_a_slice_is_an_error(tmp_path):
     assert "is a link to a missing file" in indexed(tmp_path).faults[tmp_path / "a/003.dcm"]
     with refused("file-dangling-link"):
         list_series(tmp_path / "a")
+
+
+def test_the_database_has_the_permissions_of_the_umask(tmp_path):
+    write_ct(tmp_path / "in", stored(3, 8, 9))
+    before = os.umask(0o002)
+    try:
+        indexed(tmp_path / "in", tmp_path / "index.sqlite")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "index.sqlite").stat().st_mode & 0o777 == 0o664

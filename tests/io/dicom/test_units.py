@@ -184,6 +184,7 @@ def test_enhanced_ct_without_rescale_causes_a_warning(tmp_path, place):
         (["DERIVED", "SECONDARY", "AXIAL", "MAT_REMOVED"], False),
         (["DERIVED", "SECONDARY", "AXIAL", "CALCIUM REMOVED"], False),
         (["DERIVED", "SECONDARY", "AXIAL", "VNC IODINE"], False),
+        (["DERIVED", "SECONDARY", "AXIAL", "IODINE_NO_WATER"], True),
         (["ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 SEQ", "FLOW"], False),
         (["ORIGINAL", "PRIMARY", "PERFUSION"], False),
         (["DERIVED", "SECONDARY", "AXIAL", "CT_SOM8 TIP"], False),
@@ -234,6 +235,10 @@ def test_ct_without_a_rescale_is_read_with_a_warning(tmp_path):
     ("description", "doubtful"),
     [("MD:Iodine(Water)", True), ("Iodine map 70", True), ("Z-eff", True), ("Perfusion map CBV", True)]
     + [("Abdomen portal venous 1.5 Br40", False), ("Iodine removed (VNC)", False), ("MonoE 70 keV", False)]
+    + [("Iodine no Water [mg/ml]", True), ("Iodine Density [mg/ml]", True), ("Non contrast perfusion map", True)]
+    + [("No filter iodine map", True), ("Uric Acid [HU*]", True), ("DE_Iodine", True), ("Lung PBV", True)]
+    + [("Iodine no water map", True), ("Water (Iodine) [mg/cc]", True), ("Virtual non-contrast", False)]
+    + [("Calcium removed image", False), ("Omnipaque 350 mg/ml", False), ("Abdomen (350mg/ml)", False)]
     + [("Thorax fat sat", False), ("Abdomen Omnipaque iodine 350", False), ("", False), ("perfusion source", False)],
 )
 def test_a_description_that_names_a_map_causes_a_warning(description, doubtful):
