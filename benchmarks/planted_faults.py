@@ -48,6 +48,7 @@ COUNTS = 36.0  # mm, minimum of diameter · contrast / noise of the host for an 
 ALONE_HU, CLEAR_ML, CLEAR_HU = 125.0, 8.0, 85.0
 ERASED_ML, ERASED_HU = 1.5, 25.0  # minimum size (a ball of 14 mm) and contrast in the truth of an erased lesion
 LEAST_NEAR = 6.0  # mm
+RIBS_ML, RIB_HU = 5.0, 140.0  # minimum of erased bone that is brighter than this
 
 
 @dataclass
@@ -192,6 +193,26 @@ def offset(p: Patient, rng: np.random.Generator) -> Planted:
     )
 
 
+def ribs_erased(p: Patient, rng: np.random.Generator) -> Planted | None:
+    """Make muscle of all ribs of one side, from `RIBS_ML` of bone above `RIB_HU` on, as if they were vessels."""
+    side = int(rng.choice([-1, 1]))
+    lateral = side * (np.arange(p.size[0]) - p.size[0] / 2) * p.spacing[0] > 60
+    bone = p.inside("bone") & (p.truth > 0) & lateral[:, None, None]
+    if (bone & (p.truth > RIB_HU)).sum() * p.voxel_ml < RIBS_ML:
+        return None
+    level = float(np.median(p.clean[p.inside("muscle")]))
+    new = np.where(bone, np.minimum(p.truth, level + (p.truth - p.clean)), p.truth).astype(np.float32)
+    inside = ndimage.binary_dilation(bone, iterations=3)
+
+    def hit(r: Reason) -> bool:
+        if r.fault != "bone" or r.place is None:
+            return False
+        at = np.clip(np.rint(middle(r) / p.spacing).astype(int), 0, np.array(p.size) - 1)
+        return bool(inside[tuple(at)])
+
+    return Planted(new, f"{(bone & (p.truth > RIB_HU)).sum() * p.voxel_ml:.0f} ml of ribs", hit)
+
+
 FAULTS: dict[str, Callable[[Patient, np.random.Generator], Planted | None]] = {
     "lesion erased": lesion_erased,
     "lesion added": lesion_added,
@@ -199,6 +220,7 @@ FAULTS: dict[str, Callable[[Patient, np.random.Generator], Planted | None]] = {
     "one-voxel shift": shifted,
     "enhancement left in": enhancement_left,
     "offset of 15 HU": offset,
+    "ribs erased": ribs_erased,
 }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from medgen.data.fast_filters import gaussian
-from medgen.qa.measures.enhancement import Region
+from medgen.qa.measures.enhancement import Region, _central_voxel
 
 AIR_HU = -930.0  # outside the body, smoothed; lung is above it
 FAT_HU = (-170.0, -30.0)
@@ -51,7 +51,7 @@ def lost_in_wall(source: np.ndarray, output: np.ndarray, body: np.ndarray, spaci
         radius = float(ndimage.distance_transform_edt(np.pad(inside, 1), sampling=spacing).max())
         if cut or radius > THICK_MM or in_wall[box][inside].mean() < WITHIN:
             continue
-        centre = [float(p) for p in (np.argwhere(inside).mean(0) + [part.start for part in box]) * spacing]
+        centre = [float(p) for p in (_central_voxel(inside, spacing) + [part.start for part in box]) * spacing]
         levels = (float(v[box][inside].mean()) for v in (before, after))
         found.append(Region((centre[0], centre[1], centre[2]), float(volumes[n]), *levels))
     return sorted(found, key=lambda region: -region.volume_ml)
