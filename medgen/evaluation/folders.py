@@ -1,5 +1,6 @@
 """Match the volumes of several folders by case name, and read the label names stored beside them."""
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,16 +89,24 @@ def _check_same_label_values(names: Mapping[str, Mapping[int, str]], paths: Mapp
     Labels are compared by value, so a liver would be compared with a spleen.
     """
     reference_names, found = names.get("labels", {}), names.get("prediction_labels", {})
-    reference_values = {name.lower(): value for value, name in reference_names.items()}
+    if not reference_names:
+        return
+    plain = {value: _plain(name) for value, name in reference_names.items()}
+    values = {name: value for value, name in plain.items()}
     for value, name in found.items():
-        other = reference_names.get(value, name)
-        if reference_values.get(name.lower(), value) != value or other.lower() != name.lower():
+        theirs = values.get(_plain(name), value)
+        if theirs != value or plain.get(value, _plain(name)) != _plain(name):
+            where = f"{name} as {values[_plain(name)]}" if _plain(name) in values else f"no {name}"
+            other = f" and {value} as {reference_names[value]}" if value in reference_names else ""
             raise InputError(
                 "labels-tables-differ",
                 f"{paths['prediction_labels']} has {name} as {value} in its table of labels, but {paths['labels']} has "
-                f"{name} as {reference_values.get(name.lower(), 'nothing')} and {value} as {other}; use the same table "
-                "for both",
+                f"{where}{other}; use the same table for both",
             )
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", name).strip().lower()
 
 
 def read_case(files: Mapping[str, Path]) -> dict[str, Volume]:

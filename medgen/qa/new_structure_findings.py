@@ -44,10 +44,15 @@ def _new_structure(case: Checked, blob: Blob, by: str, *, excused: bool) -> None
     limit = _least_z(case, by)
     text = (
         f"A structure of about {blob.diameter:.0f} mm at {case.at(blob.place)} is not in the input: contrast "
-        f"{blob.contrast:+.0f}{case.unit}, {blob.z:.1f} times the noise (limit {limit:g})."
+        f"{blob.contrast:+.0f}{case.unit}, {_times(blob.z)} times the noise (limit {limit:g})."
     )
     status: Status = "fail" if blob.z > 2 * limit else "review"
     case.add("lesion_new", status, text, case.ball(blob.place, blob.diameter), by=by, excused=excused)
+
+
+def _times(z: float) -> str:
+    """In a host without noise, as air that was set to one value, the ratio has no meaning beyond "many"."""
+    return f"{z:.1f}" if z < 1000 else "more than 1000"
 
 
 def _least_z(case: Checked, by: str) -> float:

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from medgen.cli import app
 from medgen.contrast.unenhanced import unenhanced
 from medgen.errors import InputError
+from medgen.phantom.cohort import LABELS, make_patient
 
 NAMES = {1: "aorta", 2: "liver", 3: "vertebrae_L1", 4: "stomach", 5: "liver_tumor", 6: "kidney_cyst_left"}
 MM = (2.0, 2.0, 2.0)
@@ -107,3 +108,14 @@ def test_the_noise_of_any_spacing_stays(mm):
     inner = (slice(10, 30),) * 3
     plain = unenhanced(hu + noise, labels, NAMES, (mm,) * 3).plain[inner]
     assert plain.mean() == pytest.approx(57, abs=1) and plain.std() > 0.95 * noise[inner].std()
+
+
+@pytest.mark.parametrize("mm", [2.5, 5.0])
+def test_veins_in_the_liver_lose_their_contrast_medium(mm):
+    """Their edge against the liver is low, and they are a few voxels wide."""
+    patient = make_patient(1030, size=(round(375 / mm), round(280 / mm), round(100 / mm)), spacing=mm)
+    names = {value: name for name, value in LABELS.items() if value}
+    twin = unenhanced(patient.contrast, patient.labels, names, (mm,) * 3)
+    for name in ("portal_vein", "hepatic_vessels", "liver", "aorta"):
+        inside = patient.labels == LABELS[name]
+        assert (twin.plain - patient.noncontrast)[inside].mean() == pytest.approx(0, abs=9), name

@@ -64,6 +64,13 @@ def test_segmentations_with_other_label_values_are_refused(tmp_path, found):
         matched(tmp_path, {"liver": 1, "bone": 2}, found)
 
 
+def test_names_of_labels_are_compared_without_separators_and_absent_ones_are_said_to_be_absent(tmp_path):
+    table = {"kidney_left": 1, "bone": 2}
+    assert matched(tmp_path, table, {"Kidney Left": 1, "bone": 2}).names == {1: "kidney_left", 2: "bone"}
+    with refused("labels-tables-differ", names="has Liver as 5; use"):
+        matched(tmp_path, {"liver": 5}, {"Liver": 1})
+
+
 def test_labels_a_rounding_error_off_are_whole(tmp_path):
     volumes(tmp_path, "labels", "prediction", values=(0, 0.99999994, 2.0004))
     read = read_case({"prediction": tmp_path / "prediction/a.nii.gz", "labels": tmp_path / "labels/a.nii.gz"})

@@ -169,7 +169,7 @@ class DatasetWriter:
         unused = in_no_fold(training, folds)
         for kind, made in (("synthetic", True), ("real", False)):
             if names := [c.name for c in training if c.name in set(unused) and (c.record is not None) == made]:
-                why = ": each contains images of several patients, and no fold trains on all of them" if made else ""
+                why = ": no fold trains on all patients whose images they contain" if made else ""
                 self.warnings.append(f"{len(names)} {kind} cases are in no fold{why} ({shortened_list(names)})")
         return self.layout.write_index(replace(self.dataset, cases=tuple(cases), folds=folds))
 

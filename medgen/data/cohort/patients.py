@@ -6,6 +6,7 @@ real cases of a patient thus stay together even if they name the patient differe
 
 import os
 import re
+import unicodedata
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 from medgen.data.cohort.datalist import part_of, patient_name
 from medgen.data.cohort.layouts import case_of_entry, shortened_list
 from medgen.errors import InputError
+from medgen.io.names import folded
 from medgen.io.paths import case_name
 from medgen.io.text import read_json
 
@@ -240,16 +242,21 @@ def identified(known: Sequence[Known]) -> list[tuple[str, frozenset[str]]]:
     for case in known:
         if not case.synthetic:
             for other in case.ids[1:]:
-                merge_sets(parents, case.ids[0], other)
+                merge_sets(parents, _same(case.ids[0]), _same(other))
     names: dict[Hashable, str] = {}
     for case in known:
         if not case.synthetic:
-            names.setdefault(set_root(parents, case.ids[0]), case.ids[0][1])
+            names.setdefault(set_root(parents, _same(case.ids[0])), case.ids[0][1])
 
     def patient(one: Id) -> str:
-        return names.get(set_root(parents, one), one[1])
+        return names.get(set_root(parents, _same(one)), one[1])
 
     return [(patient(c.ids[0]), frozenset(map(patient, c.ids)) if c.synthetic else frozenset()) for c in known]
+
+
+def _same(one: Id) -> Id:
+    """An identifier without what differs between systems and typists: the encoding of accents, and upper case."""
+    return one[0], folded(one[1]) if one[0] == "patient" else unicodedata.normalize("NFC", one[1])
 
 
 def merge_by_images(cases: Iterable[tuple[str, str, Iterable[str]]]) -> tuple[dict[str, str], list[tuple[str, str]]]:

@@ -5,7 +5,7 @@ import json
 import pytest
 from refusal import refused
 
-from medgen.data.cohort.patients import Records, identified, merge_by_images
+from medgen.data.cohort.patients import Known, Records, identified, merge_by_images
 
 
 def patients_of(cases, root, pattern=None, listed=None):
@@ -117,3 +117,12 @@ def test_no_records_give_no_warning(tmp_path):
     provenance(tmp_path / "x")  # names nobody
     records.known("b", [tmp_path / "x/b.nii"], root=tmp_path)
     assert records.without_case("ab") == []
+
+
+@pytest.mark.parametrize("other", ["O\u0308zil", "\u00d6ZIL", "\u00f6zil"])
+def test_a_patient_is_the_same_in_any_unicode_form_and_case(other):
+    """macOS writes decomposed accents, typists any case."""
+    known = [Known("a", (("patient", "\u00d6zil"), ("case", "a"))), Known("b", (("patient", other), ("case", "b")))]
+    assert len({patient for patient, _ in identified(known)}) == 1
+    apart = [Known("a", (("patient", "\u00d6zil"),)), Known("b", (("patient", "Ozil"),))]
+    assert len({patient for patient, _ in identified(apart)}) == 2
