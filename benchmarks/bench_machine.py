@@ -31,7 +31,9 @@ def main() -> None:
     n = size(16384 if DEVICE == "cuda" else 2048, 256)
     a, b = torch.randn(2, n, n, device=DEVICE)
     out = torch.empty_like(a)
-    single(__file__, f"matrix product, {n}², 32 bits", 2 * n**3 / best(lambda: torch.mm(a, b, out=out)) / 1e9, "GFLOP/s")
+    single(
+        __file__, f"matrix product, {n}², 32 bits", 2 * n**3 / best(lambda: torch.mm(a, b, out=out)) / 1e9, "GFLOP/s"
+    )
     with torch.inference_mode():
         for batch, channels, side in ((2, 32, size(64, 16)), (1, 32, size(64, 16)), (2, 64, size(32, 8))):
             x = torch.randn(batch, channels, side, side, side, device=DEVICE)

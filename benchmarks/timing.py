@@ -2,6 +2,7 @@
 
 Every ``bench_*.py`` calls `compare`. ``MEDGEN_BENCH_SMALL=1`` makes every benchmark run on small data in one round, to
 test that it works; its numbers mean nothing, and they are recorded only if ``MEDGEN_BENCH_RESULTS`` names a file.
+``MEDGEN_BENCH_ROUNDS=1`` limits the rounds at full size, without a warm-up, for a first look.
 """
 
 import ctypes
@@ -26,6 +27,7 @@ import torch
 
 SMALL = os.environ.get("MEDGEN_BENCH_SMALL", "") not in ("", "0")
 ROOT = Path(__file__).parents[1]
+MOST_ROUNDS = int(os.environ.get("MEDGEN_BENCH_ROUNDS") or (1 if SMALL else 100))
 RESULTS = os.environ.get("MEDGEN_BENCH_RESULTS") or (None if SMALL else str(ROOT / "benchmarks" / "results.json"))
 COLUMNS = ("medgen: median, least", "peer: median, least", "ratio (range)", "MiB: medgen, peer", "difference")
 T = TypeVar("T")
@@ -65,7 +67,7 @@ def compare(
         tolerance: the largest difference of results that counts as equal.
         difference: (result of ours, result of the peer) → how far ours is off; default `largest_difference`. For
             results that need not be equal, such as of other windows, it says by how much the quality of ours is worse.
-        rounds: timed rounds; 1 in a test run.
+        rounds: timed rounds, at most those of the environment.
         warm_up: first run each once without counting it.
         count: the number of items that a call computes; times are shown for one.
 
@@ -75,12 +77,12 @@ def compare(
     Raises:
         UnequalError: the results differ by more than ``tolerance`` in some round.
     """
-    rounds, calls = size(rounds, 1), {"ours": ours, "peer": peer}
+    rounds, calls = min(rounds, MOST_ROUNDS), {"ours": ours, "peer": peer}
     measure_difference = difference or largest_difference
     seconds: dict[str, list[float]] = {"ours": [], "peer": []}
     mib: dict[str, list[float]] = {"ours": [], "peer": []}
     worst = 0.0
-    for number in range(-int(warm_up and not SMALL), rounds):
+    for number in range(-int(warm_up and MOST_ROUNDS > 1), rounds):
         results = {}
         for who in ("peer", "ours") if number % 2 == 0 else ("ours", "peer"):
             results[who], taken, used = _measured(calls[who])
