@@ -158,12 +158,11 @@ def program(command: Sequence[str | Path], **options: Any) -> str:
     Raises:
         RuntimeError: the program failed.
     """
-    global _children_mib
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen([*map(str, command)], stdout=output, stderr=subprocess.STDOUT, **options)
         pause = 0.002
         while process.poll() is None:
-            _children_mib = max(_children_mib, _status_mib("VmHWM", process.pid))
+            count_memory(_status_mib("VmHWM", process.pid))
             time.sleep(pause)
             pause = min(pause * 1.2, 0.02)
         output.seek(0)
@@ -190,6 +189,19 @@ def _measured(call: Callable[[], T]) -> tuple[T, float, float]:
     result = call()
     taken = time.perf_counter() - started
     return result, taken, max(_status_mib("VmHWM") - before, _children_mib)
+
+
+def resident_mib(process: int, *, start: bool = False) -> float:
+    """Resident memory of another process at its peak since the last ``start``, which begins the measurement; MiB."""
+    if start and sys.platform == "linux":
+        Path(f"/proc/{process}/clear_refs").write_text("5")
+    return _status_mib("VmRSS" if start else "VmHWM", process)
+
+
+def count_memory(mib: float) -> None:
+    """Count the memory that another process needed for the current call."""
+    global _children_mib
+    _children_mib = max(_children_mib, mib)
 
 
 def _status_mib(key: str, process: int | str = "self") -> float:
