@@ -1,7 +1,7 @@
 """Run all benchmarks, or the named ones: python benchmarks/bench.py [NAME ...], or make bench [BENCH="NAME ..."]
 
 A name is that of a file bench_NAME.py. Each runs in a process of its own, so that memory, threads and failures of one
-do not reach the others.
+do not reach the others. docs/performance.md says how they measure.
 """
 
 import json

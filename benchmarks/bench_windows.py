@@ -1,5 +1,6 @@
 """Sliding windows compared with MONAI's: the same windows, a CT with the own layout, and the memory of a large CT."""
 
+import sys
 import tempfile
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from medgen.io.write import write_volume
 from medgen.models import model_folder
 from medgen.networks.precision import has_bfloat16
 
+DEVICE = "cuda" if "--cuda" in sys.argv else "cpu"
 SIDE, OVERLAP = size(64, 16), 0.25
 NETWORK = {"filters": size(16, 4), "levels": 4, "pointwise_features": 8, "norm": "instance"}
 
@@ -28,8 +30,8 @@ NETWORK = {"filters": size(16, 4), "levels": 4, "pointwise_features": 8, "norm":
 def same_windows(folder: Path) -> None:
     """The U-Net of configs/ct_contrast_pix2pix.yaml, with instance norm, which needs windows."""
     inference = {"window": "patch", "overlap": OVERLAP}
-    model = load_model(small_model(folder, 2.5, patch=(SIDE,) * 3, inference=inference, **NETWORK))
-    plain = networks.UNet(NETWORK["filters"], 4, 8, torch.nn.InstanceNorm3d).eval()  # type: ignore[arg-type]
+    model = load_model(small_model(folder, 2.5, patch=(SIDE,) * 3, inference=inference, **NETWORK), DEVICE)
+    plain = networks.UNet(NETWORK["filters"], 4, 8, torch.nn.InstanceNorm3d).to(DEVICE).eval()  # type: ignore[arg-type]
     networks.copy_weights(model.generator, plain)
     shape = size((160, 128, 96), (48, 32, 32))
     x = np.random.default_rng(0).uniform(-1, 1, (1, *shape)).astype(np.float32)
@@ -38,7 +40,7 @@ def same_windows(folder: Path) -> None:
             __file__,
             f"U-Net, {' × '.join(map(str, shape))}, windows of {SIDE}³, overlap {OVERLAP} (MONAI, {batch} at a time)",
             lambda: translate_array(model, x),
-            lambda batch=batch: windows(plain, x, SIDE, batch, OVERLAP),
+            lambda batch=batch: windows(plain, x, SIDE, batch, OVERLAP, DEVICE),
             tolerance=1e-4,
             rounds=3,
         )
@@ -46,18 +48,18 @@ def same_windows(folder: Path) -> None:
 
 def own_layout() -> None:
     """The shipped model converts a CT with air around the patient; the quality is the body's MAE against the truth."""
-    model = load_model(model_folder("ct-noncontrast"))
+    model = load_model(model_folder("ct-noncontrast"), DEVICE)
     mm = model.info.spacing[0]
     one = patient(3, size((240, 200, 96), (96, 80, 80)), mm)
     scan, truth = Volume(np.rint(one.contrast), one.affine), one.noncontrast
     body = body_mask(scan.data)
     side = model.settings.window_size[0]
-    rounded = torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16("cpu"))  # as the model's settings say
+    rounded = torch.autocast(DEVICE, torch.bfloat16, enabled=has_bfloat16(DEVICE))  # as the model's settings say
 
     def peer(overlap: float) -> np.ndarray:
         x = np.clip(scan.data / 1000, -1, 1).astype(np.float32)[None]
         with rounded:
-            y = windows(lambda window: model.generator(window).float(), x, side, 4, overlap)[0]
+            y = windows(lambda window: model.generator(window).float(), x, side, 4, overlap, DEVICE)[0]
         return np.where(np.abs(scan.data) >= 1000, scan.data, y * 1000)
 
     def worse(a: np.ndarray, b: np.ndarray) -> float:
@@ -78,11 +80,13 @@ def own_layout() -> None:
 
 
 def large(folder: Path) -> None:
-    """Memory, so the smallest network: from file to file."""
+    """From file to file. On a CPU this measures the memory, so the network is the smallest one."""
     shape, side = size(((512, 512, 400), 96), ((64, 64, 48), 32))
     path = save(folder / "large.nii.gz", *large_ct(shape))
     inference = {"window": "patch", "overlap": OVERLAP, "spacing": "ignore"}
-    model = load_model(small_model(folder / "small", 1.0, patch=(side,) * 3, inference=inference, norm="instance"))
+    generator = NETWORK if DEVICE == "cuda" else {"norm": "instance"}
+    saved = small_model(folder / "small", 1.0, patch=(side,) * 3, inference=inference, **generator)
+    model = load_model(saved, DEVICE)
     outputs = {who: folder / f"{who}.nii.gz" for who in ("ours", "peer")}
 
     def ours() -> Path:
@@ -92,14 +96,14 @@ def large(folder: Path) -> None:
     def peer() -> Path:
         image = nib.load(path)
         hu = image.get_fdata(dtype=np.float32)
-        y = windows(model.generator, np.clip(hu / 1000, -1, 1)[None], side, 2, OVERLAP)[0]
+        y = windows(model.generator, np.clip(hu / 1000, -1, 1)[None], side, 2, OVERLAP, DEVICE)[0]
         made = np.where(np.abs(hu) >= 1000, hu, np.clip(y * 1000, -1000, 1000))
         nib.save(nib.Nifti1Image(np.rint(made).astype(np.int16), image.affine), outputs["peer"])
         return outputs["peer"]
 
     compare(
         __file__,
-        f"CT of {' × '.join(map(str, shape))}, file to file, smallest network (MONAI); see the memory",
+        f"CT of {' × '.join(map(str, shape))}, file to file (MONAI); see the memory",
         ours,
         peer,
         tolerance=1,  # HU: values between two integers may be rounded to either

@@ -178,17 +178,28 @@ def medgen_command(*words: object) -> list[str]:
 
 
 def _measured(call: Callable[[], T]) -> tuple[T, float, float]:
-    """Result, seconds, and MiB by which the resident memory grew at its peak, or the peak of the programs started."""
+    """Result, seconds, and MiB by which the memory grew at its peak, or the peak of the programs that were started.
+
+    The memory is that of the GPU if the process uses one, else the resident memory.
+    """
     global _children_mib
     gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts again, see proc(5)
     before, _children_mib = _status_mib("VmRSS"), 0.0
+    on_gpu = torch.cuda.is_initialized()
+    if on_gpu:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated() / 2**20
     started = time.perf_counter()
     result = call()
+    if on_gpu:
+        torch.cuda.synchronize()
     taken = time.perf_counter() - started
-    return result, taken, max(_status_mib("VmHWM") - before, _children_mib)
+    peak = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else _status_mib("VmHWM")
+    return result, taken, max(peak - before, _children_mib)
 
 
 def resident_mib(process: int, *, start: bool = False) -> float:

@@ -23,11 +23,13 @@ from torch import Tensor
 
 
 @torch.inference_mode()
-def windows(network: Callable[[Tensor], Tensor], x: np.ndarray, side: int, batch: int, overlap: float) -> np.ndarray:
+def windows(
+    network: Callable[[Tensor], Tensor], x: np.ndarray, side: int, batch: int, overlap: float, device: str = "cpu"
+) -> np.ndarray:
     """(C, X, Y, Z) → (C, X, Y, Z) by MONAI's sliding window, as in its tutorials but with Gaussian weights."""
-    return sliding_window_inference(
-        torch.from_numpy(x)[None], (side,) * 3, batch, network, overlap, mode="gaussian", padding_mode="replicate"
-    )[0].numpy()
+    places = {"sw_device": torch.device(device), "device": torch.device("cpu")}
+    options = {"overlap": overlap, "mode": "gaussian", "padding_mode": "replicate", **places}
+    return sliding_window_inference(torch.from_numpy(x)[None], (side,) * 3, batch, network, **options)[0].numpy()
 
 
 def main(source: Path, out: Path, network: torch.nn.Module, side: int, overlap: float, batch: int) -> None:
