@@ -15,7 +15,7 @@ from medgen.inference.cohort.run import convert
 from medgen.inference.predict import translate_case
 from medgen.io.read import read_volume
 
-STUDIES, MM = size((16, 2.5), (2, 10.0))  # the size of the demo's cohort
+STUDIES, MM = size((8, 2.5), (2, 10.0))
 SHAPE = size((160, 128, 96), (40, 32, 24))
 NETWORK = {"filters": size(16, 4), "levels": size(4, 2), "pointwise_features": 8}  # configs/ct_contrast_pix2pix.yaml
 
@@ -32,7 +32,7 @@ def main() -> None:
         def network_alone() -> list[np.ndarray]:
             return [translate_case(model, [volume])[0].data for volume in volumes]
 
-        for what, checks, rounds in (("without verdicts", None, 5), ("with verdicts", checks_for(model), 1)):
+        for what, checks, rounds in (("without verdicts", None, 3), ("with verdicts", checks_for(model), 1)):
 
             def cohort_run(checks=checks) -> list[Path]:
                 out = Path(name) / f"out{next(numbers)}"

@@ -21,8 +21,8 @@ from timing import ROOT, compare, medgen_command, program, size
 from medgen.checkpoint import load_model
 from medgen.io.read import read_volume
 
-STUDIES, MM, SIDE = size((20, 2.5, 64), (2, 10.0, 16))
-SHAPE = size((160, 128, 96), (40, 32, 24))
+STUDIES, MM, SIDE = size((20, 3.0, 64), (2, 10.0, 16))
+SHAPE = size((128, 112, 80), (40, 32, 24))
 OVERLAP, BATCH = 0.25, 4  # MONAI's default, and its tutorials' windows at a time
 FILTERS, LEVELS = size((16, 4), (4, 2))
 

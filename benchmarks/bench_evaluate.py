@@ -87,7 +87,7 @@ def main() -> None:
 
         shape = " × ".join(map(str, SHAPE))
         row = f"evaluate a case of {shape}, {len(names)} labels, with report (scikit-image and MONAI script)"
-        compare(__file__, row, ours, peer, tolerance=1e-3, difference=apart, rounds=3)
+        compare(__file__, row, ours, peer, tolerance=1e-3, difference=apart, rounds=2)
 
 
 if __name__ == "__main__":

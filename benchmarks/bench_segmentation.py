@@ -79,7 +79,7 @@ def row(name: str, reference: np.ndarray, prediction: np.ndarray) -> None:
         return torch.cat([calls[score]() for score in SCORES]).numpy()
 
     shape = " × ".join(map(str, reference.shape))
-    compare(__file__, f"10 labels, {shape}, {name} (MONAI)", ours, peer, tolerance=1e-4, rounds=3)
+    compare(__file__, f"10 labels, {shape}, {name} (MONAI)", ours, peer, tolerance=1e-4, rounds=2)
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ from medgen.training.validation import Validation, Validator
 CASES, HELD_OUT = size((16, 3), (3, 1))  # the size of the demo's cohort
 SHAPE, MM, SIDE = size(((160, 128, 96), 2.5, 64), ((32, 32, 32), 12.0, 16))
 FILTERS, LEVELS, LR = size((16, 4, 1e-3), (4, 2, 1e-3))
-TARGET, EVERY, MOST = size((0.7, 50, 1000), (10.0, 2, 4))
+TARGET, EVERY, MOST = size((0.7, 25, 400), (10.0, 2, 4))
 
 
 class Reached(Exception):
@@ -100,7 +100,7 @@ def main() -> None:
             peer,
             tolerance=0,
             difference=lambda a, b: max(0.0, a - target, b - target),
-            rounds=2,
+            rounds=1,
             warm_up=False,
         )
 

@@ -50,7 +50,7 @@ def own_layout() -> None:
     """The shipped model converts a CT with air around the patient; the quality is the body's MAE against the truth."""
     model = load_model(model_folder("ct-noncontrast"), DEVICE)
     mm = model.info.spacing[0]
-    one = patient(3, size((240, 200, 96), (96, 80, 80)), mm)
+    one = patient(3, size((200, 160, 96), (96, 80, 80)), mm)
     scan, truth = Volume(np.rint(one.contrast), one.affine), one.noncontrast
     body = body_mask(scan.data)
     side = model.settings.window_size[0]
@@ -83,7 +83,8 @@ def large(folder: Path) -> None:
     """From file to file. On a CPU this measures the memory, so the network is the smallest one."""
     shape, side = size(((512, 512, 400), 96), ((64, 64, 48), 32))
     path = save(folder / "large.nii.gz", *large_ct(shape))
-    inference = {"window": "patch", "overlap": OVERLAP, "spacing": "ignore"}
+    overlap = OVERLAP if DEVICE == "cuda" else 0.0
+    inference = {"window": "patch", "overlap": overlap, "spacing": "ignore"}
     generator = NETWORK if DEVICE == "cuda" else {"norm": "instance"}
     saved = small_model(folder / "small", 1.0, patch=(side,) * 3, inference=inference, **generator)
     model = load_model(saved, DEVICE)
@@ -96,7 +97,7 @@ def large(folder: Path) -> None:
     def peer() -> Path:
         image = nib.load(path)
         hu = image.get_fdata(dtype=np.float32)
-        y = windows(model.generator, np.clip(hu / 1000, -1, 1)[None], side, 2, OVERLAP, DEVICE)[0]
+        y = windows(model.generator, np.clip(hu / 1000, -1, 1)[None], side, 2, overlap, DEVICE)[0]
         made = np.where(np.abs(hu) >= 1000, hu, np.clip(y * 1000, -1000, 1000))
         nib.save(nib.Nifti1Image(np.rint(made).astype(np.int16), image.affine), outputs["peer"])
         return outputs["peer"]

@@ -72,7 +72,7 @@ def compare(
         count: the number of items that a call computes; times are shown for one.
 
     Returns:
-        The record; times in seconds for one item, memory in MiB.
+        The record; times in seconds for one item (``_processor``: of all cores together), memory in MiB.
 
     Raises:
         UnequalError: the results differ by more than ``tolerance`` in some round.
@@ -80,15 +80,17 @@ def compare(
     rounds, calls = min(rounds, MOST_ROUNDS), {"ours": ours, "peer": peer}
     measure_difference = difference or largest_difference
     seconds: dict[str, list[float]] = {"ours": [], "peer": []}
+    busy: dict[str, list[float]] = {"ours": [], "peer": []}
     mib: dict[str, list[float]] = {"ours": [], "peer": []}
     worst = 0.0
     for number in range(-int(warm_up and MOST_ROUNDS > 1), rounds):
         results = {}
         for who in ("peer", "ours") if number % 2 == 0 else ("ours", "peer"):
-            results[who], taken, used = _measured(calls[who])
+            results[who], taken, processor, used = _measured(calls[who])
             mib[who].append(used)
             if number >= 0:
                 seconds[who].append(taken / count)
+                busy[who].append(processor / count)
         found = measure_difference(results["ours"], results["peer"])
         worst = max(worst, found) if found == found else found  # NaN is never equal
         if not worst <= tolerance:
@@ -102,6 +104,8 @@ def compare(
         "ratio": statistics.median(seconds["peer"]) / statistics.median(seconds["ours"]),
         "ratio_low": min(ratios),
         "ratio_high": max(ratios),
+        # of all cores, and of programs that have ended: what a busy machine changes least
+        **{f"{who}_processor": statistics.median(busy[who]) for who in busy},
         # of the later calls, where there are some: the first one loads libraries
         **{f"{who}_mib": max(mib[who][1:] or mib[who]) for who in mib},
         "difference": worst,
@@ -177,10 +181,10 @@ def medgen_command(*words: object) -> list[str]:
     return [sys.executable, "-m", "medgen", *map(str, words)]
 
 
-def _measured(call: Callable[[], T]) -> tuple[T, float, float]:
-    """Result, seconds, and MiB by which the memory grew at its peak, or the peak of the programs that were started.
+def _measured(call: Callable[[], T]) -> tuple[T, float, float, float]:
+    """Result, seconds, processor seconds, and MiB by which the memory grew at its peak.
 
-    The memory is that of the GPU if the process uses one, else the resident memory.
+    The memory is that of the GPU if the process uses one, else the resident memory; of programs, their peak.
     """
     global _children_mib
     gc.collect()
@@ -193,13 +197,13 @@ def _measured(call: Callable[[], T]) -> tuple[T, float, float]:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated() / 2**20
-    started = time.perf_counter()
+    started, processor = time.perf_counter(), sum(os.times()[:4])
     result = call()
     if on_gpu:
         torch.cuda.synchronize()
-    taken = time.perf_counter() - started
+    taken, processor = time.perf_counter() - started, sum(os.times()[:4]) - processor
     peak = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else _status_mib("VmHWM")
-    return result, taken, max(peak - before, _children_mib)
+    return result, taken, processor, max(peak - before, _children_mib)
 
 
 def resident_mib(process: int, *, start: bool = False) -> float:

@@ -15,7 +15,7 @@ from medgen.config import parse_settings
 from medgen.methods import settings_class
 from medgen.training.run import Run, floats
 
-STEPS, SIDE = 20, 32
+SIDE = 32
 GENERATOR = {"resnet": {"filters": 8, "blocks": 3}, "unet": {"name": "unet", "filters": 8, "levels": 3}}
 METHODS: dict[str, dict[str, Any]] = {
     "cyclegan": {"generator": GENERATOR["resnet"], "adversary": {"filters": 8, "layers": 2}},
@@ -25,8 +25,10 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def losses(name: str, on: str, *, precision: Any = "32-true", strategy: str = "auto") -> list[dict[str, float]]:
-    """Losses of 20 steps on fixed images. The first weights and images are drawn on the CPU, so all runs share them."""
+def losses(
+    name: str, steps: int, on: str, *, precision: Any = "32-true", strategy: str = "auto"
+) -> list[dict[str, float]]:
+    """Losses of seeded steps on fixed images. Weights and images are drawn on the CPU, so all runs share them."""
     paired = settings_class(name).paired_only
     settings = parse_settings({"method": {"name": name, **METHODS[name]}, "data": {"paired": paired}}, "check")
     fabric = Fabric(accelerator=on, devices=1, precision=precision, strategy=strategy)
@@ -35,7 +37,7 @@ def losses(name: str, on: str, *, precision: Any = "32-true", strategy: str = "a
     generator = torch.Generator().manual_seed(0)
     x, y = (torch.rand(2, 1, 1, SIDE, SIDE, SIDE, generator=generator) * 2 - 1).to(fabric.device)
     batch = {"source": x, "target": y, "source_case": ["a"], "target_case": ["a"]}
-    return [floats(run.train_step(batch)) for _ in range(STEPS)]
+    return [floats(run.train_step(batch)) for _ in range(steps)]
 
 
 def apart(a: list[dict[str, float]], b: list[dict[str, float]]) -> float:
@@ -46,15 +48,23 @@ def apart(a: list[dict[str, float]], b: list[dict[str, float]]) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda")
-    device = parser.parse_args().device
+    parser.add_argument("--steps", type=int, default=20)
+    options = parser.parse_args()
+    device, steps = options.device, options.steps
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     wrong = []
     for name in METHODS:
-        reference, found = losses(name, "cpu"), losses(name, device)
+        reference, found = losses(name, steps, "cpu"), losses(name, steps, device)
         rows = {
-            f"{name}, losses of {STEPS} steps, {device} against CPU": (apart(found, reference), 1e-2),
-            f"{name}, bfloat16 against 32 bits": (apart(losses(name, device, precision="bf16-mixed"), found), 0.5),
-            f"{name}, DDP of one process against none": (apart(losses(name, device, strategy="ddp"), found), 1e-3),
+            f"{name}, losses of {steps} steps, {device} against CPU": (apart(found, reference), 1e-2),
+            f"{name}, bfloat16 against 32 bits": (
+                apart(losses(name, steps, device, precision="bf16-mixed"), found),
+                0.5,
+            ),
+            f"{name}, DDP of one process against none": (
+                apart(losses(name, steps, device, strategy="ddp"), found),
+                1e-3,
+            ),
         }
         for row, (difference, most) in rows.items():
             single(__file__, f"{row} (at most {most:g})", difference, "relative")
