@@ -21,10 +21,14 @@ def main() -> None:
     def imported() -> int:
         return run(sys.executable, "-c", "import medgen")
 
+    def used() -> int:
+        return run(sys.executable, "-c", "import medgen; medgen.load")
+
     def shows_help() -> int:
         return run(*medgen_command("--help"))
 
     compare(__file__, "import medgen (import monai)", imported, monai, tolerance=0, rounds=3)
+    compare(__file__, "import medgen and its functions (import monai)", used, monai, tolerance=0, rounds=3)
     compare(__file__, "medgen --help (import monai)", shows_help, monai, tolerance=0, rounds=3)
 
 

@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 wheels=(monai nibabel pydicom lightning-fabric lightning-utilities isal pydantic pydantic-core annotated-types
-  typing-inspection torchio deprecated wrapt humanize)
+  typing-inspection)
 rm -rf wheels
 # pydantic needs its own pydantic-core, so pip resolves these two together.
 "${PYTHON:-python3}" -m pip download -q --no-deps --only-binary=:all: --implementation cp --python-version "${1:-3.12}" \
