@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from monai.networks.nets import PatchDiscriminator
 from peers import networks, steps
-from timing import compare, largest_difference, size
+from timing import compare, largest_difference, rate, size
 
 from medgen.checkpoint import build_method
 from medgen.config import load_settings, parse_settings
@@ -31,13 +31,14 @@ def forward() -> None:
     side = size(96, 24)
     x = torch.rand(1, 1, side, side, side, device=DEVICE) * 2 - 1
     with torch.inference_mode():
-        compare(
+        record = compare(
             __file__,
             f"ResNet generator, {FILTERS} filters, forward {side}³ (plain module)",
             lambda: ours(x).cpu(),
             lambda: peer(x).cpu(),
             tolerance=CLOSE,
         )
+        rate(__file__, record, lambda: peer(x))
 
 
 def steps_of(method: Method, x: torch.Tensor, y: torch.Tensor) -> Callable[[], dict[str, float]]:
@@ -61,7 +62,7 @@ def row(name: str, method: Method, peer: Any, side: int) -> None:
     torch.manual_seed(1)
     x, y = torch.rand(2, 1, 1, side, side, side, device=DEVICE) * 2 - 1
     ours = steps_of(method, x, y)
-    compare(
+    record = compare(
         __file__,
         f"{name} step, {side}³ (separate passes)",
         ours,
@@ -69,6 +70,7 @@ def row(name: str, method: Method, peer: Any, side: int) -> None:
         tolerance=20 * CLOSE,  # of losses relative to their size: Adam makes much of rounding in the first steps
         difference=lambda a, b: max(largest_difference(a[k], b[k]) / max(abs(b[k]), 1e-2) for k in b),
     )
+    rate(__file__, record, lambda: peer.step(x, y))
 
 
 def discriminator(channels: int, like: torch.nn.Module, bias: bool = False) -> torch.nn.Module:

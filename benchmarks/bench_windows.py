@@ -11,7 +11,7 @@ from peers import networks
 from peers.convert import windows
 from scans import large_ct, patient, save
 from small_model import small_model
-from timing import compare, size
+from timing import compare, rate, size
 
 from medgen.checkpoint import load_model
 from medgen.data.body_mask import body_mask
@@ -37,7 +37,7 @@ def same_windows(folder: Path) -> None:
     shape = size((160, 128, 96), (48, 32, 32))
     x = np.random.default_rng(0).uniform(-1, 1, (1, *shape)).astype(np.float32)
     for batch in (1, 4):
-        compare(
+        record = compare(
             __file__,
             f"U-Net, {' × '.join(map(str, shape))}, windows of {SIDE}³, overlap {OVERLAP} (MONAI, {batch} at a time)",
             lambda: translate_array(model, x),
@@ -45,6 +45,7 @@ def same_windows(folder: Path) -> None:
             tolerance=CLOSE,
             rounds=3,
         )
+    rate(__file__, record, lambda: windows(plain, x, SIDE, 4, OVERLAP, DEVICE))
 
 
 def own_layout() -> None:

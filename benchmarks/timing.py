@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 SMALL = os.environ.get("MEDGEN_BENCH_SMALL", "") not in ("", "0")
 ROOT = Path(__file__).parents[1]
@@ -125,6 +126,19 @@ def single(file: str, row: str, value: float, unit: str) -> dict[str, Any]:
     _print_header(file)
     print(f"| {row} | {value:.4g} {unit} | | | | |", flush=True)
     return _recorded({"benchmark": Path(file).stem, "row": row, "value": value, "unit": unit})
+
+
+def rate(file: str, record: dict[str, Any], plain: Callable[[], Any]) -> dict[str, Any]:
+    """Print and record how many floating point operations ours does in a second, for the share of the machine.
+
+    Args:
+        record: of `compare`, for one item.
+        plain: the peer's call for one item, in which the operations of convolutions and matrix products are counted.
+    """
+    with FlopCounterMode(display=False) as counted:
+        plain()
+    operations = counted.get_total_flops() / 1e9
+    return single(file, f"{record['row']}: operations of the plain path", operations / record["ours_median"], "GFLOP/s")
 
 
 def largest_difference(ours: Any, peer: Any) -> float:
