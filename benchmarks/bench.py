@@ -26,12 +26,13 @@ def main() -> int:
         print(f"no benchmark {', '.join(unknown)}; choose from: {' '.join(known)}")
         return 2
     print(json.dumps(machine()), flush=True)
-    failed = []
+    failed, begun = [], time.monotonic()
     for name in wanted:
         started = time.monotonic()
         if subprocess.run([sys.executable, str(FOLDER / f"bench_{name}.py")]).returncode:
             failed.append(name)
         print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
+    print(f"all: {time.monotonic() - begun:.0f} s")
     if failed:
         print(f"failed: {' '.join(failed)}")
     return int(bool(failed))

@@ -28,7 +28,7 @@ from medgen.training.validation import Validation, Validator
 CASES, HELD_OUT = size((16, 3), (3, 1))  # the size of the demo's cohort
 SHAPE, MM, SIDE = size(((160, 128, 96), 2.5, 64), ((32, 32, 32), 12.0, 16))
 FILTERS, LEVELS, LR = size((16, 4, 1e-3), (4, 2, 1e-3))
-TARGET, EVERY, MOST = size((0.7, 25, 400), (10.0, 2, 4))
+TARGET, EVERY, MOST = size((0.75, 25, 600), (10.0, 2, 4))
 
 
 class Reached(Exception):
@@ -55,7 +55,7 @@ def main() -> None:
                 "sampling": {"patch": [SIDE] * 3},
                 "method": {
                     "name": "regression",
-                    "generator": {"name": "residual_unet", "filters": FILTERS, "levels": LEVELS},
+                    "generator": {"name": "residual_unet", "filters": FILTERS, "levels": LEVELS, "residual": True},
                     "lr": LR,
                 },
                 "train": {"steps": MOST, "validate_every": EVERY, "ema": 0.95, "decay_from": 1.0},
@@ -85,7 +85,7 @@ def main() -> None:
             return reached[-1]
 
         torch.manual_seed(settings.train.seed)  # as ``Run`` does
-        start = networks.ResidualUNet(FILTERS, LEVELS)
+        start = networks.ResidualUNet(FILTERS, LEVELS, residual=True)
         networks.copy_weights(build_method(settings).networks["G"], start)
 
         def peer() -> float:

@@ -76,10 +76,14 @@ class UNet(nn.Module):
 
 
 class ResidualUNet(nn.Module):
-    """The residual-encoder U-Net of ``regression`` in 3D: half the resolution by folding 2³ voxels into channels."""
+    """The residual-encoder U-Net of ``regression`` in 3D: half the resolution by folding 2³ voxels into channels.
 
-    def __init__(self, filters: int, levels: int) -> None:
+    ``residual``: add the output to the input, instead of a tanh.
+    """
+
+    def __init__(self, filters: int, levels: int, residual: bool = False) -> None:
         super().__init__()
+        self.residual = residual
         width = [filters * min(i + 1, 4) for i in range(levels)]
         blocks = [1] + [2] * (levels - 2) + [1]
         self.first = nn.Conv3d(8, width[0], 3, padding=1)
@@ -110,7 +114,8 @@ class ResidualUNet(nn.Module):
             y = self.decoder[i](skips[i] + up)
         y = self.unfold(torch.cat([y, folded], 1)).reshape(b, 8, 2, 2, 2, *(side // 2 for side in sides))
         y = y.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(b, 8, *sides)
-        return torch.tanh(self.last(nnf.leaky_relu(self.head(torch.cat([y, seen], 1)), 0.1)))
+        y = self.last(nnf.leaky_relu(self.head(torch.cat([y, seen], 1)), 0.1))
+        return x + y if self.residual else torch.tanh(y)
 
 
 class UNetBlock(nn.Module):
