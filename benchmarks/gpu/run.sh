@@ -38,11 +38,11 @@ step 60 "loss parity, AMP, DDP" "$python" "$here/checks.py"
 step 30 "the machine" "$python" benchmarks/bench_machine.py --cuda
 step 120 "generator and training steps" "$python" benchmarks/bench_steps.py --cuda
 step 120 "sliding windows, 512 x 512 x 400" "$python" benchmarks/bench_windows.py --cuda
-step 60 "evaluation" "$python" benchmarks/bench.py ssim segmentation frechet evaluate
+step 90 "evaluation" "$python" benchmarks/bench.py ssim segmentation frechet evaluate
 tests=$(grep -rl "cuda.is_available" tests --include='test_*.py' || true)
 if [ -n "$tests" ]; then
   # shellcheck disable=SC2086
-  step 60 "tests that need a GPU" "$python" -m pytest -q -k "cuda or gpu" $tests
+  step 30 "tests that need a GPU" "$python" -m pytest -q -k "cuda or gpu" $tests
 else
   echo "no test needs a GPU"
 fi
