@@ -69,6 +69,7 @@ def row(name: str, method: Method, peer: Any, side: int) -> None:
         lambda: peer.step(x, y),
         tolerance=20 * CLOSE,  # of losses relative to their size: Adam makes much of rounding in the first steps
         difference=lambda a, b: max(largest_difference(a[k], b[k]) / max(abs(b[k]), 1e-2) for k in b),
+        rounds=3,
     )
     rate(__file__, record, lambda: peer.step(x, y))
 
