@@ -1,64 +1,55 @@
-"""Time of a cohort run relative to its network alone, on the embedded cohort. Part of bench.py."""
+"""A cohort run from files to files compared with its network alone, on scans in memory. The ratio is at most 1."""
 
-import statistics
+import itertools
 import tempfile
-import time
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
+from scans import patient, save
 from small_model import small_model
+from timing import compare, largest_difference, size
 
-from medgen.checkpoint import Model, load_model
+from medgen.checkpoint import load_model
 from medgen.inference.check import checks_for
 from medgen.inference.cohort.run import convert
 from medgen.inference.predict import translate_case
 from medgen.io.read import read_volume
-from medgen.phantom.cohort import make_patient
-from medgen.qa.run import Checks
 
-STUDIES, MM = 16, 2.5  # the size of the demo's cohort
-NETWORK = {"filters": 16, "levels": 4, "pointwise_features": 8}  # as in configs/ct_contrast_pix2pix.yaml
-
-
-def network_alone(model: Model, studies: Path) -> float:
-    """Seconds of the network alone, on scans in memory."""
-    volumes = [read_volume(path) for path in sorted(studies.iterdir())]
-    started = time.perf_counter()
-    for volume in volumes:
-        translate_case(model, [volume])
-    return time.perf_counter() - started
-
-
-def cohort_run(model: Model, studies: Path, checks: Checks | None) -> float:
-    """Seconds of a cohort run from scans on disk to outputs on disk."""
-    with tempfile.TemporaryDirectory() as out:
-        started = time.perf_counter()
-        results = convert(model, studies, Path(out), checks=checks)
-        taken = time.perf_counter() - started
-    assert all(result.status == "converted" for result in results)
-    return taken
+STUDIES, MM = size((8, 2.5), (2, 10.0))
+SHAPE = size((160, 128, 96), (40, 32, 24))
+NETWORK = {"filters": size(16, 4), "levels": size(4, 2), "pointwise_features": 8}  # configs/ct_contrast_pix2pix.yaml
 
 
 def main() -> None:
-    print("\n| cohort run | s | network alone, s | ratio (required: at most 1.15) |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
-        studies = Path(name) / "in"
-        studies.mkdir()
-        patient = make_patient(0)
+        studies, numbers = Path(name) / "in", itertools.count()
+        one = patient(0, SHAPE, MM)
         for n in range(STUDIES):
-            scan = np.rint(patient.contrast + n).astype(np.int16)
-            nib.save(nib.Nifti1Image(scan, patient.affine), studies / f"s{n:02}.nii.gz")
+            save(studies / f"s{n:02}.nii.gz", one.contrast + n, one.affine)
         model = load_model(small_model(Path(name) / "model", MM, **NETWORK))
-        network_alone(model, studies)  # warm-up
-        for what, checks, times in (("", None, 5), (", with verdicts", checks_for(model), 1)):
-            # Alternate both, so that a temporary slowdown of the machine affects both.
-            rounds = [(cohort_run(model, studies, checks), network_alone(model, studies)) for _ in range(times)]
-            taken, alone = (statistics.median(seconds) for seconds in zip(*rounds, strict=True))
-            ratios = sorted(run / network for run, network in rounds)
-            spread = f" ({ratios[0]:.2f} to {ratios[-1]:.2f} in {times} rounds)" if times > 1 else ""
-            cohort = f"{STUDIES} phantoms of 160 × 128 × 96{what}"
-            print(f"| {cohort} | {taken:.1f} | {alone:.1f} | {statistics.median(ratios):.2f}{spread} |", flush=True)
+        volumes = [read_volume(path) for path in sorted(studies.iterdir())]
+
+        def network_alone() -> list[np.ndarray]:
+            return [translate_case(model, [volume])[0].data for volume in volumes]
+
+        for what, checks, rounds in (("without verdicts", None, 3), ("with verdicts", checks_for(model), 1)):
+
+            def cohort_run(checks=checks) -> list[Path]:
+                out = Path(name) / f"out{next(numbers)}"
+                results = convert(model, studies, out, checks=checks)
+                assert all(result.status == "converted" for result in results)
+                return [Path(result.output) for result in results]
+
+            compare(
+                __file__,
+                f"{STUDIES} phantoms of {' × '.join(map(str, SHAPE))}, {what} (the network alone)",
+                cohort_run,
+                network_alone,
+                tolerance=0.501,  # HU, because files hold integers
+                difference=lambda a, b: largest_difference([read_volume(path).data for path in a], b),
+                rounds=rounds,
+                warm_up=rounds > 1,
+            )
 
 
 if __name__ == "__main__":

@@ -11,12 +11,21 @@ from medgen.data.fingerprint import QUANTILES
 from medgen.model_info import ModelInfo
 
 
-def small_model(folder: Path, mm: float, **generator: Any) -> Path:
+def small_model(
+    folder: Path,
+    mm: float,
+    *,
+    patch: tuple[int, int, int] = (16, 16, 16),
+    inference: dict[str, Any] | None = None,
+    **generator: Any,
+) -> Path:
     """Write a model folder with random weights, so that the model changes its input.
 
     Args:
         folder: the model folder.
         mm: voxel size.
+        patch: size of the sliding window.
+        inference: settings of the section inference.
         generator: settings that replace those of the smallest generator.
     """
     small = {"filters": 4, "levels": 2, "dropout": 0.0, "norm": "batch", "residual": True}
@@ -28,7 +37,8 @@ def small_model(folder: Path, mm: float, **generator: Any) -> Path:
                 "adversary": {"filters": 4, "layers": 1},
             },
             "intensity": {"source": {"low": -1000, "high": 1000, "outside": "preserve"}},
-            "sampling": {"patch": [16, 16, 16]},
+            "sampling": {"patch": list(patch)},
+            "inference": inference or {},
         },
         "benchmark",
     )
