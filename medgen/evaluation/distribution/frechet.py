@@ -3,7 +3,8 @@
 Each set is modelled as a Gaussian and stored as its mean and a factor F of its covariance, Σ = FᵀF, where F has at
 most 2 d rows for d features. The trace term is then a nuclear norm, Tr (Σ_r Σ_g)^½ = ‖F_r F_gᵀ‖_*, because the squared
 singular values of F_r F_gᵀ are the non-zero eigenvalues of Σ_r Σ_g. So n rows need an n × n matrix, no square root of
-a d × d matrix, and singular covariances (fewer rows than features) need no ε on the diagonal.
+a d × d matrix, and singular covariances (fewer rows than features) need no ε on the diagonal. With more rows than
+features, F is reduced to d rows by a QR decomposition first.
 """
 
 from dataclasses import dataclass
@@ -135,7 +136,7 @@ def frechet_distance(reference: Array | Statistics, prediction: Array | Statisti
         )
     between = float(((r.mean - g.mean) ** 2).sum())
     within = float((r.factor**2).sum() + (g.factor**2).sum())
-    return between + within - 2 * _nuclear_norm(r.factor, g.factor)
+    return between + within - 2 * _nuclear_norm(*(_compressed(s.factor, len(s.mean)) for s in (r, g)))
 
 
 def few_rows_warning(rows: tuple[int, int], features: int, *, volumes: tuple[int, int] | None = None) -> str | None:
@@ -186,10 +187,10 @@ def _statistics(side: Array | Statistics, which: str) -> Statistics:
     return Statistics(mean, _compressed((rows - mean) / np.sqrt(len(rows) - 1)), len(rows))
 
 
-def _compressed(stack: Array) -> Array:
-    """Return a factor of at most 2 d rows with the same factorᵀ factor."""
+def _compressed(stack: Array, most: int | None = None) -> Array:
+    """Return a factor of at most ``most`` rows (2 d) with the same factorᵀ factor; one that is reduced has d rows."""
     rows, features = stack.shape
-    return qr(stack, mode="r", check_finite=False)[0][:features] if rows > 2 * features else stack
+    return qr(stack, mode="r", check_finite=False)[0][:features] if rows > (most or 2 * features) else stack
 
 
 def _nuclear_norm(a: Array, b: Array) -> float:
