@@ -138,10 +138,11 @@ def _series(uid: str, members: list[Slice]) -> list[Series]:
     first = slices[0].header
     remark = _remark(first)
     volumes = [("", slices)] if remark else parts(slices)
-    description, modality = str(first.get("SeriesDescription", "")), str(first.get("Modality", "?"))
-    lacking = _missing_part(slices)
+    modality, lacking = str(first.get("Modality", "?")), _missing_part(slices)
+    described = ((str(volume[0].header.get("SeriesDescription", "")), part, volume) for part, volume in volumes)
     return [
-        Series(uid, description, modality, tuple(volume), remark, part, beside, lacking) for part, volume in volumes
+        Series(uid, description, modality, tuple(volume), remark, part, beside, lacking)
+        for description, part, volume in described
     ]
 
 

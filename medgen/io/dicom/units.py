@@ -62,6 +62,8 @@ def unit_warning(dataset: Dataset, frame: int) -> str:
         return (
             "the CT image lacks RescaleSlope and RescaleIntercept, which are required; HU is assumed for stored values"
         )
+    if contradiction := _other_hu(dataset, frame):
+        return contradiction
     terms = _terms(dataset, frame)
     derived = _text((dataset.get("ImageType") or [""])[0]) == "DERIVED"
     if maps := [term for term in terms if _is_material(term, derived)]:
@@ -144,6 +146,27 @@ def _mapping_unit(dataset: Dataset, frame: int, rescaled: bool) -> str:
     if rescaled or (slope is not None and (float(slope), float(intercept or 0)) == (1, 0)):
         return HU
     return "stored values that only a RealWorldValueMapping turns into HU"
+
+
+def _other_hu(dataset: Dataset, frame: int) -> str:
+    """Say that a real-world value mapping turns stored values into other HU than the rescale does; empty if not.
+
+    A mapping of slope 1 and intercept 0 is meant for the modality values.
+    """
+    rescale = _group(dataset, frame, "PixelValueTransformationSequence") or dataset
+    defaults = (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
+    own = tuple(float(value) if (value := rescale.get(key)) not in (None, "") else usual for key, usual in defaults)
+    mappings = _items(dataset.get("RealWorldValueMappingSequence"))
+    for item in mappings + _groups(dataset, frame, "RealWorldValueMappingSequence"):
+        slope, intercept = item.get("RealWorldValueSlope"), item.get("RealWorldValueIntercept")
+        if mapping_unit(item).upper() in HU_NAMES and slope is not None:
+            other = (float(slope), float(intercept or 0))
+            if has_rescale(dataset, frame) and other not in ((1.0, 0.0), own):
+                return (
+                    f"the rescale (slope {own[0]:g}, intercept {own[1]:g}) and the RealWorldValueMapping (slope "
+                    f"{other[0]:g}, intercept {other[1]:g}) give different HU; the rescale is used"
+                )
+    return ""
 
 
 def mapping_unit(item: Dataset) -> str:

@@ -449,3 +449,9 @@ def test_deeply_nested_sequences_are_refused(tmp_path):
     path.write_bytes(data[:place] + begin * 3000 + end * 3000 + data[place:])
     with refused("dicom-nested-too-deep", names=path.name):
         read_volume(tmp_path)
+
+
+def test_each_volume_of_a_series_has_its_own_description(tmp_path):
+    names = ("Abd arterial", "Abd portal")
+    write_series(tmp_path, scan(), SeriesDescription=lambda k: names[k % 2], AcquisitionNumber=lambda k: k % 2 + 1)
+    assert sorted(s.description for s in list_series(tmp_path)) == list(names)

@@ -244,3 +244,16 @@ def test_ct_without_a_rescale_is_read_with_a_warning(tmp_path):
 def test_a_description_that_names_a_map_causes_a_warning(description, doubtful):
     given = image(ImageType=["DERIVED", "PRIMARY", "AXIAL"], SeriesDescription=description, RescaleType="HU")
     assert unit_of(given, 0) == "HU" and ("names a map" in unit_warning(given, 0)) == doubtful
+
+
+@pytest.mark.parametrize(
+    ("slope", "intercept", "told"), [(1.0, -1074.0, True), (1.0, -1024.0, False), (1.0, 0.0, False), (2.0, 0.0, True)]
+)
+def test_a_mapping_to_other_hu_than_the_rescale_is_told(slope, intercept, told):
+    given = image(
+        RealWorldValueMappingSequence=mapping("[hnsf'U]", slope, intercept),
+        RescaleSlope="1",
+        RescaleIntercept="-1024",
+        RescaleType="HU",
+    )
+    assert unit_of(given, 0) == "HU" and ("give different HU" in unit_warning(given, 0)) == told
