@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from medgen import checkpoint
 from medgen.errors import InputError
 from medgen.methods.base import Method
+from medgen.networks.precision import guard_small_convolutions
 from medgen.settings import Settings
 from medgen.training.distributed import any_process, average_gradients
 from medgen.types import Batch
@@ -31,6 +32,7 @@ class Run:
         self.method: Method = checkpoint.build_method(settings)
         for module in (*self.method.networks.values(), *self.method.memory.values()):
             module.to(fabric.device)
+            guard_small_convolutions(module)
         self.raw_optimizers = self.method.optimizers()
         for optimizer in self.raw_optimizers.values():
             for group in optimizer.param_groups:

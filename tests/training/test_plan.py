@@ -97,7 +97,6 @@ def test_a_plan_is_written_once_and_trains_as_train_auto_does(tmp_path):
     assert load_settings(tmp_path / "plan.yaml").train.minutes == 60
     assert "already exists" in str(runner.invoke(app, arguments).exception)
     small = ["train.steps=2", "method.generator.filters=4", "train.validate_every=2", "sampling.batch=1"]
-    small += ["train.precision=32-true"]
     result = runner.invoke(
         app, ["train", "auto", f"data.root={tmp_path / 'c'}", *small, "--out", str(tmp_path / "run")]
     )
