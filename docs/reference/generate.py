@@ -9,6 +9,7 @@ from medgen.evaluation.metrics.catalogue import METRICS
 from medgen.losses.adversary import AdversarySettings
 from medgen.losses.preserve import PreserveSettings
 from medgen.methods import method_class, method_names, settings_class
+from medgen.networks.autoencoder import AutoencoderSettings
 from medgen.networks.generator import GeneratorSettings
 from medgen.networks.spade import SPADESettings
 from medgen.settings import Codec, Data, Inference, Sampling, Train
@@ -56,6 +57,7 @@ def text() -> str:
     for name, model in (
         ("method.generator", GeneratorSettings),
         ("method.generator of spade", SPADESettings),
+        ("method.generator of autoencoders", AutoencoderSettings),
         ("method.adversary", AdversarySettings),
         ("method.preserve", PreserveSettings),
     ):

@@ -18,7 +18,7 @@ from filelock import FileLock
 from programs import run_program
 from refusal import refused
 from safetensors.torch import load_file
-from small import SMALL_METHOD, known, merged, paired_only, write_cohort
+from small import SMALL_METHOD, known, merged, paired_only, translates, write_cohort
 
 from medgen.checkpoint import load_model
 from medgen.config import parse_settings, plain
@@ -40,6 +40,8 @@ def settings_of(cohort, name="pix2pix", **sections):
     given = known(settings_class(name), merged(SMALL_METHOD, SMALLER))
     data = {"domains": ["source", "target"]} if name == "multi_domain" else {}
     intensity = {"source": {"outside": "preserve"}}
+    if not translates(name):
+        data = {"sources": []}
     if name == "spade":
         data = {"sources": ["labels"], "classes": 3, "tissues": 2}
         intensity = {"source": {"kind": "labels"}}
@@ -296,9 +298,12 @@ def train_one_step(name, devices, batch, root, out):
         name,
         train={"devices": devices, "accelerator": "cpu", "ema": 0.5, "steps": 1},
         sampling={"batch": batch},
-        method={"generator": {"norm": "none"}, **NO_RANDOMNESS.get(name, {})},
+        method={**({"generator": {"norm": "none"}} if translates(name) else {}), **NO_RANDOMNESS.get(name, {})},
     )
     with pytest.MonkeyPatch.context() as patch:
+        if not translates(name):
+            patch.setattr(torch, "randn_like", torch.zeros_like)
+            patch.setattr(torch, "rand_like", lambda x: torch.full_like(x, 0.5))
         patch.setattr(adversary, "Adam", lambda parameters, rate, betas: torch.optim.SGD(parameters, 0.1))
         train(settings, Path(out))
 
