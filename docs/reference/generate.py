@@ -10,6 +10,7 @@ from medgen.losses.adversary import AdversarySettings
 from medgen.losses.preserve import PreserveSettings
 from medgen.methods import method_class, method_names, settings_class
 from medgen.networks.autoencoder import AutoencoderSettings
+from medgen.networks.flow import FlowSettings
 from medgen.networks.generator import GeneratorSettings
 from medgen.networks.spade import SPADESettings
 from medgen.settings import Codec, Data, Inference, Sampling, Train
@@ -58,6 +59,7 @@ def text() -> str:
         ("method.generator", GeneratorSettings),
         ("method.generator of spade", SPADESettings),
         ("method.generator of autoencoders", AutoencoderSettings),
+        ("method.generator of flows", FlowSettings),
         ("method.adversary", AdversarySettings),
         ("method.preserve", PreserveSettings),
     ):
