@@ -90,7 +90,7 @@ def build_method(settings: Settings) -> Method:
             f"method.{paired_terms[0]} compares domains of one patient; set data.paired_domains to true, or "
             f"method.{paired_terms[0]} to 0",
         )
-    if method.paired_only and not data.paired:
+    if method.paired_only and not data.paired and not settings.generative:
         raise InputError(
             "config-paired-required",
             f"method {method.name} needs paired data; set data.paired to true, or use an unpaired method such as "

@@ -366,9 +366,18 @@ class Settings(Section):
             raise ValueError(
                 f"data.sources is empty, but method {name} translates images; name the folders of its input there"
             )
-        if not self.method.translates and not self.generative:
+        if self.method.translates is False and not self.generative:
             raise ValueError(
                 f"method {name} learns from images alone; set data.sources to [], and data.targets to their folder"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _batch_as_the_method_needs(self) -> "Settings":
+        least = self.method.least_batch
+        if self.sampling.batch < least:
+            raise ValueError(
+                f"method {self.method.name} compares images of a batch; set sampling.batch to {least} or more"
             )
         return self
 

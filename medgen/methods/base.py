@@ -22,7 +22,9 @@ class MethodSettings(Section):
     paired_only: ClassVar[bool] = False  # needs aligned pairs of source and target
     needs_classes: ClassVar[bool] = False  # ``translate`` takes the label classes as last channel
     needs_domains: ClassVar[bool] = False  # translates between any two domains of data.domains
-    translates: ClassVar[bool] = True  # needs data.sources; False: a ``GenerativeMethod``, which needs it empty
+    least_batch: ClassVar[int] = 1  # smallest sampling.batch
+    # True: needs data.sources; False: a ``GenerativeMethod``, which needs it empty; None: the one or the other.
+    translates: ClassVar[bool | None] = True
 
     name: str = Field(description=NAME)
     spatial_dims: Literal[2, 3] = Field(3, description="3: volumes; 2: slices, see sampling.patch")
@@ -50,7 +52,7 @@ class Method(Protocol):
 class GenerativeSettings(MethodSettings):
     """Keys of methods that learn from target images alone (``data.sources: []``)."""
 
-    translates: ClassVar[bool] = False
+    translates: ClassVar[bool | None] = False
 
     spatial_dims: Literal[3] = Field(3, description="3: volumes")
 

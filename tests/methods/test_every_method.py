@@ -17,6 +17,7 @@ SMALL = dict(
     adversary=dict(filters=4, layers=1),
     classifier_filters=4,
     classifier_layers=1,
+    steps=2,
 )
 
 DOMAINS = {"source_domain": torch.tensor([0]), "target_domain": torch.tensor([1]), "paired": torch.tensor([True])}
