@@ -14,6 +14,7 @@ from medgen.networks.autoencoder import AutoencoderSettings
 from medgen.networks.denoiser import DenoiserSettings
 from medgen.networks.flow import FlowSettings
 from medgen.networks.generator import GeneratorSettings
+from medgen.networks.ladder import LadderSettings
 from medgen.networks.spade import SPADESettings
 from medgen.settings import Codec, Data, Inference, Sampling, Train
 from medgen.types import Section
@@ -63,6 +64,7 @@ def text() -> str:
         ("method.generator of autoencoders", AutoencoderSettings),
         ("method.generator of diffusion", DenoiserSettings),
         ("method.generator of flows", FlowSettings),
+        ("method.generator of hierarchical_vae", LadderSettings),
         ("method.generator of vqvae", VQVAESettings),
         ("method.adversary", AdversarySettings),
         ("method.preserve", PreserveSettings),

@@ -33,8 +33,8 @@ class Encoder(nn.Module):
         widths, coarse = sizes(settings, patch)
         layers: list[nn.Module] = [nn.Conv3d(channels, widths[0], 3, padding=1)]
         for a, b in zip(widths, widths[1:], strict=False):
-            layers += [*_normed(a), nn.Conv3d(a, b, 4, stride=2, padding=1)]
-        self.convolutions = nn.Sequential(*layers, *_normed(widths[-1]))
+            layers += [*normed(a), nn.Conv3d(a, b, 4, stride=2, padding=1)]
+        self.convolutions = nn.Sequential(*layers, *normed(widths[-1]))
         self.dense = nn.Linear(widths[-1] * coarse.numel(), outputs)
         self.patch = tuple(patch)
 
@@ -52,8 +52,8 @@ class Decoder(nn.Module):
         layers: list[nn.Module] = []
         for a, b in zip(widths[::-1], widths[-2::-1], strict=False):
             upsample = nn.Upsample(scale_factor=2, mode="trilinear", align_corners=False)
-            layers += [*_normed(a), upsample, nn.Conv3d(a, b, 3, padding=1)]
-        self.convolutions = nn.Sequential(*layers, *_normed(widths[0]), nn.Conv3d(widths[0], channels, 3, padding=1))
+            layers += [*normed(a), upsample, nn.Conv3d(a, b, 3, padding=1)]
+        self.convolutions = nn.Sequential(*layers, *normed(widths[0]), nn.Conv3d(widths[0], channels, 3, padding=1))
 
     def forward(self, z: Tensor) -> Tensor:
         return self.convolutions(self.dense(z).unflatten(1, (-1, *self.coarse)))
@@ -102,6 +102,7 @@ def sizes(settings: AutoencoderSettings, patch: tuple[int, ...]) -> tuple[list[i
     return widths, torch.Size(n // divisor for n in patch)
 
 
-def _normed(channels: int) -> list[nn.Module]:
+def normed(channels: int) -> list[nn.Module]:
+    """Group norm, with the most groups up to 8, and its activation."""
     groups = max(n for n in range(1, 9) if channels % n == 0)
     return [nn.GroupNorm(groups, channels), nn.SiLU()]

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from medgen.losses.kl import free_bits, kl_loss
+from medgen.losses.kl import free_bits, kl_loss, kl_of_normals
 
 
 def test_kl_equals_the_closed_form():
@@ -19,3 +19,10 @@ def test_free_bits_press_only_units_above_the_limit():
     free_bits(kl, 0.5).backward()
     assert kl.grad.tolist() == [[0, 0.5], [0, 0.5]]
     assert free_bits(kl.detach(), 0.0).item() == pytest.approx(0.2 + 3.0)
+
+
+def test_kl_of_two_normals_equals_the_closed_form():
+    torch.manual_seed(0)
+    mu, log_var, mu_p, log_var_p = torch.randn(4, 5, 7)
+    expected = kl_divergence(Normal(mu, (log_var / 2).exp()), Normal(mu_p, (log_var_p / 2).exp()))
+    assert torch.allclose(kl_of_normals(mu, log_var, mu_p, log_var_p), expected, atol=1e-5)
