@@ -11,7 +11,13 @@ ICLR 2021), η = 1 with all steps DDPM. With flow they follow -u in equal Euler 
 With ``data.sources``, the network also sees the source image c and translates it: a sample of p(x | c). In a share of
 the steps c is hidden, and samples may use ε̃ = (1 + w) ε_θ(x, c) - w ε_θ(x) (classifier-free guidance, Ho and Salimans
 2021, eq. 6). A channel tells whether c is hidden.
-Differences from the papers: attention in the coarsest grid only; no weighted bound of the likelihood.
+The bound of the likelihood is that of variational diffusion in continuous time (Kingma et al., NeurIPS 2021, eq. 11 and
+15), which holds for all three: with x_t = a_t x_0 + b_t ε, SNR_t = a_t² / b_t² and λ = log SNR,
+
+    log p(x_0) ≥ E log N(x_0; x_1 / a_1, b_1² / a_1²) - KL(q(x_T | x_0) ‖ N(0, 1))
+                 - ½ ∫ SNR_λ E‖x_0 - x̂_0(x_λ)‖² dλ
+
+Differences from the papers: attention in the coarsest grid only.
 """
 
 from typing import ClassVar, Literal, cast
@@ -32,6 +38,8 @@ from medgen.losses.diffusion import (
     times,
     velocity,
 )
+from medgen.losses.kl import kl_of_normals
+from medgen.losses.likelihood import dequantised, gaussian_log_density
 from medgen.methods.base import NAME, MethodSettings
 from medgen.networks.denoiser import Denoiser, DenoiserSettings
 from medgen.types import Batch, Count, DataShape, Update
@@ -46,8 +54,8 @@ class Settings(MethodSettings):
     generator: DenoiserSettings = Field(DenoiserSettings(), description="ε_θ, v_θ or u_θ")
     predict: Literal["epsilon", "v", "flow"] = Field("v", description="what the network predicts: ε, v, or ε - x_0")
     schedule: Schedule = Field("cosine", description="noise schedule of epsilon and v: linear (Ho 2020) or cosine")
-    noise_steps: Count = Field(1000, description="T, the time steps of training")
-    steps: Count = Field(50, description="time steps of a sample")
+    noise_steps: int = Field(1000, ge=2, description="T, the time steps of training")
+    steps: Count = Field(50, description="time steps of a sample, and values of the integral in the bound")
     eta: float = Field(0.0, ge=0, le=1, description="noise of these steps (η): 0: DDIM, 1: DDPM; not for flow")
     hide_source: float = Field(0.1, ge=0, lt=1, description="with sources: share of the images whose source is hidden")
     guidance: float = Field(0.0, ge=0, description="with sources: weight of classifier-free guidance (w; 0: none)")
@@ -108,6 +116,48 @@ class Diffusion:
         shown = x.new_ones(len(x), 1, 1, 1, 1)
         given = self._predicted(x, at, c, shown).float()
         return (1 + w) * given - w * self._predicted(x, at, c, 0 * shown).float() if w else given
+
+    def _signal_and_noise(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """a_t and b_t (T,), from little noise to much."""
+        if self.settings.predict == "flow":
+            b = (torch.arange(self.settings.noise_steps, device=x.device) + 0.5) / self.settings.noise_steps
+            return 1 - b, b
+        alpha = self._alphas(x)
+        return alpha.sqrt(), (1 - alpha).sqrt()
+
+    def _image(self, x: Tensor, t: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """x̂_0 of x_t; t: (B,) indices of a and b (T,)."""
+        kind = self.settings.predict
+        predicted = self._predicted(x, t + 0.5 if kind == "flow" else t, None, None).float()
+        a, b = (each[t].view(-1, 1, 1, 1, 1) for each in (a, b))
+        if kind == "flow":
+            return x - b * predicted
+        return image_of_noise(x, predicted, a**2) if kind == "epsilon" else image_of_velocity(x, predicted, a**2)
+
+    def log_likelihood(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """The bound (B,) in nats, for a model without sources; the integral from ``steps`` values, evenly spread in λ.
+
+        The values are taken at the nearest times of training. They, the noise and the dequantisation are drawn with
+        ``generator``.
+        """
+        K, x0 = self.settings.steps, dequantised(x, generator)
+        (a, b), zero = self._signal_and_noise(x0), torch.zeros_like(x0)
+        snr = (a / b).square()
+        logs = snr.log()
+
+        def noise() -> Tensor:
+            return torch.randn(x0.shape, generator=generator).to(x0.device)
+
+        log_p = gaussian_log_density(x0, x0 + b[0] / a[0] * noise(), (b[0] / a[0]).log())
+        log_p = log_p - kl_of_normals(a[-1] * x0, 2 * b[-1].log(), zero, zero)
+        total, length = log_p.flatten(1).sum(1), logs[0] - logs[-1]
+        for k in range(K):
+            u = torch.rand(len(x0), generator=generator).to(x0.device)
+            t = (logs - (logs[0] - (k + u[:, None]) / K * length)).abs().argmin(1)
+            at = t.view(-1, 1, 1, 1, 1)
+            error = x0 - self._image(a[at] * x0 + b[at] * noise(), t, a, b)
+            total = total - 0.5 * length / K * snr[t] * error.square().flatten(1).sum(1)
+        return total
 
     def sample(
         self, n: int, shape: tuple[int, ...], generator: torch.Generator, condition: Tensor | None = None

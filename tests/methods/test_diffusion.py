@@ -1,5 +1,7 @@
 """The losses equal the papers, and samplers with the optimal network of a known density give that density."""
 
+import math
+
 import pytest
 import torch
 from refusal import refused
@@ -11,6 +13,7 @@ from medgen.config import parse_settings
 from medgen.inference.predict import translate_case
 from medgen.io.read import read_volume
 from medgen.losses.diffusion import alphas_bar
+from medgen.losses.likelihood import WIDTH, bits_per_dimension
 from medgen.methods.diffusion import Diffusion, Settings
 from medgen.training.loop import train
 from medgen.types import DataShape
@@ -55,6 +58,20 @@ def test_samples_of_the_optimal_network_have_the_density_of_the_data(predict, et
     method.networks["G"] = Linear(predict, mean, sd)
     x = method.sample(2, (16, 16, 16), torch.Generator().manual_seed(0))
     assert x.mean().item() == pytest.approx(mean, abs=0.01) and x.std().item() == pytest.approx(sd, rel=0.05)
+
+
+@pytest.mark.parametrize("predict", ["epsilon", "v", "flow"])
+@torch.no_grad()
+def test_the_bound_of_the_optimal_network_is_nearly_the_entropy(predict):
+    mean, sd = 0.2, 0.15
+    method = build(predict=predict, steps=400)
+    method.networks["G"] = Linear(predict, mean, sd)
+    x = torch.randn(4, 1, 8, 8, 8, generator=torch.Generator().manual_seed(1)) * sd + mean
+    log_p = method.log_likelihood(x, torch.Generator().manual_seed(0))
+    entropy = 0.5 * math.log2(2 * math.pi * math.e * sd**2) - math.log2(WIDTH)
+    assert bits_per_dimension(log_p, 512).mean().item() == pytest.approx(entropy, rel=0.02)
+    method.networks["G"].mean = -0.2
+    assert (method.log_likelihood(x, torch.Generator().manual_seed(0)) < log_p).all()
 
 
 @pytest.mark.parametrize("predict", ["epsilon", "v", "flow"])
