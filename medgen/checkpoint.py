@@ -63,8 +63,8 @@ class Model:
     @property
     def target_ranges(self) -> list[TargetRange]:
         """The range in which each output is decoded; outputs that follow a source's range follow the first source."""
-        source = self.source_code
         targets = [Range(**r.model_dump()) for r in self.info.target_range]
+        source = targets[0] if self.settings.generative else self.source_code
         return [TargetRange(target, source, self.settings.intensity.target.follow) for target in targets]
 
 
@@ -90,7 +90,7 @@ def build_method(settings: Settings) -> Method:
             f"method.{paired_terms[0]} compares domains of one patient; set data.paired_domains to true, or "
             f"method.{paired_terms[0]} to 0",
         )
-    if method.paired_only and not data.paired:
+    if method.paired_only and not data.paired and not settings.generative:
         raise InputError(
             "config-paired-required",
             f"method {method.name} needs paired data; set data.paired to true, or use an unpaired method such as "
@@ -115,7 +115,13 @@ def _data_shape(settings: Settings) -> DataShape:
     """Channels, classes and domains, from the data section and, for 2D methods, the patch."""
     axis, data = settings.slab_axis, settings.data
     slices = 1 if axis is None else settings.sampling.patch[axis]
-    return DataShape(slices * settings.source_channels, slices * len(data.targets), data.classes, len(data.domains))
+    return DataShape(
+        slices * settings.source_channels,
+        slices * len(data.targets),
+        data.classes,
+        len(data.domains),
+        tuple(n for i, n in enumerate(settings.sampling.patch) if i != axis),
+    )
 
 
 def save_model(folder: Path, generator: nn.Module, info: ModelInfo, *, half: bool = False) -> None:
@@ -196,16 +202,17 @@ def read_info(folder: Path) -> tuple[ModelInfo, Settings]:
             "model-json-unreadable", f"{folder}/model.json cannot be read ({error}); restore the folder or train again"
         ) from None
     settings = parse_settings(info.settings, f"{folder}/model.json")
-    if isinstance(info.source_range[0], TableInfo) != settings.label_source:
+    if any(isinstance(of, TableInfo) for of in info.source_range) != settings.label_source:
         raise InputError(
             "model-source-range-damaged",
             f"{folder}/model.json is damaged at source_range; restore the folder or train again",
         )
-    for key, names in (("source_range", settings.data.sources), ("target_range", settings.data.targets)):
+    counts = {key: settings.data.sources for key in ("source_range", "training_scans")}
+    for key, names in (counts | {"target_range": settings.data.targets}).items():
         if len(getattr(info, key)) != len(names):
             raise InputError(
                 "model-range-count-damaged",
-                f"{folder}/model.json is damaged at {key}: it must have one range for each of {', '.join(names)}; "
+                f"{folder}/model.json is damaged at {key}: it must have one entry for each of {', '.join(names)}; "
                 "restore the folder or train again",
             )
     return info, settings

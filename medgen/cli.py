@@ -13,6 +13,7 @@ from medgen.commands.contrast import simulate_contrast
 from medgen.commands.doctor import doctor
 from medgen.commands.phantom import phantom
 from medgen.commands.plan import plan, settings_for
+from medgen.commands.sample import sample
 from medgen.commands.segment import segment
 from medgen.commands.shared import (
     REFUSED,
@@ -80,7 +81,7 @@ def train(
     precision: Annotated[str | None, typer.Option(help="Override train.precision, e.g. bf16-mixed.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Train a translation model."""
+    """Train a translation model, or one that generates images from nothing."""
     from medgen.config import config_file, load_settings
 
     flags = {"accelerator": accelerator, "devices": devices, "precision": precision}
@@ -101,6 +102,7 @@ app.command()(phantom)
 app.command(cls=RayCommand)(translate)
 app.command()(augment)
 app.command()(synthesize)
+app.command()(sample)
 app.command()(segment)
 app.command(name="simulate-contrast")(simulate_contrast)
 app.command()(doctor)

@@ -43,12 +43,12 @@ class ModelInfo(Section):
     format: int
     settings: dict[str, Any]
     source_range: list[RangeInfo | TableInfo] = Field(
-        min_length=1, description="intensity range of each source contrast, or the table of the label maps"
+        description="intensity range of each source contrast, or the table of the label maps; empty without sources"
     )
     target_range: list[RangeInfo] = Field(min_length=1, description="intensity range of each target contrast")
     spacing: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
     training_scans: list[Annotated[list[ScanInfo], Field(min_length=1)]] = Field(
-        min_length=1, description="for each source contrast, the fingerprints of its scans, see data.fingerprint"
+        description="for each source contrast, the fingerprints of its scans, see data.fingerprint"
     )
     training_targets: list[list[ScanInfo]] = Field(
         [], description="the same for each target contrast; empty with domains, label maps, or another intensity code"

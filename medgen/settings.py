@@ -19,8 +19,10 @@ Contrasts = Annotated[tuple[Annotated[str, Field(pattern=r"^[^./\\][^/\\]*$")], 
 
 class Data(Section):
     root: Path | None = Field(None, description="cohort folder, datalist JSON or nnU-Net raw folder")
-    sources: Contrasts = Field(
-        ("source",), description="input contrasts: names of their folders in the cohort folder, e.g. [t1, flair]"
+    sources: Contrasts | tuple[()] = Field(
+        ("source",),
+        description="input contrasts: names of their folders in the cohort folder, e.g. [t1, flair]; []: none, for "
+        "methods that generate images from nothing (vae), which learn from the targets alone",
     )
     targets: Contrasts = Field(("target",), description="output contrasts: names of their folders, e.g. [t2]")
     domains: Contrasts | tuple[()] = Field(
@@ -100,6 +102,14 @@ class Data(Section):
 
     @model_validator(mode="before")
     @classmethod
+    def _images_alone(cls, values: Any) -> Any:
+        """Without sources there are no pairs, and the images are the first channel of a dataset."""
+        if isinstance(values, dict) and values.get("sources") in ([], ()):
+            return {"paired": False, "source_channels": (), "target_channels": (0,)} | values
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
     def _counted_classes(cls, values: Any) -> Any:
         if isinstance(values, dict) and isinstance(values.get("class_groups"), dict) and values.get("classes") is None:
             values = {**values, "classes": 1 + len(values["class_groups"])}
@@ -125,6 +135,9 @@ class Data(Section):
                     "domains are unpaired and have one contrast each; set paired to false and remove sources and "
                     "targets"
                 )
+        unsuitable = [key for key in ("paired", "domains", "labels", "source_channels") if getattr(self, key)]
+        if not self.sources and unsuitable:
+            raise ValueError(f"sources is empty, so there is nothing for {unsuitable[0]}; remove {unsuitable[0]}")
         if self.paired_domains and not self.domains:
             raise ValueError("paired_domains needs domains; for pairs of a source and a target, set paired")
         if self.tissues == 1:
@@ -347,6 +360,28 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
+    def _sources_as_the_method_needs(self) -> "Settings":
+        name = self.method.name
+        if self.method.translates and self.generative:
+            raise ValueError(
+                f"data.sources is empty, but method {name} translates images; name the folders of its input there"
+            )
+        if self.method.translates is False and not self.generative:
+            raise ValueError(
+                f"method {name} learns from images alone; set data.sources to [], and data.targets to their folder"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _batch_as_the_method_needs(self) -> "Settings":
+        least = self.method.least_batch
+        if self.sampling.batch < least:
+            raise ValueError(
+                f"method {self.method.name} compares images of a batch; set sampling.batch to {least} or more"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _label_maps(self) -> "Settings":
         data, source, target = self.data, self.intensity.source, self.intensity.target
         if target.kind == "labels":
@@ -391,6 +426,11 @@ class Settings(Section):
         if classes and not self.data.labels:
             raise ValueError(f"sampling.foreground_classes = {list(classes)} needs labels; set data.labels to true")
         return self
+
+    @property
+    def generative(self) -> bool:
+        """Whether the model generates images from nothing, see ``methods.base.GenerativeMethod``."""
+        return not self.data.sources
 
     @property
     def label_source(self) -> bool:

@@ -41,12 +41,14 @@ class DataShape:
         in_channels, out_channels: channels of a source and of a target image; for slabs, slices times contrasts.
         classes: number of label classes, background included; None without labels.
         domains: number of data.domains.
+        patch: sides of a training patch in voxels, for networks that need them.
     """
 
     in_channels: int = 1
     out_channels: int = 1
     classes: int | None = None
     domains: int = 0
+    patch: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Case:
 
 
 # Keys of a batch:
-# - "source", "target": float tensors (B, C, X, Y, Z) in [-1, 1]
+# - "source", "target": float tensors (B, C, X, Y, Z) in [-1, 1]; without data.sources there is no "source"
 # - "source_case", "target_case": lists of case names
 # - "step": number of the step, from 0
 # - "labels", with data.labels: int64 (B, 1, X, Y, Z), classes of the source patch

@@ -20,6 +20,10 @@ def paired_only(name):
     return settings_class(name).paired_only
 
 
+def translates(name):
+    return settings_class(name).translates
+
+
 def merged(values, more):
     """Settings with those of ``more`` in their place, section by section."""
     both = {k for k in more if isinstance(more[k], dict) and isinstance(values.get(k), dict)}

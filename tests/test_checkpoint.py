@@ -48,8 +48,9 @@ def test_methods_get_the_classes_and_domains_of_the_data(monkeypatch):
             super().__init__(settings, data)
 
     monkeypatch.setattr("medgen.checkpoint.method_class", lambda name: Told)
-    assert build_method(small_settings(data={"labels": True, "classes": 5})).data == DataShape(classes=5)
-    assert build_method(small_settings()).data == DataShape(1, 1, None, 0)
+    patch = (16, 16, 16)
+    assert build_method(small_settings(data={"labels": True, "classes": 5})).data == DataShape(classes=5, patch=patch)
+    assert build_method(small_settings()).data == DataShape(1, 1, None, 0, patch)
 
 
 def hashed(info):
@@ -145,7 +146,7 @@ def test_a_changed_range_is_noticed(folder):
             "model-range-count-damaged",
         ),
         ("target_range", [], "model-damaged"),
-        ("training_scans", [], "model-damaged"),
+        ("training_scans", [], "model-range-count-damaged"),
         ("training_scans", [[]], "model-damaged"),
         ("spacing", [0, 1, 1], "model-damaged"),
     ],

@@ -17,7 +17,7 @@ TINY += ["method.generator.levels=4"]
 def tiny(path, folder, *overrides):
     """Return settings of a shipped config that train in seconds, on a small cohort written to the folder."""
     shipped = load_settings(path)
-    paired, axis = shipped.data.paired or shipped.data.paired_domains, shipped.slab_axis
+    paired, axis = shipped.data.paired or shipped.data.paired_domains or shipped.generative, shipped.slab_axis
     of_labels = shipped.label_source
     names = {"sources": () if of_labels else shipped.data.sources, "targets": shipped.data.targets}
     labels = of_labels or shipped.data.labels

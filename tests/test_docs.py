@@ -31,6 +31,7 @@ def test_command_reference_names_every_command_and_option():
         "translate",
         "augment",
         "synthesize",
+        "sample",
         "segment",
         "evaluate",
         "report",

@@ -39,6 +39,12 @@ def spade():
     return make_model(small_settings(method=method, data=data, intensity=intensity))
 
 
+def vae(seed):
+    method = {"name": "vae", "generator": {"filters": 4, "levels": 2, "latent": 4}}
+    settings = small_settings(method=method, data={"sources": []}, intensity={})
+    return make_model(settings, seed=seed)
+
+
 @pytest.fixture(scope="module")
 def given(tmp_path_factory):
     """One input of each kind for the commands, and others of the same kind under ``other``."""
@@ -54,7 +60,7 @@ def given(tmp_path_factory):
             path.mkdir()
             nib.save(nib.Nifti1Image(np.ones(SHAPE, np.uint8), np.diag([2, 2, 2, 1])), path / f"{name}.nii.gz")
         write_nnunet(place / "dataset", labels={"background": 0, "liver": 1, "lesion": 2})
-    for name, model in (("model", make_model()), ("spade", spade())):
+    for name, model in (("model", make_model()), ("spade", spade()), ("vae", vae(0)), ("other/vae", vae(1))):
         (root / name).mkdir()
         save_model(root / name, model.generator, model.info)
     (root / "net").mkdir()
@@ -75,6 +81,7 @@ def arguments(given, out, other=False):
         "translate": [given / "model", at / "source", out, "--qa-limits", "none", "--no-report"],
         "augment": [given / "model", at / "dataset", out],
         "synthesize": [given / "spade", at / "maps", out],
+        "sample": [at / "vae", out, "--count", 2],
         "segment": [given / "net/bright.ts", at / "source", out],
         "evaluate": ["--prediction", at / "source", "--reference", at / "target", "--out", out],
     }
@@ -117,6 +124,7 @@ COMMANDS = [
     DEIDENTIFIED,
     "augment",
     "synthesize",
+    "sample",
     "segment",
     "evaluate",
 ]
@@ -167,7 +175,8 @@ def test_a_file_or_the_input_as_output_folder_is_refused(given, tmp_path, comman
     place = tmp_path / "given"
     shutil.copytree(given, place)
     before = files(place)
-    own = {"train": "cohort", "augment": "dataset", "synthesize": "maps", DEIDENTIFIED: "dicom"}.get(command, "source")
+    own = {"train": "cohort", "augment": "dataset", "synthesize": "maps", "sample": "vae"}
+    own = (own | {DEIDENTIFIED: "dicom"}).get(command, "source")
     for out in (own, ""):
         code, said = call(place, place / out, command, "--overwrite")
         assert code == 2 and ("input" in said or "is inside" in said), said
@@ -212,6 +221,7 @@ def test_ctrl_c_prints_what_is_kept_and_how_to_resume(given, tmp_path, monkeypat
         DEIDENTIFIED: "medgen.inference.cohort.run.Cases.converted",
         "augment": "medgen.augmentation.augment.DatasetWriter.copy",
         "synthesize": "medgen.inference.synthesize.make",
+        "sample": "medgen.augmentation.sample.sample_volumes",
         "segment": "medgen.inference.segment._segmented",
         "evaluate": "medgen.evaluation.evaluate.match_folders",
     }[command]

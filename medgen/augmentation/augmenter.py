@@ -18,6 +18,7 @@ from medgen.checkpoint import Model, load_model, read_info
 from medgen.data.labels.codec import LabelTable
 from medgen.data.labels.names import label_named
 from medgen.errors import InputError
+from medgen.inference.kind import check_translates
 from medgen.inference.predict import translate_case
 from medgen.inference.synthesize import SHARES, label_map_warnings, make
 from medgen.io.volume import Volume, to_canonical
@@ -125,6 +126,7 @@ def translator(folder: Path, targets: Sequence[str], device: str = "cpu") -> Aug
         InputError: the model has not as many targets as sources, so some channels would get no image.
     """
     models = [load_model(folder, device, target=target) for target in (targets or (None,))]
+    check_translates(models[0])
     info, data = models[0].info, models[0].settings.data
     if len(data.sources) != len(data.targets):
         raise InputError(

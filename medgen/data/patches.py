@@ -29,7 +29,8 @@ class Patches(Dataset):
     """Patches of a cohort, indexed by sample number.
 
     Args:
-        sources, targets: case name → volumes, one per contrast. Paired: the same names on both sides.
+        sources, targets: case name → volumes, one per contrast. Paired: the same names on both sides. Without sources,
+            samples have a "target" only.
         labels: case name → file of its class map, see ``data.labels.training``; empty, or one for every source.
         domains: case name → domain; the target is then taken from a domain other than the source's.
         siblings: case name → cases of the same patient on the same grid in other domains; a source with siblings gets
@@ -88,6 +89,8 @@ class Patches(Dataset):
 
     def __getitem__(self, n: int) -> Batch:
         rng = np.random.default_rng([self.seed, n])
+        if not self.sources:
+            return self._target_alone(n, rng)
         source_name = self._case(sorted(self.sources), n, side=0)
         target_name = source_name if self.paired else self._case(self._partners(source_name, n), n, side=1)
         paired = self.paired or source_name in self.siblings
@@ -122,6 +125,14 @@ class Patches(Dataset):
             sample |= {"source_domain": self.domains[source_name], "target_domain": self.domains[target_name]}
             sample["paired"] = paired
         return sample
+
+    def _target_alone(self, n: int, rng: np.random.Generator) -> Batch:
+        name = self._case(sorted(self.targets), n, side=1)
+        target = self.targets[name]
+        start = self._start(target[0], rng)
+        y = self._cut(target, start, self.spatial.draw(rng), target[0].spacing)
+        y = _with_noise(y, self._noise(rng)) if self.noise else y
+        return {"target": torch.from_numpy(np.ascontiguousarray(y)), "target_case": name}
 
     def _partners(self, source: str, n: int) -> list[str]:
         """Candidate targets of an unpaired sample: all cases or, with domains, the cases of one other domain."""

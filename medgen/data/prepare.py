@@ -61,7 +61,7 @@ def _with_median_spacing(settings: Settings, train: list[Case]) -> Settings:
     """Replace data.spacing = median by the median over the training cases, from headers."""
     if settings.data.spacing != "median":
         return settings
-    side: Side = "target" if settings.data.paired else "source"
+    side: Side = "target" if settings.data.paired or settings.generative else "source"
     images = [reference_image(c, side, settings) for c in train if getattr(c, side)]
     sizes = [canonical_geometry(read_geometry(path)).spacing for path in images]
     x, y, z = (float(s) for s in np.median(sizes, 0))
@@ -85,7 +85,7 @@ def _check_not_empty(train: list[Case], settings: Settings) -> None:
             "set data.paired=false and use an unpaired method, or check the file names",
         )
     for side, names in (("source", data.sources), ("target", data.targets)):
-        if not any(getattr(case, side) for case in train):
+        if names and not any(getattr(case, side) for case in train):
             folders = " and ".join(f"{name}/" for name in names)
             raise InputError("cohort-side-empty", f"{data.root}: no {side} images to train on; check {folders}")
 
@@ -149,13 +149,15 @@ def _validation_data(
 ) -> ValidationData:
     """``targets``: the training targets, used as real images in addition to the held-out ones."""
     settings = reader.settings
-    candidates = [c for c in held_out if c.source] or [c for c in train if c.source]
+    side = "target" if settings.generative else "source"
+    candidates = [c for c in held_out if getattr(c, side)] or [c for c in train if getattr(c, side)]
     first = candidates[: settings.train.validation_cases]
     labels = class_maps(first, cohort, settings, reader.folder) if settings.method.needs_classes else {}
     cases = []
     for case, domain, partner in _validation_pairs(candidates, domains, settings):
         truths = reader.target(partner) if partner else ()
-        cases.append(ValidationCase(case.name, reader.source(case), truths, domain, labels.get(case.name)))
+        sources = reader.source(case) if case.source else ()
+        cases.append(ValidationCase(case.name, sources, truths, domain, labels.get(case.name)))
     real_targets: dict[int | None, list[Channels]] = {}
     for name, channels in ({c.name: reader.target(c) for c in held_out if c.target} | targets).items():
         real_targets.setdefault(domains.get(name), []).append(channels)
@@ -172,7 +174,8 @@ def _validation_pairs(
     """
     most = settings.train.validation_cases
     if not domains:
-        return [(case, None, case if settings.data.paired else None) for case in cases[:most]]
+        known = settings.data.paired or settings.generative
+        return [(case, None, case if known else None) for case in cases[:most]]
     names = settings.data.domains
     by_name = {case.name: case for case in cases} if settings.data.paired_domains else {}
     pairs = [
@@ -195,7 +198,7 @@ def _model_data(
         target_range=_typical_ranges(targets),
         spacing=_common_spacing([*sources.items(), *targets.items()], settings),
         training_scans=_fingerprints(sources),
-        training_targets=_fingerprints(targets) if _comparable_with_targets(settings) else [],
+        training_targets=_fingerprints(targets) if settings.generative or _comparable_with_targets(settings) else [],
         training_data=training_data,
     )
 

@@ -37,7 +37,7 @@ class ValidationCase:
     """A case that validation translates.
 
     Attributes:
-        sources: source volumes, one per contrast.
+        sources: source volumes, one per contrast; empty for generative methods.
         truths: true target volumes, one per contrast; empty if unknown.
         domain: index in ``data.domains`` of the domain to translate to; None without domains.
         labels: file of the source's classes, for methods with ``needs_classes``.

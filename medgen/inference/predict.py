@@ -18,6 +18,7 @@ from medgen.data.intensity import Code, Range, encode_channels, fit_range
 from medgen.data.patches import AXES
 from medgen.data.slabs import fold, unfold
 from medgen.errors import InputError
+from medgen.inference.kind import check_translates
 from medgen.io.volume import Volume, from_canonical, to_canonical
 from medgen.networks.blocks.diffusion import scan_within_structures
 from medgen.networks.memory import windows_per_pass
@@ -59,6 +60,7 @@ def translate_case(model: Model, volumes: Sequence[Volume], *, memory_gb: float 
         InputError: the number of contrasts is not the model's, the grids differ, the settings refuse the spacing, or a
             scan is constant and its code needs a range.
     """
+    check_translates(model)
     settings, names = model.settings, model.settings.data.sources
     if model.settings.method.needs_classes:
         raise InputError(

@@ -26,6 +26,7 @@ from medgen.data.labels.resampling import nearly_whole
 from medgen.errors import InputError
 from medgen.inference.cohort.manifest import Manifest, model_description
 from medgen.inference.inputs import find_inputs
+from medgen.inference.kind import check_translates
 from medgen.inference.predict import on_model_grid
 from medgen.inference.style import ReferenceStyle, draw_style, make_images, reference_style, seed_of
 from medgen.io.atomic import write_text
@@ -120,6 +121,7 @@ def synthesize(
     Raises:
         InputError: the model translates scans, there is nothing to make, or the output cannot be written.
     """
+    check_translates(model)
     if not model.settings.label_source:
         raise InputError(
             "model-translates-scans", f"{model.folder} translates scans, not label maps; use medgen translate"

@@ -1,4 +1,4 @@
-"""Translation methods, one published method per file; the file name is the method's name in a config."""
+"""Translation and generative methods, one published method per file; the file name is the method's name in a config."""
 
 import difflib
 import importlib
@@ -14,10 +14,10 @@ def method_names() -> list[str]:
 
 
 def method_class(name: str) -> type:
-    """The class with ``translate`` in ``medgen/methods/<name>.py``. Raises the same as ``settings_class``."""
+    """The class with ``step`` in ``medgen/methods/<name>.py``. Raises the same as ``settings_class``."""
     module = _module(name, "config")
     own = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
-    return next(c for c in own if hasattr(c, "translate"))
+    return next(c for c in own if hasattr(c, "step"))
 
 
 def settings_class(name: str, where: str = "config") -> type[MethodSettings]:

@@ -1,7 +1,8 @@
-"""Interface of translation methods: common settings, and the members that training and inference use."""
+"""Interfaces of translation and generative methods: common settings, and the members that others use."""
 
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -21,6 +22,9 @@ class MethodSettings(Section):
     paired_only: ClassVar[bool] = False  # needs aligned pairs of source and target
     needs_classes: ClassVar[bool] = False  # ``translate`` takes the label classes as last channel
     needs_domains: ClassVar[bool] = False  # translates between any two domains of data.domains
+    least_batch: ClassVar[int] = 1  # smallest sampling.batch
+    # True: needs data.sources; False: a ``GenerativeMethod``, which needs it empty; None: the one or the other.
+    translates: ClassVar[bool | None] = True
 
     name: str = Field(description=NAME)
     spatial_dims: Literal[2, 3] = Field(3, description="3: volumes; 2: slices, see sampling.patch")
@@ -43,3 +47,34 @@ class Method(Protocol):
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]: ...
 
     def translate(self, x: Tensor) -> Tensor: ...
+
+
+class GenerativeSettings(MethodSettings):
+    """Keys of methods that learn from target images alone (``data.sources: []``)."""
+
+    translates: ClassVar[bool | None] = False
+
+    spatial_dims: Literal[3] = Field(3, description="3: volumes")
+
+
+class GenerativeMethod(Protocol):
+    """Interface of the methods whose settings are ``GenerativeSettings``; batches have "target" only.
+
+    ``networks``, ``memory``, ``adversaries``, ``generator``, ``optimizers`` and ``step`` are those of ``Method``. Of
+    the following, a method has those that its family has. Images are (B, C, X, Y, Z) in [-1, 1].
+
+    ``sample``: n new images of the sides ``shape``, drawn with ``generator`` (on the CPU, so that a seed gives the same
+    images on every device). ``encode``: the code of images. ``reconstruct``: the images of their codes.
+    ``log_likelihood``: log density of images in nats, (B,), or a lower bound of it; see ``losses.likelihood``.
+    """
+
+    networks: dict[str, nn.Module]
+    generator: str
+
+    def sample(self, n: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor: ...
+
+    def encode(self, x: Tensor) -> Tensor: ...
+
+    def reconstruct(self, x: Tensor) -> Tensor: ...
+
+    def log_likelihood(self, x: Tensor, generator: torch.Generator) -> Tensor: ...

@@ -19,12 +19,13 @@ from medgen.config import plain
 from medgen.data.labels.codec import LabelTable
 from medgen.data.patches import Patches, batches
 from medgen.data.prepare import prepare
-from medgen.data.prepared import PatchData, Prepared
+from medgen.data.prepared import PatchData, Prepared, ValidationData
 from medgen.io.atomic import recover, write_text
 from medgen.io.claim import check_output_is_not_input, claimed
 from medgen.settings import Settings
 from medgen.training import preflight
 from medgen.training.distributed import launch, shared_clock
+from medgen.training.generative_validation import GenerativeValidator
 from medgen.training.label_validation import LabelValidator
 from medgen.training.log import Log, Progress
 from medgen.training.model_folder import model_info, save
@@ -32,6 +33,8 @@ from medgen.training.run import Run, floats
 from medgen.training.start_from import record_ancestors, start_from
 from medgen.training.validation import Validator
 from medgen.types import Batch
+
+AnyValidator = Validator | LabelValidator | GenerativeValidator
 
 
 def train(
@@ -113,7 +116,7 @@ def _write_settings(settings: Settings, out: Path) -> None:
 
 def _labels(prepared: Prepared) -> Mapping[str, int] | None:
     """Values of the label maps that are the source; None if scans are."""
-    table = prepared.model.source_range[0]
+    table = next(iter(prepared.model.source_range), None)
     return table.labels if isinstance(table, LabelTable) else None
 
 
@@ -121,7 +124,7 @@ def _loop(run: Run, prepared: Prepared, out: Path, say: Callable[[str], None]) -
     """Train to the end of the schedule; log, validate and save at their intervals and at the end."""
     schedule, fabric = run.settings.train, run.fabric
     log = Log(out, run.step) if fabric.is_global_zero else None
-    validator = (LabelValidator if run.settings.label_source else Validator)(prepared.validation)
+    validator = _validator(run.settings, prepared.validation)
     stream = _batches(run, prepared.patches)
     started, before = time.monotonic(), run.seconds
 
@@ -150,6 +153,12 @@ def _loop(run: Run, prepared: Prepared, out: Path, say: Callable[[str], None]) -
         say(f"trained {run.step} steps in {run.seconds / 60:.1f} min; best model: {out / 'best'}")
 
 
+def _validator(settings: Settings, data: ValidationData) -> AnyValidator:
+    if settings.generative:
+        return GenerativeValidator(data, settings.sampling.patch)
+    return LabelValidator(data) if settings.label_source else Validator(data)
+
+
 def _batches(run: Run, data: PatchData) -> Iterator[Batch]:
     """This process's batches from the run's current step to its last."""
     settings = run.settings
@@ -163,7 +172,7 @@ def _batches(run: Run, data: PatchData) -> Iterator[Batch]:
         paired=settings.data.paired,
         seed=settings.train.seed,
         slab=settings.slab_axis,
-        **settings.sampling.augmentation(len(data.sources)),
+        **settings.sampling.augmentation(len(data.sources or data.targets)),
     )
     return batches(
         patches,
@@ -202,7 +211,7 @@ def _validate(
     run: Run,
     prepared: Prepared,
     out: Path,
-    validator: Validator | LabelValidator,
+    validator: AnyValidator,
     log: Log | None,
     say: Callable[[str], None],
 ) -> None:

@@ -22,13 +22,15 @@ def check_method(settings: Settings) -> None:
     Raises:
         InputError: the patch does not fit, or the settings contradict each other.
     """
+    if settings.generative:
+        _check_images_alone(settings)
     if settings.label_source:
         _check_label_source(settings)
     patch, axis = settings.sampling.patch, settings.slab_axis
     with torch.device("meta"):
         method = checkpoint.build_method(settings)
         sides = {"source": settings.source_channels, "target": len(settings.data.targets)}
-        batch: Batch = {side: torch.empty(2, n, *patch) for side, n in sides.items()} | {"step": 0}
+        batch: Batch = {side: torch.empty(2, n, *patch) for side, n in sides.items() if n} | {"step": 0}
         if settings.data.labels:
             batch["labels"] = torch.zeros(2, 1, *patch, dtype=torch.int64)
         if settings.data.domains:
@@ -59,6 +61,24 @@ def check_method(settings: Settings) -> None:
                 f"sampling.patch={list(patch)} does not fit the networks of the method ({reason}); "
                 "raise sampling.patch or lower method.generator.levels and method.adversary.layers",
             ) from None
+
+
+def _check_images_alone(settings: Settings) -> None:
+    """Refuse settings that apply to a source or to pairs."""
+    sampling = settings.sampling
+    conflicts = {
+        "data.align": settings.data.align != "refuse",
+        "intensity.source.kind": settings.label_source,
+        "intensity.target.follow": settings.intensity.target.follow,
+        "sampling.gamma": sampling.gamma > 0,
+        "sampling.few_cases": sampling.few_cases is not None and sampling.few_cases.gamma > 0,
+        "sampling.artefacts": bool(sampling.artefacts),
+    }
+    for key in (key for key, conflict in conflicts.items() if conflict):
+        raise InputError(
+            "config-sources-needed",
+            f"{key} applies to source images, and data.sources is empty; remove it from the config",
+        )
 
 
 def _check_label_source(settings: Settings) -> None:

@@ -72,7 +72,7 @@ class Run:
         finite = bool(torch.stack([value.detach().float() for value in measured.values()]).isfinite().all())
         if any_process(fabric, not finite):
             values = ", ".join(f"{k} {v:.4g}" for k, v in floats(measured).items())
-            cases = ", ".join(dict.fromkeys((*batch["source_case"], *batch["target_case"])))
+            cases = ", ".join(dict.fromkeys((*batch.get("source_case", ()), *batch["target_case"])))
             raise FloatingPointError(
                 f"step {self.step + 1}: a loss or a gradient is not finite ({values}) on cases {cases}; the last "
                 "checkpoint is unaffected; lower method.lr, set train.clip, or check these cases"

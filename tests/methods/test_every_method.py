@@ -7,7 +7,7 @@ import copy
 
 import pytest
 import torch
-from small import known, merged, paired_only
+from small import known, merged, paired_only, translates
 
 from medgen.methods import method_class, method_names, settings_class
 from medgen.types import DataShape
@@ -17,6 +17,7 @@ SMALL = dict(
     adversary=dict(filters=4, layers=1),
     classifier_filters=4,
     classifier_layers=1,
+    steps=2,
 )
 
 DOMAINS = {"source_domain": torch.tensor([0]), "target_domain": torch.tensor([1]), "paired": torch.tensor([True])}
@@ -25,7 +26,8 @@ DOMAINS = {"source_domain": torch.tensor([0]), "target_domain": torch.tensor([1]
 def build(name, **more):
     torch.manual_seed(0)
     settings = settings_class(name)
-    return method_class(name)(settings(**known(settings, merged(SMALL, more))), DataShape(classes=3, domains=2))
+    shape = DataShape(classes=3, domains=2) if translates(name) else DataShape(in_channels=0, patch=(16, 16, 16))
+    return method_class(name)(settings(**known(settings, merged(SMALL, more))), shape)
 
 
 def batch(seed=0):
@@ -111,7 +113,7 @@ def test_gan_gradient_reaches_the_generator(name):
     assert seen["G"] > 0
 
 
-@pytest.mark.parametrize("name", method_names())
+@pytest.mark.parametrize("name", [n for n in method_names() if translates(n)])
 def test_translate_keeps_the_grid_and_the_input(name):
     method = build(name)
     x = batch()["source"]
@@ -144,7 +146,7 @@ KEYS = {
 
 
 @pytest.mark.parametrize("keys", KEYS.values(), ids=KEYS)
-@pytest.mark.parametrize("name", method_names())
+@pytest.mark.parametrize("name", [n for n in method_names() if "adversary" in settings_class(n).model_fields])
 def test_all_networks_learn(name, keys):
     method = build(name, adversary=keys)
     optimizers = method.optimizers()
@@ -176,7 +178,7 @@ def test_critic_steps_delay_generator_updates(name):
     assert all("D" in keys for keys in updated)
 
 
-@pytest.mark.parametrize("name", [n for n in method_names() if not paired_only(n)])
+@pytest.mark.parametrize("name", [n for n in method_names() if translates(n) and not paired_only(n)])
 def test_structure_losses_in_every_unpaired_method(name):
     method = build(name, preserve=dict(weight_gradient=1.0, weight_mind=1.0, weight_segmentation=1.0))
     b = batch()
@@ -184,3 +186,28 @@ def test_structure_losses_in_every_unpaired_method(name):
     losses = method.step(b, lambda key, loss: loss.backward())
     assert {"gradient", "mind", "segmentation", "S"} <= set(losses)
     assert all(p.grad is not None for p in method.networks["S"].parameters())
+
+
+GENERATIVE = [n for n in method_names() if not translates(n)]
+
+
+@pytest.mark.parametrize("name", GENERATIVE)
+@torch.no_grad()
+def test_samples_codes_and_likelihoods_have_their_shapes_and_depend_on_the_seed_alone(name):
+    method = build(name)
+    method.networks[method.generator].eval()
+    x = torch.cat([batch(seed)["target"] for seed in range(2)])
+    kept = x.clone()
+    if hasattr(method, "sample"):
+        a, again, b = (method.sample(2, (16, 16, 16), torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+        assert a.shape == x.shape and a.abs().max() <= 1
+        assert torch.equal(a, again) and not torch.equal(a, b) and not torch.equal(a[0], a[1])
+    if hasattr(method, "encode"):
+        assert len(method.encode(x)) == 2
+    if hasattr(method, "reconstruct"):
+        assert method.reconstruct(x).shape == x.shape
+    if hasattr(method, "log_likelihood"):
+        bits = method.log_likelihood(x, torch.Generator().manual_seed(0))
+        assert bits.shape == (2,) and bits.isfinite().all()
+    assert hasattr(method, "sample") or hasattr(method, "reconstruct")
+    assert torch.equal(x, kept)

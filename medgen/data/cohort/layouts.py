@@ -68,7 +68,7 @@ class Contrasts:
         """
         names = [name.lower() for name in channels]
         found = self
-        for side, usual in (("source", (0,)), ("target", (1,))):
+        for side, usual in (("source", (0,)), ("target", (1,) if self.sources else (0,))):
             requested, numbers = getattr(self, f"{side}s"), getattr(self, f"{side}_channels")
             if all(name.lower() in names for name in requested):
                 named = tuple(names.index(name.lower()) for name in requested)

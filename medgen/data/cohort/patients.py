@@ -142,9 +142,13 @@ class Records:
 
 
 def _recorded(record: Mapping[str, Any]) -> tuple[Id, ...]:
-    """Return the identifiers of a synthetic case of ``medgen augment``: its own patient, then those of its donors."""
+    """Return the identifiers of a synthetic case of ``medgen augment`` or ``sample``: its own, then its donors'.
+
+    Donors are patients, or the cases that a generative model was trained with.
+    """
     names = [record["patient"], *(p for step in record["operations"] for p in step.get("patients", ()))]
     ids = [("patient", patient_name(name)) for name in names]
+    ids += [("case", str(name)) for step in record["operations"] for name in step.get("cases", ())]
     return tuple(dict.fromkeys([*ids[:1], *([("case", str(record["source"]))] if record.get("source") else []), *ids]))
 
 

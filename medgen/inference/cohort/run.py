@@ -20,6 +20,7 @@ from medgen.inference.cohort.watch import arrivals
 from medgen.inference.deidentified_output import Private
 from medgen.inference.inputs import Scan, find_scans, scan_of_file
 from medgen.inference.job import Converted, Job, Options
+from medgen.inference.kind import check_translates
 from medgen.inference.plan import check_count, check_run
 from medgen.inference.series import Rules
 from medgen.io.claim import check_output_is_not_input, claimed, claimed_file
@@ -87,6 +88,7 @@ def convert(
         InputError: there is nothing to convert, or the output cannot be written.
     """
     options = Options(format, series, memory_gb, checks, qa_report_sr, private)
+    check_translates(model)
     check_run(model, output, options)
     source = require_path(source) if isinstance(source, Path) and watch is None else source
     single, record = has_ending(output, ENDINGS), output if private is None else private.folder

@@ -1,0 +1,115 @@
+"""Generate images from nothing with a generative model, with geometry, units and provenance.
+
+Sample n depends only on the model, the seed and n: more samples leave the first ones as they are.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from medgen.augmentation.dataset.provenance import Provenance, digest
+from medgen.checkpoint import Model
+from medgen.data.cohort.content import content_hash
+from medgen.inference.kind import check_generates
+from medgen.inference.style import seed_of
+from medgen.io.claim import check_output_is_not_input, claimed
+from medgen.io.volume import Volume
+from medgen.io.write import write_volume
+from medgen.methods.base import GenerativeMethod
+
+HU_WIDTH = 500  # images of a fixed window at least this wide are stored as integers
+DESCRIPTION = "synthetic image, medgen"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sample and its file (of the first contrast, if there are several). ``status``: made, or skipped (exists)."""
+
+    case: str
+    output: Path
+    status: str
+
+
+def sample(
+    model: Model,
+    out: Path,
+    *,
+    count: int = 1,
+    seed: int = 0,
+    overwrite: bool = False,
+    done: Callable[[Sample, int], None] = lambda *_: None,
+) -> list[Sample]:
+    """Write ``images/sample_synthetic_NNNN.nii.gz`` (with several contrasts, a folder each) and ``provenance.json``.
+
+    The record of a sample names the cases that the model was trained with, so that no split trains on it while one of
+    them is used for validation or test.
+
+    Args:
+        model: a generative model, on the device to use.
+        out: output folder.
+        count: number of samples.
+        seed: random seed.
+        overwrite: replace the result of another run in ``out``, see ``io.claim``.
+        done: called after each sample with it and its number.
+
+    Raises:
+        InputError: the model generates nothing, or the output cannot be written.
+    """
+    check_generates(model)
+    if model.folder is not None:
+        check_output_is_not_input(out, model.folder)
+    data = model.settings.data
+    folders = data.targets if len(data.targets) > 1 else ("images",)
+    found = []
+    run = {"command": "sample", "model": model.info.sha256, "seed": seed}
+    with claimed(out, run, overwrite=overwrite):
+        provenance = Provenance(out)
+        for n in range(count):
+            case = f"sample_synthetic_{n:04d}"
+            files = [out / folder / f"{case}.nii.gz" for folder in folders]
+            record = _record(model, case, seed, n)
+            status = "skipped" if provenance.holds(case, record["made_of"], files) else "made"
+            if status == "made":
+                volumes = sample_volumes(model, seed, n)
+                provenance.keep_changed(case)
+                for file, volume in zip(files, volumes, strict=True):
+                    write_volume(file, volume, description=DESCRIPTION)
+                images = [h for volume in volumes if (h := content_hash(volume.data))]
+                provenance.add(case, {**record, "images": images}, files, synthetic=True)
+            found.append(Sample(case, files[0], status))
+            done(found[-1], n)
+        provenance.keep_only([each.case for each in found])
+    return found
+
+
+def _record(model: Model, case: str, seed: int, number: int) -> dict[str, Any]:
+    about = {"name": str(model.folder), "method": model.settings.method.name, "step": model.info.step}
+    trained = list(model.info.training_data.get("training", ()))
+    operations = [{"operation": "sample", "seed": seed_of("sample", seed, number), "cases": trained}]
+    made_of = digest(model.info.sha256, seed, number)
+    record = {"patient": case, "seed": seed, "number": number, "model": about | {"sha256": model.info.sha256}}
+    return {**record, "operations": operations, "made_of": made_of}
+
+
+@torch.inference_mode()
+def sample_volumes(model: Model, seed: int, number: int) -> Sequence[Volume]:
+    """Generate sample ``number`` of a seed: a volume for each contrast, in the units of the training images.
+
+    The grid has the spacing of the model, axes from left to right, posterior to anterior and inferior to superior, and
+    its middle at the origin.
+    """
+    method = cast(GenerativeMethod, model.method)
+    generator = torch.Generator().manual_seed(seed_of("sample", seed, number))
+    codes = method.sample(1, model.settings.sampling.patch, generator)[0].float().cpu().numpy()
+    affine = np.diag([*model.info.spacing, 1.0])
+    affine[:3, 3] = -(np.asarray(codes.shape[1:]) - 1) / 2 * model.info.spacing
+    volumes = []
+    for code, target in zip(codes, model.target_ranges, strict=True):
+        known = target.typical
+        whole = model.settings.intensity.target.kind == "window" and known.high - known.low >= HU_WIDTH
+        volumes.append(Volume(known.decode(code), affine, np.dtype(np.int16 if whole else np.float32)))
+    return volumes

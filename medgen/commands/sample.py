@@ -1,0 +1,35 @@
+"""``medgen sample``: generate images from nothing."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medgen.commands.shared import Overwrite, interruptible, kept_in, pick_device
+
+
+def sample(
+    model: Annotated[Path, typer.Argument(help="Folder of a generative model (vae, realnvp, ...), e.g. RUN/best.")],
+    out: Annotated[Path, typer.Argument(help="Output folder for images/ and provenance.json.")],
+    count: Annotated[int, typer.Option(min=1, max=100000, help="Number of images.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives the same images.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """Generate images from nothing with a generative model."""
+    from medgen.augmentation.sample import sample as run
+    from medgen.checkpoint import load_model
+    from medgen.io.names import print_line
+
+    loaded = load_model(model, pick_device(device))
+    with interruptible(kept_in(out)):
+        made = run(
+            loaded,
+            out,
+            count=count,
+            seed=seed,
+            overwrite=overwrite,
+            done=lambda each, n: print_line(f"[{n + 1}/{count}] {each.case}: {each.status}"),
+        )
+    print_line(f"{len(made)} images in {out}")
+    print("The images are synthetic and not for diagnosis. They are not anonymous: they may show training patients.")
